@@ -1,0 +1,538 @@
+//! `EventHook`: which events trigger which handler, and how they are delivered.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::common::{told_by_the_field, *};
+
+/// Which events (source, event) trigger which handler, and how they are delivered.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "hookstream.dev",
+    version = "v1alpha1",
+    kind = "EventHook",
+    namespaced,
+    status = "EventHookStatus",
+    shortname = "evh",
+    category = "hookstream",
+    doc = "An EventHook tells which events (source, event) trigger which handler, and how they are delivered.",
+    printcolumn = r#"{"name":"Source","type":"string","jsonPath":".spec.source"}"#,
+    printcolumn = r#"{"name":"Event","type":"string","jsonPath":".spec.event"}"#,
+    printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].status"}"#,
+    printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].reason"}"#,
+    printcolumn = r#"{"name":"Delivering","type":"string","jsonPath":".status.conditions[?(@.type=='Delivering')].status"}"#,
+    printcolumn = r#"{"name":"Connection","type":"string","priority":1,"jsonPath":".spec.connectionRef.name"}"#,
+    printcolumn = r#"{"name":"External ID","type":"string","priority":1,"jsonPath":".status.external.id"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.connectionRef) || !has(self.deliverBy)").message("deliverBy needs connectionRef: a hook without a connection is always delivered by the worker"))]
+#[x_kube(validation = Rule::new("has(self.connectionRef) || !has(self.rotation)").message("rotation needs connectionRef: only a relay has a secret to rotate"))]
+#[x_kube(validation = Rule::new("has(self.connectionRef) || !has(self.adopt)").message("adopt needs connectionRef"))]
+#[x_kube(validation = Rule::new("has(self.connectionRef) || !has(self.managementPolicy) || self.managementPolicy != 'ObserveOnly'").message("managementPolicy: ObserveOnly needs connectionRef"))]
+#[x_kube(validation = Rule::new("!(has(self.connectionRef) && has(self.from))").message("from and connectionRef exclude each other: a hook with a connection gets the events of its own relay only"))]
+#[x_kube(validation = Rule::new("has(self.connectionRef) == has(oldSelf.connectionRef) && (!has(self.connectionRef) || self.connectionRef.name == oldSelf.connectionRef.name)").message("connectionRef is immutable: make a new EventHook"))]
+#[x_kube(validation = Rule::new("has(self.adopt) == has(oldSelf.adopt) && (!has(self.adopt) || self.adopt.id == oldSelf.adopt.id)").message("adopt.id is immutable"))]
+#[x_kube(validation = Rule::new("!has(self.managementPolicy) || self.managementPolicy != 'ObserveOnly' || has(self.adopt)").message("managementPolicy: ObserveOnly needs adopt.id: which object is to be observed"))]
+#[x_kube(validation = Rule::new("!(has(self.managementPolicy) && self.managementPolicy == 'ObserveOnly') || (has(self.deliverBy) && self.deliverBy == 'Gateway')").message("managementPolicy: ObserveOnly needs deliverBy: Gateway: a relay's secret never equals what exists"))]
+#[x_kube(validation = Rule::new("!(has(self.adopt) && self.adopt.mode == 'Match') || (has(self.deliverBy) && self.deliverBy == 'Gateway')").message("adopt.mode: Match needs deliverBy: Gateway: a relay's secret never equals what exists"))]
+#[x_kube(validation = Rule::new("!(has(self.deliverBy) && self.deliverBy == 'Gateway' && has(self.delivery))").message("delivery would be ignored with deliverBy: Gateway: the gateway delivers by its own rules"))]
+#[x_kube(validation = Rule::new("!(has(self.deliverBy) && self.deliverBy == 'Gateway' && has(self.groupBy))").message("groupBy would be ignored with deliverBy: Gateway"))]
+#[x_kube(validation = Rule::new("!(has(self.deliverBy) && self.deliverBy == 'Gateway' && has(self.filter))").message("filter would be ignored with deliverBy: Gateway"))]
+#[x_kube(validation = Rule::new("!(has(self.deliverBy) && self.deliverBy == 'Gateway' && has(self.from))").message("from would be ignored with deliverBy: Gateway"))]
+#[x_kube(validation = Rule::new("!(has(self.deliverBy) && self.deliverBy == 'Gateway' && has(self.rotation))").message("rotation would be ignored with deliverBy: Gateway: there is no relay secret"))]
+#[x_kube(validation = Rule::new("!(has(self.deliverBy) && self.deliverBy == 'Gateway' && has(self.onChange) && has(self.onChange.fields))").message("onChange.fields would be ignored with deliverBy: Gateway: say onChange: {}"))]
+#[x_kube(validation = Rule::new("!(has(self.deliverBy) && self.deliverBy == 'Gateway' && has(self.snooze) && has(self.snooze.trailing))").message("snooze.trailing would be ignored with deliverBy: Gateway"))]
+#[x_kube(validation = Rule::new("!(has(self.deliverBy) && self.deliverBy == 'Gateway' && has(self.snooze) && self.snooze.period.contains('ms'))").message("snooze.period must be whole seconds with deliverBy: Gateway"))]
+#[x_kube(validation = Rule::new("!(has(self.deliverBy) && self.deliverBy == 'Gateway' && has(self.handler.webhook) && has(self.handler.webhook.format) && self.handler.webhook.format == 'CloudEvents')").message("handler.webhook.format: CloudEvents would be ignored with deliverBy: Gateway"))]
+#[x_kube(validation = Rule::new("!(has(self.deliverBy) && self.deliverBy == 'Gateway') || (has(self.handler.webhook) && has(self.handler.webhook.signature) ? !has(self.handler.webhook.signature.scheme) && !has(self.handler.webhook.signature.algorithm) && !has(self.handler.webhook.signature.encoding) : true)").message("handler.webhook.signature: scheme, algorithm and encoding would be ignored with deliverBy: Gateway: give secretRef alone"))]
+#[x_kube(validation = Rule::new("!(has(self.deliverBy) && self.deliverBy == 'Gateway') || (has(self.handler.webhookCustom) && has(self.handler.webhookCustom.signature) ? !has(self.handler.webhookCustom.signature.scheme) && !has(self.handler.webhookCustom.signature.algorithm) && !has(self.handler.webhookCustom.signature.encoding) : true)").message("handler.webhookCustom.signature: scheme, algorithm and encoding would be ignored with deliverBy: Gateway: give secretRef alone"))]
+#[x_kube(validation = Rule::new("!(has(self.deliverBy) && self.deliverBy == 'Gateway') || (has(self.handler.webhook) && has(self.handler.webhook.tls) ? !has(self.handler.webhook.tls.caRef) && !has(self.handler.webhook.tls.certSecretRef) : true)").message("handler.webhook.tls: caRef and certSecretRef would be ignored with deliverBy: Gateway"))]
+#[x_kube(validation = Rule::new("!(has(self.deliverBy) && self.deliverBy == 'Gateway') || (has(self.handler.webhookCustom) && has(self.handler.webhookCustom.tls) ? !has(self.handler.webhookCustom.tls.caRef) && !has(self.handler.webhookCustom.tls.certSecretRef) : true)").message("handler.webhookCustom.tls: caRef and certSecretRef would be ignored with deliverBy: Gateway"))]
+pub struct EventHookSpec {
+    /// Who emits the events, for example crud, dao:crud, balancer, rate-limiting-advanced, auth0 or any text of your own.
+    #[schemars(length(min = 1, max = 253))]
+    pub source: String,
+    /// Which event of the source, for example consumers. Left out: every event of the source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub event: Option<String>,
+    /// A CEL expression over source, event, data and attributes, for example data.operation == 'create'. Only events
+    /// for which it is true are delivered. Default: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 4096))]
+    pub filter: Option<String>,
+    /// Only events that came in by this EventStream. Default: events of the API and of every stream.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<From>,
+    /// Dotted paths into data whose values tell which events concern the same thing, for snooze and onChange. A path
+    /// that is missing in an event counts as null. Default: what snooze and onChange say of themselves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 253)), extend("x-kubernetes-list-type" = "set"))]
+    pub group_by: Option<Vec<String>>,
+    /// After a delivery, further events of the same group are dropped for a while.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snooze: Option<Snooze>,
+    /// Events are delivered only when something changed. {} compares the default fields.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_change: Option<OnChange>,
+    /// What is done with an event. Exactly one of webhook, webhookCustom, log, lambda.
+    pub handler: Handler,
+    /// The Connection to the Kong gateway whose events these are. Immutable. Left out: the hook lives in the worker
+    /// alone and gets the events published to it and those of EventStreams.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connection_ref: Option<NameRef>,
+    /// Worker: the gateway relays its events to the worker, which delivers them durably. Gateway: the gateway runs the
+    /// handler itself. Only with connectionRef. Default: Worker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deliver_by: Option<DeliverBy>,
+    /// How the worker delivers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delivery: Option<Delivery>,
+    /// Stops reconciling with the vendor; deliveries go on, deletion still cleans up. Default: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspend: Option<bool>,
+    /// Full creates, updates, repairs and deletes at the vendor; ObserveOnly compares and reports. Default: Full.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub management_policy: Option<ManagementPolicy>,
+    /// What happens at the vendor when this object is deleted. Default: what the Connection says, else Delete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deletion_policy: Option<DeletionPolicy>,
+    /// Takes a hook that already exists at the vendor instead of creating one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adopt: Option<Adopt>,
+    /// Any text. Another text makes a new relay secret; the gateway is told at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub rotation: Option<String>,
+}
+
+/// Where events must have come in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = told_by_the_field)]
+#[serde(rename_all = "camelCase")]
+pub struct From {
+    /// An EventStream of the same namespace.
+    pub event_stream_ref: NameRef,
+}
+
+/// After a delivery, further events of the same group are dropped for a while.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = told_by_the_field)]
+pub struct Snooze {
+    /// For how long after a delivery.
+    pub period: DurationText,
+    /// Last: when the period ends, the newest dropped event is delivered. None: it is not. Default: None.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trailing: Option<Trailing>,
+}
+
+/// What becomes of the newest event that a snooze dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = told_by_the_field)]
+pub enum Trailing {
+    None,
+    Last,
+}
+
+/// Events are delivered only when something changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = told_by_the_field)]
+pub struct OnChange {
+    /// Dotted paths into data that are compared with the last delivered event of the group. Default: the source's
+    /// unique fields where it has some, else the whole data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 253)), extend("x-kubernetes-list-type" = "set"))]
+    pub fields: Option<Vec<String>>,
+}
+
+/// What is done with an event. Exactly one of webhook, webhookCustom, log, lambda.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[schemars(transform = told_by_the_field)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("[has(self.webhook), has(self.webhookCustom), has(self.log), has(self.lambda)].filter(x, x).size() == 1").message("exactly one of webhook, webhookCustom, log, lambda must be set (log is written log: {})"))]
+pub struct Handler {
+    /// Sends the event as JSON by POST.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webhook: Option<Webhook>,
+    /// Sends a request of your own making.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webhook_custom: Option<WebhookCustom>,
+    /// Writes the event to the worker's log. Written log: {}
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<Log>,
+    /// Runs Lua functions on the event, in a sandbox.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lambda: Option<Lambda>,
+}
+
+/// Sends the event as JSON by POST. Exactly one of url, urlSecretRef.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[schemars(transform = told_by_the_field)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("[has(self.url), has(self.urlSecretRef)].filter(x, x).size() == 1").message("exactly one of url, urlSecretRef must be set"))]
+pub struct Webhook {
+    /// Where to send.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<UrlText>,
+    /// Where the URL stands, if it is itself a secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url_secret_ref: Option<SecretKeyRef>,
+    /// Headers to send, up to 64. content-type is application/json unless named here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "headers_schema")]
+    pub headers: Option<BTreeMap<String, String>>,
+    /// Headers whose values stand in Secrets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub headers_from: Option<Vec<HeaderFrom>>,
+    /// Kong: the members of data with source and event. CloudEvents: a CloudEvents 1.0 structured event. Default: Kong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<Format>,
+    /// How requests are signed. Default: not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<Signature>,
+    /// How TLS is spoken to the receiver.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+}
+
+/// Sends a request of your own making. Exactly one of url, urlSecretRef; payload and body exclude each other.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[schemars(transform = told_by_the_field)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("[has(self.url), has(self.urlSecretRef)].filter(x, x).size() == 1").message("exactly one of url, urlSecretRef must be set"))]
+#[x_kube(validation = Rule::new("!(has(self.payload) && has(self.body))").message("payload and body exclude each other"))]
+pub struct WebhookCustom {
+    /// Where to send.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<UrlText>,
+    /// Where the URL stands, if it is itself a secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url_secret_ref: Option<SecretKeyRef>,
+    /// The method. Default: POST.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<Method>,
+    /// Headers to send, up to 64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "headers_schema")]
+    pub headers: Option<BTreeMap<String, String>>,
+    /// Headers whose values stand in Secrets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub headers_from: Option<Vec<HeaderFrom>>,
+    /// Whether the values of headers are templates. Default: Raw.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub headers_format: Option<TextFormat>,
+    /// The body as a map: sent as JSON, or as a form where the content type says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "payload_schema")]
+    pub payload: Option<serde_json::Map<String, serde_json::Value>>,
+    /// Whether the texts in payload are templates. Default: Template.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload_format: Option<TextFormat>,
+    /// The body as a text of at most 64 KiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 65536))]
+    pub body: Option<String>,
+    /// Whether body is a template. Default: Template.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body_format: Option<TextFormat>,
+    /// How requests are signed. Default: not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<Signature>,
+    /// How TLS is spoken to the receiver.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+}
+
+/// The method of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = told_by_the_field)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Method {
+    Get,
+    Post,
+    Put,
+    Patch,
+    Delete,
+}
+
+/// Whether a text is sent as it is or as a template (lua-resty-template).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = told_by_the_field)]
+pub enum TextFormat {
+    Raw,
+    Template,
+}
+
+/// Writes the event to the worker's log.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = told_by_the_field)]
+pub struct Log {}
+
+/// Runs Lua functions on the event, in a sandbox.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = told_by_the_field)]
+pub struct Lambda {
+    /// Lua chunks, each of which returns a function (data, event, source, pid). It delivers by returning true.
+    #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 65536)), extend("x-kubernetes-list-type" = "atomic"))]
+    pub functions: Vec<String>,
+}
+
+/// A header whose value stands in a Secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[schemars(transform = told_by_the_field)]
+#[serde(rename_all = "camelCase")]
+pub struct HeaderFrom {
+    /// Name of the header.
+    #[schemars(length(min = 1, max = 128), regex(pattern = r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$"))]
+    #[x_kube(validation = Rule::new("!(self.lowerAscii() in ['host', 'content-length', 'connection', 'transfer-encoding', 'te', 'trailer', 'upgrade', 'keep-alive', 'proxy-connection'])").message("this header belongs to the connection and cannot be set"))]
+    pub name: String,
+    /// Where its value stands.
+    pub secret_ref: SecretKeyRef,
+}
+
+/// What a webhook's body looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = told_by_the_field)]
+pub enum Format {
+    Kong,
+    CloudEvents,
+}
+
+/// How requests are signed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[schemars(transform = told_by_the_field)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!(has(self.scheme) && self.scheme == 'StandardWebhooks' && has(self.algorithm) && self.algorithm == 'SHA1')").message("scheme: StandardWebhooks signs with SHA256: remove algorithm: SHA1"))]
+#[x_kube(validation = Rule::new("!(has(self.scheme) && self.scheme == 'StandardWebhooks' && has(self.encoding))").message("encoding would be ignored with scheme: StandardWebhooks"))]
+pub struct Signature {
+    /// Where the secret stands. It may hold several, a line each: the first signs Kong's header, all sign Standard
+    /// Webhooks, so that receivers can be moved from one to the next.
+    pub secret_ref: SecretKeyRef,
+    /// Kong: the header x-kong-signature over the body. StandardWebhooks: webhook-id, webhook-timestamp and
+    /// webhook-signature. Default: Kong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheme: Option<SignatureScheme>,
+    /// The hash of Kong's signature. Default: SHA256.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub algorithm: Option<SignatureAlgorithm>,
+    /// PrefixedHex writes sha256=<hex>, Hex the hex alone. Default: PrefixedHex.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoding: Option<SignatureEncoding>,
+}
+
+/// Which headers sign a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = told_by_the_field)]
+pub enum SignatureScheme {
+    Kong,
+    StandardWebhooks,
+}
+
+/// The hash of an HMAC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = told_by_the_field)]
+pub enum SignatureAlgorithm {
+    SHA256,
+    SHA1,
+}
+
+/// How a signature is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = told_by_the_field)]
+pub enum SignatureEncoding {
+    PrefixedHex,
+    Hex,
+}
+
+/// Who delivers the events of a hook with a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = told_by_the_field)]
+pub enum DeliverBy {
+    Worker,
+    Gateway,
+}
+
+/// How the worker delivers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = told_by_the_field)]
+#[serde(rename_all = "camelCase")]
+pub struct Delivery {
+    /// Deliveries wait and nothing is lost. Default: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<bool>,
+    /// How long one attempt may take, from resolving the name to the end of the answer. Default: 15s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<DurationText>,
+    /// When a failed delivery is tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Retry>,
+    /// How many requests may be under way at once, 1 to 1024. Default: 8. Not an order: 1 does not make one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1024))]
+    pub concurrency: Option<i32>,
+    /// How often is sent at most. Default: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<RateLimit>,
+}
+
+/// When a failed delivery is tried again: after a time that doubles from initialBackoff to maxBackoff, with jitter
+/// between half and full, or later where the receiver says so by Retry-After.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = told_by_the_field)]
+#[serde(rename_all = "camelCase")]
+pub struct Retry {
+    /// The wait after the first failure. Default: 5s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initial_backoff: Option<DurationText>,
+    /// The longest wait. Default: 6h.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_backoff: Option<DurationText>,
+    /// How old a delivery may grow before it is dead; the time it was held does not count. Default: 72h.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_age: Option<DurationText>,
+    /// After how many attempts a delivery is dead, 1 to 1000. Default: no limit but maxAge.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub max_attempts: Option<i32>,
+    /// The answers after which a delivery is dead at once, 300 to 599. Default: 400, 405, 406, 413, 414, 415, 422, 431.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64), inner(range(min = 300, max = 599)), extend("x-kubernetes-list-type" = "set"))]
+    pub terminal_statuses: Option<Vec<i32>>,
+}
+
+/// What the operator and the worker know of the hook.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = told_by_the_field)]
+#[serde(rename_all = "camelCase")]
+pub struct EventHookStatus {
+    /// The generation that the conditions speak of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Ready, Synced, Reconciling and Stalled are the controller's and speak of the spec and the vendor; Delivering is
+    /// the worker's and speaks of the receiver.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// Where the object really is at the vendor; cleanup goes by this, not by the spec.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external: Option<External>,
+    /// What the vendor was last told; incoming relays are judged by this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub applied: Option<Applied>,
+    /// Keyed hashes of secrets that cannot be read back from the vendor, by name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "hashes_schema")]
+    pub secret_hashes: Option<BTreeMap<String, String>>,
+    /// Commands given by annotation that were carried out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handled: Option<Handled>,
+    /// The last error of the admin API.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<LastError>,
+}
+
+/// Where an object really is at the vendor.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = told_by_the_field)]
+pub struct External {
+    /// The vendor's id.
+    #[schemars(length(max = 128))]
+    pub id: String,
+    /// The Connection it was made by.
+    #[schemars(length(max = 253))]
+    pub connection: String,
+    /// The address it was made at.
+    #[schemars(length(max = 2048))]
+    pub endpoint: String,
+    /// The workspace it was made in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub workspace: Option<String>,
+}
+
+/// What the vendor was last told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = told_by_the_field)]
+#[serde(rename_all = "camelCase")]
+pub struct Applied {
+    #[serde(flatten)]
+    pub terms: AppliedTerms,
+    /// What it was told before, and until when that is still taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<PreviousTerms>,
+}
+
+/// What the vendor was told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = told_by_the_field)]
+#[serde(rename_all = "camelCase")]
+pub struct AppliedTerms {
+    /// Who delivers.
+    pub deliver_by: DeliverBy,
+    /// The source.
+    #[schemars(length(max = 253))]
+    pub source: String,
+    /// The event, left out for every event of the source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub event: Option<String>,
+    /// The rotation text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub rotation: Option<String>,
+    /// The id of the key that the relay secret was derived from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub key_id: Option<String>,
+}
+
+/// What the vendor was told before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = told_by_the_field)]
+pub struct PreviousTerms {
+    #[serde(flatten)]
+    pub terms: AppliedTerms,
+    /// Until when relays by these terms are still taken, RFC 3339.
+    #[schemars(length(max = 64))]
+    pub until: String,
+}
+
+fn headers_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "object",
+        "maxProperties": 64,
+        "additionalProperties": { "type": "string", "maxLength": 4096 },
+        "x-kubernetes-map-type": "granular",
+        "x-kubernetes-validations": [
+            {"rule": "self.all(name, name.size() <= 128 && name.matches(\"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$\"))",
+             "message": "a header's name holds letters, digits and hyphens only, at most 128"},
+            {"rule": "self.all(name, !self[name].matches('[\\\\x00\\\\r\\\\n]'))",
+             "message": "a header's value must be one line"},
+            {"rule": "self.all(name, !(name.lowerAscii() in ['host', 'content-length', 'connection', 'transfer-encoding', 'te', 'trailer', 'upgrade', 'keep-alive', 'proxy-connection']))",
+             "message": "host, content-length, connection, transfer-encoding, te, trailer, upgrade, keep-alive and proxy-connection belong to the connection and cannot be set"}
+        ]
+    })
+}
+
+fn payload_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "object",
+        "maxProperties": 256,
+        "x-kubernetes-preserve-unknown-fields": true
+    })
+}
+
+fn hashes_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "object",
+        "maxProperties": 32,
+        "additionalProperties": { "type": "string", "maxLength": 128 }
+    })
+}

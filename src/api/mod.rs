@@ -1,0 +1,32 @@
+//! The custom resources `hookstream.dev/v1alpha1`, as Rust types.
+//!
+//! Purpose: one definition of each kind, from which `hookstream crds` makes the CRDs. The doc comments here are what
+//! `kubectl explain` prints, so they speak to users: shape, units, defaults, limits.
+//!
+//! Invariants: no defaults in the schema but those that can never change their meaning (code holds the others, the
+//! comment tells them); unions are optional members with an "exactly one of" rule; everything has a bound and every
+//! list a list type; nothing here reads or writes anything.
+//!
+//! Left to others: what an object means (`core`), where it is read and written (`cluster`).
+
+mod common;
+mod connection;
+mod crds;
+mod eventhook;
+
+pub use common::*;
+pub use connection::*;
+pub use crds::{crds, to_yaml};
+pub use eventhook::*;
+
+/// The API group of every kind.
+pub const GROUP: &str = "hookstream.dev";
+/// The finalizer that stands while something exists at the vendor, or while a Connection is in use.
+pub const FINALIZER: &str = "hookstream.dev/cleanup";
+/// Asks for a reconcile now; its value is an opaque token that is acknowledged in `status.handled`.
+pub const RECONCILE_REQUESTED_AT: &str = "hookstream.dev/reconcileRequestedAt";
+/// The label that `--require-secret-label` asks of every Secret the operator may use.
+pub const USE_LABEL: &str = "hookstream.dev/use";
+
+#[cfg(test)]
+mod tests;

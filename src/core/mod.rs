@@ -1,0 +1,6 @@
+//! What Hookstream decides, without doing anything: values in, values out.
+//!
+//! Invariants: no Kubernetes client, no HTTP, no files, no clock (time is an argument); so everything here is tested
+//! without a cluster or a socket.
+//!
+//! Left to others: reading and writing (`cluster`, `admin`, `worker`).

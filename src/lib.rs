@@ -1,0 +1,9 @@
+//! Hookstream: a Kubernetes operator that keeps Kong's and Auth0's admin APIs true to custom resources, and a worker
+//! that delivers events durably.
+//!
+//! Arrows point down only: `cli -> controller, worker -> admin, store, cluster, net -> core -> api`. `core` knows
+//! neither Kubernetes nor HTTP; every folder's `mod.rs` tells its purpose, its invariants and what it leaves to others.
+
+pub mod api;
+pub mod cli;
+pub mod core;

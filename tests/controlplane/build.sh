@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# Builds the control plane of the tests from pinned Go modules into a cache folder, once a version.
+# Prints the folder on the last line. A folder named by KUBEBUILDER_ASSETS that has the API server is used as it is.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+cache=${HOOKSTREAM_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/hookstream}
+
+# The version of a module, read from the go.mod that pins it, so that it stands in one place only.
+version() { sed -nE "s|^(require )?[[:space:]]*$2 (v[^ ]+).*|\2|p" "$here/$1/go.mod" | head -n 1; }
+k8s=$(version kubernetes k8s.io/kubernetes)
+etcd=$(version etcd go.etcd.io/etcd/server/v3)
+helm=$(version helm helm.sh/helm/v4)
+bin="$cache/controlplane/k8s-$k8s-etcd-$etcd-helm-$helm"
+mkdir -p "$bin"
+
+# One build at a time: two `make test` in two clones share the cache.
+exec 9>"$cache/controlplane/.lock"
+flock 9
+
+# build NAME MODULE-FOLDER PACKAGE LDFLAGS
+build() {
+  [ -x "$bin/$1" ] && return
+  echo "controlplane: building $1 ($bin)" >&2
+  # Moved into place when whole: an interrupted build must not leave half a binary that later runs trust.
+  (cd "$here/$2" && go build -trimpath -ldflags "-s -w $4" -o "$bin/$1.tmp" "$3")
+  mv "$bin/$1.tmp" "$bin/$1"
+}
+
+command -v go >/dev/null || {
+  echo "controlplane: Go 1.26 or newer is missing: install it from https://go.dev/dl, or set KUBEBUILDER_ASSETS (setup-envtest) and put kubectl and helm there" >&2
+  exit 2
+}
+minor=${k8s#v1.}
+minor=${minor%%.*}
+# Without the stamp the server calls itself v0.0.0, and clients that look at the version go wrong.
+stamp="-X k8s.io/component-base/version.gitVersion=$k8s -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=$minor"
+
+assets=${KUBEBUILDER_ASSETS:-}
+for name in kube-apiserver kube-controller-manager kubectl etcd; do
+  if [ -n "$assets" ] && [ -x "$assets/$name" ]; then
+    ln -sf "$assets/$name" "$bin/$name.tmp" && mv "$bin/$name.tmp" "$bin/$name"
+  elif [ "$name" = etcd ]; then
+    build etcd etcd go.etcd.io/etcd/server/v3 ""
+  else
+    build "$name" kubernetes "k8s.io/kubernetes/cmd/$name" "$stamp"
+  fi
+done
+build helm helm helm.sh/helm/v4/cmd/helm ""
+echo "$bin"
