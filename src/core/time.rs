@@ -1,0 +1,63 @@
+//! Points in time as the store keeps them.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Milliseconds since the Unix epoch, UTC.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Millis(pub i64);
+
+impl Millis {
+    /// The wall clock. Only the edges (listeners, loops) call it; what decides gets the time as an argument.
+    pub fn now() -> Self {
+        Millis(jiff::Timestamp::now().as_millisecond())
+    }
+
+    /// How long from `earlier` until here; zero where the clock went back.
+    pub fn since(self, earlier: Millis) -> Duration {
+        Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
+    }
+
+    /// RFC 3339 with milliseconds, for people and APIs.
+    pub fn rfc3339(self) -> String {
+        jiff::Timestamp::from_millisecond(self.0).map_or_else(|_| String::new(), |t| format!("{t:.3}"))
+    }
+
+    /// Parses RFC 3339.
+    pub fn parse(text: &str) -> Option<Self> {
+        text.parse::<jiff::Timestamp>().ok().map(|t| Millis(t.as_millisecond()))
+    }
+}
+
+impl std::ops::Add<Duration> for Millis {
+    type Output = Millis;
+    fn add(self, rhs: Duration) -> Millis {
+        Millis(self.0.saturating_add(i64::try_from(rhs.as_millis()).unwrap_or(i64::MAX)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_went_back_gives_no_negative_age() {
+        assert_eq!(Millis(5).since(Millis(9)), Duration::ZERO);
+        assert_eq!(Millis(9).since(Millis(5)), Duration::from_millis(4));
+    }
+
+    #[test]
+    fn text_and_back() {
+        let t = Millis(1_700_000_000_123);
+        assert_eq!(t.rfc3339(), "2023-11-14T22:13:20.123Z");
+        assert_eq!(Millis::parse(&t.rfc3339()), Some(t));
+        assert_eq!(Millis::parse("yesterday"), None);
+    }
+
+    #[test]
+    fn adding_saturates() {
+        assert_eq!(Millis(i64::MAX - 1) + Duration::from_secs(9), Millis(i64::MAX));
+    }
+}
