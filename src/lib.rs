@@ -7,4 +7,5 @@
 pub mod api;
 pub mod cli;
 pub mod core;
+pub mod net;
 pub mod worker;

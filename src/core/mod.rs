@@ -7,3 +7,12 @@
 
 pub mod event;
 pub mod time;
+pub mod duration;
+pub mod keys;
+pub mod retry;
+pub mod conditions;
+pub mod egress;
+pub mod hook;
+pub mod plan;
+pub mod relay;
+pub mod sign;

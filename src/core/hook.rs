@@ -1,0 +1,317 @@
+//! An EventHook, understood: what the worker runs and the controller syncs.
+//!
+//! One reading for both roles, so that an object which the controller calls Stalled is not delivered by other rules.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use url::Url;
+
+use super::duration;
+use super::retry::Policy;
+use crate::api::{
+    AdoptMode, DeliverBy, DurationText, EventHook, EventHookSpec, Format, HandlerKind, HeaderFrom, ManagementPolicy,
+    SecretKeyRef, SignatureAlgorithm, SignatureEncoding, SignatureScheme,
+};
+
+/// A valid hook.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Hook {
+    pub uid: Arc<str>,
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
+    pub source: String,
+    /// None: every event of the source.
+    pub event: Option<String>,
+    pub handler: Handler,
+    /// The name of the Connection, where there is one: then the hook gets its own relay's events and no others.
+    pub connection: Option<String>,
+    pub deliver_by: DeliverBy,
+    pub delivery: Delivery,
+}
+
+/// What is done with an event.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Handler {
+    Webhook(Webhook),
+}
+
+impl Handler {
+    pub fn kind(&self) -> HandlerKind {
+        match self {
+            Handler::Webhook(_) => HandlerKind::Webhook,
+        }
+    }
+}
+
+/// A JSON POST.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Webhook {
+    pub target: Target,
+    pub headers: Vec<(String, String)>,
+    pub headers_from: Vec<HeaderFrom>,
+    pub format: Format,
+    pub signature: Option<Signature>,
+}
+
+/// Where a request goes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Target {
+    Url(Url),
+    Secret(SecretKeyRef),
+}
+
+/// How a request is signed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Signature {
+    pub secret_ref: SecretKeyRef,
+    pub scheme: SignatureScheme,
+    pub algorithm: SignatureAlgorithm,
+    pub encoding: SignatureEncoding,
+}
+
+/// How the worker delivers, defaults filled in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Delivery {
+    pub paused: bool,
+    pub timeout: Duration,
+    pub concurrency: usize,
+    pub retry: Policy,
+}
+
+/// Why a hook's spec cannot be carried out. The message says what to do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr)]
+pub enum InvalidSpec {
+    #[error("{} not built yet: remove {} or wait for a later version", list(.0), if .0.len() == 1 { "it" } else { "them" })]
+    NotImplemented(Vec<&'static str>),
+    #[error("{field}: {problem}")]
+    InvalidSpec { field: &'static str, problem: String },
+}
+
+fn list(fields: &[&str]) -> String {
+    format!("{} {}", fields.join(", "), if fields.len() == 1 { "is" } else { "are" })
+}
+
+fn invalid(field: &'static str, problem: impl Into<String>) -> InvalidSpec {
+    InvalidSpec::InvalidSpec { field, problem: problem.into() }
+}
+
+/// Understands a hook. What the API server refuses is refused again here, for standalone has no API server.
+pub fn validate(hook: &EventHook) -> Result<Hook, InvalidSpec> {
+    let spec = &hook.spec;
+    let not_built = not_built(spec);
+    if !not_built.is_empty() {
+        return Err(InvalidSpec::NotImplemented(not_built));
+    }
+    if spec.connection_ref.is_none() && spec.deliver_by.is_some() {
+        return Err(invalid("deliverBy", "needs connectionRef"));
+    }
+    if spec.connection_ref.is_none() && spec.rotation.is_some() {
+        return Err(invalid("rotation", "needs connectionRef"));
+    }
+    let deliver_by = spec.deliver_by.unwrap_or(DeliverBy::Worker);
+    if deliver_by == DeliverBy::Gateway && spec.delivery.is_some() {
+        return Err(invalid("delivery", "would be ignored with deliverBy: Gateway"));
+    }
+    let meta = &hook.metadata;
+    Ok(Hook {
+        uid: meta.uid.as_deref().unwrap_or_default().into(),
+        namespace: meta.namespace.as_deref().unwrap_or_default().into(),
+        name: meta.name.as_deref().unwrap_or_default().into(),
+        source: spec.source.clone(),
+        event: spec.event.clone(),
+        handler: handler(spec)?,
+        connection: spec.connection_ref.as_ref().map(|r| r.name.clone()),
+        deliver_by,
+        delivery: delivery(spec)?,
+    })
+}
+
+/// Fields that exist in the API and are not carried out by this version: an object that uses one must say so, for a
+/// gate or filter that is silently ignored sends what was not to be sent.
+fn not_built(spec: &EventHookSpec) -> Vec<&'static str> {
+    let webhook = spec.handler.webhook.as_ref();
+    let delivery = spec.delivery.as_ref();
+    let used = [
+        ("filter", spec.filter.is_some()),
+        ("from", spec.from.is_some()),
+        ("groupBy", spec.group_by.is_some()),
+        ("snooze", spec.snooze.is_some()),
+        ("onChange", spec.on_change.is_some()),
+        ("handler.webhookCustom", spec.handler.webhook_custom.is_some()),
+        ("handler.log", spec.handler.log.is_some()),
+        ("handler.lambda", spec.handler.lambda.is_some()),
+        ("handler.webhook.tls", webhook.is_some_and(|w| w.tls.is_some())),
+        ("delivery.rateLimit", delivery.is_some_and(|d| d.rate_limit.is_some())),
+        ("managementPolicy: ObserveOnly", spec.management_policy == Some(ManagementPolicy::ObserveOnly)),
+        ("adopt.mode: Match", spec.adopt.as_ref().is_some_and(|a| a.mode == AdoptMode::Match)),
+        ("adopt.mode: Override", spec.adopt.as_ref().is_some_and(|a| a.mode == AdoptMode::Override)),
+    ];
+    used.into_iter().filter_map(|(field, used)| used.then_some(field)).collect()
+}
+
+fn handler(spec: &EventHookSpec) -> Result<Handler, InvalidSpec> {
+    let webhook = spec.handler.webhook.as_ref().ok_or_else(|| {
+        invalid("handler", "exactly one of webhook, webhookCustom, log, lambda must be set")
+    })?;
+    let target = match (&webhook.url, &webhook.url_secret_ref) {
+        (Some(url), None) => Target::Url(parse_url(&url.0).map_err(|e| invalid("handler.webhook.url", e))?),
+        (None, Some(secret)) => Target::Secret(secret.clone()),
+        _ => return Err(invalid("handler.webhook", "exactly one of url, urlSecretRef must be set")),
+    };
+    let signature = webhook.signature.as_ref().map(|s| Signature {
+        secret_ref: s.secret_ref.clone(),
+        scheme: s.scheme.unwrap_or(SignatureScheme::Kong),
+        algorithm: s.algorithm.unwrap_or(SignatureAlgorithm::SHA256),
+        encoding: s.encoding.unwrap_or(SignatureEncoding::PrefixedHex),
+    });
+    Ok(Handler::Webhook(Webhook {
+        target,
+        headers: webhook.headers.clone().unwrap_or_default().into_iter().collect(),
+        headers_from: webhook.headers_from.clone().unwrap_or_default(),
+        format: webhook.format.unwrap_or(Format::Kong),
+        signature,
+    }))
+}
+
+fn delivery(spec: &EventHookSpec) -> Result<Delivery, InvalidSpec> {
+    let delivery = spec.delivery.clone().unwrap_or_default();
+    let retry = delivery.retry.unwrap_or_default();
+    let default = Policy::default();
+    let statuses = retry.terminal_statuses.map(|list| list.into_iter().filter_map(|s| u16::try_from(s).ok()).collect());
+    let positive = |field, value: Option<i32>| {
+        value.map(|v| u32::try_from(v).ok().filter(|v| *v > 0).ok_or_else(|| invalid(field, "must be 1 or more")))
+    };
+    let retry = Policy {
+        initial_backoff: time("delivery.retry.initialBackoff", retry.initial_backoff, default.initial_backoff)?,
+        max_backoff: time("delivery.retry.maxBackoff", retry.max_backoff, default.max_backoff)?,
+        max_age: time("delivery.retry.maxAge", retry.max_age, default.max_age)?,
+        max_attempts: positive("delivery.retry.maxAttempts", retry.max_attempts).transpose()?,
+        terminal_statuses: statuses.unwrap_or(default.terminal_statuses),
+    };
+    let concurrency = positive("delivery.concurrency", delivery.concurrency).transpose()?.unwrap_or(8);
+    Ok(Delivery {
+        paused: delivery.paused.unwrap_or(false),
+        timeout: time("delivery.timeout", delivery.timeout, Duration::from_secs(15))?,
+        concurrency: concurrency.min(1024) as usize,
+        retry,
+    })
+}
+
+fn time(field: &'static str, text: Option<DurationText>, default: Duration) -> Result<Duration, InvalidSpec> {
+    text.map_or(Ok(default), |text| duration::parse(&text.0).map_err(|e| invalid(field, e.to_string())))
+}
+
+/// Parses a URL to send to. The message never repeats the text, for it may come from a Secret.
+pub fn parse_url(text: &str) -> Result<Url, &'static str> {
+    let url = Url::parse(text.trim()).map_err(|_| "is no URL: write it as https://example.com/hooks")?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err("must be an http or https URL");
+    }
+    if url.host_str().is_none_or(str::is_empty) {
+        return Err("has no host");
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("must not carry user information: put credentials into headersFrom");
+    }
+    Ok(url)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn hook(spec: Value) -> EventHook {
+        let object = json!({"apiVersion": "hookstream.dev/v1alpha1", "kind": "EventHook",
+            "metadata": {"name": "h", "namespace": "n", "uid": "u"}, "spec": spec});
+        serde_json::from_value(object).unwrap()
+    }
+
+    fn with(extra: Value) -> EventHook {
+        let mut spec = json!({"source": "crud", "handler": {"webhook": {"url": "https://example.com/a"}}});
+        merge(&mut spec, extra);
+        hook(spec)
+    }
+
+    fn merge(into: &mut Value, from: Value) {
+        match (into, from) {
+            (Value::Object(into), Value::Object(from)) => {
+                for (k, v) in from {
+                    merge(into.entry(k).or_insert(Value::Null), v);
+                }
+            }
+            (into, from) => *into = from,
+        }
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_design() {
+        let hook = validate(&with(json!({}))).unwrap();
+        assert_eq!(hook.delivery.timeout, Duration::from_secs(15));
+        assert_eq!(hook.delivery.concurrency, 8);
+        assert_eq!(hook.delivery.retry, Policy::default());
+        assert_eq!(hook.deliver_by, DeliverBy::Worker);
+        assert!(!hook.delivery.paused);
+    }
+
+    #[test]
+    fn what_is_not_built_is_said() {
+        for (field, extra) in [
+            ("filter", json!({"filter": "true"})),
+            ("from", json!({"from": {"eventStreamRef": {"name": "s"}}})),
+            ("groupBy", json!({"groupBy": ["a"]})),
+            ("snooze", json!({"snooze": {"period": "60s"}})),
+            ("onChange", json!({"onChange": {}})),
+            ("handler.webhook.tls", json!({"handler": {"webhook": {"tls": {}}}})),
+            ("delivery.rateLimit", json!({"delivery": {"rateLimit": {"requests": 1}}})),
+        ] {
+            let error = validate(&with(extra)).unwrap_err();
+            assert_eq!(error, InvalidSpec::NotImplemented(vec![field]));
+            assert_eq!(<&str>::from(&error), "NotImplemented");
+            assert!(error.to_string().starts_with(field), "{error}");
+        }
+        for handler in ["webhookCustom", "log", "lambda"] {
+            let spec = match handler {
+                "lambda" => json!({"functions": ["return true"]}),
+                "webhookCustom" => json!({"url": "https://example.com"}),
+                _ => json!({}),
+            };
+            let error = validate(&hook(json!({"source": "s", "handler": {handler: spec}}))).unwrap_err();
+            assert!(matches!(error, InvalidSpec::NotImplemented(_)), "{error}");
+        }
+    }
+
+    #[test]
+    fn bad_specs_say_where() {
+        let cases = [
+            (json!({"delivery": {"timeout": "soon"}}), "delivery.timeout"),
+            (json!({"delivery": {"retry": {"maxAge": "0s"}}}), "delivery.retry.maxAge"),
+            (json!({"delivery": {"concurrency": 0}}), "delivery.concurrency"),
+            (json!({"deliverBy": "Worker"}), "deliverBy"),
+            (json!({"rotation": "2"}), "rotation"),
+            (json!({"handler": {"webhook": {"url": "ftp://x"}}}), "handler.webhook.url"),
+            (json!({"handler": {"webhook": {"urlSecretRef": {"name": "a", "key": "b"}}}}), "handler.webhook"),
+        ];
+        for (extra, want) in cases {
+            match validate(&with(extra)).unwrap_err() {
+                InvalidSpec::InvalidSpec { field, .. } => assert_eq!(field, want),
+                other => panic!("{other}"),
+            }
+        }
+        assert!(validate(&hook(json!({"source": "s", "handler": {}}))).is_err());
+    }
+
+    #[test]
+    fn urls() {
+        assert!(parse_url(" https://example.com/x\n").is_ok());
+        for (text, part) in [
+            ("example.com", "no URL"),
+            ("mailto:a@b", "http or https"),
+            ("https://u:p@example.com", "user information"),
+            ("https://", "no URL"),
+        ] {
+            assert!(parse_url(text).unwrap_err().contains(part), "{text}");
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! Outbound HTTP: the one way out for deliveries and admin calls.
+//!
+//! Invariants: every connection goes through `connect`, which resolves, checks every address by the egress policy and
+//! connects only to a checked one; no redirects are followed, no proxy is taken from the environment; every call has a
+//! deadline that covers all of it and a bound on what it reads.
+//!
+//! Left to others: what to send and what an answer means.
+
+mod client;
+mod connect;
+
+pub use client::{Answer, HttpClient, SendError};
+pub use connect::Egress;
