@@ -4,8 +4,10 @@
 //! Arrows point down only: `cli -> controller, worker -> admin, store, cluster, net -> core -> api`. `core` knows
 //! neither Kubernetes nor HTTP; every folder's `mod.rs` tells its purpose, its invariants and what it leaves to others.
 
+pub mod admin;
 pub mod api;
 pub mod cli;
+pub mod cluster;
 pub mod core;
 pub mod net;
 pub mod worker;

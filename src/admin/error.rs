@@ -1,0 +1,126 @@
+//! What an admin API answered, sorted.
+
+use std::time::Duration;
+
+use http::StatusCode;
+
+use crate::api::LastError;
+use crate::core::conditions::cut;
+use crate::core::time::Millis;
+use crate::net::SendError;
+
+/// The longest text of a vendor that is repeated.
+const MAX_TEXT: usize = 512;
+
+/// What to do about an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// The same call will fail the same way: wait for a change.
+    Terminal,
+    /// Not before this time has passed.
+    RateLimited(Duration),
+    /// Try again, later and later.
+    Retryable,
+}
+
+/// Why a call failed. The variant's name is the stable reason.
+#[derive(Clone, Debug, thiserror::Error, strum::IntoStaticStr)]
+pub enum AdminError {
+    /// The admin API refuses what was asked: it will do so again.
+    #[error("the admin API refused it: {}", .0.message)]
+    Rejected(Detail),
+    #[error("the admin API does not know the credentials (401): check the token Secret: {}", .0.message)]
+    Unauthorized(Detail),
+    #[error("the admin API forbids it (403): give the token the rights it needs: {}", .0.message)]
+    Forbidden(Detail),
+    #[error("the admin API has no such address (404): check the workspace and that the gateway is Kong Enterprise: {}", .0.message)]
+    NotFound(Detail),
+    #[error("the admin API reports a conflict (409): {}", .0.message)]
+    Conflict(Detail),
+    #[error("the admin API asks to slow down (429)")]
+    RateLimited(Detail, Duration),
+    #[error("the admin API failed ({}): {}", .0.status.unwrap_or_default(), .0.message)]
+    ServerError(Detail),
+    #[error("the admin API answered what is not its language: {}", .0.message)]
+    UnexpectedAnswer(Detail),
+    #[error("the admin API cannot be reached: {0}")]
+    Unreachable(String),
+    #[error("the admin API may not be reached: {0}")]
+    EgressDenied(String),
+}
+
+/// What the vendor said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Detail {
+    pub status: Option<u16>,
+    pub code: Option<String>,
+    pub message: String,
+    pub request_id: Option<String>,
+}
+
+impl AdminError {
+    pub fn class(&self) -> Class {
+        match self {
+            AdminError::Rejected(_) | AdminError::EgressDenied(_) => Class::Terminal,
+            AdminError::RateLimited(_, after) => Class::RateLimited(*after),
+            AdminError::Unauthorized(_)
+            | AdminError::Forbidden(_)
+            | AdminError::NotFound(_)
+            | AdminError::Conflict(_)
+            | AdminError::ServerError(_)
+            | AdminError::UnexpectedAnswer(_)
+            | AdminError::Unreachable(_) => Class::Retryable,
+        }
+    }
+
+    fn detail(&self) -> Option<&Detail> {
+        match self {
+            AdminError::Rejected(d)
+            | AdminError::Unauthorized(d)
+            | AdminError::Forbidden(d)
+            | AdminError::NotFound(d)
+            | AdminError::Conflict(d)
+            | AdminError::RateLimited(d, _)
+            | AdminError::ServerError(d)
+            | AdminError::UnexpectedAnswer(d) => Some(d),
+            AdminError::Unreachable(_) | AdminError::EgressDenied(_) => None,
+        }
+    }
+
+    /// The error as an object's status shows it.
+    pub fn last_error(&self, now: Millis) -> LastError {
+        let detail = self.detail().cloned().unwrap_or_default();
+        LastError {
+            http_status: detail.status.map(i32::from),
+            code: detail.code,
+            message: cut(&self.to_string(), 1024).to_owned(),
+            request_id: detail.request_id,
+            time: Some(now.rfc3339()),
+        }
+    }
+
+    /// An answer that is no success.
+    pub fn from_status(status: StatusCode, mut detail: Detail, retry_after: Option<Duration>) -> Self {
+        detail.status = Some(status.as_u16());
+        detail.message = cut(&detail.message, MAX_TEXT).to_owned();
+        match status.as_u16() {
+            401 => AdminError::Unauthorized(detail),
+            403 => AdminError::Forbidden(detail),
+            404 => AdminError::NotFound(detail),
+            409 => AdminError::Conflict(detail),
+            429 => AdminError::RateLimited(detail, retry_after.unwrap_or(Duration::from_secs(5))),
+            400..=499 => AdminError::Rejected(detail),
+            500..=599 => AdminError::ServerError(detail),
+            _ => AdminError::UnexpectedAnswer(detail),
+        }
+    }
+}
+
+impl From<SendError> for AdminError {
+    fn from(error: SendError) -> Self {
+        match error {
+            SendError::EgressDenied(why) => AdminError::EgressDenied(why),
+            other => AdminError::Unreachable(other.to_string()),
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! Files instead of a cluster: manifests are read from folders, what a cluster would keep stays in the data folder.
+
+mod manifests;
+mod state;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use kube::runtime::watcher::Event;
+use parking_lot::Mutex;
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
+use subtle::ConstantTimeEq;
+use tokio::sync::Notify;
+
+use super::{
+    Access, AccessError, Change, Cluster, ClusterError, Feed, Guarded, Key, Kind, SecretData, Subscribers, Target,
+    View,
+};
+use crate::api::{Connection, EventHook};
+use crate::core::conditions::Note;
+use crate::core::keys::KeyRing;
+use manifests::Manifests;
+use state::State;
+
+pub use manifests::ManifestError;
+
+/// An edited manifest is seen within this time; a removed one after two of them.
+const SCAN: Duration = Duration::from_millis(800);
+
+/// How standalone works.
+#[derive(Debug)]
+pub struct Options {
+    /// Files and folders with manifests.
+    pub manifests: Vec<PathBuf>,
+    /// Where state is kept.
+    pub data: PathBuf,
+    /// Delete at the vendor what was removed from the manifests.
+    pub prune: bool,
+    /// The token that callers must show; None: none is asked for.
+    pub token: Option<SecretString>,
+}
+
+/// Objects from files.
+pub struct Files {
+    inner: Mutex<Inner>,
+    changed: Notify,
+    ring: Arc<KeyRing>,
+    token: Option<SecretString>,
+    prune: bool,
+}
+
+struct Inner {
+    manifests: Manifests,
+    state: State,
+}
+
+impl Files {
+    /// Reads the manifests and the state. A path that is missing or holds no manifest is an error: an operator that
+    /// starts with nothing because of a typing mistake would look healthy.
+    pub fn open(options: Options) -> Result<Self, ManifestError> {
+        let ring = Arc::new(state::open_ring(&options.data)?);
+        let state = State::open(&options.data)?;
+        let mut manifests = Manifests::new(options.manifests);
+        manifests.scan()?;
+        Ok(Files {
+            inner: Mutex::new(Inner { manifests, state }),
+            changed: Notify::new(),
+            ring,
+            token: options.token,
+            prune: options.prune,
+        })
+    }
+
+    /// The view that both roles read, and the work that keeps it true to the files.
+    pub fn watch(
+        self: &Arc<Self>,
+        subscribers: Subscribers,
+    ) -> (View, impl std::future::Future<Output = ()> + Send + use<>) {
+        let subscribers = Arc::new(subscribers);
+        let (mut hook_feed, hooks) = Feed::<EventHook>::new(1, subscribers.clone(), Change::EventHook);
+        let (mut connection_feed, connections) = Feed::<Connection>::new(1, subscribers.clone(), Change::Connection);
+        let this = self.clone();
+        let run = async move {
+            let mut scanned = true;
+            let mut secrets = Vec::new();
+            loop {
+                let (all_hooks, all_connections) = this.objects(scanned);
+                relist(&mut connection_feed, all_connections).await;
+                relist(&mut hook_feed, all_hooks).await;
+                for key in secrets.drain(..) {
+                    subscribers.tell(&Change::Secret(key)).await;
+                }
+                scanned = tokio::select! {
+                    () = this.changed.notified() => false,
+                    () = tokio::time::sleep(SCAN) => true,
+                };
+                if scanned {
+                    secrets = this.scan();
+                }
+            }
+        };
+        (View { hooks, connections }, run)
+    }
+
+    /// Reads the files again; the Secrets that changed.
+    fn scan(&self) -> Vec<Key> {
+        let mut inner = self.inner.lock();
+        match inner.manifests.scan() {
+            Ok(changed) => changed,
+            Err(error) => {
+                inner.manifests.say_once(&error.to_string());
+                Vec::new()
+            }
+        }
+    }
+
+    fn objects(&self, scanned: bool) -> (Vec<Guarded<EventHook>>, Vec<Guarded<Connection>>) {
+        let mut inner = self.inner.lock();
+        let Inner { manifests, state } = &mut *inner;
+        let mut hooks = Vec::new();
+        let mut connections = Vec::new();
+        for (kind, object) in state.merge(manifests, self.prune, scanned) {
+            match kind {
+                Kind::EventHook => hooks.extend(manifests::guarded(&object)),
+                Kind::Connection => connections.extend(manifests::guarded(&object)),
+            }
+        }
+        (hooks, connections)
+    }
+
+    fn update(&self, change: impl FnOnce(&mut State) -> Result<(), ManifestError>) -> Result<(), ClusterError> {
+        change(&mut self.inner.lock().state).map_err(|e| ClusterError::ClusterError(e.to_string()))?;
+        self.changed.notify_one();
+        Ok(())
+    }
+}
+
+async fn relist<K>(feed: &mut Feed<K>, objects: Vec<Guarded<K>>)
+where
+    K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + Send + Sync + 'static,
+{
+    feed.apply(0, Event::Init).await;
+    for object in objects {
+        feed.apply(0, Event::InitApply(object)).await;
+    }
+    feed.apply(0, Event::InitDone).await;
+}
+
+impl Cluster for Files {
+    fn secret<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Arc<SecretData>>, ClusterError>> {
+        Box::pin(async move { Ok(self.inner.lock().manifests.secret(key)) })
+    }
+
+    fn write_status<'a>(&'a self, target: &'a Target, status: Value) -> BoxFuture<'a, Result<(), ClusterError>> {
+        Box::pin(async move { self.update(|state| state.set_status(target, status)) })
+    }
+
+    fn write_finalizers<'a>(
+        &'a self,
+        target: &'a Target,
+        finalizers: Vec<String>,
+    ) -> BoxFuture<'a, Result<(), ClusterError>> {
+        Box::pin(async move {
+            let mut inner = self.inner.lock();
+            let Inner { manifests, state } = &mut *inner;
+            state.set_finalizers(target, finalizers, manifests).map_err(|e| ClusterError::ClusterError(e.to_string()))?;
+            drop(inner);
+            self.changed.notify_one();
+            Ok(())
+        })
+    }
+
+    fn publish<'a>(&'a self, target: &'a Target, warning: bool, note: &'a Note) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            let kind: &str = target.kind.into();
+            if warning {
+                tracing::warn!(object = %target.key, kind, reason = note.reason, "{}", note.message);
+            } else {
+                tracing::info!(object = %target.key, kind, reason = note.reason, "{}", note.message);
+            }
+        })
+    }
+
+    fn key_ring(&self, _create: bool) -> BoxFuture<'_, Result<Arc<KeyRing>, ClusterError>> {
+        Box::pin(async move { Ok(self.ring.clone()) })
+    }
+
+    fn authorize<'a>(&'a self, token: Option<&'a str>, _access: Access<'a>) -> BoxFuture<'a, Result<(), AccessError>> {
+        Box::pin(async move {
+            let Some(wanted) = &self.token else { return Ok(()) };
+            let shown = token.unwrap_or_default();
+            let same: bool = wanted.expose_secret().as_bytes().ct_eq(shown.as_bytes()).into();
+            if same { Ok(()) } else { Err(AccessError::Unauthenticated) }
+        })
+    }
+}

@@ -1,0 +1,350 @@
+//! Manifests as files: read again when they change, one broken document or file never hiding another.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use kube::Resource;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use crate::api::GROUP;
+use crate::cluster::{Guarded, Key, Kind, SecretData};
+
+/// The space of uids that are made from names: the same object has the same uid at every start.
+const UIDS: Uuid = Uuid::from_u128(0x6861_6f6b_7374_7265_616d_2e64_6576_0001);
+const MAX_FILE: u64 = 16 * 1024 * 1024;
+const MAX_FILES: usize = 10_000;
+
+/// What is wrong with the files.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    #[error("{path}: {problem}")]
+    Path { path: String, problem: String },
+}
+
+pub(super) fn problem(path: &Path, problem: impl ToString) -> ManifestError {
+    ManifestError::Path { path: path.display().to_string(), problem: problem.to_string() }
+}
+
+/// Every document of every file, as last read.
+pub struct Manifests {
+    paths: Vec<PathBuf>,
+    files: BTreeMap<PathBuf, File>,
+    objects: BTreeMap<(Kind, Key), Value>,
+    secrets: HashMap<Key, (String, Arc<SecretData>)>,
+    said: HashSet<String>,
+}
+
+struct File {
+    hash: [u8; 32],
+    documents: Vec<Value>,
+}
+
+impl Manifests {
+    pub fn new(paths: Vec<PathBuf>) -> Self {
+        Manifests {
+            paths,
+            files: BTreeMap::new(),
+            objects: BTreeMap::new(),
+            secrets: HashMap::new(),
+            said: HashSet::new(),
+        }
+    }
+
+    pub fn object(&self, kind: Kind, key: &Key) -> Option<&Value> {
+        self.objects.get(&(kind, key.clone()))
+    }
+
+    pub fn objects(&self) -> impl Iterator<Item = (&(Kind, Key), &Value)> {
+        self.objects.iter()
+    }
+
+    pub fn secret(&self, key: &Key) -> Option<Arc<SecretData>> {
+        self.secrets.get(key).map(|(_, data)| data.clone())
+    }
+
+    /// Logs a problem, once until it changes: a scan a second would say it a thousand times.
+    pub fn say_once(&mut self, message: &str) {
+        if self.said.insert(message.to_owned()) {
+            tracing::error!("{message}");
+        }
+    }
+
+    /// Reads what changed on disk; the Secrets that are new, other or gone. On an error everything stays as it was.
+    pub fn scan(&mut self) -> Result<Vec<Key>, ManifestError> {
+        let mut found = Vec::new();
+        for path in &self.paths {
+            let before = found.len();
+            list(path, &mut found)?;
+            if found.len() == before {
+                return Err(problem(path, "no manifest (*.yaml, *.yml, *.json) in it"));
+            }
+        }
+        let mut files = BTreeMap::new();
+        for path in found {
+            let old = self.files.remove(&path);
+            match read(&path, old.as_ref()) {
+                Ok(Some(file)) => {
+                    files.insert(path, file);
+                }
+                Ok(None) => files.extend(old.map(|file| (path, file))),
+                Err(error) => {
+                    self.say_once(&format!("{error}; what it held before still holds"));
+                    files.extend(old.map(|file| (path, file)));
+                }
+            }
+        }
+        self.files = files;
+        Ok(self.sort())
+    }
+
+    /// Sorts the documents into objects and Secrets.
+    fn sort(&mut self) -> Vec<Key> {
+        let mut objects = BTreeMap::new();
+        let mut secrets: HashMap<Key, (String, Arc<SecretData>)> = HashMap::new();
+        let mut complaints = Vec::new();
+        for (path, file) in &self.files {
+            for document in &file.documents {
+                let text = |pointer: &str| document.pointer(pointer).and_then(Value::as_str);
+                let (group, kind) = (text("/apiVersion").unwrap_or_default(), text("/kind").unwrap_or_default());
+                let Some(name) = text("/metadata/name") else {
+                    complaints.push(format!("{}: a document has no metadata.name", path.display()));
+                    continue;
+                };
+                let key = Key::new(text("/metadata/namespace").unwrap_or("default"), name);
+                let again = match (group.split('/').next().unwrap_or_default(), kind) {
+                    (GROUP, _) => match kind.parse::<Kind>() {
+                        Ok(kind) => objects.insert((kind, key.clone()), named(document, kind, &key)).is_some(),
+                        Err(_) => {
+                            complaints.push(format!("{}: kind {kind} is not built yet", path.display()));
+                            false
+                        }
+                    },
+                    ("v1", "Secret") => {
+                        let hash = hex::encode(Sha256::digest(document.to_string()));
+                        let data = secret_data(document);
+                        secrets.insert(key.clone(), (hash, Arc::new(data))).is_some()
+                    }
+                    // A folder for GitOps holds other things too.
+                    _ => false,
+                };
+                if again {
+                    complaints.push(format!("{}: {kind} {key} stands in the manifests twice", path.display()));
+                }
+            }
+        }
+        complaints.iter().for_each(|c| self.say_once(c));
+        let hash = |map: &HashMap<Key, (String, Arc<SecretData>)>, key: &Key| map.get(key).map(|(h, _)| h.clone());
+        let keys: HashSet<Key> = secrets.keys().chain(self.secrets.keys()).cloned().collect();
+        let changed = keys.into_iter().filter(|k| hash(&secrets, k) != hash(&self.secrets, k)).collect();
+        self.objects = objects;
+        self.secrets = secrets;
+        changed
+    }
+}
+
+/// The file, read; None if it is what it was.
+fn read(path: &Path, old: Option<&File>) -> Result<Option<File>, ManifestError> {
+    if fs::metadata(path).map_err(|e| problem(path, e))?.len() > MAX_FILE {
+        return Err(problem(path, format!("longer than {MAX_FILE} bytes")));
+    }
+    let text = fs::read_to_string(path).map_err(|e| problem(path, e))?;
+    let hash = Sha256::digest(text.as_bytes()).into();
+    if old.is_some_and(|old| old.hash == hash) {
+        return Ok(None);
+    }
+    let documents = serde_saphyr::from_multiple::<Value>(&text).map_err(|e| problem(path, first_line(&e.to_string())))?;
+    let documents = documents.into_iter().flat_map(unlist).filter(|d| !d.is_null()).collect();
+    Ok(Some(File { hash, documents }))
+}
+
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
+/// A `kind: List` is its items.
+fn unlist(document: Value) -> Vec<Value> {
+    match document.get("kind").and_then(Value::as_str) {
+        Some("List") => document.get("items").and_then(Value::as_array).cloned().unwrap_or_default(),
+        _ => vec![document],
+    }
+}
+
+fn list(path: &Path, found: &mut Vec<PathBuf>) -> Result<(), ManifestError> {
+    if fs::metadata(path).map_err(|e| problem(path, e))?.is_file() {
+        found.push(path.to_owned());
+        return Ok(());
+    }
+    let mut entries: Vec<PathBuf> = fs::read_dir(path)
+        .and_then(|entries| entries.map(|e| e.map(|e| e.path())).collect())
+        .map_err(|e| problem(path, e))?;
+    entries.sort();
+    for entry in entries {
+        // `..data` and its like: how a mounted ConfigMap changes its files at once.
+        let hidden = entry.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
+        let manifest = entry.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json");
+        if entry.is_dir() && !hidden {
+            list(&entry, found)?;
+        } else if manifest && !hidden {
+            found.push(entry);
+        }
+        if found.len() > MAX_FILES {
+            return Err(problem(path, format!("more than {MAX_FILES} manifests")));
+        }
+    }
+    Ok(())
+}
+
+fn named(document: &Value, kind: Kind, key: &Key) -> Value {
+    let mut object = document.clone();
+    let kind: &str = kind.into();
+    let uid = Uuid::new_v5(&UIDS, format!("{kind}/{key}").as_bytes()).to_string();
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.insert("namespace".into(), json!(key.namespace));
+        metadata.insert("uid".into(), json!(uid));
+        // What a manifest says of these is not its to say.
+        for kept in ["resourceVersion", "generation", "finalizers", "deletionTimestamp", "managedFields"] {
+            metadata.remove(kept);
+        }
+    }
+    if let Some(object) = object.as_object_mut() {
+        object.remove("status");
+    }
+    object
+}
+
+fn secret_data(document: &Value) -> SecretData {
+    let members = |name: &str| {
+        let map = document.get(name).and_then(Value::as_object);
+        map.into_iter().flatten().filter_map(|(key, value)| Some((key.clone(), value.as_str()?))).collect::<Vec<_>>()
+    };
+    let data = members("data").into_iter().filter_map(|(key, value)| {
+        let packed: String = value.split_whitespace().collect();
+        Some((key, STANDARD.decode(packed).ok()?))
+    });
+    // As the API server does: what is in both, stringData decides.
+    let plain = members("stringData").into_iter().map(|(key, value)| (key, value.as_bytes().to_vec()));
+    SecretData::new(data.chain(plain))
+}
+
+/// The object as a watch would give it. Unknown fields make it invalid: nothing is silently ignored.
+pub fn guarded<K>(object: &Value) -> Option<Guarded<K>>
+where
+    K: Resource<DynamicType = ()> + DeserializeOwned + Serialize,
+{
+    let mut guarded: Guarded<K> = serde_json::from_value(object.clone()).ok()?;
+    if let Ok(typed) = &guarded.0 {
+        let understood = serde_json::to_value(typed).unwrap_or_default();
+        if let Some(field) = unknown(object.get("spec"), understood.get("spec"), "spec") {
+            let metadata = typed.meta().clone();
+            let error = format!("{field} is no field of this kind: correct or remove it");
+            guarded.0 = Err(kube::core::error_boundary::InvalidObject { error, metadata });
+        }
+    }
+    Some(guarded)
+}
+
+/// The first path in `given` that is not in `understood`.
+fn unknown(given: Option<&Value>, understood: Option<&Value>, path: &str) -> Option<String> {
+    match (given?, understood) {
+        (Value::Null, _) => None,
+        (Value::Object(given), Some(Value::Object(understood))) => given
+            .iter()
+            .find_map(|(key, value)| unknown(Some(value), understood.get(key), &format!("{path}.{key}"))),
+        (Value::Array(given), Some(Value::Array(understood))) => given
+            .iter()
+            .enumerate()
+            .find_map(|(i, value)| unknown(Some(value), understood.get(i), &format!("{path}[{i}]"))),
+        (_, Some(_)) => None,
+        (_, None) => Some(path.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::EventHook;
+
+    const HOOK: &str = "apiVersion: hookstream.dev/v1alpha1\nkind: EventHook\nmetadata: {name: a}\nspec: {source: s, handler: {webhook: {url: 'https://example.com'}}}\n";
+
+    fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            fs::write(dir.path().join(name), text).unwrap();
+        }
+        dir
+    }
+
+    fn scanned(dir: &tempfile::TempDir) -> Manifests {
+        let mut manifests = Manifests::new(vec![dir.path().to_owned()]);
+        manifests.scan().unwrap();
+        manifests
+    }
+
+    #[test]
+    fn one_broken_file_hides_no_other_and_keeps_its_last_good_state() {
+        let dir = folder(&[("a.yaml", HOOK), ("b.yaml", "a: [")]);
+        let mut manifests = scanned(&dir);
+        assert_eq!(manifests.objects().count(), 1);
+        fs::write(dir.path().join("a.yaml"), "}").unwrap();
+        manifests.scan().unwrap();
+        assert_eq!(manifests.objects().count(), 1, "the last good state");
+        fs::write(dir.path().join("a.yaml"), HOOK.replace("name: a", "name: b")).unwrap();
+        manifests.scan().unwrap();
+        assert_eq!(manifests.objects().next().unwrap().0.1.name, "b");
+    }
+
+    #[test]
+    fn missing_and_empty_paths_are_errors() {
+        let dir = folder(&[("readme.txt", "x")]);
+        assert!(Manifests::new(vec![dir.path().to_owned()]).scan().unwrap_err().to_string().contains("no manifest"));
+        assert!(Manifests::new(vec!["/no/such".into()]).scan().is_err());
+    }
+
+    #[test]
+    fn the_uid_is_made_from_the_name() {
+        let uid = |text: &str| {
+            let manifests = scanned(&folder(&[("a.yaml", text)]));
+            let (_, object) = manifests.objects().next().unwrap();
+            object["metadata"]["uid"].as_str().unwrap().to_owned()
+        };
+        assert_eq!(uid(HOOK), uid(HOOK));
+        assert_ne!(uid(HOOK), uid(&HOOK.replace("name: a", "name: a, namespace: other")));
+    }
+
+    #[test]
+    fn secrets_and_their_changes() {
+        let text = "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\ndata: {a: aGVsbG8=, b: eA==}\nstringData: {b: plain}\n";
+        let dir = folder(&[("a.yaml", text)]);
+        let mut manifests = scanned(&dir);
+        let key = Key::new("default", "s");
+        assert_eq!(manifests.secret(&key).unwrap().get("a"), Some(&b"hello"[..]));
+        assert_eq!(manifests.secret(&key).unwrap().get("b"), Some(&b"plain"[..]));
+        assert!(manifests.scan().unwrap().is_empty());
+        fs::write(dir.path().join("a.yaml"), text.replace("plain", "other")).unwrap();
+        assert_eq!(manifests.scan().unwrap(), [key]);
+    }
+
+    #[test]
+    fn unknown_fields_are_not_ignored() {
+        let dir = folder(&[("a.yaml", &HOOK.replace("source: s", "source: s, snoose: 5s"))]);
+        let manifests = scanned(&dir);
+        let guarded: Guarded<EventHook> = guarded(manifests.objects().next().unwrap().1).unwrap();
+        assert!(guarded.0.unwrap_err().error.contains("spec.snoose"));
+    }
+
+    #[test]
+    fn yaml_as_kubectl_reads_it() {
+        let dir = folder(&[("a.yaml", "{apiVersion: v1, kind: Secret, metadata: {name: s}, stringData: {a: 'no'}}\n---\n---\nkind: List\nitems: [{apiVersion: v1, kind: Secret, metadata: {name: t}}]")]);
+        let manifests = scanned(&dir);
+        assert!(manifests.secret(&Key::new("default", "t")).is_some());
+        assert_eq!(manifests.secret(&Key::new("default", "s")).unwrap().get("a"), Some(&b"no"[..]));
+    }
+}

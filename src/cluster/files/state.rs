@@ -1,0 +1,296 @@
+//! What a cluster would keep of an object: its status and finalizers, a file an object, and the key ring.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::manifests::{ManifestError, Manifests, problem};
+use crate::cluster::{Key, Kind, Target};
+use crate::core::keys::{KEY_LENGTH, KeyRing};
+
+/// A manifest must be missing in this many scans before the object counts as removed: an editor that replaces a file
+/// must not delete a hook at the vendor.
+const SCANS: u32 = 2;
+
+/// The state of every object that has one.
+pub struct State {
+    folder: PathBuf,
+    saved: BTreeMap<(Kind, Key), Saved>,
+    missing: BTreeMap<(Kind, Key), u32>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Saved {
+    namespace: String,
+    name: String,
+    kind: String,
+    #[serde(default)]
+    generation: i64,
+    /// The hash of the spec that the generation is of.
+    #[serde(default)]
+    spec_hash: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    finalizers: Vec<String>,
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    status: Value,
+    /// The manifest, kept while there is a finalizer: what is to be cleaned up when it is removed.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    manifest: Value,
+}
+
+impl State {
+    pub fn open(data: &Path) -> Result<Self, ManifestError> {
+        let folder = data.join("objects");
+        fs::create_dir_all(&folder).map_err(|e| problem(&folder, e))?;
+        let mut saved = BTreeMap::new();
+        for entry in fs::read_dir(&folder).map_err(|e| problem(&folder, e))? {
+            let path = entry.map_err(|e| problem(&folder, e))?.path();
+            if path.extension().is_none_or(|e| e != "json") {
+                continue;
+            }
+            let text = fs::read_to_string(&path).map_err(|e| problem(&path, e))?;
+            let one: Saved = serde_json::from_str(&text).map_err(|e| problem(&path, e))?;
+            let kind = one.kind.parse().map_err(|_| problem(&path, "an unknown kind: written by a newer version?"))?;
+            saved.insert((kind, Key::new(&one.namespace, &one.name)), one);
+        }
+        Ok(State { folder, saved, missing: BTreeMap::new() })
+    }
+
+    /// The objects: manifests with their state, and with `prune` those that were removed and are to be cleaned up.
+    /// `scanned`: the files were read just now, so that what is missing is missing once more.
+    pub fn merge(&mut self, manifests: &Manifests, prune: bool, scanned: bool) -> Vec<(Kind, Value)> {
+        let mut objects = Vec::new();
+        for (id, manifest) in manifests.objects() {
+            self.missing.remove(id);
+            let saved = self.saved.entry(id.clone()).or_insert_with(|| new(id));
+            let hash = hex::encode(Sha256::digest(manifest.get("spec").unwrap_or(&Value::Null).to_string()));
+            if saved.spec_hash != hash {
+                saved.generation += 1;
+                saved.spec_hash = hash;
+            }
+            objects.push((id.0, dress(manifest.clone(), saved, false)));
+        }
+        let removed: Vec<_> =
+            self.saved.keys().filter(|(kind, key)| manifests.object(*kind, key).is_none()).cloned().collect();
+        for id in removed {
+            let scans = self.missing.entry(id.clone()).or_default();
+            *scans = scans.saturating_add(u32::from(scanned));
+            let Some(saved) = self.saved.get(&id) else { continue };
+            if saved.finalizers.is_empty() || saved.manifest.is_null() {
+                if *scans >= SCANS {
+                    self.forget(&id);
+                }
+            } else if *scans < SCANS {
+                objects.push((id.0, dress(saved.manifest.clone(), saved, false)));
+            } else if prune {
+                objects.push((id.0, dress(saved.manifest.clone(), saved, true)));
+            }
+        }
+        objects
+    }
+
+    pub fn set_status(&mut self, target: &Target, status: Value) -> Result<(), ManifestError> {
+        let id = (target.kind, target.key.clone());
+        let saved = self.saved.entry(id.clone()).or_insert_with(|| new(&id));
+        saved.status = status;
+        self.write(&id)
+    }
+
+    pub fn set_finalizers(
+        &mut self,
+        target: &Target,
+        finalizers: Vec<String>,
+        manifests: &Manifests,
+    ) -> Result<(), ManifestError> {
+        let id = (target.kind, target.key.clone());
+        let manifest = manifests.object(target.kind, &target.key);
+        let saved = self.saved.entry(id.clone()).or_insert_with(|| new(&id));
+        saved.finalizers = finalizers;
+        if let Some(manifest) = manifest {
+            saved.manifest = manifest.clone();
+        }
+        if saved.finalizers.is_empty() && manifest.is_none() {
+            self.forget(&id);
+            return Ok(());
+        }
+        self.write(&id)
+    }
+
+    fn forget(&mut self, id: &(Kind, Key)) {
+        self.saved.remove(id);
+        self.missing.remove(id);
+        // A file that is already gone is what was wanted.
+        fs::remove_file(self.path(id)).ok();
+    }
+
+    fn path(&self, (kind, key): &(Kind, Key)) -> PathBuf {
+        let kind: &str = kind.into();
+        self.folder.join(format!("{kind}.{}.{}.json", key.namespace, key.name))
+    }
+
+    fn write(&self, id: &(Kind, Key)) -> Result<(), ManifestError> {
+        let path = self.path(id);
+        let Some(saved) = self.saved.get(id) else { return Ok(()) };
+        let text = serde_json::to_vec_pretty(saved).map_err(|e| problem(&path, e))?;
+        write_whole(&path, &text)
+    }
+}
+
+fn new((kind, key): &(Kind, Key)) -> Saved {
+    let kind: &str = kind.into();
+    Saved { namespace: key.namespace.clone(), name: key.name.clone(), kind: kind.to_owned(), ..Saved::default() }
+}
+
+/// The object as the API server would show it.
+fn dress(mut manifest: Value, saved: &Saved, removed: bool) -> Value {
+    if !saved.status.is_null()
+        && let Some(object) = manifest.as_object_mut()
+    {
+        object.insert("status".into(), saved.status.clone());
+    }
+    let version = hex::encode(Sha256::digest(format!("{manifest}{:?}{removed}", saved.finalizers)).get(..8).unwrap_or(&[]));
+    if let Some(metadata) = manifest.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.insert("generation".into(), json!(saved.generation));
+        metadata.insert("resourceVersion".into(), json!(version));
+        if !saved.finalizers.is_empty() {
+            metadata.insert("finalizers".into(), json!(saved.finalizers));
+        }
+        if removed {
+            metadata.insert("deletionTimestamp".into(), json!("1970-01-01T00:00:00Z"));
+        }
+    }
+    manifest
+}
+
+/// Writes a file whole or not at all: a crash leaves the old one.
+fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), ManifestError> {
+    let fail = |e: std::io::Error| problem(path, e);
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let temporary = path.with_extension("tmp");
+    let mut file = private(&temporary).map_err(fail)?;
+    file.write_all(bytes).map_err(fail)?;
+    file.sync_all().map_err(fail)?;
+    fs::rename(&temporary, path).map_err(fail)?;
+    fs::File::open(folder).and_then(|dir| dir.sync_all()).map_err(fail)
+}
+
+/// A file that its owner alone reads.
+fn private(path: &Path) -> std::io::Result<fs::File> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
+}
+
+/// The key ring of standalone: `keys.json` in the data folder, made at the first start.
+pub fn open_ring(data: &Path) -> Result<KeyRing, ManifestError> {
+    fs::create_dir_all(data).map_err(|e| problem(data, e))?;
+    let path = data.join("keys.json");
+    if !path.exists() {
+        let depends = fs::read_dir(data.join("objects")).is_ok_and(|mut entries| entries.next().is_some());
+        if depends {
+            let why = "is missing while objects depend on it: restore it, or empty the data folder";
+            return Err(problem(&path, why));
+        }
+        let mut key = [0; KEY_LENGTH];
+        getrandom::fill(&mut key).map_err(|e| problem(&path, e))?;
+        let id = format!("k{:013}", crate::core::time::Millis::now().0);
+        let text = serde_json::to_vec(&BTreeMap::from([(id, hex::encode(key))])).map_err(|e| problem(&path, e))?;
+        write_whole(&path, &text)?;
+    }
+    let text = fs::read_to_string(&path).map_err(|e| problem(&path, e))?;
+    let keys: BTreeMap<String, String> = serde_json::from_str(&text).map_err(|_| problem(&path, "is no key ring"))?;
+    let keys: Option<Vec<(String, Vec<u8>)>> =
+        keys.into_iter().map(|(id, text)| Some((id, hex::decode(text).ok()?))).collect();
+    let keys = keys.ok_or_else(|| problem(&path, "is no key ring"))?;
+    KeyRing::from_data(keys.iter().map(|(id, key)| (id.as_str(), key.as_slice()))).map_err(|e| problem(&path, e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOOK: &str = "apiVersion: hookstream.dev/v1alpha1\nkind: EventHook\nmetadata: {name: a}\nspec: {source: s, handler: {}}\n";
+
+    fn target() -> Target {
+        Target { kind: Kind::EventHook, key: Key::new("default", "a"), uid: String::new(), resource_version: String::new() }
+    }
+
+    struct World {
+        dir: tempfile::TempDir,
+        manifests: Manifests,
+        state: State,
+    }
+
+    fn world() -> World {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("m");
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("a.yaml"), HOOK).unwrap();
+        fs::write(folder.join("keep.yaml"), HOOK.replace("name: a", "name: keep")).unwrap();
+        let mut manifests = Manifests::new(vec![folder]);
+        manifests.scan().unwrap();
+        let state = State::open(dir.path()).unwrap();
+        World { dir, manifests, state }
+    }
+
+    fn deleting(objects: &[(Kind, Value)]) -> Option<bool> {
+        let object = objects.iter().find(|(_, o)| o["metadata"]["name"] == "a")?;
+        Some(object.1["metadata"].get("deletionTimestamp").is_some())
+    }
+
+    #[test]
+    fn status_and_finalizers_outlive_the_process() {
+        let World { dir, manifests, mut state } = world();
+        state.set_status(&target(), json!({"observedGeneration": 1})).unwrap();
+        state.set_finalizers(&target(), vec!["f".into()], &manifests).unwrap();
+        let mut again = State::open(dir.path()).unwrap();
+        let objects = again.merge(&manifests, false, true);
+        let object = &objects.iter().find(|(_, o)| o["metadata"]["name"] == "a").unwrap().1;
+        assert_eq!(object["status"]["observedGeneration"], 1);
+        assert_eq!(object["metadata"]["finalizers"], json!(["f"]));
+    }
+
+    #[test]
+    fn a_removed_manifest_deletes_with_prune_after_two_scans_only() {
+        for prune in [false, true] {
+            let World { dir, mut manifests, mut state } = world();
+            state.merge(&manifests, prune, true);
+            state.set_finalizers(&target(), vec!["f".into()], &manifests).unwrap();
+            fs::remove_file(dir.path().join("m/a.yaml")).unwrap();
+            manifests.scan().unwrap();
+            assert_eq!(deleting(&state.merge(&manifests, prune, true)), Some(false), "one scan is not enough");
+            let second = deleting(&state.merge(&manifests, prune, true));
+            assert_eq!(second, prune.then_some(true));
+            let target = target();
+            state.set_finalizers(&target, vec![], &manifests).unwrap();
+            assert_eq!(deleting(&state.merge(&manifests, prune, true)), None, "cleaned up");
+        }
+    }
+
+    #[test]
+    fn the_generation_counts_specs() {
+        let World { dir, mut manifests, mut state } = world();
+        let generation = |objects: Vec<(Kind, Value)>| {
+            objects.iter().find(|(_, o)| o["metadata"]["name"] == "a").unwrap().1["metadata"]["generation"].as_i64().unwrap()
+        };
+        assert_eq!(generation(state.merge(&manifests, false, true)), 1);
+        assert_eq!(generation(state.merge(&manifests, false, true)), 1);
+        fs::write(dir.path().join("m/a.yaml"), HOOK.replace("source: s", "source: t")).unwrap();
+        manifests.scan().unwrap();
+        assert_eq!(generation(state.merge(&manifests, false, true)), 2);
+    }
+
+    #[test]
+    fn a_lost_ring_is_not_replaced_while_objects_depend_on_it() {
+        let World { dir, mut state, .. } = world();
+        let first = open_ring(dir.path()).unwrap();
+        assert_eq!(open_ring(dir.path()).unwrap().newest(), first.newest());
+        state.set_status(&target(), json!({})).unwrap();
+        fs::remove_file(dir.path().join("keys.json")).unwrap();
+        assert!(open_ring(dir.path()).unwrap_err().to_string().contains("restore"));
+    }
+}

@@ -1,0 +1,174 @@
+//! A Kubernetes cluster.
+
+mod reviews;
+mod ring;
+mod secrets;
+mod watch;
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use k8s_openapi::api::events::v1::Event as KubeEvent;
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::{Api, Client};
+use serde_json::{Value, json};
+
+use super::{Access, AccessError, Cluster, ClusterError, Key, Kind, SecretData, Target};
+use crate::api::{Connection, EventHook, GROUP};
+use crate::core::conditions::{Note, cut};
+use crate::core::keys::KeyRing;
+
+pub use watch::{Watching, watch};
+
+/// The controller's name in managed fields and events.
+const MANAGER: &str = "hookstream-controller";
+/// The longest note that the API server takes in an event.
+const MAX_NOTE: usize = 1024;
+
+/// What the roles need to know of the cluster they run in.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The operator's own namespace, where the key ring is.
+    pub namespace: String,
+    /// The namespaces to work in; none: all.
+    pub namespaces: Vec<String>,
+    /// Use only Secrets with the label `hookstream.dev/use: "true"`.
+    pub require_secret_label: bool,
+    /// The audience that callers' tokens must have.
+    pub token_audience: String,
+}
+
+/// A cluster through its API server.
+pub struct Kubernetes {
+    client: Client,
+    secrets: Arc<secrets::SecretCache>,
+    ring: ring::RingCache,
+    reviews: reviews::Reviews,
+}
+
+impl Kubernetes {
+    pub fn new(client: Client, options: &Options) -> Self {
+        Kubernetes {
+            secrets: Arc::new(secrets::SecretCache::new(client.clone(), options.require_secret_label)),
+            ring: ring::RingCache::new(client.clone(), options.namespace.clone()),
+            reviews: reviews::Reviews::new(client.clone(), options.token_audience.clone()),
+            client,
+        }
+    }
+
+    async fn patch_status(&self, target: &Target, status: Value) -> Result<(), ClusterError> {
+        let kind: &str = target.kind.into();
+        let body = json!({
+            "apiVersion": format!("{GROUP}/v1alpha1"),
+            "kind": kind,
+            // The uid: a status of an object that was deleted must not land on its successor.
+            "metadata": {"name": target.key.name, "namespace": target.key.namespace, "uid": target.uid},
+            "status": status,
+        });
+        let (params, patch) = (PatchParams::apply(MANAGER).force(), Patch::Apply(&body));
+        let (client, namespace, name) = (self.client.clone(), &target.key.namespace, &target.key.name);
+        match target.kind {
+            Kind::EventHook => {
+                Api::<EventHook>::namespaced(client, namespace).patch_status(name, &params, &patch).await.map(drop)
+            }
+            Kind::Connection => {
+                Api::<Connection>::namespaced(client, namespace).patch_status(name, &params, &patch).await.map(drop)
+            }
+        }
+        .map_err(cluster_error)
+    }
+
+    async fn patch_finalizers(&self, target: &Target, finalizers: Vec<String>) -> Result<(), ClusterError> {
+        // The resourceVersion: another controller's finalizer that was added meanwhile must not be lost.
+        let body = json!({"metadata": {"resourceVersion": target.resource_version, "uid": target.uid, "finalizers": finalizers}});
+        let (params, patch) = (PatchParams::default(), Patch::Merge(&body));
+        let (client, namespace, name) = (self.client.clone(), &target.key.namespace, &target.key.name);
+        match target.kind {
+            Kind::EventHook => {
+                Api::<EventHook>::namespaced(client, namespace).patch_metadata(name, &params, &patch).await.map(drop)
+            }
+            Kind::Connection => {
+                Api::<Connection>::namespaced(client, namespace).patch_metadata(name, &params, &patch).await.map(drop)
+            }
+        }
+        .map_err(cluster_error)
+    }
+
+    async fn create_event(&self, target: &Target, warning: bool, note: &Note) -> Result<(), kube::Error> {
+        let kind: &str = target.kind.into();
+        let event = KubeEvent {
+            metadata: ObjectMeta {
+                generate_name: Some(format!("{}.", cut(&target.key.name, 200))),
+                namespace: Some(target.key.namespace.clone()),
+                ..ObjectMeta::default()
+            },
+            action: Some("Reconcile".into()),
+            event_time: Some(MicroTime(jiff::Timestamp::now())),
+            note: Some(cut(&note.message, MAX_NOTE).to_owned()),
+            reason: Some(note.reason.to_owned()),
+            regarding: Some(ObjectReference {
+                api_version: Some(format!("{GROUP}/v1alpha1")),
+                kind: Some(kind.to_owned()),
+                name: Some(target.key.name.clone()),
+                namespace: Some(target.key.namespace.clone()),
+                uid: Some(target.uid.clone()),
+                ..ObjectReference::default()
+            }),
+            reporting_controller: Some("hookstream.dev/controller".into()),
+            reporting_instance: Some(cut(&hostname(), 128).to_owned()),
+            type_: Some(if warning { "Warning" } else { "Normal" }.into()),
+            ..KubeEvent::default()
+        };
+        let api: Api<KubeEvent> = Api::namespaced(self.client.clone(), &target.key.namespace);
+        api.create(&PostParams::default(), &event).await.map(drop)
+    }
+}
+
+fn hostname() -> String {
+    std::env::var("HOSTNAME").unwrap_or_else(|_| "hookstream".into())
+}
+
+fn cluster_error(error: kube::Error) -> ClusterError {
+    match &error {
+        kube::Error::Api(status) if status.code == 409 => ClusterError::Conflict,
+        kube::Error::Api(status) if status.code == 404 => ClusterError::Gone,
+        kube::Error::Api(status) => ClusterError::ClusterError(format!("the API server refused: {}", status.message)),
+        _ => ClusterError::ClusterError(format!("the API server cannot be reached: {error}")),
+    }
+}
+
+impl Cluster for Kubernetes {
+    fn secret<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Arc<SecretData>>, ClusterError>> {
+        Box::pin(self.secrets.get(key))
+    }
+
+    fn write_status<'a>(&'a self, target: &'a Target, status: Value) -> BoxFuture<'a, Result<(), ClusterError>> {
+        Box::pin(self.patch_status(target, status))
+    }
+
+    fn write_finalizers<'a>(
+        &'a self,
+        target: &'a Target,
+        finalizers: Vec<String>,
+    ) -> BoxFuture<'a, Result<(), ClusterError>> {
+        Box::pin(self.patch_finalizers(target, finalizers))
+    }
+
+    fn publish<'a>(&'a self, target: &'a Target, warning: bool, note: &'a Note) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            if let Err(error) = self.create_event(target, warning, note).await {
+                tracing::debug!(object = %target.key, %error, "an event could not be published");
+            }
+        })
+    }
+
+    fn key_ring(&self, create: bool) -> BoxFuture<'_, Result<Arc<KeyRing>, ClusterError>> {
+        Box::pin(self.ring.get(create))
+    }
+
+    fn authorize<'a>(&'a self, token: Option<&'a str>, access: Access<'a>) -> BoxFuture<'a, Result<(), AccessError>> {
+        Box::pin(self.reviews.authorize(token, access))
+    }
+}

@@ -1,0 +1,107 @@
+//! The watches: our kinds whole, Secrets by their metadata only.
+
+use std::fmt::Debug;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+
+use futures::stream::{StreamExt, select_all};
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::Secret;
+use kube::runtime::watcher::{Config, Event};
+use kube::core::PartialObjectMeta;
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client, Resource};
+use serde::de::DeserializeOwned;
+
+use super::{Kubernetes, Options, secrets::SecretCache};
+use crate::api::USE_LABEL;
+use crate::cluster::{Change, Feed, Guarded, Key, Subscribers, View};
+
+/// What is watched, and the work of watching, to be spawned.
+pub struct Watching<F> {
+    pub view: View,
+    pub run: F,
+}
+
+/// Watches everything that both roles need.
+pub fn watch(
+    cluster: &Kubernetes,
+    options: &Options,
+    subscribers: Subscribers,
+) -> Watching<impl Future<Output = ()> + Send + use<>> {
+    let subscribers = Arc::new(subscribers);
+    let scopes = options.namespaces.len().max(1);
+    let (hook_feed, hooks) = Feed::new(scopes, subscribers.clone(), Change::EventHook);
+    let (connection_feed, connections) = Feed::new(scopes, subscribers.clone(), Change::Connection);
+    let (client, namespaces) = (cluster.client.clone(), options.namespaces.clone());
+    let secrets = cluster.secrets.clone();
+    let labelled = options.require_secret_label;
+    let run = async move {
+        tokio::join!(
+            follow(client.clone(), &namespaces, hook_feed),
+            follow(client.clone(), &namespaces, connection_feed),
+            follow_secrets(client, &namespaces, labelled, secrets, subscribers),
+        );
+    };
+    Watching { view: View { hooks, connections }, run }
+}
+
+fn apis<K: Resource<DynamicType = (), Scope = NamespaceResourceScope>>(client: &Client, namespaces: &[String]) -> Vec<Api<K>> {
+    if namespaces.is_empty() {
+        return vec![Api::all(client.clone())];
+    }
+    namespaces.iter().map(|namespace| Api::namespaced(client.clone(), namespace)).collect()
+}
+
+async fn follow<K>(client: Client, namespaces: &[String], mut feed: Feed<K>)
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + Debug
+        + DeserializeOwned
+        + Send
+        + Sync
+        + 'static,
+{
+    let streams = apis::<Guarded<K>>(&client, namespaces).into_iter().enumerate().map(|(scope, api)| {
+        watcher(api, Config::default()).default_backoff().map(move |event| (scope, event)).boxed()
+    });
+    let mut events = select_all(streams);
+    while let Some((scope, event)) = events.next().await {
+        match event {
+            Ok(event) => feed.apply(scope, event).await,
+            Err(error) => tracing::warn!(kind = %K::kind(&()), %error, "the watch failed and starts again"),
+        }
+    }
+}
+
+async fn follow_secrets(
+    client: Client,
+    namespaces: &[String],
+    labelled: bool,
+    secrets: Arc<SecretCache>,
+    subscribers: Arc<Subscribers>,
+) {
+    let config = || if labelled { Config::default().labels(&format!("{USE_LABEL}=true")) } else { Config::default() };
+    let streams = apis::<PartialObjectMeta<Secret>>(&client, namespaces)
+        .into_iter()
+        .map(|api| watcher(api, config()).default_backoff().boxed());
+    let mut events = pin!(select_all(streams));
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(Event::Apply(secret) | Event::Delete(secret) | Event::InitApply(secret)) => {
+                let key = Key::of(&secret);
+                // A relist brings all Secrets of the cluster: those that nobody uses concern nobody. One that was
+                // missing when it was asked for is among those that are used.
+                if secrets.changed(&key) {
+                    subscribers.tell(&Change::Secret(key)).await;
+                }
+            }
+            // What was deleted while nobody watched is not in the list that follows.
+            Ok(Event::Init) => secrets.all_changed(),
+            Ok(Event::InitDone) => {}
+            Err(error) => tracing::warn!(kind = "Secret", %error, "the watch failed and starts again"),
+        }
+    }
+}

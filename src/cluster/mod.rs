@@ -1,0 +1,175 @@
+//! Where objects come from and go to: a Kubernetes cluster, or files.
+//!
+//! Purpose: one small trait stands for the cluster (read what is referenced, write status, publish events, judge
+//! callers), with two implementations, so that standalone runs the same reconciler and the same worker. `Feed` keeps
+//! the reflector stores that both roles read, and tells subscribers what changed.
+//!
+//! Invariants: one malformed object never hides the others; secrets are in no `Debug` output; what cannot be read now
+//! is served as it was last read, where that is safe.
+//!
+//! Left to others: what objects mean.
+
+mod feed;
+pub mod files;
+pub mod kubernetes;
+mod secrets;
+
+use std::fmt;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use kube::core::DeserializeGuard;
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::{Resource, ResourceExt};
+use serde_json::Value;
+
+pub use feed::{Feed, Subscribers};
+pub use secrets::{MissingSecret, SecretData, secret_text};
+
+use crate::api::{Connection, EventHook};
+use crate::core::conditions::Note;
+use crate::core::keys::KeyRing;
+
+/// An object as watches give it: itself, or why it could not be read.
+pub type Guarded<K> = DeserializeGuard<K>;
+
+/// The objects as last seen.
+#[derive(Clone)]
+pub struct View {
+    pub hooks: Store<Guarded<EventHook>>,
+    pub connections: Store<Guarded<Connection>>,
+}
+
+impl View {
+    /// Waits until every object was listed once.
+    pub async fn ready(&self) {
+        // An error means that the feed ended, which only happens when the process stops.
+        self.hooks.wait_until_ready().await.ok();
+        self.connections.wait_until_ready().await.ok();
+    }
+
+    pub fn connection(&self, namespace: &str, name: &str) -> Option<Arc<Guarded<Connection>>> {
+        self.connections.get(&ObjectRef::new(name).within(namespace))
+    }
+
+    pub fn hook(&self, namespace: &str, name: &str) -> Option<Arc<Guarded<EventHook>>> {
+        self.hooks.get(&ObjectRef::new(name).within(namespace))
+    }
+}
+
+/// Something changed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Change {
+    EventHook(Key),
+    Connection(Key),
+    Secret(Key),
+}
+
+/// A name in a namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key {
+    pub namespace: String,
+    pub name: String,
+}
+
+impl Key {
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Key { namespace: namespace.to_owned(), name: name.to_owned() }
+    }
+
+    pub fn of<K: Resource>(object: &K) -> Self {
+        Key { namespace: object.namespace().unwrap_or_default(), name: object.name_any() }
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// A kind whose objects are reconciled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, strum::IntoStaticStr, strum::EnumString)]
+pub enum Kind {
+    EventHook,
+    Connection,
+}
+
+/// The object that a write is for.
+#[derive(Clone, Debug)]
+pub struct Target {
+    pub kind: Kind,
+    pub key: Key,
+    pub uid: String,
+    pub resource_version: String,
+}
+
+impl Target {
+    pub fn of<K: Resource>(kind: Kind, object: &K) -> Self {
+        Target {
+            kind,
+            key: Key::of(object),
+            uid: object.uid().unwrap_or_default(),
+            resource_version: object.resource_version().unwrap_or_default(),
+        }
+    }
+}
+
+/// Why the cluster could not do it.
+#[derive(Clone, Debug, thiserror::Error, strum::IntoStaticStr)]
+pub enum ClusterError {
+    /// The object changed since it was read, or is another one of the same name: read again.
+    #[error("the object changed meanwhile")]
+    Conflict,
+    #[error("the object is gone")]
+    Gone,
+    #[error("{0}")]
+    ClusterError(String),
+    #[error("the key ring cannot be used: {0}")]
+    KeyRing(String),
+}
+
+/// What a caller wants to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Access<'a> {
+    pub namespace: &'a str,
+    pub verb: &'static str,
+    pub resource: &'static str,
+}
+
+/// Why a caller may not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr)]
+pub enum AccessError {
+    #[error("a bearer token is missing or not valid")]
+    Unauthenticated,
+    #[error("the caller may not do this in this namespace")]
+    Forbidden,
+    #[error("the caller cannot be checked now")]
+    Unavailable,
+}
+
+/// What the roles need of a cluster.
+pub trait Cluster: Send + Sync + 'static {
+    /// A Secret's data; None where there is none that may be used.
+    fn secret<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Arc<SecretData>>, ClusterError>>;
+
+    /// Replaces the controller's part of a status.
+    fn write_status<'a>(&'a self, target: &'a Target, status: Value) -> BoxFuture<'a, Result<(), ClusterError>>;
+
+    /// Sets the finalizers, if the object is still as it was read.
+    fn write_finalizers<'a>(
+        &'a self,
+        target: &'a Target,
+        finalizers: Vec<String>,
+    ) -> BoxFuture<'a, Result<(), ClusterError>>;
+
+    /// Tells people. Never fails: what cannot be told is logged.
+    fn publish<'a>(&'a self, target: &'a Target, warning: bool, note: &'a Note) -> BoxFuture<'a, ()>;
+
+    /// The key ring. `create`: makes one where there is none; only the controller may, and only while nothing depends
+    /// on a lost one.
+    fn key_ring(&self, create: bool) -> BoxFuture<'_, Result<Arc<KeyRing>, ClusterError>>;
+
+    /// Judges a caller by its bearer token.
+    fn authorize<'a>(&'a self, token: Option<&'a str>, access: Access<'a>) -> BoxFuture<'a, Result<(), AccessError>>;
+}

@@ -1,0 +1,66 @@
+//! How long one object waits after its failures. Nobody else waits with it.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+const FIRST: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_secs(300);
+
+/// Failures in a row, by uid.
+#[derive(Default)]
+pub struct Backoff {
+    failures: Mutex<HashMap<String, u32>>,
+}
+
+impl Backoff {
+    /// One failure more; how long to wait. Full jitter: objects that failed together come back apart.
+    pub fn failed(&self, uid: &str) -> Duration {
+        let mut failures = self.failures.lock();
+        let count = failures.entry(uid.to_owned()).or_default();
+        *count = count.saturating_add(1);
+        ceiling(*count).mul_f64(fastrand::f64()).max(FIRST / 4)
+    }
+
+    pub fn forget(&self, uid: &str) {
+        self.failures.lock().remove(uid);
+    }
+}
+
+fn ceiling(failures: u32) -> Duration {
+    let doublings = failures.saturating_sub(1).min(20);
+    LONGEST.min(FIRST * (1 << doublings))
+}
+
+/// The time to the next comparison with the vendor: the interval and up to a tenth more, the same for an object every
+/// time, so that a thousand objects that were made together are not compared together.
+pub fn resync(interval: Duration, uid: &str) -> Duration {
+    let sum = uid.bytes().fold(0u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(byte)));
+    interval.mul_f64(1.0 + f64::from(sum % 1000) / 10_000.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn doubles_to_a_bound_and_starts_again() {
+        let seconds: Vec<u64> = [1, 2, 3, 9, 10, 1000].into_iter().map(|n| ceiling(n).as_secs()).collect();
+        assert_eq!(seconds, [1, 2, 4, 256, 300, 300]);
+        let backoff = Backoff::default();
+        for _ in 0..50 {
+            assert!(backoff.failed("a") <= LONGEST);
+        }
+        backoff.forget("a");
+        assert!(backoff.failed("a") <= FIRST);
+    }
+
+    #[test]
+    fn resyncs_spread() {
+        let interval = Duration::from_secs(600);
+        let all: std::collections::HashSet<_> = (0..100).map(|i| resync(interval, &format!("uid-{i}"))).collect();
+        assert!(all.len() > 50);
+        assert!(all.iter().all(|d| *d >= interval && *d <= interval.mul_f64(1.1)));
+    }
+}

@@ -1,0 +1,49 @@
+//! What every reconcile has at hand.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use url::Url;
+
+use super::backoff::Backoff;
+use crate::admin::kong::KongAccess;
+use crate::cluster::{Cluster, Key, View};
+use crate::metrics::Metrics;
+use crate::net::HttpClient;
+
+/// The controller's settings.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How Kong reaches the worker, unless a Connection says so itself.
+    pub ingest_url: Option<Url>,
+    /// How often objects are compared with the vendor, unless a Connection says so itself.
+    pub resync_interval: Duration,
+}
+
+/// What every reconcile has at hand.
+pub struct Context {
+    pub cluster: Arc<dyn Cluster>,
+    pub view: View,
+    pub http: HttpClient,
+    pub options: Options,
+    pub metrics: Arc<Metrics>,
+    pub(super) backoff: Backoff,
+    /// The access that last worked, by Connection: a namespace whose Secret is deleted first still cleans up.
+    pub(super) last_access: Mutex<HashMap<Key, KongAccess>>,
+}
+
+impl Context {
+    pub fn new(cluster: Arc<dyn Cluster>, view: View, http: HttpClient, options: Options, metrics: Arc<Metrics>) -> Self {
+        Context {
+            cluster,
+            view,
+            http,
+            options,
+            metrics,
+            backoff: Backoff::default(),
+            last_access: Mutex::default(),
+        }
+    }
+}

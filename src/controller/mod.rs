@@ -1,0 +1,76 @@
+//! The controller: keeps the vendors' admin APIs true to the custom resources.
+//!
+//! Purpose: a reconcile is a pipeline: dereference, validate, plan, apply, status. `reconcile` is the pipeline, generic
+//! over kinds; a small file a kind says what it wants; `observed` puts telemetry, panics, backoff and the reporting of
+//! failures around it.
+//!
+//! Invariants: the finalizer stands before the first external write, and none where nothing external exists; only
+//! dereference, apply and status touch the network; status is written only when its meaning changes; an error is one
+//! object's, and its backoff too.
+//!
+//! Left to others: how objects come and go (`cluster`), what a vendor speaks (`admin`), what differs (`core::plan`).
+//! The lease will be asked in `reconcile::apply`, right before an external write.
+
+mod backoff;
+mod cleanup;
+mod connection;
+mod context;
+mod eventhook;
+mod observed;
+mod problem;
+mod reconcile;
+mod requests;
+mod status;
+
+use std::sync::Arc;
+
+use futures::StreamExt;
+use kube::Resource;
+use kube::runtime::controller::{Action, Config, applier};
+use kube::runtime::reflector::{Lookup, ObjectRef, Store};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+pub use context::{Context, Options};
+pub use problem::Problem;
+
+use crate::cluster::{Change, Guarded};
+
+/// Reconciles at once; the rest wait their turn.
+const CONCURRENCY: u16 = 32;
+const QUEUE: usize = 1024;
+
+/// Runs until the changes end. `changes` are those of the same feeds as the context's view.
+pub async fn run(context: Arc<Context>, changes: mpsc::Receiver<Change>) {
+    let (hooks, hook_requests) = mpsc::channel(QUEUE);
+    let (connections, connection_requests) = mpsc::channel(QUEUE);
+    let view = context.view.clone();
+    tokio::join!(
+        requests::forward(context.clone(), changes, hooks, connections),
+        drive(context.clone(), view.hooks, hook_requests, |o, c| observed::observed(eventhook::reconcile, o, c)),
+        drive(context, view.connections, connection_requests, |o, c| observed::observed(connection::reconcile, o, c)),
+    );
+}
+
+/// Feeds requests to kube-runtime's applier, which runs one reconcile an object at a time.
+async fn drive<K, F>(
+    context: Arc<Context>,
+    store: Store<Guarded<K>>,
+    requests: mpsc::Receiver<ObjectRef<Guarded<K>>>,
+    reconcile: impl Fn(Arc<Guarded<K>>, Arc<Context>) -> F + Send + Sync,
+) where
+    K: Resource<DynamicType = ()> + Lookup<DynamicType = ()> + Clone + Send + Sync + 'static,
+    F: Future<Output = Action> + Send,
+{
+    let queue = ReceiverStream::new(requests).map(Ok::<_, std::convert::Infallible>);
+    applier(
+        |object, context| Box::pin(async { Ok::<Action, std::convert::Infallible>(reconcile(object, context).await) }),
+        |_, never, _| match *never {},
+        context,
+        store,
+        queue,
+        Config::default().concurrency(CONCURRENCY),
+    )
+    .for_each(|_| async {})
+    .await;
+}

@@ -1,0 +1,143 @@
+//! From changes to reconciles: who is concerned.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use kube::ResourceExt;
+use kube::runtime::reflector::ObjectRef;
+use tokio::sync::mpsc;
+
+use super::context::Context;
+use crate::api::{Connection, EventHook, RECONCILE_REQUESTED_AT};
+use crate::cluster::{Change, Guarded, Key};
+
+type Hooks = mpsc::Sender<ObjectRef<Guarded<EventHook>>>;
+type Connections = mpsc::Sender<ObjectRef<Guarded<Connection>>>;
+
+/// What of an object a reconcile depends on. Without it, the controller's own writes would wake it again and again.
+#[derive(PartialEq, Eq)]
+struct Fingerprint {
+    uid: Option<String>,
+    generation: Option<i64>,
+    deleting: bool,
+    finalizers: usize,
+    requested: Option<String>,
+    readable: bool,
+    ready: bool,
+}
+
+/// Reads changes until they end and asks for the reconciles that follow from them.
+pub async fn forward(context: Arc<Context>, mut changes: mpsc::Receiver<Change>, hooks: Hooks, connections: Connections) {
+    let mut seen: HashMap<Change, Fingerprint> = HashMap::new();
+    while let Some(change) = changes.recv().await {
+        let now = match &change {
+            Change::EventHook(key) => context.view.hook(&key.namespace, &key.name).map(|o| hook_print(&o)),
+            Change::Connection(key) => {
+                context.view.connection(&key.namespace, &key.name).map(|o| connection_print(&o))
+            }
+            Change::Secret(_) => None,
+        };
+        let same = match now {
+            Some(now) => {
+                let same = seen.get(&change) == Some(&now);
+                seen.insert(change.clone(), now);
+                same
+            }
+            None => {
+                seen.remove(&change);
+                false
+            }
+        };
+        if !same {
+            concerned(&context, &change, &hooks, &connections).await;
+        }
+    }
+}
+
+async fn concerned(context: &Context, change: &Change, hooks: &Hooks, connections: &Connections) {
+    match change {
+        Change::EventHook(key) => {
+            if context.view.hook(&key.namespace, &key.name).is_some() {
+                ask(hooks, key).await;
+            }
+            // The first user puts the in-use finalizer on a Connection, the last one that goes lets it go.
+            for connection in context.view.connections.state_filter(|c| in_namespace(c, key)) {
+                ask(connections, &Key::of(&*connection)).await;
+            }
+        }
+        Change::Connection(key) => {
+            if context.view.connection(&key.namespace, &key.name).is_some() {
+                ask(connections, key).await;
+            }
+            for hook in context.view.hooks.state_filter(|h| in_namespace(h, key) && uses_connection(h, &key.name)) {
+                ask(hooks, &Key::of(&*hook)).await;
+            }
+        }
+        Change::Secret(key) => {
+            for hook in context.view.hooks.state_filter(|h| in_namespace(h, key) && hook_uses_secret(h, &key.name)) {
+                ask(hooks, &Key::of(&*hook)).await;
+            }
+            let uses = |c: &Guarded<Connection>| in_namespace(c, key) && connection_uses_secret(c, &key.name);
+            for connection in context.view.connections.state_filter(|c| uses(c)) {
+                ask(connections, &Key::of(&*connection)).await;
+            }
+        }
+    }
+}
+
+async fn ask<K>(queue: &mpsc::Sender<ObjectRef<Guarded<K>>>, key: &Key)
+where
+    K: kube::Resource<DynamicType = ()> + Clone + 'static,
+{
+    // Closed: the controller is stopping.
+    queue.send(ObjectRef::new(&key.name).within(&key.namespace)).await.ok();
+}
+
+fn in_namespace<K: kube::Resource>(object: &Guarded<K>, key: &Key) -> bool {
+    object.meta().namespace.as_deref() == Some(key.namespace.as_str())
+}
+
+/// True where the hook refers to this Connection, by its spec or by what it made there.
+pub fn uses_connection(hook: &Guarded<EventHook>, name: &str) -> bool {
+    let Ok(hook) = &hook.0 else { return false };
+    let external = hook.status.as_ref().and_then(|s| s.external.as_ref());
+    hook.spec.connection_ref.as_ref().is_some_and(|r| r.name == name)
+        || external.is_some_and(|e| e.connection == name)
+}
+
+fn hook_uses_secret(hook: &Guarded<EventHook>, name: &str) -> bool {
+    let Ok(hook) = &hook.0 else { return false };
+    let Some(webhook) = &hook.spec.handler.webhook else { return false };
+    webhook.url_secret_ref.as_ref().is_some_and(|r| r.name == name)
+        || webhook.signature.as_ref().is_some_and(|s| s.secret_ref.name == name)
+        || webhook.headers_from.iter().flatten().any(|h| h.secret_ref.name == name)
+}
+
+fn connection_uses_secret(connection: &Guarded<Connection>, name: &str) -> bool {
+    let Ok(connection) = &connection.0 else { return false };
+    let kong = connection.spec.kong.as_ref();
+    kong.and_then(|k| k.token_secret_ref.as_ref()).is_some_and(|r| r.name == name)
+}
+
+fn print<K: kube::Resource>(object: &Guarded<K>, ready: bool) -> Fingerprint {
+    Fingerprint {
+        uid: object.uid(),
+        generation: object.meta().generation,
+        deleting: object.meta().deletion_timestamp.is_some(),
+        finalizers: object.finalizers().len(),
+        requested: object.annotations().get(RECONCILE_REQUESTED_AT).cloned(),
+        readable: object.0.is_ok(),
+        ready,
+    }
+}
+
+fn hook_print(hook: &Guarded<EventHook>) -> Fingerprint {
+    print(hook, false)
+}
+
+/// A Connection that becomes ready wakes its users.
+fn connection_print(connection: &Guarded<Connection>) -> Fingerprint {
+    let status = connection.0.as_ref().ok().and_then(|c| c.status.as_ref());
+    let ready = status.is_some_and(|s| s.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"));
+    print(connection, ready)
+}

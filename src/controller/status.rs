@@ -1,0 +1,147 @@
+//! The status, written only when its meaning changes, with one Kubernetes Event a changed note.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::ResourceExt;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::context::Context;
+use super::problem::Problem;
+use crate::api::{Connection, ConnectionStatus, EventHook, EventHookStatus, Handled, LastError, RECONCILE_REQUESTED_AT};
+use crate::cluster::{ClusterError, Kind, Target};
+use crate::core::conditions::{DELIVERING, Note, Standing, same_meaning};
+use crate::core::time::Millis;
+
+/// A kind that is reconciled.
+pub trait Managed:
+    kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + Serialize + DeserializeOwned + Send + Sync + 'static
+{
+    const KIND: Kind;
+    type Status: Default + Clone + Serialize + Send;
+
+    fn status(&self) -> Option<&Self::Status>;
+    fn parts(status: &mut Self::Status) -> Parts<'_>;
+}
+
+/// The members that every kind's status has.
+pub struct Parts<'a> {
+    pub observed_generation: &'a mut Option<i64>,
+    pub conditions: &'a mut Vec<Condition>,
+    pub handled: &'a mut Option<Handled>,
+    pub last_error: &'a mut Option<LastError>,
+}
+
+macro_rules! managed {
+    ($kind:ident, $status:ty) => {
+        impl Managed for $kind {
+            const KIND: Kind = Kind::$kind;
+            type Status = $status;
+            fn status(&self) -> Option<&$status> {
+                self.status.as_ref()
+            }
+            fn parts(status: &mut $status) -> Parts<'_> {
+                Parts {
+                    observed_generation: &mut status.observed_generation,
+                    conditions: &mut status.conditions,
+                    handled: &mut status.handled,
+                    last_error: &mut status.last_error,
+                }
+            }
+        }
+    };
+}
+
+managed!(EventHook, EventHookStatus);
+managed!(Connection, ConnectionStatus);
+
+/// Writes how the object stands. `status` carries what the kind itself wants to tell; its shared members are filled in.
+pub async fn write<K: Managed>(
+    context: &Context,
+    object: &K,
+    mut status: K::Status,
+    standing: &Standing,
+    last_error: Option<LastError>,
+) -> Result<(), ClusterError> {
+    let generation = object.meta().generation;
+    let parts = K::parts(&mut status);
+    let before = std::mem::take(parts.conditions);
+    *parts.observed_generation = generation;
+    *parts.conditions = standing.conditions(&before, generation, Millis::now());
+    *parts.last_error = last_error;
+    // The token of a command is acknowledged once it was carried out, whatever came of it.
+    let handled = parts.handled.get_or_insert_default();
+    handled.reconcile_requested_at = object.annotations().get(RECONCILE_REQUESTED_AT).cloned();
+    // The worker's to write.
+    handled.resume = None;
+    if *handled == Handled::default() {
+        *parts.handled = None;
+    }
+    store(context, &Target::of(K::KIND, object), object.status(), &before, status, standing).await
+}
+
+/// Writes a problem. An object that cannot be read has its status replaced by the conditions alone: better no memory
+/// than no word; what it made at the vendor is found again by its uid.
+pub async fn report<K: Managed>(
+    context: &Context,
+    target: &Target,
+    object: Option<&K>,
+    problem: &Problem,
+) -> Result<(), ClusterError> {
+    let standing = problem.standing();
+    let last_error = problem.admin().map(|error| error.last_error(Millis::now()));
+    match object {
+        Some(object) => {
+            write(context, object, object.status().cloned().unwrap_or_default(), &standing, last_error).await
+        }
+        None => {
+            let mut status = K::Status::default();
+            *K::parts(&mut status).conditions = standing.conditions(&[], None, Millis::now());
+            store::<K::Status>(context, target, None, &[], status, &standing).await
+        }
+    }
+}
+
+async fn store<S: Serialize>(
+    context: &Context,
+    target: &Target,
+    before: Option<&S>,
+    conditions: &[Condition],
+    status: S,
+    standing: &Standing,
+) -> Result<(), ClusterError> {
+    let value = controllers_part(serde_json::to_value(&status).unwrap_or_default());
+    let old = controllers_part(before.map(|s| serde_json::to_value(s).unwrap_or_default()).unwrap_or_default());
+    if same_meaning(&old, &value) {
+        return Ok(());
+    }
+    context.cluster.write_status(target, value).await?;
+    let ready = conditions.iter().find(|c| c.type_ == "Ready");
+    let note = standing.note();
+    if ready.is_none_or(|c| c.reason != note.reason || c.message != note.message) {
+        let warning = !matches!(standing, Standing::Ready(_));
+        context.cluster.publish(target, warning, note).await;
+    }
+    Ok(())
+}
+
+/// Tells people of something that happened, apart from how the object stands.
+pub async fn tell<K: Managed>(context: &Context, object: &K, warning: bool, note: &Note) {
+    context.cluster.publish(&Target::of(K::KIND, object), warning, note).await;
+}
+
+/// Leaves out what the worker writes: its condition, and the acknowledgement of `resume`.
+fn controllers_part(mut status: Value) -> Value {
+    if let Some(conditions) = status.get_mut("conditions").and_then(Value::as_array_mut) {
+        conditions.retain(|c| c.get("type").and_then(Value::as_str) != Some(DELIVERING));
+    }
+    if let Some(handled) = status.get_mut("handled").and_then(Value::as_object_mut) {
+        handled.remove("resume");
+        if handled.is_empty()
+            && let Some(status) = status.as_object_mut()
+        {
+            status.remove("handled");
+        }
+    }
+    status
+}
