@@ -5,4 +5,7 @@
 
 mod harness;
 
+mod crd_rules;
+mod crds_generated;
 mod harness_works;
+mod kubectl_explain;

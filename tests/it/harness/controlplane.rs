@@ -1,9 +1,8 @@
 //! etcd, kube-apiserver and (on demand) kube-controller-manager: once a test binary, in a folder that goes with it.
 
 use std::ffi::OsStr;
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::sync::{LazyLock, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -16,7 +15,7 @@ use kube::{Client, Config};
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
 use serde_json::json;
 
-use super::{DEADLINE, Namespace, eventually, free_port, watchdog};
+use super::{DEADLINE, Namespace, eventually, free_port, run, tool, watchdog};
 
 /// A loaded machine with cold disks takes its time to start an API server.
 const START: Duration = Duration::from_secs(90);
@@ -257,40 +256,6 @@ pub async fn client_of(kubeconfig: &Path) -> Result<Client, String> {
     let options = KubeConfigOptions::default();
     let config = Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(|e| e.to_string())?;
     Client::try_from(config).map_err(|e| e.to_string())
-}
-
-/// Runs a program to its end without blocking the test's runtime, in which a server of the test may have to answer it.
-pub async fn run(mut command: Command, input: &str) -> Result<String, String> {
-    let input = input.to_owned();
-    let work = move || {
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|e| format!("{:?}: {e}", command.get_program()))?;
-        let mut pipe = child.stdin.take().expect("a pipe");
-        // Written beside the reading: a program that answers before it has read all would block both.
-        let writer = std::thread::spawn(move || pipe.write_all(input.as_bytes()));
-        let output = child.wait_with_output().map_err(|e| e.to_string())?;
-        writer.join().ok();
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
-    };
-    tokio::task::spawn_blocking(work).await.expect("a thread")
-}
-
-/// Where a program of the control plane is: among `KUBEBUILDER_ASSETS`, else built from the pinned Go modules.
-pub fn tool(name: &str) -> PathBuf {
-    static BUILT: LazyLock<PathBuf> = LazyLock::new(|| {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/controlplane/build.sh");
-        let output = Command::new(script).stderr(Stdio::inherit()).output().expect(script);
-        let text = String::from_utf8(output.stdout).expect("a path");
-        assert!(output.status.success(), "{script} failed: what it said stands above");
-        text.lines().last().expect("a path").into()
-    });
-    let given = std::env::var_os("KUBEBUILDER_ASSETS").map(|dir| Path::new(&dir).join(name));
-    given.filter(|path| path.exists()).unwrap_or_else(|| BUILT.join(name))
 }
 
 /// An EC key pair as kube-apiserver reads it.

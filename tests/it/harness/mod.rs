@@ -11,6 +11,7 @@ mod controlplane;
 mod namespace;
 mod process;
 mod receiver;
+mod tools;
 pub mod watchdog;
 
 use std::collections::HashSet;
@@ -18,10 +19,11 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::sync::{LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
-pub use controlplane::{ControlPlane, client_of, control_plane, run, tool};
+pub use controlplane::{ControlPlane, client_of, control_plane};
 pub use namespace::Namespace;
 pub use process::Process;
 pub use receiver::{Receiver, Recorded, Reply};
+pub use tools::{run, tool};
 
 /// Long enough for a loaded machine; a test that passes never waits for it.
 pub const DEADLINE: Duration = Duration::from_secs(30);

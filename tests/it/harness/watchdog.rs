@@ -6,7 +6,7 @@
 use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{LazyLock, Mutex};
 
@@ -27,10 +27,11 @@ for p in $pids; do kill -9 "-$p" "$p"; done
 rm -rf -- "$@" || { sleep 1; rm -rf -- "$@"; }
 "#;
 
-static PIPE: LazyLock<Mutex<ChildStdin>> = LazyLock::new(|| {
+/// Outlives this process: nothing waits for it.
+static WATCHDOG: LazyLock<Mutex<Child>> = LazyLock::new(|| {
     // Its own process group, so that a signal to the test run's group does not reach it; no output, so that a
     // `cargo test | tee` does not wait for it. Rust opens the pipe with CLOEXEC: no child inherits the writing end.
-    let mut child = Command::new("sh")
+    let child = Command::new("sh")
         .args(["-c", SCRIPT, "watchdog"])
         .process_group(0)
         .stdin(Stdio::piped())
@@ -38,11 +39,12 @@ static PIPE: LazyLock<Mutex<ChildStdin>> = LazyLock::new(|| {
         .stderr(Stdio::null())
         .spawn()
         .expect("starting the watchdog");
-    Mutex::new(child.stdin.take().expect("its pipe"))
+    Mutex::new(child)
 });
 
 fn tell(line: &str) {
-    let mut pipe = PIPE.lock().unwrap_or_else(|e| e.into_inner());
+    let mut watchdog = WATCHDOG.lock().unwrap_or_else(|e| e.into_inner());
+    let pipe = watchdog.stdin.as_mut().expect("its pipe");
     pipe.write_all(format!("{line}\n").as_bytes()).expect("the watchdog is gone");
 }
 
