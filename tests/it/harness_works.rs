@@ -1,5 +1,6 @@
 //! The tools of the tests work: a broken receiver or a forgotten process would make the promises' tests lie.
 
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -51,13 +52,46 @@ fn reqwest_client() -> reqwest::Client {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn process_shows_its_output_and_its_end() {
-    let mut process = Process::spawn(["--version"], &[]);
+    let process = Process::spawn(["--version"], &[]);
     let line = process.wait_for_line(|line| line.starts_with("hookstream "), DEADLINE).await;
     assert!(line.ends_with(env!("CARGO_PKG_VERSION")), "{line}");
     assert!(process.wait(DEADLINE).await.success());
-    let mut wrong = Process::spawn(["no-such-command"], &[]);
+    let wrong = Process::spawn(["no-such-command"], &[]);
     assert_eq!(wrong.wait(DEADLINE).await.code(), Some(2));
     assert!(wrong.log().contains("no-such-command"), "{}", wrong.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn process_can_be_asked_to_end_and_be_killed() {
+    let start = |script: &str| {
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", script]);
+        Process::start(command)
+    };
+    let polite = start("trap 'echo bye; exit 3' TERM; echo up; while :; do sleep 600 & wait; done");
+    polite.wait_for_line(|line| line == "up", DEADLINE).await;
+    assert_eq!(polite.terminate().await.code(), Some(3));
+    assert!(polite.log().ends_with("bye\n"));
+
+    let stubborn = start("trap '' TERM; sleep 600 & echo $!; while :; do wait; done");
+    let child = stubborn.wait_for_line(|line| !line.is_empty(), DEADLINE).await;
+    stubborn.kill9();
+    assert_eq!(stubborn.ended().and_then(|status| status.signal()), Some(9));
+    assert!(alive(&child), "kill9 is a crash: it must not reach the children");
+
+    // What it left goes when the test lets go of it.
+    drop(stubborn);
+    eventually(
+        DEADLINE,
+        "the child to be gone",
+        async || if alive(&child) { Err(child.clone()) } else { Ok(()) },
+    )
+    .await;
+}
+
+/// A zombie that no init reaps has no command line any more.
+fn alive(pid: &str) -> bool {
+    std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -112,8 +146,7 @@ async fn nothing_is_left_when_the_test_binary_is_killed() {
     victim.kill().unwrap();
     victim.wait().unwrap();
     eventually(DEADLINE, "the orphans to be gone", async || {
-        // A zombie that no init reaps has no command line any more.
-        let alive = std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty());
+        let alive = alive(&pid);
         if alive || Path::new(&dir).exists() { Err(format!("process {alive}, folder {dir}")) } else { Ok(()) }
     })
     .await;

@@ -1,18 +1,18 @@
-//! The program itself, as a process.
+//! The program itself, as a process, or another that must not outlive its test.
 
 use std::ffi::OsStr;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid};
 
 use super::{DEADLINE, eventually, watchdog};
 
 pub struct Process {
     child: Child,
     log: PathBuf,
-    ended: Option<ExitStatus>,
 }
 
 impl Process {
@@ -28,9 +28,14 @@ impl Process {
             }
         }
         command.env("HOME", watchdog::run_dir()).envs(envs.iter().copied());
-        let log = watchdog::unique_path("hookstream.log");
-        let child = watchdog::spawn(command, &log).expect("starting hookstream");
-        Process { child, log, ended: None }
+        Process::start(command)
+    }
+
+    /// Any program, for example one that wraps ours.
+    pub fn start(command: Command) -> Process {
+        let log = watchdog::unique_path("process.log");
+        let child = watchdog::spawn(command, &log).expect("starting a process");
+        Process { child, log }
     }
 
     pub fn pid(&self) -> u32 {
@@ -43,18 +48,22 @@ impl Process {
     }
 
     /// How it ended, if it has.
-    pub fn ended(&mut self) -> Option<ExitStatus> {
-        if self.ended.is_none() {
-            self.ended = self.child.try_wait().expect("waiting for hookstream");
-            if self.ended.is_some() {
-                watchdog::forget(self.child.id());
-            }
-        }
-        self.ended
+    pub fn ended(&self) -> Option<ExitStatus> {
+        self.status(WaitIdOptions::NOHANG)
+    }
+
+    /// Looks without reaping: while the dead process is there, no other gets its number, so that the children it left
+    /// can still be found by their group and killed.
+    fn status(&self, options: WaitIdOptions) -> Option<ExitStatus> {
+        let options = options | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        let status = waitid(WaitId::Pid(pid(&self.child)), options).expect("waiting for a process")?;
+        // As waitpid writes it: the exit code in the second byte, or the signal in the first.
+        let code = status.exit_status().map(|code| code << 8);
+        Some(ExitStatus::from_raw(code.or(status.terminating_signal()).unwrap_or_default()))
     }
 
     /// The first line that fits; panics at the deadline, and at once when the process ends without it.
-    pub async fn wait_for_line(&mut self, fits: impl Fn(&str) -> bool, deadline: Duration) -> String {
+    pub async fn wait_for_line(&self, fits: impl Fn(&str) -> bool, deadline: Duration) -> String {
         eventually(deadline, "a line in the log", async || {
             let ended = self.ended();
             let log = self.log();
@@ -68,13 +77,13 @@ impl Process {
     }
 
     /// Waits until it has ended by itself.
-    pub async fn wait(&mut self, deadline: Duration) -> ExitStatus {
+    pub async fn wait(&self, deadline: Duration) -> ExitStatus {
         eventually(deadline, "hookstream to end", async || self.ended().ok_or_else(|| tail(&self.log())))
             .await
     }
 
     /// SIGTERM, as Kubernetes does, then waits for the end.
-    pub async fn terminate(&mut self) -> ExitStatus {
+    pub async fn terminate(&self) -> ExitStatus {
         if self.ended().is_none() {
             kill_process(pid(&self.child), Signal::TERM).expect("SIGTERM");
         }
@@ -82,23 +91,20 @@ impl Process {
     }
 
     /// SIGKILL to this one process, as a crash would be: its own children must end by themselves.
-    pub fn kill9(&mut self) {
+    pub fn kill9(&self) {
         if self.ended().is_none() {
-            self.child.kill().expect("SIGKILL");
-            self.ended = Some(self.child.wait().expect("reaping hookstream"));
-            watchdog::forget(self.child.id());
+            kill_process(pid(&self.child), Signal::KILL).expect("SIGKILL");
+            self.status(WaitIdOptions::empty());
         }
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // The whole group while its leader is not reaped: after that, the number may belong to somebody else.
-        if self.ended().is_none() {
-            kill_process_group(pid(&self.child), Signal::KILL).ok();
-            self.child.wait().ok();
-            watchdog::forget(self.child.id());
-        }
+        // The whole group, also when the process itself has ended: what it left behind would outlive the test run.
+        kill_process_group(pid(&self.child), Signal::KILL).ok();
+        self.child.wait().ok();
+        watchdog::forget(self.child.id());
         if std::thread::panicking() {
             eprintln!("--- log of hookstream {} ---\n{}\n---", self.child.id(), tail(&self.log()));
         }
