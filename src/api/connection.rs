@@ -129,7 +129,6 @@ pub struct ClientCredentials {
 
 /// What the operator knows of the admin API.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[schemars(transform = told_by_the_field)]
 #[serde(rename_all = "camelCase")]
 pub struct ConnectionStatus {
     /// The generation that the conditions speak of.

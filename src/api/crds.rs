@@ -22,7 +22,7 @@ fn finish(crd: CustomResourceDefinition) -> Value {
     crd
 }
 
-/// Drops `nullable` and joins the lines of descriptions.
+/// Drops `nullable` and the null of optional enums, and joins the lines of descriptions.
 ///
 /// With `nullable`, an explicit null stays in the object and counts as present for `has()`, so that `webhook: null`
 /// beside `log: {}` would break "exactly one of"; without it, the API server prunes the null. A line break inside a
@@ -33,6 +33,10 @@ fn tidy(value: &mut Value) {
             // A property may itself be called nullable: only the schema keyword is a boolean.
             if matches!(map.get("nullable"), Some(Value::Bool(_))) {
                 map.remove("nullable");
+            }
+            // Without this, the refusal of a wrong value offers "null" beside the real ones.
+            if let Some(Value::Array(values)) = map.get_mut("enum") {
+                values.retain(|value| !value.is_null());
             }
             if let Some(Value::String(text)) = map.get_mut("description") {
                 *text = text.split("\n\n").map(|p| p.replace('\n', " ")).collect::<Vec<_>>().join("\n\n");

@@ -409,7 +409,6 @@ pub struct Retry {
 
 /// What the operator and the worker know of the hook.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[schemars(transform = told_by_the_field)]
 #[serde(rename_all = "camelCase")]
 pub struct EventHookStatus {
     /// The generation that the conditions speak of.

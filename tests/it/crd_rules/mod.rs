@@ -1,0 +1,127 @@
+//! The rules of the resources, as the real API server applies them: one table of accepted and refused manifests.
+//!
+//! A row is a small manifest, a change to it, and what the server must say: the field it names and the text it gives.
+//! `every_rule_has_a_row` walks the generated schemas, so that a rule or bound without a row cannot be added.
+
+mod connections;
+mod coverage;
+mod hooks;
+mod manifests;
+mod shared;
+mod table;
+mod updates;
+
+use futures::{StreamExt, stream};
+use kube::Client;
+use serde_json::Value;
+
+use crate::harness::control_plane;
+use table::{Expect, Row, Table};
+
+fn all_rows() -> Vec<Row> {
+    let mut table = Table::default();
+    hooks::rows(&mut table);
+    connections::rows(&mut table);
+    shared::rows(&mut table);
+    table.rows
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn server_accepts_and_refuses_as_the_table_says() {
+    let namespace = control_plane().namespace("rules").await;
+    let client = namespace.client().await;
+    let check = |row: Row| {
+        let (client, namespace) = (client.clone(), namespace.name.clone());
+        async move {
+            let answer = send(&client, http::Method::POST, &namespace, "?dryRun=All&", &row.manifest).await;
+            verdict(&row.expect, answer).err().map(|error| format!("{}: {error}", row.name))
+        }
+    };
+    let failures: Vec<String> =
+        stream::iter(all_rows()).map(check).buffer_unordered(16).filter_map(|f| async { f }).collect().await;
+    assert!(failures.is_empty(), "{} rows failed:\n{}", failures.len(), failures.join("\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn server_keeps_what_is_immutable() {
+    let namespace = control_plane().namespace("updates").await;
+    let client = namespace.client().await;
+    let mut failures = Vec::new();
+    for (number, update) in updates::rows().into_iter().enumerate() {
+        let mut before = update.before.clone();
+        let name = format!("update-{number}");
+        before["metadata"]["name"] = name.clone().into();
+        let created = send(&client, http::Method::POST, &namespace.name, "?", &before).await;
+        let created = created
+            .unwrap_or_else(|error| panic!("{}: the object before is refused: {error:?}", update.name));
+        let mut after = update.after.clone();
+        after["metadata"] = created["metadata"].clone();
+        let answer = send(&client, http::Method::PUT, &namespace.name, &format!("/{name}?"), &after).await;
+        failures
+            .extend(verdict(&update.expect, answer).err().map(|error| format!("{}: {error}", update.name)));
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kubectl_apply_names_the_unknown_field() {
+    let namespace = control_plane().namespace("strict").await;
+    let manifest = format!("{}  retries: 3\n", manifests::HOOK.yaml("strict"));
+    let refusal = namespace.apply(&manifest).await.unwrap_err();
+    assert!(refusal.contains(r#"unknown field "spec.retries""#), "{refusal}");
+}
+
+/// Tools that render manifests write `webhook: null` for what was not chosen.
+#[tokio::test(flavor = "multi_thread")]
+async fn explicit_null_counts_as_absent() {
+    let namespace = control_plane().namespace("nulls").await;
+    let manifest = manifests::HOOK.yaml("nulls").replace("log: {}", "{webhook: null, log: {}}");
+    let manifest = manifest.replace("source: crud", "source: crud\n  deliverBy: null\n  groupBy: null");
+    namespace.apply(&manifest).await.unwrap();
+    let stored = namespace.kubectl(&["get", "evh", "nulls", "-o", "jsonpath={.spec}"]).await.unwrap();
+    assert_eq!(stored, r#"{"handler":{"log":{}},"source":"crud"}"#);
+}
+
+/// What the server refused: each complaint's field and text.
+type Refusal = Vec<(String, String)>;
+
+/// Sends an object with strict validation: a row with a misspelled field would else be accepted without that field.
+async fn send(
+    client: &Client,
+    method: http::Method,
+    namespace: &str,
+    tail: &str,
+    manifest: &Value,
+) -> Result<Value, Refusal> {
+    let plural = if manifest["kind"] == "EventHook" { "eventhooks" } else { "connections" };
+    let (name, query) = tail.split_once('?').unwrap_or((tail, ""));
+    let url = format!(
+        "/apis/hookstream.dev/v1alpha1/namespaces/{namespace}/{plural}{name}?{query}fieldValidation=Strict"
+    );
+    let request = http::Request::builder().method(method).uri(url).header("content-type", "application/json");
+    let request = request.body(manifest.to_string().into_bytes()).expect("a request");
+    match client.request::<Value>(request).await {
+        Ok(object) => Ok(object),
+        Err(kube::Error::Api(status)) => {
+            let causes = status.details.map(|details| details.causes).unwrap_or_default();
+            let mut refusal: Refusal = causes.into_iter().map(|c| (c.field, c.message)).collect();
+            if refusal.is_empty() {
+                refusal.push((String::new(), status.message));
+            }
+            Err(refusal)
+        }
+        Err(error) => panic!("the API server did not answer: {error}"),
+    }
+}
+
+fn verdict(expect: &Expect, answer: Result<Value, Refusal>) -> Result<(), String> {
+    match (expect, answer) {
+        (Expect::Accept, Ok(_)) => Ok(()),
+        (Expect::Accept, Err(refusal)) => Err(format!("refused: {refusal:?}")),
+        (Expect::Refuse { field, text }, Ok(_)) => Err(format!("accepted, but {field} should give: {text}")),
+        (Expect::Refuse { field, text }, Err(refusal)) => {
+            let found = refusal.iter().any(|(at, message)| at == field && message.contains(text.as_str()));
+            if found { Ok(()) } else { Err(format!("{field} should give {text:?}, but got {refusal:?}")) }
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! What every integration test stands on: a control plane, processes of ours, receivers, and waiting with a deadline.
+//!
+//! Invariants: nothing static holds a client or a task of a test's runtime (each test has its own); nothing sleeps for
+//! a guessed time; whatever was started is gone when the test binary is, however that ended (`watchdog`).
+//!
+//! Left to others: what is promised, which is what the tests say.
+// Each helper has its users in some modules only, and modules come and go.
+#![allow(dead_code, unused_imports)]
+
+mod controlplane;
+mod namespace;
+mod process;
+mod receiver;
+mod tools;
+pub mod watchdog;
+
+use std::collections::HashSet;
+use std::net::{Ipv4Addr, TcpListener};
+use std::sync::{LazyLock, Mutex};
+use std::time::{Duration, Instant};
+
+pub use controlplane::{ControlPlane, client_of, control_plane};
+pub use namespace::Namespace;
+pub use process::Process;
+pub use receiver::{Receiver, Recorded, Reply};
+pub use tools::{run, tool};
+
+/// Long enough for a loaded machine; a test that passes never waits for it.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Asks until the answer is `Ok`, and panics with the last refusal when the deadline has passed.
+pub async fn eventually<T>(
+    deadline: Duration,
+    what: &str,
+    mut ask: impl AsyncFnMut() -> Result<T, String>,
+) -> T {
+    let start = Instant::now();
+    let mut pause = Duration::from_millis(5);
+    loop {
+        let last = match ask().await {
+            Ok(value) => return value,
+            Err(last) => last,
+        };
+        assert!(start.elapsed() < deadline, "not within {deadline:?}: {what}\nlast seen: {last}");
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(100));
+    }
+}
+
+/// A port that was free a moment ago, never the same twice: two servers started together would fight for it.
+pub fn free_port() -> u16 {
+    static GIVEN: LazyLock<Mutex<HashSet<u16>>> = LazyLock::new(Mutex::default);
+    loop {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let port = listener.local_addr().expect("its address").port();
+        if GIVEN.lock().unwrap_or_else(|e| e.into_inner()).insert(port) {
+            return port;
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! A namespace of a test's own.
+
+use std::path::{Path, PathBuf};
+
+use kube::Client;
+
+use super::control_plane;
+
+pub struct Namespace {
+    pub name: String,
+}
+
+impl Namespace {
+    /// `kubectl apply` with strict validation, as a careful user would; what it printed, or why it was refused.
+    pub async fn apply(&self, yaml: &str) -> Result<String, String> {
+        let args = ["-n", &self.name, "apply", "--validate=strict", "-f", "-"];
+        control_plane().kubectl(args, yaml).await
+    }
+
+    /// kubectl in this namespace.
+    pub async fn kubectl(&self, args: &[&str]) -> Result<String, String> {
+        control_plane().kubectl(["-n", &self.name].iter().chain(args), "").await
+    }
+
+    /// A client with all rights, for this test's runtime.
+    pub async fn client(&self) -> Client {
+        control_plane().client().await
+    }
+
+    /// A ServiceAccount that may do in this namespace what `rules` (a YAML list, as in a Role) says and no more; a
+    /// kubeconfig file with its token.
+    pub async fn service_account(&self, name: &str, rules: &str) -> PathBuf {
+        let rules: serde_json::Value = serde_saphyr::from_str(rules).expect("rules");
+        let account =
+            serde_json::json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}});
+        let role = serde_json::json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": name}, "rules": rules,
+        });
+        let binding = serde_json::json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": name},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name},
+            "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": self.name}],
+        });
+        self.apply(&format!("{account}\n---\n{role}\n---\n{binding}\n"))
+            .await
+            .expect("the account's objects");
+        self.kubeconfig_of(name).await
+    }
+
+    /// The same with the account, roles and bindings of a file, for example what `helm template` printed.
+    pub async fn service_account_from(&self, name: &str, manifests: &Path) -> PathBuf {
+        let path = manifests.to_str().expect("a path in UTF-8");
+        self.kubectl(&["apply", "--validate=strict", "-f", path]).await.expect("the account's objects");
+        self.kubeconfig_of(name).await
+    }
+
+    /// A kubeconfig file with a fresh token of a ServiceAccount that exists.
+    pub async fn kubeconfig_of(&self, account: &str) -> PathBuf {
+        let token = self.token(account, &[]).await;
+        control_plane().kubeconfig(&token, &self.name)
+    }
+
+    /// A fresh token of a ServiceAccount for these audiences (none: the API server's own).
+    pub async fn token(&self, account: &str, audiences: &[&str]) -> String {
+        let mut args = vec!["create", "token", account, "--duration=1h"];
+        args.extend(audiences.iter().flat_map(|audience| ["--audience", audience]));
+        self.kubectl(&args).await.expect("a token").trim().to_owned()
+    }
+}

@@ -1,0 +1,121 @@
+//! The program itself, as a process, or another that must not outlive its test.
+
+use std::ffi::OsStr;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid};
+
+use super::{DEADLINE, eventually, watchdog};
+
+pub struct Process {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts `hookstream` with these arguments and variables and no others: what the person who runs the tests has in
+    /// `KUBECONFIG` or `HOOKSTREAM_*` must not decide a test, let alone reach a real cluster.
+    pub fn spawn<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>, envs: &[(&str, &str)]) -> Process {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hookstream"));
+        command.args(args);
+        for (name, _) in std::env::vars_os() {
+            let text = name.to_string_lossy();
+            if text.starts_with("HOOKSTREAM_") || text.starts_with("KUBE") || text == "RUST_LOG" {
+                command.env_remove(&name);
+            }
+        }
+        command.env("HOME", watchdog::run_dir()).envs(envs.iter().copied());
+        Process::start(command)
+    }
+
+    /// Any program, for example one that wraps ours.
+    pub fn start(command: Command) -> Process {
+        let log = watchdog::unique_path("process.log");
+        let child = watchdog::spawn(command, &log).expect("starting a process");
+        Process { child, log }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Everything it has written so far, standard output and standard error as they came.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&self) -> Option<ExitStatus> {
+        self.status(WaitIdOptions::NOHANG)
+    }
+
+    /// Looks without reaping: while the dead process is there, no other gets its number, so that the children it left
+    /// can still be found by their group and killed.
+    fn status(&self, options: WaitIdOptions) -> Option<ExitStatus> {
+        let options = options | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        let status = waitid(WaitId::Pid(pid(&self.child)), options).expect("waiting for a process")?;
+        // As waitpid writes it: the exit code in the second byte, or the signal in the first.
+        let code = status.exit_status().map(|code| code << 8);
+        Some(ExitStatus::from_raw(code.or(status.terminating_signal()).unwrap_or_default()))
+    }
+
+    /// The first line that fits; panics at the deadline, and at once when the process ends without it.
+    pub async fn wait_for_line(&self, fits: impl Fn(&str) -> bool, deadline: Duration) -> String {
+        eventually(deadline, "a line in the log", async || {
+            let ended = self.ended();
+            let log = self.log();
+            if let Some(line) = log.lines().find(|line| fits(line)) {
+                return Ok(line.to_owned());
+            }
+            assert!(ended.is_none(), "hookstream ended ({ended:?}) before that line:\n{log}");
+            Err(tail(&log))
+        })
+        .await
+    }
+
+    /// Waits until it has ended by itself.
+    pub async fn wait(&self, deadline: Duration) -> ExitStatus {
+        eventually(deadline, "hookstream to end", async || self.ended().ok_or_else(|| tail(&self.log())))
+            .await
+    }
+
+    /// SIGTERM, as Kubernetes does, then waits for the end.
+    pub async fn terminate(&self) -> ExitStatus {
+        if self.ended().is_none() {
+            kill_process(pid(&self.child), Signal::TERM).expect("SIGTERM");
+        }
+        self.wait(DEADLINE).await
+    }
+
+    /// SIGKILL to this one process, as a crash would be: its own children must end by themselves.
+    pub fn kill9(&self) {
+        if self.ended().is_none() {
+            kill_process(pid(&self.child), Signal::KILL).expect("SIGKILL");
+            self.status(WaitIdOptions::empty());
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // The whole group, also when the process itself has ended: what it left behind would outlive the test run.
+        kill_process_group(pid(&self.child), Signal::KILL).ok();
+        self.child.wait().ok();
+        watchdog::forget(self.child.id());
+        if std::thread::panicking() {
+            eprintln!("--- log of hookstream {} ---\n{}\n---", self.child.id(), tail(&self.log()));
+        }
+    }
+}
+
+fn pid(child: &Child) -> Pid {
+    Pid::from_child(child)
+}
+
+fn tail(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(60)..].join("\n")
+}
