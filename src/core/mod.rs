@@ -4,3 +4,6 @@
 //! without a cluster or a socket.
 //!
 //! Left to others: reading and writing (`cluster`, `admin`, `worker`).
+
+pub mod duration;
+pub mod sign;
