@@ -346,7 +346,7 @@ async fn a_webhook_is_pinged_and_gets_signed_events() {
             event,
             json!({"operation": "create", "source": "crud", "event": "consumers", "entity": {"username": "ada"}})
         );
-        assert_eq!((&headers["content-type"], &headers["x-team"]), ("application/json", "a"));
+        assert!(headers["content-type"] == "application/json" && headers["x-team"] == "a");
         let signature = headers["x-kong-signature"].to_str().unwrap();
         assert!(signature.starts_with(prefix) && signature.len() == length, "{signature}");
         assert!(sign::verify_kong(b"hush", signature, &bytes));
