@@ -1,5 +1,6 @@
 //! `hookstream emulate`: emulators of the vendors' admin APIs.
 
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -80,6 +81,7 @@ pub async fn run(vendor: Vendor) -> Outcome {
     // Deliveries and the lines of the log handler; the subscriber fails only where one is set already.
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_max_level(tracing::Level::INFO)
         .with_target(false)
         .try_init()

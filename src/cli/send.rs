@@ -88,6 +88,9 @@ pub async fn run(args: Args) -> Outcome {
     let mut request = client(&url)?.post(url.clone()).header("content-type", "application/json").body(body);
     if let Some(path) = &args.token_file {
         let token = fs::read_to_string(path).or_fail(|| format!("reading {}", path.display()))?;
+        if token.trim().is_empty() {
+            return Err(Failure::new(format!("{} holds no token", path.display())));
+        }
         request = request.bearer_auth(token.trim());
     }
     let mut response = request.send().await.map_err(|error| not_reached(&url, &error))?;
@@ -158,6 +161,11 @@ fn read_all(from: impl Read, what: &str) -> Result<String, Failure> {
 
 fn events_url(base: &Url, namespace: &str) -> Result<Url, Failure> {
     let no_base = || Failure::new(format!("{base} is not an http or https address (--url)"));
+    // Also keeps out `..`, which a URL's path would swallow.
+    let label = |text: &str| text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    if namespace.is_empty() || namespace.len() > 63 || !label(namespace) {
+        return Err(Failure::new(format!("{namespace:?} is no namespace's name (--namespace)")));
+    }
     let mut url = base.clone();
     if !matches!(url.scheme(), "http" | "https") {
         return Err(no_base());
@@ -196,13 +204,20 @@ fn not_reached(url: &Url, error: &reqwest::Error) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use axum::Json;
+    use axum::http::{HeaderMap, StatusCode};
+    use serde_json::{Value, json};
+
     use super::*;
 
     #[test]
     fn the_namespace_is_one_segment() {
         let url = |base: &str, namespace| events_url(&base.parse().unwrap(), namespace).unwrap().to_string();
         assert_eq!(url("http://a:1", "demo"), "http://a:1/v1/namespaces/demo/events");
-        assert_eq!(url("https://a/b/", "x/y"), "https://a/b/v1/namespaces/x%2Fy/events");
+        assert_eq!(url("https://a/b/", "x-y"), "https://a/b/v1/namespaces/x-y/events");
+        for namespace in ["", "..", "x/y", "X"] {
+            assert!(events_url(&"http://a".parse().unwrap(), namespace).is_err(), "{namespace}");
+        }
         assert!(events_url(&"ftp://a".parse().unwrap(), "demo").is_err());
         assert!(events_url(&"mailto:a".parse().unwrap(), "demo").is_err());
     }
@@ -215,6 +230,50 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), "[1]\n").unwrap();
         assert_eq!(read_data(&format!("@{}", file.path().display())).unwrap().get(), "[1]");
+    }
+
+    async fn ingest(headers: HeaderMap, Json(event): Json<Value>) -> (StatusCode, Json<Value>) {
+        if headers["authorization"] != "Bearer t0ken" {
+            return (StatusCode::FORBIDDEN, Json(json!({"title": "Forbidden", "detail": "no right"})));
+        }
+        assert_eq!(event, json!({"id": "e1", "source": "crud", "event": "routes", "data": {"a": 1}}));
+        (StatusCode::ACCEPTED, Json(json!({"id": "e1", "deliveries": 2})))
+    }
+
+    #[tokio::test]
+    async fn what_the_worker_says_is_the_exit_code() {
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url: Url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let router = axum::Router::new().route("/v1/namespaces/demo/events", axum::routing::post(ingest));
+        let server = tokio::spawn(async move { axum::serve(listener, router).await });
+        let token = tempfile::NamedTempFile::new().unwrap();
+        let args = || Args {
+            namespace: "demo".into(),
+            source: "crud".into(),
+            event: "routes".into(),
+            data: r#"{"a": 1}"#.into(),
+            id: Some("e1".into()),
+            url: url.clone(),
+            token_file: Some(token.path().into()),
+            output: Output::Json,
+        };
+        assert!(run(args()).await.unwrap_err().message.ends_with("holds no token"));
+        fs::write(token.path(), "t0ken\n").unwrap();
+        assert_eq!(run(args()).await.unwrap(), ExitCode::SUCCESS);
+        fs::write(token.path(), "other").unwrap();
+        let refused = run(args()).await.unwrap_err();
+        assert_eq!(refused.code, 1);
+        assert!(
+            refused.message.ends_with("answered 403 Forbidden: Forbidden: no right"),
+            "{}",
+            refused.message
+        );
+        server.abort();
+        assert!(server.await.unwrap_err().is_cancelled());
+        let gone = run(args()).await.unwrap_err();
+        assert_eq!(gone.code, 2);
+        assert!(gone.message.contains("cannot be reached"), "{}", gone.message);
     }
 
     #[test]

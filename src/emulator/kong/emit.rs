@@ -24,6 +24,8 @@ const RETRY_FOR: Duration = Duration::from_secs(60);
 const FIRST_WAIT: Duration = Duration::from_millis(10);
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
+/// Ours, not Kong's: ten thousand large events would not fit into memory.
+const MAX_QUEUED_BYTES: usize = 64 << 20;
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 /// How much of an answer `/test` shows.
@@ -34,6 +36,29 @@ const MAX_ANSWER: usize = 64 << 10;
 struct Waiting {
     hook: Hook,
     body: Bytes,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Waiting>,
+    bytes: usize,
+}
+
+impl Queue {
+    fn push(&mut self, waiting: Waiting) {
+        self.bytes += waiting.body.len();
+        self.waiting.push_back(waiting);
+    }
+
+    fn pop(&mut self) -> Option<Waiting> {
+        let waiting = self.waiting.pop_front()?;
+        self.bytes -= waiting.body.len();
+        Some(waiting)
+    }
+
+    fn is_full(&self) -> bool {
+        self.waiting.len() > MAX_QUEUED || (self.bytes > MAX_QUEUED_BYTES && self.waiting.len() > 1)
+    }
 }
 
 /// Why a request got no answer.
@@ -56,7 +81,7 @@ pub(super) struct Answer {
 
 /// Sends, and holds what waits.
 pub(super) struct Emitter {
-    queues: Mutex<HashMap<Uuid, VecDeque<Waiting>>>,
+    queues: Mutex<HashMap<Uuid, Queue>>,
     /// Believes any certificate; also used for http.
     trusting: reqwest::Client,
     /// Made when first needed: without any authority installed it cannot be made, which only https hooks need mind.
@@ -91,14 +116,14 @@ impl Emitter {
         let waiting = Waiting { hook: hook.clone(), body: Bytes::from(payload.to_string()) };
         match self.queues.lock().entry(hook.id) {
             Entry::Occupied(mut queue) => {
-                if queue.get().len() >= MAX_QUEUED {
-                    queue.get_mut().pop_front();
+                let queue = queue.get_mut();
+                queue.push(waiting);
+                while queue.is_full() && queue.pop().is_some() {
                     tracing::warn!(hook = %hook.id, "queue is full: the oldest event is dropped");
                 }
-                queue.get_mut().push_back(waiting);
             }
             Entry::Vacant(place) => {
-                place.insert(VecDeque::from([waiting]));
+                place.insert(Queue::default()).push(waiting);
                 tokio::spawn(Arc::clone(self).drain(hook.id));
             }
         }
@@ -118,7 +143,7 @@ impl Emitter {
 
     fn next(&self, id: Uuid) -> Option<Waiting> {
         let mut queues = self.queues.lock();
-        let waiting = queues.get_mut(&id).and_then(VecDeque::pop_front);
+        let waiting = queues.get_mut(&id).and_then(Queue::pop);
         if waiting.is_none() {
             queues.remove(&id);
         }
@@ -132,7 +157,7 @@ impl Emitter {
         loop {
             match self.send(&waiting.hook, waiting.body.clone()).await {
                 Ok(response) => {
-                    tracing::info!(hook = %id, status = response.status().as_u16(), "delivered");
+                    tracing::info!(hook = %id, status = response.status().as_u16(), "answered");
                     return;
                 }
                 Err(error @ SendError::NoAnswer(_)) if began.elapsed() + wait < RETRY_FOR => {
@@ -249,4 +274,34 @@ fn chain(error: &reqwest::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::emulator::kong::validate;
+
+    #[test]
+    fn a_full_queue_keeps_the_newest() {
+        let hook = json!({"source": "crud", "handler": "log"});
+        let fields = validate::check(hook.as_object().unwrap().clone(), true).unwrap_or_else(|_| panic!());
+        let hook = Hook {
+            id: Uuid::nil(),
+            workspace: "default".into(),
+            created_at: 0,
+            updated_at: 0,
+            fields,
+            visible_at: None,
+        };
+        let mut queue = Queue::default();
+        let mut push = |size: usize| {
+            queue.push(Waiting { hook: hook.clone(), body: vec![0; size].into() });
+            while queue.is_full() && queue.pop().is_some() {}
+            (queue.waiting.len(), queue.bytes)
+        };
+        assert_eq!(push(MAX_QUEUED_BYTES + 1), (1, MAX_QUEUED_BYTES + 1));
+        assert_eq!(push(1), (1, 1));
+        let last = (0..MAX_QUEUED).map(|_| push(2)).last();
+        assert_eq!(last, Some((MAX_QUEUED, 2 * MAX_QUEUED)));
+    }
 }
