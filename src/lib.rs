@@ -2,12 +2,16 @@
 //! that delivers events durably.
 //!
 //! Arrows point down only: `cli -> controller, worker -> admin, store, cluster, net -> core -> api`. `core` knows
-//! neither Kubernetes nor HTTP; every folder's `mod.rs` tells its purpose, its invariants and what it leaves to others.
+//! neither Kubernetes nor HTTP; `emulator` stands in for vendors and needs only `core` and `api`; every folder's
+//! `mod.rs` tells its purpose, its invariants and what it leaves to others.
 
 pub mod admin;
 pub mod api;
 pub mod cli;
 pub mod cluster;
+pub mod controller;
 pub mod core;
+pub mod emulator;
+pub mod metrics;
 pub mod net;
 pub mod worker;

@@ -95,7 +95,8 @@ impl KongClient {
         }
         let text: ErrorBody = serde_json::from_slice(&answer.body).unwrap_or_default();
         let message = text.message.unwrap_or_else(|| "no reason given".into());
-        let detail = Detail { status: None, code: text.name, message, request_id: request_id(&answer.headers) };
+        let detail =
+            Detail { status: None, code: text.name, message, request_id: request_id(&answer.headers) };
         Err(AdminError::from_status(answer.status, detail, retry_after(&answer.headers)))
     }
 
@@ -114,10 +115,15 @@ impl KongClient {
             }
         }
         url.set_query(query);
-        let mut request = Request::builder().method(method).uri(url.as_str()).header("accept", "application/json");
+        let mut request =
+            Request::builder().method(method).uri(url.as_str()).header("accept", "application/json");
         if let Some((name, token)) = &self.access.token {
-            let mut value = HeaderValue::from_str(token.expose_secret())
-                .map_err(|_| AdminError::Rejected(Detail { message: "the token is no header value".into(), ..Detail::default() }))?;
+            let mut value = HeaderValue::from_str(token.expose_secret()).map_err(|_| {
+                AdminError::Rejected(Detail {
+                    message: "the token is no header value".into(),
+                    ..Detail::default()
+                })
+            })?;
             value.set_sensitive(true);
             request = request.header(name.as_str(), value);
         }
@@ -221,4 +227,3 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 pub fn endpoint(access: &KongAccess) -> String {
     access.admin_url.as_str().trim_end_matches('/').to_owned()
 }
-

@@ -29,9 +29,17 @@ pub trait ExternalClient: Send + Sync {
     /// One object; None where there is none.
     fn observe(&self, id: &str) -> impl Future<Output = Result<Option<Self::Observed>, AdminError>> + Send;
     /// Creates an object under an id that the operator chose.
-    fn create(&self, id: &str, desired: &Self::Desired) -> impl Future<Output = Result<Self::Observed, AdminError>> + Send;
+    fn create(
+        &self,
+        id: &str,
+        desired: &Self::Desired,
+    ) -> impl Future<Output = Result<Self::Observed, AdminError>> + Send;
     /// Makes an existing object what is wanted.
-    fn update(&self, id: &str, desired: &Self::Desired) -> impl Future<Output = Result<Self::Observed, AdminError>> + Send;
+    fn update(
+        &self,
+        id: &str,
+        desired: &Self::Desired,
+    ) -> impl Future<Output = Result<Self::Observed, AdminError>> + Send;
     /// Deletes an object. One that is not there is deleted.
     fn delete(&self, id: &str) -> impl Future<Output = Result<(), AdminError>> + Send;
 }

@@ -8,7 +8,11 @@
 //! Left to others: everything else.
 
 pub mod crds;
+pub mod emulate;
+pub mod receive;
+pub mod send;
 
+use std::future::Future;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -24,6 +28,10 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Crds(crds::Args),
+    #[command(subcommand)]
+    Emulate(emulate::Vendor),
+    Receive(receive::Args),
+    Send(send::Args),
 }
 
 /// Why a command could not do what it was asked: one line, and the exit code (2 and above).
@@ -56,12 +64,49 @@ pub type Outcome = Result<ExitCode, Failure>;
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
+    // reqwest brings no cryptography of its own; an error only says that a provider is installed already.
+    rustls::crypto::ring::default_provider().install_default().ok();
     let cli = Cli::parse();
     let outcome = match cli.command {
         Command::Crds(args) => crds::run(args),
+        Command::Emulate(vendor) => block_on(emulate::run(vendor)),
+        Command::Receive(args) => block_on(receive::run(args)),
+        Command::Send(args) => block_on(send::run(args)),
     };
     outcome.unwrap_or_else(|failure| {
         eprintln!("hookstream: {failure}");
         ExitCode::from(failure.code)
     })
+}
+
+/// Runs an asynchronous command to its end, on a runtime of its own.
+fn block_on(command: impl Future<Output = Outcome>) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .or_fail(|| "starting the runtime".into())?;
+    let outcome = runtime.block_on(command);
+    // A read of standard input that never ends must not keep the process.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Ready when the process is asked to stop: SIGINT or SIGTERM.
+fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut interrupt = signal(SignalKind::interrupt()).or_fail(|| "listening for SIGINT".into())?;
+    let mut terminate = signal(SignalKind::terminate()).or_fail(|| "listening for SIGTERM".into())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
+}
+
+/// Prints a line on standard output. A reader that went away (`| head`) is no reason to fail, nor to panic as
+/// `println!` would.
+fn say(line: &str) {
+    use std::io::Write;
+    writeln!(std::io::stdout().lock(), "{line}").ok();
 }

@@ -66,7 +66,11 @@ impl<K> Feed<K>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + 'static,
 {
-    pub fn new(scopes: usize, subscribers: Arc<Subscribers>, change: fn(Key) -> Change) -> (Self, Store<Guarded<K>>) {
+    pub fn new(
+        scopes: usize,
+        subscribers: Arc<Subscribers>,
+        change: fn(Key) -> Change,
+    ) -> (Self, Store<Guarded<K>>) {
         let (reader, writer) = store();
         let scopes = std::iter::repeat_with(Scope::default).take(scopes).collect();
         let early = Some(HashMap::new());
@@ -226,9 +230,10 @@ mod tests {
     #[tokio::test]
     async fn a_malformed_object_hides_no_other() {
         let (mut feed, store) = Feed::<EventHook>::new(1, Arc::default(), Change::EventHook);
-        let broken: Guarded<EventHook> = serde_json::from_value(json!({"apiVersion": "hookstream.dev/v1alpha1",
+        let broken: Guarded<EventHook> =
+            serde_json::from_value(json!({"apiVersion": "hookstream.dev/v1alpha1",
             "kind": "EventHook", "metadata": {"name": "broken", "namespace": "n"}, "spec": {"source": 7}}))
-        .unwrap();
+            .unwrap();
         assert!(broken.0.is_err());
         feed.apply(0, Event::Init).await;
         feed.apply(0, Event::InitApply(broken)).await;

@@ -16,8 +16,8 @@ use subtle::ConstantTimeEq;
 use tokio::sync::Notify;
 
 use super::{
-    Access, AccessError, Change, Cluster, ClusterError, Feed, Guarded, Key, Kind, SecretData, Subscribers, Target,
-    View,
+    Access, AccessError, Change, Cluster, ClusterError, Feed, Guarded, Key, Kind, SecretData, Subscribers,
+    Target, View,
 };
 use crate::api::{Connection, EventHook};
 use crate::core::conditions::Note;
@@ -81,7 +81,8 @@ impl Files {
     ) -> (View, impl std::future::Future<Output = ()> + Send + use<>) {
         let subscribers = Arc::new(subscribers);
         let (mut hook_feed, hooks) = Feed::<EventHook>::new(1, subscribers.clone(), Change::EventHook);
-        let (mut connection_feed, connections) = Feed::<Connection>::new(1, subscribers.clone(), Change::Connection);
+        let (mut connection_feed, connections) =
+            Feed::<Connection>::new(1, subscribers.clone(), Change::Connection);
         let this = self.clone();
         let run = async move {
             let mut scanned = true;
@@ -131,7 +132,10 @@ impl Files {
         (hooks, connections)
     }
 
-    fn update(&self, change: impl FnOnce(&mut State) -> Result<(), ManifestError>) -> Result<(), ClusterError> {
+    fn update(
+        &self,
+        change: impl FnOnce(&mut State) -> Result<(), ManifestError>,
+    ) -> Result<(), ClusterError> {
         change(&mut self.inner.lock().state).map_err(|e| ClusterError::ClusterError(e.to_string()))?;
         self.changed.notify_one();
         Ok(())
@@ -154,7 +158,11 @@ impl Cluster for Files {
         Box::pin(async move { Ok(self.inner.lock().manifests.secret(key)) })
     }
 
-    fn write_status<'a>(&'a self, target: &'a Target, status: Value) -> BoxFuture<'a, Result<(), ClusterError>> {
+    fn write_status<'a>(
+        &'a self,
+        target: &'a Target,
+        status: Value,
+    ) -> BoxFuture<'a, Result<(), ClusterError>> {
         Box::pin(async move { self.update(|state| state.set_status(target, status)) })
     }
 
@@ -166,7 +174,9 @@ impl Cluster for Files {
         Box::pin(async move {
             let mut inner = self.inner.lock();
             let Inner { manifests, state } = &mut *inner;
-            state.set_finalizers(target, finalizers, manifests).map_err(|e| ClusterError::ClusterError(e.to_string()))?;
+            state
+                .set_finalizers(target, finalizers, manifests)
+                .map_err(|e| ClusterError::ClusterError(e.to_string()))?;
             drop(inner);
             self.changed.notify_one();
             Ok(())
@@ -188,7 +198,11 @@ impl Cluster for Files {
         Box::pin(async move { Ok(self.ring.clone()) })
     }
 
-    fn authorize<'a>(&'a self, token: Option<&'a str>, _access: Access<'a>) -> BoxFuture<'a, Result<(), AccessError>> {
+    fn authorize<'a>(
+        &'a self,
+        token: Option<&'a str>,
+        _access: Access<'a>,
+    ) -> BoxFuture<'a, Result<(), AccessError>> {
         Box::pin(async move {
             let Some(wanted) = &self.token else { return Ok(()) };
             let shown = token.unwrap_or_default();

@@ -8,8 +8,8 @@ mod watch;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use k8s_openapi::api::events::v1::Event as KubeEvent;
 use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::api::events::v1::Event as KubeEvent;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
@@ -70,12 +70,14 @@ impl Kubernetes {
         let (params, patch) = (PatchParams::apply(MANAGER).force(), Patch::Apply(&body));
         let (client, namespace, name) = (self.client.clone(), &target.key.namespace, &target.key.name);
         match target.kind {
-            Kind::EventHook => {
-                Api::<EventHook>::namespaced(client, namespace).patch_status(name, &params, &patch).await.map(drop)
-            }
-            Kind::Connection => {
-                Api::<Connection>::namespaced(client, namespace).patch_status(name, &params, &patch).await.map(drop)
-            }
+            Kind::EventHook => Api::<EventHook>::namespaced(client, namespace)
+                .patch_status(name, &params, &patch)
+                .await
+                .map(drop),
+            Kind::Connection => Api::<Connection>::namespaced(client, namespace)
+                .patch_status(name, &params, &patch)
+                .await
+                .map(drop),
         }
         .map_err(cluster_error)
     }
@@ -86,12 +88,14 @@ impl Kubernetes {
         let (params, patch) = (PatchParams::default(), Patch::Merge(&body));
         let (client, namespace, name) = (self.client.clone(), &target.key.namespace, &target.key.name);
         match target.kind {
-            Kind::EventHook => {
-                Api::<EventHook>::namespaced(client, namespace).patch_metadata(name, &params, &patch).await.map(drop)
-            }
-            Kind::Connection => {
-                Api::<Connection>::namespaced(client, namespace).patch_metadata(name, &params, &patch).await.map(drop)
-            }
+            Kind::EventHook => Api::<EventHook>::namespaced(client, namespace)
+                .patch_metadata(name, &params, &patch)
+                .await
+                .map(drop),
+            Kind::Connection => Api::<Connection>::namespaced(client, namespace)
+                .patch_metadata(name, &params, &patch)
+                .await
+                .map(drop),
         }
         .map_err(cluster_error)
     }
@@ -134,7 +138,9 @@ fn cluster_error(error: kube::Error) -> ClusterError {
     match &error {
         kube::Error::Api(status) if status.code == 409 => ClusterError::Conflict,
         kube::Error::Api(status) if status.code == 404 => ClusterError::Gone,
-        kube::Error::Api(status) => ClusterError::ClusterError(format!("the API server refused: {}", status.message)),
+        kube::Error::Api(status) => {
+            ClusterError::ClusterError(format!("the API server refused: {}", status.message))
+        }
         _ => ClusterError::ClusterError(format!("the API server cannot be reached: {error}")),
     }
 }
@@ -144,7 +150,11 @@ impl Cluster for Kubernetes {
         Box::pin(self.secrets.get(key))
     }
 
-    fn write_status<'a>(&'a self, target: &'a Target, status: Value) -> BoxFuture<'a, Result<(), ClusterError>> {
+    fn write_status<'a>(
+        &'a self,
+        target: &'a Target,
+        status: Value,
+    ) -> BoxFuture<'a, Result<(), ClusterError>> {
         Box::pin(self.patch_status(target, status))
     }
 
@@ -168,7 +178,11 @@ impl Cluster for Kubernetes {
         Box::pin(self.ring.get(create))
     }
 
-    fn authorize<'a>(&'a self, token: Option<&'a str>, access: Access<'a>) -> BoxFuture<'a, Result<(), AccessError>> {
+    fn authorize<'a>(
+        &'a self,
+        token: Option<&'a str>,
+        access: Access<'a>,
+    ) -> BoxFuture<'a, Result<(), AccessError>> {
         Box::pin(self.reviews.authorize(token, access))
     }
 }

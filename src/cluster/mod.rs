@@ -89,7 +89,9 @@ impl fmt::Display for Key {
 }
 
 /// A kind whose objects are reconciled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, strum::IntoStaticStr, strum::EnumString)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, strum::IntoStaticStr, strum::EnumString,
+)]
 pub enum Kind {
     EventHook,
     Connection,
@@ -154,7 +156,11 @@ pub trait Cluster: Send + Sync + 'static {
     fn secret<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Arc<SecretData>>, ClusterError>>;
 
     /// Replaces the controller's part of a status.
-    fn write_status<'a>(&'a self, target: &'a Target, status: Value) -> BoxFuture<'a, Result<(), ClusterError>>;
+    fn write_status<'a>(
+        &'a self,
+        target: &'a Target,
+        status: Value,
+    ) -> BoxFuture<'a, Result<(), ClusterError>>;
 
     /// Sets the finalizers, if the object is still as it was read.
     fn write_finalizers<'a>(
@@ -171,5 +177,9 @@ pub trait Cluster: Send + Sync + 'static {
     fn key_ring(&self, create: bool) -> BoxFuture<'_, Result<Arc<KeyRing>, ClusterError>>;
 
     /// Judges a caller by its bearer token.
-    fn authorize<'a>(&'a self, token: Option<&'a str>, access: Access<'a>) -> BoxFuture<'a, Result<(), AccessError>>;
+    fn authorize<'a>(
+        &'a self,
+        token: Option<&'a str>,
+        access: Access<'a>,
+    ) -> BoxFuture<'a, Result<(), AccessError>>;
 }

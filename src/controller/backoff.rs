@@ -59,7 +59,8 @@ mod tests {
     #[test]
     fn resyncs_spread() {
         let interval = Duration::from_secs(600);
-        let all: std::collections::HashSet<_> = (0..100).map(|i| resync(interval, &format!("uid-{i}"))).collect();
+        let all: std::collections::HashSet<_> =
+            (0..100).map(|i| resync(interval, &format!("uid-{i}"))).collect();
         assert!(all.len() > 50);
         assert!(all.iter().all(|d| *d >= interval && *d <= interval.mul_f64(1.1)));
     }

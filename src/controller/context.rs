@@ -35,7 +35,13 @@ pub struct Context {
 }
 
 impl Context {
-    pub fn new(cluster: Arc<dyn Cluster>, view: View, http: HttpClient, options: Options, metrics: Arc<Metrics>) -> Self {
+    pub fn new(
+        cluster: Arc<dyn Cluster>,
+        view: View,
+        http: HttpClient,
+        options: Options,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         Context {
             cluster,
             view,

@@ -47,8 +47,16 @@ pub async fn run(context: Arc<Context>, changes: mpsc::Receiver<Change>) {
     let view = context.view.clone();
     tokio::join!(
         requests::forward(context.clone(), changes, hooks, connections),
-        drive(context.clone(), view.hooks, hook_requests, |o, c| observed::observed(eventhook::reconcile, o, c)),
-        drive(context, view.connections, connection_requests, |o, c| observed::observed(connection::reconcile, o, c)),
+        drive(context.clone(), view.hooks, hook_requests, |o, c| observed::observed(
+            eventhook::reconcile,
+            o,
+            c
+        )),
+        drive(context, view.connections, connection_requests, |o, c| observed::observed(
+            connection::reconcile,
+            o,
+            c
+        )),
     );
 }
 
@@ -64,7 +72,9 @@ async fn drive<K, F>(
 {
     let queue = ReceiverStream::new(requests).map(Ok::<_, std::convert::Infallible>);
     applier(
-        |object, context| Box::pin(async { Ok::<Action, std::convert::Infallible>(reconcile(object, context).await) }),
+        |object, context| {
+            Box::pin(async { Ok::<Action, std::convert::Infallible>(reconcile(object, context).await) })
+        },
         |_, never, _| match *never {},
         context,
         store,

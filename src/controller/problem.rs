@@ -35,9 +35,13 @@ pub enum Problem {
     Secret(#[from] MissingSecret),
     #[error("{0}")]
     SecretUnusable(String),
-    #[error("no address by which Kong reaches the worker: set ingestUrl in the Connection, or start the operator with --ingest-url")]
+    #[error(
+        "no address by which Kong reaches the worker: set ingestUrl in the Connection, or start the operator with --ingest-url"
+    )]
     IngestUrlMissing,
-    #[error("handler {0} may not run in the gateway: name it in gatewayHandlers of the Connection, or use deliverBy: Worker")]
+    #[error(
+        "handler {0} may not run in the gateway: name it in gatewayHandlers of the Connection, or use deliverBy: Worker"
+    )]
     HandlerNotAllowed(&'static str),
     #[error(transparent)]
     Admin(#[from] AdminError),
@@ -82,7 +86,9 @@ impl Problem {
                 admin::Class::RateLimited(after) => Class::RateLimited(after),
                 admin::Class::Retryable => Class::Retryable,
             },
-            Problem::Secret(MissingSecret::Cluster(_)) | Problem::Cluster(_) | Problem::Panic(_) => Class::Retryable,
+            Problem::Secret(MissingSecret::Cluster(_)) | Problem::Cluster(_) | Problem::Panic(_) => {
+                Class::Retryable
+            }
         }
     }
 

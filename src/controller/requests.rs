@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
+use kube::{Resource, ResourceExt};
 use tokio::sync::mpsc;
 
 use super::context::Context;
@@ -27,7 +27,12 @@ struct Fingerprint {
 }
 
 /// Reads changes until they end and asks for the reconciles that follow from them.
-pub async fn forward(context: Arc<Context>, mut changes: mpsc::Receiver<Change>, hooks: Hooks, connections: Connections) {
+pub async fn forward(
+    context: Arc<Context>,
+    mut changes: mpsc::Receiver<Change>,
+    hooks: Hooks,
+    connections: Connections,
+) {
     let mut seen: HashMap<Change, Fingerprint> = HashMap::new();
     while let Some(change) = changes.recv().await {
         let now = match &change {
@@ -69,12 +74,16 @@ async fn concerned(context: &Context, change: &Change, hooks: &Hooks, connection
             if context.view.connection(&key.namespace, &key.name).is_some() {
                 ask(connections, key).await;
             }
-            for hook in context.view.hooks.state_filter(|h| in_namespace(h, key) && uses_connection(h, &key.name)) {
+            for hook in
+                context.view.hooks.state_filter(|h| in_namespace(h, key) && uses_connection(h, &key.name))
+            {
                 ask(hooks, &Key::of(&*hook)).await;
             }
         }
         Change::Secret(key) => {
-            for hook in context.view.hooks.state_filter(|h| in_namespace(h, key) && hook_uses_secret(h, &key.name)) {
+            for hook in
+                context.view.hooks.state_filter(|h| in_namespace(h, key) && hook_uses_secret(h, &key.name))
+            {
                 ask(hooks, &Key::of(&*hook)).await;
             }
             let uses = |c: &Guarded<Connection>| in_namespace(c, key) && connection_uses_secret(c, &key.name);

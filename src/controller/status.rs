@@ -8,14 +8,23 @@ use serde_json::Value;
 
 use super::context::Context;
 use super::problem::Problem;
-use crate::api::{Connection, ConnectionStatus, EventHook, EventHookStatus, Handled, LastError, RECONCILE_REQUESTED_AT};
+use crate::api::{
+    Connection, ConnectionStatus, EventHook, EventHookStatus, Handled, LastError, RECONCILE_REQUESTED_AT,
+};
 use crate::cluster::{ClusterError, Kind, Target};
 use crate::core::conditions::{DELIVERING, Note, Standing, same_meaning};
 use crate::core::time::Millis;
 
 /// A kind that is reconciled.
 pub trait Managed:
-    kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + Serialize + DeserializeOwned + Send + Sync + 'static
+    kube::Resource<DynamicType = ()>
+    + Clone
+    + std::fmt::Debug
+    + Serialize
+    + DeserializeOwned
+    + Send
+    + Sync
+    + 'static
 {
     const KIND: Kind;
     type Status: Default + Clone + Serialize + Send;
@@ -111,7 +120,8 @@ async fn store<S: Serialize>(
     standing: &Standing,
 ) -> Result<(), ClusterError> {
     let value = controllers_part(serde_json::to_value(&status).unwrap_or_default());
-    let old = controllers_part(before.map(|s| serde_json::to_value(s).unwrap_or_default()).unwrap_or_default());
+    let old =
+        controllers_part(before.map(|s| serde_json::to_value(s).unwrap_or_default()).unwrap_or_default());
     if same_meaning(&old, &value) {
         return Ok(());
     }

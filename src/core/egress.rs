@@ -89,7 +89,9 @@ fn embedded_v4(ip: IpAddr) -> IpAddr {
         [0, 0, 0, 0, 0, 0xffff, high, low] => v4(high, low),
         [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x64, 0xff9b, 1, _, _, _, high, low] => v4(high, low),
         [0x2002, high, low, ..] => v4(high, low),
-        [0, 0, 0, 0, 0, 0, high, low] if v6 != Ipv6Addr::LOCALHOST && v6 != Ipv6Addr::UNSPECIFIED => v4(high, low),
+        [0, 0, 0, 0, 0, 0, high, low] if v6 != Ipv6Addr::LOCALHOST && v6 != Ipv6Addr::UNSPECIFIED => {
+            v4(high, low)
+        }
         _ => ip,
     }
 }
@@ -97,7 +99,11 @@ fn embedded_v4(ip: IpAddr) -> IpAddr {
 /// Link-local ranges hold the clouds' metadata services; the others are metadata services elsewhere.
 fn is_link_local(ip: IpAddr) -> bool {
     match ip {
-        IpAddr::V4(ip) => ip.is_link_local() || ip == Ipv4Addr::new(100, 100, 100, 200) || ip == Ipv4Addr::new(168, 63, 129, 16),
+        IpAddr::V4(ip) => {
+            ip.is_link_local()
+                || ip == Ipv4Addr::new(100, 100, 100, 200)
+                || ip == Ipv4Addr::new(168, 63, 129, 16)
+        }
         IpAddr::V6(ip) => {
             ip.segments().first().is_some_and(|s| s & 0xffc0 == 0xfe80)
                 || ip == Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)
@@ -141,16 +147,48 @@ mod tests {
             assert_eq!(check(&cluster, ip), Ok(()), "{ip}");
             assert_eq!(check(&public, ip), Ok(()), "{ip}");
         }
-        for ip in ["10.0.0.1", "172.16.0.1", "192.168.1.1", "100.64.0.1", "198.19.0.1", "fd12::1", "::ffff:10.0.0.1", "64:ff9b::a00:1", "2002:a00:1::", "64:ff9b:1::a00:1"] {
+        for ip in [
+            "10.0.0.1",
+            "172.16.0.1",
+            "192.168.1.1",
+            "100.64.0.1",
+            "198.19.0.1",
+            "fd12::1",
+            "::ffff:10.0.0.1",
+            "64:ff9b::a00:1",
+            "2002:a00:1::",
+            "64:ff9b:1::a00:1",
+        ] {
             assert_eq!(check(&cluster, ip), Ok(()), "{ip}");
             assert_eq!(check(&public, ip), Err(Denied::Private), "{ip}");
         }
-        for ip in ["127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::", "::7f00:1"] {
+        for ip in [
+            "127.0.0.1",
+            "127.8.8.8",
+            "::1",
+            "::ffff:127.0.0.1",
+            "64:ff9b::7f00:1",
+            "2002:7f00:1::",
+            "::7f00:1",
+        ] {
             assert_eq!(check(&cluster, ip), Err(Denied::Loopback), "{ip}");
             assert_eq!(check(&Policy { loopback: true, ..Policy::default() }, ip), Ok(()), "{ip}");
         }
-        let open = Policy { loopback: true, allow: vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()], ..Policy::default() };
-        for ip in ["169.254.169.254", "169.254.0.1", "fe80::1", "fd00:ec2::254", "100.100.100.200", "::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::"] {
+        let open = Policy {
+            loopback: true,
+            allow: vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()],
+            ..Policy::default()
+        };
+        for ip in [
+            "169.254.169.254",
+            "169.254.0.1",
+            "fe80::1",
+            "fd00:ec2::254",
+            "100.100.100.200",
+            "::ffff:169.254.169.254",
+            "64:ff9b::a9fe:a9fe",
+            "2002:a9fe:a9fe::",
+        ] {
             assert_eq!(check(&open, ip), Err(Denied::LinkLocal), "{ip}");
         }
         for ip in ["0.0.0.0", "0.1.2.3", "224.0.0.1", "255.255.255.255", "240.0.0.1", "::", "ff02::1"] {

@@ -10,8 +10,8 @@ use url::Url;
 use super::duration;
 use super::retry::Policy;
 use crate::api::{
-    AdoptMode, DeliverBy, DurationText, EventHook, EventHookSpec, Format, HandlerKind, HeaderFrom, ManagementPolicy,
-    SecretKeyRef, SignatureAlgorithm, SignatureEncoding, SignatureScheme,
+    AdoptMode, DeliverBy, DurationText, EventHook, EventHookSpec, Format, HandlerKind, HeaderFrom,
+    ManagementPolicy, SecretKeyRef, SignatureAlgorithm, SignatureEncoding, SignatureScheme,
 };
 
 /// A valid hook.
@@ -178,12 +178,19 @@ fn delivery(spec: &EventHookSpec) -> Result<Delivery, InvalidSpec> {
     let delivery = spec.delivery.clone().unwrap_or_default();
     let retry = delivery.retry.unwrap_or_default();
     let default = Policy::default();
-    let statuses = retry.terminal_statuses.map(|list| list.into_iter().filter_map(|s| u16::try_from(s).ok()).collect());
+    let statuses =
+        retry.terminal_statuses.map(|list| list.into_iter().filter_map(|s| u16::try_from(s).ok()).collect());
     let positive = |field, value: Option<i32>| {
-        value.map(|v| u32::try_from(v).ok().filter(|v| *v > 0).ok_or_else(|| invalid(field, "must be 1 or more")))
+        value.map(|v| {
+            u32::try_from(v).ok().filter(|v| *v > 0).ok_or_else(|| invalid(field, "must be 1 or more"))
+        })
     };
     let retry = Policy {
-        initial_backoff: time("delivery.retry.initialBackoff", retry.initial_backoff, default.initial_backoff)?,
+        initial_backoff: time(
+            "delivery.retry.initialBackoff",
+            retry.initial_backoff,
+            default.initial_backoff,
+        )?,
         max_backoff: time("delivery.retry.maxBackoff", retry.max_backoff, default.max_backoff)?,
         max_age: time("delivery.retry.maxAge", retry.max_age, default.max_age)?,
         max_attempts: positive("delivery.retry.maxAttempts", retry.max_attempts).transpose()?,

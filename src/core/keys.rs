@@ -117,7 +117,11 @@ mod tests {
         let short = [("k", [0u8; 31].as_slice())].into_iter();
         assert_eq!(KeyRing::from_data(short).unwrap_err(), KeyRingError::Length("k".into()));
         assert_eq!(ring().newest(), Some("k2"));
-        assert!(ring().derive("k3", Purpose::Hash, Owner { namespace: "", name: "", uid: "", rotation: "" }).is_none());
+        assert!(
+            ring()
+                .derive("k3", Purpose::Hash, Owner { namespace: "", name: "", uid: "", rotation: "" })
+                .is_none()
+        );
     }
 
     #[test]

@@ -5,14 +5,14 @@
 //!
 //! Left to others: reading and writing (`cluster`, `admin`, `worker`).
 
-pub mod event;
-pub mod time;
-pub mod duration;
-pub mod keys;
-pub mod retry;
 pub mod conditions;
+pub mod duration;
 pub mod egress;
+pub mod event;
 pub mod hook;
+pub mod keys;
 pub mod plan;
 pub mod relay;
+pub mod retry;
 pub mod sign;
+pub mod time;

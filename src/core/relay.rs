@@ -35,7 +35,12 @@ pub enum Refused {
 }
 
 /// The secret that Kong signs with for a hook.
-pub fn secret(ring: &KeyRing, key_id: &str, hook: &EventHook, rotation: Option<&str>) -> Option<SecretString> {
+pub fn secret(
+    ring: &KeyRing,
+    key_id: &str,
+    hook: &EventHook,
+    rotation: Option<&str>,
+) -> Option<SecretString> {
     let meta = &hook.metadata;
     let owner = Owner {
         namespace: meta.namespace.as_deref().unwrap_or_default(),
@@ -63,7 +68,8 @@ pub fn terms(hook: &EventHook, ring: &KeyRing, now: Millis) -> Vec<Terms> {
     let all = applied.map(|a| &a.terms).into_iter().chain(asked.as_ref()).chain(previous.map(|p| &p.terms));
     let mut out: Vec<Terms> = Vec::new();
     for told in all.filter(|t| t.deliver_by == DeliverBy::Worker) {
-        let Some(secret) = told.key_id.as_deref().and_then(|key| secret(ring, key, hook, told.rotation.as_deref()))
+        let Some(secret) =
+            told.key_id.as_deref().and_then(|key| secret(ring, key, hook, told.rotation.as_deref()))
         else {
             continue;
         };
@@ -74,7 +80,11 @@ pub fn terms(hook: &EventHook, ring: &KeyRing, now: Millis) -> Vec<Terms> {
 
 /// Checks who relayed: the terms whose secret signed the body. Every secret is tried, so that the time taken tells
 /// nothing of which one was right.
-pub fn authenticate<'a>(terms: &'a [Terms], signature: Option<&str>, body: &[u8]) -> Result<Vec<&'a Terms>, Refused> {
+pub fn authenticate<'a>(
+    terms: &'a [Terms],
+    signature: Option<&str>,
+    body: &[u8],
+) -> Result<Vec<&'a Terms>, Refused> {
     let signature = signature.ok_or(Refused::BadSignature)?;
     let signed: Vec<&Terms> = terms
         .iter()
@@ -158,14 +168,18 @@ mod tests {
         let status = |until: Millis| EventHookStatus {
             applied: Some(Applied {
                 terms: told(Some("routes"), "k1", Some("old")),
-                previous: Some(PreviousTerms { terms: told(Some("services"), "k1", None), until: until.rfc3339() }),
+                previous: Some(PreviousTerms {
+                    terms: told(Some("services"), "k1", None),
+                    until: until.rfc3339(),
+                }),
             }),
             ..EventHookStatus::default()
         };
         let consumers = br#"{"source":"crud","event":"consumers"}"#;
         let routes = br#"{"source":"crud","event":"routes"}"#;
         let services = br#"{"source":"crud","event":"services"}"#;
-        let asked = |hook: &EventHook, body: &[u8]| judge(hook, &signed_by(hook, "k2", Some("new"), body), body);
+        let asked =
+            |hook: &EventHook, body: &[u8]| judge(hook, &signed_by(hook, "k2", Some("new"), body), body);
 
         assert_eq!(asked(&hook, consumers), Ok(()), "told, but not yet written to the status");
         assert_eq!(asked(&hook, routes), Err(Refused::NotAgreed));
@@ -201,8 +215,14 @@ mod tests {
         let draft = |text: &str| parse_relayed(text.as_bytes()).unwrap();
         assert!(carries_secrets(&draft(r#"{"source":"crud","event":"event_hooks"}"#), false));
         assert!(!carries_secrets(&draft(r#"{"source":"crud","event":"event_hooks"}"#), true));
-        assert!(carries_secrets(&draft(r#"{"source":"dao:crud","event":"create","schema":"event_hooks"}"#), true));
-        assert!(!carries_secrets(&draft(r#"{"source":"dao:crud","event":"create","schema":"routes"}"#), false));
+        assert!(carries_secrets(
+            &draft(r#"{"source":"dao:crud","event":"create","schema":"event_hooks"}"#),
+            true
+        ));
+        assert!(!carries_secrets(
+            &draft(r#"{"source":"dao:crud","event":"create","schema":"routes"}"#),
+            false
+        ));
         assert!(is_ping(&draft(r#"{"source":"kong:event_hooks","event":"ping"}"#)));
     }
 }

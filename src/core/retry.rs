@@ -88,7 +88,8 @@ impl Policy {
     fn backoff(&self, attempts: u32, jitter: f64) -> Duration {
         let doublings = attempts.saturating_sub(1).min(63);
         let factor = 1u64 << doublings.min(62);
-        let millis = u64::try_from(self.initial_backoff.as_millis()).unwrap_or(u64::MAX).saturating_mul(factor);
+        let millis =
+            u64::try_from(self.initial_backoff.as_millis()).unwrap_or(u64::MAX).saturating_mul(factor);
         let full = Duration::from_millis(millis).min(self.max_backoff);
         full.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0)
     }

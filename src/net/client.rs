@@ -172,7 +172,13 @@ mod tests {
 
     #[tokio::test]
     async fn the_policy_is_asked_for_every_form_of_an_address() {
-        for url in ["http://127.0.0.1:1/", "http://localhost:1/", "http://[::1]:1/", "http://[::ffff:127.0.0.1]:1/", "http://0.0.0.0:1/"] {
+        for url in [
+            "http://127.0.0.1:1/",
+            "http://localhost:1/",
+            "http://[::1]:1/",
+            "http://[::ffff:127.0.0.1]:1/",
+            "http://0.0.0.0:1/",
+        ] {
             let error = client(false).send(get(url), LONG, 1).await.unwrap_err();
             assert!(matches!(error, SendError::EgressDenied(_)), "{url}: {error:?}");
         }

@@ -113,7 +113,8 @@ impl Manifests {
         for (path, file) in &self.files {
             for document in &file.documents {
                 let text = |pointer: &str| document.pointer(pointer).and_then(Value::as_str);
-                let (group, kind) = (text("/apiVersion").unwrap_or_default(), text("/kind").unwrap_or_default());
+                let (group, kind) =
+                    (text("/apiVersion").unwrap_or_default(), text("/kind").unwrap_or_default());
                 let Some(name) = text("/metadata/name") else {
                     complaints.push(format!("{}: a document has no metadata.name", path.display()));
                     continue;
@@ -121,7 +122,9 @@ impl Manifests {
                 let key = Key::new(text("/metadata/namespace").unwrap_or("default"), name);
                 let again = match (group.split('/').next().unwrap_or_default(), kind) {
                     (GROUP, _) => match kind.parse::<Kind>() {
-                        Ok(kind) => objects.insert((kind, key.clone()), named(document, kind, &key)).is_some(),
+                        Ok(kind) => {
+                            objects.insert((kind, key.clone()), named(document, kind, &key)).is_some()
+                        }
                         Err(_) => {
                             complaints.push(format!("{}: kind {kind} is not built yet", path.display()));
                             false
@@ -136,12 +139,14 @@ impl Manifests {
                     _ => false,
                 };
                 if again {
-                    complaints.push(format!("{}: {kind} {key} stands in the manifests twice", path.display()));
+                    complaints
+                        .push(format!("{}: {kind} {key} stands in the manifests twice", path.display()));
                 }
             }
         }
         complaints.iter().for_each(|c| self.say_once(c));
-        let hash = |map: &HashMap<Key, (String, Arc<SecretData>)>, key: &Key| map.get(key).map(|(h, _)| h.clone());
+        let hash =
+            |map: &HashMap<Key, (String, Arc<SecretData>)>, key: &Key| map.get(key).map(|(h, _)| h.clone());
         let keys: HashSet<Key> = secrets.keys().chain(self.secrets.keys()).cloned().collect();
         let changed = keys.into_iter().filter(|k| hash(&secrets, k) != hash(&self.secrets, k)).collect();
         self.objects = objects;
@@ -160,7 +165,8 @@ fn read(path: &Path, old: Option<&File>) -> Result<Option<File>, ManifestError> 
     if old.is_some_and(|old| old.hash == hash) {
         return Ok(None);
     }
-    let documents = serde_saphyr::from_multiple::<Value>(&text).map_err(|e| problem(path, first_line(&e.to_string())))?;
+    let documents =
+        serde_saphyr::from_multiple::<Value>(&text).map_err(|e| problem(path, first_line(&e.to_string())))?;
     let documents = documents.into_iter().flat_map(unlist).filter(|d| !d.is_null()).collect();
     Ok(Some(File { hash, documents }))
 }
@@ -223,7 +229,10 @@ fn named(document: &Value, kind: Kind, key: &Key) -> Value {
 fn secret_data(document: &Value) -> SecretData {
     let members = |name: &str| {
         let map = document.get(name).and_then(Value::as_object);
-        map.into_iter().flatten().filter_map(|(key, value)| Some((key.clone(), value.as_str()?))).collect::<Vec<_>>()
+        map.into_iter()
+            .flatten()
+            .filter_map(|(key, value)| Some((key.clone(), value.as_str()?)))
+            .collect::<Vec<_>>()
     };
     let data = members("data").into_iter().filter_map(|(key, value)| {
         let packed: String = value.split_whitespace().collect();
@@ -304,7 +313,13 @@ mod tests {
     #[test]
     fn missing_and_empty_paths_are_errors() {
         let dir = folder(&[("readme.txt", "x")]);
-        assert!(Manifests::new(vec![dir.path().to_owned()]).scan().unwrap_err().to_string().contains("no manifest"));
+        assert!(
+            Manifests::new(vec![dir.path().to_owned()])
+                .scan()
+                .unwrap_err()
+                .to_string()
+                .contains("no manifest")
+        );
         assert!(Manifests::new(vec!["/no/such".into()]).scan().is_err());
     }
 
@@ -342,7 +357,10 @@ mod tests {
 
     #[test]
     fn yaml_as_kubectl_reads_it() {
-        let dir = folder(&[("a.yaml", "{apiVersion: v1, kind: Secret, metadata: {name: s}, stringData: {a: 'no'}}\n---\n---\nkind: List\nitems: [{apiVersion: v1, kind: Secret, metadata: {name: t}}]")]);
+        let dir = folder(&[(
+            "a.yaml",
+            "{apiVersion: v1, kind: Secret, metadata: {name: s}, stringData: {a: 'no'}}\n---\n---\nkind: List\nitems: [{apiVersion: v1, kind: Secret, metadata: {name: t}}]",
+        )]);
         let manifests = scanned(&dir);
         assert!(manifests.secret(&Key::new("default", "t")).is_some());
         assert_eq!(manifests.secret(&Key::new("default", "s")).unwrap().get("a"), Some(&b"no"[..]));

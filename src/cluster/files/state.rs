@@ -55,7 +55,10 @@ impl State {
             }
             let text = fs::read_to_string(&path).map_err(|e| problem(&path, e))?;
             let one: Saved = serde_json::from_str(&text).map_err(|e| problem(&path, e))?;
-            let kind = one.kind.parse().map_err(|_| problem(&path, "an unknown kind: written by a newer version?"))?;
+            let kind = one
+                .kind
+                .parse()
+                .map_err(|_| problem(&path, "an unknown kind: written by a newer version?"))?;
             saved.insert((kind, Key::new(&one.namespace, &one.name)), one);
         }
         Ok(State { folder, saved, missing: BTreeMap::new() })
@@ -143,7 +146,12 @@ impl State {
 
 fn new((kind, key): &(Kind, Key)) -> Saved {
     let kind: &str = kind.into();
-    Saved { namespace: key.namespace.clone(), name: key.name.clone(), kind: kind.to_owned(), ..Saved::default() }
+    Saved {
+        namespace: key.namespace.clone(),
+        name: key.name.clone(),
+        kind: kind.to_owned(),
+        ..Saved::default()
+    }
 }
 
 /// The object as the API server would show it.
@@ -153,7 +161,9 @@ fn dress(mut manifest: Value, saved: &Saved, removed: bool) -> Value {
     {
         object.insert("status".into(), saved.status.clone());
     }
-    let version = hex::encode(Sha256::digest(format!("{manifest}{:?}{removed}", saved.finalizers)).get(..8).unwrap_or(&[]));
+    let version = hex::encode(
+        Sha256::digest(format!("{manifest}{:?}{removed}", saved.finalizers)).get(..8).unwrap_or(&[]),
+    );
     if let Some(metadata) = manifest.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.insert("generation".into(), json!(saved.generation));
         metadata.insert("resourceVersion".into(), json!(version));
@@ -198,15 +208,18 @@ pub fn open_ring(data: &Path) -> Result<KeyRing, ManifestError> {
         let mut key = [0; KEY_LENGTH];
         getrandom::fill(&mut key).map_err(|e| problem(&path, e))?;
         let id = format!("k{:013}", crate::core::time::Millis::now().0);
-        let text = serde_json::to_vec(&BTreeMap::from([(id, hex::encode(key))])).map_err(|e| problem(&path, e))?;
+        let text =
+            serde_json::to_vec(&BTreeMap::from([(id, hex::encode(key))])).map_err(|e| problem(&path, e))?;
         write_whole(&path, &text)?;
     }
     let text = fs::read_to_string(&path).map_err(|e| problem(&path, e))?;
-    let keys: BTreeMap<String, String> = serde_json::from_str(&text).map_err(|_| problem(&path, "is no key ring"))?;
+    let keys: BTreeMap<String, String> =
+        serde_json::from_str(&text).map_err(|_| problem(&path, "is no key ring"))?;
     let keys: Option<Vec<(String, Vec<u8>)>> =
         keys.into_iter().map(|(id, text)| Some((id, hex::decode(text).ok()?))).collect();
     let keys = keys.ok_or_else(|| problem(&path, "is no key ring"))?;
-    KeyRing::from_data(keys.iter().map(|(id, key)| (id.as_str(), key.as_slice()))).map_err(|e| problem(&path, e))
+    KeyRing::from_data(keys.iter().map(|(id, key)| (id.as_str(), key.as_slice())))
+        .map_err(|e| problem(&path, e))
 }
 
 #[cfg(test)]
@@ -216,7 +229,12 @@ mod tests {
     const HOOK: &str = "apiVersion: hookstream.dev/v1alpha1\nkind: EventHook\nmetadata: {name: a}\nspec: {source: s, handler: {}}\n";
 
     fn target() -> Target {
-        Target { kind: Kind::EventHook, key: Key::new("default", "a"), uid: String::new(), resource_version: String::new() }
+        Target {
+            kind: Kind::EventHook,
+            key: Key::new("default", "a"),
+            uid: String::new(),
+            resource_version: String::new(),
+        }
     }
 
     struct World {
@@ -262,7 +280,11 @@ mod tests {
             state.set_finalizers(&target(), vec!["f".into()], &manifests).unwrap();
             fs::remove_file(dir.path().join("m/a.yaml")).unwrap();
             manifests.scan().unwrap();
-            assert_eq!(deleting(&state.merge(&manifests, prune, true)), Some(false), "one scan is not enough");
+            assert_eq!(
+                deleting(&state.merge(&manifests, prune, true)),
+                Some(false),
+                "one scan is not enough"
+            );
             let second = deleting(&state.merge(&manifests, prune, true));
             assert_eq!(second, prune.then_some(true));
             let target = target();
@@ -275,7 +297,9 @@ mod tests {
     fn the_generation_counts_specs() {
         let World { dir, mut manifests, mut state } = world();
         let generation = |objects: Vec<(Kind, Value)>| {
-            objects.iter().find(|(_, o)| o["metadata"]["name"] == "a").unwrap().1["metadata"]["generation"].as_i64().unwrap()
+            objects.iter().find(|(_, o)| o["metadata"]["name"] == "a").unwrap().1["metadata"]["generation"]
+                .as_i64()
+                .unwrap()
         };
         assert_eq!(generation(state.merge(&manifests, false, true)), 1);
         assert_eq!(generation(state.merge(&manifests, false, true)), 1);

@@ -67,7 +67,11 @@ impl SecretCache {
             Err(error) => {
                 entry.stale = true;
                 // Without the API server, deliveries go on with what was last read.
-                entry.read.clone().flatten().map_or_else(|| Err(super::cluster_error(error)), |data| Ok(Some(data)))
+                entry
+                    .read
+                    .clone()
+                    .flatten()
+                    .map_or_else(|| Err(super::cluster_error(error)), |data| Ok(Some(data)))
             }
         }
     }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use futures::stream::{StreamExt, select_all};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::Secret;
-use kube::runtime::watcher::{Config, Event};
 use kube::core::PartialObjectMeta;
+use kube::runtime::watcher::{Config, Event};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
@@ -47,7 +47,10 @@ pub fn watch(
     Watching { view: View { hooks, connections }, run }
 }
 
-fn apis<K: Resource<DynamicType = (), Scope = NamespaceResourceScope>>(client: &Client, namespaces: &[String]) -> Vec<Api<K>> {
+fn apis<K: Resource<DynamicType = (), Scope = NamespaceResourceScope>>(
+    client: &Client,
+    namespaces: &[String],
+) -> Vec<Api<K>> {
     if namespaces.is_empty() {
         return vec![Api::all(client.clone())];
     }
@@ -83,7 +86,8 @@ async fn follow_secrets(
     secrets: Arc<SecretCache>,
     subscribers: Arc<Subscribers>,
 ) {
-    let config = || if labelled { Config::default().labels(&format!("{USE_LABEL}=true")) } else { Config::default() };
+    let config =
+        || if labelled { Config::default().labels(&format!("{USE_LABEL}=true")) } else { Config::default() };
     let streams = apis::<PartialObjectMeta<Secret>>(&client, namespaces)
         .into_iter()
         .map(|api| watcher(api, config()).default_backoff().boxed());

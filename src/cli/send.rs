@@ -1,0 +1,284 @@
+//! `hookstream send`: publishes one event.
+
+use std::fs;
+use std::io::{self, Read};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use url::Url;
+
+use super::{Failure, OrFail, Outcome, say};
+
+/// The largest data that is read, above what any worker takes.
+const MAX_DATA: u64 = 64 << 20;
+/// How much of an answer is read.
+const MAX_ANSWER: usize = 1 << 20;
+
+/// Publish an event to a worker.
+///
+/// Example: hookstream send -n demo --source crud --event consumers --data '{"operation": "create"}'
+#[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
+pub struct Args {
+    /// The namespace whose hooks get the event.
+    #[arg(short, long, value_name = "NAMESPACE", env = "HOOKSTREAM_NAMESPACE")]
+    namespace: String,
+    /// The event's source, for example crud.
+    #[arg(long, env = "HOOKSTREAM_SOURCE")]
+    source: String,
+    /// The event's name, for example consumers.
+    #[arg(long, env = "HOOKSTREAM_EVENT")]
+    event: String,
+    /// The event's data: JSON, @FILE, or - (also @-) for standard input.
+    #[arg(long, value_name = "JSON|@FILE", env = "HOOKSTREAM_DATA", allow_hyphen_values = true)]
+    data: String,
+    /// The event's id: sent again with the same id it is accepted once. Default: the worker makes one.
+    #[arg(long, env = "HOOKSTREAM_ID")]
+    id: Option<String>,
+    /// The worker's ingest address.
+    #[arg(long, default_value = "http://127.0.0.1:8080", env = "HOOKSTREAM_URL")]
+    url: Url,
+    /// A file with the bearer token. Default: none is sent.
+    #[arg(long, value_name = "FILE", env = "HOOKSTREAM_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
+    /// How the answer is printed.
+    #[arg(long, value_enum, default_value_t = Output::Table, env = "HOOKSTREAM_OUTPUT")]
+    output: Output,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Output {
+    Table,
+    Json,
+}
+
+#[derive(Serialize)]
+struct Event<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a str>,
+    source: &'a str,
+    event: &'a str,
+    /// Sent as it was written: numbers keep their digits.
+    data: &'a RawValue,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Accepted {
+    id: String,
+    deliveries: u64,
+}
+
+/// A problem body (RFC 9457), as far as it is shown.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Problem {
+    title: Option<String>,
+    detail: Option<String>,
+}
+
+pub async fn run(args: Args) -> Outcome {
+    let data = read_data(&args.data)?;
+    let event = Event { id: args.id.as_deref(), source: &args.source, event: &args.event, data: &data };
+    let body = serde_json::to_vec(&event).or_fail(|| "writing the event".into())?;
+    let url = events_url(&args.url, &args.namespace)?;
+    let mut request = client(&url)?.post(url.clone()).header("content-type", "application/json").body(body);
+    if let Some(path) = &args.token_file {
+        let token = fs::read_to_string(path).or_fail(|| format!("reading {}", path.display()))?;
+        if token.trim().is_empty() {
+            return Err(Failure::new(format!("{} holds no token", path.display())));
+        }
+        request = request.bearer_auth(token.trim());
+    }
+    let mut response = request.send().await.map_err(|error| not_reached(&url, &error))?;
+    let status = response.status();
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| not_reached(&url, &error))? {
+        body.extend_from_slice(&chunk);
+        if body.len() > MAX_ANSWER {
+            return Err(Failure::new(format!("{url} answered {status} with more than {MAX_ANSWER} bytes")));
+        }
+    }
+    if status.is_success() {
+        let accepted: Accepted = serde_json::from_slice(&body)
+            .or_fail(|| format!("{url} answered {status}, but not as a worker does"))?;
+        print(&accepted, args.output)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let message = format!("{url} answered {status}{}", told(&body));
+    // Refused (4xx) is an answer; everything else means that nothing is known of the event.
+    let code = if status.is_client_error() { 1 } else { 2 };
+    Err(Failure { code, message })
+}
+
+fn print(accepted: &Accepted, output: Output) -> Result<(), Failure> {
+    match output {
+        Output::Table => {
+            let width = accepted.id.chars().count().max(2);
+            say(&format!("{:width$}  DELIVERIES", "ID"));
+            say(&format!("{}  {}", accepted.id.escape_default(), accepted.deliveries));
+        }
+        Output::Json => say(&serde_json::to_string(accepted).or_fail(|| "writing JSON".into())?),
+    }
+    Ok(())
+}
+
+/// What the problem body says, in one line.
+fn told(body: &[u8]) -> String {
+    let problem: Problem = serde_json::from_slice(body).unwrap_or_default();
+    let parts: Vec<String> = [problem.title, problem.detail]
+        .into_iter()
+        .flatten()
+        .map(|text| text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(500).collect())
+        .collect();
+    if parts.is_empty() { String::new() } else { format!(": {}", parts.join(": ")) }
+}
+
+fn read_data(text: &str) -> Result<Box<RawValue>, Failure> {
+    let name = if text == "-" { Some("-") } else { text.strip_prefix('@') };
+    let (what, json) = match name {
+        None => ("--data".to_owned(), text.to_owned()),
+        Some("-") => ("standard input".to_owned(), read_all(io::stdin().lock(), "standard input")?),
+        Some(path) => {
+            let file = fs::File::open(path).or_fail(|| format!("reading {path}"))?;
+            (path.to_owned(), read_all(file, path)?)
+        }
+    };
+    serde_json::from_str(&json).or_fail(|| format!("{what} is not JSON (a file is given as @FILE)"))
+}
+
+fn read_all(from: impl Read, what: &str) -> Result<String, Failure> {
+    let mut text = String::new();
+    from.take(MAX_DATA + 1).read_to_string(&mut text).or_fail(|| format!("reading {what}"))?;
+    match text.len() as u64 {
+        ..=MAX_DATA => Ok(text),
+        _ => Err(Failure::new(format!("{what} holds more than {MAX_DATA} bytes"))),
+    }
+}
+
+fn events_url(base: &Url, namespace: &str) -> Result<Url, Failure> {
+    let no_base = || Failure::new(format!("{base} is not an http or https address (--url)"));
+    // Also keeps out `..`, which a URL's path would swallow.
+    let label = |text: &str| text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    if namespace.is_empty() || namespace.len() > 63 || !label(namespace) {
+        return Err(Failure::new(format!("{namespace:?} is no namespace's name (--namespace)")));
+    }
+    let mut url = base.clone();
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(no_base());
+    }
+    url.path_segments_mut().map_err(|()| no_base())?.pop_if_empty().extend([
+        "v1",
+        "namespaces",
+        namespace,
+        "events",
+    ]);
+    Ok(url)
+}
+
+fn client(url: &Url) -> Result<reqwest::Client, Failure> {
+    let mut builder = reqwest::Client::builder()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(Duration::from_secs(10))
+        .timeout(Duration::from_secs(60));
+    // Without an authority installed (a bare container) the client could not be made, though http needs none.
+    if url.scheme() == "http" {
+        builder = builder.tls_certs_only([]);
+    }
+    builder.build().or_fail(|| "making an HTTP client".into())
+}
+
+/// The URL is told once, with the innermost cause, which is the one that helps.
+fn not_reached(url: &Url, error: &reqwest::Error) -> Failure {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    let what = if error.is_timeout() { "did not answer in time".into() } else { cause.to_string() };
+    Failure::new(format!("{url} cannot be reached: {what} (--url)"))
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::Json;
+    use axum::http::{HeaderMap, StatusCode};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn the_namespace_is_one_segment() {
+        let url = |base: &str, namespace| events_url(&base.parse().unwrap(), namespace).unwrap().to_string();
+        assert_eq!(url("http://a:1", "demo"), "http://a:1/v1/namespaces/demo/events");
+        assert_eq!(url("https://a/b/", "x-y"), "https://a/b/v1/namespaces/x-y/events");
+        for namespace in ["", "..", "x/y", "X"] {
+            assert!(events_url(&"http://a".parse().unwrap(), namespace).is_err(), "{namespace}");
+        }
+        assert!(events_url(&"ftp://a".parse().unwrap(), "demo").is_err());
+        assert!(events_url(&"mailto:a".parse().unwrap(), "demo").is_err());
+    }
+
+    #[test]
+    fn data_is_kept_as_written() {
+        assert_eq!(read_data(r#"{"n": 1.10}"#).unwrap().get(), r#"{"n": 1.10}"#);
+        assert!(read_data("nope").unwrap_err().message.starts_with("--data is not JSON"));
+        assert!(read_data("@/no/such/file").unwrap_err().message.starts_with("reading /no/such/file"));
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), "[1]\n").unwrap();
+        assert_eq!(read_data(&format!("@{}", file.path().display())).unwrap().get(), "[1]");
+    }
+
+    async fn ingest(headers: HeaderMap, Json(event): Json<Value>) -> (StatusCode, Json<Value>) {
+        if headers["authorization"] != "Bearer t0ken" {
+            return (StatusCode::FORBIDDEN, Json(json!({"title": "Forbidden", "detail": "no right"})));
+        }
+        assert_eq!(event, json!({"id": "e1", "source": "crud", "event": "routes", "data": {"a": 1}}));
+        (StatusCode::ACCEPTED, Json(json!({"id": "e1", "deliveries": 2})))
+    }
+
+    #[tokio::test]
+    async fn what_the_worker_says_is_the_exit_code() {
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url: Url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let router = axum::Router::new().route("/v1/namespaces/demo/events", axum::routing::post(ingest));
+        let server = tokio::spawn(async move { axum::serve(listener, router).await });
+        let token = tempfile::NamedTempFile::new().unwrap();
+        let args = || Args {
+            namespace: "demo".into(),
+            source: "crud".into(),
+            event: "routes".into(),
+            data: r#"{"a": 1}"#.into(),
+            id: Some("e1".into()),
+            url: url.clone(),
+            token_file: Some(token.path().into()),
+            output: Output::Json,
+        };
+        assert!(run(args()).await.unwrap_err().message.ends_with("holds no token"));
+        fs::write(token.path(), "t0ken\n").unwrap();
+        assert_eq!(run(args()).await.unwrap(), ExitCode::SUCCESS);
+        fs::write(token.path(), "other").unwrap();
+        let refused = run(args()).await.unwrap_err();
+        assert_eq!(refused.code, 1);
+        assert!(
+            refused.message.ends_with("answered 403 Forbidden: Forbidden: no right"),
+            "{}",
+            refused.message
+        );
+        server.abort();
+        assert!(server.await.unwrap_err().is_cancelled());
+        let gone = run(args()).await.unwrap_err();
+        assert_eq!(gone.code, 2);
+        assert!(gone.message.contains("cannot be reached"), "{}", gone.message);
+    }
+
+    #[test]
+    fn problems_take_one_line() {
+        assert_eq!(told(br#"{"title":"Too big","detail":"1 MiB\nat most"}"#), ": Too big: 1 MiB at most");
+        assert_eq!(told(b"<html>"), "");
+    }
+}

@@ -1,0 +1,491 @@
+//! The emulator over real loopback sockets.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use super::*;
+use crate::core::sign;
+
+const ID: &str = "0191c1a5-0000-4000-8000-000000000001";
+
+struct Server {
+    url: String,
+    client: reqwest::Client,
+    task: JoinHandle<Result<(), Error>>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn start(options: KongOptions) -> Server {
+    rustls::crypto::ring::default_provider().install_default().ok();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let task = tokio::spawn(serve_kong(listener, options, std::future::pending::<()>()));
+    let client = reqwest::Client::builder().no_proxy().tls_certs_only([]).build().unwrap();
+    Server { url, client, task }
+}
+
+impl Server {
+    fn request(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
+        self.client.request(method.parse().unwrap(), format!("{}{path}", self.url))
+    }
+
+    async fn call(&self, method: &str, path: &str, body: Value) -> (u16, Value) {
+        let mut request = self.request(method, path);
+        if !body.is_null() {
+            request = request.json(&body);
+        }
+        read(request.send().await.unwrap()).await
+    }
+
+    async fn get(&self, path: &str) -> (u16, Value) {
+        self.call("GET", path, Value::Null).await
+    }
+}
+
+async fn read(response: reqwest::Response) -> (u16, Value) {
+    let status = response.status().as_u16();
+    (status, serde_json::from_slice(&response.bytes().await.unwrap()).unwrap_or(Value::Null))
+}
+
+/// What a receiver got.
+type Got = (HeaderMap, Value, Vec<u8>);
+
+async fn receive(State(seen): State<mpsc::UnboundedSender<Got>>, request: Request) -> StatusCode {
+    let (parts, body) = request.into_parts();
+    let bytes = axum::body::to_bytes(body, MAX_BODY).await.unwrap().to_vec();
+    let json = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+    seen.send((parts.headers, json, bytes)).unwrap();
+    StatusCode::ACCEPTED
+}
+
+struct Receiver {
+    url: String,
+    got: mpsc::UnboundedReceiver<Got>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Receiver {
+    async fn start_at(address: SocketAddr) -> Receiver {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let url = format!("http://{}/hook", listener.local_addr().unwrap());
+        let (send, got) = mpsc::unbounded_channel();
+        let router = Router::new().fallback(receive).with_state(send);
+        let task = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        Receiver { url, got, task }
+    }
+
+    async fn start() -> Receiver {
+        Receiver::start_at("127.0.0.1:0".parse().unwrap()).await
+    }
+
+    async fn next(&mut self) -> Got {
+        timeout(Duration::from_secs(10), self.got.recv()).await.expect("a request").unwrap()
+    }
+
+    async fn nothing(&mut self) {
+        assert!(timeout(Duration::from_millis(150), self.got.recv()).await.is_err());
+    }
+}
+
+fn log_hook(source: &str) -> Value {
+    json!({"source": source, "handler": "log"})
+}
+
+fn webhook(url: &str) -> Value {
+    json!({"source": "crud", "event": "consumers", "handler": "webhook", "config": {"url": url, "secret": "hush"}})
+}
+
+#[tokio::test]
+async fn a_hook_lives_and_dies() {
+    let kong = start(KongOptions::default()).await;
+    let (status, made) = kong.call("POST", "/event-hooks", log_hook("crud")).await;
+    assert_eq!(status, 201);
+    let id = made["id"].as_str().unwrap().to_owned();
+    assert_eq!(id.parse::<Uuid>().unwrap().get_version_num(), 4);
+    let expected = json!({"id": id, "created_at": made["created_at"], "updated_at": made["created_at"],
+        "source": "crud", "event": null, "handler": "log", "snooze": null, "on_change": null, "config": {}});
+    assert_eq!(made, expected);
+    let path = format!("/event-hooks/{id}");
+    assert_eq!(kong.get(&path).await, (200, expected.clone()));
+    assert_eq!(kong.get("/default/event-hooks/").await, (200, json!({"data": [expected], "next": null})));
+    let (status, patched) = kong.call("PATCH", &path, json!({"snooze": 5, "on_change": true})).await;
+    assert_eq!((status, &patched["snooze"], &patched["on_change"]), (200, &json!(5), &json!(true)));
+    let (status, put) = kong.call("PUT", &path, log_hook("balancer")).await;
+    assert_eq!((status, &put["source"], &put["snooze"]), (200, &json!("balancer"), &Value::Null));
+    assert_eq!(put["created_at"], made["created_at"]);
+    assert_eq!(kong.call("DELETE", &path, Value::Null).await.0, 204);
+    assert_eq!(kong.call("DELETE", &path, Value::Null).await.0, 204);
+    assert_eq!(kong.get(&path).await, (404, json!({"message": "Not found"})));
+    assert_eq!(kong.get("/event-hooks").await.1, json!({"data": [], "next": null}));
+}
+
+#[tokio::test]
+async fn put_creates_and_ids_are_the_callers() {
+    let kong = start(KongOptions::default()).await;
+    let path = format!("/event-hooks/{ID}");
+    let (status, made) = kong.call("PUT", &path, log_hook("crud")).await;
+    assert_eq!((status, &made["id"]), (200, &json!(ID)));
+    let mut hook = log_hook("crud");
+    hook["id"] = ID.into();
+    let (status, error) = kong.call("POST", "/event-hooks", hook.clone()).await;
+    assert_eq!((status, &error["code"]), (400, &json!(3)));
+    kong.call("DELETE", &path, Value::Null).await;
+    let (status, made) = kong.call("POST", "/event-hooks", hook).await;
+    assert_eq!((status, &made["id"]), (201, &json!(ID)));
+}
+
+#[tokio::test]
+async fn errors_have_kongs_shapes() {
+    let kong = start(KongOptions::default()).await;
+    let (status, error) = kong.get("/event-hooks/nope").await;
+    assert_eq!((status, &error["code"], &error["name"]), (400, &json!(1), &json!("invalid primary key")));
+    let (status, error) = kong.call("POST", "/event-hooks", json!({"handler": "log"})).await;
+    assert_eq!(status, 400);
+    assert_eq!(
+        error,
+        json!({"code": 2, "name": "schema violation", "message": "schema violation (source: required field missing)",
+            "fields": {"source": "required field missing"}})
+    );
+    let (status, error) = kong.call("PATCH", &format!("/event-hooks/{ID}"), json!({})).await;
+    assert_eq!((status, &error["code"]), (404, &json!(6)));
+    let bad = kong.request("POST", "/event-hooks").header("content-type", "application/json").body("{");
+    let answer = read(bad.send().await.unwrap()).await;
+    assert_eq!(answer, (400, json!({"message": "Cannot parse JSON body"})));
+    let text = kong.request("POST", "/event-hooks").header("content-type", "text/plain").body("{}");
+    assert_eq!(text.send().await.unwrap().status(), 415);
+    assert_eq!(kong.get("/services").await, (404, json!({"message": "Not found"})));
+    assert_eq!(kong.call("DELETE", "/event-hooks", Value::Null).await.0, 405);
+    assert_eq!(kong.get(&format!("/event-hooks/{ID}/test")).await.0, 405);
+    assert_eq!(kong.get(&format!("/event-hooks/{ID}/ping")).await.0, 404);
+    let mut hook = log_hook("crud");
+    hook["id"] = "x".into();
+    let (_, error) = kong.call("POST", "/event-hooks", hook).await;
+    assert_eq!(error["fields"], json!({"id": "expected a valid UUID"}));
+    let (_, error) = kong.call("POST", "/event-hooks", json!({"config.url": "x"})).await;
+    assert_eq!(error["fields"]["config.url"], "unknown field");
+}
+
+#[tokio::test]
+async fn switches() {
+    let kong = start(KongOptions {
+        put: false,
+        patch: false,
+        client_id: false,
+        missing_delete: MissingDelete::NotFound,
+        ..KongOptions::default()
+    })
+    .await;
+    let path = format!("/event-hooks/{ID}");
+    for method in ["PUT", "PATCH"] {
+        let refused = kong.call(method, &path, log_hook("crud")).await;
+        assert_eq!(refused, (405, json!({"message": "Method not allowed"})), "{method}");
+    }
+    let mut hook = log_hook("crud");
+    hook["id"] = ID.into();
+    let (status, error) = kong.call("POST", "/event-hooks", hook).await;
+    assert_eq!((status, &error["fields"]), (400, &json!({"id": "unknown field"})));
+    assert_eq!(kong.call("DELETE", &path, Value::Null).await.0, 404);
+}
+
+#[tokio::test]
+async fn versions_differ() {
+    for (version, told, updated_at, ssl_verify) in [
+        ("3.2", "3.2.0.0-enterprise-edition", false, false),
+        ("3.13.0.1", "3.13.0.1", true, false),
+        ("3.14", "3.14.0.0-enterprise-edition", true, true),
+        ("4.0-rc", "4.0-rc", true, true),
+    ] {
+        let kong = start(KongOptions { gateway_version: version.into(), ..KongOptions::default() }).await;
+        assert_eq!(kong.get("/").await.1["version"], told);
+        let (_, made) = kong.call("POST", "/event-hooks", webhook("http://127.0.0.1:1/")).await;
+        assert_eq!(made.get("updated_at").is_some(), updated_at, "{version}");
+        assert_eq!(made["config"]["ssl_verify"], ssl_verify, "{version}");
+        assert_eq!(made["config"]["secret"], "hush");
+    }
+    for version in ["", "3", "x.y", "3.14 beta"] {
+        assert!(matches!(Version::parse(version), Err(Error::Version(_))), "{version}");
+    }
+}
+
+#[tokio::test]
+async fn pages_follow_the_offset() {
+    let kong = start(KongOptions::default()).await;
+    for _ in 0..5 {
+        kong.call("POST", "/event-hooks", log_hook("crud")).await;
+    }
+    let (mut seen, mut offset, mut pages) = (BTreeSet::new(), String::new(), 0);
+    loop {
+        let request = kong.request("GET", &format!("/event-hooks?size=2&unknown=1{offset}"));
+        let (_, page) = read(request.send().await.unwrap()).await;
+        pages += 1;
+        seen.extend(page["data"].as_array().unwrap().iter().map(|hook| hook["id"].to_string()));
+        let Some(next) = page["offset"].as_str() else {
+            assert_eq!(page["next"], Value::Null);
+            break;
+        };
+        let encoded: String = url::form_urlencoded::byte_serialize(next.as_bytes()).collect();
+        offset = format!("&offset={encoded}");
+        assert_eq!(page["next"], format!("/event-hooks?offset={encoded}&size=2"));
+    }
+    assert_eq!((pages, seen.len()), (3, 5));
+    for size in ["0", "1001", "1.5", "x"] {
+        let (status, error) = kong.get(&format!("/event-hooks?size={size}")).await;
+        assert_eq!((status, &error["code"]), (400, &json!(9)), "{size}");
+    }
+    let (status, error) = kong.get("/event-hooks?offset=!").await;
+    assert_eq!((status, &error["code"]), (400, &json!(7)));
+}
+
+#[tokio::test]
+async fn workspaces_are_prefixes() {
+    let kong = start(KongOptions { workspaces: vec!["team-a".into()], ..KongOptions::default() }).await;
+    let (status, made) = kong.call("POST", "/team-a/event-hooks", log_hook("crud")).await;
+    assert_eq!(status, 201);
+    let id = made["id"].as_str().unwrap();
+    assert_eq!(kong.get(&format!("/team-a/event-hooks/{id}")).await.0, 200);
+    assert_eq!(kong.get(&format!("/event-hooks/{id}")).await.0, 404);
+    assert_eq!(kong.get("/team-b/event-hooks").await, (404, json!({"message": "Not found"})));
+    // Ids are unique over all workspaces.
+    let (status, error) = kong.call("PUT", &format!("/event-hooks/{id}"), log_hook("crud")).await;
+    assert_eq!((status, &error["code"]), (400, &json!(3)));
+    let emitted = json!({"source": "crud", "event": "routes"});
+    assert_eq!(kong.call("POST", "/__emulator/events", emitted).await.1["matched"], 1);
+}
+
+#[tokio::test]
+async fn a_token_is_asked_for() {
+    let kong = start(KongOptions { token: Some("t0ken".into()), ..KongOptions::default() }).await;
+    assert_eq!(kong.get("/event-hooks").await, (401, json!({"message": "Invalid RBAC credentials"})));
+    for (token, status) in [("nope", 401), ("t0ken", 200)] {
+        let request = kong.request("GET", "/event-hooks").header("Kong-Admin-Token", token);
+        assert_eq!(request.send().await.unwrap().status().as_u16(), status);
+    }
+    assert_eq!(kong.get("/__emulator/requests").await.1["total"], 3);
+}
+
+#[tokio::test]
+async fn sources_are_told() {
+    let kong = start(KongOptions::default()).await;
+    let (_, all) = kong.get("/event-hooks/sources/").await;
+    assert_eq!(all["data"]["rate-limiting-advanced"]["rate-limit-exceeded"]["unique"][0], "consumer");
+    let (_, one) = kong.get("/event-hooks/sources/dao%3Acrud").await;
+    assert_eq!(one["data"]["delete"]["fields"][3], "schema");
+    let (_, event) = kong.get("/default/event-hooks/sources/balancer/health").await;
+    assert_eq!(event["data"]["fields"][0], "upstream_id");
+    assert_eq!(kong.get("/event-hooks/sources/nope").await.0, 404);
+    assert_eq!(kong.get("/event-hooks/sources/balancer/health/x").await.0, 404);
+}
+
+#[tokio::test]
+async fn forms_make_hooks() {
+    let kong = start(KongOptions::default()).await;
+    let form = "source=crud&handler=webhook&snooze=60&on_change=true&event=&config.url=http%3A%2F%2F127.0.0.1%3A1%2F\
+                &config.headers.x-a=b&config.ssl_verify=false";
+    let request = kong
+        .request("POST", "/event-hooks")
+        .header("content-type", "application/x-www-form-urlencoded")
+        .body(form);
+    let (status, made) = read(request.send().await.unwrap()).await;
+    assert_eq!((status, &made["snooze"], &made["event"]), (201, &json!(60), &Value::Null), "{made}");
+    assert_eq!(
+        made["config"],
+        json!({"url": "http://127.0.0.1:1/", "headers": {"x-a": "b"}, "secret": null, "ssl_verify": false})
+    );
+}
+
+#[tokio::test]
+async fn a_webhook_is_pinged_and_gets_signed_events() {
+    for (version, encoding, prefix, length) in [
+        ("3.14", SignatureEncoding::PrefixedHex, "sha256=", 71),
+        ("3.13", SignatureEncoding::PrefixedHex, "sha1=", 45),
+        ("3.13", SignatureEncoding::Hex, "", 40),
+    ] {
+        let mut receiver = Receiver::start().await;
+        let options = KongOptions {
+            gateway_version: version.into(),
+            signature_encoding: encoding,
+            ..KongOptions::default()
+        };
+        let kong = start(options).await;
+        let mut hook = webhook(&receiver.url);
+        hook["config"]["headers"] = json!({"X-Team": "a"});
+        let (_, made) = kong.call("POST", "/event-hooks", hook).await;
+        let (_, ping, _) = receiver.next().await;
+        assert_eq!((&ping["source"], &ping["event"]), (&json!("kong:event_hooks"), &json!("ping")));
+        assert_eq!(ping["event_hooks"]["id"], made["id"]);
+        assert_eq!(ping["event_hooks"]["config"]["headers"]["content-type"], "application/json");
+
+        let data = json!({"operation": "create", "source": "liar", "entity": {"username": "ada"}});
+        let emitted = json!({"source": "crud", "event": "consumers", "data": data});
+        let (status, answer) = kong.call("POST", "/__emulator/events", emitted).await;
+        assert_eq!((status, &answer["matched"]), (200, &json!(1)));
+        assert_eq!(answer["queued"], json!([made["id"]]));
+        let (headers, event, bytes) = receiver.next().await;
+        assert_eq!(
+            event,
+            json!({"operation": "create", "source": "crud", "event": "consumers", "entity": {"username": "ada"}})
+        );
+        assert!(headers["content-type"] == "application/json" && headers["x-team"] == "a");
+        let signature = headers["x-kong-signature"].to_str().unwrap();
+        assert!(signature.starts_with(prefix) && signature.len() == length, "{signature}");
+        assert!(sign::verify_kong(b"hush", signature, &bytes));
+
+        let other = json!({"source": "crud", "event": "routes"});
+        assert_eq!(kong.call("POST", "/__emulator/events", other).await.1["matched"], 0);
+        receiver.nothing().await;
+    }
+}
+
+#[tokio::test]
+async fn events_reach_every_handler_that_runs() {
+    let kong = start(KongOptions::default()).await;
+    kong.call("POST", "/event-hooks", log_hook("crud")).await;
+    let lambda = json!({"source": "crud", "handler": "lambda", "config": {"functions": ["return 1"]}});
+    let (_, lambda) = kong.call("POST", "/event-hooks", lambda).await;
+    let (_, answer) =
+        kong.call("POST", "/__emulator/events", json!({"source": "crud", "event": "any"})).await;
+    assert_eq!((&answer["matched"], answer["logged"].as_array().unwrap().len()), (&json!(2), 1));
+    assert_eq!(
+        (&answer["skipped"][0]["id"], &answer["skipped"][0]["handler"]),
+        (&lambda["id"], &json!("lambda"))
+    );
+    assert_eq!(kong.call("POST", "/__emulator/events", json!({"source": "crud"})).await.0, 400);
+    let no_object = json!({"source": "crud", "event": "a", "data": [1]});
+    assert_eq!(kong.call("POST", "/__emulator/events", no_object).await.0, 400);
+    assert_eq!(kong.get("/__emulator/nope").await.0, 404);
+}
+
+#[tokio::test]
+async fn a_receiver_that_is_not_there_yet_is_tried_again() {
+    let kong = start(KongOptions::default()).await;
+    let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    kong.call("POST", "/event-hooks", webhook(&format!("http://{free}/"))).await;
+    let event = json!({"source": "crud", "event": "consumers", "data": {"n": 1}});
+    kong.call("POST", "/__emulator/events", event).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let mut receiver = Receiver::start_at(free).await;
+    assert_eq!(receiver.next().await.1["event"], "ping");
+    assert_eq!(receiver.next().await.1["n"], 1);
+    receiver.nothing().await;
+}
+
+#[tokio::test]
+async fn ping_and_test_answer() {
+    let mut receiver = Receiver::start().await;
+    let kong = start(KongOptions::default()).await;
+    let (_, made) = kong.call("POST", "/event-hooks", webhook(&receiver.url)).await;
+    receiver.next().await;
+    let path = format!("/event-hooks/{}", made["id"].as_str().unwrap());
+    let (status, ping) = kong.get(&format!("{path}/ping")).await;
+    assert_eq!((status, &ping["event"]), (200, &json!("ping")));
+    assert_eq!(receiver.next().await.1, ping);
+    let posted = json!({"consumer": {"username": "Jane Austen"}});
+    let (status, answer) = kong.call("POST", &format!("{path}/test"), posted).await;
+    assert_eq!(status, 200);
+    let data = json!({"consumer": {"username": "Jane Austen"}, "event": "consumers", "source": "crud"});
+    assert_eq!((&answer["data"], &answer["result"]["status"]), (&data, &json!(202)));
+    assert_eq!(receiver.next().await.1, data);
+    let (_, log) = kong.call("POST", "/event-hooks", log_hook("crud")).await;
+    let path = format!("/event-hooks/{}", log["id"].as_str().unwrap());
+    assert_eq!(kong.get(&format!("{path}/ping")).await.0, 400);
+    assert_eq!(kong.call("POST", &format!("{path}/test"), json!({})).await.1["result"], true);
+}
+
+#[tokio::test]
+async fn faults_strike() {
+    let kong = start(KongOptions::default()).await;
+    let fault = json!({"method": "POST", "path": "/event-hooks", "status": 429, "headers": {"retry-after": "3"}, "times": 1});
+    assert_eq!(kong.call("POST", "/__emulator/faults", fault).await.0, 201);
+    let refused = kong.request("POST", "/event-hooks").json(&log_hook("crud")).send().await.unwrap();
+    assert_eq!((refused.status().as_u16(), &refused.headers()["retry-after"]), (429, &"3".parse().unwrap()));
+    assert_eq!(kong.call("POST", "/event-hooks", log_hook("crud")).await.0, 201);
+    assert_eq!(kong.get("/__emulator/faults").await.1["data"][0]["fired"], 1);
+
+    // The work is done, the answer is not: the worst case for a create.
+    assert_eq!(kong.call("DELETE", "/__emulator/faults", Value::Null).await.0, 204);
+    let drop = json!([{"method": "PUT", "dropAnswer": true, "times": 1}]);
+    kong.call("POST", "/__emulator/faults", drop).await;
+    let path = format!("/event-hooks/{ID}");
+    let dropped = kong.request("PUT", &path).json(&log_hook("crud")).send().await;
+    assert!(dropped.unwrap_err().status().is_none());
+    assert_eq!(kong.get(&path).await.0, 200);
+
+    let (_, log) = kong.get("/__emulator/requests").await;
+    let seen: Vec<_> =
+        log["data"].as_array().unwrap().iter().map(|one| (&one["method"], &one["status"])).collect();
+    assert_eq!(json!(seen), json!([["POST", 429], ["POST", 201], ["PUT", 200], ["GET", 200]]),);
+    assert_eq!(log["data"][2]["dropped"], true);
+}
+
+#[tokio::test]
+async fn reads_may_lag_behind_a_create() {
+    let kong = start(KongOptions::default()).await;
+    kong.call("POST", "/__emulator/faults", json!({"lagMs": 300, "times": 1})).await;
+    let (_, made) = kong.call("POST", "/event-hooks", log_hook("crud")).await;
+    let path = format!("/event-hooks/{}", made["id"].as_str().unwrap());
+    assert_eq!(kong.get(&path).await.0, 404);
+    assert_eq!(kong.get("/event-hooks").await.1["data"], json!([]));
+    tokio::time::sleep(Duration::from_millis(350)).await;
+    assert_eq!(kong.get(&path).await.0, 200);
+    assert_eq!(kong.get("/event-hooks").await.1["data"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn state_survives_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = KongOptions {
+        state: Some(folder.path().join("kong.json")),
+        workspaces: vec!["team-a".into()],
+        ..KongOptions::default()
+    };
+    let kong = start(options.clone()).await;
+    let (_, made) = kong.call("POST", "/team-a/event-hooks", webhook("http://127.0.0.1:1/")).await;
+    drop(kong);
+    let kong = start(options.clone()).await;
+    let path = format!("/team-a/event-hooks/{}", made["id"].as_str().unwrap());
+    assert_eq!(kong.get(&path).await, (200, made));
+    assert_eq!(kong.call("DELETE", &path, Value::Null).await.0, 204);
+    drop(kong);
+    let kong = start(options).await;
+    assert_eq!(kong.get(&path).await.0, 404);
+    std::fs::write(folder.path().join("bad"), "{").unwrap();
+    let bad = KongOptions { state: Some(folder.path().join("bad")), ..KongOptions::default() };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let refused = serve_kong(listener, bad, std::future::pending::<()>()).await;
+    assert!(matches!(refused, Err(Error::StateFormat { .. })));
+}
+
+#[tokio::test]
+async fn it_stops_when_told() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let task = tokio::spawn(serve_kong(listener, KongOptions::default(), stopped));
+    let client = reqwest::Client::builder().no_proxy().tls_certs_only([]).build().unwrap();
+    assert_eq!(client.get(&url).send().await.unwrap().status(), 200);
+    stop.send(()).unwrap();
+    // The client's idle connection is closed, not waited for.
+    timeout(Duration::from_secs(2), task).await.unwrap().unwrap().unwrap();
+    assert!(client.get(&url).send().await.is_err());
+}

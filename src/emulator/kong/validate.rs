@@ -1,0 +1,360 @@
+//! What an event hook may hold, and the texts that Kong's schema library answers with.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::error::ApiError;
+
+/// Who acts on an event.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Handler {
+    Webhook,
+    WebhookCustom,
+    Log,
+    Lambda,
+}
+
+impl Handler {
+    pub fn name(self) -> &'static str {
+        match self {
+            Handler::Webhook => "webhook",
+            Handler::WebhookCustom => "webhook-custom",
+            Handler::Log => "log",
+            Handler::Lambda => "lambda",
+        }
+    }
+
+    pub fn parse(name: &str) -> Option<Self> {
+        [Handler::Webhook, Handler::WebhookCustom, Handler::Log, Handler::Lambda]
+            .into_iter()
+            .find(|handler| handler.name() == name)
+    }
+}
+
+/// What the caller may set of a hook, checked and with its defaults. No `Debug`: it holds the secret.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct Fields {
+    pub source: String,
+    pub event: Option<String>,
+    pub handler: Handler,
+    pub snooze: Option<i64>,
+    pub on_change: Option<bool>,
+    pub config: Map<String, Value>,
+}
+
+/// The type of a field.
+#[derive(Clone, Copy)]
+pub(super) enum Kind {
+    Text,
+    Url,
+    Integer,
+    Boolean,
+    /// A map with text values.
+    TextMap,
+    /// A map with any values: what a custom payload may hold is documented by example only.
+    AnyMap,
+    TextList,
+}
+
+impl Kind {
+    fn check(self, value: &Value) -> Result<(), Value> {
+        let expect = |good: bool, what: &str| if good { Ok(()) } else { Err(Value::from(what)) };
+        match self {
+            Kind::Text => {
+                expect(value.is_string(), "expected a string")?;
+                expect(value != "", "length must be at least 1")
+            }
+            Kind::Url => {
+                let text = value.as_str().ok_or("expected a string")?;
+                let url = url::Url::parse(text).map_err(|_| "could not parse url")?;
+                expect(matches!(url.scheme(), "http" | "https"), "missing scheme in url")?;
+                expect(url.has_host(), "missing host in url")
+            }
+            Kind::Integer => expect(value.is_i64(), "expected an integer"),
+            Kind::Boolean => expect(value.is_boolean(), "expected a boolean"),
+            Kind::AnyMap => expect(value.is_object(), "expected a map"),
+            Kind::TextMap => {
+                let map = value.as_object().ok_or("expected a map")?;
+                let wrong: Map<String, Value> = map
+                    .iter()
+                    .filter(|(_, value)| !value.is_string())
+                    .map(|(name, _)| (name.clone(), "expected a string".into()))
+                    .collect();
+                if wrong.is_empty() { Ok(()) } else { Err(wrong.into()) }
+            }
+            Kind::TextList => {
+                let list = value.as_array().ok_or("expected an array")?;
+                expect(list.iter().all(Value::is_string), "expected a string")
+            }
+        }
+    }
+
+    /// A form knows text only: read it as the field's type where it looks like one.
+    fn coerce(self, value: &mut Value) {
+        let Value::String(text) = &*value else { return };
+        let coerced = match (self, text.as_str()) {
+            (_, "") => Some(Value::Null),
+            (Kind::Integer, text) => text.parse::<i64>().ok().map(Value::from),
+            (Kind::Boolean, text) => text.parse::<bool>().ok().map(Value::from),
+            // `config.functions=x` is a list of one.
+            (Kind::TextList, text) => Some(json!([text])),
+            _ => None,
+        };
+        if let Some(coerced) = coerced {
+            *value = coerced;
+        }
+    }
+}
+
+const TOP: [(&str, Kind); 5] = [
+    ("source", Kind::Text),
+    ("event", Kind::Text),
+    ("handler", Kind::Text),
+    ("snooze", Kind::Integer),
+    ("on_change", Kind::Boolean),
+];
+
+/// A field of `config`; without a default it is required.
+struct ConfigField(&'static str, Kind, Option<Value>);
+
+fn config_fields(handler: Handler, ssl_verify: bool) -> Vec<ConfigField> {
+    let none = || Some(Value::Null);
+    let webhook = || {
+        vec![
+            ConfigField("url", Kind::Url, None),
+            ConfigField("headers", Kind::TextMap, Some(json!({}))),
+            ConfigField("secret", Kind::Text, none()),
+            ConfigField("ssl_verify", Kind::Boolean, Some(ssl_verify.into())),
+        ]
+    };
+    match handler {
+        Handler::Webhook => webhook(),
+        Handler::WebhookCustom => {
+            let mut fields = webhook();
+            fields.extend([
+                ConfigField("method", Kind::Text, None),
+                ConfigField("headers_format", Kind::Boolean, Some(false.into())),
+                ConfigField("payload", Kind::AnyMap, none()),
+                ConfigField("payload_format", Kind::Boolean, Some(true.into())),
+                ConfigField("body", Kind::Text, none()),
+                ConfigField("body_format", Kind::Boolean, Some(true.into())),
+            ]);
+            fields
+        }
+        Handler::Log => Vec::new(),
+        Handler::Lambda => vec![ConfigField("functions", Kind::TextList, None)],
+    }
+}
+
+/// Checks a whole hook and fills in the defaults: what PUT and POST send, or an old hook with a PATCH merged in. The
+/// source is free text: gateways from 3.7 on accept what they do not know.
+pub(super) fn check(mut given: Map<String, Value>, ssl_verify: bool) -> Result<Fields, ApiError> {
+    let mut wrong = Map::new();
+    // JSON null stands for "not set", as in what reads answer.
+    let mut take = |name: &str| given.remove(name).filter(|value| !value.is_null());
+    let config = take("config");
+    let mut top: Map<String, Value> = Map::new();
+    for (name, kind) in TOP {
+        match take(name) {
+            None if matches!(name, "source" | "handler") => {
+                wrong.insert(name.into(), "required field missing".into());
+            }
+            None => {}
+            Some(value) => {
+                if let Err(mistake) = kind.check(&value) {
+                    wrong.insert(name.into(), mistake);
+                }
+                top.insert(name.into(), value);
+            }
+        }
+    }
+    for name in given.keys() {
+        wrong.insert(name.clone(), "unknown field".into());
+    }
+    let text = |name: &str| top.get(name).and_then(Value::as_str).map(str::to_owned);
+    let handler = text("handler").and_then(|name| Handler::parse(&name));
+    if handler.is_none() && !wrong.contains_key("handler") {
+        wrong.insert("handler".into(), "expected one of: webhook, webhook-custom, log, lambda".into());
+    }
+    let mut checked = Map::new();
+    match (handler, config) {
+        (None, _) => {}
+        (Some(handler), None) => {
+            check_config(handler, Map::new(), ssl_verify, &mut checked, &mut wrong);
+        }
+        (Some(handler), Some(Value::Object(config))) => {
+            check_config(handler, config, ssl_verify, &mut checked, &mut wrong);
+        }
+        (Some(_), Some(_)) => {
+            wrong.insert("config".into(), "expected a record".into());
+        }
+    }
+    match (handler, text("source")) {
+        (Some(handler), Some(source)) if wrong.is_empty() => Ok(Fields {
+            source,
+            event: text("event"),
+            handler,
+            snooze: top.get("snooze").and_then(Value::as_i64),
+            on_change: top.get("on_change").and_then(Value::as_bool),
+            config: checked,
+        }),
+        _ => Err(ApiError::schema_violation(wrong)),
+    }
+}
+
+fn check_config(
+    handler: Handler,
+    mut given: Map<String, Value>,
+    ssl_verify: bool,
+    checked: &mut Map<String, Value>,
+    wrong: &mut Map<String, Value>,
+) {
+    let mut mistakes = Map::new();
+    for ConfigField(name, kind, default) in config_fields(handler, ssl_verify) {
+        match (given.remove(name).filter(|value| !value.is_null()), default) {
+            (None, None) => {
+                mistakes.insert(name.into(), "required field missing".into());
+            }
+            (None, Some(default)) => {
+                checked.insert(name.into(), default);
+            }
+            (Some(value), _) => {
+                if let Err(mistake) = kind.check(&value) {
+                    mistakes.insert(name.into(), mistake);
+                }
+                checked.insert(name.into(), value);
+            }
+        }
+    }
+    for name in given.keys() {
+        mistakes.insert(name.clone(), "unknown field".into());
+    }
+    if !mistakes.is_empty() {
+        wrong.insert("config".into(), mistakes.into());
+    }
+}
+
+/// Gives the texts of a form their types. `handler` is that of the hook that a PATCH changes.
+pub(super) fn coerce(given: &mut Map<String, Value>, handler: Option<Handler>) {
+    for (name, kind) in TOP {
+        if let Some(value) = given.get_mut(name) {
+            kind.coerce(value);
+        }
+    }
+    let named = given.get("handler").and_then(Value::as_str).and_then(Handler::parse);
+    let Some(handler) = named.or(handler) else { return };
+    let Some(config) = given.get_mut("config").and_then(Value::as_object_mut) else { return };
+    for ConfigField(name, kind, _) in config_fields(handler, false) {
+        if let Some(value) = config.get_mut(name) {
+            kind.coerce(value);
+        }
+    }
+}
+
+/// Merges a PATCH into a hook: members of `config` one by one (a record), arrays and maps whole. With another handler
+/// the old config does not fit and is left behind.
+pub(super) fn merge(old: &Fields, patch: Map<String, Value>) -> Map<String, Value> {
+    let mut merged = match serde_json::to_value(old) {
+        Ok(Value::Object(map)) => map,
+        _ => Map::new(),
+    };
+    let new_handler = patch.get("handler").is_some_and(|name| name.as_str() != Some(old.handler.name()));
+    for (name, value) in patch {
+        match (merged.get_mut(&name), value) {
+            (Some(Value::Object(config)), Value::Object(changes)) if name == "config" && !new_handler => {
+                config.extend(changes);
+            }
+            (_, value) => {
+                merged.insert(name, value);
+            }
+        }
+    }
+    merged
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(value: Value) -> Result<Value, (String, Value)> {
+        check(value.as_object().unwrap().clone(), true)
+            .map(|fields| serde_json::to_value(fields).unwrap())
+            .map_err(|error| {
+                (error.body["message"].as_str().unwrap().to_owned(), error.body["fields"].clone())
+            })
+    }
+
+    #[test]
+    fn defaults_are_filled_in() {
+        let hook =
+            json!({"source": "crud", "handler": "webhook", "event": null, "config": {"url": "http://a/"}});
+        assert_eq!(
+            checked(hook).unwrap(),
+            json!({"source": "crud", "event": null, "handler": "webhook", "snooze": null, "on_change": null,
+                "config": {"url": "http://a/", "headers": {}, "secret": null, "ssl_verify": true}})
+        );
+        let custom = json!({"source": "crud", "handler": "webhook-custom",
+            "config": {"url": "http://a/", "method": "POST", "payload": {"n": 1}}});
+        assert_eq!(
+            checked(custom).unwrap()["config"],
+            json!({"url": "http://a/", "method": "POST", "headers": {}, "secret": null, "ssl_verify": true,
+                "headers_format": false, "payload": {"n": 1}, "payload_format": true, "body": null, "body_format": true})
+        );
+        let log = json!({"source": "crud", "handler": "log"});
+        assert_eq!(checked(log).unwrap()["config"], json!({}));
+    }
+
+    #[test]
+    fn mistakes_are_told_with_their_place() {
+        let one = json!({"source": "crud", "handler": "webhook"});
+        let (message, fields) = checked(one).unwrap_err();
+        assert_eq!(message, "schema violation (config.url: required field missing)");
+        assert_eq!(fields, json!({"config": {"url": "required field missing"}}));
+        let many = json!({"handler": "webhook", "name": "x", "snooze": 1.5, "event": "", "on_change": "yes",
+            "config": {"url": "ftp://a", "headers": {"a": 1}, "functions": []}});
+        let (message, _) = checked(many).unwrap_err();
+        assert_eq!(
+            message,
+            "8 schema violations (config.functions: unknown field; config.headers.a: expected a string; \
+             config.url: missing scheme in url; event: length must be at least 1; name: unknown field; \
+             on_change: expected a boolean; snooze: expected an integer; source: required field missing)"
+        );
+        let wrong = |value| checked(value).unwrap_err().0;
+        assert_eq!(
+            wrong(json!({"source": 1, "handler": "email"})),
+            "2 schema violations (handler: expected one of: webhook, webhook-custom, log, lambda; source: expected a string)"
+        );
+        assert_eq!(
+            wrong(json!({"source": "a", "handler": "log", "config": []})),
+            "schema violation (config: expected a record)"
+        );
+        assert_eq!(
+            wrong(json!({"source": "a", "handler": "lambda", "config": {"functions": "x"}})),
+            "schema violation (config.functions: expected an array)"
+        );
+        assert_eq!(
+            wrong(json!({"source": "a", "handler": "log", "config": {"url": "x"}})),
+            "schema violation (config.url: unknown field)"
+        );
+    }
+
+    #[test]
+    fn a_patch_merges_config_and_replaces_maps() {
+        let old = json!({"source": "crud", "handler": "webhook",
+            "config": {"url": "http://a/", "headers": {"a": "1"}, "secret": "s"}});
+        let old = check(old.as_object().unwrap().clone(), false).unwrap_or_else(|_| panic!());
+        let patch = json!({"event": "routes", "config": {"headers": {"b": "2"}, "secret": null}});
+        let merged =
+            check(merge(&old, patch.as_object().unwrap().clone()), false).unwrap_or_else(|_| panic!());
+        assert_eq!(merged.event.as_deref(), Some("routes"));
+        assert_eq!(
+            Value::from(merged.config),
+            json!({"url": "http://a/", "headers": {"b": "2"}, "secret": null, "ssl_verify": false})
+        );
+        let other = json!({"handler": "log", "config": {}});
+        let merged =
+            check(merge(&old, other.as_object().unwrap().clone()), false).unwrap_or_else(|_| panic!());
+        assert!(merged.config.is_empty());
+    }
+}
