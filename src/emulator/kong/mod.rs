@@ -167,7 +167,7 @@ pub async fn serve_kong(
         .route("/__emulator/{*rest}", any(control::unknown))
         .fallback(api::admin)
         .with_state(kong);
-    serve::serve(listener, router, shutdown).await;
+    crate::net::serve::serve(listener, router, shutdown).await;
     Ok(())
 }
 
