@@ -110,7 +110,8 @@ async fn sweep_all(store: &impl Store, now: Millis) {
 }
 
 pub(super) async fn due_in_order_and_by_hook<S: Subject>() {
-    let store = S::new().open(T0).await;
+    let place = S::new();
+    let store = place.open(T0).await;
     let at = |s: u64| T0 + Duration::from_secs(s);
     let mut seqs = Vec::new();
     for (id, hooks, due) in
@@ -147,7 +148,8 @@ pub(super) async fn numbers_are_never_used_again<S: Subject>() {
 }
 
 pub(super) async fn bytes_come_back_as_they_came<S: Subject>() {
-    let store = S::new().open(T0).await;
+    let place = S::new();
+    let store = place.open(T0).await;
     let mut odd = Event::clone(&event_with(
         "ö\u{1F980}",
         "{\"b\": 1.50, \"a\":12345678901234567890123 ,\"s\":\"\\u0000é\"}",
@@ -171,7 +173,8 @@ pub(super) async fn bytes_come_back_as_they_came<S: Subject>() {
 }
 
 pub(super) async fn duplicates_within_the_window<S: Subject>() {
-    let store = S::new().open(T0).await;
+    let place = S::new();
+    let store = place.open(T0).await;
     let keyed = |id: &str| NewEvent { dedup: key(1, HOUR), ..new(id, &["x", "y"], T0) };
     let first = store.accept(vec![keyed("a")], T0).await.unwrap().remove(0);
     assert!(!first.duplicate && first.deliveries.len() == 2);
@@ -190,7 +193,8 @@ pub(super) async fn duplicates_within_the_window<S: Subject>() {
 }
 
 pub(super) async fn duplicates_within_one_call<S: Subject>() {
-    let store = S::new().open(T0).await;
+    let place = S::new();
+    let store = place.open(T0).await;
     let keyed = |id: &str, n| NewEvent { dedup: key(n, HOUR), ..new(id, &["x"], T0) };
     let got = store.accept(vec![keyed("a", 1), keyed("b", 1), keyed("c", 2)], T0).await.unwrap();
     assert_eq!(got.iter().map(|a| a.duplicate).collect::<Vec<_>>(), [false, true, false]);
@@ -202,7 +206,8 @@ pub(super) async fn duplicates_within_one_call<S: Subject>() {
 }
 
 pub(super) async fn duplicates_at_the_same_time<S: Subject>() {
-    let store = S::new().open(T0).await;
+    let place = S::new();
+    let store = place.open(T0).await;
     let calls = (0..50).map(|n| {
         store.accept(vec![NewEvent { dedup: key(1, HOUR), ..new(&format!("e{n}"), &["x"], T0) }], T0)
     });
@@ -214,7 +219,8 @@ pub(super) async fn duplicates_at_the_same_time<S: Subject>() {
 }
 
 pub(super) async fn several_events_are_all_or_none<S: Subject>() {
-    let store = S::new().open(T0).await;
+    let place = S::new();
+    let store = place.open(T0).await;
     let good = NewEvent { dedup: key(1, HOUR), ..new("a", &["x"], T0) };
     let mut bad = new("b", &["x"], T0);
     // Two deliveries cannot have one `webhook-id`.
@@ -231,7 +237,8 @@ pub(super) async fn several_events_are_all_or_none<S: Subject>() {
 }
 
 pub(super) async fn a_refused_operation_takes_no_other_with_it<S: Subject>() {
-    let store = S::new().open(T0).await;
+    let place = S::new();
+    let store = place.open(T0).await;
     let mut bad = new("bad", &["bad"], T0);
     bad.deliveries.push(bad.deliveries[0].clone());
     let calls = (0..40).map(|n| match n % 4 {
@@ -250,7 +257,8 @@ pub(super) async fn a_refused_operation_takes_no_other_with_it<S: Subject>() {
 }
 
 pub(super) async fn settlements_and_history<S: Subject>() {
-    let store = S::new().open(T0).await;
+    let place = S::new();
+    let store = place.open(T0).await;
     let new = new("a", &["x", "y", "z"], T0);
     let ids: Vec<_> = new.deliveries.iter().map(|d| d.id).collect();
     let seqs = store.accept(vec![new], T0).await.unwrap().remove(0).deliveries;
@@ -282,7 +290,8 @@ pub(super) async fn settlements_and_history<S: Subject>() {
 }
 
 pub(super) async fn settling_what_is_finished_changes_nothing<S: Subject>() {
-    let store = S::new().open(T0).await;
+    let place = S::new();
+    let store = place.open(T0).await;
     let new = new("a", &["x"], T0);
     let id = new.deliveries[0].id;
     let seq = store.accept(vec![new], T0).await.unwrap().remove(0).deliveries[0];
@@ -296,7 +305,8 @@ pub(super) async fn settling_what_is_finished_changes_nothing<S: Subject>() {
 }
 
 pub(super) async fn next_due_and_backlog<S: Subject>() {
-    let store = S::new().open(T0).await;
+    let place = S::new();
+    let store = place.open(T0).await;
     assert_eq!(store.next_due("uid-x", T0).await.unwrap(), None);
     assert_eq!(store.backlog().await.unwrap(), []);
     let (soon, later) = (T0 + MINUTE, T0 + HOUR);
@@ -311,7 +321,8 @@ pub(super) async fn next_due_and_backlog<S: Subject>() {
 }
 
 pub(super) async fn a_delivery_belongs_to_its_namespace<S: Subject>() {
-    let store = S::new().open(T0).await;
+    let place = S::new();
+    let store = place.open(T0).await;
     let new = new("a", &["x"], T0);
     let id = new.deliveries[0].id;
     store.accept(vec![new], T0).await.unwrap();
@@ -321,7 +332,8 @@ pub(super) async fn a_delivery_belongs_to_its_namespace<S: Subject>() {
 }
 
 pub(super) async fn sweep_keeps_what_must_be_kept<S: Subject>() {
-    let store = S::new().open(T0).await;
+    let place = S::new();
+    let store = place.open(T0).await;
     let new = new("a", &["done", "dead", "waits"], T0);
     let ids: Vec<_> = new.deliveries.iter().map(|d| d.id).collect();
     let seqs = store.accept(vec![new], T0).await.unwrap().remove(0).deliveries;
@@ -345,7 +357,8 @@ pub(super) async fn sweep_keeps_what_must_be_kept<S: Subject>() {
 }
 
 pub(super) async fn sweep_is_bounded_and_tells_when_there_is_more<S: Subject>() {
-    let store = S::new().open(T0).await;
+    let place = S::new();
+    let store = place.open(T0).await;
     let events: Vec<_> = (0..1500).map(|n| new(&format!("e{n}"), &["x"], T0)).collect();
     let ids: Vec<_> = events.iter().map(|e| e.deliveries[0].id).collect();
     for accepted in store.accept(events, T0).await.unwrap() {
@@ -365,7 +378,8 @@ pub(super) async fn sweep_is_bounded_and_tells_when_there_is_more<S: Subject>() 
 }
 
 pub(super) async fn a_key_outlives_its_event_history<S: Subject>() {
-    let store = S::new().open(T0).await;
+    let place = S::new();
+    let store = place.open(T0).await;
     let window = RETENTION.history_age * 3;
     let keyed = |hooks: &[&str]| NewEvent { dedup: key(1, window), ..new("a", hooks, T0) };
     let first = store.accept(vec![keyed(&[])], T0).await.unwrap().remove(0);
@@ -427,7 +441,8 @@ pub(super) async fn close_commits_what_is_queued<S: Subject>() {
 }
 
 pub(super) async fn a_caller_who_goes_away_leaves_all_or_nothing<S: Subject>() {
-    let store = S::new().open(T0).await;
+    let place = S::new();
+    let store = place.open(T0).await;
     for n in 0..20 {
         let pair = vec![new(&format!("a{n}"), &["x"], T0), new(&format!("b{n}"), &["x"], T0)];
         drop(store.accept(pair, T0).now_or_never());

@@ -281,6 +281,9 @@ impl Writer {
         }
         if self.shared.failure().is_none() {
             self.checkpoint("TRUNCATE");
+            // Lets SQLite remove the empty log, so that the one file is all there is to copy.
+            let clean = rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
+            drop(self.conn.set_db_config(clean, self.shared.failure().is_some()));
         }
         if let Err((_, e)) = self.conn.close() {
             tracing::warn!(reason = %e, "the store did not close cleanly; what was accepted is kept");
