@@ -89,7 +89,7 @@ pub struct SqliteStore {
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
     closed: tokio::sync::Mutex<bool>,
-    lock: Mutex<Option<File>>,
+    lock: Mutex<Option<Lock>>,
     queue_bytes: usize,
 }
 
@@ -167,8 +167,19 @@ impl SqliteStore {
     }
 }
 
+/// The folder is ours while this lives.
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // To close the file is not enough: a child process that was forked and not yet executed has it open too, and the
+        // lock would stay for that long. An error leaves it to the close.
+        drop(self.0.unlock());
+    }
+}
+
 /// Makes the folder ours.
-fn lock(dir: &Path) -> Result<File, StoreError> {
+fn lock(dir: &Path) -> Result<Lock, StoreError> {
     let file = OpenOptions::new()
         .create(true)
         .write(true)
@@ -177,7 +188,7 @@ fn lock(dir: &Path) -> Result<File, StoreError> {
         .open(dir.join(LOCK))
         .map_err(|e| open_error(dir, &e))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Lock(file)),
         Err(TryLockError::WouldBlock) => Err(StoreError::Open(format!(
             "another process holds {}: one volume serves one worker, stop the other one first",
             dir.display()
