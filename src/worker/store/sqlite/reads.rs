@@ -35,6 +35,8 @@ impl Reads {
         for _ in 0..count {
             let conn = Connection::open_with_flags(path, flags)?;
             schema::tune(&conn)?;
+            // Opens the log and its index now: later there may be no file handle left, and the store would seem broken.
+            conn.query_row("SELECT count(*) FROM meta", [], |_| Ok(()))?;
             free.push(conn);
         }
         let permits = Arc::new(Semaphore::new(free.len()));

@@ -419,6 +419,16 @@ async fn a_full_disk_is_told_and_survived() {
         x
     };
     assert_eq!(count(&store).await, accepted, "nothing lost and nothing half stored");
+    // What was sent is noted and swept as far as the log has room; whatever is refused is refused wholly.
+    let (mut noted, mut refused) = (0, 0);
+    for pending in store.due("uid-x", T0, 20).await.unwrap() {
+        match store.settle(settled(pending.seq, T0, 503, Next::Retry { due: T0 })).await {
+            Ok(()) => noted += 1,
+            Err(StoreError::Full) => refused += 1,
+            Err(e) => panic!("{e}"),
+        }
+    }
+    println!("with the disk full: {noted} settled, {refused} refused");
     // A crash on the full disk: it opens again and has it all.
     drop(store);
     let store = SqliteStore::open(&dir, T0).unwrap();
