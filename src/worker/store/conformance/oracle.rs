@@ -26,6 +26,8 @@ enum Outcome {
     Retry(u64),
     Dead,
     DeadOfAge,
+    /// Not now, and no attempt was made.
+    Postponed,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -34,6 +36,7 @@ fn step() -> impl Strategy<Value = Step> {
         (0..90_000_u64).prop_map(Outcome::Retry),
         Just(Outcome::Dead),
         Just(Outcome::DeadOfAge),
+        Just(Outcome::Postponed),
     ];
     prop_oneof![
         6 => prop::collection::vec((0..4_u8, 0..8_u8, 0..60_u64), 0..4).prop_map(Step::Accept),
@@ -224,6 +227,9 @@ async fn walk<S: Subject>(steps: Vec<Step>) {
                         settled(delivery, now, 503, Next::Retry { due: now + Duration::from_secs(s) })
                     }
                     Outcome::Dead => settled(delivery, now, 400, Next::Dead { reason: "Terminal" }),
+                    Outcome::Postponed => {
+                        Settlement { delivery, attempt: None, next: Next::Retry { due: now + MINUTE } }
+                    }
                     Outcome::DeadOfAge => {
                         Settlement { delivery, attempt: None, next: Next::Dead { reason: "MaxAge" } }
                     }

@@ -119,6 +119,7 @@ impl SqliteStore {
         let (queue, receiver) = mpsc::channel(tuning.queue);
         let queue_bytes = tuning.queue_bytes;
         let writer = Writer {
+            restart_at: tuning.wal_most,
             conn,
             queue: receiver,
             shared: shared.clone(),

@@ -97,10 +97,12 @@ CREATE TABLE dedup (
 CREATE INDEX dedup_expires ON dedup (expires);
 ";
 
+/// Nobody else writes; this is for the instant in which a checkpoint restarts the log.
+pub(super) const BUSY: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// What the writer and the readers share.
 pub(super) fn tune(conn: &Connection) -> rusqlite::Result<()> {
-    // Nobody else opens the file; this is for the instant in which a checkpoint restarts the log.
-    conn.busy_timeout(std::time::Duration::from_secs(5))?;
+    conn.busy_timeout(BUSY)?;
     conn.set_prepared_statement_cache_capacity(64);
     // A connection that is dropped after a failure must not copy a log nobody can trust into the database.
     conn.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;

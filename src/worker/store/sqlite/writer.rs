@@ -20,8 +20,12 @@ use tokio::sync::{mpsc, oneshot};
 use super::super::{Accepted, Retention, Settlement, StoreError};
 use super::Tuning;
 use super::ops::{self, Hooks, Row};
+use super::schema;
 use super::shared::{Shared, Trouble};
 use crate::core::time::Millis;
+
+/// How long a checkpoint waits for readers, while everyone waits for it.
+const RESTART_WAIT: Duration = Duration::from_millis(250);
 
 pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 
@@ -96,6 +100,8 @@ pub(super) struct Writer {
     pub(super) shared: Arc<Shared>,
     pub(super) tuning: Tuning,
     pub(super) hooks: Hooks,
+    /// Pages of log at which readers are waited for.
+    pub(super) restart_at: i64,
     /// When a checkpoint was last tried because the disk was full.
     pub(super) made_room: Option<Instant>,
 }
@@ -228,11 +234,17 @@ impl Writer {
     }
 
     fn checkpoint_if_due(&mut self) {
-        let Some((log, copied)) = self.checkpoint("NOOP") else { return };
+        let Some((_, log, copied)) = self.checkpoint("NOOP") else { return };
         // The log's length and not what is left to copy: under readers that overlap all of it is copied again and
         // again, and it still never starts from its beginning.
-        if log >= self.tuning.wal_most {
-            self.checkpoint("RESTART");
+        if log >= self.restart_at {
+            // Somebody who reads for long (a backup) must not stop every group: after one wait in vain the log may grow
+            // by as much again before the next.
+            let short = self.conn.busy_timeout(RESTART_WAIT);
+            let restarted = short.is_ok() && self.checkpoint("RESTART").is_some_and(|(busy, ..)| !busy);
+            drop(self.conn.busy_timeout(schema::BUSY));
+            let next = if restarted { 0 } else { log };
+            self.restart_at = self.tuning.wal_most.saturating_add(next);
         } else if log - copied >= self.tuning.wal_pages {
             self.checkpoint("PASSIVE");
         }
@@ -247,14 +259,15 @@ impl Writer {
         }
     }
 
-    /// Copies the log into the database (NOOP: only looks); how many pages the log has and how many of them are copied.
-    fn checkpoint(&mut self, mode: &str) -> Option<(i64, i64)> {
+    /// Copies the log into the database (NOOP: only looks); whether readers were in the way, how many pages
+    /// the log has, and how many of them are copied.
+    fn checkpoint(&mut self, mode: &str) -> Option<(bool, i64, i64)> {
         #[cfg(test)]
         self.tuning.checkpoints.fetch_add(u64::from(mode != "NOOP"), std::sync::atomic::Ordering::SeqCst);
         let found = self
             .conn
             .prepare_cached(&format!("PRAGMA wal_checkpoint({mode})"))
-            .and_then(|mut pragma| pragma.query_row([], |row| Ok((row.get(1)?, row.get(2)?))));
+            .and_then(|mut pragma| pragma.query_row([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))));
         #[cfg(test)]
         self.tuning.checkpoints.fetch_add(u64::from(mode != "NOOP"), std::sync::atomic::Ordering::SeqCst);
         match found {
