@@ -12,6 +12,9 @@
 
 pub mod sqlite;
 
+#[cfg(test)]
+mod conformance;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,6 +55,8 @@ pub struct NewDelivery {
 }
 
 /// A hook, as the store names it.
+///
+/// The uid tells them apart; under one uid the namespace and the name stay what they were first.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct HookId {
     pub uid: Arc<str>,
@@ -68,7 +73,8 @@ pub struct Accepted {
     pub event_id: String,
     /// True: the event was accepted before, and nothing was stored now.
     pub duplicate: bool,
-    /// The numbers of its deliveries, in the order given; of the first event's, for a duplicate.
+    /// The numbers of its deliveries, in the order given; of those of the first event that retention has left, for a
+    /// duplicate.
     pub deliveries: Vec<Seq>,
 }
 
@@ -88,6 +94,9 @@ pub struct Pending {
 }
 
 /// The outcome of one attempt, or of giving up without one.
+///
+/// A settlement of a delivery that is finished or gone changes nothing. Without an attempt, a delivery ends at the time
+/// the store was last told (by `open`, `accept`, `due` or `sweep`).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settlement {
     pub delivery: Seq,
@@ -163,6 +172,9 @@ pub enum StoreError {
     Busy,
     #[error("the store is stopping")]
     Closed,
+    /// This operation alone could not be done; nothing of it is stored, and trying it again as it is does not help.
+    #[error("the store refused the operation: {0}")]
+    Refused(String),
     /// What was written may not be on the disk: the process must end and read again what is.
     #[error("the store failed: {0}")]
     Fatal(String),
@@ -196,7 +208,7 @@ pub trait Store: Send + Sync + 'static {
     /// Every hook with pending deliveries. Read at the start; must not read every delivery of a large backlog.
     fn backlog(&self) -> BoxFuture<'_, Result<Vec<Backlog>, StoreError>>;
 
-    /// One delivery by its `webhook-id`, with its attempts.
+    /// One delivery of a hook in this namespace by its `webhook-id`, with its attempts.
     fn delivery(&self, namespace: &str, id: Uuid) -> BoxFuture<'_, Result<Option<Record>, StoreError>>;
 
     /// Removes a bounded number of what retention lets go: finished deliveries, events without deliveries, keys out of
