@@ -109,14 +109,16 @@ impl Worker {
         hooks_known.done();
 
         let failed = self.store.failed();
-        let serve = serve::serve(listener, router, stop.cancelled());
+        let work = async {
+            let serve = serve::serve(listener, router, stop.cancelled());
+            let ((), dispatched) = tokio::join!(serve, dispatcher.run(stop.clone()));
+            dispatched
+        };
+        let background = async { tokio::join!(follow, sweep(&*self.store, self.retention)) };
         let result = tokio::select! {
-            // Ingest first: it has to end before what it feeds does.
-            () = serve => Ok(()),
+            result = work => result.map_err(WorkerError::from),
             error = failed => Err(WorkerError::from(error)),
-            result = dispatcher.run() => result.map_err(WorkerError::from),
-            () = follow => Ok(()),
-            () = sweep(&*self.store, self.retention) => Ok(()),
+            _ = background => Ok(()),
         };
         self.store.close().await;
         result

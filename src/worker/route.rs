@@ -140,7 +140,8 @@ mod tests {
     }
 
     fn names(routes: &Routes, source: &str, event: &str) -> Vec<String> {
-        let mut names: Vec<String> = routes.matching("n", source, event).iter().map(|h| h.name.to_string()).collect();
+        let mut names: Vec<String> =
+            routes.matching("n", source, event).iter().map(|h| h.name.to_string()).collect();
         names.sort();
         names
     }
@@ -153,7 +154,11 @@ mod tests {
         routes.put(&hook("other", "3", json!({"source": "t"})));
         routes.put(&hook("kong", "4", json!({"connectionRef": {"name": "k"}})));
         routes.put(&hook("held", "5", json!({"filter": "true"})));
-        assert_eq!(names(&routes, "s", "e"), ["all", "held", "one"], "what cannot be decided counts as matched");
+        assert_eq!(
+            names(&routes, "s", "e"),
+            ["all", "held", "one"],
+            "what cannot be decided counts as matched"
+        );
         assert_eq!(names(&routes, "s", "f"), ["all", "held"]);
         assert_eq!(names(&routes, "t", "e"), ["other"]);
         assert!(routes.matching("m", "s", "e").is_empty());

@@ -9,10 +9,14 @@ use crate::core::time::Millis;
 use crate::metrics::Metrics;
 use crate::worker::handlers::{Sender, Sent};
 use crate::worker::route::Routes;
-use crate::worker::store::{Attempt, Next, Pending, Settlement, Store};
+use crate::worker::store::{Attempt, Next, Pending, Settlement, Store, StoreError};
 
 /// What is missing (a Secret) is looked for again after this time.
 const NOT_NOW: Duration = Duration::from_secs(10);
+
+/// An outcome that finds no room is noted again, so often, after such a pause.
+const SETTLE_TRIES: u32 = 60;
+const SETTLE_AGAIN: Duration = Duration::from_secs(1);
 
 /// What an attempt needs.
 pub struct Task {
@@ -46,7 +50,7 @@ pub async fn attempt(task: Task) {
         None => Some(Next::Retry { due: Millis::now() + NOT_NOW }),
         Some(settlement) => {
             let next = settlement.next;
-            match store.settle(settlement).await {
+            match settle_at_last(&*store, settlement).await {
                 Ok(()) => {
                     match next {
                         Next::Delivered => metrics.finished("delivered", ""),
@@ -65,6 +69,20 @@ pub async fn attempt(task: Task) {
     handle.commands.send(Command::Settled { uid, seq, next }).await.ok();
 }
 
+/// A full disk or a busy store passes: noting the outcome again costs less than sending again.
+async fn settle_at_last(store: &dyn Store, settlement: Settlement) -> Result<(), StoreError> {
+    let mut tries = 0;
+    loop {
+        match store.settle(settlement.clone()).await {
+            Err(StoreError::Full | StoreError::Busy) if tries < SETTLE_TRIES => {
+                tries += 1;
+                tokio::time::sleep(SETTLE_AGAIN).await;
+            }
+            other => return other,
+        }
+    }
+}
+
 fn settle(
     hook: &crate::core::hook::Hook,
     pending: &Pending,
@@ -78,18 +96,21 @@ fn settle(
             let error = (!(200..300).contains(status)).then(|| "Status".to_owned());
             (outcome, Some(*status), error, detail.clone())
         }
-        Sent::Failed { reason, detail } => (Outcome::Failed, None, Some((*reason).to_owned()), Some(detail.clone())),
+        Sent::Failed { reason, detail } => {
+            (Outcome::Failed, None, Some((*reason).to_owned()), Some(detail.clone()))
+        }
         Sent::Hopeless { reason, detail } => {
             (Outcome::Hopeless(reason), None, Some((*reason).to_owned()), Some(detail.clone()))
         }
         Sent::NotNow { reason, detail } => {
             tracing::warn!(hook = %pending.hook.name, namespace = %pending.hook.namespace, reason, "{detail}; its deliveries wait");
             let next = Next::Retry { due: at + NOT_NOW };
-            return Some(Settlement { delivery: pending.seq, attempt: None, next });
+            return Some(Settlement { delivery: pending.seq, at, attempt: None, next });
         }
     };
     let past = Past { accepted: pending.accepted, attempts: pending.attempts.saturating_add(1) };
     let next = hook.delivery.retry.decide(&outcome, past, Millis::now(), fastrand::f64());
     tracing::debug!(hook = %pending.hook.name, id = %pending.id, status, error, ?next, "attempt");
-    Some(Settlement { delivery: pending.seq, attempt: Some(Attempt { at, duration, status, error, detail }), next })
+    let attempt = Attempt { at, duration, status, error, detail };
+    Some(Settlement { delivery: pending.seq, at: at + duration, attempt: Some(attempt), next })
 }

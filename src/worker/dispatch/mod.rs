@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use super::handlers::Sender;
 use super::route::Routes;
@@ -31,6 +32,8 @@ const MAX_IN_FLIGHT: usize = 2048;
 const MAX_WAITING_BYTES: usize = 64 * 1024 * 1024;
 /// After a read of the store failed.
 const READ_AGAIN: Duration = Duration::from_secs(1);
+/// What is under way when the process is asked to stop may take this long.
+const STOP_WITHIN: Duration = Duration::from_secs(10);
 /// Deliveries of a deleted hook wait this long, should it come back.
 const HOOK_GRACE: Duration = Duration::from_secs(3600);
 
@@ -52,11 +55,21 @@ pub struct Handle {
 enum Command {
     Accepted(Pending),
     HookChanged(Arc<str>),
-    Loaded { uid: Arc<str>, limit: usize, found: Result<(Vec<Pending>, Option<Millis>), StoreError> },
+    Loaded {
+        uid: Arc<str>,
+        limit: usize,
+        found: Result<(Vec<Pending>, Option<Millis>), StoreError>,
+    },
     /// The receiver answered, or did not: the hook may send the next.
-    Sent { uid: Arc<str> },
+    Sent {
+        uid: Arc<str>,
+    },
     /// The outcome is on disk: the delivery is nobody's.
-    Settled { uid: Arc<str>, seq: Seq, next: Option<Next> },
+    Settled {
+        uid: Arc<str>,
+        seq: Seq,
+        next: Option<Next>,
+    },
 }
 
 impl Handle {
@@ -85,6 +98,7 @@ pub struct Dispatcher {
     in_flight: usize,
     waiting_bytes: usize,
     tasks: JoinSet<()>,
+    stopping: bool,
     commands: mpsc::Receiver<Command>,
     handle: Handle,
 }
@@ -104,14 +118,16 @@ impl Dispatcher {
             in_flight: 0,
             waiting_bytes: 0,
             tasks: JoinSet::new(),
+            stopping: false,
             commands,
             handle: handle.clone(),
         };
         (dispatcher, handle)
     }
 
-    /// Delivers until the process stops; dropping it cuts attempts off, and they are repeated at the next start.
-    pub async fn run(mut self) -> Result<(), StoreError> {
+    /// Delivers until `stop`, then lets what is under way come to its end for a while. What is cut off is repeated at
+    /// the next start.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), StoreError> {
         for backlog in self.store.backlog().await? {
             self.wakes.insert((backlog.next_due, backlog.hook.uid.clone()));
         }
@@ -124,15 +140,32 @@ impl Dispatcher {
                 }
             };
             tokio::select! {
+                () = stop.cancelled() => break,
                 command = self.commands.recv() => match command {
                     Some(command) => self.take(command),
-                    None => return Ok(()),
+                    None => break,
                 },
                 () = timer => self.wake(Millis::now()),
                 // Reaps ended tasks, which would otherwise gather.
                 Some(_) = self.tasks.join_next(), if !self.tasks.is_empty() => {}
             }
         }
+        self.stopping = true;
+        let ended = async {
+            while !self.tasks.is_empty() {
+                tokio::select! {
+                    Some(command) = self.commands.recv() => self.take(command),
+                    _ = self.tasks.join_next() => {}
+                }
+            }
+        };
+        if tokio::time::timeout(STOP_WITHIN, ended).await.is_err() {
+            tracing::warn!(
+                attempts = self.in_flight,
+                "attempts under way were cut off: they are repeated at the next start"
+            );
+        }
+        Ok(())
     }
 
     fn take(&mut self, command: Command) {
@@ -195,7 +228,12 @@ impl Dispatcher {
         }
     }
 
-    fn loaded(&mut self, uid: &Arc<str>, limit: usize, found: Result<(Vec<Pending>, Option<Millis>), StoreError>) {
+    fn loaded(
+        &mut self,
+        uid: &Arc<str>,
+        limit: usize,
+        found: Result<(Vec<Pending>, Option<Millis>), StoreError>,
+    ) {
         let Some(queue) = self.queues.get_mut(uid) else { return };
         match found {
             Ok((pending, next_due)) => {
@@ -216,6 +254,9 @@ impl Dispatcher {
 
     /// Starts what the hook may start, and reads on where its queue runs low.
     fn pump(&mut self, uid: &Arc<str>) {
+        if self.stopping {
+            return;
+        }
         let known = self.routes.get(uid);
         let Some(queue) = self.queues.get_mut(uid) else { return };
         let hook = match known.as_ref().map(|k| &k.hook) {
@@ -254,7 +295,9 @@ impl Dispatcher {
             let (store, handle, uid) = (self.store.clone(), self.handle.clone(), uid.clone());
             self.tasks.spawn(async move {
                 let now = Millis::now();
-                let found = async { Ok((store.due(&uid, now, limit).await?, store.next_due(&uid, now).await?)) }.await;
+                let found =
+                    async { Ok((store.due(&uid, now, limit).await?, store.next_due(&uid, now).await?)) }
+                        .await;
                 handle.commands.send(Command::Loaded { uid, limit, found }).await.ok();
             });
         }
@@ -296,7 +339,7 @@ async fn bury(store: &dyn Store, metrics: &Metrics, uid: &str) {
         }
         for delivery in seqs {
             let next = Next::Dead { reason: "HookDeleted" };
-            if store.settle(Settlement { delivery, attempt: None, next }).await.is_err() {
+            if store.settle(Settlement { delivery, at: Millis::now(), attempt: None, next }).await.is_err() {
                 return;
             }
             metrics.finished("dead", "HookDeleted");

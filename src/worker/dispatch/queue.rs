@@ -78,7 +78,11 @@ impl Queue {
 
     /// Nothing to do and nothing to remember.
     pub fn idle(&self) -> bool {
-        self.ready.is_empty() && self.claimed.is_empty() && !self.on_disk && !self.loading && self.in_flight == 0
+        self.ready.is_empty()
+            && self.claimed.is_empty()
+            && !self.on_disk
+            && !self.loading
+            && self.in_flight == 0
     }
 }
 
@@ -103,7 +107,15 @@ mod tests {
         };
         let hook = HookId { uid: "u".into(), namespace: "n".into(), name: "h".into() };
         let at = Millis(0);
-        Pending { seq, id: uuid::Uuid::nil(), hook, event: Arc::new(event), accepted: at, attempts: 0, due: at }
+        Pending {
+            seq,
+            id: uuid::Uuid::nil(),
+            hook,
+            event: Arc::new(event),
+            accepted: at,
+            attempts: 0,
+            due: at,
+        }
     }
 
     fn seqs(queue: &Queue) -> Vec<Seq> {

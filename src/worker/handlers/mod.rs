@@ -33,7 +33,9 @@ impl Sent {
         match self {
             Sent::Answer { status: 200..=299, .. } => "Delivered",
             Sent::Answer { .. } => "Status",
-            Sent::Failed { reason, .. } | Sent::Hopeless { reason, .. } | Sent::NotNow { reason, .. } => reason,
+            Sent::Failed { reason, .. } | Sent::Hopeless { reason, .. } | Sent::NotNow { reason, .. } => {
+                reason
+            }
         }
     }
 }
@@ -52,7 +54,9 @@ impl Sender {
     /// One attempt, bounded by the hook's timeout.
     pub async fn send(&self, hook: &Hook, pending: &Pending) -> Sent {
         match &hook.handler {
-            Handler::Webhook(webhook) => webhook::send(&self.http, &*self.cluster, hook, webhook, pending).await,
+            Handler::Webhook(webhook) => {
+                webhook::send(&self.http, &*self.cluster, hook, webhook, pending).await
+            }
         }
     }
 }

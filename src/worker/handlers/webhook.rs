@@ -44,7 +44,13 @@ enum Unprepared {
     Unusable(String),
 }
 
-pub async fn send(http: &HttpClient, cluster: &dyn Cluster, hook: &Hook, webhook: &Webhook, pending: &Pending) -> Sent {
+pub async fn send(
+    http: &HttpClient,
+    cluster: &dyn Cluster,
+    hook: &Hook,
+    webhook: &Webhook,
+    pending: &Pending,
+) -> Sent {
     let prepared = match prepare(cluster, hook, webhook, pending, Millis::now()).await {
         Ok(prepared) => prepared,
         Err(Unprepared::Missing(missing)) => {
@@ -62,8 +68,10 @@ pub async fn send(http: &HttpClient, cluster: &dyn Cluster, hook: &Hook, webhook
     match http.send(prepared.request, timeout, MAX_ANSWER).await {
         Ok(answer) => {
             let success = answer.status.is_success();
-            let retry_after = answer.headers.get(RETRY_AFTER).and_then(|v| v.to_str().ok()).map(ToOwned::to_owned);
-            let detail = (!success && !answer.body.is_empty()).then(|| shown(&String::from_utf8_lossy(&answer.body)));
+            let retry_after =
+                answer.headers.get(RETRY_AFTER).and_then(|v| v.to_str().ok()).map(ToOwned::to_owned);
+            let detail =
+                (!success && !answer.body.is_empty()).then(|| shown(&String::from_utf8_lossy(&answer.body)));
             Sent::Answer { status: answer.status.as_u16(), retry_after, detail }
         }
         Err(error) => {
@@ -96,7 +104,8 @@ async fn prepare(
         set(&mut headers, name, value, false)?;
     }
     for from in &webhook.headers_from {
-        let value = secret_text(cluster, &hook.namespace, &from.secret_ref).await.map_err(Unprepared::Missing)?;
+        let value =
+            secret_text(cluster, &hook.namespace, &from.secret_ref).await.map_err(Unprepared::Missing)?;
         set(&mut headers, &from.name, value.expose_secret(), true)?;
         secrets.push(value);
     }
@@ -104,8 +113,9 @@ async fn prepare(
     set(&mut headers, ID_HEADER, &pending.id.to_string(), false)?;
     set(&mut headers, HOPS_HEADER, &(hops(&pending.event.attributes) + 1).to_string(), false)?;
     if let Some(signature) = &webhook.signature {
-        let secret =
-            secret_text(cluster, &hook.namespace, &signature.secret_ref).await.map_err(Unprepared::Missing)?;
+        let secret = secret_text(cluster, &hook.namespace, &signature.secret_ref)
+            .await
+            .map_err(Unprepared::Missing)?;
         sign_into(&mut headers, signature, &secret, pending, &body, now)?;
         secrets.extend(sign::secret_lines(secret.expose_secret()).into_iter().map(SecretString::from));
     }
@@ -155,7 +165,9 @@ fn sign_into(
         SignatureScheme::StandardWebhooks => {
             let seconds = now.0.div_euclid(1000);
             let value = sign::standard_webhooks_signature(&secrets, &pending.id.to_string(), seconds, body)
-                .map_err(|e| Unprepared::Unusable(format!("Secret {}: {e}", signature.secret_ref.name)))?;
+                .map_err(|e| {
+                Unprepared::Unusable(format!("Secret {}: {e}", signature.secret_ref.name))
+            })?;
             set(headers, TIMESTAMP_HEADER, &seconds.to_string(), false)?;
             set(headers, SIGNATURE_HEADER, &value, false)
         }
@@ -163,7 +175,8 @@ fn sign_into(
 }
 
 fn set(headers: &mut HeaderMap, name: &str, value: &str, secret: bool) -> Result<(), Unprepared> {
-    let unusable = || Unprepared::Unusable(format!("header {name} cannot be sent: its name or value is not allowed"));
+    let unusable =
+        || Unprepared::Unusable(format!("header {name} cannot be sent: its name or value is not allowed"));
     let key = HeaderName::from_bytes(name.as_bytes()).map_err(|_| unusable())?;
     let mut value = HeaderValue::from_str(value).map_err(|_| unusable())?;
     value.set_sensitive(secret);

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::problem::Problem;
 use super::{BodyError, Ingest, content_length, hash, read};
 use crate::cluster::Access;
-use crate::core::event::{Draft, Event, HOPS_ATTRIBUTE, MAX_HOPS, BadEvent, Origin, parse_published};
+use crate::core::event::{BadEvent, Draft, Event, HOPS_ATTRIBUTE, MAX_HOPS, Origin, parse_published};
 use crate::core::time::Millis;
 use crate::worker::store::{Accepted, Dedup, NewDelivery, NewEvent};
 
@@ -40,7 +40,12 @@ pub async fn publish(
     }
 }
 
-async fn accept(ingest: &Ingest, namespace: String, headers: &HeaderMap, body: Body) -> Result<Accepted, Problem> {
+async fn accept(
+    ingest: &Ingest,
+    namespace: String,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Accepted, Problem> {
     // Who it is comes before what it sends: a stranger's body is not even read.
     let access = Access { namespace: &namespace, verb: "create", resource: "events" };
     ingest.cluster.authorize(bearer(headers), access).await?;
@@ -60,7 +65,8 @@ async fn accept(ingest: &Ingest, namespace: String, headers: &HeaderMap, body: B
     });
     let event = event(draft, namespace, Origin::Api, now);
     let hooks = ingest.routes.matching(&event.namespace, &event.source, &event.event);
-    let deliveries = hooks.into_iter().map(|hook| NewDelivery { hook, id: Uuid::now_v7(), due: now }).collect();
+    let deliveries =
+        hooks.into_iter().map(|hook| NewDelivery { hook, id: Uuid::now_v7(), due: now }).collect();
     let new = NewEvent { event: Arc::new(event), dedup, deliveries };
     Ok(ingest.accept(new, now).await?)
 }
@@ -81,7 +87,8 @@ pub fn event(draft: Draft, namespace: String, origin: Origin, now: Millis) -> Ev
 
 /// A delivery of ours that comes in again says by a header how many hooks it has been through.
 fn take_over_hops(draft: &mut Draft, headers: &HeaderMap) -> Result<(), BadEvent> {
-    let hops = headers.get("x-hookstream-hops").and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<u32>().ok());
+    let hops =
+        headers.get("x-hookstream-hops").and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<u32>().ok());
     let Some(hops) = hops else { return Ok(()) };
     if hops >= MAX_HOPS {
         return Err(BadEvent::TooManyHops);

@@ -64,7 +64,9 @@ pub fn router(ingest: Ingest) -> Router {
     Router::new()
         .route("/v1/namespaces/{namespace}/events", post(events::publish))
         .route("/v1/namespaces/{namespace}/relays/{eventhook}", post(relays::relay))
-        .fallback(|| async { Problem::new(404, "NotFound", "no such address: POST /v1/namespaces/{namespace}/events") })
+        .fallback(|| async {
+            Problem::new(404, "NotFound", "no such address: POST /v1/namespaces/{namespace}/events")
+        })
         .method_not_allowed_fallback(|| async { Problem::new(405, "MethodNotAllowed", "use POST") })
         // The routes bound their bodies themselves, to answer with a problem.
         .layer(DefaultBodyLimit::disable())

@@ -1,8 +1,8 @@
 //! Errors as RFC 9457 problem bodies.
 
 use axum::response::{IntoResponse, Response};
-use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::StatusCode;
+use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use serde_json::json;
 
 use crate::cluster::AccessError;
@@ -28,11 +28,21 @@ impl Problem {
     }
 
     pub fn too_big(max: usize) -> Self {
-        Problem::new(413, "TooBig", format!("an event may have {max} bytes: send less, or start the worker with a larger --max-event-bytes"))
+        Problem::new(
+            413,
+            "TooBig",
+            format!(
+                "an event may have {max} bytes: send less, or start the worker with a larger --max-event-bytes"
+            ),
+        )
     }
 
     pub fn broken() -> Self {
-        Problem::new(400, "BrokenBody", "the body broke off or took too long: nothing was stored, send it again")
+        Problem::new(
+            400,
+            "BrokenBody",
+            "the body broke off or took too long: nothing was stored, send it again",
+        )
     }
 }
 

@@ -47,7 +47,9 @@ pub async fn relay(
             (outcome, (StatusCode::ACCEPTED, Json(answer)).into_response())
         }
         Relayed::Ping => ("Ping", Json(json!({"pong": true})).into_response()),
-        Relayed::LeftOut => ("LeftOut", (StatusCode::ACCEPTED, Json(json!({"deliveries": 0}))).into_response()),
+        Relayed::LeftOut => {
+            ("LeftOut", (StatusCode::ACCEPTED, Json(json!({"deliveries": 0}))).into_response())
+        }
         Relayed::Refused(problem) => (problem.reason, problem.into_response()),
         Relayed::ComeAgain(reason) => (reason, close()),
     };
@@ -96,7 +98,8 @@ async fn accept(ingest: &Ingest, key: &Key, headers: &HeaderMap, body: Body) -> 
 
     let id = hook_id(hook, key);
     let window = ingest.limits.relay_dedup_window;
-    let dedup = (!window.is_zero()).then(|| Dedup { key: hash(&[b"relay", id.uid.as_bytes(), &body]), window });
+    let dedup =
+        (!window.is_zero()).then(|| Dedup { key: hash(&[b"relay", id.uid.as_bytes(), &body]), window });
     let event = event(draft, key.namespace.clone(), Origin::Relay(key.name.clone()), now);
     let delivery = NewDelivery { hook: id, id: Uuid::now_v7(), due: now };
     let new = NewEvent { event: Arc::new(event), dedup, deliveries: vec![delivery] };

@@ -20,7 +20,7 @@ pub(super) use oracle::model;
 pub(super) trait Subject {
     type Store: Store;
     fn new() -> Self;
-    fn open(&self, now: Millis) -> impl Future<Output = Self::Store>;
+    fn open(&self) -> impl Future<Output = Self::Store>;
 }
 
 macro_rules! conformance {
@@ -98,7 +98,7 @@ fn attempt(at: Millis, status: u16) -> Attempt {
 }
 
 pub(super) fn settled(delivery: Seq, at: Millis, status: u16, next: Next) -> Settlement {
-    Settlement { delivery, attempt: Some(attempt(at, status)), next }
+    Settlement { delivery, at, attempt: Some(attempt(at, status)), next }
 }
 
 async fn due_ids(store: &impl Store, name: &str, now: Millis) -> Vec<Seq> {
@@ -111,7 +111,7 @@ async fn sweep_all(store: &impl Store, now: Millis) {
 
 pub(super) async fn due_in_order_and_by_hook<S: Subject>() {
     let place = S::new();
-    let store = place.open(T0).await;
+    let store = place.open().await;
     let at = |s: u64| T0 + Duration::from_secs(s);
     let mut seqs = Vec::new();
     for (id, hooks, due) in
@@ -134,14 +134,14 @@ pub(super) async fn due_in_order_and_by_hook<S: Subject>() {
 
 pub(super) async fn numbers_are_never_used_again<S: Subject>() {
     let place = S::new();
-    let store = place.open(T0).await;
+    let store = place.open().await;
     let first = store.accept(vec![new("a", &["x"], T0), new("b", &["x"], T0)], T0).await.unwrap();
     for seq in first.iter().flat_map(|a| &a.deliveries) {
         store.settle(settled(*seq, T0, 200, Next::Delivered)).await.unwrap();
     }
     sweep_all(&store, LATE).await;
     drop(store);
-    let store = place.open(LATE).await;
+    let store = place.open().await;
     let next = store.accept(vec![new("c", &["x"], T0)], LATE).await.unwrap().remove(0);
     assert!(first[0].seq < first[1].seq && first[1].seq < next.seq, "{first:?} {next:?}");
     assert!(first[1].deliveries < next.deliveries, "{first:?} {next:?}");
@@ -149,7 +149,7 @@ pub(super) async fn numbers_are_never_used_again<S: Subject>() {
 
 pub(super) async fn bytes_come_back_as_they_came<S: Subject>() {
     let place = S::new();
-    let store = place.open(T0).await;
+    let store = place.open().await;
     let mut odd = Event::clone(&event_with(
         "ö\u{1F980}",
         "{\"b\": 1.50, \"a\":12345678901234567890123 ,\"s\":\"\\u0000é\"}",
@@ -174,7 +174,7 @@ pub(super) async fn bytes_come_back_as_they_came<S: Subject>() {
 
 pub(super) async fn duplicates_within_the_window<S: Subject>() {
     let place = S::new();
-    let store = place.open(T0).await;
+    let store = place.open().await;
     let keyed = |id: &str| NewEvent { dedup: key(1, HOUR), ..new(id, &["x", "y"], T0) };
     let first = store.accept(vec![keyed("a")], T0).await.unwrap().remove(0);
     assert!(!first.duplicate && first.deliveries.len() == 2);
@@ -194,7 +194,7 @@ pub(super) async fn duplicates_within_the_window<S: Subject>() {
 
 pub(super) async fn duplicates_within_one_call<S: Subject>() {
     let place = S::new();
-    let store = place.open(T0).await;
+    let store = place.open().await;
     let keyed = |id: &str, n| NewEvent { dedup: key(n, HOUR), ..new(id, &["x"], T0) };
     let got = store.accept(vec![keyed("a", 1), keyed("b", 1), keyed("c", 2)], T0).await.unwrap();
     assert_eq!(got.iter().map(|a| a.duplicate).collect::<Vec<_>>(), [false, true, false]);
@@ -207,7 +207,7 @@ pub(super) async fn duplicates_within_one_call<S: Subject>() {
 
 pub(super) async fn duplicates_at_the_same_time<S: Subject>() {
     let place = S::new();
-    let store = place.open(T0).await;
+    let store = place.open().await;
     let calls = (0..50).map(|n| {
         store.accept(vec![NewEvent { dedup: key(1, HOUR), ..new(&format!("e{n}"), &["x"], T0) }], T0)
     });
@@ -220,7 +220,7 @@ pub(super) async fn duplicates_at_the_same_time<S: Subject>() {
 
 pub(super) async fn several_events_are_all_or_none<S: Subject>() {
     let place = S::new();
-    let store = place.open(T0).await;
+    let store = place.open().await;
     let good = NewEvent { dedup: key(1, HOUR), ..new("a", &["x"], T0) };
     let mut bad = new("b", &["x"], T0);
     // Two deliveries cannot have one `webhook-id`.
@@ -238,7 +238,7 @@ pub(super) async fn several_events_are_all_or_none<S: Subject>() {
 
 pub(super) async fn a_refused_operation_takes_no_other_with_it<S: Subject>() {
     let place = S::new();
-    let store = place.open(T0).await;
+    let store = place.open().await;
     let mut bad = new("bad", &["bad"], T0);
     bad.deliveries.push(bad.deliveries[0].clone());
     let calls = (0..40).map(|n| match n % 4 {
@@ -258,7 +258,7 @@ pub(super) async fn a_refused_operation_takes_no_other_with_it<S: Subject>() {
 
 pub(super) async fn settlements_and_history<S: Subject>() {
     let place = S::new();
-    let store = place.open(T0).await;
+    let store = place.open().await;
     let new = new("a", &["x", "y", "z"], T0);
     let ids: Vec<_> = new.deliveries.iter().map(|d| d.id).collect();
     let seqs = store.accept(vec![new], T0).await.unwrap().remove(0).deliveries;
@@ -274,7 +274,12 @@ pub(super) async fn settlements_and_history<S: Subject>() {
     store.settle(settled(seqs[0], later, 200, Next::Delivered)).await.unwrap();
     store.settle(settled(seqs[1], T0, 400, Next::Dead { reason: "Terminal" })).await.unwrap();
     store
-        .settle(Settlement { delivery: seqs[2], attempt: None, next: Next::Dead { reason: "MaxAge" } })
+        .settle(Settlement {
+            delivery: seqs[2],
+            at: later,
+            attempt: None,
+            next: Next::Dead { reason: "MaxAge" },
+        })
         .await
         .unwrap();
     assert_eq!(store.backlog().await.unwrap(), []);
@@ -291,7 +296,7 @@ pub(super) async fn settlements_and_history<S: Subject>() {
 
 pub(super) async fn settling_what_is_finished_changes_nothing<S: Subject>() {
     let place = S::new();
-    let store = place.open(T0).await;
+    let store = place.open().await;
     let new = new("a", &["x"], T0);
     let id = new.deliveries[0].id;
     let seq = store.accept(vec![new], T0).await.unwrap().remove(0).deliveries[0];
@@ -306,7 +311,7 @@ pub(super) async fn settling_what_is_finished_changes_nothing<S: Subject>() {
 
 pub(super) async fn next_due_and_backlog<S: Subject>() {
     let place = S::new();
-    let store = place.open(T0).await;
+    let store = place.open().await;
     assert_eq!(store.next_due("uid-x", T0).await.unwrap(), None);
     assert_eq!(store.backlog().await.unwrap(), []);
     let (soon, later) = (T0 + MINUTE, T0 + HOUR);
@@ -322,7 +327,7 @@ pub(super) async fn next_due_and_backlog<S: Subject>() {
 
 pub(super) async fn a_delivery_belongs_to_its_namespace<S: Subject>() {
     let place = S::new();
-    let store = place.open(T0).await;
+    let store = place.open().await;
     let new = new("a", &["x"], T0);
     let id = new.deliveries[0].id;
     store.accept(vec![new], T0).await.unwrap();
@@ -333,7 +338,7 @@ pub(super) async fn a_delivery_belongs_to_its_namespace<S: Subject>() {
 
 pub(super) async fn sweep_keeps_what_must_be_kept<S: Subject>() {
     let place = S::new();
-    let store = place.open(T0).await;
+    let store = place.open().await;
     let new = new("a", &["done", "dead", "waits"], T0);
     let ids: Vec<_> = new.deliveries.iter().map(|d| d.id).collect();
     let seqs = store.accept(vec![new], T0).await.unwrap().remove(0).deliveries;
@@ -358,7 +363,7 @@ pub(super) async fn sweep_keeps_what_must_be_kept<S: Subject>() {
 
 pub(super) async fn sweep_is_bounded_and_tells_when_there_is_more<S: Subject>() {
     let place = S::new();
-    let store = place.open(T0).await;
+    let store = place.open().await;
     let events: Vec<_> = (0..1500).map(|n| new(&format!("e{n}"), &["x"], T0)).collect();
     let ids: Vec<_> = events.iter().map(|e| e.deliveries[0].id).collect();
     for accepted in store.accept(events, T0).await.unwrap() {
@@ -379,7 +384,7 @@ pub(super) async fn sweep_is_bounded_and_tells_when_there_is_more<S: Subject>() 
 
 pub(super) async fn a_key_outlives_its_event_history<S: Subject>() {
     let place = S::new();
-    let store = place.open(T0).await;
+    let store = place.open().await;
     let window = RETENTION.history_age * 3;
     let keyed = |hooks: &[&str]| NewEvent { dedup: key(1, window), ..new("a", hooks, T0) };
     let first = store.accept(vec![keyed(&[])], T0).await.unwrap().remove(0);
@@ -394,7 +399,7 @@ pub(super) async fn a_key_outlives_its_event_history<S: Subject>() {
 
 pub(super) async fn a_reopened_store_has_it_all<S: Subject>() {
     let place = S::new();
-    let store = place.open(T0).await;
+    let store = place.open().await;
     let first = NewEvent { dedup: key(1, HOUR), ..new("a", &["x", "y"], T0) };
     let id = first.deliveries[0].id;
     let accepted = store.accept(vec![first], T0).await.unwrap().remove(0);
@@ -403,7 +408,7 @@ pub(super) async fn a_reopened_store_has_it_all<S: Subject>() {
     let record = store.delivery("shop", id).await.unwrap();
     let backlog = store.backlog().await.unwrap();
     drop(store);
-    let store = place.open(T0).await;
+    let store = place.open().await;
     assert_eq!(store.due("uid-x", LATE, 9).await.unwrap(), due);
     assert_eq!(store.delivery("shop", id).await.unwrap(), record);
     assert_eq!(store.backlog().await.unwrap(), backlog);
@@ -413,7 +418,7 @@ pub(super) async fn a_reopened_store_has_it_all<S: Subject>() {
 
 pub(super) async fn close_commits_what_is_queued<S: Subject>() {
     let place = S::new();
-    let store = Arc::new(place.open(T0).await);
+    let store = Arc::new(place.open().await);
     let calls: Vec<_> = (0..100)
         .map(|n| {
             let store = store.clone();
@@ -436,13 +441,13 @@ pub(super) async fn close_commits_what_is_queued<S: Subject>() {
     closed(store.sweep(RETENTION, LATE).await.unwrap_err());
     assert!(store.failed().now_or_never().is_none(), "to close is no failure");
     // The place is free while the closed store still lives.
-    let store = place.open(T0).await;
+    let store = place.open().await;
     assert_eq!(due_ids(&store, "x", LATE).await.len(), accepted);
 }
 
 pub(super) async fn a_caller_who_goes_away_leaves_all_or_nothing<S: Subject>() {
     let place = S::new();
-    let store = place.open(T0).await;
+    let store = place.open().await;
     for n in 0..20 {
         let pair = vec![new(&format!("a{n}"), &["x"], T0), new(&format!("b{n}"), &["x"], T0)];
         drop(store.accept(pair, T0).now_or_never());

@@ -22,6 +22,7 @@ use futures::future::BoxFuture;
 use uuid::Uuid;
 
 use crate::core::event::Event;
+pub use crate::core::retry::Next;
 use crate::core::time::Millis;
 
 /// A row's number: ascending in the order of acceptance, never used twice.
@@ -95,11 +96,12 @@ pub struct Pending {
 
 /// The outcome of one attempt, or of giving up without one.
 ///
-/// A settlement of a delivery that is finished or gone changes nothing. Without an attempt, a delivery ends at the time
-/// the store was last told (by `open`, `accept`, `due` or `sweep`).
+/// A settlement of a delivery that is finished or gone changes nothing.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settlement {
     pub delivery: Seq,
+    /// When it came out so.
+    pub at: Millis,
     /// None: no attempt was made (a delivery died of age while it waited).
     pub attempt: Option<Attempt>,
     pub next: Next,
@@ -116,14 +118,6 @@ pub struct Attempt {
     pub error: Option<String>,
     /// A few words for people, redacted, bounded.
     pub detail: Option<String>,
-}
-
-/// What comes after an attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
-    Delivered,
-    Retry { due: Millis },
-    Dead { reason: &'static str },
 }
 
 /// A delivery with its history.

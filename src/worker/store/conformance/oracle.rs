@@ -58,7 +58,6 @@ struct Held {
 struct Oracle {
     held: BTreeMap<Seq, Held>,
     keys: BTreeMap<u8, (Millis, Accepted)>,
-    told: Millis,
     highest: (Seq, Seq),
     ids: Vec<Uuid>,
 }
@@ -66,7 +65,6 @@ struct Oracle {
 impl Oracle {
     /// What the answer must be, and from the answer the numbers.
     fn accept(&mut self, events: &[(u8, NewEvent)], got: &[Accepted], now: Millis) {
-        self.told = now;
         assert_eq!(events.len(), got.len());
         for ((key, new), got) in events.iter().zip(got) {
             if let Some((_, first)) = self.keys.get(key).filter(|(expires, _)| *expires > now) {
@@ -110,7 +108,6 @@ impl Oracle {
     }
 
     fn settle(&mut self, settlement: &Settlement) {
-        let told = self.told;
         let Some(held) = self.held.get_mut(&settlement.delivery) else { return };
         if held.record.state != State::Pending {
             return;
@@ -119,7 +116,7 @@ impl Oracle {
             held.record.attempts.push(attempt.clone());
             held.pending.attempts += 1;
         }
-        let ended = settlement.attempt.as_ref().map_or(told, |a| a.at + a.duration);
+        let ended = settlement.at;
         (held.record.state, held.finished) = match settlement.next {
             Next::Retry { due } => {
                 held.pending.due = due;
@@ -136,7 +133,6 @@ impl Oracle {
     }
 
     fn sweep(&mut self, now: Millis) {
-        self.told = now;
         self.held.retain(|_, held| {
             let age = match held.record.state {
                 State::Pending => return true,
@@ -168,10 +164,8 @@ impl Oracle {
             for at in [now, LATE] {
                 assert_eq!(store.due(&uid, at, 1000).await.unwrap(), self.due(name, at));
             }
-            // The last told must not be LATE.
             let two = store.due(&uid, now, 2).await.unwrap();
             assert_eq!(two, self.due(name, now).into_iter().take(2).collect::<Vec<_>>());
-            self.told = now;
             let next = self.pending(name).map(|p| p.due).filter(|due| *due > now).min();
             assert_eq!(store.next_due(&uid, now).await.unwrap(), next);
             if let Some(next_due) = self.pending(name).map(|p| p.due).min() {
@@ -191,8 +185,8 @@ impl Oracle {
 async fn walk<S: Subject>(steps: Vec<Step>) {
     let place = S::new();
     let mut now = T0;
-    let mut store = place.open(now).await;
-    let mut oracle = Oracle { told: now, ..Oracle::default() };
+    let mut store = place.open().await;
+    let mut oracle = Oracle::default();
     let mut count = 0_usize;
     for step in steps {
         match step {
@@ -227,11 +221,14 @@ async fn walk<S: Subject>(steps: Vec<Step>) {
                         settled(delivery, now, 503, Next::Retry { due: now + Duration::from_secs(s) })
                     }
                     Outcome::Dead => settled(delivery, now, 400, Next::Dead { reason: "Terminal" }),
-                    Outcome::Postponed => {
-                        Settlement { delivery, attempt: None, next: Next::Retry { due: now + MINUTE } }
-                    }
+                    Outcome::Postponed => Settlement {
+                        delivery,
+                        at: now,
+                        attempt: None,
+                        next: Next::Retry { due: now + MINUTE },
+                    },
                     Outcome::DeadOfAge => {
-                        Settlement { delivery, attempt: None, next: Next::Dead { reason: "MaxAge" } }
+                        Settlement { delivery, at: now, attempt: None, next: Next::Dead { reason: "MaxAge" } }
                     }
                 };
                 store.settle(settlement.clone()).await.unwrap();
@@ -244,8 +241,7 @@ async fn walk<S: Subject>(steps: Vec<Step>) {
             }
             Step::Reopen => {
                 drop(store);
-                store = place.open(now).await;
-                oracle.told = now;
+                store = place.open().await;
             }
         }
         oracle.compare(&store, now).await;

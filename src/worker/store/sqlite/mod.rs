@@ -97,11 +97,11 @@ impl SqliteStore {
     /// Opens the store in a folder that exists; makes it where there is none.
     ///
     /// It does not make the folder: a volume that is not mounted would else be taken for an empty store.
-    pub fn open(dir: &Path, now: Millis) -> Result<SqliteStore, StoreError> {
-        Self::open_with(dir, now, Tuning::default())
+    pub fn open(dir: &Path) -> Result<SqliteStore, StoreError> {
+        Self::open_with(dir, Tuning::default())
     }
 
-    fn open_with(dir: &Path, now: Millis, tuning: Tuning) -> Result<SqliteStore, StoreError> {
+    fn open_with(dir: &Path, tuning: Tuning) -> Result<SqliteStore, StoreError> {
         let lock = lock(dir)?;
         let path = dir.join(FILE);
         create(&path)?;
@@ -114,7 +114,7 @@ impl SqliteStore {
         // A crash must not leave files that the folder does not name.
         File::open(dir).and_then(|dir| dir.sync_all()).map_err(|e| open_error(dir, &e))?;
 
-        let shared = Arc::new(Shared::new(now));
+        let shared = Arc::new(Shared::new());
         let reads = Reads::open(&path, tuning.readers, shared.clone()).map_err(schema::open_error)?;
         let (queue, receiver) = mpsc::channel(tuning.queue);
         let queue_bytes = tuning.queue_bytes;
@@ -220,7 +220,6 @@ impl Store for SqliteStore {
                 .collect::<Result<Vec<_>, _>>()
                 .map_err(|e| StoreError::Refused(e.to_string()))?;
             let queue = self.queue()?;
-            self.shared.tell(now);
             let bytes = rows.iter().map(Row::bytes).sum();
             // Never waits for room: the sender shall hear that it must slow down.
             let Ok(room) = queue.try_reserve() else {
@@ -237,8 +236,7 @@ impl Store for SqliteStore {
     }
 
     fn settle(&self, settlement: Settlement) -> BoxFuture<'_, Result<(), StoreError>> {
-        let told = self.shared.told();
-        self.ask(move |answer| Op::Settle { settlement, told, answer }).boxed()
+        self.ask(move |answer| Op::Settle { settlement, answer }).boxed()
     }
 
     fn due(
@@ -248,7 +246,6 @@ impl Store for SqliteStore {
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<Pending>, StoreError>> {
         let uid = hook_uid.to_owned();
-        self.shared.tell(now);
         async move { self.reads.run(move |conn| reads::due(conn, &uid, now, limit)).await }.boxed()
     }
 
@@ -267,7 +264,6 @@ impl Store for SqliteStore {
     }
 
     fn sweep(&self, retention: Retention, now: Millis) -> BoxFuture<'_, Result<bool, StoreError>> {
-        self.shared.tell(now);
         self.ask(move |answer| Op::Sweep { retention, now, answer }).boxed()
     }
 

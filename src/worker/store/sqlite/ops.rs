@@ -129,9 +129,8 @@ fn hook_number(conn: &Connection, hooks: &mut Hooks, hook: &HookId) -> rusqlite:
     Ok(number)
 }
 
-/// `told` is the last time the store was told: it stands in where a delivery ends without an attempt.
-pub(super) fn settle(conn: &Connection, settlement: &Settlement, told: Millis) -> rusqlite::Result<()> {
-    let ended = settlement.attempt.as_ref().map_or(told, |attempt| attempt.at + attempt.duration);
+pub(super) fn settle(conn: &Connection, settlement: &Settlement) -> rusqlite::Result<()> {
+    let ended = settlement.at;
     let (state, reason, due, finished) = match settlement.next {
         Next::Delivered => (DELIVERED, None, None, Some(ended.0)),
         Next::Retry { due } => (PENDING, None, Some(due.0), None),

@@ -1,27 +1,24 @@
 //! What the store's threads tell each other, and how SQLite's errors are read.
 
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rusqlite::ErrorCode;
 use tokio::sync::watch;
 
 use super::super::StoreError;
-use crate::core::time::Millis;
 
 /// The state of a store, seen from every thread.
 pub(super) struct Shared {
     failed: watch::Sender<Option<StoreError>>,
     closing: AtomicBool,
-    told: AtomicI64,
     queued: AtomicUsize,
 }
 
 impl Shared {
-    pub(super) fn new(now: Millis) -> Self {
+    pub(super) fn new() -> Self {
         Shared {
             failed: watch::Sender::new(None),
             closing: AtomicBool::new(false),
-            told: AtomicI64::new(now.0),
             queued: AtomicUsize::new(0),
         }
     }
@@ -58,15 +55,6 @@ impl Shared {
 
     pub(super) fn closing(&self) {
         self.closing.store(true, Ordering::Release);
-    }
-
-    /// The last time the store was told.
-    pub(super) fn told(&self) -> Millis {
-        Millis(self.told.load(Ordering::Relaxed))
-    }
-
-    pub(super) fn tell(&self, now: Millis) {
-        self.told.store(now.0, Ordering::Relaxed);
     }
 
     /// Counts bytes into the queue, or says that they do not fit. What is bigger than the whole queue passes alone.

@@ -20,8 +20,8 @@ impl Subject for OnDisk {
     fn new() -> Self {
         OnDisk(tempfile::tempdir().unwrap())
     }
-    async fn open(&self, now: Millis) -> SqliteStore {
-        SqliteStore::open(self.0.path(), now).unwrap()
+    async fn open(&self) -> SqliteStore {
+        SqliteStore::open(self.0.path()).unwrap()
     }
 }
 
@@ -32,13 +32,13 @@ fn raw(dir: &Path) -> Connection {
 }
 
 fn open_error_of(dir: &Path) -> StoreError {
-    SqliteStore::open(dir, T0).err().expect("must be refused")
+    SqliteStore::open(dir).err().expect("must be refused")
 }
 
 #[tokio::test]
 async fn a_newer_store_is_refused_and_left_alone() {
     let dir = tempfile::tempdir().unwrap();
-    SqliteStore::open(dir.path(), T0).unwrap().close().await;
+    SqliteStore::open(dir.path()).unwrap().close().await;
     let set = |name: &str, value: i64| {
         raw(dir.path())
             .execute("UPDATE meta SET value = ?2 WHERE name = ?1", rusqlite::params![name, value])
@@ -46,7 +46,7 @@ async fn a_newer_store_is_refused_and_left_alone() {
     };
     // One release newer, which still lets us read it: a rollback starts.
     set("version", schema::VERSION + 1);
-    drop(SqliteStore::open(dir.path(), T0).unwrap());
+    drop(SqliteStore::open(dir.path()).unwrap());
     let version: i64 =
         raw(dir.path()).query_row("SELECT value FROM meta WHERE name = 'version'", [], |r| r.get(0)).unwrap();
     assert_eq!(version, schema::VERSION + 1, "the newer format is not taken back");
@@ -94,18 +94,18 @@ fn steps_are_taken_in_order_and_wholly() {
 #[tokio::test]
 async fn one_process_holds_a_volume() {
     let dir = tempfile::tempdir().unwrap();
-    let store = SqliteStore::open(dir.path(), T0).unwrap();
+    let store = SqliteStore::open(dir.path()).unwrap();
     let refused = open_error_of(dir.path()).to_string();
     assert!(refused.contains("another process holds"), "{refused}");
     drop(store);
-    SqliteStore::open(dir.path(), T0).unwrap().close().await;
-    SqliteStore::open(dir.path(), T0).unwrap();
+    SqliteStore::open(dir.path()).unwrap().close().await;
+    SqliteStore::open(dir.path()).unwrap();
 }
 
 #[tokio::test]
 async fn the_files_are_the_owners_alone() {
     let dir = tempfile::tempdir().unwrap();
-    let store = SqliteStore::open(dir.path(), T0).unwrap();
+    let store = SqliteStore::open(dir.path()).unwrap();
     store.accept(vec![new("a", &["x"], T0)], T0).await.unwrap();
     let mut names = Vec::new();
     for file in std::fs::read_dir(dir.path()).unwrap().map(Result::unwrap) {
@@ -122,7 +122,7 @@ async fn the_files_are_the_owners_alone() {
 #[test]
 fn plans() {
     let dir = tempfile::tempdir().unwrap();
-    drop(SqliteStore::open(dir.path(), T0).unwrap());
+    drop(SqliteStore::open(dir.path()).unwrap());
     let conn = raw(dir.path());
     let plan = |sql: &str| {
         let mut statement = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
@@ -148,7 +148,7 @@ fn plans() {
 fn tuned(dir: &Path, change: impl FnOnce(&mut Tuning)) -> SqliteStore {
     let mut tuning = Tuning::default();
     change(&mut tuning);
-    SqliteStore::open_with(dir, T0, tuning).unwrap()
+    SqliteStore::open_with(dir, tuning).unwrap()
 }
 
 #[tokio::test]
@@ -168,7 +168,7 @@ async fn a_failed_sync_ends_the_store() {
     fatal(store.due("uid-x", T0, 9).await.unwrap_err());
     fatal(store.failed().await);
     store.close().await;
-    let store = SqliteStore::open(dir.path(), T0).unwrap();
+    let store = SqliteStore::open(dir.path()).unwrap();
     assert_eq!(store.due("uid-x", T0, 99).await.unwrap().len(), 1);
 }
 
@@ -198,12 +198,12 @@ async fn a_full_or_busy_commit_is_answered_and_lived_through() {
 #[tokio::test]
 async fn what_cannot_be_read_ends_the_store() {
     let dir = tempfile::tempdir().unwrap();
-    let store = SqliteStore::open(dir.path(), T0).unwrap();
+    let store = SqliteStore::open(dir.path()).unwrap();
     store.accept((0..500).map(|n| new(&format!("e{n}"), &["x"], T0)).collect(), T0).await.unwrap();
     store.close().await;
     let file = std::fs::File::options().write(true).open(dir.path().join(FILE)).unwrap();
     let size = file.metadata().unwrap().len();
-    let store = SqliteStore::open(dir.path(), T0).unwrap();
+    let store = SqliteStore::open(dir.path()).unwrap();
     std::os::unix::fs::FileExt::write_all_at(
         &file,
         &vec![0xff; usize::try_from(size).unwrap() - 16_384],
@@ -378,7 +378,7 @@ async fn a_crash_image_has_what_was_answered() {
             continue;
         }
         images += 1;
-        let image = SqliteStore::open(copy.path(), T0).unwrap();
+        let image = SqliteStore::open(copy.path()).unwrap();
         let there: std::collections::HashSet<Seq> =
             image.due("uid-x", T0, usize::MAX).await.unwrap().iter().map(|p| p.seq).collect();
         let lost: Vec<_> = must.iter().filter(|seq| !there.contains(seq)).collect();
@@ -420,7 +420,7 @@ async fn a_full_disk_is_told_and_survived() {
     };
     let dir: PathBuf = disk.0.path().join("store");
     std::fs::create_dir(&dir).unwrap();
-    let store = SqliteStore::open(&dir, T0).unwrap();
+    let store = SqliteStore::open(&dir).unwrap();
     let body = format!("\"{}\"", "x".repeat(20_000));
     let big = |id: &str| {
         let deliveries = ["x", "y"].map(|name| delivery(name, T0)).to_vec();
@@ -458,7 +458,7 @@ async fn a_full_disk_is_told_and_survived() {
     println!("with the disk full: {noted} settled, {refused} refused");
     // A crash on the full disk: it opens again and has it all.
     drop(store);
-    let store = SqliteStore::open(&dir, T0).unwrap();
+    let store = SqliteStore::open(&dir).unwrap();
     assert_eq!(count(&store).await, accepted);
     std::fs::remove_file(&ballast).unwrap();
     store.accept(vec![big("after-a"), big("after-b")], T0).await.unwrap();
@@ -472,7 +472,7 @@ async fn a_full_disk_is_told_and_survived() {
 #[ignore = "a million rows"]
 async fn store_million_backlog() {
     let dir = tempfile::tempdir().unwrap();
-    let store = SqliteStore::open(dir.path(), T0).unwrap();
+    let store = SqliteStore::open(dir.path()).unwrap();
     let names: Vec<String> = (0..50).map(|n| format!("h{n}")).collect();
     let begun = Instant::now();
     for n in 0..200_u64 {
@@ -485,7 +485,7 @@ async fn store_million_backlog() {
     println!("1,000,000 deliveries stored in {:?}", begun.elapsed());
     drop(store);
     let begun = Instant::now();
-    let store = SqliteStore::open(dir.path(), T0).unwrap();
+    let store = SqliteStore::open(dir.path()).unwrap();
     println!("open {:?}", begun.elapsed());
     let late = Millis(T0.0 * 2);
     let time = async |what: &str, ask: futures::future::BoxFuture<'_, usize>| {
@@ -510,7 +510,7 @@ async fn store_group_commit() {
     for round in 1..=3 {
         let place = dir.path().join(format!("r{round}"));
         std::fs::create_dir(&place).unwrap();
-        let store = Arc::new(SqliteStore::open(&place, T0).unwrap());
+        let store = Arc::new(SqliteStore::open(&place).unwrap());
         let begun = Instant::now();
         let producers = (0..PRODUCERS).map(|p| {
             let (store, body) = (store.clone(), body.clone());

@@ -39,7 +39,6 @@ pub(super) enum Op {
     },
     Settle {
         settlement: Settlement,
-        told: Millis,
         answer: Answer<()>,
     },
     Sweep {
@@ -62,9 +61,7 @@ impl Op {
     fn run(&self, conn: &Connection, hooks: &mut Hooks, tuning: &Tuning) -> rusqlite::Result<Done> {
         match self {
             Op::Accept { rows, now, .. } => ops::accept(conn, hooks, rows, *now).map(Done::Accepted),
-            Op::Settle { settlement, told, .. } => {
-                ops::settle(conn, settlement, *told).map(|()| Done::Settled)
-            }
+            Op::Settle { settlement, .. } => ops::settle(conn, settlement).map(|()| Done::Settled),
             Op::Sweep { retention, now, .. } => {
                 ops::sweep(conn, *retention, *now, tuning.chunk).map(Done::Swept)
             }
