@@ -14,10 +14,12 @@ use kube::runtime::controller::Action;
 use super::context::Context;
 use super::problem::{Class, Problem};
 use super::status::{self, Managed};
-use crate::cluster::{Guarded, Target};
+use crate::cluster::{ClusterError, Guarded, Target};
 
 /// A problem that waits for a watch is looked at again after this time, should the watch have missed it.
 const SAFETY: Duration = Duration::from_secs(600);
+
+const SOON: Duration = Duration::from_millis(200);
 
 /// Runs a reconcile; says when the next one is due.
 pub async fn observed<K, F>(
@@ -46,6 +48,8 @@ where
             context.backoff.forget(&uid);
             Action::requeue(next)
         }
+        // Somebody else wrote to the object meanwhile: not worth a word, the next look is at what they wrote.
+        Err(Problem::Cluster(ClusterError::Conflict)) => Action::requeue(SOON),
         Err(problem) => {
             let (namespace, name) = (guarded.namespace().unwrap_or_default(), guarded.name_any());
             tracing::warn!(kind, namespace, name, reason = problem.reason(), "{problem}");

@@ -7,7 +7,7 @@
 mod attempt;
 mod queue;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -94,7 +94,7 @@ pub struct Dispatcher {
     /// When which hook has something due on disk.
     wakes: BTreeSet<(Millis, Arc<str>)>,
     /// Hooks that could send and had to wait for a place under `MAX_IN_FLIGHT`, in the order in which they came.
-    crowded: Vec<Arc<str>>,
+    crowded: VecDeque<Arc<str>>,
     in_flight: usize,
     waiting_bytes: usize,
     tasks: JoinSet<()>,
@@ -114,7 +114,7 @@ impl Dispatcher {
             metrics: parts.metrics,
             queues: HashMap::new(),
             wakes: BTreeSet::new(),
-            crowded: Vec::new(),
+            crowded: VecDeque::new(),
             in_flight: 0,
             waiting_bytes: 0,
             tasks: JoinSet::new(),
@@ -184,8 +184,12 @@ impl Dispatcher {
                     queue.in_flight = queue.in_flight.saturating_sub(1);
                 }
                 self.pump(&uid);
-                // A place is free: those that waited for one go first to last, the hook that freed it behind them.
-                for waiting in std::mem::take(&mut self.crowded) {
+                // A place is free: it goes to the hook that has waited for one the longest.
+                while self.in_flight < MAX_IN_FLIGHT {
+                    let Some(waiting) = self.crowded.pop_front() else { break };
+                    if let Some(queue) = self.queues.get_mut(&waiting) {
+                        queue.crowded = false;
+                    }
                     self.pump(&waiting);
                 }
             }
@@ -275,7 +279,9 @@ impl Dispatcher {
         let concurrency = hook.delivery.concurrency;
         while queue.in_flight < concurrency && !queue.ready.is_empty() {
             if self.in_flight >= MAX_IN_FLIGHT {
-                self.crowded.push(uid.clone());
+                if !std::mem::replace(&mut queue.crowded, true) {
+                    self.crowded.push_back(uid.clone());
+                }
                 break;
             }
             let Some(pending) = queue.ready.pop_front() else { break };
