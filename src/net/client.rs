@@ -157,7 +157,7 @@ mod tests {
         tokio::spawn(async move {
             while let Ok((mut socket, _)) = listener.accept().await {
                 let mut buffer = [0; 1024];
-                socket.read(&mut buffer).await.ok();
+                drop(socket.read(&mut buffer).await);
                 socket.write_all(answer).await.ok();
                 if hang {
                     std::future::pending::<()>().await;
