@@ -9,6 +9,7 @@ pub mod conditions;
 pub mod duration;
 pub mod egress;
 pub mod event;
+pub mod gate;
 pub mod hook;
 pub mod keys;
 pub mod plan;
