@@ -5,6 +5,8 @@
 //!
 //! Left to others: reading and writing (`cluster`, `admin`, `worker`).
 
+pub mod breaker;
+pub mod bucket;
 pub mod conditions;
 pub mod duration;
 pub mod egress;
