@@ -12,14 +12,13 @@ for name in "${!HOOKSTREAM_@}"; do unset "$name"; done
 backlog=50
 secret_of() { sed -nE "s/^  $1: *(.+)$/\1/p" deploy/samples/quickstart/secret.yaml; }
 
-tmp= emulator= worker= receiver= done=
+tmp= emulator= worker= receiver= done= interrupted=
 finish() {
   code=$?
   trap - EXIT
   # Whatever happens here must not stop the cleaning up.
   set +e
-  if [ -z "$done" ] && [ -n "$tmp" ]; then
-    [ "$code" = 0 ] && code=1
+  if [ -z "$done$interrupted" ] && [ -n "$tmp" ]; then
     for log in "$tmp"/*.log; do
       [ -s "$log" ] || continue
       echo "--- the end of $(basename "$log")" >&2
@@ -31,8 +30,8 @@ finish() {
   exit "$code"
 }
 trap finish EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM HUP
+trap 'interrupted=yes; exit 130' INT
+trap 'interrupted=yes; exit 143' TERM HUP
 
 fail() { echo "demo: $*" >&2; exit 1; }
 say() { echo "   $*"; }
