@@ -3,6 +3,7 @@
 # Exits 0 only if everything it tells of happened. Leaves nothing running and nothing behind.
 # Needs bash, curl and the program; HOOKSTREAM_BIN names another than target/debug/hookstream.
 set -euo pipefail
+case ${HOOKSTREAM_BIN:-/} in /*) ;; *) HOOKSTREAM_BIN=$PWD/$HOOKSTREAM_BIN ;; esac
 cd "$(dirname "$0")/.."
 
 # Flags can be given as HOOKSTREAM_* variables: those of the caller must not change what is shown.
@@ -25,6 +26,7 @@ finish() {
       tail -n 15 "$log" >&2
     done
   fi
+  [ -z "$done" ] && [ "$code" = 0 ] && code=1
   for pid in $worker $receiver $emulator; do end -KILL "$pid"; done
   [ -n "$tmp" ] && rm -rf "$tmp"
   exit "$code"
