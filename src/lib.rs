@@ -14,4 +14,5 @@ pub mod core;
 pub mod emulator;
 pub mod metrics;
 pub mod net;
+pub mod ops;
 pub mod worker;

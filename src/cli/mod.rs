@@ -7,10 +7,15 @@
 //!
 //! Left to others: everything else.
 
+pub mod cluster;
 pub mod crds;
 pub mod emulate;
+mod logging;
 pub mod receive;
+mod roles;
 pub mod send;
+mod settings;
+pub mod standalone;
 
 use std::future::Future;
 use std::process::ExitCode;
@@ -27,6 +32,10 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Run(cluster::RunArgs),
+    Controller(cluster::ControllerRoleArgs),
+    Worker(cluster::WorkerOnlyArgs),
+    Standalone(standalone::Args),
     Crds(crds::Args),
     #[command(subcommand)]
     Emulate(emulate::Vendor),
@@ -68,6 +77,10 @@ pub fn main() -> ExitCode {
     rustls::crypto::ring::default_provider().install_default().ok();
     let cli = Cli::parse();
     let outcome = match cli.command {
+        Command::Run(args) => block_on(cluster::run(args)),
+        Command::Controller(args) => block_on(cluster::controller(args)),
+        Command::Worker(args) => block_on(cluster::worker(args)),
+        Command::Standalone(args) => block_on(standalone::run(args)),
         Command::Crds(args) => crds::run(args),
         Command::Emulate(vendor) => block_on(emulate::run(vendor)),
         Command::Receive(args) => block_on(receive::run(args)),

@@ -8,7 +8,7 @@ use kube::runtime::reflector::Store;
 use kube::runtime::reflector::store::{Writer, store};
 use kube::runtime::watcher::Event;
 use kube::{Resource, ResourceExt};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::{Change, Guarded, Key};
 
@@ -49,6 +49,17 @@ where
     scopes: Vec<Scope>,
     /// Objects that came before every scope was listed: the store takes them all at once, so that nobody reads half.
     early: Option<HashMap<Key, Guarded<K>>>,
+    listed: watch::Sender<bool>,
+}
+
+/// What a feed keeps.
+pub struct Fed<K>
+where
+    K: Resource<DynamicType = ()> + Clone + 'static,
+{
+    pub store: Store<Guarded<K>>,
+    /// True once every scope was listed. The store's own `wait_until_ready` wakes one waiter only.
+    pub listed: watch::Receiver<bool>,
 }
 
 struct Known {
@@ -66,15 +77,13 @@ impl<K> Feed<K>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + 'static,
 {
-    pub fn new(
-        scopes: usize,
-        subscribers: Arc<Subscribers>,
-        change: fn(Key) -> Change,
-    ) -> (Self, Store<Guarded<K>>) {
+    pub fn new(scopes: usize, subscribers: Arc<Subscribers>, change: fn(Key) -> Change) -> (Self, Fed<K>) {
         let (reader, writer) = store();
+        let (listed, is_listed) = watch::channel(false);
         let scopes = std::iter::repeat_with(Scope::default).take(scopes).collect();
         let early = Some(HashMap::new());
-        (Feed { writer, change, subscribers, known: HashMap::new(), scopes, early }, reader)
+        let feed = Feed { writer, change, subscribers, known: HashMap::new(), scopes, early, listed };
+        (feed, Fed { store: reader, listed: is_listed })
     }
 
     /// Takes one event of the watch of a scope.
@@ -156,6 +165,7 @@ where
                 self.writer.apply_watcher_event(&Event::InitApply(object));
             }
             self.writer.apply_watcher_event(&Event::InitDone);
+            self.listed.send_replace(true);
             for key in keys {
                 self.tell(key).await;
             }
@@ -193,7 +203,8 @@ mod tests {
     async fn two_scopes_one_store() {
         let mut subscribers = Subscribers::default();
         let mut changes = subscribers.subscribe();
-        let (mut feed, store) = Feed::<EventHook>::new(2, Arc::new(subscribers), Change::EventHook);
+        let (mut feed, Fed { store, .. }) =
+            Feed::<EventHook>::new(2, Arc::new(subscribers), Change::EventHook);
 
         feed.apply(0, Event::Init).await;
         feed.apply(0, Event::InitApply(object("a", "1"))).await;
@@ -229,7 +240,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_malformed_object_hides_no_other() {
-        let (mut feed, store) = Feed::<EventHook>::new(1, Arc::default(), Change::EventHook);
+        let (mut feed, Fed { store, .. }) = Feed::<EventHook>::new(1, Arc::default(), Change::EventHook);
         let broken: Guarded<EventHook> =
             serde_json::from_value(json!({"apiVersion": "hookstream.dev/v1alpha1",
             "kind": "EventHook", "metadata": {"name": "broken", "namespace": "n"}, "spec": {"source": 7}}))

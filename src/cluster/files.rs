@@ -103,7 +103,7 @@ impl Files {
                 }
             }
         };
-        (View { hooks, connections }, run)
+        (View::new(hooks, connections), run)
     }
 
     /// Reads the files again; the Secrets that changed.

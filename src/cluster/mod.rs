@@ -22,8 +22,9 @@ use kube::core::DeserializeGuard;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Resource, ResourceExt};
 use serde_json::Value;
+use tokio::sync::watch;
 
-pub use feed::{Feed, Subscribers};
+pub use feed::{Fed, Feed, Subscribers};
 pub use secrets::{MissingSecret, SecretData, secret_text};
 
 use crate::api::{Connection, EventHook};
@@ -38,14 +39,24 @@ pub type Guarded<K> = DeserializeGuard<K>;
 pub struct View {
     pub hooks: Store<Guarded<EventHook>>,
     pub connections: Store<Guarded<Connection>>,
+    listed: [watch::Receiver<bool>; 2],
 }
 
 impl View {
+    pub fn new(hooks: Fed<EventHook>, connections: Fed<Connection>) -> Self {
+        View {
+            hooks: hooks.store,
+            connections: connections.store,
+            listed: [hooks.listed, connections.listed],
+        }
+    }
+
     /// Waits until every object was listed once.
     pub async fn ready(&self) {
-        // An error means that the feed ended, which only happens when the process stops.
-        self.hooks.wait_until_ready().await.ok();
-        self.connections.wait_until_ready().await.ok();
+        for listed in &self.listed {
+            // An error means that the feed ended, which only happens when the process stops.
+            listed.clone().wait_for(|listed| *listed).await.ok();
+        }
     }
 
     pub fn connection(&self, namespace: &str, name: &str) -> Option<Arc<Guarded<Connection>>> {

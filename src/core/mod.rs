@@ -12,6 +12,7 @@ pub mod event;
 pub mod hook;
 pub mod keys;
 pub mod plan;
+pub mod redact;
 pub mod relay;
 pub mod retry;
 pub mod sign;

@@ -11,7 +11,6 @@
 
 mod faults;
 mod kong;
-mod serve;
 
 use std::path::PathBuf;
 

@@ -1,13 +1,16 @@
-//! Outbound HTTP: the one way out for deliveries and admin calls.
+//! HTTP: the one way out for deliveries and admin calls, and the server of every port.
 //!
 //! Invariants: every connection goes through `connect`, which resolves, checks every address by the egress policy and
 //! connects only to a checked one; no redirects are followed, no proxy is taken from the environment; every call has a
 //! deadline that covers all of it and a bound on what it reads.
 //!
+//! `serve` bounds connections and can close one without an answer.
+//!
 //! Left to others: what to send and what an answer means.
 
 mod client;
 mod connect;
+pub mod serve;
 
 pub use client::{Answer, HttpClient, SendError};
 pub use connect::Egress;

@@ -1,5 +1,153 @@
 //! The worker: takes events in, matches hooks, keeps what it accepted and delivers it.
 //!
 //! `ingest -> route -> store -> dispatch -> handlers`.
+//!
+//! Invariants: an answer of 202 comes after the commit; the ingest port opens only when the hooks are known; a delivery
+//! reads its hook as it is now; a backlog waits on disk and costs bounded memory; nothing that a receiver or sender does
+//! harms another.
+//!
+//! Left to others: where hooks come from (`cluster`), what an outcome leads to (`core::retry`). Gates come between route
+//! and store with the issue "The durable worker".
 
+mod dispatch;
+mod handlers;
+mod ingest;
+mod route;
 pub mod store;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+pub use ingest::Limits;
+use route::Routes;
+use store::{Retention, Store, StoreError};
+
+use crate::cluster::{Change, Cluster, View};
+use crate::core::time::Millis;
+use crate::metrics::Metrics;
+use crate::net::{HttpClient, serve};
+use crate::ops::Readiness;
+
+/// How often what retention lets go is removed.
+const SWEEP: Duration = Duration::from_secs(30);
+/// A pause between two removals, so that they never stand in the way of ingest for long.
+const SWEEP_PAUSE: Duration = Duration::from_millis(50);
+
+/// What the worker needs.
+pub struct Worker {
+    pub cluster: Arc<dyn Cluster>,
+    pub view: View,
+    pub store: Arc<dyn Store>,
+    pub http: HttpClient,
+    pub metrics: Arc<Metrics>,
+    pub readiness: Readiness,
+    pub limits: Limits,
+    pub retention: Retention,
+    /// Where the ingest port listens.
+    pub listen: String,
+}
+
+/// Why the worker ended.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    #[error("cannot listen on {address}: {source}")]
+    Listen { address: String, source: std::io::Error },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Worker {
+    /// Works until `stop`. `changes` are those of the same feeds as the view. `listening` is told the ingest address.
+    pub async fn run(
+        self,
+        mut changes: mpsc::Receiver<Change>,
+        stop: CancellationToken,
+        listening: impl FnOnce(std::net::SocketAddr),
+    ) -> Result<(), WorkerError> {
+        let routes = Arc::new(Routes::default());
+        let hooks_known = self.readiness.pending("hooks are listed");
+        self.view.ready().await;
+        for hook in self.view.hooks.state() {
+            routes.put(&hook);
+        }
+
+        let (dispatcher, handle) = dispatch::Dispatcher::new(dispatch::Parts {
+            store: self.store.clone(),
+            routes: routes.clone(),
+            cluster: self.cluster.clone(),
+            http: self.http.clone(),
+            metrics: self.metrics.clone(),
+        });
+        let follow = {
+            let (routes, view, handle) = (routes.clone(), self.view.clone(), handle.clone());
+            async move {
+                while let Some(change) = changes.recv().await {
+                    follow(&routes, &view, &handle, change).await;
+                }
+            }
+        };
+        let listener = TcpListener::bind(&self.listen)
+            .await
+            .map_err(|source| WorkerError::Listen { address: self.listen.clone(), source })?;
+        if let Ok(address) = listener.local_addr() {
+            listening(address);
+        }
+        let router = ingest::router(ingest::Ingest {
+            cluster: self.cluster,
+            view: self.view,
+            store: self.store.clone(),
+            routes,
+            dispatch: handle,
+            metrics: self.metrics,
+            limits: self.limits,
+            unknown: ingest::Unknown::default(),
+        });
+        hooks_known.done();
+
+        let failed = self.store.failed();
+        let work = async {
+            let serve = serve::serve(listener, router, stop.cancelled());
+            let ((), dispatched) = tokio::join!(serve, dispatcher.run(stop.clone()));
+            dispatched
+        };
+        let background = async { tokio::join!(follow, sweep(&*self.store, self.retention)) };
+        let result = tokio::select! {
+            result = work => result.map_err(WorkerError::from),
+            error = failed => Err(WorkerError::from(error)),
+            _ = background => Ok(()),
+        };
+        self.store.close().await;
+        result
+    }
+}
+
+async fn follow(routes: &Routes, view: &View, dispatch: &dispatch::Handle, change: Change) {
+    let Change::EventHook(key) = change else { return };
+    let uid = match view.hook(&key.namespace, &key.name) {
+        Some(hook) => routes.put(&hook),
+        None => routes.remove(&key),
+    };
+    for uid in uid {
+        dispatch.hook_changed(uid).await;
+    }
+}
+
+async fn sweep(store: &dyn Store, retention: Retention) {
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        loop {
+            match store.sweep(retention, Millis::now()).await {
+                Ok(true) => tokio::time::sleep(SWEEP_PAUSE).await,
+                Ok(false) => break,
+                Err(error) => {
+                    tracing::warn!(%error, "what is past its retention could not be removed");
+                    break;
+                }
+            }
+        }
+    }
+}

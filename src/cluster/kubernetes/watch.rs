@@ -44,7 +44,7 @@ pub fn watch(
             follow_secrets(client, &namespaces, labelled, secrets, subscribers),
         );
     };
-    Watching { view: View { hooks, connections }, run }
+    Watching { view: View::new(hooks, connections), run }
 }
 
 fn apis<K: Resource<DynamicType = (), Scope = NamespaceResourceScope>>(

@@ -1,1 +1,384 @@
+use proptest::prelude::*;
+
 use super::*;
+
+fn published(body: &str) -> Result<Draft, BadEvent> {
+    parse_published(None, body.as_bytes())
+}
+
+fn cloud(members: &str) -> Result<Draft, BadEvent> {
+    let body = format!(r#"{{"specversion":"1.0","id":"1","source":"shop","type":"paid"{members}}}"#);
+    parse_published(Some("application/cloudevents+json; charset=utf-8"), body.as_bytes())
+}
+
+fn accepted(draft: Draft) -> Event {
+    Event {
+        id: draft.id.unwrap_or_else(|| "made".into()),
+        namespace: "shop".into(),
+        origin: Origin::Api,
+        source: draft.source,
+        event: draft.event,
+        time: draft.time.unwrap_or_else(|| "2023-11-14T22:13:20Z".into()),
+        data: draft.data,
+        attributes: draft.attributes,
+    }
+}
+
+fn text(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).unwrap()
+}
+
+#[test]
+fn plain_events() {
+    let draft = published(r#"{"source":"shop","event":"paid","data":{"b":1,"a":2}}"#).unwrap();
+    assert_eq!(
+        (draft.source.as_str(), draft.event.as_str(), draft.data.get()),
+        ("shop", "paid", r#"{"b":1,"a":2}"#)
+    );
+    assert_eq!((draft.id, draft.time), (None, None));
+    let draft =
+        published(r#"{"id":"7","source":"s","event":"e","time":"2023-11-14T22:13:20.1+01:00","data":null}"#);
+    let draft = draft.unwrap();
+    assert_eq!(draft.id.as_deref(), Some("7"));
+    assert_eq!(draft.time.as_deref(), Some("2023-11-14T22:13:20.1+01:00"), "as the sender wrote it");
+    assert_eq!(published(r#"{"source":"s","event":"e"}"#).unwrap().data.get(), "null");
+    assert_eq!(published(r#"{"source":"s","event":"e","data":[1, 2]}"#).unwrap().data.get(), "[1, 2]");
+    // Null counts as missing, where a text may be missing.
+    assert_eq!(published(r#"{"id":null,"source":"s","event":"e"}"#).unwrap().id, None);
+    parse_published(Some("Application/JSON;charset=utf-8"), br#"{"source":"s","event":"e"}"#).unwrap();
+}
+
+#[test]
+fn structured_events() {
+    let draft =
+        cloud(r#","time":"2023-11-14T22:13:20Z","subject":"o/1","n":-3,"flag":true,"data":{"x":1.0}"#)
+            .unwrap();
+    assert_eq!(
+        (draft.id.as_deref(), draft.source.as_str(), draft.event.as_str()),
+        (Some("1"), "shop", "paid")
+    );
+    assert_eq!(draft.data.get(), r#"{"x":1.0}"#);
+    let attributes: Vec<_> = draft.attributes.iter().map(|(n, v)| (n.as_str(), v.clone())).collect();
+    assert_eq!(attributes, [("flag", true.into()), ("n", (-3).into()), ("subject", "o/1".into())]);
+    // `specversion` tells a CloudEvent, whatever the content type.
+    published(r#"{"specversion":"1.0","id":"1","source":"s","type":"t"}"#).unwrap();
+    // A null attribute is one that is not there (CloudEvents 1.0, JSON format, 2.2).
+    assert!(cloud(r#","subject":null"#).unwrap().attributes.is_empty());
+    assert!(cloud(r#","data_base64":null"#).is_ok());
+}
+
+/// Every reason, and that no variant was forgotten.
+#[test]
+fn reasons() {
+    let long = "x".repeat(5000);
+    let many: String = (0..65).map(|n| format!(r#","a{n}":1"#)).collect();
+    let plain = |members: &str| published(&format!(r#"{{"source":"s","event":"e"{members}}}"#));
+    let table = [
+        (published(""), "NotJson", "no JSON"),
+        (published("[]"), "NotJson", "a JSON object"),
+        (published("{} x"), "NotJson", "trailing"),
+        (published(r#"{"source":"s","source":"t","event":"e"}"#), "NotJson", "source stands in it twice"),
+        (
+            published(r#"{"source":"s","\u0073ource":"t","event":"e"}"#),
+            "NotJson",
+            "source stands in it twice",
+        ),
+        (published("{\"source\":\"\u{1}\"}"), "NotJson", "control character"),
+        (parse_published(None, b"{\"source\":\"\xff\"}"), "NotJson", ""),
+        (published(&"[".repeat(100_000)), "NotJson", ""),
+        (published(r#"{"event":"e"}"#), "Missing", "source is missing"),
+        (published(r#"{"source":"s"}"#), "Missing", "event is missing"),
+        (published(r#"{"source":null,"event":"e"}"#), "Missing", "source is missing"),
+        (parse_published(Some("application/cloudevents+json"), b"{}"), "Missing", "specversion is missing"),
+        (published(r#"{"specversion":"1.0","source":"s","type":"t"}"#), "Missing", "id is missing"),
+        (published(r#"{"specversion":"1.0","id":"1","source":"s"}"#), "Missing", "type is missing"),
+        (published(r#"{"specversion":null,"id":"1","source":"s","type":"t"}"#), "Missing", "specversion"),
+        (published(r#"{"source":1,"event":"e"}"#), "WrongType", "source must be a text"),
+        (published(r#"{"source":"","event":"e"}"#), "WrongType", "not empty"),
+        (plain(r#","more":1"#), "WrongType", "more must be left out"),
+        (plain(r#","time":"yesterday""#), "WrongType", "RFC 3339"),
+        (plain(r#","time":7"#), "WrongType", "time must be a text"),
+        (plain(r#","time":"2023-11-14""#), "WrongType", "RFC 3339"),
+        (plain(r#","time":"2023-11-14T22:13Z""#), "WrongType", "RFC 3339"),
+        (plain(r#","time":"2023-11-14 22:13:20Z""#), "WrongType", "RFC 3339"),
+        (plain(r#","time":"2023-11-14T22:13:20.Z""#), "WrongType", "RFC 3339"),
+        (plain(r#","time":"2023-11-14T22:13:20+01:00[Europe/Berlin]""#), "WrongType", "RFC 3339"),
+        (plain(r#","time":"2023-13-14T22:13:20Z""#), "WrongType", "RFC 3339"),
+        (plain(r#","data":{"a":1,"a":2}"#), "NotJson", "a stands in it twice"),
+        (cloud(r#","data":{"a":1,"a":2}"#), "NotJson", "a stands in it twice"),
+        (cloud(r#","data_base64":"eA==""#), "WrongType", "data_base64"),
+        (cloud(r#","Upper":1"#), "WrongType", "lower-case"),
+        (cloud(r#","x_y":1"#), "WrongType", "lower-case"),
+        (cloud(r#","":1"#), "WrongType", "lower-case"),
+        (cloud(r#","n":1.5"#), "WrongType", "whole number"),
+        (cloud(r#","n":2147483648"#), "WrongType", "whole number"),
+        (cloud(r#","n":{}"#), "WrongType", "whole number"),
+        (published(&format!(r#"{{"source":"{}","event":"e"}}"#, &long[..254])), "TooLong", "253"),
+        (plain(&format!(r#","id":"{}""#, &long[..513])), "TooLong", "512"),
+        (cloud(&format!(r#","n":"{long}""#)), "TooLong", "4096"),
+        (cloud(&many), "TooManyAttributes", "64"),
+        (published(r#"{"specversion":"0.3","id":"1","source":"s","type":"t"}"#), "SpecVersion", "0.3"),
+        (parse_published(Some("text/plain"), b"{}"), "ContentType", "text/plain"),
+        (parse_published(Some("application/cloudevents-batch+json"), b"[]"), "ContentType", "batch"),
+        (published(r#"{"source":"auth0","event":"e"}"#), "ReservedSource", "auth0"),
+        (published(r#"{"source":"kong:event_hooks","event":"e"}"#), "ReservedSource", "kong:event_hooks"),
+        (
+            published(r#"{"specversion":"1.0","id":"1","source":"auth0","type":"t"}"#),
+            "ReservedSource",
+            "auth0",
+        ),
+        (cloud(r#","hookstreamhops":8"#), "TooManyHops", "8 hooks"),
+        (cloud(r#","hookstreamhops":"8""#), "TooManyHops", "8 hooks"),
+        (cloud(r#","hookstreamhops":2147483647"#), "TooManyHops", "8 hooks"),
+        (cloud(r#","hookstreamhops":"99999999999999999999""#), "TooManyHops", "8 hooks"),
+    ];
+    let mut seen = std::collections::BTreeSet::new();
+    for (n, (got, variant, words)) in table.into_iter().enumerate() {
+        let error = got.expect_err(&format!("row {n} ({variant} {words})"));
+        assert!(error.to_string().contains(words), "row {n}: {error}");
+        let name: &'static str = error.into();
+        assert_eq!(name, variant, "row {n} ({words})");
+        seen.insert(name);
+    }
+    assert_eq!(seen.len(), 9, "a variant is not reached: {seen:?}");
+}
+
+/// What a sender may write at most passes.
+#[test]
+fn bounds() {
+    let long = "x".repeat(5000);
+    published(&format!(r#"{{"id":"{}","source":"{}","event":"e"}}"#, &long[..512], &long[..253])).unwrap();
+    let many: String = (0..64).map(|n| format!(r#","a{n}":1"#)).collect();
+    assert_eq!(cloud(&many).unwrap().attributes.len(), 64);
+    cloud(&format!(r#","n":"{}""#, &long[..4094])).unwrap();
+    cloud(r#","n":2147483647,"m":-2147483648,"hookstreamhops":7"#).unwrap();
+}
+
+/// A reason is shown to the sender: it must not become as long as what was sent.
+#[test]
+fn reasons_are_short() {
+    let long = "x".repeat(1 << 20);
+    for got in [
+        published(&format!(r#"{{"{long}":1,"{long}":2}}"#)),
+        published(&format!(r#"{{"{long}":1}}"#)),
+        parse_published(Some(&long), b"{}"),
+        cloud(&format!(r#","{long}":1"#)),
+        published(&format!(r#"{{"source":{long}}}"#)),
+        published(&format!(r#""{long}""#)),
+        published(&format!(r#"{{"source":"s","event":"e","data":{{"{long}":1,"{long}":2}}}}"#)),
+    ] {
+        let reason = got.unwrap_err().to_string();
+        assert!(reason.len() < 400, "{}", reason.len());
+    }
+}
+
+#[test]
+fn relayed_events() {
+    let draft =
+        parse_relayed(br#"{"entity":{"z":1,"a":1.10},"source":"crud","event":"consumers","n":1e400}"#)
+            .unwrap();
+    assert_eq!((draft.source.as_str(), draft.event.as_str()), ("crud", "consumers"));
+    assert_eq!(draft.data.get(), r#"{"entity":{"z":1,"a":1.10},"n":1e400}"#);
+    assert_eq!(parse_relayed(br#"{"source":"s","event":"e"}"#).unwrap().data.get(), "{}");
+    // What only a vendor may emit comes this way.
+    parse_relayed(br#"{"source":"kong:event_hooks","event":"ping"}"#).unwrap();
+    for (body, reason) in [
+        (&br#"{"event":"e"}"#[..], "source is missing"),
+        (br#"{"source":"s"}"#, "event is missing"),
+        (br#"{"source":"s","event":"e","x":1,"x":2}"#, "x stands in it twice"),
+        (br#""x""#, "no JSON object"),
+    ] {
+        let error = parse_relayed(body).unwrap_err().to_string();
+        assert!(error.contains(reason), "{error}");
+    }
+}
+
+#[test]
+fn kongs_body() {
+    let to_kong = |data: &str| {
+        let mut event = accepted(published(r#"{"source":"s\"","event":"e"}"#).unwrap());
+        event.data = RawValue::from_string(data.into()).unwrap();
+        text(event.to_kong())
+    };
+    assert_eq!(
+        to_kong(r#"{"b": 1.50,"a":{ "x" :1}}"#),
+        r#"{"b":1.50,"a":{ "x" :1},"source":"s\"","event":"e"}"#
+    );
+    // These two win, and stand in it once.
+    assert_eq!(to_kong(r#"{"source":1,"a":2,"event":[]}"#), r#"{"a":2,"source":"s\"","event":"e"}"#);
+    for data in ["null", "[1.0]", "3", r#""text""#] {
+        assert_eq!(to_kong(data), format!(r#"{{"data":{data},"source":"s\"","event":"e"}}"#));
+    }
+}
+
+#[test]
+fn cloudevents_body() {
+    let draft = cloud(
+        r#","subject":"o/1","n":-3,"flag":false,"datacontenttype":"application/vnd.x+json","data":{"b":1.50}"#,
+    );
+    let out = text(accepted(draft.unwrap()).to_cloudevent());
+    assert!(out.ends_with(r#","data":{"b":1.50}}"#), "{out}");
+    let value: Value = serde_json::from_str(&out).unwrap();
+    for (name, want) in [
+        ("specversion", Value::from("1.0")),
+        ("id", "1".into()),
+        ("source", "shop".into()),
+        ("type", "paid".into()),
+        ("subject", "o/1".into()),
+        ("n", (-3).into()),
+        ("flag", false.into()),
+        ("datacontenttype", "application/vnd.x+json".into()),
+        (HOPS_ATTRIBUTE, 1.into()),
+    ] {
+        assert_eq!(value[name], want, "{name}");
+    }
+}
+
+#[test]
+fn hops_are_counted_until_the_end() {
+    let mut draft = cloud("").unwrap();
+    let mut rounds = 0;
+    let refused = loop {
+        let out = accepted(draft).to_cloudevent();
+        rounds += 1;
+        match parse_published(Some("application/cloudevents+json"), &out) {
+            Ok(next) => draft = next,
+            Err(e) => break e,
+        }
+    };
+    assert_eq!((rounds, refused), (MAX_HOPS, BadEvent::TooManyHops));
+    let hops_of = |value: Value| hops(&BTreeMap::from([(HOPS_ATTRIBUTE.to_owned(), value)]));
+    assert_eq!(hops_of(3.into()), 3);
+    assert_eq!(hops_of("3".into()), 3);
+    assert_eq!(hops_of((-3).into()), 0);
+    assert_eq!(hops_of(true.into()), 0);
+    assert_eq!(hops(&BTreeMap::new()), 0);
+}
+
+#[test]
+fn origins() {
+    for origin in [Origin::Api, Origin::Relay("a/b".into()), Origin::Stream(String::new())] {
+        assert_eq!(Origin::try_from(origin.to_string()), Ok(origin));
+    }
+    Origin::try_from("api/x".to_owned()).unwrap_err();
+    Origin::try_from("else".to_owned()).unwrap_err();
+}
+
+/// Numbers as text, of every form that JSON knows and no machine number holds.
+fn number() -> impl Strategy<Value = String> {
+    "-?(0|[1-9][0-9]{0,30})(\\.[0-9]{1,25})?([eE][+-]?[0-9]{1,4})?"
+}
+
+fn json() -> impl Strategy<Value = String> {
+    let leaf = prop_oneof![
+        Just("null".to_owned()),
+        any::<bool>().prop_map(|b| b.to_string()),
+        number(),
+        any::<String>().prop_map(|s| serde_json::to_string(&s).unwrap()),
+    ];
+    leaf.prop_recursive(3, 24, 5, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..5).prop_map(|items| format!("[{}]", items.join(", "))),
+            prop::collection::btree_map("[a-z]{1,6}", inner, 0..5)
+                .prop_map(|members| object(members.into_iter().rev())),
+        ]
+    })
+}
+
+fn object(members: impl Iterator<Item = (String, String)>) -> String {
+    let members: Vec<_> =
+        members.map(|(name, value)| format!("{}:{value}", serde_json::to_string(&name).unwrap())).collect();
+    format!("{{{}}}", members.join(","))
+}
+
+fn name() -> impl Strategy<Value = String> {
+    any::<String>().prop_filter("a name", |s| {
+        !s.is_empty() && s.len() <= MAX_NAME && !RESERVED_SOURCES.contains(&s.as_str())
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn arbitrary_bytes_never_panic(body in prop::collection::vec(any::<u8>(), 0..200), kind in any::<Option<String>>()) {
+        drop(parse_published(kind.as_deref(), &body));
+        drop(parse_published(None, &body));
+        drop(parse_published(Some("application/cloudevents+json"), &body));
+        drop(parse_relayed(&body));
+    }
+
+    /// Bytes that are nearly right reach further than random ones.
+    #[test]
+    fn broken_events_never_panic(data in json(), at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<bool>()) {
+        let mut body = format!(r#"{{"specversion":"1.0","id":"1","source":"s","type":"t","event":"e","data":{data}}}"#).into_bytes();
+        let at = at.index(body.len());
+        if cut { body.truncate(at) } else { body[at] = byte }
+        for draft in [parse_published(None, &body), parse_relayed(&body)].into_iter().flatten() {
+            let event = accepted(draft);
+            serde_json::from_slice::<Value>(&event.to_cloudevent()).ok();
+            event.to_kong();
+        }
+    }
+
+    #[test]
+    fn data_is_kept_to_the_digit(data in json()) {
+        let draft = published(&format!(r#"{{"source":"s","event":"e","data":{data}}}"#)).unwrap();
+        prop_assert_eq!(draft.data.get(), &data);
+        let cloud = text(accepted(draft).to_cloudevent());
+        let back = parse_published(None, cloud.as_bytes()).unwrap();
+        prop_assert_eq!(back.data.get(), &data);
+    }
+
+    /// What Kong's format writes, the relay reads back: same source, event and data.
+    #[test]
+    fn kong_and_back(
+        source in name(),
+        event in name(),
+        members in prop::collection::vec((any::<String>(), json()), 0..6),
+    ) {
+        let mut seen = std::collections::HashSet::from(["source".to_owned(), "event".to_owned()]);
+        let members = members.into_iter().filter(|(name, _)| seen.insert(name.clone()));
+        let data = object(members);
+        let sent = Event {
+            source,
+            event,
+            data: RawValue::from_string(data.clone()).unwrap(),
+            ..accepted(cloud("").unwrap())
+        };
+        let draft = parse_relayed(&sent.to_kong()).unwrap();
+        prop_assert_eq!((&draft.source, &draft.event, draft.data.get()), (&sent.source, &sent.event, data.as_str()));
+        // And what was relayed goes out again unchanged.
+        prop_assert_eq!(Event { data: draft.data, ..sent.clone() }.to_kong(), sent.to_kong());
+    }
+
+    #[test]
+    fn cloudevents_and_back(
+        id in "\\PC{1,40}",
+        source in name(),
+        kind in name(),
+        attributes in prop::collection::btree_map("[a-z0-9]{1,20}", prop_oneof![
+            any::<bool>().prop_map(Value::from),
+            any::<i32>().prop_map(Value::from),
+            any::<String>().prop_map(Value::from),
+        ], 0..6),
+    ) {
+        let taken = ["specversion", "id", "source", "type", "time", "data", HOPS_ATTRIBUTE, "datacontenttype"];
+        prop_assume!(attributes.keys().all(|name| !taken.contains(&name.as_str())));
+        let sent = Event { id, source, event: kind, attributes, ..accepted(cloud("").unwrap()) };
+        let mut back = parse_published(None, &sent.to_cloudevent()).unwrap();
+        prop_assert_eq!(back.attributes.remove(HOPS_ATTRIBUTE), Some(1.into()));
+        prop_assert_eq!(back.attributes.remove("datacontenttype"), Some("application/json".into()));
+        prop_assert_eq!(accepted(back), sent);
+    }
+
+    /// A name that stands twice is refused wherever it stands, also where it is written differently.
+    #[test]
+    fn doubles_are_refused(data in json(), name in "[a-z]{1,5}", escaped in any::<bool>()) {
+        prop_assume!(!["source", "event"].contains(&name.as_str()));
+        let first = name.as_bytes()[0];
+        let other = if escaped { format!("\\u{first:04x}{}", &name[1..]) } else { name.clone() };
+        let body = format!(r#"{{"{name}":{data},"source":"s","{other}":1,"event":"e"}}"#);
+        prop_assert!(matches!(parse_relayed(body.as_bytes()), Err(BadEvent::NotJson(_))));
+    }
+}

@@ -21,7 +21,7 @@ use super::store::Hook;
 use super::validate::{self, Handler};
 use super::{Kong, MAX_BODY, MissingDelete, body, emit, sources};
 use crate::emulator::faults::Seen;
-use crate::emulator::serve::CloseWithoutAnswer;
+use crate::net::serve::CloseWithoutAnswer;
 
 /// The workspace that is addressed without a prefix, or by its name.
 const DEFAULT_WORKSPACE: &str = "default";

@@ -30,9 +30,10 @@ use axum::http::HeaderName;
 use axum::routing::{any, get, post};
 use tokio::net::TcpListener;
 
+use super::Error;
 use super::faults::{Faults, RequestLog};
-use super::{Error, serve};
 use crate::api::{SignatureAlgorithm, SignatureEncoding};
+use crate::net::serve;
 
 /// The largest body of a request.
 const MAX_BODY: usize = 4 << 20;

@@ -12,6 +12,9 @@
 
 pub mod sqlite;
 
+#[cfg(test)]
+mod conformance;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +22,7 @@ use futures::future::BoxFuture;
 use uuid::Uuid;
 
 use crate::core::event::Event;
+pub use crate::core::retry::Next;
 use crate::core::time::Millis;
 
 /// A row's number: ascending in the order of acceptance, never used twice.
@@ -52,6 +56,8 @@ pub struct NewDelivery {
 }
 
 /// A hook, as the store names it.
+///
+/// The uid tells them apart; under one uid the namespace and the name stay what they were first.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct HookId {
     pub uid: Arc<str>,
@@ -68,7 +74,8 @@ pub struct Accepted {
     pub event_id: String,
     /// True: the event was accepted before, and nothing was stored now.
     pub duplicate: bool,
-    /// The numbers of its deliveries, in the order given; of the first event's, for a duplicate.
+    /// The numbers of its deliveries, in the order given; of those of the first event that retention has left, for a
+    /// duplicate.
     pub deliveries: Vec<Seq>,
 }
 
@@ -88,9 +95,13 @@ pub struct Pending {
 }
 
 /// The outcome of one attempt, or of giving up without one.
+///
+/// A settlement of a delivery that is finished or gone changes nothing.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settlement {
     pub delivery: Seq,
+    /// When it came out so.
+    pub at: Millis,
     /// None: no attempt was made (a delivery died of age while it waited).
     pub attempt: Option<Attempt>,
     pub next: Next,
@@ -107,14 +118,6 @@ pub struct Attempt {
     pub error: Option<String>,
     /// A few words for people, redacted, bounded.
     pub detail: Option<String>,
-}
-
-/// What comes after an attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
-    Delivered,
-    Retry { due: Millis },
-    Dead { reason: &'static str },
 }
 
 /// A delivery with its history.
@@ -163,6 +166,9 @@ pub enum StoreError {
     Busy,
     #[error("the store is stopping")]
     Closed,
+    /// This operation alone could not be done; nothing of it is stored, and trying it again as it is does not help.
+    #[error("the store refused the operation: {0}")]
+    Refused(String),
     /// What was written may not be on the disk: the process must end and read again what is.
     #[error("the store failed: {0}")]
     Fatal(String),
@@ -196,7 +202,7 @@ pub trait Store: Send + Sync + 'static {
     /// Every hook with pending deliveries. Read at the start; must not read every delivery of a large backlog.
     fn backlog(&self) -> BoxFuture<'_, Result<Vec<Backlog>, StoreError>>;
 
-    /// One delivery by its `webhook-id`, with its attempts.
+    /// One delivery of a hook in this namespace by its `webhook-id`, with its attempts.
     fn delivery(&self, namespace: &str, id: Uuid) -> BoxFuture<'_, Result<Option<Record>, StoreError>>;
 
     /// Removes a bounded number of what retention lets go: finished deliveries, events without deliveries, keys out of

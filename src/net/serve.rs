@@ -25,14 +25,14 @@ const STOP_WITHIN: Duration = Duration::from_secs(3);
 
 /// Put into a response's extensions, this closes the connection instead of answering.
 #[derive(Clone, Copy)]
-pub(super) struct CloseWithoutAnswer;
+pub struct CloseWithoutAnswer;
 
 #[derive(Debug, thiserror::Error)]
 #[error("closed without an answer")]
 struct Closed;
 
 /// Serves until `shutdown` is ready. Dropping the future ends every connection.
-pub(super) async fn serve(listener: TcpListener, router: Router, shutdown: impl Future) {
+pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future) {
     let stop = CancellationToken::new();
     let free = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();

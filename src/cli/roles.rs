@@ -1,0 +1,114 @@
+//! The roles, wired: what `run`, `controller`, `worker` and `standalone` have in common.
+
+use std::future::Future;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::settings::{WorkerArgs, with_host};
+use super::{Failure, OrFail, Outcome, say, stop_signal};
+use crate::cluster::{Change, Cluster, View};
+use crate::controller;
+use crate::core::egress;
+use crate::metrics::Metrics;
+use crate::net::{Egress, HttpClient, serve};
+use crate::ops::{self, Readiness};
+use crate::worker::store::sqlite::SqliteStore;
+use crate::worker::{Worker, WorkerError};
+
+/// A process with one role or both.
+pub struct Roles<'a, F> {
+    pub cluster: Arc<dyn Cluster>,
+    pub view: View,
+    /// Keeps the view true.
+    pub watch: F,
+    pub egress: egress::Policy,
+    pub ops_listen: &'a str,
+    pub controller: Option<(controller::Options, mpsc::Receiver<Change>)>,
+    pub worker: Option<WorkerRole<'a>>,
+}
+
+/// The worker's part.
+pub struct WorkerRole<'a> {
+    pub args: &'a WorkerArgs,
+    pub data: &'a Path,
+    pub listen: &'a str,
+    pub changes: mpsc::Receiver<Change>,
+}
+
+/// Runs until the process is asked to stop, or until something ends it.
+pub async fn run<F>(roles: Roles<'_, F>) -> Outcome
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let stop = stop_signal()?;
+    let metrics = Arc::new(Metrics::default());
+    let readiness = Readiness::default();
+    let http =
+        HttpClient::new(Egress::new(roles.egress)).or_fail(|| "reading the system's certificates".into())?;
+
+    let ops = listen(roles.ops_listen, "--ops-listen").await?;
+    let router = ops::router(readiness.clone(), metrics.clone());
+    tokio::spawn(async move { serve::serve(ops, router, std::future::pending::<()>()).await });
+    tokio::spawn(roles.watch);
+
+    let listed = readiness.pending("the objects are listed (are the CRDs installed?)");
+    let view = roles.view.clone();
+    tokio::spawn(async move {
+        view.ready().await;
+        listed.done();
+    });
+    if let Some((options, changes)) = roles.controller {
+        let context = controller::Context::new(
+            roles.cluster.clone(),
+            roles.view.clone(),
+            http.clone(),
+            options,
+            metrics.clone(),
+        );
+        tokio::spawn(controller::run(Arc::new(context), changes));
+    }
+
+    let stopping = CancellationToken::new();
+    let stopped = {
+        let stopping = stopping.clone();
+        async move {
+            stop.await;
+            tracing::info!("stopping");
+            stopping.cancel();
+        }
+    };
+    let Some(role) = roles.worker else {
+        stopped.await;
+        return Ok(ExitCode::SUCCESS);
+    };
+    tokio::spawn(stopped);
+    let store = SqliteStore::open(role.data).or_fail(|| format!("--data {}", role.data.display()))?;
+    let worker = Worker {
+        cluster: roles.cluster,
+        view: roles.view,
+        store: Arc::new(store),
+        http,
+        metrics,
+        readiness,
+        limits: role.args.limits(),
+        retention: role.args.retention(),
+        listen: with_host(role.listen),
+    };
+    let listening = |address| say(&format!("hookstream: ingest listening on http://{address}"));
+    match worker.run(role.changes, stopping, listening).await {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error @ WorkerError::Listen { .. }) => Err(Failure::new(error.to_string())),
+        // Another code than a bad flag's: what was accepted is on disk, and a restart goes on with it.
+        Err(error @ WorkerError::Store(_)) => Err(Failure { code: 3, message: error.to_string() }),
+    }
+}
+
+/// Listens, or says which flag names the address that could not be taken.
+pub async fn listen(address: &str, flag: &str) -> Result<TcpListener, Failure> {
+    TcpListener::bind(with_host(address)).await.or_fail(|| format!("{flag} {address}"))
+}

@@ -1,0 +1,129 @@
+//! Flags that several roles share.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use ipnet::IpNet;
+use url::Url;
+
+use super::Failure;
+use crate::controller;
+use crate::core::{duration, egress, hook};
+use crate::worker::Limits;
+use crate::worker::store::Retention;
+
+/// Parses a duration flag.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    duration::parse(text).map_err(|e| e.to_string())
+}
+
+/// Parses a duration flag for which 0 is off.
+pub fn parse_window(text: &str) -> Result<Duration, String> {
+    if text == "0" { Ok(Duration::ZERO) } else { parse_duration(text) }
+}
+
+/// Parses an address flag.
+pub fn parse_url(text: &str) -> Result<Url, String> {
+    hook::parse_url(text).map_err(ToOwned::to_owned)
+}
+
+/// The controller's flags.
+#[derive(clap::Args, Clone, Debug)]
+pub struct ControllerArgs {
+    /// The address under which Kong reaches the ingest port; a Connection's ingestUrl goes before it.
+    #[arg(long, value_name = "URL", value_parser = parse_url, env = "HOOKSTREAM_INGEST_URL")]
+    pub ingest_url: Option<Url>,
+    /// How often objects are compared with the vendor; a Connection's resyncInterval goes before it.
+    #[arg(long, default_value = "10m", value_parser = parse_duration, env = "HOOKSTREAM_RESYNC_INTERVAL")]
+    pub resync_interval: Duration,
+}
+
+impl ControllerArgs {
+    pub fn options(&self) -> controller::Options {
+        controller::Options { ingest_url: self.ingest_url.clone(), resync_interval: self.resync_interval }
+    }
+}
+
+/// The worker's flags.
+#[derive(clap::Args, Clone, Debug)]
+pub struct WorkerArgs {
+    /// The largest event in bytes.
+    #[arg(long, default_value_t = 1 << 20, value_name = "BYTES", env = "HOOKSTREAM_MAX_EVENT_BYTES")]
+    max_event_bytes: usize,
+    /// How long an event with the id of an earlier one is taken for the same.
+    #[arg(long, default_value = "24h", value_parser = parse_window, env = "HOOKSTREAM_DEDUP_WINDOW")]
+    dedup_window: Duration,
+    /// How long a relay with the body of an earlier one is taken for the same; 0: never.
+    #[arg(long, default_value = "5s", value_parser = parse_window, env = "HOOKSTREAM_RELAY_DEDUP_WINDOW")]
+    relay_dedup_window: Duration,
+    /// How long delivered events are kept.
+    #[arg(long, default_value = "24h", value_parser = parse_duration, env = "HOOKSTREAM_HISTORY_AGE")]
+    history_age: Duration,
+    /// How long dead letters are kept.
+    #[arg(long, default_value = "168h", value_parser = parse_duration, env = "HOOKSTREAM_DEAD_LETTER_AGE")]
+    dead_letter_age: Duration,
+}
+
+impl WorkerArgs {
+    pub fn limits(&self) -> Limits {
+        Limits {
+            max_event_bytes: self.max_event_bytes,
+            dedup_window: self.dedup_window,
+            relay_dedup_window: self.relay_dedup_window,
+        }
+    }
+
+    pub fn retention(&self) -> Retention {
+        Retention { history_age: self.history_age, dead_letter_age: self.dead_letter_age }
+    }
+}
+
+/// Where requests may go: deliveries and admin calls alike.
+#[derive(clap::Args, Clone, Debug)]
+pub struct EgressArgs {
+    /// cluster: private addresses too; public: public addresses only.
+    #[arg(long, value_enum, default_value_t = EgressPolicy::Cluster, env = "HOOKSTREAM_EGRESS_POLICY")]
+    egress_policy: EgressPolicy,
+    /// Networks that are allowed whatever the policy says, such as 10.1.0.0/16.
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', env = "HOOKSTREAM_EGRESS_ALLOW")]
+    egress_allow: Vec<IpNet>,
+    /// Networks that are refused.
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', env = "HOOKSTREAM_EGRESS_DENY")]
+    egress_deny: Vec<IpNet>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum EgressPolicy {
+    Cluster,
+    Public,
+}
+
+impl EgressArgs {
+    /// The policy. `refused`: the API server's addresses.
+    pub fn policy(&self, loopback: bool, refused: Vec<SocketAddr>) -> egress::Policy {
+        egress::Policy {
+            reach: match self.egress_policy {
+                EgressPolicy::Cluster => egress::Reach::Cluster,
+                EgressPolicy::Public => egress::Reach::Public,
+            },
+            loopback,
+            allow: self.egress_allow.clone(),
+            deny: self.egress_deny.clone(),
+            refused,
+        }
+    }
+}
+
+/// True where a listen address can be reached from this machine alone.
+pub fn is_loopback(listen: &str) -> Result<bool, Failure> {
+    use std::net::ToSocketAddrs as _;
+    let mut addresses =
+        with_host(listen).to_socket_addrs().map_err(|e| Failure::new(format!("--listen {listen}: {e}")))?;
+    Ok(addresses.all(|a| a.ip().is_loopback()))
+}
+
+/// `:8080` listens on every address.
+pub fn with_host(listen: &str) -> String {
+    if listen.starts_with(':') { format!("0.0.0.0{listen}") } else { listen.to_owned() }
+}

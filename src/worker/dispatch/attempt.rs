@@ -1,0 +1,116 @@
+//! One attempt: send, decide, note the outcome.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{Command, Handle};
+use crate::core::retry::{Outcome, Past};
+use crate::core::time::Millis;
+use crate::metrics::Metrics;
+use crate::worker::handlers::{Sender, Sent};
+use crate::worker::route::Routes;
+use crate::worker::store::{Attempt, Next, Pending, Settlement, Store, StoreError};
+
+/// What is missing (a Secret) is looked for again after this time.
+const NOT_NOW: Duration = Duration::from_secs(10);
+
+/// An outcome that finds no room is noted again, so often, after such a pause.
+const SETTLE_TRIES: u32 = 60;
+const SETTLE_AGAIN: Duration = Duration::from_secs(1);
+
+/// What an attempt needs.
+pub struct Task {
+    pub pending: Pending,
+    pub routes: Arc<Routes>,
+    pub sender: Arc<Sender>,
+    pub store: Arc<dyn Store>,
+    pub metrics: Arc<Metrics>,
+    pub handle: Handle,
+}
+
+/// Makes one attempt and settles it.
+pub async fn attempt(task: Task) {
+    let Task { pending, routes, sender, store, metrics, handle } = task;
+    let (uid, seq) = (pending.hook.uid.clone(), pending.seq);
+    // The hook as it is now: an edit since the event was accepted counts.
+    let known = routes.get(&uid);
+    let settlement = match known.as_ref().and_then(|k| k.hook.as_ref().ok()) {
+        Some(hook) => {
+            metrics.attempt_started();
+            let (at, started) = (Millis::now(), Instant::now());
+            let sent = sender.send(hook, &pending).await;
+            metrics.attempted(sent.label(), started.elapsed());
+            settle(hook, &pending, sent, at, started.elapsed())
+        }
+        // It went or broke between the queue and here.
+        None => None,
+    };
+    handle.commands.send(Command::Sent { uid: uid.clone() }).await.ok();
+    let next = match settlement {
+        None => Some(Next::Retry { due: Millis::now() + NOT_NOW }),
+        Some(settlement) => {
+            let next = settlement.next;
+            match settle_at_last(&*store, settlement).await {
+                Ok(()) => {
+                    match next {
+                        Next::Delivered => metrics.finished("delivered", ""),
+                        Next::Dead { reason } => metrics.finished("dead", reason),
+                        Next::Retry { .. } => {}
+                    }
+                    Some(next)
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "an outcome could not be kept: the delivery will be repeated");
+                    None
+                }
+            }
+        }
+    };
+    handle.commands.send(Command::Settled { uid, seq, next }).await.ok();
+}
+
+/// A full disk or a busy store passes: noting the outcome again costs less than sending again.
+async fn settle_at_last(store: &dyn Store, settlement: Settlement) -> Result<(), StoreError> {
+    let mut tries = 0;
+    loop {
+        match store.settle(settlement.clone()).await {
+            Err(StoreError::Full | StoreError::Busy) if tries < SETTLE_TRIES => {
+                tries += 1;
+                tokio::time::sleep(SETTLE_AGAIN).await;
+            }
+            other => return other,
+        }
+    }
+}
+
+fn settle(
+    hook: &crate::core::hook::Hook,
+    pending: &Pending,
+    sent: Sent,
+    at: Millis,
+    duration: Duration,
+) -> Option<Settlement> {
+    let (outcome, status, error, detail) = match &sent {
+        Sent::Answer { status, retry_after, detail } => {
+            let outcome = Outcome::Answer { status: *status, retry_after: retry_after.as_deref() };
+            let error = (!(200..300).contains(status)).then(|| "Status".to_owned());
+            (outcome, Some(*status), error, detail.clone())
+        }
+        Sent::Failed { reason, detail } => {
+            (Outcome::Failed, None, Some((*reason).to_owned()), Some(detail.clone()))
+        }
+        Sent::Hopeless { reason, detail } => {
+            (Outcome::Hopeless(reason), None, Some((*reason).to_owned()), Some(detail.clone()))
+        }
+        Sent::NotNow { reason, detail } => {
+            tracing::warn!(hook = %pending.hook.name, namespace = %pending.hook.namespace, reason, "{detail}; its deliveries wait");
+            let next = Next::Retry { due: at + NOT_NOW };
+            return Some(Settlement { delivery: pending.seq, at, attempt: None, next });
+        }
+    };
+    let past = Past { accepted: pending.accepted, attempts: pending.attempts.saturating_add(1) };
+    let next = hook.delivery.retry.decide(&outcome, past, Millis::now(), fastrand::f64());
+    tracing::debug!(hook = %pending.hook.name, id = %pending.id, status, error, ?next, "attempt");
+    let attempt = Attempt { at, duration, status, error, detail };
+    Some(Settlement { delivery: pending.seq, at: at + duration, attempt: Some(attempt), next })
+}

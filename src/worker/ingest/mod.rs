@@ -1,0 +1,168 @@
+//! The ingest port: events of API callers, relays of Kong.
+//!
+//! Invariants: 202 comes after the commit; who cannot be judged now is told to come again, each sender in the way that
+//! makes it do so (Kong never repeats by status, but after a closed connection); bodies are bounded and have a deadline.
+//!
+//! Left to others: what is an event (`core::event`), who may relay (`core::relay`), who may publish (`cluster`).
+
+mod events;
+mod problem;
+mod relays;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::DefaultBodyLimit;
+use axum::routing::post;
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
+use parking_lot::Mutex;
+use sha2::{Digest, Sha256};
+
+use super::dispatch::Handle;
+use super::route::Routes;
+use super::store::{Accepted, NewEvent, Pending, Store, StoreError};
+use crate::cluster::{Cluster, Key, View};
+use crate::core::time::Millis;
+use crate::metrics::Metrics;
+use problem::Problem;
+
+/// A sender that drips its body may hold a connection this long.
+const BODY_WITHIN: Duration = Duration::from_secs(30);
+/// An object that is not known may be on its way here for this long.
+const MAYBE_NEW: Duration = Duration::from_secs(120);
+const MAX_UNKNOWN: usize = 4096;
+
+/// Bounds and windows.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// The largest event in bytes.
+    pub max_event_bytes: usize,
+    /// How long a repeated id is a duplicate.
+    pub dedup_window: Duration,
+    /// How long a repeated relay body is a duplicate; zero: never.
+    pub relay_dedup_window: Duration,
+}
+
+/// What the routes need.
+pub struct Ingest {
+    pub cluster: Arc<dyn Cluster>,
+    pub view: View,
+    pub store: Arc<dyn Store>,
+    pub routes: Arc<Routes>,
+    pub dispatch: Handle,
+    pub metrics: Arc<Metrics>,
+    pub limits: Limits,
+    pub unknown: Unknown,
+}
+
+/// The routes of the ingest port.
+pub fn router(ingest: Ingest) -> Router {
+    Router::new()
+        .route("/v1/namespaces/{namespace}/events", post(events::publish))
+        .route("/v1/namespaces/{namespace}/relays/{eventhook}", post(relays::relay))
+        .fallback(|| async {
+            Problem::new(404, "NotFound", "no such address: POST /v1/namespaces/{namespace}/events")
+        })
+        .method_not_allowed_fallback(|| async { Problem::new(405, "MethodNotAllowed", "use POST") })
+        // The routes bound their bodies themselves, to answer with a problem.
+        .layer(DefaultBodyLimit::disable())
+        .with_state(Arc::new(ingest))
+}
+
+impl Ingest {
+    /// Commits an event and hands its deliveries over.
+    async fn accept(&self, new: NewEvent, now: Millis) -> Result<Accepted, StoreError> {
+        let (event, deliveries) = (new.event.clone(), new.deliveries.clone());
+        let accepted = self.store.accept(vec![new], now).await?;
+        let accepted = accepted.into_iter().next().ok_or(StoreError::Closed)?;
+        if !accepted.duplicate {
+            for (delivery, seq) in deliveries.into_iter().zip(&accepted.deliveries) {
+                let pending = Pending {
+                    seq: *seq,
+                    id: delivery.id,
+                    hook: delivery.hook,
+                    event: event.clone(),
+                    accepted: now,
+                    attempts: 0,
+                    due: delivery.due,
+                };
+                self.dispatch.accepted(pending).await;
+            }
+        }
+        Ok(accepted)
+    }
+}
+
+/// Why a body could not be read.
+enum BodyError {
+    TooBig,
+    /// It broke off or took too long.
+    Broken,
+}
+
+/// Reads a body of at most `max` bytes. One that says it is longer is not read at all.
+async fn read(body: Body, length: Option<u64>, max: usize) -> Result<Bytes, BodyError> {
+    if length.is_some_and(|length| length > max as u64) {
+        return Err(BodyError::TooBig);
+    }
+    let all = async {
+        let mut stream = body.into_data_stream();
+        let mut bytes = BytesMut::new();
+        while let Some(chunk) = stream.next().await {
+            let chunk = chunk.map_err(|_| BodyError::Broken)?;
+            if bytes.len() + chunk.len() > max {
+                return Err(BodyError::TooBig);
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(bytes.freeze())
+    };
+    tokio::time::timeout(BODY_WITHIN, all).await.unwrap_or(Err(BodyError::Broken))
+}
+
+fn content_length(headers: &http::HeaderMap) -> Option<u64> {
+    headers.get(http::header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// A hash of parts; their lengths go before them, so that no two lists of parts are the same bytes.
+fn hash(parts: &[&[u8]]) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    hash.finalize().into()
+}
+
+/// Names that were asked for and are not known, since when. The watch may be behind: only after a while is a name
+/// certainly unknown.
+#[derive(Default)]
+pub struct Unknown {
+    since: Mutex<HashMap<Key, Instant>>,
+}
+
+impl Unknown {
+    /// True where the name was unknown for so long that it is certain.
+    fn certain(&self, key: &Key) -> bool {
+        let now = Instant::now();
+        let mut since = self.since.lock();
+        if since.len() >= MAX_UNKNOWN {
+            since.retain(|_, first| now.duration_since(*first) < 2 * MAYBE_NEW);
+        }
+        if let Some(first) = since.get(key) {
+            return now.duration_since(*first) >= MAYBE_NEW;
+        }
+        if since.len() < MAX_UNKNOWN {
+            since.insert(key.clone(), now);
+        }
+        false
+    }
+
+    fn known(&self, key: &Key) {
+        self.since.lock().remove(key);
+    }
+}

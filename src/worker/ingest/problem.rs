@@ -1,0 +1,102 @@
+//! Errors as RFC 9457 problem bodies.
+
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use serde_json::json;
+
+use crate::cluster::AccessError;
+use crate::core::event::BadEvent;
+use crate::net::serve::CloseWithoutAnswer;
+use crate::worker::store::StoreError;
+
+/// When a sender may come again, in seconds.
+const COME_AGAIN: &str = "2";
+
+/// A refusal.
+#[derive(Debug)]
+pub struct Problem {
+    pub status: u16,
+    /// The stable reason, also the metric's label.
+    pub reason: &'static str,
+    pub detail: String,
+}
+
+impl Problem {
+    pub fn new(status: u16, reason: &'static str, detail: impl Into<String>) -> Self {
+        Problem { status, reason, detail: detail.into() }
+    }
+
+    pub fn too_big(max: usize) -> Self {
+        Problem::new(
+            413,
+            "TooBig",
+            format!(
+                "an event may have {max} bytes: send less, or start the worker with a larger --max-event-bytes"
+            ),
+        )
+    }
+
+    pub fn broken() -> Self {
+        Problem::new(
+            400,
+            "BrokenBody",
+            "the body broke off or took too long: nothing was stored, send it again",
+        )
+    }
+}
+
+impl From<BadEvent> for Problem {
+    fn from(bad: BadEvent) -> Self {
+        let status = match bad {
+            BadEvent::ContentType(_) => 415,
+            BadEvent::ReservedSource(_) => 403,
+            BadEvent::TooManyHops => 508,
+            _ => 400,
+        };
+        Problem::new(status, (&bad).into(), bad.to_string())
+    }
+}
+
+impl From<AccessError> for Problem {
+    fn from(error: AccessError) -> Self {
+        let status = match error {
+            AccessError::Unauthenticated => 401,
+            AccessError::Forbidden => 403,
+            AccessError::Unavailable => 503,
+        };
+        Problem::new(status, (&error).into(), error.to_string())
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        Problem::new(503, (&error).into(), format!("{error}: nothing was stored, send it again later"))
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let title = status.canonical_reason().unwrap_or("Error");
+        let body = json!({"type": "about:blank", "title": title, "status": self.status, "reason": self.reason,
+                          "detail": self.detail});
+        let mut response = (status, body.to_string()).into_response();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if self.status == 503 {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static(COME_AGAIN));
+        }
+        if self.status == 401 {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+/// No answer at all: what makes Kong send again.
+pub fn close() -> Response {
+    let mut response = StatusCode::SERVICE_UNAVAILABLE.into_response();
+    response.extensions_mut().insert(CloseWithoutAnswer);
+    response
+}

@@ -1,0 +1,122 @@
+//! `POST /v1/namespaces/{ns}/relays/{eventhook}`: what Kong relays for one hook.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, StatusCode};
+use kube::ResourceExt;
+use serde_json::json;
+use uuid::Uuid;
+
+use super::events::event;
+use super::problem::{Problem, close};
+use super::{BodyError, Ingest, content_length, hash, read};
+use crate::api::EventHook;
+use crate::cluster::Key;
+use crate::core::event::{Origin, parse_relayed};
+use crate::core::relay::{self, Refused, SIGNATURE_HEADER};
+use crate::core::time::Millis;
+use crate::worker::store::{Accepted, Dedup, HookId, NewDelivery, NewEvent};
+
+/// What became of a relay.
+enum Relayed {
+    Accepted(Accepted),
+    /// Answered and not stored.
+    Ping,
+    /// About event hooks themselves: taken, and not stored.
+    LeftOut,
+    Refused(Problem),
+    /// The connection is closed: Kong sends again.
+    ComeAgain(&'static str),
+}
+
+pub async fn relay(
+    State(ingest): State<Arc<Ingest>>,
+    Path((namespace, name)): Path<(String, String)>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let relayed = accept(&ingest, &Key::new(&namespace, &name), &headers, body).await;
+    let (outcome, response) = match relayed {
+        Relayed::Accepted(accepted) => {
+            let outcome = if accepted.duplicate { "Duplicate" } else { "Accepted" };
+            let answer = json!({"id": accepted.event_id, "deliveries": accepted.deliveries.len()});
+            (outcome, (StatusCode::ACCEPTED, Json(answer)).into_response())
+        }
+        Relayed::Ping => ("Ping", Json(json!({"pong": true})).into_response()),
+        Relayed::LeftOut => {
+            ("LeftOut", (StatusCode::ACCEPTED, Json(json!({"deliveries": 0}))).into_response())
+        }
+        Relayed::Refused(problem) => (problem.reason, problem.into_response()),
+        Relayed::ComeAgain(reason) => (reason, close()),
+    };
+    ingest.metrics.ingested("relays", outcome);
+    response
+}
+
+async fn accept(ingest: &Ingest, key: &Key, headers: &HeaderMap, body: Body) -> Relayed {
+    let guarded = ingest.view.hook(&key.namespace, &key.name);
+    let hook = match guarded.as_ref().map(|g| &g.0) {
+        Some(Ok(hook)) => hook,
+        Some(Err(_)) => return Relayed::ComeAgain("Unreadable"),
+        None if ingest.unknown.certain(key) => {
+            return Relayed::Refused(Problem::new(404, "NotFound", "no EventHook of this name takes relays"));
+        }
+        None => return Relayed::ComeAgain("Unknown"),
+    };
+    ingest.unknown.known(key);
+    let max = ingest.limits.max_event_bytes;
+    let body = match read(body, content_length(headers), max).await {
+        Ok(body) => body,
+        Err(BodyError::TooBig) => return Relayed::Refused(Problem::too_big(max)),
+        Err(BodyError::Broken) => return Relayed::Refused(Problem::broken()),
+    };
+    let Ok(ring) = ingest.cluster.key_ring(false).await else { return Relayed::ComeAgain("KeyRing") };
+    let now = Millis::now();
+    let terms = relay::terms(hook, &ring, now);
+    let signature = headers.get(SIGNATURE_HEADER).and_then(|v| v.to_str().ok());
+    let signed = match relay::authenticate(&terms, signature, &body) {
+        Ok(signed) => signed,
+        Err(refused) => return refuse(401, refused),
+    };
+    let draft = match parse_relayed(&body) {
+        Ok(draft) => draft,
+        Err(bad) => return Relayed::Refused(bad.into()),
+    };
+    if relay::is_ping(&draft) {
+        return Relayed::Ping;
+    }
+    if let Err(refused) = relay::agreed(&signed, &draft) {
+        return refuse(403, refused);
+    }
+    if relay::carries_secrets(&draft, hook.spec.event.as_deref() == Some("event_hooks")) {
+        return Relayed::LeftOut;
+    }
+
+    let id = hook_id(hook, key);
+    let window = ingest.limits.relay_dedup_window;
+    let dedup =
+        (!window.is_zero()).then(|| Dedup { key: hash(&[b"relay", id.uid.as_bytes(), &body]), window });
+    let event = event(draft, key.namespace.clone(), Origin::Relay(key.name.clone()), now);
+    let delivery = NewDelivery { hook: id, id: Uuid::now_v7(), due: now };
+    let new = NewEvent { event: Arc::new(event), dedup, deliveries: vec![delivery] };
+    match ingest.accept(new, now).await {
+        Ok(accepted) => Relayed::Accepted(accepted),
+        Err(error) => Relayed::ComeAgain((&error).into()),
+    }
+}
+
+fn refuse(status: u16, refused: Refused) -> Relayed {
+    Relayed::Refused(Problem::new(status, refused.into(), refused.to_string()))
+}
+
+fn hook_id(hook: &EventHook, key: &Key) -> HookId {
+    HookId {
+        uid: hook.uid().unwrap_or_default().into(),
+        namespace: key.namespace.as_str().into(),
+        name: key.name.as_str().into(),
+    }
+}

@@ -1,0 +1,178 @@
+//! The tables, and how a store of an older format becomes one of this.
+//!
+//! A release expands the schema first (new tables and columns that old code may ignore, `min_reader` unchanged) and
+//! contracts it one release later (`min_reader` raised), so that a rollback by one release still starts. There are no
+//! foreign keys: one thread writes, and a look-up for every row would buy nothing that the tests do not.
+
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+
+use super::super::StoreError;
+
+/// The format this program writes.
+pub(super) const VERSION: i64 = 1;
+/// "HkSt": tells our file from any other SQLite database.
+const APPLICATION_ID: i64 = 0x486b_5374;
+
+/// `deliveries.state`. The partial index names 0 in its text: keep both equal.
+pub(super) const PENDING: i64 = 0;
+pub(super) const DELIVERED: i64 = 1;
+pub(super) const DEAD: i64 = 2;
+
+/// One change of the format, made in one transaction. Never edit one that was released: add another.
+pub(super) struct Step {
+    pub(super) version: i64,
+    /// The oldest program that reads a store after this step.
+    pub(super) min_reader: i64,
+    pub(super) sql: &'static str,
+}
+
+const STEPS: &[Step] = &[Step { version: 1, min_reader: 1, sql: V1 }];
+
+const V1: &str = "
+CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+
+-- AUTOINCREMENT: a number is never used again, even after the rows with the highest ones were swept.
+CREATE TABLE events (
+    seq        INTEGER PRIMARY KEY AUTOINCREMENT,
+    accepted   INTEGER NOT NULL,
+    kept_until INTEGER NOT NULL,  -- the end of its idempotency window: a duplicate must find it until then
+    id         TEXT NOT NULL,
+    namespace  TEXT NOT NULL,
+    origin     TEXT NOT NULL,
+    source     TEXT NOT NULL,
+    event      TEXT NOT NULL,
+    time       TEXT NOT NULL,
+    attributes TEXT,              -- NULL: none
+    data       TEXT NOT NULL      -- last: what does not need it need not read past it
+);
+
+-- Events that no delivery refers to (any more): what retention looks at, instead of every event.
+CREATE TABLE loose (
+    accepted   INTEGER NOT NULL,
+    event      INTEGER NOT NULL,
+    kept_until INTEGER NOT NULL,
+    PRIMARY KEY (accepted, event)
+) WITHOUT ROWID;
+
+CREATE TABLE hooks (
+    id        INTEGER PRIMARY KEY,
+    uid       TEXT NOT NULL UNIQUE,
+    namespace TEXT NOT NULL,
+    name      TEXT NOT NULL
+);
+
+CREATE TABLE deliveries (
+    seq         INTEGER PRIMARY KEY AUTOINCREMENT,
+    event       INTEGER NOT NULL,
+    hook        INTEGER NOT NULL,
+    id          BLOB NOT NULL,
+    state       INTEGER NOT NULL,
+    attempts    INTEGER NOT NULL,
+    due         INTEGER NOT NULL,
+    finished_at INTEGER,
+    reason      TEXT
+);
+-- Partial: what is finished costs nothing where the dispatcher reads. (The row's number is the index's last column.)
+CREATE INDEX deliveries_pending ON deliveries (hook, due) WHERE state = 0;
+CREATE INDEX deliveries_finished ON deliveries (state, finished_at) WHERE finished_at IS NOT NULL;
+CREATE INDEX deliveries_event ON deliveries (event);
+CREATE UNIQUE INDEX deliveries_id ON deliveries (id);
+
+CREATE TABLE attempts (
+    delivery INTEGER NOT NULL,
+    n        INTEGER NOT NULL,
+    at       INTEGER NOT NULL,
+    micros   INTEGER NOT NULL,
+    status   INTEGER,
+    error    TEXT,
+    detail   TEXT,
+    PRIMARY KEY (delivery, n)
+) WITHOUT ROWID;
+
+CREATE TABLE dedup (
+    key     BLOB PRIMARY KEY,
+    expires INTEGER NOT NULL,
+    event   INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX dedup_expires ON dedup (expires);
+";
+
+/// Nobody else writes; this is for the instant in which a checkpoint restarts the log.
+pub(super) const BUSY: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// What the writer and the readers share.
+pub(super) fn tune(conn: &Connection) -> rusqlite::Result<()> {
+    conn.busy_timeout(BUSY)?;
+    conn.set_prepared_statement_cache_capacity(64);
+    // A connection that is dropped after a failure must not copy a log nobody can trust into the database.
+    conn.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    conn.pragma_update(None, "foreign_keys", false)?;
+    conn.pragma_update(None, "temp_store", "MEMORY")?;
+    Ok(())
+}
+
+/// Makes the file a store of this format, or says why it cannot be one.
+pub(super) fn prepare(conn: &mut Connection) -> Result<(), StoreError> {
+    tune(conn).map_err(open_error)?;
+    let id: i64 = conn.pragma_query_value(None, "application_id", |row| row.get(0)).map_err(open_error)?;
+    let tables: i64 =
+        conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(open_error)?;
+    if tables == 0 {
+        // Both only take effect before the first table. Incremental, so that a later release can give space back.
+        conn.pragma_update(None, "auto_vacuum", "INCREMENTAL").map_err(open_error)?;
+    } else if id != APPLICATION_ID {
+        return Err(StoreError::Open("hookstream.db is a database of another program".into()));
+    } else {
+        // Before anything is written, even the journal's mode: a newer store stays as it is.
+        readable(conn, VERSION)?;
+    }
+    let mode: String =
+        conn.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0)).map_err(open_error)?;
+    if mode != "wal" {
+        return Err(StoreError::Open(format!("journal mode {mode}: the file system has no shared memory")));
+    }
+    conn.pragma_update(None, "synchronous", "FULL").map_err(open_error)?;
+    migrate(conn, STEPS)
+}
+
+fn readable(conn: &Connection, known: i64) -> Result<i64, StoreError> {
+    let found = meta(conn, "version")?;
+    if meta(conn, "min_reader")? > known {
+        return Err(StoreError::Newer { found, known });
+    }
+    Ok(found)
+}
+
+/// Takes every step the store has not taken, each in its own transaction.
+pub(super) fn migrate(conn: &mut Connection, steps: &[Step]) -> Result<(), StoreError> {
+    let has_meta: i64 = conn
+        .query_row("SELECT count(*) FROM sqlite_schema WHERE name = 'meta'", [], |row| row.get(0))
+        .map_err(open_error)?;
+    let known = steps.last().map_or(0, |step| step.version);
+    let found = if has_meta == 0 { 0 } else { readable(conn, known)? };
+    for step in steps.iter().filter(|step| step.version > found) {
+        take(conn, step).map_err(open_error)?;
+    }
+    Ok(())
+}
+
+fn take(conn: &mut Connection, step: &Step) -> rusqlite::Result<()> {
+    let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    tx.execute_batch(step.sql)?;
+    for (name, value) in [("version", step.version), ("min_reader", step.min_reader)] {
+        tx.execute("INSERT OR REPLACE INTO meta (name, value) VALUES (?1, ?2)", params![name, value])?;
+    }
+    tx.pragma_update(None, "application_id", APPLICATION_ID)?;
+    tx.commit()
+}
+
+fn meta(conn: &Connection, name: &str) -> Result<i64, StoreError> {
+    conn.query_row("SELECT value FROM meta WHERE name = ?1", [name], |row| row.get(0))
+        .optional()
+        .map_err(open_error)?
+        .ok_or_else(|| StoreError::Open(format!("the store does not tell its {name}")))
+}
+
+pub(super) fn open_error(e: rusqlite::Error) -> StoreError {
+    StoreError::Open(e.to_string())
+}

@@ -1,0 +1,302 @@
+//! The thread that owns the writing connection.
+//!
+//! Invariants: an answer is sent after the COMMIT that covers it returned, and COMMIT syncs the log; an operation that
+//! cannot be done takes no other with it; after a failure that leaves the disk unknown nothing is written any more.
+//!
+//! Group commit without a timer: while one group is synced the next one gathers in the queue, so the groups are as big
+//! as the disk is slow.
+//!
+//! Checkpoints are made here, between two groups, and not by SQLite inside COMMIT: the answers of the group do not wait
+//! for it, and its errors are seen (SQLite's own hook drops them). As the only writer stands still meanwhile, a passive
+//! one copies all that no reader holds and the log starts again from its beginning; if readers hold it for so long that
+//! the log has grown to `wal_most` pages, one waits for them, so that the log is bounded under any load.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+use tokio::sync::{mpsc, oneshot};
+
+use super::super::{Accepted, Retention, Settlement, StoreError};
+use super::Tuning;
+use super::ops::{self, Hooks, Row};
+use super::schema;
+use super::shared::{Shared, Trouble};
+use crate::core::time::Millis;
+
+/// How long a checkpoint waits for readers, while everyone waits for it.
+const RESTART_WAIT: Duration = Duration::from_millis(250);
+
+pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
+
+/// What the writer is asked.
+pub(super) enum Op {
+    Accept {
+        rows: Vec<Row>,
+        bytes: usize,
+        now: Millis,
+        answer: Answer<Vec<Accepted>>,
+    },
+    Settle {
+        settlement: Settlement,
+        answer: Answer<()>,
+    },
+    Sweep {
+        retention: Retention,
+        now: Millis,
+        answer: Answer<bool>,
+    },
+    /// Commit what is queued, checkpoint, close.
+    Stop,
+}
+
+/// What an operation gave, until its group is committed.
+enum Done {
+    Accepted(Vec<Accepted>),
+    Settled,
+    Swept(bool),
+}
+
+impl Op {
+    fn run(&self, conn: &Connection, hooks: &mut Hooks, tuning: &Tuning) -> rusqlite::Result<Done> {
+        match self {
+            Op::Accept { rows, now, .. } => ops::accept(conn, hooks, rows, *now).map(Done::Accepted),
+            Op::Settle { settlement, .. } => ops::settle(conn, settlement).map(|()| Done::Settled),
+            Op::Sweep { retention, now, .. } => {
+                ops::sweep(conn, *retention, *now, tuning.chunk).map(Done::Swept)
+            }
+            Op::Stop => Ok(Done::Settled),
+        }
+    }
+
+    /// Nobody may wait for it any more: then the answer is dropped.
+    fn answer(self, result: Result<Done, StoreError>) {
+        match (self, result) {
+            (Op::Accept { answer, .. }, Ok(Done::Accepted(accepted))) => drop(answer.send(Ok(accepted))),
+            (Op::Settle { answer, .. }, Ok(Done::Settled)) => drop(answer.send(Ok(()))),
+            (Op::Sweep { answer, .. }, Ok(Done::Swept(more))) => drop(answer.send(Ok(more))),
+            (Op::Accept { answer, .. }, Err(e)) => drop(answer.send(Err(e))),
+            (Op::Settle { answer, .. }, Err(e)) => drop(answer.send(Err(e))),
+            (Op::Sweep { answer, .. }, Err(e)) => drop(answer.send(Err(e))),
+            (Op::Accept { .. } | Op::Settle { .. } | Op::Sweep { .. } | Op::Stop, Ok(_))
+            | (Op::Stop, Err(_)) => {}
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Op::Accept { bytes, .. } => *bytes,
+            Op::Settle { .. } | Op::Sweep { .. } | Op::Stop => 0,
+        }
+    }
+}
+
+pub(super) struct Writer {
+    pub(super) conn: Connection,
+    pub(super) queue: mpsc::Receiver<Op>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) tuning: Tuning,
+    pub(super) hooks: Hooks,
+    /// Pages of log at which readers are waited for.
+    pub(super) restart_at: i64,
+    /// When a checkpoint was last tried because the disk was full.
+    pub(super) made_room: Option<Instant>,
+}
+
+impl Writer {
+    /// Works until told to stop, or until nobody can ask any more and the queue is empty.
+    pub(super) fn run(mut self) {
+        while let Some(first) = self.queue.blocking_recv() {
+            let (group, stop) = self.gather(first);
+            self.commit(group);
+            if stop {
+                self.finish();
+                return;
+            }
+        }
+    }
+
+    /// What waits in the queue, up to a group's bounds; true where it was told to stop.
+    fn gather(&mut self, first: Op) -> (Vec<Op>, bool) {
+        let mut group = Vec::new();
+        let mut bytes = 0;
+        let mut next = Some(first);
+        while let Some(op) = next.take() {
+            if matches!(op, Op::Stop) {
+                return (group, true);
+            }
+            bytes += op.bytes();
+            self.shared.release(op.bytes());
+            group.push(op);
+            // Bytes too: a thousand events of 1 MiB in one transaction would fill the log and hold everyone up.
+            if group.len() < self.tuning.group && bytes < self.tuning.group_bytes {
+                next = self.queue.try_recv().ok();
+            }
+        }
+        (group, false)
+    }
+
+    fn commit(&mut self, group: Vec<Op>) {
+        if group.is_empty() {
+            return;
+        }
+        if let Some(failure) = self.shared.failure() {
+            group.into_iter().for_each(|op| op.answer(Err(failure.clone())));
+            return;
+        }
+        let done = match self.transaction(&group, false) {
+            // Someone's statement failed: again, each one on its own, so that only that one is refused.
+            Err(Trouble::One(_)) => self.transaction(&group, true),
+            other => other,
+        };
+        match done {
+            Ok(done) => {
+                for (op, result) in group.into_iter().zip(done) {
+                    op.answer(result);
+                }
+                self.checkpoint_if_due();
+            }
+            Err(trouble) => {
+                let full = trouble == Trouble::Full;
+                let error = match trouble {
+                    Trouble::Fatal(text) => self.shared.fail(text),
+                    other => other.into(),
+                };
+                group.into_iter().for_each(|op| op.answer(Err(error.clone())));
+                if full {
+                    self.make_room();
+                }
+            }
+        }
+    }
+
+    /// Runs a group and commits it, or leaves nothing of it.
+    fn transaction(
+        &mut self,
+        group: &[Op],
+        one_by_one: bool,
+    ) -> Result<Vec<Result<Done, StoreError>>, Trouble> {
+        let result = self.attempt(group, one_by_one);
+        if result.is_err() {
+            // The rows behind the numbers may be gone.
+            self.hooks.clear();
+            // SQLite may have rolled back by itself (it does on a full disk).
+            if !self.conn.is_autocommit()
+                && let Err(e) = self.conn.execute_batch("ROLLBACK")
+            {
+                return Err(Trouble::Fatal(format!("cannot roll back: {e}")));
+            }
+        }
+        result
+    }
+
+    fn attempt(&mut self, group: &[Op], one_by_one: bool) -> Result<Vec<Result<Done, StoreError>>, Trouble> {
+        self.batch("BEGIN IMMEDIATE")?;
+        let mut done = Vec::with_capacity(group.len());
+        for op in group {
+            if !one_by_one {
+                let result = op.run(&self.conn, &mut self.hooks, &self.tuning);
+                done.push(Ok(result.map_err(|e| Trouble::of(&e))?));
+                continue;
+            }
+            self.batch("SAVEPOINT one")?;
+            match op.run(&self.conn, &mut self.hooks, &self.tuning).map_err(|e| Trouble::of(&e)) {
+                Ok(result) => done.push(Ok(result)),
+                Err(Trouble::One(text)) => {
+                    tracing::warn!(reason = %text, "an operation on the store was refused");
+                    self.hooks.clear();
+                    self.batch("ROLLBACK TO one")?;
+                    done.push(Err(StoreError::Refused(text)));
+                }
+                Err(other) => return Err(other),
+            }
+            self.batch("RELEASE one")?;
+        }
+        #[cfg(test)]
+        if let Some(code) = self.tuning.fault.lock().take() {
+            return Err(Trouble::at_commit(&rusqlite::Error::SqliteFailure(
+                rusqlite::ffi::Error::new(code),
+                None,
+            )));
+        }
+        match self.conn.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([])) {
+            Ok(_) => Ok(done),
+            Err(e) => Err(Trouble::at_commit(&e)),
+        }
+    }
+
+    fn batch(&self, sql: &str) -> Result<(), Trouble> {
+        let run = self.conn.prepare_cached(sql).and_then(|mut statement| statement.execute([]));
+        run.map(drop).map_err(|e| Trouble::of(&e))
+    }
+
+    fn checkpoint_if_due(&mut self) {
+        let Some((_, log, copied)) = self.checkpoint("NOOP") else { return };
+        // The log's length and not what is left to copy: under readers that overlap all of it is copied again and
+        // again, and it still never starts from its beginning.
+        if log >= self.restart_at {
+            // Somebody who reads for long (a backup) must not stop every group: after one wait in vain the log may grow
+            // by as much again before the next.
+            let short = self.conn.busy_timeout(RESTART_WAIT);
+            let restarted = short.is_ok() && self.checkpoint("RESTART").is_some_and(|(busy, ..)| !busy);
+            drop(self.conn.busy_timeout(schema::BUSY));
+            let next = if restarted { 0 } else { log };
+            self.restart_at = self.tuning.wal_most.saturating_add(next);
+        } else if log - copied >= self.tuning.wal_pages {
+            self.checkpoint("PASSIVE");
+        }
+    }
+
+    /// With the disk full, a checkpoint lets the log begin again in the room it has: a sweep can then go on. Not more
+    /// often than once a second, for it may read the whole log in vain.
+    fn make_room(&mut self) {
+        if self.made_room.is_none_or(|at| at.elapsed() > Duration::from_secs(1)) {
+            self.made_room = Some(Instant::now());
+            self.checkpoint("PASSIVE");
+        }
+    }
+
+    /// Copies the log into the database (NOOP: only looks); whether readers were in the way, how many pages
+    /// the log has, and how many of them are copied.
+    fn checkpoint(&mut self, mode: &str) -> Option<(bool, i64, i64)> {
+        #[cfg(test)]
+        self.tuning.checkpoints.fetch_add(u64::from(mode != "NOOP"), std::sync::atomic::Ordering::SeqCst);
+        let found = self
+            .conn
+            .prepare_cached(&format!("PRAGMA wal_checkpoint({mode})"))
+            .and_then(|mut pragma| pragma.query_row([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))));
+        #[cfg(test)]
+        self.tuning.checkpoints.fetch_add(u64::from(mode != "NOOP"), std::sync::atomic::Ordering::SeqCst);
+        match found {
+            Ok(pages) => Some(pages),
+            Err(e) => {
+                match Trouble::of(&e) {
+                    // The log keeps what could not be copied: nothing is lost, it only grows.
+                    trouble @ (Trouble::Full | Trouble::Busy) => {
+                        tracing::warn!(?trouble, "the log could not be copied into the database");
+                    }
+                    Trouble::Fatal(text) | Trouble::One(text) => drop(self.shared.fail(text)),
+                }
+                None
+            }
+        }
+    }
+
+    /// Commits what was queued before the queue closed, and leaves a database without a log.
+    fn finish(mut self) {
+        self.queue.close();
+        while let Some(first) = self.queue.blocking_recv() {
+            let (group, _) = self.gather(first);
+            self.commit(group);
+        }
+        if self.shared.failure().is_none() {
+            self.checkpoint("TRUNCATE");
+            // Lets SQLite remove the empty log, so that the one file is all there is to copy.
+            let clean = rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
+            drop(self.conn.set_db_config(clean, self.shared.failure().is_some()));
+        }
+        if let Err((_, e)) = self.conn.close() {
+            tracing::warn!(reason = %e, "the store did not close cleanly; what was accepted is kept");
+        }
+    }
+}
