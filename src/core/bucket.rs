@@ -34,7 +34,8 @@ impl Bucket {
     pub fn take(&mut self, now: Millis) -> Result<(), Millis> {
         let interval = self.rate.interval.as_secs_f64().max(0.001);
         let each = interval / f64::from(self.rate.requests.max(1));
-        self.tokens = (self.tokens + now.since(self.at).as_secs_f64() / each).min(f64::from(self.rate.burst.max(1)));
+        self.tokens =
+            (self.tokens + now.since(self.at).as_secs_f64() / each).min(f64::from(self.rate.burst.max(1)));
         self.at = now;
         if self.tokens >= 1.0 {
             self.tokens -= 1.0;

@@ -177,12 +177,22 @@ mod tests {
             (paths(&["id"]), paths(&["n"]), &[][..], true, true, false),
             (paths(&["missing.deep"]), paths(&["missing"]), &[][..], true, true, true),
         ];
-        for (row, (group_by, fields, unique, same_snooze, same_key, same_value)) in table.into_iter().enumerate() {
+        for (row, (group_by, fields, unique, same_snooze, same_key, same_value)) in
+            table.into_iter().enumerate()
+        {
             let gates = Gates { group_by, snooze, on_change: on_change(fields) };
             let (one, two) = (ask(&gates, unique, a.clone()), ask(&gates, unique, b.clone()));
-            assert_eq!(one.snooze.unwrap().key == two.snooze.unwrap().key, same_snooze, "snooze key, row {row}");
+            assert_eq!(
+                one.snooze.unwrap().key == two.snooze.unwrap().key,
+                same_snooze,
+                "snooze key, row {row}"
+            );
             assert_eq!(one.change.unwrap().key == two.change.unwrap().key, same_key, "change key, row {row}");
-            assert_eq!(one.change.unwrap().value == two.change.unwrap().value, same_value, "value, row {row}");
+            assert_eq!(
+                one.change.unwrap().value == two.change.unwrap().value,
+                same_value,
+                "value, row {row}"
+            );
         }
     }
 
@@ -198,10 +208,12 @@ mod tests {
 
     #[test]
     fn decisions() {
-        let snoozing = |trailing| Snoozing { key: [1; 16], rule: Snooze { period: Duration::from_secs(1), trailing } };
+        let snoozing =
+            |trailing| Snoozing { key: [1; 16], rule: Snooze { period: Duration::from_secs(1), trailing } };
         let change = Change { key: [2; 16], value: [3; 16] };
         let both = |trailing| Asked { change: Some(change), snooze: Some(snoozing(trailing)) };
-        let memory = |value: u8, until: i64| Memory { value: Some([value; 16]), quiet_until: Some(Millis(until)) };
+        let memory =
+            |value: u8, until: i64| Memory { value: Some([value; 16]), quiet_until: Some(Millis(until)) };
         let later = NOW.0 + 1;
         let snoozed = |candidate| Verdict::Snoozed { candidate, until: Millis(later) };
         let table = [
