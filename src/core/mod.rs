@@ -11,6 +11,7 @@ pub mod conditions;
 pub mod duration;
 pub mod egress;
 pub mod event;
+pub mod filter;
 pub mod gate;
 pub mod hook;
 pub mod keys;
