@@ -51,7 +51,10 @@ pub async fn attempt(task: Task) {
         Some(settlement) => {
             let next = settlement.next;
             match settle_at_last(&*store, settlement).await {
-                Ok(()) => {
+                Ok(woken) => {
+                    if woken {
+                        handle.wake(uid.clone()).await;
+                    }
                     match next {
                         Next::Delivered => metrics.finished("delivered", ""),
                         Next::Dead { reason } => metrics.finished("dead", reason),
@@ -70,7 +73,7 @@ pub async fn attempt(task: Task) {
 }
 
 /// A full disk or a busy store passes: noting the outcome again costs less than sending again.
-async fn settle_at_last(store: &dyn Store, settlement: Settlement) -> Result<(), StoreError> {
+async fn settle_at_last(store: &dyn Store, settlement: Settlement) -> Result<bool, StoreError> {
     let mut tries = 0;
     loop {
         match store.settle(settlement.clone()).await {
