@@ -7,6 +7,7 @@
 
 pub mod breaker;
 pub mod bucket;
+pub mod catalogue;
 pub mod conditions;
 pub mod duration;
 pub mod egress;

@@ -49,7 +49,12 @@ pub enum Node {
     Test(Test, Box<Node>, Box<Node>),
     Matches(Box<Node>, Regex),
     Convert(To, Box<Node>),
-    Each { what: Each, over: Box<Node>, test: Option<Box<Node>>, give: Option<Box<Node>> },
+    Each {
+        what: Each,
+        over: Box<Node>,
+        test: Option<Box<Node>>,
+        give: Option<Box<Node>>,
+    },
 }
 
 #[derive(Clone, Copy)]
@@ -334,7 +339,9 @@ fn one_line(error: &regex::Error) -> String {
     text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()
 }
 
-fn operator(name: &str) -> Option<fn(Box<Node>, Box<Node>) -> Node> {
+type Binary = fn(Box<Node>, Box<Node>) -> Node;
+
+fn operator(name: &str) -> Option<Binary> {
     Some(match name {
         operators::EQUALS => Node::Equal,
         operators::NOT_EQUALS => Node::Differ,

@@ -158,7 +158,9 @@ impl<'a> Run<'a> {
                 other => failed(format!("! takes a boolean, not {}", other.kind())),
             },
             Node::Negate(of) => match self.eval(of)? {
-                Val::Int(n) => n.checked_neg().map_or_else(|| failed("the number is too big"), |n| Ok(Val::Int(n))),
+                Val::Int(n) => {
+                    n.checked_neg().map_or_else(|| failed("the number is too big"), |n| Ok(Val::Int(n)))
+                }
                 Val::Double(n) => Ok(Val::Double(-n)),
                 other => failed(format!("- takes an int or a double, not {}", other.kind())),
             },
@@ -482,10 +484,9 @@ impl<'a> Run<'a> {
         let made = match (to, of) {
             (To::Int, Val::Int(n)) => Some(Val::Int(*n)),
             (To::Int, Val::UInt(n)) => i64::try_from(*n).ok().map(Val::Int),
-            (To::Int, Val::Double(n)) => {
-                (*n > -9_223_372_036_854_775_808.0 && *n < 9_223_372_036_854_775_808.0)
-                    .then_some(Val::Int(*n as i64))
-            }
+            (To::Int, Val::Double(n)) => (*n > -9_223_372_036_854_775_808.0
+                && *n < 9_223_372_036_854_775_808.0)
+                .then_some(Val::Int(*n as i64)),
             (To::UInt, Val::UInt(n)) => Some(Val::UInt(*n)),
             (To::UInt, Val::Int(n)) => u64::try_from(*n).ok().map(Val::UInt),
             (To::UInt, Val::Double(n)) => {
@@ -538,7 +539,10 @@ impl<'a> Run<'a> {
             other => other,
         };
         let Some(len) = over.list_len() else {
-            return failed(format!("all(), exists(), map() and filter() take a list or a map, not {}", over.kind()));
+            return failed(format!(
+                "all(), exists(), map() and filter() take a list or a map, not {}",
+                over.kind()
+            ));
         };
         let mut list = Vec::new();
         let (mut found, mut fault) = (0_usize, None);
