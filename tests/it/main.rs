@@ -9,3 +9,6 @@ mod crd_rules;
 mod crds_generated;
 mod harness_works;
 mod kubectl_explain;
+
+mod nothing_accepted_is_lost;
+mod standalone;
