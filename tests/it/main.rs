@@ -10,5 +10,6 @@ mod crds_generated;
 mod harness_works;
 mod kubectl_explain;
 
+mod bad_events;
 mod nothing_accepted_is_lost;
 mod standalone;

@@ -98,13 +98,9 @@ async fn kill_cycles(cycles: usize, seed: u64) {
     let mut spec = quick();
     merge(&mut spec, json!({"delivery": {"concurrency": 32}}));
     let mut relayed = spec.clone();
-    merge(
-        &mut relayed,
-        json!({"source": "crud", "event": "consumers", "connectionRef": {"name": "kong"}}),
-    );
+    merge(&mut relayed, json!({"source": "crud", "event": "consumers", "connectionRef": {"name": "kong"}}));
     let url = receiver.url();
-    let manifests =
-        kong.connection() + &hook("published", &url, spec) + &hook("relayed", &url, relayed);
+    let manifests = kong.connection() + &hook("published", &url, spec) + &hook("relayed", &url, relayed);
     // The window outlasts a slow restart: a relay that was cut off is the same when it comes again.
     let mut standalone = Standalone::start(&manifests, &["--relay-dedup-window", "1h"]).await;
     let hooks = kong.wait_for_hooks(1).await;

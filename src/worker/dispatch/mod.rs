@@ -34,6 +34,8 @@ const MAX_WAITING_BYTES: usize = 64 * 1024 * 1024;
 const READ_AGAIN: Duration = Duration::from_secs(1);
 /// What is under way when the process is asked to stop may take this long.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
+/// What is missing (a Secret) is looked for again after this time, or when it changes.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// Deliveries of a deleted hook wait this long, should it come back.
 const HOOK_GRACE: Duration = Duration::from_secs(3600);
 
@@ -64,12 +66,24 @@ enum Command {
     Sent {
         uid: Arc<str>,
     },
+    /// No attempt was made: the hook's deliveries wait.
+    NotNow {
+        uid: Arc<str>,
+        seq: Seq,
+        missing: Option<Missing>,
+    },
     /// The outcome is on disk: the delivery is nobody's.
     Settled {
         uid: Arc<str>,
         seq: Seq,
         next: Option<Next>,
     },
+}
+
+/// What a hook lacks.
+struct Missing {
+    reason: &'static str,
+    detail: String,
 }
 
 impl Handle {
@@ -173,21 +187,16 @@ impl Dispatcher {
             Command::Accepted(pending) => self.accepted(pending),
             Command::HookChanged(uid) => {
                 if let Some(queue) = self.queues.get_mut(&uid) {
-                    queue.on_disk = true;
+                    queue.missed();
+                    queue.held_until = None;
                 }
                 self.pump(&uid);
             }
             Command::Loaded { uid, limit, found } => self.loaded(&uid, limit, found),
-            Command::Sent { uid } => {
-                self.in_flight = self.in_flight.saturating_sub(1);
-                if let Some(queue) = self.queues.get_mut(&uid) {
-                    queue.in_flight = queue.in_flight.saturating_sub(1);
-                }
-                self.pump(&uid);
-                // A place is free: those that waited for one go first to last, the hook that freed it behind them.
-                for waiting in std::mem::take(&mut self.crowded) {
-                    self.pump(&waiting);
-                }
+            Command::Sent { uid } => self.ended(&uid),
+            Command::NotNow { uid, seq, missing } => {
+                self.not_now(&uid, seq, missing);
+                self.ended(&uid);
             }
             Command::Settled { uid, seq, next } => {
                 if let Some(queue) = self.queues.get_mut(&uid) {
@@ -200,6 +209,38 @@ impl Dispatcher {
                     None => drop(self.wakes.insert((Millis::now() + READ_AGAIN, uid))),
                 }
             }
+        }
+    }
+
+    /// An attempt is over: the hook may make another.
+    fn ended(&mut self, uid: &Arc<str>) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        if let Some(queue) = self.queues.get_mut(uid) {
+            queue.in_flight = queue.in_flight.saturating_sub(1);
+        }
+        self.pump(uid);
+        // A place is free: those that waited for one go first to last, the hook that freed it behind them.
+        for waiting in std::mem::take(&mut self.crowded) {
+            self.pump(&waiting);
+        }
+    }
+
+    /// Holds a hook that lacks something. Nothing is written: a backlog of any size waits as it is, and one delivery
+    /// looks again, not each.
+    fn not_now(&mut self, uid: &Arc<str>, seq: Seq, missing: Option<Missing>) {
+        let Some(queue) = self.queues.get_mut(uid) else { return };
+        queue.claimed.remove(&seq);
+        queue.missed();
+        let now = Millis::now();
+        // Those that were under way together say the same.
+        if queue.held_until.is_some_and(|until| until > now) {
+            return;
+        }
+        queue.held_until = Some(now + LOOK_AGAIN);
+        self.wakes.insert((now + LOOK_AGAIN, uid.clone()));
+        if let (Some(Missing { reason, detail }), Some(known)) = (missing, self.routes.get(uid)) {
+            let (hook, namespace) = (&known.id.name, &known.id.namespace);
+            tracing::warn!(%hook, %namespace, reason, "{detail}; its deliveries wait");
         }
     }
 
@@ -260,7 +301,7 @@ impl Dispatcher {
         let known = self.routes.get(uid);
         let Some(queue) = self.queues.get_mut(uid) else { return };
         let hook = match known.as_ref().map(|k| &k.hook) {
-            Some(Ok(hook)) if !hook.delivery.paused => hook,
+            Some(Ok(hook)) if !hook.delivery.paused && !queue.held(Millis::now()) => hook,
             Some(_) => {
                 self.waiting_bytes = self.waiting_bytes.saturating_sub(queue.hold());
                 return;
