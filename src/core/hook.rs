@@ -42,6 +42,18 @@ impl Handler {
             Handler::Webhook(_) => HandlerKind::Webhook,
         }
     }
+
+    /// True where it reads the Secret of this name.
+    pub fn uses_secret(&self, name: &str) -> bool {
+        let Handler::Webhook(webhook) = self;
+        let target = match &webhook.target {
+            Target::Secret(reference) => Some(reference),
+            Target::Url(_) => None,
+        };
+        let signature = webhook.signature.as_ref().map(|s| &s.secret_ref);
+        let headers = webhook.headers_from.iter().map(|from| &from.secret_ref);
+        target.into_iter().chain(signature).chain(headers).any(|reference| reference.name == name)
+    }
 }
 
 /// A JSON POST.

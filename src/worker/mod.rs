@@ -126,12 +126,16 @@ impl Worker {
 }
 
 async fn follow(routes: &Routes, view: &View, dispatch: &dispatch::Handle, change: Change) {
-    let Change::EventHook(key) = change else { return };
-    let uid = match view.hook(&key.namespace, &key.name) {
-        Some(hook) => routes.put(&hook),
-        None => routes.remove(&key),
+    let concerned = match change {
+        Change::EventHook(key) => match view.hook(&key.namespace, &key.name) {
+            Some(hook) => routes.put(&hook),
+            None => routes.remove(&key),
+        },
+        // Deliveries may wait for it.
+        Change::Secret(key) => routes.using_secret(&key),
+        Change::Connection(_) => Vec::new(),
     };
-    for uid in uid {
+    for uid in concerned {
         dispatch.hook_changed(uid).await;
     }
 }

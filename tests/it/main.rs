@@ -10,3 +10,7 @@ mod crds_generated;
 mod deploy_files;
 mod harness_works;
 mod kubectl_explain;
+
+mod bad_events;
+mod nothing_accepted_is_lost;
+mod standalone;

@@ -25,6 +25,8 @@ pub struct Queue {
     missed_while_loading: bool,
     /// Since when the hook does not exist.
     pub gone_since: Option<Millis>,
+    /// The hook lacks something that it needs to send: until when it is not looked for again.
+    pub held_until: Option<Millis>,
 }
 
 impl Queue {
@@ -76,6 +78,10 @@ impl Queue {
             self.on_disk = true;
         }
         bytes
+    }
+
+    pub fn held(&self, now: Millis) -> bool {
+        self.held_until.is_some_and(|until| until > now)
     }
 
     /// Nothing to do and nothing to remember.
