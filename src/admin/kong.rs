@@ -28,6 +28,8 @@ const MAX_WAIT: Duration = Duration::from_secs(3600);
 /// How one gateway is reached.
 #[derive(Clone, Debug)]
 pub struct KongAccess {
+    /// The client with the TLS options of the Connection.
+    pub http: HttpClient,
     pub admin_url: Url,
     /// None: the default workspace, which is addressed without a prefix.
     pub workspace: Option<String>,
@@ -37,7 +39,6 @@ pub struct KongAccess {
 /// A gateway's event hooks.
 #[derive(Clone, Debug)]
 pub struct KongClient {
-    http: HttpClient,
     access: KongAccess,
 }
 
@@ -76,8 +77,8 @@ struct ErrorBody {
 }
 
 impl KongClient {
-    pub fn new(http: HttpClient, access: KongAccess) -> Self {
-        KongClient { http, access }
+    pub fn new(access: KongAccess) -> Self {
+        KongClient { access }
     }
 
     /// The version that the gateway tells of itself.
@@ -97,7 +98,8 @@ impl KongClient {
         query: Option<&str>,
         body: Option<Vec<u8>>,
     ) -> Result<Answer, AdminError> {
-        let answer = self.http.send(self.request(method, path, query, body)?, TIMEOUT, MAX_ANSWER).await?;
+        let answer =
+            self.access.http.send(self.request(method, path, query, body)?, TIMEOUT, MAX_ANSWER).await?;
         if answer.status.is_success() {
             return Ok(answer);
         }

@@ -1,25 +1,26 @@
 //! A Kubernetes cluster.
 
+mod cache;
 mod reviews;
 mod ring;
-mod secrets;
 mod watch;
 
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference, Secret};
 use k8s_openapi::api::events::v1::Event as KubeEvent;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
-use super::{Access, AccessError, Cluster, ClusterError, Key, Kind, SecretData, Target};
+use super::{Access, AccessError, Cluster, ClusterError, Data, Key, Kind, Target};
 use crate::api::{Connection, EventHook, GROUP};
 use crate::core::conditions::{Note, cut};
 use crate::core::keys::KeyRing;
 
+use cache::Cache;
 pub use watch::{Watching, watch};
 
 /// The controller's name in managed fields and events.
@@ -43,7 +44,8 @@ pub struct Options {
 /// A cluster through its API server.
 pub struct Kubernetes {
     client: Client,
-    secrets: Arc<secrets::SecretCache>,
+    secrets: Arc<Cache<Secret>>,
+    config_maps: Arc<Cache<ConfigMap>>,
     ring: ring::RingCache,
     reviews: reviews::Reviews,
 }
@@ -51,7 +53,8 @@ pub struct Kubernetes {
 impl Kubernetes {
     pub fn new(client: Client, options: &Options) -> Self {
         Kubernetes {
-            secrets: Arc::new(secrets::SecretCache::new(client.clone(), options.require_secret_label)),
+            secrets: Arc::new(Cache::new(client.clone(), options.require_secret_label)),
+            config_maps: Arc::new(Cache::new(client.clone(), false)),
             ring: ring::RingCache::new(client.clone(), options.namespace.clone()),
             reviews: reviews::Reviews::new(client.clone(), options.token_audience.clone()),
             client,
@@ -147,8 +150,12 @@ fn cluster_error(error: kube::Error) -> ClusterError {
 }
 
 impl Cluster for Kubernetes {
-    fn secret<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Arc<SecretData>>, ClusterError>> {
+    fn secret<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Arc<Data>>, ClusterError>> {
         Box::pin(self.secrets.get(key))
+    }
+
+    fn config_map<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Arc<Data>>, ClusterError>> {
+        Box::pin(self.config_maps.get(key))
     }
 
     fn write_status<'a>(

@@ -26,7 +26,7 @@ pub async fn cleanup(object: &EventHook, context: &Context) -> Result<Duration, 
     if policy(object, context) == DeletionPolicy::Delete {
         match access(object, context).await {
             Ok(Some(access)) => {
-                let client = KongClient::new(context.http.clone(), access);
+                let client = KongClient::new(access);
                 client.delete(&external_id(object)).await?;
             }
             Ok(None) => {}

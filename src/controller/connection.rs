@@ -12,7 +12,7 @@ use super::requests::uses_connection;
 use super::{reconcile, status};
 use crate::admin::kong::{KongAccess, KongClient, TOKEN_HEADER};
 use crate::api::{Connection, EventHook, FINALIZER};
-use crate::cluster::{Guarded, Key, secret_text};
+use crate::cluster::{Guarded, Key, secret_text, tls_options};
 use crate::core::conditions::{Note, Standing};
 use crate::core::duration;
 use crate::core::hook::{InvalidSpec, parse_url};
@@ -23,7 +23,7 @@ pub async fn reconcile(connection: Arc<Connection>, context: Arc<Context>) -> Re
         return Ok(Duration::from_secs(600));
     }
     let access = kong_access(&connection, &context).await?;
-    let version = KongClient::new(context.http.clone(), access.clone()).version().await?;
+    let version = KongClient::new(access.clone()).version().await?;
     context.last_access.lock().insert(Key::of(&*connection), access);
 
     let mut status = connection.status.clone().unwrap_or_default();
@@ -64,14 +64,16 @@ pub async fn kong_access(connection: &Connection, context: &Context) -> Result<K
     let Some(kong) = &spec.kong else {
         return Err(not_built(vec!["auth0"]));
     };
-    let not_yet: Vec<&'static str> =
-        [("kong.tls", kong.tls.is_some()), ("rateLimit", spec.rate_limit.is_some())]
-            .into_iter()
-            .filter_map(|(field, used)| used.then_some(field))
-            .collect();
-    if !not_yet.is_empty() {
-        return Err(not_built(not_yet));
+    if spec.rate_limit.is_some() {
+        return Err(not_built(vec!["rateLimit"]));
     }
+    let http = match &kong.tls {
+        None => context.http.clone(),
+        Some(tls) => {
+            let options = tls_options(&*context.cluster, &namespace, tls).await?;
+            context.http.with(&options).map_err(|e| Problem::SecretUnusable(e.to_string()))?
+        }
+    };
     let admin_url = parse_url(&kong.admin_url.0)
         .map_err(|problem| InvalidSpec::InvalidSpec { field: "kong.adminUrl", problem: problem.into() })?;
     let token = match &kong.token_secret_ref {
@@ -82,7 +84,7 @@ pub async fn kong_access(connection: &Connection, context: &Context) -> Result<K
         }
     };
     let workspace = kong.workspace.clone().filter(|w| w != "default");
-    Ok(KongAccess { admin_url, workspace, token })
+    Ok(KongAccess { http, admin_url, workspace, token })
 }
 
 /// How often the objects of this Connection are compared with the vendor.

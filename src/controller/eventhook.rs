@@ -19,7 +19,7 @@ use crate::api::{
     Applied, AppliedTerms, Connection, DeliverBy, EventHook, EventHookStatus, External, HandlerKind,
     PreviousTerms,
 };
-use crate::cluster::{ClusterError, Key, secret_text};
+use crate::cluster::{ClusterError, Key, secret_text, tls_options};
 use crate::core::conditions::{Note, Standing};
 use crate::core::hook::{self, Handler, Hook, Target, Webhook};
 use crate::core::keys::KeyRing;
@@ -153,6 +153,10 @@ async fn secrets(hook: &Hook, context: &Context) -> Result<Secrets, Problem> {
         Some(signature) => Some(secret_text(cluster, &hook.namespace, &signature.secret_ref).await?),
         None => None,
     };
+    if let Some(tls) = &webhook.tls {
+        let options = tls_options(cluster, &hook.namespace, tls).await?;
+        context.http.with(&options).map_err(|e| Problem::SecretUnusable(e.to_string()))?;
+    }
     let mut headers = Vec::new();
     for header in &webhook.headers_from {
         headers.push((header.name.clone(), secret_text(cluster, &hook.namespace, &header.secret_ref).await?));
@@ -211,7 +215,7 @@ fn wanted(
     };
     let uid = object.uid().unwrap_or_default();
     Ok(Wanted {
-        client: KongClient::new(context.http.clone(), vendor.access.clone()),
+        client: KongClient::new(vendor.access.clone()),
         id: external_id(&uid),
         compared: desired.to_value(),
         desired,
@@ -242,7 +246,7 @@ fn gateway_config(hook: &Hook, found: &Found, vendor: &Vendor) -> Result<serde_j
     if !allowed.unwrap_or_else(|| vec![HandlerKind::Webhook, HandlerKind::Log]).contains(&kind) {
         return Err(Problem::HandlerNotAllowed(kind.into()));
     }
-    let Handler::Webhook(Webhook { headers, signature, .. }) = &hook.handler;
+    let Handler::Webhook(Webhook { headers, signature, tls, .. }) = &hook.handler;
     let mut map: Map<String, serde_json::Value> =
         headers.iter().map(|(n, v)| (n.clone(), json!(v))).collect();
     map.extend(found.secrets.headers.iter().map(|(n, v)| (n.clone(), json!(v.expose_secret()))));
@@ -255,7 +259,8 @@ fn gateway_config(hook: &Hook, found: &Found, vendor: &Vendor) -> Result<serde_j
     }
     let secret = secret.and_then(|lines| lines.first().map(ToString::to_string));
     let url = found.secrets.url.as_ref().map(Url::as_str);
-    Ok(json!({"url": url, "headers": map, "secret": secret, "ssl_verify": true}))
+    let verify = tls.as_ref().is_none_or(|tls| tls.insecure_skip_verify != Some(true));
+    Ok(json!({"url": url, "headers": map, "secret": secret, "ssl_verify": verify}))
 }
 
 /// What Kong was told, with what it was told before for as long as that is still taken.
