@@ -11,5 +11,9 @@ mod harness_works;
 mod kubectl_explain;
 
 mod bad_events;
+mod deliveries;
+mod deliveries_wait;
+mod full_disk;
 mod nothing_accepted_is_lost;
+mod relays;
 mod standalone;
