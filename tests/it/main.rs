@@ -17,3 +17,4 @@ mod full_disk;
 mod nothing_accepted_is_lost;
 mod relays;
 mod standalone;
+mod standalone_files;
