@@ -6,6 +6,7 @@ use http::StatusCode;
 
 use crate::api::LastError;
 use crate::core::conditions::cut;
+use crate::core::redact::redact;
 use crate::core::time::Millis;
 use crate::net::SendError;
 
@@ -73,7 +74,15 @@ impl AdminError {
         }
     }
 
-    fn detail(&self) -> Option<&Detail> {
+    /// The error without these texts, should the vendor have repeated them.
+    pub fn masked(mut self, secrets: &[&str]) -> Self {
+        if let Some(detail) = self.detail_mut() {
+            detail.message = redact(&detail.message, secrets.iter().copied());
+        }
+        self
+    }
+
+    fn detail_mut(&mut self) -> Option<&mut Detail> {
         match self {
             AdminError::Rejected(d)
             | AdminError::Unauthorized(d)
@@ -89,7 +98,7 @@ impl AdminError {
 
     /// The error as an object's status shows it.
     pub fn last_error(&self, now: Millis) -> LastError {
-        let detail = self.detail().cloned().unwrap_or_default();
+        let detail = self.clone().detail_mut().cloned().unwrap_or_default();
         LastError {
             http_status: detail.status.map(i32::from),
             code: detail.code,

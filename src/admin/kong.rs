@@ -53,6 +53,14 @@ pub struct KongHook {
 }
 
 impl KongHook {
+    /// What of it must not be repeated: any value of the config may come from a Secret.
+    fn secrets(&self) -> Vec<&str> {
+        let config = self.config.as_object();
+        let headers = config.and_then(|c| c.get("headers")?.as_object());
+        let plain = config.into_iter().flatten().filter(|(name, _)| *name == "secret" || *name == "url");
+        plain.chain(headers.into_iter().flatten()).filter_map(|(_, value)| value.as_str()).collect()
+    }
+
     /// What is compared with what is there.
     pub fn to_value(&self) -> Value {
         json!({"source": self.source, "event": self.event, "handler": self.handler, "snooze": self.snooze,
@@ -137,7 +145,9 @@ impl KongClient {
 
     async fn put(&self, id: &str, desired: &KongHook) -> Result<Value, AdminError> {
         let body = serde_json::to_vec(desired).unwrap_or_default();
-        parse(&self.call(Method::PUT, &["event-hooks", id], None, Some(body)).await?)
+        let answer = self.call(Method::PUT, &["event-hooks", id], None, Some(body)).await;
+        // A message that quotes what it refuses would carry a secret into status, events and logs.
+        parse(&answer.map_err(|error| error.masked(&desired.secrets()))?)
     }
 }
 

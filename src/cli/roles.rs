@@ -62,6 +62,8 @@ where
     tokio::spawn(roles.watch);
 
     let listed = readiness.pending("the objects are listed (are the CRDs installed?)");
+    // Before anything runs: between two registrations the process would look ready.
+    let starting = roles.worker.is_some().then(|| readiness.pending("the ingest port is open"));
     let view = roles.view.clone();
     tokio::spawn(async move {
         view.ready().await;
@@ -87,7 +89,7 @@ where
             stopping.cancel();
         }
     };
-    let (Some(role), Some(store)) = (roles.worker, store) else {
+    let (Some(role), Some(store), Some(starting)) = (roles.worker, store, starting) else {
         stopped.await;
         return Ok(ExitCode::SUCCESS);
     };
@@ -98,7 +100,7 @@ where
         store: Arc::new(store),
         http,
         metrics,
-        readiness,
+        starting,
         limits: role.args.limits(),
         retention: role.args.retention(),
         listen: with_host(role.listen),

@@ -104,7 +104,8 @@ impl Kubernetes {
         let kind: &str = target.kind.into();
         let event = KubeEvent {
             metadata: ObjectMeta {
-                generate_name: Some(format!("{}.", cut(&target.key.name, 200))),
+                // Ends in a hyphen: the API server refuses a generateName that ends in a dot.
+                generate_name: Some(format!("{}-", cut(&target.key.name, 200).trim_end_matches('.'))),
                 namespace: Some(target.key.namespace.clone()),
                 ..ObjectMeta::default()
             },

@@ -22,8 +22,11 @@ const MAX_ENTRIES: usize = 10_000;
 pub struct Reviews {
     client: Client,
     audience: String,
-    answers: Mutex<HashMap<Question, (Instant, Result<(), AccessError>)>>,
+    answers: Mutex<HashMap<Question, Answer>>,
 }
+
+/// An answer, and until when it serves.
+type Answer = (Instant, Result<(), AccessError>);
 
 /// The token by its hash: tokens are not kept in memory.
 #[derive(Clone, PartialEq, Eq, Hash)]

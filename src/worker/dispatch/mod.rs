@@ -7,7 +7,7 @@
 mod attempt;
 mod queue;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -105,10 +105,11 @@ pub struct Dispatcher {
     sender: Arc<Sender>,
     metrics: Arc<Metrics>,
     queues: HashMap<Arc<str>, Queue>,
-    /// When which hook has something due on disk.
+    /// When which hook has something due on disk, one time a hook: a backlog of any size costs no more.
     wakes: BTreeSet<(Millis, Arc<str>)>,
+    wake_of: HashMap<Arc<str>, Millis>,
     /// Hooks that could send and had to wait for a place under `MAX_IN_FLIGHT`, in the order in which they came.
-    crowded: Vec<Arc<str>>,
+    crowded: VecDeque<Arc<str>>,
     in_flight: usize,
     waiting_bytes: usize,
     tasks: JoinSet<()>,
@@ -128,7 +129,8 @@ impl Dispatcher {
             metrics: parts.metrics,
             queues: HashMap::new(),
             wakes: BTreeSet::new(),
-            crowded: Vec::new(),
+            wake_of: HashMap::new(),
+            crowded: VecDeque::new(),
             in_flight: 0,
             waiting_bytes: 0,
             tasks: JoinSet::new(),
@@ -143,7 +145,7 @@ impl Dispatcher {
     /// the next start.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), StoreError> {
         for backlog in self.store.backlog().await? {
-            self.wakes.insert((backlog.next_due, backlog.hook.uid.clone()));
+            self.wake_at(backlog.next_due, &backlog.hook.uid);
         }
         loop {
             let next = self.wakes.first().map(|(at, _)| *at);
@@ -206,10 +208,10 @@ impl Dispatcher {
                     }
                 }
                 match next {
-                    Some(Next::Retry { due }) => drop(self.wakes.insert((due, uid))),
+                    Some(Next::Retry { due }) => self.wake_at(due, &uid),
                     Some(Next::Delivered | Next::Dead { .. }) => self.tidy(&uid),
                     // It could not be committed: it is on disk as it was, and tried again.
-                    None => drop(self.wakes.insert((Millis::now() + READ_AGAIN, uid))),
+                    None => self.wake_at(Millis::now() + READ_AGAIN, &uid),
                 }
             }
         }
@@ -222,8 +224,12 @@ impl Dispatcher {
             queue.in_flight = queue.in_flight.saturating_sub(1);
         }
         self.pump(uid);
-        // A place is free: those that waited for one go first to last, the hook that freed it behind them.
-        for waiting in std::mem::take(&mut self.crowded) {
+        // A place is free: it goes to the hook that has waited for one the longest.
+        while self.in_flight < MAX_IN_FLIGHT {
+            let Some(waiting) = self.crowded.pop_front() else { break };
+            if let Some(queue) = self.queues.get_mut(&waiting) {
+                queue.crowded = false;
+            }
             self.pump(&waiting);
         }
     }
@@ -240,7 +246,7 @@ impl Dispatcher {
             return;
         }
         queue.held_until = Some(now + LOOK_AGAIN);
-        self.wakes.insert((now + LOOK_AGAIN, uid.clone()));
+        self.wake_at(now + LOOK_AGAIN, uid);
         if let (Some(Missing { reason, detail }), Some(known)) = (missing, self.routes.get(uid)) {
             let (hook, namespace) = (&known.id.name, &known.id.namespace);
             tracing::warn!(%hook, %namespace, reason, "{detail}; its deliveries wait");
@@ -259,6 +265,18 @@ impl Dispatcher {
         self.pump(&uid);
     }
 
+    /// Looks at what a hook has on disk at this time, or earlier where that was said before. A later time is found again
+    /// by the look itself.
+    fn wake_at(&mut self, at: Millis, uid: &Arc<str>) {
+        match self.wake_of.get(uid) {
+            Some(earlier) if *earlier <= at => return,
+            Some(later) => drop(self.wakes.remove(&(*later, uid.clone()))),
+            None => {}
+        }
+        self.wake_of.insert(uid.clone(), at);
+        self.wakes.insert((at, uid.clone()));
+    }
+
     /// What was due on disk is due now.
     fn wake(&mut self, now: Millis) {
         while let Some((at, uid)) = self.wakes.first().cloned() {
@@ -266,6 +284,7 @@ impl Dispatcher {
                 break;
             }
             self.wakes.remove(&(at, uid.clone()));
+            self.wake_of.remove(&uid);
             self.queues.entry(uid.clone()).or_default().missed();
             self.pump(&uid);
         }
@@ -282,13 +301,13 @@ impl Dispatcher {
             Ok((pending, next_due)) => {
                 self.waiting_bytes += queue.loaded(pending, limit);
                 if let Some(at) = next_due {
-                    self.wakes.insert((at, uid.clone()));
+                    self.wake_at(at, uid);
                 }
             }
             Err(error) => {
                 tracing::warn!(%error, "the backlog of a hook could not be read");
                 queue.loading = false;
-                self.wakes.insert((Millis::now() + READ_AGAIN, uid.clone()));
+                self.wake_at(Millis::now() + READ_AGAIN, uid);
                 return;
             }
         }
@@ -318,7 +337,9 @@ impl Dispatcher {
         let concurrency = hook.delivery.concurrency;
         while queue.in_flight < concurrency && !queue.ready.is_empty() {
             if self.in_flight >= MAX_IN_FLIGHT {
-                self.crowded.push(uid.clone());
+                if !std::mem::replace(&mut queue.crowded, true) {
+                    self.crowded.push_back(uid.clone());
+                }
                 break;
             }
             let Some(pending) = queue.ready.pop_front() else { break };
@@ -352,7 +373,7 @@ impl Dispatcher {
         let now = Millis::now();
         let since = *queue.gone_since.get_or_insert(now);
         if now.since(since) < HOOK_GRACE {
-            self.wakes.insert((since + HOOK_GRACE, uid.clone()));
+            self.wake_at(since + HOOK_GRACE, uid);
             return;
         }
         let (store, handle, metrics, uid) =

@@ -23,6 +23,8 @@ pub struct Queue {
     /// There may be more due on disk than is in memory.
     pub on_disk: bool,
     pub loading: bool,
+    /// It waits for a place among the attempts under way.
+    pub crowded: bool,
     /// Something came while a read was under way that the read may not have seen.
     missed_while_loading: bool,
     /// Outcomes that were committed while a read was under way: the read may show these deliveries as they were before,
@@ -110,6 +112,7 @@ impl Queue {
             && self.claimed.is_empty()
             && !self.on_disk
             && !self.loading
+            && !self.crowded
             && self.in_flight == 0
     }
 }
