@@ -5,6 +5,7 @@
 
 mod harness;
 
+mod callers_are_judged;
 mod crd_rules;
 mod crds_generated;
 mod deploy_files;
