@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
@@ -142,16 +142,21 @@ async fn by_token_and_right() {
     assert!(!log.contains(&publisher) && !log.contains(&reader), "a token is in the log");
 }
 
-/// Forwards connections to the API server until it is told to stop: then those that are open break, and new ones too.
-async fn gate_to_the_api_server(open: Arc<AtomicBool>) -> u16 {
+/// Forwards connections to the API server, counted in `live`, until it is told to stop: then those that are open break,
+/// and new ones too.
+async fn gate_to_the_api_server(open: Arc<AtomicBool>, live: Arc<AtomicUsize>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let server = control_plane().url.trim_start_matches("https://").to_owned();
     tokio::spawn(async move {
         while let Ok((mut from, _)) = listener.accept().await {
-            let (server, open) = (server.clone(), open.clone());
+            let (server, open, live) = (server.clone(), open.clone(), live.clone());
             tokio::spawn(async move {
+                if !open.load(Ordering::SeqCst) {
+                    return;
+                }
                 let Ok(mut to) = TcpStream::connect(server).await else { return };
+                live.fetch_add(1, Ordering::SeqCst);
                 let closed = async {
                     while open.load(Ordering::SeqCst) {
                         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
@@ -161,6 +166,7 @@ async fn gate_to_the_api_server(open: Arc<AtomicBool>) -> u16 {
                     _ = tokio::io::copy_bidirectional(&mut from, &mut to) => {}
                     () = closed => {}
                 }
+                live.fetch_sub(1, Ordering::SeqCst);
             });
         }
     });
@@ -173,7 +179,8 @@ async fn without_the_api_server_a_stranger_must_come_again_and_deliveries_go_on(
     let (namespace, kubeconfig) = accounts("alone").await;
     namespace.apply(&hook("h", &receiver.url(), quick())).await.unwrap();
     let open = Arc::new(AtomicBool::new(true));
-    let port = gate_to_the_api_server(open.clone()).await;
+    let live = Arc::new(AtomicUsize::new(0));
+    let port = gate_to_the_api_server(open.clone(), live.clone()).await;
     let text = std::fs::read_to_string(&kubeconfig).unwrap();
     let through_the_gate = watchdog::unique_path("kubeconfig");
     std::fs::write(
@@ -188,6 +195,11 @@ async fn without_the_api_server_a_stranger_must_come_again_and_deliveries_go_on(
     assert_eq!(worker.publish(&name, Some(&known), "1").await.0, 202);
 
     open.store(false, Ordering::SeqCst);
+    eventually(DEADLINE, "the connections to break", async || match live.load(Ordering::SeqCst) {
+        0 => Ok(()),
+        live => Err(live.to_string()),
+    })
+    .await;
     let url = format!("{}/v1/namespaces/{name}/events", worker.ingest);
     let response = worker.client.post(url).bearer_auth(&stranger).json(&event("2")).send().await.unwrap();
     assert_eq!(response.status().as_u16(), 503);

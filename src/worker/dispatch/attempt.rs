@@ -49,7 +49,7 @@ pub async fn attempt(task: Task) {
             return;
         }
     };
-    handle.commands.send(Command::Sent { uid: uid.clone() }).await.ok();
+    handle.commands.send(Command::Sent { uid: uid.clone(), fine: fine(&settlement) }).await.ok();
     let next = {
         let next = settlement.next;
         match settle_at_last(&*store, settlement).await {
@@ -68,6 +68,16 @@ pub async fn attempt(task: Task) {
         }
     };
     handle.commands.send(Command::Settled { uid, seq, next }).await.ok();
+}
+
+/// What an outcome tells of the receiver. One that refuses this delivery for good is there; an address that may not be
+/// reached tells nothing.
+fn fine(settlement: &Settlement) -> Option<bool> {
+    match settlement.next {
+        Next::Delivered | Next::Dead { reason: "TerminalStatus" | "Gone" } => Some(true),
+        Next::Dead { reason: "MaxAge" | "MaxAttempts" } | Next::Retry { .. } => Some(false),
+        Next::Dead { .. } => None,
+    }
 }
 
 /// A full disk or a busy store passes: noting the outcome again costs less than sending again.

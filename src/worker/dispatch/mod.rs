@@ -65,6 +65,8 @@ enum Command {
     /// The receiver answered, or did not: the hook may send the next.
     Sent {
         uid: Arc<str>,
+        /// What it tells of the receiver: None where it tells nothing.
+        fine: Option<bool>,
     },
     /// No attempt was made: the hook's deliveries wait.
     NotNow {
@@ -195,8 +197,12 @@ impl Dispatcher {
                 self.pump(&uid);
             }
             Command::Loaded { uid, limit, found } => self.loaded(&uid, limit, found),
-            Command::Sent { uid } => self.ended(&uid),
+            Command::Sent { uid, fine } => {
+                self.judge(&uid, fine);
+                self.ended(&uid);
+            }
             Command::NotNow { uid, seq, missing } => {
+                self.judge(&uid, None);
                 self.not_now(&uid, seq, missing);
                 self.ended(&uid);
             }
@@ -213,6 +219,26 @@ impl Dispatcher {
                     // It could not be committed: it is on disk as it was, and tried again.
                     None => self.wake_at(Millis::now() + READ_AGAIN, &uid),
                 }
+            }
+        }
+    }
+
+    /// Tells the hook's breaker how its receiver fared.
+    fn judge(&mut self, uid: &Arc<str>, fine: Option<bool>) {
+        let Some(queue) = self.queues.get_mut(uid) else { return };
+        let (now, was_open) = (Millis::now(), queue.breaker.is_open());
+        match fine {
+            Some(true) => queue.breaker.succeeded(),
+            Some(false) => queue.breaker.failed(now),
+            None => queue.breaker.undecided(now),
+        }
+        if was_open != queue.breaker.is_open() {
+            let Some(known) = self.routes.get(uid) else { return };
+            let (hook, namespace) = (&known.id.name, &known.id.namespace);
+            if was_open {
+                tracing::info!(%hook, %namespace, "the receiver answers again");
+            } else {
+                tracing::warn!(%hook, %namespace, "the receiver fails and fails: its deliveries wait, and one is tried now and then");
             }
         }
     }
@@ -335,11 +361,16 @@ impl Dispatcher {
         };
         queue.gone_since = None;
         let concurrency = hook.delivery.concurrency;
+        let mut wait_until = None;
         while queue.in_flight < concurrency && !queue.ready.is_empty() {
             if self.in_flight >= MAX_IN_FLIGHT {
                 if !std::mem::replace(&mut queue.crowded, true) {
                     self.crowded.push_back(uid.clone());
                 }
+                break;
+            }
+            if let Err(until) = queue.leave(hook.delivery.rate, Millis::now()) {
+                until.into_iter().for_each(|at| wait_until = Some(at));
                 break;
             }
             let Some(pending) = queue.ready.pop_front() else { break };
@@ -354,6 +385,10 @@ impl Dispatcher {
                 metrics: self.metrics.clone(),
                 handle: self.handle.clone(),
             }));
+        }
+        if let Some(at) = wait_until {
+            self.wake_at(at, uid);
+            return;
         }
         if let Some(limit) = queue.wants_more() {
             let (store, handle, uid) = (self.store.clone(), self.handle.clone(), uid.clone());

@@ -2,6 +2,8 @@
 
 use std::collections::{HashSet, VecDeque};
 
+use crate::core::breaker::{Breaker, Leave};
+use crate::core::bucket::{Bucket, Rate};
 use crate::core::time::Millis;
 use crate::worker::store::{Pending, Seq};
 
@@ -30,6 +32,9 @@ pub struct Queue {
     /// Outcomes that were committed while a read was under way: the read may show these deliveries as they were before,
     /// and to believe it would send them again.
     settled_while_loading: HashSet<Seq>,
+    pub breaker: Breaker,
+    /// Present while the hook has a rate limit.
+    bucket: Option<Bucket>,
     /// Since when the hook does not exist.
     pub gone_since: Option<Millis>,
     /// The hook lacks something that it needs to send: until when it is not looked for again.
@@ -106,6 +111,22 @@ impl Queue {
         self.held_until.is_some_and(|until| until > now)
     }
 
+    /// May the hook send one more now? A time: not before it. None: not before something happens.
+    pub fn leave(&mut self, rate: Option<Rate>, now: Millis) -> Result<(), Option<Millis>> {
+        if rate != self.bucket.as_ref().map(Bucket::rate) {
+            self.bucket = rate.map(|rate| Bucket::new(rate, now));
+        }
+        // The breaker last: leave for a probe that the bucket then refused would never come back.
+        if let Some(bucket) = &mut self.bucket {
+            bucket.take(now).map_err(Some)?;
+        }
+        match self.breaker.ask(now) {
+            Leave::Granted => Ok(()),
+            Leave::NotBefore(until) => Err(Some(until)),
+            Leave::Probing => Err(None),
+        }
+    }
+
     /// Nothing to do and nothing to remember.
     pub fn idle(&self) -> bool {
         self.ready.is_empty()
@@ -113,6 +134,8 @@ impl Queue {
             && !self.on_disk
             && !self.loading
             && !self.crowded
+            && self.breaker.is_idle()
+            && self.bucket.is_none()
             && self.in_flight == 0
     }
 }
