@@ -198,6 +198,10 @@ impl Cluster for Files {
         })
     }
 
+    fn publishes_to_log(&self) -> bool {
+        true
+    }
+
     fn key_ring(&self, _create: bool) -> BoxFuture<'_, Result<Arc<KeyRing>, ClusterError>> {
         Box::pin(async move { Ok(self.ring.clone()) })
     }

@@ -187,6 +187,11 @@ pub trait Cluster: Send + Sync + 'static {
     /// Tells people. Never fails: what cannot be told is logged.
     fn publish<'a>(&'a self, target: &'a Target, warning: bool, note: &'a Note) -> BoxFuture<'a, ()>;
 
+    /// True where what is published stands in this process's own log.
+    fn publishes_to_log(&self) -> bool {
+        false
+    }
+
     /// The key ring. `create`: makes one where there is none; only the controller may, and only while nothing depends
     /// on a lost one.
     fn key_ring(&self, create: bool) -> BoxFuture<'_, Result<Arc<KeyRing>, ClusterError>>;

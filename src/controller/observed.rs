@@ -52,7 +52,12 @@ where
         Err(Problem::Cluster(ClusterError::Conflict)) => Action::requeue(SOON),
         Err(problem) => {
             let (namespace, name) = (guarded.namespace().unwrap_or_default(), guarded.name_any());
-            tracing::warn!(kind, namespace, name, reason = problem.reason(), "{problem}");
+            // Where people are told by the log, they are told once, at a change, and not at every try.
+            if context.cluster.publishes_to_log() {
+                tracing::debug!(kind, namespace, name, reason = problem.reason(), "{problem}");
+            } else {
+                tracing::warn!(kind, namespace, name, reason = problem.reason(), "{problem}");
+            }
             let target = Target::of(K::KIND, &*guarded);
             let before = guarded.0.as_ref().ok();
             if let Err(error) = status::report(&context, &target, before, &problem).await {

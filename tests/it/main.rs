@@ -5,6 +5,7 @@
 
 mod harness;
 
+mod callers_are_judged;
 mod crd_rules;
 mod crds_generated;
 mod deploy_files;
@@ -12,5 +13,10 @@ mod harness_works;
 mod kubectl_explain;
 
 mod bad_events;
+mod deliveries;
+mod deliveries_wait;
+mod full_disk;
 mod nothing_accepted_is_lost;
+mod relays;
 mod standalone;
+mod standalone_files;

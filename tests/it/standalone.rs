@@ -15,6 +15,8 @@ pub struct Standalone {
     pub listen: String,
     pub ops: String,
     args: Vec<String>,
+    /// A program that the process is started by, which gets the data folder and the process's command line.
+    pub wrapper: Vec<String>,
     process: Option<Process>,
     pub client: reqwest::Client,
 }
@@ -37,6 +39,7 @@ impl Standalone {
             listen: format!("127.0.0.1:{}", free_port()),
             ops: format!("127.0.0.1:{}", free_port()),
             args: args.iter().map(ToString::to_string).collect(),
+            wrapper: Vec::new(),
             process: None,
             client: client(),
         };
@@ -60,7 +63,17 @@ impl Standalone {
         let mut args = vec!["standalone", "--manifests", &manifests, "--data", &data];
         args.extend(["--listen", &self.listen, "--ops-listen", &self.ops]);
         args.extend(self.args.iter().map(String::as_str));
-        Process::spawn(args, &[])
+        let command = Process::command(args, &[]);
+        let Some((program, rest)) = self.wrapper.split_first() else { return Process::start(command) };
+        let mut wrapped = std::process::Command::new(program);
+        wrapped.args(rest).arg(&self.data).arg(command.get_program()).args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => wrapped.env(name, value),
+                None => wrapped.env_remove(name),
+            };
+        }
+        Process::start(wrapped)
     }
 
     pub fn process(&self) -> &Process {

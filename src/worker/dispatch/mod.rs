@@ -22,7 +22,7 @@ use crate::cluster::Cluster;
 use crate::core::time::Millis;
 use crate::metrics::Metrics;
 use crate::net::HttpClient;
-use queue::Queue;
+use queue::{NoRoom, Queue};
 
 /// Commands that wait for the dispatcher; then ingest waits.
 const COMMANDS: usize = 8192;
@@ -219,7 +219,10 @@ impl Dispatcher {
             }
             Command::Settled { uid, seq, next } => {
                 if let Some(queue) = self.queues.get_mut(&uid) {
-                    queue.claimed.remove(&seq);
+                    match next {
+                        Some(_) => queue.settled(seq),
+                        None => drop(queue.claimed.remove(&seq)),
+                    }
                 }
                 match next {
                     Some(Next::Retry { due }) => self.wake_at(due, &uid),
@@ -292,10 +295,9 @@ impl Dispatcher {
         let size = pending.event.data.get().len();
         let fits = self.waiting_bytes + size <= MAX_WAITING_BYTES;
         let queue = self.queues.entry(uid.clone()).or_default();
-        if fits && queue.offer(pending) {
-            self.waiting_bytes += size;
-        } else {
-            queue.missed();
+        match fits.then(|| queue.offer(pending)) {
+            Some(Ok(bytes)) => self.waiting_bytes += bytes,
+            Some(Err(NoRoom)) | None => queue.missed(),
         }
         self.pump(&uid);
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, StatusCode};
@@ -12,7 +12,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::problem::Problem;
-use super::{BodyError, Ingest, content_length, hash, read};
+use super::{BodyError, InPath, Ingest, content_length, hash, read};
 use crate::cluster::Access;
 use crate::core::event::{BadEvent, Draft, Event, HOPS_ATTRIBUTE, MAX_HOPS, Origin, parse_published};
 use crate::core::gate::Asked;
@@ -21,7 +21,7 @@ use crate::worker::store::{Accepted, Dedup, NewDelivery, NewEvent};
 
 pub async fn publish(
     State(ingest): State<Arc<Ingest>>,
-    Path(namespace): Path<String>,
+    InPath(namespace): InPath<String>,
     headers: HeaderMap,
     body: Body,
 ) -> Response {

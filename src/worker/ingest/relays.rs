@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode};
 use kube::ResourceExt;
@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::events::event;
 use super::problem::{Problem, close};
-use super::{BodyError, Ingest, content_length, hash, read};
+use super::{BodyError, InPath, Ingest, content_length, hash, read};
 use crate::api::EventHook;
 use crate::cluster::Key;
 use crate::core::event::{Origin, parse_relayed};
@@ -36,7 +36,7 @@ enum Relayed {
 
 pub async fn relay(
     State(ingest): State<Arc<Ingest>>,
-    Path((namespace, name)): Path<(String, String)>,
+    InPath((namespace, name)): InPath<(String, String)>,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
