@@ -7,5 +7,6 @@ mod harness;
 
 mod crd_rules;
 mod crds_generated;
+mod deploy_files;
 mod harness_works;
 mod kubectl_explain;

@@ -1,0 +1,57 @@
+# The targets are stable: scripts and CI call them by name. `make` alone lists them.
+.DEFAULT_GOAL := help
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+CARGO ?= cargo
+# CI must build what Cargo.lock says; a developer who adds a dependency must be able to change it.
+LOCKED := $(if $(CI),--locked)
+# How many times the long tests of `make soak` do their work.
+SOAK_CYCLES ?= 200
+
+.PHONY: help build lint test demo controlplane crds bench soak check-rust check-tools
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+build: check-rust ## build the program (dev profile) into target/debug/hookstream
+	$(CARGO) build $(LOCKED)
+
+lint: check-rust ## formatting, clippy with warnings denied, generated CRDs unchanged
+	$(CARGO) fmt --check
+	$(CARGO) clippy $(LOCKED) --all-targets -- -D warnings
+	@dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; \
+	echo "hookstream crds --output $$dir; diff -ru crds $$dir"; \
+	$(CARGO) run -q $(LOCKED) -- crds --output "$$dir"; \
+	diff -ru crds "$$dir" || { echo "lint: crds/ is not what src/api makes: run 'make crds'" >&2; exit 1; }
+
+test: check-tools controlplane ## all tests, against a real control plane too
+	$(CARGO) test $(LOCKED)
+
+demo: build ## show it at work, without a cluster
+	deploy/demo.sh
+
+controlplane: check-tools ## build the control plane of the tests into the user's cache
+	tests/controlplane/build.sh
+
+crds: check-rust ## write crds/ again, after a change in src/api
+	$(CARGO) run -q $(LOCKED) -- crds --output crds
+
+bench: check-rust ## durable events a second, as a ratio to a bare relay
+	$(CARGO) bench $(LOCKED) --bench relay
+
+soak: check-tools controlplane ## the long tests, SOAK_CYCLES=200 cycles each
+	SOAK_CYCLES=$(SOAK_CYCLES) $(CARGO) test $(LOCKED) --test it soak -- --ignored --nocapture
+
+# One line a missing tool, with how to get it.
+need = command -v $(1) >/dev/null || { echo "missing: $(2)" >&2; missing=1; }
+need_rust = $(call need,$(CARGO),Rust 1.95 or newer: install it from https://rustup.rs)
+need_cc = $(call need,cc,a C compiler: apt-get install build-essential (Debian$(comma) Ubuntu) or xcode-select --install (macOS))
+need_go = $(call need,go,Go 1.26 or newer$(comma) which builds the control plane of the tests: install it from https://go.dev/dl)
+comma := ,
+
+check-rust:
+	@missing=; $(need_rust); $(need_cc); [ -z "$$missing" ]
+
+check-tools: ## tell which tools are missing and how to install them
+	@missing=; $(need_rust); $(need_cc); $(need_go); [ -z "$$missing" ]

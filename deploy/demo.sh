@@ -1,0 +1,193 @@
+#!/usr/bin/env bash
+# Shows Hookstream at work without a cluster, with the real subcommands and the manifests in deploy/samples/quickstart.
+# Exits 0 only if everything it tells of happened. Leaves nothing running and nothing behind.
+# Needs bash, curl and the program; HOOKSTREAM_BIN names another than target/debug/hookstream.
+set -euo pipefail
+case ${HOOKSTREAM_BIN:-/} in /*) ;; *) HOOKSTREAM_BIN=$PWD/$HOOKSTREAM_BIN ;; esac
+cd "$(dirname "$0")/.."
+
+# Flags can be given as HOOKSTREAM_* variables: those of the caller must not change what is shown.
+bin=${HOOKSTREAM_BIN:-${CARGO_TARGET_DIR:-target}/debug/hookstream}
+for name in "${!HOOKSTREAM_@}"; do unset "$name"; done
+
+backlog=50
+secret_of() { sed -nE "s/^  $1: *(.+)$/\1/p" deploy/samples/quickstart/secret.yaml; }
+
+tmp= emulator= worker= receiver= done= interrupted=
+finish() {
+  code=$?
+  trap - EXIT
+  # Whatever happens here must not stop the cleaning up.
+  set +e
+  if [ -z "$done$interrupted" ] && [ -n "$tmp" ]; then
+    for log in "$tmp"/*.log; do
+      [ -s "$log" ] || continue
+      echo "--- the end of $(basename "$log")" >&2
+      tail -n 15 "$log" >&2
+    done
+  fi
+  [ -z "$done" ] && [ "$code" = 0 ] && code=1
+  for pid in $worker $receiver $emulator; do end -KILL "$pid"; done
+  [ -n "$tmp" ] && rm -rf "$tmp"
+  exit "$code"
+}
+trap finish EXIT
+trap 'interrupted=yes; exit 130' INT
+trap 'interrupted=yes; exit 143' TERM HUP
+
+fail() { echo "demo: $*" >&2; exit 1; }
+say() { echo "   $*"; }
+# Ends a process of ours and waits for it, without the shell's own word on how it ended.
+end() { { kill "$1" "$2"; wait "$2"; } 2>/dev/null || true; }
+http() { curl -q -sS --noproxy '*' --max-time 5 "$@"; }
+
+# within SECONDS WHAT COMMAND...: asks until the command succeeds; fails at the deadline, or when a process of ours died.
+within() {
+  local deadline=$((SECONDS + $1)) what=$2
+  shift 2
+  until "$@"; do
+    for pid in $emulator $worker $receiver; do
+      kill -0 "$pid" 2>/dev/null || fail "a process ended too early while waiting: $what"
+    done
+    [ "$SECONDS" -lt "$deadline" ] || fail "gave up waiting: $what"
+    sleep 0.1
+  done
+}
+
+# A port that nobody listens on, below those that systems hand out by themselves. Sets `port`.
+taken=" "
+free_port() {
+  local try
+  for try in $(seq 100); do
+    port=$((20000 + RANDOM % 10000))
+    case $taken in *" $port "*) continue ;; esac
+    if ! (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
+      taken="$taken$port "
+      return
+    fi
+  done
+  fail "no free port found on 127.0.0.1 between 20000 and 29999"
+}
+
+start_worker() {
+  HOOKSTREAM_API_LISTEN=127.0.0.1:$api_port "$bin" standalone --manifests "$tmp/manifests" --data "$tmp/data" \
+    --listen "127.0.0.1:$ingest_port" --ops-listen "127.0.0.1:$ops_port" >>"$tmp/worker.log" 2>&1 &
+  worker=$!
+}
+start_receiver() { # OUTPUT [FLAG...]
+  local output=$1
+  shift
+  "$bin" receive --listen "127.0.0.1:$receiver_port" --secret-file "$tmp/secret" --output json "$@" \
+    >"$output" 2>>"$tmp/receiver.log" &
+  receiver=$!
+}
+is_ready() { http -f -o /dev/null "http://127.0.0.1:$ops_port/readyz" 2>/dev/null; }
+listens() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+
+# Kong's list of hooks, if the one for `consumers` is in it. Sets `hook_id` and `hook_url`.
+hook_is_in_kong() {
+  local hooks
+  hooks=$(http -f "$kong/event-hooks" 2>/dev/null) || return 1
+  hook_url=$(grep -oE '"url": *"[^"]*/relays/consumers"' <<<"$hooks" | cut -d'"' -f4)
+  hook_id=$(grep -oE '"id": *"[^"]*"' <<<"$hooks" | cut -d'"' -f4)
+  [ -n "$hook_url" ]
+}
+# Makes Kong emit an event about a consumer of this name.
+emit() {
+  local answer
+  answer=$(http -f "$kong/__emulator/events" --data \
+    "{\"source\": \"crud\", \"event\": \"consumers\", \"data\": {\"operation\": \"create\", \"entity\": {\"username\": \"$1\"}}}") ||
+    fail "the Kong emulator did not take an event"
+  grep -qE '"matched": *1\b' <<<"$answer" || fail "the event matched no hook at Kong: $answer"
+}
+# How many relays the worker answered with 202, by Kong's own log.
+relays_accepted() { grep -cE 'answered.* status=202' "$tmp/kong.log" || true; }
+accepted() { [ "$(relays_accepted)" -ge "$1" ]; }
+
+# Requests that the receiver got for something with this name in its body.
+requests() { grep -F "$2" "$1" || true; }
+count() { requests "$1" "$2" | grep -c . || true; }
+attempts() { [ "$(count "$1" "$2")" -ge "$3" ]; }
+status_of() { sed -nE 's/.*"signature":"([A-Za-z]*)","status":([0-9]*).*/\2 \1/p'; }
+# The names among those of the backlog that were delivered: answered 200, with a valid signature, each named once.
+delivered() { grep -F '"signature":"valid","status":200' "$1" | grep -oE 'backlog-[0-9]{3}' | sort -u || true; }
+all_delivered() { [ "$(delivered "$1")" = "$(for i in $(seq "$backlog"); do printf 'backlog-%03d\n' "$i"; done)" ]; }
+
+command -v curl >/dev/null || fail "curl is missing: apt-get install curl"
+[ -x "$bin" ] || fail "$bin is missing: run 'make build', or name another by HOOKSTREAM_BIN"
+tmp=$(mktemp -d)
+began=$SECONDS
+free_port && kong_port=$port
+free_port && ingest_port=$port
+free_port && ops_port=$port
+free_port && api_port=$port
+free_port && receiver_port=$port
+kong=http://127.0.0.1:$kong_port
+mkdir "$tmp/manifests"
+for file in deploy/samples/quickstart/*.yaml; do
+  sed -e "s/127\.0\.0\.1:8001/127.0.0.1:$kong_port/" -e "s/127\.0\.0\.1:9000/127.0.0.1:$receiver_port/" \
+    "$file" >"$tmp/manifests/$(basename "$file")"
+done
+secret_of signing-secret >"$tmp/secret"
+
+echo "Hookstream without a cluster. The manifests are deploy/samples/quickstart, with free ports:"
+say "Kong's admin API, emulated:  127.0.0.1:$kong_port"
+say "the worker's ingest:         127.0.0.1:$ingest_port"
+say "the receiver:                127.0.0.1:$receiver_port (answers 503 twice, checks signatures)"
+"$bin" emulate kong --listen "127.0.0.1:$kong_port" >"$tmp/kong.log" 2>&1 &
+emulator=$!
+start_receiver "$tmp/first.json" --fail-first 2
+within 10 "the Kong emulator starts" listens "$kong_port"
+within 10 "the receiver starts" listens "$receiver_port"
+start_worker
+within 30 "the worker is ready" is_ready
+
+echo "1. A hook declared in a manifest is in Kong's API"
+within 30 "Kong has the hook" hook_is_in_kong
+say "GET /event-hooks: id $hook_id"
+say "its url: $hook_url"
+
+echo "2. An event at Kong reaches the receiver on the third attempt"
+before=$(relays_accepted)
+emit ada
+within 20 "the worker answers Kong's relay with 202" accepted $((before + 1))
+say "Kong relayed it, and the worker answered 202: it is on disk"
+within 30 "three attempts" attempts "$tmp/first.json" ada 3
+requests "$tmp/first.json" ada | status_of >"$tmp/attempts"
+sed 's/^\([0-9]*\) \(.*\)$/   the receiver answered \1, signature \2/' "$tmp/attempts"
+[ "$(tr '\n' ',' <"$tmp/attempts")" = "503 valid,503 valid,200 valid," ] || fail "that is not 503, 503, 200 with valid signatures"
+ids=$(requests "$tmp/first.json" ada | grep -oE '"webhookId":"[^"]+"' | sort -u)
+[ "$(grep -c . <<<"$ids")" = 1 ] || fail "the three attempts do not carry one webhook-id: $ids"
+say "webhook-id of all three: $(cut -d'"' -f4 <<<"$ids")"
+
+echo "3. An event published to the worker's API, with no Kong in it"
+"$bin" send -n default --source shop --event order.created --data '{"order": "first-order"}' \
+  --url "http://127.0.0.1:$ingest_port" --output json >"$tmp/sent" || fail "the event was not accepted"
+say "accepted: $(cat "$tmp/sent")"
+within 20 "the order is delivered" attempts "$tmp/first.json" first-order 1
+[ "$(requests "$tmp/first.json" first-order | status_of | head -n 1)" = "200 valid" ] || fail "the order was not delivered with a valid signature"
+say "the receiver answered 200, signature valid"
+
+echo "4. kill -9 of the worker with a backlog of $backlog events"
+end -TERM "$receiver"
+receiver=
+say "the receiver is stopped: nothing can be delivered"
+before=$(relays_accepted)
+for i in $(seq "$backlog"); do emit "$(printf 'backlog-%03d' "$i")"; done
+within 60 "the worker answers $backlog relays with 202" accepted $((before + backlog))
+say "Kong emitted and relayed $backlog events, each answered 202"
+killed=$worker
+worker=
+end -KILL "$killed"
+say "kill -9 $killed (the worker)"
+start_worker
+within 30 "the worker is ready again" is_ready
+say "the worker is started again on the same data folder"
+start_receiver "$tmp/second.json"
+within 60 "the backlog of $backlog is delivered" all_delivered "$tmp/second.json"
+say "the receiver is started again: $(delivered "$tmp/second.json" | grep -c .) of $backlog delivered, each by its own data, signatures valid"
+[ "$(relays_accepted)" = $((before + backlog)) ] || fail "Kong relayed something twice: the backlog did not come from the worker's disk alone"
+! grep -vqF '"signature":"valid"' "$tmp/second.json" || fail "a request came without a valid signature"
+
+done=yes
+echo "All of it happened, in $((SECONDS - began)) s. Nothing is left running."
