@@ -4,9 +4,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod harness;
+mod world;
 
 mod crd_rules;
 mod crds_generated;
+mod deletion_leaves_nothing;
 mod deploy_files;
 mod harness_works;
 mod kubectl_explain;
+mod skeleton;
