@@ -104,7 +104,7 @@ impl Kubernetes {
         let kind: &str = target.kind.into();
         let event = KubeEvent {
             metadata: ObjectMeta {
-                generate_name: Some(format!("{}.", cut(&target.key.name, 200))),
+                generate_name: Some(event_prefix(&target.key.name)),
                 namespace: Some(target.key.namespace.clone()),
                 ..ObjectMeta::default()
             },
@@ -128,6 +128,12 @@ impl Kubernetes {
         let api: Api<KubeEvent> = Api::namespaced(self.client.clone(), &target.key.namespace);
         api.create(&PostParams::default(), &event).await.map(drop)
     }
+}
+
+/// What an Event's name begins with. It ends in `-`: the API server refuses a prefix that ends in `.`, and so would it a
+/// name in which `-` follows `.`.
+fn event_prefix(name: &str) -> String {
+    format!("{}-", cut(name, 200).trim_end_matches(['.', '-']))
 }
 
 fn hostname() -> String {
@@ -169,7 +175,8 @@ impl Cluster for Kubernetes {
     fn publish<'a>(&'a self, target: &'a Target, warning: bool, note: &'a Note) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             if let Err(error) = self.create_event(target, warning, note).await {
-                tracing::debug!(object = %target.key, %error, "an event could not be published");
+                let error = cluster_error(error);
+                tracing::warn!(object = %target.key, reason = note.reason, %error, "an Event could not be published");
             }
         })
     }

@@ -23,6 +23,7 @@ pub async fn reconcile(connection: Arc<Connection>, context: Arc<Context>) -> Re
         return Ok(Duration::from_secs(600));
     }
     let access = kong_access(&connection, &context).await?;
+    context.backoff.may_call(&connection.uid().unwrap_or_default())?;
     let version = KongClient::new(context.http.clone(), access.clone()).version().await?;
     context.last_access.lock().insert(Key::of(&*connection), access);
 

@@ -58,6 +58,7 @@ where
             if let Err(error) = status::report(&context, &target, before, &problem).await {
                 tracing::debug!(kind, namespace, name, %error, "the status could not be written");
             }
+            context.backoff.slow_down(&uid, &problem);
             Action::requeue(match problem.class() {
                 Class::Terminal | Class::DependencyMissing => SAFETY,
                 Class::RateLimited(after) => after.max(context.backoff.failed(&uid)),

@@ -81,14 +81,20 @@ async fn concerned(context: &Context, change: &Change, hooks: &Hooks, connection
             }
         }
         Change::Secret(key) => {
-            for hook in
-                context.view.hooks.state_filter(|h| in_namespace(h, key) && hook_uses_secret(h, &key.name))
-            {
+            let uses = |c: &Guarded<Connection>| in_namespace(c, key) && connection_uses_secret(c, &key.name);
+            let reached = context.view.connections.state_filter(|c| uses(c));
+            // Hooks by way of a Connection too: one that is refused while its Connection stays ready would wait for
+            // its own backoff with the corrected token at hand.
+            let concerned = |h: &Guarded<EventHook>| {
+                in_namespace(h, key)
+                    && (hook_uses_secret(h, &key.name)
+                        || reached.iter().any(|c| uses_connection(h, &c.name_any())))
+            };
+            for hook in context.view.hooks.state_filter(|h| concerned(h)) {
                 ask(hooks, &Key::of(&*hook)).await;
             }
-            let uses = |c: &Guarded<Connection>| in_namespace(c, key) && connection_uses_secret(c, &key.name);
-            for connection in context.view.connections.state_filter(|c| uses(c)) {
-                ask(connections, &Key::of(&*connection)).await;
+            for connection in &reached {
+                ask(connections, &Key::of(&**connection)).await;
             }
         }
     }

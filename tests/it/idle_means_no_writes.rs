@@ -34,11 +34,17 @@ async fn neither_to_objects_nor_to_kong() {
             world.connection(),
             object("Connection", "away", nowhere),
             world.hook("one"),
-            world.hook_with("two", json!({"event": null, "rotation": "2", "handler": {"webhook": {"headers": {"a": "b"}}}})),
+            world.hook_with(
+                "two",
+                json!({"event": null, "rotation": "2", "handler": {"webhook": {"headers": {"a": "b"}}}}),
+            ),
             world.hook_with("alone", json!({"connectionRef": null})),
             world.hook_with("no-secret", json!({"handler": {"webhook": {"signature": signature}}})),
             world.hook_with("no-kong", json!({"connectionRef": {"name": "away"}})),
-            world.hook_with("gateway", json!({"deliverBy": "Gateway", "handler": {"webhook": {"headers": {"a": "b"}}}})),
+            world.hook_with(
+                "gateway",
+                json!({"deliverBy": "Gateway", "handler": {"webhook": {"headers": {"a": "b"}}}}),
+            ),
         ])
         .await;
     for name in ["one", "two", "alone", "gateway"] {

@@ -174,11 +174,10 @@ async fn a_corrected_token_is_used_at_once() {
     world.ready("connections/kong").await;
     world.ready("eventhooks/h").await;
 
-    // The Connection stays ready while one of its hooks is refused: the Secret alone must wake the hook.
-    let refused = json!({"status": 429, "headers": {"retry-after": "3600"}, "path": "/event-hooks/"});
-    world.kong.fault(refused).await;
+    // The Connection stays ready while one of its hooks is refused for good: the Secret alone wakes that hook.
+    world.kong.fault(json!({"status": 400, "path": "/event-hooks/"})).await;
     world.request("evh/h", "now").await;
-    world.not_ready("eventhooks/h", "RateLimited").await;
+    world.stalled("eventhooks/h", "Rejected").await;
     world.kong.no_faults().await;
     world.apply(&[crate::world::secret("admin", "token", &format!("{TOKEN}\n"))]).await;
     world.ready("eventhooks/h").await;

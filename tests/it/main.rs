@@ -6,10 +6,16 @@
 mod harness;
 mod world;
 
+mod a_lost_key_ring;
+mod bad_references;
 mod crd_rules;
 mod crds_generated;
 mod deletion_leaves_nothing;
 mod deploy_files;
 mod harness_works;
+mod idle_means_no_writes;
+mod kong_answers;
 mod kubectl_explain;
+mod one_malformed_object;
 mod skeleton;
+mod suspend_and_policies;

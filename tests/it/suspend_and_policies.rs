@@ -78,7 +78,8 @@ async fn a_rotation_gives_kong_a_new_secret_and_the_old_one_serves_out() {
     assert_eq!(relay(&secret(&old), 1).await, 202, "what Kong had queued is signed with the old secret");
     assert_eq!(relay(&secret(&new), 2).await, 202);
     assert_eq!(relay("guessed", 3).await, 401);
-    let mut got: Vec<_> = world.receiver.wait_for(2, DEADLINE).await.iter().map(|r| r.json()["n"].clone()).collect();
+    let mut got: Vec<_> =
+        world.receiver.wait_for(2, DEADLINE).await.iter().map(|r| r.json()["n"].clone()).collect();
     got.sort_by_key(|n| n.as_u64());
     assert_eq!(got, [1, 2]);
     assert!(world.events("turns").await.iter().all(|e| e["reason"] != "DriftRepaired"), "nobody else wrote");
