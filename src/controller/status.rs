@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::context::Context;
 use super::problem::Problem;
@@ -31,6 +31,32 @@ pub trait Managed:
 
     fn status(&self) -> Option<&Self::Status>;
     fn parts(status: &mut Self::Status) -> Parts<'_>;
+    /// The members of the spec that cleaning up needs. They are kept of an object that cannot be read, so that it can be
+    /// deleted: the rest is replaced by what `bare` says.
+    const CLEANUP: &'static [&'static str];
+    /// The least that can be read as a spec.
+    fn bare() -> Value;
+}
+
+/// What cleaning up needs of an object that cannot be read. None where that cannot be read either: to guess a policy
+/// would delete what was to stay, to guess a Connection would leave what was to go.
+pub fn salvage<K: Managed>(stored: &Value) -> Option<K> {
+    let metadata = stored.get("metadata")?;
+    let mut spec = K::bare();
+    let members = spec.as_object_mut()?;
+    for member in K::CLEANUP {
+        if let Some(value) = stored.pointer(&format!("/spec/{member}")) {
+            members.insert((*member).to_owned(), value.clone());
+        }
+    }
+    let read = |status: Value| {
+        let object = json!({"apiVersion": K::api_version(&()), "kind": K::kind(&()), "metadata": metadata,
+                            "spec": spec, "status": status});
+        serde_json::from_value::<K>(object).ok()
+    };
+    // Without it the vendor's object is found by the uid and the Connection.
+    let external = stored.pointer("/status/external");
+    external.and_then(|external| read(json!({ "external": external }))).or_else(|| read(Value::Null))
 }
 
 /// The members that every kind's status has.
@@ -42,9 +68,13 @@ pub struct Parts<'a> {
 }
 
 macro_rules! managed {
-    ($kind:ident, $status:ty) => {
+    ($kind:ident, $status:ty, $cleanup:expr, $bare:tt) => {
         impl Managed for $kind {
             const KIND: Kind = Kind::$kind;
+            const CLEANUP: &'static [&'static str] = &$cleanup;
+            fn bare() -> Value {
+                json!($bare)
+            }
             type Status = $status;
             fn status(&self) -> Option<&$status> {
                 self.status.as_ref()
@@ -61,8 +91,8 @@ macro_rules! managed {
     };
 }
 
-managed!(EventHook, EventHookStatus);
-managed!(Connection, ConnectionStatus);
+managed!(EventHook, EventHookStatus, ["connectionRef", "deletionPolicy"], {"source": "", "handler": {}});
+managed!(Connection, ConnectionStatus, [], {});
 
 /// Writes how the object stands. `status` carries what the kind itself wants to tell; its shared members are filled in.
 pub async fn write<K: Managed>(
@@ -154,4 +184,32 @@ fn controllers_part(mut status: Value) -> Value {
         }
     }
     status
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cleaning_up_needs_is_read_of_what_cannot_be_read() {
+        let stored = json!({"apiVersion": "hookstream.dev/v1alpha1", "kind": "EventHook",
+            "metadata": {"name": "h", "namespace": "n", "uid": "u"},
+            "spec": {"source": 7, "connectionRef": {"name": "kong"}, "deletionPolicy": "Orphan"},
+            "status": {"observedGeneration": "x", "external": {"id": "i", "connection": "c", "endpoint": "e"}}});
+        let hook: EventHook = salvage(&stored).unwrap();
+        assert_eq!(hook.spec.connection_ref.unwrap().name, "kong");
+        assert_eq!(hook.spec.deletion_policy, Some(crate::api::DeletionPolicy::Orphan));
+        assert_eq!(hook.status.unwrap().external.unwrap().id, "i");
+
+        let mut other = stored.clone();
+        other["status"]["external"]["id"] = json!(7);
+        assert!(salvage::<EventHook>(&other).unwrap().status.is_none());
+        other["spec"]["deletionPolicy"] = json!("AskMe");
+        assert!(salvage::<EventHook>(&other).is_none(), "no policy is guessed");
+
+        let connection: Connection =
+            salvage(&json!({"metadata": {"name": "c"}, "spec": {"kong": 1}})).unwrap();
+        assert_eq!(connection.name_any(), "c");
+        assert!(salvage::<Connection>(&json!({})).is_none());
+    }
 }
