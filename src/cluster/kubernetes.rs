@@ -93,7 +93,8 @@ impl Kubernetes {
         let kind: &str = target.kind.into();
         let event = KubeEvent {
             metadata: ObjectMeta {
-                generate_name: Some(event_prefix(&target.key.name)),
+                // Ends in a hyphen: the API server refuses a generateName that ends in a dot.
+                generate_name: Some(format!("{}-", cut(&target.key.name, 200).trim_end_matches(['.', '-']))),
                 namespace: Some(target.key.namespace.clone()),
                 ..ObjectMeta::default()
             },
@@ -117,12 +118,6 @@ impl Kubernetes {
         let api: Api<KubeEvent> = Api::namespaced(self.client.clone(), &target.key.namespace);
         api.create(&PostParams::default(), &event).await.map(drop)
     }
-}
-
-/// What an Event's name begins with. It ends in `-`: the API server refuses a prefix that ends in `.`, and so would it a
-/// name in which `-` follows `.`.
-fn event_prefix(name: &str) -> String {
-    format!("{}-", cut(name, 200).trim_end_matches(['.', '-']))
 }
 
 fn hostname() -> String {

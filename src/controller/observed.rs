@@ -88,3 +88,89 @@ fn message(panic: &(dyn Any + Send)) -> String {
         .or_else(|| panic.downcast_ref::<String>().cloned());
     text.unwrap_or_else(|| "a panic without a message".into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::EventHook;
+    use crate::cluster::files::{Files, Options};
+    use crate::cluster::{Subscribers, View};
+    use crate::controller;
+    use crate::core::egress::Policy;
+    use crate::metrics::Metrics;
+    use crate::net::{Egress, HttpClient};
+
+    const HOOKS: &str = "
+apiVersion: hookstream.dev/v1alpha1
+kind: EventHook
+metadata: {name: bad}
+spec: {source: s, handler: {webhook: {url: 'https://example.com'}}}
+---
+apiVersion: hookstream.dev/v1alpha1
+kind: EventHook
+metadata: {name: good}
+spec: {source: s, handler: {webhook: {url: 'https://example.com'}}}
+---
+apiVersion: hookstream.dev/v1alpha1
+kind: EventHook
+metadata: {name: malformed}
+spec: {source: 7, handler: {webhook: {url: 'https://example.com'}}}
+";
+
+    /// A context on real files, with the feed running.
+    async fn world() -> (tempfile::TempDir, Arc<Context>) {
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let dir = tempfile::tempdir().unwrap();
+        let manifests = dir.path().join("hooks.yaml");
+        std::fs::write(&manifests, HOOKS).unwrap();
+        let options =
+            Options { manifests: vec![manifests], data: dir.path().join("data"), prune: false, token: None };
+        let files = Arc::new(Files::open(options).unwrap());
+        let (view, run) = files.watch(Subscribers::default());
+        tokio::spawn(run);
+        view.ready().await;
+        let http = HttpClient::new(Egress::new(Policy::default())).unwrap();
+        let options = controller::Options { ingest_url: None, resync_interval: Duration::from_secs(600) };
+        (dir, Arc::new(Context::new(files, view, http, options, Arc::new(Metrics::default()))))
+    }
+
+    /// Waits until the hook's Ready condition has a reason, and tells it.
+    async fn reason(view: &View, name: &str) -> String {
+        loop {
+            let hook = view.hook("default", name).unwrap();
+            let status = match &hook.0 {
+                Ok(hook) => hook.status.clone(),
+                Err(_) => None,
+            };
+            if let Some(ready) = status.iter().flat_map(|s| &s.conditions).find(|c| c.type_ == "Ready") {
+                return ready.reason.clone();
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn explode(object: Arc<EventHook>, context: Arc<Context>) -> Result<Duration, Problem> {
+        assert_ne!(object.name_any(), "bad", "a defect");
+        crate::controller::eventhook::reconcile(object, context).await
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_error_of_that_object_alone() {
+        let (_dir, context) = world().await;
+        for name in ["bad", "good"] {
+            let guarded = context.view.hook("default", name).unwrap();
+            observed(explode, guarded, context.clone()).await;
+        }
+        assert_eq!(reason(&context.view, "bad").await, "Panic");
+        assert_eq!(reason(&context.view, "good").await, "Valid");
+    }
+
+    #[tokio::test]
+    async fn an_object_that_cannot_be_read_is_told_and_waits() {
+        let (dir, context) = world().await;
+        let guarded = context.view.hook("default", "malformed").unwrap();
+        assert_eq!(observed(explode, guarded, context.clone()).await, Action::requeue(SAFETY));
+        let state = dir.path().join("data/objects/EventHook.default.malformed.json");
+        assert!(std::fs::read_to_string(state).unwrap().contains("InvalidObject"));
+    }
+}

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use url::Url;
 
+use super::bucket::Rate;
 use super::duration;
 use super::retry::Policy;
 use crate::api::{
     AdoptMode, DeliverBy, DurationText, EventHook, EventHookSpec, Format, HandlerKind, HeaderFrom,
-    ManagementPolicy, SecretKeyRef, SignatureAlgorithm, SignatureEncoding, SignatureScheme,
+    ManagementPolicy, RateLimit, SecretKeyRef, SignatureAlgorithm, SignatureEncoding, SignatureScheme,
 };
 
 /// A valid hook.
@@ -41,6 +42,18 @@ impl Handler {
         match self {
             Handler::Webhook(_) => HandlerKind::Webhook,
         }
+    }
+
+    /// True where it reads the Secret of this name.
+    pub fn uses_secret(&self, name: &str) -> bool {
+        let Handler::Webhook(webhook) = self;
+        let target = match &webhook.target {
+            Target::Secret(reference) => Some(reference),
+            Target::Url(_) => None,
+        };
+        let signature = webhook.signature.as_ref().map(|s| &s.secret_ref);
+        let headers = webhook.headers_from.iter().map(|from| &from.secret_ref);
+        target.into_iter().chain(signature).chain(headers).any(|reference| reference.name == name)
     }
 }
 
@@ -76,6 +89,8 @@ pub struct Delivery {
     pub paused: bool,
     pub timeout: Duration,
     pub concurrency: usize,
+    /// None: no limit.
+    pub rate: Option<Rate>,
     pub retry: Policy,
 }
 
@@ -131,7 +146,6 @@ pub fn validate(hook: &EventHook) -> Result<Hook, InvalidSpec> {
 /// gate or filter that is silently ignored sends what was not to be sent.
 fn not_built(spec: &EventHookSpec) -> Vec<&'static str> {
     let webhook = spec.handler.webhook.as_ref();
-    let delivery = spec.delivery.as_ref();
     let used = [
         ("filter", spec.filter.is_some()),
         ("from", spec.from.is_some()),
@@ -142,7 +156,6 @@ fn not_built(spec: &EventHookSpec) -> Vec<&'static str> {
         ("handler.log", spec.handler.log.is_some()),
         ("handler.lambda", spec.handler.lambda.is_some()),
         ("handler.webhook.tls", webhook.is_some_and(|w| w.tls.is_some())),
-        ("delivery.rateLimit", delivery.is_some_and(|d| d.rate_limit.is_some())),
         ("managementPolicy: ObserveOnly", spec.management_policy == Some(ManagementPolicy::ObserveOnly)),
         ("adopt.mode: Match", spec.adopt.as_ref().is_some_and(|a| a.mode == AdoptMode::Match)),
         ("adopt.mode: Override", spec.adopt.as_ref().is_some_and(|a| a.mode == AdoptMode::Override)),
@@ -201,8 +214,22 @@ fn delivery(spec: &EventHookSpec) -> Result<Delivery, InvalidSpec> {
         paused: delivery.paused.unwrap_or(false),
         timeout: time("delivery.timeout", delivery.timeout, Duration::from_secs(15))?,
         concurrency: concurrency.min(1024) as usize,
+        rate: delivery.rate_limit.map(|limit| rate("delivery.rateLimit", &limit)).transpose()?,
         retry,
     })
+}
+
+/// Understands a rate limit.
+pub fn rate(field: &'static str, limit: &RateLimit) -> Result<Rate, InvalidSpec> {
+    let positive = |value: i32| {
+        u32::try_from(value)
+            .ok()
+            .filter(|v| *v > 0)
+            .ok_or_else(|| invalid(field, "numbers must be 1 or more"))
+    };
+    let requests = positive(limit.requests)?;
+    let interval = time(field, limit.interval.clone(), Duration::from_secs(1))?;
+    Ok(Rate { requests, interval, burst: limit.burst.map(positive).transpose()?.unwrap_or(requests) })
 }
 
 fn time(field: &'static str, text: Option<DurationText>, default: Duration) -> Result<Duration, InvalidSpec> {
@@ -271,7 +298,6 @@ mod tests {
             ("snooze", json!({"snooze": {"period": "60s"}})),
             ("onChange", json!({"onChange": {}})),
             ("handler.webhook.tls", json!({"handler": {"webhook": {"tls": {}}}})),
-            ("delivery.rateLimit", json!({"delivery": {"rateLimit": {"requests": 1}}})),
         ] {
             let error = validate(&with(extra)).unwrap_err();
             assert_eq!(error, InvalidSpec::NotImplemented(vec![field]));

@@ -5,10 +5,13 @@
 //!
 //! Left to others: reading and writing (`cluster`, `admin`, `worker`).
 
+pub mod breaker;
+pub mod bucket;
 pub mod conditions;
 pub mod duration;
 pub mod egress;
 pub mod event;
+pub mod gate;
 pub mod hook;
 pub mod keys;
 pub mod plan;

@@ -30,7 +30,7 @@ use crate::cluster::{Change, Cluster, View};
 use crate::core::time::Millis;
 use crate::metrics::Metrics;
 use crate::net::{HttpClient, serve};
-use crate::ops::Readiness;
+use crate::ops::Pending;
 
 /// How often what retention lets go is removed.
 const SWEEP: Duration = Duration::from_secs(30);
@@ -44,7 +44,8 @@ pub struct Worker {
     pub store: Arc<dyn Store>,
     pub http: HttpClient,
     pub metrics: Arc<Metrics>,
-    pub readiness: Readiness,
+    /// Done when the ingest port is open.
+    pub starting: Pending,
     pub limits: Limits,
     pub retention: Retention,
     /// Where the ingest port listens.
@@ -69,7 +70,6 @@ impl Worker {
         listening: impl FnOnce(std::net::SocketAddr),
     ) -> Result<(), WorkerError> {
         let routes = Arc::new(Routes::default());
-        let hooks_known = self.readiness.pending("hooks are listed");
         self.view.ready().await;
         for hook in self.view.hooks.state() {
             routes.put(&hook);
@@ -106,7 +106,7 @@ impl Worker {
             limits: self.limits,
             unknown: ingest::Unknown::default(),
         });
-        hooks_known.done();
+        self.starting.done();
 
         let failed = self.store.failed();
         let work = async {
@@ -126,12 +126,16 @@ impl Worker {
 }
 
 async fn follow(routes: &Routes, view: &View, dispatch: &dispatch::Handle, change: Change) {
-    let Change::EventHook(key) = change else { return };
-    let uid = match view.hook(&key.namespace, &key.name) {
-        Some(hook) => routes.put(&hook),
-        None => routes.remove(&key),
+    let concerned = match change {
+        Change::EventHook(key) => match view.hook(&key.namespace, &key.name) {
+            Some(hook) => routes.put(&hook),
+            None => routes.remove(&key),
+        },
+        // Deliveries may wait for it.
+        Change::Secret(key) => routes.using_secret(&key),
+        Change::Connection(_) => Vec::new(),
     };
-    for uid in uid {
+    for uid in concerned {
         dispatch.hook_changed(uid).await;
     }
 }

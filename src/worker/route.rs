@@ -68,6 +68,16 @@ impl Routes {
         self.inner.read().by_uid.get(uid).cloned()
     }
 
+    /// The hooks that refer to this Secret.
+    pub fn using_secret(&self, secret: &Key) -> Vec<Arc<str>> {
+        let inner = self.inner.read();
+        let uses = |known: &&Arc<Known>| {
+            known.key.namespace == secret.namespace
+                && known.hook.as_ref().is_ok_and(|hook| hook.handler.uses_secret(&secret.name))
+        };
+        inner.by_uid.values().filter(uses).map(|known| known.id.uid.clone()).collect()
+    }
+
     /// The hooks without a Connection that this event reaches: those of its source and event, and of all of its source.
     pub fn matching(&self, namespace: &str, source: &str, event: &str) -> Vec<HookId> {
         let route = |event: Option<&str>| Route {
@@ -163,6 +173,24 @@ mod tests {
         assert_eq!(names(&routes, "t", "e"), ["other"]);
         assert!(routes.matching("m", "s", "e").is_empty());
         assert!(routes.get("5").unwrap().hook.is_err());
+    }
+
+    #[test]
+    fn by_what_they_refer_to() {
+        let routes = Routes::default();
+        let from = |name: &str| json!({"name": name, "key": "k"});
+        let webhook = |more: Value| json!({"handler": {"webhook": more}});
+        routes.put(&hook("none", "1", json!({})));
+        routes.put(&hook("url", "2", webhook(json!({"urlSecretRef": from("a")}))));
+        let headers = json!([{"name": "x", "secretRef": from("b")}]);
+        routes.put(&hook("header", "3", webhook(json!({"url": "https://e.com", "headersFrom": headers}))));
+        let signature = json!({"secretRef": from("c")});
+        routes.put(&hook("signed", "4", webhook(json!({"url": "https://e.com", "signature": signature}))));
+        let using = |name: &str| routes.using_secret(&Key::new("n", name));
+        for (name, uid) in [("a", "2"), ("b", "3"), ("c", "4")] {
+            assert_eq!(using(name), [uid.into()], "{name}");
+        }
+        assert!(using("d").is_empty() && routes.using_secret(&Key::new("m", "a")).is_empty());
     }
 
     #[test]

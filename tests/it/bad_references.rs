@@ -130,8 +130,6 @@ async fn what_is_not_built_yet_is_named_and_never_ignored() {
         ("handler.webhookCustom", handler(json!({"webhookCustom": {"url": "http://h/", "method": "POST"}}))),
         ("handler.log", handler(json!({"log": {}}))),
         ("handler.lambda", handler(json!({"lambda": {"functions": ["return true"]}}))),
-        ("handler.webhook.tls", json!({"handler": {"webhook": {"tls": {"insecureSkipVerify": true}}}})),
-        ("delivery.rateLimit", json!({ "delivery": rate })),
         (
             "managementPolicy: ObserveOnly",
             gateway(json!({"managementPolicy": "ObserveOnly", "adopt": {"id": "x", "mode": "Match"}})),
@@ -142,10 +140,8 @@ async fn what_is_not_built_yet_is_named_and_never_ignored() {
     let name = |n: usize| format!("case-{n}");
     let mut objects: Vec<Value> =
         cases.iter().enumerate().map(|(n, (_, extra))| world.hook_with(&name(n), extra.clone())).collect();
-    let insecure = json!({"kong": {"adminUrl": world.kong.url, "tls": {"insecureSkipVerify": true}}});
     let auth0 = json!({"auth0": {"domain": "a.eu.auth0.com", "tokenSecretRef": {"name": "a", "key": "b"}}});
     let connections = [
-        ("tls", "kong.tls", insecure),
         ("limited", "rateLimit", merged(json!({"kong": {"adminUrl": world.kong.url}}), rate)),
         ("auth0", "auth0", auth0),
     ];

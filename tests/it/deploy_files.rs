@@ -9,10 +9,28 @@ use k8s_openapi::api::authorization::v1::SubjectAccessReview;
 use kube::api::{Api, PostParams};
 use serde_json::{Value, json};
 
-use crate::harness::control_plane;
+use crate::harness::{DEADLINE, Namespace, Process, Receiver, Reply, control_plane, eventually, free_port};
 
 fn deploy(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(path)
+}
+
+const HOME: &str = "hookstream-system";
+
+async fn apply_base() {
+    let base = deploy("base");
+    // Server-side, for two tests may do it at once.
+    let apply = ["apply", "--server-side", "--validate=strict", "-k", base.to_str().unwrap()];
+    control_plane().kubectl(apply, "").await.unwrap();
+}
+
+/// A namespace whose ServiceAccount `shop` may publish in it.
+async fn shop() -> Namespace {
+    let shop = control_plane().namespace("shop").await;
+    let publisher = std::fs::read_to_string(deploy("base/publisher-role.yaml")).unwrap();
+    shop.apply(&publisher.replace("namespace: shop", &format!("namespace: {}", shop.name))).await.unwrap();
+    shop.kubectl(&["create", "serviceaccount", "shop"]).await.unwrap();
+    shop
 }
 
 fn manifests(folder: &str) -> Vec<(String, String)> {
@@ -45,15 +63,8 @@ async fn every_sample_is_accepted_and_carried_out() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_accounts_may_do_what_they_need_and_no_more() {
-    const HOME: &str = "hookstream-system";
-    let base = deploy("base");
-    let apply = ["apply", "--validate=strict", "-k", base.to_str().unwrap()];
-    control_plane().kubectl(apply, "").await.unwrap();
-    let shop = control_plane().namespace("shop").await;
-    let publisher = std::fs::read_to_string(base.join("publisher-role.yaml")).unwrap();
-    let publisher = publisher.replace("namespace: shop", &format!("namespace: {}", shop.name));
-    shop.apply(&publisher).await.unwrap();
-
+    apply_base().await;
+    let shop = shop().await;
     let reviews: Api<SubjectAccessReview> = Api::all(shop.client().await);
     let may = async |account: &str, namespace: &str, what: &str| {
         let (verb, what) = what.split_once(' ').unwrap();
@@ -107,4 +118,89 @@ async fn the_accounts_may_do_what_they_need_and_no_more() {
     assert!(may(&publisher, &shop.name, "create hookstream.dev/events").await);
     assert!(!may(&publisher, "default", "create hookstream.dev/events").await);
     assert!(!may(&publisher, &shop.name, "list hookstream.dev/eventhooks").await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_roles_work_with_these_rights_alone() {
+    apply_base().await;
+    let shop = shop().await;
+    let home = Namespace { name: HOME.into() };
+    let data = tempfile::tempdir().unwrap();
+    let (kong, ingest) = (free_port(), free_port());
+    let address = |port: u16| format!("127.0.0.1:{port}");
+    let url = |port: u16| format!("http://127.0.0.1:{port}");
+    let emulator = Process::spawn(["emulate", "kong", "--listen", &address(kong)], &[]);
+    emulator.wait_for_line(|line| line.contains("listening"), DEADLINE).await;
+    let receiver = Receiver::start(|_, _| Reply::status(200));
+
+    let common = ["--namespace", &shop.name, "--egress-allow", "127.0.0.0/8", "--ops-listen", "127.0.0.1:0"];
+    let role = async |account: &str, args: &[&str]| {
+        let kubeconfig = home.kubeconfig_of(account).await;
+        let args = args.iter().chain(&common);
+        Process::spawn(args, &[("KUBECONFIG", kubeconfig.to_str().unwrap())])
+    };
+    let folder = data.path().to_str().unwrap();
+    let _controller = role("hookstream-controller", &["controller", "--ingest-url", &url(ingest)]).await;
+    let worker = role("hookstream-worker", &["worker", "--data", folder, "--listen", &address(ingest)]).await;
+    worker.wait_for_line(|line| line.contains("ingest listening"), DEADLINE).await;
+
+    let manifests = format!(
+        r#"
+apiVersion: v1
+kind: Secret
+metadata: {{name: signing}}
+stringData: {{secret: s3cret}}
+---
+apiVersion: hookstream.dev/v1alpha1
+kind: Connection
+metadata: {{name: kong}}
+spec: {{kong: {{adminUrl: "{kong}"}}}}
+---
+apiVersion: hookstream.dev/v1alpha1
+kind: EventHook
+metadata: {{name: relayed}}
+spec:
+  source: crud
+  event: consumers
+  connectionRef: {{name: kong}}
+  handler: {{webhook: {{url: "{to}/relayed", signature: {{secretRef: {{name: signing, key: secret}}}}}}}}
+---
+apiVersion: hookstream.dev/v1alpha1
+kind: EventHook
+metadata: {{name: published}}
+spec: {{source: shop, handler: {{webhook: {{url: "{to}/published"}}}}}}
+"#,
+        kong = url(kong),
+        to = receiver.url(),
+    );
+    shop.apply(&manifests).await.unwrap();
+    let ready =
+        ["wait", "--for=condition=Ready", "evh/relayed", "evh/published", "conn/kong", "--timeout=30s"];
+    shop.kubectl(&ready).await.unwrap();
+    let http = reqwest::Client::builder().no_proxy().tls_certs_only([]).build().unwrap();
+    let event = json!({"source": "crud", "event": "consumers", "data": {"operation": "create"}});
+    http.post(format!("{}/__emulator/events", url(kong))).body(event.to_string()).send().await.unwrap();
+    receiver.wait_for(1, DEADLINE).await;
+
+    let publish = async |token: &str| {
+        let to = format!("{}/v1/namespaces/{}/events", url(ingest), shop.name);
+        let event = json!({"source": "shop", "event": "order.created", "data": {}});
+        http.post(to).bearer_auth(token).body(event.to_string()).send().await.unwrap().status()
+    };
+    assert_eq!(publish(&shop.token("shop", &["hookstream"]).await).await, 202);
+    assert_eq!(publish(&home.token("hookstream-worker", &["hookstream"]).await).await, 403);
+    assert_eq!(publish("nobody").await, 401);
+    let paths: Vec<String> =
+        receiver.wait_for(2, DEADLINE).await.into_iter().map(|request| request.path).collect();
+    assert_eq!(paths, ["/relayed", "/published"]);
+
+    // What happened is told, and what was made at Kong goes with its object.
+    eventually(DEADLINE, "a Kubernetes Event about the hook", async || {
+        let events = shop.kubectl(&["events", "--for", "eventhook/relayed"]).await?;
+        events.contains("Synced").then_some(()).ok_or(events)
+    })
+    .await;
+    shop.kubectl(&["delete", "evh,conn", "--all", "--timeout=30s"]).await.unwrap();
+    let left = http.get(format!("{}/event-hooks", url(kong))).send().await.unwrap().text().await.unwrap();
+    assert!(left.contains(r#""data":[]"#), "{left}");
 }

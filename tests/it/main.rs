@@ -7,6 +7,7 @@ mod harness;
 mod world;
 
 mod a_lost_key_ring;
+mod bad_events;
 mod bad_references;
 mod crd_rules;
 mod crds_generated;
@@ -16,6 +17,8 @@ mod harness_works;
 mod idle_means_no_writes;
 mod kong_answers;
 mod kubectl_explain;
+mod nothing_accepted_is_lost;
 mod one_malformed_object;
 mod skeleton;
+mod standalone;
 mod suspend_and_policies;

@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use super::manifests::{ManifestError, Manifests, problem};
 use crate::cluster::{Key, Kind, Target};
 use crate::core::keys::{KEY_LENGTH, KeyRing};
+use crate::core::time::Millis;
 
 /// A manifest must be missing in this many scans before the object counts as removed: an editor that replaces a file
 /// must not delete a hook at the vendor.
@@ -38,6 +39,9 @@ struct Saved {
     finalizers: Vec<String>,
     #[serde(default, skip_serializing_if = "Value::is_null")]
     status: Value,
+    /// When the manifest was found to be removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    removed: Option<Millis>,
     /// The manifest, kept while there is a finalizer: what is to be cleaned up when it is removed.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     manifest: Value,
@@ -71,27 +75,30 @@ impl State {
         for (id, manifest) in manifests.objects() {
             self.missing.remove(id);
             let saved = self.saved.entry(id.clone()).or_insert_with(|| new(id));
+            saved.removed = None;
             let hash = hex::encode(Sha256::digest(manifest.get("spec").unwrap_or(&Value::Null).to_string()));
             if saved.spec_hash != hash {
                 saved.generation += 1;
                 saved.spec_hash = hash;
             }
-            objects.push((id.0, dress(manifest.clone(), saved, false)));
+            objects.push((id.0, dress(manifest.clone(), saved, None)));
         }
         let removed: Vec<_> =
             self.saved.keys().filter(|(kind, key)| manifests.object(*kind, key).is_none()).cloned().collect();
         for id in removed {
             let scans = self.missing.entry(id.clone()).or_default();
             *scans = scans.saturating_add(u32::from(scanned));
-            let Some(saved) = self.saved.get(&id) else { continue };
+            let Some(saved) = self.saved.get_mut(&id) else { continue };
             if saved.finalizers.is_empty() || saved.manifest.is_null() {
                 if *scans >= SCANS {
                     self.forget(&id);
                 }
             } else if *scans < SCANS {
-                objects.push((id.0, dress(saved.manifest.clone(), saved, false)));
+                objects.push((id.0, dress(saved.manifest.clone(), saved, None)));
             } else if prune {
-                objects.push((id.0, dress(saved.manifest.clone(), saved, true)));
+                // From now, not from ever: cleanup gives up only after it had its time.
+                let removed = *saved.removed.get_or_insert_with(Millis::now);
+                objects.push((id.0, dress(saved.manifest.clone(), saved, Some(removed))));
             }
         }
         objects
@@ -155,14 +162,14 @@ fn new((kind, key): &(Kind, Key)) -> Saved {
 }
 
 /// The object as the API server would show it.
-fn dress(mut manifest: Value, saved: &Saved, removed: bool) -> Value {
+fn dress(mut manifest: Value, saved: &Saved, removed: Option<Millis>) -> Value {
     if !saved.status.is_null()
         && let Some(object) = manifest.as_object_mut()
     {
         object.insert("status".into(), saved.status.clone());
     }
     let version = hex::encode(
-        Sha256::digest(format!("{manifest}{:?}{removed}", saved.finalizers)).get(..8).unwrap_or(&[]),
+        Sha256::digest(format!("{manifest}{:?}{removed:?}", saved.finalizers)).get(..8).unwrap_or(&[]),
     );
     if let Some(metadata) = manifest.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.insert("generation".into(), json!(saved.generation));
@@ -170,8 +177,8 @@ fn dress(mut manifest: Value, saved: &Saved, removed: bool) -> Value {
         if !saved.finalizers.is_empty() {
             metadata.insert("finalizers".into(), json!(saved.finalizers));
         }
-        if removed {
-            metadata.insert("deletionTimestamp".into(), json!("1970-01-01T00:00:00Z"));
+        if let Some(removed) = removed {
+            metadata.insert("deletionTimestamp".into(), json!(removed.rfc3339()));
         }
     }
     manifest
@@ -207,7 +214,7 @@ pub fn open_ring(data: &Path) -> Result<KeyRing, ManifestError> {
         }
         let mut key = [0; KEY_LENGTH];
         getrandom::fill(&mut key).map_err(|e| problem(&path, e))?;
-        let id = format!("k{:013}", crate::core::time::Millis::now().0);
+        let id = format!("k{:013}", Millis::now().0);
         let text =
             serde_json::to_vec(&BTreeMap::from([(id, hex::encode(key))])).map_err(|e| problem(&path, e))?;
         write_whole(&path, &text)?;

@@ -2,6 +2,8 @@
 
 use std::collections::{HashSet, VecDeque};
 
+use crate::core::breaker::{Breaker, Leave};
+use crate::core::bucket::{Bucket, Rate};
 use crate::core::time::Millis;
 use crate::worker::store::{Pending, Seq};
 
@@ -23,8 +25,13 @@ pub struct Queue {
     pub crowded: bool,
     /// Something came while a read was under way that the read may not have seen.
     missed_while_loading: bool,
+    pub breaker: Breaker,
+    /// Present while the hook has a rate limit.
+    bucket: Option<Bucket>,
     /// Since when the hook does not exist.
     pub gone_since: Option<Millis>,
+    /// The hook lacks something that it needs to send: until when it is not looked for again.
+    pub held_until: Option<Millis>,
 }
 
 impl Queue {
@@ -78,6 +85,26 @@ impl Queue {
         bytes
     }
 
+    pub fn held(&self, now: Millis) -> bool {
+        self.held_until.is_some_and(|until| until > now)
+    }
+
+    /// May the hook send one more now? A time: not before it. None: not before something happens.
+    pub fn leave(&mut self, rate: Option<Rate>, now: Millis) -> Result<(), Option<Millis>> {
+        if rate != self.bucket.as_ref().map(Bucket::rate) {
+            self.bucket = rate.map(|rate| Bucket::new(rate, now));
+        }
+        // The breaker last: leave for a probe that the bucket then refused would never come back.
+        if let Some(bucket) = &mut self.bucket {
+            bucket.take(now).map_err(Some)?;
+        }
+        match self.breaker.ask(now) {
+            Leave::Granted => Ok(()),
+            Leave::NotBefore(until) => Err(Some(until)),
+            Leave::Probing => Err(None),
+        }
+    }
+
     /// Nothing to do and nothing to remember.
     pub fn idle(&self) -> bool {
         self.ready.is_empty()
@@ -85,6 +112,8 @@ impl Queue {
             && !self.on_disk
             && !self.loading
             && !self.crowded
+            && self.breaker.is_idle()
+            && self.bucket.is_none()
             && self.in_flight == 0
     }
 }

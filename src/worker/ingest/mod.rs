@@ -76,25 +76,39 @@ pub fn router(ingest: Ingest) -> Router {
 impl Ingest {
     /// Commits an event and hands its deliveries over.
     async fn accept(&self, new: NewEvent, now: Millis) -> Result<Accepted, StoreError> {
-        let (event, deliveries) = (new.event.clone(), new.deliveries.clone());
-        let accepted = self.store.accept(vec![new], now).await?;
-        let accepted = accepted.into_iter().next().ok_or(StoreError::Closed)?;
-        if !accepted.duplicate {
-            for (delivery, seq) in deliveries.into_iter().zip(&accepted.deliveries) {
-                let pending = Pending {
-                    seq: *seq,
-                    id: delivery.id,
-                    hook: delivery.hook,
-                    event: event.clone(),
-                    accepted: now,
-                    attempts: 0,
-                    due: delivery.due,
-                };
-                self.dispatch.accepted(pending).await;
-            }
-        }
-        Ok(accepted)
+        let (store, dispatch) = (self.store.clone(), self.dispatch.clone());
+        // In a task of its own: a sender that hangs up ends the request, and between the commit and the hand-over that
+        // would leave the deliveries on disk, unknown to the dispatcher until the next start.
+        let task = tokio::spawn(async move { commit(&*store, &dispatch, new, now).await });
+        // An error is the runtime's end.
+        task.await.unwrap_or(Err(StoreError::Closed))
     }
+}
+
+async fn commit(
+    store: &dyn Store,
+    dispatch: &Handle,
+    new: NewEvent,
+    now: Millis,
+) -> Result<Accepted, StoreError> {
+    let (event, deliveries) = (new.event.clone(), new.deliveries.clone());
+    let accepted = store.accept(vec![new], now).await?;
+    let accepted = accepted.into_iter().next().ok_or(StoreError::Closed)?;
+    if !accepted.duplicate {
+        for (delivery, seq) in deliveries.into_iter().zip(&accepted.deliveries) {
+            let pending = Pending {
+                seq: *seq,
+                id: delivery.id,
+                hook: delivery.hook,
+                event: event.clone(),
+                accepted: now,
+                attempts: 0,
+                due: delivery.due,
+            };
+            dispatch.accepted(pending).await;
+        }
+    }
+    Ok(accepted)
 }
 
 /// Why a body could not be read.

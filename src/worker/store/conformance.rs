@@ -98,7 +98,8 @@ fn attempt(at: Millis, status: u16) -> Attempt {
 }
 
 pub(super) fn settled(delivery: Seq, at: Millis, status: u16, next: Next) -> Settlement {
-    Settlement { delivery, at, attempt: Some(attempt(at, status)), next }
+    let attempt = attempt(at, status);
+    Settlement { delivery, at: at + attempt.duration, attempt: Some(attempt), next }
 }
 
 async fn due_ids(store: &impl Store, name: &str, now: Millis) -> Vec<Seq> {
