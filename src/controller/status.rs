@@ -15,6 +15,9 @@ use crate::cluster::{ClusterError, Kind, Target};
 use crate::core::conditions::{DELIVERING, Note, Standing, same_meaning};
 use crate::core::time::Millis;
 
+/// The conditions that the controller writes.
+const OURS: [&str; 4] = ["Ready", "Synced", "Reconciling", "Stalled"];
+
 /// A kind that is reconciled.
 pub trait Managed:
     kube::Resource<DynamicType = ()>
@@ -119,8 +122,8 @@ pub async fn write<K: Managed>(
     store(context, &Target::of(K::KIND, object), object.status(), &before, status, standing).await
 }
 
-/// Writes a problem. An object that cannot be read has its status replaced by the conditions alone: better no memory
-/// than no word; what it made at the vendor is found again by its uid.
+/// Writes a problem. An object that cannot be read keeps the status that it has, but for the conditions: what is known of
+/// the vendor must be there when it can be read again.
 pub async fn report<K: Managed>(
     context: &Context,
     target: &Target,
@@ -134,9 +137,27 @@ pub async fn report<K: Managed>(
             write(context, object, object.status().cloned().unwrap_or_default(), &standing, last_error).await
         }
         None => {
-            let mut status = K::Status::default();
-            *K::parts(&mut status).conditions = standing.conditions(&[], None, Millis::now());
-            store::<K::Status>(context, target, None, &[], status, &standing).await
+            let stored = context.cluster.stored(target).await?;
+            let generation = stored.pointer("/metadata/generation").and_then(Value::as_i64);
+            let mut before = stored.get("status").cloned().unwrap_or_else(|| json!({}));
+            let conditions = before.get_mut("conditions").map(Value::take);
+            let old: Vec<Condition> = conditions
+                .as_ref()
+                .and_then(Value::as_array)
+                .into_iter()
+                .flatten()
+                .filter_map(|c| serde_json::from_value(c.clone()).ok())
+                .filter(|c: &Condition| OURS.contains(&c.type_.as_str()))
+                .collect();
+            let with = |conditions: &[Condition]| {
+                let mut status = before.clone();
+                if let Some(status) = status.as_object_mut() {
+                    status.insert("conditions".into(), json!(conditions));
+                }
+                status
+            };
+            let now = with(&standing.conditions(&old, generation, Millis::now()));
+            store(context, target, Some(&with(&old)), &old, now, &standing).await
         }
     }
 }

@@ -31,6 +31,11 @@ async fn blocks_no_other_and_heals() {
     world.ready("eventhooks/broken").await;
     world.ready("eventhooks/whole").await;
     break_status(&world, "broken").await;
+    // What is known of Kong stays, and looking again writes nothing.
+    let before = world.get("eventhooks/broken").await.unwrap();
+    assert!(before["status"]["external"]["id"].is_string(), "{before:#}");
+    assert!(before["status"]["applied"]["keyId"].is_string(), "{before:#}");
+    let version = |o: &Value| o["metadata"]["resourceVersion"].clone();
 
     // The others: as they are, after a restart, edited, new, and with deliveries.
     world.edit("evh/whole", json!({"event": "routes"})).await;
@@ -39,6 +44,8 @@ async fn blocks_no_other_and_heals() {
     world.start_operator();
     world.apply(&[world.hook("new")]).await;
     world.ready("eventhooks/new").await;
+    let after = world.get("eventhooks/broken").await.unwrap();
+    assert_eq!(version(&after), version(&before), "{after:#}");
     world.edit("evh/whole", json!({"event": "services"})).await;
     world.ready("eventhooks/whole").await;
     assert_eq!(world.kong.emit("crud", "services", json!({})).await, 1);

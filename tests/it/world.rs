@@ -1,7 +1,7 @@
 //! All that a promise of the controller needs: an operator under its own limited account, Kong, a receiver.
 //!
-//! Invariants: the operator never has more rights than `deploy/base/rbac.yaml` gives it; every world has namespaces,
-//! ports and folders of its own, so that all run at once.
+//! Invariants: the operator has the rights of `deploy/base/rbac.yaml` and no more; every world has its own namespaces,
+//! ports and folders.
 #![allow(dead_code)]
 
 mod kong;
@@ -46,7 +46,6 @@ impl World {
     pub async fn start(hint: &str) -> World {
         World::with(hint, Setup::default()).await
     }
-
     pub async fn with(hint: &str, setup: Setup<'_>) -> World {
         let namespace = control_plane().namespace(hint).await;
         let home = control_plane().namespace(&format!("{hint}-operator")).await;
@@ -191,7 +190,7 @@ impl World {
         events
     }
 
-    /// The first Event with this reason about an object.
+    /// An Event with this reason about an object.
     pub async fn event(&self, name: &str, reason: &str) -> Value {
         eventually(DEADLINE, &format!("an Event {reason} about {name}"), async || {
             let events = self.events(name).await;
