@@ -187,6 +187,22 @@ impl Cluster for Files {
         })
     }
 
+    fn stored<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Value, ClusterError>> {
+        Box::pin(async move {
+            let mut inner = self.inner.lock();
+            let Inner { manifests, state } = &mut *inner;
+            let all = state.merge(manifests, self.prune, false);
+            let is_it = |kind: Kind, object: &Value| {
+                let meta = |name: &str| object.pointer(&format!("/metadata/{name}")).and_then(Value::as_str);
+                kind == target.kind
+                    && meta("name") == Some(target.key.name.as_str())
+                    && meta("namespace") == Some(target.key.namespace.as_str())
+            };
+            let found = all.into_iter().find(|(kind, object)| is_it(*kind, object));
+            found.map(|(_, object)| object).ok_or(ClusterError::Gone)
+        })
+    }
+
     fn publish<'a>(&'a self, target: &'a Target, warning: bool, note: &'a Note) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             let kind: &str = target.kind.into();

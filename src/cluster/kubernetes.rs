@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference, Secret};
 use k8s_openapi::api::events::v1::Event as KubeEvent;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
@@ -71,36 +71,25 @@ impl Kubernetes {
             "status": status,
         });
         let (params, patch) = (PatchParams::apply(MANAGER).force(), Patch::Apply(&body));
-        let (client, namespace, name) = (self.client.clone(), &target.key.namespace, &target.key.name);
-        match target.kind {
-            Kind::EventHook => Api::<EventHook>::namespaced(client, namespace)
-                .patch_status(name, &params, &patch)
-                .await
-                .map(drop),
-            Kind::Connection => Api::<Connection>::namespaced(client, namespace)
-                .patch_status(name, &params, &patch)
-                .await
-                .map(drop),
-        }
-        .map_err(cluster_error)
+        let status = self.api(target).patch_status(&target.key.name, &params, &patch).await;
+        status.map(drop).map_err(cluster_error)
+    }
+
+    /// Untyped: an object that cannot be read is told so all the same, and its answer is not logged as a defect.
+    fn api(&self, target: &Target) -> Api<DynamicObject> {
+        let resource = match target.kind {
+            Kind::EventHook => ApiResource::erase::<EventHook>(&()),
+            Kind::Connection => ApiResource::erase::<Connection>(&()),
+        };
+        Api::namespaced_with(self.client.clone(), &target.key.namespace, &resource)
     }
 
     async fn patch_finalizers(&self, target: &Target, finalizers: Vec<String>) -> Result<(), ClusterError> {
         // The resourceVersion: another controller's finalizer that was added meanwhile must not be lost.
         let body = json!({"metadata": {"resourceVersion": target.resource_version, "uid": target.uid, "finalizers": finalizers}});
         let (params, patch) = (PatchParams::default(), Patch::Merge(&body));
-        let (client, namespace, name) = (self.client.clone(), &target.key.namespace, &target.key.name);
-        match target.kind {
-            Kind::EventHook => Api::<EventHook>::namespaced(client, namespace)
-                .patch_metadata(name, &params, &patch)
-                .await
-                .map(drop),
-            Kind::Connection => Api::<Connection>::namespaced(client, namespace)
-                .patch_metadata(name, &params, &patch)
-                .await
-                .map(drop),
-        }
-        .map_err(cluster_error)
+        let metadata = self.api(target).patch_metadata(&target.key.name, &params, &patch).await;
+        metadata.map(drop).map_err(cluster_error)
     }
 
     async fn create_event(&self, target: &Target, warning: bool, note: &Note) -> Result<(), kube::Error> {
@@ -108,7 +97,7 @@ impl Kubernetes {
         let event = KubeEvent {
             metadata: ObjectMeta {
                 // Ends in a hyphen: the API server refuses a generateName that ends in a dot.
-                generate_name: Some(format!("{}-", cut(&target.key.name, 200).trim_end_matches('.'))),
+                generate_name: Some(format!("{}-", cut(&target.key.name, 200).trim_end_matches(['.', '-']))),
                 namespace: Some(target.key.namespace.clone()),
                 ..ObjectMeta::default()
             },
@@ -174,10 +163,18 @@ impl Cluster for Kubernetes {
         Box::pin(self.patch_finalizers(target, finalizers))
     }
 
+    fn stored<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Value, ClusterError>> {
+        Box::pin(async move {
+            let object = self.api(target).get(&target.key.name).await.map_err(cluster_error)?;
+            serde_json::to_value(object).map_err(|e| ClusterError::ClusterError(e.to_string()))
+        })
+    }
+
     fn publish<'a>(&'a self, target: &'a Target, warning: bool, note: &'a Note) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             if let Err(error) = self.create_event(target, warning, note).await {
-                tracing::debug!(object = %target.key, %error, "an event could not be published");
+                let error = cluster_error(error);
+                tracing::warn!(object = %target.key, reason = note.reason, %error, "an Event could not be published");
             }
         })
     }

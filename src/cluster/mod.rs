@@ -184,6 +184,9 @@ pub trait Cluster: Send + Sync + 'static {
         finalizers: Vec<String>,
     ) -> BoxFuture<'a, Result<(), ClusterError>>;
 
+    /// The object as it is kept, where it cannot be read as what it should be.
+    fn stored<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Value, ClusterError>>;
+
     /// Tells people. Never fails: what cannot be told is logged.
     fn publish<'a>(&'a self, target: &'a Target, warning: bool, note: &'a Note) -> BoxFuture<'a, ()>;
 

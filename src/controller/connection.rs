@@ -23,6 +23,7 @@ pub async fn reconcile(connection: Arc<Connection>, context: Arc<Context>) -> Re
         return Ok(Duration::from_secs(600));
     }
     let access = kong_access(&connection, &context).await?;
+    context.backoff.may_call(&connection.uid().unwrap_or_default())?;
     let version = KongClient::new(access.clone()).version().await?;
     context.last_access.lock().insert(Key::of(&*connection), access);
 
@@ -42,7 +43,7 @@ pub async fn reconcile(connection: Arc<Connection>, context: Arc<Context>) -> Re
 async fn keep_while_used(connection: &Connection, context: &Context) -> Result<(), Problem> {
     let (namespace, name) = (connection.namespace().unwrap_or_default(), connection.name_any());
     let users = context.view.hooks.state_filter(|h| {
-        h.namespace().as_deref() == Some(namespace.as_str()) && uses_connection(h, &name) && holds(h)
+        h.namespace().as_deref() == Some(namespace.as_str()) && may_use(h, &name) && holds(h)
     });
     let deleting = connection.metadata.deletion_timestamp.is_some();
     match users.first() {
@@ -50,6 +51,12 @@ async fn keep_while_used(connection: &Connection, context: &Context) -> Result<(
         Some(_) => Ok(reconcile::hold(context, connection).await?),
         None => Ok(reconcile::release(context, connection).await?),
     }
+}
+
+/// One that cannot be read may use any Connection: as long as it has to clean up, none goes.
+fn may_use(hook: &Guarded<EventHook>, name: &str) -> bool {
+    let unknown = hook.0.is_err() && hook.finalizers().iter().any(|f| f == FINALIZER);
+    unknown || uses_connection(hook, name)
 }
 
 /// A hook that is being deleted and has nothing at the vendor any more uses nothing.

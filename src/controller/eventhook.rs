@@ -6,6 +6,7 @@ use std::time::Duration;
 use kube::ResourceExt;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, json};
+use sha2::{Digest, Sha256};
 use url::Url;
 use uuid::Uuid;
 
@@ -72,7 +73,7 @@ pub async fn reconcile(object: Arc<EventHook>, context: Arc<Context>) -> Result<
     let done = reconcile::apply(&context, &*object, &wanted).await?;
     context.last_access.lock().insert(connection_key(&hook), vendor.access.clone());
 
-    tell(&object, &context, &done).await;
+    tell(&object, &context, &done, &wanted.compared).await;
     let status = EventHookStatus {
         external: Some(External {
             id: wanted.id,
@@ -287,24 +288,27 @@ fn connection_key(hook: &Hook) -> Key {
     Key::new(&hook.namespace, hook.connection.as_deref().unwrap_or_default())
 }
 
-/// A change that nobody asked for is told: somebody else writes there too.
-async fn tell(object: &EventHook, context: &Context, done: &Done) {
-    let current = object.status.as_ref().is_some_and(|s| s.observed_generation == object.metadata.generation);
-    let ready = object
-        .status
-        .as_ref()
-        .is_some_and(|s| s.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"));
-    let note = match done {
-        Done::Updated(fields) if current && ready => Note::new(
-            "DriftRepaired",
-            format!("the hook at Kong was changed by somebody else; repaired: {}", fields.join(", ")),
-        ),
-        Done::Created if current && ready => {
-            Note::new("DriftRepaired", "the hook at Kong was deleted by somebody else; created again")
+/// A change that nobody asked for is told: somebody else writes there too. What the spec, a Secret or the Connection
+/// asks for anew is no such change.
+async fn tell(object: &EventHook, context: &Context, done: &Done, wanted: &serde_json::Value) {
+    let hash: [u8; 32] = Sha256::digest(wanted.to_string()).into();
+    let before = context.told.lock().insert(object.uid().unwrap_or_default(), hash);
+    let status = object.status.as_ref();
+    let current = status.is_some_and(|s| s.observed_generation == object.metadata.generation);
+    let ready = status.is_some_and(|s| s.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"));
+    if !current || !ready || before.is_some_and(|before| before != hash) {
+        return;
+    }
+    // After a restart nobody knows what was told before: another flag may be the reason.
+    let by = if before.is_some() { " by somebody else" } else { "" };
+    let message = match done {
+        Done::Updated(fields) => {
+            format!("the hook at Kong was changed{by}; repaired: {}", fields.join(", "))
         }
-        _ => return,
+        Done::Created => format!("the hook at Kong was deleted{by}; created again"),
+        Done::Nothing => return,
     };
-    status::tell(context, object, true, &note).await;
+    status::tell(context, object, true, &Note::new("DriftRepaired", message)).await;
 }
 
 #[cfg(test)]

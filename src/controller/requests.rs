@@ -86,14 +86,20 @@ async fn concerned(context: &Context, change: &Change, hooks: &Hooks, connection
     }
 }
 
-/// Asks for those who refer to a Secret or ConfigMap.
+/// Asks for those who refer to a Secret or ConfigMap. Hooks by way of a Connection too: one that is refused while its
+/// Connection stays ready would wait for its own backoff with the corrected token at hand.
 async fn users(context: &Context, kind: CaKind, key: &Key, hooks: &Hooks, connections: &Connections) {
-    for hook in context.view.hooks.state_filter(|h| in_namespace(h, key) && hook_uses(h, kind, &key.name)) {
+    let uses = |c: &Guarded<Connection>| in_namespace(c, key) && connection_uses(c, kind, &key.name);
+    let reached = context.view.connections.state_filter(|c| uses(c));
+    let concerned = |h: &Guarded<EventHook>| {
+        in_namespace(h, key)
+            && (hook_uses(h, kind, &key.name) || reached.iter().any(|c| uses_connection(h, &c.name_any())))
+    };
+    for hook in context.view.hooks.state_filter(|h| concerned(h)) {
         ask(hooks, &Key::of(&*hook)).await;
     }
-    let uses = |c: &Guarded<Connection>| in_namespace(c, key) && connection_uses(c, kind, &key.name);
-    for connection in context.view.connections.state_filter(|c| uses(c)) {
-        ask(connections, &Key::of(&*connection)).await;
+    for connection in &reached {
+        ask(connections, &Key::of(&**connection)).await;
     }
 }
 
