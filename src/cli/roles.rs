@@ -52,6 +52,11 @@ where
         HttpClient::new(Egress::new(roles.egress)).or_fail(|| "reading the system's certificates".into())?;
 
     let ops = listen(roles.ops_listen, "--ops-listen").await?;
+    // Before the controller: two processes on one data folder must not both write to the vendor.
+    let store = match &roles.worker {
+        Some(role) => Some(open_store(role.data)?),
+        None => None,
+    };
     let router = ops::router(readiness.clone(), metrics.clone());
     tokio::spawn(async move { serve::serve(ops, router, std::future::pending::<()>()).await });
     tokio::spawn(roles.watch);
@@ -84,12 +89,11 @@ where
             stopping.cancel();
         }
     };
-    let (Some(role), Some(starting)) = (roles.worker, starting) else {
+    let (Some(role), Some(store), Some(starting)) = (roles.worker, store, starting) else {
         stopped.await;
         return Ok(ExitCode::SUCCESS);
     };
     tokio::spawn(stopped);
-    let store = SqliteStore::open(role.data).or_fail(|| format!("--data {}", role.data.display()))?;
     let worker = Worker {
         cluster: roles.cluster,
         view: roles.view,
@@ -109,6 +113,10 @@ where
         // Another code than a bad flag's: what was accepted is on disk, and a restart goes on with it.
         Err(error @ WorkerError::Store(_)) => Err(Failure { code: 3, message: error.to_string() }),
     }
+}
+
+fn open_store(data: &Path) -> Result<SqliteStore, Failure> {
+    SqliteStore::open(data).or_fail(|| format!("--data {}", data.display()))
 }
 
 /// Listens, or says which flag names the address that could not be taken.

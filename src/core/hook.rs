@@ -7,13 +7,15 @@ use std::time::Duration;
 
 use url::Url;
 
+use super::bucket::Rate;
 use super::duration;
 use super::filter::{Filter, FilterError};
 use super::gate::{Gates, OnChange, Snooze};
 use super::retry::Policy;
 use crate::api::{
-    AdoptMode, DeliverBy, DurationText, EventHook, EventHookSpec, Format, HandlerKind, HeaderFrom,
-    ManagementPolicy, SecretKeyRef, SignatureAlgorithm, SignatureEncoding, SignatureScheme, Trailing,
+    AdoptMode, CaKind, DeliverBy, DurationText, EventHook, EventHookSpec, Format, HandlerKind, HeaderFrom,
+    ManagementPolicy, RateLimit, SecretKeyRef, SignatureAlgorithm, SignatureEncoding, SignatureScheme, Tls,
+    Trailing,
 };
 
 /// A valid hook.
@@ -48,6 +50,20 @@ impl Handler {
             Handler::Webhook(_) => HandlerKind::Webhook,
         }
     }
+
+    /// True where it reads the Secret or ConfigMap of this name.
+    pub fn refers_to(&self, kind: CaKind, name: &str) -> bool {
+        let Handler::Webhook(webhook) = self;
+        let target = match &webhook.target {
+            Target::Secret(reference) => Some(reference),
+            Target::Url(_) => None,
+        };
+        let signature = webhook.signature.as_ref().map(|s| &s.secret_ref);
+        let headers = webhook.headers_from.iter().map(|from| &from.secret_ref);
+        let mut secrets = target.into_iter().chain(signature).chain(headers);
+        (kind == CaKind::Secret && secrets.any(|reference| reference.name == name))
+            || webhook.tls.as_ref().is_some_and(|tls| tls.refers_to(kind, name))
+    }
 }
 
 /// A JSON POST.
@@ -58,6 +74,7 @@ pub struct Webhook {
     pub headers_from: Vec<HeaderFrom>,
     pub format: Format,
     pub signature: Option<Signature>,
+    pub tls: Option<Tls>,
 }
 
 /// Where a request goes.
@@ -82,6 +99,8 @@ pub struct Delivery {
     pub paused: bool,
     pub timeout: Duration,
     pub concurrency: usize,
+    /// None: no limit.
+    pub rate: Option<Rate>,
     pub retry: Policy,
 }
 
@@ -145,15 +164,11 @@ pub fn validate(hook: &EventHook) -> Result<Hook, InvalidSpec> {
 /// Fields that exist in the API and are not carried out by this version: an object that uses one must say so, for a
 /// gate or filter that is silently ignored sends what was not to be sent.
 fn not_built(spec: &EventHookSpec) -> Vec<&'static str> {
-    let webhook = spec.handler.webhook.as_ref();
-    let delivery = spec.delivery.as_ref();
     let used = [
         ("from", spec.from.is_some()),
         ("handler.webhookCustom", spec.handler.webhook_custom.is_some()),
         ("handler.log", spec.handler.log.is_some()),
         ("handler.lambda", spec.handler.lambda.is_some()),
-        ("handler.webhook.tls", webhook.is_some_and(|w| w.tls.is_some())),
-        ("delivery.rateLimit", delivery.is_some_and(|d| d.rate_limit.is_some())),
         ("managementPolicy: ObserveOnly", spec.management_policy == Some(ManagementPolicy::ObserveOnly)),
         ("adopt.mode: Match", spec.adopt.as_ref().is_some_and(|a| a.mode == AdoptMode::Match)),
         ("adopt.mode: Override", spec.adopt.as_ref().is_some_and(|a| a.mode == AdoptMode::Override)),
@@ -233,6 +248,7 @@ fn handler(spec: &EventHookSpec) -> Result<Handler, InvalidSpec> {
         headers_from: webhook.headers_from.clone().unwrap_or_default(),
         format: webhook.format.unwrap_or(Format::Kong),
         signature,
+        tls: webhook.tls.clone(),
     }))
 }
 
@@ -263,8 +279,22 @@ fn delivery(spec: &EventHookSpec) -> Result<Delivery, InvalidSpec> {
         paused: delivery.paused.unwrap_or(false),
         timeout: time("delivery.timeout", delivery.timeout, Duration::from_secs(15))?,
         concurrency: concurrency.min(1024) as usize,
+        rate: delivery.rate_limit.map(|limit| rate("delivery.rateLimit", &limit)).transpose()?,
         retry,
     })
+}
+
+/// Understands a rate limit.
+pub fn rate(field: &'static str, limit: &RateLimit) -> Result<Rate, InvalidSpec> {
+    let positive = |value: i32| {
+        u32::try_from(value)
+            .ok()
+            .filter(|v| *v > 0)
+            .ok_or_else(|| invalid(field, "numbers must be 1 or more"))
+    };
+    let requests = positive(limit.requests)?;
+    let interval = time(field, limit.interval.clone(), Duration::from_secs(1))?;
+    Ok(Rate { requests, interval, burst: limit.burst.map(positive).transpose()?.unwrap_or(requests) })
 }
 
 fn time(field: &'static str, text: Option<DurationText>, default: Duration) -> Result<Duration, InvalidSpec> {
@@ -328,8 +358,7 @@ mod tests {
     fn what_is_not_built_is_said() {
         for (field, extra) in [
             ("from", json!({"from": {"eventStreamRef": {"name": "s"}}})),
-            ("handler.webhook.tls", json!({"handler": {"webhook": {"tls": {}}}})),
-            ("delivery.rateLimit", json!({"delivery": {"rateLimit": {"requests": 1}}})),
+            ("managementPolicy: ObserveOnly", json!({"managementPolicy": "ObserveOnly"})),
         ] {
             let error = validate(&with(extra)).unwrap_err();
             assert_eq!(error, InvalidSpec::NotImplemented(vec![field]));

@@ -1,7 +1,9 @@
 //! A client with a deadline and a bound for every call.
 
+use std::collections::HashMap;
 use std::error::Error;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Request, StatusCode};
@@ -10,16 +12,33 @@ use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
+use parking_lot::Mutex;
+
 use super::connect::{ConnectError, Egress};
+use super::tls::{TlsError, TlsOptions};
 
 /// Idle connections kept to one host: enough for a hook's usual concurrency, and bounded with many hosts.
 const IDLE_PER_HOST: usize = 32;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Clients with TLS options of their own that are kept; then those that nobody used for the longest go.
+const MAX_CLIENTS: usize = 256;
+
+type Inner = Client<HttpsConnector<Egress>, Full<Bytes>>;
+
 /// The HTTP client of deliveries and admin calls. Cheap to clone; clones share connections.
 #[derive(Clone, Debug)]
 pub struct HttpClient {
-    client: Client<HttpsConnector<Egress>, Full<Bytes>>,
+    client: Inner,
+    shared: Arc<Shared>,
+}
+
+/// What all clients of the process have in common.
+#[derive(Debug)]
+struct Shared {
+    egress: Egress,
+    /// Clients by their TLS options, so that hooks with the same options share connections and handshakes.
+    others: Mutex<HashMap<[u8; 32], (Instant, Inner)>>,
 }
 
 /// An answer, read up to a bound.
@@ -51,23 +70,30 @@ pub enum SendError {
 }
 
 impl HttpClient {
-    /// A client that trusts the system's certificate authorities. The process needs a default TLS provider (`cli::main`
-    /// installs it).
-    pub fn new(egress: Egress) -> Result<Self, rustls::Error> {
-        use rustls_platform_verifier::ConfigVerifierExt as _;
-        let tls = rustls::ClientConfig::with_platform_verifier()?;
-        let https = hyper_rustls::HttpsConnectorBuilder::new()
-            .with_tls_config(tls)
-            .https_or_http()
-            .enable_http1()
-            .enable_http2()
-            .wrap_connector(egress);
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE_TIMEOUT)
-            .pool_max_idle_per_host(IDLE_PER_HOST)
-            .build(https);
-        Ok(HttpClient { client })
+    /// A client that trusts the system's certificate authorities.
+    pub fn new(egress: Egress) -> Result<Self, TlsError> {
+        let client = build(&TlsOptions::default(), &egress)?;
+        Ok(HttpClient { client, shared: Arc::new(Shared { egress, others: Mutex::default() }) })
+    }
+
+    /// The client for these TLS options. Other options are another client, so a replaced certificate counts at once.
+    pub fn with(&self, tls: &TlsOptions) -> Result<Self, TlsError> {
+        if tls.is_default() {
+            return Ok(self.clone());
+        }
+        let (key, now) = (tls.fingerprint(), Instant::now());
+        let mut others = self.shared.others.lock();
+        if let Some((used, client)) = others.get_mut(&key) {
+            *used = now;
+            return Ok(HttpClient { client: client.clone(), shared: self.shared.clone() });
+        }
+        let client = build(tls, &self.shared.egress)?;
+        if others.len() >= MAX_CLIENTS {
+            let oldest = others.iter().min_by_key(|(_, (used, _))| *used).map(|(key, _)| *key);
+            oldest.map(|key| others.remove(&key));
+        }
+        others.insert(key, (now, client.clone()));
+        Ok(HttpClient { client, shared: self.shared.clone() })
     }
 
     /// Sends a request and reads the answer, at most `max_body` bytes of it, all within `timeout`.
@@ -104,6 +130,20 @@ impl HttpClient {
     }
 }
 
+fn build(tls: &TlsOptions, egress: &Egress) -> Result<Inner, TlsError> {
+    let https = hyper_rustls::HttpsConnectorBuilder::new()
+        .with_tls_config(tls.config()?)
+        .https_or_http()
+        .enable_http1()
+        .enable_http2()
+        .wrap_connector(egress.clone());
+    Ok(Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE_TIMEOUT)
+        .pool_max_idle_per_host(IDLE_PER_HOST)
+        .build(https))
+}
+
 /// Finds in a client error what the connector or TLS said.
 fn classify(error: &hyper_util::client::legacy::Error) -> SendError {
     let mut cause: Option<&(dyn Error + 'static)> = Some(error);
@@ -117,21 +157,18 @@ fn classify(error: &hyper_util::client::legacy::Error) -> SendError {
                 ConnectError::NoHost | ConnectError::Connect { .. } => SendError::Connect(text),
             };
         }
-        if let Some(tls) = one.downcast_ref::<rustls::Error>() {
-            return SendError::Tls(tls.to_string());
-        }
-        // TLS errors come wrapped into I/O errors, whose inner error is no `source`.
-        if let Some(tls) = one
-            .downcast_ref::<std::io::Error>()
-            .and_then(|io| io.get_ref())
-            .and_then(|inner| inner.downcast_ref::<rustls::Error>())
-        {
+        if let Some(tls) = tls_error(one) {
             return SendError::Tls(tls.to_string());
         }
         last = one.to_string();
         cause = one.source();
     }
     if error.is_connect() { SendError::Connect(last) } else { SendError::Protocol(last) }
+}
+
+/// TLS errors come wrapped into I/O errors, once or twice, whose inner error is no `source`.
+fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+    error.downcast_ref().or_else(|| tls_error(error.downcast_ref::<std::io::Error>()?.get_ref()?))
 }
 
 #[cfg(test)]

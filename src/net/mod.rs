@@ -11,6 +11,8 @@
 mod client;
 mod connect;
 pub mod serve;
+mod tls;
 
 pub use client::{Answer, HttpClient, SendError};
 pub use connect::Egress;
+pub use tls::{TlsError, TlsOptions};

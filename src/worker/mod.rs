@@ -25,6 +25,7 @@ pub use ingest::{Disk, Limits};
 use route::Routes;
 use store::{Retention, Store, StoreError};
 
+use crate::api::CaKind;
 use crate::cluster::{Change, Cluster, View};
 use crate::core::time::Millis;
 use crate::metrics::Metrics;
@@ -128,12 +129,17 @@ impl Worker {
 }
 
 async fn follow(routes: &Routes, view: &View, dispatch: &dispatch::Handle, change: Change) {
-    let Change::EventHook(key) = change else { return };
-    let uid = match view.hook(&key.namespace, &key.name) {
-        Some(hook) => routes.put(&hook),
-        None => routes.remove(&key),
+    let concerned = match change {
+        Change::EventHook(key) => match view.hook(&key.namespace, &key.name) {
+            Some(hook) => routes.put(&hook),
+            None => routes.remove(&key),
+        },
+        // Deliveries may wait for it.
+        Change::Secret(key) => routes.using(CaKind::Secret, &key),
+        Change::ConfigMap(key) => routes.using(CaKind::ConfigMap, &key),
+        Change::Connection(_) => Vec::new(),
     };
-    for uid in uid {
+    for uid in concerned {
         dispatch.hook_changed(uid).await;
     }
 }

@@ -8,7 +8,7 @@ use parking_lot::RwLock;
 use uuid::Uuid;
 
 use super::store::{HookId, NewDelivery};
-use crate::api::EventHook;
+use crate::api::{CaKind, EventHook};
 use crate::cluster::{Guarded, Key};
 use crate::core::catalogue;
 use crate::core::event::Event;
@@ -132,6 +132,16 @@ impl Routes {
 
     pub fn get(&self, uid: &str) -> Option<Arc<Known>> {
         self.inner.read().by_uid.get(uid).cloned()
+    }
+
+    /// The hooks that refer to this Secret or ConfigMap.
+    pub fn using(&self, kind: CaKind, key: &Key) -> Vec<Arc<str>> {
+        let inner = self.inner.read();
+        let uses = |known: &&Arc<Known>| {
+            known.key.namespace == key.namespace
+                && known.hook.as_ref().is_ok_and(|hook| hook.handler.refers_to(kind, &key.name))
+        };
+        inner.by_uid.values().filter(uses).map(|known| known.id.uid.clone()).collect()
     }
 
     /// The hooks without a Connection that this event reaches: those of its source and event, and of all of its source.
@@ -298,6 +308,24 @@ mod tests {
         names.sort();
         assert_eq!(names, ["fails", "invalid", "plain", "yes"]);
         assert!(made.iter().all(|d| d.due == Millis(5) && d.dead.is_none()));
+    }
+
+    #[test]
+    fn by_what_they_refer_to() {
+        let routes = Routes::default();
+        let from = |name: &str| json!({"name": name, "key": "k"});
+        let webhook = |more: Value| json!({"handler": {"webhook": more}});
+        routes.put(&hook("none", "1", json!({})));
+        routes.put(&hook("url", "2", webhook(json!({"urlSecretRef": from("a")}))));
+        let headers = json!([{"name": "x", "secretRef": from("b")}]);
+        routes.put(&hook("header", "3", webhook(json!({"url": "https://e.com", "headersFrom": headers}))));
+        let signature = json!({"secretRef": from("c")});
+        routes.put(&hook("signed", "4", webhook(json!({"url": "https://e.com", "signature": signature}))));
+        let using = |name: &str| routes.using(CaKind::Secret, &Key::new("n", name));
+        for (name, uid) in [("a", "2"), ("b", "3"), ("c", "4")] {
+            assert_eq!(using(name), [uid.into()], "{name}");
+        }
+        assert!(using("d").is_empty() && routes.using(CaKind::Secret, &Key::new("m", "a")).is_empty());
     }
 
     #[test]

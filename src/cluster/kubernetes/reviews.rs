@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, UserInfo};
+use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus, UserInfo};
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 use kube::api::PostParams;
 use kube::{Api, Client};
@@ -104,8 +104,11 @@ impl Reviews {
         };
         let api: Api<TokenReview> = Api::all(self.client.clone());
         let status = api.create(&PostParams::default(), &review).await.map_err(unavailable)?.status;
+        // An API server (or a webhook behind it) that knows nothing of audiences says yes to a token for itself, and
+        // names no audience: such a token was not given to us.
+        let for_us = |s: &TokenReviewStatus| s.audiences.iter().flatten().any(|a| *a == self.audience);
         status
-            .filter(|s| s.authenticated == Some(true))
+            .filter(|s| s.authenticated == Some(true) && for_us(s))
             .and_then(|s| s.user)
             .ok_or(AccessError::Unauthenticated)
     }

@@ -3,16 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Command, Handle};
+use super::{Command, Handle, Missing};
 use crate::core::retry::{Outcome, Past};
 use crate::core::time::Millis;
 use crate::metrics::Metrics;
 use crate::worker::handlers::{Sender, Sent};
 use crate::worker::route::Routes;
 use crate::worker::store::{Attempt, Next, Pending, Settlement, Store, StoreError};
-
-/// What is missing (a Secret) is looked for again after this time.
-const NOT_NOW: Duration = Duration::from_secs(10);
 
 /// An outcome that finds no room is noted again, so often, after such a pause.
 const SETTLE_TRIES: u32 = 60;
@@ -43,33 +40,47 @@ pub async fn attempt(task: Task) {
             settle(hook, &pending, sent, at, started.elapsed())
         }
         // It went or broke between the queue and here.
-        None => None,
+        None => Err(None),
     };
-    handle.commands.send(Command::Sent { uid: uid.clone() }).await.ok();
-    let next = match settlement {
-        None => Some(Next::Retry { due: Millis::now() + NOT_NOW }),
-        Some(settlement) => {
-            let next = settlement.next;
-            match settle_at_last(&*store, settlement).await {
-                Ok(woken) => {
-                    if woken {
-                        handle.wake(uid.clone()).await;
-                    }
-                    match next {
-                        Next::Delivered => metrics.finished("delivered", ""),
-                        Next::Dead { reason } => metrics.finished("dead", reason),
-                        Next::Retry { .. } => {}
-                    }
-                    Some(next)
+    let settlement = match settlement {
+        Ok(settlement) => settlement,
+        Err(missing) => {
+            handle.commands.send(Command::NotNow { uid, seq, missing }).await.ok();
+            return;
+        }
+    };
+    handle.commands.send(Command::Sent { uid: uid.clone(), fine: fine(&settlement) }).await.ok();
+    let next = {
+        let next = settlement.next;
+        match settle_at_last(&*store, settlement).await {
+            Ok(woken) => {
+                if woken {
+                    handle.wake(uid.clone()).await;
                 }
-                Err(error) => {
-                    tracing::warn!(%error, "an outcome could not be kept: the delivery will be repeated");
-                    None
+                match next {
+                    Next::Delivered => metrics.finished("delivered", ""),
+                    Next::Dead { reason } => metrics.finished("dead", reason),
+                    Next::Retry { .. } => {}
                 }
+                Some(next)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "an outcome could not be kept: the delivery will be repeated");
+                None
             }
         }
     };
     handle.commands.send(Command::Settled { uid, seq, next }).await.ok();
+}
+
+/// What an outcome tells of the receiver. One that refuses this delivery for good is there; an address that may not be
+/// reached tells nothing.
+fn fine(settlement: &Settlement) -> Option<bool> {
+    match settlement.next {
+        Next::Delivered | Next::Dead { reason: "TerminalStatus" | "Gone" } => Some(true),
+        Next::Dead { reason: "MaxAge" | "MaxAttempts" } | Next::Retry { .. } => Some(false),
+        Next::Dead { .. } => None,
+    }
 }
 
 /// A full disk or a busy store passes: noting the outcome again costs less than sending again.
@@ -86,13 +97,14 @@ async fn settle_at_last(store: &dyn Store, settlement: Settlement) -> Result<boo
     }
 }
 
+/// The outcome to keep; an error where no attempt was made.
 fn settle(
     hook: &crate::core::hook::Hook,
     pending: &Pending,
     sent: Sent,
     at: Millis,
     duration: Duration,
-) -> Option<Settlement> {
+) -> Result<Settlement, Option<Missing>> {
     let (outcome, status, error, detail) = match &sent {
         Sent::Answer { status, retry_after, detail } => {
             let outcome = Outcome::Answer { status: *status, retry_after: retry_after.as_deref() };
@@ -105,15 +117,11 @@ fn settle(
         Sent::Hopeless { reason, detail } => {
             (Outcome::Hopeless(reason), None, Some((*reason).to_owned()), Some(detail.clone()))
         }
-        Sent::NotNow { reason, detail } => {
-            tracing::warn!(hook = %pending.hook.name, namespace = %pending.hook.namespace, reason, "{detail}; its deliveries wait");
-            let next = Next::Retry { due: at + NOT_NOW };
-            return Some(Settlement { delivery: pending.seq, at, attempt: None, next });
-        }
+        Sent::NotNow { reason, detail } => return Err(Some(Missing { reason, detail: detail.clone() })),
     };
     let past = Past { accepted: pending.accepted, attempts: pending.attempts.saturating_add(1) };
     let next = hook.delivery.retry.decide(&outcome, past, Millis::now(), fastrand::f64());
     tracing::debug!(hook = %pending.hook.name, id = %pending.id, status, error, ?next, "attempt");
     let attempt = Attempt { at, duration, status, error, detail };
-    Some(Settlement { delivery: pending.seq, at: at + duration, attempt: Some(attempt), next })
+    Ok(Settlement { delivery: pending.seq, at: at + duration, attempt: Some(attempt), next })
 }

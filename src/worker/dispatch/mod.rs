@@ -22,7 +22,7 @@ use crate::cluster::Cluster;
 use crate::core::time::Millis;
 use crate::metrics::Metrics;
 use crate::net::HttpClient;
-use queue::Queue;
+use queue::{NoRoom, Queue};
 
 /// Commands that wait for the dispatcher; then ingest waits.
 const COMMANDS: usize = 8192;
@@ -34,6 +34,8 @@ const MAX_WAITING_BYTES: usize = 64 * 1024 * 1024;
 const READ_AGAIN: Duration = Duration::from_secs(1);
 /// What is under way when the process is asked to stop may take this long.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
+/// What is missing (a Secret) is looked for again after this time, or when it changes.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// Deliveries of a deleted hook wait this long, should it come back.
 const HOOK_GRACE: Duration = Duration::from_secs(3600);
 
@@ -65,6 +67,14 @@ enum Command {
     /// The receiver answered, or did not: the hook may send the next.
     Sent {
         uid: Arc<str>,
+        /// What it tells of the receiver: None where it tells nothing.
+        fine: Option<bool>,
+    },
+    /// No attempt was made: the hook's deliveries wait.
+    NotNow {
+        uid: Arc<str>,
+        seq: Seq,
+        missing: Option<Missing>,
     },
     /// The outcome is on disk: the delivery is nobody's.
     Settled {
@@ -72,6 +82,12 @@ enum Command {
         seq: Seq,
         next: Option<Next>,
     },
+}
+
+/// What a hook lacks.
+struct Missing {
+    reason: &'static str,
+    detail: String,
 }
 
 impl Handle {
@@ -98,8 +114,9 @@ pub struct Dispatcher {
     sender: Arc<Sender>,
     metrics: Arc<Metrics>,
     queues: HashMap<Arc<str>, Queue>,
-    /// When which hook has something due on disk.
+    /// When which hook has something due on disk, one time a hook: a backlog of any size costs no more.
     wakes: BTreeSet<(Millis, Arc<str>)>,
+    wake_of: HashMap<Arc<str>, Millis>,
     /// Hooks that could send and had to wait for a place under `MAX_IN_FLIGHT`, in the order in which they came.
     crowded: VecDeque<Arc<str>>,
     in_flight: usize,
@@ -121,6 +138,7 @@ impl Dispatcher {
             metrics: parts.metrics,
             queues: HashMap::new(),
             wakes: BTreeSet::new(),
+            wake_of: HashMap::new(),
             crowded: VecDeque::new(),
             in_flight: 0,
             waiting_bytes: 0,
@@ -136,7 +154,7 @@ impl Dispatcher {
     /// the next start.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), StoreError> {
         for backlog in self.store.backlog().await? {
-            self.wakes.insert((backlog.next_due, backlog.hook.uid.clone()));
+            self.wake_at(backlog.next_due, &backlog.hook.uid);
         }
         loop {
             let next = self.wakes.first().map(|(at, _)| *at);
@@ -180,7 +198,8 @@ impl Dispatcher {
             Command::Accepted(pending) => self.accepted(pending),
             Command::HookChanged(uid) => {
                 if let Some(queue) = self.queues.get_mut(&uid) {
-                    queue.on_disk = true;
+                    queue.missed();
+                    queue.held_until = None;
                 }
                 self.pump(&uid);
             }
@@ -189,32 +208,85 @@ impl Dispatcher {
                 self.pump(&uid);
             }
             Command::Loaded { uid, limit, found } => self.loaded(&uid, limit, found),
-            Command::Sent { uid } => {
-                self.in_flight = self.in_flight.saturating_sub(1);
-                if let Some(queue) = self.queues.get_mut(&uid) {
-                    queue.in_flight = queue.in_flight.saturating_sub(1);
-                }
-                self.pump(&uid);
-                // A place is free: it goes to the hook that has waited for one the longest.
-                while self.in_flight < MAX_IN_FLIGHT {
-                    let Some(waiting) = self.crowded.pop_front() else { break };
-                    if let Some(queue) = self.queues.get_mut(&waiting) {
-                        queue.crowded = false;
-                    }
-                    self.pump(&waiting);
-                }
+            Command::Sent { uid, fine } => {
+                self.judge(&uid, fine);
+                self.ended(&uid);
+            }
+            Command::NotNow { uid, seq, missing } => {
+                self.judge(&uid, None);
+                self.not_now(&uid, seq, missing);
+                self.ended(&uid);
             }
             Command::Settled { uid, seq, next } => {
                 if let Some(queue) = self.queues.get_mut(&uid) {
-                    queue.claimed.remove(&seq);
+                    match next {
+                        Some(_) => queue.settled(seq),
+                        None => drop(queue.claimed.remove(&seq)),
+                    }
                 }
                 match next {
-                    Some(Next::Retry { due }) => drop(self.wakes.insert((due, uid))),
+                    Some(Next::Retry { due }) => self.wake_at(due, &uid),
                     Some(Next::Delivered | Next::Dead { .. }) => self.tidy(&uid),
                     // It could not be committed: it is on disk as it was, and tried again.
-                    None => drop(self.wakes.insert((Millis::now() + READ_AGAIN, uid))),
+                    None => self.wake_at(Millis::now() + READ_AGAIN, &uid),
                 }
             }
+        }
+    }
+
+    /// Tells the hook's breaker how its receiver fared.
+    fn judge(&mut self, uid: &Arc<str>, fine: Option<bool>) {
+        let Some(queue) = self.queues.get_mut(uid) else { return };
+        let (now, was_open) = (Millis::now(), queue.breaker.is_open());
+        match fine {
+            Some(true) => queue.breaker.succeeded(),
+            Some(false) => queue.breaker.failed(now),
+            None => queue.breaker.undecided(now),
+        }
+        if was_open != queue.breaker.is_open() {
+            let Some(known) = self.routes.get(uid) else { return };
+            let (hook, namespace) = (&known.id.name, &known.id.namespace);
+            if was_open {
+                tracing::info!(%hook, %namespace, "the receiver answers again");
+            } else {
+                tracing::warn!(%hook, %namespace, "the receiver fails and fails: its deliveries wait, and one is tried now and then");
+            }
+        }
+    }
+
+    /// An attempt is over: the hook may make another.
+    fn ended(&mut self, uid: &Arc<str>) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        if let Some(queue) = self.queues.get_mut(uid) {
+            queue.in_flight = queue.in_flight.saturating_sub(1);
+        }
+        self.pump(uid);
+        // A place is free: it goes to the hook that has waited for one the longest.
+        while self.in_flight < MAX_IN_FLIGHT {
+            let Some(waiting) = self.crowded.pop_front() else { break };
+            if let Some(queue) = self.queues.get_mut(&waiting) {
+                queue.crowded = false;
+            }
+            self.pump(&waiting);
+        }
+    }
+
+    /// Holds a hook that lacks something. Nothing is written: a backlog of any size waits as it is, and one delivery
+    /// looks again, not each.
+    fn not_now(&mut self, uid: &Arc<str>, seq: Seq, missing: Option<Missing>) {
+        let Some(queue) = self.queues.get_mut(uid) else { return };
+        queue.claimed.remove(&seq);
+        queue.missed();
+        let now = Millis::now();
+        // Those that were under way together say the same.
+        if queue.held_until.is_some_and(|until| until > now) {
+            return;
+        }
+        queue.held_until = Some(now + LOOK_AGAIN);
+        self.wake_at(now + LOOK_AGAIN, uid);
+        if let (Some(Missing { reason, detail }), Some(known)) = (missing, self.routes.get(uid)) {
+            let (hook, namespace) = (&known.id.name, &known.id.namespace);
+            tracing::warn!(%hook, %namespace, reason, "{detail}; its deliveries wait");
         }
     }
 
@@ -223,12 +295,23 @@ impl Dispatcher {
         let size = pending.event.data.get().len();
         let fits = self.waiting_bytes + size <= MAX_WAITING_BYTES;
         let queue = self.queues.entry(uid.clone()).or_default();
-        if fits && queue.offer(pending) {
-            self.waiting_bytes += size;
-        } else {
-            queue.missed();
+        match fits.then(|| queue.offer(pending)) {
+            Some(Ok(bytes)) => self.waiting_bytes += bytes,
+            Some(Err(NoRoom)) | None => queue.missed(),
         }
         self.pump(&uid);
+    }
+
+    /// Looks at what a hook has on disk at this time, or earlier where that was said before. A later time is found again
+    /// by the look itself.
+    fn wake_at(&mut self, at: Millis, uid: &Arc<str>) {
+        match self.wake_of.get(uid) {
+            Some(earlier) if *earlier <= at => return,
+            Some(later) => drop(self.wakes.remove(&(*later, uid.clone()))),
+            None => {}
+        }
+        self.wake_of.insert(uid.clone(), at);
+        self.wakes.insert((at, uid.clone()));
     }
 
     /// What was due on disk is due now.
@@ -238,6 +321,7 @@ impl Dispatcher {
                 break;
             }
             self.wakes.remove(&(at, uid.clone()));
+            self.wake_of.remove(&uid);
             self.queues.entry(uid.clone()).or_default().missed();
             self.pump(&uid);
         }
@@ -254,13 +338,13 @@ impl Dispatcher {
             Ok((pending, next_due)) => {
                 self.waiting_bytes += queue.loaded(pending, limit);
                 if let Some(at) = next_due {
-                    self.wakes.insert((at, uid.clone()));
+                    self.wake_at(at, uid);
                 }
             }
             Err(error) => {
                 tracing::warn!(%error, "the backlog of a hook could not be read");
                 queue.loading = false;
-                self.wakes.insert((Millis::now() + READ_AGAIN, uid.clone()));
+                self.wake_at(Millis::now() + READ_AGAIN, uid);
                 return;
             }
         }
@@ -275,7 +359,7 @@ impl Dispatcher {
         let known = self.routes.get(uid);
         let Some(queue) = self.queues.get_mut(uid) else { return };
         let hook = match known.as_ref().map(|k| &k.hook) {
-            Some(Ok(hook)) if !hook.delivery.paused => hook,
+            Some(Ok(hook)) if !hook.delivery.paused && !queue.held(Millis::now()) => hook,
             Some(_) => {
                 self.waiting_bytes = self.waiting_bytes.saturating_sub(queue.hold());
                 return;
@@ -288,11 +372,16 @@ impl Dispatcher {
         };
         queue.gone_since = None;
         let concurrency = hook.delivery.concurrency;
+        let mut wait_until = None;
         while queue.in_flight < concurrency && !queue.ready.is_empty() {
             if self.in_flight >= MAX_IN_FLIGHT {
                 if !std::mem::replace(&mut queue.crowded, true) {
                     self.crowded.push_back(uid.clone());
                 }
+                break;
+            }
+            if let Err(until) = queue.leave(hook.delivery.rate, Millis::now()) {
+                until.into_iter().for_each(|at| wait_until = Some(at));
                 break;
             }
             let Some(pending) = queue.ready.pop_front() else { break };
@@ -307,6 +396,10 @@ impl Dispatcher {
                 metrics: self.metrics.clone(),
                 handle: self.handle.clone(),
             }));
+        }
+        if let Some(at) = wait_until {
+            self.wake_at(at, uid);
+            return;
         }
         if let Some(limit) = queue.wants_more() {
             let (store, handle, uid) = (self.store.clone(), self.handle.clone(), uid.clone());
@@ -326,7 +419,7 @@ impl Dispatcher {
         let now = Millis::now();
         let since = *queue.gone_since.get_or_insert(now);
         if now.since(since) < HOOK_GRACE {
-            self.wakes.insert((since + HOOK_GRACE, uid.clone()));
+            self.wake_at(since + HOOK_GRACE, uid);
             return;
         }
         let (store, handle, metrics, uid) =

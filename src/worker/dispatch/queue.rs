@@ -2,11 +2,17 @@
 
 use std::collections::{HashSet, VecDeque};
 
+use crate::core::breaker::{Breaker, Leave};
+use crate::core::bucket::{Bucket, Rate};
 use crate::core::time::Millis;
 use crate::worker::store::{Pending, Seq};
 
 /// Deliveries of one hook that may wait in memory.
 const WINDOW: usize = 64;
+
+/// There is no room in memory.
+#[derive(Debug, PartialEq, Eq)]
+pub struct NoRoom;
 
 /// One hook's queue.
 #[derive(Default)]
@@ -23,18 +29,31 @@ pub struct Queue {
     pub crowded: bool,
     /// Something came while a read was under way that the read may not have seen.
     missed_while_loading: bool,
+    /// Outcomes that were committed while a read was under way: the read may show these deliveries as they were before,
+    /// and to believe it would send them again.
+    settled_while_loading: HashSet<Seq>,
+    pub breaker: Breaker,
+    /// Present while the hook has a rate limit.
+    bucket: Option<Bucket>,
     /// Since when the hook does not exist.
     pub gone_since: Option<Millis>,
+    /// The hook lacks something that it needs to send: until when it is not looked for again.
+    pub held_until: Option<Millis>,
 }
 
 impl Queue {
-    /// Takes a delivery into memory, unless there is no room or older ones wait on disk.
-    pub fn offer(&mut self, pending: Pending) -> bool {
-        let room = !self.on_disk && self.ready.len() < WINDOW;
-        if room && self.claimed.insert(pending.seq) {
-            self.ready.push_back(pending);
+    /// Takes a delivery into memory, unless there is no room or older ones wait on disk. The bytes that came into
+    /// memory: none where a read of the disk was quicker; an error where it must wait on disk.
+    pub fn offer(&mut self, pending: Pending) -> Result<usize, NoRoom> {
+        if self.on_disk || self.ready.len() >= WINDOW {
+            return Err(NoRoom);
         }
-        room
+        if !self.claimed.insert(pending.seq) {
+            return Ok(0);
+        }
+        let bytes = pending.event.data.get().len();
+        self.ready.push_back(pending);
+        Ok(bytes)
     }
 
     /// There is something on disk that is not in memory.
@@ -50,6 +69,7 @@ impl Queue {
         }
         self.loading = true;
         self.missed_while_loading = false;
+        self.settled_while_loading.clear();
         Some(WINDOW + self.claimed.len())
     }
 
@@ -58,13 +78,22 @@ impl Queue {
         self.loading = false;
         self.on_disk = self.missed_while_loading || found.len() >= limit;
         let mut bytes = 0;
+        let settled = std::mem::take(&mut self.settled_while_loading);
         for pending in found {
-            if self.claimed.insert(pending.seq) {
+            if !settled.contains(&pending.seq) && self.claimed.insert(pending.seq) {
                 bytes += pending.event.data.get().len();
                 self.ready.push_back(pending);
             }
         }
         bytes
+    }
+
+    /// The outcome of a delivery is committed; where it is another attempt, that comes from disk when it is due.
+    pub fn settled(&mut self, seq: Seq) {
+        self.claimed.remove(&seq);
+        if self.loading {
+            self.settled_while_loading.insert(seq);
+        }
     }
 
     /// Lets go of what is in memory: the hook may not send now. The bytes that were freed.
@@ -78,6 +107,26 @@ impl Queue {
         bytes
     }
 
+    pub fn held(&self, now: Millis) -> bool {
+        self.held_until.is_some_and(|until| until > now)
+    }
+
+    /// May the hook send one more now? A time: not before it. None: not before something happens.
+    pub fn leave(&mut self, rate: Option<Rate>, now: Millis) -> Result<(), Option<Millis>> {
+        if rate != self.bucket.as_ref().map(Bucket::rate) {
+            self.bucket = rate.map(|rate| Bucket::new(rate, now));
+        }
+        // The breaker last: leave for a probe that the bucket then refused would never come back.
+        if let Some(bucket) = &mut self.bucket {
+            bucket.take(now).map_err(Some)?;
+        }
+        match self.breaker.ask(now) {
+            Leave::Granted => Ok(()),
+            Leave::NotBefore(until) => Err(Some(until)),
+            Leave::Probing => Err(None),
+        }
+    }
+
     /// Nothing to do and nothing to remember.
     pub fn idle(&self) -> bool {
         self.ready.is_empty()
@@ -85,6 +134,8 @@ impl Queue {
             && !self.on_disk
             && !self.loading
             && !self.crowded
+            && self.breaker.is_idle()
+            && self.bucket.is_none()
             && self.in_flight == 0
     }
 }
@@ -132,7 +183,7 @@ mod tests {
     fn what_does_not_fit_waits_on_disk_and_is_read_once() {
         let mut queue = Queue::default();
         for seq in 0..100 {
-            if !queue.offer(pending(seq)) {
+            if queue.offer(pending(seq)).is_err() {
                 queue.missed();
             }
         }
@@ -151,16 +202,34 @@ mod tests {
         let mut queue = Queue::default();
         queue.missed();
         let limit = queue.wants_more().unwrap();
-        assert!(!queue.offer(pending(7)), "older ones may be on disk");
+        assert_eq!(queue.offer(pending(7)), Err(NoRoom), "older ones may be on disk");
         queue.missed();
         queue.loaded(Vec::new(), limit);
         assert!(queue.wants_more().is_some());
     }
 
     #[test]
+    fn what_is_settled_during_a_read_is_not_sent_again() {
+        let mut queue = Queue::default();
+        queue.offer(pending(1)).unwrap();
+        queue.ready.clear();
+        queue.missed();
+        let limit = queue.wants_more().unwrap();
+        queue.settled(1);
+        queue.loaded(vec![pending(1), pending(2)], limit);
+        assert_eq!(seqs(&queue), [2]);
+        queue.missed();
+        queue.ready.clear();
+        let limit = queue.wants_more().unwrap();
+        queue.loaded(vec![pending(1)], limit);
+        assert_eq!(seqs(&queue), [1], "a read that began later tells the truth");
+    }
+
+    #[test]
     fn a_held_queue_keeps_nothing_in_memory() {
         let mut queue = Queue::default();
-        queue.offer(pending(1));
+        assert_eq!(queue.offer(pending(1)), Ok(6));
+        assert_eq!(queue.offer(pending(1)), Ok(0), "known already: counted once");
         assert_eq!(queue.hold(), 6);
         assert!(queue.claimed.is_empty() && queue.on_disk);
     }

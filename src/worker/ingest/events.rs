@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, StatusCode};
-use serde_json::json;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::problem::Problem;
-use super::{BodyError, Ingest, content_length, decided, hash, read};
+use super::{BodyError, InPath, Ingest, content_length, decided, hash, read};
 use crate::cluster::Access;
 use crate::core::event::{
     BadEvent, Draft, Event, HOPS_ATTRIBUTE, MAX_HOPS, Origin, Published, is_batch, parse_request,
@@ -29,23 +29,31 @@ enum Answer {
 
 pub async fn publish(
     State(ingest): State<Arc<Ingest>>,
-    Path(namespace): Path<String>,
+    InPath(namespace): InPath<String>,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    let told = |accepted: &Accepted| {
-        ingest.metrics.ingested("events", if accepted.duplicate { "Duplicate" } else { "Accepted" });
-        json!({"id": accepted.event_id, "deliveries": accepted.kept()})
-    };
-    let answer = match accept(&ingest, namespace, &headers, body).await {
-        Ok(Answer::One(accepted)) => told(&accepted),
-        Ok(Answer::Batch(all)) => all.iter().map(told).collect(),
+    let (all, answer) = match accept(&ingest, namespace, &headers, body).await {
+        Ok(Answer::One(accepted)) => {
+            let told = told(&accepted);
+            (vec![accepted], told)
+        }
+        Ok(Answer::Batch(all)) => {
+            let told = all.iter().map(told).collect();
+            (all, told)
+        }
         Err(problem) => {
             ingest.metrics.ingested("events", problem.reason);
             return problem.into_response();
         }
     };
+    let known = !all.is_empty() && all.iter().all(|accepted| accepted.duplicate);
+    ingest.metrics.ingested("events", if known { "Duplicate" } else { "Accepted" });
     (StatusCode::ACCEPTED, Json(answer)).into_response()
+}
+
+fn told(accepted: &Accepted) -> Value {
+    json!({"id": accepted.event_id, "deliveries": accepted.kept()})
 }
 
 /// The handshake of the CloudEvents webhook specification: a sender asks whether it may send. Whether it may is decided

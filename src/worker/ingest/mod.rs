@@ -16,11 +16,13 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{DefaultBodyLimit, FromRequestParts, Path};
 use axum::routing::post;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
+use http::request::Parts;
 use parking_lot::Mutex;
+use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 use super::dispatch::Handle;
@@ -145,6 +147,48 @@ async fn decided(
     }
     // A panic in there is one request's, which the sender makes again.
     tokio::task::spawn_blocking(decide).await.map_err(|_| StoreError::Closed.into())
+}
+
+/// The namespace and names in a request's path.
+struct InPath<T>(T);
+
+impl<T, S> FromRequestParts<S> for InPath<T>
+where
+    T: DeserializeOwned + Names + Send,
+    S: Send + Sync,
+{
+    type Rejection = Problem;
+
+    /// What can be nobody's name is not found, for certain. Without this, the framework would answer in its own words,
+    /// and names of any length and letters would go into the store and to the API server.
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        match Path::<T>::from_request_parts(parts, state).await {
+            Ok(Path(names)) if names.possible() => Ok(InPath(names)),
+            _ => Err(Problem::new(404, "NotFound", "the address names no possible namespace or EventHook")),
+        }
+    }
+}
+
+/// Names that Kubernetes could have given.
+trait Names {
+    fn possible(&self) -> bool;
+}
+
+impl Names for String {
+    fn possible(&self) -> bool {
+        is_name(self, 63)
+    }
+}
+
+impl Names for (String, String) {
+    fn possible(&self) -> bool {
+        is_name(&self.0, 63) && is_name(&self.1, 253)
+    }
+}
+
+fn is_name(text: &str, max: usize) -> bool {
+    (1..=max).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.')
 }
 
 /// Why a body could not be read.

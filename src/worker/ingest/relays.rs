@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode};
 use kube::ResourceExt;
@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::events::event;
 use super::problem::{Problem, close};
-use super::{BodyError, Ingest, content_length, decided, hash, read};
+use super::{BodyError, InPath, Ingest, content_length, decided, hash, read};
 use crate::cluster::Key;
 use crate::core::event::{Origin, parse_relayed};
 use crate::core::relay::{self, Refused, SIGNATURE_HEADER};
@@ -34,7 +34,7 @@ enum Relayed {
 
 pub async fn relay(
     State(ingest): State<Arc<Ingest>>,
-    Path((namespace, name)): Path<(String, String)>,
+    InPath((namespace, name)): InPath<(String, String)>,
     headers: HeaderMap,
     body: Body,
 ) -> Response {

@@ -19,6 +19,11 @@ impl Process {
     /// Starts `hookstream` with these arguments and variables and no others: what the person who runs the tests has in
     /// `KUBECONFIG` or `HOOKSTREAM_*` must not decide a test, let alone reach a real cluster.
     pub fn spawn<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>, envs: &[(&str, &str)]) -> Process {
+        Process::start(Process::command(args, envs))
+    }
+
+    /// What `spawn` starts.
+    pub fn command<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>, envs: &[(&str, &str)]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_hookstream"));
         command.args(args);
         for (name, _) in std::env::vars_os() {
@@ -28,7 +33,7 @@ impl Process {
             }
         }
         command.env("HOME", watchdog::run_dir()).envs(envs.iter().copied());
-        Process::start(command)
+        command
     }
 
     /// Any program, for example one that wraps ours.

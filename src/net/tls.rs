@@ -1,0 +1,266 @@
+//! How TLS is spoken: whom to trust, and who we are.
+
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use secrecy::{ExposeSecret, SecretSlice};
+use sha2::{Digest, Sha256};
+
+/// What differs from the default, which is the system's certificate authorities and no client certificate.
+#[derive(Debug, Default)]
+pub struct TlsOptions {
+    /// The authorities to trust instead, in PEM.
+    pub ca: Option<Vec<u8>>,
+    /// The client certificate with its chain, and its key, in PEM.
+    pub client: Option<(Vec<u8>, SecretSlice<u8>)>,
+    /// Trust anybody.
+    pub insecure: bool,
+}
+
+/// Why TLS options cannot be used. Says what is wrong, never what was given.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum TlsError {
+    #[error("the certificate authorities cannot be used: {0}")]
+    Ca(String),
+    #[error("the client certificate cannot be used: {0}")]
+    Client(String),
+    #[error("the system's certificate authorities cannot be read: {0}")]
+    System(String),
+}
+
+impl TlsOptions {
+    pub fn is_default(&self) -> bool {
+        self.ca.is_none() && self.client.is_none() && !self.insecure
+    }
+
+    /// Tells options apart without keeping them.
+    pub(super) fn fingerprint(&self) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        let client = self.client.as_ref();
+        for part in [
+            self.ca.as_deref(),
+            client.map(|(certificate, _)| certificate.as_slice()),
+            client.map(|(_, key)| key.expose_secret()),
+        ] {
+            hash.update([u8::from(part.is_some())]);
+            hash.update((part.map_or(0, <[u8]>::len) as u64).to_be_bytes());
+            hash.update(part.unwrap_or_default());
+        }
+        hash.update([u8::from(self.insecure)]);
+        hash.finalize().into()
+    }
+
+    /// The configuration of a TLS client.
+    pub(super) fn config(&self) -> Result<ClientConfig, TlsError> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .map_err(|e| TlsError::System(e.to_string()))?;
+        let builder = if self.insecure {
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider)))
+        } else if let Some(ca) = &self.ca {
+            builder.with_root_certificates(roots(ca)?)
+        } else {
+            let verifier = rustls_platform_verifier::Verifier::new(provider)
+                .map_err(|e| TlsError::System(e.to_string()))?;
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
+        };
+        match &self.client {
+            None => Ok(builder.with_no_client_auth()),
+            Some((chain, key)) => {
+                let chain = certificates(chain).map_err(TlsError::Client)?;
+                let key = PrivateKeyDer::from_pem_slice(key.expose_secret())
+                    .map_err(|_| TlsError::Client("the key is no private key in PEM".into()))?;
+                builder.with_client_auth_cert(chain, key).map_err(|e| TlsError::Client(e.to_string()))
+            }
+        }
+    }
+}
+
+fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    match all {
+        Ok(all) if !all.is_empty() => Ok(all),
+        Ok(_) => Err("there is no certificate in PEM in it".into()),
+        Err(e) => Err(e.to_string()),
+    }
+}
+
+fn roots(pem: &[u8]) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(pem).map_err(TlsError::Ca)? {
+        roots.add(certificate).map_err(|e| TlsError::Ca(e.to_string()))?;
+    }
+    Ok(roots)
+}
+
+/// Trusts any certificate, for those who said `insecureSkipVerify`. Signatures are still checked, so that the other side
+/// has the key of the certificate that it shows.
+#[derive(Debug)]
+struct Anybody(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::egress::Policy;
+    use crate::net::{Egress, HttpClient, SendError};
+    use http::Request;
+    use http_body_util::Full;
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+    use rustls::server::WebPkiClientVerifier;
+    use std::time::Duration;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+    impl Authority {
+        fn new() -> Self {
+            let mut params = CertificateParams::new(Vec::new()).unwrap();
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            Authority(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+        }
+
+        fn pem(&self) -> Vec<u8> {
+            self.0.pem().into_bytes()
+        }
+
+        /// A certificate for 127.0.0.1 and its key, in PEM.
+        fn issue(&self) -> (Vec<u8>, Vec<u8>) {
+            let key = KeyPair::generate().unwrap();
+            let params = CertificateParams::new(vec!["127.0.0.1".into()]).unwrap();
+            let certificate = params.signed_by(&key, &self.0).unwrap();
+            (certificate.pem().into_bytes(), key.serialize_pem().into_bytes())
+        }
+    }
+
+    /// A TLS server that answers 200 to everybody, or only to clients of an authority.
+    async fn server(authority: &Authority, clients: Option<&Authority>) -> String {
+        let (chain, key) = authority.issue();
+        let builder = rustls::ServerConfig::builder();
+        let builder = match clients {
+            Some(clients) => {
+                let roots = Arc::new(roots(&clients.pem()).unwrap());
+                builder.with_client_cert_verifier(WebPkiClientVerifier::builder(roots).build().unwrap())
+            }
+            None => builder.with_no_client_auth(),
+        };
+        let config = builder
+            .with_single_cert(certificates(&chain).unwrap(), PrivateKeyDer::from_pem_slice(&key).unwrap())
+            .unwrap();
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://{}/", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                let acceptor = acceptor.clone();
+                tokio::spawn(async move {
+                    let Ok(mut stream) = acceptor.accept(socket).await else { return };
+                    let mut buffer = [0; 4096];
+                    drop(stream.read(&mut buffer).await);
+                    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+                    stream.write_all(answer).await.ok();
+                    stream.flush().await.ok();
+                });
+            }
+        });
+        url
+    }
+
+    async fn status(tls: &TlsOptions, url: &str) -> Result<u16, SendError> {
+        let client = HttpClient::new(Egress::new(Policy { loopback: true, ..Policy::default() })).unwrap();
+        let request = Request::get(url).body(Full::default()).unwrap();
+        let answer = client.with(tls).unwrap().send(request, Duration::from_secs(10), 1024).await?;
+        Ok(answer.status.as_u16())
+    }
+
+    #[tokio::test]
+    async fn whom_to_trust() {
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let (ours, theirs) = (Authority::new(), Authority::new());
+        let url = server(&ours, None).await;
+        let trusting = |ca: &Authority| TlsOptions { ca: Some(ca.pem()), ..TlsOptions::default() };
+        assert!(matches!(status(&TlsOptions::default(), &url).await, Err(SendError::Tls(_))));
+        assert!(matches!(status(&trusting(&theirs), &url).await, Err(SendError::Tls(_))));
+        assert_eq!(status(&trusting(&ours), &url).await.unwrap(), 200);
+        let both = TlsOptions { ca: Some([theirs.pem(), ours.pem()].concat()), ..TlsOptions::default() };
+        assert_eq!(status(&both, &url).await.unwrap(), 200, "a bundle, as while authorities are exchanged");
+        let insecure = TlsOptions { insecure: true, ..TlsOptions::default() };
+        assert_eq!(status(&insecure, &url).await.unwrap(), 200);
+    }
+
+    #[tokio::test]
+    async fn who_we_are() {
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let (servers, clients, strangers) = (Authority::new(), Authority::new(), Authority::new());
+        let url = server(&servers, Some(&clients)).await;
+        let with = |issuer: Option<&Authority>| TlsOptions {
+            ca: Some(servers.pem()),
+            client: issuer.map(|issuer| {
+                let (chain, key) = issuer.issue();
+                (chain, SecretSlice::from(key))
+            }),
+            insecure: false,
+        };
+        assert_eq!(status(&with(Some(&clients)), &url).await.unwrap(), 200);
+        assert!(status(&with(None), &url).await.is_err());
+        assert!(status(&with(Some(&strangers)), &url).await.is_err());
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_said() {
+        let pem = Authority::new().issue();
+        let config = |tls: TlsOptions| tls.config().map(drop).unwrap_err().to_string();
+        let ca = |text: &str| TlsOptions { ca: Some(text.into()), ..TlsOptions::default() };
+        assert!(config(ca("")).contains("no certificate"));
+        assert!(
+            config(ca("-----BEGIN CERTIFICATE-----\n!!!\n-----END CERTIFICATE-----")).contains("authorities")
+        );
+        let client = |chain: Vec<u8>, key: Vec<u8>| TlsOptions {
+            client: Some((chain, SecretSlice::from(key))),
+            ..TlsOptions::default()
+        };
+        assert!(config(client(pem.0.clone(), b"no key".to_vec())).contains("private key"));
+        assert!(config(client(b"nothing".to_vec(), pem.1.clone())).contains("no certificate"));
+        assert!(!format!("{:?}", client(pem.0, pem.1)).contains("PRIVATE"));
+    }
+}
