@@ -59,6 +59,20 @@ pub struct Detail {
     pub request_id: Option<String>,
 }
 
+impl Detail {
+    /// The detail without these texts, should the vendor have repeated them. Before anything is cut: half a secret would
+    /// not be found any more.
+    pub fn masked(self, secrets: &[&str]) -> Self {
+        let mask = |text: String| redact(&text, secrets.iter().copied());
+        Detail {
+            status: self.status,
+            code: self.code.map(mask),
+            message: mask(self.message),
+            request_id: self.request_id.map(mask),
+        }
+    }
+}
+
 impl AdminError {
     pub fn class(&self) -> Class {
         match self {
@@ -74,15 +88,7 @@ impl AdminError {
         }
     }
 
-    /// The error without these texts, should the vendor have repeated them.
-    pub fn masked(mut self, secrets: &[&str]) -> Self {
-        if let Some(detail) = self.detail_mut() {
-            detail.message = redact(&detail.message, secrets.iter().copied());
-        }
-        self
-    }
-
-    fn detail_mut(&mut self) -> Option<&mut Detail> {
+    fn detail(&self) -> Option<&Detail> {
         match self {
             AdminError::Rejected(d)
             | AdminError::Unauthorized(d)
@@ -98,7 +104,7 @@ impl AdminError {
 
     /// The error as an object's status shows it.
     pub fn last_error(&self, now: Millis) -> LastError {
-        let detail = self.clone().detail_mut().cloned().unwrap_or_default();
+        let detail = self.detail().cloned().unwrap_or_default();
         LastError {
             http_status: detail.status.map(i32::from),
             code: detail.code,

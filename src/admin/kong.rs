@@ -28,6 +28,8 @@ const MAX_WAIT: Duration = Duration::from_secs(3600);
 /// How one gateway is reached.
 #[derive(Clone, Debug)]
 pub struct KongAccess {
+    /// The client with the TLS options of the Connection.
+    pub http: HttpClient,
     pub admin_url: Url,
     /// None: the default workspace, which is addressed without a prefix.
     pub workspace: Option<String>,
@@ -37,7 +39,6 @@ pub struct KongAccess {
 /// A gateway's event hooks.
 #[derive(Clone, Debug)]
 pub struct KongClient {
-    http: HttpClient,
     access: KongAccess,
 }
 
@@ -76,8 +77,8 @@ struct ErrorBody {
 }
 
 impl KongClient {
-    pub fn new(http: HttpClient, access: KongAccess) -> Self {
-        KongClient { http, access }
+    pub fn new(access: KongAccess) -> Self {
+        KongClient { access }
     }
 
     /// The version that the gateway tells of itself.
@@ -97,7 +98,21 @@ impl KongClient {
         query: Option<&str>,
         body: Option<Vec<u8>>,
     ) -> Result<Answer, AdminError> {
-        let answer = self.http.send(self.request(method, path, query, body)?, TIMEOUT, MAX_ANSWER).await?;
+        self.call_with(method, path, query, body, Vec::new()).await
+    }
+
+    /// A call that carries these secrets, besides the token. A message that quotes what it refuses would carry them into
+    /// status, events and logs.
+    async fn call_with(
+        &self,
+        method: Method,
+        path: &[&str],
+        query: Option<&str>,
+        body: Option<Vec<u8>>,
+        mut secrets: Vec<&str>,
+    ) -> Result<Answer, AdminError> {
+        let answer =
+            self.access.http.send(self.request(method, path, query, body)?, TIMEOUT, MAX_ANSWER).await?;
         if answer.status.is_success() {
             return Ok(answer);
         }
@@ -105,7 +120,8 @@ impl KongClient {
         let message = text.message.unwrap_or_else(|| "no reason given".into());
         let detail =
             Detail { status: None, code: text.name, message, request_id: request_id(&answer.headers) };
-        Err(AdminError::from_status(answer.status, detail, retry_after(&answer.headers)))
+        secrets.extend(self.access.token.as_ref().map(|(_, token)| token.expose_secret()));
+        Err(AdminError::from_status(answer.status, detail.masked(&secrets), retry_after(&answer.headers)))
     }
 
     fn request(
@@ -145,9 +161,8 @@ impl KongClient {
 
     async fn put(&self, id: &str, desired: &KongHook) -> Result<Value, AdminError> {
         let body = serde_json::to_vec(desired).unwrap_or_default();
-        let answer = self.call(Method::PUT, &["event-hooks", id], None, Some(body)).await;
-        // A message that quotes what it refuses would carry a secret into status, events and logs.
-        parse(&answer.map_err(|error| error.masked(&desired.secrets()))?)
+        let path = ["event-hooks", id];
+        parse(&self.call_with(Method::PUT, &path, None, Some(body), desired.secrets()).await?)
     }
 }
 

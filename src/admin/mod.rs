@@ -15,7 +15,7 @@ pub mod kong;
 
 use std::future::Future;
 
-pub use error::{AdminError, Class};
+pub use error::{AdminError, Class, Detail};
 
 /// A vendor's objects of one kind. All calls may be repeated: a create that was cut off is found again.
 pub trait ExternalClient: Send + Sync {

@@ -121,6 +121,14 @@ pub struct Tls {
     pub insecure_skip_verify: Option<bool>,
 }
 
+impl Tls {
+    /// True where it reads the Secret or ConfigMap of this name.
+    pub fn refers_to(&self, kind: CaKind, name: &str) -> bool {
+        self.ca_ref.as_ref().is_some_and(|ca| ca.kind == kind && ca.name == name)
+            || (kind == CaKind::Secret && self.cert_secret_ref.as_ref().is_some_and(|r| r.name == name))
+    }
+}
+
 /// A token bucket: `requests` an `interval`, with bursts of up to `burst`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[schemars(transform = told_by_the_field)]

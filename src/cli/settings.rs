@@ -9,7 +9,7 @@ use url::Url;
 
 use super::Failure;
 use crate::controller;
-use crate::core::{duration, egress, hook};
+use crate::core::{duration, egress, hook, size};
 use crate::worker::Limits;
 use crate::worker::store::Retention;
 
@@ -21,6 +21,11 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
 /// Parses a duration flag for which 0 is off.
 pub fn parse_window(text: &str) -> Result<Duration, String> {
     if text == "0" { Ok(Duration::ZERO) } else { parse_duration(text) }
+}
+
+/// Parses a size flag.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    size::parse(text).map_err(|e| e.to_string())
 }
 
 /// Parses an address flag.
@@ -63,6 +68,12 @@ pub struct WorkerArgs {
     /// How long dead letters are kept.
     #[arg(long, default_value = "168h", value_parser = parse_duration, env = "HOOKSTREAM_DEAD_LETTER_AGE")]
     dead_letter_age: Duration,
+    /// How many bytes of delivered events are kept, such as 512MiB; the oldest go first.
+    #[arg(long, default_value = "1GiB", value_parser = parse_size, value_name = "SIZE", env = "HOOKSTREAM_HISTORY_BYTES")]
+    history_bytes: u64,
+    /// How many bytes of dead letters are kept; the oldest go first.
+    #[arg(long, default_value = "1GiB", value_parser = parse_size, value_name = "SIZE", env = "HOOKSTREAM_DEAD_LETTER_BYTES")]
+    dead_letter_bytes: u64,
 }
 
 impl WorkerArgs {
@@ -75,7 +86,12 @@ impl WorkerArgs {
     }
 
     pub fn retention(&self) -> Retention {
-        Retention { history_age: self.history_age, dead_letter_age: self.dead_letter_age }
+        Retention {
+            history_age: self.history_age,
+            dead_letter_age: self.dead_letter_age,
+            history_bytes: self.history_bytes,
+            dead_letter_bytes: self.dead_letter_bytes,
+        }
     }
 }
 

@@ -16,8 +16,8 @@ use subtle::ConstantTimeEq;
 use tokio::sync::Notify;
 
 use super::{
-    Access, AccessError, Change, Cluster, ClusterError, Feed, Guarded, Key, Kind, SecretData, Subscribers,
-    Target, View,
+    Access, AccessError, Change, Cluster, ClusterError, Data, Feed, Guarded, Key, Kind, Subscribers, Target,
+    View,
 };
 use crate::api::{Connection, EventHook};
 use crate::core::conditions::Note;
@@ -86,28 +86,28 @@ impl Files {
         let this = self.clone();
         let run = async move {
             let mut scanned = true;
-            let mut secrets = Vec::new();
+            let mut changed = Vec::new();
             loop {
                 let (all_hooks, all_connections) = this.objects(scanned);
                 relist(&mut connection_feed, all_connections).await;
                 relist(&mut hook_feed, all_hooks).await;
-                for key in secrets.drain(..) {
-                    subscribers.tell(&Change::Secret(key)).await;
+                for change in changed.drain(..) {
+                    subscribers.tell(&change).await;
                 }
                 scanned = tokio::select! {
                     () = this.changed.notified() => false,
                     () = tokio::time::sleep(SCAN) => true,
                 };
                 if scanned {
-                    secrets = this.scan();
+                    changed = this.scan();
                 }
             }
         };
         (View::new(hooks, connections), run)
     }
 
-    /// Reads the files again; the Secrets that changed.
-    fn scan(&self) -> Vec<Key> {
+    /// Reads the files again; the Secrets and ConfigMaps that changed.
+    fn scan(&self) -> Vec<Change> {
         let mut inner = self.inner.lock();
         match inner.manifests.scan() {
             Ok(changed) => changed,
@@ -154,8 +154,12 @@ where
 }
 
 impl Cluster for Files {
-    fn secret<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Arc<SecretData>>, ClusterError>> {
+    fn secret<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Arc<Data>>, ClusterError>> {
         Box::pin(async move { Ok(self.inner.lock().manifests.secret(key)) })
+    }
+
+    fn config_map<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Arc<Data>>, ClusterError>> {
+        Box::pin(async move { Ok(self.inner.lock().manifests.config_map(key)) })
     }
 
     fn write_status<'a>(
@@ -180,6 +184,22 @@ impl Cluster for Files {
             drop(inner);
             self.changed.notify_one();
             Ok(())
+        })
+    }
+
+    fn stored<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Value, ClusterError>> {
+        Box::pin(async move {
+            let mut inner = self.inner.lock();
+            let Inner { manifests, state } = &mut *inner;
+            let all = state.merge(manifests, self.prune, false);
+            let is_it = |kind: Kind, object: &Value| {
+                let meta = |name: &str| object.pointer(&format!("/metadata/{name}")).and_then(Value::as_str);
+                kind == target.kind
+                    && meta("name") == Some(target.key.name.as_str())
+                    && meta("namespace") == Some(target.key.namespace.as_str())
+            };
+            let found = all.into_iter().find(|(kind, object)| is_it(*kind, object));
+            found.map(|(_, object)| object).ok_or(ClusterError::Gone)
         })
     }
 

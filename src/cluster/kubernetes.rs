@@ -1,25 +1,26 @@
 //! A Kubernetes cluster.
 
+mod cache;
 mod reviews;
 mod ring;
-mod secrets;
 mod watch;
 
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference, Secret};
 use k8s_openapi::api::events::v1::Event as KubeEvent;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
-use super::{Access, AccessError, Cluster, ClusterError, Key, Kind, SecretData, Target};
+use super::{Access, AccessError, Cluster, ClusterError, Data, Key, Kind, Target};
 use crate::api::{Connection, EventHook, GROUP};
 use crate::core::conditions::{Note, cut};
 use crate::core::keys::KeyRing;
 
+use cache::Cache;
 pub use watch::{Watching, watch};
 
 /// The controller's name in managed fields and events.
@@ -43,7 +44,8 @@ pub struct Options {
 /// A cluster through its API server.
 pub struct Kubernetes {
     client: Client,
-    secrets: Arc<secrets::SecretCache>,
+    secrets: Arc<Cache<Secret>>,
+    config_maps: Arc<Cache<ConfigMap>>,
     ring: ring::RingCache,
     reviews: reviews::Reviews,
 }
@@ -51,7 +53,8 @@ pub struct Kubernetes {
 impl Kubernetes {
     pub fn new(client: Client, options: &Options) -> Self {
         Kubernetes {
-            secrets: Arc::new(secrets::SecretCache::new(client.clone(), options.require_secret_label)),
+            secrets: Arc::new(Cache::new(client.clone(), options.require_secret_label)),
+            config_maps: Arc::new(Cache::new(client.clone(), false)),
             ring: ring::RingCache::new(client.clone(), options.namespace.clone()),
             reviews: reviews::Reviews::new(client.clone(), options.token_audience.clone()),
             client,
@@ -68,36 +71,25 @@ impl Kubernetes {
             "status": status,
         });
         let (params, patch) = (PatchParams::apply(MANAGER).force(), Patch::Apply(&body));
-        let (client, namespace, name) = (self.client.clone(), &target.key.namespace, &target.key.name);
-        match target.kind {
-            Kind::EventHook => Api::<EventHook>::namespaced(client, namespace)
-                .patch_status(name, &params, &patch)
-                .await
-                .map(drop),
-            Kind::Connection => Api::<Connection>::namespaced(client, namespace)
-                .patch_status(name, &params, &patch)
-                .await
-                .map(drop),
-        }
-        .map_err(cluster_error)
+        let status = self.api(target).patch_status(&target.key.name, &params, &patch).await;
+        status.map(drop).map_err(cluster_error)
+    }
+
+    /// Untyped: an object that cannot be read is told so all the same, and its answer is not logged as a defect.
+    fn api(&self, target: &Target) -> Api<DynamicObject> {
+        let resource = match target.kind {
+            Kind::EventHook => ApiResource::erase::<EventHook>(&()),
+            Kind::Connection => ApiResource::erase::<Connection>(&()),
+        };
+        Api::namespaced_with(self.client.clone(), &target.key.namespace, &resource)
     }
 
     async fn patch_finalizers(&self, target: &Target, finalizers: Vec<String>) -> Result<(), ClusterError> {
         // The resourceVersion: another controller's finalizer that was added meanwhile must not be lost.
         let body = json!({"metadata": {"resourceVersion": target.resource_version, "uid": target.uid, "finalizers": finalizers}});
         let (params, patch) = (PatchParams::default(), Patch::Merge(&body));
-        let (client, namespace, name) = (self.client.clone(), &target.key.namespace, &target.key.name);
-        match target.kind {
-            Kind::EventHook => Api::<EventHook>::namespaced(client, namespace)
-                .patch_metadata(name, &params, &patch)
-                .await
-                .map(drop),
-            Kind::Connection => Api::<Connection>::namespaced(client, namespace)
-                .patch_metadata(name, &params, &patch)
-                .await
-                .map(drop),
-        }
-        .map_err(cluster_error)
+        let metadata = self.api(target).patch_metadata(&target.key.name, &params, &patch).await;
+        metadata.map(drop).map_err(cluster_error)
     }
 
     async fn create_event(&self, target: &Target, warning: bool, note: &Note) -> Result<(), kube::Error> {
@@ -105,7 +97,7 @@ impl Kubernetes {
         let event = KubeEvent {
             metadata: ObjectMeta {
                 // Ends in a hyphen: the API server refuses a generateName that ends in a dot.
-                generate_name: Some(format!("{}-", cut(&target.key.name, 200).trim_end_matches('.'))),
+                generate_name: Some(format!("{}-", cut(&target.key.name, 200).trim_end_matches(['.', '-']))),
                 namespace: Some(target.key.namespace.clone()),
                 ..ObjectMeta::default()
             },
@@ -147,8 +139,12 @@ fn cluster_error(error: kube::Error) -> ClusterError {
 }
 
 impl Cluster for Kubernetes {
-    fn secret<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Arc<SecretData>>, ClusterError>> {
+    fn secret<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Arc<Data>>, ClusterError>> {
         Box::pin(self.secrets.get(key))
+    }
+
+    fn config_map<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Arc<Data>>, ClusterError>> {
+        Box::pin(self.config_maps.get(key))
     }
 
     fn write_status<'a>(
@@ -167,10 +163,18 @@ impl Cluster for Kubernetes {
         Box::pin(self.patch_finalizers(target, finalizers))
     }
 
+    fn stored<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Value, ClusterError>> {
+        Box::pin(async move {
+            let object = self.api(target).get(&target.key.name).await.map_err(cluster_error)?;
+            serde_json::to_value(object).map_err(|e| ClusterError::ClusterError(e.to_string()))
+        })
+    }
+
     fn publish<'a>(&'a self, target: &'a Target, warning: bool, note: &'a Note) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             if let Err(error) = self.create_event(target, warning, note).await {
-                tracing::debug!(object = %target.key, %error, "an event could not be published");
+                let error = cluster_error(error);
+                tracing::warn!(object = %target.key, reason = note.reason, %error, "an Event could not be published");
             }
         })
     }

@@ -25,7 +25,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 pub use feed::{Fed, Feed, Subscribers};
-pub use secrets::{MissingSecret, SecretData, secret_text};
+pub use secrets::{Data, MissingSecret, secret_text, tls_options};
 
 use crate::api::{Connection, EventHook};
 use crate::core::conditions::Note;
@@ -74,6 +74,7 @@ pub enum Change {
     EventHook(Key),
     Connection(Key),
     Secret(Key),
+    ConfigMap(Key),
 }
 
 /// A name in a namespace.
@@ -164,7 +165,10 @@ pub enum AccessError {
 /// What the roles need of a cluster.
 pub trait Cluster: Send + Sync + 'static {
     /// A Secret's data; None where there is none that may be used.
-    fn secret<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Arc<SecretData>>, ClusterError>>;
+    fn secret<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Arc<Data>>, ClusterError>>;
+
+    /// A ConfigMap's data; None where there is none.
+    fn config_map<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Arc<Data>>, ClusterError>>;
 
     /// Replaces the controller's part of a status.
     fn write_status<'a>(
@@ -179,6 +183,9 @@ pub trait Cluster: Send + Sync + 'static {
         target: &'a Target,
         finalizers: Vec<String>,
     ) -> BoxFuture<'a, Result<(), ClusterError>>;
+
+    /// The object as it is kept, where it cannot be read as what it should be.
+    fn stored<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Value, ClusterError>>;
 
     /// Tells people. Never fails: what cannot be told is logged.
     fn publish<'a>(&'a self, target: &'a Target, warning: bool, note: &'a Note) -> BoxFuture<'a, ()>;

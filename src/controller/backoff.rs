@@ -1,9 +1,12 @@
 //! How long one object waits after its failures. Nobody else waits with it.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+
+use super::problem::{Class, Problem};
+use crate::admin::AdminError;
 
 const FIRST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(300);
@@ -12,6 +15,8 @@ const LONGEST: Duration = Duration::from_secs(300);
 #[derive(Default)]
 pub struct Backoff {
     failures: Mutex<HashMap<String, u32>>,
+    /// Until when the vendor asked an object not to come back, and in what words.
+    slowed: Mutex<HashMap<String, (Instant, AdminError)>>,
 }
 
 impl Backoff {
@@ -23,8 +28,32 @@ impl Backoff {
         ceiling(*count).mul_f64(fastrand::f64()).max(FIRST / 4)
     }
 
+    /// The vendor asked this object to slow down.
+    pub fn slow_down(&self, uid: &str, problem: &Problem) {
+        if let (Class::RateLimited(after), Some(error)) = (problem.class(), problem.admin()) {
+            self.slowed.lock().insert(uid.to_owned(), (Instant::now() + after, error.clone()));
+        }
+    }
+
+    /// Refuses while the vendor's time is not over: what wakes an object in between (an edit, a Connection that becomes
+    /// ready) is no reason to call all the same.
+    pub fn may_call(&self, uid: &str) -> Result<(), AdminError> {
+        let mut slowed = self.slowed.lock();
+        let Some((until, error)) = slowed.get(uid) else { return Ok(()) };
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            slowed.remove(uid);
+            return Ok(());
+        }
+        match error {
+            AdminError::RateLimited(detail, _) => Err(AdminError::RateLimited(detail.clone(), left)),
+            _ => Ok(()),
+        }
+    }
+
     pub fn forget(&self, uid: &str) {
         self.failures.lock().remove(uid);
+        self.slowed.lock().remove(uid);
     }
 }
 
@@ -43,6 +72,7 @@ pub fn resync(interval: Duration, uid: &str) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::Detail;
 
     #[test]
     fn doubles_to_a_bound_and_starts_again() {
@@ -54,6 +84,19 @@ mod tests {
         }
         backoff.forget("a");
         assert!(backoff.failed("a") <= FIRST);
+    }
+
+    #[test]
+    fn what_the_vendor_asked_for_is_kept() {
+        let backoff = Backoff::default();
+        let slow = |after| Problem::Admin(AdminError::RateLimited(Detail::default(), after));
+        backoff.slow_down("a", &Problem::Admin(AdminError::Unreachable("x".into())));
+        assert!(backoff.may_call("a").is_ok());
+        backoff.slow_down("a", &slow(Duration::from_secs(9)));
+        assert!(matches!(backoff.may_call("a"), Err(AdminError::RateLimited(_, left)) if left > FIRST));
+        assert!(backoff.may_call("b").is_ok());
+        backoff.slow_down("a", &slow(Duration::ZERO));
+        assert!(backoff.may_call("a").is_ok(), "its time is over");
     }
 
     #[test]

@@ -26,7 +26,8 @@ pub async fn cleanup(object: &EventHook, context: &Context) -> Result<Duration, 
     if policy(object, context) == DeletionPolicy::Delete {
         match access(object, context).await {
             Ok(Some(access)) => {
-                let client = KongClient::new(context.http.clone(), access);
+                context.backoff.may_call(&object.uid().unwrap_or_default())?;
+                let client = KongClient::new(access);
                 client.delete(&external_id(object)).await?;
             }
             Ok(None) => {}
@@ -35,6 +36,7 @@ pub async fn cleanup(object: &EventHook, context: &Context) -> Result<Duration, 
         }
     }
     reconcile::release(context, object).await?;
+    context.told.lock().remove(&object.uid().unwrap_or_default());
     Ok(DONE)
 }
 

@@ -12,7 +12,7 @@ use super::requests::uses_connection;
 use super::{reconcile, status};
 use crate::admin::kong::{KongAccess, KongClient, TOKEN_HEADER};
 use crate::api::{Connection, EventHook, FINALIZER};
-use crate::cluster::{Guarded, Key, secret_text};
+use crate::cluster::{Guarded, Key, secret_text, tls_options};
 use crate::core::conditions::{Note, Standing};
 use crate::core::duration;
 use crate::core::hook::{InvalidSpec, parse_url};
@@ -23,7 +23,8 @@ pub async fn reconcile(connection: Arc<Connection>, context: Arc<Context>) -> Re
         return Ok(Duration::from_secs(600));
     }
     let access = kong_access(&connection, &context).await?;
-    let version = KongClient::new(context.http.clone(), access.clone()).version().await?;
+    context.backoff.may_call(&connection.uid().unwrap_or_default())?;
+    let version = KongClient::new(access.clone()).version().await?;
     context.last_access.lock().insert(Key::of(&*connection), access);
 
     let mut status = connection.status.clone().unwrap_or_default();
@@ -42,7 +43,7 @@ pub async fn reconcile(connection: Arc<Connection>, context: Arc<Context>) -> Re
 async fn keep_while_used(connection: &Connection, context: &Context) -> Result<(), Problem> {
     let (namespace, name) = (connection.namespace().unwrap_or_default(), connection.name_any());
     let users = context.view.hooks.state_filter(|h| {
-        h.namespace().as_deref() == Some(namespace.as_str()) && uses_connection(h, &name) && holds(h)
+        h.namespace().as_deref() == Some(namespace.as_str()) && may_use(h, &name) && holds(h)
     });
     let deleting = connection.metadata.deletion_timestamp.is_some();
     match users.first() {
@@ -50,6 +51,12 @@ async fn keep_while_used(connection: &Connection, context: &Context) -> Result<(
         Some(_) => Ok(reconcile::hold(context, connection).await?),
         None => Ok(reconcile::release(context, connection).await?),
     }
+}
+
+/// One that cannot be read may use any Connection: as long as it has to clean up, none goes.
+fn may_use(hook: &Guarded<EventHook>, name: &str) -> bool {
+    let unknown = hook.0.is_err() && hook.finalizers().iter().any(|f| f == FINALIZER);
+    unknown || uses_connection(hook, name)
 }
 
 /// A hook that is being deleted and has nothing at the vendor any more uses nothing.
@@ -64,14 +71,16 @@ pub async fn kong_access(connection: &Connection, context: &Context) -> Result<K
     let Some(kong) = &spec.kong else {
         return Err(not_built(vec!["auth0"]));
     };
-    let not_yet: Vec<&'static str> =
-        [("kong.tls", kong.tls.is_some()), ("rateLimit", spec.rate_limit.is_some())]
-            .into_iter()
-            .filter_map(|(field, used)| used.then_some(field))
-            .collect();
-    if !not_yet.is_empty() {
-        return Err(not_built(not_yet));
+    if spec.rate_limit.is_some() {
+        return Err(not_built(vec!["rateLimit"]));
     }
+    let http = match &kong.tls {
+        None => context.http.clone(),
+        Some(tls) => {
+            let options = tls_options(&*context.cluster, &namespace, tls).await?;
+            context.http.with(&options).map_err(|e| Problem::SecretUnusable(e.to_string()))?
+        }
+    };
     let admin_url = parse_url(&kong.admin_url.0)
         .map_err(|problem| InvalidSpec::InvalidSpec { field: "kong.adminUrl", problem: problem.into() })?;
     let token = match &kong.token_secret_ref {
@@ -82,7 +91,7 @@ pub async fn kong_access(connection: &Connection, context: &Context) -> Result<K
         }
     };
     let workspace = kong.workspace.clone().filter(|w| w != "default");
-    Ok(KongAccess { admin_url, workspace, token })
+    Ok(KongAccess { http, admin_url, workspace, token })
 }
 
 /// How often the objects of this Connection are compared with the vendor.

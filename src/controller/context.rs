@@ -32,6 +32,8 @@ pub struct Context {
     pub(super) backoff: Backoff,
     /// The access that last worked, by Connection: a namespace whose Secret is deleted first still cleans up.
     pub(super) last_access: Mutex<HashMap<Key, KongAccess>>,
+    /// A hash of what the vendor was last told for an object, by uid: tells drift from a change of our own.
+    pub(super) told: Mutex<HashMap<String, [u8; 32]>>,
 }
 
 impl Context {
@@ -50,6 +52,7 @@ impl Context {
             metrics,
             backoff: Backoff::default(),
             last_access: Mutex::default(),
+            told: Mutex::default(),
         }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use kube::ResourceExt;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, json};
+use sha2::{Digest, Sha256};
 use url::Url;
 use uuid::Uuid;
 
@@ -19,7 +20,7 @@ use crate::api::{
     Applied, AppliedTerms, Connection, DeliverBy, EventHook, EventHookStatus, External, HandlerKind,
     PreviousTerms,
 };
-use crate::cluster::{ClusterError, Key, secret_text};
+use crate::cluster::{ClusterError, Key, secret_text, tls_options};
 use crate::core::conditions::{Note, Standing};
 use crate::core::hook::{self, Handler, Hook, Target, Webhook};
 use crate::core::keys::KeyRing;
@@ -72,7 +73,7 @@ pub async fn reconcile(object: Arc<EventHook>, context: Arc<Context>) -> Result<
     let done = reconcile::apply(&context, &*object, &wanted).await?;
     context.last_access.lock().insert(connection_key(&hook), vendor.access.clone());
 
-    tell(&object, &context, &done).await;
+    tell(&object, &context, &done, &wanted.compared).await;
     let status = EventHookStatus {
         external: Some(External {
             id: wanted.id,
@@ -153,6 +154,10 @@ async fn secrets(hook: &Hook, context: &Context) -> Result<Secrets, Problem> {
         Some(signature) => Some(secret_text(cluster, &hook.namespace, &signature.secret_ref).await?),
         None => None,
     };
+    if let Some(tls) = &webhook.tls {
+        let options = tls_options(cluster, &hook.namespace, tls).await?;
+        context.http.with(&options).map_err(|e| Problem::SecretUnusable(e.to_string()))?;
+    }
     let mut headers = Vec::new();
     for header in &webhook.headers_from {
         headers.push((header.name.clone(), secret_text(cluster, &hook.namespace, &header.secret_ref).await?));
@@ -211,7 +216,7 @@ fn wanted(
     };
     let uid = object.uid().unwrap_or_default();
     Ok(Wanted {
-        client: KongClient::new(context.http.clone(), vendor.access.clone()),
+        client: KongClient::new(vendor.access.clone()),
         id: external_id(&uid),
         compared: desired.to_value(),
         desired,
@@ -242,7 +247,7 @@ fn gateway_config(hook: &Hook, found: &Found, vendor: &Vendor) -> Result<serde_j
     if !allowed.unwrap_or_else(|| vec![HandlerKind::Webhook, HandlerKind::Log]).contains(&kind) {
         return Err(Problem::HandlerNotAllowed(kind.into()));
     }
-    let Handler::Webhook(Webhook { headers, signature, .. }) = &hook.handler;
+    let Handler::Webhook(Webhook { headers, signature, tls, .. }) = &hook.handler;
     let mut map: Map<String, serde_json::Value> =
         headers.iter().map(|(n, v)| (n.clone(), json!(v))).collect();
     map.extend(found.secrets.headers.iter().map(|(n, v)| (n.clone(), json!(v.expose_secret()))));
@@ -255,7 +260,8 @@ fn gateway_config(hook: &Hook, found: &Found, vendor: &Vendor) -> Result<serde_j
     }
     let secret = secret.and_then(|lines| lines.first().map(ToString::to_string));
     let url = found.secrets.url.as_ref().map(Url::as_str);
-    Ok(json!({"url": url, "headers": map, "secret": secret, "ssl_verify": true}))
+    let verify = tls.as_ref().is_none_or(|tls| tls.insecure_skip_verify != Some(true));
+    Ok(json!({"url": url, "headers": map, "secret": secret, "ssl_verify": verify}))
 }
 
 /// What Kong was told, with what it was told before for as long as that is still taken.
@@ -282,24 +288,27 @@ fn connection_key(hook: &Hook) -> Key {
     Key::new(&hook.namespace, hook.connection.as_deref().unwrap_or_default())
 }
 
-/// A change that nobody asked for is told: somebody else writes there too.
-async fn tell(object: &EventHook, context: &Context, done: &Done) {
-    let current = object.status.as_ref().is_some_and(|s| s.observed_generation == object.metadata.generation);
-    let ready = object
-        .status
-        .as_ref()
-        .is_some_and(|s| s.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"));
-    let note = match done {
-        Done::Updated(fields) if current && ready => Note::new(
-            "DriftRepaired",
-            format!("the hook at Kong was changed by somebody else; repaired: {}", fields.join(", ")),
-        ),
-        Done::Created if current && ready => {
-            Note::new("DriftRepaired", "the hook at Kong was deleted by somebody else; created again")
+/// A change that nobody asked for is told: somebody else writes there too. What the spec, a Secret or the Connection
+/// asks for anew is no such change.
+async fn tell(object: &EventHook, context: &Context, done: &Done, wanted: &serde_json::Value) {
+    let hash: [u8; 32] = Sha256::digest(wanted.to_string()).into();
+    let before = context.told.lock().insert(object.uid().unwrap_or_default(), hash);
+    let status = object.status.as_ref();
+    let current = status.is_some_and(|s| s.observed_generation == object.metadata.generation);
+    let ready = status.is_some_and(|s| s.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"));
+    if !current || !ready || before.is_some_and(|before| before != hash) {
+        return;
+    }
+    // After a restart nobody knows what was told before: another flag may be the reason.
+    let by = if before.is_some() { " by somebody else" } else { "" };
+    let message = match done {
+        Done::Updated(fields) => {
+            format!("the hook at Kong was changed{by}; repaired: {}", fields.join(", "))
         }
-        _ => return,
+        Done::Created => format!("the hook at Kong was deleted{by}; created again"),
+        Done::Nothing => return,
     };
-    status::tell(context, object, true, &note).await;
+    status::tell(context, object, true, &Note::new("DriftRepaired", message)).await;
 }
 
 #[cfg(test)]

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
-use kube::ResourceExt;
 use kube::runtime::controller::Action;
+use kube::{Resource, ResourceExt};
 
 use super::context::Context;
 use super::problem::{Class, Problem};
@@ -34,12 +34,26 @@ where
     let started = Instant::now();
     let kind: &'static str = K::KIND.into();
     let uid = guarded.uid().unwrap_or_default();
-    let result = match &guarded.0 {
-        Ok(object) => AssertUnwindSafe(reconcile(Arc::new(object.clone()), context.clone()))
+    let target = Target::of(K::KIND, &*guarded);
+    let object = match &guarded.0 {
+        Ok(object) => Ok(object.clone()),
+        // A namespace must not hang for an object that this version cannot read.
+        Err(invalid) if guarded.meta().deletion_timestamp.is_some() => {
+            match context.cluster.stored(&target).await {
+                Ok(stored) => {
+                    status::salvage(&stored).ok_or_else(|| Problem::InvalidObject(invalid.error.clone()))
+                }
+                Err(error) => Err(error.into()),
+            }
+        }
+        Err(invalid) => Err(Problem::InvalidObject(invalid.error.clone())),
+    };
+    let result = match object {
+        Ok(object) => AssertUnwindSafe(reconcile(Arc::new(object), context.clone()))
             .catch_unwind()
             .await
             .unwrap_or_else(|panic| Err(Problem::Panic(message(&*panic)))),
-        Err(invalid) => Err(Problem::InvalidObject(invalid.error.clone())),
+        Err(problem) => Err(problem),
     };
     let outcome = result.as_ref().map_or_else(Problem::reason, |_| "Applied");
     context.metrics.reconciled(kind, outcome, started.elapsed());
@@ -58,11 +72,11 @@ where
             } else {
                 tracing::warn!(kind, namespace, name, reason = problem.reason(), "{problem}");
             }
-            let target = Target::of(K::KIND, &*guarded);
             let before = guarded.0.as_ref().ok();
             if let Err(error) = status::report(&context, &target, before, &problem).await {
                 tracing::debug!(kind, namespace, name, %error, "the status could not be written");
             }
+            context.backoff.slow_down(&uid, &problem);
             Action::requeue(match problem.class() {
                 Class::Terminal | Class::DependencyMissing => SAFETY,
                 Class::RateLimited(after) => after.max(context.backoff.failed(&uid)),

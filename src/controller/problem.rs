@@ -78,7 +78,9 @@ impl Problem {
             | Problem::Secret(
                 MissingSecret::SecretMissing(_)
                 | MissingSecret::SecretKeyMissing { .. }
-                | MissingSecret::SecretInvalid { .. },
+                | MissingSecret::SecretInvalid { .. }
+                | MissingSecret::ConfigMapMissing(_)
+                | MissingSecret::ConfigMapKeyMissing { .. },
             )
             | Problem::InUse(_) => Class::DependencyMissing,
             Problem::Admin(error) => match error.class() {

@@ -36,6 +36,7 @@ where
     K: Managed,
     C: ExternalClient<Observed = Value>,
 {
+    context.backoff.may_call(&object.uid().unwrap_or_default())?;
     let there = wanted.client.observe(&wanted.id).await?;
     let plan = plan(&wanted.compared, there.as_ref());
     if plan != Plan::Nothing {

@@ -8,8 +8,9 @@ use kube::{Resource, ResourceExt};
 use tokio::sync::mpsc;
 
 use super::context::Context;
-use crate::api::{Connection, EventHook, RECONCILE_REQUESTED_AT};
+use crate::api::{CaKind, Connection, EventHook, RECONCILE_REQUESTED_AT};
 use crate::cluster::{Change, Guarded, Key};
+use crate::core::hook::validate;
 
 type Hooks = mpsc::Sender<ObjectRef<Guarded<EventHook>>>;
 type Connections = mpsc::Sender<ObjectRef<Guarded<Connection>>>;
@@ -40,7 +41,7 @@ pub async fn forward(
             Change::Connection(key) => {
                 context.view.connection(&key.namespace, &key.name).map(|o| connection_print(&o))
             }
-            Change::Secret(_) => None,
+            Change::Secret(_) | Change::ConfigMap(_) => None,
         };
         let same = match now {
             Some(now) => {
@@ -80,17 +81,25 @@ async fn concerned(context: &Context, change: &Change, hooks: &Hooks, connection
                 ask(hooks, &Key::of(&*hook)).await;
             }
         }
-        Change::Secret(key) => {
-            for hook in
-                context.view.hooks.state_filter(|h| in_namespace(h, key) && hook_uses_secret(h, &key.name))
-            {
-                ask(hooks, &Key::of(&*hook)).await;
-            }
-            let uses = |c: &Guarded<Connection>| in_namespace(c, key) && connection_uses_secret(c, &key.name);
-            for connection in context.view.connections.state_filter(|c| uses(c)) {
-                ask(connections, &Key::of(&*connection)).await;
-            }
-        }
+        Change::Secret(key) => users(context, CaKind::Secret, key, hooks, connections).await,
+        Change::ConfigMap(key) => users(context, CaKind::ConfigMap, key, hooks, connections).await,
+    }
+}
+
+/// Asks for those who refer to a Secret or ConfigMap. Hooks by way of a Connection too: one that is refused while its
+/// Connection stays ready would wait for its own backoff with the corrected token at hand.
+async fn users(context: &Context, kind: CaKind, key: &Key, hooks: &Hooks, connections: &Connections) {
+    let uses = |c: &Guarded<Connection>| in_namespace(c, key) && connection_uses(c, kind, &key.name);
+    let reached = context.view.connections.state_filter(|c| uses(c));
+    let concerned = |h: &Guarded<EventHook>| {
+        in_namespace(h, key)
+            && (hook_uses(h, kind, &key.name) || reached.iter().any(|c| uses_connection(h, &c.name_any())))
+    };
+    for hook in context.view.hooks.state_filter(|h| concerned(h)) {
+        ask(hooks, &Key::of(&*hook)).await;
+    }
+    for connection in &reached {
+        ask(connections, &Key::of(&**connection)).await;
     }
 }
 
@@ -114,18 +123,20 @@ pub fn uses_connection(hook: &Guarded<EventHook>, name: &str) -> bool {
         || external.is_some_and(|e| e.connection == name)
 }
 
-fn hook_uses_secret(hook: &Guarded<EventHook>, name: &str) -> bool {
-    let Ok(hook) = &hook.0 else { return false };
-    let Some(webhook) = &hook.spec.handler.webhook else { return false };
-    webhook.url_secret_ref.as_ref().is_some_and(|r| r.name == name)
-        || webhook.signature.as_ref().is_some_and(|s| s.secret_ref.name == name)
-        || webhook.headers_from.iter().flatten().any(|h| h.secret_ref.name == name)
+/// One whose spec is not valid waits for its spec, not for what it refers to.
+fn hook_uses(hook: &Guarded<EventHook>, kind: CaKind, name: &str) -> bool {
+    hook.0
+        .as_ref()
+        .ok()
+        .and_then(|hook| validate(hook).ok())
+        .is_some_and(|hook| hook.handler.refers_to(kind, name))
 }
 
-fn connection_uses_secret(connection: &Guarded<Connection>, name: &str) -> bool {
+fn connection_uses(connection: &Guarded<Connection>, kind: CaKind, name: &str) -> bool {
     let Ok(connection) = &connection.0 else { return false };
-    let kong = connection.spec.kong.as_ref();
-    kong.and_then(|k| k.token_secret_ref.as_ref()).is_some_and(|r| r.name == name)
+    let Some(kong) = &connection.spec.kong else { return false };
+    (kind == CaKind::Secret && kong.token_secret_ref.as_ref().is_some_and(|r| r.name == name))
+        || kong.tls.as_ref().is_some_and(|tls| tls.refers_to(kind, name))
 }
 
 fn print<K: kube::Resource>(object: &Guarded<K>, ready: bool) -> Fingerprint {

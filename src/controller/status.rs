@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::context::Context;
 use super::problem::Problem;
@@ -14,6 +14,9 @@ use crate::api::{
 use crate::cluster::{ClusterError, Kind, Target};
 use crate::core::conditions::{DELIVERING, Note, Standing, same_meaning};
 use crate::core::time::Millis;
+
+/// The conditions that the controller writes.
+const OURS: [&str; 4] = ["Ready", "Synced", "Reconciling", "Stalled"];
 
 /// A kind that is reconciled.
 pub trait Managed:
@@ -31,6 +34,32 @@ pub trait Managed:
 
     fn status(&self) -> Option<&Self::Status>;
     fn parts(status: &mut Self::Status) -> Parts<'_>;
+    /// The members of the spec that cleaning up needs. They are kept of an object that cannot be read, so that it can be
+    /// deleted: the rest is replaced by what `bare` says.
+    const CLEANUP: &'static [&'static str];
+    /// The least that can be read as a spec.
+    fn bare() -> Value;
+}
+
+/// What cleaning up needs of an object that cannot be read. None where that cannot be read either: to guess a policy
+/// would delete what was to stay, to guess a Connection would leave what was to go.
+pub fn salvage<K: Managed>(stored: &Value) -> Option<K> {
+    let metadata = stored.get("metadata")?;
+    let mut spec = K::bare();
+    let members = spec.as_object_mut()?;
+    for member in K::CLEANUP {
+        if let Some(value) = stored.pointer(&format!("/spec/{member}")) {
+            members.insert((*member).to_owned(), value.clone());
+        }
+    }
+    let read = |status: Value| {
+        let object = json!({"apiVersion": K::api_version(&()), "kind": K::kind(&()), "metadata": metadata,
+                            "spec": spec, "status": status});
+        serde_json::from_value::<K>(object).ok()
+    };
+    // Without it the vendor's object is found by the uid and the Connection.
+    let external = stored.pointer("/status/external");
+    external.and_then(|external| read(json!({ "external": external }))).or_else(|| read(Value::Null))
 }
 
 /// The members that every kind's status has.
@@ -42,9 +71,13 @@ pub struct Parts<'a> {
 }
 
 macro_rules! managed {
-    ($kind:ident, $status:ty) => {
+    ($kind:ident, $status:ty, $cleanup:expr, $bare:tt) => {
         impl Managed for $kind {
             const KIND: Kind = Kind::$kind;
+            const CLEANUP: &'static [&'static str] = &$cleanup;
+            fn bare() -> Value {
+                json!($bare)
+            }
             type Status = $status;
             fn status(&self) -> Option<&$status> {
                 self.status.as_ref()
@@ -61,8 +94,8 @@ macro_rules! managed {
     };
 }
 
-managed!(EventHook, EventHookStatus);
-managed!(Connection, ConnectionStatus);
+managed!(EventHook, EventHookStatus, ["connectionRef", "deletionPolicy"], {"source": "", "handler": {}});
+managed!(Connection, ConnectionStatus, [], {});
 
 /// Writes how the object stands. `status` carries what the kind itself wants to tell; its shared members are filled in.
 pub async fn write<K: Managed>(
@@ -89,8 +122,8 @@ pub async fn write<K: Managed>(
     store(context, &Target::of(K::KIND, object), object.status(), &before, status, standing).await
 }
 
-/// Writes a problem. An object that cannot be read has its status replaced by the conditions alone: better no memory
-/// than no word; what it made at the vendor is found again by its uid.
+/// Writes a problem. An object that cannot be read keeps the status that it has, but for the conditions: what is known of
+/// the vendor must be there when it can be read again.
 pub async fn report<K: Managed>(
     context: &Context,
     target: &Target,
@@ -104,9 +137,27 @@ pub async fn report<K: Managed>(
             write(context, object, object.status().cloned().unwrap_or_default(), &standing, last_error).await
         }
         None => {
-            let mut status = K::Status::default();
-            *K::parts(&mut status).conditions = standing.conditions(&[], None, Millis::now());
-            store::<K::Status>(context, target, None, &[], status, &standing).await
+            let stored = context.cluster.stored(target).await?;
+            let generation = stored.pointer("/metadata/generation").and_then(Value::as_i64);
+            let mut before = stored.get("status").cloned().unwrap_or_else(|| json!({}));
+            let conditions = before.get_mut("conditions").map(Value::take);
+            let old: Vec<Condition> = conditions
+                .as_ref()
+                .and_then(Value::as_array)
+                .into_iter()
+                .flatten()
+                .filter_map(|c| serde_json::from_value(c.clone()).ok())
+                .filter(|c: &Condition| OURS.contains(&c.type_.as_str()))
+                .collect();
+            let with = |conditions: &[Condition]| {
+                let mut status = before.clone();
+                if let Some(status) = status.as_object_mut() {
+                    status.insert("conditions".into(), json!(conditions));
+                }
+                status
+            };
+            let now = with(&standing.conditions(&old, generation, Millis::now()));
+            store(context, target, Some(&with(&old)), &old, now, &standing).await
         }
     }
 }
@@ -154,4 +205,32 @@ fn controllers_part(mut status: Value) -> Value {
         }
     }
     status
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cleaning_up_needs_is_read_of_what_cannot_be_read() {
+        let stored = json!({"apiVersion": "hookstream.dev/v1alpha1", "kind": "EventHook",
+            "metadata": {"name": "h", "namespace": "n", "uid": "u"},
+            "spec": {"source": 7, "connectionRef": {"name": "kong"}, "deletionPolicy": "Orphan"},
+            "status": {"observedGeneration": "x", "external": {"id": "i", "connection": "c", "endpoint": "e"}}});
+        let hook: EventHook = salvage(&stored).unwrap();
+        assert_eq!(hook.spec.connection_ref.unwrap().name, "kong");
+        assert_eq!(hook.spec.deletion_policy, Some(crate::api::DeletionPolicy::Orphan));
+        assert_eq!(hook.status.unwrap().external.unwrap().id, "i");
+
+        let mut other = stored.clone();
+        other["status"]["external"]["id"] = json!(7);
+        assert!(salvage::<EventHook>(&other).unwrap().status.is_none());
+        other["spec"]["deletionPolicy"] = json!("AskMe");
+        assert!(salvage::<EventHook>(&other).is_none(), "no policy is guessed");
+
+        let connection: Connection =
+            salvage(&json!({"metadata": {"name": "c"}, "spec": {"kong": 1}})).unwrap();
+        assert_eq!(connection.name_any(), "c");
+        assert!(salvage::<Connection>(&json!({})).is_none());
+    }
 }

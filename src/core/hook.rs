@@ -11,8 +11,8 @@ use super::bucket::Rate;
 use super::duration;
 use super::retry::Policy;
 use crate::api::{
-    AdoptMode, DeliverBy, DurationText, EventHook, EventHookSpec, Format, HandlerKind, HeaderFrom,
-    ManagementPolicy, RateLimit, SecretKeyRef, SignatureAlgorithm, SignatureEncoding, SignatureScheme,
+    AdoptMode, CaKind, DeliverBy, DurationText, EventHook, EventHookSpec, Format, HandlerKind, HeaderFrom,
+    ManagementPolicy, RateLimit, SecretKeyRef, SignatureAlgorithm, SignatureEncoding, SignatureScheme, Tls,
 };
 
 /// A valid hook.
@@ -44,8 +44,8 @@ impl Handler {
         }
     }
 
-    /// True where it reads the Secret of this name.
-    pub fn uses_secret(&self, name: &str) -> bool {
+    /// True where it reads the Secret or ConfigMap of this name.
+    pub fn refers_to(&self, kind: CaKind, name: &str) -> bool {
         let Handler::Webhook(webhook) = self;
         let target = match &webhook.target {
             Target::Secret(reference) => Some(reference),
@@ -53,7 +53,9 @@ impl Handler {
         };
         let signature = webhook.signature.as_ref().map(|s| &s.secret_ref);
         let headers = webhook.headers_from.iter().map(|from| &from.secret_ref);
-        target.into_iter().chain(signature).chain(headers).any(|reference| reference.name == name)
+        let mut secrets = target.into_iter().chain(signature).chain(headers);
+        (kind == CaKind::Secret && secrets.any(|reference| reference.name == name))
+            || webhook.tls.as_ref().is_some_and(|tls| tls.refers_to(kind, name))
     }
 }
 
@@ -65,6 +67,7 @@ pub struct Webhook {
     pub headers_from: Vec<HeaderFrom>,
     pub format: Format,
     pub signature: Option<Signature>,
+    pub tls: Option<Tls>,
 }
 
 /// Where a request goes.
@@ -145,7 +148,6 @@ pub fn validate(hook: &EventHook) -> Result<Hook, InvalidSpec> {
 /// Fields that exist in the API and are not carried out by this version: an object that uses one must say so, for a
 /// gate or filter that is silently ignored sends what was not to be sent.
 fn not_built(spec: &EventHookSpec) -> Vec<&'static str> {
-    let webhook = spec.handler.webhook.as_ref();
     let used = [
         ("filter", spec.filter.is_some()),
         ("from", spec.from.is_some()),
@@ -155,7 +157,6 @@ fn not_built(spec: &EventHookSpec) -> Vec<&'static str> {
         ("handler.webhookCustom", spec.handler.webhook_custom.is_some()),
         ("handler.log", spec.handler.log.is_some()),
         ("handler.lambda", spec.handler.lambda.is_some()),
-        ("handler.webhook.tls", webhook.is_some_and(|w| w.tls.is_some())),
         ("managementPolicy: ObserveOnly", spec.management_policy == Some(ManagementPolicy::ObserveOnly)),
         ("adopt.mode: Match", spec.adopt.as_ref().is_some_and(|a| a.mode == AdoptMode::Match)),
         ("adopt.mode: Override", spec.adopt.as_ref().is_some_and(|a| a.mode == AdoptMode::Override)),
@@ -184,6 +185,7 @@ fn handler(spec: &EventHookSpec) -> Result<Handler, InvalidSpec> {
         headers_from: webhook.headers_from.clone().unwrap_or_default(),
         format: webhook.format.unwrap_or(Format::Kong),
         signature,
+        tls: webhook.tls.clone(),
     }))
 }
 
@@ -297,7 +299,6 @@ mod tests {
             ("groupBy", json!({"groupBy": ["a"]})),
             ("snooze", json!({"snooze": {"period": "60s"}})),
             ("onChange", json!({"onChange": {}})),
-            ("handler.webhook.tls", json!({"handler": {"webhook": {"tls": {}}}})),
         ] {
             let error = validate(&with(extra)).unwrap_err();
             assert_eq!(error, InvalidSpec::NotImplemented(vec![field]));

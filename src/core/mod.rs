@@ -19,4 +19,5 @@ pub mod redact;
 pub mod relay;
 pub mod retry;
 pub mod sign;
+pub mod size;
 pub mod time;

@@ -26,6 +26,7 @@ pub use ingest::Limits;
 use route::Routes;
 use store::{Retention, Store, StoreError};
 
+use crate::api::CaKind;
 use crate::cluster::{Change, Cluster, View};
 use crate::core::time::Millis;
 use crate::metrics::Metrics;
@@ -132,7 +133,8 @@ async fn follow(routes: &Routes, view: &View, dispatch: &dispatch::Handle, chang
             None => routes.remove(&key),
         },
         // Deliveries may wait for it.
-        Change::Secret(key) => routes.using_secret(&key),
+        Change::Secret(key) => routes.using(CaKind::Secret, &key),
+        Change::ConfigMap(key) => routes.using(CaKind::ConfigMap, &key),
         Change::Connection(_) => Vec::new(),
     };
     for uid in concerned {

@@ -7,7 +7,7 @@ use kube::{Resource, ResourceExt};
 use parking_lot::RwLock;
 
 use super::store::HookId;
-use crate::api::EventHook;
+use crate::api::{CaKind, EventHook};
 use crate::cluster::{Guarded, Key};
 use crate::core::hook::{Hook, InvalidSpec, validate};
 
@@ -68,12 +68,12 @@ impl Routes {
         self.inner.read().by_uid.get(uid).cloned()
     }
 
-    /// The hooks that refer to this Secret.
-    pub fn using_secret(&self, secret: &Key) -> Vec<Arc<str>> {
+    /// The hooks that refer to this Secret or ConfigMap.
+    pub fn using(&self, kind: CaKind, key: &Key) -> Vec<Arc<str>> {
         let inner = self.inner.read();
         let uses = |known: &&Arc<Known>| {
-            known.key.namespace == secret.namespace
-                && known.hook.as_ref().is_ok_and(|hook| hook.handler.uses_secret(&secret.name))
+            known.key.namespace == key.namespace
+                && known.hook.as_ref().is_ok_and(|hook| hook.handler.refers_to(kind, &key.name))
         };
         inner.by_uid.values().filter(uses).map(|known| known.id.uid.clone()).collect()
     }
@@ -186,11 +186,11 @@ mod tests {
         routes.put(&hook("header", "3", webhook(json!({"url": "https://e.com", "headersFrom": headers}))));
         let signature = json!({"secretRef": from("c")});
         routes.put(&hook("signed", "4", webhook(json!({"url": "https://e.com", "signature": signature}))));
-        let using = |name: &str| routes.using_secret(&Key::new("n", name));
+        let using = |name: &str| routes.using(CaKind::Secret, &Key::new("n", name));
         for (name, uid) in [("a", "2"), ("b", "3"), ("c", "4")] {
             assert_eq!(using(name), [uid.into()], "{name}");
         }
-        assert!(using("d").is_empty() && routes.using_secret(&Key::new("m", "a")).is_empty());
+        assert!(using("d").is_empty() && routes.using(CaKind::Secret, &Key::new("m", "a")).is_empty());
     }
 
     #[test]

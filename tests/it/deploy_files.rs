@@ -101,7 +101,7 @@ async fn the_accounts_may_do_what_they_need_and_no_more() {
         ("create authentication.k8s.io/tokenreviews", "other", false, true),
         ("create authorization.k8s.io/subjectaccessreviews", "other", false, true),
         ("get /pods", "other", false, false),
-        ("get /configmaps", "other", false, false),
+        ("get /configmaps", "other", true, true),
         ("create hookstream.dev/events", "other", false, false),
     ];
     for (what, namespace, controller, worker) in table {

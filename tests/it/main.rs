@@ -4,19 +4,27 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod harness;
+mod standalone;
+mod world;
 
+mod a_lost_key_ring;
+mod bad_events;
+mod bad_references;
 mod callers_are_judged;
 mod crd_rules;
 mod crds_generated;
-mod deploy_files;
-mod harness_works;
-mod kubectl_explain;
-
-mod bad_events;
+mod deletion_leaves_nothing;
 mod deliveries;
 mod deliveries_wait;
+mod deploy_files;
 mod full_disk;
+mod harness_works;
+mod idle_means_no_writes;
+mod kong_answers;
+mod kubectl_explain;
 mod nothing_accepted_is_lost;
+mod one_malformed_object;
 mod relays;
-mod standalone;
+mod skeleton;
 mod standalone_files;
+mod suspend_and_policies;

@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::api::GROUP;
-use crate::cluster::{Guarded, Key, Kind, SecretData};
+use crate::cluster::{Change, Data, Guarded, Key, Kind};
 
 /// The space of uids that are made from names: the same object has the same uid at every start.
 const UIDS: Uuid = Uuid::from_u128(0x6861_6f6b_7374_7265_616d_2e64_6576_0001);
@@ -38,9 +38,13 @@ pub struct Manifests {
     paths: Vec<PathBuf>,
     files: BTreeMap<PathBuf, File>,
     objects: BTreeMap<(Kind, Key), Value>,
-    secrets: HashMap<Key, (String, Arc<SecretData>)>,
+    secrets: Holders,
+    config_maps: Holders,
     said: HashSet<String>,
 }
+
+/// Secrets or ConfigMaps with a hash of each.
+type Holders = HashMap<Key, (String, Arc<Data>)>;
 
 struct File {
     hash: [u8; 32],
@@ -53,7 +57,8 @@ impl Manifests {
             paths,
             files: BTreeMap::new(),
             objects: BTreeMap::new(),
-            secrets: HashMap::new(),
+            secrets: Holders::new(),
+            config_maps: Holders::new(),
             said: HashSet::new(),
         }
     }
@@ -66,8 +71,12 @@ impl Manifests {
         self.objects.iter()
     }
 
-    pub fn secret(&self, key: &Key) -> Option<Arc<SecretData>> {
+    pub fn secret(&self, key: &Key) -> Option<Arc<Data>> {
         self.secrets.get(key).map(|(_, data)| data.clone())
+    }
+
+    pub fn config_map(&self, key: &Key) -> Option<Arc<Data>> {
+        self.config_maps.get(key).map(|(_, data)| data.clone())
     }
 
     /// Logs a problem, once until it changes: a scan a second would say it a thousand times.
@@ -77,8 +86,8 @@ impl Manifests {
         }
     }
 
-    /// Reads what changed on disk; the Secrets that are new, other or gone. On an error everything stays as it was.
-    pub fn scan(&mut self) -> Result<Vec<Key>, ManifestError> {
+    /// Reads what changed on disk; the Secrets and ConfigMaps that are new, other or gone. On an error everything stays as it was.
+    pub fn scan(&mut self) -> Result<Vec<Change>, ManifestError> {
         let mut found = Vec::new();
         for path in &self.paths {
             let before = found.len();
@@ -106,9 +115,9 @@ impl Manifests {
     }
 
     /// Sorts the documents into objects and Secrets.
-    fn sort(&mut self) -> Vec<Key> {
+    fn sort(&mut self) -> Vec<Change> {
         let mut objects = BTreeMap::new();
-        let mut secrets: HashMap<Key, (String, Arc<SecretData>)> = HashMap::new();
+        let (mut secrets, mut config_maps) = (Holders::new(), Holders::new());
         let mut complaints = Vec::new();
         for (path, file) in &self.files {
             for document in &file.documents {
@@ -135,6 +144,10 @@ impl Manifests {
                         let data = secret_data(document);
                         secrets.insert(key.clone(), (hash, Arc::new(data))).is_some()
                     }
+                    ("v1", "ConfigMap") => {
+                        let hash = hex::encode(Sha256::digest(document.to_string()));
+                        config_maps.insert(key.clone(), (hash, Arc::new(config_map_data(document)))).is_some()
+                    }
                     // A folder for GitOps holds other things too.
                     _ => false,
                 };
@@ -145,14 +158,21 @@ impl Manifests {
             }
         }
         complaints.iter().for_each(|c| self.say_once(c));
-        let hash =
-            |map: &HashMap<Key, (String, Arc<SecretData>)>, key: &Key| map.get(key).map(|(h, _)| h.clone());
-        let keys: HashSet<Key> = secrets.keys().chain(self.secrets.keys()).cloned().collect();
-        let changed = keys.into_iter().filter(|k| hash(&secrets, k) != hash(&self.secrets, k)).collect();
+        let changed = differing(&self.secrets, &secrets).map(Change::Secret);
+        let changed =
+            changed.chain(differing(&self.config_maps, &config_maps).map(Change::ConfigMap)).collect();
         self.objects = objects;
         self.secrets = secrets;
+        self.config_maps = config_maps;
         changed
     }
+}
+
+/// The names whose data is not the same in both.
+fn differing<'a>(before: &'a Holders, now: &'a Holders) -> impl Iterator<Item = Key> + 'a {
+    let hash = |map: &'a Holders, key: &Key| map.get(key).map(|(hash, _)| hash);
+    let keys: HashSet<&Key> = before.keys().chain(now.keys()).collect();
+    keys.into_iter().filter(move |key| hash(before, key) != hash(now, key)).cloned()
 }
 
 /// The file, read; None if it is what it was.
@@ -226,21 +246,31 @@ fn named(document: &Value, kind: Kind, key: &Key) -> Value {
     object
 }
 
-fn secret_data(document: &Value) -> SecretData {
-    let members = |name: &str| {
-        let map = document.get(name).and_then(Value::as_object);
-        map.into_iter()
-            .flatten()
-            .filter_map(|(key, value)| Some((key.clone(), value.as_str()?)))
-            .collect::<Vec<_>>()
-    };
-    let data = members("data").into_iter().filter_map(|(key, value)| {
+/// The text members of one map of a document.
+fn texts<'a>(document: &'a Value, name: &str) -> impl Iterator<Item = (String, &'a str)> {
+    let map = document.get(name).and_then(Value::as_object);
+    map.into_iter().flatten().filter_map(|(key, value)| Some((key.clone(), value.as_str()?)))
+}
+
+/// The members of one map of a document that are base64.
+fn packed<'a>(document: &'a Value, name: &str) -> impl Iterator<Item = (String, Vec<u8>)> {
+    texts(document, name).filter_map(|(key, value)| {
         let packed: String = value.split_whitespace().collect();
         Some((key, STANDARD.decode(packed).ok()?))
-    });
+    })
+}
+
+fn plain<'a>(document: &'a Value, name: &str) -> impl Iterator<Item = (String, Vec<u8>)> {
+    texts(document, name).map(|(key, value)| (key, value.as_bytes().to_vec()))
+}
+
+fn secret_data(document: &Value) -> Data {
     // As the API server does: what is in both, stringData decides.
-    let plain = members("stringData").into_iter().map(|(key, value)| (key, value.as_bytes().to_vec()));
-    SecretData::new(data.chain(plain))
+    Data::new(packed(document, "data").chain(plain(document, "stringData")))
+}
+
+fn config_map_data(document: &Value) -> Data {
+    Data::new(plain(document, "data").chain(packed(document, "binaryData")))
 }
 
 /// The object as a watch would give it. Unknown fields make it invalid: nothing is silently ignored.
@@ -344,7 +374,7 @@ mod tests {
         assert_eq!(manifests.secret(&key).unwrap().get("b"), Some(&b"plain"[..]));
         assert!(manifests.scan().unwrap().is_empty());
         fs::write(dir.path().join("a.yaml"), text.replace("plain", "other")).unwrap();
-        assert_eq!(manifests.scan().unwrap(), [key]);
+        assert_eq!(manifests.scan().unwrap(), [Change::Secret(key)]);
     }
 
     #[test]

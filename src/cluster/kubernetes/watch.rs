@@ -1,4 +1,4 @@
-//! The watches: our kinds whole, Secrets by their metadata only.
+//! The watches: our kinds whole, Secrets and ConfigMaps by their metadata only.
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -7,14 +7,14 @@ use std::sync::Arc;
 
 use futures::stream::{StreamExt, select_all};
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::core::v1::Secret;
 use kube::core::PartialObjectMeta;
 use kube::runtime::watcher::{Config, Event};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 
-use super::{Kubernetes, Options, secrets::SecretCache};
+use super::cache::{Cache, Holder};
+use super::{Kubernetes, Options};
 use crate::api::USE_LABEL;
 use crate::cluster::{Change, Feed, Guarded, Key, Subscribers, View};
 
@@ -35,13 +35,14 @@ pub fn watch(
     let (hook_feed, hooks) = Feed::new(scopes, subscribers.clone(), Change::EventHook);
     let (connection_feed, connections) = Feed::new(scopes, subscribers.clone(), Change::Connection);
     let (client, namespaces) = (cluster.client.clone(), options.namespaces.clone());
-    let secrets = cluster.secrets.clone();
+    let (secrets, config_maps) = (cluster.secrets.clone(), cluster.config_maps.clone());
     let labelled = options.require_secret_label;
     let run = async move {
         tokio::join!(
             follow(client.clone(), &namespaces, hook_feed),
             follow(client.clone(), &namespaces, connection_feed),
-            follow_secrets(client, &namespaces, labelled, secrets, subscribers),
+            follow_data(client.clone(), &namespaces, labelled, secrets, &subscribers, Change::Secret),
+            follow_data(client, &namespaces, false, config_maps, &subscribers, Change::ConfigMap),
         );
     };
     Watching { view: View::new(hooks, connections), run }
@@ -79,33 +80,34 @@ where
     }
 }
 
-async fn follow_secrets(
+async fn follow_data<K: Holder>(
     client: Client,
     namespaces: &[String],
     labelled: bool,
-    secrets: Arc<SecretCache>,
-    subscribers: Arc<Subscribers>,
+    cache: Arc<Cache<K>>,
+    subscribers: &Subscribers,
+    change: fn(Key) -> Change,
 ) {
     let config =
         || if labelled { Config::default().labels(&format!("{USE_LABEL}=true")) } else { Config::default() };
-    let streams = apis::<PartialObjectMeta<Secret>>(&client, namespaces)
+    let streams = apis::<PartialObjectMeta<K>>(&client, namespaces)
         .into_iter()
         .map(|api| watcher(api, config()).default_backoff().boxed());
     let mut events = pin!(select_all(streams));
     while let Some(event) = events.next().await {
         match event {
-            Ok(Event::Apply(secret) | Event::Delete(secret) | Event::InitApply(secret)) => {
-                let key = Key::of(&secret);
-                // A relist brings all Secrets of the cluster: those that nobody uses concern nobody. One that was
-                // missing when it was asked for is among those that are used.
-                if secrets.changed(&key) {
-                    subscribers.tell(&Change::Secret(key)).await;
+            Ok(Event::Apply(object) | Event::Delete(object) | Event::InitApply(object)) => {
+                let key = Key::of(&object);
+                // A relist brings everything in the cluster: what nobody uses concerns nobody. One that was missing when
+                // it was asked for is among those that are used.
+                if cache.changed(&key) {
+                    subscribers.tell(&change(key)).await;
                 }
             }
             // What was deleted while nobody watched is not in the list that follows.
-            Ok(Event::Init) => secrets.all_changed(),
+            Ok(Event::Init) => cache.all_changed(),
             Ok(Event::InitDone) => {}
-            Err(error) => tracing::warn!(kind = "Secret", %error, "the watch failed and starts again"),
+            Err(error) => tracing::warn!(kind = %K::kind(&()), %error, "the watch failed and starts again"),
         }
     }
 }

@@ -53,7 +53,10 @@ pub async fn attempt(task: Task) {
     let next = {
         let next = settlement.next;
         match settle_at_last(&*store, settlement).await {
-            Ok(()) => {
+            Ok(woken) => {
+                if woken {
+                    handle.wake(uid.clone()).await;
+                }
                 match next {
                     Next::Delivered => metrics.finished("delivered", ""),
                     Next::Dead { reason } => metrics.finished("dead", reason),
@@ -81,7 +84,7 @@ fn fine(settlement: &Settlement) -> Option<bool> {
 }
 
 /// A full disk or a busy store passes: noting the outcome again costs less than sending again.
-async fn settle_at_last(store: &dyn Store, settlement: Settlement) -> Result<(), StoreError> {
+async fn settle_at_last(store: &dyn Store, settlement: Settlement) -> Result<bool, StoreError> {
     let mut tries = 0;
     loop {
         match store.settle(settlement.clone()).await {

@@ -57,6 +57,8 @@ pub struct Handle {
 enum Command {
     Accepted(Pending),
     HookChanged(Arc<str>),
+    /// Something of the hook became due on disk.
+    Wake(Arc<str>),
     Loaded {
         uid: Arc<str>,
         limit: usize,
@@ -93,6 +95,11 @@ impl Handle {
     pub async fn accepted(&self, pending: Pending) {
         // Closed: the process stops, and the delivery is on disk.
         self.commands.send(Command::Accepted(pending)).await.ok();
+    }
+
+    /// Something of the hook became due on disk.
+    pub async fn wake(&self, uid: Arc<str>) {
+        self.commands.send(Command::Wake(uid)).await.ok();
     }
 
     pub async fn hook_changed(&self, uid: Arc<str>) {
@@ -194,6 +201,10 @@ impl Dispatcher {
                     queue.missed();
                     queue.held_until = None;
                 }
+                self.pump(&uid);
+            }
+            Command::Wake(uid) => {
+                self.queues.entry(uid.clone()).or_default().missed();
                 self.pump(&uid);
             }
             Command::Loaded { uid, limit, found } => self.loaded(&uid, limit, found),

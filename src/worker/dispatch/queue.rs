@@ -169,6 +169,9 @@ mod tests {
             accepted: at,
             attempts: 0,
             due: at,
+            held: std::time::Duration::ZERO,
+            suppressed: 0,
+            replays: 0,
         }
     }
 

@@ -11,7 +11,7 @@ use url::Url;
 
 use super::Sent;
 use crate::api::{Format, SignatureScheme};
-use crate::cluster::{Cluster, MissingSecret, secret_text};
+use crate::cluster::{Cluster, MissingSecret, secret_text, tls_options};
 use crate::core::conditions::cut;
 use crate::core::event::hops;
 use crate::core::hook::{self, Hook, Signature, Target, Webhook};
@@ -33,6 +33,7 @@ const HOPS_HEADER: &str = "x-hookstream-hops";
 
 /// A request and the secrets in it, for masking them in what comes back.
 struct Prepared {
+    http: HttpClient,
     request: Request<Full<Bytes>>,
     secrets: Vec<SecretString>,
 }
@@ -51,7 +52,7 @@ pub async fn send(
     webhook: &Webhook,
     pending: &Pending,
 ) -> Sent {
-    let prepared = match prepare(cluster, hook, webhook, pending, Millis::now()).await {
+    let prepared = match prepare(http, cluster, hook, webhook, pending, Millis::now()).await {
         Ok(prepared) => prepared,
         Err(Unprepared::Missing(missing)) => {
             return Sent::NotNow { reason: (&missing).into(), detail: missing.to_string() };
@@ -65,7 +66,7 @@ pub async fn send(
         let masked = redact(text, secrets.iter().map(ExposeSecret::expose_secret));
         cut(masked.trim(), MAX_DETAIL).to_owned()
     };
-    match http.send(prepared.request, timeout, MAX_ANSWER).await {
+    match prepared.http.send(prepared.request, timeout, MAX_ANSWER).await {
         Ok(answer) => {
             let success = answer.status.is_success();
             let retry_after =
@@ -85,12 +86,20 @@ pub async fn send(
 }
 
 async fn prepare(
+    http: &HttpClient,
     cluster: &dyn Cluster,
     hook: &Hook,
     webhook: &Webhook,
     pending: &Pending,
     now: Millis,
 ) -> Result<Prepared, Unprepared> {
+    let http = match &webhook.tls {
+        None => http.clone(),
+        Some(tls) => {
+            let options = tls_options(cluster, &hook.namespace, tls).await.map_err(Unprepared::Missing)?;
+            http.with(&options).map_err(|e| Unprepared::Unusable(e.to_string()))?
+        }
+    };
     let mut secrets = Vec::new();
     let url = url(cluster, hook, webhook, &mut secrets).await?;
     let (body, content_type) = match webhook.format {
@@ -123,7 +132,7 @@ async fn prepare(
         .body(Full::from(body))
         .map_err(|_| Unprepared::Unusable("the URL cannot be used in a request".into()))?;
     *request.headers_mut() = headers;
-    Ok(Prepared { request, secrets })
+    Ok(Prepared { http, request, secrets })
 }
 
 async fn url(

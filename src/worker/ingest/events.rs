@@ -15,6 +15,7 @@ use super::problem::Problem;
 use super::{BodyError, InPath, Ingest, content_length, hash, read};
 use crate::cluster::Access;
 use crate::core::event::{BadEvent, Draft, Event, HOPS_ATTRIBUTE, MAX_HOPS, Origin, parse_published};
+use crate::core::gate::Asked;
 use crate::core::time::Millis;
 use crate::worker::store::{Accepted, Dedup, NewDelivery, NewEvent};
 
@@ -33,7 +34,7 @@ pub async fn publish(
     ingest.metrics.ingested("events", outcome);
     match result {
         Ok(accepted) => {
-            let answer = json!({"id": accepted.event_id, "deliveries": accepted.deliveries.len()});
+            let answer = json!({"id": accepted.event_id, "deliveries": accepted.kept()});
             (StatusCode::ACCEPTED, Json(answer)).into_response()
         }
         Err(problem) => problem.into_response(),
@@ -65,8 +66,10 @@ async fn accept(
     });
     let event = event(draft, namespace, Origin::Api, now);
     let hooks = ingest.routes.matching(&event.namespace, &event.source, &event.event);
-    let deliveries =
-        hooks.into_iter().map(|hook| NewDelivery { hook, id: Uuid::now_v7(), due: now }).collect();
+    let deliveries = hooks
+        .into_iter()
+        .map(|hook| NewDelivery { hook, id: Uuid::now_v7(), due: now, asked: Asked::default(), dead: None })
+        .collect();
     let new = NewEvent { event: Arc::new(event), dedup, deliveries };
     Ok(ingest.accept(new, now).await?)
 }

@@ -26,7 +26,7 @@ use sha2::{Digest, Sha256};
 
 use super::dispatch::Handle;
 use super::route::Routes;
-use super::store::{Accepted, NewEvent, Pending, Store, StoreError};
+use super::store::{Accepted, Fate, NewEvent, Pending, Store, StoreError};
 use crate::cluster::{Cluster, Key, View};
 use crate::core::time::Millis;
 use crate::metrics::Metrics;
@@ -79,36 +79,40 @@ impl Ingest {
     /// Commits an event and hands its deliveries over.
     async fn accept(&self, new: NewEvent, now: Millis) -> Result<Accepted, StoreError> {
         let (store, dispatch) = (self.store.clone(), self.dispatch.clone());
-        // In a task of its own: a sender that hangs up ends the request, and between the commit and the hand-over that
-        // would leave the deliveries on disk, unknown to the dispatcher until the next start.
-        let task = tokio::spawn(async move { commit(&*store, &dispatch, new, now).await });
-        // An error is the runtime's end.
-        task.await.unwrap_or(Err(StoreError::Closed))
+        // A task of its own: a sender who goes away ends the request, and what was committed would be handed to nobody
+        // until the next start.
+        tokio::spawn(accept(store, dispatch, new, now)).await.unwrap_or(Err(StoreError::Closed))
     }
 }
 
-async fn commit(
-    store: &dyn Store,
-    dispatch: &Handle,
+async fn accept(
+    store: Arc<dyn Store>,
+    dispatch: Handle,
     new: NewEvent,
     now: Millis,
 ) -> Result<Accepted, StoreError> {
     let (event, deliveries) = (new.event.clone(), new.deliveries.clone());
-    let accepted = store.accept(vec![new], now).await?;
-    let accepted = accepted.into_iter().next().ok_or(StoreError::Closed)?;
+    let accepted = store.accept(vec![new], now).await?.into_iter().next().ok_or(StoreError::Closed)?;
     if !accepted.duplicate {
-        for (delivery, seq) in deliveries.into_iter().zip(&accepted.deliveries) {
+        for (delivery, told) in deliveries.into_iter().zip(&accepted.deliveries) {
+            let Fate::Pending { due, suppressed } = told.fate else { continue };
             let pending = Pending {
-                seq: *seq,
+                seq: told.seq,
                 id: delivery.id,
                 hook: delivery.hook,
                 event: event.clone(),
                 accepted: now,
                 attempts: 0,
-                due: delivery.due,
+                due,
+                held: Duration::ZERO,
+                suppressed,
+                replays: 0,
             };
             dispatch.accepted(pending).await;
         }
+    }
+    for hook in &accepted.woken {
+        dispatch.wake(hook.uid.clone()).await;
     }
     Ok(accepted)
 }

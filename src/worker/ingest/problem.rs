@@ -71,7 +71,8 @@ impl From<AccessError> for Problem {
 
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
-        Problem::new(503, (&error).into(), format!("{error}: nothing was stored, send it again later"))
+        let status = if matches!(error, StoreError::NamespaceFull) { 429 } else { 503 };
+        Problem::new(status, (&error).into(), format!("{error}: nothing was stored, send it again later"))
     }
 }
 
@@ -84,7 +85,7 @@ impl IntoResponse for Problem {
         let mut response = (status, body.to_string()).into_response();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if self.status == 503 {
+        if matches!(self.status, 429 | 503) {
             headers.insert(RETRY_AFTER, HeaderValue::from_static(COME_AGAIN));
         }
         if self.status == 401 {

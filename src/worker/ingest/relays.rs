@@ -17,6 +17,7 @@ use super::{BodyError, InPath, Ingest, content_length, hash, read};
 use crate::api::EventHook;
 use crate::cluster::Key;
 use crate::core::event::{Origin, parse_relayed};
+use crate::core::gate::Asked;
 use crate::core::relay::{self, Refused, SIGNATURE_HEADER};
 use crate::core::time::Millis;
 use crate::worker::store::{Accepted, Dedup, HookId, NewDelivery, NewEvent};
@@ -43,7 +44,7 @@ pub async fn relay(
     let (outcome, response) = match relayed {
         Relayed::Accepted(accepted) => {
             let outcome = if accepted.duplicate { "Duplicate" } else { "Accepted" };
-            let answer = json!({"id": accepted.event_id, "deliveries": accepted.deliveries.len()});
+            let answer = json!({"id": accepted.event_id, "deliveries": accepted.kept()});
             (outcome, (StatusCode::ACCEPTED, Json(answer)).into_response())
         }
         Relayed::Ping => ("Ping", Json(json!({"pong": true})).into_response()),
@@ -101,7 +102,8 @@ async fn accept(ingest: &Ingest, key: &Key, headers: &HeaderMap, body: Body) -> 
     let dedup =
         (!window.is_zero()).then(|| Dedup { key: hash(&[b"relay", id.uid.as_bytes(), &body]), window });
     let event = event(draft, key.namespace.clone(), Origin::Relay(key.name.clone()), now);
-    let delivery = NewDelivery { hook: id, id: Uuid::now_v7(), due: now };
+    let delivery =
+        NewDelivery { hook: id, id: Uuid::now_v7(), due: now, asked: Asked::default(), dead: None };
     let new = NewEvent { event: Arc::new(event), dedup, deliveries: vec![delivery] };
     match ingest.accept(new, now).await {
         Ok(accepted) => Relayed::Accepted(accepted),

@@ -19,9 +19,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::core::event::Event;
+use crate::core::gate::Asked;
 pub use crate::core::retry::Next;
 use crate::core::time::Millis;
 
@@ -53,6 +55,10 @@ pub struct NewDelivery {
     pub id: Uuid,
     /// When it is due.
     pub due: Millis,
+    /// What it asks of the hook's gates.
+    pub asked: Asked,
+    /// Some: it is not to be sent but kept as a dead letter at once, for this reason.
+    pub dead: Option<&'static str>,
 }
 
 /// A hook, as the store names it.
@@ -74,9 +80,41 @@ pub struct Accepted {
     pub event_id: String,
     /// True: the event was accepted before, and nothing was stored now.
     pub duplicate: bool,
-    /// The numbers of its deliveries, in the order given; of those of the first event that retention has left, for a
-    /// duplicate.
-    pub deliveries: Vec<Seq>,
+    /// Its deliveries, in the order given; those of the first event that retention has left, for a duplicate, as they
+    /// stand now.
+    pub deliveries: Vec<AcceptedDelivery>,
+    /// Hooks that got something due besides what is told above: trailing candidates whose period was over, and
+    /// deliveries that were dead of age or attempts and that the repeat of their event revived. Who called wakes them.
+    pub woken: Vec<HookId>,
+}
+
+/// What became of a delivery when its event was accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AcceptedDelivery {
+    pub seq: Seq,
+    pub fate: Fate,
+}
+
+/// What became of a delivery when its event was accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It waits to be sent. `suppressed`: how many of its group the gates dropped since the last one went.
+    Pending { due: Millis, suppressed: u32 },
+    /// A trailing candidate: from `due` on it waits for `promote`, and is not to be sent before that.
+    Candidate { due: Millis },
+    /// A gate dropped it.
+    Dropped,
+    /// It is a dead letter.
+    Dead,
+    /// It was delivered or cancelled since (of a duplicate only).
+    Ended,
+}
+
+impl Accepted {
+    /// How many of its deliveries no gate dropped: what the sender is told.
+    pub fn kept(&self) -> usize {
+        self.deliveries.iter().filter(|d| d.fate != Fate::Dropped).count()
+    }
 }
 
 /// A delivery that waits for its next attempt.
@@ -87,11 +125,17 @@ pub struct Pending {
     pub id: Uuid,
     pub hook: HookId,
     pub event: Arc<Event>,
-    /// When the event was accepted.
+    /// When its age began: when the event was accepted, or this delivery last replayed or revived.
     pub accepted: Millis,
-    /// How many attempts were made.
+    /// How many attempts were made since it was accepted, or replayed.
     pub attempts: u32,
     pub due: Millis,
+    /// How long its hook was held since it was accepted: its age clock stood still.
+    pub held: Duration,
+    /// How many of its group the gates dropped since the last one went.
+    pub suppressed: u32,
+    /// How often it was replayed.
+    pub replays: u32,
 }
 
 /// The outcome of one attempt, or of giving up without one.
@@ -135,12 +179,52 @@ pub struct Record {
 }
 
 /// Where a delivery stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, strum::EnumString)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, strum::IntoStaticStr, strum::EnumString,
+)]
+#[serde(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase")]
 pub enum State {
     Pending,
     Delivered,
     Dead,
+    /// A gate dropped it; the reason says which (`Snoozed`, `Unchanged`, `Superseded`).
+    Dropped,
+    Cancelled,
+}
+
+/// Which deliveries are meant.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Filter {
+    pub namespace: String,
+    /// The name of the hook.
+    pub hook: Option<String>,
+    pub state: Option<State>,
+    /// The id of the event.
+    pub event: Option<String>,
+    /// Accepted at or after.
+    pub since: Option<Millis>,
+    /// Accepted before.
+    pub until: Option<Millis>,
+}
+
+/// An accepted event with all its deliveries.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Explained {
+    pub event: Arc<Event>,
+    pub accepted: Millis,
+    pub deliveries: Vec<Record>,
+}
+
+/// A replay of many deliveries, and how far it is. It goes on after a restart.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Replay {
+    pub id: Uuid,
+    pub filter: Filter,
+    /// Deliveries a second, at most.
+    pub rate: u32,
+    pub replayed: u64,
+    pub done: bool,
 }
 
 /// A hook with deliveries that wait.
@@ -155,6 +239,25 @@ pub struct Backlog {
 pub struct Retention {
     pub history_age: Duration,
     pub dead_letter_age: Duration,
+    /// Bytes of events whose deliveries all ended well (or were dropped or cancelled) that are kept; the oldest go first.
+    pub history_bytes: u64,
+    /// The same for events with dead letters.
+    pub dead_letter_bytes: u64,
+}
+
+/// How much of the disk a backlog may take up.
+#[derive(Clone, Copy, Debug)]
+pub struct Shares {
+    /// Bytes of events that wait for one hook; what comes on top is a dead letter at once, reason `BacklogFull`.
+    pub hook_bytes: u64,
+    /// Bytes of events that wait in one namespace; what comes on top is refused (`NamespaceFull`).
+    pub namespace_bytes: u64,
+}
+
+impl Default for Shares {
+    fn default() -> Self {
+        Shares { hook_bytes: u64::MAX, namespace_bytes: u64::MAX }
+    }
 }
 
 /// Why the store could not do it.
@@ -164,6 +267,9 @@ pub enum StoreError {
     Full,
     #[error("the store is busy: its queue is full")]
     Busy,
+    /// The namespace's backlog has its whole share of the disk.
+    #[error("the namespace has used up its share of the disk: its receivers are behind")]
+    NamespaceFull,
     #[error("the store is stopping")]
     Closed,
     /// This operation alone could not be done; nothing of it is stored, and trying it again as it is does not help.
@@ -185,8 +291,9 @@ pub trait Store: Send + Sync + 'static {
     /// Stores events, all or none. Durable when it returns.
     fn accept(&self, events: Vec<NewEvent>, now: Millis) -> BoxFuture<'_, Result<Vec<Accepted>, StoreError>>;
 
-    /// Notes the outcome of an attempt; returns when it is durable.
-    fn settle(&self, settlement: Settlement) -> BoxFuture<'_, Result<(), StoreError>>;
+    /// Notes the outcome of an attempt; returns when it is durable. True: something else of the hook became due by it
+    /// (a trailing candidate goes at once when the delivery before it dies).
+    fn settle(&self, settlement: Settlement) -> BoxFuture<'_, Result<bool, StoreError>>;
 
     /// The pending deliveries of a hook that are due by `now`, the longest due first, at most `limit`.
     fn due(
@@ -202,8 +309,74 @@ pub trait Store: Send + Sync + 'static {
     /// Every hook with pending deliveries. Read at the start; must not read every delivery of a large backlog.
     fn backlog(&self) -> BoxFuture<'_, Result<Vec<Backlog>, StoreError>>;
 
-    /// One delivery of a hook in this namespace by its `webhook-id`, with its attempts.
+    /// One delivery by its `webhook-id`, with its attempts.
     fn delivery(&self, namespace: &str, id: Uuid) -> BoxFuture<'_, Result<Option<Record>, StoreError>>;
+
+    /// Deliveries, newest first, at most `limit`, older than `before`; with their attempts.
+    fn list(
+        &self,
+        filter: Filter,
+        before: Option<Seq>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<Record>, StoreError>>;
+
+    /// An event by its id (the newest of that id) with all its deliveries.
+    fn explain(
+        &self,
+        namespace: &str,
+        event_id: &str,
+    ) -> BoxFuture<'_, Result<Option<Explained>, StoreError>>;
+
+    /// Makes a finished delivery pending again, under its `webhook-id`, attempts and age starting anew. It passes by the
+    /// gates. None: there is no such delivery. One that is pending stays as it is.
+    fn replay(
+        &self,
+        namespace: &str,
+        id: Uuid,
+        now: Millis,
+    ) -> BoxFuture<'_, Result<Option<HookId>, StoreError>>;
+
+    /// Ends a pending delivery (`Cancelled`) and clears the gate memory that is its own. None: there is no such delivery.
+    /// One that is finished stays as it is. An attempt that is under way may still arrive.
+    fn cancel(
+        &self,
+        namespace: &str,
+        id: Uuid,
+        now: Millis,
+    ) -> BoxFuture<'_, Result<Option<HookId>, StoreError>>;
+
+    /// Begins a replay of many. Its steps are made by `step_replays`.
+    fn start_replay(
+        &self,
+        filter: Filter,
+        rate: u32,
+        now: Millis,
+    ) -> BoxFuture<'_, Result<Replay, StoreError>>;
+
+    /// Goes on with every replay that is not done, by as many deliveries as its rate allows for the time since the last
+    /// step (at most a second's worth); the hooks that got something due. Deliveries that were accepted or that finished
+    /// after the replay began are not its own. Done replays are forgotten after a day.
+    fn step_replays(&self, now: Millis) -> BoxFuture<'_, Result<Vec<HookId>, StoreError>>;
+
+    /// A replay of many, and how far it is.
+    fn replay_progress(&self, namespace: &str, id: Uuid)
+    -> BoxFuture<'_, Result<Option<Replay>, StoreError>>;
+
+    /// The hook is held from now on (paused, gone, invalid, a Secret missing, deleted), or no longer: while it is held the
+    /// age clock of its deliveries stands still. Kept over restarts. Saying the same again changes nothing.
+    fn set_held(&self, hook: &HookId, held: bool, now: Millis) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// The waiting deliveries of a hook that was deleted become another's of the same name. The gate memory of the old one
+    /// is forgotten, its trailing candidates go out when their period ends, and its hold ends: whether the other one is
+    /// held is said by `set_held`. True: call again, there are more.
+    fn take_up(&self, from: &HookId, to: &HookId, now: Millis) -> BoxFuture<'_, Result<bool, StoreError>>;
+
+    /// Sends on their way the trailing candidates whose period is over: both memories are set by them and a new period
+    /// opens. `accept` does the same first. The hooks concerned.
+    fn promote(&self, now: Millis) -> BoxFuture<'_, Result<Vec<HookId>, StoreError>>;
+
+    /// When the next trailing candidate's period is over.
+    fn next_promotion(&self) -> BoxFuture<'_, Result<Option<Millis>, StoreError>>;
 
     /// Removes a bounded number of what retention lets go: finished deliveries, events without deliveries, keys out of
     /// their window. True: there is more. Never stalls `accept` for long.

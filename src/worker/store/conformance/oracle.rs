@@ -69,7 +69,15 @@ impl Oracle {
         for ((key, new), got) in events.iter().zip(got) {
             if let Some((_, first)) = self.keys.get(key).filter(|(expires, _)| *expires > now) {
                 let mut want = Accepted { duplicate: true, ..first.clone() };
-                want.deliveries.retain(|seq| self.held.contains_key(seq));
+                want.deliveries.retain(|d| self.held.contains_key(&d.seq));
+                for delivery in &mut want.deliveries {
+                    let record = &self.held[&delivery.seq].record;
+                    delivery.fate = match (record.state, record.due) {
+                        (State::Pending, Some(due)) => Fate::Pending { due, suppressed: 0 },
+                        (State::Dead, _) => Fate::Dead,
+                        _ => Fate::Ended,
+                    };
+                }
                 assert_eq!(*got, want);
                 continue;
             }
@@ -79,11 +87,11 @@ impl Oracle {
             if let Some(dedup) = &new.dedup {
                 self.keys.insert(*key, (now + dedup.window, got.clone()));
             }
-            for (delivery, seq) in new.deliveries.iter().zip(&got.deliveries) {
-                assert!(*seq > self.highest.1);
-                self.highest.1 = *seq;
+            for (delivery, got) in new.deliveries.iter().zip(&got.deliveries) {
+                assert!(got.seq > self.highest.1);
+                self.highest.1 = got.seq;
                 self.ids.push(delivery.id);
-                self.hold(*seq, delivery, new, now);
+                self.hold(got.seq, delivery, new, now);
             }
         }
     }
@@ -103,7 +111,18 @@ impl Oracle {
             due: Some(due),
             attempts: Vec::new(),
         };
-        let pending = Pending { seq, id, hook, event, accepted: now, attempts: 0, due };
+        let pending = Pending {
+            seq,
+            id,
+            hook,
+            event,
+            accepted: now,
+            attempts: 0,
+            due,
+            held: Duration::ZERO,
+            suppressed: 0,
+            replays: 0,
+        };
         self.held.insert(seq, Held { pending, record, finished: None });
     }
 
@@ -138,6 +157,7 @@ impl Oracle {
                 State::Pending => return true,
                 State::Delivered => RETENTION.history_age,
                 State::Dead => RETENTION.dead_letter_age,
+                State::Dropped | State::Cancelled => RETENTION.history_age,
             };
             held.finished.unwrap() + age > now
         });

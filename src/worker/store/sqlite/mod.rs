@@ -29,7 +29,10 @@ use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
-use super::{Accepted, Backlog, NewEvent, Pending, Record, Retention, Settlement, Store, StoreError};
+use super::{
+    Accepted, Backlog, Explained, Filter, HookId, NewEvent, Pending, Record, Replay, Retention, Seq,
+    Settlement, Store, StoreError,
+};
 use crate::core::time::Millis;
 use ops::{Chunk, Hooks, Row};
 use reads::Reads;
@@ -211,6 +214,10 @@ fn open_error(path: &Path, e: &std::io::Error) -> StoreError {
     StoreError::Open(format!("{}: {e}", path.display()))
 }
 
+fn not_built<T: Send + 'static>() -> BoxFuture<'static, Result<T, StoreError>> {
+    futures::future::ready(Err(StoreError::Refused("not built yet".into()))).boxed()
+}
+
 impl Store for SqliteStore {
     fn accept(&self, events: Vec<NewEvent>, now: Millis) -> BoxFuture<'_, Result<Vec<Accepted>, StoreError>> {
         async move {
@@ -235,7 +242,7 @@ impl Store for SqliteStore {
         .boxed()
     }
 
-    fn settle(&self, settlement: Settlement) -> BoxFuture<'_, Result<(), StoreError>> {
+    fn settle(&self, settlement: Settlement) -> BoxFuture<'_, Result<bool, StoreError>> {
         self.ask(move |answer| Op::Settle { settlement, answer }).boxed()
     }
 
@@ -261,6 +268,50 @@ impl Store for SqliteStore {
     fn delivery(&self, namespace: &str, id: Uuid) -> BoxFuture<'_, Result<Option<Record>, StoreError>> {
         let namespace = namespace.to_owned();
         async move { self.reads.run(move |conn| reads::delivery(conn, &namespace, id)).await }.boxed()
+    }
+
+    fn list(&self, _: Filter, _: Option<Seq>, _: usize) -> BoxFuture<'_, Result<Vec<Record>, StoreError>> {
+        not_built()
+    }
+
+    fn explain(&self, _: &str, _: &str) -> BoxFuture<'_, Result<Option<Explained>, StoreError>> {
+        not_built()
+    }
+
+    fn replay(&self, _: &str, _: Uuid, _: Millis) -> BoxFuture<'_, Result<Option<HookId>, StoreError>> {
+        not_built()
+    }
+
+    fn cancel(&self, _: &str, _: Uuid, _: Millis) -> BoxFuture<'_, Result<Option<HookId>, StoreError>> {
+        not_built()
+    }
+
+    fn start_replay(&self, _: Filter, _: u32, _: Millis) -> BoxFuture<'_, Result<Replay, StoreError>> {
+        not_built()
+    }
+
+    fn step_replays(&self, _: Millis) -> BoxFuture<'_, Result<Vec<HookId>, StoreError>> {
+        not_built()
+    }
+
+    fn replay_progress(&self, _: &str, _: Uuid) -> BoxFuture<'_, Result<Option<Replay>, StoreError>> {
+        not_built()
+    }
+
+    fn set_held(&self, _: &HookId, _: bool, _: Millis) -> BoxFuture<'_, Result<(), StoreError>> {
+        not_built()
+    }
+
+    fn take_up(&self, _: &HookId, _: &HookId, _: Millis) -> BoxFuture<'_, Result<bool, StoreError>> {
+        not_built()
+    }
+
+    fn promote(&self, _: Millis) -> BoxFuture<'_, Result<Vec<HookId>, StoreError>> {
+        not_built()
+    }
+
+    fn next_promotion(&self) -> BoxFuture<'_, Result<Option<Millis>, StoreError>> {
+        not_built()
     }
 
     fn sweep(&self, retention: Retention, now: Millis) -> BoxFuture<'_, Result<bool, StoreError>> {

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::super::{Accepted, Dedup, HookId, NewDelivery, NewEvent, Next, Retention, Seq, Settlement};
+use super::super::{
+    Accepted, AcceptedDelivery, Dedup, Fate, HookId, NewDelivery, NewEvent, Next, Retention, Seq, Settlement,
+};
 use super::schema::{DEAD, DELIVERED, PENDING};
 use crate::core::event::Event;
 use crate::core::time::Millis;
@@ -89,14 +91,15 @@ fn accept_one(conn: &Connection, hooks: &mut Hooks, row: &Row, now: Millis) -> r
             "INSERT INTO deliveries (event, hook, id, state, attempts, due) VALUES (?1, ?2, ?3, ?4, 0, ?5)",
         )?
         .execute(params![seq, hook, delivery.id.as_bytes(), PENDING, delivery.due.0])?;
-        deliveries.push(conn.last_insert_rowid());
+        let fate = Fate::Pending { due: delivery.due, suppressed: 0 };
+        deliveries.push(AcceptedDelivery { seq: conn.last_insert_rowid(), fate });
     }
     if deliveries.is_empty() {
         // No delivery will ever lead retention to it.
         conn.prepare_cached("INSERT INTO loose (accepted, event, kept_until) VALUES (?1, ?2, ?3)")?
             .execute(params![now.0, seq, expires.unwrap_or_default().0])?;
     }
-    Ok(Accepted { seq, event_id: event.id.clone(), duplicate: false, deliveries })
+    Ok(Accepted { seq, event_id: event.id.clone(), duplicate: false, deliveries, woken: Vec::new() })
 }
 
 /// The event that was accepted under this key within its window.
@@ -110,10 +113,17 @@ fn first_of(conn: &Connection, dedup: &Dedup, now: Millis) -> rusqlite::Result<O
         .optional()?;
     let Some((seq, event_id)) = first else { return Ok(None) };
     let deliveries = conn
-        .prepare_cached("SELECT seq FROM deliveries WHERE event = ?1 ORDER BY seq")?
-        .query_map([seq], |row| row.get(0))?
-        .collect::<rusqlite::Result<Vec<Seq>>>()?;
-    Ok(Some(Accepted { seq, event_id, duplicate: true, deliveries }))
+        .prepare_cached("SELECT seq, state, due FROM deliveries WHERE event = ?1 ORDER BY seq")?
+        .query_map([seq], |row| {
+            let fate = match row.get(1)? {
+                PENDING => Fate::Pending { due: Millis(row.get(2)?), suppressed: 0 },
+                DELIVERED => Fate::Ended,
+                _ => Fate::Dead,
+            };
+            Ok(AcceptedDelivery { seq: row.get(0)?, fate })
+        })?
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    Ok(Some(Accepted { seq, event_id, duplicate: true, deliveries, woken: Vec::new() }))
 }
 
 fn hook_number(conn: &Connection, hooks: &mut Hooks, hook: &HookId) -> rusqlite::Result<i64> {

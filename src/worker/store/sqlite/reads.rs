@@ -86,6 +86,9 @@ pub(super) fn due(conn: &Connection, uid: &str, now: Millis, limit: usize) -> ru
                 attempts: row.get(2)?,
                 due: Millis(row.get(3)?),
                 accepted: Millis(row.get(4)?),
+                held: Duration::ZERO,
+                suppressed: 0,
+                replays: 0,
                 event: Arc::new(event(row)?),
             })
         })?

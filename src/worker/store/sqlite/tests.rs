@@ -8,7 +8,7 @@ use futures::future::join_all;
 use rusqlite::ffi;
 
 use super::super::conformance::{
-    RETENTION, Subject, T0, conformance, delivery, event_with, key, new, settled,
+    RETENTION, Subject, T0, conformance, delivery, event_with, key, new, seqs_of, settled,
 };
 use super::super::{Next, Seq};
 use super::*;
@@ -222,7 +222,7 @@ async fn a_full_queue_refuses_accept_and_holds_settle() {
         t.queue = 2;
         t.queue_bytes = 10_000;
     }));
-    let seq = store.accept(vec![new("a", &["x"], T0)], T0).await.unwrap()[0].deliveries[0];
+    let seq = store.accept(vec![new("a", &["x"], T0)], T0).await.unwrap()[0].deliveries[0].seq;
     // Another writer holds the writer up.
     let blocker = raw(dir.path());
     blocker.execute_batch("BEGIN IMMEDIATE").unwrap();
@@ -266,7 +266,7 @@ async fn retention_leaves_no_rows_behind() {
         events.push(NewEvent { dedup: key(n, Duration::from_secs(60)), ..new(&format!("e{n}"), hooks, T0) });
     }
     let got = store.accept(events, T0).await.unwrap();
-    for (n, seq) in got.iter().flat_map(|a| a.deliveries.clone()).enumerate() {
+    for (n, seq) in seqs_of(&got).into_iter().enumerate() {
         let next = if n % 2 == 0 { Next::Delivered } else { Next::Dead { reason: "Terminal" } };
         store.settle(settled(seq, T0, 500, next)).await.unwrap();
     }
@@ -355,7 +355,7 @@ async fn a_crash_image_has_what_was_answered() {
                     let pair =
                         vec![new(&format!("{p}-{n}a"), &["x"], T0), new(&format!("{p}-{n}b"), &["x"], T0)];
                     let got = store.accept(pair, T0).await.unwrap();
-                    answered.lock().extend(got.iter().map(|a| a.deliveries[0]));
+                    answered.lock().extend(seqs_of(&got));
                 }
             })
         })
@@ -450,7 +450,7 @@ async fn a_full_disk_is_told_and_survived() {
     let (mut noted, mut refused) = (0, 0);
     for pending in store.due("uid-x", T0, 20).await.unwrap() {
         match store.settle(settled(pending.seq, T0, 503, Next::Retry { due: T0 })).await {
-            Ok(()) => noted += 1,
+            Ok(_) => noted += 1,
             Err(StoreError::Full) => refused += 1,
             Err(e) => panic!("{e}"),
         }
@@ -525,7 +525,7 @@ async fn store_group_commit() {
                     let deliveries = vec![delivery(&format!("h{}", p % 8), T0)];
                     let event = NewEvent { event: event_with(&id, &body), dedup, deliveries };
                     let asked = Instant::now();
-                    let seq = store.accept(vec![event], T0).await.unwrap()[0].deliveries[0];
+                    let seq = store.accept(vec![event], T0).await.unwrap()[0].deliveries[0].seq;
                     waits.push(asked.elapsed());
                     store.settle(settled(seq, T0, 200, Next::Delivered)).await.unwrap();
                 }

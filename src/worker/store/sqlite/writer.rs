@@ -39,7 +39,7 @@ pub(super) enum Op {
     },
     Settle {
         settlement: Settlement,
-        answer: Answer<()>,
+        answer: Answer<bool>,
     },
     Sweep {
         retention: Retention,
@@ -73,7 +73,7 @@ impl Op {
     fn answer(self, result: Result<Done, StoreError>) {
         match (self, result) {
             (Op::Accept { answer, .. }, Ok(Done::Accepted(accepted))) => drop(answer.send(Ok(accepted))),
-            (Op::Settle { answer, .. }, Ok(Done::Settled)) => drop(answer.send(Ok(()))),
+            (Op::Settle { answer, .. }, Ok(Done::Settled)) => drop(answer.send(Ok(false))),
             (Op::Sweep { answer, .. }, Ok(Done::Swept(more))) => drop(answer.send(Ok(more))),
             (Op::Accept { answer, .. }, Err(e)) => drop(answer.send(Err(e))),
             (Op::Settle { answer, .. }, Err(e)) => drop(answer.send(Err(e))),

@@ -1,0 +1,110 @@
+//! Secrets and ConfigMaps, read once and kept while they stay the same.
+//!
+//! A metadata-only watch tells when one changed, so that a replaced Secret takes effect at the next use, no attempt
+//! waits for the API server, and only what an object refers to is ever in memory.
+
+use std::collections::HashMap;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::{Api, Client, Resource, ResourceExt};
+use parking_lot::Mutex;
+use serde::de::DeserializeOwned;
+
+use crate::api::USE_LABEL;
+use crate::cluster::{ClusterError, Data, Key};
+
+/// A kind that holds data by key.
+pub trait Holder:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope>
+    + Clone
+    + Debug
+    + DeserializeOwned
+    + Send
+    + Sync
+    + 'static
+{
+    fn data(self) -> Data;
+}
+
+impl Holder for Secret {
+    fn data(self) -> Data {
+        Data::new(self.data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0)))
+    }
+}
+
+impl Holder for ConfigMap {
+    fn data(self) -> Data {
+        let texts = self.data.unwrap_or_default().into_iter().map(|(key, text)| (key, text.into_bytes()));
+        let bytes = self.binary_data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0));
+        Data::new(texts.chain(bytes))
+    }
+}
+
+pub struct Cache<K> {
+    api: Box<dyn Fn(&str) -> Api<K> + Send + Sync>,
+    require_label: bool,
+    entries: Mutex<HashMap<Key, Entry>>,
+}
+
+#[derive(Default)]
+struct Entry {
+    /// What was last read: None before the first read ended, Some(None) where there was nothing.
+    read: Option<Option<Arc<Data>>>,
+    /// Set by the watch: what is here is no longer what is there.
+    stale: bool,
+}
+
+impl<K: Holder> Cache<K> {
+    pub fn new(client: Client, require_label: bool) -> Self {
+        let api = Box::new(move |namespace: &str| Api::namespaced(client.clone(), namespace));
+        Cache { api, require_label, entries: Mutex::default() }
+    }
+
+    /// The watch saw this one change. True: somebody uses it.
+    pub fn changed(&self, key: &Key) -> bool {
+        self.entries.lock().get_mut(key).map(|entry| entry.stale = true).is_some()
+    }
+
+    /// The watch starts again and may have missed any change.
+    pub fn all_changed(&self) {
+        self.entries.lock().values_mut().for_each(|entry| entry.stale = true);
+    }
+
+    pub async fn get(&self, key: &Key) -> Result<Option<Arc<Data>>, ClusterError> {
+        {
+            let mut entries = self.entries.lock();
+            let entry = entries.entry(key.clone()).or_default();
+            if let (Some(data), false) = (&entry.read, entry.stale) {
+                return Ok(data.clone());
+            }
+            // Fresh before the read: a change that comes while it is under way makes it stale again.
+            entry.stale = false;
+        }
+        let answer = (self.api)(&key.namespace).get_opt(&key.name).await;
+        let mut entries = self.entries.lock();
+        let entry = entries.entry(key.clone()).or_default();
+        match answer {
+            Ok(object) => {
+                let data = object.filter(|o| self.usable(o)).map(|o| Arc::new(o.data()));
+                entry.read = Some(data.clone());
+                Ok(data)
+            }
+            Err(error) => {
+                entry.stale = true;
+                // Without the API server, deliveries go on with what was last read.
+                entry
+                    .read
+                    .clone()
+                    .flatten()
+                    .map_or_else(|| Err(super::cluster_error(error)), |data| Ok(Some(data)))
+            }
+        }
+    }
+
+    fn usable(&self, object: &K) -> bool {
+        !self.require_label || object.labels().get(USE_LABEL).is_some_and(|value| value == "true")
+    }
+}

@@ -1,0 +1,300 @@
+//! All that a promise of the controller needs: an operator under its own limited account, Kong, a receiver.
+//!
+//! Invariants: the operator has the rights of `deploy/base/rbac.yaml` and no more; every world has its own namespaces,
+//! ports and folders.
+#![allow(dead_code)]
+
+mod kong;
+
+use std::path::{Path, PathBuf};
+
+use kube::Client;
+use serde_json::{Value, json};
+
+pub use kong::{Kong, http};
+
+use crate::harness::{
+    DEADLINE, Namespace, Process, Receiver, Reply, control_plane, eventually, free_port, watchdog,
+};
+
+pub struct World {
+    /// Where the user's objects are.
+    pub namespace: Namespace,
+    /// The operator's own namespace.
+    pub home: Namespace,
+    pub kong: Kong,
+    pub receiver: Receiver,
+    /// Where relays go to.
+    pub ingest: String,
+    pub client: Client,
+    operator: Option<Process>,
+    /// The logs of operators that were stopped.
+    logs: String,
+    kubeconfig: PathBuf,
+    args: Vec<String>,
+}
+
+/// How a world differs from the usual one.
+#[derive(Default)]
+pub struct Setup<'a> {
+    pub resync: Option<&'a str>,
+    pub kong: &'a [&'a str],
+    pub no_ingest_url: bool,
+}
+
+impl World {
+    pub async fn start(hint: &str) -> World {
+        World::with(hint, Setup::default()).await
+    }
+    pub async fn with(hint: &str, setup: Setup<'_>) -> World {
+        let namespace = control_plane().namespace(hint).await;
+        let home = control_plane().namespace(&format!("{hint}-operator")).await;
+        let kubeconfig = limited_account(&home).await;
+        let listen = format!("127.0.0.1:{}", free_port());
+        let data = watchdog::unique_path("data");
+        std::fs::create_dir(&data).unwrap();
+        let mut args: Vec<String> = [
+            ("--namespace", namespace.name.as_str()),
+            ("--operator-namespace", &home.name),
+            ("--ops-listen", &format!("127.0.0.1:{}", free_port())),
+            ("--listen", &listen),
+            ("--egress-allow", "127.0.0.0/8"),
+            ("--data", data.to_str().unwrap()),
+            ("--resync-interval", setup.resync.unwrap_or("10m")),
+            ("--log-level", "info,hookstream=debug"),
+        ]
+        .iter()
+        .flat_map(|(flag, value)| [(*flag).to_owned(), (*value).to_owned()])
+        .collect();
+        let ingest = format!("http://{listen}");
+        if !setup.no_ingest_url {
+            args.extend(["--ingest-url".to_owned(), ingest.clone()]);
+        }
+        let kong = Kong::start(setup.kong).await;
+        let receiver = Receiver::start(|_, _| Reply::status(200));
+        let client = namespace.client().await;
+        let (operator, logs) = (None, String::new());
+        let mut world =
+            World { namespace, home, kong, receiver, ingest, client, operator, logs, kubeconfig, args };
+        world.start_operator();
+        world
+    }
+
+    /// Starts the operator (again), with the same flags, folder and account.
+    pub fn start_operator(&mut self) {
+        let kubeconfig = self.kubeconfig.to_str().unwrap();
+        let args = std::iter::once("run").chain(self.args.iter().map(String::as_str));
+        self.operator = Some(Process::spawn(args, &[("KUBECONFIG", kubeconfig)]));
+    }
+
+    pub async fn stop_operator(&mut self) {
+        if let Some(operator) = self.operator.take() {
+            operator.terminate().await;
+            self.logs.push_str(&operator.log());
+        }
+    }
+
+    /// Kills the operator with -9.
+    pub fn kill_operator(&mut self) {
+        if let Some(operator) = self.operator.take() {
+            operator.kill9();
+            self.logs.push_str(&operator.log());
+        }
+    }
+
+    /// All that the operator has logged.
+    pub fn log(&self) -> String {
+        format!("{}{}", self.logs, self.operator.as_ref().map(Process::log).unwrap_or_default())
+    }
+
+    /// Applies objects together.
+    pub async fn apply(&self, objects: &[Value]) {
+        self.namespace.apply(&documents(objects)).await.expect("the objects");
+    }
+
+    /// The Connection `kong`, to this world's Kong.
+    pub fn connection(&self) -> Value {
+        self.connection_with(json!({}))
+    }
+
+    pub fn connection_with(&self, extra: Value) -> Value {
+        object("Connection", "kong", merged(json!({"kong": {"adminUrl": self.kong.url}}), extra))
+    }
+
+    /// An EventHook by way of the Connection `kong` to the receiver.
+    pub fn hook(&self, name: &str) -> Value {
+        self.hook_with(name, json!({}))
+    }
+
+    pub fn hook_with(&self, name: &str, extra: Value) -> Value {
+        let spec = json!({"source": "crud", "event": "consumers", "connectionRef": {"name": "kong"},
+            "handler": {"webhook": {"url": self.receiver.url()}}});
+        object("EventHook", name, merged(spec, extra))
+    }
+
+    /// Reads what a path of the API server has.
+    pub async fn read(&self, path: &str) -> Result<Value, String> {
+        let request = http::Request::get(path).body(Vec::new()).unwrap();
+        self.client.request(request).await.map_err(|e| e.to_string())
+    }
+
+    /// An object of ours; `of` is `eventhooks/name` or `connections/name`.
+    pub async fn get(&self, of: &str) -> Result<Value, String> {
+        self.read(&format!("/apis/hookstream.dev/v1alpha1/namespaces/{}/{of}", self.namespace.name)).await
+    }
+
+    pub async fn until(&self, of: &str, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
+        eventually(DEADLINE, &format!("{of}: {what}"), async || {
+            let ended = self.operator.as_ref().and_then(Process::ended);
+            assert!(ended.is_none(), "the operator ended ({ended:?}):\n{}", self.log());
+            let object = self.get(of).await?;
+            if fits(&object) { Ok(object) } else { Err(format!("{object:#}")) }
+        })
+        .await
+    }
+
+    pub async fn ready(&self, of: &str) -> Value {
+        self.until(of, "ready", |o| is_current(o) && condition(o, "Ready")["status"] == "True").await
+    }
+
+    /// Waits until the object is not ready for this reason.
+    pub async fn not_ready(&self, of: &str, reason: &str) -> Value {
+        let fits = |o: &Value| {
+            let ready = condition(o, "Ready");
+            is_current(o) && ready["status"] == "False" && ready["reason"] == reason
+        };
+        self.until(of, &format!("not ready: {reason}"), fits).await
+    }
+
+    /// Waits until the object is stalled for this reason; what it says.
+    pub async fn stalled(&self, of: &str, reason: &str) -> String {
+        let object = self.not_ready(of, reason).await;
+        assert_eq!(condition(&object, "Stalled")["status"], "True", "{object:#}");
+        assert_eq!(condition(&object, "Reconciling")["status"], "False", "{object:#}");
+        message(&object)
+    }
+
+    pub async fn gone(&self, of: &str) {
+        eventually(DEADLINE, &format!("{of} to be gone"), async || match self.get(of).await {
+            Err(error) if error.contains("not found") => Ok(()),
+            other => Err(format!("{other:#?}")),
+        })
+        .await;
+    }
+
+    /// The Kubernetes Events about an object of ours.
+    pub async fn events(&self, name: &str) -> Vec<Value> {
+        let path = format!("/apis/events.k8s.io/v1/namespaces/{}/events", self.namespace.name);
+        let mut events = self.read(&path).await.unwrap()["items"].as_array().unwrap().clone();
+        events.retain(|e| e["regarding"]["name"] == name);
+        events
+    }
+
+    /// An Event with this reason about an object.
+    pub async fn event(&self, name: &str, reason: &str) -> Value {
+        eventually(DEADLINE, &format!("an Event {reason} about {name}"), async || {
+            let events = self.events(name).await;
+            events.iter().find(|e| e["reason"] == reason).cloned().ok_or_else(|| format!("{events:#?}"))
+        })
+        .await
+    }
+
+    pub async fn kubectl(&self, args: &[&str]) -> String {
+        self.namespace.kubectl(args).await.unwrap_or_else(|error| panic!("kubectl {args:?}: {error}"))
+    }
+
+    /// A merge patch of an object's spec.
+    pub async fn edit(&self, of: &str, spec: Value) {
+        let patch = json!({ "spec": spec }).to_string();
+        self.kubectl(&["patch", of, "--type=merge", "-p", &patch]).await;
+    }
+
+    /// Asks for a reconcile by annotation.
+    pub async fn request(&self, of: &str, token: &str) {
+        let annotation = format!("hookstream.dev/reconcileRequestedAt={token}");
+        self.kubectl(&["annotate", "--overwrite", of, &annotation]).await;
+    }
+
+    /// No secret stands where people look: objects, Events, the operator's log.
+    pub async fn shows_none_of(&self, secrets: &[&str]) {
+        let base = format!("/apis/hookstream.dev/v1alpha1/namespaces/{}", self.namespace.name);
+        let events = format!("/apis/events.k8s.io/v1/namespaces/{}/events", self.namespace.name);
+        let mut places = vec![("the operator's log".to_owned(), self.log())];
+        for path in [format!("{base}/eventhooks"), format!("{base}/connections"), events] {
+            let text = self.read(&path).await.unwrap().to_string();
+            places.push((path, text));
+        }
+        for (place, text) in &places {
+            for secret in secrets {
+                assert!(!text.contains(secret), "{place} shows {secret}");
+            }
+        }
+    }
+}
+
+/// An account with the rights of `deploy/base/rbac.yaml`, its objects named for this operator alone: many operators
+/// share a control plane here.
+async fn limited_account(home: &Namespace) -> PathBuf {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/base/rbac.yaml");
+    let text = std::fs::read_to_string(file).unwrap().replace("hookstream-system", &home.name);
+    let mut objects: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
+    for object in &mut objects {
+        let unique = |name: &Value| Value::String(format!("{}-{}", name.as_str().unwrap(), home.name));
+        if object["kind"].as_str().unwrap().starts_with("ClusterRole") {
+            object["metadata"]["name"] = unique(&object["metadata"]["name"]);
+        }
+        if object["roleRef"]["kind"] == "ClusterRole" {
+            object["roleRef"]["name"] = unique(&object["roleRef"]["name"]);
+        }
+    }
+    home.apply(&documents(&objects)).await.expect("the operator's account");
+    home.kubeconfig_of("hookstream").await
+}
+
+pub fn documents(objects: &[Value]) -> String {
+    objects.iter().map(|o| format!("---\n{o}\n")).collect()
+}
+
+pub fn object(kind: &str, name: &str, spec: Value) -> Value {
+    json!({"apiVersion": "hookstream.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec})
+}
+
+pub fn secret(name: &str, key: &str, value: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": {key: value}})
+}
+
+/// `base` with the members of `extra`; null removes.
+pub fn merged(mut base: Value, extra: Value) -> Value {
+    fn merge(into: &mut Value, from: Value) {
+        match (into, from) {
+            (Value::Object(into), Value::Object(from)) => {
+                for (key, value) in from {
+                    if value.is_null() {
+                        into.remove(&key);
+                    } else {
+                        merge(into.entry(key).or_insert(Value::Null), value);
+                    }
+                }
+            }
+            (into, from) => *into = from,
+        }
+    }
+    merge(&mut base, extra);
+    base
+}
+
+/// A condition, null where there is none.
+pub fn condition(object: &Value, kind: &str) -> Value {
+    let conditions = object["status"]["conditions"].as_array();
+    conditions.into_iter().flatten().find(|c| c["type"] == kind).cloned().unwrap_or_default()
+}
+
+/// What the object says of itself.
+pub fn message(object: &Value) -> String {
+    condition(object, "Ready")["message"].as_str().unwrap_or_default().to_owned()
+}
+
+/// True where the status speaks of the spec as it is.
+fn is_current(object: &Value) -> bool {
+    object["status"]["observedGeneration"] == object["metadata"]["generation"]
+}
