@@ -11,6 +11,7 @@
 mod dispatch;
 mod handlers;
 mod ingest;
+mod report;
 mod route;
 pub mod store;
 
@@ -34,6 +35,8 @@ use crate::ops::Pending;
 
 /// How often what retention lets go is removed.
 const SWEEP: Duration = Duration::from_secs(30);
+/// How often it is looked for quiet periods that end.
+const LOOK: Duration = Duration::from_millis(500);
 /// A pause between two removals, so that they never stand in the way of ingest for long.
 const SWEEP_PAUSE: Duration = Duration::from_millis(50);
 
@@ -77,13 +80,16 @@ impl Worker {
             routes.put(&hook);
         }
 
+        let (reports_in, reports) = mpsc::unbounded_channel();
         let (dispatcher, handle) = dispatch::Dispatcher::new(dispatch::Parts {
             store: self.store.clone(),
             routes: routes.clone(),
             cluster: self.cluster.clone(),
             http: self.http.clone(),
             metrics: self.metrics.clone(),
+            reports: reports_in,
         });
+        let reporting = report::run(reports, self.store.clone(), self.cluster.clone(), self.view.clone());
         let follow = {
             let (routes, view, handle) = (routes.clone(), self.view.clone(), handle.clone());
             async move {
@@ -92,6 +98,7 @@ impl Worker {
                 }
             }
         };
+        let promoted = handle.clone();
         let listener = TcpListener::bind(&self.listen)
             .await
             .map_err(|source| WorkerError::Listen { address: self.listen.clone(), source })?;
@@ -117,7 +124,9 @@ impl Worker {
             let ((), dispatched) = tokio::join!(serve, dispatcher.run(stop.clone()));
             dispatched
         };
-        let background = async { tokio::join!(follow, sweep(&*self.store, self.retention)) };
+        let promoting = promote(&*self.store, &promoted);
+        let background =
+            async { tokio::join!(follow, sweep(&*self.store, self.retention), reporting, promoting) };
         let result = tokio::select! {
             result = work => result.map_err(WorkerError::from),
             error = failed => Err(WorkerError::from(error)),
@@ -141,6 +150,31 @@ async fn follow(routes: &Routes, view: &View, dispatch: &dispatch::Handle, chang
     };
     for uid in concerned {
         dispatch.hook_changed(uid).await;
+    }
+}
+
+/// Sends trailing candidates on their way when the quiet period before them is over.
+async fn promote(store: &dyn Store, dispatch: &dispatch::Handle) {
+    loop {
+        let now = Millis::now();
+        let wait = match store.next_promotion().await {
+            Ok(Some(at)) if at <= now => Duration::ZERO,
+            // A period that begins meanwhile may end before this one.
+            Ok(Some(at)) => at.since(now).min(LOOK),
+            Ok(None) | Err(_) => LOOK,
+        };
+        tokio::time::sleep(wait).await;
+        match store.promote(Millis::now()).await {
+            Ok(hooks) => {
+                for hook in hooks {
+                    dispatch.wake(hook.uid).await;
+                }
+            }
+            Err(error) => {
+                tracing::debug!(%error, "what was snoozed could not be sent on its way");
+                tokio::time::sleep(LOOK).await;
+            }
+        }
     }
 }
 

@@ -102,7 +102,7 @@ async fn a_sender_may_ask_before_it_sends() {
 #[tokio::test(flavor = "multi_thread")]
 async fn above_the_watermark_senders_are_told_to_come_again() {
     // One percent of any disk that has a system on it is used up.
-    let found = rustix::fs::statvfs(&std::env::temp_dir()).unwrap();
+    let found = rustix::fs::statvfs(std::env::temp_dir()).unwrap();
     if (found.f_blocks - found.f_bfree) * 50 < found.f_blocks {
         eprintln!("left out: the disk of the temporary folder is as good as empty");
         return;
