@@ -54,7 +54,10 @@ async fn one_broken_manifest_blocks_no_other_and_is_said_once() {
     standalone.write("broken.yaml", "a: [");
     standalone.write("unknown.yaml", &hook("unknown", &receiver.url(), json!({"snoose": "5s"})));
     standalone.write("no-spec.yaml", &manifest("hookstream.dev/v1alpha1", "EventHook", "no-spec", json!({})));
-    standalone.write("later.yaml", &hook("later", &receiver.url(), json!({"filter": "dat.x == 1"})));
+    standalone.write(
+        "later.yaml",
+        &hook("later", &receiver.url(), json!({"source": "other", "filter": "dat.x == 1"})),
+    );
     standalone.write("no-name.yaml", "{apiVersion: hookstream.dev/v1alpha1, kind: EventHook, metadata: {}}");
     standalone.write("stream.yaml", &manifest("hookstream.dev/v1alpha1", "EventStream", "stream", json!({})));
     standalone.write("config.yaml", &manifest("v1", "ConfigMap", "other-things", json!({})));
