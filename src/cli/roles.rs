@@ -103,6 +103,7 @@ where
         starting,
         limits: role.args.limits(),
         retention: role.args.retention(),
+        disk: role.args.disk(role.data),
         listen: with_host(role.listen),
     };
     let listening = |address| say(&format!("hookstream: ingest listening on http://{address}"));
