@@ -6,17 +6,18 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::problem::Problem;
-use super::{BodyError, InPath, Ingest, content_length, hash, read};
+use super::{Ingest, hash};
 use crate::cluster::Access;
 use crate::core::event::{BadEvent, Draft, Event, HOPS_ATTRIBUTE, MAX_HOPS, Origin, parse_published};
 use crate::core::gate::Asked;
 use crate::core::time::Millis;
+use crate::worker::problem::Problem;
+use crate::worker::request::{BodyError, InPath, bearer, content_length, read};
 use crate::worker::store::{Accepted, Dedup, NewDelivery, NewEvent};
 
 pub async fn publish(
@@ -48,7 +49,7 @@ async fn accept(
     body: Body,
 ) -> Result<Accepted, Problem> {
     // Who it is comes before what it sends: a stranger's body is not even read.
-    let access = Access { namespace: &namespace, verb: "create", resource: "events" };
+    let access = Access::new(&namespace, "create", "events");
     ingest.cluster.authorize(bearer(headers), access).await?;
     let max = ingest.limits.max_event_bytes;
     let body = read(body, content_length(headers), max).await.map_err(|error| match error {
@@ -98,10 +99,4 @@ fn take_over_hops(draft: &mut Draft, headers: &HeaderMap) -> Result<(), BadEvent
     }
     draft.attributes.entry(HOPS_ATTRIBUTE.to_owned()).or_insert_with(|| json!(hops));
     Ok(())
-}
-
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, token) = value.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim()).filter(|token| !token.is_empty())
 }

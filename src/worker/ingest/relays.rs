@@ -12,14 +12,15 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::events::event;
-use super::problem::{Problem, close};
-use super::{BodyError, InPath, Ingest, content_length, hash, read};
+use super::{Ingest, hash};
 use crate::api::EventHook;
 use crate::cluster::Key;
 use crate::core::event::{Origin, parse_relayed};
 use crate::core::gate::Asked;
 use crate::core::relay::{self, Refused, SIGNATURE_HEADER};
 use crate::core::time::Millis;
+use crate::worker::problem::{Problem, close};
+use crate::worker::request::{BodyError, InPath, content_length, read};
 use crate::worker::store::{Accepted, Dedup, HookId, NewDelivery, NewEvent};
 
 /// What became of a relay.

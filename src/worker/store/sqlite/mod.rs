@@ -33,6 +33,7 @@ use super::{
     Accepted, Backlog, Explained, Filter, HookId, NewEvent, Pending, Record, Replay, Retention, Seq,
     Settlement, Store, StoreError,
 };
+use crate::core::event::Event;
 use crate::core::time::Millis;
 use ops::{Chunk, Hooks, Row};
 use reads::Reads;
@@ -268,6 +269,11 @@ impl Store for SqliteStore {
     fn delivery(&self, namespace: &str, id: Uuid) -> BoxFuture<'_, Result<Option<Record>, StoreError>> {
         let namespace = namespace.to_owned();
         async move { self.reads.run(move |conn| reads::delivery(conn, &namespace, id)).await }.boxed()
+    }
+
+    fn event_of(&self, namespace: &str, id: Uuid) -> BoxFuture<'_, Result<Option<Arc<Event>>, StoreError>> {
+        let namespace = namespace.to_owned();
+        async move { self.reads.run(move |conn| reads::event_of(conn, &namespace, id)).await }.boxed()
     }
 
     fn list(&self, _: Filter, _: Option<Seq>, _: usize) -> BoxFuture<'_, Result<Vec<Record>, StoreError>> {

@@ -117,6 +117,12 @@ SELECT d.seq, d.state, d.reason, e.accepted, d.due, e.id, h.uid, h.namespace, h.
 FROM deliveries d CROSS JOIN hooks h ON h.id = d.hook CROSS JOIN events e ON e.seq = d.event
 WHERE d.id = ?1 AND h.namespace = ?2";
 
+// The first five columns are those of DUE, so that one function reads the event.
+const EVENT_OF: &str = "
+SELECT 0, 0, 0, 0, 0, e.id, e.namespace, e.origin, e.source, e.event, e.time, e.attributes, e.data
+FROM deliveries d CROSS JOIN hooks h ON h.id = d.hook CROSS JOIN events e ON e.seq = d.event
+WHERE d.id = ?1 AND h.namespace = ?2";
+
 fn hook(conn: &Connection, uid: &str) -> rusqlite::Result<Option<(i64, HookId)>> {
     conn.prepare_cached("SELECT id, uid, namespace, name FROM hooks WHERE uid = ?1")?
         .query_row([uid], |row| Ok((row.get(0)?, hook_id(row, 1)?)))
@@ -198,6 +204,12 @@ pub(super) fn delivery(conn: &Connection, namespace: &str, id: Uuid) -> rusqlite
     let Some(mut record) = found else { return Ok(None) };
     record.attempts = attempts(&tx, record.seq)?;
     Ok(Some(record))
+}
+
+pub(super) fn event_of(conn: &Connection, namespace: &str, id: Uuid) -> rusqlite::Result<Option<Arc<Event>>> {
+    conn.prepare_cached(EVENT_OF)?
+        .query_row(params![id.as_bytes(), namespace], |row| event(row).map(Arc::new))
+        .optional()
 }
 
 fn attempts(conn: &Connection, delivery: Seq) -> rusqlite::Result<Vec<Attempt>> {
