@@ -25,6 +25,9 @@ pub const GROUP: &str = "hookstream.dev";
 pub const FINALIZER: &str = "hookstream.dev/cleanup";
 /// Asks for a reconcile now; its value is an opaque token that is acknowledged in `status.handled`.
 pub const RECONCILE_REQUESTED_AT: &str = "hookstream.dev/reconcileRequestedAt";
+/// Lets a hook go on that was held after an answer of 410; its value is an opaque token, acknowledged in
+/// `status.handled`.
+pub const RESUME: &str = "hookstream.dev/resume";
 /// The label that `--require-secret-label` asks of every Secret the operator may use.
 pub const USE_LABEL: &str = "hookstream.dev/use";
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::runtime::watcher::Event;
 use parking_lot::Mutex;
 use secrecy::{ExposeSecret, SecretString};
@@ -168,6 +169,15 @@ impl Cluster for Files {
         status: Value,
     ) -> BoxFuture<'a, Result<(), ClusterError>> {
         Box::pin(async move { self.update(|state| state.set_status(target, status)) })
+    }
+
+    fn write_delivering<'a>(
+        &'a self,
+        target: &'a Target,
+        condition: Condition,
+        resumed: Option<String>,
+    ) -> BoxFuture<'a, Result<(), ClusterError>> {
+        Box::pin(async move { self.update(|state| state.set_delivering(target, &condition, resumed)) })
     }
 
     fn write_finalizers<'a>(

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference, Secret};
 use k8s_openapi::api::events::v1::Event as KubeEvent;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, ObjectMeta};
 use kube::api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
@@ -25,6 +25,8 @@ pub use watch::{Watching, watch};
 
 /// The controller's name in managed fields and events.
 const MANAGER: &str = "hookstream-controller";
+/// The worker's name in managed fields: each owns its part of a status.
+const WORKER: &str = "hookstream-worker";
 /// The longest note that the API server takes in an event.
 const MAX_NOTE: usize = 1024;
 
@@ -61,7 +63,7 @@ impl Kubernetes {
         }
     }
 
-    async fn patch_status(&self, target: &Target, status: Value) -> Result<(), ClusterError> {
+    async fn patch_status(&self, manager: &str, target: &Target, status: Value) -> Result<(), ClusterError> {
         let kind: &str = target.kind.into();
         let body = json!({
             "apiVersion": format!("{GROUP}/v1alpha1"),
@@ -70,7 +72,7 @@ impl Kubernetes {
             "metadata": {"name": target.key.name, "namespace": target.key.namespace, "uid": target.uid},
             "status": status,
         });
-        let (params, patch) = (PatchParams::apply(MANAGER).force(), Patch::Apply(&body));
+        let (params, patch) = (PatchParams::apply(manager).force(), Patch::Apply(&body));
         let status = self.api(target).patch_status(&target.key.name, &params, &patch).await;
         status.map(drop).map_err(cluster_error)
     }
@@ -152,7 +154,18 @@ impl Cluster for Kubernetes {
         target: &'a Target,
         status: Value,
     ) -> BoxFuture<'a, Result<(), ClusterError>> {
-        Box::pin(self.patch_status(target, status))
+        Box::pin(self.patch_status(MANAGER, target, status))
+    }
+
+    fn write_delivering<'a>(
+        &'a self,
+        target: &'a Target,
+        condition: Condition,
+        resumed: Option<String>,
+    ) -> BoxFuture<'a, Result<(), ClusterError>> {
+        let status =
+            json!({"conditions": [condition], "handled": resumed.map(|token| json!({"resume": token}))});
+        Box::pin(self.patch_status(WORKER, target, status))
     }
 
     fn write_finalizers<'a>(

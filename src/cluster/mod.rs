@@ -18,6 +18,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::core::DeserializeGuard;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Resource, ResourceExt};
@@ -187,6 +188,14 @@ pub trait Cluster: Send + Sync + 'static {
         &'a self,
         target: &'a Target,
         status: Value,
+    ) -> BoxFuture<'a, Result<(), ClusterError>>;
+
+    /// Writes the worker's part of an EventHook's status: its condition, and the acknowledged token of `resume`.
+    fn write_delivering<'a>(
+        &'a self,
+        target: &'a Target,
+        condition: Condition,
+        resumed: Option<String>,
     ) -> BoxFuture<'a, Result<(), ClusterError>>;
 
     /// Sets the finalizers, if the object is still as it was read.

@@ -79,6 +79,11 @@ impl Breaker {
         }
     }
 
+    /// How many failures in a row there were.
+    pub fn failures(&self) -> u32 {
+        self.failures
+    }
+
     /// Nothing to remember.
     pub fn is_idle(&self) -> bool {
         self.failures == 0

@@ -51,18 +51,31 @@ impl Standing {
         [("Ready", ready), ("Synced", ready), ("Reconciling", reconciling), ("Stalled", stalled)]
             .into_iter()
             .map(|(r#type, status)| {
-                let old = before.iter().find(|c| c.type_ == r#type && c.status == status);
                 let note = self.note();
-                Condition {
-                    type_: r#type.to_owned(),
-                    status: status.to_owned(),
-                    reason: note.reason.to_owned(),
-                    message: cut(&note.message, MAX_MESSAGE).to_owned(),
-                    observed_generation: generation,
-                    last_transition_time: old.map_or_else(|| time(now), |c| c.last_transition_time.clone()),
-                }
+                let old = before.iter().find(|c| c.type_ == r#type);
+                condition(old, r#type, status, (note.reason, &note.message), generation, now)
             })
             .collect()
+    }
+}
+
+/// A condition. One whose status stays as it was keeps its transition time.
+pub fn condition(
+    before: Option<&Condition>,
+    r#type: &str,
+    status: &str,
+    (reason, message): (&str, &str),
+    generation: Option<i64>,
+    now: Millis,
+) -> Condition {
+    let same = before.filter(|c| c.status == status);
+    Condition {
+        type_: r#type.to_owned(),
+        status: status.to_owned(),
+        reason: reason.to_owned(),
+        message: cut(message, MAX_MESSAGE).to_owned(),
+        observed_generation: generation,
+        last_transition_time: same.map_or_else(|| time(now), |c| c.last_transition_time.clone()),
     }
 }
 

@@ -14,6 +14,7 @@ mod dispatch;
 mod handlers;
 mod ingest;
 mod problem;
+mod report;
 mod request;
 mod route;
 pub mod store;
@@ -39,6 +40,8 @@ use crate::ops::Pending;
 
 /// How often what retention lets go is removed.
 const SWEEP: Duration = Duration::from_secs(30);
+/// How often it is looked for quiet periods that end.
+const LOOK: Duration = Duration::from_millis(500);
 /// A pause between two removals, so that they never stand in the way of ingest for long.
 const SWEEP_PAUSE: Duration = Duration::from_millis(50);
 
@@ -89,13 +92,16 @@ impl Worker {
             routes.put(&hook);
         }
 
+        let (reports_in, reports) = mpsc::unbounded_channel();
         let (dispatcher, handle) = dispatch::Dispatcher::new(dispatch::Parts {
             store: self.store.clone(),
             routes: routes.clone(),
             cluster: self.cluster.clone(),
             http: self.http.clone(),
             metrics: self.metrics.clone(),
+            reports: reports_in,
         });
+        let reporting = report::run(reports, self.store.clone(), self.cluster.clone(), self.view.clone());
         let follow = {
             let (routes, view, handle) = (routes.clone(), self.view.clone(), handle.clone());
             async move {
@@ -118,6 +124,7 @@ impl Worker {
             let (store, handle) = (self.store.clone(), handle.clone());
             async move { api::step_replays(&*store, &handle).await }
         };
+        let promoted = handle.clone();
         let router = ingest::router(ingest::Ingest {
             cluster: self.cluster,
             view: self.view,
@@ -137,7 +144,10 @@ impl Worker {
             let ((), (), dispatched) = tokio::join!(ingest, api, dispatcher.run(stop.clone()));
             dispatched
         };
-        let background = async { tokio::join!(follow, sweep(&*self.store, self.retention), replays) };
+        let promoting = promote(&*self.store, &promoted);
+        let background = async {
+            tokio::join!(follow, sweep(&*self.store, self.retention), reporting, promoting, replays)
+        };
         let result = tokio::select! {
             result = work => result.map_err(WorkerError::from),
             error = failed => Err(WorkerError::from(error)),
@@ -170,6 +180,31 @@ async fn follow(routes: &Routes, view: &View, dispatch: &dispatch::Handle, chang
     };
     for uid in concerned {
         dispatch.hook_changed(uid).await;
+    }
+}
+
+/// Sends trailing candidates on their way when the quiet period before them is over.
+async fn promote(store: &dyn Store, dispatch: &dispatch::Handle) {
+    loop {
+        let now = Millis::now();
+        let wait = match store.next_promotion().await {
+            Ok(Some(at)) if at <= now => Duration::ZERO,
+            // A period that begins meanwhile may end before this one.
+            Ok(Some(at)) => at.since(now).min(LOOK),
+            Ok(None) | Err(_) => LOOK,
+        };
+        tokio::time::sleep(wait).await;
+        match store.promote(Millis::now()).await {
+            Ok(hooks) => {
+                for hook in hooks {
+                    dispatch.wake(hook.uid).await;
+                }
+            }
+            Err(error) => {
+                tracing::debug!(%error, "what was snoozed could not be sent on its way");
+                tokio::time::sleep(LOOK).await;
+            }
+        }
     }
 }
 

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use kube::{Resource, ResourceExt};
 use parking_lot::RwLock;
 
+use super::report::told;
 use super::store::HookId;
-use crate::api::{CaKind, EventHook};
+use crate::api::{CaKind, EventHook, RESUME};
 use crate::cluster::{Guarded, Key};
 use crate::core::hook::{Hook, InvalidSpec, validate};
 
@@ -17,6 +18,11 @@ pub struct Known {
     pub id: HookId,
     /// An error: events that match wait until the spec is valid again.
     pub hook: Result<Hook, InvalidSpec>,
+    pub generation: Option<i64>,
+    /// The token of the command `resume`.
+    pub resume: Option<String>,
+    /// Its condition says that the receiver answered 410 to this very spec, and no command came since.
+    pub gone: bool,
     key: Key,
     route: Option<Route>,
 }
@@ -66,6 +72,16 @@ impl Routes {
 
     pub fn get(&self, uid: &str) -> Option<Arc<Known>> {
         self.inner.read().by_uid.get(uid).cloned()
+    }
+
+    /// The uid of the hook of this name.
+    pub fn uid_of(&self, id: &HookId) -> Option<Arc<str>> {
+        self.inner.read().by_name.get(&Key::new(&id.namespace, &id.name)).cloned()
+    }
+
+    /// Every hook.
+    pub fn all(&self) -> Vec<Arc<Known>> {
+        self.inner.read().by_uid.values().cloned().collect()
     }
 
     /// The hooks that refer to this Secret or ConfigMap.
@@ -133,7 +149,20 @@ fn known(hook: &EventHook, key: Key) -> Known {
         namespace: key.namespace.as_str().into(),
         name: key.name.as_str().into(),
     };
-    Known { id, hook: validate(hook), key, route }
+    let resume = hook.annotations().get(RESUME).cloned();
+    let handled = hook.status.as_ref().and_then(|s| s.handled.as_ref()).and_then(|h| h.resume.as_ref());
+    let gone = told(hook).is_some_and(|c| {
+        c.status == "False" && c.reason == "Gone" && c.observed_generation == hook.metadata.generation
+    });
+    Known {
+        id,
+        hook: validate(hook),
+        generation: hook.metadata.generation,
+        gone: gone && handled == resume.as_ref(),
+        resume,
+        key,
+        route,
+    }
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ async fn world() -> (Receiver, Standalone) {
         .map(|source| {
             let mut spec = quick();
             spec["source"] = json!(source);
-            hook(&format!("all-{}", source.replace(':', "-").replace('_', "-")), &receiver.url(), spec)
+            hook(&format!("all-{}", source.replace([':', '_'], "-")), &receiver.url(), spec)
         })
         .concat();
     let max = MAX.to_string();

@@ -253,14 +253,14 @@ fn texts<'a>(document: &'a Value, name: &str) -> impl Iterator<Item = (String, &
 }
 
 /// The members of one map of a document that are base64.
-fn packed<'a>(document: &'a Value, name: &str) -> impl Iterator<Item = (String, Vec<u8>)> {
+fn packed(document: &Value, name: &str) -> impl Iterator<Item = (String, Vec<u8>)> {
     texts(document, name).filter_map(|(key, value)| {
         let packed: String = value.split_whitespace().collect();
         Some((key, STANDARD.decode(packed).ok()?))
     })
 }
 
-fn plain<'a>(document: &'a Value, name: &str) -> impl Iterator<Item = (String, Vec<u8>)> {
+fn plain(document: &Value, name: &str) -> impl Iterator<Item = (String, Vec<u8>)> {
     texts(document, name).map(|(key, value)| (key, value.as_bytes().to_vec()))
 }
 

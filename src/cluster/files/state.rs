@@ -5,12 +5,14 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::manifests::{ManifestError, Manifests, problem};
 use crate::cluster::{Key, Kind, Target};
+use crate::core::conditions::DELIVERING;
 use crate::core::keys::{KEY_LENGTH, KeyRing};
 use crate::core::time::Millis;
 
@@ -104,10 +106,38 @@ impl State {
         objects
     }
 
-    pub fn set_status(&mut self, target: &Target, status: Value) -> Result<(), ManifestError> {
+    /// Replaces the controller's part of a status; the worker's stays.
+    pub fn set_status(&mut self, target: &Target, mut status: Value) -> Result<(), ManifestError> {
         let id = (target.kind, target.key.clone());
         let saved = self.saved.entry(id.clone()).or_insert_with(|| new(&id));
+        if let Some(delivering) =
+            conditions(&mut saved.status).and_then(|all| all.iter().find(|c| delivering(c)).cloned())
+        {
+            put_condition(&mut status, delivering);
+        }
+        if let Some(resume) = saved.status.pointer("/handled/resume").filter(|r| r.is_string()) {
+            put(&mut status, "handled", "resume", resume.clone());
+        }
         saved.status = status;
+        self.write(&id)
+    }
+
+    /// Sets the worker's part of a status; the controller's stays.
+    pub fn set_delivering(
+        &mut self,
+        target: &Target,
+        condition: &Condition,
+        resumed: Option<String>,
+    ) -> Result<(), ManifestError> {
+        let id = (target.kind, target.key.clone());
+        let saved = self.saved.entry(id.clone()).or_insert_with(|| new(&id));
+        if !saved.status.is_object() {
+            saved.status = json!({});
+        }
+        put_condition(&mut saved.status, json!(condition));
+        if let Some(resumed) = resumed {
+            put(&mut saved.status, "handled", "resume", json!(resumed));
+        }
         self.write(&id)
     }
 
@@ -148,6 +178,36 @@ impl State {
         let Some(saved) = self.saved.get(id) else { return Ok(()) };
         let text = serde_json::to_vec_pretty(saved).map_err(|e| problem(&path, e))?;
         write_whole(&path, &text)
+    }
+}
+
+fn conditions(status: &mut Value) -> Option<&mut Vec<Value>> {
+    status.get_mut("conditions")?.as_array_mut()
+}
+
+fn delivering(condition: &Value) -> bool {
+    condition.get("type").and_then(Value::as_str) == Some(DELIVERING)
+}
+
+fn put_condition(status: &mut Value, condition: Value) {
+    match conditions(status) {
+        Some(all) => {
+            all.retain(|c| !delivering(c));
+            all.push(condition);
+        }
+        None => {
+            if let Some(status) = status.as_object_mut() {
+                status.insert("conditions".into(), json!([condition]));
+            }
+        }
+    }
+}
+
+fn put(status: &mut Value, member: &str, name: &str, value: Value) {
+    let Some(status) = status.as_object_mut() else { return };
+    let member = status.entry(member).or_insert_with(|| json!({}));
+    if let Some(member) = member.as_object_mut() {
+        member.insert(name.into(), value);
     }
 }
 

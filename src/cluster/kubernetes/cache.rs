@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Debug;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use k8s_openapi::NamespaceResourceScope;
@@ -44,9 +45,10 @@ impl Holder for ConfigMap {
 }
 
 pub struct Cache<K> {
-    api: Box<dyn Fn(&str) -> Api<K> + Send + Sync>,
+    client: Client,
     require_label: bool,
     entries: Mutex<HashMap<Key, Entry>>,
+    kind: PhantomData<fn() -> K>,
 }
 
 #[derive(Default)]
@@ -59,8 +61,7 @@ struct Entry {
 
 impl<K: Holder> Cache<K> {
     pub fn new(client: Client, require_label: bool) -> Self {
-        let api = Box::new(move |namespace: &str| Api::namespaced(client.clone(), namespace));
-        Cache { api, require_label, entries: Mutex::default() }
+        Cache { client, require_label, entries: Mutex::default(), kind: PhantomData }
     }
 
     /// The watch saw this one change. True: somebody uses it.
@@ -83,7 +84,8 @@ impl<K: Holder> Cache<K> {
             // Fresh before the read: a change that comes while it is under way makes it stale again.
             entry.stale = false;
         }
-        let answer = (self.api)(&key.namespace).get_opt(&key.name).await;
+        let api: Api<K> = Api::namespaced(self.client.clone(), &key.namespace);
+        let answer = api.get_opt(&key.name).await;
         let mut entries = self.entries.lock();
         let entry = entries.entry(key.clone()).or_default();
         match answer {

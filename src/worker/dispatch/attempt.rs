@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Command, Handle, Missing};
+use super::hold::Hold;
+use super::{Came, Command, Handle};
 use crate::core::retry::{Outcome, Past};
 use crate::core::time::Millis;
 use crate::metrics::Metrics;
@@ -49,7 +50,7 @@ pub async fn attempt(task: Task) {
             return;
         }
     };
-    handle.commands.send(Command::Sent { uid: uid.clone(), fine: fine(&settlement) }).await.ok();
+    handle.commands.send(Command::Sent { uid: uid.clone(), came: came(&settlement) }).await.ok();
     let next = {
         let next = settlement.next;
         match settle_at_last(&*store, settlement).await {
@@ -73,13 +74,19 @@ pub async fn attempt(task: Task) {
     handle.commands.send(Command::Settled { uid, seq, next }).await.ok();
 }
 
-/// What an outcome tells of the receiver. One that refuses this delivery for good is there; an address that may not be
-/// reached tells nothing.
-fn fine(settlement: &Settlement) -> Option<bool> {
+/// What an outcome tells of the receiver. One that refuses this delivery for good is there all the same.
+fn came(settlement: &Settlement) -> Came {
+    let attempt = settlement.attempt.as_ref();
+    let words = || {
+        let status = attempt.and_then(|a| a.status).map(|status| format!("status {status}"));
+        let detail = attempt.and_then(|a| a.detail.clone());
+        [status, detail].into_iter().flatten().collect::<Vec<_>>().join(": ")
+    };
     match settlement.next {
-        Next::Delivered | Next::Dead { reason: "TerminalStatus" | "Gone" } => Some(true),
-        Next::Dead { reason: "MaxAge" | "MaxAttempts" } | Next::Retry { .. } => Some(false),
-        Next::Dead { .. } => None,
+        Next::Delivered | Next::Dead { reason: "TerminalStatus" } => Came::Well,
+        Next::Dead { reason: "Gone" } => Came::Gone,
+        Next::Dead { reason: "MaxAge" | "MaxAttempts" } | Next::Retry { .. } => Came::Badly(words()),
+        Next::Dead { .. } => Came::Denied(words()),
     }
 }
 
@@ -104,7 +111,7 @@ fn settle(
     sent: Sent,
     at: Millis,
     duration: Duration,
-) -> Result<Settlement, Option<Missing>> {
+) -> Result<Settlement, Option<Hold>> {
     let (outcome, status, error, detail) = match &sent {
         Sent::Answer { status, retry_after, detail } => {
             let outcome = Outcome::Answer { status: *status, retry_after: retry_after.as_deref() };
@@ -117,9 +124,10 @@ fn settle(
         Sent::Hopeless { reason, detail } => {
             (Outcome::Hopeless(reason), None, Some((*reason).to_owned()), Some(detail.clone()))
         }
-        Sent::NotNow { reason, detail } => return Err(Some(Missing { reason, detail: detail.clone() })),
+        Sent::NotNow { reason, detail } => return Err(Some(Hold::new(reason, detail.clone()))),
     };
-    let past = Past { accepted: pending.accepted, attempts: pending.attempts.saturating_add(1) };
+    let past =
+        Past { accepted: pending.accepted + pending.held, attempts: pending.attempts.saturating_add(1) };
     let next = hook.delivery.retry.decide(&outcome, past, Millis::now(), fastrand::f64());
     tracing::debug!(hook = %pending.hook.name, id = %pending.id, status, error, ?next, "attempt");
     let attempt = Attempt { at, duration, status, error, detail };

@@ -5,9 +5,11 @@
 //! committed, so that it is never under way twice.
 
 mod attempt;
+mod hold;
+mod orphans;
 mod queue;
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,12 +18,14 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::handlers::Sender;
+use super::report::Report;
 use super::route::Routes;
-use super::store::{Next, Pending, Seq, Settlement, Store, StoreError};
+use super::store::{HookId, Next, Pending, Seq, Store, StoreError};
 use crate::cluster::Cluster;
 use crate::core::time::Millis;
 use crate::metrics::Metrics;
 use crate::net::HttpClient;
+use hold::{Hold, Mark};
 use queue::{NoRoom, Queue};
 
 /// Commands that wait for the dispatcher; then ingest waits.
@@ -36,8 +40,6 @@ const READ_AGAIN: Duration = Duration::from_secs(1);
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 /// What is missing (a Secret) is looked for again after this time, or when it changes.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
-/// Deliveries of a deleted hook wait this long, should it come back.
-const HOOK_GRACE: Duration = Duration::from_secs(3600);
 
 /// What the dispatcher needs.
 pub struct Parts {
@@ -46,6 +48,8 @@ pub struct Parts {
     pub cluster: Arc<dyn Cluster>,
     pub http: HttpClient,
     pub metrics: Arc<Metrics>,
+    /// Where it is said how hooks fare.
+    pub reports: mpsc::UnboundedSender<Report>,
 }
 
 /// Tells the dispatcher.
@@ -67,14 +71,13 @@ enum Command {
     /// The receiver answered, or did not: the hook may send the next.
     Sent {
         uid: Arc<str>,
-        /// What it tells of the receiver: None where it tells nothing.
-        fine: Option<bool>,
+        came: Came,
     },
     /// No attempt was made: the hook's deliveries wait.
     NotNow {
         uid: Arc<str>,
         seq: Seq,
-        missing: Option<Missing>,
+        missing: Option<Hold>,
     },
     /// The outcome is on disk: the delivery is nobody's.
     Settled {
@@ -84,10 +87,16 @@ enum Command {
     },
 }
 
-/// What a hook lacks.
-struct Missing {
-    reason: &'static str,
-    detail: String,
+/// What an attempt tells of the receiver.
+enum Came {
+    /// It is there, and took or refused the delivery.
+    Well,
+    /// It fails: in these words.
+    Badly(String),
+    /// It is gone: it wants no more of this hook.
+    Gone,
+    /// It may not be reached.
+    Denied(String),
 }
 
 impl Handle {
@@ -119,8 +128,11 @@ pub struct Dispatcher {
     wake_of: HashMap<Arc<str>, Millis>,
     /// Hooks that could send and had to wait for a place under `MAX_IN_FLIGHT`, in the order in which they came.
     crowded: VecDeque<Arc<str>>,
+    /// Hooks that are gone and for which something waits, by namespace and name.
+    orphans: HashMap<(Arc<str>, Arc<str>), HookId>,
     in_flight: usize,
     waiting_bytes: usize,
+    reports: mpsc::UnboundedSender<Report>,
     tasks: JoinSet<()>,
     stopping: bool,
     commands: mpsc::Receiver<Command>,
@@ -140,7 +152,9 @@ impl Dispatcher {
             wakes: BTreeSet::new(),
             wake_of: HashMap::new(),
             crowded: VecDeque::new(),
+            orphans: HashMap::new(),
             in_flight: 0,
+            reports: parts.reports,
             waiting_bytes: 0,
             tasks: JoinSet::new(),
             stopping: false,
@@ -155,6 +169,15 @@ impl Dispatcher {
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), StoreError> {
         for backlog in self.store.backlog().await? {
             self.wake_at(backlog.next_due, &backlog.hook.uid);
+            let queue = self.queues.entry(backlog.hook.uid.clone()).or_default();
+            queue.id = Some(backlog.hook);
+        }
+        for known in self.routes.all() {
+            if hold::hold(Some(&known), &Queue::default()).is_some()
+                || self.queues.contains_key(&known.id.uid)
+            {
+                self.hook_changed(&known.id.uid);
+            }
         }
         loop {
             let next = self.wakes.first().map(|(at, _)| *at);
@@ -196,24 +219,17 @@ impl Dispatcher {
     fn take(&mut self, command: Command) {
         match command {
             Command::Accepted(pending) => self.accepted(pending),
-            Command::HookChanged(uid) => {
-                if let Some(queue) = self.queues.get_mut(&uid) {
-                    queue.missed();
-                    queue.held_until = None;
-                }
-                self.pump(&uid);
-            }
+            Command::HookChanged(uid) => self.hook_changed(&uid),
             Command::Wake(uid) => {
                 self.queues.entry(uid.clone()).or_default().missed();
                 self.pump(&uid);
             }
             Command::Loaded { uid, limit, found } => self.loaded(&uid, limit, found),
-            Command::Sent { uid, fine } => {
-                self.judge(&uid, fine);
+            Command::Sent { uid, came } => {
+                self.judge(&uid, came);
                 self.ended(&uid);
             }
             Command::NotNow { uid, seq, missing } => {
-                self.judge(&uid, None);
                 self.not_now(&uid, seq, missing);
                 self.ended(&uid);
             }
@@ -234,22 +250,50 @@ impl Dispatcher {
         }
     }
 
-    /// Tells the hook's breaker how its receiver fared.
-    fn judge(&mut self, uid: &Arc<str>, fine: Option<bool>) {
-        let Some(queue) = self.queues.get_mut(uid) else { return };
-        let (now, was_open) = (Millis::now(), queue.breaker.is_open());
-        match fine {
-            Some(true) => queue.breaker.succeeded(),
-            Some(false) => queue.breaker.failed(now),
-            None => queue.breaker.undecided(now),
+    /// The hook is another now, or is gone, or what it refers to changed.
+    fn hook_changed(&mut self, uid: &Arc<str>) {
+        let known = self.routes.get(uid);
+        match self.queues.get_mut(uid) {
+            Some(queue) => {
+                queue.missed();
+                queue.look_at = None;
+            }
+            // The store has to know of a hold even while nothing waits: the age of what comes does not run.
+            None if hold::hold(known.as_ref(), &Queue::default()).is_some() && known.is_some() => {
+                self.queues.entry(uid.clone()).or_default();
+            }
+            None => {}
         }
-        if was_open != queue.breaker.is_open() {
-            let Some(known) = self.routes.get(uid) else { return };
-            let (hook, namespace) = (&known.id.name, &known.id.namespace);
-            if was_open {
-                tracing::info!(%hook, %namespace, "the receiver answers again");
-            } else {
-                tracing::warn!(%hook, %namespace, "the receiver fails and fails: its deliveries wait, and one is tried now and then");
+        if let Some(known) = known
+            && let Some(old) = self.orphans.remove(&(known.id.namespace.clone(), known.id.name.clone()))
+        {
+            self.take_up(old, known.id.clone());
+        }
+        self.pump(uid);
+        self.tidy(uid);
+    }
+
+    /// Remembers how the receiver fared.
+    fn judge(&mut self, uid: &Arc<str>, came: Came) {
+        let Some(queue) = self.queues.get_mut(uid) else { return };
+        queue.missing = None;
+        queue.denied = None;
+        match came {
+            Came::Well => {
+                queue.breaker.succeeded();
+                queue.went_well = true;
+            }
+            Came::Badly(error) => {
+                queue.breaker.failed(Millis::now());
+                queue.last_error = Some(error);
+            }
+            Came::Gone => {
+                queue.breaker.succeeded();
+                queue.gone = self.routes.get(uid).map(|known| Mark::of(&known));
+            }
+            Came::Denied(why) => {
+                queue.breaker.undecided(Millis::now());
+                queue.denied = Some(why);
             }
         }
     }
@@ -271,23 +315,18 @@ impl Dispatcher {
         }
     }
 
-    /// Holds a hook that lacks something. Nothing is written: a backlog of any size waits as it is, and one delivery
-    /// looks again, not each.
-    fn not_now(&mut self, uid: &Arc<str>, seq: Seq, missing: Option<Missing>) {
+    /// Holds a hook that lacks something. Nothing is written for its deliveries: a backlog of any size waits as it is, and
+    /// one of them looks again, not each.
+    fn not_now(&mut self, uid: &Arc<str>, seq: Seq, missing: Option<Hold>) {
         let Some(queue) = self.queues.get_mut(uid) else { return };
+        let at = Millis::now() + LOOK_AGAIN;
         queue.claimed.remove(&seq);
         queue.missed();
-        let now = Millis::now();
-        // Those that were under way together say the same.
-        if queue.held_until.is_some_and(|until| until > now) {
-            return;
-        }
-        queue.held_until = Some(now + LOOK_AGAIN);
-        self.wake_at(now + LOOK_AGAIN, uid);
-        if let (Some(Missing { reason, detail }), Some(known)) = (missing, self.routes.get(uid)) {
-            let (hook, namespace) = (&known.id.name, &known.id.namespace);
-            tracing::warn!(%hook, %namespace, reason, "{detail}; its deliveries wait");
-        }
+        queue.breaker.undecided(Millis::now());
+        queue.look_at = Some(at);
+        // None: the hook went or broke meanwhile, and that holds it by itself.
+        queue.missing = missing;
+        self.wake_at(at, uid);
     }
 
     fn accepted(&mut self, pending: Pending) {
@@ -295,6 +334,7 @@ impl Dispatcher {
         let size = pending.event.data.get().len();
         let fits = self.waiting_bytes + size <= MAX_WAITING_BYTES;
         let queue = self.queues.entry(uid.clone()).or_default();
+        queue.id.get_or_insert_with(|| pending.hook.clone());
         match fits.then(|| queue.offer(pending)) {
             Some(Ok(bytes)) => self.waiting_bytes += bytes,
             Some(Err(NoRoom)) | None => queue.missed(),
@@ -358,19 +398,20 @@ impl Dispatcher {
         }
         let known = self.routes.get(uid);
         let Some(queue) = self.queues.get_mut(uid) else { return };
-        let hook = match known.as_ref().map(|k| &k.hook) {
-            Some(Ok(hook)) if !hook.delivery.paused && !queue.held(Millis::now()) => hook,
-            Some(_) => {
-                self.waiting_bytes = self.waiting_bytes.saturating_sub(queue.hold());
-                return;
-            }
-            None => {
-                self.waiting_bytes = self.waiting_bytes.saturating_sub(queue.hold());
+        if let Some(known) = &known {
+            queue.id.get_or_insert_with(|| known.id.clone());
+            queue.gone_since = None;
+        }
+        let held = hold::hold(known.as_ref(), queue);
+        hold::tell(queue, known.as_deref(), held.as_ref(), &self.reports);
+        if hold::shut(held.as_ref(), queue, Millis::now()) {
+            self.waiting_bytes = self.waiting_bytes.saturating_sub(queue.hold());
+            if known.is_none() {
                 self.gone(uid);
-                return;
             }
-        };
-        queue.gone_since = None;
+            return;
+        }
+        let Some(Ok(hook)) = known.as_ref().map(|k| &k.hook) else { return };
         let concurrency = hook.delivery.concurrency;
         let mut wait_until = None;
         while queue.in_flight < concurrency && !queue.ready.is_empty() {
@@ -413,46 +454,10 @@ impl Dispatcher {
         }
     }
 
-    /// The hook does not exist (any more). What waits for it waits for an hour, should it come back, then dies.
-    fn gone(&mut self, uid: &Arc<str>) {
-        let Some(queue) = self.queues.get_mut(uid) else { return };
-        let now = Millis::now();
-        let since = *queue.gone_since.get_or_insert(now);
-        if now.since(since) < HOOK_GRACE {
-            self.wake_at(since + HOOK_GRACE, uid);
-            return;
-        }
-        let (store, handle, metrics, uid) =
-            (self.store.clone(), self.handle.clone(), self.metrics.clone(), uid.clone());
-        queue.gone_since = None;
-        self.tasks.spawn(async move {
-            bury(&*store, &metrics, &uid).await;
-            handle.hook_changed(uid).await;
-        });
-    }
-
     /// Forgets the queue of a hook with nothing to do, so that memory follows the hooks that have work.
     fn tidy(&mut self, uid: &Arc<str>) {
         if self.queues.get(uid).is_some_and(Queue::idle) {
             self.queues.remove(uid);
-        }
-    }
-}
-
-/// Ends every pending delivery of a hook that is gone for good.
-async fn bury(store: &dyn Store, metrics: &Metrics, uid: &str) {
-    let far = Millis(i64::MAX);
-    while let Ok(pending) = store.due(uid, far, 256).await {
-        let seqs: HashSet<Seq> = pending.iter().map(|p| p.seq).collect();
-        if seqs.is_empty() {
-            return;
-        }
-        for delivery in seqs {
-            let next = Next::Dead { reason: "HookDeleted" };
-            if store.settle(Settlement { delivery, at: Millis::now(), attempt: None, next }).await.is_err() {
-                return;
-            }
-            metrics.finished("dead", "HookDeleted");
         }
     }
 }

@@ -2,10 +2,11 @@
 
 use std::collections::{HashSet, VecDeque};
 
+use super::hold::{Hold, Mark};
 use crate::core::breaker::{Breaker, Leave};
 use crate::core::bucket::{Bucket, Rate};
 use crate::core::time::Millis;
-use crate::worker::store::{Pending, Seq};
+use crate::worker::store::{HookId, Pending, Seq};
 
 /// Deliveries of one hook that may wait in memory.
 const WINDOW: usize = 64;
@@ -37,8 +38,23 @@ pub struct Queue {
     bucket: Option<Bucket>,
     /// Since when the hook does not exist.
     pub gone_since: Option<Millis>,
-    /// The hook lacks something that it needs to send: until when it is not looked for again.
-    pub held_until: Option<Millis>,
+    /// The hook, as the store names it.
+    pub id: Option<HookId>,
+    /// The hook lacks something that it needs to send.
+    pub missing: Option<Hold>,
+    /// When to look for what is missing again.
+    pub look_at: Option<Millis>,
+    /// The receiver answered 410 to this spec.
+    pub gone: Option<Mark>,
+    /// The last request was refused by the egress policy.
+    pub denied: Option<String>,
+    pub last_error: Option<String>,
+    /// Something was delivered.
+    pub went_well: bool,
+    /// What the store was told: held or not.
+    pub told_held: Option<bool>,
+    /// What people were told.
+    pub told: Option<(bool, &'static str)>,
 }
 
 impl Queue {
@@ -107,10 +123,6 @@ impl Queue {
         bytes
     }
 
-    pub fn held(&self, now: Millis) -> bool {
-        self.held_until.is_some_and(|until| until > now)
-    }
-
     /// May the hook send one more now? A time: not before it. None: not before something happens.
     pub fn leave(&mut self, rate: Option<Rate>, now: Millis) -> Result<(), Option<Millis>> {
         if rate != self.bucket.as_ref().map(Bucket::rate) {
@@ -137,6 +149,8 @@ impl Queue {
             && self.breaker.is_idle()
             && self.bucket.is_none()
             && self.in_flight == 0
+            && self.told_held != Some(true)
+            && self.told.is_none_or(|(well, _)| well)
     }
 }
 

@@ -329,7 +329,7 @@ async fn a_long_read_does_not_stop_the_writer() {
     let begun = Instant::now();
     let longest = longest_log(&store, dir.path()).await;
     assert!(longest > 1024, "{longest} pages: the test holds nothing up");
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?} for {longest} pages", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(60), "{:?} for {longest} pages", begun.elapsed());
     backup.execute_batch("COMMIT").unwrap();
     store.accept(vec![new("then", &["x"], T0)], T0).await.unwrap();
 }

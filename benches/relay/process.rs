@@ -1,0 +1,70 @@
+//! The two subjects, as processes: their addresses and what CPU they used.
+
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpListener};
+use std::process::{Child, Command, Stdio};
+
+use crate::bare::CONCURRENCY;
+
+pub struct Subject {
+    pub address: SocketAddr,
+    pub path: &'static str,
+    child: Child,
+    /// Its manifests and data.
+    _dir: Option<tempfile::TempDir>,
+}
+
+impl Drop for Subject {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+impl Subject {
+    /// The CPU time it used so far, in microseconds.
+    pub fn cpu(&self) -> f64 {
+        let stat =
+            std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("/proc/<pid>/stat");
+        // The name may hold spaces: fields are counted after it. utime and stime are the 14th and 15th of all.
+        let fields: Vec<&str> = stat.rsplit(')').next().expect("fields").split_whitespace().collect();
+        let ticks: f64 =
+            fields[11].parse::<f64>().expect("utime") + fields[12].parse::<f64>().expect("stime");
+        // A tick is 10 ms wherever Linux is usual.
+        ticks * 10_000.0
+    }
+}
+
+fn start(mut command: Command, starts: &str, path: &'static str, dir: Option<tempfile::TempDir>) -> Subject {
+    let mut child = command.stdout(Stdio::piped()).spawn().expect("starting a subject");
+    let mut lines = BufReader::new(child.stdout.take().expect("its output")).lines();
+    let line = lines.find_map(|line| line.ok().filter(|line| line.contains(starts))).expect("it listens");
+    let address = line.rsplit([' ', '/']).next().expect("an address").parse().expect("an address");
+    Subject { address, path, child, _dir: dir }
+}
+
+pub fn bare_relay(sink: SocketAddr) -> Subject {
+    let mut command = Command::new(std::env::current_exe().expect("this program"));
+    command.args(["--bare-relay", &sink.to_string()]);
+    start(command, "listening on", "/", None)
+}
+
+pub fn standalone(sink: SocketAddr) -> Subject {
+    // Beside the build, not in /tmp: that may be memory, where fsync costs nothing.
+    let dir =
+        tempfile::Builder::new().prefix("bench-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
+    let manifests = dir.path().join("manifests");
+    std::fs::create_dir(&manifests).expect("a folder");
+    let text = format!(
+        "apiVersion: v1\nkind: Secret\nmetadata: {{name: keys}}\nstringData: {{secret: secret}}\n---\n\
+         apiVersion: hookstream.dev/v1alpha1\nkind: EventHook\nmetadata: {{name: sink}}\n\
+         spec: {{source: bench, handler: {{webhook: {{url: 'http://{sink}/', signature: {{secretRef: {{name: keys, key: secret}}}}}}}}, \
+         delivery: {{concurrency: {CONCURRENCY}}}}}\n"
+    );
+    std::fs::write(manifests.join("all.yaml"), text).expect("a manifest");
+    let port = || TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").to_string();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hookstream"));
+    command.arg("standalone").arg("--manifests").arg(&manifests).arg("--data").arg(dir.path().join("data"));
+    command.args(["--log-level", "warn", "--listen", &port(), "--ops-listen", &port()]);
+    start(command, "ingest listening", "/v1/namespaces/default/events", Some(dir))
+}

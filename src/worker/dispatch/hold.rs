@@ -1,0 +1,136 @@
+//! Why a hook's deliveries wait, and what people are told of it.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::queue::Queue;
+use crate::core::time::Millis;
+use crate::worker::report::{Fare, Report};
+use crate::worker::route::Known;
+
+/// After so many failures in a row people are told that the receiver fails.
+const FAILING: u32 = 3;
+
+/// Why a hook sends nothing: not for its receiver's sake.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hold {
+    pub reason: &'static str,
+    pub message: String,
+}
+
+impl Hold {
+    pub fn new(reason: &'static str, message: impl Into<String>) -> Self {
+        Hold { reason, message: message.into() }
+    }
+}
+
+/// What the condition `Delivering` should say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivering {
+    pub well: bool,
+    pub reason: &'static str,
+    pub message: String,
+}
+
+/// The spec and the command by which a hook was told that its receiver is gone: other ones end the hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    generation: Option<i64>,
+    resume: Option<String>,
+}
+
+impl Mark {
+    pub fn of(known: &Known) -> Self {
+        Mark { generation: known.generation, resume: known.resume.clone() }
+    }
+}
+
+/// Why the hook is held, if it is. While it is, the age clock of its deliveries stands still.
+pub fn hold(known: Option<&Arc<Known>>, queue: &Queue) -> Option<Hold> {
+    let Some(known) = known else {
+        return Some(Hold::new(
+            "HookDeleted",
+            "the hook was deleted; its deliveries wait for an hour, should it come back",
+        ));
+    };
+    match &known.hook {
+        Err(spec) => Some(Hold::new(spec.into(), spec.to_string())),
+        Ok(hook) if hook.delivery.paused => {
+            Some(Hold::new("Paused", "delivery.paused is true: deliveries wait"))
+        }
+        Ok(_) if is_gone(known, queue) => Some(Hold::new(
+            "Gone",
+            "the receiver answered 410: deliveries wait until the spec changes or the annotation hookstream.dev/resume is set anew",
+        )),
+        Ok(_) => queue.missing.clone(),
+    }
+}
+
+/// The receiver said 410, now or before the last restart, and nothing changed since.
+fn is_gone(known: &Known, queue: &Queue) -> bool {
+    match &queue.gone {
+        Some(mark) => *mark == Mark::of(known),
+        None => known.gone,
+    }
+}
+
+/// True where a held hook may not even look again.
+pub fn shut(held: Option<&Hold>, queue: &Queue, now: Millis) -> bool {
+    match held {
+        None => false,
+        // What was missing may have come: one look now and then.
+        Some(hold) if Some(hold) == queue.missing.as_ref() => queue.look_at.is_some_and(|at| at > now),
+        Some(_) => true,
+    }
+}
+
+/// What is to be told of the hook; None before anything happened.
+pub fn delivering(held: Option<&Hold>, queue: &Queue) -> Option<Delivering> {
+    let bad = |reason, message: &str| Some(Delivering { well: false, reason, message: message.to_owned() });
+    if let Some(hold) = held {
+        return bad(hold.reason, &hold.message);
+    }
+    if let Some(denied) = &queue.denied {
+        return bad("EgressDenied", denied);
+    }
+    if queue.breaker.failures() >= FAILING {
+        let last = queue.last_error.as_deref().unwrap_or("no answer");
+        return bad("ReceiverFailing", &format!("the receiver fails, last by: {last}"));
+    }
+    // After something was wrong, it is said that it no longer is, even before the next delivery.
+    let mended = queue.told.is_some_and(|(well, _)| !well);
+    (queue.went_well || mended).then(|| Delivering {
+        well: true,
+        reason: "Delivering",
+        message: "deliveries go out".into(),
+    })
+}
+
+/// Says what is new about a hook: to the store whether it is held, to people how its deliveries fare.
+pub fn tell(
+    queue: &mut Queue,
+    known: Option<&Known>,
+    held: Option<&Hold>,
+    reports: &mpsc::UnboundedSender<Report>,
+) {
+    let Some(id) = queue.id.clone() else { return };
+    if queue.told_held != Some(held.is_some()) {
+        queue.told_held = Some(held.is_some());
+        // Closed: the process stops.
+        reports.send(Report::Held { hook: id.clone(), held: held.is_some(), at: Millis::now() }).ok();
+    }
+    let Some(known) = known else { return };
+    let Some(Delivering { well, reason, message }) = delivering(held, queue) else { return };
+    if queue.told == Some((well, reason)) {
+        return;
+    }
+    queue.told = Some((well, reason));
+    if well {
+        tracing::debug!(hook = %id.name, namespace = %id.namespace, "{message}");
+    } else {
+        tracing::warn!(hook = %id.name, namespace = %id.namespace, reason, "{message}");
+    }
+    let resumed = known.resume.clone().filter(|_| reason != "Gone");
+    reports.send(Report::Delivering(Fare { hook: id, well, reason, message, resumed })).ok();
+}

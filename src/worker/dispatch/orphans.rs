@@ -1,0 +1,80 @@
+//! Deliveries whose hook is gone: they wait for one of its name, and die after an hour.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Dispatcher;
+use crate::core::time::Millis;
+use crate::metrics::Metrics;
+use crate::worker::store::{HookId, Next, Seq, Settlement, Store};
+
+/// Deliveries of a deleted hook wait this long, should it come back.
+const HOOK_GRACE: Duration = Duration::from_secs(3600);
+
+impl Dispatcher {
+    /// The hook does not exist (any more). What waits for it waits for an hour, should one of its name come, then dies.
+    pub(super) fn gone(&mut self, uid: &Arc<str>) {
+        let Some(queue) = self.queues.get_mut(uid) else { return };
+        let now = Millis::now();
+        if let Some(id) = queue.id.clone() {
+            if let Some(new) = self.routes.uid_of(&id).and_then(|uid| self.routes.get(&uid)) {
+                return self.take_up(id, new.id.clone());
+            }
+            self.orphans.insert((id.namespace.clone(), id.name.clone()), id);
+        }
+        let Some(queue) = self.queues.get_mut(uid) else { return };
+        let since = *queue.gone_since.get_or_insert(now);
+        if now.since(since) < HOOK_GRACE {
+            self.wake_at(since + HOOK_GRACE, uid);
+            return;
+        }
+        let (store, handle, metrics, uid) =
+            (self.store.clone(), self.handle.clone(), self.metrics.clone(), uid.clone());
+        queue.gone_since = None;
+        self.tasks.spawn(async move {
+            bury(&*store, &metrics, &uid).await;
+            handle.hook_changed(uid).await;
+        });
+    }
+
+    /// What waits for a deleted hook becomes that of the hook which now has its name.
+    pub(super) fn take_up(&mut self, old: HookId, new: HookId) {
+        if old.uid == new.uid {
+            return;
+        }
+        self.queues.remove(&old.uid);
+        let (store, handle) = (self.store.clone(), self.handle.clone());
+        self.tasks.spawn(async move {
+            loop {
+                match store.take_up(&old, &new, Millis::now()).await {
+                    Ok(true) => {}
+                    Ok(false) => break,
+                    Err(error) => {
+                        tracing::warn!(hook = %new.name, %error, "what waited for the deleted hook of this name could not be taken up; it is tried again at the next start");
+                        break;
+                    }
+                }
+            }
+            handle.wake(new.uid).await;
+        });
+    }
+}
+
+/// Ends every pending delivery of a hook that is gone for good.
+async fn bury(store: &dyn Store, metrics: &Metrics, uid: &str) {
+    let far = Millis(i64::MAX);
+    while let Ok(pending) = store.due(uid, far, 256).await {
+        let seqs: HashSet<Seq> = pending.iter().map(|p| p.seq).collect();
+        if seqs.is_empty() {
+            return;
+        }
+        for delivery in seqs {
+            let next = Next::Dead { reason: "HookDeleted" };
+            if store.settle(Settlement { delivery, at: Millis::now(), attempt: None, next }).await.is_err() {
+                return;
+            }
+            metrics.finished("dead", "HookDeleted");
+        }
+    }
+}
