@@ -109,13 +109,14 @@ impl Api {
                 Told::Replay => store.replay(&owned, id, now).await?,
                 Told::Cancel => store.cancel(&owned, id, now).await?,
             };
-            if let Some(hook) = &hook {
-                dispatch.wake(hook.uid.clone()).await;
+            let Some(hook) = hook else { return Ok(None) };
+            let record = store.delivery(&owned, id).await?;
+            if let Some(record) = &record {
+                dispatch.changed(hook.uid, record.seq).await;
             }
-            Ok(hook)
+            Ok(record.map(|record| Standing { id, state: record.state }))
         });
         let done = done.await.unwrap_or(Err(store::StoreError::Closed));
-        done.map_err(|error| store_problem(&error))?.ok_or_else(|| no_delivery(id))?;
-        Ok(Standing { id, state: self.record(namespace, id).await?.state })
+        done.map_err(|error| store_problem(&error))?.ok_or_else(|| no_delivery(id))
     }
 }

@@ -14,6 +14,7 @@ use super::{Api, ByEvent, RESOURCE, query, store_problem, why};
 use crate::cluster::Access;
 use crate::core::time::Millis;
 use crate::worker::problem::Problem;
+use crate::worker::report::told;
 use crate::worker::request::InPath;
 use crate::worker::store;
 
@@ -39,17 +40,19 @@ pub async fn explain(
 fn explained(api: &Api, namespace: &str, found: store::Explained, now: Millis) -> Explanation {
     let mut explanation = Explanation::of(&found.event, found.accepted);
     // By name too: a delivery that another hook of the name took up is that one's.
-    let mut told: HashSet<Arc<str>> = HashSet::new();
+    let mut named: HashSet<Arc<str>> = HashSet::new();
     for record in found.deliveries {
-        told.insert(record.hook.name.clone());
+        named.insert(record.hook.name.clone());
         let known = api.routes.get(&record.hook.uid);
-        let standing = why::Standing::of(known.as_ref().map(|known| &known.hook));
+        let object = api.view.hook(namespace, &record.hook.name);
+        let told = object.as_ref().and_then(|hook| told(hook.0.as_ref().ok()?));
+        let standing = why::Standing::of(known.as_ref().map(|known| &known.hook), told);
         let text = why::became(&record, &standing, now);
         explanation.deliveries.push(Explained { delivery: Delivery::from(record), explanation: text });
     }
     let mut hooks = api.view.hooks.state();
     hooks.retain(|hook| {
-        hook.namespace().as_deref() == Some(namespace) && !told.contains(hook.name_any().as_str())
+        hook.namespace().as_deref() == Some(namespace) && !named.contains(hook.name_any().as_str())
     });
     hooks.sort_by_cached_key(|hook| hook.name_any());
     explanation.others_left_out = hooks.len().saturating_sub(MAX_OTHERS);

@@ -1,5 +1,6 @@
 //! In words: what became of a delivery, and why a hook got none.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::Resource;
 
 use crate::api::EventHook;
@@ -16,16 +17,23 @@ pub enum Standing {
     Paused,
     /// Its spec cannot be carried out, and why.
     Invalid(String),
+    /// Its condition `Delivering` is false, in these words.
+    Troubled(String),
     Deleted,
 }
 
 impl Standing {
-    pub fn of(hook: Option<&Result<Hook, InvalidSpec>>) -> Self {
-        match hook {
+    /// `known`: what the worker understands of it. `told`: the condition `Delivering`, as it was last written.
+    pub fn of(known: Option<&Result<Hook, InvalidSpec>>, told: Option<&Condition>) -> Self {
+        match known {
             None => Standing::Deleted,
             Some(Err(invalid)) => Standing::Invalid(invalid.to_string()),
+            // Before the condition, which may be older than the spec.
             Some(Ok(hook)) if hook.delivery.paused => Standing::Paused,
-            Some(Ok(_)) => Standing::Works,
+            Some(Ok(_)) => match told.filter(|told| told.status == "False" && told.reason != "Paused") {
+                Some(told) => Standing::Troubled(told.message.clone()),
+                None => Standing::Works,
+            },
         }
     }
 }
@@ -79,10 +87,10 @@ fn waits(record: &Record, standing: &Standing, now: Millis) -> String {
                 "held: its hook was deleted; a hook of its name takes it up within 1 h, else it dies{last}"
             )
         }
-        (Standing::Works, Some(due)) if due > now => {
+        (Standing::Works | Standing::Troubled(_), Some(due)) if due > now => {
             format!("waits until {} for attempt {attempt}{last}", due.rfc3339())
         }
-        // Also where a Secret is missing or the breaker is open: that is the dispatcher's and not on disk.
+        (Standing::Troubled(why), _) => format!("is due, but waits: {why}{last}"),
         (Standing::Works, _) => format!("is due: attempt {attempt} follows when its hook may send{last}"),
     }
 }
@@ -270,6 +278,8 @@ mod tests {
         let later = Millis(NOW.0 + 60_000);
         for (standing, now, want) in [
             (Standing::Works, later, "is due: attempt 1 follows when its hook may send"),
+            (Standing::Troubled("x".into()), later, "is due, but waits: x"),
+            (Standing::Troubled("x".into()), NOW, "waits until 2023-11-14T22:14:20.000Z for attempt 1"),
             (Standing::Paused, NOW, "held: its hook is paused (delivery.paused)"),
             (Standing::Invalid("x".into()), NOW, "held: its hook's spec cannot be carried out: x"),
             (Standing::Deleted, NOW, "held: its hook was deleted"),
@@ -281,10 +291,19 @@ mod tests {
             let spec = json!({"source": "s", "delivery": delivery, "handler": {"webhook": {"url": "https://e.com"}}});
             validate(guarded("h", spec, json!({})).0.as_ref().unwrap())
         };
-        assert_eq!(Standing::of(Some(&hook(json!({})))), Standing::Works);
-        assert_eq!(Standing::of(Some(&hook(json!({"paused": true})))), Standing::Paused);
-        assert_eq!(Standing::of(None), Standing::Deleted);
-        assert!(matches!(Standing::of(Some(&hook(json!({"concurrency": 0})))), Standing::Invalid(_)));
+        let told = |status: &str| -> Condition {
+            serde_json::from_value(json!({"type": "Delivering", "status": status, "reason": "Gone",
+                "message": "the receiver answered 410", "lastTransitionTime": "2023-11-14T22:13:20Z"}))
+            .unwrap()
+        };
+        let (works, paused) = (hook(json!({})), hook(json!({"paused": true})));
+        let (good, bad) = (told("True"), told("False"));
+        assert_eq!(Standing::of(Some(&works), None), Standing::Works);
+        assert_eq!(Standing::of(Some(&works), Some(&good)), Standing::Works);
+        assert_eq!(Standing::of(Some(&works), Some(&bad)), Standing::Troubled(bad.message.clone()));
+        assert_eq!(Standing::of(Some(&paused), Some(&bad)), Standing::Paused);
+        assert_eq!(Standing::of(None, Some(&bad)), Standing::Deleted);
+        assert!(matches!(Standing::of(Some(&hook(json!({"concurrency": 0}))), None), Standing::Invalid(_)));
     }
 
     fn guarded(name: &str, spec: Value, meta: Value) -> Guarded<EventHook> {
