@@ -104,6 +104,7 @@ where
         starting,
         limits: role.args.limits(),
         retention: role.args.retention(),
+        disk: role.args.disk(role.data),
         listen: with_host(role.listen),
         api_listen: with_host(role.api_listen),
     };

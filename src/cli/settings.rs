@@ -1,6 +1,7 @@
 //! Flags that several roles share.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -10,8 +11,8 @@ use url::Url;
 use super::Failure;
 use crate::controller;
 use crate::core::{duration, egress, hook, size};
-use crate::worker::Limits;
 use crate::worker::store::Retention;
+use crate::worker::{Disk, Limits};
 
 /// Parses a duration flag.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
@@ -26,6 +27,13 @@ pub fn parse_window(text: &str) -> Result<Duration, String> {
 /// Parses a size flag.
 pub fn parse_size(text: &str) -> Result<u64, String> {
     size::parse(text).map_err(|e| e.to_string())
+}
+
+/// Parses `90%` or `90`.
+pub fn parse_percent(text: &str) -> Result<u8, String> {
+    let digits = text.strip_suffix('%').unwrap_or(text);
+    let percent = digits.parse().ok().filter(|n| (1..=100).contains(n) && !digits.starts_with('+'));
+    percent.ok_or_else(|| "must be a share of the disk from 1% to 100%".to_owned())
 }
 
 /// Parses an address flag.
@@ -56,6 +64,12 @@ pub struct WorkerArgs {
     /// The largest event in bytes.
     #[arg(long, default_value_t = 1 << 20, value_name = "BYTES", env = "HOOKSTREAM_MAX_EVENT_BYTES")]
     max_event_bytes: usize,
+    /// The largest batch of events in bytes.
+    #[arg(long, default_value_t = 16 << 20, value_name = "BYTES", env = "HOOKSTREAM_MAX_REQUEST_BYTES")]
+    max_request_bytes: usize,
+    /// How full the disk of --data may be; above it, events are refused before they are read. 100%: no limit.
+    #[arg(long, default_value = "90%", value_parser = parse_percent, value_name = "PERCENT", env = "HOOKSTREAM_DISK_LIMIT")]
+    disk_limit: u8,
     /// How long an event with the id of an earlier one is taken for the same.
     #[arg(long, default_value = "24h", value_parser = parse_window, env = "HOOKSTREAM_DEDUP_WINDOW")]
     dedup_window: Duration,
@@ -80,9 +94,14 @@ impl WorkerArgs {
     pub fn limits(&self) -> Limits {
         Limits {
             max_event_bytes: self.max_event_bytes,
+            max_request_bytes: self.max_request_bytes,
             dedup_window: self.dedup_window,
             relay_dedup_window: self.relay_dedup_window,
         }
+    }
+
+    pub fn disk(&self, data: &Path) -> Disk {
+        Disk::new(data, self.disk_limit)
     }
 
     pub fn retention(&self) -> Retention {
@@ -142,4 +161,18 @@ pub fn is_loopback(flag: &str, listen: &str) -> Result<bool, Failure> {
 /// `:8080` listens on every address.
 pub fn with_host(listen: &str) -> String {
     if listen.starts_with(':') { format!("0.0.0.0{listen}") } else { listen.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percents() {
+        assert_eq!(parse_percent("90%"), Ok(90));
+        assert_eq!(parse_percent("1"), Ok(1));
+        for text in ["", "%", "0%", "101%", "+5", "5.5%", "-1", "90%%"] {
+            assert!(parse_percent(text).is_err(), "{text}");
+        }
+    }
 }

@@ -206,12 +206,13 @@ fn wanted(
         }
         _ => gateway_config(hook, found, vendor)?,
     };
+    let (snooze, on_change) = gateway_gates(hook);
     let desired = KongHook {
         source: hook.source.clone(),
         event: hook.event.clone(),
         handler: "webhook".to_owned(),
-        snooze: None,
-        on_change: None,
+        snooze,
+        on_change,
         config,
     };
     let uid = object.uid().unwrap_or_default();
@@ -262,6 +263,18 @@ fn gateway_config(hook: &Hook, found: &Found, vendor: &Vendor) -> Result<serde_j
     let url = found.secrets.url.as_ref().map(Url::as_str);
     let verify = tls.as_ref().is_none_or(|tls| tls.insecure_skip_verify != Some(true));
     Ok(json!({"url": url, "headers": map, "secret": secret, "ssl_verify": verify}))
+}
+
+/// `snooze` in seconds and `on_change`, where Kong itself delivers. A relay carries none: the worker gates, once, and Kong
+/// must tell it of every event.
+fn gateway_gates(hook: &Hook) -> (Option<i64>, Option<bool>) {
+    match hook.deliver_by {
+        DeliverBy::Worker => (None, None),
+        DeliverBy::Gateway => (
+            hook.gates.snooze.map(|snooze| i64::try_from(snooze.period.as_secs()).unwrap_or(i64::MAX)),
+            hook.gates.on_change.is_some().then_some(true),
+        ),
+    }
 }
 
 /// What Kong was told, with what it was told before for as long as that is still taken.
@@ -337,6 +350,23 @@ mod tests {
         assert_eq!(third, second, "unchanged until its time is over");
         let fourth = applied(Some(&status(third)), terms("b"), now + Duration::from_secs(601));
         assert!(fourth.previous.is_none());
+    }
+
+    #[test]
+    fn gates_go_to_kong_where_kong_delivers() {
+        let told = |deliver_by: &str, gates: serde_json::Value| {
+            let mut spec = json!({"source": "crud", "connectionRef": {"name": "k"}, "deliverBy": deliver_by,
+                "handler": {"webhook": {"url": "https://example.com"}}});
+            spec.as_object_mut().unwrap().extend(gates.as_object().unwrap().clone());
+            let object: EventHook = serde_json::from_value(json!({"apiVersion": "hookstream.dev/v1alpha1",
+                "kind": "EventHook", "metadata": {"name": "h"}, "spec": spec}))
+            .unwrap();
+            gateway_gates(&hook::validate(&object).unwrap())
+        };
+        let both = json!({"snooze": {"period": "1m30s"}, "onChange": {}});
+        assert_eq!(told("Gateway", both.clone()), (Some(90), Some(true)));
+        assert_eq!(told("Gateway", json!({})), (None, None));
+        assert_eq!(told("Worker", both), (None, None));
     }
 
     #[test]

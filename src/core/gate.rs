@@ -92,11 +92,16 @@ impl Gates {
         if self.is_open() {
             return Asked::default();
         }
-        // Data that is nested too deep to be read is compared as the text that it is.
+        // Data that cannot be read (a number too big for every parser) is compared as the text that it is.
         let data = serde_json::from_str(data.get()).unwrap_or_else(|_| Value::String(data.get().to_owned()));
-        let by = |paths: &[String]| mark(paths.iter().map(|path| at(&data, path)));
+        self.ask_value(unique, &data)
+    }
+
+    /// The same, of data that was parsed already.
+    pub fn ask_value(&self, unique: &[&str], data: &Value) -> Asked {
+        let by = |paths: &[String]| mark(paths.iter().map(|path| at(data, path)));
         let by_source = || {
-            if unique.is_empty() { mark([&data]) } else { mark(unique.iter().map(|path| at(&data, path))) }
+            if unique.is_empty() { mark([data]) } else { mark(unique.iter().map(|path| at(data, path))) }
         };
         let group = self.group_by.as_deref().map(by);
         Asked {

@@ -9,10 +9,13 @@ use url::Url;
 
 use super::bucket::Rate;
 use super::duration;
+use super::filter::{Filter, FilterError};
+use super::gate::{Gates, OnChange, Snooze};
 use super::retry::Policy;
 use crate::api::{
     AdoptMode, CaKind, DeliverBy, DurationText, EventHook, EventHookSpec, Format, HandlerKind, HeaderFrom,
     ManagementPolicy, RateLimit, SecretKeyRef, SignatureAlgorithm, SignatureEncoding, SignatureScheme, Tls,
+    Trailing,
 };
 
 /// A valid hook.
@@ -24,6 +27,10 @@ pub struct Hook {
     pub source: String,
     /// None: every event of the source.
     pub event: Option<String>,
+    /// None: all of them.
+    pub filter: Option<Filter>,
+    /// With `deliverBy: Gateway` they are the gateway's to keep.
+    pub gates: Gates,
     pub handler: Handler,
     /// The name of the Connection, where there is one: then the hook gets its own relay's events and no others.
     pub connection: Option<String>,
@@ -102,6 +109,8 @@ pub struct Delivery {
 pub enum InvalidSpec {
     #[error("{} not built yet: remove {} or wait for a later version", list(.0), if .0.len() == 1 { "it" } else { "them" })]
     NotImplemented(Vec<&'static str>),
+    #[error("filter: {0}")]
+    InvalidFilter(FilterError),
     #[error("{field}: {problem}")]
     InvalidSpec { field: &'static str, problem: String },
 }
@@ -128,8 +137,8 @@ pub fn validate(hook: &EventHook) -> Result<Hook, InvalidSpec> {
         return Err(invalid("rotation", "needs connectionRef"));
     }
     let deliver_by = spec.deliver_by.unwrap_or(DeliverBy::Worker);
-    if deliver_by == DeliverBy::Gateway && spec.delivery.is_some() {
-        return Err(invalid("delivery", "would be ignored with deliverBy: Gateway"));
+    if deliver_by == DeliverBy::Gateway {
+        gateway_takes(spec)?;
     }
     let meta = &hook.metadata;
     Ok(Hook {
@@ -138,6 +147,13 @@ pub fn validate(hook: &EventHook) -> Result<Hook, InvalidSpec> {
         name: meta.name.as_deref().unwrap_or_default().into(),
         source: spec.source.clone(),
         event: spec.event.clone(),
+        filter: spec
+            .filter
+            .as_deref()
+            .map(Filter::compile)
+            .transpose()
+            .map_err(InvalidSpec::InvalidFilter)?,
+        gates: gates(spec)?,
         handler: handler(spec)?,
         connection: spec.connection_ref.as_ref().map(|r| r.name.clone()),
         deliver_by,
@@ -149,11 +165,7 @@ pub fn validate(hook: &EventHook) -> Result<Hook, InvalidSpec> {
 /// gate or filter that is silently ignored sends what was not to be sent.
 fn not_built(spec: &EventHookSpec) -> Vec<&'static str> {
     let used = [
-        ("filter", spec.filter.is_some()),
         ("from", spec.from.is_some()),
-        ("groupBy", spec.group_by.is_some()),
-        ("snooze", spec.snooze.is_some()),
-        ("onChange", spec.on_change.is_some()),
         ("handler.webhookCustom", spec.handler.webhook_custom.is_some()),
         ("handler.log", spec.handler.log.is_some()),
         ("handler.lambda", spec.handler.lambda.is_some()),
@@ -162,6 +174,57 @@ fn not_built(spec: &EventHookSpec) -> Vec<&'static str> {
         ("adopt.mode: Override", spec.adopt.as_ref().is_some_and(|a| a.mode == AdoptMode::Override)),
     ];
     used.into_iter().filter_map(|(field, used)| used.then_some(field)).collect()
+}
+
+/// Refuses what a gateway that delivers by itself would ignore.
+fn gateway_takes(spec: &EventHookSpec) -> Result<(), InvalidSpec> {
+    let fields = spec.on_change.as_ref().is_some_and(|on_change| on_change.fields.is_some());
+    let trailing = spec.snooze.as_ref().is_some_and(|snooze| snooze.trailing.is_some());
+    let ignored = [
+        ("delivery", spec.delivery.is_some()),
+        ("filter", spec.filter.is_some()),
+        ("groupBy", spec.group_by.is_some()),
+        ("onChange.fields", fields),
+        ("snooze.trailing", trailing),
+    ];
+    match ignored.into_iter().find(|(_, used)| *used) {
+        Some((field, _)) => Err(invalid(field, "would be ignored with deliverBy: Gateway")),
+        None => Ok(()),
+    }
+}
+
+fn gates(spec: &EventHookSpec) -> Result<Gates, InvalidSpec> {
+    let snooze = match &spec.snooze {
+        Some(snooze) => {
+            let period =
+                duration::parse(&snooze.period.0).map_err(|e| invalid("snooze.period", e.to_string()))?;
+            if spec.deliver_by == Some(DeliverBy::Gateway) && period.subsec_nanos() != 0 {
+                return Err(invalid("snooze.period", "must be whole seconds with deliverBy: Gateway"));
+            }
+            Some(Snooze { period, trailing: snooze.trailing == Some(Trailing::Last) })
+        }
+        None => None,
+    };
+    Ok(Gates {
+        group_by: paths("groupBy", spec.group_by.as_ref())?,
+        snooze,
+        on_change: match &spec.on_change {
+            Some(rule) => Some(OnChange { fields: paths("onChange.fields", rule.fields.as_ref())? }),
+            None => None,
+        },
+    })
+}
+
+/// Dotted paths. One with an empty step would never find anything, and so put all events into one group.
+fn paths(field: &'static str, paths: Option<&Vec<String>>) -> Result<Option<Vec<String>>, InvalidSpec> {
+    let Some(paths) = paths else { return Ok(None) };
+    if paths.is_empty() {
+        return Err(invalid(field, "must name at least one path, or be left out"));
+    }
+    match paths.iter().find(|path| path.split('.').any(str::is_empty)) {
+        Some(path) => Err(invalid(field, format!("{path:.64} is no path: write it as entity.id"))),
+        None => Ok(Some(paths.clone())),
+    }
 }
 
 fn handler(spec: &EventHookSpec) -> Result<Handler, InvalidSpec> {
@@ -293,18 +356,10 @@ mod tests {
 
     #[test]
     fn what_is_not_built_is_said() {
-        for (field, extra) in [
-            ("filter", json!({"filter": "true"})),
-            ("from", json!({"from": {"eventStreamRef": {"name": "s"}}})),
-            ("groupBy", json!({"groupBy": ["a"]})),
-            ("snooze", json!({"snooze": {"period": "60s"}})),
-            ("onChange", json!({"onChange": {}})),
-        ] {
-            let error = validate(&with(extra)).unwrap_err();
-            assert_eq!(error, InvalidSpec::NotImplemented(vec![field]));
-            assert_eq!(<&str>::from(&error), "NotImplemented");
-            assert!(error.to_string().starts_with(field), "{error}");
-        }
+        let error = validate(&with(json!({"from": {"eventStreamRef": {"name": "s"}}}))).unwrap_err();
+        assert_eq!(error, InvalidSpec::NotImplemented(vec!["from"]));
+        assert_eq!(<&str>::from(&error), "NotImplemented");
+        assert!(error.to_string().starts_with("from"), "{error}");
         for handler in ["webhookCustom", "log", "lambda"] {
             let spec = match handler {
                 "lambda" => json!({"functions": ["return true"]}),
@@ -317,11 +372,63 @@ mod tests {
     }
 
     #[test]
+    fn filters_and_gates() {
+        let hook = validate(&with(json!({"filter": "data.n == 1", "groupBy": ["a.b", "c"],
+            "snooze": {"period": "1m30s", "trailing": "Last"}, "onChange": {"fields": ["d"]}})))
+        .unwrap();
+        assert_eq!(hook.filter.as_ref().map(Filter::text), Some("data.n == 1"));
+        assert_eq!(
+            hook.gates,
+            Gates {
+                group_by: Some(vec!["a.b".into(), "c".into()]),
+                snooze: Some(Snooze { period: Duration::from_secs(90), trailing: true }),
+                on_change: Some(OnChange { fields: Some(vec!["d".into()]) }),
+            }
+        );
+        let hook = validate(&with(json!({"snooze": {"period": "60s", "trailing": "None"}, "onChange": {}})));
+        let gates = hook.unwrap().gates;
+        assert_eq!(gates.snooze, Some(Snooze { period: Duration::from_secs(60), trailing: false }));
+        assert_eq!(gates.on_change, Some(OnChange { fields: None }));
+        assert!(validate(&with(json!({}))).unwrap().gates.is_open());
+
+        let error = validate(&with(json!({"filter": "data.x ==\n dat.y"}))).unwrap_err();
+        assert_eq!(<&str>::from(&error), "InvalidFilter");
+        assert!(error.to_string().starts_with("filter: line 2, column 2: no such name: dat"), "{error}");
+    }
+
+    #[test]
+    fn a_gateway_takes_what_kong_knows() {
+        let gateway = |extra: Value| {
+            let mut spec = json!({"connectionRef": {"name": "k"}, "deliverBy": "Gateway"});
+            merge(&mut spec, extra);
+            validate(&with(spec))
+        };
+        gateway(json!({"snooze": {"period": "60s"}, "onChange": {}})).unwrap();
+        for (extra, want) in [
+            (json!({"filter": "true"}), "filter"),
+            (json!({"groupBy": ["a"]}), "groupBy"),
+            (json!({"onChange": {"fields": ["a"]}}), "onChange.fields"),
+            (json!({"snooze": {"period": "1s", "trailing": "None"}}), "snooze.trailing"),
+            (json!({"snooze": {"period": "1s500ms"}}), "snooze.period"),
+            (json!({"delivery": {}}), "delivery"),
+        ] {
+            match gateway(extra).unwrap_err() {
+                InvalidSpec::InvalidSpec { field, .. } => assert_eq!(field, want),
+                other => panic!("{other}"),
+            }
+        }
+    }
+
+    #[test]
     fn bad_specs_say_where() {
         let cases = [
             (json!({"delivery": {"timeout": "soon"}}), "delivery.timeout"),
             (json!({"delivery": {"retry": {"maxAge": "0s"}}}), "delivery.retry.maxAge"),
             (json!({"delivery": {"concurrency": 0}}), "delivery.concurrency"),
+            (json!({"snooze": {"period": "soon"}}), "snooze.period"),
+            (json!({"groupBy": []}), "groupBy"),
+            (json!({"groupBy": ["a..b"]}), "groupBy"),
+            (json!({"onChange": {"fields": ["a."]}}), "onChange.fields"),
             (json!({"deliverBy": "Worker"}), "deliverBy"),
             (json!({"rotation": "2"}), "rotation"),
             (json!({"handler": {"webhook": {"url": "ftp://x"}}}), "handler.webhook.url"),

@@ -7,10 +7,12 @@
 
 pub mod breaker;
 pub mod bucket;
+pub mod catalogue;
 pub mod conditions;
 pub mod duration;
 pub mod egress;
 pub mod event;
+pub mod filter;
 pub mod gate;
 pub mod hook;
 pub mod keys;

@@ -1,13 +1,12 @@
 //! The worker: takes events in, matches hooks, keeps what it accepted and delivers it.
 //!
-//! `ingest -> route -> store -> dispatch -> handlers`.
+//! `ingest -> route -> store -> dispatch -> handlers`. Filters are asked in route, gates in the store.
 //!
 //! Invariants: an answer of 202 comes after the commit; the ingest port opens only when the hooks are known; a delivery
 //! reads its hook as it is now; a backlog waits on disk and costs bounded memory; nothing that a receiver or sender does
 //! harms another.
 //!
-//! Left to others: where hooks come from (`cluster`), what an outcome leads to (`core::retry`). Gates come between route
-//! and store with the issue "The durable worker".
+//! Left to others: where hooks come from (`cluster`), what an outcome leads to (`core::retry`).
 
 mod api;
 mod dispatch;
@@ -27,7 +26,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-pub use ingest::Limits;
+pub use ingest::{Disk, Limits};
 use route::Routes;
 use store::{Retention, Store, StoreError};
 
@@ -56,6 +55,8 @@ pub struct Worker {
     pub starting: Pending,
     pub limits: Limits,
     pub retention: Retention,
+    /// How full the store's disk may be.
+    pub disk: Disk,
     /// Where the ingest port listens.
     pub listen: String,
     /// Where the API port listens.
@@ -134,6 +135,7 @@ impl Worker {
             metrics: self.metrics,
             limits: self.limits,
             unknown: ingest::Unknown::default(),
+            disk: self.disk,
         });
         self.starting.done();
 

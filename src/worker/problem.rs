@@ -6,7 +6,7 @@ use http::header::{CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHE
 use serde_json::json;
 
 use crate::cluster::AccessError;
-use crate::core::event::BadEvent;
+use crate::core::event::{BadEvent, Rejected};
 use crate::net::serve::CloseWithoutAnswer;
 use crate::worker::store::StoreError;
 
@@ -25,6 +25,24 @@ pub struct Problem {
 impl Problem {
     pub fn new(status: u16, reason: &'static str, detail: impl Into<String>) -> Self {
         Problem { status, reason, detail: detail.into() }
+    }
+
+    pub fn disk_limit() -> Self {
+        Problem::new(
+            503,
+            "DiskLimit",
+            "the disk is used up to --disk-limit: nothing was read or stored, send it again later",
+        )
+    }
+
+    pub fn request_too_big(max: usize) -> Self {
+        Problem::new(
+            413,
+            "TooBig",
+            format!(
+                "a request may have {max} bytes: send less, or start the worker with a larger --max-request-bytes"
+            ),
+        )
     }
 
     pub fn too_big(max: usize) -> Self {
@@ -48,13 +66,20 @@ impl Problem {
 
 impl From<BadEvent> for Problem {
     fn from(bad: BadEvent) -> Self {
-        let status = match bad {
+        Rejected::from(bad).into()
+    }
+}
+
+impl From<Rejected> for Problem {
+    fn from(rejected: Rejected) -> Self {
+        let status = match rejected.bad {
             BadEvent::ContentType(_) => 415,
             BadEvent::ReservedSource(_) => 403,
             BadEvent::TooManyHops => 508,
+            BadEvent::TooBig(_) | BadEvent::TooMany => 413,
             _ => 400,
         };
-        Problem::new(status, (&bad).into(), bad.to_string())
+        Problem::new(status, (&rejected.bad).into(), rejected.to_string())
     }
 }
 

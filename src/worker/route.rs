@@ -1,16 +1,22 @@
-//! Which hooks an event reaches: an index, changed in place.
+//! Which hooks an event reaches: an index, changed in place; and what is decided for each of them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use kube::{Resource, ResourceExt};
 use parking_lot::RwLock;
+use uuid::Uuid;
 
 use super::report::told;
-use super::store::HookId;
+use super::store::{HookId, NewDelivery};
 use crate::api::{CaKind, EventHook, RESUME};
 use crate::cluster::{Guarded, Key};
+use crate::core::catalogue;
+use crate::core::event::Event;
+use crate::core::filter::Facts;
+use crate::core::gate::Asked;
 use crate::core::hook::{Hook, InvalidSpec, validate};
+use crate::core::time::Millis;
 
 /// A hook as the worker knows it.
 #[derive(Debug)]
@@ -25,6 +31,65 @@ pub struct Known {
     pub gone: bool,
     key: Key,
     route: Option<Route>,
+}
+
+/// What a hook makes of an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// It matches; this is what it asks of the gates.
+    Deliver(Asked),
+    /// The filter says no.
+    Skip,
+    /// It cannot be told until the spec is another: the event counts as matched, and its delivery is held. It passes by
+    /// the gates, whose rules are not known either, or may not be meant for it.
+    Undecided(String),
+}
+
+/// What a hook makes of an event, by the hook as it is now. Asked when the event comes in, and again before it is sent
+/// where it was undecided.
+pub fn decide(known: &Known, event: &Event) -> Decision {
+    decide_facts(known, &Facts::new(event))
+}
+
+fn decide_facts(known: &Known, facts: &Facts<'_>) -> Decision {
+    let hook = match &known.hook {
+        Ok(hook) => hook,
+        Err(invalid) => return Decision::Undecided(invalid.to_string()),
+    };
+    match hook.filter.as_ref().map(|filter| filter.matches_facts(facts)) {
+        None | Some(Ok(true)) => {}
+        Some(Ok(false)) => return Decision::Skip,
+        Some(Err(error)) => return Decision::Undecided(format!("filter: {error}")),
+    }
+    if hook.gates.is_open() {
+        return Decision::Deliver(Asked::default());
+    }
+    let event = facts.event();
+    let unique = catalogue::unique(&event.source, &event.event);
+    Decision::Deliver(match facts.data() {
+        Ok(data) => hook.gates.ask_value(unique, data),
+        Err(_) => hook.gates.ask(unique, &event.data),
+    })
+}
+
+/// The deliveries that an event makes at these hooks.
+pub fn deliveries(hooks: &[Arc<Known>], event: &Event, now: Millis) -> Vec<NewDelivery> {
+    let facts = Facts::new(event);
+    let delivery = |known: &Arc<Known>| {
+        let asked = match decide_facts(known, &facts) {
+            Decision::Deliver(asked) => asked,
+            Decision::Undecided(_) => Asked::default(),
+            Decision::Skip => return None,
+        };
+        Some(NewDelivery { hook: known.id.clone(), id: Uuid::now_v7(), due: now, asked, dead: None })
+    };
+    hooks.iter().filter_map(delivery).collect()
+}
+
+/// True where `deliveries` may take long enough to be in the way of others: filters have a bound, but some milliseconds
+/// are much for a thread that serves many senders.
+pub fn may_take_long(hooks: &[Arc<Known>]) -> bool {
+    hooks.iter().any(|known| known.hook.as_ref().is_ok_and(|hook| hook.filter.is_some()))
 }
 
 /// Where a hook stands in the index: namespace, source, event (None: every event of the source).
@@ -95,7 +160,7 @@ impl Routes {
     }
 
     /// The hooks without a Connection that this event reaches: those of its source and event, and of all of its source.
-    pub fn matching(&self, namespace: &str, source: &str, event: &str) -> Vec<HookId> {
+    pub fn matching(&self, namespace: &str, source: &str, event: &str) -> Vec<Arc<Known>> {
         let route = |event: Option<&str>| Route {
             namespace: namespace.to_owned(),
             source: source.to_owned(),
@@ -106,7 +171,7 @@ impl Routes {
             .iter()
             .filter_map(|route| inner.by_route.get(route))
             .flatten()
-            .map(|known| known.id.clone())
+            .cloned()
             .collect()
     }
 }
@@ -135,7 +200,8 @@ impl Inner {
     }
 }
 
-fn known(hook: &EventHook, key: Key) -> Known {
+/// Understands a hook as it is.
+pub fn known(hook: &EventHook, key: Key) -> Known {
     let spec = &hook.spec;
     // With a Connection, a hook gets the events of its own relay and no others; one that is being deleted gets none.
     let routed = spec.connection_ref.is_none() && hook.meta().deletion_timestamp.is_none();
@@ -180,7 +246,7 @@ mod tests {
 
     fn names(routes: &Routes, source: &str, event: &str) -> Vec<String> {
         let mut names: Vec<String> =
-            routes.matching("n", source, event).iter().map(|h| h.name.to_string()).collect();
+            routes.matching("n", source, event).iter().map(|h| h.id.name.to_string()).collect();
         names.sort();
         names
     }
@@ -192,7 +258,7 @@ mod tests {
         routes.put(&hook("one", "2", json!({"event": "e"})));
         routes.put(&hook("other", "3", json!({"source": "t"})));
         routes.put(&hook("kong", "4", json!({"connectionRef": {"name": "k"}})));
-        routes.put(&hook("held", "5", json!({"filter": "true"})));
+        routes.put(&hook("held", "5", json!({"filter": "no(t)valid"})));
         assert_eq!(
             names(&routes, "s", "e"),
             ["all", "held", "one"],
@@ -202,6 +268,74 @@ mod tests {
         assert_eq!(names(&routes, "t", "e"), ["other"]);
         assert!(routes.matching("m", "s", "e").is_empty());
         assert!(routes.get("5").unwrap().hook.is_err());
+    }
+
+    fn event(source: &str, event: &str, data: Value) -> Event {
+        Event {
+            id: "1".into(),
+            namespace: "n".into(),
+            origin: crate::core::event::Origin::Api,
+            source: source.into(),
+            event: event.into(),
+            time: "2023-11-14T22:13:20Z".into(),
+            data: serde_json::value::to_raw_value(&data).unwrap(),
+            attributes: [].into(),
+        }
+    }
+
+    #[test]
+    fn decisions() {
+        let decided = |spec: Value, data: Value| {
+            let guarded = hook("h", "1", spec);
+            let known = known(guarded.0.as_ref().unwrap(), Key::new("n", "h"));
+            decide(&known, &event("s", "e", data))
+        };
+        let open = Decision::Deliver(Asked::default());
+        assert_eq!(decided(json!({}), json!(1)), open);
+        assert_eq!(decided(json!({"filter": "data.n > 1"}), json!({"n": 2})), open);
+        assert_eq!(decided(json!({"filter": "data.n > 1"}), json!({"n": 1})), Decision::Skip);
+        for (filter, reason) in
+            [("data.n > 1", "filter: there is no member n"), ("data.n >", "filter: line 1")]
+        {
+            match decided(json!({"filter": filter, "snooze": {"period": "1s"}}), json!({"m": 1})) {
+                Decision::Undecided(why) => assert!(why.starts_with(reason), "{why}"),
+                other => panic!("{filter}: {other:?}"),
+            }
+        }
+        let gated = json!({"snooze": {"period": "1s"}, "onChange": {}, "filter": "true"});
+        let Decision::Deliver(asked) = decided(gated, json!({"n": 1})) else { panic!("not delivered") };
+        assert!(asked.snooze.is_some() && asked.change.is_some());
+    }
+
+    #[test]
+    fn the_gates_know_by_what_a_source_tells_things_apart() {
+        let asked = |name: &str, data: Value| {
+            let spec = json!({"source": "rate-limiting-advanced", "snooze": {"period": "1s"}});
+            let guarded = hook("h", "1", spec);
+            let known = known(guarded.0.as_ref().unwrap(), Key::new("n", "h"));
+            decide(&known, &event("rate-limiting-advanced", name, data))
+        };
+        let exceeded = |rate| asked("rate-limit-exceeded", json!({"ip": "10.0.0.1", "rate": rate}));
+        assert_eq!(exceeded(1), exceeded(2), "the rate is no other thing");
+        let other = |rate| asked("other", json!({"ip": "10.0.0.1", "rate": rate}));
+        assert_ne!(other(1), other(2), "an event of which nothing is known is told apart by its whole data");
+    }
+
+    #[test]
+    fn deliveries_of_those_that_match_or_cannot_tell() {
+        let routes = Routes::default();
+        routes.put(&hook("plain", "1", json!({})));
+        routes.put(&hook("yes", "2", json!({"filter": "data.n == 1"})));
+        routes.put(&hook("no", "3", json!({"filter": "data.n == 2"})));
+        routes.put(&hook("fails", "4", json!({"filter": "data.m == 2"})));
+        routes.put(&hook("invalid", "5", json!({"filter": "m == 2"})));
+        let hooks = routes.matching("n", "s", "e");
+        assert!(may_take_long(&hooks));
+        let made = deliveries(&hooks, &event("s", "e", json!({"n": 1})), Millis(5));
+        let mut names: Vec<_> = made.iter().map(|d| d.hook.name.to_string()).collect();
+        names.sort();
+        assert_eq!(names, ["fails", "invalid", "plain", "yes"]);
+        assert!(made.iter().all(|d| d.due == Millis(5) && d.dead.is_none()));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 use proptest::prelude::*;
+use serde_json::value::RawValue;
 
+use super::parse::MAX_NAME;
 use super::*;
 
 fn published(body: &str) -> Result<Draft, BadEvent> {
@@ -9,6 +11,35 @@ fn published(body: &str) -> Result<Draft, BadEvent> {
 fn cloud(members: &str) -> Result<Draft, BadEvent> {
     let body = format!(r#"{{"specversion":"1.0","id":"1","source":"shop","type":"paid"{members}}}"#);
     parse_published(Some("application/cloudevents+json; charset=utf-8"), body.as_bytes())
+}
+
+/// A binary event that is right but for what is added.
+fn binary(more: &[(&str, &str)], content_type: Option<&str>, body: &str) -> Result<Draft, BadEvent> {
+    let headers = [
+        ("ce-specversion", "1.0"),
+        ("ce-id", "1"),
+        ("ce-source", "shop"),
+        ("ce-type", "paid"),
+        ("host", "h"),
+    ];
+    let headers = headers.iter().chain(more).map(|(name, value)| (*name, value.as_bytes()));
+    match parse_request(content_type, headers, body.as_bytes(), 500) {
+        Ok(Published::One(draft)) => Ok(draft),
+        Ok(Published::Batch(_)) => unreachable!(),
+        Err(rejected) => Err(rejected.bad),
+    }
+}
+
+fn batch_of(body: &str) -> Result<Vec<Draft>, Rejected> {
+    match parse_request(Some("application/cloudevents-batch+json; charset=UTF-8"), [], body.as_bytes(), 500)?
+    {
+        Published::Batch(drafts) => Ok(drafts),
+        Published::One(_) => unreachable!(),
+    }
+}
+
+fn batch(body: &str) -> Result<Vec<Draft>, BadEvent> {
+    batch_of(body).map_err(|rejected| rejected.bad)
 }
 
 fn accepted(draft: Draft) -> Event {
@@ -67,6 +98,115 @@ fn structured_events() {
     assert!(cloud(r#","data_base64":null"#).is_ok());
 }
 
+#[test]
+fn binary_events() {
+    let more = [
+        ("ce-time", "2023-11-14T22:13:20Z"),
+        ("ce-subject", "a%20%22b%22%E2%82%AC%25"),
+        ("ce-quoted", r#""a \"b\" c%20d""#),
+        ("ce-comexampleext1", "5"),
+        ("x-other", "%"),
+    ];
+    let draft = binary(&more, Some("application/vnd.shop+json; charset=utf-8"), r#" {"x":1.0} "#).unwrap();
+    assert_eq!(
+        (draft.id.as_deref(), draft.source.as_str(), draft.event.as_str(), draft.data.get()),
+        (Some("1"), "shop", "paid", r#"{"x":1.0}"#)
+    );
+    assert_eq!(draft.time.as_deref(), Some("2023-11-14T22:13:20Z"));
+    let attributes: Vec<_> =
+        draft.attributes.iter().map(|(n, v)| (n.as_str(), v.as_str().unwrap())).collect();
+    assert_eq!(
+        attributes,
+        [
+            ("comexampleext1", "5"),
+            ("datacontenttype", "application/vnd.shop+json; charset=utf-8"),
+            ("quoted", "a \"b\" c d"),
+            ("subject", "a \"b\"\u{20ac}%"),
+        ]
+    );
+    let draft = binary(&[], None, "").unwrap();
+    assert_eq!(draft.data.get(), "null");
+    assert!(draft.attributes.is_empty());
+    assert_eq!(binary(&[], Some("application/json"), "3").unwrap().data.get(), "3");
+    assert_eq!(binary(&[("ce-hookstreamhops", "8")], None, "").unwrap_err(), BadEvent::TooManyHops);
+    for (more, content_type, reason) in [
+        (
+            &[("ce-subject", "100%")][..],
+            None,
+            "ce-subject is no CloudEvents attribute: a % without two digits",
+        ),
+        (&[("ce-subject", "%4")], None, "two digits"),
+        (&[("ce-subject", "%zz")], None, "two digits"),
+        (&[("ce-subject", "%ff")], None, "no UTF-8"),
+        (&[("ce-subject", "%0d%0aSet-Cookie: x")], None, "control characters"),
+        (&[("ce-subject", r#""a"b""#)], None, "quotes are wrong"),
+        (&[("ce-subject", r#""a\""#)], None, "quotes are wrong"),
+        (&[("ce-my_name", "x")], None, "lower-case letters and digits"),
+        (&[("ce-", "x")], None, "lower-case letters and digits"),
+        (&[("ce-datacontenttype", "x")], None, "use Content-Type"),
+        (&[("ce-data", "x")], None, "use Content-Type"),
+        (&[("ce-time", "yesterday")], None, "RFC 3339"),
+        (&[], Some("text/plain"), "content type text/plain is not taken"),
+        (&[], Some("application/octet-stream"), "data must be JSON"),
+    ] {
+        let error = binary(more, content_type, "1").unwrap_err().to_string();
+        assert!(error.contains(reason), "{more:?}: {error}");
+    }
+    // A structured event may repeat its attributes in headers: the body is what counts.
+    let body = br#"{"specversion":"1.0","id":"9","source":"s","type":"t"}"#;
+    let headers: [(&str, &[u8]); 2] = [("ce-specversion", b"1.0"), ("ce-id", b"%")];
+    let got = parse_request(Some("application/cloudevents+json"), headers, body, 500).unwrap();
+    assert!(matches!(got, Published::One(draft) if draft.id.as_deref() == Some("9")));
+    // Without the version it is no CloudEvent.
+    let got = parse_request(None, [("ce-id", &b"1"[..])], br#"{"source":"s","event":"e"}"#, 500).unwrap();
+    assert!(matches!(got, Published::One(draft) if draft.id.is_none()));
+}
+
+#[test]
+fn batches() {
+    let one = |id: &str| format!(r#"{{"specversion":"1.0","id":"{id}","source":"s","type":"t"}}"#);
+    let drafts = batch(&format!("[{}, {}]", one("1"), one("2"))).unwrap();
+    assert_eq!(drafts.iter().filter_map(|d| d.id.as_deref()).collect::<Vec<_>>(), ["1", "2"]);
+    assert!(batch("[]").unwrap().is_empty());
+    assert_eq!(batch(&format!("[{}]", vec![one("1"); 1000].join(","))).unwrap().len(), 1000);
+    for (second, reason) in [
+        (r#"{"source":"s","event":"e"}"#, "specversion is missing"),
+        ("5", "no JSON object"),
+        (r#"{"specversion":"1.0","id":"1","source":"auth0","type":"t"}"#, "reserved"),
+        (
+            &format!(
+                r#"{{"specversion":"1.0","id":"1","source":"s","type":"t","data":"{}"}}"#,
+                "x".repeat(500)
+            ),
+            "500 bytes",
+        ),
+    ] {
+        let rejected = batch_of(&format!("[{},{second}]", one("1"))).unwrap_err();
+        assert_eq!(rejected.index, Some(1));
+        let text = rejected.to_string();
+        assert!(text.starts_with("event 1 of the batch: ") && text.contains(reason), "{text}");
+    }
+    assert!(is_batch(Some("Application/CloudEvents-Batch+JSON;x=y")) && !is_batch(Some("application/json")));
+}
+
+#[test]
+fn base64_data_that_is_json() {
+    assert_eq!(cloud(r#","data_base64":"eyJ4IjoxLjB9""#).unwrap().data.get(), r#"{"x":1.0}"#);
+}
+
+#[test]
+fn depth() {
+    let nested = |n: usize| format!("{}{}", "[".repeat(n), "]".repeat(n));
+    let data = published(&format!(r#"{{"source":"s","event":"e","data":{}}}"#, nested(127))).unwrap().data;
+    serde_json::from_str::<Value>(data.get()).expect("what is taken can be read");
+    let braces = format!(r#"{{"source":"s","event":"e","data":{}}}"#, Value::from("[{\"".repeat(500)));
+    published(&braces).expect("brackets in a text are no depth");
+    assert_eq!(
+        parse_relayed(format!(r#"{{"source":"s","event":"e","d":{}}}"#, nested(127)).as_bytes()).unwrap_err(),
+        BadEvent::TooDeep
+    );
+}
+
 /// Every reason, and that no variant was forgotten.
 #[test]
 fn reasons() {
@@ -106,7 +246,11 @@ fn reasons() {
         (plain(r#","time":"2023-13-14T22:13:20Z""#), "WrongType", "RFC 3339"),
         (plain(r#","data":{"a":1,"a":2}"#), "NotJson", "a stands in it twice"),
         (cloud(r#","data":{"a":1,"a":2}"#), "NotJson", "a stands in it twice"),
-        (cloud(r#","data_base64":"eA==""#), "WrongType", "data_base64"),
+        (cloud(r#","data_base64":"eA==""#), "Base64", "only JSON"),
+        (cloud(r#","data_base64":"e""#), "Base64", "no base64"),
+        (cloud(r#","data_base64":5"#), "Base64", "no text"),
+        (cloud(r#","data_base64":"MQ==","data":1"#), "Base64", "send one"),
+        (plain(&format!(r#","data":{}{}"#, "[".repeat(128), "]".repeat(128))), "TooDeep", "127"),
         (cloud(r#","Upper":1"#), "WrongType", "lower-case"),
         (cloud(r#","x_y":1"#), "WrongType", "lower-case"),
         (cloud(r#","":1"#), "WrongType", "lower-case"),
@@ -120,6 +264,20 @@ fn reasons() {
         (published(r#"{"specversion":"0.3","id":"1","source":"s","type":"t"}"#), "SpecVersion", "0.3"),
         (parse_published(Some("text/plain"), b"{}"), "ContentType", "text/plain"),
         (parse_published(Some("application/cloudevents-batch+json"), b"[]"), "ContentType", "batch"),
+        (parse_published(Some("application/cloudevents+avro"), b"{}"), "ContentType", "avro"),
+        (
+            binary(&[("ce-id", "2")], None, "").map(|_| unreachable!()),
+            "Header",
+            "ce-id is no CloudEvents attribute: it stands there twice",
+        ),
+        (binary(&[], None, "{").map(|_| unreachable!()), "DataNotJson", "EOF"),
+        (batch("{}").map(|_| unreachable!()), "NotJsonList", "a list of CloudEvents"),
+        (batch(&format!("[{}1]", "1,".repeat(1000))).map(|_| unreachable!()), "TooMany", "1000"),
+        (
+            batch(&format!(r#"[{}]"#, "x".repeat(0) + &"9".repeat(600))).map(|_| unreachable!()),
+            "TooBig",
+            "500",
+        ),
         (published(r#"{"source":"auth0","event":"e"}"#), "ReservedSource", "auth0"),
         (published(r#"{"source":"kong:event_hooks","event":"e"}"#), "ReservedSource", "kong:event_hooks"),
         (
@@ -140,7 +298,7 @@ fn reasons() {
         assert_eq!(name, variant, "row {n} ({words})");
         seen.insert(name);
     }
-    assert_eq!(seen.len(), 9, "a variant is not reached: {seen:?}");
+    assert_eq!(seen.len(), 16, "a variant is not reached: {seen:?}");
 }
 
 /// What a sender may write at most passes.
@@ -306,6 +464,10 @@ proptest! {
         drop(parse_published(None, &body));
         drop(parse_published(Some("application/cloudevents+json"), &body));
         drop(parse_relayed(&body));
+        drop(parse_request(Some("application/cloudevents-batch+json"), [], &body, 100));
+        let headers = [("ce-specversion", &b"1.0"[..]), ("ce-id", &body), ("ce-source", b"s"), ("ce-type", &body), ("ce-x", &body)];
+        drop(parse_request(kind.as_deref(), headers, &body, 100));
+        drop(parse_request(None, headers, b"1", 100));
     }
 
     /// Bytes that are nearly right reach further than random ones.

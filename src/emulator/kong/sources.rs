@@ -1,72 +1,25 @@
-//! The catalogue of sources, events and fields, as far as it is public.
+//! The catalogue of sources, events and fields, as the admin API tells it.
 
 use serde_json::{Map, Value, json};
 
-/// `crud` has an event per entity type. The documents name some; the others are guessed from the entity names that the
-/// vendor reserves.
-const ENTITIES: [&str; 24] = [
-    "acls",
-    "admins",
-    "basicauth_credentials",
-    "ca_certificates",
-    "certificates",
-    "consumer_groups",
-    "consumers",
-    "event_hooks",
-    "hmacauth_credentials",
-    "jwt_secrets",
-    "key_sets",
-    "keyauth_credentials",
-    "keys",
-    "oauth2_credentials",
-    "plugins",
-    "rbac_roles",
-    "rbac_users",
-    "routes",
-    "services",
-    "sessions",
-    "snis",
-    "targets",
-    "upstreams",
-    "vaults",
-];
+use crate::core::catalogue::{Event, SOURCES};
 
 /// `{<source>: {<event>: {"fields": [...], "unique": [...]}}}`.
 pub(super) fn catalogue() -> Map<String, Value> {
-    let crud = json!({"fields": ["operation", "entity", "old_entity", "schema"]});
-    let events = |names: &[&str]| -> Value {
-        names.iter().map(|name| ((*name).to_owned(), crud.clone())).collect::<Map<_, _>>().into()
+    let events = |events: &[Event]| -> Value {
+        events.iter().map(|event| (event.name.to_owned(), about(event))).collect::<Map<_, _>>().into()
     };
-    let limit = json!(["consumer", "ip", "service", "rate", "limit", "window"]);
-    let description = "Run an event when a rate limit has been exceeded";
-    Map::from_iter([
-        (
-            "balancer".to_owned(),
-            json!({"health": {"fields": ["upstream_id", "ip", "port", "hostname", "health"]}}),
-        ),
-        ("crud".into(), {
-            let mut all = ENTITIES.to_vec();
-            all.push("workspaces");
-            events(&all)
-        }),
-        ("dao:crud".into(), events(&["create", "update", "delete"])),
-        (
-            "rate-limiting-advanced".into(),
-            json!({"rate-limit-exceeded": {
-                "description": description, "fields": limit, "unique": ["consumer", "ip", "service"]}}),
-        ),
-        (
-            "ai-rate-limiting-advanced".into(),
-            json!({"rate-limit-exceeded": {"description": description, "fields": limit}}),
-        ),
-        // Fields taken from the sample in the documents.
-        (
-            "oas-validation".into(),
-            json!({"validation-failed": {"fields": ["consumer", "ip", "service", "err"]}}),
-        ),
-        // Neither its event's name nor its fields are documented: the name is a guess, the fields stay empty.
-        ("service-protection".into(), json!({"rate-limit-exceeded": {"fields": []}})),
-    ])
+    SOURCES.iter().map(|source| (source.name.to_owned(), events(source.events))).collect()
+}
+
+/// `unique` and `description` appear only where there is something to tell.
+fn about(event: &Event) -> Value {
+    let mut about = Map::from_iter([("fields".to_owned(), json!(event.fields))]);
+    about.extend(event.description.map(|text| ("description".to_owned(), text.into())));
+    if !event.unique.is_empty() {
+        about.insert("unique".to_owned(), json!(event.unique));
+    }
+    about.into()
 }
 
 #[cfg(test)]
@@ -83,5 +36,9 @@ mod tests {
             }
         }
         assert_eq!(catalogue["crud"].as_object().unwrap().len(), 25);
+        let limit = &catalogue["rate-limiting-advanced"]["rate-limit-exceeded"];
+        assert_eq!(limit["unique"], json!(["consumer", "ip", "service"]));
+        assert!(limit["description"].is_string());
+        assert_eq!(catalogue["balancer"]["health"].as_object().unwrap().len(), 1);
     }
 }

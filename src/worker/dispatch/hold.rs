@@ -91,6 +91,9 @@ pub fn delivering(held: Option<&Hold>, queue: &Queue) -> Option<Delivering> {
     if let Some(hold) = held {
         return bad(hold.reason, &hold.message);
     }
+    if let Some(why) = &queue.undecided {
+        return bad("Undecided", why);
+    }
     if let Some(denied) = &queue.denied {
         return bad("EgressDenied", denied);
     }

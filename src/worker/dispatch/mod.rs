@@ -84,6 +84,11 @@ enum Command {
         seq: Seq,
         missing: Option<Hold>,
     },
+    /// The filter fails on an event, which waits for another spec.
+    Undecided {
+        uid: Arc<str>,
+        why: String,
+    },
     /// The outcome is on disk: the delivery is nobody's.
     Settled {
         uid: Arc<str>,
@@ -102,6 +107,8 @@ enum Came {
     Gone,
     /// It may not be reached.
     Denied(String),
+    /// Nothing: none was made.
+    Nothing,
 }
 
 impl Handle {
@@ -246,6 +253,11 @@ impl Dispatcher {
                 self.judge(&uid, came);
                 self.ended(&uid);
             }
+            Command::Undecided { uid, why } => {
+                if let Some(queue) = self.queues.get_mut(&uid) {
+                    queue.undecided = Some(why);
+                }
+            }
             Command::NotNow { uid, seq, missing } => {
                 self.not_now(&uid, seq, missing);
                 self.ended(&uid);
@@ -274,6 +286,7 @@ impl Dispatcher {
             Some(queue) => {
                 queue.missed();
                 queue.look_at = None;
+                queue.undecided = None;
             }
             // The store has to know of a hold even while nothing waits: the age of what comes does not run.
             None if hold::hold(known.as_ref(), &Queue::default()).is_some() && known.is_some() => {
@@ -293,9 +306,12 @@ impl Dispatcher {
     /// Remembers how the receiver fared.
     fn judge(&mut self, uid: &Arc<str>, came: Came) {
         let Some(queue) = self.queues.get_mut(uid) else { return };
-        queue.missing = None;
-        queue.denied = None;
+        if !matches!(came, Came::Nothing) {
+            queue.missing = None;
+            queue.denied = None;
+        }
         match came {
+            Came::Nothing => queue.breaker.undecided(Millis::now()),
             Came::Well => {
                 queue.breaker.succeeded();
                 queue.went_well = true;

@@ -6,19 +6,27 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use http::header::CONTENT_TYPE;
-use http::{HeaderMap, StatusCode};
+use http::header::{ALLOW, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{Ingest, hash};
+use super::{Ingest, decided, hash};
 use crate::cluster::Access;
-use crate::core::event::{BadEvent, Draft, Event, HOPS_ATTRIBUTE, MAX_HOPS, Origin, parse_published};
-use crate::core::gate::Asked;
+use crate::core::event::{
+    BadEvent, Draft, Event, HOPS_ATTRIBUTE, MAX_HOPS, Origin, Published, is_batch, parse_request,
+};
 use crate::core::time::Millis;
 use crate::worker::problem::Problem;
 use crate::worker::request::{BodyError, InPath, bearer, content_length, read};
-use crate::worker::store::{Accepted, Dedup, NewDelivery, NewEvent};
+use crate::worker::store::{Accepted, Dedup, NewEvent, StoreError};
+
+/// What is answered.
+enum Answer {
+    One(Accepted),
+    /// One commit: all of them or none.
+    Batch(Vec<Accepted>),
+}
 
 pub async fn publish(
     State(ingest): State<Arc<Ingest>>,
@@ -26,20 +34,32 @@ pub async fn publish(
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    let result = accept(&ingest, namespace, &headers, body).await;
-    let outcome = match &result {
-        Ok(accepted) if accepted.duplicate => "Duplicate",
-        Ok(_) => "Accepted",
-        Err(problem) => problem.reason,
+    let told = |accepted: &Accepted| {
+        ingest.metrics.ingested("events", if accepted.duplicate { "Duplicate" } else { "Accepted" });
+        json!({"id": accepted.event_id, "deliveries": accepted.kept()})
     };
-    ingest.metrics.ingested("events", outcome);
-    match result {
-        Ok(accepted) => {
-            let answer = json!({"id": accepted.event_id, "deliveries": accepted.kept()});
-            (StatusCode::ACCEPTED, Json(answer)).into_response()
+    let answer = match accept(&ingest, namespace, &headers, body).await {
+        Ok(Answer::One(accepted)) => told(&accepted),
+        Ok(Answer::Batch(all)) => all.iter().map(told).collect(),
+        Err(problem) => {
+            ingest.metrics.ingested("events", problem.reason);
+            return problem.into_response();
         }
-        Err(problem) => problem.into_response(),
+    };
+    (StatusCode::ACCEPTED, Json(answer)).into_response()
+}
+
+/// The handshake of the CloudEvents webhook specification: a sender asks whether it may send. Whether it may is decided
+/// when it sends, by its token, so anybody may ask.
+pub async fn handshake(headers: HeaderMap) -> Response {
+    let mut response = StatusCode::OK.into_response();
+    let out = response.headers_mut();
+    out.insert(ALLOW, HeaderValue::from_static("POST"));
+    if let Some(origin) = headers.get("webhook-request-origin") {
+        out.insert("webhook-allowed-origin", origin.clone());
+        out.insert("webhook-allowed-rate", HeaderValue::from_static("*"));
     }
+    response
 }
 
 async fn accept(
@@ -47,31 +67,62 @@ async fn accept(
     namespace: String,
     headers: &HeaderMap,
     body: Body,
-) -> Result<Accepted, Problem> {
+) -> Result<Answer, Problem> {
     // Who it is comes before what it sends: a stranger's body is not even read.
     let access = Access::new(&namespace, "create", "events");
     ingest.cluster.authorize(bearer(headers), access).await?;
-    let max = ingest.limits.max_event_bytes;
+    if ingest.disk.is_full() {
+        return Err(Problem::disk_limit());
+    }
+    let content_type = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok());
+    let limits = &ingest.limits;
+    let (max, too_big): (usize, fn(usize) -> Problem) = if is_batch(content_type) {
+        (limits.max_request_bytes, Problem::request_too_big)
+    } else {
+        (limits.max_event_bytes, Problem::too_big)
+    };
     let body = read(body, content_length(headers), max).await.map_err(|error| match error {
-        BodyError::TooBig => Problem::too_big(max),
+        BodyError::TooBig => too_big(max),
         BodyError::Broken => Problem::broken(),
     })?;
-    let content_type = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok());
-    let mut draft = parse_published(content_type, &body)?;
-    take_over_hops(&mut draft, headers)?;
-
+    let fields = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
     let now = Millis::now();
-    let dedup = draft.id.as_ref().map(|id| Dedup {
-        key: hash(&[b"api", namespace.as_bytes(), draft.source.as_bytes(), id.as_bytes()]),
-        window: ingest.limits.dedup_window,
-    });
-    let event = event(draft, namespace, Origin::Api, now);
-    let hooks = ingest.routes.matching(&event.namespace, &event.source, &event.event);
-    let deliveries = hooks
-        .into_iter()
-        .map(|hook| NewDelivery { hook, id: Uuid::now_v7(), due: now, asked: Asked::default(), dead: None })
-        .collect();
-    let new = NewEvent { event: Arc::new(event), dedup, deliveries };
+    match parse_request(content_type, fields, &body, limits.max_event_bytes)? {
+        Published::One(draft) => {
+            let all = store(ingest, vec![draft], namespace, headers, now).await?;
+            Ok(Answer::One(all.into_iter().next().ok_or(StoreError::Closed)?))
+        }
+        Published::Batch(drafts) => Ok(Answer::Batch(store(ingest, drafts, namespace, headers, now).await?)),
+    }
+}
+
+/// Stores drafts, all or none.
+async fn store(
+    ingest: &Ingest,
+    drafts: Vec<Draft>,
+    namespace: String,
+    headers: &HeaderMap,
+    now: Millis,
+) -> Result<Vec<Accepted>, Problem> {
+    if drafts.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut dedups = Vec::with_capacity(drafts.len());
+    let mut events = Vec::with_capacity(drafts.len());
+    for mut draft in drafts {
+        take_over_hops(&mut draft, headers)?;
+        dedups.push(draft.id.as_ref().map(|id| Dedup {
+            key: hash(&[b"api", namespace.as_bytes(), draft.source.as_bytes(), id.as_bytes()]),
+            window: ingest.limits.dedup_window,
+        }));
+        let event = Arc::new(event(draft, namespace.clone(), Origin::Api, now));
+        let hooks = ingest.routes.matching(&event.namespace, &event.source, &event.event);
+        events.push((event, hooks));
+    }
+    let only: Vec<Arc<Event>> = events.iter().map(|(event, _)| event.clone()).collect();
+    let deliveries = decided(events, now).await?;
+    let new = only.into_iter().zip(dedups).zip(deliveries);
+    let new = new.map(|((event, dedup), deliveries)| NewEvent { event, dedup, deliveries }).collect();
     Ok(ingest.accept(new, now).await?)
 }
 

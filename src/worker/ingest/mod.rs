@@ -5,6 +5,7 @@
 //!
 //! Left to others: what is an event (`core::event`), who may relay (`core::relay`), who may publish (`cluster`).
 
+mod disk;
 mod events;
 mod relays;
 
@@ -20,11 +21,13 @@ use sha2::{Digest, Sha256};
 
 use super::dispatch::Handle;
 use super::problem::Problem;
-use super::route::Routes;
-use super::store::{Accepted, Fate, NewEvent, Pending, Store, StoreError};
+use super::route::{Known, Routes, deliveries, may_take_long};
+use super::store::{Accepted, Fate, NewDelivery, NewEvent, Pending, Store, StoreError};
 use crate::cluster::{Cluster, Key, View};
+use crate::core::event::Event;
 use crate::core::time::Millis;
 use crate::metrics::Metrics;
+pub use disk::Disk;
 
 /// An object that is not known may be on its way here for this long.
 const MAYBE_NEW: Duration = Duration::from_secs(120);
@@ -35,6 +38,8 @@ const MAX_UNKNOWN: usize = 4096;
 pub struct Limits {
     /// The largest event in bytes.
     pub max_event_bytes: usize,
+    /// The largest batch in bytes.
+    pub max_request_bytes: usize,
     /// How long a repeated id is a duplicate.
     pub dedup_window: Duration,
     /// How long a repeated relay body is a duplicate; zero: never.
@@ -51,12 +56,13 @@ pub struct Ingest {
     pub metrics: Arc<Metrics>,
     pub limits: Limits,
     pub unknown: Unknown,
+    pub disk: Disk,
 }
 
 /// The routes of the ingest port.
 pub fn router(ingest: Ingest) -> Router {
     Router::new()
-        .route("/v1/namespaces/{namespace}/events", post(events::publish))
+        .route("/v1/namespaces/{namespace}/events", post(events::publish).options(events::handshake))
         .route("/v1/namespaces/{namespace}/relays/{eventhook}", post(relays::relay))
         .fallback(|| async {
             Problem::new(404, "NotFound", "no such address: POST /v1/namespaces/{namespace}/events")
@@ -68,8 +74,8 @@ pub fn router(ingest: Ingest) -> Router {
 }
 
 impl Ingest {
-    /// Commits an event and hands its deliveries over.
-    async fn accept(&self, new: NewEvent, now: Millis) -> Result<Accepted, StoreError> {
+    /// Commits events, all or none, and hands their deliveries over.
+    async fn accept(&self, new: Vec<NewEvent>, now: Millis) -> Result<Vec<Accepted>, StoreError> {
         let (store, dispatch) = (self.store.clone(), self.dispatch.clone());
         // A task of its own: a sender who goes away ends the request, and what was committed would be handed to nobody
         // until the next start.
@@ -80,11 +86,24 @@ impl Ingest {
 async fn accept(
     store: Arc<dyn Store>,
     dispatch: Handle,
-    new: NewEvent,
+    new: Vec<NewEvent>,
     now: Millis,
-) -> Result<Accepted, StoreError> {
-    let (event, deliveries) = (new.event.clone(), new.deliveries.clone());
-    let accepted = store.accept(vec![new], now).await?.into_iter().next().ok_or(StoreError::Closed)?;
+) -> Result<Vec<Accepted>, StoreError> {
+    let made: Vec<_> = new.iter().map(|new| (new.event.clone(), new.deliveries.clone())).collect();
+    let all = store.accept(new, now).await?;
+    for ((event, deliveries), accepted) in made.into_iter().zip(&all) {
+        hand_over(&dispatch, event, deliveries, accepted, now).await;
+    }
+    Ok(all)
+}
+
+async fn hand_over(
+    dispatch: &Handle,
+    event: Arc<Event>,
+    deliveries: Vec<NewDelivery>,
+    accepted: &Accepted,
+    now: Millis,
+) {
     if !accepted.duplicate {
         for (delivery, told) in deliveries.into_iter().zip(&accepted.deliveries) {
             let Fate::Pending { due, suppressed } = told.fate else { continue };
@@ -106,7 +125,20 @@ async fn accept(
     for hook in &accepted.woken {
         dispatch.wake(hook.uid.clone()).await;
     }
-    Ok(accepted)
+}
+
+/// The deliveries that events make at hooks; where filters are asked, on a thread that may take its time.
+async fn decided(
+    all: Vec<(Arc<Event>, Vec<Arc<Known>>)>,
+    now: Millis,
+) -> Result<Vec<Vec<NewDelivery>>, Problem> {
+    let long = all.iter().any(|(_, hooks)| may_take_long(hooks));
+    let decide = move || all.iter().map(|(event, hooks)| deliveries(hooks, event, now)).collect::<Vec<_>>();
+    if !long {
+        return Ok(decide());
+    }
+    // A panic in there is one request's, which the sender makes again.
+    tokio::task::spawn_blocking(decide).await.map_err(|_| StoreError::Closed.into())
 }
 
 /// A hash of parts; their lengths go before them, so that no two lists of parts are the same bytes.

@@ -9,19 +9,17 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode};
 use kube::ResourceExt;
 use serde_json::json;
-use uuid::Uuid;
 
 use super::events::event;
-use super::{Ingest, hash};
-use crate::api::EventHook;
+use super::{Ingest, decided, hash};
 use crate::cluster::Key;
 use crate::core::event::{Origin, parse_relayed};
-use crate::core::gate::Asked;
 use crate::core::relay::{self, Refused, SIGNATURE_HEADER};
 use crate::core::time::Millis;
 use crate::worker::problem::{Problem, close};
 use crate::worker::request::{BodyError, InPath, content_length, read};
-use crate::worker::store::{Accepted, Dedup, HookId, NewDelivery, NewEvent};
+use crate::worker::route;
+use crate::worker::store::{Accepted, Dedup, NewEvent};
 
 /// What became of a relay.
 enum Relayed {
@@ -70,6 +68,9 @@ async fn accept(ingest: &Ingest, key: &Key, headers: &HeaderMap, body: Body) -> 
         None => return Relayed::ComeAgain("Unknown"),
     };
     ingest.unknown.known(key);
+    if ingest.disk.is_full() {
+        return Relayed::ComeAgain("DiskLimit");
+    }
     let max = ingest.limits.max_event_bytes;
     let body = match read(body, content_length(headers), max).await {
         Ok(body) => body,
@@ -98,28 +99,23 @@ async fn accept(ingest: &Ingest, key: &Key, headers: &HeaderMap, body: Body) -> 
         return Relayed::LeftOut;
     }
 
-    let id = hook_id(hook, key);
+    // The index lags behind by moments at most; a hook that it does not have yet is understood here.
+    let known = ingest.routes.get(hook.uid().unwrap_or_default().as_str());
+    let known = known.unwrap_or_else(|| Arc::new(route::known(hook, key.clone())));
     let window = ingest.limits.relay_dedup_window;
     let dedup =
-        (!window.is_zero()).then(|| Dedup { key: hash(&[b"relay", id.uid.as_bytes(), &body]), window });
-    let event = event(draft, key.namespace.clone(), Origin::Relay(key.name.clone()), now);
-    let delivery =
-        NewDelivery { hook: id, id: Uuid::now_v7(), due: now, asked: Asked::default(), dead: None };
-    let new = NewEvent { event: Arc::new(event), dedup, deliveries: vec![delivery] };
-    match ingest.accept(new, now).await {
-        Ok(accepted) => Relayed::Accepted(accepted),
+        (!window.is_zero()).then(|| Dedup { key: hash(&[b"relay", known.id.uid.as_bytes(), &body]), window });
+    let event = Arc::new(event(draft, key.namespace.clone(), Origin::Relay(key.name.clone()), now));
+    let Ok(deliveries) = decided(vec![(event.clone(), vec![known])], now).await else {
+        return Relayed::ComeAgain("Closed");
+    };
+    let deliveries = deliveries.into_iter().flatten().collect();
+    match ingest.accept(vec![NewEvent { event, dedup, deliveries }], now).await {
+        Ok(accepted) => accepted.into_iter().next().map_or(Relayed::ComeAgain("Closed"), Relayed::Accepted),
         Err(error) => Relayed::ComeAgain((&error).into()),
     }
 }
 
 fn refuse(status: u16, refused: Refused) -> Relayed {
     Relayed::Refused(Problem::new(status, refused.into(), refused.to_string()))
-}
-
-fn hook_id(hook: &EventHook, key: &Key) -> HookId {
-    HookId {
-        uid: hook.uid().unwrap_or_default().into(),
-        namespace: key.namespace.as_str().into(),
-        name: key.name.as_str().into(),
-    }
 }

@@ -1,0 +1,123 @@
+//! Events: how they are read from bytes and written to receivers.
+//!
+//! Foreign bytes end here: whatever arrives, the answer is an event or a reason. JSON that is only passed on is kept as
+//! the text that came, so that numbers and order survive.
+
+mod members;
+mod parse;
+mod render;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+pub use parse::{
+    BadEvent, Draft, MAX_BATCH, MAX_DEPTH, Published, Rejected, is_batch, parse_published, parse_relayed,
+    parse_request,
+};
+
+/// The sources that only vendors may emit: an API caller that could would forge a vendor's events.
+pub const RESERVED_SOURCES: [&str; 2] = ["auth0", "kong:event_hooks"];
+/// The CloudEvents attribute that counts how many hooks an event has been through.
+pub const HOPS_ATTRIBUTE: &str = "hookstreamhops";
+/// At this many hops an event is refused: two hooks that feed each other stop.
+pub const MAX_HOPS: u32 = 8;
+
+/// Where an event came in.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub enum Origin {
+    /// Published by an API caller.
+    Api,
+    /// Relayed by Kong for the EventHook of this name.
+    Relay(String),
+    /// Sent by Auth0 for the EventStream of this name.
+    Stream(String),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::Api => f.write_str("api"),
+            Origin::Relay(name) => write!(f, "relay/{name}"),
+            Origin::Stream(name) => write!(f, "stream/{name}"),
+        }
+    }
+}
+
+impl From<Origin> for String {
+    fn from(origin: Origin) -> String {
+        origin.to_string()
+    }
+}
+
+impl TryFrom<String> for Origin {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.split_once('/') {
+            None if text == "api" => Ok(Origin::Api),
+            Some(("relay", name)) => Ok(Origin::Relay(name.to_owned())),
+            Some(("stream", name)) => Ok(Origin::Stream(name.to_owned())),
+            _ => Err(format!("unknown origin {text}")),
+        }
+    }
+}
+
+/// One accepted event.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Event {
+    /// The sender's id, or one made here (UUIDv7).
+    pub id: String,
+    pub namespace: String,
+    pub origin: Origin,
+    pub source: String,
+    pub event: String,
+    /// When it happened, as the sender wrote it (RFC 3339); else when it was accepted.
+    pub time: String,
+    /// JSON, as the text that came.
+    pub data: Box<RawValue>,
+    /// Every other CloudEvents attribute: text, whole number or boolean.
+    pub attributes: BTreeMap<String, Value>,
+}
+
+impl PartialEq for Event {
+    fn eq(&self, other: &Self) -> bool {
+        (
+            &self.id,
+            &self.namespace,
+            &self.origin,
+            &self.source,
+            &self.event,
+            &self.time,
+            self.data.get(),
+            &self.attributes,
+        ) == (
+            &other.id,
+            &other.namespace,
+            &other.origin,
+            &other.source,
+            &other.event,
+            &other.time,
+            other.data.get(),
+            &other.attributes,
+        )
+    }
+}
+
+/// How many hooks an event with these attributes has been through.
+pub fn hops(attributes: &BTreeMap<String, Value>) -> u32 {
+    match attributes.get(HOPS_ATTRIBUTE) {
+        Some(Value::Number(n)) => n.as_u64().and_then(|n| u32::try_from(n).ok()).unwrap_or(0),
+        // A count too big for a number is not none.
+        Some(Value::String(text)) if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) => {
+            text.parse().unwrap_or(u32::MAX)
+        }
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,51 @@
+//! From events to what receivers get.
+
+use std::borrow::Cow;
+
+use serde_json::{Number, Value};
+
+use super::members::Members;
+use super::{Event, HOPS_ATTRIBUTE, hops};
+
+impl Event {
+    /// Kong's body: the members of data plus `source` and `event`, which win; data that is no object under `data`.
+    pub fn to_kong(&self) -> Vec<u8> {
+        let mut members = match Members::parse(self.data.get().as_bytes()) {
+            Ok(members) => members.without(&["source", "event"]),
+            Err(_) => Members(vec![(Cow::Borrowed("data"), Cow::Borrowed(&*self.data))]),
+        };
+        for (name, text) in [("source", &self.source), ("event", &self.event)] {
+            if let Ok(raw) = serde_json::value::to_raw_value(text) {
+                members.0.push((Cow::Borrowed(name), Cow::Owned(raw)));
+            }
+        }
+        serde_json::to_vec(&members).unwrap_or_default()
+    }
+
+    /// A structured CloudEvent, with every attribute that came and one hop more.
+    pub fn to_cloudevent(&self) -> Vec<u8> {
+        let mut out = serde_json::Map::new();
+        for (name, text) in [
+            ("specversion", "1.0"),
+            ("id", &self.id),
+            ("source", &self.source),
+            ("type", &self.event),
+            ("time", &self.time),
+        ] {
+            out.insert(name.into(), Value::String(text.to_owned()));
+        }
+        out.insert("datacontenttype".into(), Value::String("application/json".into()));
+        out.extend(self.attributes.iter().map(|(name, value)| (name.clone(), value.clone())));
+        out.insert(
+            HOPS_ATTRIBUTE.into(),
+            Value::Number(Number::from(hops(&self.attributes).saturating_add(1))),
+        );
+        let mut text = serde_json::to_string(&out).unwrap_or_default();
+        // The data goes in as the text that came: parsing it would change numbers.
+        text.pop();
+        text.push_str(",\"data\":");
+        text.push_str(self.data.get());
+        text.push('}');
+        text.into_bytes()
+    }
+}

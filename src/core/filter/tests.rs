@@ -1,0 +1,359 @@
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+use serde_json::json;
+use serde_json::value::RawValue;
+
+use super::*;
+use crate::core::event::Origin;
+
+fn event_with(data: &str) -> Event {
+    Event {
+        id: "1".into(),
+        namespace: "n".into(),
+        origin: Origin::Api,
+        source: "crud".into(),
+        event: "consumers".into(),
+        time: "2023-11-14T22:13:20Z".into(),
+        data: RawValue::from_string(data.into()).unwrap(),
+        attributes: [("subject".to_owned(), json!("o/1")), ("n".to_owned(), json!(3))].into(),
+    }
+}
+
+fn data() -> Value {
+    json!({"operation": "create", "n": 5, "big": 18_446_744_073_709_551_615_u64, "half": 2.5, "neg": -3, "yes": true,
+           "nothing": null, "text": "grün", "entity": {"id": 7, "tags": ["a", "b", "b"], "odd key": 1},
+           "list": [1, 2.0, 3, "x", null], "items": [{"n": 1}, {"n": 2}, {"m": 3}], "empty": []})
+}
+
+fn run(text: &str) -> Result<bool, FilterError> {
+    Filter::compile(text)?.matches(&event_with(&data().to_string()))
+}
+
+#[test]
+fn answers() {
+    for text in [
+        "true",
+        "source == 'crud' && event == \"consumers\"",
+        "attributes.subject.startsWith('o/') && attributes.n == 3",
+        "data.operation in ['create', 'update']",
+        "!(data.operation == 'delete')",
+        "has(data.entity) && !has(data.missing) && has(data.nothing) && has(data.entity.id)",
+        "data.entity['odd key'] == 1 && data['n'] == 5 && data.list[0] == 1 && data.list[1.0] == 2",
+        "data.n == 5.0 && data.half > 2 && data.n < 5.5 && data.n != 5.5 && data.big > data.n && 5u == data.n",
+        "-1.0 == -1 && -1.5 < -1 && 1.5 > 1 && 0 - 1 == -1.0",
+        "data.neg == -3 && -data.neg == 3 && -2.5 < data.half",
+        "data.nothing == null && data.n != null && data.n != '5'",
+        "size(data.text) == 4 && data.text.size() == 4 && size(data.list) == 5 && size(data.entity) == 3",
+        "data.text.contains('rü') && data.text.endsWith('n')",
+        "data.text.matches('^gr.n$') && matches(data.operation, 'c(re)+ate')",
+        "data.entity.tags.exists(t, t == 'b') && data.entity.tags.all(t, size(t) == 1)",
+        "data.entity.tags.exists_one(t, t == 'a') && !data.entity.tags.existsOne(t, t == 'b')",
+        "data.items.filter(i, has(i.n)).map(i, i.n) == [1, 2]",
+        "data.items.map(i, has(i.n), i.n * 10) == [10, 20]",
+        "data.items.exists(i, i.n == 2)",
+        "!data.items.all(i, i.n == 2)",
+        "data.entity.all(k, k in ['id', 'tags', 'odd key'])",
+        "data.missing == 1 || true",
+        "!(data.missing == 1 && false)",
+        "data.n > 3 ? data.yes : data.missing",
+        "[1, 2] + [3] == [1, 2, 3] && 'a' + 'b' == 'ab'",
+        "{'a': 1, 'b': [2]} == {'b': [2.0], 'a': 1u} && {'a': 1}.a == 1 && 'a' in {'a': 1}",
+        "'entity' in data && !('x' in data.entity) && 2 in data.list && !(4 in data.list)",
+        "int('5') == data.n && string(data.n) == '5' && double(data.n) == 5.0 && uint(5) == 5u && bool('true')",
+        "int(2.9) == 2 && string(2.5) == '2.5' && string(true) == 'true'",
+        "7 / 2 == 3 && 7 % 4 == 3 && 2.0 * data.half == 5.0 && 7u - 2u == 5u",
+        "'a' < 'b' && false < true && 'a' <= 'a' && 2 >= 2.0",
+        "[[1, 2], [3]].exists(x, x.exists(y, y == 3))",
+        "data.items.exists(data, data.n == 1)",
+        "data == data && data.entity == {'id': 7, 'tags': ['a', 'b', 'b'], 'odd key': 1}",
+        "data.empty.all(x, x.nonsense) && !data.empty.exists(x, true)",
+        r#"'\u00fc' == 'ü' && r'\n' == '\\n' && "a" == 'a'"#,
+    ] {
+        assert_eq!(run(text), Ok(true), "{text}");
+        assert_eq!(run(&format!("!({text})")), Ok(false), "!({text})");
+    }
+}
+
+#[test]
+fn what_does_not_decide() {
+    for (text, problem) in [
+        ("data.missing == 1", "there is no member missing"),
+        ("data.n.x == 1", "an int has no member x"),
+        ("data.nothing.x == 1", "null has no member x"),
+        ("data.list[9] == 1", "no such place"),
+        ("data.list[-1] == 1", "no such place"),
+        ("data.list['x'] == 1", "a list has no place a text"),
+        ("data.entity[1] == 1", "no such key"),
+        ("data.n && true", "&& takes booleans, not an int"),
+        ("data.n > 'a'", "cannot be compared"),
+        ("data.n + 1.5 > 2.0", "say int()"),
+        ("data.n / 0 == 1", "divided by zero"),
+        ("9223372036854775807 + data.n > 0", "too big"),
+        ("data.n in 5", "in takes a list"),
+        ("size(data.n) == 1", "has no size"),
+        ("data.n.contains('a')", "take texts, not an int"),
+        ("int('x') == 1", "a text is no int"),
+        ("data.n.all(x, true)", "take a list or a map"),
+        ("data.items.all(i, has(i.n) ? true : i.n == 1)", "there is no member n"),
+        ("data.items.filter(i, i.n == 1) == []", "there is no member n"),
+        ("{data.text: 1, 'grün': 2} == {}", "twice"),
+        ("data.missing == 1 && true", "there is no member missing"),
+    ] {
+        match run(text) {
+            Err(FilterError::Failed(got)) => assert!(got.contains(problem), "{text}: {got}"),
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+    assert_eq!(run("data.operation"), Err(FilterError::NotBoolean("a text")));
+    assert_eq!(run("data.yes ? data.n : true"), Err(FilterError::NotBoolean("an int")));
+    let unreadable = Filter::compile("data.n == 1").unwrap().matches(&event_with("{\"n\":1e400}"));
+    assert!(matches!(unreadable, Err(FilterError::Unreadable(_))), "{unreadable:?}");
+    let untouched = Filter::compile("source == 'crud'").unwrap().matches(&event_with("{\"n\":1e400}"));
+    assert_eq!(untouched, Ok(true), "data that it does not look at is not read");
+}
+
+#[test]
+fn what_is_refused_and_where() {
+    for (text, at, problem) in [
+        ("", (1, 1), ""),
+        ("data.x ==", (1, 10), "mismatched input"),
+        ("true &&\n dat.x == 1", (2, 2), "no such name: dat (there are source"),
+        ("items.all(i, j == 1)", (1, 1), "no such name: items"),
+        ("data.items.all(i, j == 1)", (1, 19), "no such name: j"),
+        ("data.x.lower() == 'a'", (1, 13), "no such function, or not with such arguments: lower"),
+        ("timestamp('x') == 1", (1, 10), "no such function"),
+        ("size(1, 2) == 1", (1, 5), "no such function, or not with such arguments: size"),
+        ("data.list.all(1, true)", (1, 15), "must be a name"),
+        ("has(data)", (1, 5), "has() asks for a member"),
+        ("b'x' == data.x", (1, 1), "no bytes"),
+        ("a.b{c: 1} == 1", (1, 4), "no messages"),
+        ("data.x.matches(data.y)", (1, 20), "in quotes"),
+        ("data.x.matches('(')", (1, 16), "is no regular expression: unclosed group"),
+        ("data.x.matches('\\\\w{1000}')", (1, 16), "is no regular expression"),
+        ("data.?x == 1", (1, 5), ""),
+        ("1 + 1", (1, 3), "the answer is a number"),
+        ("'x'", (1, 1), "the answer is a text"),
+        ("data.list.map(x, x)", (1, 14), "the answer is a list"),
+    ] {
+        match Filter::compile(text) {
+            Err(FilterError::Invalid { line, column, problem: got }) => {
+                assert!(got.contains(problem), "{text}: {got}");
+                assert_eq!((line, column), at, "{text}: {got}");
+            }
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+    assert_eq!(Filter::compile(&" ".repeat(4097)), Err(FilterError::TooLong));
+    let error = Filter::compile(&format!("{} == 1", "x".repeat(3000))).unwrap_err();
+    assert!(error.to_string().len() < 300, "{error}");
+}
+
+/// The crate's own evaluator, which has no bound, agrees wherever both answer.
+#[test]
+fn the_reference_agrees() {
+    let values = [
+        "data.n",
+        "data.half",
+        "data.big",
+        "data.text",
+        "data.list",
+        "data.entity",
+        "data.nothing",
+        "data.yes",
+        "1",
+        "2.5",
+        "5u",
+        "'grün'",
+        "[1, 2.0]",
+        "{'id': 7}",
+        "null",
+        "data.missing",
+        "-3",
+        "'a'",
+    ];
+    let operators = ["==", "!=", "<", "<=", ">", ">=", "+", "-", "*", "/", "%", "in", "&&", "||"];
+    let mut both = 0;
+    for a in values {
+        for b in values {
+            for op in operators {
+                let text = match op {
+                    "+" | "-" | "*" | "/" | "%" => format!("({a} {op} {b}) == {a}"),
+                    _ => format!("{a} {op} {b}"),
+                };
+                both += usize::from(agree(&text));
+            }
+        }
+        for text in [
+            format!("size({a}) == 1"),
+            format!("{a}.all(x, x == 1)"),
+            format!("{a}.exists(x, x == 1)"),
+            format!("{a}.map(x, [x]) == [[1]]"),
+            format!("{a}.filter(x, x != 1) == [2]"),
+            format!("string({a}) == '5'"),
+            format!("int({a}) == 5"),
+            format!("double({a}) == 5.0"),
+            format!("{a}.contains('a')"),
+            format!("!{a}"),
+            format!("{a}[0] == 1"),
+            format!("{a}.id == 7"),
+            format!("has({a}.id)"),
+            format!("{a}.exists_one(x, x == 1)"),
+        ] {
+            both += usize::from(agree(&text));
+        }
+    }
+    assert!(both > 800, "{both}");
+}
+
+/// True where both evaluators answer; then they must say the same.
+fn agree(text: &str) -> bool {
+    let Ok(ours) = run(text) else { return false };
+    let mut context = cel::Context::default();
+    context.add_variable("data", data()).unwrap();
+    let Ok(program) = cel::Program::compile(text) else { return false };
+    match program.execute(&context) {
+        Ok(cel::Value::Bool(theirs)) => assert_eq!(ours, theirs, "{text}"),
+        _ => return false,
+    }
+    true
+}
+
+/// The worst that can be written within the bounds comes to an end soon, on a stack as small as a worker's thread.
+#[test]
+fn nothing_hangs_or_overflows() {
+    let many = (0..20_000).map(|n| format!("{{\"n\":{n},\"t\":\"{n}\"}}")).collect::<Vec<_>>().join(",");
+    let long = "ab ".repeat(150_000);
+    let big =
+        event_with(&format!(r#"{{"l":[{many}],"t":"{long}","d":{}1{}}}"#, "[".repeat(120), "]".repeat(120)));
+    let chained = |link: &str| format!("data.l{} == []", link.repeat(40));
+    let texts = [
+        "data.l.all(a, data.l.all(b, data.l.all(c, a != b || b != c || a == c || true)))".to_owned(),
+        "data.l.all(a, data.l == data.l)".to_owned(),
+        "data.l.all(a, a in data.l)".to_owned(),
+        "data.l.all(a, !(a in data.l) || data.t.contains('abc'))".to_owned(),
+        "data.l.all(a, !data.t.matches('(a|b|ab|.)*c(x|y){20}$'))".to_owned(),
+        "data.l.all(a, !data.t.matches('(\\\\w+\\\\s+){30}x'))".to_owned(),
+        chained(".map(x, [x, x])"),
+        chained(".map(x, x)"),
+        format!("[data.t]{} == []", ".map(x, x + x)".repeat(60)),
+        format!("[data.l]{} == []", ".map(x, x + x)".repeat(60)),
+        format!("{} == ''", vec!["data.t"; 60].join(" + ")),
+        "data.l.map(a, data.t + 'x') == []".to_owned(),
+        format!("{} == 1", (0..500).map(|_| "a").fold("data.d".to_owned(), |t, _| t + "[0]")),
+        format!("data.d{} == 1", "[0]".repeat(60)),
+        format!("{}1{} == data.d", "[".repeat(40), "]".repeat(40)),
+        format!("{}true{}", "[1].all(x, ".repeat(30), ")".repeat(30)),
+        format!("data.l{} == data.l", ".map(x, [[[[[[[[[[[[x]]]]]]]]]]]])".repeat(40)),
+        "data.d == data.d".to_owned(),
+        vec!["data.t == 'x'"; 250].join(" || "),
+        format!("{}true{}", "(".repeat(46), ")".repeat(46)),
+        format!("{}true", "!".repeat(4000)),
+        format!("{}1 == 1", "1+".repeat(2000)),
+        format!("data{} == 1", ".a".repeat(2000)),
+        "(".repeat(4096),
+        "[".repeat(4096),
+        "{1:".repeat(1300),
+        "a?b:".repeat(1000),
+        "-".repeat(4096),
+        "\"".repeat(4095),
+        "@".repeat(4096),
+        "f(".repeat(2048),
+    ];
+    let small = std::thread::Builder::new().stack_size(1 << 20).spawn(move || {
+        for text in texts {
+            let started = Instant::now();
+            let short: String = text.chars().take(80).collect();
+            match Filter::compile(&text) {
+                Ok(filter) => drop(filter.matches(&big)),
+                Err(error) => assert!(error.to_string().len() < 400),
+            }
+            let took = started.elapsed();
+            assert!(took < Duration::from_secs(10), "{short}: {took:?}");
+            println!("{took:?} {short}");
+        }
+    });
+    small.unwrap().join().unwrap();
+}
+
+#[test]
+fn out_of_steps_is_no_answer() {
+    let big = event_with(&format!("[{}1]", "1,".repeat(100_000)));
+    for text in ["data.all(a, data.all(b, true)) || true", "data.exists(a, !data.all(b, true)) && false"] {
+        assert_eq!(Filter::compile(text).unwrap().matches(&big), Err(FilterError::TooCostly), "{text}");
+    }
+}
+
+#[test]
+fn of_the_event_itself() {
+    let filter = Filter::compile("data.n == 5").unwrap();
+    assert_eq!(filter, Filter::compile("data.n == 5").unwrap());
+    assert_eq!(filter.text(), "data.n == 5");
+    assert_eq!(format!("{filter:?}"), "Filter(\"data.n == 5\")");
+    for data in ["null", "[]", "3", "\"x\""] {
+        assert!(filter.matches(&event_with(data)).is_err(), "{data}");
+    }
+    assert_eq!(Filter::compile("data == null").unwrap().matches(&event_with("null")), Ok(true));
+}
+
+/// Pieces of CEL, in any order: nearer to what a parser fears than random characters.
+fn soup() -> impl Strategy<Value = String> {
+    let piece = prop::sample::select(vec![
+        "data",
+        ".n",
+        ".list",
+        ".all(x, ",
+        ".exists(x, ",
+        ".map(x, ",
+        "x",
+        "(",
+        ")",
+        "[",
+        "]",
+        "{",
+        "}",
+        "==",
+        "!=",
+        "<",
+        "+",
+        "-",
+        "/",
+        "%",
+        "&&",
+        "||",
+        "!",
+        "?",
+        ":",
+        ",",
+        "1",
+        "2.5",
+        "3u",
+        "'a'",
+        "null",
+        "true",
+        " in ",
+        "has(",
+        "size(",
+        ".matches('a+')",
+        "source",
+        "attributes",
+        "9223372036854775807",
+        "\n",
+        "\u{fc}",
+        "r'",
+        "\"",
+    ]);
+    prop::collection::vec(piece, 0..24).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 512, ..ProptestConfig::default() })]
+
+    #[test]
+    fn never_a_panic(text in prop_oneof![any::<String>(), soup()]) {
+        match Filter::compile(&text) {
+            Ok(filter) => drop(filter.matches(&event_with(&data().to_string()))),
+            Err(error) => prop_assert!(error.to_string().len() < 1200),
+        }
+    }
+}
