@@ -18,7 +18,7 @@ use crate::metrics::Metrics;
 use crate::net::{Egress, HttpClient, serve};
 use crate::ops::{self, Readiness};
 use crate::worker::store::sqlite::SqliteStore;
-use crate::worker::{Worker, WorkerError};
+use crate::worker::{Listening, Worker, WorkerError};
 
 /// A process with one role or both.
 pub struct Roles<'a, F> {
@@ -37,6 +37,7 @@ pub struct WorkerRole<'a> {
     pub args: &'a WorkerArgs,
     pub data: &'a Path,
     pub listen: &'a str,
+    pub api_listen: &'a str,
     pub changes: mpsc::Receiver<Change>,
 }
 
@@ -105,8 +106,12 @@ where
         retention: role.args.retention(),
         disk: role.args.disk(role.data),
         listen: with_host(role.listen),
+        api_listen: with_host(role.api_listen),
     };
-    let listening = |address| say(&format!("hookstream: ingest listening on http://{address}"));
+    let listening = |open: Listening| {
+        say(&format!("hookstream: api listening on http://{}", open.api));
+        say(&format!("hookstream: ingest listening on http://{}", open.ingest));
+    };
     match worker.run(role.changes, stopping, listening).await {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error @ WorkerError::Listen { .. }) => Err(Failure::new(error.to_string())),

@@ -151,10 +151,10 @@ impl EgressArgs {
 }
 
 /// True where a listen address can be reached from this machine alone.
-pub fn is_loopback(listen: &str) -> Result<bool, Failure> {
+pub fn is_loopback(flag: &str, listen: &str) -> Result<bool, Failure> {
     use std::net::ToSocketAddrs as _;
     let mut addresses =
-        with_host(listen).to_socket_addrs().map_err(|e| Failure::new(format!("--listen {listen}: {e}")))?;
+        with_host(listen).to_socket_addrs().map_err(|e| Failure::new(format!("{flag} {listen}: {e}")))?;
     Ok(addresses.all(|a| a.ip().is_loopback()))
 }
 

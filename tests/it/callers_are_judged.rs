@@ -31,6 +31,7 @@ impl Worker {
         let data = data.display().to_string();
         let name = namespace.name.clone();
         let mut args = vec!["worker", "--data", &data, "--listen", &listen, "--ops-listen", &ops];
+        args.extend(["--api-listen", "127.0.0.1:0"]);
         args.extend(["--namespace", &name, "--operator-namespace", &name]);
         args.extend(more);
         let process = Process::spawn(args, &[("KUBECONFIG", kubeconfig.to_str().expect("a path"))]);

@@ -141,7 +141,9 @@ async fn the_roles_work_with_these_rights_alone() {
     };
     let folder = data.path().to_str().unwrap();
     let _controller = role("hookstream-controller", &["controller", "--ingest-url", &url(ingest)]).await;
-    let worker = role("hookstream-worker", &["worker", "--data", folder, "--listen", &address(ingest)]).await;
+    let listen = ["--listen", &address(ingest), "--api-listen", "127.0.0.1:0"];
+    let worker = [&["worker", "--data", folder], &listen[..]].concat();
+    let worker = role("hookstream-worker", &worker).await;
     worker.wait_for_line(|line| line.contains("ingest listening"), DEADLINE).await;
 
     let manifests = format!(

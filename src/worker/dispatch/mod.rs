@@ -26,7 +26,7 @@ use crate::core::time::Millis;
 use crate::metrics::Metrics;
 use crate::net::HttpClient;
 use hold::{Hold, Mark};
-use queue::{NoRoom, Queue};
+use queue::{NoRoom, Queue, UnderWay};
 
 /// Commands that wait for the dispatcher; then ingest waits.
 const COMMANDS: usize = 8192;
@@ -63,6 +63,11 @@ enum Command {
     HookChanged(Arc<str>),
     /// Something of the hook became due on disk.
     Wake(Arc<str>),
+    /// A delivery was replayed or cancelled.
+    Changed {
+        uid: Arc<str>,
+        seq: Seq,
+    },
     Loaded {
         uid: Arc<str>,
         limit: usize,
@@ -116,6 +121,11 @@ impl Handle {
     /// Something of the hook became due on disk.
     pub async fn wake(&self, uid: Arc<str>) {
         self.commands.send(Command::Wake(uid)).await.ok();
+    }
+
+    /// A delivery was replayed or cancelled.
+    pub async fn changed(&self, uid: Arc<str>, seq: Seq) {
+        self.commands.send(Command::Changed { uid, seq }).await.ok();
     }
 
     pub async fn hook_changed(&self, uid: Arc<str>) {
@@ -229,6 +239,13 @@ impl Dispatcher {
             Command::HookChanged(uid) => self.hook_changed(&uid),
             Command::Wake(uid) => {
                 self.queues.entry(uid.clone()).or_default().missed();
+                self.pump(&uid);
+            }
+            Command::Changed { uid, seq } => {
+                match self.queues.entry(uid.clone()).or_default().changed(seq) {
+                    Ok(bytes) => self.waiting_bytes = self.waiting_bytes.saturating_sub(bytes),
+                    Err(UnderWay) => self.wake_at(Millis::now() + READ_AGAIN, &uid),
+                }
                 self.pump(&uid);
             }
             Command::Loaded { uid, limit, found } => self.loaded(&uid, limit, found),

@@ -341,6 +341,8 @@ pub(super) async fn a_delivery_belongs_to_its_namespace<S: Subject>() {
     assert!(store.delivery("shop", id).await.unwrap().is_some());
     assert_eq!(store.delivery("other", id).await.unwrap(), None);
     assert_eq!(store.delivery("shop", Uuid::nil()).await.unwrap(), None);
+    assert!(store.event_of("shop", id).await.unwrap().is_some());
+    assert_eq!(store.event_of("other", id).await.unwrap(), None);
 }
 
 pub(super) async fn sweep_keeps_what_must_be_kept<S: Subject>() {

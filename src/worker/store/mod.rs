@@ -312,6 +312,9 @@ pub trait Store: Send + Sync + 'static {
     /// One delivery by its `webhook-id`, with its attempts.
     fn delivery(&self, namespace: &str, id: Uuid) -> BoxFuture<'_, Result<Option<Record>, StoreError>>;
 
+    /// The event of a delivery. Its id alone would not do: two sources may use the same.
+    fn event_of(&self, namespace: &str, id: Uuid) -> BoxFuture<'_, Result<Option<Arc<Event>>, StoreError>>;
+
     /// Deliveries, newest first, at most `limit`, older than `before`; with their attempts.
     fn list(
         &self,

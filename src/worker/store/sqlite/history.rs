@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::super::{Attempt, Explained, Filter, Record, Replay, Seq, State};
 use super::reads::{event, hook_id};
 use super::schema::{CANCELLED, CANDIDATE, DEAD, DELIVERED, DROPPED, PENDING, STATES};
+use crate::core::event::Event;
 use crate::core::time::Millis;
 
 /// How far the clock may have gone back without a list by time missing anything.
@@ -53,6 +54,18 @@ pub(super) fn delivery(conn: &Connection, namespace: &str, id: Uuid) -> rusqlite
         .optional()?;
     found.map(|record| with_attempts(&tx, record)).transpose()
 }
+
+pub(super) fn event_of(conn: &Connection, namespace: &str, id: Uuid) -> rusqlite::Result<Option<Arc<Event>>> {
+    conn.prepare_cached(EVENT_OF)?
+        .query_row(params![id.as_bytes(), namespace], |row| event(row).map(Arc::new))
+        .optional()
+}
+
+// The first five columns are those of EXPLAIN, so that one function reads the event.
+const EVENT_OF: &str = "
+SELECT NULL, NULL, NULL, NULL, NULL, e.id, e.namespace, e.origin, e.source, e.event, e.time, e.attributes, e.data
+FROM deliveries d CROSS JOIN hooks h ON h.id = d.hook CROSS JOIN events e ON e.seq = d.event
+WHERE d.id = ?1 AND h.namespace = ?2";
 
 fn with_attempts(conn: &Connection, mut record: Record) -> rusqlite::Result<Record> {
     record.attempts = conn

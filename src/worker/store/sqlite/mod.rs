@@ -38,6 +38,7 @@ use super::{
     Accepted, Backlog, Explained, Filter, HookId, NewEvent, Pending, Record, Replay, Retention, Seq,
     Settlement, Shares, State, Store, StoreError,
 };
+use crate::core::event::Event;
 use crate::core::time::Millis;
 use memory::Memory;
 use ops::Row;
@@ -289,6 +290,11 @@ impl Store for SqliteStore {
     fn delivery(&self, namespace: &str, id: Uuid) -> BoxFuture<'_, Result<Option<Record>, StoreError>> {
         let namespace = namespace.to_owned();
         async move { self.reads.run(move |conn| history::delivery(conn, &namespace, id)).await }.boxed()
+    }
+
+    fn event_of(&self, namespace: &str, id: Uuid) -> BoxFuture<'_, Result<Option<Arc<Event>>, StoreError>> {
+        let namespace = namespace.to_owned();
+        async move { self.reads.run(move |conn| history::event_of(conn, &namespace, id)).await }.boxed()
     }
 
     fn list(
