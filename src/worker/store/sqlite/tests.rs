@@ -509,7 +509,8 @@ async fn a_long_read_does_not_stop_the_writer() {
     let begun = Instant::now();
     let longest = longest_log(&store, dir.path()).await;
     assert!(longest > 1024, "{longest} pages: the test holds nothing up");
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?} for {longest} pages", begun.elapsed());
+    // It waits once for every 256 pages; each of the 400 groups waiting would be 100 s.
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?} for {longest} pages", begun.elapsed());
     backup.execute_batch("COMMIT").unwrap();
     store.accept(vec![new("then", &["x"], T0)], T0).await.unwrap();
 }
