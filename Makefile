@@ -8,8 +8,11 @@ CARGO ?= cargo
 LOCKED := $(if $(CI),--locked)
 # How many times the long tests of `make soak` do their work.
 SOAK_CYCLES ?= 200
+# How long `make fuzz` spends on each target.
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS := publish relay retry_after signature duration filter url
 
-.PHONY: help build lint test demo controlplane crds bench soak check-rust check-tools
+.PHONY: help build lint test demo controlplane crds bench soak fuzz check-rust check-tools
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -43,11 +46,18 @@ bench: check-rust ## durable events a second, as a ratio to a bare relay
 soak: check-tools controlplane ## the long tests, SOAK_CYCLES=200 cycles each
 	SOAK_CYCLES=$(SOAK_CYCLES) $(CARGO) test $(LOCKED) --test it soak -- --ignored --nocapture
 
+fuzz: check-rust ## foreign bytes against every parser, FUZZ_SECONDS=60 each (nightly and cargo-fuzz)
+	@missing=; $(need_fuzz); [ -z "$$missing" ]
+	for target in $(FUZZ_TARGETS); do \
+	  $(CARGO) +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) -max_len=8192 -timeout=20; \
+	done
+
 # One line a missing tool, with how to get it.
 need = command -v $(1) >/dev/null || { echo "missing: $(2)" >&2; missing=1; }
 need_rust = $(call need,$(CARGO),Rust 1.95 or newer: install it from https://rustup.rs)
 need_cc = $(call need,cc,a C compiler: apt-get install build-essential (Debian$(comma) Ubuntu) or xcode-select --install (macOS))
 need_go = $(call need,go,Go 1.26 or newer$(comma) which builds the control plane of the tests: install it from https://go.dev/dl)
+need_fuzz = $(CARGO) +nightly fuzz --version >/dev/null 2>&1 || { echo "missing: cargo-fuzz: rustup toolchain install nightly, cargo install cargo-fuzz" >&2; missing=1; }
 comma := ,
 
 check-rust:

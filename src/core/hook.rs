@@ -356,10 +356,15 @@ mod tests {
 
     #[test]
     fn what_is_not_built_is_said() {
-        let error = validate(&with(json!({"from": {"eventStreamRef": {"name": "s"}}}))).unwrap_err();
-        assert_eq!(error, InvalidSpec::NotImplemented(vec!["from"]));
-        assert_eq!(<&str>::from(&error), "NotImplemented");
-        assert!(error.to_string().starts_with("from"), "{error}");
+        for (field, extra) in [
+            ("from", json!({"from": {"eventStreamRef": {"name": "s"}}})),
+            ("managementPolicy: ObserveOnly", json!({"managementPolicy": "ObserveOnly"})),
+        ] {
+            let error = validate(&with(extra)).unwrap_err();
+            assert_eq!(error, InvalidSpec::NotImplemented(vec![field]));
+            assert_eq!(<&str>::from(&error), "NotImplemented");
+            assert!(error.to_string().starts_with(field), "{error}");
+        }
         for handler in ["webhookCustom", "log", "lambda"] {
             let spec = match handler {
                 "lambda" => json!({"functions": ["return true"]}),

@@ -70,13 +70,19 @@ fn table() -> Vec<Bad> {
         bad("the vendor's source", plain("source", json!("auth0")), 403, "ReservedSource"),
         bad("Kong's source", plain("source", json!("kong:event_hooks")), 403, "ReservedSource"),
         bad("too long", plain("data", json!("x".repeat(MAX))), 413, "TooBig"),
+        bad(
+            "too deep",
+            format!(r#"{{"source":"s","event":"e","data":{}{}}}"#, "[".repeat(128), "]".repeat(128)),
+            400,
+            "TooDeep",
+        ),
         cloud("another specversion", ce("specversion", json!("0.3")), 400, "SpecVersion"),
         cloud("a specversion that is no text", ce("specversion", json!(1)), 400, "WrongType"),
         cloud("a CloudEvent without id", ce("id", Value::Null), 400, "Missing"),
         cloud("a CloudEvent without type", ce("type", Value::Null), 400, "Missing"),
         cloud("an attribute in capitals", ce("Subject", json!("x")), 400, "WrongType"),
         cloud("an attribute that is an object", ce("subject", json!({})), 400, "WrongType"),
-        cloud("base64", ce("data_base64", json!("eA==")), 400, "WrongType"),
+        cloud("base64", ce("data_base64", json!("eA==")), 400, "Base64"),
         cloud("eight hops", ce("hookstreamhops", json!(8)), 508, "TooManyHops"),
         cloud("eight hops as text", ce("hookstreamhops", json!("8")), 508, "TooManyHops"),
         cloud("the vendor's source", ce("source", json!("auth0")), 403, "ReservedSource"),
@@ -86,7 +92,7 @@ fn table() -> Vec<Bad> {
         bads.push(bad("a number for a text", plain(member, json!(7)), 400, "WrongType"));
         bads.push(bad("a text that is too long", plain(member, json!(long)), 400, "TooLong"));
     }
-    for content_type in ["text/plain", "application/xml", "application/cloudevents-batch+json", "", "\t"] {
+    for content_type in ["text/plain", "application/xml", "application/cloudevents+avro", "", "\t"] {
         bads.push(Bad { content_type, ..bad("a content type", event("1"), 415, "ContentType") });
     }
     bads

@@ -40,7 +40,8 @@ async fn senders_are_told_to_come_again_and_nothing_is_lost() {
             + &hook("relayed", &url, spec(true, paused))
             + &hook("api", &url, spec(false, paused))
     };
-    let mut standalone = Standalone::prepare(&manifests(true), &["--relay-dedup-window", "0"]);
+    let mut standalone =
+        Standalone::prepare(&manifests(true), &["--relay-dedup-window", "0", "--disk-limit", "100%"]);
     standalone.wrapper = ["unshare", "-Urm", "sh", "-c", SMALL_DISK].map(String::from).into();
     standalone.restart().await;
     let config = kong.wait_for_hooks(1).await[0]["config"].clone();

@@ -18,6 +18,8 @@ mod deliveries;
 mod deliveries_api;
 mod deliveries_wait;
 mod deploy_files;
+mod events_by_http;
+mod filters;
 mod full_disk;
 mod harness_works;
 mod idle_means_no_writes;

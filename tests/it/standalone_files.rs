@@ -54,12 +54,15 @@ async fn one_broken_manifest_blocks_no_other_and_is_said_once() {
     standalone.write("broken.yaml", "a: [");
     standalone.write("unknown.yaml", &hook("unknown", &receiver.url(), json!({"snoose": "5s"})));
     standalone.write("no-spec.yaml", &manifest("hookstream.dev/v1alpha1", "EventHook", "no-spec", json!({})));
-    standalone.write("later.yaml", &hook("later", &receiver.url(), json!({"snooze": {"period": "5s"}})));
+    standalone.write(
+        "later.yaml",
+        &hook("later", &receiver.url(), json!({"source": "other", "filter": "dat.x == 1"})),
+    );
     standalone.write("no-name.yaml", "{apiVersion: hookstream.dev/v1alpha1, kind: EventHook, metadata: {}}");
     standalone.write("stream.yaml", &manifest("hookstream.dev/v1alpha1", "EventStream", "stream", json!({})));
     standalone.write("config.yaml", &manifest("v1", "ConfigMap", "other-things", json!({})));
     standalone.restart().await;
-    let said = ["broken.yaml", "spec.snoose", "no-spec", "snooze", "metadata.name", "EventStream"];
+    let said = ["broken.yaml", "spec.snoose", "no-spec", "no such name: dat", "metadata.name", "EventStream"];
     for text in said {
         standalone.process().wait_for_line(|line| line.contains(text), DEADLINE).await;
     }

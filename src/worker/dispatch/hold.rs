@@ -129,10 +129,11 @@ pub fn tell(
         return;
     }
     queue.told = Some((well, reason));
-    if well {
+    // What the spec says, its writer knows, or is told by the controller.
+    if well || known.hook.as_ref().is_ok_and(|hook| hook.delivery.paused) || known.hook.is_err() {
         tracing::debug!(hook = %id.name, namespace = %id.namespace, "{message}");
     } else {
-        tracing::warn!(hook = %id.name, namespace = %id.namespace, reason, "{message}");
+        tracing::warn!(hook = %id.name, namespace = %id.namespace, reason, "{message}; its deliveries wait");
     }
     let resumed = known.resume.clone().filter(|_| reason != "Gone");
     reports.send(Report::Delivering(Fare { hook: id, well, reason, message, resumed })).ok();

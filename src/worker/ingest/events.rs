@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::header::{ALLOW, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, StatusCode};
-use serde_json::json;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{Ingest, decided, hash};
@@ -34,19 +34,27 @@ pub async fn publish(
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    let told = |accepted: &Accepted| {
-        ingest.metrics.ingested("events", if accepted.duplicate { "Duplicate" } else { "Accepted" });
-        json!({"id": accepted.event_id, "deliveries": accepted.kept()})
-    };
-    let answer = match accept(&ingest, namespace, &headers, body).await {
-        Ok(Answer::One(accepted)) => told(&accepted),
-        Ok(Answer::Batch(all)) => all.iter().map(told).collect(),
+    let (all, answer) = match accept(&ingest, namespace, &headers, body).await {
+        Ok(Answer::One(accepted)) => {
+            let told = told(&accepted);
+            (vec![accepted], told)
+        }
+        Ok(Answer::Batch(all)) => {
+            let told = all.iter().map(told).collect();
+            (all, told)
+        }
         Err(problem) => {
             ingest.metrics.ingested("events", problem.reason);
             return problem.into_response();
         }
     };
+    let known = !all.is_empty() && all.iter().all(|accepted| accepted.duplicate);
+    ingest.metrics.ingested("events", if known { "Duplicate" } else { "Accepted" });
     (StatusCode::ACCEPTED, Json(answer)).into_response()
+}
+
+fn told(accepted: &Accepted) -> Value {
+    json!({"id": accepted.event_id, "deliveries": accepted.kept()})
 }
 
 /// The handshake of the CloudEvents webhook specification: a sender asks whether it may send. Whether it may is decided

@@ -1,0 +1,10 @@
+//! Durations and sizes of specs and flags.
+#![no_main]
+
+use hookstream::core::{duration, size};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &str| {
+    drop(duration::parse(data));
+    drop(size::parse(data));
+});
