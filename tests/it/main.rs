@@ -15,6 +15,7 @@ mod crd_rules;
 mod crds_generated;
 mod deletion_leaves_nothing;
 mod deliveries;
+mod deliveries_api;
 mod deliveries_wait;
 mod deploy_files;
 mod events_by_http;

@@ -261,8 +261,11 @@ async fn replay(args: Replay) -> Outcome {
     let mut progress: Progress = worker.post(url, body).await?.success(2)?.json()?;
     say(&format!("replay {} has begun", progress.id));
     let url = worker.url(namespace, &["replays", &progress.id.to_string()])?;
+    if !args.wait {
+        return Ok(ExitCode::SUCCESS);
+    }
     let mut last = None;
-    while args.wait {
+    loop {
         if last != Some(progress.replayed) {
             say(&format!("{} replayed", progress.replayed));
             last = Some(progress.replayed);

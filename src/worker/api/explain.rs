@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::extract::State;
@@ -16,10 +17,12 @@ use crate::core::time::Millis;
 use crate::worker::problem::Problem;
 use crate::worker::report::told;
 use crate::worker::request::InPath;
-use crate::worker::store;
+use crate::worker::{route, store};
 
 /// Hooks that are told of besides the deliveries: a namespace may have a hundred thousand.
 const MAX_OTHERS: usize = 500;
+/// Filters are asked for so long, all in all.
+const ASK_WITHIN: Duration = Duration::from_secs(1);
 
 pub async fn explain(
     State(api): State<Arc<Api>>,
@@ -34,7 +37,10 @@ pub async fn explain(
         let detail = "no event of this id was accepted in this namespace, or its time in the history is over";
         Problem::new(404, "NotFound", detail)
     })?;
-    Ok(Json(explained(&api, &namespace, found, Millis::now())))
+    // Filters are asked, each for some milliseconds.
+    let explained = move || explained(&api, &namespace, found, Millis::now());
+    let explained = tokio::task::spawn_blocking(explained).await;
+    explained.map(Json).map_err(|_| Problem::new(500, "Failed", "the event could not be explained"))
 }
 
 fn explained(api: &Api, namespace: &str, found: store::Explained, now: Millis) -> Explanation {
@@ -50,6 +56,7 @@ fn explained(api: &Api, namespace: &str, found: store::Explained, now: Millis) -
         let text = why::became(&record, &standing, now);
         explanation.deliveries.push(Explained { delivery: Delivery::from(record), explanation: text });
     }
+    let began = Instant::now();
     let mut hooks = api.view.hooks.state();
     hooks.retain(|hook| {
         hook.namespace().as_deref() == Some(namespace) && !named.contains(hook.name_any().as_str())
@@ -58,8 +65,11 @@ fn explained(api: &Api, namespace: &str, found: store::Explained, now: Millis) -
     explanation.others_left_out = hooks.len().saturating_sub(MAX_OTHERS);
     for hook in hooks.into_iter().take(MAX_OTHERS) {
         let known = hook.uid().and_then(|uid| api.routes.get(&uid));
-        let (reason, text) =
-            why::not(&found.event, found.accepted, &hook, known.as_ref().map(|known| &known.hook));
+        let ask = || {
+            let in_time = began.elapsed() < ASK_WITHIN;
+            known.as_ref().filter(|_| in_time).map(|known| route::decide(known, &found.event))
+        };
+        let (reason, text) = why::not(&found.event, found.accepted, &hook, ask);
         explanation.others.push(Other { hook: hook.name_any(), reason: reason.into(), explanation: text });
     }
     explanation

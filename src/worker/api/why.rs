@@ -8,6 +8,7 @@ use crate::cluster::Guarded;
 use crate::core::event::{Event, Origin};
 use crate::core::hook::{Hook, InvalidSpec};
 use crate::core::time::Millis;
+use crate::worker::route::Decision;
 use crate::worker::store::{Record, State};
 
 /// How the hook of a delivery stands today.
@@ -53,6 +54,7 @@ pub fn became(record: &Record, standing: &Standing, now: Millis) -> String {
 fn died(reason: Option<&str>) -> String {
     let why = match reason {
         Some("TerminalStatus") => "the receiver refused it for good (retry.terminalStatuses)",
+        Some("Filtered") => "its hook's filter said no before it was sent",
         Some("Gone") => "the receiver answered 410 and takes no more",
         Some("MaxAge") => "no attempt succeeded before it was too old (retry.maxAge)",
         Some("MaxAttempts") => "none of the attempts allowed succeeded (retry.maxAttempts)",
@@ -116,17 +118,19 @@ pub enum Not {
     OwnRelayOnly,
     OtherSource,
     OtherEvent,
+    Filtered,
     Newer,
     /// It matches as it is today.
     MatchesNow,
 }
 
-/// Why a hook, as it is today, got no delivery of an event.
+/// Why a hook, as it is today, got no delivery of an event. `decide`: what it makes of the event, asked only where that
+/// matters; None: it was not to be found out.
 pub fn not(
     event: &Event,
     accepted: Millis,
     guarded: &Guarded<EventHook>,
-    known: Option<&Result<Hook, InvalidSpec>>,
+    decide: impl FnOnce() -> Option<Decision>,
 ) -> (Not, String) {
     let hook = match &guarded.0 {
         Ok(hook) => hook,
@@ -163,26 +167,30 @@ pub fn not(
     if created.is_some_and(|created| Millis(created.0 + 999) > accepted) {
         return (Not::Newer, "it was made after the event was accepted".into());
     }
-    let invalid = match known {
-        Some(Err(invalid)) => format!("; its spec cannot be carried out: {invalid}"),
-        _ => String::new(),
+    let undecided = match decide() {
+        Some(Decision::Skip) => return (Not::Filtered, "its filter says no".into()),
+        Some(Decision::Undecided(why)) => format!("; it cannot be decided: {why}"),
+        Some(Decision::Deliver(_)) => String::new(),
+        None => "; its filter was not asked".into(),
     };
     let text = format!(
-        "as it is today it matches: it was made or changed since, or its delivery is no longer kept{invalid}"
+        "as it is today it matches: it was made or changed since, or its delivery is no longer kept{undecided}"
     );
     (Not::MatchesNow, text)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::time::Duration;
 
     use serde_json::{Value, json};
     use uuid::Uuid;
 
     use super::*;
-    use crate::core::event::parse_published;
+    use crate::cluster::Key;
     use crate::core::hook::validate;
+    use crate::worker::route::{self, Known};
     use crate::worker::store::{Attempt, HookId};
 
     const NOW: Millis = Millis(1_700_000_000_000);
@@ -314,17 +322,21 @@ mod tests {
         .unwrap()
     }
 
+    /// One that cannot be read is not asked.
+    fn known(hook: &Guarded<EventHook>) -> Known {
+        route::known(hook.0.as_ref().unwrap(), Key::of(hook))
+    }
+
     fn event(origin: Origin) -> Event {
-        let draft = parse_published(None, br#"{"source": "s", "event": "e", "data": {"n": 1}}"#).unwrap();
         Event {
             id: "1".into(),
             namespace: "n".into(),
             origin,
-            source: draft.source,
-            event: draft.event,
+            source: "s".into(),
+            event: "e".into(),
             time: String::new(),
-            data: draft.data,
-            attributes: draft.attributes,
+            data: serde_json::from_str(r#"{"n": 1}"#).unwrap(),
+            attributes: BTreeMap::default(),
         }
     }
 
@@ -350,17 +362,33 @@ mod tests {
             (&api, spec(json!({})), at(5_000), Not::Newer, "made after"),
             (&api, spec(json!({})), at(-5_000), Not::MatchesNow, "as it is today it matches"),
             (&api, spec(json!({})), json!({}), Not::MatchesNow, "as it is today it matches"),
+            (&api, spec(json!({"filter": "data.n == 2"})), json!({}), Not::Filtered, "filter says no"),
+            (&api, spec(json!({"filter": "data.n == 1"})), json!({}), Not::MatchesNow, "matches"),
+            (
+                &api,
+                spec(json!({"filter": "data.m == 1"})),
+                json!({}),
+                Not::MatchesNow,
+                "cannot be decided: filter",
+            ),
+            (
+                &api,
+                spec(json!({"delivery": {"concurrency": 0}})),
+                json!({}),
+                Not::MatchesNow,
+                "cannot be decided",
+            ),
             (&api, json!({"source": 5}), json!({}), Not::Unreadable, "cannot be read"),
         ] {
             let hook = guarded("h", spec, meta);
-            let (found, text) = not(event, NOW, &hook, None);
+            let decide = || Some(route::decide(&known(&hook), event));
+            let (found, text) = not(event, NOW, &hook, decide);
             assert_eq!(found, want, "{text}");
             assert!(text.contains(part), "{text}");
         }
         let own = guarded("own", spec(kong), json!({}));
-        assert_eq!(not(&relayed, NOW, &own, None).0, Not::MatchesNow);
-        let invalid = guarded("h", spec(json!({"delivery": {"concurrency": 0}})), json!({}));
-        let known = validate(invalid.0.as_ref().unwrap());
-        assert!(not(&api, NOW, &invalid, Some(&known)).1.contains("cannot be carried out"));
+        let (found, text) = not(&relayed, NOW, &own, || None);
+        assert_eq!(found, Not::MatchesNow, "{text}");
+        assert!(text.ends_with("its filter was not asked"), "{text}");
     }
 }
