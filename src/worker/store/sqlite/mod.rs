@@ -7,8 +7,9 @@
 //! the log is synced at every commit (`synchronous=FULL`) and the folder when the files are made; the files are the
 //! owner's alone, for they hold payloads.
 //!
-//! Left to others: what each operation does to the tables (`ops`), the tables and their changes (`schema`), how much
-//! of the disk may be used (a watermark above this).
+//! Left to others: what each operation does to the tables (`ops`, and for what it is about `gates`, `replays`,
+//! `retention`), what is told (`reads` to the dispatcher, `history` to people), what the writer remembers (`memory`), the
+//! tables and their changes (`schema`), how much of the disk may be used in all (a watermark above this).
 
 mod gates;
 mod history;
