@@ -36,18 +36,18 @@ async fn get(standalone: &Standalone, path: &str) -> (u16, Value) {
     answer(standalone.client.get(url(standalone, path))).await
 }
 
-async fn post(standalone: &Standalone, path: &str, body: &Value) -> (u16, Value) {
+pub async fn post(standalone: &Standalone, path: &str, body: &Value) -> (u16, Value) {
     answer(standalone.client.post(url(standalone, path)).json(body)).await
 }
 
 /// What must be there.
-async fn found(standalone: &Standalone, path: &str) -> Value {
+pub async fn found(standalone: &Standalone, path: &str) -> Value {
     let (status, body) = get(standalone, path).await;
     assert_eq!(status, 200, "{path}: {body}");
     body
 }
 
-async fn items(standalone: &Standalone, query: &str) -> Vec<Value> {
+pub async fn items(standalone: &Standalone, query: &str) -> Vec<Value> {
     found(standalone, &format!("deliveries?{query}")).await["items"].as_array().unwrap().clone()
 }
 
@@ -57,7 +57,7 @@ fn each<'a>(items: &'a [Value], member: &str) -> Vec<&'a str> {
 }
 
 /// Runs `hookstream deliveries`: the exit code, and what it printed.
-async fn run(standalone: &Standalone, args: &[&str]) -> (i32, String) {
+pub async fn run(standalone: &Standalone, args: &[&str]) -> (i32, String) {
     let address = format!("http://{}", standalone.api);
     let (command, rest) = args.split_first().unwrap();
     let all = ["deliveries", command, "-n", "default", "--url", &address];
