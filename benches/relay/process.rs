@@ -66,5 +66,6 @@ pub fn standalone(sink: SocketAddr) -> Subject {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hookstream"));
     command.arg("standalone").arg("--manifests").arg(&manifests).arg("--data").arg(dir.path().join("data"));
     command.args(["--log-level", "warn", "--listen", &port(), "--ops-listen", &port()]);
+    command.args(["--api-listen", "127.0.0.1:0"]);
     start(command, "ingest listening", "/v1/namespaces/default/events", Some(dir))
 }

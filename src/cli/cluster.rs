@@ -84,6 +84,9 @@ struct WorkerRoleArgs {
     /// Where events and relays come in.
     #[arg(long, default_value = ":8080", env = "HOOKSTREAM_LISTEN")]
     listen: String,
+    /// Where deliveries are listed, explained and replayed.
+    #[arg(long, default_value = ":8082", env = "HOOKSTREAM_API_LISTEN")]
+    api_listen: String,
     #[command(flatten)]
     worker: WorkerArgs,
 }
@@ -122,6 +125,7 @@ async fn start(
         args: &w.worker,
         data: &w.data,
         listen: &w.listen,
+        api_listen: &w.api_listen,
         changes: subscribers.subscribe(),
     });
     let watching = watch(&kubernetes, &options, subscribers);

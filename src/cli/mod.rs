@@ -9,7 +9,9 @@
 
 pub mod cluster;
 pub mod crds;
+pub mod deliveries;
 pub mod emulate;
+mod http;
 mod logging;
 pub mod receive;
 mod roles;
@@ -41,6 +43,8 @@ enum Command {
     Emulate(emulate::Vendor),
     Receive(receive::Args),
     Send(send::Args),
+    #[command(subcommand)]
+    Deliveries(deliveries::Command),
 }
 
 /// Why a command could not do what it was asked: one line, and the exit code (2 and above).
@@ -85,6 +89,7 @@ pub fn main() -> ExitCode {
         Command::Emulate(vendor) => block_on(emulate::run(vendor)),
         Command::Receive(args) => block_on(receive::run(args)),
         Command::Send(args) => block_on(send::run(args)),
+        Command::Deliveries(command) => block_on(deliveries::run(command)),
     };
     outcome.unwrap_or_else(|failure| {
         eprintln!("hookstream: {failure}");

@@ -18,7 +18,7 @@ use crate::metrics::Metrics;
 use crate::net::{Egress, HttpClient, serve};
 use crate::ops::{self, Readiness};
 use crate::worker::store::sqlite::SqliteStore;
-use crate::worker::{Worker, WorkerError};
+use crate::worker::{Listening, Worker, WorkerError};
 
 /// A process with one role or both.
 pub struct Roles<'a, F> {
@@ -37,6 +37,7 @@ pub struct WorkerRole<'a> {
     pub args: &'a WorkerArgs,
     pub data: &'a Path,
     pub listen: &'a str,
+    pub api_listen: &'a str,
     pub changes: mpsc::Receiver<Change>,
 }
 
@@ -54,7 +55,7 @@ where
     let ops = listen(roles.ops_listen, "--ops-listen").await?;
     // Before the controller: two processes on one data folder must not both write to the vendor.
     let store = match &roles.worker {
-        Some(role) => Some(open_store(role.data)?),
+        Some(role) => Some(open_store(role)?),
         None => None,
     };
     let router = ops::router(readiness.clone(), metrics.clone());
@@ -105,8 +106,12 @@ where
         retention: role.args.retention(),
         disk: role.args.disk(role.data),
         listen: with_host(role.listen),
+        api_listen: with_host(role.api_listen),
     };
-    let listening = |address| say(&format!("hookstream: ingest listening on http://{address}"));
+    let listening = |open: Listening| {
+        say(&format!("hookstream: api listening on http://{}", open.api));
+        say(&format!("hookstream: ingest listening on http://{}", open.ingest));
+    };
     match worker.run(role.changes, stopping, listening).await {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error @ WorkerError::Listen { .. }) => Err(Failure::new(error.to_string())),
@@ -115,8 +120,12 @@ where
     }
 }
 
-fn open_store(data: &Path) -> Result<SqliteStore, Failure> {
-    SqliteStore::open(data).or_fail(|| format!("--data {}", data.display()))
+fn open_store(role: &WorkerRole<'_>) -> Result<SqliteStore, Failure> {
+    let what = || format!("--data {}", role.data.display());
+    let store = SqliteStore::open(role.data).or_fail(what)?;
+    let size = role.args.disk(role.data).size().or_fail(what)?;
+    store.set_shares(role.args.shares(size));
+    Ok(store)
 }
 
 /// Listens, or says which flag names the address that could not be taken.

@@ -4,19 +4,17 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use url::Url;
 
+use super::http::Worker;
 use super::{Failure, OrFail, Outcome, say};
 
 /// The largest data that is read, above what any worker takes.
 const MAX_DATA: u64 = 64 << 20;
-/// How much of an answer is read.
-const MAX_ANSWER: usize = 1 << 20;
 
 /// Publish an event to a worker.
 ///
@@ -72,46 +70,16 @@ struct Accepted {
     deliveries: u64,
 }
 
-/// A problem body (RFC 9457), as far as it is shown.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Problem {
-    title: Option<String>,
-    detail: Option<String>,
-}
-
 pub async fn run(args: Args) -> Outcome {
     let data = read_data(&args.data)?;
     let event = Event { id: args.id.as_deref(), source: &args.source, event: &args.event, data: &data };
     let body = serde_json::to_vec(&event).or_fail(|| "writing the event".into())?;
-    let url = events_url(&args.url, &args.namespace)?;
-    let mut request = client(&url)?.post(url.clone()).header("content-type", "application/json").body(body);
-    if let Some(path) = &args.token_file {
-        let token = fs::read_to_string(path).or_fail(|| format!("reading {}", path.display()))?;
-        if token.trim().is_empty() {
-            return Err(Failure::new(format!("{} holds no token", path.display())));
-        }
-        request = request.bearer_auth(token.trim());
-    }
-    let mut response = request.send().await.map_err(|error| not_reached(&url, &error))?;
-    let status = response.status();
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|error| not_reached(&url, &error))? {
-        body.extend_from_slice(&chunk);
-        if body.len() > MAX_ANSWER {
-            return Err(Failure::new(format!("{url} answered {status} with more than {MAX_ANSWER} bytes")));
-        }
-    }
-    if status.is_success() {
-        let accepted: Accepted = serde_json::from_slice(&body)
-            .or_fail(|| format!("{url} answered {status}, but not as a worker does"))?;
-        print(&accepted, args.output)?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    let message = format!("{url} answered {status}{}", told(&body));
-    // Refused (4xx) is an answer; everything else means that nothing is known of the event.
-    let code = if status.is_client_error() { 1 } else { 2 };
-    Err(Failure { code, message })
+    let worker = Worker::new(&args.url, args.token_file.as_ref())?;
+    let url = worker.url(&args.namespace, &["events"])?;
+    // Refused (4xx) is found out, not a failure to ask.
+    let answer = worker.post(url, body).await?.success(1)?;
+    print(&answer.json()?, args.output)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn print(accepted: &Accepted, output: Output) -> Result<(), Failure> {
@@ -124,17 +92,6 @@ fn print(accepted: &Accepted, output: Output) -> Result<(), Failure> {
         Output::Json => say(&serde_json::to_string(accepted).or_fail(|| "writing JSON".into())?),
     }
     Ok(())
-}
-
-/// What the problem body says, in one line.
-fn told(body: &[u8]) -> String {
-    let problem: Problem = serde_json::from_slice(body).unwrap_or_default();
-    let parts: Vec<String> = [problem.title, problem.detail]
-        .into_iter()
-        .flatten()
-        .map(|text| text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(500).collect())
-        .collect();
-    if parts.is_empty() { String::new() } else { format!(": {}", parts.join(": ")) }
 }
 
 fn read_data(text: &str) -> Result<Box<RawValue>, Failure> {
@@ -159,49 +116,6 @@ fn read_all(from: impl Read, what: &str) -> Result<String, Failure> {
     }
 }
 
-fn events_url(base: &Url, namespace: &str) -> Result<Url, Failure> {
-    let no_base = || Failure::new(format!("{base} is not an http or https address (--url)"));
-    // Also keeps out `..`, which a URL's path would swallow.
-    let label = |text: &str| text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-    if namespace.is_empty() || namespace.len() > 63 || !label(namespace) {
-        return Err(Failure::new(format!("{namespace:?} is no namespace's name (--namespace)")));
-    }
-    let mut url = base.clone();
-    if !matches!(url.scheme(), "http" | "https") {
-        return Err(no_base());
-    }
-    url.path_segments_mut().map_err(|()| no_base())?.pop_if_empty().extend([
-        "v1",
-        "namespaces",
-        namespace,
-        "events",
-    ]);
-    Ok(url)
-}
-
-fn client(url: &Url) -> Result<reqwest::Client, Failure> {
-    let mut builder = reqwest::Client::builder()
-        .no_proxy()
-        .redirect(reqwest::redirect::Policy::none())
-        .connect_timeout(Duration::from_secs(10))
-        .timeout(Duration::from_secs(60));
-    // Without an authority installed (a bare container) the client could not be made, though http needs none.
-    if url.scheme() == "http" {
-        builder = builder.tls_certs_only([]);
-    }
-    builder.build().or_fail(|| "making an HTTP client".into())
-}
-
-/// The URL is told once, with the innermost cause, which is the one that helps.
-fn not_reached(url: &Url, error: &reqwest::Error) -> Failure {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    let what = if error.is_timeout() { "did not answer in time".into() } else { cause.to_string() };
-    Failure::new(format!("{url} cannot be reached: {what} (--url)"))
-}
-
 #[cfg(test)]
 mod tests {
     use axum::Json;
@@ -209,18 +123,6 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-
-    #[test]
-    fn the_namespace_is_one_segment() {
-        let url = |base: &str, namespace| events_url(&base.parse().unwrap(), namespace).unwrap().to_string();
-        assert_eq!(url("http://a:1", "demo"), "http://a:1/v1/namespaces/demo/events");
-        assert_eq!(url("https://a/b/", "x-y"), "https://a/b/v1/namespaces/x-y/events");
-        for namespace in ["", "..", "x/y", "X"] {
-            assert!(events_url(&"http://a".parse().unwrap(), namespace).is_err(), "{namespace}");
-        }
-        assert!(events_url(&"ftp://a".parse().unwrap(), "demo").is_err());
-        assert!(events_url(&"mailto:a".parse().unwrap(), "demo").is_err());
-    }
 
     #[test]
     fn data_is_kept_as_written() {
@@ -274,11 +176,5 @@ mod tests {
         let gone = run(args()).await.unwrap_err();
         assert_eq!(gone.code, 2);
         assert!(gone.message.contains("cannot be reached"), "{}", gone.message);
-    }
-
-    #[test]
-    fn problems_take_one_line() {
-        assert_eq!(told(br#"{"title":"Too big","detail":"1 MiB\nat most"}"#), ": Too big: 1 MiB at most");
-        assert_eq!(told(b"<html>"), "");
     }
 }

@@ -28,6 +28,9 @@ pub struct Args {
     /// Where events and relays come in. Other than a loopback address needs --token-file.
     #[arg(long, default_value = "127.0.0.1:8080", env = "HOOKSTREAM_LISTEN")]
     listen: String,
+    /// Where deliveries are listed, explained and replayed. Other than a loopback address needs --token-file.
+    #[arg(long, default_value = "127.0.0.1:8082", env = "HOOKSTREAM_API_LISTEN")]
+    api_listen: String,
     /// Where /livez, /readyz and /metrics are.
     #[arg(long, default_value = "127.0.0.1:8081", env = "HOOKSTREAM_OPS_LISTEN")]
     ops_listen: String,
@@ -50,9 +53,15 @@ pub struct Args {
 pub async fn run(args: Args) -> Outcome {
     args.log.start()?;
     let token = args.token_file.as_deref().map(read_token).transpose()?;
-    if token.is_none() && !is_loopback(&args.listen)? {
-        let why = "is no loopback address, and without --token-file anybody could publish: give a token file, or listen on 127.0.0.1";
-        return Err(Failure::new(format!("--listen {} {why}", args.listen)));
+    for (flag, address, could) in
+        [("--listen", &args.listen, "publish"), ("--api-listen", &args.api_listen, "read and replay")]
+    {
+        if token.is_none() && !is_loopback(flag, address)? {
+            let why = format!(
+                "is no loopback address, and without --token-file anybody could {could}: give a token file, or listen on 127.0.0.1"
+            );
+            return Err(Failure::new(format!("{flag} {address} {why}")));
+        }
     }
     std::fs::create_dir_all(&args.data).or_fail(|| format!("--data {}", args.data.display()))?;
     let options = Options { manifests: args.manifests, data: args.data.clone(), prune: args.prune, token };
@@ -77,6 +86,7 @@ pub async fn run(args: Args) -> Outcome {
             args: &args.worker,
             data: &args.data,
             listen: &args.listen,
+            api_listen: &args.api_listen,
             changes: worker_changes,
         }),
     })

@@ -150,6 +150,18 @@ pub struct Access<'a> {
     pub namespace: &'a str,
     pub verb: &'static str,
     pub resource: &'static str,
+    /// A part of it with a right of its own, such as `replay`.
+    pub subresource: Option<&'static str>,
+}
+
+impl<'a> Access<'a> {
+    pub fn new(namespace: &'a str, verb: &'static str, resource: &'static str) -> Self {
+        Access { namespace, verb, resource, subresource: None }
+    }
+
+    pub fn part(self, subresource: &'static str) -> Self {
+        Access { subresource: Some(subresource), ..self }
+    }
 }
 
 /// Why a caller may not.

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::duration;
+
 /// Milliseconds since the Unix epoch, UTC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -31,6 +33,16 @@ impl Millis {
     }
 }
 
+/// Reads a point in time as people write it: RFC 3339, or how long ago (`1h`).
+pub fn point(text: &str, now: Millis) -> Result<Millis, &'static str> {
+    if let Some(at) = Millis::parse(text) {
+        return Ok(at);
+    }
+    let ago = duration::parse(text)
+        .map_err(|_| "must be a time (2026-11-21T08:00:00Z) or how long ago (1h30m; units h, m, s, ms)")?;
+    Ok(Millis(now.0.saturating_sub(i64::try_from(ago.as_millis()).unwrap_or(i64::MAX))))
+}
+
 impl std::ops::Add<Duration> for Millis {
     type Output = Millis;
     fn add(self, rhs: Duration) -> Millis {
@@ -54,6 +66,16 @@ mod tests {
         assert_eq!(t.rfc3339(), "2023-11-14T22:13:20.123Z");
         assert_eq!(Millis::parse(&t.rfc3339()), Some(t));
         assert_eq!(Millis::parse("yesterday"), None);
+    }
+
+    #[test]
+    fn points_in_time() {
+        let now = Millis(10_000_000);
+        assert_eq!(point("1h", now), Ok(Millis(6_400_000)));
+        assert_eq!(point("1970-01-01T00:00:01Z", now), Ok(Millis(1000)));
+        for text in ["", "1d", "yesterday", "2026-11-21", "-1h", "0s"] {
+            assert!(point(text, now).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -8,13 +8,17 @@
 //!
 //! Left to others: where hooks come from (`cluster`), what an outcome leads to (`core::retry`).
 
+mod api;
 mod dispatch;
 mod handlers;
 mod ingest;
+mod problem;
 mod report;
+mod request;
 mod route;
 pub mod store;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,6 +59,15 @@ pub struct Worker {
     pub disk: Disk,
     /// Where the ingest port listens.
     pub listen: String,
+    /// Where the API port listens.
+    pub api_listen: String,
+}
+
+/// The addresses of the open ports.
+#[derive(Clone, Copy, Debug)]
+pub struct Listening {
+    pub ingest: SocketAddr,
+    pub api: SocketAddr,
 }
 
 /// Why the worker ended.
@@ -67,12 +80,12 @@ pub enum WorkerError {
 }
 
 impl Worker {
-    /// Works until `stop`. `changes` are those of the same feeds as the view. `listening` is told the ingest address.
+    /// Works until `stop`. `changes` are those of the same feeds as the view. `listening` is told the addresses.
     pub async fn run(
         self,
         mut changes: mpsc::Receiver<Change>,
         stop: CancellationToken,
-        listening: impl FnOnce(std::net::SocketAddr),
+        listening: impl FnOnce(Listening),
     ) -> Result<(), WorkerError> {
         let routes = Arc::new(Routes::default());
         self.view.ready().await;
@@ -98,13 +111,21 @@ impl Worker {
                 }
             }
         };
+        let (ingest_port, ingest_address) = listen(&self.listen).await?;
+        let (api_port, api_address) = listen(&self.api_listen).await?;
+        listening(Listening { ingest: ingest_address, api: api_address });
+        let api = api::router(api::Api {
+            cluster: self.cluster.clone(),
+            view: self.view.clone(),
+            store: self.store.clone(),
+            routes: routes.clone(),
+            dispatch: handle.clone(),
+        });
+        let replays = {
+            let (store, handle) = (self.store.clone(), handle.clone());
+            async move { api::step_replays(&*store, &handle).await }
+        };
         let promoted = handle.clone();
-        let listener = TcpListener::bind(&self.listen)
-            .await
-            .map_err(|source| WorkerError::Listen { address: self.listen.clone(), source })?;
-        if let Ok(address) = listener.local_addr() {
-            listening(address);
-        }
         let router = ingest::router(ingest::Ingest {
             cluster: self.cluster,
             view: self.view,
@@ -120,13 +141,15 @@ impl Worker {
 
         let failed = self.store.failed();
         let work = async {
-            let serve = serve::serve(listener, router, stop.cancelled());
-            let ((), dispatched) = tokio::join!(serve, dispatcher.run(stop.clone()));
+            let ingest = serve::serve(ingest_port, router, stop.cancelled());
+            let api = serve::serve(api_port, api, stop.cancelled());
+            let ((), (), dispatched) = tokio::join!(ingest, api, dispatcher.run(stop.clone()));
             dispatched
         };
         let promoting = promote(&*self.store, &promoted);
-        let background =
-            async { tokio::join!(follow, sweep(&*self.store, self.retention), reporting, promoting) };
+        let background = async {
+            tokio::join!(follow, sweep(&*self.store, self.retention), reporting, promoting, replays)
+        };
         let result = tokio::select! {
             result = work => result.map_err(WorkerError::from),
             error = failed => Err(WorkerError::from(error)),
@@ -135,6 +158,15 @@ impl Worker {
         self.store.close().await;
         result
     }
+}
+
+async fn listen(address: &str) -> Result<(TcpListener, SocketAddr), WorkerError> {
+    let bound = async {
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        Ok((listener, address))
+    };
+    bound.await.map_err(|source| WorkerError::Listen { address: address.to_owned(), source })
 }
 
 async fn follow(routes: &Routes, view: &View, dispatch: &dispatch::Handle, change: Change) {

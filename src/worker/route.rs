@@ -47,7 +47,6 @@ pub enum Decision {
 
 /// What a hook makes of an event, by the hook as it is now. Asked when the event comes in, and again before it is sent
 /// where it was undecided.
-#[cfg_attr(not(test), expect(dead_code, reason = "the dispatcher asks it before it sends"))]
 pub fn decide(known: &Known, event: &Event) -> Decision {
     decide_facts(known, &Facts::new(event))
 }

@@ -14,23 +14,25 @@ use crate::harness::{
 use crate::standalone::{DEAD, DELIVERED, FINISHED, INGESTED, client, count, event, hook, quick};
 
 /// A worker of the cluster role, for one namespace.
-struct Worker {
+pub struct Worker {
     process: Process,
-    ingest: String,
+    pub ingest: String,
+    pub api: String,
     ops: String,
-    namespace: Namespace,
-    client: reqwest::Client,
+    pub namespace: Namespace,
+    pub client: reqwest::Client,
 }
 
 impl Worker {
-    async fn start(namespace: Namespace, kubeconfig: PathBuf, more: &[&str]) -> Worker {
-        let (listen, ops) = (format!("127.0.0.1:{}", free_port()), format!("127.0.0.1:{}", free_port()));
+    pub async fn start(namespace: Namespace, kubeconfig: PathBuf, more: &[&str]) -> Worker {
+        let [listen, api, ops] = std::array::from_fn(|_| format!("127.0.0.1:{}", free_port()));
         // The worker of a cluster does not make it: a volume that is not mounted would look like an empty one.
         let data = watchdog::unique_path("data");
         std::fs::create_dir(&data).expect("a folder");
         let data = data.display().to_string();
         let name = namespace.name.clone();
         let mut args = vec!["worker", "--data", &data, "--listen", &listen, "--ops-listen", &ops];
+        args.extend(["--api-listen", &api]);
         args.extend(["--namespace", &name, "--operator-namespace", &name]);
         args.extend(more);
         let process = Process::spawn(args, &[("KUBECONFIG", kubeconfig.to_str().expect("a path"))]);
@@ -38,13 +40,14 @@ impl Worker {
         Worker {
             process,
             ingest: format!("http://{listen}"),
+            api: format!("http://{api}"),
             ops: format!("http://{ops}"),
             namespace,
             client: client(),
         }
     }
 
-    async fn publish(&self, namespace: &str, token: Option<&str>, id: &str) -> (u16, Value) {
+    pub async fn publish(&self, namespace: &str, token: Option<&str>, id: &str) -> (u16, Value) {
         let url = format!("{}/v1/namespaces/{namespace}/events", self.ingest);
         let mut request = self.client.post(url).json(&event(id));
         if let Some(token) = token {
@@ -60,7 +63,7 @@ impl Worker {
 
 /// A namespace with a worker's account, which may do what `deploy/base` gives it, and two callers of which one may
 /// publish.
-async fn accounts(hint: &str) -> (Namespace, PathBuf) {
+pub async fn accounts(hint: &str) -> (Namespace, PathBuf) {
     let namespace = control_plane().namespace(hint).await;
     let rules =
         "[{apiGroups: [hookstream.dev], resources: [eventhooks, connections], verbs: [get, list, watch]},

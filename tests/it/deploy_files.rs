@@ -85,7 +85,7 @@ async fn the_accounts_may_do_what_they_need_and_no_more() {
         ("list hookstream.dev/connections", "other", true, true),
         ("patch hookstream.dev/eventhooks", "other", true, false),
         ("patch hookstream.dev/connections", "other", true, false),
-        ("patch hookstream.dev/eventhooks/status", "other", true, false),
+        ("patch hookstream.dev/eventhooks/status", "other", true, true),
         ("patch hookstream.dev/connections/status", "other", true, false),
         ("delete hookstream.dev/eventhooks", "other", false, false),
         ("create hookstream.dev/eventhooks", "other", false, false),
@@ -141,7 +141,9 @@ async fn the_roles_work_with_these_rights_alone() {
     };
     let folder = data.path().to_str().unwrap();
     let _controller = role("hookstream-controller", &["controller", "--ingest-url", &url(ingest)]).await;
-    let worker = role("hookstream-worker", &["worker", "--data", folder, "--listen", &address(ingest)]).await;
+    let listen = ["--listen", &address(ingest), "--api-listen", "127.0.0.1:0"];
+    let worker = [&["worker", "--data", folder], &listen[..]].concat();
+    let worker = role("hookstream-worker", &worker).await;
     worker.wait_for_line(|line| line.contains("ingest listening"), DEADLINE).await;
 
     let manifests = format!(

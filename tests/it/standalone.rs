@@ -14,6 +14,7 @@ pub struct Standalone {
     /// `host:port` of the ingest port.
     pub listen: String,
     pub ops: String,
+    pub api: String,
     args: Vec<String>,
     /// A program that the process is started by, which gets the data folder and the process's command line.
     pub wrapper: Vec<String>,
@@ -38,6 +39,7 @@ impl Standalone {
             data: dir.join("data"),
             listen: format!("127.0.0.1:{}", free_port()),
             ops: format!("127.0.0.1:{}", free_port()),
+            api: format!("127.0.0.1:{}", free_port()),
             args: args.iter().map(ToString::to_string).collect(),
             wrapper: Vec::new(),
             process: None,
@@ -62,6 +64,7 @@ impl Standalone {
         let (manifests, data) = (text(&self.manifests), text(&self.data));
         let mut args = vec!["standalone", "--manifests", &manifests, "--data", &data];
         args.extend(["--listen", &self.listen, "--ops-listen", &self.ops]);
+        args.extend(["--api-listen", &self.api]);
         args.extend(self.args.iter().map(String::as_str));
         let command = Process::command(args, &[]);
         let Some((program, rest)) = self.wrapper.split_first() else { return Process::start(command) };

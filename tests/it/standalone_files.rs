@@ -100,6 +100,10 @@ async fn a_start_that_cannot_work_ends_at_once_with_one_line() {
         (&["--manifests", &manifests, &empty, "--data", &data], "no manifest"),
         (&["--manifests", &manifests, "--data", &data, "--listen", "0.0.0.0:0"], "--token-file"),
         (&["--manifests", &manifests, "--data", &data, "--listen", "[::]:0"], "--token-file"),
+        (
+            &["--manifests", &manifests, "--data", &data, "--api-listen", "0.0.0.0:0"],
+            "--api-listen 0.0.0.0:0",
+        ),
         (&["--manifests", &manifests, "--data", &data, "--listen", "nonsense"], "--listen nonsense"),
         (&["--manifests", &manifests, "--data", &data, "--listen", "127.0.0.1:0"], "--listen 127.0.0.1:0"),
         (&["--manifests", &manifests, "--data", &data, "--token-file", &token], "is empty"),

@@ -58,6 +58,7 @@ impl World {
             ("--operator-namespace", &home.name),
             ("--ops-listen", &format!("127.0.0.1:{}", free_port())),
             ("--listen", &listen),
+            ("--api-listen", "127.0.0.1:0"),
             ("--egress-allow", "127.0.0.0/8"),
             ("--data", data.to_str().unwrap()),
             ("--resync-interval", setup.resync.unwrap_or("10m")),

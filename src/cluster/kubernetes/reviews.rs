@@ -35,6 +35,8 @@ struct Question {
     namespace: String,
     verb: &'static str,
     resource: &'static str,
+    /// Without it, a right to the whole would be remembered as one to the part.
+    subresource: Option<&'static str>,
 }
 
 impl Reviews {
@@ -49,6 +51,7 @@ impl Reviews {
             namespace: access.namespace.to_owned(),
             verb: access.verb,
             resource: access.resource,
+            subresource: access.subresource,
         };
         let now = Instant::now();
         if let Some((_, answer)) = self.answers.lock().get(&question).filter(|(until, _)| *until > now) {
@@ -82,6 +85,7 @@ impl Reviews {
                     group: Some(GROUP.into()),
                     namespace: Some(access.namespace.to_owned()),
                     resource: Some(access.resource.to_owned()),
+                    subresource: access.subresource.map(ToOwned::to_owned),
                     verb: Some(access.verb.to_owned()),
                     ..ResourceAttributes::default()
                 }),

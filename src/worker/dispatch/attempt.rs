@@ -5,16 +5,23 @@ use std::time::{Duration, Instant};
 
 use super::hold::Hold;
 use super::{Came, Command, Handle};
+use crate::core::gate::Asked;
+use crate::core::hook::Hook;
 use crate::core::retry::{Outcome, Past};
 use crate::core::time::Millis;
 use crate::metrics::Metrics;
 use crate::worker::handlers::{Sender, Sent};
-use crate::worker::route::Routes;
+use crate::worker::route::{Decision, Known, Routes, decide};
 use crate::worker::store::{Attempt, Next, Pending, Settlement, Store, StoreError};
 
 /// An outcome that finds no room is noted again, so often, after such a pause.
 const SETTLE_TRIES: u32 = 60;
 const SETTLE_AGAIN: Duration = Duration::from_secs(1);
+
+/// An event on which the filter fails is decided again after this time: the spec may be another then.
+const DECIDE_AGAIN: Duration = Duration::from_secs(60);
+/// The hook's filter, as it is now, says no.
+const FILTERED: &str = "Filtered";
 
 /// What an attempt needs.
 pub struct Task {
@@ -32,14 +39,21 @@ pub async fn attempt(task: Task) {
     let (uid, seq) = (pending.hook.uid.clone(), pending.seq);
     // The hook as it is now: an edit since the event was accepted counts.
     let known = routes.get(&uid);
-    let settlement = match known.as_ref().and_then(|k| k.hook.as_ref().ok()) {
-        Some(hook) => {
-            metrics.attempt_started();
-            let (at, started) = (Millis::now(), Instant::now());
-            let sent = sender.send(hook, &pending).await;
-            metrics.attempted(sent.label(), started.elapsed());
-            settle(hook, &pending, sent, at, started.elapsed())
-        }
+    let settlement = match known.as_ref().and_then(|known| Some((known, known.hook.as_ref().ok()?))) {
+        Some((known, hook)) => match still_wanted(known, hook, &pending).await {
+            Decision::Deliver(_) => {
+                metrics.attempt_started();
+                let (at, started) = (Millis::now(), Instant::now());
+                let sent = sender.send(hook, &pending).await;
+                metrics.attempted(sent.label(), started.elapsed());
+                settle(hook, &pending, sent, at, started.elapsed())
+            }
+            Decision::Skip => Ok(unsent(&pending, Next::Dead { reason: FILTERED })),
+            Decision::Undecided(why) => {
+                handle.commands.send(Command::Undecided { uid: uid.clone(), why }).await.ok();
+                Ok(unsent(&pending, Next::Retry { due: Millis::now() + DECIDE_AGAIN }))
+            }
+        },
         // It went or broke between the queue and here.
         None => Err(None),
     };
@@ -74,8 +88,28 @@ pub async fn attempt(task: Task) {
     handle.commands.send(Command::Settled { uid, seq, next }).await.ok();
 }
 
+/// Asks the filter again: the hook may be another than when the event was accepted.
+async fn still_wanted(known: &Arc<Known>, hook: &Hook, pending: &Pending) -> Decision {
+    if hook.filter.is_none() {
+        return Decision::Deliver(Asked::default());
+    }
+    let (known, event) = (known.clone(), pending.event.clone());
+    // Off the threads that serve everybody: a filter may take a while. A panic in there is this attempt's.
+    tokio::task::spawn_blocking(move || decide(&known, &event))
+        .await
+        .unwrap_or_else(|_| Decision::Undecided("the filter could not be evaluated".into()))
+}
+
+/// The outcome without an attempt.
+fn unsent(pending: &Pending, next: Next) -> Settlement {
+    Settlement { delivery: pending.seq, at: Millis::now(), attempt: None, next }
+}
+
 /// What an outcome tells of the receiver. One that refuses this delivery for good is there all the same.
 fn came(settlement: &Settlement) -> Came {
+    if settlement.attempt.is_none() {
+        return Came::Nothing;
+    }
     let attempt = settlement.attempt.as_ref();
     let words = || {
         let status = attempt.and_then(|a| a.status).map(|status| format!("status {status}"));
@@ -106,7 +140,7 @@ async fn settle_at_last(store: &dyn Store, settlement: Settlement) -> Result<boo
 
 /// The outcome to keep; an error where no attempt was made.
 fn settle(
-    hook: &crate::core::hook::Hook,
+    hook: &Hook,
     pending: &Pending,
     sent: Sent,
     at: Millis,

@@ -91,6 +91,9 @@ pub fn delivering(held: Option<&Hold>, queue: &Queue) -> Option<Delivering> {
     if let Some(hold) = held {
         return bad(hold.reason, &hold.message);
     }
+    if let Some(why) = &queue.undecided {
+        return bad("Undecided", why);
+    }
     if let Some(denied) = &queue.denied {
         return bad("EgressDenied", denied);
     }
@@ -107,7 +110,15 @@ pub fn delivering(held: Option<&Hold>, queue: &Queue) -> Option<Delivering> {
     })
 }
 
-/// Says what is new about a hook: to the store whether it is held, to people how its deliveries fare.
+/// Tells the store whether the hook is held.
+pub fn tell_store(queue: &Queue, held: bool, reports: &mpsc::UnboundedSender<Report>) {
+    if let Some(hook) = queue.id.clone() {
+        // Closed: the process stops.
+        reports.send(Report::Held { hook, held, at: Millis::now() }).ok();
+    }
+}
+
+/// Tells people what is new about how the deliveries of a hook fare.
 pub fn tell(
     queue: &mut Queue,
     known: Option<&Known>,
@@ -115,21 +126,17 @@ pub fn tell(
     reports: &mpsc::UnboundedSender<Report>,
 ) {
     let Some(id) = queue.id.clone() else { return };
-    if queue.told_held != Some(held.is_some()) {
-        queue.told_held = Some(held.is_some());
-        // Closed: the process stops.
-        reports.send(Report::Held { hook: id.clone(), held: held.is_some(), at: Millis::now() }).ok();
-    }
     let Some(known) = known else { return };
     let Some(Delivering { well, reason, message }) = delivering(held, queue) else { return };
     if queue.told == Some((well, reason)) {
         return;
     }
     queue.told = Some((well, reason));
-    if well {
+    // What the spec says, its writer knows, or is told by the controller.
+    if well || known.hook.as_ref().is_ok_and(|hook| hook.delivery.paused) || known.hook.is_err() {
         tracing::debug!(hook = %id.name, namespace = %id.namespace, "{message}");
     } else {
-        tracing::warn!(hook = %id.name, namespace = %id.namespace, reason, "{message}");
+        tracing::warn!(hook = %id.name, namespace = %id.namespace, reason, "{message}; its deliveries wait");
     }
     let resumed = known.resume.clone().filter(|_| reason != "Gone");
     reports.send(Report::Delivering(Fare { hook: id, well, reason, message, resumed })).ok();

@@ -5,6 +5,7 @@
 //! committed, so that it is never under way twice.
 
 mod attempt;
+mod command;
 mod hold;
 mod orphans;
 mod queue;
@@ -25,8 +26,10 @@ use crate::cluster::Cluster;
 use crate::core::time::Millis;
 use crate::metrics::Metrics;
 use crate::net::HttpClient;
+pub use command::Handle;
+use command::{Came, Command};
 use hold::{Hold, Mark};
-use queue::{NoRoom, Queue};
+use queue::{NoRoom, Queue, UnderWay};
 
 /// Commands that wait for the dispatcher; then ingest waits.
 const COMMANDS: usize = 8192;
@@ -52,70 +55,6 @@ pub struct Parts {
     pub reports: mpsc::UnboundedSender<Report>,
 }
 
-/// Tells the dispatcher.
-#[derive(Clone)]
-pub struct Handle {
-    commands: mpsc::Sender<Command>,
-}
-
-enum Command {
-    Accepted(Pending),
-    HookChanged(Arc<str>),
-    /// Something of the hook became due on disk.
-    Wake(Arc<str>),
-    Loaded {
-        uid: Arc<str>,
-        limit: usize,
-        found: Result<(Vec<Pending>, Option<Millis>), StoreError>,
-    },
-    /// The receiver answered, or did not: the hook may send the next.
-    Sent {
-        uid: Arc<str>,
-        came: Came,
-    },
-    /// No attempt was made: the hook's deliveries wait.
-    NotNow {
-        uid: Arc<str>,
-        seq: Seq,
-        missing: Option<Hold>,
-    },
-    /// The outcome is on disk: the delivery is nobody's.
-    Settled {
-        uid: Arc<str>,
-        seq: Seq,
-        next: Option<Next>,
-    },
-}
-
-/// What an attempt tells of the receiver.
-enum Came {
-    /// It is there, and took or refused the delivery.
-    Well,
-    /// It fails: in these words.
-    Badly(String),
-    /// It is gone: it wants no more of this hook.
-    Gone,
-    /// It may not be reached.
-    Denied(String),
-}
-
-impl Handle {
-    /// Hands over a delivery that was just committed.
-    pub async fn accepted(&self, pending: Pending) {
-        // Closed: the process stops, and the delivery is on disk.
-        self.commands.send(Command::Accepted(pending)).await.ok();
-    }
-
-    /// Something of the hook became due on disk.
-    pub async fn wake(&self, uid: Arc<str>) {
-        self.commands.send(Command::Wake(uid)).await.ok();
-    }
-
-    pub async fn hook_changed(&self, uid: Arc<str>) {
-        self.commands.send(Command::HookChanged(uid)).await.ok();
-    }
-}
-
 /// The queues of all hooks.
 pub struct Dispatcher {
     store: Arc<dyn Store>,
@@ -130,6 +69,9 @@ pub struct Dispatcher {
     crowded: VecDeque<Arc<str>>,
     /// Hooks that are gone and for which something waits, by namespace and name.
     orphans: HashMap<(Arc<str>, Arc<str>), HookId>,
+    /// What the store was told of each hook, once a process and at each change: a hook may have been held when the last
+    /// process ended.
+    told_held: HashMap<Arc<str>, bool>,
     in_flight: usize,
     waiting_bytes: usize,
     reports: mpsc::UnboundedSender<Report>,
@@ -153,6 +95,7 @@ impl Dispatcher {
             wake_of: HashMap::new(),
             crowded: VecDeque::new(),
             orphans: HashMap::new(),
+            told_held: HashMap::new(),
             in_flight: 0,
             reports: parts.reports,
             waiting_bytes: 0,
@@ -224,10 +167,22 @@ impl Dispatcher {
                 self.queues.entry(uid.clone()).or_default().missed();
                 self.pump(&uid);
             }
+            Command::Changed { uid, seq } => {
+                match self.queues.entry(uid.clone()).or_default().changed(seq) {
+                    Ok(bytes) => self.waiting_bytes = self.waiting_bytes.saturating_sub(bytes),
+                    Err(UnderWay) => self.wake_at(Millis::now() + READ_AGAIN, &uid),
+                }
+                self.pump(&uid);
+            }
             Command::Loaded { uid, limit, found } => self.loaded(&uid, limit, found),
             Command::Sent { uid, came } => {
                 self.judge(&uid, came);
                 self.ended(&uid);
+            }
+            Command::Undecided { uid, why } => {
+                if let Some(queue) = self.queues.get_mut(&uid) {
+                    queue.undecided = Some(why);
+                }
             }
             Command::NotNow { uid, seq, missing } => {
                 self.not_now(&uid, seq, missing);
@@ -257,6 +212,7 @@ impl Dispatcher {
             Some(queue) => {
                 queue.missed();
                 queue.look_at = None;
+                queue.undecided = None;
             }
             // The store has to know of a hold even while nothing waits: the age of what comes does not run.
             None if hold::hold(known.as_ref(), &Queue::default()).is_some() && known.is_some() => {
@@ -276,9 +232,12 @@ impl Dispatcher {
     /// Remembers how the receiver fared.
     fn judge(&mut self, uid: &Arc<str>, came: Came) {
         let Some(queue) = self.queues.get_mut(uid) else { return };
-        queue.missing = None;
-        queue.denied = None;
+        if !matches!(came, Came::Nothing) {
+            queue.missing = None;
+            queue.denied = None;
+        }
         match came {
+            Came::Nothing => queue.breaker.undecided(Millis::now()),
             Came::Well => {
                 queue.breaker.succeeded();
                 queue.went_well = true;
@@ -403,6 +362,9 @@ impl Dispatcher {
             queue.gone_since = None;
         }
         let held = hold::hold(known.as_ref(), queue);
+        if queue.id.is_some() && self.told_held.insert(uid.clone(), held.is_some()) != Some(held.is_some()) {
+            hold::tell_store(queue, held.is_some(), &self.reports);
+        }
         hold::tell(queue, known.as_deref(), held.as_ref(), &self.reports);
         if hold::shut(held.as_ref(), queue, Millis::now()) {
             self.waiting_bytes = self.waiting_bytes.saturating_sub(queue.hold());

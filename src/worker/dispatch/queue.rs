@@ -15,6 +15,10 @@ const WINDOW: usize = 64;
 #[derive(Debug, PartialEq, Eq)]
 pub struct NoRoom;
 
+/// An attempt of the delivery is under way.
+#[derive(Debug, PartialEq, Eq)]
+pub struct UnderWay;
+
 /// One hook's queue.
 #[derive(Default)]
 pub struct Queue {
@@ -48,11 +52,11 @@ pub struct Queue {
     pub gone: Option<Mark>,
     /// The last request was refused by the egress policy.
     pub denied: Option<String>,
+    /// The filter failed on an event, and the spec is still the same.
+    pub undecided: Option<String>,
     pub last_error: Option<String>,
     /// Something was delivered.
     pub went_well: bool,
-    /// What the store was told: held or not.
-    pub told_held: Option<bool>,
     /// What people were told.
     pub told: Option<(bool, &'static str)>,
 }
@@ -112,6 +116,20 @@ impl Queue {
         }
     }
 
+    /// A delivery was replayed or cancelled: what memory holds of it, or a read under way brings, is old. The bytes that
+    /// were freed; an error where it is under way, and is to be looked at when that is over.
+    pub fn changed(&mut self, seq: Seq) -> Result<usize, UnderWay> {
+        self.missed();
+        if self.loading {
+            self.settled_while_loading.insert(seq);
+        }
+        if let Some(at) = self.ready.iter().position(|pending| pending.seq == seq) {
+            self.claimed.remove(&seq);
+            return Ok(self.ready.remove(at).map_or(0, |pending| pending.event.data.get().len()));
+        }
+        if self.claimed.contains(&seq) { Err(UnderWay) } else { Ok(0) }
+    }
+
     /// Lets go of what is in memory: the hook may not send now. The bytes that were freed.
     pub fn hold(&mut self) -> usize {
         let mut bytes = 0;
@@ -149,7 +167,6 @@ impl Queue {
             && self.breaker.is_idle()
             && self.bucket.is_none()
             && self.in_flight == 0
-            && self.told_held != Some(true)
             && self.told.is_none_or(|(well, _)| well)
     }
 }
@@ -246,5 +263,21 @@ mod tests {
         assert_eq!(queue.offer(pending(1)), Ok(0), "known already: counted once");
         assert_eq!(queue.hold(), 6);
         assert!(queue.claimed.is_empty() && queue.on_disk);
+    }
+
+    #[test]
+    fn what_was_cancelled_leaves_memory_and_comes_with_no_read() {
+        let mut queue = Queue::default();
+        queue.offer(pending(1)).unwrap();
+        queue.offer(pending(2)).unwrap();
+        assert_eq!(queue.changed(1), Ok(6));
+        assert_eq!(queue.ready.iter().map(|p| p.seq).collect::<Vec<_>>(), [2]);
+        let limit = queue.wants_more().unwrap();
+        assert_eq!(queue.changed(3), Ok(0));
+        queue.loaded(vec![pending(3)], limit);
+        assert_eq!(queue.ready.len(), 1, "the read may be older than the cancelling");
+        assert!(queue.on_disk, "and a replay is found by another");
+        queue.ready.clear();
+        assert_eq!(queue.changed(2), Err(UnderWay));
     }
 }

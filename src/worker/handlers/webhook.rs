@@ -14,6 +14,7 @@ use crate::api::{Format, SignatureScheme};
 use crate::cluster::{Cluster, MissingSecret, secret_text, tls_options};
 use crate::core::conditions::cut;
 use crate::core::event::hops;
+use crate::core::gate::SUPPRESSED_HEADER;
 use crate::core::hook::{self, Hook, Signature, Target, Webhook};
 use crate::core::redact::redact;
 use crate::core::sign;
@@ -29,6 +30,8 @@ const AGENT: &str = concat!("hookstream/", env!("CARGO_PKG_VERSION"));
 const ID_HEADER: &str = "webhook-id";
 const TIMESTAMP_HEADER: &str = "webhook-timestamp";
 const SIGNATURE_HEADER: &str = "webhook-signature";
+/// How often the delivery was replayed.
+const REPLAY_HEADER: &str = "x-hookstream-replay";
 const HOPS_HEADER: &str = "x-hookstream-hops";
 
 /// A request and the secrets in it, for masking them in what comes back.
@@ -121,6 +124,12 @@ async fn prepare(
     // Ours last: a header of the spec must not pass for a signature.
     set(&mut headers, ID_HEADER, &pending.id.to_string(), false)?;
     set(&mut headers, HOPS_HEADER, &(hops(&pending.event.attributes) + 1).to_string(), false)?;
+    if pending.suppressed > 0 {
+        set(&mut headers, SUPPRESSED_HEADER, &pending.suppressed.to_string(), false)?;
+    }
+    if pending.replays > 0 {
+        set(&mut headers, REPLAY_HEADER, &pending.replays.to_string(), false)?;
+    }
     if let Some(signature) = &webhook.signature {
         let secret = secret_text(cluster, &hook.namespace, &signature.secret_ref)
             .await

@@ -6,18 +6,19 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use http::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE};
+use http::header::{ALLOW, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::problem::Problem;
-use super::{BodyError, InPath, Ingest, content_length, decided, hash, read};
+use super::{Ingest, decided, hash};
 use crate::cluster::Access;
 use crate::core::event::{
     BadEvent, Draft, Event, HOPS_ATTRIBUTE, MAX_HOPS, Origin, Published, is_batch, parse_request,
 };
 use crate::core::time::Millis;
+use crate::worker::problem::Problem;
+use crate::worker::request::{BodyError, InPath, bearer, content_length, read};
 use crate::worker::store::{Accepted, Dedup, NewEvent, StoreError};
 
 /// What is answered.
@@ -76,7 +77,7 @@ async fn accept(
     body: Body,
 ) -> Result<Answer, Problem> {
     // Who it is comes before what it sends: a stranger's body is not even read.
-    let access = Access { namespace: &namespace, verb: "create", resource: "events" };
+    let access = Access::new(&namespace, "create", "events");
     ingest.cluster.authorize(bearer(headers), access).await?;
     if ingest.disk.is_full() {
         return Err(Problem::disk_limit());
@@ -157,10 +158,4 @@ fn take_over_hops(draft: &mut Draft, headers: &HeaderMap) -> Result<(), BadEvent
     }
     draft.attributes.entry(HOPS_ATTRIBUTE.to_owned()).or_insert_with(|| json!(hops));
     Ok(())
-}
-
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, token) = value.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim()).filter(|token| !token.is_empty())
 }

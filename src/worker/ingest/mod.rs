@@ -7,7 +7,6 @@
 
 mod disk;
 mod events;
-mod problem;
 mod relays;
 
 use std::collections::HashMap;
@@ -15,17 +14,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::Body;
-use axum::extract::{DefaultBodyLimit, FromRequestParts, Path};
+use axum::extract::DefaultBodyLimit;
 use axum::routing::post;
-use bytes::{Bytes, BytesMut};
-use futures::StreamExt;
-use http::request::Parts;
 use parking_lot::Mutex;
-use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 use super::dispatch::Handle;
+use super::problem::Problem;
 use super::route::{Known, Routes, deliveries, may_take_long};
 use super::store::{Accepted, Fate, NewDelivery, NewEvent, Pending, Store, StoreError};
 use crate::cluster::{Cluster, Key, View};
@@ -33,10 +28,7 @@ use crate::core::event::Event;
 use crate::core::time::Millis;
 use crate::metrics::Metrics;
 pub use disk::Disk;
-use problem::Problem;
 
-/// A sender that drips its body may hold a connection this long.
-const BODY_WITHIN: Duration = Duration::from_secs(30);
 /// An object that is not known may be on its way here for this long.
 const MAYBE_NEW: Duration = Duration::from_secs(120);
 const MAX_UNKNOWN: usize = 4096;
@@ -147,79 +139,6 @@ async fn decided(
     }
     // A panic in there is one request's, which the sender makes again.
     tokio::task::spawn_blocking(decide).await.map_err(|_| StoreError::Closed.into())
-}
-
-/// The namespace and names in a request's path.
-struct InPath<T>(T);
-
-impl<T, S> FromRequestParts<S> for InPath<T>
-where
-    T: DeserializeOwned + Names + Send,
-    S: Send + Sync,
-{
-    type Rejection = Problem;
-
-    /// What can be nobody's name is not found, for certain. Without this, the framework would answer in its own words,
-    /// and names of any length and letters would go into the store and to the API server.
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        match Path::<T>::from_request_parts(parts, state).await {
-            Ok(Path(names)) if names.possible() => Ok(InPath(names)),
-            _ => Err(Problem::new(404, "NotFound", "the address names no possible namespace or EventHook")),
-        }
-    }
-}
-
-/// Names that Kubernetes could have given.
-trait Names {
-    fn possible(&self) -> bool;
-}
-
-impl Names for String {
-    fn possible(&self) -> bool {
-        is_name(self, 63)
-    }
-}
-
-impl Names for (String, String) {
-    fn possible(&self) -> bool {
-        is_name(&self.0, 63) && is_name(&self.1, 253)
-    }
-}
-
-fn is_name(text: &str, max: usize) -> bool {
-    (1..=max).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.')
-}
-
-/// Why a body could not be read.
-enum BodyError {
-    TooBig,
-    /// It broke off or took too long.
-    Broken,
-}
-
-/// Reads a body of at most `max` bytes. One that says it is longer is not read at all.
-async fn read(body: Body, length: Option<u64>, max: usize) -> Result<Bytes, BodyError> {
-    if length.is_some_and(|length| length > max as u64) {
-        return Err(BodyError::TooBig);
-    }
-    let all = async {
-        let mut stream = body.into_data_stream();
-        let mut bytes = BytesMut::new();
-        while let Some(chunk) = stream.next().await {
-            let chunk = chunk.map_err(|_| BodyError::Broken)?;
-            if bytes.len() + chunk.len() > max {
-                return Err(BodyError::TooBig);
-            }
-            bytes.extend_from_slice(&chunk);
-        }
-        Ok(bytes.freeze())
-    };
-    tokio::time::timeout(BODY_WITHIN, all).await.unwrap_or(Err(BodyError::Broken))
-}
-
-fn content_length(headers: &http::HeaderMap) -> Option<u64> {
-    headers.get(http::header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// A hash of parts; their lengths go before them, so that no two lists of parts are the same bytes.

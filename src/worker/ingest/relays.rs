@@ -11,12 +11,13 @@ use kube::ResourceExt;
 use serde_json::json;
 
 use super::events::event;
-use super::problem::{Problem, close};
-use super::{BodyError, InPath, Ingest, content_length, decided, hash, read};
+use super::{Ingest, decided, hash};
 use crate::cluster::Key;
 use crate::core::event::{Origin, parse_relayed};
 use crate::core::relay::{self, Refused, SIGNATURE_HEADER};
 use crate::core::time::Millis;
+use crate::worker::problem::{Problem, close};
+use crate::worker::request::{BodyError, InPath, content_length, read};
 use crate::worker::route;
 use crate::worker::store::{Accepted, Dedup, NewEvent};
 

@@ -2,6 +2,7 @@
 //! `conformance!(MySubject)`; the model test compares it with `oracle` after every step.
 
 mod oracle;
+mod promises;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use uuid::Uuid;
 pub(super) use super::*;
 use crate::core::event::Origin;
 pub(super) use oracle::model;
+pub(super) use promises::*;
 
 /// A place for a store, which can be opened again after its store was dropped.
 pub(super) trait Subject {
@@ -33,6 +35,13 @@ macro_rules! conformance {
             sweep_keeps_what_must_be_kept sweep_is_bounded_and_tells_when_there_is_more
             a_key_outlives_its_event_history a_reopened_store_has_it_all close_commits_what_is_queued
             a_caller_who_goes_away_leaves_all_or_nothing
+            snooze_drops_and_tells_how_many on_change_compares_with_what_was_accepted
+            a_trailing_candidate_goes_when_the_period_ends what_is_unchanged_drops_a_stale_candidate
+            a_candidate_goes_at_once_when_the_one_before_it_dies accept_promotes_and_tells_who_woke
+            a_cancelled_candidate_is_none dead_at_once_is_kept_and_sets_no_memory
+            a_repeat_revives_what_died_of_age_or_attempts a_replay_begins_anew_under_its_id
+            a_replay_of_many_is_paced_and_survives_a_restart lists_and_explains
+            the_age_clock_stands_still_while_held another_hook_of_the_name_takes_up_what_waits
         );
         #[test]
         fn model() { $crate::worker::store::conformance::model::<$subject>(); }
@@ -341,6 +350,8 @@ pub(super) async fn a_delivery_belongs_to_its_namespace<S: Subject>() {
     assert!(store.delivery("shop", id).await.unwrap().is_some());
     assert_eq!(store.delivery("other", id).await.unwrap(), None);
     assert_eq!(store.delivery("shop", Uuid::nil()).await.unwrap(), None);
+    assert!(store.event_of("shop", id).await.unwrap().is_some());
+    assert_eq!(store.event_of("other", id).await.unwrap(), None);
 }
 
 pub(super) async fn sweep_keeps_what_must_be_kept<S: Subject>() {

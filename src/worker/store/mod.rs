@@ -239,13 +239,16 @@ pub struct Backlog {
 pub struct Retention {
     pub history_age: Duration,
     pub dead_letter_age: Duration,
-    /// Bytes of events whose deliveries all ended well (or were dropped or cancelled) that are kept; the oldest go first.
+    /// Bytes of events that are kept for deliveries that ended well, were dropped or cancelled, and for no delivery at all;
+    /// the oldest go first. An event counts once for each of its deliveries. Within its idempotency window it loses only
+    /// its data (`null` is left).
     pub history_bytes: u64,
-    /// The same for events with dead letters.
+    /// The same for dead letters.
     pub dead_letter_bytes: u64,
 }
 
-/// How much of the disk a backlog may take up.
+/// How much of the disk a backlog may take up. An event that waits for several hooks counts for each; what is bigger than
+/// a whole share passes alone.
 #[derive(Clone, Copy, Debug)]
 pub struct Shares {
     /// Bytes of events that wait for one hook; what comes on top is a dead letter at once, reason `BacklogFull`.
@@ -312,6 +315,9 @@ pub trait Store: Send + Sync + 'static {
     /// One delivery by its `webhook-id`, with its attempts.
     fn delivery(&self, namespace: &str, id: Uuid) -> BoxFuture<'_, Result<Option<Record>, StoreError>>;
 
+    /// The event of a delivery. Its id alone would not do: two sources may use the same.
+    fn event_of(&self, namespace: &str, id: Uuid) -> BoxFuture<'_, Result<Option<Arc<Event>>, StoreError>>;
+
     /// Deliveries, newest first, at most `limit`, older than `before`; with their attempts.
     fn list(
         &self,
@@ -336,8 +342,8 @@ pub trait Store: Send + Sync + 'static {
         now: Millis,
     ) -> BoxFuture<'_, Result<Option<HookId>, StoreError>>;
 
-    /// Ends a pending delivery (`Cancelled`) and clears the gate memory that is its own. None: there is no such delivery.
-    /// One that is finished stays as it is. An attempt that is under way may still arrive.
+    /// Ends a pending delivery (`Cancelled`) and clears the gate memory that is its own; a candidate behind it goes at once.
+    /// None: there is no such delivery. One that is finished stays as it is. An attempt that is under way may still arrive.
     fn cancel(
         &self,
         namespace: &str,
@@ -345,7 +351,8 @@ pub trait Store: Send + Sync + 'static {
         now: Millis,
     ) -> BoxFuture<'_, Result<Option<HookId>, StoreError>>;
 
-    /// Begins a replay of many. Its steps are made by `step_replays`.
+    /// Begins a replay of many: of all that is finished, where the filter names no state. Its steps are made by
+    /// `step_replays`. A rate of 0, and the state pending, are refused.
     fn start_replay(
         &self,
         filter: Filter,
@@ -372,7 +379,8 @@ pub trait Store: Send + Sync + 'static {
     fn take_up(&self, from: &HookId, to: &HookId, now: Millis) -> BoxFuture<'_, Result<bool, StoreError>>;
 
     /// Sends on their way the trailing candidates whose period is over: both memories are set by them and a new period
-    /// opens. `accept` does the same first. The hooks concerned.
+    /// opens. `accept` does the same first, and tells it by `Accepted::woken`. A bounded number at a time: `next_promotion`
+    /// tells when there is more. The hooks concerned.
     fn promote(&self, now: Millis) -> BoxFuture<'_, Result<Vec<HookId>, StoreError>>;
 
     /// When the next trailing candidate's period is over.

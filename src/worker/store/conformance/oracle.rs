@@ -6,18 +6,34 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use super::*;
+use crate::core::gate::{Change, Memory, Snooze, Snoozing, Verdict};
 
 const HOOKS: [&str; 3] = ["x", "y", "z"];
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// Events with a key (0: none) and hooks (bits).
-    Accept(Vec<(u8, u8, u64)>),
+    /// Events with a key (0: none), hooks (bits), and what they ask of the gates.
+    Accept(Vec<(u8, u8, u64, Wish)>),
     Settle(prop::sample::Index, Outcome),
     /// Lets time pass.
     Wait(u64),
     Sweep,
+    Promote,
+    Replay(prop::sample::Index),
+    Cancel(prop::sample::Index),
+    Hold(u8, bool),
     Reopen,
+}
+
+/// What events ask of the gates: rules (bits), group and value.
+type Wish = (u8, u8, u8);
+
+fn asked((rules, group, value): Wish) -> Asked {
+    let rule = Snooze { period: MINUTE, trailing: rules & 4 != 0 };
+    Asked {
+        change: (rules & 1 != 0).then_some(Change { key: [group / 2; 16], value: [value; 16] }),
+        snooze: (rules & 2 != 0).then_some(Snoozing { key: [group; 16], rule }),
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -38,11 +54,17 @@ fn step() -> impl Strategy<Value = Step> {
         Just(Outcome::DeadOfAge),
         Just(Outcome::Postponed),
     ];
+    // Of nine, one is dead at once, and few ask nothing.
+    let wish = (0..9_u8, 0..3_u8, 0..2_u8);
     prop_oneof![
-        6 => prop::collection::vec((0..4_u8, 0..8_u8, 0..60_u64), 0..4).prop_map(Step::Accept),
+        8 => prop::collection::vec((0..4_u8, 0..8_u8, 0..60_u64, wish), 0..4).prop_map(Step::Accept),
         6 => (any::<prop::sample::Index>(), outcome).prop_map(|(which, outcome)| Step::Settle(which, outcome)),
         3 => prop_oneof![0..60_u64, 0..100_000_u64].prop_map(Step::Wait),
         1 => Just(Step::Sweep),
+        1 => Just(Step::Promote),
+        1 => any::<prop::sample::Index>().prop_map(Step::Replay),
+        1 => any::<prop::sample::Index>().prop_map(Step::Cancel),
+        1 => (0..3_u8, any::<bool>()).prop_map(|(hook, held)| Step::Hold(hook, held)),
         1 => Just(Step::Reopen),
     ]
 }
@@ -52,7 +74,23 @@ struct Held {
     pending: Pending,
     record: Record,
     finished: Option<Millis>,
+    asked: Asked,
+    candidate: bool,
+    /// For how long its hook was held before it.
+    base: Duration,
 }
+
+/// What a gate remembers of a group.
+#[derive(Clone, Copy, Default)]
+struct Mem {
+    value: Option<[u8; 16]>,
+    until: Option<Millis>,
+    owner: Option<Seq>,
+    suppressed: u32,
+    used: Millis,
+}
+
+type Group = (Arc<str>, bool, [u8; 16]);
 
 #[derive(Default)]
 struct Oracle {
@@ -60,29 +98,38 @@ struct Oracle {
     keys: BTreeMap<u8, (Millis, Accepted)>,
     highest: (Seq, Seq),
     ids: Vec<Uuid>,
+    gates: BTreeMap<Group, Mem>,
+    holds: BTreeMap<Arc<str>, (Duration, Option<Millis>)>,
 }
 
 impl Oracle {
     /// What the answer must be, and from the answer the numbers.
     fn accept(&mut self, events: &[(u8, NewEvent)], got: &[Accepted], now: Millis) {
         assert_eq!(events.len(), got.len());
+        if events.is_empty() {
+            return;
+        }
+        let mut promoted = self.promote(now);
         for ((key, new), got) in events.iter().zip(got) {
-            if let Some((_, first)) = self.keys.get(key).filter(|(expires, _)| *expires > now) {
-                let mut want = Accepted { duplicate: true, ..first.clone() };
+            if let Some((_, first)) = self.keys.get(key).filter(|(expires, _)| *expires > now).cloned() {
+                let mut want = Accepted { duplicate: true, ..first };
                 want.deliveries.retain(|d| self.held.contains_key(&d.seq));
+                want.woken = Vec::new();
                 for delivery in &mut want.deliveries {
-                    let record = &self.held[&delivery.seq].record;
-                    delivery.fate = match (record.state, record.due) {
-                        (State::Pending, Some(due)) => Fate::Pending { due, suppressed: 0 },
-                        (State::Dead, _) => Fate::Dead,
-                        _ => Fate::Ended,
-                    };
+                    let held = &self.held[&delivery.seq];
+                    if matches!(held.record.reason.as_deref(), Some("MaxAge" | "MaxAttempts")) {
+                        want.woken.push(held.record.hook.clone());
+                        self.raise(delivery.seq, now);
+                    }
+                    delivery.fate = self.fate(delivery.seq);
                 }
+                want.woken.append(&mut promoted);
                 assert_eq!(*got, want);
                 continue;
             }
             assert!(!got.duplicate && got.event_id == new.event.id && got.seq > self.highest.0, "{got:?}");
-            assert_eq!(got.deliveries.len(), new.deliveries.len());
+            assert_eq!((&got.woken, got.deliveries.len()), (&promoted, new.deliveries.len()));
+            promoted.clear();
             self.highest.0 = got.seq;
             if let Some(dedup) = &new.dedup {
                 self.keys.insert(*key, (now + dedup.window, got.clone()));
@@ -91,12 +138,24 @@ impl Oracle {
                 assert!(got.seq > self.highest.1);
                 self.highest.1 = got.seq;
                 self.ids.push(delivery.id);
-                self.hold(got.seq, delivery, new, now);
+                self.deliver(got.seq, delivery, new, now);
+                assert_eq!(got.fate, self.fate(got.seq));
             }
         }
     }
 
-    fn hold(&mut self, seq: Seq, delivery: &NewDelivery, new: &NewEvent, now: Millis) {
+    fn fate(&self, seq: Seq) -> Fate {
+        let held = &self.held[&seq];
+        match held.record.state {
+            State::Pending if held.candidate => Fate::Candidate { due: held.pending.due },
+            State::Pending => Fate::Pending { due: held.pending.due, suppressed: held.pending.suppressed },
+            State::Dead => Fate::Dead,
+            State::Dropped => Fate::Dropped,
+            State::Delivered | State::Cancelled => Fate::Ended,
+        }
+    }
+
+    fn deliver(&mut self, seq: Seq, delivery: &NewDelivery, new: &NewEvent, now: Millis) {
         let (id, hook, due) = (delivery.id, delivery.hook.clone(), delivery.due);
         let event_id = new.event.id.clone();
         let event = new.event.clone();
@@ -114,7 +173,7 @@ impl Oracle {
         let pending = Pending {
             seq,
             id,
-            hook,
+            hook: hook.clone(),
             event,
             accepted: now,
             attempts: 0,
@@ -123,49 +182,217 @@ impl Oracle {
             suppressed: 0,
             replays: 0,
         };
-        self.held.insert(seq, Held { pending, record, finished: None });
+        let base = self.held_for(&hook.name, now);
+        let (asked, candidate) = (delivery.asked, false);
+        self.held.insert(seq, Held { pending, record, finished: None, asked, candidate, base });
+        if let Some(reason) = delivery.dead {
+            return self.finish(seq, State::Dead, Some(reason), now);
+        }
+        let [change, snooze] =
+            groups(&hook.name, &asked).map(|g| g.and_then(|g| self.gates.get(&g).copied()));
+        let memory =
+            Memory { value: change.and_then(|m| m.value), quiet_until: snooze.and_then(|m| m.until) };
+        match asked.decide(memory, now) {
+            Verdict::Deliver => {
+                self.supersede(&hook.name, &asked, seq, now);
+                self.go(seq, due, now);
+            }
+            Verdict::Unchanged => {
+                self.count(&hook.name, &Asked { snooze: None, ..asked }, now);
+                self.supersede(&hook.name, &asked, seq, now);
+                self.finish(seq, State::Dropped, Some("Unchanged"), now);
+            }
+            Verdict::Snoozed { candidate: false, .. } => {
+                self.count(&hook.name, &Asked { change: None, ..asked }, now);
+                self.finish(seq, State::Dropped, Some("Snoozed"), now);
+            }
+            Verdict::Snoozed { candidate: true, until } => {
+                self.supersede(&hook.name, &asked, seq, now);
+                let held = self.held.get_mut(&seq).unwrap();
+                (held.candidate, held.pending.due, held.record.due) = (true, until, Some(until));
+            }
+        }
     }
 
-    fn settle(&mut self, settlement: &Settlement) {
-        let Some(held) = self.held.get_mut(&settlement.delivery) else { return };
-        if held.record.state != State::Pending {
-            return;
+    /// It goes out: what was dropped before goes with it, and it sets both memories.
+    fn go(&mut self, seq: Seq, due: Millis, now: Millis) {
+        let (name, asked) = (self.held[&seq].pending.hook.name.clone(), self.held[&seq].asked);
+        let mut suppressed = 0;
+        for group in groups(&name, &asked).into_iter().flatten() {
+            let memory = self.gates.entry(group.clone()).or_default();
+            suppressed += memory.suppressed;
+            let (value, until) = match group.1 {
+                true => (None, asked.snooze.map(|s| now + s.rule.period)),
+                false => (asked.change.map(|c| c.value), None),
+            };
+            *memory = Mem { value, until, owner: Some(seq), suppressed: 0, used: now };
+        }
+        let held = self.held.get_mut(&seq).unwrap();
+        (held.candidate, held.pending.due, held.record.due) = (false, due, Some(due));
+        held.pending.suppressed = suppressed;
+    }
+
+    fn count(&mut self, name: &Arc<str>, asked: &Asked, now: Millis) {
+        for group in groups(name, asked).into_iter().flatten() {
+            if let Some(memory) = self.gates.get_mut(&group) {
+                memory.suppressed += 1;
+                memory.used = now;
+            }
+        }
+    }
+
+    /// Drops the candidate of the group, if another than this one is.
+    fn supersede(&mut self, name: &Arc<str>, asked: &Asked, but: Seq, now: Millis) {
+        let group = asked.snooze.map(|s| s.key);
+        let stale = self.held.iter().find(|(seq, h)| {
+            **seq != but
+                && h.candidate
+                && h.pending.hook.name == *name
+                && group.is_some()
+                && h.asked.snooze.map(|s| s.key) == group
+        });
+        if let Some(stale) = stale.map(|(seq, _)| *seq) {
+            self.finish(stale, State::Dropped, Some("Superseded"), now);
+            self.count(name, &Asked { change: None, ..*asked }, now);
+        }
+    }
+
+    fn finish(&mut self, seq: Seq, state: State, reason: Option<&str>, at: Millis) {
+        let held = self.held.get_mut(&seq).unwrap();
+        (held.record.state, held.record.reason, held.record.due) = (state, reason.map(Into::into), None);
+        (held.finished, held.candidate) = (Some(at), false);
+    }
+
+    /// It died or was cancelled: its memories go, and the candidates behind them go out.
+    fn forget(&mut self, seq: Seq, now: Millis) -> bool {
+        let mut freed = Vec::new();
+        for (group, memory) in self.gates.iter_mut().filter(|(_, m)| m.owner == Some(seq)) {
+            (memory.value, memory.until, memory.owner) = (None, None, None);
+            freed.push(group.clone());
+        }
+        let waiting: Vec<Seq> = self
+            .held
+            .iter()
+            .filter(|(_, h)| h.candidate)
+            .filter(|(_, h)| {
+                groups(&h.pending.hook.name, &h.asked)[1].as_ref().is_some_and(|g| freed.contains(g))
+            })
+            .map(|(seq, _)| *seq)
+            .collect();
+        for seq in &waiting {
+            self.go(*seq, now, now);
+        }
+        !waiting.is_empty()
+    }
+
+    fn promote(&mut self, now: Millis) -> Vec<HookId> {
+        let mut due: Vec<_> = self
+            .held
+            .iter()
+            .filter(|(_, h)| h.candidate && h.pending.due <= now)
+            .map(|(seq, h)| (h.pending.due, *seq, h.pending.hook.clone()))
+            .collect();
+        due.sort();
+        due.iter().for_each(|(_, seq, _)| self.go(*seq, now, now));
+        let mut hooks: Vec<_> = due.into_iter().map(|(.., hook)| hook).collect();
+        hooks.sort();
+        hooks.dedup();
+        hooks
+    }
+
+    fn raise(&mut self, seq: Seq, now: Millis) {
+        let base = self.held_for(&self.held[&seq].pending.hook.name, now);
+        let held = self.held.get_mut(&seq).unwrap();
+        (held.record.state, held.record.reason, held.record.due) = (State::Pending, None, Some(now));
+        (held.pending.due, held.pending.accepted, held.pending.attempts) = (now, now, 0);
+        (held.finished, held.base) = (None, base);
+        self.gates.values_mut().filter(|m| m.owner == Some(seq)).for_each(|m| m.owner = None);
+    }
+
+    fn by_id(&self, id: Uuid) -> Option<(Seq, HookId, State)> {
+        let held = self.held.values().find(|h| h.record.id == id)?;
+        Some((held.record.seq, held.record.hook.clone(), held.record.state))
+    }
+
+    fn replay(&mut self, id: Uuid, now: Millis) -> Option<HookId> {
+        let (seq, hook, state) = self.by_id(id)?;
+        if state != State::Pending {
+            self.raise(seq, now);
+            self.held.get_mut(&seq).unwrap().pending.replays += 1;
+        }
+        Some(hook)
+    }
+
+    fn cancel(&mut self, id: Uuid, now: Millis) -> Option<HookId> {
+        let (seq, hook, state) = self.by_id(id)?;
+        if state == State::Pending {
+            self.finish(seq, State::Cancelled, None, now);
+            self.forget(seq, now);
+        }
+        Some(hook)
+    }
+
+    fn hold(&mut self, name: Arc<str>, held: bool, now: Millis) {
+        let (total, since) = self.holds.entry(name).or_default();
+        match (*since, held) {
+            (None, true) => *since = Some(now),
+            (Some(at), false) => (*total, *since) = (*total + now.since(at), None),
+            _ => {}
+        }
+    }
+
+    fn held_for(&self, name: &Arc<str>, now: Millis) -> Duration {
+        let (total, since) = self.holds.get(name).copied().unwrap_or_default();
+        total + since.map_or(Duration::ZERO, |at| now.since(at))
+    }
+
+    fn settle(&mut self, settlement: &Settlement) -> bool {
+        let seq = settlement.delivery;
+        let Some(held) = self.held.get_mut(&seq) else { return false };
+        if held.record.state != State::Pending || held.candidate {
+            return false;
         }
         if let Some(attempt) = &settlement.attempt {
             held.record.attempts.push(attempt.clone());
             held.pending.attempts += 1;
         }
-        let ended = settlement.at;
-        (held.record.state, held.finished) = match settlement.next {
+        match settlement.next {
             Next::Retry { due } => {
                 held.pending.due = due;
                 held.record.due = Some(due);
-                return;
+                false
             }
-            Next::Delivered => (State::Delivered, Some(ended)),
+            Next::Delivered => {
+                self.finish(seq, State::Delivered, None, settlement.at);
+                false
+            }
             Next::Dead { reason } => {
-                held.record.reason = Some(reason.into());
-                (State::Dead, Some(ended))
+                self.finish(seq, State::Dead, Some(reason), settlement.at);
+                self.forget(seq, settlement.at)
             }
-        };
-        held.record.due = None;
+        }
     }
 
     fn sweep(&mut self, now: Millis) {
         self.held.retain(|_, held| {
             let age = match held.record.state {
                 State::Pending => return true,
-                State::Delivered => RETENTION.history_age,
                 State::Dead => RETENTION.dead_letter_age,
-                State::Dropped | State::Cancelled => RETENTION.history_age,
+                State::Delivered | State::Dropped | State::Cancelled => RETENTION.history_age,
             };
             held.finished.unwrap() + age > now
         });
+        let unused = HOUR * 24 * 30;
+        self.gates.retain(|_, m| m.used + unused > now || m.until.is_some_and(|until| until > now));
     }
 
     fn due(&self, name: &str, now: Millis) -> Vec<Pending> {
         let mut due: Vec<_> = self.pending(name).filter(|p| p.due <= now).cloned().collect();
         due.sort_by_key(|p| (p.due, p.seq));
+        for pending in &mut due {
+            pending.held =
+                self.held_for(&pending.hook.name, now).saturating_sub(self.held[&pending.seq].base);
+        }
         due
     }
 
@@ -173,7 +400,7 @@ impl Oracle {
         let hook = hook(name);
         self.held
             .values()
-            .filter(move |h| h.record.state == State::Pending && h.pending.hook == hook)
+            .filter(move |h| h.record.state == State::Pending && !h.candidate && h.pending.hook == hook)
             .map(|h| &h.pending)
     }
 
@@ -195,11 +422,41 @@ impl Oracle {
         let mut got = store.backlog().await.unwrap();
         got.sort_by(|a, b| a.hook.cmp(&b.hook));
         assert_eq!(got, backlog);
+        let next = self.held.values().filter(|h| h.candidate).map(|h| h.pending.due).min();
+        assert_eq!(store.next_promotion().await.unwrap(), next);
         let records: BTreeMap<_, _> = self.held.values().map(|h| (h.record.id, h.record.clone())).collect();
         for id in &self.ids {
             assert_eq!(store.delivery("shop", *id).await.unwrap(), records.get(id).cloned());
         }
+        let in_shop = Filter { namespace: "shop".into(), ..Filter::default() };
+        let dead = Filter { state: Some(State::Dead), hook: Some("x".into()), ..in_shop.clone() };
+        let new = Filter { since: Some(now), ..in_shop.clone() };
+        let means = |f: &Filter, r: &Record| {
+            f.state.is_none_or(|s| s == r.state)
+                && f.hook.as_ref().is_none_or(|h| **h == *r.hook.name)
+                && f.since.is_none_or(|s| r.accepted >= s)
+        };
+        for filter in [in_shop, dead, new] {
+            let want: Vec<_> = self
+                .held
+                .values()
+                .rev()
+                .map(|h| h.record.clone())
+                .filter(|record| means(&filter, record))
+                .collect();
+            let (first, rest) = want.split_at(want.len().min(3));
+            let got = store.list(filter.clone(), None, 3).await.unwrap();
+            assert_eq!(got, first);
+            if let Some(last) = first.last() {
+                assert_eq!(store.list(filter, Some(last.seq), 1000).await.unwrap(), rest);
+            }
+        }
     }
+}
+
+/// The groups of onChange and of snooze.
+fn groups(name: &Arc<str>, asked: &Asked) -> [Option<Group>; 2] {
+    [asked.change.map(|c| (name.clone(), false, c.key)), asked.snooze.map(|s| (name.clone(), true, s.key))]
 }
 
 async fn walk<S: Subject>(steps: Vec<Step>) {
@@ -213,7 +470,7 @@ async fn walk<S: Subject>(steps: Vec<Step>) {
             Step::Accept(events) => {
                 let events: Vec<_> = events
                     .into_iter()
-                    .map(|(k, bits, wait)| {
+                    .map(|(k, bits, wait, wish)| {
                         count += 1;
                         let hooks: Vec<_> = HOOKS
                             .iter()
@@ -224,7 +481,12 @@ async fn walk<S: Subject>(steps: Vec<Step>) {
                         let due = now + Duration::from_secs(wait);
                         let window = HOUR * [0, 1, 30, 80][usize::from(k)];
                         let dedup = if k == 0 { None } else { key(k, window) };
-                        (k, NewEvent { dedup, ..new(&format!("e{count}"), &hooks, due) })
+                        let mut new = NewEvent { dedup, ..new(&format!("e{count}"), &hooks, due) };
+                        for delivery in &mut new.deliveries {
+                            delivery.asked = asked(wish);
+                            delivery.dead = (wish.0 == 8).then_some("HookDeleted");
+                        }
+                        (k, new)
                     })
                     .collect();
                 let asked = events.iter().map(|(_, new)| new.clone()).collect();
@@ -251,13 +513,27 @@ async fn walk<S: Subject>(steps: Vec<Step>) {
                         Settlement { delivery, at: now, attempt: None, next: Next::Dead { reason: "MaxAge" } }
                     }
                 };
-                store.settle(settlement.clone()).await.unwrap();
-                oracle.settle(&settlement);
+                let woken = store.settle(settlement.clone()).await.unwrap();
+                assert_eq!(woken, oracle.settle(&settlement));
             }
             Step::Wait(seconds) => now = now + Duration::from_secs(seconds),
             Step::Sweep => {
                 sweep_all(&store, now).await;
                 oracle.sweep(now);
+            }
+            Step::Promote => assert_eq!(store.promote(now).await.unwrap(), oracle.promote(now)),
+            Step::Replay(which) => {
+                let id = which.get(&[oracle.ids.clone(), vec![Uuid::nil()]].concat()).to_owned();
+                assert_eq!(store.replay("shop", id, now).await.unwrap(), oracle.replay(id, now));
+            }
+            Step::Cancel(which) => {
+                let id = which.get(&[oracle.ids.clone(), vec![Uuid::nil()]].concat()).to_owned();
+                assert_eq!(store.cancel("shop", id, now).await.unwrap(), oracle.cancel(id, now));
+            }
+            Step::Hold(which, held) => {
+                let hook = hook(HOOKS[usize::from(which)]);
+                store.set_held(&hook, held, now).await.unwrap();
+                oracle.hold(hook.name.clone(), held, now);
             }
             Step::Reopen => {
                 drop(store);

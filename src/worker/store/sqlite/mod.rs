@@ -7,11 +7,17 @@
 //! the log is synced at every commit (`synchronous=FULL`) and the folder when the files are made; the files are the
 //! owner's alone, for they hold payloads.
 //!
-//! Left to others: what each operation does to the tables (`ops`), the tables and their changes (`schema`), how much
-//! of the disk may be used (a watermark above this).
+//! Left to others: what each operation does to the tables (`ops`, and for what it is about `gates`, `replays`,
+//! `retention`), what is told (`reads` to the dispatcher, `history` to people), what the writer remembers (`memory`), the
+//! tables and their changes (`schema`), how much of the disk may be used in all (a watermark above this).
 
+mod gates;
+mod history;
+mod memory;
 mod ops;
 mod reads;
+mod replays;
+mod retention;
 mod schema;
 mod shared;
 mod writer;
@@ -31,13 +37,16 @@ use uuid::Uuid;
 
 use super::{
     Accepted, Backlog, Explained, Filter, HookId, NewEvent, Pending, Record, Replay, Retention, Seq,
-    Settlement, Store, StoreError,
+    Settlement, Shares, State, Store, StoreError,
 };
+use crate::core::event::Event;
 use crate::core::time::Millis;
-use ops::{Chunk, Hooks, Row};
+use memory::Memory;
+use ops::Row;
 use reads::Reads;
+use retention::{Chunk, Cut};
 use shared::Shared;
-use writer::{Op, Writer};
+use writer::{Op, Task, Writer};
 
 const FILE: &str = "hookstream.db";
 const LOCK: &str = "hookstream.lock";
@@ -94,6 +103,9 @@ pub struct SqliteStore {
     closed: tokio::sync::Mutex<bool>,
     lock: Mutex<Option<Lock>>,
     queue_bytes: usize,
+    chunk: Chunk,
+    /// What the round of sweeps that is under way found to be too much.
+    cut: tokio::sync::Mutex<Option<Cut>>,
 }
 
 impl SqliteStore {
@@ -120,14 +132,14 @@ impl SqliteStore {
         let shared = Arc::new(Shared::new());
         let reads = Reads::open(&path, tuning.readers, shared.clone()).map_err(schema::open_error)?;
         let (queue, receiver) = mpsc::channel(tuning.queue);
-        let queue_bytes = tuning.queue_bytes;
+        let (queue_bytes, chunk) = (tuning.queue_bytes, tuning.chunk);
         let writer = Writer {
             restart_at: tuning.wal_most,
             conn,
             queue: receiver,
             shared: shared.clone(),
             tuning,
-            hooks: Hooks::new(),
+            memory: Memory::default(),
             made_room: None,
         };
         let thread = std::thread::Builder::new()
@@ -142,6 +154,8 @@ impl SqliteStore {
             closed: tokio::sync::Mutex::new(false),
             lock: Mutex::new(Some(lock)),
             queue_bytes,
+            chunk,
+            cut: tokio::sync::Mutex::default(),
         })
     }
 
@@ -161,6 +175,19 @@ impl SqliteStore {
             Err(e) => e,
             Ok(()) => self.shared.fail("the writer's thread ended".into()),
         }
+    }
+
+    /// How much of the disk backlogs may take up, from now on.
+    pub fn set_shares(&self, shares: Shares) {
+        self.shared.set_shares(shares);
+    }
+
+    /// Lets the writer do what comes seldom.
+    async fn write<T: Send + 'static>(
+        &self,
+        run: impl Fn(&Connection, &mut Memory) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.ask(|answer| Op::Other(Box::new(Task { run, result: None, answer }))).await
     }
 
     /// Queues what may wait for room.
@@ -214,10 +241,6 @@ fn open_error(path: &Path, e: &std::io::Error) -> StoreError {
     StoreError::Open(format!("{}: {e}", path.display()))
 }
 
-fn not_built<T: Send + 'static>() -> BoxFuture<'static, Result<T, StoreError>> {
-    futures::future::ready(Err(StoreError::Refused("not built yet".into()))).boxed()
-}
-
 impl Store for SqliteStore {
     fn accept(&self, events: Vec<NewEvent>, now: Millis) -> BoxFuture<'_, Result<Vec<Accepted>, StoreError>> {
         async move {
@@ -267,55 +290,129 @@ impl Store for SqliteStore {
 
     fn delivery(&self, namespace: &str, id: Uuid) -> BoxFuture<'_, Result<Option<Record>, StoreError>> {
         let namespace = namespace.to_owned();
-        async move { self.reads.run(move |conn| reads::delivery(conn, &namespace, id)).await }.boxed()
+        async move { self.reads.run(move |conn| history::delivery(conn, &namespace, id)).await }.boxed()
     }
 
-    fn list(&self, _: Filter, _: Option<Seq>, _: usize) -> BoxFuture<'_, Result<Vec<Record>, StoreError>> {
-        not_built()
+    fn event_of(&self, namespace: &str, id: Uuid) -> BoxFuture<'_, Result<Option<Arc<Event>>, StoreError>> {
+        let namespace = namespace.to_owned();
+        async move { self.reads.run(move |conn| history::event_of(conn, &namespace, id)).await }.boxed()
     }
 
-    fn explain(&self, _: &str, _: &str) -> BoxFuture<'_, Result<Option<Explained>, StoreError>> {
-        not_built()
+    fn list(
+        &self,
+        filter: Filter,
+        before: Option<Seq>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<Record>, StoreError>> {
+        self.reads.run(move |conn| history::list(conn, &filter, before, limit)).boxed()
     }
 
-    fn replay(&self, _: &str, _: Uuid, _: Millis) -> BoxFuture<'_, Result<Option<HookId>, StoreError>> {
-        not_built()
+    fn explain(
+        &self,
+        namespace: &str,
+        event_id: &str,
+    ) -> BoxFuture<'_, Result<Option<Explained>, StoreError>> {
+        let (namespace, id) = (namespace.to_owned(), event_id.to_owned());
+        self.reads.run(move |conn| history::explain(conn, &namespace, &id)).boxed()
     }
 
-    fn cancel(&self, _: &str, _: Uuid, _: Millis) -> BoxFuture<'_, Result<Option<HookId>, StoreError>> {
-        not_built()
+    fn replay(
+        &self,
+        namespace: &str,
+        id: Uuid,
+        now: Millis,
+    ) -> BoxFuture<'_, Result<Option<HookId>, StoreError>> {
+        let namespace = namespace.to_owned();
+        self.write(move |conn, memory| ops::replay(conn, memory, &namespace, id, now)).boxed()
     }
 
-    fn start_replay(&self, _: Filter, _: u32, _: Millis) -> BoxFuture<'_, Result<Replay, StoreError>> {
-        not_built()
+    fn cancel(
+        &self,
+        namespace: &str,
+        id: Uuid,
+        now: Millis,
+    ) -> BoxFuture<'_, Result<Option<HookId>, StoreError>> {
+        let namespace = namespace.to_owned();
+        self.write(move |conn, memory| ops::cancel(conn, memory, &namespace, id, now)).boxed()
     }
 
-    fn step_replays(&self, _: Millis) -> BoxFuture<'_, Result<Vec<HookId>, StoreError>> {
-        not_built()
+    fn start_replay(
+        &self,
+        filter: Filter,
+        rate: u32,
+        now: Millis,
+    ) -> BoxFuture<'_, Result<Replay, StoreError>> {
+        async move {
+            let refused = |why: &str| Err(StoreError::Refused(why.into()));
+            if rate == 0 {
+                return refused("a replay at a rate of 0 would never end");
+            }
+            if filter.state == Some(State::Pending) {
+                return refused("what is pending is sent anyway");
+            }
+            let text = serde_json::to_string(&filter).map_err(|e| StoreError::Refused(e.to_string()))?;
+            let id = Uuid::now_v7();
+            self.write(move |conn, _| replays::start(conn, id, (&filter, &text), rate, now)).await
+        }
+        .boxed()
     }
 
-    fn replay_progress(&self, _: &str, _: Uuid) -> BoxFuture<'_, Result<Option<Replay>, StoreError>> {
-        not_built()
+    fn step_replays(&self, now: Millis) -> BoxFuture<'_, Result<Vec<HookId>, StoreError>> {
+        async move {
+            let most = self.chunk.rows;
+            let (steps, old) = self.reads.run(move |conn| replays::plan(conn, now, most)).await?;
+            if steps.is_empty() && !old {
+                return Ok(Vec::new());
+            }
+            self.write(move |conn, memory| replays::step(conn, memory, &steps, now)).await
+        }
+        .boxed()
     }
 
-    fn set_held(&self, _: &HookId, _: bool, _: Millis) -> BoxFuture<'_, Result<(), StoreError>> {
-        not_built()
+    fn replay_progress(
+        &self,
+        namespace: &str,
+        id: Uuid,
+    ) -> BoxFuture<'_, Result<Option<Replay>, StoreError>> {
+        let namespace = namespace.to_owned();
+        self.reads.run(move |conn| history::replay_progress(conn, &namespace, id)).boxed()
     }
 
-    fn take_up(&self, _: &HookId, _: &HookId, _: Millis) -> BoxFuture<'_, Result<bool, StoreError>> {
-        not_built()
+    fn set_held(&self, hook: &HookId, held: bool, now: Millis) -> BoxFuture<'_, Result<(), StoreError>> {
+        let hook = hook.clone();
+        self.write(move |conn, memory| ops::set_held(conn, memory, &hook, held, now)).boxed()
     }
 
-    fn promote(&self, _: Millis) -> BoxFuture<'_, Result<Vec<HookId>, StoreError>> {
-        not_built()
+    fn take_up(&self, from: &HookId, to: &HookId, now: Millis) -> BoxFuture<'_, Result<bool, StoreError>> {
+        let (from, to, rows) = (from.clone(), to.clone(), retention::limit(self.chunk.rows));
+        self.write(move |conn, memory| ops::take_up(conn, memory, (&from, &to), now, rows)).boxed()
+    }
+
+    fn promote(&self, now: Millis) -> BoxFuture<'_, Result<Vec<HookId>, StoreError>> {
+        let rows = self.chunk.rows;
+        self.write(move |conn, memory| gates::promote(conn, memory, now, rows)).boxed()
     }
 
     fn next_promotion(&self) -> BoxFuture<'_, Result<Option<Millis>, StoreError>> {
-        not_built()
+        self.reads.run(reads::next_promotion).boxed()
     }
 
     fn sweep(&self, retention: Retention, now: Millis) -> BoxFuture<'_, Result<bool, StoreError>> {
-        self.ask(move |answer| Op::Sweep { retention, now, answer }).boxed()
+        async move {
+            // Held until the end: two sweeps at a time would only be in each other's way.
+            let mut round = self.cut.lock().await;
+            let cut = match round.take() {
+                Some(cut) => cut,
+                None => self.reads.run(move |conn| retention::cut(conn, retention)).await?,
+            };
+            let chunk = self.chunk;
+            let more = self
+                .write(move |conn, memory| retention::sweep(conn, memory, retention, cut, now, chunk))
+                .await?;
+            *round = more.then_some(cut);
+            Ok(more)
+        }
+        .boxed()
     }
 
     fn failed(&self) -> BoxFuture<'static, StoreError> {

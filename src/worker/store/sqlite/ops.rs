@@ -4,16 +4,24 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, params};
+use uuid::Uuid;
 
 use super::super::{
-    Accepted, AcceptedDelivery, Dedup, Fate, HookId, NewDelivery, NewEvent, Next, Retention, Seq, Settlement,
+    Accepted, AcceptedDelivery, Dedup, Fate, HookId, NewDelivery, NewEvent, Next, Seq, Settlement, StoreError,
 };
-use super::schema::{DEAD, DELIVERED, PENDING};
+use super::gates;
+use super::memory::Memory;
+use super::schema::{CANCELLED, CANDIDATE, DEAD, DELIVERED, DROPPED, PENDING};
 use crate::core::event::Event;
+use crate::core::gate::{Asked, Verdict};
 use crate::core::time::Millis;
+
+/// About what an event's row takes besides its data.
+pub(super) const EVENT_BYTES: usize = 512;
+/// The reasons after which a repeat of the event revives its delivery: the receiver was away, and may be back.
+const REVIVED: [&str; 2] = ["MaxAge", "MaxAttempts"];
 
 /// An event made ready for its row, off the writer's thread.
 pub(super) struct Row {
@@ -36,29 +44,82 @@ impl Row {
 
     /// About what it takes in memory and in the log.
     pub(super) fn bytes(&self) -> usize {
-        let attributes = self.attributes.as_ref().map_or(0, String::len);
-        512 + self.event.data.get().len() + attributes + 128 * self.deliveries.len()
+        self.event_bytes() + 128 * self.deliveries.len()
+    }
+
+    fn event_bytes(&self) -> usize {
+        EVENT_BYTES + self.event.data.get().len() + self.attributes.as_ref().map_or(0, String::len)
+    }
+
+    /// What one delivery of it takes of its hook's share.
+    fn size(&self) -> i64 {
+        i64::try_from(self.event_bytes()).unwrap_or(i64::MAX)
     }
 }
 
-/// The numbers of hooks, kept so that a delivery costs no look-up. Cleared by every rollback: the row behind a number
-/// may be gone with it.
-pub(super) type Hooks = HashMap<Arc<str>, i64>;
-
 pub(super) fn accept(
     conn: &Connection,
-    hooks: &mut Hooks,
+    memory: &mut Memory,
     rows: &[Row],
     now: Millis,
-) -> rusqlite::Result<Vec<Accepted>> {
-    rows.iter().map(|row| accept_one(conn, hooks, row, now)).collect()
+    promotions: usize,
+) -> rusqlite::Result<Result<Vec<Accepted>, StoreError>> {
+    // With nobody to tell what woke, nothing is woken.
+    if rows.is_empty() {
+        return Ok(Ok(Vec::new()));
+    }
+    // Before anything is written: a refusal must leave nothing behind, and must not make the group begin again.
+    if over_share(conn, memory, rows, now)? {
+        return Ok(Err(StoreError::NamespaceFull));
+    }
+    let promoted = gates::promote(conn, memory, now, promotions)?;
+    let mut accepted =
+        rows.iter().map(|row| accept_one(conn, memory, row, now)).collect::<rusqlite::Result<Vec<_>>>()?;
+    if let Some(first) = accepted.first_mut() {
+        first.woken.extend(promoted);
+    }
+    Ok(Ok(accepted))
 }
 
-fn accept_one(conn: &Connection, hooks: &mut Hooks, row: &Row, now: Millis) -> rusqlite::Result<Accepted> {
+/// True where a namespace has no room for these events. What a gate may drop counts too: a full namespace is full.
+fn over_share(conn: &Connection, memory: &mut Memory, rows: &[Row], now: Millis) -> rusqlite::Result<bool> {
+    if memory.shares.namespace_bytes == u64::MAX {
+        return Ok(false);
+    }
+    let mut full = |rows: &mut dyn Iterator<Item = &Row>| -> rusqlite::Result<bool> {
+        let mut more: HashMap<&Arc<str>, i64> = HashMap::new();
+        for row in rows {
+            for delivery in row.deliveries.iter().filter(|d| d.dead.is_none()) {
+                let bytes = more.entry(&delivery.hook.namespace).or_default();
+                *bytes = bytes.saturating_add(row.size());
+            }
+        }
+        for (namespace, bytes) in more {
+            if memory.namespace_full(conn, namespace, bytes)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    };
+    if !full(&mut rows.iter())? {
+        return Ok(false);
+    }
+    // A duplicate takes no room: its sender hears what it heard before.
+    let mut fresh = Vec::new();
+    for row in rows {
+        match &row.dedup {
+            Some(dedup) if first_of(conn, dedup, now)?.is_some() => {}
+            _ => fresh.push(row),
+        }
+    }
+    full(&mut fresh.into_iter())
+}
+
+fn accept_one(conn: &Connection, memory: &mut Memory, row: &Row, now: Millis) -> rusqlite::Result<Accepted> {
     if let Some(dedup) = &row.dedup
-        && let Some(first) = first_of(conn, dedup, now)?
+        && let Some((seq, event_id)) = first_of(conn, dedup, now)?
     {
-        return Ok(first);
+        return duplicate(conn, memory, seq, event_id, now);
     }
     let expires = row.dedup.as_ref().map(|dedup| now + dedup.window);
     let event = &row.event;
@@ -86,13 +147,7 @@ fn accept_one(conn: &Connection, hooks: &mut Hooks, row: &Row, now: Millis) -> r
     }
     let mut deliveries = Vec::with_capacity(row.deliveries.len());
     for delivery in &row.deliveries {
-        let hook = hook_number(conn, hooks, &delivery.hook)?;
-        conn.prepare_cached(
-            "INSERT INTO deliveries (event, hook, id, state, attempts, due) VALUES (?1, ?2, ?3, ?4, 0, ?5)",
-        )?
-        .execute(params![seq, hook, delivery.id.as_bytes(), PENDING, delivery.due.0])?;
-        let fate = Fate::Pending { due: delivery.due, suppressed: 0 };
-        deliveries.push(AcceptedDelivery { seq: conn.last_insert_rowid(), fate });
+        deliveries.push(deliver(conn, memory, seq, row.size(), delivery, now)?);
     }
     if deliveries.is_empty() {
         // No delivery will ever lead retention to it.
@@ -102,44 +157,167 @@ fn accept_one(conn: &Connection, hooks: &mut Hooks, row: &Row, now: Millis) -> r
     Ok(Accepted { seq, event_id: event.id.clone(), duplicate: false, deliveries, woken: Vec::new() })
 }
 
-/// The event that was accepted under this key within its window.
-fn first_of(conn: &Connection, dedup: &Dedup, now: Millis) -> rusqlite::Result<Option<Accepted>> {
-    let first = conn
-        .prepare_cached(
-            "SELECT e.seq, e.id FROM dedup d CROSS JOIN events e ON e.seq = d.event
-             WHERE d.key = ?1 AND d.expires > ?2",
-        )?
-        .query_row(params![dedup.key, now.0], |row| Ok((row.get::<_, Seq>(0)?, row.get::<_, String>(1)?)))
-        .optional()?;
-    let Some((seq, event_id)) = first else { return Ok(None) };
-    let deliveries = conn
-        .prepare_cached("SELECT seq, state, due FROM deliveries WHERE event = ?1 ORDER BY seq")?
-        .query_map([seq], |row| {
-            let fate = match row.get(1)? {
-                PENDING => Fate::Pending { due: Millis(row.get(2)?), suppressed: 0 },
-                DELIVERED => Fate::Ended,
-                _ => Fate::Dead,
-            };
-            Ok(AcceptedDelivery { seq: row.get(0)?, fate })
-        })?
-        .collect::<rusqlite::Result<Vec<_>>>()?;
-    Ok(Some(Accepted { seq, event_id, duplicate: true, deliveries, woken: Vec::new() }))
+/// How a delivery begins.
+struct Start {
+    state: i64,
+    due: Millis,
+    reason: Option<&'static str>,
+    suppressed: u32,
 }
 
-fn hook_number(conn: &Connection, hooks: &mut Hooks, hook: &HookId) -> rusqlite::Result<i64> {
-    if let Some(number) = hooks.get(&hook.uid) {
-        return Ok(*number);
+/// Stores a delivery as its hook's gates and share say.
+fn deliver(
+    conn: &Connection,
+    memory: &mut Memory,
+    event: Seq,
+    size: i64,
+    new: &NewDelivery,
+    now: Millis,
+) -> rusqlite::Result<AcceptedDelivery> {
+    let hook = memory.number(conn, &new.hook)?;
+    let start = |state, due, reason| Start { state, due, reason, suppressed: 0 };
+    let dead = |reason| start(DEAD, new.due, Some(reason));
+    let dropped = |reason| start(DROPPED, new.due, Some(reason));
+    if let Some(reason) = new.dead {
+        return insert(conn, memory, event, hook, size, new, &dead(reason), now);
     }
-    conn.prepare_cached("INSERT OR IGNORE INTO hooks (uid, namespace, name) VALUES (?1, ?2, ?3)")?
-        .execute(params![hook.uid, hook.namespace, hook.name])?;
-    let number = conn
-        .prepare_cached("SELECT id FROM hooks WHERE uid = ?1")?
-        .query_row([&hook.uid], |row| row.get(0))?;
-    hooks.insert(hook.uid.clone(), number);
-    Ok(number)
+    if new.asked == Asked::default() {
+        let start = match memory.hook_full(conn, hook, size)? {
+            true => dead("BacklogFull"),
+            false => start(PENDING, new.due, None),
+        };
+        return insert(conn, memory, event, hook, size, new, &start, now);
+    }
+    let ruling = gates::ask(conn, hook, &new.asked, now)?;
+    match ruling.verdict {
+        Verdict::Unchanged => {
+            gates::unchanged(conn, memory, hook, &new.asked, now)?;
+            insert(conn, memory, event, hook, size, new, &dropped("Unchanged"), now)
+        }
+        Verdict::Snoozed { candidate: false, .. } => {
+            gates::snoozed(conn, hook, &new.asked, now)?;
+            insert(conn, memory, event, hook, size, new, &dropped("Snoozed"), now)
+        }
+        // It dies at once, so it sets no memory: the next event must not be compared with what nobody got.
+        _ if memory.hook_full(conn, hook, size)? => {
+            insert(conn, memory, event, hook, size, new, &dead("BacklogFull"), now)
+        }
+        Verdict::Snoozed { candidate: true, until } => {
+            let start = start(CANDIDATE, until, None);
+            let stored = insert(conn, memory, event, hook, size, new, &start, now)?;
+            gates::nominate(conn, memory, hook, &new.asked, stored.seq, until, now)?;
+            Ok(stored)
+        }
+        Verdict::Deliver => {
+            let suppressed = gates::overtake(conn, memory, hook, &new.asked, &ruling, now)?;
+            let start = Start { suppressed, ..start(PENDING, new.due, None) };
+            let stored = insert(conn, memory, event, hook, size, new, &start, now)?;
+            gates::remember(conn, memory, hook, &new.asked, &ruling, stored.seq, now)?;
+            Ok(stored)
+        }
+    }
 }
 
-pub(super) fn settle(conn: &Connection, settlement: &Settlement) -> rusqlite::Result<()> {
+#[expect(clippy::too_many_arguments, reason = "a row's columns")]
+fn insert(
+    conn: &Connection,
+    memory: &mut Memory,
+    event: Seq,
+    hook: i64,
+    size: i64,
+    new: &NewDelivery,
+    start: &Start,
+    now: Millis,
+) -> rusqlite::Result<AcceptedDelivery> {
+    let (waits, fate) = match start.state {
+        PENDING => (true, Fate::Pending { due: start.due, suppressed: start.suppressed }),
+        CANDIDATE => (true, Fate::Candidate { due: start.due }),
+        DROPPED => (false, Fate::Dropped),
+        _ => (false, Fate::Dead),
+    };
+    let held_before = memory.hook(conn, hook)?.held(now);
+    conn.prepare_cached(
+        "INSERT INTO deliveries (event, hook, id, state, attempts, due, finished_at, reason, size, suppressed, held_before)
+         VALUES (?1, ?2, ?3, ?4, 0, ?5, ?6, ?7, ?8, ?9, ?10)",
+    )?
+    .execute(params![
+        event,
+        hook,
+        new.id.as_bytes(),
+        start.state,
+        start.due.0,
+        (!waits).then_some(now.0),
+        start.reason,
+        if waits { size } else { -size },
+        start.suppressed,
+        held_before,
+    ])?;
+    let seq = conn.last_insert_rowid();
+    memory.count(conn, hook, if waits { size } else { 0 })?;
+    Ok(AcceptedDelivery { seq, fate })
+}
+
+/// The event that was accepted under this key within its window.
+fn first_of(conn: &Connection, dedup: &Dedup, now: Millis) -> rusqlite::Result<Option<(Seq, String)>> {
+    conn.prepare_cached(
+        "SELECT e.seq, e.id FROM dedup d CROSS JOIN events e ON e.seq = d.event
+         WHERE d.key = ?1 AND d.expires > ?2",
+    )?
+    .query_row(params![dedup.key, now.0], |row| Ok((row.get(0)?, row.get(1)?)))
+    .optional()
+}
+
+/// What a repeat of an event is told; it revives what died because the receiver was away.
+fn duplicate(
+    conn: &Connection,
+    memory: &mut Memory,
+    event: Seq,
+    event_id: String,
+    now: Millis,
+) -> rusqlite::Result<Accepted> {
+    type Found = (Seq, i64, i64, u32, Option<String>, i64, i64);
+    let found = conn
+        .prepare_cached(
+            "SELECT seq, state, due, suppressed, reason, hook, size FROM deliveries WHERE event = ?1 ORDER BY seq",
+        )?
+        .query_map([event], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?))
+        })?
+        .collect::<rusqlite::Result<Vec<Found>>>()?;
+    let mut deliveries = Vec::with_capacity(found.len());
+    let mut woken: Vec<HookId> = Vec::new();
+    for (seq, state, due, suppressed, reason, hook, size) in found {
+        let due = Millis(due);
+        let fate = match state {
+            PENDING => Fate::Pending { due, suppressed },
+            CANDIDATE => Fate::Candidate { due },
+            DROPPED => Fate::Dropped,
+            DEAD if reason.is_some_and(|r| REVIVED.contains(&r.as_str()))
+                && !full(conn, memory, hook, size)? =>
+            {
+                raise(conn, memory, seq, false, now)?;
+                woken.push(memory.hook(conn, hook)?.id.clone());
+                Fate::Pending { due: now, suppressed }
+            }
+            DEAD => Fate::Dead,
+            _ => Fate::Ended,
+        };
+        deliveries.push(AcceptedDelivery { seq, fate });
+    }
+    Ok(Accepted { seq: event, event_id, duplicate: true, deliveries, woken })
+}
+
+/// True where there is no room to wait, for its hook or in its namespace.
+fn full(conn: &Connection, memory: &mut Memory, hook: i64, size: i64) -> rusqlite::Result<bool> {
+    let namespace = memory.hook(conn, hook)?.id.namespace.clone();
+    Ok(memory.hook_full(conn, hook, size.abs())? || memory.namespace_full(conn, &namespace, size.abs())?)
+}
+
+pub(super) fn settle(
+    conn: &Connection,
+    memory: &mut Memory,
+    settlement: &Settlement,
+) -> rusqlite::Result<bool> {
     let ended = settlement.at;
     let (state, reason, due, finished) = match settlement.next {
         Next::Delivered => (DELIVERED, None, None, Some(ended.0)),
@@ -148,15 +326,18 @@ pub(super) fn settle(conn: &Connection, settlement: &Settlement) -> rusqlite::Re
     };
     let made = i64::from(settlement.attempt.is_some());
     // Only while it is pending: an answer that comes late must not raise what is finished.
-    let n: Option<i64> = conn
+    let found: Option<(i64, i64, i64)> = conn
         .prepare_cached(
             "UPDATE deliveries SET state = ?2, reason = ?3, due = coalesce(?4, due), finished_at = ?5,
-                    attempts = attempts + ?6
-             WHERE seq = ?1 AND state = 0 RETURNING attempts",
+                    attempts = attempts + ?6, size = iif(?5 IS NULL, size, -abs(size))
+             WHERE seq = ?1 AND state = 0 RETURNING attempts, hook, size",
         )?
-        .query_row(params![settlement.delivery, state, reason, due, finished, made], |row| row.get(0))
+        .query_row(params![settlement.delivery, state, reason, due, finished, made], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        })
         .optional()?;
-    if let (Some(n), Some(attempt)) = (n, &settlement.attempt) {
+    let Some((n, hook, size)) = found else { return Ok(false) };
+    if let Some(attempt) = &settlement.attempt {
         conn.prepare_cached(
             "INSERT INTO attempts (delivery, n, at, micros, status, error, detail)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
@@ -171,99 +352,137 @@ pub(super) fn settle(conn: &Connection, settlement: &Settlement) -> rusqlite::Re
             attempt.detail,
         ])?;
     }
-    Ok(())
+    if finished.is_some() {
+        memory.count(conn, hook, size)?;
+    }
+    match settlement.next {
+        Next::Dead { .. } => gates::forget(conn, memory, settlement.delivery, ended),
+        Next::Delivered | Next::Retry { .. } => Ok(false),
+    }
 }
 
-/// How much one sweep may remove: the rows and bytes that the next accept waits for.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Chunk {
-    pub(super) rows: usize,
-    pub(super) bytes: usize,
-}
-
-/// Removes at most a chunk. True: the chunk was used up, and there may be more.
-pub(super) fn sweep(
+/// Makes a finished delivery pending again, attempts and age starting anew. False: it is pending, or gone.
+pub(super) fn raise(
     conn: &Connection,
-    retention: Retention,
+    memory: &mut Memory,
+    delivery: Seq,
+    replayed: bool,
     now: Millis,
-    chunk: Chunk,
 ) -> rusqlite::Result<bool> {
-    let history = before(now, retention.history_age);
-    let mut left = chunk.rows;
-    for (state, cutoff) in [(DELIVERED, history), (DEAD, before(now, retention.dead_letter_age))] {
-        left -= sweep_deliveries(conn, state, cutoff, left)?;
-    }
-    let (events, emptied) = sweep_events(conn, history, now, left, chunk.bytes)?;
-    left -= events;
-    let keys = conn
+    let finished: Option<(i64, i64)> = conn
         .prepare_cached(
-            "DELETE FROM dedup WHERE key IN (SELECT key FROM dedup WHERE expires <= ?1 ORDER BY expires LIMIT ?2)",
+            "SELECT hook, size FROM deliveries WHERE seq = ?1 AND finished_at IS NOT NULL AND state NOT IN (0, 5)",
         )?
-        .execute(params![now.0, limit(left)])?;
-    Ok(emptied || left <= keys)
+        .query_row([delivery], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let Some((hook, size)) = finished else { return Ok(false) };
+    let held = memory.hook(conn, hook)?.held(now);
+    conn.prepare_cached(
+        "UPDATE deliveries SET state = ?2, reason = NULL, due = ?3, finished_at = NULL, began = ?3,
+                attempts_before = attempts, held_before = ?4, replays = replays + ?5, size = abs(size)
+         WHERE seq = ?1",
+    )?
+    .execute(params![delivery, PENDING, now.0, held, i64::from(replayed)])?;
+    // One that is above zero was settled by a program that does not count: it is in the count still.
+    memory.count(conn, hook, (-size).max(0))?;
+    gates::disown(conn, delivery)?;
+    Ok(true)
 }
 
-fn before(now: Millis, age: Duration) -> i64 {
-    now.0.saturating_sub(i64::try_from(age.as_millis()).unwrap_or(i64::MAX))
+/// A delivery of a hook in this namespace: its number, its state, its hook.
+fn find(conn: &Connection, namespace: &str, id: Uuid) -> rusqlite::Result<Option<(Seq, i64, i64)>> {
+    conn.prepare_cached(
+        "SELECT d.seq, d.state, d.hook FROM deliveries d CROSS JOIN hooks h ON h.id = d.hook
+         WHERE d.id = ?1 AND h.namespace = ?2",
+    )?
+    .query_row(params![id.as_bytes(), namespace], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+    .optional()
 }
 
-fn limit(rows: usize) -> i64 {
-    i64::try_from(rows).unwrap_or(i64::MAX)
-}
-
-fn sweep_deliveries(conn: &Connection, state: i64, cutoff: i64, rows: usize) -> rusqlite::Result<usize> {
-    let ripe = conn
-        .prepare_cached(
-            "SELECT seq, event FROM deliveries INDEXED BY deliveries_finished
-             WHERE state = ?1 AND finished_at <= ?2 ORDER BY finished_at LIMIT ?3",
-        )?
-        .query_map(params![state, cutoff, limit(rows)], |row| Ok((row.get(0)?, row.get(1)?)))?
-        .collect::<rusqlite::Result<Vec<(Seq, Seq)>>>()?;
-    for (seq, event) in &ripe {
-        conn.prepare_cached("DELETE FROM attempts WHERE delivery = ?1")?.execute([seq])?;
-        conn.prepare_cached("DELETE FROM deliveries WHERE seq = ?1")?.execute([seq])?;
-        let others: bool = conn
-            .prepare_cached("SELECT EXISTS (SELECT 1 FROM deliveries WHERE event = ?1)")?
-            .query_row([event], |row| row.get(0))?;
-        if !others {
-            conn.prepare_cached(
-                "INSERT INTO loose (accepted, event, kept_until)
-                 SELECT accepted, seq, kept_until FROM events WHERE seq = ?1",
-            )?
-            .execute([event])?;
-        }
-    }
-    Ok(ripe.len())
-}
-
-/// Removes events; true where it stopped for the bytes.
-fn sweep_events(
+pub(super) fn replay(
     conn: &Connection,
-    cutoff: i64,
+    memory: &mut Memory,
+    namespace: &str,
+    id: Uuid,
     now: Millis,
-    rows: usize,
-    bytes: usize,
-) -> rusqlite::Result<(usize, bool)> {
-    // `kept_until` only skips rows where the idempotency window is longer than the history's age.
-    let ripe = conn
-        .prepare_cached(
-            "SELECT l.accepted, l.event, octet_length(e.data) FROM loose l CROSS JOIN events e ON e.seq = l.event
-             WHERE l.accepted <= ?1 AND l.kept_until <= ?2 ORDER BY l.accepted, l.event LIMIT ?3",
-        )?
-        .query_map(params![cutoff, now.0, limit(rows)], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
-        .collect::<rusqlite::Result<Vec<(i64, Seq, i64)>>>()?;
-    let mut removed = 0;
-    let mut freed = 0_usize;
-    for (accepted, event, size) in &ripe {
-        // Freeing a row reads every page of it: 500 events of 1 MiB would hold the writer for seconds.
-        if freed > bytes {
-            return Ok((removed, true));
+) -> rusqlite::Result<Option<HookId>> {
+    let Some((seq, _, hook)) = find(conn, namespace, id)? else { return Ok(None) };
+    raise(conn, memory, seq, true, now)?;
+    Ok(Some(memory.hook(conn, hook)?.id.clone()))
+}
+
+pub(super) fn cancel(
+    conn: &Connection,
+    memory: &mut Memory,
+    namespace: &str,
+    id: Uuid,
+    now: Millis,
+) -> rusqlite::Result<Option<HookId>> {
+    let Some((seq, state, hook)) = find(conn, namespace, id)? else { return Ok(None) };
+    if state == PENDING || state == CANDIDATE {
+        let size: i64 = conn
+            .prepare_cached(
+                "UPDATE deliveries SET state = ?2, finished_at = ?3, size = -abs(size) WHERE seq = ?1 RETURNING size",
+            )?
+            .query_row(params![seq, CANCELLED, now.0], |row| row.get(0))?;
+        memory.count(conn, hook, size)?;
+        if state == CANDIDATE {
+            gates::withdraw(conn, memory, seq)?;
         }
-        conn.prepare_cached("DELETE FROM events WHERE seq = ?1")?.execute([event])?;
-        conn.prepare_cached("DELETE FROM loose WHERE accepted = ?1 AND event = ?2")?
-            .execute(params![accepted, event])?;
-        removed += 1;
-        freed = freed.saturating_add(usize::try_from(*size).unwrap_or(usize::MAX));
+        gates::forget(conn, memory, seq, now)?;
     }
-    Ok((removed, false))
+    Ok(Some(memory.hook(conn, hook)?.id.clone()))
+}
+
+pub(super) fn set_held(
+    conn: &Connection,
+    memory: &mut Memory,
+    hook: &HookId,
+    held: bool,
+    now: Millis,
+) -> rusqlite::Result<()> {
+    // One that is not held and has no row needs none.
+    let number = if held { Some(memory.number(conn, hook)?) } else { memory.find(conn, &hook.uid)? };
+    number.map_or(Ok(()), |number| memory.hold(conn, number, held, now))
+}
+
+/// Gives what waits for one hook to another; at most so many rows at a time. True: there are more.
+pub(super) fn take_up(
+    conn: &Connection,
+    memory: &mut Memory,
+    (from, to): (&HookId, &HookId),
+    now: Millis,
+    rows: i64,
+) -> rusqlite::Result<bool> {
+    if from.uid == to.uid {
+        return Ok(false);
+    }
+    let Some(old) = memory.find(conn, &from.uid)? else { return Ok(false) };
+    memory.hold(conn, old, false, now)?;
+    if gates::dissolve(conn, memory, old, rows)? {
+        return Ok(true);
+    }
+    let Some(new) = memory.find(conn, &to.uid)? else {
+        // Nothing is the new one's yet: the row changes its owner, whatever waits.
+        memory.rename(conn, old, to)?;
+        return Ok(false);
+    };
+    let moved = conn
+        .prepare_cached(
+            "SELECT seq, size FROM deliveries INDEXED BY deliveries_pending
+             WHERE state = 0 AND hook = ?1 ORDER BY due, seq LIMIT ?2",
+        )?
+        .query_map(params![old, rows], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<rusqlite::Result<Vec<(Seq, i64)>>>()?;
+    // For how long each was held stays what it was.
+    let shift = memory.hook(conn, new)?.held(now).saturating_sub(memory.hook(conn, old)?.held(now));
+    for (seq, size) in &moved {
+        conn.prepare_cached(
+            "UPDATE deliveries SET hook = ?2, held_before = held_before + ?3 WHERE seq = ?1",
+        )?
+        .execute(params![seq, new, shift])?;
+        memory.count(conn, old, -size)?;
+        memory.count(conn, new, *size)?;
+    }
+    Ok(i64::try_from(moved.len()).unwrap_or(i64::MAX) >= rows)
 }

@@ -14,8 +14,9 @@ use serde_json::value::RawValue;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-use super::super::{Attempt, Backlog, HookId, Pending, Record, Seq, State, StoreError};
-use super::schema::{self, DELIVERED, PENDING};
+use super::super::{Backlog, HookId, Pending, StoreError};
+use super::memory::held;
+use super::schema;
 use super::shared::{Shared, Trouble};
 use crate::core::event::{Event, Origin};
 use crate::core::time::Millis;
@@ -76,8 +77,10 @@ impl Reads {
 }
 
 pub(super) fn due(conn: &Connection, uid: &str, now: Millis, limit: usize) -> rusqlite::Result<Vec<Pending>> {
-    let Some((number, hook)) = hook(conn, uid)? else { return Ok(Vec::new()) };
-    conn.prepare_cached(DUE)?
+    // One snapshot: between the two a hold may end, or the hook's deliveries become another's.
+    let tx = conn.unchecked_transaction()?;
+    let Some((number, hook, held)) = hook(&tx, uid, now)? else { return Ok(Vec::new()) };
+    tx.prepare_cached(DUE)?
         .query_map(params![number, now.0, i64::try_from(limit).unwrap_or(i64::MAX)], |row| {
             Ok(Pending {
                 seq: row.get(0)?,
@@ -86,9 +89,9 @@ pub(super) fn due(conn: &Connection, uid: &str, now: Millis, limit: usize) -> ru
                 attempts: row.get(2)?,
                 due: Millis(row.get(3)?),
                 accepted: Millis(row.get(4)?),
-                held: Duration::ZERO,
-                suppressed: 0,
-                replays: 0,
+                held: Duration::from_millis(u64::try_from(held.saturating_sub(row.get(15)?)).unwrap_or(0)),
+                suppressed: row.get(13)?,
+                replays: row.get(14)?,
                 event: Arc::new(event(row)?),
             })
         })?
@@ -97,8 +100,9 @@ pub(super) fn due(conn: &Connection, uid: &str, now: Millis, limit: usize) -> ru
 
 // CROSS JOIN keeps the order of the loops: the index of what is pending outside, the event by its number inside.
 pub(super) const DUE: &str = "
-SELECT d.seq, d.id, d.attempts, d.due, e.accepted,
-       e.id, e.namespace, e.origin, e.source, e.event, e.time, e.attributes, e.data
+SELECT d.seq, d.id, d.attempts - d.attempts_before, d.due, coalesce(d.began, e.accepted),
+       e.id, e.namespace, e.origin, e.source, e.event, e.time, e.attributes, e.data,
+       d.suppressed, d.replays, d.held_before
 FROM deliveries d INDEXED BY deliveries_pending CROSS JOIN events e ON e.seq = d.event
 WHERE d.state = 0 AND d.hook = ?1 AND d.due <= ?2 ORDER BY d.due, d.seq LIMIT ?3";
 
@@ -112,22 +116,25 @@ SELECT h.uid, h.namespace, h.name,
        (SELECT min(d.due) FROM deliveries d INDEXED BY deliveries_pending WHERE d.state = 0 AND d.hook = h.id)
 FROM hooks h ORDER BY h.uid";
 
-const DELIVERY: &str = "
-SELECT d.seq, d.state, d.reason, e.accepted, d.due, e.id, h.uid, h.namespace, h.name
-FROM deliveries d CROSS JOIN hooks h ON h.id = d.hook CROSS JOIN events e ON e.seq = d.event
-WHERE d.id = ?1 AND h.namespace = ?2";
-
-fn hook(conn: &Connection, uid: &str) -> rusqlite::Result<Option<(i64, HookId)>> {
-    conn.prepare_cached("SELECT id, uid, namespace, name FROM hooks WHERE uid = ?1")?
-        .query_row([uid], |row| Ok((row.get(0)?, hook_id(row, 1)?)))
+/// A hook's number, and for how long it was held in all.
+fn hook(conn: &Connection, uid: &str, now: Millis) -> rusqlite::Result<Option<(i64, HookId, i64)>> {
+    conn.prepare_cached("SELECT id, uid, namespace, name, held, held_since FROM hooks WHERE uid = ?1")?
+        .query_row([uid], |row| Ok((row.get(0)?, hook_id(row, 1)?, held(row.get(4)?, row.get(5)?, now))))
         .optional()
 }
 
-fn hook_id(row: &Row<'_>, at: usize) -> rusqlite::Result<HookId> {
+pub(super) fn next_promotion(conn: &Connection) -> rusqlite::Result<Option<Millis>> {
+    conn.prepare_cached("SELECT min(due) FROM candidates")?
+        .query_row([], |row| row.get::<_, Option<i64>>(0))
+        .map(|due| due.map(Millis))
+}
+
+pub(super) fn hook_id(row: &Row<'_>, at: usize) -> rusqlite::Result<HookId> {
     Ok(HookId { uid: row.get(at)?, namespace: row.get(at + 1)?, name: row.get(at + 2)? })
 }
 
-fn event(row: &Row<'_>) -> rusqlite::Result<Event> {
+/// An event, by the columns from the sixth on.
+pub(super) fn event(row: &Row<'_>) -> rusqlite::Result<Event> {
     let origin: String = row.get(7)?;
     let attributes: Option<String> = row.get(11)?;
     Ok(Event {
@@ -145,7 +152,7 @@ fn event(row: &Row<'_>) -> rusqlite::Result<Event> {
     })
 }
 
-fn unreadable(
+pub(super) fn unreadable(
     column: usize,
     e: impl Into<Box<dyn std::error::Error + Send + Sync + 'static>>,
 ) -> rusqlite::Error {
@@ -168,50 +175,4 @@ pub(super) fn backlog(conn: &Connection) -> rusqlite::Result<Vec<Backlog>> {
         }
     }
     Ok(found)
-}
-
-pub(super) fn delivery(conn: &Connection, namespace: &str, id: Uuid) -> rusqlite::Result<Option<Record>> {
-    // One snapshot for both statements: a sweep in between would show a delivery without its attempts.
-    let tx = conn.unchecked_transaction()?;
-    let found = tx
-        .prepare_cached(DELIVERY)?
-        .query_row(params![id.as_bytes(), namespace], |row| {
-            let state = match row.get(1)? {
-                PENDING => State::Pending,
-                DELIVERED => State::Delivered,
-                _ => State::Dead,
-            };
-            let due = Millis(row.get(4)?);
-            Ok(Record {
-                seq: row.get(0)?,
-                id,
-                hook: hook_id(row, 6)?,
-                event_id: row.get(5)?,
-                state,
-                reason: row.get(2)?,
-                accepted: Millis(row.get(3)?),
-                due: (state == State::Pending).then_some(due),
-                attempts: Vec::new(),
-            })
-        })
-        .optional()?;
-    let Some(mut record) = found else { return Ok(None) };
-    record.attempts = attempts(&tx, record.seq)?;
-    Ok(Some(record))
-}
-
-fn attempts(conn: &Connection, delivery: Seq) -> rusqlite::Result<Vec<Attempt>> {
-    conn.prepare_cached(
-        "SELECT at, micros, status, error, detail FROM attempts WHERE delivery = ?1 ORDER BY n",
-    )?
-    .query_map([delivery], |row| {
-        Ok(Attempt {
-            at: Millis(row.get(0)?),
-            duration: Duration::from_micros(u64::try_from(row.get::<_, i64>(1)?).unwrap_or(0)),
-            status: row.get(2)?,
-            error: row.get(3)?,
-            detail: row.get(4)?,
-        })
-    })?
-    .collect()
 }

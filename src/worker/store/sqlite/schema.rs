@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use super::super::StoreError;
 
 /// The format this program writes.
-pub(super) const VERSION: i64 = 1;
+pub(super) const VERSION: i64 = 2;
 /// "HkSt": tells our file from any other SQLite database.
 const APPLICATION_ID: i64 = 0x486b_5374;
 
@@ -17,6 +17,11 @@ const APPLICATION_ID: i64 = 0x486b_5374;
 pub(super) const PENDING: i64 = 0;
 pub(super) const DELIVERED: i64 = 1;
 pub(super) const DEAD: i64 = 2;
+pub(super) const DROPPED: i64 = 3;
+pub(super) const CANCELLED: i64 = 4;
+/// A trailing candidate: told as pending, and in a state of its own so that nothing that reads what is due meets it.
+pub(super) const CANDIDATE: i64 = 5;
+pub(super) const STATES: [i64; 6] = [PENDING, DELIVERED, DEAD, DROPPED, CANCELLED, CANDIDATE];
 
 /// One change of the format, made in one transaction. Never edit one that was released: add another.
 pub(super) struct Step {
@@ -26,7 +31,8 @@ pub(super) struct Step {
     pub(super) sql: &'static str,
 }
 
-const STEPS: &[Step] = &[Step { version: 1, min_reader: 1, sql: V1 }];
+pub(super) const STEPS: &[Step] =
+    &[Step { version: 1, min_reader: 1, sql: V1 }, Step { version: 2, min_reader: 1, sql: V2 }];
 
 const V1: &str = "
 CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -95,6 +101,73 @@ CREATE TABLE dedup (
     event   INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX dedup_expires ON dedup (expires);
+";
+
+/// A program of version 1 reads and writes this: every new column has a default, and what it does not know (gates,
+/// candidates, replays) it leaves alone. It calls a dropped delivery dead, and sends no candidate before version 2 is
+/// back. The bytes it forgets to count are found by the sign of `size` (see `deliveries.size`), its attempts after a
+/// replay cannot take the number of an older one, because `attempts` goes on counting.
+const V2: &str = "
+ALTER TABLE hooks ADD COLUMN waiting INTEGER NOT NULL DEFAULT 0;  -- bytes of events that wait for it
+ALTER TABLE hooks ADD COLUMN held INTEGER NOT NULL DEFAULT 0;     -- for how long it was held in all, in ms
+ALTER TABLE hooks ADD COLUMN held_since INTEGER;                  -- NULL: it is not held
+CREATE INDEX hooks_name ON hooks (namespace, name);
+
+-- Its share of its hook's backlog: as it is while it is counted into hooks.waiting, below zero when it was taken out. A
+-- finished one above zero was settled by a program that does not count, and is taken out when it is met.
+ALTER TABLE deliveries ADD COLUMN size INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE deliveries ADD COLUMN suppressed INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE deliveries ADD COLUMN replays INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE deliveries ADD COLUMN began INTEGER;                  -- when it was last replayed or revived
+ALTER TABLE deliveries ADD COLUMN attempts_before INTEGER NOT NULL DEFAULT 0;  -- of attempts, those before that
+ALTER TABLE deliveries ADD COLUMN held_before INTEGER NOT NULL DEFAULT 0;      -- of hooks.held, what was before it
+CREATE INDEX deliveries_list ON deliveries (hook, state);
+CREATE INDEX events_id ON events (namespace, id);
+
+-- Events whose data was let go, and whose row stays until the end of its window.
+ALTER TABLE loose ADD COLUMN bare INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX loose_full ON loose (accepted, event) WHERE bare = 0;
+
+CREATE TABLE gates (
+    hook        INTEGER NOT NULL,
+    kind        INTEGER NOT NULL,   -- 0: onChange, 1: snooze
+    key         BLOB NOT NULL,
+    value       BLOB,               -- onChange: the last value accepted for delivery
+    quiet_until INTEGER,            -- snooze
+    owner       INTEGER,            -- the delivery that set it
+    suppressed  INTEGER NOT NULL,   -- dropped since the last one went
+    used        INTEGER NOT NULL,
+    PRIMARY KEY (hook, kind, key)
+) WITHOUT ROWID;
+CREATE INDEX gates_owner ON gates (owner) WHERE owner IS NOT NULL;
+CREATE INDEX gates_oldest ON gates (hook, used);
+CREATE INDEX gates_used ON gates (used);
+
+CREATE TABLE candidates (
+    hook         INTEGER NOT NULL,
+    key          BLOB NOT NULL,     -- of snooze
+    delivery     INTEGER NOT NULL,
+    due          INTEGER NOT NULL,
+    period       INTEGER NOT NULL,
+    change_key   BLOB,
+    change_value BLOB,
+    PRIMARY KEY (hook, key)
+) WITHOUT ROWID;
+CREATE INDEX candidates_due ON candidates (due);
+CREATE UNIQUE INDEX candidates_delivery ON candidates (delivery);
+
+CREATE TABLE replays (
+    id        BLOB PRIMARY KEY,
+    namespace TEXT NOT NULL,
+    filter    TEXT NOT NULL,
+    rate      INTEGER NOT NULL,
+    started   INTEGER NOT NULL,
+    stepped   INTEGER NOT NULL,     -- what its rate allowed before this time is used up
+    at        INTEGER NOT NULL,     -- the last delivery looked at
+    top       INTEGER NOT NULL,     -- the last delivery when it began
+    replayed  INTEGER NOT NULL,
+    done_at   INTEGER
+) WITHOUT ROWID;
 ";
 
 /// Nobody else writes; this is for the instant in which a checkpoint restarts the log.

@@ -2,16 +2,18 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use parking_lot::Mutex;
 use rusqlite::ErrorCode;
 use tokio::sync::watch;
 
-use super::super::StoreError;
+use super::super::{Shares, StoreError};
 
 /// The state of a store, seen from every thread.
 pub(super) struct Shared {
     failed: watch::Sender<Option<StoreError>>,
     closing: AtomicBool,
     queued: AtomicUsize,
+    shares: Mutex<Shares>,
 }
 
 impl Shared {
@@ -20,6 +22,7 @@ impl Shared {
             failed: watch::Sender::new(None),
             closing: AtomicBool::new(false),
             queued: AtomicUsize::new(0),
+            shares: Mutex::default(),
         }
     }
 
@@ -61,6 +64,14 @@ impl Shared {
     pub(super) fn reserve(&self, bytes: usize, most: usize) -> bool {
         let fits = |queued: usize| (queued == 0 || queued + bytes <= most).then_some(queued + bytes);
         self.queued.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok()
+    }
+
+    pub(super) fn shares(&self) -> Shares {
+        *self.shares.lock()
+    }
+
+    pub(super) fn set_shares(&self, shares: Shares) {
+        *self.shares.lock() = shares;
     }
 
     pub(super) fn release(&self, bytes: usize) {

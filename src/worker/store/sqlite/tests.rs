@@ -10,7 +10,7 @@ use rusqlite::ffi;
 use super::super::conformance::{
     RETENTION, Subject, T0, conformance, delivery, event_with, key, new, seqs_of, settled,
 };
-use super::super::{Next, Seq};
+use super::super::{Fate, Next, Seq};
 use super::*;
 
 struct OnDisk(tempfile::TempDir);
@@ -143,6 +143,186 @@ fn plans() {
     let backlog = plan(reads::BACKLOG);
     assert!(backlog.contains("SEARCH d USING COVERING INDEX deliveries_pending (hook=?)"), "{backlog}");
     assert!(!backlog.contains("SCAN d"), "{backlog}");
+    for (sql, want) in [
+        (history::OLDER, "COVERING INDEX deliveries_list (hook=? AND state=? AND rowid<?)"),
+        (history::NEWER, "COVERING INDEX deliveries_list (hook=? AND state=? AND rowid>?)"),
+        (history::OF_EVENT, "COVERING INDEX events_id (namespace=? AND id=?)"),
+        (history::OF_EVENT, "COVERING INDEX deliveries_event (event=?)"),
+        (history::EXPLAIN, "INDEX events_id (namespace=? AND id=?)"),
+        (history::FIRST_OF, "COVERING INDEX deliveries_event (event>?)"),
+        (retention::ENDED, "INDEX deliveries_finished (state=? AND finished_at>?)"),
+        ("SELECT min(due) FROM candidates", "COVERING INDEX candidates_due"),
+        ("UPDATE gates SET owner = NULL WHERE owner = 1", "INDEX gates_owner (owner=?)"),
+    ] {
+        let got = plan(sql);
+        assert!(got.contains(want) && !got.contains("TEMP B-TREE"), "{sql}: {got}");
+    }
+    let loose = plan(retention::LOOSE);
+    assert!(loose.contains("loose_full") && !loose.contains("TEMP B-TREE"), "{loose}");
+}
+
+/// A store of version 1 with rows: it opens, has it all, and what version 1 did not count is never taken off.
+#[tokio::test]
+async fn a_store_of_version_1_becomes_one_of_this() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut conn = raw(dir.path());
+    schema::migrate(&mut conn, &schema::STEPS[..1]).unwrap();
+    let id = uuid::Uuid::now_v7();
+    conn.execute_batch(&format!(
+        "INSERT INTO hooks VALUES (1, 'uid-x', 'shop', 'x');
+         INSERT INTO events VALUES (1, {t}, 0, 'old', 'shop', 'api', 'orders', 'paid', '2023', NULL, '{{}}');
+         INSERT INTO deliveries VALUES (1, 1, 1, x'{id}', 0, 2, {t}, NULL, NULL);
+         INSERT INTO deliveries VALUES (2, 1, 1, x'00112233445566778899aabbccddeeff', 2, 1, {t}, {t}, 'MaxAge');",
+        t = T0.0,
+        id = id.simple(),
+    ))
+    .unwrap();
+    drop(conn);
+    let store = SqliteStore::open(dir.path()).unwrap();
+    let old = store.due("uid-x", T0, 9).await.unwrap().remove(0);
+    assert_eq!((old.id, old.attempts, old.accepted, old.suppressed), (id, 2, T0, 0));
+    store.settle(settled(old.seq, T0, 200, Next::Delivered)).await.unwrap();
+    assert_eq!(store.explain("shop", "old").await.unwrap().unwrap().deliveries.len(), 2);
+    assert_eq!(waiting(dir.path()), 0);
+    // A program of version 1 settles what we counted, as after a rollback.
+    store.accept(vec![new("new", &["x"], T0)], T0).await.unwrap();
+    store.close().await;
+    assert!(waiting(dir.path()) > 0);
+    raw(dir.path())
+        .execute("UPDATE deliveries SET state = 1, finished_at = ?1 WHERE state = 0", [T0.0])
+        .unwrap();
+    let store = SqliteStore::open(dir.path()).unwrap();
+    while store.sweep(RETENTION, Millis(T0.0 * 2)).await.unwrap() {}
+    assert_eq!(waiting(dir.path()), 0);
+}
+
+/// The bytes that the hooks' rows say wait.
+fn waiting(dir: &Path) -> i64 {
+    raw(dir).query_row("SELECT sum(waiting) FROM hooks", [], |row| row.get(0)).unwrap()
+}
+
+#[tokio::test]
+async fn a_backlog_has_its_share_of_the_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(dir.path()).unwrap();
+    let sized = |id: &str, hook: &str| {
+        let event = event_with(id, &format!("\"{}\"", "x".repeat(9_998)));
+        vec![NewEvent {
+            event,
+            dedup: key(id.as_bytes()[0], Duration::from_secs(60)),
+            ..new(id, &[hook], T0)
+        }]
+    };
+    let fate = async |id: &str, hook: &str| {
+        store.accept(sized(id, hook), T0).await.map(|mut got| got.remove(0).deliveries[0])
+    };
+    let each = Fate::Pending { due: T0, suppressed: 0 };
+    store.set_shares(Shares { hook_bytes: 25_000, namespace_bytes: 35_000 });
+    let first = fate("a", "x").await.unwrap();
+    assert_eq!((first.fate, fate("b", "x").await.unwrap().fate), (each, each));
+    let over = fate("c", "x").await.unwrap();
+    assert_eq!(over.fate, Fate::Dead);
+    let told = store.explain("shop", "c").await.unwrap().unwrap().deliveries.remove(0);
+    assert_eq!(told.reason.as_deref(), Some("BacklogFull"));
+    assert_eq!(fate("d", "y").await.unwrap().fate, each, "a neighbour has its own");
+    assert!(matches!(fate("e", "y").await, Err(StoreError::NamespaceFull)));
+    assert_eq!(store.explain("shop", "e").await.unwrap(), None, "nothing is stored");
+    assert_eq!(fate("a", "x").await.unwrap(), first, "a duplicate hears what it heard before");
+    // The count outlives a restart, a refused operation, and a commit that failed.
+    drop(store);
+    let fault = Arc::new(Mutex::new(None));
+    let store = tuned(dir.path(), |t| t.fault = fault.clone());
+    store.set_shares(Shares { hook_bytes: 25_000, namespace_bytes: 35_000 });
+    *fault.lock() = Some(ffi::SQLITE_FULL);
+    store.settle(settled(first.seq, T0, 200, Next::Delivered)).await.unwrap_err();
+    assert!(matches!(store.accept(sized("e", "y"), T0).await, Err(StoreError::NamespaceFull)));
+    let mut bad = new("bad", &["x"], T0);
+    bad.deliveries.push(bad.deliveries[0].clone());
+    let before = waiting(dir.path());
+    let (refused, settled) = futures::join!(
+        store.accept(vec![bad], T0),
+        store.settle(settled(first.seq, T0, 200, Next::Delivered))
+    );
+    assert!(refused.is_err() && settled.is_ok());
+    assert_eq!(waiting(dir.path()), before - (10_000 + 512));
+    store.accept(sized("e", "y"), T0).await.unwrap();
+    // What is replayed waits again.
+    store.replay("shop", told.id, T0).await.unwrap();
+    assert_eq!(waiting(dir.path()), before + (10_000 + 512));
+}
+
+#[tokio::test]
+async fn history_and_dead_letters_are_bounded_by_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = tuned(dir.path(), |t| t.chunk = Chunk { rows: 7, bytes: 30_000 });
+    let body = format!("\"{}\"", "x".repeat(9_998));
+    for n in 0..60_u8 {
+        let now = T0 + Duration::from_secs(n.into());
+        // Dead, delivered, without a delivery, by turns; all within their idempotency window.
+        let hooks = [&["x"][..], &["x"], &[]][usize::from(n % 3)];
+        let event = event_with(&format!("e{n}"), &body);
+        let dedup = key(n, Duration::from_secs(86_400 * 9));
+        let got = store.accept(vec![NewEvent { event, dedup, ..new("", hooks, now) }], now).await.unwrap();
+        for seq in seqs_of(&got) {
+            let next = if n % 3 == 0 { Next::Dead { reason: "Gone" } } else { Next::Delivered };
+            store.settle(settled(seq, now, 500, next)).await.unwrap();
+        }
+    }
+    let retention = Retention { history_bytes: 110_000, dead_letter_bytes: 54_000, ..RETENTION };
+    let now = T0 + Duration::from_secs(60);
+    while store.sweep(retention, now).await.unwrap() {}
+    let mut kept = Vec::new();
+    for n in 0..60 {
+        let told = store.explain("shop", &format!("e{n}")).await.unwrap();
+        let told = told.expect("its window is not over");
+        if told.event.data.get().len() > 9_000 {
+            kept.push(n);
+        } else {
+            assert_eq!((told.event.data.get(), told.deliveries.len()), ("null", 0));
+        }
+    }
+    let history: Vec<_> = kept.iter().filter(|n| *n % 3 != 0).copied().collect();
+    let dead: Vec<_> = kept.iter().filter(|n| *n % 3 == 0).copied().collect();
+    assert_eq!(history, [45 + 1, 47, 49, 50, 52, 53, 55, 56, 58, 59]);
+    assert_eq!(dead, [45, 48, 51, 54, 57]);
+    let again = NewEvent { dedup: key(0, Duration::from_secs(60)), ..new("again", &["x"], T0) };
+    assert!(store.accept(vec![again], now).await.unwrap()[0].duplicate);
+    let late = Millis(T0.0 * 2);
+    while store.sweep(retention, late).await.unwrap() {}
+    let left: i64 = raw(dir.path()).query_row("SELECT count(*) FROM events", [], |r| r.get(0)).unwrap();
+    assert_eq!(left, 0);
+}
+
+/// Who sends decides the keys: they are bounded, and the oldest go.
+#[tokio::test]
+async fn the_memory_of_gates_is_bounded() {
+    use crate::core::gate::{Asked, Snooze, Snoozing};
+    let dir = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(dir.path()).unwrap();
+    store.accept(vec![new("a", &["x"], T0)], T0).await.unwrap();
+    let most = gates::MAX_KEYS;
+    raw(dir.path())
+        .execute_batch(&format!(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {most})
+             INSERT INTO gates SELECT 1, 1, cast(printf('%016d', i) AS BLOB), NULL, 0, NULL, 0, {} + i FROM n",
+            T0.0
+        ))
+        .unwrap();
+    for n in 0..5 {
+        let rule = Snooze { period: Duration::from_secs(60), trailing: false };
+        let asked = Asked { change: None, snooze: Some(Snoozing { key: [n; 16], rule }) };
+        let deliveries = vec![super::super::NewDelivery { asked, ..delivery("x", T0) }];
+        store
+            .accept(vec![NewEvent { deliveries, ..new("b", &[], T0) }], T0 + Duration::from_secs(9999))
+            .await
+            .unwrap();
+    }
+    let rows = |sql: &str| raw(dir.path()).query_row(sql, [], |r| r.get::<_, i64>(0)).unwrap();
+    assert_eq!(rows("SELECT count(*) FROM gates"), most);
+    assert_eq!(rows("SELECT min(used) FROM gates"), T0.0 + 6, "the oldest went");
+    let later = T0 + Duration::from_secs(31 * 86_400);
+    while store.sweep(RETENTION, later).await.unwrap() {}
+    assert_eq!(rows("SELECT count(*) FROM gates"), 0, "unused for 30 days");
 }
 
 fn tuned(dir: &Path, change: impl FnOnce(&mut Tuning)) -> SqliteStore {
@@ -329,6 +509,7 @@ async fn a_long_read_does_not_stop_the_writer() {
     let begun = Instant::now();
     let longest = longest_log(&store, dir.path()).await;
     assert!(longest > 1024, "{longest} pages: the test holds nothing up");
+    // It waits once for every 256 pages; each of the 400 groups waiting would be 100 s.
     assert!(begun.elapsed() < Duration::from_secs(60), "{:?} for {longest} pages", begun.elapsed());
     backup.execute_batch("COMMIT").unwrap();
     store.accept(vec![new("then", &["x"], T0)], T0).await.unwrap();

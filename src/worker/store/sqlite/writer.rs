@@ -17,9 +17,10 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
-use super::super::{Accepted, Retention, Settlement, StoreError};
+use super::super::{Accepted, Settlement, StoreError};
 use super::Tuning;
-use super::ops::{self, Hooks, Row};
+use super::memory::Memory;
+use super::ops::{self, Row};
 use super::schema;
 use super::shared::{Shared, Trouble};
 use crate::core::time::Millis;
@@ -41,52 +42,77 @@ pub(super) enum Op {
         settlement: Settlement,
         answer: Answer<bool>,
     },
-    Sweep {
-        retention: Retention,
-        now: Millis,
-        answer: Answer<bool>,
-    },
+    /// What comes seldom.
+    Other(Box<dyn Job>),
     /// Commit what is queued, checkpoint, close.
     Stop,
 }
 
+/// An operation that keeps its own result until its group is committed. It may be run twice: then the first time was
+/// rolled back.
+pub(super) trait Job: Send {
+    fn run(&mut self, conn: &Connection, memory: &mut Memory) -> rusqlite::Result<()>;
+    fn answer(self: Box<Self>, done: Result<(), StoreError>);
+}
+
+/// A job by a function.
+pub(super) struct Task<T, F> {
+    pub(super) run: F,
+    pub(super) result: Option<T>,
+    pub(super) answer: Answer<T>,
+}
+
+impl<T, F> Job for Task<T, F>
+where
+    T: Send,
+    F: Fn(&Connection, &mut Memory) -> rusqlite::Result<T> + Send,
+{
+    fn run(&mut self, conn: &Connection, memory: &mut Memory) -> rusqlite::Result<()> {
+        self.result = Some((self.run)(conn, memory)?);
+        Ok(())
+    }
+
+    fn answer(self: Box<Self>, done: Result<(), StoreError>) {
+        let Task { result, answer, .. } = *self;
+        drop(answer.send(done.and_then(|()| result.ok_or(StoreError::Closed))));
+    }
+}
+
 /// What an operation gave, until its group is committed.
 enum Done {
-    Accepted(Vec<Accepted>),
-    Settled,
-    Swept(bool),
+    Accepted(Result<Vec<Accepted>, StoreError>),
+    Settled(bool),
+    Other,
 }
 
 impl Op {
-    fn run(&self, conn: &Connection, hooks: &mut Hooks, tuning: &Tuning) -> rusqlite::Result<Done> {
+    fn run(&mut self, conn: &Connection, memory: &mut Memory, tuning: &Tuning) -> rusqlite::Result<Done> {
         match self {
-            Op::Accept { rows, now, .. } => ops::accept(conn, hooks, rows, *now).map(Done::Accepted),
-            Op::Settle { settlement, .. } => ops::settle(conn, settlement).map(|()| Done::Settled),
-            Op::Sweep { retention, now, .. } => {
-                ops::sweep(conn, *retention, *now, tuning.chunk).map(Done::Swept)
+            Op::Accept { rows, now, .. } => {
+                ops::accept(conn, memory, rows, *now, tuning.chunk.rows).map(Done::Accepted)
             }
-            Op::Stop => Ok(Done::Settled),
+            Op::Settle { settlement, .. } => ops::settle(conn, memory, settlement).map(Done::Settled),
+            Op::Other(job) => job.run(conn, memory).map(|()| Done::Other),
+            Op::Stop => Ok(Done::Other),
         }
     }
 
     /// Nobody may wait for it any more: then the answer is dropped.
     fn answer(self, result: Result<Done, StoreError>) {
         match (self, result) {
-            (Op::Accept { answer, .. }, Ok(Done::Accepted(accepted))) => drop(answer.send(Ok(accepted))),
-            (Op::Settle { answer, .. }, Ok(Done::Settled)) => drop(answer.send(Ok(false))),
-            (Op::Sweep { answer, .. }, Ok(Done::Swept(more))) => drop(answer.send(Ok(more))),
+            (Op::Accept { answer, .. }, Ok(Done::Accepted(accepted))) => drop(answer.send(accepted)),
+            (Op::Settle { answer, .. }, Ok(Done::Settled(woken))) => drop(answer.send(Ok(woken))),
+            (Op::Other(job), result) => job.answer(result.map(drop)),
             (Op::Accept { answer, .. }, Err(e)) => drop(answer.send(Err(e))),
             (Op::Settle { answer, .. }, Err(e)) => drop(answer.send(Err(e))),
-            (Op::Sweep { answer, .. }, Err(e)) => drop(answer.send(Err(e))),
-            (Op::Accept { .. } | Op::Settle { .. } | Op::Sweep { .. } | Op::Stop, Ok(_))
-            | (Op::Stop, Err(_)) => {}
+            (Op::Accept { .. } | Op::Settle { .. } | Op::Stop, Ok(_)) | (Op::Stop, Err(_)) => {}
         }
     }
 
     fn bytes(&self) -> usize {
         match self {
             Op::Accept { bytes, .. } => *bytes,
-            Op::Settle { .. } | Op::Sweep { .. } | Op::Stop => 0,
+            Op::Settle { .. } | Op::Other(_) | Op::Stop => 0,
         }
     }
 }
@@ -96,7 +122,7 @@ pub(super) struct Writer {
     pub(super) queue: mpsc::Receiver<Op>,
     pub(super) shared: Arc<Shared>,
     pub(super) tuning: Tuning,
-    pub(super) hooks: Hooks,
+    pub(super) memory: Memory,
     /// Pages of log at which readers are waited for.
     pub(super) restart_at: i64,
     /// When a checkpoint was last tried because the disk was full.
@@ -136,7 +162,7 @@ impl Writer {
         (group, false)
     }
 
-    fn commit(&mut self, group: Vec<Op>) {
+    fn commit(&mut self, mut group: Vec<Op>) {
         if group.is_empty() {
             return;
         }
@@ -144,9 +170,9 @@ impl Writer {
             group.into_iter().for_each(|op| op.answer(Err(failure.clone())));
             return;
         }
-        let done = match self.transaction(&group, false) {
+        let done = match self.transaction(&mut group, false) {
             // Someone's statement failed: again, each one on its own, so that only that one is refused.
-            Err(Trouble::One(_)) => self.transaction(&group, true),
+            Err(Trouble::One(_)) => self.transaction(&mut group, true),
             other => other,
         };
         match done {
@@ -173,13 +199,13 @@ impl Writer {
     /// Runs a group and commits it, or leaves nothing of it.
     fn transaction(
         &mut self,
-        group: &[Op],
+        group: &mut [Op],
         one_by_one: bool,
     ) -> Result<Vec<Result<Done, StoreError>>, Trouble> {
         let result = self.attempt(group, one_by_one);
         if result.is_err() {
             // The rows behind the numbers may be gone.
-            self.hooks.clear();
+            self.memory.clear();
             // SQLite may have rolled back by itself (it does on a full disk).
             if !self.conn.is_autocommit()
                 && let Err(e) = self.conn.execute_batch("ROLLBACK")
@@ -190,21 +216,30 @@ impl Writer {
         result
     }
 
-    fn attempt(&mut self, group: &[Op], one_by_one: bool) -> Result<Vec<Result<Done, StoreError>>, Trouble> {
+    fn attempt(
+        &mut self,
+        group: &mut [Op],
+        one_by_one: bool,
+    ) -> Result<Vec<Result<Done, StoreError>>, Trouble> {
         self.batch("BEGIN IMMEDIATE")?;
+        self.memory.shares = self.shared.shares();
         let mut done = Vec::with_capacity(group.len());
         for op in group {
             if !one_by_one {
-                let result = op.run(&self.conn, &mut self.hooks, &self.tuning);
+                let result = op.run(&self.conn, &mut self.memory, &self.tuning);
                 done.push(Ok(result.map_err(|e| Trouble::of(&e))?));
                 continue;
             }
             self.batch("SAVEPOINT one")?;
-            match op.run(&self.conn, &mut self.hooks, &self.tuning).map_err(|e| Trouble::of(&e)) {
-                Ok(result) => done.push(Ok(result)),
+            match op.run(&self.conn, &mut self.memory, &self.tuning).map_err(|e| Trouble::of(&e)) {
+                Ok(result) => {
+                    // Written before the next begins: should that be refused, what this one counted is on the tables.
+                    self.memory.flush(&self.conn).map_err(|e| Trouble::of(&e))?;
+                    done.push(Ok(result));
+                }
                 Err(Trouble::One(text)) => {
                     tracing::warn!(reason = %text, "an operation on the store was refused");
-                    self.hooks.clear();
+                    self.memory.clear();
                     self.batch("ROLLBACK TO one")?;
                     done.push(Err(StoreError::Refused(text)));
                 }
@@ -212,6 +247,7 @@ impl Writer {
             }
             self.batch("RELEASE one")?;
         }
+        self.memory.flush(&self.conn).map_err(|e| Trouble::of(&e))?;
         #[cfg(test)]
         if let Some(code) = self.tuning.fault.lock().take() {
             return Err(Trouble::at_commit(&rusqlite::Error::SqliteFailure(

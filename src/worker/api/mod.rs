@@ -1,0 +1,134 @@
+//! The API port: what became of events and deliveries, and replaying and cancelling them.
+//!
+//! Invariants: who asks is judged before anything is read, each right by itself; payloads have a right of their own;
+//! nothing secret is shown, for nothing secret is in the history; an answer is bounded, whatever the store holds.
+//!
+//! Left to others: what is kept (`store`), who is sent when (`dispatch`), who may (`cluster`).
+
+mod deliveries;
+mod explain;
+mod query;
+mod replays;
+mod shapes;
+mod why;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::{get, post};
+use http::HeaderMap;
+use serde::Deserialize;
+use uuid::Uuid;
+
+use super::dispatch::Handle;
+use super::problem::Problem;
+use super::request::{Names, bearer, is_name};
+use super::route::Routes;
+use super::store::{Store, StoreError};
+use crate::cluster::{Access, Cluster, View};
+use crate::core::time::Millis;
+
+/// Replays of many go on this often: a rate is kept by the second.
+const STEP: Duration = Duration::from_secs(1);
+/// The resource of all rights here. It exists as a right only.
+const RESOURCE: &str = "deliveries";
+/// The longest id of an event.
+const MAX_EVENT_ID: usize = 512;
+
+/// What the routes need.
+pub struct Api {
+    pub cluster: Arc<dyn Cluster>,
+    pub view: View,
+    pub store: Arc<dyn Store>,
+    pub routes: Arc<Routes>,
+    pub dispatch: Handle,
+}
+
+/// The routes of the API port.
+pub fn router(api: Api) -> Router {
+    let v1 = |path: &str| format!("/v1/namespaces/{{namespace}}/{path}");
+    Router::new()
+        .route(&v1("deliveries"), get(deliveries::list))
+        .route(&v1("deliveries/replay"), post(replays::start))
+        .route(&v1("deliveries/{id}"), get(deliveries::show))
+        .route(&v1("deliveries/{id}/replay"), post(deliveries::replay))
+        .route(&v1("deliveries/{id}/cancel"), post(deliveries::cancel))
+        .route(&v1("replays/{id}"), get(replays::progress))
+        .route(&v1("events/{event}/explain"), get(explain::explain))
+        .fallback(|| async {
+            Problem::new(404, "NotFound", "no such address: GET /v1/namespaces/{namespace}/deliveries")
+        })
+        .method_not_allowed_fallback(|| async {
+            Problem::new(405, "MethodNotAllowed", "use GET to read, POST to replay and to cancel")
+        })
+        .with_state(Arc::new(api))
+}
+
+impl Api {
+    /// Judges who asks.
+    async fn may(&self, headers: &HeaderMap, access: Access<'_>) -> Result<(), Problem> {
+        Ok(self.cluster.authorize(bearer(headers), access).await?)
+    }
+}
+
+/// Goes on with the replays of many, also those that were begun before a restart. Never ends.
+pub async fn step_replays(store: &dyn Store, dispatch: &Handle) {
+    let mut failing = false;
+    loop {
+        tokio::time::sleep(STEP).await;
+        match store.step_replays(Millis::now()).await {
+            Ok(hooks) => {
+                failing = false;
+                for hook in hooks {
+                    dispatch.wake(hook.uid).await;
+                }
+            }
+            // Said once: a disk that is full for an hour must not fill the log too.
+            Err(error) if !failing => {
+                failing = true;
+                tracing::warn!(%error, "replays cannot go on");
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// A delivery, or a replay of many, in a request's path.
+#[derive(Deserialize)]
+struct ById {
+    namespace: String,
+    id: Uuid,
+}
+
+impl Names for ById {
+    fn possible(&self) -> bool {
+        is_name(&self.namespace, 63)
+    }
+}
+
+/// An event in a request's path. Its id is its sender's, and may be any text.
+#[derive(Deserialize)]
+struct ByEvent {
+    namespace: String,
+    event: String,
+}
+
+impl Names for ByEvent {
+    fn possible(&self) -> bool {
+        is_name(&self.namespace, 63) && (1..=MAX_EVENT_ID).contains(&self.event.len())
+    }
+}
+
+/// The store could not do it. Other words than the ingest port's: nobody sent anything.
+fn store_problem(error: &StoreError) -> Problem {
+    match error {
+        StoreError::Refused(_) => Problem::new(500, error.into(), error.to_string()),
+        _ => Problem::new(503, error.into(), format!("{error}: try again later")),
+    }
+}
+
+fn no_delivery(id: Uuid) -> Problem {
+    let detail = format!("there is no delivery {id} in this namespace, or its time in the history is over");
+    Problem::new(404, "NotFound", detail)
+}
