@@ -163,8 +163,11 @@ impl Cluster for Kubernetes {
         condition: Condition,
         resumed: Option<String>,
     ) -> BoxFuture<'a, Result<(), ClusterError>> {
-        let status =
-            json!({"conditions": [condition], "handled": resumed.map(|token| json!({"resume": token}))});
+        let mut status = json!({ "conditions": [condition] });
+        // Left out, not null: the schema wants an object.
+        if let (Some(token), Some(status)) = (resumed, status.as_object_mut()) {
+            status.insert("handled".into(), json!({ "resume": token }));
+        }
         Box::pin(self.patch_status(WORKER, target, status))
     }
 

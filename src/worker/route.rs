@@ -29,6 +29,8 @@ pub struct Known {
     pub resume: Option<String>,
     /// Its condition says that the receiver answered 410 to this very spec, and no command came since.
     pub gone: bool,
+    /// Its condition says that its deliveries are held (not that the receiver fails, which nobody knows after a start).
+    pub told_held: bool,
     key: Key,
     route: Option<Route>,
 }
@@ -220,9 +222,13 @@ pub fn known(hook: &EventHook, key: Key) -> Known {
     let gone = told(hook).is_some_and(|c| {
         c.status == "False" && c.reason == "Gone" && c.observed_generation == hook.metadata.generation
     });
+    let told_held = told(hook).is_some_and(|c| {
+        c.status == "False" && !matches!(&*c.reason, "ReceiverFailing" | "EgressDenied" | "Undecided")
+    });
     Known {
         id,
         hook: validate(hook),
+        told_held,
         generation: hook.metadata.generation,
         gone: gone && handled == resume.as_ref(),
         resume,

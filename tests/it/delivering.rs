@@ -190,6 +190,24 @@ async fn two_write_one_status_and_only_what_changed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_filter_that_fails_is_told_once_and_until_it_is_edited() {
+    let published = Published::start("undecided").await;
+    let world = &published.world;
+    world.edit(H, json!({"filter": "data.deep.n == 1"})).await;
+    world.ready(H).await;
+    published.publish("1").await;
+    let told = published.delivering("False", "Undecided").await;
+    let message = condition(&told, "Delivering")["message"].as_str().unwrap().to_owned();
+    assert!(message.contains("filter"), "{message}");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let after = world.get(H).await.unwrap();
+    assert_eq!(after["metadata"]["resourceVersion"], told["metadata"]["resourceVersion"], "{after:#}");
+    world.edit(H, json!({"filter": "data.id == '1'"})).await;
+    world.receiver.wait_for(1, DEADLINE).await;
+    published.delivering("True", "Delivering").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn another_hook_of_the_name_takes_up_what_waits() {
     let published = Published::start("again").await;
     let world = &published.world;

@@ -89,6 +89,9 @@ fn waits(record: &Record, standing: &Standing, now: Millis) -> String {
                 "held: its hook was deleted; a hook of its name takes it up within 1 h, else it dies{last}"
             )
         }
+        _ if record.reason.as_deref() == Some("Undecided") => {
+            format!("held: its hook's filter failed on it; another filter decides{last}")
+        }
         (Standing::Works | Standing::Troubled(_), Some(due)) if due > now => {
             format!("waits until {} for attempt {attempt}{last}", due.rfc3339())
         }

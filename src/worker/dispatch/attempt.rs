@@ -50,7 +50,8 @@ pub async fn attempt(task: Task) {
             }
             Decision::Skip => Ok(unsent(&pending, Next::Dead { reason: FILTERED })),
             Decision::Undecided(why) => {
-                handle.commands.send(Command::Undecided { uid: uid.clone(), why }).await.ok();
+                let generation = known.generation;
+                handle.commands.send(Command::Undecided { uid: uid.clone(), generation, why }).await.ok();
                 Ok(unsent(&pending, Next::Retry { due: Millis::now() + DECIDE_AGAIN }))
             }
         },

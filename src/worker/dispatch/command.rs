@@ -43,6 +43,7 @@ pub(super) enum Command {
     /// The filter fails on an event, which waits for another spec.
     Undecided {
         uid: Arc<str>,
+        generation: Option<i64>,
         why: String,
     },
     /// The outcome is on disk: the delivery is nobody's.

@@ -91,7 +91,7 @@ pub fn delivering(held: Option<&Hold>, queue: &Queue) -> Option<Delivering> {
     if let Some(hold) = held {
         return bad(hold.reason, &hold.message);
     }
-    if let Some(why) = &queue.undecided {
+    if let Some((_, why)) = &queue.undecided {
         return bad("Undecided", why);
     }
     if let Some(denied) = &queue.denied {
@@ -138,6 +138,7 @@ pub fn tell(
     } else {
         tracing::warn!(hook = %id.name, namespace = %id.namespace, reason, "{message}; its deliveries wait");
     }
-    let resumed = known.resume.clone().filter(|_| reason != "Gone");
+    // A token that was there when the receiver said 410 is used up: a later one ends the hold, this one never.
+    let resumed = known.resume.clone();
     reports.send(Report::Delivering(Fare { hook: id, well, reason, message, resumed })).ok();
 }

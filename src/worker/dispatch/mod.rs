@@ -110,15 +110,21 @@ impl Dispatcher {
     /// Delivers until `stop`, then lets what is under way come to its end for a while. What is cut off is repeated at
     /// the next start.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), StoreError> {
+        let mut waiting = Vec::new();
         for backlog in self.store.backlog().await? {
+            waiting.push(backlog.hook.uid.clone());
             self.wake_at(backlog.next_due, &backlog.hook.uid);
             let queue = self.queues.entry(backlog.hook.uid.clone()).or_default();
             queue.id = Some(backlog.hook);
         }
+        // The specs may be others than before the start.
+        self.tasks.spawn(decide_again(self.store.clone(), self.handle.clone(), waiting));
         for known in self.routes.all() {
-            if hold::hold(Some(&known), &Queue::default()).is_some()
-                || self.queues.contains_key(&known.id.uid)
-            {
+            let held = hold::hold(Some(&known), &Queue::default()).is_some();
+            if !held && known.told_held {
+                self.queues.entry(known.id.uid.clone()).or_default().told = Some((false, "Held"));
+            }
+            if held || self.queues.contains_key(&known.id.uid) {
                 self.hook_changed(&known.id.uid);
             }
         }
@@ -179,9 +185,9 @@ impl Dispatcher {
                 self.judge(&uid, came);
                 self.ended(&uid);
             }
-            Command::Undecided { uid, why } => {
+            Command::Undecided { uid, generation, why } => {
                 if let Some(queue) = self.queues.get_mut(&uid) {
-                    queue.undecided = Some(why);
+                    queue.undecided = Some((generation, why));
                 }
             }
             Command::NotNow { uid, seq, missing } => {
@@ -212,7 +218,15 @@ impl Dispatcher {
             Some(queue) => {
                 queue.missed();
                 queue.look_at = None;
-                queue.undecided = None;
+                // Not at every change: the condition that tells of it is one.
+                let generation = known.as_ref().map(|known| known.generation);
+                if queue.undecided.take_if(|(of, _)| Some(*of) != generation).is_some() {
+                    self.tasks.spawn(decide_again(
+                        self.store.clone(),
+                        self.handle.clone(),
+                        vec![uid.clone()],
+                    ));
+                }
             }
             // The store has to know of a hold even while nothing waits: the age of what comes does not run.
             None if hold::hold(known.as_ref(), &Queue::default()).is_some() && known.is_some() => {
@@ -420,6 +434,26 @@ impl Dispatcher {
     fn tidy(&mut self, uid: &Arc<str>) {
         if self.queues.get(uid).is_some_and(Queue::idle) {
             self.queues.remove(uid);
+        }
+    }
+}
+
+/// Makes due what the filters of these hooks, as they were, could not decide.
+async fn decide_again(store: Arc<dyn Store>, handle: Handle, hooks: Vec<Arc<str>>) {
+    for uid in hooks {
+        loop {
+            match store.decide_again(&uid, Millis::now()).await {
+                Ok(more) => {
+                    handle.wake(uid.clone()).await;
+                    if !more {
+                        break;
+                    }
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "what is undecided waits its time, though the spec changed");
+                    break;
+                }
+            }
         }
     }
 }

@@ -57,7 +57,8 @@ impl Dispatcher {
                     }
                 }
             }
-            handle.wake(new.uid).await;
+            // Its filter may be another, too.
+            super::decide_again(store, handle, vec![new.uid]).await;
         });
     }
 }

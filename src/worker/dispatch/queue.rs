@@ -52,8 +52,8 @@ pub struct Queue {
     pub gone: Option<Mark>,
     /// The last request was refused by the egress policy.
     pub denied: Option<String>,
-    /// The filter failed on an event, and the spec is still the same.
-    pub undecided: Option<String>,
+    /// The filter of this generation failed on an event, and why.
+    pub undecided: Option<(Option<i64>, String)>,
     pub last_error: Option<String>,
     /// Something was delivered.
     pub went_well: bool,

@@ -41,7 +41,7 @@ macro_rules! conformance {
             a_cancelled_candidate_is_none dead_at_once_is_kept_and_sets_no_memory
             a_repeat_revives_what_died_of_age_or_attempts a_replay_begins_anew_under_its_id
             a_replay_of_many_is_paced_and_survives_a_restart lists_and_explains
-            the_age_clock_stands_still_while_held another_hook_of_the_name_takes_up_what_waits
+            the_age_clock_stands_still_while_held what_is_undecided_does_not_age_and_is_decided_again another_hook_of_the_name_takes_up_what_waits
         );
         #[test]
         fn model() { $crate::worker::store::conformance::model::<$subject>(); }

@@ -146,7 +146,8 @@ pub struct Settlement {
     pub delivery: Seq,
     /// When it came out so.
     pub at: Millis,
-    /// None: no attempt was made (a delivery died of age while it waited).
+    /// None: no attempt was made. With another one to come, it could not be decided whether the delivery is wanted: it
+    /// waits with the reason `Undecided`, and does not age.
     pub attempt: Option<Attempt>,
     pub next: Next,
 }
@@ -372,6 +373,10 @@ pub trait Store: Send + Sync + 'static {
     /// The hook is held from now on (paused, gone, invalid, a Secret missing, deleted), or no longer: while it is held the
     /// age clock of its deliveries stands still. Kept over restarts. Saying the same again changes nothing.
     fn set_held(&self, hook: &HookId, held: bool, now: Millis) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// What was put off without an attempt (the hook's filter failed on it) is due now: the filter may be another. True:
+    /// call again, there is more.
+    fn decide_again(&self, uid: &str, now: Millis) -> BoxFuture<'_, Result<bool, StoreError>>;
 
     /// The waiting deliveries of a hook that was deleted become another's of the same name. The gate memory of the old one
     /// is forgotten, its trailing candidates go out when their period ends, and its hold ends: whether the other one is

@@ -78,6 +78,8 @@ struct Held {
     candidate: bool,
     /// For how long its hook was held before it.
     base: Duration,
+    /// For how long it was put off because nobody could decide on it.
+    put_off: Duration,
 }
 
 /// What a gate remembers of a group.
@@ -184,7 +186,10 @@ impl Oracle {
         };
         let base = self.held_for(&hook.name, now);
         let (asked, candidate) = (delivery.asked, false);
-        self.held.insert(seq, Held { pending, record, finished: None, asked, candidate, base });
+        self.held.insert(
+            seq,
+            Held { pending, record, finished: None, asked, candidate, base, put_off: Duration::ZERO },
+        );
         if let Some(reason) = delivery.dead {
             return self.finish(seq, State::Dead, Some(reason), now);
         }
@@ -305,7 +310,7 @@ impl Oracle {
         let held = self.held.get_mut(&seq).unwrap();
         (held.record.state, held.record.reason, held.record.due) = (State::Pending, None, Some(now));
         (held.pending.due, held.pending.accepted, held.pending.attempts) = (now, now, 0);
-        (held.finished, held.base) = (None, base);
+        (held.finished, held.base, held.put_off) = (None, base, Duration::ZERO);
         self.gates.values_mut().filter(|m| m.owner == Some(seq)).for_each(|m| m.owner = None);
     }
 
@@ -358,6 +363,11 @@ impl Oracle {
         }
         match settlement.next {
             Next::Retry { due } => {
+                let put_off = settlement.attempt.is_none();
+                held.record.reason = put_off.then(|| "Undecided".into());
+                if put_off {
+                    held.put_off += due.since(settlement.at);
+                }
                 held.pending.due = due;
                 held.record.due = Some(due);
                 false
@@ -390,8 +400,8 @@ impl Oracle {
         let mut due: Vec<_> = self.pending(name).filter(|p| p.due <= now).cloned().collect();
         due.sort_by_key(|p| (p.due, p.seq));
         for pending in &mut due {
-            pending.held =
-                self.held_for(&pending.hook.name, now).saturating_sub(self.held[&pending.seq].base);
+            let held = &self.held[&pending.seq];
+            pending.held = self.held_for(&pending.hook.name, now).saturating_sub(held.base) + held.put_off;
         }
         due
     }

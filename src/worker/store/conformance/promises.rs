@@ -349,3 +349,22 @@ pub(in super::super) async fn another_hook_of_the_name_takes_up_what_waits<S: Su
         assert!(!store.take_up(&hook("nobody"), &to, T0).await.unwrap());
     }
 }
+
+pub(in super::super) async fn what_is_undecided_does_not_age_and_is_decided_again<S: Subject>() {
+    let place = S::new();
+    let store = place.open().await;
+    let (id, delivery, _) = one(&store, Asked::default(), T0).await;
+    let later = Next::Retry { due: T0 + HOUR };
+    store.settle(Settlement { delivery, at: T0, attempt: None, next: later }).await.unwrap();
+    assert_eq!(how(&store, id).await, (State::Pending, Some("Undecided".into())));
+    assert!(!store.decide_again("uid-nobody", T0 + MINUTE).await.unwrap());
+    assert!(store.due("uid-x", T0 + MINUTE, 9).await.unwrap().is_empty());
+    assert!(!store.decide_again("uid-x", T0 + MINUTE).await.unwrap());
+    let due = store.due("uid-x", T0 + MINUTE, 9).await.unwrap();
+    assert_eq!((due[0].held, due[0].attempts), (MINUTE, 0));
+    // One that was attempted waits for its time.
+    store.settle(settled(delivery, T0 + MINUTE, 503, later)).await.unwrap();
+    assert_eq!(how(&store, id).await, (State::Pending, None));
+    store.decide_again("uid-x", T0 + MINUTE).await.unwrap();
+    assert!(store.due("uid-x", T0 + MINUTE, 9).await.unwrap().is_empty());
+}

@@ -383,6 +383,11 @@ impl Store for SqliteStore {
         self.write(move |conn, memory| ops::set_held(conn, memory, &hook, held, now)).boxed()
     }
 
+    fn decide_again(&self, uid: &str, now: Millis) -> BoxFuture<'_, Result<bool, StoreError>> {
+        let uid: Arc<str> = uid.into();
+        self.write(move |conn, memory| ops::decide_again(conn, memory, &uid, now)).boxed()
+    }
+
     fn take_up(&self, from: &HookId, to: &HookId, now: Millis) -> BoxFuture<'_, Result<bool, StoreError>> {
         let (from, to, rows) = (from.clone(), to.clone(), retention::limit(self.chunk.rows));
         self.write(move |conn, memory| ops::take_up(conn, memory, (&from, &to), now, rows)).boxed()

@@ -22,6 +22,10 @@ use crate::core::time::Millis;
 pub(super) const EVENT_BYTES: usize = 512;
 /// The reasons after which a repeat of the event revives its delivery: the receiver was away, and may be back.
 const REVIVED: [&str; 2] = ["MaxAge", "MaxAttempts"];
+/// The reason of one that waits because its hook's filter fails on it.
+const UNDECIDED: &str = "Undecided";
+/// So many of them are made due in one operation.
+const DECIDED_AT_ONCE: i64 = 1000;
 
 /// An event made ready for its row, off the writer's thread.
 pub(super) struct Row {
@@ -325,16 +329,21 @@ pub(super) fn settle(
         Next::Dead { reason } => (DEAD, Some(reason), None, Some(ended.0)),
     };
     let made = i64::from(settlement.attempt.is_some());
+    // Put off without an attempt: nobody knows whether it is wanted, and until it is decided it does not age.
+    let put_off = due.filter(|_| settlement.attempt.is_none()).map(|due| due.saturating_sub(ended.0).max(0));
+    let reason = reason.or(put_off.map(|_| UNDECIDED));
     // Only while it is pending: an answer that comes late must not raise what is finished.
     let found: Option<(i64, i64, i64)> = conn
         .prepare_cached(
             "UPDATE deliveries SET state = ?2, reason = ?3, due = coalesce(?4, due), finished_at = ?5,
-                    attempts = attempts + ?6, size = iif(?5 IS NULL, size, -abs(size))
+                    attempts = attempts + ?6, size = iif(?5 IS NULL, size, -abs(size)),
+                    held_before = held_before - ?7
              WHERE seq = ?1 AND state = 0 RETURNING attempts, hook, size",
         )?
-        .query_row(params![settlement.delivery, state, reason, due, finished, made], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-        })
+        .query_row(
+            params![settlement.delivery, state, reason, due, finished, made, put_off.unwrap_or(0)],
+            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+        )
         .optional()?;
     let Some((n, hook, size)) = found else { return Ok(false) };
     if let Some(attempt) = &settlement.attempt {
@@ -444,6 +453,23 @@ pub(super) fn set_held(
     // One that is not held and has no row needs none.
     let number = if held { Some(memory.number(conn, hook)?) } else { memory.find(conn, &hook.uid)? };
     number.map_or(Ok(()), |number| memory.hold(conn, number, held, now))
+}
+
+/// Makes due what was put off without an attempt; at most so many rows at a time. True: there are more.
+pub(super) fn decide_again(
+    conn: &Connection,
+    memory: &mut Memory,
+    uid: &Arc<str>,
+    now: Millis,
+) -> rusqlite::Result<bool> {
+    let Some(hook) = memory.find(conn, uid)? else { return Ok(false) };
+    let changed = conn
+        .prepare_cached(
+            "UPDATE deliveries SET held_before = held_before + due - ?2, due = ?2 WHERE seq IN
+             (SELECT seq FROM deliveries WHERE hook = ?1 AND state = 0 AND due > ?2 AND reason = ?3 LIMIT ?4)",
+        )?
+        .execute(params![hook, now.0, UNDECIDED, DECIDED_AT_ONCE])?;
+    Ok(i64::try_from(changed).is_ok_and(|changed| changed == DECIDED_AT_ONCE))
 }
 
 /// Gives what waits for one hook to another; at most so many rows at a time. True: there are more.
