@@ -3,6 +3,7 @@
 //! Foreign bytes end here: whatever arrives, the answer is an event or a reason. JSON that is only passed on is kept as
 //! the text that came, so that numbers and order survive.
 
+mod binary;
 mod members;
 mod parse;
 mod render;

@@ -3,44 +3,12 @@
 use std::cmp::Ordering;
 use std::rc::Rc;
 
-use serde_json::{Map, Value};
-
 use super::compile::{Arith, Each, Node, Order, Root, Test, To};
+use super::value::{Answer, Fault, Val, compare_numbers, failed, is_number};
 use super::{BUDGET, Facts, FilterError, bounded};
 
 /// Levels of a value that is compared: data has at most 127 (the JSON parser's bound), the rest is made by the filter.
 const MAX_VALUE_DEPTH: u32 = 256;
-
-/// A value. What comes from the event is borrowed; what the filter makes is shared, so that a copy is one step.
-#[derive(Clone)]
-enum Val<'a> {
-    Null,
-    Bool(bool),
-    Int(i64),
-    UInt(u64),
-    Double(f64),
-    Text(&'a str),
-    Made(Rc<str>),
-    List(&'a [Value]),
-    MadeList(Rc<Vec<Val<'a>>>),
-    Map(&'a Map<String, Value>),
-    MadeMap(Rc<Vec<(Val<'a>, Val<'a>)>>),
-}
-
-/// Why there is no value.
-enum Fault {
-    /// Out of steps: ends the evaluation.
-    Costly,
-    /// What `&&` and `||` may leave aside.
-    Failed(String),
-    Unreadable(FilterError),
-}
-
-type Answer<'a> = Result<Val<'a>, Fault>;
-
-fn failed<T>(problem: impl Into<String>) -> Result<T, Fault> {
-    Err(Fault::Failed(problem.into()))
-}
 
 pub fn decide<'a>(root: &'a Node, facts: &'a Facts<'a>) -> Result<bool, FilterError> {
     let mut run = Run { facts, left: BUDGET, locals: Vec::new() };
@@ -50,61 +18,6 @@ pub fn decide<'a>(root: &'a Node, facts: &'a Facts<'a>) -> Result<bool, FilterEr
         Err(Fault::Costly) => Err(FilterError::TooCostly),
         Err(Fault::Failed(problem)) => Err(FilterError::Failed(bounded(&problem))),
         Err(Fault::Unreadable(error)) => Err(error),
-    }
-}
-
-impl<'a> Val<'a> {
-    fn of(value: &'a Value) -> Self {
-        match value {
-            Value::Null => Val::Null,
-            Value::Bool(b) => Val::Bool(*b),
-            Value::Number(n) => match (n.as_i64(), n.as_u64()) {
-                (Some(n), _) => Val::Int(n),
-                (None, Some(n)) => Val::UInt(n),
-                (None, None) => Val::Double(n.as_f64().unwrap_or(f64::NAN)),
-            },
-            Value::String(text) => Val::Text(text),
-            Value::Array(list) => Val::List(list),
-            Value::Object(map) => Val::Map(map),
-        }
-    }
-
-    fn kind(&self) -> &'static str {
-        match self {
-            Val::Null => "null",
-            Val::Bool(_) => "a boolean",
-            Val::Int(_) => "an int",
-            Val::UInt(_) => "a uint",
-            Val::Double(_) => "a double",
-            Val::Text(_) | Val::Made(_) => "a text",
-            Val::List(_) | Val::MadeList(_) => "a list",
-            Val::Map(_) | Val::MadeMap(_) => "a map",
-        }
-    }
-
-    fn text(&self) -> Option<&str> {
-        match self {
-            Val::Text(text) => Some(text),
-            Val::Made(text) => Some(text),
-            _ => None,
-        }
-    }
-
-    /// The elements of a list.
-    fn list_len(&self) -> Option<usize> {
-        match self {
-            Val::List(list) => Some(list.len()),
-            Val::MadeList(list) => Some(list.len()),
-            _ => None,
-        }
-    }
-
-    fn nth(&self, n: usize) -> Option<Val<'a>> {
-        match self {
-            Val::List(list) => list.get(n).map(Val::of),
-            Val::MadeList(list) => list.get(n).cloned(),
-            _ => None,
-        }
     }
 }
 
@@ -582,35 +495,5 @@ impl<'a> Run<'a> {
             Each::ExistsOne => Val::Bool(found == 1),
             Each::Map | Each::Filter => Val::MadeList(Rc::new(list)),
         })
-    }
-}
-
-fn is_number(value: &Val<'_>) -> bool {
-    matches!(value, Val::Int(_) | Val::UInt(_) | Val::Double(_))
-}
-
-/// Numbers of all three types on one line, as CEL has it, to the digit. None: one is no number, or NaN.
-fn compare_numbers(a: &Val<'_>, b: &Val<'_>) -> Option<Ordering> {
-    let whole = |value: &Val<'_>| match value {
-        Val::Int(n) => Some(i128::from(*n)),
-        Val::UInt(n) => Some(i128::from(*n)),
-        _ => None,
-    };
-    match (a, b) {
-        (Val::Double(a), Val::Double(b)) => a.partial_cmp(b),
-        (Val::Double(a), b) => double_to_whole(*a, whole(b)?),
-        (a, Val::Double(b)) => double_to_whole(*b, whole(a)?).map(Ordering::reverse),
-        (a, b) => Some(whole(a)?.cmp(&whole(b)?)),
-    }
-}
-
-fn double_to_whole(a: f64, b: i128) -> Option<Ordering> {
-    if a.is_nan() {
-        return None;
-    }
-    // Saturates far outside of what a whole number here can be.
-    match (a.trunc() as i128).cmp(&b) {
-        Ordering::Equal => a.fract().partial_cmp(&0.0),
-        other => Some(other),
     }
 }

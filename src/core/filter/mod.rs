@@ -14,6 +14,7 @@
 
 mod compile;
 mod eval;
+mod value;
 
 use std::cell::OnceCell;
 use std::fmt;
