@@ -13,11 +13,13 @@ mod common;
 mod connection;
 mod crds;
 mod eventhook;
+mod handler;
 
 pub use common::*;
 pub use connection::*;
 pub use crds::{crds, to_yaml};
 pub use eventhook::*;
+pub use handler::*;
 
 /// The API group of every kind.
 pub const GROUP: &str = "hookstream.dev";

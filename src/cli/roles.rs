@@ -55,7 +55,7 @@ where
     let ops = listen(roles.ops_listen, "--ops-listen").await?;
     // Before the controller: two processes on one data folder must not both write to the vendor.
     let store = match &roles.worker {
-        Some(role) => Some(open_store(role.data)?),
+        Some(role) => Some(open_store(role)?),
         None => None,
     };
     let router = ops::router(readiness.clone(), metrics.clone());
@@ -120,8 +120,12 @@ where
     }
 }
 
-fn open_store(data: &Path) -> Result<SqliteStore, Failure> {
-    SqliteStore::open(data).or_fail(|| format!("--data {}", data.display()))
+fn open_store(role: &WorkerRole<'_>) -> Result<SqliteStore, Failure> {
+    let what = || format!("--data {}", role.data.display());
+    let store = SqliteStore::open(role.data).or_fail(what)?;
+    let size = role.args.disk(role.data).size().or_fail(what)?;
+    store.set_shares(role.args.shares(size));
+    Ok(store)
 }
 
 /// Listens, or says which flag names the address that could not be taken.

@@ -11,7 +11,7 @@ use url::Url;
 use super::Failure;
 use crate::controller;
 use crate::core::{duration, egress, hook, size};
-use crate::worker::store::Retention;
+use crate::worker::store::{Retention, Shares};
 use crate::worker::{Disk, Limits};
 
 /// Parses a duration flag.
@@ -70,6 +70,12 @@ pub struct WorkerArgs {
     /// How full the disk of --data may be; above it, events are refused before they are read. 100%: no limit.
     #[arg(long, default_value = "90%", value_parser = parse_percent, value_name = "PERCENT", env = "HOOKSTREAM_DISK_LIMIT")]
     disk_limit: u8,
+    /// Which part of the disk may wait for the receivers of one namespace; above it, its events are refused. 100%: all.
+    #[arg(long, default_value = "50%", value_parser = parse_percent, value_name = "PERCENT", env = "HOOKSTREAM_NAMESPACE_SHARE")]
+    namespace_share: u8,
+    /// Which part of the disk may wait for one hook; above it, its deliveries are dead letters at once. 100%: all.
+    #[arg(long, default_value = "25%", value_parser = parse_percent, value_name = "PERCENT", env = "HOOKSTREAM_HOOK_SHARE")]
+    hook_share: u8,
     /// How long an event with the id of an earlier one is taken for the same.
     #[arg(long, default_value = "24h", value_parser = parse_window, env = "HOOKSTREAM_DEDUP_WINDOW")]
     dedup_window: Duration,
@@ -102,6 +108,12 @@ impl WorkerArgs {
 
     pub fn disk(&self, data: &Path) -> Disk {
         Disk::new(data, self.disk_limit)
+    }
+
+    /// The shares of a disk of this size.
+    pub fn shares(&self, disk: u64) -> Shares {
+        let part = |percent: u8| disk / 100 * u64::from(percent);
+        Shares { hook_bytes: part(self.hook_share), namespace_bytes: part(self.namespace_share) }
     }
 
     pub fn retention(&self) -> Retention {

@@ -16,6 +16,8 @@ use crate::core::time::Millis;
 
 /// Without any credentials the vendor's object is given up after this time: a namespace must not hang for ever.
 const PATIENCE: Duration = Duration::from_secs(600);
+/// A gateway that answers nothing, or only refuses, is given up after this time.
+const LAST_PATIENCE: Duration = Duration::from_secs(3600);
 const DONE: Duration = Duration::from_secs(600);
 
 /// Removes the vendor's object, then the finalizer.
@@ -27,8 +29,12 @@ pub async fn cleanup(object: &EventHook, context: &Context) -> Result<Duration, 
         match access(object, context).await {
             Ok(Some(access)) => {
                 context.backoff.may_call(&object.uid().unwrap_or_default())?;
-                let client = KongClient::new(access);
-                client.delete(&external_id(object)).await?;
+                match KongClient::new(access).delete(&external_id(object)).await {
+                    Err(error) if waited(object) >= LAST_PATIENCE => {
+                        give_up(object, context, &error.into()).await
+                    }
+                    other => other?,
+                }
             }
             Ok(None) => {}
             Err(problem) if waited(object) >= PATIENCE => give_up(object, context, &problem).await,

@@ -6,7 +6,8 @@ use super::time::Millis;
 
 /// So many failures in a row open it.
 const FAILURES: u32 = 10;
-const FIRST_PAUSE: Duration = Duration::from_secs(10);
+/// Short: receivers are away for seconds when they are rolled over.
+const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
 /// One endpoint's breaker. Time is given.
@@ -113,7 +114,7 @@ mod tests {
     fn opens_asks_once_and_doubles() {
         let mut now = Millis(0);
         let mut breaker = opened(now);
-        for pause in [10, 20, 40, 80, 160, 320, 600, 600] {
+        for pause in [2, 4, 8, 16, 32, 64, 128, 256, 512, 600, 600] {
             let until = now + Duration::from_secs(pause);
             assert_eq!(breaker.ask(now), Leave::NotBefore(until));
             now = until;
@@ -130,14 +131,14 @@ mod tests {
     #[test]
     fn late_failures_do_not_prolong() {
         let mut breaker = opened(Millis(0));
-        breaker.failed(Millis(9_000));
-        assert_eq!(breaker.ask(Millis(9_999)), Leave::NotBefore(Millis(10_000)));
+        breaker.failed(Millis(1_000));
+        assert_eq!(breaker.ask(Millis(1_999)), Leave::NotBefore(Millis(2_000)));
     }
 
     #[test]
     fn a_probe_that_tells_nothing_is_repeated() {
         let mut breaker = opened(Millis(0));
-        let later = Millis(10_000);
+        let later = Millis(2_000);
         assert_eq!(breaker.ask(later), Leave::Granted);
         breaker.undecided(later);
         assert_eq!(breaker.ask(later), Leave::Granted);

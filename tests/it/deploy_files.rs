@@ -85,7 +85,7 @@ async fn the_accounts_may_do_what_they_need_and_no_more() {
         ("list hookstream.dev/connections", "other", true, true),
         ("patch hookstream.dev/eventhooks", "other", true, false),
         ("patch hookstream.dev/connections", "other", true, false),
-        ("patch hookstream.dev/eventhooks/status", "other", true, false),
+        ("patch hookstream.dev/eventhooks/status", "other", true, true),
         ("patch hookstream.dev/connections/status", "other", true, false),
         ("delete hookstream.dev/eventhooks", "other", false, false),
         ("create hookstream.dev/eventhooks", "other", false, false),

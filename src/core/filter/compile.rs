@@ -10,9 +10,9 @@ use super::{FilterError, bounded};
 const MAX_DEPTH: usize = 64;
 /// What the parser counts as levels (parentheses, lists, arguments).
 const MAX_PARSER_DEPTH: u16 = 48;
-/// The parser recurses over sums and member chains, which its own limit does not count: 2,000 links take 50 MiB where
-/// nothing is optimised.
-const PARSER_STACK: usize = 256 * 1024 * 1024;
+/// The parser recurses over sums and member chains, which its own limit does not count: 2,000 links overflow 2 MiB and stay
+/// within 16 MiB where nothing is optimised. Address space, of which only what is used takes memory.
+const PARSER_STACK: usize = 64 * 1024 * 1024;
 /// Bytes of a compiled regular expression: what it can cost for each byte of text.
 const MAX_REGEX: usize = 64 * 1024;
 

@@ -110,7 +110,15 @@ pub fn delivering(held: Option<&Hold>, queue: &Queue) -> Option<Delivering> {
     })
 }
 
-/// Says what is new about a hook: to the store whether it is held, to people how its deliveries fare.
+/// Tells the store whether the hook is held.
+pub fn tell_store(queue: &Queue, held: bool, reports: &mpsc::UnboundedSender<Report>) {
+    if let Some(hook) = queue.id.clone() {
+        // Closed: the process stops.
+        reports.send(Report::Held { hook, held, at: Millis::now() }).ok();
+    }
+}
+
+/// Tells people what is new about how the deliveries of a hook fare.
 pub fn tell(
     queue: &mut Queue,
     known: Option<&Known>,
@@ -118,11 +126,6 @@ pub fn tell(
     reports: &mpsc::UnboundedSender<Report>,
 ) {
     let Some(id) = queue.id.clone() else { return };
-    if queue.told_held != Some(held.is_some()) {
-        queue.told_held = Some(held.is_some());
-        // Closed: the process stops.
-        reports.send(Report::Held { hook: id.clone(), held: held.is_some(), at: Millis::now() }).ok();
-    }
     let Some(known) = known else { return };
     let Some(Delivering { well, reason, message }) = delivering(held, queue) else { return };
     if queue.told == Some((well, reason)) {

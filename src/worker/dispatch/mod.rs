@@ -5,6 +5,7 @@
 //! committed, so that it is never under way twice.
 
 mod attempt;
+mod command;
 mod hold;
 mod orphans;
 mod queue;
@@ -25,6 +26,8 @@ use crate::cluster::Cluster;
 use crate::core::time::Millis;
 use crate::metrics::Metrics;
 use crate::net::HttpClient;
+pub use command::Handle;
+use command::{Came, Command};
 use hold::{Hold, Mark};
 use queue::{NoRoom, Queue, UnderWay};
 
@@ -52,88 +55,6 @@ pub struct Parts {
     pub reports: mpsc::UnboundedSender<Report>,
 }
 
-/// Tells the dispatcher.
-#[derive(Clone)]
-pub struct Handle {
-    commands: mpsc::Sender<Command>,
-}
-
-enum Command {
-    Accepted(Pending),
-    HookChanged(Arc<str>),
-    /// Something of the hook became due on disk.
-    Wake(Arc<str>),
-    /// A delivery was replayed or cancelled.
-    Changed {
-        uid: Arc<str>,
-        seq: Seq,
-    },
-    Loaded {
-        uid: Arc<str>,
-        limit: usize,
-        found: Result<(Vec<Pending>, Option<Millis>), StoreError>,
-    },
-    /// The receiver answered, or did not: the hook may send the next.
-    Sent {
-        uid: Arc<str>,
-        came: Came,
-    },
-    /// No attempt was made: the hook's deliveries wait.
-    NotNow {
-        uid: Arc<str>,
-        seq: Seq,
-        missing: Option<Hold>,
-    },
-    /// The filter fails on an event, which waits for another spec.
-    Undecided {
-        uid: Arc<str>,
-        generation: Option<i64>,
-        why: String,
-    },
-    /// The outcome is on disk: the delivery is nobody's.
-    Settled {
-        uid: Arc<str>,
-        seq: Seq,
-        next: Option<Next>,
-    },
-}
-
-/// What an attempt tells of the receiver.
-enum Came {
-    /// It is there, and took or refused the delivery.
-    Well,
-    /// It fails: in these words.
-    Badly(String),
-    /// It is gone: it wants no more of this hook.
-    Gone,
-    /// It may not be reached.
-    Denied(String),
-    /// Nothing: none was made.
-    Nothing,
-}
-
-impl Handle {
-    /// Hands over a delivery that was just committed.
-    pub async fn accepted(&self, pending: Pending) {
-        // Closed: the process stops, and the delivery is on disk.
-        self.commands.send(Command::Accepted(pending)).await.ok();
-    }
-
-    /// Something of the hook became due on disk.
-    pub async fn wake(&self, uid: Arc<str>) {
-        self.commands.send(Command::Wake(uid)).await.ok();
-    }
-
-    /// A delivery was replayed or cancelled.
-    pub async fn changed(&self, uid: Arc<str>, seq: Seq) {
-        self.commands.send(Command::Changed { uid, seq }).await.ok();
-    }
-
-    pub async fn hook_changed(&self, uid: Arc<str>) {
-        self.commands.send(Command::HookChanged(uid)).await.ok();
-    }
-}
-
 /// The queues of all hooks.
 pub struct Dispatcher {
     store: Arc<dyn Store>,
@@ -148,6 +69,9 @@ pub struct Dispatcher {
     crowded: VecDeque<Arc<str>>,
     /// Hooks that are gone and for which something waits, by namespace and name.
     orphans: HashMap<(Arc<str>, Arc<str>), HookId>,
+    /// What the store was told of each hook, once a process and at each change: a hook may have been held when the last
+    /// process ended.
+    told_held: HashMap<Arc<str>, bool>,
     in_flight: usize,
     waiting_bytes: usize,
     reports: mpsc::UnboundedSender<Report>,
@@ -171,6 +95,7 @@ impl Dispatcher {
             wake_of: HashMap::new(),
             crowded: VecDeque::new(),
             orphans: HashMap::new(),
+            told_held: HashMap::new(),
             in_flight: 0,
             reports: parts.reports,
             waiting_bytes: 0,
@@ -451,6 +376,9 @@ impl Dispatcher {
             queue.gone_since = None;
         }
         let held = hold::hold(known.as_ref(), queue);
+        if queue.id.is_some() && self.told_held.insert(uid.clone(), held.is_some()) != Some(held.is_some()) {
+            hold::tell_store(queue, held.is_some(), &self.reports);
+        }
         hold::tell(queue, known.as_deref(), held.as_ref(), &self.reports);
         if hold::shut(held.as_ref(), queue, Millis::now()) {
             self.waiting_bytes = self.waiting_bytes.saturating_sub(queue.hold());

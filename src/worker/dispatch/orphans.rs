@@ -44,6 +44,7 @@ impl Dispatcher {
             return;
         }
         self.queues.remove(&old.uid);
+        self.told_held.remove(&old.uid);
         let (store, handle) = (self.store.clone(), self.handle.clone());
         self.tasks.spawn(async move {
             loop {

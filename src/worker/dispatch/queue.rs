@@ -57,8 +57,6 @@ pub struct Queue {
     pub last_error: Option<String>,
     /// Something was delivered.
     pub went_well: bool,
-    /// What the store was told: held or not.
-    pub told_held: Option<bool>,
     /// What people were told.
     pub told: Option<(bool, &'static str)>,
 }
@@ -169,7 +167,6 @@ impl Queue {
             && self.breaker.is_idle()
             && self.bucket.is_none()
             && self.in_flight == 0
-            && self.told_held != Some(true)
             && self.told.is_none_or(|(well, _)| well)
     }
 }

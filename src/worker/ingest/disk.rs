@@ -43,6 +43,11 @@ impl Disk {
         Disk { probe, limit, last: Mutex::default() }
     }
 
+    /// All bytes of the filesystem that the process may use; an error where it cannot be asked.
+    pub fn size(&self) -> std::io::Result<u64> {
+        (self.probe)().map(|Usage { used, available }| used.saturating_add(available))
+    }
+
     /// True above the limit. Cheap: the disk is asked once a second, by one of those who ask.
     pub fn is_full(&self) -> bool {
         if self.limit >= 100 {

@@ -1,0 +1,91 @@
+//! What the dispatcher is told.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::hold::Hold;
+use crate::core::time::Millis;
+use crate::worker::store::{Next, Pending, Seq, StoreError};
+
+/// Tells the dispatcher.
+#[derive(Clone)]
+pub struct Handle {
+    pub(super) commands: mpsc::Sender<Command>,
+}
+
+pub(super) enum Command {
+    Accepted(Pending),
+    HookChanged(Arc<str>),
+    /// Something of the hook became due on disk.
+    Wake(Arc<str>),
+    /// A delivery was replayed or cancelled.
+    Changed {
+        uid: Arc<str>,
+        seq: Seq,
+    },
+    Loaded {
+        uid: Arc<str>,
+        limit: usize,
+        found: Result<(Vec<Pending>, Option<Millis>), StoreError>,
+    },
+    /// The receiver answered, or did not: the hook may send the next.
+    Sent {
+        uid: Arc<str>,
+        came: Came,
+    },
+    /// No attempt was made: the hook's deliveries wait.
+    NotNow {
+        uid: Arc<str>,
+        seq: Seq,
+        missing: Option<Hold>,
+    },
+    /// The filter fails on an event, which waits for another spec.
+    Undecided {
+        uid: Arc<str>,
+        generation: Option<i64>,
+        why: String,
+    },
+    /// The outcome is on disk: the delivery is nobody's.
+    Settled {
+        uid: Arc<str>,
+        seq: Seq,
+        next: Option<Next>,
+    },
+}
+
+/// What an attempt tells of the receiver.
+pub(super) enum Came {
+    /// It is there, and took or refused the delivery.
+    Well,
+    /// It fails: in these words.
+    Badly(String),
+    /// It is gone: it wants no more of this hook.
+    Gone,
+    /// It may not be reached.
+    Denied(String),
+    /// Nothing: none was made.
+    Nothing,
+}
+
+impl Handle {
+    /// Hands over a delivery that was just committed.
+    pub async fn accepted(&self, pending: Pending) {
+        // Closed: the process stops, and the delivery is on disk.
+        self.commands.send(Command::Accepted(pending)).await.ok();
+    }
+
+    /// Something of the hook became due on disk.
+    pub async fn wake(&self, uid: Arc<str>) {
+        self.commands.send(Command::Wake(uid)).await.ok();
+    }
+
+    /// A delivery was replayed or cancelled.
+    pub async fn changed(&self, uid: Arc<str>, seq: Seq) {
+        self.commands.send(Command::Changed { uid, seq }).await.ok();
+    }
+
+    pub async fn hook_changed(&self, uid: Arc<str>) {
+        self.commands.send(Command::HookChanged(uid)).await.ok();
+    }
+}
