@@ -431,7 +431,8 @@ pub(super) fn cancel(
     if state == PENDING || state == CANDIDATE {
         let size: i64 = conn
             .prepare_cached(
-                "UPDATE deliveries SET state = ?2, finished_at = ?3, size = -abs(size) WHERE seq = ?1 RETURNING size",
+                "UPDATE deliveries SET state = ?2, reason = NULL, finished_at = ?3, size = -abs(size)
+                 WHERE seq = ?1 RETURNING size",
             )?
             .query_row(params![seq, CANCELLED, now.0], |row| row.get(0))?;
         memory.count(conn, hook, size)?;
