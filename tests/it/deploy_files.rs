@@ -28,7 +28,10 @@ async fn apply_base() {
 async fn shop() -> Namespace {
     let shop = control_plane().namespace("shop").await;
     let publisher = std::fs::read_to_string(deploy("base/publisher-role.yaml")).unwrap();
-    shop.apply(&publisher.replace("namespace: shop", &format!("namespace: {}", shop.name))).await.unwrap();
+    let publisher = publisher.replace("namespace: shop", &format!("namespace: {}", shop.name));
+    // Server-side, for its ClusterRole is one for all tests.
+    let apply = ["apply", "--server-side", "--validate=strict", "-f", "-"];
+    control_plane().kubectl(apply, &publisher).await.unwrap();
     shop.kubectl(&["create", "serviceaccount", "shop"]).await.unwrap();
     shop
 }
