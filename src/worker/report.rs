@@ -118,7 +118,7 @@ async fn say(cluster: &dyn Cluster, view: &View, fare: &Fare) -> bool {
         // The object that the view has is old: once more with the newer one.
         Err(ClusterError::Conflict) => false,
         Err(error) => {
-            tracing::debug!(hook = %fare.hook.name, %error, "the condition Delivering could not be written");
+            tracing::warn!(hook = %fare.hook.name, %error, "the condition Delivering could not be written; it is tried again");
             false
         }
     }
