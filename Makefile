@@ -42,6 +42,7 @@ crds: check-rust ## write crds/ again, after a change in src/api
 
 bench: check-rust ## durable events a second, as a ratio to a bare relay
 	$(CARGO) bench $(LOCKED) --bench relay
+	$(CARGO) test $(LOCKED) --release --lib -- --ignored --nocapture --test-threads 1 store_
 
 soak: check-tools controlplane ## the long tests, SOAK_CYCLES=200 cycles each
 	SOAK_CYCLES=$(SOAK_CYCLES) $(CARGO) test $(LOCKED) --test it soak -- --ignored --nocapture

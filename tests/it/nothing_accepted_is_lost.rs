@@ -186,7 +186,7 @@ fn number(name: &str) -> Option<u64> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn over_a_dozen_kills() {
-    kill_cycles(12, number("SOAK_SEED").unwrap_or_else(|| fastrand::u64(..))).await;
+    kill_cycles(30, number("SOAK_SEED").unwrap_or_else(|| fastrand::u64(..))).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
