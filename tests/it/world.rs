@@ -266,21 +266,7 @@ pub fn secret(name: &str, key: &str, value: &str) -> Value {
 
 /// `base` with the members of `extra`; null removes.
 pub fn merged(mut base: Value, extra: Value) -> Value {
-    fn merge(into: &mut Value, from: Value) {
-        match (into, from) {
-            (Value::Object(into), Value::Object(from)) => {
-                for (key, value) in from {
-                    if value.is_null() {
-                        into.remove(&key);
-                    } else {
-                        merge(into.entry(key).or_insert(Value::Null), value);
-                    }
-                }
-            }
-            (into, from) => *into = from,
-        }
-    }
-    merge(&mut base, extra);
+    crate::standalone::merge(&mut base, extra);
     base
 }
 
