@@ -30,7 +30,8 @@ pub use secrets::{Data, MissingSecret, secret_text, tls_options};
 
 use crate::api::{Connection, EventHook};
 use crate::core::conditions::Note;
-use crate::core::keys::KeyRing;
+use crate::core::keys::{KEY_LENGTH, KeyRing};
+use crate::core::time::Millis;
 
 /// An object as watches give it: itself, or why it could not be read.
 pub type Guarded<K> = DeserializeGuard<K>;
@@ -173,6 +174,13 @@ pub enum AccessError {
     Forbidden,
     #[error("the caller cannot be checked now")]
     Unavailable,
+}
+
+/// A new key for a ring; its id is the time, so that the newest is the last by id.
+fn new_key() -> Result<(String, [u8; KEY_LENGTH]), getrandom::Error> {
+    let mut key = [0; KEY_LENGTH];
+    getrandom::fill(&mut key)?;
+    Ok((format!("k{:013}", Millis::now().0), key))
 }
 
 /// What the roles need of a cluster.

@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::manifests::{ManifestError, Manifests, problem};
-use crate::cluster::{Key, Kind, Target};
+use crate::cluster::{Key, Kind, Target, new_key};
 use crate::core::conditions::DELIVERING;
-use crate::core::keys::{KEY_LENGTH, KeyRing};
+use crate::core::keys::KeyRing;
 use crate::core::time::Millis;
 
 /// A manifest must be missing in this many scans before the object counts as removed: an editor that replaces a file
@@ -272,9 +272,7 @@ pub fn open_ring(data: &Path) -> Result<KeyRing, ManifestError> {
             let why = "is missing while objects depend on it: restore it, or empty the data folder";
             return Err(problem(&path, why));
         }
-        let mut key = [0; KEY_LENGTH];
-        getrandom::fill(&mut key).map_err(|e| problem(&path, e))?;
-        let id = format!("k{:013}", Millis::now().0);
+        let (id, key) = new_key().map_err(|e| problem(&path, e))?;
         let text =
             serde_json::to_vec(&BTreeMap::from([(id, hex::encode(key))])).map_err(|e| problem(&path, e))?;
         write_whole(&path, &text)?;

@@ -11,9 +11,8 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 use tokio::sync::Mutex;
 
-use crate::cluster::ClusterError;
-use crate::core::keys::{KEY_LENGTH, KeyRing};
-use crate::core::time::Millis;
+use crate::cluster::{ClusterError, new_key};
+use crate::core::keys::KeyRing;
 
 pub const RING_NAME: &str = "hookstream-keys";
 /// A key that was added serves everywhere within this time.
@@ -74,7 +73,7 @@ impl RingCache {
 }
 
 fn new_ring() -> Result<Secret, ClusterError> {
-    let (id, key) = new_key()?;
+    let (id, key) = new_key().map_err(|e| ClusterError::KeyRing(format!("no randomness: {e}")))?;
     Ok(Secret {
         metadata: ObjectMeta {
             name: Some(RING_NAME.into()),
@@ -84,11 +83,4 @@ fn new_ring() -> Result<Secret, ClusterError> {
         data: Some(BTreeMap::from([(id, ByteString(key.to_vec()))])),
         ..Secret::default()
     })
-}
-
-/// A new key; its id is the time, so that the newest is the last by id.
-pub fn new_key() -> Result<(String, [u8; KEY_LENGTH]), ClusterError> {
-    let mut key = [0; KEY_LENGTH];
-    getrandom::fill(&mut key).map_err(|e| ClusterError::KeyRing(format!("no randomness: {e}")))?;
-    Ok((format!("k{:013}", Millis::now().0), key))
 }

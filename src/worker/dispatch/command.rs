@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 
 use super::hold::Hold;
 use crate::core::time::Millis;
-use crate::worker::store::{Next, Pending, Seq, StoreError};
+use crate::worker::store::{HookId, Next, Pending, Seq, StoreError};
 
 /// Tells the dispatcher.
 #[derive(Clone)]
@@ -17,6 +17,8 @@ pub struct Handle {
 pub(super) enum Command {
     Accepted(Pending),
     HookChanged(Arc<str>),
+    /// A hook is gone for good, and so is what waited for it.
+    Buried(HookId),
     /// Something of the hook became due on disk.
     Wake(Arc<str>),
     /// A delivery was replayed or cancelled.

@@ -169,6 +169,7 @@ impl Dispatcher {
         match command {
             Command::Accepted(pending) => self.accepted(pending),
             Command::HookChanged(uid) => self.hook_changed(&uid),
+            Command::Buried(hook) => self.forget(&hook),
             Command::Wake(uid) => {
                 self.queues.entry(uid.clone()).or_default().missed();
                 self.pump(&uid);

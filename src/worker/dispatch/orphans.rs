@@ -1,13 +1,13 @@
 //! Deliveries whose hook is gone: they wait for one of its name, and die after an hour.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::Dispatcher;
+use super::command::Command;
 use crate::core::time::Millis;
 use crate::metrics::Metrics;
-use crate::worker::store::{HookId, Next, Seq, Settlement, Store};
+use crate::worker::store::{HookId, Next, Pending, Settlement, Store};
 
 /// Deliveries of a deleted hook wait this long, should it come back.
 const HOOK_GRACE: Duration = Duration::from_secs(3600);
@@ -32,10 +32,28 @@ impl Dispatcher {
         let (store, handle, metrics, uid) =
             (self.store.clone(), self.handle.clone(), self.metrics.clone(), uid.clone());
         queue.gone_since = None;
+        let id = queue.id.clone();
         self.tasks.spawn(async move {
-            bury(&*store, &metrics, &uid).await;
-            handle.hook_changed(uid).await;
+            let command = match (bury(&*store, &metrics, &uid).await, id) {
+                (true, Some(id)) => Command::Buried(id),
+                // It is tried again in an hour.
+                _ => Command::HookChanged(uid),
+            };
+            handle.commands.send(command).await.ok();
         });
+    }
+
+    /// Forgets a hook that is gone for good: else every hook that was ever deleted with a backlog would stay in memory.
+    pub(super) fn forget(&mut self, hook: &HookId) {
+        if self.routes.get(&hook.uid).is_some() {
+            return;
+        }
+        self.queues.remove(&hook.uid);
+        self.told_held.remove(&hook.uid);
+        let name = (hook.namespace.clone(), hook.name.clone());
+        if self.orphans.get(&name) == Some(hook) {
+            self.orphans.remove(&name);
+        }
     }
 
     /// What waits for a deleted hook becomes that of the hook which now has its name.
@@ -63,20 +81,20 @@ impl Dispatcher {
     }
 }
 
-/// Ends every pending delivery of a hook that is gone for good.
-async fn bury(store: &dyn Store, metrics: &Metrics, uid: &str) {
+/// Ends every pending delivery of a hook that is gone for good. False: the store could not do it.
+async fn bury(store: &dyn Store, metrics: &Metrics, uid: &str) -> bool {
     let far = Millis(i64::MAX);
     while let Ok(pending) = store.due(uid, far, 256).await {
-        let seqs: HashSet<Seq> = pending.iter().map(|p| p.seq).collect();
-        if seqs.is_empty() {
-            return;
+        if pending.is_empty() {
+            return true;
         }
-        for delivery in seqs {
+        for Pending { seq: delivery, .. } in pending {
             let next = Next::Dead { reason: "HookDeleted" };
             if store.settle(Settlement { delivery, at: Millis::now(), attempt: None, next }).await.is_err() {
-                return;
+                return false;
             }
             metrics.finished("dead", "HookDeleted");
         }
     }
+    false
 }
