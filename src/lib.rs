@@ -15,4 +15,5 @@ pub mod emulator;
 pub mod metrics;
 pub mod net;
 pub mod ops;
+pub mod sandbox;
 pub mod worker;
