@@ -14,9 +14,10 @@ use parking_lot::Mutex;
 use crate::metrics::Metrics;
 
 /// What is still to be done before the process is ready.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Readiness {
     pending: Arc<Mutex<BTreeMap<u64, &'static str>>>,
+    more: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
 }
 
 /// One thing that is still to be done.
@@ -27,6 +28,11 @@ pub struct Pending {
 }
 
 impl Readiness {
+    /// `more` is asked each time for what else is to be done first.
+    pub fn new(more: impl Fn() -> Vec<String> + Send + Sync + 'static) -> Self {
+        Readiness { pending: Arc::default(), more: Arc::new(more) }
+    }
+
     /// Something has to be done first; the text completes "not ready until".
     pub fn pending(&self, what: &'static str) -> Pending {
         let mut pending = self.pending.lock();
@@ -58,7 +64,8 @@ pub fn router(readiness: Readiness, metrics: Arc<Metrics>) -> Router {
 }
 
 async fn readyz(State(ops): State<Ops>) -> Response {
-    let pending: Vec<&'static str> = ops.readiness.pending.lock().values().copied().collect();
+    let mut pending = (ops.readiness.more)();
+    pending.extend(ops.readiness.pending.lock().values().map(|what| (*what).to_owned()));
     if pending.is_empty() {
         return "ok\n".into_response();
     }

@@ -18,6 +18,7 @@ mod roles;
 pub mod send;
 mod settings;
 pub mod standalone;
+pub mod uninstall_check;
 
 use std::future::Future;
 use std::process::ExitCode;
@@ -45,6 +46,7 @@ enum Command {
     Send(send::Args),
     #[command(subcommand)]
     Deliveries(deliveries::Command),
+    UninstallCheck(uninstall_check::Args),
 }
 
 /// Why a command could not do what it was asked: one line, and the exit code (2 and above).
@@ -90,6 +92,7 @@ pub fn main() -> ExitCode {
         Command::Receive(args) => block_on(receive::run(args)),
         Command::Send(args) => block_on(send::run(args)),
         Command::Deliveries(command) => block_on(deliveries::run(command)),
+        Command::UninstallCheck(args) => block_on(uninstall_check::run(args)),
     };
     outcome.unwrap_or_else(|failure| {
         eprintln!("hookstream: {failure}");

@@ -41,7 +41,14 @@ pub type Guarded<K> = DeserializeGuard<K>;
 pub struct View {
     pub hooks: Store<Guarded<EventHook>>,
     pub connections: Store<Guarded<Connection>>,
-    listed: [watch::Receiver<bool>; 2],
+    listed: [Listed; 2],
+}
+
+/// Whether a kind was listed.
+#[derive(Clone)]
+struct Listed {
+    kind: &'static str,
+    whole: watch::Receiver<bool>,
 }
 
 impl View {
@@ -49,7 +56,10 @@ impl View {
         View {
             hooks: hooks.store,
             connections: connections.store,
-            listed: [hooks.listed, connections.listed],
+            listed: [
+                Listed { kind: "eventhooks", whole: hooks.listed },
+                Listed { kind: "connections", whole: connections.listed },
+            ],
         }
     }
 
@@ -57,8 +67,13 @@ impl View {
     pub async fn ready(&self) {
         for listed in &self.listed {
             // An error means that the feed ended, which only happens when the process stops.
-            listed.clone().wait_for(|listed| *listed).await.ok();
+            listed.whole.clone().wait_for(|whole| *whole).await.ok();
         }
+    }
+
+    /// The kinds that were not listed yet.
+    pub fn unlisted(&self) -> Vec<&'static str> {
+        self.listed.iter().filter(|listed| !*listed.whole.borrow()).map(|listed| listed.kind).collect()
     }
 
     pub fn connection(&self, namespace: &str, name: &str) -> Option<Arc<Guarded<Connection>>> {

@@ -11,6 +11,7 @@ mod a_lost_key_ring;
 mod bad_events;
 mod bad_references;
 mod callers_are_judged;
+mod charts;
 mod crd_rules;
 mod crds_generated;
 mod deletion_leaves_nothing;

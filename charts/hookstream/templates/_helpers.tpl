@@ -44,6 +44,15 @@ metadata:
 {{- end -}}
 {{- end -}}
 
+{{- define "hookstream.pullSecrets" -}}
+{{- with .Values.imagePullSecrets -}}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end -}}
+{{- end -}}
+
 {{/* The ServiceAccount of a role of the program: controller or worker. */}}
 {{- define "hookstream.account" -}}
 {{- $name := include "hookstream.fullname" .root -}}
@@ -94,12 +103,7 @@ http://{{ include "hookstream.fullname" . }}-ingest.{{ .Release.Namespace }}.svc
 {{- define "hookstream.podSpec" -}}
 {{- $values := get .root.Values .role -}}
 serviceAccountName: {{ include "hookstream.account" . }}
-{{- with .root.Values.imagePullSecrets }}
-imagePullSecrets:
-  {{- range . }}
-  - name: {{ . }}
-  {{- end }}
-{{- end }}
+{{ include "hookstream.pullSecrets" .root }}
 # The variables of Services would be named like flags of the program.
 enableServiceLinks: false
 securityContext:
