@@ -14,10 +14,9 @@ use parking_lot::Mutex;
 use crate::metrics::Metrics;
 
 /// What is still to be done before the process is ready.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Readiness {
     pending: Arc<Mutex<BTreeMap<u64, &'static str>>>,
-    more: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
 }
 
 /// One thing that is still to be done.
@@ -28,11 +27,6 @@ pub struct Pending {
 }
 
 impl Readiness {
-    /// `more` is asked each time for what else is to be done first.
-    pub fn new(more: impl Fn() -> Vec<String> + Send + Sync + 'static) -> Self {
-        Readiness { pending: Arc::default(), more: Arc::new(more) }
-    }
-
     /// Something has to be done first; the text completes "not ready until".
     pub fn pending(&self, what: &'static str) -> Pending {
         let mut pending = self.pending.lock();
@@ -64,8 +58,7 @@ pub fn router(readiness: Readiness, metrics: Arc<Metrics>) -> Router {
 }
 
 async fn readyz(State(ops): State<Ops>) -> Response {
-    let mut pending = (ops.readiness.more)();
-    pending.extend(ops.readiness.pending.lock().values().map(|what| (*what).to_owned()));
+    let pending: Vec<&'static str> = ops.readiness.pending.lock().values().copied().collect();
     if pending.is_empty() {
         return "ok\n".into_response();
     }

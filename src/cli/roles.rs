@@ -48,8 +48,7 @@ where
 {
     let stop = stop_signal()?;
     let metrics = Arc::new(Metrics::default());
-    let view = roles.view.clone();
-    let readiness = Readiness::new(move || unlisted(&view));
+    let readiness = Readiness::default();
     let http =
         HttpClient::new(Egress::new(roles.egress)).or_fail(|| "reading the system's certificates".into())?;
 
@@ -63,8 +62,14 @@ where
     tokio::spawn(async move { serve::serve(ops, router, std::future::pending::<()>()).await });
     tokio::spawn(roles.watch);
 
+    let listed = readiness.pending("the objects are listed (are the CRDs installed?)");
     // Before anything runs: between two registrations the process would look ready.
     let starting = roles.worker.is_some().then(|| readiness.pending("the ingest port is open"));
+    let view = roles.view.clone();
+    tokio::spawn(async move {
+        view.ready().await;
+        listed.done();
+    });
     if let Some((options, changes)) = roles.controller {
         let context = controller::Context::new(
             roles.cluster.clone(),
@@ -113,12 +118,6 @@ where
         // Another code than a bad flag's: what was accepted is on disk, and a restart goes on with it.
         Err(error @ WorkerError::Store(_)) => Err(Failure { code: 3, message: error.to_string() }),
     }
-}
-
-/// What is not ready because of objects that were not listed; each kind for itself, so that a missing definition is told.
-fn unlisted(view: &View) -> Vec<String> {
-    let kinds = view.unlisted().into_iter();
-    kinds.map(|kind| format!("{kind}.hookstream.dev are listed (is the CRD installed?)")).collect()
 }
 
 fn open_store(role: &WorkerRole<'_>) -> Result<SqliteStore, Failure> {

@@ -41,14 +41,7 @@ pub type Guarded<K> = DeserializeGuard<K>;
 pub struct View {
     pub hooks: Store<Guarded<EventHook>>,
     pub connections: Store<Guarded<Connection>>,
-    listed: [Listed; 2],
-}
-
-/// Whether a kind was listed.
-#[derive(Clone)]
-struct Listed {
-    kind: &'static str,
-    whole: watch::Receiver<bool>,
+    listed: [watch::Receiver<bool>; 2],
 }
 
 impl View {
@@ -56,10 +49,7 @@ impl View {
         View {
             hooks: hooks.store,
             connections: connections.store,
-            listed: [
-                Listed { kind: "eventhooks", whole: hooks.listed },
-                Listed { kind: "connections", whole: connections.listed },
-            ],
+            listed: [hooks.listed, connections.listed],
         }
     }
 
@@ -67,13 +57,8 @@ impl View {
     pub async fn ready(&self) {
         for listed in &self.listed {
             // An error means that the feed ended, which only happens when the process stops.
-            listed.whole.clone().wait_for(|whole| *whole).await.ok();
+            listed.clone().wait_for(|listed| *listed).await.ok();
         }
-    }
-
-    /// The kinds that were not listed yet.
-    pub fn unlisted(&self) -> Vec<&'static str> {
-        self.listed.iter().filter(|listed| !*listed.whole.borrow()).map(|listed| listed.kind).collect()
     }
 
     pub fn connection(&self, namespace: &str, name: &str) -> Option<Arc<Guarded<Connection>>> {

@@ -24,6 +24,7 @@ mod events_by_http;
 mod filters;
 mod full_disk;
 mod gates;
+mod generated;
 mod harness_works;
 mod holds;
 mod idle_means_no_writes;
