@@ -53,3 +53,23 @@ fn the_charts_ship_the_files_of_the_repository() {
         is(&format!("charts/hookstream/files/{file}"), &read(source));
     }
 }
+
+/// The workloads of the kustomization are those of the chart with its defaults.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_base_is_the_chart() {
+    let home = "hookstream-system";
+    let rendered =
+        crate::charts::template(crate::harness::control_plane(), home, &serde_json::json!({})).await;
+    let mut text = "# Made by `make charts` from the chart `hookstream` with its default values. Change that, or patch this in an overlay.\n".to_owned();
+    for mut object in rendered {
+        let kind = object["kind"].as_str().unwrap();
+        if !["Deployment", "StatefulSet", "Service", "PodDisruptionBudget"].contains(&kind) {
+            continue;
+        }
+        let labels = object["metadata"]["labels"].as_object_mut().unwrap();
+        labels.retain(|name, _| name != "helm.sh/chart" && name != "app.kubernetes.io/managed-by");
+        text.push_str("---\n");
+        text.push_str(&hookstream::api::to_yaml(&object).unwrap());
+    }
+    is("deploy/base/workloads.yaml", &text);
+}

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::{chart, objects, pod_templates, template, template_text};
-use crate::harness::{Process, control_plane, tool};
+use crate::harness::{DEADLINE, Process, control_plane, eventually, tool};
 use crate::world::documents;
 
 /// Values that between them reach every branch of the templates.
@@ -76,7 +76,9 @@ async fn foreign_definitions() {
         "httproutes.gateway.networking.k8s.io",
     ];
     let wait = ["wait", "--for=condition=Established", "--timeout=30s", "crd"];
-    control_plane().kubectl(wait.iter().chain(&crds), "").await.unwrap();
+    // kubectl fails on a definition that has no condition yet.
+    let wait = async || control_plane().kubectl(wait.iter().chain(&crds), "").await;
+    eventually(DEADLINE, "the definitions of others", wait).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,8 +13,19 @@ fn the_reference_is_that_of_the_definitions() {
         let kind = crd["spec"]["names"]["kind"].as_str().unwrap();
         let version = &crd["spec"]["versions"][0];
         let schema = &version["schema"]["openAPIV3Schema"];
-        write!(text, "\n## {kind}\n\n`{}/{}`", crd["spec"]["group"].as_str().unwrap(), version["name"].as_str().unwrap()).unwrap();
-        let short: Vec<&str> = crd["spec"]["names"]["shortNames"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        write!(
+            text,
+            "\n## {kind}\n\n`{}/{}`",
+            crd["spec"]["group"].as_str().unwrap(),
+            version["name"].as_str().unwrap()
+        )
+        .unwrap();
+        let short: Vec<&str> = crd["spec"]["names"]["shortNames"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
         if !short.is_empty() {
             write!(text, ", short name `{}`", short.join("`, `")).unwrap();
         }
@@ -31,15 +42,22 @@ fn the_reference_is_that_of_the_definitions() {
 }
 
 fn fields(schema: &Value, path: &str, text: &mut String) {
-    let required: Vec<&str> = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let required: Vec<&str> =
+        schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     for (name, field) in schema["properties"].as_object().into_iter().flatten() {
         let path = format!("{path}.{name}");
         let must = if required.contains(&name.as_str()) { ", required" } else { "" };
-        let rules: Vec<String> = field["x-kubernetes-validations"].as_array().into_iter().flatten()
-            .filter_map(|rule| rule["message"].as_str().map(|message| format!("{message}.")))
+        let rules: Vec<&str> = field["x-kubernetes-validations"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|rule| rule["message"].as_str())
             .collect();
-        let told = [paragraph(field), rules.join(" ")].join(" ");
-        writeln!(text, "| `{path}` | {}{must} | {} |", kind(field), told.trim().replace('|', "\\|")).unwrap();
+        let mut told = paragraph(field);
+        if !rules.is_empty() {
+            told.push_str(&format!(" Rules: {}.", escaped(&rules.join("; "))));
+        }
+        writeln!(text, "| `{path}` | {}{must} | {} |", kind(field), told.trim()).unwrap();
         fields(field, &path, text);
         fields(&field["items"], &format!("{path}[]"), text);
         if field["additionalProperties"].is_object() {
@@ -49,14 +67,22 @@ fn fields(schema: &Value, path: &str, text: &mut String) {
 }
 
 fn paragraph(schema: &Value) -> String {
-    let text = schema["description"].as_str().unwrap_or_default();
-    text.replace("\n\n", " ").replace(['\n', '<'], " ").trim().to_owned()
+    escaped(schema["description"].as_str().unwrap_or_default().trim())
+}
+
+/// A text that may stand in a cell of a table.
+fn escaped(text: &str) -> String {
+    text.replace("\n\n", " ").replace('\n', " ").replace('<', "&lt;").replace('|', "\\|")
 }
 
 /// The type, with what bounds it.
 fn kind(schema: &Value) -> String {
     if let Some(values) = schema["enum"].as_array() {
-        return values.iter().map(|value| format!("`{}`", value.as_str().unwrap_or_default())).collect::<Vec<_>>().join(", ");
+        return values
+            .iter()
+            .map(|value| format!("`{}`", value.as_str().unwrap_or_default()))
+            .collect::<Vec<_>>()
+            .join(", ");
     }
     let mut kind = match schema["type"].as_str() {
         Some("array") => format!("list of {}", schema["items"]["type"].as_str().unwrap_or("any")),

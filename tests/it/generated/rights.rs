@@ -41,7 +41,9 @@ fn comments_of_rules(document: &str) -> Vec<String> {
     for line in rules.lines().map(str::trim) {
         match line.strip_prefix("# ") {
             Some(text) => comment.push(text),
-            None if line.starts_with("- apiGroups") && !comment.is_empty() => whys.push(std::mem::take(&mut comment).join(" ")),
+            None if line.starts_with("- apiGroups") && !comment.is_empty() => {
+                whys.push(std::mem::take(&mut comment).join(" "))
+            }
             None => {}
         }
     }

@@ -27,7 +27,8 @@ fn the_readmes_tables_are_those_of_the_values() {
 #[test]
 fn the_schemas_know_every_value_and_no_other() {
     for chart in ["hookstream", "hookstream-crds"] {
-        let schema: Value = serde_json::from_str(&read(&format!("charts/{chart}/values.schema.json"))).unwrap();
+        let schema: Value =
+            serde_json::from_str(&read(&format!("charts/{chart}/values.schema.json"))).unwrap();
         let mut names = Vec::new();
         leaves(&schema, "", &mut names);
         // Helm's own, for charts that have this one as a part.
@@ -72,7 +73,8 @@ fn rows(chart: &str) -> Vec<Row> {
         path.push((indent, name.to_owned()));
         let Some(text) = comment.take() else { continue };
         let name = path.iter().map(|(_, part)| part.as_str()).collect::<Vec<_>>().join(".");
-        let value = values.pointer(&format!("/{}", name.replace('.', "/"))).unwrap_or_else(|| panic!("{name}"));
+        let value =
+            values.pointer(&format!("/{}", name.replace('.', "/"))).unwrap_or_else(|| panic!("{name}"));
         rows.push(Row { name, default: value.to_string(), text });
     }
     rows
