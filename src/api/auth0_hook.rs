@@ -22,7 +22,7 @@ use super::common::{told_by_the_field, *};
     printcolumn = r#"{"name":"Trigger","type":"string","jsonPath":".spec.triggerId"}"#,
     printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].status"}"#,
     printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].reason"}"#,
-    printcolumn = r#"{"name":"Name","type":"string","priority":1,"jsonPath":".spec.name"}"#,
+    printcolumn = r#"{"name":"Hook","type":"string","priority":1,"jsonPath":".spec.name"}"#,
     printcolumn = r#"{"name":"Connection","type":"string","priority":1,"jsonPath":".spec.connectionRef.name"}"#,
     printcolumn = r#"{"name":"External ID","type":"string","priority":1,"jsonPath":".status.external.id"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#

@@ -283,6 +283,9 @@ pub enum ServerStatus {
 pub struct StreamApplied {
     #[serde(flatten)]
     pub terms: StreamTerms,
+    /// Whether the stream was to be enabled. One that is disabled all the same was disabled by somebody else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
     /// What it was told before, and until when that is still taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<PreviousStreamTerms>,
