@@ -20,7 +20,7 @@ use kube::{Api, Client};
 use serde_json::{Value, json};
 
 use super::{Access, AccessError, Cluster, ClusterError, Data, Key, Kind, Target};
-use crate::api::{Connection, EventHook, GROUP};
+use crate::api::{Connection, EventHook, EventStream, GROUP, Hook};
 use crate::core::conditions::{Note, cut};
 use crate::core::keys::KeyRing;
 use crate::leadership::Leadership;
@@ -138,6 +138,8 @@ pub fn resource(kind: Kind) -> ApiResource {
     match kind {
         Kind::EventHook => ApiResource::erase::<EventHook>(&()),
         Kind::Connection => ApiResource::erase::<Connection>(&()),
+        Kind::EventStream => ApiResource::erase::<EventStream>(&()),
+        Kind::Hook => ApiResource::erase::<Hook>(&()),
     }
 }
 

@@ -38,6 +38,8 @@ pub fn watch(
     let scopes = options.namespaces.len().max(1);
     let (hook_feed, hooks) = Feed::new(scopes, subscribers.clone(), Change::EventHook);
     let (connection_feed, connections) = Feed::new(scopes, subscribers.clone(), Change::Connection);
+    let (stream_feed, streams) = Feed::new(scopes, subscribers.clone(), Change::EventStream);
+    let (auth0_hook_feed, auth0_hooks) = Feed::new(scopes, subscribers.clone(), Change::Hook);
     let (client, namespaces) = (cluster.client.clone(), options.namespaces.clone());
     let (secrets, config_maps) = (cluster.secrets.clone(), cluster.config_maps.clone());
     let labelled = options.require_secret_label;
@@ -55,11 +57,13 @@ pub fn watch(
         tokio::join!(
             watches.follow(hook_feed),
             watches.follow(connection_feed),
+            watches.follow(stream_feed),
+            watches.follow(auth0_hook_feed),
             watches.follow_data(secret_config, secrets, &subscribers, Change::Secret),
             watches.follow_data(watches.config.clone(), config_maps, &subscribers, Change::ConfigMap),
         );
     };
-    Watching { view: View::new(hooks, connections), run }
+    Watching { view: View::new(hooks, connections, streams, auth0_hooks), run }
 }
 
 /// What all watches have in common.
