@@ -11,8 +11,9 @@ use serde_json::{Value, json};
 use url::Url;
 
 use super::error::Detail;
+use super::limit::{AdminHttp, asked_to_wait};
 use super::{AdminError, ExternalClient};
-use crate::net::{Answer, HttpClient};
+use crate::net::Answer;
 
 const TIMEOUT: Duration = Duration::from_secs(15);
 /// A page of a thousand hooks with long configs stays under this.
@@ -22,14 +23,12 @@ pub const TOKEN_HEADER: &str = "kong-admin-token";
 const PAGE_SIZE: usize = 1000;
 /// A gateway that pages forever is not followed forever.
 const MAX_PAGES: usize = 1000;
-/// A vendor cannot make an object wait longer than this.
-const MAX_WAIT: Duration = Duration::from_secs(3600);
 
 /// How one gateway is reached.
 #[derive(Clone, Debug)]
 pub struct KongAccess {
-    /// The client with the TLS options of the Connection.
-    pub http: HttpClient,
+    /// The client with the TLS options and the rate of the Connection.
+    pub http: AdminHttp,
     pub admin_url: Url,
     /// None: the default workspace, which is addressed without a prefix.
     pub workspace: Option<String>,
@@ -121,7 +120,8 @@ impl KongClient {
         let detail =
             Detail { status: None, code: text.name, message, request_id: request_id(&answer.headers) };
         secrets.extend(self.access.token.as_ref().map(|(_, token)| token.expose_secret()));
-        Err(AdminError::from_status(answer.status, detail.masked(&secrets), retry_after(&answer.headers)))
+        let wait = asked_to_wait(answer.status, &answer.headers);
+        Err(AdminError::from_status(answer.status, detail.masked(&secrets), wait))
     }
 
     fn request(
@@ -241,11 +241,6 @@ fn request_id(headers: &HeaderMap) -> Option<String> {
         .iter()
         .find_map(|name| headers.get(*name)?.to_str().ok())
         .map(|id| id.chars().take(256).collect())
-}
-
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds: u64 = headers.get("retry-after")?.to_str().ok()?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds).clamp(Duration::from_secs(1), MAX_WAIT))
 }
 
 /// The addresses of an access, for `status.external`: without anything secret.

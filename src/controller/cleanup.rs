@@ -30,7 +30,7 @@ pub async fn cleanup(object: &EventHook, context: &Context) -> Result<Duration, 
             Ok(Some(access)) => {
                 context.backoff.may_call(&object.uid().unwrap_or_default())?;
                 match KongClient::new(access).delete(&external_id(object)).await {
-                    Err(error) if waited(object) >= LAST_PATIENCE => {
+                    Err(error) if !error.is_own() && waited(object) >= LAST_PATIENCE => {
                         give_up(object, context, &error.into()).await
                     }
                     other => other?,

@@ -324,6 +324,8 @@ async fn tell(object: &EventHook, context: &Context, done: &Done, wanted: &serde
         Done::Created => format!("the hook at Kong was deleted{by}; created again"),
         Done::Nothing => return,
     };
+    context.metrics.drift_found("EventHook");
+    context.metrics.drift_repaired("EventHook");
     status::tell(context, object, true, &Note::new("DriftRepaired", message)).await;
 }
 
