@@ -72,6 +72,7 @@ http://{{ include "hookstream.fullname" . }}-ingest.{{ .Release.Namespace }}.svc
 {{- if .Values.requireSecretLabel }}
 - --require-secret-label
 {{- end }}
+- --watch-timeout={{ .Values.watchTimeout }}
 - --token-audience={{ .Values.tokenAudience }}
 - --ops-listen=:{{ .Values.ports.ops }}
 - --egress-policy={{ .Values.egress.policy }}
@@ -88,6 +89,12 @@ http://{{ include "hookstream.fullname" . }}-ingest.{{ .Release.Namespace }}.svc
 {{- define "hookstream.controllerArgs" -}}
 - --ingest-url={{ default (include "hookstream.ingestUrl" .) .Values.ingest.url }}
 - --resync-interval={{ .Values.controller.resyncInterval }}
+- --admin-rate-ceiling={{ .Values.controller.adminRateCeiling }}
+{{- with .Values.controller.lease }}
+- --lease-duration={{ .duration }}
+- --lease-renew-deadline={{ .renewDeadline }}
+- --lease-retry-period={{ .retryPeriod }}
+{{- end }}
 {{- end -}}
 
 {{- define "hookstream.workerArgs" -}}

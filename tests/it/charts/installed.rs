@@ -186,7 +186,8 @@ async fn installed_used_upgraded_rolled_back_uninstalled() {
     for ops in [worker_ops, controller_ops] {
         eventually(DEADLINE, "what is missing", async || {
             let (status, text) = it.readiness(ops).await?;
-            let told = status == 503 && text.contains("CRDs");
+            let missing = ["eventhooks.hookstream.dev", "connections.hookstream.dev"];
+            let told = status == 503 && missing.iter().all(|name| text.contains(name));
             if told { Ok(()) } else { Err(text) }
         })
         .await;
@@ -194,6 +195,10 @@ async fn installed_used_upgraded_rolled_back_uninstalled() {
     it.definitions("install").await.unwrap();
     it.ready(worker_ops).await;
     it.ready(controller_ops).await;
+    // The second replica stands by.
+    let standby_ops = free_port();
+    let standby = it.run("deployment", "hookstream-controller", standby_ops).await;
+    it.ready(standby_ops).await;
 
     // An applied hook becomes ready; events are delivered, Kong's and those of a program with the publisher's role.
     let kong = Kong::start(&[]).await;
@@ -241,7 +246,9 @@ async fn installed_used_upgraded_rolled_back_uninstalled() {
     assert_eq!(kong.hooks().await, Vec::<Value>::new());
     let (done, said) = it.uninstall().await;
     done.unwrap_or_else(|e| panic!("{e}\n{said}"));
-    assert!(controller.terminate().await.success() && worker.terminate().await.success());
+    for process in [controller, standby, worker] {
+        assert!(process.terminate().await.success());
+    }
 
     // What is left: the definitions and the objects, also when the definitions' release goes.
     it.cluster.helm(["uninstall", "hookstream-crds", "-n", HOME]).await.unwrap();

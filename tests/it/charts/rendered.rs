@@ -21,7 +21,7 @@ fn matrix() -> Vec<Value> {
             "image": {"repository": "registry.example/hookstream", "digest": format!("sha256:{}", "0".repeat(64))},
             "imagePullSecrets": ["registry"],
             "controller": {
-                "replicas": 1, "resyncInterval": "5m", "priorityClassName": "system-cluster-critical",
+                "replicas": 1, "resyncInterval": "5m", "adminRateCeiling": "600/m", "lease": {"duration": "30s"}, "priorityClassName": "system-cluster-critical",
                 "nodeSelector": {"disk": "ssd"}, "tolerations": [{"key": "a", "operator": "Exists"}],
                 "affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
                     {"weight": 1, "podAffinityTerm": {"topologyKey": "kubernetes.io/hostname"}}]}},
