@@ -20,6 +20,7 @@ mod deliveries_api;
 mod deliveries_wait;
 mod delivering;
 mod deploy_files;
+mod documented;
 mod events_by_http;
 mod filters;
 mod full_disk;

@@ -59,9 +59,14 @@ imagePullSecrets:
 {{- if eq .root.Values.mode "combined" }}{{ $name }}{{ else }}{{ $name }}-{{ .role }}{{ end -}}
 {{- end -}}
 
+{{/* What ingest and API port speak. */}}
+{{- define "hookstream.scheme" -}}
+{{ if .Values.tls.secretName }}https{{ else }}http{{ end }}
+{{- end -}}
+
 {{/* The address of the ingest Service in the cluster. */}}
 {{- define "hookstream.ingestUrl" -}}
-http://{{ include "hookstream.fullname" . }}-ingest.{{ .Release.Namespace }}.svc:{{ .Values.service.ingest.port }}
+{{ include "hookstream.scheme" . }}://{{ include "hookstream.fullname" . }}-ingest.{{ .Release.Namespace }}.svc:{{ .Values.service.ingest.port }}
 {{- end -}}
 
 {{/* Flags of every role. */}}
@@ -101,6 +106,10 @@ http://{{ include "hookstream.fullname" . }}-ingest.{{ .Release.Namespace }}.svc
 - --data=/var/lib/hookstream
 - --listen=:{{ .Values.ports.ingest }}
 - --api-listen=:{{ .Values.ports.api }}
+{{- if .Values.tls.secretName }}
+- --tls-cert=/etc/hookstream/tls/tls.crt
+- --tls-key=/etc/hookstream/tls/tls.key
+{{- end }}
 {{- range $name, $value := .Values.worker.settings }}
 - --{{ kebabcase $name }}={{ $value }}
 {{- end }}

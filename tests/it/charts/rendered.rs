@@ -47,6 +47,7 @@ fn matrix() -> Vec<Value> {
             "ingress": {"enabled": true, "className": "nginx", "host": "hooks.example.com", "tlsSecretName": "tls"},
             "httpRoute": {"enabled": true, "parentRefs": [{"name": "gateway"}], "hostnames": ["hooks.example.com"]},
             "networkPolicy": {"enabled": true},
+            "tls": {"secretName": "hookstream-tls"},
             "serviceMonitor": {"enabled": true, "labels": {"release": "prometheus"}},
             "prometheusRule": {"enabled": true}, "dashboard": {"enabled": true},
             "admissionPolicy": {"enabled": true},
