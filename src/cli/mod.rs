@@ -17,6 +17,7 @@ mod output;
 pub mod ping;
 pub mod receive;
 mod roles;
+mod sandbox;
 pub mod send;
 mod settings;
 pub mod sources;
@@ -54,6 +55,8 @@ enum Command {
     Send(send::Args),
     #[command(subcommand)]
     Deliveries(deliveries::Command),
+    #[command(hide = true)]
+    Sandbox(sandbox::Args),
 }
 
 /// Why a command could not do what it was asked: one line, and the exit code (2 and above).
@@ -103,6 +106,7 @@ pub fn main() -> ExitCode {
         Command::Receive(args) => block_on(receive::run(args)),
         Command::Send(args) => block_on(send::run(args)),
         Command::Deliveries(command) => block_on(deliveries::run(command)),
+        Command::Sandbox(args) => return sandbox::run(&args),
     };
     outcome.unwrap_or_else(|failure| {
         eprintln!("hookstream: {failure}");

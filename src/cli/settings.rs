@@ -129,28 +129,32 @@ impl WorkerArgs {
     }
 }
 
-/// How the Lua of lambdas and templates is run.
+/// How lambdas and templates are run.
 #[derive(clap::Args, Clone, Debug)]
 pub struct ScriptArgs {
-    /// How long one call of Lua may run; never longer than the hook's delivery.timeout.
+    /// How long one call of a lambda, or the templates of one request, may run; never more than a hook's own timeout.
     #[arg(long, default_value = "1s", value_parser = parse_duration, env = "HOOKSTREAM_SCRIPT_TIMEOUT")]
     script_timeout: Duration,
-    /// The Lua memory of one call, such as 64MiB.
+    /// The Lua memory of one sandbox process, such as 64MiB.
     #[arg(long, default_value = "64MiB", value_parser = parse_size, value_name = "SIZE", env = "HOOKSTREAM_SCRIPT_MEMORY")]
     script_memory: u64,
-    /// The most processes that run Lua, one call at a time each. Default: as many as there are cores.
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024), value_name = "NUMBER", env = "HOOKSTREAM_SCRIPT_PROCESSES")]
+    /// How many sandbox processes may run; one hook has never all of several. Default: as many as there are cores.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256), env = "HOOKSTREAM_SCRIPT_PROCESSES")]
     script_processes: Option<u16>,
+    /// Run scripts even where the kernel refuses to confine their processes (no seccomp). Default: they are refused.
+    #[arg(long, env = "HOOKSTREAM_SCRIPT_UNSANDBOXED")]
+    script_unsandboxed: bool,
 }
 
 impl ScriptArgs {
     pub fn options(&self) -> sandbox::Options {
-        let default = sandbox::Options::default();
+        let defaults = sandbox::Options::default();
         sandbox::Options {
             timeout: self.script_timeout,
             memory: self.script_memory,
-            processes: self.script_processes.map_or(default.processes, usize::from),
-            ..default
+            processes: self.script_processes.map_or(defaults.processes, usize::from),
+            allow_unsandboxed: self.script_unsandboxed,
+            ..defaults
         }
     }
 }
