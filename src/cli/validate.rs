@@ -23,7 +23,7 @@ use crate::core::template::Template;
 /// Objects of other kinds are passed over. What a manifest refers to and the files do not hold is a warning: it may be made
 /// elsewhere. Exit code 1: there are errors (warnings are none).
 ///
-/// Example: hookstream validate deploy/samples
+/// Example: hookstream validate deploy/samples/quickstart
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Args {
