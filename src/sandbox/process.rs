@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -84,6 +85,8 @@ fn spawn(options: &Options) -> io::Result<Child> {
         command.arg("--unsandboxed");
     }
     command.env_clear().current_dir("/");
+    // Ctrl-C is for the worker, which lets what it began end.
+    command.process_group(0);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
     command.spawn()
 }
