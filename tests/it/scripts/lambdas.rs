@@ -95,7 +95,7 @@ async fn lambdas_have_what_a_gateways_have() {
                 "0cc175b9c0f1b6a831c399e269772661",
                 16,
                 "hvfkN/qlp/zhXR3cuerq6jd2Z7g=",
-                "uuzE5B31FrBoD8qM0qOkZY4RJ5Y="
+                "Np4pWetJRQM4shJ0j3fY3tdIR7s="
             ]),
         ),
         ("return {ngx.ERR, ngx.WARN, ngx.NOTICE, ngx.INFO, ngx.DEBUG}", json!([4, 5, 6, 7, 8])),
