@@ -13,12 +13,17 @@ pub mod deliveries;
 pub mod emulate;
 mod http;
 mod logging;
+mod output;
+pub mod ping;
 pub mod receive;
 mod roles;
 mod sandbox;
 pub mod send;
 mod settings;
+pub mod sources;
 pub mod standalone;
+pub mod test;
+pub mod validate;
 
 use std::future::Future;
 use std::process::ExitCode;
@@ -40,6 +45,10 @@ enum Command {
     Worker(cluster::WorkerOnlyArgs),
     Standalone(standalone::Args),
     Crds(crds::Args),
+    Validate(validate::Args),
+    Test(test::Args),
+    Ping(ping::Args),
+    Sources(sources::Args),
     #[command(subcommand)]
     Emulate(emulate::Vendor),
     Receive(receive::Args),
@@ -89,6 +98,10 @@ pub fn main() -> ExitCode {
         Command::Worker(args) => block_on(cluster::worker(args)),
         Command::Standalone(args) => block_on(standalone::run(args)),
         Command::Crds(args) => crds::run(args),
+        Command::Validate(args) => validate::run(&args),
+        Command::Test(args) => block_on(test::run(args)),
+        Command::Ping(args) => block_on(ping::run(args)),
+        Command::Sources(args) => sources::run(args),
         Command::Emulate(vendor) => block_on(emulate::run(vendor)),
         Command::Receive(args) => block_on(receive::run(args)),
         Command::Send(args) => block_on(send::run(args)),

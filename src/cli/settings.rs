@@ -95,6 +95,8 @@ pub struct WorkerArgs {
     /// How many bytes of dead letters are kept; the oldest go first.
     #[arg(long, default_value = "1GiB", value_parser = parse_size, value_name = "SIZE", env = "HOOKSTREAM_DEAD_LETTER_BYTES")]
     dead_letter_bytes: u64,
+    #[command(flatten)]
+    pub scripts: ScriptArgs,
 }
 
 impl WorkerArgs {

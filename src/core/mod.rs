@@ -22,6 +22,7 @@ pub mod plan;
 pub mod redact;
 pub mod relay;
 pub mod retry;
+pub mod schema;
 pub mod sign;
 pub mod size;
 pub mod stream;
