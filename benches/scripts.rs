@@ -45,7 +45,11 @@ async fn bench() -> ExitCode {
     warm(&sandbox).await;
     let rest: Vec<(u64, u64)> = children().into_iter().map(memory).collect();
     let (shared, own) = rest.iter().copied().max().unwrap_or_default();
-    row("memory of a child at rest", &format!("{own} KiB its own, {shared} KiB resident"), "8192 KiB its own");
+    row(
+        "memory of a child at rest",
+        &format!("{own} KiB its own, {shared} KiB resident"),
+        "8192 KiB its own",
+    );
 
     let mut replaced = Vec::new();
     for _ in 0..10 {
@@ -121,7 +125,9 @@ fn millis(time: Duration) -> f64 {
 /// The children of this process: the sandboxes.
 fn children() -> Vec<i32> {
     let own = format!("PPid:\t{}\n", std::process::id());
-    let numbers = std::fs::read_dir("/proc").expect("/proc").filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let numbers = std::fs::read_dir("/proc")
+        .expect("/proc")
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     numbers
         .filter(|pid: &i32| {
             let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();

@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use crate::core::lua::json_number;
 
-/// How deep values may nest, in both directions.
-const MAX_DEPTH: usize = 128;
+/// How deep a script's value may nest: less than what readers of JSON take, for it goes out within something else.
+const MAX_DEPTH: usize = 120;
 /// A list may have this many holes before it is taken for a mistake: one index of a billion would fill the memory.
 const SPARSE: usize = 10;
 

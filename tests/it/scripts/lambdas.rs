@@ -166,6 +166,10 @@ async fn what_is_too_big_is_refused() {
     };
     let error = scripts.sandbox.call("hook", call, super::PATIENCE).await.unwrap_err();
     assert!(matches!(&error, ScriptError::ScriptTooBig(why) if why.contains("32 MiB")), "{error}");
+    // As deep as an event may be, and so deeper within a request.
+    let deep = (0..126).fold(json!(1), |inner, _| json!([inner]));
+    let error = scripts.render("{{ #a }}", &json!({"a": deep})).await.unwrap_err();
+    assert!(error.to_string().contains("cannot be given to Lua"), "{error}");
     let text = scripts.render("{* string.rep('x', 5e6) *}", &json!({})).await.unwrap_err();
     assert_eq!(text, ScriptError::ScriptTooBig("the rendered text is over 4 MiB".into()));
     // Far more than a pipe holds, in both directions.
