@@ -10,7 +10,7 @@ LOCKED := $(if $(CI),--locked)
 SOAK_CYCLES ?= 200
 # How long `make fuzz` spends on each target.
 FUZZ_SECONDS ?= 60
-FUZZ_TARGETS := publish relay retry_after signature duration filter url
+FUZZ_TARGETS := publish relay retry_after signature duration filter url template
 
 .PHONY: help build lint test demo controlplane crds bench soak fuzz check-rust check-tools
 
@@ -40,8 +40,9 @@ controlplane: check-tools ## build the control plane of the tests into the user'
 crds: check-rust ## write crds/ again, after a change in src/api
 	$(CARGO) run -q $(LOCKED) -- crds --output crds
 
-bench: check-rust ## durable events a second, as a ratio to a bare relay; templates and lambdas to webhooks
+bench: check-rust ## durable events a second, as a ratio to a bare relay; templates and lambdas to webhooks; scripts a second
 	$(CARGO) bench $(LOCKED) --bench relay
+	$(CARGO) bench $(LOCKED) --bench scripts
 	$(CARGO) test $(LOCKED) --release --lib -- --ignored --nocapture --test-threads 1 store_
 
 soak: check-tools controlplane ## the long tests, SOAK_CYCLES=200 cycles each

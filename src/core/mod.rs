@@ -5,6 +5,7 @@
 //!
 //! Left to others: reading and writing (`cluster`, `admin`, `worker`).
 
+pub mod auth0_hook;
 pub mod breaker;
 pub mod bucket;
 pub mod catalogue;
@@ -24,5 +25,7 @@ pub mod retry;
 pub mod schema;
 pub mod sign;
 pub mod size;
+pub mod stream;
+pub mod stream_auth;
 pub mod template;
 pub mod time;

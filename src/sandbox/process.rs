@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -24,7 +25,7 @@ const START: Duration = Duration::from_secs(20);
 pub struct Starter(mpsc::Sender<Order>);
 
 enum Order {
-    Start(oneshot::Sender<io::Result<Child>>),
+    Start(oneshot::Sender<io::Result<Process>>, Starter),
     Bury(Child),
 }
 
@@ -35,11 +36,14 @@ impl Starter {
         std::thread::Builder::new().name("sandbox-starter".into()).spawn(move || {
             for order in orders {
                 match order {
-                    // Who asked may have gone: then the child has to go too.
-                    Order::Start(answer) => {
-                        if let Err(Ok(child)) = answer.send(spawn(&options)) {
-                            bury(child);
-                        }
+                    // Where who asked has gone, dropping the answer buries the child.
+                    Order::Start(answer, starter) => {
+                        let child = spawn(&options);
+                        drop(answer.send(child.map(|child| Process {
+                            child: Some(child),
+                            pipes: None,
+                            starter,
+                        })));
                     }
                     Order::Bury(child) => bury(child),
                 }
@@ -53,11 +57,9 @@ impl Starter {
         let told = |error: io::Error| format!("the sandbox process does not start: {error}");
         let (answer, started) = oneshot::channel();
         let gone = || "the sandbox's starter has ended".to_owned();
-        self.0.send(Order::Start(answer)).map_err(|_| gone())?;
-        let mut child = started.await.map_err(|_| gone())?.map_err(told)?;
-        let pipes = child.stdin.take().zip(child.stdout.take());
-        // From here on whatever goes wrong buries it.
-        let mut process = Process { child: Some(child), pipes: None, starter: self.clone() };
+        self.0.send(Order::Start(answer, self.clone())).map_err(|_| gone())?;
+        let mut process = started.await.map_err(|_| gone())?.map_err(told)?;
+        let pipes = process.child.as_mut().and_then(|child| child.stdin.take().zip(child.stdout.take()));
         if let Some((input, output)) = pipes {
             let input = pipe::Sender::from_owned_fd(OwnedFd::from(input)).map_err(told)?;
             let output = pipe::Receiver::from_owned_fd(OwnedFd::from(output)).map_err(told)?;
@@ -70,7 +72,11 @@ impl Starter {
             Some(why) if !options.allow_unsandboxed => Err(format!(
                 "the kernel does not confine the sandbox process: {why}; --script-unsandboxed runs scripts without"
             )),
-            _ => Ok(process),
+            Some(why) => {
+                tracing::warn!("scripts run in a process that the kernel does not confine: {why}");
+                Ok(process)
+            }
+            None => Ok(process),
         }
     }
 }
@@ -84,6 +90,8 @@ fn spawn(options: &Options) -> io::Result<Child> {
         command.arg("--unsandboxed");
     }
     command.env_clear().current_dir("/");
+    // Ctrl-C is for the worker, which lets what it began end.
+    command.process_group(0);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
     command.spawn()
 }

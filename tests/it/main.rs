@@ -34,6 +34,7 @@ mod kubectl_explain;
 mod nothing_accepted_is_lost;
 mod one_malformed_object;
 mod relays;
+mod scripts;
 mod skeleton;
 mod standalone_files;
 mod suspend_and_policies;

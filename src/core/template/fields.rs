@@ -52,7 +52,7 @@ pub fn render(text: &str, pieces: &[Piece], context: &Value) -> Result<String, W
             Piece::Field { at, path, json, escape } => {
                 let value = find(context, path).map_err(|why| (*at, why))?;
                 if *json {
-                    let text = value.map_or_else(|| "null".to_owned(), |value| json_text(value));
+                    let text = value.map_or_else(|| "null".to_owned(), json_text);
                     if *escape { escape_into(&mut out, &text) } else { out.push_str(&text) }
                 } else {
                     write_value(&mut out, value, *escape);

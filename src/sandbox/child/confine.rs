@@ -23,7 +23,7 @@ pub use linux::{confine, cpu_used};
 mod linux {
     use std::time::Duration;
 
-    use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit};
+    use rustix::process::{Resource, Rlimit, Signal, getrlimit, set_parent_process_death_signal, setrlimit};
     use rustix::thread::set_no_new_privs;
     use rustix::time::{ClockId, clock_gettime};
     use seccompiler::{
@@ -39,11 +39,15 @@ mod linux {
         Duration::new(used.tv_sec.try_into().unwrap_or_default(), used.tv_nsec.try_into().unwrap_or_default())
     }
 
-    /// Confines this process for good. `memory`: Lua's, in bytes. The error says what the kernel refuses.
+    /// Confines this process for good, as far as the kernel lets it. `memory`: Lua's, in bytes. The error says what it
+    /// refuses.
     pub fn confine(memory: u64) -> Result<(), String> {
-        let told = |what: &'static str| move |error: rustix::io::Errno| format!("{what}: {error}");
+        let mut refused = Vec::new();
+        let mut note = |what: &str, outcome: rustix::io::Result<()>| {
+            refused.extend(outcome.err().map(|error| format!("{what}: {error}")));
+        };
         // A script that never ends must not outlive the worker.
-        set_parent_process_death_signal(Some(Signal::KILL)).map_err(told("parent-death signal"))?;
+        note("parent-death signal", set_parent_process_death_signal(Some(Signal::KILL)));
         let limits = [
             (Resource::As, address_space() + memory + BESIDE_LUA, "limit of memory"),
             (Resource::Cpu, super::CPU.as_secs(), "limit of CPU time"),
@@ -53,12 +57,16 @@ mod linux {
             (Resource::Nofile, 0, "limit of descriptors"),
         ];
         for (resource, limit, what) in limits {
-            let limit = Rlimit { current: Some(limit), maximum: Some(limit) };
-            setrlimit(resource, limit).map_err(told(what))?;
+            // A tighter one of whoever started the worker stays: raising it would be refused.
+            let limit = getrlimit(resource).maximum.map_or(limit, |hard| hard.min(limit));
+            note(what, setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) }));
         }
-        set_no_new_privs(true).map_err(told("no_new_privs"))?;
-        let program = filter().map_err(|error| format!("seccomp filter: {error}"))?;
-        seccompiler::apply_filter(&program).map_err(|error| format!("seccomp: {error}"))
+        note("no_new_privs", set_no_new_privs(true));
+        let filtered = filter()
+            .map_err(|error| error.to_string())
+            .and_then(|program| seccompiler::apply_filter(&program).map_err(|error| error.to_string()));
+        refused.extend(filtered.err().map(|error| format!("seccomp: {error}")));
+        if refused.is_empty() { Ok(()) } else { Err(refused.join(", ")) }
     }
 
     /// What is mapped already, most of it the program itself.

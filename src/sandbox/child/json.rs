@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use crate::core::lua::json_number;
 
-/// How deep values may nest, in both directions.
-const MAX_DEPTH: usize = 128;
+/// How deep a script's value may nest: less than what readers of JSON take, for it goes out within something else.
+const MAX_DEPTH: usize = 120;
 /// A list may have this many holes before it is taken for a mistake: one index of a billion would fill the memory.
 const SPARSE: usize = 10;
 
@@ -67,7 +67,7 @@ fn write(out: &mut Vec<u8>, value: &Lua5, array: &Table, limit: usize, depth: us
         Lua5::LightUserData(pointer) if pointer.0.is_null() => out.extend(b"null"),
         Lua5::Boolean(true) => out.extend(b"true"),
         Lua5::Boolean(false) => out.extend(b"false"),
-        Lua5::Integer(number) => out.extend(number.to_string().bytes()),
+        Lua5::Integer(number) => out.extend(json_number(*number as f64).to_string().bytes()),
         Lua5::Number(number) if !number.is_finite() => {
             return Err("cannot serialise number: must not be NaN or Infinity".into());
         }

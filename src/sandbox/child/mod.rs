@@ -36,11 +36,13 @@ pub fn run(memory: u64, unsandboxed: bool) -> ExitCode {
     loop {
         let Some(body) = listen() else { return ExitCode::SUCCESS };
         let started = Instant::now();
-        let Ok(request) = serde_json::from_slice::<Request<'_, Value>>(&body) else {
-            return ExitCode::FAILURE;
+        let (outcome, logs) = match serde_json::from_slice::<Request<'_, Value>>(&body) {
+            Ok(request) => vm.run(&request.job, started + Duration::from_millis(request.budget_ms)),
+            // Such as data that nests as deep as an event may, and so deeper within a request.
+            Err(error) => {
+                (Err(Failed::Error(format!("the event cannot be given to Lua: {error}"))), Vec::new())
+            }
         };
-        let deadline = started + Duration::from_millis(request.budget_ms);
-        let (outcome, logs) = vm.run(&request.job, deadline);
         // What ran out of something may have left the interpreter in any state.
         let broken = matches!(outcome, Err(Failed::Timeout | Failed::Memory));
         let last = confine::cpu_used() > confine::CPU / 2;
