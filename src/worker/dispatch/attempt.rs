@@ -121,7 +121,9 @@ fn came(settlement: &Settlement) -> Came {
         Next::Delivered | Next::Dead { reason: "TerminalStatus" } => Came::Well,
         Next::Dead { reason: "Gone" } => Came::Gone,
         Next::Dead { reason: "MaxAge" | "MaxAttempts" } | Next::Retry { .. } => Came::Badly(words()),
-        Next::Dead { .. } => Came::Denied(words()),
+        Next::Dead { reason: "EgressDenied" } => Came::Denied(words()),
+        // What an event made of a request says nothing of the receiver, which was not asked.
+        Next::Dead { .. } => Came::Nothing,
     }
 }
 
