@@ -163,7 +163,7 @@ async fn test_shows_the_exact_request_and_masks_secrets() {
         secret("keys", json!({"url": format!("{}/s3cr3t-path", receiver.url()), "token": "s3cr3t-token"}));
     let handler = json!({"urlSecretRef": {"name": "keys", "key": "url"}, "method": "PUT",
         "headersFrom": [{"name": "x-token", "secretRef": {"name": "keys", "key": "token"}}],
-        "payload": {"text": "{{ entity.username }} {% if operation == 'create' then %}is new{% end %}", "n": 1}});
+        "payload": {"text": "{{ entity.username }}{% if operation == 'create' then %} is new{% end %}", "n": 1}});
     let spec = json!({"source": "crud", "event": "consumers", "handler": {"webhookCustom": handler}});
     let hook = manifest("hookstream.dev/v1alpha1", "EventHook", "h", json!({ "spec": spec }));
     let (hook, keys) = (file("hook.yaml", &hook), file("keys.yaml", &keys));
