@@ -22,8 +22,8 @@ pub mod send;
 mod settings;
 pub mod sources;
 pub mod standalone;
-pub mod uninstall_check;
 pub mod test;
+pub mod uninstall_check;
 pub mod validate;
 
 use std::future::Future;

@@ -114,7 +114,8 @@ fn read_token(path: &std::path::Path) -> Result<SecretString, Failure> {
 
 fn own_address(listen: &str, tls: bool) -> Result<Url, Failure> {
     let why = || format!("--listen {listen}");
-    let url = Url::parse(&format!("{}://{}", if tls { "https" } else { "http" }, with_host(listen))).or_fail(why)?;
+    let url = Url::parse(&format!("{}://{}", if tls { "https" } else { "http" }, with_host(listen)))
+        .or_fail(why)?;
     // Port 0 is chosen by the system after this: nobody could be told of it.
     if url.port_or_known_default() == Some(0) {
         return Err(Failure::new(format!(

@@ -55,7 +55,11 @@ mod tests {
 
     const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
-    fn taken(parent: &str, state: Option<&str>, mut before: BTreeMap<String, Value>) -> Vec<(String, String)> {
+    fn taken(
+        parent: &str,
+        state: Option<&str>,
+        mut before: BTreeMap<String, Value>,
+    ) -> Vec<(String, String)> {
         take_over(&mut before, |name| if name == PARENT { Some(parent) } else { state });
         headers(&before).map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
     }

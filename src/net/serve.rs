@@ -97,11 +97,7 @@ pub async fn serve_tls(
     }
 }
 
-async fn connection(
-    stream: impl AsyncRead + AsyncWrite + Unpin,
-    router: Router,
-    stop: CancellationToken,
-) {
+async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin, router: Router, stop: CancellationToken) {
     let service = service_fn(|request: Request<Incoming>| {
         let mut router = router.clone();
         async move {

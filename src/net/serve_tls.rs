@@ -84,7 +84,11 @@ impl ServerTls {
         let newer = read(&self.cert, &self.key).and_then(|pems| {
             let same = pems.cert == current.pems.cert
                 && pems.key.expose_secret() == current.pems.key.expose_secret();
-            if same { Ok(None) } else { config(&self.cert, &self.key, &pems).map(|config| Some((pems, config))) }
+            if same {
+                Ok(None)
+            } else {
+                config(&self.cert, &self.key, &pems).map(|config| Some((pems, config)))
+            }
         });
         match newer {
             Ok(None) => {}
@@ -141,7 +145,11 @@ mod tests {
     async fn shows(port: u16, certificate: &str) -> bool {
         let root = reqwest::Certificate::from_pem(certificate.as_bytes()).unwrap();
         let client = reqwest::Client::builder().no_proxy().tls_certs_only([root]).build().unwrap();
-        client.get(format!("https://localhost:{port}/")).send().await.is_ok_and(|answer| answer.status() == 200)
+        client
+            .get(format!("https://localhost:{port}/"))
+            .send()
+            .await
+            .is_ok_and(|answer| answer.status() == 200)
     }
 
     #[tokio::test]
