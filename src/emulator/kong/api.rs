@@ -204,7 +204,7 @@ impl Kong {
             return Err(ApiError::plain(StatusCode::BAD_REQUEST, &message));
         }
         let ping = emit::ping(&hook, self.version.updated_at);
-        match self.emitter.send(&hook, Bytes::from(ping.to_string())).await {
+        match self.emitter.send_now(&hook, &ping).await {
             Ok(_) => Ok(Json(ping).into_response()),
             Err(error) => Err(ApiError::plain(StatusCode::BAD_REQUEST, &error.to_string())),
         }
@@ -220,19 +220,14 @@ impl Kong {
         let data = emit::payload(posted, &hook.fields.source, event.as_deref());
         let failed = |error: emit::SendError| ApiError::plain(StatusCode::BAD_REQUEST, &error.to_string());
         let result = match hook.fields.handler {
-            Handler::Webhook => {
-                let response =
-                    self.emitter.send(&hook, Bytes::from(data.to_string())).await.map_err(failed)?;
+            Handler::Webhook | Handler::WebhookCustom => {
+                let response = self.emitter.send_now(&hook, &data).await.map_err(failed)?;
                 let answer = emit::read(response).await.map_err(failed)?;
                 json!({"status": answer.status, "headers": answer.headers, "body": answer.body})
             }
-            Handler::Log => {
-                tracing::info!(hook = %hook.id, "log callback: {data}");
+            Handler::Log | Handler::Lambda => {
+                self.called(&hook, &data);
                 Value::Bool(true)
-            }
-            handler @ (Handler::WebhookCustom | Handler::Lambda) => {
-                let message = format!("this version of the emulator does not run handler {}", handler.name());
-                return Err(ApiError::plain(StatusCode::NOT_IMPLEMENTED, &message));
             }
         };
         Ok(Json(json!({"data": data, "result": result})).into_response())
@@ -264,8 +259,10 @@ impl Kong {
     /// create.
     fn add(&self, hook: &Hook) -> Result<(), ApiError> {
         self.store.insert(hook.clone())?;
-        if hook.fields.handler == Handler::Webhook {
-            self.emitter.enqueue(hook, &emit::ping(hook, self.version.updated_at));
+        if hook.fields.handler == Handler::Webhook
+            && let Err(error) = self.emitter.enqueue(hook, &emit::ping(hook, self.version.updated_at))
+        {
+            tracing::warn!(hook = %hook.id, %error, "not pinged");
         }
         Ok(())
     }
