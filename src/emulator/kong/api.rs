@@ -19,7 +19,8 @@ use uuid::Uuid;
 use super::error::ApiError;
 use super::store::Hook;
 use super::validate::{self, Handler};
-use super::{Kong, MAX_BODY, MissingDelete, body, emit, sources};
+use super::{Kong, MAX_BODY, MissingDelete, body, emit};
+use crate::core::catalogue;
 
 /// The workspace that is addressed without a prefix, or by its name.
 const DEFAULT_WORKSPACE: &str = "default";

@@ -18,7 +18,6 @@ mod control;
 mod emit;
 mod error;
 mod request;
-mod sources;
 mod store;
 mod template;
 #[cfg(test)]
