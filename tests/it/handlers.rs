@@ -262,7 +262,7 @@ async fn the_samples_do_what_kongs_pages_say() {
         text.replace("https://hooks.slack.com", &format!("{}/slack", receiver.url()))
             .replace("https://webhook.example.com", &format!("{}/webhook", receiver.url()))
     };
-    let manifests = ["slack", "consumers", "log", "lambda"].map(|name| read(name)).join("\n---\n");
+    let manifests = ["slack", "consumers", "log", "lambda"].map(read).join("\n---\n");
     let standalone = Standalone::start(&manifests, &[]).await;
     let publish = |event: &str, data: Value| json!({"source": "crud", "event": event, "data": data});
     let admin =
