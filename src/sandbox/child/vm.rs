@@ -105,7 +105,9 @@ impl Vm {
         self.budget.deadline.set(deadline);
         self.budget.over.set(false);
         self.logs.borrow_mut().clear();
-        let outcome = match self.budget.clone().watch(&self.lua, EVERY) {
+        // The one table that calls share; from Lua a metatable can be locked, from here it goes.
+        let ready = self.array.set_metatable(None).and_then(|()| self.budget.clone().watch(&self.lua, EVERY));
+        let outcome = match ready {
             Ok(()) => match job {
                 Job::Render { templates, context } => self.templates(templates, context),
                 Job::Call { function, data, event, source, pid } => {

@@ -196,7 +196,7 @@ async fn nothing_is_seen_between_calls() {
         see('bit', bit.leak)               see('coroutine', coroutine.leak)
         see('ngx', rawget(ngx, 'leak'))    see('kong', rawget(kong.log, 'leak'))
         see('cjson', rawget(cjson, 'leak'))  see('array_mt', cjson.array_mt.leak)
-        see('empty_array', rawget(cjson.empty_array, 1))
+        see('empty_array', rawget(cjson.empty_array, 1))  see('array_mt', getmetatable(cjson.array_mt))
         see('os', rawget(os, 'leak'))      see('data', data.leak)
         see('module', rawget(require 'cjson.safe', 'leak'))
         if pcall(function() return ngx.nothing end) then found[#found + 1] = 'metatable' end
@@ -214,6 +214,7 @@ async fn nothing_is_seen_between_calls() {
         setmetatable(_G, {__index = function() return 'leak' end})
         setmetatable(string, {__index = function() return 'leak' end})
         getmetatable(data.list).__index = function() return 'leak' end
+        setmetatable(cjson.array_mt, {__metatable = 'locked', __index = function() return 'leak' end})
         return leak == 1 and ('x').other == 'leak'";
     assert_eq!(scripts.run("b", spoil).await, Ok(json!(true)));
     assert_eq!(scripts.run("b", check).await, Ok(json!(true)));
