@@ -170,9 +170,7 @@ async fn what_is_not_built_yet_is_named_and_never_ignored() {
 
     world.edit("evh/filtered", json!({"filter": "data.x == 1"})).await;
     world.ready("eventhooks/filtered").await;
-    world
-        .edit("evh/case-0", json!({"handler": {"log": null, "webhook": {"url": "https://example.com"}}}))
-        .await;
+    world.edit("evh/case-0", json!({"from": null})).await;
     world.ready("eventhooks/case-0").await;
     world.edit("conn/limited", json!({"rateLimit": null})).await;
     let ready = world.ready("connections/limited").await;
