@@ -108,6 +108,13 @@ pub async fn access(connection: &Connection, context: &Context) -> Result<Access
     Ok(Access::Kong(KongAccess { http, admin_url, workspace, token, learned }))
 }
 
+/// The hash that a gateway of this version signs with.
+pub fn signs_with(version: &str) -> &'static str {
+    let mut numbers = version.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    let version = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
+    if version >= (3, 14) { "SHA256" } else { "SHA1" }
+}
+
 /// How often the objects of this Connection are compared with the vendor.
 pub fn resync_interval(connection: &Connection, context: &Context) -> Result<Duration, Problem> {
     let Some(text) = &connection.spec.resync_interval else { return Ok(context.options.resync_interval) };

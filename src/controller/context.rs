@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use url::Url;
 
 use super::backoff::Backoff;
+use super::eventhook::Sources;
 use super::reconcile::{Claims, Memory, Snapshots};
 use crate::admin::kong::Learned;
 use crate::admin::Access;
@@ -67,6 +68,7 @@ pub struct Context {
     pub(super) memory: Memory,
     pub(super) claims: Claims,
     pub(super) snapshots: Snapshots,
+    pub(super) sources: Sources,
     /// The accesses that last worked, by Connection and address: a namespace whose Secret is deleted first still cleans
     /// up, and an address that a Connection no longer has, too.
     last_access: Mutex<HashMap<(Key, String), Access>>,
@@ -96,6 +98,7 @@ impl Context {
             memory: Memory::default(),
             claims: Claims::default(),
             snapshots: Snapshots::default(),
+            sources: Sources::default(),
             last_access: Mutex::default(),
             learned: Mutex::default(),
             nudges,
@@ -144,10 +147,13 @@ impl Context {
         self.learned.lock().remove(connection);
     }
 
-    /// Something about the Connection's gateway was learned: its status is to tell it.
-    pub(super) fn nudge(&self, connection: Key) {
-        // Closed: the controller is stopping.
-        self.nudges.send(connection).ok();
+    /// Where something about a Connection's gateway was learned, its status is to tell it.
+    pub(super) fn tell_news(&self, connection: Key, access: &Access) {
+        let Access::Kong(kong) = access;
+        if kong.learned.news() {
+            // Closed: the controller is stopping.
+            self.nudges.send(connection).ok();
+        }
     }
 
     /// The key ring. It is made when the first object needs it, but not while some object was already told a secret of a

@@ -178,7 +178,7 @@ async fn follow(routes: &Routes, view: &View, dispatch: &dispatch::Handle, chang
         // Deliveries may wait for it.
         Change::Secret(key) => routes.using(CaKind::Secret, &key),
         Change::ConfigMap(key) => routes.using(CaKind::ConfigMap, &key),
-        Change::Connection(_) => Vec::new(),
+        Change::Connection(_) | Change::EventStream(_) | Change::Hook(_) => Vec::new(),
     };
     for uid in concerned {
         dispatch.hook_changed(uid).await;

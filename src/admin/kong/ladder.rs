@@ -3,6 +3,8 @@
 //! To create: PUT to an id of ours, else POST with that id, else POST without one (then the reconciler must find the hook
 //! again by a record). To change: PUT, else PATCH, else the reconciler deletes and creates.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use http::Method;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -15,27 +17,45 @@ use crate::api::Capabilities;
 
 /// What is known so far; all clients of one Connection share it.
 #[derive(Debug, Default)]
-pub struct Learned(Mutex<Capabilities>);
+pub struct Learned {
+    known: Mutex<Capabilities>,
+    /// Something was learned since somebody asked.
+    news: AtomicBool,
+}
 
 impl Learned {
     pub fn new(known: Capabilities) -> Self {
-        Learned(Mutex::new(known))
+        Learned { known: Mutex::new(known), news: AtomicBool::default() }
     }
 
     pub fn known(&self) -> Capabilities {
-        self.0.lock().clone()
+        self.known.lock().clone()
+    }
+
+    /// True once after something was learned.
+    pub fn news(&self) -> bool {
+        self.news.swap(false, Ordering::Relaxed)
+    }
+
+    fn learn(&self, change: impl FnOnce(&mut Capabilities)) {
+        let mut known = self.known.lock();
+        let before = known.clone();
+        change(&mut known);
+        if *known != before {
+            self.news.store(true, Ordering::Relaxed);
+        }
     }
 
     fn put(&self, works: bool) {
-        self.0.lock().put = Some(works);
+        self.learn(|known| known.put = Some(works));
     }
 
     fn client_id(&self, works: bool) {
-        self.0.lock().client_id = Some(works);
+        self.learn(|known| known.client_id = Some(works));
     }
 
     fn patch(&self, works: bool) {
-        self.0.lock().patch = Some(works);
+        self.learn(|known| known.patch = Some(works));
     }
 }
 

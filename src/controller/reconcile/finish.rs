@@ -38,6 +38,7 @@ pub async fn finish<K: Synced>(
     let uid = object.uid().unwrap_or_default();
     let connection = &vendor.connection;
     context.remember_access(Key::of(&**connection), &vendor.access);
+    context.tell_news(Key::of(&**connection), &vendor.access);
     tell::<K>(context, object, &outcome.done, &wanted.whole()).await;
     K::record(&mut status, Some(outcome.external), outcome.hashes);
     let standing = match outcome.differs {

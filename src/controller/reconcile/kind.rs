@@ -72,18 +72,38 @@ pub struct Wanted<D> {
 }
 
 impl<D> Wanted<D> {
+    /// `whole` is the object as it should read back; what stands at the paths of `secrets` is taken out of the comparison.
+    pub fn new(desired: D, mut whole: Value, secrets: &[&str], name: Option<String>) -> Self {
+        let mut taken = BTreeMap::new();
+        for path in secrets {
+            let (parent, name) = parent_of(path);
+            if let Some(Value::Object(parent)) = whole.pointer_mut(&parent)
+                && let Some(value) = parent.remove(name)
+            {
+                taken.insert((*path).to_owned(), value);
+            }
+        }
+        Wanted { desired, compared: whole, secrets: taken, name }
+    }
+
     /// The object as a vendor would show it that kept nothing to itself.
     pub fn whole(&self) -> Value {
         let mut whole = self.compared.clone();
         for (path, value) in &self.secrets {
-            let (parents, name) = path.rsplit_once('.').unwrap_or(("", path));
-            let steps = parents.split('.').filter(|step| !step.is_empty());
-            let parent = steps.fold(Some(&mut whole), |at, step| at?.get_mut(step));
-            if let Some(Value::Object(parent)) = parent {
+            let (parent, name) = parent_of(path);
+            if let Some(Value::Object(parent)) = whole.pointer_mut(&parent) {
                 parent.insert(name.to_owned(), value.clone());
             }
         }
         whole
+    }
+}
+
+/// A dotted path as the JSON pointer of its parent, and the last step.
+fn parent_of(path: &str) -> (String, &str) {
+    match path.rsplit_once('.') {
+        Some((parents, name)) => (format!("/{}", parents.replace('.', "/")), name),
+        None => (String::new(), path),
     }
 }
 
@@ -96,4 +116,19 @@ pub enum Done {
     /// It existed before, and is ours from now on.
     Adopted,
     Nothing,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn secrets_are_taken_out_and_put_back() {
+        let whole = json!({"a": 1, "token": "t", "config": {"secret": "s", "url": "u"}});
+        let wanted = Wanted::new((), whole.clone(), &["config.secret", "token", "config.none", "x.y"], None);
+        assert_eq!(wanted.compared, json!({"a": 1, "config": {"url": "u"}}));
+        assert_eq!(wanted.secrets.len(), 2);
+        assert_eq!(wanted.whole(), whole);
+    }
 }

@@ -32,6 +32,8 @@ struct Shared {
 struct State {
     base: Option<Base>,
     writes: HashMap<String, (Instant, Write)>,
+    /// When the last list failed, and how.
+    failed: Option<(Instant, AdminError)>,
     used: Option<Instant>,
 }
 
@@ -128,11 +130,20 @@ impl Shared {
             state.base.as_ref().is_some_and(|base| base.begun + oldest >= asked)
         };
         let _one_at_a_time = self.listing.lock().await;
-        if is_fresh(&self.state.lock()) {
-            return Ok(());
+        {
+            let state = self.state.lock();
+            if is_fresh(&state) {
+                return Ok(());
+            }
+            // Who waited for a list that failed does not wait for one more.
+            if let Some((_, error)) = state.failed.as_ref().filter(|(at, _)| *at >= asked) {
+                return Err(error.clone());
+            }
         }
         let begun = Instant::now();
-        let listed = client.list().await?;
+        let listed = client.list().await.inspect_err(|error| {
+            self.state.lock().failed = Some((Instant::now(), error.clone()));
+        })?;
         let items = listed.items.into_iter().filter_map(|item| Some((C::id(&item)?.to_owned(), Arc::new(item))));
         let base = Base { begun, at: listed.at, items: items.collect() };
         let mut state = self.state.lock();
