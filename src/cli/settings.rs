@@ -90,6 +90,7 @@ impl ControllerArgs {
             ingest_url: self.ingest_url.clone(),
             resync_interval: self.resync_interval,
             admin_ceiling: self.admin_rate_ceiling,
+            ..controller::Options::default()
         }
     }
 }

@@ -12,7 +12,6 @@
 //! Leadership is asked where writes go out: `cluster` before each of the controller's, `admin::limit` before each call.
 
 mod backoff;
-mod cleanup;
 mod connection;
 mod context;
 mod eventhook;
@@ -33,7 +32,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
-pub use context::{Context, Options};
+pub use context::{Context, Options, Patience};
 pub use problem::Problem;
 
 use crate::cluster::{Change, Guarded};

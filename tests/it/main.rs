@@ -31,6 +31,8 @@ mod kubectl_explain;
 mod leadership;
 mod nothing_accepted_is_lost;
 mod one_malformed_object;
+mod probes;
+mod rate_limits;
 mod relays;
 mod skeleton;
 mod standalone_files;
