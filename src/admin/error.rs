@@ -102,9 +102,7 @@ impl AdminError {
             | AdminError::RateLimited(d, _)
             | AdminError::ServerError(d)
             | AdminError::UnexpectedAnswer(d) => Some(d),
-            AdminError::Unreachable(_)
-            | AdminError::EgressDenied(_)
-            | AdminError::Unsupported(_) => None,
+            AdminError::Unreachable(_) | AdminError::EgressDenied(_) | AdminError::Unsupported(_) => None,
         }
     }
 

@@ -11,8 +11,8 @@ use url::Url;
 use super::backoff::Backoff;
 use super::eventhook::Sources;
 use super::reconcile::{Claims, Memory, Snapshots};
-use crate::admin::kong::Learned;
 use crate::admin::Access;
+use crate::admin::kong::Learned;
 use crate::api::{Capabilities, EventHook};
 use crate::cluster::{Cluster, ClusterError, Key, View};
 use crate::core::keys::KeyRing;
@@ -126,7 +126,9 @@ impl Context {
     pub(super) fn last_access(&self, connection: &Key, endpoint: Option<&str>) -> Option<Access> {
         let all = self.last_access.lock();
         let there = endpoint.and_then(|endpoint| all.get(&(connection.clone(), endpoint.to_owned())));
-        there.or_else(|| all.iter().find(|((key, _), _)| key == connection).map(|(_, access)| access)).cloned()
+        there
+            .or_else(|| all.iter().find(|((key, _), _)| key == connection).map(|(_, access)| access))
+            .cloned()
     }
 
     /// The Connection is gone: nobody needs its credentials any more.

@@ -45,7 +45,9 @@ pub enum Problem {
         "handler {0} may not run in the gateway: name it in gatewayHandlers of the Connection, or use deliverBy: Worker"
     )]
     HandlerNotAllowed(&'static str),
-    #[error("adopt.id: there is no {what} with the id {id}: correct the id in a new object, or remove adopt there to create one")]
+    #[error(
+        "adopt.id: there is no {what} with the id {id}: correct the id in a new object, or remove adopt there to create one"
+    )]
     AdoptNotFound { what: &'static str, id: String },
     #[error("the {what} {id} belongs to {by}: one object has it, delete or change the other first")]
     Held { what: &'static str, id: String, by: String },
@@ -81,7 +83,9 @@ pub enum Problem {
 
 fn conflict(name: &str, id: &str, holder: Option<&str>) -> String {
     match holder {
-        Some(holder) => format!("the name {name} is taken by {id}, which belongs to {holder}: choose another name"),
+        Some(holder) => {
+            format!("the name {name} is taken by {id}, which belongs to {holder}: choose another name")
+        }
         None => format!(
             "the name {name} is taken by {id}, which this object did not make: take it over with adopt: {{id: {id}, mode: Match}} in a new object, choose another name, or delete it at the vendor"
         ),

@@ -205,7 +205,10 @@ impl<K: Synced> Run<'_, K> {
             Err(Problem::Admin(AdminError::Unsupported(_))) => {}
             Err(error) => return Err(error),
         }
-        tracing::debug!(name = self.object.name_any(), "the vendor changes nothing: deleted and created again");
+        tracing::debug!(
+            name = self.object.name_any(),
+            "the vendor changes nothing: deleted and created again"
+        );
         let mut again = self.again();
         if !client.takes_ids() {
             again.record_create().await?;
@@ -236,9 +239,11 @@ impl<K: Synced> Run<'_, K> {
     async fn written(&self, id: String, item: &Value, done: Done) -> Result<Outcome, Problem> {
         self.context.memory.made(&self.uid, self.place(&id));
         self.context.memory.seen(&self.uid);
-        let unread = self.wanted.secrets.iter().filter(|(path, value)| {
-            !K::Client::SECRETS_READ_BACK || at(item, path) != Some(*value)
-        });
+        let unread = self
+            .wanted
+            .secrets
+            .iter()
+            .filter(|(path, value)| !K::Client::SECRETS_READ_BACK || at(item, path) != Some(*value));
         let hashes = self.hashes(unread.map(|(path, _)| path.as_str())).await?;
         let kept = match plan(&self.wanted.compared, Some(item)) {
             Plan::Update(fields) => Some(fields.join(", ")),
@@ -246,7 +251,10 @@ impl<K: Synced> Run<'_, K> {
         };
         // Written again and again it would be kept no better, and each write is one of the tenant's limit.
         let differs = kept.map(|fields| {
-            Note::new("NotKept", format!("the {} was written and reads otherwise; differing: {fields}", K::WHAT))
+            Note::new(
+                "NotKept",
+                format!("the {} was written and reads otherwise; differing: {fields}", K::WHAT),
+            )
         });
         Ok(self.outcome(id, hashes, done, differs))
     }

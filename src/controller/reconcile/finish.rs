@@ -5,9 +5,9 @@ use std::time::Duration;
 use kube::ResourceExt;
 use sha2::{Digest, Sha256};
 
+use super::Outcome;
 use super::kind::{Done, Synced, Vendor, Wanted};
 use super::record::PENDING_CREATE;
-use super::Outcome;
 use crate::admin::ExternalClient;
 use crate::cluster::{Key, Metadata, Target};
 use crate::controller::backoff::resync;

@@ -73,16 +73,23 @@ struct Run<'a, K: Synced> {
 }
 
 /// The vendor of an object, by its Connection.
-pub async fn vendor<K: Synced>(context: &Context, object: &K, name: &str) -> Result<Vendor<K::Client>, Problem> {
+pub async fn vendor<K: Synced>(
+    context: &Context,
+    object: &K,
+    name: &str,
+) -> Result<Vendor<K::Client>, Problem> {
     let namespace = object.namespace().unwrap_or_default();
     let guarded = context
         .view
         .connection(&namespace, name)
         .ok_or_else(|| Problem::ConnectionMissing(name.to_owned()))?;
     let connection = guarded.0.as_ref().map_err(|_| Problem::ConnectionInvalid(name.to_owned()))?;
+    let wrong = || Problem::WrongVendor { connection: name.to_owned(), vendor: K::VENDOR };
+    if !K::is_vendor(&connection.spec) {
+        return Err(wrong());
+    }
     let access = connection::access(connection, context).await?;
-    let client = K::client(&access)
-        .ok_or_else(|| Problem::WrongVendor { connection: name.to_owned(), vendor: K::VENDOR })?;
+    let client = K::client(&access).ok_or_else(wrong)?;
     Ok(Vendor { connection: Arc::new(connection.clone()), access, client })
 }
 
