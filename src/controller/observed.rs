@@ -89,7 +89,9 @@ where
             }
             context.backoff.slow_down(&uid, &problem);
             Action::requeue(match problem.class() {
-                Class::Terminal | Class::DependencyMissing => SAFETY,
+                // What a vendor has may change without a word.
+                Class::Terminal => SAFETY.min(context.options.resync_interval),
+                Class::DependencyMissing => SAFETY,
                 Class::RateLimited(after) => after.max(context.backoff.failed(&uid)),
                 Class::After(after) => after.max(SOON),
                 Class::Retryable => context.backoff.failed(&uid),
