@@ -14,6 +14,7 @@ pub mod emulate;
 mod http;
 mod logging;
 pub mod receive;
+pub mod release;
 mod roles;
 pub mod send;
 mod settings;
@@ -42,6 +43,7 @@ enum Command {
     #[command(subcommand)]
     Emulate(emulate::Vendor),
     Receive(receive::Args),
+    Release(release::Args),
     Send(send::Args),
     #[command(subcommand)]
     Deliveries(deliveries::Command),
@@ -88,6 +90,7 @@ pub fn main() -> ExitCode {
         Command::Crds(args) => crds::run(args),
         Command::Emulate(vendor) => block_on(emulate::run(vendor)),
         Command::Receive(args) => block_on(receive::run(args)),
+        Command::Release(args) => block_on(release::run(args)),
         Command::Send(args) => block_on(send::run(args)),
         Command::Deliveries(command) => block_on(deliveries::run(command)),
     };

@@ -34,6 +34,7 @@ mod one_malformed_object;
 mod probes;
 mod rate_limits;
 mod relays;
+mod release;
 mod skeleton;
 mod standalone_files;
 mod suspend_and_policies;

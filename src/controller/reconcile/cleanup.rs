@@ -45,6 +45,14 @@ pub async fn cleanup<K: Synced>(object: &K, context: &Context) -> Result<Duratio
     Ok(DONE)
 }
 
+/// Deletes the vendor's object as a deletion of ours would, which stays.
+pub async fn delete_external<K: Synced>(object: &K, context: &Context) -> Result<(), Problem> {
+    if policy(object, context) == DeletionPolicy::Delete && !object.policies().observes_only() {
+        remove(object, context).await?;
+    }
+    Ok(())
+}
+
 /// What becomes of the vendor's object when ours is deleted.
 pub fn policy<K: Synced>(object: &K, context: &Context) -> DeletionPolicy {
     let of_connection = || {
