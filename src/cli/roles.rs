@@ -20,6 +20,7 @@ use crate::leadership::Leadership;
 use crate::metrics::Metrics;
 use crate::net::{Egress, HttpClient, serve};
 use crate::ops::{self, Liveness, Readiness};
+use crate::sandbox::Sandbox;
 use crate::worker::store::sqlite::SqliteStore;
 use crate::worker::{Listening, Worker, WorkerError};
 
@@ -105,6 +106,7 @@ where
                 view: view.clone(),
                 store: Arc::new(store),
                 http,
+                sandbox: Sandbox::start(role.args.scripts.options()).await,
                 metrics,
                 starting,
                 limits: role.args.limits(),
