@@ -123,6 +123,7 @@ impl Worker {
             store: self.store.clone(),
             routes: routes.clone(),
             dispatch: handle.clone(),
+            metrics: self.metrics.clone(),
             sender,
             max_event_bytes: self.limits.max_event_bytes,
         });
