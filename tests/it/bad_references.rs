@@ -117,6 +117,8 @@ async fn without_an_address_for_relays_a_hook_is_stalled() {
 async fn what_is_not_built_yet_is_named_and_never_ignored() {
     let world = World::start("not-built").await;
     let alone = |extra: Value| merged(json!({"connectionRef": null}), extra);
+    let handler =
+        |handler: Value| merged(json!({"handler": {"webhook": null}}), json!({ "handler": handler }));
     let cases = [("from", alone(json!({"from": {"eventStreamRef": {"name": "s"}}})))];
     let name = |n: usize| format!("case-{n}");
     let mut objects: Vec<Value> =

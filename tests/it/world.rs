@@ -129,6 +129,13 @@ impl World {
         process
     }
 
+    /// What the operator tells at /metrics.
+    pub async fn metrics(&self) -> Result<String, String> {
+        let at = self.args.iter().position(|arg| arg == "--ops-listen").unwrap();
+        let answer = http().get(format!("http://{}/metrics", self.args[at + 1])).send().await;
+        answer.map_err(|e| e.to_string())?.text().await.map_err(|e| e.to_string())
+    }
+
     /// What the ops port of such a process answers: status and text.
     pub async fn ops(&self, process: &Process, path: &str) -> (u16, String) {
         let address = self.ops.lock().unwrap()[&process.pid()].clone();
