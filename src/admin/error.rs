@@ -55,6 +55,9 @@ pub enum AdminError {
     /// Nothing was sent.
     #[error(transparent)]
     NotLeading(#[from] NotLeading),
+    /// It cannot be done this way there; nothing was changed. The reconciler takes another way.
+    #[error("the admin API does not support {0}")]
+    Unsupported(&'static str),
 }
 
 /// What the vendor said.
@@ -92,6 +95,7 @@ impl AdminError {
             | AdminError::ServerError(_)
             | AdminError::UnexpectedAnswer(_)
             | AdminError::Unreachable(_)
+            | AdminError::Unsupported(_)
             | AdminError::NotLeading(_) => Class::Retryable,
         }
     }
@@ -108,6 +112,7 @@ impl AdminError {
             | AdminError::UnexpectedAnswer(d) => Some(d),
             AdminError::Unreachable(_)
             | AdminError::EgressDenied(_)
+            | AdminError::Unsupported(_)
             | AdminError::Postponed(_)
             | AdminError::NotLeading(_) => None,
         }

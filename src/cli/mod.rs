@@ -16,6 +16,7 @@ mod logging;
 mod output;
 pub mod ping;
 pub mod receive;
+pub mod release;
 mod roles;
 mod sandbox;
 pub mod send;
@@ -53,6 +54,7 @@ enum Command {
     #[command(subcommand)]
     Emulate(emulate::Vendor),
     Receive(receive::Args),
+    Release(release::Args),
     Send(send::Args),
     #[command(subcommand)]
     Deliveries(deliveries::Command),
@@ -106,6 +108,7 @@ pub fn main() -> ExitCode {
         Command::Sources(args) => sources::run(args),
         Command::Emulate(vendor) => block_on(emulate::run(vendor)),
         Command::Receive(args) => block_on(receive::run(args)),
+        Command::Release(args) => block_on(release::run(args)),
         Command::Send(args) => block_on(send::run(args)),
         Command::Deliveries(command) => block_on(deliveries::run(command)),
         Command::UninstallCheck(args) => block_on(uninstall_check::run(args)),

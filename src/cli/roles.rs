@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::settings::{WorkerArgs, with_host};
 use super::{Failure, OrFail, Outcome, say, stop_signal};
-use crate::cluster::kubernetes::Candidacy;
+use crate::cluster::kubernetes::{Candidacy, Ending};
 use crate::cluster::{Change, Cluster, View};
 use crate::controller;
 use crate::core::egress;
@@ -72,7 +72,7 @@ where
 
     let ops = listen(roles.ops_listen, "--ops-listen").await?;
     // Before the controller: two processes on one data folder must not both write to the vendor.
-    let tls = roles.worker.as_ref().map(|role| role.args.tls()).transpose()?.flatten();
+    let tls = roles.worker.as_ref().map(|role| role.args.tls.open()).transpose()?.flatten();
     let store = match &roles.worker {
         Some(role) => Some(open_store(role)?),
         None => None,
@@ -194,9 +194,9 @@ async fn control(
     }
     let mut competing = candidacy.compete(metrics).or_fail(|| "starting the thread of the Lease".into())?;
     tokio::select! {
-        () = &mut work => competing.stop(true).await,
+        () = &mut work => competing.stop(Ending::LetGo).await,
         () = competing.ended() => return Err(broken("the thread of the Lease ended")),
-        () = async { stopping.cancelled().await; tokio::time::sleep(DRAIN).await } => competing.stop(false).await,
+        () = async { stopping.cancelled().await; tokio::time::sleep(DRAIN).await } => competing.stop(Ending::RunOut).await,
     }
     Ok(())
 }

@@ -93,6 +93,7 @@ impl ControllerArgs {
             ingest_url: self.ingest_url.clone(),
             resync_interval: self.resync_interval,
             admin_ceiling: self.admin_rate_ceiling,
+            ..controller::Options::default()
         }
     }
 }
@@ -166,14 +167,34 @@ pub struct WorkerArgs {
     /// How many bytes of dead letters are kept; the oldest go first.
     #[arg(long, default_value = "1GiB", value_parser = parse_size, value_name = "SIZE", env = "HOOKSTREAM_DEAD_LETTER_BYTES")]
     dead_letter_bytes: u64,
-    /// A certificate chain in PEM: ingest and API port then speak HTTPS. Replaced files are taken within 10 s.
+    #[command(flatten)]
+    pub tls: ServerTlsArgs,
+    #[command(flatten)]
+    pub scripts: ScriptArgs,
+}
+
+/// TLS of the ports that listen.
+#[derive(clap::Args, Clone, Debug)]
+pub struct ServerTlsArgs {
+    /// A certificate chain in PEM: the ports (ingest and API) then speak HTTPS. Replaced files are taken within 10 s.
     #[arg(long, value_name = "FILE", requires = "tls_key", env = "HOOKSTREAM_TLS_CERT")]
     tls_cert: Option<PathBuf>,
     /// The certificate's private key in PEM.
     #[arg(long, value_name = "FILE", requires = "tls_cert", env = "HOOKSTREAM_TLS_KEY")]
     tls_key: Option<PathBuf>,
-    #[command(flatten)]
-    pub scripts: ScriptArgs,
+}
+
+impl ServerTlsArgs {
+    pub fn is_given(&self) -> bool {
+        self.tls_cert.is_some()
+    }
+
+    /// What the ports show, where they speak TLS.
+    pub fn open(&self) -> Result<Option<Arc<ServerTls>>, Failure> {
+        let (Some(cert), Some(key)) = (&self.tls_cert, &self.tls_key) else { return Ok(None) };
+        let tls = ServerTls::open(cert, key).or_fail(|| "--tls-cert, --tls-key".into())?;
+        Ok(Some(Arc::new(tls)))
+    }
 }
 
 impl WorkerArgs {
@@ -188,17 +209,6 @@ impl WorkerArgs {
 
     pub fn disk(&self, data: &Path) -> Disk {
         Disk::new(data, self.disk_limit)
-    }
-
-    pub fn speaks_tls(&self) -> bool {
-        self.tls_cert.is_some()
-    }
-
-    /// What the ports show, where they speak TLS.
-    pub fn tls(&self) -> Result<Option<Arc<ServerTls>>, Failure> {
-        let (Some(cert), Some(key)) = (&self.tls_cert, &self.tls_key) else { return Ok(None) };
-        let tls = ServerTls::open(cert, key).or_fail(|| "--tls-cert, --tls-key".into())?;
-        Ok(Some(Arc::new(tls)))
     }
 
     /// The shares of a disk of this size.

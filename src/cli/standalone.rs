@@ -71,7 +71,7 @@ pub async fn run(args: Args) -> Outcome {
 
     let mut controller = args.controller.options();
     if controller.ingest_url.is_none() {
-        controller.ingest_url = Some(own_address(&args.listen, args.worker.speaks_tls())?);
+        controller.ingest_url = Some(own_address(&args.listen, args.worker.tls.is_given())?);
     }
     let mut subscribers = Subscribers::default();
     let controller_changes = subscribers.subscribe();

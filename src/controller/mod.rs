@@ -12,10 +12,10 @@
 //! Leadership is asked where writes go out: `cluster` before each of the controller's, `admin::limit` before each call.
 
 mod backoff;
-mod cleanup;
 mod connection;
 mod context;
 mod eventhook;
+mod let_go;
 mod observed;
 mod outcome;
 mod problem;
@@ -33,7 +33,8 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
-pub use context::{Context, Options};
+pub use context::{Context, Options, Patience};
+pub use let_go::delete_all_external;
 pub use problem::Problem;
 
 use crate::cluster::{Change, Guarded};

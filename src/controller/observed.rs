@@ -89,8 +89,11 @@ where
             }
             context.backoff.slow_down(&uid, &problem);
             Action::requeue(match problem.class() {
-                Class::Terminal | Class::DependencyMissing => SAFETY,
+                // What a vendor has may change without a word.
+                Class::Terminal => SAFETY.min(context.options.resync_interval),
+                Class::DependencyMissing => SAFETY,
                 Class::RateLimited(after) => after.max(context.backoff.failed(&uid)),
+                Class::After(after) => after.max(SOON),
                 Class::Retryable => context.backoff.failed(&uid),
             })
         }
@@ -126,7 +129,6 @@ mod tests {
     use crate::cluster::files::{Files, Options};
     use crate::cluster::{Subscribers, View};
     use crate::controller;
-    use crate::core::bucket::Rate;
     use crate::core::egress::Policy;
     use crate::leadership::Leadership;
     use crate::metrics::Metrics;
@@ -162,11 +164,7 @@ spec: {source: 7, handler: {webhook: {url: 'https://example.com'}}}
         tokio::spawn(run);
         view.ready().await;
         let http = HttpClient::new(Egress::new(Policy::default())).unwrap();
-        let options = controller::Options {
-            ingest_url: None,
-            resync_interval: Duration::from_secs(600),
-            admin_ceiling: Rate { requests: 10, interval: Duration::from_secs(1), burst: 10 },
-        };
+        let options = controller::Options::default();
         let (metrics, leadership) = (Arc::new(Metrics::default()), Leadership::always());
         (dir, Arc::new(Context::new(files, view, http, options, metrics, leadership)))
     }

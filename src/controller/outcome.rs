@@ -40,7 +40,7 @@ impl Outcome {
             problem if problem.is_own() => Outcome::NotLeading,
             problem => match problem.class() {
                 Class::Terminal => Outcome::Stalled,
-                Class::DependencyMissing => Outcome::Waiting,
+                Class::DependencyMissing | Class::After(_) => Outcome::Waiting,
                 Class::RateLimited(_) => Outcome::RateLimited,
                 Class::Retryable => Outcome::Failed,
             },

@@ -8,6 +8,7 @@ mod standalone;
 mod world;
 
 mod a_lost_key_ring;
+mod auth0_emulator;
 mod bad_events;
 mod bad_references;
 mod callers_are_judged;
@@ -38,7 +39,10 @@ mod kustomized;
 mod leadership;
 mod nothing_accepted_is_lost;
 mod one_malformed_object;
+mod probes;
+mod rate_limits;
 mod relays;
+mod release;
 mod scripts;
 mod skeleton;
 mod standalone_files;
