@@ -1,6 +1,6 @@
 //! Which hooks an event reaches: an index, changed in place; and what is decided for each of them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use kube::{Resource, ResourceExt};
@@ -149,6 +149,11 @@ impl Routes {
     /// Every hook.
     pub fn all(&self) -> Vec<Arc<Known>> {
         self.inner.read().by_uid.values().cloned().collect()
+    }
+
+    /// The namespaces that have hooks.
+    pub fn namespaces(&self) -> BTreeSet<String> {
+        self.inner.read().by_name.keys().map(|key| key.namespace.clone()).collect()
     }
 
     /// The hooks that refer to this Secret or ConfigMap.

@@ -39,6 +39,17 @@ pub enum Origin {
     Stream(String),
 }
 
+impl Origin {
+    /// Without the name: a metric's label.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Origin::Api => "api",
+            Origin::Relay(_) => "relay",
+            Origin::Stream(_) => "stream",
+        }
+    }
+}
+
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -249,6 +249,10 @@ fn readable(data: &RawValue) -> Result<(), BadEvent> {
 
 /// True where valid JSON nests deeper than `max`. Without recursion, for that is what it guards.
 fn deeper_than(json: &str, max: usize) -> bool {
+    // What does not open so often cannot be so deep: that is quicker to see.
+    if json.bytes().filter(|byte| matches!(byte, b'[' | b'{')).count() <= max {
+        return false;
+    }
     let (mut depth, mut in_text, mut escaped) = (0_usize, false, false);
     for byte in json.bytes() {
         match byte {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Dispatcher;
 use super::command::Command;
+use super::queue::Queue;
 use crate::core::time::Millis;
 use crate::metrics::Metrics;
 use crate::worker::store::{HookId, Next, Pending, Settlement, Store};
@@ -48,7 +49,7 @@ impl Dispatcher {
         if self.routes.get(&hook.uid).is_some() {
             return;
         }
-        self.queues.remove(&hook.uid);
+        self.drop_queue(&hook.uid);
         self.told_held.remove(&hook.uid);
         let name = (hook.namespace.clone(), hook.name.clone());
         if self.orphans.get(&name) == Some(hook) {
@@ -56,12 +57,24 @@ impl Dispatcher {
         }
     }
 
+    /// Forgets what waited for hooks of a namespace that ended: a hook of the next one must not take it up.
+    pub(super) fn namespace_ended(&mut self, name: &str) {
+        let old = |id: &HookId| *id.namespace == *name && self.routes.get(&id.uid).is_none();
+        let hooks: Vec<HookId> = self.queues.values().filter_map(|queue| queue.id.clone()).filter(old).collect();
+        for hook in &hooks {
+            let freed = self.queues.get_mut(&hook.uid).map_or(0, Queue::hold);
+            self.waiting_bytes = self.waiting_bytes.saturating_sub(freed);
+            self.forget(hook);
+        }
+        self.orphans.retain(|(namespace, _), _| **namespace != *name);
+    }
+
     /// What waits for a deleted hook becomes that of the hook which now has its name.
     pub(super) fn take_up(&mut self, old: HookId, new: HookId) {
         if old.uid == new.uid {
             return;
         }
-        self.queues.remove(&old.uid);
+        self.drop_queue(&old.uid);
         self.told_held.remove(&old.uid);
         let (store, handle) = (self.store.clone(), self.handle.clone());
         self.tasks.spawn(async move {

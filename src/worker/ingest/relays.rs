@@ -1,6 +1,7 @@
 //! `POST /v1/namespaces/{ns}/relays/{eventhook}`: what Kong relays for one hook.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::Json;
 use axum::body::Body;
@@ -39,6 +40,7 @@ pub async fn relay(
     headers: HeaderMap,
     body: Body,
 ) -> Response {
+    let started = Instant::now();
     let relayed = accept(&ingest, &Key::new(&namespace, &name), &headers, body).await;
     let (outcome, response) = match relayed {
         Relayed::Accepted(accepted) => {
@@ -53,7 +55,7 @@ pub async fn relay(
         Relayed::Refused(problem) => (problem.reason, problem.into_response()),
         Relayed::ComeAgain(reason) => (reason, close()),
     };
-    ingest.metrics.ingested("relays", outcome);
+    ingest.metrics.ingested("relays", outcome, started.elapsed());
     response
 }
 
@@ -68,6 +70,7 @@ async fn accept(ingest: &Ingest, key: &Key, headers: &HeaderMap, body: Body) -> 
         None => return Relayed::ComeAgain("Unknown"),
     };
     ingest.unknown.known(key);
+    ingest.namespaces.stored(&key.namespace).await;
     if ingest.disk.is_full() {
         return Relayed::ComeAgain("DiskLimit");
     }
@@ -110,7 +113,7 @@ async fn accept(ingest: &Ingest, key: &Key, headers: &HeaderMap, body: Body) -> 
         return Relayed::ComeAgain("Closed");
     };
     let deliveries = deliveries.into_iter().flatten().collect();
-    match ingest.accept(vec![NewEvent { event, dedup, deliveries }], now).await {
+    match ingest.committer.accept(vec![NewEvent { event, dedup, deliveries }], now).await {
         Ok(accepted) => accepted.into_iter().next().map_or(Relayed::ComeAgain("Closed"), Relayed::Accepted),
         Err(error) => Relayed::ComeAgain((&error).into()),
     }
