@@ -64,6 +64,18 @@ pub struct SecretKeyRef {
     pub key: String,
 }
 
+/// One key of a ConfigMap in the object's own namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = told_by_the_field)]
+pub struct ConfigMapKeyRef {
+    /// Name of the ConfigMap.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Key in its data.
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[-._a-zA-Z0-9]+$"))]
+    pub key: String,
+}
+
 /// A whole Secret in the object's own namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[schemars(transform = told_by_the_field)]
@@ -222,4 +234,31 @@ pub struct Handled {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub resume: Option<String>,
+}
+
+/// Where an object really is at the vendor.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = told_by_the_field)]
+pub struct External {
+    /// The vendor's id.
+    #[schemars(length(max = 128))]
+    pub id: String,
+    /// The Connection it was made by.
+    #[schemars(length(max = 253))]
+    pub connection: String,
+    /// The address it was made at.
+    #[schemars(length(max = 2048))]
+    pub endpoint: String,
+    /// The workspace it was made in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub workspace: Option<String>,
+}
+
+pub(super) fn hashes_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "object",
+        "maxProperties": 32,
+        "additionalProperties": { "type": "string", "maxLength": 128 }
+    })
 }

@@ -4,11 +4,11 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::CustomResourceExt;
 use serde_json::Value;
 
-use super::{Connection, EventHook};
+use super::{Connection, EventHook, EventStream, Hook};
 
 /// Every CRD of this version, as JSON, ready to be written or applied.
 pub fn crds() -> Vec<Value> {
-    [Connection::crd(), EventHook::crd()].into_iter().map(finish).collect()
+    [Connection::crd(), EventHook::crd(), EventStream::crd(), Hook::crd()].into_iter().map(finish).collect()
 }
 
 /// One object as YAML, without its document marker.

@@ -237,25 +237,6 @@ pub struct EventHookStatus {
     pub last_error: Option<LastError>,
 }
 
-/// Where an object really is at the vendor.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[schemars(transform = told_by_the_field)]
-pub struct External {
-    /// The vendor's id.
-    #[schemars(length(max = 128))]
-    pub id: String,
-    /// The Connection it was made by.
-    #[schemars(length(max = 253))]
-    pub connection: String,
-    /// The address it was made at.
-    #[schemars(length(max = 2048))]
-    pub endpoint: String,
-    /// The workspace it was made in.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 128))]
-    pub workspace: Option<String>,
-}
-
 /// What the vendor was last told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(transform = told_by_the_field)]
@@ -301,12 +282,4 @@ pub struct PreviousTerms {
     /// Until when relays by these terms are still taken, RFC 3339.
     #[schemars(length(max = 64))]
     pub until: String,
-}
-
-fn hashes_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    schemars::json_schema!({
-        "type": "object",
-        "maxProperties": 32,
-        "additionalProperties": { "type": "string", "maxLength": 128 }
-    })
 }

@@ -9,16 +9,20 @@
 //!
 //! Left to others: what an object means (`core`), where it is read and written (`cluster`).
 
+mod auth0_hook;
 mod common;
 mod connection;
 mod crds;
 mod eventhook;
+mod eventstream;
 mod handler;
 
+pub use auth0_hook::*;
 pub use common::*;
 pub use connection::*;
 pub use crds::{crds, to_yaml};
 pub use eventhook::*;
+pub use eventstream::*;
 pub use handler::*;
 
 /// The API group of every kind.
@@ -27,7 +31,7 @@ pub const GROUP: &str = "hookstream.dev";
 pub const FINALIZER: &str = "hookstream.dev/cleanup";
 /// Asks for a reconcile now; its value is an opaque token that is acknowledged in `status.handled`.
 pub const RECONCILE_REQUESTED_AT: &str = "hookstream.dev/reconcileRequestedAt";
-/// Lets a hook go on that was held after an answer of 410; its value is an opaque token, acknowledged in
+/// Lets a hook go on that was held after an answer of 410, or a stream that Auth0 disabled; its value is an opaque token, acknowledged in
 /// `status.handled`.
 pub const RESUME: &str = "hookstream.dev/resume";
 /// The label that `--require-secret-label` asks of every Secret the operator may use.

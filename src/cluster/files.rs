@@ -20,7 +20,7 @@ use super::{
     Access, AccessError, Change, Cluster, ClusterError, Data, Feed, Guarded, Key, Kind, Subscribers, Target,
     View,
 };
-use crate::api::{Connection, EventHook};
+use crate::api::{Connection, EventHook, EventStream, Hook};
 use crate::core::conditions::Note;
 use crate::core::keys::KeyRing;
 use manifests::Manifests;
@@ -58,6 +58,15 @@ struct Inner {
     state: State,
 }
 
+/// The objects of one look at the files.
+#[derive(Default)]
+struct Objects {
+    hooks: Vec<Guarded<EventHook>>,
+    connections: Vec<Guarded<Connection>>,
+    streams: Vec<Guarded<EventStream>>,
+    auth0_hooks: Vec<Guarded<Hook>>,
+}
+
 impl Files {
     /// Reads the manifests and the state. A path that is missing or holds no manifest is an error: an operator that
     /// starts with nothing because of a typing mistake would look healthy.
@@ -84,14 +93,19 @@ impl Files {
         let (mut hook_feed, hooks) = Feed::<EventHook>::new(1, subscribers.clone(), Change::EventHook);
         let (mut connection_feed, connections) =
             Feed::<Connection>::new(1, subscribers.clone(), Change::Connection);
+        let (mut stream_feed, streams) =
+            Feed::<EventStream>::new(1, subscribers.clone(), Change::EventStream);
+        let (mut auth0_hook_feed, auth0_hooks) = Feed::<Hook>::new(1, subscribers.clone(), Change::Hook);
         let this = self.clone();
         let run = async move {
             let mut scanned = true;
             let mut changed = Vec::new();
             loop {
-                let (all_hooks, all_connections) = this.objects(scanned);
-                relist(&mut connection_feed, all_connections).await;
-                relist(&mut hook_feed, all_hooks).await;
+                let all = this.objects(scanned);
+                relist(&mut connection_feed, all.connections).await;
+                relist(&mut stream_feed, all.streams).await;
+                relist(&mut auth0_hook_feed, all.auth0_hooks).await;
+                relist(&mut hook_feed, all.hooks).await;
                 for change in changed.drain(..) {
                     subscribers.tell(&change).await;
                 }
@@ -104,7 +118,7 @@ impl Files {
                 }
             }
         };
-        (View::new(hooks, connections), run)
+        (View::new(hooks, connections, streams, auth0_hooks), run)
     }
 
     /// Reads the files again; the Secrets and ConfigMaps that changed.
@@ -119,18 +133,19 @@ impl Files {
         }
     }
 
-    fn objects(&self, scanned: bool) -> (Vec<Guarded<EventHook>>, Vec<Guarded<Connection>>) {
+    fn objects(&self, scanned: bool) -> Objects {
         let mut inner = self.inner.lock();
         let Inner { manifests, state } = &mut *inner;
-        let mut hooks = Vec::new();
-        let mut connections = Vec::new();
+        let mut all = Objects::default();
         for (kind, object) in state.merge(manifests, self.prune, scanned) {
             match kind {
-                Kind::EventHook => hooks.extend(manifests::guarded(&object)),
-                Kind::Connection => connections.extend(manifests::guarded(&object)),
+                Kind::EventHook => all.hooks.extend(manifests::guarded(&object)),
+                Kind::Connection => all.connections.extend(manifests::guarded(&object)),
+                Kind::EventStream => all.streams.extend(manifests::guarded(&object)),
+                Kind::Hook => all.auth0_hooks.extend(manifests::guarded(&object)),
             }
         }
-        (hooks, connections)
+        all
     }
 
     fn update(

@@ -16,7 +16,7 @@ use kube::{Api, Client};
 use serde_json::{Value, json};
 
 use super::{Access, AccessError, Cluster, ClusterError, Data, Key, Kind, Target};
-use crate::api::{Connection, EventHook, GROUP};
+use crate::api::{Connection, EventHook, EventStream, GROUP, Hook};
 use crate::core::conditions::{Note, cut};
 use crate::core::keys::KeyRing;
 
@@ -90,6 +90,8 @@ impl Kubernetes {
         let resource = match target.kind {
             Kind::EventHook => ApiResource::erase::<EventHook>(&()),
             Kind::Connection => ApiResource::erase::<Connection>(&()),
+            Kind::EventStream => ApiResource::erase::<EventStream>(&()),
+            Kind::Hook => ApiResource::erase::<Hook>(&()),
         };
         Api::namespaced_with(self.client.clone(), &target.key.namespace, &resource)
     }

@@ -28,7 +28,7 @@ use tokio::sync::watch;
 pub use feed::{Fed, Feed, Subscribers};
 pub use secrets::{Data, MissingSecret, secret_text, tls_options};
 
-use crate::api::{Connection, EventHook};
+use crate::api::{Connection, EventHook, EventStream, Hook};
 use crate::core::conditions::Note;
 use crate::core::keys::{KEY_LENGTH, KeyRing};
 use crate::core::time::Millis;
@@ -41,15 +41,25 @@ pub type Guarded<K> = DeserializeGuard<K>;
 pub struct View {
     pub hooks: Store<Guarded<EventHook>>,
     pub connections: Store<Guarded<Connection>>,
-    listed: [watch::Receiver<bool>; 2],
+    pub streams: Store<Guarded<EventStream>>,
+    /// Auth0's extensibility Hooks.
+    pub auth0_hooks: Store<Guarded<Hook>>,
+    listed: [watch::Receiver<bool>; 4],
 }
 
 impl View {
-    pub fn new(hooks: Fed<EventHook>, connections: Fed<Connection>) -> Self {
+    pub fn new(
+        hooks: Fed<EventHook>,
+        connections: Fed<Connection>,
+        streams: Fed<EventStream>,
+        auth0_hooks: Fed<Hook>,
+    ) -> Self {
         View {
             hooks: hooks.store,
             connections: connections.store,
-            listed: [hooks.listed, connections.listed],
+            streams: streams.store,
+            auth0_hooks: auth0_hooks.store,
+            listed: [hooks.listed, connections.listed, streams.listed, auth0_hooks.listed],
         }
     }
 
@@ -68,6 +78,14 @@ impl View {
     pub fn hook(&self, namespace: &str, name: &str) -> Option<Arc<Guarded<EventHook>>> {
         self.hooks.get(&ObjectRef::new(name).within(namespace))
     }
+
+    pub fn stream(&self, namespace: &str, name: &str) -> Option<Arc<Guarded<EventStream>>> {
+        self.streams.get(&ObjectRef::new(name).within(namespace))
+    }
+
+    pub fn auth0_hook(&self, namespace: &str, name: &str) -> Option<Arc<Guarded<Hook>>> {
+        self.auth0_hooks.get(&ObjectRef::new(name).within(namespace))
+    }
 }
 
 /// Something changed.
@@ -75,6 +93,8 @@ impl View {
 pub enum Change {
     EventHook(Key),
     Connection(Key),
+    EventStream(Key),
+    Hook(Key),
     Secret(Key),
     ConfigMap(Key),
 }
@@ -109,6 +129,8 @@ impl fmt::Display for Key {
 pub enum Kind {
     EventHook,
     Connection,
+    EventStream,
+    Hook,
 }
 
 /// The object that a write is for.

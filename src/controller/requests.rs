@@ -41,7 +41,7 @@ pub async fn forward(
             Change::Connection(key) => {
                 context.view.connection(&key.namespace, &key.name).map(|o| connection_print(&o))
             }
-            Change::Secret(_) | Change::ConfigMap(_) => None,
+            Change::EventStream(_) | Change::Hook(_) | Change::Secret(_) | Change::ConfigMap(_) => None,
         };
         let same = match now {
             Some(now) => {
@@ -81,6 +81,8 @@ async fn concerned(context: &Context, change: &Change, hooks: &Hooks, connection
                 ask(hooks, &Key::of(&*hook)).await;
             }
         }
+        // Reconciled by nobody yet.
+        Change::EventStream(_) | Change::Hook(_) => {}
         Change::Secret(key) => users(context, CaKind::Secret, key, hooks, connections).await,
         Change::ConfigMap(key) => users(context, CaKind::ConfigMap, key, hooks, connections).await,
     }

@@ -5,6 +5,7 @@
 //!
 //! Left to others: reading and writing (`cluster`, `admin`, `worker`).
 
+pub mod auth0_hook;
 pub mod breaker;
 pub mod bucket;
 pub mod catalogue;
@@ -22,4 +23,6 @@ pub mod relay;
 pub mod retry;
 pub mod sign;
 pub mod size;
+pub mod stream;
+pub mod stream_auth;
 pub mod time;

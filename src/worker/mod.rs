@@ -231,7 +231,7 @@ async fn follow(
         // Deliveries may wait for it.
         Change::Secret(key) => routes.using(CaKind::Secret, &key),
         Change::ConfigMap(key) => routes.using(CaKind::ConfigMap, &key),
-        Change::Connection(_) => Vec::new(),
+        Change::Connection(_) | Change::EventStream(_) | Change::Hook(_) => Vec::new(),
     };
     for uid in concerned {
         dispatch.hook_changed(uid).await;

@@ -16,6 +16,10 @@ const WITHOUT_DEFAULT: &[&str] = &[
     "EventHook.spec.handler.webhook.url",
     "EventHook.spec.handler.webhookCustom.url",
     "EventHook.spec.handler.webhookCustom.body",
+    // Any text; without it nothing is rotated.
+    "EventStream.spec.rotation",
+    // One of two, as the parent's rule asks.
+    "Hook.spec.script",
 ];
 
 #[test]

@@ -3,8 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
-use hookstream::api::EventHook;
+use hookstream::api::{EventHook, EventStream, Hook};
 use hookstream::core::hook::validate;
+use hookstream::core::{auth0_hook, stream};
 use k8s_openapi::api::authorization::v1::SubjectAccessReview;
 use kube::api::{Api, PostParams};
 use serde_json::{Value, json};
@@ -48,6 +49,10 @@ fn manifests(folder: &str) -> Vec<(String, String)> {
         .collect()
 }
 
+fn read<K: serde::de::DeserializeOwned>(document: Value) -> K {
+    serde_json::from_value(document).unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_sample_is_accepted_and_carried_out() {
     for folder in ["samples", "samples/quickstart"] {
@@ -55,10 +60,13 @@ async fn every_sample_is_accepted_and_carried_out() {
         for (path, text) in manifests(folder) {
             namespace.apply(&text).await.unwrap_or_else(|refused| panic!("{path}: {refused}"));
             for document in serde_saphyr::from_multiple::<Value>(&text).unwrap() {
-                if document["kind"] == "EventHook" {
-                    let hook: EventHook = serde_json::from_value(document).unwrap();
-                    validate(&hook).unwrap_or_else(|not_built| panic!("{path}: {not_built}"));
-                }
+                let valid = match document["kind"].as_str() {
+                    Some("EventHook") => validate(&read::<EventHook>(document)).map(drop),
+                    Some("EventStream") => stream::validate(&read::<EventStream>(document)).map(drop),
+                    Some("Hook") => auth0_hook::validate(&read::<Hook>(document)).map(drop),
+                    _ => Ok(()),
+                };
+                valid.unwrap_or_else(|not_built| panic!("{path}: {not_built}"));
             }
         }
     }
@@ -90,6 +98,12 @@ async fn the_accounts_may_do_what_they_need_and_no_more() {
         ("patch hookstream.dev/connections", "other", true, false),
         ("patch hookstream.dev/eventhooks/status", "other", true, true),
         ("patch hookstream.dev/connections/status", "other", true, false),
+        ("watch hookstream.dev/eventstreams", "other", true, true),
+        ("list hookstream.dev/hooks", "other", true, true),
+        ("patch hookstream.dev/eventstreams", "other", true, false),
+        ("patch hookstream.dev/hooks", "other", true, false),
+        ("patch hookstream.dev/eventstreams/status", "other", true, false),
+        ("patch hookstream.dev/hooks/status", "other", true, false),
         ("delete hookstream.dev/eventhooks", "other", false, false),
         ("create hookstream.dev/eventhooks", "other", false, false),
         ("update hookstream.dev/eventhooks", "other", false, false),

@@ -19,6 +19,11 @@ async fn explain_tells_defaults() {
         delete.contains("an object is deleted that does not say so itself. Default: Delete."),
         "{delete}"
     );
+    let reenable = explain("evs.spec.destination.worker.recovery.reenable").await;
+    assert!(reenable.contains("at most once an hour. Never: only by the annotation"), "{reenable}");
+    assert!(explain("evs.spec.enabled").await.contains("Default: true."));
+    assert!(explain("hooks.spec.enabled").await.contains("Auth0 enables one hook only. Default: true."));
+    assert!(explain("hook").await.contains("Auth0 ended Hooks on 18 November 2026"));
     assert!(explain("eventhook").await.contains("An EventHook tells which events (source, event) trigger"));
 }
 
@@ -35,6 +40,16 @@ apiVersion: hookstream.dev/v1alpha1
 kind: Connection
 metadata: {name: kong}
 spec: {kong: {adminUrl: "https://kong-admin:8444"}}
+---
+apiVersion: hookstream.dev/v1alpha1
+kind: EventStream
+metadata: {name: users}
+spec: {connectionRef: {name: auth0}, name: shop, subscriptions: [{eventType: user.created}], destination: {worker: {}}}
+---
+apiVersion: hookstream.dev/v1alpha1
+kind: Hook
+metadata: {name: claims}
+spec: {connectionRef: {name: auth0}, name: add-claims, triggerId: credentials-exchange, script: x}
 "#;
     namespace.apply(manifests).await.unwrap();
     let now = "2026-01-01T00:00:00Z";
@@ -56,6 +71,19 @@ spec: {kong: {adminUrl: "https://kong-admin:8444"}}
     let connection = condition("Ready", "True", "Connected");
     patch("conn/kong", format!(r#"{{"conditions":[{connection}],"version":"3.14.0.1"}}"#)).await;
 
+    let synced = condition("Ready", "True", "Synced");
+    let external = r#"{"id":"est_1","connection":"auth0","endpoint":"https://acme.eu.auth0.com"}"#;
+    let stream = format!(r#"{{"conditions":[{synced}],"external":{external},"serverStatus":"enabled"}}"#);
+    patch("evs/users", stream).await;
+    patch("hook/claims", format!(r#"{{"conditions":[{synced}]}}"#)).await;
+
+    let wide = lines(&namespace.kubectl(&["get", "evs", "-o", "wide"]).await.unwrap());
+    assert_eq!(wide[0], "NAME STREAM READY REASON SERVER CONNECTION EXTERNAL ID AGE");
+    assert!(wide[1].starts_with("users shop True Synced enabled auth0 est_1 "), "{wide:?}");
+    let wide = lines(&namespace.kubectl(&["get", "hook.hookstream.dev", "-o", "wide"]).await.unwrap());
+    assert_eq!(wide[0], "NAME TRIGGER READY REASON HOOK CONNECTION EXTERNAL ID AGE");
+    assert!(wide[1].starts_with("claims credentials-exchange True Synced add-claims auth0 "), "{wide:?}");
+
     let both = namespace.kubectl(&["get", "evh,conn"]).await.unwrap();
     let words = lines(&both);
     assert_eq!(words[0], "NAME SOURCE EVENT READY REASON DELIVERING AGE", "{both}");
@@ -76,7 +104,13 @@ spec: {kong: {adminUrl: "https://kong-admin:8444"}}
     let all = namespace.kubectl(&["get", "hookstream", "-o", "name"]).await.unwrap();
     let mut names: Vec<&str> = all.lines().collect();
     names.sort_unstable();
-    assert_eq!(names, ["connection.hookstream.dev/kong", "eventhook.hookstream.dev/seen"]);
+    let want = [
+        "connection.hookstream.dev/kong",
+        "eventhook.hookstream.dev/seen",
+        "eventstream.hookstream.dev/users",
+        "hook.hookstream.dev/claims",
+    ];
+    assert_eq!(names, want);
 }
 
 /// The lines of a table, its columns parted by one space.

@@ -135,7 +135,7 @@ impl Manifests {
                             objects.insert((kind, key.clone()), named(document, kind, &key)).is_some()
                         }
                         Err(_) => {
-                            complaints.push(format!("{}: kind {kind} is not built yet", path.display()));
+                            complaints.push(format!("{}: kind {kind} is none of {GROUP}", path.display()));
                             false
                         }
                     },

@@ -34,6 +34,8 @@ pub fn watch(
     let scopes = options.namespaces.len().max(1);
     let (hook_feed, hooks) = Feed::new(scopes, subscribers.clone(), Change::EventHook);
     let (connection_feed, connections) = Feed::new(scopes, subscribers.clone(), Change::Connection);
+    let (stream_feed, streams) = Feed::new(scopes, subscribers.clone(), Change::EventStream);
+    let (auth0_hook_feed, auth0_hooks) = Feed::new(scopes, subscribers.clone(), Change::Hook);
     let (client, namespaces) = (cluster.client.clone(), options.namespaces.clone());
     let (secrets, config_maps) = (cluster.secrets.clone(), cluster.config_maps.clone());
     let labelled = options.require_secret_label;
@@ -41,11 +43,13 @@ pub fn watch(
         tokio::join!(
             follow(client.clone(), &namespaces, hook_feed),
             follow(client.clone(), &namespaces, connection_feed),
+            follow(client.clone(), &namespaces, stream_feed),
+            follow(client.clone(), &namespaces, auth0_hook_feed),
             follow_data(client.clone(), &namespaces, labelled, secrets, &subscribers, Change::Secret),
             follow_data(client, &namespaces, false, config_maps, &subscribers, Change::ConfigMap),
         );
     };
-    Watching { view: View::new(hooks, connections), run }
+    Watching { view: View::new(hooks, connections, streams, auth0_hooks), run }
 }
 
 fn apis<K: Resource<DynamicType = (), Scope = NamespaceResourceScope>>(

@@ -31,6 +31,14 @@ const fn connection(name: &'static str, spec: &'static str) -> Base {
     Base { name, kind: "Connection", spec }
 }
 
+const fn stream(name: &'static str, spec: &'static str) -> Base {
+    Base { name, kind: "EventStream", spec }
+}
+
+const fn script(name: &'static str, spec: &'static str) -> Base {
+    Base { name, kind: "Hook", spec }
+}
+
 /// The smallest hook.
 pub const HOOK: Base = hook(
     "hook",
@@ -221,5 +229,140 @@ pub const FULL_AUTH0: Base = connection(
     domain: acme.eu.auth0.com
     audience: https://acme.eu.auth0.com/api/v2/
     clientCredentials: {clientId: abc, clientSecretRef: {name: auth0, key: secret}}
+",
+);
+
+/// The smallest stream: its events go to the worker.
+pub const STREAM: Base = stream(
+    "stream",
+    "
+  connectionRef: {name: auth0}
+  name: shop
+  subscriptions: [{eventType: user.created}]
+  destination:
+    worker: {}
+",
+);
+
+/// Every member of a stream to the worker.
+pub const FULL_STREAM: Base = stream(
+    "full stream",
+    "
+  connectionRef: {name: auth0}
+  name: shop
+  subscriptions: [{eventType: user.created}, {eventType: organization.member.added}]
+  destination:
+    worker: {recovery: {reenable: WhenHealthy, redeliver: Failed}}
+  enabled: true
+  rotation: 2026-11
+  suspend: false
+  managementPolicy: Full
+  deletionPolicy: Orphan
+  adopt: {id: est_1, mode: Override}
+",
+);
+
+/// Streams to a receiver of somebody else, one a way of showing who sends.
+pub const BASIC: Base = stream(
+    "stream, basic",
+    "
+  connectionRef: {name: auth0}
+  name: shop
+  subscriptions: [{eventType: user.created}]
+  destination:
+    webhook:
+      endpoint: https://example.com/auth0
+      authorization: {basic: {username: auth0, passwordSecretRef: {name: s, key: k}}}
+",
+);
+
+pub const BEARER: Base = stream(
+    "stream, bearer",
+    "
+  connectionRef: {name: auth0}
+  name: shop
+  subscriptions: [{eventType: user.created}]
+  destination:
+    webhook:
+      endpoint: https://example.com/auth0
+      authorization: {bearer: {tokenSecretRef: {name: s, key: k}}}
+",
+);
+
+pub const CUSTOM_HEADER: Base = stream(
+    "stream, custom header",
+    "
+  connectionRef: {name: auth0}
+  name: shop
+  subscriptions: [{eventType: user.created}]
+  destination:
+    webhook:
+      endpoint: https://example.com/auth0
+      authorization: {customHeader: {name: x-api-key, valueSecretRef: {name: s, key: k}}}
+",
+);
+
+pub const EVENT_BRIDGE: Base = stream(
+    "stream, EventBridge",
+    "
+  connectionRef: {name: auth0}
+  name: shop
+  subscriptions: [{eventType: user.created}]
+  destination:
+    eventBridge: {accountId: '123456789012', region: eu-central-1}
+",
+);
+
+pub const ACTION: Base = stream(
+    "stream, Action",
+    "
+  connectionRef: {name: auth0}
+  name: shop
+  subscriptions: [{eventType: user.created}]
+  destination:
+    action: {actionId: 9c2ba2a9-6e7c-4c43-b3f6-0a4c7b6c7f59}
+",
+);
+
+/// A stream that is only looked at.
+pub const OBSERVED_STREAM: Base = stream(
+    "observed stream",
+    "
+  connectionRef: {name: auth0}
+  name: shop
+  subscriptions: [{eventType: user.created}]
+  destination:
+    action: {actionId: a}
+  managementPolicy: ObserveOnly
+  adopt: {id: est_1, mode: Match}
+",
+);
+
+/// The smallest extensibility Hook.
+pub const SCRIPT: Base = script(
+    "script",
+    "
+  connectionRef: {name: auth0}
+  name: my-hook
+  triggerId: credentials-exchange
+  script: module.exports = function () {}
+",
+);
+
+/// Every member of an extensibility Hook.
+pub const FULL_SCRIPT: Base = script(
+    "full script",
+    "
+  connectionRef: {name: auth0}
+  name: my hook-1
+  triggerId: pre-user-registration
+  scriptConfigMapRef: {name: scripts, key: hook.js}
+  dependencies: {lodash: 4.17.21, '@auth0/node': '1'}
+  enabled: false
+  secrets: [{name: API_KEY, secretRef: {name: s, key: k}}]
+  suspend: false
+  managementPolicy: Full
+  deletionPolicy: Orphan
+  adopt: {id: 01GQN0P01XY4VE0PCK7H20QZ4M, mode: Override}
 ",
 );

@@ -7,7 +7,9 @@ mod connections;
 mod coverage;
 mod hooks;
 mod manifests;
+mod scripts;
 mod shared;
+mod streams;
 mod table;
 mod updates;
 
@@ -22,6 +24,8 @@ fn all_rows() -> Vec<Row> {
     let mut table = Table::default();
     hooks::rows(&mut table);
     connections::rows(&mut table);
+    streams::rows(&mut table);
+    scripts::rows(&mut table);
     shared::rows(&mut table);
     table.rows
 }
@@ -93,7 +97,7 @@ async fn send(
     tail: &str,
     manifest: &Value,
 ) -> Result<Value, Refusal> {
-    let plural = if manifest["kind"] == "EventHook" { "eventhooks" } else { "connections" };
+    let plural = format!("{}s", manifest["kind"].as_str().expect("a kind").to_lowercase());
     let (name, query) = tail.split_once('?').unwrap_or((tail, ""));
     let url = format!(
         "/apis/hookstream.dev/v1alpha1/namespaces/{namespace}/{plural}{name}?{query}fieldValidation=Strict"

@@ -1,7 +1,8 @@
 //! Rows of the types that stand in several places: each place is asked, for a field could use another type unnoticed.
 
 use super::manifests::{
-    Base, CUSTOM, FULL_AUTH0, FULL_CUSTOM, FULL_KONG, FULL_RELAY, FULL_WEBHOOK, KONG, WEBHOOK,
+    BASIC, BEARER, Base, CUSTOM, CUSTOM_HEADER, FULL_AUTH0, FULL_CUSTOM, FULL_KONG, FULL_RELAY, FULL_SCRIPT,
+    FULL_WEBHOOK, KONG, STREAM, WEBHOOK,
 };
 use super::table::Table;
 
@@ -15,6 +16,11 @@ const SECRET_KEYS: &[(Base, &str)] = &[
     (FULL_KONG, "kong.tokenSecretRef"),
     (FULL_AUTH0, "auth0.clientCredentials.clientSecretRef"),
     (super::manifests::AUTH0, "auth0.tokenSecretRef"),
+    (BASIC, "destination.webhook.authorization.basic.passwordSecretRef"),
+    (BEARER, "destination.webhook.authorization.bearer.tokenSecretRef"),
+    (CUSTOM_HEADER, "destination.webhook.authorization.customHeader.valueSecretRef"),
+    (FULL_SCRIPT, "secrets[0].secretRef"),
+    (FULL_SCRIPT, "scriptConfigMapRef"),
 ];
 
 const NAMES: &[(Base, &str)] = &[
@@ -23,6 +29,8 @@ const NAMES: &[(Base, &str)] = &[
     (FULL_WEBHOOK, "handler.webhook.tls.certSecretRef"),
     (FULL_CUSTOM, "handler.webhookCustom.tls.certSecretRef"),
     (FULL_KONG, "kong.tls.certSecretRef"),
+    (STREAM, "connectionRef"),
+    (FULL_SCRIPT, "connectionRef"),
 ];
 
 const TLS: &[(Base, &str)] = &[
@@ -47,6 +55,7 @@ const URLS: &[(Base, &str)] = &[
     (CUSTOM, "handler.webhookCustom.url"),
     (KONG, "kong.adminUrl"),
     (KONG, "ingestUrl"),
+    (BEARER, "destination.webhook.endpoint"),
 ];
 
 const RATE_LIMITS: &[(Base, &str)] = &[(FULL_WEBHOOK, "delivery.rateLimit"), (FULL_KONG, "rateLimit")];
@@ -147,7 +156,9 @@ fn duration(t: &mut Table, base: Base, at: &str) {
 
 fn url(t: &mut Table, base: Base, at: &str) {
     let longest = |n: usize| format!("https://example.com/{}", "a".repeat(n - "https://example.com/".len()));
-    for right in ["http://a", "https://example.com:8443/p?q=1#f", "https://[::1]:8080/", "https://a/x@y"] {
+    for right in
+        ["http://127.0.0.1/", "https://example.com:8443/p?q=1#f", "https://[::1]:8080/", "https://a/x@y"]
+    {
         t.accept(base, at, format!("'{right}'"));
     }
     for wrong in

@@ -2,7 +2,10 @@
 
 use serde_json::Value;
 
-use super::manifests::{AUTH0, Base, FULL_KONG, FULL_RELAY, HOOK, KONG, RELAY};
+use super::manifests::{
+    ACTION, AUTH0, BEARER, Base, EVENT_BRIDGE, FULL_KONG, FULL_RELAY, FULL_SCRIPT, FULL_STREAM, HOOK, KONG,
+    RELAY, SCRIPT, STREAM,
+};
 use super::table::{Expect, changed};
 
 pub struct Update {
@@ -13,6 +16,63 @@ pub struct Update {
 }
 
 pub fn rows() -> Vec<Update> {
+    let mut all = kong();
+    all.extend(auth0());
+    all
+}
+
+fn auth0() -> Vec<Update> {
+    let kind =
+        "the destination's kind is immutable (webhook and worker are one kind): make a new EventStream";
+    let bridge = "eventBridge is immutable, for Auth0 cannot change it: make a new EventStream";
+    let action = "action is immutable, for Auth0 cannot change it: make a new EventStream";
+    let webhook =
+        "webhook: {endpoint: 'https://a', authorization: {bearer: {tokenSecretRef: {name: a, key: k}}}}";
+    let to_webhook = format!("{{destination: {{worker: null, {webhook}}}}}");
+    let adopt = "adopt.id is immutable";
+    let other = "{connectionRef: {name: other}}";
+    vec![
+        refused(STREAM, "{}", other, "connectionRef is immutable: make a new EventStream"),
+        refused(STREAM, "{}", "{adopt: {id: a, mode: Override}}", adopt),
+        refused(FULL_STREAM, "{}", "{adopt: null}", adopt),
+        refused(FULL_STREAM, "{}", "{adopt: {id: b}}", adopt),
+        refused(STREAM, "{}", "{destination: {worker: null, action: {actionId: a}}}", kind),
+        refused(ACTION, "{}", "{destination: {action: null, worker: {}}}", kind),
+        refused(EVENT_BRIDGE, "{}", "{destination: {eventBridge: null, action: {actionId: a}}}", kind),
+        refused_at(
+            EVENT_BRIDGE,
+            "{destination: {eventBridge: {region: us-east-1}}}",
+            "spec.destination.eventBridge",
+            bridge,
+        ),
+        refused_at(
+            EVENT_BRIDGE,
+            "{destination: {eventBridge: {accountId: '000000000000'}}}",
+            "spec.destination.eventBridge",
+            bridge,
+        ),
+        refused_at(ACTION, "{destination: {action: {actionId: b}}}", "spec.destination.action", action),
+        accepted(STREAM, "{}", &to_webhook),
+        accepted(BEARER, "{}", "{destination: {webhook: null, worker: {}}}"),
+        accepted(BEARER, "{}", "{destination: {webhook: {endpoint: 'https://b'}}}"),
+        accepted(
+            FULL_STREAM,
+            "{}",
+            "{name: other, subscriptions: [{eventType: a}], rotation: null, enabled: false}",
+        ),
+        refused(SCRIPT, "{}", other, "connectionRef is immutable: make a new Hook"),
+        refused(SCRIPT, "{}", "{triggerId: send-phone-message}", "triggerId is immutable: make a new Hook"),
+        refused(SCRIPT, "{}", "{adopt: {id: a, mode: Override}}", adopt),
+        refused(FULL_SCRIPT, "{}", "{adopt: null}", adopt),
+        accepted(
+            SCRIPT,
+            "{}",
+            "{script: null, scriptConfigMapRef: {name: a, key: k}, name: other, enabled: false}",
+        ),
+    ]
+}
+
+fn kong() -> Vec<Update> {
     let connection_ref = "connectionRef is immutable: make a new EventHook";
     let adopt = "adopt.id is immutable";
     let workspace = "kong.workspace is immutable: make a new Connection";
@@ -54,6 +114,11 @@ pub fn rows() -> Vec<Update> {
 
 fn refused(base: Base, before: &str, after: &str, text: &str) -> Update {
     update(base, before, after, Expect::Refuse { field: "spec".into(), text: text.into() })
+}
+
+/// Refused at a part of the spec.
+fn refused_at(base: Base, after: &str, field: &str, text: &str) -> Update {
+    update(base, "{}", after, Expect::Refuse { field: field.into(), text: text.into() })
 }
 
 fn accepted(base: Base, before: &str, after: &str) -> Update {
