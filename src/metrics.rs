@@ -137,7 +137,11 @@ impl Default for Metrics {
         let in_flight = Gauge::default();
         registry.register("deliveries_in_flight", "Attempts under way", in_flight.clone());
         let accepted = Family::<OriginLabel, Counter>::default();
-        registry.register("events_accepted", "Events that were stored, by origin (api, relay, stream); duplicates are not counted", accepted.clone());
+        registry.register(
+            "events_accepted",
+            "Events that were stored, by origin (api, relay, stream); duplicates are not counted",
+            accepted.clone(),
+        );
         let ingest_seconds = Family::<RouteLabel, Histogram>::new_with_constructor(|| {
             Histogram::new(exponential_buckets(0.0005, 3.0, 10))
         });
@@ -155,9 +159,17 @@ impl Default for Metrics {
             delivery_seconds.clone(),
         );
         let breakers_open = Gauge::default();
-        registry.register("breakers_open", "Hooks whose circuit breaker is open: they are sent nothing but probes", breakers_open.clone());
+        registry.register(
+            "breakers_open",
+            "Hooks whose circuit breaker is open: they are sent nothing but probes",
+            breakers_open.clone(),
+        );
         let api = Family::<Api, Counter>::default();
-        registry.register("api_requests", "Requests at the API port by route and class of the status", api.clone());
+        registry.register(
+            "api_requests",
+            "Requests at the API port by route and class of the status",
+            api.clone(),
+        );
         let commit_seconds = Histogram::new(exponential_buckets(0.0001, 2.0, 16));
         registry.register_with_unit(
             "store_commit_duration",
@@ -166,11 +178,29 @@ impl Default for Metrics {
             commit_seconds.clone(),
         );
         let commit_group = Histogram::new(exponential_buckets(1.0, 2.0, 11));
-        registry.register("store_commit_operations", "Operations that shared a transaction", commit_group.clone());
+        registry.register(
+            "store_commit_operations",
+            "Operations that shared a transaction",
+            commit_group.clone(),
+        );
         let backlog = Backlog::default();
-        registry.register("backlog_deliveries", "Deliveries that wait for another attempt or for their first", backlog.deliveries.clone());
-        registry.register_with_unit("backlog", "Bytes of events that wait, one time a delivery", Unit::Bytes, backlog.bytes.clone());
-        registry.register_with_unit("backlog_oldest_age", "Age of the oldest delivery that waits; 0: none waits", Unit::Seconds, backlog.oldest.clone());
+        registry.register(
+            "backlog_deliveries",
+            "Deliveries that wait for another attempt or for their first",
+            backlog.deliveries.clone(),
+        );
+        registry.register_with_unit(
+            "backlog",
+            "Bytes of events that wait, one time a delivery",
+            Unit::Bytes,
+            backlog.bytes.clone(),
+        );
+        registry.register_with_unit(
+            "backlog_oldest_age",
+            "Age of the oldest delivery that waits; 0: none waits",
+            Unit::Seconds,
+            backlog.oldest.clone(),
+        );
         registry.register_with_unit(
             "backlog_share_used",
             "Part of its share of the disk that the fullest hook, or namespace, has used up",
@@ -179,7 +209,12 @@ impl Default for Metrics {
         );
         registry.register_with_unit("store", "Size of the store's file", Unit::Bytes, backlog.store.clone());
         let disk_used = Ratio::default();
-        registry.register_with_unit("disk_used", "Used part of the store's disk", Unit::Ratios, disk_used.clone());
+        registry.register_with_unit(
+            "disk_used",
+            "Used part of the store's disk",
+            Unit::Ratios,
+            disk_used.clone(),
+        );
         Metrics {
             registry,
             reconciles,
@@ -240,7 +275,11 @@ impl Metrics {
 
     /// A hook's circuit breaker opened, or is open no longer.
     pub fn breaker(&self, open: bool) {
-        if open { self.breakers_open.inc() } else { self.breakers_open.dec() };
+        if open {
+            self.breakers_open.inc()
+        } else {
+            self.breakers_open.dec()
+        };
     }
 
     pub fn api_asked(&self, route: &'static str, status: u16) {

@@ -86,12 +86,7 @@ pub fn paced(
 }
 
 /// Sends every event once; when each was sent.
-async fn send(
-    subject: &Subject,
-    connections: usize,
-    events: usize,
-    pause: Duration,
-) -> Vec<Option<Instant>> {
+async fn send(subject: &Subject, connections: usize, events: usize, pause: Duration) -> Vec<Option<Instant>> {
     let next: &'static AtomicUsize = Box::leak(Box::new(AtomicUsize::new(0)));
     let mut senders = tokio::task::JoinSet::new();
     for _ in 0..connections {

@@ -1,5 +1,7 @@
 //! The two subjects, as processes: their addresses and what CPU they used.
 
+#![allow(dead_code, reason = "two programs use it, each a part")]
+
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hookstream::api::{Connection, EventHook};
+use hookstream::api::{Connection, EventHook, EventStream, Hook};
 use hookstream::cluster::files::{Files, Options};
 use hookstream::cluster::{Change, Feed, Guarded, Subscribers, View};
 use hookstream::core::egress::Policy;
@@ -34,7 +34,9 @@ const CONNECTIONS: usize = 64;
 const GOAL: f64 = 0.9;
 
 pub fn run(sink: &Sink) -> usize {
-    println!("throughput by the number of hooks: {CONNECTIONS} connections, 1 KiB, {EVENTS} events a round, {ROUNDS} rounds");
+    println!(
+        "throughput by the number of hooks: {CONNECTIONS} connections, 1 KiB, {EVENTS} events a round, {ROUNDS} rounds"
+    );
     let (mut lost, mut one) = (0, f64::NAN);
     for hooks in [1, 10, 100_000] {
         let subject = subject(sink.address(), hooks);
@@ -76,14 +78,17 @@ async fn serve(sink: String, hooks: usize) {
     std::fs::create_dir("data").expect("a folder");
     let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: keys}\nstringData: {secret: secret}\n";
     std::fs::write("all.yaml", secret).expect("a manifest");
-    let options = Options { manifests: vec!["all.yaml".into()], data: "data".into(), prune: false, token: None };
+    let options =
+        Options { manifests: vec!["all.yaml".into()], data: "data".into(), prune: false, token: None };
     let files = Files::open(options).expect("the manifests");
     let mut subscribers = Subscribers::default();
     let changes = subscribers.subscribe();
     let subscribers = Arc::new(subscribers);
     let (mut feed, fed) = Feed::<EventHook>::new(1, subscribers.clone(), Change::EventHook);
-    let (mut none, nothing) = Feed::<Connection>::new(1, subscribers, Change::Connection);
-    let view = View::new(fed, nothing);
+    let (mut none, nothing) = Feed::<Connection>::new(1, subscribers.clone(), Change::Connection);
+    let (mut no_streams, streams) = Feed::<EventStream>::new(1, subscribers.clone(), Change::EventStream);
+    let (mut no_scripts, scripts) = Feed::<Hook>::new(1, subscribers, Change::Hook);
+    let view = View::new(fed, nothing, streams, scripts);
     let metrics = Arc::new(Metrics::default());
     let store = SqliteStore::open(Path::new("data")).expect("a store");
     let egress = Egress::new(Policy { loopback: true, ..Policy::default() });
@@ -108,6 +113,7 @@ async fn serve(sink: String, hooks: usize) {
         },
         disk: Disk::new(Path::new("data"), 100),
         shares: Shares::default(),
+        grace: Duration::from_secs(3600),
         accept_new_store: false,
         listen: "127.0.0.1:0".into(),
         api_listen: "127.0.0.1:0".into(),
@@ -115,6 +121,10 @@ async fn serve(sink: String, hooks: usize) {
     let filling = async move {
         none.apply(0, Event::Init).await;
         none.apply(0, Event::InitDone).await;
+        no_streams.apply(0, Event::Init).await;
+        no_streams.apply(0, Event::InitDone).await;
+        no_scripts.apply(0, Event::Init).await;
+        no_scripts.apply(0, Event::InitDone).await;
         feed.apply(0, Event::Init).await;
         for number in 0..hooks {
             feed.apply(0, Event::InitApply(hook(number, &sink))).await;

@@ -108,10 +108,11 @@ fn block_on(command: impl Future<Output = Outcome> + Send + 'static) -> Outcome 
         .build()
         .or_fail(|| "starting the runtime".into())?;
     // On one of the runtime's own threads: what talks to its tasks from another wakes a thread at every word.
-    let outcome = runtime.block_on(runtime.spawn(command)).unwrap_or_else(|ended| match ended.try_into_panic() {
-        Ok(panic) => std::panic::resume_unwind(panic),
-        Err(ended) => Err(Failure::new(ended.to_string())),
-    });
+    let outcome =
+        runtime.block_on(runtime.spawn(command)).unwrap_or_else(|ended| match ended.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(ended) => Err(Failure::new(ended.to_string())),
+        });
     // A read of standard input that never ends must not keep the process.
     runtime.shutdown_background();
     outcome

@@ -110,6 +110,7 @@ where
         retention: role.args.retention(),
         disk: role.args.disk(role.data),
         shares,
+        grace: role.args.hook_grace,
         accept_new_store: role.args.accept_new_store,
         listen: with_host(role.listen),
         api_listen: with_host(role.api_listen),

@@ -78,10 +78,15 @@ fn table(report: &Report) -> Vec<String> {
         format!("Store:        {sound}"),
         format!("Format:       {} (read by programs of format {} on)", report.version, report.min_reader),
         format!("Installation: {installation}"),
-        format!("Size:         {} bytes, {} of them wait for receivers", report.file_bytes, report.waiting_bytes),
+        format!(
+            "Size:         {} bytes, {} of them wait for receivers",
+            report.file_bytes, report.waiting_bytes
+        ),
         format!("Hooks:        {}", report.hooks),
         format!("Events:       {}", report.events),
     ];
-    lines.extend(report.deliveries.iter().map(|(state, n)| format!("  {:12}{n} deliveries", format!("{state}:"))));
+    lines.extend(
+        report.deliveries.iter().map(|(state, n)| format!("  {:12}{n} deliveries", format!("{state}:"))),
+    );
     lines
 }

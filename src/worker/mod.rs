@@ -63,6 +63,8 @@ pub struct Worker {
     /// How full the store's disk may be, and which parts of it may wait.
     pub disk: Disk,
     pub shares: Shares,
+    /// How long deliveries of a deleted hook wait, should it come back.
+    pub grace: Duration,
     /// Take over the store of another installation.
     pub accept_new_store: bool,
     /// Where the ingest port listens.
@@ -110,6 +112,7 @@ impl Worker {
             cluster: self.cluster.clone(),
             http: self.http.clone(),
             metrics: self.metrics.clone(),
+            grace: self.grace,
             reports: reports_in,
         });
         let reporting = report::run(reports, self.store.clone(), self.cluster.clone(), self.view.clone());
@@ -152,6 +155,7 @@ impl Worker {
             metrics: self.metrics.clone(),
             limits: self.limits,
             unknown: ingest::Unknown::default(),
+            unknown_streams: ingest::Unknown::default(),
             disk: disk.clone(),
             namespaces,
         });
@@ -192,7 +196,9 @@ async fn claim(cluster: &dyn Cluster, store: &dyn Store, accept_new: bool) -> Re
         match cluster.installation().await {
             Ok(Some(installation)) => return store.belongs_to(&installation, accept_new).await,
             Ok(None) => {
-                tracing::warn!("whose store this is cannot be checked: the account may not get the operator's namespace");
+                tracing::warn!(
+                    "whose store this is cannot be checked: the account may not get the operator's namespace"
+                );
                 return Ok(());
             }
             Err(error) => tracing::warn!(%error, "whose store this is cannot be checked yet"),

@@ -65,7 +65,9 @@ impl Namespaces {
                 }
                 self.note(name, uid.is_some());
             }
-            Err(error) => tracing::warn!(namespace = name, %error, "which namespace this is could not be noted"),
+            Err(error) => {
+                tracing::warn!(namespace = name, %error, "which namespace this is could not be noted")
+            }
         }
     }
 

@@ -52,7 +52,8 @@ fn shim() -> PathBuf {
 async fn a_failed_fsync_ends_the_process_and_loses_nothing() {
     let well = Arc::new(AtomicBool::new(false));
     let says = well.clone();
-    let receiver = Receiver::start(move |_, _| Reply::status(if says.load(Ordering::SeqCst) { 200 } else { 503 }));
+    let receiver =
+        Receiver::start(move |_, _| Reply::status(if says.load(Ordering::SeqCst) { 200 } else { 503 }));
     let mut standalone = Standalone::prepare(&hook("h", &receiver.url(), quick()), &[]);
     let flag = watchdog::unique_path("no-sync");
     let start = format!("LD_PRELOAD={} FAIL_SYNC_WHILE={} exec \"$@\"", shim().display(), flag.display());
@@ -67,7 +68,8 @@ async fn a_failed_fsync_ends_the_process_and_loses_nothing() {
             let client = client();
             for number in 0.. {
                 let id = format!("{sender}-{number}");
-                match client.post(&url).json(&event(&id)).send().await.map(|answer| answer.status().as_u16()) {
+                match client.post(&url).json(&event(&id)).send().await.map(|answer| answer.status().as_u16())
+                {
                     Ok(202) => accepted.lock().unwrap().push(id),
                     // Refused, or the process is gone: never a 202 for what is not on the disk.
                     Ok(503) | Err(_) => return,

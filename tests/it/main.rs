@@ -35,4 +35,5 @@ mod relays;
 mod skeleton;
 mod standalone_files;
 mod store_command;
+mod streams;
 mod suspend_and_policies;

@@ -94,7 +94,11 @@ pub fn show(
 }
 
 /// Prints what this program found by itself.
-pub fn value<T: Serialize>(found: &T, output: Output, table: impl FnOnce(&T) -> Vec<String>) -> Result<(), Failure> {
+pub fn value<T: Serialize>(
+    found: &T,
+    output: Output,
+    table: impl FnOnce(&T) -> Vec<String>,
+) -> Result<(), Failure> {
     match output {
         Output::Table => table(found).iter().for_each(|line| say(line)),
         Output::Json => say(&serde_json::to_string(found).or_fail(|| "writing JSON".into())?),

@@ -64,6 +64,12 @@ pub fn validate(hook: &EventHook) -> Result<Hook, InvalidSpec> {
     if spec.connection_ref.is_none() && spec.deliver_by.is_some() {
         return Err(invalid("deliverBy", "needs connectionRef"));
     }
+    if spec.connection_ref.is_some() && spec.from.is_some() {
+        return Err(invalid(
+            "from",
+            "excludes connectionRef: a hook with one gets the events of its own relay",
+        ));
+    }
     if spec.connection_ref.is_none() && spec.rotation.is_some() {
         return Err(invalid("rotation", "needs connectionRef"));
     }
@@ -96,7 +102,6 @@ pub fn validate(hook: &EventHook) -> Result<Hook, InvalidSpec> {
 /// gate or filter that is silently ignored sends what was not to be sent.
 fn not_built(spec: &EventHookSpec) -> Vec<&'static str> {
     let used = [
-        ("from", spec.from.is_some()),
         ("managementPolicy: ObserveOnly", spec.management_policy == Some(ManagementPolicy::ObserveOnly)),
         ("adopt.mode: Match", spec.adopt.as_ref().is_some_and(|a| a.mode == AdoptMode::Match)),
         ("adopt.mode: Override", spec.adopt.as_ref().is_some_and(|a| a.mode == AdoptMode::Override)),

@@ -54,6 +54,8 @@ pub struct Parts {
     pub cluster: Arc<dyn Cluster>,
     pub http: HttpClient,
     pub metrics: Arc<Metrics>,
+    /// Deliveries of a deleted hook wait this long, should it come back.
+    pub grace: Duration,
     /// Where it is said how hooks fare.
     pub reports: mpsc::UnboundedSender<Report>,
 }
@@ -77,6 +79,7 @@ pub struct Dispatcher {
     told_held: HashMap<Arc<str>, bool>,
     in_flight: usize,
     waiting_bytes: usize,
+    grace: Duration,
     reports: mpsc::UnboundedSender<Report>,
     tasks: TaskTracker,
     outcomes: mpsc::Sender<settler::Outcome>,
@@ -104,6 +107,7 @@ impl Dispatcher {
             orphans: HashMap::new(),
             told_held: HashMap::new(),
             in_flight: 0,
+            grace: parts.grace,
             reports: parts.reports,
             waiting_bytes: 0,
             tasks,

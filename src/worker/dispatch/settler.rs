@@ -38,7 +38,9 @@ pub async fn run(
         let woken = match at_last(&*store, settlements).await {
             Ok(woken) => Some(woken),
             // One of them may be what the store refuses: the others are noted without it.
-            Err(StoreError::Refused(_)) if batch.len() > 1 => Some(one_by_one(&*store, &mut batch, &handle).await),
+            Err(StoreError::Refused(_)) if batch.len() > 1 => {
+                Some(one_by_one(&*store, &mut batch, &handle).await)
+            }
             Err(error) => {
                 tracing::warn!(%error, "outcomes could not be kept: the deliveries will be repeated");
                 None

@@ -127,7 +127,7 @@ async fn store(
             window: ingest.limits.dedup_window,
         }));
         let event = Arc::new(event(draft, namespace.clone(), Origin::Api, now));
-        let hooks = ingest.routes.matching(&event.namespace, &event.source, &event.event);
+        let hooks = ingest.routes.matching(&event);
         events.push((event, hooks));
     }
     let only: Vec<Arc<Event>> = events.iter().map(|(event, _)| event.clone()).collect();

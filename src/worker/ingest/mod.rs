@@ -1,4 +1,4 @@
-//! The ingest port: events of API callers, relays of Kong.
+//! The ingest port: events of API callers, relays of Kong, event streams of Auth0.
 //!
 //! Invariants: 202 comes after the commit; who cannot be judged now is told to come again, each sender in the way that
 //! makes it do so (Kong never repeats by status, but after a closed connection); bodies are bounded and have a deadline.
@@ -9,6 +9,7 @@ mod commit;
 mod disk;
 mod events;
 mod relays;
+mod streams;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -57,6 +58,7 @@ pub struct Ingest {
     pub metrics: Arc<Metrics>,
     pub limits: Limits,
     pub unknown: Unknown,
+    pub unknown_streams: Unknown,
     pub disk: Arc<Disk>,
     pub namespaces: Arc<Namespaces>,
 }
@@ -66,6 +68,7 @@ pub fn router(ingest: Ingest) -> Router {
     Router::new()
         .route("/v1/namespaces/{namespace}/events", post(events::publish).options(events::handshake))
         .route("/v1/namespaces/{namespace}/relays/{eventhook}", post(relays::relay))
+        .route("/v1/namespaces/{namespace}/streams/{eventstream}", post(streams::receive))
         .fallback(|| async {
             Problem::new(404, "NotFound", "no such address: POST /v1/namespaces/{namespace}/events")
         })

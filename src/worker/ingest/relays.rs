@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode};
-use kube::ResourceExt;
+use kube::{Resource, ResourceExt};
 use serde_json::json;
 
 use super::events::event;
@@ -20,7 +20,7 @@ use crate::core::time::Millis;
 use crate::worker::problem::{Problem, close};
 use crate::worker::request::{BodyError, InPath, content_length, read};
 use crate::worker::route;
-use crate::worker::store::{Accepted, Dedup, NewEvent};
+use crate::worker::store::{Accepted, Dedup, NewDelivery, NewEvent};
 
 /// What became of a relay.
 enum Relayed {
@@ -112,7 +112,10 @@ async fn accept(ingest: &Ingest, key: &Key, headers: &HeaderMap, body: Body) -> 
     let Ok(deliveries) = decided(vec![(event.clone(), vec![known])], now).await else {
         return Relayed::ComeAgain("Closed");
     };
-    let deliveries = deliveries.into_iter().flatten().collect();
+    // Kong is done with it, and it can be replayed should a hook of the name come.
+    let dead = hook.meta().deletion_timestamp.is_some().then_some("HookDeleted");
+    let deliveries = deliveries.into_iter().flatten();
+    let deliveries = deliveries.map(|delivery| NewDelivery { dead, ..delivery }).collect();
     match ingest.committer.accept(vec![NewEvent { event, dedup, deliveries }], now).await {
         Ok(accepted) => accepted.into_iter().next().map_or(Relayed::ComeAgain("Closed"), Relayed::Accepted),
         Err(error) => Relayed::ComeAgain((&error).into()),

@@ -41,7 +41,10 @@ pub(in super::super) async fn a_namespace_made_anew_begins_with_nothing<S: Subje
     assert_eq!(store.namespaces().await.unwrap(), ["shop"]);
 
     assert!(store.namespace_is("shop", None).await.unwrap(), "it is gone");
-    assert!(!store.namespace_is("shop", Some("second")).await.unwrap(), "and made anew, with nothing to lose");
+    assert!(
+        !store.namespace_is("shop", Some("second")).await.unwrap(),
+        "and made anew, with nothing to lose"
+    );
     for reopened in [false, true] {
         assert_eq!(store.list(all.clone(), None, 9).await.unwrap(), [], "{reopened}");
         assert_eq!(store.explain("shop", "a").await.unwrap(), None);
@@ -78,7 +81,10 @@ pub(in super::super) async fn a_store_of_another_installation_is_refused<S: Subj
     drop(store);
     let store = place.open().await;
     let refused = store.belongs_to("other", false).await.unwrap_err();
-    assert!(matches!(&refused, StoreError::Foreign { found, own } if found == "one" && own == "other"), "{refused}");
+    assert!(
+        matches!(&refused, StoreError::Foreign { found, own } if found == "one" && own == "other"),
+        "{refused}"
+    );
     store.belongs_to("one", false).await.unwrap();
     store.belongs_to("other", true).await.unwrap();
     store.belongs_to("other", false).await.unwrap();
@@ -95,7 +101,10 @@ pub(in super::super) async fn what_waits_is_measured<S: Subject>() {
     store.accept(vec![new("b", &["x"], later)], later).await.unwrap();
     let stats = store.stats().await.unwrap();
     assert_eq!((stats.waiting, stats.oldest), (3, Some(T0)));
-    assert!(stats.fullest_hook > 0 && stats.fullest_namespace > stats.fullest_hook && stats.bytes > 0, "{stats:?}");
+    assert!(
+        stats.fullest_hook > 0 && stats.fullest_namespace > stats.fullest_hook && stats.bytes > 0,
+        "{stats:?}"
+    );
     assert_eq!(stats.waiting_bytes, stats.fullest_namespace);
     for seq in seqs_of(&first) {
         store.settle(settled(seq, later, 200, Next::Delivered)).await.unwrap();

@@ -102,12 +102,22 @@ fn look(path: &Path, report: &mut Report) -> Result<(), Unseen> {
     let mut states = tx.prepare("SELECT state, count(*) FROM deliveries GROUP BY state")?;
     let mut states = states.query([])?;
     while let Some(row) = states.next()? {
-        *report.deliveries.entry(schema::state_name(row.get(0)?)).or_default() += row.get::<_, i64>(1)?.unsigned_abs();
+        *report.deliveries.entry(schema::state_name(row.get(0)?)).or_default() +=
+            row.get::<_, i64>(1)?.unsigned_abs();
     }
     for (what, sql) in [
-        ("deliveries without their event", "SELECT count(*) FROM deliveries d WHERE NOT EXISTS (SELECT 1 FROM events e WHERE e.seq = d.event)"),
-        ("deliveries without their hook", "SELECT count(*) FROM deliveries d WHERE NOT EXISTS (SELECT 1 FROM hooks h WHERE h.id = d.hook)"),
-        ("attempts without their delivery", "SELECT count(*) FROM attempts a WHERE NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.seq = a.delivery)"),
+        (
+            "deliveries without their event",
+            "SELECT count(*) FROM deliveries d WHERE NOT EXISTS (SELECT 1 FROM events e WHERE e.seq = d.event)",
+        ),
+        (
+            "deliveries without their hook",
+            "SELECT count(*) FROM deliveries d WHERE NOT EXISTS (SELECT 1 FROM hooks h WHERE h.id = d.hook)",
+        ),
+        (
+            "attempts without their delivery",
+            "SELECT count(*) FROM attempts a WHERE NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.seq = a.delivery)",
+        ),
     ] {
         let found = count(sql)?;
         if found > 0 {
@@ -134,7 +144,9 @@ pub fn backup(dir: &Path, to: &Path) -> Result<Report, StoreError> {
     }
     let report = copy(&dir.join(FILE), to)?;
     if let Some(problem) = report.problems.first() {
-        return Err(StoreError::Open(format!("the copy is not sound ({problem}): run hookstream store check")));
+        return Err(StoreError::Open(format!(
+            "the copy is not sound ({problem}): run hookstream store check"
+        )));
     }
     Ok(report)
 }

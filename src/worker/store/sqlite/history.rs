@@ -112,7 +112,9 @@ pub(super) fn explain(
     let tx = conn.unchecked_transaction()?;
     let found = tx
         .prepare_cached(EXPLAIN)?
-        .query_row([&*place(&tx, namespace)?, event_id], |row| Ok((row.get::<_, Seq>(0)?, row.get(4)?, event(row)?)))
+        .query_row([&*place(&tx, namespace)?, event_id], |row| {
+            Ok((row.get::<_, Seq>(0)?, row.get(4)?, event(row)?))
+        })
         .optional()?;
     let Some((seq, accepted, event)) = found else { return Ok(None) };
     let deliveries = tx

@@ -285,7 +285,9 @@ fn first_of(
         "SELECT e.seq, e.id FROM dedup d CROSS JOIN events e ON e.seq = d.event
          WHERE d.key = ?1 AND d.expires > ?2 AND e.namespace = ?3",
     )?
-    .query_row(params![dedup.key, now.0, memory.places.of(conn, &row.event.namespace)?], |row| Ok((row.get(0)?, row.get(1)?)))
+    .query_row(params![dedup.key, now.0, memory.places.of(conn, &row.event.namespace)?], |row| {
+        Ok((row.get(0)?, row.get(1)?))
+    })
     .optional()
 }
 
@@ -427,7 +429,9 @@ fn find(
         "SELECT d.seq, d.state, d.hook FROM deliveries d CROSS JOIN hooks h ON h.id = d.hook
          WHERE d.id = ?1 AND h.namespace = ?2",
     )?
-    .query_row(params![id.as_bytes(), memory.places.of(conn, namespace)?], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+    .query_row(params![id.as_bytes(), memory.places.of(conn, namespace)?], |row| {
+        Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+    })
     .optional()
 }
 

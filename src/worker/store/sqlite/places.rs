@@ -29,7 +29,9 @@ pub(super) fn name(place: &str) -> &str {
 /// Every name that stands in a row.
 pub(super) fn names(conn: &Connection) -> rusqlite::Result<Vec<String>> {
     let mut names = conn
-        .prepare_cached("SELECT DISTINCT namespace FROM hooks UNION SELECT name FROM namespaces WHERE uid IS NOT NULL")?
+        .prepare_cached(
+            "SELECT DISTINCT namespace FROM hooks UNION SELECT name FROM namespaces WHERE uid IS NOT NULL",
+        )?
         .query_map([], |row| row.get::<_, String>(0))?
         .map(|place| place.map(|place| name(&place).to_owned()))
         .collect::<rusqlite::Result<Vec<_>>>()?;
@@ -84,7 +86,9 @@ pub(super) fn sweep(conn: &Connection, memory: &mut Memory, rows: i64) -> rusqli
         return sweep_hook(conn, memory, hook, rows);
     }
     let events = conn
-        .prepare_cached("SELECT seq, accepted FROM events INDEXED BY events_id WHERE namespace = ?1 LIMIT ?2")?
+        .prepare_cached(
+            "SELECT seq, accepted FROM events INDEXED BY events_id WHERE namespace = ?1 LIMIT ?2",
+        )?
         .query_map(params![place, rows], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<rusqlite::Result<Vec<(Seq, i64)>>>()?;
     for (event, accepted) in &events {

@@ -34,12 +34,11 @@ pub(super) struct Step {
     pub(super) sql: &'static str,
 }
 
-pub(super) const STEPS: &[Step] =
-    &[
-        Step { version: 1, min_reader: 1, sql: V1 },
-        Step { version: 2, min_reader: 1, sql: V2 },
-        Step { version: 3, min_reader: 1, sql: V3 },
-    ];
+pub(super) const STEPS: &[Step] = &[
+    Step { version: 1, min_reader: 1, sql: V1 },
+    Step { version: 2, min_reader: 1, sql: V2 },
+    Step { version: 3, min_reader: 1, sql: V3 },
+];
 
 const V1: &str = "
 CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
