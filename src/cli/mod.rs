@@ -13,6 +13,7 @@ pub mod deliveries;
 pub mod emulate;
 mod http;
 mod logging;
+mod reach;
 pub mod receive;
 mod roles;
 pub mod send;

@@ -28,6 +28,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+pub use api::TOKEN_HEADER;
 pub use ingest::{Disk, Limits};
 use namespaces::Namespaces;
 use route::Routes;

@@ -123,7 +123,6 @@ async fn what_is_not_built_yet_is_named_and_never_ignored() {
     let rate = json!({"rateLimit": {"requests": 1}});
     let cases = [
         ("handler.log", handler(json!({"log": {}}))),
-        ("from", alone(json!({"from": {"eventStreamRef": {"name": "s"}}}))),
         ("handler.webhookCustom", handler(json!({"webhookCustom": {"url": "http://h/", "method": "POST"}}))),
         ("handler.lambda", handler(json!({"lambda": {"functions": ["return true"]}}))),
         (

@@ -37,3 +37,5 @@ mod standalone_files;
 mod store_command;
 mod streams;
 mod suspend_and_policies;
+mod through_the_cluster;
+mod whose_history;

@@ -14,7 +14,7 @@ use crate::core::retry::{self, Past};
 use crate::core::time::Millis;
 use crate::metrics::Metrics;
 use crate::worker::handlers::{Sender, Sent};
-use crate::worker::route::{Decision, Known, Routes, decide};
+use crate::worker::route::{Decision, Known, Routes, decide_again};
 use crate::worker::store::{Attempt, Next, Pending, Settlement};
 
 /// An event on which the filter fails is decided again after this time: the spec may be another then.
@@ -78,7 +78,7 @@ async fn still_wanted(known: &Arc<Known>, hook: &Hook, pending: &Pending) -> Dec
     }
     let (known, event) = (known.clone(), pending.event.clone());
     // Off the threads that serve everybody: a filter may take a while. A panic in there is this attempt's.
-    tokio::task::spawn_blocking(move || decide(&known, &event))
+    tokio::task::spawn_blocking(move || decide_again(&known, &event))
         .await
         .unwrap_or_else(|_| Decision::Undecided("the filter could not be evaluated".into()))
 }

@@ -4,6 +4,7 @@
 mod oracle;
 mod owners;
 mod promises;
+mod walk;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,9 +17,9 @@ use uuid::Uuid;
 
 pub(super) use super::*;
 use crate::core::event::Origin;
-pub(super) use oracle::model;
 pub(super) use owners::*;
 pub(super) use promises::*;
+pub(super) use walk::model;
 
 /// A place for a store, which can be opened again after its store was dropped.
 pub(super) trait Subject {

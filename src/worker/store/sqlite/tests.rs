@@ -4,13 +4,14 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use futures::future::join_all;
 use rusqlite::ffi;
 
 use super::super::conformance::{
     RETENTION, Subject, T0, conformance, delivery, event_with, key, new, seqs_of, settled,
 };
-use super::super::{Fate, Next, Seq};
+use super::super::{Fate, Next, Retention, Seq, Store};
 use super::*;
 
 struct OnDisk(tempfile::TempDir);

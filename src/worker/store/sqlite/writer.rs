@@ -21,8 +21,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::super::{Accepted, Settlement, StoreError};
 use super::Tuning;
+use super::accept::{self, Row};
 use super::memory::Memory;
-use super::ops::{self, Row};
+use super::ops;
 use super::schema;
 use super::shared::{Shared, Trouble};
 use crate::core::time::Millis;
@@ -156,7 +157,7 @@ impl Op {
     fn run(&mut self, conn: &Connection, memory: &mut Memory, tuning: &Tuning) -> rusqlite::Result<Done> {
         match self {
             Op::Accept { rows, now, .. } => {
-                ops::accept(conn, memory, rows, *now, tuning.chunk.rows).map(Done::Accepted)
+                accept::accept(conn, memory, rows, *now, tuning.chunk.rows).map(Done::Accepted)
             }
             Op::Settle { settlements, .. } => {
                 let settled = settlements.iter().map(|one| ops::settle(conn, memory, one));
