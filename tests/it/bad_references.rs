@@ -116,7 +116,6 @@ async fn without_an_address_for_relays_a_hook_is_stalled() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_built_yet_is_named_and_never_ignored() {
     let world = World::start("not-built").await;
-    let alone = |extra: Value| merged(json!({"connectionRef": null}), extra);
     let handler =
         |handler: Value| merged(json!({"handler": {"webhook": null}}), json!({ "handler": handler }));
     let gateway = |extra: Value| merged(json!({"deliverBy": "Gateway"}), extra);
