@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension, params};
 use uuid::Uuid;
 
-use super::super::{HookId, Next, Seq, Settlement};
+use super::super::{Attempt, HookId, Next, Seq, Settlement};
 use super::gates;
 use super::memory::Memory;
 use super::schema::{CANCELLED, CANDIDATE, DEAD, DELIVERED, PENDING};
@@ -25,6 +25,9 @@ pub(super) fn settle(
     settlement: &Settlement,
 ) -> rusqlite::Result<bool> {
     let ended = settlement.at;
+    if let Some(settled) = delivered_at_once(conn, memory, settlement)? {
+        return Ok(settled);
+    }
     let (state, reason, due, finished) = match settlement.next {
         Next::Delivered => (DELIVERED, None, None, Some(ended.0)),
         Next::Retry { due } => (PENDING, None, Some(due.0), None),
@@ -57,7 +60,7 @@ pub(super) fn settle(
             settlement.delivery,
             n,
             attempt.at.0,
-            i64::try_from(attempt.duration.as_micros()).unwrap_or(i64::MAX),
+            micros(attempt),
             attempt.status,
             attempt.error,
             attempt.detail,
@@ -70,6 +73,38 @@ pub(super) fn settle(
         Next::Dead { .. } => gates::forget(conn, memory, settlement.delivery, ended),
         Next::Delivered | Next::Retry { .. } => Ok(false),
     }
+}
+
+/// The usual case in one statement: the first attempt delivered. None: it is another case.
+fn delivered_at_once(
+    conn: &Connection,
+    memory: &mut Memory,
+    settlement: &Settlement,
+) -> rusqlite::Result<Option<bool>> {
+    let Some(attempt @ Attempt { error: None, detail: None, .. }) = &settlement.attempt else {
+        return Ok(None);
+    };
+    if settlement.next != Next::Delivered {
+        return Ok(None);
+    }
+    let found: Option<(i64, i64)> = conn
+        .prepare_cached(
+            "UPDATE deliveries SET state = 1, reason = NULL, finished_at = ?2, attempts = 1, size = -abs(size),
+                    first_at = ?3, first_micros = ?4, first_status = ?5
+             WHERE seq = ?1 AND state = 0 AND attempts = 0 RETURNING hook, size",
+        )?
+        .query_row(
+            params![settlement.delivery, settlement.at.0, attempt.at.0, micros(attempt), attempt.status],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
+        .optional()?;
+    let Some((hook, size)) = found else { return Ok(None) };
+    memory.count(conn, hook, size)?;
+    Ok(Some(false))
+}
+
+fn micros(attempt: &Attempt) -> i64 {
+    i64::try_from(attempt.duration.as_micros()).unwrap_or(i64::MAX)
 }
 
 /// Makes a finished delivery pending again, attempts and age starting anew. False: it is pending, or gone.

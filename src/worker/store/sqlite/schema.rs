@@ -176,7 +176,8 @@ CREATE TABLE replays (
 ) WITHOUT ROWID;
 ";
 
-/// An older program leaves these alone: it finds nothing of a namespace that was made anew, and purges nothing.
+/// An older program leaves these alone: it finds nothing of a namespace that was made anew, purges nothing, and shows no
+/// attempt of what was delivered at once.
 const V3: &str = "
 -- Namespaces whose uid was told. `place` stands in the rows instead of the name: the name itself at first, and another
 -- text for each later namespace of that name, which so begins with nothing.
@@ -187,6 +188,11 @@ CREATE TABLE namespaces (
 ) WITHOUT ROWID;
 -- Places of namespaces that ended: what they hold is to be removed.
 CREATE TABLE ended (place TEXT PRIMARY KEY) WITHOUT ROWID;
+
+-- The first attempt, where it delivered: what most deliveries are needs no row of its own in attempts.
+ALTER TABLE deliveries ADD COLUMN first_at INTEGER;
+ALTER TABLE deliveries ADD COLUMN first_micros INTEGER;
+ALTER TABLE deliveries ADD COLUMN first_status INTEGER;
 ";
 
 /// Nobody else writes; this is for the instant in which a checkpoint restarts the log.
