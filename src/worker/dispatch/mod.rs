@@ -340,7 +340,7 @@ impl Dispatcher {
 
     fn accepted(&mut self, pending: Pending) {
         let uid = pending.hook.uid.clone();
-        let size = pending.event.data.get().len();
+        let size = queue::bytes(&pending);
         let fits = self.waiting_bytes + size <= MAX_WAITING_BYTES;
         let queue = self.queues.entry(uid.clone()).or_default();
         queue.id.get_or_insert_with(|| pending.hook.clone());
@@ -440,7 +440,7 @@ impl Dispatcher {
             let Some(pending) = queue.ready.pop_front() else { break };
             queue.in_flight += 1;
             self.in_flight += 1;
-            self.waiting_bytes = self.waiting_bytes.saturating_sub(pending.event.data.get().len());
+            self.waiting_bytes = self.waiting_bytes.saturating_sub(queue::bytes(&pending));
             self.tasks.spawn(attempt::attempt(attempt::Task {
                 pending,
                 routes: self.routes.clone(),
