@@ -79,9 +79,12 @@ impl Drop for Place {
     }
 }
 
+/// An answer; None: there is none yet.
+type Answered = Option<Result<Vec<Accepted>, StoreError>>;
+
 /// Answers that are sent when the last of them is there.
 pub(super) struct Many {
-    answers: Mutex<Vec<Option<Result<Vec<Accepted>, StoreError>>>>,
+    answers: Mutex<Vec<Answered>>,
     left: AtomicUsize,
     done: Mutex<Option<oneshot::Sender<()>>>,
 }
@@ -98,7 +101,7 @@ impl Many {
     }
 
     /// The answers; None: the writer ended before it came to it.
-    pub(super) fn take(&self) -> Vec<Option<Result<Vec<Accepted>, StoreError>>> {
+    pub(super) fn take(&self) -> Vec<Answered> {
         std::mem::take(&mut *self.answers.lock())
     }
 }
