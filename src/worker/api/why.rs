@@ -86,7 +86,7 @@ fn waits(record: &Record, standing: &Standing, now: Millis) -> String {
         (Standing::Invalid(why), _) => format!("held: its hook's spec cannot be carried out: {why}{last}"),
         (Standing::Deleted, _) => {
             format!(
-                "held: its hook was deleted; a hook of its name takes it up within 1 h, else it dies{last}"
+                "held: its hook was deleted; a hook of its name takes it up for a while (--hook-grace), then it dies{last}"
             )
         }
         _ if record.reason.as_deref() == Some("Undecided") => {
