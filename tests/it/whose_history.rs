@@ -90,7 +90,14 @@ async fn a_namespace_made_anew_does_not_see_the_old_one() {
     let (_, before) = cluster.get(&format!("{name}/deliveries")).await;
     let id = before["items"][0]["id"].as_str().expect("a delivery").to_owned();
 
-    cluster.home.kubectl(&["delete", "namespace", name, "--wait=true"]).await.expect("the namespace's end");
+    cluster.home.kubectl(&["delete", "namespace", name, "--wait=false"]).await.expect("the namespace's end");
+    eventually(DEADLINE, "the namespace's end", async || {
+        match cluster.home.kubectl(&["get", "namespace", name, "-o", "yaml"]).await {
+            Err(error) if error.contains("NotFound") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
     cluster.home.kubectl(&["create", "namespace", name]).await.expect("the namespace anew");
     // The old hook would have been taken up by this one of its name.
     eventually(DEADLINE, "the hook in the new namespace", async || {

@@ -9,9 +9,9 @@ use uuid::Uuid;
 
 use super::super::{
     Accepted, Backlog, Explained, Filter, HookId, NewEvent, Pending, Record, Replay, Retention, Seq,
-    Settlement, State, Stats, Store, StoreError,
+    Settlement, State, Stats, Store, StoreError, Then,
 };
-use super::writer::{AcceptAnswer, Many, Op};
+use super::writer::Op;
 use super::{SqliteStore, gates, history, ops, places, reads, replays, retention, schema};
 use crate::core::event::Event;
 use crate::core::time::Millis;
@@ -20,29 +20,14 @@ impl Store for SqliteStore {
     fn accept(&self, events: Vec<NewEvent>, now: Millis) -> BoxFuture<'_, Result<Vec<Accepted>, StoreError>> {
         async move {
             let (answer, receive) = oneshot::channel();
-            self.enqueue(events, now, AcceptAnswer::One(answer));
+            self.enqueue(events, now, Box::new(|accepted| drop(answer.send(accepted))));
             self.answer(receive).await
         }
         .boxed()
     }
 
-    fn accept_many(
-        &self,
-        requests: Vec<(Vec<NewEvent>, Millis)>,
-    ) -> BoxFuture<'_, Vec<Result<Vec<Accepted>, StoreError>>> {
-        async move {
-            if requests.is_empty() {
-                return Vec::new();
-            }
-            let (many, done) = Many::new(requests.len());
-            for (at, (events, now)) in requests.into_iter().enumerate() {
-                self.enqueue(events, now, many.place(at));
-            }
-            // An error: the writer ended, and what it did not come to has no answer.
-            drop(done.await);
-            many.take().into_iter().map(|answer| answer.unwrap_or_else(|| Err(self.gone()))).collect()
-        }
-        .boxed()
+    fn accept_then(&self, events: Vec<NewEvent>, now: Millis, then: Then) {
+        self.enqueue(events, now, then);
     }
 
     fn settle(&self, settlement: Settlement) -> BoxFuture<'_, Result<bool, StoreError>> {

@@ -36,7 +36,7 @@ use parking_lot::Mutex;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{NewEvent, Shares, StoreError};
+use super::{NewEvent, Shares, StoreError, Then};
 use crate::core::time::Millis;
 use crate::metrics::Metrics;
 use accept::Row;
@@ -45,7 +45,7 @@ use memory::Memory;
 use reads::Reads;
 use retention::{Chunk, Cut};
 use shared::Shared;
-use writer::{AcceptAnswer, Op, Task, Writer};
+use writer::{Op, Task, Writer};
 
 const FILE: &str = "hookstream.db";
 const LOCK: &str = "hookstream.lock";
@@ -141,6 +141,7 @@ impl SqliteStore {
             tuning,
             memory: Memory::default(),
             made_room: None,
+            usual: 0,
         };
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
@@ -189,23 +190,23 @@ impl SqliteStore {
     }
 
     /// Queues an accept, or says why not. Never waits for room: the sender shall hear that it must slow down.
-    fn enqueue(&self, events: Vec<NewEvent>, now: Millis, answer: AcceptAnswer) {
+    fn enqueue(&self, events: Vec<NewEvent>, now: Millis, answer: Then) {
         let made = events.into_iter().map(Row::new).collect::<Result<Vec<_>, _>>();
         let rows = match made {
             Ok(rows) => rows,
-            Err(e) => return answer.send(Err(StoreError::Refused(e.to_string()))),
+            Err(e) => return answer(Err(StoreError::Refused(e.to_string()))),
         };
         let queue = match self.queue() {
             Ok(queue) => queue,
-            Err(e) => return answer.send(Err(e)),
+            Err(e) => return answer(Err(e)),
         };
         let bytes = rows.iter().map(Row::bytes).sum();
         let Ok(room) = queue.try_reserve() else {
             let refused = if queue.is_closed() { self.gone() } else { StoreError::Busy };
-            return answer.send(Err(refused));
+            return answer(Err(refused));
         };
         if !self.shared.reserve(bytes, self.queue_bytes) {
-            return answer.send(Err(StoreError::Busy));
+            return answer(Err(StoreError::Busy));
         }
         room.send(Op::Accept { rows, bytes, now, answer });
         self.writer.unpark();
