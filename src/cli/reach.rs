@@ -11,7 +11,7 @@ use std::str::FromStr;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::PostParams;
-use kube::{Api, Client};
+use kube::{Api, Client, Config};
 use secrecy::SecretString;
 use url::Url;
 
@@ -83,8 +83,11 @@ impl Reach {
         let Some(service) = &self.service else {
             return Worker::new(&self.url, self.token_file.as_ref());
         };
-        let client =
-            Client::try_default().await.or_fail(|| "no cluster: set KUBECONFIG, or run inside one".into())?;
+        let mut config =
+            Config::infer().await.or_fail(|| "no cluster: set KUBECONFIG, or run inside one".into())?;
+        // Somebody waits: a Service without a worker behind it is said at once.
+        config.default_retry = false;
+        let client = Client::try_from(config).or_fail(|| "the cluster's configuration".into())?;
         let token = match &self.service_account {
             Some(account) => Some(self.token(&client, account).await?),
             None => None,

@@ -17,6 +17,7 @@ use crate::core::egress;
 use crate::metrics::Metrics;
 use crate::net::{Egress, HttpClient, serve};
 use crate::ops::{self, Readiness};
+use crate::sandbox::Sandbox;
 use crate::worker::store::Shares;
 use crate::worker::store::sqlite::SqliteStore;
 use crate::worker::{Listening, Worker, WorkerError};
@@ -104,6 +105,7 @@ where
         view: roles.view,
         store: Arc::new(store),
         http,
+        sandbox: Sandbox::start(role.args.scripts.options()).await,
         metrics,
         starting,
         limits: role.args.limits(),

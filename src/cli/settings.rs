@@ -11,6 +11,7 @@ use url::Url;
 use super::Failure;
 use crate::controller;
 use crate::core::{duration, egress, hook, size};
+use crate::sandbox;
 use crate::worker::store::{Retention, Shares};
 use crate::worker::{Disk, Limits};
 
@@ -100,6 +101,8 @@ pub struct WorkerArgs {
     /// How many bytes of dead letters are kept; the oldest go first.
     #[arg(long, default_value = "1GiB", value_parser = parse_size, value_name = "SIZE", env = "HOOKSTREAM_DEAD_LETTER_BYTES")]
     dead_letter_bytes: u64,
+    #[command(flatten)]
+    pub scripts: ScriptArgs,
 }
 
 impl WorkerArgs {
@@ -128,6 +131,36 @@ impl WorkerArgs {
             dead_letter_age: self.dead_letter_age,
             history_bytes: self.history_bytes,
             dead_letter_bytes: self.dead_letter_bytes,
+        }
+    }
+}
+
+/// How lambdas and templates are run.
+#[derive(clap::Args, Clone, Debug)]
+pub struct ScriptArgs {
+    /// How long one call of a lambda, or the templates of one request, may run; never more than a hook's own timeout.
+    #[arg(long, default_value = "1s", value_parser = parse_duration, env = "HOOKSTREAM_SCRIPT_TIMEOUT")]
+    script_timeout: Duration,
+    /// The Lua memory of one sandbox process, such as 64MiB.
+    #[arg(long, default_value = "64MiB", value_parser = parse_size, value_name = "SIZE", env = "HOOKSTREAM_SCRIPT_MEMORY")]
+    script_memory: u64,
+    /// How many sandbox processes may run; one hook has never all of several. Default: as many as there are cores.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256), env = "HOOKSTREAM_SCRIPT_PROCESSES")]
+    script_processes: Option<u16>,
+    /// Run scripts even where the kernel refuses to confine their processes (no seccomp). Default: they are refused.
+    #[arg(long, env = "HOOKSTREAM_SCRIPT_UNSANDBOXED")]
+    script_unsandboxed: bool,
+}
+
+impl ScriptArgs {
+    pub fn options(&self) -> sandbox::Options {
+        let defaults = sandbox::Options::default();
+        sandbox::Options {
+            timeout: self.script_timeout,
+            memory: self.script_memory,
+            processes: self.script_processes.map_or(defaults.processes, usize::from),
+            allow_unsandboxed: self.script_unsandboxed,
+            ..defaults
         }
     }
 }

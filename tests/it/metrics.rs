@@ -25,7 +25,7 @@ async fn what_is_documented_is_measured_without_secrets_or_names() {
     let receiver =
         Receiver::start(|request, _| Reply::status(if request.path == "/down" { 503 } else { 200 }));
     let mut snoozed = quick();
-    merge(&mut snoozed, json!({"snooze": {"period": "1h"}}));
+    merge(&mut snoozed, json!({"snooze": {"period": "1h"}, "groupBy": ["kind"]}));
     let manifests = hook("well", &receiver.url(), quick())
         + &hook("snoozed", &receiver.url(), snoozed)
         + &hook("down", &format!("{}/down", receiver.url()), quick());

@@ -40,8 +40,12 @@ async fn a_user_lists_deliveries_by_the_kubeconfig_alone() {
     let port: u16 = worker.api.rsplit(':').next().unwrap().parse().unwrap();
     let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "worker-api"},
         "spec": {"ports": [{"name": "api", "port": 8082}]}});
-    let endpoints = json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "worker-api"},
-        "subsets": [{"addresses": [{"ip": ip.to_string()}], "ports": [{"name": "api", "port": port}]}]});
+    // As the controllers would write it, were the worker in a Pod.
+    let endpoints = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {"name": "worker-api", "labels": {"kubernetes.io/service-name": "worker-api"}},
+        "addressType": if ip.is_ipv4() { "IPv4" } else { "IPv6" },
+        "endpoints": [{"addresses": [ip.to_string()], "conditions": {"ready": true}}],
+        "ports": [{"name": "api", "port": port}]});
     let rules = |resources: Value, group: &str, verbs: Value| json!([{"apiGroups": [group], "resources": resources, "verbs": verbs}]);
     worker.namespace.apply(&format!("{service}\n---\n{endpoints}\n")).await.expect("the service");
     // On whose behalf the worker is asked: may list, and may not replay.

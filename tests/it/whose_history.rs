@@ -78,6 +78,8 @@ fn held(url: &str, paused: bool) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_namespace_made_anew_does_not_see_the_old_one() {
+    // Which ends namespaces.
+    control_plane().start_controller_manager();
     let cluster = cluster("anew").await;
     let shop = control_plane().namespace("anew-shop").await;
     let name = shop.name.as_str();

@@ -1,6 +1,6 @@
 //! `hookstream deliveries`: what became of events and deliveries, and replaying and cancelling them.
 
-pub(super) mod print;
+mod print;
 
 use std::process::ExitCode;
 use std::time::Duration;

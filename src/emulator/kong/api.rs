@@ -19,7 +19,8 @@ use uuid::Uuid;
 use super::error::ApiError;
 use super::store::Hook;
 use super::validate::{self, Handler};
-use super::{Kong, MAX_BODY, MissingDelete, body, emit, sources};
+use super::{Kong, MAX_BODY, MissingDelete, body, emit};
+use crate::core::catalogue;
 use crate::emulator::faults::Seen;
 use crate::net::serve::CloseWithoutAnswer;
 
@@ -294,10 +295,7 @@ impl Kong {
 }
 
 fn tell_sources(names: &[&str]) -> Result<Response, ApiError> {
-    let mut value = Value::from(sources::catalogue());
-    for name in names {
-        value = value.get_mut(name).map(Value::take).ok_or_else(ApiError::not_found)?;
-    }
+    let value = catalogue::told(names).ok_or_else(ApiError::not_found)?;
     Ok(Json(json!({ "data": value })).into_response())
 }
 

@@ -16,7 +16,6 @@ mod body;
 mod control;
 mod emit;
 mod error;
-mod sources;
 mod store;
 #[cfg(test)]
 mod tests;

@@ -99,6 +99,7 @@ fn due(
             held: Duration::ZERO,
             suppressed,
             replays: 0,
+            progress: Vec::new(),
         })
     })
 }

@@ -121,6 +121,7 @@ impl Oracle {
             held: Duration::ZERO,
             suppressed: 0,
             replays: 0,
+            progress: Vec::new(),
         };
         let base = self.held_for(&hook.name, now);
         let (asked, candidate) = (delivery.asked, false);
@@ -299,6 +300,11 @@ impl Oracle {
             held.record.attempts.push(attempt.clone());
             held.pending.attempts += 1;
         }
+        held.pending.progress = match (&settlement.progress, settlement.next) {
+            (_, Next::Delivered) => Vec::new(),
+            (Some(progress), _) => progress.clone(),
+            (None, _) => std::mem::take(&mut held.pending.progress),
+        };
         match settlement.next {
             Next::Retry { due } => {
                 let put_off = settlement.attempt.is_none();

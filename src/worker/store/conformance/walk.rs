@@ -107,7 +107,9 @@ async fn walk<S: Subject>(steps: Vec<Step>) {
                 let settlement = match outcome {
                     Outcome::Delivered => settled(delivery, now, 200, Next::Delivered),
                     Outcome::Retry(s) => {
-                        settled(delivery, now, 503, Next::Retry { due: now + Duration::from_secs(s) })
+                        let next = Next::Retry { due: now + Duration::from_secs(s) };
+                        let progress = (s % 2 == 0).then(|| s.to_be_bytes().to_vec());
+                        Settlement { progress, ..settled(delivery, now, 503, next) }
                     }
                     Outcome::Dead => settled(delivery, now, 400, Next::Dead { reason: "Terminal" }),
                     Outcome::Postponed => Settlement {
@@ -115,9 +117,11 @@ async fn walk<S: Subject>(steps: Vec<Step>) {
                         at: now,
                         attempt: None,
                         next: Next::Retry { due: now + MINUTE },
+                        progress: None,
                     },
                     Outcome::DeadOfAge => {
-                        Settlement { delivery, at: now, attempt: None, next: Next::Dead { reason: "MaxAge" } }
+                        let next = Next::Dead { reason: "MaxAge" };
+                        Settlement { delivery, at: now, attempt: None, next, progress: None }
                     }
                 };
                 let woken = store.settle(settlement.clone()).await.unwrap();
