@@ -17,6 +17,7 @@ mod output;
 pub mod ping;
 mod reach;
 pub mod receive;
+pub mod release;
 mod roles;
 mod sandbox;
 pub mod send;
@@ -54,6 +55,7 @@ enum Command {
     #[command(subcommand)]
     Emulate(emulate::Vendor),
     Receive(receive::Args),
+    Release(release::Args),
     Send(send::Args),
     #[command(subcommand)]
     Deliveries(deliveries::Command),
@@ -108,6 +110,7 @@ pub fn main() -> ExitCode {
         Command::Sources(args) => sources::run(args),
         Command::Emulate(vendor) => block_on(emulate::run(vendor)),
         Command::Receive(args) => block_on(receive::run(args)),
+        Command::Release(args) => block_on(release::run(args)),
         Command::Send(args) => block_on(send::run(args)),
         Command::Deliveries(command) => block_on(deliveries::run(command)),
         Command::Store(command) => store::run(command),

@@ -14,6 +14,7 @@ pub mod files;
 pub mod kubernetes;
 mod secrets;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -32,6 +33,7 @@ use crate::api::{Connection, EventHook, EventStream, Hook};
 use crate::core::conditions::Note;
 use crate::core::keys::{KEY_LENGTH, KeyRing};
 use crate::core::time::Millis;
+use crate::leadership::NotLeading;
 
 /// An object as watches give it: itself, or why it could not be read.
 pub type Guarded<K> = DeserializeGuard<K>;
@@ -124,7 +126,17 @@ impl fmt::Display for Key {
 
 /// A kind whose objects are reconciled.
 #[derive(
-    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, strum::IntoStaticStr, strum::EnumString,
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    strum::IntoStaticStr,
+    strum::EnumString,
+    strum::EnumIter,
 )]
 pub enum Kind {
     EventHook,
@@ -153,6 +165,15 @@ impl Target {
     }
 }
 
+/// A change of an object's metadata.
+#[derive(Clone, Debug, Default)]
+pub struct Metadata {
+    /// All of them; None: as they are.
+    pub finalizers: Option<Vec<String>>,
+    /// To be set, or with None removed; others stay.
+    pub annotations: BTreeMap<&'static str, Option<String>>,
+}
+
 /// Why the cluster could not do it.
 #[derive(Clone, Debug, thiserror::Error, strum::IntoStaticStr)]
 pub enum ClusterError {
@@ -165,6 +186,8 @@ pub enum ClusterError {
     ClusterError(String),
     #[error("the key ring cannot be used: {0}")]
     KeyRing(String),
+    #[error(transparent)]
+    NotLeading(#[from] NotLeading),
 }
 
 /// What a caller wants to do.
@@ -228,12 +251,21 @@ pub trait Cluster: Send + Sync + 'static {
         resumed: Option<String>,
     ) -> BoxFuture<'a, Result<(), ClusterError>>;
 
+    /// Changes metadata, if the object is still as it was read (by its uid alone where the target has no version).
+    fn write_metadata<'a>(
+        &'a self,
+        target: &'a Target,
+        metadata: Metadata,
+    ) -> BoxFuture<'a, Result<(), ClusterError>>;
+
     /// Sets the finalizers, if the object is still as it was read.
     fn write_finalizers<'a>(
         &'a self,
         target: &'a Target,
         finalizers: Vec<String>,
-    ) -> BoxFuture<'a, Result<(), ClusterError>>;
+    ) -> BoxFuture<'a, Result<(), ClusterError>> {
+        self.write_metadata(target, Metadata { finalizers: Some(finalizers), ..Metadata::default() })
+    }
 
     /// The object as it is kept, where it cannot be read as what it should be.
     fn stored<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Value, ClusterError>>;

@@ -35,7 +35,22 @@ pub async fn forward(
     connections: Connections,
 ) {
     let mut seen: HashMap<Change, Fingerprint> = HashMap::new();
-    while let Some(change) = changes.recv().await {
+    let mut nudged = context.nudged.lock().take();
+    let mut term = 0;
+    loop {
+        let change = tokio::select! {
+            change = changes.recv() => change,
+            Some(key) = nudge(&mut nudged) => {
+                ask(&connections, &key).await;
+                continue;
+            }
+            now = context.leadership.gained(term) => {
+                term = now;
+                everything(&context, &hooks, &connections).await;
+                continue;
+            }
+        };
+        let Some(change) = change else { return };
         let now = match &change {
             Change::EventHook(key) => context.view.hook(&key.namespace, &key.name).map(|o| hook_print(&o)),
             Change::Connection(key) => {
@@ -57,6 +72,25 @@ pub async fn forward(
         if !same {
             concerned(&context, &change, &hooks, &connections).await;
         }
+    }
+}
+
+/// Leadership was gained: what changed meanwhile was not carried out here, and perhaps nowhere.
+async fn everything(context: &Context, hooks: &Hooks, connections: &Connections) {
+    context.forget_all();
+    for connection in context.view.connections.state() {
+        ask(connections, &Key::of(&*connection)).await;
+    }
+    for hook in context.view.hooks.state() {
+        ask(hooks, &Key::of(&*hook)).await;
+    }
+}
+
+/// The next Connection that has something new to tell.
+async fn nudge(nudged: &mut Option<mpsc::UnboundedReceiver<Key>>) -> Option<Key> {
+    match nudged {
+        Some(nudged) => nudged.recv().await,
+        None => std::future::pending().await,
     }
 }
 

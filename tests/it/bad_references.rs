@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::world::{Setup, World, condition, merged, message, object, secret};
+use crate::world::{Setup, World, merged, message, object, secret};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_secret_or_key_heals_when_it_comes() {
@@ -116,57 +116,35 @@ async fn without_an_address_for_relays_a_hook_is_stalled() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_built_yet_is_named_and_never_ignored() {
     let world = World::start("not-built").await;
-    let handler =
-        |handler: Value| merged(json!({"handler": {"webhook": null}}), json!({ "handler": handler }));
-    let gateway = |extra: Value| merged(json!({"deliverBy": "Gateway"}), extra);
-    let rate = json!({"rateLimit": {"requests": 1}});
-    let cases = [
-        ("handler.log", handler(json!({"log": {}}))),
-        ("handler.webhookCustom", handler(json!({"webhookCustom": {"url": "http://h/", "method": "POST"}}))),
-        ("handler.lambda", handler(json!({"lambda": {"functions": ["return true"]}}))),
-        (
-            "managementPolicy: ObserveOnly",
-            gateway(json!({"managementPolicy": "ObserveOnly", "adopt": {"id": "x", "mode": "Match"}})),
-        ),
-        ("adopt.mode: Match", gateway(json!({"adopt": {"id": "x", "mode": "Match"}}))),
-        ("adopt.mode: Override", json!({"adopt": {"id": "x", "mode": "Override"}})),
-    ];
-    let name = |n: usize| format!("case-{n}");
-    let mut objects: Vec<Value> =
-        cases.iter().enumerate().map(|(n, (_, extra))| world.hook_with(&name(n), extra.clone())).collect();
+    let mut objects = Vec::new();
     let auth0 = json!({"auth0": {"domain": "a.eu.auth0.com", "tokenSecretRef": {"name": "a", "key": "b"}}});
-    let connections = [
-        ("limited", "rateLimit", merged(json!({"kong": {"adminUrl": world.kong.url}}), rate)),
-        ("auth0", "auth0", auth0),
-    ];
+    let connections = [("auth0", "auth0", auth0)];
     objects.extend(connections.iter().map(|(name, _, spec)| object("Connection", name, spec.clone())));
     objects.push(world.connection());
     objects.push(world.hook_with("filtered", json!({"filter": "data.x &&\n dat.y"})));
+    objects.push(
+        world.hook_with("broken-lambda", handler(json!({"lambda": {"functions": ["return function ("]}}))),
+    );
+    let custom = json!({"url": "http://h/", "method": "POST", "body": "{% if %}"});
+    objects.push(world.hook_with("broken-template", handler(json!({ "webhookCustom": custom }))));
     objects.push(world.hook_with("of-auth0", json!({"connectionRef": {"name": "auth0"}})));
     world.apply(&objects).await;
 
-    for (n, (field, _)) in cases.iter().enumerate() {
-        let said = world.stalled(&format!("eventhooks/{}", name(n)), "NotImplemented").await;
-        assert!(said.contains(field), "{field}: {said}");
-        world.event(&name(n), "NotImplemented").await;
-    }
     for (name, field, _) in &connections {
         let said = world.stalled(&format!("connections/{name}"), "NotImplemented").await;
         assert!(said.contains(field), "{field}: {said}");
+        world.event(name, "NotImplemented").await;
     }
     let said = world.stalled("eventhooks/of-auth0", "WrongVendor").await;
     assert!(said.contains("auth0"), "{said}");
+    let said = world.stalled("eventhooks/broken-lambda", "InvalidLambda").await;
+    assert!(said.contains("handler.lambda.functions[0]: line 1, column"), "{said}");
+    let said = world.stalled("eventhooks/broken-template", "InvalidTemplate").await;
+    assert!(said.contains("handler.webhookCustom.body: line 1, column"), "{said}");
     let said = world.stalled("eventhooks/filtered", "InvalidFilter").await;
     assert!(said.contains("line 2, column 2: no such name: dat"), "{said}");
     assert_eq!(world.kong.hooks().await, Vec::<Value>::new());
 
     world.edit("evh/filtered", json!({"filter": "data.x == 1"})).await;
     world.ready("eventhooks/filtered").await;
-    world
-        .edit("evh/case-0", json!({"handler": {"log": null, "webhook": {"url": "https://example.com"}}}))
-        .await;
-    world.ready("eventhooks/case-0").await;
-    world.edit("conn/limited", json!({"rateLimit": null})).await;
-    let ready = world.ready("connections/limited").await;
-    assert_eq!(condition(&ready, "Stalled")["status"], "False");
 }

@@ -43,7 +43,7 @@ async fn what_is_documented_is_measured_without_secrets_or_names() {
     assert_eq!(count("hookstream_ingest_requests", &[r#"outcome="Duplicate""#]).await, 1);
     assert_eq!(count("hookstream_ingest_requests", &[r#"outcome="Missing""#]).await, 1);
     assert_eq!(count(FINISHED, &[r#"state="dropped""#]).await, 1);
-    assert_eq!(count("hookstream_api_requests", &[r#"route="list""#, r#"status="2xx""#]).await, 1);
+    assert_eq!(count("hookstream_api_requests", &[r#"method="GET""#, r#"code="2xx""#]).await, 1);
     assert!(count("hookstream_delivery_attempts", &[r#"outcome="Status""#, r#"status="5xx""#]).await > 0);
     // Ten failures in a row open a breaker; what waits is measured now and then.
     let text = eventually(DEADLINE, "an open breaker", async || {

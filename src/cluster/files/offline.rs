@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::manifests::{ManifestError, Manifests, guarded};
 use crate::api::EventHook;
-use crate::cluster::{Access, AccessError, Cluster, ClusterError, Data, Key, Kind, Target};
+use crate::cluster::{Access, AccessError, Cluster, ClusterError, Data, Key, Kind, Metadata, Target};
 use crate::core::conditions::Note;
 use crate::core::keys::KeyRing;
 
@@ -67,11 +67,7 @@ impl Cluster for Offline {
         refused()
     }
 
-    fn write_finalizers<'a>(
-        &'a self,
-        _: &'a Target,
-        _: Vec<String>,
-    ) -> BoxFuture<'a, Result<(), ClusterError>> {
+    fn write_metadata<'a>(&'a self, _: &'a Target, _: Metadata) -> BoxFuture<'a, Result<(), ClusterError>> {
         refused()
     }
 

@@ -39,12 +39,26 @@ fn defaults_are_those_of_the_design() {
 }
 
 #[test]
-fn what_is_not_built_is_said() {
-    let field = "managementPolicy: ObserveOnly";
-    let error = validate(&with(json!({"managementPolicy": "ObserveOnly"}))).unwrap_err();
-    assert_eq!(error, InvalidSpec::NotImplemented(vec![field]));
-    assert_eq!(<&str>::from(&error), "NotImplemented");
-    assert!(error.to_string().starts_with(field), "{error}");
+fn what_is_taken_over_must_be_comparable() {
+    let adopt = |mode: &str| json!({"id": "i", "mode": mode});
+    for (field, extra) in [
+        ("adopt", json!({"adopt": adopt("Override")})),
+        ("managementPolicy", json!({"connectionRef": {"name": "k"}, "managementPolicy": "ObserveOnly"})),
+        (
+            "managementPolicy",
+            json!({"connectionRef": {"name": "k"}, "managementPolicy": "ObserveOnly", "adopt": adopt("Override")}),
+        ),
+        ("adopt.mode", json!({"connectionRef": {"name": "k"}, "adopt": adopt("Match")})),
+    ] {
+        match validate(&with(extra)).unwrap_err() {
+            InvalidSpec::InvalidSpec { field: said, .. } => assert_eq!(said, field),
+            other => panic!("{other}"),
+        }
+    }
+    let fine = json!({"connectionRef": {"name": "k"}, "deliverBy": "Gateway",
+        "managementPolicy": "ObserveOnly", "adopt": adopt("Match")});
+    validate(&with(fine)).unwrap();
+    validate(&with(json!({"connectionRef": {"name": "k"}, "adopt": adopt("Override")}))).unwrap();
 }
 
 #[test]

@@ -80,23 +80,16 @@ pub fn router(api: Api) -> Router {
         .with_state(Arc::new(api))
 }
 
-/// Counts requests by their route, never by what a stranger wrote into its address.
 async fn counted(
     State(metrics): State<Arc<Metrics>>,
-    path: Option<MatchedPath>,
+    route: Option<MatchedPath>,
     request: Request,
     next: Next,
 ) -> Response {
-    let route = match path.as_ref().map(MatchedPath::as_str).unwrap_or_default().rsplit('/').next() {
-        Some("deliveries") => "list",
-        Some("explain") => "explain",
-        Some("replay") => "replay",
-        Some("cancel") => "cancel",
-        Some("{id}") => "show",
-        _ => "other",
-    };
+    let method = request.method().clone();
     let response = next.run(request).await;
-    metrics.api_asked(route, response.status().as_u16());
+    let route = route.as_ref().map(MatchedPath::as_str);
+    metrics.api_request(route, method.as_str(), response.status().as_u16());
     response
 }
 
