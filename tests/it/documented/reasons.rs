@@ -32,10 +32,7 @@ fn every_reason_is_listed() {
     for folder in ["src/controller", "src/worker"] {
         literals(&root().join(folder), &mut given);
     }
-    let missing: Vec<&String> = given
-        .iter()
-        .filter(|reason| !told.contains(reason.as_str()))
-        .collect();
+    let missing: Vec<&String> = given.iter().filter(|reason| !told.contains(reason.as_str())).collect();
     assert!(missing.is_empty(), "docs/troubleshooting.md says nothing of {missing:?}");
 }
 
