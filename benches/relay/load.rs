@@ -1,4 +1,5 @@
 //! One round: so many connections send so many events as fast as they are answered.
+#![allow(dead_code, reason = "two programs use it, each a part")]
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
