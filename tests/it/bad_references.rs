@@ -116,6 +116,8 @@ async fn without_an_address_for_relays_a_hook_is_stalled() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_built_yet_is_named_and_never_ignored() {
     let world = World::start("not-built").await;
+    let handler =
+        |handler: Value| merged(json!({"handler": {"webhook": null}}), json!({ "handler": handler }));
     let mut objects = Vec::new();
     let auth0 = json!({"auth0": {"domain": "a.eu.auth0.com", "tokenSecretRef": {"name": "a", "key": "b"}}});
     let connections = [("auth0", "auth0", auth0)];
