@@ -24,6 +24,7 @@ mod settings;
 pub mod sources;
 pub mod standalone;
 pub mod test;
+pub mod uninstall_check;
 pub mod validate;
 
 use std::future::Future;
@@ -57,6 +58,7 @@ enum Command {
     Send(send::Args),
     #[command(subcommand)]
     Deliveries(deliveries::Command),
+    UninstallCheck(uninstall_check::Args),
     #[command(hide = true)]
     Sandbox(sandbox::Args),
 }
@@ -109,6 +111,7 @@ pub fn main() -> ExitCode {
         Command::Release(args) => block_on(release::run(args)),
         Command::Send(args) => block_on(send::run(args)),
         Command::Deliveries(command) => block_on(deliveries::run(command)),
+        Command::UninstallCheck(args) => block_on(uninstall_check::run(args)),
         Command::Sandbox(args) => return sandbox::run(&args),
     };
     outcome.unwrap_or_else(|failure| {

@@ -72,6 +72,7 @@ where
 
     let ops = listen(roles.ops_listen, "--ops-listen").await?;
     // Before the controller: two processes on one data folder must not both write to the vendor.
+    let tls = roles.worker.as_ref().map(|role| role.args.tls.open()).transpose()?.flatten();
     let store = match &roles.worker {
         Some(role) => Some(open_store(role)?),
         None => None,
@@ -114,6 +115,7 @@ where
                 disk: role.args.disk(role.data),
                 listen: with_host(role.listen),
                 api_listen: with_host(role.api_listen),
+                tls,
             },
             role.changes,
         )),

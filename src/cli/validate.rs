@@ -7,16 +7,18 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::output::{self, HELP, Output, clean};
 use super::{OrFail, Outcome, say};
-use crate::api::{self, EventHook, GROUP, TextFormat};
+use crate::api::{self, GROUP, TextFormat};
 use crate::cluster::files::{Document, documents};
 use crate::core::filter::FilterError;
-use crate::core::hook::{Handler, InvalidSpec, WebhookCustom, validate};
+use crate::core::hook::{self, Handler, InvalidSpec, WebhookCustom};
 use crate::core::schema::Schemas;
 use crate::core::template::Template;
+use crate::core::{auth0_hook, stream};
 
 /// Check manifests without a cluster: schema and rules of every kind, durations, filters, templates, lambdas, references.
 ///
@@ -116,8 +118,8 @@ fn look(documents: &[Document]) -> Report {
         for fault in &faults {
             place.error(&fault.field, "InvalidSchema", fault.problem.clone());
         }
-        if kind == "EventHook" && faults.is_empty() {
-            hook(content, &mut place);
+        if faults.is_empty() {
+            understand(kind, content, &mut place);
         }
     }
     references::look(documents, &mut findings);
@@ -131,20 +133,35 @@ fn own_kind(document: &Value) -> Option<&str> {
     (text("apiVersion").split('/').next() == Some(GROUP)).then(|| text("kind"))
 }
 
-/// What a schema cannot tell of a hook.
-fn hook(document: &Value, place: &mut Place<'_>) {
-    let hook: EventHook = match serde_json::from_value(document.clone()) {
-        Ok(hook) => hook,
-        Err(error) => return place.error("spec", "InvalidSpec", error.to_string()),
-    };
-    match validate(&hook) {
-        Ok(hook) => {
-            if let Handler::WebhookCustom(custom) = &hook.handler {
-                escapes(custom, place);
+/// What a schema cannot tell.
+fn understand(kind: &str, document: &Value, place: &mut Place<'_>) {
+    match kind {
+        "EventHook" => {
+            if let Some(Handler::WebhookCustom(custom)) =
+                understood(document, place, hook::validate).map(|hook| hook.handler)
+            {
+                escapes(&custom, place);
             }
         }
-        Err(invalid) => place.invalid(&invalid),
+        "EventStream" => drop(understood(document, place, stream::validate)),
+        "Hook" => drop(understood(document, place, auth0_hook::validate)),
+        _ => {}
     }
+}
+
+fn understood<K: DeserializeOwned, T>(
+    document: &Value,
+    place: &mut Place<'_>,
+    validate: fn(&K) -> Result<T, InvalidSpec>,
+) -> Option<T> {
+    let object: K = match serde_json::from_value(document.clone()) {
+        Ok(object) => object,
+        Err(error) => {
+            place.error("spec", "InvalidSpec", error.to_string());
+            return None;
+        }
+    };
+    validate(&object).map_err(|invalid| place.invalid(&invalid)).ok()
 }
 
 /// `{{ }}` escapes for HTML: in JSON a quote in the value comes out as `&quot;`, and a line end breaks the body.

@@ -202,7 +202,6 @@ mod tests {
             ("return function ()", 1, 19, "'end' expected near '<eof>'"),
             ("x = 'abc", 1, 9, "unfinished string near '<eof>'"),
             ("y = 1 x = 'abc\n'", 1, 11, "unfinished string near ''abc'"),
-            ("é = é é", 1, 7, "near 'é'"),
             ("\u{1b}LJ\u{2}", 1, 1, ""),
             ("goto nowhere", 1, 1, "undefined label 'nowhere'"),
         ] {
