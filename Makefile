@@ -47,7 +47,7 @@ promtool: ## the unit tests of the alerts; builds promtool from Go modules, whic
 	tests/controlplane/promtool.sh check rules deploy/observability/alerts.yaml
 	tests/controlplane/promtool.sh test rules deploy/observability/alerts_test.yaml
 
-bench: check-rust ## durable events a second as a ratio to a bare relay; many hooks, a hanging receiver, a restart; templates and lambdas; scripts a second
+bench: check-rust ## durable events a second as a ratio to a bare relay; templates and lambdas; many hooks, a hanging receiver, a restart
 	$(CARGO) bench $(LOCKED) --bench relay
 	$(CARGO) bench $(LOCKED) --bench worker
 	$(CARGO) bench $(LOCKED) --bench scripts
