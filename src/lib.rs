@@ -12,6 +12,7 @@ pub mod cluster;
 pub mod controller;
 pub mod core;
 pub mod emulator;
+pub mod leadership;
 pub mod metrics;
 pub mod net;
 pub mod ops;

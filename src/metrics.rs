@@ -1,7 +1,11 @@
 //! Metrics, named by the Prometheus conventions. Labels come from closed sets: kinds, stable reasons, states.
 
+use std::collections::HashSet;
+use std::fmt::Debug;
+use std::hash::Hash;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -21,6 +25,53 @@ pub struct Metrics {
     attempt_seconds: Histogram,
     finished: Family<Finished, Counter>,
     in_flight: Gauge,
+    problems: Family<ProblemLabel, Counter>,
+    admin_requests: Family<AdminRequest, Counter>,
+    admin_seconds: Family<HostLabel, Histogram>,
+    admin_waits: Family<HostLabel, Histogram>,
+    admin_postponed: Family<HostLabel, Counter>,
+    drift_found: Family<KindLabel, Counter>,
+    drift_repaired: Family<KindLabel, Counter>,
+    leader: Gauge,
+    watch_requests: Family<WatchLabel, Counter>,
+    api_requests: Family<ApiRequest, Counter>,
+    /// The hosts that have a label of their own.
+    hosts: Mutex<HashSet<String>>,
+}
+
+/// Hosts come from what users write: beyond so many they share the label `other`.
+const MAX_HOSTS: usize = 100;
+const OTHER: &str = "other";
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ProblemLabel {
+    kind: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct HostLabel {
+    host: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AdminRequest {
+    host: String,
+    method: &'static str,
+    code: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WatchLabel {
+    resource: String,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ApiRequest {
+    route: String,
+    method: &'static str,
+    code: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -57,7 +108,7 @@ impl Default for Metrics {
         let reconciles = Family::<Reconcile, Counter>::default();
         registry.register(
             "reconciles",
-            "Reconciles by kind and outcome (Applied, or the reason of a problem)",
+            "Reconciles by kind and outcome (Applied, Stalled, Waiting, RateLimited, Postponed, Conflict, NotLeading, Failed, Panicked, Abandoned)",
             reconciles.clone(),
         );
         let reconcile_seconds = Family::<KindLabel, Histogram>::new_with_constructor(|| {
@@ -92,7 +143,23 @@ impl Default for Metrics {
         );
         let in_flight = Gauge::default();
         registry.register("deliveries_in_flight", "Attempts under way", in_flight.clone());
+        let mut family = FamilyOf(&mut registry);
         Metrics {
+            problems: family.counter("reconcile_problems", "Reconciles that did not get through, by kind and reason"),
+            admin_requests: family.counter("admin_requests", "Calls to admin APIs by host, method and class of the status (error: no answer)"),
+            admin_seconds: family.seconds("admin_request_duration", "Time of a call to an admin API"),
+            admin_waits: family.seconds("admin_rate_limit_wait", "Time that a call waited for its turn within the rate limit"),
+            admin_postponed: family.counter("admin_postponed", "Calls that were told to come back: others were before, the vendor asked to wait, or the host fails"),
+            drift_found: family.counter("drift_found", "Objects at a vendor that somebody else changed or deleted"),
+            drift_repaired: family.counter("drift_repaired", "Objects at a vendor that were made right after such a change"),
+            watch_requests: family.counter("watch_requests", "Lists and watches that were begun at the API server, by resource and outcome (ok, error); a watch lasts for --watch-timeout"),
+            api_requests: family.counter("api_requests", "Requests at the worker's API port by route, method and class of the status"),
+            leader: {
+                let leader = Gauge::default();
+                registry.register("leader", "1 where this replica leads: the one that writes to admin APIs", leader.clone());
+                leader
+            },
+            hosts: Mutex::default(),
             registry,
             reconciles,
             reconcile_seconds,
@@ -106,6 +173,67 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    /// A reconcile did not get through.
+    pub fn problem(&self, kind: &'static str, reason: &'static str) {
+        self.problems.get_or_create(&ProblemLabel { kind, reason }).inc();
+    }
+
+    /// A call to an admin API was made; no status: no answer.
+    pub fn admin_called(&self, host: &str, method: &str, status: Option<u16>, took: Duration) {
+        let host = self.host(host);
+        let label = AdminRequest { host: host.clone(), method: known_method(method), code: class(status) };
+        self.admin_requests.get_or_create(&label).inc();
+        self.admin_seconds.get_or_create(&HostLabel { host }).observe(took.as_secs_f64());
+    }
+
+    /// A call waited for its turn, and got it or was told to come back.
+    pub fn admin_waited(&self, host: &str, waited: Duration, went: bool) {
+        let label = HostLabel { host: self.host(host) };
+        if went {
+            self.admin_waits.get_or_create(&label).observe(waited.as_secs_f64());
+        } else {
+            self.admin_postponed.get_or_create(&label).inc();
+        }
+    }
+
+    /// Somebody else changed or deleted what an object of this kind has at its vendor.
+    pub fn drift_found(&self, kind: &'static str) {
+        self.drift_found.get_or_create(&KindLabel { kind }).inc();
+    }
+
+    pub fn drift_repaired(&self, kind: &'static str) {
+        self.drift_repaired.get_or_create(&KindLabel { kind }).inc();
+    }
+
+    pub fn leads(&self, leads: bool) {
+        self.leader.set(i64::from(leads));
+    }
+
+    /// A list or a watch was begun. `resource` is the path of one of the watches that this process has.
+    pub fn watch_request(&self, resource: &str, ok: bool) {
+        let label = WatchLabel { resource: resource.to_owned(), outcome: if ok { "ok" } else { "error" } };
+        self.watch_requests.get_or_create(&label).inc();
+    }
+
+    /// A request at the API port. `route` is the pattern, not the path.
+    pub fn api_request(&self, route: Option<&str>, method: &str, status: u16) {
+        let route = route.unwrap_or(OTHER).to_owned();
+        let label = ApiRequest { route, method: known_method(method), code: class(Some(status)) };
+        self.api_requests.get_or_create(&label).inc();
+    }
+
+    fn host(&self, host: &str) -> String {
+        let mut hosts = self.hosts.lock();
+        if hosts.contains(host) {
+            return host.to_owned();
+        }
+        if hosts.len() >= MAX_HOSTS {
+            return OTHER.to_owned();
+        }
+        hosts.insert(host.to_owned());
+        host.to_owned()
+    }
+
     pub fn reconciled(&self, kind: &'static str, outcome: &'static str, took: Duration) {
         self.reconciles.get_or_create(&Reconcile { kind, outcome }).inc();
         self.reconcile_seconds.get_or_create(&KindLabel { kind }).observe(took.as_secs_f64());
@@ -135,5 +263,70 @@ impl Metrics {
         // Writing into a String cannot fail.
         encode(&mut text, &self.registry).ok();
         text
+    }
+}
+
+/// Registers families.
+struct FamilyOf<'a>(&'a mut Registry);
+
+impl FamilyOf<'_> {
+    fn counter<L>(&mut self, name: &str, help: &str) -> Family<L, Counter>
+    where
+        L: Clone + Debug + Eq + Hash + EncodeLabelSet + Send + Sync + 'static,
+    {
+        let family = Family::default();
+        self.0.register(name, help, family.clone());
+        family
+    }
+
+    fn seconds(&mut self, name: &str, help: &str) -> Family<HostLabel, Histogram> {
+        // From a cache's answer to the deadline of a call.
+        let family = Family::<HostLabel, Histogram>::new_with_constructor(|| {
+            Histogram::new(exponential_buckets(0.004, 4.0, 8))
+        });
+        self.0.register_with_unit(name, help, Unit::Seconds, family.clone());
+        family
+    }
+}
+
+fn known_method(method: &str) -> &'static str {
+    ["GET", "POST", "PUT", "PATCH", "DELETE"].into_iter().find(|known| *known == method).unwrap_or(OTHER)
+}
+
+fn class(status: Option<u16>) -> &'static str {
+    match status.map(|status| status / 100) {
+        Some(1) => "1xx",
+        Some(2) => "2xx",
+        Some(3) => "3xx",
+        Some(4) => "4xx",
+        Some(5) => "5xx",
+        Some(_) => OTHER,
+        None => "error",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_bounded_and_every_metric_has_a_help() {
+        let metrics = Metrics::default();
+        for n in 0..1000 {
+            metrics.admin_called(&format!("host-{n}:443"), "BREW", Some(418), Duration::ZERO);
+        }
+        metrics.admin_called("host-1:443", "GET", None, Duration::ZERO);
+        metrics.leads(true);
+        let text = metrics.encode();
+        let calls: Vec<&str> =
+            text.lines().filter(|l| l.starts_with("hookstream_admin_requests_total{")).collect();
+        assert_eq!(calls.len(), MAX_HOSTS + 2);
+        let other = r#"hookstream_admin_requests_total{host="other",method="other",code="4xx"} 900"#;
+        assert!(calls.contains(&other), "{text}");
+        assert!(text.contains("\nhookstream_leader 1\n"));
+        for line in text.lines().filter(|l| l.starts_with("# TYPE ")) {
+            let name = line.split(' ').nth(2).unwrap();
+            assert!(text.contains(&format!("# HELP {name} ")), "{name} has no help");
+        }
     }
 }

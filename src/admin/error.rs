@@ -8,6 +8,7 @@ use crate::api::LastError;
 use crate::core::conditions::cut;
 use crate::core::redact::redact;
 use crate::core::time::Millis;
+use crate::leadership::NotLeading;
 use crate::net::SendError;
 
 /// The longest text of a vendor that is repeated.
@@ -51,6 +52,12 @@ pub enum AdminError {
     /// It cannot be done this way there; nothing was changed. The reconciler takes another way.
     #[error("the admin API does not support {0}")]
     Unsupported(&'static str),
+    /// Nothing was sent: others are before, within the rate limit.
+    #[error("others are before it within the rate limit of the admin API")]
+    Postponed(Duration),
+    /// Nothing was sent.
+    #[error(transparent)]
+    NotLeading(#[from] NotLeading),
 }
 
 /// What the vendor said.
@@ -80,7 +87,7 @@ impl AdminError {
     pub fn class(&self) -> Class {
         match self {
             AdminError::Rejected(_) | AdminError::EgressDenied(_) => Class::Terminal,
-            AdminError::RateLimited(_, after) => Class::RateLimited(*after),
+            AdminError::RateLimited(_, after) | AdminError::Postponed(after) => Class::RateLimited(*after),
             AdminError::Unauthorized(_)
             | AdminError::Forbidden(_)
             | AdminError::NotFound(_)
@@ -88,6 +95,7 @@ impl AdminError {
             | AdminError::ServerError(_)
             | AdminError::UnexpectedAnswer(_)
             | AdminError::Unreachable(_)
+            | AdminError::NotLeading(_)
             | AdminError::Unsupported(_) => Class::Retryable,
         }
     }
@@ -102,8 +110,18 @@ impl AdminError {
             | AdminError::RateLimited(d, _)
             | AdminError::ServerError(d)
             | AdminError::UnexpectedAnswer(d) => Some(d),
-            AdminError::Unreachable(_) | AdminError::EgressDenied(_) | AdminError::Unsupported(_) => None,
+            AdminError::Unreachable(_)
+            | AdminError::EgressDenied(_)
+            | AdminError::Postponed(_)
+            | AdminError::NotLeading(_)
+            | AdminError::Unsupported(_) => None,
         }
+    }
+
+    /// True where nothing was sent because it was not this object's turn, or not this replica's: that tells nothing
+    /// about the object or the vendor, and nobody needs to hear of it.
+    pub fn is_own(&self) -> bool {
+        matches!(self, AdminError::Postponed(_) | AdminError::NotLeading(_))
     }
 
     /// The error as an object's status shows it.

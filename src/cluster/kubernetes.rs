@@ -1,11 +1,15 @@
 //! A Kubernetes cluster.
 
 mod cache;
+mod crds;
+mod lease;
+mod pulse;
 mod reviews;
 mod ring;
 mod watch;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference, Secret};
@@ -19,8 +23,11 @@ use super::{Access, AccessError, Cluster, ClusterError, Data, Key, Kind, Metadat
 use crate::api::{Connection, EventHook, EventStream, GROUP, Hook};
 use crate::core::conditions::{Note, cut};
 use crate::core::keys::KeyRing;
+use crate::leadership::Leadership;
 
 use cache::Cache;
+pub use lease::{Candidacy, Competing, LeaseOptions};
+pub use pulse::{Pulse, PulseLayer};
 pub use watch::{Watching, watch};
 
 /// The controller's name in managed fields and events.
@@ -41,6 +48,8 @@ pub struct Options {
     pub require_secret_label: bool,
     /// The audience that callers' tokens must have.
     pub token_audience: String,
+    /// How long one watch lasts before it is begun again.
+    pub watch_timeout: Duration,
 }
 
 /// A cluster through its API server.
@@ -50,16 +59,19 @@ pub struct Kubernetes {
     config_maps: Arc<Cache<ConfigMap>>,
     ring: ring::RingCache,
     reviews: reviews::Reviews,
+    /// Asked before each of the controller's writes. The worker's are its own.
+    leadership: Leadership,
 }
 
 impl Kubernetes {
-    pub fn new(client: Client, options: &Options) -> Self {
+    pub fn new(client: Client, options: &Options, leadership: Leadership) -> Self {
         Kubernetes {
             secrets: Arc::new(Cache::new(client.clone(), options.require_secret_label)),
             config_maps: Arc::new(Cache::new(client.clone(), false)),
             ring: ring::RingCache::new(client.clone(), options.namespace.clone()),
             reviews: reviews::Reviews::new(client.clone(), options.token_audience.clone()),
             client,
+            leadership,
         }
     }
 
@@ -79,13 +91,7 @@ impl Kubernetes {
 
     /// Untyped: an object that cannot be read is told so all the same, and its answer is not logged as a defect.
     fn api(&self, target: &Target) -> Api<DynamicObject> {
-        let resource = match target.kind {
-            Kind::EventHook => ApiResource::erase::<EventHook>(&()),
-            Kind::Connection => ApiResource::erase::<Connection>(&()),
-            Kind::EventStream => ApiResource::erase::<EventStream>(&()),
-            Kind::Hook => ApiResource::erase::<Hook>(&()),
-        };
-        Api::namespaced_with(self.client.clone(), &target.key.namespace, &resource)
+        Api::namespaced_with(self.client.clone(), &target.key.namespace, &resource(target.kind))
     }
 
     async fn patch_metadata(&self, target: &Target, change: Metadata) -> Result<(), ClusterError> {
@@ -137,6 +143,16 @@ impl Kubernetes {
     }
 }
 
+/// How the API server knows a kind.
+pub fn resource(kind: Kind) -> ApiResource {
+    match kind {
+        Kind::EventHook => ApiResource::erase::<EventHook>(&()),
+        Kind::Connection => ApiResource::erase::<Connection>(&()),
+        Kind::EventStream => ApiResource::erase::<EventStream>(&()),
+        Kind::Hook => ApiResource::erase::<Hook>(&()),
+    }
+}
+
 fn hostname() -> String {
     std::env::var("HOSTNAME").unwrap_or_else(|_| "hookstream".into())
 }
@@ -166,7 +182,10 @@ impl Cluster for Kubernetes {
         target: &'a Target,
         status: Value,
     ) -> BoxFuture<'a, Result<(), ClusterError>> {
-        Box::pin(self.patch_status(MANAGER, target, status))
+        Box::pin(async move {
+            self.leadership.may_write()?;
+            self.patch_status(MANAGER, target, status).await
+        })
     }
 
     fn write_delivering<'a>(
@@ -188,7 +207,10 @@ impl Cluster for Kubernetes {
         target: &'a Target,
         metadata: Metadata,
     ) -> BoxFuture<'a, Result<(), ClusterError>> {
-        Box::pin(self.patch_metadata(target, metadata))
+        Box::pin(async move {
+            self.leadership.may_write()?;
+            self.patch_metadata(target, metadata).await
+        })
     }
 
     fn stored<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Value, ClusterError>> {
@@ -200,6 +222,9 @@ impl Cluster for Kubernetes {
 
     fn publish<'a>(&'a self, target: &'a Target, warning: bool, note: &'a Note) -> BoxFuture<'a, ()> {
         Box::pin(async move {
+            if !self.leadership.leads() {
+                return;
+            }
             if let Err(error) = self.create_event(target, warning, note).await {
                 let error = cluster_error(error);
                 tracing::warn!(object = %target.key, reason = note.reason, %error, "an Event could not be published");
@@ -208,7 +233,7 @@ impl Cluster for Kubernetes {
     }
 
     fn key_ring(&self, create: bool) -> BoxFuture<'_, Result<Arc<KeyRing>, ClusterError>> {
-        Box::pin(self.ring.get(create))
+        Box::pin(self.ring.get(create && self.leadership.leads()))
     }
 
     fn authorize<'a>(

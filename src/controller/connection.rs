@@ -14,9 +14,14 @@ use crate::admin::Access;
 use crate::admin::kong::{KongAccess, KongClient, TOKEN_HEADER};
 use crate::api::{Capabilities, Connection, EventHook, FINALIZER};
 use crate::cluster::{Guarded, Key, secret_text, tls_options};
+use crate::core::bucket::Rate;
 use crate::core::conditions::{Note, Standing};
 use crate::core::duration;
-use crate::core::hook::{InvalidSpec, parse_url};
+use crate::core::hook::{self, InvalidSpec, parse_url};
+
+/// What the smallest tenants are allowed.
+const AUTH0_RATE: Rate = Rate { requests: 2, interval: Duration::from_secs(1), burst: 5 };
+const SLOWEST: Duration = Duration::from_secs(30);
 
 pub async fn reconcile(connection: Arc<Connection>, context: Arc<Context>) -> Result<Duration, Problem> {
     keep_while_used(&connection, &context).await?;
@@ -83,9 +88,6 @@ pub async fn access(connection: &Connection, context: &Context) -> Result<Access
     let Some(kong) = &spec.kong else {
         return Err(not_built(vec!["auth0"]));
     };
-    if spec.rate_limit.is_some() {
-        return Err(not_built(vec!["rateLimit"]));
-    }
     let http = match &kong.tls {
         None => context.http.clone(),
         Some(tls) => {
@@ -102,6 +104,7 @@ pub async fn access(connection: &Connection, context: &Context) -> Result<Access
             Some((name, secret_text(&*context.cluster, &namespace, reference).await?))
         }
     };
+    let http = context.pacer.client(http, &Key::of(connection).to_string(), rate(connection)?);
     let workspace = kong.workspace.clone().filter(|w| w != "default");
     let known = connection.status.as_ref().and_then(|status| status.capabilities.as_ref());
     let learned = context.learned(&Key::of(connection), known);
@@ -113,6 +116,22 @@ pub fn signs_with(version: &str) -> &'static str {
     let mut numbers = version.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
     let version = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
     if version >= (3, 14) { "SHA256" } else { "SHA1" }
+}
+
+/// How often this Connection's admin API is called at most, where it says so or its vendor is known to ask for it.
+pub fn rate(connection: &Connection) -> Result<Option<Rate>, Problem> {
+    match &connection.spec.rate_limit {
+        None => Ok(connection.spec.auth0.is_some().then_some(AUTH0_RATE)),
+        Some(limit) => {
+            let rate = hook::rate("rateLimit", limit)?;
+            // A reconcile takes a few calls, and may not hold its place for hours.
+            if rate.interval / rate.requests > SLOWEST {
+                let problem = "must allow at least one request in 30s".to_owned();
+                return Err(InvalidSpec::InvalidSpec { field: "rateLimit", problem }.into());
+            }
+            Ok(Some(rate))
+        }
+    }
 }
 
 /// How often the objects of this Connection are compared with the vendor.

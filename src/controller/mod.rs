@@ -9,12 +9,14 @@
 //! object's, and its backoff too.
 //!
 //! Left to others: how objects come and go (`cluster`), what a vendor speaks (`admin`), what differs (`core::plan`).
+//! Leadership is asked where writes go out: `cluster` before each of the controller's, `admin::limit` before each call.
 
 mod backoff;
 mod connection;
 mod context;
 mod eventhook;
 mod observed;
+mod outcome;
 mod problem;
 mod reconcile;
 mod requests;
@@ -28,6 +30,7 @@ use kube::runtime::controller::{Action, Config, applier};
 use kube::runtime::reflector::{Lookup, ObjectRef, Store};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 
 pub use context::{Context, Options, Patience};
 pub use problem::Problem;
@@ -38,13 +41,14 @@ use crate::cluster::{Change, Guarded};
 const CONCURRENCY: u16 = 32;
 const QUEUE: usize = 1024;
 
-/// Runs until the changes end. `changes` are those of the same feeds as the context's view.
-pub async fn run(context: Arc<Context>, changes: mpsc::Receiver<Change>) {
+/// Runs until `stop`, then until what is under way is done. `changes` are those of the same feeds as the context's view.
+pub async fn run(context: Arc<Context>, changes: mpsc::Receiver<Change>, stop: CancellationToken) {
     let (hooks, hook_requests) = mpsc::channel(QUEUE);
     let (connections, connection_requests) = mpsc::channel(QUEUE);
     let view = context.view.clone();
     tokio::join!(
-        requests::forward(context.clone(), changes, hooks, connections),
+        // Without requests the appliers end what is under way, and then themselves.
+        stop.run_until_cancelled_owned(requests::forward(context.clone(), changes, hooks, connections)),
         drive(context.clone(), view.hooks, hook_requests, |o, c| observed::observed(
             eventhook::reconcile,
             o,

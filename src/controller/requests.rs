@@ -36,11 +36,18 @@ pub async fn forward(
 ) {
     let mut seen: HashMap<Change, Fingerprint> = HashMap::new();
     let mut nudged = context.nudged.lock().take();
+    let mut term = 0;
     loop {
         let change = tokio::select! {
             change = changes.recv() => change,
             Some(key) = nudge(&mut nudged) => {
                 ask(&connections, &key).await;
+                continue;
+            }
+            now = context.leadership.gained(term) => {
+                term = now;
+                context.forget_all();
+                everything(&context, &hooks, &connections).await;
                 continue;
             }
         };
@@ -74,6 +81,16 @@ async fn nudge(nudged: &mut Option<mpsc::UnboundedReceiver<Key>>) -> Option<Key>
     match nudged {
         Some(nudged) => nudged.recv().await,
         None => std::future::pending().await,
+    }
+}
+
+/// Leadership was gained: what changed meanwhile was not carried out here, and perhaps nowhere.
+async fn everything(context: &Context, hooks: &Hooks, connections: &Connections) {
+    for connection in context.view.connections.state() {
+        ask(connections, &Key::of(&*connection)).await;
+    }
+    for hook in context.view.hooks.state() {
+        ask(hooks, &Key::of(&*hook)).await;
     }
 }
 

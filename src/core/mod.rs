@@ -17,6 +17,7 @@ pub mod filter;
 pub mod gate;
 pub mod hook;
 pub mod keys;
+pub mod lease;
 pub mod plan;
 pub mod redact;
 pub mod relay;

@@ -120,6 +120,7 @@ impl Worker {
             store: self.store.clone(),
             routes: routes.clone(),
             dispatch: handle.clone(),
+            metrics: self.metrics.clone(),
         });
         let replays = {
             let (store, handle) = (self.store.clone(), handle.clone());

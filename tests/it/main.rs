@@ -28,6 +28,7 @@ mod holds;
 mod idle_means_no_writes;
 mod kong_answers;
 mod kubectl_explain;
+mod leadership;
 mod nothing_accepted_is_lost;
 mod one_malformed_object;
 mod relays;

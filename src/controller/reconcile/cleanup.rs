@@ -34,7 +34,7 @@ pub async fn cleanup<K: Synced>(object: &K, context: &Context) -> Result<Duratio
     }
     if policy(object, context) == DeletionPolicy::Delete && !object.policies().observes_only() {
         match remove(object, context).await {
-            Err(problem) if out_of_patience(object, context, &problem) => {
+            Err(problem) if !problem.is_own() && out_of_patience(object, context, &problem) => {
                 give_up(object, context, &problem).await;
             }
             other => other?,
@@ -67,6 +67,9 @@ pub async fn leave<K: Synced>(context: &Context, object: &K, old: &External) -> 
         context.memory.works(&uid);
         return Ok(());
     };
+    if problem.is_own() {
+        return Err(problem);
+    }
     if context.memory.failing(&uid) < context.options.patience.credentials {
         return Err(Problem::OldAddress {
             what: K::WHAT,

@@ -87,5 +87,8 @@ async fn tell<K: Synced>(context: &Context, object: &K, done: &Done, wanted: &se
         Done::Created => format!("the {} was deleted{by}; created again", K::WHAT),
         Done::Adopted | Done::Nothing => return,
     };
+    let kind = K::KIND.into();
+    context.metrics.drift_found(kind);
+    context.metrics.drift_repaired(kind);
     status::tell(context, object, true, &Note::new("DriftRepaired", message)).await;
 }

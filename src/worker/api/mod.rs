@@ -16,6 +16,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::{MatchedPath, Request, State};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::Response;
 use axum::routing::{get, post};
 use http::HeaderMap;
 use serde::Deserialize;
@@ -28,6 +31,7 @@ use super::route::Routes;
 use super::store::{Store, StoreError};
 use crate::cluster::{Access, Cluster, View};
 use crate::core::time::Millis;
+use crate::metrics::Metrics;
 
 /// Replays of many go on this often: a rate is kept by the second.
 const STEP: Duration = Duration::from_secs(1);
@@ -43,6 +47,7 @@ pub struct Api {
     pub store: Arc<dyn Store>,
     pub routes: Arc<Routes>,
     pub dispatch: Handle,
+    pub metrics: Arc<Metrics>,
 }
 
 /// The routes of the API port.
@@ -62,7 +67,21 @@ pub fn router(api: Api) -> Router {
         .method_not_allowed_fallback(|| async {
             Problem::new(405, "MethodNotAllowed", "use GET to read, POST to replay and to cancel")
         })
+        .layer(from_fn_with_state(api.metrics.clone(), counted))
         .with_state(Arc::new(api))
+}
+
+async fn counted(
+    State(metrics): State<Arc<Metrics>>,
+    route: Option<MatchedPath>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let method = request.method().clone();
+    let response = next.run(request).await;
+    let route = route.as_ref().map(MatchedPath::as_str);
+    metrics.api_request(route, method.as_str(), response.status().as_u16());
+    response
 }
 
 impl Api {
