@@ -12,6 +12,7 @@ pub mod crds;
 pub mod deliveries;
 pub mod emulate;
 mod http;
+pub mod import;
 mod logging;
 pub mod receive;
 mod roles;
@@ -39,6 +40,8 @@ enum Command {
     Worker(cluster::WorkerOnlyArgs),
     Standalone(standalone::Args),
     Crds(crds::Args),
+    #[command(subcommand)]
+    Import(import::Vendor),
     #[command(subcommand)]
     Emulate(emulate::Vendor),
     Receive(receive::Args),
@@ -86,6 +89,7 @@ pub fn main() -> ExitCode {
         Command::Worker(args) => block_on(cluster::worker(args)),
         Command::Standalone(args) => block_on(standalone::run(args)),
         Command::Crds(args) => crds::run(args),
+        Command::Import(vendor) => block_on(import::run(vendor)),
         Command::Emulate(vendor) => block_on(emulate::run(vendor)),
         Command::Receive(args) => block_on(receive::run(args)),
         Command::Send(args) => block_on(send::run(args)),
