@@ -60,7 +60,7 @@ struct ErrorBody {
 impl KongAccess {
     pub(super) async fn call(&self, method: Method, call: Call<'_>) -> Result<Answer, Refusal> {
         let request = self.request(method, &call)?;
-        let answer = self.http.send(request, TIMEOUT, MAX_ANSWER).await.map_err(AdminError::from)?;
+        let answer = self.http.send(request, TIMEOUT, MAX_ANSWER).await?;
         if answer.status.is_success() {
             return Ok(answer);
         }

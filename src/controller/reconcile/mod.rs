@@ -125,7 +125,8 @@ pub async fn sync<K: Synced>(
             vendor,
             wanted,
             policies,
-            taken: external.is_some(),
+            // Who only observed knows where the object is, and has not taken it.
+            taken: if policies.adopt.is_some() { held } else { external.is_some() },
             external,
             record: context.memory.record(&uid, told),
             handled: handled.clone(),
