@@ -50,6 +50,13 @@ pub fn bare_relay(sink: SocketAddr) -> Subject {
 }
 
 pub fn standalone(sink: SocketAddr) -> Subject {
+    let webhook =
+        format!("webhook: {{url: 'http://{sink}/', signature: {{secretRef: {{name: keys, key: secret}}}}}}");
+    with_handler(&webhook).0
+}
+
+/// The same with another handler (YAML); and the address of its metrics.
+pub fn with_handler(handler: &str) -> (Subject, String) {
     // Beside the build, not in /tmp: that may be memory, where fsync costs nothing.
     let dir =
         tempfile::Builder::new().prefix("bench-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
@@ -58,14 +65,14 @@ pub fn standalone(sink: SocketAddr) -> Subject {
     let text = format!(
         "apiVersion: v1\nkind: Secret\nmetadata: {{name: keys}}\nstringData: {{secret: secret}}\n---\n\
          apiVersion: hookstream.dev/v1alpha1\nkind: EventHook\nmetadata: {{name: sink}}\n\
-         spec: {{source: bench, handler: {{webhook: {{url: 'http://{sink}/', signature: {{secretRef: {{name: keys, key: secret}}}}}}}}, \
-         delivery: {{concurrency: {CONCURRENCY}}}}}\n"
+         spec: {{source: bench, handler: {{{handler}}}, delivery: {{concurrency: {CONCURRENCY}}}}}\n"
     );
     std::fs::write(manifests.join("all.yaml"), text).expect("a manifest");
     let port = || TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").to_string();
+    let (listen, ops) = (port(), port());
     let mut command = Command::new(env!("CARGO_BIN_EXE_hookstream"));
     command.arg("standalone").arg("--manifests").arg(&manifests).arg("--data").arg(dir.path().join("data"));
-    command.args(["--log-level", "warn", "--listen", &port(), "--ops-listen", &port()]);
+    command.args(["--log-level", "warn", "--listen", &listen, "--ops-listen", &ops]);
     command.args(["--api-listen", "127.0.0.1:0"]);
-    start(command, "ingest listening", "/v1/namespaces/default/events", Some(dir))
+    (start(command, "ingest listening", "/v1/namespaces/default/events", Some(dir)), ops)
 }

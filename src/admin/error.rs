@@ -49,15 +49,15 @@ pub enum AdminError {
     Unreachable(String),
     #[error("the admin API may not be reached: {0}")]
     EgressDenied(String),
-    /// It cannot be done this way there; nothing was changed. The reconciler takes another way.
-    #[error("the admin API does not support {0}")]
-    Unsupported(&'static str),
     /// Nothing was sent: others are before, within the rate limit.
     #[error("others are before it within the rate limit of the admin API")]
     Postponed(Duration),
     /// Nothing was sent.
     #[error(transparent)]
     NotLeading(#[from] NotLeading),
+    /// It cannot be done this way there; nothing was changed. The reconciler takes another way.
+    #[error("the admin API does not support {0}")]
+    Unsupported(&'static str),
 }
 
 /// What the vendor said.
@@ -95,8 +95,8 @@ impl AdminError {
             | AdminError::ServerError(_)
             | AdminError::UnexpectedAnswer(_)
             | AdminError::Unreachable(_)
-            | AdminError::NotLeading(_)
-            | AdminError::Unsupported(_) => Class::Retryable,
+            | AdminError::Unsupported(_)
+            | AdminError::NotLeading(_) => Class::Retryable,
         }
     }
 
@@ -112,9 +112,9 @@ impl AdminError {
             | AdminError::UnexpectedAnswer(d) => Some(d),
             AdminError::Unreachable(_)
             | AdminError::EgressDenied(_)
+            | AdminError::Unsupported(_)
             | AdminError::Postponed(_)
-            | AdminError::NotLeading(_)
-            | AdminError::Unsupported(_) => None,
+            | AdminError::NotLeading(_) => None,
         }
     }
 

@@ -48,6 +48,15 @@ impl Worker {
 
     /// An address in a namespace.
     pub fn url(&self, namespace: &str, path: &[&str]) -> Result<Url, Failure> {
+        self.under(&["v1", "namespaces"], namespace, path)
+    }
+
+    /// An address in a namespace, of those that have Kong's shape.
+    pub fn kong_url(&self, namespace: &str, path: &[&str]) -> Result<Url, Failure> {
+        self.under(&["kong"], namespace, path)
+    }
+
+    fn under(&self, root: &[&str], namespace: &str, path: &[&str]) -> Result<Url, Failure> {
         // Also keeps out `..`, which a URL's path would swallow.
         let label =
             |text: &str| text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
@@ -60,7 +69,7 @@ impl Worker {
         let mut url = self.base.clone();
         // Never refused: the base is an http address.
         if let Ok(mut segments) = url.path_segments_mut() {
-            segments.pop_if_empty().extend(["v1", "namespaces", namespace]).extend(path);
+            segments.pop_if_empty().extend(root).push(namespace).extend(path);
         }
         Ok(url)
     }
@@ -97,12 +106,17 @@ impl Worker {
 impl Answer {
     /// The body of a success; a failure with this code otherwise.
     pub fn success(self, refused: u8) -> Result<Self, Failure> {
+        // Refused (4xx) is an answer; everything else means that nothing is known.
+        let code = if self.status.is_client_error() { refused } else { 2 };
+        self.success_or(code)
+    }
+
+    /// The body of a success; a failure with this code otherwise, whatever the answer.
+    pub fn success_or(self, code: u8) -> Result<Self, Failure> {
         if self.status.is_success() {
             return Ok(self);
         }
         let message = format!("{} answered {}{}", self.url, self.status, told(&self.body));
-        // Refused (4xx) is an answer; everything else means that nothing is known.
-        let code = if self.status.is_client_error() { refused } else { 2 };
         Err(Failure { code, message })
     }
 

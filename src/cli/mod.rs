@@ -14,11 +14,19 @@ pub mod emulate;
 mod http;
 pub mod import;
 mod logging;
+mod output;
+pub mod ping;
 pub mod receive;
+pub mod release;
 mod roles;
+mod sandbox;
 pub mod send;
 mod settings;
+pub mod sources;
 pub mod standalone;
+pub mod test;
+pub mod uninstall_check;
+pub mod validate;
 
 use std::future::Future;
 use std::process::ExitCode;
@@ -40,14 +48,22 @@ enum Command {
     Worker(cluster::WorkerOnlyArgs),
     Standalone(standalone::Args),
     Crds(crds::Args),
+    Validate(validate::Args),
+    Test(test::Args),
+    Ping(ping::Args),
+    Sources(sources::Args),
     #[command(subcommand)]
     Import(import::Vendor),
     #[command(subcommand)]
     Emulate(emulate::Vendor),
     Receive(receive::Args),
+    Release(release::Args),
     Send(send::Args),
     #[command(subcommand)]
     Deliveries(deliveries::Command),
+    UninstallCheck(uninstall_check::Args),
+    #[command(hide = true)]
+    Sandbox(sandbox::Args),
 }
 
 /// Why a command could not do what it was asked: one line, and the exit code (2 and above).
@@ -90,10 +106,17 @@ pub fn main() -> ExitCode {
         Command::Standalone(args) => block_on(standalone::run(args)),
         Command::Crds(args) => crds::run(args),
         Command::Import(vendor) => block_on(import::run(vendor)),
+        Command::Validate(args) => validate::run(&args),
+        Command::Test(args) => block_on(test::run(args)),
+        Command::Ping(args) => block_on(ping::run(args)),
+        Command::Sources(args) => sources::run(args),
         Command::Emulate(vendor) => block_on(emulate::run(vendor)),
         Command::Receive(args) => block_on(receive::run(args)),
+        Command::Release(args) => block_on(release::run(args)),
         Command::Send(args) => block_on(send::run(args)),
         Command::Deliveries(command) => block_on(deliveries::run(command)),
+        Command::UninstallCheck(args) => block_on(uninstall_check::run(args)),
+        Command::Sandbox(args) => return sandbox::run(&args),
     };
     outcome.unwrap_or_else(|failure| {
         eprintln!("hookstream: {failure}");

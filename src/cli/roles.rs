@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::settings::{WorkerArgs, with_host};
 use super::{Failure, OrFail, Outcome, say, stop_signal};
-use crate::cluster::kubernetes::Candidacy;
+use crate::cluster::kubernetes::{Candidacy, Ending};
 use crate::cluster::{Change, Cluster, View};
 use crate::controller;
 use crate::core::egress;
@@ -20,6 +20,7 @@ use crate::leadership::Leadership;
 use crate::metrics::Metrics;
 use crate::net::{Egress, HttpClient, serve};
 use crate::ops::{self, Liveness, Readiness};
+use crate::sandbox::Sandbox;
 use crate::worker::store::sqlite::SqliteStore;
 use crate::worker::{Listening, Worker, WorkerError};
 
@@ -71,6 +72,7 @@ where
 
     let ops = listen(roles.ops_listen, "--ops-listen").await?;
     // Before the controller: two processes on one data folder must not both write to the vendor.
+    let tls = roles.worker.as_ref().map(|role| role.args.tls.open()).transpose()?.flatten();
     let store = match &roles.worker {
         Some(role) => Some(open_store(role)?),
         None => None,
@@ -105,6 +107,7 @@ where
                 view: view.clone(),
                 store: Arc::new(store),
                 http,
+                sandbox: Sandbox::start(role.args.scripts.options()).await,
                 metrics,
                 starting,
                 limits: role.args.limits(),
@@ -112,6 +115,7 @@ where
                 disk: role.args.disk(role.data),
                 listen: with_host(role.listen),
                 api_listen: with_host(role.api_listen),
+                tls,
             },
             role.changes,
         )),
@@ -190,9 +194,9 @@ async fn control(
     }
     let mut competing = candidacy.compete(metrics).or_fail(|| "starting the thread of the Lease".into())?;
     tokio::select! {
-        () = &mut work => competing.stop(true).await,
+        () = &mut work => competing.stop(Ending::LetGo).await,
         () = competing.ended() => return Err(broken("the thread of the Lease ended")),
-        () = async { stopping.cancelled().await; tokio::time::sleep(DRAIN).await } => competing.stop(false).await,
+        () = async { stopping.cancelled().await; tokio::time::sleep(DRAIN).await } => competing.stop(Ending::RunOut).await,
     }
     Ok(())
 }

@@ -1,7 +1,8 @@
 //! Flags that several roles share.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -14,6 +15,8 @@ use crate::controller;
 use crate::core::bucket::Rate;
 use crate::core::lease::Terms;
 use crate::core::{duration, egress, hook, size};
+use crate::net::ServerTls;
+use crate::sandbox;
 use crate::worker::store::{Retention, Shares};
 use crate::worker::{Disk, Limits};
 
@@ -184,6 +187,34 @@ pub struct WorkerArgs {
     /// How many bytes of dead letters are kept; the oldest go first.
     #[arg(long, default_value = "1GiB", value_parser = parse_size, value_name = "SIZE", env = "HOOKSTREAM_DEAD_LETTER_BYTES")]
     dead_letter_bytes: u64,
+    #[command(flatten)]
+    pub tls: ServerTlsArgs,
+    #[command(flatten)]
+    pub scripts: ScriptArgs,
+}
+
+/// TLS of the ports that listen.
+#[derive(clap::Args, Clone, Debug)]
+pub struct ServerTlsArgs {
+    /// A certificate chain in PEM: the ports (ingest and API) then speak HTTPS. Replaced files are taken within 10 s.
+    #[arg(long, value_name = "FILE", requires = "tls_key", env = "HOOKSTREAM_TLS_CERT")]
+    tls_cert: Option<PathBuf>,
+    /// The certificate's private key in PEM.
+    #[arg(long, value_name = "FILE", requires = "tls_cert", env = "HOOKSTREAM_TLS_KEY")]
+    tls_key: Option<PathBuf>,
+}
+
+impl ServerTlsArgs {
+    pub fn is_given(&self) -> bool {
+        self.tls_cert.is_some()
+    }
+
+    /// What the ports show, where they speak TLS.
+    pub fn open(&self) -> Result<Option<Arc<ServerTls>>, Failure> {
+        let (Some(cert), Some(key)) = (&self.tls_cert, &self.tls_key) else { return Ok(None) };
+        let tls = ServerTls::open(cert, key).or_fail(|| "--tls-cert, --tls-key".into())?;
+        Ok(Some(Arc::new(tls)))
+    }
 }
 
 impl WorkerArgs {
@@ -212,6 +243,36 @@ impl WorkerArgs {
             dead_letter_age: self.dead_letter_age,
             history_bytes: self.history_bytes,
             dead_letter_bytes: self.dead_letter_bytes,
+        }
+    }
+}
+
+/// How lambdas and templates are run.
+#[derive(clap::Args, Clone, Debug)]
+pub struct ScriptArgs {
+    /// How long one call of a lambda, or the templates of one request, may run; never more than a hook's own timeout.
+    #[arg(long, default_value = "1s", value_parser = parse_duration, env = "HOOKSTREAM_SCRIPT_TIMEOUT")]
+    script_timeout: Duration,
+    /// The Lua memory of one sandbox process, such as 64MiB.
+    #[arg(long, default_value = "64MiB", value_parser = parse_size, value_name = "SIZE", env = "HOOKSTREAM_SCRIPT_MEMORY")]
+    script_memory: u64,
+    /// How many sandbox processes may run; one hook has never all of several. Default: as many as there are cores.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256), env = "HOOKSTREAM_SCRIPT_PROCESSES")]
+    script_processes: Option<u16>,
+    /// Run scripts even where the kernel refuses to confine their processes (no seccomp). Default: they are refused.
+    #[arg(long, env = "HOOKSTREAM_SCRIPT_UNSANDBOXED")]
+    script_unsandboxed: bool,
+}
+
+impl ScriptArgs {
+    pub fn options(&self) -> sandbox::Options {
+        let defaults = sandbox::Options::default();
+        sandbox::Options {
+            timeout: self.script_timeout,
+            memory: self.script_memory,
+            processes: self.script_processes.map_or(defaults.processes, usize::from),
+            allow_unsandboxed: self.script_unsandboxed,
+            ..defaults
         }
     }
 }

@@ -15,18 +15,18 @@ use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference, Secret};
 use k8s_openapi::api::events::v1::Event as KubeEvent;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, ObjectMeta};
-use kube::api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams};
-use kube::{Api, Client};
+use kube::api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams, PostParams};
+use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
 use super::{Access, AccessError, Cluster, ClusterError, Data, Key, Kind, Metadata, Target};
-use crate::api::{Connection, EventHook, EventStream, GROUP, Hook};
+use crate::api::{Connection, EventHook, EventStream, FINALIZER, GROUP, Hook};
 use crate::core::conditions::{Note, cut};
 use crate::core::keys::KeyRing;
 use crate::leadership::Leadership;
 
 use cache::Cache;
-pub use lease::{Candidacy, Competing, LeaseOptions};
+pub use lease::{Candidacy, Competing, Ending, LeaseOptions};
 pub use pulse::{Pulse, PulseLayer};
 pub use watch::{Watching, watch};
 
@@ -110,6 +110,52 @@ impl Kubernetes {
         let (params, patch) = (PatchParams::default(), Patch::Merge(&body));
         let metadata = self.api(target).patch_metadata(&target.key.name, &params, &patch).await;
         metadata.map(drop).map_err(cluster_error)
+    }
+
+    /// Every object of a kind that has our finalizer, in these namespaces (none: all).
+    pub async fn held(&self, kind: Kind, namespaces: &[String]) -> Result<Vec<Target>, ClusterError> {
+        let resource = resource(kind);
+        let apis: Vec<Api<DynamicObject>> = match namespaces {
+            [] => vec![Api::all_with(self.client.clone(), &resource)],
+            some => some.iter().map(|n| Api::namespaced_with(self.client.clone(), n, &resource)).collect(),
+        };
+        let mut held = Vec::new();
+        for api in apis {
+            // By its metadata: an object that cannot be read is let go all the same.
+            for object in api.list_metadata(&ListParams::default()).await.map_err(cluster_error)? {
+                if object.finalizers().iter().any(|f| f == FINALIZER) {
+                    held.push(Target {
+                        kind,
+                        key: Key {
+                            namespace: object.namespace().unwrap_or_default(),
+                            name: object.name_any(),
+                        },
+                        uid: object.uid().unwrap_or_default(),
+                        resource_version: String::new(),
+                    });
+                }
+            }
+        }
+        Ok(held)
+    }
+
+    /// Takes our finalizer off an object, whatever else happens to it meanwhile.
+    pub async fn let_go(&self, target: &Target) -> Result<(), ClusterError> {
+        for _ in 0..5 {
+            let object = match self.api(target).get_metadata(&target.key.name).await.map_err(cluster_error) {
+                Err(ClusterError::Gone) => return Ok(()),
+                other => other?,
+            };
+            let others = object.finalizers().iter().filter(|f| *f != FINALIZER).cloned().collect();
+            let now =
+                Target { resource_version: object.resource_version().unwrap_or_default(), ..target.clone() };
+            match self.write_finalizers(&now, others).await {
+                Err(ClusterError::Conflict) => {}
+                Err(ClusterError::Gone) => return Ok(()),
+                other => return other,
+            }
+        }
+        Err(ClusterError::Conflict)
     }
 
     async fn create_event(&self, target: &Target, warning: bool, note: &Note) -> Result<(), kube::Error> {

@@ -15,6 +15,7 @@ mod backoff;
 mod connection;
 mod context;
 mod eventhook;
+mod let_go;
 mod observed;
 mod outcome;
 mod problem;
@@ -33,6 +34,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 pub use context::{Context, Options, Patience};
+pub use let_go::delete_all_external;
 pub use problem::Problem;
 
 use crate::cluster::{Change, Guarded};

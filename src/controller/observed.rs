@@ -166,8 +166,8 @@ spec: {source: 7, handler: {webhook: {url: 'https://example.com'}}}
         tokio::spawn(run);
         view.ready().await;
         let http = HttpClient::new(Egress::new(Policy::default())).unwrap();
-        let (options, leadership) = (controller::Options::default(), Leadership::always());
-        let metrics = Arc::new(Metrics::default());
+        let options = controller::Options::default();
+        let (metrics, leadership) = (Arc::new(Metrics::default()), Leadership::always());
         (dir, Arc::new(Context::new(files, view, http, options, metrics, leadership)))
     }
 

@@ -46,7 +46,6 @@ pub async fn forward(
             }
             now = context.leadership.gained(term) => {
                 term = now;
-                context.forget_all();
                 everything(&context, &hooks, &connections).await;
                 continue;
             }
@@ -79,21 +78,22 @@ pub async fn forward(
     }
 }
 
-/// The next Connection that has something new to tell.
-async fn nudge(nudged: &mut Option<mpsc::UnboundedReceiver<Key>>) -> Option<Key> {
-    match nudged {
-        Some(nudged) => nudged.recv().await,
-        None => std::future::pending().await,
-    }
-}
-
 /// Leadership was gained: what changed meanwhile was not carried out here, and perhaps nowhere.
 async fn everything(context: &Context, hooks: &Hooks, connections: &Connections) {
+    context.forget_all();
     for connection in context.view.connections.state() {
         ask(connections, &Key::of(&*connection)).await;
     }
     for hook in context.view.hooks.state() {
         ask(hooks, &Key::of(&*hook)).await;
+    }
+}
+
+/// The next Connection that has something new to tell.
+async fn nudge(nudged: &mut Option<mpsc::UnboundedReceiver<Key>>) -> Option<Key> {
+    match nudged {
+        Some(nudged) => nudged.recv().await,
+        None => std::future::pending().await,
     }
 }
 

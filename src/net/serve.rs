@@ -14,13 +14,15 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
 use super::linger::Lingering;
+use super::serve_tls::ServerTls;
 
 /// More connections than this wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 1024;
@@ -37,6 +39,16 @@ struct Closed;
 
 /// Serves until `shutdown` is ready. Dropping the future ends every connection.
 pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future) {
+    serve_tls(listener, router, None, shutdown).await;
+}
+
+/// The same, by TLS where there is a certificate.
+pub async fn serve_tls(
+    listener: TcpListener,
+    router: Router,
+    tls: Option<Arc<ServerTls>>,
+    shutdown: impl Future,
+) {
     let stop = CancellationToken::new();
     let free = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
@@ -59,9 +71,19 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future)
             // Reaps ended connections, whose results would otherwise gather.
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
             accepted = accept => if let Some((stream, permit)) = accepted {
-                let (router, stop) = (router.clone(), stop.clone());
+                let (router, tls, stop) = (router.clone(), tls.clone(), stop.clone());
                 connections.spawn(async move {
-                    connection(stream, router, stop).await;
+                    // Answers are small: waiting to fill a packet would only add 40 ms to each.
+                    if let Err(error) = stream.set_nodelay(true) {
+                        tracing::debug!(%error, "nodelay");
+                    }
+                    match tls {
+                        None => connection(stream, router, stop).await,
+                        Some(tls) => match tls.accept(stream).await {
+                            Ok(stream) => connection(stream, router, stop).await,
+                            Err(error) => tracing::debug!(%error, "no handshake"),
+                        },
+                    }
                     drop(permit);
                 });
             },
@@ -75,11 +97,7 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future)
     }
 }
 
-async fn connection(stream: TcpStream, router: Router, stop: CancellationToken) {
-    // Answers are small: waiting to fill a packet would only add 40 ms to each.
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "nodelay");
-    }
+async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin, router: Router, stop: CancellationToken) {
     let service = service_fn(|request: Request<Incoming>| {
         let mut router = router.clone();
         async move {

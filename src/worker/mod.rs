@@ -10,7 +10,7 @@
 
 mod api;
 mod dispatch;
-mod handlers;
+pub mod handlers;
 mod ingest;
 mod problem;
 mod report;
@@ -34,8 +34,9 @@ use crate::api::CaKind;
 use crate::cluster::{Change, Cluster, View};
 use crate::core::time::Millis;
 use crate::metrics::Metrics;
-use crate::net::{HttpClient, serve};
+use crate::net::{HttpClient, ServerTls, serve};
 use crate::ops::Pending;
+use crate::sandbox::Sandbox;
 
 /// How often what retention lets go is removed.
 const SWEEP: Duration = Duration::from_secs(30);
@@ -50,6 +51,8 @@ pub struct Worker {
     pub view: View,
     pub store: Arc<dyn Store>,
     pub http: HttpClient,
+    /// Where Lua runs.
+    pub sandbox: Sandbox,
     pub metrics: Arc<Metrics>,
     /// Done when the ingest port is open.
     pub starting: Pending,
@@ -61,6 +64,8 @@ pub struct Worker {
     pub listen: String,
     /// Where the API port listens.
     pub api_listen: String,
+    /// What both ports show; None: they speak plain HTTP.
+    pub tls: Option<Arc<ServerTls>>,
 }
 
 /// The addresses of the open ports.
@@ -93,12 +98,12 @@ impl Worker {
             routes.put(&hook);
         }
 
+        let sender = Arc::new(handlers::Sender::new(self.http, self.cluster.clone(), self.sandbox));
         let (reports_in, reports) = mpsc::unbounded_channel();
         let (dispatcher, handle) = dispatch::Dispatcher::new(dispatch::Parts {
             store: self.store.clone(),
             routes: routes.clone(),
-            cluster: self.cluster.clone(),
-            http: self.http.clone(),
+            sender: sender.clone(),
             metrics: self.metrics.clone(),
             reports: reports_in,
         });
@@ -121,6 +126,8 @@ impl Worker {
             routes: routes.clone(),
             dispatch: handle.clone(),
             metrics: self.metrics.clone(),
+            sender,
+            max_event_bytes: self.limits.max_event_bytes,
         });
         let replays = {
             let (store, handle) = (self.store.clone(), handle.clone());
@@ -142,8 +149,8 @@ impl Worker {
 
         let failed = self.store.failed();
         let work = async {
-            let ingest = serve::serve(ingest_port, router, stop.cancelled());
-            let api = serve::serve(api_port, api, stop.cancelled());
+            let ingest = serve::serve_tls(ingest_port, router, self.tls.clone(), stop.cancelled());
+            let api = serve::serve_tls(api_port, api, self.tls.clone(), stop.cancelled());
             let ((), (), dispatched) = tokio::join!(ingest, api, dispatcher.run(stop.clone()));
             dispatched
         };

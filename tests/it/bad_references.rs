@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::world::{Setup, World, condition, merged, message, object, secret};
+use crate::world::{Setup, World, merged, message, object, secret};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_secret_or_key_heals_when_it_comes() {
@@ -117,17 +117,22 @@ async fn without_an_address_for_relays_a_hook_is_stalled() {
 async fn what_is_not_built_yet_is_named_and_never_ignored() {
     let world = World::start("not-built").await;
     let alone = |extra: Value| merged(json!({"connectionRef": null}), extra);
+    let handler =
+        |handler: Value| merged(json!({"handler": {"webhook": null}}), json!({ "handler": handler }));
     let cases = [("from", alone(json!({"from": {"eventStreamRef": {"name": "s"}}})))];
     let name = |n: usize| format!("case-{n}");
     let mut objects: Vec<Value> =
         cases.iter().enumerate().map(|(n, (_, extra))| world.hook_with(&name(n), extra.clone())).collect();
     let auth0 = json!({"auth0": {"domain": "a.eu.auth0.com", "tokenSecretRef": {"name": "a", "key": "b"}}});
-    let connections = [
-        ("auth0", "auth0", auth0),
-    ];
+    let connections = [("auth0", "auth0", auth0)];
     objects.extend(connections.iter().map(|(name, _, spec)| object("Connection", name, spec.clone())));
     objects.push(world.connection());
     objects.push(world.hook_with("filtered", json!({"filter": "data.x &&\n dat.y"})));
+    objects.push(
+        world.hook_with("broken-lambda", handler(json!({"lambda": {"functions": ["return function ("]}}))),
+    );
+    let custom = json!({"url": "http://h/", "method": "POST", "body": "{% if %}"});
+    objects.push(world.hook_with("broken-template", handler(json!({ "webhookCustom": custom }))));
     objects.push(world.hook_with("of-auth0", json!({"connectionRef": {"name": "auth0"}})));
     world.apply(&objects).await;
 
@@ -142,6 +147,10 @@ async fn what_is_not_built_yet_is_named_and_never_ignored() {
     }
     let said = world.stalled("eventhooks/of-auth0", "WrongVendor").await;
     assert!(said.contains("auth0"), "{said}");
+    let said = world.stalled("eventhooks/broken-lambda", "InvalidLambda").await;
+    assert!(said.contains("handler.lambda.functions[0]: line 1, column"), "{said}");
+    let said = world.stalled("eventhooks/broken-template", "InvalidTemplate").await;
+    assert!(said.contains("handler.webhookCustom.body: line 1, column"), "{said}");
     let said = world.stalled("eventhooks/filtered", "InvalidFilter").await;
     assert!(said.contains("line 2, column 2: no such name: dat"), "{said}");
     assert_eq!(world.kong.hooks().await, Vec::<Value>::new());

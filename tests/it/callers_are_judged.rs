@@ -66,8 +66,8 @@ impl Worker {
 pub async fn accounts(hint: &str) -> (Namespace, PathBuf) {
     let namespace = control_plane().namespace(hint).await;
     let rules =
-        "[{apiGroups: [hookstream.dev], resources: [eventhooks, connections], verbs: [get, list, watch]},
-        {apiGroups: [''], resources: [secrets], verbs: [get, list, watch]}]";
+        "[{apiGroups: [hookstream.dev], resources: [eventhooks, connections, eventstreams, hooks], verbs: [get, list, watch]},
+        {apiGroups: [''], resources: [secrets, configmaps], verbs: [get, list, watch]}]";
     let kubeconfig = namespace.service_account("worker", rules).await;
     let name = &namespace.name;
     let group = "rbac.authorization.k8s.io";

@@ -92,7 +92,10 @@ async fn without_put_and_learned_anew_with_another_version() {
     world.request("conn/kong", "upgraded").await;
     let newer_told = |o: &Value| o["status"]["version"].as_str().is_some_and(|v| v.starts_with("3.15"));
     let connection = world.until("connections/kong", "the newer version", newer_told).await;
-    assert_ne!(connection["status"]["capabilities"]["put"], false, "what the older one could do is forgotten");
+    assert_ne!(
+        connection["status"]["capabilities"]["put"], false,
+        "what the older one could do is forgotten"
+    );
     newer.until_hooks("all of them", |h| h.len() == 3).await;
     world.edit("evh/one", json!({"event": "routes"})).await;
     let told = |o: &Value| o["status"]["capabilities"]["put"] == true;

@@ -2,8 +2,9 @@
 //!
 //! Invariants: the operator has the rights of `deploy/base/rbac.yaml` and no more; every world has its own namespaces,
 //! ports and folders.
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports)]
 
+mod auth0;
 mod kong;
 
 use std::collections::HashMap;
@@ -13,6 +14,7 @@ use std::sync::Mutex;
 use kube::Client;
 use serde_json::{Value, json};
 
+pub use auth0::{Auth0, CLIENT_ID, CLIENT_SECRET};
 pub use kong::{Kong, http};
 
 use crate::harness::{
@@ -128,6 +130,13 @@ impl World {
         let process = Process::spawn(&args, &[("KUBECONFIG", self.kubeconfig.to_str().unwrap())]);
         self.ops.lock().unwrap().insert(process.pid(), ops);
         process
+    }
+
+    /// What the operator tells at /metrics.
+    pub async fn metrics(&self) -> Result<String, String> {
+        let at = self.args.iter().position(|arg| arg == "--ops-listen").unwrap();
+        let answer = http().get(format!("http://{}/metrics", self.args[at + 1])).send().await;
+        answer.map_err(|e| e.to_string())?.text().await.map_err(|e| e.to_string())
     }
 
     /// What the ops port of such a process answers: status and text.

@@ -2,7 +2,7 @@
 //! reconcile that takes long delays a renewal. What to do is decided in `core::lease`.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -29,6 +29,13 @@ pub struct LeaseOptions {
     pub by_force: bool,
 }
 
+impl LeaseOptions {
+    /// Takes the Lease from whoever holds it, and leads once that one has certainly stopped.
+    pub fn by_force(self) -> Self {
+        LeaseOptions { by_force: true, ..self }
+    }
+}
+
 /// A replica that may compete.
 pub struct Candidacy {
     config: Config,
@@ -40,8 +47,19 @@ pub struct Candidacy {
 #[derive(Debug)]
 pub struct Competing {
     stop: CancellationToken,
-    let_go: CancellationToken,
+    ending: Arc<OnceLock<Ending>>,
     ended: oneshot::Receiver<()>,
+}
+
+/// What becomes of the Lease at the end, where it is ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// It runs out: what is under way may still arrive.
+    RunOut,
+    /// Another may lead at once: nothing of ours is under way any more.
+    LetGo,
+    /// Nobody leads for this time.
+    Hold(Duration),
 }
 
 impl Candidacy {
@@ -54,13 +72,13 @@ impl Candidacy {
     /// Competes for the Lease until it is stopped.
     pub fn compete(self, metrics: Arc<Metrics>) -> io::Result<Competing> {
         let Candidacy { config, options, keeper } = self;
-        let (stop, let_go) = (CancellationToken::new(), CancellationToken::new());
+        let (stop, ending) = (CancellationToken::new(), Arc::new(OnceLock::new()));
         let (done, ended) = oneshot::channel::<()>();
-        let competing = Competing { stop: stop.clone(), let_go: let_go.clone(), ended };
+        let competing = Competing { stop: stop.clone(), ending: ending.clone(), ended };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new().name("lease".into()).spawn(move || {
             let candidate = Candidate::new(config, options, keeper, metrics);
-            runtime.block_on(candidate.run(stop, let_go));
+            runtime.block_on(candidate.run(stop, &ending));
             // Also dropped, and so noticed, when the above panics.
             drop(done);
         })?;
@@ -74,11 +92,10 @@ impl Competing {
         (&mut self.ended).await.ok();
     }
 
-    /// Stops. `let_go`: nothing of ours is under way any more, so that another may lead at once.
-    pub async fn stop(mut self, let_go: bool) {
-        if let_go {
-            self.let_go.cancel();
-        }
+    /// Stops leading, and ends.
+    pub async fn stop(mut self, ending: Ending) {
+        // Nobody else sets it: `self` is here.
+        self.ending.set(ending).ok();
         self.stop.cancel();
         self.ended().await;
     }
@@ -129,13 +146,18 @@ impl Candidate {
         }
     }
 
-    async fn run(mut self, stop: CancellationToken, let_go: CancellationToken) {
+    async fn run(mut self, stop: CancellationToken, ending: &OnceLock<Ending>) {
         while stop.run_until_cancelled(self.step()).await.is_some() {}
         // First it stops leading, then others may know.
         self.keeper.set(None, false);
         self.metrics.leads(false);
-        if let_go.is_cancelled() {
-            self.release().await;
+        match ending.get() {
+            None | Some(Ending::RunOut) => {}
+            Some(Ending::LetGo) => self.leave(None).await,
+            Some(Ending::Hold(time)) => {
+                self.options.terms.duration = *time;
+                self.leave(Some(self.me.clone())).await;
+            }
         }
     }
 
@@ -246,13 +268,26 @@ impl Candidate {
         Ok(version)
     }
 
-    async fn release(&mut self) {
-        let Some(version) = self.election.release().map(ToOwned::to_owned) else { return };
-        match self.write(Some(version), None).await {
-            Ok(_) => tracing::info!(lease = self.name(), "let the Lease go"),
-            // It runs out by itself.
-            Err(error) => tracing::warn!(lease = self.name(), %error, "the Lease could not be let go"),
+    /// The last write, where the Lease is ours.
+    async fn leave(&mut self, holder: Option<String>) {
+        // A renewal that was cut off may have been carried out: then another version is there.
+        for _ in 0..2 {
+            let Some(version) = self.election.release().map(ToOwned::to_owned) else { return };
+            match self.write(Some(version), holder.clone()).await {
+                Ok(_) => {
+                    let what =
+                        if holder.is_some() { "hold the Lease for a while" } else { "let the Lease go" };
+                    tracing::info!(lease = self.name(), "{what}");
+                    return;
+                }
+                Err(Failed::Conflict) => match self.read().await {
+                    Ok(found) => self.election.read(found, Millis::steady()),
+                    Err(_) => break,
+                },
+                Err(_) => break,
+            }
         }
+        tracing::warn!(lease = self.name(), "the Lease could not be let go; it runs out by itself");
     }
 
     fn api(&mut self) -> Result<Api<Lease>, Failed> {

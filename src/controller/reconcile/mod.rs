@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use kube::ResourceExt;
 
-pub use cleanup::cleanup;
+pub use cleanup::{cleanup, delete_external};
 pub use finish::{finish, suspended};
 pub use holders::Claims;
 pub use kind::{Done, Hashes, Policies, Synced, Vendor, Wanted};

@@ -80,13 +80,21 @@ fn the_four_handlers() {
     assert_eq!(custom.payload.unwrap()["text"], "{{ x }}");
     assert_eq!(handler(json!({"log": {}})).unwrap(), Handler::Log);
     let lambda = handler(json!({"lambda": {"functions": ["return true"]}})).unwrap();
-    assert_eq!(lambda, Handler::Lambda(Lambda { functions: vec!["return true".into()] }));
+    let Handler::Lambda(lambda) = lambda else { panic!() };
+    assert_eq!((lambda.functions.as_slice(), lambda.marks.len()), (["return true".to_owned()].as_slice(), 1));
     for (bad, why) in [
         (json!({}), "exactly one of webhook"),
         (json!({"log": {}, "webhook": {"url": "https://example.com"}}), "exactly one of webhook"),
         (json!({"webhookCustom": {}}), "exactly one of url"),
         (json!({"webhookCustom": {"url": "https://e.com", "payload": {}, "body": ""}}), "exclude each other"),
         (json!({"lambda": {"functions": []}}), "at least one"),
+        (
+            json!({"lambda": {"functions": ["return 1", "return 1"]}}),
+            "functions[1] is the same as functions[0]",
+        ),
+        (json!({"webhook": {"url": "https://e.com", "headers": {"Host": "a"}}}), "belongs to the connection"),
+        (json!({"webhookCustom": {"url": "https://e.com", "headers": {"a": "b\r\nc: d"}}}), "not one line"),
+        (json!({"webhookCustom": {"url": "https://e.com", "headers": {"a b": "c"}}}), "no header name"),
     ] {
         let error = handler(bad).unwrap_err().to_string();
         assert!(error.contains(why), "{error}");

@@ -19,38 +19,17 @@ use uuid::Uuid;
 use super::error::ApiError;
 use super::store::Hook;
 use super::validate::{self, Handler};
-use super::{Kong, MAX_BODY, MissingDelete, body, emit, sources};
-use crate::emulator::faults::Seen;
-use crate::net::serve::CloseWithoutAnswer;
+use super::{Kong, MAX_BODY, MissingDelete, body, emit};
+use crate::core::catalogue;
 
 /// The workspace that is addressed without a prefix, or by its name.
 const DEFAULT_WORKSPACE: &str = "default";
 
-/// Every request that is not under `/__emulator/`: faults first, then the work, then the log.
+/// Every request that is not under `/__emulator/`.
 pub(super) async fn admin(State(kong): State<Arc<Kong>>, request: Request) -> Response {
-    let method = request.method().clone();
-    let path = request.uri().path().to_owned();
-    let query = request.uri().query().map(str::to_owned);
-    let effects = kong.faults.take(&method, &path);
-    if !effects.delay.is_zero() {
-        tokio::time::sleep(effects.delay).await;
-    }
-    let mut response = match effects.answer {
-        Some(answer) => answer,
-        None => kong.answer(request, effects.lag).await.unwrap_or_else(IntoResponse::into_response),
-    };
-    if effects.drop_answer {
-        response.extensions_mut().insert(CloseWithoutAnswer);
-    }
-    kong.log.push(Seen {
-        time: jiff::Timestamp::now(),
-        method: method.to_string(),
-        path,
-        query,
-        status: response.status().as_u16(),
-        dropped: effects.drop_answer,
-    });
-    response
+    let work =
+        async |request, lag| kong.answer(request, lag).await.unwrap_or_else(IntoResponse::into_response);
+    kong.control.around(request, work).await
 }
 
 /// One request to the event hooks of a workspace.
@@ -226,7 +205,7 @@ impl Kong {
             return Err(ApiError::plain(StatusCode::BAD_REQUEST, &message));
         }
         let ping = emit::ping(&hook, self.version.updated_at);
-        match self.emitter.send(&hook, Bytes::from(ping.to_string())).await {
+        match self.emitter.send_now(&hook, &ping).await {
             Ok(_) => Ok(Json(ping).into_response()),
             Err(error) => Err(ApiError::plain(StatusCode::BAD_REQUEST, &error.to_string())),
         }
@@ -242,19 +221,14 @@ impl Kong {
         let data = emit::payload(posted, &hook.fields.source, event.as_deref());
         let failed = |error: emit::SendError| ApiError::plain(StatusCode::BAD_REQUEST, &error.to_string());
         let result = match hook.fields.handler {
-            Handler::Webhook => {
-                let response =
-                    self.emitter.send(&hook, Bytes::from(data.to_string())).await.map_err(failed)?;
+            Handler::Webhook | Handler::WebhookCustom => {
+                let response = self.emitter.send_now(&hook, &data).await.map_err(failed)?;
                 let answer = emit::read(response).await.map_err(failed)?;
                 json!({"status": answer.status, "headers": answer.headers, "body": answer.body})
             }
-            Handler::Log => {
-                tracing::info!(hook = %hook.id, "log callback: {data}");
+            Handler::Log | Handler::Lambda => {
+                self.called(&hook, &data);
                 Value::Bool(true)
-            }
-            handler @ (Handler::WebhookCustom | Handler::Lambda) => {
-                let message = format!("this version of the emulator does not run handler {}", handler.name());
-                return Err(ApiError::plain(StatusCode::NOT_IMPLEMENTED, &message));
             }
         };
         Ok(Json(json!({"data": data, "result": result})).into_response())
@@ -286,18 +260,17 @@ impl Kong {
     /// create.
     fn add(&self, hook: &Hook) -> Result<(), ApiError> {
         self.store.insert(hook.clone())?;
-        if hook.fields.handler == Handler::Webhook {
-            self.emitter.enqueue(hook, &emit::ping(hook, self.version.updated_at));
+        if hook.fields.handler == Handler::Webhook
+            && let Err(error) = self.emitter.enqueue(hook, &emit::ping(hook, self.version.updated_at))
+        {
+            tracing::warn!(hook = %hook.id, %error, "not pinged");
         }
         Ok(())
     }
 }
 
 fn tell_sources(names: &[&str]) -> Result<Response, ApiError> {
-    let mut value = Value::from(sources::catalogue());
-    for name in names {
-        value = value.get_mut(name).map(Value::take).ok_or_else(ApiError::not_found)?;
-    }
+    let value = catalogue::told(names).ok_or_else(ApiError::not_found)?;
     Ok(Json(json!({ "data": value })).into_response())
 }
 

@@ -1,4 +1,4 @@
-//! What is under `/__emulator/`: emit events, set faults, see requests.
+//! What is under `/__emulator/` for Kong alone: emit events, see the state.
 
 use std::sync::Arc;
 
@@ -10,9 +10,10 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::error::ApiError;
+use super::store::Hook;
 use super::validate::Handler;
 use super::{Kong, emit};
+use crate::emulator::control::refuse;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -29,57 +30,63 @@ pub(super) async fn emit(State(kong): State<Arc<Kong>>, body: Bytes) -> Response
         Ok(emit) => emit,
         Err(error) => {
             let message = format!("expected {{\"source\", \"event\", \"data\": {{...}}}}: {error}");
-            return ApiError::plain(StatusCode::BAD_REQUEST, &message).into_response();
+            return refuse(StatusCode::BAD_REQUEST, &message);
         }
     };
     let hooks = kong.store.matching(&source, &event);
     let payload = emit::payload(data, &source, Some(&event));
-    let (mut queued, mut logged, mut skipped) = (Vec::new(), Vec::new(), Vec::new());
+    let mut became: [(&str, Vec<Value>); 4] =
+        ["queued", "logged", "called", "skipped"].map(|name| (name, Vec::new()));
     for hook in &hooks {
-        match hook.fields.handler {
-            Handler::Webhook => {
-                kong.emitter.enqueue(hook, &payload);
-                queued.push(hook.id);
-            }
+        let (outcome, told) = match hook.fields.handler {
+            Handler::Webhook | Handler::WebhookCustom => match kong.emitter.enqueue(hook, &payload) {
+                Ok(()) => ("queued", json!(hook.id)),
+                Err(error) => (
+                    "skipped",
+                    json!({"id": hook.id, "handler": hook.fields.handler.name(),
+                    "reason": error.to_string()}),
+                ),
+            },
             Handler::Log => {
-                tracing::info!(hook = %hook.id, "log callback: {event} {source} {payload}");
-                logged.push(hook.id);
+                kong.called(hook, &payload);
+                ("logged", json!(hook.id))
             }
-            handler @ (Handler::WebhookCustom | Handler::Lambda) => skipped.push(json!({
-                "id": hook.id,
-                "handler": handler.name(),
-                "reason": "this version of the emulator does not run this handler",
-            })),
+            Handler::Lambda => {
+                kong.called(hook, &payload);
+                ("called", json!(hook.id))
+            }
+        };
+        if let Some((_, list)) = became.iter_mut().find(|(name, _)| *name == outcome) {
+            list.push(told);
         }
     }
-    Json(json!({"matched": hooks.len(), "queued": queued, "logged": logged, "skipped": skipped}))
-        .into_response()
+    let mut answer = Map::from_iter([("matched".to_owned(), hooks.len().into())]);
+    answer.extend(became.into_iter().map(|(name, list)| (name.to_owned(), list.into())));
+    Json(answer).into_response()
 }
 
-pub(super) async fn add_faults(State(kong): State<Arc<Kong>>, body: Bytes) -> Response {
-    kong.faults.add(&body)
+impl Kong {
+    /// A `log` or `lambda` hook has its event: in the log, and in the list of calls.
+    pub fn called(&self, hook: &Hook, payload: &Value) {
+        let handler = hook.fields.handler.name();
+        tracing::info!(hook = %hook.id, "{handler} callback: {payload}");
+        self.calls.push(json!({"time": jiff::Timestamp::now(), "hook": hook.id, "handler": handler,
+            "source": payload.get("source"), "event": payload.get("event"), "data": payload}));
+    }
 }
 
-pub(super) async fn list_faults(State(kong): State<Arc<Kong>>) -> Json<Value> {
-    kong.faults.list()
+/// `GET /__emulator/calls`: the events that came to `log` and `lambda` hooks.
+pub(super) async fn calls(State(kong): State<Arc<Kong>>) -> Json<Value> {
+    kong.calls.list()
 }
 
-pub(super) async fn clear_faults(State(kong): State<Arc<Kong>>) -> StatusCode {
-    kong.faults.clear();
+/// `DELETE /__emulator/calls`.
+pub(super) async fn forget_calls(State(kong): State<Arc<Kong>>) -> StatusCode {
+    kong.calls.clear();
     StatusCode::NO_CONTENT
 }
 
-pub(super) async fn list_requests(State(kong): State<Arc<Kong>>) -> Json<Value> {
-    kong.log.list()
-}
-
-pub(super) async fn clear_requests(State(kong): State<Arc<Kong>>) -> StatusCode {
-    kong.log.clear();
-    StatusCode::NO_CONTENT
-}
-
-/// Anything else here is a mistake of a test, not an admin request to be counted.
-pub(super) async fn unknown() -> Response {
-    let message = "under /__emulator/ there are events, faults and requests";
-    ApiError::plain(StatusCode::NOT_FOUND, message).into_response()
+/// `GET /__emulator/state`: the hooks of every workspace, with their workspace.
+pub(super) async fn state(State(kong): State<Arc<Kong>>) -> Json<Value> {
+    Json(json!({"hooks": kong.store.all()}))
 }

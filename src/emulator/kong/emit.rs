@@ -1,71 +1,40 @@
 //! Sending events to hooks: a bounded queue a hook, retried by connection, never by status.
 
-use std::collections::hash_map::{Entry, HashMap};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use axum::http::header::CONTENT_TYPE;
-use axum::http::{HeaderMap, HeaderName, HeaderValue};
-use bytes::Bytes;
-use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
+use super::request::{Outgoing, Signing};
 use super::store::Hook;
-use crate::api::{SignatureAlgorithm, SignatureEncoding};
-use crate::core::sign;
+use crate::emulator::client;
+use crate::emulator::queue::Queues;
 
 /// The defaults of Kong's queue library; that event hooks use them is inferred.
-const MAX_QUEUED: usize = 10_000;
 const RETRY_FOR: Duration = Duration::from_secs(60);
 const FIRST_WAIT: Duration = Duration::from_millis(10);
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
-/// Ours, not Kong's: ten thousand large events would not fit into memory.
-const MAX_QUEUED_BYTES: usize = 64 << 20;
-const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 /// How much of an answer `/test` shows.
 const MAX_ANSWER: usize = 64 << 10;
 
-/// One request that waits. It carries the hook as it was when the event came, as Kong's queue does: a hook that is
-/// changed or deleted since still gets it by the old terms.
+/// One request that waits. It was made when the event came, as Kong's queue does: a hook that is changed or deleted
+/// since still gets it by the old terms.
 struct Waiting {
-    hook: Hook,
-    body: Bytes,
-}
-
-#[derive(Default)]
-struct Queue {
-    waiting: VecDeque<Waiting>,
-    bytes: usize,
-}
-
-impl Queue {
-    fn push(&mut self, waiting: Waiting) {
-        self.bytes += waiting.body.len();
-        self.waiting.push_back(waiting);
-    }
-
-    fn pop(&mut self) -> Option<Waiting> {
-        let waiting = self.waiting.pop_front()?;
-        self.bytes -= waiting.body.len();
-        Some(waiting)
-    }
-
-    fn is_full(&self) -> bool {
-        self.waiting.len() > MAX_QUEUED || (self.bytes > MAX_QUEUED_BYTES && self.waiting.len() > 1)
-    }
+    hook: Uuid,
+    request: Outgoing,
 }
 
 /// Why a request got no answer.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SendError {
     #[error("the hook cannot be sent: {0}")]
-    Unsendable(&'static str),
+    Unsendable(String),
     #[error("no client for TLS: {0}")]
     Client(String),
     #[error("{0}")]
@@ -81,27 +50,22 @@ pub(super) struct Answer {
 
 /// Sends, and holds what waits.
 pub(super) struct Emitter {
-    queues: Mutex<HashMap<Uuid, Queue>>,
+    queues: Queues<Uuid, Waiting>,
     /// Believes any certificate; also used for http.
     trusting: reqwest::Client,
     /// Made when first needed: without any authority installed it cannot be made, which only https hooks need mind.
     verifying: OnceLock<Result<reqwest::Client, String>>,
-    algorithm: SignatureAlgorithm,
-    encoding: SignatureEncoding,
+    signing: Signing,
     stop: CancellationToken,
 }
 
 impl Emitter {
-    pub fn new(
-        algorithm: SignatureAlgorithm,
-        encoding: SignatureEncoding,
-    ) -> Result<Arc<Emitter>, reqwest::Error> {
+    pub fn new(signing: Signing) -> Result<Arc<Emitter>, reqwest::Error> {
         Ok(Arc::new(Emitter {
-            queues: Mutex::default(),
-            trusting: builder().tls_danger_accept_invalid_certs(true).build()?,
+            queues: Queues::default(),
+            trusting: client::builder(ANSWER_WITHIN).tls_danger_accept_invalid_certs(true).build()?,
             verifying: OnceLock::new(),
-            algorithm,
-            encoding,
+            signing,
             stop: CancellationToken::new(),
         }))
     }
@@ -111,51 +75,37 @@ impl Emitter {
         self.stop.clone().drop_guard()
     }
 
-    /// Puts a request into the hook's queue. A full queue drops its oldest.
-    pub fn enqueue(self: &Arc<Self>, hook: &Hook, payload: &Value) {
-        let waiting = Waiting { hook: hook.clone(), body: Bytes::from(payload.to_string()) };
-        match self.queues.lock().entry(hook.id) {
-            Entry::Occupied(mut queue) => {
-                let queue = queue.get_mut();
-                queue.push(waiting);
-                while queue.is_full() && queue.pop().is_some() {
-                    tracing::warn!(hook = %hook.id, "queue is full: the oldest event is dropped");
-                }
-            }
-            Entry::Vacant(place) => {
-                place.insert(Queue::default()).push(waiting);
-                tokio::spawn(Arc::clone(self).drain(hook.id));
-            }
+    /// Puts the request for an event into the hook's queue. A full queue drops its oldest.
+    pub fn enqueue(self: &Arc<Self>, hook: &Hook, payload: &Value) -> Result<(), SendError> {
+        let waiting = Waiting { hook: hook.id, request: Outgoing::new(hook, payload, self.signing)? };
+        let bytes = waiting.request.body.len();
+        let pushed = self.queues.push(hook.id, waiting, bytes);
+        for dropped in pushed.dropped {
+            tracing::warn!(hook = %dropped.hook, "queue is full: the oldest event is dropped");
         }
+        if pushed.idle {
+            tokio::spawn(Arc::clone(self).drain(hook.id));
+        }
+        Ok(())
     }
 
-    /// Works off one queue, and ends with it: the entry goes under the same lock that found it empty, so that an event
-    /// that comes right then starts a new task.
+    /// Works off one queue, and ends with it.
     async fn drain(self: Arc<Self>, id: Uuid) {
         let stop = self.stop.clone();
         let work = async {
-            while let Some(waiting) = self.next(id) {
+            while let Some(waiting) = self.queues.next(&id) {
                 self.deliver(&waiting).await;
             }
         };
         stop.run_until_cancelled(work).await;
     }
 
-    fn next(&self, id: Uuid) -> Option<Waiting> {
-        let mut queues = self.queues.lock();
-        let waiting = queues.get_mut(&id).and_then(Queue::pop);
-        if waiting.is_none() {
-            queues.remove(&id);
-        }
-        waiting
-    }
-
     async fn deliver(&self, waiting: &Waiting) {
-        let id = waiting.hook.id;
+        let id = waiting.hook;
         let began = Instant::now();
         let mut wait = FIRST_WAIT;
         loop {
-            match self.send(&waiting.hook, waiting.body.clone()).await {
+            match self.send(&waiting.request).await {
                 Ok(response) => {
                     tracing::info!(hook = %id, status = response.status().as_u16(), "answered");
                     return;
@@ -173,33 +123,15 @@ impl Emitter {
         }
     }
 
-    /// One request, now; what `/test` and `/ping` do too.
-    pub async fn send(&self, hook: &Hook, body: Bytes) -> Result<reqwest::Response, SendError> {
-        let config = &hook.fields.config;
-        let text = |name: &str| config.get(name).and_then(Value::as_str);
-        let url = text("url").ok_or(SendError::Unsendable("it has no url"))?;
-        let mut headers = HeaderMap::new();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        for (name, value) in config.get("headers").and_then(Value::as_object).into_iter().flatten() {
-            let name = HeaderName::try_from(name).map_err(|_| SendError::Unsendable("a header's name"))?;
-            let value = HeaderValue::try_from(value.as_str().unwrap_or_default())
-                .map_err(|_| SendError::Unsendable("a header's value"))?;
-            headers.insert(name, value);
-        }
-        if let Some(secret) = text("secret") {
-            let signature = sign::kong_signature(secret.as_bytes(), self.algorithm, self.encoding, &body);
-            let value = HeaderValue::try_from(signature)
-                .map_err(|_| SendError::Unsendable("its signature is no header value"))?;
-            headers.insert(sign::KONG_HEADER, value);
-        }
-        let verify = config.get("ssl_verify").and_then(Value::as_bool).unwrap_or(false);
-        self.client(verify && url.starts_with("https:"))?
-            .post(url)
-            .headers(headers)
-            .body(body)
-            .send()
-            .await
-            .map_err(told)
+    /// The request for an event, now; what `/test` and `/ping` do too.
+    pub async fn send_now(&self, hook: &Hook, payload: &Value) -> Result<reqwest::Response, SendError> {
+        self.send(&Outgoing::new(hook, payload, self.signing)?).await
+    }
+
+    async fn send(&self, request: &Outgoing) -> Result<reqwest::Response, SendError> {
+        let Outgoing { method, url, headers, body, verify } = request;
+        let request = self.client(*verify)?.request(method.clone(), url).headers(headers.clone());
+        request.body(body.clone()).send().await.map_err(told)
     }
 
     fn client(&self, verify: bool) -> Result<&reqwest::Client, SendError> {
@@ -207,7 +139,7 @@ impl Emitter {
             return Ok(&self.trusting);
         }
         self.verifying
-            .get_or_init(|| builder().build().map_err(|error| chain(&error)))
+            .get_or_init(|| client::builder(ANSWER_WITHIN).build().map_err(|error| client::chain(&error)))
             .as_ref()
             .map_err(|error| SendError::Client(error.clone()))
     }
@@ -249,59 +181,10 @@ pub(super) fn ping(hook: &Hook, with_updated_at: bool) -> Value {
     json!({"source": "kong:event_hooks", "event": "ping", "event_hooks": shown})
 }
 
-/// No proxy from the environment, for a test's receiver is on loopback; no redirects; a connection a request, so that
-/// an idle one that was closed is never taken for an endpoint that failed.
-fn builder() -> reqwest::ClientBuilder {
-    reqwest::Client::builder()
-        .no_proxy()
-        .redirect(reqwest::redirect::Policy::none())
-        .pool_max_idle_per_host(0)
-        .connect_timeout(CONNECT_WITHIN)
-        .timeout(ANSWER_WITHIN)
-}
-
 fn told(error: reqwest::Error) -> SendError {
-    if error.is_builder() { SendError::Unsendable("its url") } else { SendError::NoAnswer(chain(&error)) }
-}
-
-/// An error with its causes, without its URL, which may carry a secret.
-fn chain(error: &reqwest::Error) -> String {
-    let mut text = String::from("request failed");
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::emulator::kong::validate;
-
-    #[test]
-    fn a_full_queue_keeps_the_newest() {
-        let hook = json!({"source": "crud", "handler": "log"});
-        let fields = validate::check(hook.as_object().unwrap().clone(), true).unwrap_or_else(|_| panic!());
-        let hook = Hook {
-            id: Uuid::nil(),
-            workspace: "default".into(),
-            created_at: 0,
-            updated_at: 0,
-            fields,
-            visible_at: None,
-        };
-        let mut queue = Queue::default();
-        let mut push = |size: usize| {
-            queue.push(Waiting { hook: hook.clone(), body: vec![0; size].into() });
-            while queue.is_full() && queue.pop().is_some() {}
-            (queue.waiting.len(), queue.bytes)
-        };
-        assert_eq!(push(MAX_QUEUED_BYTES + 1), (1, MAX_QUEUED_BYTES + 1));
-        assert_eq!(push(1), (1, 1));
-        let last = (0..MAX_QUEUED).map(|_| push(2)).last();
-        assert_eq!(last, Some((MAX_QUEUED, 2 * MAX_QUEUED)));
+    if error.is_builder() {
+        SendError::Unsendable("its url".into())
+    } else {
+        SendError::NoAnswer(client::chain(&error))
     }
 }

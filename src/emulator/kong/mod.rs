@@ -8,16 +8,18 @@
 //! every workspace; a change is in the state file, where there is one, before it is answered.
 //!
 //! Left out: whatever makes events inside Kong (no other entity is emulated), `snooze` and `on_change` (kept, not
-//! applied), running `webhook-custom` and `lambda` hooks, multipart bodies, RBAC roles, hybrid mode. Hooks work at
-//! once for every version. Events waiting in a queue do not survive a restart.
+//! applied), Lua (templates are plain substitutions, a `lambda` hook is recorded as called and counts as having
+//! returned `true`), multipart bodies, RBAC roles, hybrid mode. Hooks work at once for every version. Events waiting in
+//! a queue do not survive a restart.
 
 mod api;
 mod body;
 mod control;
 mod emit;
 mod error;
-mod sources;
+mod request;
 mod store;
+mod template;
 #[cfg(test)]
 mod tests;
 mod validate;
@@ -27,13 +29,15 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::http::HeaderName;
-use axum::routing::{any, get, post};
+use axum::routing::{get, post};
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use super::Error;
-use super::faults::{Faults, RequestLog};
+use super::control::Control;
+use super::recent::Recent;
 use crate::api::{SignatureAlgorithm, SignatureEncoding};
-use crate::net::serve;
+use crate::net::{ServerTls, serve};
 
 /// The largest body of a request.
 const MAX_BODY: usize = 4 << 20;
@@ -69,6 +73,8 @@ pub struct KongOptions {
     pub state: Option<PathBuf>,
     /// The text of `x-kong-signature`. Unknown for real gateways: Kong does not document it.
     pub signature_encoding: SignatureEncoding,
+    /// Speak TLS.
+    pub tls: Option<Arc<ServerTls>>,
 }
 
 impl Default for KongOptions {
@@ -84,6 +90,7 @@ impl Default for KongOptions {
             patch: true,
             state: None,
             signature_encoding: SignatureEncoding::PrefixedHex,
+            tls: None,
         }
     }
 }
@@ -130,8 +137,9 @@ struct Kong {
     version: Version,
     store: store::Store,
     emitter: Arc<emit::Emitter>,
-    faults: Faults,
-    log: RequestLog,
+    /// The events that came to `log` and `lambda` hooks.
+    calls: Recent<Value>,
+    control: Arc<Control>,
 }
 
 /// Serves the emulator until `shutdown` is ready.
@@ -146,13 +154,15 @@ pub async fn serve_kong(
     if let Some(name) = options.workspaces.iter().find(|name| !is_workspace(name)) {
         return Err(Error::Workspace(name.clone()));
     }
+    let tls = options.tls.clone();
+    let signing = request::Signing { algorithm: version.algorithm(), encoding: options.signature_encoding };
     let kong = Arc::new(Kong {
         token_header: HeaderName::try_from(&options.token_header)
             .map_err(|_| Error::Header(options.token_header.clone()))?,
         store: store::Store::open(options.state.clone())?,
-        emitter: emit::Emitter::new(version.algorithm(), options.signature_encoding)?,
-        faults: Faults::default(),
-        log: RequestLog::default(),
+        emitter: emit::Emitter::new(signing)?,
+        calls: Recent::default(),
+        control: Control::new(|_| json!({"message": "fault of the emulator"})),
         options,
         version,
     });
@@ -160,15 +170,12 @@ pub async fn serve_kong(
     let _stop_queues = kong.emitter.stop_guard();
     let router = Router::new()
         .route("/__emulator/events", post(control::emit))
-        .route(
-            "/__emulator/faults",
-            get(control::list_faults).post(control::add_faults).delete(control::clear_faults),
-        )
-        .route("/__emulator/requests", get(control::list_requests).delete(control::clear_requests))
-        .route("/__emulator/{*rest}", any(control::unknown))
+        .route("/__emulator/calls", get(control::calls).delete(control::forget_calls))
+        .route("/__emulator/state", get(control::state))
         .fallback(api::admin)
-        .with_state(kong);
-    serve::serve(listener, router, shutdown).await;
+        .with_state(Arc::clone(&kong))
+        .merge(kong.control.routes());
+    serve::serve_tls(listener, router, tls, shutdown).await;
     Ok(())
 }
 

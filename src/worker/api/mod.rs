@@ -1,4 +1,4 @@
-//! The API port: what became of events and deliveries, and replaying and cancelling them.
+//! The API port: what became of events and deliveries, replaying and cancelling them, and Kong's read side.
 //!
 //! Invariants: who asks is judged before anything is read, each right by itself; payloads have a right of their own;
 //! nothing secret is shown, for nothing secret is in the history; an answer is bounded, whatever the store holds.
@@ -7,6 +7,7 @@
 
 mod deliveries;
 mod explain;
+mod kong;
 mod query;
 mod replays;
 mod shapes;
@@ -25,6 +26,7 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use super::dispatch::Handle;
+use super::handlers::Sender;
 use super::problem::Problem;
 use super::request::{Names, bearer, is_name};
 use super::route::Routes;
@@ -48,6 +50,8 @@ pub struct Api {
     pub routes: Arc<Routes>,
     pub dispatch: Handle,
     pub metrics: Arc<Metrics>,
+    pub sender: Arc<Sender>,
+    pub max_event_bytes: usize,
 }
 
 /// The routes of the API port.
@@ -61,6 +65,7 @@ pub fn router(api: Api) -> Router {
         .route(&v1("deliveries/{id}/cancel"), post(deliveries::cancel))
         .route(&v1("replays/{id}"), get(replays::progress))
         .route(&v1("events/{event}/explain"), get(explain::explain))
+        .merge(kong::routes())
         .fallback(|| async {
             Problem::new(404, "NotFound", "no such address: GET /v1/namespaces/{namespace}/deliveries")
         })

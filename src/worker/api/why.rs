@@ -59,6 +59,7 @@ fn died(reason: Option<&str>) -> String {
         Some("MaxAge") => "no attempt succeeded before it was too old (retry.maxAge)",
         Some("MaxAttempts") => "none of the attempts allowed succeeded (retry.maxAttempts)",
         Some("EgressDenied") => "its address may not be reached (--egress-policy)",
+        Some("HeaderRefused") => "its event made a header that cannot be sent (headersFormat: Template)",
         Some("HookDeleted") => "its hook was deleted and did not come back",
         Some("BacklogFull") => "its hook's backlog had its whole share of the disk (--hook-share)",
         Some(other) => return format!(": {other}"),

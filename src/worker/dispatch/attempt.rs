@@ -103,7 +103,7 @@ async fn still_wanted(known: &Arc<Known>, hook: &Hook, pending: &Pending) -> Dec
 
 /// The outcome without an attempt.
 fn unsent(pending: &Pending, next: Next) -> Settlement {
-    Settlement { delivery: pending.seq, at: Millis::now(), attempt: None, next }
+    Settlement { delivery: pending.seq, at: Millis::now(), attempt: None, next, progress: None }
 }
 
 /// What an outcome tells of the receiver. One that refuses this delivery for good is there all the same.
@@ -121,7 +121,9 @@ fn came(settlement: &Settlement) -> Came {
         Next::Delivered | Next::Dead { reason: "TerminalStatus" } => Came::Well,
         Next::Dead { reason: "Gone" } => Came::Gone,
         Next::Dead { reason: "MaxAge" | "MaxAttempts" } | Next::Retry { .. } => Came::Badly(words()),
-        Next::Dead { .. } => Came::Denied(words()),
+        Next::Dead { reason: "EgressDenied" } => Came::Denied(words()),
+        // What an event made of a request says nothing of the receiver, which was not asked.
+        Next::Dead { .. } => Came::Nothing,
     }
 }
 
@@ -147,11 +149,17 @@ fn settle(
     at: Millis,
     duration: Duration,
 ) -> Result<Settlement, Option<Hold>> {
+    let mut progress = None;
     let (outcome, status, error, detail) = match &sent {
         Sent::Answer { status, retry_after, detail } => {
             let outcome = Outcome::Answer { status: *status, retry_after: retry_after.as_deref() };
             let error = (!(200..300).contains(status)).then(|| "Status".to_owned());
             (outcome, Some(*status), error, detail.clone())
+        }
+        Sent::Done => (Outcome::Done, None, None, None),
+        Sent::Partly { reason, detail, progress: so_far } => {
+            progress = Some(so_far.clone());
+            (Outcome::Failed, None, Some((*reason).to_owned()), Some(detail.clone()))
         }
         Sent::Failed { reason, detail } => {
             (Outcome::Failed, None, Some((*reason).to_owned()), Some(detail.clone()))
@@ -166,5 +174,5 @@ fn settle(
     let next = hook.delivery.retry.decide(&outcome, past, Millis::now(), fastrand::f64());
     tracing::debug!(hook = %pending.hook.name, id = %pending.id, status, error, ?next, "attempt");
     let attempt = Attempt { at, duration, status, error, detail };
-    Ok(Settlement { delivery: pending.seq, at: at + duration, attempt: Some(attempt), next })
+    Ok(Settlement { delivery: pending.seq, at: at + duration, attempt: Some(attempt), next, progress })
 }

@@ -22,10 +22,8 @@ use super::handlers::Sender;
 use super::report::Report;
 use super::route::Routes;
 use super::store::{HookId, Next, Pending, Seq, Store, StoreError};
-use crate::cluster::Cluster;
 use crate::core::time::Millis;
 use crate::metrics::Metrics;
-use crate::net::HttpClient;
 pub use command::Handle;
 use command::{Came, Command};
 use hold::{Hold, Mark};
@@ -48,8 +46,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(10);
 pub struct Parts {
     pub store: Arc<dyn Store>,
     pub routes: Arc<Routes>,
-    pub cluster: Arc<dyn Cluster>,
-    pub http: HttpClient,
+    pub sender: Arc<Sender>,
     pub metrics: Arc<Metrics>,
     /// Where it is said how hooks fare.
     pub reports: mpsc::UnboundedSender<Report>,
@@ -86,7 +83,7 @@ impl Dispatcher {
         let (sender, commands) = mpsc::channel(COMMANDS);
         let handle = Handle { commands: sender };
         let dispatcher = Dispatcher {
-            sender: Arc::new(Sender::new(parts.http, parts.cluster)),
+            sender: parts.sender,
             store: parts.store,
             routes: parts.routes,
             metrics: parts.metrics,

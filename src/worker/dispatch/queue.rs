@@ -203,6 +203,7 @@ mod tests {
             held: std::time::Duration::ZERO,
             suppressed: 0,
             replays: 0,
+            progress: Vec::new(),
         }
     }
 

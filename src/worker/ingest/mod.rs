@@ -118,6 +118,7 @@ async fn hand_over(
                 held: Duration::ZERO,
                 suppressed,
                 replays: 0,
+                progress: Vec::new(),
             };
             dispatch.accepted(pending).await;
         }

@@ -110,7 +110,7 @@ fn attempt(at: Millis, status: u16) -> Attempt {
 
 pub(super) fn settled(delivery: Seq, at: Millis, status: u16, next: Next) -> Settlement {
     let attempt = attempt(at, status);
-    Settlement { delivery, at: at + attempt.duration, attempt: Some(attempt), next }
+    Settlement { delivery, at: at + attempt.duration, attempt: Some(attempt), next, progress: None }
 }
 
 pub(super) fn seqs_of<'a>(accepted: impl IntoIterator<Item = &'a Accepted>) -> Vec<Seq> {
@@ -295,6 +295,7 @@ pub(super) async fn settlements_and_history<S: Subject>() {
             at: later,
             attempt: None,
             next: Next::Dead { reason: "MaxAge" },
+            progress: None,
         })
         .await
         .unwrap();

@@ -136,7 +136,12 @@ pub struct Pending {
     pub suppressed: u32,
     /// How often it was replayed.
     pub replays: u32,
+    /// What its handler noted at an earlier attempt; the store does not know what it means.
+    pub progress: Progress,
 }
+
+/// What a handler did for a delivery and is not to do again. Empty: nothing.
+pub type Progress = Vec<u8>;
 
 /// The outcome of one attempt, or of giving up without one.
 ///
@@ -150,6 +155,9 @@ pub struct Settlement {
     /// waits with the reason `Undecided`, and does not age.
     pub attempt: Option<Attempt>,
     pub next: Next,
+    /// Some: takes the place of what was noted before. A delivery that was delivered keeps none, so that its replay does
+    /// all of it again.
+    pub progress: Option<Progress>,
 }
 
 /// One attempt, for the history.

@@ -183,6 +183,7 @@ impl Oracle {
             held: Duration::ZERO,
             suppressed: 0,
             replays: 0,
+            progress: Vec::new(),
         };
         let base = self.held_for(&hook.name, now);
         let (asked, candidate) = (delivery.asked, false);
@@ -361,6 +362,11 @@ impl Oracle {
             held.record.attempts.push(attempt.clone());
             held.pending.attempts += 1;
         }
+        held.pending.progress = match (&settlement.progress, settlement.next) {
+            (_, Next::Delivered) => Vec::new(),
+            (Some(progress), _) => progress.clone(),
+            (None, _) => std::mem::take(&mut held.pending.progress),
+        };
         match settlement.next {
             Next::Retry { due } => {
                 let put_off = settlement.attempt.is_none();
@@ -510,7 +516,9 @@ async fn walk<S: Subject>(steps: Vec<Step>) {
                 let settlement = match outcome {
                     Outcome::Delivered => settled(delivery, now, 200, Next::Delivered),
                     Outcome::Retry(s) => {
-                        settled(delivery, now, 503, Next::Retry { due: now + Duration::from_secs(s) })
+                        let next = Next::Retry { due: now + Duration::from_secs(s) };
+                        let progress = (s % 2 == 0).then(|| s.to_be_bytes().to_vec());
+                        Settlement { progress, ..settled(delivery, now, 503, next) }
                     }
                     Outcome::Dead => settled(delivery, now, 400, Next::Dead { reason: "Terminal" }),
                     Outcome::Postponed => Settlement {
@@ -518,9 +526,11 @@ async fn walk<S: Subject>(steps: Vec<Step>) {
                         at: now,
                         attempt: None,
                         next: Next::Retry { due: now + MINUTE },
+                        progress: None,
                     },
                     Outcome::DeadOfAge => {
-                        Settlement { delivery, at: now, attempt: None, next: Next::Dead { reason: "MaxAge" } }
+                        let next = Next::Dead { reason: "MaxAge" };
+                        Settlement { delivery, at: now, attempt: None, next, progress: None }
                     }
                 };
                 let woken = store.settle(settlement.clone()).await.unwrap();

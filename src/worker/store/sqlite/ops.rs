@@ -337,11 +337,21 @@ pub(super) fn settle(
         .prepare_cached(
             "UPDATE deliveries SET state = ?2, reason = ?3, due = coalesce(?4, due), finished_at = ?5,
                     attempts = attempts + ?6, size = iif(?5 IS NULL, size, -abs(size)),
-                    held_before = held_before - ?7
+                    held_before = held_before - ?7,
+                    progress = iif(?2 = 1, NULL, coalesce(?8, progress))
              WHERE seq = ?1 AND state = 0 RETURNING attempts, hook, size",
         )?
         .query_row(
-            params![settlement.delivery, state, reason, due, finished, made, put_off.unwrap_or(0)],
+            params![
+                settlement.delivery,
+                state,
+                reason,
+                due,
+                finished,
+                made,
+                put_off.unwrap_or(0),
+                settlement.progress
+            ],
             |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
         )
         .optional()?;

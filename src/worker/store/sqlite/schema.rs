@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use super::super::StoreError;
 
 /// The format this program writes.
-pub(super) const VERSION: i64 = 2;
+pub(super) const VERSION: i64 = 3;
 /// "HkSt": tells our file from any other SQLite database.
 const APPLICATION_ID: i64 = 0x486b_5374;
 
@@ -31,8 +31,11 @@ pub(super) struct Step {
     pub(super) sql: &'static str,
 }
 
-pub(super) const STEPS: &[Step] =
-    &[Step { version: 1, min_reader: 1, sql: V1 }, Step { version: 2, min_reader: 1, sql: V2 }];
+pub(super) const STEPS: &[Step] = &[
+    Step { version: 1, min_reader: 1, sql: V1 },
+    Step { version: 2, min_reader: 1, sql: V2 },
+    Step { version: 3, min_reader: 1, sql: V3 },
+];
 
 const V1: &str = "
 CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -168,6 +171,11 @@ CREATE TABLE replays (
     replayed  INTEGER NOT NULL,
     done_at   INTEGER
 ) WITHOUT ROWID;
+";
+
+/// An older program leaves the column as it is; what it delivers meanwhile is done whole at each attempt.
+const V3: &str = "
+ALTER TABLE deliveries ADD COLUMN progress BLOB;  -- what its handler did at an earlier attempt; NULL: nothing
 ";
 
 /// Nobody else writes; this is for the instant in which a checkpoint restarts the log.
