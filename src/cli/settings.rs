@@ -85,6 +85,22 @@ pub struct ControllerArgs {
     /// How often one host is called at most by all Connections together, such as 10/s or 600/m.
     #[arg(long, default_value = "10/s", value_name = "RATE", value_parser = parse_rate, env = "HOOKSTREAM_ADMIN_RATE_CEILING")]
     pub admin_rate_ceiling: Rate,
+    #[command(flatten)]
+    patience: PatienceArgs,
+}
+
+/// Bounded waits that tests shorten.
+#[derive(clap::Args, Clone, Debug)]
+struct PatienceArgs {
+    /// How long a deletion waits for credentials of the vendor.
+    #[arg(long, hide = true, default_value = "10m", value_parser = parse_duration, env = "HOOKSTREAM_CREDENTIALS_PATIENCE")]
+    credentials_patience: Duration,
+    /// How long a deletion waits for a vendor that answers nothing or only refuses.
+    #[arg(long, hide = true, default_value = "1h", value_parser = parse_duration, env = "HOOKSTREAM_VENDOR_PATIENCE")]
+    vendor_patience: Duration,
+    /// How long what was created may not be shown.
+    #[arg(long, hide = true, default_value = "30s", value_parser = parse_duration, env = "HOOKSTREAM_CREATION_GRACE")]
+    creation_grace: Duration,
 }
 
 impl ControllerArgs {
@@ -93,7 +109,11 @@ impl ControllerArgs {
             ingest_url: self.ingest_url.clone(),
             resync_interval: self.resync_interval,
             admin_ceiling: self.admin_rate_ceiling,
-            ..controller::Options::default()
+            patience: controller::Patience {
+                credentials: self.patience.credentials_patience,
+                vendor: self.patience.vendor_patience,
+                creation: self.patience.creation_grace,
+            },
         }
     }
 }
