@@ -10,6 +10,7 @@
 //! Left to others: what is wanted (`controller`), what differs (`core::plan`). The limiter and breaker a host come with
 //! "Sync in full".
 
+pub mod auth0;
 mod error;
 pub mod kong;
 
