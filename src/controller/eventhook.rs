@@ -22,7 +22,7 @@ use crate::api::{
 };
 use crate::cluster::{ClusterError, Key, secret_text, tls_options};
 use crate::core::conditions::{Note, Standing};
-use crate::core::hook::{self, Handler, Hook, Target, Webhook};
+use crate::core::hook::{self, Handler, Hook, InvalidSpec, Target, Webhook};
 use crate::core::keys::KeyRing;
 use crate::core::relay;
 use crate::core::sign::secret_lines;
@@ -135,11 +135,12 @@ async fn key_ring(object: &EventHook, context: &Context) -> Result<Arc<KeyRing>,
 }
 
 async fn secrets(hook: &Hook, context: &Context) -> Result<Secrets, Problem> {
-    let Handler::Webhook(webhook) = &hook.handler;
+    let handler = &hook.handler;
     let cluster = &*context.cluster;
-    let url = match &webhook.target {
-        Target::Url(url) => Some(url.clone()),
-        Target::Secret(reference) => {
+    let url = match handler.target() {
+        None => None,
+        Some(Target::Url(address)) => Some(address.url.clone()),
+        Some(Target::Secret(reference)) => {
             let text = secret_text(cluster, &hook.namespace, reference).await?;
             let url = hook::parse_url(text.expose_secret()).map_err(|problem| {
                 Problem::SecretUnusable(format!(
@@ -150,16 +151,16 @@ async fn secrets(hook: &Hook, context: &Context) -> Result<Secrets, Problem> {
             Some(url)
         }
     };
-    let signing = match &webhook.signature {
+    let signing = match handler.signature() {
         Some(signature) => Some(secret_text(cluster, &hook.namespace, &signature.secret_ref).await?),
         None => None,
     };
-    if let Some(tls) = &webhook.tls {
+    if let Some(tls) = handler.tls() {
         let options = tls_options(cluster, &hook.namespace, tls).await?;
         context.http.with(&options).map_err(|e| Problem::SecretUnusable(e.to_string()))?;
     }
     let mut headers = Vec::new();
-    for header in &webhook.headers_from {
+    for header in handler.headers_from() {
         headers.push((header.name.clone(), secret_text(cluster, &hook.namespace, &header.secret_ref).await?));
     }
     Ok(Secrets { url, signing, headers })
@@ -248,7 +249,9 @@ fn gateway_config(hook: &Hook, found: &Found, vendor: &Vendor) -> Result<serde_j
     if !allowed.unwrap_or_else(|| vec![HandlerKind::Webhook, HandlerKind::Log]).contains(&kind) {
         return Err(Problem::HandlerNotAllowed(kind.into()));
     }
-    let Handler::Webhook(Webhook { headers, signature, tls, .. }) = &hook.handler;
+    let Handler::Webhook(Webhook { headers, signature, tls, .. }) = &hook.handler else {
+        return Err(InvalidSpec::NotImplemented(vec!["deliverBy: Gateway with this handler"]).into());
+    };
     let mut map: Map<String, serde_json::Value> =
         headers.iter().map(|(n, v)| (n.clone(), json!(v))).collect();
     map.extend(found.secrets.headers.iter().map(|(n, v)| (n.clone(), json!(v.expose_secret()))));

@@ -10,6 +10,7 @@
 
 mod client;
 mod connect;
+mod linger;
 pub mod serve;
 mod tls;
 

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::response::Response;
+use http::Request;
+use http::header::EXPECT;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -17,6 +19,8 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
+
+use super::linger::Lingering;
 
 /// More connections than this wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 1024;
@@ -76,13 +80,22 @@ async fn connection(stream: TcpStream, router: Router, stop: CancellationToken) 
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "nodelay");
     }
-    let service = service_fn(|request: hyper::Request<Incoming>| {
+    let service = service_fn(|request: Request<Incoming>| {
         let mut router = router.clone();
         async move {
-            let answer: Result<Response, Infallible> = router.call(request).await;
+            // Who waits for leave to send its body sends none after a refusal.
+            let waits = request.headers().contains_key(EXPECT);
+            let (parts, body) = request.into_parts();
+            let (body, rest) = Lingering::new(body);
+            let answer: Result<Response, Infallible> = router.call(Request::from_parts(parts, body)).await;
             match answer {
                 Ok(response) if response.extensions().get::<CloseWithoutAnswer>().is_some() => Err(Closed),
-                Ok(response) => Ok(response),
+                Ok(response) => {
+                    if !waits {
+                        rest.forget().await;
+                    }
+                    Ok(response)
+                }
                 Err(never) => match never {},
             }
         }

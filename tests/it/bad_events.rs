@@ -176,6 +176,29 @@ async fn raw(standalone: &Standalone, bytes: &[u8], within: Duration) -> Option<
     Some(String::from_utf8_lossy(&answer).into_owned())
 }
 
+/// A sender that writes all of its body before it reads must still be told why it was refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_is_heard_by_who_is_still_writing() {
+    let (_receiver, standalone) = world().await;
+    let body = " ".repeat(8 << 20);
+    for (path, length, refused) in [
+        (EVENTS, format!("content-length: {}", body.len()), "HTTP/1.1 413"),
+        (EVENTS, format!("transfer-encoding: chunked\r\n\r\n{:x}", body.len()), "HTTP/1.1 413"),
+        ("/nowhere", format!("content-length: {}", body.len()), "HTTP/1.1 404"),
+    ] {
+        let end = if length.starts_with('t') { "\r\n0\r\n\r\n" } else { "" };
+        let first = if end.is_empty() { "\r\n\r\n" } else { "\r\n" };
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nhost: h\r\nconnection: close\r\ncontent-type: application/json\r\n{length}{first}{body}{end}"
+        );
+        let mut socket = TcpStream::connect(&standalone.listen).await.unwrap();
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with(refused), "{path} {length}: {answer:.200}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn abuse_of_a_socket_harms_nobody_else() {
     let (receiver, standalone) = world().await;

@@ -57,6 +57,9 @@ impl Sender {
             Handler::Webhook(webhook) => {
                 webhook::send(&self.http, &*self.cluster, hook, webhook, pending).await
             }
+            Handler::WebhookCustom(_) | Handler::Log | Handler::Lambda(_) => {
+                Sent::NotNow { reason: "NotImplemented", detail: "this handler is not built yet".into() }
+            }
         }
     }
 }

@@ -151,7 +151,7 @@ async fn url(
     secrets: &mut Vec<SecretString>,
 ) -> Result<Url, Unprepared> {
     let reference = match &webhook.target {
-        Target::Url(url) => return Ok(url.clone()),
+        Target::Url(address) => return Ok(address.url.clone()),
         Target::Secret(reference) => reference,
     };
     let text = secret_text(cluster, &hook.namespace, reference).await.map_err(Unprepared::Missing)?;

@@ -1,0 +1,181 @@
+{{/* The name that all objects begin with. */}}
+{{- define "hookstream.fullname" -}}
+{{- $name := default .Chart.Name .Values.nameOverride -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- else if contains $name .Release.Name -}}
+{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What selects pods: never changes in the life of a release. */}}
+{{- define "hookstream.selector" -}}
+app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "hookstream.labels" -}}
+{{- $labels := include "hookstream.selector" . | fromYaml -}}
+{{- $_ := set $labels "app.kubernetes.io/part-of" "hookstream" -}}
+{{- $_ := set $labels "app.kubernetes.io/version" .Chart.AppVersion -}}
+{{- $_ := set $labels "app.kubernetes.io/managed-by" .Release.Service -}}
+{{- $_ := set $labels "helm.sh/chart" (printf "%s-%s" .Chart.Name .Chart.Version) -}}
+{{- toYaml (merge $labels .Values.commonLabels) -}}
+{{- end -}}
+
+{{/* An object's metadata. Takes root, name and, where it has them, namespaced, namespace, component, labels, annotations. */}}
+{{- define "hookstream.metadata" -}}
+{{- $labels := include "hookstream.labels" .root | fromYaml -}}
+{{- with .component }}{{ $_ := set $labels "app.kubernetes.io/component" . }}{{ end -}}
+{{- $meta := dict "name" .name "labels" (merge $labels (default dict .labels)) -}}
+{{- if ne .namespaced false }}{{ $_ := set $meta "namespace" (default .root.Release.Namespace .namespace) }}{{ end -}}
+{{- with merge (deepCopy (default dict .annotations)) .root.Values.commonAnnotations }}{{ $_ := set $meta "annotations" . }}{{ end -}}
+metadata:
+  {{- toYaml $meta | nindent 2 }}
+{{- end -}}
+
+{{- define "hookstream.image" -}}
+{{- if .Values.image.digest -}}
+{{ .Values.image.repository }}@{{ .Values.image.digest }}
+{{- else -}}
+{{ .Values.image.repository }}:{{ default .Chart.AppVersion .Values.image.tag }}
+{{- end -}}
+{{- end -}}
+
+{{/* The ServiceAccount of a role of the program: controller or worker. */}}
+{{- define "hookstream.account" -}}
+{{- $name := include "hookstream.fullname" .root -}}
+{{- if eq .root.Values.mode "combined" }}{{ $name }}{{ else }}{{ $name }}-{{ .role }}{{ end -}}
+{{- end -}}
+
+{{/* The address of the ingest Service in the cluster. */}}
+{{- define "hookstream.ingestUrl" -}}
+http://{{ include "hookstream.fullname" . }}-ingest.{{ .Release.Namespace }}.svc:{{ .Values.service.ingest.port }}
+{{- end -}}
+
+{{/* Flags of every role. */}}
+{{- define "hookstream.commonArgs" -}}
+{{- range .Values.scope.namespaces }}
+- --namespace={{ . }}
+{{- end }}
+{{- if .Values.requireSecretLabel }}
+- --require-secret-label
+{{- end }}
+- --token-audience={{ .Values.tokenAudience }}
+- --ops-listen=:{{ .Values.ports.ops }}
+- --egress-policy={{ .Values.egress.policy }}
+{{- range .Values.egress.allow }}
+- --egress-allow={{ . }}
+{{- end }}
+{{- range .Values.egress.deny }}
+- --egress-deny={{ . }}
+{{- end }}
+- --log-level={{ .Values.log.level }}
+- --log-format={{ .Values.log.format }}
+{{- end -}}
+
+{{- define "hookstream.controllerArgs" -}}
+- --ingest-url={{ default (include "hookstream.ingestUrl" .) .Values.ingest.url }}
+- --resync-interval={{ .Values.controller.resyncInterval }}
+{{- end -}}
+
+{{- define "hookstream.workerArgs" -}}
+- --data=/var/lib/hookstream
+- --listen=:{{ .Values.ports.ingest }}
+- --api-listen=:{{ .Values.ports.api }}
+{{- range $name, $value := .Values.worker.settings }}
+- --{{ kebabcase $name }}={{ $value }}
+{{- end }}
+{{- end -}}
+
+{{/* A pod's spec. Takes root, role (controller or worker), args (YAML), ports (a dict) and mounts. */}}
+{{- define "hookstream.podSpec" -}}
+{{- $values := get .root.Values .role -}}
+serviceAccountName: {{ include "hookstream.account" . }}
+{{- with .root.Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+# The variables of Services would be named like flags of the program.
+enableServiceLinks: false
+securityContext:
+  {{- toYaml .root.Values.podSecurityContext | nindent 2 }}
+terminationGracePeriodSeconds: {{ $values.terminationGracePeriodSeconds }}
+{{- with $values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with $values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $values.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .spread }}
+topologySpreadConstraints:
+  {{- . | nindent 2 }}
+{{- end }}
+containers:
+  - name: hookstream
+    image: {{ include "hookstream.image" .root }}
+    imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+    args:
+      {{- .args | nindent 6 }}
+      {{- range $values.extraArgs }}
+      - {{ . | quote }}
+      {{- end }}
+    env:
+      - name: POD_NAMESPACE
+        valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
+      - name: POD_NAME
+        valueFrom: {fieldRef: {fieldPath: metadata.name}}
+      {{- with $values.extraEnv }}
+      {{- toYaml . | nindent 6 }}
+      {{- end }}
+    ports:
+      {{- range $name, $port := .ports }}
+      - {name: {{ $name }}, containerPort: {{ $port }}, protocol: TCP}
+      {{- end }}
+    # It lives from the first second: what it waits for (definitions, objects, the store) is told by readiness.
+    startupProbe:
+      httpGet: {path: /livez, port: ops}
+      periodSeconds: 2
+      failureThreshold: 60
+    livenessProbe:
+      httpGet: {path: /livez, port: ops}
+      periodSeconds: 10
+      failureThreshold: 6
+    readinessProbe:
+      httpGet: {path: /readyz, port: ops}
+      periodSeconds: 5
+    resources:
+      {{- toYaml $values.resources | nindent 6 }}
+    securityContext:
+      {{- toYaml .root.Values.securityContext | nindent 6 }}
+    volumeMounts:
+      - {name: tmp, mountPath: /tmp}
+      {{- with .mounts }}
+      {{- . | nindent 6 }}
+      {{- end }}
+      {{- with $values.extraVolumeMounts }}
+      {{- toYaml . | nindent 6 }}
+      {{- end }}
+volumes:
+  - name: tmp
+    emptyDir: {sizeLimit: 64Mi}
+  {{- with .volumes }}
+  {{- . | nindent 2 }}
+  {{- end }}
+  {{- with $values.extraVolumes }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end -}}

@@ -1,0 +1,159 @@
+//! An EventHook, understood: what the worker runs and the controller syncs.
+//!
+//! One reading for both roles, so that an object which the controller calls Stalled is not delivered by other rules.
+
+mod delivery;
+mod handler;
+
+use std::sync::Arc;
+
+pub use delivery::{Delivery, rate};
+pub use handler::{Address, Handler, Lambda, Signature, Target, Webhook, WebhookCustom, parse_url};
+
+use super::duration;
+use super::filter::{Filter, FilterError};
+use super::gate::{Gates, OnChange, Snooze};
+use crate::api::{AdoptMode, DeliverBy, EventHook, EventHookSpec, ManagementPolicy, Trailing};
+
+/// A valid hook.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Hook {
+    pub uid: Arc<str>,
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
+    pub source: String,
+    /// None: every event of the source.
+    pub event: Option<String>,
+    /// None: all of them.
+    pub filter: Option<Filter>,
+    /// With `deliverBy: Gateway` they are the gateway's to keep.
+    pub gates: Gates,
+    pub handler: Handler,
+    /// The name of the Connection, where there is one: then the hook gets its own relay's events and no others.
+    pub connection: Option<String>,
+    pub deliver_by: DeliverBy,
+    pub delivery: Delivery,
+}
+
+/// Why a hook's spec cannot be carried out. The message says what to do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr)]
+pub enum InvalidSpec {
+    #[error("{} not built yet: remove {} or wait for a later version", list(.0), if .0.len() == 1 { "it" } else { "them" })]
+    NotImplemented(Vec<&'static str>),
+    #[error("filter: {0}")]
+    InvalidFilter(FilterError),
+    #[error("{field}: {problem}")]
+    InvalidSpec { field: &'static str, problem: String },
+}
+
+fn list(fields: &[&str]) -> String {
+    format!("{} {}", fields.join(", "), if fields.len() == 1 { "is" } else { "are" })
+}
+
+fn invalid(field: &'static str, problem: impl Into<String>) -> InvalidSpec {
+    InvalidSpec::InvalidSpec { field, problem: problem.into() }
+}
+
+/// Understands a hook. What the API server refuses is refused again here, for standalone has no API server.
+pub fn validate(hook: &EventHook) -> Result<Hook, InvalidSpec> {
+    let spec = &hook.spec;
+    let not_built = not_built(spec);
+    if !not_built.is_empty() {
+        return Err(InvalidSpec::NotImplemented(not_built));
+    }
+    if spec.connection_ref.is_none() && spec.deliver_by.is_some() {
+        return Err(invalid("deliverBy", "needs connectionRef"));
+    }
+    if spec.connection_ref.is_none() && spec.rotation.is_some() {
+        return Err(invalid("rotation", "needs connectionRef"));
+    }
+    let deliver_by = spec.deliver_by.unwrap_or(DeliverBy::Worker);
+    if deliver_by == DeliverBy::Gateway {
+        gateway_takes(spec)?;
+    }
+    let meta = &hook.metadata;
+    Ok(Hook {
+        uid: meta.uid.as_deref().unwrap_or_default().into(),
+        namespace: meta.namespace.as_deref().unwrap_or_default().into(),
+        name: meta.name.as_deref().unwrap_or_default().into(),
+        source: spec.source.clone(),
+        event: spec.event.clone(),
+        filter: spec
+            .filter
+            .as_deref()
+            .map(Filter::compile)
+            .transpose()
+            .map_err(InvalidSpec::InvalidFilter)?,
+        gates: gates(spec)?,
+        handler: handler::handler(&spec.handler)?,
+        connection: spec.connection_ref.as_ref().map(|r| r.name.clone()),
+        deliver_by,
+        delivery: delivery::delivery(spec)?,
+    })
+}
+
+/// Fields that exist in the API and are not carried out by this version: an object that uses one must say so, for a
+/// gate or filter that is silently ignored sends what was not to be sent.
+fn not_built(spec: &EventHookSpec) -> Vec<&'static str> {
+    let used = [
+        ("from", spec.from.is_some()),
+        ("managementPolicy: ObserveOnly", spec.management_policy == Some(ManagementPolicy::ObserveOnly)),
+        ("adopt.mode: Match", spec.adopt.as_ref().is_some_and(|a| a.mode == AdoptMode::Match)),
+        ("adopt.mode: Override", spec.adopt.as_ref().is_some_and(|a| a.mode == AdoptMode::Override)),
+    ];
+    used.into_iter().filter_map(|(field, used)| used.then_some(field)).collect()
+}
+
+/// Refuses what a gateway that delivers by itself would ignore.
+fn gateway_takes(spec: &EventHookSpec) -> Result<(), InvalidSpec> {
+    let fields = spec.on_change.as_ref().is_some_and(|on_change| on_change.fields.is_some());
+    let trailing = spec.snooze.as_ref().is_some_and(|snooze| snooze.trailing.is_some());
+    let ignored = [
+        ("delivery", spec.delivery.is_some()),
+        ("filter", spec.filter.is_some()),
+        ("groupBy", spec.group_by.is_some()),
+        ("onChange.fields", fields),
+        ("snooze.trailing", trailing),
+    ];
+    match ignored.into_iter().find(|(_, used)| *used) {
+        Some((field, _)) => Err(invalid(field, "would be ignored with deliverBy: Gateway")),
+        None => Ok(()),
+    }
+}
+
+fn gates(spec: &EventHookSpec) -> Result<Gates, InvalidSpec> {
+    let snooze = match &spec.snooze {
+        Some(snooze) => {
+            let period =
+                duration::parse(&snooze.period.0).map_err(|e| invalid("snooze.period", e.to_string()))?;
+            if spec.deliver_by == Some(DeliverBy::Gateway) && period.subsec_nanos() != 0 {
+                return Err(invalid("snooze.period", "must be whole seconds with deliverBy: Gateway"));
+            }
+            Some(Snooze { period, trailing: snooze.trailing == Some(Trailing::Last) })
+        }
+        None => None,
+    };
+    Ok(Gates {
+        group_by: paths("groupBy", spec.group_by.as_ref())?,
+        snooze,
+        on_change: match &spec.on_change {
+            Some(rule) => Some(OnChange { fields: paths("onChange.fields", rule.fields.as_ref())? }),
+            None => None,
+        },
+    })
+}
+
+/// Dotted paths. One with an empty step would never find anything, and so put all events into one group.
+fn paths(field: &'static str, paths: Option<&Vec<String>>) -> Result<Option<Vec<String>>, InvalidSpec> {
+    let Some(paths) = paths else { return Ok(None) };
+    if paths.is_empty() {
+        return Err(invalid(field, "must name at least one path, or be left out"));
+    }
+    match paths.iter().find(|path| path.split('.').any(str::is_empty)) {
+        Some(path) => Err(invalid(field, format!("{path:.64} is no path: write it as entity.id"))),
+        None => Ok(Some(paths.clone())),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,161 @@
+use std::time::Duration;
+
+use super::*;
+use crate::api::{Method, TextFormat};
+use crate::core::retry::Policy;
+use serde_json::{Value, json};
+
+fn hook(spec: Value) -> EventHook {
+    let object = json!({"apiVersion": "hookstream.dev/v1alpha1", "kind": "EventHook",
+        "metadata": {"name": "h", "namespace": "n", "uid": "u"}, "spec": spec});
+    serde_json::from_value(object).unwrap()
+}
+
+fn with(extra: Value) -> EventHook {
+    let mut spec = json!({"source": "crud", "handler": {"webhook": {"url": "https://example.com/a"}}});
+    merge(&mut spec, extra);
+    hook(spec)
+}
+
+fn merge(into: &mut Value, from: Value) {
+    match (into, from) {
+        (Value::Object(into), Value::Object(from)) => {
+            for (k, v) in from {
+                merge(into.entry(k).or_insert(Value::Null), v);
+            }
+        }
+        (into, from) => *into = from,
+    }
+}
+
+#[test]
+fn defaults_are_those_of_the_design() {
+    let hook = validate(&with(json!({}))).unwrap();
+    assert_eq!(hook.delivery.timeout, Duration::from_secs(15));
+    assert_eq!(hook.delivery.concurrency, 8);
+    assert_eq!(hook.delivery.retry, Policy::default());
+    assert_eq!(hook.deliver_by, DeliverBy::Worker);
+    assert!(!hook.delivery.paused);
+}
+
+#[test]
+fn what_is_not_built_is_said() {
+    for (field, extra) in [
+        ("from", json!({"from": {"eventStreamRef": {"name": "s"}}})),
+        ("managementPolicy: ObserveOnly", json!({"managementPolicy": "ObserveOnly"})),
+    ] {
+        let error = validate(&with(extra)).unwrap_err();
+        assert_eq!(error, InvalidSpec::NotImplemented(vec![field]));
+        assert_eq!(<&str>::from(&error), "NotImplemented");
+        assert!(error.to_string().starts_with(field), "{error}");
+    }
+}
+
+#[test]
+fn the_four_handlers() {
+    let handler =
+        |handler: Value| validate(&hook(json!({"source": "s", "handler": handler}))).map(|h| h.handler);
+    let custom = json!({"url": "https://example.com", "payload": {"text": "{{ x }}"}});
+    let Ok(Handler::WebhookCustom(custom)) = handler(json!({"webhookCustom": custom})) else { panic!() };
+    assert_eq!((custom.method, custom.headers_format), (Method::Post, TextFormat::Raw));
+    assert_eq!((custom.payload_format, custom.body_format), (TextFormat::Template, TextFormat::Template));
+    assert_eq!(custom.payload.unwrap()["text"], "{{ x }}");
+    assert_eq!(handler(json!({"log": {}})).unwrap(), Handler::Log);
+    let lambda = handler(json!({"lambda": {"functions": ["return true"]}})).unwrap();
+    assert_eq!(lambda, Handler::Lambda(Lambda { functions: vec!["return true".into()] }));
+    for (bad, why) in [
+        (json!({}), "exactly one of webhook"),
+        (json!({"log": {}, "webhook": {"url": "https://example.com"}}), "exactly one of webhook"),
+        (json!({"webhookCustom": {}}), "exactly one of url"),
+        (json!({"webhookCustom": {"url": "https://e.com", "payload": {}, "body": ""}}), "exclude each other"),
+        (json!({"lambda": {"functions": []}}), "at least one"),
+    ] {
+        let error = handler(bad).unwrap_err().to_string();
+        assert!(error.contains(why), "{error}");
+    }
+}
+
+#[test]
+fn filters_and_gates() {
+    let hook = validate(&with(json!({"filter": "data.n == 1", "groupBy": ["a.b", "c"],
+        "snooze": {"period": "1m30s", "trailing": "Last"}, "onChange": {"fields": ["d"]}})))
+    .unwrap();
+    assert_eq!(hook.filter.as_ref().map(Filter::text), Some("data.n == 1"));
+    assert_eq!(
+        hook.gates,
+        Gates {
+            group_by: Some(vec!["a.b".into(), "c".into()]),
+            snooze: Some(Snooze { period: Duration::from_secs(90), trailing: true }),
+            on_change: Some(OnChange { fields: Some(vec!["d".into()]) }),
+        }
+    );
+    let hook = validate(&with(json!({"snooze": {"period": "60s", "trailing": "None"}, "onChange": {}})));
+    let gates = hook.unwrap().gates;
+    assert_eq!(gates.snooze, Some(Snooze { period: Duration::from_secs(60), trailing: false }));
+    assert_eq!(gates.on_change, Some(OnChange { fields: None }));
+    assert!(validate(&with(json!({}))).unwrap().gates.is_open());
+
+    let error = validate(&with(json!({"filter": "data.x ==\n dat.y"}))).unwrap_err();
+    assert_eq!(<&str>::from(&error), "InvalidFilter");
+    assert!(error.to_string().starts_with("filter: line 2, column 2: no such name: dat"), "{error}");
+}
+
+#[test]
+fn a_gateway_takes_what_kong_knows() {
+    let gateway = |extra: Value| {
+        let mut spec = json!({"connectionRef": {"name": "k"}, "deliverBy": "Gateway"});
+        merge(&mut spec, extra);
+        validate(&with(spec))
+    };
+    gateway(json!({"snooze": {"period": "60s"}, "onChange": {}})).unwrap();
+    for (extra, want) in [
+        (json!({"filter": "true"}), "filter"),
+        (json!({"groupBy": ["a"]}), "groupBy"),
+        (json!({"onChange": {"fields": ["a"]}}), "onChange.fields"),
+        (json!({"snooze": {"period": "1s", "trailing": "None"}}), "snooze.trailing"),
+        (json!({"snooze": {"period": "1s500ms"}}), "snooze.period"),
+        (json!({"delivery": {}}), "delivery"),
+    ] {
+        match gateway(extra).unwrap_err() {
+            InvalidSpec::InvalidSpec { field, .. } => assert_eq!(field, want),
+            other => panic!("{other}"),
+        }
+    }
+}
+
+#[test]
+fn bad_specs_say_where() {
+    let cases = [
+        (json!({"delivery": {"timeout": "soon"}}), "delivery.timeout"),
+        (json!({"delivery": {"retry": {"maxAge": "0s"}}}), "delivery.retry.maxAge"),
+        (json!({"delivery": {"concurrency": 0}}), "delivery.concurrency"),
+        (json!({"snooze": {"period": "soon"}}), "snooze.period"),
+        (json!({"groupBy": []}), "groupBy"),
+        (json!({"groupBy": ["a..b"]}), "groupBy"),
+        (json!({"onChange": {"fields": ["a."]}}), "onChange.fields"),
+        (json!({"deliverBy": "Worker"}), "deliverBy"),
+        (json!({"rotation": "2"}), "rotation"),
+        (json!({"handler": {"webhook": {"url": "ftp://x"}}}), "handler.webhook"),
+        (json!({"handler": {"webhook": {"urlSecretRef": {"name": "a", "key": "b"}}}}), "handler.webhook"),
+    ];
+    for (extra, want) in cases {
+        match validate(&with(extra)).unwrap_err() {
+            InvalidSpec::InvalidSpec { field, .. } => assert_eq!(field, want),
+            other => panic!("{other}"),
+        }
+    }
+    assert!(validate(&hook(json!({"source": "s", "handler": {}}))).is_err());
+}
+
+#[test]
+fn urls() {
+    assert!(parse_url(" https://example.com/x\n").is_ok());
+    for (text, part) in [
+        ("example.com", "no URL"),
+        ("mailto:a@b", "http or https"),
+        ("https://u:p@example.com", "user information"),
+        ("https://", "no URL"),
+    ] {
+        assert!(parse_url(text).unwrap_err().contains(part), "{text}");
+    }
+}
