@@ -55,6 +55,9 @@ pub enum AdminError {
     Unreachable(String),
     #[error("the admin API may not be reached: {0}")]
     EgressDenied(String),
+    /// It cannot be done this way there; nothing was changed. The reconciler takes another way.
+    #[error("the admin API does not support {0}")]
+    Unsupported(&'static str),
 }
 
 /// What the vendor said.
@@ -94,7 +97,8 @@ impl AdminError {
             | AdminError::Conflict(_)
             | AdminError::ServerError(_)
             | AdminError::UnexpectedAnswer(_)
-            | AdminError::Unreachable(_) => Class::Retryable,
+            | AdminError::Unreachable(_)
+            | AdminError::Unsupported(_) => Class::Retryable,
         }
     }
 
@@ -109,7 +113,10 @@ impl AdminError {
             | AdminError::ServerError(d)
             | AdminError::EndOfLife(d)
             | AdminError::UnexpectedAnswer(d) => Some(d),
-            AdminError::TriggerTaken(_) | AdminError::Unreachable(_) | AdminError::EgressDenied(_) => None,
+            AdminError::TriggerTaken(_)
+            | AdminError::Unreachable(_)
+            | AdminError::EgressDenied(_)
+            | AdminError::Unsupported(_) => None,
         }
     }
 

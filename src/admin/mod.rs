@@ -7,8 +7,8 @@
 //! answers, only its known error fields are repeated, cut short, with what was sent in secret taken out; nothing here
 //! retries (the reconciler does, for one object at a time).
 //!
-//! Left to others: what is wanted (`controller`), what differs (`core::plan`). The limiter and breaker a host come with
-//! "Sync in full".
+//! Left to others: what is wanted and which object is whose (`controller`), what differs (`core::plan`). The limiter
+//! and breaker a host come with "Sync in full".
 
 pub mod auth0;
 mod error;
@@ -16,31 +16,112 @@ pub mod kong;
 
 use std::future::Future;
 
+use serde_json::Value;
+
 pub use error::{AdminError, Class, Detail};
+
+use crate::core::time::Millis;
+use kong::KongAccess;
+
+/// How one vendor is reached, by one Connection.
+#[derive(Clone, Debug)]
+pub enum Access {
+    Kong(KongAccess),
+}
+
+impl Access {
+    /// The address, without anything secret.
+    pub fn endpoint(&self) -> String {
+        match self {
+            Access::Kong(access) => access.endpoint(),
+        }
+    }
+
+    pub fn workspace(&self) -> Option<&str> {
+        match self {
+            Access::Kong(access) => access.workspace.as_deref(),
+        }
+    }
+
+    /// The same credentials at another address: where an object really is.
+    pub fn at(mut self, endpoint: &str, workspace: Option<&str>) -> Self {
+        match &mut self {
+            Access::Kong(access) => {
+                if let Ok(url) = endpoint.parse() {
+                    access.admin_url = url;
+                }
+                access.workspace = workspace.map(ToOwned::to_owned);
+            }
+        }
+        self
+    }
+}
+
+/// Whose objects a list shows: a hash of the address, the credentials and the kind. Those who share it see the same.
+pub type Scope = [u8; 32];
+
+/// Every object of one kind.
+#[derive(Default)]
+pub struct Listed {
+    pub items: Vec<Value>,
+    /// The vendor's own clock (`Date`) when it answered.
+    pub at: Option<Millis>,
+}
 
 /// A vendor's objects of one kind. All calls may be repeated: a create that was cut off is found again.
 pub trait ExternalClient: Send + Sync {
     /// What is wanted of an object.
     type Desired: Send + Sync;
-    /// An object as the vendor shows it.
-    type Observed: Send + Sync;
+
+    /// False where `observe` shows more of an object than a list does.
+    const LIST_IS_WHOLE: bool = true;
+    /// False where the vendor never shows a secret that it was given.
+    const SECRETS_READ_BACK: bool;
+
+    fn scope(&self) -> Scope;
+
+    /// True while the vendor is not known to refuse an id of our making.
+    fn takes_ids(&self) -> bool {
+        false
+    }
 
     /// Every object.
-    fn list(&self) -> impl Future<Output = Result<Vec<Self::Observed>, AdminError>> + Send;
+    fn list(&self) -> impl Future<Output = Result<Listed, AdminError>> + Send;
     /// One object; None where there is none.
-    fn observe(&self, id: &str) -> impl Future<Output = Result<Option<Self::Observed>, AdminError>> + Send;
-    /// Creates an object under an id that the operator chose.
+    fn observe(&self, id: &str) -> impl Future<Output = Result<Option<Value>, AdminError>> + Send;
+    /// Creates an object, under an id that the operator chose or under one of the vendor's. `Unsupported`: the vendor
+    /// takes no id; nothing was made.
     fn create(
         &self,
-        id: &str,
+        id: Option<&str>,
         desired: &Self::Desired,
-    ) -> impl Future<Output = Result<Self::Observed, AdminError>> + Send;
-    /// Makes an existing object what is wanted.
+    ) -> impl Future<Output = Result<Value, AdminError>> + Send;
+    /// Makes an existing object what is wanted. `fields` are the paths that differ. `Unsupported`: it can only be
+    /// deleted and created again; nothing was changed.
     fn update(
         &self,
         id: &str,
         desired: &Self::Desired,
-    ) -> impl Future<Output = Result<Self::Observed, AdminError>> + Send;
+        fields: &[String],
+    ) -> impl Future<Output = Result<Value, AdminError>> + Send;
     /// Deletes an object. One that is not there is deleted.
     fn delete(&self, id: &str) -> impl Future<Output = Result<(), AdminError>> + Send;
+
+    /// The id of an object.
+    fn id(item: &Value) -> Option<&str> {
+        item.get("id")?.as_str()
+    }
+
+    /// What of an object its maker decided, in one form for what is wanted and what is there: by this an object is
+    /// known again whose create was cut off.
+    fn readable(object: &Value) -> Value;
+
+    /// When the vendor made it, by its own clock.
+    fn created_at(item: &Value) -> Option<Millis> {
+        match item.get("created_at")? {
+            Value::Number(seconds) => seconds.as_i64().map(|s| Millis(s.saturating_mul(1000))),
+            Value::String(text) => Millis::parse(text),
+            _ => None,
+        }
+    }
 }

@@ -54,7 +54,11 @@ pub struct ControllerArgs {
 
 impl ControllerArgs {
     pub fn options(&self) -> controller::Options {
-        controller::Options { ingest_url: self.ingest_url.clone(), resync_interval: self.resync_interval }
+        controller::Options {
+            ingest_url: self.ingest_url.clone(),
+            resync_interval: self.resync_interval,
+            ..controller::Options::default()
+        }
     }
 }
 

@@ -17,8 +17,8 @@ use subtle::ConstantTimeEq;
 use tokio::sync::Notify;
 
 use super::{
-    Access, AccessError, Change, Cluster, ClusterError, Data, Feed, Guarded, Key, Kind, Subscribers, Target,
-    View,
+    Access, AccessError, Change, Cluster, ClusterError, Data, Feed, Guarded, Key, Kind, Metadata, Subscribers,
+    Target, View,
 };
 use crate::api::{Connection, EventHook, EventStream, Hook};
 use crate::core::conditions::Note;
@@ -195,16 +195,16 @@ impl Cluster for Files {
         Box::pin(async move { self.update(|state| state.set_delivering(target, &condition, resumed)) })
     }
 
-    fn write_finalizers<'a>(
+    fn write_metadata<'a>(
         &'a self,
         target: &'a Target,
-        finalizers: Vec<String>,
+        metadata: Metadata,
     ) -> BoxFuture<'a, Result<(), ClusterError>> {
         Box::pin(async move {
             let mut inner = self.inner.lock();
             let Inner { manifests, state } = &mut *inner;
             state
-                .set_finalizers(target, finalizers, manifests)
+                .set_metadata(target, metadata, manifests)
                 .map_err(|e| ClusterError::ClusterError(e.to_string()))?;
             drop(inner);
             self.changed.notify_one();

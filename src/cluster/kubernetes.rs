@@ -15,7 +15,7 @@ use kube::api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
-use super::{Access, AccessError, Cluster, ClusterError, Data, Key, Kind, Target};
+use super::{Access, AccessError, Cluster, ClusterError, Data, Key, Kind, Metadata, Target};
 use crate::api::{Connection, EventHook, EventStream, GROUP, Hook};
 use crate::core::conditions::{Note, cut};
 use crate::core::keys::KeyRing;
@@ -88,9 +88,19 @@ impl Kubernetes {
         Api::namespaced_with(self.client.clone(), &target.key.namespace, &resource)
     }
 
-    async fn patch_finalizers(&self, target: &Target, finalizers: Vec<String>) -> Result<(), ClusterError> {
-        // The resourceVersion: another controller's finalizer that was added meanwhile must not be lost.
-        let body = json!({"metadata": {"resourceVersion": target.resource_version, "uid": target.uid, "finalizers": finalizers}});
+    async fn patch_metadata(&self, target: &Target, change: Metadata) -> Result<(), ClusterError> {
+        let mut body = json!({"uid": target.uid});
+        if let Some(members) = body.as_object_mut() {
+            // Another controller's finalizer that was added meanwhile must not be lost.
+            if !target.resource_version.is_empty() {
+                members.insert("resourceVersion".into(), json!(target.resource_version));
+            }
+            members.extend(change.finalizers.map(|all| ("finalizers".to_owned(), json!(all))));
+            if !change.annotations.is_empty() {
+                members.insert("annotations".into(), json!(change.annotations));
+            }
+        }
+        let body = json!({ "metadata": body });
         let (params, patch) = (PatchParams::default(), Patch::Merge(&body));
         let metadata = self.api(target).patch_metadata(&target.key.name, &params, &patch).await;
         metadata.map(drop).map_err(cluster_error)
@@ -173,12 +183,12 @@ impl Cluster for Kubernetes {
         Box::pin(self.patch_status(WORKER, target, status))
     }
 
-    fn write_finalizers<'a>(
+    fn write_metadata<'a>(
         &'a self,
         target: &'a Target,
-        finalizers: Vec<String>,
+        metadata: Metadata,
     ) -> BoxFuture<'a, Result<(), ClusterError>> {
-        Box::pin(self.patch_finalizers(target, finalizers))
+        Box::pin(self.patch_metadata(target, metadata))
     }
 
     fn stored<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Value, ClusterError>> {

@@ -14,6 +14,7 @@ pub mod files;
 pub mod kubernetes;
 mod secrets;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -153,6 +154,15 @@ impl Target {
     }
 }
 
+/// A change of an object's metadata.
+#[derive(Clone, Debug, Default)]
+pub struct Metadata {
+    /// All of them; None: as they are.
+    pub finalizers: Option<Vec<String>>,
+    /// To be set, or with None removed; others stay.
+    pub annotations: BTreeMap<&'static str, Option<String>>,
+}
+
 /// Why the cluster could not do it.
 #[derive(Clone, Debug, thiserror::Error, strum::IntoStaticStr)]
 pub enum ClusterError {
@@ -228,12 +238,21 @@ pub trait Cluster: Send + Sync + 'static {
         resumed: Option<String>,
     ) -> BoxFuture<'a, Result<(), ClusterError>>;
 
+    /// Changes metadata, if the object is still as it was read (by its uid alone where the target has no version).
+    fn write_metadata<'a>(
+        &'a self,
+        target: &'a Target,
+        metadata: Metadata,
+    ) -> BoxFuture<'a, Result<(), ClusterError>>;
+
     /// Sets the finalizers, if the object is still as it was read.
     fn write_finalizers<'a>(
         &'a self,
         target: &'a Target,
         finalizers: Vec<String>,
-    ) -> BoxFuture<'a, Result<(), ClusterError>>;
+    ) -> BoxFuture<'a, Result<(), ClusterError>> {
+        self.write_metadata(target, Metadata { finalizers: Some(finalizers), ..Metadata::default() })
+    }
 
     /// The object as it is kept, where it cannot be read as what it should be.
     fn stored<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Value, ClusterError>>;

@@ -10,8 +10,9 @@ use super::context::Context;
 use super::problem::Problem;
 use super::requests::uses_connection;
 use super::{reconcile, status};
+use crate::admin::Access;
 use crate::admin::kong::{KongAccess, KongClient, TOKEN_HEADER};
-use crate::api::{Connection, EventHook, FINALIZER};
+use crate::api::{Capabilities, Connection, EventHook, FINALIZER};
 use crate::cluster::{Guarded, Key, secret_text, tls_options};
 use crate::core::conditions::{Note, Standing};
 use crate::core::duration;
@@ -22,15 +23,20 @@ pub async fn reconcile(connection: Arc<Connection>, context: Arc<Context>) -> Re
     if connection.metadata.deletion_timestamp.is_some() {
         return Ok(Duration::from_secs(600));
     }
-    let access = kong_access(&connection, &context).await?;
+    let key = Key::of(&*connection);
+    let access = access(&connection, &context).await?;
     context.backoff.may_call(&connection.uid().unwrap_or_default())?;
-    let version = KongClient::new(access.clone()).version().await?;
-    context.last_access.lock().insert(Key::of(&*connection), access);
+    let Access::Kong(kong) = &access;
+    let version = KongClient::new(kong.clone()).version().await?;
+    context.remember_access(key.clone(), &access);
 
     let mut status = connection.status.clone().unwrap_or_default();
-    if status.version != version {
+    if status.version.is_some() && status.version != version {
         // Another version may be able to do other things.
+        context.unlearn(&key);
         status.capabilities = None;
+    } else {
+        status.capabilities = Some(kong.learned.known()).filter(|known| *known != Capabilities::default());
     }
     status.version = version;
     let told = status.version.as_deref().unwrap_or("of an unknown version");
@@ -49,7 +55,13 @@ async fn keep_while_used(connection: &Connection, context: &Context) -> Result<(
     match users.first() {
         Some(user) if deleting => Err(Problem::InUse(format!("EventHook {}", user.name_any()))),
         Some(_) => Ok(reconcile::hold(context, connection).await?),
-        None => Ok(reconcile::release(context, connection).await?),
+        None => {
+            reconcile::release(context, connection).await?;
+            if deleting {
+                context.forget_connection(&Key::of(connection));
+            }
+            Ok(())
+        }
     }
 }
 
@@ -64,8 +76,8 @@ fn holds(hook: &Guarded<EventHook>) -> bool {
     hook.meta().deletion_timestamp.is_none() || hook.finalizers().iter().any(|f| f == FINALIZER)
 }
 
-/// How this Connection's gateway is reached.
-pub async fn kong_access(connection: &Connection, context: &Context) -> Result<KongAccess, Problem> {
+/// How this Connection's vendor is reached.
+pub async fn access(connection: &Connection, context: &Context) -> Result<Access, Problem> {
     let namespace = connection.namespace().unwrap_or_default();
     let spec = &connection.spec;
     let Some(kong) = &spec.kong else {
@@ -91,7 +103,16 @@ pub async fn kong_access(connection: &Connection, context: &Context) -> Result<K
         }
     };
     let workspace = kong.workspace.clone().filter(|w| w != "default");
-    Ok(KongAccess { http, admin_url, workspace, token })
+    let known = connection.status.as_ref().and_then(|status| status.capabilities.as_ref());
+    let learned = context.learned(&Key::of(connection), known);
+    Ok(Access::Kong(KongAccess { http, admin_url, workspace, token, learned }))
+}
+
+/// The hash that a gateway of this version signs with.
+pub fn signs_with(version: &str) -> &'static str {
+    let mut numbers = version.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    let version = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
+    if version >= (3, 14) { "SHA256" } else { "SHA1" }
 }
 
 /// How often the objects of this Connection are compared with the vendor.

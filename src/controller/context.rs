@@ -5,11 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::mpsc;
 use url::Url;
 
 use super::backoff::Backoff;
-use crate::admin::kong::KongAccess;
-use crate::cluster::{Cluster, Key, View};
+use super::eventhook::Sources;
+use super::reconcile::{Claims, Memory, Snapshots};
+use crate::admin::kong::Learned;
+use crate::admin::Access;
+use crate::api::{Capabilities, EventHook};
+use crate::cluster::{Cluster, ClusterError, Key, View};
+use crate::core::keys::KeyRing;
 use crate::metrics::Metrics;
 use crate::net::HttpClient;
 
@@ -20,6 +26,35 @@ pub struct Options {
     pub ingest_url: Option<Url>,
     /// How often objects are compared with the vendor, unless a Connection says so itself.
     pub resync_interval: Duration,
+    pub patience: Patience,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let resync_interval = Duration::from_secs(600);
+        Options { ingest_url: None, resync_interval, patience: Patience::default() }
+    }
+}
+
+/// How long is waited for what may never come.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// For credentials of a vendor, for other finalizers, and for an address that is no longer used.
+    pub credentials: Duration,
+    /// For a vendor that answers nothing, or only refuses, while an object is being deleted.
+    pub vendor: Duration,
+    /// How long what was created may not be shown.
+    pub creation: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Patience {
+            credentials: Duration::from_secs(600),
+            vendor: Duration::from_secs(3600),
+            creation: Duration::from_secs(30),
+        }
+    }
 }
 
 /// What every reconcile has at hand.
@@ -30,10 +65,18 @@ pub struct Context {
     pub options: Options,
     pub metrics: Arc<Metrics>,
     pub(super) backoff: Backoff,
-    /// The access that last worked, by Connection: a namespace whose Secret is deleted first still cleans up.
-    pub(super) last_access: Mutex<HashMap<Key, KongAccess>>,
-    /// A hash of what the vendor was last told for an object, by uid: tells drift from a change of our own.
-    pub(super) told: Mutex<HashMap<String, [u8; 32]>>,
+    pub(super) memory: Memory,
+    pub(super) claims: Claims,
+    pub(super) snapshots: Snapshots,
+    pub(super) sources: Sources,
+    /// The accesses that last worked, by Connection and address: a namespace whose Secret is deleted first still cleans
+    /// up, and an address that a Connection no longer has, too.
+    last_access: Mutex<HashMap<(Key, String), Access>>,
+    /// What gateways were found to be able to do, by Connection.
+    learned: Mutex<HashMap<Key, Arc<Learned>>>,
+    /// Connections that have something new to tell.
+    nudges: mpsc::UnboundedSender<Key>,
+    pub(super) nudged: Mutex<Option<mpsc::UnboundedReceiver<Key>>>,
 }
 
 impl Context {
@@ -44,6 +87,7 @@ impl Context {
         options: Options,
         metrics: Arc<Metrics>,
     ) -> Self {
+        let (nudges, nudged) = mpsc::unbounded_channel();
         Context {
             cluster,
             view,
@@ -51,8 +95,75 @@ impl Context {
             options,
             metrics,
             backoff: Backoff::default(),
+            memory: Memory::default(),
+            claims: Claims::default(),
+            snapshots: Snapshots::default(),
+            sources: Sources::default(),
             last_access: Mutex::default(),
-            told: Mutex::default(),
+            learned: Mutex::default(),
+            nudges,
+            nudged: Mutex::new(Some(nudged)),
         }
+    }
+
+    /// Another replica may write from now on: what is remembered may be old when this one leads again.
+    pub fn forget_all(&self) {
+        self.memory.clear();
+        self.claims.clear();
+        self.snapshots.clear();
+    }
+
+    pub(super) fn forget(&self, uid: &str) {
+        self.memory.forget(uid);
+        self.claims.forget(uid);
+    }
+
+    pub(super) fn remember_access(&self, connection: Key, access: &Access) {
+        self.last_access.lock().insert((connection, access.endpoint()), access.clone());
+    }
+
+    /// The access that last worked: at this address, else at any.
+    pub(super) fn last_access(&self, connection: &Key, endpoint: Option<&str>) -> Option<Access> {
+        let all = self.last_access.lock();
+        let there = endpoint.and_then(|endpoint| all.get(&(connection.clone(), endpoint.to_owned())));
+        there.or_else(|| all.iter().find(|((key, _), _)| key == connection).map(|(_, access)| access)).cloned()
+    }
+
+    /// The Connection is gone: nobody needs its credentials any more.
+    pub(super) fn forget_connection(&self, connection: &Key) {
+        self.last_access.lock().retain(|(key, _), _| key != connection);
+        self.learned.lock().remove(connection);
+    }
+
+    /// What a gateway can do, as far as this process or the Connection's status knows.
+    pub(super) fn learned(&self, connection: &Key, told: Option<&Capabilities>) -> Arc<Learned> {
+        let mut all = self.learned.lock();
+        let known = all.entry(connection.clone());
+        known.or_insert_with(|| Arc::new(Learned::new(told.cloned().unwrap_or_default()))).clone()
+    }
+
+    /// Another version may be able to do other things.
+    pub(super) fn unlearn(&self, connection: &Key) {
+        self.learned.lock().remove(connection);
+    }
+
+    /// Where something about a Connection's gateway was learned, its status is to tell it.
+    pub(super) fn tell_news(&self, connection: Key, access: &Access) {
+        let Access::Kong(kong) = access;
+        if kong.learned.news() {
+            // Closed: the controller is stopping.
+            self.nudges.send(connection).ok();
+        }
+    }
+
+    /// The key ring. It is made when the first object needs it, but not while some object was already told a secret of a
+    /// ring that is gone: a new one would refuse every relay without a word.
+    pub(super) async fn ring(&self) -> Result<Arc<KeyRing>, ClusterError> {
+        let told = |hook: &EventHook| {
+            let applied = hook.status.as_ref().and_then(|s| s.applied.as_ref());
+            applied.is_some_and(|a| a.terms.key_id.is_some())
+        };
+        let depends = self.view.hooks.find(|h| h.0.as_ref().is_ok_and(told)).is_some();
+        self.cluster.key_ring(!depends).await
     }
 }

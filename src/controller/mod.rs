@@ -9,10 +9,8 @@
 //! object's, and its backoff too.
 //!
 //! Left to others: how objects come and go (`cluster`), what a vendor speaks (`admin`), what differs (`core::plan`).
-//! The lease will be asked in `reconcile::apply`, right before an external write.
 
 mod backoff;
-mod cleanup;
 mod connection;
 mod context;
 mod eventhook;
@@ -31,7 +29,7 @@ use kube::runtime::reflector::{Lookup, ObjectRef, Store};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-pub use context::{Context, Options};
+pub use context::{Context, Options, Patience};
 pub use problem::Problem;
 
 use crate::cluster::{Change, Guarded};

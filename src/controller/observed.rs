@@ -80,6 +80,7 @@ where
             Action::requeue(match problem.class() {
                 Class::Terminal | Class::DependencyMissing => SAFETY,
                 Class::RateLimited(after) => after.max(context.backoff.failed(&uid)),
+                Class::After(after) => after.max(SOON),
                 Class::Retryable => context.backoff.failed(&uid),
             })
         }
@@ -135,7 +136,7 @@ spec: {source: 7, handler: {webhook: {url: 'https://example.com'}}}
         tokio::spawn(run);
         view.ready().await;
         let http = HttpClient::new(Egress::new(Policy::default())).unwrap();
-        let options = controller::Options { ingest_url: None, resync_interval: Duration::from_secs(600) };
+        let options = controller::Options::default();
         (dir, Arc::new(Context::new(files, view, http, options, Arc::new(Metrics::default()))))
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::admin::{self, AdminError};
+use crate::admin::{self, AdminError, Detail};
 use crate::cluster::{ClusterError, MissingSecret};
 use crate::core::conditions::{Note, Standing};
 use crate::core::hook::InvalidSpec;
@@ -15,6 +15,8 @@ pub enum Class {
     /// Wait for what is missing; the watch tells.
     DependencyMissing,
     RateLimited(Duration),
+    /// Look again after this time: nothing failed.
+    After(Duration),
     Retryable,
 }
 
@@ -29,8 +31,8 @@ pub enum Problem {
     ConnectionMissing(String),
     #[error("Connection {0} cannot be read: correct it first")]
     ConnectionInvalid(String),
-    #[error("Connection {0} is not a Kong connection")]
-    WrongVendor(String),
+    #[error("Connection {connection} is not a {vendor} connection")]
+    WrongVendor { connection: String, vendor: &'static str },
     #[error(transparent)]
     Secret(#[from] MissingSecret),
     #[error("{0}")]
@@ -43,6 +45,30 @@ pub enum Problem {
         "handler {0} may not run in the gateway: name it in gatewayHandlers of the Connection, or use deliverBy: Worker"
     )]
     HandlerNotAllowed(&'static str),
+    #[error("adopt.id: there is no {what} with the id {id}: correct the id in a new object, or remove adopt there to create one")]
+    AdoptNotFound { what: &'static str, id: String },
+    #[error("the {what} {id} belongs to {by}: one object has it, delete or change the other first")]
+    Held { what: &'static str, id: String, by: String },
+    #[error("{0}")]
+    Differs(String),
+    #[error("{}", conflict(.name, .id, .holder.as_deref()))]
+    Conflict { name: String, id: String, holder: Option<String> },
+    #[error(
+        "the admin API refuses another one (409), and nothing has the name: the tenant's limit may be reached: {}",
+        .0.message
+    )]
+    LimitReached(Detail),
+    /// Not before this time it counts as missing.
+    #[error("it was created and is not shown yet: waiting for the vendor")]
+    NotVisible(Duration),
+    #[error("the vendor created the {0} and did not tell its id")]
+    NoId(&'static str),
+    #[error(
+        "the {what} {id} at the former address {endpoint} cannot be deleted: {problem}; it is tried for a while, then left there (deletionPolicy: Orphan leaves it at once)"
+    )]
+    OldAddress { what: &'static str, id: String, endpoint: String, problem: Box<Problem> },
+    #[error("waits for other finalizers: {0}")]
+    OtherFinalizers(String),
     #[error(transparent)]
     Admin(#[from] AdminError),
     #[error(transparent)]
@@ -53,6 +79,15 @@ pub enum Problem {
     Panic(String),
 }
 
+fn conflict(name: &str, id: &str, holder: Option<&str>) -> String {
+    match holder {
+        Some(holder) => format!("the name {name} is taken by {id}, which belongs to {holder}: choose another name"),
+        None => format!(
+            "the name {name} is taken by {id}, which this object did not make: take it over with adopt: {{id: {id}, mode: Match}} in a new object, choose another name, or delete it at the vendor"
+        ),
+    }
+}
+
 impl Problem {
     /// The stable reason.
     pub fn reason(&self) -> &'static str {
@@ -61,6 +96,7 @@ impl Problem {
             Problem::Secret(MissingSecret::Cluster(inner)) | Problem::Cluster(inner) => inner.into(),
             Problem::Secret(inner) => inner.into(),
             Problem::Admin(inner) => inner.into(),
+            Problem::NotVisible(_) => "NotVisibleYet",
             other => other.into(),
         }
     }
@@ -69,7 +105,11 @@ impl Problem {
         match self {
             Problem::InvalidObject(_)
             | Problem::Spec(_)
-            | Problem::WrongVendor(_)
+            | Problem::WrongVendor { .. }
+            | Problem::AdoptNotFound { .. }
+            | Problem::Held { .. }
+            | Problem::Differs(_)
+            | Problem::Conflict { .. }
             | Problem::SecretUnusable(_)
             | Problem::IngestUrlMissing
             | Problem::HandlerNotAllowed(_) => Class::Terminal,
@@ -82,15 +122,20 @@ impl Problem {
                 | MissingSecret::ConfigMapMissing(_)
                 | MissingSecret::ConfigMapKeyMissing { .. },
             )
+            | Problem::OtherFinalizers(_)
             | Problem::InUse(_) => Class::DependencyMissing,
             Problem::Admin(error) => match error.class() {
                 admin::Class::Terminal => Class::Terminal,
                 admin::Class::RateLimited(after) => Class::RateLimited(after),
                 admin::Class::Retryable => Class::Retryable,
             },
-            Problem::Secret(MissingSecret::Cluster(_)) | Problem::Cluster(_) | Problem::Panic(_) => {
-                Class::Retryable
-            }
+            Problem::NotVisible(left) => Class::After(*left),
+            Problem::Secret(MissingSecret::Cluster(_))
+            | Problem::Cluster(_)
+            | Problem::LimitReached(_)
+            | Problem::NoId(_)
+            | Problem::OldAddress { .. }
+            | Problem::Panic(_) => Class::Retryable,
         }
     }
 
@@ -99,7 +144,9 @@ impl Problem {
         let note = Note::new(self.reason(), self.to_string());
         match self.class() {
             Class::Terminal => Standing::Stalled(note),
-            Class::DependencyMissing | Class::RateLimited(_) | Class::Retryable => Standing::Waiting(note),
+            Class::DependencyMissing | Class::RateLimited(_) | Class::After(_) | Class::Retryable => {
+                Standing::Waiting(note)
+            }
         }
     }
 
@@ -107,6 +154,7 @@ impl Problem {
     pub fn admin(&self) -> Option<&AdminError> {
         match self {
             Problem::Admin(error) => Some(error),
+            Problem::OldAddress { problem, .. } => problem.admin(),
             _ => None,
         }
     }

@@ -35,7 +35,16 @@ pub async fn forward(
     connections: Connections,
 ) {
     let mut seen: HashMap<Change, Fingerprint> = HashMap::new();
-    while let Some(change) = changes.recv().await {
+    let mut nudged = context.nudged.lock().take();
+    loop {
+        let change = tokio::select! {
+            change = changes.recv() => change,
+            Some(key) = nudge(&mut nudged) => {
+                ask(&connections, &key).await;
+                continue;
+            }
+        };
+        let Some(change) = change else { return };
         let now = match &change {
             Change::EventHook(key) => context.view.hook(&key.namespace, &key.name).map(|o| hook_print(&o)),
             Change::Connection(key) => {
@@ -57,6 +66,14 @@ pub async fn forward(
         if !same {
             concerned(&context, &change, &hooks, &connections).await;
         }
+    }
+}
+
+/// The next Connection that has something new to tell.
+async fn nudge(nudged: &mut Option<mpsc::UnboundedReceiver<Key>>) -> Option<Key> {
+    match nudged {
+        Some(nudged) => nudged.recv().await,
+        None => std::future::pending().await,
     }
 }
 

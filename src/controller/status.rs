@@ -109,7 +109,10 @@ pub async fn write<K: Managed>(
     let parts = K::parts(&mut status);
     let before = std::mem::take(parts.conditions);
     *parts.observed_generation = generation;
+    // Conditions of the kind's own, beside the four of every kind.
+    let own = before.iter().filter(|c| !OURS.contains(&c.type_.as_str()) && c.type_ != DELIVERING).cloned();
     *parts.conditions = standing.conditions(&before, generation, Millis::now());
+    parts.conditions.extend(own);
     *parts.last_error = last_error;
     // The token of a command is acknowledged once it was carried out, whatever came of it.
     let handled = parts.handled.get_or_insert_default();

@@ -2,6 +2,9 @@
 
 use serde_json::Value;
 
+/// Maps that are wanted whole: a header that the spec dropped must be dropped there too.
+const WHOLE: [&str; 3] = ["headers", "payload", "dependencies"];
+
 /// One step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Plan {
@@ -21,8 +24,7 @@ pub fn plan(wanted: &Value, there: Option<&Value>) -> Plan {
 
 fn compare(wanted: &Value, there: &Value, path: &mut String, out: &mut Vec<String>) {
     match (wanted, there) {
-        // A map that is wanted whole says so by its path: a header that the spec dropped must be dropped there too.
-        (Value::Object(w), Value::Object(t)) if !path.ends_with("headers") => {
+        (Value::Object(w), Value::Object(t)) if !WHOLE.iter().any(|name| path.ends_with(name)) => {
             for (key, value) in w {
                 let length = path.len();
                 if !path.is_empty() {

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::manifests::{ManifestError, Manifests, problem};
-use crate::cluster::{Key, Kind, Target, new_key};
+use crate::cluster::{Key, Kind, Metadata, Target, new_key};
 use crate::core::conditions::DELIVERING;
 use crate::core::keys::KeyRing;
 use crate::core::time::Millis;
@@ -39,6 +39,9 @@ struct Saved {
     spec_hash: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     finalizers: Vec<String>,
+    /// Those that the controller wrote.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    annotations: BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "Value::is_null")]
     status: Value,
     /// When the manifest was found to be removed.
@@ -141,16 +144,24 @@ impl State {
         self.write(&id)
     }
 
-    pub fn set_finalizers(
+    pub fn set_metadata(
         &mut self,
         target: &Target,
-        finalizers: Vec<String>,
+        metadata: Metadata,
         manifests: &Manifests,
     ) -> Result<(), ManifestError> {
         let id = (target.kind, target.key.clone());
         let manifest = manifests.object(target.kind, &target.key);
         let saved = self.saved.entry(id.clone()).or_insert_with(|| new(&id));
-        saved.finalizers = finalizers;
+        if let Some(finalizers) = metadata.finalizers {
+            saved.finalizers = finalizers;
+        }
+        for (name, value) in metadata.annotations {
+            match value {
+                Some(value) => drop(saved.annotations.insert(name.to_owned(), value)),
+                None => drop(saved.annotations.remove(name)),
+            }
+        }
         if let Some(manifest) = manifest {
             saved.manifest = manifest.clone();
         }
@@ -228,14 +239,19 @@ fn dress(mut manifest: Value, saved: &Saved, removed: Option<Millis>) -> Value {
     {
         object.insert("status".into(), saved.status.clone());
     }
-    let version = hex::encode(
-        Sha256::digest(format!("{manifest}{:?}{removed:?}", saved.finalizers)).get(..8).unwrap_or(&[]),
-    );
+    let kept = format!("{manifest}{:?}{:?}{removed:?}", saved.finalizers, saved.annotations);
+    let version = hex::encode(Sha256::digest(kept).get(..8).unwrap_or(&[]));
     if let Some(metadata) = manifest.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.insert("generation".into(), json!(saved.generation));
         metadata.insert("resourceVersion".into(), json!(version));
         if !saved.finalizers.is_empty() {
             metadata.insert("finalizers".into(), json!(saved.finalizers));
+        }
+        if !saved.annotations.is_empty()
+            && let Some(annotations) =
+                metadata.entry("annotations").or_insert_with(|| json!({})).as_object_mut()
+        {
+            annotations.extend(saved.annotations.iter().map(|(name, value)| (name.clone(), json!(value))));
         }
         if let Some(removed) = removed {
             metadata.insert("deletionTimestamp".into(), json!(removed.rfc3339()));
@@ -302,6 +318,11 @@ mod tests {
         }
     }
 
+    fn held(finalizers: &[&str]) -> Metadata {
+        let finalizers = Some(finalizers.iter().map(ToString::to_string).collect());
+        Metadata { finalizers, ..Metadata::default() }
+    }
+
     struct World {
         dir: tempfile::TempDir,
         manifests: Manifests,
@@ -329,7 +350,7 @@ mod tests {
     fn status_and_finalizers_outlive_the_process() {
         let World { dir, manifests, mut state } = world();
         state.set_status(&target(), json!({"observedGeneration": 1})).unwrap();
-        state.set_finalizers(&target(), vec!["f".into()], &manifests).unwrap();
+        state.set_metadata(&target(), held(&["f"]), &manifests).unwrap();
         let mut again = State::open(dir.path()).unwrap();
         let objects = again.merge(&manifests, false, true);
         let object = &objects.iter().find(|(_, o)| o["metadata"]["name"] == "a").unwrap().1;
@@ -338,11 +359,34 @@ mod tests {
     }
 
     #[test]
+    fn annotations_of_the_controller_come_and_go() {
+        let World { dir, manifests, mut state } = world();
+        let write = |state: &mut State, value: Option<&str>| {
+            let annotations = [("ours", value.map(ToOwned::to_owned))].into_iter().collect();
+            state.set_metadata(&target(), Metadata { finalizers: None, annotations }, &manifests).unwrap();
+        };
+        let read = |state: &mut State| {
+            let objects = state.merge(&manifests, false, true);
+            let object = objects.into_iter().find(|(_, o)| o["metadata"]["name"] == "a").unwrap().1;
+            (object["metadata"]["annotations"]["ours"].clone(), object["metadata"]["resourceVersion"].clone())
+        };
+        let (before, version) = read(&mut state);
+        assert_eq!(before, Value::Null);
+        write(&mut state, Some("1"));
+        let mut again = State::open(dir.path()).unwrap();
+        let (written, other_version) = read(&mut again);
+        assert_eq!(written, "1");
+        assert_ne!(version, other_version);
+        write(&mut again, None);
+        assert_eq!(read(&mut again), (Value::Null, version));
+    }
+
+    #[test]
     fn a_removed_manifest_deletes_with_prune_after_two_scans_only() {
         for prune in [false, true] {
             let World { dir, mut manifests, mut state } = world();
             state.merge(&manifests, prune, true);
-            state.set_finalizers(&target(), vec!["f".into()], &manifests).unwrap();
+            state.set_metadata(&target(), held(&["f"]), &manifests).unwrap();
             fs::remove_file(dir.path().join("m/a.yaml")).unwrap();
             manifests.scan().unwrap();
             assert_eq!(
@@ -353,7 +397,7 @@ mod tests {
             let second = deleting(&state.merge(&manifests, prune, true));
             assert_eq!(second, prune.then_some(true));
             let target = target();
-            state.set_finalizers(&target, vec![], &manifests).unwrap();
+            state.set_metadata(&target, held(&[]), &manifests).unwrap();
             assert_eq!(deleting(&state.merge(&manifests, prune, true)), None, "cleaned up");
         }
     }

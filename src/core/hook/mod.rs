@@ -68,6 +68,7 @@ pub fn validate(hook: &EventHook) -> Result<Hook, InvalidSpec> {
         return Err(invalid("rotation", "needs connectionRef"));
     }
     let deliver_by = spec.deliver_by.unwrap_or(DeliverBy::Worker);
+    taken_over(spec, deliver_by)?;
     if deliver_by == DeliverBy::Gateway {
         gateway_takes(spec)?;
     }
@@ -95,13 +96,23 @@ pub fn validate(hook: &EventHook) -> Result<Hook, InvalidSpec> {
 /// Fields that exist in the API and are not carried out by this version: an object that uses one must say so, for a
 /// gate or filter that is silently ignored sends what was not to be sent.
 fn not_built(spec: &EventHookSpec) -> Vec<&'static str> {
-    let used = [
-        ("from", spec.from.is_some()),
-        ("managementPolicy: ObserveOnly", spec.management_policy == Some(ManagementPolicy::ObserveOnly)),
-        ("adopt.mode: Match", spec.adopt.as_ref().is_some_and(|a| a.mode == AdoptMode::Match)),
-        ("adopt.mode: Override", spec.adopt.as_ref().is_some_and(|a| a.mode == AdoptMode::Override)),
-    ];
+    let used = [("from", spec.from.is_some())];
     used.into_iter().filter_map(|(field, used)| used.then_some(field)).collect()
+}
+
+/// Refuses to take or observe what cannot be told or compared.
+fn taken_over(spec: &EventHookSpec, deliver_by: DeliverBy) -> Result<(), InvalidSpec> {
+    let observes = spec.management_policy == Some(ManagementPolicy::ObserveOnly);
+    let matches = spec.adopt.as_ref().is_some_and(|adopt| adopt.mode == AdoptMode::Match);
+    let worker = deliver_by == DeliverBy::Worker;
+    let (field, problem) = match spec.adopt {
+        Some(_) if spec.connection_ref.is_none() => ("adopt", "needs connectionRef"),
+        None if observes => ("managementPolicy", "ObserveOnly needs adopt.id: which object is to be observed"),
+        _ if observes && worker => ("managementPolicy", "ObserveOnly needs deliverBy: Gateway"),
+        _ if matches && worker => ("adopt.mode", "Match needs deliverBy: Gateway"),
+        _ => return Ok(()),
+    };
+    Err(invalid(field, problem))
 }
 
 /// Refuses what a gateway that delivers by itself would ignore.
