@@ -15,6 +15,9 @@ const MAX_FAULTS: usize = 100;
 const MAX_SEEN: usize = 10_000;
 const MAX_MILLIS: u64 = 600_000;
 
+/// The body of a fault that has a status only, in the vendor's shape.
+pub(super) type FaultBody = fn(StatusCode) -> Value;
+
 /// What goes wrong, and when. Matched requests are counted; every `every`-th of them is hit, `times` times at most.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -77,10 +80,10 @@ impl FaultSpec {
             && self.path.as_deref().is_none_or(|prefix| path.starts_with(prefix))
     }
 
-    fn answer(&self) -> Option<Response> {
+    fn answer(&self, body: FaultBody) -> Option<Response> {
         let status = StatusCode::from_u16(self.status?).ok()?;
         let mut response = match &self.body {
-            None => Json(json!({"message": "fault of the emulator"})).into_response(),
+            None => Json(body(status)).into_response(),
             Some(Value::String(text)) => text.clone().into_response(),
             Some(value) => Json(value).into_response(),
         };
@@ -122,7 +125,7 @@ enum OneOrMany {
 
 impl Faults {
     /// Counts this request and says what becomes of it.
-    pub fn take(&self, method: &Method, path: &str) -> Effects {
+    pub fn take(&self, method: &Method, path: &str, body: FaultBody) -> Effects {
         let mut effects = Effects::default();
         for fault in self.0.lock().iter_mut().filter(|fault| fault.spec.matches(method, path)) {
             fault.matched += 1;
@@ -135,7 +138,7 @@ impl Faults {
             effects.lag = effects.lag.max(Duration::from_millis(fault.spec.lag_ms.unwrap_or(0)));
             effects.drop_answer |= fault.spec.drop_answer;
             if effects.answer.is_none() {
-                effects.answer = fault.spec.answer();
+                effects.answer = fault.spec.answer(body);
             }
         }
         effects
@@ -225,6 +228,10 @@ impl RequestLog {
 mod tests {
     use super::*;
 
+    fn body(status: StatusCode) -> Value {
+        json!({"status": status.as_u16()})
+    }
+
     fn faults(text: &str) -> (Faults, Response) {
         let faults = Faults::default();
         let answer = faults.add(&Bytes::copy_from_slice(text.as_bytes()));
@@ -236,7 +243,7 @@ mod tests {
         let (faults, answer) =
             faults(r#"{"method":"post","path":"/event-hooks","status":503,"every":2,"times":2}"#);
         assert_eq!(answer.status(), 201);
-        let hit = |method: Method, path: &str| faults.take(&method, path).answer.is_some();
+        let hit = |method: Method, path: &str| faults.take(&method, path, body).answer.is_some();
         assert!(!hit(Method::GET, "/event-hooks"));
         assert!(!hit(Method::POST, "/ws/event-hooks"));
         let hits: Vec<bool> = (0..7).map(|_| hit(Method::POST, "/event-hooks/x")).collect();
@@ -248,11 +255,11 @@ mod tests {
     #[test]
     fn faults_add_up() {
         let (faults, _) = faults(r#"[{"delayMs":5},{"delayMs":7,"lagMs":9},{"dropAnswer":true,"times":1}]"#);
-        let effects = faults.take(&Method::GET, "/");
+        let effects = faults.take(&Method::GET, "/", body);
         assert_eq!(effects.delay, Duration::from_millis(12));
         assert_eq!(effects.lag, Duration::from_millis(9));
         assert!(effects.drop_answer && effects.answer.is_none());
-        assert!(!faults.take(&Method::GET, "/").drop_answer);
+        assert!(!faults.take(&Method::GET, "/", body).drop_answer);
     }
 
     #[test]

@@ -9,11 +9,19 @@
 //!
 //! Left to others: being fast or safe. An emulator is not for production and listens where it is told to.
 
+mod auth0;
+mod client;
+mod control;
 mod faults;
 mod kong;
+mod queue;
+mod state;
+#[cfg(test)]
+mod testing;
 
 use std::path::PathBuf;
 
+pub use auth0::{Auth0Options, RateLimit, serve_auth0};
 pub use kong::{KongOptions, MissingDelete, serve_kong};
 
 /// Why an emulator does not run.
@@ -29,6 +37,8 @@ pub enum Error {
     State { path: PathBuf, source: std::io::Error },
     #[error("state file {} is not what this emulator writes: {source}", path.display())]
     StateFormat { path: PathBuf, source: serde_json::Error },
+    #[error("{0}")]
+    Option(&'static str),
     #[error("HTTP client: {0}")]
     Client(#[from] reqwest::Error),
 }

@@ -16,4 +16,4 @@ mod tls;
 
 pub use client::{Answer, HttpClient, SendError};
 pub use connect::Egress;
-pub use tls::{TlsError, TlsOptions};
+pub use tls::{TlsError, TlsOptions, acceptor};

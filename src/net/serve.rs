@@ -14,9 +14,11 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
@@ -26,6 +28,9 @@ use super::linger::Lingering;
 const MAX_CONNECTIONS: usize = 1024;
 /// How long requests under way may take once the server is asked to stop.
 const STOP_WITHIN: Duration = Duration::from_secs(3);
+
+/// How long a TLS handshake may take.
+const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 
 /// Put into a response's extensions, this closes the connection instead of answering.
 #[derive(Clone, Copy)]
@@ -37,6 +42,16 @@ struct Closed;
 
 /// Serves until `shutdown` is ready. Dropping the future ends every connection.
 pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future) {
+    serve_tls(listener, None, router, shutdown).await;
+}
+
+/// The same, over TLS where there is a certificate.
+pub async fn serve_tls(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    router: Router,
+    shutdown: impl Future,
+) {
     let stop = CancellationToken::new();
     let free = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
@@ -59,9 +74,9 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future)
             // Reaps ended connections, whose results would otherwise gather.
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
             accepted = accept => if let Some((stream, permit)) = accepted {
-                let (router, stop) = (router.clone(), stop.clone());
+                let (tls, router, stop) = (tls.clone(), router.clone(), stop.clone());
                 connections.spawn(async move {
-                    connection(stream, router, stop).await;
+                    accepted_by(stream, tls, router, stop).await;
                     drop(permit);
                 });
             },
@@ -75,11 +90,23 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future)
     }
 }
 
-async fn connection(stream: TcpStream, router: Router, stop: CancellationToken) {
+async fn accepted_by(stream: TcpStream, tls: Option<TlsAcceptor>, router: Router, stop: CancellationToken) {
     // Answers are small: waiting to fill a packet would only add 40 ms to each.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "nodelay");
     }
+    let Some(tls) = tls else { return connection(stream, router, stop).await };
+    match tokio::time::timeout(HANDSHAKE_WITHIN, tls.accept(stream)).await {
+        Ok(Ok(stream)) => connection(stream, router, stop).await,
+        Ok(Err(error)) => tracing::debug!(%error, "TLS handshake"),
+        Err(_) => tracing::debug!("TLS handshake: too slow"),
+    }
+}
+
+async fn connection<S>(stream: S, router: Router, stop: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let service = service_fn(|request: Request<Incoming>| {
         let mut router = router.clone();
         async move {

@@ -8,6 +8,7 @@ mod standalone;
 mod world;
 
 mod a_lost_key_ring;
+mod auth0_emulator;
 mod bad_events;
 mod bad_references;
 mod callers_are_judged;

@@ -2,8 +2,9 @@
 //!
 //! Invariants: the operator has the rights of `deploy/base/rbac.yaml` and no more; every world has its own namespaces,
 //! ports and folders.
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports)]
 
+mod auth0;
 mod kong;
 
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 use kube::Client;
 use serde_json::{Value, json};
 
+pub use auth0::{Auth0, CLIENT_ID, CLIENT_SECRET};
 pub use kong::{Kong, http};
 
 use crate::harness::{

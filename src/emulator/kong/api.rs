@@ -20,37 +20,15 @@ use super::error::ApiError;
 use super::store::Hook;
 use super::validate::{self, Handler};
 use super::{Kong, MAX_BODY, MissingDelete, body, emit, sources};
-use crate::emulator::faults::Seen;
-use crate::net::serve::CloseWithoutAnswer;
 
 /// The workspace that is addressed without a prefix, or by its name.
 const DEFAULT_WORKSPACE: &str = "default";
 
-/// Every request that is not under `/__emulator/`: faults first, then the work, then the log.
+/// Every request that is not under `/__emulator/`.
 pub(super) async fn admin(State(kong): State<Arc<Kong>>, request: Request) -> Response {
-    let method = request.method().clone();
-    let path = request.uri().path().to_owned();
-    let query = request.uri().query().map(str::to_owned);
-    let effects = kong.faults.take(&method, &path);
-    if !effects.delay.is_zero() {
-        tokio::time::sleep(effects.delay).await;
-    }
-    let mut response = match effects.answer {
-        Some(answer) => answer,
-        None => kong.answer(request, effects.lag).await.unwrap_or_else(IntoResponse::into_response),
-    };
-    if effects.drop_answer {
-        response.extensions_mut().insert(CloseWithoutAnswer);
-    }
-    kong.log.push(Seen {
-        time: jiff::Timestamp::now(),
-        method: method.to_string(),
-        path,
-        query,
-        status: response.status().as_u16(),
-        dropped: effects.drop_answer,
-    });
-    response
+    let work =
+        async |request, lag| kong.answer(request, lag).await.unwrap_or_else(IntoResponse::into_response);
+    kong.control.around(request, work).await
 }
 
 /// One request to the event hooks of a workspace.

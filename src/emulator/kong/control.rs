@@ -1,4 +1,4 @@
-//! What is under `/__emulator/`: emit events, set faults, see requests.
+//! What is under `/__emulator/` for Kong alone: emit events, see the state.
 
 use std::sync::Arc;
 
@@ -10,9 +10,9 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::error::ApiError;
 use super::validate::Handler;
 use super::{Kong, emit};
+use crate::emulator::control::refuse;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -29,7 +29,7 @@ pub(super) async fn emit(State(kong): State<Arc<Kong>>, body: Bytes) -> Response
         Ok(emit) => emit,
         Err(error) => {
             let message = format!("expected {{\"source\", \"event\", \"data\": {{...}}}}: {error}");
-            return ApiError::plain(StatusCode::BAD_REQUEST, &message).into_response();
+            return refuse(StatusCode::BAD_REQUEST, &message);
         }
     };
     let hooks = kong.store.matching(&source, &event);
@@ -56,30 +56,7 @@ pub(super) async fn emit(State(kong): State<Arc<Kong>>, body: Bytes) -> Response
         .into_response()
 }
 
-pub(super) async fn add_faults(State(kong): State<Arc<Kong>>, body: Bytes) -> Response {
-    kong.faults.add(&body)
-}
-
-pub(super) async fn list_faults(State(kong): State<Arc<Kong>>) -> Json<Value> {
-    kong.faults.list()
-}
-
-pub(super) async fn clear_faults(State(kong): State<Arc<Kong>>) -> StatusCode {
-    kong.faults.clear();
-    StatusCode::NO_CONTENT
-}
-
-pub(super) async fn list_requests(State(kong): State<Arc<Kong>>) -> Json<Value> {
-    kong.log.list()
-}
-
-pub(super) async fn clear_requests(State(kong): State<Arc<Kong>>) -> StatusCode {
-    kong.log.clear();
-    StatusCode::NO_CONTENT
-}
-
-/// Anything else here is a mistake of a test, not an admin request to be counted.
-pub(super) async fn unknown() -> Response {
-    let message = "under /__emulator/ there are events, faults and requests";
-    ApiError::plain(StatusCode::NOT_FOUND, message).into_response()
+/// `GET /__emulator/state`: the hooks of every workspace, with their workspace.
+pub(super) async fn state(State(kong): State<Arc<Kong>>) -> Json<Value> {
+    Json(json!({"hooks": kong.store.all()}))
 }

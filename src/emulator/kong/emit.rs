@@ -1,14 +1,12 @@
 //! Sending events to hooks: a bounded queue a hook, retried by connection, never by status.
 
-use std::collections::hash_map::{Entry, HashMap};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use bytes::Bytes;
-use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -17,16 +15,14 @@ use uuid::Uuid;
 use super::store::Hook;
 use crate::api::{SignatureAlgorithm, SignatureEncoding};
 use crate::core::sign;
+use crate::emulator::client;
+use crate::emulator::queue::Queues;
 
 /// The defaults of Kong's queue library; that event hooks use them is inferred.
-const MAX_QUEUED: usize = 10_000;
 const RETRY_FOR: Duration = Duration::from_secs(60);
 const FIRST_WAIT: Duration = Duration::from_millis(10);
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
-/// Ours, not Kong's: ten thousand large events would not fit into memory.
-const MAX_QUEUED_BYTES: usize = 64 << 20;
-const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 /// How much of an answer `/test` shows.
 const MAX_ANSWER: usize = 64 << 10;
@@ -36,29 +32,6 @@ const MAX_ANSWER: usize = 64 << 10;
 struct Waiting {
     hook: Hook,
     body: Bytes,
-}
-
-#[derive(Default)]
-struct Queue {
-    waiting: VecDeque<Waiting>,
-    bytes: usize,
-}
-
-impl Queue {
-    fn push(&mut self, waiting: Waiting) {
-        self.bytes += waiting.body.len();
-        self.waiting.push_back(waiting);
-    }
-
-    fn pop(&mut self) -> Option<Waiting> {
-        let waiting = self.waiting.pop_front()?;
-        self.bytes -= waiting.body.len();
-        Some(waiting)
-    }
-
-    fn is_full(&self) -> bool {
-        self.waiting.len() > MAX_QUEUED || (self.bytes > MAX_QUEUED_BYTES && self.waiting.len() > 1)
-    }
 }
 
 /// Why a request got no answer.
@@ -81,7 +54,7 @@ pub(super) struct Answer {
 
 /// Sends, and holds what waits.
 pub(super) struct Emitter {
-    queues: Mutex<HashMap<Uuid, Queue>>,
+    queues: Queues<Uuid, Waiting>,
     /// Believes any certificate; also used for http.
     trusting: reqwest::Client,
     /// Made when first needed: without any authority installed it cannot be made, which only https hooks need mind.
@@ -97,8 +70,8 @@ impl Emitter {
         encoding: SignatureEncoding,
     ) -> Result<Arc<Emitter>, reqwest::Error> {
         Ok(Arc::new(Emitter {
-            queues: Mutex::default(),
-            trusting: builder().tls_danger_accept_invalid_certs(true).build()?,
+            queues: Queues::default(),
+            trusting: client::builder(ANSWER_WITHIN).tls_danger_accept_invalid_certs(true).build()?,
             verifying: OnceLock::new(),
             algorithm,
             encoding,
@@ -114,40 +87,25 @@ impl Emitter {
     /// Puts a request into the hook's queue. A full queue drops its oldest.
     pub fn enqueue(self: &Arc<Self>, hook: &Hook, payload: &Value) {
         let waiting = Waiting { hook: hook.clone(), body: Bytes::from(payload.to_string()) };
-        match self.queues.lock().entry(hook.id) {
-            Entry::Occupied(mut queue) => {
-                let queue = queue.get_mut();
-                queue.push(waiting);
-                while queue.is_full() && queue.pop().is_some() {
-                    tracing::warn!(hook = %hook.id, "queue is full: the oldest event is dropped");
-                }
-            }
-            Entry::Vacant(place) => {
-                place.insert(Queue::default()).push(waiting);
-                tokio::spawn(Arc::clone(self).drain(hook.id));
-            }
+        let bytes = waiting.body.len();
+        let pushed = self.queues.push(hook.id, waiting, bytes);
+        for _ in pushed.dropped {
+            tracing::warn!(hook = %hook.id, "queue is full: the oldest event is dropped");
+        }
+        if pushed.idle {
+            tokio::spawn(Arc::clone(self).drain(hook.id));
         }
     }
 
-    /// Works off one queue, and ends with it: the entry goes under the same lock that found it empty, so that an event
-    /// that comes right then starts a new task.
+    /// Works off one queue, and ends with it.
     async fn drain(self: Arc<Self>, id: Uuid) {
         let stop = self.stop.clone();
         let work = async {
-            while let Some(waiting) = self.next(id) {
+            while let Some(waiting) = self.queues.next(&id) {
                 self.deliver(&waiting).await;
             }
         };
         stop.run_until_cancelled(work).await;
-    }
-
-    fn next(&self, id: Uuid) -> Option<Waiting> {
-        let mut queues = self.queues.lock();
-        let waiting = queues.get_mut(&id).and_then(Queue::pop);
-        if waiting.is_none() {
-            queues.remove(&id);
-        }
-        waiting
     }
 
     async fn deliver(&self, waiting: &Waiting) {
@@ -207,7 +165,7 @@ impl Emitter {
             return Ok(&self.trusting);
         }
         self.verifying
-            .get_or_init(|| builder().build().map_err(|error| chain(&error)))
+            .get_or_init(|| client::builder(ANSWER_WITHIN).build().map_err(|error| client::chain(&error)))
             .as_ref()
             .map_err(|error| SendError::Client(error.clone()))
     }
@@ -249,59 +207,10 @@ pub(super) fn ping(hook: &Hook, with_updated_at: bool) -> Value {
     json!({"source": "kong:event_hooks", "event": "ping", "event_hooks": shown})
 }
 
-/// No proxy from the environment, for a test's receiver is on loopback; no redirects; a connection a request, so that
-/// an idle one that was closed is never taken for an endpoint that failed.
-fn builder() -> reqwest::ClientBuilder {
-    reqwest::Client::builder()
-        .no_proxy()
-        .redirect(reqwest::redirect::Policy::none())
-        .pool_max_idle_per_host(0)
-        .connect_timeout(CONNECT_WITHIN)
-        .timeout(ANSWER_WITHIN)
-}
-
 fn told(error: reqwest::Error) -> SendError {
-    if error.is_builder() { SendError::Unsendable("its url") } else { SendError::NoAnswer(chain(&error)) }
-}
-
-/// An error with its causes, without its URL, which may carry a secret.
-fn chain(error: &reqwest::Error) -> String {
-    let mut text = String::from("request failed");
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::emulator::kong::validate;
-
-    #[test]
-    fn a_full_queue_keeps_the_newest() {
-        let hook = json!({"source": "crud", "handler": "log"});
-        let fields = validate::check(hook.as_object().unwrap().clone(), true).unwrap_or_else(|_| panic!());
-        let hook = Hook {
-            id: Uuid::nil(),
-            workspace: "default".into(),
-            created_at: 0,
-            updated_at: 0,
-            fields,
-            visible_at: None,
-        };
-        let mut queue = Queue::default();
-        let mut push = |size: usize| {
-            queue.push(Waiting { hook: hook.clone(), body: vec![0; size].into() });
-            while queue.is_full() && queue.pop().is_some() {}
-            (queue.waiting.len(), queue.bytes)
-        };
-        assert_eq!(push(MAX_QUEUED_BYTES + 1), (1, MAX_QUEUED_BYTES + 1));
-        assert_eq!(push(1), (1, 1));
-        let last = (0..MAX_QUEUED).map(|_| push(2)).last();
-        assert_eq!(last, Some((MAX_QUEUED, 2 * MAX_QUEUED)));
+    if error.is_builder() {
+        SendError::Unsendable("its url")
+    } else {
+        SendError::NoAnswer(client::chain(&error))
     }
 }

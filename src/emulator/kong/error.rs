@@ -6,6 +6,8 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
+use crate::emulator::state::NotWritten;
+
 /// An answer that is no success.
 #[derive(Debug)]
 pub(super) struct ApiError {
@@ -104,6 +106,12 @@ impl ApiError {
 
     pub fn invalid_size(message: &str) -> Self {
         Self::coded(StatusCode::BAD_REQUEST, 9, "invalid size", message.into(), None)
+    }
+}
+
+impl From<NotWritten> for ApiError {
+    fn from(_: NotWritten) -> Self {
+        Self::unexpected()
     }
 }
 

@@ -27,11 +27,13 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::http::HeaderName;
-use axum::routing::{any, get, post};
+use axum::routing::{get, post};
+use serde_json::json;
 use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 
 use super::Error;
-use super::faults::{Faults, RequestLog};
+use super::control::Control;
 use crate::api::{SignatureAlgorithm, SignatureEncoding};
 use crate::net::serve;
 
@@ -69,6 +71,8 @@ pub struct KongOptions {
     pub state: Option<PathBuf>,
     /// The text of `x-kong-signature`. Unknown for real gateways: Kong does not document it.
     pub signature_encoding: SignatureEncoding,
+    /// Speak TLS.
+    pub tls: Option<TlsAcceptor>,
 }
 
 impl Default for KongOptions {
@@ -84,6 +88,7 @@ impl Default for KongOptions {
             patch: true,
             state: None,
             signature_encoding: SignatureEncoding::PrefixedHex,
+            tls: None,
         }
     }
 }
@@ -130,8 +135,7 @@ struct Kong {
     version: Version,
     store: store::Store,
     emitter: Arc<emit::Emitter>,
-    faults: Faults,
-    log: RequestLog,
+    control: Arc<Control>,
 }
 
 /// Serves the emulator until `shutdown` is ready.
@@ -146,13 +150,13 @@ pub async fn serve_kong(
     if let Some(name) = options.workspaces.iter().find(|name| !is_workspace(name)) {
         return Err(Error::Workspace(name.clone()));
     }
+    let tls = options.tls.clone();
     let kong = Arc::new(Kong {
         token_header: HeaderName::try_from(&options.token_header)
             .map_err(|_| Error::Header(options.token_header.clone()))?,
         store: store::Store::open(options.state.clone())?,
         emitter: emit::Emitter::new(version.algorithm(), options.signature_encoding)?,
-        faults: Faults::default(),
-        log: RequestLog::default(),
+        control: Control::new(|_| json!({"message": "fault of the emulator"})),
         options,
         version,
     });
@@ -160,15 +164,11 @@ pub async fn serve_kong(
     let _stop_queues = kong.emitter.stop_guard();
     let router = Router::new()
         .route("/__emulator/events", post(control::emit))
-        .route(
-            "/__emulator/faults",
-            get(control::list_faults).post(control::add_faults).delete(control::clear_faults),
-        )
-        .route("/__emulator/requests", get(control::list_requests).delete(control::clear_requests))
-        .route("/__emulator/{*rest}", any(control::unknown))
+        .route("/__emulator/state", get(control::state))
         .fallback(api::admin)
-        .with_state(kong);
-    serve::serve(listener, router, shutdown).await;
+        .with_state(Arc::clone(&kong))
+        .merge(kong.control.routes());
+    serve::serve_tls(listener, tls, router, shutdown).await;
     Ok(())
 }
 

@@ -1,12 +1,9 @@
 //! The hooks, in memory and, where asked, in a file.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::{self, Write};
 use std::ops::Bound;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::time::Instant;
@@ -15,6 +12,7 @@ use uuid::Uuid;
 use super::error::ApiError;
 use super::validate::Fields;
 use crate::emulator::Error;
+use crate::emulator::state::Kept;
 
 /// More hooks than this are refused.
 const MAX_HOOKS: usize = 20_000;
@@ -51,37 +49,39 @@ impl Hook {
     }
 }
 
-type Hooks = BTreeMap<Uuid, Hook>;
-
-pub(super) struct Store {
-    hooks: Mutex<Hooks>,
-    file: Option<PathBuf>,
-}
+/// The hooks by id; a list of them in the state file.
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(from = "File", into = "File")]
+struct Hooks(BTreeMap<Uuid, Hook>);
 
 #[derive(Serialize, Deserialize)]
-struct State {
+struct File {
     hooks: Vec<Hook>,
 }
+
+impl From<File> for Hooks {
+    fn from(file: File) -> Hooks {
+        Hooks(file.hooks.into_iter().map(|hook| (hook.id, hook)).collect())
+    }
+}
+
+impl From<Hooks> for File {
+    fn from(hooks: Hooks) -> File {
+        File { hooks: hooks.0.into_values().collect() }
+    }
+}
+
+pub(super) struct Store(Kept<Hooks>);
 
 impl Store {
     /// Reads the state file, if there is one already.
     pub fn open(file: Option<PathBuf>) -> Result<Store, Error> {
-        let mut hooks = Hooks::new();
-        if let Some(path) = &file {
-            match fs::read(path) {
-                Ok(bytes) => {
-                    let state: State = serde_json::from_slice(&bytes)
-                        .map_err(|source| Error::StateFormat { path: path.clone(), source })?;
-                    hooks.extend(state.hooks.into_iter().map(|hook| (hook.id, hook)));
-                }
-                // Written now, so that a folder that cannot be written to is told at the start.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    save(path, &hooks).map_err(|source| Error::State { path: path.clone(), source })?
-                }
-                Err(source) => return Err(Error::State { path: path.clone(), source }),
-            }
-        }
-        Ok(Store { hooks: Mutex::new(hooks), file })
+        Kept::open(file).map(Store)
+    }
+
+    /// Every hook with its workspace.
+    pub fn all(&self) -> Vec<Hook> {
+        self.0.read(|hooks| hooks.0.values().cloned().collect())
     }
 
     /// What a read of one hook sees.
@@ -91,21 +91,17 @@ impl Store {
 
     /// The hook itself, lag or not.
     pub fn find(&self, workspace: &str, id: Uuid) -> Option<Hook> {
-        self.hooks.lock().get(&id).filter(|hook| hook.workspace == workspace).cloned()
+        self.0.read(|hooks| hooks.0.get(&id).filter(|hook| hook.workspace == workspace).cloned())
     }
 
     /// A page of a workspace's hooks by id, and whether more follow.
     pub fn page(&self, workspace: &str, after: Option<Uuid>, size: usize) -> (Vec<Hook>, bool) {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut page: Vec<Hook> = self
-            .hooks
-            .lock()
-            .range((from, Bound::Unbounded))
-            .map(|(_, hook)| hook)
-            .filter(|hook| hook.workspace == workspace && hook.visible())
-            .take(size.saturating_add(1))
-            .cloned()
-            .collect();
+        let mut page: Vec<Hook> = self.0.read(|hooks| {
+            let hooks = hooks.0.range((from, Bound::Unbounded)).map(|(_, hook)| hook);
+            let here = hooks.filter(|hook| hook.workspace == workspace && hook.visible());
+            here.take(size.saturating_add(1)).cloned().collect()
+        });
         let more = page.len() > size;
         page.truncate(size);
         (page, more)
@@ -116,12 +112,12 @@ impl Store {
         let hit = |hook: &&Hook| {
             hook.fields.source == source && hook.fields.event.as_deref().is_none_or(|name| name == event)
         };
-        self.hooks.lock().values().filter(hit).cloned().collect()
+        self.0.read(|hooks| hooks.0.values().filter(hit).cloned().collect())
     }
 
     /// Adds a hook whose id is free.
     pub fn insert(&self, hook: Hook) -> Result<(), ApiError> {
-        self.change(|hooks| {
+        self.0.change(|Hooks(hooks)| {
             if hooks.contains_key(&hook.id) {
                 return Err(ApiError::primary_key_violation(hook.id));
             }
@@ -140,7 +136,7 @@ impl Store {
         id: Uuid,
         change: impl FnOnce(&Hook) -> Result<Hook, ApiError>,
     ) -> Result<Option<Hook>, ApiError> {
-        self.change(|hooks| {
+        self.0.change(|Hooks(hooks)| {
             let Some(hook) = hooks.get_mut(&id).filter(|hook| hook.workspace == workspace) else {
                 return Ok(None);
             };
@@ -151,7 +147,7 @@ impl Store {
 
     /// Whether there was such a hook.
     pub fn remove(&self, workspace: &str, id: Uuid) -> Result<bool, ApiError> {
-        self.change(|hooks| {
+        self.0.change(|Hooks(hooks)| {
             let here = hooks.get(&id).is_some_and(|hook| hook.workspace == workspace);
             if here {
                 hooks.remove(&id);
@@ -159,36 +155,4 @@ impl Store {
             Ok(here)
         })
     }
-
-    /// With a state file the change is made to a copy and written before it counts, so that no answer tells of what
-    /// a restart would forget. The write blocks this thread: it is small, and only there when asked for.
-    fn change<T>(&self, change: impl FnOnce(&mut Hooks) -> Result<T, ApiError>) -> Result<T, ApiError> {
-        let mut hooks = self.hooks.lock();
-        let Some(path) = &self.file else { return change(&mut hooks) };
-        let mut copy = hooks.clone();
-        let outcome = change(&mut copy)?;
-        save(path, &copy).map_err(|error| {
-            tracing::error!(%error, path = %path.display(), "state file not written");
-            ApiError::unexpected()
-        })?;
-        *hooks = copy;
-        Ok(outcome)
-    }
-}
-
-/// Writes beside the file and renames: a crash leaves the old state or the new one. Only its owner may read it, for it
-/// holds secrets.
-fn save(path: &Path, hooks: &Hooks) -> io::Result<()> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".new");
-    let beside = PathBuf::from(beside);
-    let state = State { hooks: hooks.values().cloned().collect() };
-    let mut options = fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(&beside)?;
-    file.write_all(&serde_json::to_vec(&state)?)?;
-    file.sync_all()?;
-    fs::rename(&beside, path)
 }

@@ -1,111 +1,21 @@
 //! The emulator over real loopback sockets.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::*;
 use crate::core::sign;
+use crate::emulator::testing::{Receiver, Server, client, read};
 
 const ID: &str = "0191c1a5-0000-4000-8000-000000000001";
 
-struct Server {
-    url: String,
-    client: reqwest::Client,
-    task: JoinHandle<Result<(), Error>>,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
 async fn start(options: KongOptions) -> Server {
-    rustls::crypto::ring::default_provider().install_default().ok();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    let task = tokio::spawn(serve_kong(listener, options, std::future::pending::<()>()));
-    let client = reqwest::Client::builder().no_proxy().tls_certs_only([]).build().unwrap();
-    Server { url, client, task }
-}
-
-impl Server {
-    fn request(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
-        self.client.request(method.parse().unwrap(), format!("{}{path}", self.url))
-    }
-
-    async fn call(&self, method: &str, path: &str, body: Value) -> (u16, Value) {
-        let mut request = self.request(method, path);
-        if !body.is_null() {
-            request = request.json(&body);
-        }
-        read(request.send().await.unwrap()).await
-    }
-
-    async fn get(&self, path: &str) -> (u16, Value) {
-        self.call("GET", path, Value::Null).await
-    }
-}
-
-async fn read(response: reqwest::Response) -> (u16, Value) {
-    let status = response.status().as_u16();
-    (status, serde_json::from_slice(&response.bytes().await.unwrap()).unwrap_or(Value::Null))
-}
-
-/// What a receiver got.
-type Got = (HeaderMap, Value, Vec<u8>);
-
-async fn receive(State(seen): State<mpsc::UnboundedSender<Got>>, request: Request) -> StatusCode {
-    let (parts, body) = request.into_parts();
-    let bytes = axum::body::to_bytes(body, MAX_BODY).await.unwrap().to_vec();
-    let json = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
-    seen.send((parts.headers, json, bytes)).unwrap();
-    StatusCode::ACCEPTED
-}
-
-struct Receiver {
-    url: String,
-    got: mpsc::UnboundedReceiver<Got>,
-    task: JoinHandle<()>,
-}
-
-impl Drop for Receiver {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-impl Receiver {
-    async fn start_at(address: SocketAddr) -> Receiver {
-        let listener = TcpListener::bind(address).await.unwrap();
-        let url = format!("http://{}/hook", listener.local_addr().unwrap());
-        let (send, got) = mpsc::unbounded_channel();
-        let router = Router::new().fallback(receive).with_state(send);
-        let task = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        Receiver { url, got, task }
-    }
-
-    async fn start() -> Receiver {
-        Receiver::start_at("127.0.0.1:0".parse().unwrap()).await
-    }
-
-    async fn next(&mut self) -> Got {
-        timeout(Duration::from_secs(10), self.got.recv()).await.expect("a request").unwrap()
-    }
-
-    async fn nothing(&mut self) {
-        assert!(timeout(Duration::from_millis(150), self.got.recv()).await.is_err());
-    }
+    Server::start(|listener| serve_kong(listener, options, std::future::pending::<()>())).await
 }
 
 fn log_hook(source: &str) -> Value {
@@ -482,7 +392,7 @@ async fn it_stops_when_told() {
     let url = format!("http://{}/", listener.local_addr().unwrap());
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let task = tokio::spawn(serve_kong(listener, KongOptions::default(), stopped));
-    let client = reqwest::Client::builder().no_proxy().tls_certs_only([]).build().unwrap();
+    let client = client();
     assert_eq!(client.get(&url).send().await.unwrap().status(), 200);
     stop.send(()).unwrap();
     // The client's idle connection is closed, not waited for.

@@ -1,32 +1,27 @@
-//! `hookstream emulate`: emulators of the vendors' admin APIs.
+//! `hookstream emulate kong`.
 
-use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::ValueEnum;
-use tokio::net::TcpListener;
 
-use super::{Failure, OrFail, Outcome, say, stop_signal};
+use super::{TlsArgs, announce};
 use crate::api::SignatureEncoding;
+use crate::cli::logging::LogArgs;
+use crate::cli::{OrFail, Outcome, stop_signal};
 use crate::emulator::{KongOptions, MissingDelete, serve_kong};
-
-/// Emulate a vendor's admin API, for tests and demos.
-#[derive(clap::Subcommand)]
-pub enum Vendor {
-    Kong(KongArgs),
-}
 
 /// Emulate Kong's admin API for event hooks.
 ///
 /// POST {"source", "event", "data": {...}} to /__emulator/events to send an event to the hooks that match;
-/// /__emulator/faults makes requests fail, /__emulator/requests lists those that came.
+/// /__emulator/faults makes requests fail, /__emulator/requests and /__emulator/calls list what came of them: see
+/// docs/emulators.md.
 ///
 /// Example: hookstream emulate kong --listen 127.0.0.1:8001 --workspace team-a
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
-pub struct KongArgs {
+pub struct Args {
     /// Where to listen; port 0 takes a free one.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8001", env = "HOOKSTREAM_LISTEN")]
     listen: SocketAddr,
@@ -66,6 +61,10 @@ pub struct KongArgs {
     /// How x-kong-signature is written: Kong does not document it.
     #[arg(long, value_enum, default_value_t = Encoding::PrefixedHex, env = "HOOKSTREAM_SIGNATURE_ENCODING")]
     signature_encoding: Encoding,
+    #[command(flatten)]
+    tls: TlsArgs,
+    #[command(flatten)]
+    log: LogArgs,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -76,19 +75,11 @@ enum Encoding {
     Hex,
 }
 
-pub async fn run(vendor: Vendor) -> Outcome {
-    let Vendor::Kong(args) = vendor;
-    // Deliveries and the lines of the log handler; the subscriber fails only where one is set already.
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_max_level(tracing::Level::INFO)
-        .with_target(false)
-        .try_init()
-        .ok();
+pub async fn run(args: Args) -> Outcome {
+    args.log.start()?;
     let stop = stop_signal()?;
-    let listener = listen(args.listen).await?;
-    let address = listener.local_addr().or_fail(|| "listening".into())?;
+    let tls = args.tls.read()?;
+    let (listener, ready) = announce("kong", args.listen, tls.is_some()).await?;
     let options = KongOptions {
         gateway_version: args.gateway_version,
         token: args.token.filter(|token| !token.is_empty()),
@@ -106,18 +97,12 @@ pub async fn run(vendor: Vendor) -> Outcome {
             Encoding::PrefixedHex => SignatureEncoding::PrefixedHex,
             Encoding::Hex => SignatureEncoding::Hex,
         },
+        tls,
     };
-    // Said before the first accept: the socket listens already, so whoever waits for this line can connect.
-    let ready = async { say(&format!("hookstream: kong emulator listening on http://{address}")) };
     let serve = serve_kong(listener, options, async {
         ready.await;
         stop.await;
     });
     serve.await.or_fail(|| "kong emulator".into())?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Listens, or says which address could not be taken.
-pub(super) async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
-    TcpListener::bind(address).await.or_fail(|| format!("listening on {address} (--listen)"))
 }

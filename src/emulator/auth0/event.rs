@@ -1,0 +1,138 @@
+//! Events as Auth0 sends them: CloudEvents with attributes of its own.
+
+use serde_json::{Map, Value, json};
+
+use crate::core::time::Millis;
+
+/// No letters that look alike, as in the ids that were recorded.
+const ALPHABET: &[u8] = b"123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz";
+
+/// `est_` or `evt_` and 22 characters.
+pub(super) fn new_id(prefix: &str) -> String {
+    let random = (0..22).filter_map(|_| fastrand::choice(ALPHABET)).map(|byte| char::from(*byte));
+    format!("{prefix}_{}", random.collect::<String>())
+}
+
+/// Whether a text has the form of such an id.
+pub(super) fn is_id(text: &str, prefix: &str) -> bool {
+    let rest = text.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('_'));
+    rest.is_some_and(|rest| rest.len() == 22 && rest.bytes().all(|byte| byte.is_ascii_alphanumeric()))
+}
+
+/// One event before it is known which streams it goes to.
+pub(super) struct Event {
+    pub id: String,
+    pub kind: String,
+    pub time: Millis,
+    pub data: Value,
+}
+
+impl Event {
+    pub fn new(kind: String, data: Option<Map<String, Value>>) -> Event {
+        let data = data.map_or_else(|| sample(&kind), Value::Object);
+        Event { id: new_id("evt"), kind, time: Millis::now(), data }
+    }
+
+    /// The body that a stream's receiver gets.
+    pub fn body(&self, tenant: &str, stream: &str, test: bool) -> Value {
+        let mut body = json!({
+            "specversion": "1.0",
+            "type": self.kind,
+            "source": format!("urn:auth0:{tenant}"),
+            "id": self.id,
+            "time": self.time.rfc3339(),
+            "data": self.data,
+            "a0tenant": tenant,
+            "a0stream": stream,
+        });
+        if let (true, Some(body)) = (test, body.as_object_mut()) {
+            body.insert("a0purpose".into(), "test".into());
+        }
+        body
+    }
+}
+
+/// Made-up data of an event type: what its catalogue demands, and a little more.
+fn sample(kind: &str) -> Value {
+    let time = "2026-01-02T03:04:05.000Z";
+    let user_id = "auth0|6500000000000000000000a1";
+    let user = json!({ "user_id": user_id });
+    let organization = json!({"id": "org_A1b2C3d4E5f6G7h8", "name": "acme"});
+    let group =
+        json!({"id": "grp_A1b2C3d4E5f6G7h8", "name": "staff", "type": "organization", "created_at": time});
+    let role = json!({"id": "rol_A1b2C3d4E5f6G7h8", "name": "reader"});
+    let parts: Vec<&str> = kind.split('.').collect();
+    let object = match parts.as_slice() {
+        ["user", what] => {
+            let mut object = json!({
+                "user_id": user_id,
+                "email": "jane@example.com",
+                "email_verified": true,
+                "name": "Jane Example",
+                "created_at": time,
+                "updated_at": time,
+                "identities": [{"connection": "Username-Password-Authentication", "provider": "auth0",
+                    "user_id": "6500000000000000000000a1", "isSocial": false}],
+            });
+            if let ("deleted", Some(object)) = (*what, object.as_object_mut()) {
+                object.insert("deleted_at".into(), time.into());
+            }
+            object
+        }
+        ["organization", "member", "role", _] => {
+            json!({"organization": organization, "user": user, "role": role})
+        }
+        ["organization", "member", _] => json!({"organization": organization, "user": user}),
+        ["organization", "group", "role", _] => {
+            json!({"organization": organization, "group": group, "role": role})
+        }
+        ["organization", "connection", _] => {
+            json!({"organization": organization, "connection": {"id": "con_A1b2C3d4E5f6G7h8"}})
+        }
+        ["organization", _] => organization,
+        ["group", "member", _] => json!({"group": group, "member": {"id": user_id}}),
+        ["group", "role", _] => json!({"group": group, "role": role}),
+        ["group", _] => group,
+        _ => json!({"id": "A1b2C3d4E5f6G7h8"}),
+    };
+    json!({ "object": object })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids() {
+        let id = new_id("est");
+        assert!(is_id(&id, "est") && id.len() == 26, "{id}");
+        assert_ne!(id, new_id("est"));
+        for wrong in [
+            "",
+            "est_",
+            "evt_0123456789012345678901",
+            "est_012345678901234567890!",
+            "est_01234567890123456789012",
+        ] {
+            assert!(!is_id(wrong, "est"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn bodies() {
+        let event = Event::new("user.deleted".into(), None);
+        let body = event.body("acme.eu.auth0.com", "est_1", true);
+        assert_eq!(body["source"], "urn:auth0:acme.eu.auth0.com");
+        assert_eq!((&body["a0stream"], &body["a0purpose"]), (&json!("est_1"), &json!("test")));
+        assert!(body["data"]["object"]["deleted_at"].is_string());
+        let event = Event::new("new.kind".into(), Some(Map::from_iter([("object".into(), json!({"a": 1}))])));
+        let body = event.body("t", "s", false);
+        assert_eq!(body["data"], json!({"object": {"a": 1}}));
+        assert!(body.get("a0purpose").is_none());
+        for kind in
+            ["organization.member.role.assigned", "group.member.added", "organization.connection.added"]
+        {
+            assert!(sample(kind)["object"].as_object().unwrap().len() > 1, "{kind}");
+        }
+    }
+}
