@@ -40,8 +40,9 @@ controlplane: check-tools ## build the control plane of the tests into the user'
 crds: check-rust ## write crds/ again, after a change in src/api
 	$(CARGO) run -q $(LOCKED) -- crds --output crds
 
-bench: check-rust ## durable events a second, as a ratio to a bare relay
+bench: check-rust ## durable events a second as a ratio to a bare relay, many hooks, a hanging receiver, a restart
 	$(CARGO) bench $(LOCKED) --bench relay
+	$(CARGO) bench $(LOCKED) --bench worker
 	$(CARGO) test $(LOCKED) --release --lib -- --ignored --nocapture --test-threads 1 store_
 
 soak: check-tools controlplane ## the long tests, SOAK_CYCLES=200 cycles each

@@ -39,13 +39,26 @@ impl Round {
 }
 
 pub fn round(subject: &Subject, sink: &Sink, connections: usize, events: usize) -> Round {
+    paced(subject, sink, connections, events, Duration::ZERO, |_| true)
+}
+
+/// The same with a pause before each event of a connection, and only those events counted and waited for.
+pub fn paced(
+    subject: &Subject,
+    sink: &Sink,
+    connections: usize,
+    events: usize,
+    pause: Duration,
+    counts: fn(usize) -> bool,
+) -> Round {
+    let counted = (0..events).filter(|number| counts(*number)).count();
     sink.expect(events);
     let cpu = subject.cpu();
     let started = Instant::now();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let sent = runtime.block_on(send(subject, connections, events));
+    let sent = runtime.block_on(send(subject, connections, events, pause));
     let mut last = (sink.count(), Instant::now());
-    while last.0 < events && last.1.elapsed() < LOST_AFTER {
+    while last.0 < counted && last.1.elapsed() < LOST_AFTER {
         std::thread::sleep(Duration::from_millis(1));
         let count = sink.count();
         if count > last.0 {
@@ -57,7 +70,9 @@ pub fn round(subject: &Subject, sink: &Sink, connections: usize, events: usize) 
     let mut times: Vec<f64> = sent
         .iter()
         .zip(&came)
-        .filter_map(|(sent, came)| Some((*came)?.duration_since((*sent)?).as_secs_f64() * 1000.0))
+        .enumerate()
+        .filter(|(number, _)| counts(*number))
+        .filter_map(|(_, (sent, came))| Some((*came)?.duration_since((*sent)?).as_secs_f64() * 1000.0))
         .collect();
     times.sort_by(f64::total_cmp);
     let at = |share: f64| times.get((times.len() as f64 * share) as usize).copied().unwrap_or(f64::NAN);
@@ -66,16 +81,16 @@ pub fn round(subject: &Subject, sink: &Sink, connections: usize, events: usize) 
         cpu: (subject.cpu() - cpu) / events as f64,
         p50: at(0.5),
         p99: at(0.99),
-        lost: events - came.iter().flatten().count(),
+        lost: counted - times.len(),
     }
 }
 
 /// Sends every event once; when each was sent.
-async fn send(subject: &Subject, connections: usize, events: usize) -> Vec<Option<Instant>> {
+async fn send(subject: &Subject, connections: usize, events: usize, pause: Duration) -> Vec<Option<Instant>> {
     let next: &'static AtomicUsize = Box::leak(Box::new(AtomicUsize::new(0)));
     let mut senders = tokio::task::JoinSet::new();
     for _ in 0..connections {
-        let (address, path) = (subject.address, subject.path);
+        let (address, path, sources) = (subject.address, subject.path, subject.sources);
         senders.spawn(async move {
             let mut stream = TcpStream::connect(address).await.expect("a connection");
             stream.set_nodelay(true).expect("nodelay");
@@ -86,7 +101,10 @@ async fn send(subject: &Subject, connections: usize, events: usize) -> Vec<Optio
                 if number >= events {
                     return sent;
                 }
-                let request = request(path, number);
+                if !pause.is_zero() {
+                    tokio::time::sleep(pause).await;
+                }
+                let request = request(path, number, number % sources);
                 sent.push((number, Instant::now()));
                 stream.write_all(&request).await.expect("sending");
                 answer(&mut stream, &mut buffer).await;
@@ -102,8 +120,8 @@ async fn send(subject: &Subject, connections: usize, events: usize) -> Vec<Optio
     all
 }
 
-fn request(path: &str, number: usize) -> Vec<u8> {
-    let head = format!(r#"{{"source":"bench","event":"e","data":{{"number":{number},"filler":""#);
+fn request(path: &str, number: usize, source: usize) -> Vec<u8> {
+    let head = format!(r#"{{"source":"bench-{source}","event":"e","data":{{"number":{number},"filler":""#);
     let body = format!("{head}{}\"}}}}", "x".repeat(SIZE - head.len() - 3));
     format!(
         "POST {path} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",

@@ -18,6 +18,7 @@ mod roles;
 pub mod send;
 mod settings;
 pub mod standalone;
+pub mod store;
 
 use std::future::Future;
 use std::process::ExitCode;
@@ -45,6 +46,8 @@ enum Command {
     Send(send::Args),
     #[command(subcommand)]
     Deliveries(deliveries::Command),
+    #[command(subcommand)]
+    Store(store::Command),
 }
 
 /// Why a command could not do what it was asked: one line, and the exit code (2 and above).
@@ -90,6 +93,7 @@ pub fn main() -> ExitCode {
         Command::Receive(args) => block_on(receive::run(args)),
         Command::Send(args) => block_on(send::run(args)),
         Command::Deliveries(command) => block_on(deliveries::run(command)),
+        Command::Store(command) => store::run(command),
     };
     outcome.unwrap_or_else(|failure| {
         eprintln!("hookstream: {failure}");
@@ -98,12 +102,17 @@ pub fn main() -> ExitCode {
 }
 
 /// Runs an asynchronous command to its end, on a runtime of its own.
-fn block_on(command: impl Future<Output = Outcome>) -> Outcome {
+fn block_on(command: impl Future<Output = Outcome> + Send + 'static) -> Outcome {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .or_fail(|| "starting the runtime".into())?;
-    let outcome = runtime.block_on(command);
+    // On one of the runtime's own threads: what talks to its tasks from another wakes a thread at every word.
+    let outcome =
+        runtime.block_on(runtime.spawn(command)).unwrap_or_else(|ended| match ended.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(ended) => Err(Failure::new(ended.to_string())),
+        });
     // A read of standard input that never ends must not keep the process.
     runtime.shutdown_background();
     outcome

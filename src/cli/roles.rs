@@ -17,6 +17,7 @@ use crate::core::egress;
 use crate::metrics::Metrics;
 use crate::net::{Egress, HttpClient, serve};
 use crate::ops::{self, Readiness};
+use crate::worker::store::Shares;
 use crate::worker::store::sqlite::SqliteStore;
 use crate::worker::{Listening, Worker, WorkerError};
 
@@ -55,7 +56,7 @@ where
     let ops = listen(roles.ops_listen, "--ops-listen").await?;
     // Before the controller: two processes on one data folder must not both write to the vendor.
     let store = match &roles.worker {
-        Some(role) => Some(open_store(role)?),
+        Some(role) => Some(open_store(role, metrics.clone())?),
         None => None,
     };
     let router = ops::router(readiness.clone(), metrics.clone());
@@ -84,13 +85,16 @@ where
     let stopping = CancellationToken::new();
     let stopped = {
         let stopping = stopping.clone();
+        let readiness = readiness.clone();
         async move {
             stop.await;
             tracing::info!("stopping");
+            // First: whoever balances the load looks at this, and nothing is ever done for it.
+            let _never_done = readiness.pending("the process is started again: it stops");
             stopping.cancel();
         }
     };
-    let (Some(role), Some(store), Some(starting)) = (roles.worker, store, starting) else {
+    let (Some(role), Some((store, shares)), Some(starting)) = (roles.worker, store, starting) else {
         stopped.await;
         return Ok(ExitCode::SUCCESS);
     };
@@ -105,6 +109,9 @@ where
         limits: role.args.limits(),
         retention: role.args.retention(),
         disk: role.args.disk(role.data),
+        shares,
+        grace: role.args.hook_grace,
+        accept_new_store: role.args.accept_new_store,
         listen: with_host(role.listen),
         api_listen: with_host(role.api_listen),
     };
@@ -120,12 +127,14 @@ where
     }
 }
 
-fn open_store(role: &WorkerRole<'_>) -> Result<SqliteStore, Failure> {
+fn open_store(role: &WorkerRole<'_>, metrics: Arc<Metrics>) -> Result<(SqliteStore, Shares), Failure> {
     let what = || format!("--data {}", role.data.display());
     let store = SqliteStore::open(role.data).or_fail(what)?;
     let size = role.args.disk(role.data).size().or_fail(what)?;
-    store.set_shares(role.args.shares(size));
-    Ok(store)
+    let shares = role.args.shares(size);
+    store.set_shares(shares);
+    store.observe(metrics);
+    Ok((store, shares))
 }
 
 /// Listens, or says which flag names the address that could not be taken.

@@ -74,6 +74,12 @@ pub struct WorkerArgs {
     /// How full the disk of --data may be; above it, events are refused before they are read. 100%: no limit.
     #[arg(long, default_value = "90%", value_parser = parse_percent, value_name = "PERCENT", env = "HOOKSTREAM_DISK_LIMIT")]
     disk_limit: u8,
+    /// How long deliveries of a deleted hook wait for a hook of its name, before they are dead letters.
+    #[arg(long, default_value = "1h", value_parser = parse_duration, env = "HOOKSTREAM_HOOK_GRACE")]
+    pub hook_grace: Duration,
+    /// Use a store that another installation has used, and what waits in it, from now on as this one's.
+    #[arg(long, env = "HOOKSTREAM_ACCEPT_NEW_STORE")]
+    pub accept_new_store: bool,
     /// Which part of the disk may wait for the receivers of one namespace; above it, its events are refused. 100%: all.
     #[arg(long, default_value = "50%", value_parser = parse_percent, value_name = "PERCENT", env = "HOOKSTREAM_NAMESPACE_SHARE")]
     namespace_share: u8,

@@ -1,6 +1,6 @@
 //! `hookstream deliveries`: what became of events and deliveries, and replaying and cancelling them.
 
-mod print;
+pub(super) mod print;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

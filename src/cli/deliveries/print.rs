@@ -1,7 +1,7 @@
 //! What the worker told, for people: tables. JSON is the worker's own text, and YAML the same in other words.
 
 use clap::ValueEnum;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -89,6 +89,20 @@ pub fn show(
             let value: Value = answer.json()?;
             say(serde_saphyr::to_string(&value).or_fail(|| "writing YAML".into())?.trim_end());
         }
+    }
+    Ok(())
+}
+
+/// Prints what this program found by itself.
+pub fn value<T: Serialize>(
+    found: &T,
+    output: Output,
+    table: impl FnOnce(&T) -> Vec<String>,
+) -> Result<(), Failure> {
+    match output {
+        Output::Table => table(found).iter().for_each(|line| say(line)),
+        Output::Json => say(&serde_json::to_string(found).or_fail(|| "writing JSON".into())?),
+        Output::Yaml => say(serde_saphyr::to_string(found).or_fail(|| "writing YAML".into())?.trim_end()),
     }
     Ok(())
 }

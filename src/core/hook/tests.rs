@@ -39,19 +39,6 @@ fn defaults_are_those_of_the_design() {
 }
 
 #[test]
-fn what_is_not_built_is_said() {
-    for (field, extra) in [
-        ("from", json!({"from": {"eventStreamRef": {"name": "s"}}})),
-        ("managementPolicy: ObserveOnly", json!({"managementPolicy": "ObserveOnly"})),
-    ] {
-        let error = validate(&with(extra)).unwrap_err();
-        assert_eq!(error, InvalidSpec::NotImplemented(vec![field]));
-        assert_eq!(<&str>::from(&error), "NotImplemented");
-        assert!(error.to_string().starts_with(field), "{error}");
-    }
-}
-
-#[test]
 fn the_four_handlers() {
     let handler =
         |handler: Value| validate(&hook(json!({"source": "s", "handler": handler}))).map(|h| h.handler);
@@ -135,6 +122,7 @@ fn bad_specs_say_where() {
         (json!({"onChange": {"fields": ["a."]}}), "onChange.fields"),
         (json!({"deliverBy": "Worker"}), "deliverBy"),
         (json!({"rotation": "2"}), "rotation"),
+        (json!({"connectionRef": {"name": "k"}, "from": {"eventStreamRef": {"name": "s"}}}), "from"),
         (json!({"handler": {"webhook": {"url": "ftp://x"}}}), "handler.webhook"),
         (json!({"handler": {"webhook": {"urlSecretRef": {"name": "a", "key": "b"}}}}), "handler.webhook"),
     ];

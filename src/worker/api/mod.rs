@@ -16,18 +16,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::{MatchedPath, Request, State};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::Response;
 use axum::routing::{get, post};
 use http::HeaderMap;
 use serde::Deserialize;
 use uuid::Uuid;
 
 use super::dispatch::Handle;
+use super::namespaces::Namespaces;
 use super::problem::Problem;
 use super::request::{Names, bearer, is_name};
 use super::route::Routes;
 use super::store::{Store, StoreError};
 use crate::cluster::{Access, Cluster, View};
 use crate::core::time::Millis;
+use crate::metrics::Metrics;
 
 /// Replays of many go on this often: a rate is kept by the second.
 const STEP: Duration = Duration::from_secs(1);
@@ -43,6 +48,8 @@ pub struct Api {
     pub store: Arc<dyn Store>,
     pub routes: Arc<Routes>,
     pub dispatch: Handle,
+    pub metrics: Arc<Metrics>,
+    pub namespaces: Arc<Namespaces>,
 }
 
 /// The routes of the API port.
@@ -62,13 +69,36 @@ pub fn router(api: Api) -> Router {
         .method_not_allowed_fallback(|| async {
             Problem::new(405, "MethodNotAllowed", "use GET to read, POST to replay and to cancel")
         })
+        .layer(from_fn_with_state(api.metrics.clone(), counted))
         .with_state(Arc::new(api))
+}
+
+/// Counts requests by their route, never by what a stranger wrote into its address.
+async fn counted(
+    State(metrics): State<Arc<Metrics>>,
+    path: Option<MatchedPath>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let route = match path.as_ref().map(MatchedPath::as_str).unwrap_or_default().rsplit('/').next() {
+        Some("deliveries") => "list",
+        Some("explain") => "explain",
+        Some("replay") => "replay",
+        Some("cancel") => "cancel",
+        Some("{id}") => "show",
+        _ => "other",
+    };
+    let response = next.run(request).await;
+    metrics.api_asked(route, response.status().as_u16());
+    response
 }
 
 impl Api {
     /// Judges who asks.
     async fn may(&self, headers: &HeaderMap, access: Access<'_>) -> Result<(), Problem> {
-        Ok(self.cluster.authorize(bearer(headers), access).await?)
+        self.cluster.authorize(bearer(headers), access).await?;
+        self.namespaces.shown(access.namespace).await;
+        Ok(())
     }
 }
 

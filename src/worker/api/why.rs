@@ -120,6 +120,7 @@ pub enum Not {
     OtherRelay,
     OwnRelayOnly,
     OtherSource,
+    OtherStream,
     OtherEvent,
     Filtered,
     Newer,
@@ -159,8 +160,16 @@ pub fn not(
         }
         _ => {}
     }
-    if spec.source != event.source {
-        return (Not::OtherSource, format!("its source is {}, not {}", spec.source, event.source));
+    if spec.source != event.family() {
+        return (Not::OtherSource, format!("its source is {}, not {}", spec.source, event.family()));
+    }
+    if let Some(wanted) = spec.from.as_ref().map(|from| &from.event_stream_ref.name)
+        && event.origin != Origin::Stream(wanted.clone())
+    {
+        return (
+            Not::OtherStream,
+            format!("it gets the events of the stream {wanted} alone (from.eventStreamRef)"),
+        );
     }
     if let Some(wanted) = spec.event.as_ref().filter(|wanted| **wanted != event.event) {
         return (Not::OtherEvent, format!("its event is {wanted}, not {}", event.event));

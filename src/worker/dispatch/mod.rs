@@ -9,14 +9,15 @@ mod command;
 mod hold;
 mod orphans;
 mod queue;
+mod settler;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::handlers::Sender;
 use super::report::Report;
@@ -27,12 +28,14 @@ use crate::core::time::Millis;
 use crate::metrics::Metrics;
 use crate::net::HttpClient;
 pub use command::Handle;
-use command::{Came, Command};
+use command::{Came, Command, Settled};
 use hold::{Hold, Mark};
 use queue::{NoRoom, Queue, UnderWay};
 
 /// Commands that wait for the dispatcher; then ingest waits.
 const COMMANDS: usize = 8192;
+/// Commands that are taken at a time.
+const AT_ONCE: usize = 256;
 /// Attempts under way in all.
 const MAX_IN_FLIGHT: usize = 2048;
 /// Bytes of events that may wait in memory; more wait on disk.
@@ -51,6 +54,8 @@ pub struct Parts {
     pub cluster: Arc<dyn Cluster>,
     pub http: HttpClient,
     pub metrics: Arc<Metrics>,
+    /// Deliveries of a deleted hook wait this long, should it come back.
+    pub grace: Duration,
     /// Where it is said how hooks fare.
     pub reports: mpsc::UnboundedSender<Report>,
 }
@@ -74,8 +79,10 @@ pub struct Dispatcher {
     told_held: HashMap<Arc<str>, bool>,
     in_flight: usize,
     waiting_bytes: usize,
+    grace: Duration,
     reports: mpsc::UnboundedSender<Report>,
-    tasks: JoinSet<()>,
+    tasks: TaskTracker,
+    outcomes: mpsc::Sender<settler::Outcome>,
     stopping: bool,
     commands: mpsc::Receiver<Command>,
     handle: Handle,
@@ -85,6 +92,9 @@ impl Dispatcher {
     pub fn new(parts: Parts) -> (Self, Handle) {
         let (sender, commands) = mpsc::channel(COMMANDS);
         let handle = Handle { commands: sender };
+        let tasks = TaskTracker::new();
+        let (outcomes, came) = mpsc::channel(COMMANDS);
+        tasks.spawn(settler::run(came, parts.store.clone(), handle.clone(), parts.metrics.clone()));
         let dispatcher = Dispatcher {
             sender: Arc::new(Sender::new(parts.http, parts.cluster)),
             store: parts.store,
@@ -97,9 +107,11 @@ impl Dispatcher {
             orphans: HashMap::new(),
             told_held: HashMap::new(),
             in_flight: 0,
+            grace: parts.grace,
             reports: parts.reports,
             waiting_bytes: 0,
-            tasks: JoinSet::new(),
+            tasks,
+            outcomes,
             stopping: false,
             commands,
             handle: handle.clone(),
@@ -128,6 +140,7 @@ impl Dispatcher {
                 self.hook_changed(&known.id.uid);
             }
         }
+        let mut batch = Vec::with_capacity(AT_ONCE);
         loop {
             let next = self.wakes.first().map(|(at, _)| *at);
             let timer = async {
@@ -138,21 +151,25 @@ impl Dispatcher {
             };
             tokio::select! {
                 () = stop.cancelled() => break,
-                command = self.commands.recv() => match command {
-                    Some(command) => self.take(command),
-                    None => break,
-                },
+                came = self.commands.recv_many(&mut batch, AT_ONCE) => {
+                    if came == 0 {
+                        break;
+                    }
+                    batch.drain(..).for_each(|command| self.take(command));
+                }
                 () = timer => self.wake(Millis::now()),
-                // Reaps ended tasks, which would otherwise gather.
-                Some(_) = self.tasks.join_next(), if !self.tasks.is_empty() => {}
             }
         }
         self.stopping = true;
+        self.tasks.close();
+        // The settler ends when nobody has an outcome for it any more.
+        self.outcomes = mpsc::channel(1).0;
+        let tasks = self.tasks.clone();
         let ended = async {
-            while !self.tasks.is_empty() {
+            loop {
                 tokio::select! {
                     Some(command) = self.commands.recv() => self.take(command),
-                    _ = self.tasks.join_next() => {}
+                    () = tasks.wait() => break,
                 }
             }
         };
@@ -167,9 +184,10 @@ impl Dispatcher {
 
     fn take(&mut self, command: Command) {
         match command {
-            Command::Accepted(pending) => self.accepted(pending),
+            Command::Accepted(all) => all.into_iter().for_each(|pending| self.accepted(pending)),
             Command::HookChanged(uid) => self.hook_changed(&uid),
             Command::Buried(hook) => self.forget(&hook),
+            Command::NamespaceEnded(name) => self.namespace_ended(&name),
             Command::Wake(uid) => {
                 self.queues.entry(uid.clone()).or_default().missed();
                 self.pump(&uid);
@@ -195,20 +213,26 @@ impl Dispatcher {
                 self.not_now(&uid, seq, missing);
                 self.ended(&uid);
             }
-            Command::Settled { uid, seq, next } => {
-                if let Some(queue) = self.queues.get_mut(&uid) {
-                    match next {
-                        Some(_) => queue.settled(seq),
-                        None => drop(queue.claimed.remove(&seq)),
-                    }
-                }
-                match next {
-                    Some(Next::Retry { due }) => self.wake_at(due, &uid),
-                    Some(Next::Delivered | Next::Dead { .. }) => self.tidy(&uid),
-                    // It could not be committed: it is on disk as it was, and tried again.
-                    None => self.wake_at(Millis::now() + READ_AGAIN, &uid),
-                }
+            Command::Settled(all) => all.into_iter().for_each(|one| self.settled(&one)),
+        }
+    }
+
+    fn settled(&mut self, Settled { uid, seq, next, woken }: &Settled) {
+        if let Some(queue) = self.queues.get_mut(uid) {
+            match next {
+                Some(_) => queue.settled(*seq),
+                None => drop(queue.claimed.remove(seq)),
             }
+        }
+        match next {
+            Some(Next::Retry { due }) => self.wake_at(*due, uid),
+            Some(Next::Delivered | Next::Dead { .. }) => self.tidy(uid),
+            // It could not be committed: it is on disk as it was, and tried again.
+            None => self.wake_at(Millis::now() + READ_AGAIN, uid),
+        }
+        if *woken {
+            self.queues.entry(uid.clone()).or_default().missed();
+            self.pump(uid);
         }
     }
 
@@ -247,6 +271,7 @@ impl Dispatcher {
     /// Remembers how the receiver fared.
     fn judge(&mut self, uid: &Arc<str>, came: Came) {
         let Some(queue) = self.queues.get_mut(uid) else { return };
+        let was_open = queue.breaker.is_open();
         if !matches!(came, Came::Nothing) {
             queue.missing = None;
             queue.denied = None;
@@ -269,6 +294,16 @@ impl Dispatcher {
                 queue.breaker.undecided(Millis::now());
                 queue.denied = Some(why);
             }
+        }
+        if queue.breaker.is_open() != was_open {
+            self.metrics.breaker(!was_open);
+        }
+    }
+
+    /// Forgets a queue.
+    fn drop_queue(&mut self, uid: &str) {
+        if self.queues.remove(uid).is_some_and(|queue| queue.breaker.is_open()) {
+            self.metrics.breaker(false);
         }
     }
 
@@ -410,7 +445,7 @@ impl Dispatcher {
                 pending,
                 routes: self.routes.clone(),
                 sender: self.sender.clone(),
-                store: self.store.clone(),
+                outcomes: self.outcomes.clone(),
                 metrics: self.metrics.clone(),
                 handle: self.handle.clone(),
             }));
@@ -434,7 +469,7 @@ impl Dispatcher {
     /// Forgets the queue of a hook with nothing to do, so that memory follows the hooks that have work.
     fn tidy(&mut self, uid: &Arc<str>) {
         if self.queues.get(uid).is_some_and(Queue::idle) {
-            self.queues.remove(uid);
+            self.drop_queue(uid);
         }
     }
 }

@@ -8,8 +8,11 @@ use crate::core::bucket::{Bucket, Rate};
 use crate::core::time::Millis;
 use crate::worker::store::{HookId, Pending, Seq};
 
-/// Deliveries of one hook that may wait in memory.
+/// Deliveries of one hook that are read from disk at a time.
 const WINDOW: usize = 64;
+/// Deliveries of one hook that may wait in memory from the moment they were accepted: reading them again would cost more
+/// than keeping them. All hooks together are bounded in bytes.
+const ROOM: usize = 1024;
 
 /// There is no room in memory.
 #[derive(Debug, PartialEq, Eq)]
@@ -65,7 +68,7 @@ impl Queue {
     /// Takes a delivery into memory, unless there is no room or older ones wait on disk. The bytes that came into
     /// memory: none where a read of the disk was quicker; an error where it must wait on disk.
     pub fn offer(&mut self, pending: Pending) -> Result<usize, NoRoom> {
-        if self.on_disk || self.ready.len() >= WINDOW {
+        if self.on_disk || self.ready.len() >= ROOM {
             return Err(NoRoom);
         }
         if !self.claimed.insert(pending.seq) {
@@ -213,18 +216,19 @@ mod tests {
     #[test]
     fn what_does_not_fit_waits_on_disk_and_is_read_once() {
         let mut queue = Queue::default();
-        for seq in 0..100 {
+        let (room, all) = (ROOM as Seq, ROOM as Seq + 36);
+        for seq in 0..all {
             if queue.offer(pending(seq)).is_err() {
                 queue.missed();
             }
         }
-        assert_eq!(queue.ready.len(), WINDOW);
+        assert_eq!(queue.ready.len(), ROOM);
         assert!(queue.wants_more().is_none(), "not while there is enough in memory");
-        queue.ready.drain(..40);
+        queue.ready.drain(..ROOM - 24);
         let limit = queue.wants_more().unwrap();
         assert!(queue.wants_more().is_none(), "one read at a time");
-        queue.loaded((0..100).map(pending).collect(), limit);
-        assert_eq!(seqs(&queue), (40..100).collect::<Vec<_>>(), "claimed ones are passed over");
+        queue.loaded((0..all).map(pending).collect(), limit);
+        assert_eq!(seqs(&queue), (room - 24..all).collect::<Vec<_>>(), "claimed ones are passed over");
         assert!(!queue.on_disk);
     }
 

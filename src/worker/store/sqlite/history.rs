@@ -11,6 +11,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
 use super::super::{Attempt, Explained, Filter, Record, Replay, Seq, State};
+use super::places::place;
 use super::reads::{event, hook_id};
 use super::schema::{CANCELLED, CANDIDATE, DEAD, DELIVERED, DROPPED, PENDING, STATES};
 use crate::core::event::Event;
@@ -50,14 +51,14 @@ pub(super) fn delivery(conn: &Connection, namespace: &str, id: Uuid) -> rusqlite
     let tx = conn.unchecked_transaction()?;
     let found = tx
         .prepare_cached(&format!("{RECORD} WHERE d.id = ?1 AND h.namespace = ?2"))?
-        .query_row(params![id.as_bytes(), namespace], record)
+        .query_row(params![id.as_bytes(), place(&tx, namespace)?], record)
         .optional()?;
     found.map(|record| with_attempts(&tx, record)).transpose()
 }
 
 pub(super) fn event_of(conn: &Connection, namespace: &str, id: Uuid) -> rusqlite::Result<Option<Arc<Event>>> {
     conn.prepare_cached(EVENT_OF)?
-        .query_row(params![id.as_bytes(), namespace], |row| event(row).map(Arc::new))
+        .query_row(params![id.as_bytes(), place(conn, namespace)?], |row| event(row).map(Arc::new))
         .optional()
 }
 
@@ -111,7 +112,9 @@ pub(super) fn explain(
     let tx = conn.unchecked_transaction()?;
     let found = tx
         .prepare_cached(EXPLAIN)?
-        .query_row([namespace, event_id], |row| Ok((row.get::<_, Seq>(0)?, row.get(4)?, event(row)?)))
+        .query_row([&*place(&tx, namespace)?, event_id], |row| {
+            Ok((row.get::<_, Seq>(0)?, row.get(4)?, event(row)?))
+        })
         .optional()?;
     let Some((seq, accepted, event)) = found else { return Ok(None) };
     let deliveries = tx
@@ -193,7 +196,7 @@ impl Walk {
         if let Some(id) = &filter.event {
             let found = conn
                 .prepare_cached(OF_EVENT)?
-                .query_map([&filter.namespace, id], |row| row.get(0))?
+                .query_map([&place(conn, &filter.namespace)?, id], |row| row.get(0))?
                 .collect::<rusqlite::Result<Vec<Seq>>>()?;
             for seq in found {
                 if walk.before(from, seq) {
@@ -204,7 +207,7 @@ impl Walk {
         }
         let hooks = conn
             .prepare_cached("SELECT id FROM hooks WHERE namespace = ?1 AND (?2 IS NULL OR name = ?2)")?
-            .query_map(params![filter.namespace, filter.hook], |row| row.get(0))?
+            .query_map(params![place(conn, &filter.namespace)?, filter.hook], |row| row.get(0))?
             .collect::<rusqlite::Result<Vec<i64>>>()?;
         let states: &[i64] = match filter.state {
             None => &STATES,
@@ -289,7 +292,7 @@ pub(super) fn replay_progress(
     conn.prepare_cached(
         "SELECT filter, rate, replayed, done_at FROM replays WHERE id = ?1 AND namespace = ?2",
     )?
-    .query_row(params![id.as_bytes(), namespace], |row| {
+    .query_row(params![id.as_bytes(), place(conn, namespace)?], |row| {
         Ok(Replay {
             id,
             filter: super::replays::filter(row, 0)?,

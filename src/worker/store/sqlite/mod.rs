@@ -11,10 +11,12 @@
 //! `retention`), what is told (`reads` to the dispatcher, `history` to people), what the writer remembers (`memory`), the
 //! tables and their changes (`schema`), how much of the disk may be used in all (a watermark above this).
 
+mod care;
 mod gates;
 mod history;
 mod memory;
 mod ops;
+mod places;
 mod reads;
 mod replays;
 mod retention;
@@ -37,16 +39,18 @@ use uuid::Uuid;
 
 use super::{
     Accepted, Backlog, Explained, Filter, HookId, NewEvent, Pending, Record, Replay, Retention, Seq,
-    Settlement, Shares, State, Store, StoreError,
+    Settlement, Shares, State, Stats, Store, StoreError,
 };
 use crate::core::event::Event;
 use crate::core::time::Millis;
+use crate::metrics::Metrics;
+pub use care::{Report, backup, check};
 use memory::Memory;
 use ops::Row;
 use reads::Reads;
 use retention::{Chunk, Cut};
 use shared::Shared;
-use writer::{Op, Task, Writer};
+use writer::{AcceptAnswer, Many, Op, Task, Writer};
 
 const FILE: &str = "hookstream.db";
 const LOCK: &str = "hookstream.lock";
@@ -100,6 +104,7 @@ pub struct SqliteStore {
     reads: Arc<Reads>,
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    writer: std::thread::Thread,
     closed: tokio::sync::Mutex<bool>,
     lock: Mutex<Option<Lock>>,
     queue_bytes: usize,
@@ -122,7 +127,7 @@ impl SqliteStore {
         create(&path)?;
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut conn = Connection::open_with_flags(&path, flags).map_err(schema::open_error)?;
-        schema::prepare(&mut conn)?;
+        schema::prepare(&mut conn, dir)?;
         conn.pragma_update(None, "wal_autocheckpoint", 0).map_err(schema::open_error)?;
         // A log that once grew is cut back when it starts again.
         conn.pragma_update(None, "journal_size_limit", 32 << 20).map_err(schema::open_error)?;
@@ -150,6 +155,7 @@ impl SqliteStore {
             queue: Some(queue),
             reads: Arc::new(reads),
             shared,
+            writer: thread.thread().clone(),
             thread: Mutex::new(Some(thread)),
             closed: tokio::sync::Mutex::new(false),
             lock: Mutex::new(Some(lock)),
@@ -180,6 +186,34 @@ impl SqliteStore {
     /// How much of the disk backlogs may take up, from now on.
     pub fn set_shares(&self, shares: Shares) {
         self.shared.set_shares(shares);
+    }
+
+    /// Where commits are counted from now on.
+    pub fn observe(&self, metrics: Arc<Metrics>) {
+        self.shared.observe(metrics);
+    }
+
+    /// Queues an accept, or says why not. Never waits for room: the sender shall hear that it must slow down.
+    fn enqueue(&self, events: Vec<NewEvent>, now: Millis, answer: AcceptAnswer) {
+        let made = events.into_iter().map(Row::new).collect::<Result<Vec<_>, _>>();
+        let rows = match made {
+            Ok(rows) => rows,
+            Err(e) => return answer.send(Err(StoreError::Refused(e.to_string()))),
+        };
+        let queue = match self.queue() {
+            Ok(queue) => queue,
+            Err(e) => return answer.send(Err(e)),
+        };
+        let bytes = rows.iter().map(Row::bytes).sum();
+        let Ok(room) = queue.try_reserve() else {
+            let refused = if queue.is_closed() { self.gone() } else { StoreError::Busy };
+            return answer.send(Err(refused));
+        };
+        if !self.shared.reserve(bytes, self.queue_bytes) {
+            return answer.send(Err(StoreError::Busy));
+        }
+        room.send(Op::Accept { rows, bytes, now, answer });
+        self.writer.unpark();
     }
 
     /// Lets the writer do what comes seldom.
@@ -244,29 +278,41 @@ fn open_error(path: &Path, e: &std::io::Error) -> StoreError {
 impl Store for SqliteStore {
     fn accept(&self, events: Vec<NewEvent>, now: Millis) -> BoxFuture<'_, Result<Vec<Accepted>, StoreError>> {
         async move {
-            let rows = events
-                .into_iter()
-                .map(Row::new)
-                .collect::<Result<Vec<_>, _>>()
-                .map_err(|e| StoreError::Refused(e.to_string()))?;
-            let queue = self.queue()?;
-            let bytes = rows.iter().map(Row::bytes).sum();
-            // Never waits for room: the sender shall hear that it must slow down.
-            let Ok(room) = queue.try_reserve() else {
-                return Err(if queue.is_closed() { self.gone() } else { StoreError::Busy });
-            };
-            if !self.shared.reserve(bytes, self.queue_bytes) {
-                return Err(StoreError::Busy);
-            }
             let (answer, receive) = oneshot::channel();
-            room.send(Op::Accept { rows, bytes, now, answer });
+            self.enqueue(events, now, AcceptAnswer::One(answer));
             self.answer(receive).await
         }
         .boxed()
     }
 
+    fn accept_many(
+        &self,
+        requests: Vec<(Vec<NewEvent>, Millis)>,
+    ) -> BoxFuture<'_, Vec<Result<Vec<Accepted>, StoreError>>> {
+        async move {
+            if requests.is_empty() {
+                return Vec::new();
+            }
+            let (many, done) = Many::new(requests.len());
+            for (at, (events, now)) in requests.into_iter().enumerate() {
+                self.enqueue(events, now, many.place(at));
+            }
+            // An error: the writer ended, and what it did not come to has no answer.
+            drop(done.await);
+            many.take().into_iter().map(|answer| answer.unwrap_or_else(|| Err(self.gone()))).collect()
+        }
+        .boxed()
+    }
+
     fn settle(&self, settlement: Settlement) -> BoxFuture<'_, Result<bool, StoreError>> {
-        self.ask(move |answer| Op::Settle { settlement, answer }).boxed()
+        let settlements = vec![settlement];
+        self.ask(move |answer| Op::Settle { settlements, answer })
+            .map(|settled| settled.map(|woken| woken.first() == Some(&true)))
+            .boxed()
+    }
+
+    fn settle_many(&self, settlements: Vec<Settlement>) -> BoxFuture<'_, Result<Vec<bool>, StoreError>> {
+        self.ask(move |answer| Op::Settle { settlements, answer }).boxed()
     }
 
     fn due(
@@ -418,6 +464,29 @@ impl Store for SqliteStore {
             Ok(more)
         }
         .boxed()
+    }
+
+    fn stats(&self) -> BoxFuture<'_, Result<Stats, StoreError>> {
+        self.reads.run(reads::stats).boxed()
+    }
+
+    fn belongs_to(&self, installation: &str, adopted: bool) -> BoxFuture<'_, Result<(), StoreError>> {
+        let own = installation.to_owned();
+        async move {
+            let told = own.clone();
+            let found = self.write(move |conn, _| schema::belongs_to(conn, &told, adopted)).await?;
+            found.map_or(Ok(()), |found| Err(StoreError::Foreign { found, own }))
+        }
+        .boxed()
+    }
+
+    fn namespaces(&self) -> BoxFuture<'_, Result<Vec<String>, StoreError>> {
+        self.reads.run(places::names).boxed()
+    }
+
+    fn namespace_is(&self, name: &str, uid: Option<&str>) -> BoxFuture<'_, Result<bool, StoreError>> {
+        let (name, uid) = (name.to_owned(), uid.map(ToOwned::to_owned));
+        self.write(move |conn, memory| places::is(conn, memory, &name, uid.as_deref())).boxed()
     }
 
     fn failed(&self) -> BoxFuture<'static, StoreError> {

@@ -90,38 +90,50 @@ fn over_share(conn: &Connection, memory: &mut Memory, rows: &[Row], now: Millis)
     if memory.shares.namespace_bytes == u64::MAX {
         return Ok(false);
     }
-    let mut full = |rows: &mut dyn Iterator<Item = &Row>| -> rusqlite::Result<bool> {
-        let mut more: HashMap<&Arc<str>, i64> = HashMap::new();
-        for row in rows {
-            for delivery in row.deliveries.iter().filter(|d| d.dead.is_none()) {
-                let bytes = more.entry(&delivery.hook.namespace).or_default();
-                *bytes = bytes.saturating_add(row.size());
-            }
-        }
-        for (namespace, bytes) in more {
-            if memory.namespace_full(conn, namespace, bytes)? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    };
-    if !full(&mut rows.iter())? {
+    // The usual case, without a map: one event for one hook.
+    if let [row] = rows
+        && let [delivery] = row.deliveries.as_slice()
+        && (delivery.dead.is_some() || !memory.namespace_full(conn, &delivery.hook.namespace, row.size())?)
+    {
+        return Ok(false);
+    }
+    if !no_room(conn, memory, rows.iter())? {
         return Ok(false);
     }
     // A duplicate takes no room: its sender hears what it heard before.
     let mut fresh = Vec::new();
     for row in rows {
         match &row.dedup {
-            Some(dedup) if first_of(conn, dedup, now)?.is_some() => {}
+            Some(dedup) if first_of(conn, memory, row, dedup, now)?.is_some() => {}
             _ => fresh.push(row),
         }
     }
-    full(&mut fresh.into_iter())
+    no_room(conn, memory, fresh.into_iter())
+}
+
+fn no_room<'r>(
+    conn: &Connection,
+    memory: &mut Memory,
+    rows: impl Iterator<Item = &'r Row>,
+) -> rusqlite::Result<bool> {
+    let mut more: HashMap<&Arc<str>, i64> = HashMap::new();
+    for row in rows {
+        for delivery in row.deliveries.iter().filter(|d| d.dead.is_none()) {
+            let bytes = more.entry(&delivery.hook.namespace).or_default();
+            *bytes = bytes.saturating_add(row.size());
+        }
+    }
+    for (namespace, bytes) in more {
+        if memory.namespace_full(conn, namespace, bytes)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn accept_one(conn: &Connection, memory: &mut Memory, row: &Row, now: Millis) -> rusqlite::Result<Accepted> {
     if let Some(dedup) = &row.dedup
-        && let Some((seq, event_id)) = first_of(conn, dedup, now)?
+        && let Some((seq, event_id)) = first_of(conn, memory, row, dedup, now)?
     {
         return duplicate(conn, memory, seq, event_id, now);
     }
@@ -135,7 +147,7 @@ fn accept_one(conn: &Connection, memory: &mut Memory, row: &Row, now: Millis) ->
         now.0,
         expires.unwrap_or_default().0,
         event.id,
-        event.namespace,
+        memory.places.of(conn, &event.namespace)?,
         row.origin,
         event.source,
         event.event,
@@ -262,12 +274,20 @@ fn insert(
 }
 
 /// The event that was accepted under this key within its window.
-fn first_of(conn: &Connection, dedup: &Dedup, now: Millis) -> rusqlite::Result<Option<(Seq, String)>> {
+fn first_of(
+    conn: &Connection,
+    memory: &mut Memory,
+    row: &Row,
+    dedup: &Dedup,
+    now: Millis,
+) -> rusqlite::Result<Option<(Seq, String)>> {
     conn.prepare_cached(
         "SELECT e.seq, e.id FROM dedup d CROSS JOIN events e ON e.seq = d.event
-         WHERE d.key = ?1 AND d.expires > ?2",
+         WHERE d.key = ?1 AND d.expires > ?2 AND e.namespace = ?3",
     )?
-    .query_row(params![dedup.key, now.0], |row| Ok((row.get(0)?, row.get(1)?)))
+    .query_row(params![dedup.key, now.0, memory.places.of(conn, &row.event.namespace)?], |row| {
+        Ok((row.get(0)?, row.get(1)?))
+    })
     .optional()
 }
 
@@ -399,12 +419,19 @@ pub(super) fn raise(
 }
 
 /// A delivery of a hook in this namespace: its number, its state, its hook.
-fn find(conn: &Connection, namespace: &str, id: Uuid) -> rusqlite::Result<Option<(Seq, i64, i64)>> {
+fn find(
+    conn: &Connection,
+    memory: &mut Memory,
+    namespace: &str,
+    id: Uuid,
+) -> rusqlite::Result<Option<(Seq, i64, i64)>> {
     conn.prepare_cached(
         "SELECT d.seq, d.state, d.hook FROM deliveries d CROSS JOIN hooks h ON h.id = d.hook
          WHERE d.id = ?1 AND h.namespace = ?2",
     )?
-    .query_row(params![id.as_bytes(), namespace], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+    .query_row(params![id.as_bytes(), memory.places.of(conn, namespace)?], |row| {
+        Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+    })
     .optional()
 }
 
@@ -415,7 +442,7 @@ pub(super) fn replay(
     id: Uuid,
     now: Millis,
 ) -> rusqlite::Result<Option<HookId>> {
-    let Some((seq, _, hook)) = find(conn, namespace, id)? else { return Ok(None) };
+    let Some((seq, _, hook)) = find(conn, memory, namespace, id)? else { return Ok(None) };
     raise(conn, memory, seq, true, now)?;
     Ok(Some(memory.hook(conn, hook)?.id.clone()))
 }
@@ -427,7 +454,7 @@ pub(super) fn cancel(
     id: Uuid,
     now: Millis,
 ) -> rusqlite::Result<Option<HookId>> {
-    let Some((seq, state, hook)) = find(conn, namespace, id)? else { return Ok(None) };
+    let Some((seq, state, hook)) = find(conn, memory, namespace, id)? else { return Ok(None) };
     if state == PENDING || state == CANDIDATE {
         let size: i64 = conn
             .prepare_cached(

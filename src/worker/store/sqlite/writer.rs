@@ -12,8 +12,10 @@
 //! the log has grown to `wal_most` pages, one waits for them, so that the log is bounded under any load.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
@@ -25,6 +27,10 @@ use super::schema;
 use super::shared::{Shared, Trouble};
 use crate::core::time::Millis;
 
+/// Outcomes alone wait so long for company: whoever accepts is waited for by its sender, an outcome by nobody.
+const SETTLE_PAUSE: Duration = Duration::from_millis(1);
+/// So many of them need no company.
+const SETTLE_MANY: usize = 64;
 /// How long a checkpoint waits for readers, while everyone waits for it.
 const RESTART_WAIT: Duration = Duration::from_millis(250);
 
@@ -36,16 +42,77 @@ pub(super) enum Op {
         rows: Vec<Row>,
         bytes: usize,
         now: Millis,
-        answer: Answer<Vec<Accepted>>,
+        answer: AcceptAnswer,
     },
     Settle {
-        settlement: Settlement,
-        answer: Answer<bool>,
+        settlements: Vec<Settlement>,
+        answer: Answer<Vec<bool>>,
     },
     /// What comes seldom.
     Other(Box<dyn Job>),
     /// Commit what is queued, checkpoint, close.
     Stop,
+}
+
+/// To whom an accept is answered.
+pub(super) enum AcceptAnswer {
+    One(Answer<Vec<Accepted>>),
+    /// One of many that are answered together: a thread that is woken for each would do little else.
+    OfMany(Place),
+}
+
+/// A place among many answers.
+pub(super) struct Place {
+    many: Arc<Many>,
+    at: usize,
+}
+
+impl Drop for Place {
+    /// Answered or not: who waits for the others must not wait for one that was let go.
+    fn drop(&mut self) {
+        if self.many.left.fetch_sub(1, Ordering::AcqRel) == 1
+            && let Some(done) = self.many.done.lock().take()
+        {
+            done.send(()).ok();
+        }
+    }
+}
+
+/// Answers that are sent when the last of them is there.
+pub(super) struct Many {
+    answers: Mutex<Vec<Option<Result<Vec<Accepted>, StoreError>>>>,
+    left: AtomicUsize,
+    done: Mutex<Option<oneshot::Sender<()>>>,
+}
+
+impl Many {
+    pub(super) fn new(many: usize) -> (Arc<Many>, oneshot::Receiver<()>) {
+        let (send, receive) = oneshot::channel();
+        let answers = Mutex::new((0..many).map(|_| None).collect());
+        (Arc::new(Many { answers, left: AtomicUsize::new(many), done: Mutex::new(Some(send)) }), receive)
+    }
+
+    pub(super) fn place(self: &Arc<Self>, at: usize) -> AcceptAnswer {
+        AcceptAnswer::OfMany(Place { many: self.clone(), at })
+    }
+
+    /// The answers; None: the writer ended before it came to it.
+    pub(super) fn take(&self) -> Vec<Option<Result<Vec<Accepted>, StoreError>>> {
+        std::mem::take(&mut *self.answers.lock())
+    }
+}
+
+impl AcceptAnswer {
+    pub(super) fn send(self, answer: Result<Vec<Accepted>, StoreError>) {
+        match self {
+            AcceptAnswer::One(one) => drop(one.send(answer)),
+            AcceptAnswer::OfMany(place) => {
+                if let Some(slot) = place.many.answers.lock().get_mut(place.at) {
+                    *slot = Some(answer);
+                }
+            }
+        }
+    }
 }
 
 /// An operation that keeps its own result until its group is committed. It may be run twice: then the first time was
@@ -81,7 +148,7 @@ where
 /// What an operation gave, until its group is committed.
 enum Done {
     Accepted(Result<Vec<Accepted>, StoreError>),
-    Settled(bool),
+    Settled(Vec<bool>),
     Other,
 }
 
@@ -91,7 +158,10 @@ impl Op {
             Op::Accept { rows, now, .. } => {
                 ops::accept(conn, memory, rows, *now, tuning.chunk.rows).map(Done::Accepted)
             }
-            Op::Settle { settlement, .. } => ops::settle(conn, memory, settlement).map(Done::Settled),
+            Op::Settle { settlements, .. } => {
+                let settled = settlements.iter().map(|one| ops::settle(conn, memory, one));
+                settled.collect::<rusqlite::Result<_>>().map(Done::Settled)
+            }
             Op::Other(job) => job.run(conn, memory).map(|()| Done::Other),
             Op::Stop => Ok(Done::Other),
         }
@@ -100,10 +170,10 @@ impl Op {
     /// Nobody may wait for it any more: then the answer is dropped.
     fn answer(self, result: Result<Done, StoreError>) {
         match (self, result) {
-            (Op::Accept { answer, .. }, Ok(Done::Accepted(accepted))) => drop(answer.send(accepted)),
+            (Op::Accept { answer, .. }, Ok(Done::Accepted(accepted))) => answer.send(accepted),
             (Op::Settle { answer, .. }, Ok(Done::Settled(woken))) => drop(answer.send(Ok(woken))),
             (Op::Other(job), result) => job.answer(result.map(drop)),
-            (Op::Accept { answer, .. }, Err(e)) => drop(answer.send(Err(e))),
+            (Op::Accept { answer, .. }, Err(e)) => answer.send(Err(e)),
             (Op::Settle { answer, .. }, Err(e)) => drop(answer.send(Err(e))),
             (Op::Accept { .. } | Op::Settle { .. } | Op::Stop, Ok(_)) | (Op::Stop, Err(_)) => {}
         }
@@ -145,7 +215,7 @@ impl Writer {
     /// What waits in the queue, up to a group's bounds; true where it was told to stop.
     fn gather(&mut self, first: Op) -> (Vec<Op>, bool) {
         let mut group = Vec::new();
-        let mut bytes = 0;
+        let (mut bytes, mut outcomes, mut waited) = (0, 0, false);
         let mut next = Some(first);
         while let Some(op) = next.take() {
             if matches!(op, Op::Stop) {
@@ -153,10 +223,26 @@ impl Writer {
             }
             bytes += op.bytes();
             self.shared.release(op.bytes());
+            let only_outcomes = match &op {
+                Op::Settle { settlements, .. } => {
+                    outcomes += settlements.len();
+                    !waited && outcomes < SETTLE_MANY
+                }
+                _ => {
+                    waited = true;
+                    false
+                }
+            };
             group.push(op);
             // Bytes too: a thousand events of 1 MiB in one transaction would fill the log and hold everyone up.
             if group.len() < self.tuning.group && bytes < self.tuning.group_bytes {
                 next = self.queue.try_recv().ok();
+                if next.is_none() && only_outcomes {
+                    waited = true;
+                    // Who accepts ends the pause.
+                    std::thread::park_timeout(SETTLE_PAUSE);
+                    next = self.queue.try_recv().ok();
+                }
             }
         }
         (group, false)
@@ -170,6 +256,7 @@ impl Writer {
             group.into_iter().for_each(|op| op.answer(Err(failure.clone())));
             return;
         }
+        let begun = Instant::now();
         let done = match self.transaction(&mut group, false) {
             // Someone's statement failed: again, each one on its own, so that only that one is refused.
             Err(Trouble::One(_)) => self.transaction(&mut group, true),
@@ -177,6 +264,7 @@ impl Writer {
         };
         match done {
             Ok(done) => {
+                self.shared.committed(group.len(), begun.elapsed());
                 for (op, result) in group.into_iter().zip(done) {
                     op.answer(result);
                 }
