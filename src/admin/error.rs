@@ -86,10 +86,9 @@ impl Detail {
 impl AdminError {
     pub fn class(&self) -> Class {
         match self {
-            AdminError::Rejected(_)
-            | AdminError::EndOfLife(_)
-            | AdminError::TriggerTaken(_)
-            | AdminError::EgressDenied(_) => Class::Terminal,
+            AdminError::Rejected(_) | AdminError::EndOfLife(_) | AdminError::EgressDenied(_) => {
+                Class::Terminal
+            }
             AdminError::RateLimited(_, after) => Class::RateLimited(*after),
             AdminError::Unauthorized(_)
             | AdminError::Forbidden(_)
@@ -97,6 +96,7 @@ impl AdminError {
             | AdminError::Conflict(_)
             | AdminError::ServerError(_)
             | AdminError::UnexpectedAnswer(_)
+            | AdminError::TriggerTaken(_)
             | AdminError::Unreachable(_)
             | AdminError::Unsupported(_) => Class::Retryable,
         }

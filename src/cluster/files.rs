@@ -17,8 +17,8 @@ use subtle::ConstantTimeEq;
 use tokio::sync::Notify;
 
 use super::{
-    Access, AccessError, Change, Cluster, ClusterError, Data, Feed, Guarded, Key, Kind, Metadata, Subscribers,
-    Target, View,
+    Access, AccessError, Change, Cluster, ClusterError, Data, Feed, Guarded, Key, Kind, Metadata,
+    Subscribers, Target, View,
 };
 use crate::api::{Connection, EventHook, EventStream, Hook};
 use crate::core::conditions::Note;

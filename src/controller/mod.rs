@@ -10,10 +10,12 @@
 //!
 //! Left to others: how objects come and go (`cluster`), what a vendor speaks (`admin`), what differs (`core::plan`).
 
+mod auth0_hook;
 mod backoff;
 mod connection;
 mod context;
 mod eventhook;
+mod eventstream;
 mod observed;
 mod problem;
 mod reconcile;
@@ -42,11 +44,24 @@ const QUEUE: usize = 1024;
 pub async fn run(context: Arc<Context>, changes: mpsc::Receiver<Change>) {
     let (hooks, hook_requests) = mpsc::channel(QUEUE);
     let (connections, connection_requests) = mpsc::channel(QUEUE);
+    let (streams, stream_requests) = mpsc::channel(QUEUE);
+    let (auth0_hooks, auth0_hook_requests) = mpsc::channel(QUEUE);
+    let queues = requests::Queues { hooks, connections, streams, auth0_hooks };
     let view = context.view.clone();
     tokio::join!(
-        requests::forward(context.clone(), changes, hooks, connections),
+        requests::forward(context.clone(), changes, queues),
         drive(context.clone(), view.hooks, hook_requests, |o, c| observed::observed(
             eventhook::reconcile,
+            o,
+            c
+        )),
+        drive(context.clone(), view.streams, stream_requests, |o, c| observed::observed(
+            eventstream::reconcile,
+            o,
+            c
+        )),
+        drive(context.clone(), view.auth0_hooks, auth0_hook_requests, |o, c| observed::observed(
+            auth0_hook::reconcile,
             o,
             c
         )),

@@ -8,8 +8,8 @@ use serde_json::{Map, Value, json};
 
 use super::Auth0Access;
 use super::call::{Call, date, parse, parse_object, unexpected};
-use crate::admin::AdminError;
-use crate::core::time::Millis;
+use crate::admin::error::Detail;
+use crate::admin::{AdminError, ExternalClient, Listed, Scope};
 
 const PATH: &str = "hooks";
 const PAGE_SIZE: usize = 100;
@@ -28,17 +28,16 @@ pub struct HookBody {
 }
 
 impl HookBody {
-    /// What is compared with what is there, in the form of `normal`. `secrets` are their names.
-    pub fn compared(&self) -> Value {
-        let secrets: Vec<&String> = self.secrets.keys().collect();
-        normal(json!({"name": self.name, "triggerId": self.trigger, "script": self.script,
-            "dependencies": self.dependencies, "enabled": self.enabled, "secrets": secrets}))
+    /// The hook as it should be there, with its secrets: their names apart, which read back.
+    pub fn whole(&self) -> Value {
+        let names: Vec<&String> = self.secrets.keys().collect();
+        json!({"name": self.name, "triggerId": self.trigger, "script": self.script, "dependencies": self.dependencies,
+               "enabled": self.enabled, "secretNames": names, "secrets": self.named(self.secrets.keys())})
     }
 
-    /// What cannot be read back, by its path.
-    pub fn secret_values(&self) -> BTreeMap<String, Value> {
-        let values = self.secrets.iter();
-        values.map(|(name, value)| (format!("secrets.{name}"), json!(value.expose_secret()))).collect()
+    /// Where in it stands what cannot be read back.
+    pub fn secret_paths(&self) -> Vec<String> {
+        self.secrets.keys().map(|name| format!("secrets.{name}")).collect()
     }
 
     fn secret_texts(&self) -> Vec<&str> {
@@ -68,21 +67,11 @@ impl HookBody {
     }
 }
 
-/// One form for what is wanted and what is there: dependencies as pairs, for a package that the spec dropped is a
-/// difference, too; secrets as names.
-fn normal(mut hook: Value) -> Value {
-    if let Some(member) = hook.get_mut("dependencies") {
-        let map = member.take();
-        *member =
-            map.as_object().into_iter().flatten().map(|(name, version)| json!([name, version])).collect();
-    }
-    hook
-}
-
 /// The hook with the names of its secrets.
 fn with_secret_names(mut hook: Value, names: &BTreeSet<String>) -> Value {
     if let Some(members) = hook.as_object_mut() {
-        members.insert("secrets".into(), json!(names));
+        members.insert("secretNames".into(), json!(names));
+        members.insert("secrets".into(), json!({}));
     }
     hook
 }
@@ -104,18 +93,18 @@ pub struct HookClient {
     access: Auth0Access,
 }
 
-impl HookClient {
-    pub fn new(access: Auth0Access) -> Self {
-        HookClient { access }
-    }
+impl ExternalClient for HookClient {
+    type Desired = HookBody;
 
-    /// Whose hooks these are.
-    pub fn scope(&self) -> [u8; 32] {
+    /// A list shows neither scripts nor secrets.
+    const LIST_IS_WHOLE: bool = false;
+    const SECRETS_READ_BACK: bool = false;
+
+    fn scope(&self) -> Scope {
         self.access.scope(PATH)
     }
 
-    /// Every hook, and the tenant's clock. A list shows neither scripts nor secrets.
-    pub async fn list(&self) -> Result<(Vec<Value>, Option<Millis>), AdminError> {
+    async fn list(&self) -> Result<Listed, AdminError> {
         let (mut items, mut at) = (Vec::new(), None);
         for page in 0..MAX_PAGES {
             let query = format!("page={page}&per_page={PAGE_SIZE}&include_totals=true");
@@ -134,20 +123,20 @@ impl HookClient {
                 return Err(unexpected(&answer, "a list without hooks"));
             };
             let ends = found.len() < PAGE_SIZE;
-            items.extend(found.into_iter().map(normal));
+            items.extend(found);
             let all = total.is_some_and(|total| u64::try_from(items.len()).is_ok_and(|n| n >= total));
             if ends || all {
-                return Ok((items, at));
+                return Ok(Listed { items, at });
             }
         }
         Err(AdminError::Unreachable(format!("the list has no end: {MAX_PAGES} pages were read")))
     }
 
-    /// One hook with the names of its secrets; None where there is none.
-    pub async fn observe(&self, id: &str) -> Result<Option<Value>, AdminError> {
+    /// With the names of its secrets.
+    async fn observe(&self, id: &str) -> Result<Option<Value>, AdminError> {
         match self.access.call(Method::GET, Call { path: &[PATH, id], ..Call::default() }).await {
             Ok(answer) => {
-                let hook = normal(parse_object(&answer)?);
+                let hook = parse_object(&answer)?;
                 let names = self.secret_names(id).await?;
                 Ok(Some(with_secret_names(hook, &names)))
             }
@@ -157,7 +146,7 @@ impl HookClient {
     }
 
     /// Creates a hook. One with secrets is enabled only when it has them: it would run without, for a moment.
-    pub async fn create(&self, desired: &HookBody) -> Result<Value, AdminError> {
+    async fn create(&self, _id: Option<&str>, desired: &HookBody) -> Result<Value, AdminError> {
         if desired.enabled {
             self.trigger_is_free(desired, None).await?;
         }
@@ -166,7 +155,7 @@ impl HookClient {
         if later {
             body.insert("enabled".into(), json!(false));
         }
-        let mut hook = normal(self.write(Method::POST, &[PATH], Value::Object(body), desired).await?);
+        let mut hook = self.write(Method::POST, &[PATH], Value::Object(body), desired).await?;
         let id = hook.get("id").and_then(Value::as_str).unwrap_or_default().to_owned();
         if !desired.secrets.is_empty() {
             let all = desired.named(desired.secrets.keys());
@@ -174,19 +163,24 @@ impl HookClient {
         }
         if later {
             let body = Value::Object(desired.body(["enabled"]));
-            hook = normal(self.write(Method::PATCH, &[PATH, &id], body, desired).await?);
+            hook = self.write(Method::PATCH, &[PATH, &id], body, desired).await?;
         }
         Ok(with_secret_names(hook, &desired.secrets.keys().cloned().collect()))
     }
 
     /// Changes what these paths are in. `secrets.NAME` is a secret whose value is another one than was told.
-    pub async fn update(&self, id: &str, desired: &HookBody, fields: &[String]) -> Result<Value, AdminError> {
+    async fn update(&self, id: &str, desired: &HookBody, fields: &[String]) -> Result<Value, AdminError> {
         let members: Vec<&str> =
             fields.iter().map(|path| path.split('.').next().unwrap_or_default()).collect();
         if members.contains(&"enabled") && desired.enabled {
             self.trigger_is_free(desired, Some(id)).await?;
         }
-        if members.contains(&"secrets") {
+        if members.contains(&"triggerId") {
+            let message =
+                "Auth0 cannot change the trigger of a hook: correct the spec, or delete the hook at Auth0";
+            return Err(AdminError::Rejected(Detail { message: message.into(), ..Detail::default() }));
+        }
+        if members.contains(&"secrets") || members.contains(&"secretNames") {
             self.sync_secrets(id, desired, fields).await?;
         }
         let body = desired.body(members);
@@ -196,16 +190,30 @@ impl HookClient {
         } else {
             self.write(Method::PATCH, &[PATH, id], Value::Object(body), desired).await?
         };
-        Ok(with_secret_names(normal(hook), &desired.secrets.keys().cloned().collect()))
+        Ok(with_secret_names(hook, &desired.secrets.keys().cloned().collect()))
     }
 
-    /// Deletes a hook. One that is not there is deleted; where Auth0 serves hooks no more, all are.
-    pub async fn delete(&self, id: &str) -> Result<(), AdminError> {
+    /// Where Auth0 serves hooks no more, all are deleted.
+    async fn delete(&self, id: &str) -> Result<(), AdminError> {
         let call = Call { path: &[PATH, id], ..Call::default() };
         match self.access.call(Method::DELETE, call).await.map_err(ended) {
             Ok(_) | Err(AdminError::NotFound(_) | AdminError::EndOfLife(_)) => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether it is enabled is left out: one with secrets is created disabled.
+    fn readable(object: &Value) -> Value {
+        let member = |name: &str| object.get(name).cloned().unwrap_or_default();
+        let dependencies = Some(member("dependencies")).filter(Value::is_object).unwrap_or_else(|| json!({}));
+        json!({"name": member("name"), "triggerId": member("triggerId"), "script": member("script"),
+               "dependencies": dependencies})
+    }
+}
+
+impl HookClient {
+    pub fn new(access: Auth0Access) -> Self {
+        HookClient { access }
     }
 
     async fn write(
@@ -221,7 +229,7 @@ impl HookClient {
 
     /// Of one trigger Auth0 enables one hook: to enable a second would be a fight with whoever enabled the first.
     async fn trigger_is_free(&self, desired: &HookBody, own: Option<&str>) -> Result<(), AdminError> {
-        let (hooks, _) = self.list().await?;
+        let hooks = self.list().await?.items;
         match id_of_enabled(&hooks, &desired.trigger, own) {
             None => Ok(()),
             Some((id, name)) => Err(AdminError::TriggerTaken(format!("{name:.128} ({id:.64})"))),

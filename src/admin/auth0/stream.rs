@@ -1,16 +1,13 @@
 //! Event streams.
 
-use std::collections::BTreeMap;
-
 use http::Method;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value, json};
 
 use super::Auth0Access;
 use super::call::{Call, date, parse, parse_object, unexpected};
-use crate::admin::AdminError;
 use crate::admin::error::Detail;
-use crate::core::time::Millis;
+use crate::admin::{AdminError, ExternalClient, Listed, Scope};
 
 const PATH: &str = "event-streams";
 /// The longest page that the API gives.
@@ -94,21 +91,17 @@ impl DestinationBody {
 }
 
 impl StreamBody {
-    /// What is compared with what is there, in the form of `normal`. Whether the stream is enabled is not: Auth0 disables
-    /// streams itself, and that is no drift to repair without a thought.
-    pub fn compared(&self) -> Value {
+    /// The stream as it should be there, with its secret, in the form of `normal`. Whether it is enabled is left out: Auth0
+    /// disables streams itself, and that is no drift to repair without a thought.
+    pub fn whole(&self) -> Value {
         let types: Vec<Value> = self.subscriptions.iter().map(|t| json!({ "event_type": t })).collect();
-        normal(json!({"name": self.name, "subscriptions": types, "destination": self.destination.shown()}))
+        normal(json!({"name": self.name, "subscriptions": types, "destination": self.destination.sent()}))
     }
 
-    /// What cannot be read back, by its path.
-    pub fn secrets(&self) -> BTreeMap<String, Value> {
-        let DestinationBody::Webhook { authorization, .. } = &self.destination else {
-            return BTreeMap::new();
-        };
-        let (name, secret) = authorization.secret();
-        let path = format!("destination.configuration.webhook_authorization.{name}");
-        BTreeMap::from([(path, json!(secret.expose_secret()))])
+    /// Where in it stands what cannot be read back.
+    pub fn secret_path(&self) -> Option<String> {
+        let DestinationBody::Webhook { authorization, .. } = &self.destination else { return None };
+        Some(format!("destination.configuration.webhook_authorization.{}", authorization.secret().0))
     }
 
     fn secret_texts(&self) -> Vec<&str> {
@@ -122,7 +115,7 @@ impl StreamBody {
     fn member(&self, name: &str) -> Option<Value> {
         match name {
             "name" => Some(json!(self.name)),
-            "subscriptions" => Some(self.compared().get("subscriptions").cloned().unwrap_or_default()),
+            "subscriptions" => self.whole().get("subscriptions").cloned(),
             "status" => Some(json!(if self.enabled { "enabled" } else { "disabled" })),
             "destination" => Some(self.destination.sent()),
             _ => None,
@@ -147,24 +140,41 @@ fn event_type(subscription: &Value) -> &str {
     subscription.get("event_type").and_then(Value::as_str).unwrap_or_default()
 }
 
+/// What of a stream its maker decides and Auth0 leaves alone.
+fn readable(stream: &Value) -> Value {
+    let member = |path: &str| stream.pointer(path).cloned().unwrap_or_default();
+    let configuration = |name: &str| member(&format!("/destination/configuration/{name}"));
+    let configuration: Vec<Value> = [
+        "webhook_endpoint",
+        "webhook_authorization/method",
+        "webhook_authorization/username",
+        "webhook_authorization/header_key",
+        "aws_account_id",
+        "aws_region",
+        "action_id",
+    ]
+    .map(configuration)
+    .to_vec();
+    normal(json!({"name": member("/name"), "subscriptions": member("/subscriptions"),
+                  "type": member("/destination/type"), "configuration": configuration}))
+}
+
 /// A tenant's event streams.
 #[derive(Clone, Debug)]
 pub struct StreamClient {
     access: Auth0Access,
 }
 
-impl StreamClient {
-    pub fn new(access: Auth0Access) -> Self {
-        StreamClient { access }
-    }
+impl ExternalClient for StreamClient {
+    type Desired = StreamBody;
 
-    /// Whose streams these are.
-    pub fn scope(&self) -> [u8; 32] {
+    const SECRETS_READ_BACK: bool = false;
+
+    fn scope(&self) -> Scope {
         self.access.scope(PATH)
     }
 
-    /// Every stream, and the tenant's clock.
-    pub async fn list(&self) -> Result<(Vec<Value>, Option<Millis>), AdminError> {
+    async fn list(&self) -> Result<Listed, AdminError> {
         let (mut items, mut at, mut from) = (Vec::new(), None, None::<String>);
         for _ in 0..MAX_PAGES {
             let query = page(from.as_deref(), PAGE_SIZE);
@@ -180,14 +190,13 @@ impl StreamClient {
             items.extend(found.into_iter().map(normal));
             from = page.get("next").and_then(Value::as_str).map(ToOwned::to_owned);
             if ends || from.is_none() {
-                return Ok((items, at));
+                return Ok(Listed { items, at });
             }
         }
         Err(AdminError::Unreachable(format!("the list has no end: {MAX_PAGES} pages were read")))
     }
 
-    /// One stream; None where there is none.
-    pub async fn observe(&self, id: &str) -> Result<Option<Value>, AdminError> {
+    async fn observe(&self, id: &str) -> Result<Option<Value>, AdminError> {
         let call = Call { path: &[PATH, id], ..Call::default() };
         match self.access.call(Method::GET, call).await {
             Ok(answer) => Ok(Some(normal(parse_object(&answer)?))),
@@ -196,7 +205,7 @@ impl StreamClient {
         }
     }
 
-    pub async fn create(&self, desired: &StreamBody) -> Result<Value, AdminError> {
+    async fn create(&self, _id: Option<&str>, desired: &StreamBody) -> Result<Value, AdminError> {
         let body = desired.body(["name", "subscriptions", "destination", "status"]);
         let secrets = desired.secret_texts();
         let call = Call { path: &[PATH], body: Some(body), secrets, ..Call::default() };
@@ -205,12 +214,7 @@ impl StreamClient {
 
     /// Changes the members that these paths are in. A destination goes whole, with its secret: whether Auth0 keeps one
     /// that is left out nobody knows.
-    pub async fn update(
-        &self,
-        id: &str,
-        desired: &StreamBody,
-        fields: &[String],
-    ) -> Result<Value, AdminError> {
+    async fn update(&self, id: &str, desired: &StreamBody, fields: &[String]) -> Result<Value, AdminError> {
         let members: Vec<&str> =
             fields.iter().map(|path| path.split('.').next().unwrap_or_default()).collect();
         if members.contains(&"destination") {
@@ -222,11 +226,36 @@ impl StreamClient {
         self.access.call(Method::PATCH, call).await.and_then(|answer| Ok(normal(parse_object(&answer)?)))
     }
 
-    /// Deletes a stream. One that is not there is deleted.
-    pub async fn delete(&self, id: &str) -> Result<(), AdminError> {
+    async fn delete(&self, id: &str) -> Result<(), AdminError> {
         let call = Call { path: &[PATH, id], ..Call::default() };
         match self.access.call(Method::DELETE, call).await {
             Ok(_) | Err(AdminError::NotFound(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn readable(object: &Value) -> Value {
+        readable(object)
+    }
+}
+
+impl StreamClient {
+    pub fn new(access: Auth0Access) -> Self {
+        StreamClient { access }
+    }
+
+    /// Asks whether the tenant answers. A token for something else than streams is an answer, too.
+    pub async fn reach(&self) -> Result<(), AdminError> {
+        let query = page(None, 1);
+        match self
+            .access
+            .call(Method::GET, Call { path: &[PATH], query: Some(&query), ..Call::default() })
+            .await
+        {
+            Ok(answer) => parse_object(&answer).map(drop),
+            Err(AdminError::Forbidden(detail)) if detail.code.as_deref() == Some("insufficient_scope") => {
+                Ok(())
+            }
             Err(error) => Err(error),
         }
     }

@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use url::Url;
 
 use super::*;
-use crate::admin::{AdminError, Class};
+use crate::admin::{AdminError, Class, ExternalClient, Listed};
 use crate::core::egress::Policy;
 use crate::core::time::Millis;
 use crate::net::Egress;
@@ -181,7 +181,7 @@ fn script(secrets: &[(&str, &str)]) -> HookBody {
 /// What one call makes of an answer: the reason, the class, the message.
 async fn told(answer: Vec<u8>) -> (&'static str, Class, String, crate::api::LastError) {
     let fake = Fake::start(move |seen| (seen.line != "POST /oauth/token").then(|| answer.clone())).await;
-    let error = fake.streams().create(&bearer("r3ceiver-t0ken")).await.unwrap_err();
+    let error = fake.streams().create(None, &bearer("r3ceiver-t0ken")).await.unwrap_err();
     let last = error.last_error(Millis(0));
     ((&error).into(), error.class(), error.to_string(), last)
 }
@@ -309,7 +309,7 @@ async fn a_ready_token_is_used_as_it_is() {
     let refused = json!({"statusCode": 401, "message": "Invalid token: r3ady"});
     let fake = Fake::start(move |_| Some(reply(401, &[], &refused))).await;
     let access = fake.access_with(Credentials::Ready(SecretString::from("r3ady")));
-    let error = StreamClient::new(access).list().await.unwrap_err();
+    let error = StreamClient::new(access).list().await.err().unwrap();
     assert!(error.to_string().contains("Invalid token: ***"), "{error}");
     assert_eq!(fake.last("GET /api/v2/event-streams?take=100").authorization, "Bearer r3ady");
     assert_eq!(fake.lines().len(), 1);
@@ -334,7 +334,7 @@ async fn a_login_that_fails_fails_for_all_and_says_why() {
     for (answer, reason) in cases {
         let fake = Fake::start(move |_| Some(answer.clone())).await;
         for _ in 0..3 {
-            let error = fake.streams().list().await.unwrap_err();
+            let error = fake.streams().list().await.err().unwrap();
             assert_eq!(<&str>::from(&error), reason, "{error}");
             assert!(!error.to_string().contains("cl13nt-s3cret"), "{error}");
         }
@@ -386,7 +386,7 @@ async fn streams_are_listed_to_the_end() {
         Some(reply(200, &[("date", "Sun, 22 Nov 2026 08:00:00 GMT")], &body))
     })
     .await;
-    let (items, at) = fake.streams().list().await.unwrap();
+    let Listed { items, at } = fake.streams().list().await.unwrap();
     assert_eq!(items.iter().map(|i| i["id"].as_str().unwrap()).collect::<Vec<_>>(), ["1", "2"]);
     assert_eq!(items[0]["subscriptions"][0]["event_type"], "a", "the order means nothing");
     assert_eq!(at, Some(Millis(1_795_334_400_000)));
@@ -402,7 +402,7 @@ async fn a_stream_is_written_with_its_secret_and_read_without() {
     })
     .await;
     let client = fake.streams();
-    client.create(&bearer("t0ken")).await.unwrap();
+    client.create(None, &bearer("t0ken")).await.unwrap();
     let sent = fake.last("POST /api/v2/event-streams").json();
     let types = json!([{"event_type": "user.created"}, {"event_type": "user.updated"}]);
     let destination = json!({"type": "webhook", "configuration": {"webhook_endpoint": "https://e/x",
@@ -422,8 +422,14 @@ async fn a_stream_is_written_with_its_secret_and_read_without() {
     assert_eq!((sent["status"].as_str(), sent.get("name")), (Some("enabled"), None));
 
     let wanted = bearer("t0ken");
-    assert!(!wanted.compared().to_string().contains("t0ken"));
-    assert_eq!(wanted.secrets(), BTreeMap::from([(secret.to_owned(), json!("t0ken"))]));
+    assert_eq!(wanted.secret_path().as_deref(), Some(secret));
+    assert_eq!(wanted.whole().pointer(&format!("/{}", secret.replace('.', "/"))), Some(&json!("t0ken")));
+    let mut shown = wanted.whole();
+    shown["destination"]["configuration"]["webhook_authorization"] = json!({"method": "bearer"});
+    shown["id"] = json!("est_1");
+    assert_eq!(StreamClient::readable(&wanted.whole()), StreamClient::readable(&shown));
+    shown["name"] = json!("other");
+    assert_ne!(StreamClient::readable(&wanted.whole()), StreamClient::readable(&shown));
     for (destination, method) in [
         (WebhookAuthorization::Basic { username: "u".into(), password: SecretString::from("p4ss") }, "basic"),
         (
@@ -438,7 +444,7 @@ async fn a_stream_is_written_with_its_secret_and_read_without() {
         let sent = &fake.last(line).json()["destination"]["configuration"]["webhook_authorization"];
         let member = if method == "basic" { "password" } else { "header_value" };
         assert_eq!((&sent["method"], &sent[member]), (&json!(method), &json!("p4ss")));
-        assert!(!body.compared().to_string().contains("p4ss"));
+        assert!(body.secret_path().unwrap().ends_with(member));
     }
 }
 
@@ -507,8 +513,8 @@ async fn hooks(there: Value, secrets: Value) -> Fake {
 #[tokio::test]
 async fn a_hook_with_secrets_is_enabled_when_it_has_them() {
     let fake = hooks(json!([]), json!({})).await;
-    let made = fake.hooks().create(&script(&[("A", "v4lue")])).await.unwrap();
-    assert_eq!((&made["id"], &made["secrets"]), (&json!("1"), &json!(["A"])));
+    let made = fake.hooks().create(None, &script(&[("A", "v4lue")])).await.unwrap();
+    assert_eq!((&made["id"], &made["secretNames"]), (&json!("1"), &json!(["A"])));
     let lines = fake.lines();
     let want = [
         "POST /oauth/token",
@@ -526,7 +532,7 @@ async fn a_hook_with_secrets_is_enabled_when_it_has_them() {
     assert_eq!(fake.last("PATCH /api/v2/hooks/1").json(), json!({"enabled": true}));
 
     let fake = hooks(json!([]), json!({})).await;
-    fake.hooks().create(&script(&[])).await.unwrap();
+    fake.hooks().create(None, &script(&[])).await.unwrap();
     assert_eq!(fake.last("POST /api/v2/hooks").json()["enabled"], true);
 }
 
@@ -537,14 +543,14 @@ async fn secrets_are_added_changed_and_removed_and_no_placeholder_is_written() {
     let fake = hooks(json!([]), shown).await;
     let desired = script(&[("KEPT", "k3pt"), ("OTHER", "0ther"), ("NEW", "n3w")]);
     let observed = fake.hooks().observe("1").await.unwrap().unwrap();
-    assert_eq!(observed["secrets"], json!(["KEPT", "OLD", "OTHER"]));
-    assert_eq!(observed["dependencies"], json!([["lodash", "4"]]));
-    assert_eq!(desired.compared()["dependencies"], observed["dependencies"]);
-    assert_eq!(desired.compared()["secrets"], json!(["KEPT", "NEW", "OTHER"]));
+    assert_eq!(observed["secretNames"], json!(["KEPT", "OLD", "OTHER"]));
+    assert_eq!(desired.whole()["secretNames"], json!(["KEPT", "NEW", "OTHER"]));
+    assert_eq!(desired.secret_paths(), ["secrets.KEPT", "secrets.NEW", "secrets.OTHER"]);
 
-    let fields = ["secrets".to_owned(), "secrets.OTHER".to_owned()];
+    let fields = ["secretNames".to_owned(), "secrets.OTHER".to_owned()];
     let updated = fake.hooks().update("1", &desired, &fields).await.unwrap();
-    assert_eq!(updated["secrets"], json!(["KEPT", "NEW", "OTHER"]));
+    assert_eq!(updated["secretNames"], json!(["KEPT", "NEW", "OTHER"]));
+    assert_eq!(HookClient::readable(&updated)["dependencies"], json!({"lodash": "4"}));
     let path = "/api/v2/hooks/1/secrets";
     assert_eq!(fake.last(&format!("DELETE {path}")).json(), json!(["OLD"]));
     assert_eq!(fake.last(&format!("POST {path}")).json(), json!({"NEW": "n3w"}));
@@ -563,19 +569,42 @@ async fn a_taken_trigger_is_told_and_not_fought_for() {
     };
     let fake = hooks(other(true), json!({})).await;
     for error in [
-        fake.hooks().create(&script(&[])).await.unwrap_err(),
+        fake.hooks().create(None, &script(&[])).await.unwrap_err(),
         fake.hooks().update("1", &script(&[]), &["enabled".into()]).await.unwrap_err(),
     ] {
-        assert_eq!((<&str>::from(&error), error.class()), ("TriggerTaken", Class::Terminal));
+        assert_eq!((<&str>::from(&error), error.class()), ("TriggerTaken", Class::Retryable));
         assert!(error.to_string().contains("disable theirs (2)"), "{error}");
     }
     assert!(fake.lines().iter().all(|l| !l.starts_with("POST /api") && !l.starts_with("PATCH")));
     let mut disabled = script(&[]);
     disabled.enabled = false;
-    fake.hooks().create(&disabled).await.unwrap();
+    fake.hooks().create(None, &disabled).await.unwrap();
     fake.hooks().update("2", &script(&[]), &["enabled".into()]).await.unwrap();
     let fake = hooks(other(false), json!({})).await;
-    fake.hooks().create(&script(&[])).await.unwrap();
+    fake.hooks().create(None, &script(&[])).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_trigger_cannot_be_changed() {
+    let fake = hooks(json!([]), json!({})).await;
+    let error = fake.hooks().update("1", &script(&[]), &["triggerId".into()]).await.unwrap_err();
+    assert_eq!(error.class(), Class::Terminal);
+    assert!(fake.lines().is_empty());
+}
+
+#[tokio::test]
+async fn a_connection_is_reachable_with_a_token_for_something_else() {
+    let answer = |code: &'static str, status: u16| {
+        Fake::start(move |seen| {
+            seen.line
+                .starts_with("GET")
+                .then(|| reply(status, &[], &json!({"errorCode": code, "message": "m"})))
+        })
+    };
+    assert!(answer("insufficient_scope", 403).await.streams().reach().await.is_ok());
+    assert!(answer("", 200).await.streams().reach().await.is_ok());
+    assert!(answer("other", 403).await.streams().reach().await.is_err());
+    assert!(answer("", 500).await.streams().reach().await.is_err());
 }
 
 #[tokio::test]
@@ -595,9 +624,9 @@ async fn an_api_that_is_gone_is_the_end_of_life() {
         let fake = Fake::start(move |seen| seen.line.contains("hooks").then(|| answer.clone())).await;
         let mut desired = script(&[]);
         desired.enabled = false;
-        let created = fake.hooks().create(&desired).await.unwrap_err();
+        let created = fake.hooks().create(None, &desired).await.unwrap_err();
         let observed = fake.hooks().observe("1").await.unwrap_err();
-        let listed = fake.hooks().list().await.unwrap_err();
+        let listed = fake.hooks().list().await.err().unwrap();
         for error in [created, observed, listed] {
             assert_eq!(<&str>::from(&error), reason, "{error}");
             assert_eq!(error.class() == Class::Terminal, reason == "EndOfLife");

@@ -62,7 +62,9 @@ pub(super) fn readable(hook: &Value) -> Value {
     let config: Map<String, Value> = fields
         .iter()
         .filter(|name| !matches!(**name, "secret" | "headers"))
-        .map(|name| ((*name).to_owned(), hook.pointer(&format!("/config/{name}")).cloned().unwrap_or_default()))
+        .map(|name| {
+            ((*name).to_owned(), hook.pointer(&format!("/config/{name}")).cloned().unwrap_or_default())
+        })
         .collect();
     json!({"source": member("source"), "event": member("event"), "handler": member("handler"),
            "snooze": member("snooze"), "on_change": member("on_change"), "config": config})

@@ -132,7 +132,12 @@ impl KongClient {
         }
     }
 
-    async fn refused_post(&self, id: &str, desired: &KongHook, refusal: Refusal) -> Result<Value, AdminError> {
+    async fn refused_post(
+        &self,
+        id: &str,
+        desired: &KongHook,
+        refusal: Refusal,
+    ) -> Result<Value, AdminError> {
         /// Kong's numbers.
         const SCHEMA_VIOLATION: i64 = 2;
         const PRIMARY_KEY_VIOLATION: i64 = 3;

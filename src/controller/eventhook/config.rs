@@ -186,7 +186,8 @@ mod tests {
     #[test]
     fn gates_go_to_kong_where_kong_delivers() {
         let told = |deliver_by: &str, mut spec: Value| {
-            let rest = json!({"deliverBy": deliver_by, "handler": {"webhook": {"url": "https://example.com"}}});
+            let rest =
+                json!({"deliverBy": deliver_by, "handler": {"webhook": {"url": "https://example.com"}}});
             spec.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
             gates(&valid(spec))
         };

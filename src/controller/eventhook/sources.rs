@@ -91,14 +91,16 @@ mod tests {
 
     #[test]
     fn what_the_gateway_does_not_know_is_told_with_what_it_knows() {
-        let sources = json!({"balancer": {"health": {"fields": []}}, "crud": {"consumers": {}, "routes": {}}});
+        let sources =
+            json!({"balancer": {"health": {"fields": []}}, "crud": {"consumers": {}, "routes": {}}});
         assert_eq!(judge(&sources, "crud", None), Ok(()));
         assert_eq!(judge(&sources, "crud", Some("routes")), Ok(()));
         let error = judge(&sources, "crudd", None).unwrap_err();
         assert!(error.contains("no source crudd") && error.ends_with("balancer, crud"), "{error}");
         let error = judge(&sources, "crud", Some("route")).unwrap_err();
         assert!(error.contains("no event route of") && error.ends_with("consumers, routes"), "{error}");
-        let many: Value = (0..30).map(|n| (format!("s{n:02}"), json!({}))).collect::<serde_json::Map<_, _>>().into();
+        let many: Value =
+            (0..30).map(|n| (format!("s{n:02}"), json!({}))).collect::<serde_json::Map<_, _>>().into();
         assert!(judge(&many, "x", None).unwrap_err().ends_with("s19 and 10 more"));
     }
 

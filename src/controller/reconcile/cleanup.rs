@@ -76,12 +76,8 @@ pub async fn leave<K: Synced>(context: &Context, object: &K, old: &External) -> 
         });
     }
     context.memory.works(&uid);
-    let message = format!(
-        "{problem}; the {} {} may still exist at {}: delete it there",
-        K::WHAT,
-        old.id,
-        old.endpoint
-    );
+    let message =
+        format!("{problem}; the {} {} may still exist at {}: delete it there", K::WHAT, old.id, old.endpoint);
     status::tell(context, object, true, &Note::new("Orphaned", message)).await;
     Ok(())
 }

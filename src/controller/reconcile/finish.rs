@@ -5,9 +5,9 @@ use std::time::Duration;
 use kube::ResourceExt;
 use sha2::{Digest, Sha256};
 
+use super::Outcome;
 use super::kind::{Done, Synced, Vendor, Wanted};
 use super::record::PENDING_CREATE;
-use super::Outcome;
 use crate::admin::ExternalClient;
 use crate::cluster::{Key, Metadata, Target};
 use crate::controller::backoff::resync;
@@ -41,9 +41,10 @@ pub async fn finish<K: Synced>(
     context.tell_news(Key::of(&**connection), &vendor.access);
     tell::<K>(context, object, &outcome.done, &wanted.whole()).await;
     K::record(&mut status, Some(outcome.external), outcome.hashes);
-    let standing = match outcome.differs {
-        Some(note) => Standing::Stalled(note),
-        None => Standing::Ready(ready),
+    let standing = match (outcome.differs, outcome.pending) {
+        (Some(note), _) => Standing::Stalled(note),
+        (None, Some(note)) => Standing::Waiting(note),
+        (None, None) => Standing::Ready(ready),
     };
     status::write(context, object, status, &standing, None).await?;
     forget_record(context, object).await?;

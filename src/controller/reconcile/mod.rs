@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kube::ResourceExt;
+use serde_json::Value;
 
 pub use cleanup::cleanup;
 pub use finish::{finish, suspended};
@@ -46,10 +47,14 @@ use record::Record;
 /// What a sync came to.
 pub struct Outcome {
     pub external: External,
+    /// The object as the vendor shows it now.
+    pub item: Arc<Value>,
     pub hashes: Option<Hashes>,
     pub done: Done,
     /// Why the object is not as wanted, where nothing may be written or a write changes nothing.
     pub differs: Option<Note>,
+    /// What the kind still waits for.
+    pub pending: Option<Note>,
 }
 
 /// One sync of one object.
@@ -73,7 +78,11 @@ struct Run<'a, K: Synced> {
 }
 
 /// The vendor of an object, by its Connection.
-pub async fn vendor<K: Synced>(context: &Context, object: &K, name: &str) -> Result<Vendor<K::Client>, Problem> {
+pub async fn vendor<K: Synced>(
+    context: &Context,
+    object: &K,
+    name: &str,
+) -> Result<Vendor<K::Client>, Problem> {
     let namespace = object.namespace().unwrap_or_default();
     let guarded = context
         .view

@@ -126,9 +126,7 @@ impl Snapshots {
 impl Shared {
     async fn list<C: ExternalClient>(&self, client: &C, oldest: Duration) -> Result<(), AdminError> {
         let asked = Instant::now();
-        let is_fresh = |state: &State| {
-            state.base.as_ref().is_some_and(|base| base.begun + oldest >= asked)
-        };
+        let is_fresh = |state: &State| state.base.as_ref().is_some_and(|base| base.begun + oldest >= asked);
         let _one_at_a_time = self.listing.lock().await;
         {
             let state = self.state.lock();
@@ -144,7 +142,8 @@ impl Shared {
         let listed = client.list().await.inspect_err(|error| {
             self.state.lock().failed = Some((Instant::now(), error.clone()));
         })?;
-        let items = listed.items.into_iter().filter_map(|item| Some((C::id(&item)?.to_owned(), Arc::new(item))));
+        let items =
+            listed.items.into_iter().filter_map(|item| Some((C::id(&item)?.to_owned(), Arc::new(item))));
         let base = Base { begun, at: listed.at, items: items.collect() };
         let mut state = self.state.lock();
         state.writes.retain(|_, (at, _)| *at >= begun);

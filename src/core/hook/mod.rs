@@ -102,7 +102,9 @@ fn taken_over(spec: &EventHookSpec, deliver_by: DeliverBy) -> Result<(), Invalid
     let worker = deliver_by == DeliverBy::Worker;
     let (field, problem) = match spec.adopt {
         Some(_) if spec.connection_ref.is_none() => ("adopt", "needs connectionRef"),
-        None if observes => ("managementPolicy", "ObserveOnly needs adopt.id: which object is to be observed"),
+        None if observes => {
+            ("managementPolicy", "ObserveOnly needs adopt.id: which object is to be observed")
+        }
         _ if observes && worker => ("managementPolicy", "ObserveOnly needs deliverBy: Gateway"),
         _ if matches && worker => ("adopt.mode", "Match needs deliverBy: Gateway"),
         _ => return Ok(()),
