@@ -105,9 +105,6 @@ fn holds<K: Synced>(object: &Guarded<K>) -> bool {
 pub async fn access(connection: &Connection, context: &Context) -> Result<Access, Problem> {
     let namespace = connection.namespace().unwrap_or_default();
     let spec = &connection.spec;
-    if spec.rate_limit.is_some() {
-        return Err(not_built(vec!["rateLimit"]));
-    }
     let kong = match (&spec.kong, &spec.auth0) {
         (Some(kong), None) => kong,
         (None, Some(auth0)) => return auth0_access(auth0, &namespace, context).await,
@@ -171,8 +168,4 @@ pub fn resync_interval(connection: &Connection, context: &Context) -> Result<Dur
     let Some(text) = &connection.spec.resync_interval else { return Ok(context.options.resync_interval) };
     duration::parse(&text.0)
         .map_err(|e| InvalidSpec::InvalidSpec { field: "resyncInterval", problem: e.to_string() }.into())
-}
-
-fn not_built(fields: Vec<&'static str>) -> Problem {
-    InvalidSpec::NotImplemented(fields).into()
 }

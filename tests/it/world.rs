@@ -72,6 +72,7 @@ impl World {
         let ingest = format!("http://{listen}");
         if !setup.no_ingest_url {
             args.extend(["--ingest-url".to_owned(), ingest.clone()]);
+            args.extend(["--public-ingest-url".to_owned(), ingest.clone()]);
         }
         let kong = Kong::start(setup.kong).await;
         let receiver = Receiver::start(|_, _| Reply::status(200));
