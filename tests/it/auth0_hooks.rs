@@ -21,9 +21,7 @@ async fn a_hook_lives_with_its_script_and_secrets() {
     let world = World::start("hooks").await;
     let auth0 = Auth0::start(&[]).await;
     connect(&world, &auth0).await;
-    let scripts = |text: &str| {
-        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "scripts"}, "data": {"a.js": text}})
-    };
+    let scripts = |text: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "scripts"}, "data": {"a.js": text}});
     let keys = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys"},
         "stringData": {"a": "v4lue-a", "b": "v4lue-b"}});
     let claims = hook(
@@ -49,7 +47,12 @@ async fn a_hook_lives_with_its_script_and_secrets() {
     auth0.forget_requests().await;
     world.kubectl(&["patch", "secret/keys", "-p", r#"{"stringData":{"b":"v4lue-c"}}"#]).await;
     auth0.until_hooks("the new secret", |h| h[0]["secrets"] == json!({"A": "v4lue-a", "B": "v4lue-c"})).await;
-    world.edit("hook.hookstream.dev/claims", json!({"secrets": [from_secret("A", "a"), from_secret("NEW", "a")]})).await;
+    world
+        .edit(
+            "hook.hookstream.dev/claims",
+            json!({"secrets": [from_secret("A", "a"), from_secret("NEW", "a")]}),
+        )
+        .await;
     auth0.until_hooks("the new list", |h| h[0]["secrets"] == json!({"A": "v4lue-a", "NEW": "v4lue-a"})).await;
     world.ready("hooks/claims").await;
     let path = format!("/api/v2/hooks/{}/secrets", kept["id"].as_str().unwrap());
@@ -92,7 +95,8 @@ async fn of_one_trigger_one_hook_is_enabled_and_nobody_fights() {
     assert_eq!(auth0.kept_hooks().await.len(), 1);
     world.apply(&[hook("second", json!({"enabled": false}))]).await;
     world.ready("hooks/second").await;
-    let enabled = |hooks: &[Value], name: &str| hooks.iter().any(|h| h["name"] == name && h["enabled"] == true);
+    let enabled =
+        |hooks: &[Value], name: &str| hooks.iter().any(|h| h["name"] == name && h["enabled"] == true);
     let hooks = auth0.kept_hooks().await;
     assert!(enabled(&hooks, "first") && !enabled(&hooks, "second"), "{hooks:#?}");
     // The two change places.
@@ -118,7 +122,10 @@ async fn lost_answers_adoption_and_orphans() {
         world.apply(&[hook("lost", json!({"secrets": [from_secret("A", "a")]}))]).await;
         world.ready("hooks/lost").await;
         let kept = auth0.kept_hooks().await;
-        assert_eq!((kept.len(), &kept[0]["secrets"]["A"], &kept[0]["enabled"]), (1, &json!("v4lue"), &json!(true)));
+        assert_eq!(
+            (kept.len(), &kept[0]["secrets"]["A"], &kept[0]["enabled"]),
+            (1, &json!("v4lue"), &json!(true))
+        );
         world.kubectl(&["delete", "hook.hookstream.dev/lost", "--timeout=30s"]).await;
         assert_eq!(auth0.kept_hooks().await, Vec::<Value>::new());
         auth0.no_faults().await;

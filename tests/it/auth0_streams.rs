@@ -42,15 +42,19 @@ fn bearer(endpoint: &str) -> Value {
     json!({"webhook": {"endpoint": endpoint, "authorization": {"bearer": token}}})
 }
 
-/// What Auth0 keeps of the one stream's webhook.
+/// What the emulator keeps of the one stream's webhook: endpoint and token.
 fn kept(streams: &[Value]) -> (&str, &str) {
-    let configuration = &streams[0]["destination"]["configuration"];
-    let authorization = &configuration["webhook_authorization"];
-    (configuration["webhook_endpoint"].as_str().unwrap(), authorization["token"].as_str().unwrap_or_default())
+    let webhook = &streams[0]["destination"]["webhook"];
+    let token = webhook["authorization"]["bearer"]["token"].as_str();
+    (webhook["endpoint"].as_str().unwrap(), token.unwrap_or_default())
 }
 
-fn is(status: &'static str) -> impl Fn(&[Value]) -> bool {
-    move |streams| streams.len() == 1 && streams[0]["status"] == status
+fn is_enabled(streams: &[Value]) -> bool {
+    streams.len() == 1 && streams[0]["enabled"] == true
+}
+
+fn is_disabled(streams: &[Value]) -> bool {
+    streams.len() == 1 && streams[0]["enabled"] == false
 }
 
 fn user(n: u32) -> Value {
@@ -93,7 +97,12 @@ async fn a_stream_into_the_worker_lives_and_turns_its_token() {
     assert_eq!(got[0].json()["object"]["user_id"], "auth0|1");
 
     // An edit and a change by somebody else, each with one write.
-    world.edit("evs/users", json!({"subscriptions": [{"eventType": "user.created"}, {"eventType": "user.deleted"}]})).await;
+    world
+        .edit(
+            "evs/users",
+            json!({"subscriptions": [{"eventType": "user.created"}, {"eventType": "user.deleted"}]}),
+        )
+        .await;
     world.ready("eventstreams/users").await;
     assert_eq!(auth0.kept_streams().await[0]["subscriptions"].as_array().unwrap().len(), 2);
     let id = streams[0]["id"].as_str().unwrap();
@@ -146,12 +155,20 @@ async fn every_destination_and_its_secrets() {
         .apply(&[
             receiver,
             stream("bearer", webhook(json!({"bearer": {"tokenSecretRef": of("token")}}))),
-            stream("basic", webhook(json!({"basic": {"username": "u", "passwordSecretRef": of("password")}}))),
-            stream("header", webhook(json!({"customHeader": {"name": "x-own", "valueSecretRef": of("value")}}))),
+            stream(
+                "basic",
+                webhook(json!({"basic": {"username": "u", "passwordSecretRef": of("password")}})),
+            ),
+            stream(
+                "header",
+                webhook(json!({"customHeader": {"name": "x-own", "valueSecretRef": of("value")}})),
+            ),
             stream("bridge", json!({"eventBridge": {"accountId": "123456789012", "region": "eu-central-1"}})),
             stream("action", json!({"action": {"actionId": "9c2ba2a9-6e7c-4c43-b3f6-0a4c7b6c7f59"}})),
-            with(stream("odd", json!({"action": {"actionId": "9c2ba2a9-6e7c-4c43-b3f6-0a4c7b6c7f59"}})),
-                 json!({"enabled": false, "subscriptions": [{"eventType": "user.exploded"}]})),
+            with(
+                stream("odd", json!({"action": {"actionId": "9c2ba2a9-6e7c-4c43-b3f6-0a4c7b6c7f59"}})),
+                json!({"enabled": false, "subscriptions": [{"eventType": "user.exploded"}]}),
+            ),
         ])
         .await;
     for name in ["bearer", "basic", "header", "bridge", "action", "odd"] {
@@ -161,16 +178,19 @@ async fn every_destination_and_its_secrets() {
         let all = auth0.kept_streams().await;
         all.into_iter().find(|s| s["name"] == name).unwrap_or_else(|| panic!("no {name}"))
     };
-    let authorization = async |name: &str| named(name).await["destination"]["configuration"]["webhook_authorization"].clone();
-    assert_eq!(authorization("bearer").await, json!({"method": "bearer", "token": "t0ken-1"}));
-    assert_eq!(authorization("basic").await, json!({"method": "basic", "username": "u", "password": "p4ssword"}));
-    let header = json!({"method": "custom_header", "header_key": "x-own", "header_value": "v4lue"});
-    assert_eq!(authorization("header").await, header);
+    let authorization =
+        async |name: &str| named(name).await["destination"]["webhook"]["authorization"].clone();
+    assert_eq!(authorization("bearer").await, json!({"bearer": {"token": "t0ken-1"}}));
+    assert_eq!(authorization("basic").await, json!({"basic": {"username": "u", "password": "p4ssword"}}));
+    assert_eq!(authorization("header").await, json!({"custom_header": {"key": "x-own", "value": "v4lue"}}));
     let bridge = world.get("eventstreams/bridge").await.unwrap();
     let source = bridge["status"]["partnerEventSource"].as_str().unwrap();
     assert!(source.starts_with("aws.partner/auth0.com/"), "{source}");
     let odd = world.get("eventstreams/odd").await.unwrap();
-    assert_eq!((&odd["status"]["serverStatus"], &named("odd").await["status"]), (&json!("disabled"), &json!("disabled")));
+    assert_eq!(
+        (&odd["status"]["serverStatus"], &named("odd").await["enabled"]),
+        (&json!("disabled"), &json!(false))
+    );
     assert!(condition(&odd, "EventTypesKnown")["message"].as_str().unwrap().contains("user.exploded"));
 
     // A replaced Secret reaches Auth0 by itself, and nothing else is written.
@@ -178,7 +198,7 @@ async fn every_destination_and_its_secrets() {
     world.kubectl(&["patch", "secret/receiver", "-p", r#"{"stringData":{"token":"t0ken-2"}}"#]).await;
     eventually(DEADLINE, "the new token at Auth0", async || {
         let kept = authorization("bearer").await;
-        if kept["token"] == "t0ken-2" { Ok(()) } else { Err(kept.to_string()) }
+        if kept["bearer"]["token"] == "t0ken-2" { Ok(()) } else { Err(kept.to_string()) }
     })
     .await;
     assert_eq!(auth0.count("PATCH", "/api/v2/event-streams").await, 1);
@@ -196,12 +216,15 @@ async fn what_exists_is_adopted_on_purpose_only() {
     world.apply(&[secret("receiver", "token", "t0ken")]).await;
     let authorization = json!({"method": "bearer", "token": "old"});
     let there = auth0
-        .create_stream(json!({"name": "there", "subscriptions": [{"event_type": "user.created"}], "destination":
+        .create_stream(
+            json!({"name": "there", "subscriptions": [{"event_type": "user.created"}], "destination":
             {"type": "webhook", "configuration":
-                {"webhook_endpoint": "https://example.com/a", "webhook_authorization": authorization}}}))
+                {"webhook_endpoint": "https://example.com/a", "webhook_authorization": authorization}}}),
+        )
         .await;
     let id = there["id"].as_str().unwrap();
-    let is_as_it_was = async || auth0.kept_streams().await[0]["updated_at"] == there["updated_at"];
+    let before = auth0.kept_streams().await;
+    let is_as_it_was = async || auth0.kept_streams().await == before;
 
     world.apply(&[stream("there", bearer("https://example.com/a"))]).await;
     let why = world.stalled("eventstreams/there", "Conflict").await;
@@ -209,7 +232,8 @@ async fn what_exists_is_adopted_on_purpose_only() {
     world.kubectl(&["delete", "evs/there", "--timeout=30s"]).await;
 
     // Looked at, by its name; what differs is told.
-    let observed = |endpoint: &str| with(stream("there", bearer(endpoint)), json!({"managementPolicy": "ObserveOnly"}));
+    let observed =
+        |endpoint: &str| with(stream("there", bearer(endpoint)), json!({"managementPolicy": "ObserveOnly"}));
     world.apply(&[observed("https://example.com/b")]).await;
     let why = world.stalled("eventstreams/there", "Differs").await;
     assert!(why.contains("destination.configuration.webhook_endpoint"), "{why}");
@@ -284,7 +308,7 @@ async fn a_stream_that_auth0_disabled_waits_for_somebody() {
     for n in 0..2 {
         auth0.emit("user.created", user(n)).await;
     }
-    auth0.until_streams("disabled", is("disabled")).await;
+    auth0.until_streams("disabled", is_disabled).await;
     world.request("evs/ours", "t1").await;
     let why = world.stalled("eventstreams/ours", "DisabledByAuth0").await;
     assert!(why.contains("hookstream.dev/resume") && why.contains("newest failure"), "{why}");
@@ -293,20 +317,24 @@ async fn a_stream_that_auth0_disabled_waits_for_somebody() {
     world.request("evs/ours", "t2").await;
     let done = |o: &Value| o["status"]["handled"]["reconcileRequestedAt"] == "t2";
     world.until("eventstreams/ours", "acknowledged", done).await;
-    assert_eq!(auth0.kept_streams().await[0]["status"], "disabled", "nobody said so yet");
+    assert!(is_disabled(&auth0.kept_streams().await), "nobody said so yet");
 
     world.kubectl(&["annotate", "evs/ours", "hookstream.dev/resume=now"]).await;
-    auth0.until_streams("enabled", is("enabled")).await;
+    auth0.until_streams("enabled", is_enabled).await;
     let object = world.ready("eventstreams/ours").await;
     assert_eq!(object["status"]["handled"]["resume"], "now");
-    assert_eq!(auth0.count("POST", "/api/v2/event-streams/").await, 0, "the endpoint is not ours: nothing is redelivered");
+    assert_eq!(
+        auth0.count("POST", "/api/v2/event-streams/").await,
+        0,
+        "the endpoint is not ours: nothing is redelivered"
+    );
 
     // What the spec itself disables is no mishap.
     world.edit("evs/ours", json!({"enabled": false})).await;
-    auth0.until_streams("disabled", is("disabled")).await;
+    auth0.until_streams("disabled", is_disabled).await;
     world.ready("eventstreams/ours").await;
     world.edit("evs/ours", json!({"enabled": true})).await;
-    auth0.until_streams("enabled", is("enabled")).await;
+    auth0.until_streams("enabled", is_enabled).await;
     world.ready("eventstreams/ours").await;
 }
 
@@ -322,9 +350,9 @@ async fn after_an_outage_of_the_worker_its_stream_is_enabled_again_and_nothing_i
     for n in 0..2 {
         auth0.emit("user.created", user(n)).await;
     }
-    auth0.until_streams("disabled", is("disabled")).await;
+    auth0.until_streams("disabled", is_disabled).await;
     world.start_operator();
-    auth0.until_streams("enabled", is("enabled")).await;
+    auth0.until_streams("enabled", is_enabled).await;
     let got = world.receiver.wait_for(2, DEADLINE).await;
     let mut users: Vec<_> = got.iter().map(|r| r.json()["object"]["user_id"].to_string()).collect();
     users.sort();
@@ -341,16 +369,19 @@ async fn after_an_outage_of_the_worker_its_stream_is_enabled_again_and_nothing_i
     let object = world.until("eventstreams/users", "it waits", waits).await;
     assert_eq!(condition(&object, "Reconciling")["status"], "True");
     world.kubectl(&["annotate", "evs/users", "hookstream.dev/resume=now"]).await;
-    auth0.until_streams("enabled", is("enabled")).await;
+    auth0.until_streams("enabled", is_enabled).await;
     world.ready("eventstreams/users").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_missing_is_told() {
-    let world = World::with("evs-missing", crate::world::Setup { no_ingest_url: true, ..Default::default() }).await;
+    let world =
+        World::with("evs-missing", crate::world::Setup { no_ingest_url: true, ..Default::default() }).await;
     let auth0 = Auth0::start(&[]).await;
     connect(&world, &auth0).await;
-    world.apply(&[stream("users", json!({"worker": {}})), stream("late", bearer("https://example.com"))]).await;
+    world
+        .apply(&[stream("users", json!({"worker": {}})), stream("late", bearer("https://example.com"))])
+        .await;
     let why = world.stalled("eventstreams/users", "IngestUrlMissing").await;
     assert!(why.contains("--public-ingest-url"), "{why}");
     let plain = json!({"ingestUrl": "http://hookstream-worker.hookstream-system.svc:8080"});
@@ -391,20 +422,31 @@ async fn a_suspended_stream_is_left_alone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn standalone_keeps_streams_and_hooks_from_files() {
     let auth0 = Auth0::start(&[]).await;
-    let file = |kind: &str, name: &str, spec: Value| manifest("hookstream.dev/v1alpha1", kind, name, json!({"spec": spec}));
-    let secret = manifest("v1", "Secret", "auth0", json!({"stringData": {"secret": CLIENT_SECRET, "key": "v4lue"}}));
+    let file = |kind: &str, name: &str, spec: Value| {
+        manifest("hookstream.dev/v1alpha1", kind, name, json!({"spec": spec}))
+    };
+    let secret =
+        manifest("v1", "Secret", "auth0", json!({"stringData": {"secret": CLIENT_SECRET, "key": "v4lue"}}));
     let common = secret + &file("Connection", "auth0", tenant(&auth0));
     let script = |text: &str| {
-        file("Hook", "claims", json!({"connectionRef": {"name": "auth0"}, "name": "claims",
+        file(
+            "Hook",
+            "claims",
+            json!({"connectionRef": {"name": "auth0"}, "name": "claims",
             "triggerId": "credentials-exchange", "script": text,
-            "secrets": [{"name": "KEY", "secretRef": {"name": "auth0", "key": "key"}}]}))
+            "secrets": [{"name": "KEY", "secretRef": {"name": "auth0", "key": "key"}}]}),
+        )
     };
     let users = file("EventStream", "users", spec("users", json!({"worker": {}})));
     let mut standalone = Standalone::prepare(&(common.clone() + &users + &script("one")), &["--prune"]);
     standalone.public_ingest();
     standalone.restart().await;
     let streams = auth0.until_streams("the stream", |s| s.len() == 1).await;
-    auth0.until_hooks("the hook", |h| h.len() == 1 && h[0]["secrets"]["KEY"] == "v4lue" && h[0]["enabled"] == true).await;
+    auth0
+        .until_hooks("the hook", |h| {
+            h.len() == 1 && h[0]["secrets"]["KEY"] == "v4lue" && h[0]["enabled"] == true
+        })
+        .await;
     let (endpoint, token) = kept(&streams);
     assert_eq!(send(endpoint, token, "evt_1").await, 202);
 
