@@ -10,7 +10,7 @@ LOCKED := $(if $(CI),--locked)
 SOAK_CYCLES ?= 200
 # How long `make fuzz` spends on each target.
 FUZZ_SECONDS ?= 60
-FUZZ_TARGETS := publish relay retry_after signature duration filter url
+FUZZ_TARGETS := publish relay retry_after signature duration filter url template
 
 .PHONY: help build lint test demo controlplane crds bench soak fuzz check-rust check-tools
 
@@ -40,9 +40,10 @@ controlplane: check-tools ## build the control plane of the tests into the user'
 crds: check-rust ## write crds/ again, after a change in src/api
 	$(CARGO) run -q $(LOCKED) -- crds --output crds
 
-bench: check-rust ## durable events a second as a ratio to a bare relay, many hooks, a hanging receiver, a restart
+bench: check-rust ## durable events a second as a ratio to a bare relay; many hooks, a hanging receiver, a restart; scripts a second
 	$(CARGO) bench $(LOCKED) --bench relay
 	$(CARGO) bench $(LOCKED) --bench worker
+	$(CARGO) bench $(LOCKED) --bench scripts
 	$(CARGO) test $(LOCKED) --release --lib -- --ignored --nocapture --test-threads 1 store_
 
 soak: check-tools controlplane ## the long tests, SOAK_CYCLES=200 cycles each
@@ -60,6 +61,7 @@ need = command -v $(1) >/dev/null || { echo "missing: $(2)" >&2; missing=1; }
 need_rust = $(call need,$(CARGO),Rust 1.95 or newer: install it from https://rustup.rs)
 need_cc = $(call need,cc,a C compiler: apt-get install build-essential (Debian$(comma) Ubuntu) or xcode-select --install (macOS))
 need_go = $(call need,go,Go 1.26 or newer$(comma) which builds the control plane of the tests: install it from https://go.dev/dl)
+need_python = $(call need,python3,Python 3 with pip$(comma) which checks signatures with another library: apt-get install python3 python3-pip (Debian$(comma) Ubuntu))
 need_fuzz = $(CARGO) +nightly fuzz --version >/dev/null 2>&1 || { echo "missing: cargo-fuzz: rustup toolchain install nightly, cargo install cargo-fuzz" >&2; missing=1; }
 comma := ,
 
@@ -67,4 +69,4 @@ check-rust:
 	@missing=; $(need_rust); $(need_cc); [ -z "$$missing" ]
 
 check-tools: ## tell which tools are missing and how to install them
-	@missing=; $(need_rust); $(need_cc); $(need_go); [ -z "$$missing" ]
+	@missing=; $(need_rust); $(need_cc); $(need_go); $(need_python); [ -z "$$missing" ]

@@ -1,8 +1,12 @@
 //! Metrics, named by the Prometheus conventions. Labels come from closed sets: kinds, stable reasons, states.
 
+use std::collections::HashSet;
+use std::fmt::Debug;
+use std::hash::Hash;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -26,11 +30,22 @@ pub struct Metrics {
     ingest_seconds: Family<RouteLabel, Histogram>,
     delivery_seconds: Histogram,
     breakers_open: Gauge,
-    api: Family<Api, Counter>,
     commit_seconds: Histogram,
     commit_group: Histogram,
     backlog: Backlog,
     disk_used: Ratio,
+    problems: Family<ProblemLabel, Counter>,
+    admin_requests: Family<AdminRequest, Counter>,
+    admin_seconds: Family<HostLabel, Histogram>,
+    admin_waits: Family<HostLabel, Histogram>,
+    admin_postponed: Family<HostLabel, Counter>,
+    drift_found: Family<KindLabel, Counter>,
+    drift_repaired: Family<KindLabel, Counter>,
+    leader: Gauge,
+    watch_requests: Family<WatchLabel, Counter>,
+    api_requests: Family<ApiRequest, Counter>,
+    /// The hosts that have a label of their own.
+    hosts: Mutex<HashSet<String>>,
 }
 
 type Ratio = Gauge<f64, AtomicU64>;
@@ -43,6 +58,41 @@ struct Backlog {
     oldest: Ratio,
     shares: Family<ShareLabel, Ratio>,
     store: Gauge,
+}
+
+/// Hosts come from what users write: beyond so many they share the label `other`.
+const MAX_HOSTS: usize = 100;
+const OTHER: &str = "other";
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ProblemLabel {
+    kind: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct HostLabel {
+    host: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AdminRequest {
+    host: String,
+    method: &'static str,
+    code: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WatchLabel {
+    resource: String,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ApiRequest {
+    route: String,
+    method: &'static str,
+    code: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -79,12 +129,6 @@ struct RouteLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Api {
-    route: &'static str,
-    status: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ShareLabel {
     of: &'static str,
 }
@@ -101,7 +145,7 @@ impl Default for Metrics {
         let reconciles = Family::<Reconcile, Counter>::default();
         registry.register(
             "reconciles",
-            "Reconciles by kind and outcome (Applied, or the reason of a problem)",
+            "Reconciles by kind and outcome (Applied, Stalled, Waiting, RateLimited, Postponed, Conflict, NotLeading, Failed, Panicked, Abandoned)",
             reconciles.clone(),
         );
         let reconcile_seconds = Family::<KindLabel, Histogram>::new_with_constructor(|| {
@@ -164,12 +208,6 @@ impl Default for Metrics {
             "Hooks whose circuit breaker is open: they are sent nothing but probes",
             breakers_open.clone(),
         );
-        let api = Family::<Api, Counter>::default();
-        registry.register(
-            "api_requests",
-            "Requests at the API port by route and class of the status",
-            api.clone(),
-        );
         let commit_seconds = Histogram::new(exponential_buckets(0.0001, 2.0, 16));
         registry.register_with_unit(
             "store_commit_duration",
@@ -215,7 +253,23 @@ impl Default for Metrics {
             Unit::Ratios,
             disk_used.clone(),
         );
+        let mut family = FamilyOf(&mut registry);
         Metrics {
+            problems: family.counter("reconcile_problems", "Reconciles that did not get through, by kind and reason"),
+            admin_requests: family.counter("admin_requests", "Calls to admin APIs by host, method and class of the status (error: no answer)"),
+            admin_seconds: family.seconds("admin_request_duration", "Time of a call to an admin API"),
+            admin_waits: family.seconds("admin_rate_limit_wait", "Time that a call waited for its turn within the rate limit"),
+            admin_postponed: family.counter("admin_postponed", "Calls that were told to come back: others were before, the vendor asked to wait, or the host fails"),
+            drift_found: family.counter("drift_found", "Objects at a vendor that somebody else changed or deleted"),
+            drift_repaired: family.counter("drift_repaired", "Objects at a vendor that were made right after such a change"),
+            watch_requests: family.counter("watch_requests", "Lists and watches that were begun at the API server, by resource and outcome (ok, error); a watch lasts for --watch-timeout"),
+            api_requests: family.counter("api_requests", "Requests at the worker's API port by route, method and class of the status"),
+            leader: {
+                let leader = Gauge::default();
+                registry.register("leader", "1 where this replica leads: the one that writes to admin APIs", leader.clone());
+                leader
+            },
+            hosts: Mutex::default(),
             registry,
             reconciles,
             reconcile_seconds,
@@ -228,7 +282,6 @@ impl Default for Metrics {
             ingest_seconds,
             delivery_seconds,
             breakers_open,
-            api,
             commit_seconds,
             commit_group,
             backlog,
@@ -238,6 +291,67 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    /// A reconcile did not get through.
+    pub fn problem(&self, kind: &'static str, reason: &'static str) {
+        self.problems.get_or_create(&ProblemLabel { kind, reason }).inc();
+    }
+
+    /// A call to an admin API was made; no status: no answer.
+    pub fn admin_called(&self, host: &str, method: &str, status: Option<u16>, took: Duration) {
+        let host = self.host(host);
+        let label = AdminRequest { host: host.clone(), method: known_method(method), code: class(status) };
+        self.admin_requests.get_or_create(&label).inc();
+        self.admin_seconds.get_or_create(&HostLabel { host }).observe(took.as_secs_f64());
+    }
+
+    /// A call waited for its turn, and got it or was told to come back.
+    pub fn admin_waited(&self, host: &str, waited: Duration, went: bool) {
+        let label = HostLabel { host: self.host(host) };
+        if went {
+            self.admin_waits.get_or_create(&label).observe(waited.as_secs_f64());
+        } else {
+            self.admin_postponed.get_or_create(&label).inc();
+        }
+    }
+
+    /// Somebody else changed or deleted what an object of this kind has at its vendor.
+    pub fn drift_found(&self, kind: &'static str) {
+        self.drift_found.get_or_create(&KindLabel { kind }).inc();
+    }
+
+    pub fn drift_repaired(&self, kind: &'static str) {
+        self.drift_repaired.get_or_create(&KindLabel { kind }).inc();
+    }
+
+    pub fn leads(&self, leads: bool) {
+        self.leader.set(i64::from(leads));
+    }
+
+    /// A list or a watch was begun. `resource` is the path of one of the watches that this process has.
+    pub fn watch_request(&self, resource: &str, ok: bool) {
+        let label = WatchLabel { resource: resource.to_owned(), outcome: if ok { "ok" } else { "error" } };
+        self.watch_requests.get_or_create(&label).inc();
+    }
+
+    /// A request at the API port. `route` is the pattern, not the path.
+    pub fn api_request(&self, route: Option<&str>, method: &str, status: u16) {
+        let route = route.unwrap_or(OTHER).to_owned();
+        let label = ApiRequest { route, method: known_method(method), code: class(Some(status)) };
+        self.api_requests.get_or_create(&label).inc();
+    }
+
+    fn host(&self, host: &str) -> String {
+        let mut hosts = self.hosts.lock();
+        if hosts.contains(host) {
+            return host.to_owned();
+        }
+        if hosts.len() >= MAX_HOSTS {
+            return OTHER.to_owned();
+        }
+        hosts.insert(host.to_owned());
+        host.to_owned()
+    }
+
     pub fn reconciled(&self, kind: &'static str, outcome: &'static str, took: Duration) {
         self.reconciles.get_or_create(&Reconcile { kind, outcome }).inc();
         self.reconcile_seconds.get_or_create(&KindLabel { kind }).observe(took.as_secs_f64());
@@ -259,7 +373,12 @@ impl Metrics {
 
     pub fn attempted(&self, outcome: &'static str, status: Option<u16>, took: Duration) {
         self.in_flight.dec();
-        self.attempts.get_or_create(&AttemptLabel { outcome, status: class(status) }).inc();
+        self.attempts
+            .get_or_create(&AttemptLabel {
+                outcome,
+                status: status.map_or("none", |status| class(Some(status))),
+            })
+            .inc();
         self.attempt_seconds.observe(took.as_secs_f64());
     }
 
@@ -280,10 +399,6 @@ impl Metrics {
         } else {
             self.breakers_open.dec()
         };
-    }
-
-    pub fn api_asked(&self, route: &'static str, status: u16) {
-        self.api.get_or_create(&Api { route, status: class(Some(status)) }).inc();
     }
 
     /// A group of operations was committed.
@@ -319,13 +434,67 @@ impl Metrics {
     }
 }
 
+/// Registers families.
+struct FamilyOf<'a>(&'a mut Registry);
+
+impl FamilyOf<'_> {
+    fn counter<L>(&mut self, name: &str, help: &str) -> Family<L, Counter>
+    where
+        L: Clone + Debug + Eq + Hash + EncodeLabelSet + Send + Sync + 'static,
+    {
+        let family = Family::default();
+        self.0.register(name, help, family.clone());
+        family
+    }
+
+    fn seconds(&mut self, name: &str, help: &str) -> Family<HostLabel, Histogram> {
+        // From a cache's answer to the deadline of a call.
+        let family = Family::<HostLabel, Histogram>::new_with_constructor(|| {
+            Histogram::new(exponential_buckets(0.004, 4.0, 8))
+        });
+        self.0.register_with_unit(name, help, Unit::Seconds, family.clone());
+        family
+    }
+}
+
+fn known_method(method: &str) -> &'static str {
+    ["GET", "POST", "PUT", "PATCH", "DELETE"].into_iter().find(|known| *known == method).unwrap_or(OTHER)
+}
+
 fn class(status: Option<u16>) -> &'static str {
-    match status {
-        None => "none",
-        Some(100..=199) => "1xx",
-        Some(200..=299) => "2xx",
-        Some(300..=399) => "3xx",
-        Some(400..=499) => "4xx",
-        Some(_) => "5xx",
+    match status.map(|status| status / 100) {
+        Some(1) => "1xx",
+        Some(2) => "2xx",
+        Some(3) => "3xx",
+        Some(4) => "4xx",
+        Some(5) => "5xx",
+        Some(_) => OTHER,
+        None => "error",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_bounded_and_every_metric_has_a_help() {
+        let metrics = Metrics::default();
+        for n in 0..1000 {
+            metrics.admin_called(&format!("host-{n}:443"), "BREW", Some(418), Duration::ZERO);
+        }
+        metrics.admin_called("host-1:443", "GET", None, Duration::ZERO);
+        metrics.leads(true);
+        let text = metrics.encode();
+        let calls: Vec<&str> =
+            text.lines().filter(|l| l.starts_with("hookstream_admin_requests_total{")).collect();
+        assert_eq!(calls.len(), MAX_HOSTS + 2);
+        let other = r#"hookstream_admin_requests_total{host="other",method="other",code="4xx"} 900"#;
+        assert!(calls.contains(&other), "{text}");
+        assert!(text.contains("\nhookstream_leader 1\n"));
+        for line in text.lines().filter(|l| l.starts_with("# TYPE ")) {
+            let name = line.split(' ').nth(2).unwrap();
+            assert!(text.contains(&format!("# HELP {name} ")), "{name} has no help");
+        }
     }
 }

@@ -16,7 +16,20 @@ use crate::metrics::Metrics;
 /// What is still to be done before the process is ready.
 #[derive(Clone, Default)]
 pub struct Readiness {
-    pending: Arc<Mutex<BTreeMap<u64, &'static str>>>,
+    pending: Arc<Mutex<BTreeMap<u64, String>>>,
+}
+
+/// What hangs for good, so that only a new process helps.
+#[derive(Clone, Default)]
+pub struct Liveness {
+    hanging: Arc<Mutex<Vec<String>>>,
+}
+
+impl Liveness {
+    /// Replaces what hangs; a text completes "not alive: ".
+    pub fn set(&self, hanging: Vec<String>) {
+        *self.hanging.lock() = hanging;
+    }
 }
 
 /// One thing that is still to be done.
@@ -28,15 +41,20 @@ pub struct Pending {
 
 impl Readiness {
     /// Something has to be done first; the text completes "not ready until".
-    pub fn pending(&self, what: &'static str) -> Pending {
+    pub fn pending(&self, what: impl Into<String>) -> Pending {
         let mut pending = self.pending.lock();
         let number = pending.keys().next_back().map_or(0, |last| last + 1);
-        pending.insert(number, what);
+        pending.insert(number, what.into());
         Pending { readiness: self.clone(), number }
     }
 }
 
 impl Pending {
+    /// Says it in other words: more is known now.
+    pub fn say(&self, what: String) {
+        self.readiness.pending.lock().insert(self.number, what);
+    }
+
     pub fn done(self) {
         self.readiness.pending.lock().remove(&self.number);
     }
@@ -45,25 +63,34 @@ impl Pending {
 #[derive(Clone)]
 struct Ops {
     readiness: Readiness,
+    liveness: Liveness,
     metrics: Arc<Metrics>,
 }
 
 /// The routes of the ops port.
-pub fn router(readiness: Readiness, metrics: Arc<Metrics>) -> Router {
+pub fn router(readiness: Readiness, liveness: Liveness, metrics: Arc<Metrics>) -> Router {
     Router::new()
-        .route("/livez", get(|| async { "ok\n" }))
+        .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics_text))
-        .with_state(Ops { readiness, metrics })
+        .with_state(Ops { readiness, liveness, metrics })
+}
+
+async fn livez(State(ops): State<Ops>) -> Response {
+    ok_without("not alive:", ops.liveness.hanging.lock().iter())
 }
 
 async fn readyz(State(ops): State<Ops>) -> Response {
-    let pending: Vec<&'static str> = ops.readiness.pending.lock().values().copied().collect();
-    if pending.is_empty() {
-        return "ok\n".into_response();
+    ok_without("not ready until", ops.readiness.pending.lock().values())
+}
+
+fn ok_without<'a>(what: &str, obstacles: impl Iterator<Item = &'a String>) -> Response {
+    let text: String = obstacles.map(|obstacle| format!("{what} {obstacle}\n")).collect();
+    if text.is_empty() {
+        "ok\n".into_response()
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
     }
-    let text: String = pending.iter().map(|what| format!("not ready until {what}\n")).collect();
-    (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
 }
 
 async fn metrics_text(State(ops): State<Ops>) -> Response {

@@ -58,7 +58,8 @@ pub fn paced(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let sent = runtime.block_on(send(subject, connections, events, pause));
     let mut last = (sink.count(), Instant::now());
-    while last.0 < counted && last.1.elapsed() < LOST_AFTER {
+    let all = || (0..).zip(&sink.came()).filter(|(number, came)| counts(*number) && came.is_some()).count();
+    while (last.0 < counted || all() < counted) && last.1.elapsed() < LOST_AFTER {
         std::thread::sleep(Duration::from_millis(1));
         let count = sink.count();
         if count > last.0 {
@@ -83,6 +84,35 @@ pub fn paced(
         p99: at(0.99),
         lost: counted - times.len(),
     }
+}
+
+/// Events a second of a handler whose deliveries are counted by the worker itself (`ops`: where its metrics are), for a
+/// lambda ends in the worker. None: some did not arrive.
+pub fn counted(subject: &Subject, ops: &str, connections: usize, events: usize) -> Option<f64> {
+    let before = delivered(ops);
+    let started = Instant::now();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(send(subject, connections, events));
+    let mut last = (delivered(ops), Instant::now());
+    while last.0 < before + events && last.1.elapsed() < LOST_AFTER {
+        std::thread::sleep(Duration::from_millis(20));
+        let count = delivered(ops);
+        if count > last.0 {
+            last = (count, Instant::now());
+        }
+    }
+    (last.0 == before + events).then(|| events as f64 / last.1.duration_since(started).as_secs_f64())
+}
+
+fn delivered(ops: &str) -> usize {
+    let mut stream = std::net::TcpStream::connect(ops).expect("the metrics");
+    let request = "GET /metrics HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n";
+    std::io::Write::write_all(&mut stream, request.as_bytes()).expect("asking");
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut stream, &mut text).expect("metrics");
+    let lines = text.lines().filter(|line| line.starts_with("hookstream_deliveries_finished_total{"));
+    let delivered = lines.filter(|line| line.contains(r#"state="delivered""#));
+    delivered.filter_map(|line| line.rsplit(' ').next()?.parse::<usize>().ok()).sum()
 }
 
 /// Sends every event once; when each was sent.

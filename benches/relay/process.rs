@@ -75,24 +75,31 @@ pub fn folder() -> tempfile::TempDir {
 }
 
 pub fn standalone(sink: SocketAddr) -> Subject {
+    let webhook =
+        format!("webhook: {{url: 'http://{sink}/', signature: {{secretRef: {{name: keys, key: secret}}}}}}");
+    with_handler(&webhook).0
+}
+
+/// The same with another handler (YAML); and the address of its metrics.
+pub fn with_handler(handler: &str) -> (Subject, String) {
     let text = format!(
         "apiVersion: v1\nkind: Secret\nmetadata: {{name: keys}}\nstringData: {{secret: secret}}\n---\n\
          apiVersion: hookstream.dev/v1alpha1\nkind: EventHook\nmetadata: {{name: sink}}\n\
-         spec: {{source: bench-0, handler: {{webhook: {{url: 'http://{sink}/', signature: {{secretRef: {{name: keys, key: secret}}}}}}}}, \
-         delivery: {{concurrency: {CONCURRENCY}}}}}\n"
+         spec: {{source: bench-0, handler: {{{handler}}}, delivery: {{concurrency: {CONCURRENCY}}}}}\n"
     );
     standalone_with(folder(), &text, 1)
 }
 
-/// `hookstream standalone` on these manifests, its data in `data` of this folder.
-pub fn standalone_with(dir: tempfile::TempDir, text: &str, sources: usize) -> Subject {
+/// `hookstream standalone` on these manifests, its data in `data` of this folder; and the address of its metrics.
+pub fn standalone_with(dir: tempfile::TempDir, text: &str, sources: usize) -> (Subject, String) {
     let manifests = dir.path().join("manifests");
     std::fs::create_dir(&manifests).expect("a folder");
     std::fs::write(manifests.join("all.yaml"), text).expect("a manifest");
     let port = || TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").to_string();
+    let (listen, ops) = (port(), port());
     let mut command = Command::new(env!("CARGO_BIN_EXE_hookstream"));
     command.arg("standalone").arg("--manifests").arg(&manifests).arg("--data").arg(dir.path().join("data"));
-    command.args(["--log-level", "warn", "--listen", &port(), "--ops-listen", &port()]);
+    command.args(["--log-level", "warn", "--listen", &listen, "--ops-listen", &ops]);
     command.args(["--api-listen", "127.0.0.1:0"]);
-    start(command, "ingest listening", PATH, sources, Some(dir))
+    (start(command, "ingest listening", PATH, sources, Some(dir)), ops)
 }

@@ -26,7 +26,7 @@ pub fn run(sink: &Sink) -> usize {
     let hanging = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = hanging.local_addr().expect("an address");
     let subjects = [sink.address(), address]
-        .map(|last| standalone_with(folder(), &manifests(sink.address(), last), HOOKS));
+        .map(|last| standalone_with(folder(), &manifests(sink.address(), last), HOOKS).0);
     let (mut lost, mut p99) = (0, [Vec::new(), Vec::new()]);
     for round in 0..=ROUNDS {
         for (subject, times) in subjects.iter().zip(&mut p99) {

@@ -15,6 +15,7 @@ use hookstream::core::egress::Policy;
 use hookstream::metrics::Metrics;
 use hookstream::net::{Egress, HttpClient};
 use hookstream::ops::Readiness;
+use hookstream::sandbox::{self, Sandbox};
 use hookstream::worker::store::sqlite::SqliteStore;
 use hookstream::worker::store::{Retention, Shares};
 use hookstream::worker::{Disk, Limits, Worker};
@@ -92,12 +93,15 @@ async fn serve(sink: String, hooks: usize) {
     let metrics = Arc::new(Metrics::default());
     let store = SqliteStore::open(Path::new("data")).expect("a store");
     let egress = Egress::new(Policy { loopback: true, ..Policy::default() });
+    let program = env!("CARGO_BIN_EXE_hookstream").into();
+    let sandbox = sandbox::Options { program, ..sandbox::Options::default() };
     let worker = Worker {
         cluster: Arc::new(files),
         view,
         store: Arc::new(store),
         http: HttpClient::new(egress).expect("a client"),
         metrics,
+        sandbox: Sandbox::start(sandbox).await,
         starting: Readiness::default().pending("the ingest port is open"),
         limits: Limits {
             max_event_bytes: 1 << 20,

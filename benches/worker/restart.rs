@@ -38,7 +38,7 @@ pub fn run(sink: &Sink) -> usize {
         .collect();
     sink.expect(EVENTS);
     let begun = Instant::now();
-    let subject = standalone_with(dir, &text, 1);
+    let subject = standalone_with(dir, &text, 1).0;
     while sink.count() == 0 && begun.elapsed() < Duration::from_secs(60) {
         std::thread::sleep(Duration::from_millis(1));
     }

@@ -8,6 +8,7 @@ use crate::api::LastError;
 use crate::core::conditions::cut;
 use crate::core::redact::redact;
 use crate::core::time::Millis;
+use crate::leadership::NotLeading;
 use crate::net::SendError;
 
 /// The longest text of a vendor that is repeated.
@@ -55,6 +56,12 @@ pub enum AdminError {
     Unreachable(String),
     #[error("the admin API may not be reached: {0}")]
     EgressDenied(String),
+    /// Nothing was sent: others are before, within the rate limit.
+    #[error("others are before it within the rate limit of the admin API")]
+    Postponed(Duration),
+    /// Nothing was sent.
+    #[error(transparent)]
+    NotLeading(#[from] NotLeading),
     /// It cannot be done this way there; nothing was changed. The reconciler takes another way.
     #[error("the admin API does not support {0}")]
     Unsupported(&'static str),
@@ -89,7 +96,7 @@ impl AdminError {
             AdminError::Rejected(_) | AdminError::EndOfLife(_) | AdminError::EgressDenied(_) => {
                 Class::Terminal
             }
-            AdminError::RateLimited(_, after) => Class::RateLimited(*after),
+            AdminError::RateLimited(_, after) | AdminError::Postponed(after) => Class::RateLimited(*after),
             AdminError::Unauthorized(_)
             | AdminError::Forbidden(_)
             | AdminError::NotFound(_)
@@ -98,7 +105,8 @@ impl AdminError {
             | AdminError::UnexpectedAnswer(_)
             | AdminError::TriggerTaken(_)
             | AdminError::Unreachable(_)
-            | AdminError::Unsupported(_) => Class::Retryable,
+            | AdminError::Unsupported(_)
+            | AdminError::NotLeading(_) => Class::Retryable,
         }
     }
 
@@ -116,8 +124,16 @@ impl AdminError {
             AdminError::TriggerTaken(_)
             | AdminError::Unreachable(_)
             | AdminError::EgressDenied(_)
-            | AdminError::Unsupported(_) => None,
+            | AdminError::Unsupported(_)
+            | AdminError::Postponed(_)
+            | AdminError::NotLeading(_) => None,
         }
+    }
+
+    /// True where nothing was sent because it was not this object's turn, or not this replica's: that tells nothing
+    /// about the object or the vendor, and nobody needs to hear of it.
+    pub fn is_own(&self) -> bool {
+        matches!(self, AdminError::Postponed(_) | AdminError::NotLeading(_))
     }
 
     /// The error as an object's status shows it.

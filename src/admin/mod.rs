@@ -5,14 +5,15 @@
 //!
 //! Invariants: calls go through the egress connector, follow no redirect, have a deadline and a bound; of what a vendor
 //! answers, only its known error fields are repeated, cut short, with what was sent in secret taken out; nothing here
-//! retries (the reconciler does, for one object at a time).
+//! retries (the reconciler does, for one object at a time); every call goes through `limit`, which keeps rates, and
+//! calls nobody while another replica leads.
 //!
-//! Left to others: what is wanted and which object is whose (`controller`), what differs (`core::plan`). The limiter
-//! and breaker a host come with "Sync in full".
+//! Left to others: what is wanted and which object is whose (`controller`), what differs (`core::plan`).
 
 pub mod auth0;
 mod error;
 pub mod kong;
+pub mod limit;
 
 use std::future::Future;
 

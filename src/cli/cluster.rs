@@ -3,15 +3,26 @@
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use kube::client::ClientBuilder;
 use kube::{Client, Config};
 
 use super::logging::LogArgs;
-use super::roles::{Roles, WorkerRole};
-use super::settings::{ControllerArgs, EgressArgs, WorkerArgs};
+use super::roles::{ControllerRole, Roles, WorkerRole};
+use super::settings::{ControllerArgs, EgressArgs, LeaseArgs, WorkerArgs, parse_watch_timeout};
 use super::{OrFail, Outcome, roles};
 use crate::cluster::Subscribers;
-use crate::cluster::kubernetes::{Kubernetes, Options, watch};
+use crate::cluster::kubernetes::{Candidacy, Kubernetes, Options, Pulse, PulseLayer, watch};
+use crate::core::time::Millis;
+use crate::leadership::Leadership;
+use crate::metrics::Metrics;
+use crate::ops::{Liveness, Readiness};
+
+/// Between two looks at the watches.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long the API server may take to tell its version.
+const ANSWER: Duration = Duration::from_secs(5);
 
 /// Run controller and worker in one process, against a cluster.
 ///
@@ -23,6 +34,8 @@ pub struct RunArgs {
     cluster: ClusterArgs,
     #[command(flatten)]
     controller: ControllerArgs,
+    #[command(flatten)]
+    lease: LeaseArgs,
     #[command(flatten)]
     worker: WorkerRoleArgs,
 }
@@ -37,6 +50,8 @@ pub struct ControllerRoleArgs {
     cluster: ClusterArgs,
     #[command(flatten)]
     controller: ControllerArgs,
+    #[command(flatten)]
+    lease: LeaseArgs,
 }
 
 /// Run the worker: takes events in and delivers them.
@@ -66,6 +81,9 @@ struct ClusterArgs {
     /// The audience that callers' tokens must have.
     #[arg(long, default_value = "hookstream", env = "HOOKSTREAM_TOKEN_AUDIENCE")]
     token_audience: String,
+    /// How long one watch lasts before it is begun again, 5s to 290s; /livez fails when one hangs for twice as long.
+    #[arg(long, default_value = "200s", value_parser = parse_watch_timeout, env = "HOOKSTREAM_WATCH_TIMEOUT")]
+    watch_timeout: Duration,
     /// Where /livez, /readyz and /metrics are.
     #[arg(long, default_value = ":8081", env = "HOOKSTREAM_OPS_LISTEN")]
     ops_listen: String,
@@ -92,11 +110,11 @@ struct WorkerRoleArgs {
 }
 
 pub async fn run(args: RunArgs) -> Outcome {
-    start(args.cluster, Some(args.controller), Some(args.worker)).await
+    start(args.cluster, Some((args.controller, args.lease)), Some(args.worker)).await
 }
 
 pub async fn controller(args: ControllerRoleArgs) -> Outcome {
-    start(args.cluster, Some(args.controller), None).await
+    start(args.cluster, Some((args.controller, args.lease)), None).await
 }
 
 pub async fn worker(args: WorkerOnlyArgs) -> Outcome {
@@ -105,22 +123,42 @@ pub async fn worker(args: WorkerOnlyArgs) -> Outcome {
 
 async fn start(
     args: ClusterArgs,
-    controller: Option<ControllerArgs>,
+    controller: Option<(ControllerArgs, LeaseArgs)>,
     worker: Option<WorkerRoleArgs>,
 ) -> Outcome {
     args.log.start()?;
+    let controller = match controller {
+        Some((controller, lease)) => Some((controller, lease.options(&args.operator_namespace)?)),
+        None => None,
+    };
     let config = Config::infer().await.or_fail(|| "no cluster: set KUBECONFIG, or run inside one".into())?;
     let refused = addresses_of(&config);
-    let client = Client::try_from(config).or_fail(|| "the cluster's configuration".into())?;
+    let (metrics, readiness, liveness) =
+        (Arc::new(Metrics::default()), Readiness::default(), Liveness::default());
+    let pulse = Pulse::new(args.watch_timeout, metrics.clone());
+    let builder = ClientBuilder::try_from(config.clone()).or_fail(|| "the cluster's configuration".into())?;
+    let client = builder.with_layer(&PulseLayer(pulse.clone())).build();
+    let with_worker = worker.is_some();
     let options = Options {
         namespace: args.operator_namespace,
         namespaces: args.namespace,
         require_secret_label: args.require_secret_label,
         token_audience: args.token_audience,
+        watch_timeout: args.watch_timeout,
     };
-    let kubernetes = Arc::new(Kubernetes::new(client, &options));
+    // A worker alone has nothing to lead.
+    let mut leadership = Leadership::always();
     let mut subscribers = Subscribers::default();
-    let controller = controller.map(|c| (c.options(), subscribers.subscribe()));
+    let controller = match controller {
+        None => None,
+        Some((controller, lease)) => {
+            let (leads, candidacy) = Candidacy::new(config.clone(), lease);
+            leadership = leads.clone();
+            let (options, changes) = (controller.options(), subscribers.subscribe());
+            Some(ControllerRole { options, changes, leadership: leads, candidacy: Some(candidacy) })
+        }
+    };
+    let kubernetes = Arc::new(Kubernetes::new(client, &options, leadership));
     let worker = worker.as_ref().map(|w| WorkerRole {
         args: &w.worker,
         data: &w.data,
@@ -128,17 +166,45 @@ async fn start(
         api_listen: &w.api_listen,
         changes: subscribers.subscribe(),
     });
-    let watching = watch(&kubernetes, &options, subscribers);
+    let installed = readiness.pending("the CRDs are installed");
+    let watching = watch(&kubernetes, &options, subscribers, pulse.clone(), installed);
+    let watchdog = watchdog(pulse, config, with_worker, liveness.clone());
     roles::run(Roles {
         cluster: kubernetes,
         view: watching.view,
-        watch: watching.run,
+        watch: async move {
+            tokio::join!(watching.run, watchdog);
+        },
+        metrics,
+        readiness,
+        liveness,
         egress: args.egress.policy(false, refused),
         ops_listen: &args.ops_listen,
         controller,
         worker,
     })
     .await
+}
+
+/// Fails liveness while a watch hangs. A worker delivers without the API server, and a new one could not even begin: where
+/// there is one, the API server must answer on a connection of its own first.
+async fn watchdog(pulse: Arc<Pulse>, config: Config, with_worker: bool, liveness: Liveness) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let mut hanging = pulse.silent(Millis::steady());
+        if !hanging.is_empty() && with_worker && !answers(&config).await {
+            hanging.clear();
+        }
+        let say = |(path, silence): (String, Duration)| {
+            format!("the watch of {path} has made no progress for {} s", silence.as_secs())
+        };
+        liveness.set(hanging.into_iter().map(say).collect());
+    }
+}
+
+async fn answers(config: &Config) -> bool {
+    let Ok(client) = Client::try_from(config.clone()) else { return false };
+    matches!(tokio::time::timeout(ANSWER, client.apiserver_version()).await, Ok(Ok(_)))
 }
 
 /// The API server's addresses, which no delivery may reach.

@@ -13,12 +13,20 @@ pub mod deliveries;
 pub mod emulate;
 mod http;
 mod logging;
+mod output;
+pub mod ping;
+mod reach;
 pub mod receive;
+pub mod release;
 mod roles;
+mod sandbox;
 pub mod send;
 mod settings;
+pub mod sources;
 pub mod standalone;
 pub mod store;
+pub mod test;
+pub mod validate;
 
 use std::future::Future;
 use std::process::ExitCode;
@@ -40,14 +48,21 @@ enum Command {
     Worker(cluster::WorkerOnlyArgs),
     Standalone(standalone::Args),
     Crds(crds::Args),
+    Validate(validate::Args),
+    Test(test::Args),
+    Ping(ping::Args),
+    Sources(sources::Args),
     #[command(subcommand)]
     Emulate(emulate::Vendor),
     Receive(receive::Args),
+    Release(release::Args),
     Send(send::Args),
     #[command(subcommand)]
     Deliveries(deliveries::Command),
     #[command(subcommand)]
     Store(store::Command),
+    #[command(hide = true)]
+    Sandbox(sandbox::Args),
 }
 
 /// Why a command could not do what it was asked: one line, and the exit code (2 and above).
@@ -89,11 +104,17 @@ pub fn main() -> ExitCode {
         Command::Worker(args) => block_on(cluster::worker(args)),
         Command::Standalone(args) => block_on(standalone::run(args)),
         Command::Crds(args) => crds::run(args),
+        Command::Validate(args) => validate::run(&args),
+        Command::Test(args) => block_on(test::run(args)),
+        Command::Ping(args) => block_on(ping::run(args)),
+        Command::Sources(args) => sources::run(args),
         Command::Emulate(vendor) => block_on(emulate::run(vendor)),
         Command::Receive(args) => block_on(receive::run(args)),
+        Command::Release(args) => block_on(release::run(args)),
         Command::Send(args) => block_on(send::run(args)),
         Command::Deliveries(command) => block_on(deliveries::run(command)),
         Command::Store(command) => store::run(command),
+        Command::Sandbox(args) => return sandbox::run(&args),
     };
     outcome.unwrap_or_else(|failure| {
         eprintln!("hookstream: {failure}");

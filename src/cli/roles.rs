@@ -4,6 +4,7 @@ use std::future::Future;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -11,15 +12,21 @@ use tokio_util::sync::CancellationToken;
 
 use super::settings::{WorkerArgs, with_host};
 use super::{Failure, OrFail, Outcome, say, stop_signal};
+use crate::cluster::kubernetes::{Candidacy, Ending};
 use crate::cluster::{Change, Cluster, View};
 use crate::controller;
 use crate::core::egress;
+use crate::leadership::Leadership;
 use crate::metrics::Metrics;
 use crate::net::{Egress, HttpClient, serve};
-use crate::ops::{self, Readiness};
+use crate::ops::{self, Liveness, Readiness};
+use crate::sandbox::Sandbox;
 use crate::worker::store::Shares;
 use crate::worker::store::sqlite::SqliteStore;
 use crate::worker::{Listening, Worker, WorkerError};
+
+/// What is under way at a stop may take as long as a call to an admin API.
+const DRAIN: Duration = Duration::from_secs(20);
 
 /// A process with one role or both.
 pub struct Roles<'a, F> {
@@ -27,10 +34,22 @@ pub struct Roles<'a, F> {
     pub view: View,
     /// Keeps the view true.
     pub watch: F,
+    pub metrics: Arc<Metrics>,
+    pub readiness: Readiness,
+    pub liveness: Liveness,
     pub egress: egress::Policy,
     pub ops_listen: &'a str,
-    pub controller: Option<(controller::Options, mpsc::Receiver<Change>)>,
+    pub controller: Option<ControllerRole>,
     pub worker: Option<WorkerRole<'a>>,
+}
+
+/// The controller's part.
+pub struct ControllerRole {
+    pub options: controller::Options,
+    pub changes: mpsc::Receiver<Change>,
+    pub leadership: Leadership,
+    /// Where replicas compete.
+    pub candidacy: Option<Candidacy>,
 }
 
 /// The worker's part.
@@ -48,8 +67,7 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     let stop = stop_signal()?;
-    let metrics = Arc::new(Metrics::default());
-    let readiness = Readiness::default();
+    let Roles { cluster, view, metrics, readiness, .. } = roles;
     let http =
         HttpClient::new(Egress::new(roles.egress)).or_fail(|| "reading the system's certificates".into())?;
 
@@ -59,68 +77,146 @@ where
         Some(role) => Some(open_store(role, metrics.clone())?),
         None => None,
     };
-    let router = ops::router(readiness.clone(), metrics.clone());
-    tokio::spawn(async move { serve::serve(ops, router, std::future::pending::<()>()).await });
-    tokio::spawn(roles.watch);
+    let router = ops::router(readiness.clone(), roles.liveness, metrics.clone());
+    let ops = tokio::spawn(async move { serve::serve(ops, router, std::future::pending::<()>()).await });
+    let watch = tokio::spawn(roles.watch);
 
-    let listed = readiness.pending("the objects are listed (are the CRDs installed?)");
+    let listed = readiness.pending("the objects are listed");
     // Before anything runs: between two registrations the process would look ready.
     let starting = roles.worker.is_some().then(|| readiness.pending("the ingest port is open"));
-    let view = roles.view.clone();
-    tokio::spawn(async move {
-        view.ready().await;
-        listed.done();
-    });
-    if let Some((options, changes)) = roles.controller {
-        let context = controller::Context::new(
-            roles.cluster.clone(),
-            roles.view.clone(),
-            http.clone(),
-            options,
-            metrics.clone(),
-        );
-        tokio::spawn(controller::run(Arc::new(context), changes));
-    }
-
     let stopping = CancellationToken::new();
-    let stopped = {
-        let stopping = stopping.clone();
-        let readiness = readiness.clone();
-        async move {
-            stop.await;
-            tracing::info!("stopping");
-            // First: whoever balances the load looks at this, and nothing is ever done for it.
-            let _never_done = readiness.pending("the process is started again: it stops");
-            stopping.cancel();
+    let controller = roles.controller.map(|role| {
+        let leadership = role.leadership.clone();
+        let (cluster, view, http, metrics) = (cluster.clone(), view.clone(), http.clone(), metrics.clone());
+        let context = controller::Context::new(cluster, view, http, role.options, metrics, leadership);
+        // A task of its own: a panic ends the process, and not quietly the controller alone.
+        tokio::spawn(control(Arc::new(context), role.changes, role.candidacy, stopping.clone()))
+    });
+    let controller = async {
+        match controller {
+            Some(task) => {
+                task.await.unwrap_or_else(|error| Err(broken(&format!("the controller ended: {error}"))))
+            }
+            None => Ok(()),
         }
     };
-    let (Some(role), Some((store, shares)), Some(starting)) = (roles.worker, store, starting) else {
-        stopped.await;
-        return Ok(ExitCode::SUCCESS);
+    let worker = match (roles.worker, store, starting) {
+        (Some(role), Some((store, shares)), Some(starting)) => Some((
+            Worker {
+                cluster,
+                view: view.clone(),
+                store: Arc::new(store),
+                http,
+                sandbox: Sandbox::start(role.args.scripts.options()).await,
+                metrics,
+                starting,
+                limits: role.args.limits(),
+                retention: role.args.retention(),
+                disk: role.args.disk(role.data),
+                shares,
+                grace: role.args.hook_grace,
+                accept_new_store: role.args.accept_new_store,
+                listen: with_host(role.listen),
+                api_listen: with_host(role.api_listen),
+            },
+            role.changes,
+        )),
+        _ => None,
     };
-    tokio::spawn(stopped);
-    let worker = Worker {
-        cluster: roles.cluster,
-        view: roles.view,
-        store: Arc::new(store),
-        http,
-        metrics,
-        starting,
-        limits: role.args.limits(),
-        retention: role.args.retention(),
-        disk: role.args.disk(role.data),
-        shares,
-        grace: role.args.hook_grace,
-        accept_new_store: role.args.accept_new_store,
-        listen: with_host(role.listen),
-        api_listen: with_host(role.api_listen),
+    let worker = async {
+        match worker {
+            Some((worker, changes)) => deliver(worker, changes, stopping.clone()).await,
+            None => Ok(()),
+        }
     };
+    // Whichever ends, the other stops too, in good order.
+    let (controller, worker) = (until(controller, &stopping), until(worker, &stopping));
+    let first_listed = async {
+        view.ready().await;
+        listed.done();
+        std::future::pending::<()>().await;
+    };
+    let asked = async {
+        stop.await;
+        tracing::info!("stopping");
+        // First: whoever balances the load looks at this, and nothing is ever done for it.
+        let _never_done = readiness.pending("the process is started again: it stops");
+        stopping.cancel();
+        std::future::pending::<()>().await;
+    };
+    let both = async {
+        let (controller, worker) = tokio::join!(controller, worker);
+        worker.and(controller)
+    };
+    tokio::select! {
+        result = both => result.map(|()| ExitCode::SUCCESS),
+        ended = watch => Err(broken(&format!("the watches ended{}", why(ended)))),
+        ended = ops => Err(broken(&format!("the ops port ended{}", why(ended)))),
+        () = first_listed => Ok(ExitCode::SUCCESS),
+        () = asked => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// A role that was there ends only when it is told to; one that is not there is done at once, and stops nobody.
+async fn until(
+    role: impl Future<Output = Result<(), Failure>>,
+    stopping: &CancellationToken,
+) -> Result<(), Failure> {
+    let result = role.await;
+    if result.is_err() {
+        stopping.cancel();
+    }
+    result
+}
+
+fn broken(what: &str) -> Failure {
+    Failure { code: 3, message: what.to_owned() }
+}
+
+fn why<T>(ended: Result<T, tokio::task::JoinError>) -> String {
+    ended.err().map(|error| format!(": {error}")).unwrap_or_default()
+}
+
+/// The controller, as long as it may: it competes once it knows the objects, and lets the Lease go when nothing of its own
+/// is under way any more.
+async fn control(
+    context: Arc<controller::Context>,
+    changes: mpsc::Receiver<Change>,
+    candidacy: Option<Candidacy>,
+    stopping: CancellationToken,
+) -> Result<(), Failure> {
+    let (view, metrics) = (context.view.clone(), context.metrics.clone());
+    let mut work = std::pin::pin!(controller::run(context, changes, stopping.clone()));
+    let Some(candidacy) = candidacy else {
+        metrics.leads(true);
+        work.await;
+        return Ok(());
+    };
+    tokio::select! {
+        () = &mut work => return Ok(()),
+        () = view.ready() => {}
+    }
+    let mut competing = candidacy.compete(metrics).or_fail(|| "starting the thread of the Lease".into())?;
+    tokio::select! {
+        () = &mut work => competing.stop(Ending::LetGo).await,
+        () = competing.ended() => return Err(broken("the thread of the Lease ended")),
+        () = async { stopping.cancelled().await; tokio::time::sleep(DRAIN).await } => competing.stop(Ending::RunOut).await,
+    }
+    Ok(())
+}
+
+/// The worker, until it is told to stop.
+async fn deliver(
+    worker: Worker,
+    changes: mpsc::Receiver<Change>,
+    stopping: CancellationToken,
+) -> Result<(), Failure> {
     let listening = |open: Listening| {
         say(&format!("hookstream: api listening on http://{}", open.api));
         say(&format!("hookstream: ingest listening on http://{}", open.ingest));
     };
-    match worker.run(role.changes, stopping, listening).await {
-        Ok(()) => Ok(ExitCode::SUCCESS),
+    match worker.run(changes, stopping, listening).await {
+        Ok(()) => Ok(()),
         Err(error @ WorkerError::Listen { .. }) => Err(Failure::new(error.to_string())),
         // Another code than a bad flag's: what was accepted is on disk, and a restart goes on with it.
         Err(error @ WorkerError::Store(_)) => Err(Failure { code: 3, message: error.to_string() }),

@@ -8,9 +8,13 @@ use clap::ValueEnum;
 use ipnet::IpNet;
 use url::Url;
 
-use super::Failure;
+use super::{Failure, OrFail};
+use crate::cluster::kubernetes::LeaseOptions;
 use crate::controller;
+use crate::core::bucket::Rate;
+use crate::core::lease::Terms;
 use crate::core::{duration, egress, hook, size};
+use crate::sandbox;
 use crate::worker::store::{Retention, Shares};
 use crate::worker::{Disk, Limits};
 
@@ -27,6 +31,32 @@ pub fn parse_window(text: &str) -> Result<Duration, String> {
 /// Parses a size flag.
 pub fn parse_size(text: &str) -> Result<u64, String> {
     size::parse(text).map_err(|e| e.to_string())
+}
+
+/// Parses a rate flag: `10/s`, `600/m`. As many may go at once after a pause.
+pub fn parse_rate(text: &str) -> Result<Rate, String> {
+    let (requests, unit) = text.split_once('/').unwrap_or((text, ""));
+    let interval = match unit {
+        "s" => Duration::from_secs(1),
+        "m" => Duration::from_secs(60),
+        _ => Duration::ZERO,
+    };
+    match requests.parse() {
+        Ok(requests @ 1..=1_000_000) if !interval.is_zero() => {
+            Ok(Rate { requests, interval, burst: requests })
+        }
+        _ => Err("must be a number of requests a second or a minute: 10/s or 600/m".to_owned()),
+    }
+}
+
+/// Parses how long a watch lasts: load balancers drop what is silent for minutes.
+pub fn parse_watch_timeout(text: &str) -> Result<Duration, String> {
+    let timeout = parse_duration(text)?;
+    if (5..=290).contains(&timeout.as_secs()) {
+        Ok(timeout)
+    } else {
+        Err("must be between 5s and 290s".to_owned())
+    }
 }
 
 /// Parses `90%` or `90`.
@@ -53,6 +83,9 @@ pub struct ControllerArgs {
     /// How often objects are compared with the vendor; a Connection's resyncInterval goes before it.
     #[arg(long, default_value = "10m", value_parser = parse_duration, env = "HOOKSTREAM_RESYNC_INTERVAL")]
     pub resync_interval: Duration,
+    /// How often one host is called at most by all Connections together, such as 10/s or 600/m.
+    #[arg(long, default_value = "10/s", value_name = "RATE", value_parser = parse_rate, env = "HOOKSTREAM_ADMIN_RATE_CEILING")]
+    pub admin_rate_ceiling: Rate,
 }
 
 impl ControllerArgs {
@@ -61,8 +94,42 @@ impl ControllerArgs {
             ingest_url: self.ingest_url.clone(),
             public_ingest_url: self.public_ingest_url.clone(),
             resync_interval: self.resync_interval,
+            admin_ceiling: self.admin_rate_ceiling,
             ..controller::Options::default()
         }
+    }
+}
+
+/// Which replica leads.
+#[derive(clap::Args, Clone, Debug)]
+pub struct LeaseArgs {
+    /// The namespace of the Lease by which replicas agree who writes. Default: the operator's own.
+    #[arg(long, value_name = "NAMESPACE", env = "HOOKSTREAM_LEASE_NAMESPACE")]
+    lease_namespace: Option<String>,
+    /// The name of the Lease: one for each set of replicas that does the same work.
+    #[arg(long, default_value = "hookstream-controller", value_name = "NAME", env = "HOOKSTREAM_LEASE_NAME")]
+    lease_name: String,
+    /// How long other replicas wait for one that leads and gives no sign.
+    #[arg(long, default_value = "15s", value_parser = parse_duration, env = "HOOKSTREAM_LEASE_DURATION")]
+    lease_duration: Duration,
+    /// How long a replica leads after its last renewal; shorter than the duration.
+    #[arg(long, default_value = "10s", value_parser = parse_duration, env = "HOOKSTREAM_LEASE_RENEW_DEADLINE")]
+    lease_renew_deadline: Duration,
+    /// The time between two renewals, or two looks of those that stand by.
+    #[arg(long, default_value = "2s", value_parser = parse_duration, env = "HOOKSTREAM_LEASE_RETRY_PERIOD")]
+    lease_retry_period: Duration,
+}
+
+impl LeaseArgs {
+    pub fn options(self, own_namespace: &str) -> Result<LeaseOptions, Failure> {
+        let terms = Terms {
+            duration: self.lease_duration,
+            renew_deadline: self.lease_renew_deadline,
+            retry: self.lease_retry_period,
+        };
+        terms.check().or_fail(|| "--lease-duration, --lease-renew-deadline, --lease-retry-period".into())?;
+        let namespace = self.lease_namespace.unwrap_or_else(|| own_namespace.to_owned());
+        Ok(LeaseOptions { namespace, name: self.lease_name, terms, by_force: false })
     }
 }
 
@@ -108,6 +175,8 @@ pub struct WorkerArgs {
     /// How many bytes of dead letters are kept; the oldest go first.
     #[arg(long, default_value = "1GiB", value_parser = parse_size, value_name = "SIZE", env = "HOOKSTREAM_DEAD_LETTER_BYTES")]
     dead_letter_bytes: u64,
+    #[command(flatten)]
+    pub scripts: ScriptArgs,
 }
 
 impl WorkerArgs {
@@ -136,6 +205,36 @@ impl WorkerArgs {
             dead_letter_age: self.dead_letter_age,
             history_bytes: self.history_bytes,
             dead_letter_bytes: self.dead_letter_bytes,
+        }
+    }
+}
+
+/// How lambdas and templates are run.
+#[derive(clap::Args, Clone, Debug)]
+pub struct ScriptArgs {
+    /// How long one call of a lambda, or the templates of one request, may run; never more than a hook's own timeout.
+    #[arg(long, default_value = "1s", value_parser = parse_duration, env = "HOOKSTREAM_SCRIPT_TIMEOUT")]
+    script_timeout: Duration,
+    /// The Lua memory of one sandbox process, such as 64MiB.
+    #[arg(long, default_value = "64MiB", value_parser = parse_size, value_name = "SIZE", env = "HOOKSTREAM_SCRIPT_MEMORY")]
+    script_memory: u64,
+    /// How many sandbox processes may run; one hook has never all of several. Default: as many as there are cores.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256), env = "HOOKSTREAM_SCRIPT_PROCESSES")]
+    script_processes: Option<u16>,
+    /// Run scripts even where the kernel refuses to confine their processes (no seccomp). Default: they are refused.
+    #[arg(long, env = "HOOKSTREAM_SCRIPT_UNSANDBOXED")]
+    script_unsandboxed: bool,
+}
+
+impl ScriptArgs {
+    pub fn options(&self) -> sandbox::Options {
+        let defaults = sandbox::Options::default();
+        sandbox::Options {
+            timeout: self.script_timeout,
+            memory: self.script_memory,
+            processes: self.script_processes.map_or(defaults.processes, usize::from),
+            allow_unsandboxed: self.script_unsandboxed,
+            ..defaults
         }
     }
 }
@@ -192,6 +291,17 @@ pub fn with_host(listen: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rates() {
+        let rate =
+            |requests, seconds| Rate { requests, interval: Duration::from_secs(seconds), burst: requests };
+        assert_eq!(parse_rate("10/s"), Ok(rate(10, 1)));
+        assert_eq!(parse_rate("600/m"), Ok(rate(600, 60)));
+        for text in ["", "10", "10/", "/s", "0/s", "-1/s", "10/h", "1.5/s", "10/s/s"] {
+            assert!(parse_rate(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn percents() {

@@ -7,11 +7,13 @@ use secrecy::SecretString;
 use url::Url;
 
 use super::logging::LogArgs;
-use super::roles::{Roles, WorkerRole};
+use super::roles::{ControllerRole, Roles, WorkerRole};
 use super::settings::{ControllerArgs, EgressArgs, WorkerArgs, is_loopback, with_host};
 use super::{Failure, OrFail, Outcome, roles};
 use crate::cluster::Subscribers;
 use crate::cluster::files::{Files, Options};
+use crate::leadership::Leadership;
+use crate::ops::{Liveness, Readiness};
 
 /// Run controller and worker without a cluster: manifests come from files, state is kept in a folder.
 ///
@@ -79,9 +81,17 @@ pub async fn run(args: Args) -> Outcome {
         cluster: files,
         view,
         watch,
+        metrics: Arc::default(),
+        readiness: Readiness::default(),
+        liveness: Liveness::default(),
         egress: args.egress.policy(true, Vec::new()),
         ops_listen: &args.ops_listen,
-        controller: Some((controller, controller_changes)),
+        controller: Some(ControllerRole {
+            options: controller,
+            changes: controller_changes,
+            leadership: Leadership::always(),
+            candidacy: None,
+        }),
         worker: Some(WorkerRole {
             args: &args.worker,
             data: &args.data,

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::deliveries::print::{self, Output};
+use super::output::{self, Output};
 use super::{Failure, Outcome, say};
 use crate::worker::store::sqlite::{Report, backup, check};
 
@@ -28,7 +28,7 @@ pub struct Check {
     /// The worker's folder.
     #[arg(long, default_value = "/var/lib/hookstream", value_name = "DIR", env = "HOOKSTREAM_DATA")]
     data: PathBuf,
-    #[arg(long, value_enum, default_value_t = Output::Table, env = "HOOKSTREAM_OUTPUT", help = print::HELP)]
+    #[arg(long, value_enum, default_value_t = Output::Table, env = "HOOKSTREAM_OUTPUT", help = output::HELP)]
     output: Output,
 }
 
@@ -53,7 +53,10 @@ pub fn run(command: Command) -> Outcome {
     match command {
         Command::Check(args) => {
             let report = check(&args.data).map_err(|e| Failure::new(e.to_string()))?;
-            print::value(&report, args.output, table)?;
+            match args.output {
+                Output::Table => table(&report).iter().for_each(|line| say(line)),
+                Output::Json | Output::Yaml => output::print(args.output, &report)?,
+            }
             for problem in &report.problems {
                 eprintln!("hookstream: {problem}");
             }

@@ -1,6 +1,7 @@
 //! Files instead of a cluster: manifests are read from folders, what a cluster would keep stays in the data folder.
 
 mod manifests;
+mod offline;
 mod state;
 
 use std::path::PathBuf;
@@ -26,7 +27,8 @@ use crate::core::keys::KeyRing;
 use manifests::Manifests;
 use state::State;
 
-pub use manifests::{ManifestError, uid};
+pub use manifests::{Document, ManifestError, documents, uid};
+pub use offline::Offline;
 
 /// An edited manifest is seen within this time; a removed one after two of them.
 const SCAN: Duration = Duration::from_millis(800);

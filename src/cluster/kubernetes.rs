@@ -1,26 +1,33 @@
 //! A Kubernetes cluster.
 
 mod cache;
+mod crds;
+mod lease;
+mod pulse;
 mod reviews;
 mod ring;
 mod watch;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ObjectReference, Secret};
 use k8s_openapi::api::events::v1::Event as KubeEvent;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, ObjectMeta};
-use kube::api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams};
-use kube::{Api, Client};
+use kube::api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams, PostParams};
+use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
 use super::{Access, AccessError, Cluster, ClusterError, Data, Key, Kind, Metadata, Target};
-use crate::api::{Connection, EventHook, EventStream, GROUP, Hook};
+use crate::api::{Connection, EventHook, EventStream, FINALIZER, GROUP, Hook};
 use crate::core::conditions::{Note, cut};
 use crate::core::keys::KeyRing;
+use crate::leadership::Leadership;
 
 use cache::Cache;
+pub use lease::{Candidacy, Competing, Ending, LeaseOptions};
+pub use pulse::{Pulse, PulseLayer};
 pub use watch::{Watching, watch};
 
 /// The controller's name in managed fields and events.
@@ -41,6 +48,8 @@ pub struct Options {
     pub require_secret_label: bool,
     /// The audience that callers' tokens must have.
     pub token_audience: String,
+    /// How long one watch lasts before it is begun again.
+    pub watch_timeout: Duration,
 }
 
 /// A cluster through its API server.
@@ -52,10 +61,12 @@ pub struct Kubernetes {
     reviews: reviews::Reviews,
     /// The operator's own namespace.
     home: String,
+    /// Asked before each of the controller's writes. The worker's are its own.
+    leadership: Leadership,
 }
 
 impl Kubernetes {
-    pub fn new(client: Client, options: &Options) -> Self {
+    pub fn new(client: Client, options: &Options, leadership: Leadership) -> Self {
         Kubernetes {
             secrets: Arc::new(Cache::new(client.clone(), options.require_secret_label)),
             config_maps: Arc::new(Cache::new(client.clone(), false)),
@@ -63,6 +74,7 @@ impl Kubernetes {
             reviews: reviews::Reviews::new(client.clone(), options.token_audience.clone()),
             home: options.namespace.clone(),
             client,
+            leadership,
         }
     }
 
@@ -87,13 +99,7 @@ impl Kubernetes {
 
     /// Untyped: an object that cannot be read is told so all the same, and its answer is not logged as a defect.
     fn api(&self, target: &Target) -> Api<DynamicObject> {
-        let resource = match target.kind {
-            Kind::EventHook => ApiResource::erase::<EventHook>(&()),
-            Kind::Connection => ApiResource::erase::<Connection>(&()),
-            Kind::EventStream => ApiResource::erase::<EventStream>(&()),
-            Kind::Hook => ApiResource::erase::<Hook>(&()),
-        };
-        Api::namespaced_with(self.client.clone(), &target.key.namespace, &resource)
+        Api::namespaced_with(self.client.clone(), &target.key.namespace, &resource(target.kind))
     }
 
     async fn patch_metadata(&self, target: &Target, change: Metadata) -> Result<(), ClusterError> {
@@ -112,6 +118,52 @@ impl Kubernetes {
         let (params, patch) = (PatchParams::default(), Patch::Merge(&body));
         let metadata = self.api(target).patch_metadata(&target.key.name, &params, &patch).await;
         metadata.map(drop).map_err(cluster_error)
+    }
+
+    /// Every object of a kind that has our finalizer, in these namespaces (none: all).
+    pub async fn held(&self, kind: Kind, namespaces: &[String]) -> Result<Vec<Target>, ClusterError> {
+        let resource = resource(kind);
+        let apis: Vec<Api<DynamicObject>> = match namespaces {
+            [] => vec![Api::all_with(self.client.clone(), &resource)],
+            some => some.iter().map(|n| Api::namespaced_with(self.client.clone(), n, &resource)).collect(),
+        };
+        let mut held = Vec::new();
+        for api in apis {
+            // By its metadata: an object that cannot be read is let go all the same.
+            for object in api.list_metadata(&ListParams::default()).await.map_err(cluster_error)? {
+                if object.finalizers().iter().any(|f| f == FINALIZER) {
+                    held.push(Target {
+                        kind,
+                        key: Key {
+                            namespace: object.namespace().unwrap_or_default(),
+                            name: object.name_any(),
+                        },
+                        uid: object.uid().unwrap_or_default(),
+                        resource_version: String::new(),
+                    });
+                }
+            }
+        }
+        Ok(held)
+    }
+
+    /// Takes our finalizer off an object, whatever else happens to it meanwhile.
+    pub async fn let_go(&self, target: &Target) -> Result<(), ClusterError> {
+        for _ in 0..5 {
+            let object = match self.api(target).get_metadata(&target.key.name).await.map_err(cluster_error) {
+                Err(ClusterError::Gone) => return Ok(()),
+                other => other?,
+            };
+            let others = object.finalizers().iter().filter(|f| *f != FINALIZER).cloned().collect();
+            let now =
+                Target { resource_version: object.resource_version().unwrap_or_default(), ..target.clone() };
+            match self.write_finalizers(&now, others).await {
+                Err(ClusterError::Conflict) => {}
+                Err(ClusterError::Gone) => return Ok(()),
+                other => return other,
+            }
+        }
+        Err(ClusterError::Conflict)
     }
 
     async fn create_event(&self, target: &Target, warning: bool, note: &Note) -> Result<(), kube::Error> {
@@ -145,6 +197,16 @@ impl Kubernetes {
     }
 }
 
+/// How the API server knows a kind.
+pub fn resource(kind: Kind) -> ApiResource {
+    match kind {
+        Kind::EventHook => ApiResource::erase::<EventHook>(&()),
+        Kind::Connection => ApiResource::erase::<Connection>(&()),
+        Kind::EventStream => ApiResource::erase::<EventStream>(&()),
+        Kind::Hook => ApiResource::erase::<Hook>(&()),
+    }
+}
+
 fn hostname() -> String {
     std::env::var("HOSTNAME").unwrap_or_else(|_| "hookstream".into())
 }
@@ -174,7 +236,10 @@ impl Cluster for Kubernetes {
         target: &'a Target,
         status: Value,
     ) -> BoxFuture<'a, Result<(), ClusterError>> {
-        Box::pin(self.patch_status(MANAGER, target, status))
+        Box::pin(async move {
+            self.leadership.may_write()?;
+            self.patch_status(MANAGER, target, status).await
+        })
     }
 
     fn write_delivering<'a>(
@@ -196,7 +261,10 @@ impl Cluster for Kubernetes {
         target: &'a Target,
         metadata: Metadata,
     ) -> BoxFuture<'a, Result<(), ClusterError>> {
-        Box::pin(self.patch_metadata(target, metadata))
+        Box::pin(async move {
+            self.leadership.may_write()?;
+            self.patch_metadata(target, metadata).await
+        })
     }
 
     fn stored<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Value, ClusterError>> {
@@ -208,6 +276,9 @@ impl Cluster for Kubernetes {
 
     fn publish<'a>(&'a self, target: &'a Target, warning: bool, note: &'a Note) -> BoxFuture<'a, ()> {
         Box::pin(async move {
+            if !self.leadership.leads() {
+                return;
+            }
             if let Err(error) = self.create_event(target, warning, note).await {
                 let error = cluster_error(error);
                 tracing::warn!(object = %target.key, reason = note.reason, %error, "an Event could not be published");
@@ -216,7 +287,7 @@ impl Cluster for Kubernetes {
     }
 
     fn key_ring(&self, create: bool) -> BoxFuture<'_, Result<Arc<KeyRing>, ClusterError>> {
-        Box::pin(self.ring.get(create))
+        Box::pin(self.ring.get(create && self.leadership.leads()))
     }
 
     /// The uid of the operator's own namespace: it ends with the installation, and the key ring is in it.

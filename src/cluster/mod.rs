@@ -33,6 +33,7 @@ use crate::api::{Connection, EventHook, EventStream, Hook};
 use crate::core::conditions::Note;
 use crate::core::keys::{KEY_LENGTH, KeyRing};
 use crate::core::time::Millis;
+use crate::leadership::NotLeading;
 
 /// An object as watches give it: itself, or why it could not be read.
 pub type Guarded<K> = DeserializeGuard<K>;
@@ -125,7 +126,17 @@ impl fmt::Display for Key {
 
 /// A kind whose objects are reconciled.
 #[derive(
-    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, strum::IntoStaticStr, strum::EnumString,
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    strum::IntoStaticStr,
+    strum::EnumString,
+    strum::EnumIter,
 )]
 pub enum Kind {
     EventHook,
@@ -175,6 +186,8 @@ pub enum ClusterError {
     ClusterError(String),
     #[error("the key ring cannot be used: {0}")]
     KeyRing(String),
+    #[error(transparent)]
+    NotLeading(#[from] NotLeading),
 }
 
 /// What a caller wants to do.

@@ -17,9 +17,14 @@ use crate::admin::auth0::{Auth0Access, Credentials, StreamClient, address};
 use crate::admin::kong::{KongAccess, KongClient, TOKEN_HEADER};
 use crate::api::{Auth0Connection, Capabilities, Connection, FINALIZER};
 use crate::cluster::{Guarded, Key, secret_text, tls_options};
+use crate::core::bucket::Rate;
 use crate::core::conditions::{Note, Standing};
 use crate::core::duration;
-use crate::core::hook::{InvalidSpec, parse_url};
+use crate::core::hook::{self, InvalidSpec, parse_url};
+
+/// What the smallest tenants are allowed.
+const AUTH0_RATE: Rate = Rate { requests: 2, interval: Duration::from_secs(1), burst: 5 };
+const SLOWEST: Duration = Duration::from_secs(30);
 
 pub async fn reconcile(connection: Arc<Connection>, context: Arc<Context>) -> Result<Duration, Problem> {
     keep_while_used(&connection, &context).await?;
@@ -107,7 +112,7 @@ pub async fn access(connection: &Connection, context: &Context) -> Result<Access
     let spec = &connection.spec;
     let kong = match (&spec.kong, &spec.auth0) {
         (Some(kong), None) => kong,
-        (None, Some(auth0)) => return auth0_access(auth0, &namespace, context).await,
+        (None, Some(auth0)) => return auth0_access(connection, auth0, context).await,
         _ => return Err(invalid("kong", "exactly one of kong, auth0 must be set")),
     };
     let http = match &kong.tls {
@@ -126,6 +131,7 @@ pub async fn access(connection: &Connection, context: &Context) -> Result<Access
             Some((name, secret_text(&*context.cluster, &namespace, reference).await?))
         }
     };
+    let http = context.pacer.client(http, &Key::of(connection).to_string(), rate(connection)?);
     let workspace = kong.workspace.clone().filter(|w| w != "default");
     let known = connection.status.as_ref().and_then(|status| status.capabilities.as_ref());
     let learned = context.learned(&Key::of(connection), known);
@@ -133,10 +139,11 @@ pub async fn access(connection: &Connection, context: &Context) -> Result<Access
 }
 
 async fn auth0_access(
+    connection: &Connection,
     auth0: &Auth0Connection,
-    namespace: &str,
     context: &Context,
 ) -> Result<Access, Problem> {
+    let namespace = &connection.namespace().unwrap_or_default();
     let problem = "must be the tenant's host name, for example acme.eu.auth0.com";
     let base = address(&auth0.domain).ok_or_else(|| invalid("auth0.domain", problem))?;
     let credentials = match (&auth0.client_credentials, &auth0.token_secret_ref) {
@@ -149,7 +156,9 @@ async fn auth0_access(
         _ => return Err(invalid("auth0", "exactly one of clientCredentials, tokenSecretRef must be set")),
     };
     let login = context.tokens.login(&base, credentials);
-    Ok(Access::Auth0(Auth0Access { http: context.http.clone(), base, login }))
+    let http =
+        context.pacer.client(context.http.clone(), &Key::of(connection).to_string(), rate(connection)?);
+    Ok(Access::Auth0(Auth0Access { http, base, login }))
 }
 
 fn invalid(field: &'static str, problem: &str) -> Problem {
@@ -161,6 +170,22 @@ pub fn signs_with(version: &str) -> &'static str {
     let mut numbers = version.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
     let version = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
     if version >= (3, 14) { "SHA256" } else { "SHA1" }
+}
+
+/// How often this Connection's admin API is called at most, where it says so or its vendor is known to ask for it.
+pub fn rate(connection: &Connection) -> Result<Option<Rate>, Problem> {
+    match &connection.spec.rate_limit {
+        None => Ok(connection.spec.auth0.is_some().then_some(AUTH0_RATE)),
+        Some(limit) => {
+            let rate = hook::rate("rateLimit", limit)?;
+            // A reconcile takes a few calls, and may not hold its place for hours.
+            if rate.interval / rate.requests > SLOWEST {
+                let problem = "must allow at least one request in 30s".to_owned();
+                return Err(InvalidSpec::InvalidSpec { field: "rateLimit", problem }.into());
+            }
+            Ok(Some(rate))
+        }
+    }
 }
 
 /// How often the objects of this Connection are compared with the vendor.

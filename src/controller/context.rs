@@ -15,9 +15,12 @@ use super::reconcile::{Claims, Memory, Snapshots};
 use crate::admin::Access;
 use crate::admin::auth0::Tokens;
 use crate::admin::kong::Learned;
+use crate::admin::limit::Pacer;
 use crate::api::{Capabilities, EventHook, EventStream};
 use crate::cluster::{Cluster, ClusterError, Key, View};
+use crate::core::bucket::Rate;
 use crate::core::keys::KeyRing;
+use crate::leadership::Leadership;
 use crate::metrics::Metrics;
 use crate::net::HttpClient;
 
@@ -30,13 +33,22 @@ pub struct Options {
     pub public_ingest_url: Option<Url>,
     /// How often objects are compared with the vendor, unless a Connection says so itself.
     pub resync_interval: Duration,
+    /// How often one host is called at most, by all Connections together.
+    pub admin_ceiling: Rate,
     pub patience: Patience,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let resync_interval = Duration::from_secs(600);
-        Options { ingest_url: None, public_ingest_url: None, resync_interval, patience: Patience::default() }
+        let admin_ceiling = Rate { requests: 10, interval: Duration::from_secs(1), burst: 10 };
+        Options {
+            ingest_url: None,
+            public_ingest_url: None,
+            resync_interval,
+            admin_ceiling,
+            patience: Patience::default(),
+        }
     }
 }
 
@@ -68,6 +80,11 @@ pub struct Context {
     pub http: HttpClient,
     pub options: Options,
     pub metrics: Arc<Metrics>,
+    /// Only the replica that leads reconciles. The writes themselves ask again: `Cluster` before each of the controller's,
+    /// `pacer` before each call.
+    pub leadership: Leadership,
+    /// Makes the HTTP clients of Connections, which keep their rates.
+    pub pacer: Arc<Pacer>,
     pub(super) backoff: Backoff,
     pub(super) memory: Memory,
     pub(super) claims: Claims,
@@ -93,9 +110,12 @@ impl Context {
         http: HttpClient,
         options: Options,
         metrics: Arc<Metrics>,
+        leadership: Leadership,
     ) -> Self {
         let (nudges, nudged) = mpsc::unbounded_channel();
         Context {
+            pacer: Pacer::new(options.admin_ceiling, leadership.clone(), metrics.clone()),
+            leadership,
             cluster,
             view,
             http,

@@ -9,6 +9,7 @@
 //! object's, and its backoff too.
 //!
 //! Left to others: how objects come and go (`cluster`), what a vendor speaks (`admin`), what differs (`core::plan`).
+//! Leadership is asked where writes go out: `cluster` before each of the controller's, `admin::limit` before each call.
 
 mod auth0_hook;
 mod backoff;
@@ -16,7 +17,9 @@ mod connection;
 mod context;
 mod eventhook;
 mod eventstream;
+mod let_go;
 mod observed;
+mod outcome;
 mod problem;
 mod reconcile;
 mod requests;
@@ -30,8 +33,10 @@ use kube::runtime::controller::{Action, Config, applier};
 use kube::runtime::reflector::{Lookup, ObjectRef, Store};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 
 pub use context::{Context, Options, Patience};
+pub use let_go::delete_all_external;
 pub use problem::Problem;
 
 use crate::cluster::{Change, Guarded};
@@ -40,8 +45,8 @@ use crate::cluster::{Change, Guarded};
 const CONCURRENCY: u16 = 32;
 const QUEUE: usize = 1024;
 
-/// Runs until the changes end. `changes` are those of the same feeds as the context's view.
-pub async fn run(context: Arc<Context>, changes: mpsc::Receiver<Change>) {
+/// Runs until `stop`, then until what is under way is done. `changes` are those of the same feeds as the context's view.
+pub async fn run(context: Arc<Context>, changes: mpsc::Receiver<Change>, stop: CancellationToken) {
     let (hooks, hook_requests) = mpsc::channel(QUEUE);
     let (connections, connection_requests) = mpsc::channel(QUEUE);
     let (streams, stream_requests) = mpsc::channel(QUEUE);
@@ -49,7 +54,8 @@ pub async fn run(context: Arc<Context>, changes: mpsc::Receiver<Change>) {
     let queues = requests::Queues { hooks, connections, streams, auth0_hooks };
     let view = context.view.clone();
     tokio::join!(
-        requests::forward(context.clone(), changes, queues),
+        // Without requests the appliers end what is under way, and then themselves.
+        stop.run_until_cancelled_owned(requests::forward(context.clone(), changes, queues)),
         drive(context.clone(), view.hooks, hook_requests, |o, c| observed::observed(
             eventhook::reconcile,
             o,

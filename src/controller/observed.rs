@@ -5,15 +5,19 @@ use std::any::Any;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::FutureExt;
 use kube::runtime::controller::Action;
 use kube::{Resource, ResourceExt};
 
 use super::context::Context;
+use super::outcome;
 use super::problem::{Class, Problem};
 use super::status::{self, Managed};
+use crate::admin::AdminError;
+use crate::admin::limit::{Lane, errand};
+use crate::api::RECONCILE_REQUESTED_AT;
 use crate::cluster::{ClusterError, Guarded, Target};
 
 /// A problem that waits for a watch is looked at again after this time, should the watch have missed it.
@@ -31,8 +35,12 @@ where
     K: Managed,
     F: Future<Output = Result<Duration, Problem>> + Send,
 {
-    let started = Instant::now();
+    if !context.leadership.leads() {
+        // Whoever gains leadership asks for everything.
+        return Action::await_change();
+    }
     let kind: &'static str = K::KIND.into();
+    let mut watch = outcome::Watch::new(kind, context.metrics.clone());
     let uid = guarded.uid().unwrap_or_default();
     let target = Target::of(K::KIND, &*guarded);
     let object = match &guarded.0 {
@@ -49,14 +57,14 @@ where
         Err(invalid) => Err(Problem::InvalidObject(invalid.error.clone())),
     };
     let result = match object {
-        Ok(object) => AssertUnwindSafe(reconcile(Arc::new(object), context.clone()))
-            .catch_unwind()
-            .await
-            .unwrap_or_else(|panic| Err(Problem::Panic(message(&*panic)))),
+        Ok(object) => {
+            let work = errand(lane(&object), reconcile(Arc::new(object), context.clone()));
+            let done = AssertUnwindSafe(work).catch_unwind().await;
+            done.unwrap_or_else(|panic| Err(Problem::Panic(message(&*panic))))
+        }
         Err(problem) => Err(problem),
     };
-    let outcome = result.as_ref().map_or_else(Problem::reason, |_| "Applied");
-    context.metrics.reconciled(kind, outcome, started.elapsed());
+    watch.ended(&result);
     match result {
         Ok(next) => {
             context.backoff.forget(&uid);
@@ -64,6 +72,9 @@ where
         }
         // Somebody else wrote to the object meanwhile: not worth a word, the next look is at what they wrote.
         Err(Problem::Cluster(ClusterError::Conflict)) => Action::requeue(SOON),
+        // Not its turn: it waits without a slot, and without a word.
+        Err(Problem::Admin(AdminError::Postponed(after))) => Action::requeue(after),
+        Err(problem) if problem.is_own() => Action::await_change(),
         Err(problem) => {
             let (namespace, name) = (guarded.namespace().unwrap_or_default(), guarded.name_any());
             // Where people are told by the log, they are told once, at a change, and not at every try.
@@ -78,13 +89,29 @@ where
             }
             context.backoff.slow_down(&uid, &problem);
             Action::requeue(match problem.class() {
-                Class::Terminal | Class::DependencyMissing => SAFETY,
+                // What a vendor has may change without a word.
+                Class::Terminal => SAFETY.min(context.options.resync_interval),
+                Class::DependencyMissing => SAFETY,
                 Class::RateLimited(after) => after.max(context.backoff.failed(&uid)),
                 Class::After(after) => after.max(SOON),
                 Class::Retryable => context.backoff.failed(&uid),
             })
         }
     }
+}
+
+/// How pressing it is: what was made true once and has not changed since is only compared.
+fn lane<K: Managed>(object: &K) -> Lane {
+    if object.meta().deletion_timestamp.is_some() {
+        return Lane::Delete;
+    }
+    let Some(mut status) = object.status().cloned() else { return Lane::Change };
+    let asked = object.annotations().get(RECONCILE_REQUESTED_AT);
+    let parts = K::parts(&mut status);
+    let ready = parts.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
+    let handled = parts.handled.as_ref().and_then(|h| h.reconcile_requested_at.as_ref());
+    let current = *parts.observed_generation == object.meta().generation && handled == asked;
+    if ready && current { Lane::Resync } else { Lane::Change }
 }
 
 fn message(panic: &(dyn Any + Send)) -> String {
@@ -103,6 +130,7 @@ mod tests {
     use crate::cluster::{Subscribers, View};
     use crate::controller;
     use crate::core::egress::Policy;
+    use crate::leadership::Leadership;
     use crate::metrics::Metrics;
     use crate::net::{Egress, HttpClient};
 
@@ -137,7 +165,8 @@ spec: {source: 7, handler: {webhook: {url: 'https://example.com'}}}
         view.ready().await;
         let http = HttpClient::new(Egress::new(Policy::default())).unwrap();
         let options = controller::Options::default();
-        (dir, Arc::new(Context::new(files, view, http, options, Arc::new(Metrics::default()))))
+        let (metrics, leadership) = (Arc::new(Metrics::default()), Leadership::always());
+        (dir, Arc::new(Context::new(files, view, http, options, metrics, leadership)))
     }
 
     /// Waits until the hook's Ready condition has a reason, and tells it.

@@ -173,6 +173,17 @@ impl Problem {
         }
     }
 
+    /// True where nothing was tried, for it was not this object's turn, or not this replica's.
+    pub fn is_own(&self) -> bool {
+        match self {
+            Problem::Admin(error) => error.is_own(),
+            Problem::Cluster(error) | Problem::Secret(MissingSecret::Cluster(error)) => {
+                matches!(error, ClusterError::NotLeading(_))
+            }
+            _ => false,
+        }
+    }
+
     /// The vendor's error, where it is one.
     pub fn admin(&self) -> Option<&AdminError> {
         match self {

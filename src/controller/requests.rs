@@ -42,11 +42,17 @@ struct Fingerprint {
 pub async fn forward(context: Arc<Context>, mut changes: mpsc::Receiver<Change>, queues: Queues) {
     let mut seen: HashMap<Change, Fingerprint> = HashMap::new();
     let mut nudged = context.nudged.lock().take();
+    let mut term = 0;
     loop {
         let change = tokio::select! {
             change = changes.recv() => change,
             Some(key) = nudge(&mut nudged) => {
                 ask(&queues.connections, &key).await;
+                continue;
+            }
+            now = context.leadership.gained(term) => {
+                term = now;
+                everything(&context, &queues).await;
                 continue;
             }
         };
@@ -76,6 +82,24 @@ pub async fn forward(context: Arc<Context>, mut changes: mpsc::Receiver<Change>,
         if !same {
             concerned(&context, &change, &queues).await;
         }
+    }
+}
+
+/// Leadership was gained: what changed meanwhile was not carried out here, and perhaps nowhere.
+async fn everything(context: &Context, queues: &Queues) {
+    context.forget_all();
+    all(&context.view.connections, &queues.connections).await;
+    all(&context.view.hooks, &queues.hooks).await;
+    all(&context.view.streams, &queues.streams).await;
+    all(&context.view.auth0_hooks, &queues.auth0_hooks).await;
+}
+
+async fn all<K>(store: &Store<Guarded<K>>, queue: &Queue<K>)
+where
+    K: kube::Resource<DynamicType = ()> + Clone + 'static,
+{
+    for object in store.state() {
+        ask(queue, &Key::of(&*object)).await;
     }
 }
 

@@ -11,8 +11,9 @@ const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
 /// One endpoint's breaker. Time is given.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Breaker {
+    opens_at: u32,
     failures: u32,
     state: State,
 }
@@ -41,7 +42,18 @@ pub enum Leave {
     Probing,
 }
 
+impl Default for Breaker {
+    fn default() -> Self {
+        Breaker::opens_at(FAILURES)
+    }
+}
+
 impl Breaker {
+    /// A breaker that so many failures in a row open.
+    pub fn opens_at(failures: u32) -> Self {
+        Breaker { opens_at: failures, failures: 0, state: State::Closed }
+    }
+
     /// Asks leave for one request. What is granted while the breaker is not closed is the probe.
     pub fn ask(&mut self, now: Millis) -> Leave {
         match self.state {
@@ -56,13 +68,13 @@ impl Breaker {
     }
 
     pub fn succeeded(&mut self) {
-        *self = Breaker::default();
+        *self = Breaker::opens_at(self.opens_at);
     }
 
     pub fn failed(&mut self, now: Millis) {
         self.failures = self.failures.saturating_add(1);
         self.state = match self.state {
-            State::Closed if self.failures < FAILURES => State::Closed,
+            State::Closed if self.failures < self.opens_at => State::Closed,
             State::Closed => State::Open { until: now + FIRST_PAUSE, pause: FIRST_PAUSE },
             State::Probing { pause } => {
                 let pause = (pause * 2).min(LONGEST_PAUSE);

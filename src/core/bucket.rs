@@ -30,6 +30,22 @@ impl Bucket {
         self.rate
     }
 
+    /// When there will be a token: now, or later.
+    pub fn ready_at(&self, now: Millis) -> Millis {
+        self.clone().take(now).err().unwrap_or(now)
+    }
+
+    /// No token was taken for long.
+    pub fn is_full(&self, now: Millis) -> bool {
+        let come = now.since(self.at).as_secs_f64() / self.each().as_secs_f64().max(f64::MIN_POSITIVE);
+        self.tokens + come >= f64::from(self.rate.burst.max(1))
+    }
+
+    /// How long one token takes to come.
+    pub fn each(&self) -> Duration {
+        self.rate.interval.max(Duration::from_millis(1)) / self.rate.requests.max(1)
+    }
+
     /// Takes one token, or says when there will be one.
     pub fn take(&mut self, now: Millis) -> Result<(), Millis> {
         let interval = self.rate.interval.as_secs_f64().max(0.001);

@@ -3,6 +3,8 @@
 //! The gates' default groups come from here, and what the emulator lists. A source that is not in it is none the worse:
 //! custom plugins emit their own.
 
+use serde_json::{Map, Value, json};
+
 /// An event of a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event {
@@ -100,6 +102,28 @@ pub fn unique(source: &str, event: &str) -> &'static [&'static str] {
     event.map_or(&[], |e| e.unique)
 }
 
+/// All of it, the events of a source, or one event (`names`: the source, then the event), in the shape in which Kong
+/// tells it. None: it is not known.
+pub fn told(names: &[&str]) -> Option<Value> {
+    let all: Map<String, Value> =
+        SOURCES.iter().map(|source| (source.name.to_owned(), events(source.events))).collect();
+    names.iter().try_fold(Value::from(all), |mut value, name| value.get_mut(*name).map(Value::take))
+}
+
+fn events(events: &[Event]) -> Value {
+    events.iter().map(|event| (event.name.to_owned(), about(event))).collect::<Map<_, _>>().into()
+}
+
+/// `unique` and `description` appear only where there is something to tell.
+fn about(event: &Event) -> Value {
+    let mut about = Map::from_iter([("fields".to_owned(), json!(event.fields))]);
+    about.extend(event.description.map(|text| ("description".to_owned(), text.into())));
+    if !event.unique.is_empty() {
+        about.insert("unique".to_owned(), json!(event.unique));
+    }
+    about.into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,5 +151,19 @@ mod tests {
         ] {
             assert!(unique(source, event).is_empty(), "{source} {event}");
         }
+    }
+
+    #[test]
+    fn as_kong_tells_it() {
+        let all = told(&[]).unwrap();
+        assert_eq!(all.as_object().unwrap().len(), 7);
+        assert_eq!(told(&["crud"]).unwrap().as_object().unwrap().len(), 25);
+        let limit = told(&["rate-limiting-advanced", "rate-limit-exceeded"]).unwrap();
+        assert_eq!(limit["unique"], json!(["consumer", "ip", "service"]));
+        assert!(limit["description"].is_string());
+        assert_eq!(told(&["balancer", "health"]).unwrap()["fields"][0], "upstream_id");
+        assert_eq!(told(&["dao:crud", "create"]).unwrap(), json!({"fields": CRUD}));
+        assert_eq!(told(&["shop"]), None);
+        assert_eq!(told(&["crud", "shop"]), None);
     }
 }

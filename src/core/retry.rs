@@ -37,6 +37,8 @@ impl Default for Policy {
 pub enum Outcome<'a> {
     /// An answer, with the text of its `Retry-After`.
     Answer { status: u16, retry_after: Option<&'a str> },
+    /// It is done, and there was nobody to answer.
+    Done,
     /// No answer, for a reason that may pass.
     Failed,
     /// No attempt can succeed, for this stable reason.
@@ -63,7 +65,7 @@ impl Policy {
     /// Decides. `jitter` is a random number in `0.0..1.0`; times are given, so that this is tested without waiting.
     pub fn decide(&self, outcome: &Outcome<'_>, past: Past, now: Millis, jitter: f64) -> Next {
         let retry_after = match outcome {
-            Outcome::Answer { status: 200..=299, .. } => return Next::Delivered,
+            Outcome::Answer { status: 200..=299, .. } | Outcome::Done => return Next::Delivered,
             Outcome::Answer { status: 410, .. } => return Next::Dead { reason: "Gone" },
             Outcome::Answer { status, .. } if self.terminal_statuses.contains(status) => {
                 return Next::Dead { reason: "TerminalStatus" };

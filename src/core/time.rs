@@ -17,6 +17,17 @@ impl Millis {
         Millis(jiff::Timestamp::now().as_millisecond())
     }
 
+    /// A clock that never goes back, counted from the start of the machine. It goes on while the process is stopped and
+    /// while the machine sleeps: what somebody else may do after a time must not be judged by a clock that stood still.
+    pub fn steady() -> Self {
+        #[cfg(target_os = "linux")]
+        let clock = rustix::time::ClockId::Boottime;
+        #[cfg(not(target_os = "linux"))]
+        let clock = rustix::time::ClockId::Monotonic;
+        let now = rustix::time::clock_gettime(clock);
+        Millis(now.tv_sec.saturating_mul(1000).saturating_add(now.tv_nsec / 1_000_000))
+    }
+
     /// How long from `earlier` until here; zero where the clock went back.
     pub fn since(self, earlier: Millis) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))

@@ -11,20 +11,21 @@ use axum::routing::{any, get};
 use axum::{Json, Router};
 use serde_json::{Value, json};
 
-use super::faults::{FaultBody, Faults, RequestLog, Seen};
+use super::faults::{FaultBody, Faults, Seen};
+use super::recent::Recent;
 use crate::net::serve::CloseWithoutAnswer;
 
 /// The faults and the log of one emulator.
 pub(super) struct Control {
     faults: Faults,
-    log: RequestLog,
+    log: Recent<Seen>,
     fault_body: FaultBody,
 }
 
 impl Control {
     /// `fault_body` is what a fault answers that has a status and no body: an error in the vendor's shape.
     pub fn new(fault_body: FaultBody) -> Arc<Control> {
-        Arc::new(Control { faults: Faults::default(), log: RequestLog::default(), fault_body })
+        Arc::new(Control { faults: Faults::default(), log: Recent::default(), fault_body })
     }
 
     /// One admin request: faults first, then the work, then the log. The work is told how long what it creates is not

@@ -1,6 +1,6 @@
-//! Faults on demand, and the log of the admin requests seen.
+//! Faults on demand, and what is logged of a request.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::Json;
@@ -12,7 +12,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 const MAX_FAULTS: usize = 100;
-const MAX_SEEN: usize = 10_000;
 const MAX_MILLIS: u64 = 600_000;
 
 /// The body of a fault that has a status only, in the vendor's shape.
@@ -198,32 +197,6 @@ pub(super) struct Seen {
     pub dropped: bool,
 }
 
-/// The last requests, and how many there were in all.
-#[derive(Default)]
-pub(super) struct RequestLog(Mutex<(u64, VecDeque<Seen>)>);
-
-impl RequestLog {
-    pub fn push(&self, seen: Seen) {
-        let mut log = self.0.lock();
-        log.0 += 1;
-        if log.1.len() == MAX_SEEN {
-            log.1.pop_front();
-        }
-        log.1.push_back(seen);
-    }
-
-    /// `GET /__emulator/requests`.
-    pub fn list(&self) -> Json<Value> {
-        let log = self.0.lock();
-        Json(json!({"total": log.0, "data": log.1}))
-    }
-
-    /// `DELETE /__emulator/requests`.
-    pub fn clear(&self) {
-        *self.0.lock() = (0, VecDeque::new());
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -276,22 +249,5 @@ mod tests {
         ] {
             assert_eq!(faults(text).1.status(), 400, "{text}");
         }
-    }
-
-    #[test]
-    fn the_log_is_bounded() {
-        let log = RequestLog::default();
-        let seen = Seen {
-            time: jiff::Timestamp::UNIX_EPOCH,
-            method: "GET".into(),
-            path: "/".into(),
-            query: None,
-            status: 200,
-            dropped: false,
-        };
-        (0..MAX_SEEN + 3).for_each(|_| log.push(seen.clone()));
-        let answer = log.list().0;
-        assert_eq!(answer["total"], MAX_SEEN + 3);
-        assert_eq!(answer["data"].as_array().unwrap().len(), MAX_SEEN);
     }
 }

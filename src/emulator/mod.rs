@@ -15,6 +15,7 @@ mod control;
 mod faults;
 mod kong;
 mod queue;
+mod recent;
 mod state;
 #[cfg(test)]
 mod testing;

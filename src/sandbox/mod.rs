@@ -8,9 +8,25 @@
 //!
 //! Left to others: what a template means (`core::template`), what a result leads to (`worker::handlers`).
 
-use std::time::Duration;
+pub mod child;
+mod pool;
+mod process;
+mod protocol;
 
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 use serde_json::Value;
+
+use crate::core::template::{Diagnostic, Template};
+use pool::Pool;
+use protocol::{Answer, Failed, Job, Reply, Request};
+
+/// How many templates are kept read. One that fell out is read again.
+const TEMPLATES: usize = 1024;
 
 /// Why a call gave no result. The text is for the hook's owner; it names the line where Lua told one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr)]
@@ -33,6 +49,12 @@ pub enum ScriptError {
     SandboxUnavailable(String),
 }
 
+impl From<Diagnostic> for ScriptError {
+    fn from(found: Diagnostic) -> Self {
+        ScriptError::ScriptFailed(found.to_string())
+    }
+}
+
 /// What a lambda is called with.
 #[derive(Clone, Debug)]
 pub struct Call<'a> {
@@ -45,25 +67,133 @@ pub struct Call<'a> {
     pub pid: u32,
 }
 
-/// The pool of children. Cheap to clone.
+/// How scripts are run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How long one call may run.
+    pub timeout: Duration,
+    /// The Lua memory of one child, in bytes.
+    pub memory: u64,
+    /// The most children; each runs one call at a time.
+    pub processes: usize,
+    /// The program that the children run, with the subcommand `sandbox`.
+    pub program: PathBuf,
+    /// Run scripts where the kernel refuses to confine them.
+    pub allow_unsandboxed: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            timeout: Duration::from_secs(1),
+            memory: 64 << 20,
+            processes: std::thread::available_parallelism().map_or(1, usize::from),
+            program: PathBuf::from("/proc/self/exe"),
+            allow_unsandboxed: false,
+        }
+    }
+}
+
+/// The pool of children. Cheap to clone; the children end with the last clone.
 #[derive(Clone)]
-pub struct Sandbox {}
+pub struct Sandbox {
+    pool: Arc<Pool>,
+    templates: Arc<Mutex<HashMap<String, Arc<Template>>>>,
+}
 
 impl Sandbox {
-    /// Renders templates with one context, in order. `hook` is its uid: hooks take turns. `within`: what the caller has
-    /// left; the script's own deadline counts too.
+    /// Starts a first child, to see whether scripts can be run here. Where they cannot, that is logged, and every call
+    /// that needs Lua answers [`ScriptError::SandboxUnavailable`] with the reason.
+    pub async fn start(options: Options) -> Sandbox {
+        let pool = Pool::start(options).await;
+        if let Some(why) = pool.unavailable() {
+            tracing::warn!("lambdas and templates with code cannot run: {why}");
+        }
+        Sandbox { pool, templates: Arc::default() }
+    }
+
+    /// Why no script can be run, where that is known.
+    pub fn unavailable(&self) -> Option<String> {
+        self.pool.unavailable()
+    }
+
+    /// Renders templates with one context, in order. `hook` is its uid: hooks take turns. `context`: see
+    /// [`crate::core::template::context`]. `within`: what the caller has left; the script's own deadline counts too.
     pub async fn render(
         &self,
-        _hook: &str,
-        _templates: &[&str],
-        _context: &Value,
-        _within: Duration,
+        hook: &str,
+        templates: &[&str],
+        context: &Value,
+        within: Duration,
     ) -> Result<Vec<String>, ScriptError> {
-        Err(ScriptError::SandboxUnavailable("not built".into()))
+        let mut rendered = Vec::with_capacity(templates.len());
+        let mut in_child = Vec::new();
+        for text in templates {
+            let template = self.template(text)?;
+            if template.only_fields() {
+                rendered.push(Some(template.render_fields(context)?));
+            } else {
+                rendered.push(None);
+                in_child.push(*text);
+            }
+        }
+        let mut answers = if in_child.is_empty() {
+            Vec::new()
+        } else {
+            let job =
+                Job::Render { templates: in_child.iter().map(|text| (*text).into()).collect(), context };
+            match self.run(hook, job, within).await? {
+                Answer::Texts(texts) if texts.len() == in_child.len() => texts,
+                _ => return Err(ScriptError::ScriptCrashed),
+            }
+        }
+        .into_iter();
+        rendered
+            .into_iter()
+            .map(|text| text.or_else(|| answers.next()).ok_or(ScriptError::ScriptCrashed))
+            .collect()
     }
 
     /// Calls a lambda; its result as JSON.
-    pub async fn call(&self, _hook: &str, _call: Call<'_>, _within: Duration) -> Result<Value, ScriptError> {
-        Err(ScriptError::SandboxUnavailable("not built".into()))
+    pub async fn call(&self, hook: &str, call: Call<'_>, within: Duration) -> Result<Value, ScriptError> {
+        let Call { function, data, event, source, pid } = call;
+        let job =
+            Job::Call { function: function.into(), data, event: event.into(), source: source.into(), pid };
+        match self.run(hook, job, within).await? {
+            Answer::Value(value) => Ok(value),
+            Answer::Texts(_) => Err(ScriptError::ScriptCrashed),
+        }
+    }
+
+    async fn run(&self, hook: &str, job: Job<'_, &Value>, within: Duration) -> Result<Answer, ScriptError> {
+        let until = Instant::now() + within;
+        let timeout = self.pool.options().timeout;
+        let mut lease = self.pool.acquire(hook, within).await?;
+        let budget = timeout.min(until.saturating_duration_since(Instant::now()));
+        let budget_ms = u64::try_from(budget.as_millis()).unwrap_or(u64::MAX).max(1);
+        let Reply { outcome, logs, .. } = lease.ask(&Request { budget_ms, job }, budget).await?;
+        for log in logs {
+            log.tell(hook);
+        }
+        outcome.map_err(|failed| match failed {
+            Failed::Error(message) => ScriptError::ScriptFailed(message),
+            Failed::Timeout => ScriptError::ScriptTimeout(budget),
+            Failed::Memory => ScriptError::ScriptMemory,
+            Failed::TooBig(message) => ScriptError::ScriptTooBig(message),
+        })
+    }
+
+    /// A template, read once.
+    fn template(&self, text: &str) -> Result<Arc<Template>, Diagnostic> {
+        if let Some(template) = self.templates.lock().get(text) {
+            return Ok(template.clone());
+        }
+        let template = Arc::new(Template::parse(text)?);
+        let mut templates = self.templates.lock();
+        if templates.len() >= TEMPLATES {
+            templates.clear();
+        }
+        templates.insert(text.to_owned(), template.clone());
+        Ok(template)
     }
 }

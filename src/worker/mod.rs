@@ -10,7 +10,7 @@
 
 mod api;
 mod dispatch;
-mod handlers;
+pub mod handlers;
 mod ingest;
 mod namespaces;
 mod problem;
@@ -28,6 +28,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+pub use api::TOKEN_HEADER;
 pub use ingest::{Disk, Limits};
 use namespaces::Namespaces;
 use route::Routes;
@@ -39,6 +40,7 @@ use crate::core::time::Millis;
 use crate::metrics::Metrics;
 use crate::net::{HttpClient, serve};
 use crate::ops::Pending;
+use crate::sandbox::Sandbox;
 
 /// How often what retention lets go is removed.
 const SWEEP: Duration = Duration::from_secs(30);
@@ -55,6 +57,8 @@ pub struct Worker {
     pub view: View,
     pub store: Arc<dyn Store>,
     pub http: HttpClient,
+    /// Where Lua runs.
+    pub sandbox: Sandbox,
     pub metrics: Arc<Metrics>,
     /// Done when the ingest port is open.
     pub starting: Pending,
@@ -105,12 +109,12 @@ impl Worker {
             routes.put(&hook);
         }
 
+        let sender = Arc::new(handlers::Sender::new(self.http, self.cluster.clone(), self.sandbox));
         let (reports_in, reports) = mpsc::unbounded_channel();
         let (dispatcher, handle) = dispatch::Dispatcher::new(dispatch::Parts {
             store: self.store.clone(),
             routes: routes.clone(),
-            cluster: self.cluster.clone(),
-            http: self.http.clone(),
+            sender: sender.clone(),
             metrics: self.metrics.clone(),
             grace: self.grace,
             reports: reports_in,
@@ -141,6 +145,8 @@ impl Worker {
             dispatch: handle.clone(),
             metrics: self.metrics.clone(),
             namespaces: namespaces.clone(),
+            sender,
+            max_event_bytes: self.limits.max_event_bytes,
         });
         let replays = {
             let (store, handle) = (self.store.clone(), handle.clone());

@@ -15,6 +15,9 @@ use crate::cluster::Cluster;
 const EVERY: Duration = Duration::from_secs(60);
 /// Before history is shown, its namespace is looked at again where that was longer ago.
 const FRESH: Duration = Duration::from_secs(5);
+/// An API server that does not answer holds nobody up for longer, and is not asked again for a while.
+const WITHIN: Duration = Duration::from_secs(2);
+const AGAIN: Duration = Duration::from_secs(5);
 /// What is accepted is known to be of a namespace that was looked at once: a hook that is new looks again.
 const EVER: Duration = Duration::MAX;
 
@@ -24,11 +27,13 @@ pub struct Namespaces {
     store: Arc<dyn Store>,
     dispatch: Handle,
     looked: Mutex<HashMap<String, Instant>>,
+    /// When the API server last did not answer.
+    failed: Mutex<Option<Instant>>,
 }
 
 impl Namespaces {
     pub fn new(cluster: Arc<dyn Cluster>, store: Arc<dyn Store>, dispatch: Handle) -> Self {
-        Namespaces { cluster, store, dispatch, looked: Mutex::default() }
+        Namespaces { cluster, store, dispatch, looked: Mutex::default(), failed: Mutex::default() }
     }
 
     /// Before history of this namespace is shown.
@@ -43,19 +48,18 @@ impl Namespaces {
 
     async fn within(&self, name: &str, age: Duration) {
         let looked = self.looked.lock().get(name).copied();
-        if looked.is_none_or(|at| at.elapsed() > age) {
+        let failed = self.failed.lock().is_some_and(|at| at.elapsed() < AGAIN);
+        if !failed && looked.is_none_or(|at| at.elapsed() > age) {
             self.look(name).await;
         }
     }
 
     /// Asks for the namespace's uid. Where nobody can tell, it is taken for the one that it was.
     pub async fn look(&self, name: &str) {
-        let uid = match self.cluster.namespace_uid(name).await {
-            Ok(uid) => uid,
-            Err(error) => {
-                tracing::debug!(namespace = name, %error, "which namespace this is cannot be told now");
-                return;
-            }
+        let uid = match tokio::time::timeout(WITHIN, self.cluster.namespace_uid(name)).await {
+            Ok(Ok(uid)) => uid,
+            Ok(Err(error)) => return self.untold(name, &error.to_string()),
+            Err(_) => return self.untold(name, "the API server does not answer"),
         };
         match self.store.namespace_is(name, uid.as_deref()).await {
             Ok(ended) => {
@@ -69,6 +73,11 @@ impl Namespaces {
                 tracing::warn!(namespace = name, %error, "which namespace this is could not be noted")
             }
         }
+    }
+
+    fn untold(&self, name: &str, error: &str) {
+        tracing::debug!(namespace = name, error, "which namespace this is cannot be told now");
+        *self.failed.lock() = Some(Instant::now());
     }
 
     fn note(&self, name: &str, exists: bool) {

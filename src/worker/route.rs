@@ -47,22 +47,37 @@ pub enum Decision {
     Undecided(String),
 }
 
-/// What a hook makes of an event, by the hook as it is now. Asked when the event comes in, and again before it is sent
-/// where it was undecided.
+/// What a hook makes of an event, by the hook as it is now. Asked when the event comes in.
 pub fn decide(known: &Known, event: &Event) -> Decision {
     decide_facts(known, &Facts::new(event))
 }
 
-fn decide_facts(known: &Known, facts: &Facts<'_>) -> Decision {
+/// The same before it is sent: the gates were asked when it was accepted, and are not asked again.
+pub fn decide_again(known: &Known, event: &Event) -> Decision {
+    match filtered(known, &Facts::new(event)) {
+        Ok(_) => Decision::Deliver(Asked::default()),
+        Err(decision) => decision,
+    }
+}
+
+/// The hook, where its filter lets the event pass.
+fn filtered<'k>(known: &'k Known, facts: &Facts<'_>) -> Result<&'k Hook, Decision> {
     let hook = match &known.hook {
         Ok(hook) => hook,
-        Err(invalid) => return Decision::Undecided(invalid.to_string()),
+        Err(invalid) => return Err(Decision::Undecided(invalid.to_string())),
     };
     match hook.filter.as_ref().map(|filter| filter.matches_facts(facts)) {
-        None | Some(Ok(true)) => {}
-        Some(Ok(false)) => return Decision::Skip,
-        Some(Err(error)) => return Decision::Undecided(format!("filter: {error}")),
+        None | Some(Ok(true)) => Ok(hook),
+        Some(Ok(false)) => Err(Decision::Skip),
+        Some(Err(error)) => Err(Decision::Undecided(format!("filter: {error}"))),
     }
+}
+
+fn decide_facts(known: &Known, facts: &Facts<'_>) -> Decision {
+    let hook = match filtered(known, facts) {
+        Ok(hook) => hook,
+        Err(decision) => return decision,
+    };
     if hook.gates.is_open() {
         return Decision::Deliver(Asked::default());
     }

@@ -93,7 +93,8 @@ func exampleStream(ctx context.Context, auth0 *client.Management) error {
 		return err
 	}
 	stream := created.GetEventStreamWebhookResponseContent()
-	basic := stream.GetDestination().GetConfiguration().GetWebhookAuthorization().GetEventStreamWebhookBasicAuth()
+	destination := stream.GetDestination()
+	basic := destination.GetConfiguration().GetWebhookAuthorization().GetEventStreamWebhookBasicAuth()
 	if err := want("username", basic.GetUsername(), "username"); err != nil {
 		return err
 	}

@@ -77,7 +77,7 @@ async fn what_makes_no_sense_is_told() {
         (&["--tls-cert", "/nowhere", "--tls-key", "/nowhere"], "--tls-key /nowhere"),
         (&["--ca", "/nowhere"], "--ca /nowhere"),
         (&["--rate-limit", "0"], "--rate-limit"),
-        (&["--time-scale", "-1"], "--time-scale"),
+        (&["--time-scale", "1001"], "--time-scale"),
         (&["--hooks-gone", "500"], "--hooks-gone"),
         (&["--token-lifetime", "1d"], "--token-lifetime"),
     ] {

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::world::{Setup, World, condition, merged, message, object, secret};
+use crate::world::{Setup, World, merged, message, object, secret};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_secret_or_key_heals_when_it_comes() {
@@ -116,18 +116,28 @@ async fn without_an_address_for_relays_a_hook_is_stalled() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_carried_out_is_named() {
     let world = World::start("not-possible").await;
+    let handler =
+        |handler: Value| merged(json!({"handler": {"webhook": null}}), json!({ "handler": handler }));
     let auth0 = json!({"auth0": {"domain": "a.eu.auth0.com", "tokenSecretRef": {"name": "a", "key": "b"}}});
+    let custom = json!({"url": "http://h/", "method": "POST", "body": "{% if %}"});
     world
         .apply(&[
             object("Connection", "auth0", auth0),
             secret("a", "b", "t0ken"),
             world.connection(),
             world.hook_with("filtered", json!({"filter": "data.x &&\n dat.y"})),
+            world
+                .hook_with("broken-lambda", handler(json!({"lambda": {"functions": ["return function ("]}}))),
+            world.hook_with("broken-template", handler(json!({ "webhookCustom": custom }))),
             world.hook_with("of-auth0", json!({"connectionRef": {"name": "auth0"}})),
         ])
         .await;
     let said = world.stalled("eventhooks/of-auth0", "WrongVendor").await;
     assert!(said.contains("auth0"), "{said}");
+    let said = world.stalled("eventhooks/broken-lambda", "InvalidLambda").await;
+    assert!(said.contains("handler.lambda.functions[0]: line 1, column"), "{said}");
+    let said = world.stalled("eventhooks/broken-template", "InvalidTemplate").await;
+    assert!(said.contains("handler.webhookCustom.body: line 1, column"), "{said}");
     let said = world.stalled("eventhooks/filtered", "InvalidFilter").await;
     assert!(said.contains("line 2, column 2: no such name: dat"), "{said}");
     assert_eq!(world.kong.hooks().await, Vec::<Value>::new());

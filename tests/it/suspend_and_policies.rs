@@ -12,12 +12,21 @@ async fn a_suspended_hook_is_left_alone_until_it_is_deleted() {
     let world = World::with("suspend", Setup { resync: Some("1s"), ..Setup::default() }).await;
     world.apply(&[world.connection(), world.hook("rests")]).await;
     world.ready("eventhooks/rests").await;
-    world.edit("evh/rests", json!({"suspend": true})).await;
-    world.not_ready("eventhooks/rests", "Suspended").await;
-    world.edit("evh/rests", json!({"event": "routes"})).await;
-    world.not_ready("eventhooks/rests", "Suspended").await;
-    let hook = world.kong.only_hook().await;
-    assert_eq!(hook["event"], "consumers", "the edit waits");
+    let before = world.ready("eventhooks/rests").await;
+    world.edit("evh/rests", json!({"suspend": true, "event": "routes"})).await;
+    world.request("evh/rests", "while-it-rests").await;
+    // Whoever comes after it has been reconciled, and been compared a second time.
+    world.apply(&[world.hook_with("fence", json!({"event": "fence"}))]).await;
+    world.ready("eventhooks/fence").await;
+    let hooks = world.kong.until_hooks("both", |h| h.len() == 2).await;
+    let rests = hooks.iter().find(|h| h["event"] != "fence").unwrap();
+    assert_eq!(rests["event"], "consumers", "the edit waits");
+    // As in Flux: conditions and tokens stay as they were, for nothing was looked at.
+    let suspended = world.get("eventhooks/rests").await.unwrap();
+    assert_eq!(suspended["status"]["conditions"], before["status"]["conditions"]);
+    assert_eq!(suspended["status"]["observedGeneration"], before["metadata"]["generation"]);
+    assert!(suspended["status"]["handled"].is_null(), "{suspended:#}");
+    world.kubectl(&["delete", "evh/fence", "--timeout=30s"]).await;
     // Deliveries go on, by what Kong was told.
     assert_eq!(world.kong.emit("crud", "consumers", json!({"n": 1})).await, 1);
     world.receiver.wait_for(1, DEADLINE).await;
@@ -26,7 +35,6 @@ async fn a_suspended_hook_is_left_alone_until_it_is_deleted() {
     assert_eq!(world.kong.only_hook().await["event"], "routes");
 
     world.edit("evh/rests", json!({"suspend": true})).await;
-    world.not_ready("eventhooks/rests", "Suspended").await;
     world.kubectl(&["delete", "evh/rests", "--timeout=30s"]).await;
     assert_eq!(world.kong.hooks().await, Vec::<Value>::new());
 }

@@ -7,7 +7,9 @@
 mod auth0;
 mod kong;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use kube::Client;
 use serde_json::{Value, json};
@@ -32,8 +34,10 @@ pub struct World {
     operator: Option<Process>,
     /// The logs of operators that were stopped.
     logs: String,
-    kubeconfig: PathBuf,
+    pub kubeconfig: PathBuf,
     args: Vec<String>,
+    /// Where the ops ports of other processes are, by their number.
+    ops: Mutex<HashMap<u32, String>>,
 }
 
 /// How a world differs from the usual one.
@@ -64,6 +68,12 @@ impl World {
             ("--egress-allow", "127.0.0.0/8"),
             ("--data", data.to_str().unwrap()),
             ("--resync-interval", setup.resync.unwrap_or("10m")),
+            // Short: after a kill the next operator waits for as long.
+            ("--lease-duration", "5s"),
+            ("--lease-renew-deadline", "4s"),
+            ("--lease-retry-period", "500ms"),
+            // What is tested for speed or order says so itself.
+            ("--admin-rate-ceiling", "1000/s"),
             ("--log-level", "info,hookstream=debug"),
         ]
         .iter()
@@ -78,8 +88,19 @@ impl World {
         let receiver = Receiver::start(|_, _| Reply::status(200));
         let client = namespace.client().await;
         let (operator, logs) = (None, String::new());
-        let mut world =
-            World { namespace, home, kong, receiver, ingest, client, operator, logs, kubeconfig, args };
+        let mut world = World {
+            namespace,
+            home,
+            kong,
+            receiver,
+            ingest,
+            client,
+            operator,
+            logs,
+            kubeconfig,
+            args,
+            ops: Mutex::default(),
+        };
         world.start_operator();
         world
     }
@@ -89,6 +110,43 @@ impl World {
         let kubeconfig = self.kubeconfig.to_str().unwrap();
         let args = std::iter::once("run").chain(self.args.iter().map(String::as_str));
         self.operator = Some(Process::spawn(args, &[("KUBECONFIG", kubeconfig)]));
+    }
+
+    /// Another process of the operator: the same flags and account, ports of its own. A flag that is given again counts.
+    pub fn another(&self, role: &str, flags: &[&str]) -> Process {
+        let of_worker = ["--listen", "--api-listen", "--data"];
+        let ops = format!("127.0.0.1:{}", free_port());
+        let mut args = vec![role.to_owned()];
+        for pair in self.args.chunks(2) {
+            let taken = pair[0] == "--ops-listen" || flags.contains(&pair[0].as_str());
+            if !taken && (role != "controller" || !of_worker.contains(&pair[0].as_str())) {
+                args.extend_from_slice(pair);
+            }
+        }
+        args.extend(["--ops-listen".to_owned(), ops.clone()]);
+        args.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        let process = Process::spawn(&args, &[("KUBECONFIG", self.kubeconfig.to_str().unwrap())]);
+        self.ops.lock().unwrap().insert(process.pid(), ops);
+        process
+    }
+
+    /// What the ops port of such a process answers: status and text.
+    pub async fn ops(&self, process: &Process, path: &str) -> (u16, String) {
+        let address = self.ops.lock().unwrap()[&process.pid()].clone();
+        eventually(DEADLINE, "the ops port", async || {
+            let answer =
+                http().get(format!("http://{address}{path}")).send().await.map_err(|e| e.to_string())?;
+            let status = answer.status().as_u16();
+            Ok((status, answer.text().await.map_err(|e| e.to_string())?))
+        })
+        .await
+    }
+
+    /// The sum of a metric over its labels.
+    pub async fn metric(&self, process: &Process, name: &str) -> f64 {
+        let (_, text) = self.ops(process, "/metrics").await;
+        let of = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
+        text.lines().filter(of).map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
     }
 
     pub async fn stop_operator(&mut self) {

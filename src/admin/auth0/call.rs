@@ -12,14 +12,13 @@ use serde_json::Value;
 use super::Auth0Access;
 use crate::admin::AdminError;
 use crate::admin::error::Detail;
+use crate::admin::limit::asked_to_wait;
 use crate::core::time::Millis;
 use crate::net::Answer;
 
 const TIMEOUT: Duration = Duration::from_secs(15);
 /// A page of a hundred hooks with long scripts stays under this.
 const MAX_ANSWER: usize = 16 * 1024 * 1024;
-/// A vendor cannot make an object wait longer than this.
-const MAX_WAIT: Duration = Duration::from_secs(3600);
 
 /// What is sent.
 #[derive(Default)]
@@ -114,7 +113,8 @@ pub fn detail(answer: &Answer, secrets: &[&str]) -> AdminError {
         message,
         request_id: request_id(&answer.headers),
     };
-    AdminError::from_status(answer.status, detail.masked(secrets), retry_after(&answer.headers))
+    let wait = asked_to_wait(answer.status, &answer.headers);
+    AdminError::from_status(answer.status, detail.masked(secrets), wait)
 }
 
 /// The JSON of an answer.
@@ -156,17 +156,4 @@ fn request_id(headers: &HeaderMap) -> Option<String> {
         .iter()
         .find_map(|name| headers.get(*name)?.to_str().ok())
         .map(|id| id.chars().take(256).collect())
-}
-
-/// `Retry-After` in seconds, else until `x-ratelimit-reset`, a Unix time, by the tenant's own clock where it tells one.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let number = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse::<u64>().ok();
-    let until_reset = || {
-        let date = headers.get("date").and_then(|v| httpdate::parse_http_date(v.to_str().ok()?).ok());
-        let now = date.unwrap_or_else(std::time::SystemTime::now);
-        let reset = std::time::UNIX_EPOCH.checked_add(Duration::from_secs(number("x-ratelimit-reset")?))?;
-        Some(reset.duration_since(now).unwrap_or_default())
-    };
-    let wait = number("retry-after").map(Duration::from_secs).or_else(until_reset)?;
-    Some(wait.clamp(Duration::from_secs(1), MAX_WAIT))
 }

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 use url::Url;
 
-use crate::net::HttpClient;
+use crate::admin::limit::AdminHttp;
 
 pub use hook::{HookBody, HookClient};
 pub use stream::{DestinationBody, StreamBody, StreamClient, WebhookAuthorization};
@@ -27,7 +27,7 @@ pub use token::{Credentials, Login, Tokens};
 /// How one tenant is reached.
 #[derive(Clone, Debug)]
 pub struct Auth0Access {
-    pub http: HttpClient,
+    pub http: AdminHttp,
     /// The tenant's address, without a path.
     pub base: Url,
     pub login: Arc<Login>,

@@ -12,10 +12,13 @@ use tokio::net::{TcpListener, TcpStream};
 use url::Url;
 
 use super::*;
+use crate::admin::limit::Pacer;
 use crate::admin::{AdminError, Class, ExternalClient, Listed};
+use crate::core::bucket::Rate;
 use crate::core::egress::Policy;
 use crate::core::time::Millis;
-use crate::net::Egress;
+use crate::leadership::Leadership;
+use crate::net::{Egress, HttpClient};
 
 /// A request as it came: `POST /oauth/token`, the authorization, the body.
 #[derive(Clone, Debug)]
@@ -35,7 +38,7 @@ impl Seen {
 struct Fake {
     base: Url,
     seen: Arc<Mutex<Vec<Seen>>>,
-    http: HttpClient,
+    http: AdminHttp,
     tokens: Arc<Tokens>,
 }
 
@@ -65,6 +68,9 @@ impl Fake {
             }
         });
         let http = HttpClient::new(Egress::new(Policy { loopback: true, ..Policy::default() })).unwrap();
+        let rate = Rate { requests: 1000, interval: Duration::from_secs(1), burst: 1000 };
+        let pacer = Pacer::new(rate, Leadership::always(), Arc::default());
+        let http = pacer.client(http, "n/auth0", None);
         Fake { base, seen, http, tokens: Arc::default() }
     }
 

@@ -18,8 +18,8 @@ use url::Url;
 
 use super::call::{detail, unexpected};
 use crate::admin::error::Detail;
+use crate::admin::limit::AdminHttp;
 use crate::admin::{AdminError, Class};
-use crate::net::HttpClient;
 
 const TIMEOUT: Duration = Duration::from_secs(15);
 const MAX_ANSWER: usize = 64 * 1024;
@@ -105,7 +105,7 @@ impl Login {
     }
 
     /// A token that should serve now.
-    pub async fn token(&self, http: &HttpClient) -> Result<Token, AdminError> {
+    pub async fn token(&self, http: &AdminHttp) -> Result<Token, AdminError> {
         let (id, secret, audience) = match &self.credentials {
             Credentials::Client { id, secret, audience } => (id, secret, audience),
             Credentials::Ready(text) => return Ok(Token::ready(text)),
@@ -138,7 +138,7 @@ impl Login {
     }
 
     /// A token to take the place of one that was refused; None where another one would be refused, too.
-    pub async fn renewed(&self, http: &HttpClient, refused: &Token) -> Result<Option<Token>, AdminError> {
+    pub async fn renewed(&self, http: &AdminHttp, refused: &Token) -> Result<Option<Token>, AdminError> {
         {
             let mut state = self.state.lock().await;
             let Some(token) = state.token.as_ref() else { return Ok(None) };
@@ -171,7 +171,7 @@ impl Login {
 
     async fn log_in(
         &self,
-        http: &HttpClient,
+        http: &AdminHttp,
         id: &str,
         secret: &SecretString,
         audience: &str,

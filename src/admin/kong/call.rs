@@ -12,14 +12,13 @@ use serde_json::{Map, Value};
 use super::KongAccess;
 use crate::admin::AdminError;
 use crate::admin::error::Detail;
+use crate::admin::limit::asked_to_wait;
 use crate::core::time::Millis;
 use crate::net::Answer;
 
 const TIMEOUT: Duration = Duration::from_secs(15);
 /// A page of a thousand hooks with long configs stays under this.
 const MAX_ANSWER: usize = 16 * 1024 * 1024;
-/// A vendor cannot make an object wait longer than this.
-const MAX_WAIT: Duration = Duration::from_secs(3600);
 
 /// What is sent.
 #[derive(Default)]
@@ -61,7 +60,7 @@ struct ErrorBody {
 impl KongAccess {
     pub(super) async fn call(&self, method: Method, call: Call<'_>) -> Result<Answer, Refusal> {
         let request = self.request(method, &call)?;
-        let answer = self.http.send(request, TIMEOUT, MAX_ANSWER).await.map_err(AdminError::from)?;
+        let answer = self.http.send(request, TIMEOUT, MAX_ANSWER).await?;
         if answer.status.is_success() {
             return Ok(answer);
         }
@@ -71,7 +70,7 @@ impl KongAccess {
             Detail { status: None, code: text.name, message, request_id: request_id(&answer.headers) };
         let mut secrets = call.secrets;
         secrets.extend(self.token.as_ref().map(|(_, token)| token.expose_secret()));
-        let wait = retry_after(&answer.headers);
+        let wait = asked_to_wait(answer.status, &answer.headers);
         Err(Refusal {
             error: AdminError::from_status(answer.status, detail.masked(&secrets), wait),
             status: Some(answer.status.as_u16()),
@@ -138,9 +137,4 @@ fn request_id(headers: &HeaderMap) -> Option<String> {
         .iter()
         .find_map(|name| headers.get(*name)?.to_str().ok())
         .map(|id| id.chars().take(256).collect())
-}
-
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds: u64 = headers.get("retry-after")?.to_str().ok()?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds).clamp(Duration::from_secs(1), MAX_WAIT))
 }

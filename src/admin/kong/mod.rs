@@ -12,8 +12,8 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use url::Url;
 
+use super::limit::AdminHttp;
 use super::{AdminError, ExternalClient, Listed, Scope};
-use crate::net::HttpClient;
 use call::{Call, date, parse, unexpected};
 
 pub use hook::{KongHook, config_fields};
@@ -28,8 +28,8 @@ const MAX_PAGES: usize = 1000;
 /// How one gateway is reached.
 #[derive(Clone, Debug)]
 pub struct KongAccess {
-    /// The client with the TLS options of the Connection.
-    pub http: HttpClient,
+    /// The client with the TLS options and the rate of the Connection.
+    pub http: AdminHttp,
     pub admin_url: Url,
     /// None: the default workspace, which is addressed without a prefix.
     pub workspace: Option<String>,

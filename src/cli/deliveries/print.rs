@@ -1,21 +1,13 @@
 //! What the worker told, for people: tables. JSON is the worker's own text, and YAML the same in other words.
 
-use clap::ValueEnum;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::super::http::Answer;
+use super::super::output::table;
+pub use super::super::output::{HELP, Output, clean};
 use super::super::{Failure, OrFail, say};
-
-pub const HELP: &str = "How it is printed";
-
-#[derive(Clone, Copy, ValueEnum)]
-pub enum Output {
-    Table,
-    Json,
-    Yaml,
-}
 
 #[derive(Deserialize)]
 struct Page {
@@ -89,20 +81,6 @@ pub fn show(
             let value: Value = answer.json()?;
             say(serde_saphyr::to_string(&value).or_fail(|| "writing YAML".into())?.trim_end());
         }
-    }
-    Ok(())
-}
-
-/// Prints what this program found by itself.
-pub fn value<T: Serialize>(
-    found: &T,
-    output: Output,
-    table: impl FnOnce(&T) -> Vec<String>,
-) -> Result<(), Failure> {
-    match output {
-        Output::Table => table(found).iter().for_each(|line| say(line)),
-        Output::Json => say(&serde_json::to_string(found).or_fail(|| "writing JSON".into())?),
-        Output::Yaml => say(serde_saphyr::to_string(found).or_fail(|| "writing YAML".into())?.trim_end()),
     }
     Ok(())
 }
@@ -195,31 +173,6 @@ fn facts<const N: usize>(facts: [(&str, Option<String>); N]) -> Vec<String> {
         .into_iter()
         .filter_map(|(name, value)| Some(format!("{:width$} {}", format!("{name}:"), clean(&value?))))
         .collect()
-}
-
-fn table<H: Into<String>, const N: usize>(
-    head: [H; N],
-    rows: impl Iterator<Item = [String; N]>,
-) -> Vec<String> {
-    let rows: Vec<[String; N]> = std::iter::once(head.map(Into::into)).chain(rows).collect();
-    let mut widths = [0; N];
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = cell.chars().count().max(*width);
-        }
-    }
-    rows.iter()
-        .map(|row| {
-            let cells: Vec<String> =
-                row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-            cells.join("  ").trim_end().to_owned()
-        })
-        .collect()
-}
-
-/// Ids and answers are strangers' texts: they must not steer a terminal.
-pub fn clean(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 #[cfg(test)]

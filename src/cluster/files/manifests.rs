@@ -114,6 +114,24 @@ impl Manifests {
         Ok(self.sort())
     }
 
+    /// Reads everything once; what cannot be read is an error.
+    pub fn scan_strictly(&mut self) -> Result<(), ManifestError> {
+        self.scan()?;
+        let mut found = Vec::new();
+        for path in &self.paths {
+            list(path, &mut found)?;
+        }
+        match found.iter().find(|path| !self.files.contains_key(*path)) {
+            // Read again, for its problem.
+            Some(path) => read(path, None).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    pub fn add_secret(&mut self, key: Key, data: Data) {
+        self.secrets.insert(key, (String::new(), Arc::new(data)));
+    }
+
     /// Sorts the documents into objects and Secrets.
     fn sort(&mut self) -> Vec<Change> {
         let mut objects = BTreeMap::new();
@@ -166,6 +184,36 @@ impl Manifests {
         self.config_maps = config_maps;
         changed
     }
+}
+
+/// A document of a file.
+pub struct Document {
+    pub path: PathBuf,
+    /// An error: the file cannot be read, or is no YAML.
+    pub content: Result<Value, String>,
+}
+
+/// Every document of these files and folders.
+pub fn documents(paths: &[PathBuf]) -> Result<Vec<Document>, ManifestError> {
+    let mut files = Vec::new();
+    for path in paths {
+        let before = files.len();
+        list(path, &mut files)?;
+        if files.len() == before {
+            return Err(problem(path, "no manifest (*.yaml, *.yml, *.json) in it"));
+        }
+    }
+    let documents = files.into_iter().flat_map(|path| match read(&path, None) {
+        Ok(file) => {
+            let documents = file.map(|file| file.documents).unwrap_or_default();
+            documents
+                .into_iter()
+                .map(|content| Document { path: path.clone(), content: Ok(content) })
+                .collect()
+        }
+        Err(ManifestError::Path { problem, .. }) => vec![Document { path, content: Err(problem) }],
+    });
+    Ok(documents.collect())
 }
 
 /// The names whose data is not the same in both.

@@ -18,7 +18,7 @@ use super::reconcile::{self, Hashes, Policies, Synced, Vendor, Wanted};
 use super::{connection, status};
 use crate::admin::Access;
 use crate::admin::kong::{KongClient, KongHook};
-use crate::api::{AppliedTerms, DeliverBy, EventHook, EventHookStatus, External};
+use crate::api::{AppliedTerms, ConnectionSpec, DeliverBy, EventHook, EventHookStatus, External};
 use crate::cluster::{Guarded, View};
 use crate::core::conditions::{Note, Standing};
 use crate::core::hook::{self, Hook};
@@ -58,6 +58,10 @@ impl Synced for EventHook {
     fn record(status: &mut EventHookStatus, external: Option<External>, hashes: Option<Hashes>) {
         status.external = external;
         status.secret_hashes = hashes;
+    }
+
+    fn is_vendor(connection: &ConnectionSpec) -> bool {
+        connection.kong.is_some()
     }
 
     fn client(access: &Access) -> Option<KongClient> {

@@ -25,7 +25,10 @@ const NAMED: usize = 20;
 
 /// What each gateway emits, as told a while ago.
 #[derive(Default)]
-pub struct Sources(Mutex<HashMap<(Scope, Option<String>), (Instant, Arc<Told>)>>);
+pub struct Sources(Mutex<HashMap<(Scope, Option<String>), Remembered>>);
+
+/// What was told, and when.
+type Remembered = (Instant, Arc<Told>);
 
 /// None: it does not tell.
 type Told = OnceCell<Option<Value>>;

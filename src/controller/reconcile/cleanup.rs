@@ -45,6 +45,14 @@ pub async fn cleanup<K: Synced>(object: &K, context: &Context) -> Result<Duratio
     Ok(DONE)
 }
 
+/// Deletes the vendor's object as a deletion of ours would, which stays.
+pub async fn delete_external<K: Synced>(object: &K, context: &Context) -> Result<(), Problem> {
+    if policy(object, context) == DeletionPolicy::Delete && !object.policies().observes_only() {
+        remove(object, context).await?;
+    }
+    Ok(())
+}
+
 /// What becomes of the vendor's object when ours is deleted.
 pub fn policy<K: Synced>(object: &K, context: &Context) -> DeletionPolicy {
     let of_connection = || {
@@ -67,6 +75,9 @@ pub async fn leave<K: Synced>(context: &Context, object: &K, old: &External) -> 
         context.memory.works(&uid);
         return Ok(());
     };
+    if problem.is_own() {
+        return Err(problem);
+    }
     if context.memory.failing(&uid) < context.options.patience.credentials {
         return Err(Problem::OldAddress {
             what: K::WHAT,
@@ -212,6 +223,7 @@ fn waited<K: Synced>(object: &K) -> Duration {
 fn out_of_patience<K: Synced>(object: &K, context: &Context, problem: &Problem) -> bool {
     let patience = &context.options.patience;
     let bound = match problem {
+        problem if problem.is_own() => return false,
         // Nothing that the vendor or its credentials have to do with.
         Problem::Cluster(_) | Problem::Secret(MissingSecret::Cluster(_)) => return false,
         Problem::Admin(_) | Problem::NotVisible(_) => patience.vendor,

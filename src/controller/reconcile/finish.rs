@@ -42,7 +42,10 @@ pub async fn finish<K: Synced>(
     tell::<K>(context, object, &outcome.done, &wanted.whole()).await;
     K::record(&mut status, Some(outcome.external), outcome.hashes);
     let standing = match (outcome.differs, outcome.pending) {
-        (Some(note), _) => Standing::Stalled(note),
+        (Some(note), _) => {
+            context.metrics.drift_found(K::KIND.into());
+            Standing::Stalled(note)
+        }
         (None, Some(note)) => Standing::Waiting(note),
         (None, None) => Standing::Ready(ready),
     };
@@ -88,5 +91,7 @@ async fn tell<K: Synced>(context: &Context, object: &K, done: &Done, wanted: &se
         Done::Created => format!("the {} was deleted{by}; created again", K::WHAT),
         Done::Adopted | Done::Nothing => return,
     };
+    context.metrics.drift_found(K::KIND.into());
+    context.metrics.drift_repaired(K::KIND.into());
     status::tell(context, object, true, &Note::new("DriftRepaired", message)).await;
 }

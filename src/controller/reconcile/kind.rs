@@ -7,7 +7,7 @@ use kube::runtime::reflector::Store;
 use serde_json::Value;
 
 use crate::admin::{Access, ExternalClient};
-use crate::api::{Adopt, Connection, DeletionPolicy, External, ManagementPolicy};
+use crate::api::{Adopt, Connection, ConnectionSpec, DeletionPolicy, External, ManagementPolicy};
 use crate::cluster::{Guarded, View};
 use crate::controller::status::Managed;
 
@@ -24,7 +24,9 @@ pub trait Synced: Managed {
     fn hashes(&self) -> Option<&Hashes>;
     /// Sets what a sync found out.
     fn record(status: &mut Self::Status, external: Option<External>, hashes: Option<Hashes>);
-    /// None: the Connection is to another vendor.
+    /// True where the Connection is to this vendor.
+    fn is_vendor(connection: &ConnectionSpec) -> bool;
+    /// None: the access is to another vendor.
     fn client(access: &Access) -> Option<Self::Client>;
     /// All objects of the kind.
     fn all(view: &View) -> &Store<Guarded<Self>>;

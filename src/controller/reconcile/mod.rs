@@ -25,7 +25,7 @@ use std::time::Duration;
 use kube::ResourceExt;
 use serde_json::Value;
 
-pub use cleanup::cleanup;
+pub use cleanup::{cleanup, delete_external};
 pub use finish::{finish, suspended};
 pub use holders::Claims;
 pub use kind::{Done, Hashes, Policies, Synced, Vendor, Wanted};
@@ -89,9 +89,12 @@ pub async fn vendor<K: Synced>(
         .connection(&namespace, name)
         .ok_or_else(|| Problem::ConnectionMissing(name.to_owned()))?;
     let connection = guarded.0.as_ref().map_err(|_| Problem::ConnectionInvalid(name.to_owned()))?;
+    let wrong = || Problem::WrongVendor { connection: name.to_owned(), vendor: K::VENDOR };
+    if !K::is_vendor(&connection.spec) {
+        return Err(wrong());
+    }
     let access = connection::access(connection, context).await?;
-    let client = K::client(&access)
-        .ok_or_else(|| Problem::WrongVendor { connection: name.to_owned(), vendor: K::VENDOR })?;
+    let client = K::client(&access).ok_or_else(wrong)?;
     Ok(Vendor { connection: Arc::new(connection.clone()), access, client })
 }
 

@@ -140,6 +140,10 @@ impl Shared {
         }
         let begun = Instant::now();
         let listed = client.list().await.inspect_err(|error| {
+            // One that was not its turn tells nothing: the next may be more pressing.
+            if error.is_own() {
+                return;
+            }
             self.state.lock().failed = Some((Instant::now(), error.clone()));
         })?;
         let items =

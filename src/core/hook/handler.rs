@@ -1,14 +1,19 @@
 //! What is done with an event, and where requests go.
 
-use http::Uri;
+use std::collections::BTreeMap;
+
+use http::{HeaderName, HeaderValue, Uri};
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 use url::Url;
 
+use super::content::Content;
 use super::{InvalidSpec, invalid};
 use crate::api::{
     self, CaKind, Format, HandlerKind, HeaderFrom, Method, SecretKeyRef, SignatureAlgorithm,
     SignatureEncoding, SignatureScheme, TextFormat, Tls, UrlText,
 };
+use crate::core::lua;
 
 /// What is done with an event.
 #[derive(Clone, Debug, PartialEq)]
@@ -99,6 +104,8 @@ pub struct WebhookCustom {
     pub payload_format: TextFormat,
     pub body: Option<String>,
     pub body_format: TextFormat,
+    /// Headers, payload and body, compiled.
+    pub content: Content,
     pub signature: Option<Signature>,
     pub tls: Option<Tls>,
 }
@@ -107,7 +114,12 @@ pub struct WebhookCustom {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Lambda {
     pub functions: Vec<String>,
+    /// What each is remembered by once it delivered; no two are the same.
+    pub marks: Vec<Mark>,
 }
+
+/// Stands for a function's text.
+pub type Mark = [u8; 16];
 
 /// Where a request goes.
 #[derive(Clone, Debug, PartialEq)]
@@ -159,7 +171,7 @@ pub(super) fn handler(spec: &api::Handler) -> Result<Handler, InvalidSpec> {
 fn webhook(webhook: &api::Webhook) -> Result<Webhook, InvalidSpec> {
     Ok(Webhook {
         target: target("handler.webhook", webhook.url.as_ref(), webhook.url_secret_ref.as_ref())?,
-        headers: webhook.headers.clone().unwrap_or_default().into_iter().collect(),
+        headers: headers("handler.webhook.headers", webhook.headers.as_ref())?,
         headers_from: webhook.headers_from.clone().unwrap_or_default(),
         format: webhook.format.unwrap_or(Format::Kong),
         signature: webhook.signature.as_ref().map(signature),
@@ -174,13 +186,14 @@ fn webhook_custom(custom: &api::WebhookCustom) -> Result<WebhookCustom, InvalidS
     Ok(WebhookCustom {
         target: target("handler.webhookCustom", custom.url.as_ref(), custom.url_secret_ref.as_ref())?,
         method: custom.method.unwrap_or(Method::Post),
-        headers: custom.headers.clone().unwrap_or_default().into_iter().collect(),
+        headers: headers("handler.webhookCustom.headers", custom.headers.as_ref())?,
         headers_from: custom.headers_from.clone().unwrap_or_default(),
         headers_format: custom.headers_format.unwrap_or(TextFormat::Raw),
         payload: custom.payload.clone(),
         payload_format: custom.payload_format.unwrap_or(TextFormat::Template),
         body: custom.body.clone(),
         body_format: custom.body_format.unwrap_or(TextFormat::Template),
+        content: Content::compile(custom)?,
         signature: custom.signature.as_ref().map(signature),
         tls: custom.tls.clone(),
     })
@@ -190,7 +203,63 @@ fn lambda(lambda: &api::Lambda) -> Result<Lambda, InvalidSpec> {
     if lambda.functions.is_empty() {
         return Err(invalid("handler.lambda.functions", "must hold at least one function"));
     }
-    Ok(Lambda { functions: lambda.functions.clone() })
+    let mut marks: Vec<Mark> = Vec::new();
+    for (i, function) in lambda.functions.iter().enumerate() {
+        let field = || format!("handler.lambda.functions[{i}]");
+        lua::check(function).map_err(|at| InvalidSpec::InvalidLambda { field: field(), at })?;
+        let mark = mark(function);
+        // The second would be taken for done when the first is.
+        if let Some(first) = marks.iter().position(|m| *m == mark) {
+            let problem = format!("functions[{i}] is the same as functions[{first}]: remove it");
+            return Err(invalid("handler.lambda.functions", problem));
+        }
+        marks.push(mark);
+    }
+    Ok(Lambda { functions: lambda.functions.clone(), marks })
+}
+
+fn mark(function: &str) -> Mark {
+    let hash: [u8; 32] = Sha256::digest(function.as_bytes()).into();
+    let mut mark = Mark::default();
+    mark.iter_mut().zip(hash).for_each(|(to, from)| *to = from);
+    mark
+}
+
+/// Headers that belong to the connection: one of these in a request could end it early or begin another.
+const HOP_BY_HOP: [&str; 9] = [
+    "host",
+    "content-length",
+    "connection",
+    "transfer-encoding",
+    "te",
+    "trailer",
+    "upgrade",
+    "keep-alive",
+    "proxy-connection",
+];
+
+/// Reads a header that a user asks for.
+pub fn header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), &'static str> {
+    let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| "its name is no header name")?;
+    if HOP_BY_HOP.contains(&name.as_str()) {
+        return Err("it belongs to the connection");
+    }
+    // Bytes, for letters beyond ASCII are allowed.
+    let value = HeaderValue::from_bytes(value.as_bytes()).map_err(
+        |_| "its value is not one line of text (a line end or another control character is in it)",
+    )?;
+    Ok((name, value))
+}
+
+fn headers(
+    field: &'static str,
+    headers: Option<&BTreeMap<String, String>>,
+) -> Result<Vec<(String, String)>, InvalidSpec> {
+    let headers = headers.into_iter().flatten().map(|(name, value)| {
+        header(name, value).map_err(|why| invalid(field, format!("{name:.64} cannot be sent: {why}")))?;
+        Ok((name.clone(), value.clone()))
+    });
+    headers.collect()
 }
 
 fn target(

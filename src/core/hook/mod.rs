@@ -2,17 +2,22 @@
 //!
 //! One reading for both roles, so that an object which the controller calls Stalled is not delivered by other rules.
 
+mod content;
 mod delivery;
 mod handler;
 
 use std::sync::Arc;
 
+pub use content::{Content, Filled, FilledBody, context, form};
 pub use delivery::{Delivery, rate};
-pub use handler::{Address, Handler, Lambda, Signature, Target, Webhook, WebhookCustom, parse_url};
+pub use handler::{
+    Address, Handler, Lambda, Mark, Signature, Target, Webhook, WebhookCustom, header, parse_url,
+};
 
 use super::duration;
 use super::filter::{Filter, FilterError};
 use super::gate::{Gates, OnChange, Snooze};
+use super::template::Diagnostic;
 use crate::api::{AdoptMode, DeliverBy, EventHook, EventHookSpec, ManagementPolicy, Trailing};
 
 /// A valid hook.
@@ -42,6 +47,10 @@ pub enum InvalidSpec {
     NotImplemented(Vec<&'static str>),
     #[error("filter: {0}")]
     InvalidFilter(FilterError),
+    #[error("{field}: line {}, column {}: {}", .at.line, .at.column, .at.message)]
+    InvalidTemplate { field: String, at: Diagnostic },
+    #[error("{field}: line {}, column {}: {}", .at.line, .at.column, .at.message)]
+    InvalidLambda { field: String, at: Diagnostic },
     #[error("{field}: {problem}")]
     InvalidSpec { field: &'static str, problem: String },
 }

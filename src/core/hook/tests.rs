@@ -39,6 +39,29 @@ fn defaults_are_those_of_the_design() {
 }
 
 #[test]
+fn what_is_taken_over_must_be_comparable() {
+    let adopt = |mode: &str| json!({"id": "i", "mode": mode});
+    for (field, extra) in [
+        ("adopt", json!({"adopt": adopt("Override")})),
+        ("managementPolicy", json!({"connectionRef": {"name": "k"}, "managementPolicy": "ObserveOnly"})),
+        (
+            "managementPolicy",
+            json!({"connectionRef": {"name": "k"}, "managementPolicy": "ObserveOnly", "adopt": adopt("Override")}),
+        ),
+        ("adopt.mode", json!({"connectionRef": {"name": "k"}, "adopt": adopt("Match")})),
+    ] {
+        match validate(&with(extra)).unwrap_err() {
+            InvalidSpec::InvalidSpec { field: said, .. } => assert_eq!(said, field),
+            other => panic!("{other}"),
+        }
+    }
+    let fine = json!({"connectionRef": {"name": "k"}, "deliverBy": "Gateway",
+        "managementPolicy": "ObserveOnly", "adopt": adopt("Match")});
+    validate(&with(fine)).unwrap();
+    validate(&with(json!({"connectionRef": {"name": "k"}, "adopt": adopt("Override")}))).unwrap();
+}
+
+#[test]
 fn the_four_handlers() {
     let handler =
         |handler: Value| validate(&hook(json!({"source": "s", "handler": handler}))).map(|h| h.handler);
@@ -49,13 +72,21 @@ fn the_four_handlers() {
     assert_eq!(custom.payload.unwrap()["text"], "{{ x }}");
     assert_eq!(handler(json!({"log": {}})).unwrap(), Handler::Log);
     let lambda = handler(json!({"lambda": {"functions": ["return true"]}})).unwrap();
-    assert_eq!(lambda, Handler::Lambda(Lambda { functions: vec!["return true".into()] }));
+    let Handler::Lambda(lambda) = lambda else { panic!() };
+    assert_eq!((lambda.functions.as_slice(), lambda.marks.len()), (["return true".to_owned()].as_slice(), 1));
     for (bad, why) in [
         (json!({}), "exactly one of webhook"),
         (json!({"log": {}, "webhook": {"url": "https://example.com"}}), "exactly one of webhook"),
         (json!({"webhookCustom": {}}), "exactly one of url"),
         (json!({"webhookCustom": {"url": "https://e.com", "payload": {}, "body": ""}}), "exclude each other"),
         (json!({"lambda": {"functions": []}}), "at least one"),
+        (
+            json!({"lambda": {"functions": ["return 1", "return 1"]}}),
+            "functions[1] is the same as functions[0]",
+        ),
+        (json!({"webhook": {"url": "https://e.com", "headers": {"Host": "a"}}}), "belongs to the connection"),
+        (json!({"webhookCustom": {"url": "https://e.com", "headers": {"a": "b\r\nc: d"}}}), "not one line"),
+        (json!({"webhookCustom": {"url": "https://e.com", "headers": {"a b": "c"}}}), "no header name"),
     ] {
         let error = handler(bad).unwrap_err().to_string();
         assert!(error.contains(why), "{error}");

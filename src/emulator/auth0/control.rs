@@ -1,6 +1,5 @@
 //! What is under `/__emulator/` for Auth0 alone: emit events, see deliveries and the state.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use axum::Json;
@@ -8,7 +7,6 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -17,21 +15,14 @@ use super::event::Event;
 use super::history::Delivery;
 use super::stream::Destination;
 use crate::emulator::control::refuse;
+use crate::emulator::recent::Recent;
 
-const MAX_OUTCOMES: usize = 10_000;
+/// How the last deliveries ended.
+pub(super) type Outcomes = Recent<Value>;
 
-/// How the last deliveries ended, and how many there were in all.
-#[derive(Default)]
-pub(super) struct Outcomes(Mutex<(u64, VecDeque<Value>)>);
-
-impl Outcomes {
-    pub fn push(&self, stream: &str, delivery: &Delivery, outcome: &str) {
-        let mut outcomes = self.0.lock();
-        outcomes.0 += 1;
-        if outcomes.1.len() == MAX_OUTCOMES {
-            outcomes.1.pop_front();
-        }
-        outcomes.1.push_back(json!({"time": jiff::Timestamp::now(), "stream": stream, "event": delivery.id,
+impl Auth0 {
+    pub fn ended(&self, stream: &str, delivery: &Delivery, outcome: &str) {
+        self.outcomes.push(json!({"time": jiff::Timestamp::now(), "stream": stream, "event": delivery.id,
             "type": delivery.event_type, "outcome": outcome, "attempts": delivery.attempts}));
     }
 }
@@ -73,13 +64,12 @@ pub(super) async fn emit(State(auth0): State<Arc<Auth0>>, body: Bytes) -> Respon
 
 /// `GET /__emulator/deliveries`: how deliveries ended, the delivered ones among them.
 pub(super) async fn outcomes(State(auth0): State<Arc<Auth0>>) -> Json<Value> {
-    let outcomes = auth0.outcomes.0.lock();
-    Json(json!({"total": outcomes.0, "data": outcomes.1}))
+    auth0.outcomes.list()
 }
 
 /// `DELETE /__emulator/deliveries`.
 pub(super) async fn forget_outcomes(State(auth0): State<Arc<Auth0>>) -> StatusCode {
-    *auth0.outcomes.0.lock() = (0, VecDeque::new());
+    auth0.outcomes.clear();
     StatusCode::NO_CONTENT
 }
 

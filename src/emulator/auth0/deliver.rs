@@ -219,7 +219,7 @@ impl Auth0 {
             delivery
         });
         if let Some(delivery) = done {
-            self.outcomes.push(stream, &delivery, "delivered");
+            self.ended(stream, &delivery, "delivered");
         }
     }
 
@@ -238,7 +238,7 @@ impl Auth0 {
             (stream.history.get(id).cloned(), disabled)
         });
         if let Some(delivery) = failed {
-            self.outcomes.push(stream, &delivery, "failed");
+            self.ended(stream, &delivery, "failed");
         }
         if disabled {
             tracing::warn!(stream, "disabled, for too many deliveries failed");

@@ -291,3 +291,68 @@ impl Authorization {
 fn random_uuid() -> uuid::Uuid {
     uuid::Builder::from_random_bytes(fastrand::u128(..).to_be_bytes()).into_uuid()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn whole() -> Value {
+        json!({"name": "n", "subscriptions": [{"event_type": "user.created"}], "status": "enabled",
+            "destination": {"type": "webhook", "configuration": {"webhook_endpoint": "https://a.example/",
+                "webhook_authorization": {"method": "bearer", "token": "hush"}}}})
+    }
+
+    #[test]
+    fn who_may_be_called() {
+        for good in ["https://a.example", "http://127.0.0.1:1/x", "http://[::1]/", "http://localhost:8080/"] {
+            assert!(may_be_called(good), "{good}");
+        }
+        for bad in
+            ["", "webhook_endpoint", "http://a.example/", "ftp://localhost/", "http://127.0.0.1.example/"]
+        {
+            assert!(!may_be_called(bad), "{bad}");
+        }
+    }
+
+    fn json_value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            "[a-z:é]{0,5}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(2, 8, 3, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
+                proptest::collection::btree_map("(type|method|token|event_type|[a-z]{1,3})", inner, 0..3)
+                    .prop_map(|map| Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        /// Whatever stands where: it is refused with 400 or understood, and what is shown holds no secret.
+        #[test]
+        fn no_body_breaks_it(
+            at in prop::sample::select(vec![
+                "", "/name", "/subscriptions", "/subscriptions/0", "/status", "/destination", "/destination/type",
+                "/destination/configuration", "/destination/configuration/webhook_endpoint",
+                "/destination/configuration/webhook_authorization",
+                "/destination/configuration/webhook_authorization/method",
+            ]),
+            value in json_value(),
+        ) {
+            let mut body = whole();
+            *body.pointer_mut(at).unwrap() = value;
+            let old = create(whole(), "t").unwrap_or_else(|_| panic!());
+            for read in [create(body.clone(), "t"), patch(body, &old)] {
+                match read {
+                    Ok(fields) => prop_assert!(!fields.destination.shown().to_string().contains("hush")),
+                    Err(error) => prop_assert_eq!(error.status.as_u16(), 400),
+                }
+            }
+        }
+    }
+}

@@ -238,7 +238,7 @@ impl Auth0 {
         if webhook {
             self.enqueue(id, vec![(delivery.id.clone(), delivery.size())], false);
         } else {
-            self.outcomes.push(id, &delivery, "delivered");
+            self.ended(id, &delivery, "delivered");
         }
         Some(delivery)
     }

@@ -19,7 +19,8 @@ use uuid::Uuid;
 use super::error::ApiError;
 use super::store::Hook;
 use super::validate::{self, Handler};
-use super::{Kong, MAX_BODY, MissingDelete, body, emit, sources};
+use super::{Kong, MAX_BODY, MissingDelete, body, emit};
+use crate::core::catalogue;
 
 /// The workspace that is addressed without a prefix, or by its name.
 const DEFAULT_WORKSPACE: &str = "default";
@@ -204,7 +205,7 @@ impl Kong {
             return Err(ApiError::plain(StatusCode::BAD_REQUEST, &message));
         }
         let ping = emit::ping(&hook, self.version.updated_at);
-        match self.emitter.send(&hook, Bytes::from(ping.to_string())).await {
+        match self.emitter.send_now(&hook, &ping).await {
             Ok(_) => Ok(Json(ping).into_response()),
             Err(error) => Err(ApiError::plain(StatusCode::BAD_REQUEST, &error.to_string())),
         }
@@ -220,19 +221,14 @@ impl Kong {
         let data = emit::payload(posted, &hook.fields.source, event.as_deref());
         let failed = |error: emit::SendError| ApiError::plain(StatusCode::BAD_REQUEST, &error.to_string());
         let result = match hook.fields.handler {
-            Handler::Webhook => {
-                let response =
-                    self.emitter.send(&hook, Bytes::from(data.to_string())).await.map_err(failed)?;
+            Handler::Webhook | Handler::WebhookCustom => {
+                let response = self.emitter.send_now(&hook, &data).await.map_err(failed)?;
                 let answer = emit::read(response).await.map_err(failed)?;
                 json!({"status": answer.status, "headers": answer.headers, "body": answer.body})
             }
-            Handler::Log => {
-                tracing::info!(hook = %hook.id, "log callback: {data}");
+            Handler::Log | Handler::Lambda => {
+                self.called(&hook, &data);
                 Value::Bool(true)
-            }
-            handler @ (Handler::WebhookCustom | Handler::Lambda) => {
-                let message = format!("this version of the emulator does not run handler {}", handler.name());
-                return Err(ApiError::plain(StatusCode::NOT_IMPLEMENTED, &message));
             }
         };
         Ok(Json(json!({"data": data, "result": result})).into_response())
@@ -264,18 +260,17 @@ impl Kong {
     /// create.
     fn add(&self, hook: &Hook) -> Result<(), ApiError> {
         self.store.insert(hook.clone())?;
-        if hook.fields.handler == Handler::Webhook {
-            self.emitter.enqueue(hook, &emit::ping(hook, self.version.updated_at));
+        if hook.fields.handler == Handler::Webhook
+            && let Err(error) = self.emitter.enqueue(hook, &emit::ping(hook, self.version.updated_at))
+        {
+            tracing::warn!(hook = %hook.id, %error, "not pinged");
         }
         Ok(())
     }
 }
 
 fn tell_sources(names: &[&str]) -> Result<Response, ApiError> {
-    let mut value = Value::from(sources::catalogue());
-    for name in names {
-        value = value.get_mut(name).map(Value::take).ok_or_else(ApiError::not_found)?;
-    }
+    let value = catalogue::told(names).ok_or_else(ApiError::not_found)?;
     Ok(Json(json!({ "data": value })).into_response())
 }
 

@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::store::Hook;
 use super::validate::Handler;
 use super::{Kong, emit};
 use crate::emulator::control::refuse;
@@ -34,26 +35,55 @@ pub(super) async fn emit(State(kong): State<Arc<Kong>>, body: Bytes) -> Response
     };
     let hooks = kong.store.matching(&source, &event);
     let payload = emit::payload(data, &source, Some(&event));
-    let (mut queued, mut logged, mut skipped) = (Vec::new(), Vec::new(), Vec::new());
+    let mut became: [(&str, Vec<Value>); 4] =
+        ["queued", "logged", "called", "skipped"].map(|name| (name, Vec::new()));
     for hook in &hooks {
-        match hook.fields.handler {
-            Handler::Webhook => {
-                kong.emitter.enqueue(hook, &payload);
-                queued.push(hook.id);
-            }
+        let (outcome, told) = match hook.fields.handler {
+            Handler::Webhook | Handler::WebhookCustom => match kong.emitter.enqueue(hook, &payload) {
+                Ok(()) => ("queued", json!(hook.id)),
+                Err(error) => (
+                    "skipped",
+                    json!({"id": hook.id, "handler": hook.fields.handler.name(),
+                    "reason": error.to_string()}),
+                ),
+            },
             Handler::Log => {
-                tracing::info!(hook = %hook.id, "log callback: {event} {source} {payload}");
-                logged.push(hook.id);
+                kong.called(hook, &payload);
+                ("logged", json!(hook.id))
             }
-            handler @ (Handler::WebhookCustom | Handler::Lambda) => skipped.push(json!({
-                "id": hook.id,
-                "handler": handler.name(),
-                "reason": "this version of the emulator does not run this handler",
-            })),
+            Handler::Lambda => {
+                kong.called(hook, &payload);
+                ("called", json!(hook.id))
+            }
+        };
+        if let Some((_, list)) = became.iter_mut().find(|(name, _)| *name == outcome) {
+            list.push(told);
         }
     }
-    Json(json!({"matched": hooks.len(), "queued": queued, "logged": logged, "skipped": skipped}))
-        .into_response()
+    let mut answer = Map::from_iter([("matched".to_owned(), hooks.len().into())]);
+    answer.extend(became.into_iter().map(|(name, list)| (name.to_owned(), list.into())));
+    Json(answer).into_response()
+}
+
+impl Kong {
+    /// A `log` or `lambda` hook has its event: in the log, and in the list of calls.
+    pub fn called(&self, hook: &Hook, payload: &Value) {
+        let handler = hook.fields.handler.name();
+        tracing::info!(hook = %hook.id, "{handler} callback: {payload}");
+        self.calls.push(json!({"time": jiff::Timestamp::now(), "hook": hook.id, "handler": handler,
+            "source": payload.get("source"), "event": payload.get("event"), "data": payload}));
+    }
+}
+
+/// `GET /__emulator/calls`: the events that came to `log` and `lambda` hooks.
+pub(super) async fn calls(State(kong): State<Arc<Kong>>) -> Json<Value> {
+    kong.calls.list()
+}
+
+/// `DELETE /__emulator/calls`.
+pub(super) async fn forget_calls(State(kong): State<Arc<Kong>>) -> StatusCode {
+    kong.calls.clear();
+    StatusCode::NO_CONTENT
 }
 
 /// `GET /__emulator/state`: the hooks of every workspace, with their workspace.

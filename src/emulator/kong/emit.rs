@@ -4,17 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use axum::http::header::CONTENT_TYPE;
-use axum::http::{HeaderMap, HeaderName, HeaderValue};
-use bytes::Bytes;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
+use super::request::{Outgoing, Signing};
 use super::store::Hook;
-use crate::api::{SignatureAlgorithm, SignatureEncoding};
-use crate::core::sign;
 use crate::emulator::client;
 use crate::emulator::queue::Queues;
 
@@ -27,18 +23,18 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 /// How much of an answer `/test` shows.
 const MAX_ANSWER: usize = 64 << 10;
 
-/// One request that waits. It carries the hook as it was when the event came, as Kong's queue does: a hook that is
-/// changed or deleted since still gets it by the old terms.
+/// One request that waits. It was made when the event came, as Kong's queue does: a hook that is changed or deleted
+/// since still gets it by the old terms.
 struct Waiting {
-    hook: Hook,
-    body: Bytes,
+    hook: Uuid,
+    request: Outgoing,
 }
 
 /// Why a request got no answer.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SendError {
     #[error("the hook cannot be sent: {0}")]
-    Unsendable(&'static str),
+    Unsendable(String),
     #[error("no client for TLS: {0}")]
     Client(String),
     #[error("{0}")]
@@ -59,22 +55,17 @@ pub(super) struct Emitter {
     trusting: reqwest::Client,
     /// Made when first needed: without any authority installed it cannot be made, which only https hooks need mind.
     verifying: OnceLock<Result<reqwest::Client, String>>,
-    algorithm: SignatureAlgorithm,
-    encoding: SignatureEncoding,
+    signing: Signing,
     stop: CancellationToken,
 }
 
 impl Emitter {
-    pub fn new(
-        algorithm: SignatureAlgorithm,
-        encoding: SignatureEncoding,
-    ) -> Result<Arc<Emitter>, reqwest::Error> {
+    pub fn new(signing: Signing) -> Result<Arc<Emitter>, reqwest::Error> {
         Ok(Arc::new(Emitter {
             queues: Queues::default(),
             trusting: client::builder(ANSWER_WITHIN).tls_danger_accept_invalid_certs(true).build()?,
             verifying: OnceLock::new(),
-            algorithm,
-            encoding,
+            signing,
             stop: CancellationToken::new(),
         }))
     }
@@ -84,17 +75,18 @@ impl Emitter {
         self.stop.clone().drop_guard()
     }
 
-    /// Puts a request into the hook's queue. A full queue drops its oldest.
-    pub fn enqueue(self: &Arc<Self>, hook: &Hook, payload: &Value) {
-        let waiting = Waiting { hook: hook.clone(), body: Bytes::from(payload.to_string()) };
-        let bytes = waiting.body.len();
+    /// Puts the request for an event into the hook's queue. A full queue drops its oldest.
+    pub fn enqueue(self: &Arc<Self>, hook: &Hook, payload: &Value) -> Result<(), SendError> {
+        let waiting = Waiting { hook: hook.id, request: Outgoing::new(hook, payload, self.signing)? };
+        let bytes = waiting.request.body.len();
         let pushed = self.queues.push(hook.id, waiting, bytes);
-        for _ in pushed.dropped {
-            tracing::warn!(hook = %hook.id, "queue is full: the oldest event is dropped");
+        for dropped in pushed.dropped {
+            tracing::warn!(hook = %dropped.hook, "queue is full: the oldest event is dropped");
         }
         if pushed.idle {
             tokio::spawn(Arc::clone(self).drain(hook.id));
         }
+        Ok(())
     }
 
     /// Works off one queue, and ends with it.
@@ -109,11 +101,11 @@ impl Emitter {
     }
 
     async fn deliver(&self, waiting: &Waiting) {
-        let id = waiting.hook.id;
+        let id = waiting.hook;
         let began = Instant::now();
         let mut wait = FIRST_WAIT;
         loop {
-            match self.send(&waiting.hook, waiting.body.clone()).await {
+            match self.send(&waiting.request).await {
                 Ok(response) => {
                     tracing::info!(hook = %id, status = response.status().as_u16(), "answered");
                     return;
@@ -131,33 +123,15 @@ impl Emitter {
         }
     }
 
-    /// One request, now; what `/test` and `/ping` do too.
-    pub async fn send(&self, hook: &Hook, body: Bytes) -> Result<reqwest::Response, SendError> {
-        let config = &hook.fields.config;
-        let text = |name: &str| config.get(name).and_then(Value::as_str);
-        let url = text("url").ok_or(SendError::Unsendable("it has no url"))?;
-        let mut headers = HeaderMap::new();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        for (name, value) in config.get("headers").and_then(Value::as_object).into_iter().flatten() {
-            let name = HeaderName::try_from(name).map_err(|_| SendError::Unsendable("a header's name"))?;
-            let value = HeaderValue::try_from(value.as_str().unwrap_or_default())
-                .map_err(|_| SendError::Unsendable("a header's value"))?;
-            headers.insert(name, value);
-        }
-        if let Some(secret) = text("secret") {
-            let signature = sign::kong_signature(secret.as_bytes(), self.algorithm, self.encoding, &body);
-            let value = HeaderValue::try_from(signature)
-                .map_err(|_| SendError::Unsendable("its signature is no header value"))?;
-            headers.insert(sign::KONG_HEADER, value);
-        }
-        let verify = config.get("ssl_verify").and_then(Value::as_bool).unwrap_or(false);
-        self.client(verify && url.starts_with("https:"))?
-            .post(url)
-            .headers(headers)
-            .body(body)
-            .send()
-            .await
-            .map_err(told)
+    /// The request for an event, now; what `/test` and `/ping` do too.
+    pub async fn send_now(&self, hook: &Hook, payload: &Value) -> Result<reqwest::Response, SendError> {
+        self.send(&Outgoing::new(hook, payload, self.signing)?).await
+    }
+
+    async fn send(&self, request: &Outgoing) -> Result<reqwest::Response, SendError> {
+        let Outgoing { method, url, headers, body, verify } = request;
+        let request = self.client(*verify)?.request(method.clone(), url).headers(headers.clone());
+        request.body(body.clone()).send().await.map_err(told)
     }
 
     fn client(&self, verify: bool) -> Result<&reqwest::Client, SendError> {
@@ -209,7 +183,7 @@ pub(super) fn ping(hook: &Hook, with_updated_at: bool) -> Value {
 
 fn told(error: reqwest::Error) -> SendError {
     if error.is_builder() {
-        SendError::Unsendable("its url")
+        SendError::Unsendable("its url".into())
     } else {
         SendError::NoAnswer(client::chain(&error))
     }

@@ -8,16 +8,18 @@
 //! every workspace; a change is in the state file, where there is one, before it is answered.
 //!
 //! Left out: whatever makes events inside Kong (no other entity is emulated), `snooze` and `on_change` (kept, not
-//! applied), running `webhook-custom` and `lambda` hooks, multipart bodies, RBAC roles, hybrid mode. Hooks work at
-//! once for every version. Events waiting in a queue do not survive a restart.
+//! applied), Lua (templates are plain substitutions, a `lambda` hook is recorded as called and counts as having
+//! returned `true`), multipart bodies, RBAC roles, hybrid mode. Hooks work at once for every version. Events waiting in
+//! a queue do not survive a restart.
 
 mod api;
 mod body;
 mod control;
 mod emit;
 mod error;
-mod sources;
+mod request;
 mod store;
+mod template;
 #[cfg(test)]
 mod tests;
 mod validate;
@@ -28,12 +30,13 @@ use std::sync::Arc;
 use axum::Router;
 use axum::http::HeaderName;
 use axum::routing::{get, post};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use super::Error;
 use super::control::Control;
+use super::recent::Recent;
 use crate::api::{SignatureAlgorithm, SignatureEncoding};
 use crate::net::serve;
 
@@ -135,6 +138,8 @@ struct Kong {
     version: Version,
     store: store::Store,
     emitter: Arc<emit::Emitter>,
+    /// The events that came to `log` and `lambda` hooks.
+    calls: Recent<Value>,
     control: Arc<Control>,
 }
 
@@ -151,11 +156,13 @@ pub async fn serve_kong(
         return Err(Error::Workspace(name.clone()));
     }
     let tls = options.tls.clone();
+    let signing = request::Signing { algorithm: version.algorithm(), encoding: options.signature_encoding };
     let kong = Arc::new(Kong {
         token_header: HeaderName::try_from(&options.token_header)
             .map_err(|_| Error::Header(options.token_header.clone()))?,
         store: store::Store::open(options.state.clone())?,
-        emitter: emit::Emitter::new(version.algorithm(), options.signature_encoding)?,
+        emitter: emit::Emitter::new(signing)?,
+        calls: Recent::default(),
         control: Control::new(|_| json!({"message": "fault of the emulator"})),
         options,
         version,
@@ -164,6 +171,7 @@ pub async fn serve_kong(
     let _stop_queues = kong.emitter.stop_guard();
     let router = Router::new()
         .route("/__emulator/events", post(control::emit))
+        .route("/__emulator/calls", get(control::calls).delete(control::forget_calls))
         .route("/__emulator/state", get(control::state))
         .fallback(api::admin)
         .with_state(Arc::clone(&kong))

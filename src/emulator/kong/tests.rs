@@ -268,22 +268,91 @@ async fn a_webhook_is_pinged_and_gets_signed_events() {
 }
 
 #[tokio::test]
-async fn events_reach_every_handler_that_runs() {
+async fn events_reach_every_handler() {
     let kong = start(KongOptions::default()).await;
-    kong.call("POST", "/event-hooks", log_hook("crud")).await;
+    let (_, log) = kong.call("POST", "/event-hooks", log_hook("crud")).await;
     let lambda = json!({"source": "crud", "handler": "lambda", "config": {"functions": ["return 1"]}});
     let (_, lambda) = kong.call("POST", "/event-hooks", lambda).await;
-    let (_, answer) =
-        kong.call("POST", "/__emulator/events", json!({"source": "crud", "event": "any"})).await;
-    assert_eq!((&answer["matched"], answer["logged"].as_array().unwrap().len()), (&json!(2), 1));
+    let lua = json!({"source": "crud", "handler": "webhook-custom",
+        "config": {"url": "http://127.0.0.1:1/", "method": "POST", "body": "{% x() %}"}});
+    let (_, lua) = kong.call("POST", "/event-hooks", lua).await;
+    let (_, answer) = kong
+        .call("POST", "/__emulator/events", json!({"source": "crud", "event": "any", "data": {"n": 1}}))
+        .await;
+    assert_eq!((&answer["matched"], &answer["queued"]), (&json!(3), &json!([])));
+    assert_eq!((&answer["logged"], &answer["called"]), (&json!([log["id"]]), &json!([lambda["id"]])));
+    assert_eq!(answer["skipped"][0]["id"], lua["id"]);
+    assert!(answer["skipped"][0]["reason"].as_str().unwrap().contains("does not run Lua"), "{answer}");
+    let (_, calls) = kong.get("/__emulator/calls").await;
+    let call =
+        |id: &Value| calls["data"].as_array().unwrap().iter().find(|call| call["hook"] == *id).unwrap();
     assert_eq!(
-        (&answer["skipped"][0]["id"], &answer["skipped"][0]["handler"]),
-        (&lambda["id"], &json!("lambda"))
+        (&call(&lambda["id"])["handler"], &call(&log["id"])["event"]),
+        (&json!("lambda"), &json!("any"))
     );
+    assert_eq!(call(&lambda["id"])["data"]["n"], 1);
+    let test = format!("/event-hooks/{}/test", lambda["id"].as_str().unwrap());
+    assert_eq!(kong.call("POST", &test, json!({})).await.1["result"], true);
+    assert_eq!(kong.get("/__emulator/calls").await.1["total"], 3);
+    assert_eq!(kong.get("/__emulator/state").await.1["hooks"].as_array().unwrap().len(), 3);
     assert_eq!(kong.call("POST", "/__emulator/events", json!({"source": "crud"})).await.0, 400);
     let no_object = json!({"source": "crud", "event": "a", "data": [1]});
     assert_eq!(kong.call("POST", "/__emulator/events", no_object).await.0, 400);
     assert_eq!(kong.get("/__emulator/nope").await.0, 404);
+}
+
+#[tokio::test]
+async fn a_custom_webhook_sends_what_its_templates_say() {
+    let kong = start(KongOptions::default()).await;
+    let event = json!({"source": "crud", "event": "admins", "data": {"operation": "create", "entity": {"username": "a&b"}}});
+    for (config, content_type, body) in [
+        (
+            json!({"payload": {"text": "{{ entity.username }} {{ operation }}d", "n": [1]}}),
+            "application/json",
+            r#"{"n":[1],"text":"a&amp;b created"}"#,
+        ),
+        (
+            json!({"payload": {"text": "{{ x }}"}, "payload_format": false}),
+            "application/json",
+            r#"{"text":"{{ x }}"}"#,
+        ),
+        (
+            json!({"payload": {"a": "{* entity.username *}"}, "headers": {"Content-Type": "application/x-www-form-urlencoded"}}),
+            "application/x-www-form-urlencoded",
+            "a=a%26b",
+        ),
+        (
+            json!({"body": "{{ event }}: {* entity.username *}", "headers": {"content-type": "text/plain"}}),
+            "text/plain",
+            "admins: a&b",
+        ),
+        (
+            json!({"body": "{{ event }}", "body_format": false, "headers": {"content-type": "text/{{ source }}"}, "headers_format": true}),
+            "text/crud",
+            "{{ event }}",
+        ),
+    ] {
+        let mut receiver = Receiver::start().await;
+        let mut hook =
+            json!({"source": "crud", "event": "admins", "handler": "webhook-custom", "config": config});
+        hook["config"]["url"] = receiver.url.clone().into();
+        hook["config"]["method"] = "PUT".into();
+        hook["config"]["secret"] = "hush".into();
+        let (status, made) = kong.call("POST", "/event-hooks", hook).await;
+        assert_eq!(status, 201, "{made}");
+        kong.call("POST", "/__emulator/events", event.clone()).await;
+        let (headers, _, bytes) = receiver.next().await;
+        assert_eq!(String::from_utf8_lossy(&bytes), body);
+        assert_eq!(headers["content-type"], content_type);
+        assert!(sign::verify_kong(b"hush", headers["x-kong-signature"].to_str().unwrap(), &bytes));
+        // No ping before it.
+        receiver.nothing().await;
+        let path = format!("/event-hooks/{}", made["id"].as_str().unwrap());
+        let (status, answer) = kong.call("POST", &format!("{path}/test"), event["data"].clone()).await;
+        assert_eq!((status, &answer["result"]["status"]), (200, &json!(202)));
+        assert_eq!(String::from_utf8_lossy(&receiver.next().await.2), body);
+        kong.call("DELETE", &path, Value::Null).await;
+    }
 }
 
 #[tokio::test]

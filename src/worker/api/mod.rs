@@ -1,4 +1,4 @@
-//! The API port: what became of events and deliveries, and replaying and cancelling them.
+//! The API port: what became of events and deliveries, replaying and cancelling them, and Kong's read side.
 //!
 //! Invariants: who asks is judged before anything is read, each right by itself; payloads have a right of their own;
 //! nothing secret is shown, for nothing secret is in the history; an answer is bounded, whatever the store holds.
@@ -7,6 +7,7 @@
 
 mod deliveries;
 mod explain;
+mod kong;
 mod query;
 mod replays;
 mod shapes;
@@ -25,6 +26,7 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use super::dispatch::Handle;
+use super::handlers::Sender;
 use super::namespaces::Namespaces;
 use super::problem::Problem;
 use super::request::{Names, bearer, is_name};
@@ -36,6 +38,8 @@ use crate::metrics::Metrics;
 
 /// Replays of many go on this often: a rate is kept by the second.
 const STEP: Duration = Duration::from_secs(1);
+/// Where a token may stand besides Authorization: what comes through the API server's proxy has lost that one.
+pub const TOKEN_HEADER: &str = "x-hookstream-token";
 /// The resource of all rights here. It exists as a right only.
 const RESOURCE: &str = "deliveries";
 /// The longest id of an event.
@@ -50,6 +54,8 @@ pub struct Api {
     pub dispatch: Handle,
     pub metrics: Arc<Metrics>,
     pub namespaces: Arc<Namespaces>,
+    pub sender: Arc<Sender>,
+    pub max_event_bytes: usize,
 }
 
 /// The routes of the API port.
@@ -63,6 +69,7 @@ pub fn router(api: Api) -> Router {
         .route(&v1("deliveries/{id}/cancel"), post(deliveries::cancel))
         .route(&v1("replays/{id}"), get(replays::progress))
         .route(&v1("events/{event}/explain"), get(explain::explain))
+        .merge(kong::routes())
         .fallback(|| async {
             Problem::new(404, "NotFound", "no such address: GET /v1/namespaces/{namespace}/deliveries")
         })
@@ -73,30 +80,24 @@ pub fn router(api: Api) -> Router {
         .with_state(Arc::new(api))
 }
 
-/// Counts requests by their route, never by what a stranger wrote into its address.
 async fn counted(
     State(metrics): State<Arc<Metrics>>,
-    path: Option<MatchedPath>,
+    route: Option<MatchedPath>,
     request: Request,
     next: Next,
 ) -> Response {
-    let route = match path.as_ref().map(MatchedPath::as_str).unwrap_or_default().rsplit('/').next() {
-        Some("deliveries") => "list",
-        Some("explain") => "explain",
-        Some("replay") => "replay",
-        Some("cancel") => "cancel",
-        Some("{id}") => "show",
-        _ => "other",
-    };
+    let method = request.method().clone();
     let response = next.run(request).await;
-    metrics.api_asked(route, response.status().as_u16());
+    let route = route.as_ref().map(MatchedPath::as_str);
+    metrics.api_request(route, method.as_str(), response.status().as_u16());
     response
 }
 
 impl Api {
     /// Judges who asks.
     async fn may(&self, headers: &HeaderMap, access: Access<'_>) -> Result<(), Problem> {
-        self.cluster.authorize(bearer(headers), access).await?;
+        let token = bearer(headers).or_else(|| headers.get(TOKEN_HEADER)?.to_str().ok());
+        self.cluster.authorize(token, access).await?;
         self.namespaces.shown(access.namespace).await;
         Ok(())
     }

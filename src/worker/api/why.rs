@@ -59,6 +59,7 @@ fn died(reason: Option<&str>) -> String {
         Some("MaxAge") => "no attempt succeeded before it was too old (retry.maxAge)",
         Some("MaxAttempts") => "none of the attempts allowed succeeded (retry.maxAttempts)",
         Some("EgressDenied") => "its address may not be reached (--egress-policy)",
+        Some("HeaderRefused") => "its event made a header that cannot be sent (headersFormat: Template)",
         Some("HookDeleted") => "its hook was deleted and did not come back",
         Some("BacklogFull") => "its hook's backlog had its whole share of the disk (--hook-share)",
         Some(other) => return format!(": {other}"),
@@ -86,7 +87,7 @@ fn waits(record: &Record, standing: &Standing, now: Millis) -> String {
         (Standing::Invalid(why), _) => format!("held: its hook's spec cannot be carried out: {why}{last}"),
         (Standing::Deleted, _) => {
             format!(
-                "held: its hook was deleted; a hook of its name takes it up within 1 h, else it dies{last}"
+                "held: its hook was deleted; a hook of its name takes it up for a while (--hook-grace), then it dies{last}"
             )
         }
         _ if record.reason.as_deref() == Some("Undecided") => {

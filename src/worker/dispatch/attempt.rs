@@ -14,7 +14,7 @@ use crate::core::retry::{self, Past};
 use crate::core::time::Millis;
 use crate::metrics::Metrics;
 use crate::worker::handlers::{Sender, Sent};
-use crate::worker::route::{Decision, Known, Routes, decide};
+use crate::worker::route::{Decision, Known, Routes, decide_again};
 use crate::worker::store::{Attempt, Next, Pending, Settlement};
 
 /// An event on which the filter fails is decided again after this time: the spec may be another then.
@@ -78,14 +78,14 @@ async fn still_wanted(known: &Arc<Known>, hook: &Hook, pending: &Pending) -> Dec
     }
     let (known, event) = (known.clone(), pending.event.clone());
     // Off the threads that serve everybody: a filter may take a while. A panic in there is this attempt's.
-    tokio::task::spawn_blocking(move || decide(&known, &event))
+    tokio::task::spawn_blocking(move || decide_again(&known, &event))
         .await
         .unwrap_or_else(|_| Decision::Undecided("the filter could not be evaluated".into()))
 }
 
 /// The outcome without an attempt.
 fn unsent(pending: &Pending, next: Next) -> Settlement {
-    Settlement { delivery: pending.seq, at: Millis::now(), attempt: None, next }
+    Settlement { delivery: pending.seq, at: Millis::now(), attempt: None, next, progress: None }
 }
 
 /// What an outcome tells of the receiver. One that refuses this delivery for good is there all the same.
@@ -103,7 +103,9 @@ fn came(settlement: &Settlement) -> Came {
         Next::Delivered | Next::Dead { reason: "TerminalStatus" } => Came::Well,
         Next::Dead { reason: "Gone" } => Came::Gone,
         Next::Dead { reason: "MaxAge" | "MaxAttempts" } | Next::Retry { .. } => Came::Badly(words()),
-        Next::Dead { .. } => Came::Denied(words()),
+        Next::Dead { reason: "EgressDenied" } => Came::Denied(words()),
+        // What an event made of a request says nothing of the receiver, which was not asked.
+        Next::Dead { .. } => Came::Nothing,
     }
 }
 
@@ -115,11 +117,17 @@ fn settle(
     at: Millis,
     duration: Duration,
 ) -> Result<Settlement, Option<Hold>> {
+    let mut progress = None;
     let (outcome, status, error, detail) = match &sent {
         Sent::Answer { status, retry_after, detail } => {
             let outcome = retry::Outcome::Answer { status: *status, retry_after: retry_after.as_deref() };
             let error = (!(200..300).contains(status)).then(|| "Status".to_owned());
             (outcome, Some(*status), error, detail.clone())
+        }
+        Sent::Done => (retry::Outcome::Done, None, None, None),
+        Sent::Partly { reason, detail, progress: so_far } => {
+            progress = Some(so_far.clone());
+            (retry::Outcome::Failed, None, Some((*reason).to_owned()), Some(detail.clone()))
         }
         Sent::Failed { reason, detail } => {
             (retry::Outcome::Failed, None, Some((*reason).to_owned()), Some(detail.clone()))
@@ -134,5 +142,5 @@ fn settle(
     let next = hook.delivery.retry.decide(&outcome, past, Millis::now(), fastrand::f64());
     tracing::debug!(hook = %pending.hook.name, id = %pending.id, status, error, ?next, "attempt");
     let attempt = Attempt { at, duration, status, error, detail };
-    Ok(Settlement { delivery: pending.seq, at: at + duration, attempt: Some(attempt), next })
+    Ok(Settlement { delivery: pending.seq, at: at + duration, attempt: Some(attempt), next, progress })
 }

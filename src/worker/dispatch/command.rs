@@ -74,7 +74,7 @@ pub(super) enum Came {
     Gone,
     /// It may not be reached.
     Denied(String),
-    /// Nothing: none was made.
+    /// Nothing: it was not asked.
     Nothing,
 }
 

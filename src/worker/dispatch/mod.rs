@@ -23,10 +23,8 @@ use super::handlers::Sender;
 use super::report::Report;
 use super::route::Routes;
 use super::store::{HookId, Next, Pending, Seq, Store, StoreError};
-use crate::cluster::Cluster;
 use crate::core::time::Millis;
 use crate::metrics::Metrics;
-use crate::net::HttpClient;
 pub use command::Handle;
 use command::{Came, Command, Settled};
 use hold::{Hold, Mark};
@@ -51,8 +49,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(10);
 pub struct Parts {
     pub store: Arc<dyn Store>,
     pub routes: Arc<Routes>,
-    pub cluster: Arc<dyn Cluster>,
-    pub http: HttpClient,
+    pub sender: Arc<Sender>,
     pub metrics: Arc<Metrics>,
     /// Deliveries of a deleted hook wait this long, should it come back.
     pub grace: Duration,
@@ -96,7 +93,7 @@ impl Dispatcher {
         let (outcomes, came) = mpsc::channel(COMMANDS);
         tasks.spawn(settler::run(came, parts.store.clone(), handle.clone(), parts.metrics.clone()));
         let dispatcher = Dispatcher {
-            sender: Arc::new(Sender::new(parts.http, parts.cluster)),
+            sender: parts.sender,
             store: parts.store,
             routes: parts.routes,
             metrics: parts.metrics,
@@ -340,7 +337,7 @@ impl Dispatcher {
 
     fn accepted(&mut self, pending: Pending) {
         let uid = pending.hook.uid.clone();
-        let size = pending.event.data.get().len();
+        let size = queue::bytes(&pending);
         let fits = self.waiting_bytes + size <= MAX_WAITING_BYTES;
         let queue = self.queues.entry(uid.clone()).or_default();
         queue.id.get_or_insert_with(|| pending.hook.clone());
@@ -440,7 +437,7 @@ impl Dispatcher {
             let Some(pending) = queue.ready.pop_front() else { break };
             queue.in_flight += 1;
             self.in_flight += 1;
-            self.waiting_bytes = self.waiting_bytes.saturating_sub(pending.event.data.get().len());
+            self.waiting_bytes = self.waiting_bytes.saturating_sub(queue::bytes(&pending));
             self.tasks.spawn(attempt::attempt(attempt::Task {
                 pending,
                 routes: self.routes.clone(),

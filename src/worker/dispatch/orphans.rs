@@ -100,7 +100,11 @@ async fn bury(store: &dyn Store, metrics: &Metrics, uid: &str) -> bool {
         }
         for Pending { seq: delivery, .. } in pending {
             let next = Next::Dead { reason: "HookDeleted" };
-            if store.settle(Settlement { delivery, at: Millis::now(), attempt: None, next }).await.is_err() {
+            if store
+                .settle(Settlement { delivery, at: Millis::now(), attempt: None, next, progress: None })
+                .await
+                .is_err()
+            {
                 return false;
             }
             metrics.finished("dead", "HookDeleted");

@@ -14,6 +14,14 @@ const WINDOW: usize = 64;
 /// than keeping them. All hooks together are bounded in bytes.
 const ROOM: usize = 1024;
 
+/// About what a delivery takes in memory besides its data.
+const OVERHEAD: usize = 512;
+
+/// About what a delivery takes in memory.
+pub fn bytes(pending: &Pending) -> usize {
+    pending.event.data.get().len() + OVERHEAD
+}
+
 /// There is no room in memory.
 #[derive(Debug, PartialEq, Eq)]
 pub struct NoRoom;
@@ -74,9 +82,9 @@ impl Queue {
         if !self.claimed.insert(pending.seq) {
             return Ok(0);
         }
-        let bytes = pending.event.data.get().len();
+        let taken = bytes(&pending);
         self.ready.push_back(pending);
-        Ok(bytes)
+        Ok(taken)
     }
 
     /// There is something on disk that is not in memory.
@@ -100,15 +108,15 @@ impl Queue {
     pub fn loaded(&mut self, found: Vec<Pending>, limit: usize) -> usize {
         self.loading = false;
         self.on_disk = self.missed_while_loading || found.len() >= limit;
-        let mut bytes = 0;
+        let mut taken = 0;
         let settled = std::mem::take(&mut self.settled_while_loading);
         for pending in found {
             if !settled.contains(&pending.seq) && self.claimed.insert(pending.seq) {
-                bytes += pending.event.data.get().len();
+                taken += bytes(&pending);
                 self.ready.push_back(pending);
             }
         }
-        bytes
+        taken
     }
 
     /// The outcome of a delivery is committed; where it is another attempt, that comes from disk when it is due.
@@ -128,20 +136,20 @@ impl Queue {
         }
         if let Some(at) = self.ready.iter().position(|pending| pending.seq == seq) {
             self.claimed.remove(&seq);
-            return Ok(self.ready.remove(at).map_or(0, |pending| pending.event.data.get().len()));
+            return Ok(self.ready.remove(at).map_or(0, |pending| bytes(&pending)));
         }
         if self.claimed.contains(&seq) { Err(UnderWay) } else { Ok(0) }
     }
 
     /// Lets go of what is in memory: the hook may not send now. The bytes that were freed.
     pub fn hold(&mut self) -> usize {
-        let mut bytes = 0;
+        let mut freed = 0;
         for pending in self.ready.drain(..) {
-            bytes += pending.event.data.get().len();
+            freed += bytes(&pending);
             self.claimed.remove(&pending.seq);
             self.on_disk = true;
         }
-        bytes
+        freed
     }
 
     /// May the hook send one more now? A time: not before it. None: not before something happens.
@@ -206,6 +214,7 @@ mod tests {
             held: std::time::Duration::ZERO,
             suppressed: 0,
             replays: 0,
+            progress: Vec::new(),
         }
     }
 
@@ -263,9 +272,10 @@ mod tests {
     #[test]
     fn a_held_queue_keeps_nothing_in_memory() {
         let mut queue = Queue::default();
-        assert_eq!(queue.offer(pending(1)), Ok(6));
+        let each = bytes(&pending(1));
+        assert_eq!(queue.offer(pending(1)), Ok(each));
         assert_eq!(queue.offer(pending(1)), Ok(0), "known already: counted once");
-        assert_eq!(queue.hold(), 6);
+        assert_eq!(queue.hold(), each);
         assert!(queue.claimed.is_empty() && queue.on_disk);
     }
 
@@ -274,7 +284,7 @@ mod tests {
         let mut queue = Queue::default();
         queue.offer(pending(1)).unwrap();
         queue.offer(pending(2)).unwrap();
-        assert_eq!(queue.changed(1), Ok(6));
+        assert_eq!(queue.changed(1), Ok(bytes(&pending(1))));
         assert_eq!(queue.ready.iter().map(|p| p.seq).collect::<Vec<_>>(), [2]);
         let limit = queue.wants_more().unwrap();
         assert_eq!(queue.changed(3), Ok(0));

@@ -1,7 +1,7 @@
-//! From a request to the disk and on to the dispatcher: requests that come while a group is committed make up the next.
+//! From a request to the disk and on to the dispatcher.
 //!
-//! A task of its own does it, not the request's: a sender who goes away ends the request, and what was committed would be
-//! handed to nobody until the next start.
+//! What was committed is handed over by a task of its own, not the request's: a sender who goes away ends the request, and
+//! what was committed would be handed to nobody until the next start. The store's thread wakes it once a group.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,91 +14,67 @@ use crate::metrics::Metrics;
 use crate::worker::dispatch::Handle;
 use crate::worker::store::{Accepted, Fate, NewDelivery, NewEvent, Pending, Store, StoreError};
 
-/// Requests that may wait; then senders are told to come again.
-const WAITING: usize = 4096;
-/// Requests of one group.
+/// Requests that are handed over at a time.
 const AT_ONCE: usize = 512;
 
-type Answer = oneshot::Sender<Result<Vec<Accepted>, StoreError>>;
+type Outcome = Result<Vec<Accepted>, StoreError>;
 
-/// A request's events.
-struct Request {
-    new: Vec<NewEvent>,
+/// A request of which is known what became.
+struct Done {
+    /// The events and deliveries that were to be stored.
+    made: Vec<(Arc<Event>, Vec<NewDelivery>)>,
     now: Millis,
-    answer: Answer,
+    accepted: Outcome,
+    answer: oneshot::Sender<Outcome>,
 }
 
 /// Where requests go.
 #[derive(Clone)]
 pub struct Committer {
-    requests: mpsc::Sender<Request>,
+    store: Arc<dyn Store>,
+    done: mpsc::UnboundedSender<Done>,
 }
 
 impl Committer {
     /// Works as long as there are senders.
     pub fn start(store: Arc<dyn Store>, dispatch: Handle, metrics: Arc<Metrics>) -> Committer {
-        let (requests, waiting) = mpsc::channel(WAITING);
-        tokio::spawn(run(waiting, store, dispatch, metrics));
-        Committer { requests }
+        // Bounded by the store's queue.
+        let (done, came) = mpsc::unbounded_channel();
+        tokio::spawn(run(came, dispatch, metrics));
+        Committer { store, done }
     }
 
     /// Commits events, all or none, and hands their deliveries over.
-    pub async fn accept(&self, new: Vec<NewEvent>, now: Millis) -> Result<Vec<Accepted>, StoreError> {
+    pub async fn accept(&self, new: Vec<NewEvent>, now: Millis) -> Outcome {
         let (answer, answered) = oneshot::channel();
-        self.requests.try_send(Request { new, now, answer }).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => StoreError::Busy,
-            mpsc::error::TrySendError::Closed(_) => StoreError::Closed,
-        })?;
+        let (done, made) =
+            (self.done.clone(), new.iter().map(|new| (new.event.clone(), new.deliveries.clone())).collect());
+        let then = move |accepted| {
+            // Closed: the process stops, and what was committed is on disk.
+            done.send(Done { made, now, accepted, answer }).ok();
+        };
+        self.store.accept_then(new, now, Box::new(then));
         answered.await.unwrap_or(Err(StoreError::Closed))
     }
 }
 
-async fn run(
-    mut waiting: mpsc::Receiver<Request>,
-    store: Arc<dyn Store>,
-    dispatch: Handle,
-    metrics: Arc<Metrics>,
-) {
+async fn run(mut came: mpsc::UnboundedReceiver<Done>, dispatch: Handle, metrics: Arc<Metrics>) {
     let mut batch = Vec::with_capacity(AT_ONCE);
-    while waiting.recv_many(&mut batch, AT_ONCE).await > 0 {
-        let (mut made, mut requests, mut answers) = (Vec::new(), Vec::new(), Vec::new());
-        for Request { new, now, answer } in batch.drain(..) {
-            made.push((new.iter().map(|n| (n.event.clone(), n.deliveries.clone())).collect(), now));
-            requests.push((new, now));
-            answers.push(answer);
+    while came.recv_many(&mut batch, AT_ONCE).await > 0 {
+        let (mut pending, mut woken) = (Vec::new(), Vec::new());
+        for Done { made, now, accepted, answer } in batch.drain(..) {
+            for ((event, deliveries), accepted) in made.into_iter().zip(accepted.iter().flatten()) {
+                count(&metrics, &event, &deliveries, accepted);
+                pending.extend(due(&event, deliveries, accepted, now));
+                woken.extend(accepted.woken.iter().map(|hook| hook.uid.clone()));
+            }
+            // Nobody may wait for it any more.
+            drop(answer.send(accepted));
         }
-        let accepted = store.accept_many(requests).await;
-        // Beside the next group, which shall not wait for it.
-        tokio::spawn(hand_over(dispatch.clone(), metrics.clone(), made, accepted, answers));
-    }
-}
-
-/// The events and deliveries that were to be stored, and when.
-type Made = (Vec<(Arc<Event>, Vec<NewDelivery>)>, Millis);
-
-async fn hand_over(
-    dispatch: Handle,
-    metrics: Arc<Metrics>,
-    made: Vec<Made>,
-    accepted: Vec<Result<Vec<Accepted>, StoreError>>,
-    answers: Vec<Answer>,
-) {
-    let (mut pending, mut woken) = (Vec::new(), Vec::new());
-    for ((made, now), accepted) in made.into_iter().zip(&accepted) {
-        let Ok(accepted) = accepted else { continue };
-        for ((event, deliveries), accepted) in made.into_iter().zip(accepted) {
-            count(&metrics, &event, &deliveries, accepted);
-            pending.extend(due(&event, deliveries, accepted, now));
-            woken.extend(accepted.woken.iter().map(|hook| hook.uid.clone()));
+        dispatch.accepted(pending).await;
+        for uid in woken {
+            dispatch.wake(uid).await;
         }
-    }
-    for (answer, accepted) in answers.into_iter().zip(accepted) {
-        // Nobody may wait for it any more.
-        drop(answer.send(accepted));
-    }
-    dispatch.accepted(pending).await;
-    for uid in woken {
-        dispatch.wake(uid).await;
     }
 }
 
@@ -123,6 +99,7 @@ fn due(
             held: Duration::ZERO,
             suppressed,
             replays: 0,
+            progress: Vec::new(),
         })
     })
 }

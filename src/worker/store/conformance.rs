@@ -4,6 +4,7 @@
 mod oracle;
 mod owners;
 mod promises;
+mod walk;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,9 +17,9 @@ use uuid::Uuid;
 
 pub(super) use super::*;
 use crate::core::event::Origin;
-pub(super) use oracle::model;
 pub(super) use owners::*;
 pub(super) use promises::*;
+pub(super) use walk::model;
 
 /// A place for a store, which can be opened again after its store was dropped.
 pub(super) trait Subject {
@@ -114,7 +115,7 @@ fn attempt(at: Millis, status: u16) -> Attempt {
 
 pub(super) fn settled(delivery: Seq, at: Millis, status: u16, next: Next) -> Settlement {
     let attempt = attempt(at, status);
-    Settlement { delivery, at: at + attempt.duration, attempt: Some(attempt), next }
+    Settlement { delivery, at: at + attempt.duration, attempt: Some(attempt), next, progress: None }
 }
 
 pub(super) fn seqs_of<'a>(accepted: impl IntoIterator<Item = &'a Accepted>) -> Vec<Seq> {
@@ -299,6 +300,7 @@ pub(super) async fn settlements_and_history<S: Subject>() {
             at: later,
             attempt: None,
             next: Next::Dead { reason: "MaxAge" },
+            progress: None,
         })
         .await
         .unwrap();

@@ -18,7 +18,7 @@ mod conformance;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::{BoxFuture, join_all};
+use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -136,7 +136,12 @@ pub struct Pending {
     pub suppressed: u32,
     /// How often it was replayed.
     pub replays: u32,
+    /// What its handler noted at an earlier attempt; the store does not know what it means.
+    pub progress: Progress,
 }
+
+/// What a handler did for a delivery and is not to do again. Empty: nothing.
+pub type Progress = Vec<u8>;
 
 /// The outcome of one attempt, or of giving up without one.
 ///
@@ -150,6 +155,9 @@ pub struct Settlement {
     /// waits with the reason `Undecided`, and does not age.
     pub attempt: Option<Attempt>,
     pub next: Next,
+    /// Some: takes the place of what was noted before. A delivery that was delivered keeps none, so that its replay does
+    /// all of it again.
+    pub progress: Option<Progress>,
 }
 
 /// One attempt, for the history.
@@ -311,19 +319,17 @@ pub enum StoreError {
     Foreign { found: String, own: String },
 }
 
+/// Who is told what became of events.
+pub type Then = Box<dyn FnOnce(Result<Vec<Accepted>, StoreError>) + Send>;
+
 /// Where accepted events are kept.
 pub trait Store: Send + Sync + 'static {
     /// Stores events, all or none. Durable when it returns.
     fn accept(&self, events: Vec<NewEvent>, now: Millis) -> BoxFuture<'_, Result<Vec<Accepted>, StoreError>>;
 
-    /// Stores the events of many requests, each as `accept` does, and answers when all are decided: one hand-off of a
-    /// thread for all of them.
-    fn accept_many(
-        &self,
-        requests: Vec<(Vec<NewEvent>, Millis)>,
-    ) -> BoxFuture<'_, Vec<Result<Vec<Accepted>, StoreError>>> {
-        Box::pin(join_all(requests.into_iter().map(|(events, now)| self.accept(events, now))))
-    }
+    /// Stores events as `accept` does, and tells `then`, which must be quick: the engine's own thread waits for it. It is
+    /// dropped unasked where the engine ends first.
+    fn accept_then(&self, events: Vec<NewEvent>, now: Millis, then: Then);
 
     /// Notes many outcomes as `settle` does, all or none.
     fn settle_many(&self, settlements: Vec<Settlement>) -> BoxFuture<'_, Result<Vec<bool>, StoreError>>;

@@ -14,11 +14,20 @@ pub(in super::super) async fn many_are_accepted_and_settled_at_once<S: Subject>(
         (vec![new("c", &["x"], T0)], T0),
         (Vec::new(), T0),
     ];
-    let got = store.accept_many(requests).await;
-    assert!(matches!(got[1], Err(StoreError::Refused(_))), "{got:?}");
-    let stored = [0, 2].map(|n: usize| seqs_of(got[n].as_ref().unwrap()));
-    assert_eq!((stored[0].len(), stored[1].len(), got[3].as_ref().unwrap().len()), (2, 1, 0));
-    assert!(store.accept_many(Vec::new()).await.is_empty());
+    let (told, mut hears) = tokio::sync::mpsc::unbounded_channel();
+    for (n, (events, now)) in requests.into_iter().enumerate() {
+        let told = told.clone();
+        store.accept_then(events, now, Box::new(move |accepted| drop(told.send((n, accepted)))));
+    }
+    drop(told);
+    let mut got = std::collections::BTreeMap::new();
+    while let Some((n, accepted)) = hears.recv().await {
+        got.insert(n, accepted);
+    }
+    assert_eq!(got.len(), 4, "each is told once");
+    assert!(matches!(got[&1], Err(StoreError::Refused(_))), "{got:?}");
+    let stored = [0, 2].map(|n: usize| seqs_of(got[&n].as_ref().unwrap()));
+    assert_eq!((stored[0].len(), stored[1].len(), got[&3].as_ref().unwrap().len()), (2, 1, 0));
     let outcomes = stored.concat().into_iter().map(|seq| settled(seq, T0, 200, Next::Delivered));
     assert_eq!(store.settle_many(outcomes.collect()).await.unwrap(), [false; 3]);
     assert_eq!(due_ids(&store, "x", LATE).await, [0; 0]);

@@ -31,7 +31,7 @@ async fn how(store: &impl Store, id: Uuid) -> (State, Option<String>) {
 
 async fn die(store: &impl Store, seq: Seq, reason: &'static str, now: Millis) -> bool {
     let next = Next::Dead { reason };
-    store.settle(Settlement { delivery: seq, at: now, attempt: None, next }).await.unwrap()
+    store.settle(Settlement { delivery: seq, at: now, attempt: None, next, progress: None }).await.unwrap()
 }
 
 fn goes(due: Millis, suppressed: u32) -> Fate {
@@ -355,7 +355,7 @@ pub(in super::super) async fn what_is_undecided_does_not_age_and_is_decided_agai
     let store = place.open().await;
     let (id, delivery, _) = one(&store, Asked::default(), T0).await;
     let later = Next::Retry { due: T0 + HOUR };
-    store.settle(Settlement { delivery, at: T0, attempt: None, next: later }).await.unwrap();
+    store.settle(Settlement { delivery, at: T0, attempt: None, next: later, progress: None }).await.unwrap();
     assert_eq!(how(&store, id).await, (State::Pending, Some("Undecided".into())));
     assert!(!store.decide_again("uid-nobody", T0 + MINUTE).await.unwrap());
     assert!(store.due("uid-x", T0 + MINUTE, 9).await.unwrap().is_empty());

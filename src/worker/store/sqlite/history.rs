@@ -21,7 +21,8 @@ use crate::core::time::Millis;
 const CLOCK_SLACK: i64 = 3_600_000;
 
 const RECORD: &str = "
-SELECT d.seq, d.state, d.reason, e.accepted, d.due, e.id, h.uid, h.namespace, h.name, d.id, d.finished_at
+SELECT d.seq, d.state, d.reason, e.accepted, d.due, e.id, h.uid, h.namespace, h.name, d.id, d.finished_at,
+       d.first_at, d.first_micros, d.first_status
 FROM deliveries d CROSS JOIN hooks h ON h.id = d.hook CROSS JOIN events e ON e.seq = d.event";
 
 fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
@@ -33,6 +34,16 @@ fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
         _ => State::Dead,
     };
     let due = Millis(row.get(4)?);
+    let first = match row.get(11)? {
+        Some(at) => Some(Attempt {
+            at: Millis(at),
+            duration: micros(row.get(12)?),
+            status: row.get(13)?,
+            error: None,
+            detail: None,
+        }),
+        None => None,
+    };
     Ok(Record {
         seq: row.get(0)?,
         id: Uuid::from_bytes(row.get(9)?),
@@ -42,8 +53,12 @@ fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
         reason: row.get(2)?,
         accepted: Millis(row.get(3)?),
         due: (state == State::Pending).then_some(due),
-        attempts: Vec::new(),
+        attempts: first.into_iter().collect(),
     })
+}
+
+fn micros(micros: i64) -> Duration {
+    Duration::from_micros(u64::try_from(micros).unwrap_or(0))
 }
 
 pub(super) fn delivery(conn: &Connection, namespace: &str, id: Uuid) -> rusqlite::Result<Option<Record>> {
@@ -69,20 +84,21 @@ FROM deliveries d CROSS JOIN hooks h ON h.id = d.hook CROSS JOIN events e ON e.s
 WHERE d.id = ?1 AND h.namespace = ?2";
 
 fn with_attempts(conn: &Connection, mut record: Record) -> rusqlite::Result<Record> {
-    record.attempts = conn
+    let more = conn
         .prepare_cached(
             "SELECT at, micros, status, error, detail FROM attempts WHERE delivery = ?1 ORDER BY n",
         )?
         .query_map([record.seq], |row| {
             Ok(Attempt {
                 at: Millis(row.get(0)?),
-                duration: Duration::from_micros(u64::try_from(row.get::<_, i64>(1)?).unwrap_or(0)),
+                duration: micros(row.get(1)?),
                 status: row.get(2)?,
                 error: row.get(3)?,
                 detail: row.get(4)?,
             })
         })?
-        .collect::<rusqlite::Result<_>>()?;
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    record.attempts.extend(more);
     Ok(record)
 }
 

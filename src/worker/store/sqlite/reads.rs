@@ -93,6 +93,7 @@ pub(super) fn due(conn: &Connection, uid: &str, now: Millis, limit: usize) -> ru
                 held: Duration::from_millis(u64::try_from(held.saturating_sub(row.get(15)?)).unwrap_or(0)),
                 suppressed: row.get(13)?,
                 replays: row.get(14)?,
+                progress: row.get::<_, Option<Vec<u8>>>(16)?.unwrap_or_default(),
                 event: Arc::new(event(row)?),
             })
         })?
@@ -103,7 +104,7 @@ pub(super) fn due(conn: &Connection, uid: &str, now: Millis, limit: usize) -> ru
 pub(super) const DUE: &str = "
 SELECT d.seq, d.id, d.attempts - d.attempts_before, d.due, coalesce(d.began, e.accepted),
        e.id, e.namespace, e.origin, e.source, e.event, e.time, e.attributes, e.data,
-       d.suppressed, d.replays, d.held_before
+       d.suppressed, d.replays, d.held_before, d.progress
 FROM deliveries d INDEXED BY deliveries_pending CROSS JOIN events e ON e.seq = d.event
 WHERE d.state = 0 AND d.hook = ?1 AND d.due <= ?2 ORDER BY d.due, d.seq LIMIT ?3";
 

@@ -9,9 +9,9 @@ use std::time::Duration;
 use rusqlite::{Connection, Rows, params};
 
 use super::super::{Retention, Seq};
+use super::accept::EVENT_BYTES;
 use super::gates;
 use super::memory::Memory;
-use super::ops::EVENT_BYTES;
 use super::places;
 use super::schema::{CANCELLED, DEAD, DELIVERED, DROPPED};
 use crate::core::time::Millis;

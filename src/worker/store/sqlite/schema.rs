@@ -12,7 +12,7 @@ use super::super::StoreError;
 use super::care;
 
 /// The format this program writes.
-pub(super) const VERSION: i64 = 3;
+pub(super) const VERSION: i64 = 4;
 /// "HkSt": tells our file from any other SQLite database.
 pub(super) const APPLICATION_ID: i64 = 0x486b_5374;
 
@@ -38,6 +38,7 @@ pub(super) const STEPS: &[Step] = &[
     Step { version: 1, min_reader: 1, sql: V1 },
     Step { version: 2, min_reader: 1, sql: V2 },
     Step { version: 3, min_reader: 1, sql: V3 },
+    Step { version: 4, min_reader: 1, sql: V4 },
 ];
 
 const V1: &str = "
@@ -176,8 +177,14 @@ CREATE TABLE replays (
 ) WITHOUT ROWID;
 ";
 
-/// An older program leaves these alone: it finds nothing of a namespace that was made anew, and purges nothing.
+/// An older program leaves the column as it is; what it delivers meanwhile is done whole at each attempt.
 const V3: &str = "
+ALTER TABLE deliveries ADD COLUMN progress BLOB;  -- what its handler did at an earlier attempt; NULL: nothing
+";
+
+/// An older program leaves these alone: it finds nothing of a namespace that was made anew, purges nothing, and shows no
+/// attempt of what was delivered at once.
+const V4: &str = "
 -- Namespaces whose uid was told. `place` stands in the rows instead of the name: the name itself at first, and another
 -- text for each later namespace of that name, which so begins with nothing.
 CREATE TABLE namespaces (
@@ -187,6 +194,11 @@ CREATE TABLE namespaces (
 ) WITHOUT ROWID;
 -- Places of namespaces that ended: what they hold is to be removed.
 CREATE TABLE ended (place TEXT PRIMARY KEY) WITHOUT ROWID;
+
+-- The first attempt, where it delivered: what most deliveries are needs no row of its own in attempts.
+ALTER TABLE deliveries ADD COLUMN first_at INTEGER;
+ALTER TABLE deliveries ADD COLUMN first_micros INTEGER;
+ALTER TABLE deliveries ADD COLUMN first_status INTEGER;
 ";
 
 /// Nobody else writes; this is for the instant in which a checkpoint restarts the log.

@@ -4,13 +4,14 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use futures::future::join_all;
 use rusqlite::ffi;
 
 use super::super::conformance::{
     RETENTION, Subject, T0, conformance, delivery, event_with, key, new, seqs_of, settled,
 };
-use super::super::{Fate, Next, Seq};
+use super::super::{Fate, Next, Retention, Seq, Store};
 use super::*;
 
 struct OnDisk(tempfile::TempDir);
@@ -503,8 +504,9 @@ async fn the_log_is_bounded_under_readers_that_overlap() {
     let longest = longest_log(&store, dir.path()).await;
     stop.store(true, Ordering::Relaxed);
     reader.join().unwrap();
-    // Readers who share a place in the log may make one wait be in vain, but not many.
-    assert!(longest < 8 * 64, "{longest} pages");
+    // Without an end to it the log has 5,557 pages then. Readers who share a place in the log, or a busy machine, may make
+    // some waits be in vain, 64 pages each, but not most of them.
+    assert!(longest < 24 * 64, "{longest} pages");
 }
 
 /// A backup reads for minutes: the log grows meanwhile, and nobody waits for it each time.

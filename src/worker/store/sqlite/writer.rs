@@ -3,8 +3,9 @@
 //! Invariants: an answer is sent after the COMMIT that covers it returned, and COMMIT syncs the log; an operation that
 //! cannot be done takes no other with it; after a failure that leaves the disk unknown nothing is written any more.
 //!
-//! Group commit without a timer: while one group is synced the next one gathers in the queue, so the groups are as big
-//! as the disk is slow.
+//! Group commit: while one group is synced the next one gathers in the queue, so the groups are as big as the disk is slow.
+//! Two short pauses spare commits that would carry next to nothing: outcomes alone wait for an accept, and a group that
+//! begins much smaller than groups were of late waits for those who are on their way.
 //!
 //! Checkpoints are made here, between two groups, and not by SQLite inside COMMIT: the answers of the group do not wait
 //! for it, and its errors are seen (SQLite's own hook drops them). As the only writer stands still meanwhile, a passive
@@ -12,17 +13,16 @@
 //! the log has grown to `wal_most` pages, one waits for them, so that the log is bounded under any load.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
-use super::super::{Accepted, Settlement, StoreError};
+use super::super::{Accepted, Settlement, StoreError, Then};
 use super::Tuning;
+use super::accept::{self, Row};
 use super::memory::Memory;
-use super::ops::{self, Row};
+use super::ops;
 use super::schema;
 use super::shared::{Shared, Trouble};
 use crate::core::time::Millis;
@@ -31,6 +31,9 @@ use crate::core::time::Millis;
 const SETTLE_PAUSE: Duration = Duration::from_millis(1);
 /// So many of them need no company.
 const SETTLE_MANY: usize = 64;
+/// A group that begins much smaller than groups were of late waits so long for those who are on their way: a commit for
+/// each few of them would cost more than the wait. Who is alone does not wait.
+const GATHER_PAUSE: Duration = Duration::from_micros(200);
 /// How long a checkpoint waits for readers, while everyone waits for it.
 const RESTART_WAIT: Duration = Duration::from_millis(250);
 
@@ -42,7 +45,7 @@ pub(super) enum Op {
         rows: Vec<Row>,
         bytes: usize,
         now: Millis,
-        answer: AcceptAnswer,
+        answer: Then,
     },
     Settle {
         settlements: Vec<Settlement>,
@@ -52,67 +55,6 @@ pub(super) enum Op {
     Other(Box<dyn Job>),
     /// Commit what is queued, checkpoint, close.
     Stop,
-}
-
-/// To whom an accept is answered.
-pub(super) enum AcceptAnswer {
-    One(Answer<Vec<Accepted>>),
-    /// One of many that are answered together: a thread that is woken for each would do little else.
-    OfMany(Place),
-}
-
-/// A place among many answers.
-pub(super) struct Place {
-    many: Arc<Many>,
-    at: usize,
-}
-
-impl Drop for Place {
-    /// Answered or not: who waits for the others must not wait for one that was let go.
-    fn drop(&mut self) {
-        if self.many.left.fetch_sub(1, Ordering::AcqRel) == 1
-            && let Some(done) = self.many.done.lock().take()
-        {
-            done.send(()).ok();
-        }
-    }
-}
-
-/// Answers that are sent when the last of them is there.
-pub(super) struct Many {
-    answers: Mutex<Vec<Option<Result<Vec<Accepted>, StoreError>>>>,
-    left: AtomicUsize,
-    done: Mutex<Option<oneshot::Sender<()>>>,
-}
-
-impl Many {
-    pub(super) fn new(many: usize) -> (Arc<Many>, oneshot::Receiver<()>) {
-        let (send, receive) = oneshot::channel();
-        let answers = Mutex::new((0..many).map(|_| None).collect());
-        (Arc::new(Many { answers, left: AtomicUsize::new(many), done: Mutex::new(Some(send)) }), receive)
-    }
-
-    pub(super) fn place(self: &Arc<Self>, at: usize) -> AcceptAnswer {
-        AcceptAnswer::OfMany(Place { many: self.clone(), at })
-    }
-
-    /// The answers; None: the writer ended before it came to it.
-    pub(super) fn take(&self) -> Vec<Option<Result<Vec<Accepted>, StoreError>>> {
-        std::mem::take(&mut *self.answers.lock())
-    }
-}
-
-impl AcceptAnswer {
-    pub(super) fn send(self, answer: Result<Vec<Accepted>, StoreError>) {
-        match self {
-            AcceptAnswer::One(one) => drop(one.send(answer)),
-            AcceptAnswer::OfMany(place) => {
-                if let Some(slot) = place.many.answers.lock().get_mut(place.at) {
-                    *slot = Some(answer);
-                }
-            }
-        }
-    }
 }
 
 /// An operation that keeps its own result until its group is committed. It may be run twice: then the first time was
@@ -156,7 +98,7 @@ impl Op {
     fn run(&mut self, conn: &Connection, memory: &mut Memory, tuning: &Tuning) -> rusqlite::Result<Done> {
         match self {
             Op::Accept { rows, now, .. } => {
-                ops::accept(conn, memory, rows, *now, tuning.chunk.rows).map(Done::Accepted)
+                accept::accept(conn, memory, rows, *now, tuning.chunk.rows).map(Done::Accepted)
             }
             Op::Settle { settlements, .. } => {
                 let settled = settlements.iter().map(|one| ops::settle(conn, memory, one));
@@ -170,10 +112,10 @@ impl Op {
     /// Nobody may wait for it any more: then the answer is dropped.
     fn answer(self, result: Result<Done, StoreError>) {
         match (self, result) {
-            (Op::Accept { answer, .. }, Ok(Done::Accepted(accepted))) => answer.send(accepted),
+            (Op::Accept { answer, .. }, Ok(Done::Accepted(accepted))) => answer(accepted),
             (Op::Settle { answer, .. }, Ok(Done::Settled(woken))) => drop(answer.send(Ok(woken))),
             (Op::Other(job), result) => job.answer(result.map(drop)),
-            (Op::Accept { answer, .. }, Err(e)) => answer.send(Err(e)),
+            (Op::Accept { answer, .. }, Err(e)) => answer(Err(e)),
             (Op::Settle { answer, .. }, Err(e)) => drop(answer.send(Err(e))),
             (Op::Accept { .. } | Op::Settle { .. } | Op::Stop, Ok(_)) | (Op::Stop, Err(_)) => {}
         }
@@ -195,6 +137,8 @@ pub(super) struct Writer {
     pub(super) memory: Memory,
     /// Pages of log at which readers are waited for.
     pub(super) restart_at: i64,
+    /// How many operations groups have had of late.
+    pub(super) usual: usize,
     /// When a checkpoint was last tried because the disk was full.
     pub(super) made_room: Option<Instant>,
 }
@@ -215,7 +159,7 @@ impl Writer {
     /// What waits in the queue, up to a group's bounds; true where it was told to stop.
     fn gather(&mut self, first: Op) -> (Vec<Op>, bool) {
         let mut group = Vec::new();
-        let (mut bytes, mut outcomes, mut waited) = (0, 0, false);
+        let (mut bytes, mut outcomes, mut waited, mut gathered) = (0, 0, false, false);
         let mut next = Some(first);
         while let Some(op) = next.take() {
             if matches!(op, Op::Stop) {
@@ -243,8 +187,15 @@ impl Writer {
                     std::thread::park_timeout(SETTLE_PAUSE);
                     next = self.queue.try_recv().ok();
                 }
+                if next.is_none() && !gathered && group.len() * 2 < self.usual {
+                    gathered = true;
+                    std::thread::sleep(GATHER_PAUSE);
+                    next = self.queue.try_recv().ok();
+                }
             }
         }
+        // Follows what comes, slowly enough that one small group does not end it.
+        self.usual = (self.usual * 3 + group.len()) / 4;
         (group, false)
     }
 

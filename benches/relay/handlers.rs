@@ -1,0 +1,60 @@
+//! What templates and lambdas cost: deliveries a second beside those of a plain webhook, in alternating rounds.
+
+use std::net::SocketAddr;
+
+use crate::load;
+use crate::process::{self, Subject};
+
+/// The shares of the plain webhook's rate that are aimed at. No pass or fail here.
+const GOALS: [(&str, f64); 3] = [("template", 0.7), ("template with code", 0.5), ("lambda", 0.5)];
+const CONNECTIONS: usize = 64;
+
+struct Handler {
+    subject: Subject,
+    ops: String,
+    rates: Vec<f64>,
+}
+
+/// True: every event was delivered.
+pub fn run(sink: SocketAddr, rounds: usize, events: usize) -> bool {
+    let url = format!("url: 'http://{sink}/'");
+    let fields = r#"{"number": {* number *}, "text": {* json(filler) *}, "of": "{{ source }}/{{ event }}"}"#;
+    let code = r#"{% if number >= 0 then %}{"number": {* number *}, "text": {* json(filler) *}}{% end %}"#;
+    let function =
+        "return function (data, event, source, pid) return data.number >= 0 and source == \"bench\" end";
+    let handlers = [
+        format!("webhook: {{{url}}}"),
+        format!("webhookCustom: {{{url}, body: '{fields}'}}"),
+        format!("webhookCustom: {{{url}, body: '{code}'}}"),
+        format!("lambda: {{functions: ['{function}']}}"),
+    ];
+    let mut handlers: Vec<Handler> = handlers
+        .iter()
+        .map(|handler| {
+            let (subject, ops) = process::with_handler(handler);
+            Handler { subject, ops, rates: Vec::new() }
+        })
+        .collect();
+    let mut whole = true;
+    for round in 0..=rounds {
+        for handler in &mut handlers {
+            // The first is to get warm.
+            let events = if round == 0 { events / 10 } else { events };
+            match load::counted(&handler.subject, &handler.ops, CONNECTIONS, events) {
+                Some(rate) if round > 0 => handler.rates.push(rate),
+                Some(_) => {}
+                None => whole = false,
+            }
+        }
+    }
+    let mut medians = handlers.iter_mut().map(|handler| {
+        handler.rates.sort_by(f64::total_cmp);
+        handler.rates.get(handler.rates.len() / 2).copied().unwrap_or(f64::NAN)
+    });
+    let plain = medians.next().unwrap_or(f64::NAN);
+    println!("handlers, {CONNECTIONS} connections: plain webhook {plain:.0} deliveries/s");
+    for ((name, goal), rate) in GOALS.into_iter().zip(medians) {
+        println!("  {name:18}  {rate:>7.0} deliveries/s  ratio {:.2} (goal {goal})", rate / plain);
+    }
+    whole
+}

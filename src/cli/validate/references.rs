@@ -1,0 +1,103 @@
+//! What objects refer to: is it in the files, and has it what is asked of it.
+//!
+//! References are found by how they are named, in every kind: `...SecretRef`, `caRef`, `...ConfigMapRef`, `connectionRef`,
+//! `eventStreamRef`.
+
+use std::collections::HashMap;
+
+use serde_json::Value;
+
+use super::{Finding, Place, Severity, own_kind};
+use crate::cluster::Key;
+use crate::cluster::files::Document;
+
+/// Documents by kind, namespace and name.
+type Held<'a> = HashMap<(String, Key), &'a Value>;
+
+/// The name of a document, as it is without a namespace.
+pub fn key_of(document: &Value) -> Key {
+    let text = |pointer: &str| document.pointer(pointer).and_then(Value::as_str);
+    Key::new(text("/metadata/namespace").unwrap_or("default"), text("/metadata/name").unwrap_or_default())
+}
+
+pub fn look(documents: &[Document], findings: &mut Vec<Finding>) {
+    let readable =
+        || documents.iter().filter_map(|document| Some((document, document.content.as_ref().ok()?)));
+    let kind = |content: &Value| content.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let held: Held<'_> = readable().map(|(_, content)| ((kind(content), key_of(content)), content)).collect();
+    for (document, content) in readable() {
+        let Some(kind) = own_kind(content) else { continue };
+        let mut found = Vec::new();
+        collect(content.get("spec").unwrap_or(&Value::Null), "spec", &mut found);
+        let mut place =
+            Place { file: &document.path, object: format!("{kind} {}", key_of(content)), findings };
+        for reference in &found {
+            judge(reference, &key_of(content).namespace, &held, &mut place);
+        }
+    }
+}
+
+struct Reference<'a> {
+    path: String,
+    kind: &'a str,
+    name: &'a str,
+    keys: Vec<&'a str>,
+}
+
+fn collect<'a>(value: &'a Value, path: &str, found: &mut Vec<Reference<'a>>) {
+    match value {
+        Value::Object(map) => {
+            for (member, value) in map {
+                let path = format!("{path}.{member}");
+                found.extend(reference(member, value, &path));
+                collect(value, &path, found);
+            }
+        }
+        Value::Array(list) => {
+            for (i, value) in list.iter().enumerate() {
+                collect(value, &format!("{path}[{i}]"), found);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn reference<'a>(member: &str, value: &'a Value, path: &str) -> Option<Reference<'a>> {
+    let text = |name: &str| value.get(name).and_then(Value::as_str);
+    let kind = match member {
+        "connectionRef" => "Connection",
+        "eventStreamRef" => "EventStream",
+        "caRef" => text("kind")?,
+        "certSecretRef" | "secretRef" => "Secret",
+        _ if member.ends_with("SecretRef") => "Secret",
+        _ if member.ends_with("ConfigMapRef") => "ConfigMap",
+        _ => return None,
+    };
+    let keys = match member {
+        "certSecretRef" => vec!["tls.crt", "tls.key"],
+        _ => text("key").into_iter().collect(),
+    };
+    Some(Reference { path: path.to_owned(), kind, name: text("name")?, keys })
+}
+
+fn judge(reference: &Reference<'_>, namespace: &str, held: &Held<'_>, place: &mut Place<'_>) {
+    let Reference { path, kind, name, keys } = reference;
+    let Some(found) = held.get(&((*kind).to_owned(), Key::new(namespace, name))) else {
+        let message = format!("{kind} {namespace}/{name} is not in these files");
+        let missing = Finding { severity: Severity::Warning, message, ..place.finding(path, "NotInFiles") };
+        return place.findings.push(missing);
+    };
+    for key in keys {
+        let maps = ["data", "stringData", "binaryData"];
+        if !maps.iter().any(|map| found.get(*map).is_some_and(|map| map.get(*key).is_some())) {
+            place.error(path, "KeyMissing", format!("{kind} {namespace}/{name} has no key {key}"));
+        }
+    }
+    // Who refers to a Connection is of one vendor: an EventHook of Kong, all else of Auth0.
+    if *kind == "Connection" {
+        let wanted = if place.object.starts_with("EventHook ") { "kong" } else { "auth0" };
+        if found.pointer(&format!("/spec/{wanted}")).is_none() {
+            place.error(path, "WrongVendor", format!("Connection {namespace}/{name} is not of {wanted}"));
+        }
+    }
+}

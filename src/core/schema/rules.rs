@@ -1,0 +1,84 @@
+//! The rules of a schema (`x-kubernetes-validations`), evaluated.
+//!
+//! The rules are our own, out of the CRDs, so that the crate's evaluator, which has no bound, will do here.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use cel::extractors::This;
+use cel::{Context, Program};
+use regex::Regex;
+use serde_json::Value;
+use url::Url;
+
+/// The rules of a schema that are not about a change.
+#[cfg(test)]
+pub fn of(schema: &Value) -> impl Iterator<Item = &str> {
+    all(schema)
+        .filter_map(|rule| rule.get("rule").and_then(Value::as_str))
+        .filter(|rule| !is_about_a_change(rule))
+}
+
+fn all(schema: &Value) -> impl Iterator<Item = &Value> {
+    schema.get("x-kubernetes-validations").and_then(Value::as_array).into_iter().flatten()
+}
+
+fn is_about_a_change(rule: &str) -> bool {
+    rule.contains("oldSelf")
+}
+
+pub fn compile(rule: &str) -> Result<Program, String> {
+    Program::compile(rule).map_err(|error| error.to_string())
+}
+
+/// What the broken rules say.
+pub fn broken(schema: &Value, value: &Value) -> Vec<String> {
+    let text = |rule: &Value, name: &str| rule.get(name).and_then(Value::as_str).map(ToOwned::to_owned);
+    let told = |rule: &Value| {
+        let expression = text(rule, "rule").filter(|rule| !is_about_a_change(rule))?;
+        match holds(&expression, value) {
+            Ok(true) => None,
+            Ok(false) => Some(text(rule, "message").unwrap_or(expression)),
+            // It would be refused there too, if with other words.
+            Err(error) => Some(format!("cannot be checked: {expression}: {error}")),
+        }
+    };
+    all(schema).filter_map(told).collect()
+}
+
+fn holds(rule: &str, value: &Value) -> Result<bool, String> {
+    let program = compile(rule)?;
+    let mut context = Context::default();
+    context.add_variable_from_value("self", to_cel(value));
+    // What Kubernetes adds to CEL, as far as the rules use it. A name that the crate has is its own.
+    context.add_function("matches", matches).ok();
+    context.add_function("lowerAscii", |This(text): This<Arc<String>>| text.to_ascii_lowercase()).ok();
+    context.add_function("isURL", |text: Arc<String>| Url::parse(&text).is_ok()).ok();
+    match program.execute(&context) {
+        Ok(cel::Value::Bool(answer)) => Ok(answer),
+        Ok(_) => Err("it is neither true nor false".into()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn matches(This(text): This<Arc<String>>, pattern: Arc<String>) -> bool {
+    Regex::new(&pattern).is_ok_and(|regex| regex.is_match(&text))
+}
+
+fn to_cel(value: &Value) -> cel::Value {
+    match value {
+        Value::Null => cel::Value::Null,
+        Value::Bool(b) => cel::Value::Bool(*b),
+        // Schemas know whole numbers of one kind only.
+        Value::Number(n) => match n.as_i64() {
+            Some(whole) => cel::Value::Int(whole),
+            None => cel::Value::Float(n.as_f64().unwrap_or_default()),
+        },
+        Value::String(text) => cel::Value::String(Arc::new(text.clone())),
+        Value::Array(list) => cel::Value::List(Arc::new(list.iter().map(to_cel).collect())),
+        Value::Object(map) => {
+            let members = map.iter().filter(|(_, value)| !value.is_null());
+            members.map(|(name, value)| (name.clone(), to_cel(value))).collect::<HashMap<_, _>>().into()
+        }
+    }
+}

@@ -1,0 +1,213 @@
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+
+fn parts(text: &str) -> Vec<String> {
+    fn show(text: &str, parts: &[Part]) -> Vec<String> {
+        let shown = |part: &Part| match part {
+            Part::Text(range) => format!("text {:?}", slice(text, range)),
+            Part::Write { code, escape: true } => format!("escape {}", slice(text, code)),
+            Part::Write { code, escape: false } => format!("raw {}", slice(text, code)),
+            Part::Code(code) => format!("code {}", slice(text, code)),
+            Part::Block { name, parts } => {
+                format!("block {}: {}", slice(text, name), show(text, parts).join(", "))
+            }
+        };
+        parts.iter().map(shown).collect()
+    }
+    show(text, &Template::parse(text).unwrap().parts)
+}
+
+/// What the tags are, where blanks and line ends go.
+#[test]
+fn tags() {
+    for (text, expected) in [
+        ("", vec![]),
+        ("a {b} {\"c\": {}}", vec!["text \"a {b} {\\\"c\\\": {}}\""]),
+        ("a{{ b.c }}d", vec!["text \"a\"", "escape b.c", "text \"d\""]),
+        ("{* a *}", vec!["raw a"]),
+        ("{{a}}{{b}}", vec!["escape a", "escape b"]),
+        ("{{ a }\n}", vec!["text \"{{ a }\\n}\""]),
+        ("{%", vec!["text \"{%\""]),
+        ("{{}}", vec!["escape "]),
+        (
+            "x\n  {% if a then %}\ny\n\t{% end %}z",
+            vec!["text \"x\\n\"", "code if a then", "text \"y\\n\"", "code end", "text \"z\""],
+        ),
+        ("a {# no {{ b }} #}\nc", vec!["text \"a \"", "text \"c\""]),
+        (r"\{{a}}", vec!["text \"{{a}}\""]),
+        (r"a\{% b %}", vec!["text \"a\"", "text \"{% b %}\""]),
+        (r"\\{{a}}", vec!["text \"\\\\\"", "escape a"]),
+        (r"\{(a)} \{[b]}", vec!["text \"{(a)} \"", "text \"{[b]}\""]),
+        ("{-raw-}\n{{a}}\n{-raw-}\nb", vec!["text \"{{a}}\\n\"", "text \"b\""]),
+        ("{-verbatim-}{%{-verbatim-}", vec!["text \"{%\""]),
+        ("{- raw -}x{- raw -}", vec!["text \"x\""]),
+        ("  {-a-}\n{{b}}\n{-a-}\nc", vec!["block a: escape b", "text \"c\""]),
+        ("{-a-}{-b-}x{-b-}{-a-}", vec!["block a: block b: text \"x\""]),
+        ("{-1}", vec!["text \"{-1}\""]),
+        ("{-a-} open", vec!["text \"{-a-} open\""]),
+        ("{(open", vec!["text \"{(open\""]),
+        ("é{{ü}}ö", vec!["text \"é\"", "escape ü", "text \"ö\""]),
+    ] {
+        assert_eq!(parts(text), expected, "{text:?}");
+    }
+}
+
+#[test]
+fn what_no_template_may_do_is_refused_with_its_place() {
+    let nested: String = (0..20).map(|n| format!("{{-b{n}-}}")).collect();
+    let closed: String = (0..20).rev().map(|n| format!("{{-b{n}-}}")).collect();
+    for (text, line, column, message) in [
+        ("a\n {(header.html)}", 2, 2, "{(file)} includes a file"),
+        ("{[\"a\" .. b]}", 1, 1, "{[expression]} includes a file"),
+        ("{-a-}\n {(x)}{-a-}", 2, 2, "{(file)}"),
+        ("{{ include('a') }}", 1, 4, "include is not available"),
+        ("{% include [[a]] %}", 1, 4, "include is not available"),
+        ("x\n{% layout = 'a.html' %}", 2, 4, "layout is not available"),
+        ("{* template.render('x') *}", 1, 4, "template.render is not available"),
+        ("{* template.compile('x')() *}", 1, 4, "template.compile is not available"),
+        (&format!("{nested}{closed}"), 1, 103, "nested 16 deep"),
+    ] {
+        let found = Template::parse(text).unwrap_err();
+        assert!(found.message.contains(message), "{text}: {found}");
+        assert_eq!((found.line, found.column), (line, column), "{text}: {found}");
+    }
+    for text in [
+        "{{ 'include(x)' }}",
+        "{% -- layout = 1 %}",
+        "{{ a.include }}",
+        "{% if layout == 1 then end %}",
+        "{{ include }}",
+    ] {
+        assert!(Template::parse(text).is_ok(), "{text}");
+    }
+}
+
+#[test]
+fn what_does_not_compile_is_told_with_the_templates_own_place() {
+    for (text, line, column, message) in [
+        ("a\nb {% if x %}\n{% end %}", 3, 4, "'then' expected near 'end'"),
+        ("{{ a b }}", 1, 6, "')' expected near 'b'"),
+        ("\n\n{* a. *}", 3, 6, ""),
+        ("{% for %}", 1, 7, ""),
+        ("x{% if a then %}\n\ny", 1, 14, "'end' expected"),
+        ("a\n{-b-}\n{{ = }}\n{-b-}", 3, 4, "unexpected symbol near '='"),
+        ("é {{ = }}", 1, 6, "unexpected symbol near '='"),
+    ] {
+        let found = Template::check(text).unwrap_err();
+        assert!(found.message.contains(message), "{text}: {found}");
+        assert_eq!((found.line, found.column), (line, column), "{text}: {found}");
+    }
+    for text in [
+        "",
+        "{{ a }}",
+        "{{ a.b:upper() }}",
+        "{% local x = 1 %}{{x}}",
+        "{-a-}{{b}}{-a-}{*blocks.a*}",
+        "{% -- note %}x",
+    ] {
+        assert!(Template::check(text).is_ok(), "{text}");
+    }
+}
+
+#[test]
+fn fields_are_rendered_without_lua() {
+    let data = json!({"operation": "create", "entity": {"username": "a<b", "n": 5, "id": 12345678901234567_u64, "on": false,
+        "tags": ["x", null, 1.5], "none": null}, "off": false, "yes": true, "empty": []});
+    let context = context(&data, "crud", "consumers");
+    for (text, rendered) in [
+        ("{{ operation }}d", "created"),
+        ("{{source}}/{* event *}", "crud/consumers"),
+        ("{{ entity.username }} {* entity.username *}", "a&lt;b a<b"),
+        ("{{ entity.n }} {{ entity.id }} {{ entity.on }}", "5 1.2345678901235e+16 false"),
+        ("[{{ missing }}{{ entity.none }}{{ off }}{{ yes }}]", "[true]"),
+        ("{{ context.operation }} {{ context.off }}", "create false"),
+        ("{{ entity.username.x }}", ""),
+        ("{* json(entity.tags) *}", "[\"x\",null,1.5]"),
+        ("{* json(entity.username) *} {{ json(operation) }}", "\"a<b\" &quot;create&quot;"),
+        ("{* json(missing) *} {* json(empty) *}", "null []"),
+        (
+            "{* json(entity) *}",
+            r#"{"id":1.2345678901234568e+16,"n":5,"on":false,"tags":["x",null,1.5],"username":"a<b"}"#,
+        ),
+        ("{{ entity.tags }}", "table: 0x00000000"),
+        ("no tags", "no tags"),
+    ] {
+        let template = Template::parse(text).unwrap();
+        assert!(template.only_fields(), "{text}");
+        assert_eq!(template.render_fields(&context).unwrap(), rendered, "{text}");
+    }
+    for text in [
+        "{{ string }}",
+        "{{ a.b() }}",
+        "{{ a .. b }}",
+        "{% x = 1 %}",
+        "{{ a.len }}",
+        "{{ end }}",
+        "{{}}",
+        "{{ a[1] }}",
+        "{{ 'x' }}",
+        "{{ 1 }}",
+        "{{ json }}",
+    ] {
+        let template = Template::parse(text).unwrap();
+        assert!(!template.only_fields(), "{text}");
+        assert!(template.render_fields(&context).is_err());
+    }
+    for (text, told) in [
+        ("a\n {{ gone.x }}", "line 2, column 5: attempt to index global 'gone' (a nil value)"),
+        ("{{ entity.none.x }}", "line 1, column 4: attempt to index field 'none' (a nil value)"),
+        ("{{ entity.n.x }}", "line 1, column 4: attempt to index field 'n' (a number value)"),
+    ] {
+        assert_eq!(Template::parse(text).unwrap().render_fields(&context).unwrap_err().to_string(), told);
+    }
+}
+
+#[test]
+fn what_escapes_for_html_is_found() {
+    let template = Template::parse("{{a}}\n {-b-}{{ c }}{-b-}{*d*}").unwrap();
+    let found: Vec<_> = template.escaped().into_iter().map(|e| (e.line, e.column, e.code)).collect();
+    assert_eq!(found, [(1, 3, "a"), (2, 10, "c")]);
+}
+
+#[test]
+fn a_text_full_of_open_tags_is_read_quickly() {
+    for tag in ["{{", "{%", "{-a-}x", "{#", "{(", "{[", "{*", "\\{{"] {
+        Template::parse(&tag.repeat(40_000)).unwrap();
+    }
+}
+
+proptest! {
+    /// Any text is read or refused, and what is read makes Lua whose lines lead back.
+    #[test]
+    fn no_text_breaks_the_parser(text in "([{}%*#()\\[\\]\\\\\n\"'=a. -]|raw|include|json|é){0,60}") {
+        if let Ok(template) = Template::parse(&text) {
+            let lines = text.matches('\n').count() + 1;
+            let generated = template.generate();
+            for line in 0..generated.lua.matches('\n').count() + 2 {
+                prop_assert!((1..=lines).contains(&generated.line(line)));
+            }
+            template.escaped();
+            if template.only_fields() {
+                template.render_fields(&json!({"a": {"a": 1}})).ok();
+            }
+            if let Err(found) = Template::check(&text) {
+                prop_assert!((1..=lines).contains(&found.line), "{found}");
+            }
+        }
+    }
+
+    /// Text without tags is itself.
+    #[test]
+    fn text_is_kept(text in "[^{\\\\]{0,80}") {
+        prop_assert_eq!(Template::parse(&text).unwrap().render_fields(&json!({})).unwrap(), text);
+    }
+
+    /// A number is printed so that it reads back, to 14 digits.
+    #[test]
+    fn numbers_read_back(number in proptest::num::f64::NORMAL) {
+        let read: f64 = crate::core::lua::number_text(number).parse().unwrap();
+        prop_assert!((read - number).abs() <= number.abs() * 1e-13);
+    }
+}

@@ -1,0 +1,98 @@
+//! Templates, as far as they are plain substitutions: Kong runs Lua in them, the emulator does not.
+//!
+//! `{{ a.b }}` is HTML-escaped, `{* a.b *}` is not, `{# ... #}` is nothing; what is missing is nothing, too. Anything
+//! else is told as a mistake rather than sent wrong.
+
+use serde_json::Value;
+
+/// Puts the event's members into a template.
+pub(super) fn render(template: &str, data: &Value) -> Result<String, String> {
+    let mut out = String::with_capacity(template.len());
+    let mut rest = template;
+    while let Some(start) = rest.find('{') {
+        let (before, tag) = rest.split_at(start);
+        out.push_str(before);
+        let mut chars = tag.chars().skip(1);
+        let close = match chars.next() {
+            Some('{') => "}}",
+            Some('*') => "*}",
+            Some('#') => "#}",
+            Some('%') => return Err("the emulator does not run Lua ({% %}) in templates".into()),
+            Some('(') | Some('[') => return Err("the emulator does not include files in templates".into()),
+            _ => {
+                out.push('{');
+                rest = tag.get(1..).unwrap_or_default();
+                continue;
+            }
+        };
+        let inner = tag.get(2..).unwrap_or_default();
+        let (inside, after) =
+            inner.split_once(close).ok_or_else(|| format!("a template has no {close} to end a tag"))?;
+        match close {
+            "}}" => escape(&mut out, &look_up(inside.trim(), data)?),
+            "*}" => out.push_str(&look_up(inside.trim(), data)?),
+            _ => {}
+        }
+        rest = after;
+    }
+    out.push_str(rest);
+    Ok(out)
+}
+
+fn look_up(path: &str, data: &Value) -> Result<String, String> {
+    let is_name =
+        |part: &str| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    if !path.split('.').all(is_name) {
+        return Err(format!("the emulator puts in dotted paths only, not {path:?}"));
+    }
+    let found = path.split('.').try_fold(data, |value, part| value.get(part));
+    Ok(match found {
+        None | Some(Value::Null) => String::new(),
+        Some(Value::String(text)) => text.clone(),
+        // Lua prints a table's address here, which helps nobody.
+        Some(other) => other.to_string(),
+    })
+}
+
+fn escape(out: &mut String, text: &str) {
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            '/' => out.push_str("&#47;"),
+            other => out.push(other),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn plain_substitutions() {
+        let data = json!({"entity": {"username": "<ada>", "n": 1}, "operation": "create", "gone": null});
+        let rendered = |template| render(template, &data);
+        assert_eq!(rendered("{{entity.username}} {{ operation }}d").unwrap(), "&lt;ada&gt; created");
+        assert_eq!(rendered("{* entity.username *}{# no #}{{gone}}{{missing.too}}").unwrap(), "<ada>");
+        assert_eq!(rendered("{\"n\": {{ entity.n }}, \"o\": {}}").unwrap(), "{\"n\": 1, \"o\": {}}");
+        assert_eq!(rendered("{").unwrap(), "{");
+        for bad in ["{% if x then %}", "{(file)}", "{[x]}", "{{ x", "{{ x .. y }}", "{{ }}", "{{ f() }}"] {
+            assert!(rendered(bad).is_err(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_breaks_it(text in "[{}*#%a. é]{0,40}") {
+            let rendered = render(&text, &json!({"a": "x"}));
+            prop_assert!(rendered.is_err() || rendered.is_ok_and(|out| out.len() <= text.len()));
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! `/livez` and `/readyz` tell what is: a watch that hangs, a CRD that is missing.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use hookstream::cluster::Kind;
+use serde_json::{Value, json};
+use strum::IntoEnumIterator;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::harness::{DEADLINE, Process, control_plane, eventually, free_port, watchdog};
+use crate::world::{World, http};
+
+/// A socket between a process and the API server. Once it is silent it forwards nothing any more, neither of old
+/// connections nor of new ones, and closes none.
+struct Proxy {
+    address: String,
+    silent: Arc<AtomicBool>,
+}
+
+impl Proxy {
+    async fn start(to: String) -> Proxy {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let silent = Arc::new(AtomicBool::new(false));
+        let flag = silent.clone();
+        tokio::spawn(async move {
+            while let Ok((here, _)) = listener.accept().await {
+                let (to, flag) = (to.clone(), flag.clone());
+                tokio::spawn(async move {
+                    let there = TcpStream::connect(to).await.unwrap();
+                    let (from_here, to_here) = here.into_split();
+                    let (from_there, to_there) = there.into_split();
+                    tokio::join!(pump(from_here, to_there, &flag), pump(from_there, to_here, &flag));
+                });
+            }
+        });
+        Proxy { address, silent }
+    }
+}
+
+async fn pump(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, silent: &AtomicBool) {
+    let mut buffer = vec![0; 16 * 1024];
+    while let Ok(count @ 1..) = from.read(&mut buffer).await {
+        if silent.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
+        if to.write_all(&buffer[..count]).await.is_err() {
+            break;
+        }
+    }
+    to.shutdown().await.ok();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_that_hangs_fails_liveness() {
+    let mut world = World::start("hangs").await;
+    world.stop_operator().await;
+    let direct = std::fs::read_to_string(&world.kubeconfig).unwrap();
+    let server = control_plane().url.trim_start_matches("https://").to_owned();
+    let proxy = Proxy::start(server.clone()).await;
+    let through = watchdog::unique_path("kubeconfig");
+    std::fs::write(&through, direct.replace(&server, &proxy.address)).unwrap();
+    world.kubeconfig = through;
+    let operator = world.another("controller", &["--watch-timeout", "5s"]);
+    let ready = async || match world.ops(&operator, "/readyz").await {
+        (200, _) => Ok(()),
+        other => Err(format!("{other:?}")),
+    };
+    eventually(DEADLINE, "ready", ready).await;
+    assert_eq!(world.ops(&operator, "/livez").await, (200, "ok\n".to_owned()));
+
+    proxy.silent.store(true, Ordering::SeqCst);
+    let text =
+        eventually(DEADLINE * 2, "liveness to fail", async || match world.ops(&operator, "/livez").await {
+            (503, text) => Ok(text),
+            other => Err(format!("{other:?}")),
+        })
+        .await;
+    assert!(text.contains("not alive: the watch of /apis/hookstream.dev/v1alpha1/namespaces/"), "{text}");
+    assert!(text.contains("no progress for"), "{text}");
+    assert!(operator.ended().is_none(), "it is the kubelet that restarts it");
+}
+
+/// What an API server tells of our group, and nothing else: the API server of all tests has the CRDs.
+async fn discovery(installed: Arc<Mutex<Vec<&'static str>>>) -> String {
+    let tell = move || async move {
+        let names = installed.lock().unwrap().clone();
+        let resources: Vec<Value> = names
+            .iter()
+            .map(|name| json!({"name": name, "namespaced": true, "kind": "K", "singularName": "", "verbs": ["list"]}))
+            .collect();
+        match resources.is_empty() {
+            true => (
+                http::StatusCode::NOT_FOUND,
+                axum::Json(json!({"kind": "Status", "status": "Failure", "code": 404,
+                "reason": "NotFound", "message": "not found", "apiVersion": "v1", "metadata": {}})),
+            ),
+            false => (
+                http::StatusCode::OK,
+                axum::Json(json!({"kind": "APIResourceList", "apiVersion": "v1",
+                "groupVersion": "hookstream.dev/v1alpha1", "resources": resources})),
+            ),
+        }
+    };
+    let router = axum::Router::new().route("/apis/hookstream.dev/v1alpha1", axum::routing::get(tell));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    format!("http://{address}")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readiness_waits_for_the_crds_and_names_those_that_are_missing() {
+    let installed = Arc::new(Mutex::new(Vec::new()));
+    let server = discovery(installed.clone()).await;
+    let kubeconfig = watchdog::unique_path("kubeconfig");
+    let text = json!({"apiVersion": "v1", "kind": "Config", "current-context": "it", "users": [{"name": "it", "user": {}}],
+        "clusters": [{"name": "it", "cluster": {"server": server}}],
+        "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it"}}]});
+    std::fs::write(&kubeconfig, text.to_string()).unwrap();
+    let ops = format!("127.0.0.1:{}", free_port());
+    let args = ["controller", "--ops-listen", &ops];
+    let operator = Process::spawn(args, &[("KUBECONFIG", kubeconfig.to_str().unwrap())]);
+    let until = async |fits: &dyn Fn(&str) -> bool| {
+        eventually(DEADLINE, "what readyz tells", async || {
+            assert!(operator.ended().is_none(), "{}", operator.log());
+            let answer =
+                http().get(format!("http://{ops}/readyz")).send().await.map_err(|e| e.to_string())?;
+            assert_eq!(answer.status(), 503);
+            let text = answer.text().await.map_err(|e| e.to_string())?;
+            if fits(&text) { Ok(()) } else { Err(text) }
+        })
+        .await;
+    };
+    let names = |text: &str, name: &str| text.contains(&format!("{name}.hookstream.dev"));
+    until(&|text| names(text, "eventhooks") && names(text, "connections")).await;
+    installed.lock().unwrap().push("connections");
+    until(&|text| names(text, "eventhooks") && !names(text, "connections")).await;
+    assert!(operator.log().contains("kubectl apply --server-side -f crds"), "{}", operator.log());
+    installed.lock().unwrap().extend(Kind::iter().map(plural));
+    until(&|text| !text.contains("CRDs") && text.contains("the objects are listed")).await;
+}
+
+fn plural(kind: Kind) -> &'static str {
+    match kind {
+        Kind::EventHook => "eventhooks",
+        Kind::Connection => "connections",
+        Kind::EventStream => "eventstreams",
+        Kind::Hook => "hooks",
+    }
+}

@@ -1,0 +1,77 @@
+//! `hookstream release --all`: before an uninstall, with a controller that still runs.
+
+use serde_json::{Value, json};
+
+use crate::harness::{DEADLINE, Process};
+use crate::world::{Setup, World};
+
+async fn finalizers(world: &World, of: &str) -> usize {
+    let object = world.get(of).await.unwrap();
+    object["metadata"]["finalizers"].as_array().map_or(0, Vec::len)
+}
+
+fn release(world: &World, flags: &[&str]) -> Process {
+    let kubeconfig = crate::harness::control_plane().admin_kubeconfig().to_str().unwrap();
+    let mut args = vec!["release", "--all", "--namespace", &world.namespace.name];
+    args.extend(["--operator-namespace", &world.home.name, "--lease-duration", "5s"]);
+    args.extend(["--lease-renew-deadline", "4s", "--lease-retry-period", "500ms"]);
+    args.extend(flags);
+    Process::spawn(args, &[("KUBECONFIG", kubeconfig)])
+}
+
+async fn world(hint: &str) -> World {
+    let world = World::with(hint, Setup { resync: Some("1s"), ..Setup::default() }).await;
+    let orphan = world.hook_with("orphan", json!({"deletionPolicy": "Orphan"}));
+    world.apply(&[world.connection(), world.hook("a"), world.hook("b"), orphan]).await;
+    for of in ["eventhooks/a", "eventhooks/b", "eventhooks/orphan"] {
+        world.ready(of).await;
+        assert_eq!(finalizers(&world, of).await, 1);
+    }
+    world.until("connections/kong", "held", |o| o["metadata"]["finalizers"].is_array()).await;
+    assert_eq!(world.kong.hooks().await.len(), 3);
+    world
+}
+
+async fn nothing_is_held(world: &World) {
+    for of in ["eventhooks/a", "eventhooks/b", "eventhooks/orphan", "connections/kong"] {
+        assert_eq!(finalizers(world, of).await, 0, "{of}");
+    }
+    assert!(world.log().contains("another replica leads; this one stands by"), "{}", world.log());
+    let path =
+        format!("/apis/coordination.k8s.io/v1/namespaces/{}/leases/hookstream-controller", world.home.name);
+    let lease: Value = world.read(&path).await.unwrap();
+    assert_eq!(lease["spec"]["leaseDurationSeconds"], 600, "it stays down for the uninstall: {lease:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn finalizers_go_and_what_kong_has_stays() {
+    let world = world("release").await;
+    let release = release(&world, &[]);
+    assert_eq!(release.wait(DEADLINE).await.code(), Some(0), "{}", release.log());
+    assert!(release.log().contains("4 objects let go"), "{}", release.log());
+    nothing_is_held(&world).await;
+    // The controller still runs, and brings nothing back; a deletion waits for nobody.
+    world.kubectl(&["delete", "evh/a", "evh/b", "evh/orphan", "conn/kong", "--timeout=10s"]).await;
+    assert_eq!(world.kong.hooks().await.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_delete_what_kong_has_goes_first() {
+    let world = world("release-delete").await;
+    let release = release(&world, &["--delete"]);
+    assert_eq!(release.wait(DEADLINE).await.code(), Some(0), "{}", release.log());
+    nothing_is_held(&world).await;
+    assert_eq!(world.kong.hooks().await.len(), 1, "that of the policy Orphan stays");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_could_not_be_deleted_keeps_its_finalizer() {
+    let world = world("release-fails").await;
+    world.kong.fault(json!({"method": "DELETE", "status": 403})).await;
+    let release = release(&world, &["--delete"]);
+    assert_eq!(release.wait(DEADLINE).await.code(), Some(1), "{}", release.log());
+    assert!(release.log().contains(&format!("EventHook {}/a: ", world.namespace.name)), "{}", release.log());
+    assert_eq!(finalizers(&world, "eventhooks/a").await, 1);
+    assert_eq!(finalizers(&world, "connections/kong").await, 1, "it is still needed");
+    assert_eq!(finalizers(&world, "eventhooks/orphan").await, 0);
+}

@@ -1,0 +1,232 @@
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use hookstream::sandbox::ScriptError;
+use serde_json::{Value, json};
+
+use super::{Scripts, assert_none};
+
+/// What may come of a hostile script.
+#[derive(Clone, Copy, Debug)]
+enum Ends {
+    Timeout,
+    Memory,
+    /// An error that says this.
+    Says(&'static str),
+    TooBig,
+    /// Any result or error at all: it is over.
+    Somehow,
+}
+use Ends::{Memory, Says, Somehow, Timeout, TooBig};
+
+const SCRIPTS: &[(&str, Ends)] = &[
+    // Endless loops.
+    ("while true do end", Timeout),
+    ("::again:: goto again", Timeout),
+    ("local function f() return f() end return f()", Timeout),
+    ("while true do pcall(function() while true do end end) end", Timeout),
+    ("while true do xpcall(error, function() while true do end end) end", Timeout),
+    ("coroutine.wrap(function() while true do end end)()", Timeout),
+    ("while true do coroutine.resume(coroutine.create(function() while true do end end)) end", Timeout),
+    (
+        "local co = coroutine.wrap(function() while true do coroutine.yield() end end) while true do co() end",
+        Timeout,
+    ),
+    ("while true do pcall(string.rep, 'x', 1e9) end", Timeout),
+    ("setmetatable(_G, {__index = function(t, k) while true do end end}) return nothing", Timeout),
+    ("table.sort({3, 2, 1}, function() while true do end end)", Timeout),
+    // In C, where no hook looks.
+    ("return string.find(string.rep('a', 40000), string.rep('a*', 30) .. 'b')", Timeout),
+    ("for i = 1, 1e9 do string.rep('x', 1e7) end", Timeout),
+    (
+        "return (string.gsub(string.rep('a', 1e6), string.rep('a?', 30) .. string.rep('a', 30) .. 'b', ''))",
+        Timeout,
+    ),
+    // Memory.
+    ("return string.rep('x', 1e9)", Memory),
+    ("local s = 'x' while true do s = s .. s end", Memory),
+    ("local t = {} for i = 1, 1e9 do t[i] = {i} end", Memory),
+    ("local t = {} while true do t[#t + 1] = coroutine.create(function() end) end", Memory),
+    ("return table.concat({string.rep('x', 2e7), string.rep('y', 2e7)})", Memory),
+    ("return string.rep('x', 1e6):gsub('.', string.rep('y', 1e3))", Memory),
+    ("return string.rep(string.rep('x', 1e4), 2^53)", Somehow),
+    ("local t = {} for i = 1, 1e9 do t[i] = string.format('%099d', i) end", Memory),
+    // Depth.
+    ("local function f() return 1 + f() end return f()", Says("stack overflow")),
+    ("local function f() return (string.gsub('a', 'a', f)) end return f()", Somehow),
+    ("local function f() return pcall(f) end return f()", Somehow),
+    ("local function f() return coroutine.wrap(f)() end return f()", Somehow),
+    ("local t = setmetatable({}, {}) getmetatable(t).__index = t return t.x", Somehow),
+    ("local t = {} for i = 1, 1000 do t = {t} end return t", Says("nested more than")),
+    ("local t = {} t.t = t return t", Says("nested more than")),
+    ("return unpack({}, 1, 1e7)", Says("too many results")),
+    ("return select(-1, unpack({}, 1, 7000))", Somehow),
+    // Code from elsewhere.
+    ("return string.dump(function() end)", Says("string.dump is not available in a lambda")),
+    ("return loadstring('return 1')()", Says("loadstring is not available in a lambda")),
+    ("return load(function() end)", Says("load is not available in a lambda")),
+    ("return dofile('/etc/passwd')", Says("dofile is not available")),
+    ("return loadfile('/etc/passwd')", Says("loadfile is not available")),
+    ("return io.open('/etc/passwd')", Says("io is not available")),
+    ("return debug.getregistry()", Says("debug is not available")),
+    ("return package.loaded", Says("package is not available")),
+    ("return jit.on()", Says("jit is not available")),
+    ("return require 'ffi'", Says("module 'ffi' is not available in a lambda")),
+    ("return require 'resty.http'", Says("module 'resty.http' is not available")),
+    ("return getfenv(0)", Says("getfenv is not available")),
+    ("return setfenv(1, {})", Says("setfenv is not available")),
+    ("return newproxy(true)", Says("newproxy is not available")),
+    ("collectgarbage('stop')", Says("collectgarbage is not available")),
+    ("os.execute('true')", Says("os.execute is not available in a lambda")),
+    ("os.exit(0)", Says("os.exit is not available")),
+    ("return os.getenv('PATH')", Says("os.getenv is not available")),
+    ("os.remove('/tmp/x')", Says("os.remove is not available")),
+    ("return ngx.socket.tcp()", Says("ngx.socket is not available in a lambda")),
+    ("return kong.db", Says("kong.db is not available in a lambda")),
+    // Environment and metatables.
+    ("for k in pairs(_G) do _G[k] = nil end return x.y", Says("attempt to index")),
+    ("getmetatable('').__index = nil", Says("attempt to index")),
+    ("setmetatable('', {})", Says("bad argument #1 to 'setmetatable'")),
+    ("string.format = nil table.concat = nil tostring = nil pcall = nil error({})", Somehow),
+    ("getmetatable(ngx).__index = function() while true do end end return ngx.x", Timeout),
+    ("coroutine.yield(1)", Says("attempt to yield")),
+    ("return coroutine.wrap(function() return coroutine.yield(1) end)", Says("type not supported")),
+    // Error objects.
+    ("error(setmetatable({}, {__tostring = function() while true do end end}))", Timeout),
+    ("error(setmetatable({}, {__tostring = function() return string.rep('x', 1e9) end}))", Somehow),
+    (
+        "error(setmetatable({}, {__tostring = function() error('again') end}))",
+        Says("it raised a table, which says nothing"),
+    ),
+    ("error(setmetatable({}, {__tostring = function() return 7 end}))", Says("which says nothing")),
+    ("error(setmetatable({}, {__tostring = function() return 'shown' end}))", Says("shown")),
+    ("error({})", Says("it raised a table, which says nothing")),
+    ("error()", Says("it raised nil")),
+    ("error(function() end)", Says("it raised a function")),
+    ("error(string.rep('x', 1e6))", Says("xxx")),
+    ("error('\\255\\0\\27[31m')", Somehow),
+    (
+        "pcall(coroutine.wrap(function() error(coroutine.running()) end)) error(coroutine.create(print))",
+        Says("a thread"),
+    ),
+    // Output.
+    ("return string.rep('x', 6 * 1024 * 1024)", TooBig),
+    ("local t = {} for i = 1, 1e6 do t[i] = 'xxxxxxxx' end return t", Somehow),
+    ("for i = 1, 1e4 do print(string.rep('x', 1e4)) end return true", Somehow),
+    ("return 0/0", Says("must not be NaN")),
+    ("return {[1] = 1, [1e9] = 1}", Says("excessively sparse array")),
+    ("return {[{}] = 1}", Says("key must be a number or string")),
+    ("return {[1.5] = 1, x = '\\255'}", Somehow),
+];
+
+/// Each of them ends, in its own way, and while it does a neighbour's calls are answered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hostile_scripts_cost_one_call() {
+    let scripts = Scripts::start(1, |options| {
+        (options.processes, options.timeout) = (4, Duration::from_secs(1));
+    })
+    .await;
+    let done = AtomicBool::new(false);
+    let wrong = parking_lot::Mutex::new(Vec::new());
+    let bad = async {
+        for group in SCRIPTS.chunks(3) {
+            let run = |(script, ends): (&'static str, Ends)| {
+                let scripts = &scripts;
+                async move { (script, ends, scripts.run("bad", script).await) }
+            };
+            for (script, ends, outcome) in futures::future::join_all(group.iter().copied().map(run)).await {
+                wrong.lock().extend(judge(script, ends, &outcome));
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+    };
+    let neighbour = async {
+        let mut answered = 0;
+        while !done.load(Ordering::Relaxed) {
+            match scripts.run("good", "return data.entity.username == 'ada' and 6 * 7").await {
+                Ok(value) => assert_eq!(value, json!(42)),
+                // A machine so busy that a second is too short says nothing of the sandbox.
+                Err(error) => assert!(matches!(error, ScriptError::ScriptTimeout(_)), "{error}"),
+            }
+            answered += 1;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        answered
+    };
+    let ((), answered) = tokio::join!(bad, neighbour);
+    assert_none(&wrong.into_inner());
+    assert!(answered > 20, "the neighbour was answered {answered} times only");
+}
+
+fn judge(script: &str, ends: Ends, outcome: &Result<Value, ScriptError>) -> Option<String> {
+    let fits = match (ends, outcome) {
+        (Timeout, Err(ScriptError::ScriptTimeout(_)))
+        | (Memory, Err(ScriptError::ScriptMemory))
+        | (TooBig, Err(ScriptError::ScriptTooBig(_)))
+        // A busy machine: what is slow anyway may run into its deadline first.
+        | (Memory | TooBig, Err(ScriptError::ScriptTimeout(_))) => true,
+        (Says(text), Err(ScriptError::ScriptFailed(message))) => message.contains(text),
+        (Somehow, Err(ScriptError::SandboxUnavailable(_))) => false,
+        (Somehow, _) => true,
+        _ => false,
+    };
+    let long = outcome.as_ref().err().map_or(0, |error| error.to_string().len()) > 2048;
+    (!fits || long).then(|| format!("{script}: expected {ends:?}, got {:.300}", format!("{outcome:?}")))
+}
+
+#[tokio::test]
+async fn bytecode_is_no_script() {
+    let scripts = Scripts::start(2, |_| {}).await;
+    for text in ["\u{1b}LJ\u{2}\u{2}", "\u{1b}LJ\u{2}\n\0\u{2}\u{2}\0\0\u{2}L\0\u{1}\0\0", "\u{1b}Lua"] {
+        let error = scripts.call("hook", text).await.unwrap_err();
+        assert!(matches!(error, ScriptError::ScriptFailed(_)), "{error}");
+    }
+}
+
+/// What one call sets is gone in the next, in the same child: another hook's, or its own.
+#[tokio::test]
+async fn nothing_is_seen_between_calls() {
+    let scripts = Scripts::start(3, |options| options.processes = 1).await;
+    let check = "
+        local found = {}
+        local function see(name, value) if value ~= nil then found[#found + 1] = name end end
+        see('global', rawget(_G, 'leak'))  see('global by name', leak)
+        see('string', string.leak)         see('method', ('x').leak)
+        see('table', table.leak)           see('math', math.leak)
+        see('bit', bit.leak)               see('coroutine', coroutine.leak)
+        see('ngx', rawget(ngx, 'leak'))    see('kong', rawget(kong.log, 'leak'))
+        see('cjson', rawget(cjson, 'leak'))  see('array_mt', cjson.array_mt.leak)
+        see('empty_array', rawget(cjson.empty_array, 1))  see('array_mt', getmetatable(cjson.array_mt))
+        see('os', rawget(os, 'leak'))      see('data', data.leak)
+        see('module', rawget(require 'cjson.safe', 'leak'))
+        if pcall(function() return ngx.nothing end) then found[#found + 1] = 'metatable' end
+        if getmetatable(_G) then found[#found + 1] = 'metatable of _G' end
+        if ('x'):upper() ~= 'X' or tostring(1) ~= '1' or cjson.encode({}) ~= '{}' then found[#found + 1] = 'functions' end
+        return #found == 0 and true or found";
+    assert_eq!(scripts.run("a", check).await, Ok(json!(true)));
+    let child = scripts.only_child();
+    let spoil = "
+        leak = 1  string.leak = 1  table.leak = 1  math.leak = 1  bit.leak = 1  coroutine.leak = 1
+        ngx.leak = 1  kong.log.leak = 1  cjson.leak = 1  cjson.array_mt.leak = 1  cjson.empty_array[1] = 1
+        os.leak = 1  data.leak = 1  (require 'cjson.safe').leak = 1
+        string.upper = function() return 'no' end  tostring = function() return 'no' end  cjson.encode = nil
+        getmetatable(ngx).__index = function() return 1 end
+        setmetatable(_G, {__index = function() return 'leak' end})
+        setmetatable(string, {__index = function() return 'leak' end})
+        getmetatable(data.list).__index = function() return 'leak' end
+        setmetatable(cjson.array_mt, {__metatable = 'locked', __index = function() return 'leak' end})
+        return leak == 1 and ('x').other == 'leak'";
+    assert_eq!(scripts.run("b", spoil).await, Ok(json!(true)));
+    assert_eq!(scripts.run("b", check).await, Ok(json!(true)));
+    assert_eq!(scripts.run("a", check).await, Ok(json!(true)));
+    let context = json!({"a": 1});
+    let spoilt = "{% string.leak = 1 rawset(template, 'leak', 1) context.leak = 1 leak = 2 %}{{ leak }}{{ ('x').leak }}";
+    assert_eq!(scripts.render(spoilt, &context).await, Ok("21".into()));
+    let seen = "{{ leak }}{{ ('x').leak }}{{ rawget(template, 'leak') }}{{ context.leak }}|";
+    assert_eq!(scripts.render(seen, &context).await, Ok("|".into()));
+    let seeded = scripts.run("a", "math.randomseed(7) return math.random(1e9)").await.unwrap();
+    scripts.run("a", "math.randomseed(7) return true").await.unwrap();
+    assert_ne!(scripts.run("b", "return math.random(1e9)").await.unwrap(), seeded);
+    // All this time it was the same process: that is what makes it a test.
+    assert_eq!(scripts.only_child(), child);
+}
