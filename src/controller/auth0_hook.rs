@@ -12,7 +12,7 @@ use super::reconcile::{self, Hashes, Policies, Synced, Wanted};
 use super::status;
 use crate::admin::Access;
 use crate::admin::auth0::{HookBody, HookClient};
-use crate::api::{External, Hook, HookStatus};
+use crate::api::{ConnectionSpec, External, Hook, HookStatus};
 use crate::cluster::{Guarded, Key, MissingSecret, View, secret_text};
 use crate::core::auth0_hook::{self, END_OF_LIFE, Script, Source, script_text};
 use crate::core::conditions::{Note, condition};
@@ -48,6 +48,10 @@ impl Synced for Hook {
     fn record(status: &mut HookStatus, external: Option<External>, hashes: Option<Hashes>) {
         status.external = external;
         status.secret_hashes = hashes;
+    }
+
+    fn is_vendor(connection: &ConnectionSpec) -> bool {
+        connection.auth0.is_some()
     }
 
     fn client(access: &Access) -> Option<HookClient> {

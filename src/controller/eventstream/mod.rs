@@ -19,7 +19,7 @@ use super::problem::Problem;
 use super::reconcile::{self, Hashes, Policies, Synced, Vendor, Wanted};
 use crate::admin::Access;
 use crate::admin::auth0::{DestinationBody, StreamBody, StreamClient, WebhookAuthorization};
-use crate::api::{AdoptMode, EventStream, EventStreamStatus, External, StreamTerms};
+use crate::api::{AdoptMode, ConnectionSpec, EventStream, EventStreamStatus, External, StreamTerms};
 use crate::cluster::{ClusterError, Guarded, View, secret_text};
 use crate::core::conditions::Note;
 use crate::core::hook::parse_url;
@@ -55,6 +55,10 @@ impl Synced for EventStream {
     fn record(status: &mut EventStreamStatus, external: Option<External>, hashes: Option<Hashes>) {
         status.external = external;
         status.secret_hashes = hashes;
+    }
+
+    fn is_vendor(connection: &ConnectionSpec) -> bool {
+        connection.auth0.is_some()
     }
 
     fn client(access: &Access) -> Option<StreamClient> {
