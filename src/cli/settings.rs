@@ -79,6 +79,9 @@ pub struct ControllerArgs {
     /// The address under which Kong reaches the ingest port; a Connection's ingestUrl goes before it.
     #[arg(long, value_name = "URL", value_parser = parse_url, env = "HOOKSTREAM_INGEST_URL")]
     pub ingest_url: Option<Url>,
+    /// The address under which Auth0 reaches the ingest port from the internet; a Connection's ingestUrl goes before it.
+    #[arg(long, value_name = "URL", value_parser = parse_url, env = "HOOKSTREAM_PUBLIC_INGEST_URL")]
+    pub public_ingest_url: Option<Url>,
     /// How often objects are compared with the vendor; a Connection's resyncInterval goes before it.
     #[arg(long, default_value = "10m", value_parser = parse_duration, env = "HOOKSTREAM_RESYNC_INTERVAL")]
     pub resync_interval: Duration,
@@ -107,6 +110,7 @@ impl ControllerArgs {
     pub fn options(&self) -> controller::Options {
         controller::Options {
             ingest_url: self.ingest_url.clone(),
+            public_ingest_url: self.public_ingest_url.clone(),
             resync_interval: self.resync_interval,
             admin_ceiling: self.admin_rate_ceiling,
             patience: controller::Patience {

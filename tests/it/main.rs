@@ -9,6 +9,8 @@ mod world;
 
 mod a_lost_key_ring;
 mod auth0_emulator;
+mod auth0_hooks;
+mod auth0_streams;
 mod bad_events;
 mod bad_references;
 mod callers_are_judged;
