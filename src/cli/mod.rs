@@ -12,6 +12,7 @@ pub mod crds;
 pub mod deliveries;
 pub mod emulate;
 mod http;
+pub mod import;
 mod logging;
 mod output;
 pub mod ping;
@@ -53,6 +54,8 @@ enum Command {
     Test(test::Args),
     Ping(ping::Args),
     Sources(sources::Args),
+    #[command(subcommand)]
+    Import(import::Vendor),
     #[command(subcommand)]
     Emulate(emulate::Vendor),
     Receive(receive::Args),
@@ -106,6 +109,7 @@ pub fn main() -> ExitCode {
         Command::Worker(args) => block_on(cluster::worker(args)),
         Command::Standalone(args) => block_on(standalone::run(args)),
         Command::Crds(args) => crds::run(args),
+        Command::Import(vendor) => block_on(import::run(vendor)),
         Command::Validate(args) => validate::run(&args),
         Command::Test(args) => block_on(test::run(args)),
         Command::Ping(args) => block_on(ping::run(args)),

@@ -79,21 +79,45 @@ pub struct ControllerArgs {
     /// The address under which Kong reaches the ingest port; a Connection's ingestUrl goes before it.
     #[arg(long, value_name = "URL", value_parser = parse_url, env = "HOOKSTREAM_INGEST_URL")]
     pub ingest_url: Option<Url>,
+    /// The address under which Auth0 reaches the ingest port from the internet; a Connection's ingestUrl goes before it.
+    #[arg(long, value_name = "URL", value_parser = parse_url, env = "HOOKSTREAM_PUBLIC_INGEST_URL")]
+    pub public_ingest_url: Option<Url>,
     /// How often objects are compared with the vendor; a Connection's resyncInterval goes before it.
     #[arg(long, default_value = "10m", value_parser = parse_duration, env = "HOOKSTREAM_RESYNC_INTERVAL")]
     pub resync_interval: Duration,
     /// How often one host is called at most by all Connections together, such as 10/s or 600/m.
     #[arg(long, default_value = "10/s", value_name = "RATE", value_parser = parse_rate, env = "HOOKSTREAM_ADMIN_RATE_CEILING")]
     pub admin_rate_ceiling: Rate,
+    #[command(flatten)]
+    patience: PatienceArgs,
+}
+
+/// Bounded waits that tests shorten.
+#[derive(clap::Args, Clone, Debug)]
+struct PatienceArgs {
+    /// How long a deletion waits for credentials of the vendor.
+    #[arg(long, hide = true, default_value = "10m", value_parser = parse_duration, env = "HOOKSTREAM_CREDENTIALS_PATIENCE")]
+    credentials_patience: Duration,
+    /// How long a deletion waits for a vendor that answers nothing or only refuses.
+    #[arg(long, hide = true, default_value = "1h", value_parser = parse_duration, env = "HOOKSTREAM_VENDOR_PATIENCE")]
+    vendor_patience: Duration,
+    /// How long what was created may not be shown.
+    #[arg(long, hide = true, default_value = "30s", value_parser = parse_duration, env = "HOOKSTREAM_CREATION_GRACE")]
+    creation_grace: Duration,
 }
 
 impl ControllerArgs {
     pub fn options(&self) -> controller::Options {
         controller::Options {
             ingest_url: self.ingest_url.clone(),
+            public_ingest_url: self.public_ingest_url.clone(),
             resync_interval: self.resync_interval,
             admin_ceiling: self.admin_rate_ceiling,
-            ..controller::Options::default()
+            patience: controller::Patience {
+                credentials: self.patience.credentials_patience,
+                vendor: self.patience.vendor_patience,
+                creation: self.patience.creation_grace,
+            },
         }
     }
 }

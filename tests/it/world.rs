@@ -46,6 +46,8 @@ pub struct Setup<'a> {
     pub resync: Option<&'a str>,
     pub kong: &'a [&'a str],
     pub no_ingest_url: bool,
+    /// More flags of the operator.
+    pub flags: &'a [&'a str],
 }
 
 impl World {
@@ -82,7 +84,9 @@ impl World {
         let ingest = format!("http://{listen}");
         if !setup.no_ingest_url {
             args.extend(["--ingest-url".to_owned(), ingest.clone()]);
+            args.extend(["--public-ingest-url".to_owned(), ingest.clone()]);
         }
+        args.extend(setup.flags.iter().map(ToString::to_string));
         let kong = Kong::start(setup.kong).await;
         let receiver = Receiver::start(|_, _| Reply::status(200));
         let client = namespace.client().await;

@@ -45,8 +45,8 @@ impl<K: Synced> Run<'_, K> {
         if let Some(record) = &self.record {
             return self.by_record(record).await;
         }
-        let made_by_vendor = known.is_some() && known != K::own_id(&self.uid);
-        if made_by_vendor {
+        // Under an id that the vendor takes, a create that was done already is done once more and no harm.
+        if known.is_some() && !self.vendor.client.takes_ids() {
             self.wait_for_lag()?;
         }
         match &self.wanted.name {
@@ -65,7 +65,11 @@ impl<K: Synced> Run<'_, K> {
                 Seen::There(_) | Seen::Unknown => {}
             }
         }
-        Ok(client.observe(id).await?.map(Arc::new))
+        let item = client.observe(id).await.inspect_err(|_| {
+            // What was listed before it failed tells nothing any more.
+            self.context.snapshots.unknown(client.scope(), id);
+        })?;
+        Ok(item.map(Arc::new))
     }
 
     fn is_requested(&self) -> bool {
@@ -121,6 +125,13 @@ impl<K: Synced> Run<'_, K> {
         let all = self.context.snapshots.all(&self.vendor.client).await?;
         let holder = all.items.iter().find(|i| i.get("name").and_then(Value::as_str) == Some(name));
         let Some(id) = holder.and_then(|item| K::Client::id(item)) else { return Ok(Found::Missing) };
+        if self.policies.observes_only() {
+            // To look at it takes nothing from anybody.
+            let item = self.vendor.client.observe(id).await?;
+            return Ok(
+                item.map_or(Found::Missing, |item| Found::There { id: id.to_owned(), item: Arc::new(item) })
+            );
+        }
         let stored = self.context.cluster.stored(&Target::of(K::KIND, self.object)).await?;
         if stored.pointer("/metadata/resourceVersion").and_then(Value::as_str)
             != self.object.resource_version().as_deref()
