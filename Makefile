@@ -12,7 +12,7 @@ SOAK_CYCLES ?= 200
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS := publish relay retry_after signature duration filter url template
 
-.PHONY: help build lint test demo controlplane crds bench soak fuzz check-rust check-tools
+.PHONY: help build lint test demo controlplane crds charts promtool bench soak fuzz check-rust check-tools
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -40,7 +40,14 @@ controlplane: check-tools ## build the control plane of the tests into the user'
 crds: check-rust ## write crds/ again, after a change in src/api
 	$(CARGO) run -q $(LOCKED) -- crds --output crds
 
-bench: check-rust ## durable events a second as a ratio to a bare relay; many hooks, a hanging receiver, a restart; scripts a second
+charts: crds ## write what is made from other files: in charts/ and docs/
+	HOOKSTREAM_WRITE=1 $(CARGO) test -q $(LOCKED) --test it generated::
+
+promtool: ## the unit tests of the alerts; builds promtool from Go modules, which takes minutes, once
+	tests/controlplane/promtool.sh check rules deploy/observability/alerts.yaml
+	tests/controlplane/promtool.sh test rules deploy/observability/alerts_test.yaml
+
+bench: check-rust ## durable events a second as a ratio to a bare relay; templates and lambdas; many hooks, a hanging receiver, a restart
 	$(CARGO) bench $(LOCKED) --bench relay
 	$(CARGO) bench $(LOCKED) --bench worker
 	$(CARGO) bench $(LOCKED) --bench scripts

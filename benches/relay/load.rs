@@ -1,4 +1,5 @@
 //! One round: so many connections send so many events as fast as they are answered.
+#![allow(dead_code, reason = "two programs use it, each a part")]
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -92,7 +93,7 @@ pub fn counted(subject: &Subject, ops: &str, connections: usize, events: usize) 
     let before = delivered(ops);
     let started = Instant::now();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(send(subject, connections, events));
+    runtime.block_on(send(subject, connections, events, Duration::ZERO));
     let mut last = (delivered(ops), Instant::now());
     while last.0 < before + events && last.1.elapsed() < LOST_AFTER {
         std::thread::sleep(Duration::from_millis(20));

@@ -12,6 +12,7 @@ pub mod crds;
 pub mod deliveries;
 pub mod emulate;
 mod http;
+pub mod import;
 mod logging;
 mod output;
 pub mod ping;
@@ -26,6 +27,7 @@ pub mod sources;
 pub mod standalone;
 pub mod store;
 pub mod test;
+pub mod uninstall_check;
 pub mod validate;
 
 use std::future::Future;
@@ -53,12 +55,15 @@ enum Command {
     Ping(ping::Args),
     Sources(sources::Args),
     #[command(subcommand)]
+    Import(import::Vendor),
+    #[command(subcommand)]
     Emulate(emulate::Vendor),
     Receive(receive::Args),
     Release(release::Args),
     Send(send::Args),
     #[command(subcommand)]
     Deliveries(deliveries::Command),
+    UninstallCheck(uninstall_check::Args),
     #[command(subcommand)]
     Store(store::Command),
     #[command(hide = true)]
@@ -104,6 +109,7 @@ pub fn main() -> ExitCode {
         Command::Worker(args) => block_on(cluster::worker(args)),
         Command::Standalone(args) => block_on(standalone::run(args)),
         Command::Crds(args) => crds::run(args),
+        Command::Import(vendor) => block_on(import::run(vendor)),
         Command::Validate(args) => validate::run(&args),
         Command::Test(args) => block_on(test::run(args)),
         Command::Ping(args) => block_on(ping::run(args)),
@@ -113,6 +119,7 @@ pub fn main() -> ExitCode {
         Command::Release(args) => block_on(release::run(args)),
         Command::Send(args) => block_on(send::run(args)),
         Command::Deliveries(command) => block_on(deliveries::run(command)),
+        Command::UninstallCheck(args) => block_on(uninstall_check::run(args)),
         Command::Store(command) => store::run(command),
         Command::Sandbox(args) => return sandbox::run(&args),
     };

@@ -73,6 +73,7 @@ where
 
     let ops = listen(roles.ops_listen, "--ops-listen").await?;
     // Before the controller: two processes on one data folder must not both write to the vendor.
+    let tls = roles.worker.as_ref().map(|role| role.args.tls.open()).transpose()?.flatten();
     let store = match &roles.worker {
         Some(role) => Some(open_store(role, metrics.clone())?),
         None => None,
@@ -118,6 +119,7 @@ where
                 accept_new_store: role.args.accept_new_store,
                 listen: with_host(role.listen),
                 api_listen: with_host(role.api_listen),
+                tls,
             },
             role.changes,
         )),

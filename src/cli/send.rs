@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -11,10 +12,14 @@ use serde_json::value::RawValue;
 use url::Url;
 
 use super::http::Worker;
+use super::settings::parse_duration;
 use super::{Failure, OrFail, Outcome, say};
 
 /// The largest data that is read, above what any worker takes.
 const MAX_DATA: u64 = 64 << 20;
+
+/// How often the deliveries are asked for.
+const ASK_AGAIN: Duration = Duration::from_millis(300);
 
 /// Publish an event to a worker.
 ///
@@ -43,6 +48,12 @@ pub struct Args {
     /// A file with the bearer token. Default: none is sent.
     #[arg(long, value_name = "FILE", env = "HOOKSTREAM_TOKEN_FILE")]
     token_file: Option<PathBuf>,
+    /// Wait so long for the event's deliveries to end, such as 30s. Exit code 1: one was not delivered, or no hook took it.
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, env = "HOOKSTREAM_WAIT")]
+    wait: Option<Duration>,
+    /// The address of the worker's API port, where --wait asks.
+    #[arg(long, default_value = "http://127.0.0.1:8082", env = "HOOKSTREAM_API_URL")]
+    api_url: Url,
     /// How the answer is printed.
     #[arg(long, value_enum, default_value_t = Output::Table, env = "HOOKSTREAM_OUTPUT")]
     output: Output,
@@ -64,6 +75,18 @@ struct Event<'a> {
     data: &'a RawValue,
 }
 
+/// The event's deliveries, as far as they concern this.
+#[derive(Deserialize)]
+struct Deliveries {
+    items: Vec<Delivery>,
+}
+
+#[derive(Deserialize)]
+struct Delivery {
+    id: String,
+    state: String,
+}
+
 #[derive(Serialize, Deserialize)]
 struct Accepted {
     id: String,
@@ -78,8 +101,41 @@ pub async fn run(args: Args) -> Outcome {
     let url = worker.url(&args.namespace, &["events"])?;
     // Refused (4xx) is found out, not a failure to ask.
     let answer = worker.post(url, body).await?.success(1)?;
-    print(&answer.json()?, args.output)?;
-    Ok(ExitCode::SUCCESS)
+    let accepted: Accepted = answer.json()?;
+    print(&accepted, args.output)?;
+    match args.wait {
+        None => Ok(ExitCode::SUCCESS),
+        Some(time) => delivered(&args, &accepted, time).await,
+    }
+}
+
+/// Waits until every delivery of the event has ended.
+async fn delivered(args: &Args, accepted: &Accepted, time: Duration) -> Outcome {
+    let found = |message: String| Err(Failure { code: 1, message });
+    if accepted.deliveries == 0 {
+        return found("no hook took the event: see `hookstream deliveries explain`".into());
+    }
+    let api = Worker::new(&args.api_url, args.token_file.as_ref())?;
+    let mut url = api.url(&args.namespace, &["deliveries"])?;
+    url.query_pairs_mut().append_pair("event", &accepted.id).append_pair("limit", "500");
+    let started = Instant::now();
+    loop {
+        let answer = api.get(url.clone()).await?.success(2)?;
+        let list: Deliveries = answer.json()?;
+        if list.items.iter().all(|delivery| delivery.state != "pending") {
+            let failed = |delivery: &&Delivery| !matches!(delivery.state.as_str(), "delivered" | "dropped");
+            return match list.items.iter().find(failed) {
+                None => Ok(ExitCode::SUCCESS),
+                Some(Delivery { id, state }) => {
+                    found(format!("the delivery {} is {}", id.escape_default(), state.escape_default()))
+                }
+            };
+        }
+        if started.elapsed() >= time {
+            return found(format!("not delivered within {time:?}: see `hookstream deliveries list`"));
+        }
+        tokio::time::sleep(ASK_AGAIN).await;
+    }
 }
 
 fn print(accepted: &Accepted, output: Output) -> Result<(), Failure> {
@@ -158,6 +214,8 @@ mod tests {
             id: Some("e1".into()),
             url: url.clone(),
             token_file: Some(token.path().into()),
+            wait: None,
+            api_url: url.clone(),
             output: Output::Json,
         };
         assert!(run(args()).await.unwrap_err().message.ends_with("holds no token"));

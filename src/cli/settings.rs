@@ -1,7 +1,8 @@
 //! Flags that several roles share.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -14,6 +15,7 @@ use crate::controller;
 use crate::core::bucket::Rate;
 use crate::core::lease::Terms;
 use crate::core::{duration, egress, hook, size};
+use crate::net::ServerTls;
 use crate::sandbox;
 use crate::worker::store::{Retention, Shares};
 use crate::worker::{Disk, Limits};
@@ -86,6 +88,22 @@ pub struct ControllerArgs {
     /// How often one host is called at most by all Connections together, such as 10/s or 600/m.
     #[arg(long, default_value = "10/s", value_name = "RATE", value_parser = parse_rate, env = "HOOKSTREAM_ADMIN_RATE_CEILING")]
     pub admin_rate_ceiling: Rate,
+    #[command(flatten)]
+    patience: PatienceArgs,
+}
+
+/// Bounded waits that tests shorten.
+#[derive(clap::Args, Clone, Debug)]
+struct PatienceArgs {
+    /// How long a deletion waits for credentials of the vendor.
+    #[arg(long, hide = true, default_value = "10m", value_parser = parse_duration, env = "HOOKSTREAM_CREDENTIALS_PATIENCE")]
+    credentials_patience: Duration,
+    /// How long a deletion waits for a vendor that answers nothing or only refuses.
+    #[arg(long, hide = true, default_value = "1h", value_parser = parse_duration, env = "HOOKSTREAM_VENDOR_PATIENCE")]
+    vendor_patience: Duration,
+    /// How long what was created may not be shown.
+    #[arg(long, hide = true, default_value = "30s", value_parser = parse_duration, env = "HOOKSTREAM_CREATION_GRACE")]
+    creation_grace: Duration,
 }
 
 impl ControllerArgs {
@@ -95,7 +113,11 @@ impl ControllerArgs {
             public_ingest_url: self.public_ingest_url.clone(),
             resync_interval: self.resync_interval,
             admin_ceiling: self.admin_rate_ceiling,
-            ..controller::Options::default()
+            patience: controller::Patience {
+                credentials: self.patience.credentials_patience,
+                vendor: self.patience.vendor_patience,
+                creation: self.patience.creation_grace,
+            },
         }
     }
 }
@@ -176,7 +198,33 @@ pub struct WorkerArgs {
     #[arg(long, default_value = "1GiB", value_parser = parse_size, value_name = "SIZE", env = "HOOKSTREAM_DEAD_LETTER_BYTES")]
     dead_letter_bytes: u64,
     #[command(flatten)]
+    pub tls: ServerTlsArgs,
+    #[command(flatten)]
     pub scripts: ScriptArgs,
+}
+
+/// TLS of the ports that listen.
+#[derive(clap::Args, Clone, Debug)]
+pub struct ServerTlsArgs {
+    /// A certificate chain in PEM: the ports (ingest and API) then speak HTTPS. Replaced files are taken within 10 s.
+    #[arg(long, value_name = "FILE", requires = "tls_key", env = "HOOKSTREAM_TLS_CERT")]
+    tls_cert: Option<PathBuf>,
+    /// The certificate's private key in PEM.
+    #[arg(long, value_name = "FILE", requires = "tls_cert", env = "HOOKSTREAM_TLS_KEY")]
+    tls_key: Option<PathBuf>,
+}
+
+impl ServerTlsArgs {
+    pub fn is_given(&self) -> bool {
+        self.tls_cert.is_some()
+    }
+
+    /// What the ports show, where they speak TLS.
+    pub fn open(&self) -> Result<Option<Arc<ServerTls>>, Failure> {
+        let (Some(cert), Some(key)) = (&self.tls_cert, &self.tls_key) else { return Ok(None) };
+        let tls = ServerTls::open(cert, key).or_fail(|| "--tls-cert, --tls-key".into())?;
+        Ok(Some(Arc::new(tls)))
+    }
 }
 
 impl WorkerArgs {

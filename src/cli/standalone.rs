@@ -71,7 +71,7 @@ pub async fn run(args: Args) -> Outcome {
 
     let mut controller = args.controller.options();
     if controller.ingest_url.is_none() {
-        controller.ingest_url = Some(own_address(&args.listen)?);
+        controller.ingest_url = Some(own_address(&args.listen, args.worker.tls.is_given())?);
     }
     let mut subscribers = Subscribers::default();
     let controller_changes = subscribers.subscribe();
@@ -112,9 +112,10 @@ fn read_token(path: &std::path::Path) -> Result<SecretString, Failure> {
     }
 }
 
-fn own_address(listen: &str) -> Result<Url, Failure> {
+fn own_address(listen: &str, tls: bool) -> Result<Url, Failure> {
     let why = || format!("--listen {listen}");
-    let url = Url::parse(&format!("http://{}", with_host(listen))).or_fail(why)?;
+    let url = Url::parse(&format!("{}://{}", if tls { "https" } else { "http" }, with_host(listen)))
+        .or_fail(why)?;
     // Port 0 is chosen by the system after this: nobody could be told of it.
     if url.port_or_known_default() == Some(0) {
         return Err(Failure::new(format!(

@@ -143,6 +143,7 @@ impl Context {
     }
 
     pub(super) fn forget(&self, uid: &str) {
+        self.backoff.forget(uid);
         self.memory.forget(uid);
         self.claims.forget(uid);
         self.failures.forget(uid);

@@ -76,6 +76,8 @@ where
         Err(Problem::Cluster(ClusterError::Conflict)) => Action::requeue(SOON),
         // Not its turn: it waits without a slot, and without a word.
         Err(Problem::Admin(AdminError::Postponed(after))) => Action::requeue(after),
+        // Nothing failed, and what the status says may still be so.
+        Err(Problem::NotVisible(after)) => Action::requeue(after.max(SOON)),
         Err(problem) if problem.is_own() => Action::await_change(),
         Err(problem) => {
             let (namespace, name) = (guarded.namespace().unwrap_or_default(), guarded.name_any());

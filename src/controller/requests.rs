@@ -75,7 +75,10 @@ pub async fn forward(context: Arc<Context>, mut changes: mpsc::Receiver<Change>,
                 same
             }
             None => {
-                seen.remove(&change);
+                // What is remembered of an object goes with it.
+                if let Some(uid) = seen.remove(&change).and_then(|gone| gone.uid) {
+                    context.forget(&uid);
+                }
                 false
             }
         };

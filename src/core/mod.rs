@@ -30,3 +30,4 @@ pub mod stream;
 pub mod stream_auth;
 pub mod template;
 pub mod time;
+pub mod trace;

@@ -4,7 +4,7 @@
 //! connects only to a checked one; no redirects are followed, no proxy is taken from the environment; every call has a
 //! deadline that covers all of it and a bound on what it reads.
 //!
-//! `serve` bounds connections and can close one without an answer.
+//! `serve` bounds connections and can close one without an answer; `serve_tls` shows a certificate from files.
 //!
 //! Left to others: what to send and what an answer means.
 
@@ -12,8 +12,10 @@ mod client;
 mod connect;
 mod linger;
 pub mod serve;
+mod serve_tls;
 mod tls;
 
 pub use client::{Answer, HttpClient, SendError};
 pub use connect::Egress;
-pub use tls::{TlsError, TlsOptions, acceptor};
+pub use serve_tls::{ServerTls, ServerTlsError};
+pub use tls::{TlsError, TlsOptions};

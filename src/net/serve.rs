@@ -15,22 +15,19 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
 use super::linger::Lingering;
+use super::serve_tls::ServerTls;
 
 /// More connections than this wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 1024;
 /// How long requests under way may take once the server is asked to stop.
 const STOP_WITHIN: Duration = Duration::from_secs(3);
-
-/// How long a TLS handshake may take.
-const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 
 /// Put into a response's extensions, this closes the connection instead of answering.
 #[derive(Clone, Copy)]
@@ -42,14 +39,14 @@ struct Closed;
 
 /// Serves until `shutdown` is ready. Dropping the future ends every connection.
 pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future) {
-    serve_tls(listener, None, router, shutdown).await;
+    serve_tls(listener, router, None, shutdown).await;
 }
 
-/// The same, over TLS where there is a certificate.
+/// The same, by TLS where there is a certificate.
 pub async fn serve_tls(
     listener: TcpListener,
-    tls: Option<TlsAcceptor>,
     router: Router,
+    tls: Option<Arc<ServerTls>>,
     shutdown: impl Future,
 ) {
     let stop = CancellationToken::new();
@@ -74,9 +71,19 @@ pub async fn serve_tls(
             // Reaps ended connections, whose results would otherwise gather.
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
             accepted = accept => if let Some((stream, permit)) = accepted {
-                let (tls, router, stop) = (tls.clone(), router.clone(), stop.clone());
+                let (router, tls, stop) = (router.clone(), tls.clone(), stop.clone());
                 connections.spawn(async move {
-                    accepted_by(stream, tls, router, stop).await;
+                    // Answers are small: waiting to fill a packet would only add 40 ms to each.
+                    if let Err(error) = stream.set_nodelay(true) {
+                        tracing::debug!(%error, "nodelay");
+                    }
+                    match tls {
+                        None => connection(stream, router, stop).await,
+                        Some(tls) => match tls.accept(stream).await {
+                            Ok(stream) => connection(stream, router, stop).await,
+                            Err(error) => tracing::debug!(%error, "no handshake"),
+                        },
+                    }
                     drop(permit);
                 });
             },
@@ -90,23 +97,7 @@ pub async fn serve_tls(
     }
 }
 
-async fn accepted_by(stream: TcpStream, tls: Option<TlsAcceptor>, router: Router, stop: CancellationToken) {
-    // Answers are small: waiting to fill a packet would only add 40 ms to each.
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "nodelay");
-    }
-    let Some(tls) = tls else { return connection(stream, router, stop).await };
-    match tokio::time::timeout(HANDSHAKE_WITHIN, tls.accept(stream)).await {
-        Ok(Ok(stream)) => connection(stream, router, stop).await,
-        Ok(Err(error)) => tracing::debug!(%error, "TLS handshake"),
-        Err(_) => tracing::debug!("TLS handshake: too slow"),
-    }
-}
-
-async fn connection<S>(stream: S, router: Router, stop: CancellationToken)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin, router: Router, stop: CancellationToken) {
     let service = service_fn(|request: Request<Incoming>| {
         let mut router = router.clone();
         async move {

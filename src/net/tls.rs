@@ -6,10 +6,9 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use secrecy::{ExposeSecret, SecretSlice};
 use sha2::{Digest, Sha256};
-use tokio_rustls::TlsAcceptor;
 
 /// What differs from the default, which is the system's certificate authorities and no client certificate.
 #[derive(Debug, Default)]
@@ -29,8 +28,6 @@ pub enum TlsError {
     Ca(String),
     #[error("the client certificate cannot be used: {0}")]
     Client(String),
-    #[error("the server's certificate cannot be used: {0}")]
-    Server(String),
     #[error("the system's certificate authorities cannot be read: {0}")]
     System(String),
 }
@@ -84,22 +81,7 @@ impl TlsOptions {
     }
 }
 
-/// What a TLS server needs: its certificate with the chain, and its key, in PEM. HTTP/1.1 only, as `serve` speaks it.
-pub fn acceptor(chain: &[u8], key: &SecretSlice<u8>) -> Result<TlsAcceptor, TlsError> {
-    let chain = certificates(chain).map_err(TlsError::Server)?;
-    let key = PrivateKeyDer::from_pem_slice(key.expose_secret())
-        .map_err(|_| TlsError::Server("the key is no private key in PEM".into()))?;
-    let mut config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|e| TlsError::Server(e.to_string()))?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .map_err(|e| TlsError::Server(e.to_string()))?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(config)))
-}
-
-fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+pub(super) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     match all {
         Ok(all) if !all.is_empty() => Ok(all),

@@ -38,7 +38,7 @@ use crate::api::CaKind;
 use crate::cluster::{Change, Cluster, View};
 use crate::core::time::Millis;
 use crate::metrics::Metrics;
-use crate::net::{HttpClient, serve};
+use crate::net::{HttpClient, ServerTls, serve};
 use crate::ops::Pending;
 use crate::sandbox::Sandbox;
 
@@ -75,6 +75,8 @@ pub struct Worker {
     pub listen: String,
     /// Where the API port listens.
     pub api_listen: String,
+    /// What both ports show; None: they speak plain HTTP.
+    pub tls: Option<Arc<ServerTls>>,
 }
 
 /// The addresses of the open ports.
@@ -169,8 +171,8 @@ impl Worker {
 
         let failed = self.store.failed();
         let work = async {
-            let ingest = serve::serve(ingest_port, router, stop.cancelled());
-            let api = serve::serve(api_port, api, stop.cancelled());
+            let ingest = serve::serve_tls(ingest_port, router, self.tls.clone(), stop.cancelled());
+            let api = serve::serve_tls(api_port, api, self.tls.clone(), stop.cancelled());
             let ((), (), dispatched) = tokio::join!(ingest, api, dispatcher.run(stop.clone()));
             dispatched
         };

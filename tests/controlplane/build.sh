@@ -46,4 +46,20 @@ for name in kube-apiserver kube-controller-manager kubectl etcd; do
   fi
 done
 build helm helm helm.sh/helm/v4/cmd/helm ""
+
+# Definitions of others whose objects the chart can make. The folder is named by the versions, `crds` points to it.
+prometheus=$(version crds github.com/prometheus-operator/prometheus-operator)
+gateway=$(version crds sigs.k8s.io/gateway-api)
+crds="crds-prometheus-operator-$prometheus-gateway-api-$gateway"
+if [ ! -d "$bin/$crds" ]; then
+  folder() { (cd "$here/crds" && go mod download "$1" && go list -m -f '{{.Dir}}' "$1"); }
+  prometheus_dir=$(folder github.com/prometheus-operator/prometheus-operator)
+  gateway_dir=$(folder sigs.k8s.io/gateway-api)
+  rm -rf "$bin/crds.tmp" && mkdir "$bin/crds.tmp"
+  cp "$prometheus_dir"/example/prometheus-operator-crd/monitoring.coreos.com_{servicemonitors,prometheusrules}.yaml \
+    "$gateway_dir"/config/crd/standard/gateway.networking.k8s.io_httproutes.yaml "$bin/crds.tmp"
+  chmod -R u+w "$bin/crds.tmp"
+  mv "$bin/crds.tmp" "$bin/$crds"
+fi
+ln -sfn "$crds" "$bin/crds"
 echo "$bin"

@@ -7,6 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::harness::{DEADLINE, Receiver, Reply};
 use crate::standalone::{EVENTS, Standalone, answer, event, hook, merge, quick};
 
+const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 const BATCH: &str = "application/cloudevents-batch+json";
 
 fn cloud(id: &str, source: &str) -> Value {
@@ -27,14 +28,16 @@ async fn binary_events_arrive_with_their_attributes() {
     let binary = || {
         let request = standalone.client.post(standalone.url(EVENTS));
         let request = request.header("ce-specversion", "1.0").header("ce-id", "1").header("ce-source", "s");
-        request.header("ce-type", "e").header("ce-subject", "caf%C3%A9")
+        request.header("ce-type", "e").header("ce-subject", "caf%C3%A9").header("traceparent", TRACE)
     };
     let json = binary().header("content-type", "application/vnd.x+json").body(r#"{"n": 1.50}"#);
     assert_eq!(answer(json).await, (202, json!({"id": "1", "deliveries": 1})));
     let (status, problem) = answer(binary().header("content-type", "text/plain").body("hello")).await;
     assert_eq!((status, &problem["reason"]), (415, &json!("ContentType")), "{problem}");
 
-    let sent = receiver.wait_for(1, DEADLINE).await[0].json();
+    let request = receiver.wait_for(1, DEADLINE).await.remove(0);
+    assert_eq!(request.header("traceparent"), TRACE, "a trace leads from the sender to the receiver");
+    let sent = request.json();
     assert_eq!(
         (&sent["subject"], &sent["type"], &sent["data"]["n"]),
         (&json!("café"), &json!("e"), &json!(1.5))

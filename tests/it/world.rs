@@ -46,6 +46,8 @@ pub struct Setup<'a> {
     pub resync: Option<&'a str>,
     pub kong: &'a [&'a str],
     pub no_ingest_url: bool,
+    /// More flags of the operator.
+    pub flags: &'a [&'a str],
 }
 
 impl World {
@@ -84,6 +86,7 @@ impl World {
             args.extend(["--ingest-url".to_owned(), ingest.clone()]);
             args.extend(["--public-ingest-url".to_owned(), ingest.clone()]);
         }
+        args.extend(setup.flags.iter().map(ToString::to_string));
         let kong = Kong::start(setup.kong).await;
         let receiver = Receiver::start(|_, _| Reply::status(200));
         let client = namespace.client().await;
@@ -128,6 +131,13 @@ impl World {
         let process = Process::spawn(&args, &[("KUBECONFIG", self.kubeconfig.to_str().unwrap())]);
         self.ops.lock().unwrap().insert(process.pid(), ops);
         process
+    }
+
+    /// What the operator tells at /metrics.
+    pub async fn metrics(&self) -> Result<String, String> {
+        let at = self.args.iter().position(|arg| arg == "--ops-listen").unwrap();
+        let answer = http().get(format!("http://{}/metrics", self.args[at + 1])).send().await;
+        answer.map_err(|e| e.to_string())?.text().await.map_err(|e| e.to_string())
     }
 
     /// What the ops port of such a process answers: status and text.

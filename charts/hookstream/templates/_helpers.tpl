@@ -44,15 +44,29 @@ metadata:
 {{- end -}}
 {{- end -}}
 
+{{- define "hookstream.pullSecrets" -}}
+{{- with .Values.imagePullSecrets -}}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end -}}
+{{- end -}}
+
 {{/* The ServiceAccount of a role of the program: controller or worker. */}}
 {{- define "hookstream.account" -}}
 {{- $name := include "hookstream.fullname" .root -}}
 {{- if eq .root.Values.mode "combined" }}{{ $name }}{{ else }}{{ $name }}-{{ .role }}{{ end -}}
 {{- end -}}
 
+{{/* What ingest and API port speak. */}}
+{{- define "hookstream.scheme" -}}
+{{ if .Values.tls.secretName }}https{{ else }}http{{ end }}
+{{- end -}}
+
 {{/* The address of the ingest Service in the cluster. */}}
 {{- define "hookstream.ingestUrl" -}}
-http://{{ include "hookstream.fullname" . }}-ingest.{{ .Release.Namespace }}.svc:{{ .Values.service.ingest.port }}
+{{ include "hookstream.scheme" . }}://{{ include "hookstream.fullname" . }}-ingest.{{ .Release.Namespace }}.svc:{{ .Values.service.ingest.port }}
 {{- end -}}
 
 {{/* Flags of every role. */}}
@@ -63,6 +77,7 @@ http://{{ include "hookstream.fullname" . }}-ingest.{{ .Release.Namespace }}.svc
 {{- if .Values.requireSecretLabel }}
 - --require-secret-label
 {{- end }}
+- --watch-timeout={{ .Values.watchTimeout }}
 - --token-audience={{ .Values.tokenAudience }}
 - --ops-listen=:{{ .Values.ports.ops }}
 - --egress-policy={{ .Values.egress.policy }}
@@ -79,12 +94,22 @@ http://{{ include "hookstream.fullname" . }}-ingest.{{ .Release.Namespace }}.svc
 {{- define "hookstream.controllerArgs" -}}
 - --ingest-url={{ default (include "hookstream.ingestUrl" .) .Values.ingest.url }}
 - --resync-interval={{ .Values.controller.resyncInterval }}
+- --admin-rate-ceiling={{ .Values.controller.adminRateCeiling }}
+{{- with .Values.controller.lease }}
+- --lease-duration={{ .duration }}
+- --lease-renew-deadline={{ .renewDeadline }}
+- --lease-retry-period={{ .retryPeriod }}
+{{- end }}
 {{- end -}}
 
 {{- define "hookstream.workerArgs" -}}
 - --data=/var/lib/hookstream
 - --listen=:{{ .Values.ports.ingest }}
 - --api-listen=:{{ .Values.ports.api }}
+{{- if .Values.tls.secretName }}
+- --tls-cert=/etc/hookstream/tls/tls.crt
+- --tls-key=/etc/hookstream/tls/tls.key
+{{- end }}
 {{- range $name, $value := .Values.worker.settings }}
 - --{{ kebabcase $name }}={{ $value }}
 {{- end }}
@@ -94,12 +119,7 @@ http://{{ include "hookstream.fullname" . }}-ingest.{{ .Release.Namespace }}.svc
 {{- define "hookstream.podSpec" -}}
 {{- $values := get .root.Values .role -}}
 serviceAccountName: {{ include "hookstream.account" . }}
-{{- with .root.Values.imagePullSecrets }}
-imagePullSecrets:
-  {{- range . }}
-  - name: {{ . }}
-  {{- end }}
-{{- end }}
+{{ include "hookstream.pullSecrets" .root }}
 # The variables of Services would be named like flags of the program.
 enableServiceLinks: false
 securityContext:

@@ -3,6 +3,7 @@
 mod call;
 mod hook;
 mod ladder;
+mod manifest;
 
 use std::sync::Arc;
 
@@ -18,6 +19,7 @@ use call::{Call, date, parse, unexpected};
 
 pub use hook::{KongHook, config_fields};
 pub use ladder::Learned;
+pub use manifest::{Manifests, is_relay, manifests};
 
 /// The header that carries the token unless the Connection names another.
 pub const TOKEN_HEADER: &str = "kong-admin-token";

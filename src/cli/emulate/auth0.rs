@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 
-use super::{TlsArgs, announce, read};
+use super::super::settings::ServerTlsArgs;
+use super::{announce, read};
 use crate::cli::logging::LogArgs;
 use crate::cli::{OrFail, Outcome, stop_signal};
 use crate::core::duration;
@@ -78,7 +79,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE", env = "HOOKSTREAM_STATE")]
     state: Option<PathBuf>,
     #[command(flatten)]
-    tls: TlsArgs,
+    tls: ServerTlsArgs,
     #[command(flatten)]
     log: LogArgs,
 }
@@ -86,7 +87,7 @@ pub struct Args {
 pub async fn run(args: Args) -> Outcome {
     args.log.start()?;
     let stop = stop_signal()?;
-    let tls = args.tls.read()?;
+    let tls = args.tls.open()?;
     let ca = args.ca.as_ref().map(|path| read(path, "--ca")).transpose()?;
     let (listener, ready) = announce("auth0", args.listen, tls.is_some()).await?;
     let rate_limit = args.rate_limit.map(|per_second| RateLimit {

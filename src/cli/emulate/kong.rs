@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 use clap::ValueEnum;
 
-use super::{TlsArgs, announce};
+use super::super::settings::ServerTlsArgs;
+use super::announce;
 use crate::api::SignatureEncoding;
 use crate::cli::logging::LogArgs;
 use crate::cli::{OrFail, Outcome, stop_signal};
@@ -62,7 +63,7 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t = Encoding::PrefixedHex, env = "HOOKSTREAM_SIGNATURE_ENCODING")]
     signature_encoding: Encoding,
     #[command(flatten)]
-    tls: TlsArgs,
+    tls: ServerTlsArgs,
     #[command(flatten)]
     log: LogArgs,
 }
@@ -78,7 +79,7 @@ enum Encoding {
 pub async fn run(args: Args) -> Outcome {
     args.log.start()?;
     let stop = stop_signal()?;
-    let tls = args.tls.read()?;
+    let tls = args.tls.open()?;
     let (listener, ready) = announce("kong", args.listen, tls.is_some()).await?;
     let options = KongOptions {
         gateway_version: args.gateway_version,

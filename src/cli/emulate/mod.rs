@@ -6,12 +6,9 @@ mod kong;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use secrecy::SecretSlice;
 use tokio::net::TcpListener;
-use tokio_rustls::TlsAcceptor;
 
 use super::{Failure, OrFail, Outcome, say};
-use crate::net;
 
 /// Emulate a vendor's admin API, for tests and demos.
 #[derive(clap::Subcommand)]
@@ -24,26 +21,6 @@ pub async fn run(vendor: Vendor) -> Outcome {
     match vendor {
         Vendor::Kong(args) => kong::run(args).await,
         Vendor::Auth0(args) => auth0::run(args).await,
-    }
-}
-
-/// TLS for the emulator's own address.
-#[derive(clap::Args)]
-struct TlsArgs {
-    /// Speak TLS with this certificate and its chain (PEM). Default: plain HTTP.
-    #[arg(long, value_name = "FILE", requires = "tls_key", env = "HOOKSTREAM_TLS_CERT")]
-    tls_cert: Option<PathBuf>,
-    /// The certificate's private key (PEM).
-    #[arg(long, value_name = "FILE", requires = "tls_cert", env = "HOOKSTREAM_TLS_KEY")]
-    tls_key: Option<PathBuf>,
-}
-
-impl TlsArgs {
-    fn read(&self) -> Result<Option<TlsAcceptor>, Failure> {
-        let (Some(chain), Some(key)) = (&self.tls_cert, &self.tls_key) else { return Ok(None) };
-        let key = SecretSlice::from(read(key, "--tls-key")?);
-        let acceptor = net::acceptor(&read(chain, "--tls-cert")?, &key);
-        acceptor.map(Some).or_fail(|| "--tls-cert, --tls-key".into())
     }
 }
 

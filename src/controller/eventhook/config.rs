@@ -225,6 +225,35 @@ mod tests {
     }
 
     #[test]
+    fn what_is_imported_asks_for_what_is_there() {
+        let custom = json!({"url": "https://example.com/", "headers": {"a": "b"}, "secret": null, "ssl_verify": true,
+            "method": "PUT", "headers_format": false, "payload": {"n": [1]}, "payload_format": true, "body": null,
+            "body_format": true});
+        for (handler, there) in [
+            (
+                "webhook",
+                json!({"url": "https://example.com/", "headers": {}, "secret": null, "ssl_verify": false}),
+            ),
+            ("webhook-custom", custom),
+            ("log", json!({})),
+            ("lambda", json!({"functions": ["return function() return true end"]})),
+        ] {
+            let item = json!({"id": "11111111-2222", "source": "crud", "event": null, "handler": handler,
+                "snooze": 60, "on_change": null, "config": there});
+            let made = crate::admin::kong::manifests(&item, "k").unwrap();
+            assert!(made.secret.is_none());
+            let hook = valid(made.hook["spec"].clone());
+            let references = References {
+                url: hook.handler.target().map(|_| "https://example.com".parse().unwrap()),
+                ..References::default()
+            };
+            let all = [hook.handler.kind()];
+            assert_eq!(gateway(&hook, &references, Some(&all)).unwrap().0, there);
+            assert_eq!((handler_name(&hook), gates(&hook)), (handler, (Some(60), None)));
+        }
+    }
+
+    #[test]
     fn what_is_from_secrets_says_so() {
         let reference = json!({"name": "s", "key": "k"});
         let hook = valid(json!({"deliverBy": "Gateway", "handler": {"webhook": {"urlSecretRef": reference,

@@ -25,11 +25,10 @@ const NAMED: usize = 20;
 
 /// What each gateway emits, as told a while ago.
 #[derive(Default)]
-pub struct Sources(Mutex<HashMap<(Scope, Option<String>), Remembered>>);
+pub struct Sources(Mutex<HashMap<Asked, (Instant, Arc<Told>)>>);
 
-/// What was told, and when.
-type Remembered = (Instant, Arc<Told>);
-
+/// Which gateway, of which version.
+type Asked = (Scope, Option<String>);
 /// None: it does not tell.
 type Told = OnceCell<Option<Value>>;
 

@@ -177,12 +177,17 @@ impl<K: Synced> Run<'_, K> {
 
     /// Writes down that a create begins, unless it is written already.
     async fn record_create(&mut self) -> Result<(), Problem> {
-        if self.record.is_some() {
+        let ring = self.ring().await?;
+        let readable = K::Client::readable(&self.wanted.whole());
+        // One of an older spec would not know what is created now.
+        let is_it = |record: &Record| {
+            record.name == self.wanted.name
+                && is_hash_of(&ring, &record.hash, &self.uid, PENDING_CREATE, &readable)
+        };
+        if self.record.as_ref().is_some_and(is_it) {
             return Ok(());
         }
         let at = self.context.snapshots.all(&self.vendor.client).await?.at;
-        let ring = self.ring().await?;
-        let readable = K::Client::readable(&self.wanted.whole());
         let hash = hash(&ring, &self.uid, PENDING_CREATE, &readable).unwrap_or_default();
         let record = Record { name: self.wanted.name.clone(), at, hash };
         self.hold(Some(record.clone())).await?;

@@ -34,7 +34,7 @@ pub async fn cleanup<K: Synced>(object: &K, context: &Context) -> Result<Duratio
     }
     if policy(object, context) == DeletionPolicy::Delete && !object.policies().observes_only() {
         match remove(object, context).await {
-            Err(problem) if out_of_patience(object, context, &problem) => {
+            Err(problem) if !problem.is_own() && out_of_patience(object, context, &problem) => {
                 give_up(object, context, &problem).await;
             }
             other => other?,
@@ -89,7 +89,7 @@ pub async fn leave<K: Synced>(context: &Context, object: &K, old: &External) -> 
     context.memory.works(&uid);
     let message =
         format!("{problem}; the {} {} may still exist at {}: delete it there", K::WHAT, old.id, old.endpoint);
-    status::tell(context, object, true, &Note::new("Orphaned", message)).await;
+    orphaned(context, object, message).await;
     Ok(())
 }
 
@@ -237,13 +237,18 @@ async fn give_up<K: Synced>(object: &K, context: &Context, problem: &Problem) {
     let uid = object.uid().unwrap_or_default();
     let external = context.memory.external(&uid, object.external());
     let id = external.map(|e| e.id).or_else(|| K::own_id(&uid)).unwrap_or_else(|| object.name_any());
-    let note = Note::new(
-        "Orphaned",
-        format!(
-            "{problem}; waited {} s and let go: the {} {id} may still exist, delete it there",
-            waited(object).as_secs(),
-            K::WHAT,
-        ),
+    let message = format!(
+        "{problem}; waited {} s and let go: the {} {id} may still exist, delete it there",
+        waited(object).as_secs(),
+        K::WHAT,
     );
-    status::tell(context, object, true, &note).await;
+    orphaned(context, object, message).await;
+}
+
+/// Tells what may be left; in the log, too, for in a namespace that ends nobody can publish an Event.
+async fn orphaned<K: Synced>(context: &Context, object: &K, message: String) {
+    if !context.cluster.publishes_to_log() {
+        tracing::warn!(namespace = object.namespace(), name = object.name_any(), "{message}");
+    }
+    status::tell(context, object, true, &Note::new("Orphaned", message)).await;
 }

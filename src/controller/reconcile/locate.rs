@@ -45,8 +45,8 @@ impl<K: Synced> Run<'_, K> {
         if let Some(record) = &self.record {
             return self.by_record(record).await;
         }
-        let made_by_vendor = known.is_some() && known != K::own_id(&self.uid);
-        if made_by_vendor {
+        // Under an id that the vendor takes, a create that was done already is done once more and no harm.
+        if known.is_some() && !self.vendor.client.takes_ids() {
             self.wait_for_lag()?;
         }
         match &self.wanted.name {
@@ -65,7 +65,11 @@ impl<K: Synced> Run<'_, K> {
                 Seen::There(_) | Seen::Unknown => {}
             }
         }
-        Ok(client.observe(id).await?.map(Arc::new))
+        let item = client.observe(id).await.inspect_err(|_| {
+            // What was listed before it failed tells nothing any more.
+            self.context.snapshots.unknown(client.scope(), id);
+        })?;
+        Ok(item.map(Arc::new))
     }
 
     fn is_requested(&self) -> bool {

@@ -113,14 +113,25 @@ pub async fn sync<K: Synced>(
     // What a gateway can do is found out while it is done: then the way is looked for again.
     for _ in 0..3 {
         let told = object.annotations().get(PENDING_CREATE).and_then(|text| Record::parse(text));
-        let external = context.memory.external(&uid, object.external());
+        let policies = object.policies();
+        let place = |id: &str| External {
+            id: id.to_owned(),
+            connection: vendor.connection.name_any(),
+            endpoint: vendor.access.endpoint(),
+            workspace: vendor.access.workspace().map(ToOwned::to_owned),
+        };
+        // The finalizer of an object that adopts stands only once it has taken what it adopts.
+        let held = object.finalizers().iter().any(|f| f == FINALIZER);
+        let adopted = || policies.adopt.filter(|_| held).map(|adopt| place(&adopt.id));
+        let external = context.memory.external(&uid, object.external()).or_else(adopted);
         let run = Run {
             context,
             object,
             vendor,
             wanted,
-            policies: object.policies(),
-            taken: external.is_some(),
+            policies,
+            // Who only observed knows where the object is, and has not taken it.
+            taken: if policies.adopt.is_some() { held } else { external.is_some() },
             external,
             record: context.memory.record(&uid, told),
             handled: handled.clone(),

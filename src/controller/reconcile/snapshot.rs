@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -14,6 +15,11 @@ use serde_json::Value;
 use crate::admin::{AdminError, ExternalClient, Scope};
 use crate::core::time::Millis;
 
+/// So many wait for one list, and not longer than this; the rest come back: a host that hangs must not hold the slots of
+/// those who have others to call.
+const WAITING: usize = 8;
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+const COME_BACK: Duration = Duration::from_secs(1);
 /// Nobody asked for so long: the memory is given back.
 const IDLE: Duration = Duration::from_secs(120);
 
@@ -25,6 +31,7 @@ pub struct Snapshots(Mutex<HashMap<Scope, Arc<Shared>>>);
 struct Shared {
     /// Held while a list is under way: who comes meanwhile takes its result.
     listing: tokio::sync::Mutex<()>,
+    waiting: AtomicUsize,
     state: Mutex<State>,
 }
 
@@ -127,7 +134,14 @@ impl Shared {
     async fn list<C: ExternalClient>(&self, client: &C, oldest: Duration) -> Result<(), AdminError> {
         let asked = Instant::now();
         let is_fresh = |state: &State| state.base.as_ref().is_some_and(|base| base.begun + oldest >= asked);
-        let _one_at_a_time = self.listing.lock().await;
+        let come_back = || AdminError::Postponed(COME_BACK.mul_f64(1.0 + fastrand::f64()));
+        let place = Place(&self.waiting);
+        if place.0.fetch_add(1, Ordering::Relaxed) >= WAITING {
+            return if is_fresh(&self.state.lock()) { Ok(()) } else { Err(come_back()) };
+        }
+        let waited = tokio::time::timeout(LONGEST_WAIT, self.listing.lock()).await;
+        let _one_at_a_time = waited.map_err(|_| come_back())?;
+        drop(place);
         {
             let state = self.state.lock();
             if is_fresh(&state) {
@@ -153,6 +167,15 @@ impl Shared {
         state.writes.retain(|_, (at, _)| *at >= begun);
         state.base = Some(base);
         Ok(())
+    }
+}
+
+/// A place among those who wait; given up when it is dropped.
+struct Place<'a>(&'a AtomicUsize);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -36,14 +36,13 @@ use axum::http::StatusCode;
 use axum::routing::{get, post};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
 use super::control::Control;
 use super::queue::Queues;
 use super::state::Kept;
-use crate::net::serve;
+use crate::net::{ServerTls, serve};
 pub use limit::RateLimit;
 
 /// The largest body of a request.
@@ -80,7 +79,7 @@ pub struct Auth0Options {
     /// Keeps the state over a restart.
     pub state: Option<PathBuf>,
     /// Speak TLS.
-    pub tls: Option<TlsAcceptor>,
+    pub tls: Option<Arc<ServerTls>>,
 }
 
 impl Default for Auth0Options {
@@ -186,7 +185,7 @@ pub async fn serve_auth0(
         .fallback(api::admin)
         .with_state(Arc::clone(&auth0))
         .merge(auth0.control.routes());
-    serve::serve_tls(listener, tls, router, shutdown).await;
+    serve::serve_tls(listener, router, tls, shutdown).await;
     auth0.stop.cancel();
     auth0.store.save();
     Ok(())

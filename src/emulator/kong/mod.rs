@@ -32,13 +32,12 @@ use axum::http::HeaderName;
 use axum::routing::{get, post};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio_rustls::TlsAcceptor;
 
 use super::Error;
 use super::control::Control;
 use super::recent::Recent;
 use crate::api::{SignatureAlgorithm, SignatureEncoding};
-use crate::net::serve;
+use crate::net::{ServerTls, serve};
 
 /// The largest body of a request.
 const MAX_BODY: usize = 4 << 20;
@@ -75,7 +74,7 @@ pub struct KongOptions {
     /// The text of `x-kong-signature`. Unknown for real gateways: Kong does not document it.
     pub signature_encoding: SignatureEncoding,
     /// Speak TLS.
-    pub tls: Option<TlsAcceptor>,
+    pub tls: Option<Arc<ServerTls>>,
 }
 
 impl Default for KongOptions {
@@ -176,7 +175,7 @@ pub async fn serve_kong(
         .fallback(api::admin)
         .with_state(Arc::clone(&kong))
         .merge(kong.control.routes());
-    serve::serve_tls(listener, tls, router, shutdown).await;
+    serve::serve_tls(listener, router, tls, shutdown).await;
     Ok(())
 }
 

@@ -18,6 +18,7 @@ use crate::core::hook::{self, Address, Hook, Signature, Target};
 use crate::core::redact::redact;
 use crate::core::sign;
 use crate::core::time::Millis;
+use crate::core::trace;
 use crate::net::{Answer, HttpClient, SendError};
 use crate::worker::store::Pending;
 
@@ -149,6 +150,9 @@ impl<'a> Draft<'a> {
         let pending = self.pending;
         self.own(ID_HEADER, &pending.id.to_string());
         self.own(HOPS_HEADER, &hops(&pending.event.attributes).saturating_add(1).to_string());
+        for (name, value) in trace::headers(&pending.event.attributes) {
+            self.own(name, value);
+        }
         for (name, number) in [(SUPPRESSED_HEADER, pending.suppressed), (REPLAY_HEADER, pending.replays)] {
             if number > 0 {
                 self.own(name, &number.to_string());

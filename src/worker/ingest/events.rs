@@ -18,6 +18,7 @@ use crate::core::event::{
     BadEvent, Draft, Event, HOPS_ATTRIBUTE, MAX_HOPS, Origin, Published, is_batch, parse_request,
 };
 use crate::core::time::Millis;
+use crate::core::trace;
 use crate::worker::problem::Problem;
 use crate::worker::request::{BodyError, InPath, bearer, content_length, read};
 use crate::worker::store::{Accepted, Dedup, NewEvent, StoreError};
@@ -122,6 +123,7 @@ async fn store(
     let mut events = Vec::with_capacity(drafts.len());
     for mut draft in drafts {
         take_over_hops(&mut draft, headers)?;
+        trace::take_over(&mut draft.attributes, |name| headers.get(name).and_then(|v| v.to_str().ok()));
         dedups.push(draft.id.as_ref().map(|id| Dedup {
             key: hash(&[b"api", namespace.as_bytes(), draft.source.as_bytes(), id.as_bytes()]),
             window: ingest.limits.dedup_window,

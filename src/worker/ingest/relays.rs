@@ -17,6 +17,7 @@ use crate::cluster::Key;
 use crate::core::event::{Origin, parse_relayed};
 use crate::core::relay::{self, Refused, SIGNATURE_HEADER};
 use crate::core::time::Millis;
+use crate::core::trace;
 use crate::worker::problem::{Problem, close};
 use crate::worker::request::{BodyError, InPath, content_length, read};
 use crate::worker::route;
@@ -88,7 +89,7 @@ async fn accept(ingest: &Ingest, key: &Key, headers: &HeaderMap, body: Body) -> 
         Ok(signed) => signed,
         Err(refused) => return refuse(401, refused),
     };
-    let draft = match parse_relayed(&body) {
+    let mut draft = match parse_relayed(&body) {
         Ok(draft) => draft,
         Err(bad) => return Relayed::Refused(bad.into()),
     };
@@ -108,6 +109,7 @@ async fn accept(ingest: &Ingest, key: &Key, headers: &HeaderMap, body: Body) -> 
     let window = ingest.limits.relay_dedup_window;
     let dedup =
         (!window.is_zero()).then(|| Dedup { key: hash(&[b"relay", known.id.uid.as_bytes(), &body]), window });
+    trace::take_over(&mut draft.attributes, |name| headers.get(name).and_then(|v| v.to_str().ok()));
     let event = Arc::new(event(draft, key.namespace.clone(), Origin::Relay(key.name.clone()), now));
     let Ok(deliveries) = decided(vec![(event.clone(), vec![known])], now).await else {
         return Relayed::ComeAgain("Closed");

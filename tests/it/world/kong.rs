@@ -26,6 +26,11 @@ impl Kong {
         Kong { url, token, http: http(), process }
     }
 
+    /// Kong goes away.
+    pub fn stop(&self) {
+        self.process.kill9();
+    }
+
     pub fn log(&self) -> String {
         self.process.log()
     }
@@ -72,6 +77,11 @@ impl Kong {
             if fits(&hooks) { Ok(hooks) } else { Err(format!("{hooks:#?}")) }
         })
         .await
+    }
+
+    /// Somebody else makes a hook.
+    pub async fn create(&self, body: Value) {
+        self.done(reqwest::Method::POST, "/event-hooks", Some(body)).await;
     }
 
     /// Somebody else changes a hook.

@@ -1,0 +1,94 @@
+//! The trace of an event (W3C Trace Context): taken from the request that brought it, kept with it as CloudEvents
+//! attributes, and sent along with every attempt, so that a trace leads from the sender to the receiver.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+const PARENT: &str = "traceparent";
+const STATE: &str = "tracestate";
+/// The specification's own bound.
+const MAX_STATE: usize = 512;
+
+/// Adds the trace of a request's headers to an event's attributes, unless the event says one itself.
+pub fn take_over<'a>(attributes: &mut BTreeMap<String, Value>, header: impl Fn(&str) -> Option<&'a str>) {
+    if attributes.contains_key(PARENT) {
+        return;
+    }
+    let Some(parent) = header(PARENT).filter(|text| is_parent(text)) else { return };
+    attributes.insert(PARENT.to_owned(), Value::from(parent));
+    if let Some(state) = header(STATE).filter(|text| is_state(text)) {
+        attributes.insert(STATE.to_owned(), Value::from(state));
+    }
+}
+
+/// The headers that go out with an event of these attributes: none, or `traceparent` and perhaps `tracestate`.
+pub fn headers(attributes: &BTreeMap<String, Value>) -> impl Iterator<Item = (&'static str, &str)> {
+    let text = |name: &str| attributes.get(name).and_then(Value::as_str);
+    let parent = text(PARENT).filter(|text| is_parent(text));
+    let state = parent.and_then(|_| text(STATE)).filter(|text| is_state(text));
+    [(PARENT, parent), (STATE, state)].into_iter().filter_map(|(name, value)| Some((name, value?)))
+}
+
+/// Version 00: version, trace, span and flags in lower-case hex, neither trace nor span all zero.
+fn is_parent(text: &str) -> bool {
+    let parts: Vec<&str> = text.split('-').collect();
+    let hex = |part: &str, length: usize| {
+        part.len() == length && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    };
+    let some = |part: &str| part.bytes().any(|b| b != b'0');
+    match parts.as_slice() {
+        ["00", trace, span, flags] => {
+            hex(trace, 32) && some(trace) && hex(span, 16) && some(span) && hex(flags, 2)
+        }
+        _ => false,
+    }
+}
+
+fn is_state(text: &str) -> bool {
+    !text.is_empty() && text.len() <= MAX_STATE && text.bytes().all(|b| (0x20..0x7f).contains(&b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+    fn taken(
+        parent: &str,
+        state: Option<&str>,
+        mut before: BTreeMap<String, Value>,
+    ) -> Vec<(String, String)> {
+        take_over(&mut before, |name| if name == PARENT { Some(parent) } else { state });
+        headers(&before).map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    }
+
+    #[test]
+    fn what_came_goes_out() {
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(taken(TRACE, None, BTreeMap::new()), [pair(PARENT, TRACE)]);
+        assert_eq!(taken(TRACE, Some("a=b"), BTreeMap::new()), [pair(PARENT, TRACE), pair(STATE, "a=b")]);
+        let own = "00-11111111111111111111111111111111-2222222222222222-00";
+        let said = BTreeMap::from([(PARENT.to_owned(), Value::from(own))]);
+        assert_eq!(taken(TRACE, Some("a=b"), said), [pair(PARENT, own)]);
+    }
+
+    #[test]
+    fn what_is_no_trace_is_left_out() {
+        for text in [
+            "",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
+            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
+            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-x",
+        ] {
+            assert_eq!(taken(text, Some("a=b"), BTreeMap::new()), [], "{text}");
+            let said = BTreeMap::from([(PARENT.to_owned(), Value::from(text))]);
+            assert_eq!(headers(&said).count(), 0, "{text}");
+        }
+        assert_eq!(taken(TRACE, Some("a\r\nb"), BTreeMap::new()).len(), 1);
+    }
+}

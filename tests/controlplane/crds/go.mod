@@ -1,0 +1,9 @@
+// Only definitions are taken from these modules, so nothing here is built: `go mod download` is all.
+module hookstream.dev/tests/controlplane/crds
+
+go 1.26.0
+
+require (
+	github.com/prometheus-operator/prometheus-operator v0.85.0
+	sigs.k8s.io/gateway-api v1.6.3
+)

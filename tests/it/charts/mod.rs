@@ -1,0 +1,117 @@
+//! The Helm charts: what they render is valid and restricted, and installed they do what they are for.
+//!
+//! No kubelet runs here, so the tests do its work: they start a container's command with exactly the rendered arguments,
+//! variables and account, and map what a kubelet and kube-proxy would: mounts to folders, Services to ports.
+
+mod admission;
+mod installed;
+mod rendered;
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::harness::{ControlPlane, Process, watchdog};
+
+pub const RELEASE: &str = "hookstream";
+
+pub fn chart(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("charts").join(name)
+}
+
+/// A file with these values, for helm's `-f`.
+pub fn values_file(values: &Value) -> String {
+    let path = watchdog::unique_path("values.json");
+    std::fs::write(&path, values.to_string()).unwrap();
+    path.display().to_string()
+}
+
+/// What `helm template` of the chart `hookstream` prints, as text.
+pub async fn template_text(helm: &ControlPlane, home: &str, values: &Value) -> Result<String, String> {
+    let (chart, file) = (chart("hookstream"), values_file(values));
+    let apis = ["--api-versions", "monitoring.coreos.com/v1", "--kube-version", "1.36.3"];
+    let args = ["template", RELEASE, chart.to_str().unwrap(), "-n", home, "-f", &file];
+    helm.helm(args.iter().chain(&apis)).await
+}
+
+/// The same, as objects.
+pub async fn template(helm: &ControlPlane, home: &str, values: &Value) -> Vec<Value> {
+    let text = template_text(helm, home, values).await.unwrap_or_else(|e| panic!("{values}: {e}"));
+    objects(&text)
+}
+
+pub fn objects(text: &str) -> Vec<Value> {
+    let all: Vec<Value> = serde_saphyr::from_multiple(text).unwrap();
+    all.into_iter().filter(|object| !object.is_null()).collect()
+}
+
+pub fn find<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Value {
+    let fits = |o: &&Value| o["kind"] == kind && o["metadata"]["name"] == name;
+    objects.iter().find(fits).unwrap_or_else(|| panic!("no {kind} {name}"))
+}
+
+/// The pod template of everything that makes pods.
+pub fn pod_templates(objects: &[Value]) -> Vec<(String, Value)> {
+    let templates = objects.iter().filter(|object| object["spec"]["template"]["spec"].is_object());
+    templates
+        .map(|o| (format!("{} {}", o["kind"], o["metadata"]["name"]), o["spec"]["template"].clone()))
+        .collect()
+}
+
+/// A container as a kubelet would start it.
+pub struct Container {
+    pub args: Vec<String>,
+    envs: Vec<(String, String)>,
+    account: String,
+}
+
+impl Container {
+    /// The only container of a workload's pods. `map`: texts of the arguments that are others here.
+    pub fn of(object: &Value, map: &[(&str, &str)]) -> Container {
+        let spec = &object["spec"]["template"]["spec"];
+        let home = object["metadata"]["namespace"].as_str().unwrap();
+        let containers = spec["containers"].as_array().unwrap();
+        assert_eq!(containers.len(), 1);
+        let args = containers[0]["args"].as_array().unwrap().iter().map(|arg| {
+            let arg = arg.as_str().unwrap().to_owned();
+            map.iter().fold(arg, |arg, (from, to)| arg.replace(from, to))
+        });
+        let envs = containers[0]["env"].as_array().into_iter().flatten().map(|env| {
+            let value = match env["valueFrom"]["fieldRef"]["fieldPath"].as_str() {
+                Some("metadata.namespace") => home,
+                Some("metadata.name") => "pod-0",
+                Some(other) => panic!("{other} is not known here"),
+                None => env["value"].as_str().unwrap(),
+            };
+            (env["name"].as_str().unwrap().to_owned(), value.to_owned())
+        });
+        let account = spec["serviceAccountName"].as_str().unwrap().to_owned();
+        Container { args: args.collect(), envs: envs.collect(), account }
+    }
+
+    /// Starts it under a fresh token of its account.
+    pub async fn start(&self, cluster: &ControlPlane, home: &str) -> Process {
+        let token = token(cluster, home, &self.account, None).await;
+        let kubeconfig = cluster.kubeconfig(&token, home);
+        let mut envs: Vec<(&str, &str)> = self.envs.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+        envs.push(("KUBECONFIG", kubeconfig.to_str().unwrap()));
+        Process::spawn(&self.args, &envs)
+    }
+}
+
+/// A fresh token of a ServiceAccount, for this audience or the API server's own.
+pub async fn token(cluster: &ControlPlane, namespace: &str, account: &str, audience: Option<&str>) -> String {
+    let mut args = vec!["-n", namespace, "create", "token", account, "--duration=1h"];
+    args.extend(audience.iter().flat_map(|audience| ["--audience", audience]));
+    cluster.kubectl(args, "").await.unwrap().trim().to_owned()
+}
+
+/// Values for processes of this machine: free ports, and addresses that are allowed.
+pub fn local_values(ports: [u16; 3], ingest_url: &str) -> Value {
+    let [ingest, api, ops] = ports;
+    json!({
+        "ports": {"ingest": ingest, "api": api, "ops": ops},
+        "ingest": {"url": ingest_url},
+        "egress": {"allow": ["127.0.0.0/8"]},
+    })
+}

@@ -1,0 +1,253 @@
+//! What the charts render, for many values: accepted by the API server, the same each time, restricted, understood by
+//! the program.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use super::{chart, objects, pod_templates, template, template_text};
+use crate::harness::{DEADLINE, Process, control_plane, eventually, tool};
+use crate::world::documents;
+
+/// Values that between them reach every branch of the templates.
+fn matrix() -> Vec<Value> {
+    let peers = json!([{"namespaceSelector": {"matchLabels": {"team": "kong"}}}]);
+    vec![
+        json!({}),
+        json!({"mode": "combined"}),
+        json!({"scope": {"namespaces": ["a", "b"]}, "requireSecretLabel": true}),
+        json!({"mode": "combined", "scope": {"namespaces": ["a"]}, "rbac": {"userRoles": false, "aggregate": false}}),
+        json!({
+            "image": {"repository": "registry.example/hookstream", "digest": format!("sha256:{}", "0".repeat(64))},
+            "imagePullSecrets": ["registry"],
+            "controller": {
+                "replicas": 1, "resyncInterval": "5m", "adminRateCeiling": "600/m", "lease": {"duration": "30s"}, "priorityClassName": "system-cluster-critical",
+                "nodeSelector": {"disk": "ssd"}, "tolerations": [{"key": "a", "operator": "Exists"}],
+                "affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
+                    {"weight": 1, "podAffinityTerm": {"topologyKey": "kubernetes.io/hostname"}}]}},
+                "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}],
+                "podLabels": {"a": "b"}, "podAnnotations": {"a": "b"}, "extraArgs": ["--egress-deny=10.3.0.0/16"],
+            },
+            "worker": {
+                "storage": {"existingClaim": "restored"}, "extraEnv": [{"name": "A", "value": "b"}],
+                "extraVolumes": [{"name": "ca", "configMap": {"name": "ca"}}],
+                "extraVolumeMounts": [{"name": "ca", "mountPath": "/ca", "readOnly": true}],
+                "settings": {"diskLimit": "80%", "relayDedupWindow": "0"},
+            },
+            "commonLabels": {"team": "platform"}, "commonAnnotations": {"note": "x"},
+            "serviceAccounts": {"annotations": {"a": "b"}},
+            "egress": {"policy": "public", "allow": ["10.1.0.0/16"], "deny": ["10.2.0.0/16"]},
+            "log": {"level": "info,hookstream=debug", "format": "text"},
+            "extraObjects": [{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "{{ .Release.Name }}-more"}}],
+            "uninstallCheck": false,
+        }),
+        json!({
+            "worker": {"storage": {"size": "1Gi", "className": "fast", "accessMode": "ReadWriteOnce", "annotations": {"a": "b"}}},
+            "service": {"ingest": {"type": "LoadBalancer", "port": 80, "annotations": {"a": "b"}}},
+            "ingress": {"enabled": true, "className": "nginx", "host": "hooks.example.com", "tlsSecretName": "tls"},
+            "httpRoute": {"enabled": true, "parentRefs": [{"name": "gateway"}], "hostnames": ["hooks.example.com"]},
+            "networkPolicy": {"enabled": true},
+            "tls": {"secretName": "hookstream-tls"},
+            "serviceMonitor": {"enabled": true, "labels": {"release": "prometheus"}},
+            "prometheusRule": {"enabled": true}, "dashboard": {"enabled": true},
+            "admissionPolicy": {"enabled": true},
+            "podSecurityContext": {"runAsUser": null, "runAsGroup": null, "fsGroup": null},
+        }),
+        json!({
+            "ingress": {"enabled": true}, "expose": {"vendorsOnly": true, "namespaces": ["a"]},
+            "httpRoute": {"enabled": true, "parentRefs": [{"name": "gateway"}]},
+            "networkPolicy": {"enabled": true, "ingestFrom": peers, "apiFrom": peers, "opsFrom": peers,
+                "egress": [{"to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]}]},
+            "admissionPolicy": {"enabled": true, "allowedHosts": ["a.example", "*.b.example"], "allowedAdminHosts": ["kong.svc"],
+                "lambdas": false, "templates": false, "insecureSkipVerify": false},
+            "scope": {"namespaces": ["a"]},
+        }),
+    ]
+}
+
+/// The definitions of prometheus-operator and gateway-api, served.
+async fn foreign_definitions() {
+    // What kubectl is given is no link.
+    let folder = tool("crds").canonicalize().unwrap();
+    let apply = ["apply", "--server-side", "-f", folder.to_str().unwrap()];
+    control_plane().kubectl(apply, "").await.unwrap();
+    let crds = [
+        "servicemonitors.monitoring.coreos.com",
+        "prometheusrules.monitoring.coreos.com",
+        "httproutes.gateway.networking.k8s.io",
+    ];
+    let wait = ["wait", "--for=condition=Established", "--timeout=30s", "crd"];
+    // kubectl fails on a definition that has no condition yet.
+    let wait = async || control_plane().kubectl(wait.iter().chain(&crds), "").await;
+    eventually(DEADLINE, "the definitions of others", wait).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn helm_finds_no_fault() {
+    for name in ["hookstream", "hookstream-crds"] {
+        let chart = chart(name);
+        control_plane()
+            .helm(["lint", "--strict", chart.to_str().unwrap()])
+            .await
+            .unwrap_or_else(|e| panic!("{name}: {e}"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_api_server_takes_what_is_rendered() {
+    foreign_definitions().await;
+    let home = control_plane().namespace("chart").await;
+    let (a, b) = (control_plane().namespace("chart-a").await, control_plane().namespace("chart-b").await);
+    let mut kinds = BTreeSet::new();
+    for values in matrix() {
+        // The namespaces of this test in place of `a` and `b`.
+        let text = values.to_string().replace(r#"["a","b"]"#, &json!([a.name, b.name]).to_string());
+        let text = text.replace(r#""namespaces":["a"]"#, &format!(r#""namespaces":["{}"]"#, a.name));
+        let values: Value = serde_json::from_str(&text).unwrap();
+        let once = template_text(control_plane(), &home.name, &values).await.unwrap();
+        // GitOps tools render again and again.
+        assert_eq!(once, template_text(control_plane(), &home.name, &values).await.unwrap(), "{values}");
+        let all = objects(&once);
+        kinds.extend(all.iter().map(|object| object["kind"].as_str().unwrap().to_owned()));
+        // Helm 4 applies on the server's side, which refuses a list that names a thing twice.
+        let apply = [
+            "apply",
+            "--server-side",
+            "--dry-run=server",
+            "--validate=strict",
+            "--force-conflicts",
+            "-f",
+            "-",
+        ];
+        control_plane().kubectl(apply, &documents(&all)).await.unwrap_or_else(|e| panic!("{values}: {e}"));
+    }
+    for kind in [
+        "Ingress",
+        "HTTPRoute",
+        "NetworkPolicy",
+        "ServiceMonitor",
+        "PrometheusRule",
+        "PodDisruptionBudget",
+        "Role",
+    ] {
+        assert!(kinds.contains(kind), "no values reach {kind}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_are_admitted_where_restricted_is_enforced() {
+    let home = control_plane().namespace("restricted").await;
+    let enforce = "pod-security.kubernetes.io/enforce=restricted";
+    home.kubectl(&["label", "namespace", &home.name, enforce]).await.unwrap();
+    let create = async |template: &Value| {
+        let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"generateName": "pod-", "namespace": home.name}});
+        pod["spec"] = template["spec"].clone();
+        // What the StatefulSet's controller adds.
+        let mounts = pod["spec"]["containers"][0]["volumeMounts"].to_string();
+        if let Some(volumes) = pod["spec"]["volumes"].as_array_mut()
+            && mounts.contains("/var/lib/hookstream")
+            && !volumes.iter().any(|volume| volume["name"] == "data")
+        {
+            volumes.push(json!({"name": "data", "persistentVolumeClaim": {"claimName": "data"}}));
+        }
+        control_plane().kubectl(["create", "--dry-run=server", "-f", "-"], &pod.to_string()).await
+    };
+    for values in matrix().into_iter().filter(|v| v["controller"]["priorityClassName"].is_null()) {
+        let templates = pod_templates(&template(control_plane(), &home.name, &values).await);
+        assert!(templates.len() >= 3, "{values}");
+        for (name, template) in templates {
+            create(&template).await.unwrap_or_else(|refused| panic!("{name} with {values}: {refused}"));
+        }
+    }
+    let loose = json!({"securityContext": {"allowPrivilegeEscalation": true}});
+    let (_, template) = pod_templates(&template(control_plane(), &home.name, &loose).await).remove(0);
+    let refused = create(&template).await.unwrap_err();
+    assert!(refused.contains("violates PodSecurity"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_flag_is_one_of_the_program() {
+    for values in matrix() {
+        for (name, template) in pod_templates(&template(control_plane(), "home", &values).await) {
+            let args = template["spec"]["containers"][0]["args"].as_array().unwrap();
+            // After what was rendered, `--help` ends the program before it does anything but read its flags.
+            let args = args.iter().map(|arg| arg.as_str().unwrap()).chain(["--help"]);
+            let output = Process::command(args, &[]).output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{name} with {values}: {said}");
+        }
+    }
+}
+
+/// The defaults of the chart are those of the program: who reads one has read the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_have_the_programs_defaults() {
+    let text = std::fs::read_to_string(chart("hookstream").join("values.yaml")).unwrap();
+    let values: Value = serde_saphyr::from_str(&text).unwrap();
+    let output = Process::command(["run", "--help"], &[]).output().unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    for (name, value) in values["worker"]["settings"].as_object().unwrap() {
+        let flag: String = name
+            .chars()
+            .flat_map(|c| if c.is_uppercase() { vec!['-', c.to_ascii_lowercase()] } else { vec![c] })
+            .collect();
+        let (_, after) =
+            help.split_once(&format!("--{flag} ")).unwrap_or_else(|| panic!("--{flag} is no flag"));
+        let default = after.split("[default: ").nth(1).and_then(|rest| rest.split(']').next());
+        assert_eq!(default, value.as_str(), "--{flag}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_values_are_refused_by_name() {
+    let table = [
+        (json!({"worker": {"replicas": 2}}), "/worker/replicas"),
+        (json!({"replicas": 2}), "'replicas' not allowed"),
+        (json!({"worker": {"setings": {}}}), "'setings' not allowed"),
+        (json!({"worker": {"settings": {"maxEventByte": "1"}}}), "'maxEventByte' not allowed"),
+        (json!({"worker": {"settings": {"historyAge": "1 day"}}}), "/worker/settings/historyAge"),
+        (json!({"mode": "both"}), "'split', 'combined'"),
+        (json!({"image": {"digest": "latest"}}), "/image/digest"),
+        (json!({"scope": {"namespaces": ["Shop"]}}), "/scope/namespaces/0"),
+        (json!({"egress": {"allow": ["10.0.0.1"]}}), "/egress/allow/0"),
+        (json!({"ingest": {"url": "hooks.example.com"}}), "/ingest/url"),
+        (json!({"controller": {"replicas": -1}}), "/controller/replicas"),
+        (json!({"expose": {"vendorsOnly": true}, "ingress": {"enabled": true}}), "set expose.namespaces"),
+        (json!({"httpRoute": {"enabled": true}}), "httpRoute.parentRefs must name a Gateway"),
+    ];
+    for (values, says) in table {
+        let refused = template_text(control_plane(), "home", &values).await;
+        let refused = refused.map(|_| values.to_string()).unwrap_err();
+        assert!(refused.contains(says), "{values}: {refused}");
+    }
+}
+
+/// The definitions come out of the chart as they are in `crds/`.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_definitions_are_templated_as_they_are() {
+    let chart = chart("hookstream-crds");
+    let args = ["template", "crds", chart.to_str().unwrap(), "--set", "labels.team=platform"];
+    let rendered = objects(&control_plane().helm(args).await.unwrap());
+    let mut plain = hookstream::api::crds();
+    assert_eq!(rendered.len(), plain.len());
+    for crd in &mut plain {
+        let mut found =
+            super::find(&rendered, "CustomResourceDefinition", crd["metadata"]["name"].as_str().unwrap())
+                .clone();
+        assert_eq!(found["metadata"]["annotations"]["helm.sh/resource-policy"], "keep");
+        assert_eq!(found["metadata"]["labels"]["team"], "platform");
+        found["metadata"].as_object_mut().unwrap().retain(|name, _| name == "name");
+        assert_eq!(found["metadata"], json!({"name": crd["metadata"]["name"]}));
+        assert_eq!(numbers(&found["spec"]), numbers(&crd["spec"]));
+    }
+}
+
+/// Every number as helm writes it: 1.0 is 1.
+fn numbers(value: &Value) -> Value {
+    match value {
+        Value::Number(number) => json!(number.as_f64()),
+        Value::Array(items) => items.iter().map(numbers).collect(),
+        Value::Object(map) => map.iter().map(|(name, value)| (name.clone(), numbers(value))).collect(),
+        other => other.clone(),
+    }
+}

@@ -1,0 +1,264 @@
+//! A cluster in memory that outlives the controllers which work on it: compare-and-swap, finalizers, generations. Every
+//! write of a controller passes a `Tap`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use hookstream::api::{Connection, EventHook, EventStream, Hook};
+use hookstream::cluster::{
+    Access, AccessError, Change, Cluster, ClusterError, Data, Feed, Guarded, Key, Kind, Metadata,
+    Subscribers, Target, View,
+};
+use hookstream::core::conditions::Note;
+use hookstream::core::keys::KeyRing;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::runtime::watcher::Event;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use super::tap::Tap;
+
+const NAMESPACE: &str = "default";
+
+pub struct Double {
+    objects: Mutex<BTreeMap<(Kind, String), Value>>,
+    version: watch::Sender<u64>,
+    ring: Arc<KeyRing>,
+}
+
+impl Double {
+    pub fn new() -> Arc<Double> {
+        let ring = KeyRing::from_data([("k1", [7u8; 32].as_slice())].into_iter()).unwrap();
+        let version = watch::Sender::new(1);
+        Arc::new(Double { objects: Mutex::default(), version, ring: Arc::new(ring) })
+    }
+
+    fn next(&self) -> String {
+        let mut next = 0;
+        self.version.send_modify(|version| {
+            *version += 1;
+            next = *version;
+        });
+        next.to_string()
+    }
+
+    /// What a user applies: a new object, or another spec.
+    pub fn apply(&self, kind: Kind, name: &str, spec: Value) {
+        let mut objects = self.objects.lock();
+        let version = (*self.version.borrow() + 1).to_string();
+        let object = objects.entry((kind, name.to_owned())).or_insert_with(|| {
+            let text: &str = kind.into();
+            json!({"apiVersion": "hookstream.dev/v1alpha1", "kind": text, "metadata": {"name": name,
+                "namespace": NAMESPACE, "uid": format!("uid-of-{name}"), "generation": 0}})
+        });
+        let generation = object["metadata"]["generation"].as_i64().unwrap() + 1;
+        object["metadata"]["generation"] = json!(generation);
+        object["metadata"]["resourceVersion"] = json!(version);
+        object["spec"] = spec;
+        drop(objects);
+        self.next();
+    }
+
+    pub fn delete(&self, kind: Kind, name: &str) {
+        let key = (kind, name.to_owned());
+        let mut objects = self.objects.lock();
+        let version = (*self.version.borrow() + 1).to_string();
+        let object = objects.get_mut(&key).unwrap();
+        if object["metadata"]["finalizers"].as_array().is_some_and(|all| !all.is_empty()) {
+            object["metadata"]["deletionTimestamp"] = json!(jiff::Timestamp::now().to_string());
+            object["metadata"]["resourceVersion"] = json!(version);
+        } else {
+            objects.remove(&key);
+        }
+        drop(objects);
+        self.next();
+    }
+
+    pub fn get(&self, kind: Kind, name: &str) -> Option<Value> {
+        self.objects.lock().get(&(kind, name.to_owned())).cloned()
+    }
+
+    fn all(&self, kind: Kind) -> Vec<Value> {
+        let objects = self.objects.lock();
+        objects.iter().filter(|((of, _), _)| *of == kind).map(|(_, object)| object.clone()).collect()
+    }
+
+    /// Waits until something fits.
+    pub async fn until(&self, fits: impl Fn(&Double) -> bool) {
+        let mut version = self.version.subscribe();
+        while !fits(self) {
+            version.changed().await.unwrap();
+        }
+    }
+
+    /// A controller's view, and the work that keeps it true.
+    pub fn watch(self: &Arc<Self>, subscribers: Subscribers) -> (View, impl Future<Output = ()> + use<>) {
+        let told = Arc::new(subscribers);
+        let (mut hook_feed, hooks) = Feed::<EventHook>::new(1, told.clone(), Change::EventHook);
+        let (mut connection_feed, connections) = Feed::<Connection>::new(1, told.clone(), Change::Connection);
+        let (mut stream_feed, streams) = Feed::<EventStream>::new(1, told.clone(), Change::EventStream);
+        let (mut auth0_feed, auth0_hooks) = Feed::<Hook>::new(1, told, Change::Hook);
+        let this = self.clone();
+        let run = async move {
+            let mut version = this.version.subscribe();
+            loop {
+                version.borrow_and_update();
+                relist(&mut connection_feed, this.all(Kind::Connection)).await;
+                relist(&mut stream_feed, Vec::new()).await;
+                relist(&mut auth0_feed, Vec::new()).await;
+                relist(&mut hook_feed, this.all(Kind::EventHook)).await;
+                if version.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        (View::new(hooks, connections, streams, auth0_hooks), run)
+    }
+
+    fn write(
+        &self,
+        target: &Target,
+        change: impl FnOnce(&mut Value),
+        compared: bool,
+    ) -> Result<(), ClusterError> {
+        let key = (target.kind, target.key.name.clone());
+        let mut objects = self.objects.lock();
+        let object = objects.get_mut(&key).ok_or(ClusterError::Gone)?;
+        let stale = compared
+            && !target.resource_version.is_empty()
+            && object["metadata"]["resourceVersion"] != target.resource_version.as_str();
+        if object["metadata"]["uid"] != target.uid.as_str() || stale {
+            return Err(ClusterError::Conflict);
+        }
+        change(object);
+        object["metadata"]["resourceVersion"] = json!((*self.version.borrow() + 1).to_string());
+        let released = object["metadata"]["finalizers"].as_array().is_none_or(Vec::is_empty);
+        if released && !object["metadata"]["deletionTimestamp"].is_null() {
+            objects.remove(&key);
+        }
+        drop(objects);
+        self.next();
+        Ok(())
+    }
+}
+
+async fn relist<K>(feed: &mut Feed<K>, objects: Vec<Value>)
+where
+    K: kube::Resource<DynamicType = ()>
+        + Clone
+        + std::fmt::Debug
+        + serde::de::DeserializeOwned
+        + Send
+        + Sync
+        + 'static,
+{
+    feed.apply(0, Event::Init).await;
+    for object in objects {
+        let object: Guarded<K> = serde_json::from_value(object).unwrap();
+        feed.apply(0, Event::InitApply(object)).await;
+    }
+    feed.apply(0, Event::InitDone).await;
+}
+
+/// The cluster as one controller sees it.
+pub struct Tapped {
+    pub double: Arc<Double>,
+    pub tap: Arc<Tap>,
+}
+
+impl Cluster for Tapped {
+    fn secret<'a>(&'a self, _: &'a Key) -> BoxFuture<'a, Result<Option<Arc<Data>>, ClusterError>> {
+        Box::pin(async { Ok(None) })
+    }
+
+    fn config_map<'a>(&'a self, _: &'a Key) -> BoxFuture<'a, Result<Option<Arc<Data>>, ClusterError>> {
+        Box::pin(async { Ok(None) })
+    }
+
+    fn write_status<'a>(
+        &'a self,
+        target: &'a Target,
+        status: Value,
+    ) -> BoxFuture<'a, Result<(), ClusterError>> {
+        Box::pin(async move {
+            let kind: &str = target.kind.into();
+            let write = async { self.double.write(target, |object| object["status"] = status, false) };
+            self.tap.around(&format!("status of {kind}"), write, lost).await
+        })
+    }
+
+    fn write_delivering<'a>(
+        &'a self,
+        _: &'a Target,
+        _: Condition,
+        _: Option<String>,
+    ) -> BoxFuture<'a, Result<(), ClusterError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn write_metadata<'a>(
+        &'a self,
+        target: &'a Target,
+        metadata: Metadata,
+    ) -> BoxFuture<'a, Result<(), ClusterError>> {
+        let kind: &str = target.kind.into();
+        let what = format!(
+            "metadata of {kind}{}{}",
+            metadata.finalizers.as_ref().map_or(String::new(), |all| format!(", {} finalizers", all.len())),
+            metadata
+                .annotations
+                .values()
+                .map(|v| if v.is_some() { ", record" } else { ", no record" })
+                .collect::<String>(),
+        );
+        Box::pin(async move {
+            let write = async {
+                let change = |object: &mut Value| {
+                    if let Some(finalizers) = metadata.finalizers {
+                        object["metadata"]["finalizers"] = json!(finalizers);
+                    }
+                    for (name, value) in metadata.annotations {
+                        match value {
+                            Some(value) => object["metadata"]["annotations"][name] = json!(value),
+                            None => drop(
+                                object["metadata"]["annotations"].as_object_mut().map(|all| all.remove(name)),
+                            ),
+                        }
+                    }
+                };
+                self.double.write(target, change, true)
+            };
+            self.tap.around(&what, write, lost).await
+        })
+    }
+
+    fn stored<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Value, ClusterError>> {
+        Box::pin(async move { self.double.get(target.kind, &target.key.name).ok_or(ClusterError::Gone) })
+    }
+
+    fn publish<'a>(&'a self, _: &'a Target, _: bool, _: &'a Note) -> BoxFuture<'a, ()> {
+        Box::pin(async {})
+    }
+
+    fn key_ring(&self, _: bool) -> BoxFuture<'_, Result<Arc<KeyRing>, ClusterError>> {
+        Box::pin(async { Ok(self.double.ring.clone()) })
+    }
+
+    fn installation(&self) -> BoxFuture<'_, Result<Option<String>, ClusterError>> {
+        Box::pin(async { Ok(None) })
+    }
+
+    fn namespace_uid<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Option<String>, ClusterError>> {
+        Box::pin(async { Ok(None) })
+    }
+
+    fn authorize<'a>(&'a self, _: Option<&'a str>, _: Access<'a>) -> BoxFuture<'a, Result<(), AccessError>> {
+        Box::pin(async { Err(AccessError::Unavailable) })
+    }
+}
+
+fn lost() -> Result<(), ClusterError> {
+    Err(ClusterError::ClusterError("the answer was lost".into()))
+}

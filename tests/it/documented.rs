@@ -1,0 +1,65 @@
+//! The documents are true: commands run or are marked as not, reasons are listed, links lead somewhere, metrics exist.
+
+mod commands;
+mod gitops;
+mod metrics;
+mod quickstart;
+mod reasons;
+
+use std::path::{Path, PathBuf};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every document of the repository, with its text.
+fn documents() -> Vec<(PathBuf, String)> {
+    let mut paths: Vec<PathBuf> = [
+        "README.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        "charts/hookstream/README.md",
+        "charts/hookstream-crds/README.md",
+    ]
+    .iter()
+    .map(|name| root().join(name))
+    .collect();
+    let docs = std::fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    paths.extend(docs.filter(|path| path.extension().is_some_and(|e| e == "md")));
+    paths
+        .into_iter()
+        .map(|path| {
+            let text = std::fs::read_to_string(&path).unwrap();
+            (path, text)
+        })
+        .collect()
+}
+
+/// A block of commands as a user would type them.
+struct Block {
+    /// True where nothing runs it.
+    marked: bool,
+    commands: Vec<String>,
+}
+
+fn blocks(text: &str) -> Vec<Block> {
+    let (mut blocks, mut open) = (Vec::new(), None::<Block>);
+    for line in text.lines() {
+        match (line.strip_prefix("```"), &mut open) {
+            (Some(_), Some(_)) => blocks.extend(open.take()),
+            (Some(info), None) if info.starts_with("console") => {
+                open = Some(Block { marked: info.contains("not-run"), commands: Vec::new() });
+            }
+            (None, Some(block)) => {
+                let goes_on = block.commands.last().is_some_and(|command| command.ends_with('\\'));
+                match line.strip_prefix("$ ") {
+                    Some(command) => block.commands.push(command.to_owned()),
+                    None if goes_on => block.commands.last_mut().unwrap().push_str(&format!("\n{line}")),
+                    None => {}
+                }
+            }
+            _ => {}
+        }
+    }
+    blocks
+}

@@ -1,0 +1,53 @@
+//! What a reader is told to type.
+
+use super::{blocks, documents};
+use crate::harness::Process;
+
+/// The program's own commands are read by the program; those of others run in the quickstart, or are marked.
+#[test]
+fn every_command_is_run_or_marked() {
+    for (path, text) in documents() {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        for block in blocks(&text) {
+            for command in &block.commands {
+                // What the program itself is given, without what a shell does around it.
+                let command = command.split(" > ").next().unwrap();
+                match command.strip_prefix("hookstream ") {
+                    Some(args) => the_program_knows(name, args),
+                    None => assert!(
+                        block.marked || name == "quickstart.md",
+                        "{name}: nothing runs `{command}`: mark its block as ```console not-run"
+                    ),
+                }
+            }
+        }
+    }
+}
+
+fn the_program_knows(document: &str, args: &str) {
+    // The shell splits it as a reader's shell would; with --help at its end it does nothing but read its flags.
+    let script = format!("printf '%s\\n' {}", args.replace('\n', " ").replace('\\', ""));
+    let output = std::process::Command::new("bash").args(["-c", &script]).output().unwrap();
+    let split = String::from_utf8(output.stdout).unwrap();
+    let args: Vec<&str> = split.lines().chain(["--help"]).collect();
+    let output = Process::command(&args, &[]).output().unwrap();
+    assert!(
+        output.status.success(),
+        "{document}: hookstream {args:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+#[test]
+fn links_lead_somewhere() {
+    for (path, text) in documents() {
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let file = link.split('#').next().unwrap();
+            if file.is_empty() || file.contains("://") || file.contains(' ') {
+                continue;
+            }
+            let target = path.parent().unwrap().join(file);
+            assert!(target.exists(), "{}: {link} leads nowhere", path.display());
+        }
+    }
+}

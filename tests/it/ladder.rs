@@ -1,0 +1,117 @@
+//! The same life with every kind of gateway: with PUT or without, taking ids of ours or not, changing hooks or not.
+
+use serde_json::{Value, json};
+
+use crate::world::{Kong, Setup, World};
+
+/// Creates, edits, repairs, makes again and deletes; what the Connection then says the gateway can do.
+async fn lives(hint: &str, flags: &[&str]) -> (World, Value) {
+    let grace = ["--creation-grace", "300ms"];
+    let world =
+        World::with(hint, Setup { kong: flags, flags: &grace, resync: Some("1s"), ..Setup::default() }).await;
+    let gateway = json!({"deliverBy": "Gateway", "handler": {"webhook": {"headers": {"a": "1", "b": "2"}}}});
+    // Two that want the same: what one has, the other does not take.
+    world
+        .apply(&[
+            world.connection(),
+            world.hook("relayed"),
+            world.hook_with("one", gateway.clone()),
+            world.hook_with("two", gateway),
+        ])
+        .await;
+    let names = ["relayed", "one", "two"];
+    for name in names {
+        world.ready(&format!("eventhooks/{name}")).await;
+    }
+    assert_eq!(ids(&world).await, at_kong(&world).await);
+
+    // An edit takes away what the spec no longer says.
+    world.edit("evh/one", json!({"handler": {"webhook": {"headers": {"a": "1", "b": null}}}})).await;
+    let edited = |h: &[Value]| h.len() == 3 && h.iter().any(|h| h["config"]["headers"] == json!({"a": "1"}));
+    world.kong.until_hooks("the edit", edited).await;
+    world.ready("eventhooks/one").await;
+
+    // Drift is repaired, what is deleted comes again.
+    let id = world.get("eventhooks/two").await.unwrap()["status"]["external"]["id"].clone();
+    world.kong.delete(id.as_str().unwrap()).await;
+    world.kong.until_hooks("it again", |h| h.len() == 3).await;
+    world.event("two", "DriftRepaired").await;
+    world.edit("evh/relayed", json!({"rotation": "2"})).await;
+    world.ready("eventhooks/relayed").await;
+    world.edit("evh/relayed", json!({"rotation": null, "deliverBy": "Gateway"})).await;
+    world.ready("eventhooks/relayed").await;
+    assert_eq!(ids(&world).await, at_kong(&world).await);
+    for name in names {
+        let object = world.get(&format!("eventhooks/{name}")).await.unwrap();
+        let record = &object["metadata"]["annotations"]["hookstream.dev/pending-create"];
+        assert!(record.is_null(), "no record is left: {object:#}");
+    }
+
+    let told = |o: &Value| o["status"]["capabilities"].is_object();
+    let connection = world.until("connections/kong", "what it can do", told).await;
+    (world, connection["status"]["capabilities"].clone())
+}
+
+async fn ids(world: &World) -> Vec<String> {
+    let mut ids = Vec::new();
+    for name in ["relayed", "one", "two"] {
+        let object = world.get(&format!("eventhooks/{name}")).await.unwrap();
+        ids.push(object["status"]["external"]["id"].as_str().unwrap().to_owned());
+    }
+    ids.sort();
+    ids
+}
+
+async fn at_kong(world: &World) -> Vec<String> {
+    let mut ids: Vec<String> =
+        world.kong.hooks().await.iter().map(|h| h["id"].as_str().unwrap().to_owned()).collect();
+    ids.sort();
+    ids
+}
+
+async fn ends(world: World) {
+    world.kubectl(&["delete", "evh", "--all", "--timeout=30s"]).await;
+    assert_eq!(world.kong.hooks().await, Vec::<Value>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_everything() {
+    let (world, can) = lives("ladder", &[]).await;
+    assert_eq!(can, json!({"put": true}));
+    ends(world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_put_and_learned_anew_with_another_version() {
+    let (world, can) = lives("no-put", &["--no-put"]).await;
+    assert_eq!(can, json!({"put": false, "clientId": true, "patch": true}));
+    // The gateway is upgraded, at the same address.
+    let address = world.kong.url.trim_start_matches("http://").to_owned();
+    world.kong.stop();
+    let newer = Kong::start_at(&address, &["--gateway-version", "3.15"]).await;
+    world.request("conn/kong", "upgraded").await;
+    let newer_told = |o: &Value| o["status"]["version"].as_str().is_some_and(|v| v.starts_with("3.15"));
+    let connection = world.until("connections/kong", "the newer version", newer_told).await;
+    assert_ne!(
+        connection["status"]["capabilities"]["put"], false,
+        "what the older one could do is forgotten"
+    );
+    newer.until_hooks("all of them", |h| h.len() == 3).await;
+    world.edit("evh/one", json!({"event": "routes"})).await;
+    let told = |o: &Value| o["status"]["capabilities"]["put"] == true;
+    world.until("connections/kong", "what the newer one can do", told).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_ids_of_ours() {
+    let (world, can) = lives("no-id", &["--no-put", "--no-client-id"]).await;
+    assert_eq!(can, json!({"put": false, "clientId": false, "patch": true}));
+    ends(world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_any_change() {
+    let (world, can) = lives("no-patch", &["--no-put", "--no-client-id", "--no-patch"]).await;
+    assert_eq!(can, json!({"put": false, "clientId": false, "patch": false}));
+    ends(world).await;
+}
