@@ -47,8 +47,9 @@ promtool: ## the unit tests of the alerts; builds promtool from Go modules, whic
 	tests/controlplane/promtool.sh check rules deploy/observability/alerts.yaml
 	tests/controlplane/promtool.sh test rules deploy/observability/alerts_test.yaml
 
-bench: check-rust ## durable events a second, as a ratio to a bare relay; templates and lambdas to webhooks; scripts a second
+bench: check-rust ## durable events a second as a ratio to a bare relay; templates and lambdas; many hooks, a hanging receiver, a restart
 	$(CARGO) bench $(LOCKED) --bench relay
+	$(CARGO) bench $(LOCKED) --bench worker
 	$(CARGO) bench $(LOCKED) --bench scripts
 	$(CARGO) test $(LOCKED) --release --lib -- --ignored --nocapture --test-threads 1 store_
 

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fmt::Debug;
 use std::hash::Hash;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -25,6 +26,14 @@ pub struct Metrics {
     attempt_seconds: Histogram,
     finished: Family<Finished, Counter>,
     in_flight: Gauge,
+    accepted: Family<OriginLabel, Counter>,
+    ingest_seconds: Family<RouteLabel, Histogram>,
+    delivery_seconds: Histogram,
+    breakers_open: Gauge,
+    commit_seconds: Histogram,
+    commit_group: Histogram,
+    backlog: Backlog,
+    disk_used: Ratio,
     problems: Family<ProblemLabel, Counter>,
     admin_requests: Family<AdminRequest, Counter>,
     admin_seconds: Family<HostLabel, Histogram>,
@@ -37,6 +46,18 @@ pub struct Metrics {
     api_requests: Family<ApiRequest, Counter>,
     /// The hosts that have a label of their own.
     hosts: Mutex<HashSet<String>>,
+}
+
+type Ratio = Gauge<f64, AtomicU64>;
+
+/// What waits, as the last look found it.
+#[derive(Debug, Default)]
+struct Backlog {
+    deliveries: Gauge,
+    bytes: Gauge,
+    oldest: Ratio,
+    shares: Family<ShareLabel, Ratio>,
+    store: Gauge,
 }
 
 /// Hosts come from what users write: beyond so many they share the label `other`.
@@ -94,6 +115,22 @@ struct Ingest {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct AttemptLabel {
     outcome: &'static str,
+    status: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OriginLabel {
+    origin: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RouteLabel {
+    route: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ShareLabel {
+    of: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -125,7 +162,7 @@ impl Default for Metrics {
         let attempts = Family::<AttemptLabel, Counter>::default();
         registry.register(
             "delivery_attempts",
-            "Attempts by outcome (Delivered, or the class of the failure)",
+            "Attempts by outcome (Delivered, or the class of the failure) and class of the answer's status (none: no answer)",
             attempts.clone(),
         );
         let attempt_seconds = Histogram::new(exponential_buckets(0.002, 3.0, 9));
@@ -143,6 +180,79 @@ impl Default for Metrics {
         );
         let in_flight = Gauge::default();
         registry.register("deliveries_in_flight", "Attempts under way", in_flight.clone());
+        let accepted = Family::<OriginLabel, Counter>::default();
+        registry.register(
+            "events_accepted",
+            "Events that were stored, by origin (api, relay, stream); duplicates are not counted",
+            accepted.clone(),
+        );
+        let ingest_seconds = Family::<RouteLabel, Histogram>::new_with_constructor(|| {
+            Histogram::new(exponential_buckets(0.0005, 3.0, 10))
+        });
+        registry.register_with_unit(
+            "ingest_request_duration",
+            "Time of a request at the ingest port, its commit included, by route",
+            Unit::Seconds,
+            ingest_seconds.clone(),
+        );
+        let delivery_seconds = Histogram::new(exponential_buckets(0.002, 4.0, 14));
+        registry.register_with_unit(
+            "delivery_duration",
+            "Time from acceptance (or replay) to delivery",
+            Unit::Seconds,
+            delivery_seconds.clone(),
+        );
+        let breakers_open = Gauge::default();
+        registry.register(
+            "breakers_open",
+            "Hooks whose circuit breaker is open: they are sent nothing but probes",
+            breakers_open.clone(),
+        );
+        let commit_seconds = Histogram::new(exponential_buckets(0.0001, 2.0, 16));
+        registry.register_with_unit(
+            "store_commit_duration",
+            "Time of a group's transaction, its sync included",
+            Unit::Seconds,
+            commit_seconds.clone(),
+        );
+        let commit_group = Histogram::new(exponential_buckets(1.0, 2.0, 11));
+        registry.register(
+            "store_commit_operations",
+            "Operations that shared a transaction",
+            commit_group.clone(),
+        );
+        let backlog = Backlog::default();
+        registry.register(
+            "backlog_deliveries",
+            "Deliveries that wait for another attempt or for their first",
+            backlog.deliveries.clone(),
+        );
+        registry.register_with_unit(
+            "backlog",
+            "Bytes of events that wait, one time a delivery",
+            Unit::Bytes,
+            backlog.bytes.clone(),
+        );
+        registry.register_with_unit(
+            "backlog_oldest_age",
+            "Age of the oldest delivery that waits; 0: none waits",
+            Unit::Seconds,
+            backlog.oldest.clone(),
+        );
+        registry.register_with_unit(
+            "backlog_share_used",
+            "Part of its share of the disk that the fullest hook, or namespace, has used up",
+            Unit::Ratios,
+            backlog.shares.clone(),
+        );
+        registry.register_with_unit("store", "Size of the store's file", Unit::Bytes, backlog.store.clone());
+        let disk_used = Ratio::default();
+        registry.register_with_unit(
+            "disk_used",
+            "Used part of the store's disk",
+            Unit::Ratios,
+            disk_used.clone(),
+        );
         let mut family = FamilyOf(&mut registry);
         Metrics {
             problems: family.counter("reconcile_problems", "Reconciles that did not get through, by kind and reason"),
@@ -168,6 +278,14 @@ impl Default for Metrics {
             attempt_seconds,
             finished,
             in_flight,
+            accepted,
+            ingest_seconds,
+            delivery_seconds,
+            breakers_open,
+            commit_seconds,
+            commit_group,
+            backlog,
+            disk_used,
         }
     }
 }
@@ -239,22 +357,72 @@ impl Metrics {
         self.reconcile_seconds.get_or_create(&KindLabel { kind }).observe(took.as_secs_f64());
     }
 
-    pub fn ingested(&self, route: &'static str, outcome: &'static str) {
+    pub fn ingested(&self, route: &'static str, outcome: &'static str, took: Duration) {
         self.ingested.get_or_create(&Ingest { route, outcome }).inc();
+        self.ingest_seconds.get_or_create(&RouteLabel { route }).observe(took.as_secs_f64());
+    }
+
+    /// An event was stored.
+    pub fn accepted(&self, origin: &'static str) {
+        self.accepted.get_or_create(&OriginLabel { origin }).inc();
     }
 
     pub fn attempt_started(&self) {
         self.in_flight.inc();
     }
 
-    pub fn attempted(&self, outcome: &'static str, took: Duration) {
+    pub fn attempted(&self, outcome: &'static str, status: Option<u16>, took: Duration) {
         self.in_flight.dec();
-        self.attempts.get_or_create(&AttemptLabel { outcome }).inc();
+        self.attempts
+            .get_or_create(&AttemptLabel {
+                outcome,
+                status: status.map_or("none", |status| class(Some(status))),
+            })
+            .inc();
         self.attempt_seconds.observe(took.as_secs_f64());
     }
 
     pub fn finished(&self, state: &'static str, reason: &'static str) {
         self.finished.get_or_create(&Finished { state, reason }).inc();
+    }
+
+    /// A delivery arrived, so long after it was accepted.
+    pub fn delivered(&self, took: Duration) {
+        self.finished("delivered", "");
+        self.delivery_seconds.observe(took.as_secs_f64());
+    }
+
+    /// A hook's circuit breaker opened, or is open no longer.
+    pub fn breaker(&self, open: bool) {
+        if open {
+            self.breakers_open.inc()
+        } else {
+            self.breakers_open.dec()
+        };
+    }
+
+    /// A group of operations was committed.
+    pub fn committed(&self, operations: usize, took: Duration) {
+        self.commit_seconds.observe(took.as_secs_f64());
+        self.commit_group.observe(u32::try_from(operations).map_or(f64::MAX, f64::from));
+    }
+
+    /// What waits now: deliveries, their bytes, the age of the oldest, the size of the store.
+    pub fn backlog(&self, deliveries: u64, bytes: u64, oldest: Duration, store: u64) {
+        let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        self.backlog.deliveries.set(number(deliveries));
+        self.backlog.bytes.set(number(bytes));
+        self.backlog.oldest.set(oldest.as_secs_f64());
+        self.backlog.store.set(number(store));
+    }
+
+    /// The part of its share that the fullest one (`hook`, `namespace`) has used up.
+    pub fn share(&self, of: &'static str, used: f64) {
+        self.backlog.shares.get_or_create(&ShareLabel { of }).set(used);
+    }
+
+    pub fn disk(&self, used: f64) {
+        self.disk_used.set(used);
     }
 
     /// The text that Prometheus reads.

@@ -1,4 +1,5 @@
 //! One round: so many connections send so many events as fast as they are answered.
+#![allow(dead_code, reason = "two programs use it, each a part")]
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -39,13 +40,27 @@ impl Round {
 }
 
 pub fn round(subject: &Subject, sink: &Sink, connections: usize, events: usize) -> Round {
+    paced(subject, sink, connections, events, Duration::ZERO, |_| true)
+}
+
+/// The same with a pause before each event of a connection, and only those events counted and waited for.
+pub fn paced(
+    subject: &Subject,
+    sink: &Sink,
+    connections: usize,
+    events: usize,
+    pause: Duration,
+    counts: fn(usize) -> bool,
+) -> Round {
+    let counted = (0..events).filter(|number| counts(*number)).count();
     sink.expect(events);
     let cpu = subject.cpu();
     let started = Instant::now();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let sent = runtime.block_on(send(subject, connections, events));
+    let sent = runtime.block_on(send(subject, connections, events, pause));
     let mut last = (sink.count(), Instant::now());
-    while last.0 < events && last.1.elapsed() < LOST_AFTER {
+    let all = || (0..).zip(&sink.came()).filter(|(number, came)| counts(*number) && came.is_some()).count();
+    while (last.0 < counted || all() < counted) && last.1.elapsed() < LOST_AFTER {
         std::thread::sleep(Duration::from_millis(1));
         let count = sink.count();
         if count > last.0 {
@@ -57,7 +72,9 @@ pub fn round(subject: &Subject, sink: &Sink, connections: usize, events: usize) 
     let mut times: Vec<f64> = sent
         .iter()
         .zip(&came)
-        .filter_map(|(sent, came)| Some((*came)?.duration_since((*sent)?).as_secs_f64() * 1000.0))
+        .enumerate()
+        .filter(|(number, _)| counts(*number))
+        .filter_map(|(_, (sent, came))| Some((*came)?.duration_since((*sent)?).as_secs_f64() * 1000.0))
         .collect();
     times.sort_by(f64::total_cmp);
     let at = |share: f64| times.get((times.len() as f64 * share) as usize).copied().unwrap_or(f64::NAN);
@@ -66,7 +83,7 @@ pub fn round(subject: &Subject, sink: &Sink, connections: usize, events: usize) 
         cpu: (subject.cpu() - cpu) / events as f64,
         p50: at(0.5),
         p99: at(0.99),
-        lost: events - came.iter().flatten().count(),
+        lost: counted - times.len(),
     }
 }
 
@@ -76,7 +93,7 @@ pub fn counted(subject: &Subject, ops: &str, connections: usize, events: usize) 
     let before = delivered(ops);
     let started = Instant::now();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(send(subject, connections, events));
+    runtime.block_on(send(subject, connections, events, Duration::ZERO));
     let mut last = (delivered(ops), Instant::now());
     while last.0 < before + events && last.1.elapsed() < LOST_AFTER {
         std::thread::sleep(Duration::from_millis(20));
@@ -100,11 +117,11 @@ fn delivered(ops: &str) -> usize {
 }
 
 /// Sends every event once; when each was sent.
-async fn send(subject: &Subject, connections: usize, events: usize) -> Vec<Option<Instant>> {
+async fn send(subject: &Subject, connections: usize, events: usize, pause: Duration) -> Vec<Option<Instant>> {
     let next: &'static AtomicUsize = Box::leak(Box::new(AtomicUsize::new(0)));
     let mut senders = tokio::task::JoinSet::new();
     for _ in 0..connections {
-        let (address, path) = (subject.address, subject.path);
+        let (address, path, sources) = (subject.address, subject.path, subject.sources);
         senders.spawn(async move {
             let mut stream = TcpStream::connect(address).await.expect("a connection");
             stream.set_nodelay(true).expect("nodelay");
@@ -115,7 +132,10 @@ async fn send(subject: &Subject, connections: usize, events: usize) -> Vec<Optio
                 if number >= events {
                     return sent;
                 }
-                let request = request(path, number);
+                if !pause.is_zero() {
+                    tokio::time::sleep(pause).await;
+                }
+                let request = request(path, number, number % sources);
                 sent.push((number, Instant::now()));
                 stream.write_all(&request).await.expect("sending");
                 answer(&mut stream, &mut buffer).await;
@@ -131,8 +151,8 @@ async fn send(subject: &Subject, connections: usize, events: usize) -> Vec<Optio
     all
 }
 
-fn request(path: &str, number: usize) -> Vec<u8> {
-    let head = format!(r#"{{"source":"bench","event":"e","data":{{"number":{number},"filler":""#);
+fn request(path: &str, number: usize, source: usize) -> Vec<u8> {
+    let head = format!(r#"{{"source":"bench-{source}","event":"e","data":{{"number":{number},"filler":""#);
     let body = format!("{head}{}\"}}}}", "x".repeat(SIZE - head.len() - 3));
     format!(
         "POST {path} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",

@@ -1,14 +1,21 @@
 //! The two subjects, as processes: their addresses and what CPU they used.
 
+#![allow(dead_code, reason = "two programs use it, each a part")]
+
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
 
 use crate::bare::CONCURRENCY;
 
+/// Where events are published.
+pub const PATH: &str = "/v1/namespaces/default/events";
+
 pub struct Subject {
     pub address: SocketAddr,
     pub path: &'static str,
+    /// How many sources its events come from, by turns: `bench-0` and so on.
+    pub sources: usize,
     child: Child,
     /// Its manifests and data.
     _dir: Option<tempfile::TempDir>,
@@ -22,6 +29,13 @@ impl Drop for Subject {
 }
 
 impl Subject {
+    /// The most memory that it ever held, in MiB.
+    pub fn peak(&self) -> f64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("/proc");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("VmHWM");
+        line.split_whitespace().next().and_then(|kib| kib.parse::<f64>().ok()).expect("a number") / 1024.0
+    }
+
     /// The CPU time it used so far, in microseconds.
     pub fn cpu(&self) -> f64 {
         let stat =
@@ -35,18 +49,29 @@ impl Subject {
     }
 }
 
-fn start(mut command: Command, starts: &str, path: &'static str, dir: Option<tempfile::TempDir>) -> Subject {
+pub fn start(
+    mut command: Command,
+    starts: &str,
+    path: &'static str,
+    sources: usize,
+    dir: Option<tempfile::TempDir>,
+) -> Subject {
     let mut child = command.stdout(Stdio::piped()).spawn().expect("starting a subject");
     let mut lines = BufReader::new(child.stdout.take().expect("its output")).lines();
     let line = lines.find_map(|line| line.ok().filter(|line| line.contains(starts))).expect("it listens");
     let address = line.rsplit([' ', '/']).next().expect("an address").parse().expect("an address");
-    Subject { address, path, child, _dir: dir }
+    Subject { address, path, sources, child, _dir: dir }
 }
 
 pub fn bare_relay(sink: SocketAddr) -> Subject {
     let mut command = Command::new(std::env::current_exe().expect("this program"));
     command.args(["--bare-relay", &sink.to_string()]);
-    start(command, "listening on", "/", None)
+    start(command, "listening on", "/", 1, None)
+}
+
+/// A folder beside the build, not in /tmp: that may be memory, where fsync costs nothing.
+pub fn folder() -> tempfile::TempDir {
+    tempfile::Builder::new().prefix("bench-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder")
 }
 
 pub fn standalone(sink: SocketAddr) -> Subject {
@@ -57,16 +82,18 @@ pub fn standalone(sink: SocketAddr) -> Subject {
 
 /// The same with another handler (YAML); and the address of its metrics.
 pub fn with_handler(handler: &str) -> (Subject, String) {
-    // Beside the build, not in /tmp: that may be memory, where fsync costs nothing.
-    let dir =
-        tempfile::Builder::new().prefix("bench-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
-    let manifests = dir.path().join("manifests");
-    std::fs::create_dir(&manifests).expect("a folder");
     let text = format!(
         "apiVersion: v1\nkind: Secret\nmetadata: {{name: keys}}\nstringData: {{secret: secret}}\n---\n\
          apiVersion: hookstream.dev/v1alpha1\nkind: EventHook\nmetadata: {{name: sink}}\n\
-         spec: {{source: bench, handler: {{{handler}}}, delivery: {{concurrency: {CONCURRENCY}}}}}\n"
+         spec: {{source: bench-0, handler: {{{handler}}}, delivery: {{concurrency: {CONCURRENCY}}}}}\n"
     );
+    standalone_with(folder(), &text, 1)
+}
+
+/// `hookstream standalone` on these manifests, its data in `data` of this folder; and the address of its metrics.
+pub fn standalone_with(dir: tempfile::TempDir, text: &str, sources: usize) -> (Subject, String) {
+    let manifests = dir.path().join("manifests");
+    std::fs::create_dir(&manifests).expect("a folder");
     std::fs::write(manifests.join("all.yaml"), text).expect("a manifest");
     let port = || TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").to_string();
     let (listen, ops) = (port(), port());
@@ -74,5 +101,5 @@ pub fn with_handler(handler: &str) -> (Subject, String) {
     command.arg("standalone").arg("--manifests").arg(&manifests).arg("--data").arg(dir.path().join("data"));
     command.args(["--log-level", "warn", "--listen", &listen, "--ops-listen", &ops]);
     command.args(["--api-listen", "127.0.0.1:0"]);
-    (start(command, "ingest listening", "/v1/namespaces/default/events", Some(dir)), ops)
+    (start(command, "ingest listening", PATH, sources, Some(dir)), ops)
 }

@@ -31,11 +31,11 @@ pub enum AdminError {
     /// The admin API refuses what was asked: it will do so again.
     #[error("the admin API refused it: {}", .0.message)]
     Rejected(Detail),
-    #[error("the admin API does not know the credentials (401): check the token Secret: {}", .0.message)]
+    #[error("the admin API does not know the credentials (401): check the Connection's Secret: {}", .0.message)]
     Unauthorized(Detail),
     #[error("the admin API forbids it (403): give the token the rights it needs: {}", .0.message)]
     Forbidden(Detail),
-    #[error("the admin API has no such address (404): check the workspace and that the gateway is Kong Enterprise: {}", .0.message)]
+    #[error("the admin API has no such address (404): check the Connection's address and workspace, and that a Kong is Enterprise: {}", .0.message)]
     NotFound(Detail),
     #[error("the admin API reports a conflict (409): {}", .0.message)]
     Conflict(Detail),
@@ -45,6 +45,13 @@ pub enum AdminError {
     ServerError(Detail),
     #[error("the admin API answered what is not its language: {}", .0.message)]
     UnexpectedAnswer(Detail),
+    /// The vendor no longer serves this API.
+    #[error("Auth0 serves Hooks no more (their end of life was 18 November 2026): move the script to an Action: {}", .0.message)]
+    EndOfLife(Detail),
+    #[error(
+        "another hook is enabled at this trigger, and Auth0 enables one: disable {0}, or say enabled: false"
+    )]
+    TriggerTaken(String),
     #[error("the admin API cannot be reached: {0}")]
     Unreachable(String),
     #[error("the admin API may not be reached: {0}")]
@@ -86,7 +93,9 @@ impl Detail {
 impl AdminError {
     pub fn class(&self) -> Class {
         match self {
-            AdminError::Rejected(_) | AdminError::EgressDenied(_) => Class::Terminal,
+            AdminError::Rejected(_) | AdminError::EndOfLife(_) | AdminError::EgressDenied(_) => {
+                Class::Terminal
+            }
             AdminError::RateLimited(_, after) | AdminError::Postponed(after) => Class::RateLimited(*after),
             AdminError::Unauthorized(_)
             | AdminError::Forbidden(_)
@@ -94,6 +103,7 @@ impl AdminError {
             | AdminError::Conflict(_)
             | AdminError::ServerError(_)
             | AdminError::UnexpectedAnswer(_)
+            | AdminError::TriggerTaken(_)
             | AdminError::Unreachable(_)
             | AdminError::Unsupported(_)
             | AdminError::NotLeading(_) => Class::Retryable,
@@ -109,8 +119,10 @@ impl AdminError {
             | AdminError::Conflict(d)
             | AdminError::RateLimited(d, _)
             | AdminError::ServerError(d)
+            | AdminError::EndOfLife(d)
             | AdminError::UnexpectedAnswer(d) => Some(d),
-            AdminError::Unreachable(_)
+            AdminError::TriggerTaken(_)
+            | AdminError::Unreachable(_)
             | AdminError::EgressDenied(_)
             | AdminError::Unsupported(_)
             | AdminError::Postponed(_)

@@ -10,6 +10,7 @@
 //!
 //! Left to others: what is wanted and which object is whose (`controller`), what differs (`core::plan`).
 
+pub mod auth0;
 mod error;
 pub mod kong;
 pub mod limit;
@@ -21,12 +22,14 @@ use serde_json::Value;
 pub use error::{AdminError, Class, Detail};
 
 use crate::core::time::Millis;
+use auth0::Auth0Access;
 use kong::KongAccess;
 
 /// How one vendor is reached, by one Connection.
 #[derive(Clone, Debug)]
 pub enum Access {
     Kong(KongAccess),
+    Auth0(Auth0Access),
 }
 
 impl Access {
@@ -34,12 +37,14 @@ impl Access {
     pub fn endpoint(&self) -> String {
         match self {
             Access::Kong(access) => access.endpoint(),
+            Access::Auth0(access) => access.endpoint(),
         }
     }
 
     pub fn workspace(&self) -> Option<&str> {
         match self {
             Access::Kong(access) => access.workspace.as_deref(),
+            Access::Auth0(_) => None,
         }
     }
 
@@ -51,6 +56,11 @@ impl Access {
                     access.admin_url = url;
                 }
                 access.workspace = workspace.map(ToOwned::to_owned);
+            }
+            Access::Auth0(access) => {
+                if let Ok(url) = endpoint.parse() {
+                    access.base = url;
+                }
             }
         }
         self

@@ -4,7 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use reqwest::{Client, RequestBuilder, StatusCode};
+use http_body_util::{BodyExt, Limited};
+use reqwest::{Client, Method, RequestBuilder, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use url::Url;
@@ -16,10 +17,20 @@ const MAX_ANSWER: usize = 64 << 20;
 
 /// A worker to call.
 pub struct Worker {
-    client: Client,
+    way: Way,
     base: Url,
     token: Option<SecretString>,
 }
+
+/// How it is reached.
+enum Way {
+    Direct(Client),
+    /// Through the API server's proxy; only the path of the address counts.
+    Proxied(kube::Client),
+}
+
+/// The header in which a worker takes a token where Authorization does not come through.
+pub const TOKEN_HEADER: &str = crate::worker::TOKEN_HEADER;
 
 /// What a worker answered.
 #[derive(Debug)]
@@ -35,6 +46,8 @@ pub struct Answer {
 struct Problem {
     title: Option<String>,
     detail: Option<String>,
+    /// What the API server says where it does not pass a request on.
+    message: Option<String>,
 }
 
 impl Worker {
@@ -43,7 +56,22 @@ impl Worker {
             return Err(Failure::new(format!("{base} is not an http or https address (--url)")));
         }
         let token = token_file.map(|path| read_token(path)).transpose()?;
-        Ok(Worker { client: client(base)?, base: base.clone(), token })
+        Ok(Worker { way: Way::Direct(client(base)?), base: base.clone(), token })
+    }
+
+    /// A worker behind the API server's proxy, at this path of it.
+    pub fn proxied(
+        client: kube::Client,
+        path: &str,
+        token: Option<SecretString>,
+        token_file: Option<&PathBuf>,
+    ) -> Result<Self, Failure> {
+        let token = match token {
+            Some(token) => Some(token),
+            None => token_file.map(|path| read_token(path)).transpose()?,
+        };
+        let base = Url::parse(&format!("https://kubernetes{path}")).or_fail(|| path.to_owned())?;
+        Ok(Worker { way: Way::Proxied(client), base, token })
     }
 
     /// An address in a namespace.
@@ -75,16 +103,49 @@ impl Worker {
     }
 
     pub async fn get(&self, url: Url) -> Result<Answer, Failure> {
-        self.call(self.client.get(url.clone()), url).await
+        self.call(Method::GET, url, Vec::new()).await
     }
 
     /// Posts JSON.
     pub async fn post(&self, url: Url, body: Vec<u8>) -> Result<Answer, Failure> {
-        let request = self.client.post(url.clone()).header("content-type", "application/json").body(body);
-        self.call(request, url).await
+        self.call(Method::POST, url, body).await
     }
 
-    async fn call(&self, mut request: RequestBuilder, url: Url) -> Result<Answer, Failure> {
+    async fn call(&self, method: Method, url: Url, body: Vec<u8>) -> Result<Answer, Failure> {
+        match &self.way {
+            Way::Direct(client) => {
+                let request = client.request(method, url.clone());
+                self.direct(request.header("content-type", "application/json").body(body), url).await
+            }
+            Way::Proxied(client) => self.through(client, method, url, body).await,
+        }
+    }
+
+    async fn through(
+        &self,
+        client: &kube::Client,
+        method: Method,
+        url: Url,
+        body: Vec<u8>,
+    ) -> Result<Answer, Failure> {
+        let target =
+            url.query().map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path()));
+        let mut request =
+            http::Request::builder().method(method).uri(target).header("content-type", "application/json");
+        if let Some(token) = &self.token {
+            request = request.header(TOKEN_HEADER, token.expose_secret());
+        }
+        let request = request.body(kube::client::Body::from(body)).or_fail(|| url.path().to_owned())?;
+        let failed =
+            |why: String| Failure::new(format!("{} cannot be reached: {why} (--service)", url.path()));
+        let response = client.send(request).await.map_err(|error| failed(error.to_string()))?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), MAX_ANSWER);
+        let body = body.collect().await.map_err(|error| failed(error.to_string()))?.to_bytes().to_vec();
+        Ok(Answer { url, status, body })
+    }
+
+    async fn direct(&self, mut request: RequestBuilder, url: Url) -> Result<Answer, Failure> {
         if let Some(token) = &self.token {
             request = request.bearer_auth(token.expose_secret());
         }
@@ -137,7 +198,7 @@ fn read_token(path: &Path) -> Result<SecretString, Failure> {
 /// What the problem body says, in one line.
 fn told(body: &[u8]) -> String {
     let problem: Problem = serde_json::from_slice(body).unwrap_or_default();
-    let parts: Vec<String> = [problem.title, problem.detail]
+    let parts: Vec<String> = [problem.title, problem.detail, problem.message]
         .into_iter()
         .flatten()
         .map(|text| text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(500).collect())

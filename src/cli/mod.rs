@@ -16,6 +16,7 @@ pub mod import;
 mod logging;
 mod output;
 pub mod ping;
+mod reach;
 pub mod receive;
 pub mod release;
 mod roles;
@@ -24,6 +25,7 @@ pub mod send;
 mod settings;
 pub mod sources;
 pub mod standalone;
+pub mod store;
 pub mod test;
 pub mod uninstall_check;
 pub mod validate;
@@ -62,6 +64,8 @@ enum Command {
     #[command(subcommand)]
     Deliveries(deliveries::Command),
     UninstallCheck(uninstall_check::Args),
+    #[command(subcommand)]
+    Store(store::Command),
     #[command(hide = true)]
     Sandbox(sandbox::Args),
 }
@@ -116,6 +120,7 @@ pub fn main() -> ExitCode {
         Command::Send(args) => block_on(send::run(args)),
         Command::Deliveries(command) => block_on(deliveries::run(command)),
         Command::UninstallCheck(args) => block_on(uninstall_check::run(args)),
+        Command::Store(command) => store::run(command),
         Command::Sandbox(args) => return sandbox::run(&args),
     };
     outcome.unwrap_or_else(|failure| {
@@ -125,12 +130,17 @@ pub fn main() -> ExitCode {
 }
 
 /// Runs an asynchronous command to its end, on a runtime of its own.
-fn block_on(command: impl Future<Output = Outcome>) -> Outcome {
+fn block_on(command: impl Future<Output = Outcome> + Send + 'static) -> Outcome {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .or_fail(|| "starting the runtime".into())?;
-    let outcome = runtime.block_on(command);
+    // On one of the runtime's own threads: what talks to its tasks from another wakes a thread at every word.
+    let outcome =
+        runtime.block_on(runtime.spawn(command)).unwrap_or_else(|ended| match ended.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(ended) => Err(Failure::new(ended.to_string())),
+        });
     // A read of standard input that never ends must not keep the process.
     runtime.shutdown_background();
     outcome

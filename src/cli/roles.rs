@@ -21,6 +21,7 @@ use crate::metrics::Metrics;
 use crate::net::{Egress, HttpClient, serve};
 use crate::ops::{self, Liveness, Readiness};
 use crate::sandbox::Sandbox;
+use crate::worker::store::Shares;
 use crate::worker::store::sqlite::SqliteStore;
 use crate::worker::{Listening, Worker, WorkerError};
 
@@ -74,7 +75,7 @@ where
     // Before the controller: two processes on one data folder must not both write to the vendor.
     let tls = roles.worker.as_ref().map(|role| role.args.tls.open()).transpose()?.flatten();
     let store = match &roles.worker {
-        Some(role) => Some(open_store(role)?),
+        Some(role) => Some(open_store(role, metrics.clone())?),
         None => None,
     };
     let router = ops::router(readiness.clone(), roles.liveness, metrics.clone());
@@ -101,7 +102,7 @@ where
         }
     };
     let worker = match (roles.worker, store, starting) {
-        (Some(role), Some(store), Some(starting)) => Some((
+        (Some(role), Some((store, shares)), Some(starting)) => Some((
             Worker {
                 cluster,
                 view: view.clone(),
@@ -113,6 +114,9 @@ where
                 limits: role.args.limits(),
                 retention: role.args.retention(),
                 disk: role.args.disk(role.data),
+                shares,
+                grace: role.args.hook_grace,
+                accept_new_store: role.args.accept_new_store,
                 listen: with_host(role.listen),
                 api_listen: with_host(role.api_listen),
                 tls,
@@ -137,6 +141,8 @@ where
     let asked = async {
         stop.await;
         tracing::info!("stopping");
+        // First: whoever balances the load looks at this, and nothing is ever done for it.
+        let _never_done = readiness.pending("the process is started again: it stops");
         stopping.cancel();
         std::future::pending::<()>().await;
     };
@@ -219,12 +225,14 @@ async fn deliver(
     }
 }
 
-fn open_store(role: &WorkerRole<'_>) -> Result<SqliteStore, Failure> {
+fn open_store(role: &WorkerRole<'_>, metrics: Arc<Metrics>) -> Result<(SqliteStore, Shares), Failure> {
     let what = || format!("--data {}", role.data.display());
     let store = SqliteStore::open(role.data).or_fail(what)?;
     let size = role.args.disk(role.data).size().or_fail(what)?;
-    store.set_shares(role.args.shares(size));
-    Ok(store)
+    let shares = role.args.shares(size);
+    store.set_shares(shares);
+    store.observe(metrics);
+    Ok((store, shares))
 }
 
 /// Listens, or says which flag names the address that could not be taken.

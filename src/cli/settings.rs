@@ -79,6 +79,9 @@ pub struct ControllerArgs {
     /// The address under which Kong reaches the ingest port; a Connection's ingestUrl goes before it.
     #[arg(long, value_name = "URL", value_parser = parse_url, env = "HOOKSTREAM_INGEST_URL")]
     pub ingest_url: Option<Url>,
+    /// The address under which Auth0 reaches the ingest port from the internet; a Connection's ingestUrl goes before it.
+    #[arg(long, value_name = "URL", value_parser = parse_url, env = "HOOKSTREAM_PUBLIC_INGEST_URL")]
+    pub public_ingest_url: Option<Url>,
     /// How often objects are compared with the vendor; a Connection's resyncInterval goes before it.
     #[arg(long, default_value = "10m", value_parser = parse_duration, env = "HOOKSTREAM_RESYNC_INTERVAL")]
     pub resync_interval: Duration,
@@ -107,6 +110,7 @@ impl ControllerArgs {
     pub fn options(&self) -> controller::Options {
         controller::Options {
             ingest_url: self.ingest_url.clone(),
+            public_ingest_url: self.public_ingest_url.clone(),
             resync_interval: self.resync_interval,
             admin_ceiling: self.admin_rate_ceiling,
             patience: controller::Patience {
@@ -163,6 +167,12 @@ pub struct WorkerArgs {
     /// How full the disk of --data may be; above it, events are refused before they are read. 100%: no limit.
     #[arg(long, default_value = "90%", value_parser = parse_percent, value_name = "PERCENT", env = "HOOKSTREAM_DISK_LIMIT")]
     disk_limit: u8,
+    /// How long deliveries of a deleted hook wait for a hook of its name, before they are dead letters.
+    #[arg(long, default_value = "1h", value_parser = parse_duration, env = "HOOKSTREAM_HOOK_GRACE")]
+    pub hook_grace: Duration,
+    /// Use a store that another installation has used, and what waits in it, from now on as this one's.
+    #[arg(long, env = "HOOKSTREAM_ACCEPT_NEW_STORE")]
+    pub accept_new_store: bool,
     /// Which part of the disk may wait for the receivers of one namespace; above it, its events are refused. 100%: all.
     #[arg(long, default_value = "50%", value_parser = parse_percent, value_name = "PERCENT", env = "HOOKSTREAM_NAMESPACE_SHARE")]
     namespace_share: u8,

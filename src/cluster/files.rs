@@ -27,7 +27,7 @@ use crate::core::keys::KeyRing;
 use manifests::Manifests;
 use state::State;
 
-pub use manifests::{Document, ManifestError, documents};
+pub use manifests::{Document, ManifestError, documents, uid};
 pub use offline::Offline;
 
 /// An edited manifest is seen within this time; a removed one after two of them.
@@ -247,6 +247,16 @@ impl Cluster for Files {
 
     fn key_ring(&self, _create: bool) -> BoxFuture<'_, Result<Arc<KeyRing>, ClusterError>> {
         Box::pin(async move { Ok(self.ring.clone()) })
+    }
+
+    /// Uids are made from names here, so any folder may go on with the store of another.
+    fn installation(&self) -> BoxFuture<'_, Result<Option<String>, ClusterError>> {
+        Box::pin(async { Ok(Some("standalone".to_owned())) })
+    }
+
+    /// Nobody makes or ends namespaces here: the name is all there is.
+    fn namespace_uid<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<String>, ClusterError>> {
+        Box::pin(async move { Ok(Some(uid("Namespace", "", name))) })
     }
 
     fn authorize<'a>(

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ObjectReference, Secret};
 use k8s_openapi::api::events::v1::Event as KubeEvent;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, ObjectMeta};
 use kube::api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams, PostParams};
@@ -59,6 +59,8 @@ pub struct Kubernetes {
     config_maps: Arc<Cache<ConfigMap>>,
     ring: ring::RingCache,
     reviews: reviews::Reviews,
+    /// The operator's own namespace.
+    home: String,
     /// Asked before each of the controller's writes. The worker's are its own.
     leadership: Leadership,
 }
@@ -70,9 +72,15 @@ impl Kubernetes {
             config_maps: Arc::new(Cache::new(client.clone(), false)),
             ring: ring::RingCache::new(client.clone(), options.namespace.clone()),
             reviews: reviews::Reviews::new(client.clone(), options.token_audience.clone()),
+            home: options.namespace.clone(),
             client,
             leadership,
         }
+    }
+
+    async fn uid_of(&self, namespace: &str) -> Result<Option<String>, kube::Error> {
+        let api: Api<Namespace> = Api::all(self.client.clone());
+        Ok(api.get_metadata_opt(namespace).await?.and_then(|found| found.metadata.uid))
     }
 
     async fn patch_status(&self, manager: &str, target: &Target, status: Value) -> Result<(), ClusterError> {
@@ -280,6 +288,22 @@ impl Cluster for Kubernetes {
 
     fn key_ring(&self, create: bool) -> BoxFuture<'_, Result<Arc<KeyRing>, ClusterError>> {
         Box::pin(self.ring.get(create && self.leadership.leads()))
+    }
+
+    /// The uid of the operator's own namespace: it ends with the installation, and the key ring is in it.
+    fn installation(&self) -> BoxFuture<'_, Result<Option<String>, ClusterError>> {
+        Box::pin(async move {
+            match self.uid_of(&self.home).await {
+                Ok(Some(uid)) => Ok(Some(uid)),
+                Ok(None) => Err(ClusterError::Gone),
+                Err(kube::Error::Api(status)) if status.code == 403 => Ok(None),
+                Err(error) => Err(cluster_error(error)),
+            }
+        })
+    }
+
+    fn namespace_uid<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<String>, ClusterError>> {
+        Box::pin(async move { self.uid_of(name).await.map_err(cluster_error) })
     }
 
     fn authorize<'a>(

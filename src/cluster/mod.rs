@@ -282,6 +282,12 @@ pub trait Cluster: Send + Sync + 'static {
     /// on a lost one.
     fn key_ring(&self, create: bool) -> BoxFuture<'_, Result<Arc<KeyRing>, ClusterError>>;
 
+    /// What tells this installation from every other; None: it may not be asked for.
+    fn installation(&self) -> BoxFuture<'_, Result<Option<String>, ClusterError>>;
+
+    /// The uid of the namespace of this name; None: there is none.
+    fn namespace_uid<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<String>, ClusterError>>;
+
     /// Judges a caller by its bearer token.
     fn authorize<'a>(
         &'a self,

@@ -3,16 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use kube::runtime::reflector::Store;
 use kube::{Resource, ResourceExt};
 
 use super::backoff::resync;
 use super::context::Context;
 use super::problem::Problem;
-use super::requests::uses_connection;
+use super::reconcile::Synced;
+use super::requests::{in_namespace, uses_connection};
 use super::{reconcile, status};
 use crate::admin::Access;
+use crate::admin::auth0::{Auth0Access, Credentials, StreamClient, address};
 use crate::admin::kong::{KongAccess, KongClient, TOKEN_HEADER};
-use crate::api::{Capabilities, Connection, EventHook, FINALIZER};
+use crate::api::{Auth0Connection, Capabilities, Connection, FINALIZER};
 use crate::cluster::{Guarded, Key, secret_text, tls_options};
 use crate::core::bucket::Rate;
 use crate::core::conditions::{Note, Standing};
@@ -31,11 +34,23 @@ pub async fn reconcile(connection: Arc<Connection>, context: Arc<Context>) -> Re
     let key = Key::of(&*connection);
     let access = access(&connection, &context).await?;
     context.backoff.may_call(&connection.uid().unwrap_or_default())?;
-    let Access::Kong(kong) = &access;
+    let mut status = connection.status.clone().unwrap_or_default();
+    let kong = match &access {
+        Access::Kong(kong) => kong,
+        Access::Auth0(auth0) => {
+            StreamClient::new(auth0.clone()).reach().await?;
+            context.remember_access(key, &access);
+            let ready = Standing::Ready(Note::new("Connected", "the Management API answers"));
+            status::write(&context, &*connection, status, &ready, None).await?;
+            return Ok(resync(
+                resync_interval(&connection, &context)?,
+                &connection.uid().unwrap_or_default(),
+            ));
+        }
+    };
     let version = KongClient::new(kong.clone()).version().await?;
     context.remember_access(key.clone(), &access);
 
-    let mut status = connection.status.clone().unwrap_or_default();
     if status.version.is_some() && status.version != version {
         // Another version may be able to do other things.
         context.unlearn(&key);
@@ -50,43 +65,55 @@ pub async fn reconcile(connection: Arc<Connection>, context: Arc<Context>) -> Re
     Ok(resync(resync_interval(&connection, &context)?, &connection.uid().unwrap_or_default()))
 }
 
-/// The in-use finalizer: an EventHook that is deleted together with its Connection still needs it to clean up.
+/// The in-use finalizer: an object that is deleted together with its Connection still needs it to clean up.
 async fn keep_while_used(connection: &Connection, context: &Context) -> Result<(), Problem> {
-    let (namespace, name) = (connection.namespace().unwrap_or_default(), connection.name_any());
-    let users = context.view.hooks.state_filter(|h| {
-        h.namespace().as_deref() == Some(namespace.as_str()) && may_use(h, &name) && holds(h)
-    });
+    let place = Key::of(connection);
+    let view = &context.view;
+    let user = user(&view.hooks, &place)
+        .or_else(|| user(&view.streams, &place))
+        .or_else(|| user(&view.auth0_hooks, &place));
     let deleting = connection.metadata.deletion_timestamp.is_some();
-    match users.first() {
-        Some(user) if deleting => Err(Problem::InUse(format!("EventHook {}", user.name_any()))),
+    match user {
+        Some(user) if deleting => Err(Problem::InUse(user)),
         Some(_) => Ok(reconcile::hold(context, connection).await?),
         None => {
             reconcile::release(context, connection).await?;
             if deleting {
-                context.forget_connection(&Key::of(connection));
+                context.forget_connection(&place);
             }
             Ok(())
         }
     }
 }
 
-/// One that cannot be read may use any Connection: as long as it has to clean up, none goes.
-fn may_use(hook: &Guarded<EventHook>, name: &str) -> bool {
-    let unknown = hook.0.is_err() && hook.finalizers().iter().any(|f| f == FINALIZER);
-    unknown || uses_connection(hook, name)
+/// One of a kind that uses the Connection.
+fn user<K: Synced>(all: &Store<Guarded<K>>, connection: &Key) -> Option<String> {
+    let uses = |object: &Guarded<K>| {
+        in_namespace(object, connection) && may_use(object, &connection.name) && holds(object)
+    };
+    let kind: &str = K::KIND.into();
+    all.find(uses).map(|object| format!("{kind} {}", object.name_any()))
 }
 
-/// A hook that is being deleted and has nothing at the vendor any more uses nothing.
-fn holds(hook: &Guarded<EventHook>) -> bool {
-    hook.meta().deletion_timestamp.is_none() || hook.finalizers().iter().any(|f| f == FINALIZER)
+/// One that cannot be read may use any Connection: as long as it has to clean up, none goes.
+fn may_use<K: Synced>(object: &Guarded<K>, name: &str) -> bool {
+    let unknown = object.0.is_err() && object.finalizers().iter().any(|f| f == FINALIZER);
+    unknown || uses_connection(object, name)
+}
+
+/// An object that is being deleted and has nothing at the vendor any more uses nothing.
+fn holds<K: Synced>(object: &Guarded<K>) -> bool {
+    object.meta().deletion_timestamp.is_none() || object.finalizers().iter().any(|f| f == FINALIZER)
 }
 
 /// How this Connection's vendor is reached.
 pub async fn access(connection: &Connection, context: &Context) -> Result<Access, Problem> {
     let namespace = connection.namespace().unwrap_or_default();
     let spec = &connection.spec;
-    let Some(kong) = &spec.kong else {
-        return Err(not_built(vec!["auth0"]));
+    let kong = match (&spec.kong, &spec.auth0) {
+        (Some(kong), None) => kong,
+        (None, Some(auth0)) => return auth0_access(connection, auth0, context).await,
+        _ => return Err(invalid("kong", "exactly one of kong, auth0 must be set")),
     };
     let http = match &kong.tls {
         None => context.http.clone(),
@@ -109,6 +136,33 @@ pub async fn access(connection: &Connection, context: &Context) -> Result<Access
     let known = connection.status.as_ref().and_then(|status| status.capabilities.as_ref());
     let learned = context.learned(&Key::of(connection), known);
     Ok(Access::Kong(KongAccess { http, admin_url, workspace, token, learned }))
+}
+
+async fn auth0_access(
+    connection: &Connection,
+    auth0: &Auth0Connection,
+    context: &Context,
+) -> Result<Access, Problem> {
+    let namespace = &connection.namespace().unwrap_or_default();
+    let problem = "must be the tenant's host name, for example acme.eu.auth0.com";
+    let base = address(&auth0.domain).ok_or_else(|| invalid("auth0.domain", problem))?;
+    let credentials = match (&auth0.client_credentials, &auth0.token_secret_ref) {
+        (Some(client), None) => Credentials::Client {
+            id: client.client_id.clone(),
+            secret: secret_text(&*context.cluster, namespace, &client.client_secret_ref).await?,
+            audience: auth0.audience.clone().unwrap_or_else(|| format!("https://{}/api/v2/", auth0.domain)),
+        },
+        (None, Some(token)) => Credentials::Ready(secret_text(&*context.cluster, namespace, token).await?),
+        _ => return Err(invalid("auth0", "exactly one of clientCredentials, tokenSecretRef must be set")),
+    };
+    let login = context.tokens.login(&base, credentials);
+    let http =
+        context.pacer.client(context.http.clone(), &Key::of(connection).to_string(), rate(connection)?);
+    Ok(Access::Auth0(Auth0Access { http, base, login }))
+}
+
+fn invalid(field: &'static str, problem: &str) -> Problem {
+    InvalidSpec::InvalidSpec { field, problem: problem.into() }.into()
 }
 
 /// The hash that a gateway of this version signs with.
@@ -139,8 +193,4 @@ pub fn resync_interval(connection: &Connection, context: &Context) -> Result<Dur
     let Some(text) = &connection.spec.resync_interval else { return Ok(context.options.resync_interval) };
     duration::parse(&text.0)
         .map_err(|e| InvalidSpec::InvalidSpec { field: "resyncInterval", problem: e.to_string() }.into())
-}
-
-fn not_built(fields: Vec<&'static str>) -> Problem {
-    InvalidSpec::NotImplemented(fields).into()
 }

@@ -10,11 +10,13 @@ use url::Url;
 
 use super::backoff::Backoff;
 use super::eventhook::Sources;
+use super::eventstream::Failures;
 use super::reconcile::{Claims, Memory, Snapshots};
 use crate::admin::Access;
+use crate::admin::auth0::Tokens;
 use crate::admin::kong::Learned;
 use crate::admin::limit::Pacer;
-use crate::api::{Capabilities, EventHook};
+use crate::api::{Capabilities, EventHook, EventStream};
 use crate::cluster::{Cluster, ClusterError, Key, View};
 use crate::core::bucket::Rate;
 use crate::core::keys::KeyRing;
@@ -27,6 +29,8 @@ use crate::net::HttpClient;
 pub struct Options {
     /// How Kong reaches the worker, unless a Connection says so itself.
     pub ingest_url: Option<Url>,
+    /// How Auth0 reaches the worker from the internet, unless a Connection says so itself.
+    pub public_ingest_url: Option<Url>,
     /// How often objects are compared with the vendor, unless a Connection says so itself.
     pub resync_interval: Duration,
     /// How often one host is called at most, by all Connections together.
@@ -38,7 +42,13 @@ impl Default for Options {
     fn default() -> Self {
         let resync_interval = Duration::from_secs(600);
         let admin_ceiling = Rate { requests: 10, interval: Duration::from_secs(1), burst: 10 };
-        Options { ingest_url: None, resync_interval, admin_ceiling, patience: Patience::default() }
+        Options {
+            ingest_url: None,
+            public_ingest_url: None,
+            resync_interval,
+            admin_ceiling,
+            patience: Patience::default(),
+        }
     }
 }
 
@@ -80,6 +90,9 @@ pub struct Context {
     pub(super) claims: Claims,
     pub(super) snapshots: Snapshots,
     pub(super) sources: Sources,
+    pub(super) failures: Failures,
+    /// The logins at Auth0.
+    pub(super) tokens: Tokens,
     /// The accesses that last worked, by Connection and address: a namespace whose Secret is deleted first still cleans
     /// up, and an address that a Connection no longer has, too.
     last_access: Mutex<HashMap<(Key, String), Access>>,
@@ -113,6 +126,8 @@ impl Context {
             claims: Claims::default(),
             snapshots: Snapshots::default(),
             sources: Sources::default(),
+            failures: Failures::default(),
+            tokens: Tokens::default(),
             last_access: Mutex::default(),
             learned: Mutex::default(),
             nudges,
@@ -131,6 +146,7 @@ impl Context {
         self.backoff.forget(uid);
         self.memory.forget(uid);
         self.claims.forget(uid);
+        self.failures.forget(uid);
     }
 
     pub(super) fn remember_access(&self, connection: Key, access: &Access) {
@@ -166,7 +182,7 @@ impl Context {
 
     /// Where something about a Connection's gateway was learned, its status is to tell it.
     pub(super) fn tell_news(&self, connection: Key, access: &Access) {
-        let Access::Kong(kong) = access;
+        let Access::Kong(kong) = access else { return };
         if kong.learned.news() {
             // Closed: the controller is stopping.
             self.nudges.send(connection).ok();
@@ -180,7 +196,12 @@ impl Context {
             let applied = hook.status.as_ref().and_then(|s| s.applied.as_ref());
             applied.is_some_and(|a| a.terms.key_id.is_some())
         };
-        let depends = self.view.hooks.find(|h| h.0.as_ref().is_ok_and(told)).is_some();
+        let streams = |stream: &EventStream| {
+            let applied = stream.status.as_ref().and_then(|s| s.applied.as_ref());
+            applied.is_some_and(|a| a.terms.key_id.is_some())
+        };
+        let depends = self.view.hooks.find(|h| h.0.as_ref().is_ok_and(told)).is_some()
+            || self.view.streams.find(|s| s.0.as_ref().is_ok_and(streams)).is_some();
         self.cluster.key_ring(!depends).await
     }
 }

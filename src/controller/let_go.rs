@@ -19,6 +19,8 @@ const LONGEST: Duration = Duration::from_secs(10);
 /// leaves it). Tells of each object what came of it.
 pub async fn delete_all_external(context: &Context, mut tell: impl FnMut(&Target, Result<(), Problem>)) {
     delete_kind(context, &context.view.hooks, &mut tell).await;
+    delete_kind(context, &context.view.streams, &mut tell).await;
+    delete_kind(context, &context.view.auth0_hooks, &mut tell).await;
 }
 
 async fn delete_kind<K: Synced>(

@@ -11,10 +11,12 @@
 //! Left to others: how objects come and go (`cluster`), what a vendor speaks (`admin`), what differs (`core::plan`).
 //! Leadership is asked where writes go out: `cluster` before each of the controller's, `admin::limit` before each call.
 
+mod auth0_hook;
 mod backoff;
 mod connection;
 mod context;
 mod eventhook;
+mod eventstream;
 mod let_go;
 mod observed;
 mod outcome;
@@ -47,12 +49,25 @@ const QUEUE: usize = 1024;
 pub async fn run(context: Arc<Context>, changes: mpsc::Receiver<Change>, stop: CancellationToken) {
     let (hooks, hook_requests) = mpsc::channel(QUEUE);
     let (connections, connection_requests) = mpsc::channel(QUEUE);
+    let (streams, stream_requests) = mpsc::channel(QUEUE);
+    let (auth0_hooks, auth0_hook_requests) = mpsc::channel(QUEUE);
+    let queues = requests::Queues { hooks, connections, streams, auth0_hooks };
     let view = context.view.clone();
     tokio::join!(
         // Without requests the appliers end what is under way, and then themselves.
-        stop.run_until_cancelled_owned(requests::forward(context.clone(), changes, hooks, connections)),
+        stop.run_until_cancelled_owned(requests::forward(context.clone(), changes, queues)),
         drive(context.clone(), view.hooks, hook_requests, |o, c| observed::observed(
             eventhook::reconcile,
+            o,
+            c
+        )),
+        drive(context.clone(), view.streams, stream_requests, |o, c| observed::observed(
+            eventstream::reconcile,
+            o,
+            c
+        )),
+        drive(context.clone(), view.auth0_hooks, auth0_hook_requests, |o, c| observed::observed(
+            auth0_hook::reconcile,
             o,
             c
         )),

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use url::Url;
+
 use crate::admin::{self, AdminError, Detail};
 use crate::cluster::{ClusterError, MissingSecret};
 use crate::core::conditions::{Note, Standing};
@@ -42,6 +44,14 @@ pub enum Problem {
     )]
     IngestUrlMissing,
     #[error(
+        "no address by which Auth0 reaches the worker: set ingestUrl in the Connection, or start the operator with --public-ingest-url"
+    )]
+    PublicIngestUrlMissing,
+    #[error(
+        "Auth0 sends to https addresses only, and not to {0}: correct ingestUrl in the Connection, or --public-ingest-url"
+    )]
+    PublicIngestUrlUnusable(Url),
+    #[error(
         "handler {0} may not run in the gateway: name it in gatewayHandlers of the Connection, or use deliverBy: Worker"
     )]
     HandlerNotAllowed(&'static str),
@@ -49,6 +59,10 @@ pub enum Problem {
         "adopt.id: there is no {what} with the id {id}: correct the id in a new object, or remove adopt there to create one"
     )]
     AdoptNotFound { what: &'static str, id: String },
+    #[error(
+        "there is no {what} with the name {name}: correct the name, or leave managementPolicy out to create it"
+    )]
+    NotThere { what: &'static str, name: String },
     #[error("the {what} {id} belongs to {by}: one object has it, delete or change the other first")]
     Held { what: &'static str, id: String, by: String },
     #[error("{0}")]
@@ -101,6 +115,8 @@ impl Problem {
             Problem::Secret(inner) => inner.into(),
             Problem::Admin(inner) => inner.into(),
             Problem::NotVisible(_) => "NotVisibleYet",
+            // One reason for both vendors.
+            Problem::PublicIngestUrlMissing => (&Problem::IngestUrlMissing).into(),
             other => other.into(),
         }
     }
@@ -111,6 +127,9 @@ impl Problem {
             | Problem::Spec(_)
             | Problem::WrongVendor { .. }
             | Problem::AdoptNotFound { .. }
+            | Problem::NotThere { .. }
+            | Problem::PublicIngestUrlMissing
+            | Problem::PublicIngestUrlUnusable(_)
             | Problem::Held { .. }
             | Problem::Differs(_)
             | Problem::Conflict { .. }

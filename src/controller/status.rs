@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use super::context::Context;
 use super::problem::Problem;
 use crate::api::{
-    Connection, ConnectionStatus, EventHook, EventHookStatus, Handled, LastError, RECONCILE_REQUESTED_AT,
+    Connection, ConnectionStatus, EventHook, EventHookStatus, EventStream, EventStreamStatus, Handled, Hook,
+    HookStatus, LastError, RECONCILE_REQUESTED_AT,
 };
 use crate::cluster::{ClusterError, Kind, Target};
 use crate::core::conditions::{DELIVERING, Note, Standing, same_meaning};
@@ -96,6 +97,24 @@ macro_rules! managed {
 
 managed!(EventHook, EventHookStatus, ["connectionRef", "deletionPolicy"], {"source": "", "handler": {}});
 managed!(Connection, ConnectionStatus, [], {});
+managed!(
+    EventStream,
+    EventStreamStatus,
+    ["connectionRef", "deletionPolicy", "managementPolicy", "adopt"],
+    {"connectionRef": {"name": ""}, "name": "", "subscriptions": [], "destination": {}}
+);
+managed!(
+    Hook,
+    HookStatus,
+    ["connectionRef", "deletionPolicy", "managementPolicy", "adopt"],
+    {"connectionRef": {"name": ""}, "name": "", "triggerId": "credentials-exchange"}
+);
+
+/// True where the controller carries out `hookstream.dev/resume` itself; else it is the worker's, and so is its
+/// acknowledgement.
+fn resumes(kind: Kind) -> bool {
+    kind == Kind::EventStream
+}
 
 /// Writes how the object stands. `status` carries what the kind itself wants to tell; its shared members are filled in.
 pub async fn write<K: Managed>(
@@ -117,8 +136,9 @@ pub async fn write<K: Managed>(
     // The token of a command is acknowledged once it was carried out, whatever came of it.
     let handled = parts.handled.get_or_insert_default();
     handled.reconcile_requested_at = object.annotations().get(RECONCILE_REQUESTED_AT).cloned();
-    // The worker's to write.
-    handled.resume = None;
+    if !resumes(K::KIND) {
+        handled.resume = None;
+    }
     if *handled == Handled::default() {
         *parts.handled = None;
     }
@@ -173,9 +193,9 @@ async fn store<S: Serialize>(
     status: S,
     standing: &Standing,
 ) -> Result<(), ClusterError> {
-    let value = controllers_part(serde_json::to_value(&status).unwrap_or_default());
-    let old =
-        controllers_part(before.map(|s| serde_json::to_value(s).unwrap_or_default()).unwrap_or_default());
+    let part = |status: Value| controllers_part(status, resumes(target.kind));
+    let value = part(serde_json::to_value(&status).unwrap_or_default());
+    let old = part(before.map(|s| serde_json::to_value(s).unwrap_or_default()).unwrap_or_default());
     if same_meaning(&old, &value) {
         return Ok(());
     }
@@ -194,13 +214,15 @@ pub async fn tell<K: Managed>(context: &Context, object: &K, warning: bool, note
     context.cluster.publish(&Target::of(K::KIND, object), warning, note).await;
 }
 
-/// Leaves out what the worker writes: its condition, and the acknowledgement of `resume`.
-fn controllers_part(mut status: Value) -> Value {
+/// Leaves out what the worker writes: its condition, and the acknowledgement of `resume` where it carries that out.
+fn controllers_part(mut status: Value, resumes: bool) -> Value {
     if let Some(conditions) = status.get_mut("conditions").and_then(Value::as_array_mut) {
         conditions.retain(|c| c.get("type").and_then(Value::as_str) != Some(DELIVERING));
     }
     if let Some(handled) = status.get_mut("handled").and_then(Value::as_object_mut) {
-        handled.remove("resume");
+        if !resumes {
+            handled.remove("resume");
+        }
         if handled.is_empty()
             && let Some(status) = status.as_object_mut()
         {

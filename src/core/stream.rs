@@ -33,7 +33,8 @@ pub enum Destination {
     /// The operator's own worker.
     Worker(Recovery),
     Webhook {
-        endpoint: Url,
+        /// As the spec writes it: it is compared with what Auth0 has.
+        endpoint: String,
         authorization: Authorization,
     },
     EventBridge {
@@ -173,7 +174,7 @@ fn webhook_destination(webhook: &WebhookDestination) -> Result<Destination, Inva
     let authorization = authorization(&webhook.authorization).ok_or_else(|| {
         invalid("destination.webhook.authorization", "exactly one of basic, bearer, customHeader must be set")
     })?;
-    Ok(Destination::Webhook { endpoint, authorization })
+    Ok(Destination::Webhook { endpoint: webhook.endpoint.0.clone(), authorization })
 }
 
 fn authorization(spec: &SpecAuthorization) -> Option<Authorization> {

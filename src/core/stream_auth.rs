@@ -61,11 +61,16 @@ pub fn token(
 }
 
 /// What Auth0 is to be told of a stream. One into the worker keeps its key until its rotation text changes: a new key in
-/// the ring would otherwise tell every tenant a new token at once. None where the ring has no key.
-pub fn wanted_terms(stream: &EventStream, kind: DestinationKind, ring: &KeyRing) -> Option<StreamTerms> {
+/// the ring would otherwise tell every tenant a new token at once. None where that takes a ring and there is no key.
+pub fn wanted_terms(
+    stream: &EventStream,
+    kind: DestinationKind,
+    ring: Option<&KeyRing>,
+) -> Option<StreamTerms> {
     if kind != DestinationKind::Worker {
         return Some(StreamTerms { destination: kind, rotation: None, key_id: None });
     }
+    let ring = ring?;
     let rotation = stream.spec.rotation.clone();
     let applied = stream.status.as_ref().and_then(|s| s.applied.as_ref()).map(|a| &a.terms);
     let kept = applied
@@ -274,7 +279,8 @@ mod tests {
     #[test]
     fn a_stream_keeps_its_key_until_its_rotation_changes() {
         let told = json!({"applied": {"destination": "Worker", "rotation": "a", "keyId": "k1"}});
-        let terms = |stream: &EventStream| wanted_terms(stream, DestinationKind::Worker, &ring()).unwrap();
+        let terms =
+            |stream: &EventStream| wanted_terms(stream, DestinationKind::Worker, Some(&ring())).unwrap();
         let kept = terms(&rotated("a", told.clone()));
         assert_eq!(kept.key_id.as_deref(), Some("k1"));
         assert_eq!(terms(&rotated("b", told)).key_id.as_deref(), Some("k2"));

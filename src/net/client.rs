@@ -17,8 +17,8 @@ use parking_lot::Mutex;
 use super::connect::{ConnectError, Egress};
 use super::tls::{TlsError, TlsOptions};
 
-/// Idle connections kept to one host: enough for a hook's usual concurrency, and bounded with many hosts.
-const IDLE_PER_HOST: usize = 32;
+/// Idle connections kept to one host: fewer than a busy hook uses would be opened and closed all the time.
+const IDLE_PER_HOST: usize = 256;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Clients with TLS options of their own that are kept; then those that nobody used for the longest go.

@@ -12,6 +12,7 @@ mod api;
 mod dispatch;
 pub mod handlers;
 mod ingest;
+mod namespaces;
 mod problem;
 mod report;
 mod request;
@@ -22,13 +23,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kube::ResourceExt;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+pub use api::TOKEN_HEADER;
 pub use ingest::{Disk, Limits};
+use namespaces::Namespaces;
 use route::Routes;
-use store::{Retention, Store, StoreError};
+use store::{Retention, Shares, Store, StoreError};
 
 use crate::api::CaKind;
 use crate::cluster::{Change, Cluster, View};
@@ -40,6 +44,8 @@ use crate::sandbox::Sandbox;
 
 /// How often what retention lets go is removed.
 const SWEEP: Duration = Duration::from_secs(30);
+/// How often what waits is measured.
+const MEASURE: Duration = Duration::from_secs(15);
 /// How often it is looked for quiet periods that end.
 const LOOK: Duration = Duration::from_millis(500);
 /// A pause between two removals, so that they never stand in the way of ingest for long.
@@ -58,8 +64,13 @@ pub struct Worker {
     pub starting: Pending,
     pub limits: Limits,
     pub retention: Retention,
-    /// How full the store's disk may be.
+    /// How full the store's disk may be, and which parts of it may wait.
     pub disk: Disk,
+    pub shares: Shares,
+    /// How long deliveries of a deleted hook wait, should it come back.
+    pub grace: Duration,
+    /// Take over the store of another installation.
+    pub accept_new_store: bool,
     /// Where the ingest port listens.
     pub listen: String,
     /// Where the API port listens.
@@ -93,7 +104,9 @@ impl Worker {
         listening: impl FnOnce(Listening),
     ) -> Result<(), WorkerError> {
         let routes = Arc::new(Routes::default());
+        let (disk, metrics) = (Arc::new(self.disk), self.metrics.clone());
         self.view.ready().await;
+        claim(&*self.cluster, &*self.store, self.accept_new_store).await?;
         for hook in self.view.hooks.state() {
             routes.put(&hook);
         }
@@ -105,16 +118,23 @@ impl Worker {
             routes: routes.clone(),
             sender: sender.clone(),
             metrics: self.metrics.clone(),
+            grace: self.grace,
             reports: reports_in,
         });
         let reporting = report::run(reports, self.store.clone(), self.cluster.clone(), self.view.clone());
+        let namespaces = Arc::new(Namespaces::new(self.cluster.clone(), self.store.clone(), handle.clone()));
         let follow = {
             let (routes, view, handle) = (routes.clone(), self.view.clone(), handle.clone());
+            let namespaces = namespaces.clone();
             async move {
                 while let Some(change) = changes.recv().await {
-                    follow(&routes, &view, &handle, change).await;
+                    follow(&routes, &view, &handle, &namespaces, change).await;
                 }
             }
+        };
+        let following = {
+            let (namespaces, routes) = (namespaces.clone(), routes.clone());
+            async move { namespaces.follow(&routes).await }
         };
         let (ingest_port, ingest_address) = listen(&self.listen).await?;
         let (api_port, api_address) = listen(&self.api_listen).await?;
@@ -126,6 +146,7 @@ impl Worker {
             routes: routes.clone(),
             dispatch: handle.clone(),
             metrics: self.metrics.clone(),
+            namespaces: namespaces.clone(),
             sender,
             max_event_bytes: self.limits.max_event_bytes,
         });
@@ -137,13 +158,14 @@ impl Worker {
         let router = ingest::router(ingest::Ingest {
             cluster: self.cluster,
             view: self.view,
-            store: self.store.clone(),
+            committer: ingest::Committer::start(self.store.clone(), handle, self.metrics.clone()),
             routes,
-            dispatch: handle,
-            metrics: self.metrics,
+            metrics: self.metrics.clone(),
             limits: self.limits,
             unknown: ingest::Unknown::default(),
-            disk: self.disk,
+            unknown_streams: ingest::Unknown::default(),
+            disk: disk.clone(),
+            namespaces,
         });
         self.starting.done();
 
@@ -156,7 +178,15 @@ impl Worker {
         };
         let promoting = promote(&*self.store, &promoted);
         let background = async {
-            tokio::join!(follow, sweep(&*self.store, self.retention), reporting, promoting, replays)
+            tokio::join!(
+                follow,
+                following,
+                sweep(&*self.store, self.retention),
+                measure(&*self.store, self.shares, &disk, &metrics),
+                reporting,
+                promoting,
+                replays
+            )
         };
         let result = tokio::select! {
             result = work => result.map_err(WorkerError::from),
@@ -165,6 +195,23 @@ impl Worker {
         };
         self.store.close().await;
         result
+    }
+}
+
+/// Makes sure that the store is this installation's, before anything of it is delivered.
+async fn claim(cluster: &dyn Cluster, store: &dyn Store, accept_new: bool) -> Result<(), StoreError> {
+    loop {
+        match cluster.installation().await {
+            Ok(Some(installation)) => return store.belongs_to(&installation, accept_new).await,
+            Ok(None) => {
+                tracing::warn!(
+                    "whose store this is cannot be checked: the account may not get the operator's namespace"
+                );
+                return Ok(());
+            }
+            Err(error) => tracing::warn!(%error, "whose store this is cannot be checked yet"),
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
 
@@ -177,10 +224,22 @@ async fn listen(address: &str) -> Result<(TcpListener, SocketAddr), WorkerError>
     bound.await.map_err(|source| WorkerError::Listen { address: address.to_owned(), source })
 }
 
-async fn follow(routes: &Routes, view: &View, dispatch: &dispatch::Handle, change: Change) {
+async fn follow(
+    routes: &Routes,
+    view: &View,
+    dispatch: &dispatch::Handle,
+    namespaces: &Namespaces,
+    change: Change,
+) {
     let concerned = match change {
         Change::EventHook(key) => match view.hook(&key.namespace, &key.name) {
-            Some(hook) => routes.put(&hook),
+            Some(hook) => {
+                // A new hook may be of a new namespace: what waits in the old one is not its own to take up.
+                if routes.get(hook.uid().unwrap_or_default().as_str()).is_none() {
+                    namespaces.look(&key.namespace).await;
+                }
+                routes.put(&hook)
+            }
             None => routes.remove(&key),
         },
         // Deliveries may wait for it.
@@ -215,6 +274,24 @@ async fn promote(store: &dyn Store, dispatch: &dispatch::Handle) {
                 tokio::time::sleep(LOOK).await;
             }
         }
+    }
+}
+
+/// Tells the metrics how much waits.
+async fn measure(store: &dyn Store, shares: Shares, disk: &Disk, metrics: &Metrics) {
+    loop {
+        if let Ok(stats) = store.stats().await {
+            let oldest = stats.oldest.map_or(Duration::ZERO, |at| Millis::now().since(at));
+            metrics.backlog(stats.waiting, stats.waiting_bytes, oldest, stats.bytes);
+            for (of, used, share) in [
+                ("hook", stats.fullest_hook, shares.hook_bytes),
+                ("namespace", stats.fullest_namespace, shares.namespace_bytes),
+            ] {
+                metrics.share(of, used as f64 / share.max(1) as f64);
+            }
+        }
+        disk.used().into_iter().for_each(|used| metrics.disk(used));
+        tokio::time::sleep(MEASURE).await;
     }
 }
 

@@ -1,6 +1,6 @@
 //! Which hooks an event reaches: an index, changed in place; and what is decided for each of them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use kube::{Resource, ResourceExt};
@@ -12,7 +12,7 @@ use super::store::{HookId, NewDelivery};
 use crate::api::{CaKind, EventHook, RESUME};
 use crate::cluster::{Guarded, Key};
 use crate::core::catalogue;
-use crate::core::event::Event;
+use crate::core::event::{Event, Origin};
 use crate::core::filter::Facts;
 use crate::core::gate::Asked;
 use crate::core::hook::{Hook, InvalidSpec, validate};
@@ -47,27 +47,42 @@ pub enum Decision {
     Undecided(String),
 }
 
-/// What a hook makes of an event, by the hook as it is now. Asked when the event comes in, and again before it is sent
-/// where it was undecided.
+/// What a hook makes of an event, by the hook as it is now. Asked when the event comes in.
 pub fn decide(known: &Known, event: &Event) -> Decision {
     decide_facts(known, &Facts::new(event))
 }
 
-fn decide_facts(known: &Known, facts: &Facts<'_>) -> Decision {
+/// The same before it is sent: the gates were asked when it was accepted, and are not asked again.
+pub fn decide_again(known: &Known, event: &Event) -> Decision {
+    match filtered(known, &Facts::new(event)) {
+        Ok(_) => Decision::Deliver(Asked::default()),
+        Err(decision) => decision,
+    }
+}
+
+/// The hook, where its filter lets the event pass.
+fn filtered<'k>(known: &'k Known, facts: &Facts<'_>) -> Result<&'k Hook, Decision> {
     let hook = match &known.hook {
         Ok(hook) => hook,
-        Err(invalid) => return Decision::Undecided(invalid.to_string()),
+        Err(invalid) => return Err(Decision::Undecided(invalid.to_string())),
     };
     match hook.filter.as_ref().map(|filter| filter.matches_facts(facts)) {
-        None | Some(Ok(true)) => {}
-        Some(Ok(false)) => return Decision::Skip,
-        Some(Err(error)) => return Decision::Undecided(format!("filter: {error}")),
+        None | Some(Ok(true)) => Ok(hook),
+        Some(Ok(false)) => Err(Decision::Skip),
+        Some(Err(error)) => Err(Decision::Undecided(format!("filter: {error}"))),
     }
+}
+
+fn decide_facts(known: &Known, facts: &Facts<'_>) -> Decision {
+    let hook = match filtered(known, facts) {
+        Ok(hook) => hook,
+        Err(decision) => return decision,
+    };
     if hook.gates.is_open() {
         return Decision::Deliver(Asked::default());
     }
     let event = facts.event();
-    let unique = catalogue::unique(&event.source, &event.event);
+    let unique = catalogue::unique(event.family(), &event.event);
     Decision::Deliver(match facts.data() {
         Ok(data) => hook.gates.ask_value(unique, data),
         Err(_) => hook.gates.ask(unique, &event.data),
@@ -94,12 +109,14 @@ pub fn may_take_long(hooks: &[Arc<Known>]) -> bool {
     hooks.iter().any(|known| known.hook.as_ref().is_ok_and(|hook| hook.filter.is_some()))
 }
 
-/// Where a hook stands in the index: namespace, source, event (None: every event of the source).
+/// Where a hook stands in the index: namespace, source, event (None: every event of the source), the EventStream whose
+/// events alone it gets.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Route {
     namespace: String,
     source: String,
     event: Option<String>,
+    stream: Option<String>,
 }
 
 /// The index.
@@ -151,6 +168,11 @@ impl Routes {
         self.inner.read().by_uid.values().cloned().collect()
     }
 
+    /// The namespaces that have hooks.
+    pub fn namespaces(&self) -> BTreeSet<String> {
+        self.inner.read().by_name.keys().map(|key| key.namespace.clone()).collect()
+    }
+
     /// The hooks that refer to this Secret or ConfigMap.
     pub fn using(&self, kind: CaKind, key: &Key) -> Vec<Arc<str>> {
         let inner = self.inner.read();
@@ -161,20 +183,29 @@ impl Routes {
         inner.by_uid.values().filter(uses).map(|known| known.id.uid.clone()).collect()
     }
 
-    /// The hooks without a Connection that this event reaches: those of its source and event, and of all of its source.
-    pub fn matching(&self, namespace: &str, source: &str, event: &str) -> Vec<Arc<Known>> {
-        let route = |event: Option<&str>| Route {
-            namespace: namespace.to_owned(),
-            source: source.to_owned(),
-            event: event.map(ToOwned::to_owned),
+    /// The hooks without a Connection that this event reaches: those of its source and event, and of all of its source;
+    /// of those that ask for one stream's events, those of the stream that it came by.
+    pub fn matching(&self, event: &Event) -> Vec<Arc<Known>> {
+        let mut route = Route {
+            namespace: event.namespace.clone(),
+            source: event.family().to_owned(),
+            event: Some(event.event.clone()),
+            stream: None,
         };
         let inner = self.inner.read();
-        [route(Some(event)), route(None)]
-            .iter()
-            .filter_map(|route| inner.by_route.get(route))
-            .flatten()
-            .cloned()
-            .collect()
+        let mut found = Vec::new();
+        let mut take = |route: &Route| found.extend(inner.by_route.get(route).into_iter().flatten().cloned());
+        take(&route);
+        if let Origin::Stream(name) = &event.origin {
+            route.stream = Some(name.clone());
+            take(&route);
+            route.event = None;
+            take(&route);
+            route.stream = None;
+        }
+        route.event = None;
+        take(&route);
+        found
     }
 }
 
@@ -211,6 +242,7 @@ pub fn known(hook: &EventHook, key: Key) -> Known {
         namespace: key.namespace.clone(),
         source: spec.source.clone(),
         event: spec.event.clone(),
+        stream: spec.from.as_ref().map(|from| from.event_stream_ref.name.clone()),
     });
     let id = HookId {
         uid: hook.uid().unwrap_or_default().into(),
@@ -251,8 +283,11 @@ mod tests {
     }
 
     fn names(routes: &Routes, source: &str, event: &str) -> Vec<String> {
-        let mut names: Vec<String> =
-            routes.matching("n", source, event).iter().map(|h| h.id.name.to_string()).collect();
+        let mut names: Vec<String> = routes
+            .matching(&self::event(source, event, json!(1)))
+            .iter()
+            .map(|h| h.id.name.to_string())
+            .collect();
         names.sort();
         names
     }
@@ -272,7 +307,8 @@ mod tests {
         );
         assert_eq!(names(&routes, "s", "f"), ["all", "held"]);
         assert_eq!(names(&routes, "t", "e"), ["other"]);
-        assert!(routes.matching("m", "s", "e").is_empty());
+        let elsewhere = Event { namespace: "m".into(), ..event("s", "e", json!(1)) };
+        assert!(routes.matching(&elsewhere).is_empty());
         assert!(routes.get("5").unwrap().hook.is_err());
     }
 
@@ -287,6 +323,36 @@ mod tests {
             data: serde_json::value::to_raw_value(&data).unwrap(),
             attributes: [].into(),
         }
+    }
+
+    #[test]
+    fn by_stream() {
+        let routes = Routes::default();
+        let auth0 = |more: Value| {
+            let mut spec = json!({"source": "auth0"});
+            spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            spec
+        };
+        let from = |name: &str| json!({"from": {"eventStreamRef": {"name": name}}});
+        routes.put(&hook("any", "1", auth0(json!({}))));
+        routes.put(&hook("users", "2", auth0(from("users"))));
+        let mut created = from("users");
+        created["event"] = json!("user.created");
+        routes.put(&hook("created", "3", auth0(created)));
+        routes.put(&hook("groups", "4", auth0(from("groups"))));
+        routes.put(&hook("urn", "5", json!({"source": "urn:auth0:t"})));
+        let reached = |stream: &str, name: &str| {
+            let event =
+                Event { origin: Origin::Stream(stream.into()), ..event("urn:auth0:t", name, json!(1)) };
+            let mut names: Vec<String> =
+                routes.matching(&event).iter().map(|h| h.id.name.to_string()).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(reached("users", "user.created"), ["any", "created", "users"]);
+        assert_eq!(reached("users", "user.deleted"), ["any", "users"]);
+        assert_eq!(reached("groups", "user.created"), ["any", "groups"]);
+        assert_eq!(names(&routes, "urn:auth0:t", "e"), ["urn"], "another sender's source is no stream's");
     }
 
     #[test]
@@ -335,7 +401,7 @@ mod tests {
         routes.put(&hook("no", "3", json!({"filter": "data.n == 2"})));
         routes.put(&hook("fails", "4", json!({"filter": "data.m == 2"})));
         routes.put(&hook("invalid", "5", json!({"filter": "m == 2"})));
-        let hooks = routes.matching("n", "s", "e");
+        let hooks = routes.matching(&event("s", "e", json!({"n": 1})));
         assert!(may_take_long(&hooks));
         let made = deliveries(&hooks, &event("s", "e", json!({"n": 1})), Millis(5));
         let mut names: Vec<_> = made.iter().map(|d| d.hook.name.to_string()).collect();

@@ -1,6 +1,7 @@
 //! Who publishes is judged by the API server: TokenReview, then SubjectAccessReview, on a real one, by a worker that
 //! has the worker's rights and no more.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -25,7 +26,12 @@ pub struct Worker {
 
 impl Worker {
     pub async fn start(namespace: Namespace, kubeconfig: PathBuf, more: &[&str]) -> Worker {
-        let [listen, api, ops] = std::array::from_fn(|_| format!("127.0.0.1:{}", free_port()));
+        Worker::start_on(IpAddr::from([127, 0, 0, 1]), namespace, kubeconfig, more).await
+    }
+
+    /// The same with its ports on this address.
+    pub async fn start_on(ip: IpAddr, namespace: Namespace, kubeconfig: PathBuf, more: &[&str]) -> Worker {
+        let [listen, api, ops] = std::array::from_fn(|_| SocketAddr::new(ip, free_port()).to_string());
         // The worker of a cluster does not make it: a volume that is not mounted would look like an empty one.
         let data = watchdog::unique_path("data");
         std::fs::create_dir(&data).expect("a folder");
@@ -73,6 +79,7 @@ pub async fn accounts(hint: &str) -> (Namespace, PathBuf) {
     let group = "rbac.authorization.k8s.io";
     let cluster = json!({"apiVersion": format!("{group}/v1"), "kind": "ClusterRole", "metadata": {"name": format!("{name}-reviews")},
         "rules": [{"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]},
+                  {"apiGroups": [""], "resources": ["namespaces"], "verbs": ["get"]},
                   {"apiGroups": ["authorization.k8s.io"], "resources": ["subjectaccessreviews"], "verbs": ["create"]}]});
     let binding = json!({"apiVersion": format!("{group}/v1"), "kind": "ClusterRoleBinding", "metadata": {"name": format!("{name}-reviews")},
         "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": format!("{name}-reviews")},

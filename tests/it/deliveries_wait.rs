@@ -71,6 +71,61 @@ async fn deliveries_of_a_deleted_hook_wait_for_its_return() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_a_hook_that_does_not_come_back_is_a_dead_letter() {
+    let receiver = Receiver::start(|_, _| Reply::status(503));
+    let standalone = Standalone::start(&hook("h", &receiver.url(), quick()), &["--hook-grace", "1s"]).await;
+    standalone.write("stays.yaml", &hook("other", &receiver.url(), json!({"source": "other"})));
+    for id in ["1", "2", "3"] {
+        standalone.accepted(&event(id)).await;
+    }
+    receiver.wait_for(3, DEADLINE).await;
+    std::fs::remove_file(standalone.manifests.join("all.yaml")).unwrap();
+    standalone.wait_for_count(FINISHED, &[DEAD, r#"reason="HookDeleted""#], 3).await;
+    // A hook of the name gets them by a replay, under their old ids.
+    let before = receiver.requests();
+    receiver.script(|_, _| Reply::status(200));
+    standalone.write("all.yaml", &hook("h", &receiver.url(), quick()));
+    let url = format!("http://{}/v1/namespaces/default/deliveries", standalone.api);
+    let (_, listed) = crate::standalone::answer(standalone.client.get(format!("{url}?state=dead"))).await;
+    assert_eq!(listed["items"].as_array().map(Vec::len), Some(3), "{listed}");
+    let id = listed["items"][0]["id"].as_str().unwrap();
+    let (status, said) =
+        crate::standalone::answer(standalone.client.post(format!("{url}/{id}/replay"))).await;
+    assert_eq!(status, 202, "{said}");
+    let after = receiver.wait_for(before.len() + 1, DEADLINE).await;
+    assert_eq!(after[before.len()].header("webhook-id"), id);
+}
+
+/// What is under way when the process is asked to stop comes to its end, and is not sent again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_lets_what_is_under_way_end() {
+    let receiver =
+        Receiver::start(|_, _| Reply::After(Duration::from_millis(700), Reply::status(200).into()));
+    let mut standalone = Standalone::start(&hook("h", &receiver.url(), quick()), &[]).await;
+    standalone.accepted(&event("1")).await;
+    receiver.wait_for(1, DEADLINE).await;
+    let ready = format!("http://{}/readyz", standalone.ops);
+    let looking = async {
+        // While it stops it says that it is not ready.
+        loop {
+            match standalone.client.get(&ready).send().await {
+                Ok(response) if response.status() == 503 => break true,
+                Ok(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+                Err(_) => break false,
+            }
+        }
+    };
+    let (ended, turned) = tokio::join!(standalone.process().terminate(), looking);
+    assert_eq!(ended.code(), Some(0), "{}", standalone.process().log());
+    assert!(turned, "readyz did not turn before the process ended");
+    standalone.restart().await;
+    standalone.accepted(&event("2")).await;
+    let seen = receiver.wait_for(2, DEADLINE).await;
+    let ids: Vec<String> = seen.iter().map(|r| r.json()["id"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(ids, ["1", "2"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_hook_that_breaks_holds_what_matches_until_it_is_valid_again() {
     let receiver = Receiver::start(|_, _| Reply::status(200));
     let good = hook("h", &receiver.url(), quick());

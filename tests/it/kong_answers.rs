@@ -20,7 +20,7 @@ fn cases() -> Vec<Case> {
     let case = |workspace, fault, reason, status, says| Case { workspace, fault, reason, status, says };
     let html = "<html><body>gateway timeout</body></html>";
     vec![
-        case("w401", json!({"status": 401}), "Unauthorized", Some(401), "check the token Secret"),
+        case("w401", json!({"status": 401}), "Unauthorized", Some(401), "check the Connection's Secret"),
         case("w403", json!({"status": 403}), "Forbidden", Some(403), "give the token the rights"),
         case("w409", json!({"status": 409, "method": "PUT"}), "Conflict", Some(409), "conflict"),
         case("w500", json!({"status": 500, "method": "PUT"}), "ServerError", Some(500), "failed (500)"),

@@ -78,11 +78,11 @@ async fn a_paused_leader_writes_nothing_when_it_wakes() {
     assert_eq!(metric(&first, "hookstream_leader").await, 0.0);
     assert_eq!(metric(&second, "hookstream_leader").await, 1.0);
     let calls = metric(&first, "hookstream_admin_requests_total").await;
-    let resyncs = world.kong.count("GET", "/event-hooks/").await;
+    let resyncs = world.kong.count("GET", "/event-hooks").await;
     world.edit("evh/a", json!({"event": "services"})).await;
     world.kong.until_hooks("the second edit", |h| h.len() == 1 && h[0]["event"] == "services").await;
     eventually(DEADLINE, "some resyncs of the second", async || {
-        let now = world.kong.count("GET", "/event-hooks/").await;
+        let now = world.kong.count("GET", "/event-hooks").await;
         if now >= resyncs + 3 { Ok(()) } else { Err(format!("{now}, {resyncs} before")) }
     })
     .await;
@@ -93,11 +93,9 @@ async fn a_paused_leader_writes_nothing_when_it_wakes() {
     );
 
     // And back: the second goes in good order, the first takes over at once and looks at everything.
-    world.edit("evh/a", json!({"suspend": true})).await;
-    world.not_ready("eventhooks/a", "Suspended").await;
     second.terminate().await;
     assert!(second.log().contains("let the Lease go"), "{}", second.log());
-    world.edit("evh/a", json!({"suspend": false, "event": "plugins"})).await;
+    world.edit("evh/a", json!({"event": "plugins"})).await;
     world.kong.until_hooks("the edit, by the first", |h| h.len() == 1 && h[0]["event"] == "plugins").await;
     world.ready("eventhooks/a").await;
     assert!(holder(&world).await.is_ok_and(|h| h == before), "the first, which never exited");
@@ -112,17 +110,18 @@ async fn of_a_leader_that_is_paused_in_a_call_that_call_alone_goes_out() {
     world.apply(&[world.connection()]).await;
     world.ready("connections/kong").await;
 
-    // The reads of ten hooks are held back: each has its write still before it.
-    world.kong.fault(json!({"method": "GET", "path": "/event-hooks/", "delayMs": 3000, "times": 10})).await;
+    // What ten hooks are compared with is held back: each has its write still before it.
+    world.kong.fault(json!({"method": "GET", "path": "/event-hooks", "delayMs": 3000})).await;
     let hooks: Vec<Value> = (0..10).map(|n| world.hook(&format!("h{n}"))).collect();
     world.apply(&hooks).await;
-    eventually(DEADLINE, "reads under way", async || {
-        if world.kong.met_faults().await >= 4 { Ok(()) } else { Err("no reads".into()) }
+    eventually(DEADLINE, "a read under way", async || {
+        if world.kong.met_faults().await >= 1 { Ok(()) } else { Err("no reads".into()) }
     })
     .await;
     assert_eq!(world.kong.count("PUT", "/").await, 0);
     let before = holder(&world).await.unwrap();
     signal(&first, Signal::STOP);
+    world.kong.no_faults().await;
     let second = controller(&world);
     until_held_by_other_than(&world, &before).await;
     for n in 0..10 {
@@ -137,7 +136,7 @@ async fn of_a_leader_that_is_paused_in_a_call_that_call_alone_goes_out() {
         objects.push(world.get(&format!("eventhooks/h{n}")).await.unwrap());
     }
 
-    // The first wakes with ten answers in its hands that each ask for a write.
+    // The first wakes with an answer in its hands that asks for ten writes.
     signal(&first, Signal::CONT);
     first.wait_for_line(stands_by, DEADLINE).await;
     eventually(DEADLINE, "its reconciles to end", async || {

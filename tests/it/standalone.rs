@@ -49,6 +49,11 @@ impl Standalone {
         standalone
     }
 
+    /// Auth0 finds it by its own address, from the next start on.
+    pub fn public_ingest(&mut self) {
+        self.args.extend(["--public-ingest-url".to_owned(), format!("http://{}", self.listen)]);
+    }
+
     /// Starts the process (again) on the same folders and ports.
     pub async fn restart(&mut self) {
         // The old one first: two on one data folder are refused.

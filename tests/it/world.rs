@@ -84,6 +84,7 @@ impl World {
         let ingest = format!("http://{listen}");
         if !setup.no_ingest_url {
             args.extend(["--ingest-url".to_owned(), ingest.clone()]);
+            args.extend(["--public-ingest-url".to_owned(), ingest.clone()]);
         }
         args.extend(setup.flags.iter().map(ToString::to_string));
         let kong = Kong::start(setup.kong).await;

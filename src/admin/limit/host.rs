@@ -119,9 +119,14 @@ impl Host {
         begun: bool,
         now: Millis,
     ) -> Result<u64, Refusal> {
-        // One that waits for its own rate takes no turns from the others.
-        let busy = self.connections.values().filter(|c| c.may_go(now)).count().max(1);
-        let share = self.ceiling.each() * u32::try_from(busy).unwrap_or(u32::MAX);
+        // One with a rate of its own takes no more turns from the others than that.
+        let turn = self.ceiling.each();
+        let takes = |c: &Connection| {
+            let own = c.bucket.as_ref().map_or(turn, Bucket::each);
+            (turn.as_secs_f64() / own.as_secs_f64().max(f64::MIN_POSITIVE)).min(1.0)
+        };
+        let busy: f64 = self.connections.values().filter(|c| !c.waiting.is_empty()).map(takes).sum();
+        let share = turn.mul_f64(busy.max(1.0));
         let host_ready = self.ceiling.ready_at(now).since(now);
         let broken = closed_for(&self.breaker, now);
         let connection = self.connections.entry(name.to_owned()).or_insert_with(|| Connection {

@@ -2,17 +2,16 @@
 
 mod print;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
-use url::Url;
 use uuid::Uuid;
 
-use super::http::{Answer, Worker};
-use super::{Failure, OrFail, Outcome, say};
+use super::http::Answer;
+use super::reach::Reach;
+use super::{OrFail, Outcome, say};
 use crate::core::time::{Millis, point};
 use print::Output;
 
@@ -30,20 +29,6 @@ pub enum Command {
     Explain(Explain),
     Replay(Replay),
     Cancel(Cancel),
-}
-
-/// Where the worker is.
-#[derive(clap::Args)]
-struct Target {
-    /// The namespace.
-    #[arg(short, long, value_name = "NAMESPACE", env = "HOOKSTREAM_NAMESPACE")]
-    namespace: String,
-    /// The address of the worker's API port; in a cluster reach it by kubectl port-forward.
-    #[arg(long, default_value = "http://127.0.0.1:8082", env = "HOOKSTREAM_API_URL")]
-    url: Url,
-    /// A file with the bearer token. Default: none is sent.
-    #[arg(long, value_name = "FILE", env = "HOOKSTREAM_TOKEN_FILE")]
-    token_file: Option<PathBuf>,
 }
 
 /// Which deliveries are meant.
@@ -82,7 +67,7 @@ enum State {
 #[command(verbatim_doc_comment)]
 pub struct List {
     #[command(flatten)]
-    target: Target,
+    target: Reach,
     #[command(flatten)]
     which: Which,
     /// How many, 1 to 500.
@@ -102,7 +87,7 @@ pub struct List {
 #[command(verbatim_doc_comment)]
 pub struct Show {
     #[command(flatten)]
-    target: Target,
+    target: Reach,
     /// The delivery's id, which is its webhook-id.
     id: Uuid,
     /// With the event's data, which takes a right of its own (get deliveries/payload).
@@ -119,7 +104,7 @@ pub struct Show {
 #[command(verbatim_doc_comment)]
 pub struct Explain {
     #[command(flatten)]
-    target: Target,
+    target: Reach,
     /// The event's id.
     event: String,
     #[arg(long, value_enum, default_value_t = Output::Table, env = "HOOKSTREAM_OUTPUT", help = print::HELP)]
@@ -134,7 +119,7 @@ pub struct Explain {
 #[command(group = clap::ArgGroup::new("what").args(["id", "hook", "state", "event", "since", "until"]).multiple(true).required(true))]
 pub struct Replay {
     #[command(flatten)]
-    target: Target,
+    target: Reach,
     /// The delivery's id. Without it: which ones, by the flags; without --state those that are dead.
     #[arg(conflicts_with_all = ["hook", "state", "event", "since", "until", "rate", "wait"])]
     id: Option<Uuid>,
@@ -155,19 +140,13 @@ pub struct Replay {
 #[command(verbatim_doc_comment)]
 pub struct Cancel {
     #[command(flatten)]
-    target: Target,
+    target: Reach,
     /// The delivery's id.
     id: Uuid,
 }
 
 fn parse_point(text: &str) -> Result<Millis, String> {
     point(text, Millis::now()).map_err(ToOwned::to_owned)
-}
-
-impl Target {
-    fn worker(&self) -> Result<Worker, Failure> {
-        Worker::new(&self.url, self.token_file.as_ref())
-    }
 }
 
 impl Which {
@@ -196,7 +175,7 @@ pub async fn run(command: Command) -> Outcome {
 }
 
 async fn list(args: List) -> Outcome {
-    let worker = args.target.worker()?;
+    let worker = args.target.worker().await?;
     let mut url = worker.url(&args.target.namespace, &["deliveries"])?;
     url.query_pairs_mut().extend_pairs(args.which.pairs()).append_pair("limit", &args.limit.to_string());
     if let Some(token) = &args.token {
@@ -208,7 +187,7 @@ async fn list(args: List) -> Outcome {
 }
 
 async fn show(args: Show) -> Outcome {
-    let worker = args.target.worker()?;
+    let worker = args.target.worker().await?;
     let mut url = worker.url(&args.target.namespace, &["deliveries", &args.id.to_string()])?;
     if args.payload {
         url.set_query(Some("payload=true"));
@@ -220,7 +199,7 @@ async fn show(args: Show) -> Outcome {
 }
 
 async fn explain(args: Explain) -> Outcome {
-    let worker = args.target.worker()?;
+    let worker = args.target.worker().await?;
     let url = worker.url(&args.target.namespace, &["events", &args.event, "explain"])?;
     let answer = worker.get(url).await?.success(2)?;
     print::show(&answer, args.output, print::explanation)?;
@@ -249,7 +228,7 @@ struct Many {
 }
 
 async fn replay(args: Replay) -> Outcome {
-    let worker = args.target.worker()?;
+    let worker = args.target.worker().await?;
     let namespace = &args.target.namespace;
     if let Some(id) = args.id {
         let url = worker.url(namespace, &["deliveries", &id.to_string(), "replay"])?;
@@ -281,7 +260,7 @@ async fn replay(args: Replay) -> Outcome {
 }
 
 async fn cancel(args: Cancel) -> Outcome {
-    let worker = args.target.worker()?;
+    let worker = args.target.worker().await?;
     let url = worker.url(&args.target.namespace, &["deliveries", &args.id.to_string(), "cancel"])?;
     // One that is finished cannot be cancelled: that is found out, not a failure to ask.
     let answer = worker.post(url, Vec::new()).await?;

@@ -276,10 +276,15 @@ fn list(path: &Path, found: &mut Vec<PathBuf>) -> Result<(), ManifestError> {
     Ok(())
 }
 
+/// The uid of an object of this kind and name.
+pub fn uid(kind: &str, namespace: &str, name: &str) -> String {
+    Uuid::new_v5(&UIDS, format!("{kind}/{namespace}/{name}").as_bytes()).to_string()
+}
+
 fn named(document: &Value, kind: Kind, key: &Key) -> Value {
     let mut object = document.clone();
     let kind: &str = kind.into();
-    let uid = Uuid::new_v5(&UIDS, format!("{kind}/{key}").as_bytes()).to_string();
+    let uid = uid(kind, &key.namespace, &key.name);
     if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.insert("namespace".into(), json!(key.namespace));
         metadata.insert("uid".into(), json!(uid));

@@ -83,6 +83,14 @@ impl Cluster for Offline {
         refused()
     }
 
+    fn installation(&self) -> BoxFuture<'_, Result<Option<String>, ClusterError>> {
+        refused()
+    }
+
+    fn namespace_uid<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Option<String>, ClusterError>> {
+        refused()
+    }
+
     fn authorize<'a>(&'a self, _: Option<&'a str>, _: Access<'a>) -> BoxFuture<'a, Result<(), AccessError>> {
         Box::pin(ready(Err(AccessError::Unavailable)))
     }

@@ -65,8 +65,10 @@ impl Synced for EventHook {
     }
 
     fn client(access: &Access) -> Option<KongClient> {
-        let Access::Kong(access) = access;
-        Some(KongClient::new(access.clone()))
+        match access {
+            Access::Kong(access) => Some(KongClient::new(access.clone())),
+            Access::Auth0(_) => None,
+        }
     }
 
     fn all(view: &View) -> &Store<Guarded<EventHook>> {

@@ -26,11 +26,16 @@ impl<K: Synced> Run<'_, K> {
             Found::There { id, item } => self.there(id, item).await,
             Found::Missing if self.policies.observes_only() => {
                 let id = self.external.as_ref().map(|e| e.id.clone()).unwrap_or_default();
-                Err(Problem::AdoptNotFound { what: K::WHAT, id })
+                match &self.wanted.name {
+                    Some(name) if id.is_empty() => {
+                        Err(Problem::NotThere { what: K::WHAT, name: name.clone() })
+                    }
+                    _ => Err(Problem::AdoptNotFound { what: K::WHAT, id }),
+                }
             }
             Found::Missing => {
                 let (id, item) = self.create().await?;
-                self.written(id, &item, Done::Created).await
+                self.written(id, item, Done::Created).await
             }
         }
     }
@@ -55,10 +60,10 @@ impl<K: Synced> Run<'_, K> {
             let (what, fields) = (K::WHAT, fields.join(", "));
             let message = format!("the {what} differs and {why} writes nothing; differing: {fields}");
             // What was not adopted is not ours: only who observes says where it is.
-            return self.reported(id, message, only_look);
+            return self.reported((id, item), message, only_look);
         }
         if only_look {
-            return Ok(self.outcome(id, tracked.cloned(), Done::Nothing, None));
+            return Ok(self.outcome((id, item), tracked.cloned(), Done::Nothing, None));
         }
         if mode.is_some() {
             let held = |by| Problem::Held { what: K::WHAT, id: id.clone(), by };
@@ -72,24 +77,35 @@ impl<K: Synced> Run<'_, K> {
                 None => self.hashes(self.wanted.secrets.keys().map(String::as_str)).await?,
             };
             let done = if mode.is_some() { Done::Adopted } else { Done::Nothing };
-            return Ok(self.outcome(id, hashes, done, None));
+            return Ok(self.outcome((id, item), hashes, done, None));
         }
         tracing::debug!(name = self.object.name_any(), ?fields, "the vendor differs from the spec");
         let (id, item) = self.update(id, &fields).await?;
         let done = if mode.is_some() { Done::Adopted } else { Done::Updated(fields) };
-        self.written(id, &item, done).await
+        self.written(id, item, done).await
     }
 
-    fn reported(&self, id: String, message: String, known: bool) -> Result<Outcome, Problem> {
+    fn reported(
+        &self,
+        found: (String, Arc<Value>),
+        message: String,
+        known: bool,
+    ) -> Result<Outcome, Problem> {
         if !known {
             return Err(Problem::Differs(message));
         }
         let note = Note::new("Differs", message);
-        Ok(self.outcome(id, self.object.hashes().cloned(), Done::Nothing, Some(note)))
+        Ok(self.outcome(found, self.object.hashes().cloned(), Done::Nothing, Some(note)))
     }
 
-    fn outcome(&self, id: String, hashes: Option<Hashes>, done: Done, differs: Option<Note>) -> Outcome {
-        Outcome { external: self.place(&id), hashes, done, differs }
+    fn outcome(
+        &self,
+        (id, item): (String, Arc<Value>),
+        hashes: Option<Hashes>,
+        done: Done,
+        differs: Option<Note>,
+    ) -> Outcome {
+        Outcome { external: self.place(&id), item, hashes, done, differs, pending: None }
     }
 
     /// The secrets that are not what is wanted: by what reads back, or by the hash of what was last told.
@@ -241,16 +257,16 @@ impl<K: Synced> Run<'_, K> {
     }
 
     /// Something was written: what the answer shows is what counts from now on.
-    async fn written(&self, id: String, item: &Value, done: Done) -> Result<Outcome, Problem> {
+    async fn written(&self, id: String, item: Value, done: Done) -> Result<Outcome, Problem> {
         self.context.memory.made(&self.uid, self.place(&id));
         self.context.memory.seen(&self.uid);
         let unread = self
             .wanted
             .secrets
             .iter()
-            .filter(|(path, value)| !K::Client::SECRETS_READ_BACK || at(item, path) != Some(*value));
+            .filter(|(path, value)| !K::Client::SECRETS_READ_BACK || at(&item, path) != Some(*value));
         let hashes = self.hashes(unread.map(|(path, _)| path.as_str())).await?;
-        let kept = match plan(&self.wanted.compared, Some(item)) {
+        let kept = match plan(&self.wanted.compared, Some(&item)) {
             Plan::Update(fields) => Some(fields.join(", ")),
             Plan::Create | Plan::Nothing => None,
         };
@@ -261,7 +277,7 @@ impl<K: Synced> Run<'_, K> {
                 format!("the {} was written and reads otherwise; differing: {fields}", K::WHAT),
             )
         });
-        Ok(self.outcome(id, hashes, done, differs))
+        Ok(self.outcome((id, Arc::new(item)), hashes, done, differs))
     }
 
     /// The Connection has another address than the object was made at. Where the object is at the new one, too, it is

@@ -41,12 +41,13 @@ pub async fn finish<K: Synced>(
     context.tell_news(Key::of(&**connection), &vendor.access);
     tell::<K>(context, object, &outcome.done, &wanted.whole()).await;
     K::record(&mut status, Some(outcome.external), outcome.hashes);
-    let standing = match outcome.differs {
-        Some(note) => {
+    let standing = match (outcome.differs, outcome.pending) {
+        (Some(note), _) => {
             context.metrics.drift_found(K::KIND.into());
             Standing::Stalled(note)
         }
-        None => Standing::Ready(ready),
+        (None, Some(note)) => Standing::Waiting(note),
+        (None, None) => Standing::Ready(ready),
     };
     status::write(context, object, status, &standing, None).await?;
     forget_record(context, object).await?;

@@ -127,6 +127,13 @@ impl<K: Synced> Run<'_, K> {
         let all = self.context.snapshots.all(&self.vendor.client).await?;
         let holder = all.items.iter().find(|i| i.get("name").and_then(Value::as_str) == Some(name));
         let Some(id) = holder.and_then(|item| K::Client::id(item)) else { return Ok(Found::Missing) };
+        if self.policies.observes_only() {
+            // To look at it takes nothing from anybody.
+            let item = self.vendor.client.observe(id).await?;
+            return Ok(
+                item.map_or(Found::Missing, |item| Found::There { id: id.to_owned(), item: Arc::new(item) })
+            );
+        }
         let stored = self.context.cluster.stored(&Target::of(K::KIND, self.object)).await?;
         if stored.pointer("/metadata/resourceVersion").and_then(Value::as_str)
             != self.object.resource_version().as_deref()

@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kube::ResourceExt;
+use serde_json::Value;
 
 pub use cleanup::{cleanup, delete_external};
 pub use finish::{finish, suspended};
@@ -46,10 +47,14 @@ use record::Record;
 /// What a sync came to.
 pub struct Outcome {
     pub external: External,
+    /// The object as the vendor shows it now.
+    pub item: Arc<Value>,
     pub hashes: Option<Hashes>,
     pub done: Done,
     /// Why the object is not as wanted, where nothing may be written or a write changes nothing.
     pub differs: Option<Note>,
+    /// What the kind still waits for.
+    pub pending: Option<Note>,
 }
 
 /// One sync of one object.

@@ -1,6 +1,7 @@
 //! JSON objects whose values stay the text that came.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fmt;
 
 use serde::de::{Deserializer, MapAccess, Visitor};
@@ -9,6 +10,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::BadEvent;
+
+/// So many names are compared one by one.
+const FEW: usize = 16;
+
+/// A member's name; the text that came, where nothing in it is escaped.
+#[derive(Deserialize)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// The members of a JSON object, in order, their values as text.
 #[derive(Clone, Debug)]
@@ -57,15 +65,24 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
                 f.write_str("a JSON object")
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut seen = std::collections::HashSet::new();
+                let mut seen = HashSet::new();
                 let mut members: Vec<(Cow<'de, str>, Cow<'de, RawValue>)> = Vec::new();
-                while let Some(name) = map.next_key::<String>()? {
+                while let Some(Name(name)) = map.next_key()? {
+                    // Few are compared one by one; with many that would take the square of their number.
+                    let twice = match members.len() {
+                        0..FEW => members.iter().any(|(other, _)| *other == name),
+                        FEW => {
+                            seen.extend(members.iter().map(|(other, _)| other.clone()));
+                            !seen.insert(name.clone())
+                        }
+                        _ => !seen.insert(name.clone()),
+                    };
                     // Two parsers that pick different ones of a name would see two different events.
-                    if !seen.insert(name.clone()) {
+                    if twice {
                         let short: String = name.chars().take(64).collect();
                         return Err(serde::de::Error::custom(format_args!("{short} stands in it twice")));
                     }
-                    members.push((Cow::Owned(name), Cow::Borrowed(map.next_value::<&'de RawValue>()?)));
+                    members.push((name, Cow::Borrowed(map.next_value::<&'de RawValue>()?)));
                 }
                 Ok(Members(members))
             }

@@ -17,11 +17,13 @@ use serde_json::value::RawValue;
 
 pub use parse::{
     BadEvent, Draft, MAX_BATCH, MAX_DEPTH, Published, Rejected, is_batch, parse_published, parse_relayed,
-    parse_request,
+    parse_request, parse_streamed,
 };
 
+/// The source of Auth0's events.
+const AUTH0: &str = "auth0";
 /// The sources that only vendors may emit: an API caller that could would forge a vendor's events.
-pub const RESERVED_SOURCES: [&str; 2] = ["auth0", "kong:event_hooks"];
+pub const RESERVED_SOURCES: [&str; 2] = [AUTH0, "kong:event_hooks"];
 /// The CloudEvents attribute that counts how many hooks an event has been through.
 pub const HOPS_ATTRIBUTE: &str = "hookstreamhops";
 /// At this many hops an event is refused: two hooks that feed each other stop.
@@ -37,6 +39,17 @@ pub enum Origin {
     Relay(String),
     /// Sent by Auth0 for the EventStream of this name.
     Stream(String),
+}
+
+impl Origin {
+    /// Without the name: a metric's label.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Origin::Api => "api",
+            Origin::Relay(_) => "relay",
+            Origin::Stream(_) => "stream",
+        }
+    }
 }
 
 impl fmt::Display for Origin {
@@ -68,6 +81,8 @@ impl TryFrom<String> for Origin {
 }
 
 /// One accepted event.
+///
+/// `source` is its own, and goes out with it; hooks ask for its `family`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Event {
     /// The sender's id, or one made here (UUIDv7).
@@ -82,6 +97,16 @@ pub struct Event {
     pub data: Box<RawValue>,
     /// Every other CloudEvents attribute: text, whole number or boolean.
     pub attributes: BTreeMap<String, Value>,
+}
+
+impl Event {
+    /// The source by which hooks name it: Auth0's events are `auth0`, whatever tenant they are of.
+    pub fn family(&self) -> &str {
+        match self.origin {
+            Origin::Stream(_) => AUTH0,
+            Origin::Api | Origin::Relay(_) => &self.source,
+        }
+    }
 }
 
 impl PartialEq for Event {

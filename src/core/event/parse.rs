@@ -249,6 +249,10 @@ fn readable(data: &RawValue) -> Result<(), BadEvent> {
 
 /// True where valid JSON nests deeper than `max`. Without recursion, for that is what it guards.
 fn deeper_than(json: &str, max: usize) -> bool {
+    // What does not open so often cannot be so deep: that is quicker to see.
+    if json.bytes().filter(|byte| matches!(byte, b'[' | b'{')).count() <= max {
+        return false;
+    }
     let (mut depth, mut in_text, mut escaped) = (0_usize, false, false);
     for byte in json.bytes() {
         match byte {
@@ -278,6 +282,13 @@ pub fn parse_relayed(body: &[u8]) -> Result<Draft, BadEvent> {
         return Err(BadEvent::TooDeep);
     }
     Ok(Draft { id: None, source, event, time: None, data, attributes: BTreeMap::new() })
+}
+
+/// Reads what Auth0 sent: a structured CloudEvent, whatever its content type says, for that is not documented.
+pub fn parse_streamed(body: &[u8]) -> Result<Draft, BadEvent> {
+    let draft = structured_draft(&Members::parse(body)?)?;
+    readable(&draft.data)?;
+    Ok(draft)
 }
 
 fn plain_draft(members: &Members<'_>) -> Result<Draft, BadEvent> {

@@ -132,7 +132,7 @@ impl<'a> Run<'a> {
     fn root(&self, root: Root) -> Answer<'a> {
         let facts: &'a Facts<'a> = self.facts;
         match root {
-            Root::Source => Ok(Val::Text(&facts.event().source)),
+            Root::Source => Ok(Val::Text(facts.event().family())),
             Root::Event => Ok(Val::Text(&facts.event().event)),
             Root::Data => facts.data().map(Val::of).map_err(|error| Fault::Unreadable(error.clone())),
             Root::Attributes => Ok(Val::of(facts.attributes())),

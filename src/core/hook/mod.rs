@@ -66,12 +66,14 @@ fn invalid(field: &'static str, problem: impl Into<String>) -> InvalidSpec {
 /// Understands a hook. What the API server refuses is refused again here, for standalone has no API server.
 pub fn validate(hook: &EventHook) -> Result<Hook, InvalidSpec> {
     let spec = &hook.spec;
-    let not_built = not_built(spec);
-    if !not_built.is_empty() {
-        return Err(InvalidSpec::NotImplemented(not_built));
-    }
     if spec.connection_ref.is_none() && spec.deliver_by.is_some() {
         return Err(invalid("deliverBy", "needs connectionRef"));
+    }
+    if spec.connection_ref.is_some() && spec.from.is_some() {
+        return Err(invalid(
+            "from",
+            "excludes connectionRef: a hook with one gets the events of its own relay",
+        ));
     }
     if spec.connection_ref.is_none() && spec.rotation.is_some() {
         return Err(invalid("rotation", "needs connectionRef"));
@@ -100,13 +102,6 @@ pub fn validate(hook: &EventHook) -> Result<Hook, InvalidSpec> {
         deliver_by,
         delivery: delivery::delivery(spec)?,
     })
-}
-
-/// Fields that exist in the API and are not carried out by this version: an object that uses one must say so, for a
-/// gate or filter that is silently ignored sends what was not to be sent.
-fn not_built(spec: &EventHookSpec) -> Vec<&'static str> {
-    let used = [("from", spec.from.is_some())];
-    used.into_iter().filter_map(|(field, used)| used.then_some(field)).collect()
 }
 
 /// Refuses to take or observe what cannot be told or compared.

@@ -39,14 +39,6 @@ fn defaults_are_those_of_the_design() {
 }
 
 #[test]
-fn what_is_not_built_is_said() {
-    let error = validate(&with(json!({"from": {"eventStreamRef": {"name": "s"}}}))).unwrap_err();
-    assert_eq!(error, InvalidSpec::NotImplemented(vec!["from"]));
-    assert_eq!(<&str>::from(&error), "NotImplemented");
-    assert!(error.to_string().starts_with("from"), "{error}");
-}
-
-#[test]
 fn what_is_taken_over_must_be_comparable() {
     let adopt = |mode: &str| json!({"id": "i", "mode": mode});
     for (field, extra) in [
@@ -161,6 +153,7 @@ fn bad_specs_say_where() {
         (json!({"onChange": {"fields": ["a."]}}), "onChange.fields"),
         (json!({"deliverBy": "Worker"}), "deliverBy"),
         (json!({"rotation": "2"}), "rotation"),
+        (json!({"connectionRef": {"name": "k"}, "from": {"eventStreamRef": {"name": "s"}}}), "from"),
         (json!({"handler": {"webhook": {"url": "ftp://x"}}}), "handler.webhook"),
         (json!({"handler": {"webhook": {"urlSecretRef": {"name": "a", "key": "b"}}}}), "handler.webhook"),
     ];

@@ -27,6 +27,7 @@ use uuid::Uuid;
 
 use super::dispatch::Handle;
 use super::handlers::Sender;
+use super::namespaces::Namespaces;
 use super::problem::Problem;
 use super::request::{Names, bearer, is_name};
 use super::route::Routes;
@@ -37,6 +38,8 @@ use crate::metrics::Metrics;
 
 /// Replays of many go on this often: a rate is kept by the second.
 const STEP: Duration = Duration::from_secs(1);
+/// Where a token may stand besides Authorization: what comes through the API server's proxy has lost that one.
+pub const TOKEN_HEADER: &str = "x-hookstream-token";
 /// The resource of all rights here. It exists as a right only.
 const RESOURCE: &str = "deliveries";
 /// The longest id of an event.
@@ -50,6 +53,7 @@ pub struct Api {
     pub routes: Arc<Routes>,
     pub dispatch: Handle,
     pub metrics: Arc<Metrics>,
+    pub namespaces: Arc<Namespaces>,
     pub sender: Arc<Sender>,
     pub max_event_bytes: usize,
 }
@@ -92,7 +96,10 @@ async fn counted(
 impl Api {
     /// Judges who asks.
     async fn may(&self, headers: &HeaderMap, access: Access<'_>) -> Result<(), Problem> {
-        Ok(self.cluster.authorize(bearer(headers), access).await?)
+        let token = bearer(headers).or_else(|| headers.get(TOKEN_HEADER)?.to_str().ok());
+        self.cluster.authorize(token, access).await?;
+        self.namespaces.shown(access.namespace).await;
+        Ok(())
     }
 }
 

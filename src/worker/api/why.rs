@@ -87,7 +87,7 @@ fn waits(record: &Record, standing: &Standing, now: Millis) -> String {
         (Standing::Invalid(why), _) => format!("held: its hook's spec cannot be carried out: {why}{last}"),
         (Standing::Deleted, _) => {
             format!(
-                "held: its hook was deleted; a hook of its name takes it up within 1 h, else it dies{last}"
+                "held: its hook was deleted; a hook of its name takes it up for a while (--hook-grace), then it dies{last}"
             )
         }
         _ if record.reason.as_deref() == Some("Undecided") => {
@@ -121,6 +121,7 @@ pub enum Not {
     OtherRelay,
     OwnRelayOnly,
     OtherSource,
+    OtherStream,
     OtherEvent,
     Filtered,
     Newer,
@@ -160,8 +161,16 @@ pub fn not(
         }
         _ => {}
     }
-    if spec.source != event.source {
-        return (Not::OtherSource, format!("its source is {}, not {}", spec.source, event.source));
+    if spec.source != event.family() {
+        return (Not::OtherSource, format!("its source is {}, not {}", spec.source, event.family()));
+    }
+    if let Some(wanted) = spec.from.as_ref().map(|from| &from.event_stream_ref.name)
+        && event.origin != Origin::Stream(wanted.clone())
+    {
+        return (
+            Not::OtherStream,
+            format!("it gets the events of the stream {wanted} alone (from.eventStreamRef)"),
+        );
     }
     if let Some(wanted) = spec.event.as_ref().filter(|wanted| **wanted != event.event) {
         return (Not::OtherEvent, format!("its event is {wanted}, not {}", event.event));

@@ -3,20 +3,19 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::mpsc;
+
 use super::hold::Hold;
+use super::settler::Outcome;
 use super::{Came, Command, Handle};
 use crate::core::gate::Asked;
 use crate::core::hook::Hook;
-use crate::core::retry::{Outcome, Past};
+use crate::core::retry::{self, Past};
 use crate::core::time::Millis;
 use crate::metrics::Metrics;
 use crate::worker::handlers::{Sender, Sent};
-use crate::worker::route::{Decision, Known, Routes, decide};
-use crate::worker::store::{Attempt, Next, Pending, Settlement, Store, StoreError};
-
-/// An outcome that finds no room is noted again, so often, after such a pause.
-const SETTLE_TRIES: u32 = 60;
-const SETTLE_AGAIN: Duration = Duration::from_secs(1);
+use crate::worker::route::{Decision, Known, Routes, decide_again};
+use crate::worker::store::{Attempt, Next, Pending, Settlement};
 
 /// An event on which the filter fails is decided again after this time: the spec may be another then.
 const DECIDE_AGAIN: Duration = Duration::from_secs(60);
@@ -28,14 +27,14 @@ pub struct Task {
     pub pending: Pending,
     pub routes: Arc<Routes>,
     pub sender: Arc<Sender>,
-    pub store: Arc<dyn Store>,
+    pub outcomes: mpsc::Sender<super::settler::Outcome>,
     pub metrics: Arc<Metrics>,
     pub handle: Handle,
 }
 
-/// Makes one attempt and settles it.
+/// Makes one attempt and says what came of it.
 pub async fn attempt(task: Task) {
-    let Task { pending, routes, sender, store, metrics, handle } = task;
+    let Task { pending, routes, sender, outcomes, metrics, handle } = task;
     let (uid, seq) = (pending.hook.uid.clone(), pending.seq);
     // The hook as it is now: an edit since the event was accepted counts.
     let known = routes.get(&uid);
@@ -45,7 +44,7 @@ pub async fn attempt(task: Task) {
                 metrics.attempt_started();
                 let (at, started) = (Millis::now(), Instant::now());
                 let sent = sender.send(hook, &pending).await;
-                metrics.attempted(sent.label(), started.elapsed());
+                metrics.attempted(sent.label(), sent.status(), started.elapsed());
                 settle(hook, &pending, sent, at, started.elapsed())
             }
             Decision::Skip => Ok(unsent(&pending, Next::Dead { reason: FILTERED })),
@@ -65,28 +64,11 @@ pub async fn attempt(task: Task) {
             return;
         }
     };
-    handle.commands.send(Command::Sent { uid: uid.clone(), came: came(&settlement) }).await.ok();
-    let next = {
-        let next = settlement.next;
-        match settle_at_last(&*store, settlement).await {
-            Ok(woken) => {
-                if woken {
-                    handle.wake(uid.clone()).await;
-                }
-                match next {
-                    Next::Delivered => metrics.finished("delivered", ""),
-                    Next::Dead { reason } => metrics.finished("dead", reason),
-                    Next::Retry { .. } => {}
-                }
-                Some(next)
-            }
-            Err(error) => {
-                tracing::warn!(%error, "an outcome could not be kept: the delivery will be repeated");
-                None
-            }
-        }
-    };
-    handle.commands.send(Command::Settled { uid, seq, next }).await.ok();
+    let came = came(&settlement);
+    // First, so that a store that cannot keep up holds up what is sent. Closed: the process stops, and the delivery is
+    // repeated at the next start.
+    outcomes.send(Outcome { uid: uid.clone(), settlement, accepted: pending.accepted }).await.ok();
+    handle.commands.send(Command::Sent { uid, came }).await.ok();
 }
 
 /// Asks the filter again: the hook may be another than when the event was accepted.
@@ -96,7 +78,7 @@ async fn still_wanted(known: &Arc<Known>, hook: &Hook, pending: &Pending) -> Dec
     }
     let (known, event) = (known.clone(), pending.event.clone());
     // Off the threads that serve everybody: a filter may take a while. A panic in there is this attempt's.
-    tokio::task::spawn_blocking(move || decide(&known, &event))
+    tokio::task::spawn_blocking(move || decide_again(&known, &event))
         .await
         .unwrap_or_else(|_| Decision::Undecided("the filter could not be evaluated".into()))
 }
@@ -127,20 +109,6 @@ fn came(settlement: &Settlement) -> Came {
     }
 }
 
-/// A full disk or a busy store passes: noting the outcome again costs less than sending again.
-async fn settle_at_last(store: &dyn Store, settlement: Settlement) -> Result<bool, StoreError> {
-    let mut tries = 0;
-    loop {
-        match store.settle(settlement.clone()).await {
-            Err(StoreError::Full | StoreError::Busy) if tries < SETTLE_TRIES => {
-                tries += 1;
-                tokio::time::sleep(SETTLE_AGAIN).await;
-            }
-            other => return other,
-        }
-    }
-}
-
 /// The outcome to keep; an error where no attempt was made.
 fn settle(
     hook: &Hook,
@@ -152,20 +120,20 @@ fn settle(
     let mut progress = None;
     let (outcome, status, error, detail) = match &sent {
         Sent::Answer { status, retry_after, detail } => {
-            let outcome = Outcome::Answer { status: *status, retry_after: retry_after.as_deref() };
+            let outcome = retry::Outcome::Answer { status: *status, retry_after: retry_after.as_deref() };
             let error = (!(200..300).contains(status)).then(|| "Status".to_owned());
             (outcome, Some(*status), error, detail.clone())
         }
-        Sent::Done => (Outcome::Done, None, None, None),
+        Sent::Done => (retry::Outcome::Done, None, None, None),
         Sent::Partly { reason, detail, progress: so_far } => {
             progress = Some(so_far.clone());
-            (Outcome::Failed, None, Some((*reason).to_owned()), Some(detail.clone()))
+            (retry::Outcome::Failed, None, Some((*reason).to_owned()), Some(detail.clone()))
         }
         Sent::Failed { reason, detail } => {
-            (Outcome::Failed, None, Some((*reason).to_owned()), Some(detail.clone()))
+            (retry::Outcome::Failed, None, Some((*reason).to_owned()), Some(detail.clone()))
         }
         Sent::Hopeless { reason, detail } => {
-            (Outcome::Hopeless(reason), None, Some((*reason).to_owned()), Some(detail.clone()))
+            (retry::Outcome::Hopeless(reason), None, Some((*reason).to_owned()), Some(detail.clone()))
         }
         Sent::NotNow { reason, detail } => return Err(Some(Hold::new(reason, detail.clone()))),
     };

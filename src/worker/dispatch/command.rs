@@ -15,10 +15,12 @@ pub struct Handle {
 }
 
 pub(super) enum Command {
-    Accepted(Pending),
+    Accepted(Vec<Pending>),
     HookChanged(Arc<str>),
     /// A hook is gone for good, and so is what waited for it.
     Buried(HookId),
+    /// The namespace of this name is gone, or is another one now.
+    NamespaceEnded(Arc<str>),
     /// Something of the hook became due on disk.
     Wake(Arc<str>),
     /// A delivery was replayed or cancelled.
@@ -48,12 +50,18 @@ pub(super) enum Command {
         generation: Option<i64>,
         why: String,
     },
-    /// The outcome is on disk: the delivery is nobody's.
-    Settled {
-        uid: Arc<str>,
-        seq: Seq,
-        next: Option<Next>,
-    },
+    /// Outcomes are on disk: the deliveries are nobody's.
+    Settled(Vec<Settled>),
+}
+
+/// A delivery whose outcome was to be noted.
+pub(super) struct Settled {
+    pub uid: Arc<str>,
+    pub seq: Seq,
+    /// None: it could not be noted.
+    pub next: Option<Next>,
+    /// Something else of the hook became due by it.
+    pub woken: bool,
 }
 
 /// What an attempt tells of the receiver.
@@ -71,10 +79,12 @@ pub(super) enum Came {
 }
 
 impl Handle {
-    /// Hands over a delivery that was just committed.
-    pub async fn accepted(&self, pending: Pending) {
-        // Closed: the process stops, and the delivery is on disk.
-        self.commands.send(Command::Accepted(pending)).await.ok();
+    /// Hands over deliveries that were just committed.
+    pub async fn accepted(&self, pending: Vec<Pending>) {
+        // Closed: the process stops, and the deliveries are on disk.
+        if !pending.is_empty() {
+            self.commands.send(Command::Accepted(pending)).await.ok();
+        }
     }
 
     /// Something of the hook became due on disk.
@@ -85,6 +95,11 @@ impl Handle {
     /// A delivery was replayed or cancelled.
     pub async fn changed(&self, uid: Arc<str>, seq: Seq) {
         self.commands.send(Command::Changed { uid, seq }).await.ok();
+    }
+
+    /// The namespace of this name is gone, or is another one now: what waited in the old one is nobody's.
+    pub async fn namespace_ended(&self, name: Arc<str>) {
+        self.commands.send(Command::NamespaceEnded(name)).await.ok();
     }
 
     pub async fn hook_changed(&self, uid: Arc<str>) {

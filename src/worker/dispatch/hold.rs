@@ -51,7 +51,7 @@ pub fn hold(known: Option<&Arc<Known>>, queue: &Queue) -> Option<Hold> {
     let Some(known) = known else {
         return Some(Hold::new(
             "HookDeleted",
-            "the hook was deleted; its deliveries wait for an hour, should it come back",
+            "the hook was deleted; its deliveries wait (--hook-grace), should it come back",
         ));
     };
     match &known.hook {

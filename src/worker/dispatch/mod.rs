@@ -9,14 +9,15 @@ mod command;
 mod hold;
 mod orphans;
 mod queue;
+mod settler;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::handlers::Sender;
 use super::report::Report;
@@ -25,12 +26,14 @@ use super::store::{HookId, Next, Pending, Seq, Store, StoreError};
 use crate::core::time::Millis;
 use crate::metrics::Metrics;
 pub use command::Handle;
-use command::{Came, Command};
+use command::{Came, Command, Settled};
 use hold::{Hold, Mark};
 use queue::{NoRoom, Queue, UnderWay};
 
 /// Commands that wait for the dispatcher; then ingest waits.
 const COMMANDS: usize = 8192;
+/// Commands that are taken at a time.
+const AT_ONCE: usize = 256;
 /// Attempts under way in all.
 const MAX_IN_FLIGHT: usize = 2048;
 /// Bytes of events that may wait in memory; more wait on disk.
@@ -48,6 +51,8 @@ pub struct Parts {
     pub routes: Arc<Routes>,
     pub sender: Arc<Sender>,
     pub metrics: Arc<Metrics>,
+    /// Deliveries of a deleted hook wait this long, should it come back.
+    pub grace: Duration,
     /// Where it is said how hooks fare.
     pub reports: mpsc::UnboundedSender<Report>,
 }
@@ -71,8 +76,10 @@ pub struct Dispatcher {
     told_held: HashMap<Arc<str>, bool>,
     in_flight: usize,
     waiting_bytes: usize,
+    grace: Duration,
     reports: mpsc::UnboundedSender<Report>,
-    tasks: JoinSet<()>,
+    tasks: TaskTracker,
+    outcomes: mpsc::Sender<settler::Outcome>,
     stopping: bool,
     commands: mpsc::Receiver<Command>,
     handle: Handle,
@@ -82,6 +89,9 @@ impl Dispatcher {
     pub fn new(parts: Parts) -> (Self, Handle) {
         let (sender, commands) = mpsc::channel(COMMANDS);
         let handle = Handle { commands: sender };
+        let tasks = TaskTracker::new();
+        let (outcomes, came) = mpsc::channel(COMMANDS);
+        tasks.spawn(settler::run(came, parts.store.clone(), handle.clone(), parts.metrics.clone()));
         let dispatcher = Dispatcher {
             sender: parts.sender,
             store: parts.store,
@@ -94,9 +104,11 @@ impl Dispatcher {
             orphans: HashMap::new(),
             told_held: HashMap::new(),
             in_flight: 0,
+            grace: parts.grace,
             reports: parts.reports,
             waiting_bytes: 0,
-            tasks: JoinSet::new(),
+            tasks,
+            outcomes,
             stopping: false,
             commands,
             handle: handle.clone(),
@@ -125,6 +137,7 @@ impl Dispatcher {
                 self.hook_changed(&known.id.uid);
             }
         }
+        let mut batch = Vec::with_capacity(AT_ONCE);
         loop {
             let next = self.wakes.first().map(|(at, _)| *at);
             let timer = async {
@@ -135,21 +148,25 @@ impl Dispatcher {
             };
             tokio::select! {
                 () = stop.cancelled() => break,
-                command = self.commands.recv() => match command {
-                    Some(command) => self.take(command),
-                    None => break,
-                },
+                came = self.commands.recv_many(&mut batch, AT_ONCE) => {
+                    if came == 0 {
+                        break;
+                    }
+                    batch.drain(..).for_each(|command| self.take(command));
+                }
                 () = timer => self.wake(Millis::now()),
-                // Reaps ended tasks, which would otherwise gather.
-                Some(_) = self.tasks.join_next(), if !self.tasks.is_empty() => {}
             }
         }
         self.stopping = true;
+        self.tasks.close();
+        // The settler ends when nobody has an outcome for it any more.
+        self.outcomes = mpsc::channel(1).0;
+        let tasks = self.tasks.clone();
         let ended = async {
-            while !self.tasks.is_empty() {
+            loop {
                 tokio::select! {
                     Some(command) = self.commands.recv() => self.take(command),
-                    _ = self.tasks.join_next() => {}
+                    () = tasks.wait() => break,
                 }
             }
         };
@@ -164,9 +181,10 @@ impl Dispatcher {
 
     fn take(&mut self, command: Command) {
         match command {
-            Command::Accepted(pending) => self.accepted(pending),
+            Command::Accepted(all) => all.into_iter().for_each(|pending| self.accepted(pending)),
             Command::HookChanged(uid) => self.hook_changed(&uid),
             Command::Buried(hook) => self.forget(&hook),
+            Command::NamespaceEnded(name) => self.namespace_ended(&name),
             Command::Wake(uid) => {
                 self.queues.entry(uid.clone()).or_default().missed();
                 self.pump(&uid);
@@ -192,20 +210,26 @@ impl Dispatcher {
                 self.not_now(&uid, seq, missing);
                 self.ended(&uid);
             }
-            Command::Settled { uid, seq, next } => {
-                if let Some(queue) = self.queues.get_mut(&uid) {
-                    match next {
-                        Some(_) => queue.settled(seq),
-                        None => drop(queue.claimed.remove(&seq)),
-                    }
-                }
-                match next {
-                    Some(Next::Retry { due }) => self.wake_at(due, &uid),
-                    Some(Next::Delivered | Next::Dead { .. }) => self.tidy(&uid),
-                    // It could not be committed: it is on disk as it was, and tried again.
-                    None => self.wake_at(Millis::now() + READ_AGAIN, &uid),
-                }
+            Command::Settled(all) => all.into_iter().for_each(|one| self.settled(&one)),
+        }
+    }
+
+    fn settled(&mut self, Settled { uid, seq, next, woken }: &Settled) {
+        if let Some(queue) = self.queues.get_mut(uid) {
+            match next {
+                Some(_) => queue.settled(*seq),
+                None => drop(queue.claimed.remove(seq)),
             }
+        }
+        match next {
+            Some(Next::Retry { due }) => self.wake_at(*due, uid),
+            Some(Next::Delivered | Next::Dead { .. }) => self.tidy(uid),
+            // It could not be committed: it is on disk as it was, and tried again.
+            None => self.wake_at(Millis::now() + READ_AGAIN, uid),
+        }
+        if *woken {
+            self.queues.entry(uid.clone()).or_default().missed();
+            self.pump(uid);
         }
     }
 
@@ -244,6 +268,7 @@ impl Dispatcher {
     /// Remembers how the receiver fared.
     fn judge(&mut self, uid: &Arc<str>, came: Came) {
         let Some(queue) = self.queues.get_mut(uid) else { return };
+        let was_open = queue.breaker.is_open();
         if !matches!(came, Came::Nothing) {
             queue.missing = None;
             queue.denied = None;
@@ -266,6 +291,16 @@ impl Dispatcher {
                 queue.breaker.undecided(Millis::now());
                 queue.denied = Some(why);
             }
+        }
+        if queue.breaker.is_open() != was_open {
+            self.metrics.breaker(!was_open);
+        }
+    }
+
+    /// Forgets a queue.
+    fn drop_queue(&mut self, uid: &str) {
+        if self.queues.remove(uid).is_some_and(|queue| queue.breaker.is_open()) {
+            self.metrics.breaker(false);
         }
     }
 
@@ -302,7 +337,7 @@ impl Dispatcher {
 
     fn accepted(&mut self, pending: Pending) {
         let uid = pending.hook.uid.clone();
-        let size = pending.event.data.get().len();
+        let size = queue::bytes(&pending);
         let fits = self.waiting_bytes + size <= MAX_WAITING_BYTES;
         let queue = self.queues.entry(uid.clone()).or_default();
         queue.id.get_or_insert_with(|| pending.hook.clone());
@@ -402,12 +437,12 @@ impl Dispatcher {
             let Some(pending) = queue.ready.pop_front() else { break };
             queue.in_flight += 1;
             self.in_flight += 1;
-            self.waiting_bytes = self.waiting_bytes.saturating_sub(pending.event.data.get().len());
+            self.waiting_bytes = self.waiting_bytes.saturating_sub(queue::bytes(&pending));
             self.tasks.spawn(attempt::attempt(attempt::Task {
                 pending,
                 routes: self.routes.clone(),
                 sender: self.sender.clone(),
-                store: self.store.clone(),
+                outcomes: self.outcomes.clone(),
                 metrics: self.metrics.clone(),
                 handle: self.handle.clone(),
             }));
@@ -431,7 +466,7 @@ impl Dispatcher {
     /// Forgets the queue of a hook with nothing to do, so that memory follows the hooks that have work.
     fn tidy(&mut self, uid: &Arc<str>) {
         if self.queues.get(uid).is_some_and(Queue::idle) {
-            self.queues.remove(uid);
+            self.drop_queue(uid);
         }
     }
 }

@@ -1,19 +1,16 @@
-//! Deliveries whose hook is gone: they wait for one of its name, and die after an hour.
+//! Deliveries whose hook is gone: they wait for one of its name, and die after a while.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::Dispatcher;
 use super::command::Command;
+use super::queue::Queue;
 use crate::core::time::Millis;
 use crate::metrics::Metrics;
 use crate::worker::store::{HookId, Next, Pending, Settlement, Store};
 
-/// Deliveries of a deleted hook wait this long, should it come back.
-const HOOK_GRACE: Duration = Duration::from_secs(3600);
-
 impl Dispatcher {
-    /// The hook does not exist (any more). What waits for it waits for an hour, should one of its name come, then dies.
+    /// The hook does not exist (any more). What waits for it waits for a while, should one of its name come, then dies.
     pub(super) fn gone(&mut self, uid: &Arc<str>) {
         let Some(queue) = self.queues.get_mut(uid) else { return };
         let now = Millis::now();
@@ -25,8 +22,8 @@ impl Dispatcher {
         }
         let Some(queue) = self.queues.get_mut(uid) else { return };
         let since = *queue.gone_since.get_or_insert(now);
-        if now.since(since) < HOOK_GRACE {
-            self.wake_at(since + HOOK_GRACE, uid);
+        if now.since(since) < self.grace {
+            self.wake_at(since + self.grace, uid);
             return;
         }
         let (store, handle, metrics, uid) =
@@ -36,7 +33,7 @@ impl Dispatcher {
         self.tasks.spawn(async move {
             let command = match (bury(&*store, &metrics, &uid).await, id) {
                 (true, Some(id)) => Command::Buried(id),
-                // It is tried again in an hour.
+                // It is tried again later.
                 _ => Command::HookChanged(uid),
             };
             handle.commands.send(command).await.ok();
@@ -48,7 +45,7 @@ impl Dispatcher {
         if self.routes.get(&hook.uid).is_some() {
             return;
         }
-        self.queues.remove(&hook.uid);
+        self.drop_queue(&hook.uid);
         self.told_held.remove(&hook.uid);
         let name = (hook.namespace.clone(), hook.name.clone());
         if self.orphans.get(&name) == Some(hook) {
@@ -56,12 +53,25 @@ impl Dispatcher {
         }
     }
 
+    /// Forgets what waited for hooks of a namespace that ended: a hook of the next one must not take it up.
+    pub(super) fn namespace_ended(&mut self, name: &str) {
+        let old = |id: &HookId| *id.namespace == *name && self.routes.get(&id.uid).is_none();
+        let hooks: Vec<HookId> =
+            self.queues.values().filter_map(|queue| queue.id.clone()).filter(old).collect();
+        for hook in &hooks {
+            let freed = self.queues.get_mut(&hook.uid).map_or(0, Queue::hold);
+            self.waiting_bytes = self.waiting_bytes.saturating_sub(freed);
+            self.forget(hook);
+        }
+        self.orphans.retain(|(namespace, _), _| **namespace != *name);
+    }
+
     /// What waits for a deleted hook becomes that of the hook which now has its name.
     pub(super) fn take_up(&mut self, old: HookId, new: HookId) {
         if old.uid == new.uid {
             return;
         }
-        self.queues.remove(&old.uid);
+        self.drop_queue(&old.uid);
         self.told_held.remove(&old.uid);
         let (store, handle) = (self.store.clone(), self.handle.clone());
         self.tasks.spawn(async move {

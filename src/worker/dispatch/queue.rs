@@ -8,8 +8,19 @@ use crate::core::bucket::{Bucket, Rate};
 use crate::core::time::Millis;
 use crate::worker::store::{HookId, Pending, Seq};
 
-/// Deliveries of one hook that may wait in memory.
+/// Deliveries of one hook that are read from disk at a time.
 const WINDOW: usize = 64;
+/// Deliveries of one hook that may wait in memory from the moment they were accepted: reading them again would cost more
+/// than keeping them. All hooks together are bounded in bytes.
+const ROOM: usize = 1024;
+
+/// About what a delivery takes in memory besides its data.
+const OVERHEAD: usize = 512;
+
+/// About what a delivery takes in memory.
+pub fn bytes(pending: &Pending) -> usize {
+    pending.event.data.get().len() + OVERHEAD
+}
 
 /// There is no room in memory.
 #[derive(Debug, PartialEq, Eq)]
@@ -65,15 +76,15 @@ impl Queue {
     /// Takes a delivery into memory, unless there is no room or older ones wait on disk. The bytes that came into
     /// memory: none where a read of the disk was quicker; an error where it must wait on disk.
     pub fn offer(&mut self, pending: Pending) -> Result<usize, NoRoom> {
-        if self.on_disk || self.ready.len() >= WINDOW {
+        if self.on_disk || self.ready.len() >= ROOM {
             return Err(NoRoom);
         }
         if !self.claimed.insert(pending.seq) {
             return Ok(0);
         }
-        let bytes = pending.event.data.get().len();
+        let taken = bytes(&pending);
         self.ready.push_back(pending);
-        Ok(bytes)
+        Ok(taken)
     }
 
     /// There is something on disk that is not in memory.
@@ -97,15 +108,15 @@ impl Queue {
     pub fn loaded(&mut self, found: Vec<Pending>, limit: usize) -> usize {
         self.loading = false;
         self.on_disk = self.missed_while_loading || found.len() >= limit;
-        let mut bytes = 0;
+        let mut taken = 0;
         let settled = std::mem::take(&mut self.settled_while_loading);
         for pending in found {
             if !settled.contains(&pending.seq) && self.claimed.insert(pending.seq) {
-                bytes += pending.event.data.get().len();
+                taken += bytes(&pending);
                 self.ready.push_back(pending);
             }
         }
-        bytes
+        taken
     }
 
     /// The outcome of a delivery is committed; where it is another attempt, that comes from disk when it is due.
@@ -125,20 +136,20 @@ impl Queue {
         }
         if let Some(at) = self.ready.iter().position(|pending| pending.seq == seq) {
             self.claimed.remove(&seq);
-            return Ok(self.ready.remove(at).map_or(0, |pending| pending.event.data.get().len()));
+            return Ok(self.ready.remove(at).map_or(0, |pending| bytes(&pending)));
         }
         if self.claimed.contains(&seq) { Err(UnderWay) } else { Ok(0) }
     }
 
     /// Lets go of what is in memory: the hook may not send now. The bytes that were freed.
     pub fn hold(&mut self) -> usize {
-        let mut bytes = 0;
+        let mut freed = 0;
         for pending in self.ready.drain(..) {
-            bytes += pending.event.data.get().len();
+            freed += bytes(&pending);
             self.claimed.remove(&pending.seq);
             self.on_disk = true;
         }
-        bytes
+        freed
     }
 
     /// May the hook send one more now? A time: not before it. None: not before something happens.
@@ -214,18 +225,19 @@ mod tests {
     #[test]
     fn what_does_not_fit_waits_on_disk_and_is_read_once() {
         let mut queue = Queue::default();
-        for seq in 0..100 {
+        let (room, all) = (ROOM as Seq, ROOM as Seq + 36);
+        for seq in 0..all {
             if queue.offer(pending(seq)).is_err() {
                 queue.missed();
             }
         }
-        assert_eq!(queue.ready.len(), WINDOW);
+        assert_eq!(queue.ready.len(), ROOM);
         assert!(queue.wants_more().is_none(), "not while there is enough in memory");
-        queue.ready.drain(..40);
+        queue.ready.drain(..ROOM - 24);
         let limit = queue.wants_more().unwrap();
         assert!(queue.wants_more().is_none(), "one read at a time");
-        queue.loaded((0..100).map(pending).collect(), limit);
-        assert_eq!(seqs(&queue), (40..100).collect::<Vec<_>>(), "claimed ones are passed over");
+        queue.loaded((0..all).map(pending).collect(), limit);
+        assert_eq!(seqs(&queue), (room - 24..all).collect::<Vec<_>>(), "claimed ones are passed over");
         assert!(!queue.on_disk);
     }
 
@@ -260,9 +272,10 @@ mod tests {
     #[test]
     fn a_held_queue_keeps_nothing_in_memory() {
         let mut queue = Queue::default();
-        assert_eq!(queue.offer(pending(1)), Ok(6));
+        let each = bytes(&pending(1));
+        assert_eq!(queue.offer(pending(1)), Ok(each));
         assert_eq!(queue.offer(pending(1)), Ok(0), "known already: counted once");
-        assert_eq!(queue.hold(), 6);
+        assert_eq!(queue.hold(), each);
         assert!(queue.claimed.is_empty() && queue.on_disk);
     }
 
@@ -271,7 +284,7 @@ mod tests {
         let mut queue = Queue::default();
         queue.offer(pending(1)).unwrap();
         queue.offer(pending(2)).unwrap();
-        assert_eq!(queue.changed(1), Ok(6));
+        assert_eq!(queue.changed(1), Ok(bytes(&pending(1))));
         assert_eq!(queue.ready.iter().map(|p| p.seq).collect::<Vec<_>>(), [2]);
         let limit = queue.wants_more().unwrap();
         assert_eq!(queue.changed(3), Ok(0));

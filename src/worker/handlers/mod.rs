@@ -42,6 +42,14 @@ pub enum Sent {
 }
 
 impl Sent {
+    /// The status of the answer, where there was one.
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Sent::Answer { status, .. } => Some(*status),
+            _ => None,
+        }
+    }
+
     /// The outcome as a metric label.
     pub fn label(&self) -> &'static str {
         match self {

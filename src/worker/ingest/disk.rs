@@ -48,6 +48,12 @@ impl Disk {
         (self.probe)().map(|Usage { used, available }| used.saturating_add(available))
     }
 
+    /// The used part of it; None where it cannot be asked.
+    pub fn used(&self) -> Option<f64> {
+        let Usage { used, available } = (self.probe)().ok()?;
+        Some(used as f64 / (used.saturating_add(available)).max(1) as f64)
+    }
+
     /// True above the limit. Cheap: the disk is asked once a second, by one of those who ask.
     pub fn is_full(&self) -> bool {
         if self.limit >= 100 {

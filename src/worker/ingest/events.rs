@@ -1,6 +1,7 @@
 //! `POST /v1/namespaces/{ns}/events`: events of API callers.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::Json;
 use axum::body::Body;
@@ -35,6 +36,7 @@ pub async fn publish(
     headers: HeaderMap,
     body: Body,
 ) -> Response {
+    let started = Instant::now();
     let (all, answer) = match accept(&ingest, namespace, &headers, body).await {
         Ok(Answer::One(accepted)) => {
             let told = told(&accepted);
@@ -45,12 +47,12 @@ pub async fn publish(
             (all, told)
         }
         Err(problem) => {
-            ingest.metrics.ingested("events", problem.reason);
+            ingest.metrics.ingested("events", problem.reason, started.elapsed());
             return problem.into_response();
         }
     };
     let known = !all.is_empty() && all.iter().all(|accepted| accepted.duplicate);
-    ingest.metrics.ingested("events", if known { "Duplicate" } else { "Accepted" });
+    ingest.metrics.ingested("events", if known { "Duplicate" } else { "Accepted" }, started.elapsed());
     (StatusCode::ACCEPTED, Json(answer)).into_response()
 }
 
@@ -80,6 +82,7 @@ async fn accept(
     // Who it is comes before what it sends: a stranger's body is not even read.
     let access = Access::new(&namespace, "create", "events");
     ingest.cluster.authorize(bearer(headers), access).await?;
+    ingest.namespaces.stored(&namespace).await;
     if ingest.disk.is_full() {
         return Err(Problem::disk_limit());
     }
@@ -126,14 +129,14 @@ async fn store(
             window: ingest.limits.dedup_window,
         }));
         let event = Arc::new(event(draft, namespace.clone(), Origin::Api, now));
-        let hooks = ingest.routes.matching(&event.namespace, &event.source, &event.event);
+        let hooks = ingest.routes.matching(&event);
         events.push((event, hooks));
     }
     let only: Vec<Arc<Event>> = events.iter().map(|(event, _)| event.clone()).collect();
     let deliveries = decided(events, now).await?;
     let new = only.into_iter().zip(dedups).zip(deliveries);
     let new = new.map(|((event, dedup), deliveries)| NewEvent { event, dedup, deliveries }).collect();
-    Ok(ingest.accept(new, now).await?)
+    Ok(ingest.committer.accept(new, now).await?)
 }
 
 /// The event that a draft becomes.

@@ -1,13 +1,15 @@
-//! The ingest port: events of API callers, relays of Kong.
+//! The ingest port: events of API callers, relays of Kong, event streams of Auth0.
 //!
 //! Invariants: 202 comes after the commit; who cannot be judged now is told to come again, each sender in the way that
 //! makes it do so (Kong never repeats by status, but after a closed connection); bodies are bounded and have a deadline.
 //!
 //! Left to others: what is an event (`core::event`), who may relay (`core::relay`), who may publish (`cluster`).
 
+mod commit;
 mod disk;
 mod events;
 mod relays;
+mod streams;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,14 +21,15 @@ use axum::routing::post;
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
-use super::dispatch::Handle;
+use super::namespaces::Namespaces;
 use super::problem::Problem;
 use super::route::{Known, Routes, deliveries, may_take_long};
-use super::store::{Accepted, Fate, NewDelivery, NewEvent, Pending, Store, StoreError};
+use super::store::{NewDelivery, StoreError};
 use crate::cluster::{Cluster, Key, View};
 use crate::core::event::Event;
 use crate::core::time::Millis;
 use crate::metrics::Metrics;
+pub use commit::Committer;
 pub use disk::Disk;
 
 /// An object that is not known may be on its way here for this long.
@@ -50,13 +53,14 @@ pub struct Limits {
 pub struct Ingest {
     pub cluster: Arc<dyn Cluster>,
     pub view: View,
-    pub store: Arc<dyn Store>,
     pub routes: Arc<Routes>,
-    pub dispatch: Handle,
+    pub committer: Committer,
     pub metrics: Arc<Metrics>,
     pub limits: Limits,
     pub unknown: Unknown,
-    pub disk: Disk,
+    pub unknown_streams: Unknown,
+    pub disk: Arc<Disk>,
+    pub namespaces: Arc<Namespaces>,
 }
 
 /// The routes of the ingest port.
@@ -64,6 +68,7 @@ pub fn router(ingest: Ingest) -> Router {
     Router::new()
         .route("/v1/namespaces/{namespace}/events", post(events::publish).options(events::handshake))
         .route("/v1/namespaces/{namespace}/relays/{eventhook}", post(relays::relay))
+        .route("/v1/namespaces/{namespace}/streams/{eventstream}", post(streams::receive))
         .fallback(|| async {
             Problem::new(404, "NotFound", "no such address: POST /v1/namespaces/{namespace}/events")
         })
@@ -71,61 +76,6 @@ pub fn router(ingest: Ingest) -> Router {
         // The routes bound their bodies themselves, to answer with a problem.
         .layer(DefaultBodyLimit::disable())
         .with_state(Arc::new(ingest))
-}
-
-impl Ingest {
-    /// Commits events, all or none, and hands their deliveries over.
-    async fn accept(&self, new: Vec<NewEvent>, now: Millis) -> Result<Vec<Accepted>, StoreError> {
-        let (store, dispatch) = (self.store.clone(), self.dispatch.clone());
-        // A task of its own: a sender who goes away ends the request, and what was committed would be handed to nobody
-        // until the next start.
-        tokio::spawn(accept(store, dispatch, new, now)).await.unwrap_or(Err(StoreError::Closed))
-    }
-}
-
-async fn accept(
-    store: Arc<dyn Store>,
-    dispatch: Handle,
-    new: Vec<NewEvent>,
-    now: Millis,
-) -> Result<Vec<Accepted>, StoreError> {
-    let made: Vec<_> = new.iter().map(|new| (new.event.clone(), new.deliveries.clone())).collect();
-    let all = store.accept(new, now).await?;
-    for ((event, deliveries), accepted) in made.into_iter().zip(&all) {
-        hand_over(&dispatch, event, deliveries, accepted, now).await;
-    }
-    Ok(all)
-}
-
-async fn hand_over(
-    dispatch: &Handle,
-    event: Arc<Event>,
-    deliveries: Vec<NewDelivery>,
-    accepted: &Accepted,
-    now: Millis,
-) {
-    if !accepted.duplicate {
-        for (delivery, told) in deliveries.into_iter().zip(&accepted.deliveries) {
-            let Fate::Pending { due, suppressed } = told.fate else { continue };
-            let pending = Pending {
-                seq: told.seq,
-                id: delivery.id,
-                hook: delivery.hook,
-                event: event.clone(),
-                accepted: now,
-                attempts: 0,
-                due,
-                held: Duration::ZERO,
-                suppressed,
-                replays: 0,
-                progress: Vec::new(),
-            };
-            dispatch.accepted(pending).await;
-        }
-    }
-    for hook in &accepted.woken {
-        dispatch.wake(hook.uid.clone()).await;
-    }
 }
 
 /// The deliveries that events make at hooks; where filters are asked, on a thread that may take its time.

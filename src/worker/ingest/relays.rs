@@ -1,13 +1,14 @@
 //! `POST /v1/namespaces/{ns}/relays/{eventhook}`: what Kong relays for one hook.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode};
-use kube::ResourceExt;
+use kube::{Resource, ResourceExt};
 use serde_json::json;
 
 use super::events::event;
@@ -20,7 +21,7 @@ use crate::core::trace;
 use crate::worker::problem::{Problem, close};
 use crate::worker::request::{BodyError, InPath, content_length, read};
 use crate::worker::route;
-use crate::worker::store::{Accepted, Dedup, NewEvent};
+use crate::worker::store::{Accepted, Dedup, NewDelivery, NewEvent};
 
 /// What became of a relay.
 enum Relayed {
@@ -40,6 +41,7 @@ pub async fn relay(
     headers: HeaderMap,
     body: Body,
 ) -> Response {
+    let started = Instant::now();
     let relayed = accept(&ingest, &Key::new(&namespace, &name), &headers, body).await;
     let (outcome, response) = match relayed {
         Relayed::Accepted(accepted) => {
@@ -54,7 +56,7 @@ pub async fn relay(
         Relayed::Refused(problem) => (problem.reason, problem.into_response()),
         Relayed::ComeAgain(reason) => (reason, close()),
     };
-    ingest.metrics.ingested("relays", outcome);
+    ingest.metrics.ingested("relays", outcome, started.elapsed());
     response
 }
 
@@ -69,6 +71,7 @@ async fn accept(ingest: &Ingest, key: &Key, headers: &HeaderMap, body: Body) -> 
         None => return Relayed::ComeAgain("Unknown"),
     };
     ingest.unknown.known(key);
+    ingest.namespaces.stored(&key.namespace).await;
     if ingest.disk.is_full() {
         return Relayed::ComeAgain("DiskLimit");
     }
@@ -111,8 +114,11 @@ async fn accept(ingest: &Ingest, key: &Key, headers: &HeaderMap, body: Body) -> 
     let Ok(deliveries) = decided(vec![(event.clone(), vec![known])], now).await else {
         return Relayed::ComeAgain("Closed");
     };
-    let deliveries = deliveries.into_iter().flatten().collect();
-    match ingest.accept(vec![NewEvent { event, dedup, deliveries }], now).await {
+    // Kong is done with it, and it can be replayed should a hook of the name come.
+    let dead = hook.meta().deletion_timestamp.is_some().then_some("HookDeleted");
+    let deliveries = deliveries.into_iter().flatten();
+    let deliveries = deliveries.map(|delivery| NewDelivery { dead, ..delivery }).collect();
+    match ingest.committer.accept(vec![NewEvent { event, dedup, deliveries }], now).await {
         Ok(accepted) => accepted.into_iter().next().map_or(Relayed::ComeAgain("Closed"), Relayed::Accepted),
         Err(error) => Relayed::ComeAgain((&error).into()),
     }

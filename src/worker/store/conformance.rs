@@ -2,7 +2,9 @@
 //! `conformance!(MySubject)`; the model test compares it with `oracle` after every step.
 
 mod oracle;
+mod owners;
 mod promises;
+mod walk;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,8 +17,9 @@ use uuid::Uuid;
 
 pub(super) use super::*;
 use crate::core::event::Origin;
-pub(super) use oracle::model;
+pub(super) use owners::*;
 pub(super) use promises::*;
+pub(super) use walk::model;
 
 /// A place for a store, which can be opened again after its store was dropped.
 pub(super) trait Subject {
@@ -42,6 +45,8 @@ macro_rules! conformance {
             a_repeat_revives_what_died_of_age_or_attempts a_replay_begins_anew_under_its_id
             a_replay_of_many_is_paced_and_survives_a_restart lists_and_explains
             the_age_clock_stands_still_while_held what_is_undecided_does_not_age_and_is_decided_again another_hook_of_the_name_takes_up_what_waits
+            many_are_accepted_and_settled_at_once a_namespace_made_anew_begins_with_nothing
+            a_store_of_another_installation_is_refused what_waits_is_measured
         );
         #[test]
         fn model() { $crate::worker::store::conformance::model::<$subject>(); }

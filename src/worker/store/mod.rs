@@ -243,6 +243,22 @@ pub struct Backlog {
     pub next_due: Millis,
 }
 
+/// How much waits, and how big the store is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Deliveries that wait, trailing candidates among them.
+    pub waiting: u64,
+    /// Bytes of events that wait, one time a delivery.
+    pub waiting_bytes: u64,
+    /// The same of the hook, and of the namespace, that has the most.
+    pub fullest_hook: u64,
+    pub fullest_namespace: u64,
+    /// When the oldest that waits was accepted.
+    pub oldest: Option<Millis>,
+    /// Bytes of the store.
+    pub bytes: u64,
+}
+
 /// How long what is finished is kept.
 #[derive(Clone, Copy, Debug)]
 pub struct Retention {
@@ -296,12 +312,27 @@ pub enum StoreError {
     Newer { found: i64, known: i64 },
     #[error("cannot open the store: {0}")]
     Open(String),
+    /// What another installation accepted would be delivered by this one.
+    #[error(
+        "the store belongs to another installation ({found}; this is {own}): give the worker its own volume, or take the store over for good with --accept-new-store"
+    )]
+    Foreign { found: String, own: String },
 }
+
+/// Who is told what became of events.
+pub type Then = Box<dyn FnOnce(Result<Vec<Accepted>, StoreError>) + Send>;
 
 /// Where accepted events are kept.
 pub trait Store: Send + Sync + 'static {
     /// Stores events, all or none. Durable when it returns.
     fn accept(&self, events: Vec<NewEvent>, now: Millis) -> BoxFuture<'_, Result<Vec<Accepted>, StoreError>>;
+
+    /// Stores events as `accept` does, and tells `then`, which must be quick: the engine's own thread waits for it. It is
+    /// dropped unasked where the engine ends first.
+    fn accept_then(&self, events: Vec<NewEvent>, now: Millis, then: Then);
+
+    /// Notes many outcomes as `settle` does, all or none.
+    fn settle_many(&self, settlements: Vec<Settlement>) -> BoxFuture<'_, Result<Vec<bool>, StoreError>>;
 
     /// Notes the outcome of an attempt; returns when it is durable. True: something else of the hook became due by it
     /// (a trailing candidate goes at once when the delivery before it dies).
@@ -402,6 +433,19 @@ pub trait Store: Send + Sync + 'static {
     /// Removes a bounded number of what retention lets go: finished deliveries, events without deliveries, keys out of
     /// their window. True: there is more. Never stalls `accept` for long.
     fn sweep(&self, retention: Retention, now: Millis) -> BoxFuture<'_, Result<bool, StoreError>>;
+
+    /// How much waits. Reads an index over what waits, so it is for now and then.
+    fn stats(&self) -> BoxFuture<'_, Result<Stats, StoreError>>;
+
+    /// Says which installation the store is for. A store of another one is refused (`Foreign`), unless it is `adopted`.
+    fn belongs_to(&self, installation: &str, adopted: bool) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// The names of the namespaces that the store has anything of.
+    fn namespaces(&self) -> BoxFuture<'_, Result<Vec<String>, StoreError>>;
+
+    /// The namespace of this name has this uid now; None: there is none. True: it was another one before. What that one
+    /// left is nobody's from now on, its waiting deliveries too, and is removed by `sweep`.
+    fn namespace_is(&self, name: &str, uid: Option<&str>) -> BoxFuture<'_, Result<bool, StoreError>>;
 
     /// Resolves when the store can no longer be trusted; the process must end.
     fn failed(&self) -> BoxFuture<'static, StoreError>;

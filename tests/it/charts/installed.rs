@@ -334,6 +334,8 @@ async fn combined_and_in_named_namespaces_only() {
         ("get", "secrets/hookstream-keys", HOME, true),
         ("get", "secrets/other", HOME, false),
         ("create", "tokenreviews.authentication.k8s.io", SHOP, true),
+        ("get", "namespaces/shop", "default", true),
+        ("get", "namespaces/default", "default", false),
     ] {
         assert_eq!(may(verb, what, namespace).await, want, "{verb} {what} in {namespace}");
     }

@@ -246,6 +246,14 @@ impl Cluster for Tapped {
         Box::pin(async { Ok(self.double.ring.clone()) })
     }
 
+    fn installation(&self) -> BoxFuture<'_, Result<Option<String>, ClusterError>> {
+        Box::pin(async { Ok(None) })
+    }
+
+    fn namespace_uid<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Option<String>, ClusterError>> {
+        Box::pin(async { Ok(None) })
+    }
+
     fn authorize<'a>(&'a self, _: Option<&'a str>, _: Access<'a>) -> BoxFuture<'a, Result<(), AccessError>> {
         Box::pin(async { Err(AccessError::Unavailable) })
     }

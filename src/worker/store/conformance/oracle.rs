@@ -1,90 +1,28 @@
-//! A store as simple as it can be written, and the test that walks an engine and it side by side.
+//! A store as simple as it can be written.
 
 use std::collections::BTreeMap;
 
-use proptest::prelude::*;
-use proptest::test_runner::{Config, TestRunner};
-
 use super::*;
-use crate::core::gate::{Change, Memory, Snooze, Snoozing, Verdict};
+use crate::core::gate::{Memory, Verdict};
 
-const HOOKS: [&str; 3] = ["x", "y", "z"];
-
-#[derive(Clone, Debug)]
-enum Step {
-    /// Events with a key (0: none), hooks (bits), and what they ask of the gates.
-    Accept(Vec<(u8, u8, u64, Wish)>),
-    Settle(prop::sample::Index, Outcome),
-    /// Lets time pass.
-    Wait(u64),
-    Sweep,
-    Promote,
-    Replay(prop::sample::Index),
-    Cancel(prop::sample::Index),
-    Hold(u8, bool),
-    Reopen,
-}
-
-/// What events ask of the gates: rules (bits), group and value.
-type Wish = (u8, u8, u8);
-
-fn asked((rules, group, value): Wish) -> Asked {
-    let rule = Snooze { period: MINUTE, trailing: rules & 4 != 0 };
-    Asked {
-        change: (rules & 1 != 0).then_some(Change { key: [group / 2; 16], value: [value; 16] }),
-        snooze: (rules & 2 != 0).then_some(Snoozing { key: [group; 16], rule }),
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Outcome {
-    Delivered,
-    Retry(u64),
-    Dead,
-    DeadOfAge,
-    /// Not now, and no attempt was made.
-    Postponed,
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let outcome = prop_oneof![
-        Just(Outcome::Delivered),
-        (0..90_000_u64).prop_map(Outcome::Retry),
-        Just(Outcome::Dead),
-        Just(Outcome::DeadOfAge),
-        Just(Outcome::Postponed),
-    ];
-    // Of nine, one is dead at once, and few ask nothing.
-    let wish = (0..9_u8, 0..3_u8, 0..2_u8);
-    prop_oneof![
-        8 => prop::collection::vec((0..4_u8, 0..8_u8, 0..60_u64, wish), 0..4).prop_map(Step::Accept),
-        6 => (any::<prop::sample::Index>(), outcome).prop_map(|(which, outcome)| Step::Settle(which, outcome)),
-        3 => prop_oneof![0..60_u64, 0..100_000_u64].prop_map(Step::Wait),
-        1 => Just(Step::Sweep),
-        1 => Just(Step::Promote),
-        1 => any::<prop::sample::Index>().prop_map(Step::Replay),
-        1 => any::<prop::sample::Index>().prop_map(Step::Cancel),
-        1 => (0..3_u8, any::<bool>()).prop_map(|(hook, held)| Step::Hold(hook, held)),
-        1 => Just(Step::Reopen),
-    ]
-}
+pub(super) const HOOKS: [&str; 3] = ["x", "y", "z"];
 
 #[derive(Clone)]
-struct Held {
-    pending: Pending,
-    record: Record,
-    finished: Option<Millis>,
-    asked: Asked,
+pub(super) struct Held {
+    pub(super) pending: Pending,
+    pub(super) record: Record,
+    pub(super) finished: Option<Millis>,
+    pub(super) asked: Asked,
     candidate: bool,
     /// For how long its hook was held before it.
-    base: Duration,
+    pub(super) base: Duration,
     /// For how long it was put off because nobody could decide on it.
-    put_off: Duration,
+    pub(super) put_off: Duration,
 }
 
 /// What a gate remembers of a group.
 #[derive(Clone, Copy, Default)]
-struct Mem {
+pub(super) struct Mem {
     value: Option<[u8; 16]>,
     until: Option<Millis>,
     owner: Option<Seq>,
@@ -92,21 +30,21 @@ struct Mem {
     used: Millis,
 }
 
-type Group = (Arc<str>, bool, [u8; 16]);
+pub(super) type Group = (Arc<str>, bool, [u8; 16]);
 
 #[derive(Default)]
-struct Oracle {
-    held: BTreeMap<Seq, Held>,
-    keys: BTreeMap<u8, (Millis, Accepted)>,
-    highest: (Seq, Seq),
-    ids: Vec<Uuid>,
-    gates: BTreeMap<Group, Mem>,
-    holds: BTreeMap<Arc<str>, (Duration, Option<Millis>)>,
+pub(super) struct Oracle {
+    pub(super) held: BTreeMap<Seq, Held>,
+    pub(super) keys: BTreeMap<u8, (Millis, Accepted)>,
+    pub(super) highest: (Seq, Seq),
+    pub(super) ids: Vec<Uuid>,
+    pub(super) gates: BTreeMap<Group, Mem>,
+    pub(super) holds: BTreeMap<Arc<str>, (Duration, Option<Millis>)>,
 }
 
 impl Oracle {
     /// What the answer must be, and from the answer the numbers.
-    fn accept(&mut self, events: &[(u8, NewEvent)], got: &[Accepted], now: Millis) {
+    pub(super) fn accept(&mut self, events: &[(u8, NewEvent)], got: &[Accepted], now: Millis) {
         assert_eq!(events.len(), got.len());
         if events.is_empty() {
             return;
@@ -146,7 +84,7 @@ impl Oracle {
         }
     }
 
-    fn fate(&self, seq: Seq) -> Fate {
+    pub(super) fn fate(&self, seq: Seq) -> Fate {
         let held = &self.held[&seq];
         match held.record.state {
             State::Pending if held.candidate => Fate::Candidate { due: held.pending.due },
@@ -157,7 +95,7 @@ impl Oracle {
         }
     }
 
-    fn deliver(&mut self, seq: Seq, delivery: &NewDelivery, new: &NewEvent, now: Millis) {
+    pub(super) fn deliver(&mut self, seq: Seq, delivery: &NewDelivery, new: &NewEvent, now: Millis) {
         let (id, hook, due) = (delivery.id, delivery.hook.clone(), delivery.due);
         let event_id = new.event.id.clone();
         let event = new.event.clone();
@@ -221,7 +159,7 @@ impl Oracle {
     }
 
     /// It goes out: what was dropped before goes with it, and it sets both memories.
-    fn go(&mut self, seq: Seq, due: Millis, now: Millis) {
+    pub(super) fn go(&mut self, seq: Seq, due: Millis, now: Millis) {
         let (name, asked) = (self.held[&seq].pending.hook.name.clone(), self.held[&seq].asked);
         let mut suppressed = 0;
         for group in groups(&name, &asked).into_iter().flatten() {
@@ -238,7 +176,7 @@ impl Oracle {
         held.pending.suppressed = suppressed;
     }
 
-    fn count(&mut self, name: &Arc<str>, asked: &Asked, now: Millis) {
+    pub(super) fn count(&mut self, name: &Arc<str>, asked: &Asked, now: Millis) {
         for group in groups(name, asked).into_iter().flatten() {
             if let Some(memory) = self.gates.get_mut(&group) {
                 memory.suppressed += 1;
@@ -248,7 +186,7 @@ impl Oracle {
     }
 
     /// Drops the candidate of the group, if another than this one is.
-    fn supersede(&mut self, name: &Arc<str>, asked: &Asked, but: Seq, now: Millis) {
+    pub(super) fn supersede(&mut self, name: &Arc<str>, asked: &Asked, but: Seq, now: Millis) {
         let group = asked.snooze.map(|s| s.key);
         let stale = self.held.iter().find(|(seq, h)| {
             **seq != but
@@ -263,14 +201,14 @@ impl Oracle {
         }
     }
 
-    fn finish(&mut self, seq: Seq, state: State, reason: Option<&str>, at: Millis) {
+    pub(super) fn finish(&mut self, seq: Seq, state: State, reason: Option<&str>, at: Millis) {
         let held = self.held.get_mut(&seq).unwrap();
         (held.record.state, held.record.reason, held.record.due) = (state, reason.map(Into::into), None);
         (held.finished, held.candidate) = (Some(at), false);
     }
 
     /// It died or was cancelled: its memories go, and the candidates behind them go out.
-    fn forget(&mut self, seq: Seq, now: Millis) -> bool {
+    pub(super) fn forget(&mut self, seq: Seq, now: Millis) -> bool {
         let mut freed = Vec::new();
         for (group, memory) in self.gates.iter_mut().filter(|(_, m)| m.owner == Some(seq)) {
             (memory.value, memory.until, memory.owner) = (None, None, None);
@@ -291,7 +229,7 @@ impl Oracle {
         !waiting.is_empty()
     }
 
-    fn promote(&mut self, now: Millis) -> Vec<HookId> {
+    pub(super) fn promote(&mut self, now: Millis) -> Vec<HookId> {
         let mut due: Vec<_> = self
             .held
             .iter()
@@ -306,7 +244,7 @@ impl Oracle {
         hooks
     }
 
-    fn raise(&mut self, seq: Seq, now: Millis) {
+    pub(super) fn raise(&mut self, seq: Seq, now: Millis) {
         let base = self.held_for(&self.held[&seq].pending.hook.name, now);
         let held = self.held.get_mut(&seq).unwrap();
         (held.record.state, held.record.reason, held.record.due) = (State::Pending, None, Some(now));
@@ -315,12 +253,12 @@ impl Oracle {
         self.gates.values_mut().filter(|m| m.owner == Some(seq)).for_each(|m| m.owner = None);
     }
 
-    fn by_id(&self, id: Uuid) -> Option<(Seq, HookId, State)> {
+    pub(super) fn by_id(&self, id: Uuid) -> Option<(Seq, HookId, State)> {
         let held = self.held.values().find(|h| h.record.id == id)?;
         Some((held.record.seq, held.record.hook.clone(), held.record.state))
     }
 
-    fn replay(&mut self, id: Uuid, now: Millis) -> Option<HookId> {
+    pub(super) fn replay(&mut self, id: Uuid, now: Millis) -> Option<HookId> {
         let (seq, hook, state) = self.by_id(id)?;
         if state != State::Pending {
             self.raise(seq, now);
@@ -329,7 +267,7 @@ impl Oracle {
         Some(hook)
     }
 
-    fn cancel(&mut self, id: Uuid, now: Millis) -> Option<HookId> {
+    pub(super) fn cancel(&mut self, id: Uuid, now: Millis) -> Option<HookId> {
         let (seq, hook, state) = self.by_id(id)?;
         if state == State::Pending {
             self.finish(seq, State::Cancelled, None, now);
@@ -338,7 +276,7 @@ impl Oracle {
         Some(hook)
     }
 
-    fn hold(&mut self, name: Arc<str>, held: bool, now: Millis) {
+    pub(super) fn hold(&mut self, name: Arc<str>, held: bool, now: Millis) {
         let (total, since) = self.holds.entry(name).or_default();
         match (*since, held) {
             (None, true) => *since = Some(now),
@@ -347,12 +285,12 @@ impl Oracle {
         }
     }
 
-    fn held_for(&self, name: &Arc<str>, now: Millis) -> Duration {
+    pub(super) fn held_for(&self, name: &Arc<str>, now: Millis) -> Duration {
         let (total, since) = self.holds.get(name).copied().unwrap_or_default();
         total + since.map_or(Duration::ZERO, |at| now.since(at))
     }
 
-    fn settle(&mut self, settlement: &Settlement) -> bool {
+    pub(super) fn settle(&mut self, settlement: &Settlement) -> bool {
         let seq = settlement.delivery;
         let Some(held) = self.held.get_mut(&seq) else { return false };
         if held.record.state != State::Pending || held.candidate {
@@ -389,7 +327,7 @@ impl Oracle {
         }
     }
 
-    fn sweep(&mut self, now: Millis) {
+    pub(super) fn sweep(&mut self, now: Millis) {
         self.held.retain(|_, held| {
             let age = match held.record.state {
                 State::Pending => return true,
@@ -402,7 +340,7 @@ impl Oracle {
         self.gates.retain(|_, m| m.used + unused > now || m.until.is_some_and(|until| until > now));
     }
 
-    fn due(&self, name: &str, now: Millis) -> Vec<Pending> {
+    pub(super) fn due(&self, name: &str, now: Millis) -> Vec<Pending> {
         let mut due: Vec<_> = self.pending(name).filter(|p| p.due <= now).cloned().collect();
         due.sort_by_key(|p| (p.due, p.seq));
         for pending in &mut due {
@@ -412,7 +350,7 @@ impl Oracle {
         due
     }
 
-    fn pending(&self, name: &str) -> impl Iterator<Item = &Pending> {
+    pub(super) fn pending(&self, name: &str) -> impl Iterator<Item = &Pending> {
         let hook = hook(name);
         self.held
             .values()
@@ -420,7 +358,7 @@ impl Oracle {
             .map(|h| &h.pending)
     }
 
-    async fn compare(&mut self, store: &impl Store, now: Millis) {
+    pub(super) async fn compare(&mut self, store: &impl Store, now: Millis) {
         let mut backlog = Vec::new();
         for name in HOOKS {
             let uid = hook(name).uid;
@@ -473,104 +411,4 @@ impl Oracle {
 /// The groups of onChange and of snooze.
 fn groups(name: &Arc<str>, asked: &Asked) -> [Option<Group>; 2] {
     [asked.change.map(|c| (name.clone(), false, c.key)), asked.snooze.map(|s| (name.clone(), true, s.key))]
-}
-
-async fn walk<S: Subject>(steps: Vec<Step>) {
-    let place = S::new();
-    let mut now = T0;
-    let mut store = place.open().await;
-    let mut oracle = Oracle::default();
-    let mut count = 0_usize;
-    for step in steps {
-        match step {
-            Step::Accept(events) => {
-                let events: Vec<_> = events
-                    .into_iter()
-                    .map(|(k, bits, wait, wish)| {
-                        count += 1;
-                        let hooks: Vec<_> = HOOKS
-                            .iter()
-                            .enumerate()
-                            .filter(|(n, _)| bits >> n & 1 == 1)
-                            .map(|(_, h)| *h)
-                            .collect();
-                        let due = now + Duration::from_secs(wait);
-                        let window = HOUR * [0, 1, 30, 80][usize::from(k)];
-                        let dedup = if k == 0 { None } else { key(k, window) };
-                        let mut new = NewEvent { dedup, ..new(&format!("e{count}"), &hooks, due) };
-                        for delivery in &mut new.deliveries {
-                            delivery.asked = asked(wish);
-                            delivery.dead = (wish.0 == 8).then_some("HookDeleted");
-                        }
-                        (k, new)
-                    })
-                    .collect();
-                let asked = events.iter().map(|(_, new)| new.clone()).collect();
-                let got = store.accept(asked, now).await.unwrap();
-                oracle.accept(&events, &got, now);
-            }
-            Step::Settle(which, outcome) => {
-                let known: Vec<Seq> = oracle.held.keys().copied().collect();
-                // Sometimes one that does not exist.
-                let delivery = known.get(which.index(known.len() + 1)).copied().unwrap_or(987_654);
-                let settlement = match outcome {
-                    Outcome::Delivered => settled(delivery, now, 200, Next::Delivered),
-                    Outcome::Retry(s) => {
-                        let next = Next::Retry { due: now + Duration::from_secs(s) };
-                        let progress = (s % 2 == 0).then(|| s.to_be_bytes().to_vec());
-                        Settlement { progress, ..settled(delivery, now, 503, next) }
-                    }
-                    Outcome::Dead => settled(delivery, now, 400, Next::Dead { reason: "Terminal" }),
-                    Outcome::Postponed => Settlement {
-                        delivery,
-                        at: now,
-                        attempt: None,
-                        next: Next::Retry { due: now + MINUTE },
-                        progress: None,
-                    },
-                    Outcome::DeadOfAge => {
-                        let next = Next::Dead { reason: "MaxAge" };
-                        Settlement { delivery, at: now, attempt: None, next, progress: None }
-                    }
-                };
-                let woken = store.settle(settlement.clone()).await.unwrap();
-                assert_eq!(woken, oracle.settle(&settlement));
-            }
-            Step::Wait(seconds) => now = now + Duration::from_secs(seconds),
-            Step::Sweep => {
-                sweep_all(&store, now).await;
-                oracle.sweep(now);
-            }
-            Step::Promote => assert_eq!(store.promote(now).await.unwrap(), oracle.promote(now)),
-            Step::Replay(which) => {
-                let id = which.get(&[oracle.ids.clone(), vec![Uuid::nil()]].concat()).to_owned();
-                assert_eq!(store.replay("shop", id, now).await.unwrap(), oracle.replay(id, now));
-            }
-            Step::Cancel(which) => {
-                let id = which.get(&[oracle.ids.clone(), vec![Uuid::nil()]].concat()).to_owned();
-                assert_eq!(store.cancel("shop", id, now).await.unwrap(), oracle.cancel(id, now));
-            }
-            Step::Hold(which, held) => {
-                let hook = hook(HOOKS[usize::from(which)]);
-                store.set_held(&hook, held, now).await.unwrap();
-                oracle.hold(hook.name.clone(), held, now);
-            }
-            Step::Reopen => {
-                drop(store);
-                store = place.open().await;
-            }
-        }
-        oracle.compare(&store, now).await;
-    }
-}
-
-pub(in super::super) fn model<S: Subject>() {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let config = Config { cases: 48, max_shrink_iters: 200, failure_persistence: None, ..Config::default() };
-    TestRunner::new(config)
-        .run(&prop::collection::vec(step(), 1..40), |steps| {
-            runtime.block_on(walk::<S>(steps));
-            Ok(())
-        })
-        .unwrap();
 }

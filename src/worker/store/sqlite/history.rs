@@ -11,6 +11,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
 use super::super::{Attempt, Explained, Filter, Record, Replay, Seq, State};
+use super::places::place;
 use super::reads::{event, hook_id};
 use super::schema::{CANCELLED, CANDIDATE, DEAD, DELIVERED, DROPPED, PENDING, STATES};
 use crate::core::event::Event;
@@ -20,7 +21,8 @@ use crate::core::time::Millis;
 const CLOCK_SLACK: i64 = 3_600_000;
 
 const RECORD: &str = "
-SELECT d.seq, d.state, d.reason, e.accepted, d.due, e.id, h.uid, h.namespace, h.name, d.id, d.finished_at
+SELECT d.seq, d.state, d.reason, e.accepted, d.due, e.id, h.uid, h.namespace, h.name, d.id, d.finished_at,
+       d.first_at, d.first_micros, d.first_status
 FROM deliveries d CROSS JOIN hooks h ON h.id = d.hook CROSS JOIN events e ON e.seq = d.event";
 
 fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
@@ -32,6 +34,16 @@ fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
         _ => State::Dead,
     };
     let due = Millis(row.get(4)?);
+    let first = match row.get(11)? {
+        Some(at) => Some(Attempt {
+            at: Millis(at),
+            duration: micros(row.get(12)?),
+            status: row.get(13)?,
+            error: None,
+            detail: None,
+        }),
+        None => None,
+    };
     Ok(Record {
         seq: row.get(0)?,
         id: Uuid::from_bytes(row.get(9)?),
@@ -41,8 +53,12 @@ fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
         reason: row.get(2)?,
         accepted: Millis(row.get(3)?),
         due: (state == State::Pending).then_some(due),
-        attempts: Vec::new(),
+        attempts: first.into_iter().collect(),
     })
+}
+
+fn micros(micros: i64) -> Duration {
+    Duration::from_micros(u64::try_from(micros).unwrap_or(0))
 }
 
 pub(super) fn delivery(conn: &Connection, namespace: &str, id: Uuid) -> rusqlite::Result<Option<Record>> {
@@ -50,14 +66,14 @@ pub(super) fn delivery(conn: &Connection, namespace: &str, id: Uuid) -> rusqlite
     let tx = conn.unchecked_transaction()?;
     let found = tx
         .prepare_cached(&format!("{RECORD} WHERE d.id = ?1 AND h.namespace = ?2"))?
-        .query_row(params![id.as_bytes(), namespace], record)
+        .query_row(params![id.as_bytes(), place(&tx, namespace)?], record)
         .optional()?;
     found.map(|record| with_attempts(&tx, record)).transpose()
 }
 
 pub(super) fn event_of(conn: &Connection, namespace: &str, id: Uuid) -> rusqlite::Result<Option<Arc<Event>>> {
     conn.prepare_cached(EVENT_OF)?
-        .query_row(params![id.as_bytes(), namespace], |row| event(row).map(Arc::new))
+        .query_row(params![id.as_bytes(), place(conn, namespace)?], |row| event(row).map(Arc::new))
         .optional()
 }
 
@@ -68,20 +84,21 @@ FROM deliveries d CROSS JOIN hooks h ON h.id = d.hook CROSS JOIN events e ON e.s
 WHERE d.id = ?1 AND h.namespace = ?2";
 
 fn with_attempts(conn: &Connection, mut record: Record) -> rusqlite::Result<Record> {
-    record.attempts = conn
+    let more = conn
         .prepare_cached(
             "SELECT at, micros, status, error, detail FROM attempts WHERE delivery = ?1 ORDER BY n",
         )?
         .query_map([record.seq], |row| {
             Ok(Attempt {
                 at: Millis(row.get(0)?),
-                duration: Duration::from_micros(u64::try_from(row.get::<_, i64>(1)?).unwrap_or(0)),
+                duration: micros(row.get(1)?),
                 status: row.get(2)?,
                 error: row.get(3)?,
                 detail: row.get(4)?,
             })
         })?
-        .collect::<rusqlite::Result<_>>()?;
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    record.attempts.extend(more);
     Ok(record)
 }
 
@@ -111,7 +128,9 @@ pub(super) fn explain(
     let tx = conn.unchecked_transaction()?;
     let found = tx
         .prepare_cached(EXPLAIN)?
-        .query_row([namespace, event_id], |row| Ok((row.get::<_, Seq>(0)?, row.get(4)?, event(row)?)))
+        .query_row([&*place(&tx, namespace)?, event_id], |row| {
+            Ok((row.get::<_, Seq>(0)?, row.get(4)?, event(row)?))
+        })
         .optional()?;
     let Some((seq, accepted, event)) = found else { return Ok(None) };
     let deliveries = tx
@@ -193,7 +212,7 @@ impl Walk {
         if let Some(id) = &filter.event {
             let found = conn
                 .prepare_cached(OF_EVENT)?
-                .query_map([&filter.namespace, id], |row| row.get(0))?
+                .query_map([&place(conn, &filter.namespace)?, id], |row| row.get(0))?
                 .collect::<rusqlite::Result<Vec<Seq>>>()?;
             for seq in found {
                 if walk.before(from, seq) {
@@ -204,7 +223,7 @@ impl Walk {
         }
         let hooks = conn
             .prepare_cached("SELECT id FROM hooks WHERE namespace = ?1 AND (?2 IS NULL OR name = ?2)")?
-            .query_map(params![filter.namespace, filter.hook], |row| row.get(0))?
+            .query_map(params![place(conn, &filter.namespace)?, filter.hook], |row| row.get(0))?
             .collect::<rusqlite::Result<Vec<i64>>>()?;
         let states: &[i64] = match filter.state {
             None => &STATES,
@@ -289,7 +308,7 @@ pub(super) fn replay_progress(
     conn.prepare_cached(
         "SELECT filter, rate, replayed, done_at FROM replays WHERE id = ?1 AND namespace = ?2",
     )?
-    .query_row(params![id.as_bytes(), namespace], |row| {
+    .query_row(params![id.as_bytes(), place(conn, namespace)?], |row| {
         Ok(Replay {
             id,
             filter: super::replays::filter(row, 0)?,

@@ -9,11 +9,15 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::super::{HookId, Shares};
+use super::places::Places;
+use super::reads::hook_id;
 use crate::core::time::Millis;
 
 /// A hook that was met.
 pub(super) struct Known {
     pub(super) id: HookId,
+    /// Of its namespace.
+    place: Arc<str>,
     waiting: i64,
     changed: bool,
     held: i64,
@@ -44,6 +48,7 @@ pub(super) struct Memory {
     /// When the next trailing candidate is due; None: not read yet.
     promotion: Option<Option<i64>>,
     pub(super) shares: Shares,
+    pub(super) places: Places,
 }
 
 impl Memory {
@@ -59,7 +64,7 @@ impl Memory {
             return Ok(*number);
         }
         conn.prepare_cached("INSERT OR IGNORE INTO hooks (uid, namespace, name) VALUES (?1, ?2, ?3)")?
-            .execute(params![hook.uid, hook.namespace, hook.name])?;
+            .execute(params![hook.uid, self.places.of(conn, &hook.namespace)?, hook.name])?;
         self.find(conn, &hook.uid)?.ok_or(rusqlite::Error::QueryReturnedNoRows)
     }
 
@@ -86,7 +91,8 @@ impl Memory {
                 )?
                 .query_row([number], |row| {
                     Ok(Known {
-                        id: HookId { uid: row.get(0)?, namespace: row.get(1)?, name: row.get(2)? },
+                        id: hook_id(row, 0)?,
+                        place: row.get(1)?,
                         waiting: row.get(3)?,
                         changed: false,
                         held: row.get(4)?,
@@ -95,21 +101,21 @@ impl Memory {
                     })
                 })?;
             // Its namespace first: the sum over the rows is true only while no count of a hook in it is unwritten.
-            self.waiting_in(conn, &known.id.namespace)?;
+            self.waiting_in(conn, &known.place)?;
             self.hooks.insert(number, known);
         }
         self.hooks.get_mut(&number).ok_or(rusqlite::Error::QueryReturnedNoRows)
     }
 
-    /// Bytes that wait in a namespace.
-    fn waiting_in(&mut self, conn: &Connection, namespace: &Arc<str>) -> rusqlite::Result<i64> {
-        if let Some(bytes) = self.namespaces.get(namespace) {
+    /// Bytes that wait in the namespace of this place.
+    fn waiting_in(&mut self, conn: &Connection, place: &Arc<str>) -> rusqlite::Result<i64> {
+        if let Some(bytes) = self.namespaces.get(place) {
             return Ok(*bytes);
         }
         let bytes = conn
             .prepare_cached("SELECT coalesce(sum(waiting), 0) FROM hooks WHERE namespace = ?1")?
-            .query_row([namespace], |row| row.get(0))?;
-        self.namespaces.insert(namespace.clone(), bytes);
+            .query_row([place], |row| row.get(0))?;
+        self.namespaces.insert(place.clone(), bytes);
         Ok(bytes)
     }
 
@@ -120,7 +126,8 @@ impl Memory {
         namespace: &Arc<str>,
         more: i64,
     ) -> rusqlite::Result<bool> {
-        let waiting = self.waiting_in(conn, namespace)?;
+        let place = self.places.of(conn, namespace)?;
+        let waiting = self.waiting_in(conn, &place)?;
         Ok(over(waiting, more, self.shares.namespace_bytes))
     }
 
@@ -140,11 +147,11 @@ impl Memory {
         known.waiting = before.saturating_add(bytes).max(0);
         let change = known.waiting - before;
         let first = !std::mem::replace(&mut known.changed, true);
-        let namespace = known.id.namespace.clone();
+        let place = known.place.clone();
         if first {
             self.changed.push(number);
         }
-        if let Some(total) = self.namespaces.get_mut(&namespace) {
+        if let Some(total) = self.namespaces.get_mut(&place) {
             *total = total.saturating_add(change);
         }
         Ok(())

@@ -7,14 +7,18 @@
 //! the log is synced at every commit (`synchronous=FULL`) and the folder when the files are made; the files are the
 //! owner's alone, for they hold payloads.
 //!
-//! Left to others: what each operation does to the tables (`ops`, and for what it is about `gates`, `replays`,
-//! `retention`), what is told (`reads` to the dispatcher, `history` to people), what the writer remembers (`memory`), the
+//! Left to others: what each operation does to the tables (`accept`, `ops`, and for what it is about
+//! `gates`, `places`, `replays`, `retention`), what is told (`reads` to the dispatcher, `history` to people), what the writer remembers (`memory`), the
 //! tables and their changes (`schema`), how much of the disk may be used in all (a watermark above this).
 
+mod accept;
+mod care;
+mod engine;
 mod gates;
 mod history;
 mod memory;
 mod ops;
+mod places;
 mod reads;
 mod replays;
 mod retention;
@@ -28,21 +32,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use futures::FutureExt;
-use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{mpsc, oneshot};
-use uuid::Uuid;
 
-use super::{
-    Accepted, Backlog, Explained, Filter, HookId, NewEvent, Pending, Record, Replay, Retention, Seq,
-    Settlement, Shares, State, Store, StoreError,
-};
-use crate::core::event::Event;
+use super::{NewEvent, Shares, StoreError, Then};
 use crate::core::time::Millis;
+use crate::metrics::Metrics;
+use accept::Row;
+pub use care::{Report, backup, check};
 use memory::Memory;
-use ops::Row;
 use reads::Reads;
 use retention::{Chunk, Cut};
 use shared::Shared;
@@ -100,6 +99,7 @@ pub struct SqliteStore {
     reads: Arc<Reads>,
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    writer: std::thread::Thread,
     closed: tokio::sync::Mutex<bool>,
     lock: Mutex<Option<Lock>>,
     queue_bytes: usize,
@@ -122,7 +122,7 @@ impl SqliteStore {
         create(&path)?;
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut conn = Connection::open_with_flags(&path, flags).map_err(schema::open_error)?;
-        schema::prepare(&mut conn)?;
+        schema::prepare(&mut conn, dir)?;
         conn.pragma_update(None, "wal_autocheckpoint", 0).map_err(schema::open_error)?;
         // A log that once grew is cut back when it starts again.
         conn.pragma_update(None, "journal_size_limit", 32 << 20).map_err(schema::open_error)?;
@@ -141,6 +141,7 @@ impl SqliteStore {
             tuning,
             memory: Memory::default(),
             made_room: None,
+            usual: 0,
         };
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
@@ -150,6 +151,7 @@ impl SqliteStore {
             queue: Some(queue),
             reads: Arc::new(reads),
             shared,
+            writer: thread.thread().clone(),
             thread: Mutex::new(Some(thread)),
             closed: tokio::sync::Mutex::new(false),
             lock: Mutex::new(Some(lock)),
@@ -180,6 +182,34 @@ impl SqliteStore {
     /// How much of the disk backlogs may take up, from now on.
     pub fn set_shares(&self, shares: Shares) {
         self.shared.set_shares(shares);
+    }
+
+    /// Where commits are counted from now on.
+    pub fn observe(&self, metrics: Arc<Metrics>) {
+        self.shared.observe(metrics);
+    }
+
+    /// Queues an accept, or says why not. Never waits for room: the sender shall hear that it must slow down.
+    fn enqueue(&self, events: Vec<NewEvent>, now: Millis, answer: Then) {
+        let made = events.into_iter().map(Row::new).collect::<Result<Vec<_>, _>>();
+        let rows = match made {
+            Ok(rows) => rows,
+            Err(e) => return answer(Err(StoreError::Refused(e.to_string()))),
+        };
+        let queue = match self.queue() {
+            Ok(queue) => queue,
+            Err(e) => return answer(Err(e)),
+        };
+        let bytes = rows.iter().map(Row::bytes).sum();
+        let Ok(room) = queue.try_reserve() else {
+            let refused = if queue.is_closed() { self.gone() } else { StoreError::Busy };
+            return answer(Err(refused));
+        };
+        if !self.shared.reserve(bytes, self.queue_bytes) {
+            return answer(Err(StoreError::Busy));
+        }
+        room.send(Op::Accept { rows, bytes, now, answer });
+        self.writer.unpark();
     }
 
     /// Lets the writer do what comes seldom.
@@ -239,224 +269,6 @@ fn create(path: &Path) -> Result<(), StoreError> {
 
 fn open_error(path: &Path, e: &std::io::Error) -> StoreError {
     StoreError::Open(format!("{}: {e}", path.display()))
-}
-
-impl Store for SqliteStore {
-    fn accept(&self, events: Vec<NewEvent>, now: Millis) -> BoxFuture<'_, Result<Vec<Accepted>, StoreError>> {
-        async move {
-            let rows = events
-                .into_iter()
-                .map(Row::new)
-                .collect::<Result<Vec<_>, _>>()
-                .map_err(|e| StoreError::Refused(e.to_string()))?;
-            let queue = self.queue()?;
-            let bytes = rows.iter().map(Row::bytes).sum();
-            // Never waits for room: the sender shall hear that it must slow down.
-            let Ok(room) = queue.try_reserve() else {
-                return Err(if queue.is_closed() { self.gone() } else { StoreError::Busy });
-            };
-            if !self.shared.reserve(bytes, self.queue_bytes) {
-                return Err(StoreError::Busy);
-            }
-            let (answer, receive) = oneshot::channel();
-            room.send(Op::Accept { rows, bytes, now, answer });
-            self.answer(receive).await
-        }
-        .boxed()
-    }
-
-    fn settle(&self, settlement: Settlement) -> BoxFuture<'_, Result<bool, StoreError>> {
-        self.ask(move |answer| Op::Settle { settlement, answer }).boxed()
-    }
-
-    fn due(
-        &self,
-        hook_uid: &str,
-        now: Millis,
-        limit: usize,
-    ) -> BoxFuture<'_, Result<Vec<Pending>, StoreError>> {
-        let uid = hook_uid.to_owned();
-        async move { self.reads.run(move |conn| reads::due(conn, &uid, now, limit)).await }.boxed()
-    }
-
-    fn next_due(&self, hook_uid: &str, after: Millis) -> BoxFuture<'_, Result<Option<Millis>, StoreError>> {
-        let uid = hook_uid.to_owned();
-        async move { self.reads.run(move |conn| reads::next_due(conn, &uid, after)).await }.boxed()
-    }
-
-    fn backlog(&self) -> BoxFuture<'_, Result<Vec<Backlog>, StoreError>> {
-        self.reads.run(reads::backlog).boxed()
-    }
-
-    fn delivery(&self, namespace: &str, id: Uuid) -> BoxFuture<'_, Result<Option<Record>, StoreError>> {
-        let namespace = namespace.to_owned();
-        async move { self.reads.run(move |conn| history::delivery(conn, &namespace, id)).await }.boxed()
-    }
-
-    fn event_of(&self, namespace: &str, id: Uuid) -> BoxFuture<'_, Result<Option<Arc<Event>>, StoreError>> {
-        let namespace = namespace.to_owned();
-        async move { self.reads.run(move |conn| history::event_of(conn, &namespace, id)).await }.boxed()
-    }
-
-    fn list(
-        &self,
-        filter: Filter,
-        before: Option<Seq>,
-        limit: usize,
-    ) -> BoxFuture<'_, Result<Vec<Record>, StoreError>> {
-        self.reads.run(move |conn| history::list(conn, &filter, before, limit)).boxed()
-    }
-
-    fn explain(
-        &self,
-        namespace: &str,
-        event_id: &str,
-    ) -> BoxFuture<'_, Result<Option<Explained>, StoreError>> {
-        let (namespace, id) = (namespace.to_owned(), event_id.to_owned());
-        self.reads.run(move |conn| history::explain(conn, &namespace, &id)).boxed()
-    }
-
-    fn replay(
-        &self,
-        namespace: &str,
-        id: Uuid,
-        now: Millis,
-    ) -> BoxFuture<'_, Result<Option<HookId>, StoreError>> {
-        let namespace = namespace.to_owned();
-        self.write(move |conn, memory| ops::replay(conn, memory, &namespace, id, now)).boxed()
-    }
-
-    fn cancel(
-        &self,
-        namespace: &str,
-        id: Uuid,
-        now: Millis,
-    ) -> BoxFuture<'_, Result<Option<HookId>, StoreError>> {
-        let namespace = namespace.to_owned();
-        self.write(move |conn, memory| ops::cancel(conn, memory, &namespace, id, now)).boxed()
-    }
-
-    fn start_replay(
-        &self,
-        filter: Filter,
-        rate: u32,
-        now: Millis,
-    ) -> BoxFuture<'_, Result<Replay, StoreError>> {
-        async move {
-            let refused = |why: &str| Err(StoreError::Refused(why.into()));
-            if rate == 0 {
-                return refused("a replay at a rate of 0 would never end");
-            }
-            if filter.state == Some(State::Pending) {
-                return refused("what is pending is sent anyway");
-            }
-            let text = serde_json::to_string(&filter).map_err(|e| StoreError::Refused(e.to_string()))?;
-            let id = Uuid::now_v7();
-            self.write(move |conn, _| replays::start(conn, id, (&filter, &text), rate, now)).await
-        }
-        .boxed()
-    }
-
-    fn step_replays(&self, now: Millis) -> BoxFuture<'_, Result<Vec<HookId>, StoreError>> {
-        async move {
-            let most = self.chunk.rows;
-            let (steps, old) = self.reads.run(move |conn| replays::plan(conn, now, most)).await?;
-            if steps.is_empty() && !old {
-                return Ok(Vec::new());
-            }
-            self.write(move |conn, memory| replays::step(conn, memory, &steps, now)).await
-        }
-        .boxed()
-    }
-
-    fn replay_progress(
-        &self,
-        namespace: &str,
-        id: Uuid,
-    ) -> BoxFuture<'_, Result<Option<Replay>, StoreError>> {
-        let namespace = namespace.to_owned();
-        self.reads.run(move |conn| history::replay_progress(conn, &namespace, id)).boxed()
-    }
-
-    fn set_held(&self, hook: &HookId, held: bool, now: Millis) -> BoxFuture<'_, Result<(), StoreError>> {
-        let hook = hook.clone();
-        self.write(move |conn, memory| ops::set_held(conn, memory, &hook, held, now)).boxed()
-    }
-
-    fn decide_again(&self, uid: &str, now: Millis) -> BoxFuture<'_, Result<bool, StoreError>> {
-        let uid: Arc<str> = uid.into();
-        self.write(move |conn, memory| ops::decide_again(conn, memory, &uid, now)).boxed()
-    }
-
-    fn take_up(&self, from: &HookId, to: &HookId, now: Millis) -> BoxFuture<'_, Result<bool, StoreError>> {
-        let (from, to, rows) = (from.clone(), to.clone(), retention::limit(self.chunk.rows));
-        self.write(move |conn, memory| ops::take_up(conn, memory, (&from, &to), now, rows)).boxed()
-    }
-
-    fn promote(&self, now: Millis) -> BoxFuture<'_, Result<Vec<HookId>, StoreError>> {
-        let rows = self.chunk.rows;
-        self.write(move |conn, memory| gates::promote(conn, memory, now, rows)).boxed()
-    }
-
-    fn next_promotion(&self) -> BoxFuture<'_, Result<Option<Millis>, StoreError>> {
-        self.reads.run(reads::next_promotion).boxed()
-    }
-
-    fn sweep(&self, retention: Retention, now: Millis) -> BoxFuture<'_, Result<bool, StoreError>> {
-        async move {
-            // Held until the end: two sweeps at a time would only be in each other's way.
-            let mut round = self.cut.lock().await;
-            let cut = match round.take() {
-                Some(cut) => cut,
-                None => self.reads.run(move |conn| retention::cut(conn, retention)).await?,
-            };
-            let chunk = self.chunk;
-            let more = self
-                .write(move |conn, memory| retention::sweep(conn, memory, retention, cut, now, chunk))
-                .await?;
-            *round = more.then_some(cut);
-            Ok(more)
-        }
-        .boxed()
-    }
-
-    fn failed(&self) -> BoxFuture<'static, StoreError> {
-        let mut watch = self.shared.watch();
-        async move {
-            if let Ok(failed) = watch.wait_for(Option::is_some).await
-                && let Some(failure) = failed.as_ref()
-            {
-                return failure.clone();
-            }
-            // Closed without a failure: there will be none.
-            futures::future::pending().await
-        }
-        .boxed()
-    }
-
-    fn close(&self) -> BoxFuture<'_, ()> {
-        async move {
-            // Whoever closes second returns when the first one has.
-            let mut closed = self.closed.lock().await;
-            if *closed {
-                return;
-            }
-            self.shared.closing();
-            // Before the writer: its last checkpoint copies all that no reader holds.
-            self.reads.close().await;
-            if let Some(queue) = &self.queue {
-                drop(queue.send(Op::Stop).await);
-            }
-            let thread = self.thread.lock().take();
-            if let Some(thread) = thread {
-                drop(tokio::task::spawn_blocking(move || thread.join()).await);
-            }
-            // Only now may another process come.
-            drop(self.lock.lock().take());
-            *closed = true;
-        }
-        .boxed()
-    }
 }
 
 impl Drop for SqliteStore {

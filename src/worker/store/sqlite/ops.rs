@@ -1,321 +1,23 @@
-//! What the writer does to the tables, one operation at a time, inside the transaction of its group.
+//! What the writer does to the tables, one operation at a time, inside the transaction of its group. (`accept` has a file
+//! of its own.)
 //!
 //! Nothing here begins or commits: an operation that fails leaves half its rows behind, and the caller rolls back.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, params};
 use uuid::Uuid;
 
-use super::super::{
-    Accepted, AcceptedDelivery, Dedup, Fate, HookId, NewDelivery, NewEvent, Next, Seq, Settlement, StoreError,
-};
+use super::super::{Attempt, HookId, Next, Seq, Settlement};
 use super::gates;
 use super::memory::Memory;
-use super::schema::{CANCELLED, CANDIDATE, DEAD, DELIVERED, DROPPED, PENDING};
-use crate::core::event::Event;
-use crate::core::gate::{Asked, Verdict};
+use super::schema::{CANCELLED, CANDIDATE, DEAD, DELIVERED, PENDING};
 use crate::core::time::Millis;
 
-/// About what an event's row takes besides its data.
-pub(super) const EVENT_BYTES: usize = 512;
-/// The reasons after which a repeat of the event revives its delivery: the receiver was away, and may be back.
-const REVIVED: [&str; 2] = ["MaxAge", "MaxAttempts"];
 /// The reason of one that waits because its hook's filter fails on it.
 const UNDECIDED: &str = "Undecided";
 /// So many of them are made due in one operation.
 const DECIDED_AT_ONCE: i64 = 1000;
-
-/// An event made ready for its row, off the writer's thread.
-pub(super) struct Row {
-    event: Arc<Event>,
-    origin: String,
-    attributes: Option<String>,
-    dedup: Option<Dedup>,
-    deliveries: Vec<NewDelivery>,
-}
-
-impl Row {
-    pub(super) fn new(new: NewEvent) -> Result<Self, serde_json::Error> {
-        let attributes = match new.event.attributes.is_empty() {
-            true => None,
-            false => Some(serde_json::to_string(&new.event.attributes)?),
-        };
-        let origin = new.event.origin.to_string();
-        Ok(Row { event: new.event, origin, attributes, dedup: new.dedup, deliveries: new.deliveries })
-    }
-
-    /// About what it takes in memory and in the log.
-    pub(super) fn bytes(&self) -> usize {
-        self.event_bytes() + 128 * self.deliveries.len()
-    }
-
-    fn event_bytes(&self) -> usize {
-        EVENT_BYTES + self.event.data.get().len() + self.attributes.as_ref().map_or(0, String::len)
-    }
-
-    /// What one delivery of it takes of its hook's share.
-    fn size(&self) -> i64 {
-        i64::try_from(self.event_bytes()).unwrap_or(i64::MAX)
-    }
-}
-
-pub(super) fn accept(
-    conn: &Connection,
-    memory: &mut Memory,
-    rows: &[Row],
-    now: Millis,
-    promotions: usize,
-) -> rusqlite::Result<Result<Vec<Accepted>, StoreError>> {
-    // With nobody to tell what woke, nothing is woken.
-    if rows.is_empty() {
-        return Ok(Ok(Vec::new()));
-    }
-    // Before anything is written: a refusal must leave nothing behind, and must not make the group begin again.
-    if over_share(conn, memory, rows, now)? {
-        return Ok(Err(StoreError::NamespaceFull));
-    }
-    let promoted = gates::promote(conn, memory, now, promotions)?;
-    let mut accepted =
-        rows.iter().map(|row| accept_one(conn, memory, row, now)).collect::<rusqlite::Result<Vec<_>>>()?;
-    if let Some(first) = accepted.first_mut() {
-        first.woken.extend(promoted);
-    }
-    Ok(Ok(accepted))
-}
-
-/// True where a namespace has no room for these events. What a gate may drop counts too: a full namespace is full.
-fn over_share(conn: &Connection, memory: &mut Memory, rows: &[Row], now: Millis) -> rusqlite::Result<bool> {
-    if memory.shares.namespace_bytes == u64::MAX {
-        return Ok(false);
-    }
-    let mut full = |rows: &mut dyn Iterator<Item = &Row>| -> rusqlite::Result<bool> {
-        let mut more: HashMap<&Arc<str>, i64> = HashMap::new();
-        for row in rows {
-            for delivery in row.deliveries.iter().filter(|d| d.dead.is_none()) {
-                let bytes = more.entry(&delivery.hook.namespace).or_default();
-                *bytes = bytes.saturating_add(row.size());
-            }
-        }
-        for (namespace, bytes) in more {
-            if memory.namespace_full(conn, namespace, bytes)? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    };
-    if !full(&mut rows.iter())? {
-        return Ok(false);
-    }
-    // A duplicate takes no room: its sender hears what it heard before.
-    let mut fresh = Vec::new();
-    for row in rows {
-        match &row.dedup {
-            Some(dedup) if first_of(conn, dedup, now)?.is_some() => {}
-            _ => fresh.push(row),
-        }
-    }
-    full(&mut fresh.into_iter())
-}
-
-fn accept_one(conn: &Connection, memory: &mut Memory, row: &Row, now: Millis) -> rusqlite::Result<Accepted> {
-    if let Some(dedup) = &row.dedup
-        && let Some((seq, event_id)) = first_of(conn, dedup, now)?
-    {
-        return duplicate(conn, memory, seq, event_id, now);
-    }
-    let expires = row.dedup.as_ref().map(|dedup| now + dedup.window);
-    let event = &row.event;
-    conn.prepare_cached(
-        "INSERT INTO events (accepted, kept_until, id, namespace, origin, source, event, time, attributes, data)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
-    )?
-    .execute(params![
-        now.0,
-        expires.unwrap_or_default().0,
-        event.id,
-        event.namespace,
-        row.origin,
-        event.source,
-        event.event,
-        event.time,
-        row.attributes,
-        event.data.get(),
-    ])?;
-    let seq = conn.last_insert_rowid();
-    if let (Some(dedup), Some(expires)) = (&row.dedup, expires) {
-        // Replaces only a key out of its window: `first_of` found no other.
-        conn.prepare_cached("INSERT OR REPLACE INTO dedup (key, expires, event) VALUES (?1, ?2, ?3)")?
-            .execute(params![dedup.key, expires.0, seq])?;
-    }
-    let mut deliveries = Vec::with_capacity(row.deliveries.len());
-    for delivery in &row.deliveries {
-        deliveries.push(deliver(conn, memory, seq, row.size(), delivery, now)?);
-    }
-    if deliveries.is_empty() {
-        // No delivery will ever lead retention to it.
-        conn.prepare_cached("INSERT INTO loose (accepted, event, kept_until) VALUES (?1, ?2, ?3)")?
-            .execute(params![now.0, seq, expires.unwrap_or_default().0])?;
-    }
-    Ok(Accepted { seq, event_id: event.id.clone(), duplicate: false, deliveries, woken: Vec::new() })
-}
-
-/// How a delivery begins.
-struct Start {
-    state: i64,
-    due: Millis,
-    reason: Option<&'static str>,
-    suppressed: u32,
-}
-
-/// Stores a delivery as its hook's gates and share say.
-fn deliver(
-    conn: &Connection,
-    memory: &mut Memory,
-    event: Seq,
-    size: i64,
-    new: &NewDelivery,
-    now: Millis,
-) -> rusqlite::Result<AcceptedDelivery> {
-    let hook = memory.number(conn, &new.hook)?;
-    let start = |state, due, reason| Start { state, due, reason, suppressed: 0 };
-    let dead = |reason| start(DEAD, new.due, Some(reason));
-    let dropped = |reason| start(DROPPED, new.due, Some(reason));
-    if let Some(reason) = new.dead {
-        return insert(conn, memory, event, hook, size, new, &dead(reason), now);
-    }
-    if new.asked == Asked::default() {
-        let start = match memory.hook_full(conn, hook, size)? {
-            true => dead("BacklogFull"),
-            false => start(PENDING, new.due, None),
-        };
-        return insert(conn, memory, event, hook, size, new, &start, now);
-    }
-    let ruling = gates::ask(conn, hook, &new.asked, now)?;
-    match ruling.verdict {
-        Verdict::Unchanged => {
-            gates::unchanged(conn, memory, hook, &new.asked, now)?;
-            insert(conn, memory, event, hook, size, new, &dropped("Unchanged"), now)
-        }
-        Verdict::Snoozed { candidate: false, .. } => {
-            gates::snoozed(conn, hook, &new.asked, now)?;
-            insert(conn, memory, event, hook, size, new, &dropped("Snoozed"), now)
-        }
-        // It dies at once, so it sets no memory: the next event must not be compared with what nobody got.
-        _ if memory.hook_full(conn, hook, size)? => {
-            insert(conn, memory, event, hook, size, new, &dead("BacklogFull"), now)
-        }
-        Verdict::Snoozed { candidate: true, until } => {
-            let start = start(CANDIDATE, until, None);
-            let stored = insert(conn, memory, event, hook, size, new, &start, now)?;
-            gates::nominate(conn, memory, hook, &new.asked, stored.seq, until, now)?;
-            Ok(stored)
-        }
-        Verdict::Deliver => {
-            let suppressed = gates::overtake(conn, memory, hook, &new.asked, &ruling, now)?;
-            let start = Start { suppressed, ..start(PENDING, new.due, None) };
-            let stored = insert(conn, memory, event, hook, size, new, &start, now)?;
-            gates::remember(conn, memory, hook, &new.asked, &ruling, stored.seq, now)?;
-            Ok(stored)
-        }
-    }
-}
-
-#[expect(clippy::too_many_arguments, reason = "a row's columns")]
-fn insert(
-    conn: &Connection,
-    memory: &mut Memory,
-    event: Seq,
-    hook: i64,
-    size: i64,
-    new: &NewDelivery,
-    start: &Start,
-    now: Millis,
-) -> rusqlite::Result<AcceptedDelivery> {
-    let (waits, fate) = match start.state {
-        PENDING => (true, Fate::Pending { due: start.due, suppressed: start.suppressed }),
-        CANDIDATE => (true, Fate::Candidate { due: start.due }),
-        DROPPED => (false, Fate::Dropped),
-        _ => (false, Fate::Dead),
-    };
-    let held_before = memory.hook(conn, hook)?.held(now);
-    conn.prepare_cached(
-        "INSERT INTO deliveries (event, hook, id, state, attempts, due, finished_at, reason, size, suppressed, held_before)
-         VALUES (?1, ?2, ?3, ?4, 0, ?5, ?6, ?7, ?8, ?9, ?10)",
-    )?
-    .execute(params![
-        event,
-        hook,
-        new.id.as_bytes(),
-        start.state,
-        start.due.0,
-        (!waits).then_some(now.0),
-        start.reason,
-        if waits { size } else { -size },
-        start.suppressed,
-        held_before,
-    ])?;
-    let seq = conn.last_insert_rowid();
-    memory.count(conn, hook, if waits { size } else { 0 })?;
-    Ok(AcceptedDelivery { seq, fate })
-}
-
-/// The event that was accepted under this key within its window.
-fn first_of(conn: &Connection, dedup: &Dedup, now: Millis) -> rusqlite::Result<Option<(Seq, String)>> {
-    conn.prepare_cached(
-        "SELECT e.seq, e.id FROM dedup d CROSS JOIN events e ON e.seq = d.event
-         WHERE d.key = ?1 AND d.expires > ?2",
-    )?
-    .query_row(params![dedup.key, now.0], |row| Ok((row.get(0)?, row.get(1)?)))
-    .optional()
-}
-
-/// What a repeat of an event is told; it revives what died because the receiver was away.
-fn duplicate(
-    conn: &Connection,
-    memory: &mut Memory,
-    event: Seq,
-    event_id: String,
-    now: Millis,
-) -> rusqlite::Result<Accepted> {
-    type Found = (Seq, i64, i64, u32, Option<String>, i64, i64);
-    let found = conn
-        .prepare_cached(
-            "SELECT seq, state, due, suppressed, reason, hook, size FROM deliveries WHERE event = ?1 ORDER BY seq",
-        )?
-        .query_map([event], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?))
-        })?
-        .collect::<rusqlite::Result<Vec<Found>>>()?;
-    let mut deliveries = Vec::with_capacity(found.len());
-    let mut woken: Vec<HookId> = Vec::new();
-    for (seq, state, due, suppressed, reason, hook, size) in found {
-        let due = Millis(due);
-        let fate = match state {
-            PENDING => Fate::Pending { due, suppressed },
-            CANDIDATE => Fate::Candidate { due },
-            DROPPED => Fate::Dropped,
-            DEAD if reason.is_some_and(|r| REVIVED.contains(&r.as_str()))
-                && !full(conn, memory, hook, size)? =>
-            {
-                raise(conn, memory, seq, false, now)?;
-                woken.push(memory.hook(conn, hook)?.id.clone());
-                Fate::Pending { due: now, suppressed }
-            }
-            DEAD => Fate::Dead,
-            _ => Fate::Ended,
-        };
-        deliveries.push(AcceptedDelivery { seq, fate });
-    }
-    Ok(Accepted { seq: event, event_id, duplicate: true, deliveries, woken })
-}
-
-/// True where there is no room to wait, for its hook or in its namespace.
-fn full(conn: &Connection, memory: &mut Memory, hook: i64, size: i64) -> rusqlite::Result<bool> {
-    let namespace = memory.hook(conn, hook)?.id.namespace.clone();
-    Ok(memory.hook_full(conn, hook, size.abs())? || memory.namespace_full(conn, &namespace, size.abs())?)
-}
 
 pub(super) fn settle(
     conn: &Connection,
@@ -323,6 +25,9 @@ pub(super) fn settle(
     settlement: &Settlement,
 ) -> rusqlite::Result<bool> {
     let ended = settlement.at;
+    if let Some(settled) = delivered_at_once(conn, memory, settlement)? {
+        return Ok(settled);
+    }
     let (state, reason, due, finished) = match settlement.next {
         Next::Delivered => (DELIVERED, None, None, Some(ended.0)),
         Next::Retry { due } => (PENDING, None, Some(due.0), None),
@@ -365,7 +70,7 @@ pub(super) fn settle(
             settlement.delivery,
             n,
             attempt.at.0,
-            i64::try_from(attempt.duration.as_micros()).unwrap_or(i64::MAX),
+            micros(attempt),
             attempt.status,
             attempt.error,
             attempt.detail,
@@ -378,6 +83,38 @@ pub(super) fn settle(
         Next::Dead { .. } => gates::forget(conn, memory, settlement.delivery, ended),
         Next::Delivered | Next::Retry { .. } => Ok(false),
     }
+}
+
+/// The usual case in one statement: the first attempt delivered. None: it is another case.
+fn delivered_at_once(
+    conn: &Connection,
+    memory: &mut Memory,
+    settlement: &Settlement,
+) -> rusqlite::Result<Option<bool>> {
+    let Some(attempt @ Attempt { error: None, detail: None, .. }) = &settlement.attempt else {
+        return Ok(None);
+    };
+    if settlement.next != Next::Delivered {
+        return Ok(None);
+    }
+    let found: Option<(i64, i64)> = conn
+        .prepare_cached(
+            "UPDATE deliveries SET state = 1, reason = NULL, finished_at = ?2, attempts = 1, size = -abs(size),
+                    first_at = ?3, first_micros = ?4, first_status = ?5
+             WHERE seq = ?1 AND state = 0 AND attempts = 0 RETURNING hook, size",
+        )?
+        .query_row(
+            params![settlement.delivery, settlement.at.0, attempt.at.0, micros(attempt), attempt.status],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
+        .optional()?;
+    let Some((hook, size)) = found else { return Ok(None) };
+    memory.count(conn, hook, size)?;
+    Ok(Some(false))
+}
+
+fn micros(attempt: &Attempt) -> i64 {
+    i64::try_from(attempt.duration.as_micros()).unwrap_or(i64::MAX)
 }
 
 /// Makes a finished delivery pending again, attempts and age starting anew. False: it is pending, or gone.
@@ -409,12 +146,19 @@ pub(super) fn raise(
 }
 
 /// A delivery of a hook in this namespace: its number, its state, its hook.
-fn find(conn: &Connection, namespace: &str, id: Uuid) -> rusqlite::Result<Option<(Seq, i64, i64)>> {
+fn find(
+    conn: &Connection,
+    memory: &mut Memory,
+    namespace: &str,
+    id: Uuid,
+) -> rusqlite::Result<Option<(Seq, i64, i64)>> {
     conn.prepare_cached(
         "SELECT d.seq, d.state, d.hook FROM deliveries d CROSS JOIN hooks h ON h.id = d.hook
          WHERE d.id = ?1 AND h.namespace = ?2",
     )?
-    .query_row(params![id.as_bytes(), namespace], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+    .query_row(params![id.as_bytes(), memory.places.of(conn, namespace)?], |row| {
+        Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+    })
     .optional()
 }
 
@@ -425,7 +169,7 @@ pub(super) fn replay(
     id: Uuid,
     now: Millis,
 ) -> rusqlite::Result<Option<HookId>> {
-    let Some((seq, _, hook)) = find(conn, namespace, id)? else { return Ok(None) };
+    let Some((seq, _, hook)) = find(conn, memory, namespace, id)? else { return Ok(None) };
     raise(conn, memory, seq, true, now)?;
     Ok(Some(memory.hook(conn, hook)?.id.clone()))
 }
@@ -437,7 +181,7 @@ pub(super) fn cancel(
     id: Uuid,
     now: Millis,
 ) -> rusqlite::Result<Option<HookId>> {
-    let Some((seq, state, hook)) = find(conn, namespace, id)? else { return Ok(None) };
+    let Some((seq, state, hook)) = find(conn, memory, namespace, id)? else { return Ok(None) };
     if state == PENDING || state == CANDIDATE {
         let size: i64 = conn
             .prepare_cached(

@@ -14,8 +14,9 @@ use serde_json::value::RawValue;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-use super::super::{Backlog, HookId, Pending, StoreError};
+use super::super::{Backlog, HookId, Pending, Stats, StoreError};
 use super::memory::held;
+use super::places;
 use super::schema;
 use super::shared::{Shared, Trouble};
 use crate::core::event::{Event, Origin};
@@ -115,7 +116,33 @@ WHERE h.uid = ?1 AND d.state = 0 AND d.hook = h.id AND d.due > ?2";
 pub(super) const BACKLOG: &str = "
 SELECT h.uid, h.namespace, h.name,
        (SELECT min(d.due) FROM deliveries d INDEXED BY deliveries_pending WHERE d.state = 0 AND d.hook = h.id)
-FROM hooks h ORDER BY h.uid";
+FROM hooks h WHERE h.namespace NOT IN (SELECT place FROM ended) ORDER BY h.uid";
+
+// The oldest by one seek for each hook for which something waits.
+const OLDEST: &str = "
+SELECT min(coalesce(d.began, e.accepted)) FROM (
+    SELECT (SELECT min(d.seq) FROM deliveries d INDEXED BY deliveries_list WHERE d.hook = h.id AND d.state = 0) AS seq
+    FROM hooks h WHERE h.waiting > 0) first
+CROSS JOIN deliveries d ON d.seq = first.seq CROSS JOIN events e ON e.seq = d.event";
+
+pub(super) fn stats(conn: &Connection) -> rusqlite::Result<Stats> {
+    let tx = conn.unchecked_transaction()?;
+    let number = |sql: &str| {
+        let number = tx.prepare_cached(sql)?.query_row([], |row| row.get::<_, Option<i64>>(0))?;
+        Ok::<_, rusqlite::Error>(u64::try_from(number.unwrap_or(0)).unwrap_or(0))
+    };
+    Ok(Stats {
+        waiting: number("SELECT count(*) FROM deliveries INDEXED BY deliveries_pending WHERE state = 0")?
+            + number("SELECT count(*) FROM candidates")?,
+        waiting_bytes: number("SELECT sum(waiting) FROM hooks")?,
+        fullest_hook: number("SELECT max(waiting) FROM hooks")?,
+        fullest_namespace: number(
+            "SELECT max(bytes) FROM (SELECT sum(waiting) AS bytes FROM hooks GROUP BY namespace)",
+        )?,
+        oldest: tx.prepare_cached(OLDEST)?.query_row([], |row| row.get::<_, Option<i64>>(0))?.map(Millis),
+        bytes: number("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")?,
+    })
+}
 
 /// A hook's number, and for how long it was held in all.
 fn hook(conn: &Connection, uid: &str, now: Millis) -> rusqlite::Result<Option<(i64, HookId, i64)>> {
@@ -131,7 +158,8 @@ pub(super) fn next_promotion(conn: &Connection) -> rusqlite::Result<Option<Milli
 }
 
 pub(super) fn hook_id(row: &Row<'_>, at: usize) -> rusqlite::Result<HookId> {
-    Ok(HookId { uid: row.get(at)?, namespace: row.get(at + 1)?, name: row.get(at + 2)? })
+    let namespace = places::name(row.get_ref(at + 1)?.as_str()?).into();
+    Ok(HookId { uid: row.get(at)?, namespace, name: row.get(at + 2)? })
 }
 
 /// An event, by the columns from the sixth on.
@@ -140,7 +168,7 @@ pub(super) fn event(row: &Row<'_>) -> rusqlite::Result<Event> {
     let attributes: Option<String> = row.get(11)?;
     Ok(Event {
         id: row.get(5)?,
-        namespace: row.get(6)?,
+        namespace: places::name(row.get_ref(6)?.as_str()?).to_owned(),
         origin: Origin::try_from(origin).map_err(|e| unreadable(7, e))?,
         source: row.get(8)?,
         event: row.get(9)?,

@@ -7,6 +7,7 @@ use super::super::{Filter, HookId, Replay, Seq};
 use super::history::{self, Direction, Walk};
 use super::memory::Memory;
 use super::ops;
+use super::places::place;
 use crate::core::time::Millis;
 
 /// Deliveries that one step looks at: a filter may pass over most of them.
@@ -131,7 +132,7 @@ pub(super) fn start(
         "INSERT INTO replays (id, namespace, filter, rate, started, stepped, at, top, replayed)
          VALUES (?1, ?2, ?3, ?4, ?5, ?5, 0, (SELECT coalesce(max(seq), 0) FROM deliveries), 0)",
     )?
-    .execute(params![id.as_bytes(), filter.namespace, text, rate, now.0])?;
+    .execute(params![id.as_bytes(), place(conn, &filter.namespace)?, text, rate, now.0])?;
     Ok(Replay { id, filter: filter.clone(), rate, replayed: 0, done: false })
 }
 

@@ -9,9 +9,10 @@ use std::time::Duration;
 use rusqlite::{Connection, Rows, params};
 
 use super::super::{Retention, Seq};
+use super::accept::EVENT_BYTES;
 use super::gates;
 use super::memory::Memory;
-use super::ops::EVENT_BYTES;
+use super::places;
 use super::schema::{CANCELLED, DEAD, DELIVERED, DROPPED};
 use crate::core::time::Millis;
 
@@ -111,6 +112,8 @@ pub(super) fn sweep(
     let history = before(now, retention.history_age);
     let dead = before(now, retention.dead_letter_age);
     let mut left = Left { rows: chunk.rows, bytes: chunk.bytes };
+    let ended = places::sweep(conn, memory, limit(left.rows))?;
+    left.take(usize::try_from(ended).unwrap_or(left.rows), 0);
     for state in [DELIVERED, DROPPED, CANCELLED] {
         sweep_deliveries(conn, memory, state, (history, cut.history), now, &mut left)?;
     }
@@ -126,7 +129,8 @@ pub(super) fn sweep(
         )?
         .execute(params![now.0, limit(left.rows)])?;
     left.take(keys, 0);
-    Ok(left.nothing())
+    // Of what ended there may be more at any time: its parts are removed one after the other.
+    Ok(left.nothing() || ended > 0)
 }
 
 /// What a sweep may still remove.

@@ -4,14 +4,17 @@
 //! contracts it one release later (`min_reader` raised), so that a rollback by one release still starts. There are no
 //! foreign keys: one thread writes, and a look-up for every row would buy nothing that the tests do not.
 
+use std::path::Path;
+
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
 use super::super::StoreError;
+use super::care;
 
 /// The format this program writes.
-pub(super) const VERSION: i64 = 3;
+pub(super) const VERSION: i64 = 4;
 /// "HkSt": tells our file from any other SQLite database.
-const APPLICATION_ID: i64 = 0x486b_5374;
+pub(super) const APPLICATION_ID: i64 = 0x486b_5374;
 
 /// `deliveries.state`. The partial index names 0 in its text: keep both equal.
 pub(super) const PENDING: i64 = 0;
@@ -35,6 +38,7 @@ pub(super) const STEPS: &[Step] = &[
     Step { version: 1, min_reader: 1, sql: V1 },
     Step { version: 2, min_reader: 1, sql: V2 },
     Step { version: 3, min_reader: 1, sql: V3 },
+    Step { version: 4, min_reader: 1, sql: V4 },
 ];
 
 const V1: &str = "
@@ -178,6 +182,25 @@ const V3: &str = "
 ALTER TABLE deliveries ADD COLUMN progress BLOB;  -- what its handler did at an earlier attempt; NULL: nothing
 ";
 
+/// An older program leaves these alone: it finds nothing of a namespace that was made anew, purges nothing, and shows no
+/// attempt of what was delivered at once.
+const V4: &str = "
+-- Namespaces whose uid was told. `place` stands in the rows instead of the name: the name itself at first, and another
+-- text for each later namespace of that name, which so begins with nothing.
+CREATE TABLE namespaces (
+    name  TEXT PRIMARY KEY,
+    uid   TEXT,               -- NULL: there is none now
+    place TEXT NOT NULL
+) WITHOUT ROWID;
+-- Places of namespaces that ended: what they hold is to be removed.
+CREATE TABLE ended (place TEXT PRIMARY KEY) WITHOUT ROWID;
+
+-- The first attempt, where it delivered: what most deliveries are needs no row of its own in attempts.
+ALTER TABLE deliveries ADD COLUMN first_at INTEGER;
+ALTER TABLE deliveries ADD COLUMN first_micros INTEGER;
+ALTER TABLE deliveries ADD COLUMN first_status INTEGER;
+";
+
 /// Nobody else writes; this is for the instant in which a checkpoint restarts the log.
 pub(super) const BUSY: std::time::Duration = std::time::Duration::from_secs(5);
 
@@ -193,7 +216,7 @@ pub(super) fn tune(conn: &Connection) -> rusqlite::Result<()> {
 }
 
 /// Makes the file a store of this format, or says why it cannot be one.
-pub(super) fn prepare(conn: &mut Connection) -> Result<(), StoreError> {
+pub(super) fn prepare(conn: &mut Connection, dir: &Path) -> Result<(), StoreError> {
     tune(conn).map_err(open_error)?;
     let id: i64 = conn.pragma_query_value(None, "application_id", |row| row.get(0)).map_err(open_error)?;
     let tables: i64 =
@@ -202,10 +225,14 @@ pub(super) fn prepare(conn: &mut Connection) -> Result<(), StoreError> {
         // Both only take effect before the first table. Incremental, so that a later release can give space back.
         conn.pragma_update(None, "auto_vacuum", "INCREMENTAL").map_err(open_error)?;
     } else if id != APPLICATION_ID {
-        return Err(StoreError::Open("hookstream.db is a database of another program".into()));
+        return Err(foreign_file());
     } else {
         // Before anything is written, even the journal's mode: a newer store stays as it is.
-        readable(conn, VERSION)?;
+        let found = readable(conn, VERSION)?;
+        if found < VERSION {
+            let kept = care::keep_before(dir, found)?;
+            tracing::info!(copy = %kept.display(), "the store becomes one of format {VERSION}; a copy of it as it was is kept");
+        }
     }
     let mode: String =
         conn.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0)).map_err(open_error)?;
@@ -252,6 +279,42 @@ fn meta(conn: &Connection, name: &str) -> Result<i64, StoreError> {
         .optional()
         .map_err(open_error)?
         .ok_or_else(|| StoreError::Open(format!("the store does not tell its {name}")))
+}
+
+pub(super) fn foreign_file() -> StoreError {
+    StoreError::Open("hookstream.db is a database of another program".into())
+}
+
+/// The installation that the store belongs to. (The column's affinity leaves text as it is.)
+pub(super) fn installation(conn: &Connection) -> rusqlite::Result<Option<String>> {
+    conn.query_row("SELECT value FROM meta WHERE name = 'installation'", [], |row| row.get(0)).optional()
+}
+
+/// Says which installation the store belongs to; the one that it belonged to, where that was another and stays.
+pub(super) fn belongs_to(
+    conn: &Connection,
+    installation: &str,
+    adopted: bool,
+) -> rusqlite::Result<Option<String>> {
+    match self::installation(conn)? {
+        Some(found) if found == installation => return Ok(None),
+        Some(found) if !adopted => return Ok(Some(found)),
+        Some(_) | None => {}
+    }
+    conn.execute("INSERT OR REPLACE INTO meta (name, value) VALUES ('installation', ?1)", [installation])?;
+    Ok(None)
+}
+
+/// A delivery's state, as people are told.
+pub(super) fn state_name(state: i64) -> &'static str {
+    match state {
+        PENDING | CANDIDATE => "pending",
+        DELIVERED => "delivered",
+        DEAD => "dead",
+        DROPPED => "dropped",
+        CANCELLED => "cancelled",
+        _ => "unknown",
+    }
 }
 
 pub(super) fn open_error(e: rusqlite::Error) -> StoreError {

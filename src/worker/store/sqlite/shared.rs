@@ -1,12 +1,15 @@
 //! What the store's threads tell each other, and how SQLite's errors are read.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use rusqlite::ErrorCode;
 use tokio::sync::watch;
 
 use super::super::{Shares, StoreError};
+use crate::metrics::Metrics;
 
 /// The state of a store, seen from every thread.
 pub(super) struct Shared {
@@ -14,6 +17,7 @@ pub(super) struct Shared {
     closing: AtomicBool,
     queued: AtomicUsize,
     shares: Mutex<Shares>,
+    metrics: OnceLock<Arc<Metrics>>,
 }
 
 impl Shared {
@@ -23,6 +27,18 @@ impl Shared {
             closing: AtomicBool::new(false),
             queued: AtomicUsize::new(0),
             shares: Mutex::default(),
+            metrics: OnceLock::new(),
+        }
+    }
+
+    /// Where commits are counted from now on. Told once.
+    pub(super) fn observe(&self, metrics: Arc<Metrics>) {
+        self.metrics.get_or_init(|| metrics);
+    }
+
+    pub(super) fn committed(&self, operations: usize, took: Duration) {
+        if let Some(metrics) = self.metrics.get() {
+            metrics.committed(operations, took);
         }
     }
 

@@ -4,13 +4,14 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use futures::future::join_all;
 use rusqlite::ffi;
 
 use super::super::conformance::{
     RETENTION, Subject, T0, conformance, delivery, event_with, key, new, seqs_of, settled,
 };
-use super::super::{Fate, Next, Seq};
+use super::super::{Fate, Next, Retention, Seq, Store};
 use super::*;
 
 struct OnDisk(tempfile::TempDir);
@@ -179,6 +180,14 @@ async fn a_store_of_version_1_becomes_one_of_this() {
     .unwrap();
     drop(conn);
     let store = SqliteStore::open(dir.path()).unwrap();
+    // As it was, beside it, for who goes back further than one release.
+    let kept: i64 = Connection::open(dir.path().join("hookstream.db.v1"))
+        .unwrap()
+        .query_row("SELECT count(*) FROM deliveries", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(kept, 2);
+    let mode = std::fs::metadata(dir.path().join("hookstream.db.v1")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
     let old = store.due("uid-x", T0, 9).await.unwrap().remove(0);
     assert_eq!((old.id, old.attempts, old.accepted, old.suppressed), (id, 2, T0, 0));
     store.settle(settled(old.seq, T0, 200, Next::Delivered)).await.unwrap();

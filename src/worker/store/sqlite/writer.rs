@@ -3,8 +3,9 @@
 //! Invariants: an answer is sent after the COMMIT that covers it returned, and COMMIT syncs the log; an operation that
 //! cannot be done takes no other with it; after a failure that leaves the disk unknown nothing is written any more.
 //!
-//! Group commit without a timer: while one group is synced the next one gathers in the queue, so the groups are as big
-//! as the disk is slow.
+//! Group commit: while one group is synced the next one gathers in the queue, so the groups are as big as the disk is slow.
+//! Two short pauses spare commits that would carry next to nothing: outcomes alone wait for an accept, and a group that
+//! begins much smaller than groups were of late waits for those who are on their way.
 //!
 //! Checkpoints are made here, between two groups, and not by SQLite inside COMMIT: the answers of the group do not wait
 //! for it, and its errors are seen (SQLite's own hook drops them). As the only writer stands still meanwhile, a passive
@@ -17,14 +18,22 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
-use super::super::{Accepted, Settlement, StoreError};
+use super::super::{Accepted, Settlement, StoreError, Then};
 use super::Tuning;
+use super::accept::{self, Row};
 use super::memory::Memory;
-use super::ops::{self, Row};
+use super::ops;
 use super::schema;
 use super::shared::{Shared, Trouble};
 use crate::core::time::Millis;
 
+/// Outcomes alone wait so long for company: whoever accepts is waited for by its sender, an outcome by nobody.
+const SETTLE_PAUSE: Duration = Duration::from_millis(1);
+/// So many of them need no company.
+const SETTLE_MANY: usize = 64;
+/// A group that begins much smaller than groups were of late waits so long for those who are on their way: a commit for
+/// each few of them would cost more than the wait. Who is alone does not wait.
+const GATHER_PAUSE: Duration = Duration::from_micros(200);
 /// How long a checkpoint waits for readers, while everyone waits for it.
 const RESTART_WAIT: Duration = Duration::from_millis(250);
 
@@ -36,11 +45,11 @@ pub(super) enum Op {
         rows: Vec<Row>,
         bytes: usize,
         now: Millis,
-        answer: Answer<Vec<Accepted>>,
+        answer: Then,
     },
     Settle {
-        settlement: Settlement,
-        answer: Answer<bool>,
+        settlements: Vec<Settlement>,
+        answer: Answer<Vec<bool>>,
     },
     /// What comes seldom.
     Other(Box<dyn Job>),
@@ -81,7 +90,7 @@ where
 /// What an operation gave, until its group is committed.
 enum Done {
     Accepted(Result<Vec<Accepted>, StoreError>),
-    Settled(bool),
+    Settled(Vec<bool>),
     Other,
 }
 
@@ -89,9 +98,12 @@ impl Op {
     fn run(&mut self, conn: &Connection, memory: &mut Memory, tuning: &Tuning) -> rusqlite::Result<Done> {
         match self {
             Op::Accept { rows, now, .. } => {
-                ops::accept(conn, memory, rows, *now, tuning.chunk.rows).map(Done::Accepted)
+                accept::accept(conn, memory, rows, *now, tuning.chunk.rows).map(Done::Accepted)
             }
-            Op::Settle { settlement, .. } => ops::settle(conn, memory, settlement).map(Done::Settled),
+            Op::Settle { settlements, .. } => {
+                let settled = settlements.iter().map(|one| ops::settle(conn, memory, one));
+                settled.collect::<rusqlite::Result<_>>().map(Done::Settled)
+            }
             Op::Other(job) => job.run(conn, memory).map(|()| Done::Other),
             Op::Stop => Ok(Done::Other),
         }
@@ -100,10 +112,10 @@ impl Op {
     /// Nobody may wait for it any more: then the answer is dropped.
     fn answer(self, result: Result<Done, StoreError>) {
         match (self, result) {
-            (Op::Accept { answer, .. }, Ok(Done::Accepted(accepted))) => drop(answer.send(accepted)),
+            (Op::Accept { answer, .. }, Ok(Done::Accepted(accepted))) => answer(accepted),
             (Op::Settle { answer, .. }, Ok(Done::Settled(woken))) => drop(answer.send(Ok(woken))),
             (Op::Other(job), result) => job.answer(result.map(drop)),
-            (Op::Accept { answer, .. }, Err(e)) => drop(answer.send(Err(e))),
+            (Op::Accept { answer, .. }, Err(e)) => answer(Err(e)),
             (Op::Settle { answer, .. }, Err(e)) => drop(answer.send(Err(e))),
             (Op::Accept { .. } | Op::Settle { .. } | Op::Stop, Ok(_)) | (Op::Stop, Err(_)) => {}
         }
@@ -125,6 +137,8 @@ pub(super) struct Writer {
     pub(super) memory: Memory,
     /// Pages of log at which readers are waited for.
     pub(super) restart_at: i64,
+    /// How many operations groups have had of late.
+    pub(super) usual: usize,
     /// When a checkpoint was last tried because the disk was full.
     pub(super) made_room: Option<Instant>,
 }
@@ -145,7 +159,7 @@ impl Writer {
     /// What waits in the queue, up to a group's bounds; true where it was told to stop.
     fn gather(&mut self, first: Op) -> (Vec<Op>, bool) {
         let mut group = Vec::new();
-        let mut bytes = 0;
+        let (mut bytes, mut outcomes, mut waited, mut gathered) = (0, 0, false, false);
         let mut next = Some(first);
         while let Some(op) = next.take() {
             if matches!(op, Op::Stop) {
@@ -153,12 +167,35 @@ impl Writer {
             }
             bytes += op.bytes();
             self.shared.release(op.bytes());
+            let only_outcomes = match &op {
+                Op::Settle { settlements, .. } => {
+                    outcomes += settlements.len();
+                    !waited && outcomes < SETTLE_MANY
+                }
+                _ => {
+                    waited = true;
+                    false
+                }
+            };
             group.push(op);
             // Bytes too: a thousand events of 1 MiB in one transaction would fill the log and hold everyone up.
             if group.len() < self.tuning.group && bytes < self.tuning.group_bytes {
                 next = self.queue.try_recv().ok();
+                if next.is_none() && only_outcomes {
+                    waited = true;
+                    // Who accepts ends the pause.
+                    std::thread::park_timeout(SETTLE_PAUSE);
+                    next = self.queue.try_recv().ok();
+                }
+                if next.is_none() && !gathered && group.len() * 2 < self.usual {
+                    gathered = true;
+                    std::thread::sleep(GATHER_PAUSE);
+                    next = self.queue.try_recv().ok();
+                }
             }
         }
+        // Follows what comes, slowly enough that one small group does not end it.
+        self.usual = (self.usual * 3 + group.len()) / 4;
         (group, false)
     }
 
@@ -170,6 +207,7 @@ impl Writer {
             group.into_iter().for_each(|op| op.answer(Err(failure.clone())));
             return;
         }
+        let begun = Instant::now();
         let done = match self.transaction(&mut group, false) {
             // Someone's statement failed: again, each one on its own, so that only that one is refused.
             Err(Trouble::One(_)) => self.transaction(&mut group, true),
@@ -177,6 +215,7 @@ impl Writer {
         };
         match done {
             Ok(done) => {
+                self.shared.committed(group.len(), begun.elapsed());
                 for (op, result) in group.into_iter().zip(done) {
                     op.answer(result);
                 }

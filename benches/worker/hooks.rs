@@ -1,0 +1,156 @@
+//! Throughput with few hooks and with many. An event reaches one hook, whatever their number.
+//!
+//! The worker runs in a process of its own, on hooks that are put into its view: files for 100,000 would be measured too.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hookstream::api::{Connection, EventHook, EventStream, Hook};
+use hookstream::cluster::files::{Files, Options};
+use hookstream::cluster::{Change, Feed, Guarded, Subscribers, View};
+use hookstream::core::egress::Policy;
+use hookstream::metrics::Metrics;
+use hookstream::net::{Egress, HttpClient};
+use hookstream::ops::Readiness;
+use hookstream::sandbox::{self, Sandbox};
+use hookstream::worker::store::sqlite::SqliteStore;
+use hookstream::worker::store::{Retention, Shares};
+use hookstream::worker::{Disk, Limits, Worker};
+use kube::runtime::watcher::Event;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use crate::bare::CONCURRENCY;
+use crate::load::{self, Round};
+use crate::process::{PATH, Subject, folder, start};
+use crate::sink::Sink;
+
+const EVENTS: usize = 10_000;
+const ROUNDS: usize = 3;
+const CONNECTIONS: usize = 64;
+/// The part of the throughput with one hook that many should reach.
+const GOAL: f64 = 0.9;
+
+pub fn run(sink: &Sink) -> usize {
+    println!(
+        "throughput by the number of hooks: {CONNECTIONS} connections, 1 KiB, {EVENTS} events a round, {ROUNDS} rounds"
+    );
+    let (mut lost, mut one) = (0, f64::NAN);
+    for hooks in [1, 10, 100_000] {
+        let subject = subject(sink.address(), hooks);
+        lost += load::round(&subject, sink, CONNECTIONS, EVENTS / 5).lost;
+        let rounds: Vec<Round> =
+            (0..ROUNDS).map(|_| load::round(&subject, sink, CONNECTIONS, EVENTS)).collect();
+        let median = Round::median(&rounds);
+        lost += median.lost;
+        if hooks == 1 {
+            one = median.rate;
+        }
+        println!(
+            "{hooks:>9} hooks  {:>7.0} events/s  {:>4.0} us CPU/event  {:.2} of one hook's (goal {GOAL}), {:.0} MiB",
+            median.rate,
+            median.cpu,
+            median.rate / one,
+            subject.peak()
+        );
+    }
+    lost
+}
+
+fn subject(sink: SocketAddr, hooks: usize) -> Subject {
+    let dir = folder();
+    let mut command = Command::new(std::env::current_exe().expect("this program"));
+    command.args(["--worker", &sink.to_string(), &hooks.to_string()]).current_dir(dir.path());
+    start(command, "listening on", PATH, hooks, Some(dir))
+}
+
+/// The worker, its data in the current folder.
+pub fn worker(sink: &str, hooks: usize) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    let sink = sink.to_owned();
+    runtime.block_on(runtime.spawn(serve(sink, hooks))).expect("a worker that does not panic");
+}
+
+async fn serve(sink: String, hooks: usize) {
+    rustls::crypto::ring::default_provider().install_default().expect("the first one");
+    std::fs::create_dir("data").expect("a folder");
+    let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: keys}\nstringData: {secret: secret}\n";
+    std::fs::write("all.yaml", secret).expect("a manifest");
+    let options =
+        Options { manifests: vec!["all.yaml".into()], data: "data".into(), prune: false, token: None };
+    let files = Files::open(options).expect("the manifests");
+    let mut subscribers = Subscribers::default();
+    let changes = subscribers.subscribe();
+    let subscribers = Arc::new(subscribers);
+    let (mut feed, fed) = Feed::<EventHook>::new(1, subscribers.clone(), Change::EventHook);
+    let (mut none, nothing) = Feed::<Connection>::new(1, subscribers.clone(), Change::Connection);
+    let (mut no_streams, streams) = Feed::<EventStream>::new(1, subscribers.clone(), Change::EventStream);
+    let (mut no_scripts, scripts) = Feed::<Hook>::new(1, subscribers, Change::Hook);
+    let view = View::new(fed, nothing, streams, scripts);
+    let metrics = Arc::new(Metrics::default());
+    let store = SqliteStore::open(Path::new("data")).expect("a store");
+    let egress = Egress::new(Policy { loopback: true, ..Policy::default() });
+    let program = env!("CARGO_BIN_EXE_hookstream").into();
+    let sandbox = sandbox::Options { program, ..sandbox::Options::default() };
+    let worker = Worker {
+        cluster: Arc::new(files),
+        view,
+        store: Arc::new(store),
+        http: HttpClient::new(egress).expect("a client"),
+        metrics,
+        sandbox: Sandbox::start(sandbox).await,
+        starting: Readiness::default().pending("the ingest port is open"),
+        limits: Limits {
+            max_event_bytes: 1 << 20,
+            max_request_bytes: 1 << 20,
+            dedup_window: Duration::from_secs(86_400),
+            relay_dedup_window: Duration::ZERO,
+        },
+        retention: Retention {
+            history_age: Duration::from_secs(86_400),
+            dead_letter_age: Duration::from_secs(86_400),
+            history_bytes: 1 << 30,
+            dead_letter_bytes: 1 << 30,
+        },
+        disk: Disk::new(Path::new("data"), 100),
+        shares: Shares::default(),
+        grace: Duration::from_secs(3600),
+        accept_new_store: false,
+        tls: None,
+        listen: "127.0.0.1:0".into(),
+        api_listen: "127.0.0.1:0".into(),
+    };
+    let filling = async move {
+        none.apply(0, Event::Init).await;
+        none.apply(0, Event::InitDone).await;
+        no_streams.apply(0, Event::Init).await;
+        no_streams.apply(0, Event::InitDone).await;
+        no_scripts.apply(0, Event::Init).await;
+        no_scripts.apply(0, Event::InitDone).await;
+        feed.apply(0, Event::Init).await;
+        for number in 0..hooks {
+            feed.apply(0, Event::InitApply(hook(number, &sink))).await;
+        }
+        feed.apply(0, Event::InitDone).await;
+        std::future::pending::<()>().await;
+    };
+    tokio::spawn(filling);
+    let listening = |open: hookstream::worker::Listening| {
+        println!("listening on {}", open.ingest);
+    };
+    worker.run(changes, CancellationToken::new(), listening).await.expect("a worker");
+}
+
+fn hook(number: usize, sink: &str) -> Guarded<EventHook> {
+    let signature = json!({"secretRef": {"name": "keys", "key": "secret"}});
+    serde_json::from_value(json!({
+        "apiVersion": "hookstream.dev/v1alpha1", "kind": "EventHook",
+        "metadata": {"name": format!("h{number}"), "namespace": "default", "uid": format!("uid-{number}"), "generation": 1},
+        "spec": {"source": format!("bench-{number}"), "delivery": {"concurrency": CONCURRENCY},
+            "handler": {"webhook": {"url": format!("http://{sink}/"), "signature": signature}}}
+    }))
+    .expect("a hook")
+}

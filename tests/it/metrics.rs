@@ -1,0 +1,71 @@
+//! What is measured: every metric that the documentation names is there, and its labels are from short lists.
+
+use serde_json::json;
+
+use crate::harness::{DEADLINE, Receiver, Reply, eventually};
+use crate::standalone::{DELIVERED, FINISHED, Standalone, event, hook, merge, quick};
+
+const DOCS: &str = include_str!("../../docs/operating.md");
+
+/// The names that the documentation's table has, with the labels.
+fn documented() -> Vec<(String, Vec<String>)> {
+    let codes = DOCS.split('`').skip(1).step_by(2).filter(|code| code.starts_with("hookstream_"));
+    codes
+        .map(|code| {
+            let (name, labels) = code.split_once('{').unwrap_or((code, ""));
+            let labels =
+                labels.trim_end_matches('}').split(',').filter(|l| !l.is_empty()).map(ToOwned::to_owned);
+            (name.to_owned(), labels.collect())
+        })
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_documented_is_measured_without_secrets_or_names() {
+    let receiver =
+        Receiver::start(|request, _| Reply::status(if request.path == "/down" { 503 } else { 200 }));
+    let mut snoozed = quick();
+    merge(&mut snoozed, json!({"snooze": {"period": "1h"}, "groupBy": ["kind"]}));
+    let manifests = hook("well", &receiver.url(), quick())
+        + &hook("snoozed", &receiver.url(), snoozed)
+        + &hook("down", &format!("{}/down", receiver.url()), quick());
+    let standalone = Standalone::start(&manifests, &[]).await;
+    for id in ["my-id-1", "my-id-2"] {
+        standalone.accepted(&event(id)).await;
+    }
+    standalone.accepted(&event("my-id-1")).await;
+    assert_eq!(standalone.publish(&json!({"source": "s"})).await.0, 400);
+    standalone.wait_for_count(FINISHED, &[DELIVERED], 3).await;
+    let listed = standalone.client.get(format!("http://{}/v1/namespaces/default/deliveries", standalone.api));
+    assert_eq!(listed.send().await.unwrap().status(), 200);
+    let count = async |name: &str, labels: &[&str]| standalone.count(name, labels).await;
+    assert_eq!(count("hookstream_events_accepted", &[r#"origin="api""#]).await, 2, "a repeat is none");
+    assert_eq!(count("hookstream_ingest_requests", &[r#"outcome="Duplicate""#]).await, 1);
+    assert_eq!(count("hookstream_ingest_requests", &[r#"outcome="Missing""#]).await, 1);
+    assert_eq!(count(FINISHED, &[r#"state="dropped""#]).await, 1);
+    assert_eq!(count("hookstream_api_requests", &[r#"method="GET""#, r#"code="2xx""#]).await, 1);
+    assert!(count("hookstream_delivery_attempts", &[r#"outcome="Status""#, r#"status="5xx""#]).await > 0);
+    // Ten failures in a row open a breaker; what waits is measured now and then.
+    let text = eventually(DEADLINE, "an open breaker", async || {
+        let text = standalone.metrics().await;
+        match text.lines().any(|line| line == "hookstream_breakers_open 1") {
+            true => Ok(text),
+            false => Err("none".to_owned()),
+        }
+    })
+    .await;
+    for (name, labels) in documented() {
+        let line = text
+            .lines()
+            .find(|line| line.strip_prefix(&name).is_some_and(|rest| rest.starts_with(['{', ' ', '_'])))
+            .unwrap_or_else(|| panic!("{name} is documented and not there:\n{text}"));
+        for label in labels {
+            assert!(line.contains(&format!("{label}=\"")), "{name} has no {label}: {line}");
+        }
+    }
+    for private in [receiver.url().as_str(), "my-id", "well", "snoozed\"", "127.0.0.1"] {
+        let shown: Vec<&str> =
+            text.lines().filter(|line| !line.starts_with('#') && line.contains(private)).collect();
+        assert!(shown.is_empty(), "{private}: {shown:?}");
+    }
+}

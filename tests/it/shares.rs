@@ -1,0 +1,123 @@
+//! A backlog has its share of the disk: above it a hook's deliveries are dead letters, and a namespace's events are refused
+//! in the way that makes each sender come again.
+
+use serde_json::{Value, json};
+
+use hookstream::api::{SignatureAlgorithm, SignatureEncoding};
+use hookstream::core::sign::kong_signature;
+
+use crate::harness::{Receiver, Reply};
+use crate::standalone::{
+    DEAD, DELIVERED, FINISHED, Kong, Standalone, answer, hook, manifest, merge, quick, secret,
+};
+
+/// Mounts a small file system as the data folder. The namespace ends with the process.
+const DISK: &str = r#"mkdir -p "$0" && mount -t tmpfs -o size=64m none "$0" && exec "$@""#;
+
+fn filler(id: &str) -> Value {
+    json!({"source": "crud", "event": "consumers", "id": id, "data": "x".repeat(200_000)})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_share_is_told_to_each_sender_in_its_way() {
+    let may =
+        std::process::Command::new("unshare").args(["-Urm", "mount", "-t", "tmpfs", "none", "/mnt"]).output();
+    if !may.is_ok_and(|output| output.status.success()) {
+        eprintln!("left out: this machine gives no user namespace to mount a small disk in");
+        return;
+    }
+    let receiver = Receiver::start(|_, _| Reply::status(200));
+    let kong = Kong::start().await;
+    let spec = |source: &str, connected: bool, paused: bool| {
+        let mut spec = quick();
+        merge(&mut spec, json!({"source": source, "delivery": {"paused": paused}}));
+        if connected {
+            merge(&mut spec, json!({"connectionRef": {"name": "kong"}}));
+        }
+        spec
+    };
+    let manifests = |paused: bool| {
+        let url = receiver.url();
+        let bearer = json!({"bearer": {"tokenSecretRef": {"name": "auth", "key": "token"}}});
+        let webhook = json!({"endpoint": "https://h.example.com/", "authorization": bearer});
+        kong.connection()
+            + &secret("auth", json!({"token": "t0ken"}))
+            + &manifest(
+                "hookstream.dev/v1alpha1",
+                "EventStream",
+                "s",
+                json!({"spec": {
+                "connectionRef": {"name": "auth0"}, "name": "s", "subscriptions": [{"eventType": "user.created"}],
+                "destination": {"webhook": webhook}}}),
+            )
+            + &hook("one", &url, spec("one", false, paused))
+            + &hook("two", &url, spec("two", false, paused))
+            + &hook("three", &url, spec("auth0", false, paused))
+            + &hook("relayed", &url, spec("crud", true, paused))
+    };
+    // 10 % of 64 MiB for a hook, 15 % for the namespace.
+    let mut standalone =
+        Standalone::prepare(&manifests(true), &["--hook-share", "10%", "--namespace-share", "15%"]);
+    standalone.wrapper = ["unshare", "-Urm", "sh", "-c", DISK].map(String::from).into();
+    standalone.restart().await;
+    let config = kong.wait_for_hooks(1).await[0]["config"].clone();
+    let text = |name: &str| config[name].as_str().expect("what Kong was told").to_owned();
+    let (relay_url, relay_secret) = (text("url"), text("secret"));
+    let publish = async |source: &str, id: &str| {
+        let body = json!({"id": id, "source": source, "event": "e", "data": filler(id)});
+        standalone
+            .client
+            .post(standalone.url("/v1/namespaces/default/events"))
+            .json(&body)
+            .send()
+            .await
+            .unwrap()
+    };
+
+    // A hook over its share: taken, and a dead letter at once.
+    let mut full = 0;
+    for id in 0..60 {
+        assert_eq!(publish("one", &format!("a{id}")).await.status(), 202);
+        full = standalone.count(FINISHED, &[DEAD, r#"reason="BacklogFull""#]).await;
+        if full > 0 {
+            break;
+        }
+    }
+    assert_eq!(full, 1, "its share did not fill");
+    let url = format!("http://{}/v1/namespaces/default/deliveries?state=dead", standalone.api);
+    let (_, dead) = answer(standalone.client.get(url)).await;
+    assert_eq!(dead["items"][0]["reason"], "BacklogFull", "{dead}");
+
+    // The namespace over its share: refused.
+    let mut refused = None;
+    for id in 0..60 {
+        let response = publish("two", &format!("b{id}")).await;
+        if response.status() != 202 {
+            refused = Some(response);
+            break;
+        }
+    }
+    let refused = refused.expect("the namespace's share did not fill");
+    assert_eq!(refused.status(), 429);
+    assert!(refused.headers().contains_key("retry-after"));
+    let said: Value = refused.json().await.unwrap();
+    assert_eq!(said["reason"], "NamespaceFull", "{said}");
+    let event = json!({"specversion": "1.0", "type": "user.created", "source": "urn:auth0:a", "id": "s1", "data": filler("s1")});
+    let url = standalone.url("/v1/namespaces/default/streams/s");
+    let request = standalone.client.post(url).header("authorization", "Bearer t0ken").body(event.to_string());
+    let response = request.send().await.unwrap();
+    assert_eq!(response.status(), 503, "429 would be the end for Auth0");
+    assert!(response.headers().contains_key("retry-after"));
+    let body = filler("r1").to_string();
+    let (sha256, encoding) = (SignatureAlgorithm::SHA256, SignatureEncoding::PrefixedHex);
+    let signature = kong_signature(relay_secret.as_bytes(), sha256, encoding, body.as_bytes());
+    let relayed =
+        standalone.client.post(&relay_url).header("x-kong-signature", signature).body(body).send().await;
+    assert!(relayed.is_err(), "Kong comes again after a closed connection, never by a status");
+
+    // What waits goes, and there is room again.
+    let waits = standalone.count("hookstream_events_accepted", &[]).await - 1;
+    standalone.write("all.yaml", &manifests(false));
+    standalone.wait_for_count(FINISHED, &[DELIVERED], waits).await;
+    assert_eq!(publish("two", "then").await.status(), 202);
+}
