@@ -103,6 +103,7 @@ async fn serve(sink: String, hooks: usize) {
         metrics,
         sandbox: Sandbox::start(sandbox).await,
         starting: Readiness::default().pending("the ingest port is open"),
+        tls: None,
         limits: Limits {
             max_event_bytes: 1 << 20,
             max_request_bytes: 1 << 20,

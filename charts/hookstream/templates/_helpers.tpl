@@ -93,6 +93,9 @@ imagePullSecrets:
 
 {{- define "hookstream.controllerArgs" -}}
 - --ingest-url={{ default (include "hookstream.ingestUrl" .) .Values.ingest.url }}
+{{- with .Values.ingest.publicUrl }}
+- --public-ingest-url={{ . }}
+{{- end }}
 - --resync-interval={{ .Values.controller.resyncInterval }}
 - --admin-rate-ceiling={{ .Values.controller.adminRateCeiling }}
 {{- with .Values.controller.lease }}

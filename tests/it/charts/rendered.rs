@@ -39,6 +39,7 @@ fn matrix() -> Vec<Value> {
             "egress": {"policy": "public", "allow": ["10.1.0.0/16"], "deny": ["10.2.0.0/16"]},
             "log": {"level": "info,hookstream=debug", "format": "text"},
             "extraObjects": [{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "{{ .Release.Name }}-more"}}],
+            "ingest": {"url": "https://hooks.example.com", "publicUrl": "https://hooks.example.com"},
             "uninstallCheck": false,
         }),
         json!({
