@@ -69,7 +69,7 @@ impl Synced for Hook {
 /// The pipeline.
 pub async fn reconcile(object: Arc<Hook>, context: Arc<Context>) -> Result<Duration, Problem> {
     if object.metadata.deletion_timestamp.is_some() {
-        return reconcile::cleanup(&*object, &context).await;
+        return Box::pin(reconcile::cleanup(&*object, &context)).await;
     }
     if object.policies().suspend {
         return Ok(reconcile::suspended());
@@ -77,7 +77,7 @@ pub async fn reconcile(object: Arc<Hook>, context: Arc<Context>) -> Result<Durat
     let script = auth0_hook::validate(&object)?;
     let vendor = reconcile::vendor::<Hook>(&context, &object, &script.connection).await?;
     let wanted = wanted(&script, &context).await?;
-    let outcome = reconcile::sync(&context, &*object, &vendor, &wanted).await?;
+    let outcome = Box::pin(reconcile::sync(&context, &*object, &vendor, &wanted)).await?;
 
     let mut status = object.status.clone().unwrap_or_default();
     if let Some(note) = warn(&mut status.conditions, object.metadata.generation, Millis::now()) {

@@ -58,7 +58,9 @@ where
     };
     let result = match object {
         Ok(object) => {
-            let work = errand(lane(&object), reconcile(Arc::new(object), context.clone()));
+            // Boxed: a whole reconcile, moved from frame to frame, outgrows a thread's stack.
+            let lane = lane(&object);
+            let work = errand(lane, Box::pin(reconcile(Arc::new(object), context.clone())));
             let done = AssertUnwindSafe(work).catch_unwind().await;
             done.unwrap_or_else(|panic| Err(Problem::Panic(message(&*panic))))
         }

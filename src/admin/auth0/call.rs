@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, Method, Request};
 use http_body_util::Full;
 use secrecy::{ExposeSecret, SecretString};
@@ -44,16 +45,23 @@ struct ErrorBody {
 }
 
 impl Auth0Access {
-    pub(super) async fn call(&self, method: Method, call: Call<'_>) -> Result<Answer, AdminError> {
-        let token = self.login.token(&self.http).await?;
-        let refused = match self.once(&method, &call, &token.text).await {
-            Err(refused @ AdminError::Unauthorized(_)) => refused,
-            other => return other,
-        };
-        match self.login.renewed(&self.http, &token).await? {
-            Some(token) => self.once(&method, &call, &token.text).await,
-            None => Err(refused),
-        }
+    /// Boxed: a reconcile makes many calls, and each would be a part of its future, which outgrows a thread's stack.
+    pub(super) fn call<'a>(
+        &'a self,
+        method: Method,
+        call: Call<'a>,
+    ) -> BoxFuture<'a, Result<Answer, AdminError>> {
+        Box::pin(async move {
+            let token = self.login.token(&self.http).await?;
+            let refused = match self.once(&method, &call, &token.text).await {
+                Err(refused @ AdminError::Unauthorized(_)) => refused,
+                other => return other,
+            };
+            match self.login.renewed(&self.http, &token).await? {
+                Some(token) => self.once(&method, &call, &token.text).await,
+                None => Err(refused),
+            }
+        })
     }
 
     async fn once(

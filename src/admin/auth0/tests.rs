@@ -271,7 +271,16 @@ async fn one_login_serves_many_at_once() {
         Fake::start(|seen| seen.line.starts_with("GET").then(|| reply(200, &[], &json!({"id": "e"})))).await;
     let calls = (0..50).map(|i| {
         let fake = fake.clone();
-        async move { fake.streams().observe(&format!("est_{i}")).await.unwrap() }
+        async move {
+            let (client, id) = (fake.streams(), format!("est_{i}"));
+            loop {
+                match client.observe(&id).await {
+                    // Not its turn yet.
+                    Err(AdminError::Postponed(after)) => tokio::time::sleep(after).await,
+                    other => break other.unwrap(),
+                }
+            }
+        }
     });
     futures::future::join_all(calls).await;
     assert_eq!(fake.logins(), 1);

@@ -82,7 +82,7 @@ struct Worker {
 /// The pipeline.
 pub async fn reconcile(object: Arc<EventStream>, context: Arc<Context>) -> Result<Duration, Problem> {
     if object.metadata.deletion_timestamp.is_some() {
-        return reconcile::cleanup(&*object, &context).await;
+        return Box::pin(reconcile::cleanup(&*object, &context)).await;
     }
     if object.policies().suspend {
         return Ok(reconcile::suspended());
@@ -100,7 +100,7 @@ pub async fn reconcile(object: Arc<EventStream>, context: Arc<Context>) -> Resul
         None => None,
     };
     let wanted = wanted(&object, &stream, worker.as_ref(), &context).await?;
-    let mut outcome = reconcile::sync(&context, &*object, &vendor, &wanted).await?;
+    let mut outcome = Box::pin(reconcile::sync(&context, &*object, &vendor, &wanted)).await?;
 
     let mut status = object.status.clone().unwrap_or_default();
     let source = outcome.item.pointer("/destination/configuration/aws_partner_event_source");
@@ -116,7 +116,7 @@ pub async fn reconcile(object: Arc<EventStream>, context: Arc<Context>) -> Resul
         id: &outcome.external.id,
         shown: recovery::shown(&outcome.item),
     };
-    let settled = look.settle(&mut status).await?;
+    let settled = Box::pin(look.settle(&mut status)).await?;
     if !object.policies().observes_only() {
         let before = object.status.as_ref().and_then(|s| s.applied.as_ref());
         status.applied = Some(stream_auth::applied(before, terms, stream.enabled, Millis::now()));

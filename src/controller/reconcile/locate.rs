@@ -58,7 +58,9 @@ impl<K: Synced> Run<'_, K> {
     /// One object, by the snapshot; by itself where the snapshot cannot tell, and where somebody asked for a look now.
     async fn look(&self, id: &str) -> Result<Option<Arc<Value>>, Problem> {
         let client = &self.vendor.client;
-        if !self.is_requested() {
+        // What is to be adopted may have been made, or made right, a moment ago.
+        let adopts = self.policies.adopt.is_some() && self.external.is_none();
+        if !adopts && !self.is_requested() {
             match self.context.snapshots.get(client, id, self.oldest).await? {
                 Seen::There(item) if K::Client::LIST_IS_WHOLE => return Ok(Some(item)),
                 Seen::Missing => return Ok(None),
