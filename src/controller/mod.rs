@@ -53,29 +53,26 @@ pub async fn run(context: Arc<Context>, changes: mpsc::Receiver<Change>, stop: C
     let (auth0_hooks, auth0_hook_requests) = mpsc::channel(QUEUE);
     let queues = requests::Queues { hooks, connections, streams, auth0_hooks };
     let view = context.view.clone();
+    // Boxed: together they outgrow a thread's stack where one frame hands them to the next.
+    let hooks = drive(context.clone(), view.hooks, hook_requests, |o, c| {
+        observed::observed(eventhook::reconcile, o, c)
+    });
+    let streams = drive(context.clone(), view.streams, stream_requests, |o, c| {
+        observed::observed(eventstream::reconcile, o, c)
+    });
+    let auth0_hooks = drive(context.clone(), view.auth0_hooks, auth0_hook_requests, |o, c| {
+        observed::observed(auth0_hook::reconcile, o, c)
+    });
+    let connections = drive(context.clone(), view.connections, connection_requests, |o, c| {
+        observed::observed(connection::reconcile, o, c)
+    });
     tokio::join!(
         // Without requests the appliers end what is under way, and then themselves.
-        stop.run_until_cancelled_owned(requests::forward(context.clone(), changes, queues)),
-        drive(context.clone(), view.hooks, hook_requests, |o, c| observed::observed(
-            eventhook::reconcile,
-            o,
-            c
-        )),
-        drive(context.clone(), view.streams, stream_requests, |o, c| observed::observed(
-            eventstream::reconcile,
-            o,
-            c
-        )),
-        drive(context.clone(), view.auth0_hooks, auth0_hook_requests, |o, c| observed::observed(
-            auth0_hook::reconcile,
-            o,
-            c
-        )),
-        drive(context, view.connections, connection_requests, |o, c| observed::observed(
-            connection::reconcile,
-            o,
-            c
-        )),
+        stop.run_until_cancelled_owned(requests::forward(context, changes, queues)),
+        Box::pin(hooks),
+        Box::pin(streams),
+        Box::pin(auth0_hooks),
+        Box::pin(connections),
     );
 }
 

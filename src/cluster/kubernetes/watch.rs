@@ -54,13 +54,19 @@ pub fn watch(
         } else {
             watches.config.clone()
         };
+        // Boxed: together they outgrow a thread's stack where one frame hands them to the next.
         tokio::join!(
-            watches.follow(hook_feed),
-            watches.follow(connection_feed),
-            watches.follow(stream_feed),
-            watches.follow(auth0_hook_feed),
-            watches.follow_data(secret_config, secrets, &subscribers, Change::Secret),
-            watches.follow_data(watches.config.clone(), config_maps, &subscribers, Change::ConfigMap),
+            Box::pin(watches.follow(hook_feed)),
+            Box::pin(watches.follow(connection_feed)),
+            Box::pin(watches.follow(stream_feed)),
+            Box::pin(watches.follow(auth0_hook_feed)),
+            Box::pin(watches.follow_data(secret_config, secrets, &subscribers, Change::Secret)),
+            Box::pin(watches.follow_data(
+                watches.config.clone(),
+                config_maps,
+                &subscribers,
+                Change::ConfigMap
+            )),
         );
     };
     Watching { view: View::new(hooks, connections, streams, auth0_hooks), run }
