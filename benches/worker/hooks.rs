@@ -120,7 +120,6 @@ async fn serve(sink: String, hooks: usize) {
         shares: Shares::default(),
         grace: Duration::from_secs(3600),
         accept_new_store: false,
-        tls: None,
         listen: "127.0.0.1:0".into(),
         api_listen: "127.0.0.1:0".into(),
     };
