@@ -21,9 +21,9 @@ use crate::core::plan::{Plan, plan};
 
 impl<K: Synced> Run<'_, K> {
     pub(super) async fn once(mut self) -> Result<Outcome, Problem> {
-        self.leave_the_old_address().await?;
-        match self.locate().await? {
-            Found::There { id, item } => self.there(id, item).await,
+        Box::pin(self.leave_the_old_address()).await?;
+        match Box::pin(self.locate()).await? {
+            Found::There { id, item } => Box::pin(self.there(id, item)).await,
             Found::Missing if self.policies.observes_only() => {
                 let id = self.external.as_ref().map(|e| e.id.clone()).unwrap_or_default();
                 match &self.wanted.name {
@@ -34,7 +34,7 @@ impl<K: Synced> Run<'_, K> {
                 }
             }
             Found::Missing => {
-                let (id, item) = self.create().await?;
+                let (id, item) = Box::pin(self.create()).await?;
                 self.written(id, item, Done::Created).await
             }
         }
@@ -80,7 +80,7 @@ impl<K: Synced> Run<'_, K> {
             return Ok(self.outcome((id, item), hashes, done, None));
         }
         tracing::debug!(name = self.object.name_any(), ?fields, "the vendor differs from the spec");
-        let (id, item) = self.update(id, &fields).await?;
+        let (id, item) = Box::pin(self.update(id, &fields)).await?;
         let done = if mode.is_some() { Done::Adopted } else { Done::Updated(fields) };
         self.written(id, item, done).await
     }

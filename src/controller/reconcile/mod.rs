@@ -138,7 +138,8 @@ pub async fn sync<K: Synced>(
             uid: uid.clone(),
             oldest: oldest(interval),
         };
-        match run.once().await {
+        // Boxed, here and below: the steps of a sync, one in the other, outgrow a thread's stack.
+        match Box::pin(run.once()).await {
             Err(Problem::Admin(AdminError::Unsupported(what))) => {
                 tracing::debug!(name = object.name_any(), "the vendor does not support {what}");
             }
