@@ -74,7 +74,7 @@ async fn what_makes_no_sense_is_told() {
     for (args, says) in [
         (&["--client-id", "x"][..], "--client-secret"),
         (&["--tls-cert", "/nowhere"], "--tls-key"),
-        (&["--tls-cert", "/nowhere", "--tls-key", "/nowhere"], "--tls-key /nowhere"),
+        (&["--tls-cert", "/nowhere", "--tls-key", "/nowhere"], "--tls-key: reading /nowhere"),
         (&["--ca", "/nowhere"], "--ca /nowhere"),
         (&["--rate-limit", "0"], "--rate-limit"),
         (&["--time-scale", "1001"], "--time-scale"),
