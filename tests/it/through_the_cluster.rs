@@ -40,17 +40,23 @@ async fn a_user_lists_deliveries_by_the_kubeconfig_alone() {
     let port: u16 = worker.api.rsplit(':').next().unwrap().parse().unwrap();
     let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "worker-api"},
         "spec": {"ports": [{"name": "api", "port": 8082}]}});
-    // As the controllers would write it, were the worker in a Pod.
-    let endpoints = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-        "metadata": {"name": "worker-api", "labels": {"kubernetes.io/service-name": "worker-api"}},
-        "addressType": if ip.is_ipv4() { "IPv4" } else { "IPv6" },
-        "endpoints": [{"addresses": [ip.to_string()], "conditions": {"ready": true}}],
-        "ports": [{"name": "api", "port": port}]});
+    // As a kubelet and the controllers would write them: the API server passes on to addresses of Pods alone.
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "worker-0"}, "spec": {
+        "serviceAccountName": "reader", "automountServiceAccountToken": false,
+        "containers": [{"name": "worker", "image": "hookstream"}]}});
+    let target = json!({"kind": "Pod", "namespace": name, "name": "worker-0"});
+    let endpoints = json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "worker-api"},
+        "subsets": [{"addresses": [{"ip": ip.to_string(), "targetRef": target}],
+            "ports": [{"name": "api", "port": port}]}]});
     let rules = |resources: Value, group: &str, verbs: Value| json!([{"apiGroups": [group], "resources": resources, "verbs": verbs}]);
-    worker.namespace.apply(&format!("{service}\n---\n{endpoints}\n")).await.expect("the service");
     // On whose behalf the worker is asked: may list, and may not replay.
     let reads = rules(json!(["deliveries"]), "hookstream.dev", json!(["list", "get"]));
     worker.namespace.service_account("reader", &reads.to_string()).await;
+    let all = format!("{service}\n---\n{pod}\n---\n{endpoints}\n");
+    worker.namespace.apply(&all).await.expect("the service");
+    let status = json!({"status": {"podIP": ip.to_string(), "podIPs": [{"ip": ip.to_string()}]}}).to_string();
+    let patch = ["patch", "pod", "worker-0", "--subresource=status", "--type=merge", "-p", &status];
+    worker.namespace.kubectl(&patch).await.expect("the pod's address");
     // The user: reaches the Service, and may ask for the reader's token.
     let user = json!([{"apiGroups": [""], "resources": ["services/proxy"], "verbs": ["get", "create"]},
         {"apiGroups": [""], "resources": ["serviceaccounts/token"], "resourceNames": ["reader"], "verbs": ["create"]}]);
