@@ -71,6 +71,11 @@ impl<K: Synced> Run<'_, K> {
             // What was listed before it failed tells nothing any more.
             self.context.snapshots.unknown(client.scope(), id);
         })?;
+        // Newer than the list: who looks next must not see the older one.
+        match &item {
+            Some(item) => self.context.snapshots.is(client.scope(), id, item.clone()),
+            None => self.context.snapshots.gone(client.scope(), id),
+        }
         Ok(item.map(Arc::new))
     }
 
