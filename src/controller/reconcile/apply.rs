@@ -43,10 +43,12 @@ impl<K: Synced> Run<'_, K> {
     async fn there(&self, id: String, item: Arc<Value>) -> Result<Outcome, Problem> {
         let tracked = self.object.hashes();
         let mode = self.policies.adopt.filter(|_| !self.taken).map(|adopt| adopt.mode);
-        // What never reads back cannot differ from what nobody has told yet.
-        let blind = !K::Client::SECRETS_READ_BACK
-            && tracked.is_none()
-            && (self.policies.observes_only() || mode == Some(AdoptMode::Match));
+        // What never reads back cannot differ from what nobody has told yet. Until the status says so, what was matched
+        // may have been so a moment ago, or before a crash: it must not be written all the same.
+        let matched = self.policies.adopt.is_some_and(|adopt| adopt.mode == AdoptMode::Match)
+            && self.object.external().is_none();
+        let blind =
+            !K::Client::SECRETS_READ_BACK && tracked.is_none() && (self.policies.observes_only() || matched);
         let mut fields = match plan(&self.wanted.compared, Some(&item)) {
             Plan::Update(fields) => fields,
             Plan::Create | Plan::Nothing => Vec::new(),
