@@ -10,6 +10,7 @@
 //!
 //! Left to others: what is wanted and which object is whose (`controller`), what differs (`core::plan`).
 
+mod answer;
 pub mod auth0;
 mod error;
 pub mod kong;

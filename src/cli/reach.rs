@@ -21,12 +21,11 @@ use super::{Failure, OrFail};
 /// The shortest time that the API server grants.
 const TOKEN_SECONDS: i64 = 600;
 
-/// Where the worker is, and on whose behalf it is asked.
+/// Where the worker's API port is, and on whose behalf it is asked.
 #[derive(clap::Args)]
 pub struct Reach {
-    /// The namespace.
-    #[arg(short, long, value_name = "NAMESPACE", env = "HOOKSTREAM_NAMESPACE")]
-    pub namespace: String,
+    #[command(flatten)]
+    pub caller: Caller,
     /// The address of the worker's API port.
     #[arg(long, default_value = "http://127.0.0.1:8082", env = "HOOKSTREAM_API_URL")]
     url: Url,
@@ -41,20 +40,28 @@ pub struct Reach {
         env = "HOOKSTREAM_API_SERVICE"
     )]
     service: Option<Service>,
+}
+
+/// On whose behalf a worker is asked.
+#[derive(clap::Args)]
+pub struct Caller {
+    /// The namespace.
+    #[arg(short, long, value_name = "NAMESPACE", env = "HOOKSTREAM_NAMESPACE")]
+    pub namespace: String,
     /// A file with the bearer token. Default: none is sent.
     #[arg(long, value_name = "FILE", env = "HOOKSTREAM_TOKEN_FILE")]
-    token_file: Option<PathBuf>,
+    pub token_file: Option<PathBuf>,
     /// With --service, ask as this ServiceAccount of the namespace. Takes the right to create serviceaccounts/token.
     #[arg(long, value_name = "NAME", conflicts_with = "token_file", env = "HOOKSTREAM_SERVICE_ACCOUNT")]
-    service_account: Option<String>,
+    pub service_account: Option<String>,
     /// The audience that the worker wants (its --token-audience).
     #[arg(long, default_value = "hookstream", env = "HOOKSTREAM_TOKEN_AUDIENCE")]
-    token_audience: String,
+    pub token_audience: String,
 }
 
 /// A port of a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Service {
+pub struct Service {
     namespace: String,
     name: String,
     port: String,
@@ -80,8 +87,15 @@ impl FromStr for Service {
 impl Reach {
     /// The worker to call.
     pub async fn worker(&self) -> Result<Worker, Failure> {
-        let Some(service) = &self.service else {
-            return Worker::new(&self.url, self.token_file.as_ref());
+        self.caller.worker(&self.url, self.service.as_ref()).await
+    }
+}
+
+impl Caller {
+    /// The worker at the Service, or else at the address.
+    pub async fn worker(&self, url: &Url, service: Option<&Service>) -> Result<Worker, Failure> {
+        let Some(service) = service else {
+            return Worker::new(url, self.token_file.as_ref());
         };
         let mut config =
             Config::infer().await.or_fail(|| "no cluster: set KUBECONFIG, or run inside one".into())?;

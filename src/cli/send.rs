@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::{self, Read};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -11,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use url::Url;
 
-use super::http::Worker;
+use super::reach::{Caller, Service};
 use super::settings::parse_duration;
 use super::{Failure, OrFail, Outcome, say};
 
@@ -27,9 +26,8 @@ const ASK_AGAIN: Duration = Duration::from_millis(300);
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Args {
-    /// The namespace whose hooks get the event.
-    #[arg(short, long, value_name = "NAMESPACE", env = "HOOKSTREAM_NAMESPACE")]
-    namespace: String,
+    #[command(flatten)]
+    caller: Caller,
     /// The event's source, for example crud.
     #[arg(long, env = "HOOKSTREAM_SOURCE")]
     source: String,
@@ -45,15 +43,33 @@ pub struct Args {
     /// The worker's ingest address.
     #[arg(long, default_value = "http://127.0.0.1:8080", env = "HOOKSTREAM_URL")]
     url: Url,
-    /// A file with the bearer token. Default: none is sent.
-    #[arg(long, value_name = "FILE", env = "HOOKSTREAM_TOKEN_FILE")]
-    token_file: Option<PathBuf>,
+    /// Reach the ingest port in the cluster instead, through the API server and your kubeconfig. Takes the right to create
+    /// services/proxy. Default: the chart's.
+    #[arg(
+        long,
+        value_name = "NAMESPACE/NAME:PORT",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "hookstream-system/hookstream-ingest:ingest",
+        env = "HOOKSTREAM_INGEST_SERVICE"
+    )]
+    service: Option<Service>,
     /// Wait so long for the event's deliveries to end, such as 30s. Exit code 1: one was not delivered, or no hook took it.
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, env = "HOOKSTREAM_WAIT")]
     wait: Option<Duration>,
     /// The address of the worker's API port, where --wait asks.
     #[arg(long, default_value = "http://127.0.0.1:8082", env = "HOOKSTREAM_API_URL")]
     api_url: Url,
+    /// The API port in the cluster, as --service. Takes the right to get services/proxy.
+    #[arg(
+        long,
+        value_name = "NAMESPACE/NAME:PORT",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "hookstream-system/hookstream-api:api",
+        env = "HOOKSTREAM_API_SERVICE"
+    )]
+    api_service: Option<Service>,
     /// How the answer is printed.
     #[arg(long, value_enum, default_value_t = Output::Table, env = "HOOKSTREAM_OUTPUT")]
     output: Output,
@@ -97,8 +113,8 @@ pub async fn run(args: Args) -> Outcome {
     let data = read_data(&args.data)?;
     let event = Event { id: args.id.as_deref(), source: &args.source, event: &args.event, data: &data };
     let body = serde_json::to_vec(&event).or_fail(|| "writing the event".into())?;
-    let worker = Worker::new(&args.url, args.token_file.as_ref())?;
-    let url = worker.url(&args.namespace, &["events"])?;
+    let worker = args.caller.worker(&args.url, args.service.as_ref()).await?;
+    let url = worker.url(&args.caller.namespace, &["events"])?;
     // Refused (4xx) is found out, not a failure to ask.
     let answer = worker.post(url, body).await?.success(1)?;
     let accepted: Accepted = answer.json()?;
@@ -115,8 +131,8 @@ async fn delivered(args: &Args, accepted: &Accepted, time: Duration) -> Outcome 
     if accepted.deliveries == 0 {
         return found("no hook took the event: see `hookstream deliveries explain`".into());
     }
-    let api = Worker::new(&args.api_url, args.token_file.as_ref())?;
-    let mut url = api.url(&args.namespace, &["deliveries"])?;
+    let api = args.caller.worker(&args.api_url, args.api_service.as_ref()).await?;
+    let mut url = api.url(&args.caller.namespace, &["deliveries"])?;
     url.query_pairs_mut().append_pair("event", &accepted.id).append_pair("limit", "500");
     let started = Instant::now();
     loop {
@@ -207,15 +223,21 @@ mod tests {
         let server = tokio::spawn(async move { axum::serve(listener, router).await });
         let token = tempfile::NamedTempFile::new().unwrap();
         let args = || Args {
-            namespace: "demo".into(),
+            caller: Caller {
+                namespace: "demo".into(),
+                token_file: Some(token.path().into()),
+                service_account: None,
+                token_audience: "hookstream".into(),
+            },
             source: "crud".into(),
             event: "routes".into(),
             data: r#"{"a": 1}"#.into(),
             id: Some("e1".into()),
             url: url.clone(),
-            token_file: Some(token.path().into()),
+            service: None,
             wait: None,
             api_url: url.clone(),
+            api_service: None,
             output: Output::Json,
         };
         assert!(run(args()).await.unwrap_err().message.ends_with("holds no token"));

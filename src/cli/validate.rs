@@ -225,7 +225,6 @@ impl Place<'_> {
             }
             InvalidSpec::InvalidFilter(_) => (spec("filter"), None),
             InvalidSpec::InvalidSpec { field, .. } => (spec(field), None),
-            InvalidSpec::NotImplemented(_) => ("spec".to_owned(), None),
         };
         let message = invalid.to_string();
         // The message begins with the field, which stands in a column of its own.

@@ -68,12 +68,8 @@ pub async fn reconcile(connection: Arc<Connection>, context: Arc<Context>) -> Re
 /// The in-use finalizer: an object that is deleted together with its Connection still needs it to clean up.
 async fn keep_while_used(connection: &Connection, context: &Context) -> Result<(), Problem> {
     let place = Key::of(connection);
-    let view = &context.view;
-    let user = user(&view.hooks, &place)
-        .or_else(|| user(&view.streams, &place))
-        .or_else(|| user(&view.auth0_hooks, &place));
     let deleting = connection.metadata.deletion_timestamp.is_some();
-    match user {
+    match user_of_any_kind(context, &place) {
         Some(user) if deleting => Err(Problem::InUse(user)),
         Some(_) => Ok(reconcile::hold(context, connection).await?),
         None => {
@@ -84,6 +80,21 @@ async fn keep_while_used(connection: &Connection, context: &Context) -> Result<(
             Ok(())
         }
     }
+}
+
+/// A Connection is gone. Where nobody used it there was no finalizer, and so no last reconcile: its credentials must not
+/// stay for the next of its name, who may be somebody else's.
+pub fn gone(context: &Context, place: &Key) {
+    if user_of_any_kind(context, place).is_none() {
+        context.forget_connection(place);
+    }
+}
+
+fn user_of_any_kind(context: &Context, connection: &Key) -> Option<String> {
+    let view = &context.view;
+    user(&view.hooks, connection)
+        .or_else(|| user(&view.streams, connection))
+        .or_else(|| user(&view.auth0_hooks, connection))
 }
 
 /// One of a kind that uses the Connection.
@@ -193,4 +204,68 @@ pub fn resync_interval(connection: &Connection, context: &Context) -> Result<Dur
     let Some(text) = &connection.spec.resync_interval else { return Ok(context.options.resync_interval) };
     duration::parse(&text.0)
         .map_err(|e| InvalidSpec::InvalidSpec { field: "resyncInterval", problem: e.to_string() }.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::Subscribers;
+    use crate::cluster::files::{Files, Options};
+    use crate::controller;
+    use crate::core::egress::Policy;
+    use crate::leadership::Leadership;
+    use crate::metrics::Metrics;
+    use crate::net::{Egress, HttpClient};
+
+    const KONG: &str = "
+apiVersion: hookstream.dev/v1alpha1
+kind: Connection
+metadata: {name: kong}
+spec: {kong: {adminUrl: 'http://127.0.0.1:1'}}
+";
+
+    async fn until(what: &str, fits: impl Fn() -> bool) {
+        let fits = async {
+            while !fits() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), fits).await.expect(what);
+    }
+
+    #[tokio::test]
+    async fn credentials_go_with_a_connection_that_nobody_used() {
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("kong.yaml");
+        std::fs::write(&file, KONG).unwrap();
+        let options = Options {
+            manifests: vec![file.clone()],
+            data: dir.path().join("data"),
+            prune: false,
+            token: None,
+        };
+        let files = Arc::new(Files::open(options).unwrap());
+        let mut subscribers = Subscribers::default();
+        let changes = subscribers.subscribe();
+        let (view, feed) = files.watch(subscribers);
+        tokio::spawn(feed);
+        view.ready().await;
+        let http = HttpClient::new(Egress::new(Policy::default())).unwrap();
+        let (metrics, leadership) = (Arc::new(Metrics::default()), Leadership::always());
+        let options = controller::Options::default();
+        let context = Arc::new(Context::new(files, view, http, options, metrics, leadership));
+        tokio::spawn(controller::run(context.clone(), changes, Default::default()));
+
+        let key = Key::new("default", "kong");
+        let seen = || context.view.connection("default", "kong");
+        let told = || seen().is_some_and(|c| c.0.as_ref().is_ok_and(|c| c.status.is_some()));
+        until("its first reconcile", told).await;
+        let connection = seen().unwrap();
+        let access = access(connection.0.as_ref().ok().unwrap(), &context).await.unwrap();
+        context.remember_access(key.clone(), &access);
+        assert!(context.last_access(&key, None).is_some());
+        std::fs::write(&file, KONG.replace("name: kong", "name: another")).unwrap();
+        until("its end", || context.last_access(&key, None).is_none()).await;
+    }
 }

@@ -7,6 +7,7 @@ use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Resource, ResourceExt};
 use tokio::sync::mpsc;
 
+use super::connection;
 use super::context::Context;
 use super::reconcile::Synced;
 use crate::api::{CaKind, Connection, EventHook, EventStream, Hook, RECONCILE_REQUESTED_AT, RESUME};
@@ -68,20 +69,19 @@ pub async fn forward(context: Arc<Context>, mut changes: mpsc::Receiver<Change>,
             }
             Change::Secret(_) | Change::ConfigMap(_) => None,
         };
-        let same = match now {
-            Some(now) => {
-                let same = seen.get(&change) == Some(&now);
-                seen.insert(change.clone(), now);
-                same
+        let before = seen.remove(&change);
+        let same = now.is_some() && now == before;
+        let uid = now.as_ref().and_then(|now| now.uid.clone());
+        // What is remembered of an object goes with it, also where another of its name came in the same moment.
+        if let Some(gone) = before.and_then(|before| before.uid).filter(|gone| uid.as_ref() != Some(gone)) {
+            context.forget(&gone);
+            if let Change::Connection(key) = &change {
+                connection::gone(&context, key);
             }
-            None => {
-                // What is remembered of an object goes with it.
-                if let Some(uid) = seen.remove(&change).and_then(|gone| gone.uid) {
-                    context.forget(&uid);
-                }
-                false
-            }
-        };
+        }
+        if let Some(now) = now {
+            seen.insert(change.clone(), now);
+        }
         if !same {
             concerned(&context, &change, &queues).await;
         }

@@ -28,9 +28,9 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-pub use api::TOKEN_HEADER;
 pub use ingest::{Disk, Limits};
 use namespaces::Namespaces;
+pub use request::TOKEN_HEADER;
 use route::Routes;
 use store::{Retention, Shares, Store, StoreError};
 

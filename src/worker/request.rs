@@ -89,8 +89,15 @@ pub fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// The bearer token that the caller shows.
-pub fn bearer(headers: &HeaderMap) -> Option<&str> {
+/// Where a token may stand besides Authorization: what comes through the API server's proxy has lost that one.
+pub const TOKEN_HEADER: &str = "x-hookstream-token";
+
+/// The token that the caller shows.
+pub fn token(headers: &HeaderMap) -> Option<&str> {
+    bearer(headers).or_else(|| headers.get(TOKEN_HEADER)?.to_str().ok().filter(|token| !token.is_empty()))
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim()).filter(|token| !token.is_empty())

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::auth0_streams::connect;
 use crate::world::{Auth0, World, condition, message, object, secret};
 
-fn hook(name: &str, extra: Value) -> Value {
+pub fn hook(name: &str, extra: Value) -> Value {
     let mut spec = json!({"connectionRef": {"name": "auth0"}, "name": name, "triggerId": "credentials-exchange",
         "script": "module.exports = 1"});
     crate::standalone::merge(&mut spec, extra);

@@ -28,16 +28,16 @@ fn spec(name: &str, destination: Value) -> Value {
            "destination": destination})
 }
 
-fn stream(name: &str, destination: Value) -> Value {
+pub fn stream(name: &str, destination: Value) -> Value {
     object("EventStream", name, spec(name, destination))
 }
 
-fn with(mut stream: Value, extra: Value) -> Value {
+pub fn with(mut stream: Value, extra: Value) -> Value {
     crate::standalone::merge(&mut stream["spec"], extra);
     stream
 }
 
-fn bearer(endpoint: &str) -> Value {
+pub fn bearer(endpoint: &str) -> Value {
     let token = json!({"tokenSecretRef": {"name": "receiver", "key": "token"}});
     json!({"webhook": {"endpoint": endpoint, "authorization": {"bearer": token}}})
 }

@@ -25,14 +25,16 @@ async fn apply_base() {
     control_plane().kubectl(apply, "").await.unwrap();
 }
 
-/// A namespace whose ServiceAccount `shop` may publish in it.
+/// A namespace whose ServiceAccounts have the example roles in it; there is one `shop`, which may publish.
 async fn shop() -> Namespace {
     let shop = control_plane().namespace("shop").await;
-    let publisher = std::fs::read_to_string(deploy("base/publisher-role.yaml")).unwrap();
-    let publisher = publisher.replace("namespace: shop", &format!("namespace: {}", shop.name));
-    // Server-side, for its ClusterRole is one for all tests.
-    let apply = ["apply", "--server-side", "--validate=strict", "-f", "-"];
-    control_plane().kubectl(apply, &publisher).await.unwrap();
+    for role in ["publisher", "deliveries-reader", "deliveries-operator", "hooks-tester"] {
+        let role = std::fs::read_to_string(deploy(&format!("base/{role}-role.yaml"))).unwrap();
+        let role = role.replace("namespace: shop", &format!("namespace: {}", shop.name));
+        // Server-side, for its ClusterRole is one for all tests.
+        let apply = ["apply", "--server-side", "--validate=strict", "-f", "-"];
+        control_plane().kubectl(apply, &role).await.unwrap();
+    }
     shop.kubectl(&["create", "serviceaccount", "shop"]).await.unwrap();
     shop
 }
@@ -66,7 +68,7 @@ async fn every_sample_is_accepted_and_carried_out() {
                     Some("Hook") => auth0_hook::validate(&read::<Hook>(document)).map(drop),
                     _ => Ok(()),
                 };
-                valid.unwrap_or_else(|not_built| panic!("{path}: {not_built}"));
+                valid.unwrap_or_else(|invalid| panic!("{path}: {invalid}"));
             }
         }
     }
@@ -131,10 +133,28 @@ async fn the_accounts_may_do_what_they_need_and_no_more() {
             assert_eq!(found, want, "{account}: {what} in {namespace}");
         }
     }
-    let publisher = format!("{}:shop", shop.name);
-    assert!(may(&publisher, &shop.name, "create hookstream.dev/events").await);
-    assert!(!may(&publisher, "default", "create hookstream.dev/events").await);
-    assert!(!may(&publisher, &shop.name, "list hookstream.dev/eventhooks").await);
+    // The rights that the worker asks about, and the accounts of the example roles that have them.
+    let table: [(&str, &[&str]); 9] = [
+        ("create hookstream.dev/events", &["shop"]),
+        ("list hookstream.dev/deliveries", &["support", "on-call"]),
+        ("get hookstream.dev/deliveries", &["support", "on-call"]),
+        ("get hookstream.dev/deliveries/payload", &[]),
+        ("create hookstream.dev/deliveries/replay", &["on-call"]),
+        ("create hookstream.dev/deliveries/cancel", &["on-call"]),
+        ("list hookstream.dev/eventhooks", &["developer"]),
+        ("create hookstream.dev/eventhooks/test", &["developer"]),
+        ("create hookstream.dev/eventhooks/ping", &["developer"]),
+    ];
+    for (what, who) in table {
+        for account in ["shop", "support", "on-call", "developer"] {
+            let user = format!("{}:{account}", shop.name);
+            assert_eq!(may(&user, &shop.name, what).await, who.contains(&account), "{account}: {what}");
+            assert!(!may(&user, "default", what).await, "{account}: {what} elsewhere");
+        }
+    }
+    for what in ["create hookstream.dev/eventhooks", "get hookstream.dev/eventhooks", "get /secrets"] {
+        assert!(!may(&format!("{}:developer", shop.name), &shop.name, what).await, "developer: {what}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,11 +5,13 @@ use serde_json::json;
 use crate::harness::{DEADLINE, Receiver, Reply, eventually};
 use crate::standalone::{DELIVERED, FINISHED, Standalone, event, hook, merge, quick};
 
-const DOCS: &str = include_str!("../../docs/operating.md");
+const DOCS: &str = include_str!("../../docs/operations.md");
 
-/// The names that the documentation's table has, with the labels.
+/// The names that the documentation's table of the worker has, with the labels.
 fn documented() -> Vec<(String, Vec<String>)> {
-    let codes = DOCS.split('`').skip(1).step_by(2).filter(|code| code.starts_with("hookstream_"));
+    let (_, of_worker) = DOCS.split_once("The worker's;").expect("the worker's table");
+    let (table, _) = of_worker.split_once("\n## ").expect("what comes after it");
+    let codes = table.split('`').skip(1).step_by(2).filter(|code| code.starts_with("hookstream_"));
     codes
         .map(|code| {
             let (name, labels) = code.split_once('{').unwrap_or((code, ""));

@@ -2,8 +2,10 @@
 
 use serde_json::{Value, json};
 
+use crate::auth0_hooks::hook;
+use crate::auth0_streams::{bearer, connect, stream, with};
 use crate::harness::{DEADLINE, Process};
-use crate::world::{Setup, World};
+use crate::world::{Auth0, Setup, World, secret};
 
 async fn finalizers(world: &World, of: &str) -> usize {
     let object = world.get(of).await.unwrap();
@@ -62,6 +64,38 @@ async fn with_delete_what_kong_has_goes_first() {
     assert_eq!(release.wait(DEADLINE).await.code(), Some(0), "{}", release.log());
     nothing_is_held(&world).await;
     assert_eq!(world.kong.hooks().await.len(), 1, "that of the policy Orphan stays");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_delete_what_auth0_has_goes_first() {
+    let world = World::start("release-auth0").await;
+    let auth0 = Auth0::start(&[]).await;
+    connect(&world, &auth0).await;
+    let orphan = json!({"deletionPolicy": "Orphan"});
+    let to = bearer("https://example.com/in");
+    let disabled = json!({"deletionPolicy": "Orphan", "enabled": false});
+    let objects = [
+        secret("receiver", "token", "t0ken"),
+        stream("users", to.clone()),
+        with(stream("kept", to), orphan),
+        hook("claims", json!({})),
+        hook("kept", disabled),
+    ];
+    world.apply(&objects).await;
+    let all = ["eventstreams/users", "eventstreams/kept", "hooks/claims", "hooks/kept"];
+    for of in all {
+        world.ready(of).await;
+        assert_eq!(finalizers(&world, of).await, 1, "{of}");
+    }
+    let release = release(&world, &["--delete"]);
+    assert_eq!(release.wait(DEADLINE).await.code(), Some(0), "{}", release.log());
+    for of in all.into_iter().chain(["connections/auth0"]) {
+        assert_eq!(finalizers(&world, of).await, 0, "{of}");
+    }
+    for left in [auth0.kept_streams().await, auth0.kept_hooks().await] {
+        let names: Vec<&Value> = left.iter().map(|one| &one["name"]).collect();
+        assert_eq!(names, ["kept"], "that of the policy Orphan stays");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,11 +1,12 @@
-//! `hookstream deliveries --service`: the worker is reached through the API server, whose proxy is the real one.
+//! `hookstream deliveries --service`, and `ping` and `send`: the worker is reached through the API server, whose proxy is the real one.
 
 use std::net::{IpAddr, UdpSocket};
 
 use serde_json::{Value, json};
 
 use crate::callers_are_judged::{Worker, accounts};
-use crate::harness::{DEADLINE, Process, control_plane, eventually};
+use crate::harness::{DEADLINE, Process, Receiver, Reply, control_plane, eventually};
+use crate::standalone::hook;
 
 /// An address of this machine that is no loopback: the API server passes nothing on to one.
 fn own_address() -> Option<IpAddr> {
@@ -20,8 +21,11 @@ fn own_address() -> Option<IpAddr> {
 }
 
 async fn deliveries(kubeconfig: &str, args: &[&str]) -> (i32, String) {
-    let all = std::iter::once("deliveries").chain(args.iter().copied());
-    let process = Process::spawn(all, &[("KUBECONFIG", kubeconfig)]);
+    run(kubeconfig, &[&["deliveries"], args].concat()).await
+}
+
+async fn run(kubeconfig: &str, args: &[&str]) -> (i32, String) {
+    let process = Process::spawn(args, &[("KUBECONFIG", kubeconfig)]);
     let status = process.wait(DEADLINE).await;
     (status.code().expect("an exit code"), process.log())
 }
@@ -36,10 +40,10 @@ async fn a_user_lists_deliveries_by_the_kubeconfig_alone() {
     };
     let (namespace, kubeconfig) = accounts("through").await;
     let name = namespace.name.clone();
-    let worker = Worker::start_on(ip, namespace, kubeconfig, &[]).await;
-    let port: u16 = worker.api.rsplit(':').next().unwrap().parse().unwrap();
+    let worker = Worker::start_on(ip, namespace, kubeconfig, &["--egress-allow", "127.0.0.0/8"]).await;
+    let port = |url: &str| url.rsplit(':').next().unwrap().parse::<u16>().unwrap();
     let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "worker-api"},
-        "spec": {"ports": [{"name": "api", "port": 8082}]}});
+        "spec": {"ports": [{"name": "api", "port": 8082}, {"name": "ingest", "port": 8080}]}});
     // As a kubelet and the controllers would write them: the API server passes on to addresses of Pods alone.
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "worker-0"}, "spec": {
         "serviceAccountName": "reader", "automountServiceAccountToken": false,
@@ -47,11 +51,13 @@ async fn a_user_lists_deliveries_by_the_kubeconfig_alone() {
     let target = json!({"kind": "Pod", "namespace": name, "name": "worker-0"});
     let endpoints = json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "worker-api"},
         "subsets": [{"addresses": [{"ip": ip.to_string(), "targetRef": target}],
-            "ports": [{"name": "api", "port": port}]}]});
+            "ports": [{"name": "api", "port": port(&worker.api)}, {"name": "ingest", "port": port(&worker.ingest)}]}]});
     let rules = |resources: Value, group: &str, verbs: Value| json!([{"apiGroups": [group], "resources": resources, "verbs": verbs}]);
     // On whose behalf the worker is asked: may list, and may not replay.
     let reads = rules(json!(["deliveries"]), "hookstream.dev", json!(["list", "get"]));
     worker.namespace.service_account("reader", &reads.to_string()).await;
+    let tries = rules(json!(["eventhooks/ping", "events"]), "hookstream.dev", json!(["create"]));
+    worker.namespace.service_account("tester", &tries.to_string()).await;
     let all = format!("{service}\n---\n{pod}\n---\n{endpoints}\n");
     worker.namespace.apply(&all).await.expect("the service");
     let status = json!({"status": {"podIP": ip.to_string(), "podIPs": [{"ip": ip.to_string()}]}}).to_string();
@@ -59,7 +65,7 @@ async fn a_user_lists_deliveries_by_the_kubeconfig_alone() {
     worker.namespace.kubectl(&patch).await.expect("the pod's address");
     // The user: reaches the Service, and may ask for the reader's token.
     let user = json!([{"apiGroups": [""], "resources": ["services/proxy"], "verbs": ["get", "create"]},
-        {"apiGroups": [""], "resources": ["serviceaccounts/token"], "resourceNames": ["reader"], "verbs": ["create"]}]);
+        {"apiGroups": [""], "resources": ["serviceaccounts/token"], "resourceNames": ["reader", "tester"], "verbs": ["create"]}]);
     let user = worker.namespace.service_account("user", &user.to_string()).await;
     let user = user.to_str().unwrap();
     let publisher = worker.namespace.token("publisher", &["hookstream"]).await;
@@ -87,6 +93,27 @@ async fn a_user_lists_deliveries_by_the_kubeconfig_alone() {
     assert!(code == 2 && said.contains("403"), "{code}: {said}");
     let (code, said) = deliveries(user, &["list", "-n", &name, &service]).await;
     assert!(code == 2 && said.contains("401"), "{code}: {said}");
+
+    // The other commands go the same way: to the API port, and to the ingest port.
+    let receiver = Receiver::start(|_, _| Reply::status(200));
+    worker.namespace.apply(&hook("pinged", &receiver.url(), json!({}))).await.expect("the hook");
+    let ping = ["ping", "-n", &name, &service, "--service-account", "tester", "pinged"];
+    eventually(DEADLINE, "the worker to know the hook", async || match run(user, &ping).await {
+        (0, _) => Ok(()),
+        (code, said) => Err(format!("{code}: {said}")),
+    })
+    .await;
+    let refused = ["ping", "-n", &name, &service, "--service-account", "reader", "pinged"];
+    let (code, said) = run(user, &refused).await;
+    assert!(code == 2 && said.contains("403"), "{code}: {said}");
+    let ingest = format!("--service={name}/worker-api:ingest");
+    let event = ["--source", "crud", "--event", "consumers", "--data", "{}", "--id", "e-2"];
+    let send = |account| [&["send", "-n", &name, &ingest, "--service-account", account], &event[..]].concat();
+    let (code, said) = run(user, &send("tester")).await;
+    assert!(code == 0 && said.contains("e-2"), "{code}: {said}");
+    let (code, said) = run(user, &send("reader")).await;
+    assert!(code == 1 && said.contains("403"), "{code}: {said}");
+
     // A token that the user may not have.
     let other = ["list", "-n", &name, &service, "--service-account", "publisher"];
     let (code, said) = deliveries(user, &other).await;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use http::{HeaderMap, HeaderValue, Method, Request};
+use http::{HeaderValue, Method, Request};
 use http_body_util::Full;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
@@ -12,9 +12,9 @@ use serde_json::Value;
 
 use super::Auth0Access;
 use crate::admin::AdminError;
+use crate::admin::answer::{request_id, unexpected};
 use crate::admin::error::Detail;
 use crate::admin::limit::asked_to_wait;
-use crate::core::time::Millis;
 use crate::net::Answer;
 
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -141,27 +141,4 @@ pub fn parse_object(answer: &Answer) -> Result<Value, AdminError> {
         value @ Value::Object(_) => Ok(value),
         _ => Err(unexpected(answer, "the answer is a list and not one object")),
     }
-}
-
-pub fn unexpected(answer: &Answer, message: &str) -> AdminError {
-    AdminError::UnexpectedAnswer(Detail {
-        status: Some(answer.status.as_u16()),
-        code: None,
-        message: message.to_owned(),
-        request_id: request_id(&answer.headers),
-    })
-}
-
-/// The tenant's clock.
-pub fn date(answer: &Answer) -> Option<Millis> {
-    let text = answer.headers.get("date")?.to_str().ok()?;
-    let since = httpdate::parse_http_date(text).ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
-    i64::try_from(since.as_millis()).ok().map(Millis)
-}
-
-fn request_id(headers: &HeaderMap) -> Option<String> {
-    ["x-auth0-requestid", "x-request-id", "cf-ray"]
-        .iter()
-        .find_map(|name| headers.get(*name)?.to_str().ok())
-        .map(|id| id.chars().take(256).collect())
 }

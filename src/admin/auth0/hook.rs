@@ -7,7 +7,8 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value, json};
 
 use super::Auth0Access;
-use super::call::{Call, date, parse, parse_object, unexpected};
+use super::call::{Call, parse, parse_object};
+use crate::admin::answer::{date, unexpected};
 use crate::admin::error::Detail;
 use crate::admin::{AdminError, ExternalClient, Listed, Scope};
 

@@ -16,7 +16,8 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use url::Url;
 
-use super::call::{detail, unexpected};
+use super::call::detail;
+use crate::admin::answer::unexpected;
 use crate::admin::error::Detail;
 use crate::admin::limit::AdminHttp;
 use crate::admin::{AdminError, Class};

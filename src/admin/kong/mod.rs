@@ -13,9 +13,10 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use url::Url;
 
+use super::answer::{date, unexpected};
 use super::limit::AdminHttp;
 use super::{AdminError, ExternalClient, Listed, Scope};
-use call::{Call, date, parse, unexpected};
+use call::{Call, parse};
 
 pub use hook::{KongHook, config_fields};
 pub use ladder::Learned;

@@ -176,7 +176,7 @@ pub async fn run(command: Command) -> Outcome {
 
 async fn list(args: List) -> Outcome {
     let worker = args.target.worker().await?;
-    let mut url = worker.url(&args.target.namespace, &["deliveries"])?;
+    let mut url = worker.url(&args.target.caller.namespace, &["deliveries"])?;
     url.query_pairs_mut().extend_pairs(args.which.pairs()).append_pair("limit", &args.limit.to_string());
     if let Some(token) = &args.token {
         url.query_pairs_mut().append_pair("continue", token);
@@ -188,7 +188,7 @@ async fn list(args: List) -> Outcome {
 
 async fn show(args: Show) -> Outcome {
     let worker = args.target.worker().await?;
-    let mut url = worker.url(&args.target.namespace, &["deliveries", &args.id.to_string()])?;
+    let mut url = worker.url(&args.target.caller.namespace, &["deliveries", &args.id.to_string()])?;
     if args.payload {
         url.set_query(Some("payload=true"));
     }
@@ -200,7 +200,7 @@ async fn show(args: Show) -> Outcome {
 
 async fn explain(args: Explain) -> Outcome {
     let worker = args.target.worker().await?;
-    let url = worker.url(&args.target.namespace, &["events", &args.event, "explain"])?;
+    let url = worker.url(&args.target.caller.namespace, &["events", &args.event, "explain"])?;
     let answer = worker.get(url).await?.success(2)?;
     print::show(&answer, args.output, print::explanation)?;
     Ok(ExitCode::SUCCESS)
@@ -229,7 +229,7 @@ struct Many {
 
 async fn replay(args: Replay) -> Outcome {
     let worker = args.target.worker().await?;
-    let namespace = &args.target.namespace;
+    let namespace = &args.target.caller.namespace;
     if let Some(id) = args.id {
         let url = worker.url(namespace, &["deliveries", &id.to_string(), "replay"])?;
         return one(&worker.post(url, Vec::new()).await?.success(2)?, id, "replayed");
@@ -261,7 +261,7 @@ async fn replay(args: Replay) -> Outcome {
 
 async fn cancel(args: Cancel) -> Outcome {
     let worker = args.target.worker().await?;
-    let url = worker.url(&args.target.namespace, &["deliveries", &args.id.to_string(), "cancel"])?;
+    let url = worker.url(&args.target.caller.namespace, &["deliveries", &args.id.to_string(), "cancel"])?;
     // One that is finished cannot be cancelled: that is found out, not a failure to ask.
     let answer = worker.post(url, Vec::new()).await?;
     let refused = if answer.status.as_u16() == 409 { 1 } else { 2 };

@@ -43,8 +43,6 @@ pub struct Hook {
 /// Why a hook's spec cannot be carried out. The message says what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr)]
 pub enum InvalidSpec {
-    #[error("{} not built yet: remove {} or wait for a later version", list(.0), if .0.len() == 1 { "it" } else { "them" })]
-    NotImplemented(Vec<&'static str>),
     #[error("filter: {0}")]
     InvalidFilter(FilterError),
     #[error("{field}: line {}, column {}: {}", .at.line, .at.column, .at.message)]
@@ -53,10 +51,6 @@ pub enum InvalidSpec {
     InvalidLambda { field: String, at: Diagnostic },
     #[error("{field}: {problem}")]
     InvalidSpec { field: &'static str, problem: String },
-}
-
-fn list(fields: &[&str]) -> String {
-    format!("{} {}", fields.join(", "), if fields.len() == 1 { "is" } else { "are" })
 }
 
 fn invalid(field: &'static str, problem: impl Into<String>) -> InvalidSpec {

@@ -29,7 +29,7 @@ use super::dispatch::Handle;
 use super::handlers::Sender;
 use super::namespaces::Namespaces;
 use super::problem::Problem;
-use super::request::{Names, bearer, is_name};
+use super::request::{Names, is_name, token};
 use super::route::Routes;
 use super::store::{Store, StoreError};
 use crate::cluster::{Access, Cluster, View};
@@ -38,8 +38,6 @@ use crate::metrics::Metrics;
 
 /// Replays of many go on this often: a rate is kept by the second.
 const STEP: Duration = Duration::from_secs(1);
-/// Where a token may stand besides Authorization: what comes through the API server's proxy has lost that one.
-pub const TOKEN_HEADER: &str = "x-hookstream-token";
 /// The resource of all rights here. It exists as a right only.
 const RESOURCE: &str = "deliveries";
 /// The longest id of an event.
@@ -96,8 +94,7 @@ async fn counted(
 impl Api {
     /// Judges who asks.
     async fn may(&self, headers: &HeaderMap, access: Access<'_>) -> Result<(), Problem> {
-        let token = bearer(headers).or_else(|| headers.get(TOKEN_HEADER)?.to_str().ok());
-        self.cluster.authorize(token, access).await?;
+        self.cluster.authorize(token(headers), access).await?;
         self.namespaces.shown(access.namespace).await;
         Ok(())
     }

@@ -20,7 +20,7 @@ use crate::core::event::{
 use crate::core::time::Millis;
 use crate::core::trace;
 use crate::worker::problem::Problem;
-use crate::worker::request::{BodyError, InPath, bearer, content_length, read};
+use crate::worker::request::{BodyError, InPath, content_length, read, token};
 use crate::worker::store::{Accepted, Dedup, NewEvent, StoreError};
 
 /// What is answered.
@@ -81,7 +81,7 @@ async fn accept(
 ) -> Result<Answer, Problem> {
     // Who it is comes before what it sends: a stranger's body is not even read.
     let access = Access::new(&namespace, "create", "events");
-    ingest.cluster.authorize(bearer(headers), access).await?;
+    ingest.cluster.authorize(token(headers), access).await?;
     ingest.namespaces.stored(&namespace).await;
     if ingest.disk.is_full() {
         return Err(Problem::disk_limit());
