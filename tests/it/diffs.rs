@@ -175,10 +175,13 @@ async fn what_is_imported_from_auth0_differs_in_nothing() {
         auth0.create_stream(json!({"name": name, "subscriptions": types, "destination": destination})).await;
     }
     let script = "module.exports = function (user, context, cb) { cb(null, {}); };";
-    auth0
+    let hook = auth0
         .create_hook(json!({"name": "sign up", "triggerId": "pre-user-registration", "script": script,
-            "enabled": false, "dependencies": {"lodash": "4.17.21"}, "secrets": {"KEY": "s3cret"}}))
+            "enabled": false, "dependencies": {"lodash": "4.17.21"}}))
         .await;
+    let path = format!("/api/v2/hooks/{}/secrets", hook["id"].as_str().unwrap());
+    let (status, answer) = auth0.call("POST", &path, Some(json!({"KEY": "s3cret"}))).await;
+    assert!(status < 300, "{answer}");
     let folder = watchdog::unique_path("auth0");
     std::fs::create_dir_all(&folder).unwrap();
     let token = folder.join("token");
