@@ -89,7 +89,8 @@ async fn a_stream_into_the_worker_lives_and_turns_its_token() {
     assert_eq!(object["status"]["external"]["id"], streams[0]["id"]);
     assert_eq!(object["status"]["serverStatus"], "enabled");
     assert_eq!(object["status"]["applied"]["destination"], "Worker");
-    assert!(object["metadata"]["annotations"].get("hookstream.dev/pending-create").is_none());
+    let done = |o: &Value| o["metadata"]["annotations"].get("hookstream.dev/pending-create").is_none();
+    world.until("eventstreams/users", "without the record of its create", done).await;
 
     let (_, matched) = auth0.emit("user.created", user(1)).await;
     assert_eq!(matched, 1);
@@ -198,7 +199,12 @@ async fn every_destination_and_its_secrets() {
     world.kubectl(&["patch", "secret/receiver", "-p", r#"{"stringData":{"token":"t0ken-2"}}"#]).await;
     eventually(DEADLINE, "the new token at Auth0", async || {
         let kept = authorization("bearer").await;
-        if kept["bearer"]["token"] == "t0ken-2" { Ok(()) } else { Err(kept.to_string()) }
+        let object = world.get("eventstreams/bearer").await?;
+        if kept["bearer"]["token"] == "t0ken-2" {
+            Ok(())
+        } else {
+            Err(format!("{kept} {:#}", object["status"]))
+        }
     })
     .await;
     assert_eq!(auth0.count("PATCH", "/api/v2/event-streams").await, 1);
@@ -310,7 +316,9 @@ async fn a_stream_that_auth0_disabled_waits_for_somebody() {
     }
     auth0.until_streams("disabled", is_disabled).await;
     world.request("evs/ours", "t1").await;
-    let why = world.stalled("eventstreams/ours", "DisabledByAuth0").await;
+    let stalled = |o: &Value| condition(o, "Stalled")["status"] == "True";
+    let why = message(&world.until("eventstreams/ours", "stalled", stalled).await);
+    assert!(why.starts_with("Auth0 disabled the stream"), "{why}");
     assert!(why.contains("hookstream.dev/resume") && why.contains("newest failure"), "{why}");
     let object = world.get("eventstreams/ours").await.unwrap();
     assert_eq!(object["status"]["serverStatus"], "disabled");

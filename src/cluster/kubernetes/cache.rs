@@ -53,10 +53,18 @@ pub struct Cache<K> {
 
 #[derive(Default)]
 struct Entry {
-    /// What was last read: None before the first read ended, Some(None) where there was nothing.
-    read: Option<Option<Arc<Data>>>,
-    /// Set by the watch: what is here is no longer what is there.
-    stale: bool,
+    /// How often the watch saw it change.
+    changes: u64,
+    /// What was last read, and after how many changes; Some(None) inside where there was nothing.
+    read: Option<(u64, Option<Arc<Data>>)>,
+    /// Held while it is read: who comes meanwhile takes the result, and not what was there before.
+    reading: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Entry {
+    fn fresh(&self) -> Option<Option<Arc<Data>>> {
+        self.read.as_ref().filter(|(after, _)| *after == self.changes).map(|(_, data)| data.clone())
+    }
 }
 
 impl<K: Holder> Cache<K> {
@@ -66,24 +74,33 @@ impl<K: Holder> Cache<K> {
 
     /// The watch saw this one change. True: somebody uses it.
     pub fn changed(&self, key: &Key) -> bool {
-        self.entries.lock().get_mut(key).map(|entry| entry.stale = true).is_some()
+        self.entries.lock().get_mut(key).map(|entry| entry.changes += 1).is_some()
     }
 
     /// The watch starts again and may have missed any change.
     pub fn all_changed(&self) {
-        self.entries.lock().values_mut().for_each(|entry| entry.stale = true);
+        self.entries.lock().values_mut().for_each(|entry| entry.changes += 1);
     }
 
     pub async fn get(&self, key: &Key) -> Result<Option<Arc<Data>>, ClusterError> {
-        {
+        let reading = {
             let mut entries = self.entries.lock();
             let entry = entries.entry(key.clone()).or_default();
-            if let (Some(data), false) = (&entry.read, entry.stale) {
-                return Ok(data.clone());
+            if let Some(data) = entry.fresh() {
+                return Ok(data);
             }
-            // Fresh before the read: a change that comes while it is under way makes it stale again.
-            entry.stale = false;
-        }
+            entry.reading.clone()
+        };
+        let _one_at_a_time = reading.lock().await;
+        // Before the read: a change that comes while it is under way makes what it finds old.
+        let changes = {
+            let mut entries = self.entries.lock();
+            let entry = entries.entry(key.clone()).or_default();
+            if let Some(data) = entry.fresh() {
+                return Ok(data);
+            }
+            entry.changes
+        };
         let api: Api<K> = Api::namespaced(self.client.clone(), &key.namespace);
         let answer = api.get_opt(&key.name).await;
         let mut entries = self.entries.lock();
@@ -91,17 +108,13 @@ impl<K: Holder> Cache<K> {
         match answer {
             Ok(object) => {
                 let data = object.filter(|o| self.usable(o)).map(|o| Arc::new(o.data()));
-                entry.read = Some(data.clone());
+                entry.read = Some((changes, data.clone()));
                 Ok(data)
             }
             Err(error) => {
-                entry.stale = true;
                 // Without the API server, deliveries go on with what was last read.
-                entry
-                    .read
-                    .clone()
-                    .flatten()
-                    .map_or_else(|| Err(super::cluster_error(error)), |data| Ok(Some(data)))
+                let last = entry.read.as_ref().and_then(|(_, data)| data.clone());
+                last.map_or_else(|| Err(super::cluster_error(error)), |data| Ok(Some(data)))
             }
         }
     }

@@ -39,13 +39,30 @@ const SOON: Duration = Duration::from_millis(200);
 const TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_ANSWER: usize = 64 * 1024;
 
-/// Why the newest delivery of a disabled stream failed, by uid: asked for once.
+/// What this process knows of streams that were disabled, by uid.
 #[derive(Default)]
-pub struct Failures(Mutex<HashMap<String, String>>);
+pub struct Failures(Mutex<HashMap<String, Known>>);
+
+#[derive(Default)]
+struct Known {
+    /// Why the newest delivery failed: asked for once.
+    failure: Option<String>,
+    /// When it was last enabled again, until the status says so: the watch is late, and a look at an older object would
+    /// enable it twice.
+    enabled: Option<Millis>,
+}
 
 impl Failures {
     pub fn forget(&self, uid: &str) {
         self.0.lock().remove(uid);
+    }
+
+    fn enabled(&self, uid: &str, at: Millis) {
+        self.0.lock().insert(uid.to_owned(), Known { failure: None, enabled: Some(at) });
+    }
+
+    fn last_enabled(&self, uid: &str) -> Option<Millis> {
+        self.0.lock().get(uid).and_then(|known| known.enabled)
     }
 }
 
@@ -149,7 +166,9 @@ impl Look<'_> {
                     .await;
                 return Ok(Settled { stalled: Some(note), ..Settled::default() });
             };
-            if let Some(left) = too_soon(status.reenabled_at.as_deref(), Millis::now()) {
+            let last = status.reenabled_at.as_deref().and_then(Millis::parse);
+            let last = last.max(self.context.failures.last_enabled(&self.uid()));
+            if let Some(left) = too_soon(last, Millis::now()) {
                 let note =
                     self.disabled("it is enabled again when an hour has passed since the last time").await;
                 return Ok(Settled { waiting: Some(note), next: Some(left), ..Settled::default() });
@@ -169,13 +188,23 @@ impl Look<'_> {
             // Too many deliveries failed: Auth0 wants them asked for first.
             Err(Problem::Admin(AdminError::Rejected(detail) | AdminError::Conflict(detail))) => {
                 self.redeliver().await?;
-                status.reenabled_at = Some(Millis::now().rfc3339());
+                self.tried(status);
                 let what = format!("Auth0 refuses to enable it: {}", detail.message);
                 let note = self.disabled(&what).await;
                 Ok(Settled { waiting: Some(note), next: Some(AT_MOST_EVERY), ..Settled::default() })
             }
             Err(problem) => Err(problem),
         }
+    }
+
+    fn tried(&self, status: &mut EventStreamStatus) {
+        let now = Millis::now();
+        status.reenabled_at = Some(now.rfc3339());
+        self.context.failures.enabled(&self.uid(), now);
+    }
+
+    fn uid(&self) -> String {
+        self.object.uid().unwrap_or_default()
     }
 
     fn recovery(&self) -> Option<Recovery> {
@@ -197,8 +226,7 @@ impl Look<'_> {
 
     async fn enabled_again(&self, status: &mut EventStreamStatus) -> Result<(), Problem> {
         let asked = self.redeliver().await?;
-        status.reenabled_at = Some(Millis::now().rfc3339());
-        self.context.failures.forget(&self.object.uid().unwrap_or_default());
+        self.tried(status);
         let more = if asked { ", and its failed deliveries are asked for again" } else { "" };
         let note = Note::new("Reenabled", format!("the event stream at Auth0 is enabled again{more}"));
         status::tell(self.context, self.object, false, &note).await;
@@ -227,14 +255,14 @@ impl Look<'_> {
     }
 
     async fn disabled(&self, what: &str) -> Note {
-        let uid = self.object.uid().unwrap_or_default();
-        let known = self.context.failures.0.lock().get(&uid).cloned();
+        let uid = self.uid();
+        let known = self.context.failures.0.lock().get(&uid).and_then(|known| known.failure.clone());
         let failure = match known {
             Some(known) => known,
             None => {
                 let asked = self.client.last_failure(self.id).await.ok().flatten();
                 let told = asked.map(|why| format!("; the newest failure: {why}")).unwrap_or_default();
-                self.context.failures.0.lock().insert(uid, told.clone());
+                self.context.failures.0.lock().entry(uid).or_default().failure = Some(told.clone());
                 told
             }
         };
@@ -269,9 +297,8 @@ impl Look<'_> {
 }
 
 /// How long the next time is still away.
-fn too_soon(last: Option<&str>, now: Millis) -> Option<Duration> {
-    let last = Millis::parse(last?)?;
-    let left = AT_MOST_EVERY.saturating_sub(now.since(last));
+fn too_soon(last: Option<Millis>, now: Millis) -> Option<Duration> {
+    let left = AT_MOST_EVERY.saturating_sub(now.since(last?));
     (!left.is_zero()).then_some(left)
 }
 
@@ -283,11 +310,10 @@ mod tests {
     #[test]
     fn once_an_hour() {
         let now = Millis(1_700_000_000_000);
-        let ago = |seconds: i64| Millis(now.0 - seconds * 1000).rfc3339();
+        let ago = |seconds: i64| Some(Millis(now.0 - seconds * 1000));
         assert_eq!(too_soon(None, now), None);
-        assert_eq!(too_soon(Some(&ago(3600)), now), None);
-        assert_eq!(too_soon(Some(&ago(3590)), now), Some(Duration::from_secs(10)));
-        assert_eq!(too_soon(Some("soon"), now), None);
+        assert_eq!(too_soon(ago(3600), now), None);
+        assert_eq!(too_soon(ago(3590), now), Some(Duration::from_secs(10)));
     }
 
     #[test]
