@@ -124,7 +124,7 @@ async fn read(args: &Args) -> Result<(Arc<dyn Cluster>, View), Failure> {
 }
 
 fn row(looked: Looked, with_data: bool) -> Row {
-    let Looked { kind, key, result } = looked;
+    let Looked { kind, key, has_status, result } = looked;
     let row = Row {
         kind,
         namespace: key.namespace,
@@ -137,14 +137,17 @@ fn row(looked: Looked, with_data: bool) -> Row {
         message: None,
     };
     match result {
-        Ok(preview) => Row {
-            change: preview.change.into(),
-            id: preview.id,
-            fields: preview.fields,
-            message: said(preview.note, &preview.uncompared, preview.change),
-            uncompared: preview.uncompared,
-            ..row
-        },
+        Ok(preview) => {
+            let unseen = preview.change == VendorChange::Create && !has_status && !with_data;
+            Row {
+                change: preview.change.into(),
+                id: preview.id,
+                fields: preview.fields,
+                message: said(preview.note, &preview.uncompared, unseen),
+                uncompared: preview.uncompared,
+                ..row
+            }
+        }
         Err(problem) => {
             let mut message = problem.to_string();
             if matches!(problem, Problem::Conflict { .. }) && !with_data {
@@ -157,10 +160,13 @@ fn row(looked: Looked, with_data: bool) -> Row {
     }
 }
 
-fn said(note: Option<String>, uncompared: &[String], change: VendorChange) -> Option<String> {
-    let secrets = (!uncompared.is_empty() && change != VendorChange::Create)
-        .then(|| format!("not comparable here: {}", uncompared.join(", ")));
-    let all: Vec<String> = note.into_iter().chain(secrets).collect();
+/// `unseen`: it is to be created, for all that the files tell.
+fn said(note: Option<String>, uncompared: &[String], unseen: bool) -> Option<String> {
+    let unseen = unseen.then(|| {
+        "if it lives in a cluster already, give the manifest as kubectl get -o yaml prints it".to_owned()
+    });
+    let secrets = (!uncompared.is_empty()).then(|| format!("not comparable here: {}", uncompared.join(", ")));
+    let all: Vec<String> = note.into_iter().chain(unseen).chain(secrets).collect();
     (!all.is_empty()).then(|| all.join("; "))
 }
 

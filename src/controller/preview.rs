@@ -14,13 +14,15 @@ use crate::admin::AdminError;
 use crate::admin::limit::{Lane, errand};
 use crate::cluster::{Guarded, Key};
 
-/// An object is waited for as long: its turn within a rate limit is soon.
+/// So often an object comes back for its turn within the rate limits.
 const TURNS: u32 = 20;
 
 /// What was found of one object.
 pub struct Looked {
     pub kind: &'static str,
     pub key: Key,
+    /// False where nothing says what was done for it before.
+    pub has_status: bool,
     pub result: Result<Preview, Problem>,
 }
 
@@ -57,6 +59,7 @@ async fn each<K: Synced>(
                 }
             }
         };
-        all.push(Looked { kind: K::KIND.into(), key, result });
+        let has_status = object.0.as_ref().is_ok_and(|object| object.status().is_some());
+        all.push(Looked { kind: K::KIND.into(), key, has_status, result });
     }
 }

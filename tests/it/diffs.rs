@@ -66,6 +66,7 @@ async fn what_standalone_did_is_unchanged_and_what_it_would_do_is_told() {
         "{rows}"
     );
     assert_eq!(writes(&kong).await, 0);
+    assert!(rows["direct"]["message"].as_str().unwrap().contains("kubectl get -o yaml"), "{rows}");
 
     let standalone = Standalone::start(&both, &[]).await;
     kong.wait_for_hooks(2).await;
