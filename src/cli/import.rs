@@ -1,6 +1,8 @@
 //! `hookstream import`: manifests made from what a vendor has.
 
-use std::path::PathBuf;
+mod auth0;
+
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +11,7 @@ use secrecy::SecretString;
 use url::Url;
 
 use super::settings::parse_url;
-use super::{OrFail, Outcome, say};
+use super::{Failure, OrFail, Outcome, say};
 use crate::admin::ExternalClient;
 use crate::admin::kong::{KongAccess, KongClient, Learned, TOKEN_HEADER, is_relay, manifests};
 use crate::admin::limit::Pacer;
@@ -27,6 +29,7 @@ const RATE: Rate = Rate { requests: 10, interval: Duration::from_secs(1), burst:
 #[derive(clap::Subcommand)]
 pub enum Vendor {
     Kong(KongArgs),
+    Auth0(auth0::Args),
 }
 
 /// Print EventHooks for the event hooks of a Kong gateway.
@@ -62,7 +65,13 @@ pub struct KongArgs {
 }
 
 pub async fn run(vendor: Vendor) -> Outcome {
-    let Vendor::Kong(args) = vendor;
+    match vendor {
+        Vendor::Kong(args) => kong(args).await,
+        Vendor::Auth0(args) => auth0::run(args).await,
+    }
+}
+
+async fn kong(args: KongArgs) -> Outcome {
     let client = client(&args)?;
     let listed = client.list().await.or_fail(|| format!("--admin-url {}", args.admin_url))?;
     for item in &listed.items {
@@ -82,22 +91,13 @@ pub async fn run(vendor: Vendor) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-fn client(args: &KongArgs) -> Result<KongClient, super::Failure> {
-    let read = |path: &PathBuf| std::fs::read(path).or_fail(|| path.display().to_string());
+fn client(args: &KongArgs) -> Result<KongClient, Failure> {
     let token = match &args.token_file {
         None => None,
-        Some(path) => {
-            let text = String::from_utf8(read(path)?).or_fail(|| path.display().to_string())?;
-            Some((args.token_header.clone(), SecretString::from(text.trim())))
-        }
+        Some(path) => Some((args.token_header.clone(), secret(path)?)),
     };
-    let ca = args.ca_file.as_ref().map(read).transpose()?;
-    // A command of a person's own shell: what that person can reach, it may.
-    let egress = Egress::new(Policy { loopback: true, ..Policy::default() });
-    let http = HttpClient::new(egress)
-        .and_then(|http| http.with(&TlsOptions { ca, ..TlsOptions::default() }))
-        .or_fail(|| "reading certificates".into())?;
-    let pacer = Pacer::new(RATE, Leadership::always(), Arc::new(Metrics::default()));
+    let http = http(args.ca_file.as_deref())?;
+    let pacer = pacer();
     Ok(KongClient::new(KongAccess {
         http: pacer.client(http, "import", None),
         admin_url: args.admin_url.clone(),
@@ -105,4 +105,22 @@ fn client(args: &KongArgs) -> Result<KongClient, super::Failure> {
         token,
         learned: Arc::new(Learned::default()),
     }))
+}
+
+/// The text of a file, without the line end that `echo` leaves.
+fn secret(path: &Path) -> Result<SecretString, Failure> {
+    let text = std::fs::read_to_string(path).or_fail(|| path.display().to_string())?;
+    Ok(SecretString::from(text.trim()))
+}
+
+/// A client of a person's own shell: what that person can reach, it may.
+fn http(ca: Option<&Path>) -> Result<HttpClient, Failure> {
+    let ca = ca.map(|path| std::fs::read(path).or_fail(|| path.display().to_string())).transpose()?;
+    HttpClient::new(Egress::new(Policy { loopback: true, ..Policy::default() }))
+        .and_then(|http| http.with(&TlsOptions { ca, ..TlsOptions::default() }))
+        .or_fail(|| "reading certificates".into())
+}
+
+fn pacer() -> Arc<Pacer> {
+    Pacer::new(RATE, Leadership::always(), Arc::new(Metrics::default()))
 }

@@ -10,6 +10,7 @@
 pub mod cluster;
 pub mod crds;
 pub mod deliveries;
+pub mod diff;
 pub mod emulate;
 mod http;
 pub mod import;
@@ -51,6 +52,7 @@ enum Command {
     Standalone(standalone::Args),
     Crds(crds::Args),
     Validate(validate::Args),
+    Diff(diff::Args),
     Test(test::Args),
     Ping(ping::Args),
     Sources(sources::Args),
@@ -111,6 +113,7 @@ pub fn main() -> ExitCode {
         Command::Crds(args) => crds::run(args),
         Command::Import(vendor) => block_on(import::run(vendor)),
         Command::Validate(args) => validate::run(&args),
+        Command::Diff(args) => block_on(diff::run(args)),
         Command::Test(args) => block_on(test::run(args)),
         Command::Ping(args) => block_on(ping::run(args)),
         Command::Sources(args) => sources::run(args),

@@ -69,6 +69,31 @@ struct Objects {
     auth0_hooks: Vec<Guarded<Hook>>,
 }
 
+impl Objects {
+    fn add(&mut self, kind: Kind, object: &Value) {
+        match kind {
+            Kind::EventHook => self.hooks.extend(manifests::guarded(object)),
+            Kind::Connection => self.connections.extend(manifests::guarded(object)),
+            Kind::EventStream => self.streams.extend(manifests::guarded(object)),
+            Kind::Hook => self.auth0_hooks.extend(manifests::guarded(object)),
+        }
+    }
+}
+
+/// A view that stays as it is.
+async fn once(all: Objects) -> View {
+    let nobody = Arc::new(Subscribers::default());
+    let (mut hook_feed, hooks) = Feed::<EventHook>::new(1, nobody.clone(), Change::EventHook);
+    let (mut connection_feed, connections) = Feed::<Connection>::new(1, nobody.clone(), Change::Connection);
+    let (mut stream_feed, streams) = Feed::<EventStream>::new(1, nobody.clone(), Change::EventStream);
+    let (mut auth0_hook_feed, auth0_hooks) = Feed::<Hook>::new(1, nobody, Change::Hook);
+    relist(&mut hook_feed, all.hooks).await;
+    relist(&mut connection_feed, all.connections).await;
+    relist(&mut stream_feed, all.streams).await;
+    relist(&mut auth0_hook_feed, all.auth0_hooks).await;
+    View::new(hooks, connections, streams, auth0_hooks)
+}
+
 impl Files {
     /// Reads the manifests and the state. A path that is missing or holds no manifest is an error: an operator that
     /// starts with nothing because of a typing mistake would look healthy.
@@ -84,6 +109,12 @@ impl Files {
             token: options.token,
             prune: options.prune,
         })
+    }
+
+    /// The objects as they are now, for a command that looks once.
+    pub async fn view(&self) -> View {
+        let all = self.objects(false);
+        once(all).await
     }
 
     /// The view that both roles read, and the work that keeps it true to the files.
@@ -140,12 +171,7 @@ impl Files {
         let Inner { manifests, state } = &mut *inner;
         let mut all = Objects::default();
         for (kind, object) in state.merge(manifests, self.prune, scanned) {
-            match kind {
-                Kind::EventHook => all.hooks.extend(manifests::guarded(&object)),
-                Kind::Connection => all.connections.extend(manifests::guarded(&object)),
-                Kind::EventStream => all.streams.extend(manifests::guarded(&object)),
-                Kind::Hook => all.auth0_hooks.extend(manifests::guarded(&object)),
-            }
+            all.add(kind, &object);
         }
         all
     }

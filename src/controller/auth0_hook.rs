@@ -8,7 +8,7 @@ use kube::runtime::reflector::Store;
 
 use super::context::Context;
 use super::problem::Problem;
-use super::reconcile::{self, Hashes, Policies, Synced, Wanted};
+use super::reconcile::{self, Hashes, Policies, Preview, Synced, Wanted};
 use super::status;
 use crate::admin::Access;
 use crate::admin::auth0::{HookBody, HookClient};
@@ -86,6 +86,14 @@ pub async fn reconcile(object: Arc<Hook>, context: Arc<Context>) -> Result<Durat
     let said =
         if script.enabled { "Auth0 has the hook" } else { "Auth0 has the hook, disabled as the spec says" };
     reconcile::finish(&context, &*object, &vendor, &wanted, outcome, status, Note::new("Synced", said)).await
+}
+
+/// What a sync would change.
+pub async fn preview(object: &Hook, context: &Context) -> Result<Preview, Problem> {
+    let script = auth0_hook::validate(object)?;
+    let vendor = reconcile::vendor::<Hook>(context, object, &script.connection).await?;
+    let wanted = wanted(&script, context).await?;
+    reconcile::preview(context, object, &vendor, &wanted, None).await
 }
 
 /// The hook that Auth0 should have, and what it refers to, read.

@@ -20,6 +20,7 @@ mod eventstream;
 mod let_go;
 mod observed;
 mod outcome;
+mod preview;
 mod problem;
 mod reconcile;
 mod requests;
@@ -37,7 +38,9 @@ use tokio_util::sync::CancellationToken;
 
 pub use context::{Context, Options, Patience};
 pub use let_go::delete_all_external;
+pub use preview::{Looked, preview};
 pub use problem::Problem;
+pub use reconcile::{Change as VendorChange, Preview};
 
 use crate::cluster::{Change, Guarded};
 

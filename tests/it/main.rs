@@ -25,6 +25,7 @@ mod deliveries_api;
 mod deliveries_wait;
 mod delivering;
 mod deploy_files;
+mod diffs;
 mod documented;
 mod events_by_http;
 mod failed_sync;

@@ -10,6 +10,7 @@
 
 mod call;
 mod hook;
+mod manifest;
 mod stream;
 mod token;
 
@@ -21,6 +22,7 @@ use url::Url;
 use crate::admin::limit::AdminHttp;
 
 pub use hook::{HookBody, HookClient};
+pub use manifest::{Manifest, hook_manifest, stream_manifest};
 pub use stream::{DestinationBody, StreamBody, StreamClient, WebhookAuthorization};
 pub use token::{Credentials, Login, Tokens};
 

@@ -41,6 +41,8 @@ pub struct Manifests {
     secrets: Holders,
     config_maps: Holders,
     said: HashSet<String>,
+    /// An object that a cluster printed keeps its uid, status and finalizers.
+    with_state: bool,
 }
 
 /// Secrets or ConfigMaps with a hash of each.
@@ -60,7 +62,13 @@ impl Manifests {
             secrets: Holders::new(),
             config_maps: Holders::new(),
             said: HashSet::new(),
+            with_state: false,
         }
+    }
+
+    /// Manifests that may be what `kubectl get -o yaml` printed: what they say of where an object is counts.
+    pub fn with_state(paths: Vec<PathBuf>) -> Self {
+        Manifests { with_state: true, ..Manifests::new(paths) }
     }
 
     pub fn object(&self, kind: Kind, key: &Key) -> Option<&Value> {
@@ -150,7 +158,8 @@ impl Manifests {
                 let again = match (group.split('/').next().unwrap_or_default(), kind) {
                     (GROUP, _) => match kind.parse::<Kind>() {
                         Ok(kind) => {
-                            objects.insert((kind, key.clone()), named(document, kind, &key)).is_some()
+                            let object = named(document, kind, &key, self.with_state);
+                            objects.insert((kind, key.clone()), object).is_some()
                         }
                         Err(_) => {
                             complaints.push(format!("{}: kind {kind} is none of {GROUP}", path.display()));
@@ -281,19 +290,23 @@ pub fn uid(kind: &str, namespace: &str, name: &str) -> String {
     Uuid::new_v5(&UIDS, format!("{kind}/{namespace}/{name}").as_bytes()).to_string()
 }
 
-fn named(document: &Value, kind: Kind, key: &Key) -> Value {
+fn named(document: &Value, kind: Kind, key: &Key, with_state: bool) -> Value {
     let mut object = document.clone();
     let kind: &str = kind.into();
-    let uid = uid(kind, &key.namespace, &key.name);
+    let printed = document.pointer("/metadata/uid").and_then(Value::as_str).filter(|_| with_state);
+    let uid = printed.map_or_else(|| uid(kind, &key.namespace, &key.name), ToOwned::to_owned);
     if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.insert("namespace".into(), json!(key.namespace));
         metadata.insert("uid".into(), json!(uid));
         // What a manifest says of these is not its to say.
-        for kept in ["resourceVersion", "generation", "finalizers", "deletionTimestamp", "managedFields"] {
+        for kept in ["resourceVersion", "generation", "deletionTimestamp", "managedFields"] {
             metadata.remove(kept);
         }
+        if printed.is_none() {
+            metadata.remove("finalizers");
+        }
     }
-    if let Some(object) = object.as_object_mut() {
+    if let Some(object) = object.as_object_mut().filter(|_| printed.is_none()) {
         object.remove("status");
     }
     object

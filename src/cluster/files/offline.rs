@@ -8,8 +8,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde_json::Value;
 
 use super::manifests::{ManifestError, Manifests, guarded};
+use super::{Objects, once};
 use crate::api::EventHook;
-use crate::cluster::{Access, AccessError, Cluster, ClusterError, Data, Key, Kind, Metadata, Target};
+use crate::cluster::{Access, AccessError, Cluster, ClusterError, Data, Key, Kind, Metadata, Target, View};
 use crate::core::conditions::Note;
 use crate::core::keys::KeyRing;
 
@@ -19,7 +20,7 @@ pub struct Offline(Manifests);
 impl Offline {
     /// Reads files and folders. A file that cannot be read is an error: nobody would see it in a log.
     pub fn read(paths: Vec<PathBuf>) -> Result<Self, ManifestError> {
-        let mut manifests = Manifests::new(paths);
+        let mut manifests = Manifests::with_state(paths);
         manifests.scan_strictly()?;
         Ok(Offline(manifests))
     }
@@ -32,6 +33,15 @@ impl Offline {
             guarded.0.map_err(|invalid| invalid.error)
         };
         of_it.map(|((_, key), object)| (key.clone(), read(object))).collect()
+    }
+
+    /// The objects, for who looks at them as the controller does.
+    pub async fn view(&self) -> View {
+        let mut all = Objects::default();
+        for ((kind, _), object) in self.0.objects() {
+            all.add(*kind, object);
+        }
+        once(all).await
     }
 
     /// A Secret for who only wants to see the shape of a request.
@@ -71,8 +81,8 @@ impl Cluster for Offline {
         refused()
     }
 
-    fn stored<'a>(&'a self, _: &'a Target) -> BoxFuture<'a, Result<Value, ClusterError>> {
-        refused()
+    fn stored<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Value, ClusterError>> {
+        Box::pin(ready(self.0.object(target.kind, &target.key).cloned().ok_or(ClusterError::Gone)))
     }
 
     fn publish<'a>(&'a self, _: &'a Target, _: bool, _: &'a Note) -> BoxFuture<'a, ()> {
@@ -80,7 +90,7 @@ impl Cluster for Offline {
     }
 
     fn key_ring(&self, _: bool) -> BoxFuture<'_, Result<Arc<KeyRing>, ClusterError>> {
-        refused()
+        Box::pin(ready(Err(ClusterError::KeyRing("it is not among the manifests".into()))))
     }
 
     fn installation(&self) -> BoxFuture<'_, Result<Option<String>, ClusterError>> {

@@ -14,7 +14,7 @@ pub use sources::Sources;
 
 use super::context::Context;
 use super::problem::Problem;
-use super::reconcile::{self, Hashes, Policies, Synced, Vendor, Wanted};
+use super::reconcile::{self, Hashes, Policies, Preview, Ring, Synced, Vendor, Wanted};
 use super::{connection, status};
 use crate::admin::Access;
 use crate::admin::kong::{KongClient, KongHook};
@@ -113,6 +113,24 @@ pub async fn reconcile(object: Arc<EventHook>, context: Arc<Context>) -> Result<
     sources::report(&mut status.conditions, known, object.metadata.generation);
     let ready = Note::new("Synced", said(&hook, &vendor));
     reconcile::finish(&context, &*object, &vendor, &wanted, outcome, status, ready).await
+}
+
+/// What a sync would change.
+pub async fn preview(object: &EventHook, context: &Context) -> Result<Preview, Problem> {
+    let hook = hook::validate(object)?;
+    let references = config::read(&hook, context).await?;
+    let Some(name) = &hook.connection else {
+        return Ok(Preview::nothing("without connectionRef nothing is told to a vendor"));
+    };
+    let vendor = reconcile::vendor::<EventHook>(context, object, name).await?;
+    let ring = match hook.deliver_by {
+        DeliverBy::Worker => Some(Ring::of(context).await?),
+        DeliverBy::Gateway => None,
+    };
+    let keys = ring.as_ref().map(|ring| &*ring.keys);
+    let terms = terms::terms(object, &hook, keys)?;
+    let wanted = wanted(object, &hook, &references, &vendor, &terms, keys, context)?;
+    reconcile::preview(context, object, &vendor, &wanted, ring.as_ref()).await
 }
 
 /// Without a Connection there is nothing to sync and nothing to clean up, so no finalizer.

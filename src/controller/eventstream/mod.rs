@@ -16,7 +16,7 @@ pub use recovery::Failures;
 
 use super::context::Context;
 use super::problem::Problem;
-use super::reconcile::{self, Hashes, Policies, Synced, Vendor, Wanted};
+use super::reconcile::{self, Hashes, Policies, Preview, Ring, Synced, Vendor, Wanted};
 use crate::admin::Access;
 use crate::admin::auth0::{DestinationBody, StreamBody, StreamClient, WebhookAuthorization};
 use crate::api::{AdoptMode, ConnectionSpec, EventStream, EventStreamStatus, External, StreamTerms};
@@ -128,6 +128,33 @@ pub async fn reconcile(object: Arc<EventStream>, context: Arc<Context>) -> Resul
     Ok(settled.next.map_or(next, |soon| soon.min(next)))
 }
 
+/// What a sync would change.
+pub async fn preview(object: &EventStream, context: &Context) -> Result<Preview, Problem> {
+    let stream = stream::validate(object)?;
+    let vendor = reconcile::vendor::<EventStream>(context, object, &stream.connection).await?;
+    let ring = match stream.destination {
+        Destination::Worker(_) => Some(Ring::of(context).await?),
+        _ => None,
+    };
+    let keys = ring.as_ref().map(|ring| &*ring.keys);
+    let terms = stream_auth::wanted_terms(object, stream.destination.kind(), keys)
+        .ok_or_else(|| ClusterError::KeyRing("it is empty".into()))?;
+    let worker = match keys {
+        Some(keys) => Some(worker(object, &stream, &vendor, &terms, keys, context)?),
+        None => None,
+    };
+    let mut wanted = wanted(object, &stream, worker.as_ref(), context).await?;
+    // Whether it is enabled is `recovery`'s to write, after the sync.
+    show_status(&mut wanted.compared, stream.enabled);
+    reconcile::preview(context, object, &vendor, &wanted, ring.as_ref()).await
+}
+
+fn show_status(whole: &mut Value, enabled: bool) {
+    if let Some(members) = whole.as_object_mut() {
+        members.insert("status".into(), json!(if enabled { "enabled" } else { "disabled" }));
+    }
+}
+
 /// Where Auth0 finds the worker. Never by a Service's name, nor by the address that Kong uses: Auth0 is on the internet.
 fn worker(
     object: &EventStream,
@@ -187,11 +214,8 @@ async fn wanted(
     let mut whole = desired.whole();
     // Whoever adopts by Match wants to see every difference before anything is theirs.
     let matches = object.spec.adopt.as_ref().is_some_and(|a| a.mode == AdoptMode::Match);
-    if matches
-        && object.external().is_none()
-        && let Some(members) = whole.as_object_mut()
-    {
-        members.insert("status".into(), json!(if stream.enabled { "enabled" } else { "disabled" }));
+    if matches && object.external().is_none() {
+        show_status(&mut whole, stream.enabled);
     }
     let path = desired.secret_path();
     let paths: Vec<&str> = path.as_deref().into_iter().collect();

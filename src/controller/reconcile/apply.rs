@@ -303,7 +303,7 @@ impl<K: Synced> Run<'_, K> {
     }
 
     /// An id of ours goes along to another vendor; one of the old vendor's does not.
-    fn keeps_its_id(&self, old: &External) -> bool {
+    pub(super) fn keeps_its_id(&self, old: &External) -> bool {
         K::own_id(&self.uid).as_ref() == Some(&old.id) && self.vendor.client.takes_ids()
     }
 

@@ -16,6 +16,7 @@ mod holders;
 mod kind;
 mod locate;
 mod memory;
+mod preview;
 mod record;
 mod snapshot;
 
@@ -30,6 +31,7 @@ pub use finish::{finish, suspended};
 pub use holders::Claims;
 pub use kind::{Done, Hashes, Policies, Synced, Vendor, Wanted};
 pub use memory::Memory;
+pub use preview::{Change, Preview, Ring, preview};
 pub use record::PENDING_CREATE;
 pub use snapshot::Snapshots;
 
@@ -105,39 +107,10 @@ pub async fn sync<K: Synced>(
     vendor: &Vendor<K::Client>,
     wanted: &Wanted<<K::Client as ExternalClient>::Desired>,
 ) -> Result<Outcome, Problem> {
-    let uid = object.uid().unwrap_or_default();
-    context.backoff.may_call(&uid)?;
-    let interval = connection::resync_interval(&vendor.connection, context)?;
-    let mut status = object.status().cloned().unwrap_or_default();
-    let handled = K::parts(&mut status).handled.clone().and_then(|h| h.reconcile_requested_at);
+    context.backoff.may_call(&object.uid().unwrap_or_default())?;
     // What a gateway can do is found out while it is done: then the way is looked for again.
     for _ in 0..3 {
-        let told = object.annotations().get(PENDING_CREATE).and_then(|text| Record::parse(text));
-        let policies = object.policies();
-        let place = |id: &str| External {
-            id: id.to_owned(),
-            connection: vendor.connection.name_any(),
-            endpoint: vendor.access.endpoint(),
-            workspace: vendor.access.workspace().map(ToOwned::to_owned),
-        };
-        // The finalizer of an object that adopts stands only once it has taken what it adopts.
-        let held = object.finalizers().iter().any(|f| f == FINALIZER);
-        let adopted = || policies.adopt.filter(|_| held).map(|adopt| place(&adopt.id));
-        let external = context.memory.external(&uid, object.external()).or_else(adopted);
-        let run = Run {
-            context,
-            object,
-            vendor,
-            wanted,
-            policies,
-            // Who only observed knows where the object is, and has not taken it.
-            taken: if policies.adopt.is_some() { held } else { external.is_some() },
-            external,
-            record: context.memory.record(&uid, told),
-            handled: handled.clone(),
-            uid: uid.clone(),
-            oldest: oldest(interval),
-        };
+        let run = Run::new(context, object, vendor, wanted)?;
         // Boxed, here and below: the steps of a sync, one in the other, outgrow a thread's stack.
         match Box::pin(run.once()).await {
             Err(Problem::Admin(AdminError::Unsupported(what))) => {
@@ -154,15 +127,53 @@ fn oldest(interval: Duration) -> Duration {
     (interval / 20).clamp(Duration::from_millis(100), Duration::from_secs(30))
 }
 
-impl<K: Synced> Run<'_, K> {
+/// Where a vendor's object of this id is.
+fn place_at<C>(vendor: &Vendor<C>, id: &str) -> External {
+    External {
+        id: id.to_owned(),
+        connection: vendor.connection.name_any(),
+        endpoint: vendor.access.endpoint(),
+        workspace: vendor.access.workspace().map(ToOwned::to_owned),
+    }
+}
+
+impl<'a, K: Synced> Run<'a, K> {
+    /// What is known before anything is asked.
+    fn new(
+        context: &'a Context,
+        object: &'a K,
+        vendor: &'a Vendor<K::Client>,
+        wanted: &'a Wanted<<K::Client as ExternalClient>::Desired>,
+    ) -> Result<Self, Problem> {
+        let uid = object.uid().unwrap_or_default();
+        let interval = connection::resync_interval(&vendor.connection, context)?;
+        let mut status = object.status().cloned().unwrap_or_default();
+        let handled = K::parts(&mut status).handled.clone().and_then(|h| h.reconcile_requested_at);
+        let told = object.annotations().get(PENDING_CREATE).and_then(|text| Record::parse(text));
+        let policies = object.policies();
+        // The finalizer of an object that adopts stands only once it has taken what it adopts.
+        let held = object.finalizers().iter().any(|f| f == FINALIZER);
+        let adopted = || policies.adopt.filter(|_| held).map(|adopt| place_at(vendor, &adopt.id));
+        let external = context.memory.external(&uid, object.external()).or_else(adopted);
+        Ok(Run {
+            context,
+            object,
+            vendor,
+            wanted,
+            policies,
+            // Who only observed knows where the object is, and has not taken it.
+            taken: if policies.adopt.is_some() { held } else { external.is_some() },
+            external,
+            record: context.memory.record(&uid, told),
+            handled,
+            uid,
+            oldest: oldest(interval),
+        })
+    }
+
     /// Where an object of this id is.
     fn place(&self, id: &str) -> External {
-        External {
-            id: id.to_owned(),
-            connection: self.vendor.connection.name_any(),
-            endpoint: self.vendor.access.endpoint(),
-            workspace: self.vendor.access.workspace().map(ToOwned::to_owned),
-        }
+        place_at(self.vendor, id)
     }
 
     async fn ring(&self) -> Result<Arc<KeyRing>, ClusterError> {
