@@ -197,6 +197,8 @@ async fn control(
     tokio::select! {
         () = &mut work => return Ok(()),
         () = view.ready() => {}
+        // Nothing was listed, so nothing is under way; and the API server may be away for as long as it likes.
+        () = stopping.cancelled() => return Ok(()),
     }
     let mut competing = candidacy.compete(metrics).or_fail(|| "starting the thread of the Lease".into())?;
     tokio::select! {

@@ -105,8 +105,18 @@ impl Worker {
     ) -> Result<(), WorkerError> {
         let routes = Arc::new(Routes::default());
         let (disk, metrics) = (Arc::new(self.disk), self.metrics.clone());
-        self.view.ready().await;
-        claim(&*self.cluster, &*self.store, self.accept_new_store).await?;
+        let begun = async {
+            self.view.ready().await;
+            claim(&*self.cluster, &*self.store, self.accept_new_store).await
+        };
+        tokio::select! {
+            claimed = begun => claimed?,
+            // The API server may be away for as long as it likes.
+            () = stop.cancelled() => {
+                self.store.close().await;
+                return Ok(());
+            }
+        }
         for hook in self.view.hooks.state() {
             routes.put(&hook);
         }

@@ -151,3 +151,40 @@ fn plural(kind: Kind) -> &'static str {
         Kind::Hook => "hooks",
     }
 }
+
+/// Whoever stops a Pod while the API server is away must not wait until it is killed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_never_reached_the_api_server_ends_when_it_is_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let kubeconfig = folder.path().join("kubeconfig");
+    let server = format!("http://127.0.0.1:{}", free_port());
+    let config = json!({"apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": server}}], "users": [{"name": "u", "user": {}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}]});
+    std::fs::write(&kubeconfig, config.to_string()).unwrap();
+    for role in ["worker", "run", "controller"] {
+        let ops = format!("127.0.0.1:{}", free_port());
+        let data = folder.path().join(role);
+        std::fs::create_dir(&data).unwrap();
+        let mut args = vec![role, "--ops-listen", &ops];
+        if role != "controller" {
+            args.extend([
+                "--data",
+                data.to_str().unwrap(),
+                "--listen",
+                "127.0.0.1:0",
+                "--api-listen",
+                "127.0.0.1:0",
+            ]);
+        }
+        let process = Process::spawn(args, &[("KUBECONFIG", kubeconfig.to_str().unwrap())]);
+        let url = format!("http://{ops}/livez");
+        eventually(DEADLINE, "the ops port to be open", async || match http().get(&url).send().await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.to_string()),
+        })
+        .await;
+        let status = process.terminate().await;
+        assert!(status.success(), "{role}: {status}: {}", process.log());
+    }
+}
