@@ -134,7 +134,7 @@ echo "Hookstream without a cluster. The manifests are deploy/samples/quickstart,
 say "Kong's admin API, emulated:  127.0.0.1:$kong_port"
 say "the worker's ingest:         127.0.0.1:$ingest_port"
 say "the receiver:                127.0.0.1:$receiver_port (answers 503 twice, checks signatures)"
-"$bin" emulate kong --listen "127.0.0.1:$kong_port" >"$tmp/kong.log" 2>&1 &
+"$bin" emulate kong --log-format text --listen "127.0.0.1:$kong_port" >"$tmp/kong.log" 2>&1 &
 emulator=$!
 start_receiver "$tmp/first.json" --fail-first 2
 within 10 "the Kong emulator starts" listens "$kong_port"
