@@ -137,8 +137,8 @@ say "the receiver:                127.0.0.1:$receiver_port (answers 503 twice, c
 "$bin" emulate kong --log-format text --listen "127.0.0.1:$kong_port" >"$tmp/kong.log" 2>&1 &
 emulator=$!
 start_receiver "$tmp/first.json" --fail-first 2
-within 10 "the Kong emulator starts" listens "$kong_port"
-within 10 "the receiver starts" listens "$receiver_port"
+within 30 "the Kong emulator starts" listens "$kong_port"
+within 30 "the receiver starts" listens "$receiver_port"
 start_worker
 within 30 "the worker is ready" is_ready
 
@@ -150,7 +150,7 @@ say "its url: $hook_url"
 echo "2. An event at Kong reaches the receiver on the third attempt"
 before=$(relays_accepted)
 emit ada
-within 20 "the worker answers Kong's relay with 202" accepted $((before + 1))
+within 30 "the worker answers Kong's relay with 202" accepted $((before + 1))
 say "Kong relayed it, and the worker answered 202: it is on disk"
 within 30 "three attempts" attempts "$tmp/first.json" ada 3
 requests "$tmp/first.json" ada | status_of >"$tmp/attempts"
@@ -164,7 +164,7 @@ echo "3. An event published to the worker's API, with no Kong in it"
 "$bin" send -n default --source shop --event order.created --data '{"order": "first-order"}' \
   --url "http://127.0.0.1:$ingest_port" --output json >"$tmp/sent" || fail "the event was not accepted"
 say "accepted: $(cat "$tmp/sent")"
-within 20 "the order is delivered" attempts "$tmp/first.json" first-order 1
+within 30 "the order is delivered" attempts "$tmp/first.json" first-order 1
 [ "$(requests "$tmp/first.json" first-order | status_of | head -n 1)" = "200 valid" ] || fail "the order was not delivered with a valid signature"
 say "the receiver answered 200, signature valid"
 

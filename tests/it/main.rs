@@ -24,6 +24,7 @@ mod deliveries;
 mod deliveries_api;
 mod deliveries_wait;
 mod delivering;
+mod demo;
 mod deploy_files;
 mod diffs;
 mod documented;
