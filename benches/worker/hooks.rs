@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hookstream::api::{Connection, EventHook, EventStream, Hook};
 use hookstream::cluster::files::{Files, Options};
@@ -21,6 +21,7 @@ use hookstream::worker::store::{Retention, Shares};
 use hookstream::worker::{Disk, Limits, Worker};
 use kube::runtime::watcher::Event;
 use serde_json::json;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::bare::CONCURRENCY;
@@ -31,6 +32,7 @@ use crate::sink::Sink;
 const EVENTS: usize = 10_000;
 const ROUNDS: usize = 3;
 const CONNECTIONS: usize = 64;
+const CHANGES: usize = 20_000;
 /// The part of the throughput with one hook that many should reach.
 const GOAL: f64 = 0.9;
 
@@ -57,7 +59,19 @@ pub fn run(sink: &Sink) -> usize {
             subject.peak()
         );
     }
+    change(sink.address());
     lost
+}
+
+/// What the change of one hook costs among few and among many.
+fn change(sink: SocketAddr) {
+    for hooks in [1, 100_000] {
+        let dir = folder();
+        let mut command = Command::new(std::env::current_exe().expect("this program"));
+        command.args(["--change", &sink.to_string(), &hooks.to_string()]).current_dir(dir.path());
+        let output = command.output().expect("a worker");
+        print!("{}", String::from_utf8_lossy(&output.stdout));
+    }
 }
 
 fn subject(sink: SocketAddr, hooks: usize) -> Subject {
@@ -67,14 +81,14 @@ fn subject(sink: SocketAddr, hooks: usize) -> Subject {
     start(command, "listening on", PATH, hooks, Some(dir))
 }
 
-/// The worker, its data in the current folder.
-pub fn worker(sink: &str, hooks: usize) {
+/// The worker, its data in the current folder. `change`: it only tells what a change of a hook costs, and ends.
+pub fn worker(sink: &str, hooks: usize, change: bool) {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     let sink = sink.to_owned();
-    runtime.block_on(runtime.spawn(serve(sink, hooks))).expect("a worker that does not panic");
+    runtime.block_on(runtime.spawn(serve(sink, hooks, change))).expect("a worker that does not panic");
 }
 
-async fn serve(sink: String, hooks: usize) {
+async fn serve(sink: String, hooks: usize, change: bool) {
     rustls::crypto::ring::default_provider().install_default().expect("the first one");
     std::fs::create_dir("data").expect("a folder");
     let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: keys}\nstringData: {secret: secret}\n";
@@ -123,6 +137,9 @@ async fn serve(sink: String, hooks: usize) {
         listen: "127.0.0.1:0".into(),
         api_listen: "127.0.0.1:0".into(),
     };
+    let stop = CancellationToken::new();
+    let (stopping, opened) = (stop.clone(), Arc::new(Notify::new()));
+    let open = opened.clone();
     let filling = async move {
         none.apply(0, Event::Init).await;
         none.apply(0, Event::InitDone).await;
@@ -135,13 +152,30 @@ async fn serve(sink: String, hooks: usize) {
             feed.apply(0, Event::InitApply(hook(number, &sink))).await;
         }
         feed.apply(0, Event::InitDone).await;
+        opened.notified().await;
+        if change {
+            let changed: Vec<_> = (0..CHANGES).map(|number| hook(number % hooks, "127.0.0.1:9")).collect();
+            let begun = Instant::now();
+            for hook in changed {
+                // Waits where the worker is behind by more than a thousand.
+                feed.apply(0, Event::Apply(hook)).await;
+            }
+            let each = begun.elapsed().as_secs_f64() * 1e6 / CHANGES as f64;
+            println!(
+                "{hooks:>9} hooks  a change of one is taken in within {each:.1} us (goal: microseconds)"
+            );
+            stopping.cancel();
+        }
         std::future::pending::<()>().await;
     };
     tokio::spawn(filling);
-    let listening = |open: hookstream::worker::Listening| {
-        println!("listening on {}", open.ingest);
+    let listening = |ports: hookstream::worker::Listening| {
+        if !change {
+            println!("listening on {}", ports.ingest);
+        }
+        open.notify_one();
     };
-    worker.run(changes, CancellationToken::new(), listening).await.expect("a worker");
+    worker.run(changes, stop, listening).await.expect("a worker");
 }
 
 fn hook(number: usize, sink: &str) -> Guarded<EventHook> {

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::reflector::Store;
 use kube::runtime::reflector::store::{Writer, store};
 use kube::runtime::watcher::Event;
@@ -14,6 +15,9 @@ use super::{Change, Guarded, Key};
 
 /// Changes that wait for a subscriber; then the watch waits too.
 const QUEUE: usize = 1024;
+
+/// The whole manifest once more, which `kubectl apply` keeps with the object.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// Those who want to know what changed.
 #[derive(Default)]
@@ -47,8 +51,9 @@ where
     subscribers: Arc<Subscribers>,
     known: HashMap<Key, Known>,
     scopes: Vec<Scope>,
-    /// Objects that came before every scope was listed: the store takes them all at once, so that nobody reads half.
-    early: Option<HashMap<Key, Guarded<K>>>,
+    /// Objects that came before every scope was listed: the store takes them all at once, so that nobody reads half. Each
+    /// on its own: a table of a hundred thousand of them would be copied as it grows.
+    early: Option<HashMap<Key, Box<Guarded<K>>>>,
     listed: watch::Sender<bool>,
 }
 
@@ -111,14 +116,15 @@ where
         }
     }
 
-    async fn put(&mut self, scope: usize, object: Guarded<K>) {
+    async fn put(&mut self, scope: usize, mut object: Guarded<K>) {
+        forget_what_nobody_reads(object.meta_mut());
         let key = Key::of(&object);
         let version = object.resource_version();
         let same = self.known.get(&key).is_some_and(|known| known.version == version && version.is_some());
         self.known.insert(key.clone(), Known { scope, version });
         match &mut self.early {
             Some(early) => {
-                early.insert(key, object);
+                early.insert(key, Box::new(object));
             }
             None => {
                 self.writer.apply_watcher_event(&Event::Apply(object));
@@ -159,10 +165,11 @@ where
         }
         if self.early.is_some() && self.scopes.iter().all(|s| s.listed) {
             let early = self.early.take().unwrap_or_default();
-            let keys: Vec<Key> = early.keys().cloned().collect();
+            let mut keys = Vec::with_capacity(early.len());
             self.writer.apply_watcher_event(&Event::Init);
-            for object in early.into_values() {
-                self.writer.apply_watcher_event(&Event::InitApply(object));
+            for (key, object) in early {
+                self.writer.apply_watcher_event(&Event::InitApply(*object));
+                keys.push(key);
             }
             self.writer.apply_watcher_event(&Event::InitDone);
             self.listed.send_replace(true);
@@ -174,6 +181,14 @@ where
 
     async fn tell(&self, key: Key) {
         self.subscribers.tell(&(self.change)(key)).await;
+    }
+}
+
+/// What kubectl and the API server keep in metadata for themselves is often more than all the rest of an object.
+fn forget_what_nobody_reads(metadata: &mut ObjectMeta) {
+    metadata.managed_fields = None;
+    if let Some(annotations) = &mut metadata.annotations {
+        annotations.remove(LAST_APPLIED);
     }
 }
 
@@ -236,6 +251,21 @@ mod tests {
         feed.apply(0, Event::Delete(object("a", "1"))).await;
         assert_eq!(drain(&mut changes), ["a"]);
         assert_eq!(store.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_others_keep_in_the_metadata_is_not_kept_here() {
+        let (mut feed, Fed { store, .. }) = Feed::<EventHook>::new(1, Arc::default(), Change::EventHook);
+        let mut object = object("a", "1");
+        let meta = object.meta_mut();
+        meta.managed_fields = Some(vec![Default::default()]);
+        meta.annotations = Some([(LAST_APPLIED.into(), "{}".into()), ("mine".into(), "1".into())].into());
+        feed.apply(0, Event::Init).await;
+        feed.apply(0, Event::InitApply(object)).await;
+        feed.apply(0, Event::InitDone).await;
+        let kept = &store.state()[0];
+        assert!(kept.meta().managed_fields.is_none());
+        assert_eq!(kept.annotations().keys().collect::<Vec<_>>(), ["mine"]);
     }
 
     #[tokio::test]
