@@ -124,7 +124,7 @@ pub struct HookStatus {
     pub handled: Option<Handled>,
     /// The last error of the admin API.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_error: Option<LastError>,
+    pub last_error: Option<Box<LastError>>,
 }
 
 fn dependencies_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {

@@ -150,7 +150,7 @@ pub struct ConnectionStatus {
     pub handled: Option<Handled>,
     /// The last error of the admin API.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_error: Option<LastError>,
+    pub last_error: Option<Box<LastError>>,
 }
 
 /// What the admin API was found to be able to do. What is absent is not yet known.

@@ -93,7 +93,7 @@ pub struct EventHookSpec {
     pub deliver_by: Option<DeliverBy>,
     /// How the worker delivers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub delivery: Option<Delivery>,
+    pub delivery: Option<Box<Delivery>>,
     /// Stops reconciling with the vendor; deliveries go on, deletion still cleans up. Default: false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspend: Option<bool>,
@@ -221,10 +221,10 @@ pub struct EventHookStatus {
     pub conditions: Vec<Condition>,
     /// Where the object really is at the vendor; cleanup goes by this, not by the spec.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub external: Option<External>,
+    pub external: Option<Box<External>>,
     /// What the vendor was last told; incoming relays are judged by this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub applied: Option<Applied>,
+    pub applied: Option<Box<Applied>>,
     /// Keyed hashes of secrets that cannot be read back from the vendor, by name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "hashes_schema")]
@@ -234,7 +234,7 @@ pub struct EventHookStatus {
     pub handled: Option<Handled>,
     /// The last error of the admin API.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_error: Option<LastError>,
+    pub last_error: Option<Box<LastError>>,
 }
 
 /// What the vendor was last told.

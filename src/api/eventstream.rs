@@ -261,7 +261,7 @@ pub struct EventStreamStatus {
     pub handled: Option<Handled>,
     /// The last error of the admin API.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_error: Option<LastError>,
+    pub last_error: Option<Box<LastError>>,
 }
 
 /// Whether a stream is enabled at Auth0.

@@ -19,7 +19,7 @@ pub struct Handler {
     pub webhook: Option<Webhook>,
     /// Sends a request of your own making.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub webhook_custom: Option<WebhookCustom>,
+    pub webhook_custom: Option<Box<WebhookCustom>>,
     /// Writes the event to the worker's log. Written log: {}
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<Log>,
@@ -39,7 +39,7 @@ pub struct Webhook {
     pub url: Option<UrlText>,
     /// Where the URL stands, if it is itself a secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub url_secret_ref: Option<SecretKeyRef>,
+    pub url_secret_ref: Option<Box<SecretKeyRef>>,
     /// Headers to send, up to 64. content-type is application/json unless named here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "headers_schema")]
@@ -56,7 +56,7 @@ pub struct Webhook {
     pub signature: Option<Signature>,
     /// How TLS is spoken to the receiver.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tls: Option<Tls>,
+    pub tls: Option<Box<Tls>>,
 }
 
 /// Sends a request of your own making. Exactly one of url, urlSecretRef; payload and body exclude each other.
@@ -71,7 +71,7 @@ pub struct WebhookCustom {
     pub url: Option<UrlText>,
     /// Where the URL stands, if it is itself a secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub url_secret_ref: Option<SecretKeyRef>,
+    pub url_secret_ref: Option<Box<SecretKeyRef>>,
     /// The method. Default: POST.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<Method>,
@@ -105,7 +105,7 @@ pub struct WebhookCustom {
     pub signature: Option<Signature>,
     /// How TLS is spoken to the receiver.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tls: Option<Tls>,
+    pub tls: Option<Box<Tls>>,
 }
 
 /// The method of a request.

@@ -48,7 +48,7 @@ impl Synced for EventHook {
     }
 
     fn external(&self) -> Option<&External> {
-        self.status.as_ref()?.external.as_ref()
+        self.status.as_ref()?.external.as_deref()
     }
 
     fn hashes(&self) -> Option<&Hashes> {
@@ -56,7 +56,7 @@ impl Synced for EventHook {
     }
 
     fn record(status: &mut EventHookStatus, external: Option<External>, hashes: Option<Hashes>) {
-        status.external = external;
+        status.external = external.map(Box::new);
         status.secret_hashes = hashes;
     }
 
@@ -107,7 +107,7 @@ pub async fn reconcile(object: Arc<EventHook>, context: Arc<Context>) -> Result<
 
     let mut status = object.status.clone().unwrap_or_default();
     if !object.policies().observes_only() {
-        status.applied = Some(terms::applied(object.status.as_ref(), terms, Millis::now()));
+        status.applied = Some(Box::new(terms::applied(object.status.as_ref(), terms, Millis::now())));
     }
     let known = context.sources.check(&vendor, &hook).await;
     sources::report(&mut status.conditions, known, object.metadata.generation);

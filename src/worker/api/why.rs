@@ -324,7 +324,10 @@ mod tests {
         assert_eq!(Standing::of(Some(works.as_ref()), Some(&bad)), Standing::Troubled(bad.message.clone()));
         assert_eq!(Standing::of(Some(paused.as_ref()), Some(&bad)), Standing::Paused);
         assert_eq!(Standing::of(None, Some(&bad)), Standing::Deleted);
-        assert!(matches!(Standing::of(Some(hook(json!({"concurrency": 0})).as_ref()), None), Standing::Invalid(_)));
+        assert!(matches!(
+            Standing::of(Some(hook(json!({"concurrency": 0})).as_ref()), None),
+            Standing::Invalid(_)
+        ));
     }
 
     fn guarded(name: &str, spec: Value, meta: Value) -> Guarded<EventHook> {
