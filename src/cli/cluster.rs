@@ -11,7 +11,7 @@ use kube::{Client, Config};
 use super::logging::LogArgs;
 use super::roles::{ControllerRole, Roles, WorkerRole};
 use super::settings::{ControllerArgs, EgressArgs, LeaseArgs, WorkerArgs, parse_watch_timeout};
-use super::{OrFail, Outcome, roles};
+use super::{OrFail, Outcome, cluster_config, roles};
 use crate::cluster::Subscribers;
 use crate::cluster::kubernetes::{Candidacy, Kubernetes, Options, Pulse, PulseLayer, watch};
 use crate::core::time::Millis;
@@ -131,7 +131,7 @@ async fn start(
         Some((controller, lease)) => Some((controller, lease.options(&args.operator_namespace)?)),
         None => None,
     };
-    let config = Config::infer().await.or_fail(|| "no cluster: set KUBECONFIG, or run inside one".into())?;
+    let config = cluster_config().await?;
     let refused = addresses_of(&config);
     let (metrics, readiness, liveness) =
         (Arc::new(Metrics::default()), Readiness::default(), Liveness::default());

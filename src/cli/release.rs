@@ -5,12 +5,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::{Client, Config};
+use kube::Client;
 use strum::IntoEnumIterator;
 
 use super::logging::LogArgs;
 use super::settings::{ControllerArgs, EgressArgs, LeaseArgs, parse_duration};
-use super::{Failure, OrFail, Outcome, say};
+use super::{Failure, OrFail, Outcome, cluster_config, say};
 use crate::cluster::kubernetes::{Candidacy, Ending, Kubernetes, Options, Pulse, watch};
 use crate::cluster::{Kind, Subscribers, Target};
 use crate::controller::{self, Context};
@@ -58,7 +58,7 @@ pub async fn run(args: Args) -> Outcome {
     }
     let lease = args.lease.options(&args.operator_namespace)?.by_force();
     let (lease_name, wait) = (format!("{}/{}", lease.namespace, lease.name), lease.terms.duration);
-    let config = Config::infer().await.or_fail(|| "no cluster: set KUBECONFIG, or run inside one".into())?;
+    let config = cluster_config().await?;
     let client = Client::try_from(config.clone()).or_fail(|| "the cluster's configuration".into())?;
     let (leadership, candidacy) = Candidacy::new(config, lease);
     let metrics = Arc::new(Metrics::default());

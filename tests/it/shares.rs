@@ -11,21 +11,12 @@ use crate::standalone::{
     DEAD, DELIVERED, FINISHED, Kong, Standalone, answer, hook, manifest, merge, quick, secret,
 };
 
-/// Mounts a small file system as the data folder. The namespace ends with the process.
-const DISK: &str = r#"mkdir -p "$0" && mount -t tmpfs -o size=64m none "$0" && exec "$@""#;
-
 fn filler(id: &str) -> Value {
     json!({"source": "crud", "event": "consumers", "id": id, "data": "x".repeat(200_000)})
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_share_is_told_to_each_sender_in_its_way() {
-    let may =
-        std::process::Command::new("unshare").args(["-Urm", "mount", "-t", "tmpfs", "none", "/mnt"]).output();
-    if !may.is_ok_and(|output| output.status.success()) {
-        eprintln!("left out: this machine gives no user namespace to mount a small disk in");
-        return;
-    }
     let receiver = Receiver::start(|_, _| Reply::status(200));
     let kong = Kong::start().await;
     let spec = |source: &str, connected: bool, paused: bool| {
@@ -58,7 +49,9 @@ async fn a_full_share_is_told_to_each_sender_in_its_way() {
     // 10 % of 64 MiB for a hook, 15 % for the namespace.
     let mut standalone =
         Standalone::prepare(&manifests(true), &["--hook-share", "10%", "--namespace-share", "15%"]);
-    standalone.wrapper = ["unshare", "-Urm", "sh", "-c", DISK].map(String::from).into();
+    if !standalone.on_a_disk_of("64m", "true") {
+        return;
+    }
     standalone.restart().await;
     let config = kong.wait_for_hooks(1).await[0]["config"].clone();
     let text = |name: &str| config[name].as_str().expect("what Kong was told").to_owned();
