@@ -15,6 +15,9 @@ pub mod auth0;
 mod error;
 pub mod kong;
 pub mod limit;
+mod pages;
+#[cfg(test)]
+mod testing;
 
 use std::future::Future;
 
@@ -134,7 +137,7 @@ pub trait ExternalClient: Send + Sync {
 
     /// The id of an object.
     fn id(item: &Value) -> Option<&str> {
-        item.get("id")?.as_str()
+        answer::id_of(item)
     }
 
     /// What of an object its maker decided, in one form for what is wanted and what is there: by this an object is
