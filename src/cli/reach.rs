@@ -11,7 +11,7 @@ use std::str::FromStr;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::PostParams;
-use kube::{Api, Client, Config};
+use kube::{Api, Client};
 use secrecy::SecretString;
 use url::Url;
 
@@ -97,8 +97,7 @@ impl Caller {
         let Some(service) = service else {
             return Worker::new(url, self.token_file.as_ref());
         };
-        let mut config =
-            Config::infer().await.or_fail(|| "no cluster: set KUBECONFIG, or run inside one".into())?;
+        let mut config = super::cluster::config().await?;
         // Somebody waits: a Service without a worker behind it is said at once.
         config.default_retry = false;
         let client = Client::try_from(config).or_fail(|| "the cluster's configuration".into())?;

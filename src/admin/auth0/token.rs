@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 use url::Url;
 
 use super::call::detail;
-use crate::admin::answer::unexpected;
+use crate::admin::answer::{log, unexpected};
 use crate::admin::error::Detail;
 use crate::admin::limit::AdminHttp;
 use crate::admin::{AdminError, Class};
@@ -193,6 +193,7 @@ impl Login {
             .body(Full::from(Bytes::from(form)))
             .map_err(|e| AdminError::Rejected(Detail { message: e.to_string(), ..Detail::default() }))?;
         let answer = http.send(request, TIMEOUT, MAX_ANSWER).await?;
+        log(self.base.as_str(), &Method::POST, &["oauth", "token"], &answer, &[secret.expose_secret()]);
         if !answer.status.is_success() {
             return Err(detail(&answer, &[secret.expose_secret()]));
         }

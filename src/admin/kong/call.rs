@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use super::KongAccess;
 use crate::admin::AdminError;
-use crate::admin::answer::{request_id, unexpected};
+use crate::admin::answer::{log, request_id, unexpected};
 use crate::admin::error::Detail;
 use crate::admin::limit::asked_to_wait;
 use crate::net::Answer;
@@ -59,8 +59,11 @@ struct ErrorBody {
 
 impl KongAccess {
     pub(super) async fn call(&self, method: Method, call: Call<'_>) -> Result<Answer, Refusal> {
-        let request = self.request(method, &call)?;
+        let request = self.request(&method, &call)?;
         let answer = self.http.send(request, TIMEOUT, MAX_ANSWER).await?;
+        let mut secrets = call.secrets;
+        secrets.extend(self.token.as_ref().map(|(_, token)| token.expose_secret()));
+        log(&self.endpoint(), &method, call.path, &answer, &secrets);
         if answer.status.is_success() {
             return Ok(answer);
         }
@@ -68,8 +71,6 @@ impl KongAccess {
         let message = text.message.unwrap_or_else(|| "no reason given".into());
         let detail =
             Detail { status: None, code: text.name, message, request_id: request_id(&answer.headers) };
-        let mut secrets = call.secrets;
-        secrets.extend(self.token.as_ref().map(|(_, token)| token.expose_secret()));
         let wait = asked_to_wait(answer.status, &answer.headers);
         Err(Refusal {
             error: AdminError::from_status(answer.status, detail.masked(&secrets), wait),
@@ -79,7 +80,7 @@ impl KongAccess {
         })
     }
 
-    fn request(&self, method: Method, call: &Call<'_>) -> Result<Request<Full<Bytes>>, AdminError> {
+    fn request(&self, method: &Method, call: &Call<'_>) -> Result<Request<Full<Bytes>>, AdminError> {
         let mut url = self.admin_url.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty();
