@@ -149,11 +149,6 @@ fn block_on(command: impl Future<Output = Outcome> + Send + 'static) -> Outcome 
     outcome
 }
 
-/// How the cluster is reached: by KUBECONFIG, `~/.kube/config`, or from inside.
-async fn cluster_config() -> Result<kube::Config, Failure> {
-    kube::Config::infer().await.or_fail(|| "no cluster: set KUBECONFIG, or run inside one".into())
-}
-
 /// Ready when the process is asked to stop: SIGINT or SIGTERM.
 fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
     use tokio::signal::unix::{SignalKind, signal};

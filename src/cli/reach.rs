@@ -16,7 +16,7 @@ use secrecy::SecretString;
 use url::Url;
 
 use super::http::Worker;
-use super::{Failure, OrFail, cluster_config};
+use super::{Failure, OrFail};
 
 /// The shortest time that the API server grants.
 const TOKEN_SECONDS: i64 = 600;
@@ -106,7 +106,7 @@ impl Caller {
         let Some(service) = service else {
             return Worker::new(url, self.token_file.as_ref());
         };
-        let mut config = cluster_config().await?;
+        let mut config = super::cluster::config().await?;
         // Somebody waits: a Service without a worker behind it is said at once.
         config.default_retry = false;
         let client = Client::try_from(config).or_fail(|| "the cluster's configuration".into())?;

@@ -6,7 +6,7 @@ use kube::api::{Api, DynamicObject, ListParams};
 use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Client, ResourceExt};
 
-use super::{Failure, OrFail, Outcome, cluster_config, say};
+use super::{Failure, OrFail, Outcome, say};
 use crate::api::{self, FINALIZER, GROUP};
 
 /// How many objects are named; the others are counted.
@@ -25,7 +25,7 @@ pub struct Args {
 }
 
 pub async fn run(args: Args) -> Outcome {
-    let config = cluster_config().await?;
+    let config = super::cluster::config().await?;
     let client = Client::try_from(config).or_fail(|| "the cluster's configuration".into())?;
     let mut held = Vec::new();
     for kind in kinds() {
