@@ -23,7 +23,7 @@ use tokio_util::task::TaskTracker;
 
 use super::handlers::Sender;
 use super::report::{Held, Reports};
-use super::route::Routes;
+use super::route::{Known, Routes};
 use super::store::{HookId, Next, Pending, Seq, Store, StoreError};
 use crate::core::time::Millis;
 use crate::metrics::Metrics;
@@ -289,14 +289,26 @@ impl Dispatcher {
         }
         if queue.breaker.is_open() != was_open {
             self.metrics.breaker(!was_open);
+            let known = self.routes.get(uid);
+            known
+                .iter()
+                .filter_map(|known| known.series.as_ref())
+                .for_each(|series| series.breaker(!was_open));
         }
+    }
+
+    /// The hook that has this name now.
+    fn named(&self, id: &HookId) -> Option<Arc<Known>> {
+        self.routes.get(&self.routes.uid_of(&id.namespace, &id.name)?)
     }
 
     /// Forgets a queue.
     fn drop_queue(&mut self, uid: &str) {
-        if self.queues.remove(uid).is_some_and(|queue| queue.breaker.is_open()) {
-            self.metrics.breaker(false);
-        }
+        let Some(queue) = self.queues.remove(uid).filter(|queue| queue.breaker.is_open()) else { return };
+        self.metrics.breaker(false);
+        // The series go by the name, which another hook may have taken up.
+        let named = queue.id.and_then(|id| self.named(&id));
+        named.iter().filter_map(|known| known.series.as_ref()).for_each(|series| series.breaker(false));
     }
 
     /// An attempt is over: the hook may make another.

@@ -15,7 +15,7 @@ impl Dispatcher {
         let Some(queue) = self.queues.get_mut(uid) else { return };
         let now = Millis::now();
         if let Some(id) = queue.id.clone() {
-            if let Some(new) = self.routes.uid_of(&id).and_then(|uid| self.routes.get(&uid)) {
+            if let Some(new) = self.named(&id) {
                 return self.take_up(id, new.id.clone());
             }
             self.orphans.insert((id.namespace.clone(), id.name.clone()), id);
