@@ -7,9 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::{Family, MetricConstructor};
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
@@ -30,21 +29,11 @@ pub struct Hooks {
     refused: Counter,
     attempts: Family<HookAttempt, Counter>,
     finished: Family<HookFinished, Counter>,
-    seconds: Family<HookLabel, Histogram, Buckets>,
+    seconds: Family<HookLabel, Histogram>,
     breaker: Family<HookLabel, Gauge>,
     waiting: Family<HookLabel, Gauge>,
     bytes: Family<HookLabel, Gauge>,
     oldest: Family<HookLabel, Ratio>,
-}
-
-/// Few, for each hook has them all.
-#[derive(Clone, Debug)]
-struct Buckets;
-
-impl MetricConstructor<Histogram> for Buckets {
-    fn new_metric(&self) -> Histogram {
-        Histogram::new(exponential_buckets(0.01, 8.0, 7))
-    }
 }
 
 /// One hook's series. What still holds it when the hook was forgotten counts where nobody looks.
@@ -69,7 +58,8 @@ impl Hooks {
             refused: Counter::default(),
             attempts: Family::default(),
             finished: Family::default(),
-            seconds: Family::new_with_constructor(Buckets),
+            // Few buckets, for each hook has them all.
+            seconds: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.01, 8.0, 7))),
             breaker: Family::default(),
             waiting: Family::default(),
             bytes: Family::default(),

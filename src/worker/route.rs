@@ -507,6 +507,16 @@ mod tests {
         assert!(using("d").is_empty() && routes.using(CaKind::Secret, &Key::new("m", "a")).is_empty());
     }
 
+    /// A worker may have a hundred thousand hooks: what few of them have is on the heap. With its counts, each of these fits
+    /// a size of which the allocator gives no more than was asked for: 1024, 640, 224 bytes.
+    #[test]
+    fn a_hook_is_small() {
+        let counts = 2 * size_of::<usize>();
+        assert!(size_of::<Guarded<EventHook>>() + counts <= 1024, "{}", size_of::<Guarded<EventHook>>());
+        assert!(size_of::<Hook>() + counts <= 640, "{}", size_of::<Hook>());
+        assert!(size_of::<Known>() + counts <= 224, "{}", size_of::<Known>());
+    }
+
     #[test]
     fn what_is_compiled_stays_while_the_spec_does() {
         let routes = Routes::default();
