@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::handlers::Sender;
-use super::report::{Held, Reports};
+use super::report::Reports;
 use super::route::{Known, Routes};
 use super::store::{HookId, Next, Pending, Seq, Store, StoreError};
 use crate::core::time::Millis;
@@ -31,6 +31,7 @@ pub use command::Handle;
 use command::{Came, Command, Settled};
 use hold::{Hold, Mark};
 use queue::{NoRoom, Queue, UnderWay};
+use start::decide_again;
 use wakes::Wakes;
 
 /// Commands that wait for the dispatcher; then ingest waits.
@@ -401,7 +402,7 @@ impl Dispatcher {
         }
         let held = hold::hold(known.as_ref(), queue);
         if let Some(id) = &queue.id {
-            note_held(&mut self.held, &self.reports, id, held.is_some());
+            hold::note(&mut self.held, &self.reports, id, held.is_some());
         }
         hold::tell(queue, known.as_deref(), held.as_ref(), &self.reports.fares);
         if hold::shut(held.as_ref(), queue, Millis::now()) {
@@ -458,38 +459,6 @@ impl Dispatcher {
     fn tidy(&mut self, uid: &Arc<str>) {
         if self.queues.get(uid).is_some_and(Queue::idle) {
             self.drop_queue(uid);
-        }
-    }
-}
-
-/// Tells the store where it takes the hook to be otherwise.
-fn note_held(known: &mut HashSet<Arc<str>>, reports: &Reports, hook: &HookId, held: bool) {
-    if known.contains(&hook.uid) == held {
-        return;
-    }
-    match held {
-        true => known.insert(hook.uid.clone()),
-        false => known.remove(&hook.uid),
-    };
-    reports.held.put(&hook.uid, Held { hook: hook.clone(), held, at: Millis::now() });
-}
-
-/// Makes due what the filters of these hooks, as they were, could not decide.
-async fn decide_again(store: Arc<dyn Store>, handle: Handle, hooks: Vec<Arc<str>>) {
-    for uid in hooks {
-        loop {
-            match store.decide_again(&uid, Millis::now()).await {
-                Ok(more) => {
-                    handle.wake(uid.clone()).await;
-                    if !more {
-                        break;
-                    }
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "what is undecided waits its time, though the spec changed");
-                    break;
-                }
-            }
         }
     }
 }
