@@ -198,7 +198,7 @@ fn hook(number: usize, sink: &str, generation: i64) -> Guarded<EventHook> {
     serde_json::from_value(json!({
         "apiVersion": "hookstream.dev/v1alpha1", "kind": "EventHook",
         "metadata": {"name": format!("h{number}"), "namespace": "default", "uid": format!("uid-{number}"),
-            "generation": generation, "resourceVersion": format!("{number}")},
+            "generation": generation, "resourceVersion": format!("{number}.{generation}")},
         "spec": {"source": format!("bench-{number}"), "delivery": {"concurrency": CONCURRENCY},
             "handler": {"webhook": {"url": format!("http://{sink}/"), "signature": signature}}},
         "status": {"conditions": [delivering]}
