@@ -3,11 +3,12 @@
 //! Nothing here trusts who answers: a proxy's page, half an answer or another program's is told apart from the vendor's
 //! word, for only that decides about an object.
 
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use serde_json::{Map, Value};
 
 use super::error::{AdminError, Detail};
 use super::limit::asked_to_wait;
+use crate::core::redact::redact;
 use crate::core::time::Millis;
 use crate::net::Answer;
 
@@ -17,6 +18,17 @@ const REQUEST_IDS: [&str; 5] =
 
 /// The message of a refusal that says nothing.
 pub const NO_REASON: &str = "no reason given";
+
+/// Tells the log of a call. By the vendor's id of the request its support finds it. `secrets`: what was sent in secret,
+/// which a vendor might repeat in its id.
+pub fn log(endpoint: &str, method: &Method, path: &[&str], answer: &Answer, secrets: &[&str]) {
+    if !tracing::enabled!(tracing::Level::DEBUG) {
+        return;
+    }
+    let request_id = request_id(&answer.headers).map(|id| redact(&id, secrets.iter().copied()));
+    let (path, status) = (path.join("/"), answer.status.as_u16());
+    tracing::debug!(endpoint, %method, path, status, vendor_request_id = request_id, "admin API called");
+}
 
 /// An answer that is none of such an API.
 pub fn unexpected(answer: &Answer, message: &str) -> AdminError {

@@ -146,6 +146,11 @@ impl AdminError {
         matches!(self, AdminError::Postponed(_) | AdminError::NotLeading(_))
     }
 
+    /// The id by which the vendor knows the request.
+    pub fn request_id(&self) -> Option<&str> {
+        self.detail()?.request_id.as_deref()
+    }
+
     /// The error as an object's status shows it.
     pub fn last_error(&self, now: Millis) -> LastError {
         let detail = self.detail().cloned().unwrap_or_default();

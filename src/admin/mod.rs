@@ -37,6 +37,20 @@ pub enum Access {
 }
 
 impl Access {
+    pub fn kong(&self) -> Option<&KongAccess> {
+        match self {
+            Access::Kong(access) => Some(access),
+            Access::Auth0(_) => None,
+        }
+    }
+
+    pub fn auth0(&self) -> Option<&Auth0Access> {
+        match self {
+            Access::Auth0(access) => Some(access),
+            Access::Kong(_) => None,
+        }
+    }
+
     /// The address, without anything secret.
     pub fn endpoint(&self) -> String {
         match self {

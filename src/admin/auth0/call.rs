@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::Auth0Access;
 use crate::admin::AdminError;
-use crate::admin::answer::{Said, is_id, refused};
+use crate::admin::answer::{Said, is_id, log, refused};
 use crate::admin::error::Detail;
 use crate::net::Answer;
 
@@ -59,11 +59,12 @@ impl Auth0Access {
     ) -> Result<Answer, AdminError> {
         let request = self.request(method, call, token)?;
         let answer = self.http.send(request, TIMEOUT, MAX_ANSWER).await?;
+        let mut secrets = call.secrets.clone();
+        secrets.push(token.expose_secret());
+        log(&self.endpoint(), method, call.path, &answer, &secrets);
         if answer.status.is_success() {
             return Ok(answer);
         }
-        let mut secrets = call.secrets.clone();
-        secrets.push(token.expose_secret());
         Err(refusal(&answer, &secrets))
     }
 

@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 use url::{Url, form_urlencoded};
 
 use super::call::refusal;
-use crate::admin::answer::{parse_object, unexpected};
+use crate::admin::answer::{log, parse_object, unexpected};
 use crate::admin::error::Detail;
 use crate::admin::limit::AdminHttp;
 use crate::admin::{AdminError, Class};
@@ -201,6 +201,7 @@ impl Login {
             .body(Full::from(Bytes::from(form)))
             .map_err(|e| AdminError::Rejected(Detail { message: e.to_string(), ..Detail::default() }))?;
         let answer = http.send(request, TIMEOUT, MAX_ANSWER).await?;
+        log(self.base.as_str(), &Method::POST, &["oauth", "token"], &answer, &[secret.expose_secret()]);
         if !answer.status.is_success() {
             // As it is, and as it was sent in the form.
             let sent: String = form_urlencoded::byte_serialize(secret.expose_secret().as_bytes()).collect();

@@ -9,7 +9,7 @@ use secrecy::ExposeSecret;
 
 use super::KongAccess;
 use crate::admin::AdminError;
-use crate::admin::answer::{Said, is_id, refused};
+use crate::admin::answer::{Said, is_id, log, refused};
 use crate::admin::error::Detail;
 use crate::net::Answer;
 
@@ -46,14 +46,15 @@ impl From<AdminError> for Refusal {
 
 impl KongAccess {
     pub(super) async fn call(&self, method: Method, call: Call<'_>) -> Result<Answer, Refusal> {
-        let request = self.request(method, &call)?;
+        let request = self.request(&method, &call)?;
         let answer = self.http.send(request, TIMEOUT, MAX_ANSWER).await?;
+        let mut secrets = call.secrets;
+        secrets.extend(self.token.as_ref().map(|(_, token)| token.expose_secret()));
+        log(&self.endpoint(), &method, call.path, &answer, &secrets);
         if answer.status.is_success() {
             return Ok(answer);
         }
         let said = Said::of(&answer);
-        let mut secrets = call.secrets;
-        secrets.extend(self.token.as_ref().map(|(_, token)| token.expose_secret()));
         Err(Refusal {
             // `fields` is not repeated to users: it mirrors what was sent.
             error: refused(&answer, said.text("name"), said.text("message"), &secrets),
@@ -63,7 +64,7 @@ impl KongAccess {
         })
     }
 
-    fn request(&self, method: Method, call: &Call<'_>) -> Result<Request<Full<Bytes>>, AdminError> {
+    fn request(&self, method: &Method, call: &Call<'_>) -> Result<Request<Full<Bytes>>, AdminError> {
         if let Some(step) = call.path.iter().find(|step| !is_id(step)) {
             return Err(rejected(format!("{step:?} cannot be the id of an event hook: correct it")));
         }
