@@ -161,7 +161,7 @@ mod tests {
                 learned,
             };
             let connection = json!({"apiVersion": "hookstream.dev/v1alpha1", "kind": "Connection",
-                "metadata": {"name": "c"}, "spec": {"kong": {"adminUrl": server.base}}});
+                "metadata": {"name": "c"}, "spec": {"kong": {"adminUrl": server.base.as_str()}}});
             let vendor = Vendor {
                 connection: Arc::new(serde_json::from_value(connection).unwrap()),
                 client: KongClient::new(access.clone()),
