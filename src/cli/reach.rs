@@ -31,14 +31,7 @@ pub struct Reach {
     url: Url,
     /// Reach the worker in the cluster instead, through the API server and your kubeconfig. Takes the right to get and
     /// create services/proxy. Default: the chart's.
-    #[arg(
-        long,
-        value_name = "NAMESPACE/NAME:PORT",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "hookstream-system/hookstream-api:api",
-        env = "HOOKSTREAM_API_SERVICE"
-    )]
+    #[arg(long, or_the_charts = "hookstream-system/hookstream-api:api", env = "HOOKSTREAM_API_SERVICE")]
     service: Option<Service>,
 }
 
@@ -57,6 +50,22 @@ pub struct Caller {
     /// The audience that the worker wants (its --token-audience).
     #[arg(long, default_value = "hookstream", env = "HOOKSTREAM_TOKEN_AUDIENCE")]
     pub token_audience: String,
+}
+
+/// For flags that name a Service.
+pub trait ServiceFlag {
+    /// Given without a value, it means this one.
+    fn or_the_charts(self, service: &'static str) -> Self;
+}
+
+impl ServiceFlag for clap::Arg {
+    fn or_the_charts(self, service: &'static str) -> Self {
+        // With an equals sign only: what follows the flag may be the next argument.
+        self.value_name("NAMESPACE/NAME:PORT")
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_missing_value(service)
+    }
 }
 
 /// A port of a Service.

@@ -138,7 +138,7 @@ async fn by_token_and_right() {
 
 /// Forwards connections to the API server, counted in `live`, until it is told to stop: then those that are open break,
 /// and new ones too.
-async fn gate_to_the_api_server(open: Arc<AtomicBool>, live: Arc<AtomicUsize>) -> u16 {
+pub async fn gate_to_the_api_server(open: Arc<AtomicBool>, live: Arc<AtomicUsize>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let server = control_plane().url.trim_start_matches("https://").to_owned();

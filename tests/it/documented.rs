@@ -1,6 +1,7 @@
 //! The documents are true: commands run or are marked as not, reasons are listed, links lead somewhere, metrics exist.
 
 mod commands;
+mod explained;
 mod gitops;
 mod metrics;
 mod quickstart;

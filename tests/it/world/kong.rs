@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::harness::{DEADLINE, Process, eventually};
+use crate::standalone::answer;
 
 pub struct Kong {
     pub url: String,
@@ -52,10 +53,7 @@ impl Kong {
         if let Some(body) = body {
             request = request.json(&body);
         }
-        let answer = request.send().await.expect("an answer of the emulator");
-        let status = answer.status().as_u16();
-        let text = answer.text().await.expect("a body");
-        (status, serde_json::from_str(&text).unwrap_or_default())
+        answer(request).await
     }
 
     async fn done(&self, method: reqwest::Method, path: &str, body: Option<Value>) -> Value {
