@@ -11,7 +11,7 @@
 pub mod child;
 mod pool;
 mod process;
-mod protocol;
+pub mod protocol;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
