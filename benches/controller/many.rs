@@ -28,7 +28,7 @@ pub async fn run(objects: usize) -> Result<(), String> {
     controller.terminate().await;
 
     // By the operator's own account: who is judged by RBAC waits for it.
-    let operator = client_of(&world.kubeconfig).await?;
+    let operator = client_of(world.accounts.role("controller")).await?;
     let floor = floor(&operator, &world, &template, objects, &status).await;
     let made = Instant::now();
     create(&world.client, &world.namespace.name, &template, objects).await;

@@ -183,7 +183,7 @@ async fn two_leases_in_one_namespace_are_two_leaders() {
     let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": metadata, "rules": rules});
     let binding = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": metadata,
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "second-lease"},
-        "subjects": [{"kind": "ServiceAccount", "name": "hookstream", "namespace": world.home.name}]});
+        "subjects": [{"kind": "ServiceAccount", "name": "hookstream-controller", "namespace": world.home.name}]});
     world.home.apply(&documents(&[role, binding])).await.unwrap();
 
     let first = controller(&world);
