@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::reflector::Store;
 use kube::runtime::reflector::store::{Writer, store};
 use kube::runtime::watcher::Event;
@@ -111,7 +112,8 @@ where
         }
     }
 
-    async fn put(&mut self, scope: usize, object: Guarded<K>) {
+    async fn put(&mut self, scope: usize, mut object: Guarded<K>) {
+        lighten(object.meta_mut());
         let key = Key::of(&object);
         let version = object.resource_version();
         let same = self.known.get(&key).is_some_and(|known| known.version == version && version.is_some());
@@ -177,6 +179,14 @@ where
     }
 }
 
+/// Takes out what nobody here reads and what is most of an object: who wrote which field, and kubectl's copy of the whole.
+fn lighten(meta: &mut ObjectMeta) {
+    meta.managed_fields = None;
+    if let Some(annotations) = &mut meta.annotations {
+        annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -236,6 +246,21 @@ mod tests {
         feed.apply(0, Event::Delete(object("a", "1"))).await;
         assert_eq!(drain(&mut changes), ["a"]);
         assert_eq!(store.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_nobody_reads_is_not_kept() {
+        let (mut feed, Fed { store, .. }) = Feed::<EventHook>::new(1, Arc::default(), Change::EventHook);
+        let mut heavy = object("a", "1");
+        let annotations = [("kubectl.kubernetes.io/last-applied-configuration", "{}"), ("mine", "1")];
+        heavy.annotations_mut().extend(annotations.map(|(k, v)| (k.to_owned(), v.to_owned())));
+        heavy.managed_fields_mut().push(Default::default());
+        feed.apply(0, Event::Init).await;
+        feed.apply(0, Event::InitApply(heavy)).await;
+        feed.apply(0, Event::InitDone).await;
+        let kept = store.state().remove(0);
+        assert!(kept.managed_fields().is_empty());
+        assert_eq!(kept.annotations().keys().collect::<Vec<_>>(), ["mine"]);
     }
 
     #[tokio::test]
