@@ -16,6 +16,8 @@ use super::{Change, Guarded, Key};
 /// Changes that wait for a subscriber; then the watch waits too.
 const QUEUE: usize = 1024;
 
+/// The whole manifest once more, which `kubectl apply` keeps with the object.
+
 /// Those who want to know what changed.
 #[derive(Default)]
 pub struct Subscribers {
@@ -48,8 +50,9 @@ where
     subscribers: Arc<Subscribers>,
     known: HashMap<Key, Known>,
     scopes: Vec<Scope>,
-    /// Objects that came before every scope was listed: the store takes them all at once, so that nobody reads half.
-    early: Option<HashMap<Key, Guarded<K>>>,
+    /// Objects that came before every scope was listed: the store takes them all at once, so that nobody reads half. Each
+    /// on its own: a table of a hundred thousand of them would be copied as it grows.
+    early: Option<HashMap<Key, Box<Guarded<K>>>>,
     listed: watch::Sender<bool>,
 }
 
@@ -120,7 +123,7 @@ where
         self.known.insert(key.clone(), Known { scope, version });
         match &mut self.early {
             Some(early) => {
-                early.insert(key, object);
+                early.insert(key, Box::new(object));
             }
             None => {
                 self.writer.apply_watcher_event(&Event::Apply(object));
@@ -161,10 +164,11 @@ where
         }
         if self.early.is_some() && self.scopes.iter().all(|s| s.listed) {
             let early = self.early.take().unwrap_or_default();
-            let keys: Vec<Key> = early.keys().cloned().collect();
+            let mut keys = Vec::with_capacity(early.len());
             self.writer.apply_watcher_event(&Event::Init);
-            for object in early.into_values() {
-                self.writer.apply_watcher_event(&Event::InitApply(object));
+            for (key, object) in early {
+                self.writer.apply_watcher_event(&Event::InitApply(*object));
+                keys.push(key);
             }
             self.writer.apply_watcher_event(&Event::InitDone);
             self.listed.send_replace(true);
