@@ -11,6 +11,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tower_service::Service;
 
+use super::resolve;
 use crate::core::egress::{Denied, Policy};
 
 /// A connector under an egress policy.
@@ -44,7 +45,7 @@ impl Egress {
         let host =
             uri.host().ok_or(ConnectError::NoHost)?.trim_start_matches('[').trim_end_matches(']').to_owned();
         let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
-        let addresses = tokio::net::lookup_host((host.as_str(), port))
+        let addresses = resolve::lookup_host((host.as_str(), port))
             .await
             .map_err(|source| ConnectError::Resolve { host: host.clone(), source })?;
         let mut failure = ConnectError::NoAddress { host: host.clone() };

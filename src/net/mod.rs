@@ -10,7 +10,10 @@
 
 mod client;
 mod connect;
+#[cfg(test)]
+mod http2;
 mod linger;
+mod resolve;
 pub mod serve;
 mod serve_tls;
 mod tls;

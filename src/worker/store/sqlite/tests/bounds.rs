@@ -114,7 +114,7 @@ async fn the_memory_of_gates_is_bounded() {
     for n in 0..5 {
         let rule = Snooze { period: Duration::from_secs(60), trailing: false };
         let asked = Asked { change: None, snooze: Some(Snoozing { key: [n; 16], rule }) };
-        let deliveries = vec![super::super::NewDelivery { asked, ..delivery("x", T0) }];
+        let deliveries = vec![NewDelivery { asked, ..delivery("x", T0) }];
         store
             .accept(vec![NewEvent { deliveries, ..new("b", &[], T0) }], T0 + Duration::from_secs(9999))
             .await

@@ -56,7 +56,8 @@ async fn store_group_commit() {
                     let id = format!("{p}-{n}");
                     let mut dedup = [0; 32];
                     dedup[..8].copy_from_slice(&fastrand::u64(..).to_le_bytes());
-                    let dedup = Some(super::super::Dedup { key: dedup, window: Duration::from_secs(86_400) });
+                    let dedup =
+                        Some(super::super::super::Dedup { key: dedup, window: Duration::from_secs(86_400) });
                     let deliveries = vec![delivery(&format!("h{}", p % 8), T0)];
                     let event = NewEvent { event: event_with(&id, &body), dedup, deliveries };
                     let asked = Instant::now();
