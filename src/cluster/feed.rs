@@ -16,8 +16,6 @@ use super::{Change, Guarded, Key};
 /// Changes that wait for a subscriber; then the watch waits too.
 const QUEUE: usize = 1024;
 
-/// The whole manifest once more, which `kubectl apply` keeps with the object.
-
 /// Those who want to know what changed.
 #[derive(Default)]
 pub struct Subscribers {

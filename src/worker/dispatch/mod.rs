@@ -400,6 +400,12 @@ impl Dispatcher {
             return;
         }
         let Some(Ok(hook)) = known.as_ref().map(|k| &k.hook) else { return };
+        let (expired, freed) = queue.expired(hook.delivery.retry.max_age, Millis::now());
+        self.waiting_bytes = self.waiting_bytes.saturating_sub(freed);
+        let more_may_be_old = !expired.is_empty();
+        if more_may_be_old {
+            self.tasks.spawn(attempt::expire(expired, self.outcomes.clone()));
+        }
         let concurrency = hook.delivery.concurrency;
         let mut wait_until = None;
         while queue.in_flight < concurrency && !queue.ready.is_empty() {
@@ -426,11 +432,14 @@ impl Dispatcher {
                 handle: self.handle.clone(),
             }));
         }
+        let limit = match wait_until {
+            Some(_) if !more_may_be_old => None,
+            _ => queue.wants_more(),
+        };
         if let Some(at) = wait_until {
             self.wakes.at(at, uid);
-            return;
         }
-        if let Some(limit) = queue.wants_more() {
+        if let Some(limit) = limit {
             let (store, handle, uid) = (self.store.clone(), self.handle.clone(), uid.clone());
             self.tasks.spawn(async move {
                 let now = Millis::now();
