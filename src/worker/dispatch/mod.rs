@@ -508,3 +508,6 @@ async fn decide_again(store: Arc<dyn Store>, handle: Handle, hooks: Vec<Arc<str>
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
