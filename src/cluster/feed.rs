@@ -16,9 +16,6 @@ use super::{Change, Guarded, Key};
 /// Changes that wait for a subscriber; then the watch waits too.
 const QUEUE: usize = 1024;
 
-/// The whole manifest once more, which `kubectl apply` keeps with the object.
-const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
-
 /// Those who want to know what changed.
 #[derive(Default)]
 pub struct Subscribers {
@@ -117,7 +114,7 @@ where
     }
 
     async fn put(&mut self, scope: usize, mut object: Guarded<K>) {
-        forget_what_nobody_reads(object.meta_mut());
+        lighten(object.meta_mut());
         let key = Key::of(&object);
         let version = object.resource_version();
         let same = self.known.get(&key).is_some_and(|known| known.version == version && version.is_some());
@@ -184,11 +181,11 @@ where
     }
 }
 
-/// What kubectl and the API server keep in metadata for themselves is often more than all the rest of an object.
-fn forget_what_nobody_reads(metadata: &mut ObjectMeta) {
-    metadata.managed_fields = None;
-    if let Some(annotations) = &mut metadata.annotations {
-        annotations.remove(LAST_APPLIED);
+/// Takes out what nobody here reads and what is most of an object: who wrote which field, and kubectl's copy of the whole.
+fn lighten(meta: &mut ObjectMeta) {
+    meta.managed_fields = None;
+    if let Some(annotations) = &mut meta.annotations {
+        annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
     }
 }
 
@@ -254,17 +251,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_others_keep_in_the_metadata_is_not_kept_here() {
+    async fn what_nobody_reads_is_not_kept() {
         let (mut feed, Fed { store, .. }) = Feed::<EventHook>::new(1, Arc::default(), Change::EventHook);
-        let mut object = object("a", "1");
-        let meta = object.meta_mut();
-        meta.managed_fields = Some(vec![Default::default()]);
-        meta.annotations = Some([(LAST_APPLIED.into(), "{}".into()), ("mine".into(), "1".into())].into());
+        let mut heavy = object("a", "1");
+        let annotations = [("kubectl.kubernetes.io/last-applied-configuration", "{}"), ("mine", "1")];
+        heavy.annotations_mut().extend(annotations.map(|(k, v)| (k.to_owned(), v.to_owned())));
+        heavy.managed_fields_mut().push(Default::default());
         feed.apply(0, Event::Init).await;
-        feed.apply(0, Event::InitApply(object)).await;
+        feed.apply(0, Event::InitApply(heavy)).await;
         feed.apply(0, Event::InitDone).await;
-        let kept = &store.state()[0];
-        assert!(kept.meta().managed_fields.is_none());
+        let kept = store.state().remove(0);
+        assert!(kept.managed_fields().is_empty());
         assert_eq!(kept.annotations().keys().collect::<Vec<_>>(), ["mine"]);
     }
 

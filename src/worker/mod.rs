@@ -160,6 +160,7 @@ impl Worker {
             namespaces: namespaces.clone(),
             sender,
             max_event_bytes: self.limits.max_event_bytes,
+            room: self.limits.room(),
         });
         let replays = {
             let (store, handle) = (self.store.clone(), handle.clone());
@@ -172,6 +173,7 @@ impl Worker {
             committer: ingest::Committer::start(self.store.clone(), handle, self.metrics.clone()),
             routes,
             metrics: self.metrics.clone(),
+            room: self.limits.room(),
             limits: self.limits,
             unknown: ingest::Unknown::default(),
             unknown_streams: ingest::Unknown::default(),

@@ -8,12 +8,13 @@ mod attempt;
 mod command;
 mod hold;
 mod orphans;
+mod places;
 mod queue;
 mod settler;
 mod start;
 mod wakes;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +31,7 @@ use crate::metrics::Metrics;
 pub use command::Handle;
 use command::{Came, Command, Settled};
 use hold::{Hold, Mark};
+use places::Places;
 use queue::{NoRoom, Queue, UnderWay};
 use start::decide_again;
 use wakes::Wakes;
@@ -69,13 +71,13 @@ pub struct Dispatcher {
     metrics: Arc<Metrics>,
     queues: HashMap<Arc<str>, Queue>,
     wakes: Wakes,
-    /// Hooks that could send and had to wait for a place under `MAX_IN_FLIGHT`, in the order in which they came.
-    crowded: VecDeque<Arc<str>>,
+    places: Places,
+    /// Hooks whose attempts ended in this batch of commands: each is looked at once after it.
+    ended: Vec<Arc<str>>,
     /// Hooks that are gone and for which something waits, by namespace and name.
     orphans: HashMap<(Arc<str>, Arc<str>), HookId>,
     /// The hooks that the store takes to be held, those of the last process among them.
     held: HashSet<Arc<str>>,
-    in_flight: usize,
     waiting_bytes: usize,
     grace: Duration,
     reports: Arc<Reports>,
@@ -100,10 +102,10 @@ impl Dispatcher {
             metrics: parts.metrics,
             queues: HashMap::new(),
             wakes: Wakes::default(),
-            crowded: VecDeque::new(),
+            places: Places::new(MAX_IN_FLIGHT),
+            ended: Vec::new(),
             orphans: HashMap::new(),
             held: HashSet::new(),
-            in_flight: 0,
             grace: parts.grace,
             reports: parts.reports,
             waiting_bytes: 0,
@@ -136,6 +138,7 @@ impl Dispatcher {
                         break;
                     }
                     batch.drain(..).for_each(|command| self.take(command));
+                    self.go_on();
                 }
                 () = timer => self.wake(Millis::now()),
             }
@@ -155,7 +158,7 @@ impl Dispatcher {
         };
         if tokio::time::timeout(STOP_WITHIN, ended).await.is_err() {
             tracing::warn!(
-                attempts = self.in_flight,
+                attempts = self.places.taken(),
                 "attempts under way were cut off: they are repeated at the next start"
             );
         }
@@ -164,7 +167,11 @@ impl Dispatcher {
 
     fn take(&mut self, command: Command) {
         match command {
-            Command::Accepted(all) => all.into_iter().for_each(|pending| self.accepted(pending)),
+            Command::Accepted(all) => {
+                let mut hooks: Vec<_> = all.into_iter().map(|pending| self.accepted(pending)).collect();
+                hooks.dedup();
+                hooks.iter().for_each(|uid| self.pump(uid));
+            }
             Command::HookChanged(uid) => self.hook_changed(&uid),
             Command::Buried(hook) => self.forget(&hook),
             Command::NamespaceEnded(name) => self.namespace_ended(&name),
@@ -188,7 +195,7 @@ impl Dispatcher {
             Command::Loaded { uid, limit, found } => self.loaded(&uid, limit, found),
             Command::Sent { uid, came } => {
                 self.judge(&uid, came);
-                self.ended(&uid);
+                self.ended(uid);
             }
             Command::Undecided { uid, generation, why } => {
                 if let Some(queue) = self.queues.get_mut(&uid) {
@@ -197,7 +204,7 @@ impl Dispatcher {
             }
             Command::NotNow { uid, seq, missing } => {
                 self.not_now(&uid, seq, missing);
-                self.ended(&uid);
+                self.ended(uid);
             }
             Command::Settled(all) => all.into_iter().for_each(|one| self.settled(&one)),
         }
@@ -312,21 +319,28 @@ impl Dispatcher {
         named.iter().filter_map(|known| known.series.as_ref()).for_each(|series| series.breaker(false));
     }
 
-    /// An attempt is over: the hook may make another.
-    fn ended(&mut self, uid: &Arc<str>) {
-        self.in_flight = self.in_flight.saturating_sub(1);
-        if let Some(queue) = self.queues.get_mut(uid) {
+    /// An attempt is over. Its place goes to the hook that has waited for one the longest, and not to its own hook, which
+    /// may have a backlog that would never let another in.
+    fn ended(&mut self, uid: Arc<str>) {
+        self.places.give_back();
+        if let Some(queue) = self.queues.get_mut(&uid) {
             queue.in_flight = queue.in_flight.saturating_sub(1);
         }
-        self.pump(uid);
-        // A place is free: it goes to the hook that has waited for one the longest.
-        while self.in_flight < MAX_IN_FLIGHT {
-            let Some(waiting) = self.crowded.pop_front() else { break };
+        while let Some(waiting) = self.places.next() {
             if let Some(queue) = self.queues.get_mut(&waiting) {
                 queue.crowded = false;
             }
             self.pump(&waiting);
         }
+        self.ended.push(uid);
+    }
+
+    /// Lets the hooks whose attempts ended make others.
+    fn go_on(&mut self) {
+        let mut hooks = std::mem::take(&mut self.ended);
+        hooks.dedup();
+        hooks.drain(..).for_each(|uid| self.pump(&uid));
+        self.ended = hooks;
     }
 
     /// Holds a hook that lacks something. Nothing is written for its deliveries: a backlog of any size waits as it is, and
@@ -343,7 +357,8 @@ impl Dispatcher {
         self.wakes.at(at, uid);
     }
 
-    fn accepted(&mut self, pending: Pending) {
+    /// Takes in what was just accepted; its hook, which may now have something to send.
+    fn accepted(&mut self, pending: Pending) -> Arc<str> {
         let uid = pending.hook.uid.clone();
         let size = queue::bytes(&pending);
         let fits = self.waiting_bytes + size <= MAX_WAITING_BYTES;
@@ -353,7 +368,7 @@ impl Dispatcher {
             Some(Ok(bytes)) => self.waiting_bytes += bytes,
             Some(Err(NoRoom)) | None => queue.missed(),
         }
-        self.pump(&uid);
+        uid
     }
 
     /// What was due on disk is due now.
@@ -413,22 +428,31 @@ impl Dispatcher {
             return;
         }
         let Some(Ok(hook)) = known.as_ref().map(|k| &k.hook) else { return };
+        let (expired, freed) = queue.expired(hook.delivery.retry.max_age, Millis::now());
+        self.waiting_bytes = self.waiting_bytes.saturating_sub(freed);
+        let more_may_be_old = !expired.is_empty();
+        if more_may_be_old {
+            self.tasks.spawn(attempt::expire(expired, self.outcomes.clone()));
+        }
         let concurrency = hook.delivery.concurrency;
         let mut wait_until = None;
         while queue.in_flight < concurrency && !queue.ready.is_empty() {
-            if self.in_flight >= MAX_IN_FLIGHT {
+            if !self.places.take() {
                 if !std::mem::replace(&mut queue.crowded, true) {
-                    self.crowded.push_back(uid.clone());
+                    self.places.wait(uid.clone());
                 }
                 break;
             }
             if let Err(until) = queue.leave(hook.delivery.rate, Millis::now()) {
+                self.places.give_back();
                 until.into_iter().for_each(|at| wait_until = Some(at));
                 break;
             }
-            let Some(pending) = queue.ready.pop_front() else { break };
+            let Some(pending) = queue.ready.pop_front() else {
+                self.places.give_back();
+                break;
+            };
             queue.in_flight += 1;
-            self.in_flight += 1;
             self.waiting_bytes = self.waiting_bytes.saturating_sub(queue::bytes(&pending));
             self.tasks.spawn(attempt::attempt(attempt::Task {
                 pending,
@@ -439,11 +463,14 @@ impl Dispatcher {
                 handle: self.handle.clone(),
             }));
         }
+        let limit = match wait_until {
+            Some(_) if !more_may_be_old => None,
+            _ => queue.wants_more(),
+        };
         if let Some(at) = wait_until {
             self.wakes.at(at, uid);
-            return;
         }
-        if let Some(limit) = queue.wants_more() {
+        if let Some(limit) = limit {
             let (store, handle, uid) = (self.store.clone(), self.handle.clone(), uid.clone());
             self.tasks.spawn(async move {
                 let now = Millis::now();
@@ -462,3 +489,6 @@ impl Dispatcher {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
