@@ -12,6 +12,7 @@ mod places;
 mod queue;
 mod settler;
 mod start;
+mod undecided;
 mod wakes;
 
 use std::collections::{HashMap, HashSet};
@@ -33,6 +34,7 @@ use command::{Came, Command, Settled};
 use hold::{Hold, Mark};
 use places::Places;
 use queue::{NoRoom, Queue, UnderWay};
+use undecided::decide_again;
 use wakes::Wakes;
 
 /// Commands that wait for the dispatcher; then ingest waits.
@@ -424,21 +426,18 @@ impl Dispatcher {
         let concurrency = hook.delivery.concurrency;
         let mut wait_until = None;
         while queue.in_flight < concurrency && !queue.ready.is_empty() {
-            if !self.places.take() {
+            if self.places.are_taken() {
                 if !std::mem::replace(&mut queue.crowded, true) {
                     self.places.wait(uid.clone());
                 }
                 break;
             }
             if let Err(until) = queue.leave(hook.delivery.rate, Millis::now()) {
-                self.places.give_back();
                 until.into_iter().for_each(|at| wait_until = Some(at));
                 break;
             }
-            let Some(pending) = queue.ready.pop_front() else {
-                self.places.give_back();
-                break;
-            };
+            let Some(pending) = queue.ready.pop_front() else { break };
+            self.places.take();
             queue.in_flight += 1;
             self.waiting_bytes = self.waiting_bytes.saturating_sub(queue::bytes(&pending));
             self.tasks.spawn(attempt::attempt(attempt::Task {
@@ -487,26 +486,6 @@ fn note_held(known: &mut HashSet<Arc<str>>, reports: &Reports, hook: &HookId, he
         false => known.remove(&hook.uid),
     };
     reports.held.put(&hook.uid, Held { hook: hook.clone(), held, at: Millis::now() });
-}
-
-/// Makes due what the filters of these hooks, as they were, could not decide.
-async fn decide_again(store: Arc<dyn Store>, handle: Handle, hooks: Vec<Arc<str>>) {
-    for uid in hooks {
-        loop {
-            match store.decide_again(&uid, Millis::now()).await {
-                Ok(more) => {
-                    handle.wake(uid.clone()).await;
-                    if !more {
-                        break;
-                    }
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "what is undecided waits its time, though the spec changed");
-                    break;
-                }
-            }
-        }
-    }
 }
 
 #[cfg(test)]
