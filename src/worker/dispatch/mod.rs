@@ -24,8 +24,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::handlers::Sender;
-use super::report::{Held, Reports};
-use super::route::Routes;
+use super::report::Reports;
+use super::route::{Known, Routes};
 use super::store::{HookId, Next, Pending, Seq, Store, StoreError};
 use crate::core::time::Millis;
 use crate::metrics::Metrics;
@@ -298,14 +298,26 @@ impl Dispatcher {
         }
         if queue.breaker.is_open() != was_open {
             self.metrics.breaker(!was_open);
+            let known = self.routes.get(uid);
+            known
+                .iter()
+                .filter_map(|known| known.series.as_ref())
+                .for_each(|series| series.breaker(!was_open));
         }
+    }
+
+    /// The hook that has this name now.
+    fn named(&self, id: &HookId) -> Option<Arc<Known>> {
+        self.routes.get(&self.routes.uid_of(&id.namespace, &id.name)?)
     }
 
     /// Forgets a queue.
     fn drop_queue(&mut self, uid: &str) {
-        if self.queues.remove(uid).is_some_and(|queue| queue.breaker.is_open()) {
-            self.metrics.breaker(false);
-        }
+        let Some(queue) = self.queues.remove(uid).filter(|queue| queue.breaker.is_open()) else { return };
+        self.metrics.breaker(false);
+        // The series go by the name, which another hook may have taken up.
+        let named = queue.id.and_then(|id| self.named(&id));
+        named.iter().filter_map(|known| known.series.as_ref()).for_each(|series| series.breaker(false));
     }
 
     /// An attempt is over. Its place goes to the hook that has waited for one the longest, and not to its own hook, which
@@ -406,7 +418,7 @@ impl Dispatcher {
         }
         let held = hold::hold(known.as_ref(), queue);
         if let Some(id) = &queue.id {
-            note_held(&mut self.held, &self.reports, id, held.is_some());
+            hold::note(&mut self.held, &self.reports, id, held.is_some());
         }
         hold::tell(queue, known.as_deref(), held.as_ref(), &self.reports.fares);
         if hold::shut(held.as_ref(), queue, Millis::now()) {
@@ -474,18 +486,6 @@ impl Dispatcher {
             self.drop_queue(uid);
         }
     }
-}
-
-/// Tells the store where it takes the hook to be otherwise.
-fn note_held(known: &mut HashSet<Arc<str>>, reports: &Reports, hook: &HookId, held: bool) {
-    if known.contains(&hook.uid) == held {
-        return;
-    }
-    match held {
-        true => known.insert(hook.uid.clone()),
-        false => known.remove(&hook.uid),
-    };
-    reports.held.put(&hook.uid, Held { hook: hook.clone(), held, at: Millis::now() });
 }
 
 #[cfg(test)]
