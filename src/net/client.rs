@@ -22,9 +22,9 @@ const IDLE_PER_HOST: usize = 256;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A connection of HTTP/2 is shared by all requests to a host. One that went silent would fail them until the kernel gives
-/// up, which takes a quarter of an hour; with a request under way it is asked so often, and has this long to answer.
-const PING_EVERY: Duration = Duration::from_secs(5);
-const PING_WITHIN: Duration = Duration::from_secs(5);
+/// up, which takes a quarter of an hour: it is asked so often, and has this long to answer.
+const PING_EVERY: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
+const PING_WITHIN: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 5 });
 
 /// Clients with TLS options of their own that are kept; then those that nobody used for the longest go.
 const MAX_CLIENTS: usize = 256;
@@ -149,6 +149,8 @@ fn build(tls: &TlsOptions, egress: &Egress) -> Result<Inner, TlsError> {
         .timer(TokioTimer::new())
         .http2_keep_alive_interval(PING_EVERY)
         .http2_keep_alive_timeout(PING_WITHIN)
+        // Requests that end before it is asked would else keep it from being asked.
+        .http2_keep_alive_while_idle(true)
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(IDLE_TIMEOUT)
         .pool_max_idle_per_host(IDLE_PER_HOST)

@@ -71,6 +71,16 @@ pub async fn attempt(task: Task) {
     handle.commands.send(Command::Sent { uid, came }).await.ok();
 }
 
+/// Ends what grew too old, without an attempt.
+pub async fn expire(expired: Vec<Pending>, outcomes: mpsc::Sender<Outcome>) {
+    for pending in expired {
+        let settlement = unsent(&pending, Next::Dead { reason: "MaxAge" });
+        let outcome = Outcome { uid: pending.hook.uid, settlement, accepted: pending.accepted };
+        // Closed: the process stops, and it is found again at the next start.
+        outcomes.send(outcome).await.ok();
+    }
+}
+
 /// Asks the filter again: the hook may be another than when the event was accepted.
 async fn still_wanted(known: &Arc<Known>, hook: &Hook, pending: &Pending) -> Decision {
     if hook.filter.is_none() {

@@ -21,7 +21,7 @@ use crate::core::event::{
 use crate::core::time::Millis;
 use crate::core::trace;
 use crate::worker::problem::Problem;
-use crate::worker::request::{BodyError, InPath, content_length, read, token};
+use crate::worker::request::{InPath, content_length, read, token};
 use crate::worker::store::{Accepted, Dedup, NewEvent, StoreError};
 
 /// What is answered.
@@ -97,10 +97,8 @@ async fn accept(
     } else {
         (limits.max_event_bytes, Problem::too_big)
     };
-    let body = read(body, content_length(headers), max).await.map_err(|error| match error {
-        BodyError::TooBig => too_big(max),
-        BodyError::Broken => Problem::broken(),
-    })?;
+    let body = read(body, content_length(headers), max, &ingest.room).await;
+    let body = body.map_err(|error| Problem::unread(&error, || too_big(max)))?;
     let fields = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
     let now = Millis::now();
     match parse_request(content_type, fields, &body, limits.max_event_bytes)? {

@@ -23,6 +23,7 @@ use sha2::{Digest, Sha256};
 
 use super::namespaces::Namespaces;
 use super::problem::Problem;
+use super::request::Room;
 use super::route::{Known, Routes, deliveries, may_take_long};
 use super::store::{NewDelivery, StoreError};
 use crate::cluster::{Cluster, Key, View};
@@ -63,6 +64,17 @@ pub struct Ingest {
     pub unknown_streams: Unknown,
     pub disk: Arc<Disk>,
     pub namespaces: Arc<Namespaces>,
+    pub room: Room,
+}
+
+/// So many of the largest requests may be read at once.
+const LARGEST_AT_ONCE: usize = 4;
+
+impl Limits {
+    /// Memory for bodies that are being read.
+    pub fn room(&self) -> Room {
+        Room::new(self.max_request_bytes.max(self.max_event_bytes).saturating_mul(LARGEST_AT_ONCE))
+    }
 }
 
 /// The routes of the ingest port.

@@ -76,10 +76,11 @@ async fn accept(ingest: &Ingest, key: &Key, headers: &HeaderMap, body: Body) -> 
         return Relayed::ComeAgain("DiskLimit");
     }
     let max = ingest.limits.max_event_bytes;
-    let body = match read(body, content_length(headers), max).await {
+    let body = match read(body, content_length(headers), max, &ingest.room).await {
         Ok(body) => body,
         Err(BodyError::TooBig) => return Relayed::Refused(Problem::too_big(max)),
-        Err(BodyError::Broken) => return Relayed::Refused(Problem::broken()),
+        // Of what did not come in time nothing is known, and an answer would be the end of it.
+        Err(error) => return Relayed::ComeAgain((&error).into()),
     };
     let Ok(ring) = ingest.cluster.key_ring(false).await else { return Relayed::ComeAgain("KeyRing") };
     let now = Millis::now();

@@ -66,9 +66,10 @@ async fn accept(ingest: &Ingest, key: &Key, headers: &HeaderMap, body: Body) -> 
         return Err(Problem::disk_limit());
     }
     let max = ingest.limits.max_event_bytes;
-    let body = read(body, content_length(headers), max).await.map_err(|error| match error {
-        BodyError::TooBig => Problem::too_big(max),
-        BodyError::Broken => Problem::broken(),
+    let body = read(body, content_length(headers), max, &ingest.room).await;
+    let body = body.map_err(|error| match error {
+        BodyError::Broken => later("BrokenBody", "the body broke off or took too long"),
+        error => Problem::unread(&error, || Problem::too_big(max)),
     })?;
     let draft = parse_streamed(&body)?;
     let dedup = draft.id.as_ref().map(|id| Dedup {
