@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use kube::{Resource, ResourceExt};
 use parking_lot::RwLock;
-use uuid::Uuid;
 
 use super::report::told;
 use super::store::{HookId, NewDelivery};
@@ -16,6 +15,7 @@ use crate::core::event::{Event, Origin};
 use crate::core::filter::Facts;
 use crate::core::gate::Asked;
 use crate::core::hook::{Hook, InvalidSpec, validate};
+use crate::core::id;
 use crate::core::time::Millis;
 
 /// A hook as the worker knows it.
@@ -101,7 +101,7 @@ pub fn deliveries(hooks: &[Arc<Known>], event: &Event, now: Millis) -> Vec<NewDe
             Decision::Undecided(_) => Asked::default(),
             Decision::Skip => return None,
         };
-        Some(NewDelivery { hook: known.id.clone(), id: Uuid::now_v7(), due: now, asked, dead: None })
+        Some(NewDelivery { hook: known.id.clone(), id: id::fresh(now), due: now, asked, dead: None })
     };
     hooks.iter().filter_map(delivery).collect()
 }

@@ -12,8 +12,8 @@ use crate::worker::store::{HookId, Pending, Seq};
 /// Deliveries of one hook that are read from disk at a time.
 const WINDOW: usize = 64;
 /// Deliveries of one hook that may wait in memory from the moment they were accepted: reading them again would cost more
-/// than keeping them. All hooks together are bounded in bytes.
-const ROOM: usize = 1024;
+/// than keeping them, so there is room for a burst. All hooks together are bounded in bytes.
+const ROOM: usize = 4096;
 
 /// What waits while the breaker is open is looked through this often.
 const LOOK_FOR_OLD: Duration = Duration::from_secs(1);
