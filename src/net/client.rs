@@ -66,6 +66,9 @@ pub enum SendError {
     Resolve(String),
     #[error("{0}")]
     Connect(String),
+    /// The proxy made no way there.
+    #[error("{0}")]
+    Proxy(String),
     #[error("no answer within {0:?}")]
     Timeout(Duration),
     #[error("{0}")]
@@ -165,6 +168,7 @@ fn classify(error: &hyper_util::client::legacy::Error) -> SendError {
                 ConnectError::Denied { .. } => SendError::EgressDenied(text),
                 ConnectError::Resolve { .. } | ConnectError::NoAddress { .. } => SendError::Resolve(text),
                 ConnectError::NoHost | ConnectError::Connect { .. } => SendError::Connect(text),
+                ConnectError::Proxy { .. } => SendError::Proxy(text),
             };
         }
         if let Some(tls) = tls_error(one) {

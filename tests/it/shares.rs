@@ -11,29 +11,12 @@ use crate::standalone::{
     DEAD, DELIVERED, FINISHED, INGESTED, Kong, Standalone, answer, hook, manifest, merge, quick, secret,
 };
 
-/// Mounts a small file system as the data folder. The namespace ends with the process.
-const DISK: &str = r#"mkdir -p "$0" && mount -t tmpfs -o size=64m none "$0" && exec "$@""#;
-
 fn filler(id: &str) -> Value {
     json!({"source": "crud", "event": "consumers", "id": id, "data": "x".repeat(200_000)})
 }
 
-/// False, and said, where this machine gives no user namespace.
-fn small_disks_are_possible() -> bool {
-    let may =
-        std::process::Command::new("unshare").args(["-Urm", "mount", "-t", "tmpfs", "none", "/mnt"]).output();
-    let may = may.is_ok_and(|output| output.status.success());
-    if !may {
-        eprintln!("left out: this machine gives no user namespace to mount a small disk in");
-    }
-    may
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_share_is_told_to_each_sender_in_its_way() {
-    if !small_disks_are_possible() {
-        return;
-    }
     let receiver = Receiver::start(|_, _| Reply::status(200));
     let kong = Kong::start().await;
     let spec = |source: &str, connected: bool, paused: bool| {
@@ -66,7 +49,9 @@ async fn a_full_share_is_told_to_each_sender_in_its_way() {
     // 10 % of 64 MiB for a hook, 15 % for the namespace.
     let mut standalone =
         Standalone::prepare(&manifests(true), &["--hook-share", "10%", "--namespace-share", "15%"]);
-    standalone.wrapper = ["unshare", "-Urm", "sh", "-c", DISK].map(String::from).into();
+    if !standalone.on_a_disk_of("64m", "true") {
+        return;
+    }
     standalone.restart().await;
     let config = kong.wait_for_hooks(1).await[0]["config"].clone();
     let text = |name: &str| config[name].as_str().expect("what Kong was told").to_owned();
@@ -133,9 +118,6 @@ async fn a_full_share_is_told_to_each_sender_in_its_way() {
 /// What one hook has no room for is a dead letter that can be replayed; Kong, which comes again, is not answered.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_hook_is_told_to_each_sender_in_its_way() {
-    if !small_disks_are_possible() {
-        return;
-    }
     let receiver = Receiver::start(|_, _| Reply::status(200));
     let kong = Kong::start().await;
     let manifests = |paused: bool| {
@@ -161,7 +143,9 @@ async fn a_full_hook_is_told_to_each_sender_in_its_way() {
     };
     let args = ["--hook-share", "5%", "--namespace-share", "90%", "--relay-dedup-window", "1h"];
     let mut standalone = Standalone::prepare(&manifests(true), &args);
-    standalone.wrapper = ["unshare", "-Urm", "sh", "-c", DISK].map(String::from).into();
+    if !standalone.on_a_disk_of("64m", "true") {
+        return;
+    }
     standalone.restart().await;
     let config = kong.wait_for_hooks(1).await[0]["config"].clone();
     let text = |name: &str| config[name].as_str().expect("what Kong was told").to_owned();

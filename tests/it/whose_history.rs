@@ -5,12 +5,13 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    DEADLINE, Namespace, Process, Receiver, Reply, control_plane, eventually, free_port, watchdog,
+    Accounts, DEADLINE, Namespace, Process, Receiver, Reply, control_plane, eventually, free_port, watchdog,
 };
 use crate::standalone::{answer, client, event, hook, merge, quick};
 
 struct Cluster {
     home: Namespace,
+    accounts: Accounts,
     /// Of a caller who may do everything.
     token: String,
     ingest: String,
@@ -28,7 +29,8 @@ async fn cluster(hint: &str) -> Cluster {
     home.apply(&format!("{account}\n---\n{binding}\n")).await.expect("a caller");
     let token = home.token("caller", &["hookstream"]).await;
     let [ingest, api] = std::array::from_fn(|_| format!("127.0.0.1:{}", free_port()));
-    Cluster { home, token, ingest, api, client: client() }
+    let accounts = Accounts::of(&home).await;
+    Cluster { home, accounts, token, ingest, api, client: client() }
 }
 
 impl Cluster {
@@ -45,8 +47,7 @@ impl Cluster {
         ]);
         args.extend(["--egress-allow", "127.0.0.0/8"]);
         args.extend(more);
-        let kubeconfig = control_plane().admin_kubeconfig().to_str().unwrap();
-        Process::spawn(args, &[("KUBECONFIG", kubeconfig)])
+        Process::spawn(args, &[("KUBECONFIG", self.accounts.worker.to_str().unwrap())])
     }
 
     async fn publish(&self, namespace: &str, id: &str) -> (u16, Value) {
@@ -106,10 +107,14 @@ async fn a_namespace_made_anew_does_not_see_the_old_one() {
         shop.apply(&held(&receiver.url(), false)).await
     })
     .await;
-    eventually(DEADLINE, "the worker to know the new hook", async || {
-        let (status, said) = cluster.publish(name, "order-2").await;
+    // Another id each time: one that was accepted for nobody is a repeat the next time, and is for nobody again.
+    let mut tries = 0;
+    let second = eventually(DEADLINE, "the worker to know the new hook", async || {
+        tries += 1;
+        let id = format!("order-2-{tries}");
+        let (status, said) = cluster.publish(name, &id).await;
         if (status, &said["deliveries"]) == (202, &json!(1)) {
-            Ok(())
+            Ok(id)
         } else {
             Err(format!("{status} {said}"))
         }
@@ -117,7 +122,7 @@ async fn a_namespace_made_anew_does_not_see_the_old_one() {
     .await;
     let (_, listed) = cluster.get(&format!("{name}/deliveries")).await;
     assert_eq!(listed["items"].as_array().map(Vec::len), Some(1), "{listed}");
-    assert_eq!(listed["items"][0]["event"], "order-2", "{listed}");
+    assert_eq!(listed["items"][0]["event"], second.as_str(), "{listed}");
     for path in [format!("{name}/deliveries/{id}"), format!("{name}/events/order-1/explain")] {
         assert_eq!(cluster.get(&path).await.0, 404, "{path}");
     }
