@@ -21,6 +21,7 @@ pub mod lease;
 pub mod lua;
 pub mod plan;
 pub mod redact;
+pub mod references;
 pub mod relay;
 pub mod retry;
 pub mod schema;

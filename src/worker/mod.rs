@@ -13,6 +13,7 @@ mod dispatch;
 pub mod handlers;
 mod ingest;
 mod namespaces;
+mod outbox;
 mod problem;
 mod report;
 mod request;
@@ -122,14 +123,14 @@ impl Worker {
         }
 
         let sender = Arc::new(handlers::Sender::new(self.http, self.cluster.clone(), self.sandbox));
-        let (reports_in, reports) = mpsc::unbounded_channel();
+        let reports = Arc::new(report::Reports::default());
         let (dispatcher, handle) = dispatch::Dispatcher::new(dispatch::Parts {
             store: self.store.clone(),
             routes: routes.clone(),
             sender: sender.clone(),
             metrics: self.metrics.clone(),
             grace: self.grace,
-            reports: reports_in,
+            reports: reports.clone(),
         });
         let reporting = report::run(reports, self.store.clone(), self.cluster.clone(), self.view.clone());
         let namespaces = Arc::new(Namespaces::new(self.cluster.clone(), self.store.clone(), handle.clone()));

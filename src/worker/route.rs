@@ -22,8 +22,9 @@ use crate::core::time::Millis;
 #[derive(Debug)]
 pub struct Known {
     pub id: HookId,
-    /// An error: events that match wait until the spec is valid again.
-    pub hook: Result<Hook, InvalidSpec>,
+    /// An error: events that match wait until the spec is valid again. Shared with what was known before, while the spec
+    /// stays as it is: most changes of an object are of its status.
+    pub hook: Result<Arc<Hook>, InvalidSpec>,
     pub generation: Option<i64>,
     /// The token of the command `resume`.
     pub resume: Option<String>,
@@ -31,8 +32,10 @@ pub struct Known {
     pub gone: bool,
     /// Its condition says that its deliveries are held (not that the receiver fails, which nobody knows after a start).
     pub told_held: bool,
-    key: Key,
-    route: Option<Route>,
+    /// Its condition says of this very spec that deliveries go out, and no command came since.
+    pub told_well: bool,
+    /// Shared with the index.
+    route: Option<Arc<Route>>,
 }
 
 /// What a hook makes of an event.
@@ -67,7 +70,7 @@ fn filtered<'k>(known: &'k Known, facts: &Facts<'_>) -> Result<&'k Hook, Decisio
         Err(invalid) => return Err(Decision::Undecided(invalid.to_string())),
     };
     match hook.filter.as_ref().map(|filter| filter.matches_facts(facts)) {
-        None | Some(Ok(true)) => Ok(hook),
+        None | Some(Ok(true)) => Ok(&**hook),
         Some(Ok(false)) => Err(Decision::Skip),
         Some(Err(error)) => Err(Decision::Undecided(format!("filter: {error}"))),
     }
@@ -125,22 +128,28 @@ pub struct Routes {
     inner: RwLock<Inner>,
 }
 
+/// Keys are shared with what is known: of a hundred thousand hooks, each costs what it holds.
 #[derive(Default)]
 struct Inner {
     by_uid: HashMap<Arc<str>, Arc<Known>>,
-    by_name: HashMap<Key, Arc<str>>,
-    by_route: HashMap<Route, Vec<Arc<Known>>>,
+    /// The uids, by namespace and name.
+    by_name: HashMap<Arc<str>, HashMap<Arc<str>, Arc<str>>>,
+    by_route: HashMap<Arc<Route>, Vec<Arc<Known>>>,
 }
 
 impl Routes {
     /// Takes in a new or changed hook. The uids that are concerned: two, where another object took over a name.
     pub fn put(&self, guarded: &Guarded<EventHook>) -> Vec<Arc<str>> {
         let key = Key::of(guarded);
+        // Before the lock, for which whoever sends events waits: to compile a spec may take a while.
+        let known = guarded.0.as_ref().ok().map(|hook| {
+            let before = self.get(hook.metadata.uid.as_deref().unwrap_or_default());
+            Arc::new(known_after(hook, key.clone(), before.as_deref()))
+        });
         let mut inner = self.inner.write();
-        let mut concerned = inner.remove(&key);
+        let mut concerned: Vec<_> = inner.remove(&key).into_iter().collect();
         // An object that cannot be read has no source to match by; its waiting deliveries wait on.
-        if let Ok(hook) = &guarded.0 {
-            let known = Arc::new(known(hook, key));
+        if let Some(known) = known {
             if !concerned.contains(&known.id.uid) {
                 concerned.push(known.id.uid.clone());
             }
@@ -151,7 +160,7 @@ impl Routes {
 
     /// Forgets a hook that is gone.
     pub fn remove(&self, key: &Key) -> Vec<Arc<str>> {
-        self.inner.write().remove(key)
+        self.inner.write().remove(key).into_iter().collect()
     }
 
     pub fn get(&self, uid: &str) -> Option<Arc<Known>> {
@@ -160,7 +169,7 @@ impl Routes {
 
     /// The uid of the hook of this name.
     pub fn uid_of(&self, id: &HookId) -> Option<Arc<str>> {
-        self.inner.read().by_name.get(&Key::new(&id.namespace, &id.name)).cloned()
+        self.inner.read().by_name.get(&id.namespace)?.get(&id.name).cloned()
     }
 
     /// Every hook.
@@ -170,14 +179,14 @@ impl Routes {
 
     /// The namespaces that have hooks.
     pub fn namespaces(&self) -> BTreeSet<String> {
-        self.inner.read().by_name.keys().map(|key| key.namespace.clone()).collect()
+        self.inner.read().by_name.keys().map(ToString::to_string).collect()
     }
 
     /// The hooks that refer to this Secret or ConfigMap.
     pub fn using(&self, kind: CaKind, key: &Key) -> Vec<Arc<str>> {
         let inner = self.inner.read();
         let uses = |known: &&Arc<Known>| {
-            known.key.namespace == key.namespace
+            *known.id.namespace == *key.namespace
                 && known.hook.as_ref().is_ok_and(|hook| hook.handler.refers_to(kind, &key.name))
         };
         inner.by_uid.values().filter(uses).map(|known| known.id.uid.clone()).collect()
@@ -214,12 +223,17 @@ impl Inner {
         if let Some(route) = &known.route {
             self.by_route.entry(route.clone()).or_default().push(known.clone());
         }
-        self.by_name.insert(known.key.clone(), known.id.uid.clone());
-        self.by_uid.insert(known.id.uid.clone(), known);
+        let HookId { uid, namespace, name } = known.id.clone();
+        self.by_name.entry(namespace).or_default().insert(name, uid.clone());
+        self.by_uid.insert(uid, known);
     }
 
-    fn remove(&mut self, key: &Key) -> Vec<Arc<str>> {
-        let Some(uid) = self.by_name.remove(key) else { return Vec::new() };
+    fn remove(&mut self, key: &Key) -> Option<Arc<str>> {
+        let names = self.by_name.get_mut(&*key.namespace)?;
+        let uid = names.remove(&*key.name)?;
+        if names.is_empty() {
+            self.by_name.remove(&*key.namespace);
+        }
         let route = self.by_uid.remove(&uid).and_then(|known| known.route.clone());
         if let Some(route) = route
             && let Some(hooks) = self.by_route.get_mut(&route)
@@ -229,44 +243,70 @@ impl Inner {
                 self.by_route.remove(&route);
             }
         }
-        vec![uid]
+        Some(uid)
     }
 }
 
 /// Understands a hook as it is.
 pub fn known(hook: &EventHook, key: Key) -> Known {
+    known_after(hook, key, None)
+}
+
+/// The same of a hook that was known before. The API server counts a spec's changes by the generation, and so does
+/// standalone.
+fn known_after(hook: &EventHook, key: Key, before: Option<&Known>) -> Known {
+    let generation = hook.metadata.generation;
+    let before = before.filter(|before| {
+        generation.is_some()
+            && before.generation == generation
+            && *before.id.namespace == *key.namespace
+            && *before.id.name == *key.name
+    });
+    let understood = match before {
+        Some(before) => before.hook.clone(),
+        None => validate(hook).map(Arc::new),
+    };
+    let id = match (before, &understood) {
+        (Some(before), _) => before.id.clone(),
+        (None, Ok(hook)) => {
+            HookId { uid: hook.uid.clone(), namespace: hook.namespace.clone(), name: hook.name.clone() }
+        }
+        (None, Err(_)) => HookId {
+            uid: hook.uid().unwrap_or_default().into(),
+            namespace: key.namespace.as_str().into(),
+            name: key.name.as_str().into(),
+        },
+    };
+    let resume = hook.annotations().get(RESUME).cloned();
+    let handled = hook.status.as_ref().and_then(|s| s.handled.as_ref()).and_then(|h| h.resume.as_ref());
+    let used_up = handled == resume.as_ref();
+    let told = told(hook);
+    let says = |status: &str, reason: &str| {
+        told.is_some_and(|c| c.status == status && c.reason == reason && c.observed_generation == generation)
+    };
+    Known {
+        id,
+        hook: understood,
+        generation,
+        gone: used_up && says("False", "Gone"),
+        told_held: told.is_some_and(|c| {
+            c.status == "False" && !matches!(&*c.reason, "ReceiverFailing" | "EgressDenied" | "Undecided")
+        }),
+        told_well: used_up && says("True", "Delivering"),
+        resume,
+        route: route(hook, &key).map(Arc::new),
+    }
+}
+
+/// With a Connection, a hook gets the events of its own relay and no others; one that is being deleted gets none.
+fn route(hook: &EventHook, key: &Key) -> Option<Route> {
     let spec = &hook.spec;
-    // With a Connection, a hook gets the events of its own relay and no others; one that is being deleted gets none.
-    let routed = spec.connection_ref.is_none() && hook.meta().deletion_timestamp.is_none();
-    let route = routed.then(|| Route {
+    (spec.connection_ref.is_none() && hook.meta().deletion_timestamp.is_none()).then(|| Route {
         namespace: key.namespace.clone(),
         source: spec.source.clone(),
         event: spec.event.clone(),
         stream: spec.from.as_ref().map(|from| from.event_stream_ref.name.clone()),
-    });
-    let id = HookId {
-        uid: hook.uid().unwrap_or_default().into(),
-        namespace: key.namespace.as_str().into(),
-        name: key.name.as_str().into(),
-    };
-    let resume = hook.annotations().get(RESUME).cloned();
-    let handled = hook.status.as_ref().and_then(|s| s.handled.as_ref()).and_then(|h| h.resume.as_ref());
-    let gone = told(hook).is_some_and(|c| {
-        c.status == "False" && c.reason == "Gone" && c.observed_generation == hook.metadata.generation
-    });
-    let told_held = told(hook).is_some_and(|c| {
-        c.status == "False" && !matches!(&*c.reason, "ReceiverFailing" | "EgressDenied" | "Undecided")
-    });
-    Known {
-        id,
-        hook: validate(hook),
-        told_held,
-        generation: hook.metadata.generation,
-        gone: gone && handled == resume.as_ref(),
-        resume,
-        key,
-        route,
-    }
+    })
 }
 
 #[cfg(test)]

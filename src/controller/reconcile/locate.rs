@@ -60,8 +60,9 @@ impl<K: Synced> Run<'_, K> {
     /// One object, by the snapshot; by itself where the snapshot cannot tell, and where somebody asked for a look now.
     async fn look(&self, id: &str) -> Result<Option<Arc<Value>>, Problem> {
         let client = &self.vendor.client;
-        // What is to be adopted may have been made, or made right, a moment ago.
-        let adopts = self.policies.adopt.is_some() && self.external.is_none();
+        // What is to be adopted may have been made, or made right, a moment ago; and until the status names it as the
+        // vendor does, a list may show it under an id that is written otherwise.
+        let adopts = self.policies.adopt.is_some() && self.object.external().is_none();
         if !adopts && !self.is_requested() {
             match self.context.snapshots.get(client, id, self.oldest).await? {
                 Seen::There(item) if K::Client::LIST_IS_WHOLE => return Ok(Some(item)),

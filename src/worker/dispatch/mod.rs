@@ -10,8 +10,10 @@ mod hold;
 mod orphans;
 mod queue;
 mod settler;
+mod start;
+mod wakes;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::handlers::Sender;
-use super::report::Report;
+use super::report::{Held, Reports};
 use super::route::Routes;
 use super::store::{HookId, Next, Pending, Seq, Store, StoreError};
 use crate::core::time::Millis;
@@ -29,6 +31,7 @@ pub use command::Handle;
 use command::{Came, Command, Settled};
 use hold::{Hold, Mark};
 use queue::{NoRoom, Queue, UnderWay};
+use wakes::Wakes;
 
 /// Commands that wait for the dispatcher; then ingest waits.
 const COMMANDS: usize = 8192;
@@ -54,7 +57,7 @@ pub struct Parts {
     /// Deliveries of a deleted hook wait this long, should it come back.
     pub grace: Duration,
     /// Where it is said how hooks fare.
-    pub reports: mpsc::UnboundedSender<Report>,
+    pub reports: Arc<Reports>,
 }
 
 /// The queues of all hooks.
@@ -64,20 +67,17 @@ pub struct Dispatcher {
     sender: Arc<Sender>,
     metrics: Arc<Metrics>,
     queues: HashMap<Arc<str>, Queue>,
-    /// When which hook has something due on disk, one time a hook: a backlog of any size costs no more.
-    wakes: BTreeSet<(Millis, Arc<str>)>,
-    wake_of: HashMap<Arc<str>, Millis>,
+    wakes: Wakes,
     /// Hooks that could send and had to wait for a place under `MAX_IN_FLIGHT`, in the order in which they came.
     crowded: VecDeque<Arc<str>>,
     /// Hooks that are gone and for which something waits, by namespace and name.
     orphans: HashMap<(Arc<str>, Arc<str>), HookId>,
-    /// What the store was told of each hook, once a process and at each change: a hook may have been held when the last
-    /// process ended.
-    told_held: HashMap<Arc<str>, bool>,
+    /// The hooks that the store takes to be held, those of the last process among them.
+    held: HashSet<Arc<str>>,
     in_flight: usize,
     waiting_bytes: usize,
     grace: Duration,
-    reports: mpsc::UnboundedSender<Report>,
+    reports: Arc<Reports>,
     tasks: TaskTracker,
     outcomes: mpsc::Sender<settler::Outcome>,
     stopping: bool,
@@ -98,11 +98,10 @@ impl Dispatcher {
             routes: parts.routes,
             metrics: parts.metrics,
             queues: HashMap::new(),
-            wakes: BTreeSet::new(),
-            wake_of: HashMap::new(),
+            wakes: Wakes::default(),
             crowded: VecDeque::new(),
             orphans: HashMap::new(),
-            told_held: HashMap::new(),
+            held: HashSet::new(),
             in_flight: 0,
             grace: parts.grace,
             reports: parts.reports,
@@ -119,27 +118,10 @@ impl Dispatcher {
     /// Delivers until `stop`, then lets what is under way come to its end for a while. What is cut off is repeated at
     /// the next start.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), StoreError> {
-        let mut waiting = Vec::new();
-        for backlog in self.store.backlog().await? {
-            waiting.push(backlog.hook.uid.clone());
-            self.wake_at(backlog.next_due, &backlog.hook.uid);
-            let queue = self.queues.entry(backlog.hook.uid.clone()).or_default();
-            queue.id = Some(backlog.hook);
-        }
-        // The specs may be others than before the start.
-        self.tasks.spawn(decide_again(self.store.clone(), self.handle.clone(), waiting));
-        for known in self.routes.all() {
-            let held = hold::hold(Some(&known), &Queue::default()).is_some();
-            if !held && known.told_held {
-                self.queues.entry(known.id.uid.clone()).or_default().told = Some((false, "Held"));
-            }
-            if held || self.queues.contains_key(&known.id.uid) {
-                self.hook_changed(&known.id.uid);
-            }
-        }
+        self.take_stock().await?;
         let mut batch = Vec::with_capacity(AT_ONCE);
         loop {
-            let next = self.wakes.first().map(|(at, _)| *at);
+            let next = self.wakes.next();
             let timer = async {
                 match next {
                     Some(at) => tokio::time::sleep(at.since(Millis::now())).await,
@@ -198,7 +180,7 @@ impl Dispatcher {
                 let uid = hook.uid.clone();
                 match self.queue_of(hook).changed(seq) {
                     Ok(bytes) => self.waiting_bytes = self.waiting_bytes.saturating_sub(bytes),
-                    Err(UnderWay) => self.wake_at(Millis::now() + READ_AGAIN, &uid),
+                    Err(UnderWay) => self.wakes.at(Millis::now() + READ_AGAIN, &uid),
                 }
                 self.pump(&uid);
             }
@@ -235,10 +217,10 @@ impl Dispatcher {
             }
         }
         match next {
-            Some(Next::Retry { due }) => self.wake_at(*due, uid),
+            Some(Next::Retry { due }) => self.wakes.at(*due, uid),
             Some(Next::Delivered | Next::Dead { .. }) => self.tidy(uid),
             // It could not be committed: it is on disk as it was, and tried again.
-            None => self.wake_at(Millis::now() + READ_AGAIN, uid),
+            None => self.wakes.at(Millis::now() + READ_AGAIN, uid),
         }
         if *woken {
             self.queues.entry(uid.clone()).or_default().missed();
@@ -345,7 +327,7 @@ impl Dispatcher {
         queue.look_at = Some(at);
         // None: the hook went or broke meanwhile, and that holds it by itself.
         queue.missing = missing;
-        self.wake_at(at, uid);
+        self.wakes.at(at, uid);
     }
 
     fn accepted(&mut self, pending: Pending) {
@@ -361,26 +343,9 @@ impl Dispatcher {
         self.pump(&uid);
     }
 
-    /// Looks at what a hook has on disk at this time, or earlier where that was said before. A later time is found again
-    /// by the look itself.
-    fn wake_at(&mut self, at: Millis, uid: &Arc<str>) {
-        match self.wake_of.get(uid) {
-            Some(earlier) if *earlier <= at => return,
-            Some(later) => drop(self.wakes.remove(&(*later, uid.clone()))),
-            None => {}
-        }
-        self.wake_of.insert(uid.clone(), at);
-        self.wakes.insert((at, uid.clone()));
-    }
-
     /// What was due on disk is due now.
     fn wake(&mut self, now: Millis) {
-        while let Some((at, uid)) = self.wakes.first().cloned() {
-            if at > now {
-                break;
-            }
-            self.wakes.remove(&(at, uid.clone()));
-            self.wake_of.remove(&uid);
+        while let Some(uid) = self.wakes.due(now) {
             self.queues.entry(uid.clone()).or_default().missed();
             self.pump(&uid);
         }
@@ -397,17 +362,18 @@ impl Dispatcher {
             Ok((pending, next_due)) => {
                 self.waiting_bytes += queue.loaded(pending, limit);
                 if let Some(at) = next_due {
-                    self.wake_at(at, uid);
+                    self.wakes.at(at, uid);
                 }
             }
             Err(error) => {
                 tracing::warn!(%error, "the backlog of a hook could not be read");
                 queue.loading = false;
-                self.wake_at(Millis::now() + READ_AGAIN, uid);
+                self.wakes.at(Millis::now() + READ_AGAIN, uid);
                 return;
             }
         }
         self.pump(uid);
+        self.tidy(uid);
     }
 
     /// Starts what the hook may start, and reads on where its queue runs low.
@@ -422,10 +388,10 @@ impl Dispatcher {
             queue.gone_since = None;
         }
         let held = hold::hold(known.as_ref(), queue);
-        if queue.id.is_some() && self.told_held.insert(uid.clone(), held.is_some()) != Some(held.is_some()) {
-            hold::tell_store(queue, held.is_some(), &self.reports);
+        if let Some(id) = &queue.id {
+            note_held(&mut self.held, &self.reports, id, held.is_some());
         }
-        hold::tell(queue, known.as_deref(), held.as_ref(), &self.reports);
+        hold::tell(queue, known.as_deref(), held.as_ref(), &self.reports.fares);
         if hold::shut(held.as_ref(), queue, Millis::now()) {
             self.waiting_bytes = self.waiting_bytes.saturating_sub(queue.hold());
             if known.is_none() {
@@ -471,7 +437,7 @@ impl Dispatcher {
             _ => queue.wants_more(),
         };
         if let Some(at) = wait_until {
-            self.wake_at(at, uid);
+            self.wakes.at(at, uid);
         }
         if let Some(limit) = limit {
             let (store, handle, uid) = (self.store.clone(), self.handle.clone(), uid.clone());
@@ -491,6 +457,18 @@ impl Dispatcher {
             self.drop_queue(uid);
         }
     }
+}
+
+/// Tells the store where it takes the hook to be otherwise.
+fn note_held(known: &mut HashSet<Arc<str>>, reports: &Reports, hook: &HookId, held: bool) {
+    if known.contains(&hook.uid) == held {
+        return;
+    }
+    match held {
+        true => known.insert(hook.uid.clone()),
+        false => known.remove(&hook.uid),
+    };
+    reports.held.put(&hook.uid, Held { hook: hook.clone(), held, at: Millis::now() });
 }
 
 /// Makes due what the filters of these hooks, as they were, could not decide.

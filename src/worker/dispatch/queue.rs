@@ -247,6 +247,26 @@ mod tests {
     }
 
     #[test]
+    fn sizes() {
+        use std::mem::size_of;
+        eprintln!(
+            "SIZES hook object {} spec {} status {} handler {} meta {} known {} Hook {} handler {} queue {} delivery {} gates {} filter {}",
+            size_of::<crate::api::EventHook>(),
+            size_of::<crate::api::EventHookSpec>(),
+            size_of::<crate::api::EventHookStatus>(),
+            size_of::<crate::api::Handler>(),
+            size_of::<k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta>(),
+            size_of::<crate::worker::route::Known>(),
+            size_of::<crate::core::hook::Hook>(),
+            size_of::<crate::core::hook::Handler>(),
+            size_of::<Queue>(),
+            size_of::<crate::core::hook::Delivery>(),
+            size_of::<crate::core::gate::Gates>(),
+            size_of::<crate::core::filter::Filter>()
+        );
+    }
+
+    #[test]
     fn what_does_not_fit_waits_on_disk_and_is_read_once() {
         let mut queue = Queue::default();
         let (room, all) = (ROOM as Seq, ROOM as Seq + 36);

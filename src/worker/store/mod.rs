@@ -417,6 +417,9 @@ pub trait Store: Send + Sync + 'static {
     /// age clock of its deliveries stands still. Kept over restarts. Saying the same again changes nothing.
     fn set_held(&self, hook: &HookId, held: bool, now: Millis) -> BoxFuture<'_, Result<(), StoreError>>;
 
+    /// The hooks that are held. Read at the start.
+    fn held(&self) -> BoxFuture<'_, Result<Vec<HookId>, StoreError>>;
+
     /// What was put off without an attempt (the hook's filter failed on it) is due now: the filter may be another. True:
     /// call again, there is more.
     fn decide_again(&self, uid: &str, now: Millis) -> BoxFuture<'_, Result<bool, StoreError>>;

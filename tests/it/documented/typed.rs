@@ -104,7 +104,7 @@ impl Desk {
     async fn types(&self, command: &str) -> String {
         let mut bash = Command::new("bash");
         let path = format!("{}:{}", self.folder.join("bin").display(), std::env::var("PATH").unwrap());
-        let script = format!("{command} 2>&1; echo \"exit code $?\"");
+        let script = format!("exec 2>&1\n{command}\necho \"exit code $?\"");
         bash.args(["-c", &script]).current_dir(&self.folder).env("PATH", path).env("HOME", &self.folder);
         bash.env("HOOKSTREAM_URL", format!("http://{}", self.standalone.listen));
         bash.env("HOOKSTREAM_API_URL", format!("http://{}", self.standalone.api));

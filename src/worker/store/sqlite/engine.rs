@@ -155,6 +155,10 @@ impl Store for SqliteStore {
         self.write(move |conn, memory| ops::set_held(conn, memory, &hook, held, now)).boxed()
     }
 
+    fn held(&self) -> BoxFuture<'_, Result<Vec<HookId>, StoreError>> {
+        self.reads.run(reads::held_hooks).boxed()
+    }
+
     fn decide_again(&self, uid: &str, now: Millis) -> BoxFuture<'_, Result<bool, StoreError>> {
         let uid: Arc<str> = uid.into();
         self.write(move |conn, memory| ops::decide_again(conn, memory, &uid, now)).boxed()

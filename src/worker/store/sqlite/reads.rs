@@ -205,3 +205,12 @@ pub(super) fn backlog(conn: &Connection) -> rusqlite::Result<Vec<Backlog>> {
     }
     Ok(found)
 }
+
+pub(super) fn held_hooks(conn: &Connection) -> rusqlite::Result<Vec<HookId>> {
+    conn.prepare_cached(
+        "SELECT uid, namespace, name FROM hooks
+         WHERE held_since IS NOT NULL AND namespace NOT IN (SELECT place FROM ended) ORDER BY uid",
+    )?
+    .query_map([], |row| hook_id(row, 0))?
+    .collect()
+}
