@@ -12,6 +12,7 @@ mod places;
 mod queue;
 mod settler;
 mod start;
+mod undecided;
 mod wakes;
 
 use std::collections::{HashMap, HashSet};
@@ -33,7 +34,7 @@ use command::{Came, Command, Settled};
 use hold::{Hold, Mark};
 use places::Places;
 use queue::{NoRoom, Queue, UnderWay};
-use start::decide_again;
+use undecided::decide_again;
 use wakes::Wakes;
 
 /// Commands that wait for the dispatcher; then ingest waits.
@@ -432,26 +433,24 @@ impl Dispatcher {
         self.waiting_bytes = self.waiting_bytes.saturating_sub(freed);
         let more_may_be_old = !expired.is_empty();
         if more_may_be_old {
-            self.tasks.spawn(attempt::expire(expired, self.outcomes.clone()));
+            let series = known.as_ref().and_then(|known| known.series.clone());
+            self.tasks.spawn(attempt::expire(expired, series, self.outcomes.clone()));
         }
         let concurrency = hook.delivery.concurrency;
         let mut wait_until = None;
         while queue.in_flight < concurrency && !queue.ready.is_empty() {
-            if !self.places.take() {
+            if self.places.are_taken() {
                 if !std::mem::replace(&mut queue.crowded, true) {
                     self.places.wait(uid.clone());
                 }
                 break;
             }
             if let Err(until) = queue.leave(hook.delivery.rate, Millis::now()) {
-                self.places.give_back();
                 until.into_iter().for_each(|at| wait_until = Some(at));
                 break;
             }
-            let Some(pending) = queue.ready.pop_front() else {
-                self.places.give_back();
-                break;
-            };
+            let Some(pending) = queue.ready.pop_front() else { break };
+            self.places.take();
             queue.in_flight += 1;
             self.waiting_bytes = self.waiting_bytes.saturating_sub(queue::bytes(&pending));
             self.tasks.spawn(attempt::attempt(attempt::Task {

@@ -16,11 +16,13 @@ impl Places {
         Places { free: most, most, waiting: VecDeque::new() }
     }
 
-    /// False: there is none, and the hook is to `wait`.
-    pub fn take(&mut self) -> bool {
-        let some = self.free > 0;
+    /// There is none: a hook that could send is to `wait`.
+    pub fn are_taken(&self) -> bool {
+        self.free == 0
+    }
+
+    pub fn take(&mut self) {
         self.free = self.free.saturating_sub(1);
-        some
     }
 
     pub fn wait(&mut self, uid: Arc<str>) {
@@ -49,13 +51,16 @@ mod tests {
     #[test]
     fn who_waits_comes_before_who_gives_back() {
         let mut places = Places::new(2);
-        assert!(places.take() && places.take() && !places.take());
+        places.take();
+        assert!(!places.are_taken());
+        places.take();
+        assert!(places.are_taken());
         places.wait("slow".into());
         places.wait("other".into());
         assert_eq!(places.next(), None, "there is no place");
         places.give_back();
         assert_eq!(places.next().as_deref(), Some("slow"));
-        assert!(places.take());
+        places.take();
         places.wait("slow".into());
         places.give_back();
         assert_eq!(

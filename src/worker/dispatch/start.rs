@@ -1,12 +1,9 @@
 //! What a start finds: backlogs, and holds that began or ended while no process looked.
 
-use std::sync::Arc;
-
-use super::command::Handle;
 use super::queue::Queue;
+use super::undecided::decide_again;
 use super::{Dispatcher, hold};
-use crate::core::time::Millis;
-use crate::worker::store::{Store, StoreError};
+use crate::worker::store::StoreError;
 
 impl Dispatcher {
     /// Makes a queue for every hook that has a backlog or about which something is to be said, and for no other.
@@ -33,25 +30,5 @@ impl Dispatcher {
             }
         }
         Ok(())
-    }
-}
-
-/// Makes due what the filters of these hooks, as they were, could not decide.
-pub(super) async fn decide_again(store: Arc<dyn Store>, handle: Handle, hooks: Vec<Arc<str>>) {
-    for uid in hooks {
-        loop {
-            match store.decide_again(&uid, Millis::now()).await {
-                Ok(more) => {
-                    handle.wake(uid.clone()).await;
-                    if !more {
-                        break;
-                    }
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "what is undecided waits its time, though the spec changed");
-                    break;
-                }
-            }
-        }
     }
 }
