@@ -11,8 +11,9 @@ use crate::core::time::Millis;
 use crate::leadership::NotLeading;
 use crate::net::SendError;
 
-/// The longest text of a vendor that is repeated.
+/// The longest text of a vendor that is repeated, and the longest code: a status takes no longer ones.
 const MAX_TEXT: usize = 512;
+const MAX_CODE: usize = 128;
 
 /// What to do about an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,10 +131,24 @@ impl AdminError {
         }
     }
 
+    /// True where the object is not there (any more).
+    pub fn is_gone(&self) -> bool {
+        match self {
+            AdminError::NotFound(_) => true,
+            AdminError::Rejected(detail) => detail.status == Some(410),
+            _ => false,
+        }
+    }
+
     /// True where nothing was sent because it was not this object's turn, or not this replica's: that tells nothing
     /// about the object or the vendor, and nobody needs to hear of it.
     pub fn is_own(&self) -> bool {
         matches!(self, AdminError::Postponed(_) | AdminError::NotLeading(_))
+    }
+
+    /// The id by which the vendor knows the request.
+    pub fn request_id(&self) -> Option<&str> {
+        self.detail()?.request_id.as_deref()
     }
 
     /// The error as an object's status shows it.
@@ -152,7 +167,10 @@ impl AdminError {
     pub fn from_status(status: StatusCode, mut detail: Detail, retry_after: Option<Duration>) -> Self {
         detail.status = Some(status.as_u16());
         detail.message = cut(&detail.message, MAX_TEXT).to_owned();
+        detail.code = detail.code.map(|code| cut(&code, MAX_CODE).to_owned());
         match status.as_u16() {
+            // Too slow, or too early: nothing about what was asked.
+            408 | 425 => AdminError::ServerError(detail),
             401 => AdminError::Unauthorized(detail),
             403 => AdminError::Forbidden(detail),
             404 => AdminError::NotFound(detail),

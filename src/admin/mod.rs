@@ -15,6 +15,9 @@ pub mod auth0;
 mod error;
 pub mod kong;
 pub mod limit;
+mod pages;
+#[cfg(test)]
+mod testing;
 
 use std::future::Future;
 
@@ -34,6 +37,20 @@ pub enum Access {
 }
 
 impl Access {
+    pub fn kong(&self) -> Option<&KongAccess> {
+        match self {
+            Access::Kong(access) => Some(access),
+            Access::Auth0(_) => None,
+        }
+    }
+
+    pub fn auth0(&self) -> Option<&Auth0Access> {
+        match self {
+            Access::Auth0(access) => Some(access),
+            Access::Kong(_) => None,
+        }
+    }
+
     /// The address, without anything secret.
     pub fn endpoint(&self) -> String {
         match self {
@@ -120,7 +137,7 @@ pub trait ExternalClient: Send + Sync {
 
     /// The id of an object.
     fn id(item: &Value) -> Option<&str> {
-        item.get("id")?.as_str()
+        answer::id_of(item)
     }
 
     /// What of an object its maker decided, in one form for what is wanted and what is there: by this an object is

@@ -6,10 +6,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_with_macros::skip_serializing_none;
 
 use super::common::{told_by_the_field, *};
 
 /// A script at a trigger. Exactly one of script, scriptConfigMapRef.
+#[skip_serializing_none]
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "hookstream.dev",
@@ -42,35 +44,27 @@ pub struct HookSpec {
     /// When the script runs. Immutable.
     pub trigger_id: Trigger,
     /// The script, JavaScript of at most 100 KiB.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 102_400))]
     pub script: Option<String>,
     /// Where the script stands, if it is kept in a ConfigMap.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub script_config_map_ref: Option<ConfigMapKeyRef>,
     /// The npm packages that the script needs, name to version, up to 64.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "dependencies_schema")]
     pub dependencies: Option<BTreeMap<String, String>>,
     /// Whether Auth0 runs the hook. Of one trigger Auth0 enables one hook only. Default: true.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enabled: Option<bool>,
     /// What the script reads as context.webtask.secrets.NAME, up to 20.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 20), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub secrets: Option<Vec<HookSecret>>,
     /// Stops reconciling with Auth0; the hook goes on running, deletion still cleans up. Default: false.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspend: Option<bool>,
     /// Full creates, updates, repairs and deletes at Auth0; ObserveOnly compares the hook of this name (or of adopt.id)
     /// and reports. Default: Full.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub management_policy: Option<ManagementPolicy>,
     /// What happens at Auth0 when this object is deleted. Default: what the Connection says, else Delete.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deletion_policy: Option<DeletionPolicy>,
     /// Takes a hook that already exists at Auth0 instead of creating one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adopt: Option<Adopt>,
 }
 
@@ -102,28 +96,25 @@ pub struct HookSecret {
 }
 
 /// What the operator knows of the hook.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HookStatus {
     /// The generation that the conditions speak of.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// Ready, Synced, Reconciling and Stalled speak of the spec and Auth0; EndOfLife warns that Auth0 ended Hooks.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
     /// Where the object really is at Auth0; cleanup goes by this, not by the spec.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub external: Option<External>,
     /// Keyed hashes of secrets that cannot be read back from Auth0, by name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "hashes_schema")]
     pub secret_hashes: Option<BTreeMap<String, String>>,
     /// Commands given by annotation that were carried out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handled: Option<Handled>,
     /// The last error of the admin API.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<LastError>,
 }
 

@@ -3,6 +3,7 @@
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_with_macros::skip_serializing_none;
 
 /// Without this, a type's own comment would hide the comment of the field that uses it, which tells the default.
 pub(super) fn told_by_the_field(schema: &mut schemars::Schema) {
@@ -117,19 +118,17 @@ pub struct CaRef {
 }
 
 /// How TLS is spoken to a server. Without it: the system's certificate authorities, no client certificate.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, KubeSchema)]
 #[schemars(transform = told_by_the_field)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!(has(self.caRef) && has(self.insecureSkipVerify) && self.insecureSkipVerify)").message("caRef would be ignored with insecureSkipVerify: true: remove one of them"))]
 pub struct Tls {
     /// The certificate authorities to trust instead of the system's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_ref: Option<CaRef>,
     /// A Secret of type kubernetes.io/tls (keys tls.crt and tls.key) with the client certificate.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cert_secret_ref: Option<SecretRef>,
     /// Accept any server certificate. Default: false. Whoever stands between can then read and change everything.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub insecure_skip_verify: Option<bool>,
 }
 
@@ -142,6 +141,7 @@ impl Tls {
 }
 
 /// A token bucket: `requests` an `interval`, with bursts of up to `burst`.
+#[skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[schemars(transform = told_by_the_field)]
 pub struct RateLimit {
@@ -149,10 +149,8 @@ pub struct RateLimit {
     #[schemars(range(min = 1, max = 100_000))]
     pub requests: i32,
     /// The interval. Default: 1s.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval: Option<DurationText>,
     /// How many requests may go at once after a pause, 1 to 100000. Default: the value of requests.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100_000))]
     pub burst: Option<i32>,
 }
@@ -197,46 +195,43 @@ pub enum AdoptMode {
 }
 
 /// The last error that a vendor's admin API answered with. Never holds a secret.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(transform = told_by_the_field)]
 #[serde(rename_all = "camelCase")]
 pub struct LastError {
     /// HTTP status, left out where there was no answer.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http_status: Option<i32>,
     /// The vendor's own error code or name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub code: Option<String>,
     /// What the vendor said, shortened.
     #[schemars(length(max = 1024))]
     pub message: String,
     /// The vendor's id of the request, to quote to its support.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub request_id: Option<String>,
     /// When, RFC 3339.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub time: Option<String>,
 }
 
 /// Commands given by annotation that were carried out: the tokens they carried.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(transform = told_by_the_field)]
 #[serde(rename_all = "camelCase")]
 pub struct Handled {
     /// The last value of hookstream.dev/reconcileRequestedAt that was acted on.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub reconcile_requested_at: Option<String>,
     /// The last value of hookstream.dev/resume that was acted on.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub resume: Option<String>,
 }
 
 /// Where an object really is at the vendor.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(transform = told_by_the_field)]
 pub struct External {
@@ -250,7 +245,6 @@ pub struct External {
     #[schemars(length(max = 2048))]
     pub endpoint: String,
     /// The workspace it was made in.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 128))]
     pub workspace: Option<String>,
 }

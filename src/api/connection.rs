@@ -4,10 +4,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_with_macros::skip_serializing_none;
 
 use super::common::{told_by_the_field, *};
 
 /// How to reach one admin API: its address, credentials and limits. Exactly one of kong, auth0.
+#[skip_serializing_none]
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "hookstream.dev",
@@ -32,29 +34,24 @@ use super::common::{told_by_the_field, *};
 #[x_kube(validation = Rule::new("!has(self.auth0) || !has(oldSelf.auth0) || self.auth0.domain == oldSelf.auth0.domain").message("auth0.domain is immutable: make a new Connection"))]
 pub struct ConnectionSpec {
     /// A Kong Gateway Enterprise admin API.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kong: Option<KongConnection>,
     /// An Auth0 tenant's Management API.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth0: Option<Auth0Connection>,
     /// The address under which this vendor reaches the worker, without a path. Default: the operator's flag
     /// --ingest-url (Kong) or --public-ingest-url (Auth0).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ingest_url: Option<UrlText>,
     /// How often the admin API is called at most. Default: 2 requests a second with bursts of 5 for Auth0, no limit
     /// but the operator's ceiling a host for Kong.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimit>,
     /// How often objects are compared with the vendor and repaired. Default: the operator's flag --resync-interval,
     /// 10m.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resync_interval: Option<DurationText>,
     /// What happens at the vendor when an object is deleted that does not say so itself. Default: Delete.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deletion_policy: Option<DeletionPolicy>,
 }
 
 /// A Kong Gateway Enterprise admin API.
+#[skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(transform = told_by_the_field)]
 #[serde(rename_all = "camelCase")]
@@ -62,22 +59,17 @@ pub struct KongConnection {
     /// Address of the admin API, for example https://kong-admin.kong.svc:8444.
     pub admin_url: UrlText,
     /// The workspace, a prefix of the address. Immutable. Default: default, which is addressed without a prefix.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128), regex(pattern = r"^[A-Za-z0-9._~-]+$"))]
     pub workspace: Option<String>,
     /// The RBAC token. Left out: no token is sent, for gateways with RBAC off.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_secret_ref: Option<SecretKeyRef>,
     /// The header that carries the token, as rbac_auth_header of the gateway says. Default: Kong-Admin-Token.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128), regex(pattern = r"^[A-Za-z0-9-]+$"))]
     pub token_header: Option<String>,
     /// How TLS is spoken to the admin API.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
     /// The handlers that objects with deliverBy: Gateway may use. Default: Webhook and Log. WebhookCustom and Lambda
     /// run code inside the gateway: they are refused unless named here.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 4), extend("x-kubernetes-list-type" = "set"))]
     pub gateway_handlers: Option<Vec<HandlerKind>>,
 }
@@ -95,6 +87,7 @@ pub enum HandlerKind {
 }
 
 /// An Auth0 tenant's Management API. Exactly one of clientCredentials, tokenSecretRef.
+#[skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[schemars(transform = told_by_the_field)]
 #[serde(rename_all = "camelCase")]
@@ -104,14 +97,11 @@ pub struct Auth0Connection {
     #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([a-z0-9.:-]*[a-z0-9])?$"))]
     pub domain: String,
     /// The audience of the access token. Default: https://<domain>/api/v2/
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 2048))]
     pub audience: Option<String>,
     /// A machine-to-machine application; the operator gets and renews the tokens.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_credentials: Option<ClientCredentials>,
     /// A ready access token, renewed by somebody else.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_secret_ref: Option<SecretKeyRef>,
 }
 
@@ -128,43 +118,37 @@ pub struct ClientCredentials {
 }
 
 /// What the operator knows of the admin API.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ConnectionStatus {
     /// The generation that the conditions speak of.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// Ready, Synced, Reconciling, Stalled.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
     /// The version that the admin API tells of itself.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 128))]
     pub version: Option<String>,
     /// What the admin API was found to be able to do, forgotten when its version changes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capabilities: Option<Capabilities>,
     /// Commands given by annotation that were carried out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handled: Option<Handled>,
     /// The last error of the admin API.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<LastError>,
 }
 
 /// What the admin API was found to be able to do. What is absent is not yet known.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(transform = told_by_the_field)]
 #[serde(rename_all = "camelCase")]
 pub struct Capabilities {
     /// PUT to an id that the operator chose creates an object.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub put: Option<bool>,
     /// POST takes an id that the operator chose.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_id: Option<bool>,
     /// PATCH changes an object.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub patch: Option<bool>,
 }

@@ -6,11 +6,13 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_with_macros::skip_serializing_none;
 
 use super::common::{told_by_the_field, *};
 use super::handler::Handler;
 
 /// Which events (source, event) trigger which handler, and how they are delivered.
+#[skip_serializing_none]
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "hookstream.dev",
@@ -59,55 +61,41 @@ pub struct EventHookSpec {
     #[schemars(length(min = 1, max = 253))]
     pub source: String,
     /// Which event of the source, for example consumers. Left out: every event of the source.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub event: Option<String>,
     /// A CEL expression over source, event, data and attributes, for example data.operation == 'create'. Only events
     /// for which it is true are delivered. Default: all.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 4096))]
     pub filter: Option<String>,
     /// Only events that came in by this EventStream. Default: events of the API and of every stream.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<From>,
     /// Dotted paths into data whose values tell which events concern the same thing, for snooze and onChange. A path
     /// that is missing in an event counts as null. Default: what snooze and onChange say of themselves.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 253)), extend("x-kubernetes-list-type" = "set"))]
     pub group_by: Option<Vec<String>>,
     /// After a delivery, further events of the same group are dropped for a while.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snooze: Option<Snooze>,
     /// Events are delivered only when something changed. {} compares the default fields.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_change: Option<OnChange>,
     /// What is done with an event. Exactly one of webhook, webhookCustom, log, lambda.
     pub handler: Handler,
     /// The Connection to the Kong gateway whose events these are. Immutable. Left out: the hook lives in the worker
     /// alone and gets the events published to it and those of EventStreams.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connection_ref: Option<NameRef>,
     /// Worker: the gateway relays its events to the worker, which delivers them durably. Gateway: the gateway runs the
     /// handler itself. Only with connectionRef. Default: Worker.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deliver_by: Option<DeliverBy>,
     /// How the worker delivers.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delivery: Option<Delivery>,
     /// Stops reconciling with the vendor; deliveries go on, deletion still cleans up. Default: false.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspend: Option<bool>,
     /// Full creates, updates, repairs and deletes at the vendor; ObserveOnly compares and reports. Default: Full.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub management_policy: Option<ManagementPolicy>,
     /// What happens at the vendor when this object is deleted. Default: what the Connection says, else Delete.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deletion_policy: Option<DeletionPolicy>,
     /// Takes a hook that already exists at the vendor instead of creating one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adopt: Option<Adopt>,
     /// Any text. Another text makes a new relay secret; the gateway is told at once.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub rotation: Option<String>,
 }
@@ -122,13 +110,13 @@ pub struct From {
 }
 
 /// After a delivery, further events of the same group are dropped for a while.
+#[skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(transform = told_by_the_field)]
 pub struct Snooze {
     /// For how long after a delivery.
     pub period: DurationText,
     /// Last: when the period ends, the newest dropped event is delivered. None: it is not. Default: None.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trailing: Option<Trailing>,
 }
 
@@ -141,12 +129,12 @@ pub enum Trailing {
 }
 
 /// Events are delivered only when something changed.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(transform = told_by_the_field)]
 pub struct OnChange {
     /// Dotted paths into data that are compared with the last delivered event of the group. Default: the source's
     /// unique fields where it has some, else the whole data.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 253)), extend("x-kubernetes-list-type" = "set"))]
     pub fields: Option<Vec<String>>,
 }
@@ -160,59 +148,51 @@ pub enum DeliverBy {
 }
 
 /// How the worker delivers.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(transform = told_by_the_field)]
 #[serde(rename_all = "camelCase")]
 pub struct Delivery {
     /// Deliveries wait and nothing is lost. Default: false.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<bool>,
     /// How long one attempt may take, from resolving the name to the end of the answer. Default: 15s.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<DurationText>,
     /// When a failed delivery is tried again.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
     /// How many requests may be under way at once, 1 to 1024. Default: 8. Not an order: 1 does not make one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1024))]
     pub concurrency: Option<i32>,
     /// How often is sent at most. Default: no limit.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimit>,
 }
 
 /// When a failed delivery is tried again: after a time that doubles from initialBackoff to maxBackoff, with jitter
 /// between half and full, or later where the receiver says so by Retry-After.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(transform = told_by_the_field)]
 #[serde(rename_all = "camelCase")]
 pub struct Retry {
     /// The wait after the first failure. Default: 5s.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub initial_backoff: Option<DurationText>,
     /// The longest wait. Default: 6h.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_backoff: Option<DurationText>,
     /// How old a delivery may grow before it is dead; the time it was held does not count. Default: 72h.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_age: Option<DurationText>,
     /// After how many attempts a delivery is dead, 1 to 1000. Default: no limit but maxAge.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub max_attempts: Option<i32>,
     /// The answers after which a delivery is dead at once, 300 to 599. Default: 400, 405, 406, 413, 414, 415, 422, 431.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), inner(range(min = 300, max = 599)), extend("x-kubernetes-list-type" = "set"))]
     pub terminal_statuses: Option<Vec<i32>>,
 }
 
 /// What the operator and the worker know of the hook.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EventHookStatus {
     /// The generation that the conditions speak of.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// Ready, Synced, Reconciling and Stalled are the controller's and speak of the spec and the vendor; Delivering is
     /// the worker's and speaks of the receiver.
@@ -220,24 +200,21 @@ pub struct EventHookStatus {
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
     /// Where the object really is at the vendor; cleanup goes by this, not by the spec.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub external: Option<External>,
     /// What the vendor was last told; incoming relays are judged by this.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub applied: Option<Applied>,
     /// Keyed hashes of secrets that cannot be read back from the vendor, by name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "hashes_schema")]
     pub secret_hashes: Option<BTreeMap<String, String>>,
     /// Commands given by annotation that were carried out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handled: Option<Handled>,
     /// The last error of the admin API.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<LastError>,
 }
 
 /// What the vendor was last told.
+#[skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(transform = told_by_the_field)]
 #[serde(rename_all = "camelCase")]
@@ -245,11 +222,11 @@ pub struct Applied {
     #[serde(flatten)]
     pub terms: AppliedTerms,
     /// What it was told before, and until when that is still taken.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<PreviousTerms>,
 }
 
 /// What the vendor was told.
+#[skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(transform = told_by_the_field)]
 #[serde(rename_all = "camelCase")]
@@ -260,15 +237,12 @@ pub struct AppliedTerms {
     #[schemars(length(max = 253))]
     pub source: String,
     /// The event, left out for every event of the source.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub event: Option<String>,
     /// The rotation text.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63))]
     pub rotation: Option<String>,
     /// The id of the key that the relay secret was derived from.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub key_id: Option<String>,
 }

@@ -6,10 +6,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_with_macros::skip_serializing_none;
 
 use super::common::{told_by_the_field, *};
 
 /// Which Auth0 events flow to which destination.
+#[skip_serializing_none]
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "hookstream.dev",
@@ -47,25 +49,19 @@ pub struct EventStreamSpec {
     /// Where the events go. Exactly one of worker, webhook, eventBridge, action.
     pub destination: Destination,
     /// Whether Auth0 sends events. Default: true. A stream that Auth0 itself disabled is told by status.serverStatus.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enabled: Option<bool>,
     /// Any text. Another text makes a new token for destination.worker; Auth0 is told at once, and the worker takes the
     /// old token for 10 minutes more.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub rotation: Option<String>,
     /// Stops reconciling with Auth0; events still flow, deletion still cleans up. Default: false.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspend: Option<bool>,
     /// Full creates, updates, repairs and deletes at Auth0; ObserveOnly compares the stream of this name (or of adopt.id)
     /// and reports. Default: Full.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub management_policy: Option<ManagementPolicy>,
     /// What happens at Auth0 when this object is deleted. Default: what the Connection says, else Delete.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deletion_policy: Option<DeletionPolicy>,
     /// Takes a stream that already exists at Auth0 instead of creating one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adopt: Option<Adopt>,
 }
 
@@ -80,6 +76,7 @@ pub struct Subscription {
 }
 
 /// Where the events of a stream go. Exactly one of worker, webhook, eventBridge, action.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[schemars(transform = told_by_the_field)]
 #[serde(rename_all = "camelCase")]
@@ -87,38 +84,33 @@ pub struct Subscription {
 pub struct Destination {
     /// This operator's worker, which makes the events this namespace's own (source auth0). Address and token are made by
     /// the operator. Written worker: {}
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker: Option<WorkerDestination>,
     /// Any other receiver of POST requests.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub webhook: Option<WebhookDestination>,
     /// A partner event source of AWS EventBridge. Auth0 cannot change it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub event_bridge: Option<EventBridgeDestination>,
     /// An Auth0 Action with the trigger event-stream. Auth0 cannot change it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub action: Option<ActionDestination>,
 }
 
 /// This operator's worker.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(transform = told_by_the_field)]
 pub struct WorkerDestination {
     /// What is done when Auth0 has disabled the stream after failures. Default: what its fields say.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recovery: Option<Recovery>,
 }
 
 /// What is done when Auth0 has disabled a stream.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(transform = told_by_the_field)]
 pub struct Recovery {
     /// WhenHealthy: enabled again when the worker answers at its public address, at most once an hour. Never: only by the
     /// annotation hookstream.dev/resume. Default: WhenHealthy.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reenable: Option<Reenable>,
     /// Failed: Auth0 is then asked to deliver again what failed. None: it is not. Default: Failed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redeliver: Option<Redeliver>,
 }
 
@@ -150,19 +142,17 @@ pub struct WebhookDestination {
 }
 
 /// How Auth0 shows who it is. Exactly one of basic, bearer, customHeader.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[schemars(transform = told_by_the_field)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("[has(self.basic), has(self.bearer), has(self.customHeader)].filter(x, x).size() == 1").message("exactly one of basic, bearer, customHeader must be set"))]
 pub struct Authorization {
     /// Authorization: Basic, with a user name and a password.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub basic: Option<BasicAuthorization>,
     /// Authorization: Bearer, with a token.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bearer: Option<BearerAuthorization>,
     /// A header of your own.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub custom_header: Option<CustomHeader>,
 }
 
@@ -225,42 +215,35 @@ pub struct ActionDestination {
 }
 
 /// What the operator knows of the stream.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EventStreamStatus {
     /// The generation that the conditions speak of.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// Ready, Synced, Reconciling and Stalled: they speak of the spec and Auth0.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
     /// Where the object really is at Auth0; cleanup goes by this, not by the spec.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub external: Option<External>,
     /// What Auth0 was last told; incoming events are judged by this.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub applied: Option<StreamApplied>,
     /// Keyed hashes of secrets that cannot be read back from Auth0, by name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "hashes_schema")]
     pub secret_hashes: Option<BTreeMap<String, String>>,
     /// Whether the stream is enabled at Auth0, which disables streams whose receiver keeps failing.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_status: Option<ServerStatus>,
     /// When a stream that Auth0 had disabled was last enabled again, RFC 3339.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub reenabled_at: Option<String>,
     /// The partner event source that Auth0 made in AWS; it is to be associated with an event bus there.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]
     pub partner_event_source: Option<String>,
     /// Commands given by annotation that were carried out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handled: Option<Handled>,
     /// The last error of the admin API.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<LastError>,
 }
 
@@ -277,6 +260,7 @@ pub enum ServerStatus {
 }
 
 /// What Auth0 was last told of a stream.
+#[skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(transform = told_by_the_field)]
 #[serde(rename_all = "camelCase")]
@@ -284,14 +268,13 @@ pub struct StreamApplied {
     #[serde(flatten)]
     pub terms: StreamTerms,
     /// Whether the stream was to be enabled. One that is disabled all the same was disabled by somebody else.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enabled: Option<bool>,
     /// What it was told before, and until when that is still taken.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<PreviousStreamTerms>,
 }
 
 /// What Auth0 was told of a stream.
+#[skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(transform = told_by_the_field)]
 #[serde(rename_all = "camelCase")]
@@ -299,11 +282,9 @@ pub struct StreamTerms {
     /// Where the events go.
     pub destination: DestinationKind,
     /// The rotation text.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63))]
     pub rotation: Option<String>,
     /// The id of the key that the worker's token was derived from.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub key_id: Option<String>,
 }

@@ -5,61 +5,55 @@ use std::collections::BTreeMap;
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_with_macros::skip_serializing_none;
 
 use super::common::{told_by_the_field, *};
 
 /// What is done with an event. Exactly one of webhook, webhookCustom, log, lambda.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[schemars(transform = told_by_the_field)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("[has(self.webhook), has(self.webhookCustom), has(self.log), has(self.lambda)].filter(x, x).size() == 1").message("exactly one of webhook, webhookCustom, log, lambda must be set (log is written log: {})"))]
 pub struct Handler {
     /// Sends the event as JSON by POST.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub webhook: Option<Webhook>,
     /// Sends a request of your own making.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub webhook_custom: Option<WebhookCustom>,
     /// Writes the event to the worker's log. Written log: {}
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<Log>,
     /// Runs Lua functions on the event, in a sandbox.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lambda: Option<Lambda>,
 }
 
 /// Sends the event as JSON by POST. Exactly one of url, urlSecretRef.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[schemars(transform = told_by_the_field)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("[has(self.url), has(self.urlSecretRef)].filter(x, x).size() == 1").message("exactly one of url, urlSecretRef must be set"))]
 pub struct Webhook {
     /// Where to send.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<UrlText>,
     /// Where the URL stands, if it is itself a secret.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url_secret_ref: Option<SecretKeyRef>,
     /// Headers to send, up to 64. content-type is application/json unless named here.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "headers_schema")]
     pub headers: Option<BTreeMap<String, String>>,
     /// Headers whose values stand in Secrets.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub headers_from: Option<Vec<HeaderFrom>>,
     /// Kong: the members of data with source and event. CloudEvents: a CloudEvents 1.0 structured event. Default: Kong.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<Format>,
     /// How requests are signed. Default: not at all.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signature: Option<Signature>,
     /// How TLS is spoken to the receiver.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
 }
 
 /// Sends a request of your own making. Exactly one of url, urlSecretRef; payload and body exclude each other.
+#[skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[schemars(transform = told_by_the_field)]
 #[serde(rename_all = "camelCase")]
@@ -67,44 +61,34 @@ pub struct Webhook {
 #[x_kube(validation = Rule::new("!(has(self.payload) && has(self.body))").message("payload and body exclude each other"))]
 pub struct WebhookCustom {
     /// Where to send.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<UrlText>,
     /// Where the URL stands, if it is itself a secret.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url_secret_ref: Option<SecretKeyRef>,
     /// The method. Default: POST.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<Method>,
     /// Headers to send, up to 64.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "headers_schema")]
     pub headers: Option<BTreeMap<String, String>>,
     /// Headers whose values stand in Secrets.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub headers_from: Option<Vec<HeaderFrom>>,
     /// Whether the values of headers are templates. Default: Raw.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub headers_format: Option<TextFormat>,
     /// The body as a map: sent as JSON, or as a form where the content type says so.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "payload_schema")]
     pub payload: Option<serde_json::Map<String, serde_json::Value>>,
     /// Whether the texts in payload are templates. Default: Template.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payload_format: Option<TextFormat>,
     /// The body as a text of at most 64 KiB.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 65536))]
     pub body: Option<String>,
     /// Whether body is a template. Default: Template.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body_format: Option<TextFormat>,
     /// How requests are signed. Default: not at all.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signature: Option<Signature>,
     /// How TLS is spoken to the receiver.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
 }
 
@@ -164,6 +148,7 @@ pub enum Format {
 }
 
 /// How requests are signed.
+#[skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[schemars(transform = told_by_the_field)]
 #[serde(rename_all = "camelCase")]
@@ -175,13 +160,10 @@ pub struct Signature {
     pub secret_ref: SecretKeyRef,
     /// Kong: the header x-kong-signature over the body. StandardWebhooks: webhook-id, webhook-timestamp and
     /// webhook-signature. Default: Kong.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scheme: Option<SignatureScheme>,
     /// The hash of Kong's signature. Default: SHA256.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub algorithm: Option<SignatureAlgorithm>,
     /// PrefixedHex writes sha256=<hex>, Hex the hex alone. Default: PrefixedHex.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encoding: Option<SignatureEncoding>,
 }
 

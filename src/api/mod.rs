@@ -5,7 +5,8 @@
 //!
 //! Invariants: no defaults in the schema but those that can never change their meaning (code holds the others, the
 //! comment tells them); unions are optional members with an "exactly one of" rule; everything has a bound and every
-//! list a list type; nothing here reads or writes anything.
+//! list a list type; nothing here reads or writes anything. An optional member is an `Option` that is left out where it is
+//! None (`skip_serializing_none`); where `schema_with` hides that from the schema, `serde(default)` says it again.
 //!
 //! Left to others: what an object means (`core`), where it is read and written (`cluster`).
 

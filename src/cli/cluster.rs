@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Uri;
 use kube::client::ClientBuilder;
 use kube::{Client, Config};
 
 use super::logging::LogArgs;
 use super::roles::{ControllerRole, Roles, WorkerRole};
 use super::settings::{ControllerArgs, EgressArgs, LeaseArgs, WorkerArgs, parse_watch_timeout};
-use super::{OrFail, Outcome, roles};
+use super::{Failure, OrFail, Outcome, roles};
 use crate::cluster::Subscribers;
 use crate::cluster::kubernetes::{Candidacy, Kubernetes, Options, Pulse, PulseLayer, watch};
 use crate::core::time::Millis;
@@ -121,6 +122,18 @@ pub async fn worker(args: WorkerOnlyArgs) -> Outcome {
     start(args.cluster, None, Some(args.worker)).await
 }
 
+/// The cluster that KUBECONFIG names, else the one around this process.
+pub async fn config() -> Result<Config, Failure> {
+    let mut config =
+        Config::infer().await.or_fail(|| "no cluster: set KUBECONFIG, or run inside one".into())?;
+    // The library takes the environment's proxy, which is meant for other programs, and then fails on it.
+    let named = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<Uri>().ok());
+    if ["HTTPS_PROXY", "https_proxy"].into_iter().filter_map(named).any(|uri| Some(uri) == config.proxy_url) {
+        config.proxy_url = None;
+    }
+    Ok(config)
+}
+
 async fn start(
     args: ClusterArgs,
     controller: Option<(ControllerArgs, LeaseArgs)>,
@@ -131,7 +144,7 @@ async fn start(
         Some((controller, lease)) => Some((controller, lease.options(&args.operator_namespace)?)),
         None => None,
     };
-    let config = Config::infer().await.or_fail(|| "no cluster: set KUBECONFIG, or run inside one".into())?;
+    let config = config().await?;
     let refused = addresses_of(&config);
     let (metrics, readiness, liveness) =
         (Arc::new(Metrics::default()), Readiness::default(), Liveness::default());
@@ -178,7 +191,7 @@ async fn start(
         metrics,
         readiness,
         liveness,
-        egress: args.egress.policy(false, refused),
+        egress: args.egress.open(false, refused).await?,
         ops_listen: &args.ops_listen,
         controller,
         worker,

@@ -9,15 +9,14 @@ use serde::Serialize;
 use url::Url;
 
 use super::output::{self, HELP, Output, clean};
-use super::settings::parse_url;
+use super::settings::{EgressArgs, parse_url};
 use super::{Failure, OrFail, Outcome, say};
 use crate::cluster::files::{Files, Offline, Options};
 use crate::cluster::{Cluster, View};
 use crate::controller::{self, Context, Looked, Patience, Problem, VendorChange};
-use crate::core::egress::Policy;
 use crate::leadership::Leadership;
 use crate::metrics::Metrics;
-use crate::net::{Egress, HttpClient};
+use crate::net::HttpClient;
 
 /// Show what a sync of these manifests would change at the vendors. Nothing is written.
 ///
@@ -45,6 +44,8 @@ pub struct Args {
     public_ingest_url: Option<Url>,
     #[arg(long, value_enum, default_value_t = Output::Table, env = "HOOKSTREAM_OUTPUT", help = HELP)]
     output: Output,
+    #[command(flatten)]
+    egress: EgressArgs,
 }
 
 #[derive(Serialize)]
@@ -73,8 +74,7 @@ struct Row {
 
 pub async fn run(args: Args) -> Outcome {
     let (cluster, view) = read(&args).await?;
-    // A command of a person's own shell: what that person can reach, it may.
-    let http = HttpClient::new(Egress::new(Policy { loopback: true, ..Policy::default() }))
+    let http = HttpClient::new(args.egress.open(true, Vec::new()).await?)
         .or_fail(|| "reading the system's certificates".into())?;
     let options = controller::Options {
         ingest_url: args.ingest_url,

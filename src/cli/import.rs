@@ -10,17 +10,16 @@ use std::time::Duration;
 use secrecy::SecretString;
 use url::Url;
 
-use super::settings::parse_url;
+use super::settings::{EgressArgs, parse_url};
 use super::{Failure, OrFail, Outcome, say};
 use crate::admin::ExternalClient;
 use crate::admin::kong::{KongAccess, KongClient, Learned, TOKEN_HEADER, is_relay, manifests};
 use crate::admin::limit::Pacer;
 use crate::api::to_yaml;
 use crate::core::bucket::Rate;
-use crate::core::egress::Policy;
 use crate::leadership::Leadership;
 use crate::metrics::Metrics;
-use crate::net::{Egress, HttpClient, TlsOptions};
+use crate::net::{HttpClient, TlsOptions};
 
 /// As often as a page is turned: a list is a few calls.
 const RATE: Rate = Rate { requests: 10, interval: Duration::from_secs(1), burst: 10 };
@@ -62,6 +61,8 @@ pub struct KongArgs {
     /// Print the Secrets, too, with what the gateway has.
     #[arg(long, env = "HOOKSTREAM_SECRETS")]
     secrets: bool,
+    #[command(flatten)]
+    egress: EgressArgs,
 }
 
 pub async fn run(vendor: Vendor) -> Outcome {
@@ -72,7 +73,7 @@ pub async fn run(vendor: Vendor) -> Outcome {
 }
 
 async fn kong(args: KongArgs) -> Outcome {
-    let client = client(&args)?;
+    let client = client(&args).await?;
     let listed = client.list().await.or_fail(|| format!("--admin-url {}", args.admin_url))?;
     for item in &listed.items {
         let id = KongClient::id(item).unwrap_or("without an id");
@@ -91,12 +92,12 @@ async fn kong(args: KongArgs) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-fn client(args: &KongArgs) -> Result<KongClient, Failure> {
+async fn client(args: &KongArgs) -> Result<KongClient, Failure> {
     let token = match &args.token_file {
         None => None,
         Some(path) => Some((args.token_header.clone(), secret(path)?)),
     };
-    let http = http(args.ca_file.as_deref())?;
+    let http = http(&args.egress, args.ca_file.as_deref()).await?;
     let pacer = pacer();
     Ok(KongClient::new(KongAccess {
         http: pacer.client(http, "import", None),
@@ -113,10 +114,9 @@ fn secret(path: &Path) -> Result<SecretString, Failure> {
     Ok(SecretString::from(text.trim()))
 }
 
-/// A client of a person's own shell: what that person can reach, it may.
-fn http(ca: Option<&Path>) -> Result<HttpClient, Failure> {
+async fn http(egress: &EgressArgs, ca: Option<&Path>) -> Result<HttpClient, Failure> {
     let ca = ca.map(|path| std::fs::read(path).or_fail(|| path.display().to_string())).transpose()?;
-    HttpClient::new(Egress::new(Policy { loopback: true, ..Policy::default() }))
+    HttpClient::new(egress.open(true, Vec::new()).await?)
         .and_then(|http| http.with(&TlsOptions { ca, ..TlsOptions::default() }))
         .or_fail(|| "reading certificates".into())
 }

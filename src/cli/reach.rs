@@ -11,7 +11,7 @@ use std::str::FromStr;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::PostParams;
-use kube::{Api, Client, Config};
+use kube::{Api, Client};
 use secrecy::SecretString;
 use url::Url;
 
@@ -31,14 +31,7 @@ pub struct Reach {
     url: Url,
     /// Reach the worker in the cluster instead, through the API server and your kubeconfig. Takes the right to get and
     /// create services/proxy. Default: the chart's.
-    #[arg(
-        long,
-        value_name = "NAMESPACE/NAME:PORT",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "hookstream-system/hookstream-api:api",
-        env = "HOOKSTREAM_API_SERVICE"
-    )]
+    #[arg(long, or_the_charts = "hookstream-system/hookstream-api:api", env = "HOOKSTREAM_API_SERVICE")]
     service: Option<Service>,
 }
 
@@ -57,6 +50,22 @@ pub struct Caller {
     /// The audience that the worker wants (its --token-audience).
     #[arg(long, default_value = "hookstream", env = "HOOKSTREAM_TOKEN_AUDIENCE")]
     pub token_audience: String,
+}
+
+/// For flags that name a Service.
+pub trait ServiceFlag {
+    /// Given without a value, it means this one.
+    fn or_the_charts(self, service: &'static str) -> Self;
+}
+
+impl ServiceFlag for clap::Arg {
+    fn or_the_charts(self, service: &'static str) -> Self {
+        // With an equals sign only: what follows the flag may be the next argument.
+        self.value_name("NAMESPACE/NAME:PORT")
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_missing_value(service)
+    }
 }
 
 /// A port of a Service.
@@ -97,8 +106,7 @@ impl Caller {
         let Some(service) = service else {
             return Worker::new(url, self.token_file.as_ref());
         };
-        let mut config =
-            Config::infer().await.or_fail(|| "no cluster: set KUBECONFIG, or run inside one".into())?;
+        let mut config = super::cluster::config().await?;
         // Somebody waits: a Service without a worker behind it is said at once.
         config.default_retry = false;
         let client = Client::try_from(config).or_fail(|| "the cluster's configuration".into())?;

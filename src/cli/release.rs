@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::{Client, Config};
+use kube::Client;
 use strum::IntoEnumIterator;
 
 use super::logging::LogArgs;
@@ -16,7 +16,7 @@ use crate::cluster::{Kind, Subscribers, Target};
 use crate::controller::{self, Context};
 use crate::leadership::Leadership;
 use crate::metrics::Metrics;
-use crate::net::{Egress, HttpClient};
+use crate::net::HttpClient;
 use crate::ops::Readiness;
 
 /// Let go of everything before an uninstall: a running controller stands down, our finalizers go, the vendors' objects
@@ -58,7 +58,7 @@ pub async fn run(args: Args) -> Outcome {
     }
     let lease = args.lease.options(&args.operator_namespace)?.by_force();
     let (lease_name, wait) = (format!("{}/{}", lease.namespace, lease.name), lease.terms.duration);
-    let config = Config::infer().await.or_fail(|| "no cluster: set KUBECONFIG, or run inside one".into())?;
+    let config = super::cluster::config().await?;
     let client = Client::try_from(config.clone()).or_fail(|| "the cluster's configuration".into())?;
     let (leadership, candidacy) = Candidacy::new(config, lease);
     let metrics = Arc::new(Metrics::default());
@@ -88,7 +88,7 @@ pub async fn run(args: Args) -> Outcome {
 
     let mut failed = HashSet::new();
     if args.delete {
-        let egress = Egress::new(args.egress.policy(true, Vec::new()));
+        let egress = args.egress.open(true, Vec::new()).await?;
         let http = HttpClient::new(egress).or_fail(|| "reading the system's certificates".into())?;
         let controller = args.controller.options();
         failed = delete(&kubernetes, &options, http, controller, metrics, leadership).await;

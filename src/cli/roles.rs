@@ -15,7 +15,6 @@ use super::{Failure, OrFail, Outcome, say, stop_signal};
 use crate::cluster::kubernetes::{Candidacy, Ending};
 use crate::cluster::{Change, Cluster, View};
 use crate::controller;
-use crate::core::egress;
 use crate::leadership::Leadership;
 use crate::metrics::Metrics;
 use crate::net::{Egress, HttpClient, serve};
@@ -37,7 +36,7 @@ pub struct Roles<'a, F> {
     pub metrics: Arc<Metrics>,
     pub readiness: Readiness,
     pub liveness: Liveness,
-    pub egress: egress::Policy,
+    pub egress: Egress,
     pub ops_listen: &'a str,
     pub controller: Option<ControllerRole>,
     pub worker: Option<WorkerRole<'a>>,
@@ -68,18 +67,23 @@ where
 {
     let stop = stop_signal()?;
     let Roles { cluster, view, metrics, readiness, .. } = roles;
-    let http =
-        HttpClient::new(Egress::new(roles.egress)).or_fail(|| "reading the system's certificates".into())?;
+    let http = HttpClient::new(roles.egress).or_fail(|| "reading the system's certificates".into())?;
 
     let ops = listen(roles.ops_listen, "--ops-listen").await?;
-    // Before the controller: two processes on one data folder must not both write to the vendor.
     let tls = roles.worker.as_ref().map(|role| role.args.tls.open()).transpose()?.flatten();
-    let store = match &roles.worker {
-        Some(role) => Some(open_store(role, metrics.clone())?),
-        None => None,
-    };
     let router = ops::router(readiness.clone(), roles.liveness, metrics.clone());
     let ops = tokio::spawn(async move { serve::serve(ops, router, std::future::pending::<()>()).await });
+    // After the ops port: a store that is copied before its format changes takes its time, in which the process lives.
+    // Before the controller: two processes on one data folder must not both write to the vendor.
+    let store = match &roles.worker {
+        Some(role) => {
+            let opened = readiness.pending("the store is open");
+            let store = tokio::task::block_in_place(|| open_store(role, metrics.clone()))?;
+            opened.done();
+            Some(store)
+        }
+        None => None,
+    };
     let watch = tokio::spawn(roles.watch);
 
     let listed = readiness.pending("the objects are listed");

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use url::Url;
 
-use super::reach::{Caller, Service};
+use super::reach::{Caller, Service, ServiceFlag};
 use super::settings::parse_duration;
 use super::{Failure, OrFail, Outcome, say};
 
@@ -47,10 +47,7 @@ pub struct Args {
     /// services/proxy. Default: the chart's.
     #[arg(
         long,
-        value_name = "NAMESPACE/NAME:PORT",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "hookstream-system/hookstream-ingest:ingest",
+        or_the_charts = "hookstream-system/hookstream-ingest:ingest",
         env = "HOOKSTREAM_INGEST_SERVICE"
     )]
     service: Option<Service>,
@@ -61,14 +58,7 @@ pub struct Args {
     #[arg(long, default_value = "http://127.0.0.1:8082", env = "HOOKSTREAM_API_URL")]
     api_url: Url,
     /// The API port in the cluster, as --service. Takes the right to get services/proxy.
-    #[arg(
-        long,
-        value_name = "NAMESPACE/NAME:PORT",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "hookstream-system/hookstream-api:api",
-        env = "HOOKSTREAM_API_SERVICE"
-    )]
+    #[arg(long, or_the_charts = "hookstream-system/hookstream-api:api", env = "HOOKSTREAM_API_SERVICE")]
     api_service: Option<Service>,
     /// How the answer is printed.
     #[arg(long, value_enum, default_value_t = Output::Table, env = "HOOKSTREAM_OUTPUT")]

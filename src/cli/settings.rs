@@ -15,7 +15,7 @@ use crate::controller;
 use crate::core::bucket::Rate;
 use crate::core::lease::Terms;
 use crate::core::{duration, egress, hook, size};
-use crate::net::ServerTls;
+use crate::net::{Bypass, Egress, Proxy, ServerTls};
 use crate::sandbox;
 use crate::worker::store::{Retention, Shares};
 use crate::worker::{Disk, Limits};
@@ -299,6 +299,45 @@ pub struct EgressArgs {
     /// Networks that are refused.
     #[arg(long, value_name = "CIDR", value_delimiter = ',', env = "HOOKSTREAM_EGRESS_DENY")]
     egress_deny: Vec<IpNet>,
+    /// An HTTP proxy for every request (by CONNECT), such as http://proxy.example.com:3128. Those that the environment
+    /// names (HTTPS_PROXY) are ignored.
+    // Read later: what the parser of flags refuses it repeats, and here it may be a password.
+    #[arg(long, value_name = "URL", env = "HOOKSTREAM_EGRESS_PROXY", hide_env_values = true)]
+    egress_proxy: Option<String>,
+    /// A file with user:password for the proxy. A replaced file counts from the next connection on.
+    #[arg(long, value_name = "FILE", requires = "egress_proxy", env = "HOOKSTREAM_EGRESS_PROXY_AUTH")]
+    egress_proxy_auth: Option<PathBuf>,
+    /// What is reached without the proxy: hosts, .svc for all hosts below a name, and networks.
+    #[arg(long, value_name = "HOST|CIDR", value_delimiter = ',', env = "HOOKSTREAM_EGRESS_PROXY_BYPASS")]
+    egress_proxy_bypass: Vec<Bypass>,
+}
+
+/// Where a proxy is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct ProxyAddress {
+    host: String,
+    port: u16,
+}
+
+/// Parses the address of a proxy.
+fn parse_proxy(text: &str) -> Result<ProxyAddress, String> {
+    let url = Url::parse(text).map_err(|e| format!("{e}: give http://HOST:PORT"))?;
+    if url.scheme() != "http" {
+        return Err("the proxy is spoken to by plain HTTP: give http://HOST:PORT".to_owned());
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(
+            "everybody on the machine sees it here: give user:password in a file, by --egress-proxy-auth"
+                .into(),
+        );
+    }
+    match (url.host_str(), url.path(), url.query()) {
+        (Some(host), "/", None) => {
+            let host = host.trim_matches(['[', ']']).to_owned();
+            Ok(ProxyAddress { host, port: url.port_or_known_default().unwrap_or(80) })
+        }
+        _ => Err("a proxy has a host and a port and no path: give http://HOST:PORT".to_owned()),
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -308,8 +347,19 @@ enum EgressPolicy {
 }
 
 impl EgressArgs {
-    /// The policy. `refused`: the API server's addresses.
-    pub fn policy(&self, loopback: bool, refused: Vec<SocketAddr>) -> egress::Policy {
+    /// The way out. `refused`: the API server's addresses.
+    pub async fn open(&self, loopback: bool, refused: Vec<SocketAddr>) -> Result<Egress, Failure> {
+        let egress = Egress::new(self.policy(loopback, refused));
+        let Some(address) = &self.egress_proxy else { return Ok(egress) };
+        let ProxyAddress { host, port } = parse_proxy(address).or_fail(|| "--egress-proxy".into())?;
+        let (credentials, bypass) = (self.egress_proxy_auth.clone(), self.egress_proxy_bypass.clone());
+        let proxy = Proxy { host, port, credentials, bypass };
+        // Now, and not with the first event that is to go out.
+        proxy.credentials().await.or_fail(|| "--egress-proxy-auth".into())?;
+        Ok(egress.through(proxy))
+    }
+
+    fn policy(&self, loopback: bool, refused: Vec<SocketAddr>) -> egress::Policy {
         egress::Policy {
             reach: match self.egress_policy {
                 EgressPolicy::Cluster => egress::Reach::Cluster,

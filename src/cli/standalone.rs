@@ -84,7 +84,7 @@ pub async fn run(args: Args) -> Outcome {
         metrics: Arc::default(),
         readiness: Readiness::default(),
         liveness: Liveness::default(),
-        egress: args.egress.policy(true, Vec::new()),
+        egress: args.egress.open(true, Vec::new()).await?,
         ops_listen: &args.ops_listen,
         controller: Some(ControllerRole {
             options: controller,

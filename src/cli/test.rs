@@ -20,7 +20,7 @@ use crate::cluster::{Cluster, Data, Key};
 use crate::core::event::Event;
 use crate::core::hook::{Handler, Hook, Target, validate};
 use crate::core::redact::{MASK, mask};
-use crate::net::{Egress, HttpClient};
+use crate::net::HttpClient;
 use crate::sandbox::Sandbox;
 use crate::worker::handlers::{Outgoing, Sender, Sent, posted_event, shown_data};
 
@@ -71,7 +71,7 @@ pub async fn run(args: Args) -> Outcome {
         stand_in(&mut offline, &hook).await;
     }
     let event = posted_event(&hook, args.event.as_deref(), data);
-    let http = HttpClient::new(Egress::new(args.egress.policy(true, Vec::new())))
+    let http = HttpClient::new(args.egress.open(true, Vec::new()).await?)
         .or_fail(|| "reading the system's certificates".into())?;
     let sandbox = Sandbox::start(args.scripts.options()).await;
     let sender = Sender::new(http, Arc::new(offline), sandbox);

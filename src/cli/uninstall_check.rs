@@ -25,8 +25,8 @@ pub struct Args {
 }
 
 pub async fn run(args: Args) -> Outcome {
-    let client =
-        Client::try_default().await.or_fail(|| "no cluster: set KUBECONFIG, or run inside one".into())?;
+    let config = super::cluster::config().await?;
+    let client = Client::try_from(config).or_fail(|| "the cluster's configuration".into())?;
     let mut held = Vec::new();
     for kind in kinds() {
         for api in apis(&client, &kind, &args.namespace) {

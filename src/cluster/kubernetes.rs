@@ -211,6 +211,24 @@ fn hostname() -> String {
     std::env::var("HOSTNAME").unwrap_or_else(|_| "hookstream".into())
 }
 
+/// An API server that takes a request and does not answer (its node is gone, a proxy swallows) holds up nobody who can go
+/// on with what was read before: it is waited for so long, and then not asked again for a while.
+#[derive(Clone, Copy)]
+struct Patience {
+    within: Duration,
+    again: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Patience { within: Duration::from_secs(2), again: Duration::from_secs(10) }
+    }
+}
+
+fn no_answer() -> ClusterError {
+    ClusterError::ClusterError("the API server does not answer".into())
+}
+
 fn cluster_error(error: kube::Error) -> ClusterError {
     match &error {
         kube::Error::Api(status) if status.code == 409 => ClusterError::Conflict,
@@ -312,5 +330,43 @@ impl Cluster for Kubernetes {
         access: Access<'a>,
     ) -> BoxFuture<'a, Result<(), AccessError>> {
         Box::pin(self.reviews.authorize(token, access))
+    }
+}
+
+#[cfg(test)]
+mod testing {
+    use std::convert::Infallible;
+    use std::future::{Pending, pending};
+    use std::task::{Context, Poll};
+
+    use http::{Request, Response};
+    use kube::client::Body;
+
+    use super::*;
+
+    #[derive(Clone)]
+    struct Hangs;
+
+    impl tower_service::Service<Request<Body>> for Hangs {
+        type Response = Response<Body>;
+        type Error = Infallible;
+        type Future = Pending<Result<Response<Body>, Infallible>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, _: Request<Body>) -> Self::Future {
+            pending()
+        }
+    }
+
+    /// A client of an API server that takes requests and never answers.
+    pub fn hanging() -> Client {
+        Client::new(Hangs, "default")
+    }
+
+    pub fn short() -> Patience {
+        Patience { within: Duration::from_millis(50), again: Duration::from_secs(3600) }
     }
 }

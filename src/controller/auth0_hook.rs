@@ -8,11 +8,11 @@ use kube::runtime::reflector::Store;
 
 use super::context::Context;
 use super::problem::Problem;
-use super::reconcile::{self, Hashes, Policies, Preview, Synced, Wanted};
+use super::reconcile::{self, Preview, Synced, Wanted, shared_members};
 use super::status;
 use crate::admin::Access;
 use crate::admin::auth0::{HookBody, HookClient};
-use crate::api::{ConnectionSpec, External, Hook, HookStatus};
+use crate::api::{ConnectionSpec, Hook};
 use crate::cluster::{Guarded, Key, MissingSecret, View, secret_text};
 use crate::core::auth0_hook::{self, END_OF_LIFE, Script, Source, script_text};
 use crate::core::conditions::{Note, condition};
@@ -26,39 +26,14 @@ impl Synced for Hook {
     const WHAT: &'static str = "hook at Auth0";
     const VENDOR: &'static str = "Auth0";
 
-    fn policies(&self) -> Policies<'_> {
-        let spec = &self.spec;
-        Policies {
-            connection: Some(&spec.connection_ref.name),
-            suspend: spec.suspend == Some(true),
-            management: spec.management_policy,
-            deletion: spec.deletion_policy,
-            adopt: spec.adopt.as_ref(),
-        }
-    }
-
-    fn external(&self) -> Option<&External> {
-        self.status.as_ref()?.external.as_ref()
-    }
-
-    fn hashes(&self) -> Option<&Hashes> {
-        self.status.as_ref()?.secret_hashes.as_ref()
-    }
-
-    fn record(status: &mut HookStatus, external: Option<External>, hashes: Option<Hashes>) {
-        status.external = external;
-        status.secret_hashes = hashes;
-    }
+    shared_members!();
 
     fn is_vendor(connection: &ConnectionSpec) -> bool {
         connection.auth0.is_some()
     }
 
     fn client(access: &Access) -> Option<HookClient> {
-        match access {
-            Access::Auth0(access) => Some(HookClient::new(access.clone())),
-            Access::Kong(_) => None,
-        }
+        Some(HookClient::new(access.auth0()?.clone()))
     }
 
     fn all(view: &View) -> &Store<Guarded<Hook>> {

@@ -175,9 +175,10 @@ impl Context {
         known.or_insert_with(|| Arc::new(Learned::new(told.cloned().unwrap_or_default()))).clone()
     }
 
-    /// Another version may be able to do other things.
+    /// Another version may be able to do other things. Nothing is known of it: a status that the watch still shows would
+    /// bring back what the older one could do.
     pub(super) fn unlearn(&self, connection: &Key) {
-        self.learned.lock().remove(connection);
+        self.learned.lock().insert(connection.clone(), Arc::default());
     }
 
     /// Where something about a Connection's gateway was learned, its status is to tell it.

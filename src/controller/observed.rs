@@ -82,10 +82,11 @@ where
         Err(problem) => {
             let (namespace, name) = (guarded.namespace().unwrap_or_default(), guarded.name_any());
             // Where people are told by the log, they are told once, at a change, and not at every try.
+            let (reason, vendor_request_id) = (problem.reason(), problem.request_id());
             if context.cluster.publishes_to_log() {
-                tracing::debug!(kind, namespace, name, reason = problem.reason(), "{problem}");
+                tracing::debug!(kind, namespace, name, reason, vendor_request_id, "{problem}");
             } else {
-                tracing::warn!(kind, namespace, name, reason = problem.reason(), "{problem}");
+                tracing::warn!(kind, namespace, name, reason, vendor_request_id, "{problem}");
             }
             let before = guarded.0.as_ref().ok();
             if let Err(error) = status::report(&context, &target, before, &problem).await {

@@ -107,6 +107,15 @@ fn conflict(name: &str, id: &str, holder: Option<&str>) -> String {
 }
 
 impl Problem {
+    /// The vendor's id of the request that it refused.
+    pub fn request_id(&self) -> Option<&str> {
+        match self {
+            Problem::Admin(error) => error.request_id(),
+            Problem::OldAddress { problem, .. } => problem.request_id(),
+            _ => None,
+        }
+    }
+
     /// The stable reason.
     pub fn reason(&self) -> &'static str {
         match self {

@@ -160,6 +160,9 @@ mod tests {
         assert_eq!(due("1"), 5, "the backoff is later");
         assert_eq!(due("120"), 120);
         assert_eq!(due("Tue, 14 Nov 2023 22:15:20 GMT"), 120);
+        // The two obsolete forms too, which a recipient must read (RFC 9110, 5.6.7).
+        assert_eq!(due("Tuesday, 14-Nov-23 22:15:20 GMT"), 120);
+        assert_eq!(due("Tue Nov 14 22:15:20 2023"), 120);
         assert_eq!(due("Tue, 14 Nov 2000 22:15:20 GMT"), 5, "in the past");
         for garbage in ["", "soon", "-5", "1e9", "12 34", "\u{7f}"] {
             assert_eq!(due(garbage), 5, "{garbage:?}");

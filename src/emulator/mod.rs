@@ -23,7 +23,7 @@ mod testing;
 use std::path::PathBuf;
 
 pub use auth0::{Auth0Options, RateLimit, serve_auth0};
-pub use kong::{KongOptions, MissingDelete, serve_kong};
+pub use kong::{KongOptions, MissingDelete, ReadBack, serve_kong};
 
 /// Why an emulator does not run.
 #[derive(Debug, thiserror::Error)]

@@ -21,6 +21,11 @@ use super::tls::{TlsError, TlsOptions};
 const IDLE_PER_HOST: usize = 256;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// A connection of HTTP/2 is shared by all requests to a host. One that went silent would fail them until the kernel gives
+/// up, which takes a quarter of an hour; with a request under way it is asked so often, and has this long to answer.
+const PING_EVERY: Duration = Duration::from_secs(5);
+const PING_WITHIN: Duration = Duration::from_secs(5);
+
 /// Clients with TLS options of their own that are kept; then those that nobody used for the longest go.
 const MAX_CLIENTS: usize = 256;
 
@@ -61,6 +66,9 @@ pub enum SendError {
     Resolve(String),
     #[error("{0}")]
     Connect(String),
+    /// The proxy made no way there.
+    #[error("{0}")]
+    Proxy(String),
     #[error("no answer within {0:?}")]
     Timeout(Duration),
     #[error("{0}")]
@@ -138,6 +146,9 @@ fn build(tls: &TlsOptions, egress: &Egress) -> Result<Inner, TlsError> {
         .enable_http2()
         .wrap_connector(egress.clone());
     Ok(Client::builder(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .http2_keep_alive_interval(PING_EVERY)
+        .http2_keep_alive_timeout(PING_WITHIN)
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(IDLE_TIMEOUT)
         .pool_max_idle_per_host(IDLE_PER_HOST)
@@ -155,6 +166,7 @@ fn classify(error: &hyper_util::client::legacy::Error) -> SendError {
                 ConnectError::Denied { .. } => SendError::EgressDenied(text),
                 ConnectError::Resolve { .. } | ConnectError::NoAddress { .. } => SendError::Resolve(text),
                 ConnectError::NoHost | ConnectError::Connect { .. } => SendError::Connect(text),
+                ConnectError::Proxy { .. } => SendError::Proxy(text),
             };
         }
         if let Some(tls) = tls_error(one) {

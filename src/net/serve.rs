@@ -20,8 +20,10 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
+use tracing::Instrument;
 
 use super::linger::Lingering;
+use super::request_id::RequestId;
 use super::serve_tls::ServerTls;
 
 /// More connections than this wait in the kernel's queue.
@@ -105,10 +107,14 @@ async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin, router: Router,
             let waits = request.headers().contains_key(EXPECT);
             let (parts, body) = request.into_parts();
             let (body, rest) = Lingering::new(body);
-            let answer: Result<Response, Infallible> = router.call(Request::from_parts(parts, body)).await;
+            let id = RequestId::of(&parts.headers);
+            let span = id.span();
+            let answer: Result<Response, Infallible> =
+                router.call(Request::from_parts(parts, body)).instrument(span).await;
             match answer {
                 Ok(response) if response.extensions().get::<CloseWithoutAnswer>().is_some() => Err(Closed),
-                Ok(response) => {
+                Ok(mut response) => {
+                    id.tell(&mut response);
                     if !waits {
                         rest.forget().await;
                     }

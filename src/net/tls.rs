@@ -139,7 +139,7 @@ impl ServerCertVerifier for Anybody {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::core::egress::Policy;
     use crate::net::{Egress, HttpClient, SendError};
@@ -151,16 +151,16 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
-    struct Authority(CertifiedIssuer<'static, KeyPair>);
+    pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
     impl Authority {
-        fn new() -> Self {
+        pub fn new() -> Self {
             let mut params = CertificateParams::new(Vec::new()).unwrap();
             params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
             Authority(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
         }
 
-        fn pem(&self) -> Vec<u8> {
+        pub fn pem(&self) -> Vec<u8> {
             self.0.pem().into_bytes()
         }
 
@@ -174,7 +174,7 @@ mod tests {
     }
 
     /// A TLS server that answers 200 to everybody, or only to clients of an authority.
-    async fn server(authority: &Authority, clients: Option<&Authority>) -> String {
+    pub async fn server(authority: &Authority, clients: Option<&Authority>) -> String {
         let (chain, key) = authority.issue();
         let builder = rustls::ServerConfig::builder();
         let builder = match clients {

@@ -276,7 +276,7 @@ async fn promote(store: &dyn Store, dispatch: &dispatch::Handle) {
         match store.promote(Millis::now()).await {
             Ok(hooks) => {
                 for hook in hooks {
-                    dispatch.wake(hook.uid).await;
+                    dispatch.raised(hook).await;
                 }
             }
             Err(error) => {

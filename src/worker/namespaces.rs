@@ -41,25 +41,29 @@ impl Namespaces {
         self.within(name, FRESH).await;
     }
 
-    /// Before something is stored in this namespace.
-    pub async fn stored(&self, name: &str) {
-        self.within(name, EVER).await;
+    /// Before something is stored in this namespace. False: there is none of this name, for certain.
+    pub async fn stored(&self, name: &str) -> bool {
+        self.within(name, EVER).await
     }
 
-    async fn within(&self, name: &str, age: Duration) {
+    async fn within(&self, name: &str, age: Duration) -> bool {
         let looked = self.looked.lock().get(name).copied();
         let failed = self.failed.lock().is_some_and(|at| at.elapsed() < AGAIN);
-        if !failed && looked.is_none_or(|at| at.elapsed() > age) {
-            self.look(name).await;
-        }
+        failed || looked.is_some_and(|at| at.elapsed() <= age) || self.look(name).await
     }
 
-    /// Asks for the namespace's uid. Where nobody can tell, it is taken for the one that it was.
-    pub async fn look(&self, name: &str) {
+    /// Asks for the namespace's uid. Where nobody can tell, it is taken for the one that it was. False: there is none.
+    pub async fn look(&self, name: &str) -> bool {
         let uid = match tokio::time::timeout(WITHIN, self.cluster.namespace_uid(name)).await {
             Ok(Ok(uid)) => uid,
-            Ok(Err(error)) => return self.untold(name, &error.to_string()),
-            Err(_) => return self.untold(name, "the API server does not answer"),
+            Ok(Err(error)) => {
+                self.untold(name, &error.to_string());
+                return true;
+            }
+            Err(_) => {
+                self.untold(name, "the API server does not answer");
+                return true;
+            }
         };
         match self.store.namespace_is(name, uid.as_deref()).await {
             Ok(ended) => {
@@ -73,6 +77,7 @@ impl Namespaces {
                 tracing::warn!(namespace = name, %error, "which namespace this is could not be noted")
             }
         }
+        uid.is_some()
     }
 
     fn untold(&self, name: &str, error: &str) {

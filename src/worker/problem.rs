@@ -3,10 +3,11 @@
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::header::{CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use crate::cluster::AccessError;
 use crate::core::event::{BadEvent, Rejected};
+use crate::net::request_id::Refusal;
 use crate::net::serve::CloseWithoutAnswer;
 use crate::worker::store::StoreError;
 
@@ -105,9 +106,20 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let title = status.canonical_reason().unwrap_or("Error");
-        let body = json!({"type": "about:blank", "title": title, "status": self.status, "reason": self.reason,
-                          "detail": self.detail});
-        let mut response = (status, body.to_string()).into_response();
+        let members = Map::from_iter(
+            [
+                ("type", json!("about:blank")),
+                ("title", json!(title)),
+                ("status", json!(self.status)),
+                ("reason", json!(self.reason)),
+                ("detail", json!(self.detail)),
+            ]
+            .map(|(name, value)| (name.to_owned(), value)),
+        );
+        // The line by which a sender's complaint is found in the log. No more: any number of strangers are refused.
+        tracing::debug!(status = self.status, reason = self.reason, detail = self.detail, "refused");
+        let mut response = (status, Value::Object(members.clone()).to_string()).into_response();
+        response.extensions_mut().insert(Refusal(members));
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if matches!(self.status, 429 | 503) {

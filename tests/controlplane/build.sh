@@ -62,4 +62,30 @@ if [ ! -d "$bin/$crds" ]; then
   mv "$bin/crds.tmp" "$bin/$crds"
 fi
 ln -sfn "$crds" "$bin/crds"
+
+# Those of Argo CD and Flux, whose objects deploy/gitops has. Flux's are made from its types, as Flux makes them: not every
+# module that holds them is served. Argo CD's go.mod replaces a part of itself, so no other can require it: it is pinned here.
+argo=v3.5.7
+argo_sum="h1:Xm1BF+I5OgDKUG3SDK49vn2/Y5AMyaNVko+/JT08gj0="
+helm_controller=$(version gitops github.com/fluxcd/helm-controller/api)
+kustomize_controller=$(version gitops github.com/fluxcd/kustomize-controller/api)
+source_controller=$(version gitops github.com/fluxcd/source-controller/api)
+gitops="gitops-argo-cd-$argo-helm-$helm_controller-kustomize-$kustomize_controller-source-$source_controller"
+if [ ! -d "$bin/$gitops" ]; then
+  echo "controlplane: making the definitions of Argo CD and Flux ($bin)" >&2
+  rm -rf "$bin/gitops.tmp" && mkdir "$bin/gitops.tmp"
+  found=$(cd "$here/gitops" && go mod download -json "github.com/argoproj/argo-cd/v3@$argo")
+  field() { sed -nE "s|^[[:space:]]*\"$1\": \"(.*)\",?$|\1|p" <<<"$found"; }
+  [ "$(field Sum)" = "$argo_sum" ] || {
+    echo "controlplane: Argo CD $argo has the hash $(field Sum), and not $argo_sum" >&2
+    exit 1
+  }
+  cp "$(field Dir)/manifests/crds/application-crd.yaml" "$bin/gitops.tmp"
+  chmod -R u+w "$bin/gitops.tmp"
+  api=github.com/fluxcd
+  (cd "$here/gitops" && go tool controller-gen crd paths="$api/helm-controller/api/v2" \
+    paths="$api/kustomize-controller/api/v1" paths="$api/source-controller/api/v1" output:crd:dir="$bin/gitops.tmp")
+  mv "$bin/gitops.tmp" "$bin/$gitops"
+fi
+ln -sfn "$gitops" "$bin/gitops"
 echo "$bin"

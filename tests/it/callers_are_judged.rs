@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::harness::{
-    DEADLINE, Namespace, Process, Receiver, Reply, control_plane, eventually, free_port, watchdog,
+    Accounts, DEADLINE, Namespace, Process, Receiver, Reply, control_plane, eventually, free_port, watchdog,
 };
 use crate::standalone::{DEAD, DELIVERED, FINISHED, INGESTED, client, count, event, hook, quick};
 
@@ -67,27 +67,11 @@ impl Worker {
     }
 }
 
-/// A namespace with a worker's account, which may do what `deploy/base` gives it, and two callers of which one may
+/// A namespace with the operator's accounts, of which the worker's is given, and two callers of which one may
 /// publish.
 pub async fn accounts(hint: &str) -> (Namespace, PathBuf) {
     let namespace = control_plane().namespace(hint).await;
-    let rules =
-        "[{apiGroups: [hookstream.dev], resources: [eventhooks, connections, eventstreams, hooks], verbs: [get, list, watch]},
-        {apiGroups: [''], resources: [secrets, configmaps], verbs: [get, list, watch]}]";
-    let kubeconfig = namespace.service_account("worker", rules).await;
-    let name = &namespace.name;
-    let group = "rbac.authorization.k8s.io";
-    let cluster = json!({"apiVersion": format!("{group}/v1"), "kind": "ClusterRole", "metadata": {"name": format!("{name}-reviews")},
-        "rules": [{"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]},
-                  {"apiGroups": [""], "resources": ["namespaces"], "verbs": ["get"]},
-                  {"apiGroups": ["authorization.k8s.io"], "resources": ["subjectaccessreviews"], "verbs": ["create"]}]});
-    let binding = json!({"apiVersion": format!("{group}/v1"), "kind": "ClusterRoleBinding", "metadata": {"name": format!("{name}-reviews")},
-        "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": format!("{name}-reviews")},
-        "subjects": [{"kind": "ServiceAccount", "name": "worker", "namespace": name}]});
-    control_plane()
-        .kubectl(["apply", "-f", "-"], &format!("{cluster}\n---\n{binding}"))
-        .await
-        .expect("the worker's rights");
+    let kubeconfig = Accounts::of(&namespace).await.worker;
     namespace
         .service_account("publisher", "[{apiGroups: [hookstream.dev], resources: [events], verbs: [create]}]")
         .await;
@@ -154,7 +138,7 @@ async fn by_token_and_right() {
 
 /// Forwards connections to the API server, counted in `live`, until it is told to stop: then those that are open break,
 /// and new ones too.
-async fn gate_to_the_api_server(open: Arc<AtomicBool>, live: Arc<AtomicUsize>) -> u16 {
+pub async fn gate_to_the_api_server(open: Arc<AtomicBool>, live: Arc<AtomicUsize>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let server = control_plane().url.trim_start_matches("https://").to_owned();

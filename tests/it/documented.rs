@@ -1,10 +1,12 @@
 //! The documents are true: commands run or are marked as not, reasons are listed, links lead somewhere, metrics exist.
 
 mod commands;
+mod explained;
 mod gitops;
 mod metrics;
 mod quickstart;
 mod reasons;
+mod typed;
 
 use std::path::{Path, PathBuf};
 
@@ -47,7 +49,11 @@ fn blocks(text: &str) -> Vec<Block> {
     for line in text.lines() {
         match (line.strip_prefix("```"), &mut open) {
             (Some(_), Some(_)) => blocks.extend(open.take()),
-            (Some(info), None) if info.starts_with("console") => {
+            (Some(info), None) => {
+                assert!(
+                    !matches!(info, "sh" | "bash" | "shell"),
+                    "commands stand in blocks of console: {text}"
+                );
                 open = Some(Block { marked: info.contains("not-run"), commands: Vec::new() });
             }
             (None, Some(block)) => {
@@ -55,11 +61,15 @@ fn blocks(text: &str) -> Vec<Block> {
                 match line.strip_prefix("$ ") {
                     Some(command) => block.commands.push(command.to_owned()),
                     None if goes_on => block.commands.last_mut().unwrap().push_str(&format!("\n{line}")),
-                    None => {}
+                    None => assert!(
+                        !line.trim_start().starts_with("hookstream ") || line.contains(':'),
+                        "a command without its $: {line}"
+                    ),
                 }
             }
-            _ => {}
+            (None, None) => {}
         }
     }
+    blocks.retain(|block| !block.commands.is_empty());
     blocks
 }

@@ -8,22 +8,12 @@ use hookstream::core::sign::kong_signature;
 use crate::harness::{DEADLINE, Receiver, Reply, eventually};
 use crate::standalone::{DELIVERED, EVENTS, FINISHED, Kong, Standalone, hook, merge, quick};
 
-/// Mounts a small file system as the data folder, with 2 MiB of it taken. The namespace ends with the process.
-const SMALL_DISK: &str = r#"mkdir -p "$0" && mount -t tmpfs -o size=6m none "$0" && head -c 2097152 /dev/zero > "$0/filler" && exec "$@""#;
-
 fn filler(id: usize) -> Value {
     json!({"source": "crud", "event": "consumers", "id": id, "data": "x".repeat(60_000)})
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn senders_are_told_to_come_again_and_nothing_is_lost() {
-    // Mounting needs a user namespace, which some machines do not give. The store's own tests fill it everywhere.
-    let may =
-        std::process::Command::new("unshare").args(["-Urm", "mount", "-t", "tmpfs", "none", "/mnt"]).output();
-    if !may.is_ok_and(|output| output.status.success()) {
-        eprintln!("left out: this machine gives no user namespace to mount a small disk in");
-        return;
-    }
     let receiver = Receiver::start(|_, _| Reply::status(200));
     let kong = Kong::start().await;
     let spec = |connected: bool, paused: bool| {
@@ -42,7 +32,10 @@ async fn senders_are_told_to_come_again_and_nothing_is_lost() {
     };
     let mut standalone =
         Standalone::prepare(&manifests(true), &["--relay-dedup-window", "0", "--disk-limit", "100%"]);
-    standalone.wrapper = ["unshare", "-Urm", "sh", "-c", SMALL_DISK].map(String::from).into();
+    // 2 MiB of it are taken.
+    if !standalone.on_a_disk_of("6m", r#"head -c 2097152 /dev/zero > "$0/filler""#) {
+        return;
+    }
     standalone.restart().await;
     let config = kong.wait_for_hooks(1).await[0]["config"].clone();
     let text = |name: &str| config[name].as_str().expect("what Kong was told").to_owned();

@@ -57,12 +57,12 @@ async fn pump(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin,
 async fn a_watch_that_hangs_fails_liveness() {
     let mut world = World::start("hangs").await;
     world.stop_operator().await;
-    let direct = std::fs::read_to_string(&world.kubeconfig).unwrap();
+    let direct = std::fs::read_to_string(&world.accounts.controller).unwrap();
     let server = control_plane().url.trim_start_matches("https://").to_owned();
     let proxy = Proxy::start(server.clone()).await;
     let through = watchdog::unique_path("kubeconfig");
     std::fs::write(&through, direct.replace(&server, &proxy.address)).unwrap();
-    world.kubeconfig = through;
+    world.accounts.controller = through;
     let operator = world.another("controller", &["--watch-timeout", "5s"]);
     let ready = async || match world.ops(&operator, "/readyz").await {
         (200, _) => Ok(()),

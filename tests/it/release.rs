@@ -13,7 +13,8 @@ async fn finalizers(world: &World, of: &str) -> usize {
 }
 
 fn release(world: &World, flags: &[&str]) -> Process {
-    let kubeconfig = crate::harness::control_plane().admin_kubeconfig().to_str().unwrap();
+    // The rights that docs/operations.md names: those of the controller.
+    let kubeconfig = world.accounts.controller.to_str().unwrap();
     let mut args = vec!["release", "--all", "--namespace", &world.namespace.name];
     args.extend(["--operator-namespace", &world.home.name, "--lease-duration", "5s"]);
     args.extend(["--lease-renew-deadline", "4s", "--lease-retry-period", "500ms"]);

@@ -8,11 +8,8 @@ use hookstream::core::sign::kong_signature;
 
 use crate::harness::{Receiver, Reply};
 use crate::standalone::{
-    DEAD, DELIVERED, FINISHED, Kong, Standalone, answer, hook, manifest, merge, quick, secret,
+    DEAD, DELIVERED, FINISHED, INGESTED, Kong, Standalone, answer, hook, manifest, merge, quick, secret,
 };
-
-/// Mounts a small file system as the data folder. The namespace ends with the process.
-const DISK: &str = r#"mkdir -p "$0" && mount -t tmpfs -o size=64m none "$0" && exec "$@""#;
 
 fn filler(id: &str) -> Value {
     json!({"source": "crud", "event": "consumers", "id": id, "data": "x".repeat(200_000)})
@@ -20,12 +17,6 @@ fn filler(id: &str) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_share_is_told_to_each_sender_in_its_way() {
-    let may =
-        std::process::Command::new("unshare").args(["-Urm", "mount", "-t", "tmpfs", "none", "/mnt"]).output();
-    if !may.is_ok_and(|output| output.status.success()) {
-        eprintln!("left out: this machine gives no user namespace to mount a small disk in");
-        return;
-    }
     let receiver = Receiver::start(|_, _| Reply::status(200));
     let kong = Kong::start().await;
     let spec = |source: &str, connected: bool, paused: bool| {
@@ -58,7 +49,9 @@ async fn a_full_share_is_told_to_each_sender_in_its_way() {
     // 10 % of 64 MiB for a hook, 15 % for the namespace.
     let mut standalone =
         Standalone::prepare(&manifests(true), &["--hook-share", "10%", "--namespace-share", "15%"]);
-    standalone.wrapper = ["unshare", "-Urm", "sh", "-c", DISK].map(String::from).into();
+    if !standalone.on_a_disk_of("64m", "true") {
+        return;
+    }
     standalone.restart().await;
     let config = kong.wait_for_hooks(1).await[0]["config"].clone();
     let text = |name: &str| config[name].as_str().expect("what Kong was told").to_owned();
@@ -120,4 +113,93 @@ async fn a_full_share_is_told_to_each_sender_in_its_way() {
     standalone.write("all.yaml", &manifests(false));
     standalone.wait_for_count(FINISHED, &[DELIVERED], waits).await;
     assert_eq!(publish("two", "then").await.status(), 202);
+}
+
+/// What one hook has no room for is a dead letter that can be replayed; Kong, which comes again, is not answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_hook_is_told_to_each_sender_in_its_way() {
+    let receiver = Receiver::start(|_, _| Reply::status(200));
+    let kong = Kong::start().await;
+    let manifests = |paused: bool| {
+        let spec = |more: Value| {
+            let mut spec = quick();
+            merge(&mut spec, json!({"delivery": {"paused": paused}}));
+            merge(&mut spec, more);
+            spec
+        };
+        let bearer = json!({"bearer": {"tokenSecretRef": {"name": "auth", "key": "token"}}});
+        let webhook = json!({"endpoint": "https://h.example.com/", "authorization": bearer});
+        let stream = json!({"connectionRef": {"name": "auth0"}, "name": "s",
+            "subscriptions": [{"eventType": "user.created"}], "destination": {"webhook": webhook}});
+        kong.connection()
+            + &secret("auth", json!({"token": "t0ken"}))
+            + &manifest("hookstream.dev/v1alpha1", "EventStream", "s", json!({"spec": stream}))
+            + &hook("streamed", &receiver.url(), spec(json!({"source": "auth0"})))
+            + &hook(
+                "relayed",
+                &receiver.url(),
+                spec(json!({"source": "crud", "connectionRef": {"name": "kong"}})),
+            )
+    };
+    let args = ["--hook-share", "5%", "--namespace-share", "90%", "--relay-dedup-window", "1h"];
+    let mut standalone = Standalone::prepare(&manifests(true), &args);
+    if !standalone.on_a_disk_of("64m", "true") {
+        return;
+    }
+    standalone.restart().await;
+    let config = kong.wait_for_hooks(1).await[0]["config"].clone();
+    let text = |name: &str| config[name].as_str().expect("what Kong was told").to_owned();
+    let (relay_url, relay_secret) = (text("url"), text("secret"));
+    let relay = async |id: &str| {
+        let body = filler(id).to_string();
+        let (sha256, encoding) = (SignatureAlgorithm::SHA256, SignatureEncoding::PrefixedHex);
+        let signature = kong_signature(relay_secret.as_bytes(), sha256, encoding, body.as_bytes());
+        let request = standalone.client.post(&relay_url).header("x-kong-signature", signature).body(body);
+        request.send().await.ok().map(|response| response.status().as_u16())
+    };
+    let stream = async |id: &str| {
+        let event = json!({"specversion": "1.0", "type": "user.created", "source": "urn:auth0:a", "id": id,
+            "data": filler(id)});
+        let url = standalone.url("/v1/namespaces/default/streams/s");
+        let request = standalone.client.post(url).header("authorization", "Bearer t0ken");
+        answer(request.body(event.to_string())).await
+    };
+
+    let mut relayed = 0;
+    let closed = loop {
+        let id = format!("r{relayed}");
+        match relay(&id).await {
+            Some(status) => assert_eq!(status, 202),
+            None => break id,
+        }
+        relayed += 1;
+        assert!(relayed < 60, "its share did not fill");
+    };
+    assert!(relayed > 1);
+    assert_eq!(standalone.count(INGESTED, &[r#"outcome="HookFull""#]).await, 1);
+    assert_eq!(relay("r0").await, Some(202), "a duplicate takes no room");
+    assert_eq!(standalone.count(FINISHED, &[]).await, 0, "nothing of it is kept");
+
+    let full = async || standalone.count(FINISHED, &[DEAD, r#"reason="BacklogFull""#]).await;
+    let mut streamed = 0;
+    while full().await == 0 {
+        assert_eq!(stream(&format!("s{streamed}")).await.0, 202);
+        streamed += 1;
+        assert!(streamed < 60, "its share did not fill");
+    }
+    let url = |path: &str| format!("http://{}/v1/namespaces/default/deliveries{path}", standalone.api);
+    let (_, dead) = answer(standalone.client.get(url("?state=dead"))).await;
+    assert_eq!(
+        (&dead["items"][0]["reason"], &dead["items"][0]["hook"]),
+        (&json!("BacklogFull"), &json!("streamed"))
+    );
+    let id = dead["items"][0]["id"].as_str().unwrap();
+
+    // There is room again: Kong's next try is taken, and the dead letter is replayed.
+    standalone.write("all.yaml", &manifests(false));
+    standalone.wait_for_count(FINISHED, &[DELIVERED], relayed + streamed - 1).await;
+    assert_eq!(relay(&closed).await, Some(202));
+    assert_eq!(answer(standalone.client.post(url(&format!("/{id}/replay")))).await.0, 202);
+    standalone.wait_for_count(FINISHED, &[DELIVERED], relayed + streamed + 1).await;
+    assert!(receiver.requests().iter().any(|request| request.header("webhook-id") == id));
 }

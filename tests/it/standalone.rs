@@ -54,6 +54,21 @@ impl Standalone {
         self.args.extend(["--public-ingest-url".to_owned(), format!("http://{}", self.listen)]);
     }
 
+    /// Mounts a file system of this size as the data folder, from the next start on; `then` is done in it first (`$0`).
+    /// The mount ends with the process. False where this machine gives no user namespace, which mounting needs.
+    pub fn on_a_disk_of(&mut self, size: &str, then: &str) -> bool {
+        let may = ["-Urm", "mount", "-t", "tmpfs", "none", "/mnt"];
+        let may = std::process::Command::new("unshare").args(may).output();
+        if !may.is_ok_and(|output| output.status.success()) {
+            eprintln!("left out: this machine gives no user namespace to mount a small disk in");
+            return false;
+        }
+        let mount =
+            format!(r#"mkdir -p "$0" && mount -t tmpfs -o size={size} none "$0" && {then} && exec "$@""#);
+        self.wrapper = ["unshare", "-Urm", "sh", "-c", &mount].map(String::from).into();
+        true
+    }
+
     /// Starts the process (again) on the same folders and ports.
     pub async fn restart(&mut self) {
         // The old one first: two on one data folder are refused.

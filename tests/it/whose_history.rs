@@ -5,12 +5,13 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    DEADLINE, Namespace, Process, Receiver, Reply, control_plane, eventually, free_port, watchdog,
+    Accounts, DEADLINE, Namespace, Process, Receiver, Reply, control_plane, eventually, free_port, watchdog,
 };
 use crate::standalone::{answer, client, event, hook, merge, quick};
 
 struct Cluster {
     home: Namespace,
+    accounts: Accounts,
     /// Of a caller who may do everything.
     token: String,
     ingest: String,
@@ -28,7 +29,8 @@ async fn cluster(hint: &str) -> Cluster {
     home.apply(&format!("{account}\n---\n{binding}\n")).await.expect("a caller");
     let token = home.token("caller", &["hookstream"]).await;
     let [ingest, api] = std::array::from_fn(|_| format!("127.0.0.1:{}", free_port()));
-    Cluster { home, token, ingest, api, client: client() }
+    let accounts = Accounts::of(&home).await;
+    Cluster { home, accounts, token, ingest, api, client: client() }
 }
 
 impl Cluster {
@@ -45,8 +47,7 @@ impl Cluster {
         ]);
         args.extend(["--egress-allow", "127.0.0.0/8"]);
         args.extend(more);
-        let kubeconfig = control_plane().admin_kubeconfig().to_str().unwrap();
-        Process::spawn(args, &[("KUBECONFIG", kubeconfig)])
+        Process::spawn(args, &[("KUBECONFIG", self.accounts.worker.to_str().unwrap())])
     }
 
     async fn publish(&self, namespace: &str, id: &str) -> (u16, Value) {

@@ -8,7 +8,6 @@ mod auth0;
 mod kong;
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use kube::Client;
@@ -18,7 +17,7 @@ pub use auth0::{Auth0, CLIENT_ID, CLIENT_SECRET};
 pub use kong::{Kong, http};
 
 use crate::harness::{
-    DEADLINE, Namespace, Process, Receiver, Reply, control_plane, eventually, free_port, watchdog,
+    Accounts, DEADLINE, Namespace, Process, Receiver, Reply, control_plane, eventually, free_port, watchdog,
 };
 
 pub struct World {
@@ -34,8 +33,9 @@ pub struct World {
     operator: Option<Process>,
     /// The logs of operators that were stopped.
     logs: String,
-    pub kubeconfig: PathBuf,
+    pub accounts: Accounts,
     args: Vec<String>,
+    env: Vec<(String, String)>,
     /// Where the ops ports of other processes are, by their number.
     ops: Mutex<HashMap<u32, String>>,
 }
@@ -48,6 +48,8 @@ pub struct Setup<'a> {
     pub no_ingest_url: bool,
     /// More flags of the operator.
     pub flags: &'a [&'a str],
+    /// Variables of its environment.
+    pub env: &'a [(&'a str, &'a str)],
 }
 
 impl World {
@@ -57,7 +59,7 @@ impl World {
     pub async fn with(hint: &str, setup: Setup<'_>) -> World {
         let namespace = control_plane().namespace(hint).await;
         let home = control_plane().namespace(&format!("{hint}-operator")).await;
-        let kubeconfig = limited_account(&home).await;
+        let accounts = Accounts::of(&home).await;
         let listen = format!("127.0.0.1:{}", free_port());
         let data = watchdog::unique_path("data");
         std::fs::create_dir(&data).unwrap();
@@ -87,6 +89,7 @@ impl World {
             args.extend(["--public-ingest-url".to_owned(), ingest.clone()]);
         }
         args.extend(setup.flags.iter().map(ToString::to_string));
+        let env = setup.env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let kong = Kong::start(setup.kong).await;
         let receiver = Receiver::start(|_, _| Reply::status(200));
         let client = namespace.client().await;
@@ -100,8 +103,9 @@ impl World {
             client,
             operator,
             logs,
-            kubeconfig,
+            accounts,
             args,
+            env,
             ops: Mutex::default(),
         };
         world.start_operator();
@@ -110,12 +114,14 @@ impl World {
 
     /// Starts the operator (again), with the same flags, folder and account.
     pub fn start_operator(&mut self) {
-        let kubeconfig = self.kubeconfig.to_str().unwrap();
+        let mut env: Vec<(&str, &str)> = self.env.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+        env.push(("KUBECONFIG", self.accounts.both.to_str().unwrap()));
         let args = std::iter::once("run").chain(self.args.iter().map(String::as_str));
-        self.operator = Some(Process::spawn(args, &[("KUBECONFIG", kubeconfig)]));
+        self.operator = Some(Process::spawn(args, &env));
     }
 
-    /// Another process of the operator: the same flags and account, ports of its own. A flag that is given again counts.
+    /// Another process of the operator: the same flags, its role's account, ports of its own. A flag that is given again
+    /// counts.
     pub fn another(&self, role: &str, flags: &[&str]) -> Process {
         let of_worker = ["--listen", "--api-listen", "--data"];
         let ops = format!("127.0.0.1:{}", free_port());
@@ -128,7 +134,7 @@ impl World {
         }
         args.extend(["--ops-listen".to_owned(), ops.clone()]);
         args.extend(flags.iter().map(|flag| (*flag).to_owned()));
-        let process = Process::spawn(&args, &[("KUBECONFIG", self.kubeconfig.to_str().unwrap())]);
+        let process = Process::spawn(&args, &[("KUBECONFIG", self.accounts.role(role).to_str().unwrap())]);
         self.ops.lock().unwrap().insert(process.pid(), ops);
         process
     }
@@ -302,25 +308,6 @@ impl World {
             }
         }
     }
-}
-
-/// An account with the rights of `deploy/base/rbac.yaml`, its objects named for this operator alone: many operators
-/// share a control plane here.
-async fn limited_account(home: &Namespace) -> PathBuf {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/base/rbac.yaml");
-    let text = std::fs::read_to_string(file).unwrap().replace("hookstream-system", &home.name);
-    let mut objects: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
-    for object in &mut objects {
-        let unique = |name: &Value| Value::String(format!("{}-{}", name.as_str().unwrap(), home.name));
-        if object["kind"].as_str().unwrap().starts_with("ClusterRole") {
-            object["metadata"]["name"] = unique(&object["metadata"]["name"]);
-        }
-        if object["roleRef"]["kind"] == "ClusterRole" {
-            object["roleRef"]["name"] = unique(&object["roleRef"]["name"]);
-        }
-    }
-    home.apply(&documents(&objects)).await.expect("the operator's account");
-    home.kubeconfig_of("hookstream").await
 }
 
 pub fn documents(objects: &[Value]) -> String {

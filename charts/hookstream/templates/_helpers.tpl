@@ -69,6 +69,30 @@ imagePullSecrets:
 {{ include "hookstream.scheme" . }}://{{ include "hookstream.fullname" . }}-ingest.{{ .Release.Namespace }}.svc:{{ .Values.service.ingest.port }}
 {{- end -}}
 
+{{/* The Lease by which the release's replicas agree who writes. */}}
+{{- define "hookstream.leaseName" -}}
+{{ default (printf "%s-controller" (include "hookstream.fullname" .)) .Values.controller.lease.name }}
+{{- end -}}
+
+{{/* Where pods may run. Takes a role's values. */}}
+{{- define "hookstream.scheduling" -}}
+{{- with .priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
 {{/* Flags of every role. */}}
 {{- define "hookstream.commonArgs" -}}
 {{- range .Values.scope.namespaces }}
@@ -87,6 +111,19 @@ imagePullSecrets:
 {{- range .Values.egress.deny }}
 - --egress-deny={{ . }}
 {{- end }}
+{{- with .Values.egress.proxy }}
+{{- if .url }}
+- --egress-proxy={{ .url }}
+{{- if .authSecret.name }}
+- --egress-proxy-auth=/etc/hookstream/proxy/auth
+{{- end }}
+{{- range .bypass }}
+- --egress-proxy-bypass={{ . }}
+{{- end }}
+{{- else if .authSecret.name }}
+{{- fail "egress.proxy.authSecret needs egress.proxy.url" }}
+{{- end }}
+{{- end }}
 - --log-level={{ .Values.log.level }}
 - --log-format={{ .Values.log.format }}
 {{- end -}}
@@ -98,6 +135,7 @@ imagePullSecrets:
 {{- end }}
 - --resync-interval={{ .Values.controller.resyncInterval }}
 - --admin-rate-ceiling={{ .Values.controller.adminRateCeiling }}
+- --lease-name={{ include "hookstream.leaseName" . }}
 {{- with .Values.controller.lease }}
 - --lease-duration={{ .duration }}
 - --lease-renew-deadline={{ .renewDeadline }}
@@ -128,21 +166,7 @@ enableServiceLinks: false
 securityContext:
   {{- toYaml .root.Values.podSecurityContext | nindent 2 }}
 terminationGracePeriodSeconds: {{ $values.terminationGracePeriodSeconds }}
-{{- with $values.priorityClassName }}
-priorityClassName: {{ . }}
-{{- end }}
-{{- with $values.nodeSelector }}
-nodeSelector:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with $values.tolerations }}
-tolerations:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with $values.affinity }}
-affinity:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
+{{- include "hookstream.scheduling" $values }}
 {{- with .spread }}
 topologySpreadConstraints:
   {{- . | nindent 2 }}
@@ -186,6 +210,9 @@ containers:
       {{- toYaml .root.Values.securityContext | nindent 6 }}
     volumeMounts:
       - {name: tmp, mountPath: /tmp}
+      {{- if .root.Values.egress.proxy.authSecret.name }}
+      - {name: proxy, mountPath: /etc/hookstream/proxy, readOnly: true}
+      {{- end }}
       {{- with .mounts }}
       {{- . | nindent 6 }}
       {{- end }}
@@ -195,6 +222,12 @@ containers:
 volumes:
   - name: tmp
     emptyDir: {sizeLimit: 64Mi}
+  {{- with .root.Values.egress.proxy.authSecret }}
+  {{- if .name }}
+  - name: proxy
+    secret: {secretName: {{ .name }}, items: [{key: {{ .key }}, path: auth}], defaultMode: 0440}
+  {{- end }}
+  {{- end }}
   {{- with .volumes }}
   {{- . | nindent 2 }}
   {{- end }}

@@ -7,14 +7,12 @@ use futures::future::BoxFuture;
 use http::{HeaderValue, Method, Request};
 use http_body_util::Full;
 use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
 use serde_json::Value;
 
 use super::Auth0Access;
 use crate::admin::AdminError;
-use crate::admin::answer::{request_id, unexpected};
+use crate::admin::answer::{Said, is_id, log, refused};
 use crate::admin::error::Detail;
-use crate::admin::limit::asked_to_wait;
 use crate::net::Answer;
 
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -31,17 +29,6 @@ pub struct Call<'a> {
     /// The secrets that it carries, besides the token. A message that quotes what it refuses would carry them into
     /// status, events and logs.
     pub secrets: Vec<&'a str>,
-}
-
-/// The members of error bodies that are repeated to users: the Management API's, and the token endpoint's.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct ErrorBody {
-    message: Option<String>,
-    #[serde(rename = "errorCode")]
-    error_code: Option<String>,
-    error: Option<String>,
-    error_description: Option<String>,
 }
 
 impl Auth0Access {
@@ -72,12 +59,13 @@ impl Auth0Access {
     ) -> Result<Answer, AdminError> {
         let request = self.request(method, call, token)?;
         let answer = self.http.send(request, TIMEOUT, MAX_ANSWER).await?;
+        let mut secrets = call.secrets.clone();
+        secrets.push(token.expose_secret());
+        log(&self.endpoint(), method, call.path, &answer, &secrets);
         if answer.status.is_success() {
             return Ok(answer);
         }
-        let mut secrets = call.secrets.clone();
-        secrets.push(token.expose_secret());
-        Err(detail(&answer, &secrets))
+        Err(refusal(&answer, &secrets))
     }
 
     fn request(
@@ -86,6 +74,9 @@ impl Auth0Access {
         call: &Call<'_>,
         token: &SecretString,
     ) -> Result<Request<Full<Bytes>>, AdminError> {
+        if let Some(step) = call.path.iter().find(|step| !is_id(step)) {
+            return Err(rejected(format!("{step:?} cannot be the id of an object at Auth0: correct it")));
+        }
         let mut url = self.base.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().extend(["api", "v2"]).extend(call.path);
@@ -111,34 +102,10 @@ fn rejected(message: String) -> AdminError {
     AdminError::Rejected(Detail { message, ..Detail::default() })
 }
 
-/// An answer that is no success, without what was sent in secret.
-pub fn detail(answer: &Answer, secrets: &[&str]) -> AdminError {
-    let text: ErrorBody = serde_json::from_slice(&answer.body).unwrap_or_default();
-    let message = text.message.or(text.error_description).unwrap_or_else(|| "no reason given".into());
-    let detail = Detail {
-        status: None,
-        code: text.error_code.or(text.error),
-        message,
-        request_id: request_id(&answer.headers),
-    };
-    let wait = asked_to_wait(answer.status, &answer.headers);
-    AdminError::from_status(answer.status, detail.masked(secrets), wait)
-}
-
-/// The JSON of an answer.
-pub fn parse(answer: &Answer) -> Result<Value, AdminError> {
-    // Lists and objects; a proxy's page, half an answer or a bare text is neither.
-    match serde_json::from_slice::<Value>(&answer.body) {
-        Ok(value @ (Value::Object(_) | Value::Array(_))) if answer.complete => Ok(value),
-        _ if !answer.complete => Err(unexpected(answer, "the answer broke off, or is too long")),
-        _ => Err(unexpected(answer, "the answer is no JSON object: is a proxy in between?")),
-    }
-}
-
-/// The JSON object of an answer.
-pub fn parse_object(answer: &Answer) -> Result<Value, AdminError> {
-    match parse(answer)? {
-        value @ Value::Object(_) => Ok(value),
-        _ => Err(unexpected(answer, "the answer is a list and not one object")),
-    }
+/// An answer that is no success, without what was sent in secret. The Management API's errors and the token endpoint's
+/// have other members.
+pub fn refusal(answer: &Answer, secrets: &[&str]) -> AdminError {
+    let said = Said::of(answer);
+    let message = said.text("message").or_else(|| said.text("error_description"));
+    refused(answer, said.text("errorCode").or_else(|| said.text("error")), message, secrets)
 }

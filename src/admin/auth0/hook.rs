@@ -7,15 +7,14 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value, json};
 
 use super::Auth0Access;
-use super::call::{Call, parse, parse_object};
-use crate::admin::answer::{date, unexpected};
+use super::call::Call;
+use crate::admin::answer::{NO_REASON, id_of, parse, parse_object, that_one, unexpected};
 use crate::admin::error::Detail;
+use crate::admin::pages::Pages;
 use crate::admin::{AdminError, ExternalClient, Listed, Scope};
 
 const PATH: &str = "hooks";
 const PAGE_SIZE: usize = 100;
-/// A tenant that pages forever is not followed forever.
-const MAX_PAGES: usize = 1000;
 
 /// A hook as it should be. No `Debug`: it holds secrets.
 #[derive(Clone)]
@@ -106,12 +105,11 @@ impl ExternalClient for HookClient {
     }
 
     async fn list(&self) -> Result<Listed, AdminError> {
-        let (mut items, mut at) = (Vec::new(), None);
-        for page in 0..MAX_PAGES {
+        let mut pages = Pages::default();
+        for page in 0.. {
             let query = format!("page={page}&per_page={PAGE_SIZE}&include_totals=true");
             let call = Call { path: &[PATH], query: Some(&query), ..Call::default() };
             let answer = self.access.call(Method::GET, call).await.map_err(ended)?;
-            at = at.or_else(|| date(&answer));
             let mut body = parse(&answer)?;
             let total = body.get("total").and_then(Value::as_u64);
             // Without totals the list would stand alone.
@@ -124,25 +122,28 @@ impl ExternalClient for HookClient {
                 return Err(unexpected(&answer, "a list without hooks"));
             };
             let ends = found.len() < PAGE_SIZE;
-            items.extend(found);
-            let all = total.is_some_and(|total| u64::try_from(items.len()).is_ok_and(|n| n >= total));
+            pages.take(&answer, found)?;
+            let all = total.is_some_and(|total| u64::try_from(pages.len()).is_ok_and(|n| n >= total));
             if ends || all {
-                return Ok(Listed { items, at });
+                break;
             }
         }
-        Err(AdminError::Unreachable(format!("the list has no end: {MAX_PAGES} pages were read")))
+        Ok(pages.end())
     }
 
     /// With the names of its secrets.
     async fn observe(&self, id: &str) -> Result<Option<Value>, AdminError> {
-        match self.access.call(Method::GET, Call { path: &[PATH, id], ..Call::default() }).await {
-            Ok(answer) => {
-                let hook = parse_object(&answer)?;
-                let names = self.secret_names(id).await?;
-                Ok(Some(with_secret_names(hook, &names)))
-            }
-            Err(AdminError::NotFound(detail)) if detail.code.as_deref() == Some(MISSING) => Ok(None),
-            Err(error) => Err(ended(error)),
+        let whole = async {
+            let answer = self.access.call(Method::GET, Call { path: &[PATH, id], ..Call::default() }).await;
+            let answer = answer.map_err(ended)?;
+            let hook = that_one(&answer, id, parse_object(&answer)?)?;
+            Ok(with_secret_names(hook, &self.secret_names(id).await?))
+        };
+        match whole.await {
+            Ok(hook) => Ok(Some(hook)),
+            // Perhaps deleted between the two calls.
+            Err(AdminError::NotFound(_)) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
@@ -157,7 +158,7 @@ impl ExternalClient for HookClient {
             body.insert("enabled".into(), json!(false));
         }
         let mut hook = self.write(Method::POST, &[PATH], Value::Object(body), desired).await?;
-        let id = hook.get("id").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let id = id_of(&hook).unwrap_or_default().to_owned();
         if !desired.secrets.is_empty() {
             let all = desired.named(desired.secrets.keys());
             self.change_secrets(Method::POST, &id, all, desired).await?;
@@ -187,7 +188,8 @@ impl ExternalClient for HookClient {
         let body = desired.body(members);
         let hook = if body.is_empty() {
             let answer = self.access.call(Method::GET, Call { path: &[PATH, id], ..Call::default() }).await;
-            parse_object(&answer.map_err(ended)?)?
+            let answer = answer.map_err(ended)?;
+            that_one(&answer, id, parse_object(&answer)?)?
         } else {
             self.write(Method::PATCH, &[PATH, id], Value::Object(body), desired).await?
         };
@@ -225,7 +227,14 @@ impl HookClient {
         desired: &HookBody,
     ) -> Result<Value, AdminError> {
         let call = Call { path, body: Some(body), secrets: desired.secret_texts(), ..Call::default() };
-        self.access.call(method, call).await.map_err(ended).and_then(|answer| parse_object(&answer))
+        let answer = self.access.call(method, call).await.map_err(ended)?;
+        let hook = parse_object(&answer)?;
+        match path {
+            [_, id] => that_one(&answer, id, hook),
+            // Without an id nobody knows what was made: it is looked for.
+            _ if id_of(&hook).is_none() => Err(unexpected(&answer, "the hook that was made has no id")),
+            _ => Ok(hook),
+        }
     }
 
     /// Of one trigger Auth0 enables one hook: to enable a second would be a fight with whoever enabled the first.
@@ -288,8 +297,11 @@ fn ended(error: AdminError) -> AdminError {
         AdminError::NotFound(detail) if detail.code.as_deref() != Some(MISSING) => {
             AdminError::EndOfLife(detail)
         }
-        // A token without the scope is told apart: that can be corrected.
-        AdminError::Forbidden(detail) if detail.code.as_deref() != Some("insufficient_scope") => {
+        // A token without the scope is told apart: that can be corrected. So is one without a word, which may be a
+        // proxy's.
+        AdminError::Forbidden(detail)
+            if detail.code.as_deref() != Some("insufficient_scope") && detail.message != NO_REASON =>
+        {
             AdminError::EndOfLife(detail)
         }
         AdminError::Rejected(detail) if detail.status == Some(410) => AdminError::EndOfLife(detail),

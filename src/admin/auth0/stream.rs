@@ -5,16 +5,16 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value, json};
 
 use super::Auth0Access;
-use super::call::{Call, parse, parse_object};
-use crate::admin::answer::{date, unexpected};
+use super::call::Call;
+use crate::admin::answer::{parse, parse_object, that_one, unexpected};
 use crate::admin::error::Detail;
+use crate::admin::pages::Pages;
 use crate::admin::{AdminError, ExternalClient, Listed, Scope};
+use crate::core::redact::redact;
 
 const PATH: &str = "event-streams";
 /// The longest page that the API gives.
 const PAGE_SIZE: usize = 100;
-/// A tenant that pages forever is not followed forever.
-const MAX_PAGES: usize = 1000;
 
 /// A stream as it should be. No `Debug`: it holds secrets.
 #[derive(Clone)]
@@ -176,32 +176,31 @@ impl ExternalClient for StreamClient {
     }
 
     async fn list(&self) -> Result<Listed, AdminError> {
-        let (mut items, mut at, mut from) = (Vec::new(), None, None::<String>);
-        for _ in 0..MAX_PAGES {
+        let (mut pages, mut from) = (Pages::default(), None::<String>);
+        loop {
             let query = page(from.as_deref(), PAGE_SIZE);
             let call = Call { path: &[PATH], query: Some(&query), ..Call::default() };
             let answer = self.access.call(Method::GET, call).await?;
-            at = at.or_else(|| date(&answer));
             let mut page = parse_object(&answer)?;
             let Some(Value::Array(found)) = page.get_mut("eventStreams").map(Value::take) else {
                 return Err(unexpected(&answer, "a list without eventStreams"));
             };
             // The pages of deliveries name a next one even when they are the last: an empty page ends it as well.
             let ends = found.is_empty();
-            items.extend(found.into_iter().map(normal));
-            from = page.get("next").and_then(Value::as_str).map(ToOwned::to_owned);
-            if ends || from.is_none() {
-                return Ok(Listed { items, at });
-            }
+            pages.take(&answer, found.into_iter().map(normal).collect())?;
+            from = match page.get("next") {
+                Some(Value::String(next)) if !ends => Some(next.clone()),
+                None | Some(Value::Null | Value::String(_)) => return Ok(pages.end()),
+                Some(_) => return Err(unexpected(&answer, "the place of the next page is no text")),
+            };
         }
-        Err(AdminError::Unreachable(format!("the list has no end: {MAX_PAGES} pages were read")))
     }
 
     async fn observe(&self, id: &str) -> Result<Option<Value>, AdminError> {
         let call = Call { path: &[PATH, id], ..Call::default() };
         match self.access.call(Method::GET, call).await {
-            Ok(answer) => Ok(Some(normal(parse_object(&answer)?))),
-            Err(AdminError::NotFound(_)) => Ok(None),
+            Ok(answer) => Ok(Some(normal(that_one(&answer, id, parse_object(&answer)?)?))),
+            Err(error) if error.is_gone() => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -210,7 +209,13 @@ impl ExternalClient for StreamClient {
         let body = desired.body(["name", "subscriptions", "destination", "status"]);
         let secrets = desired.secret_texts();
         let call = Call { path: &[PATH], body: Some(body), secrets, ..Call::default() };
-        self.access.call(Method::POST, call).await.and_then(|answer| Ok(normal(parse_object(&answer)?)))
+        let answer = self.access.call(Method::POST, call).await?;
+        let stream = normal(parse_object(&answer)?);
+        // Without an id nobody knows what was made: it is looked for.
+        if Self::id(&stream).is_none() {
+            return Err(unexpected(&answer, "the stream that was made has no id"));
+        }
+        Ok(stream)
     }
 
     /// Changes the members that these paths are in. A destination goes whole, with its secret: whether Auth0 keeps one
@@ -224,13 +229,15 @@ impl ExternalClient for StreamClient {
         let body = desired.body(members);
         let secrets = desired.secret_texts();
         let call = Call { path: &[PATH, id], body: Some(body), secrets, ..Call::default() };
-        self.access.call(Method::PATCH, call).await.and_then(|answer| Ok(normal(parse_object(&answer)?)))
+        let answer = self.access.call(Method::PATCH, call).await?;
+        Ok(normal(that_one(&answer, id, parse_object(&answer)?)?))
     }
 
     async fn delete(&self, id: &str) -> Result<(), AdminError> {
         let call = Call { path: &[PATH, id], ..Call::default() };
         match self.access.call(Method::DELETE, call).await {
-            Ok(_) | Err(AdminError::NotFound(_)) => Ok(()),
+            Ok(_) => Ok(()),
+            Err(error) if error.is_gone() => Ok(()),
             Err(error) => Err(error),
         }
     }
@@ -273,7 +280,8 @@ impl StreamClient {
         let delivery = list.and_then(|list| list.first());
         let attempts = delivery.and_then(|d| d.get("attempts")?.as_array()).into_iter().flatten();
         let said = attempts.filter_map(|a| a.get("error_message")?.as_str()).next_back();
-        Ok(delivery.map(|_| said.unwrap_or("no reason given").chars().take(200).collect()))
+        // A receiver's words, by way of Auth0.
+        Ok(delivery.map(|_| redact(said.unwrap_or("no reason given"), []).chars().take(200).collect()))
     }
 
     /// Asks for all failed deliveries again.

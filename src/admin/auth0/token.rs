@@ -8,16 +8,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{Method, Request};
+use http::{HeaderValue, Method, Request};
 use http_body_util::Full;
 use parking_lot::Mutex;
 use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
-use url::Url;
+use url::{Url, form_urlencoded};
 
-use super::call::detail;
-use crate::admin::answer::unexpected;
+use super::call::refusal;
+use crate::admin::answer::{log, parse_object, unexpected};
 use crate::admin::error::Detail;
 use crate::admin::limit::AdminHttp;
 use crate::admin::{AdminError, Class};
@@ -26,6 +26,8 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 const MAX_ANSWER: usize = 64 * 1024;
 /// A token that says nothing of its end is renewed after this time.
 const UNSAID: Duration = Duration::from_secs(600);
+/// A token that is said to end sooner is tried for as long: one login a call would use up the quota.
+const SHORTEST: Duration = Duration::from_secs(1);
 /// Longer than Auth0 lets a token live.
 const LONGEST: Duration = Duration::from_secs(30 * 86_400);
 /// After this part of its life a token is renewed, while the old one still serves.
@@ -119,17 +121,23 @@ impl Login {
         if let Some((until, error)) = state.failed.as_ref()
             && *until > now
         {
-            return Err(error.clone());
+            return Err(match error.clone() {
+                AdminError::RateLimited(detail, _) => AdminError::RateLimited(detail, *until - now),
+                other => other,
+            });
         }
         match self.log_in(http, id, secret, audience).await {
             Ok((text, lasts)) => Ok(state.keep(text, lasts)),
             Err(error) => match &mut state.token {
                 // It still serves: nobody needs to know.
+                Some(token) if token.ends > now && error.is_own() => Ok(token.clone()),
                 Some(token) if token.ends > now => {
                     token.renew = (now + AGAIN).min(token.ends);
                     tracing::warn!(tenant = %self.base, %error, "an access token could not be renewed ahead of its end");
                     Ok(token.clone())
                 }
+                // Not its turn: the next who asks may be more pressing.
+                _ if error.is_own() => Err(error),
                 _ => {
                     state.failed = Some((now + pause(&error), error.clone()));
                     Err(error)
@@ -140,18 +148,18 @@ impl Login {
 
     /// A token to take the place of one that was refused; None where another one would be refused, too.
     pub async fn renewed(&self, http: &AdminHttp, refused: &Token) -> Result<Option<Token>, AdminError> {
+        if matches!(self.credentials, Credentials::Ready(_)) {
+            return Ok(None);
+        }
         {
             let mut state = self.state.lock().await;
-            let Some(token) = state.token.as_ref() else { return Ok(None) };
-            if token.number != refused.number {
+            match state.token.as_ref() {
                 // Somebody else was refused too, and renewed it.
-                return Ok(Some(token.clone()));
+                Some(token) if token.number != refused.number => return Ok(Some(token.clone())),
+                Some(token) if token.forced.is_some_and(|at| at.elapsed() < REFUSED_FOR) => return Ok(None),
+                // Also where somebody else is about to renew it: one login serves both.
+                Some(_) | None => state.token = None,
             }
-            let now = Instant::now();
-            if token.forced.is_some_and(|at| now.duration_since(at) < REFUSED_FOR) {
-                return Ok(None);
-            }
-            state.token = None;
         }
         let mut token = self.token(http).await?;
         token.forced = Some(Instant::now());
@@ -177,7 +185,7 @@ impl Login {
         secret: &SecretString,
         audience: &str,
     ) -> Result<(SecretString, Duration), AdminError> {
-        let form = url::form_urlencoded::Serializer::new(String::new())
+        let form = form_urlencoded::Serializer::new(String::new())
             .append_pair("grant_type", "client_credentials")
             .append_pair("client_id", id)
             .append_pair("client_secret", secret.expose_secret())
@@ -193,19 +201,20 @@ impl Login {
             .body(Full::from(Bytes::from(form)))
             .map_err(|e| AdminError::Rejected(Detail { message: e.to_string(), ..Detail::default() }))?;
         let answer = http.send(request, TIMEOUT, MAX_ANSWER).await?;
+        log(self.base.as_str(), &Method::POST, &["oauth", "token"], &answer, &[secret.expose_secret()]);
         if !answer.status.is_success() {
-            return Err(detail(&answer, &[secret.expose_secret()]));
+            // As it is, and as it was sent in the form.
+            let sent: String = form_urlencoded::byte_serialize(secret.expose_secret().as_bytes()).collect();
+            return Err(refusal(&answer, &[secret.expose_secret(), &sent]));
         }
-        #[derive(Deserialize)]
-        struct Granted {
-            access_token: String,
-            expires_in: Option<u64>,
+        let granted = parse_object(&answer)?;
+        let text = granted.get("access_token").and_then(Value::as_str).unwrap_or_default();
+        if text.is_empty() || HeaderValue::from_str(text).is_err() {
+            return Err(unexpected(&answer, "the login gave no access token"));
         }
-        let granted = serde_json::from_slice::<Granted>(&answer.body).ok().filter(|_| answer.complete);
-        let granted = granted.filter(|g| !g.access_token.is_empty());
-        let granted = granted.ok_or_else(|| unexpected(&answer, "the login gave no access token"))?;
-        let lasts = granted.expires_in.map_or(UNSAID, Duration::from_secs).min(LONGEST);
-        Ok((SecretString::from(granted.access_token), lasts))
+        let lasts = granted.get("expires_in").and_then(Value::as_f64).filter(|seconds| *seconds >= 0.0);
+        let lasts = lasts.map_or(UNSAID, |seconds| Duration::try_from_secs_f64(seconds).unwrap_or(LONGEST));
+        Ok((SecretString::from(text), lasts.clamp(SHORTEST, LONGEST)))
     }
 }
 

@@ -6,14 +6,11 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request};
 use http_body_util::Full;
 use secrecy::ExposeSecret;
-use serde::Deserialize;
-use serde_json::{Map, Value};
 
 use super::KongAccess;
 use crate::admin::AdminError;
-use crate::admin::answer::{request_id, unexpected};
+use crate::admin::answer::{Said, is_id, log, refused};
 use crate::admin::error::Detail;
-use crate::admin::limit::asked_to_wait;
 use crate::net::Answer;
 
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -47,39 +44,30 @@ impl From<AdminError> for Refusal {
     }
 }
 
-/// The members of Kong's error bodies that are looked at. `fields` is not repeated to users: it mirrors what was sent.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct ErrorBody {
-    name: Option<String>,
-    message: Option<String>,
-    code: Option<i64>,
-    fields: Map<String, Value>,
-}
-
 impl KongAccess {
     pub(super) async fn call(&self, method: Method, call: Call<'_>) -> Result<Answer, Refusal> {
-        let request = self.request(method, &call)?;
+        let request = self.request(&method, &call)?;
         let answer = self.http.send(request, TIMEOUT, MAX_ANSWER).await?;
+        let mut secrets = call.secrets;
+        secrets.extend(self.token.as_ref().map(|(_, token)| token.expose_secret()));
+        log(&self.endpoint(), &method, call.path, &answer, &secrets);
         if answer.status.is_success() {
             return Ok(answer);
         }
-        let text: ErrorBody = serde_json::from_slice(&answer.body).unwrap_or_default();
-        let message = text.message.unwrap_or_else(|| "no reason given".into());
-        let detail =
-            Detail { status: None, code: text.name, message, request_id: request_id(&answer.headers) };
-        let mut secrets = call.secrets;
-        secrets.extend(self.token.as_ref().map(|(_, token)| token.expose_secret()));
-        let wait = asked_to_wait(answer.status, &answer.headers);
+        let said = Said::of(&answer);
         Err(Refusal {
-            error: AdminError::from_status(answer.status, detail.masked(&secrets), wait),
+            // `fields` is not repeated to users: it mirrors what was sent.
+            error: refused(&answer, said.text("name"), said.text("message"), &secrets),
             status: Some(answer.status.as_u16()),
-            code: text.code,
-            names_id: text.fields.contains_key("id"),
+            code: said.number("code"),
+            names_id: said.object("fields").is_some_and(|fields| fields.contains_key("id")),
         })
     }
 
-    fn request(&self, method: Method, call: &Call<'_>) -> Result<Request<Full<Bytes>>, AdminError> {
+    fn request(&self, method: &Method, call: &Call<'_>) -> Result<Request<Full<Bytes>>, AdminError> {
+        if let Some(step) = call.path.iter().find(|step| !is_id(step)) {
+            return Err(rejected(format!("{step:?} cannot be the id of an event hook: correct it")));
+        }
         let mut url = self.admin_url.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty();
@@ -105,13 +93,4 @@ impl KongAccess {
 
 fn rejected(message: String) -> AdminError {
     AdminError::Rejected(Detail { message, ..Detail::default() })
-}
-
-pub fn parse(answer: &Answer) -> Result<Value, AdminError> {
-    // Lists and hooks are objects; a proxy's page, half an answer or a bare text is none.
-    match serde_json::from_slice::<Value>(&answer.body) {
-        Ok(value @ Value::Object(_)) if answer.complete => Ok(value),
-        Ok(Value::Object(_)) => Err(unexpected(answer, "the answer broke off")),
-        _ => Err(unexpected(answer, "the answer is no JSON object: is a proxy in between?")),
-    }
 }

@@ -9,9 +9,10 @@ use http::Method;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use super::call::{Call, Refusal, parse};
+use super::call::{Call, Refusal};
 use super::hook::normal;
 use super::{KongClient, KongHook};
+use crate::admin::answer::{parse_object, that_one, unexpected};
 use crate::admin::{AdminError, ExternalClient};
 use crate::api::Capabilities;
 
@@ -81,8 +82,18 @@ impl KongClient {
         id: Option<&str>,
     ) -> Result<Value, Refusal> {
         let body = Some(Self::body(desired, id));
-        let answer = self.access.call(method, Call { path, query: None, body, secrets: desired.secrets() });
-        Ok(parse(&answer.await?).map(normal)?)
+        let changes = method != Method::POST;
+        let call = Call { path, query: None, body, secrets: desired.secrets() };
+        let answer = self.access.call(method, call).await?;
+        let hook = normal(parse_object(&answer)?);
+        match path.last() {
+            Some(id) if changes => Ok(that_one(&answer, id, hook)?),
+            // Without an id nobody knows what was made: it is looked for.
+            _ if Self::id(&hook).is_none() => {
+                Err(unexpected(&answer, "the hook that was made has no id").into())
+            }
+            _ => Ok(hook),
+        }
     }
 
     /// None: the gateway has no PUT.

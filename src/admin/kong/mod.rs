@@ -13,10 +13,11 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use url::Url;
 
-use super::answer::{date, unexpected};
+use super::answer::{parse_object, that_one, unexpected};
 use super::limit::AdminHttp;
+use super::pages::Pages;
 use super::{AdminError, ExternalClient, Listed, Scope};
-use call::{Call, parse};
+use call::Call;
 
 pub use hook::{KongHook, config_fields};
 pub use ladder::Learned;
@@ -25,8 +26,6 @@ pub use manifest::{Manifests, is_relay, manifests};
 /// The header that carries the token unless the Connection names another.
 pub const TOKEN_HEADER: &str = "kong-admin-token";
 const PAGE_SIZE: usize = 1000;
-/// A gateway that pages forever is not followed forever.
-const MAX_PAGES: usize = 1000;
 
 /// How one gateway is reached.
 #[derive(Clone, Debug)]
@@ -62,7 +61,7 @@ impl KongClient {
     /// The version that the gateway tells of itself.
     pub async fn version(&self) -> Result<Option<String>, AdminError> {
         let answer = self.access.call(Method::GET, Call::default()).await.map_err(|refusal| refusal.error)?;
-        let body: Value = parse(&answer)?;
+        let body = parse_object(&answer)?;
         match body.get("version") {
             Some(Value::String(version)) => Ok(Some(version.chars().take(128).collect())),
             _ => Err(unexpected(&answer, "no version in the answer: is this a Kong admin API?")),
@@ -74,7 +73,7 @@ impl KongClient {
         let path = &["event-hooks", "sources"];
         let answer = self.access.call(Method::GET, Call { path, ..Call::default() }).await;
         let answer = answer.map_err(|refusal| refusal.error)?;
-        match parse(&answer)?.get_mut("data").map(Value::take) {
+        match parse_object(&answer)?.get_mut("data").map(Value::take) {
             Some(sources @ Value::Object(_)) => Ok(sources),
             _ => Err(unexpected(&answer, "sources without data")),
         }
@@ -98,9 +97,8 @@ impl ExternalClient for KongClient {
     }
 
     async fn list(&self) -> Result<Listed, AdminError> {
-        let mut listed = Listed::default();
-        let mut offset: Option<String> = None;
-        for _ in 0..MAX_PAGES {
+        let (mut pages, mut offset) = (Pages::default(), None::<String>);
+        loop {
             let mut query = format!("size={PAGE_SIZE}");
             if let Some(offset) = &offset {
                 query.push_str("&offset=");
@@ -108,25 +106,29 @@ impl ExternalClient for KongClient {
             }
             let call = Call { path: &["event-hooks"], query: Some(&query), ..Call::default() };
             let answer = self.access.call(Method::GET, call).await.map_err(|refusal| refusal.error)?;
-            listed.at = listed.at.or_else(|| date(&answer));
-            let mut page: Value = parse(&answer)?;
+            let mut page = parse_object(&answer)?;
             let Some(Value::Array(items)) = page.get_mut("data").map(Value::take) else {
                 return Err(unexpected(&answer, "a list without data"));
             };
-            listed.items.extend(items.into_iter().map(hook::normal));
-            match page.get("offset").and_then(Value::as_str) {
-                Some(next) => offset = Some(next.to_owned()),
-                None => return Ok(listed),
+            let empty = items.is_empty();
+            pages.take(&answer, items.into_iter().map(hook::normal).collect())?;
+            match page.get("offset") {
+                // What follows would be taken for missing.
+                Some(Value::String(_)) if empty => {
+                    return Err(unexpected(&answer, "an empty page of the list names a next one"));
+                }
+                Some(Value::String(next)) => offset = Some(next.clone()),
+                None | Some(Value::Null) => return Ok(pages.end()),
+                Some(_) => return Err(unexpected(&answer, "the offset of the next page is no text")),
             }
         }
-        Err(AdminError::Unreachable(format!("the list has no end: {MAX_PAGES} pages were read")))
     }
 
     async fn observe(&self, id: &str) -> Result<Option<Value>, AdminError> {
         let path = &["event-hooks", id];
         match self.access.call(Method::GET, Call { path, ..Call::default() }).await.map_err(|r| r.error) {
-            Ok(answer) => Ok(Some(hook::normal(parse(&answer)?))),
-            Err(AdminError::NotFound(_)) => Ok(None),
+            Ok(answer) => Ok(Some(hook::normal(that_one(&answer, id, parse_object(&answer)?)?))),
+            Err(error) if error.is_gone() => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -142,7 +144,8 @@ impl ExternalClient for KongClient {
     async fn delete(&self, id: &str) -> Result<(), AdminError> {
         let path = &["event-hooks", id];
         match self.access.call(Method::DELETE, Call { path, ..Call::default() }).await.map_err(|r| r.error) {
-            Ok(_) | Err(AdminError::NotFound(_)) => Ok(()),
+            Ok(_) => Ok(()),
+            Err(error) if error.is_gone() => Ok(()),
             Err(error) => Err(error),
         }
     }
@@ -151,3 +154,6 @@ impl ExternalClient for KongClient {
         hook::readable(object)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,16 +14,32 @@ const LONGEST_AHEAD: Duration = Duration::from_secs(60);
 const UNSAID: Duration = Duration::from_secs(5);
 const SHORTEST: Duration = Duration::from_secs(1);
 
+/// A vendor's wish to be left alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Away {
+    /// It refused, and says for how long.
+    Refused(Duration),
+    /// It did what was asked, and would refuse the next: nobody failed.
+    Spent(Duration),
+}
+
+impl Away {
+    pub fn time(self) -> Duration {
+        match self {
+            Away::Refused(time) | Away::Spent(time) => time,
+        }
+    }
+}
+
 /// How long the vendor wants to be left alone; None: it does not.
-pub fn asked_to_wait(status: StatusCode, headers: &HeaderMap) -> Option<Duration> {
+pub fn asked_to_wait(status: StatusCode, headers: &HeaderMap) -> Option<Away> {
     let said = retry_after(headers).or_else(|| until_reset(headers));
     match status.as_u16() {
-        429 => Some(said.unwrap_or(UNSAID).clamp(SHORTEST, LONGEST)),
-        503 => retry_after(headers).map(|after| after.clamp(SHORTEST, LONGEST)),
-        // The next request would be refused.
-        _ if number(headers, "x-ratelimit-remaining") == Some(0) => {
-            until_reset(headers).filter(|after| !after.is_zero()).map(|after| after.min(LONGEST_AHEAD))
-        }
+        429 => Some(Away::Refused(said.unwrap_or(UNSAID).clamp(SHORTEST, LONGEST))),
+        503 => retry_after(headers).map(|after| Away::Refused(after.clamp(SHORTEST, LONGEST))),
+        _ if number(headers, "x-ratelimit-remaining") == Some(0) => until_reset(headers)
+            .filter(|after| !after.is_zero())
+            .map(|after| Away::Spent(after.min(LONGEST_AHEAD))),
         _ => None,
     }
 }
@@ -64,7 +80,7 @@ mod tests {
             (http::HeaderName::from_static(name), http::HeaderValue::from_str(value).unwrap())
         });
         let headers: HeaderMap = headers.collect();
-        asked_to_wait(StatusCode::from_u16(status).unwrap(), &headers).map(|d| d.as_secs())
+        asked_to_wait(StatusCode::from_u16(status).unwrap(), &headers).map(|away| away.time().as_secs())
     }
 
     #[test]

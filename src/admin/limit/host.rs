@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::time::Duration;
 
+use super::answer::Away;
 use crate::core::breaker::{Breaker, Leave};
 use crate::core::bucket::{Bucket, Rate};
 use crate::core::time::Millis;
@@ -23,6 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const LONG_PATIENCE: Duration = Duration::from_secs(60);
 /// Nobody is told to come back later than this: the estimate may be wrong by then.
 const COME_BACK: Duration = Duration::from_secs(60);
+/// How far apart those come back whom no rate of their own spreads.
+const SHORTEST_TURN: Duration = Duration::from_millis(100);
 /// Calls in a row without an answer that open the host's breaker; for a Connection's, failures of any kind.
 const FAILURES: u32 = 5;
 /// One in so many turns of a Connection is the oldest's, whatever its lane: a flood of edits must not stop resyncs.
@@ -81,6 +84,8 @@ struct Connection {
     in_flight: usize,
     /// Until when the vendor wants to be left alone.
     paused: Millis,
+    /// Until when it does because it refused somebody: that is told as its refusal.
+    refused: Millis,
     breaker: Breaker,
     turns: u64,
     /// When those who were told to come back will, a lane each.
@@ -134,6 +139,7 @@ impl Host {
             waiting: Vec::new(),
             in_flight: 0,
             paused: now,
+            refused: now,
             breaker: Breaker::opens_at(FAILURES),
             turns: 0,
             coming: Default::default(),
@@ -141,8 +147,10 @@ impl Host {
         if connection.bucket.as_ref().map(Bucket::rate) != rate {
             connection.bucket = rate.map(|rate| Bucket::new(rate, now));
         }
-        if now < connection.paused {
-            return Err(Refusal::AskedToWait(connection.paused.since(now)));
+        let paused = connection.paused.since(now);
+        // What is begun waits here: to start anew would spend what is left on the same calls again, for ever.
+        if !paused.is_zero() && (!begun || paused > LONG_PATIENCE) {
+            return Err(connection.away(lane, now));
         }
         if let Some(pause) = broken.or_else(|| closed_for(&connection.breaker, now)) {
             return Err(Refusal::Failing(pause));
@@ -182,14 +190,21 @@ impl Host {
     }
 
     fn turn(&mut self, name: &str, ticket: u64, now: Millis) -> Turn {
-        let Some((deadline, lane, paused, own_ready)) = self.connections.get(name).and_then(|connection| {
-            let waiter = connection.waiting.iter().find(|w| w.ticket == ticket)?;
-            Some((waiter.deadline, waiter.lane, connection.paused, connection.ready_at(now)))
-        }) else {
+        let Some((deadline, lane, begun, paused, own_ready)) =
+            self.connections.get(name).and_then(|connection| {
+                let waiter = connection.waiting.iter().find(|w| w.ticket == ticket)?;
+                let own_ready = connection.ready_at(now);
+                Some((waiter.deadline, waiter.lane, waiter.begun, connection.paused, own_ready))
+            })
+        else {
             return Turn::Refused(Refusal::ComeBack(PATIENCE));
         };
         if now < paused {
-            return Turn::Refused(Refusal::AskedToWait(paused.since(now)));
+            if begun && paused <= deadline {
+                return Turn::Wait(paused);
+            }
+            let refusal = self.connections.get_mut(name).map(|connection| connection.away(lane, now));
+            return Turn::Refused(refusal.unwrap_or(Refusal::ComeBack(PATIENCE)));
         }
         if let Some(pause) = self.failing_for(name, now) {
             return Turn::Refused(Refusal::Failing(pause));
@@ -236,7 +251,7 @@ impl Host {
     }
 
     /// A call that had its turn is over. `stay_away`: what the vendor asked for.
-    pub fn done(&mut self, name: &str, verdict: Verdict, stay_away: Option<Duration>, now: Millis) {
+    pub fn done(&mut self, name: &str, verdict: Verdict, stay_away: Option<Away>, now: Millis) {
         self.in_flight = self.in_flight.saturating_sub(1);
         match verdict {
             Verdict::Fine | Verdict::Failed => self.breaker.succeeded(),
@@ -251,7 +266,10 @@ impl Host {
             Verdict::Undecided => connection.breaker.undecided(now),
         }
         if let Some(stay_away) = stay_away {
-            connection.paused = connection.paused.max(now + stay_away);
+            connection.paused = connection.paused.max(now + stay_away.time());
+        }
+        if let Some(Away::Refused(time)) = stay_away {
+            connection.refused = connection.refused.max(now + time);
         }
     }
 
@@ -275,6 +293,16 @@ impl Host {
 impl Connection {
     fn ready_at(&self, now: Millis) -> Millis {
         self.bucket.as_ref().map_or(now, |bucket| bucket.ready_at(now))
+    }
+
+    /// The vendor wants to be left alone: why nobody may call.
+    fn away(&mut self, lane: Lane, now: Millis) -> Refusal {
+        if now < self.refused {
+            return Refusal::AskedToWait(self.refused.since(now));
+        }
+        // Its limit is spent, and nobody was refused: nobody needs to hear of it.
+        let each = self.bucket.as_ref().map_or(SHORTEST_TURN, Bucket::each);
+        Refusal::ComeBack(self.come_back(lane, self.paused.since(now), each, now))
     }
 
     fn may_go(&self, now: Millis) -> bool {

@@ -24,7 +24,7 @@ use http_body_util::Full;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-pub use answer::asked_to_wait;
+pub use answer::{Away, asked_to_wait};
 pub use host::Lane;
 use host::{Host, Refusal, Turn, Verdict};
 
@@ -232,7 +232,7 @@ impl Call {
         self.tell(verdict, stay_away);
     }
 
-    fn tell(&mut self, verdict: Verdict, stay_away: Option<Duration>) {
+    fn tell(&mut self, verdict: Verdict, stay_away: Option<Away>) {
         self.told = true;
         self.cell.host.lock().done(&self.connection, verdict, stay_away, Millis::steady());
         self.cell.moved.notify_waiters();

@@ -257,7 +257,7 @@ fn who_was_asked_to_wait_waits_and_others_go_on() {
     };
     assert_eq!(go(&mut host, "a", Millis(0)), Ok(Turn::Go));
     let waiting = host.join("a", None, Lane::Change, false, Millis(0)).unwrap();
-    host.done("a", Verdict::Fine, Some(30 * SECOND), Millis(0));
+    host.done("a", Verdict::Fine, Some(Away::Refused(30 * SECOND)), Millis(0));
     assert_eq!(
         host.ask("a", waiting, Millis(1)),
         Turn::Refused(Refusal::AskedToWait(Duration::from_millis(29_999)))
@@ -324,4 +324,28 @@ fn nothing_is_remembered_of_what_is_at_rest() {
     host.done("a", Verdict::Fine, None, Millis(0));
     assert!(!host.forget(Millis(0)), "its bucket is not full again");
     assert!(host.forget(Millis(5_000)));
+}
+
+/// A tenant of two requests a second at once, whose every second answer says that none is left: an errand of three calls
+/// gets to its end, and nobody is told of a refusal that there was not.
+#[test]
+fn a_limit_that_is_spent_holds_up_what_is_begun_and_starts_nothing_anew() {
+    let (mut host, mut now) = (Host::new(rate(1000, 1000), Millis(0)), Millis(0));
+    for call in 0..6 {
+        let ticket = host.join("a", None, Lane::Change, call > 0, now).expect("begun: it may wait");
+        let turn = host.ask("a", ticket, now);
+        if let Turn::Wait(until) = turn {
+            let other = host.join("a", None, Lane::Change, false, now);
+            assert!(matches!(other, Err(Refusal::ComeBack(_))), "{other:?}");
+            now = until;
+            assert_eq!(host.ask("a", ticket, now), Turn::Go);
+        }
+        let spent = (call % 2 == 1).then_some(Away::Spent(SECOND));
+        host.done("a", Verdict::Fine, spent, now);
+    }
+    assert_eq!(now, Millis(2000));
+    // Longer than anybody waits here.
+    host.done("a", Verdict::Fine, Some(Away::Refused(600 * SECOND)), now);
+    let begun = host.join("a", None, Lane::Change, true, now);
+    assert_eq!(begun, Err(Refusal::AskedToWait(600 * SECOND)));
 }

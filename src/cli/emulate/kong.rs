@@ -11,7 +11,7 @@ use super::announce;
 use crate::api::SignatureEncoding;
 use crate::cli::logging::LogArgs;
 use crate::cli::{OrFail, Outcome, stop_signal};
-use crate::emulator::{KongOptions, MissingDelete, serve_kong};
+use crate::emulator::{KongOptions, MissingDelete, ReadBack, serve_kong};
 
 /// Emulate Kong's admin API for event hooks.
 ///
@@ -56,6 +56,9 @@ pub struct Args {
     /// Answer PATCH with 405.
     #[arg(long, env = "HOOKSTREAM_NO_PATCH")]
     no_patch: bool,
+    /// How a hook's signing secret reads back: what a real gateway does is documented by inference only.
+    #[arg(long, value_enum, default_value_t = Secrets::Plain, env = "HOOKSTREAM_SECRETS")]
+    secrets: Secrets,
     /// Keep the hooks in this file over a restart. It holds their secrets.
     #[arg(long, value_name = "FILE", env = "HOOKSTREAM_STATE")]
     state: Option<PathBuf>,
@@ -66,6 +69,16 @@ pub struct Args {
     tls: ServerTlsArgs,
     #[command(flatten)]
     log: LogArgs,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Secrets {
+    /// As it is.
+    Plain,
+    /// As asterisks.
+    Masked,
+    /// As null.
+    Omitted,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -93,6 +106,11 @@ pub async fn run(args: Args) -> Outcome {
         put: !args.no_put,
         client_id: !args.no_client_id,
         patch: !args.no_patch,
+        secrets: match args.secrets {
+            Secrets::Plain => ReadBack::Plain,
+            Secrets::Masked => ReadBack::Masked,
+            Secrets::Omitted => ReadBack::Omitted,
+        },
         state: args.state,
         signature_encoding: match args.signature_encoding {
             Encoding::PrefixedHex => SignatureEncoding::PrefixedHex,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use super::super::settings::EgressArgs;
 use super::super::{Failure, OrFail, Outcome, say};
 use super::{http, pacer, secret};
 use crate::admin::auth0::{
@@ -49,10 +50,12 @@ pub struct Args {
     /// The Connection that the manifests are to name.
     #[arg(long, value_name = "NAME", default_value = "auth0", env = "HOOKSTREAM_CONNECTION")]
     connection: String,
+    #[command(flatten)]
+    egress: EgressArgs,
 }
 
 pub async fn run(args: Args) -> Outcome {
-    let access = access(&args)?;
+    let access = access(&args).await?;
     // One errand: its calls wait for their turn.
     errand(Lane::Change, print(&args, access)).await
 }
@@ -104,7 +107,7 @@ fn left_out(id: Option<&str>, what: &str) {
     );
 }
 
-fn access(args: &Args) -> Result<Auth0Access, Failure> {
+async fn access(args: &Args) -> Result<Auth0Access, Failure> {
     let base = address(&args.domain).ok_or_else(|| {
         Failure::new(format!("--domain {}: must be a host name, such as acme.eu.auth0.com", args.domain))
     })?;
@@ -118,6 +121,6 @@ fn access(args: &Args) -> Result<Auth0Access, Failure> {
         _ => return Err(Failure::new("give --token-file, or --client-id and --client-secret-file")),
     };
     let login = Tokens::default().login(&base, credentials);
-    let http = pacer().client(http(args.ca_file.as_deref())?, "import", Some(RATE));
+    let http = pacer().client(http(&args.egress, args.ca_file.as_deref()).await?, "import", Some(RATE));
     Ok(Auth0Access { http, base, login })
 }

@@ -18,6 +18,8 @@ const ALLOWED_FOR: Duration = Duration::from_secs(60);
 /// A right that was given is seen after this time; without it, a caller without rights could load the API server.
 const REFUSED_FOR: Duration = Duration::from_secs(5);
 const MAX_ENTRIES: usize = 10_000;
+/// An API server that does not answer in this time is away.
+const ASK_WITHIN: Duration = Duration::from_secs(5);
 
 pub struct Reviews {
     client: Client,
@@ -57,7 +59,9 @@ impl Reviews {
         if let Some((_, answer)) = self.answers.lock().get(&question).filter(|(until, _)| *until > now) {
             return *answer;
         }
-        let answer = self.ask(token, access).await;
+        // Two calls; a caller that cannot be judged soon comes again.
+        let asked = tokio::time::timeout(ASK_WITHIN, self.ask(token, access)).await;
+        let answer = asked.unwrap_or(Err(AccessError::Unavailable));
         let keep = match answer {
             Ok(()) => ALLOWED_FOR,
             Err(AccessError::Unavailable) => return answer,

@@ -11,6 +11,7 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 use tokio::sync::Mutex;
 
+use super::{Patience, no_answer};
 use crate::cluster::{ClusterError, new_key};
 use crate::core::keys::KeyRing;
 
@@ -21,27 +22,55 @@ const FRESH: Duration = Duration::from_secs(15);
 pub struct RingCache {
     client: Client,
     namespace: String,
-    last: Mutex<Option<(Instant, Arc<KeyRing>)>>,
+    patience: Patience,
+    last: Mutex<Last>,
+}
+
+#[derive(Default)]
+struct Last {
+    /// When it was read.
+    read: Option<(Instant, Arc<KeyRing>)>,
+    /// Not before is the API server asked again: it did not answer.
+    not_before: Option<Instant>,
+}
+
+impl Last {
+    /// What serves without asking, if anything does.
+    fn serves(&self, now: Instant) -> Option<Result<Arc<KeyRing>, ClusterError>> {
+        match &self.read {
+            Some((at, ring)) if now.duration_since(*at) < FRESH => Some(Ok(ring.clone())),
+            _ => self.not_before.filter(|at| now < *at).map(|_| self.or(no_answer())),
+        }
+    }
+
+    /// The API server is away: what was read last is still true.
+    fn or(&self, error: ClusterError) -> Result<Arc<KeyRing>, ClusterError> {
+        self.read.as_ref().map_or(Err(error), |(_, ring)| Ok(ring.clone()))
+    }
 }
 
 impl RingCache {
     pub fn new(client: Client, namespace: String) -> Self {
-        RingCache { client, namespace, last: Mutex::new(None) }
+        RingCache { client, namespace, patience: Patience::default(), last: Mutex::default() }
     }
 
     pub async fn get(&self, create: bool) -> Result<Arc<KeyRing>, ClusterError> {
         // Held over the read, so that a thousand relays at once read it once.
         let mut last = self.last.lock().await;
-        if let Some((_, ring)) = last.as_ref().filter(|(at, _)| at.elapsed() < FRESH) {
-            return Ok(ring.clone());
+        if let Some(served) = last.serves(Instant::now()) {
+            return served;
         }
-        match self.read(create).await {
-            Ok(ring) => {
-                *last = Some((Instant::now(), ring.clone()));
+        last.not_before = None;
+        match tokio::time::timeout(self.patience.within, self.read(create)).await {
+            Ok(Ok(ring)) => {
+                last.read = Some((Instant::now(), ring.clone()));
                 Ok(ring)
             }
-            // The API server is away: what was read last is still true.
-            Err(error) => last.as_ref().map_or(Err(error), |(_, ring)| Ok(ring.clone())),
+            Ok(Err(error)) => last.or(error),
+            Err(_) => {
+                last.not_before = Some(Instant::now() + self.patience.again);
+                last.or(no_answer())
+            }
         }
     }
 
@@ -83,4 +112,28 @@ fn new_ring() -> Result<Secret, ClusterError> {
         data: Some(BTreeMap::from([(id, ByteString(key.to_vec()))])),
         ..Secret::default()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{hanging, short};
+    use super::*;
+
+    fn cache(last: Last) -> RingCache {
+        RingCache { client: hanging(), namespace: "n".into(), patience: short(), last: Mutex::new(last) }
+    }
+
+    #[tokio::test]
+    async fn an_api_server_that_hangs_holds_no_relay_up() {
+        let ring = Arc::new(KeyRing::from_data([("k", [1_u8; 32].as_slice())].into_iter()).unwrap());
+        let old = Instant::now().checked_sub(FRESH).unwrap();
+        let known = cache(Last { read: Some((old, ring)), not_before: None });
+        let strange = cache(Last::default());
+        let began = Instant::now();
+        for _ in 0..1000 {
+            assert_eq!(known.get(false).await.unwrap().newest(), Some("k"));
+            assert!(strange.get(false).await.unwrap_err().to_string().contains("does not answer"));
+        }
+        assert!(began.elapsed() < 100 * short().within, "it is asked once, not by each");
+    }
 }

@@ -14,11 +14,11 @@ pub use sources::Sources;
 
 use super::context::Context;
 use super::problem::Problem;
-use super::reconcile::{self, Hashes, Policies, Preview, Ring, Synced, Vendor, Wanted};
+use super::reconcile::{self, Preview, Ring, Synced, Vendor, Wanted, shared_members};
 use super::{connection, status};
 use crate::admin::Access;
 use crate::admin::kong::{KongClient, KongHook};
-use crate::api::{AppliedTerms, ConnectionSpec, DeliverBy, EventHook, EventHookStatus, External};
+use crate::api::{AppliedTerms, ConnectionSpec, DeliverBy, EventHook};
 use crate::cluster::{Guarded, View};
 use crate::core::conditions::{Note, Standing};
 use crate::core::hook::{self, Hook};
@@ -36,39 +36,14 @@ impl Synced for EventHook {
     const WHAT: &'static str = "hook at Kong";
     const VENDOR: &'static str = "Kong";
 
-    fn policies(&self) -> Policies<'_> {
-        let spec = &self.spec;
-        Policies {
-            connection: spec.connection_ref.as_ref().map(|r| r.name.as_str()),
-            suspend: spec.suspend == Some(true),
-            management: spec.management_policy,
-            deletion: spec.deletion_policy,
-            adopt: spec.adopt.as_ref(),
-        }
-    }
-
-    fn external(&self) -> Option<&External> {
-        self.status.as_ref()?.external.as_ref()
-    }
-
-    fn hashes(&self) -> Option<&Hashes> {
-        self.status.as_ref()?.secret_hashes.as_ref()
-    }
-
-    fn record(status: &mut EventHookStatus, external: Option<External>, hashes: Option<Hashes>) {
-        status.external = external;
-        status.secret_hashes = hashes;
-    }
+    shared_members!();
 
     fn is_vendor(connection: &ConnectionSpec) -> bool {
         connection.kong.is_some()
     }
 
     fn client(access: &Access) -> Option<KongClient> {
-        match access {
-            Access::Kong(access) => Some(KongClient::new(access.clone())),
-            Access::Auth0(_) => None,
-        }
+        Some(KongClient::new(access.kong()?.clone()))
     }
 
     fn all(view: &View) -> &Store<Guarded<EventHook>> {

@@ -16,10 +16,10 @@ pub use recovery::Failures;
 
 use super::context::Context;
 use super::problem::Problem;
-use super::reconcile::{self, Hashes, Policies, Preview, Ring, Synced, Vendor, Wanted};
+use super::reconcile::{self, Preview, Ring, Synced, Vendor, Wanted, shared_members};
 use crate::admin::Access;
 use crate::admin::auth0::{DestinationBody, StreamBody, StreamClient, WebhookAuthorization};
-use crate::api::{AdoptMode, ConnectionSpec, EventStream, EventStreamStatus, External, StreamTerms};
+use crate::api::{AdoptMode, ConnectionSpec, EventStream, StreamTerms};
 use crate::cluster::{ClusterError, Guarded, View, secret_text};
 use crate::core::conditions::Note;
 use crate::core::hook::parse_url;
@@ -33,39 +33,14 @@ impl Synced for EventStream {
     const WHAT: &'static str = "event stream at Auth0";
     const VENDOR: &'static str = "Auth0";
 
-    fn policies(&self) -> Policies<'_> {
-        let spec = &self.spec;
-        Policies {
-            connection: Some(&spec.connection_ref.name),
-            suspend: spec.suspend == Some(true),
-            management: spec.management_policy,
-            deletion: spec.deletion_policy,
-            adopt: spec.adopt.as_ref(),
-        }
-    }
-
-    fn external(&self) -> Option<&External> {
-        self.status.as_ref()?.external.as_ref()
-    }
-
-    fn hashes(&self) -> Option<&Hashes> {
-        self.status.as_ref()?.secret_hashes.as_ref()
-    }
-
-    fn record(status: &mut EventStreamStatus, external: Option<External>, hashes: Option<Hashes>) {
-        status.external = external;
-        status.secret_hashes = hashes;
-    }
+    shared_members!();
 
     fn is_vendor(connection: &ConnectionSpec) -> bool {
         connection.auth0.is_some()
     }
 
     fn client(access: &Access) -> Option<StreamClient> {
-        match access {
-            Access::Auth0(access) => Some(StreamClient::new(access.clone())),
-            Access::Kong(_) => None,
-        }
+        Some(StreamClient::new(access.auth0()?.clone()))
     }
 
     fn all(view: &View) -> &Store<Guarded<EventStream>> {

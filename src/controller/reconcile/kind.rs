@@ -19,6 +19,7 @@ pub trait Synced: Managed {
     /// The vendor, as `WrongVendor` names it.
     const VENDOR: &'static str;
 
+    // These four read and write members that every such kind has: `shared_members!` makes them.
     fn policies(&self) -> Policies<'_>;
     fn external(&self) -> Option<&External>;
     fn hashes(&self) -> Option<&Hashes>;
@@ -35,6 +36,41 @@ pub trait Synced: Managed {
         None
     }
 }
+
+/// The methods of `Synced` that read and write what the kinds' specs and statuses have in common.
+macro_rules! shared_members {
+    () => {
+        fn policies(&self) -> $crate::controller::reconcile::Policies<'_> {
+            let spec = &self.spec;
+            let connection: Option<&$crate::api::NameRef> = Option::from(&spec.connection_ref);
+            $crate::controller::reconcile::Policies {
+                connection: connection.map(|connection| connection.name.as_str()),
+                suspend: spec.suspend == Some(true),
+                management: spec.management_policy,
+                deletion: spec.deletion_policy,
+                adopt: spec.adopt.as_ref(),
+            }
+        }
+
+        fn external(&self) -> Option<&$crate::api::External> {
+            self.status.as_ref()?.external.as_ref()
+        }
+
+        fn hashes(&self) -> Option<&$crate::controller::reconcile::Hashes> {
+            self.status.as_ref()?.secret_hashes.as_ref()
+        }
+
+        fn record(
+            status: &mut Self::Status,
+            external: Option<$crate::api::External>,
+            hashes: Option<$crate::controller::reconcile::Hashes>,
+        ) {
+            status.external = external;
+            status.secret_hashes = hashes;
+        }
+    };
+}
+pub(in crate::controller) use shared_members;
 
 /// Keyed hashes of secrets that cannot be read back, by path.
 pub type Hashes = BTreeMap<String, String>;

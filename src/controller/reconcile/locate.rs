@@ -37,6 +37,8 @@ impl<K: Synced> Run<'_, K> {
             && let Some(item) = self.look(&id).await?
         {
             self.context.memory.seen(&self.uid);
+            // As the vendor writes it, for so its lists do: `adopt.id` may be a UUID in capitals.
+            let id = K::Client::id(&item).map_or(id, ToOwned::to_owned);
             return Ok(Found::There { id, item });
         }
         if let Some(adopt) = adopt {

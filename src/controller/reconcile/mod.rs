@@ -29,6 +29,7 @@ use serde_json::Value;
 pub use cleanup::{cleanup, delete_external};
 pub use finish::{finish, suspended};
 pub use holders::Claims;
+pub(super) use kind::shared_members;
 pub use kind::{Done, Hashes, Policies, Synced, Vendor, Wanted};
 pub use memory::Memory;
 pub use preview::{Change, Preview, Ring, preview};

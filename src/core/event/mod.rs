@@ -50,6 +50,12 @@ impl Origin {
             Origin::Stream(_) => "stream",
         }
     }
+
+    /// True where the sender brings again what is refused, and brings it to one hook alone. What that hook has no room
+    /// for is refused then: kept as a dead letter, it would have to be replayed by somebody.
+    pub fn comes_again(&self) -> bool {
+        matches!(self, Origin::Relay(_))
+    }
 }
 
 impl fmt::Display for Origin {
@@ -137,12 +143,16 @@ impl PartialEq for Event {
 pub fn hops(attributes: &BTreeMap<String, Value>) -> u32 {
     match attributes.get(HOPS_ATTRIBUTE) {
         Some(Value::Number(n)) => n.as_u64().and_then(|n| u32::try_from(n).ok()).unwrap_or(0),
-        // A count too big for a number is not none.
-        Some(Value::String(text)) if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) => {
-            text.parse().unwrap_or(u32::MAX)
-        }
+        Some(Value::String(text)) => hops_of(text),
         _ => 0,
     }
+}
+
+/// The same, from text; 0 for what is no count.
+pub fn hops_of(text: &str) -> u32 {
+    let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    // A count too big for a number is not none.
+    if digits { text.parse().unwrap_or(u32::MAX) } else { 0 }
 }
 
 #[cfg(test)]

@@ -226,6 +226,14 @@ impl<'de: 'a, 'a> Deserialize<'de> for Batch<'a> {
 /// What holds for every event of an API caller.
 fn checked(draft: Draft) -> Result<Draft, BadEvent> {
     readable(&draft.data)?;
+    let own = [
+        ("source", Some(&draft.source)),
+        ("the event's name", Some(&draft.event)),
+        ("id", draft.id.as_ref()),
+    ];
+    let own = own.into_iter().filter_map(|(name, text)| Some((name, text?.as_str())));
+    let others = draft.attributes.iter().filter_map(|(name, value)| Some((name.as_str(), value.as_str()?)));
+    own.chain(others).try_for_each(|(name, text)| plain_text(name, text))?;
     if RESERVED_SOURCES.contains(&draft.source.as_str()) {
         return Err(BadEvent::ReservedSource(draft.source));
     }
@@ -405,6 +413,17 @@ pub(super) fn attribute_name(name: &str) -> Result<&str, BadEvent> {
         });
     }
     Ok(name)
+}
+
+/// CloudEvents (2.2) knows no control characters in attributes, which are printed and may become headers.
+fn plain_text(field: &str, text: &str) -> Result<(), BadEvent> {
+    if text.chars().any(char::is_control) {
+        return Err(BadEvent::WrongType {
+            field: field.to_owned(),
+            want: "a text without control characters",
+        });
+    }
+    Ok(())
 }
 
 pub(super) fn bounded_text(name: &str, text: String) -> Result<Value, BadEvent> {

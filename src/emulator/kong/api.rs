@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::error::ApiError;
 use super::store::Hook;
 use super::validate::{self, Handler};
-use super::{Kong, MAX_BODY, MissingDelete, body, emit};
+use super::{Kong, MAX_BODY, MissingDelete, ReadBack, body, emit};
 use crate::core::catalogue;
 
 /// The workspace that is addressed without a prefix, or by its name.
@@ -109,7 +109,15 @@ impl Kong {
     }
 
     fn shown(&self, hook: &Hook) -> Json<Value> {
-        Json(hook.shown(self.version.updated_at))
+        let mut shown = hook.shown(self.version.updated_at);
+        if let Some(secret) = shown.pointer_mut("/config/secret").filter(|secret| !secret.is_null()) {
+            match self.options.secrets {
+                ReadBack::Plain => {}
+                ReadBack::Masked => *secret = "********".into(),
+                ReadBack::Omitted => *secret = Value::Null,
+            }
+        }
+        Json(shown)
     }
 
     fn list(&self, call: &Call<'_>) -> Result<Response, ApiError> {
@@ -125,7 +133,7 @@ impl Kong {
             }
         }
         let (page, more) = self.store.page(call.workspace, after, size);
-        let data: Vec<Value> = page.iter().map(|hook| hook.shown(self.version.updated_at)).collect();
+        let data: Vec<Value> = page.iter().map(|hook| self.shown(hook).0).collect();
         let mut answer = json!({"data": data, "next": null});
         if let (true, Some(last), Some(answer)) = (more, page.last(), answer.as_object_mut()) {
             let offset = STANDARD.encode(json!([last.id]).to_string());

@@ -51,6 +51,17 @@ pub enum MissingDelete {
     NotFound,
 }
 
+/// How a hook's signing secret reads back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadBack {
+    /// As it is: so the documents are understood.
+    Plain,
+    /// As asterisks.
+    Masked,
+    /// As null.
+    Omitted,
+}
+
 /// How the emulator behaves. No `Debug`: it holds a token.
 #[derive(Clone)]
 pub struct KongOptions {
@@ -69,6 +80,8 @@ pub struct KongOptions {
     pub client_id: bool,
     /// Whether PATCH works; else 405.
     pub patch: bool,
+    /// What a real gateway shows of a secret nobody could observe.
+    pub secrets: ReadBack,
     /// Keeps the hooks over a restart.
     pub state: Option<PathBuf>,
     /// The text of `x-kong-signature`. Unknown for real gateways: Kong does not document it.
@@ -88,6 +101,7 @@ impl Default for KongOptions {
             put: true,
             client_id: true,
             patch: true,
+            secrets: ReadBack::Plain,
             state: None,
             signature_encoding: SignatureEncoding::PrefixedHex,
             tls: None,

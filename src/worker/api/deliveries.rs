@@ -112,7 +112,7 @@ impl Api {
             let Some(hook) = hook else { return Ok(None) };
             let record = store.delivery(&owned, id).await?;
             if let Some(record) = &record {
-                dispatch.changed(hook.uid, record.seq).await;
+                dispatch.changed(hook, record.seq).await;
             }
             Ok(record.map(|record| Standing { id, state: record.state }))
         });

@@ -109,7 +109,7 @@ pub async fn step_replays(store: &dyn Store, dispatch: &Handle) {
             Ok(hooks) => {
                 failing = false;
                 for hook in hooks {
-                    dispatch.wake(hook.uid).await;
+                    dispatch.raised(hook).await;
                 }
             }
             // Said once: a disk that is full for an hour must not fill the log too.

@@ -160,6 +160,7 @@ fn bad(name: &str, why: &str) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const NOW: Millis = Millis(1_700_000_000_000);
 
@@ -235,6 +236,33 @@ mod tests {
             let problem = replay("n", body.as_bytes(), NOW).unwrap_err();
             assert_eq!(problem.status, 400);
             assert!(problem.detail.contains(part), "{body}: {}", problem.detail);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_asked_is_read_or_refused_in_a_few_words(
+            query in "((hook|state|event|since|until|limit|continue|payload|x)=[ -~]{0,30}&?){0,4}|\\PC{0,200}",
+            body in prop::collection::vec(any::<u8>(), 0..200),
+        ) {
+            let refused = [
+                list("n", Some(&query), NOW).err(),
+                payload(Some(&query)).err(),
+                none(Some(&query)).err(),
+                replay("n", &body, NOW).err(),
+                replay("n", query.as_bytes(), NOW).err(),
+            ];
+            for problem in refused.into_iter().flatten() {
+                prop_assert!(problem.status == 400 && problem.detail.len() < 1024, "{}", problem.detail);
+            }
+        }
+
+        #[test]
+        fn a_page_goes_on_where_the_last_one_ended(seq: Seq, strange in "[A-Za-z0-9_-]{0,40}") {
+            prop_assert_eq!(read_token(&token(seq)), Some(seq));
+            if let Some(read) = read_token(&strange) {
+                prop_assert_eq!(read_token(&token(read)), Some(read));
+            }
         }
     }
 }

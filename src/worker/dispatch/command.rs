@@ -23,9 +23,11 @@ pub(super) enum Command {
     NamespaceEnded(Arc<str>),
     /// Something of the hook became due on disk.
     Wake(Arc<str>),
-    /// A delivery was replayed or cancelled.
+    /// The same of a hook that may be gone: its name leads to the one that takes it up.
+    Raised(HookId),
+    /// A delivery was replayed or cancelled; its hook may be gone.
     Changed {
-        uid: Arc<str>,
+        hook: HookId,
         seq: Seq,
     },
     Loaded {
@@ -92,9 +94,14 @@ impl Handle {
         self.commands.send(Command::Wake(uid)).await.ok();
     }
 
-    /// A delivery was replayed or cancelled.
-    pub async fn changed(&self, uid: Arc<str>, seq: Seq) {
-        self.commands.send(Command::Changed { uid, seq }).await.ok();
+    /// Something of the hook became due on disk. The hook may be gone.
+    pub async fn raised(&self, hook: HookId) {
+        self.commands.send(Command::Raised(hook)).await.ok();
+    }
+
+    /// A delivery was replayed or cancelled. The hook may be gone.
+    pub async fn changed(&self, hook: HookId, seq: Seq) {
+        self.commands.send(Command::Changed { hook, seq }).await.ok();
     }
 
     /// The namespace of this name is gone, or is another one now: what waited in the old one is nobody's.

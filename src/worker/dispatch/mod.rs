@@ -189,8 +189,14 @@ impl Dispatcher {
                 self.queues.entry(uid.clone()).or_default().missed();
                 self.pump(&uid);
             }
-            Command::Changed { uid, seq } => {
-                match self.queues.entry(uid.clone()).or_default().changed(seq) {
+            Command::Raised(hook) => {
+                let uid = hook.uid.clone();
+                self.queue_of(hook).missed();
+                self.pump(&uid);
+            }
+            Command::Changed { hook, seq } => {
+                let uid = hook.uid.clone();
+                match self.queue_of(hook).changed(seq) {
                     Ok(bytes) => self.waiting_bytes = self.waiting_bytes.saturating_sub(bytes),
                     Err(UnderWay) => self.wake_at(Millis::now() + READ_AGAIN, &uid),
                 }
@@ -212,6 +218,13 @@ impl Dispatcher {
             }
             Command::Settled(all) => all.into_iter().for_each(|one| self.settled(&one)),
         }
+    }
+
+    /// The queue of a hook that may be gone: without its name nobody would find the hook that takes it up.
+    fn queue_of(&mut self, hook: HookId) -> &mut Queue {
+        let queue = self.queues.entry(hook.uid.clone()).or_default();
+        queue.id.get_or_insert(hook);
+        queue
     }
 
     fn settled(&mut self, Settled { uid, seq, next, woken }: &Settled) {

@@ -66,14 +66,14 @@ async fn run(mut came: mpsc::UnboundedReceiver<Done>, dispatch: Handle, metrics:
             for ((event, deliveries), accepted) in made.into_iter().zip(accepted.iter().flatten()) {
                 count(&metrics, &event, &deliveries, accepted);
                 pending.extend(due(&event, deliveries, accepted, now));
-                woken.extend(accepted.woken.iter().map(|hook| hook.uid.clone()));
+                woken.extend(accepted.woken.iter().cloned());
             }
             // Nobody may wait for it any more.
             drop(answer.send(accepted));
         }
         dispatch.accepted(pending).await;
-        for uid in woken {
-            dispatch.wake(uid).await;
+        for hook in woken {
+            dispatch.raised(hook).await;
         }
     }
 }

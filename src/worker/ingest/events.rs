@@ -15,7 +15,8 @@ use uuid::Uuid;
 use super::{Ingest, decided, hash};
 use crate::cluster::Access;
 use crate::core::event::{
-    BadEvent, Draft, Event, HOPS_ATTRIBUTE, MAX_HOPS, Origin, Published, is_batch, parse_request,
+    BadEvent, Draft, Event, HOPS_ATTRIBUTE, MAX_HOPS, Origin, Published, hops, hops_of, is_batch,
+    parse_request,
 };
 use crate::core::time::Millis;
 use crate::core::trace;
@@ -82,7 +83,10 @@ async fn accept(
     // Who it is comes before what it sends: a stranger's body is not even read.
     let access = Access::new(&namespace, "create", "events");
     ingest.cluster.authorize(token(headers), access).await?;
-    ingest.namespaces.stored(&namespace).await;
+    // Else the next namespace of this name would find it in its history.
+    if !ingest.namespaces.stored(&namespace).await {
+        return Err(Problem::new(404, "NotFound", "there is no namespace of this name"));
+    }
     if ingest.disk.is_full() {
         return Err(Problem::disk_limit());
     }
@@ -153,14 +157,16 @@ pub fn event(draft: Draft, namespace: String, origin: Origin, now: Millis) -> Ev
     }
 }
 
-/// A delivery of ours that comes in again says by a header how many hooks it has been through.
+/// A delivery of ours that comes in again says by a header how many hooks it has been through. The higher count is true: a
+/// template that writes an event anew begins to count anew.
 fn take_over_hops(draft: &mut Draft, headers: &HeaderMap) -> Result<(), BadEvent> {
-    let hops =
-        headers.get("x-hookstream-hops").and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<u32>().ok());
-    let Some(hops) = hops else { return Ok(()) };
-    if hops >= MAX_HOPS {
+    let Some(text) = headers.get("x-hookstream-hops").and_then(|v| v.to_str().ok()) else { return Ok(()) };
+    let counted = hops_of(text);
+    if counted >= MAX_HOPS {
         return Err(BadEvent::TooManyHops);
     }
-    draft.attributes.entry(HOPS_ATTRIBUTE.to_owned()).or_insert_with(|| json!(hops));
+    if counted > hops(&draft.attributes) {
+        draft.attributes.insert(HOPS_ATTRIBUTE.to_owned(), json!(counted));
+    }
     Ok(())
 }

@@ -34,6 +34,8 @@ pub use disk::Disk;
 
 /// An object that is not known may be on its way here for this long.
 const MAYBE_NEW: Duration = Duration::from_secs(120);
+/// A name that nobody asked for during this time may have been given to an object meanwhile.
+const FORGOTTEN: Duration = Duration::from_secs(600);
 const MAX_UNKNOWN: usize = 4096;
 
 /// Bounds and windows.
@@ -102,31 +104,81 @@ fn hash(parts: &[&[u8]]) -> [u8; 32] {
     hash.finalize().into()
 }
 
-/// Names that were asked for and are not known, since when. The watch may be behind: only after a while is a name
-/// certainly unknown.
+/// Names that were asked for and are not known. The watch may be behind: only after a while is a name certainly unknown.
 #[derive(Default)]
 pub struct Unknown {
-    since: Mutex<HashMap<Key, Instant>>,
+    asked: Mutex<HashMap<Key, Asked>>,
+}
+
+/// When somebody asked for a name.
+#[derive(Clone, Copy)]
+struct Asked {
+    first: Instant,
+    last: Instant,
+}
+
+impl Asked {
+    fn is_old(&self, now: Instant) -> bool {
+        now.duration_since(self.last) >= FORGOTTEN
+    }
 }
 
 impl Unknown {
     /// True where the name was unknown for so long that it is certain.
-    fn certain(&self, key: &Key) -> bool {
-        let now = Instant::now();
-        let mut since = self.since.lock();
-        if since.len() >= MAX_UNKNOWN {
-            since.retain(|_, first| now.duration_since(*first) < 2 * MAYBE_NEW);
+    fn certain(&self, key: &Key, now: Instant) -> bool {
+        let mut asked = self.asked.lock();
+        if asked.len() >= MAX_UNKNOWN {
+            asked.retain(|_, asked| !asked.is_old(now));
         }
-        if let Some(first) = since.get(key) {
-            return now.duration_since(*first) >= MAYBE_NEW;
+        match asked.get_mut(key) {
+            Some(asked) if !asked.is_old(now) => {
+                asked.last = now;
+                now.duration_since(asked.first) >= MAYBE_NEW
+            }
+            // An object of a name that somebody once mistyped may be as new as any other.
+            Some(asked) => {
+                *asked = Asked { first: now, last: now };
+                false
+            }
+            None => {
+                if asked.len() < MAX_UNKNOWN {
+                    asked.insert(key.clone(), Asked { first: now, last: now });
+                }
+                false
+            }
         }
-        if since.len() < MAX_UNKNOWN {
-            since.insert(key.clone(), now);
-        }
-        false
     }
 
     fn known(&self, key: &Key) {
-        self.since.lock().remove(key);
+        self.asked.lock().remove(key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_certainly_unknown_after_two_minutes_of_asking() {
+        let (unknown, key, begin) = (Unknown::default(), Key::new("n", "h"), Instant::now());
+        let at = |seconds: u64| unknown.certain(&key, begin + Duration::from_secs(seconds));
+        assert!(!at(0) && !at(119), "it may be on its way");
+        assert!(at(120) && at(700), "asked for all the time");
+        unknown.known(&key);
+        assert!(!at(701), "it was there and went: perhaps to come again");
+        assert!(at(830));
+        assert!(!at(830 + 600), "nobody asked for long: an object of the name may be new");
+        assert!(!unknown.certain(&Key::new("n", "other"), begin), "each by itself");
+    }
+
+    #[test]
+    fn made_up_names_do_not_fill_the_memory() {
+        let (unknown, begin) = (Unknown::default(), Instant::now());
+        for number in 0..2 * MAX_UNKNOWN {
+            assert!(!unknown.certain(&Key::new("n", &number.to_string()), begin));
+        }
+        assert_eq!(unknown.asked.lock().len(), MAX_UNKNOWN);
+        assert!(!unknown.certain(&Key::new("n", "new"), begin + FORGOTTEN));
+        assert_eq!(unknown.asked.lock().len(), 1);
     }
 }

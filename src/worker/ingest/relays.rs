@@ -65,7 +65,7 @@ async fn accept(ingest: &Ingest, key: &Key, headers: &HeaderMap, body: Body) -> 
     let hook = match guarded.as_ref().map(|g| &g.0) {
         Some(Ok(hook)) => hook,
         Some(Err(_)) => return Relayed::ComeAgain("Unreadable"),
-        None if ingest.unknown.certain(key) => {
+        None if ingest.unknown.certain(key, Instant::now()) => {
             return Relayed::Refused(Problem::new(404, "NotFound", "no EventHook of this name takes relays"));
         }
         None => return Relayed::ComeAgain("Unknown"),

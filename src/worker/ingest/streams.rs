@@ -53,7 +53,7 @@ async fn accept(ingest: &Ingest, key: &Key, headers: &HeaderMap, body: Body) -> 
     let stream = match guarded.as_ref().map(|guarded| &guarded.0) {
         Some(Ok(stream)) => stream,
         Some(Err(_)) => return Err(later("Unreadable", "the EventStream cannot be read")),
-        None if ingest.unknown_streams.certain(key) => {
+        None if ingest.unknown_streams.certain(key, Instant::now()) => {
             return Err(Problem::new(404, "NotFound", "there is no EventStream of this name"));
         }
         None => return Err(later("Unknown", "the EventStream is not known yet")),

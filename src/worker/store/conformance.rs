@@ -1,6 +1,7 @@
 //! What every engine promises, as tests: each takes a `Subject` and knows only the trait. An engine runs them all by
 //! `conformance!(MySubject)`; the model test compares it with `oracle` after every step.
 
+mod gate_table;
 mod oracle;
 mod owners;
 mod promises;
@@ -17,6 +18,7 @@ use uuid::Uuid;
 
 pub(super) use super::*;
 use crate::core::event::Origin;
+pub(super) use gate_table::gates_by_a_decision_table;
 pub(super) use owners::*;
 pub(super) use promises::*;
 pub(super) use walk::model;
@@ -46,7 +48,7 @@ macro_rules! conformance {
             a_replay_of_many_is_paced_and_survives_a_restart lists_and_explains
             the_age_clock_stands_still_while_held what_is_undecided_does_not_age_and_is_decided_again another_hook_of_the_name_takes_up_what_waits
             many_are_accepted_and_settled_at_once a_namespace_made_anew_begins_with_nothing
-            a_store_of_another_installation_is_refused what_waits_is_measured
+            a_store_of_another_installation_is_refused what_waits_is_measured gates_by_a_decision_table
         );
         #[test]
         fn model() { $crate::worker::store::conformance::model::<$subject>(); }

@@ -276,7 +276,8 @@ pub struct Retention {
 /// a whole share passes alone.
 #[derive(Clone, Copy, Debug)]
 pub struct Shares {
-    /// Bytes of events that wait for one hook; what comes on top is a dead letter at once, reason `BacklogFull`.
+    /// Bytes of events that wait for one hook; what comes on top is a dead letter at once, reason `BacklogFull`, or is
+    /// refused (`HookFull`) where its sender comes again.
     pub hook_bytes: u64,
     /// Bytes of events that wait in one namespace; what comes on top is refused (`NamespaceFull`).
     pub namespace_bytes: u64,
@@ -298,6 +299,9 @@ pub enum StoreError {
     /// The namespace's backlog has its whole share of the disk.
     #[error("the namespace has used up its share of the disk: its receivers are behind")]
     NamespaceFull,
+    /// The hook's backlog has its whole share, and the sender comes again (`Origin::comes_again`).
+    #[error("the hook has used up its share of the disk: its receiver is behind")]
+    HookFull,
     #[error("the store is stopping")]
     Closed,
     /// This operation alone could not be done; nothing of it is stored, and trying it again as it is does not help.

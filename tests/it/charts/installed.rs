@@ -12,30 +12,47 @@ const HOME: &str = "hookstream-system";
 const SHOP: &str = "shop";
 
 /// A cluster with the release in it, and what its pods would run.
-struct Installed {
-    cluster: ControlPlane,
+pub struct Installed {
+    pub cluster: ControlPlane,
     values: Value,
     /// Ports of this machine: ingest, API, the worker's ops, the controller's ops.
-    ports: [u16; 4],
+    pub ports: [u16; 4],
     data: String,
-    http: reqwest::Client,
+    /// Where volumes that a pod mounts are here.
+    mounts: Vec<(String, String)>,
+    /// What the ports for events and deliveries speak.
+    scheme: &'static str,
+    pub http: reqwest::Client,
 }
 
 impl Installed {
-    async fn start(more: Value) -> Installed {
+    pub async fn start(more: Value) -> Installed {
         let cluster = ControlPlane::bare().await.unwrap();
         for name in [HOME, SHOP] {
             cluster.kubectl(["create", "namespace", name], "").await.unwrap();
         }
         let ports = [free_port(), free_port(), free_port(), free_port()];
         let [ingest, api, ops, _] = ports;
-        let values = local_values([ingest, api, ops], &format!("http://127.0.0.1:{ingest}"));
+        let scheme = if more["tls"]["secretName"].is_string() { "https" } else { "http" };
+        let values = local_values([ingest, api, ops], &format!("{scheme}://localhost:{ingest}"));
         let values = crate::world::merged(values, more);
         let data = watchdog::unique_path("data");
         std::fs::create_dir(&data).unwrap();
-        let installed = Installed { cluster, values, ports, data: data.display().to_string(), http: http() };
+        let data = data.display().to_string();
+        let mounts = Vec::new();
+        let installed = Installed { cluster, values, ports, data, mounts, scheme, http: http() };
         installed.helm("install", &installed.values).await.unwrap();
         installed
+    }
+
+    /// The Secret of the ports' certificate is this folder; `http` trusts it.
+    pub fn by_tls(self, folder: &str, http: reqwest::Client) -> Installed {
+        let mounts = vec![("/etc/hookstream/tls".to_owned(), folder.to_owned())];
+        Installed { mounts, http, ..self }
+    }
+
+    fn url(&self, port: u16) -> String {
+        format!("{}://localhost:{port}", self.scheme)
     }
 
     async fn helm(&self, verb: &str, values: &Value) -> Result<String, String> {
@@ -43,7 +60,7 @@ impl Installed {
         self.cluster.helm([verb, RELEASE, chart.to_str().unwrap(), "-n", HOME, "-f", &file]).await
     }
 
-    async fn definitions(&self, verb: &str) -> Result<String, String> {
+    pub async fn definitions(&self, verb: &str) -> Result<String, String> {
         let chart = chart("hookstream-crds");
         self.cluster.helm([verb, "hookstream-crds", chart.to_str().unwrap(), "-n", HOME]).await
     }
@@ -55,10 +72,11 @@ impl Installed {
     }
 
     /// Starts what a workload's pods run.
-    async fn run(&self, kind: &str, name: &str, ops: u16) -> Process {
+    pub async fn run(&self, kind: &str, name: &str, ops: u16) -> Process {
         let [_, _, worker_ops, _] = self.ports;
         let (from, to) = (format!("--ops-listen=:{worker_ops}"), format!("--ops-listen=:{ops}"));
-        let map = [("/var/lib/hookstream", self.data.as_str()), (from.as_str(), to.as_str())];
+        let mut map = vec![("/var/lib/hookstream", self.data.as_str()), (from.as_str(), to.as_str())];
+        map.extend(self.mounts.iter().map(|(from, to)| (from.as_str(), to.as_str())));
         Container::of(&self.live(kind, name).await, &map).start(&self.cluster, HOME).await
     }
 
@@ -72,7 +90,7 @@ impl Installed {
         Ok((answer.status().as_u16(), answer.text().await.map_err(|e| e.to_string())?))
     }
 
-    async fn ready(&self, ops: u16) {
+    pub async fn ready(&self, ops: u16) {
         eventually(DEADLINE, "ready", async || match self.readiness(ops).await? {
             (200, _) => Ok(()),
             (_, text) => Err(text),
@@ -80,18 +98,18 @@ impl Installed {
         .await;
     }
 
-    async fn shop(&self, args: &[&str]) -> String {
+    pub async fn shop(&self, args: &[&str]) -> String {
         let args = ["-n", SHOP].iter().chain(args);
         self.cluster.kubectl(args, "").await.unwrap()
     }
 
-    async fn apply(&self, namespace: &str, objects: &[Value]) {
+    pub async fn apply(&self, namespace: &str, objects: &[Value]) {
         let args = ["-n", namespace, "apply", "--server-side", "--validate=strict", "-f", "-"];
         self.cluster.kubectl(args, &documents(objects)).await.unwrap();
     }
 
     /// A Connection, a hook of Kong's, and one of published events.
-    async fn apply_hooks(&self, kong: &Kong, receiver: &Receiver) {
+    pub async fn apply_hooks(&self, kong: &Kong, receiver: &Receiver) {
         let signature = json!({"secretRef": {"name": "signing", "key": "secret"}});
         let label = json!({"metadata": {"labels": {"hookstream.dev/use": "true"}}});
         let labelled = crate::world::merged(secret("signing", "secret", "s3cret"), label);
@@ -122,8 +140,8 @@ impl Installed {
         self.shop(&ready).await;
     }
 
-    async fn publish(&self, token: &str) -> u16 {
-        let to = format!("http://127.0.0.1:{}/v1/namespaces/{SHOP}/events", self.ports[0]);
+    pub async fn publish(&self, token: &str) -> u16 {
+        let to = format!("{}/v1/namespaces/{SHOP}/events", self.url(self.ports[0]));
         let event = json!({"source": "shop", "event": "order.created", "data": {}});
         self.http.post(to).bearer_auth(token).body(event.to_string()).send().await.unwrap().status().as_u16()
     }
@@ -273,7 +291,7 @@ async fn installed_used_upgraded_rolled_back_uninstalled() {
 }
 
 /// `helm test` as its pod would run: an event of its own is published, and delivered.
-async fn helm_test(it: &Installed) {
+pub async fn helm_test(it: &Installed) {
     let hooks = objects(&it.cluster.helm(["get", "hooks", RELEASE, "-n", HOME]).await.unwrap());
     let job = find(&hooks, "Job", "hookstream-test");
     let rest: Vec<Value> = hooks.iter().filter(|o| o["kind"] != "Job").cloned().collect();
@@ -282,13 +300,14 @@ async fn helm_test(it: &Installed) {
     let [ingest, api, ..] = it.ports;
     let secret = watchdog::unique_path("token");
     std::fs::write(&secret, token(&it.cluster, HOME, "hookstream-test", Some("hookstream")).await).unwrap();
-    let address = |port: u16| format!("http://127.0.0.1:{port}");
-    let map = [
-        ("http://hookstream-ingest.hookstream-system.svc:8080", address(ingest)),
-        ("http://hookstream-api.hookstream-system.svc:8082", address(api)),
-        ("/var/run/secrets/hookstream/token", secret.display().to_string()),
+    let service = |name: &str| format!("{}://hookstream-{name}.hookstream-system.svc", it.scheme);
+    let mut map = vec![
+        (format!("{}:8080", service("ingest")), it.url(ingest)),
+        (format!("{}:8082", service("api")), it.url(api)),
+        ("/var/run/secrets/hookstream/token".to_owned(), secret.display().to_string()),
     ];
-    let map: Vec<(&str, &str)> = map.iter().map(|(from, to)| (*from, to.as_str())).collect();
+    map.extend(it.mounts.clone());
+    let map: Vec<(&str, &str)> = map.iter().map(|(from, to)| (from.as_str(), to.as_str())).collect();
     let container = Container::of(job, &map);
     // As the Job's controller does: again, for the worker may see the hook a moment after the event.
     eventually(DEADLINE, "helm test", async || {

@@ -6,6 +6,7 @@
 mod admission;
 mod installed;
 mod rendered;
+mod tls;
 
 use std::path::{Path, PathBuf};
 
@@ -66,16 +67,14 @@ pub struct Container {
 }
 
 impl Container {
-    /// The only container of a workload's pods. `map`: texts of the arguments that are others here.
+    /// The only container of a workload's pods. `map`: texts of the arguments and variables that are others here.
     pub fn of(object: &Value, map: &[(&str, &str)]) -> Container {
         let spec = &object["spec"]["template"]["spec"];
         let home = object["metadata"]["namespace"].as_str().unwrap();
         let containers = spec["containers"].as_array().unwrap();
         assert_eq!(containers.len(), 1);
-        let args = containers[0]["args"].as_array().unwrap().iter().map(|arg| {
-            let arg = arg.as_str().unwrap().to_owned();
-            map.iter().fold(arg, |arg, (from, to)| arg.replace(from, to))
-        });
+        let mapped = |text: &str| map.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to));
+        let args = containers[0]["args"].as_array().unwrap().iter().map(|arg| mapped(arg.as_str().unwrap()));
         let envs = containers[0]["env"].as_array().into_iter().flatten().map(|env| {
             let value = match env["valueFrom"]["fieldRef"]["fieldPath"].as_str() {
                 Some("metadata.namespace") => home,
@@ -83,7 +82,7 @@ impl Container {
                 Some(other) => panic!("{other} is not known here"),
                 None => env["value"].as_str().unwrap(),
             };
-            (env["name"].as_str().unwrap().to_owned(), value.to_owned())
+            (env["name"].as_str().unwrap().to_owned(), mapped(value))
         });
         let account = spec["serviceAccountName"].as_str().unwrap().to_owned();
         Container { args: args.collect(), envs: envs.collect(), account }

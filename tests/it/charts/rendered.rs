@@ -36,7 +36,8 @@ fn matrix() -> Vec<Value> {
             },
             "commonLabels": {"team": "platform"}, "commonAnnotations": {"note": "x"},
             "serviceAccounts": {"annotations": {"a": "b"}},
-            "egress": {"policy": "public", "allow": ["10.1.0.0/16"], "deny": ["10.2.0.0/16"]},
+            "egress": {"policy": "public", "allow": ["10.1.0.0/16"], "deny": ["10.2.0.0/16"],
+                "proxy": {"url": "http://proxy.example.com:3128", "authSecret": {"name": "proxy"}, "bypass": [".svc", "10.0.0.0/8"]}},
             "log": {"level": "info,hookstream=debug", "format": "text"},
             "extraObjects": [{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "{{ .Release.Name }}-more"}}],
             "ingest": {"url": "https://hooks.example.com", "publicUrl": "https://hooks.example.com"},
@@ -44,12 +45,13 @@ fn matrix() -> Vec<Value> {
         }),
         json!({
             "worker": {"storage": {"size": "1Gi", "className": "fast", "accessMode": "ReadWriteOnce", "annotations": {"a": "b"}}},
-            "service": {"ingest": {"type": "LoadBalancer", "port": 80, "annotations": {"a": "b"}}},
+            "service": {"ingest": {"type": "LoadBalancer", "port": 80, "annotations": {"a": "b"}, "spec": {"loadBalancerSourceRanges": ["10.0.0.0/8"]}}},
             "ingress": {"enabled": true, "className": "nginx", "host": "hooks.example.com", "tlsSecretName": "tls"},
             "httpRoute": {"enabled": true, "parentRefs": [{"name": "gateway"}], "hostnames": ["hooks.example.com"]},
             "networkPolicy": {"enabled": true},
             "tls": {"secretName": "hookstream-tls"},
-            "serviceMonitor": {"enabled": true, "labels": {"release": "prometheus"}},
+            "serviceMonitor": {"enabled": true, "labels": {"release": "prometheus"},
+                "endpoint": {"scheme": "https", "tlsConfig": {"insecureSkipVerify": true}, "relabelings": [{"targetLabel": "team", "replacement": "a"}]}},
             "prometheusRule": {"enabled": true}, "dashboard": {"enabled": true},
             "admissionPolicy": {"enabled": true},
             "podSecurityContext": {"runAsUser": null, "runAsGroup": null, "fsGroup": null},
@@ -180,6 +182,29 @@ async fn every_flag_is_one_of_the_program() {
     }
 }
 
+/// Two releases in one namespace, each for namespaces of its own, lead by a Lease of their own and may write no other.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_release_has_its_own_lease() {
+    for (release, values, want) in [
+        ("hookstream", json!({}), "hookstream-controller"),
+        ("second", json!({}), "second-hookstream-controller"),
+        ("second", json!({"controller": {"lease": {"name": "mine"}}, "mode": "combined"}), "mine"),
+    ] {
+        let (chart, file) = (chart("hookstream"), super::values_file(&values));
+        let args = ["template", release, chart.to_str().unwrap(), "-n", "home", "-f", &file];
+        let all = objects(&control_plane().helm(args).await.unwrap());
+        let role = all
+            .iter()
+            .find(|o| o["kind"] == "Role" && o["metadata"]["name"].as_str().unwrap().ends_with("-lease"));
+        assert_eq!(role.unwrap()["rules"][1]["resourceNames"], json!([want]));
+        let flag = json!(format!("--lease-name={want}"));
+        let told = |(_, template): &(String, Value)| {
+            template["spec"]["containers"][0]["args"].as_array().unwrap().contains(&flag)
+        };
+        assert!(pod_templates(&all).iter().any(told), "{release} {values}");
+    }
+}
+
 /// The defaults of the chart are those of the program: who reads one has read the other.
 #[tokio::test(flavor = "multi_thread")]
 async fn settings_have_the_programs_defaults() {
@@ -215,6 +240,8 @@ async fn wrong_values_are_refused_by_name() {
         (json!({"controller": {"replicas": -1}}), "/controller/replicas"),
         (json!({"expose": {"vendorsOnly": true}, "ingress": {"enabled": true}}), "set expose.namespaces"),
         (json!({"httpRoute": {"enabled": true}}), "httpRoute.parentRefs must name a Gateway"),
+        (json!({"egress": {"proxy": {"url": "http://us:er@proxy:3128"}}}), "/egress/proxy/url"),
+        (json!({"egress": {"proxy": {"authSecret": {"name": "a"}}}}), "authSecret needs egress.proxy.url"),
     ];
     for (values, says) in table {
         let refused = template_text(control_plane(), "home", &values).await;

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::future::BoxFuture;
 use hookstream::api::{Connection, EventHook, EventStream, Hook};
@@ -24,7 +25,11 @@ const NAMESPACE: &str = "default";
 
 pub struct Double {
     objects: Mutex<BTreeMap<(Kind, String), Value>>,
+    /// Secrets of one key each, `secret`, and how often each was written.
+    secrets: Mutex<BTreeMap<String, (u64, String)>>,
     version: watch::Sender<u64>,
+    /// How many objects were made.
+    made: AtomicU64,
     ring: Arc<KeyRing>,
 }
 
@@ -32,7 +37,8 @@ impl Double {
     pub fn new() -> Arc<Double> {
         let ring = KeyRing::from_data([("k1", [7u8; 32].as_slice())].into_iter()).unwrap();
         let version = watch::Sender::new(1);
-        Arc::new(Double { objects: Mutex::default(), version, ring: Arc::new(ring) })
+        let (objects, secrets, made) = (Mutex::default(), Mutex::default(), AtomicU64::new(0));
+        Arc::new(Double { objects, secrets, version, made, ring: Arc::new(ring) })
     }
 
     fn next(&self) -> String {
@@ -50,8 +56,10 @@ impl Double {
         let version = (*self.version.borrow() + 1).to_string();
         let object = objects.entry((kind, name.to_owned())).or_insert_with(|| {
             let text: &str = kind.into();
+            // One that is made again is another one.
+            let uid = format!("uid-{}-of-{name}", self.made.fetch_add(1, Ordering::Relaxed));
             json!({"apiVersion": "hookstream.dev/v1alpha1", "kind": text, "metadata": {"name": name,
-                "namespace": NAMESPACE, "uid": format!("uid-of-{name}"), "generation": 0}})
+                "namespace": NAMESPACE, "uid": uid, "generation": 0}})
         });
         let generation = object["metadata"]["generation"].as_i64().unwrap() + 1;
         object["metadata"]["generation"] = json!(generation);
@@ -73,6 +81,15 @@ impl Double {
             objects.remove(&key);
         }
         drop(objects);
+        self.next();
+    }
+
+    /// Writes a Secret, under the key `secret`.
+    pub fn put_secret(&self, name: &str, value: &str) {
+        let mut secrets = self.secrets.lock();
+        let times = secrets.get(name).map_or(1, |(times, _)| times + 1);
+        secrets.insert(name.to_owned(), (times, value.to_owned()));
+        drop(secrets);
         self.next();
     }
 
@@ -99,16 +116,24 @@ impl Double {
         let (mut hook_feed, hooks) = Feed::<EventHook>::new(1, told.clone(), Change::EventHook);
         let (mut connection_feed, connections) = Feed::<Connection>::new(1, told.clone(), Change::Connection);
         let (mut stream_feed, streams) = Feed::<EventStream>::new(1, told.clone(), Change::EventStream);
-        let (mut auth0_feed, auth0_hooks) = Feed::<Hook>::new(1, told, Change::Hook);
+        let (mut auth0_feed, auth0_hooks) = Feed::<Hook>::new(1, told.clone(), Change::Hook);
         let this = self.clone();
         let run = async move {
             let mut version = this.version.subscribe();
+            let mut secrets = this.secrets.lock().clone();
             loop {
                 version.borrow_and_update();
                 relist(&mut connection_feed, this.all(Kind::Connection)).await;
-                relist(&mut stream_feed, Vec::new()).await;
-                relist(&mut auth0_feed, Vec::new()).await;
+                relist(&mut stream_feed, this.all(Kind::EventStream)).await;
+                relist(&mut auth0_feed, this.all(Kind::Hook)).await;
                 relist(&mut hook_feed, this.all(Kind::EventHook)).await;
+                let now = this.secrets.lock().clone();
+                for (name, secret) in &now {
+                    if secrets.get(name) != Some(secret) {
+                        told.tell(&Change::Secret(Key::new(NAMESPACE, name))).await;
+                    }
+                }
+                secrets = now;
                 if version.changed().await.is_err() {
                     return;
                 }
@@ -169,8 +194,10 @@ pub struct Tapped {
 }
 
 impl Cluster for Tapped {
-    fn secret<'a>(&'a self, _: &'a Key) -> BoxFuture<'a, Result<Option<Arc<Data>>, ClusterError>> {
-        Box::pin(async { Ok(None) })
+    fn secret<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Arc<Data>>, ClusterError>> {
+        let value = self.double.secrets.lock().get(&key.name).map(|(_, value)| value.clone().into_bytes());
+        let data = value.map(|value| Arc::new(Data::new([("secret".to_owned(), value)])));
+        Box::pin(async { Ok(data) })
     }
 
     fn config_map<'a>(&'a self, _: &'a Key) -> BoxFuture<'a, Result<Option<Arc<Data>>, ClusterError>> {

@@ -6,16 +6,23 @@ use serde_json::Value;
 pub struct Base {
     pub name: &'static str,
     kind: &'static str,
-    spec: &'static str,
+    /// What every spec of the kind begins with here.
+    head: &'static str,
+    /// The rest, in parts that several manifests share.
+    rest: &'static [&'static str],
 }
 
 impl Base {
     pub fn yaml(&self, name: &str) -> String {
-        format!(
-            "apiVersion: hookstream.dev/v1alpha1\nkind: {}\nmetadata: {{name: {name}}}\nspec:\n{}\n",
-            self.kind,
-            self.spec.trim_matches('\n')
-        )
+        let mut yaml = format!(
+            "apiVersion: hookstream.dev/v1alpha1\nkind: {}\nmetadata: {{name: {name}}}\nspec:\n",
+            self.kind
+        );
+        for part in std::iter::once(&self.head).chain(self.rest) {
+            yaml += part.trim_matches('\n');
+            yaml.push('\n');
+        }
+        yaml
     }
 
     pub fn manifest(&self) -> Value {
@@ -23,98 +30,82 @@ impl Base {
     }
 }
 
-const fn hook(name: &'static str, spec: &'static str) -> Base {
-    Base { name, kind: "EventHook", spec }
+const fn hook(name: &'static str, rest: &'static [&'static str]) -> Base {
+    Base { name, kind: "EventHook", head: "  source: crud", rest }
 }
 
-const fn connection(name: &'static str, spec: &'static str) -> Base {
-    Base { name, kind: "Connection", spec }
+const fn connection(name: &'static str, rest: &'static [&'static str]) -> Base {
+    Base { name, kind: "Connection", head: "", rest }
 }
 
-const fn stream(name: &'static str, spec: &'static str) -> Base {
-    Base { name, kind: "EventStream", spec }
+const fn stream(name: &'static str, rest: &'static [&'static str]) -> Base {
+    let head = "
+  connectionRef: {name: auth0}
+  name: shop
+  subscriptions: [{eventType: user.created}, {eventType: organization.member.added}]";
+    Base { name, kind: "EventStream", head, rest }
 }
 
-const fn script(name: &'static str, spec: &'static str) -> Base {
-    Base { name, kind: "Hook", spec }
+const fn script(name: &'static str, rest: &'static [&'static str]) -> Base {
+    Base { name, kind: "Hook", head: "  connectionRef: {name: auth0}", rest }
 }
+
+/// An object that the operator manages as if it had made it.
+const TAKEN: &str = "
+  suspend: false
+  managementPolicy: Full
+  deletionPolicy: Orphan
+  adopt: {id: 8a5f9ab3, mode: Override}
+";
+
+/// An object that is only looked at.
+const LOOKED_AT: &str = "
+  managementPolicy: ObserveOnly
+  adopt: {id: 8a5f9ab3, mode: Match}
+";
+
+const ON_KONG: &str = "  connectionRef: {name: kong}";
+const BY_GATEWAY: &str = "
+  connectionRef: {name: kong}
+  deliverBy: Gateway
+";
+const TO_LOG: &str = "  handler: {log: {}}";
+const TO_WEBHOOK: &str = "
+  handler:
+    webhook: {url: 'https://example.com'}
+";
+const TO_CUSTOM: &str = "
+  handler:
+    webhookCustom: {url: 'https://example.com'}
+";
+
+/// What both webhook handlers have, every member of it.
+const REQUEST: &str = "
+      urlSecretRef: {name: hook, key: url}
+      headers: {x-plain: v}
+      headersFrom: [{name: x-secret, secretRef: {name: hook, key: header}}]
+      signature: {secretRef: {name: hook, key: secret}, scheme: Kong, algorithm: SHA256, encoding: Hex}
+      tls: {caRef: {kind: Secret, name: ca, key: ca.crt}, certSecretRef: {name: client}}
+";
 
 /// The smallest hook.
-pub const HOOK: Base = hook(
-    "hook",
-    "
-  source: crud
-  handler:
-    log: {}
-",
-);
-
+pub const HOOK: Base = hook("hook", &[TO_LOG]);
 /// A hook whose events Kong relays to the worker.
-pub const RELAY: Base = hook(
-    "relay",
-    "
-  source: crud
-  connectionRef: {name: kong}
-  handler:
-    log: {}
-",
-);
+pub const RELAY: Base = hook("relay", &[ON_KONG, TO_LOG]);
+/// Hooks that Kong runs by itself.
+pub const GATEWAY: Base = hook("gateway", &[BY_GATEWAY, TO_WEBHOOK]);
+pub const GATEWAY_CUSTOM: Base = hook("gateway, custom", &[BY_GATEWAY, TO_CUSTOM]);
 
-/// A hook that Kong runs by itself.
-pub const GATEWAY: Base = hook(
-    "gateway",
-    "
-  source: crud
-  connectionRef: {name: kong}
-  deliverBy: Gateway
-  handler:
-    webhook: {url: 'https://example.com'}
-",
-);
-
-pub const GATEWAY_CUSTOM: Base = hook(
-    "gateway, custom",
-    "
-  source: crud
-  connectionRef: {name: kong}
-  deliverBy: Gateway
-  handler:
-    webhookCustom: {url: 'https://example.com'}
-",
-);
-
-pub const WEBHOOK: Base = hook(
-    "webhook",
-    "
-  source: crud
-  handler:
-    webhook: {url: 'https://example.com'}
-",
-);
-
-pub const CUSTOM: Base = hook(
-    "custom",
-    "
-  source: crud
-  handler:
-    webhookCustom: {url: 'https://example.com'}
-",
-);
-
-pub const LAMBDA: Base = hook(
-    "lambda",
-    "
-  source: crud
-  handler:
-    lambda: {functions: ['return function() return true end']}
-",
-);
+pub const WEBHOOK: Base = hook("webhook", &[TO_WEBHOOK]);
+pub const CUSTOM: Base = hook("custom", &[TO_CUSTOM]);
+pub const LAMBDA: Base =
+    hook("lambda", &["  handler: {lambda: {functions: ['return function() return true end']}}"]);
 
 /// Every member of a hook's delivery and webhook.
 pub const FULL_WEBHOOK: Base = hook(
     "full webhook",
-    "
-  source: crud
+    &[
+        "
   event: consumers
   filter: data.operation == 'create'
   from: {eventStreamRef: {name: auth0}}
@@ -129,85 +120,44 @@ pub const FULL_WEBHOOK: Base = hook(
     rateLimit: {requests: 50, interval: 1s, burst: 50}
   handler:
     webhook:
-      urlSecretRef: {name: hook, key: url}
-      headers: {x-plain: v}
-      headersFrom: [{name: x-secret, secretRef: {name: hook, key: header}}]
       format: Kong
-      signature: {secretRef: {name: hook, key: secret}, scheme: Kong, algorithm: SHA256, encoding: Hex}
-      tls: {caRef: {kind: Secret, name: ca, key: ca.crt}, certSecretRef: {name: client}}
 ",
+        REQUEST,
+    ],
 );
 
 /// Every member of a hook's webhookCustom.
 pub const FULL_CUSTOM: Base = hook(
     "full custom",
-    "
-  source: crud
+    &[
+        "
   handler:
     webhookCustom:
-      urlSecretRef: {name: hook, key: url}
       method: PUT
-      headers: {x-plain: v}
-      headersFrom: [{name: x-secret, secretRef: {name: hook, key: header}}]
       headersFormat: Raw
       body: '{{ entity.id }}'
       bodyFormat: Template
       payloadFormat: Raw
-      signature: {secretRef: {name: hook, key: secret}, scheme: Kong, algorithm: SHA256, encoding: Hex}
-      tls: {caRef: {kind: Secret, name: ca, key: ca.crt}, certSecretRef: {name: client}}
 ",
+        REQUEST,
+    ],
 );
 
 /// Every member of a hook at the vendor.
-pub const FULL_RELAY: Base = hook(
-    "full relay",
-    "
-  source: crud
-  connectionRef: {name: kong}
-  deliverBy: Worker
-  suspend: false
-  managementPolicy: Full
-  deletionPolicy: Orphan
-  adopt: {id: 8a5f9ab3, mode: Override}
-  rotation: 2026-11
-  handler:
-    log: {}
-",
-);
-
+pub const FULL_RELAY: Base =
+    hook("full relay", &[ON_KONG, "  deliverBy: Worker", "  rotation: 2026-11", TAKEN, TO_LOG]);
 /// A hook that is only looked at.
-pub const OBSERVED: Base = hook(
-    "observed",
-    "
-  source: crud
-  connectionRef: {name: kong}
-  deliverBy: Gateway
-  managementPolicy: ObserveOnly
-  adopt: {id: 8a5f9ab3, mode: Match}
-  handler:
-    webhook: {url: 'https://example.com'}
-",
-);
+pub const OBSERVED: Base = hook("observed", &[BY_GATEWAY, LOOKED_AT, TO_WEBHOOK]);
 
 /// The smallest Connections.
-pub const KONG: Base = connection(
-    "kong",
-    "
-  kong: {adminUrl: 'https://kong-admin.kong.svc:8444'}
-",
-);
-
-pub const AUTH0: Base = connection(
-    "auth0",
-    "
-  auth0: {domain: acme.eu.auth0.com, tokenSecretRef: {name: auth0, key: token}}
-",
-);
+pub const KONG: Base = connection("kong", &["  kong: {adminUrl: 'https://kong-admin.kong.svc:8444'}"]);
+pub const AUTH0: Base =
+    connection("auth0", &["  auth0: {domain: acme.eu.auth0.com, tokenSecretRef: {name: auth0, key: token}}"]);
 
 /// Every member of a Connection.
 pub const FULL_KONG: Base = connection(
     "full kong",
-    "
+    &["
   kong:
     adminUrl: https://kong-admin.kong.svc:8444
     workspace: team-a
@@ -219,150 +169,88 @@ pub const FULL_KONG: Base = connection(
   rateLimit: {requests: 2, interval: 1s, burst: 5}
   resyncInterval: 10m
   deletionPolicy: Delete
-",
+"],
 );
-
 pub const FULL_AUTH0: Base = connection(
     "full auth0",
-    "
+    &["
   auth0:
     domain: acme.eu.auth0.com
     audience: https://acme.eu.auth0.com/api/v2/
     clientCredentials: {clientId: abc, clientSecretRef: {name: auth0, key: secret}}
-",
+"],
 );
 
 /// The smallest stream: its events go to the worker.
-pub const STREAM: Base = stream(
-    "stream",
-    "
-  connectionRef: {name: auth0}
-  name: shop
-  subscriptions: [{eventType: user.created}]
-  destination:
-    worker: {}
-",
-);
-
+pub const STREAM: Base = stream("stream", &["  destination: {worker: {}}"]);
 /// Every member of a stream to the worker.
 pub const FULL_STREAM: Base = stream(
     "full stream",
-    "
-  connectionRef: {name: auth0}
-  name: shop
-  subscriptions: [{eventType: user.created}, {eventType: organization.member.added}]
+    &[
+        "
   destination:
     worker: {recovery: {reenable: WhenHealthy, redeliver: Failed}}
   enabled: true
   rotation: 2026-11
-  suspend: false
-  managementPolicy: Full
-  deletionPolicy: Orphan
-  adopt: {id: est_1, mode: Override}
 ",
+        TAKEN,
+    ],
 );
+
+const TO_RECEIVER: &str = "
+  destination:
+    webhook:
+      endpoint: https://example.com/auth0
+";
 
 /// Streams to a receiver of somebody else, one a way of showing who sends.
 pub const BASIC: Base = stream(
     "stream, basic",
-    "
-  connectionRef: {name: auth0}
-  name: shop
-  subscriptions: [{eventType: user.created}]
-  destination:
-    webhook:
-      endpoint: https://example.com/auth0
-      authorization: {basic: {username: auth0, passwordSecretRef: {name: s, key: k}}}
-",
+    &[TO_RECEIVER, "      authorization: {basic: {username: auth0, passwordSecretRef: {name: s, key: k}}}"],
 );
-
 pub const BEARER: Base = stream(
     "stream, bearer",
-    "
-  connectionRef: {name: auth0}
-  name: shop
-  subscriptions: [{eventType: user.created}]
-  destination:
-    webhook:
-      endpoint: https://example.com/auth0
-      authorization: {bearer: {tokenSecretRef: {name: s, key: k}}}
-",
+    &[TO_RECEIVER, "      authorization: {bearer: {tokenSecretRef: {name: s, key: k}}}"],
 );
-
 pub const CUSTOM_HEADER: Base = stream(
     "stream, custom header",
-    "
-  connectionRef: {name: auth0}
-  name: shop
-  subscriptions: [{eventType: user.created}]
-  destination:
-    webhook:
-      endpoint: https://example.com/auth0
-      authorization: {customHeader: {name: x-api-key, valueSecretRef: {name: s, key: k}}}
-",
+    &[
+        TO_RECEIVER,
+        "      authorization: {customHeader: {name: x-api-key, valueSecretRef: {name: s, key: k}}}",
+    ],
 );
 
 pub const EVENT_BRIDGE: Base = stream(
     "stream, EventBridge",
-    "
-  connectionRef: {name: auth0}
-  name: shop
-  subscriptions: [{eventType: user.created}]
-  destination:
-    eventBridge: {accountId: '123456789012', region: eu-central-1}
-",
+    &["  destination: {eventBridge: {accountId: '123456789012', region: eu-central-1}}"],
 );
 
-pub const ACTION: Base = stream(
-    "stream, Action",
-    "
-  connectionRef: {name: auth0}
-  name: shop
-  subscriptions: [{eventType: user.created}]
-  destination:
-    action: {actionId: 9c2ba2a9-6e7c-4c43-b3f6-0a4c7b6c7f59}
-",
-);
-
+const TO_ACTION: &str = "  destination: {action: {actionId: 9c2ba2a9-6e7c-4c43-b3f6-0a4c7b6c7f59}}";
+pub const ACTION: Base = stream("stream, Action", &[TO_ACTION]);
 /// A stream that is only looked at.
-pub const OBSERVED_STREAM: Base = stream(
-    "observed stream",
-    "
-  connectionRef: {name: auth0}
-  name: shop
-  subscriptions: [{eventType: user.created}]
-  destination:
-    action: {actionId: a}
-  managementPolicy: ObserveOnly
-  adopt: {id: est_1, mode: Match}
-",
-);
+pub const OBSERVED_STREAM: Base = stream("observed stream", &[TO_ACTION, LOOKED_AT]);
 
 /// The smallest extensibility Hook.
 pub const SCRIPT: Base = script(
     "script",
-    "
-  connectionRef: {name: auth0}
+    &["
   name: my-hook
   triggerId: credentials-exchange
   script: module.exports = function () {}
-",
+"],
 );
-
 /// Every member of an extensibility Hook.
 pub const FULL_SCRIPT: Base = script(
     "full script",
-    "
-  connectionRef: {name: auth0}
+    &[
+        "
   name: my hook-1
   triggerId: pre-user-registration
   scriptConfigMapRef: {name: scripts, key: hook.js}
   dependencies: {lodash: 4.17.21, '@auth0/node': '1'}
   enabled: false
   secrets: [{name: API_KEY, secretRef: {name: s, key: k}}]
-  suspend: false
-  managementPolicy: Full
-  deletionPolicy: Orphan
-  adopt: {id: 01GQN0P01XY4VE0PCK7H20QZ4M, mode: Override}
 ",
+        TAKEN,
+    ],
 );

@@ -143,7 +143,7 @@ async fn kubectl_apply_names_the_unknown_field() {
 #[tokio::test(flavor = "multi_thread")]
 async fn explicit_null_counts_as_absent() {
     let namespace = control_plane().namespace("nulls").await;
-    let manifest = manifests::HOOK.yaml("nulls").replace("log: {}", "{webhook: null, log: {}}");
+    let manifest = manifests::HOOK.yaml("nulls").replace("{log: {}}", "{webhook: null, log: {}}");
     let manifest = manifest.replace("source: crud", "source: crud\n  deliverBy: null\n  groupBy: null");
     namespace.apply(&manifest).await.unwrap();
     let stored = namespace.kubectl(&["get", "evh", "nulls", "-o", "jsonpath={.spec}"]).await.unwrap();

@@ -1,9 +1,113 @@
-//! The health script for Argo CD, run in the Lua that Argo CD's is a dialect of.
+//! What `deploy/gitops` tells Argo CD and Flux: their API takes the objects, and the health script says of an object what
+//! its status says. The script runs in the Lua that Argo CD's is a dialect of.
 
 use mlua::Lua;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::root;
+use crate::auth0_streams::{connect, stream};
+use crate::harness::{control_plane, eventually, tool};
+use crate::world::{Auth0, World};
+
+/// The objects of deploy/gitops, under the definitions of Argo CD and Flux, with unknown fields refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn argo_cd_and_flux_take_the_examples() {
+    // What kubectl is given is no link.
+    let definitions = tool("gitops").canonicalize().unwrap();
+    let apply = ["apply", "--server-side", "-f", definitions.to_str().unwrap()];
+    control_plane().kubectl(apply, "").await.unwrap();
+    for name in ["argocd", "flux-system"] {
+        control_plane().kubectl(["create", "namespace", name], "").await.unwrap();
+    }
+    let folder = root().join("deploy/gitops");
+    let apply = ["apply", "--server-side", "--validate=strict", "-R", "-f", folder.to_str().unwrap()];
+    // Established comes a moment before a definition is served.
+    let applied = async || control_plane().kubectl(apply, "").await;
+    let said = eventually(crate::harness::DEADLINE, "the examples to be taken", applied).await;
+    for what in [
+        "application.argoproj.io/shop-hooks",
+        "gitrepository.source.toolkit.fluxcd.io/platform",
+        "helmrelease.helm.toolkit.fluxcd.io/hookstream",
+        "kustomization.kustomize.toolkit.fluxcd.io/shop-hooks",
+        "configmap/argocd-cm",
+    ] {
+        assert!(said.contains(what), "{what} is not among them:\n{said}");
+    }
+}
+
+/// What Argo CD would show of an object.
+fn health(data: &Value, object: &Value) -> (String, String) {
+    let kind = object["kind"].as_str().unwrap();
+    let script = data[format!("resource.customizations.health.hookstream.dev_{kind}")].as_str().unwrap();
+    let lua = Lua::new();
+    lua.globals().set("obj", table(&lua, object)).unwrap();
+    let health: mlua::Table = lua.load(script).eval().unwrap();
+    (health.get("status").unwrap(), health.get("message").unwrap())
+}
+
+/// JSON as Argo CD hands it to a script.
+fn table(lua: &Lua, value: &Value) -> mlua::Value {
+    let text = |text: &str| mlua::Value::String(lua.create_string(text).unwrap());
+    match value {
+        Value::Null => mlua::Value::Nil,
+        Value::Bool(is) => mlua::Value::Boolean(*is),
+        Value::Number(number) => mlua::Value::Number(number.as_f64().unwrap()),
+        Value::String(string) => text(string),
+        Value::Array(items) => {
+            mlua::Value::Table(lua.create_sequence_from(items.iter().map(|item| table(lua, item))).unwrap())
+        }
+        Value::Object(members) => {
+            let members = members.iter().map(|(name, value)| (text(name), table(lua, value)));
+            mlua::Value::Table(lua.create_table_from(members).unwrap())
+        }
+    }
+}
+
+/// Statuses as the controller writes them, of every kind and state.
+#[tokio::test(flavor = "multi_thread")]
+async fn argo_cd_is_told_how_real_objects_are() {
+    let text = std::fs::read_to_string(root().join("deploy/gitops/argocd/argocd-cm.yaml")).unwrap();
+    let data = serde_saphyr::from_str::<Value>(&text).unwrap()["data"].clone();
+    let world = World::start("argo").await;
+    let auth0 = Auth0::start(&[]).await;
+    connect(&world, &auth0).await;
+    world
+        .apply(&[
+            world.connection(),
+            world.hook("synced"),
+            world.hook_with("waits", json!({"connectionRef": {"name": "missing"}})),
+            world.hook_with(
+                "stalled",
+                json!({"deliverBy": "Gateway", "handler": {"webhook": null,
+                "lambda": {"functions": ["return function() return true end"]}}}),
+            ),
+            world.hook_with("suspended", json!({"suspend": true})),
+            stream("users", json!({"worker": {}})),
+            crate::auth0_hooks::hook("claims", json!({})),
+        ])
+        .await;
+    for (of, want, says) in [
+        ("connections/kong", "Healthy", ""),
+        ("connections/auth0", "Healthy", ""),
+        ("eventhooks/synced", "Healthy", ""),
+        ("eventhooks/waits", "Progressing", "missing"),
+        ("eventhooks/stalled", "Degraded", "gatewayHandlers"),
+        ("eventhooks/suspended", "Suspended", "suspend"),
+        ("eventstreams/users", "Healthy", ""),
+        ("hooks/claims", "Healthy", ""),
+    ] {
+        eventually(crate::harness::DEADLINE, &format!("{of} to be {want}"), async || {
+            let object = world.get(of).await?;
+            let (status, message) = health(&data, &object);
+            if status == want && message.contains(says) && !message.is_empty() {
+                Ok(())
+            } else {
+                Err(format!("{status}: {message}\n{object:#}"))
+            }
+        })
+        .await;
+    }
+}
 
 #[test]
 fn argo_cd_is_told_how_an_object_is() {

@@ -20,6 +20,9 @@ use super::{DEADLINE, Namespace, eventually, free_port, run, tool, watchdog};
 /// A loaded machine with cold disks takes its time to start an API server.
 const START: Duration = Duration::from_secs(90);
 
+/// The name of the file by which tests, and no process of the operator, may do everything.
+pub const ADMIN_KUBECONFIG: &str = "admin.kubeconfig";
+
 pub struct ControlPlane {
     /// Where its certificates, data and logs are.
     pub dir: PathBuf,
@@ -106,7 +109,7 @@ impl ControlPlane {
         let control_plane = ControlPlane {
             url: format!("https://127.0.0.1:{port}"),
             ca_file: dir.join("certs/apiserver.crt"),
-            admin_kubeconfig: dir.join("admin.kubeconfig"),
+            admin_kubeconfig: dir.join(ADMIN_KUBECONFIG),
             children: Mutex::new(vec![etcd_child, server]),
             dir,
         };

@@ -7,6 +7,7 @@
 // Each helper has its users in some modules only, and modules come and go.
 #![allow(dead_code, unused_imports)]
 
+mod accounts;
 mod controlplane;
 mod namespace;
 mod process;
@@ -19,6 +20,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::sync::{LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
+pub use accounts::Accounts;
 pub use controlplane::{ControlPlane, client_of, control_plane};
 pub use namespace::Namespace;
 pub use process::Process;

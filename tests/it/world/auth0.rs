@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::http;
 use crate::harness::{DEADLINE, Process, eventually};
+use crate::standalone::answer;
 
 /// What a Connection needs to log in; the emulator asks for no other.
 pub const CLIENT_ID: &str = "the-client-id";
@@ -65,10 +66,7 @@ impl Auth0 {
         if let Some(body) = body {
             request = request.json(&body);
         }
-        let answer = request.send().await.expect("an answer of the emulator");
-        let status = answer.status().as_u16();
-        let text = answer.text().await.expect("a body");
-        (status, serde_json::from_str(&text).unwrap_or_default())
+        answer(request).await
     }
 
     async fn done(&self, method: &str, path: &str, body: Option<Value>) -> Value {

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::harness::{DEADLINE, Process, eventually};
+use crate::standalone::answer;
 
 pub struct Kong {
     pub url: String,
@@ -16,10 +17,19 @@ impl Kong {
         Kong::start_at("127.0.0.1:0", args).await
     }
 
+    /// With variables in its environment.
+    pub async fn start_with(args: &[&str], env: &[(&str, &str)]) -> Kong {
+        Kong::start_as("127.0.0.1:0", args, env).await
+    }
+
     /// At a given address: a Kong that comes (back) where somebody already looks for it.
     pub async fn start_at(address: &str, args: &[&str]) -> Kong {
+        Kong::start_as(address, args, &[]).await
+    }
+
+    async fn start_as(address: &str, args: &[&str], env: &[(&str, &str)]) -> Kong {
         let process =
-            Process::spawn(["emulate", "kong", "--listen", address].iter().chain(args).copied(), &[]);
+            Process::spawn(["emulate", "kong", "--listen", address].iter().chain(args).copied(), env);
         let line = process.wait_for_line(|line| line.contains("emulator listening on "), DEADLINE).await;
         let url = line.rsplit(' ').next().unwrap().to_owned();
         let token = args.iter().position(|a| *a == "--token").map(|at| args[at + 1].to_owned());
@@ -43,10 +53,7 @@ impl Kong {
         if let Some(body) = body {
             request = request.json(&body);
         }
-        let answer = request.send().await.expect("an answer of the emulator");
-        let status = answer.status().as_u16();
-        let text = answer.text().await.expect("a body");
-        (status, serde_json::from_str(&text).unwrap_or_default())
+        answer(request).await
     }
 
     async fn done(&self, method: reqwest::Method, path: &str, body: Option<Value>) -> Value {

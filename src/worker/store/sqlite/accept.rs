@@ -67,6 +67,9 @@ pub(super) fn accept(
     if over_share(conn, memory, rows, now)? {
         return Ok(Err(StoreError::NamespaceFull));
     }
+    if over_hook_share(conn, memory, rows, now)? {
+        return Ok(Err(StoreError::HookFull));
+    }
     let promoted = gates::promote(conn, memory, now, promotions)?;
     let mut accepted =
         rows.iter().map(|row| accept_one(conn, memory, row, now)).collect::<rusqlite::Result<Vec<_>>>()?;
@@ -91,15 +94,38 @@ fn over_share(conn: &Connection, memory: &mut Memory, rows: &[Row], now: Millis)
     if !no_room(conn, memory, rows.iter())? {
         return Ok(false);
     }
-    // A duplicate takes no room: its sender hears what it heard before.
     let mut fresh = Vec::new();
     for row in rows {
-        match &row.dedup {
-            Some(dedup) if first_of(conn, memory, row, dedup, now)?.is_some() => {}
-            _ => fresh.push(row),
+        if !is_duplicate(conn, memory, row, now)? {
+            fresh.push(row);
         }
     }
     no_room(conn, memory, fresh.into_iter())
+}
+
+/// True where a hook has no room for what its sender will bring again. What a gate may drop counts too.
+fn over_hook_share(
+    conn: &Connection,
+    memory: &mut Memory,
+    rows: &[Row],
+    now: Millis,
+) -> rusqlite::Result<bool> {
+    for row in rows.iter().filter(|row| row.event.origin.comes_again()) {
+        for delivery in row.deliveries.iter().filter(|delivery| delivery.dead.is_none()) {
+            // A hook that the store does not know has nothing that waits.
+            let Some(hook) = memory.find(conn, &delivery.hook.uid)? else { continue };
+            if memory.hook_full(conn, hook, row.size())? && !is_duplicate(conn, memory, row, now)? {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
+/// A duplicate takes no room: its sender hears what it heard before.
+fn is_duplicate(conn: &Connection, memory: &mut Memory, row: &Row, now: Millis) -> rusqlite::Result<bool> {
+    let Some(dedup) = &row.dedup else { return Ok(false) };
+    first_of(conn, memory, row, dedup, now).map(|first| first.is_some())
 }
 
 fn no_room<'r>(

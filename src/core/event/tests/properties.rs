@@ -1,0 +1,128 @@
+//! What holds for every event.
+
+use proptest::prelude::*;
+use serde_json::value::RawValue;
+
+use super::super::parse::MAX_NAME;
+use super::*;
+
+/// Numbers as text, of every form that JSON knows and no machine number holds.
+fn number() -> impl Strategy<Value = String> {
+    "-?(0|[1-9][0-9]{0,30})(\\.[0-9]{1,25})?([eE][+-]?[0-9]{1,4})?"
+}
+
+fn json() -> impl Strategy<Value = String> {
+    let leaf = prop_oneof![
+        Just("null".to_owned()),
+        any::<bool>().prop_map(|b| b.to_string()),
+        number(),
+        any::<String>().prop_map(|s| serde_json::to_string(&s).unwrap()),
+    ];
+    leaf.prop_recursive(3, 24, 5, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..5).prop_map(|items| format!("[{}]", items.join(", "))),
+            prop::collection::btree_map("[a-z]{1,6}", inner, 0..5)
+                .prop_map(|members| object(members.into_iter().rev())),
+        ]
+    })
+}
+
+fn object(members: impl Iterator<Item = (String, String)>) -> String {
+    let members: Vec<_> =
+        members.map(|(name, value)| format!("{}:{value}", serde_json::to_string(&name).unwrap())).collect();
+    format!("{{{}}}", members.join(","))
+}
+
+fn name() -> impl Strategy<Value = String> {
+    "\\PC{1,60}".prop_filter("a name", |s| s.len() <= MAX_NAME && !RESERVED_SOURCES.contains(&s.as_str()))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn arbitrary_bytes_never_panic(body in prop::collection::vec(any::<u8>(), 0..200), kind in any::<Option<String>>()) {
+        drop(parse_published(kind.as_deref(), &body));
+        drop(parse_published(None, &body));
+        drop(parse_published(Some("application/cloudevents+json"), &body));
+        drop(parse_relayed(&body));
+        drop(parse_request(Some("application/cloudevents-batch+json"), [], &body, 100));
+        let headers = [("ce-specversion", &b"1.0"[..]), ("ce-id", &body), ("ce-source", b"s"), ("ce-type", &body), ("ce-x", &body)];
+        drop(parse_request(kind.as_deref(), headers, &body, 100));
+        drop(parse_request(None, headers, b"1", 100));
+    }
+
+    /// Bytes that are nearly right reach further than random ones.
+    #[test]
+    fn broken_events_never_panic(data in json(), at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<bool>()) {
+        let mut body = format!(r#"{{"specversion":"1.0","id":"1","source":"s","type":"t","event":"e","data":{data}}}"#).into_bytes();
+        let at = at.index(body.len());
+        if cut { body.truncate(at) } else { body[at] = byte }
+        for draft in [parse_published(None, &body), parse_relayed(&body)].into_iter().flatten() {
+            let event = accepted(draft);
+            serde_json::from_slice::<Value>(&event.to_cloudevent()).ok();
+            event.to_kong();
+        }
+    }
+
+    #[test]
+    fn data_is_kept_to_the_digit(data in json()) {
+        let draft = published(&format!(r#"{{"source":"s","event":"e","data":{data}}}"#)).unwrap();
+        prop_assert_eq!(draft.data.get(), &data);
+        let cloud = text(accepted(draft).to_cloudevent());
+        let back = parse_published(None, cloud.as_bytes()).unwrap();
+        prop_assert_eq!(back.data.get(), &data);
+    }
+
+    /// What Kong's format writes, the relay reads back: same source, event and data.
+    #[test]
+    fn kong_and_back(
+        source in name(),
+        event in name(),
+        members in prop::collection::vec((any::<String>(), json()), 0..6),
+    ) {
+        let mut seen = std::collections::HashSet::from(["source".to_owned(), "event".to_owned()]);
+        let members = members.into_iter().filter(|(name, _)| seen.insert(name.clone()));
+        let data = object(members);
+        let sent = Event {
+            source,
+            event,
+            data: RawValue::from_string(data.clone()).unwrap(),
+            ..accepted(cloud("").unwrap())
+        };
+        let draft = parse_relayed(&sent.to_kong()).unwrap();
+        prop_assert_eq!((&draft.source, &draft.event, draft.data.get()), (&sent.source, &sent.event, data.as_str()));
+        // And what was relayed goes out again unchanged.
+        prop_assert_eq!(Event { data: draft.data, ..sent.clone() }.to_kong(), sent.to_kong());
+    }
+
+    #[test]
+    fn cloudevents_and_back(
+        id in "\\PC{1,40}",
+        source in name(),
+        kind in name(),
+        attributes in prop::collection::btree_map("[a-z0-9]{1,20}", prop_oneof![
+            any::<bool>().prop_map(Value::from),
+            any::<i32>().prop_map(Value::from),
+            "\\PC{0,40}".prop_map(Value::from),
+        ], 0..6),
+    ) {
+        let taken = ["specversion", "id", "source", "type", "time", "data", HOPS_ATTRIBUTE, "datacontenttype"];
+        prop_assume!(attributes.keys().all(|name| !taken.contains(&name.as_str())));
+        let sent = Event { id, source, event: kind, attributes, ..accepted(cloud("").unwrap()) };
+        let mut back = parse_published(None, &sent.to_cloudevent()).unwrap();
+        prop_assert_eq!(back.attributes.remove(HOPS_ATTRIBUTE), Some(1.into()));
+        prop_assert_eq!(back.attributes.remove("datacontenttype"), Some("application/json".into()));
+        prop_assert_eq!(accepted(back), sent);
+    }
+
+    /// A name that stands twice is refused wherever it stands, also where it is written differently.
+    #[test]
+    fn doubles_are_refused(data in json(), name in "[a-z]{1,5}", escaped in any::<bool>()) {
+        prop_assume!(!["source", "event"].contains(&name.as_str()));
+        let first = name.as_bytes()[0];
+        let other = if escaped { format!("\\u{first:04x}{}", &name[1..]) } else { name.clone() };
+        let body = format!(r#"{{"{name}":{data},"source":"s","{other}":1,"event":"e"}}"#);
+        prop_assert!(matches!(parse_relayed(body.as_bytes()), Err(BadEvent::NotJson(_))));
+    }
+}

@@ -1,0 +1,295 @@
+//! Disks that are full, slow, broken or read for long, and a machine that loses its power.
+
+use super::*;
+
+#[tokio::test]
+async fn a_failed_sync_ends_the_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let fault = Arc::new(Mutex::new(None));
+    let store = tuned(dir.path(), |t| t.fault = fault.clone());
+    store.accept(vec![new("kept", &["x"], T0)], T0).await.unwrap();
+    let failed = store.failed();
+    *fault.lock() = Some(ffi::SQLITE_IOERR_FSYNC);
+    let group = join_all((0..10).map(|n| store.accept(vec![new(&format!("e{n}"), &["x"], T0)], T0))).await;
+    assert!(group.iter().all(|r| matches!(r, Err(StoreError::Fatal(_)))), "{group:?}");
+    assert!(matches!(failed.await, StoreError::Fatal(_)));
+    let fatal = |e: StoreError| assert!(matches!(e, StoreError::Fatal(_)), "{e}");
+    fatal(store.accept(vec![new("z", &["x"], T0)], T0).await.unwrap_err());
+    fatal(store.settle(settled(1, T0, 200, Next::Delivered)).await.unwrap_err());
+    fatal(store.due("uid-x", T0, 9).await.unwrap_err());
+    fatal(store.failed().await);
+    store.close().await;
+    let store = SqliteStore::open(dir.path()).unwrap();
+    assert_eq!(store.due("uid-x", T0, 99).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_full_or_busy_commit_is_answered_and_lived_through() {
+    let dir = tempfile::tempdir().unwrap();
+    let fault = Arc::new(Mutex::new(None));
+    let store = tuned(dir.path(), |t| t.fault = fault.clone());
+    for (code, want) in
+        [(ffi::SQLITE_FULL, "Full"), (ffi::SQLITE_BUSY, "Busy"), (ffi::SQLITE_IOERR_SHMSIZE, "Full")]
+    {
+        *fault.lock() = Some(code);
+        let keyed = || NewEvent { dedup: key(1, Duration::from_secs(1)), ..new("a", &["x", "new-hook"], T0) };
+        let name: &'static str = store.accept(vec![keyed()], T0).await.unwrap_err().into();
+        assert_eq!(name, want);
+        assert_eq!(store.due("uid-x", T0, 9).await.unwrap().len(), 0, "nothing half stored");
+    }
+    let got = store.accept(vec![new("a", &["x", "new-hook"], T0)], T0).await.unwrap();
+    assert!(!got[0].duplicate);
+    assert_eq!(
+        store.due("uid-new-hook", T0, 9).await.unwrap().len(),
+        1,
+        "its number was not kept over the rollback"
+    );
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_ends_the_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(dir.path()).unwrap();
+    store.accept((0..500).map(|n| new(&format!("e{n}"), &["x"], T0)).collect(), T0).await.unwrap();
+    store.close().await;
+    let file = std::fs::File::options().write(true).open(dir.path().join(FILE)).unwrap();
+    let size = file.metadata().unwrap().len();
+    let store = SqliteStore::open(dir.path()).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(
+        &file,
+        &vec![0xff; usize::try_from(size).unwrap() - 16_384],
+        16_384,
+    )
+    .unwrap();
+    let got = store.due("uid-x", T0, 999).await;
+    assert!(matches!(got, Err(StoreError::Fatal(_))), "{:?}", got.map(|p| p.len()));
+    assert!(matches!(store.failed().await, StoreError::Fatal(_)));
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_accept_and_holds_settle() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(tuned(dir.path(), |t| {
+        t.queue = 2;
+        t.queue_bytes = 10_000;
+    }));
+    let seq = store.accept(vec![new("a", &["x"], T0)], T0).await.unwrap()[0].deliveries[0].seq;
+    // Another writer holds the writer up.
+    let blocker = raw(dir.path());
+    blocker.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let spawn = |id: &str| {
+        let (store, event) = (store.clone(), new(id, &["x"], T0));
+        tokio::spawn(async move { store.accept(vec![event], T0).await })
+    };
+    let first = spawn("b");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let big =
+        NewEvent { event: event_with("big", &format!("\"{}\"", "x".repeat(20_000))), ..new("", &["x"], T0) };
+    let second = spawn("c");
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert!(matches!(store.accept(vec![big], T0).await, Err(StoreError::Busy)), "bounded by bytes");
+    let third = spawn("d");
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert!(
+        matches!(store.accept(vec![new("e", &["x"], T0)], T0).await, Err(StoreError::Busy)),
+        "and by number"
+    );
+    let waits = {
+        let store = store.clone();
+        tokio::spawn(async move { store.settle(settled(seq, T0, 200, Next::Delivered)).await })
+    };
+    assert_eq!(store.due("uid-x", T0, 9).await.unwrap().len(), 1, "reads go on");
+    blocker.execute_batch("ROLLBACK").unwrap();
+    for accepted in [first, second, third] {
+        accepted.await.unwrap().unwrap();
+    }
+    waits.await.unwrap().unwrap();
+    assert_eq!(store.due("uid-x", T0, 9).await.unwrap().len(), 3);
+}
+
+async fn longest_log(store: &SqliteStore, dir: &Path) -> u64 {
+    let mut longest = 0;
+    for n in 0..400 {
+        store.accept((0..10).map(|m| new(&format!("e{n}-{m}"), &["x"], T0)).collect(), T0).await.unwrap();
+        longest = longest.max(std::fs::metadata(dir.join("hookstream.db-wal")).unwrap().len());
+    }
+    longest / 4120
+}
+
+/// There is always someone who reads, though nobody for long.
+#[tokio::test]
+async fn the_log_is_bounded_under_readers_that_overlap() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = tuned(dir.path(), |t| (t.wal_pages, t.wal_most) = (32, 64));
+    let stop = Arc::new(AtomicBool::new(false));
+    let readers = [raw(dir.path()), raw(dir.path())];
+    let reader = std::thread::spawn({
+        let stop = stop.clone();
+        move || {
+            let begin = |conn: &Connection| conn.execute_batch("BEGIN; SELECT count(*) FROM meta").unwrap();
+            begin(&readers[0]);
+            while !stop.load(Ordering::Relaxed) {
+                for (one, other) in [(0, 1), (1, 0)] {
+                    begin(&readers[other]);
+                    std::thread::sleep(Duration::from_millis(2));
+                    readers[one].execute_batch("COMMIT").unwrap();
+                }
+            }
+        }
+    });
+    let longest = longest_log(&store, dir.path()).await;
+    stop.store(true, Ordering::Relaxed);
+    reader.join().unwrap();
+    // Without an end to it the log has 5,557 pages then. Readers who share a place in the log, or a busy machine, may make
+    // some waits be in vain, 64 pages each, but not most of them.
+    assert!(longest < 24 * 64, "{longest} pages");
+}
+
+/// A backup reads for minutes: the log grows meanwhile, and nobody waits for it each time.
+#[tokio::test]
+async fn a_long_read_does_not_stop_the_writer() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = tuned(dir.path(), |t| (t.wal_pages, t.wal_most) = (32, 256));
+    let backup = raw(dir.path());
+    backup.execute_batch("BEGIN; SELECT count(*) FROM meta").unwrap();
+    let begun = Instant::now();
+    let longest = longest_log(&store, dir.path()).await;
+    assert!(longest > 1024, "{longest} pages: the test holds nothing up");
+    // It waits once for every 256 pages; each of the 400 groups waiting would be 100 s.
+    assert!(begun.elapsed() < Duration::from_secs(60), "{:?} for {longest} pages", begun.elapsed());
+    backup.execute_batch("COMMIT").unwrap();
+    store.accept(vec![new("then", &["x"], T0)], T0).await.unwrap();
+}
+
+/// Copies the files while the writer runs, as a machine would find them after its power failed, and opens the copy.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crash_image_has_what_was_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let checkpoints = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let store = Arc::new(tuned(dir.path(), |t| {
+        t.checkpoints = checkpoints.clone();
+        t.wal_pages = 200;
+    }));
+    let answered = Arc::new(Mutex::new(Vec::<Seq>::new()));
+    let stop = Arc::new(AtomicBool::new(false));
+    let producers: Vec<_> = (0..8)
+        .map(|p| {
+            let (store, answered, stop) = (store.clone(), answered.clone(), stop.clone());
+            tokio::spawn(async move {
+                let mut n = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    n += 1;
+                    let pair =
+                        vec![new(&format!("{p}-{n}a"), &["x"], T0), new(&format!("{p}-{n}b"), &["x"], T0)];
+                    let got = store.accept(pair, T0).await.unwrap();
+                    answered.lock().extend(seqs_of(&got));
+                }
+            })
+        })
+        .collect();
+    let (mut images, mut tries) = (0, 0);
+    while images < 12 && tries < 400 {
+        tries += 1;
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(1..40))).await;
+        let copy = tempfile::tempdir().unwrap();
+        let must: Vec<Seq> = answered.lock().clone();
+        let before = checkpoints.load(Ordering::SeqCst);
+        // By another process: closing a file here would drop the locks that SQLite holds on it.
+        let cp = Command::new("cp")
+            .args([dir.path().join(FILE), dir.path().join("hookstream.db-wal"), copy.path().to_path_buf()])
+            .status()
+            .unwrap();
+        assert!(cp.success());
+        // Two files are no single instant: if a checkpoint ran meanwhile, no power failure could leave these two.
+        if before % 2 == 1 || checkpoints.load(Ordering::SeqCst) != before {
+            continue;
+        }
+        images += 1;
+        let image = SqliteStore::open(copy.path()).unwrap();
+        let there: std::collections::HashSet<Seq> =
+            image.due("uid-x", T0, usize::MAX).await.unwrap().iter().map(|p| p.seq).collect();
+        let lost: Vec<_> = must.iter().filter(|seq| !there.contains(seq)).collect();
+        assert!(lost.is_empty(), "image {images}: {} lost of {}", lost.len(), must.len());
+        assert_eq!(there.len() % 2, 0, "an accept of two is there wholly or not at all");
+        image.accept(vec![new("next", &["x"], T0)], T0).await.unwrap();
+    }
+    stop.store(true, Ordering::Relaxed);
+    join_all(producers).await.into_iter().for_each(Result::unwrap);
+    println!("{images} images of {tries}, {} answered", answered.lock().len());
+    assert!(images >= 3, "{images} of {tries}");
+}
+
+/// A small file system of its own, where this machine lets us have one.
+struct Tmpfs(tempfile::TempDir);
+
+impl Tmpfs {
+    fn mount(size: &str) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let options = format!("size={size}");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &options, "hookstream-test"]).arg(dir.path());
+        mount.stderr(std::process::Stdio::null());
+        mount.status().ok()?.success().then_some(Tmpfs(dir))
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        drop(Command::new("umount").arg("-l").arg(self.0.path()).status());
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_is_told_and_survived() {
+    let Some(disk) = Tmpfs::mount("20m") else {
+        println!("skipped: cannot mount a tmpfs");
+        return;
+    };
+    let dir: PathBuf = disk.0.path().join("store");
+    std::fs::create_dir(&dir).unwrap();
+    let store = SqliteStore::open(&dir).unwrap();
+    let body = format!("\"{}\"", "x".repeat(20_000));
+    let big = |id: &str| {
+        let deliveries = ["x", "y"].map(|name| delivery(name, T0)).to_vec();
+        NewEvent { event: event_with(id, &body), dedup: None, deliveries }
+    };
+    let ballast = disk.0.path().join("ballast");
+    std::fs::write(&ballast, vec![1; 4 << 20]).unwrap();
+    let (mut accepted, mut full) = (0, 0);
+    for n in 0..2000 {
+        match store.accept(vec![big(&format!("{n}a")), big(&format!("{n}b"))], T0).await {
+            Ok(_) => accepted += 2,
+            Err(StoreError::Full) => full += 1,
+            Err(e) => panic!("{e}"),
+        }
+        if full == 5 {
+            break;
+        }
+    }
+    assert!(full == 5 && accepted > 20, "{accepted} accepted, {full} refused");
+    let count = async |store: &SqliteStore| {
+        let x = store.due("uid-x", T0, 9999).await.unwrap().len();
+        assert_eq!(store.due("uid-y", T0, 9999).await.unwrap().len(), x);
+        x
+    };
+    assert_eq!(count(&store).await, accepted, "nothing lost and nothing half stored");
+    // What was sent is noted and swept as far as the log has room; whatever is refused is refused wholly.
+    let (mut noted, mut refused) = (0, 0);
+    for pending in store.due("uid-x", T0, 20).await.unwrap() {
+        match store.settle(settled(pending.seq, T0, 503, Next::Retry { due: T0 })).await {
+            Ok(_) => noted += 1,
+            Err(StoreError::Full) => refused += 1,
+            Err(e) => panic!("{e}"),
+        }
+    }
+    println!("with the disk full: {noted} settled, {refused} refused");
+    // A crash on the full disk: it opens again and has it all.
+    drop(store);
+    let store = SqliteStore::open(&dir).unwrap();
+    assert_eq!(count(&store).await, accepted);
+    std::fs::remove_file(&ballast).unwrap();
+    store.accept(vec![big("after-a"), big("after-b")], T0).await.unwrap();
+    assert_eq!(count(&store).await, accepted + 2);
+    println!("{accepted} accepted before the disk was full");
+    store.close().await;
+}

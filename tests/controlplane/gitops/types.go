@@ -1,0 +1,8 @@
+// Package gitops names the types whose definitions are made.
+package gitops
+
+import (
+	_ "github.com/fluxcd/helm-controller/api/v2"
+	_ "github.com/fluxcd/kustomize-controller/api/v1"
+	_ "github.com/fluxcd/source-controller/api/v1"
+)

@@ -1,0 +1,52 @@
+//! The accounts that the operator is installed with: what it may do in every test is what `deploy/base/rbac.yaml` grants
+//! (the chart renders the same file), and no more.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::Namespace;
+
+/// Kubeconfig files with tokens of the three accounts, each for one way to run.
+#[derive(Clone)]
+pub struct Accounts {
+    /// `hookstream run`: both roles in one process.
+    pub both: PathBuf,
+    pub controller: PathBuf,
+    pub worker: PathBuf,
+}
+
+impl Accounts {
+    /// The accounts, roles and bindings of one operator. What is no namespace's gets names of its own, for many operators
+    /// share a control plane here.
+    pub async fn of(home: &Namespace) -> Accounts {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/base/rbac.yaml");
+        let text = std::fs::read_to_string(file).unwrap().replace("hookstream-system", &home.name);
+        let mut objects: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
+        for object in &mut objects {
+            let unique = |name: &Value| Value::String(format!("{}-{}", name.as_str().unwrap(), home.name));
+            if object["kind"].as_str().unwrap().starts_with("ClusterRole") {
+                object["metadata"]["name"] = unique(&object["metadata"]["name"]);
+            }
+            if object["roleRef"]["kind"] == "ClusterRole" {
+                object["roleRef"]["name"] = unique(&object["roleRef"]["name"]);
+            }
+        }
+        let documents: String = objects.iter().map(|o| format!("---\n{o}\n")).collect();
+        home.apply(&documents).await.expect("the operator's accounts");
+        Accounts {
+            both: home.kubeconfig_of("hookstream").await,
+            controller: home.kubeconfig_of("hookstream-controller").await,
+            worker: home.kubeconfig_of("hookstream-worker").await,
+        }
+    }
+
+    /// The account of a role of the program.
+    pub fn role(&self, role: &str) -> &Path {
+        match role {
+            "run" => &self.both,
+            "worker" => &self.worker,
+            _ => &self.controller,
+        }
+    }
+}

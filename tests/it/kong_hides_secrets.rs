@@ -1,0 +1,89 @@
+//! A Kong that does not show the secrets it was told: what was told last is known by its keyed hash, and nothing is
+//! written again and again.
+
+use serde_json::{Value, json};
+
+use crate::harness::DEADLINE;
+use crate::world::{Setup, World, secret};
+
+async fn puts(world: &World) -> usize {
+    world.kong.count("PUT", "/event-hooks").await
+}
+
+/// Compared with Kong, and acknowledged.
+async fn looked_at(world: &World, names: &[&str], token: &str) {
+    for name in names {
+        world.request(&format!("evh/{name}"), token).await;
+    }
+    for name in names {
+        let done = |o: &Value| o["status"]["handled"]["reconcileRequestedAt"] == token;
+        world.until(&format!("eventhooks/{name}"), "acknowledged", done).await;
+    }
+}
+
+async fn keeps_them(hint: &str, how: &str) {
+    let world = World::with(hint, Setup { kong: &["--secrets", how], ..Setup::default() }).await;
+    let signature = json!({"secretRef": {"name": "signing", "key": "secret"}});
+    let at_the_gateway = json!({"deliverBy": "Gateway", "handler": {"webhook": {"signature": signature}}});
+    let names = ["relayed", "signed"];
+    world
+        .apply(&[
+            world.connection(),
+            secret("signing", "secret", "s1gned-1"),
+            world.hook("relayed"),
+            world.hook_with("signed", merged_event(at_the_gateway)),
+        ])
+        .await;
+    for name in names {
+        let object = world.ready(&format!("eventhooks/{name}")).await;
+        let hash = object["status"]["secretHashes"]["config.secret"].as_str().unwrap();
+        assert!(!hash.contains("s1gned"), "{object:#}");
+    }
+    assert!(world.kong.hooks().await.iter().all(|h| h["config"]["secret"] != "s1gned-1"), "Kong hides them");
+
+    // Looked at twice, nothing differs. Kong has the secret all the same: the worker takes what it signs.
+    let before = puts(&world).await;
+    looked_at(&world, &names, "t1").await;
+    looked_at(&world, &names, "t2").await;
+    assert_eq!(puts(&world).await, before);
+    assert_eq!(world.kong.emit("crud", "consumers", json!({"n": 1})).await, 1);
+    world.receiver.wait_for(1, DEADLINE).await;
+
+    // Another secret goes there once, another rotation too.
+    let patch = r#"{"stringData":{"secret":"s1gned-2"}}"#;
+    world.kubectl(&["patch", "secret/signing", "-p", patch]).await;
+    let told = |o: &Value, was: &Value| o["status"]["secretHashes"]["config.secret"] != *was;
+    for (name, spec) in [("signed", json!({})), ("relayed", json!({"rotation": "2"}))] {
+        let was = world.get(&format!("eventhooks/{name}")).await.unwrap()["status"]["secretHashes"]["config.secret"].clone();
+        if name == "relayed" {
+            world.edit("evh/relayed", spec).await;
+            world.until("eventhooks/relayed", "told of it", |o| told(o, &was)).await;
+        }
+        world.ready(&format!("eventhooks/{name}")).await;
+    }
+    looked_at(&world, &names, "t3").await;
+    assert_eq!(puts(&world).await, before + 2);
+    assert_eq!(world.kong.emit("crud", "consumers", json!({"n": 2})).await, 1);
+    world.receiver.wait_for(2, DEADLINE).await;
+    for name in names {
+        assert!(world.events(name).await.iter().all(|e| e["reason"] != "DriftRepaired"), "nobody else wrote");
+    }
+    world.shows_none_of(&["s1gned-1", "s1gned-2"]).await;
+    world.kubectl(&["delete", "evh", "--all", "--timeout=30s"]).await;
+    assert_eq!(world.kong.hooks().await, Vec::<Value>::new());
+}
+
+/// Another event than the relay's, so that what is emitted goes to one of them.
+fn merged_event(spec: Value) -> Value {
+    crate::world::merged(spec, json!({"event": "routes"}))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn as_asterisks() {
+    keeps_them("masked", "masked").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn as_null() {
+    keeps_them("omitted", "omitted").await;
+}
