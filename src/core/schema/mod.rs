@@ -324,6 +324,22 @@ mod tests {
         }
     }
 
+    /// As Go reads them.
+    #[test]
+    fn patterns_of_the_api_server() {
+        for (pattern, text, fits) in [
+            ("^[[]::1[]]$", "[::1]", true),
+            ("^[^]a]+$", "bc", true),
+            ("^[^]a]+$", "b]", false),
+            ("^[a-z&&~]+$", "a&~", true),
+            (r"^[\]x]\[$", "][", true),
+            ("^[a-z0-9]([a-z0-9.:-]*[a-z0-9])?$", "a.b:1", true),
+            ("^[-._a-zA-Z0-9]+$", "a/b", false),
+        ] {
+            assert_eq!(rules::matches(text, pattern), fits, "{pattern} {text}");
+        }
+    }
+
     #[test]
     fn kinds_and_versions() {
         let mut object = hook(json!({}));

@@ -46,10 +46,36 @@ pub fn matches(text: &str, pattern: &str) -> bool {
     if let Some(regex) = PATTERNS.lock().get(pattern) {
         return regex.is_match(text);
     }
-    let Ok(regex) = Regex::new(pattern) else { return false };
+    let Ok(regex) = Regex::new(&from_go(pattern)) else { return false };
     let matches = regex.is_match(text);
     PATTERNS.lock().insert(pattern.to_owned(), regex);
     matches
+}
+
+/// The API server's expressions are Go's, in which a bracket within brackets is only itself; here it would begin a class
+/// within the class.
+fn from_go(pattern: &str) -> String {
+    let mut ours = String::with_capacity(pattern.len() + 4);
+    // Within brackets: how many members came.
+    let mut members: Option<usize> = None;
+    let mut escaped = false;
+    for c in pattern.chars() {
+        let plain = !std::mem::replace(&mut escaped, false);
+        match (c, members) {
+            ('\\', _) if plain => escaped = true,
+            ('[', None) if plain => members = Some(0),
+            ('^', Some(0)) if plain => {}
+            (']', Some(1..)) if plain => members = None,
+            ('[' | ']' | '&' | '~', Some(count)) if plain => {
+                ours.push('\\');
+                members = Some(count + 1);
+            }
+            (_, Some(count)) => members = Some(count + 1),
+            (_, None) => {}
+        }
+        ours.push(c);
+    }
+    ours
 }
 
 /// What the broken rules say.

@@ -115,10 +115,10 @@ async fn the_worker_says_so_and_holds_what_needs_lua() {
         if told { Ok(()) } else { Err(text) }
     })
     .await;
-    drop(process);
     let deliveries = api(&standalone, "deliveries?hook=l").await;
     assert_eq!(deliveries["items"][0]["state"], "pending", "{deliveries:#}");
     assert_eq!(deliveries["items"][0]["attempts"], json!([]), "a hold is no attempt: {deliveries:#}");
+    drop(process);
     standalone.restart().await;
     eventually(Duration::from_secs(60), "what waited to be delivered", async || {
         let all = api(&standalone, "deliveries?hook=l").await;
