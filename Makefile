@@ -47,10 +47,11 @@ promtool: ## the unit tests of the alerts; builds promtool from Go modules, whic
 	tests/controlplane/promtool.sh check rules deploy/observability/alerts.yaml
 	tests/controlplane/promtool.sh test rules deploy/observability/alerts_test.yaml
 
-bench: check-rust ## durable events a second as a ratio to a bare relay; templates and lambdas; many hooks, a hanging receiver, a restart
+bench: check-tools controlplane ## durable events a second as a ratio to a bare relay; templates and lambdas; many hooks, a hanging receiver, a restart; BENCH_OBJECTS=10000 objects of the controller
 	$(CARGO) bench $(LOCKED) --bench relay
 	$(CARGO) bench $(LOCKED) --bench worker
 	$(CARGO) bench $(LOCKED) --bench scripts
+	$(CARGO) bench $(LOCKED) --bench controller
 	$(CARGO) test $(LOCKED) --release --lib -- --ignored --nocapture --test-threads 1 store_
 
 soak: check-tools controlplane ## the long tests, SOAK_CYCLES=200 cycles each

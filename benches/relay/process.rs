@@ -31,8 +31,17 @@ impl Drop for Subject {
 impl Subject {
     /// The most memory that it ever held, in MiB.
     pub fn peak(&self) -> f64 {
+        self.memory("VmHWM:")
+    }
+
+    /// The memory that it holds now, in MiB.
+    pub fn resident(&self) -> f64 {
+        self.memory("VmRSS:")
+    }
+
+    fn memory(&self, of: &str) -> f64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("/proc");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("VmHWM");
+        let line = status.lines().find_map(|line| line.strip_prefix(of)).expect("a line of memory");
         line.split_whitespace().next().and_then(|kib| kib.parse::<f64>().ok()).expect("a number") / 1024.0
     }
 

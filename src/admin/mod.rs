@@ -17,7 +17,7 @@ pub mod kong;
 pub mod limit;
 mod pages;
 #[cfg(test)]
-mod testing;
+pub mod testing;
 
 use std::future::Future;
 

@@ -107,7 +107,7 @@ pub struct HookStatus {
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
     /// Where the object really is at Auth0; cleanup goes by this, not by the spec.
-    pub external: Option<External>,
+    pub external: Option<Box<External>>,
     /// Keyed hashes of secrets that cannot be read back from Auth0, by name.
     #[serde(default)]
     #[schemars(schema_with = "hashes_schema")]
@@ -115,7 +115,7 @@ pub struct HookStatus {
     /// Commands given by annotation that were carried out.
     pub handled: Option<Handled>,
     /// The last error of the admin API.
-    pub last_error: Option<LastError>,
+    pub last_error: Option<Box<LastError>>,
 }
 
 fn dependencies_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {

@@ -136,7 +136,7 @@ pub struct ConnectionStatus {
     /// Commands given by annotation that were carried out.
     pub handled: Option<Handled>,
     /// The last error of the admin API.
-    pub last_error: Option<LastError>,
+    pub last_error: Option<Box<LastError>>,
 }
 
 /// What the admin API was found to be able to do. What is absent is not yet known.

@@ -86,7 +86,7 @@ pub struct EventHookSpec {
     /// handler itself. Only with connectionRef. Default: Worker.
     pub deliver_by: Option<DeliverBy>,
     /// How the worker delivers.
-    pub delivery: Option<Delivery>,
+    pub delivery: Option<Box<Delivery>>,
     /// Stops reconciling with the vendor; deliveries go on, deletion still cleans up. Default: false.
     pub suspend: Option<bool>,
     /// Full creates, updates, repairs and deletes at the vendor; ObserveOnly compares and reports. Default: Full.
@@ -200,9 +200,9 @@ pub struct EventHookStatus {
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
     /// Where the object really is at the vendor; cleanup goes by this, not by the spec.
-    pub external: Option<External>,
+    pub external: Option<Box<External>>,
     /// What the vendor was last told; incoming relays are judged by this.
-    pub applied: Option<Applied>,
+    pub applied: Option<Box<Applied>>,
     /// Keyed hashes of secrets that cannot be read back from the vendor, by name.
     #[serde(default)]
     #[schemars(schema_with = "hashes_schema")]
@@ -210,7 +210,7 @@ pub struct EventHookStatus {
     /// Commands given by annotation that were carried out.
     pub handled: Option<Handled>,
     /// The last error of the admin API.
-    pub last_error: Option<LastError>,
+    pub last_error: Option<Box<LastError>>,
 }
 
 /// What the vendor was last told.

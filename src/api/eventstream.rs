@@ -226,7 +226,7 @@ pub struct EventStreamStatus {
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
     /// Where the object really is at Auth0; cleanup goes by this, not by the spec.
-    pub external: Option<External>,
+    pub external: Option<Box<External>>,
     /// What Auth0 was last told; incoming events are judged by this.
     pub applied: Option<StreamApplied>,
     /// Keyed hashes of secrets that cannot be read back from Auth0, by name.
@@ -244,7 +244,7 @@ pub struct EventStreamStatus {
     /// Commands given by annotation that were carried out.
     pub handled: Option<Handled>,
     /// The last error of the admin API.
-    pub last_error: Option<LastError>,
+    pub last_error: Option<Box<LastError>>,
 }
 
 /// Whether a stream is enabled at Auth0.

@@ -19,7 +19,7 @@ pub struct Handler {
     /// Sends the event as JSON by POST.
     pub webhook: Option<Webhook>,
     /// Sends a request of your own making.
-    pub webhook_custom: Option<WebhookCustom>,
+    pub webhook_custom: Option<Box<WebhookCustom>>,
     /// Writes the event to the worker's log. Written log: {}
     pub log: Option<Log>,
     /// Runs Lua functions on the event, in a sandbox.
@@ -36,7 +36,7 @@ pub struct Webhook {
     /// Where to send.
     pub url: Option<UrlText>,
     /// Where the URL stands, if it is itself a secret.
-    pub url_secret_ref: Option<SecretKeyRef>,
+    pub url_secret_ref: Option<Box<SecretKeyRef>>,
     /// Headers to send, up to 64. content-type is application/json unless named here.
     #[serde(default)]
     #[schemars(schema_with = "headers_schema")]
@@ -49,7 +49,7 @@ pub struct Webhook {
     /// How requests are signed. Default: not at all.
     pub signature: Option<Signature>,
     /// How TLS is spoken to the receiver.
-    pub tls: Option<Tls>,
+    pub tls: Option<Box<Tls>>,
 }
 
 /// Sends a request of your own making. Exactly one of url, urlSecretRef; payload and body exclude each other.
@@ -63,7 +63,7 @@ pub struct WebhookCustom {
     /// Where to send.
     pub url: Option<UrlText>,
     /// Where the URL stands, if it is itself a secret.
-    pub url_secret_ref: Option<SecretKeyRef>,
+    pub url_secret_ref: Option<Box<SecretKeyRef>>,
     /// The method. Default: POST.
     pub method: Option<Method>,
     /// Headers to send, up to 64.
@@ -89,7 +89,7 @@ pub struct WebhookCustom {
     /// How requests are signed. Default: not at all.
     pub signature: Option<Signature>,
     /// How TLS is spoken to the receiver.
-    pub tls: Option<Tls>,
+    pub tls: Option<Box<Tls>>,
 }
 
 /// The method of a request.

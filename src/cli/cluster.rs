@@ -181,12 +181,13 @@ async fn start(
     });
     let installed = readiness.pending("the CRDs are installed");
     let watching = watch(&kubernetes, &options, subscribers, pulse.clone(), installed);
+    let events = kubernetes.tell_events();
     let watchdog = watchdog(pulse, config, with_worker, liveness.clone());
     roles::run(Roles {
         cluster: kubernetes,
         view: watching.view,
         watch: async move {
-            tokio::join!(watching.run, watchdog);
+            tokio::join!(watching.run, watchdog, events);
         },
         metrics,
         readiness,

@@ -105,6 +105,9 @@ where
             None => Ok(()),
         }
     };
+    if let Some(role) = &roles.worker {
+        metrics.hooks.at_most(role.args.hook_metrics);
+    }
     let worker = match (roles.worker, store, starting) {
         (Some(role), Some((store, shares)), Some(starting)) => Some((
             Worker {
@@ -191,7 +194,7 @@ async fn control(
     candidacy: Option<Candidacy>,
     stopping: CancellationToken,
 ) -> Result<(), Failure> {
-    let (view, metrics) = (context.view.clone(), context.metrics.clone());
+    let (view, metrics, cluster) = (context.view.clone(), context.metrics.clone(), context.cluster.clone());
     let mut work = std::pin::pin!(controller::run(context, changes, stopping.clone()));
     let Some(candidacy) = candidacy else {
         metrics.leads(true);
@@ -206,7 +209,10 @@ async fn control(
     }
     let mut competing = candidacy.compete(metrics).or_fail(|| "starting the thread of the Lease".into())?;
     tokio::select! {
-        () = &mut work => competing.stop(Ending::LetGo).await,
+        () = &mut work => {
+            cluster.flush_events().await;
+            competing.stop(Ending::LetGo).await;
+        }
         () = competing.ended() => return Err(broken("the thread of the Lease ended")),
         () = async { stopping.cancelled().await; tokio::time::sleep(DRAIN).await } => competing.stop(Ending::RunOut).await,
     }

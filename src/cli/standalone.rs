@@ -55,6 +55,7 @@ pub struct Args {
 pub async fn run(args: Args) -> Outcome {
     args.log.start()?;
     let token = args.token_file.as_deref().map(read_token).transpose()?;
+    let egress = args.egress.open(true, Vec::new()).await?;
     for (flag, address, could) in
         [("--listen", &args.listen, "publish"), ("--api-listen", &args.api_listen, "read and replay")]
     {
@@ -84,7 +85,7 @@ pub async fn run(args: Args) -> Outcome {
         metrics: Arc::default(),
         readiness: Readiness::default(),
         liveness: Liveness::default(),
-        egress: args.egress.open(true, Vec::new()).await?,
+        egress,
         ops_listen: &args.ops_listen,
         controller: Some(ControllerRole {
             options: controller,

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::reflector::Store;
 use kube::runtime::reflector::store::{Writer, store};
 use kube::runtime::watcher::Event;
@@ -47,8 +48,9 @@ where
     subscribers: Arc<Subscribers>,
     known: HashMap<Key, Known>,
     scopes: Vec<Scope>,
-    /// Objects that came before every scope was listed: the store takes them all at once, so that nobody reads half.
-    early: Option<HashMap<Key, Guarded<K>>>,
+    /// Objects that came before every scope was listed: the store takes them all at once, so that nobody reads half. Each
+    /// on its own: a table of a hundred thousand of them would be copied as it grows.
+    early: Option<HashMap<Key, Box<Guarded<K>>>>,
     listed: watch::Sender<bool>,
 }
 
@@ -111,14 +113,15 @@ where
         }
     }
 
-    async fn put(&mut self, scope: usize, object: Guarded<K>) {
+    async fn put(&mut self, scope: usize, mut object: Guarded<K>) {
+        lighten(object.meta_mut());
         let key = Key::of(&object);
         let version = object.resource_version();
         let same = self.known.get(&key).is_some_and(|known| known.version == version && version.is_some());
         self.known.insert(key.clone(), Known { scope, version });
         match &mut self.early {
             Some(early) => {
-                early.insert(key, object);
+                early.insert(key, Box::new(object));
             }
             None => {
                 self.writer.apply_watcher_event(&Event::Apply(object));
@@ -159,10 +162,11 @@ where
         }
         if self.early.is_some() && self.scopes.iter().all(|s| s.listed) {
             let early = self.early.take().unwrap_or_default();
-            let keys: Vec<Key> = early.keys().cloned().collect();
+            let mut keys = Vec::with_capacity(early.len());
             self.writer.apply_watcher_event(&Event::Init);
-            for object in early.into_values() {
-                self.writer.apply_watcher_event(&Event::InitApply(object));
+            for (key, object) in early {
+                self.writer.apply_watcher_event(&Event::InitApply(*object));
+                keys.push(key);
             }
             self.writer.apply_watcher_event(&Event::InitDone);
             self.listed.send_replace(true);
@@ -174,6 +178,14 @@ where
 
     async fn tell(&self, key: Key) {
         self.subscribers.tell(&(self.change)(key)).await;
+    }
+}
+
+/// Takes out what nobody here reads and what is most of an object: who wrote which field, and kubectl's copy of the whole.
+fn lighten(meta: &mut ObjectMeta) {
+    meta.managed_fields = None;
+    if let Some(annotations) = &mut meta.annotations {
+        annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
     }
 }
 
@@ -236,6 +248,21 @@ mod tests {
         feed.apply(0, Event::Delete(object("a", "1"))).await;
         assert_eq!(drain(&mut changes), ["a"]);
         assert_eq!(store.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_nobody_reads_is_not_kept() {
+        let (mut feed, Fed { store, .. }) = Feed::<EventHook>::new(1, Arc::default(), Change::EventHook);
+        let mut heavy = object("a", "1");
+        let annotations = [("kubectl.kubernetes.io/last-applied-configuration", "{}"), ("mine", "1")];
+        heavy.annotations_mut().extend(annotations.map(|(k, v)| (k.to_owned(), v.to_owned())));
+        heavy.managed_fields_mut().push(Default::default());
+        feed.apply(0, Event::Init).await;
+        feed.apply(0, Event::InitApply(heavy)).await;
+        feed.apply(0, Event::InitDone).await;
+        let kept = store.state().remove(0);
+        assert!(kept.managed_fields().is_empty());
+        assert_eq!(kept.annotations().keys().collect::<Vec<_>>(), ["mine"]);
     }
 
     #[tokio::test]

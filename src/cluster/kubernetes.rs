@@ -2,26 +2,27 @@
 
 mod cache;
 mod crds;
+mod events;
 mod lease;
 mod pulse;
 mod reviews;
 mod ring;
 mod watch;
+mod written;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ObjectReference, Secret};
-use k8s_openapi::api::events::v1::Event as KubeEvent;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, ObjectMeta};
-use kube::api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams, PostParams};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
 use super::{Access, AccessError, Cluster, ClusterError, Data, Key, Kind, Metadata, Target};
 use crate::api::{Connection, EventHook, EventStream, FINALIZER, GROUP, Hook};
-use crate::core::conditions::{Note, cut};
+use crate::core::conditions::Note;
 use crate::core::keys::KeyRing;
 use crate::leadership::Leadership;
 
@@ -34,8 +35,6 @@ pub use watch::{Watching, watch};
 const MANAGER: &str = "hookstream-controller";
 /// The worker's name in managed fields: each owns its part of a status.
 const WORKER: &str = "hookstream-worker";
-/// The longest note that the API server takes in an event.
-const MAX_NOTE: usize = 1024;
 
 /// What the roles need to know of the cluster they run in.
 #[derive(Clone, Debug)]
@@ -63,6 +62,9 @@ pub struct Kubernetes {
     home: String,
     /// Asked before each of the controller's writes. The worker's are its own.
     leadership: Leadership,
+    /// The controller's writes.
+    written: written::Written,
+    events: Arc<events::Events>,
 }
 
 impl Kubernetes {
@@ -73,9 +75,16 @@ impl Kubernetes {
             ring: ring::RingCache::new(client.clone(), options.namespace.clone()),
             reviews: reviews::Reviews::new(client.clone(), options.token_audience.clone()),
             home: options.namespace.clone(),
+            events: events::Events::new(client.clone(), leadership.clone()),
             client,
             leadership,
+            written: written::Written::default(),
         }
+    }
+
+    /// From now on Events are told by this work, and nobody waits for them.
+    pub fn tell_events(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.events.run()
     }
 
     async fn uid_of(&self, namespace: &str) -> Result<Option<String>, kube::Error> {
@@ -83,7 +92,13 @@ impl Kubernetes {
         Ok(api.get_metadata_opt(namespace).await?.and_then(|found| found.metadata.uid))
     }
 
-    async fn patch_status(&self, manager: &str, target: &Target, status: Value) -> Result<(), ClusterError> {
+    /// The version that it made.
+    async fn patch_status(
+        &self,
+        manager: &str,
+        target: &Target,
+        status: Value,
+    ) -> Result<Option<String>, ClusterError> {
         let kind: &str = target.kind.into();
         let body = json!({
             "apiVersion": format!("{GROUP}/v1alpha1"),
@@ -93,8 +108,8 @@ impl Kubernetes {
             "status": status,
         });
         let (params, patch) = (PatchParams::apply(manager).force(), Patch::Apply(&body));
-        let status = self.api(target).patch_status(&target.key.name, &params, &patch).await;
-        status.map(drop).map_err(cluster_error)
+        let object = self.api(target).patch_status(&target.key.name, &params, &patch).await;
+        Ok(object.map_err(cluster_error)?.metadata.resource_version)
     }
 
     /// Untyped: an object that cannot be read is told so all the same, and its answer is not logged as a defect.
@@ -102,7 +117,11 @@ impl Kubernetes {
         Api::namespaced_with(self.client.clone(), &target.key.namespace, &resource(target.kind))
     }
 
-    async fn patch_metadata(&self, target: &Target, change: Metadata) -> Result<(), ClusterError> {
+    async fn patch_metadata(
+        &self,
+        target: &Target,
+        change: Metadata,
+    ) -> Result<Option<String>, ClusterError> {
         let mut body = json!({"uid": target.uid});
         if let Some(members) = body.as_object_mut() {
             // Another controller's finalizer that was added meanwhile must not be lost.
@@ -116,8 +135,8 @@ impl Kubernetes {
         }
         let body = json!({ "metadata": body });
         let (params, patch) = (PatchParams::default(), Patch::Merge(&body));
-        let metadata = self.api(target).patch_metadata(&target.key.name, &params, &patch).await;
-        metadata.map(drop).map_err(cluster_error)
+        let object = self.api(target).patch_metadata(&target.key.name, &params, &patch).await;
+        Ok(object.map_err(cluster_error)?.metadata.resource_version)
     }
 
     /// Every object of a kind that has our finalizer, in these namespaces (none: all).
@@ -164,36 +183,6 @@ impl Kubernetes {
             }
         }
         Err(ClusterError::Conflict)
-    }
-
-    async fn create_event(&self, target: &Target, warning: bool, note: &Note) -> Result<(), kube::Error> {
-        let kind: &str = target.kind.into();
-        let event = KubeEvent {
-            metadata: ObjectMeta {
-                // Ends in a hyphen: the API server refuses a generateName that ends in a dot.
-                generate_name: Some(format!("{}-", cut(&target.key.name, 200).trim_end_matches(['.', '-']))),
-                namespace: Some(target.key.namespace.clone()),
-                ..ObjectMeta::default()
-            },
-            action: Some("Reconcile".into()),
-            event_time: Some(MicroTime(jiff::Timestamp::now())),
-            note: Some(cut(&note.message, MAX_NOTE).to_owned()),
-            reason: Some(note.reason.to_owned()),
-            regarding: Some(ObjectReference {
-                api_version: Some(format!("{GROUP}/v1alpha1")),
-                kind: Some(kind.to_owned()),
-                name: Some(target.key.name.clone()),
-                namespace: Some(target.key.namespace.clone()),
-                uid: Some(target.uid.clone()),
-                ..ObjectReference::default()
-            }),
-            reporting_controller: Some("hookstream.dev/controller".into()),
-            reporting_instance: Some(cut(&hostname(), 128).to_owned()),
-            type_: Some(if warning { "Warning" } else { "Normal" }.into()),
-            ..KubeEvent::default()
-        };
-        let api: Api<KubeEvent> = Api::namespaced(self.client.clone(), &target.key.namespace);
-        api.create(&PostParams::default(), &event).await.map(drop)
     }
 }
 
@@ -256,7 +245,9 @@ impl Cluster for Kubernetes {
     ) -> BoxFuture<'a, Result<(), ClusterError>> {
         Box::pin(async move {
             self.leadership.may_write()?;
-            self.patch_status(MANAGER, target, status).await
+            let version = self.patch_status(MANAGER, target, status).await?;
+            self.written.wrote(&target.uid, version.as_deref(), Instant::now());
+            Ok(())
         })
     }
 
@@ -271,7 +262,11 @@ impl Cluster for Kubernetes {
         if let (Some(token), Some(status)) = (resumed, status.as_object_mut()) {
             status.insert("handled".into(), json!({ "resume": token }));
         }
-        Box::pin(self.patch_status(WORKER, target, status))
+        Box::pin(async move { self.patch_status(WORKER, target, status).await.map(drop) })
+    }
+
+    fn has_told(&self, target: &Target) -> bool {
+        self.written.is_seen(&target.uid, &target.resource_version, Instant::now())
     }
 
     fn write_metadata<'a>(
@@ -281,7 +276,9 @@ impl Cluster for Kubernetes {
     ) -> BoxFuture<'a, Result<(), ClusterError>> {
         Box::pin(async move {
             self.leadership.may_write()?;
-            self.patch_metadata(target, metadata).await
+            let version = self.patch_metadata(target, metadata).await?;
+            self.written.wrote(&target.uid, version.as_deref(), Instant::now());
+            Ok(())
         })
     }
 
@@ -293,15 +290,11 @@ impl Cluster for Kubernetes {
     }
 
     fn publish<'a>(&'a self, target: &'a Target, warning: bool, note: &'a Note) -> BoxFuture<'a, ()> {
-        Box::pin(async move {
-            if !self.leadership.leads() {
-                return;
-            }
-            if let Err(error) = self.create_event(target, warning, note).await {
-                let error = cluster_error(error);
-                tracing::warn!(object = %target.key, reason = note.reason, %error, "an Event could not be published");
-            }
-        })
+        Box::pin(self.events.publish(target, warning, note))
+    }
+
+    fn flush_events(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.events.flush())
     }
 
     fn key_ring(&self, create: bool) -> BoxFuture<'_, Result<Arc<KeyRing>, ClusterError>> {

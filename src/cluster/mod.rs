@@ -12,6 +12,7 @@
 mod feed;
 pub mod files;
 pub mod kubernetes;
+mod referenced;
 mod secrets;
 
 use std::collections::BTreeMap;
@@ -267,11 +268,21 @@ pub trait Cluster: Send + Sync + 'static {
         self.write_metadata(target, Metadata { finalizers: Some(finalizers), ..Metadata::default() })
     }
 
+    /// False where the object is older than our own last write to it: the watch has not told of that yet.
+    fn has_told(&self, _target: &Target) -> bool {
+        true
+    }
+
     /// The object as it is kept, where it cannot be read as what it should be.
     fn stored<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Value, ClusterError>>;
 
     /// Tells people. Never fails: what cannot be told is logged.
     fn publish<'a>(&'a self, target: &'a Target, warning: bool, note: &'a Note) -> BoxFuture<'a, ()>;
+
+    /// Waits for a while until what was published is told.
+    fn flush_events(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
 
     /// True where what is published stands in this process's own log.
     fn publishes_to_log(&self) -> bool {

@@ -10,6 +10,10 @@ use crate::admin::AdminError;
 
 const FIRST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(300);
+/// After a write that came too late: what somebody else wrote is there in a moment.
+const CONFLICT: Duration = Duration::from_millis(200);
+/// Longer the watch itself does not hang unnoticed.
+const LONGEST_CONFLICT: Duration = Duration::from_secs(30);
 
 /// Failures in a row, by uid.
 #[derive(Default)]
@@ -26,6 +30,14 @@ impl Backoff {
         let count = failures.entry(uid.to_owned()).or_default();
         *count = count.saturating_add(1);
         ceiling(*count).mul_f64(fastrand::f64()).max(FIRST / 4)
+    }
+
+    /// Somebody else wrote to it meanwhile, once more; how long to wait.
+    pub fn conflicted(&self, uid: &str) -> Duration {
+        let mut failures = self.failures.lock();
+        let count = failures.entry(uid.to_owned()).or_default();
+        *count = count.saturating_add(1);
+        (CONFLICT * (1 << (*count - 1).min(10))).min(LONGEST_CONFLICT)
     }
 
     /// The vendor asked this object to slow down.
@@ -84,6 +96,15 @@ mod tests {
         }
         backoff.forget("a");
         assert!(backoff.failed("a") <= FIRST);
+    }
+
+    #[test]
+    fn conflicts_are_tried_soon_and_then_later() {
+        let backoff = Backoff::default();
+        let waits: Vec<u128> = (0..10).map(|_| backoff.conflicted("a").as_millis()).collect();
+        assert_eq!(waits, [200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 30_000, 30_000]);
+        backoff.forget("a");
+        assert_eq!(backoff.conflicted("a"), CONFLICT);
     }
 
     #[test]

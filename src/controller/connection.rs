@@ -90,6 +90,12 @@ pub fn gone(context: &Context, place: &Key) {
     }
 }
 
+/// Its in-use finalizer is not as its users want it: the first came, or the last went.
+pub fn is_out_of_step(context: &Context, connection: &Guarded<Connection>) -> bool {
+    let held = connection.finalizers().iter().any(|f| f == FINALIZER);
+    user_of_any_kind(context, &Key::of(connection)).is_some() != held
+}
+
 fn user_of_any_kind(context: &Context, connection: &Key) -> Option<String> {
     let view = &context.view;
     user(&view.hooks, connection)

@@ -193,6 +193,14 @@ impl Context {
     /// The key ring. It is made when the first object needs it, but not while some object was already told a secret of a
     /// ring that is gone: a new one would refuse every relay without a word.
     pub(super) async fn ring(&self) -> Result<Arc<KeyRing>, ClusterError> {
+        match self.cluster.key_ring(false).await {
+            // Asked only where there is none: to look at every object costs as much as there are objects.
+            Err(ClusterError::KeyRing(_)) => self.cluster.key_ring(!self.depends_on_a_ring()).await,
+            other => other,
+        }
+    }
+
+    fn depends_on_a_ring(&self) -> bool {
         let told = |hook: &EventHook| {
             let applied = hook.status.as_ref().and_then(|s| s.applied.as_ref());
             applied.is_some_and(|a| a.terms.key_id.is_some())
@@ -201,8 +209,7 @@ impl Context {
             let applied = stream.status.as_ref().and_then(|s| s.applied.as_ref());
             applied.is_some_and(|a| a.terms.key_id.is_some())
         };
-        let depends = self.view.hooks.find(|h| h.0.as_ref().is_ok_and(told)).is_some()
-            || self.view.streams.find(|s| s.0.as_ref().is_ok_and(streams)).is_some();
-        self.cluster.key_ring(!depends).await
+        self.view.hooks.find(|h| h.0.as_ref().is_ok_and(told)).is_some()
+            || self.view.streams.find(|s| s.0.as_ref().is_ok_and(streams)).is_some()
     }
 }

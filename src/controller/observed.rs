@@ -24,6 +24,8 @@ use crate::cluster::{ClusterError, Guarded, Target};
 const SAFETY: Duration = Duration::from_secs(600);
 
 const SOON: Duration = Duration::from_millis(200);
+/// The watch is late by about as long.
+const TELLING: Duration = Duration::from_millis(50);
 
 /// Runs a reconcile; says when the next one is due.
 pub async fn observed<K, F>(
@@ -40,9 +42,12 @@ where
         return Action::await_change();
     }
     let kind: &'static str = K::KIND.into();
-    let mut watch = outcome::Watch::new(kind, context.metrics.clone());
     let uid = guarded.uid().unwrap_or_default();
     let target = Target::of(K::KIND, &*guarded);
+    if !context.cluster.has_told(&target) {
+        return Action::requeue(TELLING);
+    }
+    let mut watch = outcome::Watch::new(kind, context.metrics.clone());
     let object = match &guarded.0 {
         Ok(object) => Ok(object.clone()),
         // A namespace must not hang for an object that this version cannot read.
@@ -72,8 +77,11 @@ where
             context.backoff.forget(&uid);
             Action::requeue(next)
         }
-        // Somebody else wrote to the object meanwhile: not worth a word, the next look is at what they wrote.
-        Err(Problem::Cluster(ClusterError::Conflict)) => Action::requeue(SOON),
+        // Somebody else wrote to the object meanwhile: not worth a word, the next look is at what they wrote. A watch that
+        // hangs would show the same for minutes: later and later.
+        Err(Problem::Cluster(ClusterError::Conflict)) => Action::requeue(context.backoff.conflicted(&uid)),
+        // Nothing is left to reconcile, as the watch will tell.
+        Err(Problem::Cluster(ClusterError::Gone)) => Action::requeue(SAFETY),
         // Not its turn: it waits without a slot, and without a word.
         Err(Problem::Admin(AdminError::Postponed(after))) => Action::requeue(after),
         // Nothing failed, and what the status says may still be so.

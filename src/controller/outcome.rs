@@ -20,7 +20,7 @@ pub enum Outcome {
     RateLimited,
     /// Others were before it within the rate limit.
     Postponed,
-    /// Somebody else wrote to the object meanwhile.
+    /// Somebody else wrote to the object meanwhile, or deleted it.
     Conflict,
     /// Another replica leads.
     NotLeading,
@@ -35,7 +35,7 @@ impl Outcome {
     fn of(problem: &Problem) -> Self {
         match problem {
             Problem::Panic(_) => Outcome::Panicked,
-            Problem::Cluster(ClusterError::Conflict) => Outcome::Conflict,
+            Problem::Cluster(ClusterError::Conflict | ClusterError::Gone) => Outcome::Conflict,
             Problem::Admin(AdminError::Postponed(_)) => Outcome::Postponed,
             problem if problem.is_own() => Outcome::NotLeading,
             problem => match problem.class() {

@@ -1,6 +1,6 @@
 //! From changes to reconciles: who is concerned.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use kube::runtime::reflector::{ObjectRef, Store};
@@ -10,7 +10,9 @@ use tokio::sync::mpsc;
 use super::connection;
 use super::context::Context;
 use super::reconcile::Synced;
-use crate::api::{CaKind, Connection, EventHook, EventStream, Hook, RECONCILE_REQUESTED_AT, RESUME};
+use crate::api::{
+    CaKind, Connection, EventHook, EventStream, FINALIZER, Hook, RECONCILE_REQUESTED_AT, RESUME,
+};
 use crate::cluster::{Change, Guarded, Key};
 use crate::core::hook::validate;
 use crate::core::{auth0_hook, stream};
@@ -26,17 +28,43 @@ pub struct Queues {
 type Queue<K> = mpsc::Sender<ObjectRef<Guarded<K>>>;
 
 /// What of an object a reconcile depends on. Without it, the controller's own writes would wake it again and again.
-#[derive(PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Fingerprint {
     uid: Option<String>,
     generation: Option<i64>,
     deleting: bool,
-    finalizers: usize,
+    /// Our finalizer stands.
+    held: bool,
+    /// Finalizers of others, while it is being deleted: ours waits for them.
+    others: usize,
     requested: Option<String>,
     /// Kinds whose `resume` the controller carries out.
     resume: Option<String>,
     readable: bool,
+    /// Connections only.
     ready: bool,
+    /// The Connections that it uses.
+    uses: Vec<String>,
+}
+
+impl Fingerprint {
+    /// What its own reconcile depends on. Neither that our finalizer came nor what its status says: whoever wrote it knows.
+    fn concerns_itself(&self, before: &Self) -> bool {
+        let of = |print: &Self| Fingerprint { ready: false, uses: Vec::new(), held: false, ..print.clone() };
+        of(self) != of(before) || (before.held && !self.held)
+    }
+
+    /// What those depend on who use this Connection.
+    fn concerns_users(&self, before: &Self) -> bool {
+        let of =
+            |print: &Self| (print.uid.clone(), print.generation, print.requested.clone(), print.readable);
+        of(self) != of(before) || (self.ready && !before.ready)
+    }
+
+    /// What decides whether a Connection is in use. One that cannot be read may use any.
+    fn use_of_connections(&self) -> (Option<&str>, bool, bool, bool, &[String]) {
+        (self.uid.as_deref(), self.deleting, self.held, self.readable, &self.uses)
+    }
 }
 
 /// Reads changes until they end and asks for the reconciles that follow from them.
@@ -59,31 +87,30 @@ pub async fn forward(context: Arc<Context>, mut changes: mpsc::Receiver<Change>,
         };
         let Some(change) = change else { return };
         let now = match &change {
-            Change::EventHook(key) => context.view.hook(&key.namespace, &key.name).map(|o| print(&o)),
+            Change::EventHook(key) => context.view.hook(&key.namespace, &key.name).map(|o| user_print(&o)),
             Change::EventStream(key) => {
                 context.view.stream(&key.namespace, &key.name).map(|o| stream_print(&o))
             }
-            Change::Hook(key) => context.view.auth0_hook(&key.namespace, &key.name).map(|o| print(&o)),
+            Change::Hook(key) => context.view.auth0_hook(&key.namespace, &key.name).map(|o| user_print(&o)),
             Change::Connection(key) => {
                 context.view.connection(&key.namespace, &key.name).map(|o| connection_print(&o))
             }
             Change::Secret(_) | Change::ConfigMap(_) => None,
         };
         let before = seen.remove(&change);
-        let same = now.is_some() && now == before;
         let uid = now.as_ref().and_then(|now| now.uid.clone());
         // What is remembered of an object goes with it, also where another of its name came in the same moment.
-        if let Some(gone) = before.and_then(|before| before.uid).filter(|gone| uid.as_ref() != Some(gone)) {
-            context.forget(&gone);
+        let gone =
+            before.as_ref().and_then(|before| before.uid.as_ref()).filter(|gone| uid.as_ref() != Some(gone));
+        if let Some(gone) = gone {
+            context.forget(gone);
             if let Change::Connection(key) = &change {
                 connection::gone(&context, key);
             }
         }
+        concerned(&context, &change, before.as_ref(), now.as_ref(), &queues).await;
         if let Some(now) = now {
-            seen.insert(change.clone(), now);
-        }
-        if !same {
-            concerned(&context, &change, &queues).await;
+            seen.insert(change, now);
         }
     }
 }
@@ -114,25 +141,59 @@ async fn nudge(nudged: &mut Option<mpsc::UnboundedReceiver<Key>>) -> Option<Key>
     }
 }
 
-async fn concerned(context: &Context, change: &Change, queues: &Queues) {
+/// Asks for those whom a change concerns. None: it was not there before, or is not there any more.
+async fn concerned(
+    context: &Context,
+    change: &Change,
+    before: Option<&Fingerprint>,
+    now: Option<&Fingerprint>,
+    queues: &Queues,
+) {
     let view = &context.view;
+    let both = before.zip(now);
+    let itself_too = both.is_none_or(|(before, now)| now.concerns_itself(before));
     match change {
-        Change::EventHook(key) => itself(&view.hooks, key, &queues.hooks).await,
-        Change::EventStream(key) => itself(&view.streams, key, &queues.streams).await,
-        Change::Hook(key) => itself(&view.auth0_hooks, key, &queues.auth0_hooks).await,
+        Change::EventHook(key) if itself_too => itself(&view.hooks, key, &queues.hooks).await,
+        Change::EventStream(key) if itself_too => itself(&view.streams, key, &queues.streams).await,
+        Change::Hook(key) if itself_too => itself(&view.auth0_hooks, key, &queues.auth0_hooks).await,
         Change::Connection(key) => {
-            itself(&view.connections, key, &queues.connections).await;
-            let name = &key.name;
-            every(&view.hooks, key, &queues.hooks, |h| uses_connection(h, name)).await;
-            every(&view.streams, key, &queues.streams, |s| uses_connection(s, name)).await;
-            every(&view.auth0_hooks, key, &queues.auth0_hooks, |h| uses_connection(h, name)).await;
+            if itself_too {
+                itself(&view.connections, key, &queues.connections).await;
+            }
+            if both.is_none_or(|(before, now)| now.concerns_users(before)) {
+                let name = &key.name;
+                every(&view.hooks, key, &queues.hooks, |h| uses_connection(h, name)).await;
+                every(&view.streams, key, &queues.streams, |s| uses_connection(s, name)).await;
+                every(&view.auth0_hooks, key, &queues.auth0_hooks, |h| uses_connection(h, name)).await;
+            }
         }
         Change::Secret(key) => users(context, CaKind::Secret, key, queues).await,
         Change::ConfigMap(key) => users(context, CaKind::ConfigMap, key, queues).await,
+        Change::EventHook(_) | Change::EventStream(_) | Change::Hook(_) => {}
     }
-    if let Change::EventHook(key) | Change::EventStream(key) | Change::Hook(key) = change {
-        // The first user puts the in-use finalizer on a Connection, the last one that goes lets it go.
-        every(&view.connections, key, &queues.connections, |_| true).await;
+    if let Change::EventHook(key) | Change::EventStream(key) | Change::Hook(key) = change
+        && before.map(Fingerprint::use_of_connections) != now.map(Fingerprint::use_of_connections)
+    {
+        used_connections(context, key, before, now, &queues.connections).await;
+    }
+}
+
+/// The first user puts the in-use finalizer on a Connection, the last one that goes lets it go. Others change nothing
+/// there: a Connection asked for once for each of ten thousand would call its vendor as often.
+async fn used_connections(
+    context: &Context,
+    key: &Key,
+    before: Option<&Fingerprint>,
+    now: Option<&Fingerprint>,
+    queue: &Queue<Connection>,
+) {
+    let any = [before, now].into_iter().flatten().any(|print| !print.readable);
+    let names: HashSet<&String> = [before, now].into_iter().flatten().flat_map(|print| &print.uses).collect();
+    let concerned = |c: &Guarded<Connection>| in_namespace(c, key) && (any || names.contains(&c.name_any()));
+    for connection in context.view.connections.state_filter(concerned) {
+        if connection::is_out_of_step(context, &connection) {
+            ask(queue, &Key::of(&*connection)).await;
+        }
     }
 }
 
@@ -231,20 +292,36 @@ fn connection_uses(connection: &Guarded<Connection>, kind: CaKind, name: &str) -
 }
 
 fn print<K: kube::Resource>(object: &Guarded<K>) -> Fingerprint {
+    let deleting = object.meta().deletion_timestamp.is_some();
+    let ours = object.finalizers().iter().filter(|f| *f == FINALIZER).count();
     Fingerprint {
         uid: object.uid(),
         generation: object.meta().generation,
-        deleting: object.meta().deletion_timestamp.is_some(),
-        finalizers: object.finalizers().len(),
+        deleting,
+        held: ours > 0,
+        others: if deleting { object.finalizers().len() - ours } else { 0 },
         requested: object.annotations().get(RECONCILE_REQUESTED_AT).cloned(),
-        resume: None,
         readable: object.0.is_ok(),
-        ready: false,
+        ..Fingerprint::default()
     }
 }
 
+/// Of a kind whose objects use Connections.
+fn user_print<K: Synced>(object: &Guarded<K>) -> Fingerprint {
+    let uses = match &object.0 {
+        Ok(object) => {
+            let by_spec = object.policies().connection.map(ToOwned::to_owned);
+            let by_status = object.external().map(|e| e.connection.clone());
+            let by_status = by_status.filter(|name| by_spec.as_ref() != Some(name));
+            by_spec.into_iter().chain(by_status).collect()
+        }
+        Err(_) => Vec::new(),
+    };
+    Fingerprint { uses, ..print(object) }
+}
+
 fn stream_print(stream: &Guarded<EventStream>) -> Fingerprint {
-    Fingerprint { resume: stream.annotations().get(RESUME).cloned(), ..print(stream) }
+    Fingerprint { resume: stream.annotations().get(RESUME).cloned(), ..user_print(stream) }
 }
 
 /// A Connection that becomes ready wakes its users.
@@ -252,4 +329,76 @@ fn connection_print(connection: &Guarded<Connection>) -> Fingerprint {
     let status = connection.0.as_ref().ok().and_then(|c| c.status.as_ref());
     let ready = status.is_some_and(|s| s.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"));
     Fingerprint { ready, ..print(connection) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn hook(metadata: Value, status: Value) -> Fingerprint {
+        let object = json!({"apiVersion": "hookstream.dev/v1alpha1", "kind": "EventHook", "metadata": metadata,
+            "spec": {"source": "s", "handler": {}, "connectionRef": {"name": "kong"}}, "status": status});
+        user_print(&serde_json::from_value::<Guarded<EventHook>>(object).unwrap())
+    }
+
+    #[test]
+    fn our_own_writes_wake_nobody() {
+        let new = hook(json!({"name": "h", "uid": "u", "generation": 1}), Value::Null);
+        let held = json!({"name": "h", "uid": "u", "generation": 1, "finalizers": [FINALIZER]});
+        let taken = hook(held.clone(), Value::Null);
+        assert!(!taken.concerns_itself(&new), "the reconcile that put the finalizer there goes on");
+        let external = json!({"external": {"id": "i", "connection": "kong", "endpoint": "e"}});
+        let done = hook(held, external);
+        assert!(!done.concerns_itself(&taken));
+        assert_eq!(done.use_of_connections(), taken.use_of_connections());
+        assert!(new.concerns_itself(&done), "somebody took our finalizer away");
+    }
+
+    #[test]
+    fn what_others_write_does() {
+        let before =
+            hook(json!({"name": "h", "uid": "u", "generation": 1, "finalizers": ["a/b"]}), Value::Null);
+        for (what, now) in [
+            ("an edit", json!({"name": "h", "uid": "u", "generation": 2, "finalizers": ["a/b"]})),
+            ("a successor", json!({"name": "h", "uid": "v", "generation": 1, "finalizers": ["a/b"]})),
+            (
+                "a deletion",
+                json!({"name": "h", "uid": "u", "generation": 1, "finalizers": ["a/b"],
+                "deletionTimestamp": "2026-11-22T10:00:00Z"}),
+            ),
+            (
+                "a request",
+                json!({"name": "h", "uid": "u", "generation": 1, "finalizers": ["a/b"],
+                "annotations": {RECONCILE_REQUESTED_AT: "1"}}),
+            ),
+        ] {
+            assert!(hook(now, Value::Null).concerns_itself(&before), "{what}");
+        }
+        let finalizers = |all: Value| {
+            hook(
+                json!({"name": "h", "uid": "u", "finalizers": all, "deletionTimestamp": "2026-11-22T10:00:00Z"}),
+                Value::Null,
+            )
+        };
+        let last = finalizers(json!([FINALIZER]));
+        assert!(last.concerns_itself(&finalizers(json!([FINALIZER, "a/b"]))), "ours is the last now");
+    }
+
+    #[test]
+    fn a_connection_wakes_its_users_when_they_can_go_on() {
+        let print = |ready: &str, finalizers: Value, generation: i64| {
+            let object = json!({"apiVersion": "hookstream.dev/v1alpha1", "kind": "Connection",
+                "metadata": {"name": "kong", "uid": "u", "generation": generation, "finalizers": finalizers},
+                "spec": {}, "status": {"conditions": [{"type": "Ready", "status": ready, "reason": "R",
+                    "message": "m", "lastTransitionTime": "2026-11-22T10:00:00Z"}]}});
+            connection_print(&serde_json::from_value::<Guarded<Connection>>(object).unwrap())
+        };
+        let (no, yes) = (print("False", json!([]), 1), print("True", json!([]), 1));
+        assert!(yes.concerns_users(&no));
+        assert!(!no.concerns_users(&yes), "each finds out at its own next call");
+        assert!(!print("True", json!([FINALIZER]), 1).concerns_users(&yes));
+        assert!(print("True", json!([]), 2).concerns_users(&yes), "another address, perhaps");
+        assert!(!yes.concerns_itself(&no));
+    }
 }

@@ -68,7 +68,7 @@ pub struct Parts<'a> {
     pub observed_generation: &'a mut Option<i64>,
     pub conditions: &'a mut Vec<Condition>,
     pub handled: &'a mut Option<Handled>,
-    pub last_error: &'a mut Option<LastError>,
+    pub last_error: &'a mut Option<Box<LastError>>,
 }
 
 macro_rules! managed {
@@ -132,7 +132,7 @@ pub async fn write<K: Managed>(
     let own = before.iter().filter(|c| !OURS.contains(&c.type_.as_str()) && c.type_ != DELIVERING).cloned();
     *parts.conditions = standing.conditions(&before, generation, Millis::now());
     parts.conditions.extend(own);
-    *parts.last_error = last_error;
+    *parts.last_error = last_error.map(Box::new);
     // The token of a command is acknowledged once it was carried out, whatever came of it.
     let handled = parts.handled.get_or_insert_default();
     handled.reconcile_requested_at = object.annotations().get(RECONCILE_REQUESTED_AT).cloned();

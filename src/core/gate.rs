@@ -155,6 +155,7 @@ fn mark<'a>(values: impl IntoIterator<Item = &'a Value>) -> Mark {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use serde_json::json;
 
     const NOW: Millis = Millis(1_000_000);
@@ -234,6 +235,47 @@ mod tests {
         ];
         for (row, (asked, memory, want)) in table.into_iter().enumerate() {
             assert_eq!(asked.decide(memory, NOW), want, "row {row}");
+        }
+    }
+
+    proptest! {
+        /// Whatever is asked and remembered: unchanged before snoozed before delivered, and never quiet beyond its time.
+        #[test]
+        fn one_verdict_for_everything(
+            change: Option<(u8, u8)>, snooze: Option<(u8, bool)>, value: Option<u8>, until: Option<i64>, now: i64,
+        ) {
+            let asked = Asked {
+                change: change.map(|(key, value)| Change { key: [key; 16], value: [value; 16] }),
+                snooze: snooze.map(|(key, trailing)| Snoozing {
+                    key: [key; 16],
+                    rule: Snooze { period: Duration::from_secs(1), trailing },
+                }),
+            };
+            let memory = Memory { value: value.map(|value| [value; 16]), quiet_until: until.map(Millis) };
+            let unchanged = change.is_some_and(|(_, new)| value == Some(new));
+            let quiet = snooze.is_some() && until.is_some_and(|until| now < until);
+            match asked.decide(memory, Millis(now)) {
+                Verdict::Unchanged => prop_assert!(unchanged),
+                Verdict::Snoozed { candidate, until } => {
+                    prop_assert!(!unchanged && quiet && Millis(now) < until);
+                    prop_assert_eq!(Some(candidate), snooze.map(|(_, trailing)| trailing));
+                }
+                Verdict::Deliver => prop_assert!(!unchanged && !quiet),
+            }
+        }
+
+        /// Two events are of one group, and the same, just where the values at the paths are.
+        #[test]
+        fn groups_and_values_by_their_paths(a in 0..3_u8, b in 0..3_u8, noise in 0..3_u8, other in 0..3_u8, more in 0..3_u8) {
+            let gates = Gates {
+                group_by: paths(&["x.a"]),
+                snooze: Some(Snooze { period: Duration::from_secs(1), trailing: false }),
+                on_change: Some(OnChange { fields: paths(&["b"]) }),
+            };
+            let one = ask(&gates, &[], json!({"x": {"a": a, "noise": noise}, "b": b}));
+            let two = ask(&gates, &[], json!({"b": other, "x": {"a": more}, "noise": noise}));
+            prop_assert_eq!(one.snooze == two.snooze, a == more);
+            prop_assert_eq!(one.change == two.change, a == more && b == other);
         }
     }
 }

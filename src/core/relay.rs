@@ -166,13 +166,13 @@ mod tests {
     fn takes_what_is_asked_what_was_applied_and_for_a_while_what_was_before() {
         let mut hook = hook(Some("consumers"));
         let status = |until: Millis| EventHookStatus {
-            applied: Some(Applied {
+            applied: Some(Box::new(Applied {
                 terms: told(Some("routes"), "k1", Some("old")),
                 previous: Some(PreviousTerms {
                     terms: told(Some("services"), "k1", None),
                     until: until.rfc3339(),
                 }),
-            }),
+            })),
             ..EventHookStatus::default()
         };
         let consumers = br#"{"source":"crud","event":"consumers"}"#;

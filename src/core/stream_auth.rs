@@ -174,6 +174,7 @@ fn same(shown: &[u8], wanted: &[u8]) -> Choice {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use serde_json::{Value, json};
 
     const NOW: Millis = Millis(1_700_000_000_000);
@@ -295,5 +296,25 @@ mod tests {
         assert_eq!(third, second, "writing the same again keeps the time");
         let later = Millis(NOW.0 + 600_001);
         assert_eq!(applied(Some(&second), second.terms.clone(), true, later).previous, None);
+    }
+
+    proptest! {
+        #[test]
+        fn what_nobody_was_told_is_refused(
+            authorization in "(bearer|basic|Basic|BEARER|x)? {0,2}[ -~]{0,40}", own in prop::option::of(prop::collection::vec(any::<u8>(), 0..40)),
+        ) {
+            let secret = || SecretString::from("a secret that nobody guesses");
+            let all = [
+                Credential::Bearer(secret()),
+                Credential::Basic { username: "u".into(), password: secret() },
+                Credential::Header { name: "x-own".into(), value: secret() },
+                Credential::Bearer(SecretString::from("")),
+            ];
+            let header = |name: &str| match name {
+                "authorization" => Some(authorization.as_bytes()),
+                _ => own.as_deref(),
+            };
+            prop_assert!(authenticate(&all, header).is_err());
+        }
     }
 }

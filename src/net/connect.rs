@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use tower_service::Service;
 
 use super::proxy::{Proxy, ProxyError};
+use super::resolve;
 use crate::core::egress::{Denied, Policy};
 
 /// With a proxy, a name that is not resolved here within this time is left to the proxy: where only the proxy knows the
@@ -59,7 +60,7 @@ impl Egress {
             uri.host().ok_or(ConnectError::NoHost)?.trim_start_matches('[').trim_end_matches(']').to_owned();
         let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
         let resolving = async {
-            let found = tokio::net::lookup_host((host.as_str(), port)).await;
+            let found = resolve::lookup_host((host.as_str(), port)).await;
             found
                 .map(Iterator::collect)
                 .map_err(|source| ConnectError::Resolve { host: host.clone(), source })

@@ -10,9 +10,12 @@
 
 mod client;
 mod connect;
+#[cfg(test)]
+mod http2;
 mod linger;
 mod proxy;
 pub mod request_id;
+mod resolve;
 pub mod serve;
 mod serve_tls;
 mod tls;

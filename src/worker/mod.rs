@@ -13,6 +13,7 @@ mod dispatch;
 pub mod handlers;
 mod ingest;
 mod namespaces;
+mod outbox;
 mod problem;
 mod report;
 mod request;
@@ -103,7 +104,7 @@ impl Worker {
         stop: CancellationToken,
         listening: impl FnOnce(Listening),
     ) -> Result<(), WorkerError> {
-        let routes = Arc::new(Routes::default());
+        let routes = Arc::new(Routes::new(self.metrics.clone()));
         let (disk, metrics) = (Arc::new(self.disk), self.metrics.clone());
         let begun = async {
             self.view.ready().await;
@@ -122,14 +123,14 @@ impl Worker {
         }
 
         let sender = Arc::new(handlers::Sender::new(self.http, self.cluster.clone(), self.sandbox));
-        let (reports_in, reports) = mpsc::unbounded_channel();
+        let reports = Arc::new(report::Reports::default());
         let (dispatcher, handle) = dispatch::Dispatcher::new(dispatch::Parts {
             store: self.store.clone(),
             routes: routes.clone(),
             sender: sender.clone(),
             metrics: self.metrics.clone(),
             grace: self.grace,
-            reports: reports_in,
+            reports: reports.clone(),
         });
         let reporting = report::run(reports, self.store.clone(), self.cluster.clone(), self.view.clone());
         let namespaces = Arc::new(Namespaces::new(self.cluster.clone(), self.store.clone(), handle.clone()));
@@ -159,18 +160,20 @@ impl Worker {
             namespaces: namespaces.clone(),
             sender,
             max_event_bytes: self.limits.max_event_bytes,
+            room: self.limits.room(),
         });
         let replays = {
             let (store, handle) = (self.store.clone(), handle.clone());
             async move { api::step_replays(&*store, &handle).await }
         };
-        let promoted = handle.clone();
+        let (promoted, measured) = (handle.clone(), routes.clone());
         let router = ingest::router(ingest::Ingest {
             cluster: self.cluster,
             view: self.view,
             committer: ingest::Committer::start(self.store.clone(), handle, self.metrics.clone()),
             routes,
             metrics: self.metrics.clone(),
+            room: self.limits.room(),
             limits: self.limits,
             unknown: ingest::Unknown::default(),
             unknown_streams: ingest::Unknown::default(),
@@ -192,7 +195,7 @@ impl Worker {
                 follow,
                 following,
                 sweep(&*self.store, self.retention),
-                measure(&*self.store, self.shares, &disk, &metrics),
+                measure(&*self.store, &measured, self.shares, &disk, &metrics),
                 reporting,
                 promoting,
                 replays
@@ -288,7 +291,7 @@ async fn promote(store: &dyn Store, dispatch: &dispatch::Handle) {
 }
 
 /// Tells the metrics how much waits.
-async fn measure(store: &dyn Store, shares: Shares, disk: &Disk, metrics: &Metrics) {
+async fn measure(store: &dyn Store, routes: &Routes, shares: Shares, disk: &Disk, metrics: &Metrics) {
     loop {
         if let Ok(stats) = store.stats().await {
             let oldest = stats.oldest.map_or(Duration::ZERO, |at| Millis::now().since(at));
@@ -298,6 +301,13 @@ async fn measure(store: &dyn Store, shares: Shares, disk: &Disk, metrics: &Metri
                 ("namespace", stats.fullest_namespace, shares.namespace_bytes),
             ] {
                 metrics.share(of, used as f64 / share.max(1) as f64);
+            }
+        }
+        for ((namespace, name), series) in metrics.hooks.all() {
+            let Some(uid) = routes.uid_of(&namespace, &name) else { continue };
+            if let Ok(stats) = store.hook_stats(&uid).await {
+                let oldest = stats.oldest.map_or(Duration::ZERO, |at| Millis::now().since(at));
+                series.backlog(stats.waiting, stats.waiting_bytes, oldest);
             }
         }
         disk.used().into_iter().for_each(|used| metrics.disk(used));

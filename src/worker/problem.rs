@@ -9,6 +9,7 @@ use crate::cluster::AccessError;
 use crate::core::event::{BadEvent, Rejected};
 use crate::net::request_id::Refusal;
 use crate::net::serve::CloseWithoutAnswer;
+use crate::worker::request::BodyError;
 use crate::worker::store::StoreError;
 
 /// When a sender may come again, in seconds.
@@ -36,6 +37,19 @@ impl Problem {
         )
     }
 
+    /// A body that could not be read.
+    pub fn unread(error: &BodyError, too_big: impl FnOnce() -> Problem) -> Self {
+        match error {
+            BodyError::TooBig => too_big(),
+            BodyError::Broken => Problem::broken(),
+            BodyError::Busy => Problem::new(
+                503,
+                "Busy",
+                "too many large bodies are being read: nothing was stored, send it again later",
+            ),
+        }
+    }
+
     pub fn request_too_big(max: usize) -> Self {
         Problem::new(
             413,
@@ -56,7 +70,7 @@ impl Problem {
         )
     }
 
-    pub fn broken() -> Self {
+    fn broken() -> Self {
         Problem::new(
             400,
             "BrokenBody",

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use kube::{Resource, ResourceExt};
 use parking_lot::RwLock;
-use uuid::Uuid;
 
 use super::report::told;
 use super::store::{HookId, NewDelivery};
@@ -16,14 +15,17 @@ use crate::core::event::{Event, Origin};
 use crate::core::filter::Facts;
 use crate::core::gate::Asked;
 use crate::core::hook::{Hook, InvalidSpec, validate};
+use crate::core::id;
 use crate::core::time::Millis;
+use crate::metrics::{MEASURED, Metrics, Series};
 
 /// A hook as the worker knows it.
 #[derive(Debug)]
 pub struct Known {
     pub id: HookId,
-    /// An error: events that match wait until the spec is valid again.
-    pub hook: Result<Hook, InvalidSpec>,
+    /// An error: events that match wait until the spec is valid again. Shared with what was known before, while the spec
+    /// stays as it is: most changes of an object are of its status.
+    pub hook: Result<Arc<Hook>, InvalidSpec>,
     pub generation: Option<i64>,
     /// The token of the command `resume`.
     pub resume: Option<String>,
@@ -31,8 +33,12 @@ pub struct Known {
     pub gone: bool,
     /// Its condition says that its deliveries are held (not that the receiver fails, which nobody knows after a start).
     pub told_held: bool,
-    key: Key,
-    route: Option<Route>,
+    /// Its condition says of this very spec that deliveries go out, and no command came since.
+    pub told_well: bool,
+    /// The hook's own series in the metrics, where it asks for them and there is room.
+    pub series: Option<Arc<Series>>,
+    /// Shared with the index.
+    route: Option<Arc<Route>>,
 }
 
 /// What a hook makes of an event.
@@ -67,7 +73,7 @@ fn filtered<'k>(known: &'k Known, facts: &Facts<'_>) -> Result<&'k Hook, Decisio
         Err(invalid) => return Err(Decision::Undecided(invalid.to_string())),
     };
     match hook.filter.as_ref().map(|filter| filter.matches_facts(facts)) {
-        None | Some(Ok(true)) => Ok(hook),
+        None | Some(Ok(true)) => Ok(&**hook),
         Some(Ok(false)) => Err(Decision::Skip),
         Some(Err(error)) => Err(Decision::Undecided(format!("filter: {error}"))),
     }
@@ -98,7 +104,7 @@ pub fn deliveries(hooks: &[Arc<Known>], event: &Event, now: Millis) -> Vec<NewDe
             Decision::Undecided(_) => Asked::default(),
             Decision::Skip => return None,
         };
-        Some(NewDelivery { hook: known.id.clone(), id: Uuid::now_v7(), due: now, asked, dead: None })
+        Some(NewDelivery { hook: known.id.clone(), id: id::fresh(now), due: now, asked, dead: None })
     };
     hooks.iter().filter_map(delivery).collect()
 }
@@ -123,35 +129,76 @@ struct Route {
 #[derive(Default)]
 pub struct Routes {
     inner: RwLock<Inner>,
+    metrics: Arc<Metrics>,
 }
 
+/// Keys are shared with what is known: of a hundred thousand hooks, each costs what it holds.
 #[derive(Default)]
 struct Inner {
     by_uid: HashMap<Arc<str>, Arc<Known>>,
-    by_name: HashMap<Key, Arc<str>>,
-    by_route: HashMap<Route, Vec<Arc<Known>>>,
+    /// The uids, by namespace and name.
+    by_name: HashMap<Arc<str>, HashMap<Arc<str>, Arc<str>>>,
+    by_route: HashMap<Arc<Route>, Vec<Arc<Known>>>,
 }
 
 impl Routes {
+    /// An empty one, for hooks that may ask for series of their own in these metrics.
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        Routes { metrics, ..Routes::default() }
+    }
+
     /// Takes in a new or changed hook. The uids that are concerned: two, where another object took over a name.
     pub fn put(&self, guarded: &Guarded<EventHook>) -> Vec<Arc<str>> {
         let key = Key::of(guarded);
+        // Before the lock, for which whoever sends events waits: to compile a spec may take a while.
+        let known = guarded.0.as_ref().ok().map(|hook| {
+            let before = self.get(hook.metadata.uid.as_deref().unwrap_or_default());
+            let mut known = known_after(hook, key.clone(), before.as_deref());
+            known.series = self.series(hook, &known.id);
+            Arc::new(known)
+        });
         let mut inner = self.inner.write();
-        let mut concerned = inner.remove(&key);
+        let old = inner.remove(&key);
+        let mut concerned: Vec<_> = old.iter().map(|old| old.id.uid.clone()).collect();
+        let measured = known.as_ref().is_some_and(|known| known.series.is_some());
         // An object that cannot be read has no source to match by; its waiting deliveries wait on.
-        if let Ok(hook) = &guarded.0 {
-            let known = Arc::new(known(hook, key));
+        if let Some(known) = known {
             if !concerned.contains(&known.id.uid) {
                 concerned.push(known.id.uid.clone());
             }
             inner.insert(known);
+        }
+        drop(inner);
+        if !measured {
+            self.unmeasured(old.as_deref());
         }
         concerned
     }
 
     /// Forgets a hook that is gone.
     pub fn remove(&self, key: &Key) -> Vec<Arc<str>> {
-        self.inner.write().remove(key)
+        let old = self.inner.write().remove(key);
+        self.unmeasured(old.as_deref());
+        old.map(|old| old.id.uid.clone()).into_iter().collect()
+    }
+
+    /// The hook's own series, where it asks for them.
+    fn series(&self, hook: &EventHook, id: &HookId) -> Option<Arc<Series>> {
+        if hook.annotations().get(MEASURED).is_none_or(|asks| asks != "true") {
+            return None;
+        }
+        let series = self.metrics.hooks.named(&id.namespace, &id.name);
+        if series.is_none() {
+            let reason = "too many hooks have series of their own in the metrics already (--hook-metrics)";
+            tracing::warn!(namespace = %id.namespace, hook = %id.name, "the hook gets none: {reason}");
+        }
+        series
+    }
+
+    fn unmeasured(&self, old: Option<&Known>) {
+        if let Some(Known { id, series: Some(_), .. }) = old {
+            self.metrics.hooks.forget(&id.namespace, &id.name);
+        }
     }
 
     pub fn get(&self, uid: &str) -> Option<Arc<Known>> {
@@ -159,8 +206,8 @@ impl Routes {
     }
 
     /// The uid of the hook of this name.
-    pub fn uid_of(&self, id: &HookId) -> Option<Arc<str>> {
-        self.inner.read().by_name.get(&Key::new(&id.namespace, &id.name)).cloned()
+    pub fn uid_of(&self, namespace: &str, name: &str) -> Option<Arc<str>> {
+        self.inner.read().by_name.get(namespace)?.get(name).cloned()
     }
 
     /// Every hook.
@@ -170,14 +217,14 @@ impl Routes {
 
     /// The namespaces that have hooks.
     pub fn namespaces(&self) -> BTreeSet<String> {
-        self.inner.read().by_name.keys().map(|key| key.namespace.clone()).collect()
+        self.inner.read().by_name.keys().map(ToString::to_string).collect()
     }
 
     /// The hooks that refer to this Secret or ConfigMap.
     pub fn using(&self, kind: CaKind, key: &Key) -> Vec<Arc<str>> {
         let inner = self.inner.read();
         let uses = |known: &&Arc<Known>| {
-            known.key.namespace == key.namespace
+            *known.id.namespace == *key.namespace
                 && known.hook.as_ref().is_ok_and(|hook| hook.handler.refers_to(kind, &key.name))
         };
         inner.by_uid.values().filter(uses).map(|known| known.id.uid.clone()).collect()
@@ -214,59 +261,91 @@ impl Inner {
         if let Some(route) = &known.route {
             self.by_route.entry(route.clone()).or_default().push(known.clone());
         }
-        self.by_name.insert(known.key.clone(), known.id.uid.clone());
-        self.by_uid.insert(known.id.uid.clone(), known);
+        let HookId { uid, namespace, name } = known.id.clone();
+        self.by_name.entry(namespace).or_default().insert(name, uid.clone());
+        self.by_uid.insert(uid, known);
     }
 
-    fn remove(&mut self, key: &Key) -> Vec<Arc<str>> {
-        let Some(uid) = self.by_name.remove(key) else { return Vec::new() };
-        let route = self.by_uid.remove(&uid).and_then(|known| known.route.clone());
-        if let Some(route) = route
-            && let Some(hooks) = self.by_route.get_mut(&route)
+    fn remove(&mut self, key: &Key) -> Option<Arc<Known>> {
+        let names = self.by_name.get_mut(&*key.namespace)?;
+        let uid = names.remove(&*key.name)?;
+        if names.is_empty() {
+            self.by_name.remove(&*key.namespace);
+        }
+        let known = self.by_uid.remove(&uid)?;
+        if let Some(route) = &known.route
+            && let Some(hooks) = self.by_route.get_mut(route)
         {
             hooks.retain(|known| known.id.uid != uid);
             if hooks.is_empty() {
-                self.by_route.remove(&route);
+                self.by_route.remove(route);
             }
         }
-        vec![uid]
+        Some(known)
     }
 }
 
 /// Understands a hook as it is.
 pub fn known(hook: &EventHook, key: Key) -> Known {
+    known_after(hook, key, None)
+}
+
+/// The same of a hook that was known before. The API server counts a spec's changes by the generation, and so does
+/// standalone.
+fn known_after(hook: &EventHook, key: Key, before: Option<&Known>) -> Known {
+    let generation = hook.metadata.generation;
+    let before = before.filter(|before| {
+        generation.is_some()
+            && before.generation == generation
+            && *before.id.namespace == *key.namespace
+            && *before.id.name == *key.name
+    });
+    let understood = match before {
+        Some(before) => before.hook.clone(),
+        None => validate(hook).map(Arc::new),
+    };
+    let id = match (before, &understood) {
+        (Some(before), _) => before.id.clone(),
+        (None, Ok(hook)) => {
+            HookId { uid: hook.uid.clone(), namespace: hook.namespace.clone(), name: hook.name.clone() }
+        }
+        (None, Err(_)) => HookId {
+            uid: hook.uid().unwrap_or_default().into(),
+            namespace: key.namespace.as_str().into(),
+            name: key.name.as_str().into(),
+        },
+    };
+    let resume = hook.annotations().get(RESUME).cloned();
+    let handled = hook.status.as_ref().and_then(|s| s.handled.as_ref()).and_then(|h| h.resume.as_ref());
+    let used_up = handled == resume.as_ref();
+    let told = told(hook);
+    let says = |status: &str, reason: &str| {
+        told.is_some_and(|c| c.status == status && c.reason == reason && c.observed_generation == generation)
+    };
+    Known {
+        id,
+        hook: understood,
+        generation,
+        gone: used_up && says("False", "Gone"),
+        told_held: told.is_some_and(|c| {
+            c.status == "False" && !matches!(&*c.reason, "ReceiverFailing" | "EgressDenied" | "Undecided")
+        }),
+        series: None,
+        told_well: used_up && says("True", "Delivering"),
+        resume,
+        route: route(hook, &key).map(Arc::new),
+    }
+}
+
+/// With a Connection, a hook gets the events of its own relay and no others; one that is being deleted gets none.
+fn route(hook: &EventHook, key: &Key) -> Option<Route> {
     let spec = &hook.spec;
-    // With a Connection, a hook gets the events of its own relay and no others; one that is being deleted gets none.
-    let routed = spec.connection_ref.is_none() && hook.meta().deletion_timestamp.is_none();
-    let route = routed.then(|| Route {
+    (spec.connection_ref.is_none() && hook.meta().deletion_timestamp.is_none()).then(|| Route {
         namespace: key.namespace.clone(),
         source: spec.source.clone(),
         event: spec.event.clone(),
         stream: spec.from.as_ref().map(|from| from.event_stream_ref.name.clone()),
-    });
-    let id = HookId {
-        uid: hook.uid().unwrap_or_default().into(),
-        namespace: key.namespace.as_str().into(),
-        name: key.name.as_str().into(),
-    };
-    let resume = hook.annotations().get(RESUME).cloned();
-    let handled = hook.status.as_ref().and_then(|s| s.handled.as_ref()).and_then(|h| h.resume.as_ref());
-    let gone = told(hook).is_some_and(|c| {
-        c.status == "False" && c.reason == "Gone" && c.observed_generation == hook.metadata.generation
-    });
-    let told_held = told(hook).is_some_and(|c| {
-        c.status == "False" && !matches!(&*c.reason, "ReceiverFailing" | "EgressDenied" | "Undecided")
-    });
-    Known {
-        id,
-        hook: validate(hook),
-        told_held,
-        generation: hook.metadata.generation,
-        gone: gone && handled == resume.as_ref(),
-        resume,
-        key,
-        route,
-    }
+    })
 }
 
 #[cfg(test)]
@@ -426,6 +505,69 @@ mod tests {
             assert_eq!(using(name), [uid.into()], "{name}");
         }
         assert!(using("d").is_empty() && routes.using(CaKind::Secret, &Key::new("m", "a")).is_empty());
+    }
+
+    /// A worker may have a hundred thousand hooks: what few of them have is on the heap. With its counts, each of these fits
+    /// a size of which the allocator gives no more than was asked for: 1024, 640, 224 bytes.
+    #[test]
+    fn a_hook_is_small() {
+        let counts = 2 * size_of::<usize>();
+        assert!(size_of::<Guarded<EventHook>>() + counts <= 1024, "{}", size_of::<Guarded<EventHook>>());
+        assert!(size_of::<Hook>() + counts <= 640, "{}", size_of::<Hook>());
+        assert!(size_of::<Known>() + counts <= 224, "{}", size_of::<Known>());
+    }
+
+    #[test]
+    fn what_is_compiled_stays_while_the_spec_does() {
+        let routes = Routes::default();
+        let with = |generation: i64, status: &str, spec: Value| {
+            let mut guarded = hook("a", "1", spec);
+            let object = guarded.0.as_mut().unwrap();
+            object.metadata.generation = Some(generation);
+            let condition = json!({"type": "Delivering", "status": status, "reason": "Delivering", "message": "",
+                "observedGeneration": generation, "lastTransitionTime": "2023-11-14T22:13:20Z"});
+            object.status = Some(serde_json::from_value(json!({"conditions": [condition]})).unwrap());
+            routes.put(&guarded);
+            routes.get("1").unwrap()
+        };
+        let compiled = |known: &Known| known.hook.clone().unwrap();
+        let first = with(1, "False", json!({"filter": "true"}));
+        let told = with(1, "True", json!({"filter": "true"}));
+        assert!(!first.told_well && told.told_well);
+        assert!(Arc::ptr_eq(&compiled(&first), &compiled(&told)), "the status alone changed");
+        let edited = with(2, "True", json!({"filter": "false"}));
+        assert!(!Arc::ptr_eq(&compiled(&told), &compiled(&edited)));
+        // Without generations nobody knows.
+        routes.put(&hook("b", "2", json!({"source": "s"})));
+        routes.put(&hook("b", "2", json!({"source": "t"})));
+        assert_eq!(names(&routes, "t", "e"), ["b"]);
+    }
+
+    #[test]
+    fn a_hook_has_series_of_its_own_while_it_asks() {
+        let metrics = Arc::new(Metrics::default());
+        let routes = Routes::new(metrics.clone());
+        let named = || metrics.encode().lines().filter(|line| line.contains(r#"hook="a""#)).count();
+        let put = |uid: &str, asks: Option<&str>| {
+            let mut guarded = hook("a", uid, json!({}));
+            let annotations = asks.map(|asks| [(MEASURED.to_owned(), asks.to_owned())].into());
+            guarded.0.as_mut().unwrap().metadata.annotations = annotations;
+            routes.put(&guarded);
+            routes.get(uid).unwrap().series.clone()
+        };
+        assert!(put("1", None).is_none() && put("1", Some("false")).is_none());
+        assert_eq!(named(), 0);
+        let first = put("1", Some("true")).unwrap();
+        assert!(named() > 0);
+        assert!(
+            Arc::ptr_eq(&first, &put("2", Some("true")).unwrap()),
+            "another one of its name goes on with them"
+        );
+        assert!(put("2", None).is_none());
+        assert_eq!(named(), 0);
+        put("2", Some("true")).unwrap();
+        routes.remove(&Key::new("n", "a"));
+        assert_eq!(named(), 0);
     }
 
     #[test]

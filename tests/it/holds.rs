@@ -116,6 +116,21 @@ async fn a_pause_stops_the_age_clock() {
     assert_eq!(delivered[0]["attempts"].as_array().unwrap().len(), 2);
 }
 
+/// With the breaker open one delivery is tried in a while: the others must not wait for that turn until they may die.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_answers_dies_at_its_age() {
+    let receiver = Receiver::start(|_, _| Reply::status(503));
+    let delivery = json!({"delivery": {"concurrency": 1, "retry": {"maxAge": "5s"}}});
+    let standalone = Standalone::start(&hook("h", &receiver.url(), with(delivery)), &[]).await;
+    for number in 0..300 {
+        standalone.accepted(&event(&format!("{number}"))).await;
+    }
+    standalone.wait_for_count(FINISHED, &[DEAD, r#"reason="MaxAge""#], 300).await;
+    assert!(receiver.requests().len() < 100, "{} attempts", receiver.requests().len());
+    let never_tried = items(&standalone, "state=dead&limit=1").await;
+    assert_eq!(never_tried[0]["attempts"], json!([]), "{never_tried:?}");
+}
+
 /// A filter that fails on events without `deep`.
 const FAILS: &str = "data.deep.n == 1";
 

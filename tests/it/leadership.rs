@@ -4,8 +4,8 @@
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::harness::{DEADLINE, Process, eventually};
-use crate::world::{Setup, World};
+use crate::harness::{DEADLINE, Process, control_plane, eventually};
+use crate::world::{Setup, World, documents};
 
 /// A controller as the world's operator, without its worker.
 fn controller(world: &World) -> Process {
@@ -169,6 +169,33 @@ async fn a_killed_leader_is_followed_by_the_one_that_stands_by() {
     let lease = lease(&world).await.unwrap();
     assert!(lease["spec"]["leaseTransitions"].as_i64().unwrap() >= 1, "{lease:#}");
     assert_eq!(lease["spec"]["leaseDurationSeconds"], 5, "{lease:#}");
+}
+
+/// Two installations in one namespace, each with a Lease and namespaces of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_leases_in_one_namespace_are_two_leaders() {
+    let mut world = World::start("two-leases").await;
+    world.stop_operator().await;
+    let other = control_plane().namespace("two-leases-other").await;
+    let rules = "- {apiGroups: [coordination.k8s.io], resources: [leases], resourceNames: [second], verbs: [get, update]}";
+    let rules: Value = serde_saphyr::from_str(rules).unwrap();
+    let metadata = json!({"name": "second-lease"});
+    let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": metadata, "rules": rules});
+    let binding = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": metadata,
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "second-lease"},
+        "subjects": [{"kind": "ServiceAccount", "name": "hookstream-controller", "namespace": world.home.name}]});
+    world.home.apply(&documents(&[role, binding])).await.unwrap();
+
+    let first = controller(&world);
+    let second = world.another("controller", &["--lease-name", "second", "--namespace", &other.name]);
+    first.wait_for_line(leads, DEADLINE).await;
+    second.wait_for_line(leads, DEADLINE).await;
+    let objects = [world.connection(), world.hook("a")];
+    world.apply(&objects).await;
+    other.apply(&documents(&objects)).await.unwrap();
+    world.ready("eventhooks/a").await;
+    world.kong.until_hooks("one of each", |hooks| hooks.len() == 2).await;
+    assert!(!first.log().lines().chain(second.log().lines()).any(stands_by), "neither waits for the other");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,25 +2,27 @@
 
 use serde_json::{Value, json};
 
-use crate::world::{World, condition, message};
+use crate::auth0_hooks::hook;
+use crate::auth0_streams::{connect, stream};
+use crate::world::{Auth0, World, condition, message};
 
 /// A condition with a time that the API server's `date-time` lets through, and RFC 3339 does not.
-async fn break_status(world: &World, name: &str) {
-    let mut conditions =
-        world.get(&format!("eventhooks/{name}")).await.unwrap()["status"]["conditions"].clone();
+async fn break_status(world: &World, plural: &str, name: &str) {
+    let of = format!("{plural}/{name}");
+    let mut conditions = world.get(&of).await.unwrap()["status"]["conditions"].clone();
     conditions.as_array_mut().unwrap().push(json!({"type": "ByHand", "status": "True", "reason": "ByHand",
         "message": "", "lastTransitionTime": "2026-01-01T00:00:00+99:99"}));
-    patch_conditions(world, name, conditions).await;
+    patch_conditions(world, plural, name, conditions).await;
     let unreadable = |o: &Value| condition(o, "Ready")["reason"] == "InvalidObject";
-    let object = world.until(&format!("eventhooks/{name}"), "unreadable", unreadable).await;
+    let object = world.until(&of, "unreadable", unreadable).await;
     assert!(message(&object).contains("cannot be read"), "{object:#}");
     assert_eq!(condition(&object, "Stalled")["status"], "True", "{object:#}");
     world.event(name, "InvalidObject").await;
 }
 
-async fn patch_conditions(world: &World, name: &str, conditions: Value) {
+async fn patch_conditions(world: &World, plural: &str, name: &str, conditions: Value) {
     let patch = json!({"status": {"conditions": conditions}}).to_string();
-    let object = format!("evh/{name}");
+    let object = format!("{plural}.hookstream.dev/{name}");
     world.kubectl(&["patch", &object, "--subresource=status", "--type=merge", "-p", &patch]).await;
 }
 
@@ -30,7 +32,7 @@ async fn blocks_no_other_and_heals() {
     world.apply(&[world.connection(), world.hook("broken"), world.hook("whole")]).await;
     world.ready("eventhooks/broken").await;
     world.ready("eventhooks/whole").await;
-    break_status(&world, "broken").await;
+    break_status(&world, "eventhooks", "broken").await;
     // What is known of Kong stays, and looking again writes nothing.
     let before = world.get("eventhooks/broken").await.unwrap();
     assert!(before["status"]["external"]["id"].is_string(), "{before:#}");
@@ -51,7 +53,7 @@ async fn blocks_no_other_and_heals() {
     assert_eq!(world.kong.emit("crud", "services", json!({})).await, 1);
     world.receiver.wait_for(1, crate::harness::DEADLINE).await;
 
-    patch_conditions(&world, "broken", json!([])).await;
+    patch_conditions(&world, "eventhooks", "broken", json!([])).await;
     let object = world.ready("eventhooks/broken").await;
     assert!(object["status"]["external"]["id"].is_string(), "{object:#}");
     assert_eq!(world.kong.hooks().await.len(), 3, "found again, not made twice");
@@ -63,8 +65,32 @@ async fn can_be_deleted_and_leaves_nothing() {
     let world = World::start("malformed-del").await;
     world.apply(&[world.connection(), world.hook("broken")]).await;
     world.ready("eventhooks/broken").await;
-    break_status(&world, "broken").await;
+    break_status(&world, "eventhooks", "broken").await;
     world.kubectl(&["delete", "evh/broken", "--timeout=30s"]).await;
     assert_eq!(world.kong.hooks().await, Vec::<Value>::new());
     world.kubectl(&["delete", "conn/kong", "--timeout=30s"]).await;
+}
+
+/// Nor does a stream or an Auth0 hook.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_the_other_kinds_neither() {
+    let world = World::start("malformed-others").await;
+    let auth0 = Auth0::start(&[]).await;
+    connect(&world, &auth0).await;
+    world.apply(&[stream("s", json!({"worker": {}})), hook("h", json!({}))]).await;
+    world.ready("eventstreams/s").await;
+    world.ready("hooks/h").await;
+    for (plural, name) in [("eventstreams", "s"), ("hooks", "h")] {
+        break_status(&world, plural, name).await;
+    }
+    let other = hook("other", json!({"triggerId": "post-change-password"}));
+    world.apply(&[stream("other", json!({"worker": {}})), other]).await;
+    world.ready("eventstreams/other").await;
+    world.ready("hooks/other").await;
+    patch_conditions(&world, "hooks", "h", json!([])).await;
+    world.ready("hooks/h").await;
+    assert_eq!((auth0.kept_streams().await.len(), auth0.kept_hooks().await.len()), (2, 2), "found again");
+    world.kubectl(&["delete", "evs,hooks.hookstream.dev", "--all", "--timeout=60s"]).await;
+    assert_eq!((auth0.kept_streams().await.len(), auth0.kept_hooks().await.len()), (0, 0));
+    world.kubectl(&["delete", "conn/auth0", "--timeout=30s"]).await;
 }

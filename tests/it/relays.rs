@@ -1,6 +1,8 @@
 //! Kong's relays: who may send them, what becomes of them, and what makes Kong send again.
 
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use hookstream::api::{SignatureAlgorithm, SignatureEncoding};
 use hookstream::core::sign::kong_signature;
@@ -192,6 +194,22 @@ async fn an_unknown_name_may_be_on_its_way() {
     );
     let no_name = world.url.replace("/relays/relayed", "/relays/No_Name");
     assert_eq!(world.relay_to(&no_name, &body, Some(&signature)).await, Some(404), "it can never be one");
+}
+
+/// What did not come whole may be right: an answer would be the end of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_breaks_off_gets_no_answer() {
+    let world = world(json!({}), &[]).await;
+    let mut socket = TcpStream::connect(&world.standalone.listen).await.unwrap();
+    let path = world.url.split_once("/v1/").unwrap().1;
+    let head = format!(
+        "POST /v1/{path} HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n5\r\n{{\"sou\r\nno length\r\n"
+    );
+    socket.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    tokio::time::timeout(DEADLINE, socket.read_to_string(&mut answer)).await.expect("an end").ok();
+    assert_eq!(answer, "");
+    assert_eq!(world.standalone.count(INGESTED, &[r#"outcome="BrokenBody""#]).await, 1);
 }
 
 /// Kong sends again after a closed connection, and never by status: what it emitted while the worker was down or could

@@ -1,7 +1,4 @@
 //! What objects refer to: is it in the files, and has it what is asked of it.
-//!
-//! References are found by how they are named, in every kind: `...SecretRef`, `caRef`, `...ConfigMapRef`, `connectionRef`,
-//! `eventStreamRef`.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -11,6 +8,7 @@ use serde_json::Value;
 use super::{Finding, Place, Severity, own_kind};
 use crate::cluster::Key;
 use crate::cluster::files::Document;
+use crate::core::references::{Reference, references};
 
 /// Documents by kind, namespace and name.
 type Held<'a> = HashMap<(String, Key), Vec<(&'a Path, &'a Value)>>;
@@ -31,57 +29,13 @@ pub fn look(documents: &[Document], findings: &mut Vec<Finding>) {
     }
     for (document, content) in readable() {
         let Some(kind) = own_kind(content) else { continue };
-        let mut found = Vec::new();
-        collect(content.get("spec").unwrap_or(&Value::Null), "spec", &mut found);
+        let found = references(content.get("spec").unwrap_or(&Value::Null));
         let mut place =
             Place { file: &document.path, object: format!("{kind} {}", key_of(content)), findings };
         for reference in &found {
             judge(reference, &key_of(content).namespace, &held, &mut place);
         }
     }
-}
-
-struct Reference<'a> {
-    path: String,
-    kind: &'a str,
-    name: &'a str,
-    keys: Vec<&'a str>,
-}
-
-fn collect<'a>(value: &'a Value, path: &str, found: &mut Vec<Reference<'a>>) {
-    match value {
-        Value::Object(map) => {
-            for (member, value) in map {
-                let path = format!("{path}.{member}");
-                found.extend(reference(member, value, &path));
-                collect(value, &path, found);
-            }
-        }
-        Value::Array(list) => {
-            for (i, value) in list.iter().enumerate() {
-                collect(value, &format!("{path}[{i}]"), found);
-            }
-        }
-        _ => {}
-    }
-}
-
-fn reference<'a>(member: &str, value: &'a Value, path: &str) -> Option<Reference<'a>> {
-    let text = |name: &str| value.get(name).and_then(Value::as_str);
-    let kind = match member {
-        "connectionRef" => "Connection",
-        "eventStreamRef" => "EventStream",
-        "caRef" => text("kind")?,
-        "certSecretRef" | "secretRef" => "Secret",
-        _ if member.ends_with("SecretRef") => "Secret",
-        _ if member.ends_with("ConfigMapRef") => "ConfigMap",
-        _ => return None,
-    };
-    let keys = match member {
-        "certSecretRef" => vec!["tls.crt", "tls.key"],
-        _ => text("key").into_iter().collect(),
-    };
-    Some(Reference { path: path.to_owned(), kind, name: text("name")?, keys })
 }
 
 fn judge(reference: &Reference<'_>, namespace: &str, held: &Held<'_>, place: &mut Place<'_>) {

@@ -69,7 +69,11 @@ pub fn watch(
             )),
         );
     };
-    Watching { view: View::new(hooks, connections, streams, auth0_hooks), run }
+    let view = View::new(hooks, connections, streams, auth0_hooks);
+    let (of_secrets, of_config_maps) = (view.clone(), view.clone());
+    cluster.secrets.keep(move || of_secrets.referenced("Secret"));
+    cluster.config_maps.keep(move || of_config_maps.referenced("ConfigMap"));
+    Watching { view, run }
 }
 
 /// What all watches have in common.

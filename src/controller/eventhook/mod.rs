@@ -82,10 +82,12 @@ pub async fn reconcile(object: Arc<EventHook>, context: Arc<Context>) -> Result<
 
     let mut status = object.status.clone().unwrap_or_default();
     if !object.policies().observes_only() {
-        status.applied = Some(terms::applied(object.status.as_ref(), terms, Millis::now()));
+        status.applied = Some(Box::new(terms::applied(object.status.as_ref(), terms, Millis::now())));
     }
-    let known = context.sources.check(&vendor, &hook).await;
-    sources::report(&mut status.conditions, known, object.metadata.generation);
+    // Where nobody knows now, what was known stays.
+    if let Some(known) = context.sources.check(&vendor, &hook).await {
+        sources::report(&mut status.conditions, known, object.metadata.generation);
+    }
     let ready = Note::new("Synced", said(&hook, &vendor));
     reconcile::finish(&context, &*object, &vendor, &wanted, outcome, status, ready).await
 }

@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::sync::OnceCell;
 
 use crate::admin::kong::KongClient;
-use crate::admin::{ExternalClient, Scope};
+use crate::admin::{AdminError, ExternalClient, Scope};
 use crate::controller::reconcile::Vendor;
 use crate::core::conditions::{condition, cut};
 use crate::core::hook::Hook;
@@ -20,6 +20,8 @@ use crate::core::time::Millis;
 const CONDITION: &str = "SourceKnown";
 /// What a gateway emits changes with its plugins, which is seldom.
 const KEPT: Duration = Duration::from_secs(600);
+/// A gateway that could not be asked is asked again after this time.
+const AGAIN: Duration = Duration::from_secs(30);
 /// Named in a message.
 const NAMED: usize = 20;
 
@@ -29,25 +31,52 @@ pub struct Sources(Mutex<HashMap<Asked, (Instant, Arc<Told>)>>);
 
 /// Which gateway, of which version.
 type Asked = (Scope, Option<String>);
-/// None: it does not tell.
-type Told = OnceCell<Option<Value>>;
+type Told = OnceCell<Heard>;
+
+/// What came of asking.
+enum Heard {
+    Sources(Value),
+    /// It does not tell.
+    Nothing,
+    /// It could not be asked, which says nothing of what it knows.
+    Failed,
+}
 
 impl Sources {
-    /// Looks the hook's source and event up. None: the gateway does not tell what it emits. Ok: it knows them.
-    pub async fn check(&self, vendor: &Vendor<KongClient>, hook: &Hook) -> Option<Result<(), String>> {
+    /// Looks the hook's source and event up. None: nobody knows now. Some(None): the gateway does not tell what it emits.
+    /// Ok: it knows them.
+    pub async fn check(
+        &self,
+        vendor: &Vendor<KongClient>,
+        hook: &Hook,
+    ) -> Option<Option<Result<(), String>>> {
         let version = vendor.connection.status.as_ref().and_then(|s| s.version.clone());
         let key = (vendor.client.scope(), version);
         let cell = {
             let mut all = self.0.lock();
-            all.retain(|_, (at, _)| at.elapsed() < KEPT);
+            all.retain(|_, (at, told)| {
+                let kept = if matches!(told.get(), Some(Heard::Failed)) { AGAIN } else { KEPT };
+                at.elapsed() < kept
+            });
             all.entry(key).or_insert_with(|| (Instant::now(), Arc::default())).1.clone()
         };
         // A thousand hooks that start together ask once.
         let told = cell.get_or_init(async || {
-            let told = vendor.client.sources().await;
-            told.inspect_err(|error| tracing::debug!(%error, "the gateway does not tell its sources")).ok()
+            match vendor.client.sources().await {
+                Ok(sources) => Heard::Sources(sources),
+                // It has no such path, or may not show it.
+                Err(error) if error.is_gone() || matches!(error, AdminError::Forbidden(_)) => Heard::Nothing,
+                Err(error) => {
+                    tracing::debug!(%error, "the gateway's sources could not be asked for");
+                    Heard::Failed
+                }
+            }
         });
-        Some(judge(told.await.as_ref()?, &hook.source, hook.event.as_deref()))
+        match told.await {
+            Heard::Sources(sources) => Some(Some(judge(sources, &hook.source, hook.event.as_deref()))),
+            Heard::Nothing => Some(None),
+            Heard::Failed => None,
+        }
     }
 }
 
@@ -89,6 +118,9 @@ pub fn report(conditions: &mut Vec<Condition>, known: Option<Result<(), String>>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::Access;
+    use crate::admin::kong::KongAccess;
+    use crate::admin::testing::{Server, raw, reply};
     use serde_json::json;
 
     #[test]
@@ -104,6 +136,44 @@ mod tests {
         let many: Value =
             (0..30).map(|n| (format!("s{n:02}"), json!({}))).collect::<serde_json::Map<_, _>>().into();
         assert!(judge(&many, "x", None).unwrap_err().ends_with("s19 and 10 more"));
+    }
+
+    #[tokio::test]
+    async fn a_gateway_that_cannot_be_asked_is_not_one_that_does_not_tell() {
+        let all = ["down", "away", "here"].map(|name| async move {
+            let server = Server::start(move |_| match name {
+                "down" => raw(503, &[], ""),
+                "away" => reply(404, &[], &json!({"message": "Not found"})),
+                _ => reply(200, &[], &json!({"data": {"crud": {"routes": {}}}})),
+            })
+            .await;
+            let object = json!({"apiVersion": "hookstream.dev/v1alpha1", "kind": "EventHook",
+                "metadata": {"name": "h", "namespace": "n"},
+                "spec": {"source": "crud", "event": "routes", "connectionRef": {"name": "c"},
+                    "handler": {"webhook": {"url": "https://e/"}}}});
+            let hook = crate::core::hook::validate(&serde_json::from_value(object).unwrap()).unwrap();
+            let (token, learned) = (None, Arc::default());
+            let access = KongAccess {
+                http: server.client(),
+                admin_url: server.base.clone(),
+                workspace: None,
+                token,
+                learned,
+            };
+            let connection = json!({"apiVersion": "hookstream.dev/v1alpha1", "kind": "Connection",
+                "metadata": {"name": "c"}, "spec": {"kong": {"adminUrl": server.base.as_str()}}});
+            let vendor = Vendor {
+                connection: Arc::new(serde_json::from_value(connection).unwrap()),
+                client: KongClient::new(access.clone()),
+                access: Access::Kong(access),
+            };
+            let sources = Sources::default();
+            let told = sources.check(&vendor, &hook).await;
+            assert_eq!(sources.check(&vendor, &hook).await, told);
+            assert_eq!(server.lines().len(), 1, "asked once, also where it failed");
+            told
+        });
+        assert_eq!(futures::future::join_all(all).await, [None, Some(None), Some(Some(Ok(())))]);
     }
 
     #[test]

@@ -69,7 +69,8 @@ mod tests {
         let now = Millis(1_700_000_000_000);
         let first = applied(None, told("a"), now);
         assert!(first.previous.is_none());
-        let status = |applied| EventHookStatus { applied: Some(applied), ..EventHookStatus::default() };
+        let status =
+            |applied| EventHookStatus { applied: Some(Box::new(applied)), ..EventHookStatus::default() };
         let second = applied(Some(&status(first)), told("b"), now);
         assert_eq!(second.previous.as_ref().unwrap().terms, told("a"));
         let third = applied(Some(&status(second.clone())), told("b"), now + Duration::from_secs(599));

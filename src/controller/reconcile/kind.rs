@@ -53,7 +53,7 @@ macro_rules! shared_members {
         }
 
         fn external(&self) -> Option<&$crate::api::External> {
-            self.status.as_ref()?.external.as_ref()
+            self.status.as_ref()?.external.as_deref()
         }
 
         fn hashes(&self) -> Option<&$crate::controller::reconcile::Hashes> {
@@ -65,7 +65,7 @@ macro_rules! shared_members {
             external: Option<$crate::api::External>,
             hashes: Option<$crate::controller::reconcile::Hashes>,
         ) {
-            status.external = external;
+            status.external = external.map(Box::new);
             status.secret_hashes = hashes;
         }
     };

@@ -60,8 +60,9 @@ impl<K: Synced> Run<'_, K> {
     /// One object, by the snapshot; by itself where the snapshot cannot tell, and where somebody asked for a look now.
     async fn look(&self, id: &str) -> Result<Option<Arc<Value>>, Problem> {
         let client = &self.vendor.client;
-        // What is to be adopted may have been made, or made right, a moment ago.
-        let adopts = self.policies.adopt.is_some() && self.external.is_none();
+        // What is to be adopted may have been made, or made right, a moment ago; and until the status names it as the
+        // vendor does, a list may show it under an id that is written otherwise.
+        let adopts = self.policies.adopt.is_some() && self.object.external().is_none();
         if !adopts && !self.is_requested() {
             match self.context.snapshots.get(client, id, self.oldest).await? {
                 Seen::There(item) if K::Client::LIST_IS_WHOLE => return Ok(Some(item)),
@@ -69,9 +70,11 @@ impl<K: Synced> Run<'_, K> {
                 Seen::There(_) | Seen::Unknown => {}
             }
         }
-        let item = client.observe(id).await.inspect_err(|_| {
-            // What was listed before it failed tells nothing any more.
-            self.context.snapshots.unknown(client.scope(), id);
+        let item = client.observe(id).await.inspect_err(|error| {
+            // What was listed before it failed tells nothing any more. One that was not its turn failed at nothing.
+            if !error.is_own() {
+                self.context.snapshots.unknown(client.scope(), id);
+            }
         })?;
         // A list from before it was made must not tell the next reconcile that it is gone.
         match &item {

@@ -19,7 +19,8 @@ use crate::core::lua;
 #[derive(Clone, Debug, PartialEq)]
 pub enum Handler {
     Webhook(Webhook),
-    WebhookCustom(WebhookCustom),
+    /// On the heap: few hooks have one, and it would make all of them as big.
+    WebhookCustom(Box<WebhookCustom>),
     Log,
     Lambda(Lambda),
 }
@@ -53,16 +54,16 @@ impl Handler {
 
     pub fn signature(&self) -> Option<&Signature> {
         match self {
-            Handler::Webhook(webhook) => webhook.signature.as_ref(),
-            Handler::WebhookCustom(custom) => custom.signature.as_ref(),
+            Handler::Webhook(webhook) => webhook.signature.as_deref(),
+            Handler::WebhookCustom(custom) => custom.signature.as_deref(),
             Handler::Log | Handler::Lambda(_) => None,
         }
     }
 
     pub fn tls(&self) -> Option<&Tls> {
         match self {
-            Handler::Webhook(webhook) => webhook.tls.as_ref(),
-            Handler::WebhookCustom(custom) => custom.tls.as_ref(),
+            Handler::Webhook(webhook) => webhook.tls.as_deref(),
+            Handler::WebhookCustom(custom) => custom.tls.as_deref(),
             Handler::Log | Handler::Lambda(_) => None,
         }
     }
@@ -88,8 +89,8 @@ pub struct Webhook {
     pub headers: Vec<(String, String)>,
     pub headers_from: Vec<HeaderFrom>,
     pub format: Format,
-    pub signature: Option<Signature>,
-    pub tls: Option<Tls>,
+    pub signature: Option<Box<Signature>>,
+    pub tls: Option<Box<Tls>>,
 }
 
 /// A request of the user's making. At most one of payload and body is there.
@@ -106,8 +107,8 @@ pub struct WebhookCustom {
     pub body_format: TextFormat,
     /// Headers, payload and body, compiled.
     pub content: Content,
-    pub signature: Option<Signature>,
-    pub tls: Option<Tls>,
+    pub signature: Option<Box<Signature>>,
+    pub tls: Option<Box<Tls>>,
 }
 
 /// Lua chunks, each of which returns a function; run in order.
@@ -158,7 +159,7 @@ pub struct Signature {
 pub(super) fn handler(spec: &api::Handler) -> Result<Handler, InvalidSpec> {
     match (&spec.webhook, &spec.webhook_custom, &spec.log, &spec.lambda) {
         (Some(webhook), None, None, None) => self::webhook(webhook).map(Handler::Webhook),
-        (None, Some(custom), None, None) => webhook_custom(custom).map(Handler::WebhookCustom),
+        (None, Some(custom), None, None) => webhook_custom(custom).map(Box::new).map(Handler::WebhookCustom),
         (None, None, Some(_), None) => Ok(Handler::Log),
         (None, None, None, Some(lambda)) => self::lambda(lambda).map(Handler::Lambda),
         _ => Err(invalid(
@@ -170,11 +171,11 @@ pub(super) fn handler(spec: &api::Handler) -> Result<Handler, InvalidSpec> {
 
 fn webhook(webhook: &api::Webhook) -> Result<Webhook, InvalidSpec> {
     Ok(Webhook {
-        target: target("handler.webhook", webhook.url.as_ref(), webhook.url_secret_ref.as_ref())?,
+        target: target("handler.webhook", webhook.url.as_ref(), webhook.url_secret_ref.as_deref())?,
         headers: headers("handler.webhook.headers", webhook.headers.as_ref())?,
         headers_from: webhook.headers_from.clone().unwrap_or_default(),
         format: webhook.format.unwrap_or(Format::Kong),
-        signature: webhook.signature.as_ref().map(signature),
+        signature: webhook.signature.as_ref().map(signature).map(Box::new),
         tls: webhook.tls.clone(),
     })
 }
@@ -184,7 +185,7 @@ fn webhook_custom(custom: &api::WebhookCustom) -> Result<WebhookCustom, InvalidS
         return Err(invalid("handler.webhookCustom", "payload and body exclude each other"));
     }
     Ok(WebhookCustom {
-        target: target("handler.webhookCustom", custom.url.as_ref(), custom.url_secret_ref.as_ref())?,
+        target: target("handler.webhookCustom", custom.url.as_ref(), custom.url_secret_ref.as_deref())?,
         method: custom.method.unwrap_or(Method::Post),
         headers: headers("handler.webhookCustom.headers", custom.headers.as_ref())?,
         headers_from: custom.headers_from.clone().unwrap_or_default(),
@@ -194,7 +195,7 @@ fn webhook_custom(custom: &api::WebhookCustom) -> Result<WebhookCustom, InvalidS
         body: custom.body.clone(),
         body_format: custom.body_format.unwrap_or(TextFormat::Template),
         content: Content::compile(custom)?,
-        signature: custom.signature.as_ref().map(signature),
+        signature: custom.signature.as_ref().map(signature).map(Box::new),
         tls: custom.tls.clone(),
     })
 }

@@ -52,7 +52,7 @@ fn explained(api: &Api, namespace: &str, found: store::Explained, now: Millis) -
         let known = api.routes.get(&record.hook.uid);
         let object = api.view.hook(namespace, &record.hook.name);
         let told = object.as_ref().and_then(|hook| told(hook.0.as_ref().ok()?));
-        let standing = why::Standing::of(known.as_ref().map(|known| &known.hook), told);
+        let standing = why::Standing::of(known.as_ref().map(|known| known.hook.as_deref()), told);
         let text = why::became(&record, &standing, now);
         explanation.deliveries.push(Explained { delivery: Delivery::from(record), explanation: text });
     }

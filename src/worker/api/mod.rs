@@ -29,7 +29,7 @@ use super::dispatch::Handle;
 use super::handlers::Sender;
 use super::namespaces::Namespaces;
 use super::problem::Problem;
-use super::request::{Names, is_name, token};
+use super::request::{Names, Room, is_name, token};
 use super::route::Routes;
 use super::store::{Store, StoreError};
 use crate::cluster::{Access, Cluster, View};
@@ -54,6 +54,7 @@ pub struct Api {
     pub namespaces: Arc<Namespaces>,
     pub sender: Arc<Sender>,
     pub max_event_bytes: usize,
+    pub room: Room,
 }
 
 /// The routes of the API port.

@@ -13,7 +13,7 @@ use super::{Api, ById, RESOURCE, query, store_problem};
 use crate::cluster::Access;
 use crate::core::time::Millis;
 use crate::worker::problem::Problem;
-use crate::worker::request::{BodyError, InPath, content_length, read};
+use crate::worker::request::{InPath, content_length, read};
 
 /// A body holds a few names and times.
 const MAX_BODY: usize = 16 * 1024;
@@ -27,10 +27,9 @@ pub async fn start(
 ) -> Result<Response, Problem> {
     api.may(&headers, access(&namespace)).await?;
     query::none(uri.query())?;
-    let body = read(body, content_length(&headers), MAX_BODY).await.map_err(|error| match error {
-        BodyError::TooBig => Problem::new(413, "TooBig", format!("the body may have {MAX_BODY} bytes")),
-        BodyError::Broken => Problem::broken(),
-    })?;
+    let too_big = || Problem::new(413, "TooBig", format!("the body may have {MAX_BODY} bytes"));
+    let body = read(body, content_length(&headers), MAX_BODY, &api.room).await;
+    let body = body.map_err(|error| Problem::unread(&error, too_big))?;
     let now = Millis::now();
     let (filter, rate) = query::replay(&namespace, &body, now)?;
     let replay = api.store.start_replay(filter, rate, now).await.map_err(|error| store_problem(&error))?;

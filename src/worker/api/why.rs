@@ -25,7 +25,7 @@ pub enum Standing {
 
 impl Standing {
     /// `known`: what the worker understands of it. `told`: the condition `Delivering`, as it was last written.
-    pub fn of(known: Option<&Result<Hook, InvalidSpec>>, told: Option<&Condition>) -> Self {
+    pub fn of(known: Option<Result<&Hook, &InvalidSpec>>, told: Option<&Condition>) -> Self {
         match known {
             None => Standing::Deleted,
             Some(Err(invalid)) => Standing::Invalid(invalid.to_string()),
@@ -319,15 +319,18 @@ mod tests {
         };
         let (works, paused) = (hook(json!({})), hook(json!({"paused": true})));
         let (good, bad) = (told("True"), told("False"));
-        assert_eq!(Standing::of(Some(&works), None), Standing::Works);
-        assert_eq!(Standing::of(Some(&works), Some(&good)), Standing::Works);
+        assert_eq!(Standing::of(Some(works.as_ref()), None), Standing::Works);
+        assert_eq!(Standing::of(Some(works.as_ref()), Some(&good)), Standing::Works);
         assert_eq!(
-            Standing::of(Some(&works), Some(&bad)),
+            Standing::of(Some(works.as_ref()), Some(&bad)),
             Standing::Troubled(format!("{}: {}", bad.reason, bad.message))
         );
-        assert_eq!(Standing::of(Some(&paused), Some(&bad)), Standing::Paused);
+        assert_eq!(Standing::of(Some(paused.as_ref()), Some(&bad)), Standing::Paused);
         assert_eq!(Standing::of(None, Some(&bad)), Standing::Deleted);
-        assert!(matches!(Standing::of(Some(&hook(json!({"concurrency": 0}))), None), Standing::Invalid(_)));
+        assert!(matches!(
+            Standing::of(Some(hook(json!({"concurrency": 0})).as_ref()), None),
+            Standing::Invalid(_)
+        ));
     }
 
     fn guarded(name: &str, spec: Value, meta: Value) -> Guarded<EventHook> {

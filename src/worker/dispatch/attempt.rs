@@ -45,6 +45,7 @@ pub async fn attempt(task: Task) {
                 let (at, started) = (Millis::now(), Instant::now());
                 let sent = sender.send(hook, &pending).await;
                 metrics.attempted(sent.label(), sent.status(), started.elapsed());
+                known.series.iter().for_each(|series| series.attempted(sent.status()));
                 settle(hook, &pending, sent, at, started.elapsed())
             }
             Decision::Skip => Ok(unsent(&pending, Next::Dead { reason: FILTERED })),
@@ -67,8 +68,19 @@ pub async fn attempt(task: Task) {
     let came = came(&settlement);
     // First, so that a store that cannot keep up holds up what is sent. Closed: the process stops, and the delivery is
     // repeated at the next start.
-    outcomes.send(Outcome { uid: uid.clone(), settlement, accepted: pending.accepted }).await.ok();
+    let series = known.and_then(|known| known.series.clone());
+    outcomes.send(Outcome { uid: uid.clone(), settlement, accepted: pending.accepted, series }).await.ok();
     handle.commands.send(Command::Sent { uid, came }).await.ok();
+}
+
+/// Ends what grew too old, without an attempt.
+pub async fn expire(expired: Vec<Pending>, outcomes: mpsc::Sender<Outcome>) {
+    for pending in expired {
+        let settlement = unsent(&pending, Next::Dead { reason: "MaxAge" });
+        let outcome = Outcome { uid: pending.hook.uid, settlement, accepted: pending.accepted };
+        // Closed: the process stops, and it is found again at the next start.
+        outcomes.send(outcome).await.ok();
+    }
 }
 
 /// Asks the filter again: the hook may be another than when the event was accepted.

@@ -1,13 +1,14 @@
 //! Why a hook's deliveries wait, and what people are told of it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
-
-use tokio::sync::mpsc;
 
 use super::queue::Queue;
 use crate::core::time::Millis;
-use crate::worker::report::{Fare, Report};
+use crate::worker::outbox::Outbox;
+use crate::worker::report::{Fare, Held, Reports};
 use crate::worker::route::Known;
+use crate::worker::store::HookId;
 
 /// After so many failures in a row people are told that the receiver fails.
 const FAILING: u32 = 3;
@@ -110,28 +111,31 @@ pub fn delivering(held: Option<&Hold>, queue: &Queue) -> Option<Delivering> {
     })
 }
 
-/// Tells the store whether the hook is held.
-pub fn tell_store(queue: &Queue, held: bool, reports: &mpsc::UnboundedSender<Report>) {
-    if let Some(hook) = queue.id.clone() {
-        // Closed: the process stops.
-        reports.send(Report::Held { hook, held, at: Millis::now() }).ok();
+/// Tells the store where it takes the hook to be otherwise.
+pub fn note(known: &mut HashSet<Arc<str>>, reports: &Reports, hook: &HookId, held: bool) {
+    if known.contains(&hook.uid) == held {
+        return;
     }
+    match held {
+        true => known.insert(hook.uid.clone()),
+        false => known.remove(&hook.uid),
+    };
+    reports.held.put(&hook.uid, Held { hook: hook.clone(), held, at: Millis::now() });
 }
 
 /// Tells people what is new about how the deliveries of a hook fare.
-pub fn tell(
-    queue: &mut Queue,
-    known: Option<&Known>,
-    held: Option<&Hold>,
-    reports: &mpsc::UnboundedSender<Report>,
-) {
+pub fn tell(queue: &mut Queue, known: Option<&Known>, held: Option<&Hold>, fares: &Outbox<Fare>) {
     let Some(id) = queue.id.clone() else { return };
     let Some(known) = known else { return };
     let Some(Delivering { well, reason, message }) = delivering(held, queue) else { return };
     if queue.told == Some((well, reason)) {
         return;
     }
-    queue.told = Some((well, reason));
+    // A queue that is forgotten while all is well begins anew with the next delivery: the object says so already.
+    let first = queue.told.replace((well, reason)).is_none();
+    if well && first && known.told_well {
+        return;
+    }
     // What the spec says, its writer knows, or is told by the controller.
     if well || known.hook.as_ref().is_ok_and(|hook| hook.delivery.paused) || known.hook.is_err() {
         tracing::debug!(hook = %id.name, namespace = %id.namespace, "{message}");
@@ -140,5 +144,5 @@ pub fn tell(
     }
     // A token that was there when the receiver said 410 is used up: a later one ends the hold, this one never.
     let resumed = known.resume.clone();
-    reports.send(Report::Delivering(Fare { hook: id, well, reason, message, resumed })).ok();
+    fares.put(&id.uid.clone(), Fare { hook: id, well, reason, message, resumed });
 }

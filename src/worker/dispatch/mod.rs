@@ -8,10 +8,14 @@ mod attempt;
 mod command;
 mod hold;
 mod orphans;
+mod places;
 mod queue;
 mod settler;
+mod start;
+mod undecided;
+mod wakes;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,15 +24,18 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::handlers::Sender;
-use super::report::Report;
-use super::route::Routes;
+use super::report::Reports;
+use super::route::{Known, Routes};
 use super::store::{HookId, Next, Pending, Seq, Store, StoreError};
 use crate::core::time::Millis;
 use crate::metrics::Metrics;
 pub use command::Handle;
 use command::{Came, Command, Settled};
 use hold::{Hold, Mark};
+use places::Places;
 use queue::{NoRoom, Queue, UnderWay};
+use undecided::decide_again;
+use wakes::Wakes;
 
 /// Commands that wait for the dispatcher; then ingest waits.
 const COMMANDS: usize = 8192;
@@ -54,7 +61,7 @@ pub struct Parts {
     /// Deliveries of a deleted hook wait this long, should it come back.
     pub grace: Duration,
     /// Where it is said how hooks fare.
-    pub reports: mpsc::UnboundedSender<Report>,
+    pub reports: Arc<Reports>,
 }
 
 /// The queues of all hooks.
@@ -64,20 +71,17 @@ pub struct Dispatcher {
     sender: Arc<Sender>,
     metrics: Arc<Metrics>,
     queues: HashMap<Arc<str>, Queue>,
-    /// When which hook has something due on disk, one time a hook: a backlog of any size costs no more.
-    wakes: BTreeSet<(Millis, Arc<str>)>,
-    wake_of: HashMap<Arc<str>, Millis>,
-    /// Hooks that could send and had to wait for a place under `MAX_IN_FLIGHT`, in the order in which they came.
-    crowded: VecDeque<Arc<str>>,
+    wakes: Wakes,
+    places: Places,
+    /// Hooks whose attempts ended in this batch of commands: each is looked at once after it.
+    ended: Vec<Arc<str>>,
     /// Hooks that are gone and for which something waits, by namespace and name.
     orphans: HashMap<(Arc<str>, Arc<str>), HookId>,
-    /// What the store was told of each hook, once a process and at each change: a hook may have been held when the last
-    /// process ended.
-    told_held: HashMap<Arc<str>, bool>,
-    in_flight: usize,
+    /// The hooks that the store takes to be held, those of the last process among them.
+    held: HashSet<Arc<str>>,
     waiting_bytes: usize,
     grace: Duration,
-    reports: mpsc::UnboundedSender<Report>,
+    reports: Arc<Reports>,
     tasks: TaskTracker,
     outcomes: mpsc::Sender<settler::Outcome>,
     stopping: bool,
@@ -98,12 +102,11 @@ impl Dispatcher {
             routes: parts.routes,
             metrics: parts.metrics,
             queues: HashMap::new(),
-            wakes: BTreeSet::new(),
-            wake_of: HashMap::new(),
-            crowded: VecDeque::new(),
+            wakes: Wakes::default(),
+            places: Places::new(MAX_IN_FLIGHT),
+            ended: Vec::new(),
             orphans: HashMap::new(),
-            told_held: HashMap::new(),
-            in_flight: 0,
+            held: HashSet::new(),
             grace: parts.grace,
             reports: parts.reports,
             waiting_bytes: 0,
@@ -119,27 +122,10 @@ impl Dispatcher {
     /// Delivers until `stop`, then lets what is under way come to its end for a while. What is cut off is repeated at
     /// the next start.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), StoreError> {
-        let mut waiting = Vec::new();
-        for backlog in self.store.backlog().await? {
-            waiting.push(backlog.hook.uid.clone());
-            self.wake_at(backlog.next_due, &backlog.hook.uid);
-            let queue = self.queues.entry(backlog.hook.uid.clone()).or_default();
-            queue.id = Some(backlog.hook);
-        }
-        // The specs may be others than before the start.
-        self.tasks.spawn(decide_again(self.store.clone(), self.handle.clone(), waiting));
-        for known in self.routes.all() {
-            let held = hold::hold(Some(&known), &Queue::default()).is_some();
-            if !held && known.told_held {
-                self.queues.entry(known.id.uid.clone()).or_default().told = Some((false, "Held"));
-            }
-            if held || self.queues.contains_key(&known.id.uid) {
-                self.hook_changed(&known.id.uid);
-            }
-        }
+        self.take_stock().await?;
         let mut batch = Vec::with_capacity(AT_ONCE);
         loop {
-            let next = self.wakes.first().map(|(at, _)| *at);
+            let next = self.wakes.next();
             let timer = async {
                 match next {
                     Some(at) => tokio::time::sleep(at.since(Millis::now())).await,
@@ -153,6 +139,7 @@ impl Dispatcher {
                         break;
                     }
                     batch.drain(..).for_each(|command| self.take(command));
+                    self.go_on();
                 }
                 () = timer => self.wake(Millis::now()),
             }
@@ -172,7 +159,7 @@ impl Dispatcher {
         };
         if tokio::time::timeout(STOP_WITHIN, ended).await.is_err() {
             tracing::warn!(
-                attempts = self.in_flight,
+                attempts = self.places.taken(),
                 "attempts under way were cut off: they are repeated at the next start"
             );
         }
@@ -181,7 +168,11 @@ impl Dispatcher {
 
     fn take(&mut self, command: Command) {
         match command {
-            Command::Accepted(all) => all.into_iter().for_each(|pending| self.accepted(pending)),
+            Command::Accepted(all) => {
+                let mut hooks: Vec<_> = all.into_iter().map(|pending| self.accepted(pending)).collect();
+                hooks.dedup();
+                hooks.iter().for_each(|uid| self.pump(uid));
+            }
             Command::HookChanged(uid) => self.hook_changed(&uid),
             Command::Buried(hook) => self.forget(&hook),
             Command::NamespaceEnded(name) => self.namespace_ended(&name),
@@ -198,14 +189,14 @@ impl Dispatcher {
                 let uid = hook.uid.clone();
                 match self.queue_of(hook).changed(seq) {
                     Ok(bytes) => self.waiting_bytes = self.waiting_bytes.saturating_sub(bytes),
-                    Err(UnderWay) => self.wake_at(Millis::now() + READ_AGAIN, &uid),
+                    Err(UnderWay) => self.wakes.at(Millis::now() + READ_AGAIN, &uid),
                 }
                 self.pump(&uid);
             }
             Command::Loaded { uid, limit, found } => self.loaded(&uid, limit, found),
             Command::Sent { uid, came } => {
                 self.judge(&uid, came);
-                self.ended(&uid);
+                self.ended(uid);
             }
             Command::Undecided { uid, generation, why } => {
                 if let Some(queue) = self.queues.get_mut(&uid) {
@@ -214,7 +205,7 @@ impl Dispatcher {
             }
             Command::NotNow { uid, seq, missing } => {
                 self.not_now(&uid, seq, missing);
-                self.ended(&uid);
+                self.ended(uid);
             }
             Command::Settled(all) => all.into_iter().for_each(|one| self.settled(&one)),
         }
@@ -235,10 +226,10 @@ impl Dispatcher {
             }
         }
         match next {
-            Some(Next::Retry { due }) => self.wake_at(*due, uid),
+            Some(Next::Retry { due }) => self.wakes.at(*due, uid),
             Some(Next::Delivered | Next::Dead { .. }) => self.tidy(uid),
             // It could not be committed: it is on disk as it was, and tried again.
-            None => self.wake_at(Millis::now() + READ_AGAIN, uid),
+            None => self.wakes.at(Millis::now() + READ_AGAIN, uid),
         }
         if *woken {
             self.queues.entry(uid.clone()).or_default().missed();
@@ -307,31 +298,50 @@ impl Dispatcher {
         }
         if queue.breaker.is_open() != was_open {
             self.metrics.breaker(!was_open);
+            let known = self.routes.get(uid);
+            known
+                .iter()
+                .filter_map(|known| known.series.as_ref())
+                .for_each(|series| series.breaker(!was_open));
         }
+    }
+
+    /// The hook that has this name now.
+    fn named(&self, id: &HookId) -> Option<Arc<Known>> {
+        self.routes.get(&self.routes.uid_of(&id.namespace, &id.name)?)
     }
 
     /// Forgets a queue.
     fn drop_queue(&mut self, uid: &str) {
-        if self.queues.remove(uid).is_some_and(|queue| queue.breaker.is_open()) {
-            self.metrics.breaker(false);
-        }
+        let Some(queue) = self.queues.remove(uid).filter(|queue| queue.breaker.is_open()) else { return };
+        self.metrics.breaker(false);
+        // The series go by the name, which another hook may have taken up.
+        let named = queue.id.and_then(|id| self.named(&id));
+        named.iter().filter_map(|known| known.series.as_ref()).for_each(|series| series.breaker(false));
     }
 
-    /// An attempt is over: the hook may make another.
-    fn ended(&mut self, uid: &Arc<str>) {
-        self.in_flight = self.in_flight.saturating_sub(1);
-        if let Some(queue) = self.queues.get_mut(uid) {
+    /// An attempt is over. Its place goes to the hook that has waited for one the longest, and not to its own hook, which
+    /// may have a backlog that would never let another in.
+    fn ended(&mut self, uid: Arc<str>) {
+        self.places.give_back();
+        if let Some(queue) = self.queues.get_mut(&uid) {
             queue.in_flight = queue.in_flight.saturating_sub(1);
         }
-        self.pump(uid);
-        // A place is free: it goes to the hook that has waited for one the longest.
-        while self.in_flight < MAX_IN_FLIGHT {
-            let Some(waiting) = self.crowded.pop_front() else { break };
+        while let Some(waiting) = self.places.next() {
             if let Some(queue) = self.queues.get_mut(&waiting) {
                 queue.crowded = false;
             }
             self.pump(&waiting);
         }
+        self.ended.push(uid);
+    }
+
+    /// Lets the hooks whose attempts ended make others.
+    fn go_on(&mut self) {
+        let mut hooks = std::mem::take(&mut self.ended);
+        hooks.dedup();
+        hooks.drain(..).for_each(|uid| self.pump(&uid));
+        self.ended = hooks;
     }
 
     /// Holds a hook that lacks something. Nothing is written for its deliveries: a backlog of any size waits as it is, and
@@ -345,10 +355,11 @@ impl Dispatcher {
         queue.look_at = Some(at);
         // None: the hook went or broke meanwhile, and that holds it by itself.
         queue.missing = missing;
-        self.wake_at(at, uid);
+        self.wakes.at(at, uid);
     }
 
-    fn accepted(&mut self, pending: Pending) {
+    /// Takes in what was just accepted; its hook, which may now have something to send.
+    fn accepted(&mut self, pending: Pending) -> Arc<str> {
         let uid = pending.hook.uid.clone();
         let size = queue::bytes(&pending);
         let fits = self.waiting_bytes + size <= MAX_WAITING_BYTES;
@@ -358,29 +369,12 @@ impl Dispatcher {
             Some(Ok(bytes)) => self.waiting_bytes += bytes,
             Some(Err(NoRoom)) | None => queue.missed(),
         }
-        self.pump(&uid);
-    }
-
-    /// Looks at what a hook has on disk at this time, or earlier where that was said before. A later time is found again
-    /// by the look itself.
-    fn wake_at(&mut self, at: Millis, uid: &Arc<str>) {
-        match self.wake_of.get(uid) {
-            Some(earlier) if *earlier <= at => return,
-            Some(later) => drop(self.wakes.remove(&(*later, uid.clone()))),
-            None => {}
-        }
-        self.wake_of.insert(uid.clone(), at);
-        self.wakes.insert((at, uid.clone()));
+        uid
     }
 
     /// What was due on disk is due now.
     fn wake(&mut self, now: Millis) {
-        while let Some((at, uid)) = self.wakes.first().cloned() {
-            if at > now {
-                break;
-            }
-            self.wakes.remove(&(at, uid.clone()));
-            self.wake_of.remove(&uid);
+        while let Some(uid) = self.wakes.due(now) {
             self.queues.entry(uid.clone()).or_default().missed();
             self.pump(&uid);
         }
@@ -397,17 +391,18 @@ impl Dispatcher {
             Ok((pending, next_due)) => {
                 self.waiting_bytes += queue.loaded(pending, limit);
                 if let Some(at) = next_due {
-                    self.wake_at(at, uid);
+                    self.wakes.at(at, uid);
                 }
             }
             Err(error) => {
                 tracing::warn!(%error, "the backlog of a hook could not be read");
                 queue.loading = false;
-                self.wake_at(Millis::now() + READ_AGAIN, uid);
+                self.wakes.at(Millis::now() + READ_AGAIN, uid);
                 return;
             }
         }
         self.pump(uid);
+        self.tidy(uid);
     }
 
     /// Starts what the hook may start, and reads on where its queue runs low.
@@ -422,10 +417,10 @@ impl Dispatcher {
             queue.gone_since = None;
         }
         let held = hold::hold(known.as_ref(), queue);
-        if queue.id.is_some() && self.told_held.insert(uid.clone(), held.is_some()) != Some(held.is_some()) {
-            hold::tell_store(queue, held.is_some(), &self.reports);
+        if let Some(id) = &queue.id {
+            hold::note(&mut self.held, &self.reports, id, held.is_some());
         }
-        hold::tell(queue, known.as_deref(), held.as_ref(), &self.reports);
+        hold::tell(queue, known.as_deref(), held.as_ref(), &self.reports.fares);
         if hold::shut(held.as_ref(), queue, Millis::now()) {
             self.waiting_bytes = self.waiting_bytes.saturating_sub(queue.hold());
             if known.is_none() {
@@ -434,12 +429,18 @@ impl Dispatcher {
             return;
         }
         let Some(Ok(hook)) = known.as_ref().map(|k| &k.hook) else { return };
+        let (expired, freed) = queue.expired(hook.delivery.retry.max_age, Millis::now());
+        self.waiting_bytes = self.waiting_bytes.saturating_sub(freed);
+        let more_may_be_old = !expired.is_empty();
+        if more_may_be_old {
+            self.tasks.spawn(attempt::expire(expired, self.outcomes.clone()));
+        }
         let concurrency = hook.delivery.concurrency;
         let mut wait_until = None;
         while queue.in_flight < concurrency && !queue.ready.is_empty() {
-            if self.in_flight >= MAX_IN_FLIGHT {
+            if self.places.are_taken() {
                 if !std::mem::replace(&mut queue.crowded, true) {
-                    self.crowded.push_back(uid.clone());
+                    self.places.wait(uid.clone());
                 }
                 break;
             }
@@ -448,8 +449,8 @@ impl Dispatcher {
                 break;
             }
             let Some(pending) = queue.ready.pop_front() else { break };
+            self.places.take();
             queue.in_flight += 1;
-            self.in_flight += 1;
             self.waiting_bytes = self.waiting_bytes.saturating_sub(queue::bytes(&pending));
             self.tasks.spawn(attempt::attempt(attempt::Task {
                 pending,
@@ -460,11 +461,14 @@ impl Dispatcher {
                 handle: self.handle.clone(),
             }));
         }
+        let limit = match wait_until {
+            Some(_) if !more_may_be_old => None,
+            _ => queue.wants_more(),
+        };
         if let Some(at) = wait_until {
-            self.wake_at(at, uid);
-            return;
+            self.wakes.at(at, uid);
         }
-        if let Some(limit) = queue.wants_more() {
+        if let Some(limit) = limit {
             let (store, handle, uid) = (self.store.clone(), self.handle.clone(), uid.clone());
             self.tasks.spawn(async move {
                 let now = Millis::now();
@@ -484,22 +488,5 @@ impl Dispatcher {
     }
 }
 
-/// Makes due what the filters of these hooks, as they were, could not decide.
-async fn decide_again(store: Arc<dyn Store>, handle: Handle, hooks: Vec<Arc<str>>) {
-    for uid in hooks {
-        loop {
-            match store.decide_again(&uid, Millis::now()).await {
-                Ok(more) => {
-                    handle.wake(uid.clone()).await;
-                    if !more {
-                        break;
-                    }
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "what is undecided waits its time, though the spec changed");
-                    break;
-                }
-            }
-        }
-    }
-}
+#[cfg(test)]
+mod tests;

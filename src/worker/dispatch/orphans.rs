@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::Dispatcher;
 use super::command::Command;
 use super::queue::Queue;
+use super::{Dispatcher, hold};
 use crate::core::time::Millis;
 use crate::metrics::Metrics;
 use crate::worker::store::{HookId, Next, Pending, Settlement, Store};
@@ -15,7 +15,7 @@ impl Dispatcher {
         let Some(queue) = self.queues.get_mut(uid) else { return };
         let now = Millis::now();
         if let Some(id) = queue.id.clone() {
-            if let Some(new) = self.routes.uid_of(&id).and_then(|uid| self.routes.get(&uid)) {
+            if let Some(new) = self.named(&id) {
                 return self.take_up(id, new.id.clone());
             }
             self.orphans.insert((id.namespace.clone(), id.name.clone()), id);
@@ -23,7 +23,7 @@ impl Dispatcher {
         let Some(queue) = self.queues.get_mut(uid) else { return };
         let since = *queue.gone_since.get_or_insert(now);
         if now.since(since) < self.grace {
-            self.wake_at(since + self.grace, uid);
+            self.wakes.at(since + self.grace, uid);
             return;
         }
         let (store, handle, metrics, uid) =
@@ -46,7 +46,8 @@ impl Dispatcher {
             return;
         }
         self.drop_queue(&hook.uid);
-        self.told_held.remove(&hook.uid);
+        // Nothing of it waits: should its uid come back, as in standalone, ages run.
+        hold::note(&mut self.held, &self.reports, hook, false);
         let name = (hook.namespace.clone(), hook.name.clone());
         if self.orphans.get(&name) == Some(hook) {
             self.orphans.remove(&name);
@@ -72,7 +73,8 @@ impl Dispatcher {
             return;
         }
         self.drop_queue(&old.uid);
-        self.told_held.remove(&old.uid);
+        // The store ends its hold with the rest of it.
+        self.held.remove(&old.uid);
         let (store, handle) = (self.store.clone(), self.handle.clone());
         self.tasks.spawn(async move {
             loop {

@@ -1,6 +1,7 @@
 //! The queue of one hook: what is in memory, what is claimed, and whether there is more on disk.
 
 use std::collections::{HashSet, VecDeque};
+use std::time::Duration;
 
 use super::hold::{Hold, Mark};
 use crate::core::breaker::{Breaker, Leave};
@@ -11,8 +12,11 @@ use crate::worker::store::{HookId, Pending, Seq};
 /// Deliveries of one hook that are read from disk at a time.
 const WINDOW: usize = 64;
 /// Deliveries of one hook that may wait in memory from the moment they were accepted: reading them again would cost more
-/// than keeping them. All hooks together are bounded in bytes.
-const ROOM: usize = 1024;
+/// than keeping them, so there is room for a burst. All hooks together are bounded in bytes.
+const ROOM: usize = 4096;
+
+/// What waits while the breaker is open is looked through this often.
+const LOOK_FOR_OLD: Duration = Duration::from_secs(1);
 
 /// About what a delivery takes in memory besides its data.
 const OVERHEAD: usize = 512;
@@ -49,6 +53,8 @@ pub struct Queue {
     /// and to believe it would send them again.
     settled_while_loading: HashSet<Seq>,
     pub breaker: Breaker,
+    /// When nothing was found to be too old.
+    looked_for_old: Millis,
     /// Present while the hook has a rate limit.
     bucket: Option<Bucket>,
     /// Since when the hook does not exist.
@@ -168,6 +174,24 @@ impl Queue {
         }
     }
 
+    /// Takes what grew too old out of memory while the breaker is open: what nobody answers must not wait for its turn to be
+    /// the probe. Its bytes too.
+    pub fn expired(&mut self, max_age: Duration, now: Millis) -> (Vec<Pending>, usize) {
+        // Not at each event that comes: they are all looked at.
+        if !self.breaker.is_open() || now.since(self.looked_for_old) < LOOK_FOR_OLD {
+            return (Vec::new(), 0);
+        }
+        let old = |pending: &Pending| now > pending.accepted + pending.held + max_age;
+        let (expired, young): (Vec<Pending>, Vec<Pending>) = self.ready.drain(..).partition(old);
+        self.ready = young.into();
+        // Where some were, more may be on disk.
+        if expired.is_empty() {
+            self.looked_for_old = now;
+        }
+        let freed = expired.iter().map(bytes).sum();
+        (expired, freed)
+    }
+
     /// Nothing to do and nothing to remember.
     pub fn idle(&self) -> bool {
         self.ready.is_empty()
@@ -277,6 +301,24 @@ mod tests {
         assert_eq!(queue.offer(pending(1)), Ok(0), "known already: counted once");
         assert_eq!(queue.hold(), each);
         assert!(queue.claimed.is_empty() && queue.on_disk);
+    }
+
+    #[test]
+    fn what_nobody_answers_grows_old_in_memory() {
+        let (hour, mut queue) = (Duration::from_secs(3600), Queue::default());
+        for (seq, accepted, held) in [(1, 0, 0), (2, 1, 0), (3, 0, 1)] {
+            let (accepted, held) = (Millis(accepted), Duration::from_millis(held));
+            queue.offer(Pending { accepted, held, ..pending(seq) }).unwrap();
+        }
+        let now = Millis(1) + hour;
+        assert!(queue.expired(hour, now).0.is_empty(), "an attempt may yet succeed");
+        while !queue.breaker.is_open() {
+            queue.breaker.failed(now);
+        }
+        let (expired, freed) = queue.expired(hour, now);
+        assert_eq!(expired.iter().map(|p| p.seq).collect::<Vec<_>>(), [1]);
+        assert_eq!((freed, seqs(&queue)), (bytes(&pending(1)), vec![2, 3]));
+        assert!(queue.claimed.contains(&1), "until its end is on disk");
     }
 
     #[test]

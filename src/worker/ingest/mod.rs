@@ -19,12 +19,14 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::post;
 use parking_lot::Mutex;
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::namespaces::Namespaces;
 use super::problem::Problem;
+use super::request::Room;
 use super::route::{Known, Routes, deliveries, may_take_long};
-use super::store::{NewDelivery, StoreError};
+use super::store::{Accepted, NewDelivery, StoreError};
 use crate::cluster::{Cluster, Key, View};
 use crate::core::event::Event;
 use crate::core::time::Millis;
@@ -63,6 +65,17 @@ pub struct Ingest {
     pub unknown_streams: Unknown,
     pub disk: Arc<Disk>,
     pub namespaces: Arc<Namespaces>,
+    pub room: Room,
+}
+
+/// So many of the largest requests may be read at once.
+const LARGEST_AT_ONCE: usize = 4;
+
+impl Limits {
+    /// Memory for bodies that are being read.
+    pub fn room(&self) -> Room {
+        Room::new(self.max_request_bytes.max(self.max_event_bytes).saturating_mul(LARGEST_AT_ONCE))
+    }
 }
 
 /// The routes of the ingest port.
@@ -78,6 +91,19 @@ pub fn router(ingest: Ingest) -> Router {
         // The routes bound their bodies themselves, to answer with a problem.
         .layer(DefaultBodyLimit::disable())
         .with_state(Arc::new(ingest))
+}
+
+/// What the sender of an event is told with the 202.
+#[derive(Serialize)]
+struct Told<'a> {
+    id: &'a str,
+    deliveries: usize,
+}
+
+impl<'a> Told<'a> {
+    fn of(accepted: &'a Accepted) -> Self {
+        Told { id: &accepted.event_id, deliveries: accepted.kept() }
+    }
 }
 
 /// The deliveries that events make at hooks; where filters are asked, on a thread that may take its time.

@@ -417,6 +417,9 @@ pub trait Store: Send + Sync + 'static {
     /// age clock of its deliveries stands still. Kept over restarts. Saying the same again changes nothing.
     fn set_held(&self, hook: &HookId, held: bool, now: Millis) -> BoxFuture<'_, Result<(), StoreError>>;
 
+    /// The hooks that are held. Read at the start.
+    fn held(&self) -> BoxFuture<'_, Result<Vec<HookId>, StoreError>>;
+
     /// What was put off without an attempt (the hook's filter failed on it) is due now: the filter may be another. True:
     /// call again, there is more.
     fn decide_again(&self, uid: &str, now: Millis) -> BoxFuture<'_, Result<bool, StoreError>>;
@@ -440,6 +443,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// How much waits. Reads an index over what waits, so it is for now and then.
     fn stats(&self) -> BoxFuture<'_, Result<Stats, StoreError>>;
+
+    /// The same of one hook; no size, and nothing of shares. For the few hooks that ask for it.
+    fn hook_stats(&self, uid: &str) -> BoxFuture<'_, Result<Stats, StoreError>>;
 
     /// Says which installation the store is for. A store of another one is refused (`Foreign`), unless it is `adopted`.
     fn belongs_to(&self, installation: &str, adopted: bool) -> BoxFuture<'_, Result<(), StoreError>>;

@@ -11,6 +11,7 @@ async fn governed() -> Namespace {
     let shop = control_plane().namespace("governed").await;
     let values = json!({
         "scope": {"namespaces": [shop.name]}, "fullnameOverride": format!("policies-{}", shop.name),
+        "ingest": {"publicUrl": "https://hooks.example"},
         "admissionPolicy": {"enabled": true, "allowedHosts": ["a.example", "*.b.example"], "allowedAdminHosts": ["kong.example", "acme.eu.auth0.com"]},
     });
     let mut rendered = template(control_plane(), &shop.name, &values).await;
@@ -18,9 +19,9 @@ async fn governed() -> Namespace {
         o["kind"].as_str().unwrap().starts_with("Validating")
             || o["metadata"]["name"].as_str().unwrap().ends_with("-scripting")
     });
-    assert_eq!(rendered.len(), 5);
+    assert_eq!(rendered.len(), 7);
     let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "dev", "namespace": shop.name},
-        "rules": [{"apiGroups": ["hookstream.dev"], "resources": ["eventhooks", "connections"], "verbs": ["*"]}]});
+        "rules": [{"apiGroups": ["hookstream.dev"], "resources": ["eventhooks", "connections", "eventstreams"], "verbs": ["*"]}]});
     rendered.push(role);
     control_plane()
         .kubectl(["apply", "--server-side", "--validate=strict", "-f", "-"], &documents(&rendered))
@@ -56,6 +57,17 @@ async fn code_takes_a_right_and_hosts_are_named() {
     let kong = |url: &str, tls: Value| {
         object("Connection", "c", json!({"kong": crate::world::merged(json!({"adminUrl": url}), tls)}))
     };
+    let stream = |endpoint: &str| {
+        object(
+            "EventStream",
+            "s",
+            json!({"connectionRef": {"name": "c"}, "name": "s", "subscriptions": [{"eventType": "user.created"}],
+            "destination": {"webhook": {"endpoint": endpoint, "authorization": {"bearer": {"tokenSecretRef": {"name": "a", "key": "b"}}}}}}),
+        )
+    };
+    let reached = |url: &str| {
+        object("Connection", "c", json!({"kong": {"adminUrl": "https://kong.example"}, "ingestUrl": url}))
+    };
     let scripts = [
         (lambda, "use lambdas.hookstream.dev"),
         (custom(json!({"body": "{{ x }}"})), "use templates.hookstream.dev"),
@@ -71,6 +83,8 @@ async fn code_takes_a_right_and_hosts_are_named() {
         (custom(json!({"url": "https://c.example/"})), "webhookCustom.url: this host"),
         (hook(json!({"webhook": {"urlSecretRef": {"name": "a", "key": "b"}}})), "webhook.urlSecretRef"),
         (kong("https://other.example", json!({})), "kong.adminUrl: this host"),
+        (stream("https://c.example/in"), "destination.webhook.endpoint: this host"),
+        (reached("https://c.example/"), "ingestUrl: this host"),
         (
             kong("https://kong.example", json!({"tls": {"insecureSkipVerify": true}})),
             "use insecuretls.hookstream.dev",
@@ -82,6 +96,9 @@ async fn code_takes_a_right_and_hosts_are_named() {
         webhook(json!({"url": "https://x.b.example/"})),
         custom(json!({"body": "as it is", "bodyFormat": "Raw"})),
         kong("https://kong.example:8444", json!({})),
+        stream("https://a.example/in"),
+        reached("https://x.b.example/"),
+        reached("https://Hooks.example/"),
     ];
     for (object, says) in scripts.iter().chain(&always) {
         let refused = create(&shop, object).await.unwrap_err();

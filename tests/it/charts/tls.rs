@@ -28,6 +28,7 @@ fn secret() -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_ports_show_the_certificate_of_the_secret() {
+    rustls::crypto::ring::default_provider().install_default().ok();
     let folder = secret();
     let ca = std::fs::read(format!("{folder}/ca.crt")).unwrap();
     let ca = reqwest::Certificate::from_pem(&ca).unwrap();

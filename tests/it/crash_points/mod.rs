@@ -13,7 +13,7 @@ mod tap;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use hookstream::emulator::KongOptions;
+use hookstream::emulator::{KongOptions, ReadBack};
 use serde_json::Value;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -131,6 +131,15 @@ async fn with_ids_of_the_gateway_and_no_change_at_all() {
     enumerate(gateway(false, false, false), &kong::SCENARIOS, &FATES).await;
 }
 
+/// What is told by a hash is told once more where nobody knows whether it was: with the same end.
+#[tokio::test(flavor = "multi_thread")]
+async fn with_secrets_that_do_not_read_back() {
+    let options = KongOptions { secrets: ReadBack::Masked, ..KongOptions::default() };
+    let with = ["create", "rotate", "another secret", "worker to gateway", "gateway to worker", "adopt"];
+    let here: Vec<Scenario> = kong::SCENARIOS.into_iter().filter(|s| with.contains(&s.name)).collect();
+    enumerate(Vendor::kong(options), &here, &FATES).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn of_streams_at_auth0() {
     enumerate(Vendor::auth0(), &auth0::STREAMS, &FATES).await;
@@ -139,4 +148,21 @@ async fn of_streams_at_auth0() {
 #[tokio::test(flavor = "multi_thread")]
 async fn of_hooks_at_auth0() {
     enumerate(Vendor::auth0(), &auth0::HOOKS, &FATES).await;
+}
+
+/// The whole product: every kind of gateway, and vendors that show late what was created.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: make soak"]
+async fn soak_every_vendor() {
+    for secrets in [ReadBack::Plain, ReadBack::Masked, ReadBack::Omitted] {
+        for bits in 0..8 {
+            let [put, client_id, patch] = [1, 2, 4].map(|bit| bits & bit == 0);
+            println!("put: {put}, ids of ours: {client_id}, patch: {patch}, secrets {secrets:?}");
+            let options = KongOptions { put, client_id, patch, secrets, ..KongOptions::default() };
+            enumerate(Vendor::kong(options.clone()), &kong::SCENARIOS, &FATES).await;
+            enumerate(Vendor::kong(options).lagging(), &kong::SCENARIOS, &FATES).await;
+        }
+    }
+    enumerate(Vendor::auth0().lagging(), &auth0::STREAMS, &FATES).await;
+    enumerate(Vendor::auth0().lagging(), &auth0::HOOKS, &FATES).await;
 }

@@ -28,9 +28,15 @@ use crate::world::{condition, http};
 /// A controller that is stopped and starts again needs moments; a machine that is busy needs more.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
+/// How long is waited for what was created; and how long a vendor that lags does not show it.
+const GRACE: Duration = Duration::from_millis(50);
+const LAG_MS: u64 = 30;
+
 /// What is on the other side, and what its clients share.
 pub struct Vendor {
     api: Api,
+    /// Reads see what was created a little later.
+    lags: bool,
     egress: HttpClient,
     http: reqwest::Client,
 }
@@ -49,10 +55,14 @@ impl Vendor {
         Vendor::new(Api::Auth0)
     }
 
+    pub fn lagging(self) -> Vendor {
+        Vendor { lags: true, ..self }
+    }
+
     fn new(api: Api) -> Vendor {
         let http = http();
         let policy = Policy { allow: vec!["127.0.0.0/8".parse().unwrap()], ..Policy::default() };
-        Vendor { api, egress: HttpClient::new(Egress::new(policy)).unwrap(), http }
+        Vendor { api, lags: false, egress: HttpClient::new(Egress::new(policy)).unwrap(), http }
     }
 }
 
@@ -153,6 +163,13 @@ impl Scene {
         if let Some((path, body)) = foreign {
             scene.foreign = scene.make(path, body).await;
         }
+        if vendor.lags {
+            for gate in &scene.gates {
+                let fault = json!({"lagMs": LAG_MS});
+                let made = vendor.http.post(format!("{}/__emulator/faults", gate.behind)).json(&fault).send();
+                assert_eq!(made.await.unwrap().status(), 201);
+            }
+        }
         scene
     }
 
@@ -200,7 +217,7 @@ impl Scene {
             ingest_url: Some("http://worker.test:8080".parse().unwrap()),
             public_ingest_url: Some("https://worker.test/".parse().unwrap()),
             admin_ceiling: Rate { requests: 10_000, interval: Duration::from_secs(1), burst: 10_000 },
-            patience: Patience { creation: Duration::from_millis(50), ..Patience::default() },
+            patience: Patience { creation: GRACE, ..Patience::default() },
             ..Options::default()
         };
         let cluster = Arc::new(Tapped { double: self.double.clone(), tap: tap.clone() });
@@ -261,10 +278,9 @@ impl Scene {
     async fn left(&self) -> Vec<Value> {
         let mut left = Vec::new();
         for gate in &self.gates {
-            let path = if self.is_kong { "/event-hooks?size=1000" } else { "/__emulator/state" };
-            let answer = gate.http.get(format!("{}{path}", gate.behind)).send().await.unwrap();
+            let answer = gate.http.get(format!("{}/__emulator/state", gate.behind)).send().await.unwrap();
             let mut answer = answer.json::<Value>().await.unwrap();
-            for list in ["data", "streams", "hooks"] {
+            for list in ["streams", "hooks"] {
                 let Value::Array(items) = answer[list].take() else { continue };
                 left.extend(items.into_iter().map(|item| json!({"at": gate.name, "item": item})));
             }

@@ -1,7 +1,22 @@
 //! What a reader is told to type.
 
 use super::{blocks, documents, root, typed};
-use crate::harness::Process;
+use crate::harness::{Process, control_plane};
+
+/// What is not marked in these is typed on a cluster: here, and in `quickstart`.
+const IN_A_CLUSTER: [&str; 2] = ["docs/install.md", "docs/quickstart.md"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_kustomization_is_applied_as_install_says() {
+    let text = std::fs::read_to_string(root().join("docs/install.md")).unwrap();
+    let blocks = blocks(&text).into_iter().filter(|block| !block.marked);
+    let commands: Vec<String> = blocks.flat_map(|block| block.commands).collect();
+    assert_eq!(commands.len(), 2, "{commands:?}");
+    for command in commands {
+        let args = command.strip_prefix("kubectl ").unwrap().split_whitespace();
+        control_plane().kubectl(args, "").await.unwrap_or_else(|e| panic!("{command}: {e}"));
+    }
+}
 
 /// Every command runs in a test, or is marked as not; what is marked and the program's own, the program understands.
 #[test]
@@ -10,7 +25,7 @@ fn every_command_is_run_or_marked() {
         let name = path.strip_prefix(root()).unwrap().to_str().unwrap();
         for block in blocks(&text) {
             assert!(
-                block.marked || name == "docs/quickstart.md" || typed::DOCUMENTS.contains(&name),
+                block.marked || IN_A_CLUSTER.contains(&name) || typed::DOCUMENTS.contains(&name),
                 "{name}: nothing runs {:?}: mark its block as ```console not-run",
                 block.commands
             );

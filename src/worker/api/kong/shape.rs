@@ -36,7 +36,7 @@ fn handler(handler: &crate::api::Handler) -> (&'static str, Value) {
             "url": url(webhook.url.as_ref()),
             "headers": headers(webhook.headers.as_ref(), webhook.headers_from.as_ref()),
             "secret": secret(webhook.signature.as_ref().map(|s| &s.secret_ref)),
-            "ssl_verify": verifies(webhook.tls.as_ref()),
+            "ssl_verify": verifies(webhook.tls.as_deref()),
         });
         return ("webhook", config);
     }
@@ -55,7 +55,7 @@ fn handler(handler: &crate::api::Handler) -> (&'static str, Value) {
             "body": custom.body,
             "body_format": template(custom.body_format, true),
             "secret": secret(custom.signature.as_ref().map(|s| &s.secret_ref)),
-            "ssl_verify": verifies(custom.tls.as_ref()),
+            "ssl_verify": verifies(custom.tls.as_deref()),
         });
         return ("webhook-custom", config);
     }

@@ -376,6 +376,10 @@ impl Oracle {
         let mut got = store.backlog().await.unwrap();
         got.sort_by(|a, b| a.hook.cmp(&b.hook));
         assert_eq!(got, backlog);
+        let held = self.holds.iter().filter(|(_, (_, since))| since.is_some());
+        let mut held: Vec<HookId> = held.map(|(name, _)| hook(name)).collect();
+        held.sort();
+        assert_eq!(store.held().await.unwrap(), held);
         let next = self.held.values().filter(|h| h.candidate).map(|h| h.pending.due).min();
         assert_eq!(store.next_promotion().await.unwrap(), next);
         let records: BTreeMap<_, _> = self.held.values().map(|h| (h.record.id, h.record.clone())).collect();

@@ -155,6 +155,10 @@ impl Store for SqliteStore {
         self.write(move |conn, memory| ops::set_held(conn, memory, &hook, held, now)).boxed()
     }
 
+    fn held(&self) -> BoxFuture<'_, Result<Vec<HookId>, StoreError>> {
+        self.reads.run(reads::held_hooks).boxed()
+    }
+
     fn decide_again(&self, uid: &str, now: Millis) -> BoxFuture<'_, Result<bool, StoreError>> {
         let uid: Arc<str> = uid.into();
         self.write(move |conn, memory| ops::decide_again(conn, memory, &uid, now)).boxed()
@@ -194,6 +198,11 @@ impl Store for SqliteStore {
 
     fn stats(&self) -> BoxFuture<'_, Result<Stats, StoreError>> {
         self.reads.run(reads::stats).boxed()
+    }
+
+    fn hook_stats(&self, uid: &str) -> BoxFuture<'_, Result<Stats, StoreError>> {
+        let uid = uid.to_owned();
+        async move { self.reads.run(move |conn| reads::hook_stats(conn, &uid)).await }.boxed()
     }
 
     fn belongs_to(&self, installation: &str, adopted: bool) -> BoxFuture<'_, Result<(), StoreError>> {
