@@ -323,15 +323,15 @@ fn named(document: &Value, kind: Kind, key: &Key, with_state: bool, refused: Opt
         if printed.is_none() {
             metadata.remove("finalizers");
         }
-        let annotations = metadata.get_mut("annotations").and_then(Value::as_object_mut);
-        annotations.and_then(|annotations| annotations.remove(REFUSED));
-        if let Some(refused) = refused {
-            // The API server takes no other kind of annotations.
-            let texts = metadata.get("annotations").is_some_and(Value::is_object);
-            let mut annotations =
-                if texts { metadata.remove("annotations").unwrap_or_default() } else { json!({}) };
-            annotations[REFUSED] = json!(refused);
-            metadata.insert("annotations".into(), annotations);
+        match (metadata.get_mut("annotations").and_then(Value::as_object_mut), refused) {
+            (Some(annotations), refused) => {
+                annotations.remove(REFUSED);
+                annotations.extend(refused.map(|refused| (REFUSED.to_owned(), json!(refused))));
+            }
+            (None, Some(refused)) => {
+                metadata.insert("annotations".into(), json!({ REFUSED: refused }));
+            }
+            (None, None) => {}
         }
     }
     if let Some(object) = object.as_object_mut().filter(|_| printed.is_none()) {
