@@ -21,7 +21,7 @@ use std::process::ExitCode;
 
 use load::Round;
 
-/// The share of the bare relay's rate that a later issue asks for. No pass or fail here.
+/// The share of the bare relay's rate that is aimed at. No pass or fail here.
 const GOAL: f64 = 0.5;
 const ROUNDS: usize = 3;
 const EVENTS: usize = 20_000;
@@ -64,7 +64,7 @@ fn main() -> ExitCode {
         print(connections, "relay", &bare, "");
         print(connections, "durable", &stored, &format!("{:.2}", stored.rate / bare.rate));
     }
-    println!("ratio: durable to bare, of the medians; goal of a later issue: {GOAL}");
+    println!("ratio: durable to bare, of the medians (goal {GOAL})");
     let whole = handlers::run(sink.address(), rounds, events);
     if lost > 0 || !whole {
         println!("BROKEN: accepted events were not delivered ({lost} to the sink)");

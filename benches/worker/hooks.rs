@@ -189,13 +189,19 @@ async fn serve(sink: String, hooks: usize, change: bool) {
     worker.run(changes, stop, listening).await.expect("a worker");
 }
 
+/// A hook that has delivered before, as the cluster would show it: at its first delivery its status is written, once.
 fn hook(number: usize, sink: &str, generation: i64) -> Guarded<EventHook> {
     let signature = json!({"secretRef": {"name": "keys", "key": "secret"}});
+    let delivering = json!({"type": "Delivering", "status": "True", "reason": "Delivering",
+        "message": "deliveries go out", "observedGeneration": generation,
+        "lastTransitionTime": "2026-11-14T22:13:20Z"});
     serde_json::from_value(json!({
         "apiVersion": "hookstream.dev/v1alpha1", "kind": "EventHook",
-        "metadata": {"name": format!("h{number}"), "namespace": "default", "uid": format!("uid-{number}"), "generation": generation},
+        "metadata": {"name": format!("h{number}"), "namespace": "default", "uid": format!("uid-{number}"),
+            "generation": generation, "resourceVersion": format!("{number}.{generation}")},
         "spec": {"source": format!("bench-{number}"), "delivery": {"concurrency": CONCURRENCY},
-            "handler": {"webhook": {"url": format!("http://{sink}/"), "signature": signature}}}
+            "handler": {"webhook": {"url": format!("http://{sink}/"), "signature": signature}}},
+        "status": {"conditions": [delivering]}
     }))
     .expect("a hook")
 }

@@ -105,6 +105,9 @@ where
             None => Ok(()),
         }
     };
+    if let Some(role) = &roles.worker {
+        metrics.hooks.at_most(role.args.hook_metrics);
+    }
     let worker = match (roles.worker, store, starting) {
         (Some(role), Some((store, shares)), Some(starting)) => Some((
             Worker {

@@ -194,6 +194,10 @@ pub struct WorkerArgs {
     /// How many bytes of delivered events are kept, such as 512MiB; the oldest go first.
     #[arg(long, default_value = "1GiB", value_parser = parse_size, value_name = "SIZE", env = "HOOKSTREAM_HISTORY_BYTES")]
     history_bytes: u64,
+    /// How many EventHooks may have series of their own in the metrics: those with the annotation
+    /// hookstream.dev/metrics: "true". 0: none.
+    #[arg(long, default_value_t = 100, value_name = "COUNT", env = "HOOKSTREAM_HOOK_METRICS")]
+    pub hook_metrics: usize,
     /// How many bytes of dead letters are kept; the oldest go first.
     #[arg(long, default_value = "1GiB", value_parser = parse_size, value_name = "SIZE", env = "HOOKSTREAM_DEAD_LETTER_BYTES")]
     dead_letter_bytes: u64,

@@ -25,7 +25,7 @@ use crate::api::{Connection, EventHook, EventStream, Hook};
 use crate::core::conditions::Note;
 use crate::core::keys::KeyRing;
 use manifests::Manifests;
-use state::State;
+use state::{State, Unwritten};
 
 pub use manifests::{Document, ManifestError, documents, uid};
 pub use offline::Offline;
@@ -49,6 +49,8 @@ pub struct Options {
 /// Objects from files.
 pub struct Files {
     inner: Mutex<Inner>,
+    /// Held while a file is written: what is newer must not be overtaken by what is older.
+    writing: tokio::sync::Mutex<()>,
     changed: Notify,
     ring: Arc<KeyRing>,
     token: Option<SecretString>,
@@ -104,6 +106,7 @@ impl Files {
         manifests.scan()?;
         Ok(Files {
             inner: Mutex::new(Inner { manifests, state }),
+            writing: tokio::sync::Mutex::default(),
             changed: Notify::new(),
             ring,
             token: options.token,
@@ -176,11 +179,16 @@ impl Files {
         all
     }
 
-    fn update(
+    /// Changes the state and writes what changed, where waiting for the disk harms nobody.
+    async fn update(
         &self,
-        change: impl FnOnce(&mut State) -> Result<(), ManifestError>,
+        change: impl FnOnce(&mut Inner) -> Result<Unwritten, ManifestError>,
     ) -> Result<(), ClusterError> {
-        change(&mut self.inner.lock().state).map_err(|e| ClusterError::ClusterError(e.to_string()))?;
+        let failed = |error: String| ClusterError::ClusterError(error);
+        let _writing = self.writing.lock().await;
+        let unwritten = change(&mut self.inner.lock()).map_err(|e| failed(e.to_string()))?;
+        let written = tokio::task::spawn_blocking(move || unwritten.write()).await;
+        written.map_err(|e| failed(e.to_string()))?.map_err(|e| failed(e.to_string()))?;
         self.changed.notify_one();
         Ok(())
     }
@@ -211,7 +219,7 @@ impl Cluster for Files {
         target: &'a Target,
         status: Value,
     ) -> BoxFuture<'a, Result<(), ClusterError>> {
-        Box::pin(async move { self.update(|state| state.set_status(target, status)) })
+        Box::pin(self.update(move |inner| inner.state.set_status(target, status)))
     }
 
     fn write_delivering<'a>(
@@ -220,7 +228,7 @@ impl Cluster for Files {
         condition: Condition,
         resumed: Option<String>,
     ) -> BoxFuture<'a, Result<(), ClusterError>> {
-        Box::pin(async move { self.update(|state| state.set_delivering(target, &condition, resumed)) })
+        Box::pin(self.update(move |inner| inner.state.set_delivering(target, &condition, resumed)))
     }
 
     fn write_metadata<'a>(
@@ -228,16 +236,9 @@ impl Cluster for Files {
         target: &'a Target,
         metadata: Metadata,
     ) -> BoxFuture<'a, Result<(), ClusterError>> {
-        Box::pin(async move {
-            let mut inner = self.inner.lock();
-            let Inner { manifests, state } = &mut *inner;
-            state
-                .set_metadata(target, metadata, manifests)
-                .map_err(|e| ClusterError::ClusterError(e.to_string()))?;
-            drop(inner);
-            self.changed.notify_one();
-            Ok(())
-        })
+        Box::pin(
+            self.update(move |Inner { manifests, state }| state.set_metadata(target, metadata, manifests)),
+        )
     }
 
     fn stored<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Value, ClusterError>> {

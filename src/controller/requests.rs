@@ -191,7 +191,7 @@ async fn used_connections(
     let names: HashSet<&String> = [before, now].into_iter().flatten().flat_map(|print| &print.uses).collect();
     let concerned = |c: &Guarded<Connection>| in_namespace(c, key) && (any || names.contains(&c.name_any()));
     for connection in context.view.connections.state_filter(concerned) {
-        if connection::is_out_of_step(context, &*connection) {
+        if connection::is_out_of_step(context, &connection) {
             ask(queue, &Key::of(&*connection)).await;
         }
     }

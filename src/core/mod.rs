@@ -16,6 +16,7 @@ pub mod event;
 pub mod filter;
 pub mod gate;
 pub mod hook;
+pub mod id;
 pub mod keys;
 pub mod lease;
 pub mod lua;

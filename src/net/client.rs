@@ -30,11 +30,12 @@ const PING_WITHIN: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 5 }
 const MAX_CLIENTS: usize = 256;
 
 type Inner = Client<HttpsConnector<Egress>, Full<Bytes>>;
+type Others = HashMap<[u8; 32], (Instant, Arc<Inner>)>;
 
 /// The HTTP client of deliveries and admin calls. Cheap to clone; clones share connections.
 #[derive(Clone, Debug)]
 pub struct HttpClient {
-    client: Inner,
+    client: Arc<Inner>,
     shared: Arc<Shared>,
 }
 
@@ -43,7 +44,7 @@ pub struct HttpClient {
 struct Shared {
     egress: Egress,
     /// Clients by their TLS options, so that hooks with the same options share connections and handshakes.
-    others: Mutex<HashMap<[u8; 32], (Instant, Inner)>>,
+    others: Mutex<Others>,
 }
 
 /// An answer, read up to a bound.
@@ -138,14 +139,14 @@ impl HttpClient {
     }
 }
 
-fn build(tls: &TlsOptions, egress: &Egress) -> Result<Inner, TlsError> {
+fn build(tls: &TlsOptions, egress: &Egress) -> Result<Arc<Inner>, TlsError> {
     let https = hyper_rustls::HttpsConnectorBuilder::new()
         .with_tls_config(tls.config()?)
         .https_or_http()
         .enable_http1()
         .enable_http2()
         .wrap_connector(egress.clone());
-    Ok(Client::builder(TokioExecutor::new())
+    let client = Client::builder(TokioExecutor::new())
         .timer(TokioTimer::new())
         .http2_keep_alive_interval(PING_EVERY)
         .http2_keep_alive_timeout(PING_WITHIN)
@@ -154,7 +155,8 @@ fn build(tls: &TlsOptions, egress: &Egress) -> Result<Inner, TlsError> {
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(IDLE_TIMEOUT)
         .pool_max_idle_per_host(IDLE_PER_HOST)
-        .build(https))
+        .build(https);
+    Ok(Arc::new(client))
 }
 
 /// Finds in a client error what the connector or TLS said.

@@ -104,7 +104,7 @@ impl Worker {
         stop: CancellationToken,
         listening: impl FnOnce(Listening),
     ) -> Result<(), WorkerError> {
-        let routes = Arc::new(Routes::default());
+        let routes = Arc::new(Routes::new(self.metrics.clone()));
         let (disk, metrics) = (Arc::new(self.disk), self.metrics.clone());
         let begun = async {
             self.view.ready().await;
@@ -166,7 +166,7 @@ impl Worker {
             let (store, handle) = (self.store.clone(), handle.clone());
             async move { api::step_replays(&*store, &handle).await }
         };
-        let promoted = handle.clone();
+        let (promoted, measured) = (handle.clone(), routes.clone());
         let router = ingest::router(ingest::Ingest {
             cluster: self.cluster,
             view: self.view,
@@ -195,7 +195,7 @@ impl Worker {
                 follow,
                 following,
                 sweep(&*self.store, self.retention),
-                measure(&*self.store, self.shares, &disk, &metrics),
+                measure(&*self.store, &measured, self.shares, &disk, &metrics),
                 reporting,
                 promoting,
                 replays
@@ -291,7 +291,7 @@ async fn promote(store: &dyn Store, dispatch: &dispatch::Handle) {
 }
 
 /// Tells the metrics how much waits.
-async fn measure(store: &dyn Store, shares: Shares, disk: &Disk, metrics: &Metrics) {
+async fn measure(store: &dyn Store, routes: &Routes, shares: Shares, disk: &Disk, metrics: &Metrics) {
     loop {
         if let Ok(stats) = store.stats().await {
             let oldest = stats.oldest.map_or(Duration::ZERO, |at| Millis::now().since(at));
@@ -301,6 +301,13 @@ async fn measure(store: &dyn Store, shares: Shares, disk: &Disk, metrics: &Metri
                 ("namespace", stats.fullest_namespace, shares.namespace_bytes),
             ] {
                 metrics.share(of, used as f64 / share.max(1) as f64);
+            }
+        }
+        for ((namespace, name), series) in metrics.hooks.all() {
+            let Some(uid) = routes.uid_of(&namespace, &name) else { continue };
+            if let Ok(stats) = store.hook_stats(&uid).await {
+                let oldest = stats.oldest.map_or(Duration::ZERO, |at| Millis::now().since(at));
+                series.backlog(stats.waiting, stats.waiting_bytes, oldest);
             }
         }
         disk.used().into_iter().for_each(|used| metrics.disk(used));

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use kube::{Resource, ResourceExt};
 use parking_lot::RwLock;
-use uuid::Uuid;
 
 use super::report::told;
 use super::store::{HookId, NewDelivery};
@@ -16,7 +15,9 @@ use crate::core::event::{Event, Origin};
 use crate::core::filter::Facts;
 use crate::core::gate::Asked;
 use crate::core::hook::{Hook, InvalidSpec, validate};
+use crate::core::id;
 use crate::core::time::Millis;
+use crate::metrics::{MEASURED, Metrics, Series};
 
 /// A hook as the worker knows it.
 #[derive(Debug)]
@@ -34,6 +35,8 @@ pub struct Known {
     pub told_held: bool,
     /// Its condition says of this very spec that deliveries go out, and no command came since.
     pub told_well: bool,
+    /// The hook's own series in the metrics, where it asks for them and there is room.
+    pub series: Option<Arc<Series>>,
     /// Shared with the index.
     route: Option<Arc<Route>>,
 }
@@ -101,7 +104,7 @@ pub fn deliveries(hooks: &[Arc<Known>], event: &Event, now: Millis) -> Vec<NewDe
             Decision::Undecided(_) => Asked::default(),
             Decision::Skip => return None,
         };
-        Some(NewDelivery { hook: known.id.clone(), id: Uuid::now_v7(), due: now, asked, dead: None })
+        Some(NewDelivery { hook: known.id.clone(), id: id::fresh(now), due: now, asked, dead: None })
     };
     hooks.iter().filter_map(delivery).collect()
 }
@@ -126,6 +129,7 @@ struct Route {
 #[derive(Default)]
 pub struct Routes {
     inner: RwLock<Inner>,
+    metrics: Arc<Metrics>,
 }
 
 /// Keys are shared with what is known: of a hundred thousand hooks, each costs what it holds.
@@ -138,16 +142,25 @@ struct Inner {
 }
 
 impl Routes {
+    /// An empty one, for hooks that may ask for series of their own in these metrics.
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        Routes { metrics, ..Routes::default() }
+    }
+
     /// Takes in a new or changed hook. The uids that are concerned: two, where another object took over a name.
     pub fn put(&self, guarded: &Guarded<EventHook>) -> Vec<Arc<str>> {
         let key = Key::of(guarded);
         // Before the lock, for which whoever sends events waits: to compile a spec may take a while.
         let known = guarded.0.as_ref().ok().map(|hook| {
             let before = self.get(hook.metadata.uid.as_deref().unwrap_or_default());
-            Arc::new(known_after(hook, key.clone(), before.as_deref()))
+            let mut known = known_after(hook, key.clone(), before.as_deref());
+            known.series = self.series(hook, &known.id);
+            Arc::new(known)
         });
         let mut inner = self.inner.write();
-        let mut concerned: Vec<_> = inner.remove(&key).into_iter().collect();
+        let old = inner.remove(&key);
+        let mut concerned: Vec<_> = old.iter().map(|old| old.id.uid.clone()).collect();
+        let measured = known.as_ref().is_some_and(|known| known.series.is_some());
         // An object that cannot be read has no source to match by; its waiting deliveries wait on.
         if let Some(known) = known {
             if !concerned.contains(&known.id.uid) {
@@ -155,12 +168,37 @@ impl Routes {
             }
             inner.insert(known);
         }
+        drop(inner);
+        if !measured {
+            self.unmeasured(old.as_deref());
+        }
         concerned
     }
 
     /// Forgets a hook that is gone.
     pub fn remove(&self, key: &Key) -> Vec<Arc<str>> {
-        self.inner.write().remove(key).into_iter().collect()
+        let old = self.inner.write().remove(key);
+        self.unmeasured(old.as_deref());
+        old.map(|old| old.id.uid.clone()).into_iter().collect()
+    }
+
+    /// The hook's own series, where it asks for them.
+    fn series(&self, hook: &EventHook, id: &HookId) -> Option<Arc<Series>> {
+        if hook.annotations().get(MEASURED).is_none_or(|asks| asks != "true") {
+            return None;
+        }
+        let series = self.metrics.hooks.named(&id.namespace, &id.name);
+        if series.is_none() {
+            let reason = "too many hooks have series of their own in the metrics already (--hook-metrics)";
+            tracing::warn!(namespace = %id.namespace, hook = %id.name, "the hook gets none: {reason}");
+        }
+        series
+    }
+
+    fn unmeasured(&self, old: Option<&Known>) {
+        if let Some(Known { id, series: Some(_), .. }) = old {
+            self.metrics.hooks.forget(&id.namespace, &id.name);
+        }
     }
 
     pub fn get(&self, uid: &str) -> Option<Arc<Known>> {
@@ -168,8 +206,8 @@ impl Routes {
     }
 
     /// The uid of the hook of this name.
-    pub fn uid_of(&self, id: &HookId) -> Option<Arc<str>> {
-        self.inner.read().by_name.get(&id.namespace)?.get(&id.name).cloned()
+    pub fn uid_of(&self, namespace: &str, name: &str) -> Option<Arc<str>> {
+        self.inner.read().by_name.get(namespace)?.get(name).cloned()
     }
 
     /// Every hook.
@@ -228,22 +266,22 @@ impl Inner {
         self.by_uid.insert(uid, known);
     }
 
-    fn remove(&mut self, key: &Key) -> Option<Arc<str>> {
+    fn remove(&mut self, key: &Key) -> Option<Arc<Known>> {
         let names = self.by_name.get_mut(&*key.namespace)?;
         let uid = names.remove(&*key.name)?;
         if names.is_empty() {
             self.by_name.remove(&*key.namespace);
         }
-        let route = self.by_uid.remove(&uid).and_then(|known| known.route.clone());
-        if let Some(route) = route
-            && let Some(hooks) = self.by_route.get_mut(&route)
+        let known = self.by_uid.remove(&uid)?;
+        if let Some(route) = &known.route
+            && let Some(hooks) = self.by_route.get_mut(route)
         {
             hooks.retain(|known| known.id.uid != uid);
             if hooks.is_empty() {
-                self.by_route.remove(&route);
+                self.by_route.remove(route);
             }
         }
-        Some(uid)
+        Some(known)
     }
 }
 
@@ -292,6 +330,7 @@ fn known_after(hook: &EventHook, key: Key, before: Option<&Known>) -> Known {
         told_held: told.is_some_and(|c| {
             c.status == "False" && !matches!(&*c.reason, "ReceiverFailing" | "EgressDenied" | "Undecided")
         }),
+        series: None,
         told_well: used_up && says("True", "Delivering"),
         resume,
         route: route(hook, &key).map(Arc::new),
@@ -466,6 +505,69 @@ mod tests {
             assert_eq!(using(name), [uid.into()], "{name}");
         }
         assert!(using("d").is_empty() && routes.using(CaKind::Secret, &Key::new("m", "a")).is_empty());
+    }
+
+    /// A worker may have a hundred thousand hooks: what few of them have is on the heap. With its counts, each of these fits
+    /// a size of which the allocator gives no more than was asked for: 1024, 640, 224 bytes.
+    #[test]
+    fn a_hook_is_small() {
+        let counts = 2 * size_of::<usize>();
+        assert!(size_of::<Guarded<EventHook>>() + counts <= 1024, "{}", size_of::<Guarded<EventHook>>());
+        assert!(size_of::<Hook>() + counts <= 640, "{}", size_of::<Hook>());
+        assert!(size_of::<Known>() + counts <= 224, "{}", size_of::<Known>());
+    }
+
+    #[test]
+    fn what_is_compiled_stays_while_the_spec_does() {
+        let routes = Routes::default();
+        let with = |generation: i64, status: &str, spec: Value| {
+            let mut guarded = hook("a", "1", spec);
+            let object = guarded.0.as_mut().unwrap();
+            object.metadata.generation = Some(generation);
+            let condition = json!({"type": "Delivering", "status": status, "reason": "Delivering", "message": "",
+                "observedGeneration": generation, "lastTransitionTime": "2023-11-14T22:13:20Z"});
+            object.status = Some(serde_json::from_value(json!({"conditions": [condition]})).unwrap());
+            routes.put(&guarded);
+            routes.get("1").unwrap()
+        };
+        let compiled = |known: &Known| known.hook.clone().unwrap();
+        let first = with(1, "False", json!({"filter": "true"}));
+        let told = with(1, "True", json!({"filter": "true"}));
+        assert!(!first.told_well && told.told_well);
+        assert!(Arc::ptr_eq(&compiled(&first), &compiled(&told)), "the status alone changed");
+        let edited = with(2, "True", json!({"filter": "false"}));
+        assert!(!Arc::ptr_eq(&compiled(&told), &compiled(&edited)));
+        // Without generations nobody knows.
+        routes.put(&hook("b", "2", json!({"source": "s"})));
+        routes.put(&hook("b", "2", json!({"source": "t"})));
+        assert_eq!(names(&routes, "t", "e"), ["b"]);
+    }
+
+    #[test]
+    fn a_hook_has_series_of_its_own_while_it_asks() {
+        let metrics = Arc::new(Metrics::default());
+        let routes = Routes::new(metrics.clone());
+        let named = || metrics.encode().lines().filter(|line| line.contains(r#"hook="a""#)).count();
+        let put = |uid: &str, asks: Option<&str>| {
+            let mut guarded = hook("a", uid, json!({}));
+            let annotations = asks.map(|asks| [(MEASURED.to_owned(), asks.to_owned())].into());
+            guarded.0.as_mut().unwrap().metadata.annotations = annotations;
+            routes.put(&guarded);
+            routes.get(uid).unwrap().series.clone()
+        };
+        assert!(put("1", None).is_none() && put("1", Some("false")).is_none());
+        assert_eq!(named(), 0);
+        let first = put("1", Some("true")).unwrap();
+        assert!(named() > 0);
+        assert!(
+            Arc::ptr_eq(&first, &put("2", Some("true")).unwrap()),
+            "another one of its name goes on with them"
+        );
+        assert!(put("2", None).is_none());
+        assert_eq!(named(), 0);
+        put("2", Some("true")).unwrap();
+        routes.remove(&Key::new("n", "a"));
+        assert_eq!(named(), 0);
     }
 
     #[test]

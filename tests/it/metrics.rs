@@ -7,6 +7,47 @@ use crate::standalone::{DELIVERED, FINISHED, Standalone, event, hook, merge, qui
 
 const DOCS: &str = include_str!("../../docs/operations.md");
 
+/// The names of the table of single hooks' series.
+fn of_single_hooks() -> Vec<&'static str> {
+    let (_, after) = DOCS.split_once("## Series of single hooks").expect("their section");
+    let (table, _) = after.split_once("\n## ").expect("what comes after it");
+    let names = table.split('`').skip(1).step_by(2).filter(|code| code.starts_with("hookstream_hook_"));
+    names.map(|code| code.split('{').next().unwrap_or(code)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hooks_are_named_only_where_they_ask_and_not_more_than_may() {
+    let receiver = Receiver::start(|_, _| Reply::status(200));
+    let asks = |name: &str| {
+        let plain = hook(name, &receiver.url(), quick());
+        let asking = format!(r#"{{"annotations":{{"hookstream.dev/metrics":"true"}},"name":"{name}""#);
+        let with = plain.replacen(&format!(r#"{{"name":"{name}""#), &asking, 1);
+        assert_ne!(plain, with, "{plain}");
+        with
+    };
+    let manifests = asks("first") + &asks("second") + &hook("silent", &receiver.url(), quick());
+    let standalone = Standalone::start(&manifests, &["--hook-metrics", "1"]).await;
+    standalone.accepted(&event("1")).await;
+    standalone.wait_for_count(FINISHED, &[DELIVERED], 3).await;
+    let text = standalone.metrics().await;
+    let named: Vec<&str> = ["first", "second", "silent"]
+        .into_iter()
+        .filter(|name| text.contains(&format!(r#"hook="{name}""#)))
+        .collect();
+    assert!(matches!(named[..], ["first" | "second"]), "one that asked: {named:?}");
+    let label = format!(r#"namespace="default",hook="{}""#, named[0]);
+    for name in of_single_hooks() {
+        let line = text
+            .lines()
+            .find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', '_', ' '])));
+        let line = line.unwrap_or_else(|| panic!("{name} is documented and not there:\n{text}"));
+        assert!(line.contains(&label) || name.ends_with("refused_total"), "{line}");
+    }
+    assert_eq!(standalone.count("hookstream_hook_deliveries_finished", &[DELIVERED]).await, 1);
+    assert_eq!(standalone.count("hookstream_hook_delivery_attempts", &[r#"status="2xx""#]).await, 1);
+    assert!(standalone.count("hookstream_hook_series_refused", &[]).await >= 1);
+}
+
 /// The names that the documentation's table of the worker has, with the labels.
 fn documented() -> Vec<(String, Vec<String>)> {
     let (_, of_worker) = DOCS.split_once("The worker's;").expect("the worker's table");

@@ -110,7 +110,7 @@ impl State {
     }
 
     /// Replaces the controller's part of a status; the worker's stays.
-    pub fn set_status(&mut self, target: &Target, mut status: Value) -> Result<(), ManifestError> {
+    pub fn set_status(&mut self, target: &Target, mut status: Value) -> Result<Unwritten, ManifestError> {
         let id = (target.kind, target.key.clone());
         let saved = self.saved.entry(id.clone()).or_insert_with(|| new(&id));
         if let Some(delivering) =
@@ -122,7 +122,7 @@ impl State {
             put(&mut status, "handled", "resume", resume.clone());
         }
         saved.status = status;
-        self.write(&id)
+        self.text(&id)
     }
 
     /// Sets the worker's part of a status; the controller's stays.
@@ -131,7 +131,7 @@ impl State {
         target: &Target,
         condition: &Condition,
         resumed: Option<String>,
-    ) -> Result<(), ManifestError> {
+    ) -> Result<Unwritten, ManifestError> {
         let id = (target.kind, target.key.clone());
         let saved = self.saved.entry(id.clone()).or_insert_with(|| new(&id));
         if !saved.status.is_object() {
@@ -141,7 +141,7 @@ impl State {
         if let Some(resumed) = resumed {
             put(&mut saved.status, "handled", "resume", json!(resumed));
         }
-        self.write(&id)
+        self.text(&id)
     }
 
     pub fn set_metadata(
@@ -149,7 +149,7 @@ impl State {
         target: &Target,
         metadata: Metadata,
         manifests: &Manifests,
-    ) -> Result<(), ManifestError> {
+    ) -> Result<Unwritten, ManifestError> {
         let id = (target.kind, target.key.clone());
         let manifest = manifests.object(target.kind, &target.key);
         let saved = self.saved.entry(id.clone()).or_insert_with(|| new(&id));
@@ -167,9 +167,9 @@ impl State {
         }
         if saved.finalizers.is_empty() && manifest.is_none() {
             self.forget(&id);
-            return Ok(());
+            return Ok(Unwritten(None));
         }
-        self.write(&id)
+        self.text(&id)
     }
 
     fn forget(&mut self, id: &(Kind, Key)) {
@@ -184,11 +184,23 @@ impl State {
         self.folder.join(format!("{kind}.{}.{}.json", key.namespace, key.name))
     }
 
-    fn write(&self, id: &(Kind, Key)) -> Result<(), ManifestError> {
+    fn text(&self, id: &(Kind, Key)) -> Result<Unwritten, ManifestError> {
         let path = self.path(id);
-        let Some(saved) = self.saved.get(id) else { return Ok(()) };
+        let Some(saved) = self.saved.get(id) else { return Ok(Unwritten(None)) };
         let text = serde_json::to_vec_pretty(saved).map_err(|e| problem(&path, e))?;
-        write_whole(&path, &text)
+        Ok(Unwritten(Some((path, text))))
+    }
+}
+
+/// What a file is to hold. Written apart from the change, for the disk may take its time, and whoever wants to read would
+/// wait for it.
+#[derive(Debug)]
+#[must_use]
+pub struct Unwritten(Option<(PathBuf, Vec<u8>)>);
+
+impl Unwritten {
+    pub fn write(self) -> Result<(), ManifestError> {
+        self.0.map_or(Ok(()), |(path, text)| write_whole(&path, &text))
     }
 }
 
@@ -349,8 +361,8 @@ mod tests {
     #[test]
     fn status_and_finalizers_outlive_the_process() {
         let World { dir, manifests, mut state } = world();
-        state.set_status(&target(), json!({"observedGeneration": 1})).unwrap();
-        state.set_metadata(&target(), held(&["f"]), &manifests).unwrap();
+        state.set_status(&target(), json!({"observedGeneration": 1})).unwrap().write().unwrap();
+        state.set_metadata(&target(), held(&["f"]), &manifests).unwrap().write().unwrap();
         let mut again = State::open(dir.path()).unwrap();
         let objects = again.merge(&manifests, false, true);
         let object = &objects.iter().find(|(_, o)| o["metadata"]["name"] == "a").unwrap().1;
@@ -363,7 +375,11 @@ mod tests {
         let World { dir, manifests, mut state } = world();
         let write = |state: &mut State, value: Option<&str>| {
             let annotations = [("ours", value.map(ToOwned::to_owned))].into_iter().collect();
-            state.set_metadata(&target(), Metadata { finalizers: None, annotations }, &manifests).unwrap();
+            state
+                .set_metadata(&target(), Metadata { finalizers: None, annotations }, &manifests)
+                .unwrap()
+                .write()
+                .unwrap();
         };
         let read = |state: &mut State| {
             let objects = state.merge(&manifests, false, true);
@@ -386,7 +402,7 @@ mod tests {
         for prune in [false, true] {
             let World { dir, mut manifests, mut state } = world();
             state.merge(&manifests, prune, true);
-            state.set_metadata(&target(), held(&["f"]), &manifests).unwrap();
+            state.set_metadata(&target(), held(&["f"]), &manifests).unwrap().write().unwrap();
             fs::remove_file(dir.path().join("m/a.yaml")).unwrap();
             manifests.scan().unwrap();
             assert_eq!(
@@ -397,7 +413,7 @@ mod tests {
             let second = deleting(&state.merge(&manifests, prune, true));
             assert_eq!(second, prune.then_some(true));
             let target = target();
-            state.set_metadata(&target, held(&[]), &manifests).unwrap();
+            state.set_metadata(&target, held(&[]), &manifests).unwrap().write().unwrap();
             assert_eq!(deleting(&state.merge(&manifests, prune, true)), None, "cleaned up");
         }
     }
@@ -422,7 +438,7 @@ mod tests {
         let World { dir, mut state, .. } = world();
         let first = open_ring(dir.path()).unwrap();
         assert_eq!(open_ring(dir.path()).unwrap().newest(), first.newest());
-        state.set_status(&target(), json!({})).unwrap();
+        state.set_status(&target(), json!({})).unwrap().write().unwrap();
         fs::remove_file(dir.path().join("keys.json")).unwrap();
         assert!(open_ring(dir.path()).unwrap_err().to_string().contains("restore"));
     }

@@ -217,8 +217,9 @@ impl Look<'_> {
     /// Tells Auth0 what the spec says.
     async fn set(&self, status: &mut EventStreamStatus) -> Result<(), Problem> {
         let (snapshots, scope) = (&self.context.snapshots, self.client.scope());
-        snapshots.unknown(scope, self.id);
-        let item = self.client.update(self.id, self.desired, &["status".to_owned()]).await?;
+        let fields = ["status".to_owned()];
+        let call = self.client.update(self.id, self.desired, &fields);
+        let item = snapshots.writing(scope, self.id, call).await?;
         status.server_status = shown(&item).or(status.server_status);
         snapshots.is(scope, self.id, item);
         Ok(())

@@ -252,8 +252,7 @@ impl<K: Synced> Run<'_, K> {
         call: impl Future<Output = Result<Value, AdminError>>,
     ) -> Result<Value, Problem> {
         let (snapshots, scope) = (&self.context.snapshots, self.vendor.client.scope());
-        snapshots.unknown(scope, id);
-        let item = call.await?;
+        let item = snapshots.writing(scope, id, call).await?;
         snapshots.is(scope, id, item.clone());
         Ok(item)
     }

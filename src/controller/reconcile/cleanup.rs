@@ -165,8 +165,7 @@ async fn recorded<K: Synced>(
 
 async fn delete_at<K: Synced>(context: &Context, access: &Access, id: &str) -> Result<(), Problem> {
     let Some(client) = K::client(access) else { return Ok(()) };
-    context.snapshots.unknown(client.scope(), id);
-    client.delete(id).await?;
+    context.snapshots.writing(client.scope(), id, client.delete(id)).await?;
     context.snapshots.gone(client.scope(), id);
     Ok(())
 }

@@ -70,9 +70,11 @@ impl<K: Synced> Run<'_, K> {
                 Seen::There(_) | Seen::Unknown => {}
             }
         }
-        let item = client.observe(id).await.inspect_err(|_| {
-            // What was listed before it failed tells nothing any more.
-            self.context.snapshots.unknown(client.scope(), id);
+        let item = client.observe(id).await.inspect_err(|error| {
+            // What was listed before it failed tells nothing any more. One that was not its turn failed at nothing.
+            if !error.is_own() {
+                self.context.snapshots.unknown(client.scope(), id);
+            }
         })?;
         // A list from before it was made must not tell the next reconcile that it is gone.
         match &item {

@@ -104,9 +104,31 @@ impl Snapshots {
         Ok(shared.state.lock().all())
     }
 
-    /// A write is about to go out.
+    /// A read failed: what was listed before it tells nothing any more.
     pub fn unknown(&self, scope: Scope, id: &str) {
         self.write(scope, id, Write::Unknown);
+    }
+
+    /// Makes a write. While its answer is out, and when none came, nothing is known of the object; what was never sent
+    /// changed nothing, and to read the object for it would cost a turn that a write could have had.
+    pub async fn writing<T>(
+        &self,
+        scope: Scope,
+        id: &str,
+        call: impl Future<Output = Result<T, AdminError>>,
+    ) -> Result<T, AdminError> {
+        let before = self.shared(scope).state.lock().writes.get(id).cloned();
+        self.unknown(scope, id);
+        let result = call.await;
+        if result.as_ref().is_err_and(AdminError::is_own) {
+            let shared = self.shared(scope);
+            let writes = &mut shared.state.lock().writes;
+            match before {
+                Some(before) => writes.insert(id.to_owned(), before),
+                None => writes.remove(id),
+            };
+        }
+        result
     }
 
     pub fn is(&self, scope: Scope, id: &str, item: Value) {
@@ -210,5 +232,33 @@ impl State {
             }
         }
         All { items: items.into_values().collect(), at: base.at }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SCOPE: Scope = [7; 32];
+
+    fn seen(snapshots: &Snapshots) -> Seen {
+        snapshots.shared(SCOPE).state.lock().seen("i")
+    }
+
+    #[tokio::test]
+    async fn what_was_never_sent_is_known_as_before() {
+        let snapshots = Snapshots::default();
+        let fails = async |error: AdminError| {
+            snapshots.writing::<()>(SCOPE, "i", async { Err(error) }).await.is_err()
+        };
+        assert!(fails(AdminError::Postponed(Duration::ZERO)).await);
+        assert_eq!(seen(&snapshots), Seen::Missing, "it was not its turn");
+        assert!(fails(AdminError::Unreachable("no answer".into())).await);
+        assert_eq!(seen(&snapshots), Seen::Unknown, "it may have been done");
+        assert!(fails(AdminError::Postponed(Duration::ZERO)).await);
+        assert_eq!(seen(&snapshots), Seen::Unknown, "nor is the one before it forgotten");
+        snapshots.is(SCOPE, "i", Value::Null);
+        assert!(fails(AdminError::Postponed(Duration::ZERO)).await);
+        assert_eq!(seen(&snapshots), Seen::There(Arc::new(Value::Null)));
     }
 }

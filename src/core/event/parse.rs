@@ -257,8 +257,10 @@ fn readable(data: &RawValue) -> Result<(), BadEvent> {
 
 /// True where valid JSON nests deeper than `max`. Without recursion, for that is what it guards.
 fn deeper_than(json: &str, max: usize) -> bool {
-    // What does not open so often cannot be so deep: that is quicker to see.
-    if json.bytes().filter(|byte| matches!(byte, b'[' | b'{')).count() <= max {
+    // What does not open so often cannot be so deep: that is quicker to see, many bytes at a time (the brackets differ in
+    // one bit, and a count of 255 fits a byte).
+    let opens = |part: &[u8]| usize::from(part.iter().map(|byte| u8::from(byte | 0x20 == b'{')).sum::<u8>());
+    if json.as_bytes().chunks(255).map(opens).sum::<usize>() <= max {
         return false;
     }
     let (mut depth, mut in_text, mut escaped) = (0_usize, false, false);

@@ -45,6 +45,7 @@ pub async fn attempt(task: Task) {
                 let (at, started) = (Millis::now(), Instant::now());
                 let sent = sender.send(hook, &pending).await;
                 metrics.attempted(sent.label(), sent.status(), started.elapsed());
+                known.series.iter().for_each(|series| series.attempted(sent.status()));
                 settle(hook, &pending, sent, at, started.elapsed())
             }
             Decision::Skip => Ok(unsent(&pending, Next::Dead { reason: FILTERED })),
@@ -67,7 +68,8 @@ pub async fn attempt(task: Task) {
     let came = came(&settlement);
     // First, so that a store that cannot keep up holds up what is sent. Closed: the process stops, and the delivery is
     // repeated at the next start.
-    outcomes.send(Outcome { uid: uid.clone(), settlement, accepted: pending.accepted }).await.ok();
+    let series = known.and_then(|known| known.series.clone());
+    outcomes.send(Outcome { uid: uid.clone(), settlement, accepted: pending.accepted, series }).await.ok();
     handle.commands.send(Command::Sent { uid, came }).await.ok();
 }
 

@@ -1,12 +1,14 @@
 //! Why a hook's deliveries wait, and what people are told of it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::queue::Queue;
 use crate::core::time::Millis;
 use crate::worker::outbox::Outbox;
-use crate::worker::report::Fare;
+use crate::worker::report::{Fare, Held, Reports};
 use crate::worker::route::Known;
+use crate::worker::store::HookId;
 
 /// After so many failures in a row people are told that the receiver fails.
 const FAILING: u32 = 3;
@@ -107,6 +109,18 @@ pub fn delivering(held: Option<&Hold>, queue: &Queue) -> Option<Delivering> {
         reason: "Delivering",
         message: "deliveries go out".into(),
     })
+}
+
+/// Tells the store where it takes the hook to be otherwise.
+pub fn note(known: &mut HashSet<Arc<str>>, reports: &Reports, hook: &HookId, held: bool) {
+    if known.contains(&hook.uid) == held {
+        return;
+    }
+    match held {
+        true => known.insert(hook.uid.clone()),
+        false => known.remove(&hook.uid),
+    };
+    reports.held.put(&hook.uid, Held { hook: hook.clone(), held, at: Millis::now() });
 }
 
 /// Tells people what is new about how the deliveries of a hook fare.

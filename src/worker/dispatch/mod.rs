@@ -8,12 +8,14 @@ mod attempt;
 mod command;
 mod hold;
 mod orphans;
+mod places;
 mod queue;
 mod settler;
 mod start;
+mod undecided;
 mod wakes;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,15 +24,17 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::handlers::Sender;
-use super::report::{Held, Reports};
-use super::route::Routes;
+use super::report::Reports;
+use super::route::{Known, Routes};
 use super::store::{HookId, Next, Pending, Seq, Store, StoreError};
 use crate::core::time::Millis;
 use crate::metrics::Metrics;
 pub use command::Handle;
 use command::{Came, Command, Settled};
 use hold::{Hold, Mark};
+use places::Places;
 use queue::{NoRoom, Queue, UnderWay};
+use undecided::decide_again;
 use wakes::Wakes;
 
 /// Commands that wait for the dispatcher; then ingest waits.
@@ -68,13 +72,13 @@ pub struct Dispatcher {
     metrics: Arc<Metrics>,
     queues: HashMap<Arc<str>, Queue>,
     wakes: Wakes,
-    /// Hooks that could send and had to wait for a place under `MAX_IN_FLIGHT`, in the order in which they came.
-    crowded: VecDeque<Arc<str>>,
+    places: Places,
+    /// Hooks whose attempts ended in this batch of commands: each is looked at once after it.
+    ended: Vec<Arc<str>>,
     /// Hooks that are gone and for which something waits, by namespace and name.
     orphans: HashMap<(Arc<str>, Arc<str>), HookId>,
     /// The hooks that the store takes to be held, those of the last process among them.
     held: HashSet<Arc<str>>,
-    in_flight: usize,
     waiting_bytes: usize,
     grace: Duration,
     reports: Arc<Reports>,
@@ -99,10 +103,10 @@ impl Dispatcher {
             metrics: parts.metrics,
             queues: HashMap::new(),
             wakes: Wakes::default(),
-            crowded: VecDeque::new(),
+            places: Places::new(MAX_IN_FLIGHT),
+            ended: Vec::new(),
             orphans: HashMap::new(),
             held: HashSet::new(),
-            in_flight: 0,
             grace: parts.grace,
             reports: parts.reports,
             waiting_bytes: 0,
@@ -135,6 +139,7 @@ impl Dispatcher {
                         break;
                     }
                     batch.drain(..).for_each(|command| self.take(command));
+                    self.go_on();
                 }
                 () = timer => self.wake(Millis::now()),
             }
@@ -154,7 +159,7 @@ impl Dispatcher {
         };
         if tokio::time::timeout(STOP_WITHIN, ended).await.is_err() {
             tracing::warn!(
-                attempts = self.in_flight,
+                attempts = self.places.taken(),
                 "attempts under way were cut off: they are repeated at the next start"
             );
         }
@@ -163,7 +168,11 @@ impl Dispatcher {
 
     fn take(&mut self, command: Command) {
         match command {
-            Command::Accepted(all) => all.into_iter().for_each(|pending| self.accepted(pending)),
+            Command::Accepted(all) => {
+                let mut hooks: Vec<_> = all.into_iter().map(|pending| self.accepted(pending)).collect();
+                hooks.dedup();
+                hooks.iter().for_each(|uid| self.pump(uid));
+            }
             Command::HookChanged(uid) => self.hook_changed(&uid),
             Command::Buried(hook) => self.forget(&hook),
             Command::NamespaceEnded(name) => self.namespace_ended(&name),
@@ -187,7 +196,7 @@ impl Dispatcher {
             Command::Loaded { uid, limit, found } => self.loaded(&uid, limit, found),
             Command::Sent { uid, came } => {
                 self.judge(&uid, came);
-                self.ended(&uid);
+                self.ended(uid);
             }
             Command::Undecided { uid, generation, why } => {
                 if let Some(queue) = self.queues.get_mut(&uid) {
@@ -196,7 +205,7 @@ impl Dispatcher {
             }
             Command::NotNow { uid, seq, missing } => {
                 self.not_now(&uid, seq, missing);
-                self.ended(&uid);
+                self.ended(uid);
             }
             Command::Settled(all) => all.into_iter().for_each(|one| self.settled(&one)),
         }
@@ -289,31 +298,50 @@ impl Dispatcher {
         }
         if queue.breaker.is_open() != was_open {
             self.metrics.breaker(!was_open);
+            let known = self.routes.get(uid);
+            known
+                .iter()
+                .filter_map(|known| known.series.as_ref())
+                .for_each(|series| series.breaker(!was_open));
         }
+    }
+
+    /// The hook that has this name now.
+    fn named(&self, id: &HookId) -> Option<Arc<Known>> {
+        self.routes.get(&self.routes.uid_of(&id.namespace, &id.name)?)
     }
 
     /// Forgets a queue.
     fn drop_queue(&mut self, uid: &str) {
-        if self.queues.remove(uid).is_some_and(|queue| queue.breaker.is_open()) {
-            self.metrics.breaker(false);
-        }
+        let Some(queue) = self.queues.remove(uid).filter(|queue| queue.breaker.is_open()) else { return };
+        self.metrics.breaker(false);
+        // The series go by the name, which another hook may have taken up.
+        let named = queue.id.and_then(|id| self.named(&id));
+        named.iter().filter_map(|known| known.series.as_ref()).for_each(|series| series.breaker(false));
     }
 
-    /// An attempt is over: the hook may make another.
-    fn ended(&mut self, uid: &Arc<str>) {
-        self.in_flight = self.in_flight.saturating_sub(1);
-        if let Some(queue) = self.queues.get_mut(uid) {
+    /// An attempt is over. Its place goes to the hook that has waited for one the longest, and not to its own hook, which
+    /// may have a backlog that would never let another in.
+    fn ended(&mut self, uid: Arc<str>) {
+        self.places.give_back();
+        if let Some(queue) = self.queues.get_mut(&uid) {
             queue.in_flight = queue.in_flight.saturating_sub(1);
         }
-        self.pump(uid);
-        // A place is free: it goes to the hook that has waited for one the longest.
-        while self.in_flight < MAX_IN_FLIGHT {
-            let Some(waiting) = self.crowded.pop_front() else { break };
+        while let Some(waiting) = self.places.next() {
             if let Some(queue) = self.queues.get_mut(&waiting) {
                 queue.crowded = false;
             }
             self.pump(&waiting);
         }
+        self.ended.push(uid);
+    }
+
+    /// Lets the hooks whose attempts ended make others.
+    fn go_on(&mut self) {
+        let mut hooks = std::mem::take(&mut self.ended);
+        hooks.dedup();
+        hooks.drain(..).for_each(|uid| self.pump(&uid));
+        self.ended = hooks;
     }
 
     /// Holds a hook that lacks something. Nothing is written for its deliveries: a backlog of any size waits as it is, and
@@ -330,7 +358,8 @@ impl Dispatcher {
         self.wakes.at(at, uid);
     }
 
-    fn accepted(&mut self, pending: Pending) {
+    /// Takes in what was just accepted; its hook, which may now have something to send.
+    fn accepted(&mut self, pending: Pending) -> Arc<str> {
         let uid = pending.hook.uid.clone();
         let size = queue::bytes(&pending);
         let fits = self.waiting_bytes + size <= MAX_WAITING_BYTES;
@@ -340,7 +369,7 @@ impl Dispatcher {
             Some(Ok(bytes)) => self.waiting_bytes += bytes,
             Some(Err(NoRoom)) | None => queue.missed(),
         }
-        self.pump(&uid);
+        uid
     }
 
     /// What was due on disk is due now.
@@ -389,7 +418,7 @@ impl Dispatcher {
         }
         let held = hold::hold(known.as_ref(), queue);
         if let Some(id) = &queue.id {
-            note_held(&mut self.held, &self.reports, id, held.is_some());
+            hold::note(&mut self.held, &self.reports, id, held.is_some());
         }
         hold::tell(queue, known.as_deref(), held.as_ref(), &self.reports.fares);
         if hold::shut(held.as_ref(), queue, Millis::now()) {
@@ -409,9 +438,9 @@ impl Dispatcher {
         let concurrency = hook.delivery.concurrency;
         let mut wait_until = None;
         while queue.in_flight < concurrency && !queue.ready.is_empty() {
-            if self.in_flight >= MAX_IN_FLIGHT {
+            if self.places.are_taken() {
                 if !std::mem::replace(&mut queue.crowded, true) {
-                    self.crowded.push_back(uid.clone());
+                    self.places.wait(uid.clone());
                 }
                 break;
             }
@@ -420,8 +449,8 @@ impl Dispatcher {
                 break;
             }
             let Some(pending) = queue.ready.pop_front() else { break };
+            self.places.take();
             queue.in_flight += 1;
-            self.in_flight += 1;
             self.waiting_bytes = self.waiting_bytes.saturating_sub(queue::bytes(&pending));
             self.tasks.spawn(attempt::attempt(attempt::Task {
                 pending,
@@ -459,34 +488,5 @@ impl Dispatcher {
     }
 }
 
-/// Tells the store where it takes the hook to be otherwise.
-fn note_held(known: &mut HashSet<Arc<str>>, reports: &Reports, hook: &HookId, held: bool) {
-    if known.contains(&hook.uid) == held {
-        return;
-    }
-    match held {
-        true => known.insert(hook.uid.clone()),
-        false => known.remove(&hook.uid),
-    };
-    reports.held.put(&hook.uid, Held { hook: hook.clone(), held, at: Millis::now() });
-}
-
-/// Makes due what the filters of these hooks, as they were, could not decide.
-async fn decide_again(store: Arc<dyn Store>, handle: Handle, hooks: Vec<Arc<str>>) {
-    for uid in hooks {
-        loop {
-            match store.decide_again(&uid, Millis::now()).await {
-                Ok(more) => {
-                    handle.wake(uid.clone()).await;
-                    if !more {
-                        break;
-                    }
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "what is undecided waits its time, though the spec changed");
-                    break;
-                }
-            }
-        }
-    }
-}
+#[cfg(test)]
+mod tests;

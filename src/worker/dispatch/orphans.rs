@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::command::Command;
 use super::queue::Queue;
-use super::{Dispatcher, note_held};
+use super::{Dispatcher, hold};
 use crate::core::time::Millis;
 use crate::metrics::Metrics;
 use crate::worker::store::{HookId, Next, Pending, Settlement, Store};
@@ -15,7 +15,7 @@ impl Dispatcher {
         let Some(queue) = self.queues.get_mut(uid) else { return };
         let now = Millis::now();
         if let Some(id) = queue.id.clone() {
-            if let Some(new) = self.routes.uid_of(&id).and_then(|uid| self.routes.get(&uid)) {
+            if let Some(new) = self.named(&id) {
                 return self.take_up(id, new.id.clone());
             }
             self.orphans.insert((id.namespace.clone(), id.name.clone()), id);
@@ -47,7 +47,7 @@ impl Dispatcher {
         }
         self.drop_queue(&hook.uid);
         // Nothing of it waits: should its uid come back, as in standalone, ages run.
-        note_held(&mut self.held, &self.reports, hook, false);
+        hold::note(&mut self.held, &self.reports, hook, false);
         let name = (hook.namespace.clone(), hook.name.clone());
         if self.orphans.get(&name) == Some(hook) {
             self.orphans.remove(&name);

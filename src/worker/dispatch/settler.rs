@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use super::Handle;
 use super::command::{Command, Settled};
 use crate::core::time::Millis;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Series};
 use crate::worker::store::{Next, Settlement, Store, StoreError};
 
 /// Outcomes that are noted at a time.
@@ -23,6 +23,8 @@ pub struct Outcome {
     pub settlement: Settlement,
     /// When its age began.
     pub accepted: Millis,
+    /// Where the hook has its own.
+    pub series: Option<Arc<Series>>,
 }
 
 /// Notes outcomes until nobody has any.
@@ -48,11 +50,17 @@ pub async fn run(
         };
         let noted = woken.is_some();
         let mut woken = woken.unwrap_or_default().into_iter();
-        let settled = batch.drain(..).map(|Outcome { uid, settlement, accepted }| {
+        let settled = batch.drain(..).map(|Outcome { uid, settlement, accepted, series }| {
             let Settlement { delivery, at, next, .. } = settlement;
             match next {
-                Next::Delivered if noted => metrics.delivered(at.since(accepted)),
-                Next::Dead { reason } if noted => metrics.finished("dead", reason),
+                Next::Delivered if noted => {
+                    series.iter().for_each(|series| series.delivered(at.since(accepted)));
+                    metrics.delivered(at.since(accepted));
+                }
+                Next::Dead { reason } if noted => {
+                    series.iter().for_each(|series| series.dead());
+                    metrics.finished("dead", reason);
+                }
                 _ => {}
             }
             Settled { uid, seq: delivery, next: noted.then_some(next), woken: woken.next() == Some(true) }

@@ -1,7 +1,8 @@
 //! What a start finds: backlogs, and holds that began or ended while no process looked.
 
 use super::queue::Queue;
-use super::{Dispatcher, decide_again, hold};
+use super::undecided::decide_again;
+use super::{Dispatcher, hold};
 use crate::worker::store::StoreError;
 
 impl Dispatcher {

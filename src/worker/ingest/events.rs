@@ -5,19 +5,19 @@ use std::time::Instant;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use http::header::{ALLOW, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, StatusCode};
-use serde_json::{Value, json};
-use uuid::Uuid;
+use serde_json::json;
 
-use super::{Ingest, decided, hash};
+use super::{Ingest, Told, decided, hash};
 use crate::cluster::Access;
 use crate::core::event::{
     BadEvent, Draft, Event, HOPS_ATTRIBUTE, MAX_HOPS, Origin, Published, hops, hops_of, is_batch,
     parse_request,
 };
+use crate::core::id;
 use crate::core::time::Millis;
 use crate::core::trace;
 use crate::worker::problem::Problem;
@@ -34,31 +34,23 @@ enum Answer {
 pub async fn publish(
     State(ingest): State<Arc<Ingest>>,
     InPath(namespace): InPath<String>,
-    headers: HeaderMap,
-    body: Body,
+    request: Request,
 ) -> Response {
     let started = Instant::now();
-    let (all, answer) = match accept(&ingest, namespace, &headers, body).await {
-        Ok(Answer::One(accepted)) => {
-            let told = told(&accepted);
-            (vec![accepted], told)
-        }
+    let (parts, body) = request.into_parts();
+    let (known, response) = match accept(&ingest, namespace, &parts.headers, body).await {
+        Ok(Answer::One(accepted)) => (accepted.duplicate, Json(Told::of(&accepted)).into_response()),
         Ok(Answer::Batch(all)) => {
-            let told = all.iter().map(told).collect();
-            (all, told)
+            let known = !all.is_empty() && all.iter().all(|accepted| accepted.duplicate);
+            (known, Json(all.iter().map(Told::of).collect::<Vec<_>>()).into_response())
         }
         Err(problem) => {
             ingest.metrics.ingested("events", problem.reason, started.elapsed());
             return problem.into_response();
         }
     };
-    let known = !all.is_empty() && all.iter().all(|accepted| accepted.duplicate);
     ingest.metrics.ingested("events", if known { "Duplicate" } else { "Accepted" }, started.elapsed());
-    (StatusCode::ACCEPTED, Json(answer)).into_response()
-}
-
-fn told(accepted: &Accepted) -> Value {
-    json!({"id": accepted.event_id, "deliveries": accepted.kept()})
+    (StatusCode::ACCEPTED, response).into_response()
 }
 
 /// The handshake of the CloudEvents webhook specification: a sender asks whether it may send. Whether it may is decided
@@ -144,7 +136,7 @@ async fn store(
 /// The event that a draft becomes.
 pub fn event(draft: Draft, namespace: String, origin: Origin, now: Millis) -> Event {
     Event {
-        id: draft.id.unwrap_or_else(|| Uuid::now_v7().to_string()),
+        id: draft.id.unwrap_or_else(|| id::fresh(now).to_string()),
         namespace,
         origin,
         source: draft.source,

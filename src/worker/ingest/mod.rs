@@ -19,13 +19,14 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::post;
 use parking_lot::Mutex;
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::namespaces::Namespaces;
 use super::problem::Problem;
 use super::request::Room;
 use super::route::{Known, Routes, deliveries, may_take_long};
-use super::store::{NewDelivery, StoreError};
+use super::store::{Accepted, NewDelivery, StoreError};
 use crate::cluster::{Cluster, Key, View};
 use crate::core::event::Event;
 use crate::core::time::Millis;
@@ -90,6 +91,19 @@ pub fn router(ingest: Ingest) -> Router {
         // The routes bound their bodies themselves, to answer with a problem.
         .layer(DefaultBodyLimit::disable())
         .with_state(Arc::new(ingest))
+}
+
+/// What the sender of an event is told with the 202.
+#[derive(Serialize)]
+struct Told<'a> {
+    id: &'a str,
+    deliveries: usize,
+}
+
+impl<'a> Told<'a> {
+    fn of(accepted: &'a Accepted) -> Self {
+        Told { id: &accepted.event_id, deliveries: accepted.kept() }
+    }
 }
 
 /// The deliveries that events make at hooks; where filters are asked, on a thread that may take its time.

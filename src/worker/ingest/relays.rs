@@ -5,14 +5,14 @@ use std::time::Instant;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode};
 use kube::{Resource, ResourceExt};
 use serde_json::json;
 
 use super::events::event;
-use super::{Ingest, decided, hash};
+use super::{Ingest, Told, decided, hash};
 use crate::cluster::Key;
 use crate::core::event::{Origin, parse_relayed};
 use crate::core::relay::{self, Refused, SIGNATURE_HEADER};
@@ -38,16 +38,15 @@ enum Relayed {
 pub async fn relay(
     State(ingest): State<Arc<Ingest>>,
     InPath((namespace, name)): InPath<(String, String)>,
-    headers: HeaderMap,
-    body: Body,
+    request: Request,
 ) -> Response {
     let started = Instant::now();
-    let relayed = accept(&ingest, &Key::new(&namespace, &name), &headers, body).await;
+    let (parts, body) = request.into_parts();
+    let relayed = accept(&ingest, &Key::new(&namespace, &name), &parts.headers, body).await;
     let (outcome, response) = match relayed {
         Relayed::Accepted(accepted) => {
             let outcome = if accepted.duplicate { "Duplicate" } else { "Accepted" };
-            let answer = json!({"id": accepted.event_id, "deliveries": accepted.kept()});
-            (outcome, (StatusCode::ACCEPTED, Json(answer)).into_response())
+            (outcome, (StatusCode::ACCEPTED, Json(Told::of(&accepted))).into_response())
         }
         Relayed::Ping => ("Ping", Json(json!({"pong": true})).into_response()),
         Relayed::LeftOut => {

@@ -7,13 +7,12 @@ use std::time::Instant;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode};
-use serde_json::json;
 
 use super::events::event;
-use super::{Ingest, decided, hash};
+use super::{Ingest, Told, decided, hash};
 use crate::api::EventStream;
 use crate::cluster::{Key, secret_text};
 use crate::core::event::{Origin, parse_streamed};
@@ -27,15 +26,15 @@ use crate::worker::store::{Accepted, Dedup, NewEvent, StoreError};
 pub async fn receive(
     State(ingest): State<Arc<Ingest>>,
     InPath((namespace, name)): InPath<(String, String)>,
-    headers: HeaderMap,
-    body: Body,
+    request: Request,
 ) -> Response {
     let started = Instant::now();
-    let (outcome, response) = match accept(&ingest, &Key::new(&namespace, &name), &headers, body).await {
+    let (parts, body) = request.into_parts();
+    let (outcome, response) = match accept(&ingest, &Key::new(&namespace, &name), &parts.headers, body).await
+    {
         Ok(accepted) => {
             let outcome = if accepted.duplicate { "Duplicate" } else { "Accepted" };
-            let answer = json!({"id": accepted.event_id, "deliveries": accepted.kept()});
-            (outcome, (StatusCode::ACCEPTED, Json(answer)).into_response())
+            (outcome, (StatusCode::ACCEPTED, Json(Told::of(&accepted))).into_response())
         }
         Err(problem) => (problem.reason, problem.into_response()),
     };

@@ -444,6 +444,9 @@ pub trait Store: Send + Sync + 'static {
     /// How much waits. Reads an index over what waits, so it is for now and then.
     fn stats(&self) -> BoxFuture<'_, Result<Stats, StoreError>>;
 
+    /// The same of one hook; no size, and nothing of shares. For the few hooks that ask for it.
+    fn hook_stats(&self, uid: &str) -> BoxFuture<'_, Result<Stats, StoreError>>;
+
     /// Says which installation the store is for. A store of another one is refused (`Foreign`), unless it is `adopted`.
     fn belongs_to(&self, installation: &str, adopted: bool) -> BoxFuture<'_, Result<(), StoreError>>;
 

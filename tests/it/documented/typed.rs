@@ -137,7 +137,7 @@ fn expected(command: &str) -> (&'static [&'static str], &'static [u8]) {
         c if c.contains("explain -n default h-2") => (&["dropped: snoozed"], &[0]),
         c if c.contains("deliveries list") => (&["TerminalStatus", "Snoozed"], &[0]),
         // Dead before it is replayed, delivered after.
-        c if c.contains("--payload") => (&["TerminalStatus", r#""order": 1"#], &[1]),
+        c if c.contains("--payload") => (&["TerminalStatus", r#""order""#], &[1]),
         c if c.contains("deliveries show") => (&["delivered", "422", "200"], &[0]),
         c if c.contains("replay") => (&["1 replayed", "done"], &[0]),
         c if c.contains("store check") => (&["sound"], &[0]),

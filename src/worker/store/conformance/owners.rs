@@ -115,9 +115,14 @@ pub(in super::super) async fn what_waits_is_measured<S: Subject>() {
         "{stats:?}"
     );
     assert_eq!(stats.waiting_bytes, stats.fullest_namespace);
+    let of_x = store.hook_stats("uid-x").await.unwrap();
+    assert_eq!((of_x.waiting, of_x.waiting_bytes, of_x.oldest), (2, stats.fullest_hook, Some(T0)));
+    assert_eq!(store.hook_stats("nobody").await.unwrap(), Stats::default());
     for seq in seqs_of(&first) {
         store.settle(settled(seq, later, 200, Next::Delivered)).await.unwrap();
     }
     let stats = store.stats().await.unwrap();
     assert_eq!((stats.waiting, stats.oldest), (1, Some(later)));
+    assert_eq!(store.hook_stats("uid-y").await.unwrap().waiting, 0);
+    assert_eq!(store.hook_stats("uid-x").await.unwrap().oldest, Some(later));
 }

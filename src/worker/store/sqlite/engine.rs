@@ -200,6 +200,11 @@ impl Store for SqliteStore {
         self.reads.run(reads::stats).boxed()
     }
 
+    fn hook_stats(&self, uid: &str) -> BoxFuture<'_, Result<Stats, StoreError>> {
+        let uid = uid.to_owned();
+        async move { self.reads.run(move |conn| reads::hook_stats(conn, &uid)).await }.boxed()
+    }
+
     fn belongs_to(&self, installation: &str, adopted: bool) -> BoxFuture<'_, Result<(), StoreError>> {
         let own = installation.to_owned();
         async move {

@@ -24,43 +24,75 @@ pub(super) fn settle(
     memory: &mut Memory,
     settlement: &Settlement,
 ) -> rusqlite::Result<bool> {
-    let ended = settlement.at;
-    if let Some(settled) = delivered_at_once(conn, memory, settlement)? {
-        return Ok(settled);
+    // Only while it is pending: an answer that comes late must not raise what is finished. Read first and then written, for
+    // with RETURNING SQLite copies every page before it changes it, and writes what it returns to a table of its own.
+    let found: Option<(i64, i64, i64)> = conn
+        .prepare_cached("SELECT attempts, hook, size FROM deliveries WHERE seq = ?1 AND state = 0")?
+        .query_row([settlement.delivery], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .optional()?;
+    let Some((attempts, hook, size)) = found else { return Ok(false) };
+    match &settlement.attempt {
+        Some(attempt @ Attempt { error: None, detail: None, .. })
+            if attempts == 0 && settlement.next == Next::Delivered =>
+        {
+            deliver_at_once(conn, settlement, attempt)?;
+        }
+        _ => note(conn, settlement, attempts)?,
     }
+    if !matches!(settlement.next, Next::Retry { .. }) {
+        memory.count(conn, hook, -size.abs())?;
+    }
+    match settlement.next {
+        Next::Dead { .. } => gates::forget(conn, memory, settlement.delivery, settlement.at),
+        Next::Delivered | Next::Retry { .. } => Ok(false),
+    }
+}
+
+/// The usual case in one statement: the first attempt delivered, and needs no row of its own.
+fn deliver_at_once(conn: &Connection, settlement: &Settlement, attempt: &Attempt) -> rusqlite::Result<()> {
+    conn.prepare_cached(
+        "UPDATE deliveries SET state = 1, reason = NULL, finished_at = ?2, attempts = 1, size = -abs(size),
+                first_at = ?3, first_micros = ?4, first_status = ?5
+         WHERE seq = ?1",
+    )?
+    .execute(params![
+        settlement.delivery,
+        settlement.at.0,
+        attempt.at.0,
+        micros(attempt),
+        attempt.status
+    ])?;
+    Ok(())
+}
+
+/// Every other case.
+fn note(conn: &Connection, settlement: &Settlement, attempts: i64) -> rusqlite::Result<()> {
+    let ended = settlement.at;
     let (state, reason, due, finished) = match settlement.next {
         Next::Delivered => (DELIVERED, None, None, Some(ended.0)),
         Next::Retry { due } => (PENDING, None, Some(due.0), None),
         Next::Dead { reason } => (DEAD, Some(reason), None, Some(ended.0)),
     };
-    let made = i64::from(settlement.attempt.is_some());
     // Put off without an attempt: nobody knows whether it is wanted, and until it is decided it does not age.
     let put_off = due.filter(|_| settlement.attempt.is_none()).map(|due| due.saturating_sub(ended.0).max(0));
     let reason = reason.or(put_off.map(|_| UNDECIDED));
-    // Only while it is pending: an answer that comes late must not raise what is finished.
-    let found: Option<(i64, i64, i64)> = conn
-        .prepare_cached(
-            "UPDATE deliveries SET state = ?2, reason = ?3, due = coalesce(?4, due), finished_at = ?5,
-                    attempts = attempts + ?6, size = iif(?5 IS NULL, size, -abs(size)),
-                    held_before = held_before - ?7,
-                    progress = iif(?2 = 1, NULL, coalesce(?8, progress))
-             WHERE seq = ?1 AND state = 0 RETURNING attempts, hook, size",
-        )?
-        .query_row(
-            params![
-                settlement.delivery,
-                state,
-                reason,
-                due,
-                finished,
-                made,
-                put_off.unwrap_or(0),
-                settlement.progress
-            ],
-            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
-        )
-        .optional()?;
-    let Some((n, hook, size)) = found else { return Ok(false) };
+    let n = attempts + i64::from(settlement.attempt.is_some());
+    conn.prepare_cached(
+        "UPDATE deliveries SET state = ?2, reason = ?3, due = coalesce(?4, due), finished_at = ?5, attempts = ?6,
+                size = iif(?5 IS NULL, size, -abs(size)), held_before = held_before - ?7,
+                progress = iif(?2 = 1, NULL, coalesce(?8, progress))
+         WHERE seq = ?1",
+    )?
+    .execute(params![
+        settlement.delivery,
+        state,
+        reason,
+        due,
+        finished,
+        n,
+        put_off.unwrap_or(0),
+        settlement.progress
+    ])?;
     if let Some(attempt) = &settlement.attempt {
         conn.prepare_cached(
             "INSERT INTO attempts (delivery, n, at, micros, status, error, detail)
@@ -76,41 +108,7 @@ pub(super) fn settle(
             attempt.detail,
         ])?;
     }
-    if finished.is_some() {
-        memory.count(conn, hook, size)?;
-    }
-    match settlement.next {
-        Next::Dead { .. } => gates::forget(conn, memory, settlement.delivery, ended),
-        Next::Delivered | Next::Retry { .. } => Ok(false),
-    }
-}
-
-/// The usual case in one statement: the first attempt delivered. None: it is another case.
-fn delivered_at_once(
-    conn: &Connection,
-    memory: &mut Memory,
-    settlement: &Settlement,
-) -> rusqlite::Result<Option<bool>> {
-    let Some(attempt @ Attempt { error: None, detail: None, .. }) = &settlement.attempt else {
-        return Ok(None);
-    };
-    if settlement.next != Next::Delivered {
-        return Ok(None);
-    }
-    let found: Option<(i64, i64)> = conn
-        .prepare_cached(
-            "UPDATE deliveries SET state = 1, reason = NULL, finished_at = ?2, attempts = 1, size = -abs(size),
-                    first_at = ?3, first_micros = ?4, first_status = ?5
-             WHERE seq = ?1 AND state = 0 AND attempts = 0 RETURNING hook, size",
-        )?
-        .query_row(
-            params![settlement.delivery, settlement.at.0, attempt.at.0, micros(attempt), attempt.status],
-            |row| Ok((row.get(0)?, row.get(1)?)),
-        )
-        .optional()?;
-    let Some((hook, size)) = found else { return Ok(None) };
-    memory.count(conn, hook, size)?;
-    Ok(Some(false))
+    Ok(())
 }
 
 fn micros(attempt: &Attempt) -> i64 {

@@ -144,6 +144,30 @@ pub(super) fn stats(conn: &Connection) -> rusqlite::Result<Stats> {
     })
 }
 
+pub(super) fn hook_stats(conn: &Connection, uid: &str) -> rusqlite::Result<Stats> {
+    let found = conn
+        .prepare_cached(HOOK_STATS)?
+        .query_row([uid], |row| {
+            let number = |at| Ok::<_, rusqlite::Error>(u64::try_from(row.get::<_, i64>(at)?).unwrap_or(0));
+            Ok(Stats {
+                waiting: number(0)? + number(1)?,
+                waiting_bytes: number(2)?,
+                oldest: row.get::<_, Option<i64>>(3)?.map(Millis),
+                ..Stats::default()
+            })
+        })
+        .optional()?;
+    Ok(found.unwrap_or_default())
+}
+
+pub(super) const HOOK_STATS: &str = "
+SELECT (SELECT count(*) FROM deliveries d INDEXED BY deliveries_pending WHERE d.state = 0 AND d.hook = h.id),
+       (SELECT count(*) FROM candidates c WHERE c.hook = h.id),
+       h.waiting,
+       (SELECT coalesce(d.began, e.accepted) FROM deliveries d INDEXED BY deliveries_list
+        CROSS JOIN events e ON e.seq = d.event WHERE d.hook = h.id AND d.state = 0 ORDER BY d.seq LIMIT 1)
+FROM hooks h WHERE h.uid = ?1";
+
 /// A hook's number, and for how long it was held in all.
 fn hook(conn: &Connection, uid: &str, now: Millis) -> rusqlite::Result<Option<(i64, HookId, i64)>> {
     conn.prepare_cached("SELECT id, uid, namespace, name, held, held_since FROM hooks WHERE uid = ?1")?

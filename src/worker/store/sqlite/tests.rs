@@ -40,6 +40,14 @@ fn open_error_of(dir: &Path) -> StoreError {
     SqliteStore::open(dir).err().expect("must be refused")
 }
 
+/// By `.cargo/config.toml`. Fails where the environment sets LIBSQLITE3_FLAGS otherwise: it works so too, and slower.
+#[test]
+fn sqlite_is_built_as_asked() {
+    let used = "SELECT sqlite_compileoption_used('DEFAULT_MEMSTATUS=0')";
+    let used: bool = Connection::open_in_memory().unwrap().query_row(used, [], |row| row.get(0)).unwrap();
+    assert!(used, "the flags of .cargo/config.toml, HAVE_FDATASYNC among them, were not taken");
+}
+
 #[tokio::test]
 async fn a_newer_store_is_refused_and_left_alone() {
     let dir = tempfile::tempdir().unwrap();

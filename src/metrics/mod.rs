@@ -1,4 +1,8 @@
-//! Metrics, named by the Prometheus conventions. Labels come from closed sets: kinds, stable reasons, states.
+//! Metrics, named by the Prometheus conventions. Labels come from closed sets: kinds, stable reasons, states. Hooks are
+//! named only where they ask for it (`hooks`).
+
+mod hooks;
+mod labels;
 
 use std::collections::HashSet;
 use std::fmt::Debug;
@@ -14,6 +18,10 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
+
+use hooks::Hooks;
+pub use hooks::{MEASURED, Series};
+use labels::*;
 
 /// Every metric of the process.
 #[derive(Debug)]
@@ -44,6 +52,8 @@ pub struct Metrics {
     leader: Gauge,
     watch_requests: Family<WatchLabel, Counter>,
     api_requests: Family<ApiRequest, Counter>,
+    /// The series of hooks that ask for their own.
+    pub hooks: Hooks,
     /// The hosts that have a label of their own.
     hosts: Mutex<HashSet<String>>,
 }
@@ -63,81 +73,6 @@ struct Backlog {
 /// Hosts come from what users write: beyond so many they share the label `other`.
 const MAX_HOSTS: usize = 100;
 const OTHER: &str = "other";
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ProblemLabel {
-    kind: &'static str,
-    reason: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct HostLabel {
-    host: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct AdminRequest {
-    host: String,
-    method: &'static str,
-    code: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct WatchLabel {
-    resource: String,
-    outcome: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ApiRequest {
-    route: String,
-    method: &'static str,
-    code: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Reconcile {
-    kind: &'static str,
-    outcome: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct KindLabel {
-    kind: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Ingest {
-    route: &'static str,
-    outcome: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct AttemptLabel {
-    outcome: &'static str,
-    status: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OriginLabel {
-    origin: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RouteLabel {
-    route: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ShareLabel {
-    of: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Finished {
-    state: &'static str,
-    reason: &'static str,
-}
 
 impl Default for Metrics {
     fn default() -> Self {
@@ -269,6 +204,7 @@ impl Default for Metrics {
                 registry.register("leader", "1 where this replica leads: the one that writes to admin APIs", leader.clone());
                 leader
             },
+            hooks: Hooks::registered(&mut registry),
             hosts: Mutex::default(),
             registry,
             reconciles,
@@ -373,12 +309,7 @@ impl Metrics {
 
     pub fn attempted(&self, outcome: &'static str, status: Option<u16>, took: Duration) {
         self.in_flight.dec();
-        self.attempts
-            .get_or_create(&AttemptLabel {
-                outcome,
-                status: status.map_or("none", |status| class(Some(status))),
-            })
-            .inc();
+        self.attempts.get_or_create(&AttemptLabel { outcome, status: attempt_status(status) }).inc();
         self.attempt_seconds.observe(took.as_secs_f64());
     }
 
@@ -459,6 +390,11 @@ impl FamilyOf<'_> {
 
 fn known_method(method: &str) -> &'static str {
     ["GET", "POST", "PUT", "PATCH", "DELETE"].into_iter().find(|known| *known == method).unwrap_or(OTHER)
+}
+
+/// The class of the answer's status; none: no answer.
+fn attempt_status(status: Option<u16>) -> &'static str {
+    status.map_or("none", |status| class(Some(status)))
 }
 
 fn class(status: Option<u16>) -> &'static str {
