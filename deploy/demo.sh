@@ -105,12 +105,13 @@ relays_accepted() { grep -cE 'answered.* status=202' "$tmp/kong.log" || true; }
 accepted() { [ "$(relays_accepted)" -ge "$1" ]; }
 
 # Requests that the receiver got for something with this name in its body.
-requests() { grep -F "$2" "$1" || true; }
+# The receiver makes its file when the first request comes.
+requests() { grep -sF "$2" "$1" || true; }
 count() { requests "$1" "$2" | grep -c . || true; }
 attempts() { [ "$(count "$1" "$2")" -ge "$3" ]; }
 status_of() { sed -nE 's/.*"signature":"([A-Za-z]*)","status":([0-9]*).*/\2 \1/p'; }
 # The names among those of the backlog that were delivered: answered 200, with a valid signature, each named once.
-delivered() { grep -F '"signature":"valid","status":200' "$1" | grep -oE 'backlog-[0-9]{3}' | sort -u || true; }
+delivered() { grep -sF '"signature":"valid","status":200' "$1" | grep -oE 'backlog-[0-9]{3}' | sort -u || true; }
 all_delivered() { [ "$(delivered "$1")" = "$(for i in $(seq "$backlog"); do printf 'backlog-%03d\n' "$i"; done)" ]; }
 
 command -v curl >/dev/null || fail "curl is missing: apt-get install curl"
