@@ -73,8 +73,8 @@ pub struct Dispatcher {
     queues: HashMap<Arc<str>, Queue>,
     wakes: Wakes,
     places: Places,
-    /// Hooks whose attempts ended in this batch of commands: each is looked at once after it.
-    ended: Vec<Arc<str>>,
+    /// Hooks that may have got room by this batch of commands: each is looked at once after it.
+    to_look_at: Vec<Arc<str>>,
     /// Hooks that are gone and for which something waits, by namespace and name.
     orphans: HashMap<(Arc<str>, Arc<str>), HookId>,
     /// The hooks that the store takes to be held, those of the last process among them.
@@ -104,7 +104,7 @@ impl Dispatcher {
             queues: HashMap::new(),
             wakes: Wakes::default(),
             places: Places::new(MAX_IN_FLIGHT),
-            ended: Vec::new(),
+            to_look_at: Vec::new(),
             orphans: HashMap::new(),
             held: HashSet::new(),
             grace: parts.grace,
@@ -220,9 +220,13 @@ impl Dispatcher {
 
     fn settled(&mut self, Settled { uid, seq, next, woken }: &Settled) {
         if let Some(queue) = self.queues.get_mut(uid) {
+            let was_full = queue.is_full();
             match next {
                 Some(_) => queue.settled(*seq),
                 None => drop(queue.claimed.remove(seq)),
+            }
+            if was_full {
+                self.to_look_at.push(uid.clone());
             }
         }
         match next {
@@ -333,15 +337,15 @@ impl Dispatcher {
             }
             self.pump(&waiting);
         }
-        self.ended.push(uid);
+        self.to_look_at.push(uid);
     }
 
-    /// Lets the hooks whose attempts ended make others.
+    /// Lets the hooks that may have got room go on.
     fn go_on(&mut self) {
-        let mut hooks = std::mem::take(&mut self.ended);
+        let mut hooks = std::mem::take(&mut self.to_look_at);
         hooks.dedup();
         hooks.drain(..).for_each(|uid| self.pump(&uid));
-        self.ended = hooks;
+        self.to_look_at = hooks;
     }
 
     /// Holds a hook that lacks something. Nothing is written for its deliveries: a backlog of any size waits as it is, and

@@ -99,9 +99,14 @@ impl Queue {
         self.missed_while_loading |= self.loading;
     }
 
+    /// Outcomes wait for their commit, as many as there is room for: to read on would fill the memory with more of them.
+    pub fn is_full(&self) -> bool {
+        self.claimed.len() >= self.ready.len() + self.in_flight + ROOM
+    }
+
     /// How many to read from disk now, if any. Claimed ones come again, so the read asks for as many more.
     pub fn wants_more(&mut self) -> Option<usize> {
-        if !self.on_disk || self.loading || self.ready.len() > WINDOW / 2 {
+        if !self.on_disk || self.loading || self.ready.len() > WINDOW / 2 || self.is_full() {
             return None;
         }
         self.loading = true;
@@ -263,6 +268,20 @@ mod tests {
         queue.loaded((0..all).map(pending).collect(), limit);
         assert_eq!(seqs(&queue), (room - 24..all).collect::<Vec<_>>(), "claimed ones are passed over");
         assert!(!queue.on_disk);
+    }
+
+    #[test]
+    fn a_store_that_is_behind_is_not_read_on() {
+        let mut queue = Queue::default();
+        for seq in 0..ROOM as Seq {
+            queue.offer(pending(seq)).unwrap();
+        }
+        // Their outcomes are told, and not yet committed.
+        queue.ready.clear();
+        queue.missed();
+        assert!(queue.is_full() && queue.wants_more().is_none());
+        queue.settled(1);
+        assert!(!queue.is_full() && queue.wants_more().is_some());
     }
 
     #[test]
