@@ -22,6 +22,9 @@ const UIDS: Uuid = Uuid::from_u128(0x6861_6f6b_7374_7265_616d_2e64_6576_0001);
 const MAX_FILE: u64 = 16 * 1024 * 1024;
 const MAX_FILES: usize = 10_000;
 
+/// The apiVersion of every kind.
+const VERSION: &str = "hookstream.dev/v1alpha1";
+
 /// What is wrong with the files.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
@@ -157,9 +160,15 @@ impl Manifests {
                 let key = Key::new(text("/metadata/namespace").unwrap_or("default"), name);
                 let again = match (group.split('/').next().unwrap_or_default(), kind) {
                     (GROUP, _) => match kind.parse::<Kind>() {
-                        Ok(kind) => {
-                            let object = named(document, kind, &key, self.with_state);
-                            objects.insert((kind, key.clone()), object).is_some()
+                        Ok(known) => {
+                            if group != VERSION {
+                                complaints.push(format!(
+                                    "{}: {kind} {key}: there is no {group}: write {VERSION}",
+                                    path.display()
+                                ));
+                            }
+                            let object = named(document, known, &key, self.with_state);
+                            objects.insert((known, key.clone()), object).is_some()
                         }
                         Err(_) => {
                             complaints.push(format!("{}: kind {kind} is none of {GROUP}", path.display()));
@@ -174,6 +183,13 @@ impl Manifests {
                     ("v1", "ConfigMap") => {
                         let hash = hex::encode(Sha256::digest(document.to_string()));
                         config_maps.insert(key.clone(), (hash, Arc::new(config_map_data(document)))).is_some()
+                    }
+                    ("", kind) if kind.parse::<Kind>().is_ok() => {
+                        complaints.push(format!(
+                            "{}: {kind} {key} has no apiVersion, and is left alone: write {VERSION}",
+                            path.display()
+                        ));
+                        false
                     }
                     // A folder for GitOps holds other things too.
                     _ => false,
@@ -249,7 +265,8 @@ fn read(path: &Path, old: Option<&File>) -> Result<Option<File>, ManifestError> 
 }
 
 fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().to_owned()
+    let line = text.lines().next().unwrap_or_default();
+    line.strip_prefix("error: ").unwrap_or(line).to_owned()
 }
 
 /// A `kind: List` is its items.
@@ -417,6 +434,23 @@ mod tests {
                 .contains("no manifest")
         );
         assert!(Manifests::new(vec!["/no/such".into()]).scan().is_err());
+    }
+
+    #[test]
+    fn a_wrong_or_missing_api_version_is_told() {
+        let dir = folder(&[
+            ("a.yaml", &HOOK.replace("/v1alpha1", "/v1")),
+            (
+                "b.yaml",
+                &HOOK.replace("apiVersion: hookstream.dev/v1alpha1\n", "").replace("name: a", "name: b"),
+            ),
+            ("c.yaml", "kind: Deployment\nmetadata: {name: c}\n"),
+        ]);
+        let manifests = scanned(&dir);
+        let said = |what: &str| manifests.said.iter().filter(|line| line.contains(what)).count();
+        assert_eq!(said("a.yaml: EventHook default/a: there is no hookstream.dev/v1: write"), 1);
+        assert_eq!(said("b.yaml: EventHook default/b has no apiVersion"), 1);
+        assert_eq!(manifests.said.len(), 2, "{:?}", manifests.said);
     }
 
     #[test]
