@@ -10,7 +10,7 @@ LOCKED := $(if $(CI),--locked)
 SOAK_CYCLES ?= 200
 # How long `make fuzz` spends on each target.
 FUZZ_SECONDS ?= 60
-FUZZ_TARGETS := publish relay stream_auth retry_after signature headers duration filter url template manifest admin_object script_reply
+FUZZ_TARGETS := publish relay stream_auth retry_after signature headers duration filter url template manifest admin_object sandbox
 
 .PHONY: help build lint test demo controlplane crds charts promtool bench soak fuzz check-rust check-tools
 

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 use hookstream::core::template::context;
 use hookstream::sandbox::{Call, Options, Sandbox};
+use serde_json::value::to_raw_value;
 use serde_json::{Value, json};
 
 const CALLS: usize = 20_000;
@@ -90,7 +91,7 @@ fn data() -> Value {
 }
 
 async fn call(sandbox: &Sandbox, hook: &str) {
-    let data = data();
+    let data = to_raw_value(&data()).unwrap();
     let call = Call { function: LAMBDA, data: &data, event: "admins", source: "crud", pid: 1 };
     assert_eq!(sandbox.call(hook, call, PATIENCE).await, Ok(json!(true)));
 }

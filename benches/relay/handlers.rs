@@ -21,7 +21,7 @@ pub fn run(sink: SocketAddr, rounds: usize, events: usize) -> bool {
     let fields = r#"{"number": {* number *}, "text": {* json(filler) *}, "of": "{{ source }}/{{ event }}"}"#;
     let code = r#"{% if number >= 0 then %}{"number": {* number *}, "text": {* json(filler) *}}{% end %}"#;
     let function =
-        "return function (data, event, source, pid) return data.number >= 0 and source == \"bench\" end";
+        "return function (data, event, source, pid) return data.number >= 0 and source == \"bench-0\" end";
     let handlers = [
         format!("webhook: {{{url}}}"),
         format!("webhookCustom: {{{url}, body: '{fields}'}}"),

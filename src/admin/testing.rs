@@ -189,9 +189,12 @@ pub fn not_its_language() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// Refusals: the status, and the reason and class that it has where the vendor itself says so, and where somebody in
-/// between answers by a page.
-pub fn refusals() -> Vec<(u16, (&'static str, Class), (&'static str, Class))> {
+/// A reason and its class.
+pub type Verdict = (&'static str, Class);
+
+/// Refusals: the status, and what it comes to where the vendor itself says so, and where somebody in between answers by a
+/// page.
+pub fn refusals() -> Vec<(u16, Verdict, Verdict)> {
     let (terminal, retryable) = (Class::Terminal, Class::Retryable);
     let unexpected = ("UnexpectedAnswer", retryable);
     let refused = |status: u16| (status, ("Rejected", terminal), unexpected);

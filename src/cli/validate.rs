@@ -2,7 +2,7 @@
 
 mod references;
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -103,7 +103,7 @@ fn print(report: &Report) {
 fn look(documents: &[Document]) -> Report {
     let schemas = Schemas::of(&api::crds());
     let mut findings = Vec::new();
-    let (mut objects, mut seen) = (0, HashSet::new());
+    let (mut objects, mut seen) = (0, HashMap::<_, Vec<&Path>>::new());
     for document in documents {
         let mut place = Place { file: &document.path, object: String::new(), findings: &mut findings };
         let content = match &document.content {
@@ -116,9 +116,9 @@ fn look(documents: &[Document]) -> Report {
         let Some(kind) = own_kind(content) else { continue };
         objects += 1;
         place.object = format!("{kind} {}", references::key_of(content));
-        if !seen.insert(place.object.clone()) {
-            place.error("metadata.name", "Duplicate", "it stands in the manifests twice".into());
-        }
+        let earlier = seen.entry(place.object.clone()).or_default();
+        again(earlier, &mut place);
+        earlier.push(&document.path);
         let faults = schemas.check(content);
         for fault in &faults {
             place.error(&fault.field, "InvalidSchema", fault.problem.clone());
@@ -130,6 +130,27 @@ fn look(documents: &[Document]) -> Report {
     references::look(documents, &mut findings);
     let valid = findings.iter().all(|finding| finding.severity != Severity::Error);
     Report { valid, objects, findings }
+}
+
+/// An object that stands in the manifests twice. Within one folder, which is what people apply, one of them is lost in
+/// silence; two folders are most often for two clusters.
+fn again(earlier: &[&Path], place: &mut Place<'_>) {
+    let folder = place.file.parent();
+    let (severity, message) = match (earlier.iter().find(|path| path.parent() == folder), earlier.first()) {
+        (Some(path), _) => (
+            Severity::Error,
+            format!("it stands in {} too: of the two the one that is applied last is kept", path.display()),
+        ),
+        (None, Some(path)) => (
+            Severity::Warning,
+            format!(
+                "it stands in {} too: fine if the folders are for different clusters or namespaces",
+                path.display()
+            ),
+        ),
+        (None, None) => return,
+    };
+    place.findings.push(Finding { severity, message, ..place.finding("metadata.name", "Duplicate") });
 }
 
 /// The kind of an object of our group. One of our kinds that forgot to say its group is meant, too.
@@ -232,6 +253,7 @@ impl Place<'_> {
             }
             InvalidSpec::InvalidFilter(_) => (spec("filter"), None),
             InvalidSpec::InvalidSpec { field, .. } => (spec(field), None),
+            InvalidSpec::Refused(_) => ("spec".to_owned(), None),
         };
         let message = invalid.to_string();
         // The message begins with the field, which stands in a column of its own.

@@ -125,6 +125,7 @@ fn holds<K: Synced>(object: &Guarded<K>) -> bool {
 
 /// How this Connection's vendor is reached.
 pub async fn access(connection: &Connection, context: &Context) -> Result<Access, Problem> {
+    hook::not_refused(&connection.metadata)?;
     let namespace = connection.namespace().unwrap_or_default();
     let spec = &connection.spec;
     let kong = match (&spec.kong, &spec.auth0) {

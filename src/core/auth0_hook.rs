@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::hook::InvalidSpec;
+use super::hook::{InvalidSpec, not_refused};
 use super::time::Millis;
 use crate::api::{CaKind, ConfigMapKeyRef, Hook, HookSecret, Trigger};
 
@@ -53,6 +53,7 @@ fn invalid(field: &'static str, problem: impl Into<String>) -> InvalidSpec {
 
 /// Understands a hook. What the API server refuses is refused again here, for standalone has no API server.
 pub fn validate(hook: &Hook) -> Result<Script, InvalidSpec> {
+    not_refused(&hook.metadata)?;
     let spec = &hook.spec;
     let source = match (&spec.script, &spec.script_config_map_ref) {
         (Some(text), None) => Source::Inline(script_text(text).map_err(|e| invalid("script", e))?.to_owned()),

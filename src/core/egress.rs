@@ -47,11 +47,15 @@ pub enum Denied {
 }
 
 impl Policy {
-    /// Decides about one address, whatever form it came in.
+    /// Decides about one address, whatever form it came in: one that may lead to several must be allowed as each of
+    /// them.
     pub fn check(&self, address: SocketAddr) -> Result<(), Denied> {
-        let ip = embedded_v4(address.ip());
-        let real = SocketAddr::new(ip, address.port());
-        if self.refused.iter().any(|r| SocketAddr::new(embedded_v4(r.ip()), r.port()) == real) {
+        leads_to(address.ip()).into_iter().try_for_each(|ip| self.judge(ip, address.port()))
+    }
+
+    fn judge(&self, ip: IpAddr, port: u16) -> Result<(), Denied> {
+        let is_it = |refused: &SocketAddr| refused.port() == port && leads_to(refused.ip()).contains(&ip);
+        if self.refused.iter().any(is_it) {
             return Err(Denied::ApiServer);
         }
         if is_link_local(ip) {
@@ -76,23 +80,46 @@ impl Policy {
     }
 }
 
-/// The IPv4 address inside an IPv6 one that leads to it: mapped, compatible, NAT64 (well-known and local prefix), 6to4,
-/// Teredo is none of ours and stays as it is.
-fn embedded_v4(ip: IpAddr) -> IpAddr {
-    let IpAddr::V6(v6) = ip else { return ip };
+/// Where an address leads: an IPv6 one may be another way to write an IPv4 one, or be translated or tunnelled to it.
+/// Where the form does not tell which bits count, all that may.
+fn leads_to(ip: IpAddr) -> Vec<IpAddr> {
+    let IpAddr::V6(v6) = ip else { return vec![ip] };
     let s = v6.segments();
+    let o = v6.octets();
     let v4 = |high: u16, low: u16| {
         let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
         IpAddr::V4(Ipv4Addr::new(a, b, c, d))
     };
     match s {
-        [0, 0, 0, 0, 0, 0xffff, high, low] => v4(high, low),
-        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x64, 0xff9b, 1, _, _, _, high, low] => v4(high, low),
-        [0x2002, high, low, ..] => v4(high, low),
-        [0, 0, 0, 0, 0, 0, high, low] if v6 != Ipv6Addr::LOCALHOST && v6 != Ipv6Addr::UNSPECIFIED => {
-            v4(high, low)
+        // Mapped, and the well-known prefix of NAT64.
+        [0, 0, 0, 0, 0, 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => vec![v4(high, low)],
+        // Translated (RFC 2765).
+        [0, 0, 0, 0, 0xffff, 0, high, low] => vec![v4(high, low)],
+        // NAT64 in a network's own way (RFC 8215): the prefix may have 48, 56, 64 or 96 bits, and the ninth octet of an
+        // address is never part of what is embedded (RFC 6052).
+        [0x64, 0xff9b, 1, ..] => {
+            let at = |places: [usize; 4]| {
+                let [a, b, c, d] = places.map(|place| o.get(place).copied().unwrap_or_default());
+                IpAddr::V4(Ipv4Addr::new(a, b, c, d))
+            };
+            let all = [[6, 7, 9, 10], [7, 9, 10, 11], [9, 10, 11, 12], [12, 13, 14, 15]].map(at);
+            // What no packet goes to was not meant.
+            let meant: Vec<IpAddr> = all.into_iter().filter(|ip| !is_special(*ip)).collect();
+            if meant.is_empty() { all.into() } else { meant }
         }
-        _ => ip,
+        // 6to4; the address itself is nobody's.
+        [0x2002, high, low, ..] => vec![v4(high, low)],
+        // Teredo: its server, and who is behind it, written inverted.
+        [0x2001, 0, high, low, _, _, other_high, other_low] => {
+            vec![v4(high, low), v4(!other_high, !other_low)]
+        }
+        // ISATAP, under any prefix.
+        [_, _, _, _, 0 | 0x200, 0x5efe, high, low] => vec![ip, v4(high, low)],
+        // Compatible.
+        [0, 0, 0, 0, 0, 0, high, low] if v6 != Ipv6Addr::LOCALHOST && v6 != Ipv6Addr::UNSPECIFIED => {
+            vec![v4(high, low)]
+        }
+        _ => vec![ip],
     }
 }
 
@@ -100,13 +127,20 @@ fn embedded_v4(ip: IpAddr) -> IpAddr {
 fn is_link_local(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => {
-            ip.is_link_local()
-                || ip == Ipv4Addr::new(100, 100, 100, 200)
-                || ip == Ipv4Addr::new(168, 63, 129, 16)
+            // Alibaba, Azure, Oracle.
+            let others = [[100, 100, 100, 200], [168, 63, 129, 16], [192, 0, 0, 192]];
+            ip.is_link_local() || others.contains(&ip.octets())
         }
         IpAddr::V6(ip) => {
-            ip.segments().first().is_some_and(|s| s & 0xffc0 == 0xfe80)
-                || ip == Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)
+            // AWS with its time and name servers, Google, Oracle, Scaleway.
+            matches!(
+                ip.segments(),
+                [0xfe80..=0xfebf, ..]
+                    | [0xfd00, 0xec2, 0, 0, 0, 0, 0, _]
+                    | [0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254]
+                    | [0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe]
+                    | [0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42]
+            )
         }
     }
 }
@@ -125,7 +159,12 @@ fn is_private(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(v4) => {
             let [a, b, ..] = v4.octets();
-            v4.is_private() || (a == 100 && (64..128).contains(&b)) || (a == 198 && (b & 0xfe) == 18)
+            // Shared by carriers, benchmarks, protocol assignments.
+            let [_, _, c, _] = v4.octets();
+            v4.is_private()
+                || (a == 100 && (64..128).contains(&b))
+                || (a == 198 && (b & 0xfe) == 18)
+                || (a, b, c) == (192, 0, 0)
         }
         IpAddr::V6(v6) => v6.segments().first().is_some_and(|s| s & 0xfe00 == 0xfc00 || s & 0xffc0 == 0xfec0),
     }
@@ -158,6 +197,12 @@ mod tests {
             "64:ff9b::a00:1",
             "2002:a00:1::",
             "64:ff9b:1::a00:1",
+            "::ffff:0:10.0.0.1",
+            "64:ff9b:1:a00:0:100::",
+            "2001:0:a00:1::f7f7:f7f7",
+            "2001:0:808:808::f5ff:fffe",
+            "2a00::5efe:10.0.0.1",
+            "192.0.0.9",
         ] {
             assert_eq!(check(&cluster, ip), Ok(()), "{ip}");
             assert_eq!(check(&public, ip), Err(Denied::Private), "{ip}");
@@ -170,6 +215,8 @@ mod tests {
             "64:ff9b::7f00:1",
             "2002:7f00:1::",
             "::7f00:1",
+            "::ffff:0:127.0.0.1",
+            "2001:0:808:808::80ff:fffe",
         ] {
             assert_eq!(check(&cluster, ip), Err(Denied::Loopback), "{ip}");
             assert_eq!(check(&Policy { loopback: true, ..Policy::default() }, ip), Ok(()), "{ip}");
@@ -188,6 +235,24 @@ mod tests {
             "::ffff:169.254.169.254",
             "64:ff9b::a9fe:a9fe",
             "2002:a9fe:a9fe::",
+            "::ffff:0:169.254.169.254",
+            "::169.254.169.254",
+            // NAT64 with a prefix of 48, 56, 64 and 96 bits.
+            "64:ff9b:1:a9fe:a9:fe00::",
+            "64:ff9b:1:a9:fe:a9fe::",
+            "64:ff9b:1:0:a9:fea9:fe00:0",
+            "64:ff9b:1::a9fe:a9fe",
+            "2001:0:a9fe:a9fe::f7f7:f7f7",
+            "2001:0:808:808::5601:5601",
+            "2a00::200:5efe:169.254.169.254",
+            "fe80::5efe:8.8.8.8",
+            "febf::1",
+            "fd00:ec2::123",
+            "fd20:ce::254",
+            "fd00:c1::a9fe:a9fe",
+            "fd00:42::42",
+            "168.63.129.16",
+            "192.0.0.192",
         ] {
             assert_eq!(check(&open, ip), Err(Denied::LinkLocal), "{ip}");
         }
@@ -216,6 +281,7 @@ mod tests {
         let policy = Policy { refused, allow: vec!["10.0.0.0/8".parse().unwrap()], ..Policy::default() };
         assert_eq!(check(&policy, "10.96.0.1"), Err(Denied::ApiServer));
         assert_eq!(check(&policy, "::ffff:10.96.0.1"), Err(Denied::ApiServer));
+        assert_eq!(check(&policy, "64:ff9b:1:a60:0:100::"), Err(Denied::ApiServer));
         assert_eq!(policy.check("10.96.0.1:8443".parse().unwrap()), Ok(()));
     }
 }

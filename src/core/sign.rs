@@ -147,6 +147,10 @@ fn standard_webhooks_tag(
     let key = match secret.strip_prefix(WHSEC) {
         Some(text) => {
             decoded = LENIENT.decode(text).map_err(|_| SecretError::NotBase64)?;
+            // With an empty key anybody could sign.
+            if decoded.is_empty() {
+                return Err(SecretError::NotBase64);
+            }
             decoded.as_slice()
         }
         None => secret.as_bytes(),
@@ -251,7 +255,9 @@ mod tests {
         assert_eq!(check(&["other"], SIGNATURE, TIME), Err(StandardWebhooksError::NoMatch));
         assert_eq!(check(&[], SIGNATURE, TIME), Err(StandardWebhooksError::NoMatch));
         assert_eq!(check(&[SECRET], "", TIME), Err(StandardWebhooksError::NoMatch));
-        assert_eq!(check(&["whsec_*"], SIGNATURE, TIME), Err(SecretError::NotBase64.into()));
+        for empty in ["whsec_*", "whsec_", "whsec_="] {
+            assert_eq!(check(&[empty], SIGNATURE, TIME), Err(SecretError::NotBase64.into()), "{empty}");
+        }
         assert_eq!(
             verify_standard_webhooks(&[SECRET], ID, "soon", SIGNATURE, BODY, TIME, 300),
             Err(StandardWebhooksError::Timestamp)

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use url::Url;
 
-use super::hook::{InvalidSpec, parse_url};
+use super::hook::{InvalidSpec, not_refused, parse_url};
 use crate::api::{
     AdoptMode, Authorization as SpecAuthorization, Destination as SpecDestination, DestinationKind,
     EventStream, EventStreamSpec, ManagementPolicy, Redeliver, Reenable, SecretKeyRef, WebhookDestination,
@@ -96,6 +96,7 @@ fn invalid(field: &'static str, problem: impl Into<String>) -> InvalidSpec {
 
 /// Understands a stream. What the API server refuses is refused again here, for standalone has no API server.
 pub fn validate(stream: &EventStream) -> Result<Stream, InvalidSpec> {
+    not_refused(&stream.metadata)?;
     let spec = &stream.spec;
     let destination = destination(&spec.destination)?;
     if matches!(destination, Destination::Worker(_)) {

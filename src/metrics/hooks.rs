@@ -21,11 +21,14 @@ pub const MEASURED: &str = "hookstream.dev/metrics";
 /// So many hooks have series of their own, unless another number is given.
 const MOST: usize = 100;
 
-/// The hooks that have series of their own, by namespace and name.
+/// A hook's namespace and name.
+type Name = (Arc<str>, Arc<str>);
+
+/// The hooks that have series of their own.
 #[derive(Debug)]
 pub struct Hooks {
     most: AtomicUsize,
-    named: Mutex<BTreeMap<(Arc<str>, Arc<str>), Arc<Series>>>,
+    named: Mutex<BTreeMap<Name, Arc<Series>>>,
     refused: Counter,
     attempts: Family<HookAttempt, Counter>,
     finished: Family<HookFinished, Counter>,
@@ -166,7 +169,7 @@ impl Hooks {
     }
 
     /// All that have series, by namespace and name.
-    pub fn all(&self) -> Vec<((Arc<str>, Arc<str>), Arc<Series>)> {
+    pub fn all(&self) -> Vec<(Name, Arc<Series>)> {
         self.named.lock().iter().map(|(key, series)| (key.clone(), series.clone())).collect()
     }
 }

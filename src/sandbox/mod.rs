@@ -4,7 +4,8 @@
 //! of the interpreter costs one call.
 //!
 //! Invariants: no secret enters a child; a child has nothing of the worker's memory, descriptors or environment; every
-//! call has a deadline, after which its child is killed and replaced; every message has a bound; hooks take turns.
+//! call has a deadline, after which its child is killed and replaced; every message has a bound, and nothing that a child
+//! says is believed; hooks take turns.
 //!
 //! Left to others: what a template means (`core::template`), what a result leads to (`worker::handlers`).
 
@@ -12,18 +13,20 @@ pub mod child;
 mod pool;
 mod process;
 pub mod protocol;
+mod serve;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde_json::Value;
+use serde_json::value::{RawValue, to_raw_value};
 
 use crate::core::template::{Diagnostic, Template};
 use pool::Pool;
-use protocol::{Answer, Failed, Job, Reply, Request};
+use protocol::{Answer, Failed, Job, Reply};
 
 /// How many templates are kept read. One that fell out is read again.
 const TEMPLATES: usize = 1024;
@@ -60,7 +63,7 @@ impl From<Diagnostic> for ScriptError {
 pub struct Call<'a> {
     /// The text of the chunk that returns the function.
     pub function: &'a str,
-    pub data: &'a Value,
+    pub data: &'a RawValue,
     pub event: &'a str,
     pub source: &'a str,
     /// The process id that the function is told.
@@ -102,8 +105,9 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// Starts a first child, to see whether scripts can be run here. Where they cannot, that is logged, and every call
-    /// that needs Lua answers [`ScriptError::SandboxUnavailable`] with the reason.
+    /// Starts a first child, to see whether scripts can be run here. Where they cannot, that is logged, and calls that
+    /// need Lua answer [`ScriptError::SandboxUnavailable`] with the reason: all of them where the kernel does not confine
+    /// the child, else until one starts.
     pub async fn start(options: Options) -> Sandbox {
         let pool = Pool::start(options).await;
         if let Some(why) = pool.unavailable() {
@@ -112,7 +116,7 @@ impl Sandbox {
         Sandbox { pool, templates: Arc::default() }
     }
 
-    /// Why no script can be run, where that is known.
+    /// Why no script could be run at the start.
     pub fn unavailable(&self) -> Option<String> {
         self.pool.unavailable()
     }
@@ -140,9 +144,10 @@ impl Sandbox {
         let mut answers = if in_child.is_empty() {
             Vec::new()
         } else {
-            let job =
-                Job::Render { templates: in_child.iter().map(|text| (*text).into()).collect(), context };
-            match self.run(hook, job, within).await? {
+            let context =
+                to_raw_value(context).map_err(|error| ScriptError::ScriptFailed(error.to_string()))?;
+            let templates = in_child.iter().map(|text| (*text).into()).collect();
+            match self.run(hook, Job::Render { templates, context: &context }, within).await? {
                 Answer::Texts(texts) if texts.len() == in_child.len() => texts,
                 _ => return Err(ScriptError::ScriptCrashed),
             }
@@ -160,18 +165,13 @@ impl Sandbox {
         let job =
             Job::Call { function: function.into(), data, event: event.into(), source: source.into(), pid };
         match self.run(hook, job, within).await? {
-            Answer::Value(value) => Ok(value),
+            Answer::Value(value) => serde_json::from_str(value.get()).map_err(|_| ScriptError::ScriptCrashed),
             Answer::Texts(_) => Err(ScriptError::ScriptCrashed),
         }
     }
 
-    async fn run(&self, hook: &str, job: Job<'_, &Value>, within: Duration) -> Result<Answer, ScriptError> {
-        let until = Instant::now() + within;
-        let timeout = self.pool.options().timeout;
-        let mut lease = self.pool.acquire(hook, within).await?;
-        let budget = timeout.min(until.saturating_duration_since(Instant::now()));
-        let budget_ms = u64::try_from(budget.as_millis()).unwrap_or(u64::MAX).max(1);
-        let Reply { outcome, logs, .. } = lease.ask(&Request { budget_ms, job }, budget).await?;
+    async fn run(&self, hook: &str, job: Job<'_>, within: Duration) -> Result<Answer, ScriptError> {
+        let (Reply { outcome, logs, .. }, budget) = self.pool.run(hook, &job, within).await?;
         for log in logs {
             log.tell(hook);
         }

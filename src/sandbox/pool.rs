@@ -1,210 +1,266 @@
 //! Who is next: children for hooks, in turns.
 //!
-//! Hooks that wait are served round robin. Where there are several children a hook has never all of them: one that runs
-//! into its deadline call after call leaves one for the others.
+//! Hooks are served by what they cost: each has a clock that its calls move on, and of those that wait the one is next
+//! whose next call would end first by these clocks. So a hook whose calls are short waits for no crowd of hooks that run
+//! into their deadlines. Where there are several children a hook has never all of them, nor have those that are slow.
 
 use std::collections::{HashMap, VecDeque};
-use std::io;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use serde_json::Value;
 use tokio::sync::oneshot;
 
-use super::process::{Process, Starter, frame};
-use super::protocol::{self, Reply, Request};
+use super::process::{NoChild, Process, Starter};
+use super::protocol::{self, Job, Reply};
+use super::serve::{GRACE, serve};
 use super::{Options, ScriptError};
 
 /// How many calls may wait: of one hook, and of all.
-const WAITING_OF_HOOK: usize = 256;
+const WAITING_OF_HOOK: usize = 1024;
 const WAITING: usize = 4096;
-/// What a child has to tell of a timeout itself, and so to stay, before it is killed.
-const GRACE: Duration = Duration::from_millis(100);
+/// How many hooks' clocks are kept while nothing of them waits or runs.
+const REMEMBERED: usize = 512;
+/// A hook whose last call took as long leaves a child to the others.
+const SLOW: Duration = Duration::from_millis(100);
+/// A child gets the next call of a hook ahead of time while its calls are as short.
+const QUICK: Duration = Duration::from_millis(5);
+
+/// What came of a call: the child's reply and the time that it had, or why there is none.
+pub type Outcome = Result<(Reply, Duration), ScriptError>;
+
+/// A call that waits for its turn.
+pub struct Call {
+    /// The request as it goes over the pipe; its budget is set when it goes.
+    pub frame: Vec<u8>,
+    pub until: Instant,
+    pub answer: oneshot::Sender<Outcome>,
+    /// It was written to a child that was dead already.
+    pub again: bool,
+}
 
 pub struct Pool {
     options: Options,
     /// None where not even its thread could be started.
     starter: Option<Starter>,
-    unavailable: OnceLock<String>,
+    /// Why there will never be a child.
+    refused: OnceLock<String>,
+    /// Why the first did not start.
+    first: Option<String>,
     state: Mutex<State>,
 }
 
 struct State {
     /// Children that wait for a call.
     idle: Vec<Process>,
-    /// How many more calls may run now.
+    /// How many more children may work now.
     free: usize,
-    /// Running calls, by hook.
-    busy: HashMap<String, usize>,
-    /// Calls that wait, by hook.
-    waiting: HashMap<String, VecDeque<oneshot::Sender<Lease>>>,
-    /// The hooks of `waiting`, the next first.
-    turns: VecDeque<String>,
+    /// How many work for slow hooks.
+    slow: usize,
+    /// How many calls wait.
+    waiting: usize,
+    /// The clock of the call that was begun last: who comes anew begins with it, for no one saves up turns.
+    clock: Duration,
+    hooks: HashMap<Arc<str>, Turn>,
+}
+
+/// A hook's turn.
+#[derive(Default)]
+struct Turn {
+    /// When its next call begins, by the clocks.
+    clock: Duration,
+    /// What its last call took, and so what its next will.
+    cost: Duration,
+    /// How many children work for it.
+    served: usize,
+    waiting: VecDeque<Call>,
+}
+
+/// A hook that has a child to itself for a while.
+pub struct Served {
+    pub hook: Arc<str>,
+    slow: bool,
+}
+
+impl State {
+    /// The hook whose turn it is, where a child is free for it. `processes`: of how many.
+    fn next(&self, processes: usize) -> Option<Arc<str>> {
+        if self.free == 0 || self.waiting == 0 {
+            return None;
+        }
+        let share = processes.saturating_sub(1).max(1);
+        let may = |turn: &Turn| turn.served < share && (turn.cost < SLOW || self.slow < share);
+        let waits = |(_, turn): &(&Arc<str>, &Turn)| !turn.waiting.is_empty() && may(turn);
+        let ends = |(_, turn): &(&Arc<str>, &Turn)| turn.clock.max(self.clock) + turn.cost;
+        self.hooks.iter().filter(waits).min_by_key(ends).map(|(hook, _)| hook.clone())
+    }
+
+    /// A child works for the hook whose turn it is.
+    fn begin(&mut self, processes: usize) -> Option<Served> {
+        let hook = self.next(processes)?;
+        let turn = self.hooks.get_mut(&hook)?;
+        turn.served += 1;
+        turn.clock = turn.clock.max(self.clock);
+        self.clock = turn.clock;
+        let slow = turn.cost >= SLOW;
+        self.free -= 1;
+        self.slow += usize::from(slow);
+        Some(Served { hook, slow })
+    }
+
+    fn end(&mut self, served: &Served) {
+        self.free += 1;
+        self.slow -= usize::from(served.slow);
+        if let Some(turn) = self.hooks.get_mut(&served.hook) {
+            turn.served -= 1;
+        }
+        if self.hooks.len() > REMEMBERED {
+            self.hooks.retain(|_, turn| turn.served > 0 || !turn.waiting.is_empty());
+        }
+    }
 }
 
 impl Pool {
     pub async fn start(options: Options) -> Arc<Pool> {
-        let unavailable = OnceLock::new();
         let (starter, first) = match Starter::new(&options) {
             Ok(starter) => {
                 let first = starter.start(&options).await;
                 (Some(starter), first)
             }
-            Err(error) => (None, Err(error.to_string())),
+            Err(error) => (None, Err(NoChild::Failed(error.to_string()))),
         };
-        let idle = match first {
-            Ok(process) => vec![process],
+        let (refused, free) = (OnceLock::new(), options.processes.max(1));
+        let (idle, first) = match first {
+            Ok(process) => (vec![process], None),
             Err(why) => {
-                unavailable.set(why).ok();
-                Vec::new()
+                if matches!(why, NoChild::Unconfined(_)) || starter.is_none() {
+                    refused.set(why.to_string()).ok();
+                }
+                (Vec::new(), Some(why.to_string()))
             }
         };
-        let free = options.processes.max(1);
-        let state =
-            State { idle, free, busy: HashMap::new(), waiting: HashMap::new(), turns: VecDeque::new() };
-        Arc::new(Pool { options, starter, unavailable, state: Mutex::new(state) })
+        let state = State { idle, free, slow: 0, waiting: 0, clock: Duration::ZERO, hooks: HashMap::new() };
+        Arc::new(Pool { options, starter, refused, first, state: Mutex::new(state) })
     }
 
-    pub fn options(&self) -> &Options {
-        &self.options
+    /// How long a call may take.
+    pub fn timeout(&self) -> Duration {
+        self.options.timeout
     }
 
+    /// Why the first child did not start.
     pub fn unavailable(&self) -> Option<String> {
-        self.unavailable.get().cloned()
+        self.first.clone()
     }
 
-    /// A child for a call of this hook, or the right to start one.
-    pub async fn acquire(self: &Arc<Self>, hook: &str, within: Duration) -> Result<Lease, ScriptError> {
-        let unavailable = |why: String| Err(ScriptError::SandboxUnavailable(why));
-        if let Some(why) = self.unavailable() {
-            return unavailable(why);
-        }
-        let (sender, lease) = oneshot::channel();
-        {
-            let mut state = self.state.lock();
-            let all: usize = state.waiting.values().map(VecDeque::len).sum();
-            let of_hook = state.waiting.get(hook).map_or(0, VecDeque::len);
-            if all >= WAITING || of_hook >= WAITING_OF_HOOK {
-                return unavailable(format!("{all} calls of scripts wait for a sandbox process"));
-            }
-            if of_hook == 0 {
-                state.turns.push_back(hook.to_owned());
-            }
-            state.waiting.entry(hook.to_owned()).or_default().push_back(sender);
-            self.give(&mut state);
-        }
-        match tokio::time::timeout(within, lease).await {
-            Ok(Ok(lease)) => Ok(lease),
-            _ => unavailable(format!("no sandbox process was free within {}ms", within.as_millis())),
-        }
-    }
-
-    /// Gives what is free to those who wait.
-    fn give(self: &Arc<Self>, state: &mut State) {
-        let share = self.options.processes.saturating_sub(1).max(1);
-        while state.free > 0 {
-            let may = |hook: &String| state.busy.get(hook).is_none_or(|busy| *busy < share);
-            let Some(hook) = state.turns.iter().position(may).and_then(|at| state.turns.remove(at)) else {
-                return;
-            };
-            let Some(mut waiting) = state.waiting.remove(&hook) else { continue };
-            let mut process = state.idle.pop();
-            while let Some(waiter) = waiting.pop_front() {
-                let lease = Lease { pool: Some(self.clone()), hook: hook.clone(), process };
-                match waiter.send(lease) {
-                    Ok(()) => {
-                        process = None;
-                        state.free -= 1;
-                        *state.busy.entry(hook.clone()).or_default() += 1;
-                        break;
-                    }
-                    // Who waited has given up. The lease was never held: nothing to give back.
-                    Err(mut lease) => {
-                        lease.pool = None;
-                        process = lease.process.take();
-                    }
-                }
-            }
-            state.idle.extend(process);
-            if !waiting.is_empty() {
-                state.waiting.insert(hook.clone(), waiting);
-                state.turns.push_back(hook);
-            }
-        }
-    }
-
-    fn release(self: &Arc<Self>, hook: &str, process: Option<Process>) {
-        let mut state = self.state.lock();
-        state.free += 1;
-        if let Some(busy) = state.busy.get_mut(hook) {
-            *busy -= 1;
-            if *busy == 0 {
-                state.busy.remove(hook);
-            }
-        }
-        state.idle.extend(process);
-        self.give(&mut state);
-    }
-}
-
-/// The right to run one call. Dropped, it is the next one's.
-pub struct Lease {
-    pool: Option<Arc<Pool>>,
-    hook: String,
-    process: Option<Process>,
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        if let Some(pool) = self.pool.take() {
-            pool.release(&self.hook, self.process.take());
-        }
-    }
-}
-
-impl Lease {
-    /// Asks the child and waits for its reply. A child that does not reply in time, or not as it should, is killed; so it
-    /// is when this future is dropped.
-    pub async fn ask(
-        &mut self,
-        request: &Request<'_, &Value>,
-        budget: Duration,
-    ) -> Result<Reply, ScriptError> {
-        let Some(frame) = frame(request, protocol::MAX_REQUEST) else {
+    /// Runs a call of this hook. Whoever drops this future ends the call.
+    pub async fn run(self: &Arc<Self>, hook: &str, job: &Job<'_>, within: Duration) -> Outcome {
+        let Some(frame) = protocol::request(job) else {
             return Err(ScriptError::ScriptTooBig(format!(
                 "its input is over {} MiB, the most a script may be given",
                 protocol::MAX_REQUEST >> 20
             )));
         };
-        // Held here while it works: whatever ends this future ends the child.
-        let mut process = match self.process.take() {
-            Some(process) => process,
-            None => self.start().await?,
-        };
-        let asked = async {
-            // One that died while it waited has read nothing: the call is not lost with it.
-            if process.write(&frame).await.is_err() {
-                process = self.start().await?;
-                process.write(&frame).await.map_err(|_| ScriptError::ScriptCrashed)?;
-            }
-            process.read::<Reply>(protocol::MAX_REPLY).await.map_err(|error: io::Error| {
-                tracing::debug!("a sandbox process broke off: {error}");
-                ScriptError::ScriptCrashed
-            })
-        };
-        let reply = tokio::time::timeout(budget + GRACE, asked).await;
-        let reply = reply.map_err(|_| ScriptError::ScriptTimeout(budget))??;
-        if !reply.last {
-            self.process = Some(process);
+        let until = Instant::now() + within;
+        let (answer, came) = oneshot::channel();
+        self.submit(hook, Call { frame, until, answer, again: false })?;
+        // One that was begun in time may take what it has left.
+        match tokio::time::timeout_at((until + 2 * GRACE).into(), came).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => Err(ScriptError::ScriptCrashed),
+            Err(_) => Err(late()),
         }
-        Ok(reply)
     }
 
-    async fn start(&self) -> Result<Process, ScriptError> {
-        let gone = || ScriptError::SandboxUnavailable("the sandbox has ended".into());
-        let pool = self.pool.as_ref().ok_or_else(gone)?;
-        let starter = pool.starter.as_ref().ok_or_else(gone)?;
-        starter.start(&pool.options).await.map_err(ScriptError::SandboxUnavailable)
+    fn submit(self: &Arc<Self>, hook: &str, call: Call) -> Result<(), ScriptError> {
+        if let Some(why) = self.refused.get() {
+            return Err(ScriptError::SandboxUnavailable(why.clone()));
+        }
+        let mut state = self.state.lock();
+        let all = state.waiting;
+        if !state.hooks.contains_key(hook) {
+            state.hooks.insert(hook.into(), Turn::default());
+        }
+        let turn = state.hooks.get_mut(hook).filter(|turn| turn.waiting.len() < WAITING_OF_HOOK);
+        let Some(turn) = turn.filter(|_| all < WAITING) else {
+            return Err(ScriptError::SandboxUnavailable(format!(
+                "{all} calls of scripts wait for a sandbox process"
+            )));
+        };
+        turn.waiting.push_back(call);
+        state.waiting += 1;
+        if let Some(served) = state.begin(self.options.processes) {
+            let process = state.idle.pop();
+            tokio::spawn(serve(self.clone(), served, process));
+        }
+        Ok(())
     }
+
+    /// The hook's next call. `ahead`: while another of it runs in the same child; none where that could keep a child
+    /// from another hook, or a call behind a slow one.
+    pub fn call_of(&self, served: &Served, ahead: bool) -> Option<Call> {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let turn = state.hooks.get_mut(&served.hook)?;
+        let others_wait = state.free == 0 && state.waiting > turn.waiting.len();
+        if ahead && (others_wait || turn.cost >= QUICK) {
+            return None;
+        }
+        while let Some(call) = turn.waiting.pop_front() {
+            state.waiting -= 1;
+            if call.answer.is_closed() {
+                continue;
+            }
+            if Instant::now() < call.until {
+                return Some(call);
+            }
+            call.answer.send(Err(late())).ok();
+        }
+        None
+    }
+
+    /// Gives calls back that were not begun, in their order.
+    pub fn put_back(&self, served: &Served, calls: impl DoubleEndedIterator<Item = Call>) {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let Some(turn) = state.hooks.get_mut(&served.hook) else { return };
+        for call in calls.rev() {
+            turn.waiting.push_front(call);
+            state.waiting += 1;
+        }
+    }
+
+    /// Notes what a call took.
+    pub fn took(&self, served: &Served, cost: Duration) {
+        if let Some(turn) = self.state.lock().hooks.get_mut(&served.hook) {
+            turn.cost = cost;
+            turn.clock += cost;
+        }
+    }
+
+    /// The child has nothing to do for this hook: for which it works now. None: for nobody.
+    pub fn turn_over(&self, served: &Served, process: &mut Option<Process>) -> Option<Served> {
+        let mut state = self.state.lock();
+        state.end(served);
+        let next = state.begin(self.options.processes);
+        if next.is_none() {
+            state.idle.extend(process.take());
+        }
+        next
+    }
+
+    pub async fn child(&self) -> Result<Process, ScriptError> {
+        let gone = || ScriptError::SandboxUnavailable("the sandbox has ended".into());
+        let started = self.starter.as_ref().ok_or_else(gone)?.start(&self.options).await;
+        started.map_err(|why| {
+            if matches!(why, NoChild::Unconfined(_)) {
+                self.refused.set(why.to_string()).ok();
+            }
+            ScriptError::SandboxUnavailable(why.to_string())
+        })
+    }
+}
+
+fn late() -> ScriptError {
+    ScriptError::SandboxUnavailable("no sandbox process was free in time".into())
 }

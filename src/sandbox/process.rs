@@ -7,17 +7,32 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
 
 use super::Options;
-use super::protocol::{self, Hello};
+use super::protocol;
+use crate::core::conditions::cut;
 
 /// How long a child may take to start, on a busy machine.
 const START: Duration = Duration::from_secs(20);
+/// What is told of a child's own words, in bytes.
+const MAX_WORDS: usize = 512;
+
+/// Why there is no child.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoChild {
+    /// The kernel does not confine it: no other will be.
+    #[error(
+        "the kernel does not confine the sandbox process: {0}; --script-unsandboxed runs scripts without"
+    )]
+    Unconfined(String),
+    /// It did not start, for a reason that may pass.
+    #[error("{0}")]
+    Failed(String),
+}
 
 /// Starts children and buries them, on a thread of its own: a child is killed by the kernel when the thread that
 /// started it ends, and threads of the runtime come and go.
@@ -42,6 +57,7 @@ impl Starter {
                         drop(answer.send(child.map(|child| Process {
                             child: Some(child),
                             pipes: None,
+                            came: BytesMut::new(),
                             starter,
                         })));
                     }
@@ -53,10 +69,10 @@ impl Starter {
     }
 
     /// A child that has said hello; else why there is none.
-    pub async fn start(&self, options: &Options) -> Result<Process, String> {
-        let told = |error: io::Error| format!("the sandbox process does not start: {error}");
+    pub async fn start(&self, options: &Options) -> Result<Process, NoChild> {
+        let told = |error: io::Error| NoChild::Failed(format!("the sandbox process does not start: {error}"));
         let (answer, started) = oneshot::channel();
-        let gone = || "the sandbox's starter has ended".to_owned();
+        let gone = || NoChild::Failed("the sandbox's starter has ended".into());
         self.0.send(Order::Start(answer, self.clone())).map_err(|_| gone())?;
         let mut process = started.await.map_err(|_| gone())?.map_err(told)?;
         let pipes = process.child.as_mut().and_then(|child| child.stdin.take().zip(child.stdout.take()));
@@ -65,14 +81,14 @@ impl Starter {
             let output = pipe::Receiver::from_owned_fd(OwnedFd::from(output)).map_err(told)?;
             process.pipes = Some((input, output));
         }
-        let hello = tokio::time::timeout(START, process.read::<Hello>(64 << 10)).await;
-        let hello =
-            hello.map_err(|_| format!("the sandbox process did not start within {}s", START.as_secs()))?;
+        let late =
+            || NoChild::Failed(format!("the sandbox process did not start within {}s", START.as_secs()));
+        let hello = tokio::time::timeout(START, process.hello()).await;
+        let hello = hello.map_err(|_| late())?;
         match hello.map_err(told)?.unconfined {
-            Some(why) if !options.allow_unsandboxed => Err(format!(
-                "the kernel does not confine the sandbox process: {why}; --script-unsandboxed runs scripts without"
-            )),
+            Some(why) if !options.allow_unsandboxed => Err(NoChild::Unconfined(cut(&why, MAX_WORDS).into())),
             Some(why) => {
+                let why = cut(&why, MAX_WORDS);
                 tracing::warn!("scripts run in a process that the kernel does not confine: {why}");
                 Ok(process)
             }
@@ -105,29 +121,46 @@ fn bury(mut child: Child) {
 pub struct Process {
     child: Option<Child>,
     pipes: Option<(pipe::Sender, pipe::Receiver)>,
+    /// What was read and is not taken yet.
+    came: BytesMut,
     starter: Starter,
 }
 
 impl Process {
-    /// Writes a framed message. An error: the child did not read all of it.
-    pub async fn write(&mut self, frame: &[u8]) -> io::Result<()> {
-        let (input, _) = self.pipes.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
-        input.write_all(frame).await
+    /// Writes of `out` or reads, whichever is possible first. Nothing is lost where this future is dropped. The error
+    /// `BrokenPipe`: it does not read any more.
+    pub async fn pump(&mut self, out: &mut BytesMut) -> io::Result<()> {
+        let (input, output) = self.pipes.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+        tokio::select! {
+            // Writing first: that one which is dead has read nothing shows in nothing else.
+            biased;
+            written = input.write(out), if !out.is_empty() => out.advance(written?),
+            read = output.read_buf(&mut self.came) => if read? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            },
+        }
+        Ok(())
     }
 
-    /// Reads a message of at most `max` bytes.
-    pub async fn read<T: DeserializeOwned>(&mut self, max: usize) -> io::Result<T> {
-        let (_, output) = self.pipes.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
-        let mut head = [0; 4];
-        output.read_exact(&mut head).await?;
-        let length = protocol::length(head, max).ok_or(io::ErrorKind::InvalidData)?;
-        let mut body = Vec::new();
-        // Memory grows with what comes, not with what a head announces.
-        output.take(u64::try_from(length).unwrap_or(u64::MAX)).read_to_end(&mut body).await?;
-        if body.len() != length {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+    /// A message of at most `max` bytes, where a whole one came.
+    pub fn message(&mut self, max: usize) -> io::Result<Option<BytesMut>> {
+        protocol::take(&mut self.came, max)
+    }
+
+    /// True where nothing came that was not taken.
+    pub fn is_quiet(&self) -> bool {
+        self.came.is_empty()
+    }
+
+    async fn hello(&mut self) -> io::Result<protocol::Hello> {
+        loop {
+            match self.message(protocol::MAX_HELLO)? {
+                Some(words) if self.is_quiet() => return Ok(protocol::hello(&words)?),
+                // It answers what it was not asked.
+                Some(_) => return Err(io::ErrorKind::InvalidData.into()),
+                None => self.pump(&mut BytesMut::new()).await?,
+            }
         }
-        Ok(serde_json::from_slice(&body)?)
     }
 }
 
@@ -138,9 +171,4 @@ impl Drop for Process {
             bury(child);
         }
     }
-}
-
-/// A message, ready to be written; none where it is too long.
-pub fn frame<T: Serialize>(message: &T, max: usize) -> Option<Vec<u8>> {
-    protocol::frame(message, max).ok().flatten()
 }

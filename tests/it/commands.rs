@@ -61,7 +61,7 @@ async fn validate_says_what_is_wrong_and_where() {
         (
             hook("a", url, json!({"snoose": {}})),
             1,
-            Some(("error", "spec.snoose", "InvalidSchema", "no field", None)),
+            Some(("error", "spec.snoose", "InvalidSchema", "unknown field", None)),
         ),
         (
             hook("a", url, json!({"deliverBy": "Worker"})),
@@ -98,7 +98,7 @@ async fn validate_says_what_is_wrong_and_where() {
             0,
             Some(("warning", "spec.handler.webhookCustom.body", "HtmlInJson", "json(entity.name)", None)),
         ),
-        (good.clone() + &good, 1, Some(("error", "metadata.name", "Duplicate", "twice", None))),
+        (good.clone() + &good, 1, Some(("error", "metadata.name", "Duplicate", "all.yaml too", None))),
         (
             hook("a", url, signed.clone()),
             0,
@@ -146,6 +146,7 @@ async fn validate_says_what_is_wrong_and_where() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_samples_are_valid() {
     for folder in [
+        "deploy/samples",
         "deploy/samples/quickstart",
         "deploy/samples/eventhook-slack.yaml",
         "deploy/samples/eventhook-lambda.yaml",
@@ -154,6 +155,33 @@ async fn the_samples_are_valid() {
         let (status, out, error) = run(&["validate", &path]).await;
         assert_eq!(status, 0, "{out}{error}");
     }
+}
+
+/// Folders are for clusters: the same name in two of them is told, and is no error.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_name_in_two_folders_is_a_warning() {
+    let folder = watchdog::unique_path("files");
+    let write = |name: &str, text: &str| {
+        let path = folder.join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    let signed = json!({"handler": {"webhook": {"signature": {"secretRef": {"name": "keys", "key": "k"}}}}});
+    let signed = hook("a", "https://example.com/x", signed);
+    // What a hook refers to is looked for beside it first.
+    write("one/all.yaml", &(signed.clone() + &secret("keys", json!({"k": "x"}))));
+    write("two/all.yaml", &(signed.clone() + &secret("keys", json!({"k": "y"}))));
+    write("zero/secret.yaml", &secret("keys", json!({"other": "z"})));
+    let path = folder.display().to_string();
+    let (status, out, _) = run(&["validate", &path, "--output", "json"]).await;
+    assert_eq!(status, 0, "{out}");
+    let report: Value = serde_json::from_str(&out).unwrap();
+    let findings = report["findings"].as_array().unwrap();
+    let shown: Vec<_> = findings.iter().map(|f| (&f["severity"], &f["reason"])).collect();
+    assert_eq!(shown, [(&json!("warning"), &json!("Duplicate"))], "{out}");
+    write("two/more.yaml", &signed);
+    let (status, out, _) = run(&["validate", &path, "--output", "json"]).await;
+    assert_eq!(status, 1, "{out}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

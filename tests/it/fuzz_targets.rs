@@ -41,6 +41,8 @@ mod publish;
 mod relay;
 #[path = "../../fuzz/fuzz_targets/retry_after.rs"]
 mod retry_after;
+#[path = "../../fuzz/fuzz_targets/sandbox.rs"]
+mod sandbox;
 #[path = "../../fuzz/fuzz_targets/script_reply.rs"]
 mod script_reply;
 #[path = "../../fuzz/fuzz_targets/signature.rs"]
@@ -63,6 +65,7 @@ const TARGETS: &[Target] = &[
     ("publish", publish::run),
     ("relay", relay::run),
     ("retry_after", retry_after::run),
+    ("sandbox", sandbox::run),
     ("script_reply", script_reply::run),
     ("signature", signature::run),
     ("stream_auth", stream_auth::run),

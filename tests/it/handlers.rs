@@ -370,3 +370,54 @@ async fn library() -> std::path::PathBuf {
     }
     folder
 }
+
+/// However an address is written, it is the address that is judged: dead at once, and the hook's condition says why.
+#[tokio::test(flavor = "multi_thread")]
+async fn where_requests_may_not_go_is_told() {
+    let receiver = Receiver::start(|_, _| Reply::status(200));
+    let port = receiver.url().rsplit(':').next().unwrap().trim_end_matches('/').to_owned();
+    let forms = [
+        "127.0.0.1",
+        "localhost",
+        "2130706433",
+        "0x7f000001",
+        "0177.0.0.1",
+        "127.1",
+        "127.0.0.1.",
+        "[::ffff:127.0.0.1]",
+        "[::ffff:7f00:1]",
+    ];
+    let manifests: String = (0..)
+        .zip(forms)
+        .map(|(number, host)| {
+            let name = format!("form-{number}");
+            let url = format!("http://{host}:{port}/");
+            // By both ways in which an address comes.
+            let target = match number % 2 {
+                0 => json!({"url": url}),
+                _ => json!({"urlSecretRef": {"name": name, "key": "url"}}),
+            };
+            hook(&name, json!({"webhook": target})) + &secret(&name, json!({"url": url}))
+        })
+        .collect();
+    // `::/0` for what `localhost` may resolve to beside it.
+    let standalone = Standalone::start(&manifests, &["--egress-deny", "127.0.0.0/8,::/0"]).await;
+    for number in 0..forms.len() {
+        standalone.accepted(&event(&format!("form-{number}"), json!({}))).await;
+    }
+    standalone.wait_for_count(FINISHED, &[DEAD, r#"reason="EgressDenied""#], forms.len() as u64).await;
+    assert!(receiver.requests().is_empty());
+    for number in 0..forms.len() {
+        let path = standalone.data.join(format!("objects/EventHook.default.form-{number}.json"));
+        crate::harness::eventually(DEADLINE, "the condition Delivering", async || {
+            let text = std::fs::read_to_string(&path).map_err(|error| error.to_string())?;
+            let saved: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+            let conditions = saved["status"]["conditions"].as_array().cloned().unwrap_or_default();
+            let told = |c: &Value| {
+                c["type"] == "Delivering" && c["status"] == "False" && c["reason"] == "EgressDenied"
+            };
+            if conditions.iter().any(told) { Ok(()) } else { Err(text) }
+        })
+        .await;
+    }
+}

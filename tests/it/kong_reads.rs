@@ -103,7 +103,11 @@ async fn sources_test_and_ping_answer_as_kong_does() {
         json!(["consumer", "ip", "service"])
     );
     let events = json!({"data": {"create": fields, "update": fields, "delete": fields}});
-    assert_eq!(get(&standalone, "/sources/dao:crud").await, (200, events));
+    assert_eq!(get(&standalone, "/sources/dao:crud").await, (200, events.clone()));
+    // As the page writes them.
+    assert_eq!(get(&standalone, "/sources/dao:crud/").await, (200, events));
+    assert_eq!(get(&standalone, "/sources/").await, (200, all.clone()));
+    assert_eq!(get(&standalone, "/").await.0, 200);
     assert_eq!(get(&standalone, "/sources/dao%3Acrud/create").await, (200, json!({ "data": fields })));
     assert_eq!(get(&standalone, "/sources/shop").await.0, 404);
 

@@ -1,6 +1,7 @@
 //! What objects refer to: is it in the files, and has it what is asked of it.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use serde_json::Value;
 
@@ -10,7 +11,7 @@ use crate::cluster::files::Document;
 use crate::core::references::{Reference, references};
 
 /// Documents by kind, namespace and name.
-type Held<'a> = HashMap<(String, Key), &'a Value>;
+type Held<'a> = HashMap<(String, Key), Vec<(&'a Path, &'a Value)>>;
 
 /// The name of a document, as it is without a namespace.
 pub fn key_of(document: &Value) -> Key {
@@ -22,7 +23,10 @@ pub fn look(documents: &[Document], findings: &mut Vec<Finding>) {
     let readable =
         || documents.iter().filter_map(|document| Some((document, document.content.as_ref().ok()?)));
     let kind = |content: &Value| content.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned();
-    let held: Held<'_> = readable().map(|(_, content)| ((kind(content), key_of(content)), content)).collect();
+    let mut held = Held::new();
+    for (document, content) in readable() {
+        held.entry((kind(content), key_of(content))).or_default().push((&document.path, content));
+    }
     for (document, content) in readable() {
         let Some(kind) = own_kind(content) else { continue };
         let found = references(content.get("spec").unwrap_or(&Value::Null));
@@ -36,7 +40,11 @@ pub fn look(documents: &[Document], findings: &mut Vec<Finding>) {
 
 fn judge(reference: &Reference<'_>, namespace: &str, held: &Held<'_>, place: &mut Place<'_>) {
     let Reference { path, kind, name, keys } = reference;
-    let Some(found) = held.get(&((*kind).to_owned(), Key::new(namespace, name))) else {
+    let found = held.get(&((*kind).to_owned(), Key::new(namespace, name)));
+    // Of several the one that is applied with it.
+    let beside = |(path, _): &&(&Path, &Value)| path.parent() == place.file.parent();
+    let found = found.and_then(|all| all.iter().find(beside).or(all.first()));
+    let Some((_, found)) = found else {
         let message = format!("{kind} {namespace}/{name} is not in these files");
         let missing = Finding { severity: Severity::Warning, message, ..place.finding(path, "NotInFiles") };
         return place.findings.push(missing);

@@ -3,24 +3,27 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use kube::Resource;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::api::GROUP;
+use crate::api::{self, GROUP};
 use crate::cluster::{Change, Data, Guarded, Key, Kind};
+use crate::core::hook::REFUSED;
+use crate::core::schema::Schemas;
 
 /// The space of uids that are made from names: the same object has the same uid at every start.
 const UIDS: Uuid = Uuid::from_u128(0x6861_6f6b_7374_7265_616d_2e64_6576_0001);
 const MAX_FILE: u64 = 16 * 1024 * 1024;
 const MAX_FILES: usize = 10_000;
+/// What the API server would check manifests by.
+static SCHEMAS: LazyLock<Schemas> = LazyLock::new(|| Schemas::of(&api::crds()));
 
 /// The apiVersion of every kind.
 const VERSION: &str = "hookstream.dev/v1alpha1";
@@ -54,6 +57,8 @@ type Holders = HashMap<Key, (String, Arc<Data>)>;
 struct File {
     hash: [u8; 32],
     documents: Vec<Value>,
+    /// For each document what the API server would refuse it for; looked for once, when the file is read.
+    refused: Vec<Option<String>>,
 }
 
 impl Manifests {
@@ -111,7 +116,8 @@ impl Manifests {
         for path in found {
             let old = self.files.remove(&path);
             match read(&path, old.as_ref()) {
-                Ok(Some(file)) => {
+                Ok(Some(mut file)) => {
+                    file.refused = file.documents.iter().map(refused).collect();
                     files.insert(path, file);
                 }
                 Ok(None) => files.extend(old.map(|file| (path, file))),
@@ -149,7 +155,7 @@ impl Manifests {
         let (mut secrets, mut config_maps) = (Holders::new(), Holders::new());
         let mut complaints = Vec::new();
         for (path, file) in &self.files {
-            for document in &file.documents {
+            for (document, refused) in file.documents.iter().zip(&file.refused) {
                 let text = |pointer: &str| document.pointer(pointer).and_then(Value::as_str);
                 let (group, kind) =
                     (text("/apiVersion").unwrap_or_default(), text("/kind").unwrap_or_default());
@@ -160,15 +166,9 @@ impl Manifests {
                 let key = Key::new(text("/metadata/namespace").unwrap_or("default"), name);
                 let again = match (group.split('/').next().unwrap_or_default(), kind) {
                     (GROUP, _) => match kind.parse::<Kind>() {
-                        Ok(known) => {
-                            if group != VERSION {
-                                complaints.push(format!(
-                                    "{}: {kind} {key}: there is no {group}: write {VERSION}",
-                                    path.display()
-                                ));
-                            }
-                            let object = named(document, known, &key, self.with_state);
-                            objects.insert((known, key.clone()), object).is_some()
+                        Ok(kind) => {
+                            let object = named(document, kind, &key, self.with_state, refused.as_deref());
+                            objects.insert((kind, key.clone()), object).is_some()
                         }
                         Err(_) => {
                             complaints.push(format!("{}: kind {kind} is none of {GROUP}", path.display()));
@@ -261,7 +261,18 @@ fn read(path: &Path, old: Option<&File>) -> Result<Option<File>, ManifestError> 
     let documents =
         serde_saphyr::from_multiple::<Value>(&text).map_err(|e| problem(path, first_line(&e.to_string())))?;
     let documents = documents.into_iter().flat_map(unlist).filter(|d| !d.is_null()).collect();
-    Ok(Some(File { hash, documents }))
+    Ok(Some(File { hash, documents, refused: Vec::new() }))
+}
+
+/// What the API server would refuse an object of ours for.
+fn refused(document: &Value) -> Option<String> {
+    let version = document.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
+    if version.split('/').next() != Some(GROUP) {
+        return None;
+    }
+    let faults = SCHEMAS.check(document);
+    let told: Vec<String> = faults.iter().map(ToString::to_string).collect();
+    (!told.is_empty()).then(|| told.join("; "))
 }
 
 fn first_line(text: &str) -> String {
@@ -307,7 +318,8 @@ pub fn uid(kind: &str, namespace: &str, name: &str) -> String {
     Uuid::new_v5(&UIDS, format!("{kind}/{namespace}/{name}").as_bytes()).to_string()
 }
 
-fn named(document: &Value, kind: Kind, key: &Key, with_state: bool) -> Value {
+/// `refused`: goes along as an annotation, for the object is not there without the fault, and nobody reads files twice.
+fn named(document: &Value, kind: Kind, key: &Key, with_state: bool, refused: Option<&str>) -> Value {
     let mut object = document.clone();
     let kind: &str = kind.into();
     let printed = document.pointer("/metadata/uid").and_then(Value::as_str).filter(|_| with_state);
@@ -321,6 +333,16 @@ fn named(document: &Value, kind: Kind, key: &Key, with_state: bool) -> Value {
         }
         if printed.is_none() {
             metadata.remove("finalizers");
+        }
+        match (metadata.get_mut("annotations").and_then(Value::as_object_mut), refused) {
+            (Some(annotations), refused) => {
+                annotations.remove(REFUSED);
+                annotations.extend(refused.map(|refused| (REFUSED.to_owned(), json!(refused))));
+            }
+            (None, Some(refused)) => {
+                metadata.insert("annotations".into(), json!({ REFUSED: refused }));
+            }
+            (None, None) => {}
         }
     }
     if let Some(object) = object.as_object_mut().filter(|_| printed.is_none()) {
@@ -359,34 +381,17 @@ fn config_map_data(document: &Value) -> Data {
 /// The object as a watch would give it. Unknown fields make it invalid: nothing is silently ignored.
 pub fn guarded<K>(object: &Value) -> Option<Guarded<K>>
 where
-    K: Resource<DynamicType = ()> + DeserializeOwned + Serialize,
+    K: Resource<DynamicType = ()> + DeserializeOwned,
 {
     let mut guarded: Guarded<K> = serde_json::from_value(object.clone()).ok()?;
-    if let Ok(typed) = &guarded.0 {
-        let understood = serde_json::to_value(typed).unwrap_or_default();
-        if let Some(field) = unknown(object.get("spec"), understood.get("spec"), "spec") {
-            let metadata = typed.meta().clone();
-            let error = format!("{field} is no field of this kind: correct or remove it");
-            guarded.0 = Err(kube::core::error_boundary::InvalidObject { error, metadata });
-        }
+    // It cannot be read for what the API server would have refused, and its words are the better ones.
+    if let Err(invalid) = &mut guarded.0
+        && let Some(refused) =
+            object.pointer("/metadata/annotations").and_then(|all| all.get(REFUSED)?.as_str())
+    {
+        invalid.error = refused.to_owned();
     }
     Some(guarded)
-}
-
-/// The first path in `given` that is not in `understood`.
-fn unknown(given: Option<&Value>, understood: Option<&Value>, path: &str) -> Option<String> {
-    match (given?, understood) {
-        (Value::Null, _) => None,
-        (Value::Object(given), Some(Value::Object(understood))) => given
-            .iter()
-            .find_map(|(key, value)| unknown(Some(value), understood.get(key), &format!("{path}.{key}"))),
-        (Value::Array(given), Some(Value::Array(understood))) => given
-            .iter()
-            .enumerate()
-            .find_map(|(i, value)| unknown(Some(value), understood.get(i), &format!("{path}[{i}]"))),
-        (_, Some(_)) => None,
-        (_, None) => Some(path.to_owned()),
-    }
 }
 
 #[cfg(test)]
@@ -437,9 +442,8 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_or_missing_api_version_is_told() {
+    fn a_missing_api_version_is_told() {
         let dir = folder(&[
-            ("a.yaml", &HOOK.replace("/v1alpha1", "/v1")),
             (
                 "b.yaml",
                 &HOOK.replace("apiVersion: hookstream.dev/v1alpha1\n", "").replace("name: a", "name: b"),
@@ -448,9 +452,8 @@ mod tests {
         ]);
         let manifests = scanned(&dir);
         let said = |what: &str| manifests.said.iter().filter(|line| line.contains(what)).count();
-        assert_eq!(said("a.yaml: EventHook default/a: there is no hookstream.dev/v1: write"), 1);
         assert_eq!(said("b.yaml: EventHook default/b has no apiVersion"), 1);
-        assert_eq!(manifests.said.len(), 2, "{:?}", manifests.said);
+        assert_eq!(manifests.said.len(), 1, "{:?}", manifests.said);
     }
 
     #[test]
@@ -477,12 +480,23 @@ mod tests {
         assert_eq!(manifests.scan().unwrap(), [Change::Secret(key)]);
     }
 
+    /// By itself an annotation of that name in a manifest says nothing.
     #[test]
-    fn unknown_fields_are_not_ignored() {
-        let dir = folder(&[("a.yaml", &HOOK.replace("source: s", "source: s, snoose: 5s"))]);
-        let manifests = scanned(&dir);
-        let guarded: Guarded<EventHook> = guarded(manifests.objects().next().unwrap().1).unwrap();
-        assert!(guarded.0.unwrap_err().error.contains("spec.snoose"));
+    fn what_the_api_server_would_refuse_is_refused() {
+        let refusal = |text: &str| {
+            let manifests = scanned(&folder(&[("a.yaml", text)]));
+            let guarded: Guarded<EventHook> = guarded(manifests.objects().next().unwrap().1).unwrap();
+            guarded.0.map_err(|invalid| invalid.error).and_then(|hook| {
+                crate::core::hook::validate(&hook).map(drop).map_err(|invalid| invalid.to_string())
+            })
+        };
+        let with = |more: &str| HOOK.replace("source: s", &format!("source: s, {more}"));
+        assert_eq!(refusal(HOOK), Ok(()));
+        let annotated = "{name: a, annotations: {hookstream.dev/refused: x}}";
+        assert_eq!(refusal(&HOOK.replace("{name: a}", annotated)), Ok(()));
+        assert!(refusal(&with("snoose: 5s")).unwrap_err().contains("unknown field \"spec.snoose\""));
+        assert!(refusal(&with("snooze: 5")).unwrap_err().starts_with("spec.snooze: Invalid value"));
+        assert!(refusal(&with("rotation: a")).unwrap_err().contains("rotation needs connectionRef"));
     }
 
     #[test]

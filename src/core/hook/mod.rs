@@ -8,6 +8,8 @@ mod handler;
 
 use std::sync::Arc;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
 pub use content::{Content, Filled, FilledBody, context, form};
 pub use delivery::{Delivery, rate};
 pub use handler::{
@@ -51,6 +53,19 @@ pub enum InvalidSpec {
     InvalidLambda { field: String, at: Diagnostic },
     #[error("{field}: {problem}")]
     InvalidSpec { field: &'static str, problem: String },
+    /// What the API server would have refused: all its faults.
+    #[error("{0}")]
+    #[strum(serialize = "InvalidSpec")]
+    Refused(String),
+}
+
+/// The annotation by which an object from a file tells what the API server would have refused it for.
+pub const REFUSED: &str = "hookstream.dev/refused";
+
+/// An error where the API server would have refused the object.
+pub fn not_refused(meta: &ObjectMeta) -> Result<(), InvalidSpec> {
+    let refused = meta.annotations.as_ref().and_then(|annotations| annotations.get(REFUSED));
+    refused.map_or(Ok(()), |told| Err(InvalidSpec::Refused(told.clone())))
 }
 
 fn invalid(field: &'static str, problem: impl Into<String>) -> InvalidSpec {
@@ -59,6 +74,7 @@ fn invalid(field: &'static str, problem: impl Into<String>) -> InvalidSpec {
 
 /// Understands a hook. What the API server refuses is refused again here, for standalone has no API server.
 pub fn validate(hook: &EventHook) -> Result<Hook, InvalidSpec> {
+    not_refused(&hook.metadata)?;
     let spec = &hook.spec;
     if spec.connection_ref.is_none() && spec.deliver_by.is_some() {
         return Err(invalid("deliverBy", "needs connectionRef"));

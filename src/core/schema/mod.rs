@@ -1,18 +1,18 @@
 //! What the API server would refuse in an object, found without one: the schemas of the CRDs, their rules (CEL) among it.
 //!
 //! Everything is read from the CRDs, so that a kind that is added there is checked here. Invariants: what is accepted here
-//! the API server accepts, as far as one object by itself can tell; rules that compare with the object before are left
-//! out, for there is none.
+//! the API server accepts, as far as one object by itself can tell, and what is refused is refused with its words; rules
+//! that compare with the object before are left out, for there is none.
 
 mod rules;
 
 use std::collections::HashMap;
 
-use regex::Regex;
 use serde_json::{Map, Value};
 
 /// A fault of an object.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {problem}")]
 pub struct Fault {
     /// Where, such as `spec.handler.webhook.url`.
     pub field: String,
@@ -90,7 +90,7 @@ fn metadata(object: &Value, faults: &mut Vec<Fault>) {
             && !part.ends_with('-')
     };
     if name.is_empty() {
-        faults.push(fault("metadata.name", "is missing"));
+        faults.push(fault("metadata.name", "Required value"));
     } else if name.len() > 253 || !name.split('.').all(part) {
         faults.push(fault(
             "metadata.name",
@@ -114,15 +114,16 @@ fn check(schema: &Value, value: &Value, path: &str, faults: &mut Vec<Fault>) {
     };
     if !fits {
         let want = kind.unwrap_or("integer or string");
-        faults.push(fault(path, format!("must be of type {want}, not {}", type_of(value))));
+        faults.push(fault(path, format!("Invalid value: must be of type {want}, not {}", type_of(value))));
         return;
     }
     let before = faults.len();
     if let Some(allowed) = schema.get("enum").and_then(Value::as_array)
         && !allowed.contains(value)
     {
-        let allowed: Vec<String> = allowed.iter().map(plain).collect();
-        faults.push(fault(path, format!("{} is none of {}", plain(value), allowed.join(", "))));
+        let offer: Vec<String> = allowed.iter().map(ToString::to_string).collect();
+        let problem = format!("Unsupported value: {}: supported values: {}", short(value), offer.join(", "));
+        faults.push(fault(path, problem));
     }
     match value {
         Value::Object(map) => object(schema, map, path, faults),
@@ -131,11 +132,13 @@ fn check(schema: &Value, value: &Value, path: &str, faults: &mut Vec<Fault>) {
         Value::Number(number) => {
             let number = number.as_f64().unwrap_or_default();
             let bound = |name: &str| schema.get(name).and_then(Value::as_f64);
-            if bound("minimum").is_some_and(|least| number < least) {
-                faults.push(fault(path, format!("must be {} or more", bound("minimum").unwrap_or_default())));
+            if let Some(least) = bound("minimum").filter(|least| number < *least) {
+                let problem = format!("Invalid value: {number}: should be greater than or equal to {least}");
+                faults.push(fault(path, problem));
             }
-            if bound("maximum").is_some_and(|most| number > most) {
-                faults.push(fault(path, format!("must be {} or less", bound("maximum").unwrap_or_default())));
+            if let Some(most) = bound("maximum").filter(|most| number > *most) {
+                let problem = format!("Invalid value: {number}: should be less than or equal to {most}");
+                faults.push(fault(path, problem));
             }
         }
         Value::Null | Value::Bool(_) => {}
@@ -156,7 +159,7 @@ fn object(schema: &Value, map: &Map<String, Value>, path: &str, faults: &mut Vec
     let required = schema.get("required").and_then(Value::as_array).into_iter().flatten();
     for name in required.filter_map(Value::as_str) {
         if map.get(name).is_none_or(Value::is_null) {
-            faults.push(fault(&below(name), "is missing"));
+            faults.push(fault(&below(name), "Required value"));
         }
     }
     for (name, value) in map {
@@ -167,11 +170,14 @@ fn object(schema: &Value, map: &Map<String, Value>, path: &str, faults: &mut Vec
             None if keeps => {}
             None => {
                 let known = sorted(properties.keys());
-                faults.push(fault(&below(name), format!("is no field of this kind; here are {known}")));
+                let path = below(name);
+                faults.push(fault(&path, format!("unknown field \"{path}\"; here are {known}")));
             }
         }
     }
-    bounds(schema, ["minProperties", "maxProperties"], map.len(), "members", path, faults);
+    let least = least(schema, "minProperties", map.len());
+    faults.extend(least.map(|n| fault(path, format!("Invalid value: should have at least {n} properties"))));
+    too_many(schema, "maxProperties", map.len(), path, faults);
 }
 
 fn array(schema: &Value, list: &[Value], path: &str, faults: &mut Vec<Fault>) {
@@ -180,7 +186,9 @@ fn array(schema: &Value, list: &[Value], path: &str, faults: &mut Vec<Fault>) {
             check(items, item, &format!("{path}[{i}]"), faults);
         }
     }
-    bounds(schema, ["minItems", "maxItems"], list.len(), "items", path, faults);
+    let least = least(schema, "minItems", list.len());
+    faults.extend(least.map(|n| fault(path, format!("Invalid value: should have at least {n} items"))));
+    too_many(schema, "maxItems", list.len(), path, faults);
     let text = |name: &str| schema.get(name).and_then(Value::as_str);
     let keys: Vec<&str> = schema
         .get("x-kubernetes-list-map-keys")
@@ -196,29 +204,40 @@ fn array(schema: &Value, list: &[Value], path: &str, faults: &mut Vec<Fault>) {
     };
     for (i, item) in list.iter().enumerate() {
         if list.iter().take(i).any(|earlier| same(earlier, item)) {
-            faults.push(fault(&format!("{path}[{i}]"), "stands in the list twice"));
+            faults.push(fault(&format!("{path}[{i}]"), format!("Duplicate value: {}", short(item))));
         }
     }
 }
 
+/// What does not fit a pattern is not repeated: it may be long, or a secret in the wrong place.
 fn string(schema: &Value, text: &str, path: &str, faults: &mut Vec<Fault>) {
-    bounds(schema, ["minLength", "maxLength"], text.chars().count(), "characters", path, faults);
+    let length = text.chars().count();
+    let least = least(schema, "minLength", length);
+    faults.extend(least.map(|n| fault(path, format!("Invalid value: should be at least {n} chars long"))));
+    if let Some(n) = most(schema, "maxLength", length) {
+        faults.push(fault(path, format!("Too long: may not be more than {n} bytes")));
+    }
     if let Some(pattern) = schema.get("pattern").and_then(Value::as_str)
-        && !Regex::new(pattern).is_ok_and(|regex| regex.is_match(text))
+        && !rules::matches(text, pattern)
     {
-        faults.push(fault(path, format!("{text:.64} does not match {pattern}")));
+        faults.push(fault(path, format!("Invalid value: should match '{pattern}'")));
     }
 }
 
-fn bounds(schema: &Value, names: [&str; 2], size: usize, of: &str, path: &str, faults: &mut Vec<Fault>) {
-    let [least, most] = names.map(|name| schema.get(name).and_then(Value::as_u64));
-    let size = size as u64;
-    if let Some(least) = least.filter(|least| size < *least) {
-        faults.push(fault(path, format!("must have {least} {of} or more, not {size}")));
+fn too_many(schema: &Value, name: &str, size: usize, path: &str, faults: &mut Vec<Fault>) {
+    if let Some(n) = most(schema, name, size) {
+        faults.push(fault(path, format!("Too many: {size}: must have at most {n} items")));
     }
-    if let Some(most) = most.filter(|most| size > *most) {
-        faults.push(fault(path, format!("must have {most} {of} or fewer, not {size}")));
-    }
+}
+
+/// The lower bound of this name, where the size is below it.
+fn least(schema: &Value, name: &str, size: usize) -> Option<u64> {
+    schema.get(name).and_then(Value::as_u64).filter(|least| (size as u64) < *least)
+}
+
+/// The upper bound of this name, where the size is above it.
+fn most(schema: &Value, name: &str, size: usize) -> Option<u64> {
+    schema.get(name).and_then(Value::as_u64).filter(|most| size as u64 > *most)
 }
 
 fn type_of(value: &Value) -> &'static str {
@@ -233,12 +252,9 @@ fn type_of(value: &Value) -> &'static str {
     }
 }
 
-/// A value as people write it.
-fn plain(value: &Value) -> String {
-    match value {
-        Value::String(text) => format!("{text:.64}"),
-        other => format!("{:.64}", other.to_string()),
-    }
+/// A value as JSON, its beginning.
+fn short(value: &Value) -> String {
+    format!("{:.64}", value.to_string())
 }
 
 #[cfg(test)]
@@ -261,9 +277,9 @@ mod tests {
             hook(json!({"source": "s", "handler": webhook, "delivery": {"timeout": "15s"}, "event": null}));
         assert_eq!(schemas().check(&good), []);
         for (spec, field, part) in [
-            (json!({"handler": webhook}), "spec.source", "is missing"),
+            (json!({"handler": webhook}), "spec.source", "Required value"),
             (json!({"source": 1, "handler": webhook}), "spec.source", "must be of type string"),
-            (json!({"source": "s", "handler": webhook, "snoose": {}}), "spec.snoose", "is no field"),
+            (json!({"source": "s", "handler": webhook, "snoose": {}}), "spec.snoose", "unknown field"),
             (
                 json!({"source": "s", "handler": {"log": {}, "lambda": {"functions": ["x"]}}}),
                 "spec.handler",
@@ -272,7 +288,7 @@ mod tests {
             (
                 json!({"source": "s", "handler": {"lambda": {"functions": []}}}),
                 "spec.handler.lambda.functions",
-                "1 items or more",
+                "at least 1 items",
             ),
             (
                 json!({"source": "s", "handler": {"webhook": {"url": "ftp://x"}}}),
@@ -287,7 +303,7 @@ mod tests {
             (
                 json!({"source": "s", "handler": {"webhook": {"url": "https://x", "format": "XML"}}}),
                 "spec.handler.webhook.format",
-                "none of",
+                "supported values",
             ),
             (
                 json!({"source": "s", "handler": {"webhook": {"url": "https://x", "headers": {"Host": "a"}}}}),
@@ -303,12 +319,28 @@ mod tests {
             (
                 json!({"source": "s", "handler": webhook, "delivery": {"concurrency": 0}}),
                 "spec.delivery.concurrency",
-                "or more",
+                "greater than or equal to 1",
             ),
         ] {
             let faults = schemas().check(&hook(spec.clone()));
             let found = faults.iter().find(|fault| fault.field == field && fault.problem.contains(part));
             assert!(found.is_some(), "{spec}: {faults:?}");
+        }
+    }
+
+    /// As Go reads them.
+    #[test]
+    fn patterns_of_the_api_server() {
+        for (pattern, text, fits) in [
+            ("^[[]::1[]]$", "[::1]", true),
+            ("^[^]a]+$", "bc", true),
+            ("^[^]a]+$", "b]", false),
+            ("^[a-z&&~]+$", "a&~", true),
+            (r"^[\]x]\[$", "][", true),
+            ("^[a-z0-9]([a-z0-9.:-]*[a-z0-9])?$", "a.b:1", true),
+            ("^[-._a-zA-Z0-9]+$", "a/b", false),
+        ] {
+            assert_eq!(rules::matches(text, pattern), fits, "{pattern} {text}");
         }
     }
 

@@ -52,6 +52,7 @@ pub fn render(text: &str, pieces: &[Piece], context: &Value) -> Result<String, W
             Piece::Field { at, path, json, escape } => {
                 let value = find(context, path).map_err(|why| (*at, why))?;
                 if *json {
+                    not_hidden(context).map_err(|why| (*at, why))?;
                     let text = value.map_or_else(|| "null".to_owned(), json_text);
                     if *escape { escape_into(&mut out, &text) } else { out.push_str(&text) }
                 } else {
@@ -61,6 +62,25 @@ pub fn render(text: &str, pieces: &[Piece], context: &Value) -> Result<String, W
         }
     }
     Ok(out)
+}
+
+/// A member of the data goes before the helper of its name, as before every global.
+fn not_hidden(context: &Value) -> Result<(), String> {
+    match member(context, "json").filter(|value| **value != Value::Bool(false)) {
+        None => Ok(()),
+        other => Err(format!("attempt to call global 'json' (a {} value)", kind(other))),
+    }
+}
+
+/// What Lua calls a value.
+fn kind(value: Option<&Value>) -> &'static str {
+    match value {
+        None | Some(Value::Null) => "nil",
+        Some(Value::Bool(_)) => "boolean",
+        Some(Value::Number(_)) => "number",
+        Some(Value::String(_)) => "string",
+        Some(Value::Array(_) | Value::Object(_)) => "table",
+    }
 }
 
 /// The value under a path; none where the last name is not there. An error where one before it is not.
@@ -79,12 +99,7 @@ fn find<'a>(context: &'a Value, path: &[String]) -> Result<Option<&'a Value>, St
             // Strings have methods, and no other members.
             Some(Value::String(_)) => None,
             other => {
-                let kind = match other {
-                    None | Some(Value::Null) => "nil",
-                    Some(Value::Bool(_)) => "boolean",
-                    _ => "number",
-                };
-                return Err(format!("attempt to index {} '{}' (a {kind} value)", at.0, at.1));
+                return Err(format!("attempt to index {} '{}' (a {} value)", at.0, at.1, kind(other)));
             }
         };
         at = ("field", name);

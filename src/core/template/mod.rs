@@ -20,6 +20,7 @@ use std::ops::Range;
 use serde_json::{Map, Value};
 
 pub use super::lua::Diagnostic;
+pub use fields::escape_into;
 pub use generate::Generated;
 
 /// The longest template in bytes.

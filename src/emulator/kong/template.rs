@@ -5,6 +5,8 @@
 
 use serde_json::Value;
 
+use crate::core::template::escape_into;
+
 /// Puts the event's members into a template.
 pub(super) fn render(template: &str, data: &Value) -> Result<String, String> {
     let mut out = String::with_capacity(template.len());
@@ -29,7 +31,7 @@ pub(super) fn render(template: &str, data: &Value) -> Result<String, String> {
         let (inside, after) =
             inner.split_once(close).ok_or_else(|| format!("a template has no {close} to end a tag"))?;
         match close {
-            "}}" => escape(&mut out, &look_up(inside.trim(), data)?),
+            "}}" => escape_into(&mut out, &look_up(inside.trim(), data)?),
             "*}" => out.push_str(&look_up(inside.trim(), data)?),
             _ => {}
         }
@@ -52,20 +54,6 @@ fn look_up(path: &str, data: &Value) -> Result<String, String> {
         // Lua prints a table's address here, which helps nobody.
         Some(other) => other.to_string(),
     })
-}
-
-fn escape(out: &mut String, text: &str) {
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            '/' => out.push_str("&#47;"),
-            other => out.push(other),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ mod linux {
     };
 
     /// What the process needs beside Lua's own memory: messages and what they are made of.
-    const BESIDE_LUA: u64 = 256 << 20;
+    const BESIDE_LUA: u64 = 128 << 20;
 
     pub fn cpu_used() -> Duration {
         let used = clock_gettime(ClockId::ProcessCPUTime);
@@ -46,6 +46,8 @@ mod linux {
         let mut note = |what: &str, outcome: rustix::io::Result<()>| {
             refused.extend(outcome.err().map(|error| format!("{what}: {error}")));
         };
+        // Where the machine runs out of memory this process goes, not the worker. A kernel may refuse; no wall falls then.
+        std::fs::write("/proc/self/oom_score_adj", "1000").ok();
         // A script that never ends must not outlive the worker.
         note("parent-death signal", set_parent_process_death_signal(Some(Signal::KILL)));
         let limits = [

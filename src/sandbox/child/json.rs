@@ -1,9 +1,12 @@
 //! JSON and Lua's values, as cjson has them.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::fmt;
 
 use mlua::{Lua, Table, Value as Lua5};
-use serde_json::Value;
+use serde::Deserializer;
+use serde::de::{DeserializeSeed, MapAccess, SeqAccess, Visitor};
 
 use crate::core::lua::json_number;
 
@@ -19,33 +22,103 @@ pub enum Nulls {
     Kept,
 }
 
-/// A Lua value. `array`: the metatable that lists get, so that an empty one stays a list.
-pub fn to_lua(lua: &Lua, value: &Value, nulls: Nulls, array: Option<&Table>) -> mlua::Result<Lua5> {
-    Ok(match value {
-        Value::Null => Lua5::NULL,
-        Value::Bool(value) => Lua5::Boolean(*value),
-        Value::Number(number) => Lua5::Number(number.as_f64().unwrap_or_default()),
-        Value::String(text) => Lua5::String(lua.create_string(text)?),
-        Value::Array(items) => {
-            let list = lua.create_table_with_capacity(items.len(), 0)?;
-            for (index, item) in items.iter().enumerate() {
-                list.raw_set(index + 1, to_lua(lua, item, nulls, array)?)?;
-            }
-            if let Some(array) = array {
-                list.set_metatable(Some(array.clone()))?;
-            }
-            Lua5::Table(list)
+/// Why a text gave no value.
+#[derive(Debug)]
+pub enum NoValue {
+    Json(serde_json::Error),
+    Lua(mlua::Error),
+}
+
+/// JSON as a Lua value, made as it is read. `array`: the metatable that lists get, so that an empty one stays a list.
+pub fn to_lua(lua: &Lua, text: &[u8], nulls: Nulls, array: Option<&Table>) -> Result<Lua5, NoValue> {
+    let maker = Maker { lua, nulls, array, failed: Cell::new(None) };
+    let mut reader = serde_json::Deserializer::from_slice(text);
+    let read = (&maker).deserialize(&mut reader).and_then(|value| reader.end().map(|()| value));
+    match maker.failed.take() {
+        Some(error) => Err(NoValue::Lua(error)),
+        None => read.map_err(NoValue::Json),
+    }
+}
+
+struct Maker<'a> {
+    lua: &'a Lua,
+    nulls: Nulls,
+    array: Option<&'a Table>,
+    /// What Lua refused, for the reader has no words for it.
+    failed: Cell<Option<mlua::Error>>,
+}
+
+impl Maker<'_> {
+    fn made<T, E: serde::de::Error>(&self, made: mlua::Result<T>) -> Result<T, E> {
+        made.map_err(|error| {
+            self.failed.set(Some(error));
+            E::custom("Lua has no room for it")
+        })
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for &Maker<'_> {
+    type Value = Lua5;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Lua5, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for &Maker<'_> {
+    type Value = Lua5;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E: serde::de::Error>(self) -> Result<Lua5, E> {
+        Ok(Lua5::NULL)
+    }
+
+    fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<Lua5, E> {
+        Ok(Lua5::Boolean(value))
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<Lua5, E> {
+        Ok(Lua5::Number(number as f64))
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<Lua5, E> {
+        Ok(Lua5::Number(number as f64))
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, number: f64) -> Result<Lua5, E> {
+        Ok(Lua5::Number(number))
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Lua5, E> {
+        self.made(self.lua.create_string(text)).map(Lua5::String)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Lua5, A::Error> {
+        let list = self.made(self.lua.create_table())?;
+        let mut index = 0;
+        while let Some(item) = items.next_element_seed(self)? {
+            index += 1;
+            self.made(list.raw_set(index, item))?;
         }
-        Value::Object(members) => {
-            let table = lua.create_table_with_capacity(0, members.len())?;
-            for (name, member) in members {
-                if nulls == Nulls::Kept || !member.is_null() {
-                    table.raw_set(name.as_str(), to_lua(lua, member, nulls, array)?)?;
-                }
-            }
-            Lua5::Table(table)
+        if let Some(array) = self.array {
+            self.made(list.set_metatable(Some(array.clone())))?;
         }
-    })
+        Ok(Lua5::Table(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Lua5, A::Error> {
+        let table = self.made(self.lua.create_table())?;
+        // Of a name that comes twice the last counts, as everywhere: a null takes the one before away.
+        while let Some(name) = members.next_key_seed(self)? {
+            let value = members.next_value_seed(self)?;
+            let left = self.nulls == Nulls::Left && value == Lua5::NULL;
+            self.made(table.raw_set(name, if left { Lua5::Nil } else { value }))?;
+        }
+        Ok(Lua5::Table(table))
+    }
 }
 
 /// JSON. Members are sorted, so that the same value gives the same bytes at every attempt. `limit`: the most bytes.
@@ -60,7 +133,7 @@ fn write(out: &mut Vec<u8>, value: &Lua5, array: &Table, limit: usize, depth: us
         return Err(format!("cannot serialise, nested more than {MAX_DEPTH} deep"));
     }
     if out.len() > limit {
-        return Err(format!("cannot serialise, the JSON is over {} MiB", limit >> 20));
+        return Err(format!("cannot serialise, the JSON is over {} KiB", limit >> 10));
     }
     match value {
         Lua5::Nil => out.extend(b"null"),

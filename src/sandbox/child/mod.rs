@@ -12,14 +12,13 @@ mod json;
 mod native;
 mod vm;
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde::Serialize;
-use serde_json::Value;
 
-use super::protocol::{self, Failed, Hello, Reply, Request};
+use super::protocol::{self, Failed, Hello, Reply};
 use vm::{Log, Vm};
 
 /// Runs calls until standard input ends. `memory`: Lua's, in bytes. `unsandboxed`: also where the kernel refuses.
@@ -34,14 +33,14 @@ pub fn run(memory: u64, unsandboxed: bool) -> ExitCode {
     }
     let Ok(mut vm) = vm else { return ExitCode::FAILURE };
     loop {
-        let Some(body) = listen() else { return ExitCode::SUCCESS };
+        let Some(body) = protocol::listen(std::io::stdin().lock(), protocol::MAX_REQUEST) else {
+            return ExitCode::SUCCESS;
+        };
         let started = Instant::now();
-        let (outcome, logs) = match serde_json::from_slice::<Request<'_, Value>>(&body) {
-            Ok(request) => vm.run(&request.job, started + Duration::from_millis(request.budget_ms)),
-            // Such as data that nests as deep as an event may, and so deeper within a request.
-            Err(error) => {
-                (Err(Failed::Error(format!("the event cannot be given to Lua: {error}"))), Vec::new())
-            }
+        // The worker never writes another: there is no call to answer.
+        let (outcome, logs) = match protocol::asked(&body) {
+            Some((budget, job)) => vm.run(&job, started + budget),
+            None => return ExitCode::FAILURE,
         };
         // What ran out of something may have left the interpreter in any state.
         let broken = matches!(outcome, Err(Failed::Timeout | Failed::Memory));
@@ -62,18 +61,8 @@ pub fn run(memory: u64, unsandboxed: bool) -> ExitCode {
     }
 }
 
-/// The next message; none at the end, or where it breaks off.
-fn listen() -> Option<Vec<u8>> {
-    let mut input = std::io::stdin().lock();
-    let mut head = [0; 4];
-    input.read_exact(&mut head).ok()?;
-    let mut body = vec![0; protocol::length(head, protocol::MAX_REQUEST)?];
-    input.read_exact(&mut body).ok()?;
-    Some(body)
-}
-
 fn say<T: Serialize>(message: &T) -> Option<()> {
-    let frame = protocol::frame(message, protocol::MAX_REPLY).ok()??;
+    let frame = protocol::frame(message, protocol::MAX_REPLY)?;
     let mut output = std::io::stdout().lock();
     output.write_all(&frame).and_then(|()| output.flush()).ok()
 }

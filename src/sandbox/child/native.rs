@@ -1,5 +1,5 @@
-//! What Lua cannot do by itself: JSON, hashes, encodings, time, logging. None of these raises an error: an error of Rust's
-//! is an object of mlua's to a script; the prelude raises plain ones.
+//! What Lua cannot do by itself: JSON, hashes, encodings, time, logging. None of these raises an error but for want of
+//! memory: an error of Rust's is an object of mlua's to a script; the prelude raises plain ones.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -11,9 +11,9 @@ use hmac::{Hmac, KeyInit, Mac};
 use md5::Digest;
 use mlua::{Lua, LuaString, Table, Value as Lua5};
 
-use super::json::{self, Nulls};
+use super::json::{self, NoValue, Nulls};
 use super::vm::Log;
-use crate::sandbox::protocol::{MAX_LOG, MAX_LOGS, MAX_RESULT};
+use crate::sandbox::protocol::{MAX_LOG, MAX_LOGS, MAX_TEXT};
 
 /// The functions, and the lines that scripts log.
 pub fn table(lua: &Lua, array: &Table, logs: Rc<RefCell<Vec<Log>>>) -> mlua::Result<Table> {
@@ -23,7 +23,7 @@ pub fn table(lua: &Lua, array: &Table, logs: Rc<RefCell<Vec<Log>>>) -> mlua::Res
     let marker = array.clone();
     native.raw_set(
         "encode",
-        lua.create_function(move |lua, value: Lua5| match json::from_lua(&value, &marker, MAX_RESULT) {
+        lua.create_function(move |lua, value: Lua5| match json::from_lua(&value, &marker, MAX_TEXT) {
             Ok(text) => Ok((Some(lua.create_string(text)?), None)),
             Err(why) => Ok((None, Some(why))),
         })?,
@@ -31,9 +31,10 @@ pub fn table(lua: &Lua, array: &Table, logs: Rc<RefCell<Vec<Log>>>) -> mlua::Res
     native.raw_set(
         "decode",
         lua.create_function(|lua, text: LuaString| {
-            match serde_json::from_slice::<serde_json::Value>(&text.as_bytes()) {
-                Ok(value) => Ok((json::to_lua(lua, &value, Nulls::Kept, None)?, None)),
-                Err(error) => Ok((Lua5::Nil, Some(error.to_string()))),
+            match json::to_lua(lua, &text.as_bytes(), Nulls::Kept, None) {
+                Ok(value) => Ok((value, None)),
+                Err(NoValue::Json(error)) => Ok((Lua5::Nil, Some(error.to_string()))),
+                Err(NoValue::Lua(error)) => Err(error),
             }
         })?,
     )?;
@@ -45,7 +46,6 @@ pub fn table(lua: &Lua, array: &Table, logs: Rc<RefCell<Vec<Log>>>) -> mlua::Res
         })?,
     )?;
     native.raw_set("now", lua.create_function(|_, ()| Ok(now()))?)?;
-    native.raw_set("seed", lua.create_function(|_, ()| Ok(fastrand::u32(..)))?)?;
     native.raw_set(
         "encode_base64",
         lua.create_function(|_, (text, bare): (LuaString, bool)| {

@@ -10,12 +10,12 @@ use mlua::chunk::ChunkMode;
 use mlua::{
     Error, Function, HookTriggers, Lua, LuaOptions, LuaString, StdLib, Table, Value as Lua5, VmState,
 };
-use serde_json::Value;
+use serde_json::value::RawValue;
 
-use super::json::{self, Nulls};
+use super::json::{self, NoValue, Nulls};
 use super::native;
 use crate::core::template::Template;
-use crate::sandbox::protocol::{Answer, Failed, Job, MAX_ERROR, MAX_RESULT};
+use crate::sandbox::protocol::{Answer, Failed, Job, MAX_ERROR, MAX_TEXT, MAX_VALUE};
 
 /// How many instructions pass between two looks at the clock.
 const EVERY: u32 = 1000;
@@ -32,7 +32,7 @@ pub struct Log {
 
 pub struct Vm {
     lua: Lua,
-    /// `make(place, context)`: fresh globals, and the environment of templates.
+    /// `make(place, seed, context)`: fresh globals, and the environment of templates.
     make: Function,
     /// `call(chunk, data, event, source, pid)` and `render(chunk)`, in protected mode.
     call: Function,
@@ -40,6 +40,8 @@ pub struct Vm {
     /// A readable text for an error object.
     describe: Function,
     array: Table,
+    /// The environment of what is compiled and does not run.
+    nothing: Table,
     compiled: HashMap<String, Compiled>,
     budget: Rc<Budget>,
     logs: Rc<RefCell<Vec<Log>>>,
@@ -94,20 +96,22 @@ impl Vm {
             globals.raw_set(pair.0, Lua5::Nil)?;
         }
         let budget = Rc::new(Budget { deadline: Cell::new(Instant::now()), over: Cell::new(false) });
+        budget.clone().watch(&lua, EVERY)?;
+        let nothing = lua.create_table()?;
         lua.gc_collect()?;
         let at_rest = lua.used_memory();
         lua.set_memory_limit(at_rest.saturating_add(memory))?;
-        Ok(Vm { lua, make, call, render, describe, array, compiled: HashMap::new(), budget, logs, at_rest })
+        let compiled = HashMap::new();
+        Ok(Vm { lua, make, call, render, describe, array, nothing, compiled, budget, logs, at_rest })
     }
 
-    /// Runs one call.
-    pub fn run(&mut self, job: &Job<'_, Value>, deadline: Instant) -> (Result<Answer, Failed>, Vec<Log>) {
+    /// Runs one call. After one whose time was up the interpreter is of no more use.
+    pub fn run(&mut self, job: &Job<'_>, deadline: Instant) -> (Result<Answer, Failed>, Vec<Log>) {
         self.budget.deadline.set(deadline);
         self.budget.over.set(false);
         self.logs.borrow_mut().clear();
         // The one table that calls share; from Lua a metatable can be locked, from here it goes.
-        let ready = self.array.set_metatable(None).and_then(|()| self.budget.clone().watch(&self.lua, EVERY));
-        let outcome = match ready {
+        let outcome = match self.array.set_metatable(None) {
             Ok(()) => match job {
                 Job::Render { templates, context } => self.templates(templates, context),
                 Job::Call { function, data, event, source, pid } => {
@@ -123,28 +127,36 @@ impl Vm {
 
     /// Collects what a call left, so that it does not count for the next.
     pub fn tidy(&mut self) {
-        if self.lua.used_memory() > self.at_rest.saturating_add(LEFT) {
-            self.compiled.clear();
+        let full = || self.lua.used_memory() > self.at_rest.saturating_add(LEFT);
+        if full() {
             self.lua.gc_collect().ok();
+            if full() {
+                self.compiled.clear();
+                self.lua.gc_collect().ok();
+            }
         }
     }
 
     fn templates(
         &mut self,
         templates: &[std::borrow::Cow<'_, str>],
-        context: &Value,
+        context: &RawValue,
     ) -> Result<Answer, Failed> {
         let mut texts = Vec::with_capacity(templates.len());
         let mut length = 0;
         let context = self.value(context)?;
-        let (_, environment): (Table, Table) =
-            self.make.call(("a template", context)).map_err(|error| self.failed(&error))?;
+        let (_, environment): (Table, Table) = self
+            .make
+            .call(("a template", fastrand::u32(..), context))
+            .map_err(|error| self.failed(&error))?;
         for text in templates {
             self.compile_template(text)?;
             let Some(Compiled { function, generated }) = self.compiled.get(text.as_ref()) else { continue };
             function.set_environment(environment.clone()).map_err(|error| self.failed(&error))?;
-            let (done, value): (bool, Lua5) =
-                self.render.call(function).map_err(|error| self.failed(&error))?;
+            let rendered: mlua::Result<(bool, Lua5)> = self.render.call(function);
+            // What it left there goes with the call.
+            function.set_environment(self.nothing.clone()).map_err(|error| self.failed(&error))?;
+            let (done, value) = rendered.map_err(|error| self.failed(&error))?;
             let rendered = match value {
                 Lua5::String(rendered) if done => rendered,
                 error => {
@@ -156,11 +168,13 @@ impl Vm {
                     });
                 }
             };
-            length += rendered.as_bytes().len();
-            if length > MAX_RESULT {
-                return Err(Failed::TooBig(format!("the rendered text is over {} MiB", MAX_RESULT >> 20)));
+            // What is no UTF-8 grows when it is made so, and the worker looks at what comes.
+            let rendered = rendered.to_string_lossy();
+            length += rendered.len();
+            if length > MAX_TEXT {
+                return Err(Failed::TooBig(format!("the rendered text is over {} MiB", MAX_TEXT >> 20)));
             }
-            texts.push(rendered.to_string_lossy());
+            texts.push(rendered);
         }
         Ok(Answer::Texts(texts))
     }
@@ -168,7 +182,7 @@ impl Vm {
     fn lambda(
         &mut self,
         text: &str,
-        data: &Value,
+        data: &RawValue,
         event: &str,
         source: &str,
         pid: u32,
@@ -178,22 +192,25 @@ impl Vm {
             self.compiled.insert(text.to_owned(), Compiled { function, generated: None });
         }
         let data = self.value(data)?;
-        let (globals, _): (Table, Table) =
-            self.make.call(("a lambda", Lua5::Nil)).map_err(|error| self.failed(&error))?;
+        let (globals, _): (Table, Table) = self
+            .make
+            .call(("a lambda", fastrand::u32(..), Lua5::Nil))
+            .map_err(|error| self.failed(&error))?;
         let Some(Compiled { function, .. }) = self.compiled.get(text) else { return Err(Failed::Memory) };
         function.set_environment(globals).map_err(|error| self.failed(&error))?;
-        let (done, value): (bool, Lua5) =
-            self.call.call((function, data, event, source, pid)).map_err(|error| self.failed(&error))?;
+        let called: mlua::Result<(bool, Lua5)> = self.call.call((function, data, event, source, pid));
+        function.set_environment(self.nothing.clone()).map_err(|error| self.failed(&error))?;
+        let (done, value) = called.map_err(|error| self.failed(&error))?;
         if !done {
             return Err(self.raised(value));
         }
         let told = |why: String| Failed::Error(format!("lambda: its result: {why}"));
-        let json = json::from_lua(&value, &self.array, MAX_RESULT).map_err(told)?;
-        if json.len() > MAX_RESULT {
-            return Err(Failed::TooBig(format!("the lambda's result is over {} MiB", MAX_RESULT >> 20)));
+        let json = json::from_lua(&value, &self.array, MAX_VALUE).map_err(told)?;
+        let json = String::from_utf8_lossy(&json).into_owned();
+        if json.len() > MAX_VALUE {
+            return Err(Failed::TooBig(format!("the lambda's result is over {} KiB", MAX_VALUE >> 10)));
         }
-        let value = serde_json::from_str(&String::from_utf8_lossy(&json));
-        value.map(Answer::Value).map_err(|error| told(error.to_string()))
+        RawValue::from_string(json).map(Answer::Value).map_err(|error| told(error.to_string()))
     }
 
     fn compile_template(&mut self, text: &str) -> Result<(), Failed> {
@@ -218,8 +235,13 @@ impl Vm {
         chunk.into_function().map_err(|error| self.failed(&error))
     }
 
-    fn value(&self, value: &Value) -> Result<Lua5, Failed> {
-        json::to_lua(&self.lua, value, Nulls::Left, Some(&self.array)).map_err(|error| self.failed(&error))
+    fn value(&self, value: &RawValue) -> Result<Lua5, Failed> {
+        let made = json::to_lua(&self.lua, value.get().as_bytes(), Nulls::Left, Some(&self.array));
+        made.map_err(|error| match error {
+            // Such as data that nests deeper than anybody reads.
+            NoValue::Json(error) => Failed::Error(format!("the event cannot be given to Lua: {error}")),
+            NoValue::Lua(error) => self.failed(&error),
+        })
     }
 
     /// An error that came out of the interpreter.

@@ -18,7 +18,7 @@ pub enum Standing {
     Paused,
     /// Its spec cannot be carried out, and why.
     Invalid(String),
-    /// Its condition `Delivering` is false, in these words.
+    /// Its condition `Delivering` is false, for this reason and in these words.
     Troubled(String),
     Deleted,
 }
@@ -32,7 +32,7 @@ impl Standing {
             // Before the condition, which may be older than the spec.
             Some(Ok(hook)) if hook.delivery.paused => Standing::Paused,
             Some(Ok(_)) => match told.filter(|told| told.status == "False" && told.reason != "Paused") {
-                Some(told) => Standing::Troubled(told.message.clone()),
+                Some(told) => Standing::Troubled(format!("{}: {}", told.reason, told.message)),
                 None => Standing::Works,
             },
         }
@@ -321,7 +321,10 @@ mod tests {
         let (good, bad) = (told("True"), told("False"));
         assert_eq!(Standing::of(Some(works.as_ref()), None), Standing::Works);
         assert_eq!(Standing::of(Some(works.as_ref()), Some(&good)), Standing::Works);
-        assert_eq!(Standing::of(Some(works.as_ref()), Some(&bad)), Standing::Troubled(bad.message.clone()));
+        assert_eq!(
+            Standing::of(Some(works.as_ref()), Some(&bad)),
+            Standing::Troubled(format!("{}: {}", bad.reason, bad.message))
+        );
         assert_eq!(Standing::of(Some(paused.as_ref()), Some(&bad)), Standing::Paused);
         assert_eq!(Standing::of(None, Some(&bad)), Standing::Deleted);
         assert!(matches!(

@@ -12,7 +12,7 @@ use crate::core::gate::Asked;
 use crate::core::hook::Hook;
 use crate::core::retry::{self, Past};
 use crate::core::time::Millis;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Series};
 use crate::worker::handlers::{Sender, Sent};
 use crate::worker::route::{Decision, Known, Routes, decide_again};
 use crate::worker::store::{Attempt, Next, Pending, Settlement};
@@ -74,10 +74,11 @@ pub async fn attempt(task: Task) {
 }
 
 /// Ends what grew too old, without an attempt.
-pub async fn expire(expired: Vec<Pending>, outcomes: mpsc::Sender<Outcome>) {
+pub async fn expire(expired: Vec<Pending>, series: Option<Arc<Series>>, outcomes: mpsc::Sender<Outcome>) {
     for pending in expired {
         let settlement = unsent(&pending, Next::Dead { reason: "MaxAge" });
-        let outcome = Outcome { uid: pending.hook.uid, settlement, accepted: pending.accepted };
+        let (uid, series) = (pending.hook.uid, series.clone());
+        let outcome = Outcome { uid, settlement, accepted: pending.accepted, series };
         // Closed: the process stops, and it is found again at the next start.
         outcomes.send(outcome).await.ok();
     }

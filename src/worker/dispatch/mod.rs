@@ -433,7 +433,8 @@ impl Dispatcher {
         self.waiting_bytes = self.waiting_bytes.saturating_sub(freed);
         let more_may_be_old = !expired.is_empty();
         if more_may_be_old {
-            self.tasks.spawn(attempt::expire(expired, self.outcomes.clone()));
+            let series = known.as_ref().and_then(|known| known.series.clone());
+            self.tasks.spawn(attempt::expire(expired, series, self.outcomes.clone()));
         }
         let concurrency = hook.delivery.concurrency;
         let mut wait_until = None;

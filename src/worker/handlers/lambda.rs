@@ -15,14 +15,13 @@ use crate::worker::store::{Pending, Progress};
 /// One attempt: runs what has not delivered yet, up to the first that fails.
 pub async fn run(sender: &Sender, hook: &Hook, lambda: &Lambda, pending: &Pending, within: Duration) -> Sent {
     let began = Instant::now();
-    let data: Value = serde_json::from_str(pending.event.data.get()).unwrap_or_default();
     let mut done = Done(pending.progress.clone());
     for (i, (function, mark)) in lambda.functions.iter().zip(&lambda.marks).enumerate() {
         if done.holds(mark) {
             continue;
         }
         let left = within.saturating_sub(began.elapsed());
-        let came = match call(sender, hook, function, &data, pending, left).await {
+        let came = match call(sender, hook, function, pending, left).await {
             Ok(Value::Bool(true)) => {
                 done.add(mark);
                 continue;
@@ -48,10 +47,9 @@ pub async fn try_all(
     pending: &Pending,
     within: Duration,
 ) -> Vec<Result<Value, ScriptError>> {
-    let data: Value = serde_json::from_str(pending.event.data.get()).unwrap_or_default();
     let mut results = Vec::new();
     for function in &lambda.functions {
-        results.push(call(sender, hook, function, &data, pending, within).await);
+        results.push(call(sender, hook, function, pending, within).await);
     }
     results
 }
@@ -60,12 +58,11 @@ async fn call(
     sender: &Sender,
     hook: &Hook,
     function: &str,
-    data: &Value,
     pending: &Pending,
     within: Duration,
 ) -> Result<Value, ScriptError> {
     let (event, source) = (&*pending.event.event, &*pending.event.source);
-    let call = Call { function, data, event, source, pid: std::process::id() };
+    let call = Call { function, data: &pending.event.data, event, source, pid: std::process::id() };
     sender.sandbox.call(&hook.uid, call, within).await
 }
 

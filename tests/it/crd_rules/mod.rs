@@ -13,11 +13,18 @@ mod streams;
 mod table;
 mod updates;
 
+use std::collections::BTreeMap;
+
 use futures::{StreamExt, stream};
-use kube::Client;
+use hookstream::cluster::Guarded;
+use hookstream::cluster::files::{Files, Options};
+use hookstream::core::hook::not_refused;
+use hookstream::core::schema::Schemas;
+use kube::runtime::reflector::Store;
+use kube::{Client, Resource, ResourceExt};
 use serde_json::Value;
 
-use crate::harness::control_plane;
+use crate::harness::{control_plane, watchdog};
 use table::{Expect, Row, Table};
 
 fn all_rows() -> Vec<Row> {
@@ -44,6 +51,63 @@ async fn server_accepts_and_refuses_as_the_table_says() {
     let failures: Vec<String> =
         stream::iter(all_rows()).map(check).buffer_unordered(16).filter_map(|f| async { f }).collect().await;
     assert!(failures.is_empty(), "{} rows failed:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// Where there is no API server the same is refused, with the same words: by what `validate` asks, and of what
+/// `standalone` reads from its files.
+#[tokio::test]
+async fn files_are_judged_by_the_same_table() {
+    let folder = watchdog::unique_path("rules");
+    let (manifests, data) = (folder.join("manifests"), folder.join("data"));
+    std::fs::create_dir_all(&manifests).unwrap();
+    let rows = all_rows();
+    let schemas = Schemas::of(&hookstream::api::crds());
+    let mut failures = Vec::new();
+    for (number, row) in rows.iter().enumerate() {
+        let faults = schemas.check(&row.manifest);
+        let refusal: Refusal = faults.into_iter().map(|fault| (fault.field, fault.problem)).collect();
+        let answer = if refusal.is_empty() { Ok(Value::Null) } else { Err(refusal) };
+        failures.extend(verdict(&row.expect, answer).err().map(|error| format!("{}: {error}", row.name)));
+        let mut manifest = row.manifest.clone();
+        manifest["metadata"]["name"] = format!("row-{number}").into();
+        std::fs::write(manifests.join(format!("{number}.yaml")), manifest.to_string()).unwrap();
+    }
+    let options = Options { manifests: vec![manifests], data, prune: false, token: None };
+    let view = Files::open(options).unwrap().view().await;
+    let mut told = BTreeMap::new();
+    refusals(&view.hooks, &mut told);
+    refusals(&view.connections, &mut told);
+    refusals(&view.streams, &mut told);
+    refusals(&view.auth0_hooks, &mut told);
+    assert_eq!(told.len(), rows.len(), "every row is there, refused or not");
+    for (number, row) in rows.iter().enumerate() {
+        let refusal = told[&format!("row-{number}")].as_deref();
+        let fits = match (&row.expect, refusal) {
+            (Expect::Accept, refusal) => refusal.is_none(),
+            (Expect::Refuse { field, text }, Some(told)) => {
+                told.contains(&format!("{field}: ")) && told.contains(text.as_str())
+            }
+            (Expect::Refuse { .. }, None) => false,
+        };
+        if !fits {
+            failures.push(format!("{}: from a file: {refusal:?}", row.name));
+        }
+    }
+    assert!(failures.is_empty(), "{} rows failed:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// What the objects of a view are refused for, by name.
+fn refusals<K>(store: &Store<Guarded<K>>, told: &mut BTreeMap<String, Option<String>>)
+where
+    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + Send + Sync + 'static,
+{
+    for object in store.state() {
+        let refusal = match &object.0 {
+            Ok(typed) => not_refused(typed.meta()).err().map(|invalid| invalid.to_string()),
+            Err(invalid) => Some(invalid.error.clone()),
+        };
+        told.insert(object.name_any(), refusal);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -156,7 +156,7 @@ async fn errors_say_where() {
 #[tokio::test]
 async fn what_is_too_big_is_refused() {
     let scripts = Scripts::start(22, |_| {}).await;
-    let big = json!({"text": "x".repeat(33 << 20)});
+    let big = super::raw(&json!({"text": "x".repeat(33 << 20)}));
     let call = hookstream::sandbox::Call {
         function: "return function () return true end",
         data: &big,
@@ -166,9 +166,10 @@ async fn what_is_too_big_is_refused() {
     };
     let error = scripts.sandbox.call("hook", call, super::PATIENCE).await.unwrap_err();
     assert!(matches!(&error, ScriptError::ScriptTooBig(why) if why.contains("32 MiB")), "{error}");
-    // As deep as an event may be, and so deeper within a request.
-    let deep = (0..126).fold(json!(1), |inner, _| json!([inner]));
-    let error = scripts.render("{{ #a }}", &json!({"a": deep})).await.unwrap_err();
+    // As deep as an event may be, and deeper.
+    let deep = |levels| (0..levels).fold(json!(1), |inner, _| json!([inner]));
+    assert_eq!(scripts.render("{{ #a }}", &json!({"a": deep(126)})).await, Ok("1".into()));
+    let error = scripts.render("{{ #a }}", &json!({"a": deep(127)})).await.unwrap_err();
     assert!(error.to_string().contains("cannot be given to Lua"), "{error}");
     let text = scripts.render("{* string.rep('x', 5e6) *}", &json!({})).await.unwrap_err();
     assert_eq!(text, ScriptError::ScriptTooBig("the rendered text is over 4 MiB".into()));

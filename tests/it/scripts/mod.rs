@@ -3,7 +3,9 @@
 
 mod confined;
 mod hostile;
+mod hostile_children;
 mod lambdas;
+mod refused;
 mod templates;
 
 use std::path::PathBuf;
@@ -11,6 +13,7 @@ use std::time::Duration;
 
 use hookstream::sandbox::{Call, Options, Sandbox, ScriptError};
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 
 use crate::harness::{DEADLINE, eventually};
@@ -45,7 +48,8 @@ impl Scripts {
     }
 
     async fn call(&self, hook: &str, function: &str) -> Result<Value, ScriptError> {
-        let data = json!({"entity": {"username": "ada", "none": null}, "list": [1, null, "x"], "empty": []});
+        let data =
+            raw(&json!({"entity": {"username": "ada", "none": null}, "list": [1, null, "x"], "empty": []}));
         let call = Call { function, data: &data, event: "consumers", source: "crud", pid: 7 };
         self.sandbox.call(hook, call, PATIENCE).await
     }
@@ -69,11 +73,23 @@ impl Scripts {
         numbers.filter(ours).collect()
     }
 
+    async fn until_no_child(&self) {
+        eventually(DEADLINE, "no child to be left", async || match self.children()[..] {
+            [] => Ok(()),
+            ref left => Err(format!("{left:?}")),
+        })
+        .await;
+    }
+
     fn only_child(&self) -> i32 {
         let children = self.children();
         assert_eq!(children.len(), 1, "{children:?}");
         children[0]
     }
+}
+
+fn raw(value: &Value) -> Box<RawValue> {
+    to_raw_value(value).unwrap()
 }
 
 /// The rows of a table that are not as they should be, all at once.

@@ -138,6 +138,16 @@ async fn with_and_without_lua_is_the_same() {
         let with = why(scripts.render(&format!("{{% %}}{template}"), &event()).await);
         assert_eq!(why(scripts.render(&template, &event()).await), with, "{template}");
     }
+    // Data goes before the helper of its name.
+    for json in [json!("x"), json!(1), json!(true), json!(false), json!(null), json!([1]), json!({})] {
+        let (template, data) = ("{* json(a) *}", context(&json!({"json": json, "a": 1}), "s", "e"));
+        let told = |outcome: Result<String, ScriptError>| match outcome {
+            Ok(text) => text,
+            Err(error) => error.to_string().split_once(": ").unwrap().1.to_owned(),
+        };
+        let with = told(scripts.render(&format!("{{% %}}{template}"), &data).await);
+        assert_eq!(told(scripts.render(template, &data).await), with, "{json}");
+    }
 }
 
 #[tokio::test]

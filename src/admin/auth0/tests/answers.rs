@@ -28,7 +28,7 @@ fn quoting(answer: &[u8], seen: &Seen) -> Vec<u8> {
 
 /// What all verbs of both kinds come to, where every call but the login is answered so.
 async fn all_verbs(answer: Vec<u8>) -> Vec<(&'static str, &'static str, Came)> {
-    let fake = Fake::start(move |seen| (seen.line != LOGIN).then(|| answer.clone())).await;
+    let fake = Fake::start(move |seen| (seen.line != LOGIN).then(|| quoting(&answer, seen))).await;
     let streams =
         every_verb(|| fake.anew().streams(), "i", &bearer("r3ceiver-t0ken"), &["name".into()]).await;
     let mut desired = script(&[]);
@@ -149,7 +149,7 @@ async fn a_limit_is_honoured_and_clamped() {
     ];
     for (headers, seconds) in cases {
         let answer = reply(429, headers, &json!({"errorCode": "too_many_requests"}));
-        let fake = Fake::start(move |seen| (seen.line != LOGIN).then(|| answer.clone())).await;
+        let fake = Fake::start(move |seen| (seen.line != LOGIN).then(|| quoting(&answer, seen))).await;
         let error = fake.streams().list().await.err().unwrap();
         assert_eq!(error.class(), Class::RateLimited(Duration::from_secs(seconds)), "{headers:?}");
     }

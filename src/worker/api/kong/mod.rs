@@ -29,10 +29,14 @@ const RESOURCE: &str = "eventhooks";
 
 pub fn routes() -> Router<Arc<Api>> {
     let kong = |path: &str| format!("/kong/{{namespace}}/event-hooks{path}");
+    // Kong's pages write some of the paths with a slash at the end.
     Router::new()
         .route(&kong(""), get(list::list))
+        .route(&kong("/"), get(list::list))
         .route(&kong("/sources"), get(all_sources))
+        .route(&kong("/sources/"), get(all_sources))
         .route(&kong("/sources/{source}"), get(one_source))
+        .route(&kong("/sources/{source}/"), get(one_source))
         .route(&kong("/sources/{source}/{event}"), get(one_event))
         .route(&kong("/{id}"), get(list::show))
         .route(&kong("/{id}/test"), post(run::test))

@@ -305,7 +305,7 @@ pub(in super::super) async fn the_age_clock_stands_still_while_held<S: Subject>(
     assert_eq!(held(&store, T0 + MINUTE * 3).await, MINUTE * 2, "since it was accepted");
     drop(store);
     let store = place.open().await;
-    assert_eq!(store.held().await.unwrap(), [x.clone()]);
+    assert_eq!(store.held().await.unwrap(), std::slice::from_ref(&x));
     store.set_held(&x, false, T0 + MINUTE * 4).await.unwrap();
     store.set_held(&x, false, T0 + MINUTE * 5).await.unwrap();
     assert_eq!(store.held().await.unwrap(), []);
