@@ -43,8 +43,6 @@ mod relay;
 mod retry_after;
 #[path = "../../fuzz/fuzz_targets/sandbox.rs"]
 mod sandbox;
-#[path = "../../fuzz/fuzz_targets/script_reply.rs"]
-mod script_reply;
 #[path = "../../fuzz/fuzz_targets/signature.rs"]
 mod signature;
 #[path = "../../fuzz/fuzz_targets/stream_auth.rs"]
@@ -66,7 +64,6 @@ const TARGETS: &[Target] = &[
     ("relay", relay::run),
     ("retry_after", retry_after::run),
     ("sandbox", sandbox::run),
-    ("script_reply", script_reply::run),
     ("signature", signature::run),
     ("stream_auth", stream_auth::run),
     ("template", template::run),
