@@ -219,7 +219,8 @@ mod tests {
                 let variable = flag.get_env().map(|env| env.to_string_lossy().into_owned());
                 let fits =
                     variable.as_deref().is_some_and(|v| v.starts_with("HOOKSTREAM_") || v == "POD_NAMESPACE");
-                if !fits && !(variable.is_none() && SAID_EACH_TIME.contains(&words.as_str())) {
+                let said_each_time = variable.is_none() && SAID_EACH_TIME.contains(&words.as_str());
+                if !fits && !said_each_time {
                     missing.push(name);
                 }
             }
