@@ -20,9 +20,16 @@ fuzz_target!(|data: &[u8]| {
     let content_type = TYPES[usize::from(*kind) % TYPES.len()];
     let (value, body) = rest.split_at(usize::from(*cut).min(rest.len()));
     drop(parse_request(content_type, [], rest, 1 << 16));
-    let headers =
-        [("ce-specversion", &b"1.0"[..]), ("ce-id", b"1"), ("ce-source", value), ("ce-type", b"t"), ("ce-x", value)];
-    for published in [parse_request(content_type, [], rest, 1 << 16), parse_request(content_type, headers, body, 1 << 16)] {
+    let headers = [
+        ("ce-specversion", &b"1.0"[..]),
+        ("ce-id", b"1"),
+        ("ce-source", value),
+        ("ce-type", b"t"),
+        ("ce-x", value),
+    ];
+    for published in
+        [parse_request(content_type, [], rest, 1 << 16), parse_request(content_type, headers, body, 1 << 16)]
+    {
         match published {
             Ok(Published::One(draft)) => goes_out(draft),
             Ok(Published::Batch(drafts)) => {

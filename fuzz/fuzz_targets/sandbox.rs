@@ -4,7 +4,8 @@
 
 use bytes::BytesMut;
 use hookstream::sandbox::protocol::{
-    self, Answer, Failed, MAX_ERROR, MAX_HELLO, MAX_LOG, MAX_LOGS, MAX_REPLY, MAX_REQUEST, MAX_TEXT, MAX_VALUE,
+    self, Answer, Failed, MAX_ERROR, MAX_HELLO, MAX_LOG, MAX_LOGS, MAX_REPLY, MAX_REQUEST, MAX_TEXT,
+    MAX_VALUE,
 };
 use libfuzzer_sys::fuzz_target;
 

@@ -11,7 +11,8 @@ fuzz_target!(|data: &str| {
     let (header, rest) = data.split_once('\n').unwrap_or((data, ""));
     let (time, body) = rest.split_once('\n').unwrap_or((rest, ""));
     assert!(!verify_kong(SECRET.as_bytes(), header, body.as_bytes()));
-    let standard = verify_standard_webhooks(&[SECRET], header, time, header, body.as_bytes(), 1_700_000_000, i64::MAX);
+    let standard =
+        verify_standard_webhooks(&[SECRET], header, time, header, body.as_bytes(), 1_700_000_000, i64::MAX);
     assert!(standard.is_err());
     let secrets = secret_lines(data);
     verify_standard_webhooks(&secrets, "id", time, header, body.as_bytes(), 1_700_000_000, 300).ok();

@@ -182,7 +182,8 @@ pub struct Adopt {
     /// The vendor's id of the object. Immutable.
     #[schemars(length(min = 1, max = 64))]
     pub id: String,
-    /// Match takes it only if every field already agrees and never writes; Override takes it and writes the spec.
+    /// Match takes it only if every field already agrees, and writes nothing by that; Override takes it and writes the
+    /// spec. What was taken is then managed like any other.
     pub mode: AdoptMode,
 }
 

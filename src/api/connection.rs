@@ -41,7 +41,7 @@ pub struct ConnectionSpec {
     /// --ingest-url (Kong) or --public-ingest-url (Auth0).
     pub ingest_url: Option<UrlText>,
     /// How often the admin API is called at most. Default: 2 requests a second with bursts of 5 for Auth0, no limit
-    /// but the operator's ceiling a host for Kong.
+    /// but the operator's ceiling a host for Kong. At least one request in 30s.
     pub rate_limit: Option<RateLimit>,
     /// How often objects are compared with the vendor and repaired. Default: the operator's flag --resync-interval,
     /// 10m.

@@ -64,13 +64,14 @@ pub struct EventHookSpec {
     #[schemars(length(min = 1, max = 253))]
     pub event: Option<String>,
     /// A CEL expression over source, event, data and attributes, for example data.operation == 'create'. Only events
-    /// for which it is true are delivered. Default: all.
+    /// for which it is true are delivered. At most 4096 characters. Default: all.
     #[schemars(length(min = 1, max = 4096))]
     pub filter: Option<String>,
     /// Only events that came in by this EventStream. Default: events of the API and of every stream.
     pub from: Option<From>,
-    /// Dotted paths into data whose values tell which events concern the same thing, for snooze and onChange. A path
-    /// that is missing in an event counts as null. Default: what snooze and onChange say of themselves.
+    /// Dotted paths into data, up to 16, whose values tell which events concern the same thing, for snooze and onChange.
+    /// A path that is missing in an event counts as null. Default: for snooze the source's unique fields where it has
+    /// some, else the whole data; for onChange all events of the hook are one group.
     #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 253)), extend("x-kubernetes-list-type" = "set"))]
     pub group_by: Option<Vec<String>>,
     /// After a delivery, further events of the same group are dropped for a while.
@@ -95,7 +96,8 @@ pub struct EventHookSpec {
     pub deletion_policy: Option<DeletionPolicy>,
     /// Takes a hook that already exists at the vendor instead of creating one.
     pub adopt: Option<Adopt>,
-    /// Any text. Another text makes a new relay secret; the gateway is told at once.
+    /// Any text. Another text makes a new relay secret; the gateway is told at once, and the worker takes the old secret
+    /// for 10 minutes more.
     #[schemars(length(min = 1, max = 63))]
     pub rotation: Option<String>,
 }
@@ -133,8 +135,8 @@ pub enum Trailing {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(transform = told_by_the_field)]
 pub struct OnChange {
-    /// Dotted paths into data that are compared with the last delivered event of the group. Default: the source's
-    /// unique fields where it has some, else the whole data.
+    /// Dotted paths into data, up to 16, that are compared with the last event of the group that was accepted for
+    /// delivery. Default: the source's unique fields where it has some, else the whole data.
     #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 253)), extend("x-kubernetes-list-type" = "set"))]
     pub fields: Option<Vec<String>>,
 }
@@ -182,7 +184,7 @@ pub struct Retry {
     /// After how many attempts a delivery is dead, 1 to 1000. Default: no limit but maxAge.
     #[schemars(range(min = 1, max = 1000))]
     pub max_attempts: Option<i32>,
-    /// The answers after which a delivery is dead at once, 300 to 599. Default: 400, 405, 406, 413, 414, 415, 422, 431.
+    /// The answers after which a delivery is dead at once, up to 64 of 300 to 599. Default: 400, 405, 406, 413, 414, 415, 422, 431.
     #[schemars(length(max = 64), inner(range(min = 300, max = 599)), extend("x-kubernetes-list-type" = "set"))]
     pub terminal_statuses: Option<Vec<i32>>,
 }

@@ -41,7 +41,7 @@ pub struct Webhook {
     #[serde(default)]
     #[schemars(schema_with = "headers_schema")]
     pub headers: Option<BTreeMap<String, String>>,
-    /// Headers whose values stand in Secrets.
+    /// Headers whose values stand in Secrets, up to 16.
     #[schemars(length(min = 1, max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub headers_from: Option<Vec<HeaderFrom>>,
     /// Kong: the members of data with source and event. CloudEvents: a CloudEvents 1.0 structured event. Default: Kong.
@@ -70,7 +70,7 @@ pub struct WebhookCustom {
     #[serde(default)]
     #[schemars(schema_with = "headers_schema")]
     pub headers: Option<BTreeMap<String, String>>,
-    /// Headers whose values stand in Secrets.
+    /// Headers whose values stand in Secrets, up to 16.
     #[schemars(length(min = 1, max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub headers_from: Option<Vec<HeaderFrom>>,
     /// Whether the values of headers are templates. Default: Raw.
@@ -121,7 +121,8 @@ pub struct Log {}
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(transform = told_by_the_field)]
 pub struct Lambda {
-    /// Lua chunks, each of which returns a function (data, event, source, pid). It delivers by returning true.
+    /// Lua chunks, 1 to 16 of at most 64 KiB, each of which returns a function (data, event, source, pid). They run in
+    /// order; each delivers by returning true.
     #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 65536)), extend("x-kubernetes-list-type" = "atomic"))]
     pub functions: Vec<String>,
 }

@@ -1,5 +1,6 @@
 //! `hookstream run`, `controller` and `worker`: the roles against a Kubernetes cluster.
 
+use std::error::Error;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,7 +28,7 @@ const ANSWER: Duration = Duration::from_secs(5);
 
 /// Run controller and worker in one process, against a cluster.
 ///
-/// Example: hookstream run --ingest-url http://hookstream.hookstream-system.svc:8080
+/// Example: hookstream run --ingest-url http://hookstream-ingest.hookstream-system.svc:8080
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct RunArgs {
@@ -43,7 +44,7 @@ pub struct RunArgs {
 
 /// Run the controller: keeps the vendors' admin APIs true to the custom resources.
 ///
-/// Example: hookstream controller --ingest-url http://hookstream.hookstream-system.svc:8080
+/// Example: hookstream controller --ingest-url http://hookstream-ingest.hookstream-system.svc:8080
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct ControllerRoleArgs {
@@ -83,10 +84,10 @@ struct ClusterArgs {
     #[arg(long, default_value = "hookstream", env = "HOOKSTREAM_TOKEN_AUDIENCE")]
     token_audience: String,
     /// How long one watch lasts before it is begun again, 5s to 290s; /livez fails when one hangs for twice as long.
-    #[arg(long, default_value = "200s", value_parser = parse_watch_timeout, env = "HOOKSTREAM_WATCH_TIMEOUT")]
+    #[arg(long, default_value = "200s", value_name = "DURATION", value_parser = parse_watch_timeout, env = "HOOKSTREAM_WATCH_TIMEOUT")]
     watch_timeout: Duration,
     /// Where /livez, /readyz and /metrics are.
-    #[arg(long, default_value = ":8081", env = "HOOKSTREAM_OPS_LISTEN")]
+    #[arg(long, default_value = ":8081", value_name = "ADDRESS", env = "HOOKSTREAM_OPS_LISTEN")]
     ops_listen: String,
     #[command(flatten)]
     egress: EgressArgs,
@@ -101,10 +102,10 @@ struct WorkerRoleArgs {
     #[arg(long, default_value = "/var/lib/hookstream", value_name = "DIR", env = "HOOKSTREAM_DATA")]
     data: PathBuf,
     /// Where events and relays come in.
-    #[arg(long, default_value = ":8080", env = "HOOKSTREAM_LISTEN")]
+    #[arg(long, default_value = ":8080", value_name = "ADDRESS", env = "HOOKSTREAM_LISTEN")]
     listen: String,
     /// Where deliveries are listed, explained and replayed.
-    #[arg(long, default_value = ":8082", env = "HOOKSTREAM_API_LISTEN")]
+    #[arg(long, default_value = ":8082", value_name = "ADDRESS", env = "HOOKSTREAM_API_LISTEN")]
     api_listen: String,
     #[command(flatten)]
     worker: WorkerArgs,
@@ -124,8 +125,14 @@ pub async fn worker(args: WorkerOnlyArgs) -> Outcome {
 
 /// The cluster that KUBECONFIG names, else the one around this process.
 pub async fn config() -> Result<Config, Failure> {
-    let mut config =
-        Config::infer().await.or_fail(|| "no cluster: set KUBECONFIG, or run inside one".into())?;
+    let mut config = Config::infer().await.map_err(|error| {
+        // Outside of a pod only what is wrong with the file helps.
+        let why = match (std::env::var_os("KUBERNETES_SERVICE_HOST"), error.source()) {
+            (None, Some(kubeconfig)) => kubeconfig.to_string(),
+            _ => error.to_string(),
+        };
+        Failure::new(format!("no cluster: {why}: set KUBECONFIG, or run inside a cluster"))
+    })?;
     // The library takes the environment's proxy, which is meant for other programs, and then fails on it.
     let named = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<Uri>().ok());
     if ["HTTPS_PROXY", "https_proxy"].into_iter().filter_map(named).any(|uri| Some(uri) == config.proxy_url) {

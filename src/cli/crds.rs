@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::{OrFail, Outcome};
+use super::{OrFail, Outcome, say};
 use crate::api;
 
 /// Print the CustomResourceDefinitions as YAML, or write them to a folder.
@@ -14,7 +14,8 @@ use crate::api;
 #[command(verbatim_doc_comment)]
 pub struct Args {
     /// Write a file a kind into this folder instead of printing.
-    #[arg(long, value_name = "DIR", env = "HOOKSTREAM_OUTPUT")]
+    // Not HOOKSTREAM_OUTPUT, which says how other commands print: `json` would be a folder here.
+    #[arg(long, value_name = "DIR", env = "HOOKSTREAM_CRDS_OUTPUT")]
     output: Option<PathBuf>,
 }
 
@@ -23,7 +24,7 @@ pub fn run(args: Args) -> Outcome {
         let yaml = api::to_yaml(&crd).or_fail(|| "writing YAML".into())?;
         let name = crd.pointer("/metadata/name").and_then(|n| n.as_str()).unwrap_or_default();
         match &args.output {
-            None => print!("---\n{yaml}"),
+            None => say(&format!("---\n{}", yaml.trim_end())),
             Some(dir) => {
                 fs::create_dir_all(dir).or_fail(|| format!("creating {}", dir.display()))?;
                 let path = dir.join(format!("{name}.yaml"));

@@ -177,7 +177,8 @@ impl Answer {
         if self.status.is_success() {
             return Ok(self);
         }
-        let message = format!("{} answered {}{}", self.url, self.status, told(&self.body));
+        let hint = if self.status == StatusCode::UNAUTHORIZED { " (--token-file)" } else { "" };
+        let message = format!("{} answered {}{}{hint}", self.url, self.status, told(&self.body));
         Err(Failure { code, message })
     }
 

@@ -25,7 +25,10 @@ use crate::net::{HttpClient, TlsOptions};
 const RATE: Rate = Rate { requests: 10, interval: Duration::from_secs(1), burst: 10 };
 
 /// Print manifests for what a vendor has, each with its `adopt`.
+///
+/// Example: hookstream import kong --admin-url http://127.0.0.1:8001 > hooks.yaml
 #[derive(clap::Subcommand)]
+#[command(verbatim_doc_comment)]
 pub enum Vendor {
     Kong(KongArgs),
     Auth0(auth0::Args),

@@ -9,6 +9,7 @@
 
 pub mod cluster;
 pub mod crds;
+mod data;
 pub mod deliveries;
 pub mod diff;
 pub mod emulate;
@@ -36,13 +37,15 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Keeps Kong event hooks declared in Kubernetes, and delivers their events durably.
+/// Keeps Kong's event hooks and Auth0's event streams as they are declared, and delivers their events durably.
 #[derive(Parser)]
-#[command(name = "hookstream", version, propagate_version = true)]
+#[command(name = "hookstream", version, propagate_version = true, after_help = EXAMPLE)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
 }
+
+const EXAMPLE: &str = "Example: hookstream standalone --manifests deploy/samples/quickstart --data ./data";
 
 #[derive(Subcommand)]
 enum Command {
@@ -167,4 +170,61 @@ fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
 fn say(line: &str) {
     use std::io::Write;
     writeln!(std::io::stdout().lock(), "{line}").ok();
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Command, CommandFactory};
+
+    use super::Cli;
+
+    /// Every command with its words, `deliveries list`, but those that are hidden.
+    fn commands(command: &Command, words: &str, all: &mut Vec<(String, Command)>) {
+        for below in command.get_subcommands().filter(|c| !c.is_hide_set() && c.get_name() != "help") {
+            let words = format!("{words} {}", below.get_name()).trim().to_owned();
+            commands(below, &words, all);
+            all.push((words, below.clone()));
+        }
+    }
+
+    fn all() -> Vec<(String, Command)> {
+        let mut all = vec![(String::new(), Cli::command())];
+        commands(&Cli::command(), "", &mut all);
+        all
+    }
+
+    #[test]
+    fn every_command_has_an_example() {
+        for (words, mut command) in all() {
+            let help = command.render_long_help().to_string();
+            assert!(help.contains(&format!("Example: hookstream {words}")), "{words}: {help}");
+        }
+    }
+
+    /// Here what one call is about is said in that call: a variable that somebody forgot must not choose what is replayed,
+    /// run or let go of.
+    const SAID_EACH_TIME: [&str; 6] =
+        ["deliveries list", "deliveries show", "deliveries replay", "test", "release", "store backup"];
+
+    #[test]
+    fn every_flag_is_a_variable_too_and_is_described() {
+        let mut missing = Vec::new();
+        for (words, command) in all() {
+            for flag in command.get_arguments() {
+                let Some(long) = flag.get_long().filter(|long| !matches!(*long, "help" | "version")) else {
+                    continue;
+                };
+                let name = format!("{words} --{long}");
+                assert!(flag.get_help().is_some(), "{name} says nothing of itself");
+                let variable = flag.get_env().map(|env| env.to_string_lossy().into_owned());
+                let fits =
+                    variable.as_deref().is_some_and(|v| v.starts_with("HOOKSTREAM_") || v == "POD_NAMESPACE");
+                let said_each_time = variable.is_none() && SAID_EACH_TIME.contains(&words.as_str());
+                if !fits && !said_each_time {
+                    missing.push(name);
+                }
+            }
+        }
+        assert!(missing.is_empty(), "{missing:?}");
+    }
 }

@@ -9,11 +9,12 @@ use kube::Client;
 use strum::IntoEnumIterator;
 
 use super::logging::LogArgs;
-use super::settings::{ControllerArgs, EgressArgs, LeaseArgs, parse_duration};
+use super::settings::{ControllerArgs, EgressArgs, LeaseArgs};
 use super::{Failure, OrFail, Outcome, say};
 use crate::cluster::kubernetes::{Candidacy, Ending, Kubernetes, Options, Pulse, watch};
 use crate::cluster::{Kind, Subscribers, Target};
 use crate::controller::{self, Context};
+use crate::core::duration;
 use crate::leadership::Leadership;
 use crate::metrics::Metrics;
 use crate::net::HttpClient;
@@ -33,7 +34,7 @@ pub struct Args {
     #[arg(long)]
     delete: bool,
     /// So long no controller takes over afterwards, 1s to 1h: the time to uninstall it.
-    #[arg(long, default_value = "10m", value_parser = parse_duration)]
+    #[arg(long, default_value = "10m", value_name = "DURATION", value_parser = duration::parse)]
     hold: Duration,
     /// A namespace to work in; may be given several times. Default: all.
     #[arg(long, value_delimiter = ',', env = "HOOKSTREAM_NAMESPACE")]

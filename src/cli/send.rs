@@ -1,7 +1,5 @@
 //! `hookstream send`: publishes one event.
 
-use std::fs;
-use std::io::{self, Read};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -11,8 +9,8 @@ use serde_json::value::RawValue;
 use url::Url;
 
 use super::reach::{Caller, Service, ServiceFlag};
-use super::settings::parse_duration;
-use super::{Failure, OrFail, Outcome, say};
+use super::{Failure, OrFail, Outcome, data, say};
+use crate::core::duration;
 
 /// The largest data that is read, above what any worker takes.
 const MAX_DATA: u64 = 64 << 20;
@@ -35,7 +33,8 @@ pub struct Args {
     #[arg(long, env = "HOOKSTREAM_EVENT")]
     event: String,
     /// The event's data: JSON, @FILE, or - (also @-) for standard input.
-    #[arg(long, value_name = "JSON|@FILE", env = "HOOKSTREAM_DATA", allow_hyphen_values = true)]
+    // Not HOOKSTREAM_DATA, which is the folder of the roles.
+    #[arg(long, value_name = "JSON|@FILE", env = "HOOKSTREAM_EVENT_DATA", allow_hyphen_values = true)]
     data: String,
     /// The event's id: sent again with the same id it is accepted once. Default: the worker makes one.
     #[arg(long, env = "HOOKSTREAM_ID")]
@@ -52,7 +51,7 @@ pub struct Args {
     )]
     service: Option<Service>,
     /// Wait so long for the event's deliveries to end, such as 30s. Exit code 1: one was not delivered, or no hook took it.
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration, env = "HOOKSTREAM_WAIT")]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse, env = "HOOKSTREAM_WAIT")]
     wait: Option<Duration>,
     /// The address of the worker's API port, where --wait asks.
     #[arg(long, default_value = "http://127.0.0.1:8082", env = "HOOKSTREAM_API_URL")]
@@ -100,7 +99,7 @@ struct Accepted {
 }
 
 pub async fn run(args: Args) -> Outcome {
-    let data = read_data(&args.data)?;
+    let data = data::read(&args.data, MAX_DATA)?;
     let event = Event { id: args.id.as_deref(), source: &args.source, event: &args.event, data: &data };
     let body = serde_json::to_vec(&event).or_fail(|| "writing the event".into())?;
     let worker = args.caller.worker(&args.url, args.service.as_ref()).await?;
@@ -119,7 +118,7 @@ pub async fn run(args: Args) -> Outcome {
 async fn delivered(args: &Args, accepted: &Accepted, time: Duration) -> Outcome {
     let found = |message: String| Err(Failure { code: 1, message });
     if accepted.deliveries == 0 {
-        return found("no hook took the event: see `hookstream deliveries explain`".into());
+        return found(format!("no hook took the event: see `{}`", explain(args, accepted)));
     }
     let api = args.caller.worker(&args.api_url, args.api_service.as_ref()).await?;
     let mut url = api.url(&args.caller.namespace, &["deliveries"])?;
@@ -132,16 +131,24 @@ async fn delivered(args: &Args, accepted: &Accepted, time: Duration) -> Outcome 
             let failed = |delivery: &&Delivery| !matches!(delivery.state.as_str(), "delivered" | "dropped");
             return match list.items.iter().find(failed) {
                 None => Ok(ExitCode::SUCCESS),
-                Some(Delivery { id, state }) => {
-                    found(format!("the delivery {} is {}", id.escape_default(), state.escape_default()))
-                }
+                Some(Delivery { id, state }) => found(format!(
+                    "the delivery {} is {}: see `{}`",
+                    id.escape_default(),
+                    state.escape_default(),
+                    explain(args, accepted)
+                )),
             };
         }
         if started.elapsed() >= time {
-            return found(format!("not delivered within {time:?}: see `hookstream deliveries list`"));
+            return found(format!("not delivered within {time:?}: see `{}`", explain(args, accepted)));
         }
         tokio::time::sleep(ASK_AGAIN).await;
     }
+}
+
+/// The command that tells what became of the event.
+fn explain(args: &Args, accepted: &Accepted) -> String {
+    format!("hookstream deliveries explain -n {} {}", args.caller.namespace, accepted.id.escape_default())
 }
 
 fn print(accepted: &Accepted, output: Output) -> Result<(), Failure> {
@@ -156,45 +163,15 @@ fn print(accepted: &Accepted, output: Output) -> Result<(), Failure> {
     Ok(())
 }
 
-fn read_data(text: &str) -> Result<Box<RawValue>, Failure> {
-    let name = if text == "-" { Some("-") } else { text.strip_prefix('@') };
-    let (what, json) = match name {
-        None => ("--data".to_owned(), text.to_owned()),
-        Some("-") => ("standard input".to_owned(), read_all(io::stdin().lock(), "standard input")?),
-        Some(path) => {
-            let file = fs::File::open(path).or_fail(|| format!("reading {path}"))?;
-            (path.to_owned(), read_all(file, path)?)
-        }
-    };
-    serde_json::from_str(&json).or_fail(|| format!("{what} is not JSON (a file is given as @FILE)"))
-}
-
-fn read_all(from: impl Read, what: &str) -> Result<String, Failure> {
-    let mut text = String::new();
-    from.take(MAX_DATA + 1).read_to_string(&mut text).or_fail(|| format!("reading {what}"))?;
-    match text.len() as u64 {
-        ..=MAX_DATA => Ok(text),
-        _ => Err(Failure::new(format!("{what} holds more than {MAX_DATA} bytes"))),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use axum::Json;
     use axum::http::{HeaderMap, StatusCode};
     use serde_json::{Value, json};
 
     use super::*;
-
-    #[test]
-    fn data_is_kept_as_written() {
-        assert_eq!(read_data(r#"{"n": 1.10}"#).unwrap().get(), r#"{"n": 1.10}"#);
-        assert!(read_data("nope").unwrap_err().message.starts_with("--data is not JSON"));
-        assert!(read_data("@/no/such/file").unwrap_err().message.starts_with("reading /no/such/file"));
-        let file = tempfile::NamedTempFile::new().unwrap();
-        fs::write(file.path(), "[1]\n").unwrap();
-        assert_eq!(read_data(&format!("@{}", file.path().display())).unwrap().get(), "[1]");
-    }
 
     async fn ingest(headers: HeaderMap, Json(event): Json<Value>) -> (StatusCode, Json<Value>) {
         if headers["authorization"] != "Bearer t0ken" {

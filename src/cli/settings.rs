@@ -13,6 +13,7 @@ use super::{Failure, OrFail};
 use crate::cluster::kubernetes::LeaseOptions;
 use crate::controller;
 use crate::core::bucket::Rate;
+use crate::core::duration::DurationError;
 use crate::core::lease::Terms;
 use crate::core::{duration, egress, hook, size};
 use crate::net::{Bypass, Egress, Proxy, ServerTls};
@@ -20,19 +21,9 @@ use crate::sandbox;
 use crate::worker::store::{Retention, Shares};
 use crate::worker::{Disk, Limits};
 
-/// Parses a duration flag.
-pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    duration::parse(text).map_err(|e| e.to_string())
-}
-
 /// Parses a duration flag for which 0 is off.
-pub fn parse_window(text: &str) -> Result<Duration, String> {
-    if text == "0" { Ok(Duration::ZERO) } else { parse_duration(text) }
-}
-
-/// Parses a size flag.
-pub fn parse_size(text: &str) -> Result<u64, String> {
-    size::parse(text).map_err(|e| e.to_string())
+pub fn parse_window(text: &str) -> Result<Duration, DurationError> {
+    if text == "0" { Ok(Duration::ZERO) } else { duration::parse(text) }
 }
 
 /// Parses a rate flag: `10/s`, `600/m`. As many may go at once after a pause.
@@ -53,7 +44,7 @@ pub fn parse_rate(text: &str) -> Result<Rate, String> {
 
 /// Parses how long a watch lasts: load balancers drop what is silent for minutes.
 pub fn parse_watch_timeout(text: &str) -> Result<Duration, String> {
-    let timeout = parse_duration(text)?;
+    let timeout = duration::parse(text).map_err(|e| e.to_string())?;
     if (5..=290).contains(&timeout.as_secs()) {
         Ok(timeout)
     } else {
@@ -83,7 +74,7 @@ pub struct ControllerArgs {
     #[arg(long, value_name = "URL", value_parser = parse_url, env = "HOOKSTREAM_PUBLIC_INGEST_URL")]
     pub public_ingest_url: Option<Url>,
     /// How often objects are compared with the vendor; a Connection's resyncInterval goes before it.
-    #[arg(long, default_value = "10m", value_parser = parse_duration, env = "HOOKSTREAM_RESYNC_INTERVAL")]
+    #[arg(long, default_value = "10m", value_name = "DURATION", value_parser = duration::parse, env = "HOOKSTREAM_RESYNC_INTERVAL")]
     pub resync_interval: Duration,
     /// How often one host is called at most by all Connections together, such as 10/s or 600/m.
     #[arg(long, default_value = "10/s", value_name = "RATE", value_parser = parse_rate, env = "HOOKSTREAM_ADMIN_RATE_CEILING")]
@@ -96,13 +87,13 @@ pub struct ControllerArgs {
 #[derive(clap::Args, Clone, Debug)]
 struct PatienceArgs {
     /// How long a deletion waits for credentials of the vendor.
-    #[arg(long, hide = true, default_value = "10m", value_parser = parse_duration, env = "HOOKSTREAM_CREDENTIALS_PATIENCE")]
+    #[arg(long, hide = true, default_value = "10m", value_name = "DURATION", value_parser = duration::parse, env = "HOOKSTREAM_CREDENTIALS_PATIENCE")]
     credentials_patience: Duration,
     /// How long a deletion waits for a vendor that answers nothing or only refuses.
-    #[arg(long, hide = true, default_value = "1h", value_parser = parse_duration, env = "HOOKSTREAM_VENDOR_PATIENCE")]
+    #[arg(long, hide = true, default_value = "1h", value_name = "DURATION", value_parser = duration::parse, env = "HOOKSTREAM_VENDOR_PATIENCE")]
     vendor_patience: Duration,
     /// How long what was created may not be shown.
-    #[arg(long, hide = true, default_value = "30s", value_parser = parse_duration, env = "HOOKSTREAM_CREATION_GRACE")]
+    #[arg(long, hide = true, default_value = "30s", value_name = "DURATION", value_parser = duration::parse, env = "HOOKSTREAM_CREATION_GRACE")]
     creation_grace: Duration,
 }
 
@@ -132,13 +123,13 @@ pub struct LeaseArgs {
     #[arg(long, default_value = "hookstream-controller", value_name = "NAME", env = "HOOKSTREAM_LEASE_NAME")]
     lease_name: String,
     /// How long other replicas wait for one that leads and gives no sign.
-    #[arg(long, default_value = "15s", value_parser = parse_duration, env = "HOOKSTREAM_LEASE_DURATION")]
+    #[arg(long, default_value = "15s", value_name = "DURATION", value_parser = duration::parse, env = "HOOKSTREAM_LEASE_DURATION")]
     lease_duration: Duration,
     /// How long a replica leads after its last renewal; shorter than the duration.
-    #[arg(long, default_value = "10s", value_parser = parse_duration, env = "HOOKSTREAM_LEASE_RENEW_DEADLINE")]
+    #[arg(long, default_value = "10s", value_name = "DURATION", value_parser = duration::parse, env = "HOOKSTREAM_LEASE_RENEW_DEADLINE")]
     lease_renew_deadline: Duration,
     /// The time between two renewals, or two looks of those that stand by.
-    #[arg(long, default_value = "2s", value_parser = parse_duration, env = "HOOKSTREAM_LEASE_RETRY_PERIOD")]
+    #[arg(long, default_value = "2s", value_name = "DURATION", value_parser = duration::parse, env = "HOOKSTREAM_LEASE_RETRY_PERIOD")]
     lease_retry_period: Duration,
 }
 
@@ -168,7 +159,7 @@ pub struct WorkerArgs {
     #[arg(long, default_value = "90%", value_parser = parse_percent, value_name = "PERCENT", env = "HOOKSTREAM_DISK_LIMIT")]
     disk_limit: u8,
     /// How long deliveries of a deleted hook wait for a hook of its name, before they are dead letters.
-    #[arg(long, default_value = "1h", value_parser = parse_duration, env = "HOOKSTREAM_HOOK_GRACE")]
+    #[arg(long, default_value = "1h", value_name = "DURATION", value_parser = duration::parse, env = "HOOKSTREAM_HOOK_GRACE")]
     pub hook_grace: Duration,
     /// Use a store that another installation has used, and what waits in it, from now on as this one's.
     #[arg(long, env = "HOOKSTREAM_ACCEPT_NEW_STORE")]
@@ -180,26 +171,26 @@ pub struct WorkerArgs {
     #[arg(long, default_value = "25%", value_parser = parse_percent, value_name = "PERCENT", env = "HOOKSTREAM_HOOK_SHARE")]
     hook_share: u8,
     /// How long an event with the id of an earlier one is taken for the same.
-    #[arg(long, default_value = "24h", value_parser = parse_window, env = "HOOKSTREAM_DEDUP_WINDOW")]
+    #[arg(long, default_value = "24h", value_name = "DURATION", value_parser = parse_window, env = "HOOKSTREAM_DEDUP_WINDOW")]
     dedup_window: Duration,
     /// How long a relay with the body of an earlier one is taken for the same; 0: never.
-    #[arg(long, default_value = "5s", value_parser = parse_window, env = "HOOKSTREAM_RELAY_DEDUP_WINDOW")]
+    #[arg(long, default_value = "5s", value_name = "DURATION", value_parser = parse_window, env = "HOOKSTREAM_RELAY_DEDUP_WINDOW")]
     relay_dedup_window: Duration,
     /// How long delivered events are kept.
-    #[arg(long, default_value = "24h", value_parser = parse_duration, env = "HOOKSTREAM_HISTORY_AGE")]
+    #[arg(long, default_value = "24h", value_name = "DURATION", value_parser = duration::parse, env = "HOOKSTREAM_HISTORY_AGE")]
     history_age: Duration,
     /// How long dead letters are kept.
-    #[arg(long, default_value = "168h", value_parser = parse_duration, env = "HOOKSTREAM_DEAD_LETTER_AGE")]
+    #[arg(long, default_value = "168h", value_name = "DURATION", value_parser = duration::parse, env = "HOOKSTREAM_DEAD_LETTER_AGE")]
     dead_letter_age: Duration,
     /// How many bytes of delivered events are kept, such as 512MiB; the oldest go first.
-    #[arg(long, default_value = "1GiB", value_parser = parse_size, value_name = "SIZE", env = "HOOKSTREAM_HISTORY_BYTES")]
+    #[arg(long, default_value = "1GiB", value_parser = size::parse, value_name = "SIZE", env = "HOOKSTREAM_HISTORY_BYTES")]
     history_bytes: u64,
     /// How many EventHooks may have series of their own in the metrics: those with the annotation
     /// hookstream.dev/metrics: "true". 0: none.
     #[arg(long, default_value_t = 100, value_name = "COUNT", env = "HOOKSTREAM_HOOK_METRICS")]
     pub hook_metrics: usize,
     /// How many bytes of dead letters are kept; the oldest go first.
-    #[arg(long, default_value = "1GiB", value_parser = parse_size, value_name = "SIZE", env = "HOOKSTREAM_DEAD_LETTER_BYTES")]
+    #[arg(long, default_value = "1GiB", value_parser = size::parse, value_name = "SIZE", env = "HOOKSTREAM_DEAD_LETTER_BYTES")]
     dead_letter_bytes: u64,
     #[command(flatten)]
     pub tls: ServerTlsArgs,
@@ -265,10 +256,10 @@ impl WorkerArgs {
 #[derive(clap::Args, Clone, Debug)]
 pub struct ScriptArgs {
     /// How long one call of a lambda, or the templates of one request, may run; never more than a hook's own timeout.
-    #[arg(long, default_value = "1s", value_parser = parse_duration, env = "HOOKSTREAM_SCRIPT_TIMEOUT")]
+    #[arg(long, default_value = "1s", value_name = "DURATION", value_parser = duration::parse, env = "HOOKSTREAM_SCRIPT_TIMEOUT")]
     script_timeout: Duration,
     /// The Lua memory of one sandbox process, such as 64MiB.
-    #[arg(long, default_value = "64MiB", value_parser = parse_size, value_name = "SIZE", env = "HOOKSTREAM_SCRIPT_MEMORY")]
+    #[arg(long, default_value = "64MiB", value_parser = size::parse, value_name = "SIZE", env = "HOOKSTREAM_SCRIPT_MEMORY")]
     script_memory: u64,
     /// How many sandbox processes may run; one hook has never all of several. Default: as many as there are cores.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256), env = "HOOKSTREAM_SCRIPT_PROCESSES")]
@@ -380,8 +371,9 @@ impl EgressArgs {
 /// True where a listen address can be reached from this machine alone.
 pub fn is_loopback(flag: &str, listen: &str) -> Result<bool, Failure> {
     use std::net::ToSocketAddrs as _;
-    let mut addresses =
-        with_host(listen).to_socket_addrs().map_err(|e| Failure::new(format!("{flag} {listen}: {e}")))?;
+    let mut addresses = with_host(listen)
+        .to_socket_addrs()
+        .map_err(|e| Failure::new(format!("{flag} {listen}: {e}: give HOST:PORT")))?;
     Ok(addresses.all(|a| a.ip().is_loopback()))
 }
 

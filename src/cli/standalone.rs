@@ -28,13 +28,13 @@ pub struct Args {
     #[arg(long, value_name = "DIR", env = "HOOKSTREAM_DATA")]
     data: PathBuf,
     /// Where events and relays come in. Other than a loopback address needs --token-file.
-    #[arg(long, default_value = "127.0.0.1:8080", env = "HOOKSTREAM_LISTEN")]
+    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS", env = "HOOKSTREAM_LISTEN")]
     listen: String,
     /// Where deliveries are listed, explained and replayed. Other than a loopback address needs --token-file.
-    #[arg(long, default_value = "127.0.0.1:8082", env = "HOOKSTREAM_API_LISTEN")]
+    #[arg(long, default_value = "127.0.0.1:8082", value_name = "ADDRESS", env = "HOOKSTREAM_API_LISTEN")]
     api_listen: String,
     /// Where /livez, /readyz and /metrics are.
-    #[arg(long, default_value = "127.0.0.1:8081", env = "HOOKSTREAM_OPS_LISTEN")]
+    #[arg(long, default_value = "127.0.0.1:8081", value_name = "ADDRESS", env = "HOOKSTREAM_OPS_LISTEN")]
     ops_listen: String,
     /// Delete at the vendor what was removed from the manifests. Default: it stays.
     #[arg(long, env = "HOOKSTREAM_PRUNE")]

@@ -1,19 +1,17 @@
 //! `hookstream test`: one hook, run once on one event's data, here.
 
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use secrecy::ExposeSecret;
-use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::output::{self, HELP, Output};
 use super::settings::{EgressArgs, ScriptArgs};
-use super::{Failure, OrFail, Outcome, say};
+use super::{Failure, OrFail, Outcome, data, say};
 use crate::api::SecretKeyRef;
 use crate::cluster::files::Offline;
 use crate::cluster::{Cluster, Data, Key};
@@ -46,8 +44,8 @@ pub struct Args {
     /// Which hook, where the manifests hold several: its name, or namespace/name.
     #[arg(long, value_name = "NAME")]
     hook: Option<String>,
-    /// The event's data as JSON: a text, @FILE, or @- for standard input.
-    #[arg(long, value_name = "JSON|@FILE")]
+    /// The event's data: JSON, @FILE, or - (also @-) for standard input.
+    #[arg(long, value_name = "JSON|@FILE", allow_hyphen_values = true)]
     data: String,
     /// The event. Default: the hook's.
     #[arg(long)]
@@ -64,7 +62,7 @@ pub struct Args {
 }
 
 pub async fn run(args: Args) -> Outcome {
-    let data = read_data(&args.data)?;
+    let data = data::read(&args.data, MAX_DATA)?;
     let mut offline = Offline::read(args.files.clone()).or_fail(|| "--file".into())?;
     let hook = pick(&offline, args.hook.as_deref())?;
     if args.dry_run {
@@ -107,35 +105,13 @@ async fn send(sender: &Sender, hook: &Hook, event: Event, args: &Args) -> Outcom
 /// Why nothing came of it. What is missing is no finding: it could not be done.
 fn failed(sent: &Sent) -> Failure {
     match sent {
-        Sent::NotNow { detail, .. } => Failure::new(detail.clone()),
+        // Here Secrets are read of the manifests alone.
+        Sent::NotNow { detail, .. } => Failure::new(format!("{detail} (more manifests: --file)")),
         Sent::Failed { reason, detail }
         | Sent::Partly { reason, detail, .. }
         | Sent::Hopeless { reason, detail } => Failure { code: 1, message: format!("{reason}: {detail}") },
         Sent::Answer { .. } | Sent::Done => Failure { code: 1, message: "the handler did not answer".into() },
     }
-}
-
-fn read_data(text: &str) -> Result<Box<RawValue>, Failure> {
-    let text = match text.strip_prefix('@') {
-        None => text.to_owned(),
-        Some(path) => read_file(path)?,
-    };
-    if text.len() as u64 > MAX_DATA {
-        return Err(Failure::new(format!("--data: more than {MAX_DATA} bytes, which no event may have")));
-    }
-    serde_json::from_str(text.trim()).or_fail(|| "--data is no JSON".into())
-}
-
-fn read_file(path: &str) -> Result<String, Failure> {
-    let mut text = String::new();
-    let doing = || format!("--data @{path}");
-    let read = match path {
-        "-" => std::io::stdin().lock().take(MAX_DATA + 1).read_to_string(&mut text),
-        path => std::fs::File::open(Path::new(path))
-            .and_then(|file| file.take(MAX_DATA + 1).read_to_string(&mut text)),
-    };
-    read.or_fail(doing)?;
-    Ok(text)
 }
 
 /// The hook that is meant.

@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::output::{self, HELP, Output, clean};
 use super::{OrFail, Outcome, say};
 use crate::api::{self, GROUP, TextFormat};
+use crate::cluster::Kind;
 use crate::cluster::files::{Document, documents};
 use crate::core::filter::FilterError;
 use crate::core::hook::{self, Handler, InvalidSpec, WebhookCustom};
@@ -91,7 +92,11 @@ fn print(report: &Report) {
         output::table(head, rows).iter().for_each(|line| say(line));
     }
     if report.valid {
-        say(&format!("{} objects are valid", report.objects));
+        say(&match report.objects {
+            0 => format!("there is no object of {GROUP} in these files: nothing was checked"),
+            1 => "1 object is valid".to_owned(),
+            n => format!("{n} objects are valid"),
+        });
     }
 }
 
@@ -148,10 +153,12 @@ fn again(earlier: &[&Path], place: &mut Place<'_>) {
     place.findings.push(Finding { severity, message, ..place.finding("metadata.name", "Duplicate") });
 }
 
-/// The kind of an object of our group.
+/// The kind of an object of our group. One of our kinds that forgot to say its group is meant, too.
 fn own_kind(document: &Value) -> Option<&str> {
     let text = |name: &str| document.get(name).and_then(Value::as_str).unwrap_or_default();
-    (text("apiVersion").split('/').next() == Some(GROUP)).then(|| text("kind"))
+    let (version, kind) = (text("apiVersion"), text("kind"));
+    let ours = version.split('/').next() == Some(GROUP) || version.is_empty() && kind.parse::<Kind>().is_ok();
+    ours.then_some(kind)
 }
 
 /// What a schema cannot tell.

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use hkdf::Hkdf;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use secrecy::{ExposeSecret, SecretBox, SecretString};
 use sha2::Sha256;
 
@@ -30,6 +31,18 @@ pub struct Owner<'a> {
     pub name: &'a str,
     pub uid: &'a str,
     pub rotation: &'a str,
+}
+
+impl<'a> Owner<'a> {
+    /// An object, and the rotation text that its secret is made with.
+    pub fn of(object: &'a ObjectMeta, rotation: Option<&'a str>) -> Self {
+        Owner {
+            namespace: object.namespace.as_deref().unwrap_or_default(),
+            name: object.name.as_deref().unwrap_or_default(),
+            uid: object.uid.as_deref().unwrap_or_default(),
+            rotation: rotation.unwrap_or_default(),
+        }
+    }
 }
 
 /// Keys by id; the newest is the last by id.

@@ -41,14 +41,7 @@ pub fn secret(
     hook: &EventHook,
     rotation: Option<&str>,
 ) -> Option<SecretString> {
-    let meta = &hook.metadata;
-    let owner = Owner {
-        namespace: meta.namespace.as_deref().unwrap_or_default(),
-        name: meta.name.as_deref().unwrap_or_default(),
-        uid: meta.uid.as_deref().unwrap_or_default(),
-        rotation: rotation.unwrap_or_default(),
-    };
-    ring.derive(key_id, Purpose::Relay, owner)
+    ring.derive(key_id, Purpose::Relay, Owner::of(&hook.metadata, rotation))
 }
 
 /// All terms by which relays to this hook are taken now.

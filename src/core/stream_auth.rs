@@ -50,14 +50,7 @@ pub fn token(
     stream: &EventStream,
     rotation: Option<&str>,
 ) -> Option<SecretString> {
-    let meta = &stream.metadata;
-    let owner = Owner {
-        namespace: meta.namespace.as_deref().unwrap_or_default(),
-        name: meta.name.as_deref().unwrap_or_default(),
-        uid: meta.uid.as_deref().unwrap_or_default(),
-        rotation: rotation.unwrap_or_default(),
-    };
-    ring.derive(key_id, Purpose::Stream, owner)
+    ring.derive(key_id, Purpose::Stream, Owner::of(&stream.metadata, rotation))
 }
 
 /// What Auth0 is to be told of a stream. One into the worker keeps its key until its rotation text changes: a new key in

@@ -278,7 +278,7 @@ async fn test_tells_how_scripts_fail() {
     assert_eq!(status, 0);
     let (status, _, error) = run(&["test", "-f", &path, "--hook", "b", "--data", "no"]).await;
     assert_eq!(status, 2);
-    assert!(error.contains("--data is no JSON"), "{error}");
+    assert!(error.contains("--data is not JSON"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -55,6 +55,30 @@ fn read<K: serde::de::DeserializeOwned>(document: Value) -> K {
     serde_json::from_value(document).unwrap()
 }
 
+/// An address of ours that a sample or a help text names is one that an install has.
+#[test]
+fn addresses_in_the_cluster_are_those_of_our_services() {
+    let workloads = std::fs::read_to_string(deploy("base/workloads.yaml")).unwrap();
+    let objects: Vec<Value> = serde_saphyr::from_multiple(&workloads).unwrap();
+    let services: Vec<&str> = objects
+        .iter()
+        .filter(|object| object["kind"] == "Service")
+        .map(|service| service["metadata"]["name"].as_str().unwrap())
+        .collect();
+    let mut texts = manifests("samples");
+    texts.extend(manifests("samples/cluster"));
+    texts.push(("src/cli/cluster.rs".into(), include_str!("../../src/cli/cluster.rs").into()));
+    let mut seen = 0;
+    for (file, text) in texts {
+        for (before, _) in text.match_indices(&format!(".{HOME}.svc")).map(|(at, _)| text.split_at(at)) {
+            let name = before.rsplit('/').next().unwrap();
+            assert!(services.contains(&name), "{file}: {name} is none of {services:?}");
+            seen += 1;
+        }
+    }
+    assert!(seen >= 3, "{seen}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_sample_is_accepted_and_carried_out() {
     for folder in ["samples", "samples/quickstart"] {

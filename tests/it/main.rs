@@ -3,6 +3,9 @@
 //! clippy.toml lets tests unwrap, but not the helpers they call, and here everything is test.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+/// For `fuzz_targets`.
+extern crate self as libfuzzer_sys;
+
 mod harness;
 mod standalone;
 mod world;
@@ -37,6 +40,7 @@ mod events_by_http;
 mod failed_sync;
 mod filters;
 mod full_disk;
+mod fuzz_targets;
 mod gates;
 mod generated;
 mod handlers;
@@ -52,6 +56,7 @@ mod kustomized;
 mod ladder;
 mod leadership;
 mod metrics;
+mod mistakes;
 mod moves;
 mod namespaces_end;
 mod nothing_accepted_is_lost;

@@ -183,6 +183,10 @@ async fn list(args: List) -> Outcome {
     }
     let answer = worker.get(url).await?.success(2)?;
     print::show(&answer, args.output, print::list)?;
+    if args.output == Output::Table && print::is_empty(&answer)? {
+        // A misspelt namespace looks just like an idle one.
+        eprintln!("hookstream: no such delivery in the namespace {}", args.target.caller.namespace);
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -107,6 +107,11 @@ pub fn list(answer: &Answer) -> Result<Vec<String>, Failure> {
     Ok(lines)
 }
 
+/// True of a list without a line.
+pub fn is_empty(answer: &Answer) -> Result<bool, Failure> {
+    Ok(answer.json::<Page>()?.items.is_empty())
+}
+
 pub fn delivery(answer: &Answer) -> Result<Vec<String>, Failure> {
     let found: Delivery = answer.json()?;
     let mut lines = facts([

@@ -11,7 +11,10 @@ use tokio::net::TcpListener;
 use super::{Failure, OrFail, Outcome, say};
 
 /// Emulate a vendor's admin API, for tests and demos.
+///
+/// Example: hookstream emulate kong --listen 127.0.0.1:8001
 #[derive(clap::Subcommand)]
+#[command(verbatim_doc_comment)]
 pub enum Vendor {
     Kong(kong::Args),
     Auth0(auth0::Args),

@@ -25,6 +25,9 @@ const MAX_FILES: usize = 10_000;
 /// What the API server would check manifests by.
 static SCHEMAS: LazyLock<Schemas> = LazyLock::new(|| Schemas::of(&api::crds()));
 
+/// The apiVersion of every kind.
+const VERSION: &str = "hookstream.dev/v1alpha1";
+
 /// What is wrong with the files.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
@@ -181,6 +184,13 @@ impl Manifests {
                         let hash = hex::encode(Sha256::digest(document.to_string()));
                         config_maps.insert(key.clone(), (hash, Arc::new(config_map_data(document)))).is_some()
                     }
+                    ("", kind) if kind.parse::<Kind>().is_ok() => {
+                        complaints.push(format!(
+                            "{}: {kind} {key} has no apiVersion, and is left alone: write {VERSION}",
+                            path.display()
+                        ));
+                        false
+                    }
                     // A folder for GitOps holds other things too.
                     _ => false,
                 };
@@ -266,7 +276,8 @@ fn refused(document: &Value) -> Option<String> {
 }
 
 fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().to_owned()
+    let line = text.lines().next().unwrap_or_default();
+    line.strip_prefix("error: ").unwrap_or(line).to_owned()
 }
 
 /// A `kind: List` is its items.
@@ -428,6 +439,21 @@ mod tests {
                 .contains("no manifest")
         );
         assert!(Manifests::new(vec!["/no/such".into()]).scan().is_err());
+    }
+
+    #[test]
+    fn a_missing_api_version_is_told() {
+        let dir = folder(&[
+            (
+                "b.yaml",
+                &HOOK.replace("apiVersion: hookstream.dev/v1alpha1\n", "").replace("name: a", "name: b"),
+            ),
+            ("c.yaml", "kind: Deployment\nmetadata: {name: c}\n"),
+        ]);
+        let manifests = scanned(&dir);
+        let said = |what: &str| manifests.said.iter().filter(|line| line.contains(what)).count();
+        assert_eq!(said("b.yaml: EventHook default/b has no apiVersion"), 1);
+        assert_eq!(manifests.said.len(), 1, "{:?}", manifests.said);
     }
 
     #[test]

@@ -53,7 +53,11 @@ impl Schemas {
         };
         let Some(schema) = versions.get(version) else {
             let known = sorted(versions.keys());
-            return vec![fault("apiVersion", format!("{kind} has no version {version}; it has {known}"))];
+            let problem = match version {
+                "" => format!("is missing: write {known}"),
+                _ => format!("{kind} has no version {version}; it has {known}"),
+            };
+            return vec![fault("apiVersion", problem)];
         };
         let mut faults = Vec::new();
         metadata(object, &mut faults);
@@ -348,6 +352,11 @@ mod tests {
         object["kind"] = json!("EventHook");
         object["apiVersion"] = json!("hookstream.dev/v1");
         assert_eq!(schemas().check(&object)[0].field, "apiVersion");
+        object["apiVersion"].take();
+        assert_eq!(
+            schemas().check(&object),
+            [fault("apiVersion", "is missing: write hookstream.dev/v1alpha1")]
+        );
     }
 
     #[test]
