@@ -113,10 +113,20 @@ pub trait ExternalClient: Send + Sync {
         false
     }
 
+    /// True once the vendor has taken an id of our making.
+    fn surely_takes_ids(&self) -> bool {
+        false
+    }
+
     /// Every object.
     fn list(&self) -> impl Future<Output = Result<Listed, AdminError>> + Send;
     /// One object; None where there is none.
     fn observe(&self, id: &str) -> impl Future<Output = Result<Option<Value>, AdminError>> + Send;
+    /// Whether a create would be refused for what is there already. Asked before a create is begun: one that was begun and
+    /// is not seen must be waited for.
+    fn may_create(&self, _desired: &Self::Desired) -> impl Future<Output = Result<(), AdminError>> + Send {
+        async { Ok(()) }
+    }
     /// Creates an object, under an id that the operator chose or under one of the vendor's. `Unsupported`: the vendor
     /// takes no id; nothing was made.
     fn create(

@@ -157,7 +157,10 @@ pub const DELIVERED: &str = r#"state="delivered""#;
 pub fn count(metrics: &str, name: &str, labels: &[&str]) -> u64 {
     metrics
         .lines()
-        .filter(|line| line.starts_with(&format!("{name}_total{{")))
+        .filter(|line| {
+            line.strip_prefix(name)
+                .is_some_and(|rest| ["_total{", "_total "].iter().any(|end| rest.starts_with(end)))
+        })
         .filter(|line| labels.iter().all(|label| line.contains(label)))
         .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
         .sum()

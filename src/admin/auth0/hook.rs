@@ -147,11 +147,12 @@ impl ExternalClient for HookClient {
         }
     }
 
+    async fn may_create(&self, desired: &HookBody) -> Result<(), AdminError> {
+        if desired.enabled { self.trigger_is_free(desired, None).await } else { Ok(()) }
+    }
+
     /// Creates a hook. One with secrets is enabled only when it has them: it would run without, for a moment.
     async fn create(&self, _id: Option<&str>, desired: &HookBody) -> Result<Value, AdminError> {
-        if desired.enabled {
-            self.trigger_is_free(desired, None).await?;
-        }
         let mut body = desired.body(["name", "triggerId", "script", "dependencies", "enabled"]);
         let later = desired.enabled && !desired.secrets.is_empty();
         if later {

@@ -96,6 +96,11 @@ impl ExternalClient for KongClient {
         known.put != Some(false) || known.client_id != Some(false)
     }
 
+    fn surely_takes_ids(&self) -> bool {
+        let known = self.access.learned.known();
+        known.put == Some(true) || known.client_id == Some(true)
+    }
+
     async fn list(&self) -> Result<Listed, AdminError> {
         let (mut pages, mut offset) = (Pages::default(), None::<String>);
         loop {

@@ -74,7 +74,7 @@ impl<K: Synced> Run<'_, K> {
         self.hold(None).await?;
         if fields.is_empty() {
             let hashes = match tracked {
-                Some(hashes) => Some(hashes.clone()),
+                Some(hashes) => self.still_wanted(hashes),
                 None if K::Client::SECRETS_READ_BACK => None,
                 None => self.hashes(self.wanted.secrets.keys().map(String::as_str)).await?,
             };
@@ -129,6 +129,13 @@ impl<K: Synced> Run<'_, K> {
         Ok(differing)
     }
 
+    /// The hashes of what is a secret still: a change that was made by a process which then ended left others.
+    fn still_wanted(&self, hashes: &Hashes) -> Option<Hashes> {
+        let wanted = hashes.iter().filter(|(path, _)| self.wanted.secrets.contains_key(*path));
+        let hashes: Hashes = wanted.map(|(path, hash)| (path.clone(), hash.clone())).collect();
+        (!hashes.is_empty()).then_some(hashes)
+    }
+
     /// Keyed hashes of the wanted secrets at these paths.
     async fn hashes<'p>(&self, paths: impl Iterator<Item = &'p str>) -> Result<Option<Hashes>, Problem> {
         let mut hashes = BTreeMap::new();
@@ -171,6 +178,7 @@ impl<K: Synced> Run<'_, K> {
                 Ok((K::Client::id(&item).unwrap_or(&id).to_owned(), item))
             }
             None => {
+                client.may_create(&self.wanted.desired).await?;
                 self.record_create().await?;
                 self.create_recorded().await
             }
@@ -233,14 +241,18 @@ impl<K: Synced> Run<'_, K> {
             "the vendor changes nothing: deleted and created again"
         );
         let mut again = self.again();
-        if !client.takes_ids() {
+        if !client.surely_takes_ids() {
+            // Where the id is not taken, or this process ends in between, only the record tells that it is to be made.
             again.record_create().await?;
         }
         client.delete(&id).await?;
         self.context.snapshots.gone(client.scope(), &id);
         if client.takes_ids() {
-            let item = self.write(&id, client.create(Some(&id), &self.wanted.desired)).await?;
-            return Ok((K::Client::id(&item).unwrap_or(&id).to_owned(), item));
+            match self.write(&id, client.create(Some(&id), &self.wanted.desired)).await {
+                Ok(item) => return Ok((K::Client::id(&item).unwrap_or(&id).to_owned(), item)),
+                Err(Problem::Admin(AdminError::Unsupported(_))) => {}
+                Err(error) => return Err(error),
+            }
         }
         again.create_recorded().await
     }

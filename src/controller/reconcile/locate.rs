@@ -41,11 +41,12 @@ impl<K: Synced> Run<'_, K> {
             let id = K::Client::id(&item).map_or(id, ToOwned::to_owned);
             return Ok(Found::There { id, item });
         }
-        if let Some(adopt) = adopt {
-            return Err(Problem::AdoptNotFound { what: K::WHAT, id: adopt.id.clone() });
-        }
+        // What was adopted and deleted to be made anew is not looked for under its old id.
         if let Some(record) = &self.record {
             return self.by_record(record).await;
+        }
+        if let Some(adopt) = adopt {
+            return Err(Problem::AdoptNotFound { what: K::WHAT, id: adopt.id.clone() });
         }
         // Under an id that the vendor takes, a create that was done already is done once more and no harm.
         if known.is_some() && !self.vendor.client.takes_ids() {

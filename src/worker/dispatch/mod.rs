@@ -324,30 +324,6 @@ impl Dispatcher {
         named.iter().filter_map(|known| known.series.as_ref()).for_each(|series| series.breaker(false));
     }
 
-    /// An attempt is over. Its place goes to the hook that has waited for one the longest, and not to its own hook, which
-    /// may have a backlog that would never let another in.
-    fn ended(&mut self, uid: Arc<str>) {
-        self.places.give_back();
-        if let Some(queue) = self.queues.get_mut(&uid) {
-            queue.in_flight = queue.in_flight.saturating_sub(1);
-        }
-        while let Some(waiting) = self.places.next() {
-            if let Some(queue) = self.queues.get_mut(&waiting) {
-                queue.crowded = false;
-            }
-            self.pump(&waiting);
-        }
-        self.to_look_at.push(uid);
-    }
-
-    /// Lets the hooks that may have got room go on.
-    fn go_on(&mut self) {
-        let mut hooks = std::mem::take(&mut self.to_look_at);
-        hooks.dedup();
-        hooks.drain(..).for_each(|uid| self.pump(&uid));
-        self.to_look_at = hooks;
-    }
-
     /// Holds a hook that lacks something. Nothing is written for its deliveries: a backlog of any size waits as it is, and
     /// one of them looks again, not each.
     fn not_now(&mut self, uid: &Arc<str>, seq: Seq, missing: Option<Hold>) {

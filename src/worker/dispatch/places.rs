@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::Dispatcher;
+
 /// So many places.
 pub struct Places {
     free: usize,
@@ -41,6 +43,39 @@ impl Places {
     /// How many are taken.
     pub fn taken(&self) -> usize {
         self.most - self.free
+    }
+}
+
+impl Dispatcher {
+    /// An attempt is over. Its place goes to the hook that has waited for one the longest, and not to its own hook, which
+    /// may have a backlog that would never let another in.
+    pub(super) fn ended(&mut self, uid: Arc<str>) {
+        self.places.give_back();
+        if let Some(queue) = self.queues.get_mut(&uid) {
+            queue.in_flight = queue.in_flight.saturating_sub(1);
+            queue.to_be_looked_at = true;
+        }
+        while let Some(waiting) = self.places.next() {
+            if let Some(queue) = self.queues.get_mut(&waiting) {
+                queue.crowded = false;
+            }
+            self.pump(&waiting);
+        }
+        self.to_look_at.push(uid);
+    }
+
+    /// Lets the hooks that may have got room go on.
+    pub(super) fn go_on(&mut self) {
+        let mut hooks = std::mem::take(&mut self.to_look_at);
+        hooks.dedup();
+        for uid in hooks.drain(..) {
+            if let Some(queue) = self.queues.get_mut(&uid) {
+                queue.to_be_looked_at = false;
+            }
+            self.pump(&uid);
+            self.tidy(&uid);
+        }
+        self.to_look_at = hooks;
     }
 }
 

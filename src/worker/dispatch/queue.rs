@@ -42,6 +42,8 @@ pub struct Queue {
     /// In memory, under way, or with an outcome that is not yet committed: a read of the disk must pass these over.
     pub claimed: HashSet<Seq>,
     pub in_flight: usize,
+    /// An attempt told something that nobody was told yet.
+    pub to_be_looked_at: bool,
     /// There may be more due on disk than is in memory.
     pub on_disk: bool,
     pub loading: bool,
@@ -207,6 +209,7 @@ impl Queue {
             && self.breaker.is_idle()
             && self.bucket.is_none()
             && self.in_flight == 0
+            && !self.to_be_looked_at
             && self.told.is_none_or(|(well, _)| well)
     }
 }

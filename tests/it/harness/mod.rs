@@ -15,9 +15,10 @@ mod receiver;
 mod tools;
 pub mod watchdog;
 
-use std::collections::HashSet;
 use std::net::{Ipv4Addr, TcpListener};
-use std::sync::{LazyLock, Mutex};
+use std::ops::Range;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 pub use accounts::Accounts;
@@ -49,13 +50,15 @@ pub async fn eventually<T>(
     }
 }
 
-/// A port that was free a moment ago, never the same twice: two servers started together would fight for it.
+/// A port that was free a moment ago, never the same twice: two servers started together would fight for it. Below those
+/// that the system gives to connections, one of which could take it while its server is restarted.
 pub fn free_port() -> u16 {
-    static GIVEN: LazyLock<Mutex<HashSet<u16>>> = LazyLock::new(Mutex::default);
+    static NEXT: LazyLock<AtomicU32> = LazyLock::new(|| AtomicU32::new(fastrand::u32(..)));
+    const PORTS: Range<u16> = 12_000..32_000;
     loop {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-        let port = listener.local_addr().expect("its address").port();
-        if GIVEN.lock().unwrap_or_else(|e| e.into_inner()).insert(port) {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed) % u32::from(PORTS.end - PORTS.start);
+        let port = PORTS.start + u16::try_from(step).expect("less than the range is long");
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
             return port;
         }
     }

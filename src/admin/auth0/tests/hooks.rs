@@ -84,7 +84,7 @@ async fn a_taken_trigger_is_told_and_not_fought_for() {
     };
     let fake = hooks(other(true), json!({})).await;
     for error in [
-        fake.hooks().create(None, &script(&[])).await.unwrap_err(),
+        fake.hooks().may_create(&script(&[])).await.unwrap_err(),
         fake.hooks().update("1", &script(&[]), &["enabled".into()]).await.unwrap_err(),
     ] {
         assert_eq!((<&str>::from(&error), error.class()), ("TriggerTaken", Class::Retryable));
@@ -93,10 +93,10 @@ async fn a_taken_trigger_is_told_and_not_fought_for() {
     assert!(fake.lines().iter().all(|l| !l.starts_with("POST /api") && !l.starts_with("PATCH")));
     let mut disabled = script(&[]);
     disabled.enabled = false;
-    fake.hooks().create(None, &disabled).await.unwrap();
+    fake.hooks().may_create(&disabled).await.unwrap();
     fake.hooks().update("2", &script(&[]), &["enabled".into()]).await.unwrap();
     let fake = hooks(other(false), json!({})).await;
-    fake.hooks().create(None, &script(&[])).await.unwrap();
+    fake.hooks().may_create(&script(&[])).await.unwrap();
 }
 
 #[tokio::test]
