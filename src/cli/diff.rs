@@ -42,7 +42,7 @@ pub struct Args {
     /// How Auth0 reaches the worker, as the operator was told. Connections may say otherwise.
     #[arg(long, value_name = "URL", value_parser = parse_url, env = "HOOKSTREAM_PUBLIC_INGEST_URL")]
     public_ingest_url: Option<Url>,
-    #[arg(long, value_enum, default_value_t = Output::Table, env = "HOOKSTREAM_OUTPUT", help = HELP)]
+    #[arg(short, long, value_enum, default_value_t = Output::Table, env = "HOOKSTREAM_OUTPUT", help = HELP)]
     output: Output,
     #[command(flatten)]
     egress: EgressArgs,

@@ -18,7 +18,7 @@ pub struct Args {
     hook: String,
     #[command(flatten)]
     target: Reach,
-    #[arg(long, value_enum, default_value_t = Output::Table, env = "HOOKSTREAM_OUTPUT", help = HELP)]
+    #[arg(short, long, value_enum, default_value_t = Output::Table, env = "HOOKSTREAM_OUTPUT", help = HELP)]
     output: Output,
 }
 

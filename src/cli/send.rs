@@ -60,7 +60,7 @@ pub struct Args {
     #[arg(long, or_the_charts = "hookstream-system/hookstream-api:api", env = "HOOKSTREAM_API_SERVICE")]
     api_service: Option<Service>,
     /// How the answer is printed.
-    #[arg(long, value_enum, default_value_t = Output::Table, env = "HOOKSTREAM_OUTPUT")]
+    #[arg(short, long, value_enum, default_value_t = Output::Table, env = "HOOKSTREAM_OUTPUT")]
     output: Output,
 }
 

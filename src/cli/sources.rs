@@ -21,7 +21,7 @@ pub struct Args {
     /// One of its events.
     #[arg(requires = "source")]
     event: Option<String>,
-    #[arg(long, value_enum, default_value_t = Output::Table, env = "HOOKSTREAM_OUTPUT", help = HELP)]
+    #[arg(short, long, value_enum, default_value_t = Output::Table, env = "HOOKSTREAM_OUTPUT", help = HELP)]
     output: Output,
 }
 

@@ -53,7 +53,7 @@ pub struct Args {
     /// Send nothing: show the request. Lambdas run all the same, for they can change nothing.
     #[arg(long)]
     dry_run: bool,
-    #[arg(long, value_enum, default_value_t = Output::Table, env = "HOOKSTREAM_OUTPUT", help = HELP)]
+    #[arg(short, long, value_enum, default_value_t = Output::Table, env = "HOOKSTREAM_OUTPUT", help = HELP)]
     output: Output,
     #[command(flatten)]
     scripts: ScriptArgs,

@@ -33,7 +33,7 @@ pub struct Args {
     /// Files or folders with manifests (*.yaml, *.yml, *.json).
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
-    #[arg(long, value_enum, default_value_t = Output::Table, env = "HOOKSTREAM_OUTPUT", help = HELP)]
+    #[arg(short, long, value_enum, default_value_t = Output::Table, env = "HOOKSTREAM_OUTPUT", help = HELP)]
     output: Output,
 }
 

@@ -100,7 +100,7 @@ impl Default for Metrics {
             "Attempts by outcome (Delivered, or the class of the failure) and class of the answer's status (none: no answer)",
             attempts.clone(),
         );
-        let attempt_seconds = Histogram::new(exponential_buckets(0.002, 3.0, 9));
+        let attempt_seconds = Histogram::new(exponential_buckets(0.002, 4.0, 8));
         registry.register_with_unit(
             "delivery_attempt_duration",
             "Time of an attempt",
@@ -122,7 +122,7 @@ impl Default for Metrics {
             accepted.clone(),
         );
         let ingest_seconds = Family::<RouteLabel, Histogram>::new_with_constructor(|| {
-            Histogram::new(exponential_buckets(0.0005, 3.0, 10))
+            Histogram::new(exponential_buckets(0.0005, 4.0, 8))
         });
         registry.register_with_unit(
             "ingest_request_duration",

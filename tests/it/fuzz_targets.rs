@@ -102,9 +102,6 @@ fn they_hold_for_what_becomes_of_a_few_seeds() {
             }
         }
     }
-    // Where `manifest` writes what it reads.
-    let scratch = std::env::temp_dir().join(format!("hookstream-fuzz-{}.yaml", std::process::id()));
-    std::fs::remove_file(scratch).unwrap();
 }
 
 /// A few bytes taken out, put in, doubled or changed.

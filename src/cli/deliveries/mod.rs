@@ -76,7 +76,7 @@ pub struct List {
     /// Go on where the last list ended: what it printed after --continue.
     #[arg(long = "continue", value_name = "TOKEN")]
     token: Option<String>,
-    #[arg(long, value_enum, default_value_t = Output::Table, env = "HOOKSTREAM_OUTPUT", help = print::HELP)]
+    #[arg(short, long, value_enum, default_value_t = Output::Table, env = "HOOKSTREAM_OUTPUT", help = print::HELP)]
     output: Output,
 }
 
@@ -93,7 +93,7 @@ pub struct Show {
     /// With the event's data, which takes a right of its own (get deliveries/payload).
     #[arg(long)]
     payload: bool,
-    #[arg(long, value_enum, default_value_t = Output::Table, env = "HOOKSTREAM_OUTPUT", help = print::HELP)]
+    #[arg(short, long, value_enum, default_value_t = Output::Table, env = "HOOKSTREAM_OUTPUT", help = print::HELP)]
     output: Output,
 }
 
@@ -107,7 +107,7 @@ pub struct Explain {
     target: Reach,
     /// The event's id.
     event: String,
-    #[arg(long, value_enum, default_value_t = Output::Table, env = "HOOKSTREAM_OUTPUT", help = print::HELP)]
+    #[arg(short, long, value_enum, default_value_t = Output::Table, env = "HOOKSTREAM_OUTPUT", help = print::HELP)]
     output: Output,
 }
 
