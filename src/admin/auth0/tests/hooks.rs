@@ -28,6 +28,7 @@ async fn hooks(there: Value, secrets: Value) -> Fake {
 #[tokio::test]
 async fn a_hook_with_secrets_is_enabled_when_it_has_them() {
     let fake = hooks(json!([]), json!({})).await;
+    fake.hooks().may_create(&script(&[("A", "v4lue")])).await.unwrap();
     let made = fake.hooks().create(None, &script(&[("A", "v4lue")])).await.unwrap();
     assert_eq!((&made["id"], &made["secretNames"]), (&json!("1"), &json!(["A"])));
     let lines = fake.lines();
