@@ -231,10 +231,13 @@ async fn soak_controllers_are_killed() {
         tokio::time::sleep(Duration::from_millis(churn.rng.u64(..2000))).await;
         controller.kill9();
         if cycle % 10 == 0 {
+            // While calls fail, one object or another is always being tried again.
+            churn.no_faults().await;
             let controller = churn.controller().await;
             churn.rests(&format!("after {cycle} kills")).await;
             println!("{cycle} kills, {} writes of users: all as wanted", churn.writes);
             controller.kill9();
+            churn.faults().await;
         }
     }
     churn.no_faults().await;
