@@ -1,13 +1,15 @@
 //! What an accept does to the tables: the event once, its deliveries as gates and shares say, its idempotency key.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::super::{Accepted, AcceptedDelivery, Dedup, Fate, HookId, NewDelivery, NewEvent, Seq, StoreError};
+use super::filing::{self, Unfiled};
 use super::gates;
 use super::memory::Memory;
+use super::numbers;
 use super::ops::raise;
 use super::schema::{CANDIDATE, DEAD, DROPPED, PENDING};
 use crate::core::event::Event;
@@ -25,6 +27,8 @@ pub(super) struct Row {
     attributes: Option<String>,
     dedup: Option<Dedup>,
     deliveries: Vec<NewDelivery>,
+    /// No two deliveries have one id. Else their rows refuse them at once, and not when they are filed.
+    distinct: bool,
 }
 
 impl Row {
@@ -34,7 +38,12 @@ impl Row {
             false => Some(serde_json::to_string(&new.event.attributes)?),
         };
         let origin = new.event.origin.to_string();
-        Ok(Row { event: new.event, origin, attributes, dedup: new.dedup, deliveries: new.deliveries })
+        let distinct = match new.deliveries.as_slice() {
+            [] | [_] => true,
+            many => many.iter().map(|delivery| delivery.id).collect::<HashSet<_>>().len() == many.len(),
+        };
+        let NewEvent { event, dedup, deliveries } = new;
+        Ok(Row { event, origin, attributes, dedup, deliveries, distinct })
     }
 
     /// About what it takes in memory and in the log.
@@ -155,12 +164,22 @@ fn accept_one(conn: &Connection, memory: &mut Memory, row: &Row, now: Millis) ->
         return duplicate(conn, memory, seq, event_id, now);
     }
     let expires = row.dedup.as_ref().map(|dedup| now + dedup.window);
-    let event = &row.event;
+    let (event, seq) = (&row.event, memory.filing(conn)?.next_event());
+    let mut handed = Vec::new();
+    let mut handed_over = Vec::with_capacity(row.deliveries.len());
+    for (before, delivery) in row.deliveries.iter().enumerate() {
+        let seq = numbers::delivery(seq, before);
+        handed_over.push(match row.distinct {
+            true => hand_over(conn, memory, seq, row.size(), delivery, now, &mut handed)?,
+            false => None,
+        });
+    }
     conn.prepare_cached(
-        "INSERT INTO events (accepted, kept_until, id, namespace, origin, source, event, time, attributes, data)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+        "INSERT INTO events (seq, accepted, kept_until, id, namespace, origin, source, event, time, handed, attributes, data)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
     )?
     .execute(params![
+        seq,
         now.0,
         expires.unwrap_or_default().0,
         event.id,
@@ -169,18 +188,22 @@ fn accept_one(conn: &Connection, memory: &mut Memory, row: &Row, now: Millis) ->
         event.source,
         event.event,
         event.time,
+        (!handed.is_empty()).then_some(handed),
         row.attributes,
         event.data.get(),
     ])?;
-    let seq = conn.last_insert_rowid();
     if let (Some(dedup), Some(expires)) = (&row.dedup, expires) {
         // Replaces only a key out of its window: `first_of` found no other.
         conn.prepare_cached("INSERT OR REPLACE INTO dedup (key, expires, event) VALUES (?1, ?2, ?3)")?
             .execute(params![dedup.key, expires.0, seq])?;
     }
     let mut deliveries = Vec::with_capacity(row.deliveries.len());
-    for delivery in &row.deliveries {
-        deliveries.push(deliver(conn, memory, seq, row.size(), delivery, now)?);
+    for (before, (delivery, handed_over)) in row.deliveries.iter().zip(handed_over).enumerate() {
+        let seq = numbers::delivery(seq, before);
+        deliveries.push(match handed_over {
+            Some(fate) => AcceptedDelivery { seq, fate },
+            None => deliver(conn, memory, seq, row.size(), delivery, now)?,
+        });
     }
     if deliveries.is_empty() {
         // No delivery will ever lead retention to it.
@@ -188,6 +211,30 @@ fn accept_one(conn: &Connection, memory: &mut Memory, row: &Row, now: Millis) ->
             .execute(params![now.0, seq, expires.unwrap_or_default().0])?;
     }
     Ok(Accepted { seq, event_id: event.id.clone(), duplicate: false, deliveries, woken: Vec::new() })
+}
+
+/// Notes a delivery with its event, where it is to be sent at once and asks no gate. None: it gets a row.
+fn hand_over(
+    conn: &Connection,
+    memory: &mut Memory,
+    seq: Seq,
+    size: i64,
+    new: &NewDelivery,
+    now: Millis,
+    handed: &mut Vec<u8>,
+) -> rusqlite::Result<Option<Fate>> {
+    if new.dead.is_some() || new.due > now || new.asked != Asked::default() {
+        return Ok(None);
+    }
+    let hook = memory.number(conn, &new.hook)?;
+    if memory.hook_full(conn, hook, size)? {
+        return Ok(None);
+    }
+    let held_before = memory.hook(conn, hook)?.held(now);
+    let unfiled = Unfiled { hook, id: *new.id.as_bytes(), due: new.due.0, held_before, size };
+    unfiled.note(seq, handed);
+    memory.hand_over(conn, seq, unfiled)?;
+    Ok(Some(Fate::Pending { due: new.due, suppressed: 0 }))
 }
 
 /// How a delivery begins.
@@ -202,7 +249,7 @@ struct Start {
 fn deliver(
     conn: &Connection,
     memory: &mut Memory,
-    event: Seq,
+    seq: Seq,
     size: i64,
     new: &NewDelivery,
     now: Millis,
@@ -212,39 +259,39 @@ fn deliver(
     let dead = |reason| start(DEAD, new.due, Some(reason));
     let dropped = |reason| start(DROPPED, new.due, Some(reason));
     if let Some(reason) = new.dead {
-        return insert(conn, memory, event, hook, size, new, &dead(reason), now);
+        return insert(conn, memory, seq, hook, size, new, &dead(reason), now);
     }
     if new.asked == Asked::default() {
         let start = match memory.hook_full(conn, hook, size)? {
             true => dead("BacklogFull"),
             false => start(PENDING, new.due, None),
         };
-        return insert(conn, memory, event, hook, size, new, &start, now);
+        return insert(conn, memory, seq, hook, size, new, &start, now);
     }
     let ruling = gates::ask(conn, hook, &new.asked, now)?;
     match ruling.verdict {
         Verdict::Unchanged => {
             gates::unchanged(conn, memory, hook, &new.asked, now)?;
-            insert(conn, memory, event, hook, size, new, &dropped("Unchanged"), now)
+            insert(conn, memory, seq, hook, size, new, &dropped("Unchanged"), now)
         }
         Verdict::Snoozed { candidate: false, .. } => {
             gates::snoozed(conn, hook, &new.asked, now)?;
-            insert(conn, memory, event, hook, size, new, &dropped("Snoozed"), now)
+            insert(conn, memory, seq, hook, size, new, &dropped("Snoozed"), now)
         }
         // It dies at once, so it sets no memory: the next event must not be compared with what nobody got.
         _ if memory.hook_full(conn, hook, size)? => {
-            insert(conn, memory, event, hook, size, new, &dead("BacklogFull"), now)
+            insert(conn, memory, seq, hook, size, new, &dead("BacklogFull"), now)
         }
         Verdict::Snoozed { candidate: true, until } => {
             let start = start(CANDIDATE, until, None);
-            let stored = insert(conn, memory, event, hook, size, new, &start, now)?;
+            let stored = insert(conn, memory, seq, hook, size, new, &start, now)?;
             gates::nominate(conn, memory, hook, &new.asked, stored.seq, until, now)?;
             Ok(stored)
         }
         Verdict::Deliver => {
             let suppressed = gates::overtake(conn, memory, hook, &new.asked, &ruling, now)?;
             let start = Start { suppressed, ..start(PENDING, new.due, None) };
-            let stored = insert(conn, memory, event, hook, size, new, &start, now)?;
+            let stored = insert(conn, memory, seq, hook, size, new, &start, now)?;
             gates::remember(conn, memory, hook, &new.asked, &ruling, stored.seq, now)?;
             Ok(stored)
         }
@@ -255,7 +302,7 @@ fn deliver(
 fn insert(
     conn: &Connection,
     memory: &mut Memory,
-    event: Seq,
+    seq: Seq,
     hook: i64,
     size: i64,
     new: &NewDelivery,
@@ -270,11 +317,11 @@ fn insert(
     };
     let held_before = memory.hook(conn, hook)?.held(now);
     conn.prepare_cached(
-        "INSERT INTO deliveries (event, hook, id, state, attempts, due, finished_at, reason, size, suppressed, held_before)
+        "INSERT INTO deliveries (seq, hook, id, state, attempts, due, finished_at, reason, size, suppressed, held_before)
          VALUES (?1, ?2, ?3, ?4, 0, ?5, ?6, ?7, ?8, ?9, ?10)",
     )?
     .execute(params![
-        event,
+        seq,
         hook,
         new.id.as_bytes(),
         start.state,
@@ -285,7 +332,6 @@ fn insert(
         start.suppressed,
         held_before,
     ])?;
-    let seq = conn.last_insert_rowid();
     memory.count(conn, hook, if waits { size } else { 0 })?;
     Ok(AcceptedDelivery { seq, fate })
 }
@@ -317,11 +363,13 @@ fn duplicate(
     now: Millis,
 ) -> rusqlite::Result<Accepted> {
     type Found = (Seq, i64, i64, u32, Option<String>, i64, i64);
+    filing::file_event(conn, memory, event)?;
     let found = conn
         .prepare_cached(
-            "SELECT seq, state, due, suppressed, reason, hook, size FROM deliveries WHERE event = ?1 ORDER BY seq",
+            "SELECT seq, state, due, suppressed, reason, hook, size FROM deliveries WHERE seq BETWEEN ?1 AND ?2
+             ORDER BY seq",
         )?
-        .query_map([event], |row| {
+        .query_map([numbers::first(event), numbers::last(event)], |row| {
             Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?))
         })?
         .collect::<rusqlite::Result<Vec<Found>>>()?;

@@ -12,7 +12,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
 use serde::Serialize;
 
 use super::super::StoreError;
-use super::{FILE, open_error, schema};
+use super::{FILE, filing, open_error, schema};
 
 /// Findings of SQLite's own check that are told; one broken page makes thousands.
 const FINDINGS: usize = 20;
@@ -104,6 +104,13 @@ fn look(path: &Path, report: &mut Report) -> Result<(), Unseen> {
     while let Some(row) = states.next()? {
         *report.deliveries.entry(schema::state_name(row.get(0)?)).or_default() +=
             row.get::<_, i64>(1)?.unsigned_abs();
+    }
+    // Format 5 began to leave rows for later.
+    if report.version > 4 {
+        for unfiled in filing::by_notes(&tx)?.values() {
+            *report.deliveries.entry(schema::state_name(schema::PENDING)).or_default() += 1;
+            report.waiting_bytes += unfiled.size.unsigned_abs();
+        }
     }
     for (what, sql) in [
         (

@@ -48,26 +48,26 @@ impl Store for SqliteStore {
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<Pending>, StoreError>> {
         let uid = hook_uid.to_owned();
-        async move { self.reads.run(move |conn| reads::due(conn, &uid, now, limit)).await }.boxed()
+        async move { self.read(move |conn| reads::due(conn, &uid, now, limit)).await }.boxed()
     }
 
     fn next_due(&self, hook_uid: &str, after: Millis) -> BoxFuture<'_, Result<Option<Millis>, StoreError>> {
         let uid = hook_uid.to_owned();
-        async move { self.reads.run(move |conn| reads::next_due(conn, &uid, after)).await }.boxed()
+        async move { self.read(move |conn| reads::next_due(conn, &uid, after)).await }.boxed()
     }
 
     fn backlog(&self) -> BoxFuture<'_, Result<Vec<Backlog>, StoreError>> {
-        self.reads.run(reads::backlog).boxed()
+        self.read(reads::backlog).boxed()
     }
 
     fn delivery(&self, namespace: &str, id: Uuid) -> BoxFuture<'_, Result<Option<Record>, StoreError>> {
         let namespace = namespace.to_owned();
-        async move { self.reads.run(move |conn| history::delivery(conn, &namespace, id)).await }.boxed()
+        async move { self.read(move |conn| history::delivery(conn, &namespace, id)).await }.boxed()
     }
 
     fn event_of(&self, namespace: &str, id: Uuid) -> BoxFuture<'_, Result<Option<Arc<Event>>, StoreError>> {
         let namespace = namespace.to_owned();
-        async move { self.reads.run(move |conn| history::event_of(conn, &namespace, id)).await }.boxed()
+        async move { self.read(move |conn| history::event_of(conn, &namespace, id)).await }.boxed()
     }
 
     fn list(
@@ -76,7 +76,7 @@ impl Store for SqliteStore {
         before: Option<Seq>,
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<Record>, StoreError>> {
-        self.reads.run(move |conn| history::list(conn, &filter, before, limit)).boxed()
+        self.read(move |conn| history::list(conn, &filter, before, limit)).boxed()
     }
 
     fn explain(
@@ -85,7 +85,7 @@ impl Store for SqliteStore {
         event_id: &str,
     ) -> BoxFuture<'_, Result<Option<Explained>, StoreError>> {
         let (namespace, id) = (namespace.to_owned(), event_id.to_owned());
-        self.reads.run(move |conn| history::explain(conn, &namespace, &id)).boxed()
+        self.read(move |conn| history::explain(conn, &namespace, &id)).boxed()
     }
 
     fn replay(
@@ -132,7 +132,7 @@ impl Store for SqliteStore {
     fn step_replays(&self, now: Millis) -> BoxFuture<'_, Result<Vec<HookId>, StoreError>> {
         async move {
             let most = self.chunk.rows;
-            let (steps, old) = self.reads.run(move |conn| replays::plan(conn, now, most)).await?;
+            let (steps, old) = self.read(move |conn| replays::plan(conn, now, most)).await?;
             if steps.is_empty() && !old {
                 return Ok(Vec::new());
             }
@@ -188,7 +188,9 @@ impl Store for SqliteStore {
             };
             let chunk = self.chunk;
             let more = self
-                .write(move |conn, memory| retention::sweep(conn, memory, retention, cut, now, chunk))
+                .write_as_it_is(move |conn, memory| {
+                    retention::sweep(conn, memory, retention, cut, now, chunk)
+                })
                 .await?;
             *round = more.then_some(cut);
             Ok(more)
@@ -197,19 +199,19 @@ impl Store for SqliteStore {
     }
 
     fn stats(&self) -> BoxFuture<'_, Result<Stats, StoreError>> {
-        self.reads.run(reads::stats).boxed()
+        self.read(reads::stats).boxed()
     }
 
     fn hook_stats(&self, uid: &str) -> BoxFuture<'_, Result<Stats, StoreError>> {
         let uid = uid.to_owned();
-        async move { self.reads.run(move |conn| reads::hook_stats(conn, &uid)).await }.boxed()
+        async move { self.read(move |conn| reads::hook_stats(conn, &uid)).await }.boxed()
     }
 
     fn belongs_to(&self, installation: &str, adopted: bool) -> BoxFuture<'_, Result<(), StoreError>> {
         let own = installation.to_owned();
         async move {
             let told = own.clone();
-            let found = self.write(move |conn, _| schema::belongs_to(conn, &told, adopted)).await?;
+            let found = self.write_as_it_is(move |conn, _| schema::belongs_to(conn, &told, adopted)).await?;
             found.map_or(Ok(()), |found| Err(StoreError::Foreign { found, own }))
         }
         .boxed()

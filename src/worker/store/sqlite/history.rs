@@ -11,6 +11,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
 use super::super::{Attempt, Explained, Filter, Record, Replay, Seq, State};
+use super::numbers;
 use super::places::place;
 use super::reads::{event, hook_id};
 use super::schema::{CANCELLED, CANDIDATE, DEAD, DELIVERED, DROPPED, PENDING, STATES};
@@ -134,8 +135,8 @@ pub(super) fn explain(
         .optional()?;
     let Some((seq, accepted, event)) = found else { return Ok(None) };
     let deliveries = tx
-        .prepare_cached(&format!("{RECORD} WHERE d.event = ?1 ORDER BY d.seq"))?
-        .query_map([seq], record)?
+        .prepare_cached(&format!("{RECORD} WHERE d.seq BETWEEN ?1 AND ?2 ORDER BY d.seq"))?
+        .query_map([numbers::first(seq), numbers::last(seq)], record)?
         .collect::<rusqlite::Result<Vec<_>>>()?;
     let deliveries =
         deliveries.into_iter().map(|r| with_attempts(&tx, r)).collect::<rusqlite::Result<Vec<_>>>()?;
@@ -190,7 +191,8 @@ SELECT seq FROM deliveries INDEXED BY deliveries_list
 WHERE hook = ?1 AND state = ?2 AND seq > ?3 ORDER BY seq LIMIT 1";
 
 pub(super) const OF_EVENT: &str = "
-SELECT d.seq FROM events e INDEXED BY events_id CROSS JOIN deliveries d INDEXED BY deliveries_event ON d.event = e.seq
+SELECT d.seq FROM events e INDEXED BY events_id
+CROSS JOIN deliveries d ON d.seq BETWEEN e.seq << 20 AND ((e.seq + 1) << 20) - 1
 WHERE e.namespace = ?1 AND e.id = ?2";
 
 impl Walk {
@@ -292,13 +294,8 @@ fn first_since(conn: &Connection, at: Option<i64>) -> rusqlite::Result<Option<Se
             _ => high = middle,
         }
     }
-    let first: Option<Seq> = conn.prepare_cached(FIRST_OF)?.query_row([low], |row| row.get(0)).optional()?;
-    // Nothing is that new: then nothing is in the walk from there on.
-    Ok(Some(first.unwrap_or(Seq::MAX)))
+    Ok(Some(numbers::first(low)))
 }
-
-pub(super) const FIRST_OF: &str = "
-SELECT seq FROM deliveries INDEXED BY deliveries_event WHERE event >= ?1 ORDER BY event, seq LIMIT 1";
 
 pub(super) fn replay_progress(
     conn: &Connection,

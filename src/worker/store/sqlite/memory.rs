@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::super::{HookId, Shares};
+use super::super::{HookId, Seq, Shares};
+use super::filing::{Filing, Unfiled};
 use super::places::Places;
 use super::reads::hook_id;
 use crate::core::time::Millis;
@@ -19,6 +20,8 @@ pub(super) struct Known {
     /// Of its namespace.
     place: Arc<str>,
     waiting: i64,
+    /// Of what waits, that of deliveries without a row: it is not written.
+    unfiled: i64,
     changed: bool,
     held: i64,
     held_since: Option<i64>,
@@ -47,6 +50,8 @@ pub(super) struct Memory {
     changed: Vec<i64>,
     /// When the next trailing candidate is due; None: not read yet.
     promotion: Option<Option<i64>>,
+    /// None: not read yet.
+    filing: Option<Filing>,
     pub(super) shares: Shares,
     pub(super) places: Places,
 }
@@ -94,6 +99,7 @@ impl Memory {
                         id: hook_id(row, 0)?,
                         place: row.get(1)?,
                         waiting: row.get(3)?,
+                        unfiled: 0,
                         changed: false,
                         held: row.get(4)?,
                         held_since: row.get(5)?,
@@ -142,19 +148,61 @@ impl Memory {
         if bytes == 0 {
             return Ok(());
         }
-        let known = self.hook(conn, number)?;
-        let before = known.waiting;
-        known.waiting = before.saturating_add(bytes).max(0);
-        let change = known.waiting - before;
-        let first = !std::mem::replace(&mut known.changed, true);
-        let place = known.place.clone();
-        if first {
+        let known = self.wait(conn, number, bytes)?;
+        if !std::mem::replace(&mut known.changed, true) {
             self.changed.push(number);
         }
+        Ok(())
+    }
+
+    /// Counts them, and leaves open whether they are written.
+    fn wait(&mut self, conn: &Connection, number: i64, bytes: i64) -> rusqlite::Result<&mut Known> {
+        // Into its namespace first, which is read with it.
+        let known = self.hook(conn, number)?;
+        let waiting = known.waiting.saturating_add(bytes).max(0);
+        let change = waiting - std::mem::replace(&mut known.waiting, waiting);
+        let place = known.place.clone();
         if let Some(total) = self.namespaces.get_mut(&place) {
             *total = total.saturating_add(change);
         }
+        self.hook(conn, number)
+    }
+
+    /// The deliveries without a row.
+    pub(super) fn filing(&mut self, conn: &Connection) -> rusqlite::Result<&mut Filing> {
+        if self.filing.is_none() {
+            let filing = Filing::read(conn)?;
+            let sizes: Vec<_> = filing.all().map(|unfiled| (unfiled.hook, unfiled.size)).collect();
+            self.filing = Some(filing);
+            for (hook, size) in sizes {
+                self.wait(conn, hook, size)?.unfiled += size;
+            }
+        }
+        self.filing.as_mut().ok_or(rusqlite::Error::QueryReturnedNoRows)
+    }
+
+    /// Keeps a delivery that gets no row yet.
+    pub(super) fn hand_over(
+        &mut self,
+        conn: &Connection,
+        seq: Seq,
+        unfiled: Unfiled,
+    ) -> rusqlite::Result<()> {
+        self.wait(conn, unfiled.hook, unfiled.size)?.unfiled += unfiled.size;
+        self.filing(conn)?.insert(seq, unfiled);
         Ok(())
+    }
+
+    /// A delivery that has no row, which now is the caller's to file.
+    pub(super) fn take_back(&mut self, conn: &Connection, seq: Seq) -> rusqlite::Result<Option<Unfiled>> {
+        let Some(unfiled) = self.filing(conn)?.remove(seq) else { return Ok(None) };
+        self.wait(conn, unfiled.hook, -unfiled.size)?.unfiled -= unfiled.size;
+        Ok(Some(unfiled))
+    }
+
+    /// True where no delivery is without a row, as far as is known.
+    pub(super) fn all_filed(&self) -> bool {
+        self.filing.as_ref().is_some_and(Filing::is_empty)
     }
 
     /// Writes what was counted. Must come before every COMMIT and before a savepoint is let go.
@@ -163,7 +211,7 @@ impl Memory {
             let Some(known) = self.hooks.get_mut(&number) else { continue };
             known.changed = false;
             conn.prepare_cached("UPDATE hooks SET waiting = ?2 WHERE id = ?1")?
-                .execute(params![number, known.waiting])?;
+                .execute(params![number, known.waiting - known.unfiled])?;
         }
         Ok(())
     }

@@ -8,15 +8,17 @@
 //! owner's alone, for they hold payloads.
 //!
 //! Left to others: what each operation does to the tables (`accept`, `ops`, and for what it is about
-//! `gates`, `places`, `replays`, `retention`), what is told (`reads` to the dispatcher, `history` to people), what the writer remembers (`memory`), the
+//! `filing`, `gates`, `places`, `replays`, `retention`), what is told (`reads` to the dispatcher, `history` to people), what the writer remembers (`memory`), the
 //! tables and their changes (`schema`), how much of the disk may be used in all (a watermark above this).
 
 mod accept;
 mod care;
 mod engine;
+mod filing;
 mod gates;
 mod history;
 mod memory;
+mod numbers;
 mod ops;
 mod places;
 mod reads;
@@ -31,6 +33,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use rusqlite::{Connection, OpenFlags};
@@ -49,6 +52,8 @@ use writer::{Op, Task, Writer};
 
 const FILE: &str = "hookstream.db";
 const LOCK: &str = "hookstream.lock";
+/// A read waits so long for the writer.
+const FILED_WITHIN: Duration = Duration::from_secs(1);
 
 /// The sizes that bound the store's memory, its log and its stalls. Tests choose smaller ones.
 #[derive(Clone)]
@@ -191,6 +196,10 @@ impl SqliteStore {
 
     /// Queues an accept, or says why not. Never waits for room: the sender shall hear that it must slow down.
     fn enqueue(&self, events: Vec<NewEvent>, now: Millis, answer: Then) {
+        if events.iter().any(|new| new.deliveries.len() > numbers::MOST) {
+            let why = format!("an event matches more than {} hooks", numbers::MOST);
+            return answer(Err(StoreError::Refused(why)));
+        }
         let made = events.into_iter().map(Row::new).collect::<Result<Vec<_>, _>>();
         let rows = match made {
             Ok(rows) => rows,
@@ -212,12 +221,39 @@ impl SqliteStore {
         self.writer.unpark();
     }
 
-    /// Lets the writer do what comes seldom.
+    /// Lets the writer do what comes seldom, with all deliveries in their rows.
     async fn write<T: Send + 'static>(
         &self,
         run: impl Fn(&Connection, &mut Memory) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
+        self.write_as_it_is(move |conn, memory| {
+            filing::file_all(conn, memory)?;
+            run(conn, memory)
+        })
+        .await
+    }
+
+    /// The same for what looks at no delivery that waits, and must succeed on a full disk.
+    async fn write_as_it_is<T: Send + 'static>(
+        &self,
+        run: impl Fn(&Connection, &mut Memory) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
         self.ask(|answer| Op::Other(Box::new(Task { run, result: None, answer }))).await
+    }
+
+    /// Reads deliveries, which the writer files before. Where it cannot soon, for the disk is full or slow, people are told
+    /// what there is, and the dispatcher's reads find the notes.
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        if !self.shared.all_filed() {
+            match tokio::time::timeout(FILED_WITHIN, self.write(|_, _| Ok(()))).await {
+                Ok(Ok(()) | Err(StoreError::Full | StoreError::Busy)) | Err(_) => {}
+                Ok(Err(error)) => return Err(error),
+            }
+        }
+        self.reads.run(read).await
     }
 
     /// Queues what may wait for room.

@@ -9,6 +9,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use uuid::Uuid;
 
 use super::super::{Attempt, HookId, Next, Seq, Settlement};
+use super::filing;
 use super::gates;
 use super::memory::Memory;
 use super::schema::{CANCELLED, CANDIDATE, DEAD, DELIVERED, PENDING};
@@ -24,6 +25,16 @@ pub(super) fn settle(
     memory: &mut Memory,
     settlement: &Settlement,
 ) -> rusqlite::Result<bool> {
+    let seq = settlement.delivery;
+    if let Some(unfiled) = memory.take_back(conn, seq)? {
+        // The usual case in one statement.
+        if let Some(attempt @ Attempt { error: None, detail: None, .. }) = &settlement.attempt
+            && settlement.next == Next::Delivered
+        {
+            return filing::file_delivered(conn, seq, &unfiled, settlement, attempt).map(|()| false);
+        }
+        filing::file(conn, memory, seq, &unfiled)?;
+    }
     // Only while it is pending: an answer that comes late must not raise what is finished. Read first and then written, for
     // with RETURNING SQLite copies every page before it changes it, and writes what it returns to a table of its own.
     let found: Option<(i64, i64, i64)> = conn
@@ -48,7 +59,7 @@ pub(super) fn settle(
     }
 }
 
-/// The usual case in one statement: the first attempt delivered, and needs no row of its own.
+/// The first attempt delivered, and needs no row of its own.
 fn deliver_at_once(conn: &Connection, settlement: &Settlement, attempt: &Attempt) -> rusqlite::Result<()> {
     conn.prepare_cached(
         "UPDATE deliveries SET state = 1, reason = NULL, finished_at = ?2, attempts = 1, size = -abs(size),

@@ -10,6 +10,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use uuid::Uuid;
 
 use super::super::Seq;
+use super::filing;
 use super::memory::Memory;
 
 /// The place of a namespace, for a reader.
@@ -78,6 +79,8 @@ pub(super) fn sweep(conn: &Connection, memory: &mut Memory, rows: i64) -> rusqli
     let ended: Option<String> =
         conn.prepare_cached("SELECT place FROM ended LIMIT 1")?.query_row([], |row| row.get(0)).optional()?;
     let Some(place) = ended else { return Ok(0) };
+    // Else what has no row yet would get one after its hook is gone.
+    filing::file_all(conn, memory)?;
     let hook: Option<i64> = conn
         .prepare_cached("SELECT id FROM hooks INDEXED BY hooks_name WHERE namespace = ?1 LIMIT 1")?
         .query_row([&place], |row| row.get(0))

@@ -3,7 +3,7 @@
 //! Every statement walks an index and is bounded by a limit or by the number of hooks, whatever the backlog; the tests
 //! hold their plans.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,9 @@ use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::super::{Backlog, HookId, Pending, Stats, StoreError};
+use super::filing;
 use super::memory::held;
+use super::numbers;
 use super::places;
 use super::schema;
 use super::shared::{Shared, Trouble};
@@ -81,7 +83,8 @@ pub(super) fn due(conn: &Connection, uid: &str, now: Millis, limit: usize) -> ru
     // One snapshot: between the two a hold may end, or the hook's deliveries become another's.
     let tx = conn.unchecked_transaction()?;
     let Some((number, hook, held)) = hook(&tx, uid, now)? else { return Ok(Vec::new()) };
-    tx.prepare_cached(DUE)?
+    let mut found = tx
+        .prepare_cached(DUE)?
         .query_map(params![number, now.0, i64::try_from(limit).unwrap_or(i64::MAX)], |row| {
             Ok(Pending {
                 seq: row.get(0)?,
@@ -97,8 +100,35 @@ pub(super) fn due(conn: &Connection, uid: &str, now: Millis, limit: usize) -> ru
                 event: Arc::new(event(row)?),
             })
         })?
-        .collect()
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    for (seq, unfiled) in filing::by_notes(&tx)?.into_iter().filter(|(_, u)| u.hook == number).take(limit) {
+        found.push(tx.prepare_cached(EVENT)?.query_row([numbers::event(seq)], |row| {
+            Ok(Pending {
+                seq,
+                id: Uuid::from_bytes(unfiled.id),
+                hook: hook.clone(),
+                attempts: 0,
+                due: Millis(unfiled.due),
+                accepted: Millis(row.get(4)?),
+                held: Duration::from_millis(
+                    u64::try_from(held.saturating_sub(unfiled.held_before)).unwrap_or(0),
+                ),
+                suppressed: 0,
+                replays: 0,
+                progress: Vec::new(),
+                event: Arc::new(event(row)?),
+            })
+        })?);
+    }
+    found.sort_by_key(|pending| (pending.due, pending.seq));
+    found.truncate(limit);
+    Ok(found)
 }
+
+// The columns are where those of DUE are.
+const EVENT: &str = "
+SELECT NULL, NULL, NULL, NULL, accepted, id, namespace, origin, source, event, time, attributes, data
+FROM events WHERE seq = ?1";
 
 // CROSS JOIN keeps the order of the loops: the index of what is pending outside, the event by its number inside.
 pub(super) const DUE: &str = "
@@ -115,7 +145,8 @@ WHERE h.uid = ?1 AND d.state = 0 AND d.hook = h.id AND d.due > ?2";
 // One seek for each hook, instead of a walk over every delivery.
 pub(super) const BACKLOG: &str = "
 SELECT h.uid, h.namespace, h.name,
-       (SELECT min(d.due) FROM deliveries d INDEXED BY deliveries_pending WHERE d.state = 0 AND d.hook = h.id)
+       (SELECT min(d.due) FROM deliveries d INDEXED BY deliveries_pending WHERE d.state = 0 AND d.hook = h.id),
+       h.id
 FROM hooks h WHERE h.namespace NOT IN (SELECT place FROM ended) ORDER BY h.uid";
 
 // The oldest by one seek for each hook for which something waits.
@@ -219,11 +250,18 @@ pub(super) fn next_due(conn: &Connection, uid: &str, after: Millis) -> rusqlite:
 }
 
 pub(super) fn backlog(conn: &Connection) -> rusqlite::Result<Vec<Backlog>> {
-    let mut statement = conn.prepare_cached(BACKLOG)?;
+    let tx = conn.unchecked_transaction()?;
+    let mut unfiled: HashMap<i64, i64> = HashMap::new();
+    for one in filing::by_notes(&tx)?.values() {
+        let due = unfiled.entry(one.hook).or_insert(one.due);
+        *due = one.due.min(*due);
+    }
+    let mut statement = tx.prepare_cached(BACKLOG)?;
     let mut rows = statement.query([])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
-        if let Some(due) = row.get::<_, Option<i64>>(3)? {
+        let (filed, unfiled) = (row.get::<_, Option<i64>>(3)?, unfiled.get(&row.get(4)?).copied());
+        if let Some(due) = filed.into_iter().chain(unfiled).min() {
             found.push(Backlog { hook: hook_id(row, 0)?, next_due: Millis(due) });
         }
     }

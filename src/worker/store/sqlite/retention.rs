@@ -3,6 +3,7 @@
 //! Age is asked of the tables' own indexes. Bytes are not counted as they come, which would cost every accept and every
 //! outcome: once a round, on a reader's connection, what is kept is walked from the newest on until it is too much, and
 //! what ended at that time or earlier goes. Nothing is walked while the whole database is smaller than what may be kept.
+//! Nothing needs room: a sweep must succeed on a full disk, so it files nothing (see `filing`).
 
 use std::time::Duration;
 
@@ -10,8 +11,10 @@ use rusqlite::{Connection, Rows, params};
 
 use super::super::{Retention, Seq};
 use super::accept::EVENT_BYTES;
+use super::filing;
 use super::gates;
 use super::memory::Memory;
+use super::numbers;
 use super::places;
 use super::schema::{CANCELLED, DEAD, DELIVERED, DROPPED};
 use crate::core::time::Millis;
@@ -112,13 +115,14 @@ pub(super) fn sweep(
     let history = before(now, retention.history_age);
     let dead = before(now, retention.dead_letter_age);
     let mut left = Left { rows: chunk.rows, bytes: chunk.bytes };
+    let upto = filing::sweepable(conn, memory)?;
     let ended = places::sweep(conn, memory, limit(left.rows))?;
     left.take(usize::try_from(ended).unwrap_or(left.rows), 0);
     for state in [DELIVERED, DROPPED, CANCELLED] {
-        sweep_deliveries(conn, memory, state, (history, cut.history), now, &mut left)?;
+        sweep_deliveries(conn, memory, state, (history, cut.history), upto, now, &mut left)?;
     }
-    sweep_deliveries(conn, memory, DEAD, (dead, cut.dead), now, &mut left)?;
-    sweep_events(conn, history, now, &mut left)?;
+    sweep_deliveries(conn, memory, DEAD, (dead, cut.dead), upto, now, &mut left)?;
+    sweep_events(conn, history, upto, now, &mut left)?;
     if cut.history > history {
         empty_events(conn, cut.history, now, &mut left)?;
     }
@@ -165,6 +169,7 @@ fn sweep_deliveries(
     memory: &mut Memory,
     state: i64,
     (aged, cut): (i64, i64),
+    upto: Seq,
     now: Millis,
     left: &mut Left,
 ) -> rusqlite::Result<()> {
@@ -172,9 +177,9 @@ fn sweep_deliveries(
     let ripe = conn
         .prepare_cached(
             "SELECT seq, event, hook, size, finished_at FROM deliveries INDEXED BY deliveries_finished
-             WHERE state = ?1 AND finished_at <= ?2 ORDER BY finished_at LIMIT ?3",
+             WHERE state = ?1 AND finished_at <= ?2 AND seq <= ?4 ORDER BY finished_at LIMIT ?3",
         )?
-        .query_map(params![state, aged.max(cut), limit(left.rows)], |row| {
+        .query_map(params![state, aged.max(cut), limit(left.rows), numbers::last(upto)], |row| {
             Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))
         })?
         .collect::<rusqlite::Result<Vec<Ripe>>>()?;
@@ -188,8 +193,8 @@ fn sweep_deliveries(
         memory.count(conn, hook, (-size).min(0))?;
         left.take(1, 0);
         let others: bool = conn
-            .prepare_cached("SELECT EXISTS (SELECT 1 FROM deliveries WHERE event = ?1)")?
-            .query_row([event], |row| row.get(0))?;
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM deliveries WHERE seq BETWEEN ?1 AND ?2)")?
+            .query_row([numbers::first(event), numbers::last(event)], |row| row.get(0))?;
         if others {
             continue;
         }
@@ -211,14 +216,20 @@ fn sweep_deliveries(
 }
 
 /// Removes events that no delivery refers to.
-fn sweep_events(conn: &Connection, cutoff: i64, now: Millis, left: &mut Left) -> rusqlite::Result<()> {
+fn sweep_events(
+    conn: &Connection,
+    cutoff: i64,
+    upto: Seq,
+    now: Millis,
+    left: &mut Left,
+) -> rusqlite::Result<()> {
     // `kept_until` only skips rows where the idempotency window is longer than the history's age.
     let ripe = conn
         .prepare_cached(
             "SELECT l.accepted, l.event, octet_length(e.data) FROM loose l CROSS JOIN events e ON e.seq = l.event
-             WHERE l.accepted <= ?1 AND l.kept_until <= ?2 ORDER BY l.accepted, l.event LIMIT ?3",
+             WHERE l.accepted <= ?1 AND l.kept_until <= ?2 AND l.event <= ?4 ORDER BY l.accepted, l.event LIMIT ?3",
         )?
-        .query_map(params![cutoff, now.0, limit(left.rows)], |row| {
+        .query_map(params![cutoff, now.0, limit(left.rows), upto], |row| {
             Ok((row.get(0)?, row.get(1)?, row.get(2)?))
         })?
         .collect::<rusqlite::Result<Vec<(i64, Seq, i64)>>>()?;

@@ -12,7 +12,7 @@ use super::super::StoreError;
 use super::care;
 
 /// The format this program writes.
-pub(super) const VERSION: i64 = 4;
+pub(super) const VERSION: i64 = 5;
 /// "HkSt": tells our file from any other SQLite database.
 pub(super) const APPLICATION_ID: i64 = 0x486b_5374;
 
@@ -39,6 +39,7 @@ pub(super) const STEPS: &[Step] = &[
     Step { version: 2, min_reader: 1, sql: V2 },
     Step { version: 3, min_reader: 1, sql: V3 },
     Step { version: 4, min_reader: 1, sql: V4 },
+    Step { version: 5, min_reader: 5, sql: V5 },
 ];
 
 const V1: &str = "
@@ -199,6 +200,91 @@ CREATE TABLE ended (place TEXT PRIMARY KEY) WITHOUT ROWID;
 ALTER TABLE deliveries ADD COLUMN first_at INTEGER;
 ALTER TABLE deliveries ADD COLUMN first_micros INTEGER;
 ALTER TABLE deliveries ADD COLUMN first_status INTEGER;
+";
+
+/// A delivery's number tells its event (see `numbers`), so that the index from one to the other is not needed; numbers are
+/// given by the writer, which costs no look at a table of them; a delivery may wait for its row (see `filing`). A program
+/// that does not know of that would not send it.
+const V5: &str = "
+CREATE TABLE numbers (old INTEGER PRIMARY KEY, new INTEGER NOT NULL);
+INSERT INTO numbers SELECT seq, (event << 20) | (row_number() OVER (PARTITION BY event ORDER BY seq) - 1) FROM deliveries;
+
+-- Numbers of events are never used again, even after the rows with the highest ones were swept: those are not above this.
+INSERT INTO meta (name, value) SELECT 'filed', coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0);
+
+CREATE TABLE events_5 (
+    seq        INTEGER PRIMARY KEY,
+    accepted   INTEGER NOT NULL,
+    kept_until INTEGER NOT NULL,  -- the end of its idempotency window: a duplicate must find it until then
+    id         TEXT NOT NULL,
+    namespace  TEXT NOT NULL,
+    origin     TEXT NOT NULL,
+    source     TEXT NOT NULL,
+    event      TEXT NOT NULL,
+    time       TEXT NOT NULL,
+    handed     BLOB,              -- deliveries that may have no row yet; looked at above meta.filed only
+    attributes TEXT,              -- NULL: none
+    data       TEXT NOT NULL      -- last: what does not need it need not read past it
+);
+INSERT INTO events_5 SELECT seq, accepted, kept_until, id, namespace, origin, source, event, time, NULL, attributes, data
+FROM events;
+DROP TABLE events;
+ALTER TABLE events_5 RENAME TO events;
+CREATE INDEX events_id ON events (namespace, id);
+
+CREATE TABLE deliveries_5 (
+    seq             INTEGER PRIMARY KEY,
+    event           INTEGER GENERATED ALWAYS AS (seq >> 20) VIRTUAL,
+    hook            INTEGER NOT NULL,
+    id              BLOB NOT NULL,
+    state           INTEGER NOT NULL,
+    attempts        INTEGER NOT NULL,
+    due             INTEGER NOT NULL,
+    finished_at     INTEGER,
+    size            INTEGER NOT NULL DEFAULT 0,
+    held_before     INTEGER NOT NULL DEFAULT 0,
+    first_at        INTEGER,
+    first_micros    INTEGER,
+    first_status    INTEGER,
+    reason          TEXT,
+    suppressed      INTEGER NOT NULL DEFAULT 0,
+    replays         INTEGER NOT NULL DEFAULT 0,
+    began           INTEGER,
+    attempts_before INTEGER NOT NULL DEFAULT 0,
+    progress        BLOB
+);
+INSERT INTO deliveries_5 (seq, hook, id, state, attempts, due, finished_at, size, held_before, first_at, first_micros,
+                          first_status, reason, suppressed, replays, began, attempts_before, progress)
+SELECT n.new, hook, id, state, attempts, due, finished_at, size, held_before, first_at, first_micros,
+       first_status, reason, suppressed, replays, began, attempts_before, progress
+FROM deliveries d JOIN numbers n ON n.old = d.seq ORDER BY n.new;
+DROP TABLE deliveries;
+ALTER TABLE deliveries_5 RENAME TO deliveries;
+CREATE INDEX deliveries_pending ON deliveries (hook, due) WHERE state = 0;
+CREATE INDEX deliveries_finished ON deliveries (state, finished_at) WHERE finished_at IS NOT NULL;
+CREATE INDEX deliveries_list ON deliveries (hook, state);
+CREATE UNIQUE INDEX deliveries_id ON deliveries (id);
+
+CREATE TABLE attempts_5 (
+    delivery INTEGER NOT NULL,
+    n        INTEGER NOT NULL,
+    at       INTEGER NOT NULL,
+    micros   INTEGER NOT NULL,
+    status   INTEGER,
+    error    TEXT,
+    detail   TEXT,
+    PRIMARY KEY (delivery, n)
+) WITHOUT ROWID;
+INSERT INTO attempts_5 SELECT new, n, at, micros, status, error, detail FROM attempts JOIN numbers ON old = delivery
+ORDER BY new, n;
+DROP TABLE attempts;
+ALTER TABLE attempts_5 RENAME TO attempts;
+
+UPDATE gates SET owner = (SELECT new FROM numbers WHERE old = owner) WHERE owner IS NOT NULL;
+UPDATE candidates SET delivery = (SELECT new FROM numbers WHERE old = delivery);
+UPDATE replays SET at = coalesce((SELECT new FROM numbers WHERE old <= at ORDER BY old DESC LIMIT 1), 0),
+                   top = coalesce((SELECT new FROM numbers WHERE old <= top ORDER BY old DESC LIMIT 1), 0);
+DROP TABLE numbers;
 ";
 
 /// Nobody else writes; this is for the instant in which a checkpoint restarts the log.

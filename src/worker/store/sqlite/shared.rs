@@ -16,6 +16,8 @@ pub(super) struct Shared {
     failed: watch::Sender<Option<StoreError>>,
     closing: AtomicBool,
     queued: AtomicUsize,
+    /// Every delivery has its row.
+    all_filed: AtomicBool,
     shares: Mutex<Shares>,
     metrics: OnceLock<Arc<Metrics>>,
 }
@@ -26,6 +28,7 @@ impl Shared {
             failed: watch::Sender::new(None),
             closing: AtomicBool::new(false),
             queued: AtomicUsize::new(0),
+            all_filed: AtomicBool::new(false),
             shares: Mutex::default(),
             metrics: OnceLock::new(),
         }
@@ -74,6 +77,15 @@ impl Shared {
 
     pub(super) fn closing(&self) {
         self.closing.store(true, Ordering::Release);
+    }
+
+    /// True where every delivery has its row, so that what the tables say is all there is.
+    pub(super) fn all_filed(&self) -> bool {
+        self.all_filed.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_all_filed(&self, filed: bool) {
+        self.all_filed.store(filed, Ordering::Release);
     }
 
     /// Counts bytes into the queue, or says that they do not fit. What is bigger than the whole queue passes alone.

@@ -1,5 +1,7 @@
 mod bounds;
 mod figures;
+mod filing;
+mod migration;
 mod trouble;
 
 use std::os::unix::fs::PermissionsExt;
@@ -160,9 +162,8 @@ fn plans() {
         (history::OLDER, "COVERING INDEX deliveries_list (hook=? AND state=? AND rowid<?)"),
         (history::NEWER, "COVERING INDEX deliveries_list (hook=? AND state=? AND rowid>?)"),
         (history::OF_EVENT, "COVERING INDEX events_id (namespace=? AND id=?)"),
-        (history::OF_EVENT, "COVERING INDEX deliveries_event (event=?)"),
+        (history::OF_EVENT, "INTEGER PRIMARY KEY (rowid>? AND rowid<?)"),
         (history::EXPLAIN, "INDEX events_id (namespace=? AND id=?)"),
-        (history::FIRST_OF, "COVERING INDEX deliveries_event (event>?)"),
         (retention::ENDED, "INDEX deliveries_finished (state=? AND finished_at>?)"),
         ("SELECT min(due) FROM candidates", "COVERING INDEX candidates_due"),
         ("UPDATE gates SET owner = NULL WHERE owner = 1", "INDEX gates_owner (owner=?)"),
@@ -177,49 +178,6 @@ fn plans() {
 /// The bytes that the hooks' rows say wait.
 fn waiting(dir: &Path) -> i64 {
     raw(dir).query_row("SELECT sum(waiting) FROM hooks", [], |row| row.get(0)).unwrap()
-}
-
-/// A store of version 1 with rows: it opens, has it all, and what version 1 did not count is never taken off.
-#[tokio::test]
-async fn a_store_of_version_1_becomes_one_of_this() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut conn = raw(dir.path());
-    schema::migrate(&mut conn, &schema::STEPS[..1]).unwrap();
-    let id = uuid::Uuid::now_v7();
-    conn.execute_batch(&format!(
-        "INSERT INTO hooks VALUES (1, 'uid-x', 'shop', 'x');
-         INSERT INTO events VALUES (1, {t}, 0, 'old', 'shop', 'api', 'orders', 'paid', '2023', NULL, '{{}}');
-         INSERT INTO deliveries VALUES (1, 1, 1, x'{id}', 0, 2, {t}, NULL, NULL);
-         INSERT INTO deliveries VALUES (2, 1, 1, x'00112233445566778899aabbccddeeff', 2, 1, {t}, {t}, 'MaxAge');",
-        t = T0.0,
-        id = id.simple(),
-    ))
-    .unwrap();
-    drop(conn);
-    let store = SqliteStore::open(dir.path()).unwrap();
-    // As it was, beside it, for who goes back further than one release.
-    let kept: i64 = Connection::open(dir.path().join("hookstream.db.v1"))
-        .unwrap()
-        .query_row("SELECT count(*) FROM deliveries", [], |row| row.get(0))
-        .unwrap();
-    assert_eq!(kept, 2);
-    let mode = std::fs::metadata(dir.path().join("hookstream.db.v1")).unwrap().permissions().mode();
-    assert_eq!(mode & 0o777, 0o600);
-    let old = store.due("uid-x", T0, 9).await.unwrap().remove(0);
-    assert_eq!((old.id, old.attempts, old.accepted, old.suppressed), (id, 2, T0, 0));
-    store.settle(settled(old.seq, T0, 200, Next::Delivered)).await.unwrap();
-    assert_eq!(store.explain("shop", "old").await.unwrap().unwrap().deliveries.len(), 2);
-    assert_eq!(waiting(dir.path()), 0);
-    // A program of version 1 settles what we counted, as after a rollback.
-    store.accept(vec![new("new", &["x"], T0)], T0).await.unwrap();
-    store.close().await;
-    assert!(waiting(dir.path()) > 0);
-    raw(dir.path())
-        .execute("UPDATE deliveries SET state = 1, finished_at = ?1 WHERE state = 0", [T0.0])
-        .unwrap();
-    let store = SqliteStore::open(dir.path()).unwrap();
-    while store.sweep(RETENTION, Millis(T0.0 * 2)).await.unwrap() {}
-    assert_eq!(waiting(dir.path()), 0);
 }
 
 fn tuned(dir: &Path, change: impl FnOnce(&mut Tuning)) -> SqliteStore {

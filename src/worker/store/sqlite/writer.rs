@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::super::{Accepted, Settlement, StoreError, Then};
 use super::Tuning;
 use super::accept::{self, Row};
+use super::filing;
 use super::memory::Memory;
 use super::ops;
 use super::schema;
@@ -96,6 +97,8 @@ enum Done {
 
 impl Op {
     fn run(&mut self, conn: &Connection, memory: &mut Memory, tuning: &Tuning) -> rusqlite::Result<Done> {
+        // Before anything is counted: what has no row waits too.
+        memory.filing(conn)?;
         match self {
             Op::Accept { rows, now, .. } => {
                 accept::accept(conn, memory, rows, *now, tuning.chunk.rows).map(Done::Accepted)
@@ -216,6 +219,8 @@ impl Writer {
         match done {
             Ok(done) => {
                 self.shared.committed(group.len(), begun.elapsed());
+                // Before the answers: who was answered and reads then must find it.
+                self.shared.set_all_filed(self.memory.all_filed());
                 for (op, result) in group.into_iter().zip(done) {
                     op.answer(result);
                 }
@@ -286,6 +291,7 @@ impl Writer {
             }
             self.batch("RELEASE one")?;
         }
+        filing::keep_up(&self.conn, &mut self.memory).map_err(|e| Trouble::of(&e))?;
         self.memory.flush(&self.conn).map_err(|e| Trouble::of(&e))?;
         #[cfg(test)]
         if let Some(code) = self.tuning.fault.lock().take() {
@@ -365,6 +371,9 @@ impl Writer {
             self.commit(group);
         }
         if self.shared.failure().is_none() {
+            // So that the next start finds rows. Where there is no room for them, it finds the notes.
+            let (answer, _) = oneshot::channel();
+            self.commit(vec![Op::Other(Box::new(Task { run: filing::file_all, result: None, answer }))]);
             self.checkpoint("TRUNCATE");
             // Lets SQLite remove the empty log, so that the one file is all there is to copy.
             let clean = rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;

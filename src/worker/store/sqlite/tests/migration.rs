@@ -1,0 +1,97 @@
+//! Stores of older formats.
+
+use super::*;
+
+/// A store of version 1 with rows: it opens, has it all, and what version 1 did not count is never taken off.
+#[tokio::test]
+async fn a_store_of_version_1_becomes_one_of_this() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut conn = raw(dir.path());
+    schema::migrate(&mut conn, &schema::STEPS[..1]).unwrap();
+    let id = uuid::Uuid::now_v7();
+    conn.execute_batch(&format!(
+        "INSERT INTO hooks VALUES (1, 'uid-x', 'shop', 'x');
+         INSERT INTO events VALUES (1, {t}, 0, 'old', 'shop', 'api', 'orders', 'paid', '2023', NULL, '{{}}');
+         INSERT INTO deliveries VALUES (1, 1, 1, x'{id}', 0, 2, {t}, NULL, NULL);
+         INSERT INTO deliveries VALUES (2, 1, 1, x'00112233445566778899aabbccddeeff', 2, 1, {t}, {t}, 'MaxAge');",
+        t = T0.0,
+        id = id.simple(),
+    ))
+    .unwrap();
+    drop(conn);
+    let store = SqliteStore::open(dir.path()).unwrap();
+    // As it was, beside it, for who goes back further than one release.
+    let kept: i64 = Connection::open(dir.path().join("hookstream.db.v1"))
+        .unwrap()
+        .query_row("SELECT count(*) FROM deliveries", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(kept, 2);
+    let mode = std::fs::metadata(dir.path().join("hookstream.db.v1")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let old = store.due("uid-x", T0, 9).await.unwrap().remove(0);
+    assert_eq!((old.id, old.attempts, old.accepted, old.suppressed), (id, 2, T0, 0));
+    store.settle(settled(old.seq, T0, 200, Next::Delivered)).await.unwrap();
+    assert_eq!(store.explain("shop", "old").await.unwrap().unwrap().deliveries.len(), 2);
+    assert_eq!(waiting(dir.path()), 0);
+    // A program of version 1 settles what we counted, as after a rollback.
+    store.accept(vec![new("new", &["x"], T0)], T0).await.unwrap();
+    store.close().await;
+    assert!(waiting(dir.path()) > 0);
+    raw(dir.path())
+        .execute("UPDATE deliveries SET state = 1, finished_at = ?1 WHERE state = 0", [T0.0])
+        .unwrap();
+    let store = SqliteStore::open(dir.path()).unwrap();
+    while store.sweep(RETENTION, Millis(T0.0 * 2)).await.unwrap() {}
+    assert_eq!(waiting(dir.path()), 0);
+}
+
+/// Deliveries get other numbers, and everything that refers to them follows.
+#[tokio::test]
+async fn a_store_of_version_4_becomes_one_of_this() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut conn = raw(dir.path());
+    schema::migrate(&mut conn, &schema::STEPS[..4]).unwrap();
+    let ids: Vec<_> = (0..4).map(|_| uuid::Uuid::now_v7()).collect();
+    let replay = uuid::Uuid::now_v7();
+    let filter = r#"{"namespace":"shop","hook":null,"state":"dead","event":null,"since":null,"until":null}"#;
+    conn.execute_batch(&format!(
+        "INSERT INTO hooks (id, uid, namespace, name, waiting) VALUES (1, 'uid-x', 'shop', 'x', 514), (2, 'uid-y', 'shop', 'y', 514);
+         INSERT INTO events VALUES (5, {t}, 0, 'a', 'shop', 'api', 'orders', 'paid', '2023', NULL, '{{}}'),
+                                   (9, {t}, 0, 'b', 'shop', 'api', 'orders', 'paid', '2023', NULL, '{{}}'),
+                                   (11, {t}, 0, 'gone', 'shop', 'api', 'orders', 'paid', '2023', NULL, '{{}}');
+         INSERT INTO deliveries (seq, event, hook, id, state, attempts, due, finished_at, reason, size) VALUES
+             (3, 5, 1, x'{}', 2, 1, {t}, {t}, 'MaxAttempts', -514), (4, 5, 2, x'{}', 0, 1, {t}, NULL, NULL, 514),
+             (7, 9, 1, x'{}', 0, 0, {t}, NULL, NULL, 514), (8, 9, 2, x'{}', 5, 0, {t}, NULL, NULL, 514);
+         INSERT INTO attempts VALUES (3, 1, {t}, 1000, 503, 'Status', NULL), (4, 1, {t}, 2000, 500, 'Status', NULL);
+         INSERT INTO gates VALUES (1, 1, x'01', NULL, {t} + 1000, 7, 0, {t});
+         INSERT INTO candidates VALUES (2, x'02', 8, {t} + 5000, 1000, NULL, NULL);
+         INSERT INTO replays VALUES (x'{}', 'shop', '{filter}', 10, {t}, {t}, 3, 8, 1, NULL);
+         DELETE FROM events WHERE seq = 11;",
+        ids[0].simple(),
+        ids[1].simple(),
+        ids[2].simple(),
+        ids[3].simple(),
+        replay.simple(),
+        t = T0.0,
+    ))
+    .unwrap();
+    drop(conn);
+    let store = SqliteStore::open(dir.path()).unwrap();
+    let number = |event: i64, before: usize| numbers::delivery(event, before);
+    let dead = store.delivery("shop", ids[0]).await.unwrap().unwrap();
+    assert_eq!((dead.seq, dead.event_id.as_str(), dead.attempts[0].status), (number(5, 0), "a", Some(503)));
+    let tried = store.due("uid-y", T0, 9).await.unwrap().remove(0);
+    assert_eq!((tried.seq, tried.id, tried.attempts), (number(5, 1), ids[1], 1));
+    let both: Vec<_> =
+        store.explain("shop", "b").await.unwrap().unwrap().deliveries.iter().map(|d| d.seq).collect();
+    assert_eq!(both, [number(9, 0), number(9, 1)]);
+    let one = |sql: &str| raw(dir.path()).query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
+    assert_eq!(one("SELECT owner FROM gates"), number(9, 0));
+    assert_eq!(one("SELECT delivery FROM candidates"), number(9, 1));
+    assert_eq!((one("SELECT at FROM replays"), one("SELECT top FROM replays")), (number(5, 0), number(9, 1)));
+    assert!(!store.replay_progress("shop", replay).await.unwrap().unwrap().done);
+    let next = store.accept(vec![new("c", &["x"], T0)], T0).await.unwrap().remove(0);
+    assert_eq!(next.seq, 12, "the number of an event that is gone is not used again");
+    store.close().await;
+    assert_eq!(check(dir.path()).unwrap().problems, Vec::<String>::new());
+}
