@@ -47,7 +47,11 @@ fn main() -> ExitCode {
     );
     let sink = sink::Sink::start();
     let mut lost = 0;
-    for connections in [64, 256] {
+    let all = match number("BENCH_CONNECTIONS", 0) {
+        0 => vec![64, 256],
+        one => vec![one],
+    };
+    for connections in all {
         let relay = process::bare_relay(sink.address());
         let durable = process::standalone(sink.address());
         // Warm: connections, caches, the store's first pages.

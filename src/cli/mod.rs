@@ -137,7 +137,11 @@ pub fn main() -> ExitCode {
 
 /// Runs an asynchronous command to its end, on a runtime of its own.
 fn block_on(command: impl Future<Output = Outcome> + Send + 'static) -> Outcome {
+    // One core is left to the store's writer: on two cores, two threads of the runtime would cost more by what they share
+    // than they bring.
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cores.saturating_sub(1).max(1))
         .enable_all()
         .build()
         .or_fail(|| "starting the runtime".into())?;

@@ -6,7 +6,9 @@ use axum::response::Response;
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Map, Value};
 use tracing::Span;
-use uuid::Uuid;
+
+use crate::core::id;
+use crate::core::time::Millis;
 
 const HEADER: HeaderName = HeaderName::from_static("x-request-id");
 /// Longer ones, which could fill the log, are replaced.
@@ -26,7 +28,8 @@ impl RequestId {
         let theirs = headers.get(HEADER).filter(|value| is_harmless(value.as_bytes()));
         RequestId(theirs.cloned().unwrap_or_else(|| {
             // Always a header's value; without an id the request is still answered.
-            HeaderValue::from_str(&Uuid::now_v7().to_string()).unwrap_or(HeaderValue::from_static("none"))
+            HeaderValue::from_str(&id::fresh(Millis::now()).to_string())
+                .unwrap_or(HeaderValue::from_static("none"))
         }))
     }
 
@@ -58,6 +61,8 @@ fn is_harmless(id: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
 
     fn of(theirs: &str) -> String {

@@ -13,7 +13,7 @@ use crate::worker::store::{HookId, Pending, Seq};
 const WINDOW: usize = 64;
 /// Deliveries of one hook that may wait in memory from the moment they were accepted: reading them again would cost more
 /// than keeping them, so there is room for a burst. All hooks together are bounded in bytes.
-const ROOM: usize = 4096;
+const ROOM: usize = 16_384;
 
 /// What waits while the breaker is open is looked through this often.
 const LOOK_FOR_OLD: Duration = Duration::from_secs(1);

@@ -98,7 +98,9 @@ pub struct Draft<'a> {
 
 impl<'a> Draft<'a> {
     pub fn new(cluster: &'a dyn Cluster, hook: &'a Hook, pending: &'a Pending) -> Self {
-        let headers = HeaderMap::from_iter([(USER_AGENT, HeaderValue::from_static(AGENT))]);
+        // As many as most requests have: a map that grows is built anew each time.
+        let mut headers = HeaderMap::with_capacity(12);
+        headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
         Draft { cluster, hook, pending, headers, secrets: Vec::new() }
     }
 

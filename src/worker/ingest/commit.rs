@@ -8,11 +8,10 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::core::event::Event;
 use crate::core::time::Millis;
 use crate::metrics::Metrics;
 use crate::worker::dispatch::Handle;
-use crate::worker::store::{Accepted, Fate, NewDelivery, NewEvent, Pending, Store, StoreError};
+use crate::worker::store::{Accepted, Fate, NewEvent, Pending, Store, StoreError};
 
 /// Requests that are handed over at a time.
 const AT_ONCE: usize = 512;
@@ -21,8 +20,8 @@ type Outcome = Result<Vec<Accepted>, StoreError>;
 
 /// A request of which is known what became.
 struct Done {
-    /// The events and deliveries that were to be stored.
-    made: Vec<(Arc<Event>, Vec<NewDelivery>)>,
+    /// What was stored; nothing, where it was refused.
+    made: Vec<NewEvent>,
     now: Millis,
     accepted: Outcome,
     answer: oneshot::Sender<Outcome>,
@@ -47,9 +46,8 @@ impl Committer {
     /// Commits events, all or none, and hands their deliveries over.
     pub async fn accept(&self, new: Vec<NewEvent>, now: Millis) -> Outcome {
         let (answer, answered) = oneshot::channel();
-        let (done, made) =
-            (self.done.clone(), new.iter().map(|new| (new.event.clone(), new.deliveries.clone())).collect());
-        let then = move |accepted| {
+        let done = self.done.clone();
+        let then = move |made, accepted| {
             // Closed: the process stops, and what was committed is on disk.
             done.send(Done { made, now, accepted, answer }).ok();
         };
@@ -63,9 +61,9 @@ async fn run(mut came: mpsc::UnboundedReceiver<Done>, dispatch: Handle, metrics:
     while came.recv_many(&mut batch, AT_ONCE).await > 0 {
         let (mut pending, mut woken) = (Vec::new(), Vec::new());
         for Done { made, now, accepted, answer } in batch.drain(..) {
-            for ((event, deliveries), accepted) in made.into_iter().zip(accepted.iter().flatten()) {
-                count(&metrics, &event, &deliveries, accepted);
-                pending.extend(due(&event, deliveries, accepted, now));
+            for (made, accepted) in made.into_iter().zip(accepted.iter().flatten()) {
+                count(&metrics, &made, accepted);
+                pending.extend(due(made, accepted, now));
                 woken.extend(accepted.woken.iter().cloned());
             }
             // Nobody may wait for it any more.
@@ -79,12 +77,8 @@ async fn run(mut came: mpsc::UnboundedReceiver<Done>, dispatch: Handle, metrics:
 }
 
 /// What an event has to be sent now. A duplicate has nothing: what it needs was woken.
-fn due(
-    event: &Arc<Event>,
-    deliveries: Vec<NewDelivery>,
-    accepted: &Accepted,
-    now: Millis,
-) -> impl Iterator<Item = Pending> {
+fn due(made: NewEvent, accepted: &Accepted, now: Millis) -> impl Iterator<Item = Pending> {
+    let NewEvent { event, deliveries, .. } = made;
     let told = if accepted.duplicate { &[] } else { accepted.deliveries.as_slice() };
     deliveries.into_iter().zip(told).filter_map(move |(delivery, told)| {
         let Fate::Pending { due, suppressed } = told.fate else { return None };
@@ -105,12 +99,12 @@ fn due(
 }
 
 /// Counts an event, and those of its deliveries that ended before they began.
-fn count(metrics: &Metrics, event: &Event, deliveries: &[NewDelivery], accepted: &Accepted) {
+fn count(metrics: &Metrics, made: &NewEvent, accepted: &Accepted) {
     if accepted.duplicate {
         return;
     }
-    metrics.accepted(event.origin.kind());
-    for (delivery, told) in deliveries.iter().zip(&accepted.deliveries) {
+    metrics.accepted(made.event.origin.kind());
+    for (delivery, told) in made.deliveries.iter().zip(&accepted.deliveries) {
         match told.fate {
             Fate::Dropped => metrics.finished("dropped", ""),
             // Where it was not dead when it came, its hook's share was full.

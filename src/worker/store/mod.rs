@@ -323,8 +323,8 @@ pub enum StoreError {
     Foreign { found: String, own: String },
 }
 
-/// Who is told what became of events.
-pub type Then = Box<dyn FnOnce(Result<Vec<Accepted>, StoreError>) + Send>;
+/// Who is told what became of events, and gets those that were accepted back.
+pub type Then = Box<dyn FnOnce(Vec<NewEvent>, Result<Vec<Accepted>, StoreError>) + Send>;
 
 /// Where accepted events are kept.
 pub trait Store: Send + Sync + 'static {

@@ -17,7 +17,7 @@ pub(in super::super) async fn many_are_accepted_and_settled_at_once<S: Subject>(
     let (told, mut hears) = tokio::sync::mpsc::unbounded_channel();
     for (n, (events, now)) in requests.into_iter().enumerate() {
         let told = told.clone();
-        store.accept_then(events, now, Box::new(move |accepted| drop(told.send((n, accepted)))));
+        store.accept_then(events, now, Box::new(move |_, accepted| drop(told.send((n, accepted)))));
     }
     drop(told);
     let mut got = std::collections::BTreeMap::new();

@@ -12,7 +12,6 @@ use super::memory::Memory;
 use super::numbers;
 use super::ops::raise;
 use super::schema::{CANDIDATE, DEAD, DROPPED, PENDING};
-use crate::core::event::Event;
 use crate::core::gate::{Asked, Verdict};
 use crate::core::time::Millis;
 
@@ -22,11 +21,9 @@ pub(super) const EVENT_BYTES: usize = 512;
 const REVIVED: [&str; 2] = ["MaxAge", "MaxAttempts"];
 /// An event made ready for its row, off the writer's thread.
 pub(super) struct Row {
-    event: Arc<Event>,
+    pub(super) new: NewEvent,
     origin: String,
     attributes: Option<String>,
-    dedup: Option<Dedup>,
-    deliveries: Vec<NewDelivery>,
     /// No two deliveries have one id. Else their rows refuse them at once, and not when they are filed.
     distinct: bool,
 }
@@ -37,22 +34,20 @@ impl Row {
             true => None,
             false => Some(serde_json::to_string(&new.event.attributes)?),
         };
-        let origin = new.event.origin.to_string();
         let distinct = match new.deliveries.as_slice() {
             [] | [_] => true,
             many => many.iter().map(|delivery| delivery.id).collect::<HashSet<_>>().len() == many.len(),
         };
-        let NewEvent { event, dedup, deliveries } = new;
-        Ok(Row { event, origin, attributes, dedup, deliveries, distinct })
+        Ok(Row { origin: new.event.origin.to_string(), new, attributes, distinct })
     }
 
     /// About what it takes in memory and in the log.
     pub(super) fn bytes(&self) -> usize {
-        self.event_bytes() + 128 * self.deliveries.len()
+        self.event_bytes() + 128 * self.new.deliveries.len()
     }
 
     fn event_bytes(&self) -> usize {
-        EVENT_BYTES + self.event.data.get().len() + self.attributes.as_ref().map_or(0, String::len)
+        EVENT_BYTES + self.new.event.data.get().len() + self.attributes.as_ref().map_or(0, String::len)
     }
 
     /// What one delivery of it takes of its hook's share.
@@ -95,7 +90,7 @@ fn over_share(conn: &Connection, memory: &mut Memory, rows: &[Row], now: Millis)
     }
     // The usual case, without a map: one event for one hook.
     if let [row] = rows
-        && let [delivery] = row.deliveries.as_slice()
+        && let [delivery] = row.new.deliveries.as_slice()
         && (delivery.dead.is_some() || !memory.namespace_full(conn, &delivery.hook.namespace, row.size())?)
     {
         return Ok(false);
@@ -119,8 +114,8 @@ fn over_hook_share(
     rows: &[Row],
     now: Millis,
 ) -> rusqlite::Result<bool> {
-    for row in rows.iter().filter(|row| row.event.origin.comes_again()) {
-        for delivery in row.deliveries.iter().filter(|delivery| delivery.dead.is_none()) {
+    for row in rows.iter().filter(|row| row.new.event.origin.comes_again()) {
+        for delivery in row.new.deliveries.iter().filter(|delivery| delivery.dead.is_none()) {
             // A hook that the store does not know has nothing that waits.
             let Some(hook) = memory.find(conn, &delivery.hook.uid)? else { continue };
             if memory.hook_full(conn, hook, row.size())? && !is_duplicate(conn, memory, row, now)? {
@@ -133,7 +128,7 @@ fn over_hook_share(
 
 /// A duplicate takes no room: its sender hears what it heard before.
 fn is_duplicate(conn: &Connection, memory: &mut Memory, row: &Row, now: Millis) -> rusqlite::Result<bool> {
-    let Some(dedup) = &row.dedup else { return Ok(false) };
+    let Some(dedup) = &row.new.dedup else { return Ok(false) };
     first_of(conn, memory, row, dedup, now).map(|first| first.is_some())
 }
 
@@ -144,7 +139,7 @@ fn no_room<'r>(
 ) -> rusqlite::Result<bool> {
     let mut more: HashMap<&Arc<str>, i64> = HashMap::new();
     for row in rows {
-        for delivery in row.deliveries.iter().filter(|d| d.dead.is_none()) {
+        for delivery in row.new.deliveries.iter().filter(|d| d.dead.is_none()) {
             let bytes = more.entry(&delivery.hook.namespace).or_default();
             *bytes = bytes.saturating_add(row.size());
         }
@@ -158,16 +153,16 @@ fn no_room<'r>(
 }
 
 fn accept_one(conn: &Connection, memory: &mut Memory, row: &Row, now: Millis) -> rusqlite::Result<Accepted> {
-    if let Some(dedup) = &row.dedup
+    if let Some(dedup) = &row.new.dedup
         && let Some((seq, event_id)) = first_of(conn, memory, row, dedup, now)?
     {
         return duplicate(conn, memory, seq, event_id, now);
     }
-    let expires = row.dedup.as_ref().map(|dedup| now + dedup.window);
-    let (event, seq) = (&row.event, memory.filing(conn)?.next_event());
+    let expires = row.new.dedup.as_ref().map(|dedup| now + dedup.window);
+    let (event, seq) = (&row.new.event, memory.filing(conn)?.next_event());
     let mut handed = Vec::new();
-    let mut handed_over = Vec::with_capacity(row.deliveries.len());
-    for (before, delivery) in row.deliveries.iter().enumerate() {
+    let mut handed_over = Vec::with_capacity(row.new.deliveries.len());
+    for (before, delivery) in row.new.deliveries.iter().enumerate() {
         let seq = numbers::delivery(seq, before);
         handed_over.push(match row.distinct {
             true => hand_over(conn, memory, seq, row.size(), delivery, now, &mut handed)?,
@@ -192,13 +187,13 @@ fn accept_one(conn: &Connection, memory: &mut Memory, row: &Row, now: Millis) ->
         row.attributes,
         event.data.get(),
     ])?;
-    if let (Some(dedup), Some(expires)) = (&row.dedup, expires) {
+    if let (Some(dedup), Some(expires)) = (&row.new.dedup, expires) {
         // Replaces only a key out of its window: `first_of` found no other.
         conn.prepare_cached("INSERT OR REPLACE INTO dedup (key, expires, event) VALUES (?1, ?2, ?3)")?
             .execute(params![dedup.key, expires.0, seq])?;
     }
-    let mut deliveries = Vec::with_capacity(row.deliveries.len());
-    for (before, (delivery, handed_over)) in row.deliveries.iter().zip(handed_over).enumerate() {
+    let mut deliveries = Vec::with_capacity(row.new.deliveries.len());
+    for (before, (delivery, handed_over)) in row.new.deliveries.iter().zip(handed_over).enumerate() {
         let seq = numbers::delivery(seq, before);
         deliveries.push(match handed_over {
             Some(fate) => AcceptedDelivery { seq, fate },
@@ -348,7 +343,7 @@ fn first_of(
         "SELECT e.seq, e.id FROM dedup d CROSS JOIN events e ON e.seq = d.event
          WHERE d.key = ?1 AND d.expires > ?2 AND e.namespace = ?3",
     )?
-    .query_row(params![dedup.key, now.0, memory.places.of(conn, &row.event.namespace)?], |row| {
+    .query_row(params![dedup.key, now.0, memory.places.of(conn, &row.new.event.namespace)?], |row| {
         Ok((row.get(0)?, row.get(1)?))
     })
     .optional()

@@ -20,7 +20,7 @@ impl Store for SqliteStore {
     fn accept(&self, events: Vec<NewEvent>, now: Millis) -> BoxFuture<'_, Result<Vec<Accepted>, StoreError>> {
         async move {
             let (answer, receive) = oneshot::channel();
-            self.enqueue(events, now, Box::new(|accepted| drop(answer.send(accepted))));
+            self.enqueue(events, now, Box::new(|_, accepted| drop(answer.send(accepted))));
             self.answer(receive).await
         }
         .boxed()
@@ -131,6 +131,9 @@ impl Store for SqliteStore {
 
     fn step_replays(&self, now: Millis) -> BoxFuture<'_, Result<Vec<HookId>, StoreError>> {
         async move {
+            if !self.reads.run(replays::any).await? {
+                return Ok(Vec::new());
+            }
             let most = self.chunk.rows;
             let (steps, old) = self.read(move |conn| replays::plan(conn, now, most)).await?;
             if steps.is_empty() && !old {
@@ -171,7 +174,7 @@ impl Store for SqliteStore {
 
     fn promote(&self, now: Millis) -> BoxFuture<'_, Result<Vec<HookId>, StoreError>> {
         let rows = self.chunk.rows;
-        self.write(move |conn, memory| gates::promote(conn, memory, now, rows)).boxed()
+        self.write_as_it_is(move |conn, memory| gates::promote(conn, memory, now, rows)).boxed()
     }
 
     fn next_promotion(&self) -> BoxFuture<'_, Result<Option<Millis>, StoreError>> {

@@ -20,11 +20,11 @@ use super::memory::Memory;
 use super::numbers;
 
 /// So many wait for their rows at most: they are kept in memory.
-const MOST: usize = 4096;
+const MOST: usize = 16_384;
 /// How many events a start may have to look at.
-const FAR: Seq = 8192;
-/// How many are filed in a group because of that: those who accept wait for it.
-const AT_ONCE: usize = 256;
+const FAR: Seq = 32_768;
+/// How many are filed in a group because of that, and for a read: those who accept wait for it.
+const AT_ONCE: usize = 1024;
 /// `meta.filed` is written when it is so far behind.
 const BEHIND: Seq = 1024;
 
@@ -216,6 +216,18 @@ pub(super) fn file_delivered(
 pub(super) fn file_all(conn: &Connection, memory: &mut Memory) -> rusqlite::Result<()> {
     file_oldest(conn, memory, usize::MAX)?;
     memory.filing(conn)?.write(conn, 0).map(drop)
+}
+
+/// Files a part of those that there were when it was first asked, which is how far it shall come. True: there are more.
+pub(super) fn file_some(
+    conn: &Connection,
+    memory: &mut Memory,
+    upto: Option<Seq>,
+) -> rusqlite::Result<(Seq, bool)> {
+    let upto = upto.unwrap_or(memory.filing(conn)?.last);
+    file_oldest(conn, memory, AT_ONCE)?;
+    let filing = memory.filing(conn)?;
+    Ok((upto, filing.write(conn, 0)? < upto))
 }
 
 /// Files those of an event.

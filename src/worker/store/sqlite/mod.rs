@@ -26,6 +26,7 @@ mod replays;
 mod retention;
 mod schema;
 mod shared;
+mod wal;
 mod writer;
 
 use std::fs::{File, OpenOptions, TryLockError};
@@ -48,12 +49,13 @@ use memory::Memory;
 use reads::Reads;
 use retention::{Chunk, Cut};
 use shared::Shared;
+use wal::Log;
 use writer::{Op, Task, Writer};
 
 const FILE: &str = "hookstream.db";
 const LOCK: &str = "hookstream.lock";
 /// A read waits so long for the writer.
-const FILED_WITHIN: Duration = Duration::from_secs(1);
+const FILED_WITHIN: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 1000 });
 
 /// The sizes that bound the store's memory, its log and its stalls. Tests choose smaller ones.
 #[derive(Clone)]
@@ -65,7 +67,7 @@ struct Tuning {
     /// Operations in one transaction, and their bytes.
     group: usize,
     group_bytes: usize,
-    /// Pages (4 KiB) of log at which it is copied into the database: 8 MiB, some ten milliseconds of work.
+    /// Pages (4 KiB) of log at which they are copied into the database: 8 MiB.
     wal_pages: i64,
     /// Pages of log at which readers are waited for: 64 MiB.
     wal_most: i64,
@@ -74,9 +76,9 @@ struct Tuning {
     /// An error code to be met at the next COMMIT.
     #[cfg(test)]
     fault: Arc<Mutex<Option<i32>>>,
-    /// Counts beginnings and ends of checkpoints: odd while one runs.
+    /// Counts checkpoints, and those that run.
     #[cfg(test)]
-    checkpoints: Arc<std::sync::atomic::AtomicU64>,
+    checkpoints: Arc<tests::Checkpoints>,
 }
 
 impl Default for Tuning {
@@ -126,7 +128,8 @@ impl SqliteStore {
         let path = dir.join(FILE);
         create(&path)?;
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let mut conn = Connection::open_with_flags(&path, flags).map_err(schema::open_error)?;
+        let connect = || Connection::open_with_flags(&path, flags).map_err(schema::open_error);
+        let mut conn = connect()?;
         schema::prepare(&mut conn, dir)?;
         conn.pragma_update(None, "wal_autocheckpoint", 0).map_err(schema::open_error)?;
         // A log that once grew is cut back when it starts again.
@@ -138,14 +141,17 @@ impl SqliteStore {
         let reads = Reads::open(&path, tuning.readers, shared.clone()).map_err(schema::open_error)?;
         let (queue, receiver) = mpsc::channel(tuning.queue);
         let (queue_bytes, chunk) = (tuning.queue_bytes, tuning.chunk);
+        let copier = connect()?;
+        schema::tune(&copier).map_err(schema::open_error)?;
+        reads::touch(&copier).map_err(schema::open_error)?;
+        let log = Log::new(shared.clone(), tuning.clone(), copier).map_err(|e| open_error(dir, &e))?;
         let writer = Writer {
-            restart_at: tuning.wal_most,
+            log,
             conn,
             queue: receiver,
             shared: shared.clone(),
             tuning,
             memory: Memory::default(),
-            made_room: None,
             usual: 0,
         };
         let thread = std::thread::Builder::new()
@@ -196,29 +202,31 @@ impl SqliteStore {
 
     /// Queues an accept, or says why not. Never waits for room: the sender shall hear that it must slow down.
     fn enqueue(&self, events: Vec<NewEvent>, now: Millis, answer: Then) {
-        if events.iter().any(|new| new.deliveries.len() > numbers::MOST) {
-            let why = format!("an event matches more than {} hooks", numbers::MOST);
-            return answer(Err(StoreError::Refused(why)));
-        }
-        let made = events.into_iter().map(Row::new).collect::<Result<Vec<_>, _>>();
-        let rows = match made {
-            Ok(rows) => rows,
-            Err(e) => return answer(Err(StoreError::Refused(e.to_string()))),
+        let (room, rows, bytes) = match self.room(events) {
+            Ok(queued) => queued,
+            Err(error) => return answer(Vec::new(), Err(error)),
         };
-        let queue = match self.queue() {
-            Ok(queue) => queue,
-            Err(e) => return answer(Err(e)),
-        };
-        let bytes = rows.iter().map(Row::bytes).sum();
-        let Ok(room) = queue.try_reserve() else {
-            let refused = if queue.is_closed() { self.gone() } else { StoreError::Busy };
-            return answer(Err(refused));
-        };
-        if !self.shared.reserve(bytes, self.queue_bytes) {
-            return answer(Err(StoreError::Busy));
-        }
         room.send(Op::Accept { rows, bytes, now, answer });
         self.writer.unpark();
+    }
+
+    /// A place in the queue, for these events made ready, of so many bytes.
+    fn room(&self, events: Vec<NewEvent>) -> Result<(mpsc::Permit<'_, Op>, Vec<Row>, usize), StoreError> {
+        if events.iter().any(|new| new.deliveries.len() > numbers::MOST) {
+            let why = format!("an event matches more than {} hooks", numbers::MOST);
+            return Err(StoreError::Refused(why));
+        }
+        let made = events.into_iter().map(Row::new).collect::<Result<Vec<_>, _>>();
+        let rows = made.map_err(|e| StoreError::Refused(e.to_string()))?;
+        let queue = self.queue()?;
+        let bytes = rows.iter().map(Row::bytes).sum();
+        let Ok(room) = queue.try_reserve() else {
+            return Err(if queue.is_closed() { self.gone() } else { StoreError::Busy });
+        };
+        if !self.shared.reserve(bytes, self.queue_bytes) {
+            return Err(StoreError::Busy);
+        }
+        Ok((room, rows, bytes))
     }
 
     /// Lets the writer do what comes seldom, with all deliveries in their rows.
@@ -226,6 +234,7 @@ impl SqliteStore {
         &self,
         run: impl Fn(&Connection, &mut Memory) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
+        self.file_all().await?;
         self.write_as_it_is(move |conn, memory| {
             filing::file_all(conn, memory)?;
             run(conn, memory)
@@ -247,13 +256,24 @@ impl SqliteStore {
         &self,
         read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
-        if !self.shared.all_filed() {
-            match tokio::time::timeout(FILED_WITHIN, self.write(|_, _| Ok(()))).await {
-                Ok(Ok(()) | Err(StoreError::Full | StoreError::Busy)) | Err(_) => {}
-                Ok(Err(error)) => return Err(error),
-            }
+        match tokio::time::timeout(FILED_WITHIN, self.file_all()).await {
+            Ok(Ok(()) | Err(StoreError::Full | StoreError::Busy)) | Err(_) => self.reads.run(read).await,
+            Ok(Err(error)) => Err(error),
         }
-        self.reads.run(read).await
+    }
+
+    /// Has the deliveries filed that were accepted before.
+    async fn file_all(&self) -> Result<(), StoreError> {
+        let mut upto = None;
+        while !self.shared.all_filed() {
+            let some = move |conn: &Connection, memory: &mut Memory| filing::file_some(conn, memory, upto);
+            let (all, more) = self.write_as_it_is(some).await?;
+            if !more {
+                break;
+            }
+            upto = Some(all);
+        }
+        Ok(())
     }
 
     /// Queues what may wait for room.

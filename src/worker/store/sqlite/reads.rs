@@ -39,8 +39,7 @@ impl Reads {
         for _ in 0..count {
             let conn = Connection::open_with_flags(path, flags)?;
             schema::tune(&conn)?;
-            // Opens the log and its index now: later there may be no file handle left, and the store would seem broken.
-            conn.query_row("SELECT count(*) FROM meta", [], |_| Ok(()))?;
+            touch(&conn)?;
             free.push(conn);
         }
         let permits = Arc::new(Semaphore::new(free.len()));
@@ -77,6 +76,11 @@ impl Reads {
         self.free.lock().clear();
         drop(all);
     }
+}
+
+/// Opens the log and its index now: later there may be no file handle left, and the store would seem broken.
+pub(super) fn touch(conn: &Connection) -> rusqlite::Result<()> {
+    conn.query_row("SELECT count(*) FROM meta", [], |_| Ok(()))
 }
 
 pub(super) fn due(conn: &Connection, uid: &str, now: Millis, limit: usize) -> rusqlite::Result<Vec<Pending>> {

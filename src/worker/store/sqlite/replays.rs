@@ -26,6 +26,11 @@ pub(super) struct Step {
     deliveries: Vec<Seq>,
 }
 
+/// True where there is any: most of the time there is none, and then nothing need be looked at.
+pub(super) fn any(conn: &Connection) -> rusqlite::Result<bool> {
+    conn.prepare_cached("SELECT EXISTS (SELECT 1 FROM replays)")?.query_row([], |row| row.get(0))
+}
+
 /// The steps to make now, and whether a replay that is done can be forgotten.
 pub(super) fn plan(conn: &Connection, now: Millis, most: usize) -> rusqlite::Result<(Vec<Step>, bool)> {
     type Found = ([u8; 16], Filter, i64, i64, i64, Seq, Seq);

@@ -20,6 +20,37 @@ use super::super::conformance::{
 use super::super::{Fate, Next, Retention, Seq, Store};
 use super::*;
 
+/// How many checkpoints began, and how many of them run: each has a thread of its own.
+#[derive(Default)]
+pub(super) struct Checkpoints(Mutex<(u64, u64)>);
+
+impl Checkpoints {
+    fn seen(&self) -> (u64, u64) {
+        *self.0.lock()
+    }
+}
+
+pub(super) struct Counted<'c>(Option<&'c Checkpoints>);
+
+impl<'c> Counted<'c> {
+    pub(super) fn new(checkpoints: &'c Checkpoints, mode: &str) -> Self {
+        let counted = Some(checkpoints).filter(|_| mode != "NOOP");
+        if let Some(Checkpoints(counts)) = counted {
+            let mut counts = counts.lock();
+            *counts = (counts.0 + 1, counts.1 + 1);
+        }
+        Counted(counted)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        if let Some(Checkpoints(counts)) = self.0 {
+            counts.lock().1 -= 1;
+        }
+    }
+}
+
 struct OnDisk(tempfile::TempDir);
 
 impl Subject for OnDisk {

@@ -6,11 +6,6 @@
 //! Group commit: while one group is synced the next one gathers in the queue, so the groups are as big as the disk is slow.
 //! Two short pauses spare commits that would carry next to nothing: outcomes alone wait for an accept, and a group that
 //! begins much smaller than groups were of late waits for those who are on their way.
-//!
-//! Checkpoints are made here, between two groups, and not by SQLite inside COMMIT: the answers of the group do not wait
-//! for it, and its errors are seen (SQLite's own hook drops them). As the only writer stands still meanwhile, a passive
-//! one copies all that no reader holds and the log starts again from its beginning; if readers hold it for so long that
-//! the log has grown to `wal_most` pages, one waits for them, so that the log is bounded under any load.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,8 +19,8 @@ use super::accept::{self, Row};
 use super::filing;
 use super::memory::Memory;
 use super::ops;
-use super::schema;
 use super::shared::{Shared, Trouble};
+use super::wal::Log;
 use crate::core::time::Millis;
 
 /// Outcomes alone wait so long for company: whoever accepts is waited for by its sender, an outcome by nobody.
@@ -35,8 +30,9 @@ const SETTLE_MANY: usize = 64;
 /// A group that begins much smaller than groups were of late waits so long for those who are on their way: a commit for
 /// each few of them would cost more than the wait. Who is alone does not wait.
 const GATHER_PAUSE: Duration = Duration::from_micros(200);
-/// How long a checkpoint waits for readers, while everyone waits for it.
-const RESTART_WAIT: Duration = Duration::from_millis(250);
+
+/// About what an operation adds to the log besides its bytes.
+const LOGGED: usize = 4096;
 
 pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 
@@ -115,10 +111,12 @@ impl Op {
     /// Nobody may wait for it any more: then the answer is dropped.
     fn answer(self, result: Result<Done, StoreError>) {
         match (self, result) {
-            (Op::Accept { answer, .. }, Ok(Done::Accepted(accepted))) => answer(accepted),
+            (Op::Accept { rows, answer, .. }, Ok(Done::Accepted(accepted))) => {
+                answer(rows.into_iter().map(|row| row.new).collect(), accepted);
+            }
             (Op::Settle { answer, .. }, Ok(Done::Settled(woken))) => drop(answer.send(Ok(woken))),
             (Op::Other(job), result) => job.answer(result.map(drop)),
-            (Op::Accept { answer, .. }, Err(e)) => answer(Err(e)),
+            (Op::Accept { answer, .. }, Err(e)) => answer(Vec::new(), Err(e)),
             (Op::Settle { answer, .. }, Err(e)) => drop(answer.send(Err(e))),
             (Op::Accept { .. } | Op::Settle { .. } | Op::Stop, Ok(_)) | (Op::Stop, Err(_)) => {}
         }
@@ -138,12 +136,9 @@ pub(super) struct Writer {
     pub(super) shared: Arc<Shared>,
     pub(super) tuning: Tuning,
     pub(super) memory: Memory,
-    /// Pages of log at which readers are waited for.
-    pub(super) restart_at: i64,
+    pub(super) log: Log,
     /// How many operations groups have had of late.
     pub(super) usual: usize,
-    /// When a checkpoint was last tried because the disk was full.
-    pub(super) made_room: Option<Instant>,
 }
 
 impl Writer {
@@ -210,7 +205,7 @@ impl Writer {
             group.into_iter().for_each(|op| op.answer(Err(failure.clone())));
             return;
         }
-        let begun = Instant::now();
+        let (begun, bytes) = (Instant::now(), group.iter().map(|op| op.bytes() + LOGGED).sum());
         let done = match self.transaction(&mut group, false) {
             // Someone's statement failed: again, each one on its own, so that only that one is refused.
             Err(Trouble::One(_)) => self.transaction(&mut group, true),
@@ -224,7 +219,7 @@ impl Writer {
                 for (op, result) in group.into_iter().zip(done) {
                     op.answer(result);
                 }
-                self.checkpoint_if_due();
+                self.log.keep_short(&self.conn, bytes);
             }
             Err(trouble) => {
                 let full = trouble == Trouble::Full;
@@ -234,7 +229,7 @@ impl Writer {
                 };
                 group.into_iter().for_each(|op| op.answer(Err(error.clone())));
                 if full {
-                    self.make_room();
+                    self.log.make_room(&self.conn);
                 }
             }
         }
@@ -311,58 +306,6 @@ impl Writer {
         run.map(drop).map_err(|e| Trouble::of(&e))
     }
 
-    fn checkpoint_if_due(&mut self) {
-        let Some((_, log, copied)) = self.checkpoint("NOOP") else { return };
-        // The log's length and not what is left to copy: under readers that overlap all of it is copied again and
-        // again, and it still never starts from its beginning.
-        if log >= self.restart_at {
-            // Somebody who reads for long (a backup) must not stop every group: after one wait in vain the log may grow
-            // by as much again before the next.
-            let short = self.conn.busy_timeout(RESTART_WAIT);
-            let restarted = short.is_ok() && self.checkpoint("RESTART").is_some_and(|(busy, ..)| !busy);
-            drop(self.conn.busy_timeout(schema::BUSY));
-            let next = if restarted { 0 } else { log };
-            self.restart_at = self.tuning.wal_most.saturating_add(next);
-        } else if log - copied >= self.tuning.wal_pages {
-            self.checkpoint("PASSIVE");
-        }
-    }
-
-    /// With the disk full, a checkpoint lets the log begin again in the room it has: a sweep can then go on. Not more
-    /// often than once a second, for it may read the whole log in vain.
-    fn make_room(&mut self) {
-        if self.made_room.is_none_or(|at| at.elapsed() > Duration::from_secs(1)) {
-            self.made_room = Some(Instant::now());
-            self.checkpoint("PASSIVE");
-        }
-    }
-
-    /// Copies the log into the database (NOOP: only looks); whether readers were in the way, how many pages
-    /// the log has, and how many of them are copied.
-    fn checkpoint(&mut self, mode: &str) -> Option<(bool, i64, i64)> {
-        #[cfg(test)]
-        self.tuning.checkpoints.fetch_add(u64::from(mode != "NOOP"), std::sync::atomic::Ordering::SeqCst);
-        let found = self
-            .conn
-            .prepare_cached(&format!("PRAGMA wal_checkpoint({mode})"))
-            .and_then(|mut pragma| pragma.query_row([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))));
-        #[cfg(test)]
-        self.tuning.checkpoints.fetch_add(u64::from(mode != "NOOP"), std::sync::atomic::Ordering::SeqCst);
-        match found {
-            Ok(pages) => Some(pages),
-            Err(e) => {
-                match Trouble::of(&e) {
-                    // The log keeps what could not be copied: nothing is lost, it only grows.
-                    trouble @ (Trouble::Full | Trouble::Busy) => {
-                        tracing::warn!(?trouble, "the log could not be copied into the database");
-                    }
-                    Trouble::Fatal(text) | Trouble::One(text) => drop(self.shared.fail(text)),
-                }
-                None
-            }
-        }
-    }
-
     /// Commits what was queued before the queue closed, and leaves a database without a log.
     fn finish(mut self) {
         self.queue.close();
@@ -374,7 +317,7 @@ impl Writer {
             // So that the next start finds rows. Where there is no room for them, it finds the notes.
             let (answer, _) = oneshot::channel();
             self.commit(vec![Op::Other(Box::new(Task { run: filing::file_all, result: None, answer }))]);
-            self.checkpoint("TRUNCATE");
+            self.log.end(&self.conn);
             // Lets SQLite remove the empty log, so that the one file is all there is to copy.
             let clean = rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
             drop(self.conn.set_db_config(clean, self.shared.failure().is_some()));

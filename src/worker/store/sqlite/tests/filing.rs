@@ -113,14 +113,14 @@ async fn they_are_bounded() {
     let store = SqliteStore::open(dir.path()).unwrap();
     let batch = |round: usize| (0..500).map(|n| new(&format!("{round}-{n}"), &["x"], T0)).collect();
     let mut left = BTreeSet::new();
-    for round in 0..10 {
+    for round in 0..40 {
         left.extend(seqs_of(&store.accept(batch(round), T0).await.unwrap()));
     }
     assert!(rows(dir.path()) > 0, "in number");
     // All but the first are delivered, and as many events come after it: it does not keep a start looking at them all.
     let mut rest = left.clone();
     let first = rest.pop_first().unwrap();
-    for round in 10..25 {
+    for round in 40..120 {
         let settled = rest.iter().map(|seq| settled(*seq, T0, 200, Next::Delivered)).collect();
         store.settle_many(settled).await.unwrap();
         rest = seqs_of(&store.accept(batch(round), T0).await.unwrap()).into_iter().collect();

@@ -165,10 +165,10 @@ async fn a_long_read_does_not_stop_the_writer() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crash_image_has_what_was_answered() {
     let dir = tempfile::tempdir().unwrap();
-    let checkpoints = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let checkpoints = Arc::new(Checkpoints::default());
     let store = Arc::new(tuned(dir.path(), |t| {
         t.checkpoints = checkpoints.clone();
-        t.wal_pages = 200;
+        t.wal_pages = 1000;
     }));
     let answered = Arc::new(Mutex::new(Vec::<Seq>::new()));
     let stop = Arc::new(AtomicBool::new(false));
@@ -193,7 +193,7 @@ async fn a_crash_image_has_what_was_answered() {
         tokio::time::sleep(Duration::from_millis(fastrand::u64(1..40))).await;
         let copy = tempfile::tempdir().unwrap();
         let must: Vec<Seq> = answered.lock().clone();
-        let before = checkpoints.load(Ordering::SeqCst);
+        let before = checkpoints.seen();
         // By another process: closing a file here would drop the locks that SQLite holds on it.
         let cp = Command::new("cp")
             .args([dir.path().join(FILE), dir.path().join("hookstream.db-wal"), copy.path().to_path_buf()])
@@ -201,7 +201,7 @@ async fn a_crash_image_has_what_was_answered() {
             .unwrap();
         assert!(cp.success());
         // Two files are no single instant: if a checkpoint ran meanwhile, no power failure could leave these two.
-        if before % 2 == 1 || checkpoints.load(Ordering::SeqCst) != before {
+        if before.1 > 0 || checkpoints.seen() != before {
             continue;
         }
         images += 1;
