@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 
 use super::hold::Hold;
 use crate::core::time::Millis;
-use crate::worker::store::{HookId, Next, Pending, Seq, StoreError};
+use crate::worker::store::{Due, HookId, Next, Pending, Seq, StoreError};
 
 /// Tells the dispatcher.
 #[derive(Clone)]
@@ -32,8 +32,7 @@ pub(super) enum Command {
     },
     Loaded {
         uid: Arc<str>,
-        limit: usize,
-        found: Result<(Vec<Pending>, Option<Millis>), StoreError>,
+        found: Result<(Due, Option<Millis>), StoreError>,
     },
     /// The receiver answered, or did not: the hook may send the next.
     Sent {

@@ -26,7 +26,7 @@ use tokio_util::task::TaskTracker;
 use super::handlers::Sender;
 use super::report::Reports;
 use super::route::{Known, Routes};
-use super::store::{HookId, Next, Pending, Seq, Store, StoreError};
+use super::store::{Due, HookId, Most, Next, Pending, Seq, Store, StoreError};
 use crate::core::time::Millis;
 use crate::metrics::Metrics;
 pub use command::Handle;
@@ -193,7 +193,7 @@ impl Dispatcher {
                 }
                 self.pump(&uid);
             }
-            Command::Loaded { uid, limit, found } => self.loaded(&uid, limit, found),
+            Command::Loaded { uid, found } => self.loaded(&uid, found),
             Command::Sent { uid, came } => {
                 self.judge(&uid, came);
                 self.ended(uid);
@@ -360,16 +360,11 @@ impl Dispatcher {
         }
     }
 
-    fn loaded(
-        &mut self,
-        uid: &Arc<str>,
-        limit: usize,
-        found: Result<(Vec<Pending>, Option<Millis>), StoreError>,
-    ) {
+    fn loaded(&mut self, uid: &Arc<str>, found: Result<(Due, Option<Millis>), StoreError>) {
         let Some(queue) = self.queues.get_mut(uid) else { return };
         match found {
-            Ok((pending, next_due)) => {
-                self.waiting_bytes += queue.loaded(pending, limit);
+            Ok((due, next_due)) => {
+                self.waiting_bytes += queue.loaded(due);
                 if let Some(at) = next_due {
                     self.wakes.at(at, uid);
                 }
@@ -442,21 +437,29 @@ impl Dispatcher {
                 handle: self.handle.clone(),
             }));
         }
-        let limit = match wait_until {
-            Some(_) if !more_may_be_old => None,
-            _ => queue.wants_more(),
+        let may_read = match wait_until {
+            Some(_) if !more_may_be_old => false,
+            // With the memory full, who has something reads no more.
+            _ if self.waiting_bytes >= MAX_WAITING_BYTES => queue.ready.is_empty() && queue.in_flight == 0,
+            _ => true,
         };
+        let read = may_read && queue.wants_more();
+        let has = if read { queue.claimed.clone() } else { HashSet::new() };
         if let Some(at) = wait_until {
             self.wakes.at(at, uid);
         }
-        if let Some(limit) = limit {
+        if read {
+            let most = match self.waiting_bytes >= MAX_WAITING_BYTES {
+                true => Most { rows: 1, ..queue::MOST },
+                false => queue::MOST,
+            };
             let (store, handle, uid) = (self.store.clone(), self.handle.clone(), uid.clone());
             self.tasks.spawn(async move {
                 let now = Millis::now();
                 let found =
-                    async { Ok((store.due(&uid, now, limit).await?, store.next_due(&uid, now).await?)) }
+                    async { Ok((store.due(&uid, now, has, most).await?, store.next_due(&uid, now).await?)) }
                         .await;
-                handle.commands.send(Command::Loaded { uid, limit, found }).await.ok();
+                handle.commands.send(Command::Loaded { uid, found }).await.ok();
             });
         }
     }

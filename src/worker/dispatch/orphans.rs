@@ -1,13 +1,14 @@
 //! Deliveries whose hook is gone: they wait for one of its name, and die after a while.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::command::Command;
 use super::queue::Queue;
-use super::{Dispatcher, hold};
+use super::{Dispatcher, hold, queue};
 use crate::core::time::Millis;
 use crate::metrics::Metrics;
-use crate::worker::store::{HookId, Next, Pending, Settlement, Store};
+use crate::worker::store::{HookId, Most, Next, Pending, Settlement, Store};
 
 impl Dispatcher {
     /// The hook does not exist (any more). What waits for it waits for a while, should one of its name come, then dies.
@@ -95,22 +96,21 @@ impl Dispatcher {
 
 /// Ends every pending delivery of a hook that is gone for good. False: the store could not do it.
 async fn bury(store: &dyn Store, metrics: &Metrics, uid: &str) -> bool {
-    let far = Millis(i64::MAX);
-    while let Ok(pending) = store.due(uid, far, 256).await {
-        if pending.is_empty() {
+    let (far, most) = (Millis(i64::MAX), Most { rows: 256, ..queue::MOST });
+    while let Ok(due) = store.due(uid, far, HashSet::new(), most).await {
+        if due.pending.is_empty() {
             return true;
         }
-        for Pending { seq: delivery, .. } in pending {
-            let next = Next::Dead { reason: "HookDeleted" };
-            if store
-                .settle(Settlement { delivery, at: Millis::now(), attempt: None, next, progress: None })
-                .await
-                .is_err()
-            {
-                return false;
-            }
-            metrics.finished("dead", "HookDeleted");
-        }
+        let (at, next) = (Millis::now(), Next::Dead { reason: "HookDeleted" });
+        let dead = due.pending.into_iter().map(|Pending { seq: delivery, .. }| Settlement {
+            delivery,
+            at,
+            attempt: None,
+            next,
+            progress: None,
+        });
+        let Ok(ended) = store.settle_many(dead.collect()).await else { return false };
+        ended.iter().for_each(|_| metrics.finished("dead", "HookDeleted"));
     }
     false
 }

@@ -7,16 +7,20 @@ use super::hold::{Hold, Mark};
 use crate::core::breaker::{Breaker, Leave};
 use crate::core::bucket::{Bucket, Rate};
 use crate::core::time::Millis;
-use crate::worker::store::{HookId, Pending, Seq};
+use crate::worker::store::{Due, HookId, Most, Pending, Seq};
 
-/// Deliveries of one hook that are read from disk at a time.
+/// Deliveries of one hook that are read from disk at a time, and their bytes.
 const WINDOW: usize = 64;
+const WINDOW_BYTES: usize = 4 << 20;
 /// Deliveries of one hook that may wait in memory from the moment they were accepted: reading them again would cost more
 /// than keeping them, so there is room for a burst. All hooks together are bounded in bytes.
 const ROOM: usize = 16_384;
 
 /// What waits while the breaker is open is looked through this often.
 const LOOK_FOR_OLD: Duration = Duration::from_secs(1);
+
+/// What is read of one hook at a time.
+pub const MOST: Most = Most { rows: WINDOW, bytes: WINDOW_BYTES };
 
 /// About what a delivery takes in memory besides its data.
 const OVERHEAD: usize = 512;
@@ -106,24 +110,24 @@ impl Queue {
         self.claimed.len() >= self.ready.len() + self.in_flight + ROOM
     }
 
-    /// How many to read from disk now, if any. Claimed ones come again, so the read asks for as many more.
-    pub fn wants_more(&mut self) -> Option<usize> {
+    /// True where the disk is to be read now. What is claimed need not come again.
+    pub fn wants_more(&mut self) -> bool {
         if !self.on_disk || self.loading || self.ready.len() > WINDOW / 2 || self.is_full() {
-            return None;
+            return false;
         }
         self.loading = true;
         self.missed_while_loading = false;
         self.settled_while_loading.clear();
-        Some(WINDOW + self.claimed.len())
+        true
     }
 
     /// Takes what was read; the bytes that came into memory.
-    pub fn loaded(&mut self, found: Vec<Pending>, limit: usize) -> usize {
+    pub fn loaded(&mut self, found: Due) -> usize {
         self.loading = false;
-        self.on_disk = self.missed_while_loading || found.len() >= limit;
+        self.on_disk = self.missed_while_loading || found.more;
         let mut taken = 0;
         let settled = std::mem::take(&mut self.settled_while_loading);
-        for pending in found {
+        for pending in found.pending {
             if !settled.contains(&pending.seq) && self.claimed.insert(pending.seq) {
                 taken += bytes(&pending);
                 self.ready.push_back(pending);
@@ -250,6 +254,10 @@ mod tests {
         }
     }
 
+    fn read(pending: impl IntoIterator<Item = Pending>) -> Due {
+        Due { pending: pending.into_iter().collect(), more: false }
+    }
+
     fn seqs(queue: &Queue) -> Vec<Seq> {
         queue.ready.iter().map(|p| p.seq).collect()
     }
@@ -264,11 +272,11 @@ mod tests {
             }
         }
         assert_eq!(queue.ready.len(), ROOM);
-        assert!(queue.wants_more().is_none(), "not while there is enough in memory");
+        assert!(!queue.wants_more(), "not while there is enough in memory");
         queue.ready.drain(..ROOM - 24);
-        let limit = queue.wants_more().unwrap();
-        assert!(queue.wants_more().is_none(), "one read at a time");
-        queue.loaded((0..all).map(pending).collect(), limit);
+        assert!(queue.wants_more());
+        assert!(!queue.wants_more(), "one read at a time");
+        queue.loaded(read((0..all).map(pending)));
         assert_eq!(seqs(&queue), (room - 24..all).collect::<Vec<_>>(), "claimed ones are passed over");
         assert!(!queue.on_disk);
     }
@@ -282,20 +290,20 @@ mod tests {
         // Their outcomes are told, and not yet committed.
         queue.ready.clear();
         queue.missed();
-        assert!(queue.is_full() && queue.wants_more().is_none());
+        assert!(queue.is_full() && !queue.wants_more());
         queue.settled(1);
-        assert!(!queue.is_full() && queue.wants_more().is_some());
+        assert!(!queue.is_full() && queue.wants_more());
     }
 
     #[test]
     fn what_comes_during_a_read_is_not_forgotten() {
         let mut queue = Queue::default();
         queue.missed();
-        let limit = queue.wants_more().unwrap();
+        assert!(queue.wants_more());
         assert_eq!(queue.offer(pending(7)), Err(NoRoom), "older ones may be on disk");
         queue.missed();
-        queue.loaded(Vec::new(), limit);
-        assert!(queue.wants_more().is_some());
+        queue.loaded(Due::default());
+        assert!(queue.wants_more());
     }
 
     #[test]
@@ -304,14 +312,14 @@ mod tests {
         queue.offer(pending(1)).unwrap();
         queue.ready.clear();
         queue.missed();
-        let limit = queue.wants_more().unwrap();
+        assert!(queue.wants_more());
         queue.settled(1);
-        queue.loaded(vec![pending(1), pending(2)], limit);
+        queue.loaded(read([pending(1), pending(2)]));
         assert_eq!(seqs(&queue), [2]);
         queue.missed();
         queue.ready.clear();
-        let limit = queue.wants_more().unwrap();
-        queue.loaded(vec![pending(1)], limit);
+        assert!(queue.wants_more());
+        queue.loaded(read([pending(1)]));
         assert_eq!(seqs(&queue), [1], "a read that began later tells the truth");
     }
 
@@ -350,9 +358,9 @@ mod tests {
         queue.offer(pending(2)).unwrap();
         assert_eq!(queue.changed(1), Ok(bytes(&pending(1))));
         assert_eq!(queue.ready.iter().map(|p| p.seq).collect::<Vec<_>>(), [2]);
-        let limit = queue.wants_more().unwrap();
+        assert!(queue.wants_more());
         assert_eq!(queue.changed(3), Ok(0));
-        queue.loaded(vec![pending(3)], limit);
+        queue.loaded(read([pending(3)]));
         assert_eq!(queue.ready.len(), 1, "the read may be older than the cancelling");
         assert!(queue.on_disk, "and a replay is found by another");
         queue.ready.clear();

@@ -30,10 +30,20 @@ pub(super) trait Subject {
     fn open(&self) -> impl Future<Output = Self::Store>;
 }
 
+/// What is due, of which the caller has nothing.
+pub(super) trait DueBy: Store {
+    async fn due_by(&self, uid: &str, now: Millis, rows: usize) -> Result<Vec<Pending>, StoreError> {
+        let most = Most { rows, bytes: usize::MAX };
+        Ok(self.due(uid, now, HashSet::new(), most).await?.pending)
+    }
+}
+
+impl<S: Store> DueBy for S {}
+
 macro_rules! conformance {
     ($subject:ty) => {
         conformance!($subject:
-            due_in_order_and_by_hook numbers_are_never_used_again bytes_come_back_as_they_came
+            due_in_order_and_by_hook what_is_due_is_read_in_parts numbers_are_never_used_again bytes_come_back_as_they_came
             duplicates_within_the_window duplicates_within_one_call duplicates_at_the_same_time
             several_events_are_all_or_none a_refused_operation_takes_no_other_with_it settlements_and_history
             settling_what_is_finished_changes_nothing next_due_and_backlog a_delivery_belongs_to_its_namespace
@@ -125,7 +135,7 @@ pub(super) fn seqs_of<'a>(accepted: impl IntoIterator<Item = &'a Accepted>) -> V
 }
 
 async fn due_ids(store: &impl Store, name: &str, now: Millis) -> Vec<Seq> {
-    store.due(&hook(name).uid, now, 1000).await.unwrap().iter().map(|p| p.seq).collect()
+    store.due_by(&hook(name).uid, now, 1000).await.unwrap().iter().map(|p| p.seq).collect()
 }
 
 async fn sweep_all(store: &impl Store, now: Millis) {
@@ -148,11 +158,49 @@ pub(super) async fn due_in_order_and_by_hook<S: Subject>() {
     assert_eq!(due_ids(&store, "x", at(60)).await, [b, c, ax], "the longest due first");
     assert_eq!(due_ids(&store, "y", at(60)).await, [ay]);
     assert_eq!(due_ids(&store, "nobody", at(60)).await, [0; 0]);
-    let two = store.due("uid-x", at(60), 2).await.unwrap();
+    let two = store.due_by("uid-x", at(60), 2).await.unwrap();
     assert_eq!(two.iter().map(|p| p.seq).collect::<Vec<_>>(), [b, c]);
     let first = &two[0];
     assert_eq!((&first.hook, first.event.id.as_str(), first.accepted), (&hook("x"), "b", T0));
     assert_eq!((first.attempts, first.due), (0, at(10)));
+}
+
+pub(super) async fn what_is_due_is_read_in_parts<S: Subject>() {
+    let place = S::new();
+    let mut store = place.open().await;
+    let big = format!("\"{}\"", "x".repeat(9_998));
+    let mut seqs = Vec::new();
+    for n in 0..5 {
+        let new = NewEvent { event: event_with(&format!("e{n}"), &big), ..new("", &["x"], T0) };
+        seqs.extend(seqs_of(&store.accept(vec![new], T0).await.unwrap()));
+    }
+    let read = async |store: &S::Store, has: &[Seq], rows, bytes| {
+        let has = has.iter().copied().collect();
+        let due = store.due("uid-x", T0, has, Most { rows, bytes }).await.unwrap();
+        (due.pending.iter().map(|p| p.seq).collect::<Vec<_>>(), due.more)
+    };
+    for opened in 0..2 {
+        if opened > 0 {
+            drop(store);
+            store = place.open().await;
+        }
+        assert_eq!(read(&store, &[], 9, usize::MAX).await, (seqs.clone(), false));
+        assert_eq!(read(&store, &[], 5, usize::MAX).await, (seqs.clone(), false));
+        assert_eq!(read(&store, &[], 4, usize::MAX).await, (seqs[..4].to_vec(), true));
+        assert_eq!(
+            read(&store, &[], 9, 15_000).await,
+            (seqs[..2].to_vec(), true),
+            "as many as have the bytes"
+        );
+        assert_eq!(read(&store, &[], 9, 1).await, (seqs[..1].to_vec(), true), "one at least");
+        assert_eq!(
+            read(&store, &seqs[..3], 1, usize::MAX).await,
+            (vec![seqs[3]], true),
+            "what the caller has costs nothing"
+        );
+        assert_eq!(read(&store, &seqs[1..], 9, 1).await, (seqs[..1].to_vec(), false));
+        assert_eq!(read(&store, &seqs, 9, 1).await, (Vec::new(), false));
+    }
 }
 
 pub(super) async fn numbers_are_never_used_again<S: Subject>() {
@@ -185,14 +233,14 @@ pub(super) async fn bytes_come_back_as_they_came<S: Subject>() {
     let id = Uuid::now_v7();
     let deliveries = vec![NewDelivery { id, ..delivery("x", T0) }];
     store.accept(vec![NewEvent { event: odd.clone(), dedup: None, deliveries }], T0).await.unwrap();
-    let back = store.due("uid-x", T0, 9).await.unwrap().remove(0);
+    let back = store.due_by("uid-x", T0, 9).await.unwrap().remove(0);
     assert_eq!(back.event, odd);
     assert_eq!(back.id, id);
     let big = format!("\"{}\"", "x".repeat(1 << 20));
     let deliveries = vec![delivery("big", T0)];
     let event = event_with("big", &big);
     store.accept(vec![NewEvent { event, dedup: None, deliveries }], T0).await.unwrap();
-    assert_eq!(store.due("uid-big", T0, 9).await.unwrap()[0].event.data.get(), big);
+    assert_eq!(store.due_by("uid-big", T0, 9).await.unwrap()[0].event.data.get(), big);
 }
 
 pub(super) async fn duplicates_within_the_window<S: Subject>() {
@@ -288,7 +336,7 @@ pub(super) async fn settlements_and_history<S: Subject>() {
     let later = T0 + MINUTE;
     store.settle(settled(seqs[0], T0, 503, Next::Retry { due: later })).await.unwrap();
     assert_eq!(due_ids(&store, "x", T0).await, [0; 0]);
-    let waiting = store.due("uid-x", later, 9).await.unwrap().remove(0);
+    let waiting = store.due_by("uid-x", later, 9).await.unwrap().remove(0);
     assert_eq!(
         (waiting.attempts, waiting.due, waiting.id),
         (1, later, ids[0]),
@@ -384,7 +432,7 @@ pub(super) async fn sweep_keeps_what_must_be_kept<S: Subject>() {
     assert_eq!(left(Millis((ended + RETENTION.dead_letter_age).0 - 1)).await, [false, true, true]);
     assert_eq!(left(ended + RETENTION.dead_letter_age).await, [false, false, true]);
     assert_eq!(left(LATE).await, [false, false, true], "what waits is never swept");
-    assert_eq!(store.due("uid-waits", LATE, 9).await.unwrap()[0].event, event("a"));
+    assert_eq!(store.due_by("uid-waits", LATE, 9).await.unwrap()[0].event, event("a"));
 }
 
 pub(super) async fn sweep_is_bounded_and_tells_when_there_is_more<S: Subject>() {
@@ -433,12 +481,12 @@ pub(super) async fn a_reopened_store_has_it_all<S: Subject>() {
         .settle(settled(accepted.deliveries[0].seq, T0, 500, Next::Retry { due: T0 + MINUTE }))
         .await
         .unwrap();
-    let due = store.due("uid-x", LATE, 9).await.unwrap();
+    let due = store.due_by("uid-x", LATE, 9).await.unwrap();
     let record = store.delivery("shop", id).await.unwrap();
     let backlog = store.backlog().await.unwrap();
     drop(store);
     let store = place.open().await;
-    assert_eq!(store.due("uid-x", LATE, 9).await.unwrap(), due);
+    assert_eq!(store.due_by("uid-x", LATE, 9).await.unwrap(), due);
     assert_eq!(store.delivery("shop", id).await.unwrap(), record);
     assert_eq!(store.backlog().await.unwrap(), backlog);
     let again = NewEvent { dedup: key(1, HOUR), ..new("b", &["x"], T0) };
@@ -468,7 +516,7 @@ pub(super) async fn close_commits_what_is_queued<S: Subject>() {
     let closed = |e: StoreError| assert!(matches!(e, StoreError::Closed), "{e}");
     closed(store.accept(vec![new("z", &["x"], T0)], T0).await.unwrap_err());
     closed(store.settle(settled(1, T0, 200, Next::Delivered)).await.unwrap_err());
-    closed(store.due("uid-x", T0, 1).await.unwrap_err());
+    closed(store.due_by("uid-x", T0, 1).await.unwrap_err());
     closed(store.sweep(RETENTION, LATE).await.unwrap_err());
     assert!(store.failed().now_or_never().is_none(), "to close is no failure");
     // The place is free while the closed store still lives.

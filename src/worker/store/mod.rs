@@ -15,6 +15,7 @@ pub mod sqlite;
 #[cfg(test)]
 mod conformance;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -84,7 +85,8 @@ pub struct Accepted {
     /// stand now.
     pub deliveries: Vec<AcceptedDelivery>,
     /// Hooks that got something due besides what is told above: trailing candidates whose period was over, and
-    /// deliveries that were dead of age or attempts and that the repeat of their event revived. Who called wakes them.
+    /// deliveries that were dead of age or attempts and that the repeat of their event revived, which it does for the
+    /// hooks that it is for. Who called wakes them.
     pub woken: Vec<HookId>,
 }
 
@@ -138,6 +140,21 @@ pub struct Pending {
     pub replays: u32,
     /// What its handler noted at an earlier attempt; the store does not know what it means.
     pub progress: Progress,
+}
+
+/// How much is read at a time: so many rows, and as many as have so many bytes of events, but one at least.
+#[derive(Clone, Copy, Debug)]
+pub struct Most {
+    pub rows: usize,
+    pub bytes: usize,
+}
+
+/// Deliveries that are due.
+#[derive(Debug, Default)]
+pub struct Due {
+    pub pending: Vec<Pending>,
+    /// There are more, which were too many to be read.
+    pub more: bool,
 }
 
 /// What a handler did for a delivery and is not to do again. Empty: nothing.
@@ -342,13 +359,14 @@ pub trait Store: Send + Sync + 'static {
     /// (a trailing candidate goes at once when the delivery before it dies).
     fn settle(&self, settlement: Settlement) -> BoxFuture<'_, Result<bool, StoreError>>;
 
-    /// The pending deliveries of a hook that are due by `now`, the longest due first, at most `limit`.
+    /// The pending deliveries of a hook that are due by `now`, the longest due first, but those that the caller has.
     fn due(
         &self,
         hook_uid: &str,
         now: Millis,
-        limit: usize,
-    ) -> BoxFuture<'_, Result<Vec<Pending>, StoreError>>;
+        has: HashSet<Seq>,
+        most: Most,
+    ) -> BoxFuture<'_, Result<Due, StoreError>>;
 
     /// When the earliest pending delivery of a hook after `after` is due.
     fn next_due(&self, hook_uid: &str, after: Millis) -> BoxFuture<'_, Result<Option<Millis>, StoreError>>;

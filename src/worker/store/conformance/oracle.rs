@@ -57,7 +57,8 @@ impl Oracle {
                 want.woken = Vec::new();
                 for delivery in &mut want.deliveries {
                     let held = &self.held[&delivery.seq];
-                    if matches!(held.record.reason.as_deref(), Some("MaxAge" | "MaxAttempts")) {
+                    let wanted = new.deliveries.iter().any(|d| d.hook == held.record.hook);
+                    if wanted && matches!(held.record.reason.as_deref(), Some("MaxAge" | "MaxAttempts")) {
                         want.woken.push(held.record.hook.clone());
                         self.raise(delivery.seq, now);
                     }
@@ -363,9 +364,9 @@ impl Oracle {
         for name in HOOKS {
             let uid = hook(name).uid;
             for at in [now, LATE] {
-                assert_eq!(store.due(&uid, at, 1000).await.unwrap(), self.due(name, at));
+                assert_eq!(store.due_by(&uid, at, 1000).await.unwrap(), self.due(name, at));
             }
-            let two = store.due(&uid, now, 2).await.unwrap();
+            let two = store.due_by(&uid, now, 2).await.unwrap();
             assert_eq!(two, self.due(name, now).into_iter().take(2).collect::<Vec<_>>());
             let next = self.pending(name).map(|p| p.due).filter(|due| *due > now).min();
             assert_eq!(store.next_due(&uid, now).await.unwrap(), next);

@@ -54,7 +54,7 @@ pub(in super::super) async fn snooze_drops_and_tells_how_many<S: Subject>() {
     let then = T0 + MINUTE;
     let (_, seq, fate) = one(&store, asked, then).await;
     assert_eq!(fate, goes(then, 2));
-    let due = store.due("uid-x", then, 9).await.unwrap();
+    let due = store.due_by("uid-x", then, 9).await.unwrap();
     assert_eq!(due.iter().find(|p| p.seq == seq).unwrap().suppressed, 2, "kept with it");
     assert_eq!(one(&store, asked, then + MINUTE).await.2, goes(then + MINUTE, 0), "told once");
 }
@@ -95,7 +95,7 @@ pub(in super::super) async fn a_trailing_candidate_goes_when_the_period_ends<S: 
     let store = place.open().await;
     let late = end + HOUR;
     assert_eq!(store.promote(late).await.unwrap(), [hook("x")]);
-    let sent = store.due("uid-x", late, 9).await.unwrap().into_iter().find(|p| p.seq == seq).unwrap();
+    let sent = store.due_by("uid-x", late, 9).await.unwrap().into_iter().find(|p| p.seq == seq).unwrap();
     assert_eq!((sent.due, sent.suppressed), (late, 1));
     assert_eq!(store.next_promotion().await.unwrap(), None);
     // It set both memories and opened a new period.
@@ -124,7 +124,7 @@ pub(in super::super) async fn a_candidate_goes_at_once_when_the_one_before_it_di
     assert!(!store.settle(settled(first, T0, 503, Next::Retry { due: T0 })).await.unwrap());
     let at = T0 + Duration::from_secs(9);
     assert!(die(&store, first, "Gone", at).await, "something else is due");
-    assert_eq!(store.due("uid-x", at, 9).await.unwrap().remove(0).seq, candidate);
+    assert_eq!(store.due_by("uid-x", at, 9).await.unwrap().remove(0).seq, candidate);
     assert_eq!(
         one(&store, asked, at + Duration::from_secs(59)).await.2,
         Fate::Candidate { due: at + MINUTE }
@@ -132,7 +132,7 @@ pub(in super::super) async fn a_candidate_goes_at_once_when_the_one_before_it_di
     // The same where it is cancelled.
     assert_eq!(store.cancel("shop", id, at).await.unwrap(), Some(hook("x")));
     assert_eq!(how(&store, id).await.0, State::Cancelled);
-    assert_eq!(store.due("uid-x", at, 9).await.unwrap().len(), 1);
+    assert_eq!(store.due_by("uid-x", at, 9).await.unwrap().len(), 1);
     assert_eq!(store.next_promotion().await.unwrap(), None);
 }
 
@@ -182,12 +182,16 @@ pub(in super::super) async fn a_repeat_revives_what_died_of_age_or_attempts<S: S
     die(&store, seqs[1], "TerminalStatus", T0).await;
     store.settle(settled(seqs[2], T0, 200, Next::Delivered)).await.unwrap();
     let now = T0 + MINUTE;
+    let without = NewEvent { dedup: key(1, HOUR), ..new("a", &["y", "z"], T0) };
+    let gone = store.accept(vec![without], now).await.unwrap().remove(0);
+    assert!(gone.duplicate && gone.woken.is_empty(), "its hook is gone: {gone:?}");
+    assert_eq!(gone.deliveries[0].fate, Fate::Dead);
     let again = store.accept(vec![keyed()], now).await.unwrap().remove(0);
     assert!(again.duplicate);
     let fates: Vec<_> = again.deliveries.iter().map(|d| d.fate).collect();
     assert_eq!(fates, [goes(now, 0), Fate::Dead, Fate::Ended]);
     assert_eq!(again.woken, [hook("x")]);
-    let revived = store.due("uid-x", now, 9).await.unwrap().remove(0);
+    let revived = store.due_by("uid-x", now, 9).await.unwrap().remove(0);
     assert_eq!((revived.seq, revived.attempts, revived.accepted, revived.replays), (seqs[0], 0, now, 0));
     let third = store.accept(vec![keyed()], now).await.unwrap().remove(0);
     assert!(third.woken.is_empty(), "once");
@@ -199,14 +203,14 @@ pub(in super::super) async fn a_replay_begins_anew_under_its_id<S: Subject>() {
     let (id, seq, _) = one(&store, wish(1, None, false), T0).await;
     assert_eq!(store.replay("other", id, T0).await.unwrap(), None);
     store.replay("shop", id, T0 + MINUTE).await.unwrap();
-    assert_eq!(store.due("uid-x", T0, 9).await.unwrap()[0].replays, 0, "what is pending stays as it is");
+    assert_eq!(store.due_by("uid-x", T0, 9).await.unwrap()[0].replays, 0, "what is pending stays as it is");
     store.settle(settled(seq, T0, 200, Next::Delivered)).await.unwrap();
     let now = T0 + HOUR;
     store.replay("shop", id, now).await.unwrap();
-    let again = store.due("uid-x", now, 9).await.unwrap().remove(0);
+    let again = store.due_by("uid-x", now, 9).await.unwrap().remove(0);
     assert_eq!((again.id, again.attempts, again.accepted, again.replays), (id, 0, now, 1));
     store.settle(settled(seq, now, 503, Next::Retry { due: now })).await.unwrap();
-    assert_eq!(store.due("uid-x", now, 9).await.unwrap()[0].attempts, 1);
+    assert_eq!(store.due_by("uid-x", now, 9).await.unwrap()[0].attempts, 1);
     let record = store.delivery("shop", id).await.unwrap().unwrap();
     assert_eq!((record.attempts.len(), record.accepted), (2, T0), "the history stays");
     // What was delivered once did set the memory: its replay's death clears nothing.
@@ -301,7 +305,7 @@ pub(in super::super) async fn the_age_clock_stands_still_while_held<S: Subject>(
     store.set_held(&x, true, T0).await.unwrap();
     store.accept(vec![new("a", &["x"], T0)], T0 + MINUTE).await.unwrap();
     store.set_held(&x, true, T0 + MINUTE).await.unwrap();
-    let held = async |store: &S::Store, now| store.due("uid-x", now, 9).await.unwrap()[0].held;
+    let held = async |store: &S::Store, now| store.due_by("uid-x", now, 9).await.unwrap()[0].held;
     assert_eq!(held(&store, T0 + MINUTE * 3).await, MINUTE * 2, "since it was accepted");
     drop(store);
     let store = place.open().await;
@@ -312,7 +316,7 @@ pub(in super::super) async fn the_age_clock_stands_still_while_held<S: Subject>(
     assert_eq!(held(&store, T0 + HOUR).await, MINUTE * 3);
     store.set_held(&x, true, T0 + HOUR).await.unwrap();
     assert_eq!(held(&store, T0 + HOUR + MINUTE).await, MINUTE * 4);
-    let pending = store.due("uid-x", T0 + HOUR, 9).await.unwrap().remove(0);
+    let pending = store.due_by("uid-x", T0 + HOUR, 9).await.unwrap().remove(0);
     die(&store, pending.seq, "MaxAge", T0 + HOUR).await;
     store.replay("shop", pending.id, T0 + HOUR + MINUTE).await.unwrap();
     assert_eq!(held(&store, T0 + HOUR + MINUTE).await, Duration::ZERO, "a replay begins anew");
@@ -338,7 +342,7 @@ pub(in super::super) async fn another_hook_of_the_name_takes_up_what_waits<S: Su
         want.extend([first, candidate]);
         want.sort_unstable();
         let then = T0 + HOUR * 2;
-        let mut got = store.due("uid-new", then, 9999).await.unwrap();
+        let mut got = store.due_by("uid-new", then, 9999).await.unwrap();
         got.sort_by_key(|p| p.seq);
         assert_eq!(got.iter().map(|p| p.seq).collect::<Vec<_>>(), want);
         assert!(got.iter().all(|p| p.hook == to));
@@ -360,13 +364,13 @@ pub(in super::super) async fn what_is_undecided_does_not_age_and_is_decided_agai
     store.settle(Settlement { delivery, at: T0, attempt: None, next: later, progress: None }).await.unwrap();
     assert_eq!(how(&store, id).await, (State::Pending, Some("Undecided".into())));
     assert!(!store.decide_again("uid-nobody", T0 + MINUTE).await.unwrap());
-    assert!(store.due("uid-x", T0 + MINUTE, 9).await.unwrap().is_empty());
+    assert!(store.due_by("uid-x", T0 + MINUTE, 9).await.unwrap().is_empty());
     assert!(!store.decide_again("uid-x", T0 + MINUTE).await.unwrap());
-    let due = store.due("uid-x", T0 + MINUTE, 9).await.unwrap();
+    let due = store.due_by("uid-x", T0 + MINUTE, 9).await.unwrap();
     assert_eq!((due[0].held, due[0].attempts), (MINUTE, 0));
     // One that was attempted waits for its time.
     store.settle(settled(delivery, T0 + MINUTE, 503, later)).await.unwrap();
     assert_eq!(how(&store, id).await, (State::Pending, None));
     store.decide_again("uid-x", T0 + MINUTE).await.unwrap();
-    assert!(store.due("uid-x", T0 + MINUTE, 9).await.unwrap().is_empty());
+    assert!(store.due_by("uid-x", T0 + MINUTE, 9).await.unwrap().is_empty());
 }

@@ -156,7 +156,7 @@ fn accept_one(conn: &Connection, memory: &mut Memory, row: &Row, now: Millis) ->
     if let Some(dedup) = &row.new.dedup
         && let Some((seq, event_id)) = first_of(conn, memory, row, dedup, now)?
     {
-        return duplicate(conn, memory, seq, event_id, now);
+        return duplicate(conn, memory, row, seq, event_id, now);
     }
     let expires = row.new.dedup.as_ref().map(|dedup| now + dedup.window);
     let (event, seq) = (&row.new.event, memory.filing(conn)?.next_event());
@@ -349,10 +349,11 @@ fn first_of(
     .optional()
 }
 
-/// What a repeat of an event is told; it revives what died because the receiver was away.
+/// What a repeat of an event is told; it revives what died because the receiver was away, where the hook is still there.
 fn duplicate(
     conn: &Connection,
     memory: &mut Memory,
+    row: &Row,
     event: Seq,
     event_id: String,
     now: Millis,
@@ -376,12 +377,17 @@ fn duplicate(
             PENDING => Fate::Pending { due, suppressed },
             CANDIDATE => Fate::Candidate { due },
             DROPPED => Fate::Dropped,
-            DEAD if reason.is_some_and(|r| REVIVED.contains(&r.as_str()))
-                && !full(conn, memory, hook, size)? =>
-            {
-                raise(conn, memory, seq, false, now)?;
-                woken.push(memory.hook(conn, hook)?.id.clone());
-                Fate::Pending { due: now, suppressed }
+            DEAD if reason.is_some_and(|r| REVIVED.contains(&r.as_str())) => {
+                let id = memory.hook(conn, hook)?.id.clone();
+                // A hook that is gone, or wants it no more, is not among those that the repeat is for.
+                let wanted = row.new.deliveries.iter().any(|delivery| delivery.hook.uid == id.uid);
+                if wanted && !full(conn, memory, hook, size)? {
+                    raise(conn, memory, seq, false, now)?;
+                    woken.push(id);
+                    Fate::Pending { due: now, suppressed }
+                } else {
+                    Fate::Dead
+                }
             }
             DEAD => Fate::Dead,
             _ => Fate::Ended,

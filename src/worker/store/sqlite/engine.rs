@@ -1,5 +1,6 @@
 //! The trait, by the parts.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use futures::FutureExt;
@@ -8,7 +9,7 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::super::{
-    Accepted, Backlog, Explained, Filter, HookId, NewEvent, Pending, Record, Replay, Retention, Seq,
+    Accepted, Backlog, Due, Explained, Filter, HookId, Most, NewEvent, Record, Replay, Retention, Seq,
     Settlement, State, Stats, Store, StoreError, Then,
 };
 use super::writer::Op;
@@ -45,10 +46,11 @@ impl Store for SqliteStore {
         &self,
         hook_uid: &str,
         now: Millis,
-        limit: usize,
-    ) -> BoxFuture<'_, Result<Vec<Pending>, StoreError>> {
+        has: HashSet<Seq>,
+        most: Most,
+    ) -> BoxFuture<'_, Result<Due, StoreError>> {
         let uid = hook_uid.to_owned();
-        async move { self.read(move |conn| reads::due(conn, &uid, now, limit)).await }.boxed()
+        async move { self.read(move |conn| reads::due(conn, &uid, now, &has, most)).await }.boxed()
     }
 
     fn next_due(&self, hook_uid: &str, after: Millis) -> BoxFuture<'_, Result<Option<Millis>, StoreError>> {

@@ -3,7 +3,7 @@
 //! Every statement walks an index and is bounded by a limit or by the number of hooks, whatever the backlog; the tests
 //! hold their plans.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,8 +14,8 @@ use serde_json::value::RawValue;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-use super::super::{Backlog, HookId, Pending, Stats, StoreError};
-use super::filing;
+use super::super::{Backlog, Due, HookId, Most, Pending, Seq, Stats, StoreError};
+use super::filing::{self, Unfiled};
 use super::memory::held;
 use super::numbers;
 use super::places;
@@ -83,64 +83,113 @@ pub(super) fn touch(conn: &Connection) -> rusqlite::Result<()> {
     conn.query_row("SELECT count(*) FROM meta", [], |_| Ok(()))
 }
 
-pub(super) fn due(conn: &Connection, uid: &str, now: Millis, limit: usize) -> rusqlite::Result<Vec<Pending>> {
-    // One snapshot: between the two a hold may end, or the hook's deliveries become another's.
+/// The numbers come from the index alone, so that what the caller has costs next to nothing, and events are read one by one
+/// until they are enough.
+pub(super) fn due(
+    conn: &Connection,
+    uid: &str,
+    now: Millis,
+    has: &HashSet<Seq>,
+    most: Most,
+) -> rusqlite::Result<Due> {
+    // One snapshot: in between a hold may end, or the hook's deliveries become another's.
     let tx = conn.unchecked_transaction()?;
-    let Some((number, hook, held)) = hook(&tx, uid, now)? else { return Ok(Vec::new()) };
-    let mut found = tx
-        .prepare_cached(DUE)?
-        .query_map(params![number, now.0, i64::try_from(limit).unwrap_or(i64::MAX)], |row| {
-            Ok(Pending {
-                seq: row.get(0)?,
-                id: Uuid::from_bytes(row.get(1)?),
-                hook: hook.clone(),
-                attempts: row.get(2)?,
-                due: Millis(row.get(3)?),
-                accepted: Millis(row.get(4)?),
-                held: Duration::from_millis(u64::try_from(held.saturating_sub(row.get(15)?)).unwrap_or(0)),
-                suppressed: row.get(13)?,
-                replays: row.get(14)?,
-                progress: row.get::<_, Option<Vec<u8>>>(16)?.unwrap_or_default(),
-                event: Arc::new(event(row)?),
-            })
-        })?
-        .collect::<rusqlite::Result<Vec<_>>>()?;
-    for (seq, unfiled) in filing::by_notes(&tx)?.into_iter().filter(|(_, u)| u.hook == number).take(limit) {
-        found.push(tx.prepare_cached(EVENT)?.query_row([numbers::event(seq)], |row| {
-            Ok(Pending {
-                seq,
-                id: Uuid::from_bytes(unfiled.id),
-                hook: hook.clone(),
-                attempts: 0,
-                due: Millis(unfiled.due),
-                accepted: Millis(row.get(4)?),
-                held: Duration::from_millis(
-                    u64::try_from(held.saturating_sub(unfiled.held_before)).unwrap_or(0),
-                ),
-                suppressed: 0,
-                replays: 0,
-                progress: Vec::new(),
-                event: Arc::new(event(row)?),
-            })
-        })?);
+    let Some((number, hook, held)) = hook(&tx, uid, now)? else { return Ok(Due::default()) };
+    let mut unfiled = filing::by_notes(&tx)?;
+    unfiled.retain(|seq, one| one.hook == number && one.due <= now.0 && !has.contains(seq));
+    let mut next: Vec<(i64, Seq)> = unfiled.iter().map(|(seq, one)| (one.due, *seq)).collect();
+    let mut index = tx.prepare_cached(DUE)?;
+    let mut rows = index.query(params![number, now.0])?;
+    let mut filed = 0;
+    while filed <= most.rows
+        && let Some(row) = rows.next()?
+    {
+        let seq = row.get(1)?;
+        if !has.contains(&seq) {
+            next.push((row.get(0)?, seq));
+            filed += 1;
+        }
     }
-    found.sort_by_key(|pending| (pending.due, pending.seq));
-    found.truncate(limit);
-    Ok(found)
+    next.sort_unstable();
+    let mut due = Due::default();
+    let mut bytes = 0;
+    for (_, seq) in next {
+        if due.pending.len() >= most.rows || bytes >= most.bytes {
+            due.more = true;
+            break;
+        }
+        let pending = match unfiled.remove(&seq) {
+            Some(unfiled) => noted(&tx, seq, &unfiled, &hook, held)?,
+            None => pending(&tx, seq, &hook, held)?,
+        };
+        bytes += pending.event.data.get().len();
+        due.pending.push(pending);
+    }
+    Ok(due)
 }
 
-// The columns are where those of DUE are.
-const EVENT: &str = "
-SELECT NULL, NULL, NULL, NULL, accepted, id, namespace, origin, source, event, time, attributes, data
-FROM events WHERE seq = ?1";
+/// A delivery with its row.
+fn pending(conn: &Connection, seq: Seq, hook: &HookId, held: i64) -> rusqlite::Result<Pending> {
+    conn.prepare_cached(PENDING)?.query_row([seq], |row| {
+        Ok(Pending {
+            seq,
+            id: Uuid::from_bytes(row.get(1)?),
+            hook: hook.clone(),
+            attempts: row.get(2)?,
+            due: Millis(row.get(3)?),
+            accepted: Millis(row.get(4)?),
+            held: since(held, row.get(15)?),
+            suppressed: row.get(13)?,
+            replays: row.get(14)?,
+            progress: row.get::<_, Option<Vec<u8>>>(16)?.unwrap_or_default(),
+            event: Arc::new(event(row)?),
+        })
+    })
+}
 
-// CROSS JOIN keeps the order of the loops: the index of what is pending outside, the event by its number inside.
+/// One without.
+fn noted(
+    conn: &Connection,
+    seq: Seq,
+    unfiled: &Unfiled,
+    hook: &HookId,
+    held: i64,
+) -> rusqlite::Result<Pending> {
+    conn.prepare_cached(EVENT)?.query_row([numbers::event(seq)], |row| {
+        Ok(Pending {
+            seq,
+            id: Uuid::from_bytes(unfiled.id),
+            hook: hook.clone(),
+            attempts: 0,
+            due: Millis(unfiled.due),
+            accepted: Millis(row.get(4)?),
+            held: since(held, unfiled.held_before),
+            suppressed: 0,
+            replays: 0,
+            progress: Vec::new(),
+            event: Arc::new(event(row)?),
+        })
+    })
+}
+
+fn since(held: i64, before: i64) -> Duration {
+    Duration::from_millis(u64::try_from(held.saturating_sub(before)).unwrap_or(0))
+}
+
 pub(super) const DUE: &str = "
+SELECT due, seq FROM deliveries INDEXED BY deliveries_pending
+WHERE state = 0 AND hook = ?1 AND due <= ?2 ORDER BY due, seq";
+
+const PENDING: &str = "
 SELECT d.seq, d.id, d.attempts - d.attempts_before, d.due, coalesce(d.began, e.accepted),
        e.id, e.namespace, e.origin, e.source, e.event, e.time, e.attributes, e.data,
        d.suppressed, d.replays, d.held_before, d.progress
-FROM deliveries d INDEXED BY deliveries_pending CROSS JOIN events e ON e.seq = d.event
-WHERE d.state = 0 AND d.hook = ?1 AND d.due <= ?2 ORDER BY d.due, d.seq LIMIT ?3";
+FROM deliveries d CROSS JOIN events e ON e.seq = d.event WHERE d.seq = ?1";
+
+// The columns are where those of PENDING are.
+const EVENT: &str = "
+SELECT NULL, NULL, NULL, NULL, accepted, id, namespace, origin, source, event, time, attributes, data
+FROM events WHERE seq = ?1";
 
 pub(super) const NEXT_DUE: &str = "
 SELECT min(d.due) FROM deliveries d INDEXED BY deliveries_pending, hooks h

@@ -15,7 +15,7 @@ use futures::future::join_all;
 use rusqlite::ffi;
 
 use super::super::conformance::{
-    RETENTION, Subject, T0, conformance, delivery, event_with, key, new, seqs_of, settled,
+    DueBy, RETENTION, Subject, T0, conformance, delivery, event_with, key, new, seqs_of, settled,
 };
 use super::super::{Fate, Next, Retention, Seq, Store};
 use super::*;
@@ -179,7 +179,7 @@ fn plans() {
         rows.map(Result::unwrap).collect::<Vec<_>>().join("; ")
     };
     let due = plan(reads::DUE);
-    assert!(due.contains("SEARCH d USING INDEX deliveries_pending (hook=? AND due<?)"), "{due}");
+    assert!(due.contains("COVERING INDEX deliveries_pending (hook=? AND due<?)"), "{due}");
     assert!(!due.contains("TEMP B-TREE") && !due.contains("SCAN"), "{due}");
     let next = plan(reads::NEXT_DUE);
     assert!(

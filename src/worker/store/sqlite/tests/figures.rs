@@ -29,8 +29,8 @@ async fn store_million_backlog() {
         println!("{what}: {n} in {:?}", begun.elapsed());
     };
     time("backlog", async { store.backlog().await.unwrap().len() }.boxed()).await;
-    time("due, 100", async { store.due("uid-h7", late, 100).await.unwrap().len() }.boxed()).await;
-    time("due again, 100", async { store.due("uid-h7", late, 100).await.unwrap().len() }.boxed()).await;
+    time("due, 100", async { store.due_by("uid-h7", late, 100).await.unwrap().len() }.boxed()).await;
+    time("due again, 100", async { store.due_by("uid-h7", late, 100).await.unwrap().len() }.boxed()).await;
     time("next_due", async { store.next_due("uid-h7", T0).await.unwrap().iter().count() }.boxed()).await;
     time("sweep", async { usize::from(store.sweep(RETENTION, late).await.unwrap()) }.boxed()).await;
 }

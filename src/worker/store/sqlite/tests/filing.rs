@@ -22,7 +22,7 @@ async fn deliver(store: &SqliteStore, accepted: &Accepted) {
 }
 
 async fn due(store: &SqliteStore) -> Vec<Seq> {
-    store.due("uid-x", T0, 99_999).await.unwrap().iter().map(|pending| pending.seq).collect()
+    store.due_by("uid-x", T0, 99_999).await.unwrap().iter().map(|pending| pending.seq).collect()
 }
 
 #[tokio::test]
@@ -46,7 +46,7 @@ async fn what_is_delivered_at_once_is_written_once() {
     assert_eq!((rows(dir.path()), waiting(dir.path())), (2, 512 + 7));
     let told = store.explain("shop", "a").await.unwrap().unwrap().deliveries.remove(0);
     assert_eq!((told.state, told.attempts.len()), (State::Delivered, 1));
-    let retried = store.due("uid-x", later, 9).await.unwrap().remove(0);
+    let retried = store.due_by("uid-x", later, 9).await.unwrap().remove(0);
     assert_eq!((retried.seq, retried.attempts), (all[1].deliveries[0].seq, 1));
 }
 
@@ -146,16 +146,16 @@ async fn a_read_that_the_writer_cannot_help_finds_the_notes() {
     blocker.execute_batch("BEGIN IMMEDIATE").unwrap();
     let (first, third) = (all[0].deliveries[0].seq, all[2].deliveries[0].seq);
     assert_eq!(due(&store).await, [first, third]);
-    assert_eq!(store.due("uid-x", T0, 1).await.unwrap()[0].seq, first);
+    assert_eq!(store.due_by("uid-x", T0, 1).await.unwrap()[0].seq, first);
     let backlog = store.backlog().await.unwrap();
     assert_eq!((backlog.len(), backlog[0].next_due), (1, T0));
-    let told = store.due("uid-x", T0, 9).await.unwrap();
+    let told = store.due_by("uid-x", T0, 9).await.unwrap();
     blocker.execute_batch("ROLLBACK").unwrap();
     // By their rows, they are the same.
     while rows(dir.path()) < 3 {
         store.stats().await.unwrap();
     }
-    assert_eq!(store.due("uid-x", T0, 9).await.unwrap(), told);
+    assert_eq!(store.due_by("uid-x", T0, 9).await.unwrap(), told);
     assert_eq!(store.backlog().await.unwrap(), backlog);
 }
 

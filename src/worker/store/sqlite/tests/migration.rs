@@ -28,7 +28,7 @@ async fn a_store_of_version_1_becomes_one_of_this() {
     assert_eq!(kept, 2);
     let mode = std::fs::metadata(dir.path().join("hookstream.db.v1")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
-    let old = store.due("uid-x", T0, 9).await.unwrap().remove(0);
+    let old = store.due_by("uid-x", T0, 9).await.unwrap().remove(0);
     assert_eq!((old.id, old.attempts, old.accepted, old.suppressed), (id, 2, T0, 0));
     store.settle(settled(old.seq, T0, 200, Next::Delivered)).await.unwrap();
     assert_eq!(store.explain("shop", "old").await.unwrap().unwrap().deliveries.len(), 2);
@@ -80,7 +80,7 @@ async fn a_store_of_version_4_becomes_one_of_this() {
     let number = |event: i64, before: usize| numbers::delivery(event, before);
     let dead = store.delivery("shop", ids[0]).await.unwrap().unwrap();
     assert_eq!((dead.seq, dead.event_id.as_str(), dead.attempts[0].status), (number(5, 0), "a", Some(503)));
-    let tried = store.due("uid-y", T0, 9).await.unwrap().remove(0);
+    let tried = store.due_by("uid-y", T0, 9).await.unwrap().remove(0);
     assert_eq!((tried.seq, tried.id, tried.attempts), (number(5, 1), ids[1], 1));
     let both: Vec<_> =
         store.explain("shop", "b").await.unwrap().unwrap().deliveries.iter().map(|d| d.seq).collect();

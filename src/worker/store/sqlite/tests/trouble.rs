@@ -16,11 +16,11 @@ async fn a_failed_sync_ends_the_store() {
     let fatal = |e: StoreError| assert!(matches!(e, StoreError::Fatal(_)), "{e}");
     fatal(store.accept(vec![new("z", &["x"], T0)], T0).await.unwrap_err());
     fatal(store.settle(settled(1, T0, 200, Next::Delivered)).await.unwrap_err());
-    fatal(store.due("uid-x", T0, 9).await.unwrap_err());
+    fatal(store.due_by("uid-x", T0, 9).await.unwrap_err());
     fatal(store.failed().await);
     store.close().await;
     let store = SqliteStore::open(dir.path()).unwrap();
-    assert_eq!(store.due("uid-x", T0, 99).await.unwrap().len(), 1);
+    assert_eq!(store.due_by("uid-x", T0, 99).await.unwrap().len(), 1);
 }
 
 #[tokio::test]
@@ -35,12 +35,12 @@ async fn a_full_or_busy_commit_is_answered_and_lived_through() {
         let keyed = || NewEvent { dedup: key(1, Duration::from_secs(1)), ..new("a", &["x", "new-hook"], T0) };
         let name: &'static str = store.accept(vec![keyed()], T0).await.unwrap_err().into();
         assert_eq!(name, want);
-        assert_eq!(store.due("uid-x", T0, 9).await.unwrap().len(), 0, "nothing half stored");
+        assert_eq!(store.due_by("uid-x", T0, 9).await.unwrap().len(), 0, "nothing half stored");
     }
     let got = store.accept(vec![new("a", &["x", "new-hook"], T0)], T0).await.unwrap();
     assert!(!got[0].duplicate);
     assert_eq!(
-        store.due("uid-new-hook", T0, 9).await.unwrap().len(),
+        store.due_by("uid-new-hook", T0, 9).await.unwrap().len(),
         1,
         "its number was not kept over the rollback"
     );
@@ -61,7 +61,7 @@ async fn what_cannot_be_read_ends_the_store() {
         16_384,
     )
     .unwrap();
-    let got = store.due("uid-x", T0, 999).await;
+    let got = store.due_by("uid-x", T0, 999).await;
     assert!(matches!(got, Err(StoreError::Fatal(_))), "{:?}", got.map(|p| p.len()));
     assert!(matches!(store.failed().await, StoreError::Fatal(_)));
 }
@@ -98,13 +98,13 @@ async fn a_full_queue_refuses_accept_and_holds_settle() {
         let store = store.clone();
         tokio::spawn(async move { store.settle(settled(seq, T0, 200, Next::Delivered)).await })
     };
-    assert_eq!(store.due("uid-x", T0, 9).await.unwrap().len(), 1, "reads go on");
+    assert_eq!(store.due_by("uid-x", T0, 9).await.unwrap().len(), 1, "reads go on");
     blocker.execute_batch("ROLLBACK").unwrap();
     for accepted in [first, second, third] {
         accepted.await.unwrap().unwrap();
     }
     waits.await.unwrap().unwrap();
-    assert_eq!(store.due("uid-x", T0, 9).await.unwrap().len(), 3);
+    assert_eq!(store.due_by("uid-x", T0, 9).await.unwrap().len(), 3);
 }
 
 async fn longest_log(store: &SqliteStore, dir: &Path) -> u64 {
@@ -207,7 +207,7 @@ async fn a_crash_image_has_what_was_answered() {
         images += 1;
         let image = SqliteStore::open(copy.path()).unwrap();
         let there: std::collections::HashSet<Seq> =
-            image.due("uid-x", T0, usize::MAX).await.unwrap().iter().map(|p| p.seq).collect();
+            image.due_by("uid-x", T0, usize::MAX).await.unwrap().iter().map(|p| p.seq).collect();
         let lost: Vec<_> = must.iter().filter(|seq| !there.contains(seq)).collect();
         assert!(lost.is_empty(), "image {images}: {} lost of {}", lost.len(), must.len());
         assert_eq!(there.len() % 2, 0, "an accept of two is there wholly or not at all");
@@ -268,14 +268,14 @@ async fn a_full_disk_is_told_and_survived() {
     }
     assert!(full == 5 && accepted > 20, "{accepted} accepted, {full} refused");
     let count = async |store: &SqliteStore| {
-        let x = store.due("uid-x", T0, 9999).await.unwrap().len();
-        assert_eq!(store.due("uid-y", T0, 9999).await.unwrap().len(), x);
+        let x = store.due_by("uid-x", T0, 9999).await.unwrap().len();
+        assert_eq!(store.due_by("uid-y", T0, 9999).await.unwrap().len(), x);
         x
     };
     assert_eq!(count(&store).await, accepted, "nothing lost and nothing half stored");
     // What was sent is noted and swept as far as the log has room; whatever is refused is refused wholly.
     let (mut noted, mut refused) = (0, 0);
-    for pending in store.due("uid-x", T0, 20).await.unwrap() {
+    for pending in store.due_by("uid-x", T0, 20).await.unwrap() {
         match store.settle(settled(pending.seq, T0, 503, Next::Retry { due: T0 })).await {
             Ok(_) => noted += 1,
             Err(StoreError::Full) => refused += 1,
