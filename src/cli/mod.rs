@@ -37,6 +37,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::net::threads::half_of_the_cores;
+
 /// Keeps Kong's event hooks and Auth0's event streams as they are declared, and delivers their events durably.
 #[derive(Parser)]
 #[command(name = "hookstream", version, propagate_version = true, after_help = EXAMPLE)]
@@ -137,11 +139,9 @@ pub fn main() -> ExitCode {
 
 /// Runs an asynchronous command to its end, on a runtime of its own.
 fn block_on(command: impl Future<Output = Outcome> + Send + 'static) -> Outcome {
-    // One core is left to the store's writer: on two cores, two threads of the runtime would cost more by what they share
-    // than they bring.
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    // Ingest has the other half.
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(cores.saturating_sub(1).max(1))
+        .worker_threads(half_of_the_cores())
         .enable_all()
         .build()
         .or_fail(|| "starting the runtime".into())?;

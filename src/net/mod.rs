@@ -4,7 +4,8 @@
 //! connects only to a checked one, or asks the proxy that a flag names for it; no redirects are followed, no proxy is
 //! taken from the environment; every call has a deadline that covers all of it and a bound on what it reads.
 //!
-//! `serve` bounds connections, can close one without an answer and gives each request an id (`request_id`); `serve_tls` shows a certificate from files.
+//! `serve` bounds connections, can close one without an answer and gives each request an id (`request_id`); `serve_tls` shows a certificate
+//! from files. `threads` gives a part of the process threads of its own.
 //!
 //! Left to others: what to send and what an answer means.
 
@@ -18,6 +19,7 @@ pub mod request_id;
 mod resolve;
 pub mod serve;
 mod serve_tls;
+pub mod threads;
 mod tls;
 
 pub use client::{Answer, HttpClient, SendError};

@@ -39,6 +39,7 @@ use crate::api::CaKind;
 use crate::cluster::{Change, Cluster, View};
 use crate::core::time::Millis;
 use crate::metrics::Metrics;
+use crate::net::threads::Threads;
 use crate::net::{HttpClient, ServerTls, serve};
 use crate::ops::Pending;
 use crate::sandbox::Sandbox;
@@ -167,27 +168,42 @@ impl Worker {
             async move { api::step_replays(&*store, &handle).await }
         };
         let (promoted, measured) = (handle.clone(), routes.clone());
-        let router = ingest::router(ingest::Ingest {
-            cluster: self.cluster,
-            view: self.view,
-            committer: ingest::Committer::start(self.store.clone(), handle, self.metrics.clone()),
-            routes,
-            metrics: self.metrics.clone(),
-            room: self.limits.room(),
-            limits: self.limits,
-            unknown: ingest::Unknown::default(),
-            unknown_streams: ingest::Unknown::default(),
-            disk: disk.clone(),
-            namespaces,
-        });
+        let unopened = |source| WorkerError::Listen { address: self.listen.clone(), source };
+        let (threads, ingest_port) = Threads::start("ingest")
+            .and_then(|threads| Ok((threads, ingest_port.into_std()?)))
+            .map_err(unopened)?;
+        let ingest = {
+            let (store, metrics, stop, tls) =
+                (self.store.clone(), self.metrics.clone(), stop.clone(), self.tls.clone());
+            let (cluster, view, disk, limits) = (self.cluster, self.view, disk.clone(), self.limits);
+            async move {
+                let router = ingest::router(ingest::Ingest {
+                    cluster,
+                    view,
+                    committer: ingest::Committer::start(store, handle, metrics.clone()),
+                    routes,
+                    metrics,
+                    room: limits.room(),
+                    limits,
+                    unknown: ingest::Unknown::default(),
+                    unknown_streams: ingest::Unknown::default(),
+                    disk,
+                    namespaces,
+                });
+                let port = TcpListener::from_std(ingest_port)?;
+                serve::serve_tls(port, router, tls, stop.cancelled_owned()).await;
+                Ok(())
+            }
+        };
         self.starting.done();
 
         let failed = self.store.failed();
         let work = async {
-            let ingest = serve::serve_tls(ingest_port, router, self.tls.clone(), stop.cancelled());
             let api = serve::serve_tls(api_port, api, self.tls.clone(), stop.cancelled());
-            let ((), (), dispatched) = tokio::join!(ingest, api, dispatcher.run(stop.clone()));
-            dispatched
+            let (ingested, (), dispatched) =
+                tokio::join!(threads.run(ingest), api, dispatcher.run(stop.clone()));
+            ingested.unwrap_or(Ok(())).map_err(unopened)?;
+            dispatched.map_err(WorkerError::from)
         };
         let promoting = promote(&*self.store, &promoted);
         let background = async {
@@ -202,7 +218,7 @@ impl Worker {
             )
         };
         let result = tokio::select! {
-            result = work => result.map_err(WorkerError::from),
+            result = work => result,
             error = failed => Err(WorkerError::from(error)),
             _ = background => Ok(()),
         };
