@@ -36,6 +36,7 @@ use std::future::Future;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tokio::runtime::Builder;
 
 use crate::net::threads::half_of_the_cores;
 
@@ -111,10 +112,10 @@ pub fn main() -> ExitCode {
     rustls::crypto::ring::default_provider().install_default().ok();
     let cli = Cli::parse();
     let outcome = match cli.command {
-        Command::Run(args) => block_on(cluster::run(args)),
+        Command::Run(args) => beside_ingest(cluster::run(args)),
         Command::Controller(args) => block_on(cluster::controller(args)),
-        Command::Worker(args) => block_on(cluster::worker(args)),
-        Command::Standalone(args) => block_on(standalone::run(args)),
+        Command::Worker(args) => beside_ingest(cluster::worker(args)),
+        Command::Standalone(args) => beside_ingest(standalone::run(args)),
         Command::Crds(args) => crds::run(args),
         Command::Import(vendor) => block_on(import::run(vendor)),
         Command::Validate(args) => validate::run(&args),
@@ -139,12 +140,16 @@ pub fn main() -> ExitCode {
 
 /// Runs an asynchronous command to its end, on a runtime of its own.
 fn block_on(command: impl Future<Output = Outcome> + Send + 'static) -> Outcome {
-    // Ingest has the other half.
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(half_of_the_cores())
-        .enable_all()
-        .build()
-        .or_fail(|| "starting the runtime".into())?;
+    run_on(&mut Builder::new_multi_thread(), command)
+}
+
+/// The same with one that takes in events, which has the other half of the cores.
+fn beside_ingest(command: impl Future<Output = Outcome> + Send + 'static) -> Outcome {
+    run_on(Builder::new_multi_thread().worker_threads(half_of_the_cores()), command)
+}
+
+fn run_on(runtime: &mut Builder, command: impl Future<Output = Outcome> + Send + 'static) -> Outcome {
+    let runtime = runtime.enable_all().build().or_fail(|| "starting the runtime".into())?;
     // On one of the runtime's own threads: what talks to its tasks from another wakes a thread at every word.
     let outcome =
         runtime.block_on(runtime.spawn(command)).unwrap_or_else(|ended| match ended.try_into_panic() {

@@ -245,6 +245,29 @@ async fn an_answer_without_end_costs_no_memory() {
     assert!(sent < 10 * 16, "{sent} MiB were read of 10 answers");
 }
 
+/// 30 hooks have 12 events of 900 kB each to send to receivers that hang: 320 MB if all of it were read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_of_large_events_waits_on_disk() {
+    let receiver = Receiver::start(|_, _| Reply::Hang);
+    let slow = json!({"delivery": {"timeout": "60s", "concurrency": 1}});
+    let manifests: String =
+        (0..30).map(|n| hook(&format!("h{n}"), &receiver.url(), with(slow.clone()))).collect();
+    let standalone = Standalone::start(&manifests, &[]).await;
+    let before = resident(&standalone);
+    let large = "x".repeat(900_000);
+    for number in 0..12 {
+        let event = json!({"id": format!("{number}"), "source": "s", "event": "e", "data": {"large": large}});
+        standalone.accepted(&event).await;
+    }
+    let mut most = 0;
+    for _ in 0..30 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        most = most.max(resident(&standalone).saturating_sub(before) >> 10);
+    }
+    assert!(receiver.requests().len() == 30, "each hook sends one");
+    assert!(most < 230, "{most} MiB more");
+}
+
 /// The process's resident memory in KiB.
 fn resident(standalone: &Standalone) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", standalone.process().pid())).unwrap();
