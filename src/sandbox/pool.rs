@@ -69,11 +69,17 @@ struct State {
 struct Turn {
     /// When its next call begins, by the clocks.
     clock: Duration,
-    /// What its last call took, and so what its next will.
-    cost: Duration,
+    /// What its last call took, and so what its next will. None: nobody knows yet.
+    last: Option<Duration>,
     /// How many children work for it.
     served: usize,
     waiting: VecDeque<Call>,
+}
+
+impl Turn {
+    fn cost(&self) -> Duration {
+        self.last.unwrap_or_default()
+    }
 }
 
 /// A hook that has a child to itself for a while.
@@ -89,9 +95,9 @@ impl State {
             return None;
         }
         let share = processes.saturating_sub(1).max(1);
-        let may = |turn: &Turn| turn.served < share && (turn.cost < SLOW || self.slow < share);
+        let may = |turn: &Turn| turn.served < share && (turn.cost() < SLOW || self.slow < share);
         let waits = |(_, turn): &(&Arc<str>, &Turn)| !turn.waiting.is_empty() && may(turn);
-        let ends = |(_, turn): &(&Arc<str>, &Turn)| turn.clock.max(self.clock) + turn.cost;
+        let ends = |(_, turn): &(&Arc<str>, &Turn)| turn.clock.max(self.clock) + turn.cost();
         self.hooks.iter().filter(waits).min_by_key(ends).map(|(hook, _)| hook.clone())
     }
 
@@ -102,7 +108,7 @@ impl State {
         turn.served += 1;
         turn.clock = turn.clock.max(self.clock);
         self.clock = turn.clock;
-        let slow = turn.cost >= SLOW;
+        let slow = turn.cost() >= SLOW;
         self.free -= 1;
         self.slow += usize::from(slow);
         Some(Served { hook, slow })
@@ -203,7 +209,7 @@ impl Pool {
         let state = &mut *state;
         let turn = state.hooks.get_mut(&served.hook)?;
         let others_wait = state.free == 0 && state.waiting > turn.waiting.len();
-        if ahead && (others_wait || turn.cost >= QUICK) {
+        if ahead && (others_wait || turn.last.is_none_or(|cost| cost >= QUICK)) {
             return None;
         }
         while let Some(call) = turn.waiting.pop_front() {
@@ -233,7 +239,7 @@ impl Pool {
     /// Notes what a call took.
     pub fn took(&self, served: &Served, cost: Duration) {
         if let Some(turn) = self.state.lock().hooks.get_mut(&served.hook) {
-            turn.cost = cost;
+            turn.last = Some(cost);
             turn.clock += cost;
         }
     }
