@@ -437,10 +437,11 @@ impl Dispatcher {
                 handle: self.handle.clone(),
             }));
         }
+        let memory_is_full = self.waiting_bytes >= MAX_WAITING_BYTES;
         let may_read = match wait_until {
             Some(_) if !more_may_be_old => false,
             // With the memory full, who has something reads no more.
-            _ if self.waiting_bytes >= MAX_WAITING_BYTES => queue.ready.is_empty() && queue.in_flight == 0,
+            _ if memory_is_full => queue.ready.is_empty() && queue.in_flight == 0,
             _ => true,
         };
         let read = may_read && queue.wants_more();
@@ -449,10 +450,7 @@ impl Dispatcher {
             self.wakes.at(at, uid);
         }
         if read {
-            let most = match self.waiting_bytes >= MAX_WAITING_BYTES {
-                true => Most { rows: 1, ..queue::MOST },
-                false => queue::MOST,
-            };
+            let most = if memory_is_full { Most { rows: 1, ..queue::MOST } } else { queue::MOST };
             let (store, handle, uid) = (self.store.clone(), self.handle.clone(), uid.clone());
             self.tasks.spawn(async move {
                 let now = Millis::now();

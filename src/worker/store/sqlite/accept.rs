@@ -160,14 +160,10 @@ fn accept_one(conn: &Connection, memory: &mut Memory, row: &Row, now: Millis) ->
     }
     let expires = row.new.dedup.as_ref().map(|dedup| now + dedup.window);
     let (event, seq) = (&row.new.event, memory.filing(conn)?.next_event());
-    let mut handed = Vec::new();
-    let mut handed_over = Vec::with_capacity(row.new.deliveries.len());
+    let (mut handed, mut deliveries) = (Vec::new(), Vec::with_capacity(row.new.deliveries.len()));
     for (before, delivery) in row.new.deliveries.iter().enumerate() {
-        let seq = numbers::delivery(seq, before);
-        handed_over.push(match row.distinct {
-            true => hand_over(conn, memory, seq, row.size(), delivery, now, &mut handed)?,
-            false => None,
-        });
+        let notes = row.distinct.then_some(&mut handed);
+        deliveries.push(deliver(conn, memory, numbers::delivery(seq, before), row, delivery, notes, now)?);
     }
     conn.prepare_cached(
         "INSERT INTO events (seq, accepted, kept_until, id, namespace, origin, source, event, time, handed, attributes, data)
@@ -192,44 +188,12 @@ fn accept_one(conn: &Connection, memory: &mut Memory, row: &Row, now: Millis) ->
         conn.prepare_cached("INSERT OR REPLACE INTO dedup (key, expires, event) VALUES (?1, ?2, ?3)")?
             .execute(params![dedup.key, expires.0, seq])?;
     }
-    let mut deliveries = Vec::with_capacity(row.new.deliveries.len());
-    for (before, (delivery, handed_over)) in row.new.deliveries.iter().zip(handed_over).enumerate() {
-        let seq = numbers::delivery(seq, before);
-        deliveries.push(match handed_over {
-            Some(fate) => AcceptedDelivery { seq, fate },
-            None => deliver(conn, memory, seq, row.size(), delivery, now)?,
-        });
-    }
     if deliveries.is_empty() {
         // No delivery will ever lead retention to it.
         conn.prepare_cached("INSERT INTO loose (accepted, event, kept_until) VALUES (?1, ?2, ?3)")?
             .execute(params![now.0, seq, expires.unwrap_or_default().0])?;
     }
     Ok(Accepted { seq, event_id: event.id.clone(), duplicate: false, deliveries, woken: Vec::new() })
-}
-
-/// Notes a delivery with its event, where it is to be sent at once and asks no gate. None: it gets a row.
-fn hand_over(
-    conn: &Connection,
-    memory: &mut Memory,
-    seq: Seq,
-    size: i64,
-    new: &NewDelivery,
-    now: Millis,
-    handed: &mut Vec<u8>,
-) -> rusqlite::Result<Option<Fate>> {
-    if new.dead.is_some() || new.due > now || new.asked != Asked::default() {
-        return Ok(None);
-    }
-    let hook = memory.number(conn, &new.hook)?;
-    if memory.hook_full(conn, hook, size)? {
-        return Ok(None);
-    }
-    let held_before = memory.hook(conn, hook)?.held(now);
-    let unfiled = Unfiled { hook, id: *new.id.as_bytes(), due: new.due.0, held_before, size };
-    unfiled.note(seq, handed);
-    memory.hand_over(conn, seq, unfiled)?;
-    Ok(Some(Fate::Pending { due: new.due, suppressed: 0 }))
 }
 
 /// How a delivery begins.
@@ -240,16 +204,18 @@ struct Start {
     suppressed: u32,
 }
 
-/// Stores a delivery as its hook's gates and share say.
+/// Stores a delivery as its hook's gates and share say. One that is to be sent at once and asks no gate is only noted, where
+/// it may be: with its event (see `filing`).
 fn deliver(
     conn: &Connection,
     memory: &mut Memory,
     seq: Seq,
-    size: i64,
+    row: &Row,
     new: &NewDelivery,
+    notes: Option<&mut Vec<u8>>,
     now: Millis,
 ) -> rusqlite::Result<AcceptedDelivery> {
-    let hook = memory.number(conn, &new.hook)?;
+    let (hook, size) = (memory.number(conn, &new.hook)?, row.size());
     let start = |state, due, reason| Start { state, due, reason, suppressed: 0 };
     let dead = |reason| start(DEAD, new.due, Some(reason));
     let dropped = |reason| start(DROPPED, new.due, Some(reason));
@@ -257,11 +223,17 @@ fn deliver(
         return insert(conn, memory, seq, hook, size, new, &dead(reason), now);
     }
     if new.asked == Asked::default() {
-        let start = match memory.hook_full(conn, hook, size)? {
-            true => dead("BacklogFull"),
-            false => start(PENDING, new.due, None),
+        if memory.hook_full(conn, hook, size)? {
+            return insert(conn, memory, seq, hook, size, new, &dead("BacklogFull"), now);
+        }
+        let Some(handed) = notes.filter(|_| new.due <= now) else {
+            return insert(conn, memory, seq, hook, size, new, &start(PENDING, new.due, None), now);
         };
-        return insert(conn, memory, seq, hook, size, new, &start, now);
+        let held_before = memory.hook(conn, hook)?.held(now);
+        let unfiled = Unfiled { hook, id: *new.id.as_bytes(), due: new.due.0, held_before, size };
+        unfiled.note(seq, handed);
+        memory.hand_over(conn, seq, unfiled)?;
+        return Ok(AcceptedDelivery { seq, fate: Fate::Pending { due: new.due, suppressed: 0 } });
     }
     let ruling = gates::ask(conn, hook, &new.asked, now)?;
     match ruling.verdict {

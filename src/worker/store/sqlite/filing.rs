@@ -6,9 +6,10 @@
 //! when its outcome is known: as delivered, in one statement.
 //!
 //! Invariants: whoever reads deliveries from the tables has the writer file them all before (`SqliteStore::read`), and so
-//! does every operation but `accept`, `settle` and `sweep`; where there is no room for rows, the dispatcher finds the notes; the deliveries of an event up to `meta.filed` all have, or had,
-//! their rows, so that a start looks at the few events after it and at no other; what is swept is up to it too, so that
-//! nothing that ended comes back; numbers of events are never used twice, for those that are gone are up to it.
+//! does every operation but `accept`, `settle`, `promote` and `sweep`; where there is no room for rows, the dispatcher
+//! finds the notes; the deliveries of an event up to `meta.filed` all have, or had, their rows, so that a start looks at
+//! the few events after it and at no other; what is swept is up to it too, so that nothing that ended comes back; numbers
+//! of events are never used twice, for those that are gone are up to it.
 
 use std::collections::BTreeMap;
 
@@ -18,6 +19,7 @@ use super::super::{Attempt, Seq, Settlement};
 use super::accept::EVENT_BYTES;
 use super::memory::Memory;
 use super::numbers;
+use super::ops;
 
 /// So many wait for their rows at most: they are kept in memory.
 const MOST: usize = 16_384;
@@ -73,7 +75,6 @@ fn noted(event: Seq, handed: &[u8], size: i64) -> impl Iterator<Item = (Seq, Unf
 }
 
 /// What the writer knows of them.
-#[derive(Default)]
 pub(super) struct Filing {
     unfiled: BTreeMap<Seq, Unfiled>,
     /// The number of the last event.
@@ -206,7 +207,7 @@ pub(super) fn file_delivered(
         -size,
         held_before,
         attempt.at.0,
-        i64::try_from(attempt.duration.as_micros()).unwrap_or(i64::MAX),
+        ops::micros(attempt),
         attempt.status,
     ])?;
     Ok(())
@@ -234,12 +235,7 @@ pub(super) fn file_some(
 pub(super) fn file_event(conn: &Connection, memory: &mut Memory, event: Seq) -> rusqlite::Result<()> {
     let range = numbers::first(event)..=numbers::last(event);
     let all: Vec<Seq> = memory.filing(conn)?.unfiled.range(range).map(|(seq, _)| *seq).collect();
-    for seq in all {
-        if let Some(unfiled) = memory.take_back(conn, seq)? {
-            file(conn, memory, seq, &unfiled)?;
-        }
-    }
-    Ok(())
+    all.into_iter().try_for_each(|seq| file_one(conn, memory, seq))
 }
 
 /// Files the oldest, where there are too many or an old one keeps all behind it. Comes before every COMMIT.
@@ -259,11 +255,16 @@ fn file_oldest(conn: &Connection, memory: &mut Memory, most: usize) -> rusqlite:
     for _ in 0..most {
         let first = memory.filing(conn)?.unfiled.first_key_value().map(|(seq, _)| *seq);
         let Some(seq) = first else { break };
-        if let Some(unfiled) = memory.take_back(conn, seq)? {
-            file(conn, memory, seq, &unfiled)?;
-        }
+        file_one(conn, memory, seq)?;
     }
     Ok(())
+}
+
+fn file_one(conn: &Connection, memory: &mut Memory, seq: Seq) -> rusqlite::Result<()> {
+    match memory.take_back(conn, seq)? {
+        Some(unfiled) => file(conn, memory, seq, &unfiled),
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]

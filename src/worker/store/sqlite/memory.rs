@@ -157,15 +157,15 @@ impl Memory {
 
     /// Counts them, and leaves open whether they are written.
     fn wait(&mut self, conn: &Connection, number: i64, bytes: i64) -> rusqlite::Result<&mut Known> {
-        // Into its namespace first, which is read with it.
-        let known = self.hook(conn, number)?;
+        // Its namespace is read with it.
+        self.hook(conn, number)?;
+        let known = self.hooks.get_mut(&number).ok_or(rusqlite::Error::QueryReturnedNoRows)?;
         let waiting = known.waiting.saturating_add(bytes).max(0);
         let change = waiting - std::mem::replace(&mut known.waiting, waiting);
-        let place = known.place.clone();
-        if let Some(total) = self.namespaces.get_mut(&place) {
+        if let Some(total) = self.namespaces.get_mut(&known.place) {
             *total = total.saturating_add(change);
         }
-        self.hook(conn, number)
+        Ok(known)
     }
 
     /// The deliveries without a row.

@@ -128,8 +128,7 @@ impl SqliteStore {
         let path = dir.join(FILE);
         create(&path)?;
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connect = || Connection::open_with_flags(&path, flags).map_err(schema::open_error);
-        let mut conn = connect()?;
+        let mut conn = Connection::open_with_flags(&path, flags).map_err(schema::open_error)?;
         schema::prepare(&mut conn, dir)?;
         conn.pragma_update(None, "wal_autocheckpoint", 0).map_err(schema::open_error)?;
         // A log that once grew is cut back when it starts again.
@@ -141,9 +140,7 @@ impl SqliteStore {
         let reads = Reads::open(&path, tuning.readers, shared.clone()).map_err(schema::open_error)?;
         let (queue, receiver) = mpsc::channel(tuning.queue);
         let (queue_bytes, chunk) = (tuning.queue_bytes, tuning.chunk);
-        let copier = connect()?;
-        schema::tune(&copier).map_err(schema::open_error)?;
-        reads::touch(&copier).map_err(schema::open_error)?;
+        let copier = reads::connect(&path, flags).map_err(schema::open_error)?;
         let log = Log::new(shared.clone(), tuning.clone(), copier).map_err(|e| open_error(dir, &e))?;
         let writer = Writer {
             log,

@@ -122,7 +122,7 @@ fn note(conn: &Connection, settlement: &Settlement, attempts: i64) -> rusqlite::
     Ok(())
 }
 
-fn micros(attempt: &Attempt) -> i64 {
+pub(super) fn micros(attempt: &Attempt) -> i64 {
     i64::try_from(attempt.duration.as_micros()).unwrap_or(i64::MAX)
 }
 

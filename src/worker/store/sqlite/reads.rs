@@ -37,10 +37,7 @@ impl Reads {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut free = Vec::new();
         for _ in 0..count {
-            let conn = Connection::open_with_flags(path, flags)?;
-            schema::tune(&conn)?;
-            touch(&conn)?;
-            free.push(conn);
+            free.push(connect(path, flags)?);
         }
         let permits = Arc::new(Semaphore::new(free.len()));
         Ok(Reads { free: Mutex::new(free), permits, count, shared })
@@ -78,9 +75,13 @@ impl Reads {
     }
 }
 
-/// Opens the log and its index now: later there may be no file handle left, and the store would seem broken.
-pub(super) fn touch(conn: &Connection) -> rusqlite::Result<()> {
-    conn.query_row("SELECT count(*) FROM meta", [], |_| Ok(()))
+/// Opens a connection beside the writer's.
+pub(super) fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
+    let conn = Connection::open_with_flags(path, flags)?;
+    schema::tune(&conn)?;
+    // Opens the log and its index now: later there may be no file handle left, and the store would seem broken.
+    conn.query_row("SELECT count(*) FROM meta", [], |_| Ok(()))?;
+    Ok(conn)
 }
 
 /// The numbers come from the index alone, so that what the caller has costs next to nothing, and events are read one by one
