@@ -12,7 +12,7 @@ SOAK_CYCLES ?= 200
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS := publish relay stream_auth retry_after signature headers duration filter url template manifest admin_object sandbox
 
-.PHONY: help build lint test demo controlplane crds charts promtool bench soak fuzz check-rust check-tools
+.PHONY: help build lint words deny test demo controlplane cluster crds charts promtool bench soak fuzz check-rust check-tools
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -20,13 +20,20 @@ help: ## list the targets
 build: check-rust ## build the program (dev profile) into target/debug/hookstream
 	$(CARGO) build $(LOCKED)
 
-lint: check-rust ## formatting, clippy with warnings denied, generated CRDs unchanged
+lint: check-rust words deny ## formatting, clippy with warnings denied, generated CRDs unchanged, words, licences
 	$(CARGO) fmt --check
 	$(CARGO) clippy $(LOCKED) --all-targets -- -D warnings
 	@dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; \
 	echo "hookstream crds --output $$dir; diff -ru crds $$dir"; \
 	$(CARGO) run -q $(LOCKED) -- crds --output "$$dir"; \
 	diff -ru crds "$$dir" || { echo "lint: crds/ is not what src/api makes: run 'make crds'" >&2; exit 1; }
+
+words: ## reject dialect phrases in code, comments and documents (.ci/words.txt)
+	.ci/words
+
+deny: ## licences, banned crates and sources, offline; skipped where cargo-deny is not installed
+	@if command -v cargo-deny >/dev/null; then $(CARGO) deny --offline --log-level error check licenses bans sources; \
+	else echo "deny: skipped, cargo-deny is not installed (cargo install cargo-deny)"; fi
 
 test: check-tools controlplane ## all tests, against a real control plane too
 	$(CARGO) test $(LOCKED)
@@ -36,6 +43,9 @@ demo: build ## show it at work, without a cluster
 
 controlplane: check-tools ## build the control plane of the tests into the user's cache
 	tests/controlplane/build.sh
+
+cluster: check-tools controlplane ## keep a control plane with the CRDs running until Ctrl-C, for kubectl and a local operator
+	$(CARGO) test -q $(LOCKED) --test it keeps_a_control_plane_running -- --ignored --nocapture
 
 crds: check-rust ## write crds/ again, after a change in src/api
 	$(CARGO) run -q $(LOCKED) -- crds --output crds
