@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Shows Hookstream at work without a cluster, with the real subcommands and the manifests in deploy/samples/quickstart.
-# Exits 0 only if everything it tells of happened. Leaves nothing running and nothing behind.
-# Needs bash, curl and the program; HOOKSTREAM_BIN names another than target/debug/hookstream.
+# Exits 0 only if every step that it prints succeeded. Stops all its processes and removes its files.
+# Needs bash, curl and the program. HOOKSTREAM_BIN overrides the path target/debug/hookstream.
 set -euo pipefail
 case ${HOOKSTREAM_BIN:-/} in /*) ;; *) HOOKSTREAM_BIN=$PWD/$HOOKSTREAM_BIN ;; esac
 cd "$(dirname "$0")/.."
 
-# Flags can be given as HOOKSTREAM_* variables: those of the caller must not change what is shown.
+# The program reads flags from HOOKSTREAM_* variables. Unset those of the caller, so that they cannot change the demo.
 bin=${HOOKSTREAM_BIN:-${CARGO_TARGET_DIR:-target}/debug/hookstream}
 for name in "${!HOOKSTREAM_@}"; do unset "$name"; done
 
@@ -17,17 +17,17 @@ tmp= emulator= worker= receiver= done= interrupted=
 finish() {
   code=$?
   trap - EXIT
-  # Whatever happens here must not stop the cleaning up.
+  # An error from here on must not stop the cleanup.
   set +e
   if [ -z "$done$interrupted" ] && [ -n "$tmp" ]; then
     for log in "$tmp"/*.log; do
       [ -s "$log" ] || continue
-      echo "--- the end of $(basename "$log")" >&2
+      echo "--- last lines of $(basename "$log")" >&2
       tail -n 15 "$log" >&2
     done
   fi
   [ -z "$done" ] && [ "$code" = 0 ] && code=1
-  for pid in $worker $receiver $emulator; do end -KILL "$pid"; done
+  for pid in $worker $receiver $emulator; do stop_process -KILL "$pid"; done
   [ -n "$tmp" ] && rm -rf "$tmp"
   exit "$code"
 }
@@ -37,24 +37,25 @@ trap 'interrupted=yes; exit 143' TERM HUP
 
 fail() { echo "demo: $*" >&2; exit 1; }
 say() { echo "   $*"; }
-# Ends a process of ours and waits for it, without the shell's own word on how it ended.
-end() { { kill "$1" "$2"; wait "$2"; } 2>/dev/null || true; }
+# Stops one of the demo's processes and waits for it. Suppresses the shell's message about its end.
+stop_process() { { kill "$1" "$2"; wait "$2"; } 2>/dev/null || true; }
 http() { curl -q -sS --noproxy '*' --max-time 5 "$@"; }
 
-# within SECONDS WHAT COMMAND...: asks until the command succeeds; fails at the deadline, or when a process of ours died.
+# within SECONDS WHAT COMMAND...: retries the command until it succeeds. Fails at the deadline, or when a process of the
+# demo has ended.
 within() {
   local deadline=$((SECONDS + $1)) what=$2
   shift 2
   until "$@"; do
     for pid in $emulator $worker $receiver; do
-      kill -0 "$pid" 2>/dev/null || fail "a process ended too early while waiting: $what"
+      kill -0 "$pid" 2>/dev/null || fail "a process ended unexpectedly while waiting for: $what"
     done
-    [ "$SECONDS" -lt "$deadline" ] || fail "gave up waiting: $what"
+    [ "$SECONDS" -lt "$deadline" ] || fail "timed out waiting for: $what"
     sleep 0.1
   done
 }
 
-# A port that nobody listens on, below those that systems hand out by themselves. Sets `port`.
+# Finds an unused port below the ephemeral range, whose ports another process could get at any time. Sets `port`.
 taken=" "
 free_port() {
   local try
@@ -84,7 +85,7 @@ start_receiver() { # OUTPUT [FLAG...]
 is_ready() { http -f -o /dev/null "http://127.0.0.1:$ops_port/readyz" 2>/dev/null; }
 listens() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
-# Kong's list of hooks, if the one for `consumers` is in it. Sets `hook_id` and `hook_url`.
+# Whether Kong has the hook for `consumers`. Sets `hook_id` and `hook_url`.
 hook_is_in_kong() {
   local hooks
   hooks=$(http -f "$kong/event-hooks" 2>/dev/null) || return 1
@@ -92,32 +93,31 @@ hook_is_in_kong() {
   hook_id=$(grep -oE '"id": *"[^"]*"' <<<"$hooks" | cut -d'"' -f4)
   [ -n "$hook_url" ]
 }
-# Makes Kong emit an event about a consumer of this name.
+# Makes the Kong emulator emit an event about a consumer with the given name.
 emit() {
   local answer
   answer=$(http -f "$kong/__emulator/events" --data \
     "{\"source\": \"crud\", \"event\": \"consumers\", \"data\": {\"operation\": \"create\", \"entity\": {\"username\": \"$1\"}}}") ||
-    fail "the Kong emulator did not take an event"
+    fail "the Kong emulator rejected an event"
   grep -qE '"matched": *1\b' <<<"$answer" || fail "the event matched no hook at Kong: $answer"
 }
-# How many relays the worker answered with 202, by Kong's own log.
+# The number of relays that the worker answered with 202, according to Kong's log.
 relays_accepted() { grep -cE 'answered.* status=202' "$tmp/kong.log" || true; }
 accepted() { [ "$(relays_accepted)" -ge "$1" ]; }
 
-# Requests that the receiver got for something with this name in its body.
-# The receiver makes its file when the first request comes.
+# The requests in a receiver's output whose body contains a name. The output file exists only after the first request.
 requests() { grep -sF "$2" "$1" || true; }
 count() { requests "$1" "$2" | grep -c . || true; }
 attempts() { [ "$(count "$1" "$2")" -ge "$3" ]; }
 status_of() { sed -nE 's/.*"signature":"([A-Za-z]*)","status":([0-9]*).*/\2 \1/p'; }
-# The names among those of the backlog that were delivered: answered 200, with a valid signature, each named once.
+# The distinct names of the backlog that were delivered: answered with 200, with a valid signature.
 delivered() { grep -sF '"signature":"valid","status":200' "$1" | grep -oE 'backlog-[0-9]{3}' | sort -u || true; }
 all_delivered() { [ "$(delivered "$1")" = "$(for i in $(seq "$backlog"); do printf 'backlog-%03d\n' "$i"; done)" ]; }
 
 command -v curl >/dev/null || fail "curl is missing: apt-get install curl"
-[ -x "$bin" ] || fail "$bin is missing: run 'make build', or name another by HOOKSTREAM_BIN"
+[ -x "$bin" ] || fail "$bin is missing: run 'make build', or set HOOKSTREAM_BIN"
 tmp=$(mktemp -d)
-began=$SECONDS
+started=$SECONDS
 free_port && kong_port=$port
 free_port && ingest_port=$port
 free_port && ops_port=$port
@@ -138,57 +138,57 @@ say "the receiver:                127.0.0.1:$receiver_port (answers 503 twice, c
 "$bin" emulate kong --log-format text --listen "127.0.0.1:$kong_port" >"$tmp/kong.log" 2>&1 &
 emulator=$!
 start_receiver "$tmp/first.json" --fail-first 2
-within 30 "the Kong emulator starts" listens "$kong_port"
-within 30 "the receiver starts" listens "$receiver_port"
+within 30 "the Kong emulator to start" listens "$kong_port"
+within 30 "the receiver to start" listens "$receiver_port"
 start_worker
-within 30 "the worker is ready" is_ready
+within 30 "the worker to become ready" is_ready
 
 echo "1. A hook declared in a manifest is in Kong's API"
-within 30 "Kong has the hook" hook_is_in_kong
+within 30 "the hook in Kong" hook_is_in_kong
 say "GET /event-hooks: id $hook_id"
 say "its url: $hook_url"
 
 echo "2. An event at Kong reaches the receiver on the third attempt"
 before=$(relays_accepted)
 emit ada
-within 30 "the worker answers Kong's relay with 202" accepted $((before + 1))
-say "Kong relayed it, and the worker answered 202: it is on disk"
+within 30 "the worker to answer Kong's relay with 202" accepted $((before + 1))
+say "Kong relayed the event; the worker answered 202, so it is on disk"
 within 30 "three attempts" attempts "$tmp/first.json" ada 3
 requests "$tmp/first.json" ada | status_of >"$tmp/attempts"
 sed 's/^\([0-9]*\) \(.*\)$/   the receiver answered \1, signature \2/' "$tmp/attempts"
-[ "$(tr '\n' ',' <"$tmp/attempts")" = "503 valid,503 valid,200 valid," ] || fail "that is not 503, 503, 200 with valid signatures"
+[ "$(tr '\n' ',' <"$tmp/attempts")" = "503 valid,503 valid,200 valid," ] || fail "expected the statuses 503, 503, 200 with valid signatures"
 ids=$(requests "$tmp/first.json" ada | grep -oE '"webhookId":"[^"]+"' | sort -u)
 [ "$(grep -c . <<<"$ids")" = 1 ] || fail "the three attempts do not carry one webhook-id: $ids"
 say "webhook-id of all three: $(cut -d'"' -f4 <<<"$ids")"
 
-echo "3. An event published to the worker's API, with no Kong in it"
+echo "3. An event published to the worker's API, without Kong"
 "$bin" send -n default --source shop --event order.created --data '{"order": "first-order"}' \
   --url "http://127.0.0.1:$ingest_port" --output json >"$tmp/sent" || fail "the event was not accepted"
 say "accepted: $(cat "$tmp/sent")"
-within 30 "the order is delivered" attempts "$tmp/first.json" first-order 1
+within 30 "the delivery of the order" attempts "$tmp/first.json" first-order 1
 [ "$(requests "$tmp/first.json" first-order | status_of | head -n 1)" = "200 valid" ] || fail "the order was not delivered with a valid signature"
 say "the receiver answered 200, signature valid"
 
 echo "4. kill -9 of the worker with a backlog of $backlog events"
-end -TERM "$receiver"
+stop_process -TERM "$receiver"
 receiver=
 say "the receiver is stopped: nothing can be delivered"
 before=$(relays_accepted)
 for i in $(seq "$backlog"); do emit "$(printf 'backlog-%03d' "$i")"; done
-within 60 "the worker answers $backlog relays with 202" accepted $((before + backlog))
+within 60 "the worker to answer $backlog relays with 202" accepted $((before + backlog))
 say "Kong emitted and relayed $backlog events, each answered 202"
 killed=$worker
 worker=
-end -KILL "$killed"
+stop_process -KILL "$killed"
 say "kill -9 $killed (the worker)"
 start_worker
-within 30 "the worker is ready again" is_ready
-say "the worker is started again on the same data folder"
+within 30 "the restarted worker to become ready" is_ready
+say "the worker is restarted with the same data folder"
 start_receiver "$tmp/second.json"
-within 60 "the backlog of $backlog is delivered" all_delivered "$tmp/second.json"
-say "the receiver is started again: $(delivered "$tmp/second.json" | grep -c .) of $backlog delivered, each by its own data, signatures valid"
-[ "$(relays_accepted)" = $((before + backlog)) ] || fail "Kong relayed something twice: the backlog did not come from the worker's disk alone"
-! grep -vqF '"signature":"valid"' "$tmp/second.json" || fail "a request came without a valid signature"
+within 60 "the delivery of $backlog events" all_delivered "$tmp/second.json"
+say "the receiver is restarted: $(delivered "$tmp/second.json" | grep -c .) of $backlog delivered, all signatures valid"
+[ "$(relays_accepted)" = $((before + backlog)) ] || fail "Kong relayed an event again, so the backlog did not come from the worker's disk alone"
+! grep -vqF '"signature":"valid"' "$tmp/second.json" || fail "the receiver got a request without a valid signature"
 
 done=yes
-echo "All of it happened, in $((SECONDS - began)) s. Nothing is left running."
+echo "The demo succeeded in $((SECONDS - started)) s. All processes are stopped."

@@ -1,4 +1,4 @@
-//! Whether this replica leads: asked right before every call to a vendor and every write of the controller.
+//! Leadership of this replica. Every call to a vendor and every write of the controller checks it first.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -7,69 +7,72 @@ use tokio::sync::watch;
 
 use crate::core::time::Millis;
 
-/// Another replica leads, or nobody: this one writes nothing.
+/// Another replica leads, or none does: this replica must not write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("another replica leads")]
 pub struct NotLeading;
 
-/// Tells whether this replica leads. Cheap to clone.
+/// Answers whether this replica leads. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Leadership {
-    /// None: nobody competes, as with files.
-    kept: Option<Arc<Kept>>,
+    /// None if there is no election, as with files: this process always leads.
+    lease: Option<Arc<LeaseState>>,
 }
 
-/// The writing end: whoever holds it keeps a `Leadership` true.
+/// Sets the leadership. When it is dropped, the replica no longer leads.
 #[derive(Debug)]
-pub struct Keeper(Arc<Kept>);
+pub struct LeadershipHandle(Arc<LeaseState>);
 
 #[derive(Debug)]
-struct Kept {
+struct LeaseState {
     clock: fn() -> Millis,
+    /// When leadership ends, by `clock`.
     until: AtomicI64,
-    /// Counts the times that leadership was gained.
+    /// Counts how often leadership was gained.
     term: watch::Sender<u64>,
 }
 
 impl Leadership {
     /// Leads always.
     pub fn always() -> Self {
-        Leadership { kept: None }
+        Leadership { lease: None }
     }
 
-    /// Leads as its keeper says. `clock` must go on while the process is stopped.
-    pub fn kept(clock: fn() -> Millis) -> (Leadership, Keeper) {
+    /// Leads while the handle says so. `clock` must advance while the process is stopped (SIGSTOP).
+    pub fn leased(clock: fn() -> Millis) -> (Leadership, LeadershipHandle) {
         let (term, until) = (watch::Sender::new(0), AtomicI64::new(i64::MIN));
-        let kept = Arc::new(Kept { clock, until, term });
-        (Leadership { kept: Some(kept.clone()) }, Keeper(kept))
+        let lease = Arc::new(LeaseState { clock, until, term });
+        (Leadership { lease: Some(lease.clone()) }, LeadershipHandle(lease))
     }
 
-    pub fn leads(&self) -> bool {
-        self.kept.as_ref().is_none_or(|kept| (kept.clock)().0 < kept.until.load(Ordering::Acquire))
+    /// True while this replica leads. Compares the clock with the end of the lease, so that a process that was stopped
+    /// for longer than its lease does not believe that it leads when it continues.
+    pub fn is_leader(&self) -> bool {
+        self.lease.as_ref().is_none_or(|lease| (lease.clock)().0 < lease.until.load(Ordering::Acquire))
     }
 
-    /// Asked right before a write. It answers by the clock, not by what a task has noticed: a process that was stopped
-    /// for longer than its lease knows so at its first breath.
+    /// Fails if this replica does not lead. Call it right before a write.
     pub fn may_write(&self) -> Result<(), NotLeading> {
-        if self.leads() { Ok(()) } else { Err(NotLeading) }
+        if self.is_leader() { Ok(()) } else { Err(NotLeading) }
     }
 
-    /// Waits until leadership is gained after that term, and tells the new term. Where nobody competes it is gained once.
-    pub async fn gained(&self, after: u64) -> u64 {
-        match &self.kept {
-            None if after == 0 => 1,
+    /// Waits until leadership is gained in a term after `term`, and returns that term. Without an election, term 1 is the
+    /// only one. Cancel safe.
+    pub async fn wait_until_gained(&self, term: u64) -> u64 {
+        match &self.lease {
+            None if term == 0 => 1,
             None => std::future::pending().await,
-            Some(kept) => {
-                let mut term = kept.term.subscribe();
-                // The sender lives as long as this borrow, so that the wait cannot fail.
-                term.wait_for(|term| *term > after).await.map_or(after, |term| *term)
+            Some(lease) => {
+                let mut terms = lease.term.subscribe();
+                // Cannot fail: this borrow keeps the sender alive.
+                terms.wait_for(|current| *current > term).await.map_or(term, |current| *current)
             }
         }
     }
 }
 
-impl Keeper {
-    /// Leads until then (None: not at all).
+impl LeadershipHandle {
+    /// Leads until `until` (None: not at all). `gained` starts a new term.
     pub fn set(&self, until: Option<Millis>, gained: bool) {
         self.0.until.store(until.map_or(i64::MIN, |until| until.0), Ordering::Release);
         if gained {
@@ -78,7 +81,7 @@ impl Keeper {
     }
 }
 
-impl Drop for Keeper {
+impl Drop for LeadershipHandle {
     fn drop(&mut self) {
         self.set(None, false);
     }
@@ -96,18 +99,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn leads_by_the_clock() {
-        let (leadership, keeper) = Leadership::kept(clock);
-        assert!(!leadership.leads());
-        keeper.set(Some(Millis(10)), true);
-        assert!(leadership.leads());
-        assert_eq!(leadership.gained(0).await, 1);
+    async fn leads_until_the_lease_ends_by_the_clock() {
+        let (leadership, handle) = Leadership::leased(clock);
+        assert!(!leadership.is_leader());
+        handle.set(Some(Millis(10)), true);
+        assert!(leadership.is_leader());
+        assert_eq!(leadership.wait_until_gained(0).await, 1);
         NOW.set(10);
-        assert_eq!(leadership.may_write(), Err(NotLeading), "nobody had to tell it");
-        keeper.set(Some(Millis(20)), false);
-        assert!(leadership.leads());
-        drop(keeper);
-        assert!(!leadership.leads(), "without a keeper nobody leads");
-        assert!(Leadership::always().leads());
+        assert_eq!(leadership.may_write(), Err(NotLeading), "the clock alone ends it");
+        handle.set(Some(Millis(20)), false);
+        assert!(leadership.is_leader());
+        drop(handle);
+        assert!(!leadership.is_leader(), "without a handle no replica leads");
+        assert!(Leadership::always().is_leader());
     }
 }

@@ -1,9 +1,9 @@
-//! Hookstream: a Kubernetes operator that keeps Kong's and Auth0's admin APIs true to custom resources, and a worker
-//! that delivers events durably.
+//! Hookstream: a Kubernetes operator that configures Kong and Auth0 from custom resources, and a worker that delivers
+//! events durably.
 //!
-//! Arrows point down only: `cli -> controller, worker -> admin, store, cluster, net, sandbox -> core -> api`. `core` knows
-//! neither Kubernetes nor HTTP; `emulator` stands in for vendors and needs only `core`, `api` and `net`; every folder's
-//! `mod.rs` tells its purpose, its invariants and what it leaves to others.
+//! Dependencies point one way: `cli -> controller, worker -> admin, store, cluster, net, sandbox -> core -> api`. `core`
+//! depends on neither Kubernetes nor HTTP. `emulator` emulates the vendors and depends only on `core`, `api` and `net`. The
+//! `mod.rs` of each folder states its purpose, its invariants and what is out of scope.
 
 pub mod admin;
 pub mod api;

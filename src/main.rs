@@ -1,6 +1,6 @@
-//! The `hookstream` program: all it does is in the library.
+//! The `hookstream` program. The library contains all of its logic.
 
-/// Events are allocated on one thread and freed on another, which the system's allocator pays for with locks.
+/// Events are allocated on one thread and freed on another, which causes lock contention in the system's allocator.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

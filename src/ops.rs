@@ -13,50 +13,52 @@ use parking_lot::Mutex;
 
 use crate::metrics::Metrics;
 
-/// What is still to be done before the process is ready.
+/// The process is ready when every gate is open.
 #[derive(Clone, Default)]
 pub struct Readiness {
-    pending: Arc<Mutex<BTreeMap<u64, String>>>,
+    /// The descriptions of the closed gates.
+    closed: Arc<Mutex<BTreeMap<u64, String>>>,
 }
 
-/// What hangs for good, so that only a new process helps.
+/// A condition that the process has to meet before it is ready. A gate that is dropped without being opened stays closed.
+#[must_use]
+pub struct ReadinessGate {
+    readiness: Readiness,
+    id: u64,
+}
+
+impl Readiness {
+    /// Adds a closed gate. The description completes "not ready until".
+    pub fn add_gate(&self, description: impl Into<String>) -> ReadinessGate {
+        let mut closed = self.closed.lock();
+        let id = closed.keys().next_back().map_or(0, |last| last + 1);
+        closed.insert(id, description.into());
+        ReadinessGate { readiness: self.clone(), id }
+    }
+}
+
+impl ReadinessGate {
+    /// Replaces the description.
+    pub fn describe(&self, description: String) {
+        self.readiness.closed.lock().insert(self.id, description);
+    }
+
+    /// Opens the gate.
+    pub fn open(self) {
+        self.readiness.closed.lock().remove(&self.id);
+    }
+}
+
+/// The process is alive unless a part of it hangs for good, so that only a restart helps.
 #[derive(Clone, Default)]
 pub struct Liveness {
     hanging: Arc<Mutex<Vec<String>>>,
 }
 
 impl Liveness {
-    /// Replaces what hangs; a text completes "not alive: ".
+    /// Replaces the descriptions of the hanging parts. A description completes "not alive:".
     pub fn set(&self, hanging: Vec<String>) {
         *self.hanging.lock() = hanging;
-    }
-}
-
-/// One thing that is still to be done.
-#[must_use]
-pub struct Pending {
-    readiness: Readiness,
-    number: u64,
-}
-
-impl Readiness {
-    /// Something has to be done first; the text completes "not ready until".
-    pub fn pending(&self, what: impl Into<String>) -> Pending {
-        let mut pending = self.pending.lock();
-        let number = pending.keys().next_back().map_or(0, |last| last + 1);
-        pending.insert(number, what.into());
-        Pending { readiness: self.clone(), number }
-    }
-}
-
-impl Pending {
-    /// Says it in other words: more is known now.
-    pub fn say(&self, what: String) {
-        self.readiness.pending.lock().insert(self.number, what);
-    }
-
-    pub fn done(self) {
-        self.readiness.pending.lock().remove(&self.number);
     }
 }
 
@@ -67,7 +69,7 @@ struct Ops {
     metrics: Arc<Metrics>,
 }
 
-/// The routes of the ops port.
+/// Returns the routes of the ops port.
 pub fn router(readiness: Readiness, liveness: Liveness, metrics: Arc<Metrics>) -> Router {
     Router::new()
         .route("/livez", get(livez))
@@ -77,15 +79,16 @@ pub fn router(readiness: Readiness, liveness: Liveness, metrics: Arc<Metrics>) -
 }
 
 async fn livez(State(ops): State<Ops>) -> Response {
-    ok_without("not alive:", ops.liveness.hanging.lock().iter())
+    probe_response("not alive:", ops.liveness.hanging.lock().iter())
 }
 
 async fn readyz(State(ops): State<Ops>) -> Response {
-    ok_without("not ready until", ops.readiness.pending.lock().values())
+    probe_response("not ready until", ops.readiness.closed.lock().values())
 }
 
-fn ok_without<'a>(what: &str, obstacles: impl Iterator<Item = &'a String>) -> Response {
-    let text: String = obstacles.map(|obstacle| format!("{what} {obstacle}\n")).collect();
+/// Returns 200 if there is no obstacle, else 503 with one line for each.
+fn probe_response<'a>(prefix: &str, obstacles: impl Iterator<Item = &'a String>) -> Response {
+    let text: String = obstacles.map(|obstacle| format!("{prefix} {obstacle}\n")).collect();
     if text.is_empty() {
         "ok\n".into_response()
     } else {
@@ -94,6 +97,6 @@ fn ok_without<'a>(what: &str, obstacles: impl Iterator<Item = &'a String>) -> Re
 }
 
 async fn metrics_text(State(ops): State<Ops>) -> Response {
-    let kind = [(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")];
-    (kind, ops.metrics.encode()).into_response()
+    let content_type = [(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")];
+    (content_type, ops.metrics.encode()).into_response()
 }

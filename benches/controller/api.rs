@@ -1,44 +1,51 @@
-//! The API server from outside: objects made and read, the bare writes, and the writes that it counted.
+//! Clients of the API server: create and watch objects, measure the minimal writes, and read its write counters.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, stream};
 use hookstream::api::EventHook;
-use hookstream::cluster::Kind;
-use hookstream::cluster::kubernetes::resource;
+use hookstream::cluster::ResourceKind;
+use hookstream::cluster::kubernetes::api_resource;
 use kube::api::{DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
 use crate::harness::Process;
-use crate::world::{World, condition};
+use crate::harness::objects::condition;
+use crate::harness::world::World;
 
-/// As many at once as the controller reconciles.
+/// Concurrent requests; equals the controller's concurrent reconciles.
 pub const CONCURRENCY: usize = 32;
-/// Longer than anything that works.
-const BROKEN: Duration = Duration::from_secs(600);
+/// Deadline of a wait; exceeds the time of any successful run.
+const DEADLINE: Duration = Duration::from_secs(600);
 
-/// Makes hooks; them as they were made.
-pub async fn create(client: &Client, namespace: &str, hook: &Value, number: usize) -> Vec<DynamicObject> {
-    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource(Kind::EventHook));
-    let one = async |number: usize| {
+/// Creates `count` hooks from a template and returns them.
+pub async fn create_hooks(
+    client: &Client,
+    namespace: &str,
+    hook: &Value,
+    count: usize,
+) -> Vec<DynamicObject> {
+    let api: Api<DynamicObject> =
+        Api::namespaced_with(client.clone(), namespace, &api_resource(ResourceKind::EventHook));
+    let create = async |number: usize| {
         let mut hook = hook.clone();
         hook["metadata"]["name"] = json!(format!("hook-{number}"));
         let object: DynamicObject = serde_json::from_value(hook).expect("an object");
-        api.create(&PostParams::default(), &object).await.expect("room for an object")
+        api.create(&PostParams::default(), &object).await.expect("the API server creates it")
     };
-    stream::iter(0..number).map(one).buffer_unordered(CONCURRENCY).collect().await
+    stream::iter(0..count).map(create).buffer_unordered(CONCURRENCY).collect().await
 }
 
-/// The two writes that an object needs, and nothing else.
-pub async fn bare_writes(client: &Client, objects: &[DynamicObject], status: &Value) -> Duration {
+/// Measures the two writes that every object needs: its finalizer and its status.
+pub async fn measure_minimal_writes(client: &Client, objects: &[DynamicObject], status: &Value) -> Duration {
     let (merge, apply) = (PatchParams::default(), PatchParams::apply("hookstream-controller").force());
     let started = Instant::now();
     let write = async |object: &DynamicObject| {
         let (name, namespace) = (object.name_any(), object.namespace().expect("a namespace"));
         let api: Api<DynamicObject> =
-            Api::namespaced_with(client.clone(), &namespace, &resource(Kind::EventHook));
+            Api::namespaced_with(client.clone(), &namespace, &api_resource(ResourceKind::EventHook));
         let metadata = json!({"uid": object.uid(), "resourceVersion": object.resource_version(),
             "finalizers": ["hookstream.dev/cleanup"]});
         let patch = json!({ "metadata": metadata });
@@ -51,47 +58,48 @@ pub async fn bare_writes(client: &Client, objects: &[DynamicObject], status: &Va
     started.elapsed()
 }
 
-/// Waits until the controller has carried out so many reconciles of EventHooks since it started.
-pub async fn applied(world: &World, controller: &Process, number: usize) -> Result<(), String> {
+/// Waits until the controller has completed `expected` reconciles of EventHooks since it started.
+pub async fn wait_for_reconciles(world: &World, controller: &Process, expected: usize) -> Result<(), String> {
     let started = Instant::now();
     loop {
         let (_, text) = world.ops(controller, "/metrics").await;
         let line = r#"hookstream_reconciles_total{kind="EventHook",outcome="Applied"} "#;
         let count = text.lines().find_map(|l| l.strip_prefix(line)?.parse::<usize>().ok()).unwrap_or(0);
-        if count >= number {
+        if count >= expected {
             return Ok(());
         }
-        if started.elapsed() > BROKEN || controller.ended().is_some() {
-            return Err(format!("{count} of {number} reconciles after {:.0?}", started.elapsed()));
+        if started.elapsed() > DEADLINE || controller.ended().is_some() {
+            return Err(format!("{count} of {expected} reconciles after {:.0?}", started.elapsed()));
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
-/// Waits until so many hooks are ready: first by what the controller counts, for to list them all costs the API server.
-pub async fn ready(world: &World, controller: &Process, number: usize) -> Result<(), String> {
-    applied(world, controller, number).await?;
+/// Waits until `expected` hooks are ready. Waits for the controller's counter first, because listing all hooks costs the
+/// API server CPU.
+pub async fn wait_for_ready(world: &World, controller: &Process, expected: usize) -> Result<(), String> {
+    wait_for_reconciles(world, controller, expected).await?;
     let api: Api<EventHook> = Api::namespaced(world.client.clone(), &world.namespace.name);
     let started = Instant::now();
     loop {
         let list = api.list(&ListParams::default().match_any()).await.map_err(|e| e.to_string())?;
-        let is = |hook: &&EventHook| {
+        let is_ready = |hook: &&EventHook| {
             let value = serde_json::to_value(hook).unwrap_or_default();
             condition(&value, "Ready")["status"] == "True"
         };
-        let count = list.items.iter().filter(is).count();
-        if count >= number {
+        let count = list.items.iter().filter(is_ready).count();
+        if count >= expected {
             return Ok(());
         }
-        if started.elapsed() > BROKEN || controller.ended().is_some() {
-            return Err(format!("{count} of {number} hooks are ready after {:.0?}", started.elapsed()));
+        if started.elapsed() > DEADLINE || controller.ended().is_some() {
+            return Err(format!("{count} of {expected} hooks are ready after {:.0?}", started.elapsed()));
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
 }
 
-/// The writes that the API server counted so far, by what was written and how.
-pub async fn writes(client: &Client) -> BTreeMap<String, u64> {
+/// Returns the writes that the API server has counted, by verb and resource.
+pub async fn count_writes(client: &Client) -> BTreeMap<String, u64> {
     let request = http::Request::get("/metrics").body(Vec::new()).expect("a request");
     let text = client.request_text(request).await.expect("the API server's metrics");
     let mut all = BTreeMap::new();
@@ -112,33 +120,33 @@ pub async fn writes(client: &Client) -> BTreeMap<String, u64> {
     all
 }
 
-/// What came since.
-pub fn since(before: &BTreeMap<String, u64>, now: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
-    let more = |(name, count): (&String, &u64)| {
-        let more = count - before.get(name).copied().unwrap_or(0);
-        (more > 0).then(|| (name.clone(), more))
+/// Returns the counters that increased, with their increase.
+pub fn diff_counts(before: &BTreeMap<String, u64>, now: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
+    let increase = |(name, count): (&String, &u64)| {
+        let increase = count - before.get(name).copied().unwrap_or(0);
+        (increase > 0).then(|| (name.clone(), increase))
     };
-    now.iter().filter_map(more).collect()
+    now.iter().filter_map(increase).collect()
 }
 
-/// `1 PUT leases, 2 POST events`.
-pub fn told(writes: &BTreeMap<String, u64>) -> String {
+/// Formats counters, such as `1 PUT leases, 2 POST events`.
+pub fn format_counts(writes: &BTreeMap<String, u64>) -> String {
     writes.iter().map(|(name, count)| format!("{count} {name}")).collect::<Vec<_>>().join(", ")
 }
 
-/// The memory that a process holds now, in MiB.
-pub fn resident(process: &Process) -> f64 {
+/// Returns the resident memory of a process, in MiB.
+pub fn resident_mib(process: &Process) -> f64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid())).expect("/proc");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
     line.split_whitespace().next().and_then(|kib| kib.parse::<f64>().ok()).expect("a number") / 1024.0
 }
 
-/// The CPU time that a process used so far.
-pub fn cpu(process: &Process) -> Duration {
+/// Returns the CPU time that a process has used.
+pub fn cpu_time(process: &Process) -> Duration {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.pid())).expect("/proc/<pid>/stat");
-    // The name may hold spaces: fields are counted after it. utime and stime are the 14th and 15th of all.
+    // Count the fields after the name, which may contain spaces. utime and stime are fields 14 and 15.
     let fields: Vec<&str> = stat.rsplit(')').next().expect("fields").split_whitespace().collect();
     let ticks = fields[11].parse::<u64>().expect("utime") + fields[12].parse::<u64>().expect("stime");
-    // A tick is 10 ms wherever Linux is usual.
+    // USER_HZ is 100 on all common Linux builds: a tick is 10 ms.
     Duration::from_millis(ticks * 10)
 }

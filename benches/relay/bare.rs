@@ -1,4 +1,4 @@
-//! The bare relay: takes a POST, signs its body, passes it on over a kept connection, answers 202.
+//! The bare relay: signs the body of each POST, forwards it over a pooled connection and responds with 202.
 
 use std::io::Write;
 
@@ -12,8 +12,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::sync::Semaphore;
 
-/// As many at once as the durable hook has.
-pub const CONCURRENCY: usize = 64;
+use crate::common::CONCURRENCY;
 
 pub fn run(sink: &str) {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
@@ -28,7 +27,7 @@ async fn serve(sink: String) {
     connector.set_nodelay(true);
     let client: Client<HttpConnector, Full<Bytes>> =
         Client::builder(TokioExecutor::new()).pool_max_idle_per_host(CONCURRENCY).build(connector);
-    let places: &'static Semaphore = Box::leak(Box::new(Semaphore::new(CONCURRENCY)));
+    let slots: &'static Semaphore = Box::leak(Box::new(Semaphore::new(CONCURRENCY)));
     let uri: hyper::Uri = format!("http://{sink}/").parse().expect("the sink's address");
     loop {
         let (stream, _) = listener.accept().await.expect("a connection");
@@ -39,9 +38,9 @@ async fn serve(sink: String) {
                 let (client, uri) = (client.clone(), uri.clone());
                 async move {
                     let body = request.into_body().collect().await?.to_bytes();
-                    // Answered at once, as the durable one answers before it has delivered.
+                    // Respond before the delivery, as the durable worker does.
                     tokio::spawn(async move {
-                        let _place = places.acquire().await.expect("a semaphore");
+                        let _slot = slots.acquire().await.expect("a semaphore");
                         let mut mac = Hmac::<sha2::Sha256>::new_from_slice(b"secret").expect("a key");
                         mac.update(&body);
                         let signature = format!("sha256={}", hex::encode(mac.finalize().into_bytes()));
@@ -50,8 +49,8 @@ async fn serve(sink: String) {
                             .header("x-kong-signature", signature)
                             .body(Full::new(body))
                             .expect("a request");
-                        if let Ok(answer) = client.request(request).await {
-                            answer.into_body().collect().await.ok();
+                        if let Ok(response) = client.request(request).await {
+                            response.into_body().collect().await.ok();
                         }
                     });
                     let mut response = Response::new(Full::new(Bytes::from_static(b"{}")));

@@ -1,21 +1,22 @@
-//! What templates and lambdas cost: deliveries a second beside those of a plain webhook, in alternating rounds.
+//! The cost of templates and lambdas: deliveries per second compared with a plain webhook, in alternating rounds.
 
 use std::net::SocketAddr;
 
-use crate::load;
-use crate::process::{self, Subject};
+use crate::common::load;
+use crate::common::process::{self, Subject};
 
-/// The shares of the plain webhook's rate that are aimed at. No pass or fail here.
+/// Goals as shares of the plain webhook's rate. Informational: the run does not fail below them.
 const GOALS: [(&str, f64); 3] = [("template", 0.7), ("template with code", 0.5), ("lambda", 0.5)];
 const CONNECTIONS: usize = 64;
 
 struct Handler {
     subject: Subject,
+    /// Address of the ops port, which serves the metrics.
     ops: String,
     rates: Vec<f64>,
 }
 
-/// True: every event was delivered.
+/// Prints the rate of each handler. Returns true if every event was delivered.
 pub fn run(sink: SocketAddr, rounds: usize, events: usize) -> bool {
     let url = format!("url: 'http://{sink}/'");
     let fields = r#"{"number": {* number *}, "text": {* json(filler) *}, "of": "{{ source }}/{{ event }}"}"#;
@@ -31,19 +32,19 @@ pub fn run(sink: SocketAddr, rounds: usize, events: usize) -> bool {
     let mut handlers: Vec<Handler> = handlers
         .iter()
         .map(|handler| {
-            let (subject, ops) = process::with_handler(handler);
+            let (subject, ops) = process::start_with_handler(handler);
             Handler { subject, ops, rates: Vec::new() }
         })
         .collect();
-    let mut whole = true;
+    let mut all_delivered = true;
     for round in 0..=rounds {
         for handler in &mut handlers {
-            // The first is to get warm.
+            // The first round is a warm-up.
             let events = if round == 0 { events / 10 } else { events };
-            match load::counted(&handler.subject, &handler.ops, CONNECTIONS, events) {
+            match load::run_counted(&handler.subject, &handler.ops, CONNECTIONS, events) {
                 Some(rate) if round > 0 => handler.rates.push(rate),
                 Some(_) => {}
-                None => whole = false,
+                None => all_delivered = false,
             }
         }
     }
@@ -56,5 +57,5 @@ pub fn run(sink: SocketAddr, rounds: usize, events: usize) -> bool {
     for ((name, goal), rate) in GOALS.into_iter().zip(medians) {
         println!("  {name:18}  {rate:>7.0} deliveries/s  ratio {:.2} (goal {goal})", rate / plain);
     }
-    whole
+    all_delivered
 }

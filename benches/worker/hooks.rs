@@ -1,6 +1,7 @@
-//! Throughput with few hooks and with many. An event reaches one hook, whatever their number.
+//! Throughput and memory with few and with many hooks. Each event matches one hook, independent of the number of hooks.
 //!
-//! The worker runs in a process of its own, on hooks that are put into its view: files for 100,000 would be measured too.
+//! The worker runs in a separate process, and its hooks are inserted into its view. Reading 100,000 files would distort
+//! the measurement.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -9,9 +10,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hookstream::api::{Connection, EventHook, EventStream, Hook};
-use hookstream::cluster::files::{Files, Options};
-use hookstream::cluster::{Change, Feed, Guarded, Subscribers, View};
-use hookstream::core::egress::Policy;
+use hookstream::cluster::files::{FileCluster, FileClusterOptions};
+use hookstream::cluster::{DeserializeGuard, ObjectChange, Reflector, Subscribers, View};
+use hookstream::core::egress::EgressRules;
 use hookstream::metrics::Metrics;
 use hookstream::net::{Egress, HttpClient};
 use hookstream::ops::Readiness;
@@ -24,59 +25,59 @@ use serde_json::json;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::bare::CONCURRENCY;
-use crate::load::{self, Round};
-use crate::process::{PATH, Subject, folder, start};
-use crate::sink::Sink;
+use crate::common::CONCURRENCY;
+use crate::common::load::{self, Round};
+use crate::common::process::{PATH, Subject, start, temp_folder};
+use crate::common::sink::Sink;
 
 const EVENTS: usize = 10_000;
 const ROUNDS: usize = 3;
 const CONNECTIONS: usize = 64;
 const CHANGES: usize = 20_000;
-/// The part of the throughput with one hook that many should reach.
+/// Goal for the throughput with many hooks as a share of the throughput with one.
 const GOAL: f64 = 0.8;
 
 pub fn run(sink: &Sink) -> usize {
     println!(
-        "throughput by the number of hooks: {CONNECTIONS} connections, 1 KiB, {EVENTS} events a round, {ROUNDS} rounds"
+        "throughput by number of hooks: {CONNECTIONS} connections, 1 KiB events, {EVENTS} events per round, {ROUNDS} rounds"
     );
-    let (mut lost, mut one, mut idle) = (0, f64::NAN, f64::NAN);
+    let (mut lost, mut rate_of_one, mut memory_of_one) = (0, f64::NAN, f64::NAN);
     for hooks in [1, 10, 100_000] {
-        let subject = subject(sink.address(), hooks);
-        let (rests, most) = (subject.resident(), subject.peak());
+        let subject = start_worker(sink.address(), hooks);
+        let (resident, peak) = (subject.resident_mib(), subject.peak_mib());
         if hooks == 1 {
-            idle = rests;
+            memory_of_one = resident;
         } else {
-            let each = (rests - idle) * 1024.0 * 1024.0 / hooks as f64;
+            let per_hook = (resident - memory_of_one) * 1024.0 * 1024.0 / hooks as f64;
             println!(
-                "{hooks:>9} hooks  at rest {rests:.0} MiB, {each:.0} bytes a hook; while they were listed {most:.0} MiB"
+                "{hooks:>9} hooks  {resident:.0} MiB when idle, {per_hook:.0} bytes per hook; {peak:.0} MiB at most while listing"
             );
         }
-        lost += load::round(&subject, sink, CONNECTIONS, EVENTS / 5).lost;
+        lost += load::run_round(&subject, sink, CONNECTIONS, EVENTS / 5).lost;
         let rounds: Vec<Round> =
-            (0..ROUNDS).map(|_| load::round(&subject, sink, CONNECTIONS, EVENTS)).collect();
+            (0..ROUNDS).map(|_| load::run_round(&subject, sink, CONNECTIONS, EVENTS)).collect();
         let median = Round::median(&rounds);
         lost += median.lost;
         if hooks == 1 {
-            one = median.rate;
+            rate_of_one = median.rate;
         }
         println!(
-            "{hooks:>9} hooks  {:>7.0} events/s  {:>4.0} us CPU/event  {:.2} of one hook's (goal {GOAL}), at most {:.0} MiB{}",
+            "{hooks:>9} hooks  {:>7.0} events/s  {:>4.0} us CPU/event  {:.2} of the rate with one hook (goal {GOAL}), peak {:.0} MiB{}",
             median.rate,
-            median.cpu,
-            median.rate / one,
-            subject.peak(),
+            median.cpu_us,
+            median.rate / rate_of_one,
+            subject.peak_mib(),
             if hooks > 10 { " (goal under 250)" } else { "" }
         );
     }
-    change(sink.address());
+    measure_change(sink.address());
     lost
 }
 
-/// What the change of one hook costs among few and among many.
-fn change(sink: SocketAddr) {
+/// Prints the cost of changing one hook among few and among many.
+fn measure_change(sink: SocketAddr) {
     for hooks in [1, 100_000] {
-        let dir = folder();
+        let dir = temp_folder();
         let mut command = Command::new(std::env::current_exe().expect("this program"));
         command.args(["--change", &sink.to_string(), &hooks.to_string()]).current_dir(dir.path());
         let output = command.output().expect("a worker");
@@ -84,18 +85,18 @@ fn change(sink: SocketAddr) {
     }
 }
 
-fn subject(sink: SocketAddr, hooks: usize) -> Subject {
-    let dir = folder();
+fn start_worker(sink: SocketAddr, hooks: usize) -> Subject {
+    let dir = temp_folder();
     let mut command = Command::new(std::env::current_exe().expect("this program"));
     command.args(["--worker", &sink.to_string(), &hooks.to_string()]).current_dir(dir.path());
     start(command, "listening on", PATH, hooks, Some(dir))
 }
 
-/// The worker, its data in the current folder. `change`: it only tells what a change of a hook costs, and ends.
-pub fn worker(sink: &str, hooks: usize, change: bool) {
+/// Runs the worker, with its data in the current folder. With `change`, it prints the cost of changing a hook and exits.
+pub fn run_worker(sink: &str, hooks: usize, change: bool) {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     let sink = sink.to_owned();
-    runtime.block_on(runtime.spawn(serve(sink, hooks, change))).expect("a worker that does not panic");
+    runtime.block_on(runtime.spawn(serve(sink, hooks, change))).expect("the worker does not panic");
 }
 
 async fn serve(sink: String, hooks: usize, change: bool) {
@@ -103,22 +104,29 @@ async fn serve(sink: String, hooks: usize, change: bool) {
     std::fs::create_dir("data").expect("a folder");
     let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: keys}\nstringData: {secret: secret}\n";
     std::fs::write("all.yaml", secret).expect("a manifest");
-    let options =
-        Options { manifests: vec!["all.yaml".into()], data: "data".into(), prune: false, token: None };
-    let files = Files::open(options).expect("the manifests");
+    let options = FileClusterOptions {
+        manifests: vec!["all.yaml".into()],
+        data: "data".into(),
+        prune: false,
+        token: None,
+    };
+    let files = FileCluster::open(options).expect("the manifests");
     let mut subscribers = Subscribers::default();
     let changes = subscribers.subscribe();
     let subscribers = Arc::new(subscribers);
-    let (mut feed, fed) = Feed::<EventHook>::new(1, subscribers.clone(), Change::EventHook);
-    let (mut none, nothing) = Feed::<Connection>::new(1, subscribers.clone(), Change::Connection);
-    let (mut no_streams, streams) = Feed::<EventStream>::new(1, subscribers.clone(), Change::EventStream);
-    let (mut no_scripts, scripts) = Feed::<Hook>::new(1, subscribers, Change::Hook);
-    let view = View::new(fed, nothing, streams, scripts);
+    let (mut hook_feed, hook_cache) =
+        Reflector::<EventHook>::new(1, subscribers.clone(), ObjectChange::EventHook);
+    let (mut connection_feed, connections) =
+        Reflector::<Connection>::new(1, subscribers.clone(), ObjectChange::Connection);
+    let (mut stream_feed, streams) =
+        Reflector::<EventStream>::new(1, subscribers.clone(), ObjectChange::EventStream);
+    let (mut script_feed, scripts) = Reflector::<Hook>::new(1, subscribers, ObjectChange::Hook);
+    let view = View::new(hook_cache, connections, streams, scripts);
     let metrics = Arc::new(Metrics::default());
     let store = SqliteStore::open(Path::new("data")).expect("a store");
-    let egress = Egress::new(Policy { loopback: true, ..Policy::default() });
+    let egress = Egress::new(EgressRules { loopback: true, ..EgressRules::default() });
     let program = env!("CARGO_BIN_EXE_hookstream").into();
-    let sandbox = sandbox::Options { program, ..sandbox::Options::default() };
+    let sandbox = sandbox::SandboxOptions { program, ..sandbox::SandboxOptions::default() };
     let worker = Worker {
         cluster: Arc::new(files),
         view,
@@ -126,7 +134,7 @@ async fn serve(sink: String, hooks: usize, change: bool) {
         http: HttpClient::new(egress).expect("a client"),
         metrics,
         sandbox: Sandbox::start(sandbox).await,
-        starting: Readiness::default().pending("the ingest port is open"),
+        starting: Readiness::default().add_gate("the ingest port is open"),
         tls: None,
         limits: Limits {
             max_event_bytes: 1 << 20,
@@ -148,49 +156,50 @@ async fn serve(sink: String, hooks: usize, change: bool) {
         api_listen: "127.0.0.1:0".into(),
     };
     let stop = CancellationToken::new();
-    let (stopping, opened) = (stop.clone(), Arc::new(Notify::new()));
+    let (stop_after_changes, opened) = (stop.clone(), Arc::new(Notify::new()));
     let open = opened.clone();
-    let filling = async move {
-        none.apply(0, Event::Init).await;
-        none.apply(0, Event::InitDone).await;
-        no_streams.apply(0, Event::Init).await;
-        no_streams.apply(0, Event::InitDone).await;
-        no_scripts.apply(0, Event::Init).await;
-        no_scripts.apply(0, Event::InitDone).await;
-        feed.apply(0, Event::Init).await;
+    let feed_changes = async move {
+        connection_feed.apply(0, Event::Init).await;
+        connection_feed.apply(0, Event::InitDone).await;
+        stream_feed.apply(0, Event::Init).await;
+        stream_feed.apply(0, Event::InitDone).await;
+        script_feed.apply(0, Event::Init).await;
+        script_feed.apply(0, Event::InitDone).await;
+        hook_feed.apply(0, Event::Init).await;
         for number in 0..hooks {
-            feed.apply(0, Event::InitApply(hook(number, &sink, 1))).await;
+            hook_feed.apply(0, Event::InitApply(hook(number, &sink, 1))).await;
         }
-        feed.apply(0, Event::InitDone).await;
+        hook_feed.apply(0, Event::InitDone).await;
         opened.notified().await;
         if change {
             let changed: Vec<_> =
                 (0..CHANGES).map(|number| hook(number % hooks, "127.0.0.1:9", 2 + number as i64)).collect();
-            let begun = Instant::now();
+            let started = Instant::now();
             for hook in changed {
-                // Waits where the worker is behind by more than a thousand.
-                feed.apply(0, Event::Apply(hook)).await;
+                // Blocks while the worker is more than a thousand changes behind.
+                hook_feed.apply(0, Event::Apply(hook)).await;
             }
-            let each = begun.elapsed().as_secs_f64() * 1e6 / CHANGES as f64;
+            let per_change = started.elapsed().as_secs_f64() * 1e6 / CHANGES as f64;
             println!(
-                "{hooks:>9} hooks  a change of one is taken in within {each:.1} us (goal: microseconds)"
+                "{hooks:>9} hooks  a change of one hook is processed in {per_change:.1} us (goal: microseconds)"
             );
-            stopping.cancel();
+            stop_after_changes.cancel();
         }
         std::future::pending::<()>().await;
     };
-    tokio::spawn(filling);
-    let listening = |ports: hookstream::worker::Listening| {
+    tokio::spawn(feed_changes);
+    let on_listening = |ports: hookstream::worker::Listening| {
         if !change {
             println!("listening on {}", ports.ingest);
         }
         open.notify_one();
     };
-    worker.run(changes, stop, listening).await.expect("a worker");
+    worker.run(changes, stop, on_listening).await.expect("a worker");
 }
 
-/// A hook that has delivered before, as the cluster would show it: at its first delivery its status is written, once.
-fn hook(number: usize, sink: &str, generation: i64) -> Guarded<EventHook> {
+/// Returns a hook whose status already reports a delivery. Otherwise the worker would write its status once, at its first
+/// delivery.
+fn hook(number: usize, sink: &str, generation: i64) -> DeserializeGuard<EventHook> {
     let signature = json!({"secretRef": {"name": "keys", "key": "secret"}});
     let delivering = json!({"type": "Delivering", "status": "True", "reason": "Delivering",
         "message": "deliveries go out", "observedGeneration": generation,

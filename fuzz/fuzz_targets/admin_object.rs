@@ -1,4 +1,4 @@
-//! What the vendors' admin APIs hold, as it becomes manifests and as it is compared with what is wanted.
+//! Objects of the vendors' admin APIs: conversion to manifests, and comparison with the desired object.
 #![no_main]
 
 use hookstream::admin::{auth0, kong};
@@ -9,8 +9,8 @@ use serde_json::Value;
 fuzz_target!(|data: &[u8]| {
     let Ok(object) = serde_json::from_slice::<Value>(data) else { return };
     kong::is_relay(&object);
-    if let Some(made) = kong::manifests(&object, "c") {
-        plan(&made.hook, Some(&object));
+    if let Some(manifests) = kong::hook_manifests(&object, "c") {
+        plan(&manifests.hook, Some(&object));
     }
     auth0::stream_manifest(&object, "c");
     auth0::hook_manifest(&object, "c");

@@ -1,4 +1,4 @@
-//! Durations and sizes of specs and flags.
+//! Parsing of durations and sizes in specs and flags.
 #![no_main]
 
 use hookstream::core::{duration, size};

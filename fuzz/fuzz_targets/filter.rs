@@ -1,4 +1,4 @@
-//! Filters: the first line is the filter, the rest the data.
+//! CEL filters: the first line is the filter, the rest is the data of the event.
 #![no_main]
 
 use std::time::{Duration, Instant};

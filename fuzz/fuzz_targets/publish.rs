@@ -1,7 +1,7 @@
-//! What API callers publish, in every mode. What is taken must go out again as valid JSON.
+//! Published events in every content mode. An accepted event must serialize to valid JSON.
 #![no_main]
 
-use hookstream::core::event::{Draft, Event, MAX_BATCH, Origin, Published, parse_request};
+use hookstream::core::event::{Event, EventDraft, MAX_BATCH, Origin, PublishedEvents, parse_request};
 use libfuzzer_sys::fuzz_target;
 
 const TYPES: [Option<&str>; 8] = [
@@ -31,17 +31,17 @@ fuzz_target!(|data: &[u8]| {
         [parse_request(content_type, [], rest, 1 << 16), parse_request(content_type, headers, body, 1 << 16)]
     {
         match published {
-            Ok(Published::One(draft)) => goes_out(draft),
-            Ok(Published::Batch(drafts)) => {
+            Ok(PublishedEvents::One(draft)) => check_serialization(draft),
+            Ok(PublishedEvents::Batch(drafts)) => {
                 assert!(drafts.len() <= MAX_BATCH);
-                drafts.into_iter().for_each(goes_out);
+                drafts.into_iter().for_each(check_serialization);
             }
             Err(rejected) => assert!(rejected.to_string().len() < 2048),
         }
     }
 });
 
-fn goes_out(draft: Draft) {
+fn check_serialization(draft: EventDraft) {
     let event = Event {
         id: draft.id.unwrap_or_default(),
         namespace: "n".into(),
@@ -53,6 +53,6 @@ fn goes_out(draft: Draft) {
         attributes: draft.attributes,
     };
     for bytes in [event.to_kong(), event.to_cloudevent()] {
-        serde_json::from_slice::<&serde_json::value::RawValue>(&bytes).expect("JSON");
+        serde_json::from_slice::<&serde_json::value::RawValue>(&bytes).expect("valid JSON");
     }
 }

@@ -1,4 +1,4 @@
-//! What Kong relays, and what Auth0 sends.
+//! Events relayed by Kong and sent by Auth0.
 #![no_main]
 
 use hookstream::core::event::{parse_relayed, parse_streamed};

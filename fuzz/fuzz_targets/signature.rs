@@ -1,11 +1,11 @@
-//! Signatures that strangers show, Kong's and those of Standard Webhooks: the first line is the header, the second the
-//! time, the rest the body.
+//! Verification of signatures, Kong's and those of Standard Webhooks. The first line is the header, the second the time,
+//! the rest the body.
 #![no_main]
 
 use hookstream::core::sign::{secret_lines, verify_kong, verify_standard_webhooks};
 use libfuzzer_sys::fuzz_target;
 
-const SECRET: &str = "a secret that nobody guesses";
+const SECRET: &str = "a secret that cannot be guessed";
 
 fuzz_target!(|data: &str| {
     let (header, rest) = data.split_once('\n').unwrap_or((data, ""));

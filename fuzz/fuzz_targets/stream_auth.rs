@@ -1,27 +1,27 @@
-//! What a stranger shows at a stream's address: the first line is `Authorization`, the rest a header of the user's own.
+//! Authentication of requests to a stream. The first line is `Authorization`, the rest is a custom header.
 #![no_main]
 
 use hookstream::core::stream_auth::{Credential, authenticate};
 use libfuzzer_sys::fuzz_target;
 use secrecy::SecretString;
 
-const SECRET: &str = "a secret that nobody guesses";
+const SECRET: &str = "a secret that cannot be guessed";
 
 fuzz_target!(|data: &[u8]| {
     let cut = data.iter().position(|byte| *byte == b'\n').unwrap_or(data.len());
-    let (authorization, own) = data.split_at(cut);
+    let (authorization, custom) = data.split_at(cut);
     let secret = || SecretString::from(SECRET);
     let credentials = [
         Credential::Bearer(secret()),
         Credential::Basic { username: "u".into(), password: secret() },
-        Credential::Header { name: "x-own".into(), value: secret() },
+        Credential::Header { name: "x-custom".into(), value: secret() },
     ];
     let header = |name: &str| match name {
         "authorization" => Some(authorization),
-        "x-own" => Some(own),
+        "x-custom" => Some(custom),
         _ => None,
     };
-    // None of these is in base64 by chance.
+    // Below this length random input cannot contain the base64 form of the secret.
     if !data.windows(SECRET.len()).any(|bytes| bytes == SECRET.as_bytes()) && data.len() < 40 {
         assert!(authenticate(&credentials, header).is_err());
     }

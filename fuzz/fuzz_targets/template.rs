@@ -1,4 +1,4 @@
-//! Templates: read, compiled, rendered where no Lua is needed.
+//! Templates: parsing, compilation, and rendering of fields that need no Lua.
 #![no_main]
 
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ fuzz_target!(|text: &str| {
             assert!((1..=lines).contains(&generated.line(generated.lua.matches('\n').count())));
             let context = serde_json::json!({"a": {"b": [1, 2.5, "<x>", null]}, "c": "d"});
             template.render_fields(&context).ok();
-            template.escaped();
+            template.html_escaped_tags();
         }
         Err(found) => assert!((1..=lines).contains(&found.line), "{found}"),
     }

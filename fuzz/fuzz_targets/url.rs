@@ -1,4 +1,4 @@
-//! URLs of specs and Secrets.
+//! Parsing of URLs in specs and Secrets.
 #![no_main]
 
 use hookstream::core::hook::parse_url;

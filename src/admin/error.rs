@@ -1,4 +1,4 @@
-//! What an admin API answered, sorted.
+//! Classifies failures of admin API calls.
 
 use std::time::Duration;
 
@@ -11,93 +11,96 @@ use crate::core::time::Millis;
 use crate::leadership::NotLeading;
 use crate::net::SendError;
 
-/// The longest text of a vendor that is repeated, and the longest code: a status takes no longer ones.
+/// Maximum bytes of a vendor's message and of its error code: the CRD status limits their length.
 const MAX_TEXT: usize = 512;
 const MAX_CODE: usize = 128;
 
-/// What to do about an error.
+/// How to react to an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
-    /// The same call will fail the same way: wait for a change.
+pub enum AdminErrorClass {
+    /// Repeating the call fails the same way: wait for a change of the spec.
     Terminal,
-    /// Not before this time has passed.
+    /// Retry after this time, not earlier.
     RateLimited(Duration),
-    /// Try again, later and later.
+    /// Retry with exponential backoff.
     Retryable,
 }
 
-/// Why a call failed. The variant's name is the stable reason.
+/// Why a call failed. The name of the variant is a stable reason in conditions.
 #[derive(Clone, Debug, thiserror::Error, strum::IntoStaticStr)]
 pub enum AdminError {
-    /// The admin API refuses what was asked: it will do so again.
-    #[error("the admin API refused it: {}", .0.message)]
-    Rejected(Detail),
-    #[error("the admin API does not know the credentials (401): check the Connection's Secret: {}", .0.message)]
-    Unauthorized(Detail),
-    #[error("the admin API forbids it (403): give the token the rights it needs: {}", .0.message)]
-    Forbidden(Detail),
-    #[error("the admin API has no such address (404): check the Connection's address and workspace, and that a Kong is Enterprise: {}", .0.message)]
-    NotFound(Detail),
+    /// The admin API rejected the request and would reject it again.
+    #[error("the admin API rejected the request: {}", .0.message)]
+    Rejected(ErrorDetail),
+    #[error("the admin API rejected the credentials (401): check the Connection's Secret: {}", .0.message)]
+    Unauthorized(ErrorDetail),
+    #[error("the admin API denied access (403): grant the token the required permissions: {}", .0.message)]
+    Forbidden(ErrorDetail),
+    #[error("the admin API does not have this path (404): check the Connection's address and workspace, and that Kong is Enterprise: {}", .0.message)]
+    NotFound(ErrorDetail),
     #[error("the admin API reports a conflict (409): {}", .0.message)]
-    Conflict(Detail),
-    #[error("the admin API asks to slow down (429)")]
-    RateLimited(Detail, Duration),
+    Conflict(ErrorDetail),
+    #[error("the admin API limits the request rate (429)")]
+    RateLimited(ErrorDetail, Duration),
     #[error("the admin API failed ({}): {}", .0.status.unwrap_or_default(), .0.message)]
-    ServerError(Detail),
-    #[error("the admin API answered what is not its language: {}", .0.message)]
-    UnexpectedAnswer(Detail),
+    ServerError(ErrorDetail),
+    #[error("the response is not one of the admin API: {}", .0.message)]
+    UnexpectedAnswer(ErrorDetail),
     /// The vendor no longer serves this API.
-    #[error("Auth0 serves Hooks no more (their end of life was 18 November 2026): move the script to an Action: {}", .0.message)]
-    EndOfLife(Detail),
+    #[error("Auth0 no longer serves Hooks (end of life: 18 November 2026): move the script to an Action: {}", .0.message)]
+    EndOfLife(ErrorDetail),
     #[error(
-        "another hook is enabled at this trigger, and Auth0 enables one: disable {0}, or say enabled: false"
+        "another hook is enabled at this trigger, and Auth0 allows only one: disable {0}, or set enabled: false"
     )]
     TriggerTaken(String),
     #[error("the admin API cannot be reached: {0}")]
     Unreachable(String),
-    #[error("the admin API may not be reached: {0}")]
+    #[error("the egress policy denies access to the admin API: {0}")]
     EgressDenied(String),
-    /// Nothing was sent: others are before, within the rate limit.
-    #[error("others are before it within the rate limit of the admin API")]
+    /// Nothing was sent: the call has no scheduling slot within the rate limit before this time.
+    #[error("postponed: the rate limit of the admin API is used up by other objects")]
     Postponed(Duration),
-    /// Nothing was sent.
+    /// Nothing was sent, because this replica does not lead.
     #[error(transparent)]
     NotLeading(#[from] NotLeading),
-    /// It cannot be done this way there; nothing was changed. The reconciler takes another way.
+    /// The vendor lacks this operation; nothing was changed. The reconciler chooses another operation.
     #[error("the admin API does not support {0}")]
     Unsupported(&'static str),
 }
 
-/// What the vendor said.
+/// The vendor's error response.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Detail {
+pub struct ErrorDetail {
     pub status: Option<u16>,
     pub code: Option<String>,
     pub message: String,
     pub request_id: Option<String>,
 }
 
-impl Detail {
-    /// The detail without these texts, should the vendor have repeated them. Before anything is cut: half a secret would
-    /// not be found any more.
-    pub fn masked(self, secrets: &[&str]) -> Self {
-        let mask = |text: String| redact(&text, secrets.iter().copied());
-        Detail {
+impl ErrorDetail {
+    /// Redacts these secrets, which the vendor may have echoed. Call it before truncating: a truncated secret would not be
+    /// recognized.
+    pub fn redacted(self, secrets: &[&str]) -> Self {
+        let hide = |text: String| redact(&text, secrets.iter().copied());
+        ErrorDetail {
             status: self.status,
-            code: self.code.map(mask),
-            message: mask(self.message),
-            request_id: self.request_id.map(mask),
+            code: self.code.map(hide),
+            message: hide(self.message),
+            request_id: self.request_id.map(hide),
         }
     }
 }
 
 impl AdminError {
-    pub fn class(&self) -> Class {
+    /// Returns how to react to the error.
+    pub fn class(&self) -> AdminErrorClass {
         match self {
             AdminError::Rejected(_) | AdminError::EndOfLife(_) | AdminError::EgressDenied(_) => {
-                Class::Terminal
+                AdminErrorClass::Terminal
             }
-            AdminError::RateLimited(_, after) | AdminError::Postponed(after) => Class::RateLimited(*after),
+            AdminError::RateLimited(_, after) | AdminError::Postponed(after) => {
+                AdminErrorClass::RateLimited(*after)
+            }
             AdminError::Unauthorized(_)
             | AdminError::Forbidden(_)
             | AdminError::NotFound(_)
@@ -107,11 +110,11 @@ impl AdminError {
             | AdminError::TriggerTaken(_)
             | AdminError::Unreachable(_)
             | AdminError::Unsupported(_)
-            | AdminError::NotLeading(_) => Class::Retryable,
+            | AdminError::NotLeading(_) => AdminErrorClass::Retryable,
         }
     }
 
-    fn detail(&self) -> Option<&Detail> {
+    fn detail(&self) -> Option<&ErrorDetail> {
         match self {
             AdminError::Rejected(d)
             | AdminError::Unauthorized(d)
@@ -131,7 +134,7 @@ impl AdminError {
         }
     }
 
-    /// True where the object is not there (any more).
+    /// Returns true if the vendor reports that the object does not exist (404 or 410).
     pub fn is_gone(&self) -> bool {
         match self {
             AdminError::NotFound(_) => true,
@@ -140,18 +143,18 @@ impl AdminError {
         }
     }
 
-    /// True where nothing was sent because it was not this object's turn, or not this replica's: that tells nothing
-    /// about the object or the vendor, and nobody needs to hear of it.
-    pub fn is_own(&self) -> bool {
+    /// Returns true if the call was not sent, because of our own rate limiter or because this replica does not lead. Such an
+    /// error says nothing about the object or the vendor and should not be reported.
+    pub fn is_deferred(&self) -> bool {
         matches!(self, AdminError::Postponed(_) | AdminError::NotLeading(_))
     }
 
-    /// The id by which the vendor knows the request.
+    /// The vendor's id of the request.
     pub fn request_id(&self) -> Option<&str> {
         self.detail()?.request_id.as_deref()
     }
 
-    /// The error as an object's status shows it.
+    /// Returns the error in the form of an object's status.
     pub fn last_error(&self, now: Millis) -> LastError {
         let detail = self.detail().cloned().unwrap_or_default();
         LastError {
@@ -163,13 +166,13 @@ impl AdminError {
         }
     }
 
-    /// An answer that is no success.
-    pub fn from_status(status: StatusCode, mut detail: Detail, retry_after: Option<Duration>) -> Self {
+    /// Classifies an error status. `retry_after` applies to 429; its default is 5 s.
+    pub fn from_status(status: StatusCode, mut detail: ErrorDetail, retry_after: Option<Duration>) -> Self {
         detail.status = Some(status.as_u16());
         detail.message = cut(&detail.message, MAX_TEXT).to_owned();
         detail.code = detail.code.map(|code| cut(&code, MAX_CODE).to_owned());
         match status.as_u16() {
-            // Too slow, or too early: nothing about what was asked.
+            // Request timeout and too early: a temporary failure, not a rejection of the request.
             408 | 425 => AdminError::ServerError(detail),
             401 => AdminError::Unauthorized(detail),
             403 => AdminError::Forbidden(detail),

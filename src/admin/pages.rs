@@ -1,58 +1,64 @@
-//! A list, page by page, to its end: one that has none is not followed for ever, and nothing is taken for missing that a
-//! page only failed to show.
+//! Collects the pages of a list. Bounds endless lists, and fails instead of returning a partial list: the reconciler
+//! would take the objects of a missing page for deleted.
 
 use std::collections::HashSet;
 
 use serde_json::Value;
 
-use super::answer::{id_of, unexpected};
-use super::{AdminError, Listed};
-use crate::net::Answer;
+use super::client::Listing;
+use super::error::AdminError;
+use super::response::{object_id, unexpected_response, vendor_date};
+use crate::net::HttpResponse;
 
 const MAX_PAGES: usize = 1000;
 const MAX_OBJECTS: usize = 100_000;
-/// All pages together, in bytes.
+/// Maximum bytes of all pages together.
 const MAX_BYTES: usize = 256 * 1024 * 1024;
 
-/// The pages that were read so far.
+/// The objects of the pages read so far.
 #[derive(Default)]
-pub struct Pages {
-    listed: Listed,
+pub struct PageCollector {
+    listing: Listing,
     ids: HashSet<String>,
     pages: usize,
     bytes: usize,
 }
 
-impl Pages {
+impl PageCollector {
     pub fn len(&self) -> usize {
-        self.listed.items.len()
+        self.listing.items.len()
     }
 
-    /// Takes one page. What comes twice counts once: an object that was made or deleted meanwhile moves the others.
-    pub fn take(&mut self, answer: &Answer, found: Vec<Value>) -> Result<(), AdminError> {
-        self.listed.at = self.listed.at.or_else(|| super::answer::date(answer));
+    /// Adds one page. Skips objects that an earlier page contained, because concurrent creates and deletes shift the pages.
+    ///
+    /// Errors: an object without a valid id, a page that only repeats earlier objects, or an exceeded bound.
+    pub fn add_page(&mut self, response: &HttpResponse, found: Vec<Value>) -> Result<(), AdminError> {
+        self.listing.vendor_time = self.listing.vendor_time.or_else(|| vendor_date(response));
         self.pages += 1;
-        self.bytes = self.bytes.saturating_add(answer.body.len());
-        let (before, any) = (self.len(), !found.is_empty());
+        self.bytes = self.bytes.saturating_add(response.body.len());
+        let (before, is_empty) = (self.len(), found.is_empty());
         for item in found {
-            let id = id_of(&item)
-                .ok_or_else(|| unexpected(answer, "an object in the list has no id that can be one"))?;
+            let id = object_id(&item)
+                .ok_or_else(|| unexpected_response(response, "an object in the list has no valid id"))?;
             if self.ids.insert(id.to_owned()) {
-                self.listed.items.push(item);
+                self.listing.items.push(item);
             }
         }
-        if any && self.len() == before {
-            return Err(unexpected(answer, "the list repeats itself: a page shows nothing new"));
+        if !is_empty && self.len() == before {
+            return Err(unexpected_response(
+                response,
+                "the list repeats itself: a page contains only earlier objects",
+            ));
         }
         if self.pages > MAX_PAGES || self.len() > MAX_OBJECTS || self.bytes > MAX_BYTES {
-            let message =
-                format!("the list has no end: {} objects in {} pages were read", self.len(), self.pages);
-            return Err(unexpected(answer, &message));
+            let message = format!("the list has no end: {} objects in {} pages", self.len(), self.pages);
+            return Err(unexpected_response(response, &message));
         }
         Ok(())
     }
 
-    pub fn end(self) -> Listed {
-        self.listed
+    /// Returns the complete list.
+    pub fn finish(self) -> Listing {
+        self.listing
     }
 }

@@ -1,17 +1,18 @@
-//! Members that several kinds share.
+//! Types that several kinds share.
 
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_with_macros::skip_serializing_none;
 
-/// Without this, a type's own comment would hide the comment of the field that uses it, which tells the default.
-pub(super) fn told_by_the_field(schema: &mut schemars::Schema) {
+/// Removes a type's own description from the schema. Otherwise it would replace the description of the field, which
+/// documents the default.
+pub(super) fn use_field_description(schema: &mut schemars::Schema) {
     schema.remove("description");
 }
 
-/// A duration as the Gateway API writes it: one to four numbers with a unit (h, m, s, ms), for example 15s, 1h30m,
-/// 500ms. More than zero.
+/// A duration in the format of the Gateway API: one to four numbers with a unit (h, m, s, ms), for example 15s, 1h30m or
+/// 500ms. Must be greater than zero.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct DurationText(pub String);
@@ -21,7 +22,8 @@ pub struct DurationText(pub String);
 #[serde(transparent)]
 pub struct UrlText(pub String);
 
-/// A text whose schema is CEL rules with readable messages: a `pattern` would answer with the bare expression.
+/// Implements a string schema with CEL rules, which have readable messages. The error of a `pattern` would show only the
+/// regular expression.
 macro_rules! text_schema {
     ($type:ty, min $min:literal, max $max:literal, $(($rule:literal, $message:literal)),+) => {
         impl JsonSchema for $type {
@@ -50,202 +52,203 @@ text_schema!(
 text_schema!(
     UrlText, min 8, max 2048,
     ("isURL(self) && self.matches('^https?://[^/?#]')", "must be an absolute http or https URL, for example https://example.com/hooks"),
-    ("!self.matches('^[^/?#]*//[^/?#]*@')", "must not carry user information: put credentials into a Secret (headersFrom, urlSecretRef)")
+    ("!self.matches('^[^/?#]*//[^/?#]*@')", "must not contain user information: put credentials into a Secret (headersFrom, urlSecretRef)")
 );
 
 /// One key of a Secret in the object's own namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[schemars(transform = told_by_the_field)]
+#[schemars(transform = use_field_description)]
 pub struct SecretKeyRef {
     /// Name of the Secret.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
-    /// Key in the Secret's data.
+    /// Key in the data of the Secret.
     #[schemars(length(min = 1, max = 253), regex(pattern = r"^[-._a-zA-Z0-9]+$"))]
     pub key: String,
 }
 
 /// One key of a ConfigMap in the object's own namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[schemars(transform = told_by_the_field)]
+#[schemars(transform = use_field_description)]
 pub struct ConfigMapKeyRef {
     /// Name of the ConfigMap.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
-    /// Key in its data.
+    /// Key in the data of the object.
     #[schemars(length(min = 1, max = 253), regex(pattern = r"^[-._a-zA-Z0-9]+$"))]
     pub key: String,
 }
 
-/// A whole Secret in the object's own namespace.
+/// A Secret in the object's own namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[schemars(transform = told_by_the_field)]
+#[schemars(transform = use_field_description)]
 pub struct SecretRef {
     /// Name of the Secret.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
 }
 
-/// Another object of the same namespace, by name.
+/// Another object in the same namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[schemars(transform = told_by_the_field)]
+#[schemars(transform = use_field_description)]
 pub struct NameRef {
     /// Name of the object.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
 }
 
-/// Where a CA bundle stands.
+/// The kind of object that contains a CA bundle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[schemars(transform = told_by_the_field)]
+#[schemars(transform = use_field_description)]
 pub enum CaKind {
     Secret,
     ConfigMap,
 }
 
-/// One key of a Secret or ConfigMap that holds a CA bundle in PEM.
+/// One key of a Secret or ConfigMap that contains a CA bundle in PEM format.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[schemars(transform = told_by_the_field)]
+#[schemars(transform = use_field_description)]
 pub struct CaRef {
-    /// Secret or ConfigMap.
+    /// Kind of the object: Secret or ConfigMap.
     pub kind: CaKind,
     /// Name of the Secret or ConfigMap.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
-    /// Key in its data.
+    /// Key in the data of the object.
     #[schemars(length(min = 1, max = 253), regex(pattern = r"^[-._a-zA-Z0-9]+$"))]
     pub key: String,
 }
 
-/// How TLS is spoken to a server. Without it: the system's certificate authorities, no client certificate.
+/// TLS settings for connections to a server. Default: the system's certificate authorities, no client certificate.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, KubeSchema)]
-#[schemars(transform = told_by_the_field)]
+#[schemars(transform = use_field_description)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!(has(self.caRef) && has(self.insecureSkipVerify) && self.insecureSkipVerify)").message("caRef would be ignored with insecureSkipVerify: true: remove one of them"))]
 pub struct Tls {
-    /// The certificate authorities to trust instead of the system's.
+    /// The certificate authorities to trust. They replace the system's. Default: the system's.
     pub ca_ref: Option<CaRef>,
-    /// A Secret of type kubernetes.io/tls (keys tls.crt and tls.key) with the client certificate.
+    /// A Secret of type kubernetes.io/tls (keys tls.crt and tls.key) with the client certificate. Default: none.
     pub cert_secret_ref: Option<SecretRef>,
-    /// Accept any server certificate. Default: false. Whoever stands between can then read and change everything.
+    /// Accepts any server certificate, so an attacker on the network path can read and change all traffic. For tests
+    /// only. Default: false.
     pub insecure_skip_verify: Option<bool>,
 }
 
 impl Tls {
-    /// True where it reads the Secret or ConfigMap of this name.
+    /// Returns true if the settings read the Secret or ConfigMap with this name.
     pub fn refers_to(&self, kind: CaKind, name: &str) -> bool {
         self.ca_ref.as_ref().is_some_and(|ca| ca.kind == kind && ca.name == name)
             || (kind == CaKind::Secret && self.cert_secret_ref.as_ref().is_some_and(|r| r.name == name))
     }
 }
 
-/// A token bucket: `requests` an `interval`, with bursts of up to `burst`.
+/// A rate limit (token bucket): `requests` per `interval`, with bursts of up to `burst`.
 #[skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[schemars(transform = told_by_the_field)]
+#[schemars(transform = use_field_description)]
 pub struct RateLimit {
-    /// How many requests an interval, 1 to 100000.
+    /// Number of requests per interval, 1 to 100000.
     #[schemars(range(min = 1, max = 100_000))]
     pub requests: i32,
-    /// The interval. Default: 1s.
+    /// Length of the interval. Default: 1s.
     pub interval: Option<DurationText>,
-    /// How many requests may go at once after a pause, 1 to 100000. Default: the value of requests.
+    /// Number of requests that may be sent at once after an idle period, 1 to 100000. Default: the value of requests.
     #[schemars(range(min = 1, max = 100_000))]
     pub burst: Option<i32>,
 }
 
-/// What happens to the vendor's object when the Kubernetes object is deleted.
+/// What happens to the object at the vendor when the Kubernetes object is deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[schemars(transform = told_by_the_field)]
+#[schemars(transform = use_field_description)]
 pub enum DeletionPolicy {
-    /// The vendor's object is deleted too.
+    /// The object at the vendor is deleted too.
     Delete,
-    /// The vendor's object stays.
+    /// The object at the vendor is kept.
     Orphan,
 }
 
-/// How much of the vendor's object is managed.
+/// Which operations the operator performs on the object at the vendor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[schemars(transform = told_by_the_field)]
+#[schemars(transform = use_field_description)]
 pub enum ManagementPolicy {
-    /// Create, update, repair and delete.
+    /// Create, update, repair drift and delete.
     Full,
-    /// Compare and report only; never write.
+    /// Compare and report differences; never write.
     ObserveOnly,
 }
 
-/// Takes an object that already exists at the vendor.
+/// Adopts an object that already exists at the vendor.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[schemars(transform = told_by_the_field)]
+#[schemars(transform = use_field_description)]
 pub struct Adopt {
     /// The vendor's id of the object. Immutable.
     #[schemars(length(min = 1, max = 64))]
     pub id: String,
-    /// Match takes it only if every field already agrees, and writes nothing by that; Override takes it and writes the
-    /// spec. What was taken is then managed like any other.
+    /// Match adopts the object only if all its fields already equal the spec, and writes nothing. Override adopts it and
+    /// writes the spec. Afterwards the object is managed like any other.
     pub mode: AdoptMode,
 }
 
-/// How an existing object is taken.
+/// How an existing object is adopted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[schemars(transform = told_by_the_field)]
+#[schemars(transform = use_field_description)]
 pub enum AdoptMode {
     Match,
     Override,
 }
 
-/// The last error that a vendor's admin API answered with. Never holds a secret.
+/// The last error of a vendor's admin API. Never contains a secret.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[schemars(transform = told_by_the_field)]
+#[schemars(transform = use_field_description)]
 #[serde(rename_all = "camelCase")]
 pub struct LastError {
-    /// HTTP status, left out where there was no answer.
+    /// HTTP status of the response. Absent if there was no response.
     pub http_status: Option<i32>,
     /// The vendor's own error code or name.
     #[schemars(length(max = 256))]
     pub code: Option<String>,
-    /// What the vendor said, shortened.
+    /// The vendor's error message, truncated to 1024 characters.
     #[schemars(length(max = 1024))]
     pub message: String,
-    /// The vendor's id of the request, to quote to its support.
+    /// The vendor's request id, for support requests.
     #[schemars(length(max = 256))]
     pub request_id: Option<String>,
-    /// When, RFC 3339.
+    /// Time of the error, RFC 3339.
     #[schemars(length(max = 64))]
     pub time: Option<String>,
 }
 
-/// Commands given by annotation that were carried out: the tokens they carried.
+/// Annotation commands that were executed, by the tokens in their values.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[schemars(transform = told_by_the_field)]
+#[schemars(transform = use_field_description)]
 #[serde(rename_all = "camelCase")]
 pub struct Handled {
-    /// The last value of hookstream.dev/reconcileRequestedAt that was acted on.
+    /// The last value of the annotation hookstream.dev/reconcileRequestedAt that was executed.
     #[schemars(length(max = 256))]
     pub reconcile_requested_at: Option<String>,
-    /// The last value of hookstream.dev/resume that was acted on.
+    /// The last value of the annotation hookstream.dev/resume that was executed.
     #[schemars(length(max = 256))]
     pub resume: Option<String>,
 }
 
-/// Where an object really is at the vendor.
+/// The location of an object at the vendor.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[schemars(transform = told_by_the_field)]
+#[schemars(transform = use_field_description)]
 pub struct External {
     /// The vendor's id.
     #[schemars(length(max = 128))]
     pub id: String,
-    /// The Connection it was made by.
+    /// Name of the Connection with which the object was created or adopted.
     #[schemars(length(max = 253))]
     pub connection: String,
-    /// The address it was made at.
+    /// Address of the admin API that has the object.
     #[schemars(length(max = 2048))]
     pub endpoint: String,
-    /// The workspace it was made in.
+    /// Kong workspace of the object.
     #[schemars(length(max = 128))]
     pub workspace: Option<String>,
 }

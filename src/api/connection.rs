@@ -1,4 +1,4 @@
-//! `Connection`: how to reach one admin API.
+//! `Connection`: address, credentials and limits of an admin API.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
@@ -6,9 +6,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_with_macros::skip_serializing_none;
 
-use super::common::{told_by_the_field, *};
+use super::common::{use_field_description, *};
 
-/// How to reach one admin API: its address, credentials and limits. Exactly one of kong, auth0.
+/// Address, credentials and limits of an admin API. Exactly one of kong, auth0.
 #[skip_serializing_none]
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
@@ -19,7 +19,7 @@ use super::common::{told_by_the_field, *};
     status = "ConnectionStatus",
     shortname = "conn",
     category = "hookstream",
-    doc = "A Connection tells how to reach one admin API (Kong's or Auth0's): address, credentials, limits.",
+    doc = "A Connection defines how the operator reaches an admin API (Kong's or Auth0's): address, credentials and limits.",
     printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].status"}"#,
     printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].reason"}"#,
     printcolumn = r#"{"name":"Version","type":"string","jsonPath":".status.version"}"#,
@@ -29,56 +29,58 @@ use super::common::{told_by_the_field, *};
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("[has(self.kong), has(self.auth0)].filter(x, x).size() == 1").message("exactly one of kong, auth0 must be set"))]
-#[x_kube(validation = Rule::new("has(self.kong) == has(oldSelf.kong)").message("a Connection cannot change from one vendor to another: make a new Connection"))]
-#[x_kube(validation = Rule::new("!has(self.kong) || !has(oldSelf.kong) || (has(self.kong.workspace) ? self.kong.workspace : 'default') == (has(oldSelf.kong.workspace) ? oldSelf.kong.workspace : 'default')").message("kong.workspace is immutable: make a new Connection"))]
-#[x_kube(validation = Rule::new("!has(self.auth0) || !has(oldSelf.auth0) || self.auth0.domain == oldSelf.auth0.domain").message("auth0.domain is immutable: make a new Connection"))]
+#[x_kube(validation = Rule::new("has(self.kong) == has(oldSelf.kong)").message("a Connection cannot change from one vendor to another: create a new Connection"))]
+#[x_kube(validation = Rule::new("!has(self.kong) || !has(oldSelf.kong) || (has(self.kong.workspace) ? self.kong.workspace : 'default') == (has(oldSelf.kong.workspace) ? oldSelf.kong.workspace : 'default')").message("kong.workspace is immutable: create a new Connection"))]
+#[x_kube(validation = Rule::new("!has(self.auth0) || !has(oldSelf.auth0) || self.auth0.domain == oldSelf.auth0.domain").message("auth0.domain is immutable: create a new Connection"))]
 pub struct ConnectionSpec {
     /// A Kong Gateway Enterprise admin API.
     pub kong: Option<KongConnection>,
-    /// An Auth0 tenant's Management API.
+    /// The Management API of an Auth0 tenant.
     pub auth0: Option<Auth0Connection>,
-    /// The address under which this vendor reaches the worker, without a path. Default: the operator's flag
-    /// --ingest-url (Kong) or --public-ingest-url (Auth0).
+    /// The base URL, without a path, at which the vendor reaches the worker. Default: the operator's flag --ingest-url
+    /// (Kong) or --public-ingest-url (Auth0).
     pub ingest_url: Option<UrlText>,
-    /// How often the admin API is called at most. Default: 2 requests a second with bursts of 5 for Auth0, no limit
-    /// but the operator's ceiling a host for Kong. At least one request in 30s.
+    /// The maximum rate of requests to the admin API, at least one request in 30s. Default: 2 requests per second with
+    /// bursts of 5 for Auth0; for Kong only the operator's limit per host.
     pub rate_limit: Option<RateLimit>,
-    /// How often objects are compared with the vendor and repaired. Default: the operator's flag --resync-interval,
-    /// 10m.
+    /// The interval at which objects are compared with the vendor and drift is repaired. Default: the operator's flag
+    /// --resync-interval, 10m.
     pub resync_interval: Option<DurationText>,
-    /// What happens at the vendor when an object is deleted that does not say so itself. Default: Delete.
+    /// Delete or Orphan: what happens at the vendor when an object without its own deletionPolicy is deleted. Default:
+    /// Delete.
     pub deletion_policy: Option<DeletionPolicy>,
 }
 
 /// A Kong Gateway Enterprise admin API.
 #[skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[schemars(transform = told_by_the_field)]
+#[schemars(transform = use_field_description)]
 #[serde(rename_all = "camelCase")]
 pub struct KongConnection {
-    /// Address of the admin API, for example https://kong-admin.kong.svc:8444.
+    /// URL of the admin API, for example https://kong-admin.kong.svc:8444.
     pub admin_url: UrlText,
-    /// The workspace, a prefix of the address. Immutable. Default: default, which is addressed without a prefix.
+    /// The Kong workspace, which becomes the first segment of request paths. Immutable. Default: the workspace default,
+    /// which has no path segment.
     #[schemars(length(min = 1, max = 128), regex(pattern = r"^[A-Za-z0-9._~-]+$"))]
     pub workspace: Option<String>,
-    /// The RBAC token. Left out: no token is sent, for gateways with RBAC off.
+    /// The Secret key that contains the RBAC token. Default: no token is sent, for gateways without RBAC.
     pub token_secret_ref: Option<SecretKeyRef>,
-    /// The header that carries the token, as rbac_auth_header of the gateway says. Default: Kong-Admin-Token.
+    /// The request header for the token. Must equal the gateway's setting rbac_auth_header. Default: Kong-Admin-Token.
     #[schemars(length(min = 1, max = 128), regex(pattern = r"^[A-Za-z0-9-]+$"))]
     pub token_header: Option<String>,
-    /// How TLS is spoken to the admin API.
+    /// TLS settings for the admin API. Default: the system's certificate authorities, no client certificate.
     pub tls: Option<Tls>,
-    /// The handlers that objects with deliverBy: Gateway may use. Default: Webhook and Log. WebhookCustom and Lambda
-    /// run code inside the gateway: they are refused unless named here.
+    /// The handlers that EventHooks with deliverBy: Gateway may use, up to 4. WebhookCustom and Lambda run code inside
+    /// the gateway, so they are rejected unless they are listed here. Default: Webhook and Log.
     #[schemars(length(max = 4), extend("x-kubernetes-list-type" = "set"))]
     pub gateway_handlers: Option<Vec<HandlerKind>>,
 }
 
-/// The four handlers, by name.
+/// The kinds of handlers.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, strum::IntoStaticStr,
 )]
-#[schemars(transform = told_by_the_field)]
+#[schemars(transform = use_field_description)]
 pub enum HandlerKind {
     Webhook,
     WebhookCustom,
@@ -86,10 +88,10 @@ pub enum HandlerKind {
     Lambda,
 }
 
-/// An Auth0 tenant's Management API. Exactly one of clientCredentials, tokenSecretRef.
+/// The Management API of an Auth0 tenant. Exactly one of clientCredentials, tokenSecretRef.
 #[skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-#[schemars(transform = told_by_the_field)]
+#[schemars(transform = use_field_description)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("[has(self.clientCredentials), has(self.tokenSecretRef)].filter(x, x).size() == 1").message("exactly one of clientCredentials, tokenSecretRef must be set"))]
 pub struct Auth0Connection {
@@ -99,56 +101,56 @@ pub struct Auth0Connection {
     /// The audience of the access token. Default: https://<domain>/api/v2/
     #[schemars(length(min = 1, max = 2048))]
     pub audience: Option<String>,
-    /// A machine-to-machine application; the operator gets and renews the tokens.
+    /// The credentials of a machine-to-machine application. The operator obtains and renews access tokens with them.
     pub client_credentials: Option<ClientCredentials>,
-    /// A ready access token, renewed by somebody else.
+    /// The Secret key that contains an access token. The operator does not renew this token.
     pub token_secret_ref: Option<SecretKeyRef>,
 }
 
 /// The credentials of a machine-to-machine application.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[schemars(transform = told_by_the_field)]
+#[schemars(transform = use_field_description)]
 #[serde(rename_all = "camelCase")]
 pub struct ClientCredentials {
-    /// The application's client id.
+    /// The client id of the application.
     #[schemars(length(min = 1, max = 256))]
     pub client_id: String,
-    /// Where its client secret stands.
+    /// The Secret key that contains the client secret.
     pub client_secret_ref: SecretKeyRef,
 }
 
-/// What the operator knows of the admin API.
+/// The observed state of the admin API.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ConnectionStatus {
-    /// The generation that the conditions speak of.
+    /// The generation of the spec that the conditions refer to.
     pub observed_generation: Option<i64>,
-    /// Ready, Synced, Reconciling, Stalled.
+    /// The conditions Ready, Synced, Reconciling and Stalled.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
-    /// The version that the admin API tells of itself.
+    /// The version that the admin API reports.
     #[schemars(length(max = 128))]
     pub version: Option<String>,
-    /// What the admin API was found to be able to do, forgotten when its version changes.
+    /// The detected capabilities of the admin API. Reset when its version changes.
     pub capabilities: Option<Capabilities>,
-    /// Commands given by annotation that were carried out.
+    /// Annotation commands that were executed.
     pub handled: Option<Handled>,
     /// The last error of the admin API.
     pub last_error: Option<Box<LastError>>,
 }
 
-/// What the admin API was found to be able to do. What is absent is not yet known.
+/// The detected capabilities of the admin API. An absent member is not known yet.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[schemars(transform = told_by_the_field)]
+#[schemars(transform = use_field_description)]
 #[serde(rename_all = "camelCase")]
 pub struct Capabilities {
-    /// PUT to an id that the operator chose creates an object.
+    /// Whether PUT with an id of the operator's choice creates an object.
     pub put: Option<bool>,
-    /// POST takes an id that the operator chose.
+    /// Whether POST accepts an id of the operator's choice.
     pub client_id: Option<bool>,
-    /// PATCH changes an object.
+    /// Whether PATCH updates an object.
     pub patch: Option<bool>,
 }

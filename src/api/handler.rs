@@ -1,4 +1,4 @@
-//! The handlers of an EventHook, and how requests are signed.
+//! Handlers of an EventHook and request signatures.
 
 use std::collections::BTreeMap;
 
@@ -7,94 +7,96 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_with_macros::skip_serializing_none;
 
-use super::common::{told_by_the_field, *};
+use super::common::{use_field_description, *};
 
-/// What is done with an event. Exactly one of webhook, webhookCustom, log, lambda.
+/// The action for an event. Exactly one of webhook, webhookCustom, log, lambda.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
-#[schemars(transform = told_by_the_field)]
+#[schemars(transform = use_field_description)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("[has(self.webhook), has(self.webhookCustom), has(self.log), has(self.lambda)].filter(x, x).size() == 1").message("exactly one of webhook, webhookCustom, log, lambda must be set (log is written log: {})"))]
 pub struct Handler {
-    /// Sends the event as JSON by POST.
+    /// Sends the event as a JSON POST request.
     pub webhook: Option<Webhook>,
-    /// Sends a request of your own making.
+    /// Sends a request with a method, headers and body of your choice.
     pub webhook_custom: Option<Box<WebhookCustom>>,
-    /// Writes the event to the worker's log. Written log: {}
+    /// Writes the event to the worker's log. Write it as log: {}
     pub log: Option<Log>,
-    /// Runs Lua functions on the event, in a sandbox.
+    /// Runs Lua functions with the event in a sandbox.
     pub lambda: Option<Lambda>,
 }
 
-/// Sends the event as JSON by POST. Exactly one of url, urlSecretRef.
+/// Sends the event as a JSON POST request. Exactly one of url, urlSecretRef.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
-#[schemars(transform = told_by_the_field)]
+#[schemars(transform = use_field_description)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("[has(self.url), has(self.urlSecretRef)].filter(x, x).size() == 1").message("exactly one of url, urlSecretRef must be set"))]
 pub struct Webhook {
-    /// Where to send.
+    /// The URL of the receiver.
     pub url: Option<UrlText>,
-    /// Where the URL stands, if it is itself a secret.
+    /// The Secret key that contains the URL, for URLs that are themselves secret.
     pub url_secret_ref: Option<Box<SecretKeyRef>>,
-    /// Headers to send, up to 64. content-type is application/json unless named here.
+    /// Request headers, up to 64. content-type is application/json unless it is set here.
     #[serde(default)]
     #[schemars(schema_with = "headers_schema")]
     pub headers: Option<BTreeMap<String, String>>,
-    /// Headers whose values stand in Secrets, up to 16.
+    /// Request headers whose values come from Secrets, up to 16.
     #[schemars(length(min = 1, max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub headers_from: Option<Vec<HeaderFrom>>,
-    /// Kong: the members of data with source and event. CloudEvents: a CloudEvents 1.0 structured event. Default: Kong.
+    /// The format of the body. Kong: the members of data plus source and event. CloudEvents: a structured CloudEvents 1.0
+    /// event. Default: Kong.
     pub format: Option<Format>,
-    /// How requests are signed. Default: not at all.
+    /// The signature of requests. Default: requests are not signed.
     pub signature: Option<Signature>,
-    /// How TLS is spoken to the receiver.
+    /// TLS settings for the receiver. Default: the system's certificate authorities, no client certificate.
     pub tls: Option<Box<Tls>>,
 }
 
-/// Sends a request of your own making. Exactly one of url, urlSecretRef; payload and body exclude each other.
+/// Sends a request with a method, headers and body of your choice. Exactly one of url, urlSecretRef; at most one of
+/// payload, body.
 #[skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
-#[schemars(transform = told_by_the_field)]
+#[schemars(transform = use_field_description)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("[has(self.url), has(self.urlSecretRef)].filter(x, x).size() == 1").message("exactly one of url, urlSecretRef must be set"))]
-#[x_kube(validation = Rule::new("!(has(self.payload) && has(self.body))").message("payload and body exclude each other"))]
+#[x_kube(validation = Rule::new("!(has(self.payload) && has(self.body))").message("payload and body are mutually exclusive: remove one of them"))]
 pub struct WebhookCustom {
-    /// Where to send.
+    /// The URL of the receiver.
     pub url: Option<UrlText>,
-    /// Where the URL stands, if it is itself a secret.
+    /// The Secret key that contains the URL, for URLs that are themselves secret.
     pub url_secret_ref: Option<Box<SecretKeyRef>>,
-    /// The method. Default: POST.
+    /// The HTTP method. Default: POST.
     pub method: Option<Method>,
-    /// Headers to send, up to 64.
+    /// Request headers, up to 64.
     #[serde(default)]
     #[schemars(schema_with = "headers_schema")]
     pub headers: Option<BTreeMap<String, String>>,
-    /// Headers whose values stand in Secrets, up to 16.
+    /// Request headers whose values come from Secrets, up to 16.
     #[schemars(length(min = 1, max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub headers_from: Option<Vec<HeaderFrom>>,
-    /// Whether the values of headers are templates. Default: Raw.
+    /// Whether header values are sent literally (Raw) or rendered as templates (Template). Default: Raw.
     pub headers_format: Option<TextFormat>,
-    /// The body as a map: sent as JSON, or as a form where the content type says so.
+    /// The body as a map. It is sent as JSON, or as a form if the content type is application/x-www-form-urlencoded.
     #[serde(default)]
     #[schemars(schema_with = "payload_schema")]
     pub payload: Option<serde_json::Map<String, serde_json::Value>>,
-    /// Whether the texts in payload are templates. Default: Template.
+    /// Whether strings in payload are sent literally (Raw) or rendered as templates (Template). Default: Template.
     pub payload_format: Option<TextFormat>,
-    /// The body as a text of at most 64 KiB.
+    /// The body as a string, at most 64 KiB.
     #[schemars(length(max = 65536))]
     pub body: Option<String>,
-    /// Whether body is a template. Default: Template.
+    /// Whether body is sent literally (Raw) or rendered as a template (Template). Default: Template.
     pub body_format: Option<TextFormat>,
-    /// How requests are signed. Default: not at all.
+    /// The signature of requests. Default: requests are not signed.
     pub signature: Option<Signature>,
-    /// How TLS is spoken to the receiver.
+    /// TLS settings for the receiver. Default: the system's certificate authorities, no client certificate.
     pub tls: Option<Box<Tls>>,
 }
 
-/// The method of a request.
+/// The HTTP method of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[schemars(transform = told_by_the_field)]
+#[schemars(transform = use_field_description)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Method {
     Get,
@@ -104,9 +106,9 @@ pub enum Method {
     Delete,
 }
 
-/// Whether a text is sent as it is or as a template (lua-resty-template).
+/// Whether a text is literal (Raw) or a template in the language of lua-resty-template (Template).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[schemars(transform = told_by_the_field)]
+#[schemars(transform = use_field_description)]
 pub enum TextFormat {
     Raw,
     Template,
@@ -114,79 +116,79 @@ pub enum TextFormat {
 
 /// Writes the event to the worker's log.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[schemars(transform = told_by_the_field)]
+#[schemars(transform = use_field_description)]
 pub struct Log {}
 
-/// Runs Lua functions on the event, in a sandbox.
+/// Runs Lua functions with the event in a sandbox.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[schemars(transform = told_by_the_field)]
+#[schemars(transform = use_field_description)]
 pub struct Lambda {
-    /// Lua chunks, 1 to 16 of at most 64 KiB, each of which returns a function (data, event, source, pid). They run in
-    /// order; each delivers by returning true.
+    /// Lua chunks, 1 to 16 of at most 64 KiB each. Each chunk returns a function (data, event, source, pid). The functions
+    /// run in order; a function that returns true has delivered the event.
     #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 65536)), extend("x-kubernetes-list-type" = "atomic"))]
     pub functions: Vec<String>,
 }
 
-/// A header whose value stands in a Secret.
+/// A request header whose value comes from a Secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-#[schemars(transform = told_by_the_field)]
+#[schemars(transform = use_field_description)]
 #[serde(rename_all = "camelCase")]
 pub struct HeaderFrom {
     /// Name of the header.
     #[schemars(length(min = 1, max = 128), regex(pattern = r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$"))]
     #[x_kube(validation = Rule::new("!(self.lowerAscii() in ['host', 'content-length', 'connection', 'transfer-encoding', 'te', 'trailer', 'upgrade', 'keep-alive', 'proxy-connection'])").message("this header belongs to the connection and cannot be set"))]
     pub name: String,
-    /// Where its value stands.
+    /// The Secret key that contains the value.
     pub secret_ref: SecretKeyRef,
 }
 
-/// What a webhook's body looks like.
+/// The format of a webhook's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[schemars(transform = told_by_the_field)]
+#[schemars(transform = use_field_description)]
 pub enum Format {
     Kong,
     CloudEvents,
 }
 
-/// How requests are signed.
+/// The signature of requests.
 #[skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-#[schemars(transform = told_by_the_field)]
+#[schemars(transform = use_field_description)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!(has(self.scheme) && self.scheme == 'StandardWebhooks' && has(self.algorithm) && self.algorithm == 'SHA1')").message("scheme: StandardWebhooks signs with SHA256: remove algorithm: SHA1"))]
-#[x_kube(validation = Rule::new("!(has(self.scheme) && self.scheme == 'StandardWebhooks' && has(self.encoding))").message("encoding would be ignored with scheme: StandardWebhooks"))]
+#[x_kube(validation = Rule::new("!(has(self.scheme) && self.scheme == 'StandardWebhooks' && has(self.encoding))").message("encoding would be ignored with scheme: StandardWebhooks: remove it"))]
 pub struct Signature {
-    /// Where the secret stands. It may hold several, a line each: the first signs Kong's header, all sign Standard
-    /// Webhooks, so that receivers can be moved from one to the next.
+    /// The Secret key that contains the signing secret. The value may contain several secrets, one per line, for rotation:
+    /// Kong signatures use the first one, StandardWebhooks signatures use all.
     pub secret_ref: SecretKeyRef,
-    /// Kong: the header x-kong-signature over the body. StandardWebhooks: webhook-id, webhook-timestamp and
+    /// The signature headers. Kong: x-kong-signature over the body. StandardWebhooks: webhook-id, webhook-timestamp and
     /// webhook-signature. Default: Kong.
     pub scheme: Option<SignatureScheme>,
-    /// The hash of Kong's signature. Default: SHA256.
+    /// The hash algorithm of the Kong signature. Default: SHA256.
     pub algorithm: Option<SignatureAlgorithm>,
-    /// PrefixedHex writes sha256=<hex>, Hex the hex alone. Default: PrefixedHex.
+    /// The encoding of the Kong signature. PrefixedHex: sha256=<hex>. Hex: <hex>. Default: PrefixedHex.
     pub encoding: Option<SignatureEncoding>,
 }
 
-/// Which headers sign a request.
+/// The signature scheme of requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[schemars(transform = told_by_the_field)]
+#[schemars(transform = use_field_description)]
 pub enum SignatureScheme {
     Kong,
     StandardWebhooks,
 }
 
-/// The hash of an HMAC.
+/// The hash algorithm of an HMAC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[schemars(transform = told_by_the_field)]
+#[schemars(transform = use_field_description)]
 pub enum SignatureAlgorithm {
     SHA256,
     SHA1,
 }
 
-/// How a signature is written.
+/// The encoding of a signature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[schemars(transform = told_by_the_field)]
+#[schemars(transform = use_field_description)]
 pub enum SignatureEncoding {
     PrefixedHex,
     Hex,
@@ -200,7 +202,7 @@ fn headers_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         "x-kubernetes-map-type": "granular",
         "x-kubernetes-validations": [
             {"rule": "self.all(name, name.size() <= 128 && name.matches(\"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$\"))",
-             "message": "a header's name holds letters, digits and hyphens only, at most 128"},
+             "message": "a header name may contain only letters, digits and hyphens, at most 128 characters"},
             {"rule": "self.all(name, !self[name].matches('[\\\\x00\\\\r\\\\n]'))",
              "message": "a header's value must be one line"},
             {"rule": "self.all(name, !(name.lowerAscii() in ['host', 'content-length', 'connection', 'transfer-encoding', 'te', 'trailer', 'upgrade', 'keep-alive', 'proxy-connection']))",

@@ -1,14 +1,14 @@
-//! The custom resources `hookstream.dev/v1alpha1`, as Rust types.
+//! The custom resources of `hookstream.dev/v1alpha1` as Rust types.
 //!
-//! Purpose: one definition of each kind, from which `hookstream crds` makes the CRDs. The doc comments here are what
-//! `kubectl explain` prints, so they speak to users: shape, units, defaults, limits.
+//! `hookstream crds` generates the CRDs from these types. `kubectl explain` prints their doc comments, so the comments are
+//! written for users: shape, unit, default, limits and effect.
 //!
-//! Invariants: no defaults in the schema but those that can never change their meaning (code holds the others, the
-//! comment tells them); unions are optional members with an "exactly one of" rule; everything has a bound and every
-//! list a list type; nothing here reads or writes anything. An optional member is an `Option` that is left out where it is
-//! None (`skip_serializing_none`); where `schema_with` hides that from the schema, `serde(default)` says it again.
+//! Invariants: the schema contains only defaults that can never change (code applies the others, the comments document
+//! them); unions are optional members with an "exactly one of" rule; every field has a bound and every list a list type; no
+//! I/O. Optional members are `Option`s that are omitted if they are `None` (`skip_serializing_none`). With `schema_with`,
+//! a member also needs `serde(default)` to be optional in the schema.
 //!
-//! Left to others: what an object means (`core`), where it is read and written (`cluster`).
+//! Out of scope: the meaning of an object (`core`), reading and writing objects (`cluster`).
 
 mod auth0_hook;
 mod common;
@@ -28,15 +28,12 @@ pub use handler::*;
 
 /// The API group of every kind.
 pub const GROUP: &str = "hookstream.dev";
-/// The finalizer that stands while something exists at the vendor, or while a Connection is in use.
+/// The finalizer of objects that exist at the vendor, and of Connections in use.
 pub const FINALIZER: &str = "hookstream.dev/cleanup";
-/// Asks for a reconcile now; its value is an opaque token that is acknowledged in `status.handled`.
+/// Annotation that requests an immediate reconcile. Its value is an opaque token, acknowledged in `status.handled`.
 pub const RECONCILE_REQUESTED_AT: &str = "hookstream.dev/reconcileRequestedAt";
-/// Lets a hook go on that was held after an answer of 410, or a stream that Auth0 disabled; its value is an opaque token, acknowledged in
-/// `status.handled`.
+/// Annotation that resumes a hook that is held after a response of 410, or a stream that Auth0 disabled. Its value is an
+/// opaque token, acknowledged in `status.handled`.
 pub const RESUME: &str = "hookstream.dev/resume";
-/// The label that `--require-secret-label` asks of every Secret the operator may use.
+/// With `--require-secret-label`, the operator uses only Secrets with this label.
 pub const USE_LABEL: &str = "hookstream.dev/use";
-
-#[cfg(test)]
-mod tests;

@@ -1,10 +1,11 @@
-//! `hookstream crds`: the CRDs as YAML.
+//! `hookstream crds`: prints the CRDs as YAML.
 
 use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::{OrFail, Outcome, say};
+use super::failure::{CommandResult, OrFail};
+use super::output::print_line;
 use crate::api;
 
 /// Print the CustomResourceDefinitions as YAML, or write them to a folder.
@@ -13,18 +14,18 @@ use crate::api;
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Args {
-    /// Write a file a kind into this folder instead of printing.
-    // Not HOOKSTREAM_OUTPUT, which says how other commands print: `json` would be a folder here.
+    /// Write one file for each kind into this folder instead of printing.
+    // Not HOOKSTREAM_OUTPUT, which is the output format of other commands: `json` would become a folder here.
     #[arg(long, value_name = "DIR", env = "HOOKSTREAM_CRDS_OUTPUT")]
     output: Option<PathBuf>,
 }
 
-pub fn run(args: Args) -> Outcome {
+pub fn run(args: Args) -> CommandResult {
     for crd in api::crds() {
         let yaml = api::to_yaml(&crd).or_fail(|| "writing YAML".into())?;
         let name = crd.pointer("/metadata/name").and_then(|n| n.as_str()).unwrap_or_default();
         match &args.output {
-            None => say(&format!("---\n{}", yaml.trim_end())),
+            None => print_line(&format!("---\n{}", yaml.trim_end())),
             Some(dir) => {
                 fs::create_dir_all(dir).or_fail(|| format!("creating {}", dir.display()))?;
                 let path = dir.join(format!("{name}.yaml"));

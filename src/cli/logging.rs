@@ -1,19 +1,19 @@
-//! Logs: text on a terminal, JSON otherwise.
+//! Sets up logs: text on a terminal, JSON otherwise.
 
 use std::io::IsTerminal;
 
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
 
-use super::Failure;
+use super::failure::Failure;
 
-/// How and how much is logged. Logs go to standard error.
+/// Flags of logging. Logs go to standard error.
 #[derive(clap::Args, Clone, Debug)]
 pub struct LogArgs {
-    /// The form of log lines; default: text on a terminal, else json.
+    /// The format of log lines. Default: text on a terminal, otherwise json.
     #[arg(long, value_enum, env = "HOOKSTREAM_LOG_FORMAT")]
     log_format: Option<LogFormat>,
-    /// What is logged: error, warn, info, debug, trace, or a filter such as info,hookstream=debug.
+    /// The log level (error, warn, info, debug, trace), or a filter such as info,hookstream=debug.
     #[arg(long, default_value = "info", env = "HOOKSTREAM_LOG_LEVEL")]
     log_level: String,
 }
@@ -25,18 +25,18 @@ enum LogFormat {
 }
 
 impl LogArgs {
-    /// Starts logging.
-    pub fn start(&self) -> Result<(), Failure> {
+    /// Installs the logger of the process.
+    pub fn install(&self) -> Result<(), Failure> {
         let filter = EnvFilter::try_new(&self.log_level)
             .map_err(|e| Failure::new(format!("--log-level {}: {e}", self.log_level)))?;
-        let terminal = std::io::stderr().is_terminal();
-        let json = self.log_format.map_or(!terminal, |format| matches!(format, LogFormat::Json));
+        let is_terminal = std::io::stderr().is_terminal();
+        let json = self.log_format.map_or(!is_terminal, |format| matches!(format, LogFormat::Json));
         let builder = tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter);
-        let started = if json {
+        let installed = if json {
             builder.json().flatten_event(true).with_current_span(false).try_init()
         } else {
-            builder.with_ansi(terminal).with_target(false).try_init()
+            builder.with_ansi(is_terminal).with_target(false).try_init()
         };
-        started.map_err(|e| Failure::new(format!("logging: {e}")))
+        installed.map_err(|e| Failure::new(format!("installing the logger: {e}")))
     }
 }

@@ -1,34 +1,46 @@
-//! How commands print what they list: a table for people, JSON or YAML for programs.
+//! Output of commands: tables for people, JSON or YAML for programs.
 
 use clap::ValueEnum;
 use serde::Serialize;
 
-use super::{Failure, OrFail, say};
+use super::failure::{Failure, OrFail};
 
-pub const HELP: &str = "How it is printed";
+/// The help text of `--output`.
+pub const HELP: &str = "The output format";
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Output {
+pub enum OutputFormat {
     Table,
     Json,
     Yaml,
 }
 
-/// Prints a value for programs; a table is made by who knows what is in it.
-pub fn print(output: Output, value: &impl Serialize) -> Result<(), Failure> {
-    match output {
-        Output::Json | Output::Table => say(&serde_json::to_string(value).or_fail(|| "writing JSON".into())?),
-        Output::Yaml => say(serde_saphyr::to_string(value).or_fail(|| "writing YAML".into())?.trim_end()),
+/// Prints a line on standard output. Ignores errors: a reader that closed the pipe (`| head`) is no failure, and
+/// `println!` would panic.
+pub fn print_line(line: &str) {
+    use std::io::Write;
+    writeln!(std::io::stdout().lock(), "{line}").ok();
+}
+
+/// Prints a value as YAML, or as JSON for both other formats; commands print their tables themselves.
+pub fn print_value(format: OutputFormat, value: &impl Serialize) -> Result<(), Failure> {
+    match format {
+        OutputFormat::Json | OutputFormat::Table => {
+            print_line(&serde_json::to_string(value).or_fail(|| "writing JSON".into())?);
+        }
+        OutputFormat::Yaml => {
+            print_line(serde_saphyr::to_string(value).or_fail(|| "writing YAML".into())?.trim_end());
+        }
     }
     Ok(())
 }
 
-/// The lines of a table, its columns as wide as what is in them.
-pub fn table<H: Into<String>, const N: usize>(
-    head: [H; N],
+/// Returns the lines of a table. Each column is as wide as its longest cell.
+pub fn table_lines<H: Into<String>, const N: usize>(
+    header: [H; N],
     rows: impl Iterator<Item = [String; N]>,
 ) -> Vec<String> {
-    let rows: Vec<[String; N]> = std::iter::once(head.map(Into::into)).chain(rows).collect();
+    let rows: Vec<[String; N]> = std::iter::once(header.map(Into::into)).chain(rows).collect();
     let mut widths = [0; N];
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
@@ -44,7 +56,7 @@ pub fn table<H: Into<String>, const N: usize>(
         .collect()
 }
 
-/// Ids and answers are strangers' texts: they must not steer a terminal.
-pub fn clean(text: &str) -> String {
+/// Replaces control characters by spaces, so that text from other systems cannot control a terminal.
+pub fn strip_control_chars(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

@@ -1,14 +1,14 @@
-//! `hookstream ping`: Kong's ping of a webhook, through the worker.
+//! `hookstream ping`: sends Kong's ping to a webhook through the worker.
 
 use std::process::ExitCode;
 
 use serde_json::Value;
 
-use super::output::{self, HELP, Output};
-use super::reach::Reach;
-use super::{Outcome, say};
+use super::failure::CommandResult;
+use super::output::{self, HELP, OutputFormat, print_line};
+use super::worker_args::WorkerApiArgs;
 
-/// Send Kong's ping to a webhook's address, from the worker, and show it. Exit code 1: it could not be sent.
+/// Send Kong's ping from the worker to a webhook's URL. Exit code 1: the receiver did not answer it.
 ///
 /// Example: hookstream ping -n shop orders
 #[derive(clap::Args)]
@@ -17,24 +17,28 @@ pub struct Args {
     /// The hook: its name, its uid, or its id at Kong.
     hook: String,
     #[command(flatten)]
-    target: Reach,
-    #[arg(short, long, value_enum, default_value_t = Output::Table, env = "HOOKSTREAM_OUTPUT", help = HELP)]
-    output: Output,
+    api: WorkerApiArgs,
+    #[arg(short, long, value_enum, default_value_t = OutputFormat::Table, env = "HOOKSTREAM_OUTPUT", help = HELP)]
+    output: OutputFormat,
 }
 
-pub async fn run(args: Args) -> Outcome {
-    let worker = args.target.worker().await?;
-    let url = worker.kong_url(&args.target.caller.namespace, &["event-hooks", &args.hook, "ping"])?;
-    let answer = worker.get(url).await?;
-    // The worker is there and says that the receiver is not.
-    let code = if answer.status.as_u16() == 502 { 1 } else { 2 };
-    let told: Value = answer.success_or(code)?.json()?;
+pub async fn run(args: Args) -> CommandResult {
+    let worker = args.api.connect().await?;
+    let url = worker.kong_url(&args.api.caller.namespace, &["event-hooks", &args.hook, "ping"])?;
+    let response = worker.get(url).await?;
+    // 502 is a finding: the worker answered that the receiver did not.
+    let code = if response.status.as_u16() == 502 { 1 } else { 2 };
+    let ping: Value = response.success_or(code)?.json()?;
     match args.output {
-        Output::Table => {
-            let to = told.pointer("/event_hooks/config/url").and_then(Value::as_str).unwrap_or_default();
-            say(&format!("{} answered the ping at {}", output::clean(&args.hook), output::clean(to)));
+        OutputFormat::Table => {
+            let url = ping.pointer("/event_hooks/config/url").and_then(Value::as_str).unwrap_or_default();
+            print_line(&format!(
+                "{} answered the ping at {}",
+                output::strip_control_chars(&args.hook),
+                output::strip_control_chars(url)
+            ));
         }
-        other => output::print(other, &told)?,
+        other => output::print_value(other, &ping)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,4 +1,4 @@
-//! `hookstream receive`: a receiver to try things with.
+//! `hookstream receive`: a receiver for tests and demos, which verifies signatures and can fail on request.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,35 +20,37 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::emulate::listen;
-use super::{Failure, OrFail, Outcome, say, stop_signal};
+use super::failure::{CommandResult, Failure, OrFail};
+use super::output::print_line;
+use super::signals::stop_signal;
 use crate::core::{duration, sign};
 
-/// The largest body that is taken; a bigger one is answered 413.
-const MAX_BODY: usize = 16 << 20;
-/// How much of a body a line of text shows.
-const SHOWN: usize = 2_000;
-/// How far webhook-timestamp may be from now, as the Standard Webhooks libraries have it.
+/// The largest body in bytes; a larger one is answered 413.
+const MAX_BODY_BYTES: usize = 16 << 20;
+/// The number of characters of a body that a line of text shows.
+const MAX_SHOWN_CHARS: usize = 2_000;
+/// The maximum difference of webhook-timestamp from now, as in the Standard Webhooks libraries.
 const TOLERANCE_SECS: i64 = 300;
 
-/// Receive webhooks and print what came.
+/// Receive webhooks and print them.
 ///
-/// Verifies Kong's x-kong-signature and Standard Webhooks. Headers are printed as they came with --output json: mind
-/// where that output goes.
+/// Verifies Kong's x-kong-signature and Standard Webhooks signatures. With --output json all headers are printed unmasked,
+/// so protect that output.
 ///
 /// Example: hookstream receive --listen 127.0.0.1:9000 --secret-file secret.txt --fail-first 2
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Args {
-    /// Where to listen; port 0 takes a free one.
+    /// The listen address; port 0 selects a free port.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9000", env = "HOOKSTREAM_LISTEN")]
     listen: SocketAddr,
-    /// A file with the signing secret, or several, a line each. What is not signed with one of them is answered 401.
+    /// A file with the signing secrets, one for each line. Requests that are not signed with one of them are answered 401.
     #[arg(long, value_name = "FILE", env = "HOOKSTREAM_SECRET_FILE")]
     secret_file: Option<PathBuf>,
-    /// Answer the first N requests with 503. Pings, and what is answered 401, are not counted.
+    /// Answer the first N requests with 503. Pings and requests that are answered 401 do not count.
     #[arg(long, value_name = "N", default_value_t = 0, env = "HOOKSTREAM_FAIL_FIRST")]
     fail_first: u64,
-    /// Answer the others with this status, 200 to 599.
+    /// Answer the other requests with this status, 200 to 599.
     #[arg(
         long,
         value_name = "CODE",
@@ -60,38 +62,38 @@ pub struct Args {
     /// Wait before answering, for example 2s or 500ms.
     #[arg(long, value_name = "DURATION", value_parser = duration::parse, env = "HOOKSTREAM_DELAY")]
     delay: Option<Duration>,
-    /// A line of text a request, or a line of JSON with all of it.
-    #[arg(long, value_enum, default_value_t = Output::Text, env = "HOOKSTREAM_OUTPUT")]
-    output: Output,
+    /// The output format: one line for each request, as text or as JSON with all headers.
+    #[arg(long, value_enum, default_value_t = LineFormat::Text, env = "HOOKSTREAM_OUTPUT")]
+    output: LineFormat,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Output {
+enum LineFormat {
     Text,
     Json,
 }
 
-/// What a request's signature is worth.
+/// The result of a signature check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-enum Verdict {
+enum SignatureStatus {
     #[serde(rename = "valid")]
     Valid,
     #[serde(rename = "INVALID")]
     Invalid,
     #[serde(rename = "absent")]
     Absent,
-    /// There is a signature but no secret to check it with.
+    /// The request is signed, but there is no secret to check it with.
     #[serde(rename = "unchecked")]
     Unchecked,
 }
 
-impl Verdict {
-    fn text(self) -> &'static str {
+impl SignatureStatus {
+    fn as_str(self) -> &'static str {
         match self {
-            Verdict::Valid => "valid",
-            Verdict::Invalid => "INVALID",
-            Verdict::Absent => "absent",
-            Verdict::Unchecked => "unchecked",
+            SignatureStatus::Valid => "valid",
+            SignatureStatus::Invalid => "INVALID",
+            SignatureStatus::Absent => "absent",
+            SignatureStatus::Unchecked => "unchecked",
         }
     }
 }
@@ -99,13 +101,14 @@ impl Verdict {
 struct Receiver {
     secrets: Option<Vec<String>>,
     fail_first: u64,
+    /// The number of requests that counted towards `fail_first`.
     received: AtomicU64,
     status: StatusCode,
     delay: Duration,
-    output: Output,
+    output: LineFormat,
 }
 
-pub async fn run(args: Args) -> Outcome {
+pub async fn run(args: Args) -> CommandResult {
     let secrets = args.secret_file.as_ref().map(read_secrets).transpose()?;
     let stop = stop_signal()?;
     let listener = listen(args.listen).await?;
@@ -119,14 +122,14 @@ pub async fn run(args: Args) -> Outcome {
         output: args.output,
     };
     let router = Router::new().fallback(receive).with_state(Arc::new(receiver));
-    // With JSON on standard output this line goes where it does not disturb the reader.
+    // With JSON on standard output, print this line to standard error, where it does not disturb a parser.
     let line = format!("hookstream: receiver listening on http://{address}");
     match args.output {
-        Output::Text => say(&line),
-        Output::Json => eprintln!("{line}"),
+        LineFormat::Text => print_line(&line),
+        LineFormat::Json => eprintln!("{line}"),
     }
     tokio::select! {
-        served = axum::serve(listener, router) => served.or_fail(|| "receiver".into())?,
+        served = axum::serve(listener, router) => served.or_fail(|| "serving the receiver".into())?,
         () = stop => {}
     }
     Ok(ExitCode::SUCCESS)
@@ -136,59 +139,60 @@ fn read_secrets(path: &PathBuf) -> Result<Vec<String>, Failure> {
     let text = fs::read_to_string(path).or_fail(|| format!("reading {}", path.display()))?;
     let secrets: Vec<String> = sign::secret_lines(&text).into_iter().map(str::to_owned).collect();
     if secrets.is_empty() {
-        return Err(Failure::new(format!("{} holds no secret", path.display())));
+        return Err(Failure::new(format!("{} contains no secret", path.display())));
     }
-    // Told now rather than as INVALID at every request.
-    let all: Vec<&str> = secrets.iter().map(String::as_str).collect();
-    sign::standard_webhooks_signature(&all, "", 0, b"").or_fail(|| path.display().to_string())?;
+    // Check the secrets now; otherwise every request would be reported as INVALID.
+    let parsed: Vec<&str> = secrets.iter().map(String::as_str).collect();
+    sign::standard_webhooks_signature(&parsed, "", 0, b"").or_fail(|| path.display().to_string())?;
     Ok(secrets)
 }
 
 async fn receive(State(receiver): State<Arc<Receiver>>, request: Request) -> StatusCode {
     let (parts, body) = request.into_parts();
-    let body = axum::body::to_bytes(body, MAX_BODY).await.ok();
+    let body = axum::body::to_bytes(body, MAX_BODY_BYTES).await.ok();
     let now = jiff::Timestamp::now();
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-    let (verdict, ping) = match &body {
-        Some(body) => {
-            (judge(receiver.secrets.as_deref(), &parts.headers, body, now.as_second()), masked_ping(body))
-        }
-        None => (Verdict::Unchecked, None),
+    let (signature, ping) = match &body {
+        Some(body) => (
+            check_signatures(receiver.secrets.as_deref(), &parts.headers, body, now.as_second()),
+            masked_ping(body),
+        ),
+        None => (SignatureStatus::Unchecked, None),
     };
     let status = match &body {
-        // Too big, or broken off, when nobody reads the answer anyway.
+        // The body is too large, or the sender disconnected and the response is not read.
         None => StatusCode::PAYLOAD_TOO_LARGE,
-        Some(_) => receiver.decide(verdict, ping.is_some()),
+        Some(_) => receiver.choose_status(signature, ping.is_some()),
     };
     let shown = ping.map(Bytes::from).or(body).unwrap_or_default();
-    let line = Line {
+    let line = RequestLine {
         time: now,
         method: parts.method.as_str(),
         path,
         webhook_id: parts.headers.get("webhook-id").and_then(|id| id.to_str().ok()),
-        signature: verdict,
+        signature,
         status: status.as_u16(),
-        headers: all(&parts.headers),
+        headers: join_headers(&parts.headers),
         body: std::str::from_utf8(&shown).ok(),
         body_base64: std::str::from_utf8(&shown).is_err().then(|| STANDARD.encode(&shown)),
     };
     match receiver.output {
-        Output::Text => say(&line.text()),
-        Output::Json => say(&serde_json::to_string(&line).unwrap_or_default()),
+        LineFormat::Text => print_line(&line.text()),
+        LineFormat::Json => print_line(&serde_json::to_string(&line).unwrap_or_default()),
     }
-    // Printed before the wait: a sender that gives up cancels what comes after.
+    // Print before the delay, because a sender that disconnects cancels this handler.
     tokio::time::sleep(receiver.delay).await;
     status
 }
 
 impl Receiver {
-    fn decide(&self, verdict: Verdict, ping: bool) -> StatusCode {
-        let checked = self.secrets.is_some();
-        match verdict {
-            Verdict::Invalid => StatusCode::UNAUTHORIZED,
-            // Whether Kong signs its pings is not documented: one without a signature does no harm.
-            _ if ping => StatusCode::OK,
-            Verdict::Absent if checked => StatusCode::UNAUTHORIZED,
+    fn choose_status(&self, signature: SignatureStatus, is_ping: bool) -> StatusCode {
+        let is_checked = self.secrets.is_some();
+        match signature {
+            SignatureStatus::Invalid => StatusCode::UNAUTHORIZED,
+            // Accept pings without a signature, because Kong does not document whether it signs them.
+            _ if is_ping => StatusCode::OK,
+            SignatureStatus::Absent if is_checked => StatusCode::UNAUTHORIZED,
             _ if self.received.fetch_add(1, Ordering::Relaxed) < self.fail_first => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -197,14 +201,19 @@ impl Receiver {
     }
 }
 
-/// Every scheme that is there must be valid, by one of the secrets.
-fn judge(secrets: Option<&[String]>, headers: &HeaderMap, body: &[u8], now: i64) -> Verdict {
+/// Checks all signature schemes of a request. Each one that is present must be valid for one of the secrets.
+fn check_signatures(
+    secrets: Option<&[String]>,
+    headers: &HeaderMap,
+    body: &[u8],
+    now: i64,
+) -> SignatureStatus {
     let header = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
     let (kong, standard) = (header(sign::KONG_HEADER), header("webhook-signature"));
     if kong.is_none() && standard.is_none() {
-        return Verdict::Absent;
+        return SignatureStatus::Absent;
     }
-    let Some(secrets) = secrets else { return Verdict::Unchecked };
+    let Some(secrets) = secrets else { return SignatureStatus::Unchecked };
     let secrets: Vec<&str> = secrets.iter().map(String::as_str).collect();
     let kong_valid = kong.is_none_or(|signature| {
         secrets.iter().any(|secret| sign::verify_kong(secret.as_bytes(), signature, body))
@@ -222,10 +231,10 @@ fn judge(secrets: Option<&[String]>, headers: &HeaderMap, body: &[u8], now: i64)
         )
         .is_ok()
     });
-    if kong_valid && standard_valid { Verdict::Valid } else { Verdict::Invalid }
+    if kong_valid && standard_valid { SignatureStatus::Valid } else { SignatureStatus::Invalid }
 }
 
-/// Kong's ping carries the whole hook: its body with the secret masked, or none where this is no ping.
+/// Returns the body of Kong's ping with its secret masked, because a ping contains the whole hook. None for any other body.
 fn masked_ping(body: &[u8]) -> Option<String> {
     let mut ping: Value = serde_json::from_slice(body).ok()?;
     if ping.get("source")? != "kong:event_hooks" || ping.get("event")? != "ping" {
@@ -237,29 +246,31 @@ fn masked_ping(body: &[u8]) -> Option<String> {
     Some(ping.to_string())
 }
 
-/// The headers; one that came several times is joined as HTTP allows.
-fn all(headers: &HeaderMap) -> BTreeMap<&str, String> {
-    let mut all: BTreeMap<&str, String> = BTreeMap::new();
+/// Returns the headers by name. Repeated headers are joined by commas, as HTTP allows.
+fn join_headers(headers: &HeaderMap) -> BTreeMap<&str, String> {
+    let mut joined: BTreeMap<&str, String> = BTreeMap::new();
     for (name, value) in headers {
         let value = String::from_utf8_lossy(value.as_bytes());
-        all.entry(name.as_str())
+        joined
+            .entry(name.as_str())
             .and_modify(|before| {
                 before.push_str(", ");
                 before.push_str(&value);
             })
             .or_insert_with(|| value.into_owned());
     }
-    all
+    joined
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Line<'a> {
+/// A received request, as one line of output.
+struct RequestLine<'a> {
     time: jiff::Timestamp,
     method: &'a str,
     path: &'a str,
     webhook_id: Option<&'a str>,
-    signature: Verdict,
+    signature: SignatureStatus,
     status: u16,
     headers: BTreeMap<&'a str, String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -268,12 +279,12 @@ struct Line<'a> {
     body_base64: Option<String>,
 }
 
-impl Line<'_> {
+impl RequestLine<'_> {
     fn text(&self) -> String {
         let id = self.webhook_id.unwrap_or("-");
         let body = match (self.body, &self.body_base64) {
-            (Some(text), _) => cut(text),
-            (None, Some(text)) => format!("base64:{}", cut(text)),
+            (Some(text), _) => shorten(text),
+            (None, Some(text)) => format!("base64:{}", shorten(text)),
             (None, None) => String::new(),
         };
         format!(
@@ -281,16 +292,17 @@ impl Line<'_> {
             self.time,
             self.method,
             self.path,
-            self.signature.text(),
+            self.signature.as_str(),
             self.status,
         )
     }
 }
 
-/// The beginning of a text, on one line: a sender must not be able to write to the terminal's control.
-fn cut(text: &str) -> String {
-    let mut shown: String = text.chars().take(SHOWN).map(|c| if c.is_control() { ' ' } else { c }).collect();
-    if text.chars().nth(SHOWN).is_some() {
+/// Returns the beginning of a text without control characters, so that a sender cannot control the terminal.
+fn shorten(text: &str) -> String {
+    let mut shown: String =
+        text.chars().take(MAX_SHOWN_CHARS).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if text.chars().nth(MAX_SHOWN_CHARS).is_some() {
         shown.push_str(&format!("... ({} bytes)", text.len()));
     }
     shown
@@ -306,48 +318,49 @@ mod tests {
     }
 
     #[test]
-    fn every_scheme_that_is_there_must_be_valid() {
+    fn requires_every_present_scheme_to_be_valid() {
         let secrets = ["old".to_owned(), "new".to_owned()];
         let kong = sign::kong_signature(b"new", SignatureAlgorithm::SHA1, SignatureEncoding::Hex, b"body");
         let standard = sign::standard_webhooks_signature(&["old"], "m1", 1000, b"body").unwrap();
-        let judge = |pairs: &[(&'static str, &str)]| judge(Some(&secrets), &headers(pairs), b"body", 1010);
-        assert_eq!(judge(&[]), Verdict::Absent);
-        assert_eq!(judge(&[("x-kong-signature", &kong)]), Verdict::Valid);
-        assert_eq!(judge(&[("x-kong-signature", "sha1=00")]), Verdict::Invalid);
+        let check =
+            |pairs: &[(&'static str, &str)]| check_signatures(Some(&secrets), &headers(pairs), b"body", 1010);
+        assert_eq!(check(&[]), SignatureStatus::Absent);
+        assert_eq!(check(&[("x-kong-signature", &kong)]), SignatureStatus::Valid);
+        assert_eq!(check(&[("x-kong-signature", "sha1=00")]), SignatureStatus::Invalid);
         let mut three = vec![
             ("webhook-id", "m1"),
             ("webhook-timestamp", "1000"),
             ("webhook-signature", standard.as_str()),
         ];
-        assert_eq!(judge(&three), Verdict::Valid);
+        assert_eq!(check(&three), SignatureStatus::Valid);
         three.push(("x-kong-signature", "00"));
-        assert_eq!(judge(&three), Verdict::Invalid);
-        assert_eq!(judge(&[("webhook-signature", &standard)]), Verdict::Invalid);
-        let unchecked = super::judge(None, &headers(&[("x-kong-signature", "x")]), b"", 0);
-        assert_eq!(unchecked, Verdict::Unchecked);
+        assert_eq!(check(&three), SignatureStatus::Invalid);
+        assert_eq!(check(&[("webhook-signature", &standard)]), SignatureStatus::Invalid);
+        let unchecked = super::check_signatures(None, &headers(&[("x-kong-signature", "x")]), b"", 0);
+        assert_eq!(unchecked, SignatureStatus::Unchecked);
     }
 
     #[test]
-    fn statuses() {
+    fn chooses_statuses() {
         let receiver = |secret: bool| Receiver {
             secrets: secret.then(|| vec!["s".into()]),
             fail_first: 1,
             received: AtomicU64::new(0),
             status: StatusCode::ACCEPTED,
             delay: Duration::ZERO,
-            output: Output::Text,
+            output: LineFormat::Text,
         };
         let one = receiver(true);
-        assert_eq!(one.decide(Verdict::Absent, false), 401);
-        assert_eq!(one.decide(Verdict::Invalid, true), 401);
-        assert_eq!(one.decide(Verdict::Absent, true), 200);
-        assert_eq!(one.decide(Verdict::Valid, false), 503);
-        assert_eq!(one.decide(Verdict::Valid, false), 202);
-        assert_eq!(receiver(false).decide(Verdict::Absent, false), 503);
+        assert_eq!(one.choose_status(SignatureStatus::Absent, false), 401);
+        assert_eq!(one.choose_status(SignatureStatus::Invalid, true), 401);
+        assert_eq!(one.choose_status(SignatureStatus::Absent, true), 200);
+        assert_eq!(one.choose_status(SignatureStatus::Valid, false), 503);
+        assert_eq!(one.choose_status(SignatureStatus::Valid, false), 202);
+        assert_eq!(receiver(false).choose_status(SignatureStatus::Absent, false), 503);
     }
 
     #[test]
-    fn a_ping_is_known_and_its_secret_masked() {
+    fn masks_the_secret_of_a_ping() {
         let ping =
             br#"{"source":"kong:event_hooks","event":"ping","event_hooks":{"config":{"secret":"hush"}}}"#;
         let masked = masked_ping(ping).unwrap();
@@ -357,8 +370,8 @@ mod tests {
     }
 
     #[test]
-    fn a_line_stays_a_line() {
-        assert_eq!(cut("a\x1b[2J\nb"), "a [2J b");
-        assert!(cut(&"x".repeat(SHOWN + 1)).ends_with("... (2001 bytes)"));
+    fn shortens_a_body_to_one_line() {
+        assert_eq!(shorten("a\x1b[2J\nb"), "a [2J b");
+        assert!(shorten(&"x".repeat(MAX_SHOWN_CHARS + 1)).ends_with("... (2001 bytes)"));
     }
 }

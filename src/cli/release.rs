@@ -1,18 +1,21 @@
-//! `hookstream release`: lets go of everything before an uninstall.
+//! `hookstream release`: removes the finalizers of all objects before an uninstall.
 
 use std::collections::HashSet;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::Client;
 use strum::IntoEnumIterator;
 
+use super::failure::{CommandResult, Failure, OrFail};
+use super::flags::{ControllerArgs, EgressArgs, LeaseArgs};
+use super::kubeconfig::{create_client, load_config};
 use super::logging::LogArgs;
-use super::settings::{ControllerArgs, EgressArgs, LeaseArgs};
-use super::{Failure, OrFail, Outcome, say};
-use crate::cluster::kubernetes::{Candidacy, Ending, Kubernetes, Options, Pulse, watch};
-use crate::cluster::{Kind, Subscribers, Target};
+use super::output::print_line;
+use crate::cluster::kubernetes::{
+    Kubernetes, KubernetesOptions, LeaderElection, LeaseAtExit, WatchLiveness, watch,
+};
+use crate::cluster::{ResourceKind, Subscribers, WriteTarget};
 use crate::controller::{self, Context};
 use crate::core::duration;
 use crate::leadership::Leadership;
@@ -20,26 +23,26 @@ use crate::metrics::Metrics;
 use crate::net::HttpClient;
 use crate::ops::Readiness;
 
-/// Let go of everything before an uninstall: a running controller stands down, our finalizers go, the vendors' objects
-/// stay.
+/// Prepare an uninstall: stop a running controller from leading, remove the finalizers of all objects, and leave the vendor
+/// objects in place.
 ///
 /// Example: hookstream release --all && helm uninstall hookstream
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Args {
-    /// Every object of every kind. There is no other way: it is asked for so that nobody does it by mistake.
+    /// Release every object of every kind. Required, so that nothing is released by mistake.
     #[arg(long, required = true)]
     all: bool,
-    /// Delete what the objects have at the vendors first, as their own deletion would.
+    /// Delete the vendor objects first, as a deletion of the custom resources would.
     #[arg(long)]
     delete: bool,
-    /// So long no controller takes over afterwards, 1s to 1h: the time to uninstall it.
+    /// How long no controller can lead afterwards, 1s to 1h, so that it can be uninstalled.
     #[arg(long, default_value = "10m", value_name = "DURATION", value_parser = duration::parse)]
     hold: Duration,
-    /// A namespace to work in; may be given several times. Default: all.
+    /// A namespace to work in; may be repeated. Default: all.
     #[arg(long, value_delimiter = ',', env = "HOOKSTREAM_NAMESPACE")]
     namespace: Vec<String>,
-    /// The operator's own namespace, where its Lease and its key ring are.
+    /// The operator's own namespace, which contains its Lease and its key ring.
     #[arg(long, default_value = "hookstream-system", env = "POD_NAMESPACE")]
     operator_namespace: String,
     #[command(flatten)]
@@ -52,18 +55,18 @@ pub struct Args {
     log: LogArgs,
 }
 
-pub async fn run(args: Args) -> Outcome {
-    args.log.start()?;
+pub async fn run(args: Args) -> CommandResult {
+    args.log.install()?;
     if !(1..=3600).contains(&args.hold.as_secs()) {
-        return Err(Failure::new("--hold: must be between 1s and 1h"));
+        return Err(Failure::new("--hold must be between 1s and 1h"));
     }
     let lease = args.lease.options(&args.operator_namespace)?.by_force();
     let (lease_name, wait) = (format!("{}/{}", lease.namespace, lease.name), lease.terms.duration);
-    let config = super::cluster::config().await?;
-    let client = Client::try_from(config.clone()).or_fail(|| "the cluster's configuration".into())?;
-    let (leadership, candidacy) = Candidacy::new(config, lease);
+    let config = load_config().await?;
+    let client = create_client(config.clone())?;
+    let (leadership, election) = LeaderElection::new(config, lease);
     let metrics = Arc::new(Metrics::default());
-    let options = Options {
+    let options = KubernetesOptions {
         namespace: args.operator_namespace,
         namespaces: args.namespace,
         require_secret_label: false,
@@ -72,33 +75,33 @@ pub async fn run(args: Args) -> Outcome {
     };
     let kubernetes = Arc::new(Kubernetes::new(client, &options, leadership.clone()));
 
-    say(&format!(
-        "taking the Lease {lease_name}: a controller that runs stands down within {} s",
+    print_line(&format!(
+        "taking the Lease {lease_name}; a running controller stops leading within {} s",
         wait.as_secs()
     ));
-    let mut competing =
-        candidacy.compete(metrics.clone()).or_fail(|| "starting the thread of the Lease".into())?;
+    let mut election =
+        election.start(metrics.clone()).or_fail(|| "starting the thread of the Lease".into())?;
     tokio::select! {
-        _ = leadership.gained(0) => {}
-        () = competing.ended() => return Err(Failure::new("the thread of the Lease ended")),
-        // Whoever renews against us has taken it back; whoever refuses us has told so in the log.
+        _ = leadership.wait_until_gained(0) => {}
+        () = election.ended() => return Err(Failure::new("the thread of the Lease stopped unexpectedly")),
+        // Another replica keeps renewing it, or the API server rejects our writes, which the log shows.
         () = tokio::time::sleep(wait * 4 + Duration::from_secs(30)) => {
-            return Err(Failure::new(format!("the Lease {lease_name} could not be taken: may you update it?")));
+            return Err(Failure::new(format!("the Lease {lease_name} could not be taken: check that you may update it")));
         }
     }
 
     let mut failed = HashSet::new();
     if args.delete {
-        let egress = args.egress.open(true, Vec::new()).await?;
-        let http = HttpClient::new(egress).or_fail(|| "reading the system's certificates".into())?;
+        let egress = args.egress.build(true, Vec::new()).await?;
+        let http = HttpClient::new(egress).or_fail(|| "loading the system's certificates".into())?;
         let controller = args.controller.options();
-        failed = delete(&kubernetes, &options, http, controller, metrics, leadership).await;
+        failed = delete_vendor_objects(&kubernetes, &options, http, controller, metrics, leadership).await;
     }
-    let result = let_go(&kubernetes, &options.namespaces, &failed).await;
-    competing.stop(Ending::Hold(args.hold)).await;
+    let result = remove_finalizers(&kubernetes, &options.namespaces, &failed).await;
+    election.stop(LeaseAtExit::Hold(args.hold)).await;
     let count = result?;
-    say(&format!(
-        "{count} objects let go; no controller leads for {} s (kubectl delete lease {} -n {} ends that)",
+    print_line(&format!(
+        "{count} objects released; no controller can lead for {} s (kubectl delete lease {} -n {} ends this)",
         args.hold.as_secs(),
         lease_name.rsplit('/').next().unwrap_or_default(),
         lease_name.split('/').next().unwrap_or_default(),
@@ -106,56 +109,61 @@ pub async fn run(args: Args) -> Outcome {
     Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
-/// Deletes at the vendors. Those that failed, by their uid: they keep their finalizer, so that nothing is forgotten.
-async fn delete(
+/// Deletes the vendor objects. Returns the uids of the objects for which this failed; they keep their finalizer, so that
+/// the controller can still delete them.
+async fn delete_vendor_objects(
     kubernetes: &Arc<Kubernetes>,
-    options: &Options,
+    options: &KubernetesOptions,
     http: HttpClient,
-    controller: controller::Options,
+    controller: controller::ControllerOptions,
     metrics: Arc<Metrics>,
     leadership: Leadership,
 ) -> HashSet<String> {
-    let pulse = Pulse::new(options.watch_timeout, metrics.clone());
-    let installed = Readiness::default().pending("the CRDs are installed");
-    let watching = watch(kubernetes, options, Subscribers::default(), pulse, installed);
-    let watched = tokio::spawn(watching.run);
-    watching.view.ready().await;
-    let context = Context::new(kubernetes.clone(), watching.view, http, controller, metrics, leadership);
+    let liveness = WatchLiveness::new(options.watch_timeout, metrics.clone());
+    let installed = Readiness::default().add_gate("the CRDs are installed");
+    let cluster_watch = watch(kubernetes, options, Subscribers::default(), liveness, installed);
+    let watch_task = tokio::spawn(cluster_watch.run);
+    cluster_watch.view.wait_until_listed().await;
+    let context = Context::new(kubernetes.clone(), cluster_watch.view, http, controller, metrics, leadership);
     let mut failed = HashSet::new();
     controller::delete_all_external(&context, |target, result| {
-        if let Err(problem) = result {
-            eprintln!("hookstream: {}: {problem}", name(target));
+        if let Err(error) = result {
+            eprintln!("hookstream: {}: {error}", display_name(target));
             failed.insert(target.uid.clone());
         }
     })
     .await;
-    watched.abort();
+    watch_task.abort();
     failed
 }
 
-/// Takes the finalizers off, those of Connections last: whoever is stopped half-way can begin again.
-async fn let_go(
+/// Removes the finalizers except from the objects in `kept`. Connections come last, so that an interrupted run can be
+/// repeated. Returns the number of released objects.
+async fn remove_finalizers(
     kubernetes: &Kubernetes,
     namespaces: &[String],
     kept: &HashSet<String>,
 ) -> Result<usize, Failure> {
     let mut count = 0;
-    let kinds = Kind::iter().filter(|kind| *kind != Kind::Connection).chain([Kind::Connection]);
+    let kinds = ResourceKind::iter()
+        .filter(|kind| *kind != ResourceKind::Connection)
+        .chain([ResourceKind::Connection]);
     for kind in kinds {
-        // What is kept needs its Connection.
-        if kind == Kind::Connection && !kept.is_empty() {
+        // Objects that are kept still need their Connection.
+        if kind == ResourceKind::Connection && !kept.is_empty() {
             break;
         }
-        let held = kubernetes.held(kind, namespaces).await.or_fail(|| "listing the objects".into())?;
-        for target in held.iter().filter(|target| !kept.contains(&target.uid)) {
-            kubernetes.let_go(target).await.or_fail(|| name(target))?;
+        let targets = kubernetes.list_finalized(kind, namespaces).await;
+        let targets = targets.or_fail(|| "listing the objects".into())?;
+        for target in targets.iter().filter(|target| !kept.contains(&target.uid)) {
+            kubernetes.remove_finalizer(target).await.or_fail(|| display_name(target))?;
             count += 1;
         }
     }
     Ok(count)
 }
 
-fn name(target: &Target) -> String {
+fn display_name(target: &WriteTarget) -> String {
     let kind: &'static str = target.kind.into();
     format!("{kind} {}", target.key)
 }

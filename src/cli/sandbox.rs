@@ -1,4 +1,4 @@
-//! `hookstream sandbox`: the child process in which scripts run. Started by the worker, never by hand.
+//! `hookstream sandbox`: the child process in which scripts run. Only the worker starts it.
 
 use std::process::ExitCode;
 
@@ -8,10 +8,10 @@ use std::process::ExitCode;
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Args {
-    /// Lua's memory in bytes.
+    /// The Lua memory limit in bytes.
     #[arg(long, value_name = "BYTES")]
     memory: u64,
-    /// Go on where the kernel refuses to confine the process.
+    /// Run even where the kernel cannot confine the process.
     #[arg(long)]
     unsandboxed: bool,
 }

@@ -8,15 +8,17 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use url::Url;
 
-use super::reach::{Caller, Service, ServiceFlag};
-use super::{Failure, OrFail, Outcome, data, say};
+use super::event_data::read_event_data;
+use super::failure::{CommandResult, Failure, OrFail};
+use super::output::print_line;
+use super::worker_args::{CallerArgs, ServiceFlag, ServicePort};
 use crate::core::duration;
 
-/// The largest data that is read, above what any worker takes.
-const MAX_DATA: u64 = 64 << 20;
+/// The largest data that is read, in bytes: more than any worker accepts.
+const MAX_DATA_BYTES: u64 = 64 << 20;
 
-/// How often the deliveries are asked for.
-const ASK_AGAIN: Duration = Duration::from_millis(300);
+/// The time between two requests for the deliveries' states.
+const POLL_INTERVAL: Duration = Duration::from_millis(300);
 
 /// Publish an event to a worker.
 ///
@@ -25,7 +27,7 @@ const ASK_AGAIN: Duration = Duration::from_millis(300);
 #[command(verbatim_doc_comment)]
 pub struct Args {
     #[command(flatten)]
-    caller: Caller,
+    caller: CallerArgs,
     /// The event's source, for example crud.
     #[arg(long, env = "HOOKSTREAM_SOURCE")]
     source: String,
@@ -33,132 +35,139 @@ pub struct Args {
     #[arg(long, env = "HOOKSTREAM_EVENT")]
     event: String,
     /// The event's data: JSON, @FILE, or - (also @-) for standard input.
-    // Not HOOKSTREAM_DATA, which is the folder of the roles.
+    // Not HOOKSTREAM_DATA, which names the data folder of other commands.
     #[arg(long, value_name = "JSON|@FILE", env = "HOOKSTREAM_EVENT_DATA", allow_hyphen_values = true)]
     data: String,
-    /// The event's id: sent again with the same id it is accepted once. Default: the worker makes one.
+    /// The event's id; a second event with the same id is a duplicate. Default: the worker generates one.
     #[arg(long, env = "HOOKSTREAM_ID")]
     id: Option<String>,
-    /// The worker's ingest address.
+    /// The URL of the worker's ingest port.
     #[arg(long, default_value = "http://127.0.0.1:8080", env = "HOOKSTREAM_URL")]
     url: Url,
-    /// Reach the ingest port in the cluster instead, through the API server and your kubeconfig. Takes the right to create
-    /// services/proxy. Default: the chart's.
+    /// Reach the ingest port in the cluster instead, through the API server and your kubeconfig. Requires permission to create
+    /// services/proxy. Without a value: the chart's Service.
     #[arg(
         long,
-        or_the_charts = "hookstream-system/hookstream-ingest:ingest",
+        default_service = "hookstream-system/hookstream-ingest:ingest",
         env = "HOOKSTREAM_INGEST_SERVICE"
     )]
-    service: Option<Service>,
-    /// Wait so long for the event's deliveries to end, such as 30s. Exit code 1: one was not delivered, or no hook took it.
+    service: Option<ServicePort>,
+    /// Wait for all deliveries of the event to finish, at most this long, such as 30s. Exit code 1: a delivery failed, or no
+    /// hook matched.
     #[arg(long, value_name = "DURATION", value_parser = duration::parse, env = "HOOKSTREAM_WAIT")]
     wait: Option<Duration>,
-    /// The address of the worker's API port, where --wait asks.
+    /// The URL of the worker's API port, which --wait polls.
     #[arg(long, default_value = "http://127.0.0.1:8082", env = "HOOKSTREAM_API_URL")]
     api_url: Url,
-    /// The API port in the cluster, as --service. Takes the right to get services/proxy.
-    #[arg(long, or_the_charts = "hookstream-system/hookstream-api:api", env = "HOOKSTREAM_API_SERVICE")]
-    api_service: Option<Service>,
-    /// How the answer is printed.
-    #[arg(short, long, value_enum, default_value_t = Output::Table, env = "HOOKSTREAM_OUTPUT")]
-    output: Output,
+    /// Reach the API port in the cluster instead, like --service. Requires permission to get services/proxy.
+    #[arg(long, default_service = "hookstream-system/hookstream-api:api", env = "HOOKSTREAM_API_SERVICE")]
+    api_service: Option<ServicePort>,
+    /// The output format.
+    #[arg(short, long, value_enum, default_value_t = SendOutput::Table, env = "HOOKSTREAM_OUTPUT")]
+    output: SendOutput,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Output {
+enum SendOutput {
     Table,
     Json,
 }
 
 #[derive(Serialize)]
-struct Event<'a> {
+struct EventBody<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<&'a str>,
     source: &'a str,
     event: &'a str,
-    /// Sent as it was written: numbers keep their digits.
+    /// Sent unchanged, so that numbers keep their digits.
     data: &'a RawValue,
 }
 
-/// The event's deliveries, as far as they concern this.
+/// A list of deliveries, with only the members that are used here.
 #[derive(Deserialize)]
-struct Deliveries {
-    items: Vec<Delivery>,
+struct DeliveryList {
+    items: Vec<DeliveryItem>,
 }
 
 #[derive(Deserialize)]
-struct Delivery {
+struct DeliveryItem {
     id: String,
     state: String,
 }
 
+/// The worker's response to an accepted event.
 #[derive(Serialize, Deserialize)]
-struct Accepted {
+struct AcceptedEvent {
     id: String,
     deliveries: u64,
 }
 
-pub async fn run(args: Args) -> Outcome {
-    let data = data::read(&args.data, MAX_DATA)?;
-    let event = Event { id: args.id.as_deref(), source: &args.source, event: &args.event, data: &data };
+pub async fn run(args: Args) -> CommandResult {
+    let data = read_event_data(&args.data, MAX_DATA_BYTES)?;
+    let event = EventBody { id: args.id.as_deref(), source: &args.source, event: &args.event, data: &data };
     let body = serde_json::to_vec(&event).or_fail(|| "writing the event".into())?;
-    let worker = args.caller.worker(&args.url, args.service.as_ref()).await?;
+    let worker = args.caller.connect(&args.url, args.service.as_ref()).await?;
     let url = worker.url(&args.caller.namespace, &["events"])?;
-    // Refused (4xx) is found out, not a failure to ask.
-    let answer = worker.post(url, body).await?.success(1)?;
-    let accepted: Accepted = answer.json()?;
+    // A rejected event (4xx) is a finding: exit code 1.
+    let response = worker.post(url, body).await?.success(1)?;
+    let accepted: AcceptedEvent = response.json()?;
     print(&accepted, args.output)?;
     match args.wait {
         None => Ok(ExitCode::SUCCESS),
-        Some(time) => delivered(&args, &accepted, time).await,
+        Some(timeout) => wait_for_deliveries(&args, &accepted, timeout).await,
     }
 }
 
-/// Waits until every delivery of the event has ended.
-async fn delivered(args: &Args, accepted: &Accepted, time: Duration) -> Outcome {
-    let found = |message: String| Err(Failure { code: 1, message });
+/// Polls until every delivery of the event has finished, or until the timeout.
+async fn wait_for_deliveries(args: &Args, accepted: &AcceptedEvent, timeout: Duration) -> CommandResult {
+    let finding = |message: String| Err(Failure { code: 1, message });
     if accepted.deliveries == 0 {
-        return found(format!("no hook took the event: see `{}`", explain(args, accepted)));
+        return finding(format!("no hook matched the event: see `{}`", explain_command(args, accepted)));
     }
-    let api = args.caller.worker(&args.api_url, args.api_service.as_ref()).await?;
+    let api = args.caller.connect(&args.api_url, args.api_service.as_ref()).await?;
     let mut url = api.url(&args.caller.namespace, &["deliveries"])?;
     url.query_pairs_mut().append_pair("event", &accepted.id).append_pair("limit", "500");
     let started = Instant::now();
     loop {
-        let answer = api.get(url.clone()).await?.success(2)?;
-        let list: Deliveries = answer.json()?;
+        let response = api.get(url.clone()).await?.success(2)?;
+        let list: DeliveryList = response.json()?;
         if list.items.iter().all(|delivery| delivery.state != "pending") {
-            let failed = |delivery: &&Delivery| !matches!(delivery.state.as_str(), "delivered" | "dropped");
-            return match list.items.iter().find(failed) {
+            let is_failed =
+                |delivery: &&DeliveryItem| !matches!(delivery.state.as_str(), "delivered" | "dropped");
+            return match list.items.iter().find(is_failed) {
                 None => Ok(ExitCode::SUCCESS),
-                Some(Delivery { id, state }) => found(format!(
-                    "the delivery {} is {}: see `{}`",
+                Some(DeliveryItem { id, state }) => finding(format!(
+                    "delivery {} is {}: see `{}`",
                     id.escape_default(),
                     state.escape_default(),
-                    explain(args, accepted)
+                    explain_command(args, accepted)
                 )),
             };
         }
-        if started.elapsed() >= time {
-            return found(format!("not delivered within {time:?}: see `{}`", explain(args, accepted)));
+        if started.elapsed() >= timeout {
+            return finding(format!(
+                "not delivered within {} s (--wait): see `{}`",
+                timeout.as_secs_f64(),
+                explain_command(args, accepted)
+            ));
         }
-        tokio::time::sleep(ASK_AGAIN).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
-/// The command that tells what became of the event.
-fn explain(args: &Args, accepted: &Accepted) -> String {
+/// Returns the command that explains the event's deliveries.
+fn explain_command(args: &Args, accepted: &AcceptedEvent) -> String {
     format!("hookstream deliveries explain -n {} {}", args.caller.namespace, accepted.id.escape_default())
 }
 
-fn print(accepted: &Accepted, output: Output) -> Result<(), Failure> {
+fn print(accepted: &AcceptedEvent, output: SendOutput) -> Result<(), Failure> {
     match output {
-        Output::Table => {
+        SendOutput::Table => {
             let width = accepted.id.chars().count().max(2);
-            say(&format!("{:width$}  DELIVERIES", "ID"));
-            say(&format!("{}  {}", accepted.id.escape_default(), accepted.deliveries));
+            print_line(&format!("{:width$}  DELIVERIES", "ID"));
+            print_line(&format!("{}  {}", accepted.id.escape_default(), accepted.deliveries));
         }
-        Output::Json => say(&serde_json::to_string(accepted).or_fail(|| "writing JSON".into())?),
+        SendOutput::Json => print_line(&serde_json::to_string(accepted).or_fail(|| "writing JSON".into())?),
     }
     Ok(())
 }
@@ -182,7 +191,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_the_worker_says_is_the_exit_code() {
+    async fn exit_code_follows_the_worker_response() {
         rustls::crypto::ring::default_provider().install_default().ok();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url: Url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
@@ -190,7 +199,7 @@ mod tests {
         let server = tokio::spawn(async move { axum::serve(listener, router).await });
         let token = tempfile::NamedTempFile::new().unwrap();
         let args = || Args {
-            caller: Caller {
+            caller: CallerArgs {
                 namespace: "demo".into(),
                 token_file: Some(token.path().into()),
                 service_account: None,
@@ -205,23 +214,19 @@ mod tests {
             wait: None,
             api_url: url.clone(),
             api_service: None,
-            output: Output::Json,
+            output: SendOutput::Json,
         };
-        assert!(run(args()).await.unwrap_err().message.ends_with("holds no token"));
+        assert!(run(args()).await.unwrap_err().message.ends_with("contains no token"));
         fs::write(token.path(), "t0ken\n").unwrap();
         assert_eq!(run(args()).await.unwrap(), ExitCode::SUCCESS);
         fs::write(token.path(), "other").unwrap();
-        let refused = run(args()).await.unwrap_err();
-        assert_eq!(refused.code, 1);
-        assert!(
-            refused.message.ends_with("answered 403 Forbidden: Forbidden: no right"),
-            "{}",
-            refused.message
-        );
+        let rejected = run(args()).await.unwrap_err();
+        assert_eq!(rejected.code, 1);
+        assert!(rejected.message.ends_with("returned 403 Forbidden: no right"), "{}", rejected.message);
         server.abort();
         assert!(server.await.unwrap_err().is_cancelled());
-        let gone = run(args()).await.unwrap_err();
-        assert_eq!(gone.code, 2);
-        assert!(gone.message.contains("cannot be reached"), "{}", gone.message);
+        let unreachable = run(args()).await.unwrap_err();
+        assert_eq!(unreachable.code, 2);
+        assert!(unreachable.message.contains("cannot be reached"), "{}", unreachable.message);
     }
 }

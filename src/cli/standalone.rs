@@ -1,4 +1,4 @@
-//! `hookstream standalone`: both roles without a cluster.
+//! `hookstream standalone`: controller and worker without a cluster.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -6,40 +6,42 @@ use std::sync::Arc;
 use secrecy::SecretString;
 use url::Url;
 
+use super::failure::{CommandResult, Failure, OrFail};
+use super::flags::{ControllerArgs, EgressArgs, WorkerArgs, is_loopback, with_host};
 use super::logging::LogArgs;
-use super::roles::{ControllerRole, Roles, WorkerRole};
-use super::settings::{ControllerArgs, EgressArgs, WorkerArgs, is_loopback, with_host};
-use super::{Failure, OrFail, Outcome, roles};
+use super::role_process::{self, ControllerRole, RoleProcess, WorkerRole};
 use crate::cluster::Subscribers;
-use crate::cluster::files::{Files, Options};
+use crate::cluster::files::{FileCluster, FileClusterOptions};
 use crate::leadership::Leadership;
 use crate::ops::{Liveness, Readiness};
 
-/// Run controller and worker without a cluster: manifests come from files, state is kept in a folder.
+/// Run controller and worker without a cluster: manifests are read from files, state is kept in a folder.
 ///
 /// Example: hookstream standalone --manifests deploy/samples/quickstart --data /var/lib/hookstream
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Args {
-    /// Files or folders with manifests (EventHook, Connection, Secret). Edits are seen within 2 s.
+    /// Files or folders with manifests (EventHook, Connection, Secret). Edits are applied within 2 s.
     #[arg(long, required = true, num_args = 1.., value_name = "PATH", env = "HOOKSTREAM_MANIFESTS", value_delimiter = ',')]
     manifests: Vec<PathBuf>,
-    /// The folder for state: accepted events, what the vendors were told, keys. Made where it does not exist.
+    /// The folder for state: accepted events, status of the objects, keys. Created if it does not exist.
     #[arg(long, value_name = "DIR", env = "HOOKSTREAM_DATA")]
     data: PathBuf,
-    /// Where events and relays come in. Other than a loopback address needs --token-file.
+    /// The listen address of the ingest port, for events and relays. A non-loopback address requires --token-file.
     #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS", env = "HOOKSTREAM_LISTEN")]
     listen: String,
-    /// Where deliveries are listed, explained and replayed. Other than a loopback address needs --token-file.
+    /// The listen address of the API port, which lists, explains and replays deliveries. A non-loopback address requires
+    /// --token-file.
     #[arg(long, default_value = "127.0.0.1:8082", value_name = "ADDRESS", env = "HOOKSTREAM_API_LISTEN")]
     api_listen: String,
-    /// Where /livez, /readyz and /metrics are.
+    /// The listen address of /livez, /readyz and /metrics.
     #[arg(long, default_value = "127.0.0.1:8081", value_name = "ADDRESS", env = "HOOKSTREAM_OPS_LISTEN")]
     ops_listen: String,
-    /// Delete at the vendor what was removed from the manifests. Default: it stays.
+    /// Delete vendor objects whose manifest was removed. Default: they stay.
     #[arg(long, env = "HOOKSTREAM_PRUNE")]
     prune: bool,
-    /// A file with the bearer token that API callers must show. Default: none is asked for, on loopback addresses only.
+    /// A file with the bearer token that API callers must send. Default: none is required; then only loopback addresses are
+    /// allowed.
     #[arg(long, value_name = "FILE", env = "HOOKSTREAM_TOKEN_FILE")]
     token_file: Option<PathBuf>,
     #[command(flatten)]
@@ -52,33 +54,34 @@ pub struct Args {
     log: LogArgs,
 }
 
-pub async fn run(args: Args) -> Outcome {
-    args.log.start()?;
+pub async fn run(args: Args) -> CommandResult {
+    args.log.install()?;
     let token = args.token_file.as_deref().map(read_token).transpose()?;
-    let egress = args.egress.open(true, Vec::new()).await?;
-    for (flag, address, could) in
+    let egress = args.egress.build(true, Vec::new()).await?;
+    for (flag, address, risk) in
         [("--listen", &args.listen, "publish"), ("--api-listen", &args.api_listen, "read and replay")]
     {
         if token.is_none() && !is_loopback(flag, address)? {
             let why = format!(
-                "is no loopback address, and without --token-file anybody could {could}: give a token file, or listen on 127.0.0.1"
+                "is not a loopback address, and without --token-file any client could {risk}: give a token file, or listen on 127.0.0.1"
             );
             return Err(Failure::new(format!("{flag} {address} {why}")));
         }
     }
     std::fs::create_dir_all(&args.data).or_fail(|| format!("--data {}", args.data.display()))?;
-    let options = Options { manifests: args.manifests, data: args.data.clone(), prune: args.prune, token };
-    let files = Arc::new(Files::open(options).or_fail(|| "--manifests".into())?);
+    let options =
+        FileClusterOptions { manifests: args.manifests, data: args.data.clone(), prune: args.prune, token };
+    let files = Arc::new(FileCluster::open(options).or_fail(|| "--manifests".into())?);
 
     let mut controller = args.controller.options();
     if controller.ingest_url.is_none() {
-        controller.ingest_url = Some(own_address(&args.listen, args.worker.tls.is_given())?);
+        controller.ingest_url = Some(own_url(&args.listen, args.worker.tls.is_given())?);
     }
     let mut subscribers = Subscribers::default();
     let controller_changes = subscribers.subscribe();
     let worker_changes = subscribers.subscribe();
     let (view, watch) = files.watch(subscribers);
-    roles::run(Roles {
+    role_process::run(RoleProcess {
         cluster: files,
         view,
         watch,
@@ -91,7 +94,7 @@ pub async fn run(args: Args) -> Outcome {
             options: controller,
             changes: controller_changes,
             leadership: Leadership::always(),
-            candidacy: None,
+            election: None,
         }),
         worker: Some(WorkerRole {
             args: &args.worker,
@@ -104,7 +107,7 @@ pub async fn run(args: Args) -> Outcome {
     .await
 }
 
-/// The token in a file, without the line end that `echo` leaves.
+/// Reads a token from a file. Strips the line end that `echo` appends.
 fn read_token(path: &std::path::Path) -> Result<SecretString, Failure> {
     let text = std::fs::read_to_string(path).or_fail(|| format!("--token-file {}", path.display()))?;
     match text.trim() {
@@ -113,14 +116,15 @@ fn read_token(path: &std::path::Path) -> Result<SecretString, Failure> {
     }
 }
 
-fn own_address(listen: &str, tls: bool) -> Result<Url, Failure> {
-    let why = || format!("--listen {listen}");
+/// Returns the URL at which Kong on this machine reaches the ingest port.
+fn own_url(listen: &str, tls: bool) -> Result<Url, Failure> {
+    let flag = || format!("--listen {listen}");
     let url = Url::parse(&format!("{}://{}", if tls { "https" } else { "http" }, with_host(listen)))
-        .or_fail(why)?;
-    // Port 0 is chosen by the system after this: nobody could be told of it.
+        .or_fail(flag)?;
+    // The system chooses the port only later, so this URL could not be configured at Kong.
     if url.port_or_known_default() == Some(0) {
         return Err(Failure::new(format!(
-            "--listen {listen}: give a port, or say with --ingest-url how Kong reaches it"
+            "--listen {listen}: give a port, or give the URL at which Kong reaches it with --ingest-url"
         )));
     }
     Ok(url)

@@ -1,4 +1,4 @@
-//! `hookstream uninstall-check`: whether anything at a vendor still hangs on an object.
+//! `hookstream uninstall-check`: checks that no object has a finalizer left.
 
 use std::process::ExitCode;
 
@@ -6,49 +6,50 @@ use kube::api::{Api, DynamicObject, ListParams};
 use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Client, ResourceExt};
 
-use super::{Failure, OrFail, Outcome, say};
+use super::failure::{CommandResult, Failure};
+use super::kubeconfig::{create_client, describe_error, load_config};
+use super::output::print_line;
 use crate::api::{self, FINALIZER, GROUP};
 
-/// How many objects are named; the others are counted.
-const NAMED: usize = 10;
+/// The number of objects that are listed by name; the rest is counted.
+const MAX_NAMES: usize = 10;
 
-/// Tell whether something at a vendor still hangs on an object: an uninstall would leave it there, and the object in the
-/// middle of its deletion for ever. Exit code 1: there is something.
+/// Check that no object still has vendor objects. An uninstall would orphan them, and deletions of the custom resources
+/// would never finish. Exit code 1: some object has vendor objects.
 ///
 /// Example: hookstream uninstall-check --namespace shop
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Args {
-    /// A namespace to look in; may be given several times. Default: all.
+    /// A namespace to check; may be repeated. Default: all.
     #[arg(long, value_delimiter = ',', env = "HOOKSTREAM_NAMESPACE")]
     namespace: Vec<String>,
 }
 
-pub async fn run(args: Args) -> Outcome {
-    let config = super::cluster::config().await?;
-    let client = Client::try_from(config).or_fail(|| "the cluster's configuration".into())?;
-    let mut held = Vec::new();
+pub async fn run(args: Args) -> CommandResult {
+    let client = create_client(load_config().await?)?;
+    let mut finalized = Vec::new();
     for kind in kinds() {
         for api in apis(&client, &kind, &args.namespace) {
-            held.extend(with_finalizers(&kind, &api).await?);
+            finalized.extend(list_finalized(&kind, &api).await?);
         }
     }
-    if held.is_empty() {
-        say("nothing at a vendor hangs on an object: the uninstall may go on");
+    if finalized.is_empty() {
+        print_line("no object has vendor objects: the uninstall can proceed");
         return Ok(ExitCode::SUCCESS);
     }
-    let mut names = held.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
-    if let Some(more) = held.len().checked_sub(NAMED).filter(|more| *more > 0) {
+    let mut names = finalized.iter().take(MAX_NAMES).cloned().collect::<Vec<_>>().join(", ");
+    if let Some(more) = finalized.len().checked_sub(MAX_NAMES).filter(|more| *more > 0) {
         names.push_str(&format!(" and {more} more"));
     }
     let message = format!(
-        "something at a vendor hangs on {names}. Delete these objects while the controller runs, or let go of what they \
-         made by `hookstream release --all`; then uninstall again"
+        "these objects still have vendor objects: {names}. Delete them while the controller runs, or orphan their vendor \
+         objects with `hookstream release --all`; then uninstall again"
     );
     Err(Failure { code: 1, message })
 }
 
-/// Our kinds, as their definitions name them.
+/// Returns our kinds as the CRDs define them.
 fn kinds() -> Vec<ApiResource> {
     let resource = |crd: serde_json::Value| {
         let text = |path: &str| crd.pointer(path).and_then(|v| v.as_str()).unwrap_or_default().to_owned();
@@ -65,24 +66,27 @@ fn apis(client: &Client, kind: &ApiResource, namespaces: &[String]) -> Vec<Api<D
     namespaces.iter().map(|namespace| Api::namespaced_with(client.clone(), namespace, kind)).collect()
 }
 
-async fn with_finalizers(kind: &ApiResource, api: &Api<DynamicObject>) -> Result<Vec<String>, Failure> {
-    let mut held = Vec::new();
+/// Lists the objects of a kind that have our finalizer, by kind, namespace and name.
+async fn list_finalized(kind: &ApiResource, api: &Api<DynamicObject>) -> Result<Vec<String>, Failure> {
+    let mut finalized = Vec::new();
     let mut params = ListParams::default().limit(500);
     loop {
         let page = match api.list_metadata(&params).await {
             Ok(page) => page,
-            // Without a definition there are no objects.
-            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(held),
-            Err(error) => return Err(Failure::new(format!("listing {}: {error}", kind.plural))),
+            // The CRD is not installed, so there are no objects.
+            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(finalized),
+            Err(error) => {
+                return Err(Failure::new(format!("listing {}: {}", kind.plural, describe_error(&error))));
+            }
         };
         let ours = page.items.iter().filter(|object| object.finalizers().iter().any(|f| f == FINALIZER));
-        held.extend(ours.map(|object| {
+        finalized.extend(ours.map(|object| {
             let namespace = object.namespace().unwrap_or_default();
             format!("{} {namespace}/{}", kind.kind.to_lowercase(), object.name_any())
         }));
         match page.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => params = params.continue_token(&token),
-            None => return Ok(held),
+            None => return Ok(finalized),
         }
     }
 }

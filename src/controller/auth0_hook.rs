@@ -1,4 +1,4 @@
-//! Hook: what Auth0 has to be told for an extensibility Hook. Auth0 ended them, which every object is told.
+//! Hook: reconciles Auth0's extensibility Hooks. Auth0 ends them, so that every object gets a warning.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,19 +7,19 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::runtime::reflector::Store;
 
 use super::context::Context;
-use super::problem::Problem;
-use super::reconcile::{self, Preview, Synced, Wanted, shared_members};
+use super::error::SyncError;
+use super::reconcile::{self, DesiredObject, Preview, Synced, shared_members};
 use super::status;
-use crate::admin::Access;
+use crate::admin::AdminAccess;
 use crate::admin::auth0::{HookBody, HookClient};
 use crate::api::{ConnectionSpec, Hook};
-use crate::cluster::{Guarded, Key, MissingSecret, View, secret_text};
-use crate::core::auth0_hook::{self, END_OF_LIFE, Script, Source, script_text};
-use crate::core::conditions::{Note, condition};
+use crate::cluster::{DeserializeGuard, ObjectKey, ReferenceError, View, read_secret_text};
+use crate::core::auth0_hook::{self, END_OF_LIFE, Script, ScriptSource, check_script};
+use crate::core::conditions::{ConditionMessage, build_condition};
 use crate::core::time::Millis;
 
-/// The condition that warns.
-const ENDED: &str = "EndOfLife";
+/// The condition with the warning.
+const CONDITION: &str = "EndOfLife";
 
 impl Synced for Hook {
     type Client = HookClient;
@@ -32,69 +32,78 @@ impl Synced for Hook {
         connection.auth0.is_some()
     }
 
-    fn client(access: &Access) -> Option<HookClient> {
+    fn client(access: &AdminAccess) -> Option<HookClient> {
         Some(HookClient::new(access.auth0()?.clone()))
     }
 
-    fn all(view: &View) -> &Store<Guarded<Hook>> {
+    fn store(view: &View) -> &Store<DeserializeGuard<Hook>> {
         &view.auth0_hooks
     }
 }
 
-/// The pipeline.
-pub async fn reconcile(object: Arc<Hook>, context: Arc<Context>) -> Result<Duration, Problem> {
+/// Reconciles a Hook.
+pub async fn reconcile(object: Arc<Hook>, context: Arc<Context>) -> Result<Duration, SyncError> {
     if object.metadata.deletion_timestamp.is_some() {
-        return Box::pin(reconcile::cleanup(&*object, &context)).await;
+        return Box::pin(reconcile::clean_up(&*object, &context)).await;
     }
     if object.policies().suspend {
-        return Ok(reconcile::suspended());
+        return Ok(reconcile::SUSPENDED_REQUEUE);
     }
     let script = auth0_hook::validate(&object)?;
-    let vendor = reconcile::vendor::<Hook>(&context, &object, &script.connection).await?;
-    let wanted = wanted(&script, &context).await?;
-    let outcome = Box::pin(reconcile::sync(&context, &*object, &vendor, &wanted)).await?;
+    let vendor = reconcile::vendor_access::<Hook>(&context, &object, &script.connection).await?;
+    let desired = desired_hook(&script, &context).await?;
+    let result = Box::pin(reconcile::sync(&context, &*object, &vendor, &desired)).await?;
 
     let mut status = object.status.clone().unwrap_or_default();
-    if let Some(note) = warn(&mut status.conditions, object.metadata.generation, Millis::now()) {
-        status::tell(&context, &*object, true, &note).await;
+    if let Some(warning) = set_condition(&mut status.conditions, object.metadata.generation, Millis::now()) {
+        status::publish_event(&context, &*object, true, &warning).await;
     }
-    let said =
+    let message =
         if script.enabled { "Auth0 has the hook" } else { "Auth0 has the hook, disabled as the spec says" };
-    reconcile::finish(&context, &*object, &vendor, &wanted, outcome, status, Note::new("Synced", said)).await
+    reconcile::finish(
+        &context,
+        &*object,
+        &vendor,
+        &desired,
+        result,
+        status,
+        ConditionMessage::new("Synced", message),
+    )
+    .await
 }
 
-/// What a sync would change.
-pub async fn preview(object: &Hook, context: &Context) -> Result<Preview, Problem> {
+/// Previews a sync.
+pub async fn preview(object: &Hook, context: &Context) -> Result<Preview, SyncError> {
     let script = auth0_hook::validate(object)?;
-    let vendor = reconcile::vendor::<Hook>(context, object, &script.connection).await?;
-    let wanted = wanted(&script, context).await?;
-    reconcile::preview(context, object, &vendor, &wanted, None).await
+    let vendor = reconcile::vendor_access::<Hook>(context, object, &script.connection).await?;
+    let desired = desired_hook(&script, context).await?;
+    reconcile::preview(context, object, &vendor, &desired, None).await
 }
 
-/// The hook that Auth0 should have, and what it refers to, read.
-async fn wanted(script: &Script, context: &Context) -> Result<Wanted<HookBody>, Problem> {
+/// Dereferences the ConfigMap and the Secrets, and returns the hook that Auth0 should have.
+async fn desired_hook(script: &Script, context: &Context) -> Result<DesiredObject<HookBody>, SyncError> {
     let text = match &script.source {
-        Source::Inline(text) => text.clone(),
-        Source::ConfigMap(reference) => {
+        ScriptSource::Inline(text) => text.clone(),
+        ScriptSource::ConfigMap(reference) => {
             let (name, key) = (&reference.name, &reference.key);
-            let data = context.cluster.config_map(&Key::new(&script.namespace, name)).await?;
-            let data = data.ok_or_else(|| MissingSecret::ConfigMapMissing(name.clone()))?;
+            let data = context.cluster.config_map(&ObjectKey::new(&script.namespace, name)).await?;
+            let data = data.ok_or_else(|| ReferenceError::ConfigMapMissing(name.clone()))?;
             let missing =
-                || MissingSecret::ConfigMapKeyMissing { config_map: name.clone(), key: key.clone() };
+                || ReferenceError::ConfigMapKeyMissing { config_map: name.clone(), key: key.clone() };
             let bytes = data.get(key).ok_or_else(missing)?;
-            let text = std::str::from_utf8(bytes).map_err(|_| "is no text").and_then(script_text);
+            let text = std::str::from_utf8(bytes).map_err(|_| "is not UTF-8 text").and_then(check_script);
             let text =
-                text.map_err(|why| Problem::SecretUnusable(format!("key {key} of ConfigMap {name} {why}")));
+                text.map_err(|why| SyncError::SecretUnusable(format!("key {key} of ConfigMap {name} {why}")));
             text?.to_owned()
         }
     };
     let mut secrets = std::collections::BTreeMap::new();
     for secret in &script.secrets {
-        let value = secret_text(&*context.cluster, &script.namespace, &secret.secret_ref).await?;
+        let value = read_secret_text(&*context.cluster, &script.namespace, &secret.secret_ref).await?;
         secrets.insert(secret.name.clone(), value);
     }
     let trigger: &str = script.trigger.into();
-    let desired = HookBody {
+    let body = HookBody {
         name: script.name.clone(),
         trigger: trigger.to_owned(),
         script: text,
@@ -102,22 +111,26 @@ async fn wanted(script: &Script, context: &Context) -> Result<Wanted<HookBody>, 
         enabled: script.enabled,
         secrets,
     };
-    let whole = desired.whole();
-    let paths = desired.secret_paths();
+    let object = body.to_value();
+    let paths = body.secret_paths();
     let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
-    Ok(Wanted::new(desired, whole, &paths, Some(script.name.clone())))
+    Ok(DesiredObject::new(body, object, &paths, Some(script.name.clone())))
 }
 
-/// Puts the warning in; a note where nobody was told yet.
-fn warn(conditions: &mut Vec<Condition>, generation: Option<i64>, now: Millis) -> Option<Note> {
-    let before = conditions.iter().position(|c| c.type_ == ENDED).map(|at| conditions.remove(at));
+/// Sets the condition. Returns the warning if the object did not have the condition before.
+fn set_condition(
+    conditions: &mut Vec<Condition>,
+    generation: Option<i64>,
+    now: Millis,
+) -> Option<ConditionMessage> {
+    let before = conditions.iter().position(|c| c.type_ == CONDITION).map(|at| conditions.remove(at));
     let verb = if now >= END_OF_LIFE { "ended" } else { "ends" };
     let message = format!(
         "Auth0 {verb} Hooks on 18 November 2026 and may stop serving them at any time: move the script to an Action"
     );
-    let told = ("HooksEnded", message.as_str());
-    conditions.push(condition(before.as_ref(), ENDED, "True", told, generation, now));
-    before.is_none().then(|| Note::new("HooksEnded", message))
+    let text = ("HooksEnded", message.as_str());
+    conditions.push(build_condition(before.as_ref(), CONDITION, "True", text, generation, now));
+    before.is_none().then(|| ConditionMessage::new("HooksEnded", message))
 }
 
 #[cfg(test)]
@@ -125,12 +138,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn everybody_is_warned_once() {
+    fn warns_once() {
         let mut all = Vec::new();
-        let note = warn(&mut all, Some(1), END_OF_LIFE).unwrap();
-        assert!(note.message.contains("ended Hooks on 18 November 2026"), "{}", note.message);
-        assert!(warn(&mut all, Some(2), Millis(END_OF_LIFE.0 + 1)).is_none());
+        let warning = set_condition(&mut all, Some(1), END_OF_LIFE).unwrap();
+        assert!(warning.message.contains("ended Hooks on 18 November 2026"), "{}", warning.message);
+        assert!(set_condition(&mut all, Some(2), Millis(END_OF_LIFE.0 + 1)).is_none());
         assert_eq!((all.len(), all[0].status.as_str(), all[0].observed_generation), (1, "True", Some(2)));
-        assert!(warn(&mut Vec::new(), None, Millis(0)).unwrap().message.contains("Auth0 ends Hooks"));
+        assert!(
+            set_condition(&mut Vec::new(), None, Millis(0)).unwrap().message.contains("Auth0 ends Hooks")
+        );
     }
 }

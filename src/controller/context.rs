@@ -1,4 +1,4 @@
-//! What every reconcile has at hand.
+//! The context that all reconciles share: clients, settings and caches.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,15 +9,13 @@ use tokio::sync::mpsc;
 use url::Url;
 
 use super::backoff::Backoff;
-use super::eventhook::Sources;
-use super::eventstream::Failures;
-use super::reconcile::{Claims, Memory, Snapshots};
-use crate::admin::Access;
-use crate::admin::auth0::Tokens;
-use crate::admin::kong::Learned;
+use super::state::{ClaimedIds, ObjectMemory, Snapshots, SourceCache, StreamFailures};
+use crate::admin::AdminAccess;
+use crate::admin::auth0::LoginCache;
+use crate::admin::kong::DetectedCapabilities;
 use crate::admin::limit::Pacer;
 use crate::api::{Capabilities, EventHook, EventStream};
-use crate::cluster::{Cluster, ClusterError, Key, View};
+use crate::cluster::{Cluster, ClusterError, ObjectKey, View};
 use crate::core::bucket::Rate;
 use crate::core::keys::KeyRing;
 use crate::leadership::Leadership;
@@ -26,46 +24,46 @@ use crate::net::HttpClient;
 
 /// The controller's settings.
 #[derive(Clone, Debug)]
-pub struct Options {
-    /// How Kong reaches the worker, unless a Connection says so itself.
+pub struct ControllerOptions {
+    /// The worker's address for Kong, unless the Connection has its own.
     pub ingest_url: Option<Url>,
-    /// How Auth0 reaches the worker from the internet, unless a Connection says so itself.
+    /// The worker's internet address for Auth0, unless the Connection has its own.
     pub public_ingest_url: Option<Url>,
-    /// How often objects are compared with the vendor, unless a Connection says so itself.
+    /// Time between two comparisons of an object with the vendor, unless the Connection has its own.
     pub resync_interval: Duration,
-    /// How often one host is called at most, by all Connections together.
+    /// Rate limit of calls to one host, over all Connections.
     pub admin_ceiling: Rate,
-    pub patience: Patience,
+    pub deadlines: Deadlines,
 }
 
-impl Default for Options {
+impl Default for ControllerOptions {
     fn default() -> Self {
         let resync_interval = Duration::from_secs(600);
         let admin_ceiling = Rate { requests: 10, interval: Duration::from_secs(1), burst: 10 };
-        Options {
+        ControllerOptions {
             ingest_url: None,
             public_ingest_url: None,
             resync_interval,
             admin_ceiling,
-            patience: Patience::default(),
+            deadlines: Deadlines::default(),
         }
     }
 }
 
-/// How long is waited for what may never come.
+/// Bounds of waits for an event that may never happen.
 #[derive(Clone, Copy, Debug)]
-pub struct Patience {
-    /// For credentials of a vendor, for other finalizers, and for an address that is no longer used.
+pub struct Deadlines {
+    /// A deletion without usable credentials, other finalizers, and an external object at a former address.
     pub credentials: Duration,
-    /// For a vendor that answers nothing, or only refuses, while an object is being deleted.
+    /// A deletion at a vendor that does not answer, or refuses.
     pub vendor: Duration,
-    /// How long what was created may not be shown.
+    /// Grace period after a create, in which the vendor may not show the new object.
     pub creation: Duration,
 }
 
-impl Default for Patience {
+impl Default for Deadlines {
     fn default() -> Self {
-        Patience {
+        Deadlines {
             credentials: Duration::from_secs(600),
             vendor: Duration::from_secs(3600),
             creation: Duration::from_secs(30),
@@ -73,34 +71,34 @@ impl Default for Patience {
     }
 }
 
-/// What every reconcile has at hand.
+/// Shared by all reconciles.
 pub struct Context {
     pub cluster: Arc<dyn Cluster>,
     pub view: View,
     pub http: HttpClient,
-    pub options: Options,
+    pub options: ControllerOptions,
     pub metrics: Arc<Metrics>,
-    /// Only the replica that leads reconciles. The writes themselves ask again: `Cluster` before each of the controller's,
-    /// `pacer` before each call.
+    /// Only the leading replica reconciles. `Cluster` checks it again before each write, and `pacer` before each call to a
+    /// vendor.
     pub leadership: Leadership,
-    /// Makes the HTTP clients of Connections, which keep their rates.
+    /// Builds the HTTP clients of Connections, which keep the rate limits.
     pub pacer: Arc<Pacer>,
     pub(super) backoff: Backoff,
-    pub(super) memory: Memory,
-    pub(super) claims: Claims,
+    pub(super) memory: ObjectMemory,
+    pub(super) claims: ClaimedIds,
     pub(super) snapshots: Snapshots,
-    pub(super) sources: Sources,
-    pub(super) failures: Failures,
-    /// The logins at Auth0.
-    pub(super) tokens: Tokens,
-    /// The accesses that last worked, by Connection and address: a namespace whose Secret is deleted first still cleans
-    /// up, and an address that a Connection no longer has, too.
-    last_access: Mutex<HashMap<(Key, String), Access>>,
-    /// What gateways were found to be able to do, by Connection.
-    learned: Mutex<HashMap<Key, Arc<Learned>>>,
-    /// Connections that have something new to tell.
-    nudges: mpsc::UnboundedSender<Key>,
-    pub(super) nudged: Mutex<Option<mpsc::UnboundedReceiver<Key>>>,
+    pub(super) sources: SourceCache,
+    pub(super) stream_failures: StreamFailures,
+    /// AdminAccess tokens of Auth0.
+    pub(super) tokens: LoginCache,
+    /// The accesses that last worked, by Connection and address. With them the controller still cleans up after the Secret
+    /// was deleted, or at an address that the Connection no longer has.
+    last_access: Mutex<HashMap<(ObjectKey, String), AdminAccess>>,
+    /// Capabilities of gateways, learned from their answers, by Connection.
+    capabilities: Mutex<HashMap<ObjectKey, Arc<DetectedCapabilities>>>,
+    /// Connections whose status lacks a new capability: requests to reconcile them.
+    capability_updates: mpsc::UnboundedSender<ObjectKey>,
+    pub(super) connections_to_update: Mutex<Option<mpsc::UnboundedReceiver<ObjectKey>>>,
 }
 
 impl Context {
@@ -108,11 +106,11 @@ impl Context {
         cluster: Arc<dyn Cluster>,
         view: View,
         http: HttpClient,
-        options: Options,
+        options: ControllerOptions,
         metrics: Arc<Metrics>,
         leadership: Leadership,
     ) -> Self {
-        let (nudges, nudged) = mpsc::unbounded_channel();
+        let (capability_updates, connections_to_update) = mpsc::unbounded_channel();
         Context {
             pacer: Pacer::new(options.admin_ceiling, leadership.clone(), metrics.clone()),
             leadership,
@@ -122,94 +120,103 @@ impl Context {
             options,
             metrics,
             backoff: Backoff::default(),
-            memory: Memory::default(),
-            claims: Claims::default(),
+            memory: ObjectMemory::default(),
+            claims: ClaimedIds::default(),
             snapshots: Snapshots::default(),
-            sources: Sources::default(),
-            failures: Failures::default(),
-            tokens: Tokens::default(),
+            sources: SourceCache::default(),
+            stream_failures: StreamFailures::default(),
+            tokens: LoginCache::default(),
             last_access: Mutex::default(),
-            learned: Mutex::default(),
-            nudges,
-            nudged: Mutex::new(Some(nudged)),
+            capabilities: Mutex::default(),
+            capability_updates,
+            connections_to_update: Mutex::new(Some(connections_to_update)),
         }
     }
 
-    /// Another replica may write from now on: what is remembered may be old when this one leads again.
-    pub fn forget_all(&self) {
+    /// Drops the caches of writes. Called when leadership is gained: another replica may have written since.
+    pub fn clear_caches(&self) {
         self.memory.clear();
         self.claims.clear();
         self.snapshots.clear();
     }
 
+    /// Drops the state of one object.
     pub(super) fn forget(&self, uid: &str) {
         self.backoff.forget(uid);
         self.memory.forget(uid);
         self.claims.forget(uid);
-        self.failures.forget(uid);
+        self.stream_failures.forget(uid);
     }
 
-    pub(super) fn remember_access(&self, connection: Key, access: &Access) {
+    /// Remembers an access that worked.
+    pub(super) fn remember_access(&self, connection: ObjectKey, access: &AdminAccess) {
         self.last_access.lock().insert((connection, access.endpoint()), access.clone());
     }
 
-    /// The access that last worked: at this address, else at any.
-    pub(super) fn last_access(&self, connection: &Key, endpoint: Option<&str>) -> Option<Access> {
+    /// Returns the access that last worked: at this address, else at any address of the Connection.
+    pub(super) fn last_access(&self, connection: &ObjectKey, endpoint: Option<&str>) -> Option<AdminAccess> {
         let all = self.last_access.lock();
-        let there = endpoint.and_then(|endpoint| all.get(&(connection.clone(), endpoint.to_owned())));
-        there
+        let at_endpoint = endpoint.and_then(|endpoint| all.get(&(connection.clone(), endpoint.to_owned())));
+        at_endpoint
             .or_else(|| all.iter().find(|((key, _), _)| key == connection).map(|(_, access)| access))
             .cloned()
     }
 
-    /// The Connection is gone: nobody needs its credentials any more.
-    pub(super) fn forget_connection(&self, connection: &Key) {
+    /// Drops the credentials and capabilities of a deleted Connection.
+    pub(super) fn forget_connection(&self, connection: &ObjectKey) {
         self.last_access.lock().retain(|(key, _), _| key != connection);
-        self.learned.lock().remove(connection);
+        self.capabilities.lock().remove(connection);
     }
 
-    /// What a gateway can do, as far as this process or the Connection's status knows.
-    pub(super) fn learned(&self, connection: &Key, told: Option<&Capabilities>) -> Arc<Learned> {
-        let mut all = self.learned.lock();
-        let known = all.entry(connection.clone());
-        known.or_insert_with(|| Arc::new(Learned::new(told.cloned().unwrap_or_default()))).clone()
+    /// Returns the capabilities of a gateway, as far as this process or the Connection's status knows them.
+    pub(super) fn capabilities(
+        &self,
+        connection: &ObjectKey,
+        in_status: Option<&Capabilities>,
+    ) -> Arc<DetectedCapabilities> {
+        let mut all = self.capabilities.lock();
+        let entry = all.entry(connection.clone());
+        entry
+            .or_insert_with(|| Arc::new(DetectedCapabilities::new(in_status.cloned().unwrap_or_default())))
+            .clone()
     }
 
-    /// Another version may be able to do other things. Nothing is known of it: a status that the watch still shows would
-    /// bring back what the older one could do.
-    pub(super) fn unlearn(&self, connection: &Key) {
-        self.learned.lock().insert(connection.clone(), Arc::default());
+    /// Forgets the capabilities of a gateway, because another version may have others. Inserts an empty entry: without it,
+    /// the status that the watch still shows would restore the capabilities of the older version.
+    pub(super) fn reset_capabilities(&self, connection: &ObjectKey) {
+        self.capabilities.lock().insert(connection.clone(), Arc::default());
     }
 
-    /// Where something about a Connection's gateway was learned, its status is to tell it.
-    pub(super) fn tell_news(&self, connection: Key, access: &Access) {
-        let Access::Kong(kong) = access else { return };
-        if kong.learned.news() {
-            // Closed: the controller is stopping.
-            self.nudges.send(connection).ok();
+    /// Requests a reconcile of the Connection if new capabilities of its gateway were learned, so that its status gets them.
+    pub(super) fn report_new_capabilities(&self, connection: ObjectKey, access: &AdminAccess) {
+        let AdminAccess::Kong(kong) = access else { return };
+        if kong.capabilities.take_changed() {
+            // A closed channel means that the controller is stopping.
+            self.capability_updates.send(connection).ok();
         }
     }
 
-    /// The key ring. It is made when the first object needs it, but not while some object was already told a secret of a
-    /// ring that is gone: a new one would refuse every relay without a word.
-    pub(super) async fn ring(&self) -> Result<Arc<KeyRing>, ClusterError> {
+    /// Returns the key ring and creates it when the first object needs it. A key ring is not created while a vendor still
+    /// has a secret of a lost one: the worker would silently reject every relay.
+    pub(super) async fn key_ring(&self) -> Result<Arc<KeyRing>, ClusterError> {
         match self.cluster.key_ring(false).await {
-            // Asked only where there is none: to look at every object costs as much as there are objects.
-            Err(ClusterError::KeyRing(_)) => self.cluster.key_ring(!self.depends_on_a_ring()).await,
+            // Only in this case, because the check reads every object.
+            Err(ClusterError::KeyRing(_)) => self.cluster.key_ring(!self.depends_on_a_key_ring()).await,
             other => other,
         }
     }
 
-    fn depends_on_a_ring(&self) -> bool {
-        let told = |hook: &EventHook| {
+    /// True if a vendor has a secret that derives from a key ring.
+    fn depends_on_a_key_ring(&self) -> bool {
+        let is_hook_keyed = |hook: &EventHook| {
             let applied = hook.status.as_ref().and_then(|s| s.applied.as_ref());
-            applied.is_some_and(|a| a.terms.key_id.is_some())
+            applied.is_some_and(|a| a.settings.key_id.is_some())
         };
-        let streams = |stream: &EventStream| {
+        let is_stream_keyed = |stream: &EventStream| {
             let applied = stream.status.as_ref().and_then(|s| s.applied.as_ref());
-            applied.is_some_and(|a| a.terms.key_id.is_some())
+            applied.is_some_and(|a| a.settings.key_id.is_some())
         };
-        self.view.hooks.find(|h| h.0.as_ref().is_ok_and(told)).is_some()
-            || self.view.streams.find(|s| s.0.as_ref().is_ok_and(streams)).is_some()
+        self.view.hooks.find(|h| h.0.as_ref().is_ok_and(is_hook_keyed)).is_some()
+            || self.view.streams.find(|s| s.0.as_ref().is_ok_and(is_stream_keyed)).is_some()
     }
 }

@@ -1,30 +1,34 @@
-//! The controller: keeps the vendors' admin APIs true to the custom resources.
+//! The controller: reconciles the vendors' admin APIs with the custom resources.
 //!
-//! Purpose: a reconcile is a pipeline: dereference, validate, plan, apply, status. `reconcile` is the pipeline, generic
-//! over kinds; a small file a kind says what it wants; `observed` puts telemetry, panics, backoff and the reporting of
-//! failures around it.
+//! Purpose: a reconcile is a pipeline: dereference, validate, observe, decide, apply, status. `reconcile` has the stages
+//! that all kinds share. `connection`, `eventhook`, `eventstream` and `auth0_hook` each reconcile one kind. `triggers`
+//! turns watch events into reconcile requests. `supervise` wraps each reconcile with metrics, backoff and error reports.
+//! `state` has the caches.
 //!
-//! Invariants: the finalizer stands before the first external write, and none where nothing external exists; only
-//! dereference, apply and status touch the network; status is written only when its meaning changes; an error is one
-//! object's, and its backoff too.
+//! Invariants: the finalizer is added before the first external write, and never to an object that owns nothing;
+//! `decide` makes no calls; a status is written only when its meaning changes; an error and its backoff concern one object.
 //!
-//! Left to others: how objects come and go (`cluster`), what a vendor speaks (`admin`), what differs (`core::plan`).
-//! Leadership is asked where writes go out: `cluster` before each of the controller's, `admin::limit` before each call.
+//! Left to others: watches and writes of custom resources (`cluster`), calls to vendors (`admin`), comparison of JSON
+//! (`core::plan`). `cluster` checks leadership before each write, and `admin::limit` before each call.
 
+mod access;
 mod auth0_hook;
 mod backoff;
 mod connection;
 mod context;
+mod error;
 mod eventhook;
 mod eventstream;
-mod let_go;
-mod observed;
-mod outcome;
+mod finalizer;
 mod preview;
-mod problem;
 mod reconcile;
-mod requests;
+mod release;
+mod state;
 mod status;
+mod supervise;
+mod telemetry;
+mod triggers;
+mod usage;
 
 use std::sync::Arc;
 
@@ -36,42 +40,43 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
-pub use context::{Context, Options, Patience};
-pub use let_go::delete_all_external;
-pub use preview::{Looked, preview};
-pub use problem::Problem;
-pub use reconcile::{Change as VendorChange, Preview};
+pub use context::{Context, ControllerOptions, Deadlines};
+pub use error::SyncError;
+pub use preview::{ObjectPreview, preview};
+pub use reconcile::{Preview, VendorChange};
+pub use release::delete_all_external;
 
-use crate::cluster::{Change, Guarded};
+use crate::cluster::{DeserializeGuard, ObjectChange};
 
-/// Reconciles at once; the rest wait their turn.
+/// Concurrent reconciles of each kind.
 const CONCURRENCY: u16 = 32;
-const QUEUE: usize = 1024;
+/// Reconcile requests that a queue holds.
+const QUEUE_CAPACITY: usize = 1024;
 
-/// Runs until `stop`, then until what is under way is done. `changes` are those of the same feeds as the context's view.
-pub async fn run(context: Arc<Context>, changes: mpsc::Receiver<Change>, stop: CancellationToken) {
-    let (hooks, hook_requests) = mpsc::channel(QUEUE);
-    let (connections, connection_requests) = mpsc::channel(QUEUE);
-    let (streams, stream_requests) = mpsc::channel(QUEUE);
-    let (auth0_hooks, auth0_hook_requests) = mpsc::channel(QUEUE);
-    let queues = requests::Queues { hooks, connections, streams, auth0_hooks };
+/// Runs until `stop`, then finishes the running reconciles. `changes` must come from the feeds of the context's view.
+pub async fn run(context: Arc<Context>, changes: mpsc::Receiver<ObjectChange>, stop: CancellationToken) {
+    let (hooks, hook_requests) = mpsc::channel(QUEUE_CAPACITY);
+    let (connections, connection_requests) = mpsc::channel(QUEUE_CAPACITY);
+    let (streams, stream_requests) = mpsc::channel(QUEUE_CAPACITY);
+    let (auth0_hooks, auth0_hook_requests) = mpsc::channel(QUEUE_CAPACITY);
+    let queues = triggers::RequestQueues { hooks, connections, streams, auth0_hooks };
     let view = context.view.clone();
-    // Boxed: together they outgrow a thread's stack where one frame hands them to the next.
-    let hooks = drive(context.clone(), view.hooks, hook_requests, |o, c| {
-        observed::observed(eventhook::reconcile, o, c)
+    // Boxed: together these futures exceed a thread's stack.
+    let hooks = run_kind(context.clone(), view.hooks, hook_requests, |object, context| {
+        supervise::supervise(eventhook::reconcile, object, context)
     });
-    let streams = drive(context.clone(), view.streams, stream_requests, |o, c| {
-        observed::observed(eventstream::reconcile, o, c)
+    let streams = run_kind(context.clone(), view.streams, stream_requests, |object, context| {
+        supervise::supervise(eventstream::reconcile, object, context)
     });
-    let auth0_hooks = drive(context.clone(), view.auth0_hooks, auth0_hook_requests, |o, c| {
-        observed::observed(auth0_hook::reconcile, o, c)
+    let auth0_hooks = run_kind(context.clone(), view.auth0_hooks, auth0_hook_requests, |object, context| {
+        supervise::supervise(auth0_hook::reconcile, object, context)
     });
-    let connections = drive(context.clone(), view.connections, connection_requests, |o, c| {
-        observed::observed(connection::reconcile, o, c)
+    let connections = run_kind(context.clone(), view.connections, connection_requests, |object, context| {
+        supervise::supervise(connection::reconcile, object, context)
     });
     tokio::join!(
-        // Without requests the appliers end what is under way, and then themselves.
-        stop.run_until_cancelled_owned(requests::forward(context, changes, queues)),
+        // When the queues close, the appliers finish the running reconciles and end.
+        stop.run_until_cancelled_owned(triggers::run(context, changes, queues)),
         Box::pin(hooks),
         Box::pin(streams),
         Box::pin(auth0_hooks),
@@ -79,12 +84,12 @@ pub async fn run(context: Arc<Context>, changes: mpsc::Receiver<Change>, stop: C
     );
 }
 
-/// Feeds requests to kube-runtime's applier, which runs one reconcile an object at a time.
-async fn drive<K, F>(
+/// Runs the requested reconciles with kube-runtime's applier, which runs at most one reconcile of an object at a time.
+async fn run_kind<K, F>(
     context: Arc<Context>,
-    store: Store<Guarded<K>>,
-    requests: mpsc::Receiver<ObjectRef<Guarded<K>>>,
-    reconcile: impl Fn(Arc<Guarded<K>>, Arc<Context>) -> F + Send + Sync,
+    store: Store<DeserializeGuard<K>>,
+    requests: mpsc::Receiver<ObjectRef<DeserializeGuard<K>>>,
+    reconcile: impl Fn(Arc<DeserializeGuard<K>>, Arc<Context>) -> F + Send + Sync,
 ) where
     K: Resource<DynamicType = ()> + Lookup<DynamicType = ()> + Clone + Send + Sync + 'static,
     F: Future<Output = Action> + Send,

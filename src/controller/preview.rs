@@ -1,4 +1,4 @@
-//! What syncs would change, object by object, for a person who asks before anything is applied.
+//! Previews the sync of every object, for `hookstream diff`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,52 +7,62 @@ use futures::future::BoxFuture;
 use kube::runtime::reflector::Store;
 
 use super::context::Context;
-use super::problem::Problem;
+use super::error::SyncError;
 use super::reconcile::{Preview, Synced};
 use super::{auth0_hook, eventhook, eventstream};
 use crate::admin::AdminError;
-use crate::admin::limit::{Lane, errand};
-use crate::cluster::{Guarded, Key};
+use crate::admin::limit::{Priority, with_priority};
+use crate::cluster::{DeserializeGuard, ObjectKey};
 
-/// So often an object comes back for its turn within the rate limits.
-const TURNS: u32 = 20;
+/// Retries of one object that our own rate limiter postpones.
+const MAX_RETRIES: u32 = 20;
 
-/// What was found of one object.
-pub struct Looked {
+/// The preview of one object.
+pub struct ObjectPreview {
     pub kind: &'static str,
-    pub key: Key,
-    /// False where nothing says what was done for it before.
+    pub key: ObjectKey,
+    /// False if the manifest has no status: an external object that exists may be unknown.
     pub has_status: bool,
-    pub result: Result<Preview, Problem>,
+    pub result: Result<Preview, SyncError>,
 }
 
-/// What a sync of every object would change. Sorted by kind and name.
-pub async fn preview(context: &Context) -> Vec<Looked> {
+/// Previews the sync of every object. Sorted by kind and name.
+pub async fn preview(context: &Context) -> Vec<ObjectPreview> {
     let view = &context.view;
     let mut all = Vec::new();
-    each(&view.hooks, context, &mut all, |o, c| Box::pin(eventhook::preview(o, c))).await;
-    each(&view.streams, context, &mut all, |o, c| Box::pin(eventstream::preview(o, c))).await;
-    each(&view.auth0_hooks, context, &mut all, |o, c| Box::pin(auth0_hook::preview(o, c))).await;
+    preview_kind(&view.hooks, context, &mut all, |object, context| {
+        Box::pin(eventhook::preview(object, context))
+    })
+    .await;
+    preview_kind(&view.streams, context, &mut all, |object, context| {
+        Box::pin(eventstream::preview(object, context))
+    })
+    .await;
+    preview_kind(&view.auth0_hooks, context, &mut all, |object, context| {
+        Box::pin(auth0_hook::preview(object, context))
+    })
+    .await;
     all
 }
 
-async fn each<K: Synced>(
-    store: &Store<Guarded<K>>,
+async fn preview_kind<K: Synced>(
+    store: &Store<DeserializeGuard<K>>,
     context: &Context,
-    all: &mut Vec<Looked>,
-    preview: impl for<'a> Fn(&'a K, &'a Context) -> BoxFuture<'a, Result<Preview, Problem>>,
+    all: &mut Vec<ObjectPreview>,
+    preview: impl for<'a> Fn(&'a K, &'a Context) -> BoxFuture<'a, Result<Preview, SyncError>>,
 ) {
-    let objects: BTreeMap<Key, _> = store.state().into_iter().map(|o| (Key::of(&*o), o)).collect();
+    let objects: BTreeMap<ObjectKey, _> =
+        store.state().into_iter().map(|o| (ObjectKey::of(&*o), o)).collect();
     for (key, object) in objects {
         let result = match &object.0 {
-            Err(invalid) => Err(Problem::InvalidObject(invalid.error.clone())),
-            Ok(object) if object.policies().suspend => Ok(Preview::nothing("suspend: nothing is synced")),
+            Err(invalid) => Err(SyncError::InvalidObject(invalid.error.clone())),
+            Ok(object) if object.policies().suspend => Ok(Preview::unchanged("suspend: nothing is synced")),
             Ok(object) => {
-                let mut turns = 0..TURNS;
+                let mut retries = 0..MAX_RETRIES;
                 loop {
-                    match errand(Lane::Change, preview(object, context)).await {
-                        Err(Problem::Admin(AdminError::Postponed(wait))) if turns.next().is_some() => {
-                            tokio::time::sleep(wait.max(Duration::from_millis(50))).await;
+                    match with_priority(Priority::Change, preview(object, context)).await {
+                        Err(SyncError::Admin(AdminError::Postponed(delay))) if retries.next().is_some() => {
+                            tokio::time::sleep(delay.max(Duration::from_millis(50))).await;
                         }
                         other => break other,
                     }
@@ -60,6 +70,6 @@ async fn each<K: Synced>(
             }
         };
         let has_status = object.0.as_ref().is_ok_and(|object| object.status().is_some());
-        all.push(Looked { kind: K::KIND.into(), key, has_status, result });
+        all.push(ObjectPreview { kind: K::KIND.into(), key, has_status, result });
     }
 }

@@ -1,28 +1,28 @@
-//! An extensibility Hook of Auth0, understood.
+//! Validates Auth0 extensibility Hooks.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::hook::{InvalidSpec, not_refused};
+use super::hook::{InvalidSpec, check_not_rejected};
 use super::time::Millis;
 use crate::api::{CaKind, ConfigMapKeyRef, Hook, HookSecret, Trigger};
 
-/// When Auth0 ended Hooks: 18 November 2026, 00:00 UTC.
+/// Auth0's end-of-life date for Hooks: 18 November 2026, 00:00 UTC.
 pub const END_OF_LIFE: Millis = Millis(1_794_960_000_000);
-/// What the vendor shows instead of a secret. Written back, it would become the secret.
+/// Auth0 returns this placeholder instead of a secret. Writing it back would overwrite the secret.
 pub const PLACEHOLDER: &str = "_VALUE_NOT_SHOWN_";
 
-/// A valid hook.
+/// A validated Hook with defaults applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Script {
     pub uid: Arc<str>,
     pub namespace: Arc<str>,
-    /// The object's name.
+    /// The name of the Kubernetes object.
     pub object: Arc<str>,
     /// The name at Auth0.
     pub name: String,
     pub trigger: Trigger,
-    pub source: Source,
+    pub source: ScriptSource,
     pub dependencies: BTreeMap<String, String>,
     pub enabled: bool,
     pub secrets: Vec<HookSecret>,
@@ -30,19 +30,19 @@ pub struct Script {
     pub connection: String,
 }
 
-/// Where the script stands.
+/// The location of a script's text.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
+pub enum ScriptSource {
     Inline(String),
     ConfigMap(ConfigMapKeyRef),
 }
 
 impl Script {
-    /// True where it reads the Secret or ConfigMap of this name.
+    /// Returns true if the hook reads the Secret or ConfigMap with this name.
     pub fn refers_to(&self, kind: CaKind, name: &str) -> bool {
         match kind {
             CaKind::Secret => self.secrets.iter().any(|s| s.secret_ref.name == name),
-            CaKind::ConfigMap => matches!(&self.source, Source::ConfigMap(r) if r.name == name),
+            CaKind::ConfigMap => matches!(&self.source, ScriptSource::ConfigMap(r) if r.name == name),
         }
     }
 }
@@ -51,25 +51,27 @@ fn invalid(field: &'static str, problem: impl Into<String>) -> InvalidSpec {
     InvalidSpec::InvalidSpec { field, problem: problem.into() }
 }
 
-/// Understands a hook. What the API server refuses is refused again here, for standalone has no API server.
+/// Validates a Hook. Repeats the CRD's rules, because standalone mode has no API server.
 pub fn validate(hook: &Hook) -> Result<Script, InvalidSpec> {
-    not_refused(&hook.metadata)?;
+    check_not_rejected(&hook.metadata)?;
     let spec = &hook.spec;
     let source = match (&spec.script, &spec.script_config_map_ref) {
-        (Some(text), None) => Source::Inline(script_text(text).map_err(|e| invalid("script", e))?.to_owned()),
-        (None, Some(reference)) => Source::ConfigMap(reference.clone()),
+        (Some(text), None) => {
+            ScriptSource::Inline(check_script(text).map_err(|e| invalid("script", e))?.to_owned())
+        }
+        (None, Some(reference)) => ScriptSource::ConfigMap(reference.clone()),
         _ => return Err(invalid("script", "exactly one of script, scriptConfigMapRef must be set")),
     };
     if !is_name(&spec.name) {
         return Err(invalid(
             "name",
-            "must be letters, digits, spaces and hyphens, beginning and ending with a letter or digit",
+            "must consist of letters, digits, spaces and hyphens, and begin and end with a letter or digit",
         ));
     }
     let secrets = spec.secrets.clone().unwrap_or_default();
     let names: std::collections::BTreeSet<&str> = secrets.iter().map(|s| s.name.as_str()).collect();
     if names.len() != secrets.len() || secrets.len() > 20 {
-        return Err(invalid("secrets", "at most 20, and no name twice"));
+        return Err(invalid("secrets", "must have at most 20 entries with different names"));
     }
     let meta = &hook.metadata;
     Ok(Script {
@@ -86,8 +88,8 @@ pub fn validate(hook: &Hook) -> Result<Script, InvalidSpec> {
     })
 }
 
-/// A script that Auth0 takes, wherever it stands.
-pub fn script_text(text: &str) -> Result<&str, &'static str> {
+/// Checks that a script is not blank and at most 100 KiB long.
+pub fn check_script(text: &str) -> Result<&str, &'static str> {
     match text.len() {
         _ if text.trim().is_empty() => Err("is empty"),
         0..=102_400 => Ok(text),
@@ -118,10 +120,10 @@ mod tests {
     }
 
     #[test]
-    fn defaults_and_references() {
+    fn applies_defaults_and_finds_references() {
         let valid = validate(&hook(json!({}))).unwrap();
         assert!(valid.enabled && valid.secrets.is_empty() && valid.dependencies.is_empty());
-        assert_eq!(valid.source, Source::Inline("module.exports = 1".into()));
+        assert_eq!(valid.source, ScriptSource::Inline("module.exports = 1".into()));
         let valid = validate(&hook(json!({"script": null, "scriptConfigMapRef": {"name": "c", "key": "k"},
             "secrets": [{"name": "A", "secretRef": {"name": "s", "key": "k"}}]})))
         .unwrap();
@@ -130,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_specs_say_where() {
+    fn names_the_invalid_field() {
         let secret = json!({"name": "A", "secretRef": {"name": "s", "key": "k"}});
         let cases = [
             (json!({"script": null}), "script"),
@@ -152,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_life_is_a_day() {
+    fn end_of_life_is_at_midnight_utc() {
         assert_eq!(END_OF_LIFE.rfc3339(), "2026-11-18T00:00:00.000Z");
     }
 }

@@ -1,19 +1,19 @@
-//! A circuit breaker: an endpoint that fails and fails is left alone for a while, then asked once.
+//! A circuit breaker: pauses requests to an endpoint that keeps failing, then lets one probe through.
 
 use std::time::Duration;
 
 use super::time::Millis;
 
-/// So many failures in a row open it.
-const FAILURES: u32 = 10;
-/// Short: receivers are away for seconds when they are rolled over.
+/// Number of consecutive failures that open a breaker by default.
+const DEFAULT_THRESHOLD: u32 = 10;
+/// Short, because a rolling update makes a receiver unavailable for seconds only.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
-const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+const MAX_PAUSE: Duration = Duration::from_secs(600);
 
-/// One endpoint's breaker. Time is given.
+/// The breaker of one endpoint. All times are arguments.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Breaker {
-    opens_at: u32,
+    threshold: u32,
     failures: u32,
     state: State,
 }
@@ -26,83 +26,85 @@ enum State {
         until: Millis,
         pause: Duration,
     },
-    /// One request is under way that decides.
+    /// One probe is in flight; its result closes or reopens the breaker.
     Probing {
         pause: Duration,
     },
 }
 
-/// May a request go out?
+/// Whether a request may be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Leave {
+pub enum BreakerPermit {
     Granted,
-    /// Not before this time.
+    /// Denied until this time.
     NotBefore(Millis),
-    /// Not before the probe that is under way came back.
+    /// Denied until the probe in flight has completed.
     Probing,
 }
 
 impl Default for Breaker {
     fn default() -> Self {
-        Breaker::opens_at(FAILURES)
+        Breaker::with_threshold(DEFAULT_THRESHOLD)
     }
 }
 
 impl Breaker {
-    /// A breaker that so many failures in a row open.
-    pub fn opens_at(failures: u32) -> Self {
-        Breaker { opens_at: failures, failures: 0, state: State::Closed }
+    /// Creates a closed breaker that opens after `threshold` consecutive failures.
+    pub fn with_threshold(threshold: u32) -> Self {
+        Breaker { threshold, failures: 0, state: State::Closed }
     }
 
-    /// Asks leave for one request. What is granted while the breaker is not closed is the probe.
-    pub fn ask(&mut self, now: Millis) -> Leave {
+    /// Requests a permit for one request. A request that is permitted while the breaker is open is the probe.
+    pub fn request_permit(&mut self, now: Millis) -> BreakerPermit {
         match self.state {
-            State::Closed => Leave::Granted,
-            State::Probing { .. } => Leave::Probing,
-            State::Open { until, .. } if now < until => Leave::NotBefore(until),
+            State::Closed => BreakerPermit::Granted,
+            State::Probing { .. } => BreakerPermit::Probing,
+            State::Open { until, .. } if now < until => BreakerPermit::NotBefore(until),
             State::Open { pause, .. } => {
                 self.state = State::Probing { pause };
-                Leave::Granted
+                BreakerPermit::Granted
             }
         }
     }
 
-    pub fn succeeded(&mut self) {
-        *self = Breaker::opens_at(self.opens_at);
+    /// Records a success: closes the breaker and resets the failure count.
+    pub fn record_success(&mut self) {
+        *self = Breaker::with_threshold(self.threshold);
     }
 
-    pub fn failed(&mut self, now: Millis) {
+    /// Records a failure. A failed probe doubles the pause, up to `MAX_PAUSE`.
+    pub fn record_failure(&mut self, now: Millis) {
         self.failures = self.failures.saturating_add(1);
         self.state = match self.state {
-            State::Closed if self.failures < self.opens_at => State::Closed,
+            State::Closed if self.failures < self.threshold => State::Closed,
             State::Closed => State::Open { until: now + FIRST_PAUSE, pause: FIRST_PAUSE },
             State::Probing { pause } => {
-                let pause = (pause * 2).min(LONGEST_PAUSE);
+                let pause = (pause * 2).min(MAX_PAUSE);
                 State::Open { until: now + pause, pause }
             }
-            // Requests that were under way when it opened tell nothing new.
+            // These requests were in flight when the breaker opened; their failures must not prolong the pause.
             open @ State::Open { .. } => open,
         };
     }
 
-    /// The probe came to nothing that tells of the endpoint: the next request is a probe again.
-    pub fn undecided(&mut self, now: Millis) {
+    /// Records a probe whose result says nothing about the endpoint. The next request becomes the probe.
+    pub fn record_inconclusive(&mut self, now: Millis) {
         if let State::Probing { pause } = self.state {
             self.state = State::Open { until: now, pause };
         }
     }
 
-    /// How many failures in a row there were.
+    /// Returns the number of consecutive failures.
     pub fn failures(&self) -> u32 {
         self.failures
     }
 
-    /// Nothing to remember.
+    /// Returns true if no failure is recorded, so the breaker can be dropped without losing state.
     pub fn is_idle(&self) -> bool {
         self.failures == 0
     }
 
-    /// Since it opened, nobody is sent anything but probes.
+    /// Returns true while only probes are permitted.
     pub fn is_open(&self) -> bool {
         self.state != State::Closed
     }
@@ -115,58 +117,58 @@ mod tests {
 
     fn opened(now: Millis) -> Breaker {
         let mut breaker = Breaker::default();
-        for _ in 0..FAILURES {
-            assert_eq!(breaker.ask(now), Leave::Granted);
-            breaker.failed(now);
+        for _ in 0..DEFAULT_THRESHOLD {
+            assert_eq!(breaker.request_permit(now), BreakerPermit::Granted);
+            breaker.record_failure(now);
         }
         breaker
     }
 
     #[test]
-    fn opens_asks_once_and_doubles() {
+    fn opens_then_probes_once_and_doubles_pause() {
         let mut now = Millis(0);
         let mut breaker = opened(now);
         for pause in [2, 4, 8, 16, 32, 64, 128, 256, 512, 600, 600] {
             let until = now + Duration::from_secs(pause);
-            assert_eq!(breaker.ask(now), Leave::NotBefore(until));
+            assert_eq!(breaker.request_permit(now), BreakerPermit::NotBefore(until));
             now = until;
-            assert_eq!(breaker.ask(now), Leave::Granted, "the probe");
-            assert_eq!(breaker.ask(now), Leave::Probing, "one only");
-            breaker.failed(now);
+            assert_eq!(breaker.request_permit(now), BreakerPermit::Granted, "the probe");
+            assert_eq!(breaker.request_permit(now), BreakerPermit::Probing, "one only");
+            breaker.record_failure(now);
         }
-        now = now + LONGEST_PAUSE;
-        assert_eq!(breaker.ask(now), Leave::Granted);
-        breaker.succeeded();
+        now = now + MAX_PAUSE;
+        assert_eq!(breaker.request_permit(now), BreakerPermit::Granted);
+        breaker.record_success();
         assert_eq!(breaker, Breaker::default());
     }
 
     #[test]
-    fn late_failures_do_not_prolong() {
+    fn late_failures_do_not_prolong_pause() {
         let mut breaker = opened(Millis(0));
-        breaker.failed(Millis(1_000));
-        assert_eq!(breaker.ask(Millis(1_999)), Leave::NotBefore(Millis(2_000)));
+        breaker.record_failure(Millis(1_000));
+        assert_eq!(breaker.request_permit(Millis(1_999)), BreakerPermit::NotBefore(Millis(2_000)));
     }
 
     #[test]
-    fn a_probe_that_tells_nothing_is_repeated() {
+    fn repeats_inconclusive_probe() {
         let mut breaker = opened(Millis(0));
         let later = Millis(2_000);
-        assert_eq!(breaker.ask(later), Leave::Granted);
-        breaker.undecided(later);
-        assert_eq!(breaker.ask(later), Leave::Granted);
+        assert_eq!(breaker.request_permit(later), BreakerPermit::Granted);
+        breaker.record_inconclusive(later);
+        assert_eq!(breaker.request_permit(later), BreakerPermit::Granted);
     }
 
     proptest! {
         #[test]
-        fn it_never_stays_shut(steps in proptest::collection::vec((any::<bool>(), 0i64..100_000), 0..200)) {
+        fn always_permits_after_longest_pause(steps in proptest::collection::vec((any::<bool>(), 0i64..100_000), 0..200)) {
             let (mut breaker, mut now) = (Breaker::default(), 0);
             for (good, wait) in steps {
                 now += wait;
-                if breaker.ask(Millis(now)) == Leave::Granted {
-                    if good { breaker.succeeded() } else { breaker.failed(Millis(now)) }
+                if breaker.request_permit(Millis(now)) == BreakerPermit::Granted {
+                    if good { breaker.record_success() } else { breaker.record_failure(Millis(now)) }
                 }
             }
-            prop_assert_eq!(breaker.ask(Millis(now + 600_000)), Leave::Granted);
+            prop_assert_eq!(breaker.request_permit(Millis(now + 600_000)), BreakerPermit::Granted);
         }
     }
 }

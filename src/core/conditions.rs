@@ -1,66 +1,68 @@
-//! Conditions by kstatus: Ready, Reconciling, Stalled, and Synced.
+//! Status conditions that follow kstatus: Ready, Reconciling, Stalled, and in addition Synced.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use serde_json::Value;
 
 use super::time::Millis;
 
-/// The condition that the worker writes; the controller leaves it alone.
+/// The condition that the worker owns. The controller does not change it.
 pub const DELIVERING: &str = "Delivering";
-/// Longer messages are cut: the API server refuses them, and the status with them.
+/// Maximum length of a condition's message in bytes. With a longer one the API server rejects the whole status.
 const MAX_MESSAGE: usize = 4096;
 
-/// How an object stands.
+/// The readiness of an object, from which its conditions follow.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// What the spec says is so.
-    Ready(Note),
-    /// Not yet, or not any more; it is being worked on or waited for.
-    Waiting(Note),
-    /// It stays so until somebody changes something.
-    Stalled(Note),
+pub enum ObjectReadiness {
+    /// The actual state matches the spec.
+    Ready(ConditionMessage),
+    /// The actual state does not match the spec yet; the controller retries.
+    Reconciling(ConditionMessage),
+    /// The controller cannot proceed until a user changes something.
+    Stalled(ConditionMessage),
 }
 
-/// Why: a stable reason in CamelCase, and words for people.
+/// A condition's reason (stable, CamelCase) and its human-readable message.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Note {
+pub struct ConditionMessage {
     pub reason: &'static str,
     pub message: String,
 }
 
-impl Note {
+impl ConditionMessage {
     pub fn new(reason: &'static str, message: impl Into<String>) -> Self {
-        Note { reason, message: message.into() }
+        ConditionMessage { reason, message: message.into() }
     }
 }
 
-impl Standing {
-    pub fn note(&self) -> &Note {
+impl ObjectReadiness {
+    pub fn message(&self) -> &ConditionMessage {
         match self {
-            Standing::Ready(note) | Standing::Waiting(note) | Standing::Stalled(note) => note,
+            ObjectReadiness::Ready(note)
+            | ObjectReadiness::Reconciling(note)
+            | ObjectReadiness::Stalled(note) => note,
         }
     }
 
-    /// The controller's four conditions. A condition that stays as it was keeps its transition time.
+    /// Returns the controller's four conditions. A condition whose status is unchanged keeps its transition time.
     pub fn conditions(&self, before: &[Condition], generation: Option<i64>, now: Millis) -> Vec<Condition> {
         let (ready, reconciling, stalled) = match self {
-            Standing::Ready(_) => ("True", "False", "False"),
-            Standing::Waiting(_) => ("False", "True", "False"),
-            Standing::Stalled(_) => ("False", "False", "True"),
+            ObjectReadiness::Ready(_) => ("True", "False", "False"),
+            ObjectReadiness::Reconciling(_) => ("False", "True", "False"),
+            ObjectReadiness::Stalled(_) => ("False", "False", "True"),
         };
         [("Ready", ready), ("Synced", ready), ("Reconciling", reconciling), ("Stalled", stalled)]
             .into_iter()
             .map(|(r#type, status)| {
-                let note = self.note();
+                let ConditionMessage { reason, message } = self.message();
                 let old = before.iter().find(|c| c.type_ == r#type);
-                condition(old, r#type, status, (note.reason, &note.message), generation, now)
+                build_condition(old, r#type, status, (reason, message), generation, now)
             })
             .collect()
     }
 }
 
-/// A condition. One whose status stays as it was keeps its transition time.
-pub fn condition(
+/// Builds a condition. Keeps the transition time of `before` if the status is unchanged.
+pub fn build_condition(
     before: Option<&Condition>,
     r#type: &str,
     status: &str,
@@ -75,34 +77,34 @@ pub fn condition(
         reason: reason.to_owned(),
         message: cut(message, MAX_MESSAGE).to_owned(),
         observed_generation: generation,
-        last_transition_time: same.map_or_else(|| time(now), |c| c.last_transition_time.clone()),
+        last_transition_time: same.map_or_else(|| whole_seconds(now), |c| c.last_transition_time.clone()),
     }
 }
 
-fn time(at: Millis) -> Time {
-    // Whole seconds: the API server keeps no more, and what reads back otherwise looks like a change.
+/// Truncates to seconds, as the API server does. Otherwise the status that is read back would look changed.
+fn whole_seconds(at: Millis) -> Time {
     Time(jiff::Timestamp::from_second(at.0.div_euclid(1000)).unwrap_or_default())
 }
 
-/// The longest beginning of a text that fits into `max` bytes.
+/// Returns the longest prefix of at most `max` bytes that does not split a character.
 pub fn cut(text: &str, max: usize) -> &str {
     text.get(..text.floor_char_boundary(max)).unwrap_or_default()
 }
 
-/// True where two statuses say the same: times and request ids are no meaning. A status is written only when it is
-/// false, so that an idle cluster sees no write.
-pub fn same_meaning(a: &Value, b: &Value) -> bool {
+/// Compares two statuses and ignores timestamps and request ids. The controller writes a status only if this returns
+/// false, so an idle cluster causes no writes.
+pub fn equals_ignoring_times(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Object(x), Value::Object(y)) => {
-            let means = |key: &str| !matches!(key, "lastTransitionTime" | "time" | "requestId");
-            let count = |map: &serde_json::Map<String, Value>| map.keys().filter(|k| means(k)).count();
+            let is_compared = |key: &str| !matches!(key, "lastTransitionTime" | "time" | "requestId");
+            let count = |map: &serde_json::Map<String, Value>| map.keys().filter(|k| is_compared(k)).count();
             count(x) == count(y)
                 && x.iter()
-                    .filter(|(key, _)| means(key))
-                    .all(|(key, value)| y.get(key).is_some_and(|other| same_meaning(value, other)))
+                    .filter(|(key, _)| is_compared(key))
+                    .all(|(key, value)| y.get(key).is_some_and(|other| equals_ignoring_times(value, other)))
         }
         (Value::Array(x), Value::Array(y)) => {
-            x.len() == y.len() && x.iter().zip(y).all(|(one, other)| same_meaning(one, other))
+            x.len() == y.len() && x.iter().zip(y).all(|(one, other)| equals_ignoring_times(one, other))
         }
         _ => a == b,
     }
@@ -114,15 +116,15 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn kstatus() {
-        let note = || Note::new("Because", "of this");
+    fn conditions_follow_kstatus() {
+        let message = || ConditionMessage::new("Because", "of this");
         let table = [
-            (Standing::Ready(note()), ["True", "True", "False", "False"]),
-            (Standing::Waiting(note()), ["False", "False", "True", "False"]),
-            (Standing::Stalled(note()), ["False", "False", "False", "True"]),
+            (ObjectReadiness::Ready(message()), ["True", "True", "False", "False"]),
+            (ObjectReadiness::Reconciling(message()), ["False", "False", "True", "False"]),
+            (ObjectReadiness::Stalled(message()), ["False", "False", "False", "True"]),
         ];
-        for (standing, want) in table {
-            let conditions = standing.conditions(&[], Some(3), Millis(1_700_000_000_999));
+        for (readiness, want) in table {
+            let conditions = readiness.conditions(&[], Some(3), Millis(1_700_000_000_999));
             let got: Vec<&str> = conditions.iter().map(|c| c.status.as_str()).collect();
             assert_eq!(got, want);
             assert!(conditions.iter().all(|c| c.message == "of this" && c.observed_generation == Some(3)));
@@ -130,27 +132,42 @@ mod tests {
     }
 
     #[test]
-    fn a_transition_time_moves_with_the_status_only() {
-        let first = Standing::Ready(Note::new("A", "a")).conditions(&[], Some(1), Millis(1_000_000));
-        let same = Standing::Ready(Note::new("B", "b")).conditions(&first, Some(2), Millis(2_000_000));
+    fn transition_time_changes_with_status_only() {
+        let first = ObjectReadiness::Ready(ConditionMessage::new("A", "a")).conditions(
+            &[],
+            Some(1),
+            Millis(1_000_000),
+        );
+        let same = ObjectReadiness::Ready(ConditionMessage::new("B", "b")).conditions(
+            &first,
+            Some(2),
+            Millis(2_000_000),
+        );
         assert_eq!(same[0].last_transition_time, first[0].last_transition_time);
-        let other = Standing::Stalled(Note::new("C", "c")).conditions(&same, Some(2), Millis(3_000_000));
+        let other = ObjectReadiness::Stalled(ConditionMessage::new("C", "c")).conditions(
+            &same,
+            Some(2),
+            Millis(3_000_000),
+        );
         assert_ne!(other[0].last_transition_time, first[0].last_transition_time);
         assert_eq!(other[2].last_transition_time, first[2].last_transition_time, "Reconciling stayed False");
     }
 
     #[test]
-    fn times_are_no_meaning() {
+    fn comparison_ignores_times() {
         let a = json!({"conditions": [{"type": "Ready", "lastTransitionTime": "x"}], "lastError": {"code": 1, "time": "x"}});
         let b = json!({"conditions": [{"type": "Ready", "lastTransitionTime": "y"}], "lastError": {"code": 1, "requestId": "y"}});
-        assert!(same_meaning(&a, &b));
-        assert!(!same_meaning(&a, &json!({"conditions": [{"type": "Ready"}], "lastError": {"code": 2}})));
-        assert!(!same_meaning(&json!({"a": 1}), &json!({"a": 1, "b": 2})));
-        assert!(!same_meaning(&json!({"a": 1, "b": 2}), &json!({"a": 1})));
+        assert!(equals_ignoring_times(&a, &b));
+        assert!(!equals_ignoring_times(
+            &a,
+            &json!({"conditions": [{"type": "Ready"}], "lastError": {"code": 2}})
+        ));
+        assert!(!equals_ignoring_times(&json!({"a": 1}), &json!({"a": 1, "b": 2})));
+        assert!(!equals_ignoring_times(&json!({"a": 1, "b": 2}), &json!({"a": 1})));
     }
 
     #[test]
-    fn cutting_keeps_characters_whole() {
+    fn cut_does_not_split_characters() {
         assert_eq!(cut("aé", 2), "a");
         assert_eq!(cut("abc", 9), "abc");
     }

@@ -1,8 +1,8 @@
-//! Durations as the Gateway API writes them (GEP-2257): `15s`, `1h30m`, `500ms`.
+//! Durations in the format of the Gateway API (GEP-2257): `15s`, `1h30m`, `500ms`.
 
 use std::time::Duration;
 
-/// Why a text is no duration.
+/// Why a text is not a valid duration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DurationError {
     #[error("must be a duration such as 15s, 10m or 1h30m (units h, m, s, ms)")]
@@ -11,7 +11,8 @@ pub enum DurationError {
     Zero,
 }
 
-/// Reads `^([0-9]{1,5}(h|m|s|ms)){1,4}$`, more than zero. The sum cannot overflow: four times 99999 hours at most.
+/// Parses `^([0-9]{1,5}(h|m|s|ms)){1,4}$` with a sum above zero. The sum cannot overflow: it is at most four times 99999
+/// hours.
 pub fn parse(text: &str) -> Result<Duration, DurationError> {
     let mut rest = text;
     let mut total = Duration::ZERO;
@@ -24,7 +25,7 @@ pub fn parse(text: &str) -> Result<Duration, DurationError> {
         }
         let (number, tail) = rest.split_at_checked(digits).ok_or(DurationError::Malformed)?;
         let number: u64 = number.parse().map_err(|_| DurationError::Malformed)?;
-        // "ms" before "m": otherwise 5ms would be read as 5 minutes and a stray "s".
+        // Try "ms" before "m"; otherwise 5ms would parse as 5 minutes followed by a stray "s".
         let (unit, tail) = [("ms", 1), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)]
             .into_iter()
             .find_map(|(name, millis)| tail.strip_prefix(name).map(|tail| (millis, tail)))
@@ -46,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_what_the_gateway_api_allows() {
+    fn parses_gateway_api_durations() {
         for (text, millis) in [
             ("15s", 15_000),
             ("1h30m", 5_400_000),
@@ -61,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_the_rest() {
+    fn rejects_other_texts() {
         for text in
             ["", "15", "s", "1.5s", "-1s", "+1s", "1d", "123456s", "1s1s1s1s1s", "1 s", "1S", "1ms2", "1é"]
         {
@@ -74,12 +75,12 @@ mod tests {
     proptest! {
         #[test]
         fn never_panics(text in "\\PC*|[0-9hms]{0,30}") {
-            let read = parse(&text);
-            prop_assert!(read.is_err() || !read.unwrap().is_zero());
+            let parsed = parse(&text);
+            prop_assert!(parsed.is_err() || !parsed.unwrap().is_zero());
         }
 
         #[test]
-        fn adds_its_parts(h in 0u64..=99_999, m in 0u64..=99_999, s in 1u64..=99_999, ms in 0u64..=99_999) {
+        fn sums_all_parts(h in 0u64..=99_999, m in 0u64..=99_999, s in 1u64..=99_999, ms in 0u64..=99_999) {
             let expected = Duration::from_millis(((h * 60 + m) * 60 + s) * 1000 + ms);
             prop_assert_eq!(parse(&format!("{h}h{m}m{s}s{ms}ms")), Ok(expected));
         }

@@ -1,37 +1,38 @@
-//! Which addresses may be connected to.
+//! Decides to which addresses the process may connect.
 //!
-//! Asked of the address that is connected to, after the name was resolved: a check of the name would be fooled by a name
-//! that resolves to something else the next time, and a check of the text by the many ways to write an address.
+//! The rules apply to the resolved address of each connection. Checking the host name instead would allow DNS rebinding,
+//! and checking its text would miss the many notations of an address.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
 
-/// What may be reached besides the lists.
+/// The addresses that are allowed without being in the allow list.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Reach {
-    /// Private ranges too: receivers inside the cluster are usual.
+pub enum EgressScope {
+    /// Public and private addresses, because many receivers run inside the cluster.
     #[default]
     Cluster,
     /// Public addresses only.
     Public,
 }
 
-/// The egress policy.
+/// The egress rules of a process.
 #[derive(Clone, Debug, Default)]
-pub struct Policy {
-    pub reach: Reach,
-    /// Loopback addresses may be used: standalone, and commands that a user runs from a shell.
+pub struct EgressRules {
+    pub reach: EgressScope,
+    /// Allows loopback addresses: in standalone mode and for commands that a user runs from a shell.
     pub loopback: bool,
     pub allow: Vec<IpNet>,
     pub deny: Vec<IpNet>,
-    /// Never connected to: the API server, whose address would serve a request with the operator's network identity.
-    pub refused: Vec<SocketAddr>,
+    /// Denied even if the allow list contains them: the addresses of the API server, which could trust the operator's
+    /// network identity.
+    pub always_denied: Vec<SocketAddr>,
 }
 
-/// Why an address is refused.
+/// Why an address is denied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Denied {
+pub enum EgressDenial {
     #[error("the address is unspecified, multicast or reserved")]
     Special,
     #[error("the address is link-local or a metadata service's")]
@@ -46,43 +47,43 @@ pub enum Denied {
     Private,
 }
 
-impl Policy {
-    /// Decides about one address, whatever form it came in: one that may lead to several must be allowed as each of
-    /// them.
-    pub fn check(&self, address: SocketAddr) -> Result<(), Denied> {
-        leads_to(address.ip()).into_iter().try_for_each(|ip| self.judge(ip, address.port()))
+impl EgressRules {
+    /// Checks one address. An address that may be translated to several others must be allowed for each of them.
+    pub fn check(&self, address: SocketAddr) -> Result<(), EgressDenial> {
+        effective_addresses(address.ip()).into_iter().try_for_each(|ip| self.check_ip(ip, address.port()))
     }
 
-    fn judge(&self, ip: IpAddr, port: u16) -> Result<(), Denied> {
-        let is_it = |refused: &SocketAddr| refused.port() == port && leads_to(refused.ip()).contains(&ip);
-        if self.refused.iter().any(is_it) {
-            return Err(Denied::ApiServer);
+    fn check_ip(&self, ip: IpAddr, port: u16) -> Result<(), EgressDenial> {
+        let is_same =
+            |denied: &SocketAddr| denied.port() == port && effective_addresses(denied.ip()).contains(&ip);
+        if self.always_denied.iter().any(is_same) {
+            return Err(EgressDenial::ApiServer);
         }
         if is_link_local(ip) {
-            return Err(Denied::LinkLocal);
+            return Err(EgressDenial::LinkLocal);
         }
         if is_special(ip) {
-            return Err(Denied::Special);
+            return Err(EgressDenial::Special);
         }
         if self.deny.iter().any(|net| net.contains(&ip)) {
-            return Err(Denied::DenyList);
+            return Err(EgressDenial::DenyList);
         }
         if self.allow.iter().any(|net| net.contains(&ip)) {
             return Ok(());
         }
         if ip.is_loopback() && !self.loopback {
-            return Err(Denied::Loopback);
+            return Err(EgressDenial::Loopback);
         }
-        if !ip.is_loopback() && self.reach == Reach::Public && is_private(ip) {
-            return Err(Denied::Private);
+        if !ip.is_loopback() && self.reach == EgressScope::Public && is_private(ip) {
+            return Err(EgressDenial::Private);
         }
         Ok(())
     }
 }
 
-/// Where an address leads: an IPv6 one may be another way to write an IPv4 one, or be translated or tunnelled to it.
-/// Where the form does not tell which bits count, all that may.
-fn leads_to(ip: IpAddr) -> Vec<IpAddr> {
+/// Returns the addresses that packets to `ip` may reach. An IPv6 address may embed an IPv4 address, or be translated or
+/// tunnelled to one. If the format is ambiguous, returns all candidates.
+fn effective_addresses(ip: IpAddr) -> Vec<IpAddr> {
     let IpAddr::V6(v6) = ip else { return vec![ip] };
     let s = v6.segments();
     let o = v6.octets();
@@ -91,31 +92,31 @@ fn leads_to(ip: IpAddr) -> Vec<IpAddr> {
         IpAddr::V4(Ipv4Addr::new(a, b, c, d))
     };
     match s {
-        // Mapped, and the well-known prefix of NAT64.
+        // IPv4-mapped, and the well-known NAT64 prefix.
         [0, 0, 0, 0, 0, 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => vec![v4(high, low)],
-        // Translated (RFC 2765).
+        // IPv4-translated (RFC 2765).
         [0, 0, 0, 0, 0xffff, 0, high, low] => vec![v4(high, low)],
-        // NAT64 in a network's own way (RFC 8215): the prefix may have 48, 56, 64 or 96 bits, and the ninth octet of an
-        // address is never part of what is embedded (RFC 6052).
+        // Local-use NAT64 (RFC 8215): the prefix may have 48, 56, 64 or 96 bits, and the ninth octet is never part of the
+        // embedded address (RFC 6052).
         [0x64, 0xff9b, 1, ..] => {
-            let at = |places: [usize; 4]| {
-                let [a, b, c, d] = places.map(|place| o.get(place).copied().unwrap_or_default());
+            let embedded_at = |octets: [usize; 4]| {
+                let [a, b, c, d] = octets.map(|octet| o.get(octet).copied().unwrap_or_default());
                 IpAddr::V4(Ipv4Addr::new(a, b, c, d))
             };
-            let all = [[6, 7, 9, 10], [7, 9, 10, 11], [9, 10, 11, 12], [12, 13, 14, 15]].map(at);
-            // What no packet goes to was not meant.
-            let meant: Vec<IpAddr> = all.into_iter().filter(|ip| !is_special(*ip)).collect();
-            if meant.is_empty() { all.into() } else { meant }
+            let all = [[6, 7, 9, 10], [7, 9, 10, 11], [9, 10, 11, 12], [12, 13, 14, 15]].map(embedded_at);
+            // Unroutable candidates come from a wrong guess of the prefix length.
+            let routable: Vec<IpAddr> = all.into_iter().filter(|ip| !is_special(*ip)).collect();
+            if routable.is_empty() { all.into() } else { routable }
         }
-        // 6to4; the address itself is nobody's.
+        // 6to4: packets go to the embedded IPv4 address only.
         [0x2002, high, low, ..] => vec![v4(high, low)],
-        // Teredo: its server, and who is behind it, written inverted.
+        // Teredo: the server's address, and the client's address in inverted bits.
         [0x2001, 0, high, low, _, _, other_high, other_low] => {
             vec![v4(high, low), v4(!other_high, !other_low)]
         }
         // ISATAP, under any prefix.
         [_, _, _, _, 0 | 0x200, 0x5efe, high, low] => vec![ip, v4(high, low)],
-        // Compatible.
+        // IPv4-compatible.
         [0, 0, 0, 0, 0, 0, high, low] if v6 != Ipv6Addr::LOCALHOST && v6 != Ipv6Addr::UNSPECIFIED => {
             vec![v4(high, low)]
         }
@@ -123,7 +124,8 @@ fn leads_to(ip: IpAddr) -> Vec<IpAddr> {
     }
 }
 
-/// Link-local ranges hold the clouds' metadata services; the others are metadata services elsewhere.
+/// Returns true for link-local addresses, where most clouds run their metadata service, and for the metadata services
+/// at other addresses.
 fn is_link_local(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => {
@@ -145,6 +147,7 @@ fn is_link_local(ip: IpAddr) -> bool {
     }
 }
 
+/// Returns true for unspecified, multicast and reserved addresses.
 fn is_special(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(v4) => {
@@ -159,7 +162,7 @@ fn is_private(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(v4) => {
             let [a, b, ..] = v4.octets();
-            // Shared by carriers, benchmarks, protocol assignments.
+            // Besides RFC 1918: carrier-grade NAT, benchmarking, IETF protocol assignments.
             let [_, _, c, _] = v4.octets();
             v4.is_private()
                 || (a == 100 && (64..128).contains(&b))
@@ -174,14 +177,14 @@ fn is_private(ip: IpAddr) -> bool {
 mod tests {
     use super::*;
 
-    fn check(policy: &Policy, ip: &str) -> Result<(), Denied> {
-        policy.check(SocketAddr::new(ip.parse().unwrap(), 443))
+    fn check(rules: &EgressRules, ip: &str) -> Result<(), EgressDenial> {
+        rules.check(SocketAddr::new(ip.parse().unwrap(), 443))
     }
 
     #[test]
-    fn table() {
-        let cluster = Policy::default();
-        let public = Policy { reach: Reach::Public, ..Policy::default() };
+    fn classifies_addresses() {
+        let cluster = EgressRules::default();
+        let public = EgressRules { reach: EgressScope::Public, ..EgressRules::default() };
         for ip in ["93.184.216.34", "2606:2800:220:1::1", "8.8.8.8", "64:ff9b::808:808"] {
             assert_eq!(check(&cluster, ip), Ok(()), "{ip}");
             assert_eq!(check(&public, ip), Ok(()), "{ip}");
@@ -205,7 +208,7 @@ mod tests {
             "192.0.0.9",
         ] {
             assert_eq!(check(&cluster, ip), Ok(()), "{ip}");
-            assert_eq!(check(&public, ip), Err(Denied::Private), "{ip}");
+            assert_eq!(check(&public, ip), Err(EgressDenial::Private), "{ip}");
         }
         for ip in [
             "127.0.0.1",
@@ -218,13 +221,13 @@ mod tests {
             "::ffff:0:127.0.0.1",
             "2001:0:808:808::80ff:fffe",
         ] {
-            assert_eq!(check(&cluster, ip), Err(Denied::Loopback), "{ip}");
-            assert_eq!(check(&Policy { loopback: true, ..Policy::default() }, ip), Ok(()), "{ip}");
+            assert_eq!(check(&cluster, ip), Err(EgressDenial::Loopback), "{ip}");
+            assert_eq!(check(&EgressRules { loopback: true, ..EgressRules::default() }, ip), Ok(()), "{ip}");
         }
-        let open = Policy {
+        let open = EgressRules {
             loopback: true,
             allow: vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()],
-            ..Policy::default()
+            ..EgressRules::default()
         };
         for ip in [
             "169.254.169.254",
@@ -237,7 +240,7 @@ mod tests {
             "2002:a9fe:a9fe::",
             "::ffff:0:169.254.169.254",
             "::169.254.169.254",
-            // NAT64 with a prefix of 48, 56, 64 and 96 bits.
+            // NAT64 prefixes of 48, 56, 64 and 96 bits.
             "64:ff9b:1:a9fe:a9:fe00::",
             "64:ff9b:1:a9:fe:a9fe::",
             "64:ff9b:1:0:a9:fea9:fe00:0",
@@ -254,34 +257,38 @@ mod tests {
             "168.63.129.16",
             "192.0.0.192",
         ] {
-            assert_eq!(check(&open, ip), Err(Denied::LinkLocal), "{ip}");
+            assert_eq!(check(&open, ip), Err(EgressDenial::LinkLocal), "{ip}");
         }
         for ip in ["0.0.0.0", "0.1.2.3", "224.0.0.1", "255.255.255.255", "240.0.0.1", "::", "ff02::1"] {
-            assert_eq!(check(&open, ip), Err(Denied::Special), "{ip}");
+            assert_eq!(check(&open, ip), Err(EgressDenial::Special), "{ip}");
         }
     }
 
     #[test]
-    fn lists() {
-        let policy = Policy {
-            reach: Reach::Public,
+    fn deny_list_wins_over_allow_list() {
+        let rules = EgressRules {
+            reach: EgressScope::Public,
             allow: vec!["127.0.0.0/8".parse().unwrap(), "10.1.0.0/16".parse().unwrap()],
             deny: vec!["10.1.2.0/24".parse().unwrap(), "93.184.216.34/32".parse().unwrap()],
-            ..Policy::default()
+            ..EgressRules::default()
         };
-        assert_eq!(check(&policy, "127.0.0.1"), Ok(()));
-        assert_eq!(check(&policy, "10.1.1.1"), Ok(()));
-        assert_eq!(check(&policy, "10.1.2.1"), Err(Denied::DenyList), "deny wins");
-        assert_eq!(check(&policy, "::ffff:93.184.216.34"), Err(Denied::DenyList));
+        assert_eq!(check(&rules, "127.0.0.1"), Ok(()));
+        assert_eq!(check(&rules, "10.1.1.1"), Ok(()));
+        assert_eq!(check(&rules, "10.1.2.1"), Err(EgressDenial::DenyList), "deny wins");
+        assert_eq!(check(&rules, "::ffff:93.184.216.34"), Err(EgressDenial::DenyList));
     }
 
     #[test]
-    fn the_api_server_is_refused_by_address_and_port() {
-        let refused = vec!["10.96.0.1:443".parse().unwrap()];
-        let policy = Policy { refused, allow: vec!["10.0.0.0/8".parse().unwrap()], ..Policy::default() };
-        assert_eq!(check(&policy, "10.96.0.1"), Err(Denied::ApiServer));
-        assert_eq!(check(&policy, "::ffff:10.96.0.1"), Err(Denied::ApiServer));
-        assert_eq!(check(&policy, "64:ff9b:1:a60:0:100::"), Err(Denied::ApiServer));
-        assert_eq!(policy.check("10.96.0.1:8443".parse().unwrap()), Ok(()));
+    fn denies_api_server_by_address_and_port() {
+        let denied = vec!["10.96.0.1:443".parse().unwrap()];
+        let rules = EgressRules {
+            always_denied: denied,
+            allow: vec!["10.0.0.0/8".parse().unwrap()],
+            ..EgressRules::default()
+        };
+        assert_eq!(check(&rules, "10.96.0.1"), Err(EgressDenial::ApiServer));
+        assert_eq!(check(&rules, "::ffff:10.96.0.1"), Err(EgressDenial::ApiServer));
+        assert_eq!(check(&rules, "64:ff9b:1:a60:0:100::"), Err(EgressDenial::ApiServer));
+        assert_eq!(rules.check("10.96.0.1:8443".parse().unwrap()), Ok(()));
     }
 }

@@ -1,7 +1,7 @@
-//! Gates: the rules that may drop a delivery. `onChange` is asked first, then `snooze`.
+//! Gates: rules that may drop a delivery. `onChange` is evaluated first, then `snooze`.
 //!
-//! A gate's memory is per hook and group, and lives in the store, where it changes in the same transaction as the
-//! deliveries. Here is what an event asks of it, and what the answer is.
+//! The store keeps the state of a gate for each hook and group, and updates it in the same transaction as the deliveries.
+//! This module computes what an event checks against that state ([`GateRequest`]) and decides ([`GateDecision`]).
 
 use std::time::Duration;
 
@@ -11,145 +11,152 @@ use sha2::{Digest, Sha256};
 
 use super::time::Millis;
 
-/// What stands in the header that tells how many events were dropped before this one.
+/// Name of the header that holds the number of events that gates dropped before this delivery.
 pub const SUPPRESSED_HEADER: &str = "x-hookstream-suppressed";
 
-/// A hook's gates, understood.
+/// The compiled gates of a hook.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Gates {
-    /// Dotted paths into data whose values name the group; None: what the gate says of itself.
+    /// Dotted paths into data whose values identify the group. `None` selects the default group of each gate.
     pub group_by: Option<Vec<String>>,
     pub snooze: Option<Snooze>,
     pub on_change: Option<OnChange>,
 }
 
-/// Within `period` after a delivery, further events of the group are dropped.
+/// Drops further events of a group for `period` after a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Snooze {
     pub period: Duration,
-    /// The newest dropped event goes out when the period ends.
+    /// Delivers the newest dropped event when the period ends.
     pub trailing: bool,
 }
 
-/// Events that changed nothing are dropped.
+/// Drops events whose compared values have not changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OnChange {
-    /// Dotted paths into data that are compared; None: the source's unique fields, else the whole data.
+    /// Dotted paths into data that are compared. `None` compares the source's unique fields or, without any, the whole
+    /// data.
     pub fields: Option<Vec<String>>,
 }
 
-/// A hash that stands for a group or a value: the memory stays small whatever the data.
-pub type Mark = [u8; 16];
+/// A hash of a group or a value, so that the gate state has a fixed size.
+pub type GateHash = [u8; 16];
 
-/// What an event asks of the gates' memory.
+/// What an event checks against the gate state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Asked {
-    pub change: Option<Change>,
-    pub snooze: Option<Snoozing>,
+pub struct GateRequest {
+    pub change: Option<ChangeCheck>,
+    pub snooze: Option<SnoozeCheck>,
 }
 
-/// The group and the value that `onChange` compares.
+/// The group and the compared value for `onChange`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Change {
-    pub key: Mark,
-    pub value: Mark,
+pub struct ChangeCheck {
+    pub key: GateHash,
+    pub value: GateHash,
 }
 
-/// The group that `snooze` keeps quiet.
+/// The group and the rule for `snooze`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Snoozing {
-    pub key: Mark,
+pub struct SnoozeCheck {
+    pub key: GateHash,
     pub rule: Snooze,
 }
 
-/// What the memory holds for what was asked.
+/// The stored state for a [`GateRequest`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Memory {
-    /// The last value that was accepted for delivery.
-    pub value: Option<Mark>,
-    /// Until when the group is quiet.
+pub struct GateState {
+    /// The value of the last event that was accepted for delivery.
+    pub value: Option<GateHash>,
+    /// The end of the group's snooze period.
     pub quiet_until: Option<Millis>,
 }
 
-/// The answer.
+/// What happens to a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// It goes out, sets both memories and opens a quiet period.
+pub enum GateDecision {
+    /// Deliver it, store its value and start a snooze period.
     Deliver,
-    /// Nothing changed. A trailing candidate of its group is stale and dropped with it.
+    /// Drop it, because nothing has changed. A trailing candidate of its group is now stale and is dropped too.
     Unchanged,
-    /// The group is quiet. `candidate`: it goes out when the period ends, unless a newer one takes its place.
+    /// Drop it, because the group is snoozed until `until`. With `candidate`, deliver it at that time unless a newer event
+    /// replaces it.
     Snoozed { candidate: bool, until: Millis },
 }
 
 impl Gates {
-    pub fn is_open(&self) -> bool {
+    /// Returns true if the hook has no gates.
+    pub fn is_empty(&self) -> bool {
         self.snooze.is_none() && self.on_change.is_none()
     }
 
-    /// What an event with this data asks. `unique`: the fields by which its source tells things apart, if it does.
-    pub fn ask(&self, unique: &[&str], data: &RawValue) -> Asked {
-        if self.is_open() {
-            return Asked::default();
+    /// Computes the request of an event from its data as JSON text. `unique` lists the unique fields of its source.
+    pub fn request_raw(&self, unique: &[&str], data: &RawValue) -> GateRequest {
+        if self.is_empty() {
+            return GateRequest::default();
         }
-        // Data that cannot be read (a number too big for every parser) is compared as the text that it is.
+        // Data that cannot be parsed (a number that no machine type can hold) is compared as text.
         let data = serde_json::from_str(data.get()).unwrap_or_else(|_| Value::String(data.get().to_owned()));
-        self.ask_value(unique, &data)
+        self.request(unique, &data)
     }
 
-    /// The same, of data that was parsed already.
-    pub fn ask_value(&self, unique: &[&str], data: &Value) -> Asked {
-        let by = |paths: &[String]| mark(paths.iter().map(|path| at(data, path)));
-        let by_source = || {
-            if unique.is_empty() { mark([data]) } else { mark(unique.iter().map(|path| at(data, path))) }
-        };
-        let group = self.group_by.as_deref().map(by);
-        Asked {
-            change: self.on_change.as_ref().map(|rule| Change {
-                // Without a group, the whole hook is one.
-                key: group.unwrap_or_default(),
-                value: rule.fields.as_deref().map_or_else(by_source, by),
-            }),
-            snooze: self.snooze.map(|rule| Snoozing { key: group.unwrap_or_else(by_source), rule }),
-        }
-    }
-}
-
-impl Asked {
-    /// Decides from what the memory holds.
-    pub fn decide(&self, memory: Memory, now: Millis) -> Verdict {
-        if let Some(change) = self.change
-            && memory.value == Some(change.value)
-        {
-            return Verdict::Unchanged;
-        }
-        match (self.snooze, memory.quiet_until) {
-            (Some(snoozing), Some(until)) if now < until => {
-                Verdict::Snoozed { candidate: snoozing.rule.trailing, until }
+    /// Computes the request of an event from its parsed data. `unique` lists the unique fields of its source.
+    pub fn request(&self, unique: &[&str], data: &Value) -> GateRequest {
+        let hash_paths = |paths: &[String]| hash(paths.iter().map(|path| value_at(data, path)));
+        let hash_default = || {
+            if unique.is_empty() {
+                hash([data])
+            } else {
+                hash(unique.iter().map(|path| value_at(data, path)))
             }
-            _ => Verdict::Deliver,
+        };
+        let group = self.group_by.as_deref().map(hash_paths);
+        GateRequest {
+            change: self.on_change.as_ref().map(|rule| ChangeCheck {
+                // Without `groupBy`, all events of the hook form one group.
+                key: group.unwrap_or_default(),
+                value: rule.fields.as_deref().map_or_else(hash_default, hash_paths),
+            }),
+            snooze: self.snooze.map(|rule| SnoozeCheck { key: group.unwrap_or_else(hash_default), rule }),
         }
     }
 }
 
-/// The value at a dotted path; what is missing is null.
-fn at<'a>(data: &'a Value, path: &str) -> &'a Value {
+impl GateRequest {
+    /// Decides about the delivery from the stored state.
+    pub fn decide(&self, state: GateState, now: Millis) -> GateDecision {
+        if let Some(change) = self.change
+            && state.value == Some(change.value)
+        {
+            return GateDecision::Unchanged;
+        }
+        match (self.snooze, state.quiet_until) {
+            (Some(snoozing), Some(until)) if now < until => {
+                GateDecision::Snoozed { candidate: snoozing.rule.trailing, until }
+            }
+            _ => GateDecision::Deliver,
+        }
+    }
+}
+
+/// Returns the value at a dotted path, or null if it is missing.
+fn value_at<'a>(data: &'a Value, path: &str) -> &'a Value {
     path.split('.').try_fold(data, |value, step| value.get(step)).unwrap_or(&Value::Null)
 }
 
-/// Values, as one hash. Objects have their members sorted (serde_json's map is), so that order is no difference.
-fn mark<'a>(values: impl IntoIterator<Item = &'a Value>) -> Mark {
-    let mut hash = Sha256::new();
+/// Hashes a list of values. Independent of the member order of objects, because serde_json's map is sorted.
+fn hash<'a>(values: impl IntoIterator<Item = &'a Value>) -> GateHash {
+    let mut sha256 = Sha256::new();
     for value in values {
         let text = value.to_string();
-        hash.update((text.len() as u64).to_be_bytes());
-        hash.update(text);
+        sha256.update((text.len() as u64).to_be_bytes());
+        sha256.update(text);
     }
-    let mut mark = Mark::default();
-    for (to, from) in mark.iter_mut().zip(hash.finalize()) {
+    let mut hash = GateHash::default();
+    for (to, from) in hash.iter_mut().zip(sha256.finalize()) {
         *to = from;
     }
-    mark
+    hash
 }
 
 #[cfg(test)]
@@ -160,8 +167,8 @@ mod tests {
 
     const NOW: Millis = Millis(1_000_000);
 
-    fn ask(gates: &Gates, unique: &[&str], data: Value) -> Asked {
-        gates.ask(unique, &serde_json::value::to_raw_value(&data).unwrap())
+    fn request(gates: &Gates, unique: &[&str], data: Value) -> GateRequest {
+        gates.request_raw(unique, &serde_json::value::to_raw_value(&data).unwrap())
     }
 
     fn paths(paths: &[&str]) -> Option<Vec<String>> {
@@ -169,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn the_key_of_snooze_and_the_value_of_on_change() {
+    fn computes_snooze_key_and_change_value() {
         let snooze = Some(Snooze { period: Duration::from_secs(60), trailing: false });
         let on_change = |fields| Some(OnChange { fields });
         let (a, b) = (json!({"id": 1, "ip": "x", "n": 1}), json!({"id": 1, "ip": "x", "n": 2}));
@@ -187,7 +194,7 @@ mod tests {
             table.into_iter().enumerate()
         {
             let gates = Gates { group_by, snooze, on_change: on_change(fields) };
-            let (one, two) = (ask(&gates, unique, a.clone()), ask(&gates, unique, b.clone()));
+            let (one, two) = (request(&gates, unique, a.clone()), request(&gates, unique, b.clone()));
             assert_eq!(
                 one.snooze.unwrap().key == two.snooze.unwrap().key,
                 same_snooze,
@@ -203,9 +210,9 @@ mod tests {
     }
 
     #[test]
-    fn order_is_no_difference_and_null_is_not_a_text() {
+    fn ignores_member_order_and_distinguishes_null_from_text() {
         let gates = Gates { on_change: Some(OnChange { fields: None }), ..Gates::default() };
-        let of = |text: &str| gates.ask(&[], &RawValue::from_string(text.to_owned()).unwrap());
+        let of = |text: &str| gates.request_raw(&[], &RawValue::from_string(text.to_owned()).unwrap());
         assert_eq!(of(r#"{"a":1,"b":2}"#), of(r#"{ "b": 2, "a": 1 }"#));
         assert_ne!(of(r#"{"a":null}"#), of(r#"{"a":"null"}"#));
         let deep = format!("{}{}", "[".repeat(500), "]".repeat(500));
@@ -213,67 +220,69 @@ mod tests {
     }
 
     #[test]
-    fn decisions() {
-        let snoozing =
-            |trailing| Snoozing { key: [1; 16], rule: Snooze { period: Duration::from_secs(1), trailing } };
-        let change = Change { key: [2; 16], value: [3; 16] };
-        let both = |trailing| Asked { change: Some(change), snooze: Some(snoozing(trailing)) };
-        let memory =
-            |value: u8, until: i64| Memory { value: Some([value; 16]), quiet_until: Some(Millis(until)) };
+    fn decides_from_request_and_state() {
+        let snoozing = |trailing| SnoozeCheck {
+            key: [1; 16],
+            rule: Snooze { period: Duration::from_secs(1), trailing },
+        };
+        let change = ChangeCheck { key: [2; 16], value: [3; 16] };
+        let both = |trailing| GateRequest { change: Some(change), snooze: Some(snoozing(trailing)) };
+        let state =
+            |value: u8, until: i64| GateState { value: Some([value; 16]), quiet_until: Some(Millis(until)) };
         let later = NOW.0 + 1;
-        let snoozed = |candidate| Verdict::Snoozed { candidate, until: Millis(later) };
+        let snoozed = |candidate| GateDecision::Snoozed { candidate, until: Millis(later) };
         let table = [
-            (Asked::default(), memory(3, later), Verdict::Deliver),
-            (both(false), Memory::default(), Verdict::Deliver),
-            (both(false), memory(3, later), Verdict::Unchanged),
-            (both(false), memory(3, 0), Verdict::Unchanged),
-            (both(false), memory(4, later), snoozed(false)),
-            (both(true), memory(4, later), snoozed(true)),
-            (both(true), memory(4, NOW.0), Verdict::Deliver),
-            (Asked { change: Some(change), snooze: None }, memory(4, later), Verdict::Deliver),
-            (Asked { change: None, snooze: Some(snoozing(false)) }, memory(3, later), snoozed(false)),
+            (GateRequest::default(), state(3, later), GateDecision::Deliver),
+            (both(false), GateState::default(), GateDecision::Deliver),
+            (both(false), state(3, later), GateDecision::Unchanged),
+            (both(false), state(3, 0), GateDecision::Unchanged),
+            (both(false), state(4, later), snoozed(false)),
+            (both(true), state(4, later), snoozed(true)),
+            (both(true), state(4, NOW.0), GateDecision::Deliver),
+            (GateRequest { change: Some(change), snooze: None }, state(4, later), GateDecision::Deliver),
+            (GateRequest { change: None, snooze: Some(snoozing(false)) }, state(3, later), snoozed(false)),
         ];
-        for (row, (asked, memory, want)) in table.into_iter().enumerate() {
-            assert_eq!(asked.decide(memory, NOW), want, "row {row}");
+        for (row, (request, state, want)) in table.into_iter().enumerate() {
+            assert_eq!(request.decide(state, NOW), want, "row {row}");
         }
     }
 
     proptest! {
-        /// Whatever is asked and remembered: unchanged before snoozed before delivered, and never quiet beyond its time.
+        /// For every request and state: unchanged takes precedence over snoozed, and no snooze outlasts its period.
         #[test]
-        fn one_verdict_for_everything(
+        fn decision_matches_request_and_state(
             change: Option<(u8, u8)>, snooze: Option<(u8, bool)>, value: Option<u8>, until: Option<i64>, now: i64,
         ) {
-            let asked = Asked {
-                change: change.map(|(key, value)| Change { key: [key; 16], value: [value; 16] }),
-                snooze: snooze.map(|(key, trailing)| Snoozing {
+            let request = GateRequest {
+                change: change.map(|(key, value)| ChangeCheck { key: [key; 16], value: [value; 16] }),
+                snooze: snooze.map(|(key, trailing)| SnoozeCheck {
                     key: [key; 16],
                     rule: Snooze { period: Duration::from_secs(1), trailing },
                 }),
             };
-            let memory = Memory { value: value.map(|value| [value; 16]), quiet_until: until.map(Millis) };
+            let state = GateState { value: value.map(|value| [value; 16]), quiet_until: until.map(Millis) };
             let unchanged = change.is_some_and(|(_, new)| value == Some(new));
             let quiet = snooze.is_some() && until.is_some_and(|until| now < until);
-            match asked.decide(memory, Millis(now)) {
-                Verdict::Unchanged => prop_assert!(unchanged),
-                Verdict::Snoozed { candidate, until } => {
+            match request.decide(state, Millis(now)) {
+                GateDecision::Unchanged => prop_assert!(unchanged),
+                GateDecision::Snoozed { candidate, until } => {
                     prop_assert!(!unchanged && quiet && Millis(now) < until);
                     prop_assert_eq!(Some(candidate), snooze.map(|(_, trailing)| trailing));
                 }
-                Verdict::Deliver => prop_assert!(!unchanged && !quiet),
+                GateDecision::Deliver => prop_assert!(!unchanged && !quiet),
             }
         }
 
-        /// Two events are of one group, and the same, just where the values at the paths are.
+        /// Group and value depend on the values at the configured paths only.
         #[test]
-        fn groups_and_values_by_their_paths(a in 0..3_u8, b in 0..3_u8, noise in 0..3_u8, other in 0..3_u8, more in 0..3_u8) {
+        fn group_and_value_depend_on_paths_only(a in 0..3_u8, b in 0..3_u8, noise in 0..3_u8, other in 0..3_u8, more in 0..3_u8) {
             let gates = Gates {
                 group_by: paths(&["x.a"]),
                 snooze: Some(Snooze { period: Duration::from_secs(1), trailing: false }),
                 on_change: Some(OnChange { fields: paths(&["b"]) }),
             };
-            let one = ask(&gates, &[], json!({"x": {"a": a, "noise": noise}, "b": b}));
-            let two = ask(&gates, &[], json!({"b": other, "x": {"a": more}, "noise": noise}));
+            let one = request(&gates, &[], json!({"x": {"a": a, "noise": noise}, "b": b}));
+            let two = request(&gates, &[], json!({"b": other, "x": {"a": more}, "noise": noise}));
             prop_assert_eq!(one.snooze == two.snooze, a == more);
             prop_assert_eq!(one.change == two.change, a == more && b == other);
         }

@@ -1,7 +1,7 @@
 //! The key ring, and the secrets derived from it.
 //!
-//! Both ends compute a relay's secret: the controller when it tells the vendor, the worker when a relay comes in. So no
-//! Secret is written into users' namespaces, and nothing has to be kept but the ring.
+//! The controller derives a relay's secret to configure the vendor; the worker derives the same secret to verify
+//! incoming relays. So no Secret is written into users' namespaces, and only the key ring has to be stored.
 
 use std::collections::BTreeMap;
 
@@ -13,18 +13,18 @@ use sha2::Sha256;
 /// Length of a key in bytes.
 pub const KEY_LENGTH: usize = 32;
 
-/// What a secret is for: two purposes never share a secret.
+/// The purpose of a derived secret. Different purposes never share a secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// Kong signs what it relays to the worker.
+    /// Kong signs its relays to the worker with it.
     Relay,
-    /// Auth0 shows it as a bearer token.
+    /// Auth0 sends it to the worker as a bearer token.
     Stream,
-    /// Hashes of secrets that cannot be read back.
+    /// Keys the hashes of secrets that cannot be read back from the vendor.
     Hash,
 }
 
-/// Whose secret it is.
+/// The object that a derived secret belongs to.
 #[derive(Clone, Copy, Debug)]
 pub struct Owner<'a> {
     pub namespace: &'a str,
@@ -34,7 +34,7 @@ pub struct Owner<'a> {
 }
 
 impl<'a> Owner<'a> {
-    /// An object, and the rotation text that its secret is made with.
+    /// Creates the owner from an object's metadata and its rotation text.
     pub fn of(object: &'a ObjectMeta, rotation: Option<&'a str>) -> Self {
         Owner {
             namespace: object.namespace.as_deref().unwrap_or_default(),
@@ -45,13 +45,13 @@ impl<'a> Owner<'a> {
     }
 }
 
-/// Keys by id; the newest is the last by id.
+/// Keys by id. The newest key is the one with the greatest id.
 #[derive(Debug, Default)]
 pub struct KeyRing {
     keys: BTreeMap<String, SecretBox<[u8; KEY_LENGTH]>>,
 }
 
-/// Why data is no key ring.
+/// Why a Secret's data is not a key ring.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyRingError {
     #[error("the key ring is empty")]
@@ -61,7 +61,7 @@ pub enum KeyRingError {
 }
 
 impl KeyRing {
-    /// Reads a ring from a Secret's data: a member a key, its name the id.
+    /// Parses a key ring from a Secret's data: each entry is a key, named by its id.
     pub fn from_data<'a>(data: impl Iterator<Item = (&'a str, &'a [u8])>) -> Result<Self, KeyRingError> {
         let mut keys = BTreeMap::new();
         for (id, bytes) in data {
@@ -71,12 +71,12 @@ impl KeyRing {
         if keys.is_empty() { Err(KeyRingError::Empty) } else { Ok(KeyRing { keys }) }
     }
 
-    /// The id of the key that serves new derivations.
-    pub fn newest(&self) -> Option<&str> {
+    /// Returns the id of the key for new derivations.
+    pub fn newest_key_id(&self) -> Option<&str> {
         self.keys.keys().next_back().map(String::as_str)
     }
 
-    /// Derives a secret of 64 hexadecimal digits; None where the ring has no such key.
+    /// Derives a secret of 64 hexadecimal digits. Returns `None` if the key ring has no such key.
     pub fn derive(&self, key_id: &str, purpose: Purpose, owner: Owner<'_>) -> Option<SecretString> {
         let key = self.keys.get(key_id)?;
         let purpose = match purpose {
@@ -84,7 +84,7 @@ impl KeyRing {
             Purpose::Stream => "stream",
             Purpose::Hash => "hash",
         };
-        // Lengths go before the texts: else ("ab", "c") and ("a", "bc") would share a secret.
+        // Prefix each text with its length; otherwise ("ab", "c") and ("a", "bc") would share a secret.
         let mut info = Vec::new();
         for part in ["hookstream/v1", purpose, owner.namespace, owner.name, owner.uid, owner.rotation] {
             info.extend_from_slice(&(part.len() as u64).to_be_bytes());
@@ -100,17 +100,17 @@ impl KeyRing {
 mod tests {
     use super::*;
 
-    fn ring() -> KeyRing {
+    fn key_ring() -> KeyRing {
         KeyRing::from_data([("k1", [1u8; 32].as_slice()), ("k2", [2u8; 32].as_slice())].into_iter()).unwrap()
     }
 
     fn derive(key: &str, purpose: Purpose, namespace: &str, name: &str, rotation: &str) -> String {
         let owner = Owner { namespace, name, uid: "u", rotation };
-        ring().derive(key, purpose, owner).unwrap().expose_secret().to_owned()
+        key_ring().derive(key, purpose, owner).unwrap().expose_secret().to_owned()
     }
 
     #[test]
-    fn everything_that_is_told_apart_has_its_own_secret() {
+    fn secrets_differ_by_key_purpose_and_owner() {
         let all = [
             derive("k1", Purpose::Relay, "a", "b", ""),
             derive("k2", Purpose::Relay, "a", "b", ""),
@@ -121,24 +121,24 @@ mod tests {
         let different: std::collections::HashSet<_> = all.iter().collect();
         assert_eq!(different.len(), all.len());
         assert!(all.iter().all(|s| s.len() == 64));
-        assert_eq!(all[0], derive("k1", Purpose::Relay, "a", "b", ""), "both ends compute the same");
+        assert_eq!(all[0], derive("k1", Purpose::Relay, "a", "b", ""), "derivation is deterministic");
     }
 
     #[test]
-    fn bad_rings() {
+    fn rejects_invalid_key_rings() {
         assert_eq!(KeyRing::from_data(std::iter::empty()).unwrap_err(), KeyRingError::Empty);
         let short = [("k", [0u8; 31].as_slice())].into_iter();
         assert_eq!(KeyRing::from_data(short).unwrap_err(), KeyRingError::Length("k".into()));
-        assert_eq!(ring().newest(), Some("k2"));
+        assert_eq!(key_ring().newest_key_id(), Some("k2"));
         assert!(
-            ring()
+            key_ring()
                 .derive("k3", Purpose::Hash, Owner { namespace: "", name: "", uid: "", rotation: "" })
                 .is_none()
         );
     }
 
     #[test]
-    fn debug_shows_no_key() {
-        assert!(!format!("{:?}", ring()).contains("1, 1"));
+    fn debug_output_contains_no_key() {
+        assert!(!format!("{:?}", key_ring()).contains("1, 1"));
     }
 }

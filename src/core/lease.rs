@@ -1,32 +1,32 @@
-//! Who leads: the decisions of one replica that competes for a Lease. No I/O; time is given.
+//! Leader election: the decisions of one replica that competes for a Lease. No I/O; all times are arguments.
 //!
-//! A write carries the version that was read, so of two replicas that take a Lease at once one is refused. Whether the
-//! holder is still there is judged by how long *this* replica has seen no change: clocks of machines are never compared.
-//! The leader counts its time from before it sent a write, and for less than others wait: what it sent just before its
-//! time was over arrives before anybody else leads.
+//! A write carries the resource version that was read, so if two replicas take a Lease at once, one write fails with a
+//! conflict. A replica considers the holder gone after it has itself observed no change for the lease duration; clocks of
+//! different machines are never compared. A leader counts its time from before it sent a renewal, and for a shorter time
+//! than others wait. So requests that it sent at the end of its time arrive before another replica leads.
 
 use std::time::Duration;
 
 use super::time::Millis;
 
-/// A record that says it lasts longer is not believed: a typing mistake must not stop all replicas for ever.
-const LONGEST: Duration = Duration::from_secs(3600);
+/// A longer duration in a Lease is ignored: a typing mistake must not block all replicas forever.
+const MAX_DURATION: Duration = Duration::from_secs(3600);
 
-/// How long things take.
+/// The timing of an election.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Terms {
-    /// How long others wait for a holder that gives no sign.
+pub struct LeaseTerms {
+    /// How long other replicas wait for a holder that does not renew.
     pub duration: Duration,
-    /// How long the holder leads after it began its last successful write.
+    /// How long the holder leads after it started its last successful write.
     pub renew_deadline: Duration,
-    /// The time between two looks, or two renewals.
+    /// The time between two reads or two renewals.
     pub retry: Duration,
 }
 
-impl Terms {
-    /// Refuses terms under which two could lead, or a leader would lose its Lease between two renewals.
+impl LeaseTerms {
+    /// Rejects timings with which two replicas could lead, or a leader could lose its Lease between two renewals.
     pub fn check(&self) -> Result<(), &'static str> {
-        if self.duration < Duration::from_secs(1) || self.duration > LONGEST {
+        if self.duration < Duration::from_secs(1) || self.duration > MAX_DURATION {
             return Err("the lease duration must be between 1s and 1h");
         }
         if self.duration <= self.renew_deadline {
@@ -39,56 +39,60 @@ impl Terms {
     }
 }
 
-/// What a Lease says.
+/// The contents of a Lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Record {
-    /// None: it was let go, whoever comes takes it.
+pub struct LeaseRecord {
+    /// `None` after the holder released the Lease: any replica may take it.
     pub holder: Option<String>,
-    /// How long its holder asks others to wait.
+    /// How long other replicas must wait if the holder does not renew.
     pub duration: Option<Duration>,
 }
 
 #[derive(Clone, Debug)]
-struct Seen {
+struct Observation {
     version: String,
-    record: Record,
-    /// When this replica first saw this version.
+    record: LeaseRecord,
+    /// When this replica first observed this version.
     since: Millis,
 }
 
-/// What to do next.
+/// The next step of a replica.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Read the Lease, then tell by `read` or `failed`.
+pub enum ElectionStep {
+    /// Read the Lease, then call `lease_read` or `step_failed`.
     Read,
-    /// Write ourselves into this version of it (None: create it), then tell by `wrote`, `conflict` or `failed`.
+    /// Write this replica as holder into this version (`None`: create the Lease), then call `write_accepted`,
+    /// `write_conflicted` or `step_failed`.
     Write(Option<String>),
-    /// Nothing before this time.
+    /// Wait until this time.
     Wait(Millis),
 }
 
-/// One replica.
+/// The election state of one replica.
 #[derive(Clone, Debug)]
 pub struct Election {
     me: String,
-    terms: Terms,
-    /// Takes a Lease that another holds, and leads once that other has certainly stopped.
-    by_force: bool,
-    seen: Option<Seen>,
+    terms: LeaseTerms,
+    /// Takes a Lease that another replica holds, and leads after that replica has certainly stopped.
+    takes_over: bool,
+    observed: Option<Observation>,
     must_read: bool,
+    /// When the next step is due.
     due: Millis,
+    /// Leads before this time only.
     until: Millis,
+    /// Leads from this time on only: after a takeover the previous holder may still lead until then.
     not_before: Millis,
     leading: bool,
 }
 
 impl Election {
-    pub fn new(me: impl Into<String>, terms: Terms, now: Millis) -> Self {
+    pub fn new(me: impl Into<String>, terms: LeaseTerms, now: Millis) -> Self {
         Election {
             me: me.into(),
             terms,
-            by_force: false,
-            seen: None,
+            takes_over: false,
+            observed: None,
             must_read: true,
             due: now,
             until: now,
@@ -97,103 +101,107 @@ impl Election {
         }
     }
 
-    /// A replica that does not wait for the holder to go.
-    pub fn by_force(self) -> Self {
-        Election { by_force: true, ..self }
+    /// Makes the replica take the Lease without waiting for the holder to release it.
+    pub fn with_takeover(self) -> Self {
+        Election { takes_over: true, ..self }
     }
 
-    /// Until when this replica leads, if it does.
+    /// Returns the time until which this replica leads, or `None` if it does not lead.
     pub fn leads_until(&self, now: Millis) -> Option<Millis> {
         (self.not_before <= now && now < self.until).then_some(self.until)
     }
 
-    /// Who else holds the Lease, as last seen.
-    pub fn other(&self) -> Option<&str> {
-        let holder = self.seen.as_ref()?.record.holder.as_deref();
+    /// Returns the holder that was last observed, if it is another replica.
+    pub fn other_holder(&self) -> Option<&str> {
+        let holder = self.observed.as_ref()?.record.holder.as_deref();
         holder.filter(|holder| *holder != self.me)
     }
 
-    pub fn next(&self, now: Millis) -> Step {
+    /// Returns the step to take now.
+    pub fn next_step(&self, now: Millis) -> ElectionStep {
         if now < self.due {
-            return Step::Wait(self.due);
+            return ElectionStep::Wait(self.due);
         }
         if self.must_read {
-            return Step::Read;
+            return ElectionStep::Read;
         }
-        match &self.seen {
-            None => Step::Write(None),
-            Some(seen) if self.may_take(seen, now) => Step::Write(Some(seen.version.clone())),
-            Some(_) => Step::Read,
+        match &self.observed {
+            None => ElectionStep::Write(None),
+            Some(observed) if self.may_take(observed, now) => {
+                ElectionStep::Write(Some(observed.version.clone()))
+            }
+            Some(_) => ElectionStep::Read,
         }
     }
 
-    fn may_take(&self, seen: &Seen, now: Millis) -> bool {
-        match &seen.record.holder {
+    fn may_take(&self, observed: &Observation, now: Millis) -> bool {
+        match &observed.record.holder {
             None => true,
-            Some(holder) if *holder == self.me || self.by_force => true,
-            Some(_) => now >= seen.since + self.patience(&seen.record),
+            Some(holder) if *holder == self.me || self.takes_over => true,
+            Some(_) => now >= observed.since + self.holder_timeout(&observed.record),
         }
     }
 
-    fn patience(&self, record: &Record) -> Duration {
-        record.duration.filter(|d| !d.is_zero() && *d <= LONGEST).unwrap_or(self.terms.duration)
+    /// Returns how long to wait for the holder of this record.
+    fn holder_timeout(&self, record: &LeaseRecord) -> Duration {
+        record.duration.filter(|d| !d.is_zero() && *d <= MAX_DURATION).unwrap_or(self.terms.duration)
     }
 
-    /// The Lease as the API server has it; None: there is none.
-    pub fn read(&mut self, found: Option<(String, Record)>, now: Millis) {
+    /// Records the Lease that was read, with its resource version. `None`: the Lease does not exist.
+    pub fn lease_read(&mut self, found: Option<(String, LeaseRecord)>, now: Millis) {
         self.must_read = false;
-        self.seen = found.map(|(version, record)| {
-            // Any change is a sign of life, also one that only looks the same.
-            let since = self.seen.as_ref().filter(|s| s.version == version).map_or(now, |s| s.since);
-            Seen { version, record, since }
+        self.observed = found.map(|(version, record)| {
+            // Any new version is a sign of life, even with the same contents.
+            let since = self.observed.as_ref().filter(|s| s.version == version).map_or(now, |s| s.since);
+            Observation { version, record, since }
         });
-        if self.other().is_some() {
-            self.stand_down();
+        if self.other_holder().is_some() {
+            self.stop_leading();
         }
-        self.due = match &self.seen {
-            Some(seen) if !self.may_take(seen, now) => {
-                (now + self.terms.retry).min(seen.since + self.patience(&seen.record))
+        self.due = match &self.observed {
+            Some(observed) if !self.may_take(observed, now) => {
+                (now + self.terms.retry).min(observed.since + self.holder_timeout(&observed.record))
             }
             _ => now,
         };
     }
 
-    /// A write that began at `sent` was accepted. True: this replica did not lead before.
-    pub fn wrote(&mut self, version: String, sent: Millis, now: Millis) -> bool {
-        if let Some(seen) = &self.seen
-            && self.other().is_some()
-            && self.by_force
+    /// Records an accepted write that was sent at `sent`. Returns true if this replica has just become the leader.
+    pub fn write_accepted(&mut self, version: String, sent: Millis, now: Millis) -> bool {
+        if let Some(observed) = &self.observed
+            && self.other_holder().is_some()
+            && self.takes_over
         {
-            self.not_before = now + self.patience(&seen.record);
+            self.not_before = now + self.holder_timeout(&observed.record);
         }
-        let went_on = self.leading && now < self.until;
-        let record = Record { holder: Some(self.me.clone()), duration: Some(self.terms.duration) };
-        self.seen = Some(Seen { version, record, since: now });
+        let was_leading = self.leading && now < self.until;
+        let record = LeaseRecord { holder: Some(self.me.clone()), duration: Some(self.terms.duration) };
+        self.observed = Some(Observation { version, record, since: now });
         self.until = sent + self.terms.renew_deadline;
         self.due = now + self.terms.retry;
         self.leading = self.leads_until(now).is_some();
-        self.leading && !went_on
+        self.leading && !was_leading
     }
 
-    /// Another version is there: somebody else wrote.
-    pub fn conflict(&mut self, now: Millis) {
+    /// Records a conflict: another replica has written the Lease.
+    pub fn write_conflicted(&mut self, now: Millis) {
         self.must_read = true;
         self.due = now;
     }
 
-    /// Nobody knows whether the last step was carried out.
-    pub fn failed(&mut self, now: Millis) {
+    /// Records a step with an unknown result, for example a timeout.
+    pub fn step_failed(&mut self, now: Millis) {
         self.must_read = true;
         self.due = now + self.terms.retry;
     }
 
-    /// The version to write an empty holder into, where the Lease is ours to let go.
-    pub fn release(&self) -> Option<&str> {
-        let seen = self.seen.as_ref()?;
-        (seen.record.holder.as_deref() == Some(&self.me)).then_some(seen.version.as_str())
+    /// Returns the version to replace to release the Lease, if this replica holds it.
+    pub fn release_version(&self) -> Option<&str> {
+        let observed = self.observed.as_ref()?;
+        (observed.record.holder.as_deref() == Some(&self.me)).then_some(observed.version.as_str())
     }
 
-    fn stand_down(&mut self) {
+    fn stop_leading(&mut self) {
         self.leading = false;
         self.until = self.not_before;
     }
@@ -204,25 +212,25 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const TERMS: Terms = Terms {
+    const TERMS: LeaseTerms = LeaseTerms {
         duration: Duration::from_secs(15),
         renew_deadline: Duration::from_secs(10),
         retry: Duration::from_secs(2),
     };
 
-    /// An API server with one Lease.
+    /// A fake API server with one Lease.
     #[derive(Default)]
     struct Server {
-        lease: Option<(u64, Record)>,
+        lease: Option<(u64, LeaseRecord)>,
         count: u64,
     }
 
     impl Server {
-        fn read(&self) -> Option<(String, Record)> {
+        fn read(&self) -> Option<(String, LeaseRecord)> {
             self.lease.as_ref().map(|(version, record)| (version.to_string(), record.clone()))
         }
 
-        fn write(&mut self, version: Option<&str>, record: Record) -> Option<String> {
+        fn write(&mut self, version: Option<&str>, record: LeaseRecord) -> Option<String> {
             if self.lease.as_ref().map(|(v, _)| v.to_string()).as_deref() != version {
                 return None;
             }
@@ -232,13 +240,13 @@ mod tests {
         }
     }
 
-    /// A replica with a clock of its own: it starts anywhere, and may run a tenth too slow or too fast.
+    /// A replica with its own clock, which has any offset and a rate error of up to 10 %.
     struct Replica {
         election: Election,
         offset: i64,
         percent: i64,
-        /// A write that the server accepted, and whose answer is on its way.
-        answer: Option<(String, Millis)>,
+        /// The delayed response to a write that the server has accepted.
+        response: Option<(String, Millis)>,
     }
 
     impl Replica {
@@ -247,7 +255,7 @@ mod tests {
                 election: Election::new(name.to_string(), TERMS, Millis(0)),
                 offset,
                 percent,
-                answer: None,
+                response: None,
             };
             replica.election = Election::new(name.to_string(), TERMS, replica.clock(0));
             replica
@@ -261,25 +269,28 @@ mod tests {
             self.election.leads_until(self.clock(true_time)).is_some()
         }
 
-        /// One step. `lost`: the call is carried out and its answer lost; `slow`: the answer comes at the next step.
+        /// Takes one step. With `lost` the call is executed but its response is lost; with `slow` the response arrives at
+        /// the next step.
         fn step(&mut self, server: &mut Server, true_time: i64, lost: bool, slow: bool) {
             let now = self.clock(true_time);
-            if let Some((version, sent)) = self.answer.take() {
-                self.election.wrote(version, sent, now);
+            if let Some((version, sent)) = self.response.take() {
+                self.election.write_accepted(version, sent, now);
                 return;
             }
-            match self.election.next(now) {
-                Step::Wait(_) => {}
-                Step::Read if lost => self.election.failed(now),
-                Step::Read => self.election.read(server.read(), now),
-                Step::Write(version) => {
-                    let me =
-                        Record { holder: Some(self.election.me.clone()), duration: Some(TERMS.duration) };
+            match self.election.next_step(now) {
+                ElectionStep::Wait(_) => {}
+                ElectionStep::Read if lost => self.election.step_failed(now),
+                ElectionStep::Read => self.election.lease_read(server.read(), now),
+                ElectionStep::Write(version) => {
+                    let me = LeaseRecord {
+                        holder: Some(self.election.me.clone()),
+                        duration: Some(TERMS.duration),
+                    };
                     match server.write(version.as_deref(), me) {
-                        _ if lost => self.election.failed(now),
-                        None => self.election.conflict(now),
-                        Some(version) if slow => self.answer = Some((version, now)),
-                        Some(version) => drop(self.election.wrote(version, now, now)),
+                        _ if lost => self.election.step_failed(now),
+                        None => self.election.write_conflicted(now),
+                        Some(version) if slow => self.response = Some((version, now)),
+                        Some(version) => drop(self.election.write_accepted(version, now, now)),
                     }
                 }
             }
@@ -308,9 +319,9 @@ mod tests {
     }
 
     proptest! {
-        /// Whoever is paused (a replica that no tick names for long), whatever answer is lost or late.
+        /// Includes paused replicas (no tick selects them for a long time) and lost or late responses.
         #[test]
-        fn two_never_lead(ticks in ticks(), offsets in proptest::array::uniform3(0i64..1_000_000_000),
+        fn at_most_one_replica_leads(ticks in ticks(), offsets in proptest::array::uniform3(0i64..1_000_000_000),
                           percents in proptest::array::uniform3(90i64..110)) {
             let mut server = Server::default();
             let mut replicas: Vec<Replica> =
@@ -319,9 +330,9 @@ mod tests {
             for tick in ticks {
                 now += tick.wait;
                 let replica = &mut replicas[tick.who];
-                match replica.election.release().map(ToOwned::to_owned) {
-                    Some(version) if tick.release && replica.answer.is_none() => {
-                        server.write(Some(&version), Record { holder: None, duration: None });
+                match replica.election.release_version().map(ToOwned::to_owned) {
+                    Some(version) if tick.release && replica.response.is_none() => {
+                        server.write(Some(&version), LeaseRecord { holder: None, duration: None });
                         *replica = Replica::new(tick.who + 10 * now as usize, offsets[tick.who], percents[tick.who]);
                         replica.election.due = replica.clock(now);
                     }
@@ -332,9 +343,9 @@ mod tests {
             }
         }
 
-        /// Once calls succeed again, there is one leader, and it stays.
+        /// Once calls succeed again, one replica leads and keeps leading.
         #[test]
-        fn one_leads_in_the_end(ticks in ticks()) {
+        fn one_replica_leads_after_recovery(ticks in ticks()) {
             let mut server = Server::default();
             let mut replicas: Vec<Replica> = (0..3).map(|i| Replica::new(i, 0, 100)).collect();
             let mut now = 0;
@@ -359,50 +370,54 @@ mod tests {
     }
 
     #[test]
-    fn what_was_let_go_is_taken_at_once_and_what_is_held_when_its_time_is_over() {
+    fn takes_released_lease_at_once_and_held_lease_after_its_duration() {
         let mut election = Election::new("b", TERMS, Millis(0));
-        let held = |by: &str| Record { holder: Some(by.into()), duration: Some(Duration::from_secs(5)) };
-        assert_eq!(election.next(Millis(0)), Step::Read);
-        election.read(Some(("1".into(), held("a"))), Millis(0));
-        assert_eq!(election.other(), Some("a"));
-        assert_eq!(election.next(Millis(0)), Step::Wait(Millis(2_000)));
-        assert_eq!(election.next(Millis(2_000)), Step::Read);
-        election.read(Some(("2".into(), held("a"))), Millis(2_000));
-        election.read(Some(("2".into(), held("a"))), Millis(4_000));
-        election.read(Some(("2".into(), held("a"))), Millis(6_000));
-        assert_eq!(election.next(Millis(6_999)), Step::Wait(Millis(7_000)), "by what the holder asks for");
-        assert_eq!(election.next(Millis(7_000)), Step::Write(Some("2".into())));
-        election.conflict(Millis(7_000));
-        let free = Record { holder: None, duration: None };
-        election.read(Some(("3".into(), free)), Millis(7_100));
-        assert_eq!(election.next(Millis(7_100)), Step::Write(Some("3".into())));
-        assert!(election.wrote("4".into(), Millis(7_100), Millis(7_200)), "gained");
+        let held = |by: &str| LeaseRecord { holder: Some(by.into()), duration: Some(Duration::from_secs(5)) };
+        assert_eq!(election.next_step(Millis(0)), ElectionStep::Read);
+        election.lease_read(Some(("1".into(), held("a"))), Millis(0));
+        assert_eq!(election.other_holder(), Some("a"));
+        assert_eq!(election.next_step(Millis(0)), ElectionStep::Wait(Millis(2_000)));
+        assert_eq!(election.next_step(Millis(2_000)), ElectionStep::Read);
+        election.lease_read(Some(("2".into(), held("a"))), Millis(2_000));
+        election.lease_read(Some(("2".into(), held("a"))), Millis(4_000));
+        election.lease_read(Some(("2".into(), held("a"))), Millis(6_000));
+        assert_eq!(
+            election.next_step(Millis(6_999)),
+            ElectionStep::Wait(Millis(7_000)),
+            "by the holder's duration"
+        );
+        assert_eq!(election.next_step(Millis(7_000)), ElectionStep::Write(Some("2".into())));
+        election.write_conflicted(Millis(7_000));
+        let free = LeaseRecord { holder: None, duration: None };
+        election.lease_read(Some(("3".into(), free)), Millis(7_100));
+        assert_eq!(election.next_step(Millis(7_100)), ElectionStep::Write(Some("3".into())));
+        assert!(election.write_accepted("4".into(), Millis(7_100), Millis(7_200)), "gained");
         assert_eq!(election.leads_until(Millis(7_200)), Some(Millis(17_100)));
-        assert!(!election.wrote("5".into(), Millis(9_200), Millis(9_300)), "renewed");
+        assert!(!election.write_accepted("5".into(), Millis(9_200), Millis(9_300)), "renewed");
         assert_eq!(election.leads_until(Millis(19_200)), None, "no renewal, no leader");
-        assert!(election.wrote("6".into(), Millis(20_000), Millis(20_000)), "gained again");
-        election.read(Some(("7".into(), held("a"))), Millis(20_001));
+        assert!(election.write_accepted("6".into(), Millis(20_000), Millis(20_000)), "gained again");
+        election.lease_read(Some(("7".into(), held("a"))), Millis(20_001));
         assert_eq!(election.leads_until(Millis(20_001)), None, "lost");
     }
 
     #[test]
-    fn by_force_it_leads_when_the_holder_has_certainly_stopped() {
-        let mut election = Election::new("b", TERMS, Millis(0)).by_force();
-        let held = Record { holder: Some("a".into()), duration: Some(Duration::from_secs(15)) };
-        election.read(Some(("1".into(), held)), Millis(0));
-        assert_eq!(election.next(Millis(0)), Step::Write(Some("1".into())));
-        assert!(!election.wrote("2".into(), Millis(0), Millis(100)));
+    fn takeover_leads_after_previous_holder_has_stopped() {
+        let mut election = Election::new("b", TERMS, Millis(0)).with_takeover();
+        let held = LeaseRecord { holder: Some("a".into()), duration: Some(Duration::from_secs(15)) };
+        election.lease_read(Some(("1".into(), held)), Millis(0));
+        assert_eq!(election.next_step(Millis(0)), ElectionStep::Write(Some("1".into())));
+        assert!(!election.write_accepted("2".into(), Millis(0), Millis(100)));
         assert_eq!(election.leads_until(Millis(5_000)), None);
-        assert!(!election.wrote("3".into(), Millis(14_000), Millis(14_000)));
+        assert!(!election.write_accepted("3".into(), Millis(14_000), Millis(14_000)));
         assert_eq!(election.leads_until(Millis(15_000)), None);
-        assert!(election.wrote("4".into(), Millis(16_000), Millis(16_000)), "gained");
+        assert!(election.write_accepted("4".into(), Millis(16_000), Millis(16_000)), "gained");
         assert!(election.leads_until(Millis(16_000)).is_some());
     }
 
     #[test]
-    fn terms_that_would_let_two_lead_are_refused() {
+    fn rejects_terms_with_which_two_could_lead() {
         assert!(TERMS.check().is_ok());
-        let with = |duration, renew_deadline, retry| Terms {
+        let with = |duration, renew_deadline, retry| LeaseTerms {
             duration: Duration::from_secs(duration),
             renew_deadline: Duration::from_secs(renew_deadline),
             retry: Duration::from_secs(retry),

@@ -1,15 +1,15 @@
-//! Lua texts: compiled to see whether they are Lua, never run; and how Lua writes its values.
+//! Lua support without running Lua: checks the syntax of scripts and formats values as Lua does.
 
 use mlua::chunk::ChunkMode;
 use mlua::{Lua, LuaOptions, StdLib};
 use serde_json::Value;
 
-/// What the compiler may use: a text that needs more is no script.
+/// Memory limit of the compiler in bytes.
 const COMPILER_MEMORY: usize = 64 << 20;
-/// How many places of a line are tried for the token that the compiler named.
+/// Maximum number of occurrences of a token that are tried to find the column of a syntax error.
 const MAX_TRIES: usize = 64;
 
-/// Where a text is wrong, and why. Lines and columns count from 1, columns in characters.
+/// A problem in a text. Lines and columns are counted from 1, columns in characters.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}, column {column}: {message}")]
 pub struct Diagnostic {
@@ -19,7 +19,7 @@ pub struct Diagnostic {
 }
 
 impl Diagnostic {
-    /// At a byte offset of a text.
+    /// Creates a diagnostic for a byte offset of a text.
     pub fn at(text: &str, offset: usize, message: String) -> Diagnostic {
         let before = text.get(..offset).unwrap_or(text);
         let column = before.rsplit('\n').next().map_or(0, |line| line.chars().count()) + 1;
@@ -27,7 +27,7 @@ impl Diagnostic {
     }
 }
 
-/// Compiles a chunk, such as a lambda's. Text only; it is not run.
+/// Checks the syntax of a chunk by compiling it. Rejects bytecode and runs nothing.
 pub fn check(text: &str) -> Result<(), Diagnostic> {
     let unavailable = |error: mlua::Error| Diagnostic { line: 1, column: 1, message: error.to_string() };
     let lua = Lua::new_with(StdLib::NONE, LuaOptions::new()).map_err(unavailable)?;
@@ -35,31 +35,31 @@ pub fn check(text: &str) -> Result<(), Diagnostic> {
     match compile(&lua, text) {
         Ok(()) => Ok(()),
         Err((line, message)) => {
-            let column = column(&lua, text, line, &message);
+            let column = find_column(&lua, text, line, &message);
             Err(Diagnostic { line, column, message })
         }
     }
 }
 
-/// The line and the message of what is wrong.
+/// Compiles a chunk. The error holds line and message.
 fn compile(lua: &Lua, text: &str) -> Result<(), (usize, String)> {
     let chunk = lua.load(text).set_name("=chunk").set_mode(ChunkMode::Text);
     let message = match chunk.into_function() {
         Ok(_) => return Ok(()),
         Err(mlua::Error::SyntaxError { message, .. }) => message,
-        Err(mlua::Error::MemoryError(_)) => "it needs too much memory to compile".to_owned(),
+        Err(mlua::Error::MemoryError(_)) => "the script needs too much memory to compile".to_owned(),
         Err(other) => other.to_string(),
     };
-    let told = message.strip_prefix("chunk:").and_then(|rest| rest.split_once(": "));
-    Err(match told.and_then(|(line, rest)| Some((line.parse().ok()?, rest))) {
+    let located = message.strip_prefix("chunk:").and_then(|rest| rest.split_once(": "));
+    Err(match located.and_then(|(line, rest)| Some((line.parse().ok()?, rest))) {
         Some((line, rest)) => (line, rest.to_owned()),
         None => (1, message),
     })
 }
 
-/// The compiler tells a line and the token near which it gave up, but no column: the token is looked for, and of several
-/// the first up to which the text already fails the same way.
-fn column(lua: &Lua, text: &str, line: usize, message: &str) -> usize {
+/// Finds the column of a syntax error. The compiler reports the line and the token near which it stopped, but no column.
+/// If the token occurs several times, the first occurrence is chosen at which the truncated text fails with the same error.
+fn find_column(lua: &Lua, text: &str, line: usize, message: &str) -> usize {
     let start: usize = text.split_inclusive('\n').take(line - line.min(1)).map(str::len).sum();
     let content = text.get(start..).unwrap_or_default().split('\n').next().unwrap_or_default();
     let end_column = content.chars().count() + 1;
@@ -69,16 +69,16 @@ fn column(lua: &Lua, text: &str, line: usize, message: &str) -> usize {
         return end_column;
     }
     let expected = (line, message.to_owned());
-    let places = content.match_indices(token).take(MAX_TRIES);
-    let found = places.map(|(at, _)| at).find(|at| {
-        let upto = text.get(..start + at + token.len()).unwrap_or(text);
-        compile(lua, upto).is_err_and(|error| error == expected)
+    let occurrences = content.match_indices(token).take(MAX_TRIES);
+    let found = occurrences.map(|(at, _)| at).find(|at| {
+        let prefix = text.get(..start + at + token.len()).unwrap_or(text);
+        compile(lua, prefix).is_err_and(|error| error == expected)
     });
     let at = found.or_else(|| content.find(token)).unwrap_or_default();
     content.get(..at).map_or(1, |before| before.chars().count() + 1)
 }
 
-/// A number as Lua prints it: 14 digits.
+/// Formats a number as Lua prints it, with 14 significant digits.
 pub fn number_text(number: f64) -> String {
     if !number.is_finite() {
         return if number.is_nan() {
@@ -109,7 +109,7 @@ pub fn number_text(number: f64) -> String {
     }
 }
 
-/// A number of Lua's in JSON: whole ones without a fraction, as far as Lua tells whole ones apart.
+/// Converts a Lua number to JSON. Whole numbers up to 2^53 get no fraction. Numbers that are not finite become null.
 pub fn json_number(number: f64) -> Value {
     const EXACT: f64 = 9_007_199_254_740_992.0;
     if number.trunc() == number && number.abs() <= EXACT {
@@ -128,7 +128,7 @@ pub fn is_keyword(name: &str) -> bool {
     KEYWORDS.contains(&name)
 }
 
-/// Names that mean something in a template's Lua wherever data does not say otherwise.
+/// Names with a predefined meaning in a template's Lua, unless the event's data redefines them.
 const GLOBALS: [&str; 42] = [
     "_G",
     "_VERSION",
@@ -192,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_wrong_is_told_with_line_and_column() {
+    fn reports_line_and_column_of_syntax_errors() {
         assert_eq!(check("return function (data) return true end"), Ok(()));
         assert_eq!(check("goto done ::done:: return bit"), Ok(()));
         assert_eq!(check(""), Ok(()));
@@ -218,14 +218,14 @@ mod tests {
     }
 
     #[test]
-    fn a_text_that_is_hard_to_compile_ends() {
+    fn compiling_pathological_texts_terminates() {
         for text in ["(".repeat(100_000), "{".repeat(100_000), "x=".repeat(50_000), "a.".repeat(100_000)] {
             assert!(check(&text).is_err());
         }
     }
 
     #[test]
-    fn numbers() {
+    fn formats_numbers_as_lua_does() {
         for (number, text) in [
             (0.0, "0"),
             (-0.0, "-0"),

@@ -1,15 +1,16 @@
-//! What Hookstream decides, without doing anything: values in, values out.
+//! Pure decisions: functions from values to values, without I/O.
 //!
-//! Invariants: no Kubernetes client, no HTTP, no files, no clock (time is an argument); so everything here is tested
-//! without a cluster or a socket.
+//! Invariants: no Kubernetes client, no HTTP client, no files and no clock (the current time is an argument). All of it
+//! is tested without a cluster or a socket.
 //!
-//! Left to others: reading and writing (`cluster`, `admin`, `worker`).
+//! Out of scope: reading and writing (`cluster`, `admin`, `worker`).
 
 pub mod auth0_hook;
 pub mod breaker;
 pub mod bucket;
 pub mod catalogue;
 pub mod conditions;
+pub mod delivery_reason;
 pub mod duration;
 pub mod egress;
 pub mod event;

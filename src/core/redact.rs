@@ -1,12 +1,12 @@
-//! Texts from strangers, made fit to be shown.
+//! Removes secrets and control characters from untrusted texts before they are shown.
 
-/// Shorter secrets are not looked for: `a` would mask half of every text.
-const SHORTEST: usize = 4;
+/// Minimum length in bytes of a secret that is masked. Masking a secret such as `a` would make every text unreadable.
+const MIN_SECRET: usize = 4;
 
-/// What stands for a secret.
+/// Replaces a secret in shown texts.
 pub const MASK: &str = "***";
 
-/// True where a header of this name is likely to carry a secret, whoever wrote it into the spec.
+/// Returns true if a header with this name probably holds a secret.
 pub fn is_secret_header(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     ["authorization", "cookie"].contains(&name.as_str())
@@ -15,17 +15,17 @@ pub fn is_secret_header(name: &str) -> bool {
             .any(|part| name.contains(part))
 }
 
-/// Replaces what was sent in secret, and what no terminal or JSON reader should get.
+/// Masks the secrets and replaces control characters with spaces, which protects terminals and JSON readers.
 pub fn redact<'a>(text: &str, secrets: impl IntoIterator<Item = &'a str>) -> String {
     let shown: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     mask(&shown, secrets)
 }
 
-/// Replaces what was sent in secret, and nothing else.
+/// Masks the secrets and changes nothing else.
 pub fn mask<'a>(text: &str, secrets: impl IntoIterator<Item = &'a str>) -> String {
     let mut shown = text.to_owned();
     for secret in secrets {
-        if secret.len() >= SHORTEST {
+        if secret.len() >= MIN_SECRET {
             shown = shown.replace(secret, MASK);
         }
     }
@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn table() {
+    fn masks_secrets_and_control_characters() {
         assert_eq!(redact("key s3cr3t is wrong", ["s3cr3t"]), "key *** is wrong");
         assert_eq!(redact("abc", ["a", ""]), "abc");
         assert_eq!(mask("a\n s3cr3t", ["s3cr3t"]), "a\n ***");

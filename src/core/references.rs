@@ -1,22 +1,22 @@
-//! What a spec refers to, found by how references are named, the same in every kind: `...SecretRef`, `caRef`,
+//! Finds the objects that a spec refers to, by the naming convention that all kinds share: `...SecretRef`, `caRef`,
 //! `...ConfigMapRef`, `connectionRef`, `eventStreamRef`.
 
 use serde_json::Value;
 
-/// One reference.
+/// A reference from a spec to another object.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Reference<'a> {
-    /// Where it stands, such as `spec.handler.webhook.urlSecretRef`.
+    /// The path of the referring field, such as `spec.handler.webhook.urlSecretRef`.
     pub path: String,
-    /// The kind that it refers to.
+    /// The kind of the referenced object.
     pub kind: &'a str,
     pub name: &'a str,
-    /// The keys that are asked for.
+    /// The keys that the object must contain.
     pub keys: Vec<&'a str>,
 }
 
-/// Every reference in a spec.
-pub fn references(spec: &Value) -> Vec<Reference<'_>> {
+/// Returns all references in a spec.
+pub fn find_references(spec: &Value) -> Vec<Reference<'_>> {
     let mut found = Vec::new();
     collect(spec, "spec", &mut found);
     found
@@ -27,7 +27,7 @@ fn collect<'a>(value: &'a Value, path: &str, found: &mut Vec<Reference<'a>>) {
         Value::Object(map) => {
             for (member, value) in map {
                 let path = format!("{path}.{member}");
-                found.extend(reference(member, value, &path));
+                found.extend(parse_reference(member, value, &path));
                 collect(value, &path, found);
             }
         }
@@ -40,7 +40,7 @@ fn collect<'a>(value: &'a Value, path: &str, found: &mut Vec<Reference<'a>>) {
     }
 }
 
-fn reference<'a>(member: &str, value: &'a Value, path: &str) -> Option<Reference<'a>> {
+fn parse_reference<'a>(member: &str, value: &'a Value, path: &str) -> Option<Reference<'a>> {
     let text = |name: &str| value.get(name).and_then(Value::as_str);
     let kind = match member {
         "connectionRef" => "Connection",
@@ -64,12 +64,12 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn by_their_names() {
+    fn finds_references_by_field_name() {
         let reference = |name: &str| json!({"name": name, "key": "k"});
         let spec = json!({"connectionRef": {"name": "c"}, "handler": {"webhook": {"urlSecretRef": reference("u"),
             "headersFrom": [{"name": "h", "secretRef": reference("f")}], "signature": {"secretRef": reference("s")},
             "tls": {"caRef": {"kind": "ConfigMap", "name": "ca", "key": "k"}, "certSecretRef": {"name": "t"}}}}});
-        let mut found: Vec<(&str, &str)> = references(&spec).iter().map(|r| (r.kind, r.name)).collect();
+        let mut found: Vec<(&str, &str)> = find_references(&spec).iter().map(|r| (r.kind, r.name)).collect();
         found.sort_unstable();
         assert_eq!(
             found,

@@ -1,7 +1,7 @@
-//! Signatures of webhook bodies: Kong's header `x-kong-signature`, and Standard Webhooks.
+//! Signs and verifies webhook bodies: Kong's header `x-kong-signature`, and Standard Webhooks.
 //!
-//! Comparisons take constant time, nothing here panics on what a stranger sends, and no error repeats a secret or a
-//! computed signature.
+//! Comparisons take constant time, untrusted input never causes a panic, and no error contains a secret or a computed
+//! signature.
 
 use base64::Engine;
 use base64::alphabet::STANDARD as ALPHABET;
@@ -14,35 +14,35 @@ use subtle::ConstantTimeEq;
 
 use crate::api::{SignatureAlgorithm, SignatureEncoding};
 
-/// The header that Kong signs with.
+/// Name of the header that holds Kong's signature.
 pub const KONG_HEADER: &str = "x-kong-signature";
 
-/// The prefix of a Standard Webhooks secret that is base64.
+/// Prefix of Standard Webhooks secrets that are encoded as base64.
 const WHSEC: &str = "whsec_";
 
-/// More signatures in one header than this are not looked at: each costs an HMAC over the body per secret, which a
-/// stranger would make us compute.
+/// Maximum number of signatures in one header that are checked, which bounds the work that an unauthenticated request
+/// causes.
 const MAX_SIGNATURES: usize = 16;
 
-/// Secrets are read with or without padding: both are in use.
+/// Accepts base64 with and without padding, because both are in use for secrets.
 const LENIENT: GeneralPurpose = GeneralPurpose::new(
     &ALPHABET,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// A secret that cannot be used.
+/// Why a secret is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SecretError {
-    #[error("a secret that begins with whsec_ must go on in base64")]
+    #[error("a secret that begins with whsec_ must continue with base64")]
     NotBase64,
 }
 
-/// Why a Standard Webhooks request is not accepted.
+/// Why a Standard Webhooks request is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StandardWebhooksError {
     #[error("webhook-timestamp is not a number of seconds")]
     Timestamp,
-    #[error("webhook-timestamp is too far from now")]
+    #[error("webhook-timestamp is too far from the current time")]
     Stale,
     #[error("no signature in webhook-signature matches")]
     NoMatch,
@@ -50,7 +50,7 @@ pub enum StandardWebhooksError {
     Secret(#[from] SecretError),
 }
 
-/// The value of `x-kong-signature` for a body.
+/// Returns the value of `x-kong-signature` for a body.
 pub fn kong_signature(
     secret: &[u8],
     algorithm: SignatureAlgorithm,
@@ -67,8 +67,8 @@ pub fn kong_signature(
     }
 }
 
-/// Whether a value of `x-kong-signature` signs this body: SHA-1 or SHA-256, as `alg=<hex>` or as the hex alone (Kong
-/// does not document which), in either case.
+/// Returns true if a value of `x-kong-signature` signs this body. Accepts SHA-1 and SHA-256, written as `alg=<hex>` or
+/// `<hex>` (Kong does not document which), in upper and lower case.
 pub fn verify_kong(secret: &[u8], header: &str, body: &[u8]) -> bool {
     let header = header.trim();
     let (algorithm, text) = match header.split_once('=') {
@@ -77,15 +77,15 @@ pub fn verify_kong(secret: &[u8], header: &str, body: &[u8]) -> bool {
         Some(_) => return false,
         None => (None, header),
     };
-    // The length is looked at first, so that no long text is decoded.
+    // Check the length first, so that no long text is decoded.
     match (algorithm, text.len()) {
-        (None | Some(SignatureAlgorithm::SHA1), 40) => same(text, &hmac_sha1(secret, &[body])),
-        (None | Some(SignatureAlgorithm::SHA256), 64) => same(text, &hmac_sha256(secret, &[body])),
+        (None | Some(SignatureAlgorithm::SHA1), 40) => equals_tag(text, &hmac_sha1(secret, &[body])),
+        (None | Some(SignatureAlgorithm::SHA256), 64) => equals_tag(text, &hmac_sha256(secret, &[body])),
         _ => false,
     }
 }
 
-/// The value of `webhook-signature`: `v1,<base64>` for each secret, separated by spaces.
+/// Returns the value of `webhook-signature`: `v1,<base64>` for each secret, separated by spaces.
 pub fn standard_webhooks_signature(
     secrets: &[&str],
     id: &str,
@@ -100,8 +100,8 @@ pub fn standard_webhooks_signature(
     Ok(signatures.join(" "))
 }
 
-/// Checks the three headers of Standard Webhooks. One signature by one of the secrets is enough; `now` and the
-/// tolerance are seconds.
+/// Verifies the three headers of Standard Webhooks. One signature by one of the secrets is sufficient. `now` and the
+/// tolerance are in seconds.
 pub fn verify_standard_webhooks(
     secrets: &[&str],
     id: &str,
@@ -132,7 +132,7 @@ pub fn verify_standard_webhooks(
     Err(StandardWebhooksError::NoMatch)
 }
 
-/// The secrets in a Secret's value: its lines without line ends, empty ones left out.
+/// Splits a Secret's value into secrets: one per line, without line ends and empty lines.
 pub fn secret_lines(text: &str) -> Vec<&str> {
     text.split(['\n', '\r']).filter(|line| !line.is_empty()).collect()
 }
@@ -147,7 +147,7 @@ fn standard_webhooks_tag(
     let key = match secret.strip_prefix(WHSEC) {
         Some(text) => {
             decoded = LENIENT.decode(text).map_err(|_| SecretError::NotBase64)?;
-            // With an empty key anybody could sign.
+            // With an empty key, everyone could sign.
             if decoded.is_empty() {
                 return Err(SecretError::NotBase64);
             }
@@ -158,7 +158,7 @@ fn standard_webhooks_tag(
     Ok(hmac_sha256(key, &[id.as_bytes(), b".", timestamp.as_bytes(), b".", body]))
 }
 
-fn same(text: &str, tag: &[u8]) -> bool {
+fn equals_tag(text: &str, tag: &[u8]) -> bool {
     hex::decode(text).is_ok_and(|given| bool::from(given.as_slice().ct_eq(tag)))
 }
 
@@ -174,8 +174,8 @@ fn hmac_sha256(secret: &[u8], parts: &[&[u8]]) -> [u8; 32] {
     mac.finalize().into_bytes().into()
 }
 
-/// HMAC's key step (RFC 2104): a key longer than a block is hashed, a shorter one is filled up with zeros. Done here
-/// because the library's constructor for keys of any length returns an error that cannot happen.
+/// Converts a key to one block (RFC 2104): hashes a longer key, pads a shorter one with zeros. Implemented here because the
+/// library's constructor for keys of any length returns an error that cannot occur.
 fn key_block<D: Digest>(secret: &[u8]) -> [u8; 64] {
     let mut block = [0; 64];
     let fill = |block: &mut [u8; 64], bytes: &[u8]| {
@@ -205,14 +205,14 @@ mod tests {
     const SIGNATURE: &str = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=";
 
     #[test]
-    fn known_hmac_vectors() {
+    fn matches_known_hmac_vectors() {
         let sha1 = "de7c9b85b8b78aa6bc8a7a36f70a90701c9db4d9";
         let sha256 = "f7bc83f430538424b13298e6aa6fb143ef4d59a14946175997479dbc2d1a3cd8";
         assert_eq!(kong_signature(b"key", SHA1, Hex, FOX), sha1);
         assert_eq!(kong_signature(b"key", SHA256, Hex, FOX), sha256);
         assert_eq!(kong_signature(b"key", SHA1, PrefixedHex, FOX), format!("sha1={sha1}"));
         assert_eq!(kong_signature(b"key", SHA256, PrefixedHex, FOX), format!("sha256={sha256}"));
-        // RFC 4231, case 6, and RFC 2202, case 6: a key longer than a block.
+        // RFC 4231 and RFC 2202, test case 6 each: a key longer than a block.
         let body = b"Test Using Larger Than Block-Size Key - Hash Key First";
         assert_eq!(
             kong_signature(&[0xaa; 131], SHA256, Hex, body),
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn kong_is_verified_in_every_text_form() {
+    fn verifies_every_notation_of_kong_signature() {
         for algorithm in [SHA1, SHA256] {
             for encoding in [Hex, PrefixedHex] {
                 let header = kong_signature(b"key", algorithm, encoding, FOX);
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn standard_webhooks_vector() {
+    fn matches_standard_webhooks_vector() {
         assert_eq!(standard_webhooks_signature(&[SECRET], ID, TIME, BODY).unwrap(), SIGNATURE);
         let both = standard_webhooks_signature(&["plain", SECRET], ID, TIME, BODY).unwrap();
         assert!(both.ends_with(&format!(" {SIGNATURE}")));
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_may_hold_several() {
+    fn splits_secret_into_lines() {
         assert_eq!(secret_lines("one\r\n\n two \nthree"), ["one", " two ", "three"]);
         assert!(secret_lines("\n\r\n").is_empty());
     }
@@ -277,7 +277,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_signed_is_verified(secret: Vec<u8>, body: Vec<u8>, sha1: bool, bare: bool) {
+        fn verifies_own_signatures(secret: Vec<u8>, body: Vec<u8>, sha1: bool, bare: bool) {
             let algorithm = if sha1 { SHA1 } else { SHA256 };
             let header = kong_signature(&secret, algorithm, if bare { Hex } else { PrefixedHex }, &body);
             prop_assert!(verify_kong(&secret, &header, &body));

@@ -1,18 +1,18 @@
-//! Sizes as people write them: `512MiB`, `1GiB`, or bytes.
+//! Sizes in bytes, with optional binary units: `512MiB`, `1GiB`.
 
-/// Why a text is no size.
+/// The error for a text that is not a valid size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("must be a size such as 512MiB or 1GiB (units KiB, MiB, GiB, TiB, or bytes without one)")]
 pub struct SizeError;
 
-/// Reads `^[0-9]+(KiB|MiB|GiB|TiB)?$`, of what fits into 64 bits. Powers of ten are refused: that `1GB` is another size
-/// than `1GiB` would be noticed only when the disk is full.
+/// Parses `^[0-9]+(KiB|MiB|GiB|TiB)?$` up to 64 bits. Rejects decimal units: a user would notice the difference between
+/// `1GB` and `1GiB` only when the disk is full.
 pub fn parse(text: &str) -> Result<u64, SizeError> {
     let (digits, shift) = [("KiB", 10), ("MiB", 20), ("GiB", 30), ("TiB", 40)]
         .into_iter()
         .find_map(|(unit, shift)| text.strip_suffix(unit).map(|digits| (digits, shift)))
         .unwrap_or((text, 0));
-    // `parse` alone would take a sign.
+    // `parse` alone would accept a sign.
     if !digits.bytes().all(|b| b.is_ascii_digit()) {
         return Err(SizeError);
     }
@@ -26,7 +26,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn sizes() {
+    fn parses_sizes() {
         for (text, bytes) in [
             ("0", 0),
             ("1048576", 1 << 20),

@@ -1,25 +1,25 @@
-//! An EventStream, understood: what Auth0 is to have, and where its events go.
+//! Validates EventStreams: the desired event stream at Auth0 and the destination of its events.
 
 use std::sync::Arc;
 
 use url::Url;
 
-use super::hook::{InvalidSpec, not_refused, parse_url};
+use super::hook::{InvalidSpec, check_not_rejected, parse_url};
 use crate::api::{
     AdoptMode, Authorization as SpecAuthorization, Destination as SpecDestination, DestinationKind,
     EventStream, EventStreamSpec, ManagementPolicy, Redeliver, Reenable, SecretKeyRef, WebhookDestination,
 };
 
-/// A valid stream.
+/// A validated EventStream with defaults applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stream {
     pub uid: Arc<str>,
     pub namespace: Arc<str>,
-    /// The object's name.
+    /// The name of the Kubernetes object.
     pub object: Arc<str>,
     /// The name at Auth0.
     pub name: String,
-    /// Types of events, in the order of the spec.
+    /// Event types in the order of the spec.
     pub subscriptions: Vec<String>,
     pub destination: Destination,
     pub enabled: bool,
@@ -27,13 +27,13 @@ pub struct Stream {
     pub connection: String,
 }
 
-/// Where events go.
+/// The destination of a stream's events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Destination {
-    /// The operator's own worker.
+    /// This operator's worker.
     Worker(Recovery),
     Webhook {
-        /// As the spec writes it: it is compared with what Auth0 has.
+        /// The text of the spec, unnormalized: it is compared with the text that Auth0 returns.
         endpoint: String,
         authorization: Authorization,
     },
@@ -46,16 +46,16 @@ pub enum Destination {
     },
 }
 
-/// What is done when Auth0 has disabled the stream.
+/// The reaction to a stream that Auth0 has disabled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Recovery {
-    /// Enable it again once the worker answers.
+    /// Enable the stream again as soon as the worker responds.
     pub reenable: bool,
-    /// Then ask for what failed.
+    /// Then request redelivery of the failed events.
     pub redeliver: bool,
 }
 
-/// How Auth0 shows who it is.
+/// How Auth0 authenticates to a webhook.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Authorization {
     Basic { username: String, password: SecretKeyRef },
@@ -64,7 +64,7 @@ pub enum Authorization {
 }
 
 impl Authorization {
-    /// Where the secret part stands.
+    /// Returns the reference to the secret part.
     pub fn secret(&self) -> &SecretKeyRef {
         match self {
             Authorization::Basic { password: secret, .. }
@@ -84,7 +84,7 @@ impl Destination {
         }
     }
 
-    /// True where it reads the Secret of this name.
+    /// Returns true if the destination reads the Secret with this name.
     pub fn refers_to(&self, secret: &str) -> bool {
         matches!(self, Destination::Webhook { authorization, .. } if authorization.secret().name == secret)
     }
@@ -94,13 +94,13 @@ fn invalid(field: &'static str, problem: impl Into<String>) -> InvalidSpec {
     InvalidSpec::InvalidSpec { field, problem: problem.into() }
 }
 
-/// Understands a stream. What the API server refuses is refused again here, for standalone has no API server.
+/// Validates an EventStream. Repeats the CRD's rules, because standalone mode has no API server.
 pub fn validate(stream: &EventStream) -> Result<Stream, InvalidSpec> {
-    not_refused(&stream.metadata)?;
+    check_not_rejected(&stream.metadata)?;
     let spec = &stream.spec;
     let destination = destination(&spec.destination)?;
     if matches!(destination, Destination::Worker(_)) {
-        unpredictable(spec)?;
+        check_worker_destination(spec)?;
     } else if spec.rotation.is_some() {
         return Err(invalid("rotation", "needs destination.worker"));
     }
@@ -120,13 +120,13 @@ pub fn validate(stream: &EventStream) -> Result<Stream, InvalidSpec> {
     })
 }
 
-/// What goes to the worker carries a token that the operator makes: it never equals what exists.
-fn unpredictable(spec: &EventStreamSpec) -> Result<(), InvalidSpec> {
+/// Rejects policies that compare the existing stream: Auth0 does not return the token that the operator generates.
+fn check_worker_destination(spec: &EventStreamSpec) -> Result<(), InvalidSpec> {
     if spec.management_policy == Some(ManagementPolicy::ObserveOnly) {
-        return Err(invalid("managementPolicy", "ObserveOnly excludes destination.worker"));
+        return Err(invalid("managementPolicy", "ObserveOnly cannot be combined with destination.worker"));
     }
     if spec.adopt.as_ref().is_some_and(|a| a.mode == AdoptMode::Match) {
-        return Err(invalid("adopt.mode", "Match excludes destination.worker"));
+        return Err(invalid("adopt.mode", "Match cannot be combined with destination.worker"));
     }
     Ok(())
 }
@@ -137,7 +137,7 @@ fn subscriptions(spec: &EventStreamSpec) -> Result<Vec<String>, InvalidSpec> {
     unique.sort_unstable();
     unique.dedup();
     if types.is_empty() || unique.len() != types.len() || types.iter().any(String::is_empty) {
-        return Err(invalid("subscriptions", "must name at least one event type, and none twice"));
+        return Err(invalid("subscriptions", "must name at least one event type, without duplicates"));
     }
     Ok(types)
 }
@@ -170,7 +170,7 @@ fn webhook_destination(webhook: &WebhookDestination) -> Result<Destination, Inva
     let field = "destination.webhook.endpoint";
     let endpoint = parse_url(&webhook.endpoint.0).map_err(|e| invalid(field, e))?;
     if endpoint.scheme() != "https" && !is_loopback(&endpoint) {
-        return Err(invalid(field, "must be an https URL: Auth0 sends to no other"));
+        return Err(invalid(field, "must be an https URL: Auth0 accepts no other"));
     }
     let authorization = authorization(&webhook.authorization).ok_or_else(|| {
         invalid("destination.webhook.authorization", "exactly one of basic, bearer, customHeader must be set")
@@ -192,7 +192,7 @@ fn authorization(spec: &SpecAuthorization) -> Option<Authorization> {
     }
 }
 
-/// True where the URL names this machine: an emulator is spoken to without TLS.
+/// Returns true if the host of a URL is this machine. Emulators run there without TLS.
 pub fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(url::Host::Domain(name)) => name == "localhost",
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults_are_those_of_the_design() {
+    fn applies_documented_defaults() {
         let valid = validate(&stream(json!({}))).unwrap();
         assert!(valid.enabled);
         assert_eq!(valid.destination, Destination::Worker(Recovery { reenable: true, redeliver: true }));
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn every_destination() {
+    fn validates_every_destination() {
         let bearer = json!({"bearer": {"tokenSecretRef": {"name": "s", "key": "k"}}});
         let webhook = |authorization: Value| {
             to(json!({"webhook": {"endpoint": "https://example.com/a", "authorization": authorization}}))
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_specs_say_where() {
+    fn names_the_invalid_field() {
         let webhook = |endpoint: &str, authorization: Value| json!({"destination": {"webhook": {"endpoint": endpoint, "authorization": authorization}}});
         let bearer = json!({"bearer": {"tokenSecretRef": {"name": "s", "key": "k"}}});
         let cases = [

@@ -1,9 +1,9 @@
-//! Events from Auth0: the tokens that the worker gives it, and on whose word an event is taken.
+//! Authenticates deliveries from Auth0.
 //!
-//! A stream into the worker is judged by what Auth0 was last told (`status.applied`), by what the spec asks for (the
-//! controller may have told Auth0 and not yet written the status), and for a while by what it was told before, so that
-//! a rotation loses nothing. A stream with a webhook destination that names this worker is judged by the user's own
-//! secret.
+//! A stream into the worker accepts the tokens of three sets of stream settings: those last configured at Auth0
+//! (`status.applied`), those of the spec (the controller may have configured Auth0 but not yet written the status), and
+//! for a limited time the previous ones, so that a rotation loses no events. A stream with a webhook destination that
+//! points to this worker is authenticated with the user's own secret.
 
 use std::time::Duration;
 
@@ -16,12 +16,12 @@ use subtle::{Choice, ConstantTimeEq};
 use super::keys::{KeyRing, Owner, Purpose};
 use super::stream::Authorization;
 use super::time::Millis;
-use crate::api::{DestinationKind, EventStream, PreviousStreamTerms, StreamApplied, StreamTerms};
+use crate::api::{DestinationKind, EventStream, PreviousStreamSettings, StreamApplied, StreamSettings};
 
-/// So long what Auth0 had under way before it was told something new is still taken.
+/// How long the previous settings stay valid, so that deliveries in flight during a change are accepted.
 const PREVIOUS_FOR: Duration = Duration::from_secs(600);
 
-/// What a request must show. Its `Debug` shows no secret.
+/// A credential that a request must present. `Debug` output contains no secret.
 #[derive(Clone, Debug)]
 pub enum Credential {
     Bearer(SecretString),
@@ -30,89 +30,96 @@ pub enum Credential {
         password: SecretString,
     },
     Header {
-        /// Compared without regard to case, as HTTP does.
+        /// Case-insensitive, as all HTTP header names.
         name: String,
         value: SecretString,
     },
 }
 
-/// The request shows nothing that was agreed on.
+/// Why a delivery is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr)]
-pub enum Refused {
+pub enum StreamRejection {
     #[error("the authorization is missing or wrong")]
     BadAuthorization,
 }
 
-/// The token that Auth0 shows for a stream into the worker.
-pub fn token(
-    ring: &KeyRing,
+/// Derives the token that Auth0 presents for a stream into the worker. Returns `None` if the key ring has no such key.
+pub fn derive_token(
+    key_ring: &KeyRing,
     key_id: &str,
     stream: &EventStream,
     rotation: Option<&str>,
 ) -> Option<SecretString> {
-    ring.derive(key_id, Purpose::Stream, Owner::of(&stream.metadata, rotation))
+    key_ring.derive(key_id, Purpose::Stream, Owner::of(&stream.metadata, rotation))
 }
 
-/// What Auth0 is to be told of a stream. One into the worker keeps its key until its rotation text changes: a new key in
-/// the ring would otherwise tell every tenant a new token at once. None where that takes a ring and there is no key.
-pub fn wanted_terms(
+/// Returns the desired settings of a stream at Auth0. A stream into the worker keeps its key until its rotation text
+/// changes; otherwise a new key in the key ring would rotate the tokens of all tenants at once. Returns `None` if the
+/// settings need a key and there is none.
+pub fn desired_settings(
     stream: &EventStream,
     kind: DestinationKind,
-    ring: Option<&KeyRing>,
-) -> Option<StreamTerms> {
+    key_ring: Option<&KeyRing>,
+) -> Option<StreamSettings> {
     if kind != DestinationKind::Worker {
-        return Some(StreamTerms { destination: kind, rotation: None, key_id: None });
+        return Some(StreamSettings { destination: kind, rotation: None, key_id: None });
     }
-    let ring = ring?;
+    let key_ring = key_ring?;
     let rotation = stream.spec.rotation.clone();
-    let applied = stream.status.as_ref().and_then(|s| s.applied.as_ref()).map(|a| &a.terms);
+    let applied = stream.status.as_ref().and_then(|s| s.applied.as_ref()).map(|a| &a.settings);
     let kept = applied
         .filter(|a| a.destination == kind && a.rotation == rotation)
         .and_then(|a| a.key_id.clone())
-        .filter(|key| token(ring, key, stream, rotation.as_deref()).is_some());
-    let key_id = kept.or_else(|| ring.newest().map(ToOwned::to_owned))?;
-    Some(StreamTerms { destination: kind, rotation, key_id: Some(key_id) })
+        .filter(|key| derive_token(key_ring, key, stream, rotation.as_deref()).is_some());
+    let key_id = kept.or_else(|| key_ring.newest_key_id().map(ToOwned::to_owned))?;
+    Some(StreamSettings { destination: kind, rotation, key_id: Some(key_id) })
 }
 
-/// What Auth0 was told, with what it was told before for as long as that is still taken.
-pub fn applied(
+/// Returns the `status.applied` that follows `before` after `settings` were configured. Keeps the previous settings for
+/// as long as they are valid.
+pub fn next_applied(
     before: Option<&StreamApplied>,
-    terms: StreamTerms,
+    settings: StreamSettings,
     enabled: bool,
     now: Millis,
 ) -> StreamApplied {
     let previous = match before {
-        Some(before) if before.terms != terms => {
-            Some(PreviousStreamTerms { terms: before.terms.clone(), until: (now + PREVIOUS_FOR).rfc3339() })
-        }
-        Some(before) => before.previous.clone().filter(|p| lasts(p, now)),
+        Some(before) if before.settings != settings => Some(PreviousStreamSettings {
+            settings: before.settings.clone(),
+            until: (now + PREVIOUS_FOR).rfc3339(),
+        }),
+        Some(before) => before.previous.clone().filter(|p| is_valid(p, now)),
         None => None,
     };
-    StreamApplied { terms, enabled: Some(enabled), previous }
+    StreamApplied { settings, enabled: Some(enabled), previous }
 }
 
-fn lasts(previous: &PreviousStreamTerms, now: Millis) -> bool {
+fn is_valid(previous: &PreviousStreamSettings, now: Millis) -> bool {
     Millis::parse(&previous.until).is_some_and(|until| until > now)
 }
 
-/// The tokens by which events of a stream into the worker are taken now; none where it has another destination and had
-/// one for long enough.
-pub fn worker_credentials(stream: &EventStream, ring: &KeyRing, now: Millis) -> Vec<Credential> {
-    let asked = stream.spec.destination.worker.as_ref().and(ring.newest()).map(|key| StreamTerms {
-        destination: DestinationKind::Worker,
-        rotation: stream.spec.rotation.clone(),
-        key_id: Some(key.to_owned()),
-    });
+/// Returns the tokens that are accepted at `now` for a stream into the worker. Empty if the stream has had another
+/// destination for longer than the transition period.
+pub fn worker_credentials(stream: &EventStream, key_ring: &KeyRing, now: Millis) -> Vec<Credential> {
+    let requested =
+        stream.spec.destination.worker.as_ref().and(key_ring.newest_key_id()).map(|key| StreamSettings {
+            destination: DestinationKind::Worker,
+            rotation: stream.spec.rotation.clone(),
+            key_id: Some(key.to_owned()),
+        });
     let applied = stream.status.as_ref().and_then(|s| s.applied.as_ref());
-    let previous = applied.and_then(|a| a.previous.as_ref()).filter(|p| lasts(p, now)).map(|p| &p.terms);
-    let all = applied.map(|a| &a.terms).into_iter().chain(asked.as_ref()).chain(previous);
-    all.filter(|terms| terms.destination == DestinationKind::Worker)
-        .filter_map(|terms| token(ring, terms.key_id.as_deref()?, stream, terms.rotation.as_deref()))
+    let previous =
+        applied.and_then(|a| a.previous.as_ref()).filter(|p| is_valid(p, now)).map(|p| &p.settings);
+    let all = applied.map(|a| &a.settings).into_iter().chain(requested.as_ref()).chain(previous);
+    all.filter(|settings| settings.destination == DestinationKind::Worker)
+        .filter_map(|settings| {
+            derive_token(key_ring, settings.key_id.as_deref()?, stream, settings.rotation.as_deref())
+        })
         .map(Credential::Bearer)
         .collect()
 }
 
-/// What a request shows by the user's own secret.
+/// Returns the credential that a request must present, with the user's own secret.
 pub fn credential(authorization: &Authorization, secret: SecretString) -> Credential {
     match authorization {
         Authorization::Basic { username, .. } => {
@@ -123,45 +130,48 @@ pub fn credential(authorization: &Authorization, secret: SecretString) -> Creden
     }
 }
 
-/// Judges a request by its headers. Every credential is looked at, and in constant time, so that the time taken tells
-/// nothing of how near a guess was.
+/// Authenticates a request by its headers. Compares every credential in constant time, so that the response time does not
+/// reveal how close a guess was.
 pub fn authenticate<'a>(
     credentials: &[Credential],
     header: impl Fn(&str) -> Option<&'a [u8]>,
-) -> Result<(), Refused> {
-    let authorization = header("authorization").and_then(split);
-    let mut fits = Choice::from(0);
+) -> Result<(), StreamRejection> {
+    let authorization = header("authorization").and_then(split_authorization);
+    let mut matches = Choice::from(0);
     for credential in credentials {
-        fits |= match credential {
-            Credential::Bearer(token) => scheme(authorization, "bearer", token.expose_secret().as_bytes()),
+        matches |= match credential {
+            Credential::Bearer(token) => {
+                matches_scheme(authorization, "bearer", token.expose_secret().as_bytes())
+            }
             Credential::Basic { username, password } => {
-                let wanted = STANDARD.encode(format!("{username}:{}", password.expose_secret()));
-                scheme(authorization, "basic", wanted.as_bytes())
+                let expected = STANDARD.encode(format!("{username}:{}", password.expose_secret()));
+                matches_scheme(authorization, "basic", expected.as_bytes())
             }
             Credential::Header { name, value } => {
-                same(header(name).unwrap_or_default(), value.expose_secret().as_bytes())
+                equals(header(name).unwrap_or_default(), value.expose_secret().as_bytes())
             }
         };
     }
-    if bool::from(fits) { Ok(()) } else { Err(Refused::BadAuthorization) }
+    if bool::from(matches) { Ok(()) } else { Err(StreamRejection::BadAuthorization) }
 }
 
-/// Scheme and credentials of an Authorization header.
-fn split(value: &[u8]) -> Option<(&[u8], &[u8])> {
+/// Splits an Authorization header into scheme and credentials.
+fn split_authorization(value: &[u8]) -> Option<(&[u8], &[u8])> {
     let space = value.iter().position(|b| *b == b' ')?;
     let (scheme, rest) = value.split_at_checked(space)?;
     Some((scheme, rest.trim_ascii()))
 }
 
-fn scheme(shown: Option<(&[u8], &[u8])>, scheme: &str, wanted: &[u8]) -> Choice {
-    let (named, value) = shown.unwrap_or_default();
-    Choice::from(u8::from(named.eq_ignore_ascii_case(scheme.as_bytes()))) & same(value, wanted)
+fn matches_scheme(presented: Option<(&[u8], &[u8])>, scheme: &str, expected: &[u8]) -> Choice {
+    let (name, value) = presented.unwrap_or_default();
+    Choice::from(u8::from(name.eq_ignore_ascii_case(scheme.as_bytes()))) & equals(value, expected)
 }
 
-/// By their hashes: the comparison of texts of different length would tell the length. What is empty is never right.
-fn same(shown: &[u8], wanted: &[u8]) -> Choice {
-    let equal = Sha256::digest(shown).ct_eq(&Sha256::digest(wanted));
-    equal & Choice::from(u8::from(!wanted.is_empty()))
+/// Compares two secrets in constant time. Compares hashes, because comparing texts of different lengths would reveal the
+/// length. An empty secret matches nothing.
+fn equals(presented: &[u8], expected: &[u8]) -> Choice {
+    let equal = Sha256::digest(presented).ct_eq(&Sha256::digest(expected));
+    equal & Choice::from(u8::from(!expected.is_empty()))
 }
 
 #[cfg(test)]
@@ -172,7 +182,7 @@ mod tests {
 
     const NOW: Millis = Millis(1_700_000_000_000);
 
-    fn ring() -> KeyRing {
+    fn key_ring() -> KeyRing {
         KeyRing::from_data([("k1", [1u8; 32].as_slice()), ("k2", [2u8; 32].as_slice())].into_iter()).unwrap()
     }
 
@@ -191,53 +201,54 @@ mod tests {
         stream
     }
 
-    fn shows(stream: &EventStream, key: &str, rotation: Option<&str>, now: Millis) -> bool {
-        let token = token(&ring(), key, stream, rotation).unwrap();
+    fn is_accepted(stream: &EventStream, key: &str, rotation: Option<&str>, now: Millis) -> bool {
+        let token = derive_token(&key_ring(), key, stream, rotation).unwrap();
         let header = format!("Bearer {}", token.expose_secret());
-        let credentials = worker_credentials(stream, &ring(), now);
+        let credentials = worker_credentials(stream, &key_ring(), now);
         authenticate(&credentials, |name| (name == "authorization").then_some(header.as_bytes())).is_ok()
     }
 
     #[test]
-    fn takes_what_is_asked_what_was_applied_and_for_a_while_what_was_before() {
+    fn accepts_requested_applied_and_recent_previous_tokens() {
         let fresh = rotated("new", json!(null));
-        assert!(shows(&fresh, "k2", Some("new"), NOW), "told, but not yet written to the status");
-        assert!(!shows(&fresh, "k1", Some("new"), NOW));
+        assert!(is_accepted(&fresh, "k2", Some("new"), NOW), "configured, but not yet in the status");
+        assert!(!is_accepted(&fresh, "k1", Some("new"), NOW));
 
         let until = Millis(NOW.0 + 1).rfc3339();
         let status = json!({"applied": {"destination": "Worker", "rotation": "old", "keyId": "k1",
             "previous": {"destination": "Worker", "keyId": "k1", "until": until}}});
         let stream = rotated("new", status);
-        assert!(shows(&stream, "k2", Some("new"), NOW));
-        assert!(shows(&stream, "k1", Some("old"), NOW));
-        assert!(shows(&stream, "k1", None, NOW));
-        assert!(!shows(&stream, "k1", None, Millis(NOW.0 + 1)), "its time is over");
-        assert!(!shows(&stream, "k2", Some("old"), NOW));
+        assert!(is_accepted(&stream, "k2", Some("new"), NOW));
+        assert!(is_accepted(&stream, "k1", Some("old"), NOW));
+        assert!(is_accepted(&stream, "k1", None, NOW));
+        assert!(!is_accepted(&stream, "k1", None, Millis(NOW.0 + 1)), "the transition period has ended");
+        assert!(!is_accepted(&stream, "k2", Some("old"), NOW));
     }
 
     #[test]
-    fn another_destination_takes_nothing_but_what_was_before() {
+    fn other_destination_accepts_recent_previous_token_only() {
         let until = Millis(NOW.0 + 1).rfc3339();
         let bridge = json!({"eventBridge": {"accountId": "123456789012", "region": "eu-west-1"}});
-        assert!(worker_credentials(&stream(bridge.clone(), json!(null)), &ring(), NOW).is_empty());
+        assert!(worker_credentials(&stream(bridge.clone(), json!(null)), &key_ring(), NOW).is_empty());
         let status = json!({"applied": {"destination": "Webhook",
             "previous": {"destination": "Worker", "keyId": "k1", "until": until}}});
-        assert!(shows(&stream(bridge, status), "k1", None, NOW));
+        assert!(is_accepted(&stream(bridge, status), "k1", None, NOW));
         assert!(authenticate(&[], |_| Some(b"Bearer ")).is_err());
     }
 
     #[test]
-    fn a_token_is_of_one_stream_only() {
+    fn tokens_differ_by_stream() {
         let one = stream(json!({"worker": {}}), json!(null));
         let mut other = one.clone();
         other.metadata.uid = Some("other".into());
-        let of = |s: &EventStream| token(&ring(), "k1", s, None).unwrap().expose_secret().to_owned();
+        let of =
+            |s: &EventStream| derive_token(&key_ring(), "k1", s, None).unwrap().expose_secret().to_owned();
         assert_ne!(of(&one), of(&other));
         assert_eq!(of(&one), of(&one.clone()));
     }
 
     #[test]
-    fn every_way_to_show_it() {
+    fn checks_every_kind_of_credential() {
         let secret = || SecretString::from("s3cret");
         let reference = || crate::api::SecretKeyRef { name: "s".into(), key: "k".into() };
         let bearer = credential(&Authorization::Bearer { token: reference() }, secret());
@@ -262,41 +273,42 @@ mod tests {
         ];
         for (credential, name, value, want) in cases {
             let all = [credential.clone()];
-            let got = authenticate(&all, |asked| (asked == name).then_some(value.as_bytes())).is_ok();
+            let got = authenticate(&all, |header| (header == name).then_some(value.as_bytes())).is_ok();
             assert_eq!(got, want, "{credential:?} {name}: {value}");
         }
         let empty = [Credential::Bearer(SecretString::from(""))];
-        assert!(authenticate(&empty, |_| Some(b"Bearer ")).is_err(), "an empty secret opens nothing");
+        assert!(authenticate(&empty, |_| Some(b"Bearer ")).is_err(), "an empty secret matches nothing");
         assert!(!format!("{bearer:?}{basic:?}{header:?}").contains("s3cret"));
     }
 
     #[test]
-    fn a_stream_keeps_its_key_until_its_rotation_changes() {
-        let told = json!({"applied": {"destination": "Worker", "rotation": "a", "keyId": "k1"}});
-        let terms =
-            |stream: &EventStream| wanted_terms(stream, DestinationKind::Worker, Some(&ring())).unwrap();
-        let kept = terms(&rotated("a", told.clone()));
+    fn keeps_key_until_rotation_changes() {
+        let status = json!({"applied": {"destination": "Worker", "rotation": "a", "keyId": "k1"}});
+        let settings = |stream: &EventStream| {
+            desired_settings(stream, DestinationKind::Worker, Some(&key_ring())).unwrap()
+        };
+        let kept = settings(&rotated("a", status.clone()));
         assert_eq!(kept.key_id.as_deref(), Some("k1"));
-        assert_eq!(terms(&rotated("b", told)).key_id.as_deref(), Some("k2"));
+        assert_eq!(settings(&rotated("b", status)).key_id.as_deref(), Some("k2"));
         let lost = json!({"applied": {"destination": "Worker", "rotation": "a", "keyId": "gone"}});
-        assert_eq!(terms(&rotated("a", lost)).key_id.as_deref(), Some("k2"));
+        assert_eq!(settings(&rotated("a", lost)).key_id.as_deref(), Some("k2"));
 
-        let first = applied(None, kept.clone(), true, NOW);
+        let first = next_applied(None, kept.clone(), true, NOW);
         assert_eq!(first.previous, None);
-        let second = applied(Some(&first), terms(&rotated("b", json!(null))), true, NOW);
-        assert_eq!(second.previous.as_ref().unwrap().terms, kept);
-        let third = applied(Some(&second), second.terms.clone(), true, NOW);
-        assert_eq!(third, second, "writing the same again keeps the time");
+        let second = next_applied(Some(&first), settings(&rotated("b", json!(null))), true, NOW);
+        assert_eq!(second.previous.as_ref().unwrap().settings, kept);
+        let third = next_applied(Some(&second), second.settings.clone(), true, NOW);
+        assert_eq!(third, second, "applying the same settings keeps the time");
         let later = Millis(NOW.0 + 600_001);
-        assert_eq!(applied(Some(&second), second.terms.clone(), true, later).previous, None);
+        assert_eq!(next_applied(Some(&second), second.settings.clone(), true, later).previous, None);
     }
 
     proptest! {
         #[test]
-        fn what_nobody_was_told_is_refused(
+        fn rejects_unknown_credentials(
             authorization in "(bearer|basic|Basic|BEARER|x)? {0,2}[ -~]{0,40}", own in prop::option::of(prop::collection::vec(any::<u8>(), 0..40)),
         ) {
-            let secret = || SecretString::from("a secret that nobody guesses");
+            let secret = || SecretString::from("a secret that is never guessed");
             let all = [
                 Credential::Bearer(secret()),
                 Credential::Basic { username: "u".into(), password: secret() },

@@ -1,4 +1,4 @@
-//! Points in time as the store keeps them.
+//! Points in time with millisecond resolution, as the store keeps them.
 
 use std::time::Duration;
 
@@ -12,13 +12,14 @@ use super::duration;
 pub struct Millis(pub i64);
 
 impl Millis {
-    /// The wall clock. Only the edges (listeners, loops) call it; what decides gets the time as an argument.
+    /// Returns the wall-clock time. Call it in listeners and loops only; functions that decide take the time as an
+    /// argument.
     pub fn now() -> Self {
         Millis(jiff::Timestamp::now().as_millisecond())
     }
 
-    /// A clock that never goes back, counted from the start of the machine. It goes on while the process is stopped and
-    /// while the machine sleeps: what somebody else may do after a time must not be judged by a clock that stood still.
+    /// Returns a monotonic time since boot. On Linux the clock also advances while the process is stopped and while the
+    /// machine sleeps; otherwise a leader that was suspended would believe that it still holds its Lease.
     pub fn steady() -> Self {
         #[cfg(target_os = "linux")]
         let clock = rustix::time::ClockId::Boottime;
@@ -28,12 +29,12 @@ impl Millis {
         Millis(now.tv_sec.saturating_mul(1000).saturating_add(now.tv_nsec / 1_000_000))
     }
 
-    /// How long from `earlier` until here; zero where the clock went back.
+    /// Returns the time since `earlier`, or zero if the clock went back.
     pub fn since(self, earlier: Millis) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 
-    /// RFC 3339 with milliseconds, for people and APIs.
+    /// Formats the time as RFC 3339 with milliseconds.
     pub fn rfc3339(self) -> String {
         jiff::Timestamp::from_millisecond(self.0).map_or_else(|_| String::new(), |t| format!("{t:.3}"))
     }
@@ -44,14 +45,14 @@ impl Millis {
     }
 }
 
-/// Reads a point in time as people write it: RFC 3339, or how long ago (`1h`).
-pub fn point(text: &str, now: Millis) -> Result<Millis, &'static str> {
+/// Parses a point in time: RFC 3339, or an age relative to `now` (`1h`).
+pub fn parse_time_or_age(text: &str, now: Millis) -> Result<Millis, &'static str> {
     if let Some(at) = Millis::parse(text) {
         return Ok(at);
     }
-    let ago = duration::parse(text)
-        .map_err(|_| "must be a time (2026-11-21T08:00:00Z) or how long ago (1h30m; units h, m, s, ms)")?;
-    Ok(Millis(now.0.saturating_sub(i64::try_from(ago.as_millis()).unwrap_or(i64::MAX))))
+    let age = duration::parse(text)
+        .map_err(|_| "must be a time (2026-11-21T08:00:00Z) or an age (1h30m; units h, m, s, ms)")?;
+    Ok(Millis(now.0.saturating_sub(i64::try_from(age.as_millis()).unwrap_or(i64::MAX))))
 }
 
 impl std::ops::Add<Duration> for Millis {
@@ -66,13 +67,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_clock_that_went_back_gives_no_negative_age() {
+    fn age_is_zero_after_clock_went_back() {
         assert_eq!(Millis(5).since(Millis(9)), Duration::ZERO);
         assert_eq!(Millis(9).since(Millis(5)), Duration::from_millis(4));
     }
 
     #[test]
-    fn text_and_back() {
+    fn rfc3339_round_trips() {
         let t = Millis(1_700_000_000_123);
         assert_eq!(t.rfc3339(), "2023-11-14T22:13:20.123Z");
         assert_eq!(Millis::parse(&t.rfc3339()), Some(t));
@@ -80,17 +81,17 @@ mod tests {
     }
 
     #[test]
-    fn points_in_time() {
+    fn parses_times_and_ages() {
         let now = Millis(10_000_000);
-        assert_eq!(point("1h", now), Ok(Millis(6_400_000)));
-        assert_eq!(point("1970-01-01T00:00:01Z", now), Ok(Millis(1000)));
+        assert_eq!(parse_time_or_age("1h", now), Ok(Millis(6_400_000)));
+        assert_eq!(parse_time_or_age("1970-01-01T00:00:01Z", now), Ok(Millis(1000)));
         for text in ["", "1d", "yesterday", "2026-11-21", "-1h", "0s"] {
-            assert!(point(text, now).is_err(), "{text}");
+            assert!(parse_time_or_age(text, now).is_err(), "{text}");
         }
     }
 
     #[test]
-    fn adding_saturates() {
+    fn addition_saturates() {
         assert_eq!(Millis(i64::MAX - 1) + Duration::from_secs(9), Millis(i64::MAX));
     }
 }

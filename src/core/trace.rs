@@ -1,5 +1,5 @@
-//! The trace of an event (W3C Trace Context): taken from the request that brought it, kept with it as CloudEvents
-//! attributes, and sent along with every attempt, so that a trace leads from the sender to the receiver.
+//! W3C Trace Context of events: taken from the publish request, stored as CloudEvents attributes and sent with every
+//! attempt, so that a trace connects sender and receiver.
 
 use std::collections::BTreeMap;
 
@@ -7,11 +7,14 @@ use serde_json::Value;
 
 const PARENT: &str = "traceparent";
 const STATE: &str = "tracestate";
-/// The specification's own bound.
+/// Maximum length of `tracestate` in bytes, from the specification.
 const MAX_STATE: usize = 512;
 
-/// Adds the trace of a request's headers to an event's attributes, unless the event says one itself.
-pub fn take_over<'a>(attributes: &mut BTreeMap<String, Value>, header: impl Fn(&str) -> Option<&'a str>) {
+/// Copies the trace context from a request's headers to an event's attributes, unless the event already has one.
+pub fn inherit_headers<'a>(
+    attributes: &mut BTreeMap<String, Value>,
+    header: impl Fn(&str) -> Option<&'a str>,
+) {
     if attributes.contains_key(PARENT) {
         return;
     }
@@ -22,7 +25,7 @@ pub fn take_over<'a>(attributes: &mut BTreeMap<String, Value>, header: impl Fn(&
     }
 }
 
-/// The headers that go out with an event of these attributes: none, or `traceparent` and perhaps `tracestate`.
+/// Returns the trace headers to send with an event: none, `traceparent`, or `traceparent` and `tracestate`.
 pub fn headers(attributes: &BTreeMap<String, Value>) -> impl Iterator<Item = (&'static str, &str)> {
     let text = |name: &str| attributes.get(name).and_then(Value::as_str);
     let parent = text(PARENT).filter(|text| is_parent(text));
@@ -30,16 +33,16 @@ pub fn headers(attributes: &BTreeMap<String, Value>) -> impl Iterator<Item = (&'
     [(PARENT, parent), (STATE, state)].into_iter().filter_map(|(name, value)| Some((name, value?)))
 }
 
-/// Version 00: version, trace, span and flags in lower-case hex, neither trace nor span all zero.
+/// Checks for version 00: version, trace id, span id and flags in lower-case hex; neither id may be all zeros.
 fn is_parent(text: &str) -> bool {
     let parts: Vec<&str> = text.split('-').collect();
     let hex = |part: &str, length: usize| {
         part.len() == length && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
     };
-    let some = |part: &str| part.bytes().any(|b| b != b'0');
+    let is_nonzero = |part: &str| part.bytes().any(|b| b != b'0');
     match parts.as_slice() {
         ["00", trace, span, flags] => {
-            hex(trace, 32) && some(trace) && hex(span, 16) && some(span) && hex(flags, 2)
+            hex(trace, 32) && is_nonzero(trace) && hex(span, 16) && is_nonzero(span) && hex(flags, 2)
         }
         _ => false,
     }
@@ -55,27 +58,27 @@ mod tests {
 
     const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
-    fn taken(
+    fn forwarded(
         parent: &str,
         state: Option<&str>,
         mut before: BTreeMap<String, Value>,
     ) -> Vec<(String, String)> {
-        take_over(&mut before, |name| if name == PARENT { Some(parent) } else { state });
+        inherit_headers(&mut before, |name| if name == PARENT { Some(parent) } else { state });
         headers(&before).map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
     }
 
     #[test]
-    fn what_came_goes_out() {
+    fn forwards_trace_context() {
         let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-        assert_eq!(taken(TRACE, None, BTreeMap::new()), [pair(PARENT, TRACE)]);
-        assert_eq!(taken(TRACE, Some("a=b"), BTreeMap::new()), [pair(PARENT, TRACE), pair(STATE, "a=b")]);
+        assert_eq!(forwarded(TRACE, None, BTreeMap::new()), [pair(PARENT, TRACE)]);
+        assert_eq!(forwarded(TRACE, Some("a=b"), BTreeMap::new()), [pair(PARENT, TRACE), pair(STATE, "a=b")]);
         let own = "00-11111111111111111111111111111111-2222222222222222-00";
-        let said = BTreeMap::from([(PARENT.to_owned(), Value::from(own))]);
-        assert_eq!(taken(TRACE, Some("a=b"), said), [pair(PARENT, own)]);
+        let existing = BTreeMap::from([(PARENT.to_owned(), Value::from(own))]);
+        assert_eq!(forwarded(TRACE, Some("a=b"), existing), [pair(PARENT, own)]);
     }
 
     #[test]
-    fn what_is_no_trace_is_left_out() {
+    fn drops_invalid_trace_context() {
         for text in [
             "",
             "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7",
@@ -85,10 +88,10 @@ mod tests {
             "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
             "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-x",
         ] {
-            assert_eq!(taken(text, Some("a=b"), BTreeMap::new()), [], "{text}");
-            let said = BTreeMap::from([(PARENT.to_owned(), Value::from(text))]);
-            assert_eq!(headers(&said).count(), 0, "{text}");
+            assert_eq!(forwarded(text, Some("a=b"), BTreeMap::new()), [], "{text}");
+            let stored = BTreeMap::from([(PARENT.to_owned(), Value::from(text))]);
+            assert_eq!(headers(&stored).count(), 0, "{text}");
         }
-        assert_eq!(taken(TRACE, Some("a\r\nb"), BTreeMap::new()).len(), 1);
+        assert_eq!(forwarded(TRACE, Some("a\r\nb"), BTreeMap::new()).len(), 1);
     }
 }

@@ -1,22 +1,24 @@
-//! The HTTP client of what an emulator delivers.
+//! The HTTP client with which an emulator delivers events.
 
 use std::time::Duration;
 
-const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// No proxy from the environment, for a test's receiver is on loopback; no redirects; a connection a request, so that
-/// an idle one that was closed is never taken for an endpoint that failed.
-pub(super) fn builder(answer_within: Duration) -> reqwest::ClientBuilder {
+/// Returns a client builder whose requests fail after `timeout`.
+///
+/// The client ignores proxies of the environment, because a test's receiver is on loopback, and follows no redirects.
+/// Each request uses a new connection: a reused one that the receiver has closed would look like a failed endpoint.
+pub(super) fn builder(timeout: Duration) -> reqwest::ClientBuilder {
     reqwest::Client::builder()
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
         .pool_max_idle_per_host(0)
-        .connect_timeout(CONNECT_WITHIN)
-        .timeout(answer_within)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .timeout(timeout)
 }
 
-/// An error with its causes, without its URL, which may carry a secret.
-pub(super) fn chain(error: &reqwest::Error) -> String {
+/// Formats an error with its causes. Omits the URL, which may contain a secret.
+pub(super) fn error_chain(error: &reqwest::Error) -> String {
     let mut text = String::from("request failed");
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {

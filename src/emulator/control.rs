@@ -1,4 +1,5 @@
-//! What goes around every admin request, faults and the log, and the routes that set and show them.
+//! Fault injection and the request log: the middleware of every admin request, and the routes that configure and show
+//! them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,29 +12,30 @@ use axum::routing::{any, get};
 use axum::{Json, Router};
 use serde_json::{Value, json};
 
-use super::faults::{FaultBody, Faults, Seen};
-use super::recent::Recent;
-use crate::net::serve::CloseWithoutAnswer;
+use super::faults::{FaultBody, FaultInjector, RequestLogEntry};
+use super::recent::RecentLog;
+use crate::net::serve::CloseWithoutResponse;
 
-/// The faults and the log of one emulator.
-pub(super) struct Control {
-    faults: Faults,
-    log: Recent<Seen>,
+/// The faults and the request log of one emulator.
+pub(super) struct ControlApi {
+    faults: FaultInjector,
+    log: RecentLog<RequestLogEntry>,
     fault_body: FaultBody,
 }
 
-impl Control {
-    /// `fault_body` is what a fault answers that has a status and no body: an error in the vendor's shape.
-    pub fn new(fault_body: FaultBody) -> Arc<Control> {
-        Arc::new(Control { faults: Faults::default(), log: Recent::default(), fault_body })
+impl ControlApi {
+    /// `fault_body` makes the response body of a fault with a status and no body, in the vendor's error format.
+    pub fn new(fault_body: FaultBody) -> Arc<ControlApi> {
+        Arc::new(ControlApi { faults: FaultInjector::default(), log: RecentLog::default(), fault_body })
     }
 
-    /// One admin request: faults first, then the work, then the log. The work is told how long what it creates is not
-    /// to be seen by reads.
-    pub async fn around<F: Future<Output = Response>>(
+    /// Handles one admin request: applies faults, calls `next`, and logs the request.
+    ///
+    /// `next` receives the duration for which reads must not see the object that the request creates.
+    pub async fn handle<F: Future<Output = Response>>(
         &self,
         request: Request,
-        work: impl FnOnce(Request, Duration) -> F,
+        next: impl FnOnce(Request, Duration) -> F,
     ) -> Response {
         let method = request.method().clone();
         let path = request.uri().path().to_owned();
@@ -44,12 +46,12 @@ impl Control {
         }
         let mut response = match effects.answer {
             Some(answer) => answer,
-            None => work(request, effects.lag).await,
+            None => next(request, effects.lag).await,
         };
         if effects.drop_answer {
-            response.extensions_mut().insert(CloseWithoutAnswer);
+            response.extensions_mut().insert(CloseWithoutResponse);
         }
-        self.log.push(Seen {
+        self.log.push(RequestLogEntry {
             time: jiff::Timestamp::now(),
             method: method.to_string(),
             path,
@@ -60,17 +62,17 @@ impl Control {
         response
     }
 
-    /// `/__emulator/faults`, `/__emulator/requests`, and 404 for what no emulator has.
+    /// Returns the routes `/__emulator/faults` and `/__emulator/requests`; other paths under `/__emulator/` get 404.
     pub fn routes(self: &Arc<Self>) -> Router {
         Router::new()
             .route("/__emulator/faults", get(list_faults).post(add_faults).delete(clear_faults))
             .route("/__emulator/requests", get(list_requests).delete(clear_requests))
-            .route("/__emulator/{*rest}", any(unknown))
+            .route("/__emulator/{*rest}", any(unknown_route))
             .with_state(Arc::clone(self))
     }
 }
 
-type Shared = State<Arc<Control>>;
+type Shared = State<Arc<ControlApi>>;
 
 async fn add_faults(State(control): Shared, body: Bytes) -> Response {
     control.faults.add(&body)
@@ -94,12 +96,15 @@ async fn clear_requests(State(control): Shared) -> StatusCode {
     StatusCode::NO_CONTENT
 }
 
-/// Anything else here is a mistake of a test, not an admin request to be counted.
-async fn unknown() -> Response {
-    refuse(StatusCode::NOT_FOUND, "docs/emulators.md lists what is under /__emulator/")
+/// Rejects an unknown control path. It is a mistake of a test, and must not be logged as an admin request.
+async fn unknown_route() -> Response {
+    control_error(
+        StatusCode::NOT_FOUND,
+        "unknown control route: docs/emulators.md lists the routes under /__emulator/",
+    )
 }
 
-/// An error of a control route, which is no vendor's.
-pub(super) fn refuse(status: StatusCode, why: &str) -> Response {
-    (status, Json(json!({ "message": why }))).into_response()
+/// Makes the error response of a control route. Its format is the emulator's own, not a vendor's.
+pub(super) fn control_error(status: StatusCode, message: &str) -> Response {
+    (status, Json(json!({ "message": message }))).into_response()
 }

@@ -1,4 +1,4 @@
-//! Faults on demand, and what is logged of a request.
+//! Fault injection, and the entries of the request log.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,35 +14,35 @@ use serde_json::{Value, json};
 const MAX_FAULTS: usize = 100;
 const MAX_MILLIS: u64 = 600_000;
 
-/// The body of a fault that has a status only, in the vendor's shape.
+/// Makes the response body of a fault without a body, in the vendor's error format.
 pub(super) type FaultBody = fn(StatusCode) -> Value;
 
-/// What goes wrong, and when. Matched requests are counted; every `every`-th of them is hit, `times` times at most.
+/// A fault and the requests that it applies to: every `every`-th matching request, at most `times` times.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct FaultSpec {
-    /// The method, any without it.
+    /// The method to match. Default: any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     method: Option<String>,
-    /// The beginning of the path as it was sent, with its workspace; any without it.
+    /// The prefix of the path to match, as the client sent it (with its workspace). Default: any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     path: Option<String>,
-    /// Answer this instead of doing the work.
+    /// The status to answer with; the request is not processed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     status: Option<u16>,
-    /// Headers of that answer, for example retry-after.
+    /// Headers of that response, for example `retry-after`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     headers: BTreeMap<String, String>,
-    /// Body of that answer: a string is sent as it is, anything else as JSON.
+    /// Body of that response: a string is sent unchanged, any other value as JSON.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     body: Option<Value>,
-    /// Wait before anything else.
+    /// A delay before everything else, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     delay_ms: Option<u64>,
-    /// What this request creates is not seen by reads for so long.
+    /// The time in milliseconds during which reads do not see the object that this request creates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     lag_ms: Option<u64>,
-    /// Do the work (or, with a status, do not), then close the connection without an answer.
+    /// Close the connection without a response. Without a status the request is processed first.
     #[serde(default)]
     drop_answer: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -52,7 +52,8 @@ struct FaultSpec {
 }
 
 impl FaultSpec {
-    fn check(&self) -> Result<(), &'static str> {
+    /// Rejects contradictory settings.
+    fn validate(&self) -> Result<(), &'static str> {
         if self.status.is_some_and(|status| !(200..=599).contains(&status)) {
             return Err("status must be 200 to 599");
         }
@@ -62,10 +63,10 @@ impl FaultSpec {
         if self.delay_ms.max(self.lag_ms).is_some_and(|millis| millis > MAX_MILLIS) {
             return Err("delayMs and lagMs must be 600000 or less");
         }
-        let named = |(name, value): (&String, &String)| {
+        let is_valid_header = |(name, value): (&String, &String)| {
             HeaderName::try_from(name).is_ok() && HeaderValue::try_from(value).is_ok()
         };
-        if !self.headers.iter().all(named) {
+        if !self.headers.iter().all(is_valid_header) {
             return Err("headers must be valid header names and values");
         }
         if self.status.is_none() && (self.body.is_some() || !self.headers.is_empty()) {
@@ -79,10 +80,11 @@ impl FaultSpec {
             && self.path.as_deref().is_none_or(|prefix| path.starts_with(prefix))
     }
 
-    fn answer(&self, body: FaultBody) -> Option<Response> {
+    /// Returns the response that replaces the vendor's, if the fault has a status.
+    fn response(&self, fault_body: FaultBody) -> Option<Response> {
         let status = StatusCode::from_u16(self.status?).ok()?;
         let mut response = match &self.body {
-            None => Json(body(status)).into_response(),
+            None => Json(fault_body(status)).into_response(),
             Some(Value::String(text)) => text.clone().into_response(),
             Some(value) => Json(value).into_response(),
         };
@@ -102,18 +104,19 @@ struct Fault {
     fired: u64,
 }
 
-/// What the faults do to one request.
+/// The combined effect of all faults on one request.
 #[derive(Default)]
-pub(super) struct Effects {
+pub(super) struct FaultEffects {
     pub delay: Duration,
+    /// Replaces the vendor's response; the request is not processed.
     pub answer: Option<Response>,
     pub lag: Duration,
     pub drop_answer: bool,
 }
 
-/// The faults that were asked for.
+/// The configured faults.
 #[derive(Default)]
-pub(super) struct Faults(Mutex<Vec<Fault>>);
+pub(super) struct FaultInjector(Mutex<Vec<Fault>>);
 
 #[derive(Deserialize)]
 #[serde(untagged)]
@@ -122,10 +125,10 @@ enum OneOrMany {
     One(Box<FaultSpec>),
 }
 
-impl Faults {
-    /// Counts this request and says what becomes of it.
-    pub fn take(&self, method: &Method, path: &str, body: FaultBody) -> Effects {
-        let mut effects = Effects::default();
+impl FaultInjector {
+    /// Counts a request for each fault that it matches, and returns the effects of the faults that fire.
+    pub fn take(&self, method: &Method, path: &str, fault_body: FaultBody) -> FaultEffects {
+        let mut effects = FaultEffects::default();
         for fault in self.0.lock().iter_mut().filter(|fault| fault.spec.matches(method, path)) {
             fault.matched += 1;
             let due = fault.matched.is_multiple_of(fault.spec.every.unwrap_or(1));
@@ -137,37 +140,38 @@ impl Faults {
             effects.lag = effects.lag.max(Duration::from_millis(fault.spec.lag_ms.unwrap_or(0)));
             effects.drop_answer |= fault.spec.drop_answer;
             if effects.answer.is_none() {
-                effects.answer = fault.spec.answer(body);
+                effects.answer = fault.spec.response(fault_body);
             }
         }
         effects
     }
 
-    /// `POST /__emulator/faults`: one fault or a list of them.
+    /// `POST /__emulator/faults`: adds one fault or a list of faults.
     pub fn add(&self, body: &Bytes) -> Response {
-        let refuse = |why: String| (StatusCode::BAD_REQUEST, Json(json!({"message": why}))).into_response();
+        let reject =
+            |message: String| (StatusCode::BAD_REQUEST, Json(json!({"message": message}))).into_response();
         let specs = match serde_json::from_slice(body) {
             Ok(OneOrMany::Many(specs)) => specs,
             Ok(OneOrMany::One(spec)) => vec![*spec],
-            // An untagged enum tells no field: read once more as one fault, whose error does.
+            // The error of an untagged enum names no field. Parse again as a single fault, whose error does.
             Err(_) => match serde_json::from_slice::<FaultSpec>(body) {
                 Ok(spec) => vec![spec],
-                Err(error) => return refuse(format!("a fault or a list of faults: {error}")),
+                Err(error) => return reject(format!("expected a fault or a list of faults: {error}")),
             },
         };
-        if let Some(why) = specs.iter().find_map(|spec| spec.check().err()) {
-            return refuse(why.into());
+        if let Some(message) = specs.iter().find_map(|spec| spec.validate().err()) {
+            return reject(message.into());
         }
         let mut faults = self.0.lock();
         if faults.len() + specs.len() > MAX_FAULTS {
-            return refuse(format!("more than {MAX_FAULTS} faults"));
+            return reject(format!("at most {MAX_FAULTS} faults are possible"));
         }
         faults.extend(specs.into_iter().map(|spec| Fault { spec, matched: 0, fired: 0 }));
         drop(faults);
         (StatusCode::CREATED, self.list()).into_response()
     }
 
-    /// `GET /__emulator/faults`.
+    /// `GET /__emulator/faults`: lists the faults with their counts.
     pub fn list(&self) -> Json<Value> {
         let faults: Vec<Value> = self
             .0
@@ -178,22 +182,22 @@ impl Faults {
         Json(json!({ "data": faults }))
     }
 
-    /// `DELETE /__emulator/faults`.
+    /// `DELETE /__emulator/faults`: removes all faults.
     pub fn clear(&self) {
         self.0.lock().clear();
     }
 }
 
-/// An admin request that came.
+/// One admin request in the log.
 #[derive(Clone, Serialize)]
-pub(super) struct Seen {
+pub(super) struct RequestLogEntry {
     pub time: jiff::Timestamp,
     pub method: String,
     pub path: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub query: Option<String>,
     pub status: u16,
-    /// The answer was dropped: the caller did not get the status.
+    /// A fault dropped the response: the client did not receive the status.
     pub dropped: bool,
 }
 
@@ -205,14 +209,14 @@ mod tests {
         json!({"status": status.as_u16()})
     }
 
-    fn faults(text: &str) -> (Faults, Response) {
-        let faults = Faults::default();
+    fn faults(text: &str) -> (FaultInjector, Response) {
+        let faults = FaultInjector::default();
         let answer = faults.add(&Bytes::copy_from_slice(text.as_bytes()));
         (faults, answer)
     }
 
     #[test]
-    fn every_and_times_count_matches_only() {
+    fn every_and_times_count_only_matching_requests() {
         let (faults, answer) =
             faults(r#"{"method":"post","path":"/event-hooks","status":503,"every":2,"times":2}"#);
         assert_eq!(answer.status(), 201);
@@ -226,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_add_up() {
+    fn combines_effects_of_all_faults() {
         let (faults, _) = faults(r#"[{"delayMs":5},{"delayMs":7,"lagMs":9},{"dropAnswer":true,"times":1}]"#);
         let effects = faults.take(&Method::GET, "/", body);
         assert_eq!(effects.delay, Duration::from_millis(12));
@@ -236,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_refused() {
+    fn rejects_invalid_faults() {
         for text in [
             "",
             "1",

@@ -1,17 +1,22 @@
 //! Stateful emulators of the vendors' admin APIs, for tests, demos and people without a licence or a tenant.
 //!
-//! Purpose: answer as the vendor was observed to answer, where that differs from what was published; in what nobody
-//! could observe, do the plain thing and say so in a comment.
+//! Purpose: answer as the vendor was observed to answer, also where its documents say otherwise. Behaviour that was
+//! never observed is implemented in the simplest way, and a comment says so.
 //!
-//! Invariants: nothing of a vendor's source is used; everything is bounded (requests, queues, logs, hooks); what is
-//! under `/__emulator/` belongs to the emulator, is never authenticated, never faulted and never counted; the request
-//! log holds no bodies, for they carry secrets.
+//! Invariants:
+//! - No vendor source code is used.
+//! - Requests, queues, logs and stored objects are bounded.
+//! - Routes under `/__emulator/` belong to the emulator. They need no credentials, no fault applies to them, and the
+//!   request log does not contain them.
+//! - The request log holds no bodies, because bodies carry secrets.
 //!
-//! Left to others: being fast or safe. An emulator is not for production and listens where it is told to.
+//! Not a goal: performance or security. An emulator is not for production; it listens on whatever address the caller
+//! configures.
 
 mod auth0;
 mod client;
 mod control;
+mod error;
 mod faults;
 mod kong;
 mod queue;
@@ -20,26 +25,6 @@ mod state;
 #[cfg(test)]
 mod testing;
 
-use std::path::PathBuf;
-
-pub use auth0::{Auth0Options, RateLimit, serve_auth0};
+pub use auth0::{Auth0Options, TenantRateLimit, serve_auth0};
+pub use error::Error;
 pub use kong::{KongOptions, MissingDelete, ReadBack, serve_kong};
-
-/// Why an emulator does not run.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error("gateway version {0}: must begin with two numbers, for example 3.14")]
-    Version(String),
-    #[error("workspace {0}: letters, digits, '.', '_', '~', '-' only, and not event-hooks")]
-    Workspace(String),
-    #[error("header name {0} is not valid")]
-    Header(String),
-    #[error("state file {}: {source}", path.display())]
-    State { path: PathBuf, source: std::io::Error },
-    #[error("state file {} is not what this emulator writes: {source}", path.display())]
-    StateFormat { path: PathBuf, source: serde_json::Error },
-    #[error("{0}")]
-    Option(&'static str),
-    #[error("HTTP client: {0}")]
-    Client(#[from] reqwest::Error),
-}

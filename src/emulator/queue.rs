@@ -1,4 +1,4 @@
-//! Bounded queues, one a receiver, each worked off by a task of its own that ends with it.
+//! Bounded queues, one for each receiver. One task drains each queue and ends when the queue is empty.
 
 use std::collections::VecDeque;
 use std::collections::hash_map::{Entry, HashMap};
@@ -6,65 +6,68 @@ use std::hash::Hash;
 
 use parking_lot::Mutex;
 
-/// Kong's queue library holds so many by default; nothing is published for Auth0.
+/// The most items of a queue: the default of Kong's queue library. Auth0 publishes no number.
 const MAX_QUEUED: usize = 10_000;
-/// Ours: ten thousand large events would not fit into memory.
+/// The most bytes of a queue. A bound of the emulator, because 10,000 large events would not fit into memory.
 const MAX_QUEUED_BYTES: usize = 64 << 20;
 
 struct Queue<T> {
-    waiting: VecDeque<(T, usize)>,
+    items: VecDeque<(T, usize)>,
     bytes: usize,
 }
 
 impl<T> Queue<T> {
     fn pop(&mut self) -> Option<T> {
-        let (item, bytes) = self.waiting.pop_front()?;
+        let (item, bytes) = self.items.pop_front()?;
         self.bytes -= bytes;
         Some(item)
     }
 
-    /// Adds one, and takes out the oldest where there are too many.
+    /// Adds an item and returns the oldest items, which are removed to keep the bounds.
     fn push(&mut self, item: T, bytes: usize) -> Vec<T> {
         self.bytes += bytes;
-        self.waiting.push_back((item, bytes));
+        self.items.push_back((item, bytes));
         let mut dropped = Vec::new();
-        while self.waiting.len() > MAX_QUEUED || (self.bytes > MAX_QUEUED_BYTES && self.waiting.len() > 1) {
+        while self.items.len() > MAX_QUEUED || (self.bytes > MAX_QUEUED_BYTES && self.items.len() > 1) {
             dropped.extend(self.pop());
         }
         dropped
     }
 }
 
-/// Queues by key. A key is there as long as a task works its queue off.
-pub(super) struct Queues<K, T>(Mutex<HashMap<K, Queue<T>>>);
+/// Queues by key. A key exists as long as a task drains its queue.
+pub(super) struct DeliveryQueues<K, T>(Mutex<HashMap<K, Queue<T>>>);
 
-impl<K, T> Default for Queues<K, T> {
+impl<K, T> Default for DeliveryQueues<K, T> {
     fn default() -> Self {
-        Queues(Mutex::default())
+        DeliveryQueues(Mutex::default())
     }
 }
 
-/// What became of the queue that something was put into.
+/// The result of adding an item to a queue.
 pub(super) struct Pushed<T> {
-    /// Nobody works it off yet: the caller starts a task that takes `next` until there is none.
-    pub idle: bool,
-    /// The oldest, which found no room any more.
+    /// No task drains this queue yet: the caller must start one that calls `next` until it returns `None`.
+    pub is_idle: bool,
+    /// The oldest items, removed because the queue was full.
     pub dropped: Vec<T>,
 }
 
-impl<K: Eq + Hash, T> Queues<K, T> {
+impl<K: Eq + Hash, T> DeliveryQueues<K, T> {
+    /// Adds an item of `bytes` bytes to the queue of `key`.
     pub fn push(&self, key: K, item: T, bytes: usize) -> Pushed<T> {
         match self.0.lock().entry(key) {
-            Entry::Occupied(mut queue) => Pushed { idle: false, dropped: queue.get_mut().push(item, bytes) },
-            Entry::Vacant(place) => {
-                let queue = place.insert(Queue { waiting: VecDeque::new(), bytes: 0 });
-                Pushed { idle: true, dropped: queue.push(item, bytes) }
+            Entry::Occupied(mut queue) => {
+                Pushed { is_idle: false, dropped: queue.get_mut().push(item, bytes) }
+            }
+            Entry::Vacant(entry) => {
+                let queue = entry.insert(Queue { items: VecDeque::new(), bytes: 0 });
+                Pushed { is_idle: true, dropped: queue.push(item, bytes) }
             }
         }
     }
 
-    /// The next one. An empty queue goes under the same lock that found it empty, so that whatever comes right then
-    /// starts a new task.
+    /// Removes and returns the oldest item. Removes an empty queue under the same lock, so that a concurrent `push`
+    /// reports an idle queue and no item is stranded without a task.
     pub fn next(&self, key: &K) -> Option<T> {
         let mut queues = self.0.lock();
         let item = queues.get_mut(key).and_then(Queue::pop);
@@ -80,11 +83,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_queue_keeps_the_newest() {
-        let mut queue = Queue { waiting: VecDeque::new(), bytes: 0 };
+    fn full_queue_keeps_newest_items() {
+        let mut queue = Queue { items: VecDeque::new(), bytes: 0 };
         let mut push = |size: usize| {
             queue.push((), size);
-            (queue.waiting.len(), queue.bytes)
+            (queue.items.len(), queue.bytes)
         };
         assert_eq!(push(MAX_QUEUED_BYTES + 1), (1, MAX_QUEUED_BYTES + 1));
         assert_eq!(push(1), (1, 1));
@@ -93,12 +96,12 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_is_started_once_and_ends_empty() {
-        let queues = Queues::default();
-        assert!(queues.push("a", 1, 1).idle);
-        assert!(!queues.push("a", 2, 1).idle);
-        assert!(queues.push("b", 3, 1).idle);
+    fn reports_idle_once_until_drained() {
+        let queues = DeliveryQueues::default();
+        assert!(queues.push("a", 1, 1).is_idle);
+        assert!(!queues.push("a", 2, 1).is_idle);
+        assert!(queues.push("b", 3, 1).is_idle);
         assert_eq!((queues.next(&"a"), queues.next(&"a"), queues.next(&"a")), (Some(1), Some(2), None));
-        assert!(queues.push("a", 4, 1).idle);
+        assert!(queues.push("a", 4, 1).is_idle);
     }
 }

@@ -1,4 +1,4 @@
-//! The last things that happened, and how many there were in all.
+//! A bounded log of the latest entries, with the total count.
 
 use std::collections::VecDeque;
 
@@ -7,26 +7,29 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-const MAX_KEPT: usize = 10_000;
+/// The most entries of a log; the oldest are dropped.
+const MAX_ENTRIES: usize = 10_000;
 
-pub(super) struct Recent<T>(Mutex<(u64, VecDeque<T>)>);
+/// The count of all entries, and the latest of them.
+pub(super) struct RecentLog<T>(Mutex<(u64, VecDeque<T>)>);
 
-impl<T> Default for Recent<T> {
+impl<T> Default for RecentLog<T> {
     fn default() -> Self {
-        Recent(Mutex::default())
+        RecentLog(Mutex::default())
     }
 }
 
-impl<T: Serialize> Recent<T> {
+impl<T: Serialize> RecentLog<T> {
     pub fn push(&self, item: T) {
         let mut recent = self.0.lock();
         recent.0 += 1;
-        if recent.1.len() == MAX_KEPT {
+        if recent.1.len() == MAX_ENTRIES {
             recent.1.pop_front();
         }
         recent.1.push_back(item);
     }
 
+    /// Returns `{"total", "data"}`, the oldest entry first.
     pub fn list(&self) -> Json<Value> {
         let recent = self.0.lock();
         Json(json!({"total": recent.0, "data": recent.1}))
@@ -42,12 +45,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_bounded() {
-        let recent = Recent::default();
-        (0..MAX_KEPT + 3).for_each(|n| recent.push(n));
+    fn keeps_latest_entries_and_total() {
+        let recent = RecentLog::default();
+        (0..MAX_ENTRIES + 3).for_each(|n| recent.push(n));
         let answer = recent.list().0;
-        assert_eq!((&answer["total"], &answer["data"][0]), (&json!(MAX_KEPT + 3), &json!(3)));
-        assert_eq!(answer["data"].as_array().unwrap().len(), MAX_KEPT);
+        assert_eq!((&answer["total"], &answer["data"][0]), (&json!(MAX_ENTRIES + 3), &json!(3)));
+        assert_eq!(answer["data"].as_array().unwrap().len(), MAX_ENTRIES);
         recent.clear();
         assert_eq!(recent.list().0, json!({"total": 0, "data": []}));
     }

@@ -1,4 +1,4 @@
-//! An emulator's state: in memory and, where asked, in a file.
+//! An emulator's state: in memory and, if configured, in a file.
 
 use std::fs;
 use std::io::{self, Write};
@@ -8,25 +8,26 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::Error;
+use super::error::Error;
 
-/// The state file could not be written: the change did not happen.
-pub(super) struct NotWritten;
+/// The state file could not be written; the update was discarded.
+pub(super) struct SaveFailed;
 
-pub(super) struct Kept<T> {
+/// A value behind a lock, with an optional JSON file that survives restarts.
+pub(super) struct PersistentState<T> {
     value: Mutex<T>,
     file: Option<PathBuf>,
 }
 
-impl<T: Clone + Default + Serialize + DeserializeOwned> Kept<T> {
-    /// Reads the state file, if there is one already.
-    pub fn open(file: Option<PathBuf>) -> Result<Kept<T>, Error> {
-        let Some(path) = &file else { return Ok(Kept { value: Mutex::default(), file }) };
+impl<T: Clone + Default + Serialize + DeserializeOwned> PersistentState<T> {
+    /// Loads the state file. Creates it with the default value if it does not exist.
+    pub fn open(file: Option<PathBuf>) -> Result<PersistentState<T>, Error> {
+        let Some(path) = &file else { return Ok(PersistentState { value: Mutex::default(), file }) };
         let failed = |source| Error::State { path: path.clone(), source };
         let value = match fs::read(path) {
             Ok(bytes) => serde_json::from_slice(&bytes)
                 .map_err(|source| Error::StateFormat { path: path.clone(), source })?,
-            // Written now, so that a folder that cannot be written to is told at the start.
+            // Write it now, so that an unwritable folder is reported at startup and not by the first update.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let empty = T::default();
                 save(path, &empty).map_err(failed)?;
@@ -34,16 +35,18 @@ impl<T: Clone + Default + Serialize + DeserializeOwned> Kept<T> {
             }
             Err(source) => return Err(failed(source)),
         };
-        Ok(Kept { value: Mutex::new(value), file })
+        Ok(PersistentState { value: Mutex::new(value), file })
     }
 
-    pub fn read<R>(&self, look: impl FnOnce(&T) -> R) -> R {
-        look(&self.value.lock())
+    pub fn read<R>(&self, f: impl FnOnce(&T) -> R) -> R {
+        f(&self.value.lock())
     }
 
-    /// With a state file the change is made to a copy and written before it counts, so that no answer tells of what
-    /// a restart would forget. The write blocks this thread: it is small, and only there when asked for.
-    pub fn change<R, E: From<NotWritten>>(
+    /// Applies `change` and, with a state file, writes it before the new value becomes visible. A response can
+    /// therefore never report a change that a restart would lose. An error of `change` leaves the value as it was.
+    ///
+    /// The write blocks the calling thread; the file is small and optional.
+    pub fn update<R, E: From<SaveFailed>>(
         &self,
         change: impl FnOnce(&mut T) -> Result<R, E>,
     ) -> Result<R, E> {
@@ -52,39 +55,39 @@ impl<T: Clone + Default + Serialize + DeserializeOwned> Kept<T> {
         let mut copy = value.clone();
         let outcome = change(&mut copy)?;
         save(path, &copy).map_err(|error| {
-            tracing::error!(%error, path = %path.display(), "state file not written");
-            NotWritten
+            tracing::error!(%error, path = %path.display(), "writing the state file failed");
+            SaveFailed
         })?;
         *value = copy;
         Ok(outcome)
     }
 
-    /// A change that may be forgotten by a crash: the file has it with the next `change` or `save`.
-    pub fn note<R>(&self, change: impl FnOnce(&mut T) -> R) -> R {
+    /// Applies a change that a crash may lose: the file contains it only after the next `update` or `save`.
+    pub fn update_unsaved<R>(&self, change: impl FnOnce(&mut T) -> R) -> R {
         change(&mut self.value.lock())
     }
 
-    /// Writes what was noted.
+    /// Writes the current value to the state file, if there is one. Logs a failure.
     pub fn save(&self) {
         let Some(path) = &self.file else { return };
         if let Err(error) = save(path, &*self.value.lock()) {
-            tracing::error!(%error, path = %path.display(), "state file not written");
+            tracing::error!(%error, path = %path.display(), "writing the state file failed");
         }
     }
 }
 
-/// Writes beside the file and renames: a crash leaves the old state or the new one. Only its owner may read it, for it
-/// holds secrets.
+/// Writes a temporary file and renames it, so that a crash leaves either the old state or the new one. Only the owner
+/// may read the file, because it holds secrets.
 fn save<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".new");
-    let beside = PathBuf::from(beside);
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".new");
+    let temporary = PathBuf::from(temporary);
     let mut options = fs::OpenOptions::new();
     options.write(true).create(true).truncate(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(&beside)?;
+    let mut file = options.open(&temporary)?;
     file.write_all(&serde_json::to_vec(value)?)?;
     file.sync_all()?;
-    fs::rename(&beside, path)
+    fs::rename(&temporary, path)
 }

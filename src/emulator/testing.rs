@@ -1,4 +1,4 @@
-//! What the emulators' tests stand on: an emulator and a receiver on loopback sockets.
+//! Test fixtures: an emulator and a receiver on loopback sockets.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -15,9 +15,10 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::Error;
+use super::error::Error;
 
-pub(super) struct Server {
+/// A running emulator and a client for it. Stops when dropped.
+pub(super) struct EmulatorServer {
     pub url: String,
     pub client: reqwest::Client,
     /// Sent with every request.
@@ -25,21 +26,21 @@ pub(super) struct Server {
     task: JoinHandle<Result<(), Error>>,
 }
 
-impl Drop for Server {
+impl Drop for EmulatorServer {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-impl Server {
-    pub async fn start<F>(serve: impl FnOnce(TcpListener) -> F) -> Server
+impl EmulatorServer {
+    pub async fn start<F>(serve: impl FnOnce(TcpListener) -> F) -> EmulatorServer
     where
         F: Future<Output = Result<(), Error>> + Send + 'static,
     {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let task = tokio::spawn(serve(listener));
-        Server { url, client: client(), bearer: None, task }
+        EmulatorServer { url, client: client(), bearer: None, task }
     }
 
     pub fn request(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
@@ -62,16 +63,16 @@ impl Server {
         self.call("GET", path, Value::Null).await
     }
 
-    /// Asks until the answer fits.
-    pub async fn until(&self, path: &str, fits: impl Fn(&Value) -> bool) -> Value {
+    /// Polls a path until its response satisfies the predicate; fails after 15 s.
+    pub async fn wait_until(&self, path: &str, predicate: impl Fn(&Value) -> bool) -> Value {
         for _ in 0..600 {
             let (_, answer) = self.get(path).await;
-            if fits(&answer) {
+            if predicate(&answer) {
                 return answer;
             }
             tokio::time::sleep(Duration::from_millis(25)).await;
         }
-        panic!("{path} stays {}", self.get(path).await.1);
+        panic!("timed out: {path} is still {}", self.get(path).await.1);
     }
 }
 
@@ -85,25 +86,26 @@ pub(super) async fn read(response: reqwest::Response) -> (u16, Value) {
     (status, serde_json::from_slice(&response.bytes().await.unwrap()).unwrap_or(Value::Null))
 }
 
-/// What a receiver got.
-pub(super) type Got = (HeaderMap, Value, Vec<u8>);
+/// A request as the receiver got it: headers, JSON body (or null) and raw body.
+pub(super) type ReceivedRequest = (HeaderMap, Value, Vec<u8>);
 
-type Shared = (mpsc::UnboundedSender<Got>, Arc<Mutex<VecDeque<u16>>>);
+type Shared = (mpsc::UnboundedSender<ReceivedRequest>, Arc<Mutex<VecDeque<u16>>>);
 
-async fn receive(State((seen, answers)): State<Shared>, request: Request) -> StatusCode {
+async fn receive(State((requests, statuses)): State<Shared>, request: Request) -> StatusCode {
     let (parts, body) = request.into_parts();
     let bytes = axum::body::to_bytes(body, 4 << 20).await.unwrap().to_vec();
     let json = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
-    seen.send((parts.headers, json, bytes)).unwrap();
-    let status = answers.lock().pop_front().unwrap_or(202);
+    requests.send((parts.headers, json, bytes)).unwrap();
+    let status = statuses.lock().pop_front().unwrap_or(202);
     StatusCode::from_u16(status).unwrap()
 }
 
+/// An HTTP receiver that records its requests. Stops when dropped.
 pub(super) struct Receiver {
     pub url: String,
-    /// What it answers to the next requests; then 202.
-    pub answers: Arc<Mutex<VecDeque<u16>>>,
-    got: mpsc::UnboundedReceiver<Got>,
+    /// Statuses of the next responses; afterwards 202.
+    pub statuses: Arc<Mutex<VecDeque<u16>>>,
+    requests: mpsc::UnboundedReceiver<ReceivedRequest>,
     task: JoinHandle<()>,
 }
 
@@ -117,29 +119,30 @@ impl Receiver {
     pub async fn start_at(address: SocketAddr) -> Receiver {
         let listener = TcpListener::bind(address).await.unwrap();
         let url = format!("http://{}/hook", listener.local_addr().unwrap());
-        let (send, got) = mpsc::unbounded_channel();
-        let answers = Arc::default();
-        let router = Router::new().fallback(receive).with_state((send, Arc::clone(&answers)));
+        let (sender, requests) = mpsc::unbounded_channel();
+        let statuses = Arc::default();
+        let router = Router::new().fallback(receive).with_state((sender, Arc::clone(&statuses)));
         let task = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        Receiver { url, answers, got, task }
+        Receiver { url, statuses, requests, task }
     }
 
     pub async fn start() -> Receiver {
         Receiver::start_at("127.0.0.1:0".parse().unwrap()).await
     }
 
-    /// One that answers so to its first requests.
-    pub async fn answering(statuses: &[u16]) -> Receiver {
+    /// Starts a receiver that answers its first requests with `statuses`.
+    pub async fn with_statuses(statuses: &[u16]) -> Receiver {
         let receiver = Receiver::start().await;
-        receiver.answers.lock().extend(statuses);
+        receiver.statuses.lock().extend(statuses);
         receiver
     }
 
-    pub async fn next(&mut self) -> Got {
-        timeout(Duration::from_secs(10), self.got.recv()).await.expect("a request").unwrap()
+    pub async fn next(&mut self) -> ReceivedRequest {
+        timeout(Duration::from_secs(10), self.requests.recv()).await.expect("a request within 10 s").unwrap()
     }
 
-    pub async fn nothing(&mut self) {
-        assert!(timeout(Duration::from_millis(150), self.got.recv()).await.is_err());
+    /// Asserts that no request arrives within 150 ms.
+    pub async fn assert_no_request(&mut self) {
+        assert!(timeout(Duration::from_millis(150), self.requests.recv()).await.is_err());
     }
 }

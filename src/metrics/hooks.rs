@@ -1,9 +1,9 @@
-//! Series of single hooks, for those that ask: each costs whoever stores them, and whoever may write EventHooks could
-//! ask for any number.
+//! Series of single hooks, enabled by an annotation. Their number is limited: each series costs storage in Prometheus, and
+//! anyone with write access to EventHooks can enable them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -13,195 +13,199 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
-use super::labels::{HookAttempt, HookFinished, HookLabel};
-use super::{Ratio, attempt_status};
+use super::labels::{HookAttemptLabel, HookFinishedLabel, HookLabel, attempt_status_class};
 
-/// The annotation by which an EventHook asks for series of its own: `"true"`.
-pub const MEASURED: &str = "hookstream.dev/metrics";
-/// So many hooks have series of their own, unless another number is given.
-const MOST: usize = 100;
+pub(super) type FloatGauge = Gauge<f64, AtomicU64>;
+
+/// The annotation that enables the series of an EventHook if its value is `"true"`.
+pub const METRICS_ANNOTATION: &str = "hookstream.dev/metrics";
+/// The default for the maximum number of hooks with series.
+const DEFAULT_LIMIT: usize = 100;
 
 /// A hook's namespace and name.
-type Name = (Arc<str>, Arc<str>);
+type HookName = (Arc<str>, Arc<str>);
 
-/// The hooks that have series of their own.
+/// The hooks with series of their own.
 #[derive(Debug)]
-pub struct Hooks {
-    most: AtomicUsize,
-    named: Mutex<BTreeMap<Name, Arc<Series>>>,
+pub struct HookMetrics {
+    limit: AtomicUsize,
+    series: Mutex<BTreeMap<HookName, Arc<HookSeries>>>,
     refused: Counter,
-    attempts: Family<HookAttempt, Counter>,
-    finished: Family<HookFinished, Counter>,
+    attempts: Family<HookAttemptLabel, Counter>,
+    finished: Family<HookFinishedLabel, Counter>,
     seconds: Family<HookLabel, Histogram>,
     breaker: Family<HookLabel, Gauge>,
-    waiting: Family<HookLabel, Gauge>,
+    pending: Family<HookLabel, Gauge>,
     bytes: Family<HookLabel, Gauge>,
-    oldest: Family<HookLabel, Ratio>,
+    oldest: Family<HookLabel, FloatGauge>,
 }
 
-/// One hook's series. What still holds it when the hook was forgotten counts where nobody looks.
+/// The series of one hook. Updates after `HookMetrics::remove` are not exported.
 #[derive(Debug)]
-pub struct Series {
-    /// By the class of the status.
+pub struct HookSeries {
+    /// By class of the response status.
     attempts: BTreeMap<&'static str, Counter>,
     delivered: Counter,
     dead: Counter,
     seconds: Histogram,
     breaker: Gauge,
-    waiting: Gauge,
+    pending: Gauge,
     bytes: Gauge,
-    oldest: Ratio,
+    oldest: FloatGauge,
 }
 
-impl Hooks {
-    pub(super) fn registered(registry: &mut Registry) -> Self {
-        let hooks = Hooks {
-            most: AtomicUsize::new(MOST),
-            named: Mutex::default(),
+impl HookMetrics {
+    pub(super) fn register(registry: &mut Registry) -> Self {
+        let hooks = HookMetrics {
+            limit: AtomicUsize::new(DEFAULT_LIMIT),
+            series: Mutex::default(),
             refused: Counter::default(),
             attempts: Family::default(),
             finished: Family::default(),
-            // Few buckets, for each hook has them all.
+            // Few buckets, because each hook has all of them.
             seconds: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.01, 8.0, 7))),
             breaker: Family::default(),
-            waiting: Family::default(),
+            pending: Family::default(),
             bytes: Family::default(),
             oldest: Family::default(),
         };
-        let of = "of a hook that asks for series of its own";
-        let refused =
-            "Times that a hook asked for series of its own and there were too many (--hook-metrics)";
+        let of_hook = "of a hook with series of its own";
+        let refused = "Requests for series of a hook that were rejected by the limit (--hook-metrics)";
         registry.register("hook_series_refused", refused, hooks.refused.clone());
         registry.register(
             "hook_delivery_attempts",
-            format!("Attempts {of}, by the class of the answer's status (none: no answer)"),
+            format!("Delivery attempts {of_hook}, by class of the response status (none: no response)"),
             hooks.attempts.clone(),
         );
         registry.register(
             "hook_deliveries_finished",
-            format!("Deliveries {of} that ended, by state (delivered, dead)"),
+            format!("Finished deliveries {of_hook}, by state (delivered, dead)"),
             hooks.finished.clone(),
         );
         registry.register_with_unit(
             "hook_delivery_duration",
-            format!("Time from acceptance (or replay) to delivery {of}"),
+            format!("Time from acceptance (or replay) to delivery {of_hook}"),
             Unit::Seconds,
             hooks.seconds.clone(),
         );
         registry.register(
             "hook_breaker_open",
-            format!("1 while the circuit breaker is open, {of}"),
+            format!("1 while the circuit breaker is open, {of_hook}"),
             hooks.breaker.clone(),
         );
         registry.register(
             "hook_backlog_deliveries",
-            format!("Deliveries that wait, {of}"),
-            hooks.waiting.clone(),
+            format!("Pending deliveries {of_hook}"),
+            hooks.pending.clone(),
         );
         registry.register_with_unit(
             "hook_backlog",
-            format!("Bytes of events that wait, {of}"),
+            format!("Bytes of the events of pending deliveries {of_hook}"),
             Unit::Bytes,
             hooks.bytes.clone(),
         );
         registry.register_with_unit(
             "hook_backlog_oldest_age",
-            format!("Age of the oldest delivery that waits, {of}; 0: none waits"),
+            format!("Age of the oldest pending delivery {of_hook} (0: none is pending)"),
             Unit::Seconds,
             hooks.oldest.clone(),
         );
         hooks
     }
 
-    /// How many hooks may have series of their own, from now on.
-    pub fn at_most(&self, most: usize) {
-        self.most.store(most, Ordering::Relaxed);
+    /// Sets the maximum number of hooks with series. Existing series remain.
+    pub fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Ordering::Relaxed);
     }
 
-    /// The series of a hook that asks for them; None: too many have them already.
-    pub fn named(&self, namespace: &Arc<str>, name: &Arc<str>) -> Option<Arc<Series>> {
-        let mut named = self.named.lock();
-        let full = named.len() >= self.most.load(Ordering::Relaxed);
+    /// Returns the series of a hook, and creates them if needed. None if the limit is reached.
+    pub fn get_or_create(&self, namespace: &Arc<str>, name: &Arc<str>) -> Option<Arc<HookSeries>> {
+        let mut all = self.series.lock();
+        let is_full = all.len() >= self.limit.load(Ordering::Relaxed);
         let key = (namespace.clone(), name.clone());
-        if let Some(series) = named.get(&key) {
+        if let Some(series) = all.get(&key) {
             return Some(series.clone());
         }
-        if full {
+        if is_full {
             self.refused.inc();
             return None;
         }
         let label = HookLabel { namespace: namespace.to_string(), hook: name.to_string() };
-        let attempts = STATUSES.into_iter();
-        let finished = |state| self.finished.get_or_create_owned(&HookFinished::of(&label, state));
-        let series = Arc::new(Series {
-            attempts: attempts
-                .map(|status| (status, self.attempts.get_or_create_owned(&HookAttempt::of(&label, status))))
+        let finished = |state| self.finished.get_or_create_owned(&HookFinishedLabel::new(&label, state));
+        let series = Arc::new(HookSeries {
+            attempts: STATUS_CLASSES
+                .into_iter()
+                .map(|status| {
+                    (status, self.attempts.get_or_create_owned(&HookAttemptLabel::new(&label, status)))
+                })
                 .collect(),
             delivered: finished(DELIVERED),
             dead: finished(DEAD),
             seconds: self.seconds.get_or_create_owned(&label),
             breaker: self.breaker.get_or_create_owned(&label),
-            waiting: self.waiting.get_or_create_owned(&label),
+            pending: self.pending.get_or_create_owned(&label),
             bytes: self.bytes.get_or_create_owned(&label),
             oldest: self.oldest.get_or_create_owned(&label),
         });
-        named.insert(key, series.clone());
+        all.insert(key, series.clone());
         Some(series)
     }
 
-    /// The hook is gone, or asks no longer: its series end.
-    pub fn forget(&self, namespace: &str, name: &str) {
-        if self.named.lock().remove(&(namespace.into(), name.into())).is_none() {
+    /// Removes the series of a hook that was deleted or lost its annotation.
+    pub fn remove(&self, namespace: &str, name: &str) {
+        if self.series.lock().remove(&(namespace.into(), name.into())).is_none() {
             return;
         }
         let label = &HookLabel { namespace: namespace.to_owned(), hook: name.to_owned() };
-        for status in STATUSES {
-            self.attempts.remove(&HookAttempt::of(label, status));
+        for status in STATUS_CLASSES {
+            self.attempts.remove(&HookAttemptLabel::new(label, status));
         }
         for state in [DELIVERED, DEAD] {
-            self.finished.remove(&HookFinished::of(label, state));
+            self.finished.remove(&HookFinishedLabel::new(label, state));
         }
         self.seconds.remove(label);
         self.breaker.remove(label);
-        self.waiting.remove(label);
+        self.pending.remove(label);
         self.bytes.remove(label);
         self.oldest.remove(label);
     }
 
-    /// All that have series, by namespace and name.
-    pub fn all(&self) -> Vec<(Name, Arc<Series>)> {
-        self.named.lock().iter().map(|(key, series)| (key.clone(), series.clone())).collect()
+    /// Returns all series, by namespace and name.
+    pub fn all(&self) -> Vec<(HookName, Arc<HookSeries>)> {
+        self.series.lock().iter().map(|(key, series)| (key.clone(), series.clone())).collect()
     }
 }
 
-const STATUSES: [&str; 7] = ["1xx", "2xx", "3xx", "4xx", "5xx", "other", "none"];
+const STATUS_CLASSES: [&str; 7] = ["1xx", "2xx", "3xx", "4xx", "5xx", "other", "none"];
 const DELIVERED: &str = "delivered";
 const DEAD: &str = "dead";
 
-impl Series {
-    pub fn attempted(&self, status: Option<u16>) {
-        if let Some(attempts) = self.attempts.get(attempt_status(status)) {
+impl HookSeries {
+    /// Counts an attempt. `status` is None if there was no response.
+    pub fn record_attempt(&self, status: Option<u16>) {
+        if let Some(attempts) = self.attempts.get(attempt_status_class(status)) {
             attempts.inc();
         }
     }
 
-    /// A delivery arrived, so long after it was accepted.
-    pub fn delivered(&self, took: Duration) {
+    /// Records a successful delivery, `duration` after its acceptance.
+    pub fn record_delivered(&self, duration: Duration) {
         self.delivered.inc();
-        self.seconds.observe(took.as_secs_f64());
+        self.seconds.observe(duration.as_secs_f64());
     }
 
-    pub fn dead(&self) {
+    /// Counts a dead delivery.
+    pub fn record_dead(&self) {
         self.dead.inc();
     }
 
-    pub fn breaker(&self, open: bool) {
-        self.breaker.set(i64::from(open));
+    pub fn set_breaker_open(&self, is_open: bool) {
+        self.breaker.set(i64::from(is_open));
     }
 
-    /// What waits now: deliveries, their bytes, the age of the oldest.
-    pub fn backlog(&self, deliveries: u64, bytes: u64, oldest: Duration) {
-        self.waiting.set(i64::try_from(deliveries).unwrap_or(i64::MAX));
+    /// Sets the number of pending deliveries, their bytes, and the age of the oldest one.
+    pub fn set_backlog(&self, deliveries: u64, bytes: u64, oldest: Duration) {
+        self.pending.set(i64::try_from(deliveries).unwrap_or(i64::MAX));
         self.bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
         self.oldest.set(oldest.as_secs_f64());
     }
@@ -212,30 +216,31 @@ mod tests {
     use super::super::Metrics;
     use super::*;
 
-    fn lines(metrics: &Metrics, of: &str) -> Vec<String> {
-        let text = metrics.encode();
-        text.lines()
-            .filter(|line| !line.starts_with('#') && line.contains(of))
+    fn lines_with(metrics: &Metrics, text: &str) -> Vec<String> {
+        let output = metrics.encode();
+        output
+            .lines()
+            .filter(|line| !line.starts_with('#') && line.contains(text))
             .map(ToOwned::to_owned)
             .collect()
     }
 
     #[test]
-    fn series_begin_and_end_with_the_hook_and_are_few() {
+    fn creates_removes_and_limits_series() {
         let metrics = Metrics::default();
-        metrics.hooks.at_most(2);
-        let named = |name: &str| metrics.hooks.named(&"shop".into(), &name.into());
-        let a = named("a").unwrap();
-        named("b").unwrap();
-        assert!(named("c").is_none());
-        assert_eq!(lines(&metrics, "hook_series_refused"), ["hookstream_hook_series_refused_total 1"]);
-        a.attempted(Some(503));
-        a.attempted(None);
-        a.dead();
-        a.delivered(Duration::from_secs(1));
-        a.breaker(true);
-        a.backlog(3, 99, Duration::from_secs(7));
-        let told = lines(&metrics, r#"namespace="shop",hook="a""#);
+        metrics.hooks.set_limit(2);
+        let create = |name: &str| metrics.hooks.get_or_create(&"shop".into(), &name.into());
+        let a = create("a").unwrap();
+        create("b").unwrap();
+        assert!(create("c").is_none());
+        assert_eq!(lines_with(&metrics, "hook_series_refused"), ["hookstream_hook_series_refused_total 1"]);
+        a.record_attempt(Some(503));
+        a.record_attempt(None);
+        a.record_dead();
+        a.record_delivered(Duration::from_secs(1));
+        a.set_breaker_open(true);
+        a.set_backlog(3, 99, Duration::from_secs(7));
+        let found = lines_with(&metrics, r#"namespace="shop",hook="a""#);
         for want in [
             r#"hookstream_hook_delivery_attempts_total{namespace="shop",hook="a",status="5xx"} 1"#,
             r#"hookstream_hook_delivery_attempts_total{namespace="shop",hook="a",status="none"} 1"#,
@@ -245,11 +250,11 @@ mod tests {
             r#"hookstream_hook_backlog_bytes{namespace="shop",hook="a"} 99"#,
             r#"hookstream_hook_backlog_oldest_age_seconds{namespace="shop",hook="a"} 7.0"#,
         ] {
-            assert!(told.iter().any(|line| line == want), "{want}: {told:#?}");
+            assert!(found.iter().any(|line| line == want), "{want}: {found:#?}");
         }
-        assert!(Arc::ptr_eq(&named("a").unwrap(), &a), "one that asks again has what it has");
-        metrics.hooks.forget("shop", "a");
-        assert_eq!(lines(&metrics, r#"hook="a""#), [""; 0]);
-        assert!(named("c").is_some(), "there is room again");
+        assert!(Arc::ptr_eq(&create("a").unwrap(), &a), "the same hook has the same series");
+        metrics.hooks.remove("shop", "a");
+        assert_eq!(lines_with(&metrics, r#"hook="a""#), [""; 0]);
+        assert!(create("c").is_some(), "the limit is no longer reached");
     }
 }

@@ -1,6 +1,9 @@
-//! The labels, each from a closed set or a bounded one.
+//! Label sets. The values of each label come from a closed set or are bounded in number.
 
 use prometheus_client::encoding::EncodeLabelSet;
+
+/// The value that replaces all values outside of a bounded set.
+pub(super) const OTHER: &str = "other";
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct ProblemLabel {
@@ -14,7 +17,7 @@ pub(super) struct HostLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct AdminRequest {
+pub(super) struct AdminRequestLabel {
     pub(super) host: String,
     pub(super) method: &'static str,
     pub(super) code: &'static str,
@@ -27,14 +30,14 @@ pub(super) struct WatchLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct ApiRequest {
+pub(super) struct ApiRequestLabel {
     pub(super) route: String,
     pub(super) method: &'static str,
     pub(super) code: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct Reconcile {
+pub(super) struct ReconcileLabel {
     pub(super) kind: &'static str,
     pub(super) outcome: &'static str,
 }
@@ -45,7 +48,7 @@ pub(super) struct KindLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct Ingest {
+pub(super) struct IngestLabel {
     pub(super) route: &'static str,
     pub(super) outcome: &'static str,
 }
@@ -72,12 +75,12 @@ pub(super) struct ShareLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct Finished {
+pub(super) struct FinishedLabel {
     pub(super) state: &'static str,
     pub(super) reason: &'static str,
 }
 
-/// A hook that asked to be named.
+/// A hook with series of its own.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct HookLabel {
     pub(super) namespace: String,
@@ -85,27 +88,50 @@ pub(super) struct HookLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct HookAttempt {
+pub(super) struct HookAttemptLabel {
     pub(super) namespace: String,
     pub(super) hook: String,
     pub(super) status: &'static str,
 }
 
-impl HookAttempt {
-    pub(super) fn of(hook: &HookLabel, status: &'static str) -> Self {
-        HookAttempt { namespace: hook.namespace.clone(), hook: hook.hook.clone(), status }
+impl HookAttemptLabel {
+    pub(super) fn new(hook: &HookLabel, status: &'static str) -> Self {
+        HookAttemptLabel { namespace: hook.namespace.clone(), hook: hook.hook.clone(), status }
     }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct HookFinished {
+pub(super) struct HookFinishedLabel {
     pub(super) namespace: String,
     pub(super) hook: String,
     pub(super) state: &'static str,
 }
 
-impl HookFinished {
-    pub(super) fn of(hook: &HookLabel, state: &'static str) -> Self {
-        HookFinished { namespace: hook.namespace.clone(), hook: hook.hook.clone(), state }
+impl HookFinishedLabel {
+    pub(super) fn new(hook: &HookLabel, state: &'static str) -> Self {
+        HookFinishedLabel { namespace: hook.namespace.clone(), hook: hook.hook.clone(), state }
+    }
+}
+
+/// Returns a standard HTTP method, or `other`.
+pub(super) fn known_method(method: &str) -> &'static str {
+    ["GET", "POST", "PUT", "PATCH", "DELETE"].into_iter().find(|known| *known == method).unwrap_or(OTHER)
+}
+
+/// Returns the class of the response status, or `none` without a response.
+pub(super) fn attempt_status_class(status: Option<u16>) -> &'static str {
+    status.map_or("none", |status| status_class(Some(status)))
+}
+
+/// Returns the class of the response status, or `error` without a response.
+pub(super) fn status_class(status: Option<u16>) -> &'static str {
+    match status.map(|status| status / 100) {
+        Some(1) => "1xx",
+        Some(2) => "2xx",
+        Some(3) => "3xx",
+        Some(4) => "4xx",
+        Some(5) => "5xx",
+        Some(_) => OTHER,
+        None => "error",
     }
 }

@@ -1,13 +1,13 @@
-//! Metrics, named by the Prometheus conventions. Labels come from closed sets: kinds, stable reasons, states. Hooks are
-//! named only where they ask for it (`hooks`).
+//! Prometheus metrics of the process. Label values come from closed sets (kinds, stable reasons, states) or are bounded in
+//! number. Only hooks with an annotation have series of their own (`hooks`).
 
 mod hooks;
 mod labels;
 
+use crate::core::delivery_reason::DeliveryReason;
 use std::collections::HashSet;
 use std::fmt::Debug;
 use std::hash::Hash;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -19,20 +19,20 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
-use hooks::Hooks;
-pub use hooks::{MEASURED, Series};
+use hooks::{FloatGauge, HookMetrics};
+pub use hooks::{HookSeries, METRICS_ANNOTATION};
 use labels::*;
 
-/// Every metric of the process.
+/// All metrics of the process.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    reconciles: Family<Reconcile, Counter>,
+    reconciles: Family<ReconcileLabel, Counter>,
     reconcile_seconds: Family<KindLabel, Histogram>,
-    ingested: Family<Ingest, Counter>,
+    ingested: Family<IngestLabel, Counter>,
     attempts: Family<AttemptLabel, Counter>,
     attempt_seconds: Histogram,
-    finished: Family<Finished, Counter>,
+    finished: Family<FinishedLabel, Counter>,
     in_flight: Gauge,
     accepted: Family<OriginLabel, Counter>,
     ingest_seconds: Family<RouteLabel, Histogram>,
@@ -41,9 +41,9 @@ pub struct Metrics {
     commit_seconds: Histogram,
     commit_group: Histogram,
     backlog: Backlog,
-    disk_used: Ratio,
+    disk_used: FloatGauge,
     problems: Family<ProblemLabel, Counter>,
-    admin_requests: Family<AdminRequest, Counter>,
+    admin_requests: Family<AdminRequestLabel, Counter>,
     admin_seconds: Family<HostLabel, Histogram>,
     admin_waits: Family<HostLabel, Histogram>,
     admin_postponed: Family<HostLabel, Counter>,
@@ -51,36 +51,34 @@ pub struct Metrics {
     drift_repaired: Family<KindLabel, Counter>,
     leader: Gauge,
     watch_requests: Family<WatchLabel, Counter>,
-    api_requests: Family<ApiRequest, Counter>,
-    /// The series of hooks that ask for their own.
-    pub hooks: Hooks,
-    /// The hosts that have a label of their own.
+    api_requests: Family<ApiRequestLabel, Counter>,
+    /// The series of single hooks.
+    pub hooks: HookMetrics,
+    /// The hosts with a label value of their own.
     hosts: Mutex<HashSet<String>>,
 }
 
-type Ratio = Gauge<f64, AtomicU64>;
-
-/// What waits, as the last look found it.
+/// The pending deliveries at the last measurement.
 #[derive(Debug, Default)]
 struct Backlog {
     deliveries: Gauge,
     bytes: Gauge,
-    oldest: Ratio,
-    shares: Family<ShareLabel, Ratio>,
+    oldest: FloatGauge,
+    shares: Family<ShareLabel, FloatGauge>,
     store: Gauge,
 }
 
-/// Hosts come from what users write: beyond so many they share the label `other`.
+/// Maximum hosts with a label value of their own; further ones share `other`. Users choose the hosts, which would otherwise
+/// create any number of series.
 const MAX_HOSTS: usize = 100;
-const OTHER: &str = "other";
 
 impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("hookstream");
-        let reconciles = Family::<Reconcile, Counter>::default();
+        let reconciles = Family::<ReconcileLabel, Counter>::default();
         registry.register(
             "reconciles",
-            "Reconciles by kind and outcome (Applied, Stalled, Waiting, RateLimited, Postponed, Conflict, NotLeading, Failed, Panicked, Abandoned)",
+            "Reconciles, by kind and outcome (Applied, Stalled, Waiting, RateLimited, Postponed, Conflict, NotLeading, Failed, Panicked, Abandoned)",
             reconciles.clone(),
         );
         let reconcile_seconds = Family::<KindLabel, Histogram>::new_with_constructor(|| {
@@ -88,37 +86,37 @@ impl Default for Metrics {
         });
         registry.register_with_unit(
             "reconcile_duration",
-            "Time of a reconcile",
+            "Duration of a reconcile",
             Unit::Seconds,
             reconcile_seconds.clone(),
         );
-        let ingested = Family::<Ingest, Counter>::default();
-        registry.register("ingest_requests", "Requests at the ingest port by route and outcome (Accepted, Duplicate, Ping, or the reason of a refusal)", ingested.clone());
+        let ingested = Family::<IngestLabel, Counter>::default();
+        registry.register("ingest_requests", "Requests at the ingest port, by route and outcome (Accepted, Duplicate, Ping, or the reason of the error)", ingested.clone());
         let attempts = Family::<AttemptLabel, Counter>::default();
         registry.register(
             "delivery_attempts",
-            "Attempts by outcome (Delivered, or the class of the failure) and class of the answer's status (none: no answer)",
+            "Delivery attempts, by outcome (Delivered, or the reason of the failure) and class of the response status (none: no response)",
             attempts.clone(),
         );
         let attempt_seconds = Histogram::new(exponential_buckets(0.002, 4.0, 8));
         registry.register_with_unit(
             "delivery_attempt_duration",
-            "Time of an attempt",
+            "Duration of a delivery attempt",
             Unit::Seconds,
             attempt_seconds.clone(),
         );
-        let finished = Family::<Finished, Counter>::default();
+        let finished = Family::<FinishedLabel, Counter>::default();
         registry.register(
             "deliveries_finished",
-            "Deliveries that ended, by state (delivered, dead) and reason",
+            "Finished deliveries, by state (delivered, dead, dropped) and reason",
             finished.clone(),
         );
         let in_flight = Gauge::default();
-        registry.register("deliveries_in_flight", "Attempts under way", in_flight.clone());
+        registry.register("deliveries_in_flight", "Delivery attempts in flight", in_flight.clone());
         let accepted = Family::<OriginLabel, Counter>::default();
         registry.register(
             "events_accepted",
-            "Events that were stored, by origin (api, relay, stream); duplicates are not counted",
+            "Stored events, by origin (api, relay, stream), without duplicates",
             accepted.clone(),
         );
         let ingest_seconds = Family::<RouteLabel, Histogram>::new_with_constructor(|| {
@@ -126,7 +124,7 @@ impl Default for Metrics {
         });
         registry.register_with_unit(
             "ingest_request_duration",
-            "Time of a request at the ingest port, its commit included, by route",
+            "Duration of a request at the ingest port including its commit, by route",
             Unit::Seconds,
             ingest_seconds.clone(),
         );
@@ -140,71 +138,63 @@ impl Default for Metrics {
         let breakers_open = Gauge::default();
         registry.register(
             "breakers_open",
-            "Hooks whose circuit breaker is open: they are sent nothing but probes",
+            "Hooks with an open circuit breaker, which receive only probes",
             breakers_open.clone(),
         );
         let commit_seconds = Histogram::new(exponential_buckets(0.0001, 2.0, 16));
         registry.register_with_unit(
             "store_commit_duration",
-            "Time of a group's transaction, its sync included",
+            "Duration of a group commit, including the sync",
             Unit::Seconds,
             commit_seconds.clone(),
         );
         let commit_group = Histogram::new(exponential_buckets(1.0, 2.0, 11));
-        registry.register(
-            "store_commit_operations",
-            "Operations that shared a transaction",
-            commit_group.clone(),
-        );
+        registry.register("store_commit_operations", "Operations of a group commit", commit_group.clone());
         let backlog = Backlog::default();
-        registry.register(
-            "backlog_deliveries",
-            "Deliveries that wait for another attempt or for their first",
-            backlog.deliveries.clone(),
-        );
+        registry.register("backlog_deliveries", "Pending deliveries", backlog.deliveries.clone());
         registry.register_with_unit(
             "backlog",
-            "Bytes of events that wait, one time a delivery",
+            "Bytes of the events of pending deliveries; an event counts once for each delivery",
             Unit::Bytes,
             backlog.bytes.clone(),
         );
         registry.register_with_unit(
             "backlog_oldest_age",
-            "Age of the oldest delivery that waits; 0: none waits",
+            "Age of the oldest pending delivery (0: none is pending)",
             Unit::Seconds,
             backlog.oldest.clone(),
         );
         registry.register_with_unit(
             "backlog_share_used",
-            "Part of its share of the disk that the fullest hook, or namespace, has used up",
+            "Used fraction of its disk share, of the fullest hook or namespace",
             Unit::Ratios,
             backlog.shares.clone(),
         );
-        registry.register_with_unit("store", "Size of the store's file", Unit::Bytes, backlog.store.clone());
-        let disk_used = Ratio::default();
+        registry.register_with_unit("store", "Size of the store file", Unit::Bytes, backlog.store.clone());
+        let disk_used = FloatGauge::default();
         registry.register_with_unit(
             "disk_used",
-            "Used part of the store's disk",
+            "Used fraction of the store's disk",
             Unit::Ratios,
             disk_used.clone(),
         );
-        let mut family = FamilyOf(&mut registry);
+        let mut families = FamilyRegistrar(&mut registry);
         Metrics {
-            problems: family.counter("reconcile_problems", "Reconciles that did not get through, by kind and reason"),
-            admin_requests: family.counter("admin_requests", "Calls to admin APIs by host, method and class of the status (error: no answer)"),
-            admin_seconds: family.seconds("admin_request_duration", "Time of a call to an admin API"),
-            admin_waits: family.seconds("admin_rate_limit_wait", "Time that a call waited for its turn within the rate limit"),
-            admin_postponed: family.counter("admin_postponed", "Calls that were told to come back: others were before, the vendor asked to wait, or the host fails"),
-            drift_found: family.counter("drift_found", "Objects at a vendor that somebody else changed or deleted"),
-            drift_repaired: family.counter("drift_repaired", "Objects at a vendor that were made right after such a change"),
-            watch_requests: family.counter("watch_requests", "Lists and watches that were begun at the API server, by resource and outcome (ok, error); a watch lasts for --watch-timeout"),
-            api_requests: family.counter("api_requests", "Requests at the worker's API port by route, method and class of the status"),
+            problems: families.counter("reconcile_problems", "Failed reconciles, by kind and reason"),
+            admin_requests: families.counter("admin_requests", "Calls to admin APIs, by host, method and class of the status (error: no response)"),
+            admin_seconds: families.seconds("admin_request_duration", "Duration of a call to an admin API"),
+            admin_waits: families.seconds("admin_rate_limit_wait", "Time that a call waited for a scheduling slot within the rate limit"),
+            admin_postponed: families.counter("admin_postponed", "Calls that were requeued without being sent: rate limit used up, pause requested by the vendor, or open circuit breaker"),
+            drift_found: families.counter("drift_found", "External resources that were changed or deleted by another client"),
+            drift_repaired: families.counter("drift_repaired", "External resources that were repaired after such a change"),
+            watch_requests: families.counter("watch_requests", "List and watch requests to the API server, by resource and outcome (ok, error); a watch lasts for --watch-timeout"),
+            api_requests: families.counter("api_requests", "Requests at the worker's API port, by route, method and class of the status"),
             leader: {
                 let leader = Gauge::default();
-                registry.register("leader", "1 where this replica leads: the one that writes to admin APIs", leader.clone());
+                registry.register("leader", "1 if this replica leads, which writes to admin APIs; otherwise 0", leader.clone());
                 leader
             },
-            hooks: Hooks::registered(&mut registry),
+            hooks: HookMetrics::register(&mut registry),
             hosts: Mutex::default(),
             registry,
             reconciles,
@@ -227,56 +217,62 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// A reconcile did not get through.
-    pub fn problem(&self, kind: &'static str, reason: &'static str) {
+    /// Counts a failed reconcile.
+    pub fn record_reconcile_problem(&self, kind: &'static str, reason: &'static str) {
         self.problems.get_or_create(&ProblemLabel { kind, reason }).inc();
     }
 
-    /// A call to an admin API was made; no status: no answer.
-    pub fn admin_called(&self, host: &str, method: &str, status: Option<u16>, took: Duration) {
-        let host = self.host(host);
-        let label = AdminRequest { host: host.clone(), method: known_method(method), code: class(status) };
+    /// Records a call to an admin API. `status` is None if there was no response.
+    pub fn record_admin_request(&self, host: &str, method: &str, status: Option<u16>, duration: Duration) {
+        let host = self.host_label(host);
+        let label = AdminRequestLabel {
+            host: host.clone(),
+            method: known_method(method),
+            code: status_class(status),
+        };
         self.admin_requests.get_or_create(&label).inc();
-        self.admin_seconds.get_or_create(&HostLabel { host }).observe(took.as_secs_f64());
+        self.admin_seconds.get_or_create(&HostLabel { host }).observe(duration.as_secs_f64());
     }
 
-    /// A call waited for its turn, and got it or was told to come back.
-    pub fn admin_waited(&self, host: &str, waited: Duration, went: bool) {
-        let label = HostLabel { host: self.host(host) };
-        if went {
+    /// Records the wait of a call for a scheduling slot, or that it was postponed.
+    pub fn record_admin_wait(&self, host: &str, waited: Duration, is_granted: bool) {
+        let label = HostLabel { host: self.host_label(host) };
+        if is_granted {
             self.admin_waits.get_or_create(&label).observe(waited.as_secs_f64());
         } else {
             self.admin_postponed.get_or_create(&label).inc();
         }
     }
 
-    /// Somebody else changed or deleted what an object of this kind has at its vendor.
-    pub fn drift_found(&self, kind: &'static str) {
+    /// Counts an external resource that another client changed or deleted.
+    pub fn record_drift_found(&self, kind: &'static str) {
         self.drift_found.get_or_create(&KindLabel { kind }).inc();
     }
 
-    pub fn drift_repaired(&self, kind: &'static str) {
+    /// Counts a repaired external resource.
+    pub fn record_drift_repaired(&self, kind: &'static str) {
         self.drift_repaired.get_or_create(&KindLabel { kind }).inc();
     }
 
-    pub fn leads(&self, leads: bool) {
-        self.leader.set(i64::from(leads));
+    pub fn set_leader(&self, is_leader: bool) {
+        self.leader.set(i64::from(is_leader));
     }
 
-    /// A list or a watch was begun. `resource` is the path of one of the watches that this process has.
-    pub fn watch_request(&self, resource: &str, ok: bool) {
+    /// Counts a list or watch request. `resource` is the path of one of the process's watches.
+    pub fn record_watch_request(&self, resource: &str, ok: bool) {
         let label = WatchLabel { resource: resource.to_owned(), outcome: if ok { "ok" } else { "error" } };
         self.watch_requests.get_or_create(&label).inc();
     }
 
-    /// A request at the API port. `route` is the pattern, not the path.
-    pub fn api_request(&self, route: Option<&str>, method: &str, status: u16) {
+    /// Counts a request at the API port. `route` is the pattern, not the path.
+    pub fn record_api_request(&self, route: Option<&str>, method: &str, status: u16) {
         let route = route.unwrap_or(OTHER).to_owned();
-        let label = ApiRequest { route, method: known_method(method), code: class(Some(status)) };
+        let label = ApiRequestLabel { route, method: known_method(method), code: status_class(Some(status)) };
         self.api_requests.get_or_create(&label).inc();
     }
 
-    fn host(&self, host: &str) -> String {
+    /// Returns the label value of a host: its name, or `other` above `MAX_HOSTS`.
+    fn host_label(&self, host: &str) -> String {
         let mut hosts = self.hosts.lock();
         if hosts.contains(host) {
             return host.to_owned();
@@ -288,75 +284,82 @@ impl Metrics {
         host.to_owned()
     }
 
-    pub fn reconciled(&self, kind: &'static str, outcome: &'static str, took: Duration) {
-        self.reconciles.get_or_create(&Reconcile { kind, outcome }).inc();
-        self.reconcile_seconds.get_or_create(&KindLabel { kind }).observe(took.as_secs_f64());
+    /// Records a reconcile.
+    pub fn record_reconcile(&self, kind: &'static str, outcome: &'static str, duration: Duration) {
+        self.reconciles.get_or_create(&ReconcileLabel { kind, outcome }).inc();
+        self.reconcile_seconds.get_or_create(&KindLabel { kind }).observe(duration.as_secs_f64());
     }
 
-    pub fn ingested(&self, route: &'static str, outcome: &'static str, took: Duration) {
-        self.ingested.get_or_create(&Ingest { route, outcome }).inc();
-        self.ingest_seconds.get_or_create(&RouteLabel { route }).observe(took.as_secs_f64());
+    /// Records a request at the ingest port.
+    pub fn record_ingest(&self, route: &'static str, outcome: &'static str, duration: Duration) {
+        self.ingested.get_or_create(&IngestLabel { route, outcome }).inc();
+        self.ingest_seconds.get_or_create(&RouteLabel { route }).observe(duration.as_secs_f64());
     }
 
-    /// An event was stored.
-    pub fn accepted(&self, origin: &'static str) {
+    /// Counts a stored event.
+    pub fn record_accepted(&self, origin: &'static str) {
         self.accepted.get_or_create(&OriginLabel { origin }).inc();
     }
 
-    pub fn attempt_started(&self) {
+    /// Adds an attempt in flight. Call `record_attempt` when it ends.
+    pub fn start_attempt(&self) {
         self.in_flight.inc();
     }
 
-    pub fn attempted(&self, outcome: &'static str, status: Option<u16>, took: Duration) {
+    /// Records an attempt and removes it from those in flight. `status` is None if there was no response.
+    pub fn record_attempt(&self, outcome: &'static str, status: Option<u16>, duration: Duration) {
         self.in_flight.dec();
-        self.attempts.get_or_create(&AttemptLabel { outcome, status: attempt_status(status) }).inc();
-        self.attempt_seconds.observe(took.as_secs_f64());
+        self.attempts.get_or_create(&AttemptLabel { outcome, status: attempt_status_class(status) }).inc();
+        self.attempt_seconds.observe(duration.as_secs_f64());
     }
 
-    pub fn finished(&self, state: &'static str, reason: &'static str) {
-        self.finished.get_or_create(&Finished { state, reason }).inc();
+    /// Counts a finished delivery.
+    pub fn record_finished(&self, state: &'static str, reason: Option<DeliveryReason>) {
+        let reason = reason.map_or("", DeliveryReason::as_str);
+        self.finished.get_or_create(&FinishedLabel { state, reason }).inc();
     }
 
-    /// A delivery arrived, so long after it was accepted.
-    pub fn delivered(&self, took: Duration) {
-        self.finished("delivered", "");
-        self.delivery_seconds.observe(took.as_secs_f64());
+    /// Records a successful delivery, `duration` after its acceptance.
+    pub fn record_delivered(&self, duration: Duration) {
+        self.record_finished("delivered", None);
+        self.delivery_seconds.observe(duration.as_secs_f64());
     }
 
-    /// A hook's circuit breaker opened, or is open no longer.
-    pub fn breaker(&self, open: bool) {
-        if open {
+    /// Counts a circuit breaker that opened or closed.
+    pub fn record_breaker_change(&self, is_open: bool) {
+        if is_open {
             self.breakers_open.inc()
         } else {
             self.breakers_open.dec()
         };
     }
 
-    /// A group of operations was committed.
-    pub fn committed(&self, operations: usize, took: Duration) {
-        self.commit_seconds.observe(took.as_secs_f64());
+    /// Records a group commit.
+    pub fn record_commit(&self, operations: usize, duration: Duration) {
+        self.commit_seconds.observe(duration.as_secs_f64());
         self.commit_group.observe(u32::try_from(operations).map_or(f64::MAX, f64::from));
     }
 
-    /// What waits now: deliveries, their bytes, the age of the oldest, the size of the store.
-    pub fn backlog(&self, deliveries: u64, bytes: u64, oldest: Duration, store: u64) {
-        let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-        self.backlog.deliveries.set(number(deliveries));
-        self.backlog.bytes.set(number(bytes));
+    /// Sets the number of pending deliveries, their bytes, the age of the oldest one, and the bytes of the store.
+    pub fn set_backlog(&self, deliveries: u64, bytes: u64, oldest: Duration, store: u64) {
+        let to_gauge = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        self.backlog.deliveries.set(to_gauge(deliveries));
+        self.backlog.bytes.set(to_gauge(bytes));
         self.backlog.oldest.set(oldest.as_secs_f64());
-        self.backlog.store.set(number(store));
+        self.backlog.store.set(to_gauge(store));
     }
 
-    /// The part of its share that the fullest one (`hook`, `namespace`) has used up.
-    pub fn share(&self, of: &'static str, used: f64) {
+    /// Sets the used fraction of the share of the fullest `hook` or `namespace` (`of`).
+    pub fn set_share_used(&self, of: &'static str, used: f64) {
         self.backlog.shares.get_or_create(&ShareLabel { of }).set(used);
     }
 
-    pub fn disk(&self, used: f64) {
+    /// Sets the used fraction of the store's disk.
+    pub fn set_disk_used(&self, used: f64) {
         self.disk_used.set(used);
     }
 
-    /// The text that Prometheus reads.
+    /// Encodes all metrics in the text format of Prometheus.
     pub fn encode(&self) -> String {
         let mut text = String::new();
         // Writing into a String cannot fail.
@@ -365,10 +368,10 @@ impl Metrics {
     }
 }
 
-/// Registers families.
-struct FamilyOf<'a>(&'a mut Registry);
+/// Registers metric families.
+struct FamilyRegistrar<'a>(&'a mut Registry);
 
-impl FamilyOf<'_> {
+impl FamilyRegistrar<'_> {
     fn counter<L>(&mut self, name: &str, help: &str) -> Family<L, Counter>
     where
         L: Clone + Debug + Eq + Hash + EncodeLabelSet + Send + Sync + 'static,
@@ -378,8 +381,9 @@ impl FamilyOf<'_> {
         family
     }
 
+    /// Registers a histogram of call durations by host.
     fn seconds(&mut self, name: &str, help: &str) -> Family<HostLabel, Histogram> {
-        // From a cache's answer to the deadline of a call.
+        // From a cached response to the deadline of a call.
         let family = Family::<HostLabel, Histogram>::new_with_constructor(|| {
             Histogram::new(exponential_buckets(0.004, 4.0, 8))
         });
@@ -388,39 +392,18 @@ impl FamilyOf<'_> {
     }
 }
 
-fn known_method(method: &str) -> &'static str {
-    ["GET", "POST", "PUT", "PATCH", "DELETE"].into_iter().find(|known| *known == method).unwrap_or(OTHER)
-}
-
-/// The class of the answer's status; none: no answer.
-fn attempt_status(status: Option<u16>) -> &'static str {
-    status.map_or("none", |status| class(Some(status)))
-}
-
-fn class(status: Option<u16>) -> &'static str {
-    match status.map(|status| status / 100) {
-        Some(1) => "1xx",
-        Some(2) => "2xx",
-        Some(3) => "3xx",
-        Some(4) => "4xx",
-        Some(5) => "5xx",
-        Some(_) => OTHER,
-        None => "error",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn labels_are_bounded_and_every_metric_has_a_help() {
+    fn bounds_labels_and_documents_every_metric() {
         let metrics = Metrics::default();
         for n in 0..1000 {
-            metrics.admin_called(&format!("host-{n}:443"), "BREW", Some(418), Duration::ZERO);
+            metrics.record_admin_request(&format!("host-{n}:443"), "BREW", Some(418), Duration::ZERO);
         }
-        metrics.admin_called("host-1:443", "GET", None, Duration::ZERO);
-        metrics.leads(true);
+        metrics.record_admin_request("host-1:443", "GET", None, Duration::ZERO);
+        metrics.set_leader(true);
         let text = metrics.encode();
         let calls: Vec<&str> =
             text.lines().filter(|l| l.starts_with("hookstream_admin_requests_total{")).collect();

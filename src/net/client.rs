@@ -1,4 +1,4 @@
-//! A client with a deadline and a bound for every call.
+//! The HTTP client. Every call has a deadline and a bound on the response body.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -17,48 +17,49 @@ use parking_lot::Mutex;
 use super::connect::{ConnectError, Egress};
 use super::tls::{TlsError, TlsOptions};
 
-/// Idle connections kept to one host: fewer than a busy hook uses would be opened and closed all the time.
+/// Maximum idle connections to one host. With fewer than a busy hook uses, connections would be reopened constantly.
 const IDLE_PER_HOST: usize = 256;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A connection of HTTP/2 is shared by all requests to a host. One that went silent would fail them until the kernel gives
-/// up, which takes a quarter of an hour: it is asked so often, and has this long to answer.
-const PING_EVERY: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
-const PING_WITHIN: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 5 });
+/// Interval and timeout of HTTP/2 pings. All requests to a host share one HTTP/2 connection. Without pings, a dead
+/// connection would fail them until the kernel gives up after about 15 minutes.
+const PING_INTERVAL: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
+const PING_TIMEOUT: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 5 });
 
-/// Clients with TLS options of their own that are kept; then those that nobody used for the longest go.
+/// Maximum cached clients with their own TLS options; the least recently used one is evicted.
 const MAX_CLIENTS: usize = 256;
 
-type Inner = Client<HttpsConnector<Egress>, Full<Bytes>>;
-type Others = HashMap<[u8; 32], (Instant, Arc<Inner>)>;
+type HyperClient = Client<HttpsConnector<Egress>, Full<Bytes>>;
+/// Clients by the fingerprint of their TLS options, with the time of their last use.
+type ClientCache = HashMap<[u8; 32], (Instant, Arc<HyperClient>)>;
 
-/// The HTTP client of deliveries and admin calls. Cheap to clone; clones share connections.
+/// The HTTP client of deliveries and admin calls. Cheap to clone; clones share their connections.
 #[derive(Clone, Debug)]
 pub struct HttpClient {
-    client: Arc<Inner>,
+    client: Arc<HyperClient>,
     shared: Arc<Shared>,
 }
 
-/// What all clients of the process have in common.
+/// The state that all clients of the process share.
 #[derive(Debug)]
 struct Shared {
     egress: Egress,
-    /// Clients by their TLS options, so that hooks with the same options share connections and handshakes.
-    others: Mutex<Others>,
+    /// Hooks with the same TLS options share a client, and with it connections and handshakes.
+    cache: Mutex<ClientCache>,
 }
 
-/// An answer, read up to a bound.
+/// A response whose body was read up to a bound.
 #[derive(Debug)]
-pub struct Answer {
+pub struct HttpResponse {
     pub status: StatusCode,
     pub headers: HeaderMap,
-    /// What was read of the body before its end, the bound, the deadline or an error.
+    /// The part of the body before its end, the bound, the deadline or an error.
     pub body: Bytes,
-    /// False: the body broke off, or was longer than the bound.
+    /// False if the body was cut off or exceeded the bound.
     pub complete: bool,
 }
 
-/// Why there was no answer.
+/// Why a request got no response. The names of the variants are delivery reasons.
 #[derive(Debug, thiserror::Error, strum::IntoStaticStr)]
 pub enum SendError {
     #[error("{0}")]
@@ -67,10 +68,10 @@ pub enum SendError {
     Resolve(String),
     #[error("{0}")]
     Connect(String),
-    /// The proxy made no way there.
+    /// The proxy did not open a tunnel.
     #[error("{0}")]
     Proxy(String),
-    #[error("no answer within {0:?}")]
+    #[error("no response within {0:?}")]
     Timeout(Duration),
     #[error("{0}")]
     Tls(String),
@@ -79,41 +80,42 @@ pub enum SendError {
 }
 
 impl HttpClient {
-    /// A client that trusts the system's certificate authorities.
+    /// Returns a client that trusts the certificate authorities of the system.
     pub fn new(egress: Egress) -> Result<Self, TlsError> {
         let client = build(&TlsOptions::default(), &egress)?;
-        Ok(HttpClient { client, shared: Arc::new(Shared { egress, others: Mutex::default() }) })
+        Ok(HttpClient { client, shared: Arc::new(Shared { egress, cache: Mutex::default() }) })
     }
 
-    /// The client for these TLS options. Other options are another client, so a replaced certificate counts at once.
-    pub fn with(&self, tls: &TlsOptions) -> Result<Self, TlsError> {
+    /// Returns the client for these TLS options. Other options have another client, so that a replaced certificate takes
+    /// effect immediately.
+    pub fn with_tls(&self, tls: &TlsOptions) -> Result<Self, TlsError> {
         if tls.is_default() {
             return Ok(self.clone());
         }
         let (key, now) = (tls.fingerprint(), Instant::now());
-        let mut others = self.shared.others.lock();
-        if let Some((used, client)) = others.get_mut(&key) {
-            *used = now;
+        let mut cache = self.shared.cache.lock();
+        if let Some((last_used, client)) = cache.get_mut(&key) {
+            *last_used = now;
             return Ok(HttpClient { client: client.clone(), shared: self.shared.clone() });
         }
         let client = build(tls, &self.shared.egress)?;
-        if others.len() >= MAX_CLIENTS {
-            let oldest = others.iter().min_by_key(|(_, (used, _))| *used).map(|(key, _)| *key);
-            oldest.map(|key| others.remove(&key));
+        if cache.len() >= MAX_CLIENTS {
+            let oldest = cache.iter().min_by_key(|(_, (last_used, _))| *last_used).map(|(key, _)| *key);
+            oldest.map(|key| cache.remove(&key));
         }
-        others.insert(key, (now, client.clone()));
+        cache.insert(key, (now, client.clone()));
         Ok(HttpClient { client, shared: self.shared.clone() })
     }
 
-    /// Sends a request and reads the answer, at most `max_body` bytes of it, all within `timeout`.
+    /// Sends a request and reads the response, up to `max_body` bytes of the body, within `timeout`.
     ///
-    /// Once the status is there it is the answer, even if the body then breaks or drips: `complete` tells.
+    /// Once the status has arrived, a failure while reading the body is not an error: it only sets `complete` to false.
     pub async fn send(
         &self,
         request: Request<Full<Bytes>>,
         timeout: Duration,
         max_body: usize,
-    ) -> Result<Answer, SendError> {
+    ) -> Result<HttpResponse, SendError> {
         let deadline = tokio::time::Instant::now() + timeout;
         let response = tokio::time::timeout_at(deadline, self.client.request(request))
             .await
@@ -126,20 +128,20 @@ impl HttpClient {
                 Ok(None) => break true,
                 Ok(Some(Ok(frame))) => {
                     let data = frame.into_data().unwrap_or_default();
-                    let room = max_body.saturating_sub(body.len());
-                    body.extend_from_slice(data.get(..data.len().min(room)).unwrap_or_default());
-                    if data.len() > room {
+                    let remaining = max_body.saturating_sub(body.len());
+                    body.extend_from_slice(data.get(..data.len().min(remaining)).unwrap_or_default());
+                    if data.len() > remaining {
                         break false;
                     }
                 }
                 Ok(Some(Err(_))) | Err(_) => break false,
             }
         };
-        Ok(Answer { status: parts.status, headers: parts.headers, body: body.freeze(), complete })
+        Ok(HttpResponse { status: parts.status, headers: parts.headers, body: body.freeze(), complete })
     }
 }
 
-fn build(tls: &TlsOptions, egress: &Egress) -> Result<Arc<Inner>, TlsError> {
+fn build(tls: &TlsOptions, egress: &Egress) -> Result<Arc<HyperClient>, TlsError> {
     let https = hyper_rustls::HttpsConnectorBuilder::new()
         .with_tls_config(tls.config()?)
         .https_or_http()
@@ -148,9 +150,10 @@ fn build(tls: &TlsOptions, egress: &Egress) -> Result<Arc<Inner>, TlsError> {
         .wrap_connector(egress.clone());
     let client = Client::builder(TokioExecutor::new())
         .timer(TokioTimer::new())
-        .http2_keep_alive_interval(PING_EVERY)
-        .http2_keep_alive_timeout(PING_WITHIN)
-        // Requests that end before it is asked would else keep it from being asked.
+        .http2_keep_alive_interval(PING_INTERVAL)
+        .http2_keep_alive_timeout(PING_TIMEOUT)
+        // Ping idle connections too. Otherwise a connection whose requests all time out before a ping is due is never
+        // checked.
         .http2_keep_alive_while_idle(true)
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(IDLE_TIMEOUT)
@@ -159,12 +162,12 @@ fn build(tls: &TlsOptions, egress: &Egress) -> Result<Arc<Inner>, TlsError> {
     Ok(Arc::new(client))
 }
 
-/// Finds in a client error what the connector or TLS said.
+/// Finds the error of the connector or of TLS in the causes of a client error.
 fn classify(error: &hyper_util::client::legacy::Error) -> SendError {
     let mut cause: Option<&(dyn Error + 'static)> = Some(error);
     let mut last = error.to_string();
-    while let Some(one) = cause {
-        if let Some(connect) = one.downcast_ref::<ConnectError>() {
+    while let Some(error) = cause {
+        if let Some(connect) = error.downcast_ref::<ConnectError>() {
             let text = connect.to_string();
             return match connect {
                 ConnectError::Denied { .. } => SendError::EgressDenied(text),
@@ -173,16 +176,16 @@ fn classify(error: &hyper_util::client::legacy::Error) -> SendError {
                 ConnectError::Proxy { .. } => SendError::Proxy(text),
             };
         }
-        if let Some(tls) = tls_error(one) {
+        if let Some(tls) = tls_error(error) {
             return SendError::Tls(tls.to_string());
         }
-        last = one.to_string();
-        cause = one.source();
+        last = error.to_string();
+        cause = error.source();
     }
     if error.is_connect() { SendError::Connect(last) } else { SendError::Protocol(last) }
 }
 
-/// TLS errors come wrapped into I/O errors, once or twice, whose inner error is no `source`.
+/// Unwraps a TLS error from nested I/O errors, which do not return their inner error as `source`.
 fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
     error.downcast_ref().or_else(|| tls_error(error.downcast_ref::<std::io::Error>()?.get_ref()?))
 }
@@ -190,28 +193,28 @@ fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::egress::Policy;
+    use crate::core::egress::EgressRules;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     fn client(loopback: bool) -> HttpClient {
         rustls::crypto::ring::default_provider().install_default().ok();
-        HttpClient::new(Egress::new(Policy { loopback, ..Policy::default() })).unwrap()
+        HttpClient::new(Egress::new(EgressRules { loopback, ..EgressRules::default() })).unwrap()
     }
 
     fn get(url: &str) -> Request<Full<Bytes>> {
         Request::get(url).body(Full::default()).unwrap()
     }
 
-    /// A server that reads a request and then writes these bytes.
-    async fn server(answer: &'static [u8], hang: bool) -> String {
+    /// Starts a server that reads a request and writes these bytes, and then keeps the connection open if `hang`.
+    async fn start_server(response: &'static [u8], hang: bool) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap());
         tokio::spawn(async move {
             while let Ok((mut socket, _)) = listener.accept().await {
                 let mut buffer = [0; 1024];
                 drop(socket.read(&mut buffer).await);
-                socket.write_all(answer).await.ok();
+                socket.write_all(response).await.ok();
                 if hang {
                     std::future::pending::<()>().await;
                 }
@@ -224,7 +227,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(10);
 
     #[tokio::test]
-    async fn the_policy_is_asked_for_every_form_of_an_address() {
+    async fn checks_the_policy_for_every_form_of_an_address() {
         for url in [
             "http://127.0.0.1:1/",
             "http://localhost:1/",
@@ -238,25 +241,31 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn reads_no_more_than_asked() {
-        let url = server(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n0123456789", false).await;
-        let answer = client(true).send(get(&url), LONG, 4).await.unwrap();
-        assert_eq!((answer.status.as_u16(), &*answer.body, answer.complete), (200, &b"0123"[..], false));
+    async fn reads_no_more_than_the_bound() {
+        let url = start_server(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n0123456789", false).await;
+        let response = client(true).send(get(&url), LONG, 4).await.unwrap();
+        assert_eq!(
+            (response.status.as_u16(), &*response.body, response.complete),
+            (200, &b"0123"[..], false)
+        );
     }
 
     #[tokio::test]
-    async fn a_status_is_an_answer_even_if_the_body_breaks_or_drips() {
+    async fn returns_the_status_if_the_body_is_cut_off_or_stalls() {
         for hang in [false, true] {
-            let url = server(b"HTTP/1.1 202 Accepted\r\ncontent-length: 10\r\n\r\n01", hang).await;
-            let answer = client(true).send(get(&url), SHORT, 64).await.unwrap();
-            assert_eq!((answer.status.as_u16(), &*answer.body, answer.complete), (202, &b"01"[..], false));
+            let url = start_server(b"HTTP/1.1 202 Accepted\r\ncontent-length: 10\r\n\r\n01", hang).await;
+            let response = client(true).send(get(&url), SHORT, 64).await.unwrap();
+            assert_eq!(
+                (response.status.as_u16(), &*response.body, response.complete),
+                (202, &b"01"[..], false)
+            );
         }
     }
 
     #[tokio::test]
-    async fn no_answer_has_a_reason() {
-        let hangs = server(b"", true).await;
-        let garbage = server(b"this is no HTTP\r\n\r\n", false).await;
+    async fn classifies_errors_without_a_response() {
+        let hangs = start_server(b"", true).await;
+        let garbage = start_server(b"this is no HTTP\r\n\r\n", false).await;
         let error = |url: String| async move { client(true).send(get(&url), SHORT, 64).await.unwrap_err() };
         assert!(matches!(error(hangs).await, SendError::Timeout(_)));
         assert!(matches!(error(garbage).await, SendError::Protocol(_)));

@@ -1,4 +1,4 @@
-//! The connector: resolves a name, checks what it resolved to, connects to what was checked.
+//! The connector: resolves a host, checks its addresses against the egress policy, and connects only to allowed ones.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -14,44 +14,44 @@ use tower_service::Service;
 
 use super::proxy::{Proxy, ProxyError};
 use super::resolve;
-use crate::core::egress::{Denied, Policy};
+use crate::core::egress::{EgressDenial, EgressRules};
 
-/// With a proxy, a name that is not resolved here within this time is left to the proxy: where only the proxy knows the
-/// names of the outside, asking here may take longer than a delivery.
+/// Timeout of local name resolution if a proxy is configured; after it the proxy resolves the name. Where only the proxy
+/// can resolve external names, a local lookup may take longer than the deadline of a delivery.
 const RESOLVE_BEFORE_PROXY: Duration = Duration::from_secs(2);
 
-/// A connector under an egress policy, perhaps by way of a proxy.
+/// A connector that enforces an egress policy, optionally through a proxy.
 #[derive(Clone, Debug)]
 pub struct Egress {
-    policy: Arc<Policy>,
+    policy: Arc<EgressRules>,
     proxy: Option<Arc<Proxy>>,
 }
 
-/// Why no connection was made.
+/// Why no connection was established.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     #[error("the address has no host")]
     NoHost,
     #[error("cannot resolve {host}: {source}")]
     Resolve { host: String, source: std::io::Error },
-    #[error("{host} resolves to nothing")]
+    #[error("{host} resolves to no address")]
     NoAddress { host: String },
-    /// Every address was refused.
-    #[error("{host} may not be reached: {denied}")]
-    Denied { host: String, denied: Denied },
+    /// The policy denies every address.
+    #[error("the egress policy denies {host}: {denied}")]
+    Denied { host: String, denied: EgressDenial },
     #[error("cannot connect to {address}: {source}")]
     Connect { address: SocketAddr, source: std::io::Error },
-    #[error("no way to {authority} through the proxy {proxy}: {problem}")]
+    #[error("cannot reach {authority} through the proxy {proxy}: {problem}")]
     Proxy { authority: String, proxy: String, problem: ProxyError },
 }
 
 impl Egress {
-    pub fn new(policy: Policy) -> Self {
+    pub fn new(policy: EgressRules) -> Self {
         Egress { policy: Arc::new(policy), proxy: None }
     }
 
-    /// The same through a proxy. Its own address is not asked about: whoever names it means it.
-    pub fn through(self, proxy: Proxy) -> Self {
+    /// Uses a proxy. The policy does not apply to the proxy's own address, which the administrator configured.
+    pub fn via_proxy(self, proxy: Proxy) -> Self {
         Egress { proxy: Some(Arc::new(proxy)), ..self }
     }
 
@@ -59,21 +59,23 @@ impl Egress {
         let host =
             uri.host().ok_or(ConnectError::NoHost)?.trim_start_matches('[').trim_end_matches(']').to_owned();
         let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
-        let resolving = async {
+        let resolution = async {
             let found = resolve::lookup_host((host.as_str(), port)).await;
             found
                 .map(Iterator::collect)
                 .map_err(|source| ConnectError::Resolve { host: host.clone(), source })
         };
-        let Some(proxy) = &self.proxy else { return self.direct(host.clone(), resolving.await?).await };
-        let found: Vec<SocketAddr> = match tokio::time::timeout(RESOLVE_BEFORE_PROXY, resolving).await {
+        let Some(proxy) = &self.proxy else {
+            return self.connect_directly(host.clone(), resolution.await?).await;
+        };
+        let found: Vec<SocketAddr> = match tokio::time::timeout(RESOLVE_BEFORE_PROXY, resolution).await {
             Ok(Ok(addresses)) => addresses,
             Ok(Err(_)) | Err(_) => Vec::new(),
         };
         if proxy.is_bypassed(&host, &found) {
-            return self.direct(host, found).await;
+            return self.connect_directly(host, found).await;
         }
-        let authority = self.authority(host, port, &found)?;
+        let authority = self.proxy_authority(host, port, &found)?;
         proxy.connect(&authority).await.map_err(|problem| ConnectError::Proxy {
             authority,
             proxy: format!("{}:{}", proxy.host, proxy.port),
@@ -81,23 +83,23 @@ impl Egress {
         })
     }
 
-    /// What the proxy is asked for: the name, for it may know it better; where only some of its addresses may be reached,
-    /// one of those.
-    pub(super) fn authority(
+    /// Returns the target to request from the proxy: the name, because the proxy may resolve it differently. If the policy
+    /// denies some of its addresses, returns an allowed address instead.
+    pub(super) fn proxy_authority(
         &self,
         host: String,
         port: u16,
         found: &[SocketAddr],
     ) -> Result<String, ConnectError> {
         let mut allowed = None;
-        let mut refused = None;
+        let mut denied = None;
         for address in found {
             match self.policy.check(*address) {
                 Ok(()) => allowed = allowed.or(Some(*address)),
-                Err(denied) => refused = refused.or(Some(denied)),
+                Err(reason) => denied = denied.or(Some(reason)),
             }
         }
-        match (allowed, refused) {
+        match (allowed, denied) {
             (None, Some(denied)) => Err(ConnectError::Denied { host, denied }),
             (Some(address), Some(_)) => Ok(address.to_string()),
             (_, None) if host.contains(':') => Ok(format!("[{host}]:{port}")),
@@ -105,11 +107,15 @@ impl Egress {
         }
     }
 
-    async fn direct(&self, host: String, addresses: Vec<SocketAddr>) -> Result<TcpStream, ConnectError> {
+    async fn connect_directly(
+        &self,
+        host: String,
+        addresses: Vec<SocketAddr>,
+    ) -> Result<TcpStream, ConnectError> {
         let mut failure = ConnectError::NoAddress { host: host.clone() };
         for address in addresses {
             if let Err(denied) = self.policy.check(address) {
-                // An address that was refused tells less than one that was tried.
+                // Prefer to report the failure of an attempted address over a denied one.
                 if !matches!(failure, ConnectError::Connect { .. }) {
                     failure = ConnectError::Denied { host: host.clone(), denied };
                 }
@@ -117,7 +123,7 @@ impl Egress {
             }
             match TcpStream::connect(address).await {
                 Ok(stream) => {
-                    // Small signed requests would wait for the delayed acknowledgement of the one before.
+                    // Nagle's algorithm would delay small requests until the previous one is acknowledged.
                     stream.set_nodelay(true).map_err(|source| ConnectError::Connect { address, source })?;
                     return Ok(stream);
                 }

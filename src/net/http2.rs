@@ -1,4 +1,4 @@
-//! HTTP/2, where the server speaks it: one connection for many requests, given up when it went silent.
+//! Tests of HTTP/2: requests share one connection, and a silent connection is replaced.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -18,23 +18,22 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::tls::TlsOptions;
-use super::{Answer, Egress, HttpClient, SendError};
-use crate::core::egress::Policy;
+use super::{Egress, HttpClient, HttpResponse, SendError};
+use crate::core::egress::EgressRules;
 
 struct Server {
     url: String,
     connections: Arc<AtomicUsize>,
-    /// Connections that are there then neither read nor write any more, and stay open.
+    /// Cancel it to make the existing connections stay open without reading or writing.
     silence: CancellationToken,
 }
 
-/// Answers with the version of HTTP that it was asked by.
-async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn respond(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     assert_eq!(request.version(), Version::HTTP_2);
     Ok(Response::new(Full::from("HTTP/2")))
 }
 
-async fn server() -> Server {
+async fn start_server() -> Server {
     rustls::crypto::ring::default_provider().install_default().ok();
     let pair = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
     let key = PrivateKeyDer::Pkcs8(pair.signing_key.serialize_der().into());
@@ -49,14 +48,14 @@ async fn server() -> Server {
     tokio::spawn(async move {
         while let Ok((socket, _)) = listener.accept().await {
             let acceptor = acceptor.clone();
-            // Those that come later speak.
+            // Later connections respond normally.
             let silent = if silent.is_cancelled() { CancellationToken::new() } else { silent.clone() };
             counted.fetch_add(1, Ordering::SeqCst);
             tokio::spawn(async move {
                 let Ok(stream) = acceptor.accept(socket).await else { return };
                 let builder = http2::Builder::new(TokioExecutor::new());
                 let mut connection =
-                    std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service_fn(answer)));
+                    std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service_fn(respond)));
                 tokio::select! {
                     _ = connection.as_mut() => {}
                     () = silent.cancelled() => std::future::pending().await,
@@ -68,36 +67,37 @@ async fn server() -> Server {
 }
 
 fn client() -> HttpClient {
-    let client = HttpClient::new(Egress::new(Policy { loopback: true, ..Policy::default() })).unwrap();
-    client.with(&TlsOptions { insecure: true, ..TlsOptions::default() }).unwrap()
+    let client =
+        HttpClient::new(Egress::new(EgressRules { loopback: true, ..EgressRules::default() })).unwrap();
+    client.with_tls(&TlsOptions { insecure: true, ..TlsOptions::default() }).unwrap()
 }
 
-async fn get(client: &HttpClient, url: &str, within: Duration) -> Result<Answer, SendError> {
-    client.send(Request::get(url).body(Full::default()).unwrap(), within, 1024).await
+async fn get(client: &HttpClient, url: &str, timeout: Duration) -> Result<HttpResponse, SendError> {
+    client.send(Request::get(url).body(Full::default()).unwrap(), timeout, 1024).await
 }
 
 const LONG: Duration = Duration::from_secs(20);
 
 #[tokio::test]
 async fn many_requests_share_a_connection() {
-    let (server, client) = (server().await, client());
+    let (server, client) = (start_server().await, client());
     assert_eq!(&*get(&client, &server.url, LONG).await.unwrap().body, b"HTTP/2");
     let many = (0..50).map(|_| get(&client, &server.url, LONG));
-    for answer in futures::future::join_all(many).await {
-        assert_eq!(answer.unwrap().status, 200);
+    for response in futures::future::join_all(many).await {
+        assert_eq!(response.unwrap().status, 200);
     }
     assert_eq!(server.connections.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]
-async fn a_connection_that_went_silent_is_given_up() {
-    let (server, client) = (server().await, client());
+async fn replaces_a_silent_connection() {
+    let (server, client) = (start_server().await, client());
     get(&client, &server.url, LONG).await.unwrap();
     server.silence.cancel();
-    let begun = Instant::now();
-    // Shorter than what it takes to find out: each of them alone would never.
+    let started = Instant::now();
+    // Each request times out before the ping does, so that only pings of the idle connection detect the failure.
     while get(&client, &server.url, Duration::from_millis(300)).await.is_err() {
-        assert!(begun.elapsed() < LONG, "the silent connection is used still");
+        assert!(started.elapsed() < LONG, "the silent connection is still used");
     }
     assert_eq!(server.connections.load(Ordering::SeqCst), 2);
 }

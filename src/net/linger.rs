@@ -1,7 +1,7 @@
-//! A refusal that is heard: what a sender still writes is read and forgotten before it is answered.
+//! Drains the rest of a request body before an early response is sent.
 //!
-//! A server that answers without having read the whole request closes the connection, and the sender, who is still
-//! writing, finds it broken before it has read why.
+//! A server that responds before it has read the whole request closes the connection. A client that is still writing then
+//! gets a connection reset and never reads the response.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,54 +13,54 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use parking_lot::Mutex;
 
-/// More than this is not read for a sender's sake: it finds its connection broken.
-const MAX_REST: usize = 16 << 20;
-/// Nor is it waited longer than this for the rest.
-const WITHIN: Duration = Duration::from_secs(2);
+/// Maximum bytes to drain; a client that sends more gets a connection reset.
+const MAX_DRAIN: usize = 16 << 20;
+/// Maximum time to drain.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The body of a request. Dropped before its end, it leaves the rest to [`Rest`].
-pub struct Lingering {
+/// A request body. If it is dropped before its end, [`UnreadBody`] receives the rest.
+pub struct LingeringBody {
     body: Option<Incoming>,
-    rest: Arc<Mutex<Option<Incoming>>>,
+    unread: Arc<Mutex<Option<Incoming>>>,
 }
 
-/// What nobody read of a request's body.
-pub struct Rest(Arc<Mutex<Option<Incoming>>>);
+/// The unread rest of a request body.
+pub struct UnreadBody(Arc<Mutex<Option<Incoming>>>);
 
-impl Lingering {
-    pub fn new(body: Incoming) -> (Self, Rest) {
-        let rest = Arc::default();
-        (Lingering { body: Some(body), rest: Arc::clone(&rest) }, Rest(rest))
+impl LingeringBody {
+    pub fn new(body: Incoming) -> (Self, UnreadBody) {
+        let unread = Arc::default();
+        (LingeringBody { body: Some(body), unread: Arc::clone(&unread) }, UnreadBody(unread))
     }
 }
 
-impl Rest {
-    /// Reads what is left of the body, within bounds, and forgets it.
-    pub async fn forget(self) {
+impl UnreadBody {
+    /// Reads and discards the rest of the body, at most `MAX_DRAIN` bytes within `DRAIN_TIMEOUT`.
+    pub async fn drain(self) {
         let Some(mut body) = self.0.lock().take() else { return };
-        let all = async {
-            let mut left = MAX_REST;
+        let drain = async {
+            let mut remaining = MAX_DRAIN;
             while let Some(Ok(frame)) = body.frame().await {
-                left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
-                if left == 0 {
+                remaining = remaining.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+                if remaining == 0 {
                     break;
                 }
             }
         };
-        // A sender that drips is answered all the same.
-        tokio::time::timeout(WITHIN, all).await.ok();
+        // A slow client still receives the response.
+        tokio::time::timeout(DRAIN_TIMEOUT, drain).await.ok();
     }
 }
 
-impl Drop for Lingering {
+impl Drop for LingeringBody {
     fn drop(&mut self) {
         if let Some(body) = self.body.take().filter(|body| !body.is_end_stream()) {
-            *self.rest.lock() = Some(body);
+            *self.unread.lock() = Some(body);
         }
     }
 }
 
-impl Body for Lingering {
+impl Body for LingeringBody {
     type Data = Bytes;
     type Error = hyper::Error;
 

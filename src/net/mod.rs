@@ -1,13 +1,14 @@
-//! HTTP: the one way out for deliveries and admin calls, and the server of every port.
+//! HTTP: the client of deliveries and admin calls, and the server of every port.
 //!
-//! Invariants: every connection goes through `connect`, which resolves, checks every address by the egress policy and
-//! connects only to a checked one, or asks the proxy that a flag names for it; no redirects are followed, no proxy is
-//! taken from the environment; every call has a deadline that covers all of it and a bound on what it reads.
+//! Invariants: every outgoing connection goes through `connect`, which resolves the host, checks every address against the
+//! egress policy and connects only to an allowed address, or through the proxy of a flag. Redirects are not followed, and
+//! the proxy variables of the environment are ignored. Every call has a deadline for the whole exchange and a bound on the
+//! response body.
 //!
-//! `serve` bounds connections, can close one without an answer and gives each request an id (`request_id`); `serve_tls` shows a certificate
-//! from files. `threads` gives a part of the process threads of its own.
+//! `serve` bounds the number of connections, can close one without a response, and assigns request ids (`request_id`).
+//! `serve_tls` reads the certificate from files. `runtime` runs a part of the process on threads of its own.
 //!
-//! Left to others: what to send and what an answer means.
+//! Out of scope: the content of requests and the meaning of responses.
 
 mod client;
 mod connect;
@@ -17,12 +18,12 @@ mod linger;
 mod proxy;
 pub mod request_id;
 mod resolve;
+pub mod runtime;
 pub mod serve;
 mod serve_tls;
-pub mod threads;
 mod tls;
 
-pub use client::{Answer, HttpClient, SendError};
+pub use client::{HttpClient, HttpResponse, SendError};
 pub use connect::Egress;
 pub use proxy::{Bypass, Proxy};
 pub use serve_tls::{ServerTls, ServerTlsError};

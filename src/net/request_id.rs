@@ -1,5 +1,5 @@
-//! Every request has an id: its sender's, or one of ours. It stands in the answer, in the body of a refusal, and in each
-//! line of the log that the request leads to.
+//! Request ids. Each request has the id of its client or a generated one. It is returned in the response header, in the
+//! body of an error response, and is logged with every line of the request.
 
 use axum::body::Body;
 use axum::response::Response;
@@ -11,41 +11,41 @@ use crate::core::id;
 use crate::core::time::Millis;
 
 const HEADER: HeaderName = HeaderName::from_static("x-request-id");
-/// Longer ones, which could fill the log, are replaced.
-const MAX: usize = 128;
+/// Longer ids are replaced, because they could fill the log.
+const MAX_LENGTH: usize = 128;
 
-/// Put into a response's extensions, this becomes its body, with the id as a member. What is in the body before is for
-/// those who ask without a server in between.
+/// The members of an error response. As a response extension, it replaces the body and adds the member `requestId`. The
+/// handler's own body remains for callers that use the router without this server.
 #[derive(Clone)]
-pub struct Refusal(pub Map<String, Value>);
+pub struct ErrorBody(pub Map<String, Value>);
 
 /// The id of one request.
 pub struct RequestId(HeaderValue);
 
 impl RequestId {
-    /// The sender's, where it is one that can stand in a log as it is; else a new one.
-    pub fn of(headers: &HeaderMap) -> Self {
-        let theirs = headers.get(HEADER).filter(|value| is_harmless(value.as_bytes()));
+    /// Returns the client's id if it is safe to log unescaped, otherwise a new one.
+    pub fn from_headers(headers: &HeaderMap) -> Self {
+        let theirs = headers.get(HEADER).filter(|value| is_safe(value.as_bytes()));
         RequestId(theirs.cloned().unwrap_or_else(|| {
-            // Always a header's value; without an id the request is still answered.
-            HeaderValue::from_str(&id::fresh(Millis::now()).to_string())
+            // A UUID is always a valid header value; the fallback only avoids a panic.
+            HeaderValue::from_str(&id::generate(Millis::now()).to_string())
                 .unwrap_or(HeaderValue::from_static("none"))
         }))
     }
 
-    fn text(&self) -> &str {
+    fn as_str(&self) -> &str {
         self.0.to_str().unwrap_or_default()
     }
 
-    /// What the lines of the log are in.
+    /// Returns the tracing span of the request's log lines.
     pub fn span(&self) -> Span {
-        tracing::info_span!(parent: None, "request", id = self.text())
+        tracing::info_span!(parent: None, "request", id = self.as_str())
     }
 
-    /// Tells the sender.
-    pub fn tell(self, response: &mut Response) {
-        if let Some(Refusal(mut members)) = response.extensions_mut().remove::<Refusal>() {
-            members.insert("requestId".to_owned(), Value::from(self.text()));
+    /// Adds the id to the response.
+    pub fn apply_to(self, response: &mut Response) {
+        if let Some(ErrorBody(mut members)) = response.extensions_mut().remove::<ErrorBody>() {
+            members.insert("requestId".to_owned(), Value::from(self.as_str()));
             *response.body_mut() = Body::from(Value::Object(members).to_string());
             response.headers_mut().remove(CONTENT_LENGTH);
         }
@@ -53,9 +53,9 @@ impl RequestId {
     }
 }
 
-/// What ids are made of: UUIDs, hexadecimal, base64, and what proxies put together from such parts.
-fn is_harmless(id: &[u8]) -> bool {
-    (1..=MAX).contains(&id.len())
+/// Returns true for the characters of UUIDs, hexadecimal, base64, and ids that proxies compose of these.
+fn is_safe(id: &[u8]) -> bool {
+    (1..=MAX_LENGTH).contains(&id.len())
         && id.iter().all(|b| b.is_ascii_alphanumeric() || b"-._~:/+=@,;#".contains(b))
 }
 
@@ -65,21 +65,22 @@ mod tests {
 
     use super::*;
 
-    fn of(theirs: &str) -> String {
-        let headers = HeaderMap::from_iter([(HEADER, HeaderValue::from_bytes(theirs.as_bytes()).unwrap())]);
-        RequestId::of(&headers).text().to_owned()
+    fn id_for(client_id: &str) -> String {
+        let headers =
+            HeaderMap::from_iter([(HEADER, HeaderValue::from_bytes(client_id.as_bytes()).unwrap())]);
+        RequestId::from_headers(&headers).as_str().to_owned()
     }
 
     #[test]
-    fn a_senders_id_is_kept_where_it_is_harmless() {
-        let longest = "x".repeat(MAX);
+    fn keeps_a_safe_client_id() {
+        let longest = "x".repeat(MAX_LENGTH);
         for id in ["a", "Root=1-67891233-abcdef012345678912345678", "a+b/c==", longest.as_str()] {
-            assert_eq!(of(id), id);
+            assert_eq!(id_for(id), id);
         }
-        for id in ["", "a b", "a\"b", "{}", "a\u{e4}", "a\tb", &"x".repeat(MAX + 1)] {
-            let new = of(id);
+        for id in ["", "a b", "a\"b", "{}", "a\u{e4}", "a\tb", &"x".repeat(MAX_LENGTH + 1)] {
+            let new = id_for(id);
             assert!(Uuid::parse_str(&new).is_ok(), "{id}: {new}");
         }
-        assert_ne!(of(""), of(""));
+        assert_ne!(id_for(""), id_for(""));
     }
 }

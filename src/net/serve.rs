@@ -1,4 +1,4 @@
-//! A small HTTP/1 server that, unlike axum's, can close a connection without an answer.
+//! A small HTTP/1 server. Unlike axum's, it can close a connection without a response.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -22,29 +22,29 @@ use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 use tracing::Instrument;
 
-use super::linger::Lingering;
+use super::linger::LingeringBody;
 use super::request_id::RequestId;
 use super::serve_tls::ServerTls;
 
-/// More connections than this wait in the kernel's queue.
+/// Further connections wait in the kernel's accept queue.
 const MAX_CONNECTIONS: usize = 1024;
-/// How long requests under way may take once the server is asked to stop.
-const STOP_WITHIN: Duration = Duration::from_secs(3);
+/// Time for in-flight requests to complete after the shutdown began.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Put into a response's extensions, this closes the connection instead of answering.
+/// A response extension that closes the connection instead of sending the response.
 #[derive(Clone, Copy)]
-pub struct CloseWithoutAnswer;
+pub struct CloseWithoutResponse;
 
 #[derive(Debug, thiserror::Error)]
-#[error("closed without an answer")]
-struct Closed;
+#[error("closed without a response")]
+struct ClosedWithoutResponse;
 
-/// Serves until `shutdown` is ready. Dropping the future ends every connection.
+/// Serves until `shutdown` completes. Dropping the future closes every connection.
 pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future) {
     serve_tls(listener, router, None, shutdown).await;
 }
 
-/// The same, by TLS where there is a certificate.
+/// Serves with TLS if a certificate is given. See [`serve`].
 pub async fn serve_tls(
     listener: TcpListener,
     router: Router,
@@ -52,16 +52,16 @@ pub async fn serve_tls(
     shutdown: impl Future,
 ) {
     let stop = CancellationToken::new();
-    let free = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
     loop {
         let accept = async {
-            let permit = Arc::clone(&free).acquire_owned().await.ok()?;
+            let permit = Arc::clone(&permits).acquire_owned().await.ok()?;
             match listener.accept().await {
                 Ok((stream, _)) => Some((stream, permit)),
                 Err(error) => {
-                    // For example too many open files: without a pause this loop would spin.
+                    // For example, too many open files. Without a pause this loop would spin.
                     tracing::warn!(%error, "accept failed");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                     None
@@ -70,20 +70,20 @@ pub async fn serve_tls(
         };
         tokio::select! {
             _ = &mut shutdown => break,
-            // Reaps ended connections, whose results would otherwise gather.
+            // Remove the results of closed connections, which would otherwise accumulate.
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
             accepted = accept => if let Some((stream, permit)) = accepted {
                 let (router, tls, stop) = (router.clone(), tls.clone(), stop.clone());
                 connections.spawn(async move {
-                    // Answers are small: waiting to fill a packet would only add 40 ms to each.
+                    // Responses are small: Nagle's algorithm would only delay each by 40 ms.
                     if let Err(error) = stream.set_nodelay(true) {
-                        tracing::debug!(%error, "nodelay");
+                        tracing::debug!(%error, "setting nodelay failed");
                     }
                     match tls {
-                        None => connection(stream, router, stop).await,
+                        None => serve_connection(stream, router, stop).await,
                         Some(tls) => match tls.accept(stream).await {
-                            Ok(stream) => connection(stream, router, stop).await,
-                            Err(error) => tracing::debug!(%error, "no handshake"),
+                            Ok(stream) => serve_connection(stream, router, stop).await,
+                            Err(error) => tracing::debug!(%error, "TLS handshake failed"),
                         },
                     }
                     drop(permit);
@@ -94,29 +94,35 @@ pub async fn serve_tls(
     drop(listener);
     stop.cancel();
     let all_ended = async { while connections.join_next().await.is_some() {} };
-    if tokio::time::timeout(STOP_WITHIN, all_ended).await.is_err() {
-        tracing::warn!("requests under way were cut off");
+    if tokio::time::timeout(SHUTDOWN_TIMEOUT, all_ended).await.is_err() {
+        tracing::warn!("shutdown timed out, closed connections with requests in flight");
     }
 }
 
-async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin, router: Router, stop: CancellationToken) {
+async fn serve_connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    router: Router,
+    stop: CancellationToken,
+) {
     let service = service_fn(|request: Request<Incoming>| {
         let mut router = router.clone();
         async move {
-            // Who waits for leave to send its body sends none after a refusal.
-            let waits = request.headers().contains_key(EXPECT);
+            // A client that waits for `100 Continue` sends no body after an early response.
+            let expects_continue = request.headers().contains_key(EXPECT);
             let (parts, body) = request.into_parts();
-            let (body, rest) = Lingering::new(body);
-            let id = RequestId::of(&parts.headers);
+            let (body, unread) = LingeringBody::new(body);
+            let id = RequestId::from_headers(&parts.headers);
             let span = id.span();
-            let answer: Result<Response, Infallible> =
+            let result: Result<Response, Infallible> =
                 router.call(Request::from_parts(parts, body)).instrument(span).await;
-            match answer {
-                Ok(response) if response.extensions().get::<CloseWithoutAnswer>().is_some() => Err(Closed),
+            match result {
+                Ok(response) if response.extensions().get::<CloseWithoutResponse>().is_some() => {
+                    Err(ClosedWithoutResponse)
+                }
                 Ok(mut response) => {
-                    id.tell(&mut response);
-                    if !waits {
-                        rest.forget().await;
+                    id.apply_to(&mut response);
+                    if !expects_continue {
+                        unread.drain().await;
                     }
                     Ok(response)
                 }
@@ -135,6 +141,6 @@ async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin, router: Router,
         }
     };
     if let Err(error) = ended {
-        tracing::debug!(%error, "connection ended");
+        tracing::debug!(%error, "connection failed");
     }
 }

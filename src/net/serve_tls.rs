@@ -1,4 +1,4 @@
-//! TLS of the ports that listen: a certificate and its key from files, read again when they are replaced.
+//! TLS of the listening ports. Reads the certificate and its key from files, and reloads them when they are replaced.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,27 +16,27 @@ use tokio_rustls::server::TlsStream;
 
 use super::tls::certificates;
 
-/// How often the files are looked at, by a connection that comes. Whoever replaces them leaves the old certificate some
-/// time to live.
-const LOOK: Duration = Duration::from_secs(10);
-/// A peer that does not shake hands within this time is let go.
-const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Minimum interval between checks of the files, which new connections trigger. Certificates are usually replaced long
+/// before they expire.
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
+/// Timeout of a TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What the ports show.
+/// The server certificate of the listening ports.
 pub struct ServerTls {
     cert: PathBuf,
     key: PathBuf,
-    look: Duration,
+    check_interval: Duration,
     current: Mutex<Current>,
 }
 
 struct Current {
     pems: Pems,
-    looked: Instant,
+    checked_at: Instant,
     config: Arc<ServerConfig>,
 }
 
-/// The two files as they were read.
+/// The contents of the two files.
 struct Pems {
     cert: Vec<u8>,
     key: SecretSlice<u8>,
@@ -49,42 +49,47 @@ pub enum ServerTlsError {
     Read { path: PathBuf, source: io::Error },
     #[error("{}: {problem}", .path.display())]
     Certificate { path: PathBuf, problem: String },
-    #[error("{}: this is no private key in PEM", .path.display())]
+    #[error("{}: not a private key in PEM format", .path.display())]
     Key { path: PathBuf },
-    #[error("certificate and key do not belong together: {0}")]
+    #[error("the certificate and the key do not match: {0}")]
     Pair(rustls::Error),
 }
 
 impl ServerTls {
-    /// Reads both files; later ones are read when a connection comes.
+    /// Reads both files. Later changes are read when a connection is accepted.
     pub fn open(cert: &Path, key: &Path) -> Result<Self, ServerTlsError> {
-        Self::looking(cert, key, LOOK)
+        Self::with_check_interval(cert, key, CHECK_INTERVAL)
     }
 
-    fn looking(cert: &Path, key: &Path, look: Duration) -> Result<Self, ServerTlsError> {
+    fn with_check_interval(
+        cert: &Path,
+        key: &Path,
+        check_interval: Duration,
+    ) -> Result<Self, ServerTlsError> {
         let pems = read(cert, key)?;
         let config = config(cert, key, &pems)?;
-        let current = Mutex::new(Current { pems, looked: Instant::now(), config });
-        Ok(ServerTls { cert: cert.to_owned(), key: key.to_owned(), look, current })
+        let current = Mutex::new(Current { pems, checked_at: Instant::now(), config });
+        Ok(ServerTls { cert: cert.to_owned(), key: key.to_owned(), check_interval, current })
     }
 
-    /// Shakes hands with a peer.
+    /// Performs the TLS handshake of an accepted connection.
     pub async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         let acceptor = TlsAcceptor::from(self.current());
-        tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await.map_err(io::Error::from)?
+        tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await.map_err(io::Error::from)?
     }
 
-    /// Two small files, at most every few seconds: not worth a task of its own.
+    /// Returns the current configuration. Reads the files in place: they are small and checked rarely, so that a separate
+    /// task is not worthwhile.
     fn current(&self) -> Arc<ServerConfig> {
         let mut current = self.current.lock();
-        if current.looked.elapsed() < self.look {
+        if current.checked_at.elapsed() < self.check_interval {
             return current.config.clone();
         }
-        current.looked = Instant::now();
+        current.checked_at = Instant::now();
         let newer = read(&self.cert, &self.key).and_then(|pems| {
-            let same = pems.cert == current.pems.cert
+            let is_same = pems.cert == current.pems.cert
                 && pems.key.expose_secret() == current.pems.key.expose_secret();
-            if same {
+            if is_same {
                 Ok(None)
             } else {
                 config(&self.cert, &self.key, &pems).map(|config| Some((pems, config)))
@@ -93,11 +98,13 @@ impl ServerTls {
         match newer {
             Ok(None) => {}
             Ok(Some((pems, config))) => {
-                tracing::info!("the certificate was replaced");
+                tracing::info!("certificate reloaded");
                 (current.pems, current.config) = (pems, config);
             }
-            // Read between the writing of one file and of the other, for example.
-            Err(error) => tracing::warn!(%error, "the certificate cannot be used; the one before stays"),
+            // For example, only one of the two files has been replaced yet.
+            Err(error) => {
+                tracing::warn!(%error, "certificate reload failed, keeping the current certificate")
+            }
         }
         current.config.clone()
     }
@@ -134,61 +141,61 @@ mod tests {
     use axum::routing::get;
     use tokio::net::TcpListener;
 
-    fn write(folder: &Path) -> String {
+    fn write_pair(folder: &Path) -> String {
         let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         std::fs::write(folder.join("tls.key"), pair.signing_key.serialize_pem()).unwrap();
         std::fs::write(folder.join("tls.crt"), pair.cert.pem()).unwrap();
         pair.cert.pem()
     }
 
-    /// True where the port shows this certificate, and answers.
-    async fn shows(port: u16, certificate: &str) -> bool {
+    /// Returns true if the port presents this certificate and responds.
+    async fn presents(port: u16, certificate: &str) -> bool {
         let root = reqwest::Certificate::from_pem(certificate.as_bytes()).unwrap();
         let client = reqwest::Client::builder().no_proxy().tls_certs_only([root]).build().unwrap();
         client
             .get(format!("https://localhost:{port}/"))
             .send()
             .await
-            .is_ok_and(|answer| answer.status() == 200)
+            .is_ok_and(|response| response.status() == 200)
     }
 
     #[tokio::test]
-    async fn a_replaced_certificate_is_shown_and_a_broken_one_is_not() {
+    async fn reloads_a_replaced_certificate_and_ignores_a_broken_one() {
         rustls::crypto::ring::default_provider().install_default().ok();
         let folder = tempfile::tempdir().unwrap();
         let (cert, key) = (folder.path().join("tls.crt"), folder.path().join("tls.key"));
-        let first = write(folder.path());
-        let tls = ServerTls::looking(&cert, &key, Duration::ZERO).unwrap();
+        let first = write_pair(folder.path());
+        let tls = ServerTls::with_check_interval(&cert, &key, Duration::ZERO).unwrap();
         let listener = TcpListener::bind("localhost:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let router = Router::new().route("/", get(|| async { "ok" }));
         let never = std::future::pending::<()>();
         tokio::spawn(serve::serve_tls(listener, router, Some(Arc::new(tls)), never));
 
-        assert!(shows(port, &first).await);
-        let second = write(folder.path());
-        assert!(shows(port, &second).await);
-        assert!(!shows(port, &first).await);
+        assert!(presents(port, &first).await);
+        let second = write_pair(folder.path());
+        assert!(presents(port, &second).await);
+        assert!(!presents(port, &first).await);
         std::fs::write(&key, "no key").unwrap();
-        assert!(shows(port, &second).await);
-        // Plain HTTP is no handshake; it harms nobody.
+        assert!(presents(port, &second).await);
+        // Plain HTTP fails the handshake without affecting other connections.
         let plain = reqwest::Client::builder().no_proxy().tls_certs_only([]).build().unwrap();
         assert!(plain.get(format!("http://localhost:{port}/")).send().await.is_err());
-        assert!(shows(port, &second).await);
+        assert!(presents(port, &second).await);
     }
 
     #[test]
-    fn what_is_wrong_is_said() {
+    fn reports_unusable_files() {
         let folder = tempfile::tempdir().unwrap();
         let (cert, key) = (folder.path().join("tls.crt"), folder.path().join("tls.key"));
-        let open = || ServerTls::open(&cert, &key).err().unwrap().to_string();
-        assert!(open().contains("tls.crt"), "{}", open());
-        write(folder.path());
+        let open_error = || ServerTls::open(&cert, &key).err().unwrap().to_string();
+        assert!(open_error().contains("tls.crt"), "{}", open_error());
+        write_pair(folder.path());
         std::fs::write(&key, "no key").unwrap();
-        assert!(open().ends_with("tls.key: this is no private key in PEM"), "{}", open());
-        write(folder.path());
+        assert!(open_error().ends_with("tls.key: not a private key in PEM format"), "{}", open_error());
+        write_pair(folder.path());
         let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         std::fs::write(&cert, other.cert.pem()).unwrap();
-        assert!(open().starts_with("certificate and key do not belong together"), "{}", open());
+        assert!(open_error().starts_with("the certificate and the key do not match"), "{}", open_error());
     }
 }

@@ -1,4 +1,4 @@
-//! How TLS is spoken: whom to trust, and who we are.
+//! TLS options of the client: trusted authorities and the client certificate.
 
 use std::sync::Arc;
 
@@ -10,18 +10,18 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 use secrecy::{ExposeSecret, SecretSlice};
 use sha2::{Digest, Sha256};
 
-/// What differs from the default, which is the system's certificate authorities and no client certificate.
+/// Deviations from the default: the certificate authorities of the system and no client certificate.
 #[derive(Debug, Default)]
 pub struct TlsOptions {
-    /// The authorities to trust instead, in PEM.
+    /// The certificate authorities to trust instead, in PEM.
     pub ca: Option<Vec<u8>>,
     /// The client certificate with its chain, and its key, in PEM.
     pub client: Option<(Vec<u8>, SecretSlice<u8>)>,
-    /// Trust anybody.
+    /// Accept any server certificate.
     pub insecure: bool,
 }
 
-/// Why TLS options cannot be used. Says what is wrong, never what was given.
+/// Why TLS options cannot be used. The messages never contain the certificates or keys.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum TlsError {
     #[error("the certificate authorities cannot be used: {0}")]
@@ -37,7 +37,7 @@ impl TlsOptions {
         self.ca.is_none() && self.client.is_none() && !self.insecure
     }
 
-    /// Tells options apart without keeping them.
+    /// Returns a hash of the options, so that caches need not keep the key.
     pub(super) fn fingerprint(&self) -> [u8; 32] {
         let mut hash = Sha256::new();
         let client = self.client.as_ref();
@@ -54,14 +54,14 @@ impl TlsOptions {
         hash.finalize().into()
     }
 
-    /// The configuration of a TLS client.
+    /// Builds the configuration of a TLS client.
     pub(super) fn config(&self) -> Result<ClientConfig, TlsError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
             .map_err(|e| TlsError::System(e.to_string()))?;
         let builder = if self.insecure {
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider)))
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(AcceptAnyCertificate(provider)))
         } else if let Some(ca) = &self.ca {
             builder.with_root_certificates(roots(ca)?)
         } else {
@@ -74,7 +74,7 @@ impl TlsOptions {
             Some((chain, key)) => {
                 let chain = certificates(chain).map_err(TlsError::Client)?;
                 let key = PrivateKeyDer::from_pem_slice(key.expose_secret())
-                    .map_err(|_| TlsError::Client("the key is no private key in PEM".into()))?;
+                    .map_err(|_| TlsError::Client("the key is not a private key in PEM format".into()))?;
                 builder.with_client_auth_cert(chain, key).map_err(|e| TlsError::Client(e.to_string()))
             }
         }
@@ -85,7 +85,7 @@ pub(super) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, S
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     match all {
         Ok(all) if !all.is_empty() => Ok(all),
-        Ok(_) => Err("there is no certificate in PEM in it".into()),
+        Ok(_) => Err("it contains no certificate in PEM format".into()),
         Err(e) => Err(e.to_string()),
     }
 }
@@ -98,12 +98,12 @@ fn roots(pem: &[u8]) -> Result<RootCertStore, TlsError> {
     Ok(roots)
 }
 
-/// Trusts any certificate, for those who said `insecureSkipVerify`. Signatures are still checked, so that the other side
-/// has the key of the certificate that it shows.
+/// Accepts any certificate, for `insecureSkipVerify`. Still verifies handshake signatures, so that the peer must own the
+/// key of its certificate.
 #[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
+struct AcceptAnyCertificate(Arc<CryptoProvider>);
 
-impl ServerCertVerifier for Anybody {
+impl ServerCertVerifier for AcceptAnyCertificate {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,
@@ -141,7 +141,7 @@ impl ServerCertVerifier for Anybody {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::core::egress::Policy;
+    use crate::core::egress::EgressRules;
     use crate::net::{Egress, HttpClient, SendError};
     use http::Request;
     use http_body_util::Full;
@@ -173,8 +173,8 @@ pub(super) mod tests {
         }
     }
 
-    /// A TLS server that answers 200 to everybody, or only to clients of an authority.
-    pub async fn server(authority: &Authority, clients: Option<&Authority>) -> String {
+    /// Starts a TLS server that responds with 200, to clients with a certificate of `clients` if one is given.
+    pub async fn start_server(authority: &Authority, clients: Option<&Authority>) -> String {
         let (chain, key) = authority.issue();
         let builder = rustls::ServerConfig::builder();
         let builder = match clients {
@@ -197,8 +197,8 @@ pub(super) mod tests {
                     let Ok(mut stream) = acceptor.accept(socket).await else { return };
                     let mut buffer = [0; 4096];
                     drop(stream.read(&mut buffer).await);
-                    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
-                    stream.write_all(answer).await.ok();
+                    let response = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+                    stream.write_all(response).await.ok();
                     stream.flush().await.ok();
                 });
             }
@@ -207,32 +207,33 @@ pub(super) mod tests {
     }
 
     async fn status(tls: &TlsOptions, url: &str) -> Result<u16, SendError> {
-        let client = HttpClient::new(Egress::new(Policy { loopback: true, ..Policy::default() })).unwrap();
+        let client =
+            HttpClient::new(Egress::new(EgressRules { loopback: true, ..EgressRules::default() })).unwrap();
         let request = Request::get(url).body(Full::default()).unwrap();
-        let answer = client.with(tls).unwrap().send(request, Duration::from_secs(10), 1024).await?;
-        Ok(answer.status.as_u16())
+        let response = client.with_tls(tls).unwrap().send(request, Duration::from_secs(10), 1024).await?;
+        Ok(response.status.as_u16())
     }
 
     #[tokio::test]
-    async fn whom_to_trust() {
+    async fn trusts_only_the_given_authorities() {
         rustls::crypto::ring::default_provider().install_default().ok();
         let (ours, theirs) = (Authority::new(), Authority::new());
-        let url = server(&ours, None).await;
+        let url = start_server(&ours, None).await;
         let trusting = |ca: &Authority| TlsOptions { ca: Some(ca.pem()), ..TlsOptions::default() };
         assert!(matches!(status(&TlsOptions::default(), &url).await, Err(SendError::Tls(_))));
         assert!(matches!(status(&trusting(&theirs), &url).await, Err(SendError::Tls(_))));
         assert_eq!(status(&trusting(&ours), &url).await.unwrap(), 200);
         let both = TlsOptions { ca: Some([theirs.pem(), ours.pem()].concat()), ..TlsOptions::default() };
-        assert_eq!(status(&both, &url).await.unwrap(), 200, "a bundle, as while authorities are exchanged");
+        assert_eq!(status(&both, &url).await.unwrap(), 200, "a bundle, as during a rotation of authorities");
         let insecure = TlsOptions { insecure: true, ..TlsOptions::default() };
         assert_eq!(status(&insecure, &url).await.unwrap(), 200);
     }
 
     #[tokio::test]
-    async fn who_we_are() {
+    async fn presents_the_client_certificate() {
         rustls::crypto::ring::default_provider().install_default().ok();
         let (servers, clients, strangers) = (Authority::new(), Authority::new(), Authority::new());
-        let url = server(&servers, Some(&clients)).await;
+        let url = start_server(&servers, Some(&clients)).await;
         let with = |issuer: Option<&Authority>| TlsOptions {
             ca: Some(servers.pem()),
             client: issuer.map(|issuer| {
@@ -247,7 +248,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_cannot_be_used_is_said() {
+    fn reports_unusable_options() {
         let pem = Authority::new().issue();
         let config = |tls: TlsOptions| tls.config().map(drop).unwrap_err().to_string();
         let ca = |text: &str| TlsOptions { ca: Some(text.into()), ..TlsOptions::default() };

@@ -1,4 +1,4 @@
-//! A child as the worker sees it: started, asked, killed.
+//! Child processes on the worker's side: starting them, exchanging messages, killing them.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -12,84 +12,92 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
 
-use super::Options;
+use super::options::SandboxOptions;
 use super::protocol;
 use crate::core::conditions::cut;
 
-/// How long a child may take to start, on a busy machine.
-const START: Duration = Duration::from_secs(20);
-/// What is told of a child's own words, in bytes.
-const MAX_WORDS: usize = 512;
+/// How long a child may take to start on a busy machine.
+const START_TIMEOUT: Duration = Duration::from_secs(20);
+/// The most bytes of a child's own text that is reported.
+const MAX_CHILD_TEXT: usize = 512;
 
-/// Why there is no child.
+/// Why a child did not start.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NoChild {
-    /// The kernel does not confine it: no other will be.
+pub enum StartError {
+    /// The kernel does not confine it, and will not confine another.
     #[error(
-        "the kernel does not confine the sandbox process: {0}; --script-unsandboxed runs scripts without"
+        "the kernel does not confine the sandbox process: {0}; --script-unsandboxed runs scripts without confinement"
     )]
     Unconfined(String),
-    /// It did not start, for a reason that may pass.
+    /// It did not start, for a reason that may be temporary.
     #[error("{0}")]
     Failed(String),
 }
 
-/// Starts children and buries them, on a thread of its own: a child is killed by the kernel when the thread that
-/// started it ends, and threads of the runtime come and go.
+/// Starts and reaps children on a thread of its own.
+///
+/// The kernel kills a child when the thread that started it ends, and threads of the runtime are not permanent.
 #[derive(Clone)]
-pub struct Starter(mpsc::Sender<Order>);
+pub struct Starter(mpsc::Sender<Request>);
 
-enum Order {
+enum Request {
     Start(oneshot::Sender<io::Result<Process>>, Starter),
-    Bury(Child),
+    Reap(Child),
 }
 
 impl Starter {
-    pub fn new(options: &Options) -> io::Result<Starter> {
+    pub fn new(options: &SandboxOptions) -> io::Result<Starter> {
         let options = options.clone();
-        let (sender, orders) = mpsc::channel();
+        let (sender, requests) = mpsc::channel();
         std::thread::Builder::new().name("sandbox-starter".into()).spawn(move || {
-            for order in orders {
-                match order {
-                    // Where who asked has gone, dropping the answer buries the child.
-                    Order::Start(answer, starter) => {
+            for request in requests {
+                match request {
+                    // If the caller was dropped, dropping the process reaps the child.
+                    Request::Start(reply, starter) => {
                         let child = spawn(&options);
-                        drop(answer.send(child.map(|child| Process {
+                        drop(reply.send(child.map(|child| Process {
                             child: Some(child),
                             pipes: None,
-                            came: BytesMut::new(),
+                            received: BytesMut::new(),
                             starter,
                         })));
                     }
-                    Order::Bury(child) => bury(child),
+                    Request::Reap(child) => reap(child),
                 }
             }
         })?;
         Ok(Starter(sender))
     }
 
-    /// A child that has said hello; else why there is none.
-    pub async fn start(&self, options: &Options) -> Result<Process, NoChild> {
-        let told = |error: io::Error| NoChild::Failed(format!("the sandbox process does not start: {error}"));
-        let (answer, started) = oneshot::channel();
-        let gone = || NoChild::Failed("the sandbox's starter has ended".into());
-        self.0.send(Order::Start(answer, self.clone())).map_err(|_| gone())?;
-        let mut process = started.await.map_err(|_| gone())?.map_err(told)?;
+    /// Starts a child and waits for its handshake.
+    pub async fn start(&self, options: &SandboxOptions) -> Result<Process, StartError> {
+        let failed =
+            |error: io::Error| StartError::Failed(format!("the sandbox process does not start: {error}"));
+        let (reply, started) = oneshot::channel();
+        let ended = || StartError::Failed("the thread that starts sandbox processes has ended".into());
+        self.0.send(Request::Start(reply, self.clone())).map_err(|_| ended())?;
+        let mut process = started.await.map_err(|_| ended())?.map_err(failed)?;
         let pipes = process.child.as_mut().and_then(|child| child.stdin.take().zip(child.stdout.take()));
         if let Some((input, output)) = pipes {
-            let input = pipe::Sender::from_owned_fd(OwnedFd::from(input)).map_err(told)?;
-            let output = pipe::Receiver::from_owned_fd(OwnedFd::from(output)).map_err(told)?;
+            let input = pipe::Sender::from_owned_fd(OwnedFd::from(input)).map_err(failed)?;
+            let output = pipe::Receiver::from_owned_fd(OwnedFd::from(output)).map_err(failed)?;
             process.pipes = Some((input, output));
         }
-        let late =
-            || NoChild::Failed(format!("the sandbox process did not start within {}s", START.as_secs()));
-        let hello = tokio::time::timeout(START, process.hello()).await;
-        let hello = hello.map_err(|_| late())?;
-        match hello.map_err(told)?.unconfined {
-            Some(why) if !options.allow_unsandboxed => Err(NoChild::Unconfined(cut(&why, MAX_WORDS).into())),
+        let too_slow = || {
+            StartError::Failed(format!(
+                "the sandbox process did not start within {}s",
+                START_TIMEOUT.as_secs()
+            ))
+        };
+        let handshake = tokio::time::timeout(START_TIMEOUT, process.read_handshake()).await;
+        let handshake = handshake.map_err(|_| too_slow())?;
+        match handshake.map_err(failed)?.unconfined {
+            Some(why) if !options.allow_unsandboxed => {
+                Err(StartError::Unconfined(cut(&why, MAX_CHILD_TEXT).into()))
+            }
             Some(why) => {
-                let why = cut(&why, MAX_WORDS);
-                tracing::warn!("scripts run in a process that the kernel does not confine: {why}");
+                let why = cut(&why, MAX_CHILD_TEXT);
+                tracing::warn!(reason = why, "scripts run in a process that the kernel does not confine");
                 Ok(process)
             }
             None => Ok(process),
@@ -97,8 +105,8 @@ impl Starter {
     }
 }
 
-fn spawn(options: &Options) -> io::Result<Child> {
-    // What libraries opened, or whoever started the worker left open, must not be there in the child.
+fn spawn(options: &SandboxOptions) -> io::Result<Child> {
+    // Descriptors that libraries opened, or that the worker inherited, must not reach the child.
     close_fds::set_fds_cloexec(3, &[]);
     let mut command = Command::new(&options.program);
     command.arg("sandbox").arg(format!("--memory={}", options.memory));
@@ -106,59 +114,60 @@ fn spawn(options: &Options) -> io::Result<Child> {
         command.arg("--unsandboxed");
     }
     command.env_clear().current_dir("/");
-    // Ctrl-C is for the worker, which lets what it began end.
+    // A process group of its own: Ctrl-C must reach only the worker, which lets running invocations end.
     command.process_group(0);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
     command.spawn()
 }
 
-fn bury(mut child: Child) {
+fn reap(mut child: Child) {
     child.kill().ok();
     child.wait().ok();
 }
 
-/// A child that runs. Dropped, it is killed.
+/// A running child. Dropping it kills it.
 pub struct Process {
     child: Option<Child>,
     pipes: Option<(pipe::Sender, pipe::Receiver)>,
-    /// What was read and is not taken yet.
-    came: BytesMut,
+    /// Bytes that were read and not consumed yet.
+    received: BytesMut,
     starter: Starter,
 }
 
 impl Process {
-    /// Writes of `out` or reads, whichever is possible first. Nothing is lost where this future is dropped. The error
-    /// `BrokenPipe`: it does not read any more.
-    pub async fn pump(&mut self, out: &mut BytesMut) -> io::Result<()> {
+    /// Writes from `out` or reads, whichever is possible first.
+    ///
+    /// Cancel safe: no bytes are lost. Fails with `BrokenPipe` if the child no longer reads.
+    pub async fn transfer(&mut self, out: &mut BytesMut) -> io::Result<()> {
         let (input, output) = self.pipes.as_mut().ok_or(io::ErrorKind::NotConnected)?;
         tokio::select! {
-            // Writing first: that one which is dead has read nothing shows in nothing else.
+            // Write first: only a failed write shows that a dead child has read nothing.
             biased;
             written = input.write(out), if !out.is_empty() => out.advance(written?),
-            read = output.read_buf(&mut self.came) => if read? == 0 {
+            read = output.read_buf(&mut self.received) => if read? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             },
         }
         Ok(())
     }
 
-    /// A message of at most `max` bytes, where a whole one came.
-    pub fn message(&mut self, max: usize) -> io::Result<Option<BytesMut>> {
-        protocol::take(&mut self.came, max)
+    /// Returns the next message, of at most `max` bytes, if it was read completely.
+    pub fn next_message(&mut self, max: usize) -> io::Result<Option<BytesMut>> {
+        protocol::split_message(&mut self.received, max)
     }
 
-    /// True where nothing came that was not taken.
-    pub fn is_quiet(&self) -> bool {
-        self.came.is_empty()
+    /// True if all bytes that were read are consumed.
+    pub fn is_drained(&self) -> bool {
+        self.received.is_empty()
     }
 
-    async fn hello(&mut self) -> io::Result<protocol::Hello> {
+    async fn read_handshake(&mut self) -> io::Result<protocol::Handshake> {
         loop {
-            match self.message(protocol::MAX_HELLO)? {
-                Some(words) if self.is_quiet() => return Ok(protocol::hello(&words)?),
-                // It answers what it was not asked.
+            match self.next_message(protocol::MAX_HANDSHAKE)? {
+                Some(message) if self.is_drained() => return Ok(protocol::parse_handshake(&message)?),
+                // A reply without a request.
                 Some(_) => return Err(io::ErrorKind::InvalidData.into()),
-                None => self.pump(&mut BytesMut::new()).await?,
+                None => self.transfer(&mut BytesMut::new()).await?,
             }
         }
     }
@@ -167,8 +176,8 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         let Some(child) = self.child.take() else { return };
-        if let Err(mpsc::SendError(Order::Bury(child))) = self.starter.0.send(Order::Bury(child)) {
-            bury(child);
+        if let Err(mpsc::SendError(Request::Reap(child))) = self.starter.0.send(Request::Reap(child)) {
+            reap(child);
         }
     }
 }

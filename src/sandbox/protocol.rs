@@ -1,9 +1,11 @@
-//! What worker and child say to each other: a length in four bytes, then JSON; in a request the call's budget in
-//! milliseconds, four bytes more, stands before it. Replies come in the order of the requests; before all else the child
-//! says whether it is confined.
+//! The messages between worker and child.
 //!
-//! A child may have been taken over by what it ran: the worker believes nothing of a reply, neither its lengths nor its
-//! numbers, and a reply that no child of ours would give ends the child.
+//! A message is its length in four bytes (little endian), then JSON. In a request the time budget in milliseconds, four
+//! bytes, precedes the JSON. Replies come in the order of the requests. The first message of a child is a handshake, which
+//! reports whether it is confined.
+//!
+//! A script may have taken control of its child. So the worker validates every length and number of a reply, and kills a
+//! child that sends a reply which our own code would not send.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -16,34 +18,35 @@ use serde::de::{Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
-/// The longest request in bytes: a script's input.
+/// The most bytes of a request, which contains a script's input.
 pub const MAX_REQUEST: usize = 32 << 20;
-/// The longest rendered text in bytes, all templates of a call together.
+/// The most bytes of rendered text, all templates of an invocation together.
 pub const MAX_TEXT: usize = 4 << 20;
-/// The longest result of a lambda in bytes of JSON. Only people read it: what delivers is `true`.
+/// The most bytes of a lambda's result as JSON. A delivery needs only `true`; longer results are for people.
 pub const MAX_VALUE: usize = 256 << 10;
-/// The longest reply: JSON may write a byte of a text as six, and the log lines come with it.
+/// The most bytes of a reply: JSON may encode one byte of text as six, and the log lines are part of it.
 pub const MAX_REPLY: usize = 6 * MAX_TEXT + MAX_LOGS * 6 * MAX_LOG + (64 << 10);
-/// How many lines a call may log, and how long each, in bytes.
+/// The most log lines of an invocation.
 pub const MAX_LOGS: usize = 64;
+/// The most bytes of a log line.
 pub const MAX_LOG: usize = 1024;
-/// The longest error message in bytes.
+/// The most bytes of an error message.
 pub const MAX_ERROR: usize = 2048;
-/// The longest of the child's first words, with room for what serde adds.
-pub const MAX_HELLO: usize = 16 << 10;
-/// How many texts a reply may hold: an object of the API server holds fewer templates.
+/// The most bytes of a handshake, serialization overhead included.
+pub const MAX_HANDSHAKE: usize = 16 << 10;
+/// The most texts in a reply; an object of the API server cannot contain as many templates.
 const MAX_TEXTS: usize = 256 << 10;
 
-/// The child's first words.
+/// The first message of a child.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Hello {
-    /// Why the kernel does not confine it.
+pub struct Handshake {
+    /// Why the kernel does not confine it. None: it is confined.
     pub unconfined: Option<String>,
 }
 
-/// A call. JSON within it stays text until it becomes Lua's.
+/// An invocation. JSON inside it stays text until it is converted to Lua values.
 #[derive(Debug, Serialize, Deserialize)]
-pub enum Job<'a> {
+pub enum InvocationRequest<'a> {
     Render {
         #[serde(borrow)]
         templates: Vec<Cow<'a, str>>,
@@ -63,23 +66,26 @@ pub enum Job<'a> {
     },
 }
 
+/// The reply to a request.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Reply {
-    pub outcome: Result<Answer, Failed>,
+    pub outcome: Result<InvocationOutput, InvocationError>,
     #[serde(deserialize_with = "at_most::<_, _, MAX_LOGS>")]
-    pub logs: Vec<Log>,
-    /// The child ends now: it has used what CPU time or memory it may.
+    pub logs: Vec<ScriptLogLine>,
+    /// True if the child ends after this reply, because it has used up its CPU time.
     pub last: bool,
 }
 
+/// The result of a successful invocation.
 #[derive(Debug, Serialize, Deserialize)]
-pub enum Answer {
+pub enum InvocationOutput {
     Texts(#[serde(deserialize_with = "at_most::<_, _, MAX_TEXTS>")] Vec<String>),
     Value(Box<RawValue>),
 }
 
+/// Why an invocation failed in the child.
 #[derive(Debug, Serialize, Deserialize)]
-pub enum Failed {
+pub enum InvocationError {
     Error(String),
     Timeout,
     Memory,
@@ -88,15 +94,16 @@ pub enum Failed {
 
 /// A line that a script logged.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Log {
+pub struct ScriptLogLine {
     /// nginx's level: 0 stderr, 1 emerg, 2 alert, 3 crit, 4 err, 5 warn, 6 notice, 7 info, 8 debug.
     pub level: u8,
     pub text: String,
 }
 
-impl Log {
-    /// Logs it as the worker's own line, and as one: a line end in it would begin a line that looks like ours.
-    pub fn tell(&self, hook: &str) {
+impl ScriptLogLine {
+    /// Writes it to the worker's log as one line. Control characters are replaced: a line end would let a script forge log
+    /// lines.
+    pub fn emit(&self, hook: &str) {
         let text = self.text.replace(char::is_control, " ");
         match self.level {
             0..=4 => tracing::error!(hook, "script: {text}"),
@@ -107,7 +114,7 @@ impl Log {
     }
 }
 
-/// A list of at most N: each `""` of a reply would cost its reader many times its own bytes.
+/// Deserializes a list of at most N items: each `""` of a reply costs its reader many times its own bytes.
 fn at_most<'de, D: Deserializer<'de>, T: Deserialize<'de>, const N: usize>(
     deserializer: D,
 ) -> Result<Vec<T>, D::Error> {
@@ -116,7 +123,7 @@ fn at_most<'de, D: Deserializer<'de>, T: Deserialize<'de>, const N: usize>(
         type Value = Vec<T>;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            write!(f, "a list of at most {N}")
+            write!(f, "a list of at most {N} items")
         }
 
         fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Vec<T>, A::Error> {
@@ -133,87 +140,87 @@ fn at_most<'de, D: Deserializer<'de>, T: Deserialize<'de>, const N: usize>(
     deserializer.deserialize_seq(AtMost::<T, N>(PhantomData))
 }
 
-/// The child's first words, read by the worker.
-pub fn hello(bytes: &[u8]) -> serde_json::Result<Hello> {
+/// Parses a handshake, in the worker.
+pub fn parse_handshake(bytes: &[u8]) -> serde_json::Result<Handshake> {
     serde_json::from_slice(bytes)
 }
 
-/// A reply, read by the worker: an error for one that is over the bounds which a child of ours keeps.
-pub fn reply(bytes: &[u8]) -> serde_json::Result<Reply> {
+/// Parses a reply, in the worker. Fails for a reply above the limits that our own child observes.
+pub fn parse_reply(bytes: &[u8]) -> serde_json::Result<Reply> {
     let reply: Reply = serde_json::from_slice(bytes)?;
     let within = match &reply.outcome {
-        Ok(Answer::Texts(texts)) => texts.iter().map(String::len).sum::<usize>() <= MAX_TEXT,
-        Ok(Answer::Value(value)) => value.get().len() <= MAX_VALUE,
-        Err(Failed::Error(text) | Failed::TooBig(text)) => text.len() <= MAX_ERROR,
-        Err(Failed::Timeout | Failed::Memory) => true,
+        Ok(InvocationOutput::Texts(texts)) => texts.iter().map(String::len).sum::<usize>() <= MAX_TEXT,
+        Ok(InvocationOutput::Value(value)) => value.get().len() <= MAX_VALUE,
+        Err(InvocationError::Error(text) | InvocationError::TooBig(text)) => text.len() <= MAX_ERROR,
+        Err(InvocationError::Timeout | InvocationError::Memory) => true,
     };
     if within && reply.logs.iter().all(|log| log.text.len() <= MAX_LOG) {
         Ok(reply)
     } else {
-        Err(serde_json::Error::custom("it is over the bounds of a reply"))
+        Err(serde_json::Error::custom("the reply is above the limits"))
     }
 }
 
-/// A message as it goes over the pipe; none where it is longer than `max`.
-pub fn frame<T: Serialize>(message: &T, max: usize) -> Option<Vec<u8>> {
-    framed(message, &[], max)
+/// Encodes a message. None: it is longer than `max`.
+pub fn encode<T: Serialize>(message: &T, max: usize) -> Option<Vec<u8>> {
+    encode_with_prefix(message, &[], max)
 }
 
-/// A request; none where it is too long. Its budget is still to be set.
-pub fn request(job: &Job<'_>) -> Option<Vec<u8>> {
-    framed(job, &[0; 4], MAX_REQUEST)
+/// Encodes a request without its budget (see `set_budget`). None: it is too long.
+pub fn encode_request(request: &InvocationRequest<'_>) -> Option<Vec<u8>> {
+    encode_with_prefix(request, &[0; 4], MAX_REQUEST)
 }
 
-fn framed<T: Serialize>(message: &T, before: &[u8], max: usize) -> Option<Vec<u8>> {
+fn encode_with_prefix<T: Serialize>(message: &T, prefix: &[u8], max: usize) -> Option<Vec<u8>> {
     let mut bytes = vec![0; 4];
-    bytes.extend_from_slice(before);
+    bytes.extend_from_slice(prefix);
     serde_json::to_writer(&mut bytes, message).ok()?;
     let length = bytes.len() - 4;
-    let head = u32::try_from(length).ok().filter(|_| length <= max)?;
-    *bytes.first_chunk_mut()? = head.to_le_bytes();
+    let header = u32::try_from(length).ok().filter(|_| length <= max)?;
+    *bytes.first_chunk_mut()? = header.to_le_bytes();
     Some(bytes)
 }
 
-/// Sets the budget of a request; a part of a millisecond is one.
+/// Sets the time budget of an encoded request, rounded up to milliseconds.
 pub fn set_budget(request: &mut [u8], budget: Duration) {
     let millis = u32::try_from(budget.as_micros().div_ceil(1000)).unwrap_or(u32::MAX);
-    if let Some((_, place)) = request.split_at_mut_checked(4)
-        && let Some(place) = place.first_chunk_mut()
+    if let Some((_, rest)) = request.split_at_mut_checked(4)
+        && let Some(field) = rest.first_chunk_mut()
     {
-        *place = millis.to_le_bytes();
+        *field = millis.to_le_bytes();
     }
 }
 
-/// A request's budget and call, read by the child.
-pub fn asked(body: &[u8]) -> Option<(Duration, Job<'_>)> {
-    let (budget, job) = body.split_first_chunk()?;
+/// Parses a request into its budget and invocation, in the child.
+pub fn parse_request(body: &[u8]) -> Option<(Duration, InvocationRequest<'_>)> {
+    let (budget, request) = body.split_first_chunk()?;
     let budget = Duration::from_millis(u32::from_le_bytes(*budget).into());
-    Some((budget, serde_json::from_slice(job).ok()?))
+    Some((budget, serde_json::from_slice(request).ok()?))
 }
 
-/// Takes a message of at most `max` bytes off the front of what came, as the worker does; none where it is not whole yet.
-pub fn take(came: &mut BytesMut, max: usize) -> io::Result<Option<BytesMut>> {
-    let Some((head, body)) = came.split_first_chunk() else { return Ok(None) };
-    let length = length(*head, max).ok_or(io::ErrorKind::InvalidData)?;
+/// Splits a complete message, of at most `max` bytes, off the front of a buffer, in the worker.
+pub fn split_message(received: &mut BytesMut, max: usize) -> io::Result<Option<BytesMut>> {
+    let Some((header, body)) = received.split_first_chunk() else { return Ok(None) };
+    let length = length(*header, max).ok_or(io::ErrorKind::InvalidData)?;
     if body.len() < length {
         return Ok(None);
     }
-    let mut message = came.split_to(4 + length);
+    let mut message = received.split_to(4 + length);
     Ok(Some(message.split_off(4)))
 }
 
-/// Reads a message as the child does; none at the end, or where it breaks off.
-pub fn listen(mut from: impl Read, max: usize) -> Option<Vec<u8>> {
-    let mut head = [0; 4];
-    from.read_exact(&mut head).ok()?;
-    let mut body = vec![0; length(head, max)?];
+/// Reads a message, in the child. None: the stream ended, or the message is too long.
+pub fn read_message(mut from: impl Read, max: usize) -> Option<Vec<u8>> {
+    let mut header = [0; 4];
+    from.read_exact(&mut header).ok()?;
+    let mut body = vec![0; length(header, max)?];
     from.read_exact(&mut body).ok()?;
     Some(body)
 }
 
-/// The length that a head announces; none where it is over `max`.
-fn length(head: [u8; 4], max: usize) -> Option<usize> {
-    usize::try_from(u32::from_le_bytes(head)).ok().filter(|length| *length <= max)
+/// Decodes the length of a message. None: it is above `max`.
+fn length(header: [u8; 4], max: usize) -> Option<usize> {
+    usize::try_from(u32::from_le_bytes(header)).ok().filter(|length| *length <= max)
 }
 
 #[cfg(test)]
@@ -227,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_over_the_bounds_is_none() {
+    fn rejects_replies_above_the_limits() {
         let texts =
             |texts: &str| format!(r#"{{"outcome":{{"Ok":{{"Texts":[{texts}]}}}},"logs":[],"last":false}}"#);
         let logs = |n: usize, text: &str| {
@@ -247,7 +254,7 @@ mod tests {
             value(&format!("\"{}\"", "x".repeat(MAX_VALUE - 2))),
             error(MAX_ERROR),
         ] {
-            assert!(reply(good.as_bytes()).is_ok(), "{good:.200}");
+            assert!(parse_reply(good.as_bytes()).is_ok(), "{good:.200}");
         }
         for bad in [
             String::new(),
@@ -262,23 +269,23 @@ mod tests {
             error(MAX_ERROR + 1),
             texts("\"a\"") + "x",
         ] {
-            assert!(reply(bad.as_bytes()).is_err(), "{bad:.200}");
+            assert!(parse_reply(bad.as_bytes()).is_err(), "{bad:.200}");
         }
     }
 
     #[test]
-    fn a_message_is_taken_when_it_is_whole() {
-        let mut came = BytesMut::new();
+    fn splits_off_complete_messages_only() {
+        let mut received = BytesMut::new();
         for byte in [framed("{}"), framed("")].concat() {
-            if let Some(message) = take(&mut came, 2).unwrap() {
+            if let Some(message) = split_message(&mut received, 2).unwrap() {
                 assert_eq!(&message[..], b"{}");
             }
-            came.extend_from_slice(&[byte]);
+            received.extend_from_slice(&[byte]);
         }
-        assert_eq!(take(&mut came, 2).unwrap().as_deref(), Some(&b""[..]));
-        assert_eq!((take(&mut came, 2).unwrap(), came.len()), (None, 0));
+        assert_eq!(split_message(&mut received, 2).unwrap().as_deref(), Some(&b""[..]));
+        assert_eq!((split_message(&mut received, 2).unwrap(), received.len()), (None, 0));
         for bytes in [framed("{} "), vec![255, 255, 255, 255]] {
-            let error = take(&mut BytesMut::from(&bytes[..]), 2).unwrap_err();
+            let error = split_message(&mut BytesMut::from(&bytes[..]), 2).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{bytes:?}");
         }
     }
@@ -286,14 +293,24 @@ mod tests {
     #[test]
     fn requests_carry_their_budget() {
         let data = serde_json::from_str("[1]").unwrap();
-        let job = || Job::Call { function: "f".into(), data, event: "e".into(), source: "s".into(), pid: 7 };
-        let mut sent = request(&job()).unwrap();
+        let request = || InvocationRequest::Call {
+            function: "f".into(),
+            data,
+            event: "e".into(),
+            source: "s".into(),
+            pid: 7,
+        };
+        let mut sent = encode_request(&request()).unwrap();
         set_budget(&mut sent, Duration::from_micros(1_500));
-        let body = listen(&*sent, MAX_REQUEST).unwrap();
-        let (budget, Job::Call { data, pid, .. }) = asked(&body).unwrap() else { panic!("a call") };
+        let body = read_message(&*sent, MAX_REQUEST).unwrap();
+        let (budget, InvocationRequest::Call { data, pid, .. }) = parse_request(&body).unwrap() else {
+            panic!("not a call")
+        };
         assert_eq!((budget, data.get(), pid), (Duration::from_millis(2), "[1]", 7));
-        assert!(listen(&sent[..sent.len() - 1], MAX_REQUEST).is_none() && listen(&*sent, 3).is_none());
-        assert!(asked(b"123").is_none() && asked(b"1234").is_none());
-        assert!(frame(&"x".repeat(10), 11).is_none() && frame(&"x".repeat(10), 12).is_some());
+        assert!(
+            read_message(&sent[..sent.len() - 1], MAX_REQUEST).is_none() && read_message(&*sent, 3).is_none()
+        );
+        assert!(parse_request(b"123").is_none() && parse_request(b"1234").is_none());
+        assert!(encode(&"x".repeat(10), 11).is_none() && encode(&"x".repeat(10), 12).is_some());
     }
 }

@@ -1,4 +1,5 @@
-//! One child at work: calls go in ahead of time, so that it never waits for the worker, and replies come back in order.
+//! One child at work: requests are sent ahead of time, so that the child never waits for the worker; replies come back in
+//! the same order.
 
 use std::collections::VecDeque;
 use std::io;
@@ -7,160 +8,178 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
-use super::ScriptError;
-use super::pool::{Call, Outcome, Pool, Served};
+use super::error::ScriptError;
 use super::process::Process;
 use super::protocol::{self, Reply};
+use super::scheduler::{Assignment, InvocationResult, QueuedInvocation, Scheduler};
 
-/// What a child has to tell of a timeout itself, and so to stay, before it is killed.
+/// How long after an invocation's budget its child is killed. Within it the child can report the timeout and stay alive.
 pub const GRACE: Duration = Duration::from_millis(100);
-/// How many calls, and how many bytes of them, a child is given ahead of time.
-const AHEAD: usize = 8;
-const AHEAD_BYTES: usize = 64 << 10;
+/// The most invocations that a child has received and not answered.
+const MAX_AHEAD: usize = 8;
+/// The most bytes of requests that are buffered for a child.
+const MAX_AHEAD_BYTES: usize = 64 << 10;
 
-/// A call that was written, or is being written.
-struct Given {
-    call: Call,
+/// An invocation whose request was sent, or is being sent.
+struct SentInvocation {
+    invocation: QueuedInvocation,
     budget: Duration,
 }
 
-/// Why a child can serve no more.
-enum Ended {
-    /// It died before it read anything: nothing was begun.
-    Unread,
-    /// It broke off, or said what no child of ours says.
-    Broke,
+/// Why a child is not usable any more.
+enum ChildFailure {
+    /// It died before it read anything: no invocation was started.
+    DiedUnread,
+    /// It closed its pipe or sent an invalid reply.
+    Broken,
     /// It did not reply in time.
-    Late,
-    /// Nobody waits for what it does.
-    Forsaken,
+    TimedOut,
+    /// The caller of the running invocation no longer waits.
+    CallerGone,
 }
 
-/// Serves hooks, in turns, until none waits.
-pub async fn serve(pool: Arc<Pool>, mut served: Served, mut process: Option<Process>) {
+/// Serves hooks with one child until no hook needs it.
+pub async fn serve(scheduler: Arc<Scheduler>, mut assignment: Assignment, mut process: Option<Process>) {
     loop {
-        if let Some(call) = pool.call_of(&served, false) {
-            process = work(&pool, &served, process, call).await;
+        if let Some(first) = scheduler.next_invocation(&assignment) {
+            process = run_invocations(&scheduler, &assignment, process, first).await;
         }
-        match pool.turn_over(&served, &mut process) {
-            Some(next) => served = next,
+        match scheduler.reassign(&assignment, &mut process) {
+            Some(next) => assignment = next,
             None => return,
         }
     }
 }
 
-/// Runs a call and what comes of its hook meanwhile; the child, where it can go on.
-async fn work(pool: &Pool, served: &Served, process: Option<Process>, call: Call) -> Option<Process> {
+/// Runs an invocation, and those that its hook queues meanwhile. Returns the child if it is still usable.
+async fn run_invocations(
+    scheduler: &Scheduler,
+    assignment: &Assignment,
+    process: Option<Process>,
+    first: QueuedInvocation,
+) -> Option<Process> {
     let child = match process {
         Some(child) => child,
-        None => match pool.child().await {
+        None => match scheduler.start_child().await {
             Ok(child) => child,
-            Err(why) => {
-                call.answer.send(Err(why)).ok();
+            Err(error) => {
+                first.reply.send(Err(error)).ok();
                 return None;
             }
         },
     };
-    // Held there while it works: whatever ends that future ends the child.
-    Work { pool, served, child, given: VecDeque::new(), out: BytesMut::new() }.run(call).await
+    // The session owns the child: dropping this future kills it.
+    Session { scheduler, assignment, child, sent: VecDeque::new(), out: BytesMut::new() }.run(first).await
 }
 
-/// `only`: nothing else was asked.
-async fn replied(child: &mut Process, out: &mut BytesMut, only: bool) -> io::Result<Reply> {
+/// Reads the next reply. `is_only`: no other request was sent, so further bytes are invalid.
+async fn read_reply(child: &mut Process, out: &mut BytesMut, is_only: bool) -> io::Result<Reply> {
     loop {
-        if let Some(message) = child.message(protocol::MAX_REPLY)? {
-            if only && !child.is_quiet() {
+        if let Some(message) = child.next_message(protocol::MAX_REPLY)? {
+            if is_only && !child.is_drained() {
                 return Err(io::ErrorKind::InvalidData.into());
             }
-            return Ok(protocol::reply(&message)?);
+            return Ok(protocol::parse_reply(&message)?);
         }
-        child.pump(out).await?;
+        child.transfer(out).await?;
     }
 }
 
-struct Work<'a> {
-    pool: &'a Pool,
-    served: &'a Served,
+/// A child and the invocations that it has.
+struct Session<'a> {
+    scheduler: &'a Scheduler,
+    assignment: &'a Assignment,
     child: Process,
-    /// In order; the first is the one that runs.
-    given: VecDeque<Given>,
-    /// What is still to be written.
+    /// In the order of sending; the first one is running.
+    sent: VecDeque<SentInvocation>,
+    /// Bytes to write.
     out: BytesMut,
 }
 
-impl Work<'_> {
-    async fn run(mut self, first: Call) -> Option<Process> {
-        self.give(first);
-        let (mut began, mut unread) = (Instant::now(), true);
+impl Session<'_> {
+    async fn run(mut self, first: QueuedInvocation) -> Option<Process> {
+        self.send(first);
+        let (mut started, mut nothing_read) = (Instant::now(), true);
         loop {
-            while self.given.len() < AHEAD && self.out.len() < AHEAD_BYTES {
-                let Some(call) = self.pool.call_of(self.served, true) else { break };
-                self.give(call);
+            while self.sent.len() < MAX_AHEAD && self.out.len() < MAX_AHEAD_BYTES {
+                let Some(next) = self.scheduler.next_invocation_ahead(self.assignment) else { break };
+                self.send(next);
             }
-            let reply = match self.reply(began, unread).await {
+            let reply = match self.wait_for_reply(started, nothing_read).await {
                 Ok(reply) => reply,
-                Err(ended) => {
-                    self.ended(&ended, began);
+                Err(failure) => {
+                    self.handle_failure(&failure, started);
                     return None;
                 }
             };
-            unread = false;
-            self.pool.took(self.served, began.elapsed());
-            began = Instant::now();
-            let last = reply.last;
-            if let Some(given) = self.given.pop_front() {
-                given.call.answer.send(Ok((reply, given.budget))).ok();
+            nothing_read = false;
+            self.scheduler.record_cost(self.assignment, started.elapsed());
+            started = Instant::now();
+            let is_last = reply.last;
+            if let Some(SentInvocation { invocation, budget }) = self.sent.pop_front() {
+                invocation.reply.send(Ok((reply, budget))).ok();
             }
-            if last {
-                self.pool.put_back(self.served, self.given.drain(..).map(|given| given.call));
+            if is_last {
+                self.requeue_sent();
                 return None;
             }
-            if self.given.is_empty() {
+            if self.sent.is_empty() {
                 return Some(self.child);
             }
         }
     }
 
-    fn give(&mut self, mut call: Call) {
-        let left = call.until.saturating_duration_since(Instant::now());
-        let budget = self.pool.timeout().min(left).max(Duration::from_millis(1));
-        protocol::set_budget(&mut call.frame, budget);
-        self.out.extend_from_slice(&call.frame);
-        self.given.push_back(Given { call, budget });
+    fn send(&mut self, mut invocation: QueuedInvocation) {
+        let remaining = invocation.deadline.saturating_duration_since(Instant::now());
+        let budget = self.scheduler.timeout().min(remaining).max(Duration::from_millis(1));
+        protocol::set_budget(&mut invocation.frame, budget);
+        self.out.extend_from_slice(&invocation.frame);
+        self.sent.push_back(SentInvocation { invocation, budget });
     }
 
-    /// The reply to the first of what was given.
-    async fn reply(&mut self, began: Instant, unread: bool) -> Result<Reply, Ended> {
-        let Work { child, given, out, .. } = self;
-        let (only, Some(Given { call, budget })) = (given.len() == 1, given.front_mut()) else {
-            return Err(Ended::Broke);
+    /// Waits for the reply to the running invocation.
+    async fn wait_for_reply(&mut self, started: Instant, nothing_read: bool) -> Result<Reply, ChildFailure> {
+        let Session { child, sent, out, .. } = self;
+        let is_only = sent.len() == 1;
+        let Some(SentInvocation { invocation, budget }) = sent.front_mut() else {
+            return Err(ChildFailure::Broken);
         };
         tokio::select! {
-            reply = replied(child, out, only) => reply.map_err(|error| {
-                tracing::debug!("a sandbox process broke off: {error}");
-                if unread && error.kind() == io::ErrorKind::BrokenPipe { Ended::Unread } else { Ended::Broke }
+            reply = read_reply(child, out, is_only) => reply.map_err(|error| {
+                tracing::debug!(%error, "sandbox process failed");
+                if nothing_read && error.kind() == io::ErrorKind::BrokenPipe {
+                    ChildFailure::DiedUnread
+                } else {
+                    ChildFailure::Broken
+                }
             }),
-            () = tokio::time::sleep_until((began + *budget + GRACE).into()) => Err(Ended::Late),
-            () = call.answer.closed() => Err(Ended::Forsaken),
+            () = tokio::time::sleep_until((started + *budget + GRACE).into()) => Err(ChildFailure::TimedOut),
+            () = invocation.reply.closed() => Err(ChildFailure::CallerGone),
         }
     }
 
-    /// Answers the call that ended the child; the others go back.
-    fn ended(&mut self, ended: &Ended, began: Instant) {
-        if matches!(ended, Ended::Unread)
-            && let Some(first) = self.given.front_mut()
-            && !first.call.again
+    /// Replies to the running invocation, which ended the child, and requeues the others.
+    fn handle_failure(&mut self, failure: &ChildFailure, started: Instant) {
+        if matches!(failure, ChildFailure::DiedUnread)
+            && let Some(first) = self.sent.front_mut()
+            && !first.invocation.was_resent
         {
-            // The call is not lost with a child that died while it waited.
-            first.call.again = true;
-        } else if let Some(Given { call, budget }) = self.given.pop_front() {
-            self.pool.took(self.served, began.elapsed());
-            let why: Outcome = Err(match ended {
-                Ended::Late => ScriptError::ScriptTimeout(budget),
-                Ended::Unread | Ended::Broke | Ended::Forsaken => ScriptError::ScriptCrashed,
+            // The child died while it was idle: requeue the invocation once instead of failing it.
+            first.invocation.was_resent = true;
+        } else if let Some(SentInvocation { invocation, budget }) = self.sent.pop_front() {
+            self.scheduler.record_cost(self.assignment, started.elapsed());
+            let result: InvocationResult = Err(match failure {
+                ChildFailure::TimedOut => ScriptError::ScriptTimeout(budget),
+                ChildFailure::DiedUnread | ChildFailure::Broken | ChildFailure::CallerGone => {
+                    ScriptError::ScriptCrashed
+                }
             });
-            call.answer.send(why).ok();
+            invocation.reply.send(result).ok();
         }
-        self.pool.put_back(self.served, self.given.drain(..).map(|given| given.call));
+        self.requeue_sent();
+    }
+
+    fn requeue_sent(&mut self) {
+        self.scheduler.requeue(self.assignment, self.sent.drain(..).map(|sent| sent.invocation));
     }
 }

@@ -1,83 +1,77 @@
-//! The worker: takes events in, matches hooks, keeps what it accepted and delivers it.
+//! The worker: accepts events, matches hooks, stores deliveries and sends them.
 //!
-//! `ingest -> route -> store -> dispatch -> handlers`. Filters are asked in route, gates in the store.
+//! `ingest -> index, decide -> store -> dispatch -> handlers`. Filters are evaluated in `decide`, gates in the store.
 //!
-//! Invariants: an answer of 202 comes after the commit; the ingest port opens only when the hooks are known; a delivery
-//! reads its hook as it is now; a backlog waits on disk and costs bounded memory; nothing that a receiver or sender does
-//! harms another.
+//! Invariants: a 202 answer follows the commit; the ingest port opens only after the hooks are loaded; an attempt uses the
+//! hook as it is at that moment; a backlog is kept on disk and uses bounded memory; a slow or failing receiver or sender
+//! does not affect the others.
 //!
-//! Left to others: where hooks come from (`cluster`), what an outcome leads to (`core::retry`).
+//! Left to others: where hooks come from (`cluster`), what follows an attempt (`core::retry`).
 
 mod api;
+mod background;
+mod body;
+mod coalescing_queue;
+mod decide;
 mod dispatch;
 pub mod handlers;
+mod hooks;
+mod index;
 mod ingest;
 mod namespaces;
-mod outbox;
 mod problem;
 mod report;
 mod request;
-mod route;
+mod series;
 pub mod store;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::ResourceExt;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use index::HookIndex;
 pub use ingest::{Disk, Limits};
 use namespaces::Namespaces;
 pub use request::TOKEN_HEADER;
-use route::Routes;
 use store::{Retention, Shares, Store, StoreError};
 
-use crate::api::CaKind;
-use crate::cluster::{Change, Cluster, View};
-use crate::core::time::Millis;
+use crate::cluster::{Cluster, ObjectChange, View};
 use crate::metrics::Metrics;
-use crate::net::threads::Threads;
+use crate::net::runtime::DedicatedRuntime;
 use crate::net::{HttpClient, ServerTls, serve};
-use crate::ops::Pending;
+use crate::ops::ReadinessGate;
 use crate::sandbox::Sandbox;
 
-/// How often what retention lets go is removed.
-const SWEEP: Duration = Duration::from_secs(30);
-/// How often what waits is measured.
-const MEASURE: Duration = Duration::from_secs(15);
-/// How often it is looked for quiet periods that end.
-const LOOK: Duration = Duration::from_millis(500);
-/// A pause between two removals, so that they never stand in the way of ingest for long.
-const SWEEP_PAUSE: Duration = Duration::from_millis(50);
-
-/// What the worker needs.
+/// The worker's dependencies and settings.
 pub struct Worker {
     pub cluster: Arc<dyn Cluster>,
     pub view: View,
     pub store: Arc<dyn Store>,
     pub http: HttpClient,
-    /// Where Lua runs.
+    /// Runs Lua.
     pub sandbox: Sandbox,
     pub metrics: Arc<Metrics>,
-    /// Done when the ingest port is open.
-    pub starting: Pending,
+    /// Opened when the ingest port is open.
+    pub starting: ReadinessGate,
     pub limits: Limits,
     pub retention: Retention,
-    /// How full the store's disk may be, and which parts of it may wait.
+    /// Measures the store's disk against the limit above which events are refused.
     pub disk: Disk,
+    /// The parts of the disk that a backlog may use.
     pub shares: Shares,
-    /// How long deliveries of a deleted hook wait, should it come back.
+    /// How long the deliveries of a deleted hook stay pending, in case the hook is recreated.
     pub grace: Duration,
-    /// Take over the store of another installation.
+    /// Adopts the store of another installation.
     pub accept_new_store: bool,
-    /// Where the ingest port listens.
+    /// Listen address of the ingest port.
     pub listen: String,
-    /// Where the API port listens.
+    /// Listen address of the API port.
     pub api_listen: String,
-    /// What both ports show; None: they speak plain HTTP.
+    /// Certificate of both ports. None: plain HTTP.
     pub tls: Option<Arc<ServerTls>>,
 }
 
@@ -98,95 +92,91 @@ pub enum WorkerError {
 }
 
 impl Worker {
-    /// Works until `stop`. `changes` are those of the same feeds as the view. `listening` is told the addresses.
+    /// Runs until `stop`. `changes` must come from the same feeds as the view. Calls `listening` once with the addresses
+    /// of the ports.
     pub async fn run(
         self,
-        mut changes: mpsc::Receiver<Change>,
+        changes: mpsc::Receiver<ObjectChange>,
         stop: CancellationToken,
         listening: impl FnOnce(Listening),
     ) -> Result<(), WorkerError> {
-        let routes = Arc::new(Routes::new(self.metrics.clone()));
+        let index = Arc::new(HookIndex::new(self.metrics.clone()));
         let (disk, metrics) = (Arc::new(self.disk), self.metrics.clone());
-        let begun = async {
-            self.view.ready().await;
-            claim(&*self.cluster, &*self.store, self.accept_new_store).await
+        let ready = async {
+            self.view.wait_until_listed().await;
+            background::claim_store(&*self.cluster, &*self.store, self.accept_new_store).await
         };
         tokio::select! {
-            claimed = begun => claimed?,
-            // The API server may be away for as long as it likes.
+            claimed = ready => claimed?,
+            // The API server may be unavailable for any time, so stopping must not wait for it.
             () = stop.cancelled() => {
                 self.store.close().await;
                 return Ok(());
             }
         }
         for hook in self.view.hooks.state() {
-            routes.put(&hook);
+            index.upsert(&hook);
         }
 
-        let sender = Arc::new(handlers::Sender::new(self.http, self.cluster.clone(), self.sandbox));
-        let reports = Arc::new(report::Reports::default());
-        let (dispatcher, handle) = dispatch::Dispatcher::new(dispatch::Parts {
+        let runner = Arc::new(handlers::HandlerRunner::new(self.http, self.cluster.clone(), self.sandbox));
+        let reports = Arc::new(report::ReportQueues::default());
+        let (dispatcher, dispatch) = dispatch::Dispatcher::new(dispatch::DispatcherParts {
             store: self.store.clone(),
-            routes: routes.clone(),
-            sender: sender.clone(),
+            index: index.clone(),
+            runner: runner.clone(),
             metrics: self.metrics.clone(),
             grace: self.grace,
             reports: reports.clone(),
         });
         let reporting = report::run(reports, self.store.clone(), self.cluster.clone(), self.view.clone());
-        let namespaces = Arc::new(Namespaces::new(self.cluster.clone(), self.store.clone(), handle.clone()));
-        let follow = {
-            let (routes, view, handle) = (routes.clone(), self.view.clone(), handle.clone());
-            let namespaces = namespaces.clone();
-            async move {
-                while let Some(change) = changes.recv().await {
-                    follow(&routes, &view, &handle, &namespaces, change).await;
-                }
-            }
-        };
-        let following = {
-            let (namespaces, routes) = (namespaces.clone(), routes.clone());
-            async move { namespaces.follow(&routes).await }
+        let namespaces =
+            Arc::new(Namespaces::new(self.cluster.clone(), self.store.clone(), dispatch.clone()));
+        let following = background::follow_changes(
+            changes,
+            index.clone(),
+            self.view.clone(),
+            dispatch.clone(),
+            namespaces.clone(),
+        );
+        let checking = {
+            let (namespaces, index) = (namespaces.clone(), index.clone());
+            async move { namespaces.check_periodically(&index).await }
         };
         let (ingest_port, ingest_address) = listen(&self.listen).await?;
         let (api_port, api_address) = listen(&self.api_listen).await?;
         listening(Listening { ingest: ingest_address, api: api_address });
-        let api = api::router(api::Api {
+        let api = api::router(api::ApiState {
             cluster: self.cluster.clone(),
             view: self.view.clone(),
             store: self.store.clone(),
-            routes: routes.clone(),
-            dispatch: handle.clone(),
+            index: index.clone(),
+            dispatch: dispatch.clone(),
             metrics: self.metrics.clone(),
             namespaces: namespaces.clone(),
-            sender,
+            runner,
             max_event_bytes: self.limits.max_event_bytes,
-            room: self.limits.room(),
+            body_memory: self.limits.body_memory(),
         });
-        let replays = {
-            let (store, handle) = (self.store.clone(), handle.clone());
-            async move { api::step_replays(&*store, &handle).await }
-        };
-        let (promoted, measured) = (handle.clone(), routes.clone());
-        let unopened = |source| WorkerError::Listen { address: self.listen.clone(), source };
-        let (threads, ingest_port) = Threads::start("ingest")
+        let (notified, measured) = (dispatch.clone(), index.clone());
+        let listen_failed = |source| WorkerError::Listen { address: self.listen.clone(), source };
+        let (threads, ingest_port) = DedicatedRuntime::start("ingest")
             .and_then(|threads| Ok((threads, ingest_port.into_std()?)))
-            .map_err(unopened)?;
+            .map_err(listen_failed)?;
         let ingest = {
             let (store, metrics, stop, tls) =
                 (self.store.clone(), self.metrics.clone(), stop.clone(), self.tls.clone());
             let (cluster, view, disk, limits) = (self.cluster, self.view, disk.clone(), self.limits);
             async move {
-                let router = ingest::router(ingest::Ingest {
+                let router = ingest::router(ingest::IngestState {
                     cluster,
                     view,
-                    committer: ingest::Committer::start(store, handle, metrics.clone()),
-                    routes,
+                    committer: ingest::Committer::start(store, dispatch, metrics.clone()),
+                    index,
                     metrics,
-                    room: limits.room(),
+                    body_memory: limits.body_memory(),
                     limits,
-                    unknown: ingest::Unknown::default(),
-                    unknown_streams: ingest::Unknown::default(),
+                    unknown_hooks: ingest::UnknownNames::default(),
+                    unknown_streams: ingest::UnknownNames::default(),
                     disk,
                     namespaces,
                 });
@@ -195,26 +185,26 @@ impl Worker {
                 Ok(())
             }
         };
-        self.starting.done();
+        self.starting.open();
 
         let failed = self.store.failed();
         let work = async {
             let api = serve::serve_tls(api_port, api, self.tls.clone(), stop.cancelled());
             let (ingested, (), dispatched) =
                 tokio::join!(threads.run(ingest), api, dispatcher.run(stop.clone()));
-            ingested.unwrap_or(Ok(())).map_err(unopened)?;
+            ingested.unwrap_or(Ok(())).map_err(listen_failed)?;
             dispatched.map_err(WorkerError::from)
         };
-        let promoting = promote(&*self.store, &promoted);
+        let store = &*self.store;
         let background = async {
             tokio::join!(
-                follow,
                 following,
-                sweep(&*self.store, self.retention),
-                measure(&*self.store, &measured, self.shares, &disk, &metrics),
+                checking,
+                background::expire_history(store, self.retention),
+                background::measure_backlog(store, &measured, self.shares, &disk, &metrics),
                 reporting,
-                promoting,
-                replays
+                background::promote_candidates(store, &notified),
+                background::advance_replays(store, &notified)
             )
         };
         let result = tokio::select! {
@@ -227,23 +217,6 @@ impl Worker {
     }
 }
 
-/// Makes sure that the store is this installation's, before anything of it is delivered.
-async fn claim(cluster: &dyn Cluster, store: &dyn Store, accept_new: bool) -> Result<(), StoreError> {
-    loop {
-        match cluster.installation().await {
-            Ok(Some(installation)) => return store.belongs_to(&installation, accept_new).await,
-            Ok(None) => {
-                tracing::warn!(
-                    "whose store this is cannot be checked: the account may not get the operator's namespace"
-                );
-                return Ok(());
-            }
-            Err(error) => tracing::warn!(%error, "whose store this is cannot be checked yet"),
-        }
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
-}
-
 async fn listen(address: &str) -> Result<(TcpListener, SocketAddr), WorkerError> {
     let bound = async {
         let listener = TcpListener::bind(address).await?;
@@ -251,98 +224,4 @@ async fn listen(address: &str) -> Result<(TcpListener, SocketAddr), WorkerError>
         Ok((listener, address))
     };
     bound.await.map_err(|source| WorkerError::Listen { address: address.to_owned(), source })
-}
-
-async fn follow(
-    routes: &Routes,
-    view: &View,
-    dispatch: &dispatch::Handle,
-    namespaces: &Namespaces,
-    change: Change,
-) {
-    let concerned = match change {
-        Change::EventHook(key) => match view.hook(&key.namespace, &key.name) {
-            Some(hook) => {
-                // A new hook may be of a new namespace: what waits in the old one is not its own to take up.
-                if routes.get(hook.uid().unwrap_or_default().as_str()).is_none() {
-                    namespaces.look(&key.namespace).await;
-                }
-                routes.put(&hook)
-            }
-            None => routes.remove(&key),
-        },
-        // Deliveries may wait for it.
-        Change::Secret(key) => routes.using(CaKind::Secret, &key),
-        Change::ConfigMap(key) => routes.using(CaKind::ConfigMap, &key),
-        Change::Connection(_) | Change::EventStream(_) | Change::Hook(_) => Vec::new(),
-    };
-    for uid in concerned {
-        dispatch.hook_changed(uid).await;
-    }
-}
-
-/// Sends trailing candidates on their way when the quiet period before them is over.
-async fn promote(store: &dyn Store, dispatch: &dispatch::Handle) {
-    loop {
-        let now = Millis::now();
-        let wait = match store.next_promotion().await {
-            Ok(Some(at)) if at <= now => Duration::ZERO,
-            // A period that begins meanwhile may end before this one.
-            Ok(Some(at)) => at.since(now).min(LOOK),
-            Ok(None) | Err(_) => LOOK,
-        };
-        tokio::time::sleep(wait).await;
-        match store.promote(Millis::now()).await {
-            Ok(hooks) => {
-                for hook in hooks {
-                    dispatch.raised(hook).await;
-                }
-            }
-            Err(error) => {
-                tracing::debug!(%error, "what was snoozed could not be sent on its way");
-                tokio::time::sleep(LOOK).await;
-            }
-        }
-    }
-}
-
-/// Tells the metrics how much waits.
-async fn measure(store: &dyn Store, routes: &Routes, shares: Shares, disk: &Disk, metrics: &Metrics) {
-    loop {
-        if let Ok(stats) = store.stats().await {
-            let oldest = stats.oldest.map_or(Duration::ZERO, |at| Millis::now().since(at));
-            metrics.backlog(stats.waiting, stats.waiting_bytes, oldest, stats.bytes);
-            for (of, used, share) in [
-                ("hook", stats.fullest_hook, shares.hook_bytes),
-                ("namespace", stats.fullest_namespace, shares.namespace_bytes),
-            ] {
-                metrics.share(of, used as f64 / share.max(1) as f64);
-            }
-        }
-        for ((namespace, name), series) in metrics.hooks.all() {
-            let Some(uid) = routes.uid_of(&namespace, &name) else { continue };
-            if let Ok(stats) = store.hook_stats(&uid).await {
-                let oldest = stats.oldest.map_or(Duration::ZERO, |at| Millis::now().since(at));
-                series.backlog(stats.waiting, stats.waiting_bytes, oldest);
-            }
-        }
-        disk.used().into_iter().for_each(|used| metrics.disk(used));
-        tokio::time::sleep(MEASURE).await;
-    }
-}
-
-async fn sweep(store: &dyn Store, retention: Retention) {
-    loop {
-        tokio::time::sleep(SWEEP).await;
-        loop {
-            match store.sweep(retention, Millis::now()).await {
-                Ok(true) => tokio::time::sleep(SWEEP_PAUSE).await,
-                Ok(false) => break,
-                Err(error) => {
-                    tracing::warn!(%error, "what is past its retention could not be removed");
-                    break;
-                }
-            }
-        }
-    }
 }

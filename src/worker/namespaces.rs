@@ -1,4 +1,5 @@
-//! Which namespace of a name is meant: history is a namespace's own by its uid, and ends with it.
+//! Tracks the uid of each namespace: history belongs to one namespace object and ends with it, even if a new namespace of
+//! the same name is created.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -6,103 +7,110 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::dispatch::Handle;
-use super::route::Routes;
-use super::store::Store;
+use super::dispatch::DispatchHandle;
+use super::index::HookIndex;
+use super::store::MaintenanceStore;
 use crate::cluster::Cluster;
 
-/// Every namespace is looked at this often.
-const EVERY: Duration = Duration::from_secs(60);
-/// Before history is shown, its namespace is looked at again where that was longer ago.
-const FRESH: Duration = Duration::from_secs(5);
-/// An API server that does not answer holds nobody up for longer, and is not asked again for a while.
-const WITHIN: Duration = Duration::from_secs(2);
-const AGAIN: Duration = Duration::from_secs(5);
-/// What is accepted is known to be of a namespace that was looked at once: a hook that is new looks again.
-const EVER: Duration = Duration::MAX;
+/// The pause between two checks of every namespace.
+const CHECK_INTERVAL: Duration = Duration::from_secs(60);
+/// The oldest check that is good enough to show history.
+const MAX_AGE_TO_SHOW: Duration = Duration::from_secs(5);
+/// The oldest check that is good enough to accept an event: one check suffices, because each new hook triggers another.
+const MAX_AGE_TO_ACCEPT: Duration = Duration::MAX;
+/// How long a check waits for the API server.
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// How long checks are skipped after the API server failed, so that it delays no further request.
+const FAILURE_PAUSE: Duration = Duration::from_secs(5);
 
-/// Looks at namespaces and tells the store.
+/// Checks namespaces and reports their uids to the store.
 pub struct Namespaces {
     cluster: Arc<dyn Cluster>,
-    store: Arc<dyn Store>,
-    dispatch: Handle,
-    looked: Mutex<HashMap<String, Instant>>,
-    /// When the API server last did not answer.
+    store: Arc<dyn MaintenanceStore>,
+    dispatch: DispatchHandle,
+    /// When an existing namespace was last checked.
+    checked: Mutex<HashMap<String, Instant>>,
+    /// When the API server last failed to answer.
     failed: Mutex<Option<Instant>>,
 }
 
 impl Namespaces {
-    pub fn new(cluster: Arc<dyn Cluster>, store: Arc<dyn Store>, dispatch: Handle) -> Self {
-        Namespaces { cluster, store, dispatch, looked: Mutex::default(), failed: Mutex::default() }
+    pub fn new(
+        cluster: Arc<dyn Cluster>,
+        store: Arc<dyn MaintenanceStore>,
+        dispatch: DispatchHandle,
+    ) -> Self {
+        Namespaces { cluster, store, dispatch, checked: Mutex::default(), failed: Mutex::default() }
     }
 
-    /// Before history of this namespace is shown.
-    pub async fn shown(&self, name: &str) {
-        self.within(name, FRESH).await;
+    /// Checks the namespace before its history is shown.
+    pub async fn check_before_read(&self, name: &str) {
+        self.check_if_older(name, MAX_AGE_TO_SHOW).await;
     }
 
-    /// Before something is stored in this namespace. False: there is none of this name, for certain.
-    pub async fn stored(&self, name: &str) -> bool {
-        self.within(name, EVER).await
+    /// Checks the namespace before an event is stored in it. Returns false if it certainly does not exist.
+    pub async fn check_before_accept(&self, name: &str) -> bool {
+        self.check_if_older(name, MAX_AGE_TO_ACCEPT).await
     }
 
-    async fn within(&self, name: &str, age: Duration) -> bool {
-        let looked = self.looked.lock().get(name).copied();
-        let failed = self.failed.lock().is_some_and(|at| at.elapsed() < AGAIN);
-        failed || looked.is_some_and(|at| at.elapsed() <= age) || self.look(name).await
+    async fn check_if_older(&self, name: &str, age: Duration) -> bool {
+        let checked = self.checked.lock().get(name).copied();
+        let failed = self.failed.lock().is_some_and(|at| at.elapsed() < FAILURE_PAUSE);
+        failed || checked.is_some_and(|at| at.elapsed() <= age) || self.check(name).await
     }
 
-    /// Asks for the namespace's uid. Where nobody can tell, it is taken for the one that it was. False: there is none.
-    pub async fn look(&self, name: &str) -> bool {
-        let uid = match tokio::time::timeout(WITHIN, self.cluster.namespace_uid(name)).await {
+    /// Reads the namespace's uid. Returns false if there is no such namespace; an unavailable API server counts as
+    /// unchanged.
+    pub async fn check(&self, name: &str) -> bool {
+        let uid = match tokio::time::timeout(TIMEOUT, self.cluster.namespace_uid(name)).await {
             Ok(Ok(uid)) => uid,
             Ok(Err(error)) => {
-                self.untold(name, &error.to_string());
+                self.note_failure(name, &error.to_string());
                 return true;
             }
             Err(_) => {
-                self.untold(name, "the API server does not answer");
+                self.note_failure(name, "the API server does not answer");
                 return true;
             }
         };
-        match self.store.namespace_is(name, uid.as_deref()).await {
+        match self.store.set_namespace_uid(name, uid.as_deref()).await {
             Ok(ended) => {
                 if ended {
-                    tracing::info!(namespace = name, "the namespace ended: its history is removed");
+                    tracing::info!(namespace = name, "namespace deleted, removing its history");
                     self.dispatch.namespace_ended(name.into()).await;
                 }
-                self.note(name, uid.is_some());
+                self.note_checked(name, uid.is_some());
             }
             Err(error) => {
-                tracing::warn!(namespace = name, %error, "which namespace this is could not be noted")
+                tracing::warn!(namespace = name, %error, "the uid of a namespace could not be stored")
             }
         }
         uid.is_some()
     }
 
-    fn untold(&self, name: &str, error: &str) {
-        tracing::debug!(namespace = name, error, "which namespace this is cannot be told now");
+    fn note_failure(&self, name: &str, error: &str) {
+        tracing::debug!(namespace = name, error, "check of a namespace failed");
         *self.failed.lock() = Some(Instant::now());
     }
 
-    fn note(&self, name: &str, exists: bool) {
-        let mut looked = self.looked.lock();
+    fn note_checked(&self, name: &str, exists: bool) {
+        let mut checked = self.checked.lock();
         match exists {
-            true => looked.insert(name.to_owned(), Instant::now()),
-            // Not kept: who makes up names must not fill the memory.
-            false => looked.remove(name),
+            true => checked.insert(name.to_owned(), Instant::now()),
+            // Names without a namespace are not kept, so that a client cannot fill the memory with invented names.
+            false => checked.remove(name),
         };
     }
 
-    /// Looks at every namespace now and then. Never ends.
-    pub async fn follow(&self, routes: &Routes) {
+    /// Checks every namespace that has hooks or history, once a minute. Never ends.
+    pub async fn check_periodically(&self, index: &HookIndex) {
         loop {
-            let mut names: BTreeSet<String> = routes.namespaces();
+            let mut names: BTreeSet<String> = index.namespaces();
             names.extend(self.store.namespaces().await.unwrap_or_default());
             for name in names {
-                self.look(&name).await;
+                self.check(&name).await;
             }
-            tokio::time::sleep(EVERY).await;
+            tokio::time::sleep(CHECK_INTERVAL).await;
         }
     }
 }

@@ -1,48 +1,48 @@
-//! Errors as RFC 9457 problem bodies.
+//! Errors of both ports, as RFC 9457 problem bodies.
 
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::header::{CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use serde_json::{Map, Value, json};
 
-use crate::cluster::AccessError;
-use crate::core::event::{BadEvent, Rejected};
-use crate::net::request_id::Refusal;
-use crate::net::serve::CloseWithoutAnswer;
-use crate::worker::request::BodyError;
+use crate::cluster::AuthorizationError;
+use crate::core::event::{EventRejection, InvalidEvent};
+use crate::net::request_id::ErrorBody;
+use crate::net::serve::CloseWithoutResponse;
+use crate::worker::body::BodyError;
 use crate::worker::store::StoreError;
 
-/// When a sender may come again, in seconds.
-const COME_AGAIN: &str = "2";
+/// The value of `Retry-After`, in seconds.
+const RETRY_AFTER_SECONDS: &str = "2";
 
-/// A refusal.
+/// An error answer.
 #[derive(Debug)]
-pub struct Problem {
+pub struct HttpProblem {
     pub status: u16,
-    /// The stable reason, also the metric's label.
+    /// The stable reason; also the metric's label.
     pub reason: &'static str,
     pub detail: String,
 }
 
-impl Problem {
+impl HttpProblem {
     pub fn new(status: u16, reason: &'static str, detail: impl Into<String>) -> Self {
-        Problem { status, reason, detail: detail.into() }
+        HttpProblem { status, reason, detail: detail.into() }
     }
 
     pub fn disk_limit() -> Self {
-        Problem::new(
+        HttpProblem::new(
             503,
             "DiskLimit",
             "the disk is used up to --disk-limit: nothing was read or stored, send it again later",
         )
     }
 
-    /// A body that could not be read.
-    pub fn unread(error: &BodyError, too_big: impl FnOnce() -> Problem) -> Self {
+    /// The body could not be read. `too_big` makes the answer for a body over its bound.
+    pub fn unreadable_body(error: &BodyError, too_big: impl FnOnce() -> HttpProblem) -> Self {
         match error {
             BodyError::TooBig => too_big(),
-            BodyError::Broken => Problem::broken(),
-            BodyError::Busy => Problem::new(
+            BodyError::Broken => HttpProblem::broken_body(),
+            BodyError::Busy => HttpProblem::new(
                 503,
                 "Busy",
                 "too many large bodies are being read: nothing was stored, send it again later",
@@ -51,7 +51,7 @@ impl Problem {
     }
 
     pub fn request_too_big(max: usize) -> Self {
-        Problem::new(
+        HttpProblem::new(
             413,
             "TooBig",
             format!(
@@ -60,8 +60,8 @@ impl Problem {
         )
     }
 
-    pub fn too_big(max: usize) -> Self {
-        Problem::new(
+    pub fn event_too_big(max: usize) -> Self {
+        HttpProblem::new(
             413,
             "TooBig",
             format!(
@@ -70,8 +70,8 @@ impl Problem {
         )
     }
 
-    fn broken() -> Self {
-        Problem::new(
+    fn broken_body() -> Self {
+        HttpProblem::new(
             400,
             "BrokenBody",
             "the body broke off or took too long: nothing was stored, send it again",
@@ -79,44 +79,44 @@ impl Problem {
     }
 }
 
-impl From<BadEvent> for Problem {
-    fn from(bad: BadEvent) -> Self {
-        Rejected::from(bad).into()
+impl From<InvalidEvent> for HttpProblem {
+    fn from(bad: InvalidEvent) -> Self {
+        EventRejection::from(bad).into()
     }
 }
 
-impl From<Rejected> for Problem {
-    fn from(rejected: Rejected) -> Self {
-        let status = match rejected.bad {
-            BadEvent::ContentType(_) => 415,
-            BadEvent::ReservedSource(_) => 403,
-            BadEvent::TooManyHops => 508,
-            BadEvent::TooBig(_) | BadEvent::TooMany => 413,
+impl From<EventRejection> for HttpProblem {
+    fn from(rejected: EventRejection) -> Self {
+        let status = match rejected.error {
+            InvalidEvent::ContentType(_) => 415,
+            InvalidEvent::ReservedSource(_) => 403,
+            InvalidEvent::TooManyHops => 508,
+            InvalidEvent::TooBig(_) | InvalidEvent::TooMany => 413,
             _ => 400,
         };
-        Problem::new(status, (&rejected.bad).into(), rejected.to_string())
+        HttpProblem::new(status, (&rejected.error).into(), rejected.to_string())
     }
 }
 
-impl From<AccessError> for Problem {
-    fn from(error: AccessError) -> Self {
+impl From<AuthorizationError> for HttpProblem {
+    fn from(error: AuthorizationError) -> Self {
         let status = match error {
-            AccessError::Unauthenticated => 401,
-            AccessError::Forbidden => 403,
-            AccessError::Unavailable => 503,
+            AuthorizationError::Unauthenticated => 401,
+            AuthorizationError::Forbidden => 403,
+            AuthorizationError::Unavailable => 503,
         };
-        Problem::new(status, (&error).into(), error.to_string())
+        HttpProblem::new(status, (&error).into(), error.to_string())
     }
 }
 
-impl From<StoreError> for Problem {
+impl From<StoreError> for HttpProblem {
     fn from(error: StoreError) -> Self {
         let status = if matches!(error, StoreError::NamespaceFull) { 429 } else { 503 };
-        Problem::new(status, (&error).into(), format!("{error}: nothing was stored, send it again later"))
+        HttpProblem::new(status, (&error).into(), format!("{error}: nothing was stored, send it again later"))
     }
 }
 
-impl IntoResponse for Problem {
+impl IntoResponse for HttpProblem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let title = status.canonical_reason().unwrap_or("Error");
@@ -130,17 +130,17 @@ impl IntoResponse for Problem {
             ]
             .map(|(name, value)| (name.to_owned(), value)),
         );
-        // The line by which a sender's complaint is found in the log. No more: any number of strangers are refused.
-        tracing::debug!(status = self.status, reason = self.reason, detail = self.detail, "refused");
+        // Only at debug level: unauthenticated clients can cause any number of refusals.
+        tracing::debug!(status = self.status, reason = self.reason, detail = self.detail, "request refused");
         let mut response = (status, Value::Object(members.clone()).to_string()).into_response();
-        response.extensions_mut().insert(Refusal(members));
+        response.extensions_mut().insert(ErrorBody(members));
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if matches!(self.status, 429 | 503) {
-            headers.insert(RETRY_AFTER, HeaderValue::from_static(COME_AGAIN));
+            headers.insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
         }
-        // These come before the body was read, so the connection ends: a sender that is not told would send its next
-        // request into it.
+        // These are sent before the body is read, so the connection ends. Without the header, a client would send its
+        // next request on it.
         if matches!(self.status, 401 | 403 | 413 | 503) {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
@@ -151,9 +151,9 @@ impl IntoResponse for Problem {
     }
 }
 
-/// No answer at all: what makes Kong send again.
-pub fn close() -> Response {
+/// Closes the connection without an answer, which makes Kong send again.
+pub fn close_connection() -> Response {
     let mut response = StatusCode::SERVICE_UNAVAILABLE.into_response();
-    response.extensions_mut().insert(CloseWithoutAnswer);
+    response.extensions_mut().insert(CloseWithoutResponse);
     response
 }

@@ -1,5 +1,4 @@
-//! What the dispatcher has to say, said without making it wait: that a hook is held, to the store; how its deliveries
-//! fare, to the hook's own condition `Delivering`.
+//! Reports the dispatcher's state without blocking it: holds to the store, delivery health to the condition `Delivering`.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -8,185 +7,196 @@ use std::time::Duration;
 use futures::future::join_all;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-use super::outbox::Outbox;
-use super::store::{HookId, Store, StoreError};
+use super::coalescing_queue::CoalescingQueue;
+use super::store::{DispatchStore, HookId, StoreError};
 use crate::api::EventHook;
-use crate::cluster::{Cluster, ClusterError, Kind, Target, View};
-use crate::core::conditions::{DELIVERING, condition};
+use crate::cluster::{Cluster, ClusterError, ResourceKind, View, WriteTarget};
+use crate::core::conditions::{DELIVERING, build_condition};
 use crate::core::time::Millis;
 
-/// What the view is too old for is said again after this time.
-const SOON: Duration = Duration::from_millis(500);
-/// What could not be said is said again after this time.
-const AGAIN: Duration = Duration::from_secs(5);
-/// Holds that are noted at a time: they share a commit.
-const AT_ONCE: usize = 256;
-/// Objects written last, of which the view may be older than what was written.
-const WRITTEN: usize = 256;
+/// The delay before a condition is written again that the cached object was too old for.
+const STALE_RETRY: Duration = Duration::from_millis(500);
+/// The delay before a failed write is repeated.
+const FAILED_RETRY: Duration = Duration::from_secs(5);
+/// Holds that are stored in one batch, so that they share a commit.
+const HOLD_BATCH: usize = 256;
+/// Recent writes that are remembered, because the view may still show the object from before them.
+const RECENT_WRITES: usize = 256;
 
-/// What is to be said, to the store and to people. Neither waits for the other: while the API server hangs, ages stand
-/// still where they should all the same.
+/// Reports that are queued, to the store and to the API server. The two do not wait for each other: while the API server
+/// hangs, the store must still learn of holds, which stop the age clock of deliveries.
 #[derive(Default)]
-pub struct Reports {
-    pub held: Outbox<Held>,
-    pub fares: Outbox<Fare>,
+pub struct ReportQueues {
+    pub holds: CoalescingQueue<HoldChange>,
+    pub health: CoalescingQueue<DeliveryHealth>,
 }
 
-/// The hook is held, or no longer.
+/// The hook's deliveries are held, or no longer held.
 #[derive(Debug)]
-pub struct Held {
+pub struct HoldChange {
     pub hook: HookId,
     pub held: bool,
     pub at: Millis,
 }
 
-/// How the deliveries of a hook fare.
+/// The health of a hook's deliveries, as its condition `Delivering` reports it.
 #[derive(Clone, Debug)]
-pub struct Fare {
+pub struct DeliveryHealth {
     pub hook: HookId,
-    pub well: bool,
+    pub healthy: bool,
     pub reason: &'static str,
     pub message: String,
-    /// The token of the command `resume` that was acted on.
+    /// The token of the `resume` annotation that was acted on.
     pub resumed: Option<String>,
 }
 
-/// Says what comes in. Never ends.
-pub async fn run(reports: Arc<Reports>, store: Arc<dyn Store>, cluster: Arc<dyn Cluster>, view: View) {
-    let teller = Teller { cluster, view, written: VecDeque::new() };
-    tokio::join!(keep(&reports.held, &*store), teller.run(&reports.fares));
+/// Delivers queued reports. Never ends.
+pub async fn run(
+    reports: Arc<ReportQueues>,
+    store: Arc<dyn DispatchStore>,
+    cluster: Arc<dyn Cluster>,
+    view: View,
+) {
+    let writer = ConditionWriter { cluster, view, recent_writes: VecDeque::new() };
+    tokio::join!(store_holds(&reports.holds, &*store), writer.run(&reports.health));
 }
 
-/// Notes who is held. A store that has no room for it has none for deliveries either: it is tried until it has.
-async fn keep(held: &Outbox<Held>, store: &dyn Store) {
+/// Stores holds. Retries while the store is full or busy: it accepts no deliveries in that state either.
+async fn store_holds(holds: &CoalescingQueue<HoldChange>, store: &dyn DispatchStore) {
     loop {
-        let batch = held.take(AT_ONCE).await;
-        let noted = batch.into_iter().map(|(uid, word)| async move {
-            match store.set_held(&word.hook, word.held, word.at).await {
-                Err(StoreError::Full | StoreError::Busy) => Some((uid, word)),
+        let batch = holds.pop(HOLD_BATCH).await;
+        let writes = batch.into_iter().map(|(uid, change)| async move {
+            match store.set_held(&change.hook, change.held, change.at).await {
+                Err(StoreError::Full | StoreError::Busy) => Some((uid, change)),
                 Err(error) => {
-                    tracing::warn!(hook = %word.hook.name, %error, "it could not be noted that the hook is held");
+                    tracing::warn!(hook = %change.hook.name, %error, "the hold of a hook could not be stored");
                     None
                 }
                 Ok(()) => None,
             }
         });
-        let refused: Vec<_> = join_all(noted).await.into_iter().flatten().collect();
-        if !refused.is_empty() {
-            refused.into_iter().for_each(|(uid, word)| held.put_back(&uid, word));
-            tokio::time::sleep(AGAIN).await;
+        let rejected: Vec<_> = join_all(writes).await.into_iter().flatten().collect();
+        if !rejected.is_empty() {
+            rejected.into_iter().for_each(|(uid, change)| holds.requeue(&uid, change));
+            tokio::time::sleep(FAILED_RETRY).await;
         }
     }
 }
 
 /// Writes the condition `Delivering`.
-struct Teller {
+struct ConditionWriter {
     cluster: Arc<dyn Cluster>,
     view: View,
-    /// The objects written last: uid, and version before the write.
-    written: VecDeque<(Arc<str>, String)>,
+    /// The objects written last: uid, and resource version before the write. Newest first.
+    recent_writes: VecDeque<(Arc<str>, String)>,
 }
 
-/// What came of saying it.
+/// The result of writing a condition.
 #[derive(Debug, PartialEq, Eq)]
-enum Said {
+enum WriteResult {
+    /// The object reports the health, or no longer exists.
     Done,
-    /// Nobody knows yet what the object says: again, so much later.
-    Again(Duration),
+    /// The write must be repeated after this delay.
+    RetryAfter(Duration),
 }
 
-impl Teller {
-    async fn run(mut self, fares: &Outbox<Fare>) {
-        // What is still to be said, the newest of each hook.
-        let mut unsaid: HashMap<Arc<str>, Fare> = HashMap::new();
-        let mut wait = AGAIN;
+impl ConditionWriter {
+    async fn run(mut self, health: &CoalescingQueue<DeliveryHealth>) {
+        // The latest health of each hook whose write must be repeated.
+        let mut retries: HashMap<Arc<str>, DeliveryHealth> = HashMap::new();
+        let mut delay = FAILED_RETRY;
         loop {
-            let again = async {
-                match unsaid.is_empty() {
+            let retry = async {
+                match retries.is_empty() {
                     true => std::future::pending().await,
-                    false => tokio::time::sleep(wait).await,
+                    false => tokio::time::sleep(delay).await,
                 }
             };
-            let words: Vec<_> = tokio::select! {
-                words = fares.take(1) => words,
-                () = again => {
-                    wait = AGAIN;
-                    unsaid.drain().collect()
+            let updates: Vec<_> = tokio::select! {
+                updates = health.pop(1) => updates,
+                () = retry => {
+                    delay = FAILED_RETRY;
+                    retries.drain().collect()
                 }
             };
-            for (uid, fare) in words {
-                unsaid.remove(&uid);
-                if let Said::Again(after) = self.say(&uid, &fare).await {
-                    unsaid.insert(uid, fare);
-                    wait = wait.min(after);
+            for (uid, update) in updates {
+                retries.remove(&uid);
+                if let WriteResult::RetryAfter(after) = self.write(&uid, &update).await {
+                    retries.insert(uid, update);
+                    delay = delay.min(after);
                 }
             }
         }
     }
 
-    /// Writes the condition, if it says something else than the object does.
-    async fn say(&mut self, uid: &Arc<str>, fare: &Fare) -> Said {
-        let Some(guarded) = self.view.hook(&fare.hook.namespace, &fare.hook.name) else { return Said::Done };
-        let Ok(object) = &guarded.0 else { return Said::Done };
+    /// Writes the condition, unless the object reports the same already.
+    async fn write(&mut self, uid: &Arc<str>, health: &DeliveryHealth) -> WriteResult {
+        let Some(guarded) = self.view.hook(&health.hook.namespace, &health.hook.name) else {
+            return WriteResult::Done;
+        };
+        let Ok(object) = &guarded.0 else { return WriteResult::Done };
         let metadata = &object.metadata;
         if metadata.uid.as_deref() != Some(&**uid) {
-            return Said::Done;
+            return WriteResult::Done;
         }
         let version = metadata.resource_version.clone().unwrap_or_default();
-        // The view is from before the last write: it does not tell what the object says now.
-        if !version.is_empty() && self.written.iter().any(|(of, before)| of == uid && *before == version) {
-            return Said::Again(SOON);
+        // The view still shows the object from before our last write, so the current condition is unknown.
+        if !version.is_empty()
+            && self.recent_writes.iter().any(|(of, before)| of == uid && *before == version)
+        {
+            return WriteResult::RetryAfter(STALE_RETRY);
         }
-        let before = told(object);
-        let status = if fare.well { "True" } else { "False" };
+        let before = delivering_condition(object);
+        let status = if health.healthy { "True" } else { "False" };
         let handled = object.status.as_ref().and_then(|s| s.handled.as_ref()).and_then(|h| h.resume.as_ref());
-        let same = before.is_some_and(|c| {
-            c.status == status && c.reason == fare.reason && c.observed_generation == metadata.generation
+        let unchanged = before.is_some_and(|c| {
+            c.status == status && c.reason == health.reason && c.observed_generation == metadata.generation
         });
-        if same && (fare.resumed.is_none() || handled == fare.resumed.as_ref()) {
-            return Said::Done;
+        if unchanged && (health.resumed.is_none() || handled == health.resumed.as_ref()) {
+            return WriteResult::Done;
         }
-        let (generation, text) = (metadata.generation, (fare.reason, &*fare.message));
-        let condition = condition(before, DELIVERING, status, text, generation, Millis::now());
-        let target = Target::of(Kind::EventHook, object);
-        let resumed = fare.resumed.clone().or_else(|| handled.cloned());
-        match self.cluster.write_delivering(&target, condition, resumed).await {
+        let (generation, text) = (metadata.generation, (health.reason, &*health.message));
+        let condition = build_condition(before, DELIVERING, status, text, generation, Millis::now());
+        let target = WriteTarget::of(ResourceKind::EventHook, object);
+        let resumed = health.resumed.clone().or_else(|| handled.cloned());
+        match self.cluster.write_delivery_status(&target, condition, resumed).await {
             Ok(()) => {
-                self.written.retain(|(of, _)| of != uid);
-                self.written.truncate(WRITTEN);
-                self.written.push_front((uid.clone(), version));
-                Said::Done
+                self.recent_writes.retain(|(of, _)| of != uid);
+                self.recent_writes.truncate(RECENT_WRITES);
+                self.recent_writes.push_front((uid.clone(), version));
+                WriteResult::Done
             }
-            Err(ClusterError::Gone) => Said::Done,
-            // The object that the view has is old: once more with the newer one.
-            Err(ClusterError::Conflict) => Said::Again(SOON),
+            Err(ClusterError::Gone) => WriteResult::Done,
+            // The view is behind: repeat with the newer object.
+            Err(ClusterError::Conflict) => WriteResult::RetryAfter(STALE_RETRY),
             Err(error) => {
-                tracing::warn!(hook = %fare.hook.name, %error, "the condition Delivering could not be written; it is tried again");
-                Said::Again(AGAIN)
+                tracing::warn!(hook = %health.hook.name, %error, "write of condition Delivering failed, will retry");
+                WriteResult::RetryAfter(FAILED_RETRY)
             }
         }
     }
 }
 
-/// The condition that the object has.
-pub fn told(hook: &EventHook) -> Option<&Condition> {
+/// Returns the object's condition `Delivering`.
+pub fn delivering_condition(hook: &EventHook) -> Option<&Condition> {
     hook.status.as_ref()?.conditions.iter().find(|c| c.type_ == DELIVERING)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::files::{Files, Options};
+    use crate::cluster::files::{FileCluster, FileClusterOptions};
+    use crate::worker::store::DispatchStore;
     use crate::worker::store::sqlite::SqliteStore;
 
-    fn fare(uid: &str, well: bool) -> Fare {
+    fn health(uid: &str, healthy: bool) -> DeliveryHealth {
         let hook = HookId { uid: uid.into(), namespace: "default".into(), name: "h".into() };
-        let reason = if well { "Delivering" } else { "ReceiverFailing" };
-        Fare { hook, well, reason, message: "words".into(), resumed: None }
+        let reason = if healthy { "Delivering" } else { "ReceiverFailing" };
+        DeliveryHealth { hook, healthy, reason, message: "words".into(), resumed: None }
     }
 
     #[tokio::test]
-    async fn a_view_that_is_behind_is_not_believed() {
+    async fn does_not_trust_a_view_that_is_behind() {
         let dir = tempfile::tempdir().unwrap();
         let manifest = dir.path().join("h.yaml");
         std::fs::write(
@@ -194,51 +204,59 @@ mod tests {
             "apiVersion: hookstream.dev/v1alpha1\nkind: EventHook\nmetadata: {name: h}\nspec: {source: s, handler: {log: {}}}\n",
         )
         .unwrap();
-        let options =
-            Options { manifests: vec![manifest], data: dir.path().into(), prune: false, token: None };
-        let files = Arc::new(Files::open(options).unwrap());
-        let mut teller =
-            Teller { cluster: files.clone(), view: files.view().await, written: VecDeque::new() };
-        let uid: Arc<str> = crate::cluster::files::uid("EventHook", "default", "h").into();
-        let says = async || {
+        let options = FileClusterOptions {
+            manifests: vec![manifest],
+            data: dir.path().into(),
+            prune: false,
+            token: None,
+        };
+        let files = Arc::new(FileCluster::open(options).unwrap());
+        let mut writer = ConditionWriter {
+            cluster: files.clone(),
+            view: files.view().await,
+            recent_writes: VecDeque::new(),
+        };
+        let uid: Arc<str> = crate::cluster::files::object_uid("EventHook", "default", "h").into();
+        let status = async || {
             let view = files.view().await;
             let guarded = view.hook("default", "h").unwrap();
-            told(guarded.0.as_ref().unwrap()).map(|c| c.status.clone())
+            delivering_condition(guarded.0.as_ref().unwrap()).map(|c| c.status.clone())
         };
-        assert_eq!(says().await, None);
-        assert_eq!(teller.say(&uid, &fare(&uid, true)).await, Said::Done);
-        assert_eq!(says().await.as_deref(), Some("True"));
-        teller.view = files.view().await;
-        assert_eq!(teller.say(&uid, &fare(&uid, false)).await, Said::Done);
-        // The view still shows that all is well: that this is to be said again is no reason to leave it.
-        assert_eq!(teller.say(&uid, &fare(&uid, true)).await, Said::Again(SOON));
-        teller.view = files.view().await;
-        assert_eq!(teller.say(&uid, &fare(&uid, true)).await, Said::Done);
-        assert_eq!(says().await.as_deref(), Some("True"));
-        let written = teller.written.clone();
-        assert_eq!(teller.say(&uid, &fare(&uid, true)).await, Said::Again(SOON), "not yet seen");
-        teller.view = files.view().await;
-        assert_eq!(teller.say(&uid, &fare(&uid, true)).await, Said::Done);
-        assert_eq!(teller.written, written, "nothing new is written nowhere");
+        assert_eq!(status().await, None);
+        assert_eq!(writer.write(&uid, &health(&uid, true)).await, WriteResult::Done);
+        assert_eq!(status().await.as_deref(), Some("True"));
+        writer.view = files.view().await;
+        assert_eq!(writer.write(&uid, &health(&uid, false)).await, WriteResult::Done);
+        // The view still shows the healthy condition, so this write must not be skipped as unchanged.
+        assert_eq!(writer.write(&uid, &health(&uid, true)).await, WriteResult::RetryAfter(STALE_RETRY));
+        writer.view = files.view().await;
+        assert_eq!(writer.write(&uid, &health(&uid, true)).await, WriteResult::Done);
+        assert_eq!(status().await.as_deref(), Some("True"));
+        let recent = writer.recent_writes.clone();
+        let retry = writer.write(&uid, &health(&uid, true)).await;
+        assert_eq!(retry, WriteResult::RetryAfter(STALE_RETRY), "the view does not show the write yet");
+        writer.view = files.view().await;
+        assert_eq!(writer.write(&uid, &health(&uid, true)).await, WriteResult::Done);
+        assert_eq!(writer.recent_writes, recent, "an unchanged condition is not written");
     }
 
     #[tokio::test]
-    async fn holds_are_noted_at_the_time_they_began() {
+    async fn stores_every_queued_hold() {
         let dir = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(dir.path()).unwrap();
-        let held = Outbox::default();
+        let holds = CoalescingQueue::default();
         let hooks: Vec<HookId> =
-            (0..300).map(|n| HookId { uid: format!("{n}").into(), ..fare("", true).hook }).collect();
+            (0..300).map(|n| HookId { uid: format!("{n}").into(), ..health("", true).hook }).collect();
         for hook in &hooks {
-            held.put(&hook.uid, Held { hook: hook.clone(), held: true, at: Millis(1) });
+            holds.push(&hook.uid, HoldChange { hook: hook.clone(), held: true, at: Millis(1) });
         }
         let all = async {
-            while store.held().await.unwrap().len() < hooks.len() {
+            while store.held_hooks().await.unwrap().len() < hooks.len() {
                 tokio::task::yield_now().await;
             }
         };
         tokio::select! {
-            () = keep(&held, &store) => unreachable!("it never ends"),
+            () = store_holds(&holds, &store) => unreachable!("it never ends"),
             () = all => {}
         }
     }

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Builds the control plane of the tests from pinned Go modules into a cache folder, once a version.
-# Prints the folder on the last line. A folder named by KUBEBUILDER_ASSETS that has the API server is used as it is.
+# Builds the control plane of the tests from pinned Go modules into a cache folder, once for each version.
+# Prints the folder on the last line. Binaries in the folder KUBEBUILDER_ASSETS are used instead of building them.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 cache=${HOOKSTREAM_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/hookstream}
 
-# The version of a module, read from the go.mod that pins it, so that it stands in one place only.
+# Prints the version of a module, from the go.mod that pins it.
 version() { sed -nE "s|^(require )?[[:space:]]*$2 (v[^ ]+).*|\2|p" "$here/$1/go.mod" | head -n 1; }
 k8s=$(version kubernetes k8s.io/kubernetes)
 etcd=$(version etcd go.etcd.io/etcd/server/v3)
@@ -13,7 +13,7 @@ helm=$(version helm helm.sh/helm/v4)
 bin="$cache/controlplane/k8s-$k8s-etcd-$etcd-helm-$helm"
 mkdir -p "$bin"
 
-# One build at a time: two `make test` in two clones share the cache.
+# Allow one build at a time: `make test` in two clones shares the cache.
 exec 9>"$cache/controlplane/.lock"
 flock 9
 
@@ -21,7 +21,7 @@ flock 9
 build() {
   [ -x "$bin/$1" ] && return
   echo "controlplane: building $1 ($bin)" >&2
-  # Moved into place when whole: an interrupted build must not leave half a binary that later runs trust.
+  # Rename when complete: an interrupted build must not leave a truncated binary that later runs use.
   (cd "$here/$2" && go build -trimpath -ldflags "-s -w $4" -o "$bin/$1.tmp" "$3")
   mv "$bin/$1.tmp" "$bin/$1"
 }
@@ -32,7 +32,7 @@ command -v go >/dev/null || {
 }
 minor=${k8s#v1.}
 minor=${minor%%.*}
-# Without the stamp the server calls itself v0.0.0, and clients that look at the version go wrong.
+# Without this stamp the server reports v0.0.0, and clients that depend on the version fail.
 stamp="-X k8s.io/component-base/version.gitVersion=$k8s -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=$minor"
 
 assets=${KUBEBUILDER_ASSETS:-}
@@ -47,7 +47,7 @@ for name in kube-apiserver kube-controller-manager kubectl etcd; do
 done
 build helm helm helm.sh/helm/v4/cmd/helm ""
 
-# Definitions of others whose objects the chart can make. The folder is named by the versions, `crds` points to it.
+# Third-party CRDs whose objects the chart can create. The folder name contains the versions; `crds` links to it.
 prometheus=$(version crds github.com/prometheus-operator/prometheus-operator)
 gateway=$(version crds sigs.k8s.io/gateway-api)
 crds="crds-prometheus-operator-$prometheus-gateway-api-$gateway"
@@ -63,8 +63,9 @@ if [ ! -d "$bin/$crds" ]; then
 fi
 ln -sfn "$crds" "$bin/crds"
 
-# Those of Argo CD and Flux, whose objects deploy/gitops has. Flux's are made from its types, as Flux makes them: not every
-# module that holds them is served. Argo CD's go.mod replaces a part of itself, so no other can require it: it is pinned here.
+# CRDs of Argo CD and Flux, whose objects deploy/gitops contains. Flux's are generated from its types, as Flux does, because
+# the module proxy does not serve every module that contains them. Argo CD's go.mod has a replace directive for a part of
+# itself, so no other module can require it; its version is pinned here.
 argo=v3.5.7
 argo_sum="h1:Xm1BF+I5OgDKUG3SDK49vn2/Y5AMyaNVko+/JT08gj0="
 helm_controller=$(version gitops github.com/fluxcd/helm-controller/api)
@@ -72,12 +73,12 @@ kustomize_controller=$(version gitops github.com/fluxcd/kustomize-controller/api
 source_controller=$(version gitops github.com/fluxcd/source-controller/api)
 gitops="gitops-argo-cd-$argo-helm-$helm_controller-kustomize-$kustomize_controller-source-$source_controller"
 if [ ! -d "$bin/$gitops" ]; then
-  echo "controlplane: making the definitions of Argo CD and Flux ($bin)" >&2
+  echo "controlplane: generating the CRDs of Argo CD and Flux ($bin)" >&2
   rm -rf "$bin/gitops.tmp" && mkdir "$bin/gitops.tmp"
   found=$(cd "$here/gitops" && go mod download -json "github.com/argoproj/argo-cd/v3@$argo")
   field() { sed -nE "s|^[[:space:]]*\"$1\": \"(.*)\",?$|\1|p" <<<"$found"; }
   [ "$(field Sum)" = "$argo_sum" ] || {
-    echo "controlplane: Argo CD $argo has the hash $(field Sum), and not $argo_sum" >&2
+    echo "controlplane: Argo CD $argo has the hash $(field Sum), expected $argo_sum" >&2
     exit 1
   }
   cp "$(field Dir)/manifests/crds/application-crd.yaml" "$bin/gitops.tmp"

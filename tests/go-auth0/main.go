@@ -1,8 +1,9 @@
-// Does with the vendor's public SDK what the examples of its API pages do, and then walks through the rest of the API
-// as the SDK knows it. Against the emulator: go-auth0 DOMAIN CA-FILE CLIENT-ID CLIENT-SECRET
+// Runs the examples of the vendor's API pages with its public SDK, and then the rest of the API that the SDK supports.
+// Usage against the emulator: go-auth0 DOMAIN CA-FILE CLIENT-ID CLIENT-SECRET
 //
-// Prints a line a step; the first step that fails ends it with exit code 1. The SDK cannot read deliveries and the
-// answer of a test event, neither here nor from Auth0: it expects a list and a text where the service sends objects.
+// Prints a line for each step. Exits with code 1 at the first failure. The SDK cannot parse deliveries and the response
+// of a test event, neither from the emulator nor from Auth0: it expects a list and a string where the service sends
+// objects.
 package main
 
 import (
@@ -42,7 +43,7 @@ func run(domain, caFile, clientID, clientSecret string) error {
 		return fmt.Errorf("%s: no certificate", caFile)
 	}
 	trusting := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}}
-	// The SDK gets its tokens with the client of this context.
+	// The SDK requests its tokens with the HTTP client of this context.
 	ctx := context.WithValue(context.Background(), oauth2.HTTPClient, trusting)
 	auth0, err := client.New(
 		domain,
@@ -57,10 +58,10 @@ func run(domain, caFile, clientID, clientSecret string) error {
 		do   func(context.Context, *client.Management) error
 	}{
 		{"the example of event streams", exampleStream},
-		{"an event stream's life", streams},
+		{"the lifecycle of event streams", streams},
 		{"the example of hooks", exampleHook},
-		{"a hook's life", hooks},
-		{"a wrong token", func(ctx context.Context, _ *client.Management) error {
+		{"the lifecycle of a hook", hooks},
+		{"an invalid token", func(ctx context.Context, _ *client.Management) error {
 			return wrongToken(ctx, domain, trusting)
 		}},
 	}
@@ -73,7 +74,7 @@ func run(domain, caFile, clientID, clientSecret string) error {
 	return nil
 }
 
-// The page's example as it stands: neither a name nor a type nor a method. Only the URL is one that is valid.
+// The unchanged example of the API page: without a name, a type and a method. Only the URL is replaced by a valid one.
 func exampleStream(ctx context.Context, auth0 *client.Management) error {
 	created, err := auth0.EventStreams.Create(ctx, &management.EventStreamsCreateRequest{
 		CreateEventStreamWebHookRequestContent: &management.CreateEventStreamWebHookRequestContent{
@@ -95,10 +96,10 @@ func exampleStream(ctx context.Context, auth0 *client.Management) error {
 	stream := created.GetEventStreamWebhookResponseContent()
 	destination := stream.GetDestination()
 	basic := destination.GetConfiguration().GetWebhookAuthorization().GetEventStreamWebhookBasicAuth()
-	if err := want("username", basic.GetUsername(), "username"); err != nil {
+	if err := expectEqual("username", basic.GetUsername(), "username"); err != nil {
 		return err
 	}
-	if err := want("status", string(stream.GetStatus()), "enabled"); err != nil {
+	if err := expectEqual("status", string(stream.GetStatus()), "enabled"); err != nil {
 		return err
 	}
 	return auth0.EventStreams.Delete(ctx, stream.GetID())
@@ -114,7 +115,7 @@ func streams(ctx context.Context, auth0 *client.Management) error {
 		ids = append(ids, created.GetEventStreamWebhookResponseContent().GetID())
 	}
 	_, err := auth0.EventStreams.Create(ctx, webhook("stream 1"))
-	if err := wantStatus("a name that is taken", err, http.StatusConflict); err != nil {
+	if err := expectStatus("a name that is taken", err, http.StatusConflict); err != nil {
 		return err
 	}
 
@@ -135,7 +136,7 @@ func streams(ctx context.Context, auth0 *client.Management) error {
 		pages++
 	}
 	if listed != 3 || pages != 2 {
-		return fmt.Errorf("listed %d streams on %d pages, not 3 on 2", listed, pages)
+		return fmt.Errorf("listed %d streams on %d pages, expected 3 on 2", listed, pages)
 	}
 
 	disabled := management.EventStreamStatusEnumDisabled
@@ -146,14 +147,14 @@ func streams(ctx context.Context, auth0 *client.Management) error {
 	if err != nil {
 		return fmt.Errorf("update: %w", err)
 	}
-	if err := want("name", updated.GetEventStreamWebhookResponseContent().GetName(), "renamed"); err != nil {
+	if err := expectEqual("name", updated.GetEventStreamWebhookResponseContent().GetName(), "renamed"); err != nil {
 		return err
 	}
 	got, err := auth0.EventStreams.Get(ctx, ids[0])
 	if err != nil {
 		return fmt.Errorf("get: %w", err)
 	}
-	if err := want("status", string(got.GetEventStreamWebhookResponseContent().GetStatus()), "disabled"); err != nil {
+	if err := expectEqual("status", string(got.GetEventStreamWebhookResponseContent().GetStatus()), "disabled"); err != nil {
 		return err
 	}
 	if _, err := auth0.EventStreams.Redeliveries.Create(ctx, ids[0], &management.CreateEventStreamRedeliveryRequestContent{}); err != nil {
@@ -165,7 +166,7 @@ func streams(ctx context.Context, auth0 *client.Management) error {
 		}
 	}
 	_, err = auth0.EventStreams.Get(ctx, ids[0])
-	return wantStatus("a deleted stream", err, http.StatusNotFound)
+	return expectStatus("a deleted stream", err, http.StatusNotFound)
 }
 
 func webhook(name string) *management.EventStreamsCreateRequest {
@@ -188,7 +189,7 @@ func webhook(name string) *management.EventStreamsCreateRequest {
 	}
 }
 
-// The page's example; its enum and field names are those of this version.
+// The example of the API page, with the enum and field names of this version of the SDK.
 func exampleHook(ctx context.Context, auth0 *client.Management) error {
 	created, err := auth0.Hooks.Create(ctx, &management.CreateHookRequestContent{
 		Name:      "name",
@@ -198,7 +199,7 @@ func exampleHook(ctx context.Context, auth0 *client.Management) error {
 	if err != nil {
 		return err
 	}
-	if err := want("script", created.GetScript(), "script"); err != nil {
+	if err := expectEqual("script", created.GetScript(), "script"); err != nil {
 		return err
 	}
 	return auth0.Hooks.Delete(ctx, created.GetID())
@@ -226,7 +227,7 @@ func hooks(ctx context.Context, auth0 *client.Management) error {
 		return fmt.Errorf("update: %w", err)
 	}
 	if !updated.GetEnabled() {
-		return errors.New("it is not enabled")
+		return errors.New("the updated hook is not enabled")
 	}
 	secrets := auth0.Hooks.Secrets
 	if err := secrets.Create(ctx, id, management.CreateHookSecretRequestContent{"ONE": "1", "TWO": "2"}); err != nil {
@@ -249,7 +250,7 @@ func hooks(ctx context.Context, auth0 *client.Management) error {
 		return fmt.Errorf("delete: %w", err)
 	}
 	_, err = auth0.Hooks.Get(ctx, id, &management.GetHookRequestParameters{})
-	return wantStatus("a deleted hook", err, http.StatusNotFound)
+	return expectStatus("a deleted hook", err, http.StatusNotFound)
 }
 
 func wrongToken(ctx context.Context, domain string, trusting *http.Client) error {
@@ -258,20 +259,20 @@ func wrongToken(ctx context.Context, domain string, trusting *http.Client) error
 		return err
 	}
 	_, err = stranger.EventStreams.List(ctx, &management.ListEventStreamsRequestParameters{})
-	return wantStatus("list", err, http.StatusUnauthorized)
+	return expectStatus("list", err, http.StatusUnauthorized)
 }
 
-func want(what, got, expected string) error {
+func expectEqual(what, got, expected string) error {
 	if got != expected {
-		return fmt.Errorf("%s is %q, not %q", what, got, expected)
+		return fmt.Errorf("%s is %q, expected %q", what, got, expected)
 	}
 	return nil
 }
 
-func wantStatus(what string, err error, status int) error {
+func expectStatus(what string, err error, status int) error {
 	var refused *core.APIError
 	if !errors.As(err, &refused) || refused.StatusCode != status {
-		return fmt.Errorf("%s: %v, not status %d", what, err, status)
+		return fmt.Errorf("%s: %v, expected status %d", what, err, status)
 	}
 	return nil
 }

@@ -1,14 +1,14 @@
-//! The fuzz targets, which need nightly and cargo-fuzz to fuzz: here they compile with everything else, and hold for inputs
-//! made from a few seeds, so that they cannot rot between two runs of `make fuzz`.
+//! The fuzz targets, compiled as tests and run on inputs from a few seeds, so that they do not rot between two runs of
+//! `make fuzz`, which needs nightly and cargo-fuzz.
 //!
-//! What they call `libfuzzer_sys` is this crate (`extern crate self`, in main.rs).
+//! In the targets, `libfuzzer_sys` is this crate (`extern crate self`, in main.rs).
 
-// `no_main` is for the binaries that cargo-fuzz makes of them.
+// `no_main` is for cargo-fuzz's binaries.
 #![allow(unused_attributes)]
 
 use std::collections::BTreeSet;
 
-/// What a target takes. None: these bytes are not such a thing.
+/// The input of a target. `of` returns None if the bytes are not of that type.
 pub trait Input<'a>: Sized {
     fn of(bytes: &'a [u8]) -> Option<Self>;
 }
@@ -70,7 +70,7 @@ const TARGETS: &[Target] = &[
     ("url", url::run),
 ];
 
-/// A little of everything that some target reads.
+/// Inputs that some target accepts.
 const SEEDS: &[&str] = &[
     "\u{2}\u{5}01234{\"specversion\": \"1.0\", \"id\": \"1\", \"source\": \"/s\", \"type\": \"t\", \"data\": {\"n\": 1.10}}",
     "\u{1}\0{\"source\": \"crud\", \"event\": \"consumers\", \"data\": [null, 1e400, \"\\ud800\"]}",
@@ -90,7 +90,7 @@ const SEEDS: &[&str] = &[
 ];
 
 #[test]
-fn they_hold_for_what_becomes_of_a_few_seeds() {
+fn targets_accept_mutated_seeds() {
     let mut random = fastrand::Rng::with_seed(7);
     for (name, run) in TARGETS {
         for seed in SEEDS {
@@ -104,7 +104,7 @@ fn they_hold_for_what_becomes_of_a_few_seeds() {
     }
 }
 
-/// A few bytes taken out, put in, doubled or changed.
+/// Truncates the seed, inserts, repeats or changes bytes at random.
 fn mutated(seed: &[u8], random: &mut fastrand::Rng) -> Vec<u8> {
     let mut bytes = seed.to_vec();
     for _ in 0..random.usize(1..6) {
@@ -121,9 +121,9 @@ fn mutated(seed: &[u8], random: &mut fastrand::Rng) -> Vec<u8> {
     bytes
 }
 
-/// One that is listed in one place only is never fuzzed, or never built here.
+/// A target that is missing in one of the lists is never fuzzed, or never compiled here.
 #[test]
-fn all_of_them_are_listed_everywhere() {
+fn every_target_is_in_all_lists() {
     let here: BTreeSet<String> = TARGETS.iter().map(|(name, _)| (*name).to_owned()).collect();
     let files = std::fs::read_dir("fuzz/fuzz_targets").unwrap().map(|entry| entry.unwrap().path());
     let files: BTreeSet<String> =
@@ -138,7 +138,7 @@ fn all_of_them_are_listed_everywhere() {
     assert_eq!(here, listed.split(' ').map(ToOwned::to_owned).collect());
 }
 
-/// As libfuzzer's, but the function is called by the test. It stands below the targets, for they import it.
+/// As libfuzzer's macro, but a test calls the function. It is defined below the targets, because they import it.
 #[macro_export]
 macro_rules! fuzz_target {
     (|$data:ident: $type:ty| $body:block) => {

@@ -1,4 +1,4 @@
-{{/* The name that all objects begin with. */}}
+{{/* The prefix of all object names. */}}
 {{- define "hookstream.fullname" -}}
 {{- $name := default .Chart.Name .Values.nameOverride -}}
 {{- if .Values.fullnameOverride -}}
@@ -10,7 +10,7 @@
 {{- end -}}
 {{- end -}}
 
-{{/* What selects pods: never changes in the life of a release. */}}
+{{/* The selector labels of pods. They must never change during the life of a release. */}}
 {{- define "hookstream.selector" -}}
 app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
 app.kubernetes.io/instance: {{ .Release.Name }}
@@ -25,7 +25,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- toYaml (merge $labels .Values.commonLabels) -}}
 {{- end -}}
 
-{{/* An object's metadata. Takes root, name and, where it has them, namespaced, namespace, component, labels, annotations. */}}
+{{/* The metadata of an object. Parameters: root, name; optional: namespaced, namespace, component, labels, annotations. */}}
 {{- define "hookstream.metadata" -}}
 {{- $labels := include "hookstream.labels" .root | fromYaml -}}
 {{- with .component }}{{ $_ := set $labels "app.kubernetes.io/component" . }}{{ end -}}
@@ -53,28 +53,28 @@ imagePullSecrets:
 {{- end -}}
 {{- end -}}
 
-{{/* The ServiceAccount of a role of the program: controller or worker. */}}
+{{/* The ServiceAccount of a role (controller or worker). */}}
 {{- define "hookstream.account" -}}
 {{- $name := include "hookstream.fullname" .root -}}
 {{- if eq .root.Values.mode "combined" }}{{ $name }}{{ else }}{{ $name }}-{{ .role }}{{ end -}}
 {{- end -}}
 
-{{/* What ingest and API port speak. */}}
+{{/* The URL scheme of the ingest and API ports. */}}
 {{- define "hookstream.scheme" -}}
 {{ if .Values.tls.secretName }}https{{ else }}http{{ end }}
 {{- end -}}
 
-{{/* The address of the ingest Service in the cluster. */}}
+{{/* The URL of the ingest Service in the cluster. */}}
 {{- define "hookstream.ingestUrl" -}}
 {{ include "hookstream.scheme" . }}://{{ include "hookstream.fullname" . }}-ingest.{{ .Release.Namespace }}.svc:{{ .Values.service.ingest.port }}
 {{- end -}}
 
-{{/* The Lease by which the release's replicas agree who writes. */}}
+{{/* The name of the Lease for leader election. */}}
 {{- define "hookstream.leaseName" -}}
 {{ default (printf "%s-controller" (include "hookstream.fullname" .)) .Values.controller.lease.name }}
 {{- end -}}
 
-{{/* Where pods may run. Takes a role's values. */}}
+{{/* The scheduling fields of a pod. Parameter: the values of a role. */}}
 {{- define "hookstream.scheduling" -}}
 {{- with .priorityClassName }}
 priorityClassName: {{ . }}
@@ -93,7 +93,7 @@ affinity:
 {{- end }}
 {{- end -}}
 
-{{/* Flags of every role. */}}
+{{/* The flags of every role. */}}
 {{- define "hookstream.commonArgs" -}}
 {{- range .Values.scope.namespaces }}
 - --namespace={{ . }}
@@ -156,12 +156,12 @@ affinity:
 {{- end }}
 {{- end -}}
 
-{{/* A pod's spec. Takes root, role (controller or worker), args (YAML), ports (a dict) and mounts. */}}
+{{/* The spec of a pod. Parameters: root, role (controller or worker), args (YAML), ports (a dict) and mounts. */}}
 {{- define "hookstream.podSpec" -}}
 {{- $values := get .root.Values .role -}}
 serviceAccountName: {{ include "hookstream.account" . }}
 {{ include "hookstream.pullSecrets" .root }}
-# The variables of Services would be named like flags of the program.
+# The environment variables of Services would have the names of the program's flags.
 enableServiceLinks: false
 securityContext:
   {{- toYaml .root.Values.podSecurityContext | nindent 2 }}
@@ -192,7 +192,7 @@ containers:
       {{- range $name, $port := .ports }}
       - {name: {{ $name }}, containerPort: {{ $port }}, protocol: TCP}
       {{- end }}
-    # It lives from the first second: what it waits for (definitions, objects, the store) is told by readiness.
+    # Liveness succeeds at once. Readiness reports what the program waits for: CRDs, objects, the store.
     startupProbe:
       httpGet: {path: /livez, port: ops}
       periodSeconds: 2

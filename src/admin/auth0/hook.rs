@@ -1,4 +1,4 @@
-//! Extensibility Hooks and their secrets.
+//! Client of extensibility Hooks and their secrets.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,16 +7,18 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value, json};
 
 use super::Auth0Access;
-use super::call::Call;
-use crate::admin::answer::{NO_REASON, id_of, parse, parse_object, that_one, unexpected};
-use crate::admin::error::Detail;
-use crate::admin::pages::Pages;
-use crate::admin::{AdminError, ExternalClient, Listed, Scope};
+use super::request::Auth0Request;
+use crate::admin::error::ErrorDetail;
+use crate::admin::pages::PageCollector;
+use crate::admin::response::{
+    NO_REASON, expect_id, object_id, parse_json, parse_object, unexpected_response,
+};
+use crate::admin::{AdminError, ExternalClient, ListScope, Listing};
 
 const PATH: &str = "hooks";
 const PAGE_SIZE: usize = 100;
 
-/// A hook as it should be. No `Debug`: it holds secrets.
+/// The desired state of a hook. Has no `Debug`, because it contains secrets.
 #[derive(Clone)]
 pub struct HookBody {
     pub name: String,
@@ -28,14 +30,15 @@ pub struct HookBody {
 }
 
 impl HookBody {
-    /// The hook as it should be there, with its secrets: their names apart, which read back.
-    pub fn whole(&self) -> Value {
+    /// Returns the hook with its secrets in the form of the comparison. `secretNames` is separate, because the API returns
+    /// the names but not the values.
+    pub fn to_value(&self) -> Value {
         let names: Vec<&String> = self.secrets.keys().collect();
         json!({"name": self.name, "triggerId": self.trigger, "script": self.script, "dependencies": self.dependencies,
-               "enabled": self.enabled, "secretNames": names, "secrets": self.named(self.secrets.keys())})
+               "enabled": self.enabled, "secretNames": names, "secrets": self.secret_values(self.secrets.keys())})
     }
 
-    /// Where in it stands what cannot be read back.
+    /// The paths in `to_value` of the values that the API does not return.
     pub fn secret_paths(&self) -> Vec<String> {
         self.secrets.keys().map(|name| format!("secrets.{name}")).collect()
     }
@@ -55,19 +58,20 @@ impl HookBody {
         }
     }
 
-    fn body<'a>(&self, members: impl IntoIterator<Item = &'a str>) -> Map<String, Value> {
+    /// Returns a request body with these members.
+    fn request_body<'a>(&self, members: impl IntoIterator<Item = &'a str>) -> Map<String, Value> {
         members.into_iter().filter_map(|name| Some((name.to_owned(), self.member(name)?))).collect()
     }
 
-    /// These secrets, with their values.
-    fn named<'a>(&self, names: impl IntoIterator<Item = &'a String>) -> Value {
+    /// Returns the values of these secrets by name.
+    fn secret_values<'a>(&self, names: impl IntoIterator<Item = &'a String>) -> Value {
         let values =
             names.into_iter().filter_map(|n| Some((n.clone(), json!(self.secrets.get(n)?.expose_secret()))));
         Value::Object(values.collect())
     }
 }
 
-/// The hook with the names of its secrets.
+/// Adds the names of its secrets to an observed hook, in the form of `HookBody::to_value`.
 fn with_secret_names(mut hook: Value, names: &BTreeSet<String>) -> Value {
     if let Some(members) = hook.as_object_mut() {
         members.insert("secretNames".into(), json!(names));
@@ -76,8 +80,8 @@ fn with_secret_names(mut hook: Value, names: &BTreeSet<String>) -> Value {
     hook
 }
 
-/// The id of the enabled hook of a trigger that is another one than `own`, and its name.
-fn id_of_enabled<'a>(hooks: &'a [Value], trigger: &str, own: Option<&str>) -> Option<(&'a str, &'a str)> {
+/// Finds the enabled hook of a trigger, except `own`. Returns its id and name.
+fn find_enabled<'a>(hooks: &'a [Value], trigger: &str, own: Option<&str>) -> Option<(&'a str, &'a str)> {
     hooks.iter().find_map(|hook| {
         let text = |name: &str| hook.get(name).and_then(Value::as_str);
         let enabled = hook.get("enabled").and_then(Value::as_bool) == Some(true);
@@ -96,118 +100,127 @@ pub struct HookClient {
 impl ExternalClient for HookClient {
     type Desired = HookBody;
 
-    /// A list shows neither scripts nor secrets.
-    const LIST_IS_WHOLE: bool = false;
+    /// A list contains neither scripts nor secrets.
+    const LIST_IS_COMPLETE: bool = false;
     const SECRETS_READ_BACK: bool = false;
 
-    fn scope(&self) -> Scope {
-        self.access.scope(PATH)
+    fn list_scope(&self) -> ListScope {
+        self.access.list_scope(PATH)
     }
 
-    async fn list(&self) -> Result<Listed, AdminError> {
-        let mut pages = Pages::default();
+    async fn list(&self) -> Result<Listing, AdminError> {
+        let mut pages = PageCollector::default();
         for page in 0.. {
             let query = format!("page={page}&per_page={PAGE_SIZE}&include_totals=true");
-            let call = Call { path: &[PATH], query: Some(&query), ..Call::default() };
-            let answer = self.access.call(Method::GET, call).await.map_err(ended)?;
-            let mut body = parse(&answer)?;
+            let request = Auth0Request { path: &[PATH], query: Some(&query), ..Auth0Request::default() };
+            let response = self.access.send(Method::GET, request).await.map_err(map_end_of_life)?;
+            let mut body = parse_json(&response)?;
             let total = body.get("total").and_then(Value::as_u64);
-            // Without totals the list would stand alone.
+            // Without totals the API returns a bare list.
             let list = if body.is_array() {
                 body
             } else {
                 body.get_mut("hooks").map(Value::take).unwrap_or_default()
             };
             let Value::Array(found) = list else {
-                return Err(unexpected(&answer, "a list without hooks"));
+                return Err(unexpected_response(&response, "the list response has no hooks"));
             };
-            let ends = found.len() < PAGE_SIZE;
-            pages.take(&answer, found)?;
-            let all = total.is_some_and(|total| u64::try_from(pages.len()).is_ok_and(|n| n >= total));
-            if ends || all {
+            let is_last = found.len() < PAGE_SIZE;
+            pages.add_page(&response, found)?;
+            let is_complete = total.is_some_and(|total| u64::try_from(pages.len()).is_ok_and(|n| n >= total));
+            if is_last || is_complete {
                 break;
             }
         }
-        Ok(pages.end())
+        Ok(pages.finish())
     }
 
-    /// With the names of its secrets.
+    /// Reads a hook with the names of its secrets, in two calls.
     async fn observe(&self, id: &str) -> Result<Option<Value>, AdminError> {
-        let whole = async {
-            let answer = self.access.call(Method::GET, Call { path: &[PATH, id], ..Call::default() }).await;
-            let answer = answer.map_err(ended)?;
-            let hook = that_one(&answer, id, parse_object(&answer)?)?;
+        let hook_with_names = async {
+            let response = self
+                .access
+                .send(Method::GET, Auth0Request { path: &[PATH, id], ..Auth0Request::default() })
+                .await;
+            let response = response.map_err(map_end_of_life)?;
+            let hook = expect_id(&response, id, parse_object(&response)?)?;
             Ok(with_secret_names(hook, &self.secret_names(id).await?))
         };
-        match whole.await {
+        match hook_with_names.await {
             Ok(hook) => Ok(Some(hook)),
-            // Perhaps deleted between the two calls.
+            // The hook does not exist, or was deleted between the two calls.
             Err(AdminError::NotFound(_)) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    async fn may_create(&self, desired: &HookBody) -> Result<(), AdminError> {
-        if desired.enabled { self.trigger_is_free(desired, None).await } else { Ok(()) }
+    async fn check_create(&self, desired: &HookBody) -> Result<(), AdminError> {
+        if desired.enabled { self.check_trigger_free(desired, None).await } else { Ok(()) }
     }
 
-    /// Creates a hook. One with secrets is enabled only when it has them: it would run without, for a moment.
+    /// Creates a hook. Enables a hook with secrets only after they are set: it would otherwise run without them briefly.
     async fn create(&self, _id: Option<&str>, desired: &HookBody) -> Result<Value, AdminError> {
-        let mut body = desired.body(["name", "triggerId", "script", "dependencies", "enabled"]);
-        let later = desired.enabled && !desired.secrets.is_empty();
-        if later {
+        let mut body = desired.request_body(["name", "triggerId", "script", "dependencies", "enabled"]);
+        let enable_later = desired.enabled && !desired.secrets.is_empty();
+        if enable_later {
             body.insert("enabled".into(), json!(false));
         }
-        let mut hook = self.write(Method::POST, &[PATH], Value::Object(body), desired).await?;
-        let id = id_of(&hook).unwrap_or_default().to_owned();
+        let mut hook = self.write_hook(Method::POST, &[PATH], Value::Object(body), desired).await?;
+        let id = object_id(&hook).unwrap_or_default().to_owned();
         if !desired.secrets.is_empty() {
-            let all = desired.named(desired.secrets.keys());
-            self.change_secrets(Method::POST, &id, all, desired).await?;
+            let values = desired.secret_values(desired.secrets.keys());
+            self.write_secrets(Method::POST, &id, values, desired).await?;
         }
-        if later {
-            let body = Value::Object(desired.body(["enabled"]));
-            hook = self.write(Method::PATCH, &[PATH, &id], body, desired).await?;
+        if enable_later {
+            let body = Value::Object(desired.request_body(["enabled"]));
+            hook = self.write_hook(Method::PATCH, &[PATH, &id], body, desired).await?;
         }
         Ok(with_secret_names(hook, &desired.secrets.keys().cloned().collect()))
     }
 
-    /// Changes what these paths are in. `secrets.NAME` is a secret whose value is another one than was told.
+    /// Updates the members that contain these paths. `secrets.NAME` means that the value of a secret changed.
     async fn update(&self, id: &str, desired: &HookBody, fields: &[String]) -> Result<Value, AdminError> {
         let members: Vec<&str> =
             fields.iter().map(|path| path.split('.').next().unwrap_or_default()).collect();
         if members.contains(&"enabled") && desired.enabled {
-            self.trigger_is_free(desired, Some(id)).await?;
+            self.check_trigger_free(desired, Some(id)).await?;
         }
         if members.contains(&"triggerId") {
             let message =
                 "Auth0 cannot change the trigger of a hook: correct the spec, or delete the hook at Auth0";
-            return Err(AdminError::Rejected(Detail { message: message.into(), ..Detail::default() }));
+            return Err(AdminError::Rejected(ErrorDetail {
+                message: message.into(),
+                ..ErrorDetail::default()
+            }));
         }
         if members.contains(&"secrets") || members.contains(&"secretNames") {
             self.sync_secrets(id, desired, fields).await?;
         }
-        let body = desired.body(members);
+        let body = desired.request_body(members);
         let hook = if body.is_empty() {
-            let answer = self.access.call(Method::GET, Call { path: &[PATH, id], ..Call::default() }).await;
-            let answer = answer.map_err(ended)?;
-            that_one(&answer, id, parse_object(&answer)?)?
+            let response = self
+                .access
+                .send(Method::GET, Auth0Request { path: &[PATH, id], ..Auth0Request::default() })
+                .await;
+            let response = response.map_err(map_end_of_life)?;
+            expect_id(&response, id, parse_object(&response)?)?
         } else {
-            self.write(Method::PATCH, &[PATH, id], Value::Object(body), desired).await?
+            self.write_hook(Method::PATCH, &[PATH, id], Value::Object(body), desired).await?
         };
         Ok(with_secret_names(hook, &desired.secrets.keys().cloned().collect()))
     }
 
-    /// Where Auth0 serves hooks no more, all are deleted.
+    /// Deletes a hook. Succeeds if Auth0 no longer serves Hooks, because all are gone then.
     async fn delete(&self, id: &str) -> Result<(), AdminError> {
-        let call = Call { path: &[PATH, id], ..Call::default() };
-        match self.access.call(Method::DELETE, call).await.map_err(ended) {
+        let request = Auth0Request { path: &[PATH, id], ..Auth0Request::default() };
+        match self.access.send(Method::DELETE, request).await.map_err(map_end_of_life) {
             Ok(_) | Err(AdminError::NotFound(_) | AdminError::EndOfLife(_)) => Ok(()),
             Err(error) => Err(error),
         }
     }
 
-    /// Whether it is enabled is left out: one with secrets is created disabled.
-    fn readable(object: &Value) -> Value {
+    /// Excludes `enabled`, because a hook with secrets is created disabled.
+    fn comparable_fields(object: &Value) -> Value {
         let member = |name: &str| object.get(name).cloned().unwrap_or_default();
         let dependencies = Some(member("dependencies")).filter(Value::is_object).unwrap_or_else(|| json!({}));
         json!({"name": member("name"), "triggerId": member("triggerId"), "script": member("script"),
@@ -220,63 +233,72 @@ impl HookClient {
         HookClient { access }
     }
 
-    async fn write(
+    /// Creates or updates a hook and returns it.
+    async fn write_hook(
         &self,
         method: Method,
         path: &[&str],
         body: Value,
         desired: &HookBody,
     ) -> Result<Value, AdminError> {
-        let call = Call { path, body: Some(body), secrets: desired.secret_texts(), ..Call::default() };
-        let answer = self.access.call(method, call).await.map_err(ended)?;
-        let hook = parse_object(&answer)?;
+        let request = Auth0Request {
+            path,
+            body: Some(body),
+            secrets: desired.secret_texts(),
+            ..Auth0Request::default()
+        };
+        let response = self.access.send(method, request).await.map_err(map_end_of_life)?;
+        let hook = parse_object(&response)?;
         match path {
-            [_, id] => that_one(&answer, id, hook),
-            // Without an id nobody knows what was made: it is looked for.
-            _ if id_of(&hook).is_none() => Err(unexpected(&answer, "the hook that was made has no id")),
+            [_, id] => expect_id(&response, id, hook),
+            // Without an id the new object is unknown; the reconciler then finds it by its create record.
+            _ if object_id(&hook).is_none() => {
+                Err(unexpected_response(&response, "the created hook has no id"))
+            }
             _ => Ok(hook),
         }
     }
 
-    /// Of one trigger Auth0 enables one hook: to enable a second would be a fight with whoever enabled the first.
-    async fn trigger_is_free(&self, desired: &HookBody, own: Option<&str>) -> Result<(), AdminError> {
+    /// Fails if another hook is enabled at the trigger. Auth0 enables only one; enabling this one would disable the other,
+    /// and two owners would override each other repeatedly.
+    async fn check_trigger_free(&self, desired: &HookBody, own: Option<&str>) -> Result<(), AdminError> {
         let hooks = self.list().await?.items;
-        match id_of_enabled(&hooks, &desired.trigger, own) {
+        match find_enabled(&hooks, &desired.trigger, own) {
             None => Ok(()),
             Some((id, name)) => Err(AdminError::TriggerTaken(format!("{name:.128} ({id:.64})"))),
         }
     }
 
     async fn secret_names(&self, id: &str) -> Result<BTreeSet<String>, AdminError> {
-        let call = Call { path: &[PATH, id, "secrets"], ..Call::default() };
-        let answer = self.access.call(Method::GET, call).await.map_err(ended)?;
-        // The values are placeholders: looked at by nobody.
-        Ok(parse_object(&answer)?.as_object().into_iter().flatten().map(|(name, _)| name.clone()).collect())
+        let request = Auth0Request { path: &[PATH, id, "secrets"], ..Auth0Request::default() };
+        let response = self.access.send(Method::GET, request).await.map_err(map_end_of_life)?;
+        // The values are placeholders; use only the names.
+        Ok(parse_object(&response)?.as_object().into_iter().flatten().map(|(name, _)| name.clone()).collect())
     }
 
-    /// Adds what is missing, changes what is another one now, removes what is no longer wanted. What stays the same is
-    /// not sent: nothing could tell whether it arrived.
+    /// Deletes obsolete secrets, adds missing ones and updates changed ones (`fields`). Does not send unchanged secrets,
+    /// because the API does not return values that could confirm the write.
     async fn sync_secrets(&self, id: &str, desired: &HookBody, fields: &[String]) -> Result<(), AdminError> {
-        let there = self.secret_names(id).await?;
-        let wanted: BTreeSet<String> = desired.secrets.keys().cloned().collect();
-        let changed =
+        let observed = self.secret_names(id).await?;
+        let desired_names: BTreeSet<String> = desired.secrets.keys().cloned().collect();
+        let is_changed =
             |name: &&String| fields.iter().any(|f| f.strip_prefix("secrets.") == Some(name.as_str()));
-        let removed: Vec<&String> = there.difference(&wanted).collect();
+        let removed: Vec<&String> = observed.difference(&desired_names).collect();
         if !removed.is_empty() {
-            self.change_secrets(Method::DELETE, id, json!(removed), desired).await?;
+            self.write_secrets(Method::DELETE, id, json!(removed), desired).await?;
         }
-        let added: Vec<&String> = wanted.difference(&there).collect();
+        let added: Vec<&String> = desired_names.difference(&observed).collect();
         if !added.is_empty() {
-            self.change_secrets(Method::POST, id, desired.named(added), desired).await?;
+            self.write_secrets(Method::POST, id, desired.secret_values(added), desired).await?;
         }
-        let other: Vec<&String> = wanted.intersection(&there).filter(changed).collect();
-        if !other.is_empty() {
-            self.change_secrets(Method::PATCH, id, desired.named(other), desired).await?;
+        let changed: Vec<&String> = desired_names.intersection(&observed).filter(is_changed).collect();
+        if !changed.is_empty() {
+            self.write_secrets(Method::PATCH, id, desired.secret_values(changed), desired).await?;
         }
         Ok(())
     }
 
-    async fn change_secrets(
+    async fn write_secrets(
         &self,
         method: Method,
         id: &str,
@@ -284,22 +306,26 @@ impl HookClient {
         desired: &HookBody,
     ) -> Result<(), AdminError> {
         let path = &[PATH, id, "secrets"];
-        let call = Call { path, body: Some(body), secrets: desired.secret_texts(), ..Call::default() };
-        self.access.call(method, call).await.map(drop).map_err(ended)
+        let request = Auth0Request {
+            path,
+            body: Some(body),
+            secrets: desired.secret_texts(),
+            ..Auth0Request::default()
+        };
+        self.access.send(method, request).await.map(drop).map_err(map_end_of_life)
     }
 }
 
-/// How the API calls a hook that is not there.
-const MISSING: &str = "HookDoesNotExist";
+/// The error code for a hook that does not exist.
+const MISSING_HOOK: &str = "HookDoesNotExist";
 
-/// Auth0 ended Hooks. What an API that is gone answers is no failure of the network, and no missing object.
-fn ended(error: AdminError) -> AdminError {
+/// Maps the errors of a removed Hooks API to `EndOfLife`. They mean neither a network failure nor a missing object.
+fn map_end_of_life(error: AdminError) -> AdminError {
     match error {
-        AdminError::NotFound(detail) if detail.code.as_deref() != Some(MISSING) => {
+        AdminError::NotFound(detail) if detail.code.as_deref() != Some(MISSING_HOOK) => {
             AdminError::EndOfLife(detail)
         }
-        // A token without the scope is told apart: that can be corrected. So is one without a word, which may be a
-        // proxy's.
+        // Keep a missing scope, which the user can correct, and a 403 without a message, which may come from a proxy.
         AdminError::Forbidden(detail)
             if detail.code.as_deref() != Some("insufficient_scope") && detail.message != NO_REASON =>
         {

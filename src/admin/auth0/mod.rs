@@ -1,16 +1,16 @@
-//! Auth0's Management API, as far as event streams and extensibility Hooks need it.
+//! Client of Auth0's Management API for event streams and extensibility Hooks.
 //!
-//! Purpose: the types are written by hand, for the published description leaves out the secrets that a webhook stream
-//! needs; one login serves all objects of the same credentials.
+//! The request types are written by hand, because the published API description omits the secrets of a webhook stream.
+//! Objects with the same credentials share one login.
 //!
-//! Invariants: a placeholder that stands for a secret is never written back; a token that is refused is renewed once, not
-//! again and again; what is secret is in no error.
+//! Invariants: a placeholder for a secret is never written back; a rejected token is renewed at most once per call; no
+//! error contains a secret.
 //!
-//! Left to others: which object is whose, and when a stream that Auth0 disabled is enabled again (`controller`).
+//! Out of scope: the ownership of objects, and when to re-enable a stream that Auth0 disabled (`controller`).
 
-mod call;
 mod hook;
 mod manifest;
+mod request;
 mod stream;
 mod token;
 
@@ -22,27 +22,27 @@ use url::Url;
 use crate::admin::limit::AdminHttp;
 
 pub use hook::{HookBody, HookClient};
-pub use manifest::{Manifest, hook_manifest, stream_manifest};
+pub use manifest::{Auth0Manifest, hook_manifest, stream_manifest};
 pub use stream::{DestinationBody, StreamBody, StreamClient, WebhookAuthorization};
-pub use token::{Credentials, Login, Tokens};
+pub use token::{Credentials, Login, LoginCache};
 
-/// How one tenant is reached.
+/// The address and credentials of one tenant.
 #[derive(Clone, Debug)]
 pub struct Auth0Access {
     pub http: AdminHttp,
-    /// The tenant's address, without a path.
+    /// The tenant's URL, without a path.
     pub base: Url,
     pub login: Arc<Login>,
 }
 
 impl Auth0Access {
-    /// The address, without anything secret.
+    /// The address, without credentials.
     pub fn endpoint(&self) -> String {
         self.base.as_str().trim_end_matches('/').to_owned()
     }
 
-    /// A hash of what a list of this kind depends on: address and credentials.
-    fn scope(&self, kind: &str) -> [u8; 32] {
+    /// Returns the key of a listing: a hash of the kind, the address and the credentials.
+    fn list_scope(&self, kind: &str) -> [u8; 32] {
         let mut hash = Sha256::new();
         hash.update(format!("{kind} {} ", self.base));
         hash.update(self.login.fingerprint());
@@ -50,13 +50,14 @@ impl Auth0Access {
     }
 }
 
-/// The address of a tenant. One on this machine is an emulator and speaks no TLS.
-pub fn address(domain: &str) -> Option<Url> {
+/// Returns the URL of a tenant, or None if `domain` is not a bare host. Uses plain HTTP for loopback addresses, where the
+/// emulator listens without TLS.
+pub fn tenant_url(domain: &str) -> Option<Url> {
     let plain = Url::parse(&format!("http://{domain}/")).ok()?;
     let secure = Url::parse(&format!("https://{domain}/")).ok()?;
-    let bare = secure.path() == "/" && secure.query().is_none() && secure.username().is_empty();
+    let is_bare_host = secure.path() == "/" && secure.query().is_none() && secure.username().is_empty();
     let url = if crate::core::stream::is_loopback(&plain) { plain } else { secure };
-    bare.then_some(url)
+    is_bare_host.then_some(url)
 }
 
 #[cfg(test)]

@@ -1,32 +1,32 @@
-//! Event streams.
+//! Client of event streams.
 
 use http::Method;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value, json};
 
 use super::Auth0Access;
-use super::call::Call;
-use crate::admin::answer::{parse, parse_object, that_one, unexpected};
-use crate::admin::error::Detail;
-use crate::admin::pages::Pages;
-use crate::admin::{AdminError, ExternalClient, Listed, Scope};
+use super::request::Auth0Request;
+use crate::admin::error::ErrorDetail;
+use crate::admin::pages::PageCollector;
+use crate::admin::response::{NO_REASON, expect_id, parse_json, parse_object, unexpected_response};
+use crate::admin::{AdminError, ExternalClient, ListScope, Listing};
 use crate::core::redact::redact;
 
 const PATH: &str = "event-streams";
-/// The longest page that the API gives.
+/// The maximum page size of the API.
 const PAGE_SIZE: usize = 100;
 
-/// A stream as it should be. No `Debug`: it holds secrets.
+/// The desired state of a stream. Has no `Debug`, because it contains secrets.
 #[derive(Clone)]
 pub struct StreamBody {
     pub name: String,
-    /// Types of events.
+    /// Event types.
     pub subscriptions: Vec<String>,
     pub enabled: bool,
     pub destination: DestinationBody,
 }
 
-/// Where a stream's events go.
+/// The destination of a stream's events.
 #[derive(Clone)]
 pub enum DestinationBody {
     Webhook { endpoint: String, authorization: WebhookAuthorization },
@@ -34,7 +34,8 @@ pub enum DestinationBody {
     Action { action_id: String },
 }
 
-/// What Auth0 shows to a receiver. Its secret part is in no published description, and never read back.
+/// The credentials that Auth0 sends to a receiver. The published API description omits the secret, and the API never
+/// returns it.
 #[derive(Clone)]
 pub enum WebhookAuthorization {
     Basic { username: String, password: SecretString },
@@ -43,7 +44,7 @@ pub enum WebhookAuthorization {
 }
 
 impl WebhookAuthorization {
-    /// The name of the secret member, and the secret.
+    /// Returns the name of the secret member, and the secret.
     fn secret(&self) -> (&'static str, &SecretString) {
         match self {
             WebhookAuthorization::Basic { password, .. } => ("password", password),
@@ -52,8 +53,8 @@ impl WebhookAuthorization {
         }
     }
 
-    /// As the API shows it.
-    fn shown(&self) -> Value {
+    /// Returns the form of a response, without the secret.
+    fn to_response(&self) -> Value {
         match self {
             WebhookAuthorization::Basic { username, .. } => json!({"method": "basic", "username": username}),
             WebhookAuthorization::Bearer { .. } => json!({"method": "bearer"}),
@@ -65,11 +66,11 @@ impl WebhookAuthorization {
 }
 
 impl DestinationBody {
-    /// As the API shows it.
-    fn shown(&self) -> Value {
+    /// Returns the form of a response, without the secret.
+    fn to_response(&self) -> Value {
         match self {
             DestinationBody::Webhook { endpoint, authorization } => json!({"type": "webhook",
-                "configuration": {"webhook_endpoint": endpoint, "webhook_authorization": authorization.shown()}}),
+                "configuration": {"webhook_endpoint": endpoint, "webhook_authorization": authorization.to_response()}}),
             DestinationBody::EventBridge { account_id, region } => json!({"type": "eventbridge",
                 "configuration": {"aws_account_id": account_id, "aws_region": region}}),
             DestinationBody::Action { action_id } => {
@@ -78,28 +79,30 @@ impl DestinationBody {
         }
     }
 
-    /// As the API takes it.
-    fn sent(&self) -> Value {
-        let mut value = self.shown();
+    /// Returns the form of a request, with the secret.
+    fn to_request(&self) -> Value {
+        let mut value = self.to_response();
         if let DestinationBody::Webhook { authorization, .. } = self
-            && let Some(Value::Object(shown)) = value.pointer_mut("/configuration/webhook_authorization")
+            && let Some(Value::Object(members)) = value.pointer_mut("/configuration/webhook_authorization")
         {
             let (name, secret) = authorization.secret();
-            shown.insert(name.into(), json!(secret.expose_secret()));
+            members.insert(name.into(), json!(secret.expose_secret()));
         }
         value
     }
 }
 
 impl StreamBody {
-    /// The stream as it should be there, with its secret, in the form of `normal`. Whether it is enabled is left out: Auth0
-    /// disables streams itself, and that is no drift to repair without a thought.
-    pub fn whole(&self) -> Value {
+    /// Returns the stream with its secret, in the form of `normalize`. Excludes the status: Auth0 disables failing streams
+    /// itself, and the controller decides separately when to re-enable them.
+    pub fn to_value(&self) -> Value {
         let types: Vec<Value> = self.subscriptions.iter().map(|t| json!({ "event_type": t })).collect();
-        normal(json!({"name": self.name, "subscriptions": types, "destination": self.destination.sent()}))
+        normalize(
+            json!({"name": self.name, "subscriptions": types, "destination": self.destination.to_request()}),
+        )
     }
 
-    /// Where in it stands what cannot be read back.
+    /// The path in `to_value` of the value that the API does not return.
     pub fn secret_path(&self) -> Option<String> {
         let DestinationBody::Webhook { authorization, .. } = &self.destination else { return None };
         Some(format!("destination.configuration.webhook_authorization.{}", authorization.secret().0))
@@ -112,25 +115,26 @@ impl StreamBody {
         }
     }
 
-    /// One member as the API takes it.
+    /// Returns one member in the form of a request.
     fn member(&self, name: &str) -> Option<Value> {
         match name {
             "name" => Some(json!(self.name)),
-            "subscriptions" => self.whole().get("subscriptions").cloned(),
+            "subscriptions" => self.to_value().get("subscriptions").cloned(),
             "status" => Some(json!(if self.enabled { "enabled" } else { "disabled" })),
-            "destination" => Some(self.destination.sent()),
+            "destination" => Some(self.destination.to_request()),
             _ => None,
         }
     }
 
-    fn body<'a>(&self, members: impl IntoIterator<Item = &'a str>) -> Value {
+    /// Returns a request body with these members.
+    fn request_body<'a>(&self, members: impl IntoIterator<Item = &'a str>) -> Value {
         let members = members.into_iter().filter_map(|name| Some((name.to_owned(), self.member(name)?)));
         Value::Object(members.collect::<Map<_, _>>())
     }
 }
 
-/// One form for what may be written in two ways: the order of subscriptions means nothing.
-pub(super) fn normal(mut stream: Value) -> Value {
+/// Sorts the subscriptions, whose order has no meaning.
+pub(super) fn normalize(mut stream: Value) -> Value {
     if let Some(Value::Array(types)) = stream.get_mut("subscriptions") {
         types.sort_by(|a, b| event_type(a).cmp(event_type(b)));
     }
@@ -141,8 +145,8 @@ fn event_type(subscription: &Value) -> &str {
     subscription.get("event_type").and_then(Value::as_str).unwrap_or_default()
 }
 
-/// What of a stream its maker decides and Auth0 leaves alone.
-fn readable(stream: &Value) -> Value {
+/// Returns the fields that the stream's creator chose and Auth0 does not change.
+fn comparable_fields(stream: &Value) -> Value {
     let member = |path: &str| stream.pointer(path).cloned().unwrap_or_default();
     let configuration = |name: &str| member(&format!("/destination/configuration/{name}"));
     let configuration: Vec<Value> = [
@@ -156,7 +160,7 @@ fn readable(stream: &Value) -> Value {
     ]
     .map(configuration)
     .to_vec();
-    normal(json!({"name": member("/name"), "subscriptions": member("/subscriptions"),
+    normalize(json!({"name": member("/name"), "subscriptions": member("/subscriptions"),
                   "type": member("/destination/type"), "configuration": configuration}))
 }
 
@@ -171,79 +175,85 @@ impl ExternalClient for StreamClient {
 
     const SECRETS_READ_BACK: bool = false;
 
-    fn scope(&self) -> Scope {
-        self.access.scope(PATH)
+    fn list_scope(&self) -> ListScope {
+        self.access.list_scope(PATH)
     }
 
-    async fn list(&self) -> Result<Listed, AdminError> {
-        let (mut pages, mut from) = (Pages::default(), None::<String>);
+    async fn list(&self) -> Result<Listing, AdminError> {
+        let (mut pages, mut from) = (PageCollector::default(), None::<String>);
         loop {
-            let query = page(from.as_deref(), PAGE_SIZE);
-            let call = Call { path: &[PATH], query: Some(&query), ..Call::default() };
-            let answer = self.access.call(Method::GET, call).await?;
-            let mut page = parse_object(&answer)?;
+            let query = page_query(from.as_deref(), PAGE_SIZE);
+            let request = Auth0Request { path: &[PATH], query: Some(&query), ..Auth0Request::default() };
+            let response = self.access.send(Method::GET, request).await?;
+            let mut page = parse_object(&response)?;
             let Some(Value::Array(found)) = page.get_mut("eventStreams").map(Value::take) else {
-                return Err(unexpected(&answer, "a list without eventStreams"));
+                return Err(unexpected_response(&response, "the list response has no eventStreams"));
             };
-            // The pages of deliveries name a next one even when they are the last: an empty page ends it as well.
-            let ends = found.is_empty();
-            pages.take(&answer, found.into_iter().map(normal).collect())?;
+            // An empty page ends the list too: the API may return `next` even on the last page, as it does for deliveries.
+            let is_last = found.is_empty();
+            pages.add_page(&response, found.into_iter().map(normalize).collect())?;
             from = match page.get("next") {
-                Some(Value::String(next)) if !ends => Some(next.clone()),
-                None | Some(Value::Null | Value::String(_)) => return Ok(pages.end()),
-                Some(_) => return Err(unexpected(&answer, "the place of the next page is no text")),
+                Some(Value::String(next)) if !is_last => Some(next.clone()),
+                None | Some(Value::Null | Value::String(_)) => return Ok(pages.finish()),
+                Some(_) => {
+                    return Err(unexpected_response(
+                        &response,
+                        "the position of the next page is not a string",
+                    ));
+                }
             };
         }
     }
 
     async fn observe(&self, id: &str) -> Result<Option<Value>, AdminError> {
-        let call = Call { path: &[PATH, id], ..Call::default() };
-        match self.access.call(Method::GET, call).await {
-            Ok(answer) => Ok(Some(normal(that_one(&answer, id, parse_object(&answer)?)?))),
+        let request = Auth0Request { path: &[PATH, id], ..Auth0Request::default() };
+        match self.access.send(Method::GET, request).await {
+            Ok(response) => Ok(Some(normalize(expect_id(&response, id, parse_object(&response)?)?))),
             Err(error) if error.is_gone() => Ok(None),
             Err(error) => Err(error),
         }
     }
 
     async fn create(&self, _id: Option<&str>, desired: &StreamBody) -> Result<Value, AdminError> {
-        let body = desired.body(["name", "subscriptions", "destination", "status"]);
+        let body = desired.request_body(["name", "subscriptions", "destination", "status"]);
         let secrets = desired.secret_texts();
-        let call = Call { path: &[PATH], body: Some(body), secrets, ..Call::default() };
-        let answer = self.access.call(Method::POST, call).await?;
-        let stream = normal(parse_object(&answer)?);
-        // Without an id nobody knows what was made: it is looked for.
+        let request = Auth0Request { path: &[PATH], body: Some(body), secrets, ..Auth0Request::default() };
+        let response = self.access.send(Method::POST, request).await?;
+        let stream = normalize(parse_object(&response)?);
+        // Without an id the new object is unknown; the reconciler then finds it by its create record.
         if Self::id(&stream).is_none() {
-            return Err(unexpected(&answer, "the stream that was made has no id"));
+            return Err(unexpected_response(&response, "the created stream has no id"));
         }
         Ok(stream)
     }
 
-    /// Changes the members that these paths are in. A destination goes whole, with its secret: whether Auth0 keeps one
-    /// that is left out nobody knows.
+    /// Updates the members that contain these paths. Sends a destination completely, with its secret: the API does not
+    /// document whether it keeps an omitted secret.
     async fn update(&self, id: &str, desired: &StreamBody, fields: &[String]) -> Result<Value, AdminError> {
         let members: Vec<&str> =
             fields.iter().map(|path| path.split('.').next().unwrap_or_default()).collect();
         if members.contains(&"destination") {
-            changeable(&desired.destination)?;
+            check_changeable(&desired.destination)?;
         }
-        let body = desired.body(members);
+        let body = desired.request_body(members);
         let secrets = desired.secret_texts();
-        let call = Call { path: &[PATH, id], body: Some(body), secrets, ..Call::default() };
-        let answer = self.access.call(Method::PATCH, call).await?;
-        Ok(normal(that_one(&answer, id, parse_object(&answer)?)?))
+        let request =
+            Auth0Request { path: &[PATH, id], body: Some(body), secrets, ..Auth0Request::default() };
+        let response = self.access.send(Method::PATCH, request).await?;
+        Ok(normalize(expect_id(&response, id, parse_object(&response)?)?))
     }
 
     async fn delete(&self, id: &str) -> Result<(), AdminError> {
-        let call = Call { path: &[PATH, id], ..Call::default() };
-        match self.access.call(Method::DELETE, call).await {
+        let request = Auth0Request { path: &[PATH, id], ..Auth0Request::default() };
+        match self.access.send(Method::DELETE, request).await {
             Ok(_) => Ok(()),
             Err(error) if error.is_gone() => Ok(()),
             Err(error) => Err(error),
         }
     }
 
-    fn readable(object: &Value) -> Value {
-        readable(object)
+    fn comparable_fields(object: &Value) -> Value {
+        comparable_fields(object)
     }
 }
 
@@ -252,15 +262,15 @@ impl StreamClient {
         StreamClient { access }
     }
 
-    /// Asks whether the tenant answers. A token for something else than streams is an answer, too.
-    pub async fn reach(&self) -> Result<(), AdminError> {
-        let query = page(None, 1);
+    /// Checks that the tenant responds. A token without the scope of streams also succeeds.
+    pub async fn check_reachable(&self) -> Result<(), AdminError> {
+        let query = page_query(None, 1);
         match self
             .access
-            .call(Method::GET, Call { path: &[PATH], query: Some(&query), ..Call::default() })
+            .send(Method::GET, Auth0Request { path: &[PATH], query: Some(&query), ..Auth0Request::default() })
             .await
         {
-            Ok(answer) => parse_object(&answer).map(drop),
+            Ok(response) => parse_object(&response).map(drop),
             Err(AdminError::Forbidden(detail)) if detail.code.as_deref() == Some("insufficient_scope") => {
                 Ok(())
             }
@@ -268,32 +278,35 @@ impl StreamClient {
         }
     }
 
-    /// Why the newest failed delivery failed, in the words of Auth0; None where none failed.
+    /// Reads the error message of the newest failed delivery, at most 200 characters; None if no delivery failed.
     pub async fn last_failure(&self, id: &str) -> Result<Option<String>, AdminError> {
-        let query = page(None, 1);
+        let query = page_query(None, 1);
         let path = &[PATH, id, "deliveries"];
-        let answer =
-            self.access.call(Method::GET, Call { path, query: Some(&query), ..Call::default() }).await?;
-        let body = parse(&answer)?;
-        // Published as a list, and answered as an object with one.
+        let response = self
+            .access
+            .send(Method::GET, Auth0Request { path, query: Some(&query), ..Auth0Request::default() })
+            .await?;
+        let body = parse_json(&response)?;
+        // Documented as a list, but the API returns an object that contains one.
         let list = body.get("deliveries").unwrap_or(&body).as_array();
         let delivery = list.and_then(|list| list.first());
         let attempts = delivery.and_then(|d| d.get("attempts")?.as_array()).into_iter().flatten();
-        let said = attempts.filter_map(|a| a.get("error_message")?.as_str()).next_back();
-        // A receiver's words, by way of Auth0.
-        Ok(delivery.map(|_| redact(said.unwrap_or("no reason given"), []).chars().take(200).collect()))
+        let message = attempts.filter_map(|a| a.get("error_message")?.as_str()).next_back();
+        // The text comes from the receiver and may contain credentials.
+        Ok(delivery.map(|_| redact(message.unwrap_or(NO_REASON), []).chars().take(200).collect()))
     }
 
-    /// Asks for all failed deliveries again.
+    /// Requests the redelivery of all failed deliveries.
     pub async fn redeliver(&self, id: &str) -> Result<(), AdminError> {
         let path = &[PATH, id, "redeliver"];
         let body = Some(json!({"statuses": ["failed"]}));
-        self.access.call(Method::POST, Call { path, body, ..Call::default() }).await.map(drop)
+        self.access.send(Method::POST, Auth0Request { path, body, ..Auth0Request::default() }).await.map(drop)
     }
 }
 
-/// `webhook` alone can be changed: a new EventBridge source would have to be associated in AWS again.
-fn changeable(destination: &DestinationBody) -> Result<(), AdminError> {
+/// Fails unless the destination is a webhook, the only one that Auth0 can change. A new EventBridge source would need a
+/// new association in AWS.
+fn check_changeable(destination: &DestinationBody) -> Result<(), AdminError> {
     let kind = match destination {
         DestinationBody::Webhook { .. } => return Ok(()),
         DestinationBody::EventBridge { .. } => "EventBridge",
@@ -302,10 +315,10 @@ fn changeable(destination: &DestinationBody) -> Result<(), AdminError> {
     let message = format!(
         "Auth0 cannot change the destination of a stream to {kind}: correct the spec, or delete the stream at Auth0"
     );
-    Err(AdminError::Rejected(Detail { message, ..Detail::default() }))
+    Err(AdminError::Rejected(ErrorDetail { message, ..ErrorDetail::default() }))
 }
 
-fn page(from: Option<&str>, size: usize) -> String {
+fn page_query(from: Option<&str>, size: usize) -> String {
     let mut query = format!("take={size}");
     if let Some(from) = from {
         query.push_str("&from=");

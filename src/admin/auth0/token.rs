@@ -1,7 +1,7 @@
-//! Access tokens: one login for all that use the same credentials, renewed ahead of its end.
+//! Access tokens: one login per credentials, renewed before the token expires.
 //!
-//! Auth0 meters logins. So a token is kept as long as it lasts, many who need one at once wait for one login, and a login
-//! that failed is not tried again by each of a thousand objects.
+//! Auth0 meters logins. Therefore a token is cached until it expires, concurrent callers share one login, and a failed
+//! login is not repeated by each of a thousand objects.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,88 +16,88 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use url::{Url, form_urlencoded};
 
-use super::call::refusal;
-use crate::admin::answer::{log, parse_object, unexpected};
-use crate::admin::error::Detail;
+use super::request::auth0_error;
+use crate::admin::error::ErrorDetail;
 use crate::admin::limit::AdminHttp;
-use crate::admin::{AdminError, Class};
+use crate::admin::response::{log_call, parse_object, unexpected_response};
+use crate::admin::{AdminError, AdminErrorClass};
 
 const TIMEOUT: Duration = Duration::from_secs(15);
-const MAX_ANSWER: usize = 64 * 1024;
-/// A token that says nothing of its end is renewed after this time.
-const UNSAID: Duration = Duration::from_secs(600);
-/// A token that is said to end sooner is tried for as long: one login a call would use up the quota.
-const SHORTEST: Duration = Duration::from_secs(1);
-/// Longer than Auth0 lets a token live.
-const LONGEST: Duration = Duration::from_secs(30 * 86_400);
-/// After this part of its life a token is renewed, while the old one still serves.
-const AHEAD: f64 = 0.9;
-/// A renewal ahead of time that failed is tried again after this time.
-const AGAIN: Duration = Duration::from_secs(30);
-/// A login that failed fails for all who ask within this time.
-const FAILED_FOR: Duration = Duration::from_secs(5);
-/// A token that was refused and renewed, and is refused again, is not renewed within this time: it is not its age.
-const REFUSED_FOR: Duration = Duration::from_secs(60);
+const MAX_RESPONSE: usize = 64 * 1024;
+/// Lifetime of a token whose response has no `expires_in`.
+const DEFAULT_LIFETIME: Duration = Duration::from_secs(600);
+/// Lower bound of a token's lifetime: a login per call would exhaust the quota.
+const MIN_LIFETIME: Duration = Duration::from_secs(1);
+/// Upper bound of a token's lifetime; exceeds Auth0's maximum.
+const MAX_LIFETIME: Duration = Duration::from_secs(30 * 86_400);
+/// A token is renewed after this fraction of its lifetime, while it is still valid.
+const RENEW_AFTER: f64 = 0.9;
+/// Delay before the next renewal after one failed, while the token is still valid.
+const RENEW_RETRY_DELAY: Duration = Duration::from_secs(30);
+/// Callers receive the error of a failed login for this time.
+const FAILURE_CACHE_TIME: Duration = Duration::from_secs(5);
+/// Minimum time between renewals of rejected tokens. If a new token is rejected too, the cause is not its age.
+const MIN_FORCED_RENEWAL_INTERVAL: Duration = Duration::from_secs(60);
 const MAX_LOGINS: usize = 1024;
 
-/// How a tenant is asked for a token.
+/// How to obtain a token of a tenant.
 #[derive(Clone, Debug)]
 pub enum Credentials {
-    /// A machine-to-machine application.
+    /// The client credentials of a machine-to-machine application.
     Client { id: String, secret: SecretString, audience: String },
-    /// A ready token, renewed by somebody else.
-    Ready(SecretString),
+    /// A token that is renewed outside of this process.
+    StaticToken(SecretString),
 }
 
-/// All logins of the process.
+/// The logins of the process. Holds at most `MAX_LOGINS`; evicts the least recently used one.
 #[derive(Debug, Default)]
-pub struct Tokens(Mutex<HashMap<[u8; 32], Arc<Login>>>);
+pub struct LoginCache(Mutex<HashMap<[u8; 32], Arc<Login>>>);
 
-/// One login: its credentials, and the token that they last got.
+/// The login of one set of credentials, with its current token.
 #[derive(Debug)]
 pub struct Login {
     base: Url,
     credentials: Credentials,
-    /// Held while a login is under way: who comes meanwhile takes its result.
-    state: tokio::sync::Mutex<State>,
-    used: Mutex<Instant>,
+    /// Locked during a login, so that concurrent callers share its result.
+    state: tokio::sync::Mutex<LoginState>,
+    last_used: Mutex<Instant>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct LoginState {
     token: Option<Token>,
-    /// Until when nobody logs in, and why.
-    failed: Option<(Instant, AdminError)>,
-    /// How many tokens there were.
-    number: u64,
+    /// The last failure, and the time until which no login is attempted.
+    failure: Option<(Instant, AdminError)>,
+    /// The number of the last token.
+    last_number: u64,
 }
 
-/// A token, and which one it is.
+/// A token. `number` distinguishes it from earlier tokens of the same login.
 #[derive(Clone, Debug)]
 pub struct Token {
     pub text: SecretString,
     number: u64,
-    renew: Instant,
-    ends: Instant,
-    /// It replaced one that was refused, at this time.
-    forced: Option<Instant>,
+    renew_at: Instant,
+    expires_at: Instant,
+    /// The time at which it replaced a rejected token.
+    forced_at: Option<Instant>,
 }
 
-impl Tokens {
-    /// The login of these credentials at this tenant. Other credentials are another login, so a replaced Secret counts at
-    /// once.
+impl LoginCache {
+    /// Returns the login of these credentials at this tenant. Other credentials have another login, so that a replaced
+    /// Secret takes effect immediately.
     pub fn login(&self, base: &Url, credentials: Credentials) -> Arc<Login> {
         let key = fingerprint(base, &credentials);
         let mut logins = self.0.lock();
         if logins.len() >= MAX_LOGINS {
-            let oldest = logins.iter().min_by_key(|(_, login)| *login.used.lock()).map(|(key, _)| *key);
+            let oldest = logins.iter().min_by_key(|(_, login)| *login.last_used.lock()).map(|(key, _)| *key);
             oldest.map(|key| logins.remove(&key));
         }
         let login = logins.entry(key).or_insert_with(|| {
             let (base, state) = (base.clone(), tokio::sync::Mutex::default());
-            Arc::new(Login { base, credentials, state, used: Mutex::new(Instant::now()) })
+            Arc::new(Login { base, credentials, state, last_used: Mutex::new(Instant::now()) })
         });
-        *login.used.lock() = Instant::now();
+        *login.last_used.lock() = Instant::now();
         login.clone()
     }
 }
@@ -107,18 +107,20 @@ impl Login {
         fingerprint(&self.base, &self.credentials)
     }
 
-    /// A token that should serve now.
+    /// Returns a valid token, from the cache if possible.
+    ///
+    /// Errors: the failure of the login, cached for `FAILURE_CACHE_TIME` or for the time that the vendor requested.
     pub async fn token(&self, http: &AdminHttp) -> Result<Token, AdminError> {
         let (id, secret, audience) = match &self.credentials {
             Credentials::Client { id, secret, audience } => (id, secret, audience),
-            Credentials::Ready(text) => return Ok(Token::ready(text)),
+            Credentials::StaticToken(text) => return Ok(Token::from_static(text)),
         };
         let mut state = self.state.lock().await;
         let now = Instant::now();
-        if let Some(token) = state.token.as_ref().filter(|token| token.renew > now) {
+        if let Some(token) = state.token.as_ref().filter(|token| token.renew_at > now) {
             return Ok(token.clone());
         }
-        if let Some((until, error)) = state.failed.as_ref()
+        if let Some((until, error)) = state.failure.as_ref()
             && *until > now
         {
             return Err(match error.clone() {
@@ -127,57 +129,62 @@ impl Login {
             });
         }
         match self.log_in(http, id, secret, audience).await {
-            Ok((text, lasts)) => Ok(state.keep(text, lasts)),
+            Ok((text, lifetime)) => Ok(state.store_token(text, lifetime)),
             Err(error) => match &mut state.token {
-                // It still serves: nobody needs to know.
-                Some(token) if token.ends > now && error.is_own() => Ok(token.clone()),
-                Some(token) if token.ends > now => {
-                    token.renew = (now + AGAIN).min(token.ends);
-                    tracing::warn!(tenant = %self.base, %error, "an access token could not be renewed ahead of its end");
+                // The token is still valid and the login was only deferred: do not report it.
+                Some(token) if token.expires_at > now && error.is_deferred() => Ok(token.clone()),
+                Some(token) if token.expires_at > now => {
+                    token.renew_at = (now + RENEW_RETRY_DELAY).min(token.expires_at);
+                    tracing::warn!(tenant = %self.base, %error, "access token renewal failed, the current token is still valid");
                     Ok(token.clone())
                 }
-                // Not its turn: the next who asks may be more pressing.
-                _ if error.is_own() => Err(error),
+                // The login was deferred. Do not cache this: the next caller may have a higher priority.
+                _ if error.is_deferred() => Err(error),
                 _ => {
-                    state.failed = Some((now + pause(&error), error.clone()));
+                    state.failure = Some((now + retry_delay(&error), error.clone()));
                     Err(error)
                 }
             },
         }
     }
 
-    /// A token to take the place of one that was refused; None where another one would be refused, too.
-    pub async fn renewed(&self, http: &AdminHttp, refused: &Token) -> Result<Option<Token>, AdminError> {
-        if matches!(self.credentials, Credentials::Ready(_)) {
+    /// Returns a token to replace a rejected one. Returns None if a new token would probably be rejected too.
+    pub async fn renew(&self, http: &AdminHttp, rejected: &Token) -> Result<Option<Token>, AdminError> {
+        if matches!(self.credentials, Credentials::StaticToken(_)) {
             return Ok(None);
         }
         {
             let mut state = self.state.lock().await;
             match state.token.as_ref() {
-                // Somebody else was refused too, and renewed it.
-                Some(token) if token.number != refused.number => return Ok(Some(token.clone())),
-                Some(token) if token.forced.is_some_and(|at| at.elapsed() < REFUSED_FOR) => return Ok(None),
-                // Also where somebody else is about to renew it: one login serves both.
+                // A concurrent caller has already renewed it.
+                Some(token) if token.number != rejected.number => return Ok(Some(token.clone())),
+                Some(token)
+                    if token.forced_at.is_some_and(|at| at.elapsed() < MIN_FORCED_RENEWAL_INTERVAL) =>
+                {
+                    return Ok(None);
+                }
+                // A concurrent caller may be about to log in: `token` shares that login.
                 Some(_) | None => state.token = None,
             }
         }
         let mut token = self.token(http).await?;
-        token.forced = Some(Instant::now());
+        token.forced_at = Some(Instant::now());
         let mut state = self.state.lock().await;
-        if let Some(kept) = state.token.as_mut().filter(|kept| kept.number == token.number) {
-            kept.forced = token.forced;
+        if let Some(cached) = state.token.as_mut().filter(|cached| cached.number == token.number) {
+            cached.forced_at = token.forced_at;
         }
         Ok(Some(token))
     }
 
-    /// As if nine tenths of the token's life were over.
+    /// Makes the current token due for renewal.
     #[cfg(test)]
-    pub async fn age_for_tests(&self) {
+    pub async fn expire_soon_for_tests(&self) {
         if let Some(token) = self.state.lock().await.token.as_mut() {
-            token.renew = Instant::now();
+            token.renew_at = Instant::now();
         }
     }
 
+    /// Logs in. Returns the token and its lifetime.
     async fn log_in(
         &self,
         http: &AdminHttp,
@@ -199,36 +206,46 @@ impl Login {
             .header("accept", "application/json")
             .header("content-type", "application/x-www-form-urlencoded")
             .body(Full::from(Bytes::from(form)))
-            .map_err(|e| AdminError::Rejected(Detail { message: e.to_string(), ..Detail::default() }))?;
-        let answer = http.send(request, TIMEOUT, MAX_ANSWER).await?;
-        log(self.base.as_str(), &Method::POST, &["oauth", "token"], &answer, &[secret.expose_secret()]);
-        if !answer.status.is_success() {
-            // As it is, and as it was sent in the form.
-            let sent: String = form_urlencoded::byte_serialize(secret.expose_secret().as_bytes()).collect();
-            return Err(refusal(&answer, &[secret.expose_secret(), &sent]));
+            .map_err(|e| {
+                AdminError::Rejected(ErrorDetail { message: e.to_string(), ..ErrorDetail::default() })
+            })?;
+        let response = http.send(request, TIMEOUT, MAX_RESPONSE).await?;
+        log_call(
+            self.base.as_str(),
+            &Method::POST,
+            &["oauth", "token"],
+            &response,
+            &[secret.expose_secret()],
+        );
+        if !response.status.is_success() {
+            // Redact the secret both in plain text and in the form encoding of the request.
+            let encoded: String =
+                form_urlencoded::byte_serialize(secret.expose_secret().as_bytes()).collect();
+            return Err(auth0_error(&response, &[secret.expose_secret(), &encoded]));
         }
-        let granted = parse_object(&answer)?;
+        let granted = parse_object(&response)?;
         let text = granted.get("access_token").and_then(Value::as_str).unwrap_or_default();
         if text.is_empty() || HeaderValue::from_str(text).is_err() {
-            return Err(unexpected(&answer, "the login gave no access token"));
+            return Err(unexpected_response(&response, "the login response has no valid access token"));
         }
-        let lasts = granted.get("expires_in").and_then(Value::as_f64).filter(|seconds| *seconds >= 0.0);
-        let lasts = lasts.map_or(UNSAID, |seconds| Duration::try_from_secs_f64(seconds).unwrap_or(LONGEST));
-        Ok((SecretString::from(text), lasts.clamp(SHORTEST, LONGEST)))
+        let seconds = granted.get("expires_in").and_then(Value::as_f64).filter(|seconds| *seconds >= 0.0);
+        let lifetime = seconds
+            .map_or(DEFAULT_LIFETIME, |seconds| Duration::try_from_secs_f64(seconds).unwrap_or(MAX_LIFETIME));
+        Ok((SecretString::from(text), lifetime.clamp(MIN_LIFETIME, MAX_LIFETIME)))
     }
 }
 
-impl State {
-    fn keep(&mut self, text: SecretString, lasts: Duration) -> Token {
+impl LoginState {
+    fn store_token(&mut self, text: SecretString, lifetime: Duration) -> Token {
         let now = Instant::now();
-        self.number += 1;
-        self.failed = None;
+        self.last_number += 1;
+        self.failure = None;
         let token = Token {
             text,
-            number: self.number,
-            renew: now + lasts.mul_f64(AHEAD),
-            ends: now + lasts,
-            forced: None,
+            number: self.last_number,
+            renew_at: now + lifetime.mul_f64(RENEW_AFTER),
+            expires_at: now + lifetime,
+            forced_at: None,
         };
         self.token = Some(token.clone());
         token
@@ -236,23 +253,24 @@ impl State {
 }
 
 impl Token {
-    fn ready(text: &SecretString) -> Self {
+    fn from_static(text: &SecretString) -> Self {
         let now = Instant::now();
-        Token { text: text.clone(), number: 0, renew: now, ends: now, forced: None }
+        Token { text: text.clone(), number: 0, renew_at: now, expires_at: now, forced_at: None }
     }
 }
 
-fn pause(error: &AdminError) -> Duration {
+/// Returns how long a failed login is cached.
+fn retry_delay(error: &AdminError) -> Duration {
     match error.class() {
-        Class::RateLimited(after) => after,
-        Class::Terminal | Class::Retryable => FAILED_FOR,
+        AdminErrorClass::RateLimited(after) => after,
+        AdminErrorClass::Terminal | AdminErrorClass::Retryable => FAILURE_CACHE_TIME,
     }
 }
 
 fn fingerprint(base: &Url, credentials: &Credentials) -> [u8; 32] {
     let parts: [&str; 4] = match credentials {
         Credentials::Client { id, secret, audience } => ["client", id, secret.expose_secret(), audience],
-        Credentials::Ready(text) => ["ready", text.expose_secret(), "", ""],
+        Credentials::StaticToken(text) => ["ready", text.expose_secret(), "", ""],
     };
     let mut hash = Sha256::new();
     for part in std::iter::once(base.as_str()).chain(parts) {

@@ -1,12 +1,12 @@
-//! An event hook as the admin API takes and shows it.
+//! The representation of an event hook in the admin API.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-/// An event hook as it should be. Serialises to what the admin API takes; has no `Debug` for it holds secrets.
+/// The desired state of an event hook. Serializes to the body of a request. Has no `Debug`, because it contains secrets.
 ///
-/// `config` names every field of its handler: what is left out would be the gateway's to choose, by its version, and a
-/// PATCH would leave it as it was.
+/// `config` sets every field of its handler. The gateway's version would choose the default of an omitted field, and a
+/// PATCH would leave it unchanged.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct KongHook {
     pub source: String,
@@ -18,7 +18,7 @@ pub struct KongHook {
 }
 
 impl KongHook {
-    /// What of it must not be repeated: any value of the config may come from a Secret.
+    /// Returns the values to redact from errors: any value of the config may come from a Secret.
     pub(super) fn secrets(&self) -> Vec<&str> {
         let config = self.config.as_object();
         let headers = config.and_then(|c| c.get("headers")?.as_object());
@@ -26,14 +26,14 @@ impl KongHook {
         plain.chain(headers.into_iter().flatten()).filter_map(|(_, value)| value.as_str()).collect()
     }
 
-    /// What is compared with what is there.
+    /// Returns the hook in the form that is compared with the observed one.
     pub fn to_value(&self) -> Value {
         json!({"source": self.source, "event": self.event, "handler": self.handler, "snooze": self.snooze,
                "on_change": self.on_change, "config": self.config})
     }
 }
 
-/// The fields of a handler's config.
+/// Returns the config fields of a handler.
 pub fn config_fields(handler: &str) -> &'static [&'static str] {
     match handler {
         "webhook" => &["url", "headers", "secret", "ssl_verify"],
@@ -54,9 +54,9 @@ pub fn config_fields(handler: &str) -> &'static [&'static str] {
     }
 }
 
-/// The members that a hook's maker decides, wanted or there: not the id, not the times, not what a newer gateway may add,
-/// and not what one may keep to itself.
-pub(super) fn readable(hook: &Value) -> Value {
+/// Returns the fields that the hook's creator chose, of the desired or the observed hook. Excludes the id, timestamps,
+/// unknown fields of newer gateways, and fields that a gateway may hide.
+pub(super) fn comparable_fields(hook: &Value) -> Value {
     let member = |name: &str| hook.get(name).cloned().unwrap_or_default();
     let fields = config_fields(hook.get("handler").and_then(Value::as_str).unwrap_or_default());
     let config: Map<String, Value> = fields
@@ -70,18 +70,18 @@ pub(super) fn readable(hook: &Value) -> Value {
            "snooze": member("snooze"), "on_change": member("on_change"), "config": config})
 }
 
-/// One form for what gateways may write in two ways: not snoozed is null or 0, no headers is null or an empty map. Each
-/// would otherwise be a difference that no write ends.
-pub(super) fn normal(mut hook: Value) -> Value {
-    let idle = |value: &Value| value.as_i64() == Some(0) || value == &Value::Bool(false);
+/// Normalizes fields that gateways represent in two ways: no snooze is null or 0, no headers are null or an empty map.
+/// Otherwise each would be a permanent difference that no write can remove.
+pub(super) fn normalize(mut hook: Value) -> Value {
+    let is_off = |value: &Value| value.as_i64() == Some(0) || value == &Value::Bool(false);
     for name in ["snooze", "on_change"] {
-        if let Some(value) = hook.get_mut(name).filter(|value| idle(value)) {
+        if let Some(value) = hook.get_mut(name).filter(|value| is_off(value)) {
             *value = Value::Null;
         }
     }
-    // PHP-like encoders write an empty map as an empty list; Lua's cjson is one.
-    let empty = |value: &Value| value.is_null() || value.as_array().is_some_and(Vec::is_empty);
-    if let Some(headers) = hook.pointer_mut("/config/headers").filter(|headers| empty(headers)) {
+    // Lua's cjson encodes an empty map as an empty list.
+    let is_empty = |value: &Value| value.is_null() || value.as_array().is_some_and(Vec::is_empty);
+    if let Some(headers) = hook.pointer_mut("/config/headers").filter(|headers| is_empty(headers)) {
         *headers = json!({});
     }
     hook
@@ -92,19 +92,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn two_ways_to_write_the_same_are_one() {
-        let written = json!({"snooze": 0, "on_change": false, "config": {"headers": [], "secret": null}});
+    fn normalizes_equivalent_representations() {
+        let variant = json!({"snooze": 0, "on_change": false, "config": {"headers": [], "secret": null}});
         let same = json!({"snooze": null, "on_change": null, "config": {"headers": {}, "secret": null}});
-        assert_eq!(normal(written), same);
-        assert_eq!(normal(same.clone()), same);
+        assert_eq!(normalize(variant), same);
+        assert_eq!(normalize(same.clone()), same);
         let other = json!({"snooze": 9, "on_change": true, "config": {"headers": {"a": "b"}}});
-        assert_eq!(normal(other.clone()), other);
-        assert_eq!(normal(json!({"config": {}})), json!({"config": {}}), "a log hook gets no headers");
+        assert_eq!(normalize(other.clone()), other);
+        assert_eq!(normalize(json!({"config": {}})), json!({"config": {}}), "adds no headers to a log hook");
     }
 
     #[test]
-    fn what_is_wanted_and_what_is_there_read_alike() {
-        let wanted = KongHook {
+    fn comparable_fields_match_for_desired_and_observed_hook() {
+        let desired = KongHook {
             source: "crud".into(),
             event: None,
             handler: "webhook".into(),
@@ -112,10 +112,13 @@ mod tests {
             on_change: Some(true),
             config: json!({"url": "u", "headers": {}, "secret": "s", "ssl_verify": true}),
         };
-        let there = json!({"id": "i", "created_at": 1, "source": "crud", "event": null, "handler": "webhook",
+        let observed = json!({"id": "i", "created_at": 1, "source": "crud", "event": null, "handler": "webhook",
             "snooze": null, "on_change": true,
             "config": {"url": "u", "headers": {}, "secret": null, "ssl_verify": true, "newer": 1}});
-        assert_eq!(readable(&wanted.to_value()), readable(&there));
-        assert_ne!(readable(&wanted.to_value()), readable(&json!({"source": "crud", "handler": "log"})));
+        assert_eq!(comparable_fields(&desired.to_value()), comparable_fields(&observed));
+        assert_ne!(
+            comparable_fields(&desired.to_value()),
+            comparable_fields(&json!({"source": "crud", "handler": "log"}))
+        );
     }
 }

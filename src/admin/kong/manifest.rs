@@ -1,36 +1,38 @@
-//! Manifests for what a gateway has: the way from hooks made by hand to hooks declared.
+//! Generates manifests from a gateway's hooks, to move hooks that were created by hand under the operator's control.
 
 use serde_json::{Map, Value, json};
 
 /// The manifests of one hook.
-pub struct Manifests {
+pub struct KongManifests {
     pub hook: Value,
-    /// The Secret that the hook refers to, with what the gateway has of secrets. None: it has none.
+    /// The Secret that the hook refers to, with the secret values of the gateway. None if it has none.
     pub secret: Option<Value>,
 }
 
-/// The key of a Secret that holds what signs.
-const SIGNING: &str = "signing-secret";
+/// The key of the signing secret in the Secret.
+const SIGNING_KEY: &str = "signing-secret";
 
-/// True for a hook by which Kong relays to a worker: some EventHook has made it.
+/// Returns true for a hook that relays to a worker: the controller created it for an EventHook.
 pub fn is_relay(hook: &Value) -> bool {
     let url = hook.pointer("/config/url").and_then(Value::as_str).unwrap_or_default();
-    let mut steps = url.rsplit('/').skip(1);
-    steps.next() == Some("relays") && steps.nth(1) == Some("namespaces") && steps.next() == Some("v1")
+    let mut segments = url.rsplit('/').skip(1);
+    segments.next() == Some("relays")
+        && segments.nth(1) == Some("namespaces")
+        && segments.next() == Some("v1")
 }
 
-/// The EventHook that takes this hook over without changing it. None: it is no hook that an EventHook can describe.
-pub fn manifests(hook: &Value, connection: &str) -> Option<Manifests> {
+/// Returns the EventHook that adopts this hook without changing it. None if an EventHook cannot describe the hook.
+pub fn hook_manifests(hook: &Value, connection: &str) -> Option<KongManifests> {
     let text = |pointer: &str| hook.pointer(pointer).and_then(Value::as_str);
     let (id, source) = (text("/id")?, text("/source")?);
-    let name = name(source, text("/event"), id);
+    let name = object_name(source, text("/event"), id);
     let config = hook.get("config").cloned().unwrap_or_default();
     let mut data = Map::new();
     let handler = match text("/handler")? {
-        "webhook" => json!({ "webhook": request(&config, &name, &mut data) }),
+        "webhook" => json!({ "webhook": webhook_request(&config, &name, &mut data) }),
         "webhook-custom" => {
-            let mut custom = request(&config, &name, &mut data);
-            custom.extend(content(&config));
+            let mut custom = webhook_request(&config, &name, &mut data);
+            custom.extend(custom_content(&config));
             json!({ "webhookCustom": custom })
         }
         "log" => json!({"log": {}}),
@@ -51,47 +53,48 @@ pub fn manifests(hook: &Value, connection: &str) -> Option<Manifests> {
     );
     let hook = json!({"apiVersion": "hookstream.dev/v1alpha1", "kind": "EventHook", "metadata": {"name": name},
         "spec": spec});
-    Some(Manifests { hook, secret })
+    Some(KongManifests { hook, secret })
 }
 
-/// A name that the same hook gets every time: what it is for, and the beginning of its id.
-fn name(source: &str, event: Option<&str>, id: &str) -> String {
+/// Returns a stable name: source, event and the first 8 characters of the id; at most 63 characters.
+fn object_name(source: &str, event: Option<&str>, id: &str) -> String {
     let text = format!("{source}-{}-{}", event.unwrap_or("all"), id.get(..8).unwrap_or(id));
-    let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
-    let text: String = text.chars().map(plain).collect();
+    let to_label = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+    let text: String = text.chars().map(to_label).collect();
     let parts: Vec<&str> = text.split('-').filter(|part| !part.is_empty()).collect();
     let joined = parts.join("-");
-    // The end, where the id is, tells two apart.
+    // Keep the end: the id makes the name unique.
     joined.get(joined.len().saturating_sub(63)..).unwrap_or(&joined).trim_start_matches('-').to_owned()
 }
 
-/// Seconds as a duration of at most five digits.
+/// Formats seconds as a duration; the CRD limits each number to five digits.
 fn period(seconds: i64) -> String {
     if seconds < 100_000 { format!("{seconds}s") } else { format!("{}h{}s", seconds / 3600, seconds % 3600) }
 }
 
-fn request(config: &Value, name: &str, data: &mut Map<String, Value>) -> Map<String, Value> {
+/// Returns the `webhook` handler of the spec, and adds its secret values to `data`.
+fn webhook_request(config: &Value, name: &str, data: &mut Map<String, Value>) -> Map<String, Value> {
     let mut request = Map::new();
     request.extend(config.get("url").map(|url| ("url".to_owned(), url.clone())));
-    let (mut plain, mut from) = (Map::new(), Vec::new());
+    let (mut plain_headers, mut secret_headers) = (Map::new(), Vec::new());
     for (header, value) in config.get("headers").and_then(Value::as_object).into_iter().flatten() {
-        if is_secret(header) {
+        if is_secret_header(header) {
             let key = format!("header-{}", header.to_ascii_lowercase());
-            from.push(json!({"name": header, "secretRef": {"name": name, "key": key}}));
+            secret_headers.push(json!({"name": header, "secretRef": {"name": name, "key": key}}));
             data.insert(key, value.clone());
         } else {
-            plain.insert(header.clone(), value.clone());
+            plain_headers.insert(header.clone(), value.clone());
         }
     }
-    if !plain.is_empty() {
-        request.insert("headers".to_owned(), plain.into());
+    if !plain_headers.is_empty() {
+        request.insert("headers".to_owned(), plain_headers.into());
     }
-    if !from.is_empty() {
-        request.insert("headersFrom".to_owned(), from.into());
+    if !secret_headers.is_empty() {
+        request.insert("headersFrom".to_owned(), secret_headers.into());
     }
     if let Some(secret @ Value::String(_)) = config.get("secret") {
-        data.insert(SIGNING.to_owned(), secret.clone());
-        request.insert("signature".to_owned(), json!({"secretRef": {"name": name, "key": SIGNING}}));
+        data.insert(SIGNING_KEY.to_owned(), secret.clone());
+        request.insert("signature".to_owned(), json!({"secretRef": {"name": name, "key": SIGNING_KEY}}));
     }
     if config.get("ssl_verify") == Some(&Value::Bool(false)) {
         request.insert("tls".to_owned(), json!({"insecureSkipVerify": true}));
@@ -99,13 +102,14 @@ fn request(config: &Value, name: &str, data: &mut Map<String, Value>) -> Map<Str
     request
 }
 
-/// Headers that carry credentials do not belong into git.
-fn is_secret(header: &str) -> bool {
+/// Returns true for headers that probably contain credentials, which do not belong in git.
+fn is_secret_header(header: &str) -> bool {
     let name = header.to_ascii_lowercase();
     ["authorization", "token", "secret", "key", "password", "cookie"].iter().any(|part| name.contains(part))
 }
 
-fn content(config: &Value) -> Map<String, Value> {
+/// Returns the additional fields of the `webhookCustom` handler.
+fn custom_content(config: &Value) -> Map<String, Value> {
     let mut content = Map::new();
     for name in ["method", "payload", "body"] {
         content.extend(config.get(name).filter(|v| !v.is_null()).map(|v| (name.to_owned(), v.clone())));
@@ -130,11 +134,11 @@ mod tests {
     const ID: &str = "11111111-2222-4333-8444-555555555555";
 
     #[test]
-    fn a_hook_becomes_a_manifest_and_its_secrets_a_secret() {
+    fn generates_a_manifest_and_a_secret() {
         let hook = json!({"id": ID, "source": "dao:crud", "event": "create", "handler": "webhook", "snooze": 90,
             "on_change": true, "config": {"url": "https://example.com/", "secret": "s", "ssl_verify": false,
                 "headers": {"x-team": "a", "Authorization": "Bearer b"}}});
-        let Manifests { hook, secret } = manifests(&hook, "kong").unwrap();
+        let KongManifests { hook, secret } = hook_manifests(&hook, "kong").unwrap();
         assert_eq!(hook["metadata"]["name"], "dao-crud-create-11111111");
         let spec = &hook["spec"];
         assert_eq!(spec["adopt"], json!({"id": ID, "mode": "Match"}));
@@ -148,18 +152,21 @@ mod tests {
     }
 
     #[test]
-    fn relays_are_known_by_their_address() {
-        let to = |url: &str| is_relay(&json!({"config": {"url": url}}));
-        assert!(to("https://hooks.example.com/base/v1/namespaces/a/relays/b"));
-        assert!(!to("https://example.com/relays/b"));
+    fn recognizes_relays_by_their_url() {
+        let relays_to = |url: &str| is_relay(&json!({"config": {"url": url}}));
+        assert!(relays_to("https://hooks.example.com/base/v1/namespaces/a/relays/b"));
+        assert!(!relays_to("https://example.com/relays/b"));
         assert!(!is_relay(&json!({"config": {}})));
     }
 
     #[test]
-    fn names_are_names_and_periods_durations() {
+    fn generates_valid_names_and_durations() {
         let long = "x".repeat(80);
-        assert_eq!(name("a/b", None, ID), "a-b-all-11111111");
-        assert!(name(&long, Some("e"), ID).len() <= 63 && name(&long, None, ID).ends_with("all-11111111"));
+        assert_eq!(object_name("a/b", None, ID), "a-b-all-11111111");
+        assert!(
+            object_name(&long, Some("e"), ID).len() <= 63
+                && object_name(&long, None, ID).ends_with("all-11111111")
+        );
         assert_eq!(period(60), "60s");
         assert_eq!(period(360_005), "100h5s");
     }

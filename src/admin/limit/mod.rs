@@ -1,15 +1,18 @@
-//! Every call to an admin API passes here: it waits its turn, asks whether this replica still leads, and is counted.
+//! Rate limiting of all admin API calls. Each call waits for a scheduling slot, checks that this replica still leads, and
+//! is counted in the metrics.
 //!
-//! Purpose: a decorator of the HTTP client, with the same `send`; a vendor's client knows nothing of it.
+//! Purpose: a decorator of the HTTP client with the same `send`, transparent to the vendors' clients.
 //!
-//! Invariants: a Connection never goes over its rate, nor all that reach one host over the ceiling; who would wait long
-//! is told to come back (`AdminError::Postponed`) and holds no slot meanwhile; leadership is asked after the wait, right
-//! before the call; a vendor's wish to be left alone counts for the whole Connection.
+//! Invariants: a Connection never exceeds its own rate, and all Connections to one host never exceed the ceiling. A call
+//! that would wait long fails with `AdminError::Postponed`, so that its reconcile is requeued instead of blocking others.
+//! Leadership is checked after the wait, right before the call. A pause that the vendor requests applies to the whole
+//! Connection.
 //!
-//! Left to others: whose turn it is (`host`, without I/O), what an answer means (`answer`, and the vendor's client).
+//! Out of scope: the scheduling order (`scheduler`, without I/O), the pause that a response requests (`pause`), and the
+//! meaning of a response (the vendor's client).
 
-mod answer;
-mod host;
+mod pause;
+mod scheduler;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -24,51 +27,53 @@ use http_body_util::Full;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-pub use answer::{Away, asked_to_wait};
-pub use host::Lane;
-use host::{Host, Refusal, Turn, Verdict};
+pub use pause::{VendorPause, requested_pause};
+pub use scheduler::Priority;
+use scheduler::{CallOutcome, HostScheduler, SlotDenied, SlotPoll};
 
-use super::{AdminError, Detail};
+use super::error::{AdminError, ErrorDetail};
 use crate::core::bucket::Rate;
 use crate::core::time::Millis;
 use crate::leadership::Leadership;
 use crate::metrics::Metrics;
-use crate::net::{Answer, HttpClient, SendError};
+use crate::net::{HttpClient, HttpResponse, SendError};
 
-/// Hosts that are remembered before those at rest are forgotten.
+/// Number of hosts above which idle ones are removed.
 const MAX_HOSTS: usize = 256;
 
 tokio::task_local! {
-    /// The errand that the current task is on.
-    static ERRAND: Errand;
+    /// The operation of the current task.
+    static OPERATION: Operation;
 }
 
+/// A reconcile or a list: several calls that are scheduled together.
 #[derive(Clone)]
-struct Errand {
-    lane: Lane,
-    /// One of its calls had its turn: the others go first, for to come back would cost it again.
-    begun: Arc<AtomicBool>,
+struct Operation {
+    priority: Priority,
+    /// True once its first call was sent. Its later calls then go first, because a requeue would repeat the first one.
+    has_started: Arc<AtomicBool>,
 }
 
-/// Runs one errand (a reconcile, a list): all its calls go in this lane, and once the first had its turn, the others wait
-/// for theirs instead of being told to come back. Calls of no errand are resyncs.
-pub async fn errand<F: Future>(lane: Lane, work: F) -> F::Output {
-    ERRAND.scope(Errand { lane, begun: Arc::default() }, work).await
+/// Runs one operation (a reconcile, a list) whose calls all have this priority. Once the first call was sent, the later
+/// ones wait for a slot instead of failing with `Postponed`. Calls outside of an operation have the priority of a resync.
+pub async fn with_priority<F: Future>(priority: Priority, operation: F) -> F::Output {
+    OPERATION.scope(Operation { priority, has_started: Arc::default() }, operation).await
 }
 
-/// All hosts that this process calls.
+/// The schedulers of all hosts that this process calls.
 pub struct Pacer {
     ceiling: Rate,
     leadership: Leadership,
     metrics: Arc<Metrics>,
-    hosts: Mutex<HashMap<String, Arc<Cell>>>,
+    hosts: Mutex<HashMap<String, Arc<SharedHost>>>,
 }
 
-/// One host, and a bell that rings when something moved.
-struct Cell {
-    host: Mutex<Host>,
-    moved: Notify,
-    /// What the last failure was, for those who are turned away because of it.
+/// The scheduler of one host, shared by its callers.
+struct SharedHost {
+    scheduler: Mutex<HostScheduler>,
+    /// Notified when a call leaves the queue or completes.
+    changed: Notify,
+    /// The last failure, which is reported to calls that the open breaker denies.
     last_failure: Mutex<Option<AdminError>>,
 }
 
@@ -83,25 +88,26 @@ impl Pacer {
         Arc::new(Pacer { ceiling, leadership, metrics, hosts: Mutex::default() })
     }
 
-    /// The HTTP client of a Connection. `connection` is its namespace and name; `rate` what it asks for itself.
+    /// Returns the HTTP client of a Connection. `connection` is its namespace and name; `rate` is the limit in its spec.
     pub fn client(self: &Arc<Self>, http: HttpClient, connection: &str, rate: Option<Rate>) -> AdminHttp {
         AdminHttp { http, pacer: self.clone(), connection: connection.into(), rate }
     }
 
-    fn cell(&self, uri: &Uri) -> (String, Arc<Cell>) {
+    /// Returns the name (`host:port`) and the scheduler of a URI's host.
+    fn host(&self, uri: &Uri) -> (String, Arc<SharedHost>) {
         let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("http") { 80 } else { 443 });
         let name = format!("{}:{port}", uri.host().unwrap_or_default().to_ascii_lowercase());
         let mut hosts = self.hosts.lock();
         if hosts.len() >= MAX_HOSTS && !hosts.contains_key(&name) {
             let now = Millis::steady();
-            // One that is in use has another holder.
-            hosts.retain(|_, cell| Arc::strong_count(cell) > 1 || !cell.host.lock().forget(now));
+            // A reference elsewhere means that a call uses the host now.
+            hosts.retain(|_, host| Arc::strong_count(host) > 1 || !host.scheduler.lock().evict_idle(now));
         }
-        let cell = hosts.entry(name.clone()).or_insert_with(|| {
-            let host = Mutex::new(Host::new(self.ceiling, Millis::steady()));
-            Arc::new(Cell { host, moved: Notify::new(), last_failure: Mutex::new(None) })
+        let host = hosts.entry(name.clone()).or_insert_with(|| {
+            let scheduler = Mutex::new(HostScheduler::new(self.ceiling, Millis::steady()));
+            Arc::new(SharedHost { scheduler, changed: Notify::new(), last_failure: Mutex::new(None) })
         });
-        (name, cell.clone())
+        (name, host.clone())
     }
 }
 
@@ -115,135 +121,148 @@ pub struct AdminHttp {
 }
 
 impl AdminHttp {
-    /// Sends a request when it is its turn. `timeout` counts from there.
+    /// Waits for a scheduling slot and sends the request. `timeout` starts when it is sent.
+    ///
+    /// Errors: `Postponed` if no slot is free soon, `RateLimited` while the vendor requests a pause, `NotLeading`, and the
+    /// last failure of the host while its breaker is open. Otherwise the error of the call.
     pub async fn send(
         &self,
         request: Request<Full<Bytes>>,
         timeout: Duration,
         max_body: usize,
-    ) -> Result<Answer, AdminError> {
-        let (host, cell) = self.pacer.cell(request.uri());
+    ) -> Result<HttpResponse, AdminError> {
+        let (host_name, host) = self.pacer.host(request.uri());
         let started = Instant::now();
-        let turn = self.turn(&cell).await;
-        self.pacer.metrics.admin_waited(&host, started.elapsed(), turn.is_ok());
-        let call = turn?;
-        // Right before the call: the process may have been stopped for longer than its lease.
+        let slot = self.acquire_slot(&host).await;
+        self.pacer.metrics.record_admin_wait(&host_name, started.elapsed(), slot.is_ok());
+        let call = slot?;
+        // Check right before the call: the process may have been suspended for longer than its lease.
         self.pacer.leadership.may_write()?;
         let (method, started) = (request.method().clone(), Instant::now());
         let result = self.http.send(request, timeout, max_body).await;
-        let status = result.as_ref().ok().map(|answer| answer.status.as_u16());
-        self.pacer.metrics.admin_called(&host, method.as_str(), status, started.elapsed());
-        call.over(&result);
+        let status = result.as_ref().ok().map(|response| response.status.as_u16());
+        self.pacer.metrics.record_admin_request(&host_name, method.as_str(), status, started.elapsed());
+        call.finish(&result);
         result.map_err(AdminError::from)
     }
 
-    async fn turn(&self, cell: &Arc<Cell>) -> Result<Call, AdminError> {
-        let errand = ERRAND.try_with(Clone::clone).ok();
-        let lane = errand.as_ref().map_or(Lane::Resync, |e| e.lane);
-        let begun = errand.as_ref().is_some_and(|e| e.begun.load(Ordering::Relaxed));
-        let joined = cell.host.lock().join(&self.connection, self.rate, lane, begun, Millis::steady());
-        let ticket = joined.map_err(|refusal| cell.refused(refusal))?;
-        let waiting = Waiting { cell: cell.clone(), connection: self.connection.clone(), ticket };
+    /// Waits in the host's queue until the call may be sent.
+    async fn acquire_slot(&self, host: &Arc<SharedHost>) -> Result<InFlightCall, AdminError> {
+        let operation = OPERATION.try_with(Clone::clone).ok();
+        let priority = operation.as_ref().map_or(Priority::Resync, |o| o.priority);
+        let has_started = operation.as_ref().is_some_and(|o| o.has_started.load(Ordering::Relaxed));
+        let queued = host.scheduler.lock().enqueue(
+            &self.connection,
+            self.rate,
+            priority,
+            has_started,
+            Millis::steady(),
+        );
+        let ticket = queued.map_err(|denied| host.denial_error(denied))?;
+        let guard = QueueGuard { host: host.clone(), connection: self.connection.clone(), ticket };
         loop {
-            let moved = cell.moved.notified();
-            tokio::pin!(moved);
-            // Before asking: what moves between the question and the wait must not be missed.
-            moved.as_mut().enable();
+            let changed = host.changed.notified();
+            tokio::pin!(changed);
+            // Register before polling, so that a change between the poll and the wait is not missed.
+            changed.as_mut().enable();
             let now = Millis::steady();
-            let turn = cell.host.lock().ask(&self.connection, ticket, now);
-            match turn {
-                Turn::Go => {
-                    drop(waiting);
-                    if let Some(errand) = errand {
-                        errand.begun.store(true, Ordering::Relaxed);
+            let state = host.scheduler.lock().poll(&self.connection, ticket, now);
+            match state {
+                SlotPoll::Granted => {
+                    drop(guard);
+                    if let Some(operation) = operation {
+                        operation.has_started.store(true, Ordering::Relaxed);
                     }
-                    return Ok(Call { cell: cell.clone(), connection: self.connection.clone(), told: false });
+                    let (host, connection) = (host.clone(), self.connection.clone());
+                    return Ok(InFlightCall { host, connection, is_reported: false });
                 }
-                Turn::Refused(refusal) => return Err(cell.refused(refusal)),
-                Turn::Wait(until) => {
+                SlotPoll::Denied(denied) => return Err(host.denial_error(denied)),
+                SlotPoll::WaitUntil(until) => {
                     let pause = until.since(now).max(Duration::from_millis(1));
-                    tokio::time::timeout(pause, moved).await.ok();
+                    tokio::time::timeout(pause, changed).await.ok();
                 }
             }
         }
     }
 }
 
-impl Cell {
-    fn refused(&self, refusal: Refusal) -> AdminError {
-        match refusal {
-            Refusal::ComeBack(after) => AdminError::Postponed(after),
-            Refusal::AskedToWait(after) => {
-                AdminError::RateLimited(Detail { status: Some(429), ..Detail::default() }, after)
+impl SharedHost {
+    /// Returns the error of a denied call.
+    fn denial_error(&self, denied: SlotDenied) -> AdminError {
+        match denied {
+            SlotDenied::Busy(after) => AdminError::Postponed(after),
+            SlotDenied::VendorPaused(after) => {
+                AdminError::RateLimited(ErrorDetail { status: Some(429), ..ErrorDetail::default() }, after)
             }
-            // As if it had been called: whoever looks at the object wants to know what is wrong with the host.
-            Refusal::Failing(after) => {
+            // Return the failure that opened the breaker: the object's status should show what is wrong with the host.
+            SlotDenied::BreakerOpen(after) => {
                 self.last_failure.lock().clone().unwrap_or(AdminError::Postponed(after))
             }
         }
     }
 }
 
-/// A place in the queue; given up when it is dropped, as with a reconcile that is cancelled.
-struct Waiting {
-    cell: Arc<Cell>,
+/// A queued call. Removed from the queue on drop, such as when the reconcile is cancelled.
+struct QueueGuard {
+    host: Arc<SharedHost>,
     connection: Arc<str>,
     ticket: u64,
 }
 
-impl Drop for Waiting {
+impl Drop for QueueGuard {
     fn drop(&mut self) {
-        self.cell.host.lock().leave(&self.connection, self.ticket);
-        self.cell.moved.notify_waiters();
+        self.host.scheduler.lock().cancel(&self.connection, self.ticket);
+        self.host.changed.notify_waiters();
     }
 }
 
-/// A call that had its turn.
-struct Call {
-    cell: Arc<Cell>,
+/// A call with a granted slot. Reports its outcome to the scheduler once, at the latest on drop.
+struct InFlightCall {
+    host: Arc<SharedHost>,
     connection: Arc<str>,
-    told: bool,
+    is_reported: bool,
 }
 
-impl Call {
-    fn over(mut self, result: &Result<Answer, SendError>) {
-        let (verdict, stay_away) = match result {
-            Ok(answer) => {
-                let failed = answer.status.is_server_error();
+impl InFlightCall {
+    /// Reports the result of the call.
+    fn finish(mut self, result: &Result<HttpResponse, SendError>) {
+        let (outcome, pause) = match result {
+            Ok(response) => {
+                let failed = response.status.is_server_error();
                 if failed {
                     let message =
-                        "it failed several times in a row and is asked again after a pause".to_owned();
-                    let detail = Detail { message, ..Detail::default() };
-                    *self.cell.last_failure.lock() =
-                        Some(AdminError::from_status(answer.status, detail, None));
+                        "it failed several times in a row and is called again after a pause".to_owned();
+                    let detail = ErrorDetail { message, ..ErrorDetail::default() };
+                    *self.host.last_failure.lock() =
+                        Some(AdminError::from_status(response.status, detail, None));
                 }
-                let verdict = if failed { Verdict::Failed } else { Verdict::Fine };
-                (verdict, asked_to_wait(answer.status, &answer.headers))
+                let outcome = if failed { CallOutcome::Failed } else { CallOutcome::Succeeded };
+                (outcome, requested_pause(response.status, &response.headers))
             }
-            // Nothing that was sent: it tells about this Connection, not about the host.
-            Err(SendError::EgressDenied(_)) => (Verdict::Undecided, None),
+            // Nothing was sent: the error concerns this Connection, not the host.
+            Err(SendError::EgressDenied(_)) => (CallOutcome::Unknown, None),
             Err(error) => {
-                *self.cell.last_failure.lock() = Some(AdminError::Unreachable(error.to_string()));
-                // A certificate that one Connection does not trust must not close the host to the others.
-                let own = matches!(error, SendError::Tls(_));
-                (if own { Verdict::Failed } else { Verdict::Silent }, None)
+                *self.host.last_failure.lock() = Some(AdminError::Unreachable(error.to_string()));
+                // A certificate that one Connection does not trust must not open the breaker of the host.
+                let is_own_failure = matches!(error, SendError::Tls(_));
+                (if is_own_failure { CallOutcome::Failed } else { CallOutcome::NoResponse }, None)
             }
         };
-        self.tell(verdict, stay_away);
+        self.report(outcome, pause);
     }
 
-    fn tell(&mut self, verdict: Verdict, stay_away: Option<Away>) {
-        self.told = true;
-        self.cell.host.lock().done(&self.connection, verdict, stay_away, Millis::steady());
-        self.cell.moved.notify_waiters();
+    fn report(&mut self, outcome: CallOutcome, pause: Option<VendorPause>) {
+        self.is_reported = true;
+        self.host.scheduler.lock().complete(&self.connection, outcome, pause, Millis::steady());
+        self.host.changed.notify_waiters();
     }
 }
 
-impl Drop for Call {
+impl Drop for InFlightCall {
     fn drop(&mut self) {
-        // It was given up, or never made.
-        if !self.told {
-            self.tell(Verdict::Undecided, None);
+        // The call was cancelled, or never sent.
+        if !self.is_reported {
+            self.report(CallOutcome::Unknown, None);
         }
     }
 }
@@ -251,7 +270,7 @@ impl Drop for Call {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::egress::Policy;
+    use crate::core::egress::EgressRules;
     use crate::net::Egress;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
@@ -260,53 +279,57 @@ mod tests {
 
     fn pacer(leadership: Leadership) -> (HttpClient, Arc<Pacer>) {
         rustls::crypto::ring::default_provider().install_default().ok();
-        let http = HttpClient::new(Egress::new(Policy { loopback: true, ..Policy::default() })).unwrap();
+        let http =
+            HttpClient::new(Egress::new(EgressRules { loopback: true, ..EgressRules::default() })).unwrap();
         (http, Pacer::new(FAST, leadership, Arc::new(Metrics::default())))
     }
 
-    /// Answers everything so.
-    async fn server(answer: &'static str) -> String {
+    /// Starts a server with a fixed response.
+    async fn start_server(response: &'static str) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap());
         tokio::spawn(async move {
             while let Ok((mut socket, _)) = listener.accept().await {
                 let mut buffer = [0; 4096];
                 drop(socket.read(&mut buffer).await);
-                socket.write_all(answer.as_bytes()).await.ok();
+                socket.write_all(response.as_bytes()).await.ok();
             }
         });
         url
     }
 
-    async fn get(client: &AdminHttp, url: &str) -> Result<Answer, AdminError> {
+    async fn get(client: &AdminHttp, url: &str) -> Result<HttpResponse, AdminError> {
         let request = Request::get(url).body(Full::default()).unwrap();
         client.send(request, Duration::from_secs(10), 1024).await
     }
 
     #[tokio::test]
-    async fn a_wish_to_be_left_alone_counts_for_the_whole_connection() {
-        let slow =
-            server("HTTP/1.1 429 Slow\r\nretry-after: 30\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
-                .await;
+    async fn requested_pause_applies_to_the_whole_connection() {
+        let limited = start_server(
+            "HTTP/1.1 429 Slow\r\nretry-after: 30\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+        )
+        .await;
         let (http, pacer) = pacer(Leadership::always());
-        let (one, other) = (pacer.client(http.clone(), "n/a", None), pacer.client(http, "n/b", None));
-        assert_eq!(get(&one, &slow).await.unwrap().status, 429);
-        let Err(AdminError::RateLimited(_, left)) = get(&one, &slow).await else { panic!("called again") };
-        assert!(left > Duration::from_secs(20), "{left:?}");
-        assert_eq!(get(&other, &slow).await.unwrap().status, 429, "another Connection is asked for itself");
+        let (client, other) = (pacer.client(http.clone(), "n/a", None), pacer.client(http, "n/b", None));
+        assert_eq!(get(&client, &limited).await.unwrap().status, 429);
+        let Err(AdminError::RateLimited(_, remaining)) = get(&client, &limited).await else {
+            panic!("called again")
+        };
+        assert!(remaining > Duration::from_secs(20), "{remaining:?}");
+        assert_eq!(get(&other, &limited).await.unwrap().status, 429, "another Connection has its own pause");
     }
 
     #[tokio::test]
-    async fn one_call_of_an_errand_is_told_to_come_back_and_the_second_waits() {
-        let url = server("HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await;
+    async fn postpones_the_first_call_of_an_operation_and_queues_later_ones() {
+        let url = start_server("HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await;
         let (http, pacer) = pacer(Leadership::always());
         let rate = Rate { requests: 1, interval: Duration::from_secs(4), burst: 1 };
         let client = pacer.client(http, "n/a", Some(rate));
         let started = Instant::now();
-        errand(Lane::Change, async {
+        with_priority(Priority::Change, async {
             get(&client, &url).await.unwrap();
-            let meanwhile = errand(Lane::Change, get(&client, &url)).await;
-            assert!(matches!(meanwhile, Err(AdminError::Postponed(_))), "{meanwhile:?}");
+            let concurrent = with_priority(Priority::Change, get(&client, &url)).await;
+            assert!(matches!(concurrent, Err(AdminError::Postponed(_))), "{concurrent:?}");
             get(&client, &url).await.unwrap();
         })
         .await;
@@ -314,11 +337,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_does_not_lead_calls_nobody() {
-        let (leadership, keeper) = Leadership::kept(Millis::steady);
+    async fn sends_nothing_without_leadership() {
+        let (leadership, keeper) = Leadership::leased(Millis::steady);
         let (http, pacer) = pacer(leadership);
         let client = pacer.client(http, "n/a", None);
-        // Nobody listens there: a call would say so.
+        // No process listens there, so that a call would fail.
         let nowhere = "http://127.0.0.1:1/";
         assert!(matches!(get(&client, nowhere).await, Err(AdminError::NotLeading(_))));
         keeper.set(Some(Millis(i64::MAX)), true);
@@ -326,7 +349,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_host_that_is_away_is_not_called_again_and_again() {
+    async fn stops_calling_an_unreachable_host() {
         let (http, pacer) = pacer(Leadership::always());
         let client = pacer.client(http, "n/a", None);
         for _ in 0..20 {

@@ -1,4 +1,4 @@
-//! `hookstream deliveries`: what became of events and deliveries, and replaying and cancelling them.
+//! `hookstream deliveries`: lists, shows, explains, replays and cancels deliveries.
 
 mod print;
 
@@ -9,50 +9,50 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::http::Answer;
-use super::reach::Reach;
-use super::{OrFail, Outcome, say};
-use crate::core::time::{Millis, point};
-use print::Output;
+use super::failure::{CommandResult, OrFail};
+use super::output::{HELP, OutputFormat, print_line, strip_control_chars};
+use super::worker_args::WorkerApiArgs;
+use super::worker_client::WorkerResponse;
+use crate::core::time::{Millis, parse_time_or_age};
 
-/// How often the progress of a replay is asked for.
-const ASK_AGAIN: Duration = Duration::from_millis(500);
+/// The time between two requests for the progress of a replay.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// List, show, explain, replay and cancel deliveries.
 ///
 /// Example: hookstream deliveries list -n shop --state dead --since 1h
 #[derive(clap::Subcommand)]
 #[command(verbatim_doc_comment)]
-pub enum Command {
-    List(List),
-    Show(Show),
-    Explain(Explain),
-    Replay(Replay),
-    Cancel(Cancel),
+pub enum DeliveriesCommand {
+    List(ListArgs),
+    Show(ShowArgs),
+    Explain(ExplainArgs),
+    Replay(ReplayArgs),
+    Cancel(CancelArgs),
 }
 
-/// Which deliveries are meant.
+/// Flags that select deliveries.
 #[derive(clap::Args)]
-struct Which {
-    /// Of this hook only.
+struct SelectionArgs {
+    /// Only deliveries of this hook.
     #[arg(long)]
     hook: Option<String>,
-    /// In this state only.
+    /// Only deliveries in this state.
     #[arg(long, value_enum)]
-    state: Option<State>,
-    /// Of the event with this id only.
+    state: Option<StateFlag>,
+    /// Only deliveries of the event with this id.
     #[arg(long, value_name = "ID")]
     event: Option<String>,
-    /// Accepted at or after: a time (2026-11-21T08:00:00Z) or how long ago (1h30m).
-    #[arg(long, value_name = "TIME", value_parser = parse_point)]
+    /// Only deliveries that were accepted at or after this time (2026-11-21T08:00:00Z), or within this duration (1h30m).
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
     since: Option<Millis>,
-    /// Accepted before.
-    #[arg(long, value_name = "TIME", value_parser = parse_point)]
+    /// Only deliveries that were accepted before this time, or before this duration ago.
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
     until: Option<Millis>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum State {
+enum StateFlag {
     Pending,
     Delivered,
     Dead,
@@ -60,24 +60,24 @@ enum State {
     Cancelled,
 }
 
-/// List deliveries, the newest first.
+/// List deliveries, newest first.
 ///
 /// Example: hookstream deliveries list -n shop --hook orders --state dead --since 1h
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
-pub struct List {
+pub struct ListArgs {
     #[command(flatten)]
-    target: Reach,
+    api: WorkerApiArgs,
     #[command(flatten)]
-    which: Which,
-    /// How many, 1 to 500.
+    selection: SelectionArgs,
+    /// The maximum number of deliveries, 1 to 500.
     #[arg(long, default_value_t = 50)]
     limit: u32,
-    /// Go on where the last list ended: what it printed after --continue.
+    /// Continue a list: the token that it printed after --continue.
     #[arg(long = "continue", value_name = "TOKEN")]
     token: Option<String>,
-    #[arg(short, long, value_enum, default_value_t = Output::Table, env = "HOOKSTREAM_OUTPUT", help = print::HELP)]
-    output: Output,
+    #[arg(short, long, value_enum, default_value_t = OutputFormat::Table, env = "HOOKSTREAM_OUTPUT", help = HELP)]
+    output: OutputFormat,
 }
 
 /// Show a delivery with its attempts. Exit code 1: it is dead.
@@ -85,72 +85,74 @@ pub struct List {
 /// Example: hookstream deliveries show -n shop 01a201d0-e928-7748-a797-9272c188e8bd
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
-pub struct Show {
+pub struct ShowArgs {
     #[command(flatten)]
-    target: Reach,
+    api: WorkerApiArgs,
     /// The delivery's id, which is its webhook-id.
     id: Uuid,
-    /// With the event's data, which takes a right of its own (get deliveries/payload).
+    /// Show the event's data too. Requires permission to get deliveries/payload.
     #[arg(long)]
     payload: bool,
-    #[arg(short, long, value_enum, default_value_t = Output::Table, env = "HOOKSTREAM_OUTPUT", help = print::HELP)]
-    output: Output,
+    #[arg(short, long, value_enum, default_value_t = OutputFormat::Table, env = "HOOKSTREAM_OUTPUT", help = HELP)]
+    output: OutputFormat,
 }
 
-/// Tell what became of an event: how each delivery went, and why other hooks got none.
+/// Explain an event: the outcome of each delivery, and why other hooks did not match.
 ///
 /// Example: hookstream deliveries explain -n shop order-1
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
-pub struct Explain {
+pub struct ExplainArgs {
     #[command(flatten)]
-    target: Reach,
+    api: WorkerApiArgs,
     /// The event's id.
     event: String,
-    #[arg(short, long, value_enum, default_value_t = Output::Table, env = "HOOKSTREAM_OUTPUT", help = print::HELP)]
-    output: Output,
+    #[arg(short, long, value_enum, default_value_t = OutputFormat::Table, env = "HOOKSTREAM_OUTPUT", help = HELP)]
+    output: OutputFormat,
 }
 
-/// Deliver again: one delivery, or many by hook, state and time. Its webhook-id stays, and it is marked as a replay.
+/// Replay deliveries: one by its id, or many by hook, state and time. The webhook-id stays, and the request is marked as a
+/// replay.
 ///
 /// Example: hookstream deliveries replay -n shop --hook orders --state dead --since 1h --rate 50 --wait
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 #[command(group = clap::ArgGroup::new("what").args(["id", "hook", "state", "event", "since", "until"]).multiple(true).required(true))]
-pub struct Replay {
+pub struct ReplayArgs {
     #[command(flatten)]
-    target: Reach,
-    /// The delivery's id. Without it: which ones, by the flags; without --state those that are dead.
+    api: WorkerApiArgs,
+    /// The delivery's id. Without it the flags select the deliveries; without --state only dead ones.
     #[arg(conflicts_with_all = ["hook", "state", "event", "since", "until", "rate", "wait"])]
     id: Option<Uuid>,
     #[command(flatten)]
-    which: Which,
-    /// How many a second, at most. Default: 50.
+    selection: SelectionArgs,
+    /// The maximum number of deliveries per second. Default: 50.
     #[arg(long)]
     rate: Option<u32>,
-    /// Stay until all are on their way again, and tell how far it is.
+    /// Wait until all are replayed, and print the progress.
     #[arg(long)]
     wait: bool,
 }
 
-/// End a delivery that waits. An attempt that is under way may still arrive.
+/// Cancel a pending delivery. An attempt in flight may still reach the receiver.
 ///
 /// Example: hookstream deliveries cancel -n shop 01a201d0-e928-7748-a797-9272c188e8bd
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
-pub struct Cancel {
+pub struct CancelArgs {
     #[command(flatten)]
-    target: Reach,
+    api: WorkerApiArgs,
     /// The delivery's id.
     id: Uuid,
 }
 
-fn parse_point(text: &str) -> Result<Millis, String> {
-    point(text, Millis::now()).map_err(ToOwned::to_owned)
+fn parse_time(text: &str) -> Result<Millis, String> {
+    parse_time_or_age(text, Millis::now()).map_err(ToOwned::to_owned)
 }
 
-impl Which {
-    fn pairs(&self) -> impl Iterator<Item = (&'static str, String)> {
+impl SelectionArgs {
+    /// Returns the given flags as query parameters.
+    fn query_pairs(&self) -> impl Iterator<Item = (&'static str, String)> {
         let state = self.state.and_then(|state| state.to_possible_value());
         [
             ("hook", self.hook.clone()),
@@ -164,85 +166,88 @@ impl Which {
     }
 }
 
-pub async fn run(command: Command) -> Outcome {
+pub async fn run(command: DeliveriesCommand) -> CommandResult {
     match command {
-        Command::List(args) => list(args).await,
-        Command::Show(args) => show(args).await,
-        Command::Explain(args) => explain(args).await,
-        Command::Replay(args) => replay(args).await,
-        Command::Cancel(args) => cancel(args).await,
+        DeliveriesCommand::List(args) => list(args).await,
+        DeliveriesCommand::Show(args) => show(args).await,
+        DeliveriesCommand::Explain(args) => explain(args).await,
+        DeliveriesCommand::Replay(args) => replay(args).await,
+        DeliveriesCommand::Cancel(args) => cancel(args).await,
     }
 }
 
-async fn list(args: List) -> Outcome {
-    let worker = args.target.worker().await?;
-    let mut url = worker.url(&args.target.caller.namespace, &["deliveries"])?;
-    url.query_pairs_mut().extend_pairs(args.which.pairs()).append_pair("limit", &args.limit.to_string());
+async fn list(args: ListArgs) -> CommandResult {
+    let worker = args.api.connect().await?;
+    let mut url = worker.url(&args.api.caller.namespace, &["deliveries"])?;
+    url.query_pairs_mut()
+        .extend_pairs(args.selection.query_pairs())
+        .append_pair("limit", &args.limit.to_string());
     if let Some(token) = &args.token {
         url.query_pairs_mut().append_pair("continue", token);
     }
-    let answer = worker.get(url).await?.success(2)?;
-    print::show(&answer, args.output, print::list)?;
-    if args.output == Output::Table && print::is_empty(&answer)? {
-        // A misspelt namespace looks just like an idle one.
-        eprintln!("hookstream: no such delivery in the namespace {}", args.target.caller.namespace);
+    let response = worker.get(url).await?.success(2)?;
+    print::print_response(&response, args.output, print::list_table)?;
+    if args.output == OutputFormat::Table && print::is_empty_list(&response)? {
+        // Name the namespace, because a misspelt one looks like an idle one.
+        eprintln!("hookstream: no matching delivery in namespace {}", args.api.caller.namespace);
     }
     Ok(ExitCode::SUCCESS)
 }
 
-async fn show(args: Show) -> Outcome {
-    let worker = args.target.worker().await?;
-    let mut url = worker.url(&args.target.caller.namespace, &["deliveries", &args.id.to_string()])?;
+async fn show(args: ShowArgs) -> CommandResult {
+    let worker = args.api.connect().await?;
+    let mut url = worker.url(&args.api.caller.namespace, &["deliveries", &args.id.to_string()])?;
     if args.payload {
         url.set_query(Some("payload=true"));
     }
-    let answer = worker.get(url).await?.success(2)?;
-    print::show(&answer, args.output, print::delivery)?;
-    let delivery: print::Delivery = answer.json()?;
+    let response = worker.get(url).await?.success(2)?;
+    print::print_response(&response, args.output, print::delivery_table)?;
+    let delivery: print::DeliveryBody = response.json()?;
     Ok(ExitCode::from(u8::from(delivery.state == "dead")))
 }
 
-async fn explain(args: Explain) -> Outcome {
-    let worker = args.target.worker().await?;
-    let url = worker.url(&args.target.caller.namespace, &["events", &args.event, "explain"])?;
-    let answer = worker.get(url).await?.success(2)?;
-    print::show(&answer, args.output, print::explanation)?;
+async fn explain(args: ExplainArgs) -> CommandResult {
+    let worker = args.api.connect().await?;
+    let url = worker.url(&args.api.caller.namespace, &["events", &args.event, "explain"])?;
+    let response = worker.get(url).await?.success(2)?;
+    print::print_response(&response, args.output, print::explanation_table)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// What is said of a replay of many.
+/// The state of a replay of many deliveries.
 #[derive(Deserialize)]
-struct Progress {
+struct ReplayProgress {
     id: Uuid,
     replayed: u64,
     done: bool,
 }
 
 #[derive(Deserialize)]
-struct Standing {
+struct DeliveryStatus {
     state: String,
 }
 
+/// The body of a replay of many deliveries.
 #[derive(Serialize)]
-struct Many {
+struct ReplayBody {
     #[serde(flatten)]
-    which: std::collections::BTreeMap<&'static str, String>,
+    selection: std::collections::BTreeMap<&'static str, String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     rate: Option<u32>,
 }
 
-async fn replay(args: Replay) -> Outcome {
-    let worker = args.target.worker().await?;
-    let namespace = &args.target.caller.namespace;
+async fn replay(args: ReplayArgs) -> CommandResult {
+    let worker = args.api.connect().await?;
+    let namespace = &args.api.caller.namespace;
     if let Some(id) = args.id {
         let url = worker.url(namespace, &["deliveries", &id.to_string(), "replay"])?;
-        return one(&worker.post(url, Vec::new()).await?.success(2)?, id, "replayed");
+        return print_new_state(&worker.post(url, Vec::new()).await?.success(2)?, id, "replayed");
     }
-    let many = Many { which: args.which.pairs().collect(), rate: args.rate };
-    let body = serde_json::to_vec(&many).or_fail(|| "writing the request".into())?;
+    let body = ReplayBody { selection: args.selection.query_pairs().collect(), rate: args.rate };
+    let body = serde_json::to_vec(&body).or_fail(|| "writing the request".into())?;
     let url = worker.url(namespace, &["deliveries", "replay"])?;
-    let mut progress: Progress = worker.post(url, body).await?.success(2)?.json()?;
-    say(&format!("replay {} has begun", progress.id));
+    let mut progress: ReplayProgress = worker.post(url, body).await?.success(2)?.json()?;
+    print_line(&format!("replay {} started", progress.id));
     let url = worker.url(namespace, &["replays", &progress.id.to_string()])?;
     if !args.wait {
         return Ok(ExitCode::SUCCESS);
@@ -250,31 +255,31 @@ async fn replay(args: Replay) -> Outcome {
     let mut last = None;
     loop {
         if last != Some(progress.replayed) {
-            say(&format!("{} replayed", progress.replayed));
+            print_line(&format!("{} replayed", progress.replayed));
             last = Some(progress.replayed);
         }
         if progress.done {
-            say("done");
+            print_line("done");
             break;
         }
-        tokio::time::sleep(ASK_AGAIN).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
         progress = worker.get(url.clone()).await?.success(2)?.json()?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-async fn cancel(args: Cancel) -> Outcome {
-    let worker = args.target.worker().await?;
-    let url = worker.url(&args.target.caller.namespace, &["deliveries", &args.id.to_string(), "cancel"])?;
-    // One that is finished cannot be cancelled: that is found out, not a failure to ask.
-    let answer = worker.post(url, Vec::new()).await?;
-    let refused = if answer.status.as_u16() == 409 { 1 } else { 2 };
-    one(&answer.success(refused)?, args.id, "cancelled")
+async fn cancel(args: CancelArgs) -> CommandResult {
+    let worker = args.api.connect().await?;
+    let url = worker.url(&args.api.caller.namespace, &["deliveries", &args.id.to_string(), "cancel"])?;
+    // 409 is a finding: a finished delivery cannot be cancelled.
+    let response = worker.post(url, Vec::new()).await?;
+    let rejected_code = if response.status.as_u16() == 409 { 1 } else { 2 };
+    print_new_state(&response.success(rejected_code)?, args.id, "cancelled")
 }
 
-fn one(answer: &Answer, id: Uuid, done: &str) -> Outcome {
-    let standing: Standing = answer.json()?;
-    say(&format!("{id} {done}: it is {}", print::clean(&standing.state)));
+fn print_new_state(response: &WorkerResponse, id: Uuid, action: &str) -> CommandResult {
+    let status: DeliveryStatus = response.json()?;
+    print_line(&format!("{id} {action}, state: {}", strip_control_chars(&status.state)));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -287,13 +292,13 @@ mod tests {
     #[derive(Parser)]
     struct Cli {
         #[command(subcommand)]
-        command: Command,
+        command: DeliveriesCommand,
     }
 
     #[test]
-    fn one_or_many_are_replayed_never_all_by_mistake() {
+    fn replay_needs_an_id_or_a_selection() {
         let id = "01a201d0-e928-7748-a797-9272c188e8bd";
-        for (args, fine) in [
+        for (args, is_valid) in [
             (&["replay", "-n", "x", id][..], true),
             (&["replay", "-n", "x"], false),
             (&["replay", "-n", "x", "--rate", "5"], false),
@@ -306,7 +311,7 @@ mod tests {
             (&["list"], false),
         ] {
             let parsed = Cli::try_parse_from(["deliveries"].iter().chain(args));
-            assert_eq!(parsed.is_ok(), fine, "{args:?}");
+            assert_eq!(parsed.is_ok(), is_valid, "{args:?}");
         }
     }
 }

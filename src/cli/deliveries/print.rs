@@ -1,38 +1,37 @@
-//! What the worker told, for people: tables. JSON is the worker's own text, and YAML the same in other words.
+//! Prints the worker's responses: as tables, as the worker's own JSON, or as the same value in YAML.
 
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::super::http::Answer;
-use super::super::output::table;
-pub use super::super::output::{HELP, Output, clean};
-use super::super::{Failure, OrFail, say};
+use crate::cli::failure::{Failure, OrFail};
+use crate::cli::output::{OutputFormat, print_line, strip_control_chars, table_lines};
+use crate::cli::worker_client::WorkerResponse;
 
 #[derive(Deserialize)]
-struct Page {
-    items: Vec<Delivery>,
+struct ListBody {
+    items: Vec<DeliveryBody>,
     #[serde(rename = "continue")]
     next: Option<String>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Delivery {
+pub struct DeliveryBody {
     id: String,
     event: String,
     hook: String,
     pub state: String,
     reason: Option<String>,
     accepted_time: String,
-    attempts: Vec<Attempt>,
+    attempts: Vec<AttemptBody>,
     next_attempt_time: Option<String>,
     data: Option<Box<RawValue>>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Attempt {
+struct AttemptBody {
     time: String,
     status: Option<u16>,
     duration_ms: u64,
@@ -42,52 +41,52 @@ struct Attempt {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Explanation {
+struct ExplanationBody {
     id: String,
     origin: String,
     source: String,
     event: String,
     time: String,
     accepted_time: String,
-    deliveries: Vec<Explained>,
-    others: Vec<Other>,
+    deliveries: Vec<ExplainedDelivery>,
+    others: Vec<UnmatchedHook>,
     others_left_out: u64,
 }
 
 #[derive(Deserialize)]
-struct Explained {
+struct ExplainedDelivery {
     id: String,
     hook: String,
     explanation: String,
 }
 
 #[derive(Deserialize)]
-struct Other {
+struct UnmatchedHook {
     hook: String,
     explanation: String,
 }
 
-/// Prints an answer.
-pub fn show(
-    answer: &Answer,
-    output: Output,
-    table: impl FnOnce(&Answer) -> Result<Vec<String>, Failure>,
+/// Prints a response in the given format.
+pub fn print_response(
+    response: &WorkerResponse,
+    format: OutputFormat,
+    table: impl FnOnce(&WorkerResponse) -> Result<Vec<String>, Failure>,
 ) -> Result<(), Failure> {
-    match output {
-        Output::Table => table(answer)?.iter().for_each(|line| say(line)),
-        // As it came: numbers keep their digits.
-        Output::Json => say(answer.json::<&RawValue>()?.get()),
-        Output::Yaml => {
-            let value: Value = answer.json()?;
-            say(serde_saphyr::to_string(&value).or_fail(|| "writing YAML".into())?.trim_end());
+    match format {
+        OutputFormat::Table => table(response)?.iter().for_each(|line| print_line(line)),
+        // Print the text unchanged, so that numbers keep their digits.
+        OutputFormat::Json => print_line(response.json::<&RawValue>()?.get()),
+        OutputFormat::Yaml => {
+            let value: Value = response.json()?;
+            print_line(serde_saphyr::to_string(&value).or_fail(|| "writing YAML".into())?.trim_end());
         }
     }
     Ok(())
 }
 
-pub fn list(answer: &Answer) -> Result<Vec<String>, Failure> {
-    let page: Page = answer.json()?;
-    let head = ["ID", "EVENT", "HOOK", "STATE", "REASON", "ATTEMPTS", "ACCEPTED", "NEXT ATTEMPT"];
+pub fn list_table(response: &WorkerResponse) -> Result<Vec<String>, Failure> {
+    let page: ListBody = response.json()?;
+    let header = ["ID", "EVENT", "HOOK", "STATE", "REASON", "ATTEMPTS", "ACCEPTED", "NEXT ATTEMPT"];
     let rows = page.items.iter().map(|item| {
         let attempts = item.attempts.len().to_string();
         [
@@ -100,21 +99,21 @@ pub fn list(answer: &Answer) -> Result<Vec<String>, Failure> {
             &item.accepted_time,
             item.next_attempt_time.as_ref().unwrap_or(&String::new()),
         ]
-        .map(|cell| clean(cell))
+        .map(|cell| strip_control_chars(cell))
     });
-    let mut lines = table(head, rows);
-    lines.extend(page.next.map(|next| format!("There are more: --continue {}", clean(&next))));
+    let mut lines = table_lines(header, rows);
+    lines.extend(page.next.map(|next| format!("More deliveries: --continue {}", strip_control_chars(&next))));
     Ok(lines)
 }
 
-/// True of a list without a line.
-pub fn is_empty(answer: &Answer) -> Result<bool, Failure> {
-    Ok(answer.json::<Page>()?.items.is_empty())
+/// Returns true for a list without deliveries.
+pub fn is_empty_list(response: &WorkerResponse) -> Result<bool, Failure> {
+    Ok(response.json::<ListBody>()?.items.is_empty())
 }
 
-pub fn delivery(answer: &Answer) -> Result<Vec<String>, Failure> {
-    let found: Delivery = answer.json()?;
-    let mut lines = facts([
+pub fn delivery_table(response: &WorkerResponse) -> Result<Vec<String>, Failure> {
+    let found: DeliveryBody = response.json()?;
+    let mut lines = field_lines([
         ("Delivery", Some(found.id)),
         ("Event", Some(found.event)),
         ("Hook", Some(found.hook)),
@@ -125,27 +124,27 @@ pub fn delivery(answer: &Answer) -> Result<Vec<String>, Failure> {
         ("Data", found.data.map(|data| data.get().to_owned())),
     ]);
     if found.attempts.is_empty() {
-        lines.push("No attempt was made.".into());
+        lines.push("No attempts.".into());
         return Ok(lines);
     }
     lines.push(String::new());
     let rows = found.attempts.iter().enumerate().map(|(n, attempt)| {
         [
             (n + 1).to_string(),
-            clean(&attempt.time),
+            strip_control_chars(&attempt.time),
             attempt.status.map(|status| status.to_string()).unwrap_or_default(),
             format!("{} ms", attempt.duration_ms),
-            clean(attempt.error.as_deref().unwrap_or_default()),
-            clean(attempt.detail.as_deref().unwrap_or_default()),
+            strip_control_chars(attempt.error.as_deref().unwrap_or_default()),
+            strip_control_chars(attempt.detail.as_deref().unwrap_or_default()),
         ]
     });
-    lines.extend(table(["ATTEMPT", "TIME", "STATUS", "TOOK", "ERROR", "DETAIL"], rows));
+    lines.extend(table_lines(["ATTEMPT", "TIME", "STATUS", "TOOK", "ERROR", "DETAIL"], rows));
     Ok(lines)
 }
 
-pub fn explanation(answer: &Answer) -> Result<Vec<String>, Failure> {
-    let found: Explanation = answer.json()?;
-    let mut lines = facts([
+pub fn explanation_table(response: &WorkerResponse) -> Result<Vec<String>, Failure> {
+    let found: ExplanationBody = response.json()?;
+    let mut lines = field_lines([
         ("Event", Some(found.id)),
         ("Source", Some(found.source)),
         ("Name", Some(found.event)),
@@ -155,15 +154,21 @@ pub fn explanation(answer: &Answer) -> Result<Vec<String>, Failure> {
     ]);
     lines.push(String::new());
     if found.deliveries.is_empty() {
-        lines.push("No hook matched it.".into());
+        lines.push("No hook matched the event.".into());
     } else {
-        let rows = found.deliveries.iter().map(|d| [&d.hook, &d.id, &d.explanation].map(|cell| clean(cell)));
-        lines.extend(table(["HOOK", "DELIVERY", "WHAT BECAME OF IT"], rows));
+        let rows = found
+            .deliveries
+            .iter()
+            .map(|d| [&d.hook, &d.id, &d.explanation].map(|cell| strip_control_chars(cell)));
+        lines.extend(table_lines(["HOOK", "DELIVERY", "OUTCOME"], rows));
     }
     if !found.others.is_empty() {
         lines.push(String::new());
-        let rows = found.others.iter().map(|other| [&other.hook, &other.explanation].map(|cell| clean(cell)));
-        lines.extend(table(["HOOK", "WHY IT GOT NONE"], rows));
+        let rows = found
+            .others
+            .iter()
+            .map(|other| [&other.hook, &other.explanation].map(|cell| strip_control_chars(cell)));
+        lines.extend(table_lines(["HOOK", "REASON NOT MATCHED"], rows));
     }
     if found.others_left_out > 0 {
         lines.push(format!("and {} more hooks", found.others_left_out));
@@ -171,12 +176,14 @@ pub fn explanation(answer: &Answer) -> Result<Vec<String>, Failure> {
     Ok(lines)
 }
 
-/// Names and values under each other; what there is nothing to say of is left out.
-fn facts<const N: usize>(facts: [(&str, Option<String>); N]) -> Vec<String> {
-    let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or_default() + 1;
-    facts
+/// Returns one aligned line for each field with a value.
+fn field_lines<const N: usize>(fields: [(&str, Option<String>); N]) -> Vec<String> {
+    let width = fields.iter().map(|(name, _)| name.len()).max().unwrap_or_default() + 1;
+    fields
         .into_iter()
-        .filter_map(|(name, value)| Some(format!("{:width$} {}", format!("{name}:"), clean(&value?))))
+        .filter_map(|(name, value)| {
+            Some(format!("{:width$} {}", format!("{name}:"), strip_control_chars(&value?)))
+        })
         .collect()
 }
 
@@ -186,8 +193,8 @@ mod tests {
 
     use super::*;
 
-    fn answer(body: &Value) -> Answer {
-        Answer {
+    fn response(body: &Value) -> WorkerResponse {
+        WorkerResponse {
             url: "http://a".parse().unwrap(),
             status: reqwest::StatusCode::OK,
             body: body.to_string().into_bytes(),
@@ -200,29 +207,29 @@ mod tests {
     }
 
     #[test]
-    fn a_list_is_aligned() {
+    fn aligns_a_list() {
         let page =
             json!({"items": [item("delivered", &json!([])), item("dead", &json!([]))], "continue": "t"});
-        let lines = list(&answer(&page)).unwrap();
+        let lines = list_table(&response(&page)).unwrap();
         assert_eq!(
             lines,
             [
                 "ID  EVENT         HOOK  STATE      REASON  ATTEMPTS  ACCEPTED  NEXT ATTEMPT",
                 "01  order-1 [31m  h     delivered          0         T",
                 "01  order-1 [31m  h     dead               0         T",
-                "There are more: --continue t",
+                "More deliveries: --continue t",
             ]
         );
     }
 
     #[test]
-    fn a_delivery_with_its_attempts() {
+    fn prints_a_delivery_with_its_attempts() {
         let attempts = json!([
             {"time": "T1", "status": null, "durationMs": 15000, "error": "Timeout", "detail": "x\ny"},
             {"time": "T2", "status": 200, "durationMs": 3, "error": null, "detail": null}]);
         let mut delivered = item("delivered", &attempts);
         delivered["data"] = json!({"a": 1});
-        let lines = delivery(&answer(&delivered)).unwrap();
+        let lines = delivery_table(&response(&delivered)).unwrap();
         assert_eq!(
             lines,
             [
@@ -238,19 +245,24 @@ mod tests {
                 "2        T2    200     3 ms",
             ]
         );
-        assert!(delivery(&answer(&json!({"id": 1}))).unwrap_err().message.contains("not as a worker does"));
+        assert!(
+            delivery_table(&response(&json!({"id": 1})))
+                .unwrap_err()
+                .message
+                .contains("not a worker's response")
+        );
     }
 
     #[test]
-    fn an_event_that_matched_nothing() {
+    fn prints_an_event_that_matched_no_hook() {
         let found = json!({"id": "1", "origin": "api", "source": "s", "event": "e", "time": "T",
             "acceptedTime": "T", "deliveries": [], "othersLeftOut": 2,
             "others": [{"hook": "h", "reason": "OtherSource", "explanation": "its source is t, not s"}]});
-        let lines = explanation(&answer(&found)).unwrap();
+        let lines = explanation_table(&response(&found)).unwrap();
         let end = [
-            "No hook matched it.",
+            "No hook matched the event.",
             "",
-            "HOOK  WHY IT GOT NONE",
+            "HOOK  REASON NOT MATCHED",
             "h     its source is t, not s",
             "and 2 more hooks",
         ];

@@ -1,4 +1,4 @@
-//! `hookstream emulate auth0`.
+//! `hookstream emulate auth0`: the flags of the Auth0 emulator.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -7,33 +7,34 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 
-use super::super::settings::ServerTlsArgs;
-use super::{announce, read};
+use super::{listen_and_announce, read_file};
+use crate::cli::failure::{CommandResult, OrFail};
+use crate::cli::flags::ServerTlsArgs;
 use crate::cli::logging::LogArgs;
-use crate::cli::{OrFail, Outcome, stop_signal};
+use crate::cli::signals::stop_signal;
 use crate::core::duration;
-use crate::emulator::{Auth0Options, RateLimit, serve_auth0};
+use crate::emulator::{Auth0Options, TenantRateLimit, serve_auth0};
 
 /// Emulate an Auth0 tenant: /oauth/token, /api/v2/event-streams and /api/v2/hooks.
 ///
-/// POST {"type", "data": {...}} to /__emulator/events to have an event happen; it is delivered to the streams that are
-/// subscribed to it. /__emulator/faults makes requests fail, /__emulator/requests, /__emulator/deliveries and
-/// /__emulator/state show what came of them: see docs/emulators.md.
+/// POST {"type", "data": {...}} to /__emulator/events to emit an event; it is delivered to the streams that subscribe to it.
+/// /__emulator/faults makes requests fail; /__emulator/requests, /__emulator/deliveries and /__emulator/state show the
+/// results: see docs/emulators.md.
 ///
 /// Example: hookstream emulate auth0 --listen 127.0.0.1:8002 --client-id me --client-secret s3cret --time-scale 0.01
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Args {
-    /// Where to listen; port 0 takes a free one.
+    /// The listen address; port 0 selects a free port.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8002", env = "HOOKSTREAM_LISTEN")]
     listen: SocketAddr,
-    /// The tenant's name as events tell it (a0tenant).
+    /// The tenant's name in events (a0tenant).
     #[arg(long, value_name = "NAME", default_value = "emulator.eu.auth0.com", env = "HOOKSTREAM_TENANT")]
     tenant: String,
-    /// The application that may get tokens. Default: any may, and any bearer token passes.
+    /// The client id that may request tokens. Default: any client may, and any bearer token is accepted.
     #[arg(long, value_name = "ID", requires = "client_secret", env = "HOOKSTREAM_CLIENT_ID")]
     client_id: Option<String>,
-    /// Its secret.
+    /// The client's secret.
     #[arg(
         long,
         value_name = "SECRET",
@@ -42,40 +43,41 @@ pub struct Args {
         hide_env_values = true
     )]
     client_secret: Option<String>,
-    /// A ready access token that passes, too; with it alone no other token does.
+    /// A static access token that is also accepted. Without --client-id it is the only one.
     #[arg(long, env = "HOOKSTREAM_TOKEN", hide_env_values = true)]
     token: Option<String>,
-    /// The audience that tokens must be asked for. Default: any that ends with /api/v2/
+    /// The audience that token requests must name. Default: any that ends with /api/v2/
     #[arg(long, value_name = "URL", env = "HOOKSTREAM_AUDIENCE")]
     audience: Option<String>,
-    /// How long a token passes (units h, m, s, ms).
+    /// The lifetime of a token (units h, m, s, ms).
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = duration::parse, env = "HOOKSTREAM_TOKEN_LIFETIME")]
     token_lifetime: Duration,
-    /// Requests a second to the Management API, told by x-ratelimit- headers; above it 429. Default: no limit.
+    /// The rate limit of the Management API in requests per second, reported in x-ratelimit- headers; above it 429. Default: no
+    /// limit.
     #[arg(long, value_name = "REQUESTS", env = "HOOKSTREAM_RATE_LIMIT")]
     rate_limit: Option<f64>,
-    /// Requests at once. Default: as many as a second, at least 1.
+    /// The burst of the rate limit in requests. Default: the rate per second, at least 1.
     #[arg(long, value_name = "REQUESTS", requires = "rate_limit", env = "HOOKSTREAM_RATE_BURST")]
     rate_burst: Option<u32>,
-    /// Failed deliveries in a row that disable a stream.
+    /// The number of consecutive failed deliveries that disables a stream.
     #[arg(long, value_name = "NUMBER", default_value_t = 500, env = "HOOKSTREAM_DISABLE_AFTER")]
     disable_after: u64,
-    /// Failed deliveries in all that disable a stream, and that forbid to enable it.
+    /// The total number of failed deliveries that disables a stream and prevents enabling it.
     #[arg(long, value_name = "NUMBER", default_value_t = 5_000, env = "HOOKSTREAM_DISABLE_AFTER_TOTAL")]
     disable_after_total: u64,
-    /// More streams than this answer 409. Default: 20000; Auth0's number is not published.
+    /// The maximum number of streams; creating more returns 409. Default: 20000; Auth0 does not publish its limit.
     #[arg(long, value_name = "NUMBER", env = "HOOKSTREAM_MAX_STREAMS")]
     max_streams: Option<usize>,
-    /// Answer every request to /api/v2/hooks with this status, as after their end of life. Default: hooks work.
+    /// Answer every request to /api/v2/hooks with this status, as after the end of life of Hooks. Default: Hooks work.
     #[arg(long, value_name = "STATUS", value_parser = ["403", "404", "410"], env = "HOOKSTREAM_HOOKS_GONE")]
     hooks_gone: Option<String>,
-    /// Multiplies the waits between the attempts of a delivery: 1, 2 and 4 s.
+    /// A factor for the delays between the attempts of a delivery, which are 1, 2 and 4 s.
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0, env = "HOOKSTREAM_TIME_SCALE")]
     time_scale: f64,
-    /// Trust these authorities (PEM) of https receivers, and no others. Default: the system's.
+    /// A file with the certificate authorities (PEM) to trust for https receivers instead of the system's.
     #[arg(long, value_name = "FILE", env = "HOOKSTREAM_CA")]
     ca: Option<PathBuf>,
-    /// Keep streams, hooks and failed deliveries in this file over a restart. It holds secrets.
+    /// A file that keeps streams, hooks and failed deliveries across restarts. It contains secrets.
     #[arg(long, value_name = "FILE", env = "HOOKSTREAM_STATE")]
     state: Option<PathBuf>,
     #[command(flatten)]
@@ -84,13 +86,13 @@ pub struct Args {
     log: LogArgs,
 }
 
-pub async fn run(args: Args) -> Outcome {
-    args.log.start()?;
+pub async fn run(args: Args) -> CommandResult {
+    args.log.install()?;
     let stop = stop_signal()?;
-    let tls = args.tls.open()?;
-    let ca = args.ca.as_ref().map(|path| read(path, "--ca")).transpose()?;
-    let (listener, ready) = announce("auth0", args.listen, tls.is_some()).await?;
-    let rate_limit = args.rate_limit.map(|per_second| RateLimit {
+    let tls = args.tls.load()?;
+    let ca = args.ca.as_ref().map(|path| read_file(path, "--ca")).transpose()?;
+    let (listener, ready) = listen_and_announce("auth0", args.listen, tls.is_some()).await?;
+    let rate_limit = args.rate_limit.map(|per_second| TenantRateLimit {
         per_second,
         burst: args.rate_burst.unwrap_or_else(|| per_second.max(1.0) as u32),
     });

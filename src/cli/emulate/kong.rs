@@ -1,4 +1,4 @@
-//! `hookstream emulate kong`.
+//! `hookstream emulate kong`: the flags of the Kong emulator.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -6,39 +6,40 @@ use std::process::ExitCode;
 
 use clap::ValueEnum;
 
-use super::super::settings::ServerTlsArgs;
-use super::announce;
+use super::listen_and_announce;
 use crate::api::SignatureEncoding;
+use crate::cli::failure::{CommandResult, OrFail};
+use crate::cli::flags::ServerTlsArgs;
 use crate::cli::logging::LogArgs;
-use crate::cli::{OrFail, Outcome, stop_signal};
+use crate::cli::signals::stop_signal;
 use crate::emulator::{KongOptions, MissingDelete, ReadBack, serve_kong};
 
 /// Emulate Kong's admin API for event hooks.
 ///
-/// POST {"source", "event", "data": {...}} to /__emulator/events to send an event to the hooks that match;
-/// /__emulator/faults makes requests fail, /__emulator/requests and /__emulator/calls list what came of them: see
+/// POST {"source", "event", "data": {...}} to /__emulator/events to send an event to the hooks that match.
+/// /__emulator/faults makes requests fail; /__emulator/requests and /__emulator/calls list the results: see
 /// docs/emulators.md.
 ///
 /// Example: hookstream emulate kong --listen 127.0.0.1:8001 --workspace team-a
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Args {
-    /// Where to listen; port 0 takes a free one.
+    /// The listen address; port 0 selects a free port.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8001", env = "HOOKSTREAM_LISTEN")]
     listen: SocketAddr,
-    /// The gateway's version, which GET / tells and defaults follow (3.14: SHA-256, ssl_verify on).
+    /// The gateway's version, which GET / returns and which sets defaults (3.14: SHA-256, ssl_verify on).
     #[arg(long, value_name = "VERSION", default_value = "3.14", env = "HOOKSTREAM_GATEWAY_VERSION")]
     gateway_version: String,
-    /// The RBAC token that every admin request must carry. Default: none is asked for.
+    /// The RBAC token that every admin request must carry. Default: no token is required.
     #[arg(long, env = "HOOKSTREAM_TOKEN", hide_env_values = true)]
     token: Option<String>,
     /// The header that carries the token.
     #[arg(long, value_name = "NAME", default_value = "Kong-Admin-Token", env = "HOOKSTREAM_TOKEN_HEADER")]
     token_header: String,
-    /// A workspace besides default; may be given several times.
+    /// A workspace in addition to default; may be repeated.
     #[arg(long, value_name = "NAME", env = "HOOKSTREAM_WORKSPACE", value_delimiter = ',')]
     workspace: Vec<String>,
-    /// What deleting a missing hook answers.
+    /// The status that deleting a missing hook returns.
     #[arg(
         long,
         value_name = "STATUS",
@@ -50,21 +51,21 @@ pub struct Args {
     /// Answer PUT with 405.
     #[arg(long, env = "HOOKSTREAM_NO_PUT")]
     no_put: bool,
-    /// Refuse a POST that names an id, with 400.
+    /// Reject a POST that contains an id with 400.
     #[arg(long, env = "HOOKSTREAM_NO_CLIENT_ID")]
     no_client_id: bool,
     /// Answer PATCH with 405.
     #[arg(long, env = "HOOKSTREAM_NO_PATCH")]
     no_patch: bool,
-    /// How a hook's signing secret reads back: what a real gateway does is documented by inference only.
-    #[arg(long, value_enum, default_value_t = Secrets::Plain, env = "HOOKSTREAM_SECRETS")]
-    secrets: Secrets,
-    /// Keep the hooks in this file over a restart. It holds their secrets.
+    /// How reads return a hook's signing secret. Kong does not document what a gateway does.
+    #[arg(long, value_enum, default_value_t = SecretDisplay::Plain, env = "HOOKSTREAM_SECRETS")]
+    secrets: SecretDisplay,
+    /// A file that keeps the hooks across restarts. It contains their secrets.
     #[arg(long, value_name = "FILE", env = "HOOKSTREAM_STATE")]
     state: Option<PathBuf>,
-    /// How x-kong-signature is written: Kong does not document it.
-    #[arg(long, value_enum, default_value_t = Encoding::PrefixedHex, env = "HOOKSTREAM_SIGNATURE_ENCODING")]
-    signature_encoding: Encoding,
+    /// The format of x-kong-signature. Kong does not document it.
+    #[arg(long, value_enum, default_value_t = EncodingFlag::PrefixedHex, env = "HOOKSTREAM_SIGNATURE_ENCODING")]
+    signature_encoding: EncodingFlag,
     #[command(flatten)]
     tls: ServerTlsArgs,
     #[command(flatten)]
@@ -72,8 +73,8 @@ pub struct Args {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Secrets {
-    /// As it is.
+enum SecretDisplay {
+    /// Unchanged.
     Plain,
     /// As asterisks.
     Masked,
@@ -82,18 +83,18 @@ enum Secrets {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Encoding {
+enum EncodingFlag {
     /// sha256=<hex>
     PrefixedHex,
     /// The hex alone.
     Hex,
 }
 
-pub async fn run(args: Args) -> Outcome {
-    args.log.start()?;
+pub async fn run(args: Args) -> CommandResult {
+    args.log.install()?;
     let stop = stop_signal()?;
-    let tls = args.tls.open()?;
-    let (listener, ready) = announce("kong", args.listen, tls.is_some()).await?;
+    let tls = args.tls.load()?;
+    let (listener, ready) = listen_and_announce("kong", args.listen, tls.is_some()).await?;
     let options = KongOptions {
         gateway_version: args.gateway_version,
         token: args.token.filter(|token| !token.is_empty()),
@@ -107,14 +108,14 @@ pub async fn run(args: Args) -> Outcome {
         client_id: !args.no_client_id,
         patch: !args.no_patch,
         secrets: match args.secrets {
-            Secrets::Plain => ReadBack::Plain,
-            Secrets::Masked => ReadBack::Masked,
-            Secrets::Omitted => ReadBack::Omitted,
+            SecretDisplay::Plain => ReadBack::Plain,
+            SecretDisplay::Masked => ReadBack::Masked,
+            SecretDisplay::Omitted => ReadBack::Omitted,
         },
         state: args.state,
         signature_encoding: match args.signature_encoding {
-            Encoding::PrefixedHex => SignatureEncoding::PrefixedHex,
-            Encoding::Hex => SignatureEncoding::Hex,
+            EncodingFlag::PrefixedHex => SignatureEncoding::PrefixedHex,
+            EncodingFlag::Hex => SignatureEncoding::Hex,
         },
         tls,
     };

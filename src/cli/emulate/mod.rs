@@ -1,4 +1,4 @@
-//! `hookstream emulate`: emulators of the vendors' admin APIs.
+//! `hookstream emulate`: runs emulators of the vendors' admin APIs.
 
 mod auth0;
 mod kong;
@@ -8,32 +8,33 @@ use std::path::PathBuf;
 
 use tokio::net::TcpListener;
 
-use super::{Failure, OrFail, Outcome, say};
+use super::failure::{CommandResult, Failure, OrFail};
+use super::output::print_line;
 
 /// Emulate a vendor's admin API, for tests and demos.
 ///
 /// Example: hookstream emulate kong --listen 127.0.0.1:8001
 #[derive(clap::Subcommand)]
 #[command(verbatim_doc_comment)]
-pub enum Vendor {
+pub enum EmulateCommand {
     Kong(kong::Args),
     Auth0(auth0::Args),
 }
 
-pub async fn run(vendor: Vendor) -> Outcome {
-    match vendor {
-        Vendor::Kong(args) => kong::run(args).await,
-        Vendor::Auth0(args) => auth0::run(args).await,
+pub async fn run(command: EmulateCommand) -> CommandResult {
+    match command {
+        EmulateCommand::Kong(args) => kong::run(args).await,
+        EmulateCommand::Auth0(args) => auth0::run(args).await,
     }
 }
 
-fn read(path: &PathBuf, flag: &str) -> Result<Vec<u8>, Failure> {
+fn read_file(path: &PathBuf, flag: &str) -> Result<Vec<u8>, Failure> {
     std::fs::read(path).or_fail(|| format!("{flag} {}", path.display()))
 }
 
-/// Listens, and gives what to wait for before the first accept: a line that says where. The socket listens by then, so
-/// whoever waits for the line can connect.
-async fn announce(
+/// Binds the address. Also returns a future that prints it, to be awaited before the first accept. The socket listens by
+/// then, so a script that waits for the line can connect.
+async fn listen_and_announce(
     vendor: &str,
     address: SocketAddr,
     tls: bool,
@@ -42,10 +43,10 @@ async fn announce(
     let address = listener.local_addr().or_fail(|| "listening".into())?;
     let scheme = if tls { "https" } else { "http" };
     let line = format!("hookstream: {vendor} emulator listening on {scheme}://{address}");
-    Ok((listener, async move { say(&line) }))
+    Ok((listener, async move { print_line(&line) }))
 }
 
-/// Listens, or says which address could not be taken.
+/// Binds an address.
 pub(super) async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
     TcpListener::bind(address).await.or_fail(|| format!("listening on {address} (--listen)"))
 }

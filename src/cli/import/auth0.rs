@@ -1,28 +1,29 @@
-//! `hookstream import auth0`.
+//! `hookstream import auth0`: prints manifests for the streams and Hooks of a tenant.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::super::settings::EgressArgs;
-use super::super::{Failure, OrFail, Outcome, say};
-use super::{http, pacer, secret};
+use super::{create_http_client, create_pacer, read_secret};
 use crate::admin::auth0::{
-    Auth0Access, Credentials, HookClient, Manifest, StreamClient, Tokens, address, hook_manifest,
-    stream_manifest,
+    Auth0Access, Auth0Manifest, Credentials, HookClient, LoginCache, StreamClient, hook_manifest,
+    stream_manifest, tenant_url,
 };
-use crate::admin::limit::{Lane, errand};
+use crate::admin::limit::{Priority, with_priority};
 use crate::admin::{AdminError, ExternalClient};
 use crate::api::to_yaml;
+use crate::cli::failure::{CommandResult, Failure, OrFail};
+use crate::cli::flags::EgressArgs;
+use crate::cli::output::print_line;
 use crate::core::bucket::Rate;
 
-/// What the smallest tenants are allowed.
+/// The rate limit of the smallest tenants.
 const RATE: Rate = Rate { requests: 2, interval: Duration::from_secs(1), burst: 5 };
 
-/// Print EventStreams and Hooks for what an Auth0 tenant has.
+/// Print EventStreams and Hooks for the existing objects of an Auth0 tenant.
 ///
-/// Each takes its stream or hook over as it is (adopt, mode: Match) once it is applied, and writes nothing by that. Auth0
-/// shows no secrets: comments name the Secrets that are yours to create. Needs the scopes read:event_streams and read:hooks.
+/// Each manifest adopts its stream or Hook (adopt, mode: Match) when it is applied, without changing it at the vendor. Auth0
+/// returns no secrets: comments name the Secrets to create. Requires the scopes read:event_streams and read:hooks.
 ///
 /// Example: hookstream import auth0 --domain acme.eu.auth0.com --token-file token --connection auth0 > streams.yaml
 #[derive(clap::Args)]
@@ -35,7 +36,7 @@ pub struct Args {
     /// A file with a token of the Management API.
     #[arg(long, value_name = "FILE", env = "HOOKSTREAM_ADMIN_TOKEN_FILE")]
     token_file: Option<PathBuf>,
-    /// The client of a machine-to-machine application, instead of a token.
+    /// The client id of a machine-to-machine application, instead of a token.
     #[arg(long, value_name = "ID", requires = "client_secret_file", env = "HOOKSTREAM_AUTH0_CLIENT_ID")]
     client_id: Option<String>,
     /// A file with that client's secret.
@@ -47,80 +48,83 @@ pub struct Args {
     /// A file with the certificate authorities to trust instead of the system's (PEM).
     #[arg(long, value_name = "FILE", env = "HOOKSTREAM_ADMIN_CA_FILE")]
     ca_file: Option<PathBuf>,
-    /// The Connection that the manifests are to name.
+    /// The name of the Connection in the manifests.
     #[arg(long, value_name = "NAME", default_value = "auth0", env = "HOOKSTREAM_CONNECTION")]
     connection: String,
     #[command(flatten)]
     egress: EgressArgs,
 }
 
-pub async fn run(args: Args) -> Outcome {
-    let access = access(&args).await?;
-    // One errand: its calls wait for their turn.
-    errand(Lane::Change, print(&args, access)).await
+pub async fn run(args: Args) -> CommandResult {
+    let access = create_access(&args).await?;
+    // In the context of one job, so that its calls wait for the rate limit instead of failing.
+    with_priority(Priority::Change, print_all(&args, access)).await
 }
 
-async fn print(args: &Args, access: Auth0Access) -> Outcome {
-    let asking = || format!("--domain {}", args.domain);
-    for stream in StreamClient::new(access.clone()).list().await.or_fail(asking)?.items {
+async fn print_all(args: &Args, access: Auth0Access) -> CommandResult {
+    let action = || format!("--domain {}", args.domain);
+    for stream in StreamClient::new(access.clone()).list().await.or_fail(action)?.items {
         match stream_manifest(&stream, &args.connection) {
-            Some(made) => show(&made)?,
-            None => left_out(StreamClient::id(&stream), "a destination"),
+            Some(manifest) => print_manifest(&manifest)?,
+            None => print_skipped(StreamClient::id(&stream), "stream", "destination"),
         }
     }
     let client = HookClient::new(access);
     let listed = match client.list().await {
         Err(error @ (AdminError::EndOfLife(_) | AdminError::NotFound(_))) => {
-            eprintln!("hookstream: the tenant serves no Hooks: {error}");
+            eprintln!("hookstream: skipped Hooks, which the tenant does not serve: {error}");
             return Ok(ExitCode::SUCCESS);
         }
-        other => other.or_fail(asking)?.items,
+        other => other.or_fail(action)?.items,
     };
     for id in listed.iter().filter_map(HookClient::id) {
-        // Deleted since the list: nothing is left to declare.
-        let Some(hook) = client.observe(id).await.or_fail(asking)? else { continue };
+        // Skip a Hook that was deleted since the list.
+        let Some(hook) = client.observe(id).await.or_fail(action)? else { continue };
         match hook_manifest(&hook, &args.connection) {
-            Some(made) => show(&made)?,
-            None => left_out(Some(id), "something"),
+            Some(manifest) => print_manifest(&manifest)?,
+            None => print_skipped(Some(id), "Hook", "content"),
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn show(made: &Manifest) -> Result<(), Failure> {
-    let yaml = to_yaml(&made.object).or_fail(|| "writing YAML".into())?;
-    say("---");
-    if let Some((name, keys)) = &made.secret {
-        say(&format!(
-            "# Auth0 does not show what is in Secret {name}: create it, with the keys {}",
+fn print_manifest(manifest: &Auth0Manifest) -> Result<(), Failure> {
+    let yaml = to_yaml(&manifest.object).or_fail(|| "writing YAML".into())?;
+    print_line("---");
+    if let Some((name, keys)) = &manifest.secret {
+        print_line(&format!(
+            "# Auth0 does not return secrets: create Secret {name} with the keys {}",
             keys.join(", ")
         ));
     }
-    say(yaml.trim_end());
+    print_line(yaml.trim_end());
     Ok(())
 }
 
-fn left_out(id: Option<&str>, what: &str) {
-    eprintln!(
-        "hookstream: {} has {what} that this version does not know: left out",
-        id.unwrap_or("one without an id")
-    );
+/// Reports an object that cannot be expressed as a manifest.
+fn print_skipped(id: Option<&str>, kind: &str, part: &str) {
+    let id = id.unwrap_or("without an id");
+    eprintln!("hookstream: skipped {kind} {id}: its {part} is unknown to this version");
 }
 
-async fn access(args: &Args) -> Result<Auth0Access, Failure> {
-    let base = address(&args.domain).ok_or_else(|| {
+async fn create_access(args: &Args) -> Result<Auth0Access, Failure> {
+    let base = tenant_url(&args.domain).ok_or_else(|| {
         Failure::new(format!("--domain {}: must be a host name, such as acme.eu.auth0.com", args.domain))
     })?;
     let credentials = match (&args.token_file, &args.client_id, &args.client_secret_file) {
-        (Some(token), None, None) => Credentials::Ready(secret(token)?),
+        (Some(token), None, None) => Credentials::StaticToken(read_secret(token)?),
         (None, Some(id), Some(file)) => Credentials::Client {
             id: id.clone(),
-            secret: secret(file)?,
+            secret: read_secret(file)?,
             audience: args.audience.clone().unwrap_or_else(|| format!("https://{}/api/v2/", args.domain)),
         },
         _ => return Err(Failure::new("give --token-file, or --client-id and --client-secret-file")),
     };
-    let login = Tokens::default().login(&base, credentials);
-    let http = pacer().client(http(&args.egress, args.ca_file.as_deref()).await?, "import", Some(RATE));
+    let login = LoginCache::default().login(&base, credentials);
+    let http = create_pacer().client(
+        create_http_client(&args.egress, args.ca_file.as_deref()).await?,
+        "import",
+        Some(RATE),
+    );
     Ok(Auth0Access { http, base, login })
 }

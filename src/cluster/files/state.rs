@@ -1,8 +1,7 @@
-//! What a cluster would keep of an object: its status and finalizers, a file an object, and the key ring.
+//! The state that a cluster would store of each object (status, finalizers, generation): one file for each object.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -10,149 +9,163 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::manifests::{ManifestError, Manifests, problem};
-use crate::cluster::{Key, Kind, Metadata, Target, new_key};
+use super::atomic_file::write_atomically;
+use super::documents::ManifestError;
+use super::manifest_set::ManifestSet;
+use crate::cluster::{Metadata, ObjectKey, ResourceKind, WriteTarget};
 use crate::core::conditions::DELIVERING;
-use crate::core::keys::KeyRing;
 use crate::core::time::Millis;
 
-/// A manifest must be missing in this many scans before the object counts as removed: an editor that replaces a file
-/// must not delete a hook at the vendor.
-const SCANS: u32 = 2;
+/// The number of consecutive scans without a manifest after which its object counts as removed. With one, an editor that
+/// replaces a file could delete a hook at the vendor.
+const SCANS_UNTIL_REMOVED: u32 = 2;
 
-/// The state of every object that has one.
-pub struct State {
+/// The state of all objects.
+pub struct StateStore {
     folder: PathBuf,
-    saved: BTreeMap<(Kind, Key), Saved>,
-    missing: BTreeMap<(Kind, Key), u32>,
+    saved: BTreeMap<(ResourceKind, ObjectKey), SavedState>,
+    /// Consecutive scans in which an object's manifest was missing.
+    missing: BTreeMap<(ResourceKind, ObjectKey), u32>,
 }
 
+/// The state of one object, as its file stores it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-struct Saved {
+struct SavedState {
     namespace: String,
     name: String,
     kind: String,
     #[serde(default)]
     generation: i64,
-    /// The hash of the spec that the generation is of.
+    /// The hash of the spec at this generation.
     #[serde(default)]
     spec_hash: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     finalizers: Vec<String>,
-    /// Those that the controller wrote.
+    /// Annotations that the controller wrote.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     annotations: BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "Value::is_null")]
     status: Value,
-    /// When the manifest was found to be removed.
+    /// When the removal of the manifest was detected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     removed: Option<Millis>,
-    /// The manifest, kept while there is a finalizer: what is to be cleaned up when it is removed.
+    /// The last manifest, kept while there is a finalizer: it describes what to clean up once the file is removed.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     manifest: Value,
 }
 
-impl State {
+impl StateStore {
+    /// Reads the state files of all objects in the data folder.
     pub fn open(data: &Path) -> Result<Self, ManifestError> {
         let folder = data.join("objects");
-        fs::create_dir_all(&folder).map_err(|e| problem(&folder, e))?;
+        fs::create_dir_all(&folder).map_err(|e| ManifestError::new(&folder, e))?;
         let mut saved = BTreeMap::new();
-        for entry in fs::read_dir(&folder).map_err(|e| problem(&folder, e))? {
-            let path = entry.map_err(|e| problem(&folder, e))?.path();
+        for entry in fs::read_dir(&folder).map_err(|e| ManifestError::new(&folder, e))? {
+            let path = entry.map_err(|e| ManifestError::new(&folder, e))?.path();
             if path.extension().is_none_or(|e| e != "json") {
                 continue;
             }
-            let text = fs::read_to_string(&path).map_err(|e| problem(&path, e))?;
-            let one: Saved = serde_json::from_str(&text).map_err(|e| problem(&path, e))?;
-            let kind = one
+            let text = fs::read_to_string(&path).map_err(|e| ManifestError::new(&path, e))?;
+            let state: SavedState = serde_json::from_str(&text).map_err(|e| ManifestError::new(&path, e))?;
+            let kind = state
                 .kind
                 .parse()
-                .map_err(|_| problem(&path, "an unknown kind: written by a newer version?"))?;
-            saved.insert((kind, Key::new(&one.namespace, &one.name)), one);
+                .map_err(|_| ManifestError::new(&path, "unknown kind; was it written by a newer version?"))?;
+            saved.insert((kind, ObjectKey::new(&state.namespace, &state.name)), state);
         }
-        Ok(State { folder, saved, missing: BTreeMap::new() })
+        Ok(StateStore { folder, saved, missing: BTreeMap::new() })
     }
 
-    /// The objects: manifests with their state, and with `prune` those that were removed and are to be cleaned up.
-    /// `scanned`: the files were read just now, so that what is missing is missing once more.
-    pub fn merge(&mut self, manifests: &Manifests, prune: bool, scanned: bool) -> Vec<(Kind, Value)> {
+    /// Returns the manifests with their state, and with `prune` also the removed objects that need cleanup. `is_new_scan` is
+    /// true where the files were read since the last call; only then does a missing manifest count as missing once more.
+    pub fn merge(
+        &mut self,
+        manifests: &ManifestSet,
+        prune: bool,
+        is_new_scan: bool,
+    ) -> Vec<(ResourceKind, Value)> {
         let mut objects = Vec::new();
         for (id, manifest) in manifests.objects() {
             self.missing.remove(id);
-            let saved = self.saved.entry(id.clone()).or_insert_with(|| new(id));
+            let saved = self.saved.entry(id.clone()).or_insert_with(|| new_state(id));
             saved.removed = None;
             let hash = hex::encode(Sha256::digest(manifest.get("spec").unwrap_or(&Value::Null).to_string()));
             if saved.spec_hash != hash {
                 saved.generation += 1;
                 saved.spec_hash = hash;
             }
-            objects.push((id.0, dress(manifest.clone(), saved, None)));
+            objects.push((id.0, with_state(manifest.clone(), saved, None)));
         }
         let removed: Vec<_> =
             self.saved.keys().filter(|(kind, key)| manifests.object(*kind, key).is_none()).cloned().collect();
         for id in removed {
             let scans = self.missing.entry(id.clone()).or_default();
-            *scans = scans.saturating_add(u32::from(scanned));
+            *scans = scans.saturating_add(u32::from(is_new_scan));
             let Some(saved) = self.saved.get_mut(&id) else { continue };
             if saved.finalizers.is_empty() || saved.manifest.is_null() {
-                if *scans >= SCANS {
-                    self.forget(&id);
+                if *scans >= SCANS_UNTIL_REMOVED {
+                    self.delete(&id);
                 }
-            } else if *scans < SCANS {
-                objects.push((id.0, dress(saved.manifest.clone(), saved, None)));
+            } else if *scans < SCANS_UNTIL_REMOVED {
+                objects.push((id.0, with_state(saved.manifest.clone(), saved, None)));
             } else if prune {
-                // From now, not from ever: cleanup gives up only after it had its time.
+                // Counts from the detection, so that cleanup has its full period before it gives up.
                 let removed = *saved.removed.get_or_insert_with(Millis::now);
-                objects.push((id.0, dress(saved.manifest.clone(), saved, Some(removed))));
+                objects.push((id.0, with_state(saved.manifest.clone(), saved, Some(removed))));
             }
         }
         objects
     }
 
-    /// Replaces the controller's part of a status; the worker's stays.
-    pub fn set_status(&mut self, target: &Target, mut status: Value) -> Result<Unwritten, ManifestError> {
+    /// Replaces the controller's part of a status and keeps the worker's.
+    pub fn set_status(
+        &mut self,
+        target: &WriteTarget,
+        mut status: Value,
+    ) -> Result<PendingWrite, ManifestError> {
         let id = (target.kind, target.key.clone());
-        let saved = self.saved.entry(id.clone()).or_insert_with(|| new(&id));
+        let saved = self.saved.entry(id.clone()).or_insert_with(|| new_state(&id));
         if let Some(delivering) =
-            conditions(&mut saved.status).and_then(|all| all.iter().find(|c| delivering(c)).cloned())
+            conditions_mut(&mut saved.status).and_then(|all| all.iter().find(|c| is_delivering(c)).cloned())
         {
-            put_condition(&mut status, delivering);
+            set_delivering_condition(&mut status, delivering);
         }
         if let Some(resume) = saved.status.pointer("/handled/resume").filter(|r| r.is_string()) {
-            put(&mut status, "handled", "resume", resume.clone());
+            set_member(&mut status, "handled", "resume", resume.clone());
         }
         saved.status = status;
-        self.text(&id)
+        self.prepare_write(&id)
     }
 
-    /// Sets the worker's part of a status; the controller's stays.
-    pub fn set_delivering(
+    /// Sets the worker's part of a status and keeps the controller's.
+    pub fn set_delivery_status(
         &mut self,
-        target: &Target,
+        target: &WriteTarget,
         condition: &Condition,
         resumed: Option<String>,
-    ) -> Result<Unwritten, ManifestError> {
+    ) -> Result<PendingWrite, ManifestError> {
         let id = (target.kind, target.key.clone());
-        let saved = self.saved.entry(id.clone()).or_insert_with(|| new(&id));
+        let saved = self.saved.entry(id.clone()).or_insert_with(|| new_state(&id));
         if !saved.status.is_object() {
             saved.status = json!({});
         }
-        put_condition(&mut saved.status, json!(condition));
+        set_delivering_condition(&mut saved.status, json!(condition));
         if let Some(resumed) = resumed {
-            put(&mut saved.status, "handled", "resume", json!(resumed));
+            set_member(&mut saved.status, "handled", "resume", json!(resumed));
         }
-        self.text(&id)
+        self.prepare_write(&id)
     }
 
+    /// Changes finalizers and annotations. Deletes the state of an object that has neither finalizers nor a manifest.
     pub fn set_metadata(
         &mut self,
-        target: &Target,
+        target: &WriteTarget,
         metadata: Metadata,
-        manifests: &Manifests,
-    ) -> Result<Unwritten, ManifestError> {
+        manifests: &ManifestSet,
+    ) -> Result<PendingWrite, ManifestError> {
         let id = (target.kind, target.key.clone());
         let manifest = manifests.object(target.kind, &target.key);
-        let saved = self.saved.entry(id.clone()).or_insert_with(|| new(&id));
+        let saved = self.saved.entry(id.clone()).or_insert_with(|| new_state(&id));
         if let Some(finalizers) = metadata.finalizers {
             saved.finalizers = finalizers;
         }
@@ -166,56 +179,56 @@ impl State {
             saved.manifest = manifest.clone();
         }
         if saved.finalizers.is_empty() && manifest.is_none() {
-            self.forget(&id);
-            return Ok(Unwritten(None));
+            self.delete(&id);
+            return Ok(PendingWrite(None));
         }
-        self.text(&id)
+        self.prepare_write(&id)
     }
 
-    fn forget(&mut self, id: &(Kind, Key)) {
+    fn delete(&mut self, id: &(ResourceKind, ObjectKey)) {
         self.saved.remove(id);
         self.missing.remove(id);
-        // A file that is already gone is what was wanted.
+        // An error means that there is no such file.
         fs::remove_file(self.path(id)).ok();
     }
 
-    fn path(&self, (kind, key): &(Kind, Key)) -> PathBuf {
+    fn path(&self, (kind, key): &(ResourceKind, ObjectKey)) -> PathBuf {
         let kind: &str = kind.into();
         self.folder.join(format!("{kind}.{}.{}.json", key.namespace, key.name))
     }
 
-    fn text(&self, id: &(Kind, Key)) -> Result<Unwritten, ManifestError> {
+    /// Serializes an object's state for its file.
+    fn prepare_write(&self, id: &(ResourceKind, ObjectKey)) -> Result<PendingWrite, ManifestError> {
         let path = self.path(id);
-        let Some(saved) = self.saved.get(id) else { return Ok(Unwritten(None)) };
-        let text = serde_json::to_vec_pretty(saved).map_err(|e| problem(&path, e))?;
-        Ok(Unwritten(Some((path, text))))
+        let Some(saved) = self.saved.get(id) else { return Ok(PendingWrite(None)) };
+        let text = serde_json::to_vec_pretty(saved).map_err(|e| ManifestError::new(&path, e))?;
+        Ok(PendingWrite(Some((path, text))))
     }
 }
 
-/// What a file is to hold. Written apart from the change, for the disk may take its time, and whoever wants to read would
-/// wait for it.
+/// The new content of a file. It is written after the state's lock is released, so that readers do not wait for the disk.
 #[derive(Debug)]
 #[must_use]
-pub struct Unwritten(Option<(PathBuf, Vec<u8>)>);
+pub struct PendingWrite(Option<(PathBuf, Vec<u8>)>);
 
-impl Unwritten {
-    pub fn write(self) -> Result<(), ManifestError> {
-        self.0.map_or(Ok(()), |(path, text)| write_whole(&path, &text))
+impl PendingWrite {
+    pub fn run(self) -> Result<(), ManifestError> {
+        self.0.map_or(Ok(()), |(path, text)| write_atomically(&path, &text))
     }
 }
 
-fn conditions(status: &mut Value) -> Option<&mut Vec<Value>> {
+fn conditions_mut(status: &mut Value) -> Option<&mut Vec<Value>> {
     status.get_mut("conditions")?.as_array_mut()
 }
 
-fn delivering(condition: &Value) -> bool {
+fn is_delivering(condition: &Value) -> bool {
     condition.get("type").and_then(Value::as_str) == Some(DELIVERING)
 }
 
-fn put_condition(status: &mut Value, condition: Value) {
-    match conditions(status) {
+fn set_delivering_condition(status: &mut Value, condition: Value) {
+    match conditions_mut(status) {
         Some(all) => {
-            all.retain(|c| !delivering(c));
+            all.retain(|c| !is_delivering(c));
             all.push(condition);
         }
         None => {
@@ -226,7 +239,7 @@ fn put_condition(status: &mut Value, condition: Value) {
     }
 }
 
-fn put(status: &mut Value, member: &str, name: &str, value: Value) {
+fn set_member(status: &mut Value, member: &str, name: &str, value: Value) {
     let Some(status) = status.as_object_mut() else { return };
     let member = status.entry(member).or_insert_with(|| json!({}));
     if let Some(member) = member.as_object_mut() {
@@ -234,25 +247,25 @@ fn put(status: &mut Value, member: &str, name: &str, value: Value) {
     }
 }
 
-fn new((kind, key): &(Kind, Key)) -> Saved {
+fn new_state((kind, key): &(ResourceKind, ObjectKey)) -> SavedState {
     let kind: &str = kind.into();
-    Saved {
+    SavedState {
         namespace: key.namespace.clone(),
         name: key.name.clone(),
         kind: kind.to_owned(),
-        ..Saved::default()
+        ..SavedState::default()
     }
 }
 
-/// The object as the API server would show it.
-fn dress(mut manifest: Value, saved: &Saved, removed: Option<Millis>) -> Value {
+/// Returns the object as the API server would return it.
+fn with_state(mut manifest: Value, saved: &SavedState, removed: Option<Millis>) -> Value {
     if !saved.status.is_null()
         && let Some(object) = manifest.as_object_mut()
     {
         object.insert("status".into(), saved.status.clone());
     }
-    let kept = format!("{manifest}{:?}{:?}{removed:?}", saved.finalizers, saved.annotations);
-    let version = hex::encode(Sha256::digest(kept).get(..8).unwrap_or(&[]));
+    let content = format!("{manifest}{:?}{:?}{removed:?}", saved.finalizers, saved.annotations);
+    let version = hex::encode(Sha256::digest(content).get(..8).unwrap_or(&[]));
     if let Some(metadata) = manifest.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.insert("generation".into(), json!(saved.generation));
         metadata.insert("resourceVersion".into(), json!(version));
@@ -272,73 +285,30 @@ fn dress(mut manifest: Value, saved: &Saved, removed: Option<Millis>) -> Value {
     manifest
 }
 
-/// Writes a file whole or not at all: a crash leaves the old one.
-fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), ManifestError> {
-    let fail = |e: std::io::Error| problem(path, e);
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let temporary = path.with_extension("tmp");
-    let mut file = private(&temporary).map_err(fail)?;
-    file.write_all(bytes).map_err(fail)?;
-    file.sync_all().map_err(fail)?;
-    fs::rename(&temporary, path).map_err(fail)?;
-    fs::File::open(folder).and_then(|dir| dir.sync_all()).map_err(fail)
-}
-
-/// A file that its owner alone reads.
-fn private(path: &Path) -> std::io::Result<fs::File> {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
-}
-
-/// The key ring of standalone: `keys.json` in the data folder, made at the first start.
-pub fn open_ring(data: &Path) -> Result<KeyRing, ManifestError> {
-    fs::create_dir_all(data).map_err(|e| problem(data, e))?;
-    let path = data.join("keys.json");
-    if !path.exists() {
-        let depends = fs::read_dir(data.join("objects")).is_ok_and(|mut entries| entries.next().is_some());
-        if depends {
-            let why = "is missing while objects depend on it: restore it, or empty the data folder";
-            return Err(problem(&path, why));
-        }
-        let (id, key) = new_key().map_err(|e| problem(&path, e))?;
-        let text =
-            serde_json::to_vec(&BTreeMap::from([(id, hex::encode(key))])).map_err(|e| problem(&path, e))?;
-        write_whole(&path, &text)?;
-    }
-    let text = fs::read_to_string(&path).map_err(|e| problem(&path, e))?;
-    let keys: BTreeMap<String, String> =
-        serde_json::from_str(&text).map_err(|_| problem(&path, "is no key ring"))?;
-    let keys: Option<Vec<(String, Vec<u8>)>> =
-        keys.into_iter().map(|(id, text)| Some((id, hex::decode(text).ok()?))).collect();
-    let keys = keys.ok_or_else(|| problem(&path, "is no key ring"))?;
-    KeyRing::from_data(keys.iter().map(|(id, key)| (id.as_str(), key.as_slice())))
-        .map_err(|e| problem(&path, e))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const HOOK: &str = "apiVersion: hookstream.dev/v1alpha1\nkind: EventHook\nmetadata: {name: a}\nspec: {source: s, handler: {}}\n";
 
-    fn target() -> Target {
-        Target {
-            kind: Kind::EventHook,
-            key: Key::new("default", "a"),
+    fn target() -> WriteTarget {
+        WriteTarget {
+            kind: ResourceKind::EventHook,
+            key: ObjectKey::new("default", "a"),
             uid: String::new(),
             resource_version: String::new(),
         }
     }
 
-    fn held(finalizers: &[&str]) -> Metadata {
+    fn finalizers(finalizers: &[&str]) -> Metadata {
         let finalizers = Some(finalizers.iter().map(ToString::to_string).collect());
         Metadata { finalizers, ..Metadata::default() }
     }
 
     struct World {
         dir: tempfile::TempDir,
-        manifests: Manifests,
-        state: State,
+        manifests: ManifestSet,
+        state: StateStore,
     }
 
     fn world() -> World {
@@ -347,41 +317,41 @@ mod tests {
         fs::create_dir(&folder).unwrap();
         fs::write(folder.join("a.yaml"), HOOK).unwrap();
         fs::write(folder.join("keep.yaml"), HOOK.replace("name: a", "name: keep")).unwrap();
-        let mut manifests = Manifests::new(vec![folder]);
+        let mut manifests = ManifestSet::new(vec![folder]);
         manifests.scan().unwrap();
-        let state = State::open(dir.path()).unwrap();
+        let state = StateStore::open(dir.path()).unwrap();
         World { dir, manifests, state }
     }
 
-    fn deleting(objects: &[(Kind, Value)]) -> Option<bool> {
+    fn is_deleting(objects: &[(ResourceKind, Value)]) -> Option<bool> {
         let object = objects.iter().find(|(_, o)| o["metadata"]["name"] == "a")?;
         Some(object.1["metadata"].get("deletionTimestamp").is_some())
     }
 
     #[test]
-    fn status_and_finalizers_outlive_the_process() {
+    fn status_and_finalizers_survive_a_restart() {
         let World { dir, manifests, mut state } = world();
-        state.set_status(&target(), json!({"observedGeneration": 1})).unwrap().write().unwrap();
-        state.set_metadata(&target(), held(&["f"]), &manifests).unwrap().write().unwrap();
-        let mut again = State::open(dir.path()).unwrap();
-        let objects = again.merge(&manifests, false, true);
+        state.set_status(&target(), json!({"observedGeneration": 1})).unwrap().run().unwrap();
+        state.set_metadata(&target(), finalizers(&["f"]), &manifests).unwrap().run().unwrap();
+        let mut reopened = StateStore::open(dir.path()).unwrap();
+        let objects = reopened.merge(&manifests, false, true);
         let object = &objects.iter().find(|(_, o)| o["metadata"]["name"] == "a").unwrap().1;
         assert_eq!(object["status"]["observedGeneration"], 1);
         assert_eq!(object["metadata"]["finalizers"], json!(["f"]));
     }
 
     #[test]
-    fn annotations_of_the_controller_come_and_go() {
+    fn sets_and_removes_annotations_of_the_controller() {
         let World { dir, manifests, mut state } = world();
-        let write = |state: &mut State, value: Option<&str>| {
+        let write = |state: &mut StateStore, value: Option<&str>| {
             let annotations = [("ours", value.map(ToOwned::to_owned))].into_iter().collect();
             state
                 .set_metadata(&target(), Metadata { finalizers: None, annotations }, &manifests)
                 .unwrap()
-                .write()
+                .run()
                 .unwrap();
         };
-        let read = |state: &mut State| {
+        let read = |state: &mut StateStore| {
             let objects = state.merge(&manifests, false, true);
             let object = objects.into_iter().find(|(_, o)| o["metadata"]["name"] == "a").unwrap().1;
             (object["metadata"]["annotations"]["ours"].clone(), object["metadata"]["resourceVersion"].clone())
@@ -389,39 +359,39 @@ mod tests {
         let (before, version) = read(&mut state);
         assert_eq!(before, Value::Null);
         write(&mut state, Some("1"));
-        let mut again = State::open(dir.path()).unwrap();
-        let (written, other_version) = read(&mut again);
+        let mut reopened = StateStore::open(dir.path()).unwrap();
+        let (written, other_version) = read(&mut reopened);
         assert_eq!(written, "1");
         assert_ne!(version, other_version);
-        write(&mut again, None);
-        assert_eq!(read(&mut again), (Value::Null, version));
+        write(&mut reopened, None);
+        assert_eq!(read(&mut reopened), (Value::Null, version));
     }
 
     #[test]
-    fn a_removed_manifest_deletes_with_prune_after_two_scans_only() {
+    fn deletes_a_removed_manifest_only_with_prune_and_after_two_scans() {
         for prune in [false, true] {
             let World { dir, mut manifests, mut state } = world();
             state.merge(&manifests, prune, true);
-            state.set_metadata(&target(), held(&["f"]), &manifests).unwrap().write().unwrap();
+            state.set_metadata(&target(), finalizers(&["f"]), &manifests).unwrap().run().unwrap();
             fs::remove_file(dir.path().join("m/a.yaml")).unwrap();
             manifests.scan().unwrap();
             assert_eq!(
-                deleting(&state.merge(&manifests, prune, true)),
+                is_deleting(&state.merge(&manifests, prune, true)),
                 Some(false),
                 "one scan is not enough"
             );
-            let second = deleting(&state.merge(&manifests, prune, true));
+            let second = is_deleting(&state.merge(&manifests, prune, true));
             assert_eq!(second, prune.then_some(true));
             let target = target();
-            state.set_metadata(&target, held(&[]), &manifests).unwrap().write().unwrap();
-            assert_eq!(deleting(&state.merge(&manifests, prune, true)), None, "cleaned up");
+            state.set_metadata(&target, finalizers(&[]), &manifests).unwrap().run().unwrap();
+            assert_eq!(is_deleting(&state.merge(&manifests, prune, true)), None, "cleaned up");
         }
     }
 
     #[test]
-    fn the_generation_counts_specs() {
+    fn increments_the_generation_when_the_spec_changes() {
         let World { dir, mut manifests, mut state } = world();
-        let generation = |objects: Vec<(Kind, Value)>| {
+        let generation = |objects: Vec<(ResourceKind, Value)>| {
             objects.iter().find(|(_, o)| o["metadata"]["name"] == "a").unwrap().1["metadata"]["generation"]
                 .as_i64()
                 .unwrap()
@@ -431,15 +401,5 @@ mod tests {
         fs::write(dir.path().join("m/a.yaml"), HOOK.replace("source: s", "source: t")).unwrap();
         manifests.scan().unwrap();
         assert_eq!(generation(state.merge(&manifests, false, true)), 2);
-    }
-
-    #[test]
-    fn a_lost_ring_is_not_replaced_while_objects_depend_on_it() {
-        let World { dir, mut state, .. } = world();
-        let first = open_ring(dir.path()).unwrap();
-        assert_eq!(open_ring(dir.path()).unwrap().newest(), first.newest());
-        state.set_status(&target(), json!({})).unwrap().write().unwrap();
-        fs::remove_file(dir.path().join("keys.json")).unwrap();
-        assert!(open_ring(dir.path()).unwrap_err().to_string().contains("restore"));
     }
 }

@@ -1,4 +1,4 @@
-//! Kubernetes Events, told beside the reconciles: an object that is ready is not held up by the word about it.
+//! Publishes Kubernetes Events in the background, so that an Event never delays a reconcile.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -13,104 +13,106 @@ use kube::{Api, Client};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
+use super::api_server::{hostname, to_cluster_error};
 use crate::api::GROUP;
-use crate::cluster::Target;
-use crate::core::conditions::{Note, cut};
+use crate::cluster::WriteTarget;
+use crate::core::conditions::{ConditionMessage, cut};
 use crate::leadership::Leadership;
 
-/// The longest note that the API server takes.
-const MAX_NOTE: usize = 1024;
-/// Notes that wait, some hundred bytes each; then whoever has one more waits too, so that none is lost.
-const QUEUE: usize = 16_384;
-/// Few: ten thousand objects that start together are to become ready first.
-const AT_ONCE: usize = 2;
-/// How long a stop waits for what is not told yet.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// The longest note that the API server accepts, in bytes.
+const MAX_NOTE_BYTES: usize = 1024;
+/// Capacity of the queue, at some hundred bytes an Event. When it is full, `publish` blocks, so that no Event is lost.
+const QUEUE_CAPACITY: usize = 16_384;
+/// Concurrent API calls. Kept low, because the reconciles of 10,000 objects at a start go first.
+const CONCURRENCY: usize = 2;
+/// How long a stop waits for queued Events.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Publishes Events.
-pub struct Events {
+/// Creates Events, directly or through a queue once `run` was called.
+pub struct EventPublisher {
     client: Client,
     leadership: Leadership,
-    /// Unset: nobody tells in the background, and whoever publishes tells.
-    queue: OnceLock<mpsc::Sender<Told>>,
-    /// How many are not told yet.
-    waiting: watch::Sender<usize>,
+    /// Unset until `run`; until then `publish` creates Events itself.
+    queue: OnceLock<mpsc::Sender<QueuedEvent>>,
+    /// The number of Events that are queued or being created.
+    unpublished: watch::Sender<usize>,
 }
 
-struct Told {
-    target: Target,
+struct QueuedEvent {
+    target: WriteTarget,
     warning: bool,
-    note: Note,
+    note: ConditionMessage,
     at: Timestamp,
 }
 
-impl Events {
+impl EventPublisher {
     pub fn new(client: Client, leadership: Leadership) -> Arc<Self> {
-        Arc::new(Events { client, leadership, queue: OnceLock::new(), waiting: watch::Sender::new(0) })
+        let unpublished = watch::Sender::new(0);
+        Arc::new(EventPublisher { client, leadership, queue: OnceLock::new(), unpublished })
     }
 
-    /// Tells in the background from now on, as long as the work lasts.
+    /// Creates Events from the queue while the returned future runs.
     pub fn run(self: &Arc<Self>) -> impl Future<Output = ()> + Send + use<> {
-        let (queue, receiver) = mpsc::channel(QUEUE);
-        // One that was set before goes on.
+        let (queue, receiver) = mpsc::channel(QUEUE_CAPACITY);
+        // An error means that an earlier call has set the queue, which stays in use.
         self.queue.set(queue).ok();
-        let events = self.clone();
+        let publisher = self.clone();
         async move {
-            let tell = |told: Told| {
-                let events = &events;
+            let create = |event: QueuedEvent| {
+                let publisher = &publisher;
                 async move {
-                    events.tell(&told).await;
-                    events.waiting.send_modify(|waiting| *waiting -= 1);
+                    publisher.create_or_log(&event).await;
+                    publisher.unpublished.send_modify(|count| *count -= 1);
                 }
             };
-            ReceiverStream::new(receiver).for_each_concurrent(AT_ONCE, tell).await;
+            ReceiverStream::new(receiver).for_each_concurrent(CONCURRENCY, create).await;
         }
     }
 
-    /// Never fails: what cannot be told is logged.
-    pub async fn publish(&self, target: &Target, warning: bool, note: &Note) {
-        let told = Told { target: target.clone(), warning, note: note.clone(), at: Timestamp::now() };
-        let Some(queue) = self.queue.get() else { return self.tell(&told).await };
-        self.waiting.send_modify(|waiting| *waiting += 1);
-        if let Err(mpsc::error::SendError(told)) = queue.send(told).await {
-            self.waiting.send_modify(|waiting| *waiting -= 1);
-            self.tell(&told).await;
+    /// Queues an Event. Never fails; an Event that cannot be created is logged.
+    pub async fn publish(&self, target: &WriteTarget, warning: bool, note: &ConditionMessage) {
+        let event = QueuedEvent { target: target.clone(), warning, note: note.clone(), at: Timestamp::now() };
+        let Some(queue) = self.queue.get() else { return self.create_or_log(&event).await };
+        self.unpublished.send_modify(|count| *count += 1);
+        if let Err(mpsc::error::SendError(event)) = queue.send(event).await {
+            self.unpublished.send_modify(|count| *count -= 1);
+            self.create_or_log(&event).await;
         }
     }
 
-    /// Waits for a while until everything is told.
+    /// Waits until all Events are created, at most `FLUSH_TIMEOUT`.
     pub async fn flush(&self) {
-        let mut waiting = self.waiting.subscribe();
-        let left = tokio::time::timeout(PATIENCE, waiting.wait_for(|waiting| *waiting == 0)).await;
-        if left.is_err() {
-            tracing::warn!(events = *self.waiting.borrow(), "Events could not be published before the stop");
+        let mut unpublished = self.unpublished.subscribe();
+        let flushed = tokio::time::timeout(FLUSH_TIMEOUT, unpublished.wait_for(|count| *count == 0)).await;
+        if flushed.is_err() {
+            tracing::warn!(events = *self.unpublished.borrow(), "events not published before the stop");
         }
     }
 
-    async fn tell(&self, told: &Told) {
-        if !self.leadership.leads() {
+    async fn create_or_log(&self, event: &QueuedEvent) {
+        if !self.leadership.is_leader() {
             return;
         }
-        if let Err(error) = self.create(told).await {
-            let error = super::cluster_error(error);
-            let (object, reason) = (&told.target.key, told.note.reason);
-            tracing::warn!(%object, reason, %error, "an Event could not be published");
+        if let Err(error) = self.create(event).await {
+            let error = to_cluster_error(error);
+            let (object, reason) = (&event.target.key, event.note.reason);
+            tracing::warn!(%object, reason, %error, "publishing an Event failed");
         }
     }
 
-    async fn create(&self, told: &Told) -> Result<(), kube::Error> {
-        let Told { target, warning, note, at } = told;
+    async fn create(&self, event: &QueuedEvent) -> Result<(), kube::Error> {
+        let QueuedEvent { target, warning, note, at } = event;
         let kind: &str = target.kind.into();
         let event = Event {
             metadata: ObjectMeta {
-                // Ends in a hyphen: the API server refuses a generateName that ends in a dot.
+                // Ends in a hyphen, because the API server rejects a generateName that ends in a dot.
                 generate_name: Some(format!("{}-", cut(&target.key.name, 200).trim_end_matches(['.', '-']))),
                 namespace: Some(target.key.namespace.clone()),
                 ..ObjectMeta::default()
             },
             action: Some("Reconcile".into()),
             event_time: Some(MicroTime(*at)),
-            note: Some(cut(&note.message, MAX_NOTE).to_owned()),
+            note: Some(cut(&note.message, MAX_NOTE_BYTES).to_owned()),
             reason: Some(note.reason.to_owned()),
             regarding: Some(ObjectReference {
                 api_version: Some(format!("{GROUP}/v1alpha1")),
@@ -121,7 +123,7 @@ impl Events {
                 ..ObjectReference::default()
             }),
             reporting_controller: Some("hookstream.dev/controller".into()),
-            reporting_instance: Some(cut(&super::hostname(), 128).to_owned()),
+            reporting_instance: Some(cut(&hostname(), 128).to_owned()),
             type_: Some(if *warning { "Warning" } else { "Normal" }.into()),
             ..Event::default()
         };

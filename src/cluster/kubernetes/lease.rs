@@ -1,5 +1,5 @@
-//! The Lease of leadership, kept on a thread and connections of its own: neither a list of ten thousand objects nor a
-//! reconcile that takes long delays a renewal. What to do is decided in `core::lease`.
+//! Competes for the Lease and renews it, on a thread and connections of its own: neither a list of 10,000 objects nor a
+//! slow reconcile delays a renewal. `core::lease` decides each step.
 
 use std::io;
 use std::sync::{Arc, OnceLock};
@@ -13,123 +13,125 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::api_server::hostname;
 use crate::core::conditions::cut;
-use crate::core::lease::{Election, Record, Step, Terms};
+use crate::core::lease::{Election, ElectionStep, LeaseRecord, LeaseTerms};
 use crate::core::time::Millis;
-use crate::leadership::{Keeper, Leadership};
+use crate::leadership::{Leadership, LeadershipHandle};
 use crate::metrics::Metrics;
 
-/// Where the Lease is, and how it is kept.
+/// Which Lease to hold, and how it is renewed.
 #[derive(Clone, Debug)]
 pub struct LeaseOptions {
     pub namespace: String,
     pub name: String,
-    pub terms: Terms,
-    /// Takes the Lease from whoever holds it.
+    pub terms: LeaseTerms,
+    /// Take the Lease from its current holder.
     pub by_force: bool,
 }
 
 impl LeaseOptions {
-    /// Takes the Lease from whoever holds it, and leads once that one has certainly stopped.
+    /// Takes the Lease from its current holder, and leads once that holder has certainly stopped.
     pub fn by_force(self) -> Self {
         LeaseOptions { by_force: true, ..self }
     }
 }
 
-/// A replica that may compete.
-pub struct Candidacy {
+/// An election that this replica has not joined yet.
+pub struct LeaderElection {
     config: Config,
     options: LeaseOptions,
-    keeper: Keeper,
+    keeper: LeadershipHandle,
 }
 
-/// A replica that competes. When it is dropped, the thread ends by itself and the Lease runs out.
+/// An election that runs on its thread. When dropped, the thread ends and the Lease expires.
 #[derive(Debug)]
-pub struct Competing {
+pub struct RunningElection {
     stop: CancellationToken,
-    ending: Arc<OnceLock<Ending>>,
+    at_exit: Arc<OnceLock<LeaseAtExit>>,
     ended: oneshot::Receiver<()>,
 }
 
-/// What becomes of the Lease at the end, where it is ours.
+/// What happens to our Lease when the election stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
-    /// It runs out: what is under way may still arrive.
-    RunOut,
-    /// Another may lead at once: nothing of ours is under way any more.
-    LetGo,
-    /// Nobody leads for this time.
+pub enum LeaseAtExit {
+    /// It expires by itself, because requests of ours may still be in flight.
+    Expire,
+    /// It is released, so that another replica can lead at once. No request of ours may be in flight.
+    Release,
+    /// It stays ours for this time, in which no replica can lead.
     Hold(Duration),
 }
 
-impl Candidacy {
-    /// It leads once it competes and wins.
-    pub fn new(config: Config, options: LeaseOptions) -> (Leadership, Candidacy) {
-        let (leadership, keeper) = Leadership::kept(Millis::steady);
-        (leadership, Candidacy { config, options, keeper })
+impl LeaderElection {
+    /// Returns the election and its leadership, which is gained once the started election is won.
+    pub fn new(config: Config, options: LeaseOptions) -> (Leadership, LeaderElection) {
+        let (leadership, keeper) = Leadership::leased(Millis::steady);
+        (leadership, LeaderElection { config, options, keeper })
     }
 
-    /// Competes for the Lease until it is stopped.
-    pub fn compete(self, metrics: Arc<Metrics>) -> io::Result<Competing> {
-        let Candidacy { config, options, keeper } = self;
-        let (stop, ending) = (CancellationToken::new(), Arc::new(OnceLock::new()));
+    /// Competes for the Lease on a new thread until stopped.
+    pub fn start(self, metrics: Arc<Metrics>) -> io::Result<RunningElection> {
+        let LeaderElection { config, options, keeper } = self;
+        let (stop, at_exit) = (CancellationToken::new(), Arc::new(OnceLock::new()));
         let (done, ended) = oneshot::channel::<()>();
-        let competing = Competing { stop: stop.clone(), ending: ending.clone(), ended };
+        let running = RunningElection { stop: stop.clone(), at_exit: at_exit.clone(), ended };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new().name("lease".into()).spawn(move || {
             let candidate = Candidate::new(config, options, keeper, metrics);
-            runtime.block_on(candidate.run(stop, &ending));
-            // Also dropped, and so noticed, when the above panics.
+            runtime.block_on(candidate.run(stop, &at_exit));
+            // Also dropped, and so detected, when the line above panics.
             drop(done);
         })?;
-        Ok(competing)
+        Ok(running)
     }
 }
 
-impl Competing {
-    /// Ready when the thread has ended, which it does only when it was told to, or by a defect.
+impl RunningElection {
+    /// Completes when the thread has ended, which without `stop` happens only by a defect.
     pub async fn ended(&mut self) {
         (&mut self.ended).await.ok();
     }
 
-    /// Stops leading, and ends.
-    pub async fn stop(mut self, ending: Ending) {
-        // Nobody else sets it: `self` is here.
-        self.ending.set(ending).ok();
+    /// Stops leading, and waits until the thread has ended.
+    pub async fn stop(mut self, at_exit: LeaseAtExit) {
+        // Cannot fail: only `stop` sets it, and `stop` consumes the election.
+        self.at_exit.set(at_exit).ok();
         self.stop.cancel();
         self.ended().await;
     }
 }
 
-impl Drop for Competing {
+impl Drop for RunningElection {
     fn drop(&mut self) {
         self.stop.cancel();
     }
 }
 
+/// A replica in the election.
 struct Candidate {
     config: Config,
-    /// None: the next call makes one. A connection that hangs must not cost the Lease.
+    /// None after a failure: the next call opens a new connection, so that one that hangs does not cost the Lease.
     api: Option<Api<Lease>>,
     options: LeaseOptions,
     election: Election,
-    me: String,
-    /// The Lease as last read or written: what others put into it (labels, owners) stays.
+    identity: String,
+    /// The Lease as last read or written. Fields that others set (labels, owners) are preserved.
     lease: Lease,
-    keeper: Keeper,
+    keeper: LeadershipHandle,
     metrics: Arc<Metrics>,
-    /// Whom the log last named.
-    told: Option<String>,
-    failing: bool,
+    /// The other holder that was logged last.
+    logged_holder: Option<String>,
+    is_failing: bool,
 }
 
 impl Candidate {
-    fn new(config: Config, options: LeaseOptions, keeper: Keeper, metrics: Arc<Metrics>) -> Self {
-        // Unlike the Pod's name, it is another after a restart: what a process that died wrote is not ours.
-        let me = format!("{}_{}", cut(&super::hostname(), 64), Uuid::now_v7().simple());
-        let mut election = Election::new(me.clone(), options.terms, Millis::steady());
+    fn new(config: Config, options: LeaseOptions, keeper: LeadershipHandle, metrics: Arc<Metrics>) -> Self {
+        // Unlike the Pod's name, it is unique for each start, so that a Lease of a crashed predecessor is not ours.
+        let identity = format!("{}_{}", cut(&hostname(), 64), Uuid::now_v7().simple());
+        let mut election = Election::new(identity.clone(), options.terms, Millis::steady());
         if options.by_force {
-            election = election.by_force();
+            election = election.with_takeover();
         }
         let lease = Lease::default();
         Candidate {
@@ -137,99 +139,102 @@ impl Candidate {
             api: None,
             options,
             election,
-            me,
+            identity,
             lease,
             keeper,
             metrics,
-            told: None,
-            failing: false,
+            logged_holder: None,
+            is_failing: false,
         }
     }
 
-    async fn run(mut self, stop: CancellationToken, ending: &OnceLock<Ending>) {
+    /// Competes until `stop`, then writes the Lease a last time as `at_exit` says.
+    async fn run(mut self, stop: CancellationToken, at_exit: &OnceLock<LeaseAtExit>) {
         while stop.run_until_cancelled(self.step()).await.is_some() {}
-        // First it stops leading, then others may know.
+        // Stop leading before the Lease is released, so that two replicas never lead.
         self.keeper.set(None, false);
-        self.metrics.leads(false);
-        match ending.get() {
-            None | Some(Ending::RunOut) => {}
-            Some(Ending::LetGo) => self.leave(None).await,
-            Some(Ending::Hold(time)) => {
+        self.metrics.set_leader(false);
+        match at_exit.get() {
+            None | Some(LeaseAtExit::Expire) => {}
+            Some(LeaseAtExit::Release) => self.write_final(None).await,
+            Some(LeaseAtExit::Hold(time)) => {
                 self.options.terms.duration = *time;
-                self.leave(Some(self.me.clone())).await;
+                self.write_final(Some(self.identity.clone())).await;
             }
         }
     }
 
+    /// Takes one step of the election: waits, reads or writes.
     async fn step(&mut self) {
         let now = Millis::steady();
-        match self.election.next(now) {
-            Step::Wait(until) => {
-                // The gauge and the log must not say "leads" when the time ran out.
+        match self.election.next_step(now) {
+            ElectionStep::Wait(until) => {
+                // Wake at the end of our time at the latest, so that gauge and log do not claim leadership beyond it.
                 let until = self.election.leads_until(now).map_or(until, |lost| until.min(lost));
                 tokio::time::sleep(until.since(now)).await;
             }
-            Step::Read => match self.read().await {
+            ElectionStep::Read => match self.read().await {
                 Ok(found) => {
-                    self.failing = false;
-                    self.election.read(found, Millis::steady());
-                    self.tell_other();
+                    self.is_failing = false;
+                    self.election.lease_read(found, Millis::steady());
+                    self.log_other_holder();
                 }
-                Err(error) => self.failed(&error),
+                Err(error) => self.record_failure(&error),
             },
-            Step::Write(version) => match self.write(version, Some(self.me.clone())).await {
+            ElectionStep::Write(version) => match self.write(version, Some(self.identity.clone())).await {
                 Ok(version) => {
-                    self.failing = false;
-                    self.told = None;
-                    let gained = self.election.wrote(version, now, Millis::steady());
+                    self.is_failing = false;
+                    self.logged_holder = None;
+                    let gained = self.election.write_accepted(version, now, Millis::steady());
                     if gained {
-                        tracing::info!(lease = self.name(), me = self.me, "this replica leads");
+                        tracing::info!(lease = self.name(), identity = self.identity, "this replica leads");
                     }
                     self.keeper.set(self.election.leads_until(Millis::steady()), gained);
                 }
-                Err(Failed::Conflict) => self.election.conflict(Millis::steady()),
-                Err(error) => self.failed(&error),
+                Err(LeaseError::Conflict) => self.election.write_conflicted(Millis::steady()),
+                Err(error) => self.record_failure(&error),
             },
         }
         let leads = self.election.leads_until(Millis::steady());
         if leads.is_none() {
             self.keeper.set(None, false);
         }
-        self.metrics.leads(leads.is_some());
+        self.metrics.set_leader(leads.is_some());
     }
 
-    fn failed(&mut self, error: &Failed) {
-        self.election.failed(Millis::steady());
+    fn record_failure(&mut self, error: &LeaseError) {
+        self.election.step_failed(Millis::steady());
         self.api = None;
-        // Once: an API server that is away for an hour must not fill the log.
-        if !std::mem::replace(&mut self.failing, true) {
-            tracing::warn!(lease = self.name(), %error, "the Lease can be neither read nor written; tried again");
+        // Log once, so that an outage of an hour does not fill the log.
+        if !std::mem::replace(&mut self.is_failing, true) {
+            tracing::warn!(lease = self.name(), %error, "reading or writing the lease failed, retrying");
         }
     }
 
-    fn tell_other(&mut self) {
-        let other = self.election.other().map(ToOwned::to_owned);
-        if other.is_some() && other != self.told {
+    fn log_other_holder(&mut self) {
+        let other = self.election.other_holder().map(ToOwned::to_owned);
+        if other.is_some() && other != self.logged_holder {
             let holder = other.as_deref().unwrap_or_default();
-            tracing::info!(lease = self.name(), holder, "another replica leads; this one stands by");
+            tracing::info!(lease = self.name(), holder, "another replica leads, standing by");
         }
-        self.told = other;
+        self.logged_holder = other;
     }
 
     fn name(&self) -> String {
         format!("{}/{}", self.options.namespace, self.options.name)
     }
 
-    async fn read(&mut self) -> Result<Option<(String, Record)>, Failed> {
+    /// Reads the Lease: its version, holder and duration; None where it does not exist.
+    async fn read(&mut self) -> Result<Option<(String, LeaseRecord)>, LeaseError> {
         let api = self.api()?;
-        let found = within(self.patience(), api.get_opt(&self.options.name)).await?;
+        let found = with_timeout(self.call_timeout(), api.get_opt(&self.options.name)).await?;
         let Some(lease) = found else {
             self.lease = Lease::default();
             return Ok(None);
         };
         let spec = lease.spec.clone().unwrap_or_default();
         let seconds = spec.lease_duration_seconds.and_then(|s| u64::try_from(s).ok());
-        let record = Record {
+        let record = LeaseRecord {
             holder: spec.holder_identity.filter(|holder| !holder.is_empty()),
             duration: seconds.map(Duration::from_secs),
         };
@@ -238,59 +243,59 @@ impl Candidate {
         Ok(Some((version, record)))
     }
 
-    /// Writes a holder into this version (None: creates the Lease); the new version.
-    async fn write(&mut self, version: Option<String>, holder: Option<String>) -> Result<String, Failed> {
+    /// Writes a holder if the Lease is still at this version (None creates the Lease). Returns the new version.
+    async fn write(&mut self, version: Option<String>, holder: Option<String>) -> Result<String, LeaseError> {
         let api = self.api()?;
         let mut lease = self.lease.clone();
         let (now, create) = (MicroTime(jiff::Timestamp::now()), version.is_none());
         lease.metadata = ObjectMeta { name: Some(self.options.name.clone()), ..lease.metadata };
         lease.metadata.resource_version = version;
         let spec = lease.spec.get_or_insert_with(LeaseSpec::default);
-        let same = spec.holder_identity == holder;
-        if !same {
+        let is_same_holder = spec.holder_identity == holder;
+        if !is_same_holder {
             spec.lease_transitions = Some(spec.lease_transitions.unwrap_or(0).saturating_add(1));
             spec.acquire_time = Some(now.clone());
         }
         spec.renew_time = Some(now);
-        // Rounded up: others must not wait for less than was meant.
+        // Round up, so that others never wait for less than the duration.
         let seconds =
             if holder.is_some() { self.options.terms.duration.as_millis().div_ceil(1000) } else { 1 };
         spec.lease_duration_seconds = i32::try_from(seconds).ok();
         spec.holder_identity = Some(holder.unwrap_or_default());
         let (name, params) = (self.options.name.clone(), PostParams::default());
         let written = if create {
-            within(self.patience(), api.create(&params, &lease)).await?
+            with_timeout(self.call_timeout(), api.create(&params, &lease)).await?
         } else {
-            within(self.patience(), api.replace(&name, &params, &lease)).await?
+            with_timeout(self.call_timeout(), api.replace(&name, &params, &lease)).await?
         };
         let version = written.metadata.resource_version.clone().unwrap_or_default();
         self.lease = written;
         Ok(version)
     }
 
-    /// The last write, where the Lease is ours.
-    async fn leave(&mut self, holder: Option<String>) {
-        // A renewal that was cut off may have been carried out: then another version is there.
+    /// Writes the holder a last time if the Lease is ours.
+    async fn write_final(&mut self, holder: Option<String>) {
+        // An interrupted renewal may have been applied; then the first write conflicts and the second one succeeds.
         for _ in 0..2 {
-            let Some(version) = self.election.release().map(ToOwned::to_owned) else { return };
+            let Some(version) = self.election.release_version().map(ToOwned::to_owned) else { return };
             match self.write(Some(version), holder.clone()).await {
                 Ok(_) => {
-                    let what =
-                        if holder.is_some() { "hold the Lease for a while" } else { "let the Lease go" };
-                    tracing::info!(lease = self.name(), "{what}");
+                    let message = if holder.is_some() { "lease held after exit" } else { "lease released" };
+                    tracing::info!(lease = self.name(), "{message}");
                     return;
                 }
-                Err(Failed::Conflict) => match self.read().await {
-                    Ok(found) => self.election.read(found, Millis::steady()),
+                Err(LeaseError::Conflict) => match self.read().await {
+                    Ok(found) => self.election.lease_read(found, Millis::steady()),
                     Err(_) => break,
                 },
                 Err(_) => break,
             }
         }
-        tracing::warn!(lease = self.name(), "the Lease could not be let go; it runs out by itself");
+        tracing::warn!(lease = self.name(), "releasing the lease failed, it will expire");
     }
 
-    fn api(&mut self) -> Result<Api<Lease>, Failed> {
+    /// Returns the API of the last call, or one with a new connection.
+    fn api(&mut self) -> Result<Api<Lease>, LeaseError> {
         if let Some(api) = &self.api {
             return Ok(api.clone());
         }
@@ -300,36 +305,36 @@ impl Candidate {
         Ok(api)
     }
 
-    /// Two calls that hang in a row must not cost the Lease.
-    fn patience(&self) -> Duration {
+    /// Returns a third of the renew deadline, so that two calls that hang in a row do not cost the Lease.
+    fn call_timeout(&self) -> Duration {
         self.options.terms.renew_deadline / 3
     }
 }
 
-/// Why a call came to nothing.
+/// Why a call failed.
 #[derive(Debug, thiserror::Error)]
-enum Failed {
-    #[error("somebody else wrote it meanwhile")]
+enum LeaseError {
+    #[error("another replica wrote it concurrently")]
     Conflict,
-    #[error("no answer within {0:?}")]
+    #[error("no response within {} ms", .0.as_millis())]
     Timeout(Duration),
     #[error(transparent)]
     Kube(kube::Error),
 }
 
-impl From<kube::Error> for Failed {
+impl From<kube::Error> for LeaseError {
     fn from(error: kube::Error) -> Self {
         match &error {
-            // At a replace another version is there, at a create there is one.
-            kube::Error::Api(status) if status.code == 409 => Failed::Conflict,
-            _ => Failed::Kube(error),
+            // A replace found another version, or a create found an existing Lease.
+            kube::Error::Api(status) if status.code == 409 => LeaseError::Conflict,
+            _ => LeaseError::Kube(error),
         }
     }
 }
 
-async fn within<T>(
-    patience: Duration,
+async fn with_timeout<T>(
+    timeout: Duration,
     call: impl Future<Output = Result<T, kube::Error>>,
-) -> Result<T, Failed> {
-    Ok(tokio::time::timeout(patience, call).await.map_err(|_| Failed::Timeout(patience))??)
+) -> Result<T, LeaseError> {
+    Ok(tokio::time::timeout(timeout, call).await.map_err(|_| LeaseError::Timeout(timeout))??)
 }

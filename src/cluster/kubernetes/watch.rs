@@ -1,4 +1,4 @@
-//! The watches: our kinds whole, Secrets and ConfigMaps by their metadata only.
+//! The watches: complete objects of our kinds, and only the metadata of Secrets and ConfigMaps.
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -13,78 +13,83 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 
-use super::cache::{Cache, Holder};
-use super::{Kubernetes, Options, Pulse, crds};
+use super::client::{Kubernetes, KubernetesOptions};
+use super::data_cache::{DataCache, DataResource};
+use super::installed_crds;
+use super::watch_liveness::WatchLiveness;
 use crate::api::USE_LABEL;
-use crate::cluster::{Change, Feed, Guarded, Key, Subscribers, View};
+use crate::cluster::{DeserializeGuard, ObjectChange, ObjectKey, Reflector, Subscribers, View};
 use crate::core::time::Millis;
-use crate::ops::Pending;
+use crate::ops::ReadinessGate;
 
-/// What is watched, and the work of watching, to be spawned.
-pub struct Watching<F> {
+/// The view of a cluster, and the future that keeps it in sync.
+pub struct ClusterWatch<F> {
     pub view: View,
+    /// Runs all watches; must be spawned.
     pub run: F,
 }
 
-/// Watches everything that both roles need.
+/// Watches every kind that the controller and the worker read.
 pub fn watch(
     cluster: &Kubernetes,
-    options: &Options,
+    options: &KubernetesOptions,
     subscribers: Subscribers,
-    pulse: Arc<Pulse>,
-    installed: Pending,
-) -> Watching<impl Future<Output = ()> + Send + use<>> {
+    liveness: Arc<WatchLiveness>,
+    installed: ReadinessGate,
+) -> ClusterWatch<impl Future<Output = ()> + Send + use<>> {
     let subscribers = Arc::new(subscribers);
     let scopes = options.namespaces.len().max(1);
-    let (hook_feed, hooks) = Feed::new(scopes, subscribers.clone(), Change::EventHook);
-    let (connection_feed, connections) = Feed::new(scopes, subscribers.clone(), Change::Connection);
-    let (stream_feed, streams) = Feed::new(scopes, subscribers.clone(), Change::EventStream);
-    let (auth0_hook_feed, auth0_hooks) = Feed::new(scopes, subscribers.clone(), Change::Hook);
+    let (hook_reflector, hooks) = Reflector::new(scopes, subscribers.clone(), ObjectChange::EventHook);
+    let (connection_reflector, connections) =
+        Reflector::new(scopes, subscribers.clone(), ObjectChange::Connection);
+    let (stream_reflector, streams) = Reflector::new(scopes, subscribers.clone(), ObjectChange::EventStream);
+    let (auth0_hook_reflector, auth0_hooks) = Reflector::new(scopes, subscribers.clone(), ObjectChange::Hook);
     let (client, namespaces) = (cluster.client.clone(), options.namespaces.clone());
     let (secrets, config_maps) = (cluster.secrets.clone(), cluster.config_maps.clone());
-    let labelled = options.require_secret_label;
+    let label_required = options.require_secret_label;
     let config =
         Config::default().timeout(u32::try_from(options.watch_timeout.as_secs()).unwrap_or(u32::MAX));
     let run = async move {
-        // A watch of what is not installed fails and waits, longer and longer, also after it was installed.
-        crds::wait(&client, installed).await;
-        let watches = Watches { client, namespaces, config, pulse };
-        let secret_config = if labelled {
+        // A watch of a missing CRD fails and backs off, and would stay in backoff after the CRD is installed.
+        installed_crds::wait_until_installed(&client, installed).await;
+        let watches = Watches { client, namespaces, config, liveness };
+        let secret_config = if label_required {
             watches.config.clone().labels(&format!("{USE_LABEL}=true"))
         } else {
             watches.config.clone()
         };
-        // Boxed: together they outgrow a thread's stack where one frame hands them to the next.
+        // Boxed, because together the futures would overflow a thread's stack when they are moved.
         tokio::join!(
-            Box::pin(watches.follow(hook_feed)),
-            Box::pin(watches.follow(connection_feed)),
-            Box::pin(watches.follow(stream_feed)),
-            Box::pin(watches.follow(auth0_hook_feed)),
-            Box::pin(watches.follow_data(secret_config, secrets, &subscribers, Change::Secret)),
+            Box::pin(watches.follow(hook_reflector)),
+            Box::pin(watches.follow(connection_reflector)),
+            Box::pin(watches.follow(stream_reflector)),
+            Box::pin(watches.follow(auth0_hook_reflector)),
+            Box::pin(watches.follow_data(secret_config, secrets, &subscribers, ObjectChange::Secret)),
             Box::pin(watches.follow_data(
                 watches.config.clone(),
                 config_maps,
                 &subscribers,
-                Change::ConfigMap
+                ObjectChange::ConfigMap
             )),
         );
     };
     let view = View::new(hooks, connections, streams, auth0_hooks);
-    let (of_secrets, of_config_maps) = (view.clone(), view.clone());
-    cluster.secrets.keep(move || of_secrets.referenced("Secret"));
-    cluster.config_maps.keep(move || of_config_maps.referenced("ConfigMap"));
-    Watching { view, run }
+    let (secret_view, config_map_view) = (view.clone(), view.clone());
+    cluster.secrets.set_referenced_keys(move || secret_view.referenced_keys("Secret"));
+    cluster.config_maps.set_referenced_keys(move || config_map_view.referenced_keys("ConfigMap"));
+    ClusterWatch { view, run }
 }
 
-/// What all watches have in common.
+/// The settings that all watches share.
 struct Watches {
     client: Client,
     namespaces: Vec<String>,
     config: Config,
-    pulse: Arc<Pulse>,
+    liveness: Arc<WatchLiveness>,
 }
 
 impl Watches {
+    /// Returns an API for each namespace (or one for all), and registers their watches for liveness.
     fn apis<K: Resource<DynamicType = (), Scope = NamespaceResourceScope>>(&self) -> Vec<Api<K>> {
         let apis: Vec<Api<K>> = if self.namespaces.is_empty() {
             vec![Api::all(self.client.clone())]
@@ -92,12 +97,12 @@ impl Watches {
             self.namespaces.iter().map(|n| Api::namespaced(self.client.clone(), n)).collect()
         };
         for api in &apis {
-            self.pulse.expect(api.resource_url().to_owned(), Millis::steady());
+            self.liveness.register(api.resource_url().to_owned(), Millis::steady());
         }
         apis
     }
 
-    async fn follow<K>(&self, mut feed: Feed<K>)
+    async fn follow<K>(&self, mut reflector: Reflector<K>)
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
             + Clone
@@ -107,27 +112,27 @@ impl Watches {
             + Sync
             + 'static,
     {
-        let streams = self.apis::<Guarded<K>>().into_iter().enumerate().map(|(scope, api)| {
+        let streams = self.apis::<DeserializeGuard<K>>().into_iter().enumerate().map(|(scope, api)| {
             let events = watcher(api, self.config.clone()).default_backoff();
             events.map(move |event| (scope, event)).boxed()
         });
         let mut events = select_all(streams);
         while let Some((scope, event)) = events.next().await {
             match event {
-                Ok(event) => feed.apply(scope, event).await,
+                Ok(event) => reflector.apply(scope, event).await,
                 Err(error) => {
-                    tracing::warn!(kind = %K::kind(&()), %error, "the watch failed and starts again");
+                    tracing::warn!(kind = %K::kind(&()), %error, "watch failed, restarting");
                 }
             }
         }
     }
 
-    async fn follow_data<K: Holder>(
+    async fn follow_data<K: DataResource>(
         &self,
         config: Config,
-        cache: Arc<Cache<K>>,
+        cache: Arc<DataCache<K>>,
         subscribers: &Subscribers,
-        change: fn(Key) -> Change,
+        change: fn(ObjectKey) -> ObjectChange,
     ) {
         let streams = self
             .apis::<PartialObjectMeta<K>>()
@@ -137,18 +142,18 @@ impl Watches {
         while let Some(event) = events.next().await {
             match event {
                 Ok(Event::Apply(object) | Event::Delete(object) | Event::InitApply(object)) => {
-                    let key = Key::of(&object);
-                    // A relist brings everything in the cluster: what nobody uses concerns nobody. One that was missing
-                    // when it was asked for is among those that are used.
-                    if cache.changed(&key) {
-                        subscribers.tell(&change(key)).await;
+                    let key = ObjectKey::of(&object);
+                    // A relist delivers every object of the cluster; report only those in use. An object that was missing
+                    // when it was read also has a cache entry.
+                    if cache.record_change(&key) {
+                        subscribers.notify(&change(key)).await;
                     }
                 }
-                // What was deleted while nobody watched is not in the list that follows.
-                Ok(Event::Init) => cache.all_changed(),
+                // The list that follows omits objects that were deleted while the watch was down.
+                Ok(Event::Init) => cache.record_change_of_all(),
                 Ok(Event::InitDone) => {}
                 Err(error) => {
-                    tracing::warn!(kind = %K::kind(&()), %error, "the watch failed and starts again");
+                    tracing::warn!(kind = %K::kind(&()), %error, "watch failed, restarting");
                 }
             }
         }

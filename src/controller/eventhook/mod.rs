@@ -1,4 +1,4 @@
-//! EventHook: what Kong has to be told for it, and whether what it refers to is there.
+//! EventHook: dereferences and validates it, and builds the hook that Kong should have.
 
 mod config;
 mod sources;
@@ -10,26 +10,24 @@ use std::time::Duration;
 use kube::runtime::reflector::Store;
 use uuid::Uuid;
 
-pub use sources::Sources;
-
 use super::context::Context;
-use super::problem::Problem;
-use super::reconcile::{self, Preview, Ring, Synced, Vendor, Wanted, shared_members};
-use super::{connection, status};
-use crate::admin::Access;
+use super::error::SyncError;
+use super::reconcile::{self, DesiredObject, Preview, PreviewKeys, Synced, VendorAccess, shared_members};
+use super::status;
+use crate::admin::AdminAccess;
 use crate::admin::kong::{KongClient, KongHook};
-use crate::api::{AppliedTerms, ConnectionSpec, DeliverBy, EventHook};
-use crate::cluster::{Guarded, View};
-use crate::core::conditions::{Note, Standing};
-use crate::core::hook::{self, Hook};
+use crate::api::{AppliedSettings, ConnectionSpec, DeliverBy, EventHook};
+use crate::cluster::{DeserializeGuard, View};
+use crate::core::conditions::{ConditionMessage, ObjectReadiness};
+use crate::core::hook::{self, CompiledHook};
 use crate::core::keys::KeyRing;
 use crate::core::time::Millis;
-use config::References;
+use config::HookSecrets;
 
-/// The space of ids that are made from uids: a create that was cut off finds its own object again.
-const KONG_IDS: Uuid = Uuid::from_u128(0x6861_6f6b_7374_7265_616d_2e64_6576_0002);
-/// A hook without a vendor's object has nothing to compare; it is looked at now and then all the same.
-const UNHURRIED: Duration = Duration::from_secs(3600);
+/// The namespace of the UUIDs that derive from uids. With a derived id, a create that got no answer can be repeated.
+const KONG_ID_NAMESPACE: Uuid = Uuid::from_u128(0x6861_6f6b_7374_7265_616d_2e64_6576_0002);
+/// Requeue delay of a hook without a Connection, which has no external object to compare.
+const WITHOUT_CONNECTION_REQUEUE: Duration = Duration::from_secs(3600);
 
 impl Synced for EventHook {
     type Client = KongClient;
@@ -42,104 +40,106 @@ impl Synced for EventHook {
         connection.kong.is_some()
     }
 
-    fn client(access: &Access) -> Option<KongClient> {
+    fn client(access: &AdminAccess) -> Option<KongClient> {
         Some(KongClient::new(access.kong()?.clone()))
     }
 
-    fn all(view: &View) -> &Store<Guarded<EventHook>> {
+    fn store(view: &View) -> &Store<DeserializeGuard<EventHook>> {
         &view.hooks
     }
 
-    fn own_id(uid: &str) -> Option<String> {
+    fn derived_id(uid: &str) -> Option<String> {
         Some(external_id(uid))
     }
 }
 
-/// The id under which Kong has the hook of this uid.
+/// Returns Kong's id of the hook with this uid.
 fn external_id(uid: &str) -> String {
-    Uuid::new_v5(&KONG_IDS, uid.as_bytes()).to_string()
+    Uuid::new_v5(&KONG_ID_NAMESPACE, uid.as_bytes()).to_string()
 }
 
-/// The pipeline.
-pub async fn reconcile(object: Arc<EventHook>, context: Arc<Context>) -> Result<Duration, Problem> {
+/// Reconciles an EventHook.
+pub async fn reconcile(object: Arc<EventHook>, context: Arc<Context>) -> Result<Duration, SyncError> {
     if object.metadata.deletion_timestamp.is_some() {
-        return reconcile::cleanup(&*object, &context).await;
+        return reconcile::clean_up(&*object, &context).await;
     }
     if object.policies().suspend {
-        return Ok(reconcile::suspended());
+        return Ok(reconcile::SUSPENDED_REQUEUE);
     }
     let hook = hook::validate(&object)?;
-    let references = config::read(&hook, &context).await?;
-    let Some(name) = &hook.connection else { return in_the_worker_alone(&object, &context).await };
-    let vendor = reconcile::vendor::<EventHook>(&context, &object, name).await?;
-    let ring = match hook.deliver_by {
-        DeliverBy::Worker => Some(context.ring().await?),
+    let secrets = config::read_secrets(&hook, &context).await?;
+    let Some(name) = &hook.connection else { return reconcile_without_connection(&object, &context).await };
+    let vendor = reconcile::vendor_access::<EventHook>(&context, &object, name).await?;
+    let key_ring = match hook.deliver_by {
+        DeliverBy::Worker => Some(context.key_ring().await?),
         DeliverBy::Gateway => None,
     };
-    let terms = terms::terms(&object, &hook, ring.as_deref())?;
-    let wanted = wanted(&object, &hook, &references, &vendor, &terms, ring.as_deref(), &context)?;
-    let outcome = reconcile::sync(&context, &*object, &vendor, &wanted).await?;
+    let terms = terms::relay_terms(&object, &hook, key_ring.as_deref())?;
+    let desired = desired_hook(&object, &hook, &secrets, &vendor, &terms, key_ring.as_deref(), &context)?;
+    let result = reconcile::sync(&context, &*object, &vendor, &desired).await?;
 
     let mut status = object.status.clone().unwrap_or_default();
     if !object.policies().observes_only() {
         status.applied = Some(Box::new(terms::applied(object.status.as_ref(), terms, Millis::now())));
     }
-    // Where nobody knows now, what was known stays.
-    if let Some(known) = context.sources.check(&vendor, &hook).await {
-        sources::report(&mut status.conditions, known, object.metadata.generation);
-    }
-    let ready = Note::new("Synced", said(&hook, &vendor));
-    reconcile::finish(&context, &*object, &vendor, &wanted, outcome, status, ready).await
+    let version = vendor.connection.status.as_ref().and_then(|s| s.version.as_deref());
+    let check = context.sources.check(&vendor.client, version, &hook.source, hook.event.as_deref()).await;
+    sources::set_condition(&mut status.conditions, &check, object.metadata.generation);
+    let ready = ConditionMessage::new("Synced", ready_message(&hook, version));
+    reconcile::finish(&context, &*object, &vendor, &desired, result, status, ready).await
 }
 
-/// What a sync would change.
-pub async fn preview(object: &EventHook, context: &Context) -> Result<Preview, Problem> {
+/// Previews a sync.
+pub async fn preview(object: &EventHook, context: &Context) -> Result<Preview, SyncError> {
     let hook = hook::validate(object)?;
-    let references = config::read(&hook, context).await?;
+    let secrets = config::read_secrets(&hook, context).await?;
     let Some(name) = &hook.connection else {
-        return Ok(Preview::nothing("without connectionRef nothing is told to a vendor"));
+        return Ok(Preview::unchanged("without connectionRef no vendor is configured"));
     };
-    let vendor = reconcile::vendor::<EventHook>(context, object, name).await?;
-    let ring = match hook.deliver_by {
-        DeliverBy::Worker => Some(Ring::of(context).await?),
+    let vendor = reconcile::vendor_access::<EventHook>(context, object, name).await?;
+    let keys = match hook.deliver_by {
+        DeliverBy::Worker => Some(PreviewKeys::load(context).await?),
         DeliverBy::Gateway => None,
     };
-    let keys = ring.as_ref().map(|ring| &*ring.keys);
-    let terms = terms::terms(object, &hook, keys)?;
-    let wanted = wanted(object, &hook, &references, &vendor, &terms, keys, context)?;
-    reconcile::preview(context, object, &vendor, &wanted, ring.as_ref()).await
+    let key_ring = keys.as_ref().map(|keys| &*keys.key_ring);
+    let terms = terms::relay_terms(object, &hook, key_ring)?;
+    let desired = desired_hook(object, &hook, &secrets, &vendor, &terms, key_ring, context)?;
+    reconcile::preview(context, object, &vendor, &desired, keys.as_ref()).await
 }
 
-/// Without a Connection there is nothing to sync and nothing to clean up, so no finalizer.
-async fn in_the_worker_alone(object: &EventHook, context: &Context) -> Result<Duration, Problem> {
-    let standing = Standing::Ready(Note::new("Valid", "the worker delivers what is published to it"));
-    status::write(context, object, object.status.clone().unwrap_or_default(), &standing, None).await?;
-    Ok(UNHURRIED)
+/// Reconciles a hook that only the worker serves. It has no external object and so needs no finalizer.
+async fn reconcile_without_connection(object: &EventHook, context: &Context) -> Result<Duration, SyncError> {
+    let readiness = ObjectReadiness::Ready(ConditionMessage::new(
+        "Valid",
+        "the worker delivers the events that are published to it",
+    ));
+    status::write(context, object, object.status.clone().unwrap_or_default(), &readiness, None).await?;
+    Ok(WITHOUT_CONNECTION_REQUEUE)
 }
 
-/// The hook that Kong should have. Pure.
-fn wanted(
+/// Returns the hook that Kong should have. Pure.
+fn desired_hook(
     object: &EventHook,
-    hook: &Hook,
-    references: &References,
-    vendor: &Vendor<KongClient>,
-    terms: &AppliedTerms,
-    ring: Option<&KeyRing>,
+    hook: &CompiledHook,
+    secrets: &HookSecrets,
+    vendor: &VendorAccess<KongClient>,
+    terms: &AppliedSettings,
+    key_ring: Option<&KeyRing>,
     context: &Context,
-) -> Result<Wanted<KongHook>, Problem> {
+) -> Result<DesiredObject<KongHook>, SyncError> {
     let kong = vendor.connection.spec.kong.as_ref();
-    let (config, secrets) = match (ring, &terms.key_id) {
-        (Some(ring), Some(key)) => {
+    let (config, secret_paths) = match (key_ring, &terms.key_id) {
+        (Some(key_ring), Some(key)) => {
             let base = match &vendor.connection.spec.ingest_url {
-                Some(text) => hook::parse_url(&text.0).map_err(|_| Problem::IngestUrlMissing)?,
-                None => context.options.ingest_url.clone().ok_or(Problem::IngestUrlMissing)?,
+                Some(text) => hook::parse_url(&text.0).map_err(|_| SyncError::IngestUrlMissing)?,
+                None => context.options.ingest_url.clone().ok_or(SyncError::IngestUrlMissing)?,
             };
-            config::relay(object, hook, base, ring, key, terms.rotation.as_deref())?
+            config::relay_config(object, hook, base, key_ring, key, terms.rotation.as_deref())?
         }
-        _ => config::gateway(hook, references, kong.and_then(|k| k.gateway_handlers.as_deref()))?,
+        _ => config::gateway_config(hook, secrets, kong.and_then(|k| k.gateway_handlers.as_deref()))?,
     };
-    let (snooze, on_change) = config::gates(hook);
-    let desired = KongHook {
+    let (snooze, on_change) = config::kong_gates(hook);
+    let body = KongHook {
         source: hook.source.clone(),
         event: hook.event.clone(),
         handler: config::handler_name(hook).to_owned(),
@@ -147,24 +147,28 @@ fn wanted(
         on_change,
         config,
     };
-    let compared = desired.to_value();
-    Ok(Wanted::new(desired, compared, &secrets, None))
+    let object = body.to_value();
+    Ok(DesiredObject::new(body, object, &secret_paths, None))
 }
 
-fn said(hook: &Hook, vendor: &Vendor<KongClient>) -> String {
+/// Returns the message of a hook that is as desired. `version` is the gateway's.
+fn ready_message(hook: &CompiledHook, version: Option<&str>) -> String {
     match hook.deliver_by {
         DeliverBy::Worker => "Kong relays to the worker, which delivers".into(),
-        DeliverBy::Gateway => {
-            let version = vendor.connection.status.as_ref().and_then(|s| s.version.as_deref());
-            let signs = hook.handler.signature().and(version).map(connection::signs_with);
-            match signs {
-                Some(algorithm) => {
-                    format!("Kong has the hook and delivers by itself, signed with HMAC-{algorithm}")
-                }
-                None => "Kong has the hook and delivers by itself".into(),
+        DeliverBy::Gateway => match hook.handler.signature().and(version).map(signature_hash) {
+            Some(algorithm) => {
+                format!("Kong has the hook and delivers by itself, signed with HMAC-{algorithm}")
             }
-        }
+            None => "Kong has the hook and delivers by itself".into(),
+        },
     }
+}
+
+/// Returns the hash algorithm with which a gateway of this version signs.
+fn signature_hash(version: &str) -> &'static str {
+    let mut numbers = version.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    let version = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
+    if version >= (3, 14) { "SHA256" } else { "SHA1" }
 }
 
 #[cfg(test)]
@@ -172,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_id_is_a_uuid_made_from_the_uid() {
+    fn id_is_a_uuid_that_derives_from_the_uid() {
         assert_eq!(external_id("u"), external_id("u"));
         assert_ne!(external_id("u"), external_id("v"));
         assert!(Uuid::parse_str(&external_id("u")).is_ok());

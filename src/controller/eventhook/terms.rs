@@ -1,52 +1,58 @@
-//! What Kong was told, apart from secrets: by this the worker judges what comes in.
+//! The relay settings that Kong has, without secrets. The worker accepts relayed events by these.
 
 use std::time::Duration;
 
-use crate::api::{Applied, AppliedTerms, EventHook, EventHookStatus, PreviousTerms};
+use crate::api::{Applied, AppliedSettings, EventHook, EventHookStatus, PreviousSettings};
 use crate::cluster::ClusterError;
-use crate::controller::problem::Problem;
-use crate::core::hook::Hook;
+use crate::controller::error::SyncError;
+use crate::core::hook::CompiledHook;
 use crate::core::keys::KeyRing;
 use crate::core::relay;
 use crate::core::time::Millis;
 
-/// So long what Kong had queued before it was told something new is still taken.
-const PREVIOUS_FOR: Duration = Duration::from_secs(600);
+/// How long the worker still accepts the previous settings, for events that Kong queued before the change.
+const PREVIOUS_TIME_TO_LIVE: Duration = Duration::from_secs(600);
 
-/// What Kong is told. A hook keeps its key until its rotation text changes: a new key in the ring would otherwise tell
-/// every gateway a new secret at once.
-pub fn terms(object: &EventHook, hook: &Hook, ring: Option<&KeyRing>) -> Result<AppliedTerms, Problem> {
+/// Returns the settings that Kong should have. A hook keeps its key until its `rotation` changes. Otherwise a new key in
+/// the key ring would change the secret of every hook at once.
+pub fn relay_terms(
+    object: &EventHook,
+    hook: &CompiledHook,
+    key_ring: Option<&KeyRing>,
+) -> Result<AppliedSettings, SyncError> {
     let rotation = object.spec.rotation.clone();
-    let before = object.status.as_ref().and_then(|s| s.applied.as_ref()).map(|a| &a.terms);
+    let before = object.status.as_ref().and_then(|s| s.applied.as_ref()).map(|a| &a.settings);
     let kept = before.filter(|b| b.rotation == rotation).and_then(|b| b.key_id.clone());
-    let key_id = match ring {
+    let key_id = match key_ring {
         None => None,
-        Some(ring) => {
-            let kept = kept.filter(|key| relay::secret(ring, key, object, rotation.as_deref()).is_some());
-            let newest = || ring.newest().map(ToOwned::to_owned);
+        Some(key_ring) => {
+            let kept =
+                kept.filter(|key| relay::derive_secret(key_ring, key, object, rotation.as_deref()).is_some());
+            let newest = || key_ring.newest_key_id().map(ToOwned::to_owned);
             Some(kept.or_else(newest).ok_or_else(|| ClusterError::KeyRing("it is empty".into()))?)
         }
     };
-    Ok(AppliedTerms {
+    Ok(AppliedSettings {
         deliver_by: hook.deliver_by,
         source: hook.source.clone(),
         event: hook.event.clone(),
-        rotation: rotation.filter(|_| ring.is_some()),
+        rotation: rotation.filter(|_| key_ring.is_some()),
         key_id,
     })
 }
 
-/// What Kong was told, with what it was told before for as long as that is still taken.
-pub fn applied(status: Option<&EventHookStatus>, terms: AppliedTerms, now: Millis) -> Applied {
+/// Returns the applied settings for the status, with the previous ones as long as the worker accepts them.
+pub fn applied(status: Option<&EventHookStatus>, terms: AppliedSettings, now: Millis) -> Applied {
     let before = status.and_then(|s| s.applied.clone());
     let previous = match before {
-        Some(before) if before.terms != terms => {
-            Some(PreviousTerms { terms: before.terms, until: (now + PREVIOUS_FOR).rfc3339() })
-        }
+        Some(before) if before.settings != terms => Some(PreviousSettings {
+            settings: before.settings,
+            until: (now + PREVIOUS_TIME_TO_LIVE).rfc3339(),
+        }),
         Some(before) => before.previous.filter(|p| Millis::parse(&p.until).is_some_and(|until| until > now)),
         None => None,
     };
-    Applied { terms, previous }
+    Applied { settings: terms, previous }
 }
 
 #[cfg(test)]
@@ -54,8 +60,8 @@ mod tests {
     use super::*;
     use crate::api::DeliverBy;
 
-    fn told(event: &str) -> AppliedTerms {
-        AppliedTerms {
+    fn terms(event: &str) -> AppliedSettings {
+        AppliedSettings {
             deliver_by: DeliverBy::Worker,
             source: "crud".into(),
             event: Some(event.into()),
@@ -65,17 +71,17 @@ mod tests {
     }
 
     #[test]
-    fn what_kong_was_told_before_is_remembered_for_a_while() {
+    fn previous_terms_are_kept_for_ten_minutes() {
         let now = Millis(1_700_000_000_000);
-        let first = applied(None, told("a"), now);
+        let first = applied(None, terms("a"), now);
         assert!(first.previous.is_none());
         let status =
             |applied| EventHookStatus { applied: Some(Box::new(applied)), ..EventHookStatus::default() };
-        let second = applied(Some(&status(first)), told("b"), now);
-        assert_eq!(second.previous.as_ref().unwrap().terms, told("a"));
-        let third = applied(Some(&status(second.clone())), told("b"), now + Duration::from_secs(599));
-        assert_eq!(third, second, "unchanged until its time is over");
-        let fourth = applied(Some(&status(third)), told("b"), now + Duration::from_secs(601));
+        let second = applied(Some(&status(first)), terms("b"), now);
+        assert_eq!(second.previous.as_ref().unwrap().settings, terms("a"));
+        let third = applied(Some(&status(second.clone())), terms("b"), now + Duration::from_secs(599));
+        assert_eq!(third, second, "unchanged until the time is over");
+        let fourth = applied(Some(&status(third)), terms("b"), now + Duration::from_secs(601));
         assert!(fourth.previous.is_none());
     }
 }

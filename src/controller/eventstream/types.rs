@@ -1,14 +1,15 @@
-//! Whether Auth0 is known to emit what a stream subscribes to: a warning, for the list grows every few months.
+//! The condition `EventTypesKnown`: whether Auth0 emits the types that a stream subscribes to. A warning only, because
+//! Auth0 adds types every few months.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-use crate::core::conditions::condition;
+use crate::core::conditions::build_condition;
 use crate::core::time::Millis;
 
 const CONDITION: &str = "EventTypesKnown";
 
-/// As of July 2026.
-const KNOWN: [&str; 25] = [
+/// Auth0's event types as of July 2026.
+const KNOWN_TYPES: [&str; 25] = [
     "connection.created",
     "connection.deleted",
     "connection.updated",
@@ -36,17 +37,19 @@ const KNOWN: [&str; 25] = [
     "user.updated",
 ];
 
-/// Puts the condition in where a type is not known; else there is none.
-pub fn report(conditions: &mut Vec<Condition>, types: &[String], generation: Option<i64>) {
+/// Sets the condition if a type is unknown, and removes it otherwise.
+pub fn set_condition(conditions: &mut Vec<Condition>, types: &[String], generation: Option<i64>) {
     let before = conditions.iter().position(|c| c.type_ == CONDITION).map(|at| conditions.remove(at));
-    let unknown: Vec<&str> = types.iter().map(String::as_str).filter(|t| !KNOWN.contains(t)).collect();
+    let unknown: Vec<&str> = types.iter().map(String::as_str).filter(|t| !KNOWN_TYPES.contains(t)).collect();
     if unknown.is_empty() {
         return;
     }
-    let message =
-        format!("this version knows no such event of Auth0, which may never come: {}", unknown.join(", "));
-    let told = ("Unknown", message.as_str());
-    conditions.push(condition(before.as_ref(), CONDITION, "False", told, generation, Millis::now()));
+    let message = format!(
+        "this version of the operator does not know these event types, and Auth0 may never send them: {}",
+        unknown.join(", ")
+    );
+    let text = ("Unknown", message.as_str());
+    conditions.push(build_condition(before.as_ref(), CONDITION, "False", text, generation, Millis::now()));
 }
 
 #[cfg(test)]
@@ -54,13 +57,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_condition_comes_and_goes() {
+    fn condition_exists_while_a_type_is_unknown() {
         let mut all = Vec::new();
         let types = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
-        report(&mut all, &types(&["user.created", "usr.created"]), Some(1));
+        set_condition(&mut all, &types(&["user.created", "usr.created"]), Some(1));
         assert_eq!((all.len(), all[0].status.as_str()), (1, "False"));
         assert!(all[0].message.ends_with(": usr.created"), "{}", all[0].message);
-        report(&mut all, &types(&["user.created", "organization.member.added"]), Some(2));
+        set_condition(&mut all, &types(&["user.created", "organization.member.added"]), Some(2));
         assert!(all.is_empty());
     }
 }

@@ -1,60 +1,62 @@
-//! Deletion: by what is known to exist at the vendor, not by the spec, which may no longer be valid.
+//! Deletion: deletes the external object, then removes the finalizer. Works from what is known to exist at the vendor and
+//! not from the spec, which may no longer be valid.
 
 use std::time::Duration;
 
 use kube::ResourceExt;
 
-use super::holders::held_elsewhere;
+use super::claim::find_other_owner;
 use super::kind::Synced;
-use super::record::{PENDING_CREATE, Record, is_hash_of};
-use super::release;
-use crate::admin::{Access, ExternalClient};
+use crate::admin::{AdminAccess, ExternalClient};
 use crate::api::{DeletionPolicy, External, FINALIZER};
-use crate::cluster::{Key, MissingSecret};
+use crate::cluster::{ObjectKey, ReferenceError};
+use crate::controller::access::access;
 use crate::controller::context::Context;
-use crate::controller::problem::Problem;
-use crate::controller::{connection, status};
-use crate::core::conditions::Note;
+use crate::controller::error::SyncError;
+use crate::controller::state::{CreateRecord, PENDING_CREATE, is_hash_of};
+use crate::controller::{finalizer, status};
+use crate::core::conditions::ConditionMessage;
 use crate::core::time::Millis;
 
-const DONE: Duration = Duration::from_secs(600);
+/// Requeue delay of an object that has nothing left to clean up.
+const DONE_REQUEUE: Duration = Duration::from_secs(600);
 
-/// Removes the vendor's object, then the finalizer.
-pub async fn cleanup<K: Synced>(object: &K, context: &Context) -> Result<Duration, Problem> {
+/// Deletes the external object of an object that is being deleted, then removes the finalizer.
+pub async fn clean_up<K: Synced>(object: &K, context: &Context) -> Result<Duration, SyncError> {
     let uid = object.uid().unwrap_or_default();
-    if !object.finalizers().iter().any(|f| f == FINALIZER) {
+    if !finalizer::is_present(object) {
         context.forget(&uid);
-        return Ok(DONE);
+        return Ok(DONE_REQUEUE);
     }
     let others: Vec<&str> =
         object.finalizers().iter().map(String::as_str).filter(|f| *f != FINALIZER).collect();
-    // Who else holds the object may still need what it made. Two who both want to be the last would wait for ever.
-    if !others.is_empty() && waited(object) < context.options.patience.credentials {
-        return Err(Problem::OtherFinalizers(others.join(", ")));
+    // Owners of other finalizers may still need the external object. The wait is bounded, because two controllers that
+    // both want to be the last would wait forever.
+    if !others.is_empty() && time_since_deletion(object) < context.options.deadlines.credentials {
+        return Err(SyncError::OtherFinalizers(others.join(", ")));
     }
-    if policy(object, context) == DeletionPolicy::Delete && !object.policies().observes_only() {
-        match remove(object, context).await {
-            Err(problem) if !problem.is_own() && out_of_patience(object, context, &problem) => {
-                give_up(object, context, &problem).await;
-            }
-            other => other?,
+    if let Err(error) = delete_external(object, context).await {
+        if error.was_not_attempted() || !should_give_up(object, context, &error) {
+            return Err(error);
         }
+        report_give_up(object, context, &error).await;
     }
-    release(context, object).await?;
+    finalizer::remove(context, object).await?;
     context.forget(&uid);
-    Ok(DONE)
+    Ok(DONE_REQUEUE)
 }
 
-/// Deletes the vendor's object as a deletion of ours would, which stays.
-pub async fn delete_external<K: Synced>(object: &K, context: &Context) -> Result<(), Problem> {
-    if policy(object, context) == DeletionPolicy::Delete && !object.policies().observes_only() {
-        remove(object, context).await?;
+/// Deletes the external object, unless the policies keep it.
+pub async fn delete_external<K: Synced>(object: &K, context: &Context) -> Result<(), SyncError> {
+    if deletion_policy(object, context) == DeletionPolicy::Delete && !object.policies().observes_only() {
+        delete_known_objects(object, context).await?;
     }
     Ok(())
 }
 
-/// What becomes of the vendor's object when ours is deleted.
-pub fn policy<K: Synced>(object: &K, context: &Context) -> DeletionPolicy {
+/// Returns what happens to the external object when the custom resource is deleted: the object's own policy, else the
+/// Connection's, else `Delete`.
+pub fn deletion_policy<K: Synced>(object: &K, context: &Context) -> DeletionPolicy {
     let of_connection = || {
         let connection = context.view.connection(&object.namespace()?, &connection_name(object, None)?)?;
         connection.0.as_ref().ok()?.spec.deletion_policy
@@ -62,43 +64,48 @@ pub fn policy<K: Synced>(object: &K, context: &Context) -> DeletionPolicy {
     object.policies().deletion.or_else(of_connection).unwrap_or(DeletionPolicy::Delete)
 }
 
-/// Deletes what is left at an address that the Connection no longer has. A bounded wait, then it is let go: the new
-/// address must not wait for ever for one that is gone.
-pub async fn leave<K: Synced>(context: &Context, object: &K, old: &External) -> Result<(), Problem> {
+/// Deletes the external object at an address that the Connection no longer has. Gives up after the credentials deadline,
+/// because the new address must not wait forever for an address that no longer exists.
+pub async fn delete_at_former_address<K: Synced>(
+    context: &Context,
+    object: &K,
+    former: &External,
+) -> Result<(), SyncError> {
     let uid = object.uid().unwrap_or_default();
-    let result = match access(object, context, Some(old)).await {
-        Ok(Some(access)) => delete_at::<K>(context, &access, &old.id).await,
+    let result = match access_to_external(object, context, Some(former)).await {
+        Ok(Some(access)) => delete_by_id::<K>(context, &access, &former.id).await,
         Ok(None) => Ok(()),
-        Err(problem) => Err(problem),
+        Err(error) => Err(error),
     };
-    let Err(problem) = result else {
-        context.memory.works(&uid);
+    let Err(error) = result else {
+        context.memory.record_success(&uid);
         return Ok(());
     };
-    if problem.is_own() {
-        return Err(problem);
+    if error.was_not_attempted() {
+        return Err(error);
     }
-    if context.memory.failing(&uid) < context.options.patience.credentials {
-        return Err(Problem::OldAddress {
+    if context.memory.record_failure(&uid) < context.options.deadlines.credentials {
+        return Err(SyncError::OldAddress {
             what: K::WHAT,
-            id: old.id.clone(),
-            endpoint: old.endpoint.clone(),
-            problem: Box::new(problem),
+            id: former.id.clone(),
+            endpoint: former.endpoint.clone(),
+            error: Box::new(error),
         });
     }
-    context.memory.works(&uid);
-    let message =
-        format!("{problem}; the {} {} may still exist at {}: delete it there", K::WHAT, old.id, old.endpoint);
-    orphaned(context, object, message).await;
+    context.memory.record_success(&uid);
+    let (id, endpoint) = (&former.id, &former.endpoint);
+    let message = format!("{error}; the {} {id} may still exist at {endpoint}: delete it there", K::WHAT);
+    report_orphan(context, object, message).await;
     Ok(())
 }
 
-async fn remove<K: Synced>(object: &K, context: &Context) -> Result<(), Problem> {
+/// Deletes every external object that this custom resource may have created.
+async fn delete_known_objects<K: Synced>(object: &K, context: &Context) -> Result<(), SyncError> {
     let uid = object.uid().unwrap_or_default();
     let external = context.memory.external(&uid, object.external());
-    let Some(access) = access(object, context, external.as_ref()).await? else { return Ok(()) };
+    let Some(access) = access_to_external(object, context, external.as_ref()).await? else { return Ok(()) };
     context.backoff.may_call(&uid)?;
-    let place = |id: String| External {
+    let external_at = |id: String| External {
         id,
         connection: connection_name(object, external.as_ref()).unwrap_or_default(),
         endpoint: access.endpoint(),
@@ -106,148 +113,157 @@ async fn remove<K: Synced>(object: &K, context: &Context) -> Result<(), Problem>
     };
     let mut ids: Vec<String> = match (&external, object.policies().adopt) {
         (Some(external), _) => vec![external.id.clone()],
-        // Taken, and the status was never written. What another object has is not ours to delete.
+        // Adopted, and the status was never written. An external object of another owner is not ours to delete.
         (None, Some(adopt)) => {
-            let held = held_elsewhere(context, object, &place(adopt.id.clone())).is_some();
-            if held { Vec::new() } else { vec![adopt.id.clone()] }
+            let owner = find_other_owner(context, object, &external_at(adopt.id.clone()));
+            if owner.is_some() { Vec::new() } else { vec![adopt.id.clone()] }
         }
         (None, None) => Vec::new(),
     };
-    // A create whose status was never written is found by the id that it was made under, or by its record.
+    // Created, and the status was never written: the derived id or the create record finds the external object.
     if external.is_none() {
-        ids.extend(K::own_id(&uid));
+        ids.extend(K::derived_id(&uid));
     }
-    ids.extend(recorded(object, context, &access, &place).await?);
+    ids.extend(find_recorded_id(object, context, &access, &external_at).await?);
     ids.dedup();
     for id in ids {
-        delete_at::<K>(context, &access, &id).await?;
+        delete_by_id::<K>(context, &access, &id).await?;
     }
-    // The Connection has another address by now: the object may have been made there, and no status says so yet.
-    if let (Some(external), Some(own)) = (&external, K::own_id(&uid))
-        && let Ok(Some(today)) = self::access(object, context, None).await
-        && today.endpoint() != external.endpoint
+    // The Connection has another address now. The object may exist there too, before any status says so.
+    if let (Some(external), Some(derived)) = (&external, K::derived_id(&uid))
+        && let Ok(Some(current)) = access_to_external(object, context, None).await
+        && current.endpoint() != external.endpoint
     {
-        delete_at::<K>(context, &today, &own).await?;
+        delete_by_id::<K>(context, &current, &derived).await?;
     }
     Ok(())
 }
 
-/// The object of a create that was begun.
-async fn recorded<K: Synced>(
+/// Returns the id of the external object of a create that was begun. Fails with `NotVisibleYet` during the grace period.
+async fn find_recorded_id<K: Synced>(
     object: &K,
     context: &Context,
-    access: &Access,
-    place: &impl Fn(String) -> External,
-) -> Result<Option<String>, Problem> {
+    access: &AdminAccess,
+    external_at: &impl Fn(String) -> External,
+) -> Result<Option<String>, SyncError> {
     let uid = object.uid().unwrap_or_default();
-    let told = object.annotations().get(PENDING_CREATE).and_then(|text| Record::parse(text));
-    let Some(record) = context.memory.record(&uid, told) else { return Ok(None) };
+    let annotated = object.annotations().get(PENDING_CREATE).and_then(|text| CreateRecord::parse(text));
+    let Some(record) = context.memory.create_record(&uid, annotated) else { return Ok(None) };
     let client = K::client(access).ok_or_else(|| wrong_vendor::<K>(object))?;
-    let ring = context.ring().await?;
-    for item in context.snapshots.all(&client).await?.items {
+    let key_ring = context.key_ring().await?;
+    for item in context.snapshots.list(&client).await?.items {
         let Some(id) = K::Client::id(&item).map(ToOwned::to_owned) else { continue };
-        let item = match K::Client::LIST_IS_WHOLE {
+        let item = match K::Client::LIST_IS_COMPLETE {
             true => Some((*item).clone()),
             false => client.observe(&id).await?,
         };
         let is_ours = item.is_some_and(|item| {
-            record.is_later(K::Client::created_at(&item))
-                && is_hash_of(&ring, &record.hash, &uid, PENDING_CREATE, &K::Client::readable(&item))
+            record.may_precede(K::Client::created_at(&item))
+                && is_hash_of(
+                    &key_ring,
+                    &record.hash,
+                    &uid,
+                    PENDING_CREATE,
+                    &K::Client::comparable_fields(&item),
+                )
         });
-        if is_ours && held_elsewhere(context, object, &place(id.clone())).is_none() {
+        if is_ours && find_other_owner(context, object, &external_at(id.clone())).is_none() {
             return Ok(Some(id));
         }
     }
-    // What was made a moment ago may not be shown yet.
-    let (absent, grace) = (context.memory.absent(&uid), context.options.patience.creation);
-    if absent < grace { Err(Problem::NotVisible(grace.saturating_sub(absent))) } else { Ok(None) }
+    // The vendor may not show a new object at once.
+    let (absent, grace) = (context.memory.record_absence(&uid), context.options.deadlines.creation);
+    if absent < grace { Err(SyncError::NotVisibleYet(grace.saturating_sub(absent))) } else { Ok(None) }
 }
 
-async fn delete_at<K: Synced>(context: &Context, access: &Access, id: &str) -> Result<(), Problem> {
+async fn delete_by_id<K: Synced>(context: &Context, access: &AdminAccess, id: &str) -> Result<(), SyncError> {
     let Some(client) = K::client(access) else { return Ok(()) };
-    context.snapshots.writing(client.scope(), id, client.delete(id)).await?;
-    context.snapshots.gone(client.scope(), id);
+    context.snapshots.track_write(client.list_scope(), id, client.delete(id)).await?;
+    context.snapshots.mark_deleted(client.list_scope(), id);
     Ok(())
 }
 
-fn wrong_vendor<K: Synced>(object: &K) -> Problem {
+fn wrong_vendor<K: Synced>(object: &K) -> SyncError {
     let connection = connection_name(object, object.external()).unwrap_or_default();
-    Problem::WrongVendor { connection, vendor: K::VENDOR }
+    SyncError::WrongVendor { connection, vendor: K::VENDOR }
 }
 
+/// Returns the name of the Connection under which the external object was created, else of the one in the spec.
 fn connection_name<K: Synced>(object: &K, external: Option<&External>) -> Option<String> {
-    let by_status = external.or_else(|| object.external()).map(|e| e.connection.clone());
-    by_status.or_else(|| object.policies().connection.map(ToOwned::to_owned))
+    let of_external = external.or_else(|| object.external()).map(|e| e.connection.clone());
+    of_external.or_else(|| object.policies().connection.map(ToOwned::to_owned))
 }
 
-/// How to reach what exists: the address in the status, by the credentials that last worked there, else by today's, else
-/// by those that last worked at all. None: nothing was ever made.
-async fn access<K: Synced>(
+/// Returns the access to an external object: its recorded address with the credentials that last worked there, else with
+/// the current credentials, else with any that last worked. None if the object names no Connection: nothing was created.
+async fn access_to_external<K: Synced>(
     object: &K,
     context: &Context,
     external: Option<&External>,
-) -> Result<Option<Access>, Problem> {
+) -> Result<Option<AdminAccess>, SyncError> {
     let Some(name) = connection_name(object, external) else { return Ok(None) };
     let namespace = object.namespace().unwrap_or_default();
-    let key = Key::new(&namespace, &name);
+    let key = ObjectKey::new(&namespace, &name);
     let connection = context.view.connection(&namespace, &name);
-    let today = match connection.as_ref().map(|c| &c.0) {
-        Some(Ok(connection)) => connection::access(connection, context).await,
-        Some(Err(_)) => Err(Problem::ConnectionInvalid(name.clone())),
-        None => Err(Problem::ConnectionMissing(name.clone())),
+    let current = match connection.as_ref().map(|c| &c.0) {
+        Some(Ok(connection)) => access(connection, context).await,
+        Some(Err(_)) => Err(SyncError::ConnectionInvalid(name.clone())),
+        None => Err(SyncError::ConnectionMissing(name.clone())),
     };
-    let place = |access: Access| match external {
+    let at_recorded_address = |access: AdminAccess| match external {
         Some(external) => access.at(&external.endpoint, external.workspace.as_deref()),
         None => access,
     };
-    let elsewhere = |access: &Access| external.is_some_and(|e| e.endpoint != access.endpoint());
+    let has_moved = |access: &AdminAccess| external.is_some_and(|e| e.endpoint != access.endpoint());
     let last = context.last_access(&key, external.map(|e| e.endpoint.as_str()));
-    match (today, last) {
-        (Ok(today), Some(last)) if elsewhere(&today) => Ok(Some(place(last))),
-        (Ok(today), _) => Ok(Some(place(today))),
-        (Err(_), Some(last)) => Ok(Some(place(last))),
-        (Err(problem), None) => Err(problem),
+    match (current, last) {
+        (Ok(current), Some(last)) if has_moved(&current) => Ok(Some(at_recorded_address(last))),
+        (Ok(current), _) => Ok(Some(at_recorded_address(current))),
+        (Err(_), Some(last)) => Ok(Some(at_recorded_address(last))),
+        (Err(error), None) => Err(error),
     }
 }
 
-/// For how long the object is being deleted.
-fn waited<K: Synced>(object: &K) -> Duration {
+/// Returns the time since the deletion was requested.
+fn time_since_deletion<K: Synced>(object: &K) -> Duration {
     let since = object.meta().deletion_timestamp.as_ref().map(|t| Millis(t.0.as_millisecond()));
     since.map(|since| Millis::now().since(since)).unwrap_or_default()
 }
 
-/// Without any credentials, or where a vendor answers nothing or only refuses, the object is let go after a while: a
-/// namespace must not hang for ever. The time is that of the deletion, but for a process that just started, which tries
-/// for a while itself: the vendor may have been away together with it.
-fn out_of_patience<K: Synced>(object: &K, context: &Context, problem: &Problem) -> bool {
-    let patience = &context.options.patience;
-    let bound = match problem {
-        problem if problem.is_own() => return false,
-        // Nothing that the vendor or its credentials have to do with.
-        Problem::Cluster(_) | Problem::Secret(MissingSecret::Cluster(_)) => return false,
-        Problem::Admin(_) | Problem::NotVisible(_) => patience.vendor,
-        _ => patience.credentials,
+/// True if the finalizer may be removed without the external object being deleted, so that a namespace does not hang
+/// forever: after the credentials deadline if there are no usable credentials, after the vendor deadline if the vendor
+/// does not answer or refuses. The time counts from the deletion. A process that just started also has to try for a tenth
+/// of the deadline itself, because the vendor may have been down together with the process.
+fn should_give_up<K: Synced>(object: &K, context: &Context, error: &SyncError) -> bool {
+    let deadlines = &context.options.deadlines;
+    let deadline = match error {
+        error if error.was_not_attempted() => return false,
+        // An error of the cluster has nothing to do with the vendor or its credentials.
+        SyncError::Cluster(_) | SyncError::Secret(ReferenceError::Cluster(_)) => return false,
+        SyncError::Admin(_) | SyncError::NotVisibleYet(_) => deadlines.vendor,
+        _ => deadlines.credentials,
     };
-    let tried = context.memory.failing(&object.uid().unwrap_or_default());
-    waited(object) >= bound && tried >= bound / 10
+    let failing = context.memory.record_failure(&object.uid().unwrap_or_default());
+    time_since_deletion(object) >= deadline && failing >= deadline / 10
 }
 
-async fn give_up<K: Synced>(object: &K, context: &Context, problem: &Problem) {
+async fn report_give_up<K: Synced>(object: &K, context: &Context, error: &SyncError) {
     let uid = object.uid().unwrap_or_default();
     let external = context.memory.external(&uid, object.external());
-    let id = external.map(|e| e.id).or_else(|| K::own_id(&uid)).unwrap_or_else(|| object.name_any());
+    let id = external.map(|e| e.id).or_else(|| K::derived_id(&uid)).unwrap_or_else(|| object.name_any());
     let message = format!(
-        "{problem}; waited {} s and let go: the {} {id} may still exist, delete it there",
-        waited(object).as_secs(),
+        "{error}; gave up after {} s: the {} {id} may still exist, delete it there",
+        time_since_deletion(object).as_secs(),
         K::WHAT,
     );
-    orphaned(context, object, message).await;
+    report_orphan(context, object, message).await;
 }
 
-/// Tells what may be left; in the log, too, for in a namespace that ends nobody can publish an Event.
-async fn orphaned<K: Synced>(context: &Context, object: &K, message: String) {
+/// Reports an external object that may be left behind. Also in the log, because no Event can be created in a namespace
+/// that is being deleted.
+async fn report_orphan<K: Synced>(context: &Context, object: &K, message: String) {
     if !context.cluster.publishes_to_log() {
         tracing::warn!(namespace = object.namespace(), name = object.name_any(), "{message}");
     }
-    status::tell(context, object, true, &Note::new("Orphaned", message)).await;
+    status::publish_event(context, object, true, &ConditionMessage::new("Orphaned", message)).await;
 }

@@ -1,97 +1,95 @@
-//! What is left when the vendor has what is wanted: the status, and a word to people where somebody else writes there.
+//! The status stage: writes the result of a sync, and an Event if another client changed the external object.
 
 use std::time::Duration;
 
 use kube::ResourceExt;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::Outcome;
-use super::kind::{Done, Synced, Vendor, Wanted};
-use super::record::PENDING_CREATE;
+use super::kind::{DesiredObject, Effect, Synced, VendorAccess};
+use super::run::SyncResult;
 use crate::admin::ExternalClient;
-use crate::cluster::{Key, Metadata, Target};
-use crate::controller::backoff::resync;
+use crate::cluster::{Metadata, ObjectKey, WriteTarget};
+use crate::controller::access::resync_interval;
+use crate::controller::backoff::resync_delay;
 use crate::controller::context::Context;
-use crate::controller::problem::Problem;
-use crate::controller::{connection, status};
-use crate::core::conditions::{Note, Standing};
+use crate::controller::error::SyncError;
+use crate::controller::state::PENDING_CREATE;
+use crate::controller::status;
+use crate::core::conditions::{ConditionMessage, ObjectReadiness};
 
-/// What is not compared with a vendor is looked at now and then all the same.
-pub const UNHURRIED: Duration = Duration::from_secs(3600);
+/// Requeue delay of a suspended object. As in Flux, a suspended object keeps its conditions, its external object and its
+/// handled requests until it is resumed.
+pub const SUSPENDED_REQUEUE: Duration = Duration::from_secs(3600);
 
-/// Reconciling stops, as in Flux: conditions, external object and tokens stay as they are until it goes on.
-pub fn suspended() -> Duration {
-    UNHURRIED
-}
-
-/// Writes the status. `status` carries what the kind itself tells; the shared members are filled in. When the next
-/// comparison is due.
+/// Writes the status and returns when the next resync is due. `status` has the kind's own members; this fills in the
+/// shared ones. `ready` is the message of an object that is as desired.
 pub async fn finish<K: Synced>(
     context: &Context,
     object: &K,
-    vendor: &Vendor<K::Client>,
-    wanted: &Wanted<<K::Client as ExternalClient>::Desired>,
-    outcome: Outcome,
+    vendor: &VendorAccess<K::Client>,
+    desired: &DesiredObject<<K::Client as ExternalClient>::Desired>,
+    result: SyncResult,
     mut status: K::Status,
-    ready: Note,
-) -> Result<Duration, Problem> {
+    ready: ConditionMessage,
+) -> Result<Duration, SyncError> {
     let uid = object.uid().unwrap_or_default();
     let connection = &vendor.connection;
-    context.remember_access(Key::of(&**connection), &vendor.access);
-    context.tell_news(Key::of(&**connection), &vendor.access);
-    tell::<K>(context, object, &outcome.done, &wanted.whole()).await;
-    K::record(&mut status, Some(outcome.external), outcome.hashes);
-    let standing = match (outcome.differs, outcome.pending) {
+    context.remember_access(ObjectKey::of(&**connection), &vendor.access);
+    context.report_new_capabilities(ObjectKey::of(&**connection), &vendor.access);
+    report_drift::<K>(context, object, &result.effect, &desired.with_secrets()).await;
+    K::set_synced(&mut status, Some(result.external), result.secret_hashes);
+    let readiness = match (result.difference, result.pending) {
         (Some(note), _) => {
-            context.metrics.drift_found(K::KIND.into());
-            Standing::Stalled(note)
+            context.metrics.record_drift_found(K::KIND.into());
+            ObjectReadiness::Stalled(note)
         }
-        (None, Some(note)) => Standing::Waiting(note),
-        (None, None) => Standing::Ready(ready),
+        (None, Some(note)) => ObjectReadiness::Reconciling(note),
+        (None, None) => ObjectReadiness::Ready(ready),
     };
-    status::write(context, object, status, &standing, None).await?;
-    forget_record(context, object).await?;
-    context.memory.works(&uid);
-    Ok(resync(connection::resync_interval(connection, context)?, &uid))
+    status::write(context, object, status, &readiness, None).await?;
+    remove_create_record(context, object).await?;
+    context.memory.record_success(&uid);
+    Ok(resync_delay(resync_interval(connection, context)?, &uid))
 }
 
-/// The status names the object now: the record of its create has done its work.
-async fn forget_record<K: Synced>(context: &Context, object: &K) -> Result<(), Problem> {
+/// Removes the create record: the status names the external object now.
+async fn remove_create_record<K: Synced>(context: &Context, object: &K) -> Result<(), SyncError> {
     let uid = object.uid().unwrap_or_default();
-    let told = object.annotations().contains_key(PENDING_CREATE);
-    if !told && context.memory.record(&uid, None).is_none() {
+    let is_annotated = object.annotations().contains_key(PENDING_CREATE);
+    if !is_annotated && context.memory.create_record(&uid, None).is_none() {
         return Ok(());
     }
     let annotations = [(PENDING_CREATE, None)].into_iter().collect();
-    // Whoever changed the object meanwhile: the annotation is ours alone.
-    let target = Target { resource_version: String::new(), ..Target::of(K::KIND, object) };
+    // Without a resource version: the annotation is ours alone, so a concurrent change of the object is no conflict.
+    let target = WriteTarget { resource_version: String::new(), ..WriteTarget::of(K::KIND, object) };
     context.cluster.write_metadata(&target, Metadata { finalizers: None, annotations }).await?;
-    context.memory.recorded(&uid, None);
+    context.memory.set_create_record(&uid, None);
     Ok(())
 }
 
-/// A change that nobody asked for is told: somebody else writes there too. What the spec, a Secret or the Connection
-/// asks for anew is no such change.
-async fn tell<K: Synced>(context: &Context, object: &K, done: &Done, wanted: &serde_json::Value) {
-    let hash: [u8; 32] = Sha256::digest(wanted.to_string()).into();
-    let before = context.memory.told(&object.uid().unwrap_or_default(), hash);
+/// Publishes an Event about repaired drift: a write although the object was ready and its spec, Secrets and Connection
+/// are unchanged. Then another client writes there too.
+async fn report_drift<K: Synced>(context: &Context, object: &K, effect: &Effect, desired: &Value) {
+    let hash: [u8; 32] = Sha256::digest(desired.to_string()).into();
+    let before = context.memory.replace_desired_hash(&object.uid().unwrap_or_default(), hash);
     let mut status = object.status().cloned().unwrap_or_default();
-    let parts = K::parts(&mut status);
-    let current = *parts.observed_generation == object.meta().generation;
-    let ready = parts.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
-    if !current || !ready || before.is_some_and(|before| before != hash) {
+    let shared = K::shared(&mut status);
+    let is_current = *shared.observed_generation == object.meta().generation;
+    let is_ready = shared.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
+    if !is_current || !is_ready || before.is_some_and(|before| before != hash) {
         return;
     }
-    // After a restart nobody knows what was told before: another flag may be the reason.
-    let by = if before.is_some() { " by somebody else" } else { "" };
-    let message = match done {
-        Done::Updated(fields) => {
+    // A new process does not know the desired object of the process before it: another flag may be the reason.
+    let by = if before.is_some() { " by another client" } else { "" };
+    let message = match effect {
+        Effect::Updated(fields) => {
             format!("the {} was changed{by}; repaired: {}", K::WHAT, fields.join(", "))
         }
-        Done::Created => format!("the {} was deleted{by}; created again", K::WHAT),
-        Done::Adopted | Done::Nothing => return,
+        Effect::Created => format!("the {} was deleted{by}; created again", K::WHAT),
+        Effect::Adopted | Effect::None => return,
     };
-    context.metrics.drift_found(K::KIND.into());
-    context.metrics.drift_repaired(K::KIND.into());
-    status::tell(context, object, true, &Note::new("DriftRepaired", message)).await;
+    context.metrics.record_drift_found(K::KIND.into());
+    context.metrics.record_drift_repaired(K::KIND.into());
+    status::publish_event(context, object, true, &ConditionMessage::new("DriftRepaired", message)).await;
 }

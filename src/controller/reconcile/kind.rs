@@ -1,4 +1,4 @@
-//! What a kind says of itself; the rest of the pipeline is the same for all.
+//! What a kind provides to the pipeline, and the types that the stages share.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,38 +6,38 @@ use std::sync::Arc;
 use kube::runtime::reflector::Store;
 use serde_json::Value;
 
-use crate::admin::{Access, ExternalClient};
+use crate::admin::{AdminAccess, ExternalClient};
 use crate::api::{Adopt, Connection, ConnectionSpec, DeletionPolicy, External, ManagementPolicy};
-use crate::cluster::{Guarded, View};
+use crate::cluster::{DeserializeGuard, View};
 use crate::controller::status::Managed;
 
-/// A kind whose objects exist at a vendor.
+/// A kind whose objects have an external object at a vendor.
 pub trait Synced: Managed {
     type Client: ExternalClient;
-    /// What people call it: "hook at Kong".
+    /// The external object in messages: "hook at Kong".
     const WHAT: &'static str;
-    /// The vendor, as `WrongVendor` names it.
+    /// The vendor in messages.
     const VENDOR: &'static str;
 
-    // These four read and write members that every such kind has: `shared_members!` makes them.
+    // `shared_members!` implements the next four: every kind has these members in its spec and status.
     fn policies(&self) -> Policies<'_>;
     fn external(&self) -> Option<&External>;
-    fn hashes(&self) -> Option<&Hashes>;
-    /// Sets what a sync found out.
-    fn record(status: &mut Self::Status, external: Option<External>, hashes: Option<Hashes>);
-    /// True where the Connection is to this vendor.
+    fn secret_hashes(&self) -> Option<&SecretHashes>;
+    /// Sets the result of a sync in the status.
+    fn set_synced(status: &mut Self::Status, external: Option<External>, hashes: Option<SecretHashes>);
+    /// True if the Connection is to this kind's vendor.
     fn is_vendor(connection: &ConnectionSpec) -> bool;
-    /// None: the access is to another vendor.
-    fn client(access: &Access) -> Option<Self::Client>;
+    /// Returns a client. None if the access is to another vendor.
+    fn client(access: &AdminAccess) -> Option<Self::Client>;
     /// All objects of the kind.
-    fn all(view: &View) -> &Store<Guarded<Self>>;
-    /// The id that is made from the object's uid, where the vendor takes one.
-    fn own_id(_uid: &str) -> Option<String> {
+    fn store(view: &View) -> &Store<DeserializeGuard<Self>>;
+    /// Returns the external id that is derived from the object's uid, if the vendor accepts an id of the client's choice.
+    fn derived_id(_uid: &str) -> Option<String> {
         None
     }
 }
 
-/// The methods of `Synced` that read and write what the kinds' specs and statuses have in common.
+/// Implements the methods of `Synced` for the members that every kind has in its spec and status.
 macro_rules! shared_members {
     () => {
         fn policies(&self) -> $crate::controller::reconcile::Policies<'_> {
@@ -56,14 +56,14 @@ macro_rules! shared_members {
             self.status.as_ref()?.external.as_deref()
         }
 
-        fn hashes(&self) -> Option<&$crate::controller::reconcile::Hashes> {
+        fn secret_hashes(&self) -> Option<&$crate::controller::reconcile::SecretHashes> {
             self.status.as_ref()?.secret_hashes.as_ref()
         }
 
-        fn record(
+        fn set_synced(
             status: &mut Self::Status,
             external: Option<$crate::api::External>,
-            hashes: Option<$crate::controller::reconcile::Hashes>,
+            hashes: Option<$crate::controller::reconcile::SecretHashes>,
         ) {
             status.external = external.map(Box::new);
             status.secret_hashes = hashes;
@@ -72,12 +72,13 @@ macro_rules! shared_members {
 }
 pub(in crate::controller) use shared_members;
 
-/// Keyed hashes of secrets that cannot be read back, by path.
-pub type Hashes = BTreeMap<String, String>;
+/// Keyed hashes of the secrets that were last written, by path. Only of secrets that the vendor does not show.
+pub type SecretHashes = BTreeMap<String, String>;
 
-/// What the spec says of how it is managed.
-#[derive(Clone, Copy, Debug)]
+/// The policies in a spec.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Policies<'a> {
+    /// The name of the Connection.
     pub connection: Option<&'a str>,
     pub suspend: bool,
     pub management: Option<ManagementPolicy>,
@@ -86,74 +87,81 @@ pub struct Policies<'a> {
 }
 
 impl Policies<'_> {
+    /// True if the controller may write nothing for this object.
     pub fn observes_only(&self) -> bool {
         self.management == Some(ManagementPolicy::ObserveOnly)
     }
 }
 
-/// The vendor an object is for.
-pub struct Vendor<C> {
+/// The Connection of an object, dereferenced.
+pub struct VendorAccess<C> {
     pub connection: Arc<Connection>,
-    pub access: Access,
+    pub access: AdminAccess,
     pub client: C,
 }
 
-/// What an object wants to exist at the vendor. No `Debug`: it holds secrets.
-pub struct Wanted<D> {
-    pub desired: D,
-    /// What is compared with what is there, without the secrets that may not read back.
-    pub compared: Value,
-    /// Those, by their path in what is there (`config.secret`).
+/// The external object that should exist. No `Debug`: it holds secrets.
+pub struct DesiredObject<D> {
+    /// What the client sends.
+    pub body: D,
+    /// The members that are compared with the external object; without `secrets`.
+    pub readable: Value,
+    /// Values from Secrets, by their dotted path in the external object (`config.secret`). A vendor may mask them.
     pub secrets: BTreeMap<String, Value>,
-    /// The name, where the vendor keeps names unique and makes the ids itself.
+    /// The name, if the vendor keeps names unique and chooses the ids.
     pub name: Option<String>,
 }
 
-impl<D> Wanted<D> {
-    /// `whole` is the object as it should read back; what stands at the paths of `secrets` is taken out of the comparison.
-    pub fn new(desired: D, mut whole: Value, secrets: &[&str], name: Option<String>) -> Self {
-        let mut taken = BTreeMap::new();
-        for path in secrets {
-            let (parent, name) = parent_of(path);
-            if let Some(Value::Object(parent)) = whole.pointer_mut(&parent)
+impl<D> DesiredObject<D> {
+    /// `object` is the external object as it should read back. Moves the values at `secret_paths` into `secrets`.
+    pub fn new(body: D, mut object: Value, secret_paths: &[&str], name: Option<String>) -> Self {
+        let mut secrets = BTreeMap::new();
+        for path in secret_paths {
+            let (parent, name) = split_path(path);
+            if let Some(Value::Object(parent)) = object.pointer_mut(&parent)
                 && let Some(value) = parent.remove(name)
             {
-                taken.insert((*path).to_owned(), value);
+                secrets.insert((*path).to_owned(), value);
             }
         }
-        Wanted { desired, compared: whole, secrets: taken, name }
+        DesiredObject { body, readable: object, secrets, name }
     }
 
-    /// The object as a vendor would show it that kept nothing to itself.
-    pub fn whole(&self) -> Value {
-        let mut whole = self.compared.clone();
+    /// Returns the object with its secrets, as a vendor would show it that masks nothing.
+    pub fn with_secrets(&self) -> Value {
+        let mut object = self.readable.clone();
         for (path, value) in &self.secrets {
-            let (parent, name) = parent_of(path);
-            if let Some(Value::Object(parent)) = whole.pointer_mut(&parent) {
+            let (parent, name) = split_path(path);
+            if let Some(Value::Object(parent)) = object.pointer_mut(&parent) {
                 parent.insert(name.to_owned(), value.clone());
             }
         }
-        whole
+        object
     }
 }
 
-/// A dotted path as the JSON pointer of its parent, and the last step.
-fn parent_of(path: &str) -> (String, &str) {
+/// Splits a dotted path into the JSON pointer of its parent and the last segment.
+fn split_path(path: &str) -> (String, &str) {
     match path.rsplit_once('.') {
         Some((parents, name)) => (format!("/{}", parents.replace('.', "/")), name),
         None => (String::new(), path),
     }
 }
 
-/// What was done at the vendor.
+/// Returns the value at a dotted path.
+pub fn value_at<'v>(object: &'v Value, path: &str) -> Option<&'v Value> {
+    path.split('.').try_fold(object, |value, segment| value.get(segment))
+}
+
+/// The change that a sync made at the vendor.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Done {
+pub enum Effect {
     Created,
-    /// The fields that differed.
+    /// With the fields that differed.
     Updated(Vec<String>),
-    /// It existed before, and is ours from now on.
+    /// The external object existed before and belongs to the custom resource from now on.
     Adopted,
-    Nothing,
+    None,
 }
 
 #[cfg(test)]
@@ -162,11 +170,13 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn secrets_are_taken_out_and_put_back() {
-        let whole = json!({"a": 1, "token": "t", "config": {"secret": "s", "url": "u"}});
-        let wanted = Wanted::new((), whole.clone(), &["config.secret", "token", "config.none", "x.y"], None);
-        assert_eq!(wanted.compared, json!({"a": 1, "config": {"url": "u"}}));
-        assert_eq!(wanted.secrets.len(), 2);
-        assert_eq!(wanted.whole(), whole);
+    fn separates_and_restores_secrets() {
+        let object = json!({"a": 1, "token": "t", "config": {"secret": "s", "url": "u"}});
+        let paths = ["config.secret", "token", "config.none", "x.y"];
+        let desired = DesiredObject::new((), object.clone(), &paths, None);
+        assert_eq!(desired.readable, json!({"a": 1, "config": {"url": "u"}}));
+        assert_eq!(desired.secrets.len(), 2);
+        assert_eq!(desired.with_secrets(), object);
+        assert_eq!(value_at(&object, "config.secret"), Some(&json!("s")));
     }
 }

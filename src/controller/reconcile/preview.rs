@@ -1,179 +1,197 @@
-//! What a sync would do, found out by its own steps up to the plan. Nothing is written, here or there.
+//! What a sync would do: its own stages up to the decision. Writes nothing, neither to the vendor nor to the cluster.
 
 use std::sync::Arc;
 
-use serde_json::Value;
-
-use super::apply::at;
-use super::holders::take;
-use super::kind::{Synced, Vendor, Wanted};
-use super::locate::Found;
-use super::record::is_hash_of;
-use super::{Run, cleanup};
+use super::decide::{Action, Comparison, FormerAddress};
+use super::kind::{DesiredObject, Synced, VendorAccess};
+use super::run::SyncRun;
 use crate::admin::ExternalClient;
-use crate::api::{AdoptMode, DeletionPolicy};
 use crate::cluster::ClusterError;
 use crate::controller::context::Context;
-use crate::controller::problem::Problem;
+use crate::controller::error::SyncError;
 use crate::core::keys::{KEY_LENGTH, KeyRing};
-use crate::core::plan::{Plan, plan};
 
-/// What would become of the vendor's object.
+/// How a sync would change the external object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, strum::IntoStaticStr)]
 #[serde(rename_all = "camelCase")]
 #[strum(serialize_all = "camelCase")]
-pub enum Change {
+pub enum VendorChange {
     Create,
     Update,
-    /// It is not as wanted, and stays so: nothing may be written.
+    /// It is not as desired and stays so, because a policy forbids the write.
     Differs,
     Unchanged,
 }
 
-/// What a sync would do to one object. It holds no values: what differs may be secret.
-#[derive(Debug)]
+/// What a sync would do to one object. It holds paths and no values, because values may be secret.
+#[derive(Debug, PartialEq)]
 pub struct Preview {
-    pub change: Change,
-    /// The vendor's id, where one is known.
+    pub change: VendorChange,
+    /// The vendor's id, if it is known.
     pub id: Option<String>,
     /// The paths that differ.
     pub fields: Vec<String>,
-    /// The paths of secrets that nobody here can compare.
-    pub uncompared: Vec<String>,
+    /// The paths of secrets that cannot be compared here.
+    pub unverified: Vec<String>,
     pub note: Option<String>,
 }
 
 impl Preview {
-    /// Nothing is written for this object, for this reason.
-    pub fn nothing(note: &str) -> Self {
+    /// A sync would write nothing, for the reason in `note`.
+    pub fn unchanged(note: &str) -> Self {
         Preview {
-            change: Change::Unchanged,
+            change: VendorChange::Unchanged,
             id: None,
             fields: Vec::new(),
-            uncompared: Vec::new(),
+            unverified: Vec::new(),
             note: Some(note.to_owned()),
         }
     }
+
+    /// Describes the action. `expected_id` is the id under which the external object would be created, if it is known.
+    /// A secret that cannot be compared counts as unchanged: a sync may write it, but perhaps with the same value.
+    fn of(action: Action, expected_id: Option<String>) -> Self {
+        let (comparison, change, note) = match action {
+            Action::Create => {
+                return Preview {
+                    change: VendorChange::Create,
+                    id: expected_id,
+                    fields: Vec::new(),
+                    unverified: Vec::new(),
+                    note: None,
+                };
+            }
+            Action::Update(comparison) => (comparison, VendorChange::Update, None),
+            Action::Adopt(comparison) => {
+                let unchanged = proven_fields(&comparison).is_empty();
+                let note = if unchanged { "it is taken over as it is" } else { "it is taken over" };
+                (comparison, VendorChange::Update, Some(note.to_owned()))
+            }
+            Action::Keep(comparison) | Action::Observe(comparison) => {
+                (comparison, VendorChange::Unchanged, None)
+            }
+            Action::ReportDifference(comparison, policy) => {
+                let note = format!("{} writes nothing", policy.as_str());
+                (comparison, VendorChange::Differs, Some(note))
+            }
+        };
+        let fields = proven_fields(&comparison);
+        let change = if fields.is_empty() { VendorChange::Unchanged } else { change };
+        let Comparison { found, unverified, .. } = comparison;
+        Preview { change, id: Some(found.id), fields, unverified, note }
+    }
 }
 
-/// The key ring, or one that stands in for it: then what is derived from it is shown to nobody and compared with nothing.
-pub struct Ring {
-    pub keys: Arc<KeyRing>,
-    pub is_known: bool,
+/// Returns the fields that are known to differ.
+fn proven_fields(comparison: &Comparison) -> Vec<String> {
+    comparison.fields.iter().filter(|path| !comparison.unverified.contains(path)).cloned().collect()
 }
 
-impl Ring {
-    pub async fn of(context: &Context) -> Result<Self, Problem> {
-        match context.ring().await {
-            Ok(keys) => Ok(Ring { keys, is_known: true }),
+/// The key ring, or a placeholder for it. Secrets that derive from a placeholder are never shown or compared.
+pub struct PreviewKeys {
+    pub key_ring: Arc<KeyRing>,
+    pub is_placeholder: bool,
+}
+
+impl PreviewKeys {
+    /// Loads the key ring. Makes a placeholder if there is none.
+    pub async fn load(context: &Context) -> Result<Self, SyncError> {
+        match context.key_ring().await {
+            Ok(key_ring) => Ok(PreviewKeys { key_ring, is_placeholder: false }),
             Err(ClusterError::KeyRing(_)) => {
-                let keys = KeyRing::from_data([("none", [0; KEY_LENGTH].as_slice())].into_iter());
-                let keys = keys.map_err(|error| ClusterError::KeyRing(error.to_string()))?;
-                Ok(Ring { keys: Arc::new(keys), is_known: false })
+                let key_ring = KeyRing::from_data([("none", [0; KEY_LENGTH].as_slice())].into_iter());
+                let key_ring = key_ring.map_err(|error| ClusterError::KeyRing(error.to_string()))?;
+                Ok(PreviewKeys { key_ring: Arc::new(key_ring), is_placeholder: true })
             }
             Err(error) => Err(error.into()),
         }
     }
+
+    /// The key ring, unless it is a placeholder.
+    fn real(&self) -> Option<&KeyRing> {
+        (!self.is_placeholder).then_some(&*self.key_ring)
+    }
 }
 
-/// What `sync` would do. `derived`: the secrets come of this ring.
+/// Returns what `sync` would do. `derived_from`: the keys from which the desired secrets derive, if they do.
 pub async fn preview<K: Synced>(
     context: &Context,
     object: &K,
-    vendor: &Vendor<K::Client>,
-    wanted: &Wanted<<K::Client as ExternalClient>::Desired>,
-    derived: Option<&Ring>,
-) -> Result<Preview, Problem> {
-    let mut run = Run::new(context, object, vendor, wanted)?;
-    let left = run.see_the_old_address().await?;
-    let mut preview = match Box::pin(run.locate()).await? {
-        Found::There { id, item } => run.compare(id, &item, derived).await?,
-        Found::Missing if run.policies.observes_only() => {
-            let name = wanted.name.clone().or_else(|| run.external.as_ref().map(|e| e.id.clone()));
-            return Err(Problem::NotThere { what: K::WHAT, name: name.unwrap_or_default() });
-        }
-        Found::Missing => Preview {
-            change: Change::Create,
-            id: run.external.as_ref().map(|e| e.id.clone()),
-            fields: Vec::new(),
-            uncompared: Vec::new(),
-            note: None,
-        },
+    vendor: &VendorAccess<K::Client>,
+    desired: &DesiredObject<<K::Client as ExternalClient>::Desired>,
+    derived_from: Option<&PreviewKeys>,
+) -> Result<Preview, SyncError> {
+    let mut run = SyncRun::new(context, object, vendor, desired)?;
+    let former_address = match run.resolve_address().await? {
+        Some((former, FormerAddress::Delete)) => Some((former, "is deleted")),
+        Some((former, FormerAddress::Orphan)) => Some((former, "stays")),
+        Some((_, FormerAddress::SameVendor)) | None => None,
     };
-    preview.note = preview.note.or(left);
+    let found = Box::pin(run.observe()).await?;
+    let are_placeholders = derived_from.is_some_and(|keys| keys.is_placeholder);
+    let keys = match run.has_hashes_to_check(found.as_ref()) && !are_placeholders {
+        true => Some(PreviewKeys::load(context).await?),
+        false => None,
+    };
+    let action = run.decide(found, keys.as_ref().and_then(PreviewKeys::real), are_placeholders)?;
+    // Claimed as a sync would, so that a second object that adopts the same external object is reported.
+    if let Action::Adopt(comparison) = &action {
+        run.claim(&comparison.found.id)?;
+    }
+    let mut preview = Preview::of(action, run.external.map(|external| external.id));
+    let note = former_address
+        .map(|(former, fate)| format!("{} at the former address {} {fate}", former.id, former.endpoint));
+    preview.note = preview.note.or(note);
     Ok(preview)
 }
 
-impl<K: Synced> Run<'_, K> {
-    /// As `leave_the_old_address`, but what is left there stays; what would become of it.
-    async fn see_the_old_address(&mut self) -> Result<Option<String>, Problem> {
-        let Some(old) = self.external.clone() else { return Ok(None) };
-        let new = self.place(&old.id);
-        if (&old.endpoint, &old.workspace) == (&new.endpoint, &new.workspace) {
-            return Ok(None);
-        }
-        if self.vendor.client.observe(&old.id).await?.is_some() {
-            self.external = Some(new);
-            return Ok(None);
-        }
-        let stays = cleanup::policy(self.object, self.context) == DeletionPolicy::Orphan
-            || self.policies.observes_only();
-        self.external = self.keeps_its_id(&old).then_some(new);
-        let fate = if stays { "stays" } else { "is deleted" };
-        Ok(Some(format!("{} at the former address {} {fate}", old.id, old.endpoint)))
+#[cfg(test)]
+mod tests {
+    use super::super::decide::{Found, ReadOnlyPolicy};
+    use super::*;
+
+    fn comparison(fields: &[&str], unverified: &[&str]) -> Comparison {
+        let all = |paths: &[&str]| paths.iter().map(ToString::to_string).collect();
+        let found = Found { id: "x".into(), item: Arc::default() };
+        Comparison { found, fields: all(fields), unverified: all(unverified) }
     }
 
-    async fn compare(&self, id: String, item: &Value, derived: Option<&Ring>) -> Result<Preview, Problem> {
-        let mode = self.policies.adopt.filter(|_| !self.taken).map(|adopt| adopt.mode);
-        let mut fields = match plan(&self.wanted.compared, Some(item)) {
-            Plan::Update(fields) => fields,
-            Plan::Create | Plan::Nothing => Vec::new(),
-        };
-        let mut uncompared = Vec::new();
-        for (path, value) in &self.wanted.secrets {
-            match self.is_same_secret(item, path, value, derived).await? {
-                Some(true) => {}
-                Some(false) => fields.push(path.clone()),
-                None => uncompared.push(path.clone()),
-            }
+    #[test]
+    fn describes_each_action() {
+        use VendorChange::{Create, Differs, Unchanged, Update};
+        let differs = || comparison(&["url", "token"], &["token"]);
+        let unverified = || comparison(&["token"], &["token"]);
+        let same = || comparison(&[], &[]);
+        for (action, change, fields, note) in [
+            (Action::Create, Create, 0, None),
+            (Action::Update(differs()), Update, 1, None),
+            (Action::Update(unverified()), Unchanged, 0, None),
+            (Action::Adopt(differs()), Update, 1, Some("it is taken over")),
+            (Action::Adopt(unverified()), Unchanged, 0, Some("it is taken over as it is")),
+            (Action::Adopt(same()), Unchanged, 0, Some("it is taken over as it is")),
+            (Action::Keep(same()), Unchanged, 0, None),
+            (Action::Observe(same()), Unchanged, 0, None),
+            (
+                Action::ReportDifference(differs(), ReadOnlyPolicy::ObserveOnly),
+                Differs,
+                1,
+                Some("managementPolicy: ObserveOnly writes nothing"),
+            ),
+            (
+                Action::ReportDifference(differs(), ReadOnlyPolicy::AdoptMatch),
+                Differs,
+                1,
+                Some("adopt.mode: Match writes nothing"),
+            ),
+        ] {
+            let preview = Preview::of(action, Some("expected".into()));
+            let expected_id = if change == Create { "expected" } else { "x" };
+            assert_eq!(
+                (preview.change, preview.fields.len(), preview.note.as_deref()),
+                (change, fields, note)
+            );
+            assert_eq!(preview.id.as_deref(), Some(expected_id));
         }
-        let writes_nothing = match mode {
-            _ if self.policies.observes_only() => Some("managementPolicy: ObserveOnly writes nothing"),
-            Some(AdoptMode::Match) => Some("adopt.mode: Match writes nothing"),
-            _ => None,
-        };
-        if mode.is_some() && (fields.is_empty() || writes_nothing.is_none()) {
-            let held = |by| Problem::Held { what: K::WHAT, id: id.clone(), by };
-            take(self.context, self.object, &self.place(&id)).map_err(held)?;
-        }
-        let (change, note) = match (fields.is_empty(), writes_nothing) {
-            (true, _) => (Change::Unchanged, mode.map(|_| "it is taken over as it is")),
-            (false, Some(why)) => (Change::Differs, Some(why)),
-            (false, None) => (Change::Update, mode.map(|_| "it is taken over")),
-        };
-        Ok(Preview { change, id: Some(id), fields, uncompared, note: note.map(ToOwned::to_owned) })
-    }
-
-    /// Whether the vendor has this secret; None: nobody here can know.
-    async fn is_same_secret(
-        &self,
-        item: &Value,
-        path: &str,
-        value: &Value,
-        derived: Option<&Ring>,
-    ) -> Result<Option<bool>, Problem> {
-        if derived.is_some_and(|ring| !ring.is_known) {
-            return Ok(None);
-        }
-        let tracked = self.object.hashes();
-        Ok(match tracked.and_then(|hashes| hashes.get(path)) {
-            Some(hash) => {
-                let ring = Ring::of(self.context).await?;
-                ring.is_known.then(|| is_hash_of(&ring.keys, hash, &self.uid, path, value))
-            }
-            None if K::Client::SECRETS_READ_BACK => Some(at(item, path) == Some(value)),
-            // Told to nobody by this object, as far as is known: it would be.
-            None => tracked.map(|_| false),
-        })
+        assert_eq!(Preview::of(Action::Update(unverified()), None).unverified, ["token"]);
     }
 }

@@ -1,4 +1,4 @@
-//! JSON objects whose values stay the text that came.
+//! JSON objects whose values keep their original text, so that numbers and member order survive.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -9,39 +9,41 @@ use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::BadEvent;
+use super::draft::InvalidEvent;
 
-/// So many names are compared one by one.
-const FEW: usize = 16;
+/// Up to this many members, duplicate names are found by linear search; above it, with a hash set.
+const LINEAR_SEARCH_MAX: usize = 16;
 
-/// A member's name; the text that came, where nothing in it is escaped.
+/// A member's name, borrowed from the input unless it contains an escape.
 #[derive(Deserialize)]
 struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// The members of a JSON object, in order, their values as text.
+/// The members of a JSON object in their original order, with values as JSON text.
 #[derive(Clone, Debug)]
 pub struct Members<'a>(pub Vec<(Cow<'a, str>, Cow<'a, RawValue>)>);
 
 impl<'a> Members<'a> {
-    pub fn parse(body: &'a [u8]) -> Result<Self, BadEvent> {
-        // Bounded, for the parser's words may hold all of what it read.
-        serde_json::from_slice(body).map_err(|e| BadEvent::NotJson(e.to_string().chars().take(256).collect()))
+    /// Parses a JSON object. Rejects duplicate names.
+    pub fn parse(body: &'a [u8]) -> Result<Self, InvalidEvent> {
+        // Truncated, because the parser's message may repeat the whole input.
+        serde_json::from_slice(body)
+            .map_err(|e| InvalidEvent::NotJson(e.to_string().chars().take(256).collect()))
     }
 
     pub fn get(&self, name: &str) -> Option<&RawValue> {
         self.0.iter().find(|(n, _)| n == name).map(|(_, raw)| raw.as_ref())
     }
 
-    /// A text member that is not empty; null counts as missing.
-    pub fn text(&self, name: &'static str, max: usize) -> Result<Option<String>, BadEvent> {
+    /// Returns a string member of 1 to `max` bytes. A null member counts as missing.
+    pub fn text(&self, name: &'static str, max: usize) -> Result<Option<String>, InvalidEvent> {
         let Some(raw) = self.get(name).filter(|raw| raw.get() != "null") else { return Ok(None) };
         let text: String = serde_json::from_str(raw.get())
-            .map_err(|_| BadEvent::WrongType { field: name.into(), want: "a text" })?;
+            .map_err(|_| InvalidEvent::WrongType { field: name.into(), want: "a string" })?;
         if text.is_empty() {
-            return Err(BadEvent::WrongType { field: name.into(), want: "a text that is not empty" });
+            return Err(InvalidEvent::WrongType { field: name.into(), want: "a string that is not empty" });
         }
         if text.len() > max {
-            return Err(BadEvent::TooLong { field: name.into(), max });
+            return Err(InvalidEvent::TooLong { field: name.into(), max });
         }
         Ok(Some(text))
     }
@@ -51,8 +53,8 @@ impl<'a> Members<'a> {
         self
     }
 
-    pub fn to_raw(&self) -> Result<Box<RawValue>, BadEvent> {
-        serde_json::value::to_raw_value(self).map_err(|e| BadEvent::NotJson(e.to_string()))
+    pub fn to_raw(&self) -> Result<Box<RawValue>, InvalidEvent> {
+        serde_json::value::to_raw_value(self).map_err(|e| InvalidEvent::NotJson(e.to_string()))
     }
 }
 
@@ -65,22 +67,24 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
                 f.write_str("a JSON object")
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut seen = HashSet::new();
+                let mut names = HashSet::new();
                 let mut members: Vec<(Cow<'de, str>, Cow<'de, RawValue>)> = Vec::new();
                 while let Some(Name(name)) = map.next_key()? {
-                    // Few are compared one by one; with many that would take the square of their number.
-                    let twice = match members.len() {
-                        0..FEW => members.iter().any(|(other, _)| *other == name),
-                        FEW => {
-                            seen.extend(members.iter().map(|(other, _)| other.clone()));
-                            !seen.insert(name.clone())
+                    // The hash set keeps the search linear for objects with many members.
+                    let is_duplicate = match members.len() {
+                        0..LINEAR_SEARCH_MAX => members.iter().any(|(other, _)| *other == name),
+                        LINEAR_SEARCH_MAX => {
+                            names.extend(members.iter().map(|(other, _)| other.clone()));
+                            !names.insert(name.clone())
                         }
-                        _ => !seen.insert(name.clone()),
+                        _ => !names.insert(name.clone()),
                     };
-                    // Two parsers that pick different ones of a name would see two different events.
-                    if twice {
+                    // Parsers disagree on which duplicate counts, so a receiver could see another event than we do.
+                    if is_duplicate {
                         let short: String = name.chars().take(64).collect();
-                        return Err(serde::de::Error::custom(format_args!("{short} stands in it twice")));
+                        return Err(serde::de::Error::custom(format_args!(
+                            "the member {short} occurs twice"
+                        )));
                     }
                     members.push((name, Cow::Borrowed(map.next_value::<&'de RawValue>()?)));
                 }

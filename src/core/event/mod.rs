@@ -1,9 +1,12 @@
-//! Events: how they are read from bytes and written to receivers.
+//! Events: parsed from request bodies, rendered for receivers.
 //!
-//! Foreign bytes end here: whatever arrives, the answer is an event or a reason. JSON that is only passed on is kept as
-//! the text that came, so that numbers and order survive.
+//! Untrusted bytes are validated here: parsing returns an event draft or the reason for rejecting it. JSON that is only
+//! forwarded keeps its original text, so that numbers and member order survive.
 
+mod attributes;
 mod binary;
+mod draft;
+mod hops;
 mod members;
 mod parse;
 mod render;
@@ -15,25 +18,20 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-pub use parse::{
-    BadEvent, Draft, MAX_BATCH, MAX_DEPTH, Published, Rejected, is_batch, parse_published, parse_relayed,
-    parse_request, parse_streamed,
-};
+pub use draft::{EventDraft, EventRejection, InvalidEvent, MAX_BATCH, MAX_DEPTH, MAX_NAME, PublishedEvents};
+pub use hops::{HOPS_ATTRIBUTE, MAX_HOPS, hops, hops_of};
+pub use parse::{is_batch, parse_published, parse_relayed, parse_request, parse_streamed};
 
-/// The source of Auth0's events.
+/// The source name of Auth0's events.
 const AUTH0: &str = "auth0";
-/// The sources that only vendors may emit: an API caller that could would forge a vendor's events.
+/// Sources that API clients may not use, because they would forge a vendor's events.
 pub const RESERVED_SOURCES: [&str; 2] = [AUTH0, "kong:event_hooks"];
-/// The CloudEvents attribute that counts how many hooks an event has been through.
-pub const HOPS_ATTRIBUTE: &str = "hookstreamhops";
-/// At this many hops an event is refused: two hooks that feed each other stop.
-pub const MAX_HOPS: u32 = 8;
 
-/// Where an event came in.
+/// The channel through which an event was received.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub enum Origin {
-    /// Published by an API caller.
+    /// Published by an API client.
     Api,
     /// Relayed by Kong for the EventHook of this name.
     Relay(String),
@@ -42,7 +40,7 @@ pub enum Origin {
 }
 
 impl Origin {
-    /// Without the name: a metric's label.
+    /// Returns the origin without the object's name, for use as a metric label.
     pub fn kind(&self) -> &'static str {
         match self {
             Origin::Api => "api",
@@ -51,9 +49,9 @@ impl Origin {
         }
     }
 
-    /// True where the sender brings again what is refused, and brings it to one hook alone. What that hook has no room
-    /// for is refused then: kept as a dead letter, it would have to be replayed by somebody.
-    pub fn comes_again(&self) -> bool {
+    /// Returns true if the sender retries a rejected event, and sends it to one hook only. The worker then rejects an
+    /// event when that hook's backlog is full: storing it as a dead delivery would require a manual replay.
+    pub fn redelivers_rejected(&self) -> bool {
         matches!(self, Origin::Relay(_))
     }
 }
@@ -86,27 +84,27 @@ impl TryFrom<String> for Origin {
     }
 }
 
-/// One accepted event.
+/// An accepted event.
 ///
-/// `source` is its own, and goes out with it; hooks ask for its `family`.
+/// Receivers get `source`; hooks select events by [`Event::family`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Event {
-    /// The sender's id, or one made here (UUIDv7).
+    /// The sender's id, or a generated UUIDv7.
     pub id: String,
     pub namespace: String,
     pub origin: Origin,
     pub source: String,
     pub event: String,
-    /// When it happened, as the sender wrote it (RFC 3339); else when it was accepted.
+    /// When the event happened, as the sender wrote it (RFC 3339). Defaults to the time at which it was accepted.
     pub time: String,
-    /// JSON, as the text that came.
+    /// JSON in its original text.
     pub data: Box<RawValue>,
-    /// Every other CloudEvents attribute: text, whole number or boolean.
+    /// All other CloudEvents attributes: strings, whole numbers and booleans.
     pub attributes: BTreeMap<String, Value>,
 }
 
 impl Event {
-    /// The source by which hooks name it: Auth0's events are `auth0`, whatever tenant they are of.
+    /// Returns the source name that hooks select by. It is `auth0` for the events of every Auth0 tenant.
     pub fn family(&self) -> &str {
         match self.origin {
             Origin::Stream(_) => AUTH0,
@@ -137,22 +135,6 @@ impl PartialEq for Event {
             &other.attributes,
         )
     }
-}
-
-/// How many hooks an event with these attributes has been through.
-pub fn hops(attributes: &BTreeMap<String, Value>) -> u32 {
-    match attributes.get(HOPS_ATTRIBUTE) {
-        Some(Value::Number(n)) => n.as_u64().and_then(|n| u32::try_from(n).ok()).unwrap_or(0),
-        Some(Value::String(text)) => hops_of(text),
-        _ => 0,
-    }
-}
-
-/// The same, from text; 0 for what is no count.
-pub fn hops_of(text: &str) -> u32 {
-    let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    // A count too big for a number is not none.
-    if digits { text.parse().unwrap_or(u32::MAX) } else { 0 }
 }
 
 #[cfg(test)]

@@ -1,14 +1,16 @@
-//! From events to what receivers get.
+//! Renders events as the request bodies that receivers get.
 
 use std::borrow::Cow;
 
 use serde_json::{Number, Value};
 
+use super::Event;
+use super::hops::{HOPS_ATTRIBUTE, hops};
 use super::members::Members;
-use super::{Event, HOPS_ATTRIBUTE, hops};
 
 impl Event {
-    /// Kong's body: the members of data plus `source` and `event`, which win; data that is no object under `data`.
+    /// Renders Kong's body: the members of data plus `source` and `event`, which replace members of the same name. Data
+    /// that is not an object becomes the member `data`.
     pub fn to_kong(&self) -> Vec<u8> {
         let mut members = match Members::parse(self.data.get().as_bytes()) {
             Ok(members) => members.without(&["source", "event"]),
@@ -22,7 +24,7 @@ impl Event {
         serde_json::to_vec(&members).unwrap_or_default()
     }
 
-    /// A structured CloudEvent, with every attribute that came and one hop more.
+    /// Renders a structured CloudEvent with all attributes of the event and the hop counter increased by one.
     pub fn to_cloudevent(&self) -> Vec<u8> {
         let mut out = serde_json::Map::new();
         for (name, text) in [
@@ -41,7 +43,7 @@ impl Event {
             Value::Number(Number::from(hops(&self.attributes).saturating_add(1))),
         );
         let mut text = serde_json::to_string(&out).unwrap_or_default();
-        // The data goes in as the text that came: parsing it would change numbers.
+        // Append the data as its original text: parsing it would change numbers.
         text.pop();
         text.push_str(",\"data\":");
         text.push_str(self.data.get());

@@ -1,25 +1,25 @@
-//! From text to a tree with resolved names.
+//! Compiles a filter's text to a tree with resolved names.
 
 use cel::Env;
 use cel::common::ast::{CallExpr, EntryExpr, Expr, IdedExpr, LiteralValue, SourceInfo, operators};
 use regex::{Regex, RegexBuilder};
 
-use super::{FilterError, bounded};
+use super::{FilterError, truncate};
 
-/// Levels of the tree; evaluation recurses as deep. Chains of `&&` and `||` count as one.
+/// Maximum depth of the tree, which also bounds the recursion of the evaluation. A chain of `&&` or `||` is one level.
 const MAX_DEPTH: usize = 64;
-/// What the parser counts as levels (parentheses, lists, arguments).
+/// Maximum depth of what the parser counts as levels: parentheses, lists and arguments.
 const MAX_PARSER_DEPTH: u16 = 48;
-/// The parser recurses over sums and member chains, which its own limit does not count: 2,000 links overflow 2 MiB and stay
-/// within 16 MiB where nothing is optimised. Address space, of which only what is used takes memory.
+/// Stack size of the parser in bytes. The parser recurses over sums and member chains, which its own limit does not count:
+/// 2,000 links overflow 2 MiB, but fit into 16 MiB even in unoptimised builds. Unused stack costs only address space.
 const PARSER_STACK: usize = 64 * 1024 * 1024;
-/// Bytes of a compiled regular expression: what it can cost for each byte of text.
+/// Maximum size of a compiled regular expression in bytes, which bounds its cost for each byte of text.
 const MAX_REGEX: usize = 64 * 1024;
 
 const FUNCTIONS: &str = "has, size, contains, startsWith, endsWith, matches, int, uint, double, string, bool, \
                          all, exists, exists_one, map, filter";
 
-/// What is evaluated.
+/// A node of the expression tree.
 pub enum Node {
     Null,
     Bool(bool),
@@ -28,7 +28,7 @@ pub enum Node {
     Double(f64),
     Text(String),
     Root(Root),
-    /// The variable of the n-th macro around this place, counted from outside.
+    /// The variable of the n-th enclosing macro, counted from the outermost.
     Local(usize),
     Select(Box<Node>, String),
     Has(Box<Node>, String),
@@ -41,22 +41,23 @@ pub enum Node {
     Or(Vec<Node>),
     If(Box<Node>, Box<Node>, Box<Node>),
     Equal(Box<Node>, Box<Node>),
-    Differ(Box<Node>, Box<Node>),
-    Order(Order, Box<Node>, Box<Node>),
-    Arith(Arith, Box<Node>, Box<Node>),
+    NotEqual(Box<Node>, Box<Node>),
+    ComparisonOperator(ComparisonOperator, Box<Node>, Box<Node>),
+    Arithmetic(Arithmetic, Box<Node>, Box<Node>),
     In(Box<Node>, Box<Node>),
     Size(Box<Node>),
-    Test(Test, Box<Node>, Box<Node>),
+    StringTest(StringTest, Box<Node>, Box<Node>),
     Matches(Box<Node>, Regex),
-    Convert(To, Box<Node>),
-    Each {
-        what: Each,
+    Convert(TargetType, Box<Node>),
+    Macro {
+        kind: MacroKind,
         over: Box<Node>,
-        test: Option<Box<Node>>,
-        give: Option<Box<Node>>,
+        predicate: Option<Box<Node>>,
+        transform: Option<Box<Node>>,
     },
 }
 
+/// The variables that a filter can use.
 #[derive(Clone, Copy)]
 pub enum Root {
     Source,
@@ -65,16 +66,18 @@ pub enum Root {
     Attributes,
 }
 
+/// The ordering operators.
 #[derive(Clone, Copy)]
-pub enum Order {
+pub enum ComparisonOperator {
     Less,
     LessOrEqual,
     Greater,
     GreaterOrEqual,
 }
 
+/// The arithmetic operators; `+` also concatenates.
 #[derive(Clone, Copy)]
-pub enum Arith {
+pub enum Arithmetic {
     Add,
     Subtract,
     Multiply,
@@ -82,15 +85,17 @@ pub enum Arith {
     Modulo,
 }
 
+/// The functions that search in a string.
 #[derive(Clone, Copy)]
-pub enum Test {
+pub enum StringTest {
     Contains,
     StartsWith,
     EndsWith,
 }
 
+/// The result types of the conversion functions.
 #[derive(Clone, Copy)]
-pub enum To {
+pub enum TargetType {
     Int,
     UInt,
     Double,
@@ -98,9 +103,9 @@ pub enum To {
     Bool,
 }
 
-/// The macros over a list, or the keys of a map.
+/// The macros that iterate over a list or the keys of a map.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Each {
+pub enum MacroKind {
     All,
     Exists,
     ExistsOne,
@@ -108,7 +113,7 @@ pub enum Each {
     Filter,
 }
 
-/// Compiles on a thread of its own, which is gone before this returns.
+/// Compiles a filter on a separate thread, which ends before this function returns.
 pub fn compile(text: &str) -> Result<Node, FilterError> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new()
@@ -116,27 +121,29 @@ pub fn compile(text: &str) -> Result<Node, FilterError> {
             .stack_size(PARSER_STACK)
             .spawn_scoped(scope, || parse(text))
             .map_err(|error| FilterError::Unavailable(error.to_string()))?;
-        // A panic of the parser is a filter that cannot be used, and no end of the process.
+        // A panic of the parser makes the filter invalid and must not end the process.
         thread.join().unwrap_or_else(|_| Err(invalid(text, 0, "the parser failed on it".to_owned())))
     })
 }
 
 fn parse(text: &str) -> Result<Node, FilterError> {
-    // Without macros: they stay the calls that they were written as.
+    // Without macro expansion: macros stay calls and become `Node::Macro`.
     let parser = Env::default().with_optional_support(false).parser().max_recursion_depth(MAX_PARSER_DEPTH);
     let (expression, info) = parser.parse_with_source_info(text).map_err(|errors| {
-        let Some(first) = errors.errors.first() else { return invalid(text, 0, "is no CEL".to_owned()) };
+        let Some(first) = errors.errors.first() else {
+            return invalid(text, 0, "is not valid CEL".to_owned());
+        };
         let problem = match first.msg.strip_prefix("Syntax error: ").unwrap_or(&first.msg) {
-            deep if deep.contains("Recursion limit") => "is nested too deep",
+            deep if deep.contains("Recursion limit") => "is nested too deeply",
             other => other,
         };
         let at = |n: isize| usize::try_from(n).unwrap_or_default().max(1);
-        FilterError::Invalid { line: at(first.pos.0), column: at(first.pos.1), problem: bounded(problem) }
+        FilterError::Invalid { line: at(first.pos.0), column: at(first.pos.1), problem: truncate(problem) }
     })?;
     let mut compiler = Compiler { text, info: &info, locals: Vec::new() };
     let root = compiler.node(&expression, 0)?;
-    match never_boolean(&root) {
-        Some(kind) => Err(compiler.at(&expression, format!("the answer is {kind}, not true or false"))),
+    match non_boolean_type(&root) {
+        Some(kind) => Err(compiler.error_at(&expression, format!("the result is {kind}, not true or false"))),
         None => Ok(root),
     }
 }
@@ -150,20 +157,21 @@ fn invalid(text: &str, offset: usize, problem: String) -> FilterError {
             column += 1;
         }
     }
-    FilterError::Invalid { line, column, problem: bounded(&problem) }
+    FilterError::Invalid { line, column, problem: truncate(&problem) }
 }
 
-/// A filter that can answer with nothing but this would hold every event: it is refused at once.
-fn never_boolean(node: &Node) -> Option<&'static str> {
+/// Returns the type of an expression whose result is never a boolean. Such a filter could decide no event, so it is
+/// rejected when it is compiled.
+fn non_boolean_type(node: &Node) -> Option<&'static str> {
     match node {
         Node::Null => Some("null"),
         Node::Int(_) | Node::UInt(_) | Node::Double(_) | Node::Negate(_) | Node::Size(_) => Some("a number"),
-        Node::Arith(..) => Some("a number, a text or a list"),
-        Node::Text(_) | Node::Root(Root::Source | Root::Event) => Some("a text"),
-        Node::List(_) | Node::Each { what: Each::Map | Each::Filter, .. } => Some("a list"),
+        Node::Arithmetic(..) => Some("a number, a string or a list"),
+        Node::Text(_) | Node::Root(Root::Source | Root::Event) => Some("a string"),
+        Node::List(_) | Node::Macro { kind: MacroKind::Map | MacroKind::Filter, .. } => Some("a list"),
         Node::Map(_) | Node::Root(Root::Attributes) => Some("a map"),
-        Node::Convert(To::Int | To::UInt | To::Double, _) => Some("a number"),
-        Node::Convert(To::Text, _) => Some("a text"),
+        Node::Convert(TargetType::Int | TargetType::UInt | TargetType::Double, _) => Some("a number"),
+        Node::Convert(TargetType::Text, _) => Some("a string"),
         _ => None,
     }
 }
@@ -171,12 +179,12 @@ fn never_boolean(node: &Node) -> Option<&'static str> {
 struct Compiler<'a> {
     text: &'a str,
     info: &'a SourceInfo,
-    /// The variables of the macros around this place.
+    /// The variables of the enclosing macros.
     locals: Vec<String>,
 }
 
 impl Compiler<'_> {
-    fn at(&self, expr: &IdedExpr, problem: impl Into<String>) -> FilterError {
+    fn error_at(&self, expr: &IdedExpr, problem: impl Into<String>) -> FilterError {
         let offset = self.info.offset_for(expr.id).map_or(0, |(start, _)| start as usize);
         invalid(self.text, offset, problem.into())
     }
@@ -187,7 +195,7 @@ impl Compiler<'_> {
 
     fn node(&mut self, expr: &IdedExpr, depth: usize) -> Result<Node, FilterError> {
         if depth >= MAX_DEPTH {
-            return Err(self.at(expr, "is nested too deep"));
+            return Err(self.error_at(expr, "is nested too deeply"));
         }
         let depth = depth + 1;
         Ok(match &expr.expr {
@@ -198,7 +206,7 @@ impl Compiler<'_> {
                 LiteralValue::Double(n) => Node::Double(*n.inner()),
                 LiteralValue::String(text) => Node::Text(text.inner().to_owned()),
                 LiteralValue::Null => Node::Null,
-                LiteralValue::Bytes(_) => return Err(self.at(expr, "there are no bytes in JSON: use a text")),
+                LiteralValue::Bytes(_) => return Err(self.error_at(expr, "JSON has no bytes: use a string")),
             },
             Expr::Ident(name) => self.name(expr, name)?,
             Expr::Select(select) => Node::Select(self.boxed(&select.operand, depth)?, select.field.clone()),
@@ -209,15 +217,15 @@ impl Compiler<'_> {
                 let mut entries = Vec::with_capacity(map.entries.len());
                 for entry in &map.entries {
                     let EntryExpr::MapEntry(entry) = &entry.expr else {
-                        return Err(self.at(expr, "there are no messages: use a map"));
+                        return Err(self.error_at(expr, "messages are not supported: use a map"));
                     };
                     entries.push((self.node(&entry.key, depth)?, self.node(&entry.value, depth)?));
                 }
                 Node::Map(entries)
             }
             Expr::Call(call) => self.call(expr, call, depth)?,
-            Expr::Struct(_) => return Err(self.at(expr, "there are no messages: use a map")),
-            Expr::Comprehension(_) | Expr::Unspecified => return Err(self.at(expr, "is no CEL")),
+            Expr::Struct(_) => return Err(self.error_at(expr, "messages are not supported: use a map")),
+            Expr::Comprehension(_) | Expr::Unspecified => return Err(self.error_at(expr, "is not valid CEL")),
         })
     }
 
@@ -231,9 +239,8 @@ impl Compiler<'_> {
             "data" => Root::Data,
             "attributes" => Root::Attributes,
             _ => {
-                let problem =
-                    format!("no such name: {name:.64} (there are source, event, data and attributes)");
-                return Err(self.at(expr, problem));
+                let problem = format!("unknown name {name:.64}: use source, event, data or attributes");
+                return Err(self.error_at(expr, problem));
             }
         }))
     }
@@ -241,30 +248,30 @@ impl Compiler<'_> {
     fn call(&mut self, expr: &IdedExpr, call: &CallExpr, depth: usize) -> Result<Node, FilterError> {
         let name = call.func_name.as_str();
         let unknown =
-            || format!("no such function, or not with such arguments: {name:.64} (there are {FUNCTIONS})");
+            || format!("unknown function {name:.64}, or wrong arguments: the functions are {FUNCTIONS}");
         match (&call.target, call.args.as_slice()) {
             (None, [a]) => Ok(match name {
                 operators::LOGICAL_NOT => Node::Not(self.boxed(a, depth)?),
                 operators::NEGATE => Node::Negate(self.boxed(a, depth)?),
                 operators::HAS => {
                     let Expr::Select(select) = &a.expr else {
-                        return Err(self.at(a, "has() asks for a member: has(data.name)"));
+                        return Err(self.error_at(a, "has() takes a member: has(data.name)"));
                     };
                     Node::Has(self.boxed(&select.operand, depth)?, select.field.clone())
                 }
                 "size" => Node::Size(self.boxed(a, depth)?),
-                "int" => Node::Convert(To::Int, self.boxed(a, depth)?),
-                "uint" => Node::Convert(To::UInt, self.boxed(a, depth)?),
-                "double" => Node::Convert(To::Double, self.boxed(a, depth)?),
-                "string" => Node::Convert(To::Text, self.boxed(a, depth)?),
-                "bool" => Node::Convert(To::Bool, self.boxed(a, depth)?),
-                _ => return Err(self.at(expr, unknown())),
+                "int" => Node::Convert(TargetType::Int, self.boxed(a, depth)?),
+                "uint" => Node::Convert(TargetType::UInt, self.boxed(a, depth)?),
+                "double" => Node::Convert(TargetType::Double, self.boxed(a, depth)?),
+                "string" => Node::Convert(TargetType::Text, self.boxed(a, depth)?),
+                "bool" => Node::Convert(TargetType::Bool, self.boxed(a, depth)?),
+                _ => return Err(self.error_at(expr, unknown())),
             }),
             (None, [_, _]) if name == operators::LOGICAL_AND => Ok(Node::And(self.chain(expr, name, depth)?)),
             (None, [_, _]) if name == operators::LOGICAL_OR => Ok(Node::Or(self.chain(expr, name, depth)?)),
             (None, [a, b]) if name == "matches" => self.matches(a, b, depth),
             (None, [a, b]) => {
-                let Some(make) = operator(name) else { return Err(self.at(expr, unknown())) };
+                let Some(make) = operator(name) else { return Err(self.error_at(expr, unknown())) };
                 Ok(make(self.boxed(a, depth)?, self.boxed(b, depth)?))
             }
             (None, [a, b, c]) if name == operators::CONDITIONAL => {
@@ -274,44 +281,46 @@ impl Compiler<'_> {
             (Some(target), [b]) if name == "matches" => self.matches(target, b, depth),
             (Some(target), [b]) => {
                 let test = match name {
-                    "contains" => Test::Contains,
-                    "startsWith" => Test::StartsWith,
-                    "endsWith" => Test::EndsWith,
-                    _ => return Err(self.at(expr, unknown())),
+                    "contains" => StringTest::Contains,
+                    "startsWith" => StringTest::StartsWith,
+                    "endsWith" => StringTest::EndsWith,
+                    _ => return Err(self.error_at(expr, unknown())),
                 };
-                Ok(Node::Test(test, self.boxed(target, depth)?, self.boxed(b, depth)?))
+                Ok(Node::StringTest(test, self.boxed(target, depth)?, self.boxed(b, depth)?))
             }
             (Some(target), [variable, rest @ ..]) => {
-                let (what, test, give) = match (name, rest) {
-                    ("all", [test]) => (Each::All, Some(test), None),
-                    ("exists", [test]) => (Each::Exists, Some(test), None),
-                    ("exists_one" | "existsOne", [test]) => (Each::ExistsOne, Some(test), None),
-                    ("filter", [test]) => (Each::Filter, Some(test), None),
-                    ("map", [give]) => (Each::Map, None, Some(give)),
-                    ("map", [test, give]) => (Each::Map, Some(test), Some(give)),
-                    _ => return Err(self.at(expr, unknown())),
+                let (kind, predicate, transform) = match (name, rest) {
+                    ("all", [predicate]) => (MacroKind::All, Some(predicate), None),
+                    ("exists", [predicate]) => (MacroKind::Exists, Some(predicate), None),
+                    ("exists_one" | "existsOne", [predicate]) => {
+                        (MacroKind::ExistsOne, Some(predicate), None)
+                    }
+                    ("filter", [predicate]) => (MacroKind::Filter, Some(predicate), None),
+                    ("map", [transform]) => (MacroKind::Map, None, Some(transform)),
+                    ("map", [predicate, transform]) => (MacroKind::Map, Some(predicate), Some(transform)),
+                    _ => return Err(self.error_at(expr, unknown())),
                 };
                 let Expr::Ident(variable) = &variable.expr else {
-                    return Err(self.at(variable, "must be a name, as x in all(x, x > 1)"));
+                    return Err(self.error_at(variable, "must be a variable name, as x in all(x, x > 1)"));
                 };
                 let over = self.boxed(target, depth)?;
                 self.locals.push(variable.clone());
-                let test = test.map(|t| self.boxed(t, depth)).transpose();
-                let give = give.map(|g| self.boxed(g, depth)).transpose();
+                let predicate = predicate.map(|p| self.boxed(p, depth)).transpose();
+                let transform = transform.map(|t| self.boxed(t, depth)).transpose();
                 self.locals.pop();
-                Ok(Node::Each { what, over, test: test?, give: give? })
+                Ok(Node::Macro { kind, over, predicate: predicate?, transform: transform? })
             }
-            _ => Err(self.at(expr, unknown())),
+            _ => Err(self.error_at(expr, unknown())),
         }
     }
 
-    /// The operands of a chain of `&&` or of `||`: a list of a hundred values to compare with is no deep nesting.
+    /// Flattens a chain of `&&` or `||`, so that a comparison with a hundred values is not deeply nested.
     fn chain(&mut self, expr: &IdedExpr, name: &str, depth: usize) -> Result<Vec<Node>, FilterError> {
-        let mut waiting = vec![expr];
+        let mut pending = vec![expr];
         let mut nodes = Vec::new();
-        while let Some(expr) = waiting.pop() {
+        while let Some(expr) = pending.pop() {
             match &expr.expr {
-                Expr::Call(call) if call.func_name == name => waiting.extend(call.args.iter().rev()),
+                Expr::Call(call) if call.func_name == name => pending.extend(call.args.iter().rev()),
                 _ => nodes.push(self.node(expr, depth)?),
             }
         }
@@ -319,22 +328,24 @@ impl Compiler<'_> {
     }
 
     fn matches(&mut self, text: &IdedExpr, pattern: &IdedExpr, depth: usize) -> Result<Node, FilterError> {
-        // A pattern out of the data would be compiled for every event, at the sender's will.
+        // A pattern from the data would have to be compiled for every event, under the sender's control.
         let Expr::Literal(LiteralValue::String(literal)) = &pattern.expr else {
-            return Err(self.at(pattern, "matches() takes its pattern as a text in quotes"));
+            return Err(self.error_at(pattern, "matches() takes its pattern as a string literal"));
         };
         let regex = RegexBuilder::new(literal.inner())
             .size_limit(MAX_REGEX)
             .dfa_size_limit(1 << 20)
             .nest_limit(32)
             .build()
-            .map_err(|error| self.at(pattern, format!("is no regular expression: {}", one_line(&error))))?;
+            .map_err(|error| {
+                self.error_at(pattern, format!("is not a regular expression: {}", last_line(&error)))
+            })?;
         Ok(Node::Matches(self.boxed(text, depth)?, regex))
     }
 }
 
-/// The last line of a regular expression's error says what is wrong; those before repeat the pattern.
-fn one_line(error: &regex::Error) -> String {
+/// Returns the last line of an error, which names the problem. The lines before it repeat the pattern.
+fn last_line(error: &regex::Error) -> String {
     let text = error.to_string();
     text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()
 }
@@ -344,16 +355,18 @@ type Binary = fn(Box<Node>, Box<Node>) -> Node;
 fn operator(name: &str) -> Option<Binary> {
     Some(match name {
         operators::EQUALS => Node::Equal,
-        operators::NOT_EQUALS => Node::Differ,
-        operators::LESS => |a, b| Node::Order(Order::Less, a, b),
-        operators::LESS_EQUALS => |a, b| Node::Order(Order::LessOrEqual, a, b),
-        operators::GREATER => |a, b| Node::Order(Order::Greater, a, b),
-        operators::GREATER_EQUALS => |a, b| Node::Order(Order::GreaterOrEqual, a, b),
-        operators::ADD => |a, b| Node::Arith(Arith::Add, a, b),
-        operators::SUBSTRACT => |a, b| Node::Arith(Arith::Subtract, a, b),
-        operators::MULTIPLY => |a, b| Node::Arith(Arith::Multiply, a, b),
-        operators::DIVIDE => |a, b| Node::Arith(Arith::Divide, a, b),
-        operators::MODULO => |a, b| Node::Arith(Arith::Modulo, a, b),
+        operators::NOT_EQUALS => Node::NotEqual,
+        operators::LESS => |a, b| Node::ComparisonOperator(ComparisonOperator::Less, a, b),
+        operators::LESS_EQUALS => |a, b| Node::ComparisonOperator(ComparisonOperator::LessOrEqual, a, b),
+        operators::GREATER => |a, b| Node::ComparisonOperator(ComparisonOperator::Greater, a, b),
+        operators::GREATER_EQUALS => {
+            |a, b| Node::ComparisonOperator(ComparisonOperator::GreaterOrEqual, a, b)
+        }
+        operators::ADD => |a, b| Node::Arithmetic(Arithmetic::Add, a, b),
+        operators::SUBSTRACT => |a, b| Node::Arithmetic(Arithmetic::Subtract, a, b),
+        operators::MULTIPLY => |a, b| Node::Arithmetic(Arithmetic::Multiply, a, b),
+        operators::DIVIDE => |a, b| Node::Arithmetic(Arithmetic::Divide, a, b),
+        operators::MODULO => |a, b| Node::Arithmetic(Arithmetic::Modulo, a, b),
         operators::IN => Node::In,
         operators::INDEX => Node::Index,
         _ => return None,

@@ -1,19 +1,21 @@
-//! Filters: CEL over `source`, `event`, `data` and `attributes`.
+//! Filters: CEL expressions over `source`, `event`, `data` and `attributes`.
 //!
-//! The `cel` crate reads the text. What it read is turned into a tree of our own, and evaluated here, for the crate's
-//! evaluator has no bound: it copies whole values, and an expression of 4 KiB can keep it busy for hours. Here every step
-//! costs, and at `BUDGET` steps the answer is an error. So whoever may write a filter cannot hang the worker, whatever
+//! The `cel` crate parses the text. The result is converted to our own tree and evaluated here, because the crate's
+//! evaluator has no cost limit: it copies whole values, and an expression of 4 KiB can run for hours. Here every step
+//! costs, and an evaluation of more than `BUDGET` steps fails. So the author of a filter cannot block the worker, whatever
 //! the data.
 //!
-//! What is bounded: the text (4 KiB), its nesting (the parser's and the tree's), the stack of the parser (it runs on its
-//! own, for a sum of 2,000 terms overflows 2 MiB), regular expressions (literals, compiled with a bound, linear in time),
-//! and the steps of an evaluation, which bound its memory too: a step makes at most one element or 8 bytes of text.
+//! Limits: the text (4 KiB), its nesting (in the parser and in the tree), the parser's stack (it runs on its own thread,
+//! because a sum of 2,000 terms overflows 2 MiB), regular expressions (literals only, limited in compiled size, linear
+//! time), and the steps of an evaluation. The steps also limit its memory: a step creates at most one element or 8 bytes of
+//! text.
 //!
-//! Invariants: an unknown name or function is found when the filter is compiled; running out of steps is never taken
-//! for an answer, as other errors are by `&&` and `||`.
+//! Invariants: compiling a filter detects unknown names and functions. `&&` and `||` may ignore an error of one operand,
+//! but never an exhausted budget.
 
 mod compile;
 mod eval;
+mod operators;
 mod value;
 
 use std::cell::OnceCell;
@@ -25,11 +27,11 @@ use serde_json::Value;
 use super::event::Event;
 use compile::Node;
 
-/// Bytes of a filter's text.
+/// Maximum length of a filter's text in bytes.
 pub const MAX_TEXT: usize = 4096;
-/// Steps that one evaluation may take; some 20 ms.
+/// Maximum number of steps of one evaluation; about 20 ms.
 pub const BUDGET: u32 = 1_000_000;
-/// Characters of what an error repeats.
+/// Maximum length in characters of a problem in an error message.
 const MAX_PROBLEM: usize = 256;
 
 /// A compiled filter.
@@ -41,49 +43,49 @@ struct Compiled {
     root: Node,
 }
 
-/// Why a filter cannot be used, or does not decide an event.
+/// Why a filter is invalid, or why its evaluation has no result.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr)]
 pub enum FilterError {
     #[error("is longer than {MAX_TEXT} bytes")]
     TooLong,
     #[error("line {line}, column {column}: {problem}")]
     Invalid { line: usize, column: usize, problem: String },
-    /// The machine has no thread left for the parser.
+    /// The system cannot create a thread for the parser.
     #[error("cannot be compiled now: {0}")]
     Unavailable(String),
-    #[error("the answer is {0}, not true or false")]
+    #[error("the result is {0}, not true or false")]
     NotBoolean(&'static str),
-    #[error("it takes more than {BUDGET} steps on this event")]
+    #[error("the evaluation takes more than {BUDGET} steps on this event")]
     TooCostly,
     #[error("{0}")]
     Failed(String),
-    #[error("the event's data cannot be read: {0}")]
+    #[error("the event's data cannot be parsed: {0}")]
     Unreadable(String),
 }
 
-/// An event as filters see it. Its data is parsed once, when it is first needed, for all filters that look at it.
-pub struct Facts<'a> {
+/// The input of filters: an event with lazily parsed data, which all filters of the event share.
+pub struct FilterInput<'a> {
     event: &'a Event,
     data: OnceCell<Result<Value, FilterError>>,
     attributes: OnceCell<Value>,
 }
 
-impl<'a> Facts<'a> {
+impl<'a> FilterInput<'a> {
     pub fn new(event: &'a Event) -> Self {
-        Facts { event, data: OnceCell::new(), attributes: OnceCell::new() }
+        FilterInput { event, data: OnceCell::new(), attributes: OnceCell::new() }
     }
 
     pub fn event(&self) -> &'a Event {
         self.event
     }
 
-    /// The data, where it can be read: the parser refuses numbers that no machine number holds.
+    /// Returns the parsed data. Fails for numbers that no machine type can hold.
     pub fn data(&self) -> Result<&Value, &FilterError> {
-        let read = || {
+        let parse = || {
             serde_json::from_str(self.event.data.get())
-                .map_err(|error| FilterError::Unreadable(bounded(&error.to_string())))
+                .map_err(|error| FilterError::Unreadable(truncate(&error.to_string())))
         };
-        self.data.get_or_init(read).as_ref()
+        self.data.get_or_init(parse).as_ref()
     }
 
     fn attributes(&self) -> &Value {
@@ -94,7 +96,7 @@ impl<'a> Facts<'a> {
 }
 
 impl Filter {
-    /// Compiles a filter. The error says where.
+    /// Compiles a filter. The error contains line and column.
     pub fn compile(text: &str) -> Result<Filter, FilterError> {
         if text.len() > MAX_TEXT {
             return Err(FilterError::TooLong);
@@ -107,14 +109,14 @@ impl Filter {
         &self.0.text
     }
 
-    /// True where the event is to be delivered. An error does not decide it.
+    /// Returns true if the event matches. On an error the event is undecided, neither matched nor dropped.
     pub fn matches(&self, event: &Event) -> Result<bool, FilterError> {
-        self.matches_facts(&Facts::new(event))
+        self.matches_input(&FilterInput::new(event))
     }
 
-    /// The same, for an event that several filters look at.
-    pub fn matches_facts(&self, facts: &Facts<'_>) -> Result<bool, FilterError> {
-        eval::decide(&self.0.root, facts)
+    /// Like [`Filter::matches`], with parsed data that several filters share.
+    pub fn matches_input(&self, input: &FilterInput<'_>) -> Result<bool, FilterError> {
+        eval::evaluate(&self.0.root, input)
     }
 }
 
@@ -132,8 +134,8 @@ impl fmt::Debug for Filter {
     }
 }
 
-/// What goes into messages stays short: a condition's message and an answer are no place for whole expressions.
-fn bounded(text: &str) -> String {
+/// Truncates a problem for use in condition messages and responses, which should not contain whole expressions.
+fn truncate(text: &str) -> String {
     text.chars().take(MAX_PROBLEM).collect()
 }
 

@@ -31,7 +31,7 @@ fn run(text: &str) -> Result<bool, FilterError> {
 }
 
 #[test]
-fn answers() {
+fn evaluates_expressions() {
     for text in [
         "true",
         "source == 'crud' && event == \"consumers\"",
@@ -76,65 +76,65 @@ fn answers() {
 }
 
 #[test]
-fn what_does_not_decide() {
+fn reports_evaluation_errors() {
     for (text, problem) in [
-        ("data.missing == 1", "there is no member missing"),
+        ("data.missing == 1", "the member missing does not exist"),
         ("data.n.x == 1", "an int has no member x"),
         ("data.nothing.x == 1", "null has no member x"),
-        ("data.list[9] == 1", "no such place"),
-        ("data.list[-1] == 1", "no such place"),
-        ("data.list['x'] == 1", "a list has no place a text"),
+        ("data.list[9] == 1", "out of range"),
+        ("data.list[-1] == 1", "out of range"),
+        ("data.list['x'] == 1", "must be a whole number, not a string"),
         ("data.entity[1] == 1", "no such key"),
         ("data.n && true", "&& takes booleans, not an int"),
         ("data.n > 'a'", "cannot be compared"),
-        ("data.n + 1.5 > 2.0", "say int()"),
-        ("data.n / 0 == 1", "divided by zero"),
+        ("data.n + 1.5 > 2.0", "with int()"),
+        ("data.n / 0 == 1", "divisor is zero"),
         ("9223372036854775807 + data.n > 0", "too big"),
         ("data.n in 5", "in takes a list"),
         ("size(data.n) == 1", "has no size"),
-        ("data.n.contains('a')", "take texts, not an int"),
-        ("int('x') == 1", "a text is no int"),
+        ("data.n.contains('a')", "take strings, not an int"),
+        ("int('x') == 1", "int() cannot convert a string"),
         ("data.n.all(x, true)", "take a list or a map"),
-        ("data.items.all(i, has(i.n) ? true : i.n == 1)", "there is no member n"),
-        ("data.items.filter(i, i.n == 1) == []", "there is no member n"),
+        ("data.items.all(i, has(i.n) ? true : i.n == 1)", "the member n does not exist"),
+        ("data.items.filter(i, i.n == 1) == []", "the member n does not exist"),
         ("{data.text: 1, 'grün': 2} == {}", "twice"),
-        ("data.missing == 1 && true", "there is no member missing"),
+        ("data.missing == 1 && true", "the member missing does not exist"),
     ] {
         match run(text) {
             Err(FilterError::Failed(got)) => assert!(got.contains(problem), "{text}: {got}"),
             other => panic!("{text}: {other:?}"),
         }
     }
-    assert_eq!(run("data.operation"), Err(FilterError::NotBoolean("a text")));
+    assert_eq!(run("data.operation"), Err(FilterError::NotBoolean("a string")));
     assert_eq!(run("data.yes ? data.n : true"), Err(FilterError::NotBoolean("an int")));
     let unreadable = Filter::compile("data.n == 1").unwrap().matches(&event_with("{\"n\":1e400}"));
     assert!(matches!(unreadable, Err(FilterError::Unreadable(_))), "{unreadable:?}");
     let untouched = Filter::compile("source == 'crud'").unwrap().matches(&event_with("{\"n\":1e400}"));
-    assert_eq!(untouched, Ok(true), "data that it does not look at is not read");
+    assert_eq!(untouched, Ok(true), "data that the filter does not use is not parsed");
 }
 
 #[test]
-fn what_is_refused_and_where() {
+fn rejects_invalid_filters_with_position() {
     for (text, at, problem) in [
         ("", (1, 1), ""),
         ("data.x ==", (1, 10), "mismatched input"),
-        ("true &&\n dat.x == 1", (2, 2), "no such name: dat (there are source"),
-        ("items.all(i, j == 1)", (1, 1), "no such name: items"),
-        ("data.items.all(i, j == 1)", (1, 19), "no such name: j"),
-        ("data.x.lower() == 'a'", (1, 13), "no such function, or not with such arguments: lower"),
-        ("timestamp('x') == 1", (1, 10), "no such function"),
-        ("size(1, 2) == 1", (1, 5), "no such function, or not with such arguments: size"),
-        ("data.list.all(1, true)", (1, 15), "must be a name"),
-        ("has(data)", (1, 5), "has() asks for a member"),
+        ("true &&\n dat.x == 1", (2, 2), "unknown name dat: use source"),
+        ("items.all(i, j == 1)", (1, 1), "unknown name items"),
+        ("data.items.all(i, j == 1)", (1, 19), "unknown name j"),
+        ("data.x.lower() == 'a'", (1, 13), "unknown function lower"),
+        ("timestamp('x') == 1", (1, 10), "unknown function"),
+        ("size(1, 2) == 1", (1, 5), "unknown function size, or wrong arguments"),
+        ("data.list.all(1, true)", (1, 15), "must be a variable name"),
+        ("has(data)", (1, 5), "has() takes a member"),
         ("b'x' == data.x", (1, 1), "no bytes"),
-        ("a.b{c: 1} == 1", (1, 4), "no messages"),
-        ("data.x.matches(data.y)", (1, 20), "in quotes"),
-        ("data.x.matches('(')", (1, 16), "is no regular expression: unclosed group"),
-        ("data.x.matches('\\\\w{1000}')", (1, 16), "is no regular expression"),
+        ("a.b{c: 1} == 1", (1, 4), "messages are not supported"),
+        ("data.x.matches(data.y)", (1, 20), "string literal"),
+        ("data.x.matches('(')", (1, 16), "is not a regular expression: unclosed group"),
+        ("data.x.matches('\\\\w{1000}')", (1, 16), "is not a regular expression"),
         ("data.?x == 1", (1, 5), ""),
-        ("1 + 1", (1, 3), "the answer is a number"),
-        ("'x'", (1, 1), "the answer is a text"),
-        ("data.list.map(x, x)", (1, 14), "the answer is a list"),
+        ("1 + 1", (1, 3), "the result is a number"),
+        ("'x'", (1, 1), "the result is a string"),
+        ("data.list.map(x, x)", (1, 14), "the result is a list"),
     ] {
         match Filter::compile(text) {
             Err(FilterError::Invalid { line, column, problem: got }) => {
@@ -149,9 +149,9 @@ fn what_is_refused_and_where() {
     assert!(error.to_string().len() < 300, "{error}");
 }
 
-/// The crate's own evaluator, which has no bound, agrees wherever both answer.
+/// The `cel` crate's own evaluator is the reference.
 #[test]
-fn the_reference_agrees() {
+fn agrees_with_reference_evaluator() {
     let values = [
         "data.n",
         "data.half",
@@ -173,7 +173,7 @@ fn the_reference_agrees() {
         "'a'",
     ];
     let operators = ["==", "!=", "<", "<=", ">", ">=", "+", "-", "*", "/", "%", "in", "&&", "||"];
-    let mut both = 0;
+    let mut compared = 0;
     for a in values {
         for b in values {
             for op in operators {
@@ -181,7 +181,7 @@ fn the_reference_agrees() {
                     "+" | "-" | "*" | "/" | "%" => format!("({a} {op} {b}) == {a}"),
                     _ => format!("{a} {op} {b}"),
                 };
-                both += usize::from(agree(&text));
+                compared += usize::from(agree(&text));
             }
         }
         for text in [
@@ -200,13 +200,13 @@ fn the_reference_agrees() {
             format!("has({a}.id)"),
             format!("{a}.exists_one(x, x == 1)"),
         ] {
-            both += usize::from(agree(&text));
+            compared += usize::from(agree(&text));
         }
     }
-    assert!(both > 800, "{both}");
+    assert!(compared > 800, "{compared}");
 }
 
-/// True where both evaluators answer; then they must say the same.
+/// Returns true if both evaluators have a result. Panics if the results differ.
 fn agree(text: &str) -> bool {
     let Ok(ours) = run(text) else { return false };
     let mut context = cel::Context::default();
@@ -219,9 +219,9 @@ fn agree(text: &str) -> bool {
     true
 }
 
-/// The worst that can be written within the bounds comes to an end soon, on a stack as small as a worker's thread.
+/// The most expensive filters within the limits finish soon, on a stack as small as a worker thread's.
 #[test]
-fn nothing_hangs_or_overflows() {
+fn worst_cases_neither_hang_nor_overflow() {
     let many = (0..20_000).map(|n| format!("{{\"n\":{n},\"t\":\"{n}\"}}")).collect::<Vec<_>>().join(",");
     let long = "ab ".repeat(150_000);
     let big =
@@ -260,7 +260,7 @@ fn nothing_hangs_or_overflows() {
         "@".repeat(4096),
         "f(".repeat(2048),
     ];
-    let small = std::thread::Builder::new().stack_size(1 << 20).spawn(move || {
+    let small_stack = std::thread::Builder::new().stack_size(1 << 20).spawn(move || {
         for text in texts {
             let started = Instant::now();
             let short: String = text.chars().take(80).collect();
@@ -268,16 +268,16 @@ fn nothing_hangs_or_overflows() {
                 Ok(filter) => drop(filter.matches(&big)),
                 Err(error) => assert!(error.to_string().len() < 400),
             }
-            let took = started.elapsed();
-            assert!(took < Duration::from_secs(10), "{short}: {took:?}");
-            println!("{took:?} {short}");
+            let elapsed = started.elapsed();
+            assert!(elapsed < Duration::from_secs(10), "{short}: {elapsed:?}");
+            println!("{elapsed:?} {short}");
         }
     });
-    small.unwrap().join().unwrap();
+    small_stack.unwrap().join().unwrap();
 }
 
 #[test]
-fn out_of_steps_is_no_answer() {
+fn exhausted_budget_is_never_ignored() {
     let big = event_with(&format!("[{}1]", "1,".repeat(100_000)));
     for text in ["data.all(a, data.all(b, true)) || true", "data.exists(a, !data.all(b, true)) && false"] {
         assert_eq!(Filter::compile(text).unwrap().matches(&big), Err(FilterError::TooCostly), "{text}");
@@ -285,7 +285,7 @@ fn out_of_steps_is_no_answer() {
 }
 
 #[test]
-fn of_the_event_itself() {
+fn filters_compare_by_text_and_accept_any_json() {
     let filter = Filter::compile("data.n == 5").unwrap();
     assert_eq!(filter, Filter::compile("data.n == 5").unwrap());
     assert_eq!(filter.text(), "data.n == 5");
@@ -296,8 +296,8 @@ fn of_the_event_itself() {
     assert_eq!(Filter::compile("data == null").unwrap().matches(&event_with("null")), Ok(true));
 }
 
-/// Pieces of CEL, in any order: nearer to what a parser fears than random characters.
-fn soup() -> impl Strategy<Value = String> {
+/// Generates fragments of CEL in random order, which reach more of the parser than random characters.
+fn fragments() -> impl Strategy<Value = String> {
     let piece = prop::sample::select(vec![
         "data",
         ".n",
@@ -350,7 +350,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, cases: 512, ..ProptestConfig::default() })]
 
     #[test]
-    fn never_a_panic(text in prop_oneof![any::<String>(), soup()]) {
+    fn never_panics(text in prop_oneof![any::<String>(), fragments()]) {
         match Filter::compile(&text) {
             Ok(filter) => drop(filter.matches(&event_with(&data().to_string()))),
             Err(error) => prop_assert!(error.to_string().len() < 1200),

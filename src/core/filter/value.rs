@@ -1,4 +1,4 @@
-//! The values that a filter computes with.
+//! Values of a filter's evaluation.
 
 use std::cmp::Ordering;
 use std::rc::Rc;
@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::FilterError;
 
-/// A value. What comes from the event is borrowed; what the filter makes is shared, so that a copy is one step.
+/// A value. Values of the event are borrowed; values that the filter creates are shared, so that a copy is one step.
 #[derive(Clone)]
 pub enum Val<'a> {
     Null,
@@ -16,29 +16,30 @@ pub enum Val<'a> {
     UInt(u64),
     Double(f64),
     Text(&'a str),
-    Made(Rc<str>),
+    OwnedText(Rc<str>),
     List(&'a [Value]),
-    MadeList(Rc<Vec<Val<'a>>>),
+    OwnedList(Rc<Vec<Val<'a>>>),
     Map(&'a Map<String, Value>),
-    MadeMap(Rc<Vec<(Val<'a>, Val<'a>)>>),
+    OwnedMap(Rc<Vec<(Val<'a>, Val<'a>)>>),
 }
 
-/// Why there is no value.
-pub enum Fault {
-    /// Out of steps: ends the evaluation.
+/// Why an expression has no value.
+pub enum EvalError {
+    /// The budget is exhausted, which ends the evaluation.
     Costly,
-    /// What `&&` and `||` may leave aside.
+    /// `&&` and `||` may ignore this error of one operand.
     Failed(String),
     Unreadable(FilterError),
 }
 
-pub type Answer<'a> = Result<Val<'a>, Fault>;
+pub type EvalResult<'a> = Result<Val<'a>, EvalError>;
 
-pub fn failed<T>(problem: impl Into<String>) -> Result<T, Fault> {
-    Err(Fault::Failed(problem.into()))
+pub fn failed<T>(problem: impl Into<String>) -> Result<T, EvalError> {
+    Err(EvalError::Failed(problem.into()))
 }
 
 impl<'a> Val<'a> {
+    /// Borrows a JSON value.
     pub fn of(value: &'a Value) -> Self {
         match value {
             Value::Null => Val::Null,
@@ -54,6 +55,7 @@ impl<'a> Val<'a> {
         }
     }
 
+    /// Returns the type for error messages, with its article.
     pub fn kind(&self) -> &'static str {
         match self {
             Val::Null => "null",
@@ -61,25 +63,25 @@ impl<'a> Val<'a> {
             Val::Int(_) => "an int",
             Val::UInt(_) => "a uint",
             Val::Double(_) => "a double",
-            Val::Text(_) | Val::Made(_) => "a text",
-            Val::List(_) | Val::MadeList(_) => "a list",
-            Val::Map(_) | Val::MadeMap(_) => "a map",
+            Val::Text(_) | Val::OwnedText(_) => "a string",
+            Val::List(_) | Val::OwnedList(_) => "a list",
+            Val::Map(_) | Val::OwnedMap(_) => "a map",
         }
     }
 
     pub fn text(&self) -> Option<&str> {
         match self {
             Val::Text(text) => Some(text),
-            Val::Made(text) => Some(text),
+            Val::OwnedText(text) => Some(text),
             _ => None,
         }
     }
 
-    /// The elements of a list.
+    /// Returns the length of a list, or `None` for other values.
     pub fn list_len(&self) -> Option<usize> {
         match self {
             Val::List(list) => Some(list.len()),
-            Val::MadeList(list) => Some(list.len()),
+            Val::OwnedList(list) => Some(list.len()),
             _ => None,
         }
     }
@@ -87,7 +89,7 @@ impl<'a> Val<'a> {
     pub fn nth(&self, n: usize) -> Option<Val<'a>> {
         match self {
             Val::List(list) => list.get(n).map(Val::of),
-            Val::MadeList(list) => list.get(n).cloned(),
+            Val::OwnedList(list) => list.get(n).cloned(),
             _ => None,
         }
     }
@@ -97,7 +99,7 @@ pub fn is_number(value: &Val<'_>) -> bool {
     matches!(value, Val::Int(_) | Val::UInt(_) | Val::Double(_))
 }
 
-/// Numbers of all three types on one line, as CEL has it, to the digit. None: one is no number, or NaN.
+/// Compares numbers of all three types exactly, as CEL defines. Returns `None` if one of them is not a number or NaN.
 pub fn compare_numbers(a: &Val<'_>, b: &Val<'_>) -> Option<Ordering> {
     let whole = |value: &Val<'_>| match value {
         Val::Int(n) => Some(i128::from(*n)),
@@ -106,17 +108,17 @@ pub fn compare_numbers(a: &Val<'_>, b: &Val<'_>) -> Option<Ordering> {
     };
     match (a, b) {
         (Val::Double(a), Val::Double(b)) => a.partial_cmp(b),
-        (Val::Double(a), b) => double_to_whole(*a, whole(b)?),
-        (a, Val::Double(b)) => double_to_whole(*b, whole(a)?).map(Ordering::reverse),
+        (Val::Double(a), b) => compare_double_to_whole(*a, whole(b)?),
+        (a, Val::Double(b)) => compare_double_to_whole(*b, whole(a)?).map(Ordering::reverse),
         (a, b) => Some(whole(a)?.cmp(&whole(b)?)),
     }
 }
 
-fn double_to_whole(a: f64, b: i128) -> Option<Ordering> {
+fn compare_double_to_whole(a: f64, b: i128) -> Option<Ordering> {
     if a.is_nan() {
         return None;
     }
-    // Saturates far outside of what a whole number here can be.
+    // The cast saturates far outside the range of `int` and `uint`.
     match (a.trunc() as i128).cmp(&b) {
         Ordering::Equal => a.fract().partial_cmp(&0.0),
         other => Some(other),

@@ -1,23 +1,22 @@
-//! What a request of the user's making holds: texts as they are or templates, compiled once with their hook, and how
-//! they are filled for an event.
+//! Headers and body of a `webhookCustom` request: literal texts or templates, compiled once with the hook and rendered
+//! for each event.
 
 use std::fmt;
 
 use serde_json::Value;
 
 use super::InvalidSpec;
-use super::handler::WebhookCustom;
 use crate::api::TextFormat;
 use crate::core::event::Event;
 use crate::core::template::{self, Diagnostic, Template};
 
-/// A text that is sent as it is, or as a template.
+/// A literal text or a template.
 #[derive(Clone)]
 pub enum Text {
     Raw(String),
-    /// It only names fields: rendered here, without Lua.
+    /// A template that only substitutes fields. Rendered in this process, without Lua.
     Fields(Template),
-    /// It runs in the sandbox.
+    /// A template that needs Lua. Rendered in the sandbox.
     Script(String),
 }
 
@@ -38,8 +37,8 @@ impl Text {
         }
     }
 
-    /// `rendered`: what the sandbox made of the scripts, in order.
-    fn fill(
+    /// Renders the text. `rendered` yields the sandbox's results for the scripts, in order.
+    fn render(
         &self,
         context: &Value,
         rendered: &mut impl Iterator<Item = String>,
@@ -52,7 +51,7 @@ impl Text {
     }
 }
 
-/// A payload, its texts compiled.
+/// A payload with compiled texts.
 #[derive(Clone)]
 enum Node {
     Text(Text),
@@ -62,7 +61,7 @@ enum Node {
 }
 
 impl Node {
-    /// Keys are no templates: a receiver's schema names them.
+    /// Compiles the texts of a payload. Keys are literal, because the receiver's schema defines them.
     fn compile(value: &Value, format: TextFormat, path: &str) -> Result<Self, InvalidSpec> {
         Ok(match value {
             Value::String(text) => Node::Text(Text::compile(text, format, || path.to_owned())?),
@@ -83,140 +82,141 @@ impl Node {
         })
     }
 
-    fn texts<'a>(&'a self, found: &mut Vec<&'a Text>) {
+    fn collect_texts<'a>(&'a self, texts: &mut Vec<&'a Text>) {
         match self {
-            Node::Text(text) => found.push(text),
+            Node::Text(text) => texts.push(text),
             Node::Plain(_) => {}
-            Node::List(list) => list.iter().for_each(|node| node.texts(found)),
-            Node::Map(map) => map.iter().for_each(|(_, node)| node.texts(found)),
+            Node::List(list) => list.iter().for_each(|node| node.collect_texts(texts)),
+            Node::Map(map) => map.iter().for_each(|(_, node)| node.collect_texts(texts)),
         }
     }
 
-    fn fill(
+    fn render(
         &self,
         context: &Value,
         rendered: &mut impl Iterator<Item = String>,
     ) -> Result<Value, Diagnostic> {
         Ok(match self {
-            Node::Text(text) => Value::String(text.fill(context, rendered)?),
+            Node::Text(text) => Value::String(text.render(context, rendered)?),
             Node::Plain(value) => value.clone(),
             Node::List(list) => {
-                list.iter().map(|node| node.fill(context, rendered)).collect::<Result<Vec<_>, _>>()?.into()
+                list.iter().map(|node| node.render(context, rendered)).collect::<Result<Vec<_>, _>>()?.into()
             }
             Node::Map(map) => map
                 .iter()
-                .map(|(key, node)| Ok((key.clone(), node.fill(context, rendered)?)))
+                .map(|(key, node)| Ok((key.clone(), node.render(context, rendered)?)))
                 .collect::<Result<serde_json::Map<_, _>, Diagnostic>>()?
                 .into(),
         })
     }
 }
 
+/// The compiled body of a request.
 #[derive(Clone)]
 enum Body {
     Text(Text),
     Payload(Node),
 }
 
-/// Headers and body of a `webhookCustom`, compiled.
+/// The compiled headers and body of a `webhookCustom`.
 #[derive(Clone)]
-pub struct Content {
+pub struct RequestContent {
     headers: Vec<(String, Text)>,
     body: Option<Body>,
 }
 
-/// The same for one event.
+/// Headers and body rendered for one event.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Filled {
+pub struct RenderedContent {
     pub headers: Vec<(String, String)>,
-    pub body: FilledBody,
+    pub body: RenderedBody,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub enum FilledBody {
+pub enum RenderedBody {
     None,
     Text(String),
-    /// Sent as JSON, or as a form.
+    /// Sent as JSON, or as a form if the content type says so.
     Payload(Value),
 }
 
-impl Content {
-    /// Of the raw members of a handler.
+impl RequestContent {
+    /// Compiles the members of a handler. The error names the field, line and column.
     pub(super) fn compile(custom: &crate::api::WebhookCustom) -> Result<Self, InvalidSpec> {
-        const AT: &str = "handler.webhookCustom";
+        const FIELD: &str = "handler.webhookCustom";
         let format = |format: Option<TextFormat>| format.unwrap_or(TextFormat::Template);
         let headers = custom.headers.iter().flatten();
         let headers = headers.map(|(name, value)| {
-            let field = || format!("{AT}.headers.{name}");
+            let field = || format!("{FIELD}.headers.{name}");
             let text = Text::compile(value, custom.headers_format.unwrap_or(TextFormat::Raw), field)?;
             Ok((name.clone(), text))
         });
         let payload = custom.payload.as_ref().map(|payload| {
-            let path = format!("{AT}.payload");
+            let path = format!("{FIELD}.payload");
             Node::compile(&Value::Object(payload.clone()), format(custom.payload_format), &path)
                 .map(Body::Payload)
         });
         let body = custom.body.as_ref().map(|body| {
-            Text::compile(body, format(custom.body_format), || format!("{AT}.body")).map(Body::Text)
+            Text::compile(body, format(custom.body_format), || format!("{FIELD}.body")).map(Body::Text)
         });
-        Ok(Content {
+        Ok(RequestContent {
             headers: headers.collect::<Result<_, InvalidSpec>>()?,
             body: payload.or(body).transpose()?,
         })
     }
 
     fn texts(&self) -> Vec<&Text> {
-        let mut found: Vec<&Text> = self.headers.iter().map(|(_, text)| text).collect();
+        let mut texts: Vec<&Text> = self.headers.iter().map(|(_, text)| text).collect();
         match &self.body {
-            Some(Body::Text(text)) => found.push(text),
-            Some(Body::Payload(node)) => node.texts(&mut found),
+            Some(Body::Text(text)) => texts.push(text),
+            Some(Body::Payload(node)) => node.collect_texts(&mut texts),
             None => {}
         }
-        found
+        texts
     }
 
-    /// True where it takes an event's data to fill it.
+    /// Returns true if rendering needs the event.
     pub fn has_templates(&self) -> bool {
         self.texts().iter().any(|text| !matches!(text, Text::Raw(_)))
     }
 
-    /// The templates that need Lua, in order.
+    /// Returns the templates that need Lua, in the order in which [`RequestContent::render`] expects their results.
     pub fn scripts(&self) -> Vec<&str> {
         self.texts().into_iter().filter_map(Text::script).collect()
     }
 
-    /// Fills it for an event. `rendered`: what became of `scripts`, in order.
-    pub fn fill(&self, context: &Value, rendered: Vec<String>) -> Result<Filled, Diagnostic> {
+    /// Renders headers and body for an event. `rendered` holds the sandbox's results for `scripts`, in order.
+    pub fn render(&self, context: &Value, rendered: Vec<String>) -> Result<RenderedContent, Diagnostic> {
         let mut rendered = rendered.into_iter();
         let headers = self
             .headers
             .iter()
-            .map(|(name, text)| Ok((name.clone(), text.fill(context, &mut rendered)?)))
+            .map(|(name, text)| Ok((name.clone(), text.render(context, &mut rendered)?)))
             .collect::<Result<_, Diagnostic>>()?;
         let body = match &self.body {
-            None => FilledBody::None,
-            Some(Body::Text(text)) => FilledBody::Text(text.fill(context, &mut rendered)?),
-            Some(Body::Payload(node)) => FilledBody::Payload(node.fill(context, &mut rendered)?),
+            None => RenderedBody::None,
+            Some(Body::Text(text)) => RenderedBody::Text(text.render(context, &mut rendered)?),
+            Some(Body::Payload(node)) => RenderedBody::Payload(node.render(context, &mut rendered)?),
         };
-        Ok(Filled { headers, body })
+        Ok(RenderedContent { headers, body })
     }
 }
 
-/// Its source, the raw members of the handler, is shown beside it.
-impl fmt::Debug for Content {
+/// Prints no members: the `Debug` output of the handler already shows the source texts.
+impl fmt::Debug for RequestContent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Content")
+        f.write_str("RequestContent")
     }
 }
 
-/// Made from the other members of its handler, and so equal where they are.
-impl PartialEq for Content {
+/// Always equal: the content is derived from the other members of the handler, which are compared too.
+impl PartialEq for RequestContent {
     fn eq(&self, _: &Self) -> bool {
         true
     }
 }
 
-/// What templates see of an event.
+/// Returns the variables that templates can use for an event.
 pub fn context(event: &Event) -> Value {
     template::context(
         &serde_json::from_str(event.data.get()).unwrap_or_default(),
@@ -225,31 +225,22 @@ pub fn context(event: &Event) -> Value {
     )
 }
 
-/// A payload as a form: nested maps by dotted names, lists by a repeated name, null left out.
-pub fn form(payload: &Value) -> String {
+/// Encodes a payload as a form. Nested maps become dotted names, lists repeat the name, null is omitted.
+pub fn form_encode(payload: &Value) -> String {
     let mut pairs = url::form_urlencoded::Serializer::new(String::new());
-    add(&mut pairs, "", payload);
+    append_pairs(&mut pairs, "", payload);
     pairs.finish()
 }
 
-fn add(pairs: &mut url::form_urlencoded::Serializer<'_, String>, name: &str, value: &Value) {
+fn append_pairs(pairs: &mut url::form_urlencoded::Serializer<'_, String>, name: &str, value: &Value) {
     match value {
         Value::Null => {}
         Value::Object(map) => map.iter().for_each(|(key, value)| match name {
-            "" => add(pairs, key, value),
-            _ => add(pairs, &format!("{name}.{key}"), value),
+            "" => append_pairs(pairs, key, value),
+            _ => append_pairs(pairs, &format!("{name}.{key}"), value),
         }),
-        Value::Array(list) => list.iter().for_each(|value| add(pairs, name, value)),
+        Value::Array(list) => list.iter().for_each(|value| append_pairs(pairs, name, value)),
         Value::String(text) => drop(pairs.append_pair(name, text)),
         other => drop(pairs.append_pair(name, &other.to_string())),
-    }
-}
-
-impl WebhookCustom {
-    /// True where the body that is sent may be JSON made from a text.
-    pub fn sends_json_text(&self) -> bool {
-        let content_type = self.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("content-type"));
-        let says_json = content_type.is_some_and(|(_, value)| value.to_ascii_lowercase().contains("json"));
-        self.body.as_ref().is_some_and(|body| says_json || body.trim_start().starts_with(['{', '[']))
     }
 }

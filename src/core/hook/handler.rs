@@ -1,4 +1,4 @@
-//! What is done with an event, and where requests go.
+//! Handlers: what a hook does with an event, and where its requests go.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use url::Url;
 
-use super::content::Content;
+use super::content::RequestContent;
 use super::{InvalidSpec, invalid};
 use crate::api::{
     self, CaKind, Format, HandlerKind, HeaderFrom, Method, SecretKeyRef, SignatureAlgorithm,
@@ -15,11 +15,11 @@ use crate::api::{
 };
 use crate::core::lua;
 
-/// What is done with an event.
+/// The action that a hook runs for an event.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Handler {
     Webhook(Webhook),
-    /// On the heap: few hooks have one, and it would make all of them as big.
+    /// Boxed, because it is rare and would otherwise set the size of every hook.
     WebhookCustom(Box<WebhookCustom>),
     Log,
     Lambda(Lambda),
@@ -35,8 +35,8 @@ impl Handler {
         }
     }
 
-    /// Where its requests go, for the handlers that send any.
-    pub fn target(&self) -> Option<&Target> {
+    /// Returns the target of the requests, for handlers that send requests.
+    pub fn target(&self) -> Option<&RequestTarget> {
         match self {
             Handler::Webhook(webhook) => Some(&webhook.target),
             Handler::WebhookCustom(custom) => Some(&custom.target),
@@ -68,11 +68,11 @@ impl Handler {
         }
     }
 
-    /// True where it reads the Secret or ConfigMap of this name.
+    /// Returns true if the handler reads the Secret or ConfigMap with this name.
     pub fn refers_to(&self, kind: CaKind, name: &str) -> bool {
         let target = match self.target() {
-            Some(Target::Secret(reference)) => Some(reference),
-            Some(Target::Url(_)) | None => None,
+            Some(RequestTarget::Secret(reference)) => Some(reference),
+            Some(RequestTarget::Url(_)) | None => None,
         };
         let signature = self.signature().map(|s| &s.secret_ref);
         let headers = self.headers_from().iter().map(|from| &from.secret_ref);
@@ -82,10 +82,10 @@ impl Handler {
     }
 }
 
-/// A JSON POST.
+/// Sends the event as JSON by POST.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Webhook {
-    pub target: Target,
+    pub target: RequestTarget,
     pub headers: Vec<(String, String)>,
     pub headers_from: Vec<HeaderFrom>,
     pub format: Format,
@@ -93,10 +93,10 @@ pub struct Webhook {
     pub tls: Option<Box<Tls>>,
 }
 
-/// A request of the user's making. At most one of payload and body is there.
+/// Sends a request that the user defines. At most one of `payload` and `body` is set.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WebhookCustom {
-    pub target: Target,
+    pub target: RequestTarget,
     pub method: Method,
     pub headers: Vec<(String, String)>,
     pub headers_from: Vec<HeaderFrom>,
@@ -105,31 +105,40 @@ pub struct WebhookCustom {
     pub payload_format: TextFormat,
     pub body: Option<String>,
     pub body_format: TextFormat,
-    /// Headers, payload and body, compiled.
-    pub content: Content,
+    /// The compiled headers, payload and body.
+    pub content: RequestContent,
     pub signature: Option<Box<Signature>>,
     pub tls: Option<Box<Tls>>,
 }
 
-/// Lua chunks, each of which returns a function; run in order.
+impl WebhookCustom {
+    /// Returns true if the body is a text that is meant to be JSON, by its content type or its first character.
+    pub fn sends_json_text(&self) -> bool {
+        let content_type = self.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("content-type"));
+        let is_json = content_type.is_some_and(|(_, value)| value.to_ascii_lowercase().contains("json"));
+        self.body.as_ref().is_some_and(|body| is_json || body.trim_start().starts_with(['{', '[']))
+    }
+}
+
+/// Lua chunks, each of which returns a function. The functions run in order.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Lambda {
     pub functions: Vec<String>,
-    /// What each is remembered by once it delivered; no two are the same.
-    pub marks: Vec<Mark>,
+    /// One hash for each function. A retry skips the functions whose hash is stored as delivered, so hashes are unique.
+    pub hashes: Vec<FunctionHash>,
 }
 
-/// Stands for a function's text.
-pub type Mark = [u8; 16];
+/// Identifies a function by a truncated SHA-256 hash of its text.
+pub type FunctionHash = [u8; 16];
 
-/// Where a request goes.
+/// The destination of a request: a literal URL, or a Secret key that holds one.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Target {
+pub enum RequestTarget {
     Url(Address),
     Secret(SecretKeyRef),
 }
 
-/// A URL to send to, as requests take it: parsed once, not at each attempt.
+/// A destination URL, parsed once for all attempts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Address {
     pub url: Url,
@@ -137,17 +146,17 @@ pub struct Address {
 }
 
 impl Address {
-    /// The message never repeats the text, for it may come from a Secret.
+    /// Parses a destination. The error never repeats the text, which may come from a Secret.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         let url = parse_url(text)?;
         let uri = url.as_str().parse().map_err(
-            |_| "cannot be used in a request: percent-encode what is no ASCII letter, digit or -._~",
+            |_| "cannot be used in a request: percent-encode all characters except ASCII letters, digits and -._~",
         )?;
         Ok(Address { url, uri })
     }
 }
 
-/// How a request is signed.
+/// How requests are signed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Signature {
     pub secret_ref: SecretKeyRef,
@@ -156,12 +165,15 @@ pub struct Signature {
     pub encoding: SignatureEncoding,
 }
 
-pub(super) fn handler(spec: &api::Handler) -> Result<Handler, InvalidSpec> {
+/// Validates and compiles the handler of a spec.
+pub(super) fn compile_handler(spec: &api::Handler) -> Result<Handler, InvalidSpec> {
     match (&spec.webhook, &spec.webhook_custom, &spec.log, &spec.lambda) {
-        (Some(webhook), None, None, None) => self::webhook(webhook).map(Handler::Webhook),
-        (None, Some(custom), None, None) => webhook_custom(custom).map(Box::new).map(Handler::WebhookCustom),
+        (Some(webhook), None, None, None) => compile_webhook(webhook).map(Handler::Webhook),
+        (None, Some(custom), None, None) => {
+            compile_webhook_custom(custom).map(Box::new).map(Handler::WebhookCustom)
+        }
         (None, None, Some(_), None) => Ok(Handler::Log),
-        (None, None, None, Some(lambda)) => self::lambda(lambda).map(Handler::Lambda),
+        (None, None, None, Some(lambda)) => compile_lambda(lambda).map(Handler::Lambda),
         _ => Err(invalid(
             "handler",
             "exactly one of webhook, webhookCustom, log, lambda must be set (log is written log: {})",
@@ -169,64 +181,67 @@ pub(super) fn handler(spec: &api::Handler) -> Result<Handler, InvalidSpec> {
     }
 }
 
-fn webhook(webhook: &api::Webhook) -> Result<Webhook, InvalidSpec> {
+fn compile_webhook(webhook: &api::Webhook) -> Result<Webhook, InvalidSpec> {
     Ok(Webhook {
-        target: target("handler.webhook", webhook.url.as_ref(), webhook.url_secret_ref.as_deref())?,
-        headers: headers("handler.webhook.headers", webhook.headers.as_ref())?,
+        target: parse_target("handler.webhook", webhook.url.as_ref(), webhook.url_secret_ref.as_deref())?,
+        headers: check_headers("handler.webhook.headers", webhook.headers.as_ref())?,
         headers_from: webhook.headers_from.clone().unwrap_or_default(),
         format: webhook.format.unwrap_or(Format::Kong),
-        signature: webhook.signature.as_ref().map(signature).map(Box::new),
+        signature: webhook.signature.as_ref().map(with_signature_defaults).map(Box::new),
         tls: webhook.tls.clone(),
     })
 }
 
-fn webhook_custom(custom: &api::WebhookCustom) -> Result<WebhookCustom, InvalidSpec> {
+fn compile_webhook_custom(custom: &api::WebhookCustom) -> Result<WebhookCustom, InvalidSpec> {
     if custom.payload.is_some() && custom.body.is_some() {
-        return Err(invalid("handler.webhookCustom", "payload and body exclude each other"));
+        return Err(invalid(
+            "handler.webhookCustom",
+            "payload and body are mutually exclusive: remove one of them",
+        ));
     }
     Ok(WebhookCustom {
-        target: target("handler.webhookCustom", custom.url.as_ref(), custom.url_secret_ref.as_deref())?,
+        target: parse_target("handler.webhookCustom", custom.url.as_ref(), custom.url_secret_ref.as_deref())?,
         method: custom.method.unwrap_or(Method::Post),
-        headers: headers("handler.webhookCustom.headers", custom.headers.as_ref())?,
+        headers: check_headers("handler.webhookCustom.headers", custom.headers.as_ref())?,
         headers_from: custom.headers_from.clone().unwrap_or_default(),
         headers_format: custom.headers_format.unwrap_or(TextFormat::Raw),
         payload: custom.payload.clone(),
         payload_format: custom.payload_format.unwrap_or(TextFormat::Template),
         body: custom.body.clone(),
         body_format: custom.body_format.unwrap_or(TextFormat::Template),
-        content: Content::compile(custom)?,
-        signature: custom.signature.as_ref().map(signature).map(Box::new),
+        content: RequestContent::compile(custom)?,
+        signature: custom.signature.as_ref().map(with_signature_defaults).map(Box::new),
         tls: custom.tls.clone(),
     })
 }
 
-fn lambda(lambda: &api::Lambda) -> Result<Lambda, InvalidSpec> {
+fn compile_lambda(lambda: &api::Lambda) -> Result<Lambda, InvalidSpec> {
     if lambda.functions.is_empty() {
-        return Err(invalid("handler.lambda.functions", "must hold at least one function"));
+        return Err(invalid("handler.lambda.functions", "must contain at least one function"));
     }
-    let mut marks: Vec<Mark> = Vec::new();
+    let mut hashes: Vec<FunctionHash> = Vec::new();
     for (i, function) in lambda.functions.iter().enumerate() {
         let field = || format!("handler.lambda.functions[{i}]");
         lua::check(function).map_err(|at| InvalidSpec::InvalidLambda { field: field(), at })?;
-        let mark = mark(function);
-        // The second would be taken for done when the first is.
-        if let Some(first) = marks.iter().position(|m| *m == mark) {
+        let hash = hash_function(function);
+        // A retry would skip the second one as soon as the first has delivered.
+        if let Some(first) = hashes.iter().position(|h| *h == hash) {
             let problem = format!("functions[{i}] is the same as functions[{first}]: remove it");
             return Err(invalid("handler.lambda.functions", problem));
         }
-        marks.push(mark);
+        hashes.push(hash);
     }
-    Ok(Lambda { functions: lambda.functions.clone(), marks })
+    Ok(Lambda { functions: lambda.functions.clone(), hashes })
 }
 
-fn mark(function: &str) -> Mark {
-    let hash: [u8; 32] = Sha256::digest(function.as_bytes()).into();
-    let mut mark = Mark::default();
-    mark.iter_mut().zip(hash).for_each(|(to, from)| *to = from);
-    mark
+fn hash_function(function: &str) -> FunctionHash {
+    let digest: [u8; 32] = Sha256::digest(function.as_bytes()).into();
+    let mut hash = FunctionHash::default();
+    hash.iter_mut().zip(digest).for_each(|(to, from)| *to = from);
+    hash
 }
 
-/// Headers that belong to the connection: one of these in a request could end it early or begin another.
+/// Headers that control the connection. A user's value could truncate the request or smuggle a second one.
 const HOP_BY_HOP: [&str; 9] = [
     "host",
     "content-length",
@@ -239,45 +254,46 @@ const HOP_BY_HOP: [&str; 9] = [
     "proxy-connection",
 ];
 
-/// Reads a header that a user asks for.
-pub fn header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), &'static str> {
-    let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| "its name is no header name")?;
+/// Parses a header that a user defines. Rejects the headers that control the connection.
+pub fn parse_header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), &'static str> {
+    let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| "its name is not a valid header name")?;
     if HOP_BY_HOP.contains(&name.as_str()) {
         return Err("it belongs to the connection");
     }
-    // Bytes, for letters beyond ASCII are allowed.
+    // Parsed as bytes, because header values may contain non-ASCII letters.
     let value = HeaderValue::from_bytes(value.as_bytes()).map_err(
-        |_| "its value is not one line of text (a line end or another control character is in it)",
+        |_| "its value is not one line of text (it contains a line end or another control character)",
     )?;
     Ok((name, value))
 }
 
-fn headers(
+fn check_headers(
     field: &'static str,
     headers: Option<&BTreeMap<String, String>>,
 ) -> Result<Vec<(String, String)>, InvalidSpec> {
     let headers = headers.into_iter().flatten().map(|(name, value)| {
-        header(name, value).map_err(|why| invalid(field, format!("{name:.64} cannot be sent: {why}")))?;
+        parse_header(name, value)
+            .map_err(|reason| invalid(field, format!("{name:.64} cannot be sent: {reason}")))?;
         Ok((name.clone(), value.clone()))
     });
     headers.collect()
 }
 
-fn target(
+fn parse_target(
     field: &'static str,
     url: Option<&UrlText>,
     secret: Option<&SecretKeyRef>,
-) -> Result<Target, InvalidSpec> {
+) -> Result<RequestTarget, InvalidSpec> {
     match (url, secret) {
         (Some(url), None) => Address::parse(&url.0)
-            .map(Target::Url)
+            .map(RequestTarget::Url)
             .map_err(|problem| invalid(field, format!("url {problem}"))),
-        (None, Some(secret)) => Ok(Target::Secret(secret.clone())),
+        (None, Some(secret)) => Ok(RequestTarget::Secret(secret.clone())),
         _ => Err(invalid(field, "exactly one of url, urlSecretRef must be set")),
     }
 }
 
-fn signature(signature: &api::Signature) -> Signature {
+fn with_signature_defaults(signature: &api::Signature) -> Signature {
     Signature {
         secret_ref: signature.secret_ref.clone(),
         scheme: signature.scheme.unwrap_or(SignatureScheme::Kong),
@@ -286,9 +302,9 @@ fn signature(signature: &api::Signature) -> Signature {
     }
 }
 
-/// Parses a URL to send to. The message never repeats the text, for it may come from a Secret.
+/// Parses a destination URL. The error never repeats the text, which may come from a Secret.
 pub fn parse_url(text: &str) -> Result<Url, &'static str> {
-    let url = Url::parse(text.trim()).map_err(|_| "is no URL: write it as https://example.com/hooks")?;
+    let url = Url::parse(text.trim()).map_err(|_| "is not a URL: write it as https://example.com/hooks")?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err("must be an http or https URL");
     }
@@ -296,7 +312,7 @@ pub fn parse_url(text: &str) -> Result<Url, &'static str> {
         return Err("has no host");
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return Err("must not carry user information: put credentials into headersFrom");
+        return Err("must not contain user information: put credentials into headersFrom");
     }
     Ok(url)
 }

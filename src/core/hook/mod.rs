@@ -1,6 +1,6 @@
-//! An EventHook, understood: what the worker runs and the controller syncs.
+//! Validates EventHooks and compiles them into the form that the worker runs and the controller syncs.
 //!
-//! One reading for both roles, so that an object which the controller calls Stalled is not delivered by other rules.
+//! Both roles share this code, so the worker never delivers for a spec that the controller reports as Stalled.
 
 mod content;
 mod delivery;
@@ -10,10 +10,11 @@ use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-pub use content::{Content, Filled, FilledBody, context, form};
-pub use delivery::{Delivery, rate};
+pub use content::{RenderedBody, RenderedContent, RequestContent, context, form_encode};
+pub use delivery::{Delivery, parse_rate_limit};
 pub use handler::{
-    Address, Handler, Lambda, Mark, Signature, Target, Webhook, WebhookCustom, header, parse_url,
+    Address, FunctionHash, Handler, Lambda, RequestTarget, Signature, Webhook, WebhookCustom, parse_header,
+    parse_url,
 };
 
 use super::duration;
@@ -22,27 +23,27 @@ use super::gate::{Gates, OnChange, Snooze};
 use super::template::Diagnostic;
 use crate::api::{AdoptMode, DeliverBy, EventHook, EventHookSpec, ManagementPolicy, Trailing};
 
-/// A valid hook.
+/// A validated EventHook with compiled filter, templates and functions.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Hook {
+pub struct CompiledHook {
     pub uid: Arc<str>,
     pub namespace: Arc<str>,
     pub name: Arc<str>,
     pub source: String,
-    /// None: every event of the source.
+    /// `None` matches every event of the source.
     pub event: Option<String>,
-    /// None: all of them.
+    /// `None` matches every event.
     pub filter: Option<Filter>,
-    /// With `deliverBy: Gateway` they are the gateway's to keep.
+    /// With `deliverBy: Gateway` the gateway applies them.
     pub gates: Gates,
     pub handler: Handler,
-    /// The name of the Connection, where there is one: then the hook gets its own relay's events and no others.
+    /// The name of the Connection. A hook with a Connection receives only the events of its own relay.
     pub connection: Option<String>,
     pub deliver_by: DeliverBy,
     pub delivery: Delivery,
 }
 
-/// Why a hook's spec cannot be carried out. The message says what to do.
+/// Why a spec is invalid. The message is shown to the user.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr)]
 pub enum InvalidSpec {
     #[error("filter: {0}")]
@@ -53,28 +54,28 @@ pub enum InvalidSpec {
     InvalidLambda { field: String, at: Diagnostic },
     #[error("{field}: {problem}")]
     InvalidSpec { field: &'static str, problem: String },
-    /// What the API server would have refused: all its faults.
+    /// All violations of the CRD schema, found in a mode without an API server.
     #[error("{0}")]
     #[strum(serialize = "InvalidSpec")]
-    Refused(String),
+    RejectedBySchema(String),
 }
 
-/// The annotation by which an object from a file tells what the API server would have refused it for.
-pub const REFUSED: &str = "hookstream.dev/refused";
+/// Annotation that holds the CRD schema violations of an object that was read from a file.
+pub const REJECTED_ANNOTATION: &str = "hookstream.dev/refused";
 
-/// An error where the API server would have refused the object.
-pub fn not_refused(meta: &ObjectMeta) -> Result<(), InvalidSpec> {
-    let refused = meta.annotations.as_ref().and_then(|annotations| annotations.get(REFUSED));
-    refused.map_or(Ok(()), |told| Err(InvalidSpec::Refused(told.clone())))
+/// Returns an error if the object violates its CRD schema, as recorded in [`REJECTED_ANNOTATION`].
+pub fn check_not_rejected(meta: &ObjectMeta) -> Result<(), InvalidSpec> {
+    let violations = meta.annotations.as_ref().and_then(|annotations| annotations.get(REJECTED_ANNOTATION));
+    violations.map_or(Ok(()), |text| Err(InvalidSpec::RejectedBySchema(text.clone())))
 }
 
 fn invalid(field: &'static str, problem: impl Into<String>) -> InvalidSpec {
     InvalidSpec::InvalidSpec { field, problem: problem.into() }
 }
 
-/// Understands a hook. What the API server refuses is refused again here, for standalone has no API server.
-pub fn validate(hook: &EventHook) -> Result<Hook, InvalidSpec> {
-    not_refused(&hook.metadata)?;
+/// Validates and compiles a hook. Repeats the CRD's rules, because standalone mode has no API server.
+pub fn validate(hook: &EventHook) -> Result<CompiledHook, InvalidSpec> {
+    check_not_rejected(&hook.metadata)?;
     let spec = &hook.spec;
     if spec.connection_ref.is_none() && spec.deliver_by.is_some() {
         return Err(invalid("deliverBy", "needs connectionRef"));
@@ -82,19 +83,19 @@ pub fn validate(hook: &EventHook) -> Result<Hook, InvalidSpec> {
     if spec.connection_ref.is_some() && spec.from.is_some() {
         return Err(invalid(
             "from",
-            "excludes connectionRef: a hook with one gets the events of its own relay",
+            "cannot be combined with connectionRef: such a hook receives only the events of its own relay",
         ));
     }
     if spec.connection_ref.is_none() && spec.rotation.is_some() {
         return Err(invalid("rotation", "needs connectionRef"));
     }
     let deliver_by = spec.deliver_by.unwrap_or(DeliverBy::Worker);
-    taken_over(spec, deliver_by)?;
+    check_adoption(spec, deliver_by)?;
     if deliver_by == DeliverBy::Gateway {
-        gateway_takes(spec)?;
+        check_gateway_support(spec)?;
     }
     let meta = &hook.metadata;
-    Ok(Hook {
+    Ok(CompiledHook {
         uid: meta.uid.as_deref().unwrap_or_default().into(),
         namespace: meta.namespace.as_deref().unwrap_or_default().into(),
         name: meta.name.as_deref().unwrap_or_default().into(),
@@ -106,23 +107,23 @@ pub fn validate(hook: &EventHook) -> Result<Hook, InvalidSpec> {
             .map(Filter::compile)
             .transpose()
             .map_err(InvalidSpec::InvalidFilter)?,
-        gates: gates(spec)?,
-        handler: handler::handler(&spec.handler)?,
+        gates: parse_gates(spec)?,
+        handler: handler::compile_handler(&spec.handler)?,
         connection: spec.connection_ref.as_ref().map(|r| r.name.clone()),
         deliver_by,
-        delivery: delivery::delivery(spec)?,
+        delivery: delivery::parse_delivery(spec)?,
     })
 }
 
-/// Refuses to take or observe what cannot be told or compared.
-fn taken_over(spec: &EventHookSpec, deliver_by: DeliverBy) -> Result<(), InvalidSpec> {
+/// Rejects adopting or observing an object that cannot be compared with the spec.
+fn check_adoption(spec: &EventHookSpec, deliver_by: DeliverBy) -> Result<(), InvalidSpec> {
     let observes = spec.management_policy == Some(ManagementPolicy::ObserveOnly);
     let matches = spec.adopt.as_ref().is_some_and(|adopt| adopt.mode == AdoptMode::Match);
     let worker = deliver_by == DeliverBy::Worker;
     let (field, problem) = match spec.adopt {
         Some(_) if spec.connection_ref.is_none() => ("adopt", "needs connectionRef"),
         None if observes => {
-            ("managementPolicy", "ObserveOnly needs adopt.id: which object is to be observed")
+            ("managementPolicy", "ObserveOnly needs adopt.id: it names the object to observe")
         }
         _ if observes && worker => ("managementPolicy", "ObserveOnly needs deliverBy: Gateway"),
         _ if matches && worker => ("adopt.mode", "Match needs deliverBy: Gateway"),
@@ -131,8 +132,8 @@ fn taken_over(spec: &EventHookSpec, deliver_by: DeliverBy) -> Result<(), Invalid
     Err(invalid(field, problem))
 }
 
-/// Refuses what a gateway that delivers by itself would ignore.
-fn gateway_takes(spec: &EventHookSpec) -> Result<(), InvalidSpec> {
+/// Rejects fields that are ignored when the gateway delivers.
+fn check_gateway_support(spec: &EventHookSpec) -> Result<(), InvalidSpec> {
     let fields = spec.on_change.as_ref().is_some_and(|on_change| on_change.fields.is_some());
     let trailing = spec.snooze.as_ref().is_some_and(|snooze| snooze.trailing.is_some());
     let ignored = [
@@ -143,12 +144,12 @@ fn gateway_takes(spec: &EventHookSpec) -> Result<(), InvalidSpec> {
         ("snooze.trailing", trailing),
     ];
     match ignored.into_iter().find(|(_, used)| *used) {
-        Some((field, _)) => Err(invalid(field, "would be ignored with deliverBy: Gateway")),
+        Some((field, _)) => Err(invalid(field, "would be ignored with deliverBy: Gateway: remove it")),
         None => Ok(()),
     }
 }
 
-fn gates(spec: &EventHookSpec) -> Result<Gates, InvalidSpec> {
+fn parse_gates(spec: &EventHookSpec) -> Result<Gates, InvalidSpec> {
     let snooze = match &spec.snooze {
         Some(snooze) => {
             let period =
@@ -161,23 +162,23 @@ fn gates(spec: &EventHookSpec) -> Result<Gates, InvalidSpec> {
         None => None,
     };
     Ok(Gates {
-        group_by: paths("groupBy", spec.group_by.as_ref())?,
+        group_by: check_paths("groupBy", spec.group_by.as_ref())?,
         snooze,
         on_change: match &spec.on_change {
-            Some(rule) => Some(OnChange { fields: paths("onChange.fields", rule.fields.as_ref())? }),
+            Some(rule) => Some(OnChange { fields: check_paths("onChange.fields", rule.fields.as_ref())? }),
             None => None,
         },
     })
 }
 
-/// Dotted paths. One with an empty step would never find anything, and so put all events into one group.
-fn paths(field: &'static str, paths: Option<&Vec<String>>) -> Result<Option<Vec<String>>, InvalidSpec> {
+/// Checks dotted paths. A path with an empty segment never matches, so it would put all events into one group.
+fn check_paths(field: &'static str, paths: Option<&Vec<String>>) -> Result<Option<Vec<String>>, InvalidSpec> {
     let Some(paths) = paths else { return Ok(None) };
     if paths.is_empty() {
         return Err(invalid(field, "must name at least one path, or be left out"));
     }
     match paths.iter().find(|path| path.split('.').any(str::is_empty)) {
-        Some(path) => Err(invalid(field, format!("{path:.64} is no path: write it as entity.id"))),
+        Some(path) => Err(invalid(field, format!("{path:.64} is not a path: write it as entity.id"))),
         None => Ok(Some(paths.clone())),
     }
 }

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::api::{Method, TextFormat};
-use crate::core::retry::Policy;
+use crate::core::retry::RetryPolicy;
 use serde_json::{Value, json};
 
 fn hook(spec: Value) -> EventHook {
@@ -29,17 +29,17 @@ fn merge(into: &mut Value, from: Value) {
 }
 
 #[test]
-fn defaults_are_those_of_the_design() {
+fn applies_documented_defaults() {
     let hook = validate(&with(json!({}))).unwrap();
     assert_eq!(hook.delivery.timeout, Duration::from_secs(15));
     assert_eq!(hook.delivery.concurrency, 8);
-    assert_eq!(hook.delivery.retry, Policy::default());
+    assert_eq!(hook.delivery.retry, RetryPolicy::default());
     assert_eq!(hook.deliver_by, DeliverBy::Worker);
     assert!(!hook.delivery.paused);
 }
 
 #[test]
-fn what_is_taken_over_must_be_comparable() {
+fn rejects_adoption_of_incomparable_objects() {
     let adopt = |mode: &str| json!({"id": "i", "mode": mode});
     for (field, extra) in [
         ("adopt", json!({"adopt": adopt("Override")})),
@@ -51,7 +51,7 @@ fn what_is_taken_over_must_be_comparable() {
         ("adopt.mode", json!({"connectionRef": {"name": "k"}, "adopt": adopt("Match")})),
     ] {
         match validate(&with(extra)).unwrap_err() {
-            InvalidSpec::InvalidSpec { field: said, .. } => assert_eq!(said, field),
+            InvalidSpec::InvalidSpec { field: reported, .. } => assert_eq!(reported, field),
             other => panic!("{other}"),
         }
     }
@@ -62,7 +62,7 @@ fn what_is_taken_over_must_be_comparable() {
 }
 
 #[test]
-fn the_four_handlers() {
+fn compiles_the_four_handlers() {
     let handler =
         |handler: Value| validate(&hook(json!({"source": "s", "handler": handler}))).map(|h| h.handler);
     let custom = json!({"url": "https://example.com", "payload": {"text": "{{ x }}"}});
@@ -73,12 +73,15 @@ fn the_four_handlers() {
     assert_eq!(handler(json!({"log": {}})).unwrap(), Handler::Log);
     let lambda = handler(json!({"lambda": {"functions": ["return true"]}})).unwrap();
     let Handler::Lambda(lambda) = lambda else { panic!() };
-    assert_eq!((lambda.functions.as_slice(), lambda.marks.len()), (["return true".to_owned()].as_slice(), 1));
-    for (bad, why) in [
+    assert_eq!(
+        (lambda.functions.as_slice(), lambda.hashes.len()),
+        (["return true".to_owned()].as_slice(), 1)
+    );
+    for (bad, reason) in [
         (json!({}), "exactly one of webhook"),
         (json!({"log": {}, "webhook": {"url": "https://example.com"}}), "exactly one of webhook"),
         (json!({"webhookCustom": {}}), "exactly one of url"),
-        (json!({"webhookCustom": {"url": "https://e.com", "payload": {}, "body": ""}}), "exclude each other"),
+        (json!({"webhookCustom": {"url": "https://e.com", "payload": {}, "body": ""}}), "mutually exclusive"),
         (json!({"lambda": {"functions": []}}), "at least one"),
         (
             json!({"lambda": {"functions": ["return 1", "return 1"]}}),
@@ -86,15 +89,18 @@ fn the_four_handlers() {
         ),
         (json!({"webhook": {"url": "https://e.com", "headers": {"Host": "a"}}}), "belongs to the connection"),
         (json!({"webhookCustom": {"url": "https://e.com", "headers": {"a": "b\r\nc: d"}}}), "not one line"),
-        (json!({"webhookCustom": {"url": "https://e.com", "headers": {"a b": "c"}}}), "no header name"),
+        (
+            json!({"webhookCustom": {"url": "https://e.com", "headers": {"a b": "c"}}}),
+            "not a valid header name",
+        ),
     ] {
         let error = handler(bad).unwrap_err().to_string();
-        assert!(error.contains(why), "{error}");
+        assert!(error.contains(reason), "{error}");
     }
 }
 
 #[test]
-fn filters_and_gates() {
+fn compiles_filters_and_gates() {
     let hook = validate(&with(json!({"filter": "data.n == 1", "groupBy": ["a.b", "c"],
         "snooze": {"period": "1m30s", "trailing": "Last"}, "onChange": {"fields": ["d"]}})))
     .unwrap();
@@ -111,15 +117,15 @@ fn filters_and_gates() {
     let gates = hook.unwrap().gates;
     assert_eq!(gates.snooze, Some(Snooze { period: Duration::from_secs(60), trailing: false }));
     assert_eq!(gates.on_change, Some(OnChange { fields: None }));
-    assert!(validate(&with(json!({}))).unwrap().gates.is_open());
+    assert!(validate(&with(json!({}))).unwrap().gates.is_empty());
 
     let error = validate(&with(json!({"filter": "data.x ==\n dat.y"}))).unwrap_err();
     assert_eq!(<&str>::from(&error), "InvalidFilter");
-    assert!(error.to_string().starts_with("filter: line 2, column 2: no such name: dat"), "{error}");
+    assert!(error.to_string().starts_with("filter: line 2, column 2: unknown name dat"), "{error}");
 }
 
 #[test]
-fn a_gateway_takes_what_kong_knows() {
+fn rejects_fields_that_the_gateway_ignores() {
     let gateway = |extra: Value| {
         let mut spec = json!({"connectionRef": {"name": "k"}, "deliverBy": "Gateway"});
         merge(&mut spec, extra);
@@ -142,7 +148,7 @@ fn a_gateway_takes_what_kong_knows() {
 }
 
 #[test]
-fn bad_specs_say_where() {
+fn names_the_invalid_field() {
     let cases = [
         (json!({"delivery": {"timeout": "soon"}}), "delivery.timeout"),
         (json!({"delivery": {"retry": {"maxAge": "0s"}}}), "delivery.retry.maxAge"),
@@ -167,13 +173,13 @@ fn bad_specs_say_where() {
 }
 
 #[test]
-fn urls() {
+fn parses_urls() {
     assert!(parse_url(" https://example.com/x\n").is_ok());
     for (text, part) in [
-        ("example.com", "no URL"),
+        ("example.com", "not a URL"),
         ("mailto:a@b", "http or https"),
         ("https://u:p@example.com", "user information"),
-        ("https://", "no URL"),
+        ("https://", "not a URL"),
     ] {
         assert!(parse_url(text).unwrap_err().contains(part), "{text}");
     }

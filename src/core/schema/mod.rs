@@ -1,8 +1,8 @@
-//! What the API server would refuse in an object, found without one: the schemas of the CRDs, their rules (CEL) among it.
+//! Validates objects against the CRDs without an API server: structural schemas and CEL rules.
 //!
-//! Everything is read from the CRDs, so that a kind that is added there is checked here. Invariants: what is accepted here
-//! the API server accepts, as far as one object by itself can tell, and what is refused is refused with its words; rules
-//! that compare with the object before are left out, for there is none.
+//! All checks are derived from the CRDs, so new kinds need no code here. Invariants: the API server accepts every object
+//! that passes, as far as a single object shows, and the messages are those of the API server. Transition rules
+//! (`oldSelf`) are skipped, because there is no old object.
 
 mod rules;
 
@@ -10,24 +10,25 @@ use std::collections::HashMap;
 
 use serde_json::{Map, Value};
 
-/// A fault of an object.
+/// A violation of the schema.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {problem}")]
-pub struct Fault {
-    /// Where, such as `spec.handler.webhook.url`.
+pub struct SchemaViolation {
+    /// The path of the field, such as `spec.handler.webhook.url`.
     pub field: String,
     pub problem: String,
 }
 
-/// The kinds of a set of CRDs.
-pub struct Schemas(HashMap<String, Kind>);
+/// The schemas of a set of CRDs, by kind.
+pub struct Schemas(HashMap<String, VersionedSchemas>);
 
-/// A kind: its schema by apiVersion.
-type Kind = HashMap<String, Value>;
+/// The schemas of a kind, by apiVersion.
+type VersionedSchemas = HashMap<String, Value>;
 
 impl Schemas {
-    pub fn of(crds: &[Value]) -> Self {
-        let mut kinds: HashMap<String, Kind> = HashMap::new();
+    /// Collects the schemas of all versions of the CRDs.
+    pub fn from_crds(crds: &[Value]) -> Self {
+        let mut kinds: HashMap<String, VersionedSchemas> = HashMap::new();
         for crd in crds {
             let text = |pointer: &str| crd.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
             let (group, kind) = (text("/spec/group"), text("/spec/names/kind"));
@@ -41,14 +42,14 @@ impl Schemas {
         Schemas(kinds)
     }
 
-    /// The faults of an object of the CRDs' group.
-    pub fn check(&self, object: &Value) -> Vec<Fault> {
+    /// Returns all violations of an object.
+    pub fn check(&self, object: &Value) -> Vec<SchemaViolation> {
         let text = |name: &str| object.get(name).and_then(Value::as_str).unwrap_or_default();
         let (version, kind) = (text("apiVersion"), text("kind"));
         let Some(versions) = self.0.get(kind) else {
-            return vec![fault(
+            return vec![violation(
                 "kind",
-                format!("there is no kind {kind}; there are {}", sorted(self.0.keys())),
+                format!("there is no kind {kind}; the kinds are {}", sorted(self.0.keys())),
             )];
         };
         let Some(schema) = versions.get(version) else {
@@ -57,22 +58,23 @@ impl Schemas {
                 "" => format!("is missing: write {known}"),
                 _ => format!("{kind} has no version {version}; it has {known}"),
             };
-            return vec![fault("apiVersion", problem)];
+            return vec![violation("apiVersion", problem)];
         };
-        let mut faults = Vec::new();
-        metadata(object, &mut faults);
+        let mut violations = Vec::new();
+        check_metadata(object, &mut violations);
         let members = object.as_object().into_iter().flatten();
-        // The status is the operator's, whatever a manifest says.
-        let own = members
+        // The API server ignores the status in a manifest.
+        let checked = members
             .filter(|(name, _)| !["apiVersion", "kind", "metadata", "status"].contains(&name.as_str()));
-        let own: Map<String, Value> = own.map(|(name, value)| (name.clone(), value.clone())).collect();
-        check(schema, &Value::Object(own), "", &mut faults);
-        faults
+        let checked: Map<String, Value> =
+            checked.map(|(name, value)| (name.clone(), value.clone())).collect();
+        check_value(schema, &Value::Object(checked), "", &mut violations);
+        violations
     }
 }
 
-fn fault(field: &str, problem: impl Into<String>) -> Fault {
-    Fault { field: field.to_owned(), problem: problem.into() }
+fn violation(field: &str, problem: impl Into<String>) -> SchemaViolation {
+    SchemaViolation { field: field.to_owned(), problem: problem.into() }
 }
 
 fn sorted<'a>(names: impl Iterator<Item = &'a String>) -> String {
@@ -81,29 +83,29 @@ fn sorted<'a>(names: impl Iterator<Item = &'a String>) -> String {
     names.join(", ")
 }
 
-fn metadata(object: &Value, faults: &mut Vec<Fault>) {
+fn check_metadata(object: &Value, violations: &mut Vec<SchemaViolation>) {
     let name = object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
-    let part = |part: &str| {
+    let is_dns_label = |part: &str| {
         !part.is_empty()
             && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
             && !part.starts_with('-')
             && !part.ends_with('-')
     };
     if name.is_empty() {
-        faults.push(fault("metadata.name", "Required value"));
-    } else if name.len() > 253 || !name.split('.').all(part) {
-        faults.push(fault(
+        violations.push(violation("metadata.name", "Required value"));
+    } else if name.len() > 253 || !name.split('.').all(is_dns_label) {
+        violations.push(violation(
             "metadata.name",
-            "must hold small letters, digits, hyphens and dots only, at most 253",
+            "must consist of lower-case letters, digits, hyphens and dots, at most 253 characters",
         ));
     }
 }
 
 /// Checks a value against a structural schema.
-fn check(schema: &Value, value: &Value, path: &str, faults: &mut Vec<Fault>) {
+fn check_value(schema: &Value, value: &Value, path: &str, violations: &mut Vec<SchemaViolation>) {
     let kind = schema.get("type").and_then(Value::as_str);
     let either = schema.get("x-kubernetes-int-or-string") == Some(&Value::Bool(true));
-    let fits = match kind {
+    let has_type = match kind {
         Some("object") => value.is_object(),
         Some("array") => value.is_array(),
         Some("string") => value.is_string(),
@@ -112,83 +114,86 @@ fn check(schema: &Value, value: &Value, path: &str, faults: &mut Vec<Fault>) {
         Some("number") => value.is_number(),
         _ => !either || value.is_string() || value.is_i64(),
     };
-    if !fits {
+    if !has_type {
         let want = kind.unwrap_or("integer or string");
-        faults.push(fault(path, format!("Invalid value: must be of type {want}, not {}", type_of(value))));
+        violations
+            .push(violation(path, format!("Invalid value: must be of type {want}, not {}", type_of(value))));
         return;
     }
-    let before = faults.len();
+    let before = violations.len();
     if let Some(allowed) = schema.get("enum").and_then(Value::as_array)
         && !allowed.contains(value)
     {
-        let offer: Vec<String> = allowed.iter().map(ToString::to_string).collect();
-        let problem = format!("Unsupported value: {}: supported values: {}", short(value), offer.join(", "));
-        faults.push(fault(path, problem));
+        let supported: Vec<String> = allowed.iter().map(ToString::to_string).collect();
+        let problem =
+            format!("Unsupported value: {}: supported values: {}", short(value), supported.join(", "));
+        violations.push(violation(path, problem));
     }
     match value {
-        Value::Object(map) => object(schema, map, path, faults),
-        Value::Array(list) => array(schema, list, path, faults),
-        Value::String(text) => string(schema, text, path, faults),
+        Value::Object(map) => check_object(schema, map, path, violations),
+        Value::Array(list) => check_array(schema, list, path, violations),
+        Value::String(text) => check_string(schema, text, path, violations),
         Value::Number(number) => {
             let number = number.as_f64().unwrap_or_default();
             let bound = |name: &str| schema.get(name).and_then(Value::as_f64);
-            if let Some(least) = bound("minimum").filter(|least| number < *least) {
-                let problem = format!("Invalid value: {number}: should be greater than or equal to {least}");
-                faults.push(fault(path, problem));
+            if let Some(min) = bound("minimum").filter(|min| number < *min) {
+                let problem = format!("Invalid value: {number}: should be greater than or equal to {min}");
+                violations.push(violation(path, problem));
             }
-            if let Some(most) = bound("maximum").filter(|most| number > *most) {
-                let problem = format!("Invalid value: {number}: should be less than or equal to {most}");
-                faults.push(fault(path, problem));
+            if let Some(max) = bound("maximum").filter(|max| number > *max) {
+                let problem = format!("Invalid value: {number}: should be less than or equal to {max}");
+                violations.push(violation(path, problem));
             }
         }
         Value::Null | Value::Bool(_) => {}
     }
-    // As the API server: rules are for what has the right shape.
-    if faults.len() == before {
-        let found = rules::broken(schema, value);
-        faults.extend(found.into_iter().map(|problem| fault(path, problem)));
+    // Like the API server, evaluate the rules only for values that satisfy the structural schema.
+    if violations.len() == before {
+        let found = rules::violated(schema, value);
+        violations.extend(found.into_iter().map(|problem| violation(path, problem)));
     }
 }
 
-fn object(schema: &Value, map: &Map<String, Value>, path: &str, faults: &mut Vec<Fault>) {
+fn check_object(schema: &Value, map: &Map<String, Value>, path: &str, violations: &mut Vec<SchemaViolation>) {
     let none = Map::new();
     let properties = schema.get("properties").and_then(Value::as_object).unwrap_or(&none);
     let additional = schema.get("additionalProperties").filter(|schema| schema.is_object());
-    let keeps = schema.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true));
+    let preserves_unknown = schema.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true));
     let below = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
     let required = schema.get("required").and_then(Value::as_array).into_iter().flatten();
     for name in required.filter_map(Value::as_str) {
         if map.get(name).is_none_or(Value::is_null) {
-            faults.push(fault(&below(name), "Required value"));
+            violations.push(violation(&below(name), "Required value"));
         }
     }
     for (name, value) in map {
         match properties.get(name).or(additional) {
-            // Pruned by the API server.
+            // The API server prunes nulls.
             Some(_) if value.is_null() => {}
-            Some(schema) => check(schema, value, &below(name), faults),
-            None if keeps => {}
+            Some(schema) => check_value(schema, value, &below(name), violations),
+            None if preserves_unknown => {}
             None => {
                 let known = sorted(properties.keys());
                 let path = below(name);
-                faults.push(fault(&path, format!("unknown field \"{path}\"; here are {known}")));
+                violations.push(violation(&path, format!("unknown field \"{path}\"; known fields: {known}")));
             }
         }
     }
-    let least = least(schema, "minProperties", map.len());
-    faults.extend(least.map(|n| fault(path, format!("Invalid value: should have at least {n} properties"))));
-    too_many(schema, "maxProperties", map.len(), path, faults);
+    let min = violated_min(schema, "minProperties", map.len());
+    violations
+        .extend(min.map(|n| violation(path, format!("Invalid value: should have at least {n} properties"))));
+    check_max_size(schema, "maxProperties", map.len(), path, violations);
 }
 
-fn array(schema: &Value, list: &[Value], path: &str, faults: &mut Vec<Fault>) {
+fn check_array(schema: &Value, list: &[Value], path: &str, violations: &mut Vec<SchemaViolation>) {
     if let Some(items) = schema.get("items") {
         for (i, item) in list.iter().enumerate() {
-            check(items, item, &format!("{path}[{i}]"), faults);
+            check_value(items, item, &format!("{path}[{i}]"), violations);
         }
     }
-    let least = least(schema, "minItems", list.len());
-    faults.extend(least.map(|n| fault(path, format!("Invalid value: should have at least {n} items"))));
-    too_many(schema, "maxItems", list.len(), path, faults);
+    let min = violated_min(schema, "minItems", list.len());
+    violations.extend(min.map(|n| violation(path, format!("Invalid value: should have at least {n} items"))));
+    check_max_size(schema, "maxItems", list.len(), path, violations);
     let text = |name: &str| schema.get(name).and_then(Value::as_str);
     let keys: Vec<&str> = schema
         .get("x-kubernetes-list-map-keys")
@@ -197,47 +202,54 @@ fn array(schema: &Value, list: &[Value], path: &str, faults: &mut Vec<Fault>) {
         .flatten()
         .filter_map(Value::as_str)
         .collect();
-    let same = |a: &Value, b: &Value| match text("x-kubernetes-list-type") {
+    let is_duplicate = |a: &Value, b: &Value| match text("x-kubernetes-list-type") {
         Some("set") => a == b,
         Some("map") => !keys.is_empty() && keys.iter().all(|key| a.get(*key) == b.get(*key)),
         _ => false,
     };
     for (i, item) in list.iter().enumerate() {
-        if list.iter().take(i).any(|earlier| same(earlier, item)) {
-            faults.push(fault(&format!("{path}[{i}]"), format!("Duplicate value: {}", short(item))));
+        if list.iter().take(i).any(|earlier| is_duplicate(earlier, item)) {
+            violations.push(violation(&format!("{path}[{i}]"), format!("Duplicate value: {}", short(item))));
         }
     }
 }
 
-/// What does not fit a pattern is not repeated: it may be long, or a secret in the wrong place.
-fn string(schema: &Value, text: &str, path: &str, faults: &mut Vec<Fault>) {
+/// Checks a string. The message for a pattern does not repeat the value, which may be long or a misplaced secret.
+fn check_string(schema: &Value, text: &str, path: &str, violations: &mut Vec<SchemaViolation>) {
     let length = text.chars().count();
-    let least = least(schema, "minLength", length);
-    faults.extend(least.map(|n| fault(path, format!("Invalid value: should be at least {n} chars long"))));
-    if let Some(n) = most(schema, "maxLength", length) {
-        faults.push(fault(path, format!("Too long: may not be more than {n} bytes")));
+    let min = violated_min(schema, "minLength", length);
+    violations
+        .extend(min.map(|n| violation(path, format!("Invalid value: should be at least {n} chars long"))));
+    if let Some(n) = violated_max(schema, "maxLength", length) {
+        violations.push(violation(path, format!("Too long: may not be more than {n} bytes")));
     }
     if let Some(pattern) = schema.get("pattern").and_then(Value::as_str)
         && !rules::matches(text, pattern)
     {
-        faults.push(fault(path, format!("Invalid value: should match '{pattern}'")));
+        violations.push(violation(path, format!("Invalid value: should match '{pattern}'")));
     }
 }
 
-fn too_many(schema: &Value, name: &str, size: usize, path: &str, faults: &mut Vec<Fault>) {
-    if let Some(n) = most(schema, name, size) {
-        faults.push(fault(path, format!("Too many: {size}: must have at most {n} items")));
+fn check_max_size(
+    schema: &Value,
+    name: &str,
+    size: usize,
+    path: &str,
+    violations: &mut Vec<SchemaViolation>,
+) {
+    if let Some(n) = violated_max(schema, name, size) {
+        violations.push(violation(path, format!("Too many: {size}: must have at most {n} items")));
     }
 }
 
-/// The lower bound of this name, where the size is below it.
-fn least(schema: &Value, name: &str, size: usize) -> Option<u64> {
-    schema.get(name).and_then(Value::as_u64).filter(|least| (size as u64) < *least)
+/// Returns the lower bound with this name if the size is below it.
+fn violated_min(schema: &Value, name: &str, size: usize) -> Option<u64> {
+    schema.get(name).and_then(Value::as_u64).filter(|min| (size as u64) < *min)
 }
 
-/// The upper bound of this name, where the size is above it.
-fn most(schema: &Value, name: &str, size: usize) -> Option<u64> {
-    schema.get(name).and_then(Value::as_u64).filter(|most| size as u64 > *most)
+/// Returns the upper bound with this name if the size is above it.
+fn violated_max(schema: &Value, name: &str, size: usize) -> Option<u64> {
+    schema.get(name).and_then(Value::as_u64).filter(|max| size as u64 > *max)
 }
 
 fn type_of(value: &Value) -> &'static str {
@@ -252,7 +264,7 @@ fn type_of(value: &Value) -> &'static str {
     }
 }
 
-/// A value as JSON, its beginning.
+/// Returns the first 64 characters of a value's JSON.
 fn short(value: &Value) -> String {
     format!("{:.64}", value.to_string())
 }
@@ -263,7 +275,7 @@ mod tests {
     use serde_json::json;
 
     fn schemas() -> Schemas {
-        Schemas::of(&crate::api::crds())
+        Schemas::from_crds(&crate::api::crds())
     }
 
     fn hook(spec: Value) -> Value {
@@ -271,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_say_where_and_what() {
+    fn violations_name_field_and_problem() {
         let webhook = json!({"webhook": {"url": "https://example.com"}});
         let good =
             hook(json!({"source": "s", "handler": webhook, "delivery": {"timeout": "15s"}, "event": null}));
@@ -322,16 +334,18 @@ mod tests {
                 "greater than or equal to 1",
             ),
         ] {
-            let faults = schemas().check(&hook(spec.clone()));
-            let found = faults.iter().find(|fault| fault.field == field && fault.problem.contains(part));
-            assert!(found.is_some(), "{spec}: {faults:?}");
+            let violations = schemas().check(&hook(spec.clone()));
+            let found = violations
+                .iter()
+                .find(|violation| violation.field == field && violation.problem.contains(part));
+            assert!(found.is_some(), "{spec}: {violations:?}");
         }
     }
 
-    /// As Go reads them.
+    /// Patterns have the semantics of Go's regexp package, which the API server uses.
     #[test]
-    fn patterns_of_the_api_server() {
-        for (pattern, text, fits) in [
+    fn matches_patterns_like_go() {
+        for (pattern, text, want) in [
             ("^[[]::1[]]$", "[::1]", true),
             ("^[^]a]+$", "bc", true),
             ("^[^]a]+$", "b]", false),
@@ -340,12 +354,12 @@ mod tests {
             ("^[a-z0-9]([a-z0-9.:-]*[a-z0-9])?$", "a.b:1", true),
             ("^[-._a-zA-Z0-9]+$", "a/b", false),
         ] {
-            assert_eq!(rules::matches(text, pattern), fits, "{pattern} {text}");
+            assert_eq!(rules::matches(text, pattern), want, "{pattern} {text}");
         }
     }
 
     #[test]
-    fn kinds_and_versions() {
+    fn rejects_unknown_kinds_and_versions() {
         let mut object = hook(json!({}));
         object["kind"] = json!("EventHok");
         assert_eq!(schemas().check(&object)[0].field, "kind");
@@ -355,25 +369,25 @@ mod tests {
         object["apiVersion"].take();
         assert_eq!(
             schemas().check(&object),
-            [fault("apiVersion", "is missing: write hookstream.dev/v1alpha1")]
+            [violation("apiVersion", "is missing: write hookstream.dev/v1alpha1")]
         );
     }
 
     #[test]
-    fn every_rule_of_the_crds_can_be_evaluated() {
-        fn walk(schema: &Value, seen: &mut usize) {
+    fn every_crd_rule_compiles() {
+        fn walk(schema: &Value, count: &mut usize) {
             for rule in rules::of(schema) {
-                *seen += 1;
+                *count += 1;
                 assert!(rules::compile(rule).is_ok(), "{rule}");
             }
             match schema {
-                Value::Object(map) => map.values().for_each(|value| walk(value, seen)),
-                Value::Array(list) => list.iter().for_each(|value| walk(value, seen)),
+                Value::Object(map) => map.values().for_each(|value| walk(value, count)),
+                Value::Array(list) => list.iter().for_each(|value| walk(value, count)),
                 _ => {}
             }
         }
-        let mut seen = 0;
-        crate::api::crds().iter().for_each(|crd| walk(crd, &mut seen));
-        assert!(seen > 30, "{seen}");
+        let mut count = 0;
+        crate::api::crds().iter().for_each(|crd| walk(crd, &mut count));
+        assert!(count > 30, "{count}");
     }
 }

@@ -1,6 +1,6 @@
-//! The rules of a schema (`x-kubernetes-validations`), evaluated.
+//! Evaluates the CEL rules of a schema (`x-kubernetes-validations`).
 //!
-//! The rules are our own, out of the CRDs, so that the crate's evaluator, which has no bound, will do here.
+//! The rules come from our own CRDs, so the `cel` crate's evaluator, which has no cost limit, is safe here.
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
@@ -12,23 +12,23 @@ use regex::Regex;
 use serde_json::Value;
 use url::Url;
 
-/// Rules and patterns, compiled once: a folder may hold many thousands of objects. The CRDs bound their number.
+/// Compiled rules and patterns, cached because a folder may contain thousands of objects. The CRDs bound their number.
 static PROGRAMS: LazyLock<Mutex<HashMap<String, Arc<Program>>>> = LazyLock::new(Mutex::default);
 static PATTERNS: LazyLock<Mutex<HashMap<String, Regex>>> = LazyLock::new(Mutex::default);
 
-/// The rules of a schema that are not about a change.
+/// Returns the rules of a schema except transition rules.
 #[cfg(test)]
 pub fn of(schema: &Value) -> impl Iterator<Item = &str> {
     all(schema)
         .filter_map(|rule| rule.get("rule").and_then(Value::as_str))
-        .filter(|rule| !is_about_a_change(rule))
+        .filter(|rule| !is_transition_rule(rule))
 }
 
 fn all(schema: &Value) -> impl Iterator<Item = &Value> {
     schema.get("x-kubernetes-validations").and_then(Value::as_array).into_iter().flatten()
 }
 
-fn is_about_a_change(rule: &str) -> bool {
+fn is_transition_rule(rule: &str) -> bool {
     rule.contains("oldSelf")
 }
 
@@ -41,22 +41,22 @@ pub fn compile(rule: &str) -> Result<Arc<Program>, String> {
     Ok(program)
 }
 
-/// True where the text matches; false too for what is no pattern.
+/// Returns true if the text matches the pattern, and false if the pattern is invalid.
 pub fn matches(text: &str, pattern: &str) -> bool {
     if let Some(regex) = PATTERNS.lock().get(pattern) {
         return regex.is_match(text);
     }
-    let Ok(regex) = Regex::new(&from_go(pattern)) else { return false };
+    let Ok(regex) = Regex::new(&translate_go_pattern(pattern)) else { return false };
     let matches = regex.is_match(text);
     PATTERNS.lock().insert(pattern.to_owned(), regex);
     matches
 }
 
-/// The API server's expressions are Go's, in which a bracket within brackets is only itself; here it would begin a class
-/// within the class.
-fn from_go(pattern: &str) -> String {
-    let mut ours = String::with_capacity(pattern.len() + 4);
-    // Within brackets: how many members came.
+/// Translates a pattern from Go's syntax, which the API server uses. In Go, a bracket within a character class is a
+/// literal; in the `regex` crate it would start a nested class.
+fn translate_go_pattern(pattern: &str) -> String {
+    let mut translated = String::with_capacity(pattern.len() + 4);
+    // Within a character class: the number of members so far.
     let mut members: Option<usize> = None;
     let mut escaped = false;
     for c in pattern.chars() {
@@ -67,37 +67,38 @@ fn from_go(pattern: &str) -> String {
             ('^', Some(0)) if plain => {}
             (']', Some(1..)) if plain => members = None,
             ('[' | ']' | '&' | '~', Some(count)) if plain => {
-                ours.push('\\');
+                translated.push('\\');
                 members = Some(count + 1);
             }
             (_, Some(count)) => members = Some(count + 1),
             (_, None) => {}
         }
-        ours.push(c);
+        translated.push(c);
     }
-    ours
+    translated
 }
 
-/// What the broken rules say.
-pub fn broken(schema: &Value, value: &Value) -> Vec<String> {
+/// Returns the messages of all violated rules.
+pub fn violated(schema: &Value, value: &Value) -> Vec<String> {
     let text = |rule: &Value, name: &str| rule.get(name).and_then(Value::as_str).map(ToOwned::to_owned);
-    let told = |rule: &Value| {
-        let expression = text(rule, "rule").filter(|rule| !is_about_a_change(rule))?;
+    let violation = |rule: &Value| {
+        let expression = text(rule, "rule").filter(|rule| !is_transition_rule(rule))?;
         match holds(&expression, value) {
             Ok(true) => None,
             Ok(false) => Some(text(rule, "message").unwrap_or(expression)),
-            // It would be refused there too, if with other words.
+            // The API server rejects the object too, with a different message.
             Err(error) => Some(format!("cannot be checked: {expression}: {error}")),
         }
     };
-    all(schema).filter_map(told).collect()
+    all(schema).filter_map(violation).collect()
 }
 
 fn holds(rule: &str, value: &Value) -> Result<bool, String> {
     let program = compile(rule)?;
     let mut context = Context::default();
     context.add_variable_from_value("self", to_cel(value));
-    // What Kubernetes adds to CEL, as far as the rules use it. A name that the crate has is its own.
+    // The Kubernetes extensions to CEL that our rules use. If the crate defines a function with this name, `add_function`
+    // fails and the crate's function is used.
     context
         .add_function("matches", |This(text): This<Arc<String>>, pattern: Arc<String>| {
             matches(&text, &pattern)
@@ -107,7 +108,7 @@ fn holds(rule: &str, value: &Value) -> Result<bool, String> {
     context.add_function("isURL", |text: Arc<String>| Url::parse(&text).is_ok()).ok();
     match program.execute(&context) {
         Ok(cel::Value::Bool(answer)) => Ok(answer),
-        Ok(_) => Err("it is neither true nor false".into()),
+        Ok(_) => Err("the result is not a boolean".into()),
         Err(error) => Err(error.to_string()),
     }
 }
@@ -116,7 +117,7 @@ fn to_cel(value: &Value) -> cel::Value {
     match value {
         Value::Null => cel::Value::Null,
         Value::Bool(b) => cel::Value::Bool(*b),
-        // Schemas know whole numbers of one kind only.
+        // OpenAPI schemas have one integer type only.
         Value::Number(n) => match n.as_i64() {
             Some(whole) => cel::Value::Int(whole),
             None => cel::Value::Float(n.as_f64().unwrap_or_default()),

@@ -1,46 +1,47 @@
-//! What the Lua of a template may not name: files and layouts. Looked for token by token, so that a string or a comment
-//! may say anything. What a script builds at run time is refused there.
+//! Rejects Lua in templates that uses files or layouts. Works on tokens, so strings and comments may contain anything.
+//! The sandbox rejects the same functions at run time.
 
-use super::scan::Wrong;
+use super::scan::ScanError;
 use super::{Part, slice};
 
-/// What `template.` has here.
+/// The members of `template` that are available.
 pub const HELPERS: [&str; 5] = ["escape", "output", "echo", "concat", "json"];
 
-pub fn refuse(text: &str, parts: &[Part]) -> Result<(), Wrong> {
+/// Checks the Lua of all parts.
+pub fn check(text: &str, parts: &[Part]) -> Result<(), ScanError> {
     for part in parts {
         match part {
             Part::Write { code, .. } | Part::Code(code) => {
-                refuse_code(slice(text, code)).map_err(|(at, why)| (code.start + at, why))?;
+                check_code(slice(text, code)).map_err(|(at, problem)| (code.start + at, problem))?;
             }
-            Part::Block { parts, .. } => refuse(text, parts)?,
+            Part::Block { parts, .. } => check(text, parts)?,
             Part::Text(_) => {}
         }
     }
     Ok(())
 }
 
-fn refuse_code(code: &str) -> Result<(), Wrong> {
-    let one_text = "a template here is one text, without files and layouts";
+fn check_code(code: &str) -> Result<(), ScanError> {
+    let one_text = "templates cannot use files and layouts";
     let tokens = tokens(code);
     for (index, &(at, token)) in tokens.iter().enumerate() {
         let token_at = |index: usize| tokens.get(index).map_or("", |(_, token)| *token);
         if index > 0 && matches!(token_at(index - 1), "." | ":") {
             continue;
         }
-        let (after, then) = (token_at(index + 1), token_at(index + 2));
+        let (next, second) = (token_at(index + 1), token_at(index + 2));
         match token {
-            "include" if matches!(after, "(" | "{" | STRING) => {
+            "include" if matches!(next, "(" | "{" | STRING) => {
                 return Err((at, format!("include is not available: {one_text}")));
             }
-            "layout" if after == "=" && then != "=" => {
+            "layout" if next == "=" && second != "=" => {
                 return Err((at, format!("layout is not available: {one_text}")));
             }
-            "template" if after == "." && !HELPERS.contains(&then) => {
+            "template" if next == "." && !HELPERS.contains(&second) => {
                 return Err((
                     at,
                     format!(
-                        "template.{then} is not available: {one_text}; template.escape and template.output are there"
+                        "template.{second} is not available: {one_text}; use template.escape or template.output"
                     ),
                 ));
             }
@@ -50,10 +51,10 @@ fn refuse_code(code: &str) -> Result<(), Wrong> {
     Ok(())
 }
 
-/// Stands for any string.
+/// The token for any string literal.
 const STRING: &str = "\"";
 
-/// Names, strings and single characters, with where they begin.
+/// Splits Lua into names, strings and single characters, with their offsets.
 fn tokens(code: &str) -> Vec<(usize, &str)> {
     let mut tokens = Vec::new();
     let mut at = 0;
@@ -67,9 +68,9 @@ fn tokens(code: &str) -> Vec<(usize, &str)> {
             tokens.push((at, STRING));
             at += length;
         } else {
-            let name = |c: char| c.is_ascii_alphanumeric() || c == '_';
-            let length = rest.find(|c| !name(c)).filter(|n| *n > 0);
-            let length = if name(first) { length.unwrap_or(rest.len()) } else { first.len_utf8() };
+            let is_name_char = |c: char| c.is_ascii_alphanumeric() || c == '_';
+            let length = rest.find(|c| !is_name_char(c)).filter(|n| *n > 0);
+            let length = if is_name_char(first) { length.unwrap_or(rest.len()) } else { first.len_utf8() };
             tokens.push((at, rest.get(..length).unwrap_or_default()));
             at += length;
         }
@@ -77,7 +78,7 @@ fn tokens(code: &str) -> Vec<(usize, &str)> {
     tokens
 }
 
-/// The length of the quoted string at the start, to its end or to where it breaks off.
+/// Returns the length of the quoted string at the start. An unterminated string extends to the end of the text.
 fn quoted(text: &str) -> Option<usize> {
     let quote = text.chars().next().filter(|c| matches!(c, '"' | '\''))?;
     let mut skip = false;
@@ -92,7 +93,7 @@ fn quoted(text: &str) -> Option<usize> {
     Some(text.len())
 }
 
-/// The length of the `[[...]]` or `[==[...]==]` at the start.
+/// Returns the length of the `[[...]]` or `[==[...]==]` at the start.
 fn long_string(text: &str) -> Option<usize> {
     let rest = text.strip_prefix('[')?;
     let level = rest.len() - rest.trim_start_matches('=').len();

@@ -1,80 +1,82 @@
-//! The Lua of a template, and the way back from its lines to the template's.
+//! Generates the Lua of a template, with a mapping from its lines back to those of the template.
 
 use std::fmt::Write as _;
 use std::ops::Range;
 
 use super::{Diagnostic, Part, slice};
 
-/// The Lua of a template.
+/// The generated Lua of a template.
 #[derive(Clone, Debug)]
 pub struct Generated {
-    /// A chunk that returns the rendered text. Its environment has `template` and what the template may see.
+    /// A chunk that returns the rendered text. Its environment contains `template` and the template's variables.
     pub lua: String,
-    /// For each line of the Lua, the template's.
+    /// The template's line for each line of the Lua.
     lines: Vec<usize>,
-    /// Where the template's own code stands in the Lua, in order.
-    marks: Vec<(Range<usize>, usize)>,
+    /// The ranges of the template's own code in the Lua, with their offsets in the template, in order.
+    code_ranges: Vec<(Range<usize>, usize)>,
 }
 
 impl Generated {
-    /// The template's line for a line of the Lua.
+    /// Returns the template's line for a line of the Lua.
     pub fn line(&self, lua: usize) -> usize {
         lua.checked_sub(1).and_then(|at| self.lines.get(at)).or(self.lines.last()).copied().unwrap_or(1)
     }
 
-    /// What the compiler found, told of the template.
-    pub fn told(&self, text: &str, found: Diagnostic) -> Diagnostic {
+    /// Translates a diagnostic of the Lua compiler to the template's position.
+    pub fn map_diagnostic(&self, text: &str, found: Diagnostic) -> Diagnostic {
         let line_start: usize =
             self.lua.split_inclusive('\n').take(found.line.saturating_sub(1)).map(str::len).sum();
         let in_line = self.lua.get(line_start..).unwrap_or_default();
         let column: usize = in_line.chars().take(found.column.saturating_sub(1)).map(char::len_utf8).sum();
         let offset = line_start + column;
-        // What is found after a piece of code (its end, the next statement) is told at the code's end.
-        let mark = self.marks.iter().rev().find(|(lua, _)| lua.start <= offset);
-        let at = mark.map_or(0, |(lua, start)| start + (offset.min(lua.end) - lua.start));
+        // A problem behind a piece of code (its end, the next statement) is reported at the end of that code.
+        let range = self.code_ranges.iter().rev().find(|(lua, _)| lua.start <= offset);
+        let at = range.map_or(0, |(lua, start)| start + (offset.min(lua.end) - lua.start));
         Diagnostic::at(text, at, found.message)
     }
 }
 
+/// Generates the Lua of a parsed template.
 pub fn generate(text: &str, parts: &[Part]) -> Generated {
-    let mut made = Generated { lua: String::new(), lines: Vec::new(), marks: Vec::new() };
-    let writer = &mut Writer { text, made: &mut made, line: 1, upto: 0, blocks: 0 };
-    // Blocks come first: they see nothing of what the template's own code makes local.
+    let mut generated = Generated { lua: String::new(), lines: Vec::new(), code_ranges: Vec::new() };
+    let writer = &mut Writer { text, generated: &mut generated, line: 1, line_offset: 0, blocks: 0 };
+    // Write blocks first, so that they cannot access local variables of the template's own code.
     writer.statement("local ___b={}");
-    writer.blocks(parts);
+    writer.write_blocks(parts);
     writer.blocks = 0;
-    writer.body(parts);
-    made
+    writer.write_body(parts);
+    generated
 }
 
 struct Writer<'a> {
     text: &'a str,
-    made: &'a mut Generated,
-    /// The template's line at the offset `upto`.
+    generated: &'a mut Generated,
+    /// The template's line at `line_offset`.
     line: usize,
-    upto: usize,
+    line_offset: usize,
+    /// Number of blocks written at the current level.
     blocks: usize,
 }
 
 impl Writer<'_> {
-    fn blocks(&mut self, parts: &[Part]) {
+    fn write_blocks(&mut self, parts: &[Part]) {
         for part in parts {
             if let Part::Block { parts, .. } = part {
                 self.blocks += 1;
                 let number = self.blocks;
                 self.statement(&format!("___b[{number}]=function() local ___b={{}}"));
-                // Blocks of the block are its own.
+                // Nested blocks are numbered separately.
                 let outer = std::mem::replace(&mut self.blocks, 0);
-                self.blocks(parts);
+                self.write_blocks(parts);
                 self.blocks = 0;
-                self.body(parts);
+                self.write_body(parts);
                 self.blocks = outer;
                 self.statement("end");
             }
         }
     }
 
-    fn body(&mut self, parts: &[Part]) {
+    fn write_body(&mut self, parts: &[Part]) {
         self.statement(
             "local ___,blocks,layout={},blocks or {} \
              local function include() return template.include() end \
@@ -88,10 +90,10 @@ impl Writer<'_> {
                     self.push(line, &format!("___[#___+1]={quoted};\n"));
                 }
                 Part::Write { code, escape } => {
-                    let how = if *escape { "escape" } else { "output" };
-                    self.code(&format!("___[#___+1]=template.{how}("), code, ");\n");
+                    let function = if *escape { "escape" } else { "output" };
+                    self.write_code(&format!("___[#___+1]=template.{function}("), code, ");\n");
                 }
-                Part::Code(code) => self.code("", code, "\n"),
+                Part::Code(code) => self.write_code("", code, "\n"),
                 Part::Block { name, .. } => {
                     self.blocks += 1;
                     let line = self.line_at(name.start);
@@ -103,10 +105,10 @@ impl Writer<'_> {
         self.statement("if layout then template.layout() end return template.concat(___)");
     }
 
-    fn code(&mut self, before: &str, code: &Range<usize>, after: &str) {
+    fn write_code(&mut self, before: &str, code: &Range<usize>, after: &str) {
         let line = self.line_at(code.start);
-        let start = self.made.lua.len() + before.len();
-        self.made.marks.push((start..start + code.len(), code.start));
+        let start = self.generated.lua.len() + before.len();
+        self.generated.code_ranges.push((start..start + code.len(), code.start));
         let whole = format!("{before}{}{after}", slice(self.text, code));
         self.push(line, &whole);
     }
@@ -116,24 +118,24 @@ impl Writer<'_> {
         self.push(line, &format!("{lua}\n"));
     }
 
-    /// Adds whole lines; the first is the template's `line`, the others follow it.
+    /// Appends whole lines. The first one maps to the template's `line`, the following ones to the lines after it.
     fn push(&mut self, line: usize, lua: &str) {
-        self.made.lua.push_str(lua);
-        self.made.lines.extend(line..line + lua.matches('\n').count());
+        self.generated.lua.push_str(lua);
+        self.generated.lines.extend(line..line + lua.matches('\n').count());
     }
 
     fn line_at(&mut self, offset: usize) -> usize {
-        // Blocks are written before what stands before them.
-        if offset < self.upto {
-            (self.line, self.upto) = (1, 0);
+        // Blocks are written before the text that precedes them, so the offset may move back.
+        if offset < self.line_offset {
+            (self.line, self.line_offset) = (1, 0);
         }
-        self.line += slice(self.text, &(self.upto..offset)).matches('\n').count();
-        self.upto = offset;
+        self.line += slice(self.text, &(self.line_offset..offset)).matches('\n').count();
+        self.line_offset = offset;
         self.line
     }
 }
 
-/// A Lua string on one line.
+/// Quotes a text as a Lua string on one line.
 fn quote(text: &str) -> String {
     let mut quoted = String::with_capacity(text.len() + 2);
     quoted.push('"');
@@ -141,7 +143,7 @@ fn quote(text: &str) -> String {
         match c {
             '\n' => quoted.push_str("\\n"),
             '"' | '\\' => quoted.extend(['\\', c]),
-            // All three digits: what follows may be one.
+            // Write all three digits, because the next character may be a digit.
             c if c.is_ascii_control() => drop(write!(quoted, "\\{:03}", u32::from(c))),
             c => quoted.push(c),
         }

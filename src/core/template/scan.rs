@@ -1,33 +1,34 @@
-//! Finds the tags of a template. The rules are lua-resty-template's, its treatment of blanks and line ends included: what
-//! is no complete tag is text.
+//! Finds the tags of a template by lua-resty-template's rules, including those for blanks and line ends. An incomplete tag
+//! is text.
 
 use std::ops::Range;
 
 use super::Part;
 
-/// How deep named blocks may nest.
+/// Maximum nesting of named blocks.
 const MAX_DEPTH: usize = 16;
 
-/// Where something is wrong, and what.
-pub type Wrong = (usize, String);
+/// The byte offset of a problem, and its message.
+pub type ScanError = (usize, String);
 
-pub fn scan(text: &str) -> Result<Vec<Part>, Wrong> {
+/// Splits a template into its parts.
+pub fn scan(text: &str) -> Result<Vec<Part>, ScanError> {
     Scanner { text, view: 0..text.len(), depth: 0, missing: [false; 6] }.parts()
 }
 
 struct Scanner<'a> {
     text: &'a str,
-    /// What is looked at: all of the text, or the inside of a block.
+    /// The scanned range: the whole text, or the inside of a block.
     view: Range<usize>,
     depth: usize,
-    /// Closing marks that do not come any more, so that a text full of opening ones is not searched again and again.
+    /// Closing marks that are known not to follow. Without this, many unclosed tags would cause quadratic searching.
     missing: [bool; 6],
 }
 
 impl Scanner<'_> {
-    fn parts(mut self) -> Result<Vec<Part>, Wrong> {
+    fn parts(mut self) -> Result<Vec<Part>, ScanError> {
         let mut parts = Vec::new();
-        // Up to `done` everything is in `parts`.
+        // Everything before `done` is in `parts`.
         let mut done = self.view.start;
         let mut next = self.find("{", done);
         while let Some(open) = next {
@@ -68,7 +69,7 @@ impl Scanner<'_> {
                             return Err((
                                 open,
                                 format!(
-                                    "{tag} includes a file, and a template here is one text: write what it holds, or \\{} for the characters themselves",
+                                    "{tag} includes a file, which templates cannot do: insert its text, or write \\{} for the literal characters",
                                     if kind == b'(' { "{(" } else { "{[" }
                                 ),
                             ));
@@ -116,24 +117,25 @@ impl Scanner<'_> {
         Ok(parts)
     }
 
-    /// The end of the opening `{-name-}` and the start of the closing one.
+    /// Returns the end of the opening `{-name-}` and the start of the closing one.
     fn block(&self, open: usize) -> Option<(usize, usize)> {
         let tag_end = self.find("-}", open + 2)? + 2;
         let end = self.find(self.slice(&(open..tag_end)), tag_end)?;
         Some((tag_end, end))
     }
 
-    /// The parts of a named block, which is a template of its own: it loses the line ends next to its tags.
-    fn inside(&self, open: usize, body: Range<usize>) -> Result<Vec<Part>, Wrong> {
+    /// Scans the inside of a named block like a separate template, without the line ends next to its tags.
+    fn inside(&self, open: usize, body: Range<usize>) -> Result<Vec<Part>, ScanError> {
         if self.depth == MAX_DEPTH {
-            return Err((open, format!("blocks may be nested {MAX_DEPTH} deep")));
+            return Err((open, format!("blocks are nested deeper than {MAX_DEPTH} levels")));
         }
         let end = if self.slice(&body).ends_with('\n') { body.end - 1 } else { body.end };
         let view = self.after_newline(body.start).min(end)..end;
         Scanner { text: self.text, view, depth: self.depth + 1, missing: [false; 6] }.parts()
     }
 
-    /// A single backslash before a tag makes it text; two of them are one backslash. How many are left out.
+    /// Returns whether the tag at `open` is escaped, and how many backslashes to remove. One backslash makes the tag text;
+    /// two stand for one backslash.
     fn escaped(&self, open: usize) -> (bool, usize) {
         let is_backslash = |back: usize| {
             open.checked_sub(back).filter(|at| *at >= self.view.start).and_then(|at| self.byte(at))
@@ -146,7 +148,7 @@ impl Scanner<'_> {
         }
     }
 
-    /// Where the blanks before a tag on its own begin.
+    /// Returns the start of the blanks before a tag.
     fn before_blanks(&self, open: usize) -> usize {
         let before = self.slice(&(self.view.start..open));
         self.view.start + before.trim_end_matches([' ', '\t', '\x0b', '\0']).len()
@@ -156,6 +158,7 @@ impl Scanner<'_> {
         if self.byte(at) == Some(b'\n') { at + 1 } else { at }
     }
 
+    /// Finds a closing mark. `slot` is its index in `missing`.
     fn close(&mut self, mark: &str, slot: usize, from: usize) -> Option<usize> {
         let missing = self.missing.get(slot).copied().unwrap_or_default();
         let found = if missing { None } else { self.find(mark, from) };

@@ -4,24 +4,23 @@ use serde_json::json;
 use super::*;
 
 fn parts(text: &str) -> Vec<String> {
-    fn show(text: &str, parts: &[Part]) -> Vec<String> {
-        let shown = |part: &Part| match part {
+    fn format_parts(text: &str, parts: &[Part]) -> Vec<String> {
+        let format_part = |part: &Part| match part {
             Part::Text(range) => format!("text {:?}", slice(text, range)),
             Part::Write { code, escape: true } => format!("escape {}", slice(text, code)),
             Part::Write { code, escape: false } => format!("raw {}", slice(text, code)),
             Part::Code(code) => format!("code {}", slice(text, code)),
             Part::Block { name, parts } => {
-                format!("block {}: {}", slice(text, name), show(text, parts).join(", "))
+                format!("block {}: {}", slice(text, name), format_parts(text, parts).join(", "))
             }
         };
-        parts.iter().map(shown).collect()
+        parts.iter().map(format_part).collect()
     }
-    show(text, &Template::parse(text).unwrap().parts)
+    format_parts(text, &Template::parse(text).unwrap().parts)
 }
 
-/// What the tags are, where blanks and line ends go.
 #[test]
-fn tags() {
+fn finds_tags_and_trims_blanks() {
     for (text, expected) in [
         ("", vec![]),
         ("a {b} {\"c\": {}}", vec!["text \"a {b} {\\\"c\\\": {}}\""]),
@@ -55,7 +54,7 @@ fn tags() {
 }
 
 #[test]
-fn what_no_template_may_do_is_refused_with_its_place() {
+fn rejects_files_and_layouts_with_position() {
     let nested: String = (0..20).map(|n| format!("{{-b{n}-}}")).collect();
     let closed: String = (0..20).rev().map(|n| format!("{{-b{n}-}}")).collect();
     for (text, line, column, message) in [
@@ -67,7 +66,7 @@ fn what_no_template_may_do_is_refused_with_its_place() {
         ("x\n{% layout = 'a.html' %}", 2, 4, "layout is not available"),
         ("{* template.render('x') *}", 1, 4, "template.render is not available"),
         ("{* template.compile('x')() *}", 1, 4, "template.compile is not available"),
-        (&format!("{nested}{closed}"), 1, 103, "nested 16 deep"),
+        (&format!("{nested}{closed}"), 1, 103, "nested deeper than 16 levels"),
     ] {
         let found = Template::parse(text).unwrap_err();
         assert!(found.message.contains(message), "{text}: {found}");
@@ -85,7 +84,7 @@ fn what_no_template_may_do_is_refused_with_its_place() {
 }
 
 #[test]
-fn what_does_not_compile_is_told_with_the_templates_own_place() {
+fn maps_compiler_errors_to_template_position() {
     for (text, line, column, message) in [
         ("a\nb {% if x %}\n{% end %}", 3, 4, "'then' expected near 'end'"),
         ("{{ a b }}", 1, 6, "')' expected near 'b'"),
@@ -112,7 +111,7 @@ fn what_does_not_compile_is_told_with_the_templates_own_place() {
 }
 
 #[test]
-fn fields_are_rendered_without_lua() {
+fn renders_fields_without_lua() {
     let data = json!({"operation": "create", "entity": {"username": "a<b", "n": 5, "id": 12345678901234567_u64, "on": false,
         "tags": ["x", null, 1.5], "none": null}, "off": false, "yes": true, "empty": []});
     let context = context(&data, "crud", "consumers");
@@ -155,40 +154,41 @@ fn fields_are_rendered_without_lua() {
         assert!(!template.only_fields(), "{text}");
         assert!(template.render_fields(&context).is_err());
     }
-    for (text, told) in [
+    for (text, message) in [
         ("a\n {{ gone.x }}", "line 2, column 5: attempt to index global 'gone' (a nil value)"),
         ("{{ entity.none.x }}", "line 1, column 4: attempt to index field 'none' (a nil value)"),
         ("{{ entity.n.x }}", "line 1, column 4: attempt to index field 'n' (a number value)"),
     ] {
-        assert_eq!(Template::parse(text).unwrap().render_fields(&context).unwrap_err().to_string(), told);
+        assert_eq!(Template::parse(text).unwrap().render_fields(&context).unwrap_err().to_string(), message);
     }
 }
 
 #[test]
-fn what_escapes_for_html_is_found() {
+fn finds_html_escaping_tags() {
     let template = Template::parse("{{a}}\n {-b-}{{ c }}{-b-}{*d*}").unwrap();
-    let found: Vec<_> = template.escaped().into_iter().map(|e| (e.line, e.column, e.code)).collect();
+    let found: Vec<_> =
+        template.html_escaped_tags().into_iter().map(|e| (e.line, e.column, e.code)).collect();
     assert_eq!(found, [(1, 3, "a"), (2, 10, "c")]);
 }
 
 #[test]
-fn a_text_full_of_open_tags_is_read_quickly() {
+fn parses_many_unclosed_tags_quickly() {
     for tag in ["{{", "{%", "{-a-}x", "{#", "{(", "{[", "{*", "\\{{"] {
         Template::parse(&tag.repeat(40_000)).unwrap();
     }
 }
 
 proptest! {
-    /// Any text is read or refused, and what is read makes Lua whose lines lead back.
+    /// For every text that parses, each line of the generated Lua maps to a line of the template.
     #[test]
-    fn no_text_breaks_the_parser(text in "([{}%*#()\\[\\]\\\\\n\"'=a. -]|raw|include|json|é){0,60}") {
+    fn parser_never_panics_and_lines_map_back(text in "([{}%*#()\\[\\]\\\\\n\"'=a. -]|raw|include|json|é){0,60}") {
         if let Ok(template) = Template::parse(&text) {
             let lines = text.matches('\n').count() + 1;
             let generated = template.generate();
             for line in 0..generated.lua.matches('\n').count() + 2 {
                 prop_assert!((1..=lines).contains(&generated.line(line)));
             }
-            template.escaped();
+            template.html_escaped_tags();
             if template.only_fields() {
                 template.render_fields(&json!({"a": {"a": 1}})).ok();
             }
@@ -198,16 +198,14 @@ proptest! {
         }
     }
 
-    /// Text without tags is itself.
     #[test]
-    fn text_is_kept(text in "[^{\\\\]{0,80}") {
+    fn text_without_tags_renders_unchanged(text in "[^{\\\\]{0,80}") {
         prop_assert_eq!(Template::parse(&text).unwrap().render_fields(&json!({})).unwrap(), text);
     }
 
-    /// A number is printed so that it reads back, to 14 digits.
     #[test]
-    fn numbers_read_back(number in proptest::num::f64::NORMAL) {
-        let read: f64 = crate::core::lua::number_text(number).parse().unwrap();
-        prop_assert!((read - number).abs() <= number.abs() * 1e-13);
+    fn numbers_round_trip_to_14_digits(number in proptest::num::f64::NORMAL) {
+        let parsed: f64 = crate::core::lua::number_text(number).parse().unwrap();
+        prop_assert!((parsed - number).abs() <= number.abs() * 1e-13);
     }
 }

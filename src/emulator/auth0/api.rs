@@ -1,4 +1,4 @@
-//! The tenant's API: from a request to its answer.
+//! The tenant's API: authentication, rate limit, routing and query parsing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,18 +11,22 @@ use bytes::Bytes;
 use serde_json::Value;
 use tokio::time::Instant;
 
+use super::body;
+use super::context::Auth0;
 use super::error::ApiError;
-use super::{Auth0, MAX_BODY, body};
 use crate::core::time::Millis;
 
-/// Every answer has one: to be quoted when something goes wrong. The recordings hold no headers, so this is made up.
+/// The largest body of a request, in bytes.
+const MAX_BODY: usize = 4 << 20;
+/// An id in every response, for support requests. The recordings contain no headers, so its format is invented.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-auth0-requestid");
 
-/// Every request that is not under `/__emulator/`.
-pub(super) async fn admin(State(auth0): State<Arc<Auth0>>, request: Request) -> Response {
-    let work =
-        async |request, lag| auth0.answer(request, lag).await.unwrap_or_else(IntoResponse::into_response);
-    let mut response = auth0.control.around(request, work).await;
+/// Handles every request that is not under `/__emulator/`.
+pub(super) async fn handle_admin(State(auth0): State<Arc<Auth0>>, request: Request) -> Response {
+    let next = async |request, lag| {
+        auth0.handle_request(request, lag).await.unwrap_or_else(IntoResponse::into_response)
+    };
+    let mut response = auth0.control.handle(request, next).await;
     let id = format!("{:020x}", fastrand::u128(..) >> 48);
     if let Ok(id) = HeaderValue::try_from(id) {
         response.headers_mut().entry(REQUEST_ID).or_insert(id);
@@ -30,20 +34,21 @@ pub(super) async fn admin(State(auth0): State<Arc<Auth0>>, request: Request) -> 
     response
 }
 
-/// One request to the Management API.
-pub(super) struct Call<'a> {
+/// A request to the Management API.
+pub(super) struct EmulatedRequest<'a> {
     parts: &'a Parts,
     pub body: &'a Bytes,
+    /// Reads must not see a created object for this time (fault `lagMs`).
     lag: Duration,
 }
 
-impl Call<'_> {
+impl EmulatedRequest<'_> {
     pub fn method(&self) -> &Method {
         &self.parts.method
     }
 
     pub fn json(&self) -> Result<Value, ApiError> {
-        body::json(self.parts, self.body)
+        body::parse_json(self.parts, self.body)
     }
 
     pub fn query(&self) -> Query {
@@ -51,13 +56,13 @@ impl Call<'_> {
         Query(url::form_urlencoded::parse(text.as_bytes()).into_owned().collect())
     }
 
-    /// From when on reads see what this call creates.
+    /// Returns the time from which reads see the object that this request creates.
     pub fn visible_at(&self) -> Option<Instant> {
         (!self.lag.is_zero()).then(|| Instant::now() + self.lag)
     }
 }
 
-/// A query's parameters; those that nobody asks for are ignored.
+/// The parameters of a query. Unknown parameters are ignored.
 pub(super) struct Query(Vec<(String, String)>);
 
 impl Query {
@@ -65,17 +70,17 @@ impl Query {
         self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    pub fn number(&self, name: &str, least: usize, most: usize) -> Result<Option<usize>, ApiError> {
+    pub fn number(&self, name: &str, min: usize, max: usize) -> Result<Option<usize>, ApiError> {
         let Some(text) = self.get(name) else { return Ok(None) };
         let Ok(number) = text.parse::<i64>() else {
             return Err(ApiError::query("Expected type integer but found type string", name, ""));
         };
         match usize::try_from(number) {
-            Ok(number) if number > most => {
-                Err(ApiError::query(&format!("Value {number} is greater than maximum {most}"), name, ""))
+            Ok(number) if number > max => {
+                Err(ApiError::query(&format!("Value {number} is greater than maximum {max}"), name, ""))
             }
-            Ok(number) if number >= least => Ok(Some(number)),
-            _ => Err(ApiError::query(&format!("Value {number} is less than minimum {least}"), name, "")),
+            Ok(number) if number >= min => Ok(Some(number)),
+            _ => Err(ApiError::query(&format!("Value {number} is less than minimum {min}"), name, "")),
         }
     }
 
@@ -88,16 +93,17 @@ impl Query {
     }
 }
 
-/// A date of a query: without fractions of a second, as documented.
-pub(super) fn seconds(text: &str, name: &str) -> Result<Millis, ApiError> {
-    let whole = !text.contains('.');
-    Millis::parse(text).filter(|_| whole).ok_or_else(|| {
+/// Parses a date of a query. Rejects fractions of a second, as documented.
+pub(super) fn parse_date(text: &str, name: &str) -> Result<Millis, ApiError> {
+    let has_whole_seconds = !text.contains('.');
+    Millis::parse(text).filter(|_| has_whole_seconds).ok_or_else(|| {
         ApiError::query(&format!("Object didn't pass validation for format date-time: {text}"), name, "")
     })
 }
 
 impl Auth0 {
-    async fn answer(self: &Arc<Self>, request: Request, lag: Duration) -> Result<Response, ApiError> {
+    /// Authenticates a request, applies the rate limit and routes it.
+    async fn handle_request(self: &Arc<Self>, request: Request, lag: Duration) -> Result<Response, ApiError> {
         let (parts, body) = request.into_parts();
         let body = axum::body::to_bytes(body, MAX_BODY).await.map_err(|_| {
             ApiError::new(
@@ -111,15 +117,15 @@ impl Auth0 {
             ["oauth", "token"] if parts.method == Method::POST => Ok(self.tokens.issue(&parts, &body)),
             ["api", "v2", rest @ ..] => {
                 self.tokens.check(&parts.headers)?;
-                let turn = self.limiter.as_ref().map(|limiter| limiter.turn(Instant::now()));
-                let call = Call { parts: &parts, body: &body, lag };
-                let answer = match &turn {
-                    Some(turn) if !turn.passed => Err(ApiError::too_many_requests()),
-                    _ => self.manage(&call, rest),
+                let decision = self.limiter.as_ref().map(|limiter| limiter.take_token(Instant::now()));
+                let call = EmulatedRequest { parts: &parts, body: &body, lag };
+                let result = match &decision {
+                    Some(decision) if !decision.is_allowed => Err(ApiError::too_many_requests()),
+                    _ => self.route_management(&call, rest),
                 };
-                let mut response = answer.unwrap_or_else(IntoResponse::into_response);
-                if let Some(turn) = turn {
-                    turn.tell(response.headers_mut());
+                let mut response = result.unwrap_or_else(IntoResponse::into_response);
+                if let Some(decision) = decision {
+                    decision.write_headers(response.headers_mut());
                 }
                 Ok(response)
             }
@@ -127,7 +133,11 @@ impl Auth0 {
         }
     }
 
-    fn manage(self: &Arc<Self>, call: &Call<'_>, segments: &[&str]) -> Result<Response, ApiError> {
+    fn route_management(
+        self: &Arc<Self>,
+        call: &EmulatedRequest<'_>,
+        segments: &[&str],
+    ) -> Result<Response, ApiError> {
         match segments {
             ["event-streams", rest @ ..] => self.route_streams(call, rest),
             ["hooks", rest @ ..] => self.route_hooks(call, rest),

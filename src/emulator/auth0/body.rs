@@ -1,4 +1,4 @@
-//! Reading request bodies: what is missing, of the wrong type or too much is told as the API tells it.
+//! Parses request bodies, with the error messages of the API for missing, mistyped and unknown properties.
 
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
@@ -7,10 +7,12 @@ use serde_json::{Map, Value};
 
 use super::error::ApiError;
 
-/// The JSON of a body. The API takes forms, too; how they nest is not documented, and no client of ours sends them.
-pub(super) fn json(parts: &Parts, body: &[u8]) -> Result<Value, ApiError> {
-    let given = parts.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let media_type = given.split(';').next().unwrap_or_default().trim();
+/// Parses a JSON body. The API also accepts forms; how they nest is not documented, and no client of this project
+/// sends them.
+pub(super) fn parse_json(parts: &Parts, body: &[u8]) -> Result<Value, ApiError> {
+    let content_type =
+        parts.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let media_type = content_type.split(';').next().unwrap_or_default().trim();
     if !media_type.eq_ignore_ascii_case("application/json") {
         return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Unsupported Media Type"));
     }
@@ -18,14 +20,14 @@ pub(super) fn json(parts: &Parts, body: &[u8]) -> Result<Value, ApiError> {
         .map_err(|_| ApiError::new(StatusCode::BAD_REQUEST, "Invalid request payload JSON format"))
 }
 
-/// An object whose members are taken one by one; what is left at the end is refused.
+/// A JSON object whose members are removed one by one; [`Object::reject_unknown`] rejects the rest.
 pub(super) struct Object {
     path: String,
     members: Map<String, Value>,
 }
 
 impl Object {
-    /// `path` is empty for the whole body.
+    /// `path` is the property that holds the object; it is empty for the whole body.
     pub fn new(path: &str, value: Value) -> Result<Object, ApiError> {
         match value {
             Value::Object(members) => Ok(Object { path: path.into(), members }),
@@ -33,7 +35,8 @@ impl Object {
         }
     }
 
-    fn at(&self, name: &str) -> String {
+    /// Returns the path of a member in the whole body.
+    fn property_path(&self, name: &str) -> String {
         if self.path.is_empty() { name.into() } else { format!("{}.{name}", self.path) }
     }
 
@@ -41,7 +44,7 @@ impl Object {
         self.members.is_empty()
     }
 
-    pub fn has(&self, name: &str) -> bool {
+    pub fn contains(&self, name: &str) -> bool {
         self.members.contains_key(name)
     }
 
@@ -49,78 +52,82 @@ impl Object {
         self.members.remove(name)
     }
 
-    /// A text of so many characters.
-    pub fn text(
+    /// Removes a string and checks its length, in characters.
+    pub fn take_string(
         &mut self,
         name: &str,
         about: &str,
-        (least, most): (usize, usize),
+        (min, max): (usize, usize),
     ) -> Result<Option<String>, ApiError> {
         let Some(value) = self.take(name) else { return Ok(None) };
         let Value::String(text) = value else {
-            return Err(wrong_type("string", &value, &self.at(name), about));
+            return Err(wrong_type("string", &value, &self.property_path(name), about));
         };
         let length = text.chars().count();
-        if length < least {
-            let reason = format!("String is too short ({length} chars), minimum {least}");
-            return Err(ApiError::body(&reason, &self.at(name), about));
+        if length < min {
+            let reason = format!("String is too short ({length} chars), minimum {min}");
+            return Err(ApiError::body(&reason, &self.property_path(name), about));
         }
-        if length > most {
-            let reason = format!("String is too long ({length} chars), maximum {most}");
-            return Err(ApiError::body(&reason, &self.at(name), about));
+        if length > max {
+            let reason = format!("String is too long ({length} chars), maximum {max}");
+            return Err(ApiError::body(&reason, &self.property_path(name), about));
         }
         Ok(Some(text))
     }
 
-    pub fn boolean(&mut self, name: &str, about: &str) -> Result<Option<bool>, ApiError> {
+    pub fn take_boolean(&mut self, name: &str, about: &str) -> Result<Option<bool>, ApiError> {
         match self.take(name) {
             None => Ok(None),
             Some(Value::Bool(value)) => Ok(Some(value)),
-            Some(other) => Err(wrong_type("boolean", &other, &self.at(name), about)),
+            Some(other) => Err(wrong_type("boolean", &other, &self.property_path(name), about)),
         }
     }
 
-    pub fn list(&mut self, name: &str, about: &str) -> Result<Option<Vec<Value>>, ApiError> {
+    pub fn take_array(&mut self, name: &str, about: &str) -> Result<Option<Vec<Value>>, ApiError> {
         match self.take(name) {
             None => Ok(None),
             Some(Value::Array(list)) => Ok(Some(list)),
-            Some(other) => Err(wrong_type("array", &other, &self.at(name), about)),
+            Some(other) => Err(wrong_type("array", &other, &self.property_path(name), about)),
         }
     }
 
-    pub fn object(&mut self, name: &str) -> Result<Option<Object>, ApiError> {
-        let path = self.at(name);
+    pub fn take_object(&mut self, name: &str) -> Result<Option<Object>, ApiError> {
+        let path = self.property_path(name);
         self.take(name).map(|value| Object::new(&path, value)).transpose()
     }
 
+    /// Makes the error for a missing member.
     pub fn missing(&self, name: &str) -> ApiError {
         let property = if self.path.is_empty() { name } else { &self.path };
         ApiError::body(&format!("Missing required property: {name}"), property, "")
     }
 
-    /// A value that is of the right type, but not allowed.
-    pub fn refuse(&self, reason: &str, name: &str, about: &str) -> ApiError {
-        ApiError::body(reason, &self.at(name), about)
+    /// Makes the error for a value of the right type that is not allowed.
+    pub fn invalid(&self, reason: &str, name: &str, about: &str) -> ApiError {
+        ApiError::body(reason, &self.property_path(name), about)
     }
 
-    /// Nothing may be left.
-    pub fn end(self) -> Result<(), ApiError> {
+    /// Rejects members that have not been removed.
+    pub fn reject_unknown(self) -> Result<(), ApiError> {
         match self.members.keys().next() {
             None => Ok(()),
             Some(name) => {
                 let reason = format!("Additional properties not allowed: {name}");
-                Err(ApiError::body(&reason, &self.at(name), ""))
+                Err(ApiError::body(&reason, &self.property_path(name), ""))
             }
         }
     }
 }
 
-/// A map from texts to texts.
-pub(super) fn texts(path: &str, value: Value) -> Result<impl Iterator<Item = (String, String)>, ApiError> {
+/// Parses a map whose values are all strings.
+pub(super) fn string_map(
+    path: &str,
+    value: Value,
+) -> Result<impl Iterator<Item = (String, String)>, ApiError> {
     let object = Object::new(path, value)?;
     let wrong = object.members.iter().find(|(_, value)| !value.is_string());
     if let Some((name, value)) = wrong {
-        return Err(wrong_type("string", value, &object.at(name), ""));
+        return Err(wrong_type("string", value, &object.property_path(name), ""));
     }
     Ok(object.members.into_iter().map(|(name, value)| (name, value.as_str().unwrap_or_default().to_owned())))
 }

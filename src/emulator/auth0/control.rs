@@ -1,4 +1,4 @@
-//! What is under `/__emulator/` for Auth0 alone: emit events, see deliveries and the state.
+//! The routes under `/__emulator/` that only the Auth0 emulator has: emit events, list deliveries, show the state.
 
 use std::sync::Arc;
 
@@ -10,18 +10,15 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::Auth0;
+use super::context::Auth0;
 use super::event::Event;
 use super::history::Delivery;
 use super::stream::Destination;
-use crate::emulator::control::refuse;
-use crate::emulator::recent::Recent;
-
-/// How the last deliveries ended.
-pub(super) type Outcomes = Recent<Value>;
+use crate::emulator::control::control_error;
 
 impl Auth0 {
-    pub fn ended(&self, stream: &str, delivery: &Delivery, outcome: &str) {
+    /// Records how a delivery ended.
+    pub fn record_outcome(&self, stream: &str, delivery: &Delivery, outcome: &str) {
         self.outcomes.push(json!({"time": jiff::Timestamp::now(), "stream": stream, "event": delivery.id,
             "type": delivery.event_type, "outcome": outcome, "attempts": delivery.attempts}));
     }
@@ -29,52 +26,52 @@ impl Auth0 {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Emit {
+struct EmitRequest {
     #[serde(rename = "type")]
     kind: String,
-    /// Made up where it is left out.
+    /// Default: sample data of the event type.
     data: Option<Map<String, Value>>,
 }
 
-/// `POST /__emulator/events`: an event happens in the tenant. It goes to the enabled streams that are subscribed to
-/// its type: `queued` for webhooks, `taken` for other destinations, which are not emulated further.
-pub(super) async fn emit(State(auth0): State<Arc<Auth0>>, body: Bytes) -> Response {
-    let Emit { kind, data } = match serde_json::from_slice(&body) {
+/// `POST /__emulator/events`: emits an event to the enabled streams that are subscribed to its type. The response lists
+/// webhook streams as `queued`, and other destinations, which are not emulated, as `taken`.
+pub(super) async fn emit_event(State(auth0): State<Arc<Auth0>>, body: Bytes) -> Response {
+    let EmitRequest { kind, data } = match serde_json::from_slice(&body) {
         Ok(emit) => emit,
         Err(error) => {
-            let why = format!("expected {{\"type\", \"data\": {{...}}}}: {error}");
-            return refuse(StatusCode::BAD_REQUEST, &why);
+            let message = format!("expected {{\"type\", \"data\": {{...}}}}: {error}");
+            return control_error(StatusCode::BAD_REQUEST, &message);
         }
     };
     let event = Event::new(kind, data);
-    let meant: Vec<(String, bool)> = auth0.store.read(|state| {
+    let matched: Vec<(String, bool)> = auth0.store.read(|state| {
         let enabled = state.streams.values().filter(|stream| stream.fields.enabled);
         let subscribed = enabled.filter(|stream| stream.fields.subscriptions.contains(&event.kind));
-        let webhook = |to: &Destination| matches!(to, Destination::Webhook { .. });
-        subscribed.map(|stream| (stream.id.clone(), webhook(&stream.fields.destination))).collect()
+        let is_webhook = |destination: &Destination| matches!(destination, Destination::Webhook { .. });
+        subscribed.map(|stream| (stream.id.clone(), is_webhook(&stream.fields.destination))).collect()
     });
     let (mut queued, mut taken) = (Vec::new(), Vec::new());
-    for (id, webhook) in &meant {
-        if auth0.start(id, &event, false).is_some() {
+    for (id, webhook) in &matched {
+        if auth0.emit_to_stream(id, &event, false).is_some() {
             if *webhook { queued.push(id) } else { taken.push(id) }
         }
     }
-    Json(json!({"id": event.id, "matched": meant.len(), "queued": queued, "taken": taken})).into_response()
+    Json(json!({"id": event.id, "matched": matched.len(), "queued": queued, "taken": taken})).into_response()
 }
 
-/// `GET /__emulator/deliveries`: how deliveries ended, the delivered ones among them.
-pub(super) async fn outcomes(State(auth0): State<Arc<Auth0>>) -> Json<Value> {
+/// `GET /__emulator/deliveries`: lists the outcomes of the latest deliveries, also of successful ones.
+pub(super) async fn list_outcomes(State(auth0): State<Arc<Auth0>>) -> Json<Value> {
     auth0.outcomes.list()
 }
 
-/// `DELETE /__emulator/deliveries`.
-pub(super) async fn forget_outcomes(State(auth0): State<Arc<Auth0>>) -> StatusCode {
+/// `DELETE /__emulator/deliveries`: clears that list.
+pub(super) async fn clear_outcomes(State(auth0): State<Arc<Auth0>>) -> StatusCode {
     auth0.outcomes.clear();
     StatusCode::NO_CONTENT
 }
 
-/// `GET /__emulator/state`: streams and hooks as they are kept, secrets included: the API itself never returns them.
-pub(super) async fn state(State(auth0): State<Arc<Auth0>>) -> Json<Value> {
+/// `GET /__emulator/state`: returns the stored streams and hooks with their secrets, which the API itself never returns.
+pub(super) async fn show_state(State(auth0): State<Arc<Auth0>>) -> Json<Value> {
     Json(auth0.store.read(|state| {
         json!({"streams": state.streams.values().collect::<Vec<_>>(),
             "hooks": state.hooks.values().collect::<Vec<_>>()})

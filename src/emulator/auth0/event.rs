@@ -1,25 +1,25 @@
-//! Events as Auth0 sends them: CloudEvents with attributes of its own.
+//! Events in the format of Auth0: CloudEvents with extension attributes.
 
 use serde_json::{Map, Value, json};
 
 use crate::core::time::Millis;
 
-/// No letters that look alike, as in the ids that were recorded.
+/// The characters of recorded ids: none that look alike.
 const ALPHABET: &[u8] = b"123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz";
 
-/// `est_` or `evt_` and 22 characters.
+/// Returns a random id: the prefix (`est` or `evt`), `_` and 22 characters.
 pub(super) fn new_id(prefix: &str) -> String {
     let random = (0..22).filter_map(|_| fastrand::choice(ALPHABET)).map(|byte| char::from(*byte));
     format!("{prefix}_{}", random.collect::<String>())
 }
 
-/// Whether a text has the form of such an id.
+/// Whether a text has the format of such an id.
 pub(super) fn is_id(text: &str, prefix: &str) -> bool {
     let rest = text.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('_'));
     rest.is_some_and(|rest| rest.len() == 22 && rest.bytes().all(|byte| byte.is_ascii_alphanumeric()))
 }
 
-/// One event before it is known which streams it goes to.
+/// An event of the tenant, independent of streams.
 pub(super) struct Event {
     pub id: String,
     pub kind: String,
@@ -29,11 +29,11 @@ pub(super) struct Event {
 
 impl Event {
     pub fn new(kind: String, data: Option<Map<String, Value>>) -> Event {
-        let data = data.map_or_else(|| sample(&kind), Value::Object);
+        let data = data.map_or_else(|| sample_data(&kind), Value::Object);
         Event { id: new_id("evt"), kind, time: Millis::now(), data }
     }
 
-    /// The body that a stream's receiver gets.
+    /// Makes the request body for a stream.
     pub fn body(&self, tenant: &str, stream: &str, test: bool) -> Value {
         let mut body = json!({
             "specversion": "1.0",
@@ -52,8 +52,8 @@ impl Event {
     }
 }
 
-/// Made-up data of an event type: what its catalogue demands, and a little more.
-fn sample(kind: &str) -> Value {
+/// Makes sample data for an event type, with at least the members that the catalogue of events requires.
+fn sample_data(kind: &str) -> Value {
     let time = "2026-01-02T03:04:05.000Z";
     let user_id = "auth0|6500000000000000000000a1";
     let user = json!({ "user_id": user_id });
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids() {
+    fn ids_have_prefix_and_length() {
         let id = new_id("est");
         assert!(is_id(&id, "est") && id.len() == 26, "{id}");
         assert_ne!(id, new_id("est"));
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies() {
+    fn bodies_carry_stream_and_purpose() {
         let event = Event::new("user.deleted".into(), None);
         let body = event.body("acme.eu.auth0.com", "est_1", true);
         assert_eq!(body["source"], "urn:auth0:acme.eu.auth0.com");
@@ -132,7 +132,7 @@ mod tests {
         for kind in
             ["organization.member.role.assigned", "group.member.added", "organization.connection.added"]
         {
-            assert!(sample(kind)["object"].as_object().unwrap().len() > 1, "{kind}");
+            assert!(sample_data(kind)["object"].as_object().unwrap().len() > 1, "{kind}");
         }
     }
 }

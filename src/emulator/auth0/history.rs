@@ -1,4 +1,4 @@
-//! What became of a stream's events: the deliveries that wait or failed, and how many went which way.
+//! A stream's pending and failed deliveries, and its statistics.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 
 use crate::core::time::Millis;
 
-/// More failed deliveries than this are not kept: the oldest go. Nothing is published.
-const MAX_KEPT: usize = 20_000;
+/// The most deliveries that are kept; the oldest are dropped. Auth0 publishes no number.
+const MAX_DELIVERIES: usize = 20_000;
 const HOUR: i64 = 3_600_000;
 const DAY: i64 = 24 * HOUR;
-/// How far back counts are kept: twice what the statistics show by themselves.
-const KEEP_COUNTS: i64 = 30 * DAY;
+/// How long hourly counts are kept: twice the default window of the statistics, in milliseconds.
+const COUNTS_AGE: i64 = 30 * DAY;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -22,7 +22,7 @@ pub(super) enum Status {
     Failed,
 }
 
-/// One try, or the mark that a failed delivery was asked for again.
+/// One attempt, or the mark of a requested redelivery.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "status", rename_all = "lowercase")]
 pub(super) enum Attempt {
@@ -30,7 +30,7 @@ pub(super) enum Attempt {
     Retrying { timestamp: String },
 }
 
-/// One event on its way. A delivered one is forgotten.
+/// A delivery of one event. It is removed once delivered.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Delivery {
     pub id: String,
@@ -38,13 +38,13 @@ pub(super) struct Delivery {
     pub status: Status,
     pub attempts: Vec<Attempt>,
     pub time: Millis,
-    /// As it is sent.
+    /// The request body.
     pub event: Arc<Value>,
 }
 
 impl Delivery {
-    /// As recorded: the source is cut, and a test is not told from others.
-    pub fn shown(&self, stream: &str) -> Value {
+    /// Returns the delivery as recorded from the API: `source` is cut, and a test event is not marked as one.
+    pub fn to_json(&self, stream: &str) -> Value {
         let mut event = Value::clone(&self.event);
         if let Some(event) = event.as_object_mut() {
             event.insert("source".into(), "urn:auth0:".into());
@@ -55,9 +55,9 @@ impl Delivery {
     }
 }
 
-/// Which deliveries are meant; all conditions must hold.
+/// Selects deliveries; all conditions must hold.
 #[derive(Default)]
-pub(super) struct Filter {
+pub(super) struct HistoryFilter {
     pub statuses: Option<Vec<String>>,
     pub event_types: Option<Vec<String>>,
     /// Inclusive.
@@ -66,15 +66,15 @@ pub(super) struct Filter {
     pub to: Option<Millis>,
 }
 
-impl Filter {
-    /// Only failed deliveries are ever meant.
-    fn fits(&self, delivery: &Delivery) -> bool {
-        let among = |list: &Option<Vec<String>>, value: &str| {
+impl HistoryFilter {
+    /// Whether a delivery is selected. Only failed deliveries ever are.
+    fn matches(&self, delivery: &Delivery) -> bool {
+        let contains = |list: &Option<Vec<String>>, value: &str| {
             list.as_ref().is_none_or(|list| list.iter().any(|item| item == value))
         };
         delivery.status == Status::Failed
-            && among(&self.statuses, "failed")
-            && among(&self.event_types, &delivery.event_type)
+            && contains(&self.statuses, "failed")
+            && contains(&self.event_types, &delivery.event_type)
             && self.from.is_none_or(|from| delivery.time >= from)
             && self.to.is_none_or(|to| delivery.time < to)
     }
@@ -82,11 +82,11 @@ impl Filter {
 
 #[derive(Clone, Default, Serialize, Deserialize)]
 pub(super) struct History {
-    /// By the order in which they came.
+    /// By sequence number, oldest first.
     deliveries: BTreeMap<u64, Delivery>,
     next: u64,
     failed_in_a_row: u64,
-    /// Delivered and failed, by hour since 1970.
+    /// The counts of delivered and failed events, by hour since 1970.
     hours: BTreeMap<i64, (u64, u64)>,
 }
 
@@ -94,7 +94,7 @@ impl History {
     pub fn push(&mut self, delivery: Delivery) {
         self.next += 1;
         self.deliveries.insert(self.next, delivery);
-        if self.deliveries.len() > MAX_KEPT {
+        if self.deliveries.len() > MAX_DELIVERIES {
             self.deliveries.pop_first();
         }
     }
@@ -107,70 +107,75 @@ impl History {
         self.deliveries.values_mut().find(|delivery| delivery.id == id)
     }
 
-    /// Those that fit, after a place in the list, with their places.
-    pub fn list(&self, filter: &Filter, after: u64, take: usize) -> Vec<(u64, &Delivery)> {
+    /// Returns up to `take` matching deliveries after sequence number `after`, with their sequence numbers.
+    pub fn list(&self, filter: &HistoryFilter, after: u64, take: usize) -> Vec<(u64, &Delivery)> {
         let after = self.deliveries.range(after.saturating_add(1)..);
-        after.filter(|(_, delivery)| filter.fits(delivery)).map(|(at, d)| (*at, d)).take(take).collect()
+        after.filter(|(_, delivery)| filter.matches(delivery)).map(|(at, d)| (*at, d)).take(take).collect()
     }
 
-    /// Makes failed deliveries pending again; their ids and sizes.
-    pub fn redeliver(&mut self, filter: &Filter, now: Millis) -> Vec<(String, usize)> {
-        let failed = self.deliveries.values_mut().filter(|delivery| filter.fits(delivery));
-        failed.map(|delivery| delivery.again(now)).collect()
+    /// Marks the matching failed deliveries for redelivery; returns their ids and sizes.
+    pub fn redeliver(&mut self, filter: &HistoryFilter, now: Millis) -> Vec<(String, usize)> {
+        let failed = self.deliveries.values_mut().filter(|delivery| filter.matches(delivery));
+        failed.map(|delivery| delivery.mark_for_redelivery(now)).collect()
     }
 
-    /// The ids and sizes of those that wait.
+    /// Returns the ids and sizes of pending deliveries.
     pub fn pending(&self) -> Vec<(String, usize)> {
         let pending = self.deliveries.values().filter(|delivery| delivery.status == Status::Pending);
         pending.map(|delivery| (delivery.id.clone(), delivery.size())).collect()
     }
 
-    pub fn delivered(&mut self, id: &str, now: Millis) {
+    /// Removes a delivered event and counts it.
+    pub fn record_delivered(&mut self, id: &str, now: Millis) {
         self.deliveries.retain(|_, delivery| delivery.id != id);
         self.failed_in_a_row = 0;
-        self.count(now).0 += 1;
+        self.current_hour(now).0 += 1;
     }
 
-    pub fn failed(&mut self, id: &str, now: Millis) {
+    /// Marks a delivery as failed and counts it.
+    pub fn record_failed(&mut self, id: &str, now: Millis) {
         if let Some(delivery) = self.get_mut(id) {
             delivery.status = Status::Failed;
         }
         self.failed_in_a_row += 1;
-        self.count(now).1 += 1;
+        self.current_hour(now).1 += 1;
     }
 
-    /// Failures one after the other.
+    /// Returns the number of consecutive failures.
     pub fn failed_in_a_row(&self) -> u64 {
         self.failed_in_a_row
     }
 
-    /// Failures that stand, for nobody had them delivered again.
-    pub fn failed_in_all(&self) -> u64 {
+    /// Returns the number of failed deliveries that have not been redelivered.
+    pub fn failed_total(&self) -> u64 {
         let failed = |delivery: &&Delivery| delivery.status == Status::Failed;
         self.deliveries.values().filter(failed).count() as u64
     }
 
-    /// The stream is switched on again: it gets as many chances as a new one.
-    pub fn forgive(&mut self) {
+    /// Resets the consecutive failures of a stream that is enabled again.
+    pub fn reset_failures_in_a_row(&mut self) {
         self.failed_in_a_row = 0;
     }
 
-    fn count(&mut self, now: Millis) -> &mut (u64, u64) {
-        self.hours.retain(|hour, _| hour * HOUR > now.0 - KEEP_COUNTS);
+    /// Returns the counts of the current hour. Removes those older than [`COUNTS_AGE`].
+    fn current_hour(&mut self, now: Millis) -> &mut (u64, u64) {
+        self.hours.retain(|hour, _| hour * HOUR > now.0 - COUNTS_AGE);
         self.hours.entry(now.0.div_euclid(HOUR)).or_default()
     }
 
-    /// The window, the buckets and the metrics of the statistics. Without dates: fifteen days; up to a day: by hour.
+    /// Returns the window, buckets and metrics of the statistics. The default window is 15 days. Buckets are hours in a
+    /// window of up to a day, otherwise days.
     pub fn stats(&self, from: Option<Millis>, to: Option<Millis>, now: Millis) -> Value {
-        let down = |time: i64, unit: i64| time.div_euclid(unit) * unit;
-        let first = from.map_or(down(now.0 - 14 * DAY, HOUR), |from| down(from.0, HOUR));
-        let last = to.map_or(down(now.0, HOUR) + HOUR, |to| down(to.0, HOUR)).max(first);
+        let round_down = |time: i64, unit: i64| time.div_euclid(unit) * unit;
+        let first = from.map_or(round_down(now.0 - 14 * DAY, HOUR), |from| round_down(from.0, HOUR));
+        let last = to.map_or(round_down(now.0, HOUR) + HOUR, |to| round_down(to.0, HOUR)).max(first);
         let unit = if last - first <= DAY { HOUR } else { DAY };
-        // At most a month of them, for no more is counted.
-        let buckets: Vec<i64> = std::iter::successors(Some(down(first, unit)), |start| Some(start + unit))
-            .take_while(|start| *start <= last)
-            .take(31)
-            .collect();
+        // At most 31 buckets: older counts are not kept.
+        let buckets: Vec<i64> =
+            std::iter::successors(Some(round_down(first, unit)), |start| Some(start + unit))
+                .take_while(|start| *start <= last)
+                .take(31)
+                .collect();
         let sums = |which: fn(&(u64, u64)) -> u64| -> Vec<u64> {
             let sum = |start: &i64| {
                 let hours = start.div_euclid(HOUR)..(start + unit).div_euclid(HOUR);
@@ -194,14 +199,14 @@ impl History {
 }
 
 impl Delivery {
-    /// Pending again; the id, and the size that it takes in a queue.
-    pub fn again(&mut self, now: Millis) -> (String, usize) {
+    /// Makes the delivery pending and adds a `retrying` mark. Returns its id and size.
+    pub fn mark_for_redelivery(&mut self, now: Millis) -> (String, usize) {
         self.status = Status::Pending;
         self.attempts.push(Attempt::Retrying { timestamp: now.rfc3339() });
         (self.id.clone(), self.size())
     }
 
-    /// What it takes in a queue.
+    /// Returns the size in bytes for the bound of the queue.
     pub fn size(&self) -> usize {
         self.event.to_string().len()
     }
@@ -223,50 +228,52 @@ mod tests {
     }
 
     #[test]
-    fn only_failed_ones_are_listed_and_by_page() {
+    fn lists_failed_deliveries_by_page() {
         let mut history = History::default();
         for (at, id) in ["a", "b", "c"].into_iter().enumerate() {
             history.push(delivery(id, at as i64));
         }
-        let ids = |history: &History, filter: &Filter, after, take| -> String {
+        let ids = |history: &History, filter: &HistoryFilter, after, take| -> String {
             history.list(filter, after, take).iter().map(|(_, d)| d.id.as_str()).collect()
         };
-        assert_eq!(ids(&history, &Filter::default(), 0, 9), "");
+        assert_eq!(ids(&history, &HistoryFilter::default(), 0, 9), "");
         for id in ["a", "b", "c"] {
-            history.failed(id, Millis(0));
+            history.record_failed(id, Millis(0));
         }
-        assert_eq!(ids(&history, &Filter::default(), 0, 2), "ab");
-        assert_eq!(ids(&history, &Filter::default(), 2, 2), "c");
-        let between = Filter { from: Some(Millis(1)), to: Some(Millis(2)), ..Filter::default() };
+        assert_eq!(ids(&history, &HistoryFilter::default(), 0, 2), "ab");
+        assert_eq!(ids(&history, &HistoryFilter::default(), 2, 2), "c");
+        let between =
+            HistoryFilter { from: Some(Millis(1)), to: Some(Millis(2)), ..HistoryFilter::default() };
         assert_eq!(ids(&history, &between, 0, 9), "b");
-        let other = Filter { event_types: Some(vec!["user.deleted".into()]), ..Filter::default() };
+        let other =
+            HistoryFilter { event_types: Some(vec!["user.deleted".into()]), ..HistoryFilter::default() };
         assert_eq!(ids(&history, &other, 0, 9), "");
-        let pending = Filter { statuses: Some(vec!["pending".into()]), ..Filter::default() };
+        let pending = HistoryFilter { statuses: Some(vec!["pending".into()]), ..HistoryFilter::default() };
         assert_eq!(ids(&history, &pending, 0, 9), "");
-        assert_eq!((history.failed_in_a_row(), history.failed_in_all()), (3, 3));
+        assert_eq!((history.failed_in_a_row(), history.failed_total()), (3, 3));
 
         assert_eq!(history.redeliver(&between, Millis(5)).len(), 1);
-        assert_eq!(history.failed_in_all(), 2);
+        assert_eq!(history.failed_total(), 2);
         assert_eq!(history.get("b").unwrap().attempts.len(), 1);
-        history.delivered("b", Millis(5));
+        history.record_delivered("b", Millis(5));
         assert!(history.get("b").is_none());
         assert_eq!(history.failed_in_a_row(), 0);
     }
 
     #[test]
-    fn what_is_shown_of_an_event() {
-        let shown = delivery("a", 0).shown("est_1");
-        assert_eq!(shown["event"], json!({"id": "a", "source": "urn:auth0:"}));
-        assert_eq!(shown["event_stream_id"], "est_1");
+    fn json_cuts_source_and_purpose() {
+        let json_form = delivery("a", 0).to_json("est_1");
+        assert_eq!(json_form["event"], json!({"id": "a", "source": "urn:auth0:"}));
+        assert_eq!(json_form["event_stream_id"], "est_1");
     }
 
     #[test]
-    fn statistics() {
+    fn counts_deliveries_by_bucket() {
         let now = Millis::parse("2025-08-01T06:49:00Z").unwrap();
         let mut history = History::default();
         history.push(delivery("a", 0));
-        history.failed("a", now);
-        history.delivered("x", now);
+        history.record_failed("a", now);
+        history.record_delivered("x", now);
         let all = history.stats(None, None, now);
         assert_eq!(
             all["window"],
@@ -284,9 +291,9 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_go() {
+    fn drops_oldest_deliveries() {
         let mut history = History::default();
-        (0..MAX_KEPT + 2).for_each(|n| history.push(delivery(&n.to_string(), 0)));
+        (0..MAX_DELIVERIES + 2).for_each(|n| history.push(delivery(&n.to_string(), 0)));
         assert!(history.get("1").is_none() && history.get("2").is_some());
     }
 }

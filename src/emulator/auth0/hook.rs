@@ -1,4 +1,4 @@
-//! An extensibility Hook and its secrets.
+//! Extensibility Hooks and their secrets: parsing, validation, updates and their JSON form.
 
 use std::collections::BTreeMap;
 
@@ -6,10 +6,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
-use super::body::{Object, texts};
+use super::body::{Object, string_map};
 use super::error::ApiError;
 
-/// What reads show instead of a secret's value.
+/// Replaces the value of a secret in responses.
 const PLACEHOLDER: &str = "_VALUE_NOT_SHOWN_";
 const MAX_SECRETS: usize = 20;
 pub(super) const TRIGGERS: [&str; 5] = [
@@ -20,22 +20,22 @@ pub(super) const TRIGGERS: [&str; 5] = [
     "send-phone-message",
 ];
 
-/// One hook. No `Debug`: it holds secrets.
+/// A stored hook. No `Debug`, because it holds secrets.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Hook {
     pub id: String,
     #[serde(flatten)]
-    pub fields: Fields,
+    pub fields: HookFields,
     pub secrets: BTreeMap<String, String>,
-    /// Reads do not see it before (fault `lagMs`).
+    /// Reads do not see the hook before this time (fault `lagMs`).
     #[serde(skip)]
     pub visible_at: Option<Instant>,
 }
 
-/// What the caller may set.
+/// The writable fields of a hook.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Fields {
+pub(super) struct HookFields {
     pub name: String,
     pub script: String,
     pub dependencies: BTreeMap<String, String>,
@@ -44,33 +44,36 @@ pub(super) struct Fields {
 }
 
 impl Hook {
-    pub fn visible(&self) -> bool {
+    /// Whether reads see the hook yet.
+    pub fn is_visible(&self) -> bool {
         self.visible_at.is_none_or(|at| Instant::now() >= at)
     }
 
-    pub fn shown(&self) -> Map<String, Value> {
-        let mut shown = match serde_json::to_value(&self.fields) {
-            Ok(Value::Object(shown)) => shown,
+    /// Returns the hook as the API does: without secrets.
+    pub fn to_json(&self) -> Map<String, Value> {
+        let mut object = match serde_json::to_value(&self.fields) {
+            Ok(Value::Object(object)) => object,
             _ => Map::new(),
         };
-        shown.insert("id".into(), self.id.clone().into());
-        shown
+        object.insert("id".into(), self.id.clone().into());
+        object
     }
 
-    /// As a list shows it: the vendor's deploy tool reads every hook by itself, for the list has no scripts.
-    pub fn listed(&self) -> Map<String, Value> {
-        let mut shown = self.shown();
-        shown.remove("script");
-        shown
+    /// Returns the hook as in a list: without its script. The vendor's deploy tool therefore reads every hook separately.
+    pub fn to_list_json(&self) -> Map<String, Value> {
+        let mut object = self.to_json();
+        object.remove("script");
+        object
     }
 
-    pub fn secret_names(&self) -> Value {
+    /// Returns the names of the secrets, with a placeholder for each value.
+    pub fn secrets_to_json(&self) -> Value {
         self.secrets.keys().map(|name| (name.clone(), Value::from(PLACEHOLDER))).collect::<Map<_, _>>().into()
     }
 
-    /// POST: adds secrets, none of which may be there.
+    /// POST: adds secrets. Fails if one of them exists.
     pub fn add_secrets(&mut self, value: Value) -> Result<(), ApiError> {
-        let new = secrets(value)?;
+        let new = parse_secrets(value)?;
         if let Some(name) = new.keys().find(|name| self.secrets.contains_key(*name)) {
             return Err(ApiError::conflict(&format!("The secret {name} exists already")));
         }
@@ -85,9 +88,10 @@ impl Hook {
         Ok(())
     }
 
-    /// PATCH: changes secrets, all of which must be there. The placeholder is a value like any other, as at Auth0.
-    pub fn change_secrets(&mut self, value: Value) -> Result<(), ApiError> {
-        let new = secrets(value)?;
+    /// PATCH: changes secrets. Fails if one of them does not exist. The placeholder is stored like any other value, as at
+    /// Auth0.
+    pub fn update_secrets(&mut self, value: Value) -> Result<(), ApiError> {
+        let new = parse_secrets(value)?;
         if let Some(name) = new.keys().find(|name| !self.secrets.contains_key(*name)) {
             let message = format!("The secret {name} does not exist");
             return Err(ApiError::new(axum::http::StatusCode::NOT_FOUND, message));
@@ -96,7 +100,7 @@ impl Hook {
         Ok(())
     }
 
-    /// DELETE: a list of names; a name that is not there is no mistake.
+    /// DELETE: removes the secrets of a list of names. Ignores unknown names.
     pub fn remove_secrets(&mut self, value: Value) -> Result<(), ApiError> {
         let wrong = || ApiError::body("Expected an array of names", "body", "");
         let names = value.as_array().filter(|names| !names.is_empty()).ok_or_else(wrong)?;
@@ -108,8 +112,8 @@ impl Hook {
     }
 }
 
-fn secrets(value: Value) -> Result<BTreeMap<String, String>, ApiError> {
-    let secrets: BTreeMap<String, String> = texts("", value)?.collect();
+fn parse_secrets(value: Value) -> Result<BTreeMap<String, String>, ApiError> {
+    let secrets: BTreeMap<String, String> = string_map("", value)?.collect();
     match secrets.len() {
         0 => Err(ApiError::body("Too few properties defined (0), minimum 1", "body", "")),
         n if n > MAX_SECRETS => {
@@ -120,65 +124,66 @@ fn secrets(value: Value) -> Result<BTreeMap<String, String>, ApiError> {
     }
 }
 
-/// Reads the body of a POST.
-pub(super) fn create(value: Value) -> Result<Fields, ApiError> {
+/// Parses the body of a POST.
+pub(super) fn parse_create(value: Value) -> Result<HookFields, ApiError> {
     let mut body = Object::new("", value)?;
-    let name = name(&mut body)?.ok_or_else(|| body.missing("name"))?;
-    let script = script(&mut body)?.ok_or_else(|| body.missing("script"))?;
+    let name = parse_name(&mut body)?.ok_or_else(|| body.missing("name"))?;
+    let script = parse_script(&mut body)?.ok_or_else(|| body.missing("script"))?;
     let about = "Execution stage of this rule";
-    let trigger_id = body.text("triggerId", about, (0, 64))?.ok_or_else(|| body.missing("triggerId"))?;
+    let trigger_id =
+        body.take_string("triggerId", about, (0, 64))?.ok_or_else(|| body.missing("triggerId"))?;
     if !TRIGGERS.contains(&trigger_id.as_str()) {
-        return Err(body.refuse(&format!("No enum match for: {trigger_id}"), "triggerId", about));
+        return Err(body.invalid(&format!("No enum match for: {trigger_id}"), "triggerId", about));
     }
-    let dependencies = dependencies(&mut body)?.unwrap_or_default();
-    let enabled = enabled(&mut body)?.unwrap_or(false);
-    body.end()?;
-    Ok(Fields { name, script, dependencies, trigger_id, enabled })
+    let dependencies = parse_dependencies(&mut body)?.unwrap_or_default();
+    let enabled = parse_enabled(&mut body)?.unwrap_or(false);
+    body.reject_unknown()?;
+    Ok(HookFields { name, script, dependencies, trigger_id, enabled })
 }
 
-/// Reads the body of a PATCH and lays it over what there is. The trigger is no property of it.
-pub(super) fn patch(value: Value, old: &Fields) -> Result<Fields, ApiError> {
+/// Parses the body of a PATCH and merges it into the old fields. The trigger cannot be changed.
+pub(super) fn parse_patch(value: Value, old: &HookFields) -> Result<HookFields, ApiError> {
     let mut body = Object::new("", value)?;
     if body.is_empty() {
         return Err(ApiError::body("Too few properties defined (0), minimum 1", "body", ""));
     }
-    let fields = Fields {
-        name: name(&mut body)?.unwrap_or_else(|| old.name.clone()),
-        script: script(&mut body)?.unwrap_or_else(|| old.script.clone()),
-        dependencies: dependencies(&mut body)?.unwrap_or_else(|| old.dependencies.clone()),
+    let fields = HookFields {
+        name: parse_name(&mut body)?.unwrap_or_else(|| old.name.clone()),
+        script: parse_script(&mut body)?.unwrap_or_else(|| old.script.clone()),
+        dependencies: parse_dependencies(&mut body)?.unwrap_or_else(|| old.dependencies.clone()),
         trigger_id: old.trigger_id.clone(),
-        enabled: enabled(&mut body)?.unwrap_or(old.enabled),
+        enabled: parse_enabled(&mut body)?.unwrap_or(old.enabled),
     };
-    body.end()?;
+    body.reject_unknown()?;
     Ok(fields)
 }
 
-fn name(body: &mut Object) -> Result<Option<String>, ApiError> {
+fn parse_name(body: &mut Object) -> Result<Option<String>, ApiError> {
     const ABOUT: &str = "Name of this hook";
-    let Some(name) = body.text("name", ABOUT, (0, 1024))? else { return Ok(None) };
-    let at_ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
-    let inside = name.chars().all(|c| c.is_ascii_alphanumeric() || c == ' ' || c == '-');
-    if inside && at_ends(name.chars().next()) && at_ends(name.chars().last()) {
+    let Some(name) = body.take_string("name", ABOUT, (0, 1024))? else { return Ok(None) };
+    let is_alphanumeric = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+    let has_valid_characters = name.chars().all(|c| c.is_ascii_alphanumeric() || c == ' ' || c == '-');
+    if has_valid_characters && is_alphanumeric(name.chars().next()) && is_alphanumeric(name.chars().last()) {
         return Ok(Some(name));
     }
     let reason = format!("String does not match pattern ^[a-zA-Z0-9]([ \\-a-zA-Z0-9]*[a-zA-Z0-9])?$: {name}");
-    Err(body.refuse(&reason, "name", ABOUT))
+    Err(body.invalid(&reason, "name", ABOUT))
 }
 
-fn script(body: &mut Object) -> Result<Option<String>, ApiError> {
-    body.text("script", "Code to be executed when this hook runs", (1, 1 << 20))
+fn parse_script(body: &mut Object) -> Result<Option<String>, ApiError> {
+    body.take_string("script", "Code to be executed when this hook runs", (1, 1 << 20))
 }
 
-fn enabled(body: &mut Object) -> Result<Option<bool>, ApiError> {
-    body.boolean("enabled", "Whether this hook will be executed (true) or ignored (false)")
+fn parse_enabled(body: &mut Object) -> Result<Option<bool>, ApiError> {
+    body.take_boolean("enabled", "Whether this hook will be executed (true) or ignored (false)")
 }
 
-fn dependencies(body: &mut Object) -> Result<Option<BTreeMap<String, String>>, ApiError> {
-    let given = body.take("dependencies");
-    given.map(|value| texts("dependencies", value).map(Iterator::collect)).transpose()
+fn parse_dependencies(body: &mut Object) -> Result<Option<BTreeMap<String, String>>, ApiError> {
+    let value = body.take("dependencies");
+    value.map(|value| string_map("dependencies", value).map(Iterator::collect)).transpose()
 }
 
-/// A text of 26 characters that sorts by the time at which it was made.
+/// Returns an id of 26 characters that sorts by creation time.
 pub(super) fn new_id(now: crate::core::time::Millis) -> String {
     const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
     let millis = u128::try_from(now.0).unwrap_or_default();
@@ -190,13 +195,13 @@ pub(super) fn new_id(now: crate::core::time::Millis) -> String {
     (0..26).map(digit).collect()
 }
 
-/// The members that `fields` of a query names; all without it. `include_fields=false` turns it round.
-pub(super) fn choose(mut shown: Map<String, Value>, fields: Option<&str>, include: bool) -> Value {
+/// Keeps the members that `fields` of a query names, or with `include_fields=false` all others. Keeps all without it.
+pub(super) fn select_fields(mut object: Map<String, Value>, fields: Option<&str>, include: bool) -> Value {
     if let Some(fields) = fields.filter(|fields| !fields.is_empty()) {
         let named: Vec<&str> = fields.split(',').map(str::trim).collect();
-        shown.retain(|name, _| named.contains(&name.as_str()) == include);
+        object.retain(|name, _| named.contains(&name.as_str()) == include);
     }
-    json!(shown)
+    json!(object)
 }
 
 #[cfg(test)]
@@ -212,25 +217,25 @@ mod tests {
     }
 
     #[test]
-    fn names() {
-        let read = |name: &str| create(json!({"name": name, "script": "x", "triggerId": TRIGGERS[0]}));
+    fn validates_names() {
+        let parse = |name: &str| parse_create(json!({"name": name, "script": "x", "triggerId": TRIGGERS[0]}));
         for good in ["a", "my hook", "A-1 b"] {
-            assert!(read(good).is_ok(), "{good}");
+            assert!(parse(good).is_ok(), "{good}");
         }
         for bad in ["", " a", "a-", "a_b", "ä"] {
-            assert!(read(bad).is_err(), "{bad}");
+            assert!(parse(bad).is_err(), "{bad}");
         }
     }
 
     #[test]
-    fn what_a_body_may_hold() {
-        let message = |value| match create(value) {
-            Ok(_) => panic!("taken"),
+    fn validates_bodies() {
+        let message = |value| match parse_create(value) {
+            Ok(_) => panic!("accepted"),
             Err(error) => error.message,
         };
-        let whole = json!({"name": "a", "script": "x", "triggerId": "credentials-exchange"});
+        let valid = json!({"name": "a", "script": "x", "triggerId": "credentials-exchange"});
         let with = |name: &str, value: Value| {
-            let mut body = whole.clone();
+            let mut body = valid.clone();
             body[name] = value;
             body
         };
@@ -239,20 +244,20 @@ mod tests {
         assert!(message(with("enabled", 1.into())).contains("Expected type boolean but found type integer"));
         assert!(message(with("dependencies", json!({"a": 1}))).contains("dependencies.a"));
         assert!(message(with("more", 1.into())).contains("Additional properties not allowed: more"));
-        let old = create(with("enabled", true.into())).unwrap_or_else(|_| panic!());
+        let old = parse_create(with("enabled", true.into())).unwrap_or_else(|_| panic!());
         assert!(old.enabled);
         for bad in [json!({}), json!({"triggerId": "credentials-exchange"}), json!([])] {
-            assert!(patch(bad, &old).is_err());
+            assert!(parse_patch(bad, &old).is_err());
         }
-        let new = patch(json!({"enabled": false}), &old).unwrap_or_else(|_| panic!());
+        let new = parse_patch(json!({"enabled": false}), &old).unwrap_or_else(|_| panic!());
         assert_eq!((new.enabled, new.name.as_str()), (false, "a"));
     }
 
     #[test]
-    fn fields_are_chosen() {
-        let shown = || json!({"id": 1, "name": 2}).as_object().unwrap().clone();
-        assert_eq!(choose(shown(), Some("id"), true), json!({"id": 1}));
-        assert_eq!(choose(shown(), Some("id"), false), json!({"name": 2}));
-        assert_eq!(choose(shown(), None, true), json!({"id": 1, "name": 2}));
+    fn selects_fields() {
+        let object = || json!({"id": 1, "name": 2}).as_object().unwrap().clone();
+        assert_eq!(select_fields(object(), Some("id"), true), json!({"id": 1}));
+        assert_eq!(select_fields(object(), Some("id"), false), json!({"name": 2}));
+        assert_eq!(select_fields(object(), None, true), json!({"id": 1, "name": 2}));
     }
 }

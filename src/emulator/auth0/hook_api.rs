@@ -1,19 +1,20 @@
-//! `/api/v2/hooks` and what is under it.
+//! `/api/v2/hooks` and the routes under it.
 
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
 use serde_json::{Value, json};
 
-use super::api::{Call, Query};
-use super::error::{ApiError, answer, no_content};
+use super::api::{EmulatedRequest, Query};
+use super::context::{Auth0, TenantState};
+use super::error::{ApiError, json_response, no_content};
 use super::hook::{self, Hook, TRIGGERS};
-use super::{Auth0, MAX_OBJECTS, State};
+use super::options::MAX_OBJECTS;
 use crate::core::time::Millis;
 
 impl Auth0 {
-    pub fn route_hooks(&self, call: &Call<'_>, segments: &[&str]) -> Result<Response, ApiError> {
+    pub fn route_hooks(&self, call: &EmulatedRequest<'_>, segments: &[&str]) -> Result<Response, ApiError> {
         if let Some(status) = self.options.hooks_gone {
-            return Err(gone(status));
+            return Err(hooks_gone_error(status));
         }
         let method = call.method();
         match *segments {
@@ -27,7 +28,7 @@ impl Auth0 {
         }
     }
 
-    fn list_hooks(&self, call: &Call<'_>) -> Result<Response, ApiError> {
+    fn list_hooks(&self, call: &EmulatedRequest<'_>) -> Result<Response, ApiError> {
         let query = call.query();
         let page = query.number("page", 0, 100_000)?.unwrap_or(0);
         let per_page = query.number("per_page", 0, 100)?.unwrap_or(50);
@@ -36,17 +37,17 @@ impl Auth0 {
         if let Some(other) = trigger.filter(|trigger| !TRIGGERS.contains(trigger)) {
             return Err(ApiError::query(&format!("No enum match for: {other}"), "triggerId", ""));
         }
-        let (fields, include) = fields(&query)?;
-        let fits = |hook: &&Hook| {
-            hook.visible()
+        let (fields, include) = parse_fields(&query)?;
+        let matches = |hook: &&Hook| {
+            hook.is_visible()
                 && enabled.is_none_or(|enabled| hook.fields.enabled == enabled)
                 && trigger.is_none_or(|trigger| hook.fields.trigger_id == trigger)
         };
         let (total, hooks) = self.store.read(|state| {
-            let fitting: Vec<&Hook> = state.hooks.values().filter(fits).collect();
-            let page = fitting.iter().skip(page * per_page).take(per_page);
-            let shown = page.map(|hook| hook::choose(hook.listed(), fields, include));
-            (fitting.len(), shown.collect::<Vec<Value>>())
+            let matching: Vec<&Hook> = state.hooks.values().filter(matches).collect();
+            let page = matching.iter().skip(page * per_page).take(per_page);
+            let shown = page.map(|hook| hook::select_fields(hook.to_list_json(), fields, include));
+            (matching.len(), shown.collect::<Vec<Value>>())
         });
         let body = match query.boolean("include_totals")? {
             Some(true) => {
@@ -54,102 +55,108 @@ impl Auth0 {
             }
             _ => Value::Array(hooks),
         };
-        Ok(answer(StatusCode::OK, &body))
+        Ok(json_response(StatusCode::OK, &body))
     }
 
-    fn create_hook(&self, call: &Call<'_>) -> Result<Response, ApiError> {
-        let mut fields = hook::create(call.json()?)?;
+    fn create_hook(&self, call: &EmulatedRequest<'_>) -> Result<Response, ApiError> {
+        let mut fields = hook::parse_create(call.json()?)?;
         let visible_at = call.visible_at();
-        let shown = self.store.change(|state| {
+        let shown = self.store.update(|state| {
             if state.hooks.values().any(|hook| hook.fields.name == fields.name) {
                 return Err(ApiError::conflict("A hook with this name already exists"));
             }
             if state.hooks.len() >= MAX_OBJECTS {
                 return Err(ApiError::conflict("The maximum number of hooks is reached"));
             }
-            // The second of a trigger is made, but not switched on.
-            fields.enabled &= !has_enabled(state, &fields.trigger_id, "");
+            // A trigger has one enabled hook: further ones are created disabled.
+            fields.enabled &= !has_enabled_hook(state, &fields.trigger_id, "");
             let id = hook::new_id(Millis::now());
             let hook = Hook { id, fields, secrets: Default::default(), visible_at };
-            let shown = hook.shown();
+            let shown = hook.to_json();
             state.next += 1;
             state.hooks.insert(state.next, hook);
             Ok(shown)
         })?;
-        Ok(answer(StatusCode::CREATED, &shown.into()))
+        Ok(json_response(StatusCode::CREATED, &shown.into()))
     }
 
-    fn read_hook(&self, call: &Call<'_>, id: &str) -> Result<Response, ApiError> {
+    fn read_hook(&self, call: &EmulatedRequest<'_>, id: &str) -> Result<Response, ApiError> {
         let query = call.query();
-        let (fields, include) = fields(&query)?;
-        let shown = self.store.read(|state| state.hook(id).filter(|hook| hook.visible()).map(Hook::shown));
-        let shown = shown.ok_or_else(ApiError::no_hook)?;
-        Ok(answer(StatusCode::OK, &hook::choose(shown, fields, include)))
+        let (fields, include) = parse_fields(&query)?;
+        let shown =
+            self.store.read(|state| state.hook(id).filter(|hook| hook.is_visible()).map(Hook::to_json));
+        let shown = shown.ok_or_else(ApiError::hook_not_found)?;
+        Ok(json_response(StatusCode::OK, &hook::select_fields(shown, fields, include)))
     }
 
-    fn patch_hook(&self, call: &Call<'_>, id: &str) -> Result<Response, ApiError> {
+    fn patch_hook(&self, call: &EmulatedRequest<'_>, id: &str) -> Result<Response, ApiError> {
         let body = call.json()?;
-        let shown = self.store.change(|state| {
-            let old = &state.hook(id).ok_or_else(ApiError::no_hook)?.fields;
-            let new = hook::patch(body, old)?;
+        let shown = self.store.update(|state| {
+            let old = &state.hook(id).ok_or_else(ApiError::hook_not_found)?.fields;
+            let new = hook::parse_patch(body, old)?;
             if state.hooks.values().any(|hook| hook.fields.name == new.name && hook.id != id) {
                 return Err(ApiError::conflict("A hook with this name already exists"));
             }
-            // What Auth0 answers is not recorded; the vendor's deploy tool says 409 itself.
-            if new.enabled && !old.enabled && has_enabled(state, &new.trigger_id, id) {
+            // Auth0's response is not recorded; the vendor's deploy tool reports 409 itself.
+            if new.enabled && !old.enabled && has_enabled_hook(state, &new.trigger_id, id) {
                 return Err(ApiError::conflict("Another hook of this trigger is enabled"));
             }
-            let hook = state.hook_mut(id).ok_or_else(ApiError::no_hook)?;
+            let hook = state.hook_mut(id).ok_or_else(ApiError::hook_not_found)?;
             hook.fields = new;
-            Ok(hook.shown())
+            Ok(hook.to_json())
         })?;
-        Ok(answer(StatusCode::OK, &shown.into()))
+        Ok(json_response(StatusCode::OK, &shown.into()))
     }
 
     fn delete_hook(&self, id: &str) -> Result<Response, ApiError> {
-        self.store.change(|state| {
+        self.store.update(|state| {
             let before = state.hooks.len();
             state.hooks.retain(|_, hook| hook.id != id);
-            if state.hooks.len() == before { Err(ApiError::no_hook()) } else { Ok(()) }
+            if state.hooks.len() == before { Err(ApiError::hook_not_found()) } else { Ok(()) }
         })?;
         Ok(no_content())
     }
 
-    fn secrets(&self, call: &Call<'_>, id: &str) -> Result<Response, ApiError> {
+    fn secrets(&self, call: &EmulatedRequest<'_>, id: &str) -> Result<Response, ApiError> {
         let change = |change: fn(&mut Hook, Value) -> Result<(), ApiError>| {
             let body = call.json()?;
-            self.store.change(|state| change(state.hook_mut(id).ok_or_else(ApiError::no_hook)?, body))
+            self.store.update(|state| change(state.hook_mut(id).ok_or_else(ApiError::hook_not_found)?, body))
         };
         match *call.method() {
             Method::GET => {
                 let names = self
                     .store
-                    .read(|state| state.hook(id).filter(|hook| hook.visible()).map(Hook::secret_names));
-                Ok(answer(StatusCode::OK, &names.ok_or_else(ApiError::no_hook)?))
+                    .read(|state| state.hook(id).filter(|hook| hook.is_visible()).map(Hook::secrets_to_json));
+                Ok(json_response(StatusCode::OK, &names.ok_or_else(ApiError::hook_not_found)?))
             }
             // 201 was recorded for both.
-            Method::POST => change(Hook::add_secrets).map(|()| answer(StatusCode::CREATED, &json!({}))),
-            Method::PATCH => change(Hook::change_secrets).map(|()| answer(StatusCode::CREATED, &json!({}))),
+            Method::POST => {
+                change(Hook::add_secrets).map(|()| json_response(StatusCode::CREATED, &json!({})))
+            }
+            Method::PATCH => {
+                change(Hook::update_secrets).map(|()| json_response(StatusCode::CREATED, &json!({})))
+            }
             Method::DELETE => change(Hook::remove_secrets).map(|()| no_content()),
             _ => Err(ApiError::not_found()),
         }
     }
 }
 
-fn has_enabled(state: &State, trigger: &str, but: &str) -> bool {
+/// Whether a trigger has an enabled hook other than `except`.
+fn has_enabled_hook(state: &TenantState, trigger: &str, except: &str) -> bool {
     state
         .hooks
         .values()
-        .any(|hook| hook.fields.enabled && hook.fields.trigger_id == trigger && hook.id != but)
+        .any(|hook| hook.fields.enabled && hook.fields.trigger_id == trigger && hook.id != except)
 }
 
-/// `fields`, and whether they are meant or all others.
-fn fields(query: &Query) -> Result<(Option<&str>, bool), ApiError> {
+/// Parses `fields`, and whether they are to be included or excluded.
+fn parse_fields(query: &Query) -> Result<(Option<&str>, bool), ApiError> {
     Ok((query.get("fields"), query.boolean("include_fields")?.unwrap_or(true)))
 }
 
-/// What the endpoints may answer after the end of life of hooks: nobody could observe it.
-fn gone(status: StatusCode) -> ApiError {
+/// Returns the response of all endpoints after the end of life of hooks. The real one was never observed.
+fn hooks_gone_error(status: StatusCode) -> ApiError {
     match status {
         StatusCode::FORBIDDEN => ApiError::new(status, "This endpoint is disabled for your tenant."),
         other => ApiError::new(other, other.canonical_reason().unwrap_or_default()),

@@ -1,4 +1,4 @@
-//! `/api/v2/event-streams` and what is under it.
+//! `/api/v2/event-streams` and the routes under it.
 
 use std::sync::Arc;
 
@@ -8,17 +8,21 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value, json};
 
-use super::api::{Call, seconds};
+use super::api::{EmulatedRequest, parse_date};
 use super::body::Object;
-use super::error::{ApiError, answer, no_content};
+use super::context::{Auth0, TenantState};
+use super::error::{ApiError, json_response, no_content};
 use super::event::{self, Event};
-use super::history::{Delivery, Filter, Status};
+use super::history::{Delivery, HistoryFilter, Status};
 use super::stream::{self, Stream};
-use super::{Auth0, State};
 use crate::core::time::Millis;
 
 impl Auth0 {
-    pub fn route_streams(self: &Arc<Self>, call: &Call<'_>, segments: &[&str]) -> Result<Response, ApiError> {
+    pub fn route_streams(
+        self: &Arc<Self>,
+        call: &EmulatedRequest<'_>,
+        segments: &[&str],
+    ) -> Result<Response, ApiError> {
         if let Some(id) = segments.first() {
             check_id(id, "est", "event-stream-id", "id (Unique identifier for the event stream)")?;
         }
@@ -37,31 +41,32 @@ impl Auth0 {
             [id, "redeliver"] if method == Method::POST => self.redeliver(call, id),
             [id, "redeliver", event] if method == Method::POST => self.redeliver_one(id, event),
             [id, "stats"] if method == Method::GET => self.stats(call, id),
-            [id, "test"] if method == Method::POST => self.test(call, id),
+            [id, "test"] if method == Method::POST => self.send_test_event(call, id),
             _ => Err(ApiError::not_found()),
         }
     }
 
-    fn list_streams(&self, call: &Call<'_>) -> Result<Response, ApiError> {
+    fn list_streams(&self, call: &EmulatedRequest<'_>) -> Result<Response, ApiError> {
         let query = call.query();
         let take = query.number("take", 1, 100)?.unwrap_or(50);
-        let after = query.get("from").map(read_cursor).transpose()?.unwrap_or(0);
+        let after = query.get("from").map(parse_cursor).transpose()?.unwrap_or(0);
         let (shown, next) = self.store.read(|state| {
-            let rest = state.streams.range(after.saturating_add(1)..).filter(|(_, stream)| stream.visible());
+            let rest =
+                state.streams.range(after.saturating_add(1)..).filter(|(_, stream)| stream.is_visible());
             let page: Vec<(&u64, &Stream)> = rest.take(take + 1).collect();
-            let next = page.get(take).and(page.get(take - 1)).map(|(at, _)| cursor(**at));
-            let shown: Vec<Value> = page.iter().take(take).map(|(_, stream)| stream.shown()).collect();
+            let next = page.get(take).and(page.get(take - 1)).map(|(at, _)| format_cursor(**at));
+            let shown: Vec<Value> = page.iter().take(take).map(|(_, stream)| stream.to_json()).collect();
             (shown, next)
         });
         let mut body = Map::from_iter([("eventStreams".to_owned(), Value::Array(shown))]);
         body.extend(next.map(|next| ("next".to_owned(), next.into())));
-        Ok(answer(StatusCode::OK, &body.into()))
+        Ok(json_response(StatusCode::OK, &body.into()))
     }
 
-    fn create_stream(&self, call: &Call<'_>) -> Result<Response, ApiError> {
-        let fields = stream::create(call.json()?, &self.options.tenant)?;
+    fn create_stream(&self, call: &EmulatedRequest<'_>) -> Result<Response, ApiError> {
+        let fields = stream::parse_create(call.json()?, &self.options.tenant)?;
         let visible_at = call.visible_at();
-        let shown = self.store.change(|state| {
+        let shown = self.store.update(|state| {
             check_name(state, fields.name.as_deref(), "")?;
             if state.streams.len() >= self.options.max_streams {
                 return Err(ApiError::conflict("The maximum number of event streams is reached."));
@@ -75,148 +80,153 @@ impl Auth0 {
                 history: Default::default(),
                 visible_at,
             };
-            let shown = stream.shown();
+            let shown = stream.to_json();
             state.next += 1;
             state.streams.insert(state.next, stream);
             Ok(shown)
         })?;
-        Ok(answer(StatusCode::CREATED, &shown))
+        Ok(json_response(StatusCode::CREATED, &shown))
     }
 
     fn read_stream(&self, id: &str) -> Result<Response, ApiError> {
-        self.of(id, |stream| Ok(answer(StatusCode::OK, &stream.shown())))
+        self.with_stream(id, |stream| Ok(json_response(StatusCode::OK, &stream.to_json())))
     }
 
-    /// Looks at a stream that reads see.
-    fn of<T>(&self, id: &str, look: impl FnOnce(&Stream) -> Result<T, ApiError>) -> Result<T, ApiError> {
+    /// Calls `f` with a stream that reads see; fails with 404 if there is none.
+    fn with_stream<T>(
+        &self,
+        id: &str,
+        f: impl FnOnce(&Stream) -> Result<T, ApiError>,
+    ) -> Result<T, ApiError> {
         self.store.read(|state| {
-            let stream = state.stream(id).filter(|stream| stream.visible());
-            look(stream.ok_or_else(ApiError::no_stream)?)
+            let stream = state.stream(id).filter(|stream| stream.is_visible());
+            f(stream.ok_or_else(ApiError::stream_not_found)?)
         })
     }
 
-    fn patch_stream(&self, call: &Call<'_>, id: &str) -> Result<Response, ApiError> {
+    fn patch_stream(&self, call: &EmulatedRequest<'_>, id: &str) -> Result<Response, ApiError> {
         let body = call.json()?;
-        let most = self.options.disable_after_total;
-        let shown = self.store.change(|state| {
-            let old = state.stream(id).ok_or_else(ApiError::no_stream)?;
-            let new = stream::patch(body, &old.fields)?;
+        let max_failed = self.options.disable_after_total;
+        let shown = self.store.update(|state| {
+            let old = state.stream(id).ok_or_else(ApiError::stream_not_found)?;
+            let new = stream::parse_patch(body, &old.fields)?;
             check_name(state, new.name.as_deref(), id)?;
-            let stream = state.stream_mut(id).ok_or_else(ApiError::no_stream)?;
+            let stream = state.stream_mut(id).ok_or_else(ApiError::stream_not_found)?;
             if new.enabled && !stream.fields.enabled {
-                if stream.history.failed_in_all() >= most {
-                    let why = "The event stream has too many failed deliveries to be enabled.";
-                    return Err(ApiError::unsupported(why));
+                if stream.history.failed_total() >= max_failed {
+                    let message = "The event stream has too many failed deliveries to be enabled.";
+                    return Err(ApiError::unsupported(message));
                 }
-                stream.history.forgive();
+                stream.history.reset_failures_in_a_row();
             }
             stream.fields = new;
             stream.updated_at = Millis::now();
-            Ok(stream.shown())
+            Ok(stream.to_json())
         })?;
-        Ok(answer(StatusCode::OK, &shown))
+        Ok(json_response(StatusCode::OK, &shown))
     }
 
-    /// 204 also for a stream that is not there: so it was recorded.
+    /// Returns 204 also for a stream that does not exist, as recorded.
     fn delete_stream(&self, id: &str) -> Result<Response, ApiError> {
-        self.store.change(|state| {
+        self.store.update(|state| {
             state.streams.retain(|_, stream| stream.id != id);
             Ok::<(), ApiError>(())
         })?;
         Ok(no_content())
     }
 
-    fn list_deliveries(&self, call: &Call<'_>, id: &str) -> Result<Response, ApiError> {
+    fn list_deliveries(&self, call: &EmulatedRequest<'_>, id: &str) -> Result<Response, ApiError> {
         let query = call.query();
         let take = query.number("take", 1, 100)?.unwrap_or(50);
-        let after = query.get("from").map(read_cursor).transpose()?.unwrap_or(0);
+        let after = query.get("from").map(parse_cursor).transpose()?.unwrap_or(0);
         let split = |name| query.get(name).map(|list| list.split(',').map(str::to_owned).collect());
-        let filter = Filter {
+        let filter = HistoryFilter {
             statuses: split("statuses"),
             event_types: split("event_types"),
-            from: query.get("date_from").map(|text| seconds(text, "date_from")).transpose()?,
-            to: query.get("date_to").map(|text| seconds(text, "date_to")).transpose()?,
+            from: query.get("date_from").map(|text| parse_date(text, "date_from")).transpose()?,
+            to: query.get("date_to").map(|text| parse_date(text, "date_to")).transpose()?,
         };
-        self.of(id, |stream| {
+        self.with_stream(id, |stream| {
             let page = stream.history.list(&filter, after, take);
-            let shown: Vec<Value> = page.iter().map(|(_, delivery)| delivery.shown(id)).collect();
+            let shown: Vec<Value> = page.iter().map(|(_, delivery)| delivery.to_json(id)).collect();
             let mut body = Map::from_iter([("deliveries".to_owned(), Value::Array(shown))]);
-            // Recorded also where nothing follows: a pager ends at an empty page.
-            body.extend(page.last().map(|(at, _)| ("next".to_owned(), cursor(*at).into())));
-            Ok(answer(StatusCode::OK, &body.into()))
+            // `next` was recorded also on the last page; a pager stops at an empty page.
+            body.extend(page.last().map(|(at, _)| ("next".to_owned(), format_cursor(*at).into())));
+            Ok(json_response(StatusCode::OK, &body.into()))
         })
     }
 
     fn read_delivery(&self, id: &str, event: &str) -> Result<Response, ApiError> {
-        self.of(id, |stream| {
-            let delivery = stream.history.get(event).ok_or_else(no_delivery)?;
-            Ok(answer(StatusCode::OK, &delivery.shown(id)))
+        self.with_stream(id, |stream| {
+            let delivery = stream.history.get(event).ok_or_else(delivery_not_found)?;
+            Ok(json_response(StatusCode::OK, &delivery.to_json(id)))
         })
     }
 
-    /// Asks for failed deliveries again; also for those of a disabled stream, for their number must sink before it can
-    /// be enabled.
-    fn redeliver(self: &Arc<Self>, call: &Call<'_>, id: &str) -> Result<Response, ApiError> {
-        let filter = if call.body.is_empty() { Filter::default() } else { filter(call.json()?)? };
-        let jobs = self.store.change(|state| {
-            let stream = state.stream_mut(id).ok_or_else(ApiError::no_stream)?;
+    /// Redelivers failed deliveries, also those of a disabled stream: their number must fall before the stream can be
+    /// enabled.
+    fn redeliver(self: &Arc<Self>, call: &EmulatedRequest<'_>, id: &str) -> Result<Response, ApiError> {
+        let filter =
+            if call.body.is_empty() { HistoryFilter::default() } else { parse_filter(call.json()?)? };
+        let deliveries = self.store.update(|state| {
+            let stream = state.stream_mut(id).ok_or_else(ApiError::stream_not_found)?;
             Ok::<_, ApiError>(stream.history.redeliver(&filter, Millis::now()))
         })?;
-        self.enqueue(id, jobs, true);
-        Ok(answer(StatusCode::ACCEPTED, &json!({})))
+        self.enqueue(id, deliveries, true);
+        Ok(json_response(StatusCode::ACCEPTED, &json!({})))
     }
 
     fn redeliver_one(self: &Arc<Self>, id: &str, event: &str) -> Result<Response, ApiError> {
-        let job = self.store.change(|state| {
-            let stream = state.stream_mut(id).ok_or_else(ApiError::no_stream)?;
-            let delivery = stream.history.get_mut(event).ok_or_else(no_delivery)?;
+        let delivery = self.store.update(|state| {
+            let stream = state.stream_mut(id).ok_or_else(ApiError::stream_not_found)?;
+            let delivery = stream.history.get_mut(event).ok_or_else(delivery_not_found)?;
             if delivery.status != Status::Failed {
                 return Err(ApiError::conflict("The event is not in a redeliverable state."));
             }
-            Ok(delivery.again(Millis::now()))
+            Ok(delivery.mark_for_redelivery(Millis::now()))
         })?;
-        self.enqueue(id, vec![job], true);
-        Ok(answer(StatusCode::ACCEPTED, &json!({})))
+        self.enqueue(id, vec![delivery], true);
+        Ok(json_response(StatusCode::ACCEPTED, &json!({})))
     }
 
-    fn stats(&self, call: &Call<'_>, id: &str) -> Result<Response, ApiError> {
+    fn stats(&self, call: &EmulatedRequest<'_>, id: &str) -> Result<Response, ApiError> {
         let query = call.query();
-        // With an offset and colons, as the SDK sends it.
-        let date = |name| query.get(name).map(|text| seconds(text, name)).transpose();
+        // The SDK sends dates with an offset and colons.
+        let date = |name| query.get(name).map(|text| parse_date(text, name)).transpose();
         let (from, to) = (date("date_from")?, date("date_to")?);
-        self.of(id, |stream| {
+        self.with_stream(id, |stream| {
             let mut stats = stream.history.stats(from, to, Millis::now());
             if let Some(stats) = stats.as_object_mut() {
                 stats.insert("id".into(), id.into());
                 stats.insert("name".into(), stream.fields.name.clone().into());
             }
-            Ok(answer(StatusCode::OK, &stats))
+            Ok(json_response(StatusCode::OK, &stats))
         })
     }
 
-    fn test(self: &Arc<Self>, call: &Call<'_>, id: &str) -> Result<Response, ApiError> {
+    fn send_test_event(self: &Arc<Self>, call: &EmulatedRequest<'_>, id: &str) -> Result<Response, ApiError> {
         let mut body = Object::new("", call.json()?)?;
-        let kind = body.text("event_type", "", (1, 128))?.ok_or_else(|| body.missing("event_type"))?;
+        let kind = body.take_string("event_type", "", (1, 128))?.ok_or_else(|| body.missing("event_type"))?;
         let data = match body.take("data") {
             None => None,
             Some(Value::Object(data)) => Some(data),
-            Some(_) => return Err(body.refuse("Expected type object", "data", "")),
+            Some(_) => return Err(body.invalid("Expected type object", "data", "")),
         };
-        body.end()?;
-        self.of(id, |stream| match stream.fields.enabled {
+        body.reject_unknown()?;
+        self.with_stream(id, |stream| match stream.fields.enabled {
             true => Ok(()),
             false => Err(ApiError::unsupported("Sending events to disabled event streams is not supported.")),
         })?;
         let event = Event::new(kind, data);
-        let delivery = self.start(id, &event, true).ok_or_else(ApiError::no_stream)?;
+        let delivery = self.emit_to_stream(id, &event, true).ok_or_else(ApiError::stream_not_found)?;
         let body = json!({"id": delivery.id, "event_stream_id": id, "event_type": delivery.event_type,
             "status": delivery.status, "attempts": delivery.attempts, "event": *delivery.event});
-        Ok(answer(StatusCode::ACCEPTED, &body))
+        Ok(json_response(StatusCode::ACCEPTED, &body))
     }
 
-    /// Sends an event to a stream: a webhook's is put into its queue, other destinations have it at once, for what
-    /// happens at AWS or in an Action is not emulated.
-    pub fn start(self: &Arc<Self>, id: &str, event: &Event, test: bool) -> Option<Delivery> {
+    /// Emits an event to a stream. A webhook's delivery is queued; for other destinations it counts as delivered at once,
+    /// because AWS and Actions are not emulated. Returns `None` if the stream does not exist.
+    pub fn emit_to_stream(self: &Arc<Self>, id: &str, event: &Event, test: bool) -> Option<Delivery> {
         let delivery = Delivery {
             id: event.id.clone(),
             event_type: event.kind.clone(),
@@ -225,25 +235,26 @@ impl Auth0 {
             time: event.time,
             event: Arc::new(event.body(&self.options.tenant, id, test)),
         };
-        let webhook = self.store.note(|state| {
+        let webhook = self.store.update_unsaved(|state| {
             let stream = state.stream_mut(id)?;
             let webhook = matches!(stream.fields.destination, stream::Destination::Webhook { .. });
             if webhook {
                 stream.history.push(delivery.clone());
             } else {
-                stream.history.delivered(&delivery.id, Millis::now());
+                stream.history.record_delivered(&delivery.id, Millis::now());
             }
             Some(webhook)
         })?;
         if webhook {
             self.enqueue(id, vec![(delivery.id.clone(), delivery.size())], false);
         } else {
-            self.ended(id, &delivery, "delivered");
+            self.record_outcome(id, &delivery, "delivered");
         }
         Some(delivery)
     }
 }
 
+/// Rejects an id that has not the format of `prefix` in the words of the API's schema.
 fn check_id(id: &str, prefix: &str, format: &str, property: &str) -> Result<(), ApiError> {
     if event::is_id(id, prefix) {
         return Ok(());
@@ -253,44 +264,46 @@ fn check_id(id: &str, prefix: &str, format: &str, property: &str) -> Result<(), 
     Err(ApiError::path(&reason, name, about.trim_end_matches(')')))
 }
 
-/// A name is unique in the tenant; also of what reads do not see yet.
-fn check_name(state: &State, name: Option<&str>, but: &str) -> Result<(), ApiError> {
-    let taken = |stream: &Stream| name.is_some() && stream.fields.name.as_deref() == name && stream.id != but;
-    match state.streams.values().any(taken) {
+/// Rejects a name that another stream of the tenant has, also one that reads do not see yet. `except` is the id of the
+/// stream itself.
+fn check_name(state: &TenantState, name: Option<&str>, except: &str) -> Result<(), ApiError> {
+    let has_name =
+        |stream: &Stream| name.is_some() && stream.fields.name.as_deref() == name && stream.id != except;
+    match state.streams.values().any(has_name) {
         true => Err(ApiError::conflict("An event stream with this name already exists.")),
         false => Ok(()),
     }
 }
 
-fn no_delivery() -> ApiError {
+fn delivery_not_found() -> ApiError {
     ApiError::new(StatusCode::NOT_FOUND, "The requested delivery does not exist.")
 }
 
-fn filter(value: Value) -> Result<Filter, ApiError> {
+fn parse_filter(value: Value) -> Result<HistoryFilter, ApiError> {
     let mut body = Object::new("", value)?;
     let mut texts = |name: &str| -> Result<Option<Vec<String>>, ApiError> {
-        let Some(list) = body.list(name, "")? else { return Ok(None) };
+        let Some(list) = body.take_array(name, "")? else { return Ok(None) };
         let texts: Option<Vec<String>> = list.iter().map(|item| item.as_str().map(str::to_owned)).collect();
-        texts.map(Some).ok_or_else(|| body.refuse("Expected type string", name, ""))
+        texts.map(Some).ok_or_else(|| body.invalid("Expected type string", name, ""))
     };
     let (statuses, event_types) = (texts("statuses")?, texts("event_types")?);
     let mut date = |name: &str| -> Result<Option<Millis>, ApiError> {
-        let Some(text) = body.text(name, "", (0, 64))? else { return Ok(None) };
+        let Some(text) = body.take_string(name, "", (0, 64))? else { return Ok(None) };
         let parsed = Millis::parse(&text);
         parsed
             .map(Some)
-            .ok_or_else(|| body.refuse("Object didn't pass validation for format date-time", name, ""))
+            .ok_or_else(|| body.invalid("Object didn't pass validation for format date-time", name, ""))
     };
-    let filter = Filter { statuses, event_types, from: date("date_from")?, to: date("date_to")? };
-    body.end()?;
+    let filter = HistoryFilter { statuses, event_types, from: date("date_from")?, to: date("date_to")? };
+    body.reject_unknown()?;
     Ok(filter)
 }
 
-fn cursor(at: u64) -> String {
+fn format_cursor(at: u64) -> String {
     URL_SAFE_NO_PAD.encode(at.to_string())
 }
 
-fn read_cursor(text: &str) -> Result<u64, ApiError> {
+fn parse_cursor(text: &str) -> Result<u64, ApiError> {
     let decoded = URL_SAFE_NO_PAD.decode(text).ok().and_then(|bytes| String::from_utf8(bytes).ok());
     let at = decoded.and_then(|text| text.parse().ok());
     at.ok_or_else(|| {

@@ -1,4 +1,4 @@
-//! Sending events to hooks: a bounded queue a hook, retried by connection, never by status.
+//! Sending events to hooks: one bounded queue for each hook. Connection failures are retried, error statuses never.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -9,51 +9,53 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
-use super::request::{Outgoing, Signing};
+use super::request::{Signing, UnsendableHook, WebhookRequest};
 use super::store::Hook;
 use crate::emulator::client;
-use crate::emulator::queue::Queues;
+use crate::emulator::queue::DeliveryQueues;
 
-/// The defaults of Kong's queue library; that event hooks use them is inferred.
-const RETRY_FOR: Duration = Duration::from_secs(60);
-const FIRST_WAIT: Duration = Duration::from_millis(10);
-const MAX_WAIT: Duration = Duration::from_secs(60);
+/// How long and how often a request is retried: the defaults of Kong's queue library. It is inferred, not documented,
+/// that event hooks use them.
+const RETRY_PERIOD: Duration = Duration::from_secs(60);
+const INITIAL_BACKOFF: Duration = Duration::from_millis(10);
+const MAX_BACKOFF: Duration = Duration::from_secs(60);
 
-const ANSWER_WITHIN: Duration = Duration::from_secs(60);
-/// How much of an answer `/test` shows.
-const MAX_ANSWER: usize = 64 << 10;
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
+/// The most bytes of a response body that `/test` returns.
+const MAX_RESPONSE: usize = 64 << 10;
 
-/// One request that waits. It was made when the event came, as Kong's queue does: a hook that is changed or deleted
-/// since still gets it by the old terms.
-struct Waiting {
+/// A queued request. It is built when the event occurs, as in Kong's queue: a hook that has since been changed or
+/// deleted still gets the request with its old settings.
+struct QueuedRequest {
     hook: Uuid,
-    request: Outgoing,
+    request: WebhookRequest,
 }
 
-/// Why a request got no answer.
+/// A reason why a request got no response.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum SendError {
-    #[error("the hook cannot be sent: {0}")]
-    Unsendable(String),
-    #[error("no client for TLS: {0}")]
+pub(super) enum EmitError {
+    #[error(transparent)]
+    Unsendable(#[from] UnsendableHook),
+    #[error("creating the TLS client failed: {0}")]
     Client(String),
     #[error("{0}")]
-    NoAnswer(String),
+    NoResponse(String),
 }
 
-/// An endpoint's answer, as `/test` shows it.
-pub(super) struct Answer {
+/// An endpoint's response, as `/test` returns it.
+pub(super) struct EndpointResponse {
     pub status: u16,
     pub headers: BTreeMap<String, String>,
     pub body: String,
 }
 
-/// Sends, and holds what waits.
+/// Sends requests and holds their queues.
 pub(super) struct Emitter {
-    queues: Queues<Uuid, Waiting>,
-    /// Believes any certificate; also used for http.
-    trusting: reqwest::Client,
-    /// Made when first needed: without any authority installed it cannot be made, which only https hooks need mind.
+    queues: DeliveryQueues<Uuid, QueuedRequest>,
+    /// Accepts any certificate; also used for http.
+    insecure: reqwest::Client,
+    /// Created on first use. It cannot be created on a system without certificate authorities, which must not affect
+    /// hooks that do not need it.
     verifying: OnceLock<Result<reqwest::Client, String>>,
     signing: Signing,
     stop: CancellationToken,
@@ -62,129 +64,137 @@ pub(super) struct Emitter {
 impl Emitter {
     pub fn new(signing: Signing) -> Result<Arc<Emitter>, reqwest::Error> {
         Ok(Arc::new(Emitter {
-            queues: Queues::default(),
-            trusting: client::builder(ANSWER_WITHIN).tls_danger_accept_invalid_certs(true).build()?,
+            queues: DeliveryQueues::default(),
+            insecure: client::builder(RESPONSE_TIMEOUT).tls_danger_accept_invalid_certs(true).build()?,
             verifying: OnceLock::new(),
             signing,
             stop: CancellationToken::new(),
         }))
     }
 
-    /// Ends the queues when it is dropped.
+    /// Returns a guard that stops all queues when it is dropped.
     pub fn stop_guard(&self) -> DropGuard {
         self.stop.clone().drop_guard()
     }
 
-    /// Puts the request for an event into the hook's queue. A full queue drops its oldest.
-    pub fn enqueue(self: &Arc<Self>, hook: &Hook, payload: &Value) -> Result<(), SendError> {
-        let waiting = Waiting { hook: hook.id, request: Outgoing::new(hook, payload, self.signing)? };
-        let bytes = waiting.request.body.len();
-        let pushed = self.queues.push(hook.id, waiting, bytes);
+    /// Adds the request for an event to the hook's queue. A full queue drops its oldest request.
+    pub fn enqueue(self: &Arc<Self>, hook: &Hook, payload: &Value) -> Result<(), EmitError> {
+        let queued =
+            QueuedRequest { hook: hook.id, request: WebhookRequest::new(hook, payload, self.signing)? };
+        let bytes = queued.request.body.len();
+        let pushed = self.queues.push(hook.id, queued, bytes);
         for dropped in pushed.dropped {
-            tracing::warn!(hook = %dropped.hook, "queue is full: the oldest event is dropped");
+            tracing::warn!(hook = %dropped.hook, "queue full, oldest event dropped");
         }
-        if pushed.idle {
+        if pushed.is_idle {
             tokio::spawn(Arc::clone(self).drain(hook.id));
         }
         Ok(())
     }
 
-    /// Works off one queue, and ends with it.
+    /// Sends the requests of one queue until it is empty.
     async fn drain(self: Arc<Self>, id: Uuid) {
         let stop = self.stop.clone();
         let work = async {
-            while let Some(waiting) = self.queues.next(&id) {
-                self.deliver(&waiting).await;
+            while let Some(queued) = self.queues.next(&id) {
+                self.deliver(&queued).await;
             }
         };
         stop.run_until_cancelled(work).await;
     }
 
-    async fn deliver(&self, waiting: &Waiting) {
-        let id = waiting.hook;
-        let began = Instant::now();
-        let mut wait = FIRST_WAIT;
+    /// Sends a request. Retries for [`RETRY_PERIOD`] while there is no response.
+    async fn deliver(&self, queued: &QueuedRequest) {
+        let id = queued.hook;
+        let started = Instant::now();
+        let mut backoff = INITIAL_BACKOFF;
         loop {
-            match self.send(&waiting.request).await {
+            match self.send(&queued.request).await {
                 Ok(response) => {
-                    tracing::info!(hook = %id, status = response.status().as_u16(), "answered");
+                    tracing::info!(hook = %id, status = response.status().as_u16(), "request answered");
                     return;
                 }
-                Err(error @ SendError::NoAnswer(_)) if began.elapsed() + wait < RETRY_FOR => {
-                    tracing::debug!(hook = %id, %error, "retrying");
-                    tokio::time::sleep(wait).await;
-                    wait = (wait * 2).min(MAX_WAIT);
+                Err(error @ EmitError::NoResponse(_)) if started.elapsed() + backoff < RETRY_PERIOD => {
+                    tracing::debug!(hook = %id, %error, "request failed, retrying");
+                    tokio::time::sleep(backoff).await;
+                    backoff = (backoff * 2).min(MAX_BACKOFF);
                 }
                 Err(error) => {
-                    tracing::warn!(hook = %id, %error, "given up");
+                    tracing::warn!(hook = %id, %error, "request failed, giving up");
                     return;
                 }
             }
         }
     }
 
-    /// The request for an event, now; what `/test` and `/ping` do too.
-    pub async fn send_now(&self, hook: &Hook, payload: &Value) -> Result<reqwest::Response, SendError> {
-        self.send(&Outgoing::new(hook, payload, self.signing)?).await
+    /// Sends the request for an event immediately, bypassing the queue, for `/test` and `/ping`.
+    pub async fn send_now(&self, hook: &Hook, payload: &Value) -> Result<reqwest::Response, EmitError> {
+        self.send(&WebhookRequest::new(hook, payload, self.signing)?).await
     }
 
-    async fn send(&self, request: &Outgoing) -> Result<reqwest::Response, SendError> {
-        let Outgoing { method, url, headers, body, verify } = request;
+    /// Sends a request once. Any status is a success.
+    async fn send(&self, request: &WebhookRequest) -> Result<reqwest::Response, EmitError> {
+        let WebhookRequest { method, url, headers, body, verify } = request;
         let request = self.client(*verify)?.request(method.clone(), url).headers(headers.clone());
-        request.body(body.clone()).send().await.map_err(told)
+        request.body(body.clone()).send().await.map_err(send_error)
     }
 
-    fn client(&self, verify: bool) -> Result<&reqwest::Client, SendError> {
+    /// Returns the client that verifies certificates or not.
+    fn client(&self, verify: bool) -> Result<&reqwest::Client, EmitError> {
         if !verify {
-            return Ok(&self.trusting);
+            return Ok(&self.insecure);
         }
         self.verifying
-            .get_or_init(|| client::builder(ANSWER_WITHIN).build().map_err(|error| client::chain(&error)))
+            .get_or_init(|| {
+                client::builder(RESPONSE_TIMEOUT).build().map_err(|error| client::error_chain(&error))
+            })
             .as_ref()
-            .map_err(|error| SendError::Client(error.clone()))
+            .map_err(|error| EmitError::Client(error.clone()))
     }
 }
 
-/// Reads an answer, cut.
-pub(super) async fn read(mut response: reqwest::Response) -> Result<Answer, SendError> {
+/// Reads a response. Truncates its body to [`MAX_RESPONSE`] bytes.
+pub(super) async fn read_response(mut response: reqwest::Response) -> Result<EndpointResponse, EmitError> {
     let status = response.status().as_u16();
     let lossy = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let headers =
         response.headers().iter().map(|(name, value)| (name.to_string(), lossy(value.as_bytes()))).collect();
     let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(told)? {
+    while let Some(chunk) = response.chunk().await.map_err(send_error)? {
         body.extend_from_slice(&chunk);
-        if body.len() >= MAX_ANSWER {
-            body.truncate(MAX_ANSWER);
+        if body.len() >= MAX_RESPONSE {
+            body.truncate(MAX_RESPONSE);
             break;
         }
     }
-    Ok(Answer { status, headers, body: lossy(&body) })
+    Ok(EndpointResponse { status, headers, body: lossy(&body) })
 }
 
-/// The body of an event: the members of `data`, and `source` and `event`, which win.
-pub(super) fn payload(data: Map<String, Value>, source: &str, event: Option<&str>) -> Value {
+/// Makes the payload of an event: the members of `data`, with `source` and `event` set to the given values.
+pub(super) fn event_payload(data: Map<String, Value>, source: &str, event: Option<&str>) -> Value {
     let mut payload = data;
     payload.insert("source".into(), source.into());
     payload.insert("event".into(), event.into());
     payload.into()
 }
 
-/// The body of a ping: it carries the hook, secret included, with the content type that is sent in its headers.
-pub(super) fn ping(hook: &Hook, with_updated_at: bool) -> Value {
-    let mut shown = hook.shown(with_updated_at);
-    if let Some(headers) = shown.pointer_mut("/config/headers").and_then(Value::as_object_mut)
+/// Makes the payload of a ping. It contains the whole hook, secret included; its headers include the content type of
+/// the request.
+pub(super) fn ping_payload(hook: &Hook, with_updated_at: bool) -> Value {
+    let mut object = hook.to_json(with_updated_at);
+    if let Some(headers) = object.pointer_mut("/config/headers").and_then(Value::as_object_mut)
         && !headers.keys().any(|name| name.eq_ignore_ascii_case("content-type"))
     {
         headers.insert("content-type".into(), "application/json".into());
     }
-    json!({"source": "kong:event_hooks", "event": "ping", "event_hooks": shown})
+    json!({"source": "kong:event_hooks", "event": "ping", "event_hooks": object})
 }
 
-fn told(error: reqwest::Error) -> SendError {
+/// Classifies a client error: an invalid URL is never retried.
+fn send_error(error: reqwest::Error) -> EmitError {
     if error.is_builder() {
-        SendError::Unsendable("its url".into())
+        UnsendableHook("config.url is invalid".into()).into()
     } else {
-        SendError::NoAnswer(client::chain(&error))
+        EmitError::NoResponse(client::error_chain(&error))
     }
 }

@@ -1,4 +1,4 @@
-//! Error answers in Kong's shapes.
+//! Error responses in Kong's formats.
 
 use axum::Json;
 use axum::http::StatusCode;
@@ -6,9 +6,9 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use crate::emulator::state::NotWritten;
+use crate::emulator::state::SaveFailed;
 
-/// An answer that is no success.
+/// An error response.
 #[derive(Debug)]
 pub(super) struct ApiError {
     pub status: StatusCode,
@@ -16,12 +16,12 @@ pub(super) struct ApiError {
 }
 
 impl ApiError {
-    /// An error without a code: `{"message": ...}`.
-    pub fn plain(status: StatusCode, message: &str) -> Self {
+    /// Makes an error without a code: `{"message": ...}`.
+    pub fn without_code(status: StatusCode, message: &str) -> Self {
         ApiError { status, body: json!({ "message": message }) }
     }
 
-    fn coded(status: StatusCode, code: u8, name: &str, message: String, fields: Option<Value>) -> Self {
+    fn with_code(status: StatusCode, code: u8, name: &str, message: String, fields: Option<Value>) -> Self {
         let mut body = json!({"code": code, "name": name, "message": message});
         if let (Some(fields), Some(body)) = (fields, body.as_object_mut()) {
             body.insert("fields".into(), fields);
@@ -30,28 +30,28 @@ impl ApiError {
     }
 
     pub fn not_found() -> Self {
-        Self::plain(StatusCode::NOT_FOUND, "Not found")
+        Self::without_code(StatusCode::NOT_FOUND, "Not found")
     }
 
     pub fn method_not_allowed() -> Self {
-        Self::plain(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed")
+        Self::without_code(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed")
     }
 
     pub fn unauthorized() -> Self {
-        Self::plain(StatusCode::UNAUTHORIZED, "Invalid RBAC credentials")
+        Self::without_code(StatusCode::UNAUTHORIZED, "Invalid RBAC credentials")
     }
 
     pub fn bad_json() -> Self {
-        Self::plain(StatusCode::BAD_REQUEST, "Cannot parse JSON body")
+        Self::without_code(StatusCode::BAD_REQUEST, "Cannot parse JSON body")
     }
 
     pub fn unexpected() -> Self {
-        Self::plain(StatusCode::INTERNAL_SERVER_ERROR, "An unexpected error occurred")
+        Self::without_code(StatusCode::INTERNAL_SERVER_ERROR, "An unexpected error occurred")
     }
 
-    /// The id in the path is no UUID.
+    /// The id in the path is not a UUID.
     pub fn invalid_primary_key(id: &str) -> Self {
-        Self::coded(
+        Self::with_code(
             StatusCode::BAD_REQUEST,
             1,
             "invalid primary key",
@@ -60,7 +60,7 @@ impl ApiError {
         )
     }
 
-    /// A body with mistakes; `fields` mirrors the body, with a text at each mistake.
+    /// The body violates the schema. `fields` mirrors the structure of the body, with a message for each invalid field.
     pub fn schema_violation(fields: Map<String, Value>) -> Self {
         let mut mistakes = Vec::new();
         flatten("", &fields, &mut mistakes);
@@ -69,12 +69,12 @@ impl ApiError {
             n => (format!("{n} "), "s"),
         };
         let message = format!("{count}schema violation{plural} ({})", mistakes.join("; "));
-        Self::coded(StatusCode::BAD_REQUEST, 2, "schema violation", message, Some(fields.into()))
+        Self::with_code(StatusCode::BAD_REQUEST, 2, "schema violation", message, Some(fields.into()))
     }
 
-    /// POST with an id that exists. Kong has two code paths, 400 and 409; the table of statuses says 400.
+    /// POST with an id that exists. Kong has two code paths, 400 and 409; its table of statuses says 400.
     pub fn primary_key_violation(id: Uuid) -> Self {
-        Self::coded(
+        Self::with_code(
             StatusCode::BAD_REQUEST,
             3,
             "primary key violation",
@@ -84,8 +84,8 @@ impl ApiError {
     }
 
     /// PATCH of an id that does not exist.
-    pub fn no_entity(id: Uuid) -> Self {
-        Self::coded(
+    pub fn entity_not_found(id: Uuid) -> Self {
+        Self::with_code(
             StatusCode::NOT_FOUND,
             6,
             "not found",
@@ -95,7 +95,7 @@ impl ApiError {
     }
 
     pub fn invalid_offset(offset: &str) -> Self {
-        Self::coded(
+        Self::with_code(
             StatusCode::BAD_REQUEST,
             7,
             "invalid offset",
@@ -105,12 +105,12 @@ impl ApiError {
     }
 
     pub fn invalid_size(message: &str) -> Self {
-        Self::coded(StatusCode::BAD_REQUEST, 9, "invalid size", message.into(), None)
+        Self::with_code(StatusCode::BAD_REQUEST, 9, "invalid size", message.into(), None)
     }
 }
 
-impl From<NotWritten> for ApiError {
-    fn from(_: NotWritten) -> Self {
+impl From<SaveFailed> for ApiError {
+    fn from(_: SaveFailed) -> Self {
         Self::unexpected()
     }
 }
@@ -121,6 +121,7 @@ impl IntoResponse for ApiError {
     }
 }
 
+/// Collects `path: message` for each invalid field.
 fn flatten(prefix: &str, fields: &Map<String, Value>, mistakes: &mut Vec<String>) {
     for (name, value) in fields {
         let path = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };

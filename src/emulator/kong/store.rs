@@ -1,4 +1,4 @@
-//! The hooks, in memory and, where asked, in a file.
+//! The stored hooks.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -10,14 +10,14 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::error::ApiError;
-use super::validate::Fields;
-use crate::emulator::Error;
-use crate::emulator::state::Kept;
+use super::validate::HookFields;
+use crate::emulator::error::Error;
+use crate::emulator::state::PersistentState;
 
-/// More hooks than this are refused.
+/// The most hooks that the emulator stores.
 const MAX_HOOKS: usize = 20_000;
 
-/// One hook. No `Debug`: it holds the secret.
+/// A stored hook. No `Debug`, because it holds the secret.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Hook {
     pub id: Uuid,
@@ -25,15 +25,15 @@ pub(super) struct Hook {
     pub created_at: i64,
     pub updated_at: i64,
     #[serde(flatten)]
-    pub fields: Fields,
-    /// Reads do not see it before (fault `lagMs`).
+    pub fields: HookFields,
+    /// Reads do not see the hook before this time (fault `lagMs`).
     #[serde(skip)]
     pub visible_at: Option<Instant>,
 }
 
 impl Hook {
-    /// The object as Kong shows it: what is not set is null.
-    pub fn shown(&self, with_updated_at: bool) -> Value {
+    /// Returns the object as Kong does: unset fields are null.
+    pub fn to_json(&self, with_updated_at: bool) -> Value {
         let mut value = serde_json::to_value(self).unwrap_or_default();
         if let Some(object) = value.as_object_mut() {
             object.remove("workspace");
@@ -44,80 +44,82 @@ impl Hook {
         value
     }
 
-    fn visible(&self) -> bool {
+    /// Whether reads see the hook yet.
+    fn is_visible(&self) -> bool {
         self.visible_at.is_none_or(|at| Instant::now() >= at)
     }
 }
 
-/// The hooks by id; a list of them in the state file.
+/// Hooks by id. The state file contains them as a list.
 #[derive(Clone, Default, Serialize, Deserialize)]
-#[serde(from = "File", into = "File")]
+#[serde(from = "StateFile", into = "StateFile")]
 struct Hooks(BTreeMap<Uuid, Hook>);
 
 #[derive(Serialize, Deserialize)]
-struct File {
+struct StateFile {
     hooks: Vec<Hook>,
 }
 
-impl From<File> for Hooks {
-    fn from(file: File) -> Hooks {
+impl From<StateFile> for Hooks {
+    fn from(file: StateFile) -> Hooks {
         Hooks(file.hooks.into_iter().map(|hook| (hook.id, hook)).collect())
     }
 }
 
-impl From<Hooks> for File {
-    fn from(hooks: Hooks) -> File {
-        File { hooks: hooks.0.into_values().collect() }
+impl From<Hooks> for StateFile {
+    fn from(hooks: Hooks) -> StateFile {
+        StateFile { hooks: hooks.0.into_values().collect() }
     }
 }
 
-pub(super) struct Store(Kept<Hooks>);
+/// The hooks of all workspaces.
+pub(super) struct HookStore(PersistentState<Hooks>);
 
-impl Store {
-    /// Reads the state file, if there is one already.
-    pub fn open(file: Option<PathBuf>) -> Result<Store, Error> {
-        Kept::open(file).map(Store)
+impl HookStore {
+    /// Loads the hooks from the state file, if one is configured.
+    pub fn open(file: Option<PathBuf>) -> Result<HookStore, Error> {
+        PersistentState::open(file).map(HookStore)
     }
 
-    /// Every hook with its workspace.
+    /// Returns every hook, also those that reads do not see yet.
     pub fn all(&self) -> Vec<Hook> {
         self.0.read(|hooks| hooks.0.values().cloned().collect())
     }
 
-    /// What a read of one hook sees.
+    /// Returns a hook if reads see it.
     pub fn read(&self, workspace: &str, id: Uuid) -> Option<Hook> {
-        self.find(workspace, id).filter(Hook::visible)
+        self.find(workspace, id).filter(Hook::is_visible)
     }
 
-    /// The hook itself, lag or not.
+    /// Returns a hook, also if reads do not see it yet.
     pub fn find(&self, workspace: &str, id: Uuid) -> Option<Hook> {
         self.0.read(|hooks| hooks.0.get(&id).filter(|hook| hook.workspace == workspace).cloned())
     }
 
-    /// A page of a workspace's hooks by id, and whether more follow.
+    /// Returns up to `size` visible hooks of a workspace in id order, and whether more follow.
     pub fn page(&self, workspace: &str, after: Option<Uuid>, size: usize) -> (Vec<Hook>, bool) {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let mut page: Vec<Hook> = self.0.read(|hooks| {
             let hooks = hooks.0.range((from, Bound::Unbounded)).map(|(_, hook)| hook);
-            let here = hooks.filter(|hook| hook.workspace == workspace && hook.visible());
-            here.take(size.saturating_add(1)).cloned().collect()
+            let visible = hooks.filter(|hook| hook.workspace == workspace && hook.is_visible());
+            visible.take(size.saturating_add(1)).cloned().collect()
         });
         let more = page.len() > size;
         page.truncate(size);
         (page, more)
     }
 
-    /// The hooks of every workspace that an event goes to; one without an event takes every event of its source.
+    /// Returns the hooks of all workspaces that match an event. A hook without an event matches every event of its source.
     pub fn matching(&self, source: &str, event: &str) -> Vec<Hook> {
-        let hit = |hook: &&Hook| {
+        let matches = |hook: &&Hook| {
             hook.fields.source == source && hook.fields.event.as_deref().is_none_or(|name| name == event)
         };
-        self.0.read(|hooks| hooks.0.values().filter(hit).cloned().collect())
+        self.0.read(|hooks| hooks.0.values().filter(matches).cloned().collect())
     }
 
-    /// Adds a hook whose id is free.
+    /// Adds a hook. Rejects an id that exists in any workspace.
     pub fn insert(&self, hook: Hook) -> Result<(), ApiError> {
-        self.0.change(|Hooks(hooks)| {
+        self.0.update(|Hooks(hooks)| {
             if hooks.contains_key(&hook.id) {
                 return Err(ApiError::primary_key_violation(hook.id));
             }
@@ -129,14 +131,14 @@ impl Store {
         })
     }
 
-    /// Changes a hook of this workspace, or says that there is none.
+    /// Replaces a hook of this workspace by the result of `change`. Returns `None` if there is no such hook.
     pub fn update(
         &self,
         workspace: &str,
         id: Uuid,
         change: impl FnOnce(&Hook) -> Result<Hook, ApiError>,
     ) -> Result<Option<Hook>, ApiError> {
-        self.0.change(|Hooks(hooks)| {
+        self.0.update(|Hooks(hooks)| {
             let Some(hook) = hooks.get_mut(&id).filter(|hook| hook.workspace == workspace) else {
                 return Ok(None);
             };
@@ -145,14 +147,14 @@ impl Store {
         })
     }
 
-    /// Whether there was such a hook.
+    /// Removes a hook of this workspace. Returns whether it existed.
     pub fn remove(&self, workspace: &str, id: Uuid) -> Result<bool, ApiError> {
-        self.0.change(|Hooks(hooks)| {
-            let here = hooks.get(&id).is_some_and(|hook| hook.workspace == workspace);
-            if here {
+        self.0.update(|Hooks(hooks)| {
+            let exists = hooks.get(&id).is_some_and(|hook| hook.workspace == workspace);
+            if exists {
                 hooks.remove(&id);
             }
-            Ok(here)
+            Ok(exists)
         })
     }
 }

@@ -1,13 +1,13 @@
-//! Templates, as far as they are plain substitutions: Kong runs Lua in them, the emulator does not.
+//! Renders templates that are plain substitutions. Kong runs Lua in templates; the emulator does not.
 //!
-//! `{{ a.b }}` is HTML-escaped, `{* a.b *}` is not, `{# ... #}` is nothing; what is missing is nothing, too. Anything
-//! else is told as a mistake rather than sent wrong.
+//! `{{ a.b }}` is HTML-escaped, `{* a.b *}` is not, `{# ... #}` is a comment. A missing member renders as nothing. Any
+//! other syntax is an error, so that a receiver never gets a wrongly rendered text.
 
 use serde_json::Value;
 
 use crate::core::template::escape_into;
 
-/// Puts the event's members into a template.
+/// Renders a template with the event's members.
 pub(super) fn render(template: &str, data: &Value) -> Result<String, String> {
     let mut out = String::with_capacity(template.len());
     let mut rest = template;
@@ -28,11 +28,12 @@ pub(super) fn render(template: &str, data: &Value) -> Result<String, String> {
             }
         };
         let inner = tag.get(2..).unwrap_or_default();
-        let (inside, after) =
-            inner.split_once(close).ok_or_else(|| format!("a template has no {close} to end a tag"))?;
+        let (inside, after) = inner
+            .split_once(close)
+            .ok_or_else(|| format!("a tag of the template is not closed by {close}"))?;
         match close {
-            "}}" => escape_into(&mut out, &look_up(inside.trim(), data)?),
-            "*}" => out.push_str(&look_up(inside.trim(), data)?),
+            "}}" => escape_into(&mut out, &substitute(inside.trim(), data)?),
+            "*}" => out.push_str(&substitute(inside.trim(), data)?),
             _ => {}
         }
         rest = after;
@@ -41,17 +42,18 @@ pub(super) fn render(template: &str, data: &Value) -> Result<String, String> {
     Ok(out)
 }
 
-fn look_up(path: &str, data: &Value) -> Result<String, String> {
+/// Returns the text of the member at a dotted path.
+fn substitute(path: &str, data: &Value) -> Result<String, String> {
     let is_name =
         |part: &str| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
     if !path.split('.').all(is_name) {
-        return Err(format!("the emulator puts in dotted paths only, not {path:?}"));
+        return Err(format!("the emulator substitutes dotted paths only, not `{path}`"));
     }
     let found = path.split('.').try_fold(data, |value, part| value.get(part));
     Ok(match found {
         None | Some(Value::Null) => String::new(),
         Some(Value::String(text)) => text.clone(),
-        // Lua prints a table's address here, which helps nobody.
+        // Lua would print the address of the table; JSON is more useful.
         Some(other) => other.to_string(),
     })
 }
@@ -64,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plain_substitutions() {
+    fn renders_substitutions_and_rejects_lua() {
         let data = json!({"entity": {"username": "<ada>", "n": 1}, "operation": "create", "gone": null});
         let rendered = |template| render(template, &data);
         assert_eq!(rendered("{{entity.username}} {{ operation }}d").unwrap(), "&lt;ada&gt; created");
@@ -78,7 +80,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_breaks_it(text in "[{}*#%a. é]{0,40}") {
+        fn rendering_never_panics_or_grows(text in "[{}*#%a. é]{0,40}") {
             let rendered = render(&text, &json!({"a": "x"}));
             prop_assert!(rendered.is_err() || rendered.is_ok_and(|out| out.len() <= text.len()));
         }

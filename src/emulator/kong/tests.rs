@@ -1,4 +1,4 @@
-//! The emulator over real loopback sockets.
+//! Tests of the emulator over real loopback sockets.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -8,14 +8,16 @@ use tokio::net::TcpListener;
 use tokio::time::timeout;
 use uuid::Uuid;
 
+use super::options::Version;
 use super::*;
+use crate::api::SignatureEncoding;
 use crate::core::sign;
-use crate::emulator::testing::{Receiver, Server, client, read};
+use crate::emulator::testing::{EmulatorServer, Receiver, client, read};
 
 const ID: &str = "0191c1a5-0000-4000-8000-000000000001";
 
-async fn start(options: KongOptions) -> Server {
-    Server::start(|listener| serve_kong(listener, options, std::future::pending::<()>())).await
+async fn start(options: KongOptions) -> EmulatorServer {
+    EmulatorServer::start(|listener| serve_kong(listener, options, std::future::pending::<()>())).await
 }
 
 fn log_hook(source: &str) -> Value {
@@ -27,7 +29,7 @@ fn webhook(url: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_hook_lives_and_dies() {
+async fn supports_hook_lifecycle() {
     let kong = start(KongOptions::default()).await;
     let (status, made) = kong.call("POST", "/event-hooks", log_hook("crud")).await;
     assert_eq!(status, 201);
@@ -51,7 +53,7 @@ async fn a_hook_lives_and_dies() {
 }
 
 #[tokio::test]
-async fn put_creates_and_ids_are_the_callers() {
+async fn put_creates_with_client_chosen_id() {
     let kong = start(KongOptions::default()).await;
     let path = format!("/event-hooks/{ID}");
     let (status, made) = kong.call("PUT", &path, log_hook("crud")).await;
@@ -66,7 +68,7 @@ async fn put_creates_and_ids_are_the_callers() {
 }
 
 #[tokio::test]
-async fn errors_have_kongs_shapes() {
+async fn returns_errors_in_kongs_format() {
     let kong = start(KongOptions::default()).await;
     let (status, error) = kong.get("/event-hooks/nope").await;
     assert_eq!((status, &error["code"], &error["name"]), (400, &json!(1), &json!("invalid primary key")));
@@ -97,7 +99,7 @@ async fn errors_have_kongs_shapes() {
 }
 
 #[tokio::test]
-async fn switches() {
+async fn options_disable_operations() {
     let kong = start(KongOptions {
         put: false,
         patch: false,
@@ -119,15 +121,15 @@ async fn switches() {
 }
 
 #[tokio::test]
-async fn versions_differ() {
-    for (version, told, updated_at, ssl_verify) in [
+async fn defaults_follow_gateway_version() {
+    for (version, reported, updated_at, ssl_verify) in [
         ("3.2", "3.2.0.0-enterprise-edition", false, false),
         ("3.13.0.1", "3.13.0.1", true, false),
         ("3.14", "3.14.0.0-enterprise-edition", true, true),
         ("4.0-rc", "4.0-rc", true, true),
     ] {
         let kong = start(KongOptions { gateway_version: version.into(), ..KongOptions::default() }).await;
-        assert_eq!(kong.get("/").await.1["version"], told);
+        assert_eq!(kong.get("/").await.1["version"], reported);
         let (_, made) = kong.call("POST", "/event-hooks", webhook("http://127.0.0.1:1/")).await;
         assert_eq!(made.get("updated_at").is_some(), updated_at, "{version}");
         assert_eq!(made["config"]["ssl_verify"], ssl_verify, "{version}");
@@ -139,17 +141,17 @@ async fn versions_differ() {
 }
 
 #[tokio::test]
-async fn pages_follow_the_offset() {
+async fn pages_through_hooks_by_offset() {
     let kong = start(KongOptions::default()).await;
     for _ in 0..5 {
         kong.call("POST", "/event-hooks", log_hook("crud")).await;
     }
-    let (mut seen, mut offset, mut pages) = (BTreeSet::new(), String::new(), 0);
+    let (mut ids, mut offset, mut pages) = (BTreeSet::new(), String::new(), 0);
     loop {
         let request = kong.request("GET", &format!("/event-hooks?size=2&unknown=1{offset}"));
         let (_, page) = read(request.send().await.unwrap()).await;
         pages += 1;
-        seen.extend(page["data"].as_array().unwrap().iter().map(|hook| hook["id"].to_string()));
+        ids.extend(page["data"].as_array().unwrap().iter().map(|hook| hook["id"].to_string()));
         let Some(next) = page["offset"].as_str() else {
             assert_eq!(page["next"], Value::Null);
             break;
@@ -158,7 +160,7 @@ async fn pages_follow_the_offset() {
         offset = format!("&offset={encoded}");
         assert_eq!(page["next"], format!("/event-hooks?offset={encoded}&size=2"));
     }
-    assert_eq!((pages, seen.len()), (3, 5));
+    assert_eq!((pages, ids.len()), (3, 5));
     for size in ["0", "1001", "1.5", "x"] {
         let (status, error) = kong.get(&format!("/event-hooks?size={size}")).await;
         assert_eq!((status, &error["code"]), (400, &json!(9)), "{size}");
@@ -168,7 +170,7 @@ async fn pages_follow_the_offset() {
 }
 
 #[tokio::test]
-async fn workspaces_are_prefixes() {
+async fn separates_hooks_by_workspace_prefix() {
     let kong = start(KongOptions { workspaces: vec!["team-a".into()], ..KongOptions::default() }).await;
     let (status, made) = kong.call("POST", "/team-a/event-hooks", log_hook("crud")).await;
     assert_eq!(status, 201);
@@ -184,7 +186,7 @@ async fn workspaces_are_prefixes() {
 }
 
 #[tokio::test]
-async fn a_token_is_asked_for() {
+async fn requires_configured_token() {
     let kong = start(KongOptions { token: Some("t0ken".into()), ..KongOptions::default() }).await;
     assert_eq!(kong.get("/event-hooks").await, (401, json!({"message": "Invalid RBAC credentials"})));
     for (token, status) in [("nope", 401), ("t0ken", 200)] {
@@ -195,7 +197,7 @@ async fn a_token_is_asked_for() {
 }
 
 #[tokio::test]
-async fn sources_are_told() {
+async fn lists_sources() {
     let kong = start(KongOptions::default()).await;
     let (_, all) = kong.get("/event-hooks/sources/").await;
     assert_eq!(all["data"]["rate-limiting-advanced"]["rate-limit-exceeded"]["unique"][0], "consumer");
@@ -208,7 +210,7 @@ async fn sources_are_told() {
 }
 
 #[tokio::test]
-async fn forms_make_hooks() {
+async fn creates_hook_from_form() {
     let kong = start(KongOptions::default()).await;
     let form = "source=crud&handler=webhook&snooze=60&on_change=true&event=&config.url=http%3A%2F%2F127.0.0.1%3A1%2F\
                 &config.headers.x-a=b&config.ssl_verify=false";
@@ -225,7 +227,7 @@ async fn forms_make_hooks() {
 }
 
 #[tokio::test]
-async fn a_webhook_is_pinged_and_gets_signed_events() {
+async fn pings_webhook_and_signs_events() {
     for (version, encoding, prefix, length) in [
         ("3.14", SignatureEncoding::PrefixedHex, "sha256=", 71),
         ("3.13", SignatureEncoding::PrefixedHex, "sha1=", 45),
@@ -263,12 +265,12 @@ async fn a_webhook_is_pinged_and_gets_signed_events() {
 
         let other = json!({"source": "crud", "event": "routes"});
         assert_eq!(kong.call("POST", "/__emulator/events", other).await.1["matched"], 0);
-        receiver.nothing().await;
+        receiver.assert_no_request().await;
     }
 }
 
 #[tokio::test]
-async fn events_reach_every_handler() {
+async fn emits_event_to_every_handler() {
     let kong = start(KongOptions::default()).await;
     let (_, log) = kong.call("POST", "/event-hooks", log_hook("crud")).await;
     let lambda = json!({"source": "crud", "handler": "lambda", "config": {"functions": ["return 1"]}});
@@ -302,7 +304,7 @@ async fn events_reach_every_handler() {
 }
 
 #[tokio::test]
-async fn a_custom_webhook_sends_what_its_templates_say() {
+async fn renders_templates_of_custom_webhook() {
     let kong = start(KongOptions::default()).await;
     let event = json!({"source": "crud", "event": "admins", "data": {"operation": "create", "entity": {"username": "a&b"}}});
     for (config, content_type, body) in [
@@ -345,8 +347,8 @@ async fn a_custom_webhook_sends_what_its_templates_say() {
         assert_eq!(String::from_utf8_lossy(&bytes), body);
         assert_eq!(headers["content-type"], content_type);
         assert!(sign::verify_kong(b"hush", headers["x-kong-signature"].to_str().unwrap(), &bytes));
-        // No ping before it.
-        receiver.nothing().await;
+        // A custom webhook gets no ping: only the event was sent.
+        receiver.assert_no_request().await;
         let path = format!("/event-hooks/{}", made["id"].as_str().unwrap());
         let (status, answer) = kong.call("POST", &format!("{path}/test"), event["data"].clone()).await;
         assert_eq!((status, &answer["result"]["status"]), (200, &json!(202)));
@@ -356,7 +358,7 @@ async fn a_custom_webhook_sends_what_its_templates_say() {
 }
 
 #[tokio::test]
-async fn a_receiver_that_is_not_there_yet_is_tried_again() {
+async fn retries_until_receiver_listens() {
     let kong = start(KongOptions::default()).await;
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     kong.call("POST", "/event-hooks", webhook(&format!("http://{free}/"))).await;
@@ -366,11 +368,11 @@ async fn a_receiver_that_is_not_there_yet_is_tried_again() {
     let mut receiver = Receiver::start_at(free).await;
     assert_eq!(receiver.next().await.1["event"], "ping");
     assert_eq!(receiver.next().await.1["n"], 1);
-    receiver.nothing().await;
+    receiver.assert_no_request().await;
 }
 
 #[tokio::test]
-async fn ping_and_test_answer() {
+async fn ping_and_test_return_payload_and_result() {
     let mut receiver = Receiver::start().await;
     let kong = start(KongOptions::default()).await;
     let (_, made) = kong.call("POST", "/event-hooks", webhook(&receiver.url)).await;
@@ -392,7 +394,7 @@ async fn ping_and_test_answer() {
 }
 
 #[tokio::test]
-async fn faults_strike() {
+async fn applies_faults() {
     let kong = start(KongOptions::default()).await;
     let fault = json!({"method": "POST", "path": "/event-hooks", "status": 429, "headers": {"retry-after": "3"}, "times": 1});
     assert_eq!(kong.call("POST", "/__emulator/faults", fault).await.0, 201);
@@ -401,24 +403,24 @@ async fn faults_strike() {
     assert_eq!(kong.call("POST", "/event-hooks", log_hook("crud")).await.0, 201);
     assert_eq!(kong.get("/__emulator/faults").await.1["data"][0]["fired"], 1);
 
-    // The work is done, the answer is not: the worst case for a create.
+    // The request is processed, the response is lost: the worst case for a create.
     assert_eq!(kong.call("DELETE", "/__emulator/faults", Value::Null).await.0, 204);
-    let drop = json!([{"method": "PUT", "dropAnswer": true, "times": 1}]);
-    kong.call("POST", "/__emulator/faults", drop).await;
+    let drop_response = json!([{"method": "PUT", "dropAnswer": true, "times": 1}]);
+    kong.call("POST", "/__emulator/faults", drop_response).await;
     let path = format!("/event-hooks/{ID}");
     let dropped = kong.request("PUT", &path).json(&log_hook("crud")).send().await;
     assert!(dropped.unwrap_err().status().is_none());
     assert_eq!(kong.get(&path).await.0, 200);
 
     let (_, log) = kong.get("/__emulator/requests").await;
-    let seen: Vec<_> =
+    let logged: Vec<_> =
         log["data"].as_array().unwrap().iter().map(|one| (&one["method"], &one["status"])).collect();
-    assert_eq!(json!(seen), json!([["POST", 429], ["POST", 201], ["PUT", 200], ["GET", 200]]),);
+    assert_eq!(json!(logged), json!([["POST", 429], ["POST", 201], ["PUT", 200], ["GET", 200]]),);
     assert_eq!(log["data"][2]["dropped"], true);
 }
 
 #[tokio::test]
-async fn reads_may_lag_behind_a_create() {
+async fn reads_lag_behind_create() {
     let kong = start(KongOptions::default()).await;
     kong.call("POST", "/__emulator/faults", json!({"lagMs": 300, "times": 1})).await;
     let (_, made) = kong.call("POST", "/event-hooks", log_hook("crud")).await;
@@ -456,7 +458,7 @@ async fn state_survives_a_restart() {
 }
 
 #[tokio::test]
-async fn it_stops_when_told() {
+async fn stops_on_shutdown() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
@@ -464,7 +466,7 @@ async fn it_stops_when_told() {
     let client = client();
     assert_eq!(client.get(&url).send().await.unwrap().status(), 200);
     stop.send(()).unwrap();
-    // The client's idle connection is closed, not waited for.
+    // An idle client connection must be closed; it must not delay the shutdown.
     timeout(Duration::from_secs(2), task).await.unwrap().unwrap().unwrap();
     assert!(client.get(&url).send().await.is_err());
 }

@@ -1,43 +1,43 @@
-//! What an event hook may hold, and the texts that Kong's schema library answers with.
+//! Validates event hooks, with the messages of Kong's schema library.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
 
-/// Who acts on an event.
+/// The kind of action of a hook.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) enum Handler {
+pub(super) enum HookHandler {
     Webhook,
     WebhookCustom,
     Log,
     Lambda,
 }
 
-impl Handler {
+impl HookHandler {
     pub fn name(self) -> &'static str {
         match self {
-            Handler::Webhook => "webhook",
-            Handler::WebhookCustom => "webhook-custom",
-            Handler::Log => "log",
-            Handler::Lambda => "lambda",
+            HookHandler::Webhook => "webhook",
+            HookHandler::WebhookCustom => "webhook-custom",
+            HookHandler::Log => "log",
+            HookHandler::Lambda => "lambda",
         }
     }
 
     pub fn parse(name: &str) -> Option<Self> {
-        [Handler::Webhook, Handler::WebhookCustom, Handler::Log, Handler::Lambda]
+        [HookHandler::Webhook, HookHandler::WebhookCustom, HookHandler::Log, HookHandler::Lambda]
             .into_iter()
             .find(|handler| handler.name() == name)
     }
 }
 
-/// What the caller may set of a hook, checked and with its defaults. No `Debug`: it holds the secret.
+/// The writable fields of a hook, validated and with defaults. No `Debug`, because it holds the secret.
 #[derive(Clone, Serialize, Deserialize)]
-pub(super) struct Fields {
+pub(super) struct HookFields {
     pub source: String,
     pub event: Option<String>,
-    pub handler: Handler,
+    pub handler: HookHandler,
     pub snooze: Option<i64>,
     pub on_change: Option<bool>,
     pub config: Map<String, Value>,
@@ -45,36 +45,37 @@ pub(super) struct Fields {
 
 /// The type of a field.
 #[derive(Clone, Copy)]
-pub(super) enum Kind {
+pub(super) enum FieldType {
     Text,
     Url,
     Integer,
     Boolean,
-    /// A map with text values.
+    /// A map with string values.
     TextMap,
-    /// A map with any values: what a custom payload may hold is documented by example only.
+    /// A map with any values. The contents of a custom payload are documented only by example.
     AnyMap,
     TextList,
 }
 
-impl Kind {
+impl FieldType {
+    /// Returns the message of Kong's schema library if the value is invalid.
     fn check(self, value: &Value) -> Result<(), Value> {
         let expect = |good: bool, what: &str| if good { Ok(()) } else { Err(Value::from(what)) };
         match self {
-            Kind::Text => {
+            FieldType::Text => {
                 expect(value.is_string(), "expected a string")?;
                 expect(value != "", "length must be at least 1")
             }
-            Kind::Url => {
+            FieldType::Url => {
                 let text = value.as_str().ok_or("expected a string")?;
                 let url = url::Url::parse(text).map_err(|_| "could not parse url")?;
                 expect(matches!(url.scheme(), "http" | "https"), "missing scheme in url")?;
                 expect(url.has_host(), "missing host in url")
             }
-            Kind::Integer => expect(value.is_i64(), "expected an integer"),
-            Kind::Boolean => expect(value.is_boolean(), "expected a boolean"),
-            Kind::AnyMap => expect(value.is_object(), "expected a map"),
-            Kind::TextMap => {
+            FieldType::Integer => expect(value.is_i64(), "expected an integer"),
+            FieldType::Boolean => expect(value.is_boolean(), "expected a boolean"),
+            FieldType::AnyMap => expect(value.is_object(), "expected a map"),
+            FieldType::TextMap => {
                 let map = value.as_object().ok_or("expected a map")?;
                 let wrong: Map<String, Value> = map
                     .iter()
@@ -83,22 +84,22 @@ impl Kind {
                     .collect();
                 if wrong.is_empty() { Ok(()) } else { Err(wrong.into()) }
             }
-            Kind::TextList => {
+            FieldType::TextList => {
                 let list = value.as_array().ok_or("expected an array")?;
                 expect(list.iter().all(Value::is_string), "expected a string")
             }
         }
     }
 
-    /// A form knows text only: read it as the field's type where it looks like one.
+    /// Converts a form's text to the type of the field, if the text parses as that type.
     fn coerce(self, value: &mut Value) {
         let Value::String(text) = &*value else { return };
         let coerced = match (self, text.as_str()) {
             (_, "") => Some(Value::Null),
-            (Kind::Integer, text) => text.parse::<i64>().ok().map(Value::from),
-            (Kind::Boolean, text) => text.parse::<bool>().ok().map(Value::from),
-            // `config.functions=x` is a list of one.
-            (Kind::TextList, text) => Some(json!([text])),
+            (FieldType::Integer, text) => text.parse::<i64>().ok().map(Value::from),
+            (FieldType::Boolean, text) => text.parse::<bool>().ok().map(Value::from),
+            // `config.functions=x` is a list with one item.
+            (FieldType::TextList, text) => Some(json!([text])),
             _ => None,
         };
         if let Some(coerced) = coerced {
@@ -107,91 +108,92 @@ impl Kind {
     }
 }
 
-const TOP: [(&str, Kind); 5] = [
-    ("source", Kind::Text),
-    ("event", Kind::Text),
-    ("handler", Kind::Text),
-    ("snooze", Kind::Integer),
-    ("on_change", Kind::Boolean),
+/// The fields beside `config`.
+const TOP_LEVEL_FIELDS: [(&str, FieldType); 5] = [
+    ("source", FieldType::Text),
+    ("event", FieldType::Text),
+    ("handler", FieldType::Text),
+    ("snooze", FieldType::Integer),
+    ("on_change", FieldType::Boolean),
 ];
 
-/// A field of `config`; without a default it is required.
-struct ConfigField(&'static str, Kind, Option<Value>);
+/// A field of `config`: name, type and default. A field without a default is required.
+struct ConfigField(&'static str, FieldType, Option<Value>);
 
-fn config_fields(handler: Handler, ssl_verify: bool) -> Vec<ConfigField> {
+fn config_fields(handler: HookHandler, ssl_verify: bool) -> Vec<ConfigField> {
     let none = || Some(Value::Null);
     let webhook = || {
         vec![
-            ConfigField("url", Kind::Url, None),
-            ConfigField("headers", Kind::TextMap, Some(json!({}))),
-            ConfigField("secret", Kind::Text, none()),
-            ConfigField("ssl_verify", Kind::Boolean, Some(ssl_verify.into())),
+            ConfigField("url", FieldType::Url, None),
+            ConfigField("headers", FieldType::TextMap, Some(json!({}))),
+            ConfigField("secret", FieldType::Text, none()),
+            ConfigField("ssl_verify", FieldType::Boolean, Some(ssl_verify.into())),
         ]
     };
     match handler {
-        Handler::Webhook => webhook(),
-        Handler::WebhookCustom => {
+        HookHandler::Webhook => webhook(),
+        HookHandler::WebhookCustom => {
             let mut fields = webhook();
             fields.extend([
-                ConfigField("method", Kind::Text, None),
-                ConfigField("headers_format", Kind::Boolean, Some(false.into())),
-                ConfigField("payload", Kind::AnyMap, none()),
-                ConfigField("payload_format", Kind::Boolean, Some(true.into())),
-                ConfigField("body", Kind::Text, none()),
-                ConfigField("body_format", Kind::Boolean, Some(true.into())),
+                ConfigField("method", FieldType::Text, None),
+                ConfigField("headers_format", FieldType::Boolean, Some(false.into())),
+                ConfigField("payload", FieldType::AnyMap, none()),
+                ConfigField("payload_format", FieldType::Boolean, Some(true.into())),
+                ConfigField("body", FieldType::Text, none()),
+                ConfigField("body_format", FieldType::Boolean, Some(true.into())),
             ]);
             fields
         }
-        Handler::Log => Vec::new(),
-        Handler::Lambda => vec![ConfigField("functions", Kind::TextList, None)],
+        HookHandler::Log => Vec::new(),
+        HookHandler::Lambda => vec![ConfigField("functions", FieldType::TextList, None)],
     }
 }
 
-/// Checks a whole hook and fills in the defaults: what PUT and POST send, or an old hook with a PATCH merged in. The
-/// source is free text: gateways from 3.7 on accept what they do not know.
-pub(super) fn check(mut given: Map<String, Value>, ssl_verify: bool) -> Result<Fields, ApiError> {
-    let mut wrong = Map::new();
-    // JSON null stands for "not set", as in what reads answer.
+/// Validates a whole hook and fills in the defaults. `given` is the body of PUT or POST, or an old hook merged with a
+/// PATCH. The source is free text: gateways from 3.7 on accept unknown sources.
+pub(super) fn check(mut given: Map<String, Value>, ssl_verify: bool) -> Result<HookFields, ApiError> {
+    let mut violations = Map::new();
+    // JSON null means "not set", as in the responses of reads.
     let mut take = |name: &str| given.remove(name).filter(|value| !value.is_null());
     let config = take("config");
     let mut top: Map<String, Value> = Map::new();
-    for (name, kind) in TOP {
+    for (name, kind) in TOP_LEVEL_FIELDS {
         match take(name) {
             None if matches!(name, "source" | "handler") => {
-                wrong.insert(name.into(), "required field missing".into());
+                violations.insert(name.into(), "required field missing".into());
             }
             None => {}
             Some(value) => {
                 if let Err(mistake) = kind.check(&value) {
-                    wrong.insert(name.into(), mistake);
+                    violations.insert(name.into(), mistake);
                 }
                 top.insert(name.into(), value);
             }
         }
     }
     for name in given.keys() {
-        wrong.insert(name.clone(), "unknown field".into());
+        violations.insert(name.clone(), "unknown field".into());
     }
     let text = |name: &str| top.get(name).and_then(Value::as_str).map(str::to_owned);
-    let handler = text("handler").and_then(|name| Handler::parse(&name));
-    if handler.is_none() && !wrong.contains_key("handler") {
-        wrong.insert("handler".into(), "expected one of: webhook, webhook-custom, log, lambda".into());
+    let handler = text("handler").and_then(|name| HookHandler::parse(&name));
+    if handler.is_none() && !violations.contains_key("handler") {
+        violations.insert("handler".into(), "expected one of: webhook, webhook-custom, log, lambda".into());
     }
     let mut checked = Map::new();
     match (handler, config) {
         (None, _) => {}
         (Some(handler), None) => {
-            check_config(handler, Map::new(), ssl_verify, &mut checked, &mut wrong);
+            check_config(handler, Map::new(), ssl_verify, &mut checked, &mut violations);
         }
         (Some(handler), Some(Value::Object(config))) => {
-            check_config(handler, config, ssl_verify, &mut checked, &mut wrong);
+            check_config(handler, config, ssl_verify, &mut checked, &mut violations);
         }
         (Some(_), Some(_)) => {
-            wrong.insert("config".into(), "expected a record".into());
+            violations.insert("config".into(), "expected a record".into());
         }
     }
     match (handler, text("source")) {
-        (Some(handler), Some(source)) if wrong.is_empty() => Ok(Fields {
+        (Some(handler), Some(source)) if violations.is_empty() => Ok(HookFields {
             source,
             event: text("event"),
             handler,
@@ -199,16 +201,16 @@ pub(super) fn check(mut given: Map<String, Value>, ssl_verify: bool) -> Result<F
             on_change: top.get("on_change").and_then(Value::as_bool),
             config: checked,
         }),
-        _ => Err(ApiError::schema_violation(wrong)),
+        _ => Err(ApiError::schema_violation(violations)),
     }
 }
 
 fn check_config(
-    handler: Handler,
+    handler: HookHandler,
     mut given: Map<String, Value>,
     ssl_verify: bool,
     checked: &mut Map<String, Value>,
-    wrong: &mut Map<String, Value>,
+    violations: &mut Map<String, Value>,
 ) {
     let mut mistakes = Map::new();
     for ConfigField(name, kind, default) in config_fields(handler, ssl_verify) {
@@ -231,18 +233,18 @@ fn check_config(
         mistakes.insert(name.clone(), "unknown field".into());
     }
     if !mistakes.is_empty() {
-        wrong.insert("config".into(), mistakes.into());
+        violations.insert("config".into(), mistakes.into());
     }
 }
 
-/// Gives the texts of a form their types. `handler` is that of the hook that a PATCH changes.
-pub(super) fn coerce(given: &mut Map<String, Value>, handler: Option<Handler>) {
-    for (name, kind) in TOP {
+/// Converts the texts of a form to the types of their fields. `handler` is that of the hook that a PATCH changes.
+pub(super) fn coerce(given: &mut Map<String, Value>, handler: Option<HookHandler>) {
+    for (name, kind) in TOP_LEVEL_FIELDS {
         if let Some(value) = given.get_mut(name) {
             kind.coerce(value);
         }
     }
-    let named = given.get("handler").and_then(Value::as_str).and_then(Handler::parse);
+    let named = given.get("handler").and_then(Value::as_str).and_then(HookHandler::parse);
     let Some(handler) = named.or(handler) else { return };
     let Some(config) = given.get_mut("config").and_then(Value::as_object_mut) else { return };
     for ConfigField(name, kind, _) in config_fields(handler, false) {
@@ -252,17 +254,17 @@ pub(super) fn coerce(given: &mut Map<String, Value>, handler: Option<Handler>) {
     }
 }
 
-/// Merges a PATCH into a hook: members of `config` one by one (a record), arrays and maps whole. With another handler
-/// the old config does not fit and is left behind.
-pub(super) fn merge(old: &Fields, patch: Map<String, Value>) -> Map<String, Value> {
+/// Merges a PATCH into a hook: `config` is a record and merged by member; arrays and maps are replaced whole. A new
+/// handler discards the old `config`, whose fields it does not have.
+pub(super) fn merge(old: &HookFields, patch: Map<String, Value>) -> Map<String, Value> {
     let mut merged = match serde_json::to_value(old) {
         Ok(Value::Object(map)) => map,
         _ => Map::new(),
     };
-    let new_handler = patch.get("handler").is_some_and(|name| name.as_str() != Some(old.handler.name()));
+    let changes_handler = patch.get("handler").is_some_and(|name| name.as_str() != Some(old.handler.name()));
     for (name, value) in patch {
         match (merged.get_mut(&name), value) {
-            (Some(Value::Object(config)), Value::Object(changes)) if name == "config" && !new_handler => {
+            (Some(Value::Object(config)), Value::Object(changes)) if name == "config" && !changes_handler => {
                 config.extend(changes);
             }
             (_, value) => {
@@ -277,7 +279,7 @@ pub(super) fn merge(old: &Fields, patch: Map<String, Value>) -> Map<String, Valu
 mod tests {
     use super::*;
 
-    fn checked(value: Value) -> Result<Value, (String, Value)> {
+    fn validated(value: Value) -> Result<Value, (String, Value)> {
         check(value.as_object().unwrap().clone(), true)
             .map(|fields| serde_json::to_value(fields).unwrap())
             .map_err(|error| {
@@ -286,41 +288,41 @@ mod tests {
     }
 
     #[test]
-    fn defaults_are_filled_in() {
+    fn fills_in_defaults() {
         let hook =
             json!({"source": "crud", "handler": "webhook", "event": null, "config": {"url": "http://a/"}});
         assert_eq!(
-            checked(hook).unwrap(),
+            validated(hook).unwrap(),
             json!({"source": "crud", "event": null, "handler": "webhook", "snooze": null, "on_change": null,
                 "config": {"url": "http://a/", "headers": {}, "secret": null, "ssl_verify": true}})
         );
         let custom = json!({"source": "crud", "handler": "webhook-custom",
             "config": {"url": "http://a/", "method": "POST", "payload": {"n": 1}}});
         assert_eq!(
-            checked(custom).unwrap()["config"],
+            validated(custom).unwrap()["config"],
             json!({"url": "http://a/", "method": "POST", "headers": {}, "secret": null, "ssl_verify": true,
                 "headers_format": false, "payload": {"n": 1}, "payload_format": true, "body": null, "body_format": true})
         );
         let log = json!({"source": "crud", "handler": "log"});
-        assert_eq!(checked(log).unwrap()["config"], json!({}));
+        assert_eq!(validated(log).unwrap()["config"], json!({}));
     }
 
     #[test]
-    fn mistakes_are_told_with_their_place() {
+    fn names_field_of_each_mistake() {
         let one = json!({"source": "crud", "handler": "webhook"});
-        let (message, fields) = checked(one).unwrap_err();
+        let (message, fields) = validated(one).unwrap_err();
         assert_eq!(message, "schema violation (config.url: required field missing)");
         assert_eq!(fields, json!({"config": {"url": "required field missing"}}));
         let many = json!({"handler": "webhook", "name": "x", "snooze": 1.5, "event": "", "on_change": "yes",
             "config": {"url": "ftp://a", "headers": {"a": 1}, "functions": []}});
-        let (message, _) = checked(many).unwrap_err();
+        let (message, _) = validated(many).unwrap_err();
         assert_eq!(
             message,
             "8 schema violations (config.functions: unknown field; config.headers.a: expected a string; \
              config.url: missing scheme in url; event: length must be at least 1; name: unknown field; \
              on_change: expected a boolean; snooze: expected an integer; source: required field missing)"
         );
-        let wrong = |value| checked(value).unwrap_err().0;
+        let wrong = |value| validated(value).unwrap_err().0;
         assert_eq!(
             wrong(json!({"source": 1, "handler": "email"})),
             "2 schema violations (handler: expected one of: webhook, webhook-custom, log, lambda; source: expected a string)"
@@ -340,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn a_patch_merges_config_and_replaces_maps() {
+    fn patch_merges_config_and_replaces_maps() {
         let old = json!({"source": "crud", "handler": "webhook",
             "config": {"url": "http://a/", "headers": {"a": "1"}, "secret": "s"}});
         let old = check(old.as_object().unwrap().clone(), false).unwrap_or_else(|_| panic!());

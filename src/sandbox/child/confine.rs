@@ -1,14 +1,14 @@
-//! Takes from the process all that a script has no use for: memory, CPU time, files, processes, privileges, and every
-//! system call but those of an interpreter that reads one pipe and writes another.
+//! Confines the process: limits memory, CPU time, files, processes and privileges, and allows only the system calls of an
+//! interpreter that reads one pipe and writes another.
 
 use std::time::Duration;
 
-/// CPU time of a child in all; it ends by itself when half of it is used.
+/// The limit of a child's total CPU time. It exits by itself after half of it.
 pub const CPU: Duration = Duration::from_secs(600);
 
 #[cfg(not(target_os = "linux"))]
 pub fn confine(_memory: u64) -> Result<(), String> {
-    Err("only Linux has what it takes (seccomp)".into())
+    Err("the sandbox needs seccomp, which only Linux has".into())
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -31,7 +31,7 @@ mod linux {
         SeccompRule,
     };
 
-    /// What the process needs beside Lua's own memory: messages and what they are made of.
+    /// Bytes that the process needs besides Lua's memory, for messages.
     const BESIDE_LUA: u64 = 128 << 20;
 
     pub fn cpu_used() -> Duration {
@@ -39,17 +39,18 @@ mod linux {
         Duration::new(used.tv_sec.try_into().unwrap_or_default(), used.tv_nsec.try_into().unwrap_or_default())
     }
 
-    /// Confines this process for good, as far as the kernel lets it. `memory`: Lua's, in bytes. The error says what it
-    /// refuses.
+    /// Confines this process permanently, as far as the kernel allows. `memory`: the limit of Lua's memory in bytes. The error
+    /// lists the refused measures.
     pub fn confine(memory: u64) -> Result<(), String> {
         let mut refused = Vec::new();
-        let mut note = |what: &str, outcome: rustix::io::Result<()>| {
+        let mut record = |what: &str, outcome: rustix::io::Result<()>| {
             refused.extend(outcome.err().map(|error| format!("{what}: {error}")));
         };
-        // Where the machine runs out of memory this process goes, not the worker. A kernel may refuse; no wall falls then.
+        // If the machine runs out of memory, the kernel should kill this process and not the worker. Optional: a refusal weakens
+        // no confinement.
         std::fs::write("/proc/self/oom_score_adj", "1000").ok();
         // A script that never ends must not outlive the worker.
-        note("parent-death signal", set_parent_process_death_signal(Some(Signal::KILL)));
+        record("parent-death signal", set_parent_process_death_signal(Some(Signal::KILL)));
         let limits = [
             (Resource::As, address_space() + memory + BESIDE_LUA, "limit of memory"),
             (Resource::Cpu, super::CPU.as_secs(), "limit of CPU time"),
@@ -59,11 +60,11 @@ mod linux {
             (Resource::Nofile, 0, "limit of descriptors"),
         ];
         for (resource, limit, what) in limits {
-            // A tighter one of whoever started the worker stays: raising it would be refused.
+            // Keep a lower inherited limit: raising it would be refused.
             let limit = getrlimit(resource).maximum.map_or(limit, |hard| hard.min(limit));
-            note(what, setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) }));
+            record(what, setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) }));
         }
-        note("no_new_privs", set_no_new_privs(true));
+        record("no_new_privs", set_no_new_privs(true));
         let filtered = filter()
             .map_err(|error| error.to_string())
             .and_then(|program| seccompiler::apply_filter(&program).map_err(|error| error.to_string()));
@@ -71,22 +72,22 @@ mod linux {
         if refused.is_empty() { Ok(()) } else { Err(refused.join(", ")) }
     }
 
-    /// What is mapped already, most of it the program itself.
+    /// Returns the bytes that are mapped already, mostly the program itself.
     fn address_space() -> u64 {
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         let line = status.lines().find_map(|line| line.strip_prefix("VmSize:"));
         let kib = line.and_then(|text| text.trim().trim_end_matches(" kB").parse().ok());
-        // Where it cannot be read: as if the program were large.
+        // If it cannot be read, assume a large program.
         kib.map_or(1 << 30, |kib: u64| kib << 10)
     }
 
-    /// The system calls that are left. Any other answers EPERM, which libraries take better than a signal.
+    /// Returns the filter of allowed system calls. Others fail with EPERM, which libraries handle better than a signal.
     fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
         let argument = |index, operator, value| {
             SeccompRule::new(vec![SeccompCondition::new(index, SeccompCmpArgLen::Dword, operator, value)?])
         };
         let is = |index, value| argument(index, SeccompCmpOp::Eq, value);
-        // Memory that can be run would make a hole in the interpreter a way to any code.
+        // Executable memory would turn a bug of the interpreter into execution of any code.
         let not_executable = || argument(2, SeccompCmpOp::MaskedEq(libc::PROT_EXEC as u64), 0);
         let own = u64::from(std::process::id());
         let mut rules = vec![
@@ -94,10 +95,10 @@ mod linux {
             (libc::SYS_write, vec![is(0, 1)?, is(0, 2)?]),
             (libc::SYS_mmap, vec![not_executable()?]),
             (libc::SYS_mprotect, vec![not_executable()?]),
-            // abort() signals itself; nobody else.
+            // abort() signals its own process; signals to others are refused.
             (libc::SYS_tgkill, vec![is(0, own)?]),
         ];
-        let free = [
+        let unconditional = [
             libc::SYS_munmap,
             libc::SYS_mremap,
             libc::SYS_brk,
@@ -117,7 +118,7 @@ mod linux {
             libc::SYS_exit,
             libc::SYS_exit_group,
         ];
-        rules.extend(free.map(|call| (call, Vec::new())));
+        rules.extend(unconditional.map(|call| (call, Vec::new())));
         SeccompFilter::new(
             rules.into_iter().collect(),
             SeccompAction::Errno(libc::EPERM.unsigned_abs()),

@@ -1,4 +1,4 @@
-//! JSON and Lua's values, as cjson has them.
+//! Conversion between JSON and Lua values, compatible with cjson.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -10,54 +10,54 @@ use serde::de::{DeserializeSeed, MapAccess, SeqAccess, Visitor};
 
 use crate::core::lua::json_number;
 
-/// How deep a script's value may nest: less than what readers of JSON take, for it goes out within something else.
+/// The nesting limit of a script's value. Below the limits of JSON readers, because the value is sent inside other JSON.
 const MAX_DEPTH: usize = 120;
-/// A list may have this many holes before it is taken for a mistake: one index of a billion would fill the memory.
-const SPARSE: usize = 10;
+/// The index above which a list with more holes than items is rejected: one index of a billion would fill the memory.
+const MAX_SPARSE_INDEX: usize = 10;
 
-/// What becomes of null as a member: nothing in an event's data, `cjson.null` in what a script decodes itself.
+/// How to convert a null member: omit it (an event's data), or keep it as `cjson.null` (JSON that a script decodes).
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Nulls {
-    Left,
-    Kept,
+    Omit,
+    Keep,
 }
 
-/// Why a text gave no value.
+/// Why a text could not be converted.
 #[derive(Debug)]
-pub enum NoValue {
+pub enum ToLuaError {
     Json(serde_json::Error),
     Lua(mlua::Error),
 }
 
-/// JSON as a Lua value, made as it is read. `array`: the metatable that lists get, so that an empty one stays a list.
-pub fn to_lua(lua: &Lua, text: &[u8], nulls: Nulls, array: Option<&Table>) -> Result<Lua5, NoValue> {
-    let maker = Maker { lua, nulls, array, failed: Cell::new(None) };
+/// Converts JSON to a Lua value while parsing it. `array`: the metatable for lists, so that an empty one stays a list.
+pub fn to_lua(lua: &Lua, text: &[u8], nulls: Nulls, array: Option<&Table>) -> Result<Lua5, ToLuaError> {
+    let builder = LuaBuilder { lua, nulls, array, failed: Cell::new(None) };
     let mut reader = serde_json::Deserializer::from_slice(text);
-    let read = (&maker).deserialize(&mut reader).and_then(|value| reader.end().map(|()| value));
-    match maker.failed.take() {
-        Some(error) => Err(NoValue::Lua(error)),
-        None => read.map_err(NoValue::Json),
+    let read = (&builder).deserialize(&mut reader).and_then(|value| reader.end().map(|()| value));
+    match builder.failed.take() {
+        Some(error) => Err(ToLuaError::Lua(error)),
+        None => read.map_err(ToLuaError::Json),
     }
 }
 
-struct Maker<'a> {
+struct LuaBuilder<'a> {
     lua: &'a Lua,
     nulls: Nulls,
     array: Option<&'a Table>,
-    /// What Lua refused, for the reader has no words for it.
+    /// The error of Lua, which the JSON reader cannot carry.
     failed: Cell<Option<mlua::Error>>,
 }
 
-impl Maker<'_> {
-    fn made<T, E: serde::de::Error>(&self, made: mlua::Result<T>) -> Result<T, E> {
-        made.map_err(|error| {
+impl LuaBuilder<'_> {
+    fn record_error<T, E: serde::de::Error>(&self, result: mlua::Result<T>) -> Result<T, E> {
+        result.map_err(|error| {
             self.failed.set(Some(error));
-            E::custom("Lua has no room for it")
+            E::custom("out of memory")
         })
     }
 }
 
-impl<'de> DeserializeSeed<'de> for &Maker<'_> {
+impl<'de> DeserializeSeed<'de> for &LuaBuilder<'_> {
     type Value = Lua5;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Lua5, D::Error> {
@@ -65,7 +65,7 @@ impl<'de> DeserializeSeed<'de> for &Maker<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for &Maker<'_> {
+impl<'de> Visitor<'de> for &LuaBuilder<'_> {
     type Value = Lua5;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -93,35 +93,36 @@ impl<'de> Visitor<'de> for &Maker<'_> {
     }
 
     fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Lua5, E> {
-        self.made(self.lua.create_string(text)).map(Lua5::String)
+        self.record_error(self.lua.create_string(text)).map(Lua5::String)
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Lua5, A::Error> {
-        let list = self.made(self.lua.create_table())?;
+        let list = self.record_error(self.lua.create_table())?;
         let mut index = 0;
         while let Some(item) = items.next_element_seed(self)? {
             index += 1;
-            self.made(list.raw_set(index, item))?;
+            self.record_error(list.raw_set(index, item))?;
         }
         if let Some(array) = self.array {
-            self.made(list.set_metatable(Some(array.clone())))?;
+            self.record_error(list.set_metatable(Some(array.clone())))?;
         }
         Ok(Lua5::Table(list))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Lua5, A::Error> {
-        let table = self.made(self.lua.create_table())?;
-        // Of a name that comes twice the last counts, as everywhere: a null takes the one before away.
+        let table = self.record_error(self.lua.create_table())?;
+        // The last member of a name counts, as in other JSON readers: a null removes an earlier value.
         while let Some(name) = members.next_key_seed(self)? {
             let value = members.next_value_seed(self)?;
-            let left = self.nulls == Nulls::Left && value == Lua5::NULL;
-            self.made(table.raw_set(name, if left { Lua5::Nil } else { value }))?;
+            let omit = self.nulls == Nulls::Omit && value == Lua5::NULL;
+            self.record_error(table.raw_set(name, if omit { Lua5::Nil } else { value }))?;
         }
         Ok(Lua5::Table(table))
     }
 }
 
-/// JSON. Members are sorted, so that the same value gives the same bytes at every attempt. `limit`: the most bytes.
+/// Converts a Lua value to JSON of at most about `limit` bytes. Members are sorted, so that a value has the same bytes at
+/// every attempt.
 pub fn from_lua(value: &Lua5, array: &Table, limit: usize) -> Result<Vec<u8>, String> {
     let mut out = Vec::new();
     write(&mut out, value, array, limit, 0)?;
@@ -146,7 +147,7 @@ fn write(out: &mut Vec<u8>, value: &Lua5, array: &Table, limit: usize, depth: us
         }
         Lua5::Number(number) => out.extend(json_number(*number).to_string().bytes()),
         Lua5::String(text) => write_string(out, &text.as_bytes()),
-        Lua5::Table(table) => match items(table, array)? {
+        Lua5::Table(table) => match classify(table, array)? {
             Items::List(length) => {
                 out.push(b'[');
                 for index in 1..=length {
@@ -181,8 +182,8 @@ enum Items {
     Members(BTreeMap<Vec<u8>, Lua5>),
 }
 
-/// A table is a list where all its keys are 1, 2, ...; an empty one is an object unless it is marked.
-fn items(table: &Table, array: &Table) -> Result<Items, String> {
+/// Classifies a table: a list if all its keys are positive integers. An empty table is an object unless it is marked.
+fn classify(table: &Table, array: &Table) -> Result<Items, String> {
     let marked = table.metatable().is_some_and(|metatable| metatable == *array);
     let mut members = BTreeMap::new();
     let (mut last, mut count, mut list) = (0, 0, true);
@@ -210,7 +211,7 @@ fn items(table: &Table, array: &Table) -> Result<Items, String> {
         members.insert(name, member);
     }
     if marked || (list && count > 0) {
-        if last > SPARSE && last > 2 * count {
+        if last > MAX_SPARSE_INDEX && last > 2 * count {
             return Err("cannot serialise table: excessively sparse array".into());
         }
         return Ok(Items::List(last));

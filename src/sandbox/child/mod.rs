@@ -1,11 +1,11 @@
 //! The inside of a child: the hidden subcommand `sandbox`.
 //!
-//! Purpose: runs one call after the other, as the worker asks on standard input, until that ends.
+//! Purpose: runs invocations, one after the other, that the worker sends on standard input, until that is closed.
 //!
-//! Invariants: no script is read before the process is confined (or the worker was told that it is not, and asked for it
-//! all the same); nothing of one call is there in the next.
+//! Invariants: the process is confined before it reads the first script, unless `unsandboxed` allows otherwise; the
+//! handshake reports it. No state of one invocation is visible to the next.
 //!
-//! Left to others: deadlines that Lua cannot see, such as a pattern that never ends (the worker kills).
+//! Not here: deadlines that Lua cannot check, such as a pattern that never ends (the worker kills the child).
 
 mod confine;
 mod json;
@@ -18,35 +18,35 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::protocol::{self, Failed, Hello, Reply};
-use vm::{Log, Vm};
+use super::protocol::{self, Handshake, InvocationError, Reply};
+use vm::Vm;
 
-/// Runs calls until standard input ends. `memory`: Lua's, in bytes. `unsandboxed`: also where the kernel refuses.
+/// Runs invocations until standard input is closed. `memory`: the limit of Lua's memory in bytes. `unsandboxed`: run even if
+/// the kernel does not confine the process.
 pub fn run(memory: u64, unsandboxed: bool) -> ExitCode {
     let lua_memory = usize::try_from(memory).unwrap_or(usize::MAX);
     let vm = Vm::new(lua_memory);
-    // After the interpreter and before the first script.
+    // After the interpreter was created, which needs more system calls, and before the first script.
     let unconfined = confine::confine(memory).err();
     let refused = unconfined.is_some() && !unsandboxed;
-    if say(&Hello { unconfined }).is_none() || refused {
+    if send(&Handshake { unconfined }).is_none() || refused {
         return ExitCode::FAILURE;
     }
     let Ok(mut vm) = vm else { return ExitCode::FAILURE };
     loop {
-        let Some(body) = protocol::listen(std::io::stdin().lock(), protocol::MAX_REQUEST) else {
+        let Some(body) = protocol::read_message(std::io::stdin().lock(), protocol::MAX_REQUEST) else {
             return ExitCode::SUCCESS;
         };
         let started = Instant::now();
-        // The worker never writes another: there is no call to answer.
-        let (outcome, logs) = match protocol::asked(&body) {
-            Some((budget, job)) => vm.run(&job, started + budget),
+        // The worker never sends an invalid request, so there is no invocation to reply to.
+        let (outcome, logs) = match protocol::parse_request(&body) {
+            Some((budget, request)) => vm.run(&request, started + budget),
             None => return ExitCode::FAILURE,
         };
-        // What ran out of something may have left the interpreter in any state.
-        let broken = matches!(outcome, Err(Failed::Timeout | Failed::Memory));
+        // An invocation that ran out of time or memory may have left the interpreter in any state.
+        let broken = matches!(outcome, Err(InvocationError::Timeout | InvocationError::Memory));
         let last = confine::cpu_used() > confine::CPU / 2;
-        let logs = logs.into_iter().map(|Log { level, text }| protocol::Log { level, text }).collect();
-        if say(&Reply { outcome, logs, last }).is_none() || last {
+        if send(&Reply { outcome, logs, last }).is_none() || last {
             return ExitCode::SUCCESS;
         }
         drop(body);
@@ -56,13 +56,13 @@ pub fn run(memory: u64, unsandboxed: bool) -> ExitCode {
                 Err(_) => return ExitCode::FAILURE,
             }
         } else {
-            vm.tidy();
+            vm.collect_garbage();
         }
     }
 }
 
-fn say<T: Serialize>(message: &T) -> Option<()> {
-    let frame = protocol::frame(message, protocol::MAX_REPLY)?;
+fn send<T: Serialize>(message: &T) -> Option<()> {
+    let frame = protocol::encode(message, protocol::MAX_REPLY)?;
     let mut output = std::io::stdout().lock();
     output.write_all(&frame).and_then(|()| output.flush()).ok()
 }

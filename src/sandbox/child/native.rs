@@ -1,5 +1,7 @@
-//! What Lua cannot do by itself: JSON, hashes, encodings, time, logging. None of these raises an error but for want of
-//! memory: an error of Rust's is an object of mlua's to a script; the prelude raises plain ones.
+//! Native functions of the prelude: JSON, hashes, encodings, time, logging.
+//!
+//! They raise no error except when memory is exhausted. An error from Rust would reach a script as an object of mlua, so the
+//! prelude raises plain errors instead.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -11,12 +13,11 @@ use hmac::{Hmac, KeyInit, Mac};
 use md5::Digest;
 use mlua::{Lua, LuaString, Table, Value as Lua5};
 
-use super::json::{self, NoValue, Nulls};
-use super::vm::Log;
-use crate::sandbox::protocol::{MAX_LOG, MAX_LOGS, MAX_TEXT};
+use super::json::{self, Nulls, ToLuaError};
+use crate::sandbox::protocol::{MAX_LOG, MAX_LOGS, MAX_TEXT, ScriptLogLine};
 
-/// The functions, and the lines that scripts log.
-pub fn table(lua: &Lua, array: &Table, logs: Rc<RefCell<Vec<Log>>>) -> mlua::Result<Table> {
+/// Returns the table of native functions. `logs` receives the lines that scripts log.
+pub fn table(lua: &Lua, array: &Table, logs: Rc<RefCell<Vec<ScriptLogLine>>>) -> mlua::Result<Table> {
     let native = lua.create_table()?;
     native.raw_set("null", Lua5::NULL)?;
     native.raw_set("array", array)?;
@@ -31,17 +32,17 @@ pub fn table(lua: &Lua, array: &Table, logs: Rc<RefCell<Vec<Log>>>) -> mlua::Res
     native.raw_set(
         "decode",
         lua.create_function(|lua, text: LuaString| {
-            match json::to_lua(lua, &text.as_bytes(), Nulls::Kept, None) {
+            match json::to_lua(lua, &text.as_bytes(), Nulls::Keep, None) {
                 Ok(value) => Ok((value, None)),
-                Err(NoValue::Json(error)) => Ok((Lua5::Nil, Some(error.to_string()))),
-                Err(NoValue::Lua(error)) => Err(error),
+                Err(ToLuaError::Json(error)) => Ok((Lua5::Nil, Some(error.to_string()))),
+                Err(ToLuaError::Lua(error)) => Err(error),
             }
         })?,
     )?;
     native.raw_set(
         "log",
         lua.create_function(move |_, (level, text): (u8, LuaString)| {
-            keep(&mut logs.borrow_mut(), level, &text.to_string_lossy());
+            push_log_line(&mut logs.borrow_mut(), level, &text.to_string_lossy());
             Ok(())
         })?,
     )?;
@@ -91,17 +92,20 @@ fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
-/// Keeps a line, within the bounds of a reply.
-fn keep(logs: &mut Vec<Log>, level: u8, text: &str) {
+/// Appends a log line within the limits of a reply.
+fn push_log_line(logs: &mut Vec<ScriptLogLine>, level: u8, text: &str) {
     if logs.len() >= MAX_LOGS {
         return;
     }
     let text = if logs.len() + 1 == MAX_LOGS { "it logged more, which is not shown" } else { text };
     let end = text.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= MAX_LOG).last();
-    logs.push(Log { level, text: text.get(..end.unwrap_or_default()).unwrap_or_default().to_owned() });
+    logs.push(ScriptLogLine {
+        level,
+        text: text.get(..end.unwrap_or_default()).unwrap_or_default().to_owned(),
+    });
 }
 
-/// Percent-encodes all but letters, digits and `-._~`.
+/// Percent-encodes all bytes except letters, digits and `-._~`.
 fn escape_uri(text: &[u8]) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text {
@@ -115,7 +119,7 @@ fn escape_uri(text: &[u8]) -> String {
     out
 }
 
-/// What is no percent code stays; `+` is a blank.
+/// Decodes percent codes; `+` becomes a space. Invalid percent codes stay unchanged.
 fn unescape_uri(text: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text;

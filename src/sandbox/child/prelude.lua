@@ -1,5 +1,5 @@
--- What a script finds. Run once in an interpreter; `make` is run for every call and makes all tables that a script can
--- reach anew: what one call sets is gone in the next. Local names, because a script must not be able to change them.
+-- The environment of scripts. Runs once in an interpreter. `make` runs for every invocation and creates all tables that a
+-- script can reach, so a later invocation does not see changes. Names are local, because a script must not change them.
 local native = ...
 local null, array = native.null, native.array
 local assert, error, getmetatable, ipairs, next, pairs, pcall = assert, error, getmetatable, ipairs, next, pairs, pcall
@@ -9,7 +9,7 @@ local concat, gsub, floor = table.concat, string.gsub, math.floor
 local clock, date, difftime, time = os.clock, os.date, os.difftime, os.time
 local randomseed, byte, format = math.randomseed, string.byte, string.format
 
--- Makes copies of a table whose keys are names: a constructor with all of them is many times faster than a loop.
+-- Returns a function that copies a table whose keys are names. A constructor with all keys is many times faster than a loop.
 local function copier(library)
   local names, locals, members, values = {}, {}, {}, {}
   for name in pairs(library) do names[#names + 1] = name end
@@ -26,11 +26,11 @@ local new_string, new_table, new_math = copier(string), copier(table), copier(ma
 local new_bit, new_coroutine = copier(bit), copier(coroutine)
 local new_os = copier({clock = clock, date = date, difftime = difftime, time = time})
 
--- A script that could reach it would change the strings of the next call.
+-- A script that could reach the metatable would change the strings of later invocations.
 local strings = getmetatable("")
 strings.__metatable = false
 
--- Names that scripts of gateways use and that are nil here: their failure says so.
+-- Names that scripts of gateways use and that are nil here. The error message names them.
 local absent = {
   io = "io", debug = "debug", package = "package", ffi = "ffi", jit = "jit", load = "load", loadstring = "loadstring",
   loadfile = "loadfile", dofile = "dofile", module = "module", getfenv = "getfenv", setfenv = "setfenv",
@@ -88,7 +88,8 @@ end
 
 local place = "a lambda"
 
--- What fails with the name of what is not there: a function for each library, for its metatable is made anew.
+-- Raises an error with the name of the missing member. One function for each library, because metatables are created for
+-- each invocation.
 local function absent_in(name)
   return function(_, key) error(name .. "." .. tostring(key) .. " is not available in " .. place, 2) end
 end
@@ -122,7 +123,7 @@ local new_ngx = copier({
   STDERR = 0, EMERG = 1, ALERT = 2, CRIT = 3, ERR = 4, WARN = 5, NOTICE = 6, INFO = 7, DEBUG = 8,
   null = null,
   log = function(number, ...)
-    -- So that what is no number at all (0/0) is refused too.
+    -- `not (...)`, so that NaN (0/0) is refused too.
     if type(number) ~= "number" or not (number >= 0 and number <= 8) then
       error("bad argument to ngx.log (log level expected)", 2)
     end
@@ -169,7 +170,7 @@ local function nkeys(target)
   return count
 end
 
--- Fresh globals, and the environment of templates, which sees the context first.
+-- Returns new globals, and the environment of templates, in which the context comes first.
 local function make(where, seed, context)
   place = where
   randomseed(seed)
@@ -188,7 +189,7 @@ local function make(where, seed, context)
     print = levels.notice, _G = true, require = true,
   }
   globals._G = globals
-  -- Made when something is asked for, which is seldom.
+  -- Created on first use, because few scripts use `require`.
   local modules
   globals.require = function(name)
     if not modules then
@@ -207,9 +208,9 @@ local function make(where, seed, context)
 
   local template = setmetatable(new_template(), {__index = no_template})
   local environment = setmetatable({template = template, context = context}, {__index = function(self, key)
-    local seen = rawget(self, "context")
-    -- `or`, as the library has it: a false member is as good as none.
-    return type(seen) == "table" and seen[key] or rawget(template, key) or globals[key]
+    local members = rawget(self, "context")
+    -- `or`, like the library: a false member counts as missing.
+    return type(members) == "table" and members[key] or rawget(template, key) or globals[key]
   end})
   return globals, environment
 end
@@ -222,21 +223,21 @@ local function run(chunk, ...)
   return lambda(...)
 end
 
-local function told(done, value)
+local function result(done, value)
   if done then return true, value end
   return false, explain(value, place)
 end
 
-local function call(...) return told(pcall(run, ...)) end
-local function render(chunk) return told(pcall(chunk)) end
+local function call(...) return result(pcall(run, ...)) end
+local function render(chunk) return result(pcall(chunk)) end
 
--- What an error object is, in words.
+-- Converts an error object to text.
 local function describe(value)
   local kind = type(value)
   if kind == "nil" or kind == "boolean" or kind == "number" then return "it raised " .. tostring(value) end
   local done, shown = pcall(tostring, value)
   if done and type(shown) == "string" and sub(shown, 1, #kind + 2) ~= kind .. ": " then return shown end
-  return "it raised a " .. kind .. ", which says nothing"
+  return "it raised a " .. kind .. " without a message"
 end
 
 return make, call, render, describe

@@ -1,5 +1,7 @@
-//! The interpreter of a child. It serves many calls, each with globals of its own that the prelude makes anew: library
-//! tables, the methods of strings, the state of `math.random`. Functions are shared, for they hold nothing.
+//! The interpreter of a child.
+//!
+//! It runs many invocations. The prelude creates new globals for each: library tables, string methods, the state of
+//! `math.random`. Functions are shared, because they have no state.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -12,69 +14,69 @@ use mlua::{
 };
 use serde_json::value::RawValue;
 
-use super::json::{self, NoValue, Nulls};
+use super::json::{self, Nulls, ToLuaError};
 use super::native;
 use crate::core::template::Template;
-use crate::sandbox::protocol::{Answer, Failed, Job, MAX_ERROR, MAX_TEXT, MAX_VALUE};
+use crate::sandbox::protocol::{
+    InvocationError, InvocationOutput, InvocationRequest, MAX_ERROR, MAX_TEXT, MAX_VALUE, ScriptLogLine,
+};
 
-/// How many instructions pass between two looks at the clock.
-const EVERY: u32 = 1000;
-/// How many compiled texts are kept.
-const COMPILED: usize = 256;
-/// What a call may leave for the collector before it is made to run.
-const LEFT: usize = 4 << 20;
-
-/// A line that a script logged.
-pub struct Log {
-    pub level: u8,
-    pub text: String,
-}
+/// How many instructions run between two checks of the deadline.
+const CHECK_INTERVAL: u32 = 1000;
+/// The most compiled chunks in the cache. The cache is cleared when it is full.
+const MAX_COMPILED: usize = 256;
+/// Bytes of garbage that an invocation may leave before the collector runs.
+const MAX_GARBAGE: usize = 4 << 20;
 
 pub struct Vm {
     lua: Lua,
-    /// `make(place, seed, context)`: fresh globals, and the environment of templates.
+    /// `make(place, seed, context)`: returns new globals and the environment of templates.
     make: Function,
     /// `call(chunk, data, event, source, pid)` and `render(chunk)`, in protected mode.
     call: Function,
     render: Function,
-    /// A readable text for an error object.
+    /// Converts an error object to text.
     describe: Function,
+    /// The metatable that marks a table as a list.
     array: Table,
-    /// The environment of what is compiled and does not run.
-    nothing: Table,
+    /// The environment of compiled chunks while they do not run.
+    empty_environment: Table,
     compiled: HashMap<String, Compiled>,
     budget: Rc<Budget>,
-    logs: Rc<RefCell<Vec<Log>>>,
-    /// Memory in use when nothing has run yet.
-    at_rest: usize,
+    logs: Rc<RefCell<Vec<ScriptLogLine>>>,
+    /// Bytes in use before the first invocation.
+    initial_memory: usize,
 }
 
 struct Compiled {
     function: Function,
-    /// A template's way back from lines of its Lua.
+    /// Maps lines of the generated Lua to lines of the template. None: a lambda.
     generated: Option<crate::core::template::Generated>,
 }
 
-/// When a call has to end.
+/// The deadline of the running invocation.
 struct Budget {
     deadline: Cell<Instant>,
-    over: Cell<bool>,
+    is_exceeded: Cell<bool>,
 }
 
 impl Budget {
-    /// Looks at the clock. Once the time is up every instruction fails, so that no `pcall` brings the script back.
-    fn look(self: &Rc<Self>, lua: &Lua) -> mlua::Result<VmState> {
-        if self.over.get() || Instant::now() >= self.deadline.get() {
-            if !self.over.replace(true) {
-                self.clone().watch(lua, 1)?;
+    /// Checks the deadline. After it every instruction fails, so that a script cannot continue by catching the error.
+    fn check(self: &Rc<Self>, lua: &Lua) -> mlua::Result<VmState> {
+        if self.is_exceeded.get() || Instant::now() >= self.deadline.get() {
+            if !self.is_exceeded.replace(true) {
+                self.clone().install(lua, 1)?;
             }
             return Err(Error::runtime("the script's time is up"));
         }
         Ok(VmState::Continue)
     }
 
-    fn watch(self: Rc<Self>, lua: &Lua, every: u32) -> mlua::Result<()> {
-        lua.set_global_hook(HookTriggers::new().every_nth_instruction(every), move |lua, _| self.look(lua))
+    /// Installs the check, to run after every `interval` instructions.
+    fn install(self: Rc<Self>, lua: &Lua, interval: u32) -> mlua::Result<()> {
+        lua.set_global_hook(HookTriggers::new().every_nth_instruction(interval), move |lua, _| {
+            self.check(lua)
+        })
     }
 }
 
@@ -83,110 +85,131 @@ impl Vm {
         let libraries =
             StdLib::TABLE | StdLib::STRING | StdLib::MATH | StdLib::OS | StdLib::BIT | StdLib::JIT;
         let lua = Lua::new_with(libraries, LuaOptions::new())?;
-        // Compiled code looks at no hook: an endless loop in it could only be killed.
+        // JIT-compiled code calls no debug hook, so an endless loop in it could only be killed.
         lua.load("jit.off() jit.flush() jit = nil").exec()?;
         let logs = Rc::new(RefCell::new(Vec::new()));
         let array = lua.create_table()?;
         let native = native::table(&lua, &array, logs.clone())?;
         let prelude = lua.load(include_str!("prelude.lua")).set_name("=prelude").set_mode(ChunkMode::Text);
         let (make, call, render, describe) = prelude.call(native)?;
-        // What is left of the real globals is out of reach, for every chunk gets an environment; empty it all the same.
+        // Every chunk gets an environment, so the real globals are out of reach. Empty them as a second defence.
         let globals = lua.globals();
         for pair in globals.pairs::<Lua5, Lua5>().collect::<mlua::Result<Vec<_>>>()? {
             globals.raw_set(pair.0, Lua5::Nil)?;
         }
-        let budget = Rc::new(Budget { deadline: Cell::new(Instant::now()), over: Cell::new(false) });
-        budget.clone().watch(&lua, EVERY)?;
-        let nothing = lua.create_table()?;
+        let budget = Rc::new(Budget { deadline: Cell::new(Instant::now()), is_exceeded: Cell::new(false) });
+        budget.clone().install(&lua, CHECK_INTERVAL)?;
+        let empty_environment = lua.create_table()?;
         lua.gc_collect()?;
-        let at_rest = lua.used_memory();
-        lua.set_memory_limit(at_rest.saturating_add(memory))?;
+        let initial_memory = lua.used_memory();
+        lua.set_memory_limit(initial_memory.saturating_add(memory))?;
         let compiled = HashMap::new();
-        Ok(Vm { lua, make, call, render, describe, array, nothing, compiled, budget, logs, at_rest })
+        Ok(Vm {
+            lua,
+            make,
+            call,
+            render,
+            describe,
+            array,
+            empty_environment,
+            compiled,
+            budget,
+            logs,
+            initial_memory,
+        })
     }
 
-    /// Runs one call. After one whose time was up the interpreter is of no more use.
-    pub fn run(&mut self, job: &Job<'_>, deadline: Instant) -> (Result<Answer, Failed>, Vec<Log>) {
+    /// Runs one invocation. After a timeout the interpreter must not be used again.
+    pub fn run(
+        &mut self,
+        request: &InvocationRequest<'_>,
+        deadline: Instant,
+    ) -> (Result<InvocationOutput, InvocationError>, Vec<ScriptLogLine>) {
         self.budget.deadline.set(deadline);
-        self.budget.over.set(false);
+        self.budget.is_exceeded.set(false);
         self.logs.borrow_mut().clear();
-        // The one table that calls share; from Lua a metatable can be locked, from here it goes.
+        // The only table that invocations share. A script may have set a metatable that Lua cannot remove; this can.
         let outcome = match self.array.set_metatable(None) {
-            Ok(()) => match job {
-                Job::Render { templates, context } => self.templates(templates, context),
-                Job::Call { function, data, event, source, pid } => {
-                    self.lambda(function, data, event, source, *pid)
+            Ok(()) => match request {
+                InvocationRequest::Render { templates, context } => self.render_templates(templates, context),
+                InvocationRequest::Call { function, data, event, source, pid } => {
+                    self.call_lambda(function, data, event, source, *pid)
                 }
             },
-            Err(error) => Err(self.failed(&error)),
+            Err(error) => Err(self.convert_error(&error)),
         };
-        // Whatever a script made of it: its time was up.
-        let outcome = if self.budget.over.get() { Err(Failed::Timeout) } else { outcome };
+        // The script may have caught the error; it ran out of time nevertheless.
+        let outcome = if self.budget.is_exceeded.get() { Err(InvocationError::Timeout) } else { outcome };
         (outcome, std::mem::take(&mut *self.logs.borrow_mut()))
     }
 
-    /// Collects what a call left, so that it does not count for the next.
-    pub fn tidy(&mut self) {
-        let full = || self.lua.used_memory() > self.at_rest.saturating_add(LEFT);
-        if full() {
+    /// Collects the garbage of an invocation, so that it does not count towards the next one's memory.
+    pub fn collect_garbage(&mut self) {
+        let has_garbage = || self.lua.used_memory() > self.initial_memory.saturating_add(MAX_GARBAGE);
+        if has_garbage() {
             self.lua.gc_collect().ok();
-            if full() {
+            if has_garbage() {
                 self.compiled.clear();
                 self.lua.gc_collect().ok();
             }
         }
     }
 
-    fn templates(
+    fn render_templates(
         &mut self,
         templates: &[std::borrow::Cow<'_, str>],
         context: &RawValue,
-    ) -> Result<Answer, Failed> {
+    ) -> Result<InvocationOutput, InvocationError> {
         let mut texts = Vec::with_capacity(templates.len());
         let mut length = 0;
         let context = self.value(context)?;
         let (_, environment): (Table, Table) = self
             .make
             .call(("a template", fastrand::u32(..), context))
-            .map_err(|error| self.failed(&error))?;
+            .map_err(|error| self.convert_error(&error))?;
         for text in templates {
             self.compile_template(text)?;
             let Some(Compiled { function, generated }) = self.compiled.get(text.as_ref()) else { continue };
-            function.set_environment(environment.clone()).map_err(|error| self.failed(&error))?;
+            function.set_environment(environment.clone()).map_err(|error| self.convert_error(&error))?;
             let rendered: mlua::Result<(bool, Lua5)> = self.render.call(function);
-            // What it left there goes with the call.
-            function.set_environment(self.nothing.clone()).map_err(|error| self.failed(&error))?;
-            let (done, value) = rendered.map_err(|error| self.failed(&error))?;
+            // Globals that the template set must not survive the invocation.
+            function
+                .set_environment(self.empty_environment.clone())
+                .map_err(|error| self.convert_error(&error))?;
+            let (done, value) = rendered.map_err(|error| self.convert_error(&error))?;
             let rendered = match value {
                 Lua5::String(rendered) if done => rendered,
                 error => {
-                    return Err(match (self.raised(error), generated) {
-                        (Failed::Error(message), Some(generated)) => {
-                            Failed::Error(template_line(&message, |line| generated.line(line)))
+                    return Err(match (self.convert_raised(error), generated) {
+                        (InvocationError::Error(message), Some(generated)) => {
+                            InvocationError::Error(template_line(&message, |line| generated.line(line)))
                         }
                         (failed, _) => failed,
                     });
                 }
             };
-            // What is no UTF-8 grows when it is made so, and the worker looks at what comes.
+            // Measure after the conversion: invalid UTF-8 grows, and the worker checks the converted length.
             let rendered = rendered.to_string_lossy();
             length += rendered.len();
             if length > MAX_TEXT {
-                return Err(Failed::TooBig(format!("the rendered text is over {} MiB", MAX_TEXT >> 20)));
+                return Err(InvocationError::TooBig(format!(
+                    "the rendered text is over {} MiB",
+                    MAX_TEXT >> 20
+                )));
             }
             texts.push(rendered);
         }
-        Ok(Answer::Texts(texts))
+        Ok(InvocationOutput::Texts(texts))
     }
 
-    fn lambda(
+    fn call_lambda(
         &mut self,
         text: &str,
         data: &RawValue,
         event: &str,
         source: &str,
         pid: u32,
-    ) -> Result<Answer, Failed> {
+    ) -> Result<InvocationOutput, InvocationError> {
         if !self.compiled.contains_key(text) {
             let function = self.compile(text, "=lambda")?;
             self.compiled.insert(text.to_owned(), Compiled { function, generated: None });
@@ -195,81 +218,96 @@ impl Vm {
         let (globals, _): (Table, Table) = self
             .make
             .call(("a lambda", fastrand::u32(..), Lua5::Nil))
-            .map_err(|error| self.failed(&error))?;
-        let Some(Compiled { function, .. }) = self.compiled.get(text) else { return Err(Failed::Memory) };
-        function.set_environment(globals).map_err(|error| self.failed(&error))?;
+            .map_err(|error| self.convert_error(&error))?;
+        let Some(Compiled { function, .. }) = self.compiled.get(text) else {
+            return Err(InvocationError::Memory);
+        };
+        function.set_environment(globals).map_err(|error| self.convert_error(&error))?;
         let called: mlua::Result<(bool, Lua5)> = self.call.call((function, data, event, source, pid));
-        function.set_environment(self.nothing.clone()).map_err(|error| self.failed(&error))?;
-        let (done, value) = called.map_err(|error| self.failed(&error))?;
+        function
+            .set_environment(self.empty_environment.clone())
+            .map_err(|error| self.convert_error(&error))?;
+        let (done, value) = called.map_err(|error| self.convert_error(&error))?;
         if !done {
-            return Err(self.raised(value));
+            return Err(self.convert_raised(value));
         }
-        let told = |why: String| Failed::Error(format!("lambda: its result: {why}"));
-        let json = json::from_lua(&value, &self.array, MAX_VALUE).map_err(told)?;
+        let invalid_result = |why: String| InvocationError::Error(format!("lambda: its result: {why}"));
+        let json = json::from_lua(&value, &self.array, MAX_VALUE).map_err(invalid_result)?;
         let json = String::from_utf8_lossy(&json).into_owned();
         if json.len() > MAX_VALUE {
-            return Err(Failed::TooBig(format!("the lambda's result is over {} KiB", MAX_VALUE >> 10)));
+            return Err(InvocationError::TooBig(format!(
+                "the lambda's result is over {} KiB",
+                MAX_VALUE >> 10
+            )));
         }
-        RawValue::from_string(json).map(Answer::Value).map_err(|error| told(error.to_string()))
+        RawValue::from_string(json)
+            .map(InvocationOutput::Value)
+            .map_err(|error| invalid_result(error.to_string()))
     }
 
-    fn compile_template(&mut self, text: &str) -> Result<(), Failed> {
+    fn compile_template(&mut self, text: &str) -> Result<(), InvocationError> {
         if self.compiled.contains_key(text) {
             return Ok(());
         }
-        let template = Template::parse(text).map_err(|found| Failed::Error(found.to_string()))?;
+        let template = Template::parse(text).map_err(|found| InvocationError::Error(found.to_string()))?;
         let generated = template.generate();
         let function = self.compile(&generated.lua, "=template").map_err(|failed| match failed {
-            Failed::Error(message) => Failed::Error(template_line(&message, |line| generated.line(line))),
+            InvocationError::Error(message) => {
+                InvocationError::Error(template_line(&message, |line| generated.line(line)))
+            }
             other => other,
         })?;
         self.compiled.insert(text.to_owned(), Compiled { function, generated: Some(generated) });
         Ok(())
     }
 
-    fn compile(&mut self, lua: &str, name: &str) -> Result<Function, Failed> {
-        if self.compiled.len() >= COMPILED {
+    fn compile(&mut self, lua: &str, name: &str) -> Result<Function, InvocationError> {
+        if self.compiled.len() >= MAX_COMPILED {
             self.compiled.clear();
         }
         let chunk = self.lua.load(lua).set_name(name).set_mode(ChunkMode::Text);
-        chunk.into_function().map_err(|error| self.failed(&error))
+        chunk.into_function().map_err(|error| self.convert_error(&error))
     }
 
-    fn value(&self, value: &RawValue) -> Result<Lua5, Failed> {
-        let made = json::to_lua(&self.lua, value.get().as_bytes(), Nulls::Left, Some(&self.array));
+    fn value(&self, value: &RawValue) -> Result<Lua5, InvocationError> {
+        let made = json::to_lua(&self.lua, value.get().as_bytes(), Nulls::Omit, Some(&self.array));
         made.map_err(|error| match error {
-            // Such as data that nests deeper than anybody reads.
-            NoValue::Json(error) => Failed::Error(format!("the event cannot be given to Lua: {error}")),
-            NoValue::Lua(error) => self.failed(&error),
+            // For example data that is nested too deeply.
+            ToLuaError::Json(error) => {
+                InvocationError::Error(format!("the event cannot be given to Lua: {error}"))
+            }
+            ToLuaError::Lua(error) => self.convert_error(&error),
         })
     }
 
-    /// An error that came out of the interpreter.
-    fn failed(&self, error: &Error) -> Failed {
+    /// Converts an error of the interpreter.
+    fn convert_error(&self, error: &Error) -> InvocationError {
         match error {
-            Error::MemoryError(_) => Failed::Memory,
-            Error::SyntaxError { message, .. } | Error::RuntimeError(message) => Failed::Error(cut(message)),
-            Error::CallbackError { cause, .. } => self.failed(cause),
-            other => Failed::Error(cut(&other.to_string())),
+            Error::MemoryError(_) => InvocationError::Memory,
+            Error::SyntaxError { message, .. } | Error::RuntimeError(message) => {
+                InvocationError::Error(truncate(message))
+            }
+            Error::CallbackError { cause, .. } => self.convert_error(cause),
+            other => InvocationError::Error(truncate(&other.to_string())),
         }
     }
 
-    /// What a script raised: any value at all.
-    fn raised(&self, value: Lua5) -> Failed {
+    /// Converts a value that a script raised; it may be of any type.
+    fn convert_raised(&self, value: Lua5) -> InvocationError {
         match value {
-            Lua5::String(text) if text.as_bytes() == *b"not enough memory" => Failed::Memory,
-            Lua5::String(text) => Failed::Error(cut(&text.to_string_lossy())),
-            Lua5::Error(error) => self.failed(&error),
-            // A table may say how it is shown, by code of the script's: that runs within the budget too.
+            Lua5::String(text) if text.as_bytes() == *b"not enough memory" => InvocationError::Memory,
+            Lua5::String(text) => InvocationError::Error(truncate(&text.to_string_lossy())),
+            Lua5::Error(error) => self.convert_error(&error),
+            // A table may have a `__tostring` of the script, which runs within the budget too.
             other => match self.describe.call::<LuaString>(other) {
-                Ok(text) => Failed::Error(cut(&text.to_string_lossy())),
-                Err(error) => self.failed(&error),
+                Ok(text) => InvocationError::Error(truncate(&text.to_string_lossy())),
+                Err(error) => self.convert_error(&error),
             },
         }
     }
 }
 
-/// `template:7: what` with the line of the template.
+/// Replaces the line number in `template:7: message` with the line of the template.
 fn template_line(message: &str, line: impl Fn(usize) -> usize) -> String {
     let found = message.strip_prefix("template:").and_then(|rest| rest.split_once(':'));
     match found.and_then(|(number, rest)| Some((number.parse().ok()?, rest))) {
@@ -278,8 +316,8 @@ fn template_line(message: &str, line: impl Fn(usize) -> usize) -> String {
     }
 }
 
-/// The beginning of a message.
-fn cut(text: &str) -> String {
+/// Truncates a message to `MAX_ERROR` bytes.
+fn truncate(text: &str) -> String {
     let end = text.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= MAX_ERROR).last();
     text.get(..end.unwrap_or_default()).unwrap_or_default().to_owned()
 }

@@ -1,4 +1,4 @@
-//! Deliveries: listed, shown, replayed and cancelled one by one.
+//! Deliveries: lists them, and shows, replays or cancels one.
 
 use std::sync::Arc;
 
@@ -8,115 +8,121 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode, Uri};
 use uuid::Uuid;
 
-use super::shapes::{Delivery, Page, Standing};
-use super::{Api, ById, RESOURCE, no_delivery, query, store_problem};
-use crate::cluster::Access;
+use super::query;
+use super::responses::{DeliveryListResponse, DeliveryResponse, DeliveryStateResponse};
+use super::state::{ApiState, IdPath, RESOURCE, delivery_not_found, store_problem};
+use crate::cluster::Permission;
 use crate::core::time::Millis;
-use crate::worker::problem::Problem;
-use crate::worker::request::InPath;
-use crate::worker::store::{self, Record};
+use crate::worker::problem::HttpProblem;
+use crate::worker::request::ValidPath;
+use crate::worker::store::{self, DeliveryRecord};
 
 pub async fn list(
-    State(api): State<Arc<Api>>,
-    InPath(namespace): InPath<String>,
+    State(api): State<Arc<ApiState>>,
+    ValidPath(namespace): ValidPath<String>,
     uri: Uri,
     headers: HeaderMap,
-) -> Result<Json<Page>, Problem> {
-    api.may(&headers, Access::new(&namespace, "list", RESOURCE)).await?;
-    let page = query::list(&namespace, uri.query(), Millis::now())?;
-    // One more than is shown: it tells whether there is a next page.
+) -> Result<Json<DeliveryListResponse>, HttpProblem> {
+    api.authorize(&headers, Permission::new(&namespace, "list", RESOURCE)).await?;
+    let query = query::parse_list(&namespace, uri.query(), Millis::now())?;
+    // One more than the page shows: its presence means that there is a next page.
     let mut records = api
         .store
-        .list(page.filter, page.before, page.limit + 1)
+        .list(query.filter, query.before, query.limit + 1)
         .await
         .map_err(|error| store_problem(&error))?;
-    let more = records.len() > page.limit;
-    records.truncate(page.limit);
-    let next = records.last().filter(|_| more).map(|last| query::token(last.seq));
-    Ok(Json(Page { items: records.into_iter().map(Delivery::from).collect(), next }))
+    let has_more = records.len() > query.limit;
+    records.truncate(query.limit);
+    let next = records.last().filter(|_| has_more).map(|last| query::page_token(last.seq));
+    let items = records.into_iter().map(DeliveryResponse::from).collect();
+    Ok(Json(DeliveryListResponse { items, next }))
 }
 
 pub async fn show(
-    State(api): State<Arc<Api>>,
-    InPath(ById { namespace, id }): InPath<ById>,
+    State(api): State<Arc<ApiState>>,
+    ValidPath(IdPath { namespace, id }): ValidPath<IdPath>,
     uri: Uri,
     headers: HeaderMap,
-) -> Result<Json<Delivery>, Problem> {
-    let access = Access::new(&namespace, "get", RESOURCE);
-    api.may(&headers, access).await?;
-    let payload = query::payload(uri.query())?;
-    if payload {
-        api.may(&headers, access.part("payload")).await?;
+) -> Result<Json<DeliveryResponse>, HttpProblem> {
+    let access = Permission::new(&namespace, "get", RESOURCE);
+    api.authorize(&headers, access).await?;
+    let with_payload = query::parse_payload(uri.query())?;
+    if with_payload {
+        api.authorize(&headers, access.with_subresource("payload")).await?;
     }
-    let mut delivery = Delivery::from(api.record(&namespace, id).await?);
-    if payload {
+    let record = api.store.delivery(&namespace, id).await.map_err(|error| store_problem(&error))?;
+    let record: DeliveryRecord = record.ok_or_else(|| delivery_not_found(id))?;
+    let mut delivery = DeliveryResponse::from(record);
+    if with_payload {
         let event = api.store.event_of(&namespace, id).await.map_err(|error| store_problem(&error))?;
-        delivery.data = Some(event.ok_or_else(|| no_delivery(id))?.data.clone());
+        delivery.data = Some(event.ok_or_else(|| delivery_not_found(id))?.data.clone());
     }
     Ok(Json(delivery))
 }
 
 pub async fn replay(
-    State(api): State<Arc<Api>>,
-    InPath(ById { namespace, id }): InPath<ById>,
+    State(api): State<Arc<ApiState>>,
+    ValidPath(IdPath { namespace, id }): ValidPath<IdPath>,
     uri: Uri,
     headers: HeaderMap,
-) -> Result<Response, Problem> {
-    api.may(&headers, Access::new(&namespace, "create", RESOURCE).part("replay")).await?;
-    query::none(uri.query())?;
-    let replayed = api.told(id, Told::Replay, &namespace).await?;
+) -> Result<Response, HttpProblem> {
+    api.authorize(&headers, Permission::new(&namespace, "create", RESOURCE).with_subresource("replay"))
+        .await?;
+    query::reject_parameters(uri.query())?;
+    let replayed = api.change(id, DeliveryChange::Replay, &namespace).await?;
     Ok((StatusCode::ACCEPTED, Json(replayed)).into_response())
 }
 
 pub async fn cancel(
-    State(api): State<Arc<Api>>,
-    InPath(ById { namespace, id }): InPath<ById>,
+    State(api): State<Arc<ApiState>>,
+    ValidPath(IdPath { namespace, id }): ValidPath<IdPath>,
     uri: Uri,
     headers: HeaderMap,
-) -> Result<Json<Standing>, Problem> {
-    api.may(&headers, Access::new(&namespace, "create", RESOURCE).part("cancel")).await?;
-    query::none(uri.query())?;
-    let cancelled = api.told(id, Told::Cancel, &namespace).await?;
-    if cancelled.state != store::State::Cancelled {
+) -> Result<Json<DeliveryStateResponse>, HttpProblem> {
+    api.authorize(&headers, Permission::new(&namespace, "create", RESOURCE).with_subresource("cancel"))
+        .await?;
+    query::reject_parameters(uri.query())?;
+    let cancelled = api.change(id, DeliveryChange::Cancel, &namespace).await?;
+    if cancelled.state != store::DeliveryState::Cancelled {
         let state: &str = cancelled.state.into();
-        let detail = format!("the delivery is {state} and stays so: only one that waits can be cancelled");
-        return Err(Problem::new(409, "Finished", detail));
+        let detail = format!("the delivery is {state}: only a pending delivery can be cancelled");
+        return Err(HttpProblem::new(409, "Finished", detail));
     }
     Ok(Json(cancelled))
 }
 
-/// What is done to a delivery.
+/// A change of a delivery.
 #[derive(Clone, Copy)]
-enum Told {
+enum DeliveryChange {
     Replay,
     Cancel,
 }
 
-impl Api {
-    async fn record(&self, namespace: &str, id: Uuid) -> Result<Record, Problem> {
-        let found = self.store.delivery(namespace, id).await.map_err(|error| store_problem(&error))?;
-        found.ok_or_else(|| no_delivery(id))
-    }
-
-    /// Does it and tells the dispatcher; where the delivery stands then.
-    async fn told(&self, id: Uuid, what: Told, namespace: &str) -> Result<Standing, Problem> {
-        let (store, dispatch, owned) = (self.store.clone(), self.dispatch.clone(), namespace.to_owned());
-        // A task of its own: a caller who goes away ends the request, and what was replayed would wait until the
-        // dispatcher next looks.
-        let done = tokio::spawn(async move {
+impl ApiState {
+    /// Changes a delivery, notifies the dispatcher and returns the delivery's state after the change.
+    async fn change(
+        &self,
+        id: Uuid,
+        change: DeliveryChange,
+        namespace: &str,
+    ) -> Result<DeliveryStateResponse, HttpProblem> {
+        let (store, dispatch, namespace) = (self.store.clone(), self.dispatch.clone(), namespace.to_owned());
+        // In a task of its own: if the client disconnects, the request's future is dropped, and the dispatcher would not
+        // learn of a replayed delivery until it next reads the hook's backlog.
+        let changed = tokio::spawn(async move {
             let now = Millis::now();
-            let hook = match what {
-                Told::Replay => store.replay(&owned, id, now).await?,
-                Told::Cancel => store.cancel(&owned, id, now).await?,
+            let hook = match change {
+                DeliveryChange::Replay => store.replay(&namespace, id, now).await?,
+                DeliveryChange::Cancel => store.cancel(&namespace, id, now).await?,
             };
             let Some(hook) = hook else { return Ok(None) };
-            let record = store.delivery(&owned, id).await?;
+            let record = store.delivery(&namespace, id).await?;
             if let Some(record) = &record {
-                dispatch.changed(hook, record.seq).await;
+                dispatch.delivery_changed(hook, record.seq).await;
             }
-            Ok(record.map(|record| Standing { id, state: record.state }))
+            Ok(record.map(|record| DeliveryStateResponse { id, state: record.state }))
         });
-        let done = done.await.unwrap_or(Err(store::StoreError::Closed));
-        done.map_err(|error| store_problem(&error))?.ok_or_else(|| no_delivery(id))
+        let changed = changed.await.unwrap_or(Err(store::StoreError::Closed));
+        changed.map_err(|error| store_problem(&error))?.ok_or_else(|| delivery_not_found(id))
     }
 }

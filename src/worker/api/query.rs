@@ -1,79 +1,83 @@
-//! What a request asks for. Whatever is not understood is refused by its name: a filter that is silently left out shows
-//! what was not asked for, or replays it.
+//! Parses query parameters and bodies. An unknown parameter is an error that names it: ignoring a filter would show, or
+//! replay, deliveries that the client did not mean.
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use url::form_urlencoded;
 
-use super::MAX_EVENT_ID;
-use crate::core::time::{Millis, point};
-use crate::worker::problem::Problem;
+use super::state::MAX_EVENT_ID;
+use crate::core::time::{Millis, parse_time_or_age};
+use crate::worker::problem::HttpProblem;
 use crate::worker::request::is_name;
-use crate::worker::store::{Filter, Seq, State};
+use crate::worker::store::{DeliveryFilter, DeliverySeq, DeliveryState};
 
-/// Deliveries on a page: by default, and at most.
-const LIMIT: usize = 50;
+/// Deliveries on a page: the default and the maximum.
+const DEFAULT_LIMIT: usize = 50;
 const MAX_LIMIT: usize = 500;
-/// Deliveries a second that a replay of many makes: by default, and at most.
-const RATE: u32 = 50;
+/// Deliveries a second of a bulk replay: the default and the maximum.
+const DEFAULT_RATE: u32 = 50;
 const MAX_RATE: u32 = 10_000;
 const STATES: &str = "pending, delivered, dead, dropped, cancelled";
 
-/// A page that is asked for.
+/// The query of a list.
 #[derive(Debug, PartialEq)]
-pub struct Page {
-    pub filter: Filter,
-    pub before: Option<Seq>,
+pub struct ListQuery {
+    pub filter: DeliveryFilter,
+    /// Only deliveries older than this one.
+    pub before: Option<DeliverySeq>,
     pub limit: usize,
 }
 
-/// Reads the query of a list.
-pub fn list(namespace: &str, query: Option<&str>, now: Millis) -> Result<Page, Problem> {
-    let filter = Filter { namespace: namespace.to_owned(), ..Filter::default() };
-    let mut page = Page { filter, before: None, limit: LIMIT };
-    let known = ["hook", "state", "event", "since", "until", "limit", "continue"];
-    for (name, value) in parameters(query, &known)? {
-        let filter = &mut page.filter;
+/// Parses the query of a list.
+pub fn parse_list(namespace: &str, query: Option<&str>, now: Millis) -> Result<ListQuery, HttpProblem> {
+    let filter = DeliveryFilter { namespace: namespace.to_owned(), ..DeliveryFilter::default() };
+    let mut list = ListQuery { filter, before: None, limit: DEFAULT_LIMIT };
+    let allowed = ["hook", "state", "event", "since", "until", "limit", "continue"];
+    for (name, value) in parameters(query, &allowed)? {
+        let filter = &mut list.filter;
         match name {
             "hook" => filter.hook = Some(hook(value)?),
             "state" => filter.state = Some(state(&value)?),
             "event" => filter.event = Some(event(value)?),
             "since" | "until" => {
-                let at = point(&value, now).map_err(|why| bad(name, why))?;
-                let place = if name == "since" { &mut filter.since } else { &mut filter.until };
-                *place = Some(at);
+                let at = parse_time_or_age(&value, now).map_err(|why| bad(name, why))?;
+                let bound = if name == "since" { &mut filter.since } else { &mut filter.until };
+                *bound = Some(at);
             }
             "limit" => {
-                page.limit = value
+                list.limit = value
                     .parse()
                     .ok()
                     .filter(|limit| (1..=MAX_LIMIT).contains(limit))
                     .ok_or_else(|| bad(name, &format!("must be a number from 1 to {MAX_LIMIT}")))?;
             }
-            _ => page.before = Some(read_token(&value).ok_or_else(|| bad(name, "is none of ours"))?),
+            _ => {
+                list.before =
+                    Some(parse_page_token(&value).ok_or_else(|| bad(name, "is not a token of this API"))?)
+            }
         }
     }
-    Ok(page)
+    Ok(list)
 }
 
-/// Reads the query of one delivery: whether its payload is asked for.
-pub fn payload(query: Option<&str>) -> Result<bool, Problem> {
+/// Parses the query of one delivery: whether its payload is requested.
+pub fn parse_payload(query: Option<&str>) -> Result<bool, HttpProblem> {
     match parameters(query, &["payload"])?.first() {
         None => Ok(false),
         Some((name, value)) => value.parse().map_err(|_| bad(name, "must be true or false")),
     }
 }
 
-/// Nothing can be asked.
-pub fn none(query: Option<&str>) -> Result<(), Problem> {
+/// Rejects every parameter.
+pub fn reject_parameters(query: Option<&str>) -> Result<(), HttpProblem> {
     parameters(query, &[]).map(drop)
 }
 
-/// The body of a replay of many.
+/// The body of a bulk replay.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Many {
+struct ReplayRequest {
     hook: Option<String>,
     state: Option<String>,
     event: Option<String>,
@@ -82,79 +86,80 @@ struct Many {
     rate: Option<u32>,
 }
 
-/// Reads the body of a replay of many: which ones, and how many a second.
-pub fn replay(namespace: &str, body: &[u8], now: Millis) -> Result<(Filter, u32), Problem> {
-    let many: Many = serde_json::from_slice(body).map_err(|e| {
-        Problem::new(
+/// Parses the body of a bulk replay: the filter and the deliveries a second.
+pub fn parse_replay(namespace: &str, body: &[u8], now: Millis) -> Result<(DeliveryFilter, u32), HttpProblem> {
+    let request: ReplayRequest = serde_json::from_slice(body).map_err(|e| {
+        HttpProblem::new(
             400,
             "BadBody",
             format!("the body must be a JSON object such as {{\"hook\": \"h\"}}: {e}"),
         )
     })?;
     let at = |name, text: Option<String>| {
-        text.map(|text| point(&text, now).map_err(|why| bad(name, why))).transpose()
+        text.map(|text| parse_time_or_age(&text, now).map_err(|why| bad(name, why))).transpose()
     };
-    let filter = Filter {
+    let filter = DeliveryFilter {
         namespace: namespace.to_owned(),
-        hook: many.hook.map(hook).transpose()?,
-        // What was delivered is repeated only where that is said: nobody means it by leaving a word out.
-        state: Some(many.state.as_deref().map_or(Ok(State::Dead), state)?),
-        event: many.event.map(event).transpose()?,
-        since: at("since", many.since)?,
-        until: at("until", many.until)?,
+        hook: request.hook.map(hook).transpose()?,
+        // Delivered ones are replayed only on explicit request; a client that omits the state means dead letters.
+        state: Some(request.state.as_deref().map_or(Ok(DeliveryState::Dead), state)?),
+        event: request.event.map(event).transpose()?,
+        since: at("since", request.since)?,
+        until: at("until", request.until)?,
     };
-    if filter.state == Some(State::Pending) {
-        return Err(bad("state", "must not be pending: what waits is sent anyway"));
+    if filter.state == Some(DeliveryState::Pending) {
+        return Err(bad("state", "must not be pending: pending deliveries are sent anyway"));
     }
-    let rate = many.rate.unwrap_or(RATE);
+    let rate = request.rate.unwrap_or(DEFAULT_RATE);
     if !(1..=MAX_RATE).contains(&rate) {
         return Err(bad("rate", &format!("must be from 1 to {MAX_RATE} deliveries a second")));
     }
     Ok((filter, rate))
 }
 
-/// What the next page is asked by.
-pub fn token(before: Seq) -> String {
+/// Returns the token of the page after this delivery.
+pub fn page_token(before: DeliverySeq) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(format!("1.{before}"))
 }
 
-fn read_token(text: &str) -> Option<Seq> {
+fn parse_page_token(text: &str) -> Option<DeliverySeq> {
     let bytes = BASE64_URL_SAFE_NO_PAD.decode(text).ok()?;
     std::str::from_utf8(&bytes).ok()?.strip_prefix("1.")?.parse().ok()
 }
 
-fn parameters<'k>(query: Option<&str>, known: &[&'k str]) -> Result<Vec<(&'k str, String)>, Problem> {
+/// Parses the query's parameters. Rejects parameters that are not in `allowed`, and repeated ones.
+fn parameters<'k>(query: Option<&str>, allowed: &[&'k str]) -> Result<Vec<(&'k str, String)>, HttpProblem> {
     let mut found: Vec<(&'k str, String)> = Vec::new();
     for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
-        let Some(known) = known.iter().find(|known| **known == name) else {
-            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        let Some(allowed_name) = allowed.iter().find(|allowed| **allowed == name) else {
+            let allowed = if allowed.is_empty() { "none".to_owned() } else { allowed.join(", ") };
             let shown: String = name.chars().take(64).collect();
-            let why = format!("the parameter {shown:?} is not known here (known: {known})");
-            return Err(Problem::new(400, "BadParameter", why));
+            let why = format!("unknown parameter {shown:?} (allowed: {allowed})");
+            return Err(HttpProblem::new(400, "BadParameter", why));
         };
-        if found.iter().any(|(name, _)| name == known) {
-            return Err(bad(known, "was given twice"));
+        if found.iter().any(|(name, _)| name == allowed_name) {
+            return Err(bad(allowed_name, "is given twice"));
         }
-        found.push((known, value.into_owned()));
+        found.push((allowed_name, value.into_owned()));
     }
     Ok(found)
 }
 
-fn hook(name: String) -> Result<String, Problem> {
-    if is_name(&name, 253) { Ok(name) } else { Err(bad("hook", "is no possible name")) }
+fn hook(name: String) -> Result<String, HttpProblem> {
+    if is_name(&name, 253) { Ok(name) } else { Err(bad("hook", "is not a valid name")) }
 }
 
-fn event(id: String) -> Result<String, Problem> {
+fn event(id: String) -> Result<String, HttpProblem> {
     let fits = (1..=MAX_EVENT_ID).contains(&id.len());
     if fits { Ok(id) } else { Err(bad("event", &format!("must be an id of 1 to {MAX_EVENT_ID} bytes"))) }
 }
 
-fn state(text: &str) -> Result<State, Problem> {
+fn state(text: &str) -> Result<DeliveryState, HttpProblem> {
     text.parse().map_err(|_| bad("state", &format!("must be one of {STATES}")))
 }
 
-fn bad(name: &str, why: &str) -> Problem {
-    Problem::new(400, "BadParameter", format!("{name} {why}"))
+fn bad(name: &str, why: &str) -> HttpProblem {
+    HttpProblem::new(400, "BadParameter", format!("{name} {why}"))
 }
 
 #[cfg(test)]
@@ -165,33 +170,33 @@ mod tests {
     const NOW: Millis = Millis(1_700_000_000_000);
 
     #[test]
-    fn a_list_is_asked_for() {
-        let none = list("n", None, NOW).unwrap();
-        assert_eq!((none.limit, none.before), (50, None));
-        assert_eq!(none.filter, Filter { namespace: "n".into(), ..Filter::default() });
-        let next = token(42);
+    fn parses_a_list_query() {
+        let default = parse_list("n", None, NOW).unwrap();
+        assert_eq!((default.limit, default.before), (50, None));
+        assert_eq!(default.filter, DeliveryFilter { namespace: "n".into(), ..DeliveryFilter::default() });
+        let next = page_token(42);
         let query = format!(
             "hook=a.b-c&state=dead&event=x%2Fy&since=1h&until=2023-11-14T22:13:20Z&limit=500&continue={next}"
         );
-        let all = list("n", Some(&query), NOW).unwrap();
-        let filter = Filter {
+        let all = parse_list("n", Some(&query), NOW).unwrap();
+        let filter = DeliveryFilter {
             namespace: "n".into(),
             hook: Some("a.b-c".into()),
-            state: Some(State::Dead),
+            state: Some(DeliveryState::Dead),
             event: Some("x/y".into()),
             since: Some(Millis(NOW.0 - 3_600_000)),
             until: Some(NOW),
         };
-        assert_eq!(all, Page { filter, before: Some(42), limit: 500 });
+        assert_eq!(all, ListQuery { filter, before: Some(42), limit: 500 });
     }
 
     #[test]
-    fn what_is_not_understood_is_refused_by_its_name() {
+    fn rejects_unknown_and_invalid_parameters_by_name() {
         for (query, part) in [
-            ("hok=a", "\"hok\" is not known"),
-            ("hook=A", "hook is no possible name"),
+            ("hok=a", "unknown parameter \"hok\""),
+            ("hook=A", "hook is not a valid name"),
             ("hook=", "hook is"),
-            ("hook=a&hook=b", "hook was given twice"),
+            ("hook=a&hook=b", "hook is given twice"),
             ("state=Dead", "state must be one of pending, delivered"),
             ("event=", "event must be"),
             ("since=1d", "since must be a time"),
@@ -199,26 +204,33 @@ mod tests {
             ("limit=0", "limit must be a number from 1 to 500"),
             ("limit=501", "limit must"),
             ("limit=-1", "limit must"),
-            ("continue=42", "continue is none of ours"),
-            ("continue=%F0%9F%A6%80", "continue is none of ours"),
+            ("continue=42", "continue is not a token"),
+            ("continue=%F0%9F%A6%80", "continue is not a token"),
         ] {
-            let problem = list("n", Some(query), NOW).unwrap_err();
+            let problem = parse_list("n", Some(query), NOW).unwrap_err();
             assert_eq!((problem.status, problem.reason), (400, "BadParameter"), "{query}");
             assert!(problem.detail.contains(part), "{query}: {}", problem.detail);
         }
-        assert!(payload(Some("payload=true")).unwrap());
-        assert!(!payload(Some("payload=false")).unwrap() && !payload(None).unwrap());
-        assert!(payload(Some("payload=yes")).is_err() && payload(Some("payloads=true")).is_err());
-        assert!(none(Some("")).is_ok() && none(Some("a=b")).is_err());
+        assert!(parse_payload(Some("payload=true")).unwrap());
+        assert!(!parse_payload(Some("payload=false")).unwrap() && !parse_payload(None).unwrap());
+        assert!(parse_payload(Some("payload=yes")).is_err() && parse_payload(Some("payloads=true")).is_err());
+        assert!(reject_parameters(Some("")).is_ok() && reject_parameters(Some("a=b")).is_err());
     }
 
     #[test]
-    fn a_replay_of_many_is_asked_for() {
-        let (filter, rate) = replay("n", b"{}", NOW).unwrap();
-        assert_eq!((filter.state, rate), (Some(State::Dead), 50), "what was delivered is left alone");
+    fn parses_a_bulk_replay() {
+        let (filter, rate) = parse_replay("n", b"{}", NOW).unwrap();
+        assert_eq!(
+            (filter.state, rate),
+            (Some(DeliveryState::Dead), 50),
+            "delivered ones are not replayed by default"
+        );
         let body = br#"{"hook": "h", "state": "delivered", "since": "1h", "until": "1s", "rate": 7}"#;
-        let (filter, rate) = replay("n", body, NOW).unwrap();
-        assert_eq!((filter.hook.as_deref(), filter.state, rate), (Some("h"), Some(State::Delivered), 7));
+        let (filter, rate) = parse_replay("n", body, NOW).unwrap();
+        assert_eq!(
+            (filter.hook.as_deref(), filter.state, rate),
+            (Some("h"), Some(DeliveryState::Delivered), 7)
+        );
         assert_eq!(filter.since, Some(Millis(NOW.0 - 3_600_000)));
         assert_eq!(filter.until, Some(Millis(NOW.0 - 1000)));
         for (body, part) in [
@@ -233,7 +245,7 @@ mod tests {
             (r#"{"since": "soon"}"#, "since must"),
             (r#"{"hook": "../x"}"#, "hook is"),
         ] {
-            let problem = replay("n", body.as_bytes(), NOW).unwrap_err();
+            let problem = parse_replay("n", body.as_bytes(), NOW).unwrap_err();
             assert_eq!(problem.status, 400);
             assert!(problem.detail.contains(part), "{body}: {}", problem.detail);
         }
@@ -241,27 +253,27 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_asked_is_read_or_refused_in_a_few_words(
+        fn every_query_is_parsed_or_rejected_with_a_short_problem(
             query in "((hook|state|event|since|until|limit|continue|payload|x)=[ -~]{0,30}&?){0,4}|\\PC{0,200}",
             body in prop::collection::vec(any::<u8>(), 0..200),
         ) {
-            let refused = [
-                list("n", Some(&query), NOW).err(),
-                payload(Some(&query)).err(),
-                none(Some(&query)).err(),
-                replay("n", &body, NOW).err(),
-                replay("n", query.as_bytes(), NOW).err(),
+            let problems = [
+                parse_list("n", Some(&query), NOW).err(),
+                parse_payload(Some(&query)).err(),
+                reject_parameters(Some(&query)).err(),
+                parse_replay("n", &body, NOW).err(),
+                parse_replay("n", query.as_bytes(), NOW).err(),
             ];
-            for problem in refused.into_iter().flatten() {
+            for problem in problems.into_iter().flatten() {
                 prop_assert!(problem.status == 400 && problem.detail.len() < 1024, "{}", problem.detail);
             }
         }
 
         #[test]
-        fn a_page_goes_on_where_the_last_one_ended(seq: Seq, strange in "[A-Za-z0-9_-]{0,40}") {
-            prop_assert_eq!(read_token(&token(seq)), Some(seq));
-            if let Some(read) = read_token(&strange) {
-                prop_assert_eq!(read_token(&token(read)), Some(read));
+        fn page_tokens_round_trip(seq: DeliverySeq, arbitrary in "[A-Za-z0-9_-]{0,40}") {
+            prop_assert_eq!(parse_page_token(&page_token(seq)), Some(seq));
+            if let Some(read) = parse_page_token(&arbitrary) {
+                prop_assert_eq!(parse_page_token(&page_token(read)), Some(read));
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Replays of many deliveries.
+//! Bulk replays of deliveries.
 
 use std::sync::Arc;
 
@@ -8,51 +8,53 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode, Uri};
 
-use super::shapes::Progress;
-use super::{Api, ById, RESOURCE, query, store_problem};
-use crate::cluster::Access;
+use super::query;
+use super::responses::ReplayResponse;
+use super::state::{ApiState, IdPath, RESOURCE, store_problem};
+use crate::cluster::Permission;
 use crate::core::time::Millis;
-use crate::worker::problem::Problem;
-use crate::worker::request::{InPath, content_length, read};
+use crate::worker::body::{content_length, read_body};
+use crate::worker::problem::HttpProblem;
+use crate::worker::request::ValidPath;
 
-/// A body holds a few names and times.
+/// The largest body in bytes: it holds a few names and times.
 const MAX_BODY: usize = 16 * 1024;
 
 pub async fn start(
-    State(api): State<Arc<Api>>,
-    InPath(namespace): InPath<String>,
+    State(api): State<Arc<ApiState>>,
+    ValidPath(namespace): ValidPath<String>,
     uri: Uri,
     headers: HeaderMap,
     body: Body,
-) -> Result<Response, Problem> {
-    api.may(&headers, access(&namespace)).await?;
-    query::none(uri.query())?;
-    let too_big = || Problem::new(413, "TooBig", format!("the body may have {MAX_BODY} bytes"));
-    let body = read(body, content_length(&headers), MAX_BODY, &api.room).await;
-    let body = body.map_err(|error| Problem::unread(&error, too_big))?;
+) -> Result<Response, HttpProblem> {
+    api.authorize(&headers, replay_access(&namespace)).await?;
+    query::reject_parameters(uri.query())?;
+    let too_big = || HttpProblem::new(413, "TooBig", format!("the body may have {MAX_BODY} bytes"));
+    let body = read_body(body, content_length(&headers), MAX_BODY, &api.body_memory).await;
+    let body = body.map_err(|error| HttpProblem::unreadable_body(&error, too_big))?;
     let now = Millis::now();
-    let (filter, rate) = query::replay(&namespace, &body, now)?;
+    let (filter, rate) = query::parse_replay(&namespace, &body, now)?;
     let replay = api.store.start_replay(filter, rate, now).await.map_err(|error| store_problem(&error))?;
-    Ok((StatusCode::ACCEPTED, Json(Progress::from(replay))).into_response())
+    Ok((StatusCode::ACCEPTED, Json(ReplayResponse::from(replay))).into_response())
 }
 
-/// How far a replay is. Who may begin one may see that: it tells a number, not what was replayed.
+/// Shows the progress of a bulk replay. The right to start one suffices, because the answer has a count and no deliveries.
 pub async fn progress(
-    State(api): State<Arc<Api>>,
-    InPath(ById { namespace, id }): InPath<ById>,
+    State(api): State<Arc<ApiState>>,
+    ValidPath(IdPath { namespace, id }): ValidPath<IdPath>,
     uri: Uri,
     headers: HeaderMap,
-) -> Result<Json<Progress>, Problem> {
-    api.may(&headers, access(&namespace)).await?;
-    query::none(uri.query())?;
+) -> Result<Json<ReplayResponse>, HttpProblem> {
+    api.authorize(&headers, replay_access(&namespace)).await?;
+    query::reject_parameters(uri.query())?;
     let found = api.store.replay_progress(&namespace, id).await.map_err(|error| store_problem(&error))?;
     let replay = found.ok_or_else(|| {
         let detail = format!("there is no replay {id} in this namespace, or it was done a day ago");
-        Problem::new(404, "NotFound", detail)
+        HttpProblem::new(404, "NotFound", detail)
     })?;
     Ok(Json(replay.into()))
 }
 
-fn access(namespace: &str) -> Access<'_> {
-    Access::new(namespace, "create", RESOURCE).part("replay")
+fn replay_access(namespace: &str) -> Permission<'_> {
+    Permission::new(namespace, "create", RESOURCE).with_subresource("replay")
 }

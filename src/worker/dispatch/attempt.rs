@@ -1,159 +1,195 @@
-//! One attempt: send, decide, note the outcome.
+//! One attempt of a delivery: re-evaluate the filter, run the handler, decide what follows, hand over the outcome.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
+use super::command::{DispatchCommand, DispatchHandle, ReceiverSignal};
 use super::hold::Hold;
-use super::settler::Outcome;
-use super::{Came, Command, Handle};
-use crate::core::gate::Asked;
-use crate::core::hook::Hook;
-use crate::core::retry::{self, Past};
+use super::settler::AttemptSettlement;
+use crate::core::delivery_reason::{AttemptFailure, DeliveryReason};
+use crate::core::gate::GateRequest;
+use crate::core::hook::CompiledHook;
+use crate::core::retry::{self, RetryState};
 use crate::core::time::Millis;
-use crate::metrics::{Metrics, Series};
-use crate::worker::handlers::{Sender, Sent};
-use crate::worker::route::{Decision, Known, Routes, decide_again};
-use crate::worker::store::{Attempt, Next, Pending, Settlement};
+use crate::metrics::{HookSeries, Metrics};
+use crate::worker::decide::{Decision, decide_again};
+use crate::worker::handlers::{HandlerOutcome, HandlerRunner};
+use crate::worker::hooks::HookState;
+use crate::worker::index::HookIndex;
+use crate::worker::store::{AttemptRecord, NextStep, PendingDelivery, Settlement};
 
-/// An event on which the filter fails is decided again after this time: the spec may be another then.
-const DECIDE_AGAIN: Duration = Duration::from_secs(60);
-/// The hook's filter, as it is now, says no.
-const FILTERED: &str = "Filtered";
+/// The delay before an undecided delivery is evaluated again; a changed spec triggers it earlier.
+const UNDECIDED_RETRY: Duration = Duration::from_secs(60);
 
-/// What an attempt needs.
-pub struct Task {
-    pub pending: Pending,
-    pub routes: Arc<Routes>,
-    pub sender: Arc<Sender>,
-    pub outcomes: mpsc::Sender<super::settler::Outcome>,
+/// The input of an attempt.
+pub struct AttemptJob {
+    pub pending: PendingDelivery,
+    pub index: Arc<HookIndex>,
+    pub runner: Arc<HandlerRunner>,
+    pub outcomes: mpsc::Sender<AttemptSettlement>,
     pub metrics: Arc<Metrics>,
-    pub handle: Handle,
+    pub dispatch: DispatchHandle,
 }
 
-/// Makes one attempt and says what came of it.
-pub async fn attempt(task: Task) {
-    let Task { pending, routes, sender, outcomes, metrics, handle } = task;
-    let (uid, seq) = (pending.hook.uid.clone(), pending.seq);
-    // The hook as it is now: an edit since the event was accepted counts.
-    let known = routes.get(&uid);
-    let settlement = match known.as_ref().and_then(|known| Some((known, known.hook.as_ref().ok()?))) {
-        Some((known, hook)) => match still_wanted(known, hook, &pending).await {
-            Decision::Deliver(_) => {
-                metrics.attempt_started();
-                let (at, started) = (Millis::now(), Instant::now());
-                let sent = sender.send(hook, &pending).await;
-                metrics.attempted(sent.label(), sent.status(), started.elapsed());
-                known.series.iter().for_each(|series| series.attempted(sent.status()));
-                settle(hook, &pending, sent, at, started.elapsed())
-            }
-            Decision::Skip => Ok(unsent(&pending, Next::Dead { reason: FILTERED })),
-            Decision::Undecided(why) => {
-                let generation = known.generation;
-                handle.commands.send(Command::Undecided { uid: uid.clone(), generation, why }).await.ok();
-                Ok(unsent(&pending, Next::Retry { due: Millis::now() + DECIDE_AGAIN }))
-            }
-        },
-        // It went or broke between the queue and here.
+/// Makes one attempt, hands its outcome to the settler and reports its end to the dispatcher.
+pub async fn run(job: AttemptJob) {
+    let (uid, seq, accepted) = (job.pending.hook.uid.clone(), job.pending.seq, job.pending.accepted);
+    // Read the hook now: an edit since the event was accepted counts.
+    let state = job.index.get(&uid);
+    let settlement = match state.as_ref().and_then(|state| Some((state, state.hook.as_ref().ok()?))) {
+        Some((state, hook)) => make_attempt(&job, state, hook).await,
+        // The hook was deleted or became invalid after it was dispatched.
         None => Err(None),
     };
+    let AttemptJob { outcomes, dispatch, .. } = job;
     let settlement = match settlement {
         Ok(settlement) => settlement,
         Err(missing) => {
-            handle.commands.send(Command::NotNow { uid, seq, missing }).await.ok();
+            dispatch.send(DispatchCommand::AttemptPostponed { uid, seq, missing }).await;
             return;
         }
     };
-    let came = came(&settlement);
-    // First, so that a store that cannot keep up holds up what is sent. Closed: the process stops, and the delivery is
-    // repeated at the next start.
-    let series = known.and_then(|known| known.series.clone());
-    outcomes.send(Outcome { uid: uid.clone(), settlement, accepted: pending.accepted, series }).await.ok();
-    handle.commands.send(Command::Sent { uid, came }).await.ok();
+    let signal = receiver_signal(&settlement);
+    let series = state.and_then(|state| state.series.clone());
+    // Send the outcome first, so that a store that cannot keep up slows down dispatching. A closed channel means that the
+    // process stops; the next start repeats the delivery.
+    outcomes.send(AttemptSettlement { uid: uid.clone(), settlement, accepted, series }).await.ok();
+    dispatch.send(DispatchCommand::AttemptEnded { uid, signal }).await;
 }
 
-/// Ends what grew too old, without an attempt.
-pub async fn expire(expired: Vec<Pending>, series: Option<Arc<Series>>, outcomes: mpsc::Sender<Outcome>) {
+/// Runs the handler if the filter still passes the event. An error: no attempt was made, because the hook lacks something.
+async fn make_attempt(
+    job: &AttemptJob,
+    state: &Arc<HookState>,
+    hook: &CompiledHook,
+) -> Result<Settlement, Option<Hold>> {
+    let pending = &job.pending;
+    match reevaluate_filter(state, hook, pending).await {
+        Decision::Deliver(_) => {
+            job.metrics.start_attempt();
+            let (at, started) = (Millis::now(), Instant::now());
+            let outcome = job.runner.run(hook, pending).await;
+            job.metrics.record_attempt(outcome.label(), outcome.status(), started.elapsed());
+            state.series.iter().for_each(|series| series.record_attempt(outcome.status()));
+            settle(hook, pending, outcome, at, started.elapsed())
+        }
+        Decision::Skip => {
+            Ok(settle_without_attempt(pending, NextStep::Dead { reason: DeliveryReason::Filtered }))
+        }
+        Decision::Undecided(why) => {
+            let (uid, generation) = (pending.hook.uid.clone(), state.generation);
+            job.dispatch.send(DispatchCommand::Undecided { uid, generation, why }).await;
+            Ok(settle_without_attempt(pending, NextStep::Retry { due: Millis::now() + UNDECIDED_RETRY }))
+        }
+    }
+}
+
+/// Ends expired deliveries without an attempt.
+pub async fn expire(
+    expired: Vec<PendingDelivery>,
+    series: Option<Arc<HookSeries>>,
+    outcomes: mpsc::Sender<AttemptSettlement>,
+) {
     for pending in expired {
-        let settlement = unsent(&pending, Next::Dead { reason: "MaxAge" });
+        let settlement = settle_without_attempt(&pending, NextStep::Dead { reason: DeliveryReason::MaxAge });
         let (uid, series) = (pending.hook.uid, series.clone());
-        let outcome = Outcome { uid, settlement, accepted: pending.accepted, series };
-        // Closed: the process stops, and it is found again at the next start.
+        let outcome = AttemptSettlement { uid, settlement, accepted: pending.accepted, series };
+        // A closed channel means that the process stops; the next start finds the delivery again.
         outcomes.send(outcome).await.ok();
     }
 }
 
-/// Asks the filter again: the hook may be another than when the event was accepted.
-async fn still_wanted(known: &Arc<Known>, hook: &Hook, pending: &Pending) -> Decision {
+/// Evaluates the filter again, because the hook may have been edited since the event was accepted.
+async fn reevaluate_filter(
+    state: &Arc<HookState>,
+    hook: &CompiledHook,
+    pending: &PendingDelivery,
+) -> Decision {
     if hook.filter.is_none() {
-        return Decision::Deliver(Asked::default());
+        return Decision::Deliver(GateRequest::default());
     }
-    let (known, event) = (known.clone(), pending.event.clone());
-    // Off the threads that serve everybody: a filter may take a while. A panic in there is this attempt's.
-    tokio::task::spawn_blocking(move || decide_again(&known, &event))
+    let (state, event) = (state.clone(), pending.event.clone());
+    // On a blocking thread: a filter may take milliseconds, which would delay other requests. A panic in it affects this
+    // attempt only.
+    tokio::task::spawn_blocking(move || decide_again(&state, &event))
         .await
         .unwrap_or_else(|_| Decision::Undecided("the filter could not be evaluated".into()))
 }
 
-/// The outcome without an attempt.
-fn unsent(pending: &Pending, next: Next) -> Settlement {
+fn settle_without_attempt(pending: &PendingDelivery, next: NextStep) -> Settlement {
     Settlement { delivery: pending.seq, at: Millis::now(), attempt: None, next, progress: None }
 }
 
-/// What an outcome tells of the receiver. One that refuses this delivery for good is there all the same.
-fn came(settlement: &Settlement) -> Came {
+/// Derives the receiver's health from an outcome. A receiver that refuses one delivery for good is healthy.
+fn receiver_signal(settlement: &Settlement) -> ReceiverSignal {
     if settlement.attempt.is_none() {
-        return Came::Nothing;
+        return ReceiverSignal::Unknown;
     }
     let attempt = settlement.attempt.as_ref();
-    let words = || {
+    let describe = || {
         let status = attempt.and_then(|a| a.status).map(|status| format!("status {status}"));
         let detail = attempt.and_then(|a| a.detail.clone());
         [status, detail].into_iter().flatten().collect::<Vec<_>>().join(": ")
     };
     match settlement.next {
-        Next::Delivered | Next::Dead { reason: "TerminalStatus" } => Came::Well,
-        Next::Dead { reason: "Gone" } => Came::Gone,
-        Next::Dead { reason: "MaxAge" | "MaxAttempts" } | Next::Retry { .. } => Came::Badly(words()),
-        Next::Dead { reason: "EgressDenied" } => Came::Denied(words()),
-        // What an event made of a request says nothing of the receiver, which was not asked.
-        Next::Dead { .. } => Came::Nothing,
+        NextStep::Delivered => ReceiverSignal::Healthy,
+        NextStep::Retry { .. } => ReceiverSignal::Failing(describe()),
+        NextStep::Dead { reason } => match reason {
+            DeliveryReason::TerminalStatus => ReceiverSignal::Healthy,
+            DeliveryReason::Gone => ReceiverSignal::Gone,
+            DeliveryReason::MaxAge | DeliveryReason::MaxAttempts => ReceiverSignal::Failing(describe()),
+            DeliveryReason::EgressDenied => ReceiverSignal::Denied(describe()),
+            // The request could not be made, so the receiver was not contacted. The others never follow an attempt.
+            DeliveryReason::HeaderRefused
+            | DeliveryReason::NoTarget
+            | DeliveryReason::Filtered
+            | DeliveryReason::HookDeleted
+            | DeliveryReason::BacklogFull
+            | DeliveryReason::Snoozed
+            | DeliveryReason::Unchanged
+            | DeliveryReason::Superseded
+            | DeliveryReason::Undecided => ReceiverSignal::Unknown,
+        },
     }
 }
 
-/// The outcome to keep; an error where no attempt was made.
+/// Decides what follows the attempt. An error: no attempt was made, because the hook lacks something.
 fn settle(
-    hook: &Hook,
-    pending: &Pending,
-    sent: Sent,
+    hook: &CompiledHook,
+    pending: &PendingDelivery,
+    outcome: HandlerOutcome,
     at: Millis,
     duration: Duration,
 ) -> Result<Settlement, Option<Hold>> {
     let mut progress = None;
-    let (outcome, status, error, detail) = match &sent {
-        Sent::Answer { status, retry_after, detail } => {
-            let outcome = retry::Outcome::Answer { status: *status, retry_after: retry_after.as_deref() };
-            let error = (!(200..300).contains(status)).then(|| "Status".to_owned());
-            (outcome, Some(*status), error, detail.clone())
+    let (result, status, error, detail) = match &outcome {
+        HandlerOutcome::Answered { status, retry_after, detail } => {
+            let result =
+                retry::AttemptOutcome::Response { status: *status, retry_after: retry_after.as_deref() };
+            let error = (!(200..300).contains(status)).then(|| AttemptFailure::Status.as_str());
+            (result, Some(*status), error, detail.clone())
         }
-        Sent::Done => (retry::Outcome::Done, None, None, None),
-        Sent::Partly { reason, detail, progress: so_far } => {
+        HandlerOutcome::Completed => (retry::AttemptOutcome::Completed, None, None, None),
+        HandlerOutcome::PartlyFailed { reason, detail, progress: so_far } => {
             progress = Some(so_far.clone());
-            (retry::Outcome::Failed, None, Some((*reason).to_owned()), Some(detail.clone()))
+            (retry::AttemptOutcome::Failed, None, Some(reason.as_str()), Some(detail.clone()))
         }
-        Sent::Failed { reason, detail } => {
-            (retry::Outcome::Failed, None, Some((*reason).to_owned()), Some(detail.clone()))
+        HandlerOutcome::Failed { reason, detail } => {
+            (retry::AttemptOutcome::Failed, None, Some(reason.as_str()), Some(detail.clone()))
         }
-        Sent::Hopeless { reason, detail } => {
-            (retry::Outcome::Hopeless(reason), None, Some((*reason).to_owned()), Some(detail.clone()))
+        HandlerOutcome::Undeliverable { reason, detail } => {
+            (retry::AttemptOutcome::Unrecoverable(*reason), None, Some(reason.as_str()), Some(detail.clone()))
         }
-        Sent::NotNow { reason, detail } => return Err(Some(Hold::new(reason, detail.clone()))),
+        HandlerOutcome::NotReady { reason, detail } => return Err(Some(Hold::new(reason, detail.clone()))),
     };
-    let past =
-        Past { accepted: pending.accepted + pending.held, attempts: pending.attempts.saturating_add(1) };
-    let next = hook.delivery.retry.decide(&outcome, past, Millis::now(), fastrand::f64());
-    tracing::debug!(hook = %pending.hook.name, id = %pending.id, status, error, ?next, "attempt");
-    let attempt = Attempt { at, duration, status, error, detail };
+    let past = RetryState {
+        accepted: pending.accepted + pending.held,
+        attempts: pending.attempts.saturating_add(1),
+    };
+    let next = hook.delivery.retry.decide(&result, past, Millis::now(), fastrand::f64());
+    tracing::debug!(hook = %pending.hook.name, id = %pending.id, status, error, ?next, "attempt ended");
+    let attempt = AttemptRecord { at, duration, status, error: error.map(ToOwned::to_owned), detail };
     Ok(Settlement { delivery: pending.seq, at: at + duration, attempt: Some(attempt), next, progress })
 }

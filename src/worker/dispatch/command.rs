@@ -1,4 +1,4 @@
-//! What the dispatcher is told.
+//! The dispatcher's commands, and the handle that sends them.
 
 use std::sync::Arc;
 
@@ -6,109 +6,100 @@ use tokio::sync::mpsc;
 
 use super::hold::Hold;
 use crate::core::time::Millis;
-use crate::worker::store::{Due, HookId, Next, Pending, Seq, StoreError};
+use crate::worker::store::{DeliverySeq, DueDeliveries, HookId, NextStep, PendingDelivery, StoreError};
 
-/// Tells the dispatcher.
+/// Sends commands to the dispatcher. Waits while its command queue is full. A command to a stopped dispatcher is dropped:
+/// its deliveries are on disk.
 #[derive(Clone)]
-pub struct Handle {
-    pub(super) commands: mpsc::Sender<Command>,
+pub struct DispatchHandle {
+    pub(super) commands: mpsc::Sender<DispatchCommand>,
 }
 
-pub(super) enum Command {
-    Accepted(Vec<Pending>),
+pub(super) enum DispatchCommand {
+    /// Deliveries were committed and may be sent.
+    Accepted(Vec<PendingDelivery>),
+    /// The hook was created, edited or deleted, or an object that it references changed.
     HookChanged(Arc<str>),
-    /// A hook is gone for good, and so is what waited for it.
-    Buried(HookId),
-    /// The namespace of this name is gone, or is another one now.
+    /// The grace period of a deleted hook is over and its pending deliveries are dead.
+    BacklogEnded(HookId),
+    /// The namespace of this name was deleted, or deleted and recreated.
     NamespaceEnded(Arc<str>),
-    /// Something of the hook became due on disk.
-    Wake(Arc<str>),
-    /// The same of a hook that may be gone: its name leads to the one that takes it up.
-    Raised(HookId),
-    /// A delivery was replayed or cancelled; its hook may be gone.
-    Changed {
-        hook: HookId,
-        seq: Seq,
-    },
-    Loaded {
-        uid: Arc<str>,
-        found: Result<(Due, Option<Millis>), StoreError>,
-    },
-    /// The receiver answered, or did not: the hook may send the next.
-    Sent {
-        uid: Arc<str>,
-        came: Came,
-    },
-    /// No attempt was made: the hook's deliveries wait.
-    NotNow {
-        uid: Arc<str>,
-        seq: Seq,
-        missing: Option<Hold>,
-    },
-    /// The filter fails on an event, which waits for another spec.
-    Undecided {
-        uid: Arc<str>,
-        generation: Option<i64>,
-        why: String,
-    },
-    /// Outcomes are on disk: the deliveries are nobody's.
-    Settled(Vec<Settled>),
+    /// A delivery of the hook became due on disk.
+    NotifyDue(Arc<str>),
+    /// The same for a hook that may be deleted: its name leads to the hook that adopts its deliveries.
+    NotifyHook(HookId),
+    /// A delivery was replayed or cancelled; its hook may be deleted.
+    DeliveryChanged { hook: HookId, seq: DeliverySeq },
+    /// A read of the hook's backlog ended: the due deliveries, and when the next one is due.
+    Loaded { uid: Arc<str>, result: Result<(DueDeliveries, Option<Millis>), StoreError> },
+    /// An attempt ended: the hook may send its next delivery.
+    AttemptEnded { uid: Arc<str>, signal: ReceiverSignal },
+    /// No attempt was made, because the hook lacks something: its deliveries are held.
+    AttemptPostponed { uid: Arc<str>, seq: DeliverySeq, missing: Option<Hold> },
+    /// The filter failed on an event: the delivery stays pending until the spec changes.
+    Undecided { uid: Arc<str>, generation: Option<i64>, why: String },
+    /// Outcomes were committed, or could not be: the deliveries are no longer claimed.
+    Settled(Vec<SettledDelivery>),
 }
 
-/// A delivery whose outcome was to be noted.
-pub(super) struct Settled {
+/// A delivery whose outcome was written to the store.
+pub(super) struct SettledDelivery {
     pub uid: Arc<str>,
-    pub seq: Seq,
-    /// None: it could not be noted.
-    pub next: Option<Next>,
-    /// Something else of the hook became due by it.
-    pub woken: bool,
+    pub seq: DeliverySeq,
+    /// None: the outcome could not be stored.
+    pub next: Option<NextStep>,
+    /// True if another delivery of the hook became due by it.
+    pub notify: bool,
 }
 
-/// What an attempt tells of the receiver.
-pub(super) enum Came {
-    /// It is there, and took or refused the delivery.
-    Well,
-    /// It fails: in these words.
-    Badly(String),
-    /// It is gone: it wants no more of this hook.
+/// The receiver's health, as one attempt shows it.
+pub(super) enum ReceiverSignal {
+    /// It answered, whether it took or refused the delivery.
+    Healthy,
+    /// It failed, with this error.
+    Failing(String),
+    /// It answered 410.
     Gone,
-    /// It may not be reached.
+    /// The egress policy denies its address.
     Denied(String),
-    /// Nothing: it was not asked.
-    Nothing,
+    /// Unknown: no request was made.
+    Unknown,
 }
 
-impl Handle {
+impl DispatchHandle {
     /// Hands over deliveries that were just committed.
-    pub async fn accepted(&self, pending: Vec<Pending>) {
-        // Closed: the process stops, and the deliveries are on disk.
+    pub async fn enqueue_accepted(&self, pending: Vec<PendingDelivery>) {
         if !pending.is_empty() {
-            self.commands.send(Command::Accepted(pending)).await.ok();
+            self.send(DispatchCommand::Accepted(pending)).await;
         }
     }
 
-    /// Something of the hook became due on disk.
-    pub async fn wake(&self, uid: Arc<str>) {
-        self.commands.send(Command::Wake(uid)).await.ok();
+    /// Notifies the dispatcher that a delivery of the hook became due on disk.
+    pub async fn notify_due(&self, uid: Arc<str>) {
+        self.send(DispatchCommand::NotifyDue(uid)).await;
     }
 
-    /// Something of the hook became due on disk. The hook may be gone.
-    pub async fn raised(&self, hook: HookId) {
-        self.commands.send(Command::Raised(hook)).await.ok();
+    /// Notifies the dispatcher that a delivery of the hook, which may be deleted, became due on disk.
+    pub async fn notify_hook(&self, hook: HookId) {
+        self.send(DispatchCommand::NotifyHook(hook)).await;
     }
 
-    /// A delivery was replayed or cancelled. The hook may be gone.
-    pub async fn changed(&self, hook: HookId, seq: Seq) {
-        self.commands.send(Command::Changed { hook, seq }).await.ok();
+    /// Reports that a delivery was replayed or cancelled. The hook may be deleted.
+    pub async fn delivery_changed(&self, hook: HookId, seq: DeliverySeq) {
+        self.send(DispatchCommand::DeliveryChanged { hook, seq }).await;
     }
 
-    /// The namespace of this name is gone, or is another one now: what waited in the old one is nobody's.
+    /// Reports that the namespace of this name was deleted, or deleted and recreated. Its pending deliveries end with it.
     pub async fn namespace_ended(&self, name: Arc<str>) {
-        self.commands.send(Command::NamespaceEnded(name)).await.ok();
+        self.send(DispatchCommand::NamespaceEnded(name)).await;
     }
 
+    /// Reports that the hook or an object that it references changed.
     pub async fn hook_changed(&self, uid: Arc<str>) {
-        self.commands.send(Command::HookChanged(uid)).await.ok();
+        self.send(DispatchCommand::HookChanged(uid)).await;
+    }
+
+    pub(super) async fn send(&self, command: DispatchCommand) {
+        self.commands.send(command).await.ok();
     }
 }

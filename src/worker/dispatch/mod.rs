@@ -1,19 +1,23 @@
-//! Who is sent next: a queue a hook, short in memory and long on disk.
+//! The dispatcher: decides which delivery is sent next. Each hook has a queue, short in memory and long on disk.
 //!
-//! One task owns the queues. What was just accepted is handed over in memory while the hook keeps up; what does not fit
-//! waits on disk and is read in chunks. A delivery is claimed from the moment it is in memory until its outcome is
-//! committed, so that it is never under way twice.
+//! One task owns all queues and receives commands. Accepted deliveries are handed over in memory while the hook keeps up;
+//! the others stay on disk and are read in chunks. A delivery is claimed from the moment it is in memory until its outcome
+//! is committed, so that it is never attempted twice at the same time.
+//!
+//! The steps of a delivery: `dispatch_ready` starts an attempt, `attempt` sends it and decides what follows, `settler`
+//! commits the outcome, `on_settled` releases the claim.
 
 mod attempt;
 mod command;
+mod health;
 mod hold;
 mod orphans;
-mod places;
 mod queue;
 mod settler;
-mod start;
+mod slots;
+mod startup;
+mod timers;
 mod undecided;
-mod wakes;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -23,109 +27,114 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::handlers::Sender;
-use super::report::Reports;
-use super::route::{Known, Routes};
-use super::store::{Due, HookId, Most, Next, Pending, Seq, Store, StoreError};
+use super::handlers::HandlerRunner;
+use super::hooks::HookState;
+use super::index::HookIndex;
+use super::report::ReportQueues;
+use super::store::{
+    DeliverySeq, DispatchStore, DueDeliveries, HookId, NextStep, PendingDelivery, ReadLimit, StoreError,
+};
 use crate::core::time::Millis;
 use crate::metrics::Metrics;
-pub use command::Handle;
-use command::{Came, Command, Settled};
-use hold::{Hold, Mark};
-use places::Places;
-use queue::{NoRoom, Queue, UnderWay};
-use undecided::decide_again;
-use wakes::Wakes;
+pub use command::DispatchHandle;
+use command::{DispatchCommand, ReceiverSignal, SettledDelivery};
+use health::{evaluate_hold, is_blocked, report_health, report_hold};
+use hold::{GoneMark, Hold};
+use queue::{AttemptInFlight, CHUNK, HookQueue, QueueFull};
+use slots::AttemptSlots;
+use timers::HookTimers;
+use undecided::retry_undecided;
 
-/// Commands that wait for the dispatcher; then ingest waits.
-const COMMANDS: usize = 8192;
-/// Commands that are taken at a time.
-const AT_ONCE: usize = 256;
-/// Attempts under way in all.
+/// Commands that may be queued for the dispatcher; beyond that, ingest is delayed.
+const COMMAND_CAPACITY: usize = 8192;
+/// Commands that are handled in one batch.
+const COMMAND_BATCH: usize = 256;
+/// Attempts in flight, over all hooks.
 const MAX_IN_FLIGHT: usize = 2048;
-/// Bytes of events that may wait in memory; more wait on disk.
-const MAX_WAITING_BYTES: usize = 64 * 1024 * 1024;
-/// After a read of the store failed.
-const READ_AGAIN: Duration = Duration::from_secs(1);
-/// What is under way when the process is asked to stop may take this long.
-const STOP_WITHIN: Duration = Duration::from_secs(10);
-/// What is missing (a Secret) is looked for again after this time, or when it changes.
-const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// Bytes of ready deliveries in memory, over all hooks; the others stay on disk.
+const MAX_READY_BYTES: usize = 64 * 1024 * 1024;
+/// The delay before a failed access to the store is repeated.
+const STORE_RETRY: Duration = Duration::from_secs(1);
+/// How long attempts in flight may take when the process stops.
+const STOP_DEADLINE: Duration = Duration::from_secs(10);
+/// How often a missing object (a Secret) is looked up again; a change of the object triggers it earlier.
+const RECHECK_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What the dispatcher needs.
-pub struct Parts {
-    pub store: Arc<dyn Store>,
-    pub routes: Arc<Routes>,
-    pub sender: Arc<Sender>,
+/// The dispatcher's dependencies and settings.
+pub struct DispatcherParts {
+    pub store: Arc<dyn DispatchStore>,
+    pub index: Arc<HookIndex>,
+    pub runner: Arc<HandlerRunner>,
     pub metrics: Arc<Metrics>,
-    /// Deliveries of a deleted hook wait this long, should it come back.
+    /// How long the deliveries of a deleted hook stay pending, in case the hook is recreated.
     pub grace: Duration,
-    /// Where it is said how hooks fare.
-    pub reports: Arc<Reports>,
+    /// Receives holds and delivery health.
+    pub reports: Arc<ReportQueues>,
 }
 
 /// The queues of all hooks.
 pub struct Dispatcher {
-    store: Arc<dyn Store>,
-    routes: Arc<Routes>,
-    sender: Arc<Sender>,
+    store: Arc<dyn DispatchStore>,
+    index: Arc<HookIndex>,
+    runner: Arc<HandlerRunner>,
     metrics: Arc<Metrics>,
-    queues: HashMap<Arc<str>, Queue>,
-    wakes: Wakes,
-    places: Places,
-    /// Hooks that may have got room by this batch of commands: each is looked at once after it.
-    to_look_at: Vec<Arc<str>>,
-    /// Hooks that are gone and for which something waits, by namespace and name.
+    queues: HashMap<Arc<str>, HookQueue>,
+    timers: HookTimers,
+    slots: AttemptSlots,
+    /// Hooks that may be able to send after the current batch of commands: each is dispatched once after it.
+    to_dispatch: Vec<Arc<str>>,
+    /// Deleted hooks with pending deliveries, by namespace and name.
     orphans: HashMap<(Arc<str>, Arc<str>), HookId>,
-    /// The hooks that the store takes to be held, those of the last process among them.
+    /// The hooks that the store has as held, including those from the last process.
     held: HashSet<Arc<str>>,
-    waiting_bytes: usize,
+    /// Bytes of ready deliveries in memory.
+    ready_bytes: usize,
     grace: Duration,
-    reports: Arc<Reports>,
+    reports: Arc<ReportQueues>,
     tasks: TaskTracker,
-    outcomes: mpsc::Sender<settler::Outcome>,
-    stopping: bool,
-    commands: mpsc::Receiver<Command>,
-    handle: Handle,
+    outcomes: mpsc::Sender<settler::AttemptSettlement>,
+    is_stopping: bool,
+    commands: mpsc::Receiver<DispatchCommand>,
+    handle: DispatchHandle,
 }
 
 impl Dispatcher {
-    pub fn new(parts: Parts) -> (Self, Handle) {
-        let (sender, commands) = mpsc::channel(COMMANDS);
-        let handle = Handle { commands: sender };
+    pub fn new(parts: DispatcherParts) -> (Self, DispatchHandle) {
+        let (sender, commands) = mpsc::channel(COMMAND_CAPACITY);
+        let handle = DispatchHandle { commands: sender };
         let tasks = TaskTracker::new();
-        let (outcomes, came) = mpsc::channel(COMMANDS);
-        tasks.spawn(settler::run(came, parts.store.clone(), handle.clone(), parts.metrics.clone()));
+        let (outcomes, settlements) = mpsc::channel(COMMAND_CAPACITY);
+        tasks.spawn(settler::run(settlements, parts.store.clone(), handle.clone(), parts.metrics.clone()));
         let dispatcher = Dispatcher {
-            sender: parts.sender,
+            runner: parts.runner,
             store: parts.store,
-            routes: parts.routes,
+            index: parts.index,
             metrics: parts.metrics,
             queues: HashMap::new(),
-            wakes: Wakes::default(),
-            places: Places::new(MAX_IN_FLIGHT),
-            to_look_at: Vec::new(),
+            timers: HookTimers::default(),
+            slots: AttemptSlots::new(MAX_IN_FLIGHT),
+            to_dispatch: Vec::new(),
             orphans: HashMap::new(),
             held: HashSet::new(),
             grace: parts.grace,
             reports: parts.reports,
-            waiting_bytes: 0,
+            ready_bytes: 0,
             tasks,
             outcomes,
-            stopping: false,
+            is_stopping: false,
             commands,
             handle: handle.clone(),
         };
         (dispatcher, handle)
     }
 
-    /// Delivers until `stop`, then lets what is under way come to its end for a while. What is cut off is repeated at
-    /// the next start.
+    /// Delivers until `stop`, then waits up to `STOP_DEADLINE` for the attempts in flight. The next start repeats attempts
+    /// that were cut off.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), StoreError> {
-        self.take_stock().await?;
-        let mut batch = Vec::with_capacity(AT_ONCE);
+        self.load_backlogs().await?;
+        let mut batch = Vec::with_capacity(COMMAND_BATCH);
         loop {
-            let next = self.wakes.next();
+            let next = self.timers.next();
             let timer = async {
                 match next {
                     Some(at) => tokio::time::sleep(at.since(Millis::now())).await,
@@ -134,337 +143,340 @@ impl Dispatcher {
             };
             tokio::select! {
                 () = stop.cancelled() => break,
-                came = self.commands.recv_many(&mut batch, AT_ONCE) => {
-                    if came == 0 {
+                received = self.commands.recv_many(&mut batch, COMMAND_BATCH) => {
+                    if received == 0 {
                         break;
                     }
-                    batch.drain(..).for_each(|command| self.take(command));
-                    self.go_on();
+                    batch.drain(..).for_each(|command| self.handle_command(command));
+                    self.dispatch_marked();
                 }
-                () = timer => self.wake(Millis::now()),
+                () = timer => self.on_timers(Millis::now()),
             }
         }
-        self.stopping = true;
+        self.is_stopping = true;
         self.tasks.close();
-        // The settler ends when nobody has an outcome for it any more.
+        // The settler ends when every sender is dropped: this one, and those of the attempts in flight.
         self.outcomes = mpsc::channel(1).0;
         let tasks = self.tasks.clone();
         let ended = async {
             loop {
                 tokio::select! {
-                    Some(command) = self.commands.recv() => self.take(command),
+                    Some(command) = self.commands.recv() => self.handle_command(command),
                     () = tasks.wait() => break,
                 }
             }
         };
-        if tokio::time::timeout(STOP_WITHIN, ended).await.is_err() {
+        if tokio::time::timeout(STOP_DEADLINE, ended).await.is_err() {
             tracing::warn!(
-                attempts = self.places.taken(),
-                "attempts under way were cut off: they are repeated at the next start"
+                attempts = self.slots.in_flight(),
+                "attempts in flight were cut off, the next start repeats them"
             );
         }
         Ok(())
     }
 
-    fn take(&mut self, command: Command) {
+    fn handle_command(&mut self, command: DispatchCommand) {
         match command {
-            Command::Accepted(all) => {
-                let mut hooks: Vec<_> = all.into_iter().map(|pending| self.accepted(pending)).collect();
+            DispatchCommand::Accepted(all) => {
+                let mut hooks: Vec<_> = all.into_iter().map(|pending| self.enqueue(pending)).collect();
                 hooks.dedup();
-                hooks.iter().for_each(|uid| self.pump(uid));
+                hooks.iter().for_each(|uid| self.dispatch_ready(uid));
             }
-            Command::HookChanged(uid) => self.hook_changed(&uid),
-            Command::Buried(hook) => self.forget(&hook),
-            Command::NamespaceEnded(name) => self.namespace_ended(&name),
-            Command::Wake(uid) => {
-                self.queues.entry(uid.clone()).or_default().missed();
-                self.pump(&uid);
+            DispatchCommand::HookChanged(uid) => self.hook_changed(&uid),
+            DispatchCommand::BacklogEnded(hook) => self.forget(&hook),
+            DispatchCommand::NamespaceEnded(name) => self.namespace_ended(&name),
+            DispatchCommand::NotifyDue(uid) => {
+                self.queues.entry(uid.clone()).or_default().mark_more_on_disk();
+                self.dispatch_ready(&uid);
             }
-            Command::Raised(hook) => {
+            DispatchCommand::NotifyHook(hook) => {
                 let uid = hook.uid.clone();
-                self.queue_of(hook).missed();
-                self.pump(&uid);
+                self.queue_of(hook).mark_more_on_disk();
+                self.dispatch_ready(&uid);
             }
-            Command::Changed { hook, seq } => {
+            DispatchCommand::DeliveryChanged { hook, seq } => {
                 let uid = hook.uid.clone();
-                match self.queue_of(hook).changed(seq) {
-                    Ok(bytes) => self.waiting_bytes = self.waiting_bytes.saturating_sub(bytes),
-                    Err(UnderWay) => self.wakes.at(Millis::now() + READ_AGAIN, &uid),
+                match self.queue_of(hook).discard(seq) {
+                    Ok(bytes) => self.ready_bytes = self.ready_bytes.saturating_sub(bytes),
+                    Err(AttemptInFlight) => self.timers.set(Millis::now() + STORE_RETRY, &uid),
                 }
-                self.pump(&uid);
+                self.dispatch_ready(&uid);
             }
-            Command::Loaded { uid, found } => self.loaded(&uid, found),
-            Command::Sent { uid, came } => {
-                self.judge(&uid, came);
-                self.ended(uid);
+            DispatchCommand::Loaded { uid, result } => self.on_loaded(&uid, result),
+            DispatchCommand::AttemptEnded { uid, signal } => {
+                self.record_signal(&uid, signal);
+                self.release_slot(uid);
             }
-            Command::Undecided { uid, generation, why } => {
+            DispatchCommand::Undecided { uid, generation, why } => {
                 if let Some(queue) = self.queues.get_mut(&uid) {
                     queue.undecided = Some((generation, why));
                 }
             }
-            Command::NotNow { uid, seq, missing } => {
-                self.not_now(&uid, seq, missing);
-                self.ended(uid);
+            DispatchCommand::AttemptPostponed { uid, seq, missing } => {
+                self.on_postponed(&uid, seq, missing);
+                self.release_slot(uid);
             }
-            Command::Settled(all) => all.into_iter().for_each(|one| self.settled(&one)),
+            DispatchCommand::Settled(all) => all.into_iter().for_each(|settled| self.on_settled(&settled)),
         }
     }
 
-    /// The queue of a hook that may be gone: without its name nobody would find the hook that takes it up.
-    fn queue_of(&mut self, hook: HookId) -> &mut Queue {
+    /// Returns the queue of a hook that may be deleted, and records its name: by the name a later hook adopts the queue's
+    /// deliveries.
+    fn queue_of(&mut self, hook: HookId) -> &mut HookQueue {
         let queue = self.queues.entry(hook.uid.clone()).or_default();
-        queue.id.get_or_insert(hook);
+        queue.hook.get_or_insert(hook);
         queue
     }
 
-    fn settled(&mut self, Settled { uid, seq, next, woken }: &Settled) {
+    /// Releases the claim on a delivery and schedules what follows.
+    fn on_settled(&mut self, SettledDelivery { uid, seq, next, notify }: &SettledDelivery) {
         if let Some(queue) = self.queues.get_mut(uid) {
-            let was_full = queue.is_full();
+            let was_full = queue.has_too_many_unsettled();
             match next {
-                Some(_) => queue.settled(*seq),
+                Some(_) => queue.mark_settled(*seq),
                 None => drop(queue.claimed.remove(seq)),
             }
             if was_full {
-                self.to_look_at.push(uid.clone());
+                self.to_dispatch.push(uid.clone());
             }
         }
         match next {
-            Some(Next::Retry { due }) => self.wakes.at(*due, uid),
-            Some(Next::Delivered | Next::Dead { .. }) => self.tidy(uid),
-            // It could not be committed: it is on disk as it was, and tried again.
-            None => self.wakes.at(Millis::now() + READ_AGAIN, uid),
+            Some(NextStep::Retry { due }) => self.timers.set(*due, uid),
+            Some(NextStep::Delivered | NextStep::Dead { .. }) => self.drop_if_idle(uid),
+            // The outcome is lost and the delivery is on disk unchanged: attempt it again.
+            None => self.timers.set(Millis::now() + STORE_RETRY, uid),
         }
-        if *woken {
-            self.queues.entry(uid.clone()).or_default().missed();
-            self.pump(uid);
+        if *notify {
+            self.queues.entry(uid.clone()).or_default().mark_more_on_disk();
+            self.dispatch_ready(uid);
         }
     }
 
-    /// The hook is another now, or is gone, or what it refers to changed.
+    /// Handles a hook that was created, edited or deleted, or that references a changed object.
     fn hook_changed(&mut self, uid: &Arc<str>) {
-        let known = self.routes.get(uid);
+        let hook = self.index.get(uid);
         match self.queues.get_mut(uid) {
             Some(queue) => {
-                queue.missed();
-                queue.look_at = None;
-                // Not at every change: the condition that tells of it is one.
-                let generation = known.as_ref().map(|known| known.generation);
+                queue.mark_more_on_disk();
+                queue.recheck_at = None;
+                // Compare generations, because writing the condition Undecided is a change as well.
+                let generation = hook.as_ref().map(|hook| hook.generation);
                 if queue.undecided.take_if(|(of, _)| Some(*of) != generation).is_some() {
-                    self.tasks.spawn(decide_again(
+                    self.tasks.spawn(retry_undecided(
                         self.store.clone(),
                         self.handle.clone(),
                         vec![uid.clone()],
                     ));
                 }
             }
-            // The store has to know of a hold even while nothing waits: the age of what comes does not run.
-            None if hold::hold(known.as_ref(), &Queue::default()).is_some() && known.is_some() => {
+            // The store must learn of a hold even without pending deliveries: the age clock of later ones stands still.
+            None if evaluate_hold(hook.as_ref(), &HookQueue::default()).is_some() && hook.is_some() => {
                 self.queues.entry(uid.clone()).or_default();
             }
             None => {}
         }
-        if let Some(known) = known
-            && let Some(old) = self.orphans.remove(&(known.id.namespace.clone(), known.id.name.clone()))
+        if let Some(hook) = hook
+            && let Some(old) = self.orphans.remove(&(hook.id.namespace.clone(), hook.id.name.clone()))
         {
-            self.take_up(old, known.id.clone());
+            self.transfer(old, hook.id.clone());
         }
-        self.pump(uid);
-        self.tidy(uid);
+        self.dispatch_ready(uid);
+        self.drop_if_idle(uid);
     }
 
-    /// Remembers how the receiver fared.
-    fn judge(&mut self, uid: &Arc<str>, came: Came) {
+    /// Updates the breaker and the reported health after an attempt.
+    fn record_signal(&mut self, uid: &Arc<str>, signal: ReceiverSignal) {
         let Some(queue) = self.queues.get_mut(uid) else { return };
         let was_open = queue.breaker.is_open();
-        if !matches!(came, Came::Nothing) {
+        if !matches!(signal, ReceiverSignal::Unknown) {
             queue.missing = None;
-            queue.denied = None;
+            queue.egress_denied = None;
         }
-        match came {
-            Came::Nothing => queue.breaker.undecided(Millis::now()),
-            Came::Well => {
-                queue.breaker.succeeded();
-                queue.went_well = true;
+        match signal {
+            ReceiverSignal::Unknown => queue.breaker.record_inconclusive(Millis::now()),
+            ReceiverSignal::Healthy => {
+                queue.breaker.record_success();
+                queue.has_delivered = true;
             }
-            Came::Badly(error) => {
-                queue.breaker.failed(Millis::now());
+            ReceiverSignal::Failing(error) => {
+                queue.breaker.record_failure(Millis::now());
                 queue.last_error = Some(error);
             }
-            Came::Gone => {
-                queue.breaker.succeeded();
-                queue.gone = self.routes.get(uid).map(|known| Mark::of(&known));
+            ReceiverSignal::Gone => {
+                queue.breaker.record_success();
+                queue.gone = self.index.get(uid).map(|hook| GoneMark::of(&hook));
             }
-            Came::Denied(why) => {
-                queue.breaker.undecided(Millis::now());
-                queue.denied = Some(why);
+            ReceiverSignal::Denied(why) => {
+                queue.breaker.record_inconclusive(Millis::now());
+                queue.egress_denied = Some(why);
             }
         }
         if queue.breaker.is_open() != was_open {
-            self.metrics.breaker(!was_open);
-            let known = self.routes.get(uid);
-            known
-                .iter()
-                .filter_map(|known| known.series.as_ref())
-                .for_each(|series| series.breaker(!was_open));
+            self.metrics.record_breaker_change(!was_open);
+            let hook = self.index.get(uid);
+            hook.iter()
+                .filter_map(|hook| hook.series.as_ref())
+                .for_each(|series| series.set_breaker_open(!was_open));
         }
     }
 
-    /// The hook that has this name now.
-    fn named(&self, id: &HookId) -> Option<Arc<Known>> {
-        self.routes.get(&self.routes.uid_of(&id.namespace, &id.name)?)
+    /// Returns the hook that has this namespace and name now.
+    fn hook_named_like(&self, id: &HookId) -> Option<Arc<HookState>> {
+        self.index.get(&self.index.uid_of(&id.namespace, &id.name)?)
     }
 
-    /// Forgets a queue.
+    /// Drops a queue and clears its breaker in the metrics.
     fn drop_queue(&mut self, uid: &str) {
         let Some(queue) = self.queues.remove(uid).filter(|queue| queue.breaker.is_open()) else { return };
-        self.metrics.breaker(false);
-        // The series go by the name, which another hook may have taken up.
-        let named = queue.id.and_then(|id| self.named(&id));
-        named.iter().filter_map(|known| known.series.as_ref()).for_each(|series| series.breaker(false));
+        self.metrics.record_breaker_change(false);
+        // HookSeries belong to the name, which another hook may have now.
+        let hook = queue.hook.and_then(|id| self.hook_named_like(&id));
+        hook.iter().filter_map(|hook| hook.series.as_ref()).for_each(|series| series.set_breaker_open(false));
     }
 
-    /// Holds a hook that lacks something. Nothing is written for its deliveries: a backlog of any size waits as it is, and
-    /// one of them looks again, not each.
-    fn not_now(&mut self, uid: &Arc<str>, seq: Seq, missing: Option<Hold>) {
+    /// Holds a hook that lacks something. Nothing is written to its deliveries, and one attempt after the recheck interval
+    /// checks for all of them.
+    fn on_postponed(&mut self, uid: &Arc<str>, seq: DeliverySeq, missing: Option<Hold>) {
         let Some(queue) = self.queues.get_mut(uid) else { return };
-        let at = Millis::now() + LOOK_AGAIN;
+        let at = Millis::now() + RECHECK_INTERVAL;
         queue.claimed.remove(&seq);
-        queue.missed();
-        queue.breaker.undecided(Millis::now());
-        queue.look_at = Some(at);
-        // None: the hook went or broke meanwhile, and that holds it by itself.
+        queue.mark_more_on_disk();
+        queue.breaker.record_inconclusive(Millis::now());
+        queue.recheck_at = Some(at);
+        // None: the hook was deleted or became invalid, which holds it without this.
         queue.missing = missing;
-        self.wakes.at(at, uid);
+        self.timers.set(at, uid);
     }
 
-    /// Takes in what was just accepted; its hook, which may now have something to send.
-    fn accepted(&mut self, pending: Pending) -> Arc<str> {
+    /// Takes an accepted delivery into memory, or leaves it on disk if there is no capacity. Returns its hook.
+    fn enqueue(&mut self, pending: PendingDelivery) -> Arc<str> {
         let uid = pending.hook.uid.clone();
-        let size = queue::bytes(&pending);
-        let fits = self.waiting_bytes + size <= MAX_WAITING_BYTES;
+        let size = queue::memory_size(&pending);
+        let fits = self.ready_bytes + size <= MAX_READY_BYTES;
         let queue = self.queues.entry(uid.clone()).or_default();
-        queue.id.get_or_insert_with(|| pending.hook.clone());
-        match fits.then(|| queue.offer(pending)) {
-            Some(Ok(bytes)) => self.waiting_bytes += bytes,
-            Some(Err(NoRoom)) | None => queue.missed(),
+        queue.hook.get_or_insert_with(|| pending.hook.clone());
+        match fits.then(|| queue.try_push(pending)) {
+            Some(Ok(bytes)) => self.ready_bytes += bytes,
+            Some(Err(QueueFull)) | None => queue.mark_more_on_disk(),
         }
         uid
     }
 
-    /// What was due on disk is due now.
-    fn wake(&mut self, now: Millis) {
-        while let Some(uid) = self.wakes.due(now) {
-            self.queues.entry(uid.clone()).or_default().missed();
-            self.pump(&uid);
+    /// Dispatches the hooks whose timers are due.
+    fn on_timers(&mut self, now: Millis) {
+        while let Some(uid) = self.timers.pop_due(now) {
+            self.queues.entry(uid.clone()).or_default().mark_more_on_disk();
+            self.dispatch_ready(&uid);
         }
     }
 
-    fn loaded(&mut self, uid: &Arc<str>, found: Result<(Due, Option<Millis>), StoreError>) {
+    /// Takes in deliveries that were read from disk.
+    fn on_loaded(&mut self, uid: &Arc<str>, result: Result<(DueDeliveries, Option<Millis>), StoreError>) {
         let Some(queue) = self.queues.get_mut(uid) else { return };
-        match found {
+        match result {
             Ok((due, next_due)) => {
-                self.waiting_bytes += queue.loaded(due);
+                self.ready_bytes += queue.finish_loading(due);
                 if let Some(at) = next_due {
-                    self.wakes.at(at, uid);
+                    self.timers.set(at, uid);
                 }
             }
             Err(error) => {
                 tracing::warn!(%error, "the backlog of a hook could not be read");
-                queue.loading = false;
-                self.wakes.at(Millis::now() + READ_AGAIN, uid);
+                queue.is_loading = false;
+                self.timers.set(Millis::now() + STORE_RETRY, uid);
                 return;
             }
         }
-        self.pump(uid);
-        self.tidy(uid);
+        self.dispatch_ready(uid);
+        self.drop_if_idle(uid);
     }
 
-    /// Starts what the hook may start, and reads on where its queue runs low.
-    fn pump(&mut self, uid: &Arc<str>) {
-        if self.stopping {
+    /// Starts the attempts that the hook may start now, and reads from disk when its queue runs low.
+    fn dispatch_ready(&mut self, uid: &Arc<str>) {
+        if self.is_stopping {
             return;
         }
-        let known = self.routes.get(uid);
+        let state = self.index.get(uid);
         let Some(queue) = self.queues.get_mut(uid) else { return };
-        if let Some(known) = &known {
-            queue.id.get_or_insert_with(|| known.id.clone());
-            queue.gone_since = None;
+        if let Some(state) = &state {
+            queue.hook.get_or_insert_with(|| state.id.clone());
+            queue.deleted_since = None;
         }
-        let held = hold::hold(known.as_ref(), queue);
-        if let Some(id) = &queue.id {
-            hold::note(&mut self.held, &self.reports, id, held.is_some());
+        let hold = evaluate_hold(state.as_ref(), queue);
+        if let Some(id) = &queue.hook {
+            report_hold(&mut self.held, &self.reports, id, hold.is_some());
         }
-        hold::tell(queue, known.as_deref(), held.as_ref(), &self.reports.fares);
-        if hold::shut(held.as_ref(), queue, Millis::now()) {
-            self.waiting_bytes = self.waiting_bytes.saturating_sub(queue.hold());
-            if known.is_none() {
-                self.gone(uid);
+        report_health(queue, state.as_deref(), hold.as_ref(), &self.reports.health);
+        if is_blocked(hold.as_ref(), queue, Millis::now()) {
+            self.ready_bytes = self.ready_bytes.saturating_sub(queue.unload());
+            if state.is_none() {
+                self.hook_missing(uid);
             }
             return;
         }
-        let Some(Ok(hook)) = known.as_ref().map(|k| &k.hook) else { return };
-        let (expired, freed) = queue.expired(hook.delivery.retry.max_age, Millis::now());
-        self.waiting_bytes = self.waiting_bytes.saturating_sub(freed);
-        let more_may_be_old = !expired.is_empty();
-        if more_may_be_old {
-            let series = known.as_ref().and_then(|known| known.series.clone());
+        let Some(Ok(hook)) = state.as_ref().map(|state| &state.hook) else { return };
+        let (expired, freed) = queue.take_expired(hook.delivery.retry.max_age, Millis::now());
+        self.ready_bytes = self.ready_bytes.saturating_sub(freed);
+        let more_may_be_expired = !expired.is_empty();
+        if more_may_be_expired {
+            let series = state.as_ref().and_then(|state| state.series.clone());
             self.tasks.spawn(attempt::expire(expired, series, self.outcomes.clone()));
         }
         let concurrency = hook.delivery.concurrency;
-        let mut wait_until = None;
+        let mut not_before = None;
         while queue.in_flight < concurrency && !queue.ready.is_empty() {
-            if self.places.are_taken() {
-                if !std::mem::replace(&mut queue.crowded, true) {
-                    self.places.wait(uid.clone());
+            if self.slots.is_exhausted() {
+                if !std::mem::replace(&mut queue.is_waiting_for_slot, true) {
+                    self.slots.enqueue(uid.clone());
                 }
                 break;
             }
-            if let Err(until) = queue.leave(hook.delivery.rate, Millis::now()) {
-                until.into_iter().for_each(|at| wait_until = Some(at));
+            if let Err(until) = queue.permit_attempt(hook.delivery.rate, Millis::now()) {
+                until.into_iter().for_each(|at| not_before = Some(at));
                 break;
             }
             let Some(pending) = queue.ready.pop_front() else { break };
-            self.places.take();
+            self.slots.acquire();
             queue.in_flight += 1;
-            self.waiting_bytes = self.waiting_bytes.saturating_sub(queue::bytes(&pending));
-            self.tasks.spawn(attempt::attempt(attempt::Task {
+            self.ready_bytes = self.ready_bytes.saturating_sub(queue::memory_size(&pending));
+            self.tasks.spawn(attempt::run(attempt::AttemptJob {
                 pending,
-                routes: self.routes.clone(),
-                sender: self.sender.clone(),
+                index: self.index.clone(),
+                runner: self.runner.clone(),
                 outcomes: self.outcomes.clone(),
                 metrics: self.metrics.clone(),
-                handle: self.handle.clone(),
+                dispatch: self.handle.clone(),
             }));
         }
-        let memory_is_full = self.waiting_bytes >= MAX_WAITING_BYTES;
-        let may_read = match wait_until {
-            Some(_) if !more_may_be_old => false,
-            // With the memory full, who has something reads no more.
-            _ if memory_is_full => queue.ready.is_empty() && queue.in_flight == 0,
+        let is_memory_full = self.ready_bytes >= MAX_READY_BYTES;
+        let may_read = match not_before {
+            Some(_) if !more_may_be_expired => false,
+            // With the memory full, only hooks that have nothing in memory may read.
+            _ if is_memory_full => queue.ready.is_empty() && queue.in_flight == 0,
             _ => true,
         };
-        let read = may_read && queue.wants_more();
-        let has = if read { queue.claimed.clone() } else { HashSet::new() };
-        if let Some(at) = wait_until {
-            self.wakes.at(at, uid);
+        let read = may_read && queue.try_start_loading();
+        let claimed = if read { queue.claimed.clone() } else { HashSet::new() };
+        if let Some(at) = not_before {
+            self.timers.set(at, uid);
         }
         if read {
-            let most = if memory_is_full { Most { rows: 1, ..queue::MOST } } else { queue::MOST };
+            let limit = if is_memory_full { ReadLimit { rows: 1, ..CHUNK } } else { CHUNK };
             let (store, handle, uid) = (self.store.clone(), self.handle.clone(), uid.clone());
             self.tasks.spawn(async move {
                 let now = Millis::now();
-                let found =
-                    async { Ok((store.due(&uid, now, has, most).await?, store.next_due(&uid, now).await?)) }
-                        .await;
-                handle.commands.send(Command::Loaded { uid, found }).await.ok();
+                let result = async {
+                    Ok((store.due(&uid, now, claimed, limit).await?, store.next_due(&uid, now).await?))
+                }
+                .await;
+                handle.send(DispatchCommand::Loaded { uid, result }).await;
             });
         }
     }
 
-    /// Forgets the queue of a hook with nothing to do, so that memory follows the hooks that have work.
-    fn tidy(&mut self, uid: &Arc<str>) {
-        if self.queues.get(uid).is_some_and(Queue::idle) {
+    /// Drops the queue of an idle hook, so that memory is bounded by the hooks that have work.
+    fn drop_if_idle(&mut self, uid: &Arc<str>) {
+        if self.queues.get(uid).is_some_and(HookQueue::is_idle) {
             self.drop_queue(uid);
         }
     }

@@ -1,108 +1,116 @@
-//! Deliveries whose hook is gone: they wait for one of its name, and die after a while.
+//! Orphaned deliveries: their hook was deleted. A hook of the same name adopts them; after the grace period they are dead.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::command::Command;
-use super::queue::Queue;
-use super::{Dispatcher, hold, queue};
+use super::Dispatcher;
+use super::command::DispatchCommand;
+use super::health::report_hold;
+use super::queue::{CHUNK, HookQueue};
+use super::undecided::retry_undecided;
+use crate::core::delivery_reason::DeliveryReason;
 use crate::core::time::Millis;
 use crate::metrics::Metrics;
-use crate::worker::store::{HookId, Most, Next, Pending, Settlement, Store};
+use crate::worker::store::{DispatchStore, HookId, NextStep, PendingDelivery, ReadLimit, Settlement};
+
+/// Orphaned deliveries that are ended in one commit.
+const END_BATCH: usize = 256;
 
 impl Dispatcher {
-    /// The hook does not exist (any more). What waits for it waits for a while, should one of its name come, then dies.
-    pub(super) fn gone(&mut self, uid: &Arc<str>) {
+    /// Handles a hook that does not exist: transfers its deliveries to a hook of the same name, waits for the grace
+    /// period, or ends them.
+    pub(super) fn hook_missing(&mut self, uid: &Arc<str>) {
         let Some(queue) = self.queues.get_mut(uid) else { return };
         let now = Millis::now();
-        if let Some(id) = queue.id.clone() {
-            if let Some(new) = self.named(&id) {
-                return self.take_up(id, new.id.clone());
+        if let Some(id) = queue.hook.clone() {
+            if let Some(new) = self.hook_named_like(&id) {
+                return self.transfer(id, new.id.clone());
             }
             self.orphans.insert((id.namespace.clone(), id.name.clone()), id);
         }
         let Some(queue) = self.queues.get_mut(uid) else { return };
-        let since = *queue.gone_since.get_or_insert(now);
+        let since = *queue.deleted_since.get_or_insert(now);
         if now.since(since) < self.grace {
-            self.wakes.at(since + self.grace, uid);
+            self.timers.set(since + self.grace, uid);
             return;
         }
         let (store, handle, metrics, uid) =
             (self.store.clone(), self.handle.clone(), self.metrics.clone(), uid.clone());
-        queue.gone_since = None;
-        let id = queue.id.clone();
+        queue.deleted_since = None;
+        let id = queue.hook.clone();
         self.tasks.spawn(async move {
-            let command = match (bury(&*store, &metrics, &uid).await, id) {
-                (true, Some(id)) => Command::Buried(id),
-                // It is tried again later.
-                _ => Command::HookChanged(uid),
+            let command = match (end_backlog(&*store, &metrics, &uid).await, id) {
+                (true, Some(id)) => DispatchCommand::BacklogEnded(id),
+                // The store failed: this starts another grace period, after which it is tried again.
+                _ => DispatchCommand::HookChanged(uid),
             };
-            handle.commands.send(command).await.ok();
+            handle.send(command).await;
         });
     }
 
-    /// Forgets a hook that is gone for good: else every hook that was ever deleted with a backlog would stay in memory.
+    /// Forgets a deleted hook. Otherwise every hook that was deleted with a backlog would stay in memory.
     pub(super) fn forget(&mut self, hook: &HookId) {
-        if self.routes.get(&hook.uid).is_some() {
+        if self.index.get(&hook.uid).is_some() {
             return;
         }
         self.drop_queue(&hook.uid);
-        // Nothing of it waits: should its uid come back, as in standalone, ages run.
-        hold::note(&mut self.held, &self.reports, hook, false);
+        // End its hold: if the uid is used again, as in standalone mode, the age clocks must run.
+        report_hold(&mut self.held, &self.reports, hook, false);
         let name = (hook.namespace.clone(), hook.name.clone());
         if self.orphans.get(&name) == Some(hook) {
             self.orphans.remove(&name);
         }
     }
 
-    /// Forgets what waited for hooks of a namespace that ended: a hook of the next one must not take it up.
+    /// Forgets the deleted hooks of a deleted namespace: a hook of the next namespace of that name must not adopt their
+    /// deliveries.
     pub(super) fn namespace_ended(&mut self, name: &str) {
-        let old = |id: &HookId| *id.namespace == *name && self.routes.get(&id.uid).is_none();
+        let is_deleted = |id: &HookId| *id.namespace == *name && self.index.get(&id.uid).is_none();
         let hooks: Vec<HookId> =
-            self.queues.values().filter_map(|queue| queue.id.clone()).filter(old).collect();
+            self.queues.values().filter_map(|queue| queue.hook.clone()).filter(is_deleted).collect();
         for hook in &hooks {
-            let freed = self.queues.get_mut(&hook.uid).map_or(0, Queue::hold);
-            self.waiting_bytes = self.waiting_bytes.saturating_sub(freed);
+            let freed = self.queues.get_mut(&hook.uid).map_or(0, HookQueue::unload);
+            self.ready_bytes = self.ready_bytes.saturating_sub(freed);
             self.forget(hook);
         }
         self.orphans.retain(|(namespace, _), _| **namespace != *name);
     }
 
-    /// What waits for a deleted hook becomes that of the hook which now has its name.
-    pub(super) fn take_up(&mut self, old: HookId, new: HookId) {
+    /// Transfers the pending deliveries of a deleted hook to the hook that has its name now.
+    pub(super) fn transfer(&mut self, old: HookId, new: HookId) {
         if old.uid == new.uid {
             return;
         }
         self.drop_queue(&old.uid);
-        // The store ends its hold with the rest of it.
+        // The store ends its hold as part of the transfer.
         self.held.remove(&old.uid);
         let (store, handle) = (self.store.clone(), self.handle.clone());
         self.tasks.spawn(async move {
             loop {
-                match store.take_up(&old, &new, Millis::now()).await {
+                match store.transfer_pending(&old, &new, Millis::now()).await {
                     Ok(true) => {}
                     Ok(false) => break,
                     Err(error) => {
-                        tracing::warn!(hook = %new.name, %error, "what waited for the deleted hook of this name could not be taken up; it is tried again at the next start");
+                        tracing::warn!(hook = %new.name, %error, "pending deliveries of the deleted hook of this name could not be transferred; the next start tries again");
                         break;
                     }
                 }
             }
-            // Its filter may be another, too.
-            super::decide_again(store, handle, vec![new.uid]).await;
+            // The new hook's filter may decide the undecided ones.
+            retry_undecided(store, handle, vec![new.uid]).await;
         });
     }
 }
 
-/// Ends every pending delivery of a hook that is gone for good. False: the store could not do it.
-async fn bury(store: &dyn Store, metrics: &Metrics, uid: &str) -> bool {
-    let (far, most) = (Millis(i64::MAX), Most { rows: 256, ..queue::MOST });
-    while let Ok(due) = store.due(uid, far, HashSet::new(), most).await {
+/// Ends every pending delivery of a deleted hook. Returns false if the store failed.
+async fn end_backlog(store: &dyn DispatchStore, metrics: &Metrics, uid: &str) -> bool {
+    let (any_time, limit) = (Millis(i64::MAX), ReadLimit { rows: END_BATCH, ..CHUNK });
+    while let Ok(due) = store.due(uid, any_time, HashSet::new(), limit).await {
         if due.pending.is_empty() {
             return true;
         }
-        let (at, next) = (Millis::now(), Next::Dead { reason: "HookDeleted" });
-        let dead = due.pending.into_iter().map(|Pending { seq: delivery, .. }| Settlement {
+        let (at, next) = (Millis::now(), NextStep::Dead { reason: DeliveryReason::HookDeleted });
+        let dead = due.pending.into_iter().map(|PendingDelivery { seq: delivery, .. }| Settlement {
             delivery,
             at,
             attempt: None,
@@ -110,7 +118,7 @@ async fn bury(store: &dyn Store, metrics: &Metrics, uid: &str) -> bool {
             progress: None,
         });
         let Ok(ended) = store.settle_many(dead.collect()).await else { return false };
-        ended.iter().for_each(|_| metrics.finished("dead", "HookDeleted"));
+        ended.iter().for_each(|_| metrics.record_finished("dead", Some(DeliveryReason::HookDeleted)));
     }
     false
 }

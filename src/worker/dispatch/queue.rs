@@ -1,220 +1,226 @@
-//! The queue of one hook: what is in memory, what is claimed, and whether there is more on disk.
+//! The queue of one hook: its deliveries in memory, the claimed ones, and whether there are more on disk.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
-use super::hold::{Hold, Mark};
-use crate::core::breaker::{Breaker, Leave};
-use crate::core::bucket::{Bucket, Rate};
+use super::hold::{GoneMark, Hold};
+use crate::core::breaker::{Breaker, BreakerPermit};
+use crate::core::bucket::{Rate, TokenBucket};
 use crate::core::time::Millis;
-use crate::worker::store::{Due, HookId, Most, Pending, Seq};
+use crate::worker::store::{DeliverySeq, DueDeliveries, HookId, PendingDelivery, ReadLimit};
 
 /// Deliveries of one hook that are read from disk at a time, and their bytes.
-const WINDOW: usize = 64;
-const WINDOW_BYTES: usize = 4 << 20;
-/// Deliveries of one hook that may wait in memory from the moment they were accepted: reading them again would cost more
-/// than keeping them, so there is room for a burst. All hooks together are bounded in bytes.
-const ROOM: usize = 16_384;
+const CHUNK_ROWS: usize = 64;
+const CHUNK_BYTES: usize = 4 << 20;
+/// Accepted deliveries of one hook that may stay in memory. Reading them again would cost more than keeping them, so a
+/// burst fits. All hooks together are bounded in bytes.
+const MAX_READY: usize = 16_384;
 
-/// What waits while the breaker is open is looked through this often.
-const LOOK_FOR_OLD: Duration = Duration::from_secs(1);
+/// How often the ready deliveries are checked for expiry while the breaker is open.
+const EXPIRY_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What is read of one hook at a time.
-pub const MOST: Most = Most { rows: WINDOW, bytes: WINDOW_BYTES };
+/// The limit of one read from disk.
+pub const CHUNK: ReadLimit = ReadLimit { rows: CHUNK_ROWS, bytes: CHUNK_BYTES };
 
-/// About what a delivery takes in memory besides its data.
+/// The approximate memory of a delivery besides its data, in bytes.
 const OVERHEAD: usize = 512;
 
-/// About what a delivery takes in memory.
-pub fn bytes(pending: &Pending) -> usize {
+/// Returns the approximate memory of a delivery in bytes.
+pub fn memory_size(pending: &PendingDelivery) -> usize {
     pending.event.data.get().len() + OVERHEAD
 }
 
-/// There is no room in memory.
+/// The queue has no capacity in memory, or older deliveries are on disk.
 #[derive(Debug, PartialEq, Eq)]
-pub struct NoRoom;
+pub struct QueueFull;
 
-/// An attempt of the delivery is under way.
+/// An attempt of the delivery is in flight, or its outcome is not committed yet.
 #[derive(Debug, PartialEq, Eq)]
-pub struct UnderWay;
+pub struct AttemptInFlight;
 
 /// One hook's queue.
 #[derive(Default)]
-pub struct Queue {
-    /// Ready to be sent, in memory.
-    pub ready: VecDeque<Pending>,
-    /// In memory, under way, or with an outcome that is not yet committed: a read of the disk must pass these over.
-    pub claimed: HashSet<Seq>,
+pub struct HookQueue {
+    /// Deliveries in memory that are ready to be sent.
+    pub ready: VecDeque<PendingDelivery>,
+    /// Deliveries that are in memory, in flight, or whose outcome is not committed: a read from disk must skip them.
+    pub claimed: HashSet<DeliverySeq>,
     pub in_flight: usize,
-    /// An attempt told something that nobody was told yet.
-    pub to_be_looked_at: bool,
-    /// There may be more due on disk than is in memory.
-    pub on_disk: bool,
-    pub loading: bool,
-    /// It waits for a place among the attempts under way.
-    pub crowded: bool,
-    /// Something came while a read was under way that the read may not have seen.
-    missed_while_loading: bool,
-    /// Outcomes that were committed while a read was under way: the read may show these deliveries as they were before,
-    /// and to believe it would send them again.
-    settled_while_loading: HashSet<Seq>,
+    /// An attempt ended in the current batch of commands; the hook is dispatched after it.
+    pub is_marked: bool,
+    /// There may be due deliveries on disk that are not in memory.
+    pub has_more_on_disk: bool,
+    pub is_loading: bool,
+    /// The hook is queued for an in-flight slot.
+    pub is_waiting_for_slot: bool,
+    /// A delivery became due during a read that may not have included it.
+    notified_while_loading: bool,
+    /// Outcomes that were committed during a read. The read may still show these deliveries as pending, and to believe it
+    /// would send them again.
+    settled_while_loading: HashSet<DeliverySeq>,
     pub breaker: Breaker,
-    /// When nothing was found to be too old.
-    looked_for_old: Millis,
+    /// When the last check for expiry found nothing.
+    expiry_checked_at: Millis,
     /// Present while the hook has a rate limit.
-    bucket: Option<Bucket>,
+    bucket: Option<TokenBucket>,
     /// Since when the hook does not exist.
-    pub gone_since: Option<Millis>,
-    /// The hook, as the store names it.
-    pub id: Option<HookId>,
-    /// The hook lacks something that it needs to send.
+    pub deleted_since: Option<Millis>,
+    /// The hook's identity in the store.
+    pub hook: Option<HookId>,
+    /// The hook lacks an object that it needs to send, such as a Secret.
     pub missing: Option<Hold>,
-    /// When to look for what is missing again.
-    pub look_at: Option<Millis>,
-    /// The receiver answered 410 to this spec.
-    pub gone: Option<Mark>,
-    /// The last request was refused by the egress policy.
-    pub denied: Option<String>,
-    /// The filter of this generation failed on an event, and why.
+    /// When to check again for the missing object.
+    pub recheck_at: Option<Millis>,
+    /// The receiver answered 410 under this generation and token.
+    pub gone: Option<GoneMark>,
+    /// The egress policy denied the last request.
+    pub egress_denied: Option<String>,
+    /// The generation whose filter failed on an event, and the error.
     pub undecided: Option<(Option<i64>, String)>,
     pub last_error: Option<String>,
-    /// Something was delivered.
-    pub went_well: bool,
-    /// What people were told.
-    pub told: Option<(bool, &'static str)>,
+    /// The receiver accepted or refused at least one delivery.
+    pub has_delivered: bool,
+    /// The health and reason that were last reported.
+    pub reported: Option<(bool, &'static str)>,
 }
 
-impl Queue {
-    /// Takes a delivery into memory, unless there is no room or older ones wait on disk. The bytes that came into
-    /// memory: none where a read of the disk was quicker; an error where it must wait on disk.
-    pub fn offer(&mut self, pending: Pending) -> Result<usize, NoRoom> {
-        if self.on_disk || self.ready.len() >= ROOM {
-            return Err(NoRoom);
+impl HookQueue {
+    /// Adds an accepted delivery, unless there is no capacity or older ones are on disk. Returns the bytes that it uses: 0
+    /// if a read from disk already added it.
+    pub fn try_push(&mut self, pending: PendingDelivery) -> Result<usize, QueueFull> {
+        if self.has_more_on_disk || self.ready.len() >= MAX_READY {
+            return Err(QueueFull);
         }
         if !self.claimed.insert(pending.seq) {
             return Ok(0);
         }
-        let taken = bytes(&pending);
+        let bytes = memory_size(&pending);
         self.ready.push_back(pending);
-        Ok(taken)
+        Ok(bytes)
     }
 
-    /// There is something on disk that is not in memory.
-    pub fn missed(&mut self) {
-        self.on_disk = true;
-        self.missed_while_loading |= self.loading;
+    /// Records that a due delivery is on disk and not in memory.
+    pub fn mark_more_on_disk(&mut self) {
+        self.has_more_on_disk = true;
+        self.notified_while_loading |= self.is_loading;
     }
 
-    /// Outcomes wait for their commit, as many as there is room for: to read on would fill the memory with more of them.
-    pub fn is_full(&self) -> bool {
-        self.claimed.len() >= self.ready.len() + self.in_flight + ROOM
+    /// True if the commit of outcomes is far behind. Reading further would fill the memory with more of them.
+    pub fn has_too_many_unsettled(&self) -> bool {
+        self.claimed.len() >= self.ready.len() + self.in_flight + MAX_READY
     }
 
-    /// True where the disk is to be read now. What is claimed need not come again.
-    pub fn wants_more(&mut self) -> bool {
-        if !self.on_disk || self.loading || self.ready.len() > WINDOW / 2 || self.is_full() {
+    /// Returns whether to read from disk now, and if so marks the queue as loading. The read may skip claimed deliveries.
+    pub fn try_start_loading(&mut self) -> bool {
+        if !self.has_more_on_disk
+            || self.is_loading
+            || self.ready.len() > CHUNK_ROWS / 2
+            || self.has_too_many_unsettled()
+        {
             return false;
         }
-        self.loading = true;
-        self.missed_while_loading = false;
+        self.is_loading = true;
+        self.notified_while_loading = false;
         self.settled_while_loading.clear();
         true
     }
 
-    /// Takes what was read; the bytes that came into memory.
-    pub fn loaded(&mut self, found: Due) -> usize {
-        self.loading = false;
-        self.on_disk = self.missed_while_loading || found.more;
-        let mut taken = 0;
+    /// Adds what was read from disk. Returns the bytes that it uses.
+    pub fn finish_loading(&mut self, found: DueDeliveries) -> usize {
+        self.is_loading = false;
+        self.has_more_on_disk = self.notified_while_loading || found.has_more;
+        let mut bytes = 0;
         let settled = std::mem::take(&mut self.settled_while_loading);
         for pending in found.pending {
             if !settled.contains(&pending.seq) && self.claimed.insert(pending.seq) {
-                taken += bytes(&pending);
+                bytes += memory_size(&pending);
                 self.ready.push_back(pending);
             }
         }
-        taken
+        bytes
     }
 
-    /// The outcome of a delivery is committed; where it is another attempt, that comes from disk when it is due.
-    pub fn settled(&mut self, seq: Seq) {
+    /// Releases the claim on a delivery whose outcome is committed. A retry is read from disk when it is due.
+    pub fn mark_settled(&mut self, seq: DeliverySeq) {
         self.claimed.remove(&seq);
-        if self.loading {
+        if self.is_loading {
             self.settled_while_loading.insert(seq);
         }
     }
 
-    /// A delivery was replayed or cancelled: what memory holds of it, or a read under way brings, is old. The bytes that
-    /// were freed; an error where it is under way, and is to be looked at when that is over.
-    pub fn changed(&mut self, seq: Seq) -> Result<usize, UnderWay> {
-        self.missed();
-        if self.loading {
+    /// Discards a delivery that was replayed or cancelled: its copy in memory, or in a read in progress, is outdated.
+    /// Returns the bytes that were freed.
+    pub fn discard(&mut self, seq: DeliverySeq) -> Result<usize, AttemptInFlight> {
+        self.mark_more_on_disk();
+        if self.is_loading {
             self.settled_while_loading.insert(seq);
         }
         if let Some(at) = self.ready.iter().position(|pending| pending.seq == seq) {
             self.claimed.remove(&seq);
-            return Ok(self.ready.remove(at).map_or(0, |pending| bytes(&pending)));
+            return Ok(self.ready.remove(at).map_or(0, |pending| memory_size(&pending)));
         }
-        if self.claimed.contains(&seq) { Err(UnderWay) } else { Ok(0) }
+        if self.claimed.contains(&seq) { Err(AttemptInFlight) } else { Ok(0) }
     }
 
-    /// Lets go of what is in memory: the hook may not send now. The bytes that were freed.
-    pub fn hold(&mut self) -> usize {
+    /// Drops the ready deliveries of a held hook from memory; they stay on disk. Returns the bytes that were freed.
+    pub fn unload(&mut self) -> usize {
         let mut freed = 0;
         for pending in self.ready.drain(..) {
-            freed += bytes(&pending);
+            freed += memory_size(&pending);
             self.claimed.remove(&pending.seq);
-            self.on_disk = true;
+            self.has_more_on_disk = true;
         }
         freed
     }
 
-    /// May the hook send one more now? A time: not before it. None: not before something happens.
-    pub fn leave(&mut self, rate: Option<Rate>, now: Millis) -> Result<(), Option<Millis>> {
-        if rate != self.bucket.as_ref().map(Bucket::rate) {
-            self.bucket = rate.map(|rate| Bucket::new(rate, now));
+    /// Asks the rate limit and the breaker for one more attempt. An error holds the earliest time of the next attempt, or
+    /// None if that depends on the probe in flight.
+    pub fn permit_attempt(&mut self, rate: Option<Rate>, now: Millis) -> Result<(), Option<Millis>> {
+        if rate != self.bucket.as_ref().map(TokenBucket::rate) {
+            self.bucket = rate.map(|rate| TokenBucket::new(rate, now));
         }
-        // The breaker last: leave for a probe that the bucket then refused would never come back.
+        // Ask the breaker last: a granted probe that the bucket then refused would never be returned.
         if let Some(bucket) = &mut self.bucket {
-            bucket.take(now).map_err(Some)?;
+            bucket.try_take(now).map_err(Some)?;
         }
-        match self.breaker.ask(now) {
-            Leave::Granted => Ok(()),
-            Leave::NotBefore(until) => Err(Some(until)),
-            Leave::Probing => Err(None),
+        match self.breaker.request_permit(now) {
+            BreakerPermit::Granted => Ok(()),
+            BreakerPermit::NotBefore(until) => Err(Some(until)),
+            BreakerPermit::Probing => Err(None),
         }
     }
 
-    /// Takes what grew too old out of memory while the breaker is open: what nobody answers must not wait for its turn to be
-    /// the probe. Its bytes too.
-    pub fn expired(&mut self, max_age: Duration, now: Millis) -> (Vec<Pending>, usize) {
-        // Not at each event that comes: they are all looked at.
-        if !self.breaker.is_open() || now.since(self.looked_for_old) < LOOK_FOR_OLD {
+    /// Removes expired deliveries from memory while the breaker is open, and returns them with the bytes freed. Otherwise
+    /// each would have to become the probe before it ends. They stay claimed until their end is committed.
+    pub fn take_expired(&mut self, max_age: Duration, now: Millis) -> (Vec<PendingDelivery>, usize) {
+        // Not at every event: each check goes through all ready deliveries.
+        if !self.breaker.is_open() || now.since(self.expiry_checked_at) < EXPIRY_CHECK_INTERVAL {
             return (Vec::new(), 0);
         }
-        let old = |pending: &Pending| now > pending.accepted + pending.held + max_age;
-        let (expired, young): (Vec<Pending>, Vec<Pending>) = self.ready.drain(..).partition(old);
-        self.ready = young.into();
-        // Where some were, more may be on disk.
+        let is_expired = |pending: &PendingDelivery| now > pending.accepted + pending.held + max_age;
+        let (expired, remaining): (Vec<PendingDelivery>, Vec<PendingDelivery>) =
+            self.ready.drain(..).partition(is_expired);
+        self.ready = remaining.into();
+        // After a check that found some, check again at once: more may be on disk.
         if expired.is_empty() {
-            self.looked_for_old = now;
+            self.expiry_checked_at = now;
         }
-        let freed = expired.iter().map(bytes).sum();
+        let freed = expired.iter().map(memory_size).sum();
         (expired, freed)
     }
 
-    /// Nothing to do and nothing to remember.
-    pub fn idle(&self) -> bool {
+    /// True if the queue has no work and no state to keep.
+    pub fn is_idle(&self) -> bool {
         self.ready.is_empty()
             && self.claimed.is_empty()
-            && !self.on_disk
-            && !self.loading
-            && !self.crowded
+            && !self.has_more_on_disk
+            && !self.is_loading
+            && !self.is_waiting_for_slot
             && self.breaker.is_idle()
             && self.bucket.is_none()
             && self.in_flight == 0
-            && !self.to_be_looked_at
-            && self.told.is_none_or(|(well, _)| well)
+            && !self.is_marked
+            && self.reported.is_none_or(|(healthy, _)| healthy)
     }
 }
 
@@ -226,7 +232,7 @@ mod tests {
     use std::collections::BTreeMap;
     use std::sync::Arc;
 
-    fn pending(seq: Seq) -> Pending {
+    fn pending(seq: DeliverySeq) -> PendingDelivery {
         let event = Event {
             id: "e".into(),
             namespace: "n".into(),
@@ -239,7 +245,7 @@ mod tests {
         };
         let hook = HookId { uid: "u".into(), namespace: "n".into(), name: "h".into() };
         let at = Millis(0);
-        Pending {
+        PendingDelivery {
             seq,
             id: uuid::Uuid::nil(),
             hook,
@@ -254,116 +260,116 @@ mod tests {
         }
     }
 
-    fn read(pending: impl IntoIterator<Item = Pending>) -> Due {
-        Due { pending: pending.into_iter().collect(), more: false }
+    fn read(pending: impl IntoIterator<Item = PendingDelivery>) -> DueDeliveries {
+        DueDeliveries { pending: pending.into_iter().collect(), has_more: false }
     }
 
-    fn seqs(queue: &Queue) -> Vec<Seq> {
+    fn seqs(queue: &HookQueue) -> Vec<DeliverySeq> {
         queue.ready.iter().map(|p| p.seq).collect()
     }
 
     #[test]
-    fn what_does_not_fit_waits_on_disk_and_is_read_once() {
-        let mut queue = Queue::default();
-        let (room, all) = (ROOM as Seq, ROOM as Seq + 36);
+    fn overflow_stays_on_disk_and_is_read_once() {
+        let mut queue = HookQueue::default();
+        let (capacity, all) = (MAX_READY as DeliverySeq, MAX_READY as DeliverySeq + 36);
         for seq in 0..all {
-            if queue.offer(pending(seq)).is_err() {
-                queue.missed();
+            if queue.try_push(pending(seq)).is_err() {
+                queue.mark_more_on_disk();
             }
         }
-        assert_eq!(queue.ready.len(), ROOM);
-        assert!(!queue.wants_more(), "not while there is enough in memory");
-        queue.ready.drain(..ROOM - 24);
-        assert!(queue.wants_more());
-        assert!(!queue.wants_more(), "one read at a time");
-        queue.loaded(read((0..all).map(pending)));
-        assert_eq!(seqs(&queue), (room - 24..all).collect::<Vec<_>>(), "claimed ones are passed over");
-        assert!(!queue.on_disk);
+        assert_eq!(queue.ready.len(), MAX_READY);
+        assert!(!queue.try_start_loading(), "not while there is enough in memory");
+        queue.ready.drain(..MAX_READY - 24);
+        assert!(queue.try_start_loading());
+        assert!(!queue.try_start_loading(), "one read at a time");
+        queue.finish_loading(read((0..all).map(pending)));
+        assert_eq!(seqs(&queue), (capacity - 24..all).collect::<Vec<_>>(), "claimed ones are skipped");
+        assert!(!queue.has_more_on_disk);
     }
 
     #[test]
-    fn a_store_that_is_behind_is_not_read_on() {
-        let mut queue = Queue::default();
-        for seq in 0..ROOM as Seq {
-            queue.offer(pending(seq)).unwrap();
+    fn stops_reading_while_commits_are_behind() {
+        let mut queue = HookQueue::default();
+        for seq in 0..MAX_READY as DeliverySeq {
+            queue.try_push(pending(seq)).unwrap();
         }
-        // Their outcomes are told, and not yet committed.
+        // All were sent, and no outcome is committed yet.
         queue.ready.clear();
-        queue.missed();
-        assert!(queue.is_full() && !queue.wants_more());
-        queue.settled(1);
-        assert!(!queue.is_full() && queue.wants_more());
+        queue.mark_more_on_disk();
+        assert!(queue.has_too_many_unsettled() && !queue.try_start_loading());
+        queue.mark_settled(1);
+        assert!(!queue.has_too_many_unsettled() && queue.try_start_loading());
     }
 
     #[test]
-    fn what_comes_during_a_read_is_not_forgotten() {
-        let mut queue = Queue::default();
-        queue.missed();
-        assert!(queue.wants_more());
-        assert_eq!(queue.offer(pending(7)), Err(NoRoom), "older ones may be on disk");
-        queue.missed();
-        queue.loaded(Due::default());
-        assert!(queue.wants_more());
+    fn a_notification_during_a_read_triggers_another_read() {
+        let mut queue = HookQueue::default();
+        queue.mark_more_on_disk();
+        assert!(queue.try_start_loading());
+        assert_eq!(queue.try_push(pending(7)), Err(QueueFull), "older ones may be on disk");
+        queue.mark_more_on_disk();
+        queue.finish_loading(DueDeliveries::default());
+        assert!(queue.try_start_loading());
     }
 
     #[test]
-    fn what_is_settled_during_a_read_is_not_sent_again() {
-        let mut queue = Queue::default();
-        queue.offer(pending(1)).unwrap();
+    fn a_delivery_settled_during_a_read_is_not_sent_again() {
+        let mut queue = HookQueue::default();
+        queue.try_push(pending(1)).unwrap();
         queue.ready.clear();
-        queue.missed();
-        assert!(queue.wants_more());
-        queue.settled(1);
-        queue.loaded(read([pending(1), pending(2)]));
+        queue.mark_more_on_disk();
+        assert!(queue.try_start_loading());
+        queue.mark_settled(1);
+        queue.finish_loading(read([pending(1), pending(2)]));
         assert_eq!(seqs(&queue), [2]);
-        queue.missed();
+        queue.mark_more_on_disk();
         queue.ready.clear();
-        assert!(queue.wants_more());
-        queue.loaded(read([pending(1)]));
-        assert_eq!(seqs(&queue), [1], "a read that began later tells the truth");
+        assert!(queue.try_start_loading());
+        queue.finish_loading(read([pending(1)]));
+        assert_eq!(seqs(&queue), [1], "a read that began later is current");
     }
 
     #[test]
     fn a_held_queue_keeps_nothing_in_memory() {
-        let mut queue = Queue::default();
-        let each = bytes(&pending(1));
-        assert_eq!(queue.offer(pending(1)), Ok(each));
-        assert_eq!(queue.offer(pending(1)), Ok(0), "known already: counted once");
-        assert_eq!(queue.hold(), each);
-        assert!(queue.claimed.is_empty() && queue.on_disk);
+        let mut queue = HookQueue::default();
+        let size = memory_size(&pending(1));
+        assert_eq!(queue.try_push(pending(1)), Ok(size));
+        assert_eq!(queue.try_push(pending(1)), Ok(0), "already in memory: counted once");
+        assert_eq!(queue.unload(), size);
+        assert!(queue.claimed.is_empty() && queue.has_more_on_disk);
     }
 
     #[test]
-    fn what_nobody_answers_grows_old_in_memory() {
-        let (hour, mut queue) = (Duration::from_secs(3600), Queue::default());
+    fn takes_expired_deliveries_while_the_breaker_is_open() {
+        let (hour, mut queue) = (Duration::from_secs(3600), HookQueue::default());
         for (seq, accepted, held) in [(1, 0, 0), (2, 1, 0), (3, 0, 1)] {
             let (accepted, held) = (Millis(accepted), Duration::from_millis(held));
-            queue.offer(Pending { accepted, held, ..pending(seq) }).unwrap();
+            queue.try_push(PendingDelivery { accepted, held, ..pending(seq) }).unwrap();
         }
         let now = Millis(1) + hour;
-        assert!(queue.expired(hour, now).0.is_empty(), "an attempt may yet succeed");
+        assert!(queue.take_expired(hour, now).0.is_empty(), "an attempt may yet succeed");
         while !queue.breaker.is_open() {
-            queue.breaker.failed(now);
+            queue.breaker.record_failure(now);
         }
-        let (expired, freed) = queue.expired(hour, now);
+        let (expired, freed) = queue.take_expired(hour, now);
         assert_eq!(expired.iter().map(|p| p.seq).collect::<Vec<_>>(), [1]);
-        assert_eq!((freed, seqs(&queue)), (bytes(&pending(1)), vec![2, 3]));
+        assert_eq!((freed, seqs(&queue)), (memory_size(&pending(1)), vec![2, 3]));
         assert!(queue.claimed.contains(&1), "until its end is on disk");
     }
 
     #[test]
-    fn what_was_cancelled_leaves_memory_and_comes_with_no_read() {
-        let mut queue = Queue::default();
-        queue.offer(pending(1)).unwrap();
-        queue.offer(pending(2)).unwrap();
-        assert_eq!(queue.changed(1), Ok(bytes(&pending(1))));
+    fn discards_a_changed_delivery_from_memory_and_from_a_read() {
+        let mut queue = HookQueue::default();
+        queue.try_push(pending(1)).unwrap();
+        queue.try_push(pending(2)).unwrap();
+        assert_eq!(queue.discard(1), Ok(memory_size(&pending(1))));
         assert_eq!(queue.ready.iter().map(|p| p.seq).collect::<Vec<_>>(), [2]);
-        assert!(queue.wants_more());
-        assert_eq!(queue.changed(3), Ok(0));
-        queue.loaded(read([pending(3)]));
-        assert_eq!(queue.ready.len(), 1, "the read may be older than the cancelling");
-        assert!(queue.on_disk, "and a replay is found by another");
+        assert!(queue.try_start_loading());
+        assert_eq!(queue.discard(3), Ok(0));
+        queue.finish_loading(read([pending(3)]));
+        assert_eq!(queue.ready.len(), 1, "the read may be older than the change");
+        assert!(queue.has_more_on_disk, "and another read finds a replay");
         queue.ready.clear();
-        assert_eq!(queue.changed(2), Err(UnderWay));
+        assert_eq!(queue.discard(2), Err(AttemptInFlight));
     }
 }

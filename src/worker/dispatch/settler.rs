@@ -1,103 +1,111 @@
-//! Outcomes, noted together: while some are committed the next ones gather, and their attempts are over already.
+//! Commits outcomes in batches: while one batch is committed, the next outcomes gather. Their attempts do not wait for it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::Handle;
-use super::command::{Command, Settled};
+use super::command::{DispatchCommand, DispatchHandle, SettledDelivery};
 use crate::core::time::Millis;
-use crate::metrics::{Metrics, Series};
-use crate::worker::store::{Next, Settlement, Store, StoreError};
+use crate::metrics::{HookSeries, Metrics};
+use crate::worker::store::{DispatchStore, NextStep, Settlement, StoreError};
 
-/// Outcomes that are noted at a time.
-const AT_ONCE: usize = 256;
-/// Outcomes that find no room are noted again, so often, after such a pause.
-const TRIES: u32 = 60;
-const AGAIN: Duration = Duration::from_secs(1);
+/// Outcomes that are committed in one batch.
+const BATCH: usize = 256;
+/// How often outcomes are written again while the store is full or busy, and the delay between the tries.
+const MAX_RETRIES: u32 = 60;
+const RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// What came of a delivery.
-pub struct Outcome {
+/// The outcome of a delivery, with what the metrics need.
+pub struct AttemptSettlement {
     pub uid: Arc<str>,
     pub settlement: Settlement,
-    /// When its age began.
+    /// The start of its age: acceptance, or the last replay.
     pub accepted: Millis,
-    /// Where the hook has its own.
-    pub series: Option<Arc<Series>>,
+    /// The hook's own series, if it has them.
+    pub series: Option<Arc<HookSeries>>,
 }
 
-/// Notes outcomes until nobody has any.
+/// Commits outcomes until every sender is dropped.
 pub async fn run(
-    mut outcomes: mpsc::Receiver<Outcome>,
-    store: Arc<dyn Store>,
-    handle: Handle,
+    mut outcomes: mpsc::Receiver<AttemptSettlement>,
+    store: Arc<dyn DispatchStore>,
+    dispatch: DispatchHandle,
     metrics: Arc<Metrics>,
 ) {
-    let mut batch = Vec::with_capacity(AT_ONCE);
-    while outcomes.recv_many(&mut batch, AT_ONCE).await > 0 {
-        let settlements = batch.iter().map(|outcome: &Outcome| outcome.settlement.clone()).collect();
-        let woken = match at_last(&*store, settlements).await {
-            Ok(woken) => Some(woken),
-            // One of them may be what the store refuses: the others are noted without it.
+    let mut batch = Vec::with_capacity(BATCH);
+    while outcomes.recv_many(&mut batch, BATCH).await > 0 {
+        let settlements =
+            batch.iter().map(|outcome: &AttemptSettlement| outcome.settlement.clone()).collect();
+        let notify = match settle_with_retries(&*store, settlements).await {
+            Ok(notify) => Some(notify),
+            // The store refuses one of them. Commit the others without it.
             Err(StoreError::Refused(_)) if batch.len() > 1 => {
-                Some(one_by_one(&*store, &mut batch, &handle).await)
+                Some(settle_one_by_one(&*store, &mut batch, &dispatch).await)
             }
             Err(error) => {
-                tracing::warn!(%error, "outcomes could not be kept: the deliveries will be repeated");
+                tracing::warn!(%error, "outcomes could not be stored, the deliveries will be repeated");
                 None
             }
         };
-        let noted = woken.is_some();
-        let mut woken = woken.unwrap_or_default().into_iter();
-        let settled = batch.drain(..).map(|Outcome { uid, settlement, accepted, series }| {
+        let is_stored = notify.is_some();
+        let mut notify = notify.unwrap_or_default().into_iter();
+        let settled = batch.drain(..).map(|AttemptSettlement { uid, settlement, accepted, series }| {
             let Settlement { delivery, at, next, .. } = settlement;
             match next {
-                Next::Delivered if noted => {
-                    series.iter().for_each(|series| series.delivered(at.since(accepted)));
-                    metrics.delivered(at.since(accepted));
+                NextStep::Delivered if is_stored => {
+                    series.iter().for_each(|series| series.record_delivered(at.since(accepted)));
+                    metrics.record_delivered(at.since(accepted));
                 }
-                Next::Dead { reason } if noted => {
-                    series.iter().for_each(|series| series.dead());
-                    metrics.finished("dead", reason);
+                NextStep::Dead { reason } if is_stored => {
+                    series.iter().for_each(|series| series.record_dead());
+                    metrics.record_finished("dead", Some(reason));
                 }
                 _ => {}
             }
-            Settled { uid, seq: delivery, next: noted.then_some(next), woken: woken.next() == Some(true) }
+            let notify = notify.next() == Some(true);
+            SettledDelivery { uid, seq: delivery, next: is_stored.then_some(next), notify }
         });
-        handle.commands.send(Command::Settled(settled.collect())).await.ok();
+        dispatch.send(DispatchCommand::Settled(settled.collect())).await;
     }
 }
 
-/// Notes each by itself and takes from the batch what cannot be noted.
-async fn one_by_one(store: &dyn Store, batch: &mut Vec<Outcome>, handle: &Handle) -> Vec<bool> {
-    let (mut kept, mut woken, mut left) = (Vec::new(), Vec::new(), Vec::new());
+/// Commits each outcome by itself and removes from the batch those that cannot be stored.
+async fn settle_one_by_one(
+    store: &dyn DispatchStore,
+    batch: &mut Vec<AttemptSettlement>,
+    dispatch: &DispatchHandle,
+) -> Vec<bool> {
+    let (mut stored, mut notify, mut lost) = (Vec::new(), Vec::new(), Vec::new());
     for outcome in batch.drain(..) {
-        match at_last(store, vec![outcome.settlement.clone()]).await {
+        match settle_with_retries(store, vec![outcome.settlement.clone()]).await {
             Ok(one) => {
-                woken.extend(one);
-                kept.push(outcome);
+                notify.extend(one);
+                stored.push(outcome);
             }
             Err(error) => {
-                tracing::warn!(%error, "an outcome could not be kept: the delivery will be repeated");
+                tracing::warn!(%error, "an outcome could not be stored, the delivery will be repeated");
                 let (uid, seq) = (outcome.uid, outcome.settlement.delivery);
-                left.push(Settled { uid, seq, next: None, woken: false });
+                lost.push(SettledDelivery { uid, seq, next: None, notify: false });
             }
         }
     }
-    *batch = kept;
-    handle.commands.send(Command::Settled(left)).await.ok();
-    woken
+    *batch = stored;
+    dispatch.send(DispatchCommand::Settled(lost)).await;
+    notify
 }
 
-/// A full disk or a busy store passes: noting outcomes again costs less than sending again.
-async fn at_last(store: &dyn Store, settlements: Vec<Settlement>) -> Result<Vec<bool>, StoreError> {
-    let mut tries = 0;
+/// Commits outcomes. Retries while the store is full or busy, because that costs less than repeating the deliveries.
+async fn settle_with_retries(
+    store: &dyn DispatchStore,
+    settlements: Vec<Settlement>,
+) -> Result<Vec<bool>, StoreError> {
+    let mut retries = 0;
     loop {
         match store.settle_many(settlements.clone()).await {
-            Err(StoreError::Full | StoreError::Busy) if tries < TRIES => {
-                tries += 1;
-                tokio::time::sleep(AGAIN).await;
+            Err(StoreError::Full | StoreError::Busy) if retries < MAX_RETRIES => {
+                retries += 1;
+                tokio::time::sleep(RETRY_DELAY).await;
             }
             other => return other,
         }

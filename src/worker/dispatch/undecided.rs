@@ -1,24 +1,24 @@
-//! What waits because a hook's filter could not decide on it.
+//! Makes undecided deliveries due again when a hook's spec changes.
 
 use std::sync::Arc;
 
-use super::Handle;
+use super::command::DispatchHandle;
 use crate::core::time::Millis;
-use crate::worker::store::Store;
+use crate::worker::store::DispatchStore;
 
-/// Makes due what the filters of these hooks, as they were, could not decide.
-pub(super) async fn decide_again(store: Arc<dyn Store>, handle: Handle, hooks: Vec<Arc<str>>) {
+/// Makes the undecided deliveries of these hooks due: the specs may have changed, so their filters may decide them now.
+pub async fn retry_undecided(store: Arc<dyn DispatchStore>, dispatch: DispatchHandle, hooks: Vec<Arc<str>>) {
     for uid in hooks {
         loop {
-            match store.decide_again(&uid, Millis::now()).await {
+            match store.reschedule_undecided(&uid, Millis::now()).await {
                 Ok(more) => {
-                    handle.wake(uid.clone()).await;
+                    dispatch.notify_due(uid.clone()).await;
                     if !more {
                         break;
                     }
                 }
                 Err(error) => {
-                    tracing::debug!(%error, "what is undecided waits its time, though the spec changed");
+                    tracing::debug!(%error, "undecided deliveries stay scheduled, although the spec changed");
                     break;
                 }
             }

@@ -1,93 +1,100 @@
-//! `lambda`: Lua functions on the event, in the sandbox, in order.
+//! Handler `lambda`: runs Lua functions on the event in the sandbox, one after the other.
 //!
-//! A function delivers by returning `true`; one that does not ends the attempt, for those after it may build on it. What
-//! delivered is noted by the hash of its text and is not run again at a later attempt.
+//! A function delivers by returning `true`. Any other result ends the attempt, because later functions may build on it. A
+//! function that delivered is recorded by the hash of its text and is not run again by later attempts.
 
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::{Sender, Sent, script_failed};
-use crate::core::hook::{Hook, Lambda, Mark};
-use crate::sandbox::{Call, ScriptError};
-use crate::worker::store::{Pending, Progress};
+use super::{HandlerOutcome, HandlerRunner, script_failed};
+use crate::core::delivery_reason::AttemptFailure;
+use crate::core::hook::{CompiledHook, FunctionHash, Lambda};
+use crate::sandbox::{Invocation, ScriptError};
+use crate::worker::store::{HandlerProgress, PendingDelivery};
 
-/// One attempt: runs what has not delivered yet, up to the first that fails.
-pub async fn run(sender: &Sender, hook: &Hook, lambda: &Lambda, pending: &Pending, within: Duration) -> Sent {
-    let began = Instant::now();
-    let mut done = Done(pending.progress.clone());
-    for (i, (function, mark)) in lambda.functions.iter().zip(&lambda.marks).enumerate() {
-        if done.holds(mark) {
+/// Makes one attempt: runs the functions that have not delivered yet, up to the first that fails.
+pub async fn run(
+    runner: &HandlerRunner,
+    hook: &CompiledHook,
+    lambda: &Lambda,
+    pending: &PendingDelivery,
+    timeout: Duration,
+) -> HandlerOutcome {
+    let started = Instant::now();
+    let mut delivered = DeliveredFunctions(pending.progress.clone());
+    for (i, (function, mark)) in lambda.functions.iter().zip(&lambda.hashes).enumerate() {
+        if delivered.contains(mark) {
             continue;
         }
-        let left = within.saturating_sub(began.elapsed());
-        let came = match call(sender, hook, function, pending, left).await {
+        let remaining = timeout.saturating_sub(started.elapsed());
+        let outcome = match call(runner, hook, function, pending, remaining).await {
             Ok(Value::Bool(true)) => {
-                done.add(mark);
+                delivered.add(mark);
                 continue;
             }
-            Ok(other) => refused(&other),
+            Ok(other) => not_delivered(&other),
             Err(error) => script_failed(&format!("function {}", i + 1), &error),
         };
-        return match came {
-            Sent::Failed { reason, detail } if done.0.len() > pending.progress.len() => {
-                Sent::Partly { reason, detail, progress: done.0 }
+        return match outcome {
+            HandlerOutcome::Failed { reason, detail } if delivered.0.len() > pending.progress.len() => {
+                HandlerOutcome::PartlyFailed { reason, detail, progress: delivered.0 }
             }
-            came => came,
+            outcome => outcome,
         };
     }
-    Sent::Done
+    HandlerOutcome::Completed
 }
 
-/// Runs every function once, whatever the others do.
-pub async fn try_all(
-    sender: &Sender,
-    hook: &Hook,
+/// Runs every function once, whatever the others return.
+pub async fn run_all(
+    runner: &HandlerRunner,
+    hook: &CompiledHook,
     lambda: &Lambda,
-    pending: &Pending,
-    within: Duration,
+    pending: &PendingDelivery,
+    timeout: Duration,
 ) -> Vec<Result<Value, ScriptError>> {
     let mut results = Vec::new();
     for function in &lambda.functions {
-        results.push(call(sender, hook, function, pending, within).await);
+        results.push(call(runner, hook, function, pending, timeout).await);
     }
     results
 }
 
 async fn call(
-    sender: &Sender,
-    hook: &Hook,
+    runner: &HandlerRunner,
+    hook: &CompiledHook,
     function: &str,
-    pending: &Pending,
-    within: Duration,
+    pending: &PendingDelivery,
+    timeout: Duration,
 ) -> Result<Value, ScriptError> {
     let (event, source) = (&*pending.event.event, &*pending.event.source);
-    let call = Call { function, data: &pending.event.data, event, source, pid: std::process::id() };
-    sender.sandbox.call(&hook.uid, call, within).await
+    let call = Invocation { function, data: &pending.event.data, event, source, pid: std::process::id() };
+    runner.sandbox.invoke(&hook.uid, call, timeout).await
 }
 
-fn refused(result: &Value) -> Sent {
-    let detail = format!("{}: it delivers by returning true", returned(result));
-    Sent::Failed { reason: "NotDelivered", detail }
+fn not_delivered(result: &Value) -> HandlerOutcome {
+    let detail = format!("{}: a function delivers by returning true", describe_result(result));
+    HandlerOutcome::Failed { reason: AttemptFailure::NotDelivered, detail }
 }
 
-/// A result that is not `true`, in words.
-pub fn returned(result: &Value) -> String {
+/// Describes a result that is not `true`.
+pub fn describe_result(result: &Value) -> String {
     match result {
         Value::Null => "it returned nothing".to_owned(),
-        other => super::request::shown(&format!("it returned {other}"), &[]),
+        other => super::request::redact_and_cut(&format!("it returned {other}"), &[]),
     }
 }
 
-/// The marks of the functions that delivered.
-struct Done(Progress);
+/// The marks (hashes) of the functions that delivered, one after the other.
+struct DeliveredFunctions(HandlerProgress);
 
-impl Done {
-    fn holds(&self, mark: &Mark) -> bool {
-        self.0.chunks_exact(mark.len()).any(|done| done == mark)
+impl DeliveredFunctions {
+    fn contains(&self, mark: &FunctionHash) -> bool {
+        self.0.chunks_exact(mark.len()).any(|delivered| delivered == mark)
     }
 
-    fn add(&mut self, mark: &Mark) {
+    fn add(&mut self, mark: &FunctionHash) {
         self.0.extend_from_slice(mark);
     }
 }

@@ -1,24 +1,25 @@
-//! `log`: one line on standard output.
+//! Handler `log`: writes one JSON line to standard output.
 
 use std::io::Write;
 
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::Sent;
-use crate::core::hook::Hook;
+use super::HandlerOutcome;
+use crate::core::delivery_reason::AttemptFailure;
+use crate::core::hook::CompiledHook;
 use crate::core::time::Millis;
-use crate::worker::store::Pending;
+use crate::worker::store::PendingDelivery;
 
-/// The line, as JSON.
+/// The log line.
 #[derive(Serialize)]
-pub struct Line<'a> {
+pub struct LogLine<'a> {
     timestamp: String,
     level: &'static str,
     message: &'static str,
     namespace: &'a str,
     hook: &'a str,
-    /// The delivery's id: a line that is repeated has the same.
+    /// The delivery's id: a repeated line has the same id.
     id: String,
     source: &'a str,
     event: &'a str,
@@ -26,10 +27,10 @@ pub struct Line<'a> {
     pid: u32,
 }
 
-impl<'a> Line<'a> {
-    pub fn new(hook: &'a Hook, pending: &'a Pending) -> Self {
+impl<'a> LogLine<'a> {
+    pub fn new(hook: &'a CompiledHook, pending: &'a PendingDelivery) -> Self {
         let event = &pending.event;
-        Line {
+        LogLine {
             timestamp: Millis::now().rfc3339(),
             level: "NOTICE",
             message: "log callback",
@@ -38,33 +39,34 @@ impl<'a> Line<'a> {
             id: pending.id.to_string(),
             source: &event.source,
             event: &event.event,
-            data: one_line(&event.data),
+            data: without_line_breaks(&event.data),
             pid: std::process::id(),
         }
     }
 }
 
-/// Line ends stand in JSON between its parts only, never within a text.
-fn one_line(data: &RawValue) -> Box<RawValue> {
+/// Replaces line breaks by spaces. JSON has raw line breaks between tokens only, never in a string.
+fn without_line_breaks(data: &RawValue) -> Box<RawValue> {
     let text = data.get().replace(['\n', '\r'], " ");
     RawValue::from_string(text).unwrap_or_else(|_| data.to_owned())
 }
 
-pub async fn write(hook: &Hook, pending: &Pending) -> Sent {
-    let failed = |detail: String| Sent::Failed { reason: "LogFailed", detail };
-    let mut line = match serde_json::to_vec(&Line::new(hook, pending)) {
+/// Writes the line and flushes it.
+pub async fn write(hook: &CompiledHook, pending: &PendingDelivery) -> HandlerOutcome {
+    let failed = |detail: String| HandlerOutcome::Failed { reason: AttemptFailure::LogFailed, detail };
+    let mut line = match serde_json::to_vec(&LogLine::new(hook, pending)) {
         Ok(line) => line,
         Err(error) => return failed(error.to_string()),
     };
     line.push(b'\n');
-    // Where blocking is allowed: a reader that stands still must not stop the worker. One lock a line, for lines must not
-    // run into each other.
+    // On a blocking thread, so that a stalled reader of standard output does not stop the worker. One lock per line keeps
+    // lines of concurrent attempts apart.
     let written = tokio::task::spawn_blocking(move || {
         let mut out = std::io::stdout().lock();
         out.write_all(&line).and_then(|()| out.flush())
     });
     match written.await {
-        Ok(Ok(())) => Sent::Done,
+        Ok(Ok(())) => HandlerOutcome::Completed,
         Ok(Err(error)) => failed(format!("standard output: {error}")),
         Err(error) => failed(error.to_string()),
     }
@@ -75,9 +77,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn data_stays_one_line() {
+    fn data_has_no_line_breaks() {
         let data = serde_json::from_str::<&RawValue>("{\"a\":\r\n [1,\n\"x\\ny\"]}").unwrap();
-        let line = one_line(data);
+        let line = without_line_breaks(data);
         assert!(!line.get().contains(['\n', '\r']));
         assert!(line.get().contains("\"x\\ny\""));
     }

@@ -1,9 +1,10 @@
-//! What is done with an event: a file a handler. `request` makes and sends requests, `test` runs a hook once for people.
+//! Handlers: each file makes one attempt to deliver an event in one way. `request` builds and sends HTTP requests, `test`
+//! runs a hook once for a user.
 //!
-//! Invariants: a handler makes one attempt and says what came of it; it decides nothing about the next; secrets that it
-//! used are in nothing that it says.
+//! Invariants: a handler makes one attempt and returns its outcome; it does not decide about retries; the secrets that it
+//! uses never appear in the outcome.
 //!
-//! Left to others: when (`dispatch`), what follows (`core::retry`).
+//! Left to others: when to run (`dispatch`), what follows (`core::retry`).
 
 mod lambda;
 mod log;
@@ -15,106 +16,123 @@ mod webhook_custom;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub use request::Outgoing;
-pub use test::{Ran, Tested, ping_event, posted_event, shown_data};
+pub use request::OutgoingRequest;
+pub use test::{FunctionResult, TestResult, ping_event, posted_event, shown_data};
 
 use crate::cluster::Cluster;
-use crate::core::hook::{Handler, Hook};
+use crate::core::delivery_reason::{AttemptFailure, DeliveryReason};
+use crate::core::hook::{CompiledHook, Handler};
 use crate::net::HttpClient;
 use crate::sandbox::{Sandbox, ScriptError};
-use crate::worker::store::{Pending, Progress};
+use crate::worker::store::{HandlerProgress, PendingDelivery};
 
-/// What came of one attempt.
+/// The outcome of one attempt.
 #[derive(Debug)]
-pub enum Sent {
-    /// An answer. `detail`: the first bytes of what it said, where it is no success.
-    Answer { status: u16, retry_after: Option<String>, detail: Option<String> },
-    /// It is done; there is nobody to answer.
-    Done,
-    /// No answer, for a reason that may pass.
-    Failed { reason: &'static str, detail: String },
-    /// It failed like that after a part of it was done, which is not to be done again.
-    Partly { reason: &'static str, detail: String, progress: Progress },
-    /// No attempt can succeed.
-    Hopeless { reason: &'static str, detail: String },
-    /// No attempt was made: something is missing that may come.
-    NotNow { reason: &'static str, detail: String },
+pub enum HandlerOutcome {
+    /// The receiver answered. `detail`: the beginning of the body, if the status is no success.
+    Answered { status: u16, retry_after: Option<String>, detail: Option<String> },
+    /// The handler succeeded and has no receiver that answers.
+    Completed,
+    /// The attempt failed; another one may succeed.
+    Failed { reason: AttemptFailure, detail: String },
+    /// The same, after a part was done that must not be repeated.
+    PartlyFailed { reason: AttemptFailure, detail: String, progress: HandlerProgress },
+    /// No attempt can succeed: the delivery is dead.
+    Undeliverable { reason: DeliveryReason, detail: String },
+    /// No attempt was made, because the hook lacks something (a Secret, the sandbox) that may appear later.
+    NotReady { reason: &'static str, detail: String },
 }
 
-impl Sent {
-    /// The status of the answer, where there was one.
+impl HandlerOutcome {
+    /// Returns the status of the answer, if there was one.
     pub fn status(&self) -> Option<u16> {
         match self {
-            Sent::Answer { status, .. } => Some(*status),
+            HandlerOutcome::Answered { status, .. } => Some(*status),
             _ => None,
         }
     }
 
-    /// The outcome as a metric label.
+    /// Returns the outcome as a metric label.
     pub fn label(&self) -> &'static str {
         match self {
-            Sent::Answer { status: 200..=299, .. } | Sent::Done => "Delivered",
-            Sent::Answer { .. } => "Status",
-            Sent::Failed { reason, .. }
-            | Sent::Partly { reason, .. }
-            | Sent::Hopeless { reason, .. }
-            | Sent::NotNow { reason, .. } => reason,
+            HandlerOutcome::Answered { status: 200..=299, .. } | HandlerOutcome::Completed => "Delivered",
+            HandlerOutcome::Answered { .. } => AttemptFailure::Status.as_str(),
+            HandlerOutcome::Failed { reason, .. } | HandlerOutcome::PartlyFailed { reason, .. } => {
+                reason.as_str()
+            }
+            HandlerOutcome::Undeliverable { reason, .. } => reason.as_str(),
+            HandlerOutcome::NotReady { reason, .. } => reason,
         }
     }
 }
 
-/// Makes attempts.
-pub struct Sender {
+/// Runs the handlers of hooks.
+pub struct HandlerRunner {
     http: HttpClient,
     cluster: Arc<dyn Cluster>,
     sandbox: Sandbox,
 }
 
-impl Sender {
+impl HandlerRunner {
     pub fn new(http: HttpClient, cluster: Arc<dyn Cluster>, sandbox: Sandbox) -> Self {
-        Sender { http, cluster, sandbox }
+        HandlerRunner { http, cluster, sandbox }
     }
 
-    /// One attempt, bounded by the hook's timeout.
-    pub async fn send(&self, hook: &Hook, pending: &Pending) -> Sent {
-        let (within, began) = (time(hook), Instant::now());
+    /// Makes one attempt, bounded by the hook's timeout.
+    pub async fn run(&self, hook: &CompiledHook, pending: &PendingDelivery) -> HandlerOutcome {
+        let (timeout, started) = (timeout(hook), Instant::now());
         match &hook.handler {
             Handler::Log => log::write(hook, pending).await,
-            Handler::Lambda(lambda) => lambda::run(self, hook, lambda, pending, within).await,
-            Handler::Webhook(_) | Handler::WebhookCustom(_) => match self.request(hook, pending).await {
-                // Never zero, lest what templates took makes a receiver look dead that was not asked.
-                Ok(request) => {
-                    request.send(within.saturating_sub(began.elapsed()).max(Duration::from_millis(1))).await
+            Handler::Lambda(lambda) => lambda::run(self, hook, lambda, pending, timeout).await,
+            Handler::Webhook(_) | Handler::WebhookCustom(_) => {
+                match self.prepare_request(hook, pending).await {
+                    Ok(request) => {
+                        // At least 1 ms: templates that used up the timeout must not make the receiver look dead.
+                        let remaining = timeout.saturating_sub(started.elapsed());
+                        request.send(remaining.max(Duration::from_millis(1))).await
+                    }
+                    Err(outcome) => outcome,
                 }
-                Err(sent) => sent,
-            },
+            }
         }
     }
 
-    /// The request of an attempt. An error tells what came of the attempt instead.
-    pub async fn request(&self, hook: &Hook, pending: &Pending) -> Result<Outgoing, Sent> {
+    /// Builds the request of an attempt. An error is the outcome of the attempt.
+    pub async fn prepare_request(
+        &self,
+        hook: &CompiledHook,
+        pending: &PendingDelivery,
+    ) -> Result<OutgoingRequest, HandlerOutcome> {
         match &hook.handler {
-            Handler::Webhook(webhook) => webhook::request(self, hook, webhook, pending).await,
+            Handler::Webhook(webhook) => webhook::prepare_request(self, hook, webhook, pending).await,
             Handler::WebhookCustom(custom) => {
-                webhook_custom::request(self, hook, custom, pending, time(hook)).await
+                webhook_custom::prepare_request(self, hook, custom, pending, timeout(hook)).await
             }
-            Handler::Log | Handler::Lambda(_) => {
-                Err(Sent::Hopeless { reason: "NoTarget", detail: "this handler sends no request".into() })
-            }
+            Handler::Log | Handler::Lambda(_) => Err(HandlerOutcome::Undeliverable {
+                reason: DeliveryReason::NoTarget,
+                detail: "this handler sends no request".into(),
+            }),
         }
     }
 }
 
-/// How long an attempt may take. Never zero: a request without time could never succeed.
-fn time(hook: &Hook) -> Duration {
+/// Returns the hook's timeout for an attempt, at least 1 ms: a request without time could never succeed.
+fn timeout(hook: &CompiledHook) -> Duration {
     hook.delivery.timeout.max(Duration::from_millis(1))
 }
 
-/// What comes of an attempt whose Lua failed. `what` it was: a template, a function.
-fn script_failed(what: &str, error: &ScriptError) -> Sent {
-    let (reason, detail) = (error.into(), request::shown(&format!("{what}: {error}"), &[]));
-    match error {
-        ScriptError::SandboxUnavailable(_) => Sent::NotNow { reason, detail },
-        _ => Sent::Failed { reason, detail },
-    }
+/// Returns the outcome of an attempt whose Lua failed. `what` names the script: a template, a function.
+fn script_failed(what: &str, error: &ScriptError) -> HandlerOutcome {
+    let detail = request::redact_and_cut(&format!("{what}: {error}"), &[]);
+    let reason = match error {
+        ScriptError::SandboxUnavailable(_) => {
+            return HandlerOutcome::NotReady { reason: error.into(), detail };
+        }
+        ScriptError::ScriptFailed(_) => AttemptFailure::ScriptFailed,
+        ScriptError::ScriptTimeout(_) => AttemptFailure::ScriptTimeout,
+        ScriptError::ScriptMemory => AttemptFailure::ScriptMemory,
+        ScriptError::ScriptCrashed => AttemptFailure::ScriptCrashed,
+        ScriptError::ScriptTooBig(_) => AttemptFailure::ScriptTooBig,
+    };
+    HandlerOutcome::Failed { reason, detail }
 }

@@ -1,4 +1,4 @@
-//! Requests to receivers: made from a hook and an event, and sent apart from that, so that they can be shown too.
+//! Requests to receivers. Building a request is separate from sending it, so that a dry run can show it.
 
 use std::time::Duration;
 
@@ -8,127 +8,136 @@ use http::{HeaderMap, Method, Request, Uri};
 use http_body_util::Full;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::Sent;
+use super::HandlerOutcome;
 use crate::api::{HeaderFrom, SecretKeyRef, SignatureScheme};
-use crate::cluster::{Cluster, MissingSecret, secret_text, tls_options};
+use crate::cluster::{Cluster, ReferenceError, read_secret_text, read_tls_options};
 use crate::core::conditions::cut;
+use crate::core::delivery_reason::{AttemptFailure, DeliveryReason};
 use crate::core::event::hops;
 use crate::core::gate::SUPPRESSED_HEADER;
-use crate::core::hook::{self, Address, Hook, Signature, Target};
+use crate::core::hook::{self, Address, CompiledHook, RequestTarget, Signature};
 use crate::core::redact::redact;
 use crate::core::sign;
 use crate::core::time::Millis;
 use crate::core::trace;
-use crate::net::{Answer, HttpClient, SendError};
-use crate::worker::store::Pending;
+use crate::net::{HttpClient, HttpResponse, SendError};
+use crate::worker::store::PendingDelivery;
 
-/// What is read of an answer.
+/// Bytes of an answer's body that are read.
 const MAX_ANSWER: usize = 64 * 1024;
-/// What is kept of it, in bytes.
+/// Bytes of it that are kept as the attempt's detail.
 const MAX_DETAIL: usize = 256;
 const AGENT: &str = concat!("hookstream/", env!("CARGO_PKG_VERSION"));
 const ID_HEADER: &str = "webhook-id";
 const TIMESTAMP_HEADER: &str = "webhook-timestamp";
 const SIGNATURE_HEADER: &str = "webhook-signature";
-/// How often the delivery was replayed.
+/// The number of replays of the delivery.
 const REPLAY_HEADER: &str = "x-hookstream-replay";
 const HOPS_HEADER: &str = "x-hookstream-hops";
 
-/// A request that can be sent. No `Debug`: secrets are in it.
-pub struct Outgoing {
+/// A request that is ready to be sent. It holds secrets, so it has no `Debug`.
+pub struct OutgoingRequest {
     http: HttpClient,
     pub method: Method,
     pub uri: Uri,
     pub headers: HeaderMap,
     pub body: Bytes,
-    /// What to mask wherever any of it is shown.
+    /// Texts to mask wherever a part of the request or its answer is shown.
     pub secrets: Vec<SecretString>,
 }
 
-impl Outgoing {
-    /// Sends it; the answer as it came.
-    pub async fn exchange(self, within: Duration) -> Result<Answer, SendError> {
+impl OutgoingRequest {
+    /// Sends the request and returns the answer as received.
+    pub async fn exchange(self, timeout: Duration) -> Result<HttpResponse, SendError> {
         let mut request = Request::new(Full::from(self.body));
         *request.method_mut() = self.method;
         *request.uri_mut() = self.uri;
         *request.headers_mut() = self.headers;
-        self.http.send(request, within, MAX_ANSWER).await
+        self.http.send(request, timeout, MAX_ANSWER).await
     }
 
-    /// Sends it; what came of it.
-    pub async fn send(mut self, within: Duration) -> Sent {
+    /// Sends the request and returns the outcome of the attempt.
+    pub async fn send(mut self, timeout: Duration) -> HandlerOutcome {
         let secrets = std::mem::take(&mut self.secrets);
-        match self.exchange(within).await {
+        match self.exchange(timeout).await {
             Ok(answer) => {
-                let success = answer.status.is_success();
+                let is_success = answer.status.is_success();
                 let retry_after =
                     answer.headers.get(RETRY_AFTER).and_then(|v| v.to_str().ok()).map(ToOwned::to_owned);
-                let detail = (!success && !answer.body.is_empty())
-                    .then(|| shown(&String::from_utf8_lossy(&answer.body), &secrets));
-                Sent::Answer { status: answer.status.as_u16(), retry_after, detail }
+                let detail = (!is_success && !answer.body.is_empty())
+                    .then(|| redact_and_cut(&String::from_utf8_lossy(&answer.body), &secrets));
+                HandlerOutcome::Answered { status: answer.status.as_u16(), retry_after, detail }
             }
-            Err(error) => failed(&error, &secrets),
+            Err(error) => send_failed(&error, &secrets),
         }
     }
 }
 
-/// What came of a request without an answer.
-pub fn failed(error: &SendError, secrets: &[SecretString]) -> Sent {
-    let (reason, detail) = (error.into(), shown(&error.to_string(), secrets));
-    match error {
-        SendError::EgressDenied(_) => Sent::Hopeless { reason, detail },
-        _ => Sent::Failed { reason, detail },
-    }
+/// Returns the outcome of a request without an answer.
+pub fn send_failed(error: &SendError, secrets: &[SecretString]) -> HandlerOutcome {
+    let detail = redact_and_cut(&error.to_string(), secrets);
+    let reason = match error {
+        SendError::EgressDenied(_) => {
+            return HandlerOutcome::Undeliverable { reason: DeliveryReason::EgressDenied, detail };
+        }
+        SendError::Resolve(_) => AttemptFailure::Resolve,
+        SendError::Connect(_) => AttemptFailure::Connect,
+        SendError::Proxy(_) => AttemptFailure::Proxy,
+        SendError::Timeout(_) => AttemptFailure::Timeout,
+        SendError::Tls(_) => AttemptFailure::Tls,
+        SendError::Protocol(_) => AttemptFailure::Protocol,
+    };
+    HandlerOutcome::Failed { reason, detail }
 }
 
-/// A stranger's words, cut and masked.
-pub fn shown(text: &str, secrets: &[SecretString]) -> String {
+/// Masks secrets in a foreign text and cuts it to `MAX_DETAIL`.
+pub fn redact_and_cut(text: &str, secrets: &[SecretString]) -> String {
     let masked = redact(text, secrets.iter().map(ExposeSecret::expose_secret));
     cut(masked.trim(), MAX_DETAIL).to_owned()
 }
 
-/// A request in the making. An error tells what came of the attempt instead.
-pub struct Draft<'a> {
+/// A request that is being built. Errors are the outcome of the attempt.
+pub struct RequestDraft<'a> {
     cluster: &'a dyn Cluster,
-    hook: &'a Hook,
-    pending: &'a Pending,
+    hook: &'a CompiledHook,
+    pending: &'a PendingDelivery,
     headers: HeaderMap,
     secrets: Vec<SecretString>,
 }
 
-impl<'a> Draft<'a> {
-    pub fn new(cluster: &'a dyn Cluster, hook: &'a Hook, pending: &'a Pending) -> Self {
-        // As many as most requests have: a map that grows is built anew each time.
+impl<'a> RequestDraft<'a> {
+    pub fn new(cluster: &'a dyn Cluster, hook: &'a CompiledHook, pending: &'a PendingDelivery) -> Self {
+        // Enough for most requests: a map that grows is rehashed each time.
         let mut headers = HeaderMap::with_capacity(12);
         headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
-        Draft { cluster, hook, pending, headers, secrets: Vec::new() }
+        RequestDraft { cluster, hook, pending, headers, secrets: Vec::new() }
     }
 
-    pub fn content_type(&mut self, value: &'static str) {
+    pub fn set_content_type(&mut self, value: &'static str) {
         self.headers.insert(CONTENT_TYPE, HeaderValue::from_static(value));
     }
 
-    /// The content type, where there is one.
-    pub fn has_content_type(&self) -> Option<&str> {
+    /// Returns the content type, if it is set.
+    pub fn content_type(&self) -> Option<&str> {
         self.headers.get(CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default())
     }
 
-    /// A header of the spec. What an event put into it may be no header any more, or another one.
-    pub fn header(&mut self, name: &str, value: &str) -> Result<(), Sent> {
-        let (name, value) = hook::header(name, value).map_err(|why| Sent::Hopeless {
-            reason: "HeaderRefused",
+    /// Adds a header of the spec. The event's values may make it invalid or reserved, so it is validated again.
+    pub fn add_header(&mut self, name: &str, value: &str) -> Result<(), HandlerOutcome> {
+        let (name, value) = hook::parse_header(name, value).map_err(|why| HandlerOutcome::Undeliverable {
+            reason: DeliveryReason::HeaderRefused,
             detail: format!("header {name:.64} cannot be sent: {why}"),
         })?;
         self.headers.insert(name, value);
         Ok(())
     }
 
-    /// The headers whose values stand in Secrets.
-    pub async fn headers_from(&mut self, headers: &[HeaderFrom]) -> Result<(), Sent> {
+    /// Adds the headers whose values are in Secrets.
+    pub async fn add_secret_headers(&mut self, headers: &[HeaderFrom]) -> Result<(), HandlerOutcome> {
         for from in headers {
-            let value = self.secret(&from.secret_ref).await?;
-            let (name, mut header) = hook::header(&from.name, value.expose_secret())
-                .map_err(|why| unusable(&from.secret_ref, why))?;
+            let value = self.read_secret(&from.secret_ref).await?;
+            let (name, mut header) = hook::parse_header(&from.name, value.expose_secret())
+                .map_err(|why| unusable_secret(&from.secret_ref, why))?;
             header.set_sensitive(true);
             self.headers.insert(name, header);
             self.secrets.push(value);
@@ -136,46 +145,60 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
-    /// Adds what every request has, and signs.
-    pub async fn finish(mut self, http: &HttpClient, method: Method, body: Bytes) -> Result<Outgoing, Sent> {
+    /// Adds address, TLS options, standard headers and signature.
+    pub async fn finish(
+        mut self,
+        http: &HttpClient,
+        method: Method,
+        body: Bytes,
+    ) -> Result<OutgoingRequest, HandlerOutcome> {
         let handler = &self.hook.handler;
         let http = match handler.tls() {
             None => http.clone(),
             Some(tls) => {
-                let options = tls_options(self.cluster, &self.hook.namespace, tls).await.map_err(missing)?;
-                http.with(&options)
-                    .map_err(|e| Sent::NotNow { reason: "SecretUnusable", detail: e.to_string() })?
+                let options = read_tls_options(self.cluster, &self.hook.namespace, tls)
+                    .await
+                    .map_err(missing_secret)?;
+                http.with_tls(&options).map_err(|e| HandlerOutcome::NotReady {
+                    reason: "SecretUnusable",
+                    detail: e.to_string(),
+                })?
             }
         };
-        let uri = self.uri().await?;
-        // Ours last: a header of the spec must not pass for a signature.
+        let uri = self.target_uri().await?;
+        // Set our headers last, so that a header of the spec cannot pass for a signature.
         let pending = self.pending;
-        self.own(ID_HEADER, &pending.id.to_string());
-        self.own(HOPS_HEADER, &hops(&pending.event.attributes).saturating_add(1).to_string());
+        self.set_own_header(ID_HEADER, &pending.id.to_string());
+        self.set_own_header(HOPS_HEADER, &hops(&pending.event.attributes).saturating_add(1).to_string());
         for (name, value) in trace::headers(&pending.event.attributes) {
-            self.own(name, value);
+            self.set_own_header(name, value);
         }
         for (name, number) in [(SUPPRESSED_HEADER, pending.suppressed), (REPLAY_HEADER, pending.replays)] {
             if number > 0 {
-                self.own(name, &number.to_string());
+                self.set_own_header(name, &number.to_string());
             }
         }
         if let Some(signature) = handler.signature() {
             self.sign(signature, &body, Millis::now()).await?;
         }
-        let Draft { headers, secrets, .. } = self;
-        Ok(Outgoing { http, method, uri, headers, body, secrets })
+        let RequestDraft { headers, secrets, .. } = self;
+        Ok(OutgoingRequest { http, method, uri, headers, body, secrets })
     }
 
-    async fn uri(&mut self) -> Result<Uri, Sent> {
+    async fn target_uri(&mut self) -> Result<Uri, HandlerOutcome> {
         let reference = match self.hook.handler.target() {
-            Some(Target::Url(address)) => return Ok(address.uri.clone()),
-            Some(Target::Secret(reference)) => reference,
-            None => return Err(Sent::Hopeless { reason: "NoTarget", detail: "it sends nothing".into() }),
+            Some(RequestTarget::Url(address)) => return Ok(address.uri.clone()),
+            Some(RequestTarget::Secret(reference)) => reference,
+            None => {
+                return Err(HandlerOutcome::Undeliverable {
+                    reason: DeliveryReason::NoTarget,
+                    detail: "this handler sends no request".into(),
+                });
+            }
         };
-        let text = self.secret(reference).await?;
-        let address = Address::parse(text.expose_secret()).map_err(|why| unusable(reference, why))?;
-        // The host too: errors name it, and it is as secret as the rest.
+        let text = self.read_secret(reference).await?;
+        let address = Address::parse(text.expose_secret()).map_err(|why| unusable_secret(reference, why))?;
+        // Mask the host too: errors contain it, and it is as secret as the rest of the address.
         self.secrets.push(text);
         self.secrets.push(SecretString::from(address.url.as_str()));
         self.secrets.push(SecretString::from(address.url.host_str().unwrap_or_default()));
@@ -183,47 +206,47 @@ impl<'a> Draft<'a> {
         Ok(address.uri)
     }
 
-    async fn sign(&mut self, signature: &Signature, body: &[u8], now: Millis) -> Result<(), Sent> {
-        let secret = self.secret(&signature.secret_ref).await?;
+    async fn sign(&mut self, signature: &Signature, body: &[u8], now: Millis) -> Result<(), HandlerOutcome> {
+        let secret = self.read_secret(&signature.secret_ref).await?;
         let secrets = sign::secret_lines(secret.expose_secret());
         match signature.scheme {
             SignatureScheme::Kong => {
                 let first = secrets.first().copied().unwrap_or_default();
                 let value =
                     sign::kong_signature(first.as_bytes(), signature.algorithm, signature.encoding, body);
-                self.own(sign::KONG_HEADER, &value);
+                self.set_own_header(sign::KONG_HEADER, &value);
             }
             SignatureScheme::StandardWebhooks => {
                 let seconds = now.0.div_euclid(1000);
                 let id = self.pending.id.to_string();
                 let value = sign::standard_webhooks_signature(&secrets, &id, seconds, body)
-                    .map_err(|e| unusable(&signature.secret_ref, &e.to_string()))?;
-                self.own(TIMESTAMP_HEADER, &seconds.to_string());
-                self.own(SIGNATURE_HEADER, &value);
+                    .map_err(|e| unusable_secret(&signature.secret_ref, &e.to_string()))?;
+                self.set_own_header(TIMESTAMP_HEADER, &seconds.to_string());
+                self.set_own_header(SIGNATURE_HEADER, &value);
             }
         }
         self.secrets.extend(secrets.into_iter().map(SecretString::from));
         Ok(())
     }
 
-    /// A header that is made here, and so always can be sent.
-    fn own(&mut self, name: &'static str, value: &str) {
+    /// Sets a header whose value this program makes. Such a value is always valid.
+    fn set_own_header(&mut self, name: &'static str, value: &str) {
         if let Ok(value) = HeaderValue::from_str(value) {
             self.headers.insert(HeaderName::from_static(name), value);
         }
     }
 
-    async fn secret(&self, reference: &SecretKeyRef) -> Result<SecretString, Sent> {
-        secret_text(self.cluster, &self.hook.namespace, reference).await.map_err(missing)
+    async fn read_secret(&self, reference: &SecretKeyRef) -> Result<SecretString, HandlerOutcome> {
+        read_secret_text(self.cluster, &self.hook.namespace, reference).await.map_err(missing_secret)
     }
 }
 
-fn missing(missing: MissingSecret) -> Sent {
-    Sent::NotNow { reason: (&missing).into(), detail: missing.to_string() }
+fn missing_secret(missing: ReferenceError) -> HandlerOutcome {
+    HandlerOutcome::NotReady { reason: (&missing).into(), detail: missing.to_string() }
 }
 
-/// A Secret holds what cannot be sent; it may be replaced.
-fn unusable(reference: &SecretKeyRef, why: &str) -> Sent {
+/// Returns the outcome for a Secret whose value cannot be used. It may be replaced, so the delivery stays pending.
+fn unusable_secret(reference: &SecretKeyRef, why: &str) -> HandlerOutcome {
     let detail = format!("key {} of Secret {} {why}", reference.key, reference.name);
-    Sent::NotNow { reason: "SecretUnusable", detail }
+    HandlerOutcome::NotReady { reason: "SecretUnusable", detail }
 }

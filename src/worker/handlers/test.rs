@@ -1,60 +1,59 @@
-//! One hook run once on one event, for people who want to see what it does: nothing is stored, gates are passed by.
+//! Runs a hook once on one event and shows the user what it does. Nothing is stored and gates are bypassed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use secrecy::ExposeSecret;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::{Sender, Sent, lambda, log, request, time};
+use super::{HandlerOutcome, HandlerRunner, OutgoingRequest, lambda, log, request, timeout};
 use crate::core::event::{Event, Origin};
-use crate::core::hook::{Handler, Hook};
+use crate::core::hook::{CompiledHook, Handler};
 use crate::core::redact::mask;
 use crate::core::time::Millis;
-use crate::worker::store::{HookId, Pending};
+use crate::worker::store::{HookId, PendingDelivery};
 
-use secrecy::ExposeSecret;
-
-/// What came of it.
+/// The result of a test run.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
-pub enum Tested {
-    /// The receiver's answer, as Kong's test tells it.
+pub enum TestResult {
+    /// The receiver's answer, in the form of Kong's test.
     Answer {
         status: u16,
         headers: BTreeMap<String, String>,
         body: String,
     },
-    /// `true`, as of Kong's log handler.
+    /// `true`, as Kong's log handler returns.
     Logged(bool),
     Ran {
-        functions: Vec<Ran>,
+        functions: Vec<FunctionResult>,
     },
 }
 
-/// What came of one function.
+/// The result of one Lua function.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
-pub enum Ran {
+pub enum FunctionResult {
     Result { ok: bool, result: Value },
     Error { ok: bool, error: String },
 }
 
-impl Tested {
-    /// None: it would count as delivered. Else why not.
+impl TestResult {
+    /// Returns why the run would not count as delivered. None: it would.
     pub fn failure(&self) -> Option<String> {
         match self {
-            Tested::Answer { status: 200..=299, .. } | Tested::Logged(_) => None,
-            Tested::Answer { status, .. } => Some(format!("the receiver answered {status}")),
-            Tested::Ran { functions } => functions.iter().enumerate().find_map(|(i, ran)| {
-                let why = match ran {
-                    Ran::Result { result: Value::Bool(true), .. } => return None,
-                    Ran::Result { result, .. } => {
-                        format!("{}: it delivers by returning true", lambda::returned(result))
+            TestResult::Answer { status: 200..=299, .. } | TestResult::Logged(_) => None,
+            TestResult::Answer { status, .. } => Some(format!("the receiver answered {status}")),
+            TestResult::Ran { functions } => functions.iter().enumerate().find_map(|(i, function)| {
+                let why = match function {
+                    FunctionResult::Result { result: Value::Bool(true), .. } => return None,
+                    FunctionResult::Result { result, .. } => {
+                        format!("{}: a function delivers by returning true", lambda::describe_result(result))
                     }
-                    Ran::Error { error, .. } => error.clone(),
+                    FunctionResult::Error { error, .. } => error.clone(),
                 };
                 Some(format!("function {}: {why}", i + 1))
             }),
@@ -62,67 +61,77 @@ impl Tested {
     }
 }
 
-impl Sender {
-    /// Runs the hook on the event, for real. An error tells why nothing was sent, or nothing answered.
-    pub async fn test(&self, hook: &Hook, event: Event) -> Result<Tested, Sent> {
-        let pending = pending(hook, event);
+impl HandlerRunner {
+    /// Runs the hook on the event, with real effects. An error: nothing was sent, or no answer was received.
+    pub async fn test(&self, hook: &CompiledHook, event: Event) -> Result<TestResult, HandlerOutcome> {
+        let pending = unstored_delivery(hook, event);
         match &hook.handler {
             Handler::Log => match log::write(hook, &pending).await {
-                Sent::Done => Ok(Tested::Logged(true)),
+                HandlerOutcome::Completed => Ok(TestResult::Logged(true)),
                 other => Err(other),
             },
             Handler::Lambda(functions) => {
-                let ran = lambda::try_all(self, hook, functions, &pending, time(hook)).await;
-                let functions = ran.into_iter().map(|ran| match ran {
-                    Ok(result) => Ran::Result { ok: true, result },
-                    Err(error) => Ran::Error { ok: false, error: request::shown(&error.to_string(), &[]) },
+                let results = lambda::run_all(self, hook, functions, &pending, timeout(hook)).await;
+                let functions = results.into_iter().map(|result| match result {
+                    Ok(result) => FunctionResult::Result { ok: true, result },
+                    Err(error) => FunctionResult::Error {
+                        ok: false,
+                        error: request::redact_and_cut(&error.to_string(), &[]),
+                    },
                 });
-                Ok(Tested::Ran { functions: functions.collect() })
+                Ok(TestResult::Ran { functions: functions.collect() })
             }
             Handler::Webhook(_) | Handler::WebhookCustom(_) => {
-                let mut request = self.request(hook, &pending).await?;
+                let mut request = self.prepare_request(hook, &pending).await?;
                 let secrets = std::mem::take(&mut request.secrets);
-                let answer =
-                    request.exchange(time(hook)).await.map_err(|error| request::failed(&error, &secrets))?;
-                // A receiver may send back what it was sent.
-                let shown = |bytes: &[u8]| {
+                let answer = request
+                    .exchange(timeout(hook))
+                    .await
+                    .map_err(|error| request::send_failed(&error, &secrets))?;
+                // A receiver may echo what it was sent.
+                let masked = |bytes: &[u8]| {
                     let secrets = secrets.iter().map(ExposeSecret::expose_secret);
                     mask(&String::from_utf8_lossy(bytes), secrets)
                 };
                 let headers = answer
                     .headers
                     .iter()
-                    .map(|(name, value)| (name.to_string(), shown(value.as_bytes())))
+                    .map(|(name, value)| (name.to_string(), masked(value.as_bytes())))
                     .collect();
-                Ok(Tested::Answer { status: answer.status.as_u16(), headers, body: shown(&answer.body) })
+                let status = answer.status.as_u16();
+                Ok(TestResult::Answer { status, headers, body: masked(&answer.body) })
             }
         }
     }
 
-    /// The request that `test` would send.
-    pub async fn dry_run(&self, hook: &Hook, event: Event) -> Result<super::Outgoing, Sent> {
-        self.request(hook, &pending(hook, event)).await
+    /// Returns the request that `test` would send.
+    pub async fn dry_run(
+        &self,
+        hook: &CompiledHook,
+        event: Event,
+    ) -> Result<OutgoingRequest, HandlerOutcome> {
+        self.prepare_request(hook, &unstored_delivery(hook, event)).await
     }
 
-    /// The line that `test` would write.
-    pub fn log_line(hook: &Hook, event: Event) -> Value {
-        serde_json::to_value(log::Line::new(hook, &pending(hook, event))).unwrap_or_default()
+    /// Returns the line that `test` would log.
+    pub fn log_line(hook: &CompiledHook, event: Event) -> Value {
+        serde_json::to_value(log::LogLine::new(hook, &unstored_delivery(hook, event))).unwrap_or_default()
     }
 }
 
-/// An event of this data at this hook, as if its source had emitted it. `event`: its name; else the hook's own.
-pub fn posted_event(hook: &Hook, event: Option<&str>, data: Box<RawValue>) -> Event {
+/// Creates an event with this data, as if the hook's source had emitted it. Without `event`, it has the hook's event name.
+pub fn posted_event(hook: &CompiledHook, event: Option<&str>, data: Box<RawValue>) -> Event {
     let event = event.or(hook.event.as_deref()).unwrap_or("test").to_owned();
-    event_of(hook, hook.source.clone(), event, data)
+    new_event(hook, hook.source.clone(), event, data)
 }
 
-/// Kong's ping; it carries the hook as it is shown.
-pub fn ping_event(hook: &Hook, shown: &Value) -> Event {
+/// Creates Kong's ping event, which carries the hook as shown.
+pub fn ping_event(hook: &CompiledHook, shown: &Value) -> Event {
     let data = serde_json::value::to_raw_value(&json!({ "event_hooks": shown })).unwrap_or_default();
-    event_of(hook, "kong:event_hooks".into(), "ping".into(), data)
+    new_event(hook, "kong:event_hooks".into(), "ping".into(), data)
 }
 
-fn event_of(hook: &Hook, source: String, event: String, data: Box<RawValue>) -> Event {
+fn new_event(hook: &CompiledHook, source: String, event: String, data: Box<RawValue>) -> Event {
     Event {
         id: Uuid::now_v7().to_string(),
         namespace: hook.namespace.to_string(),
@@ -135,10 +144,10 @@ fn event_of(hook: &Hook, source: String, event: String, data: Box<RawValue>) -> 
     }
 }
 
-/// A delivery that is in no store.
-fn pending(hook: &Hook, event: Event) -> Pending {
+/// Creates a delivery that is in no store.
+fn unstored_delivery(hook: &CompiledHook, event: Event) -> PendingDelivery {
     let now = Millis::now();
-    Pending {
+    PendingDelivery {
         seq: 0,
         id: Uuid::now_v7(),
         hook: HookId { uid: hook.uid.clone(), namespace: hook.namespace.clone(), name: hook.name.clone() },
@@ -153,7 +162,7 @@ fn pending(hook: &Hook, event: Event) -> Pending {
     }
 }
 
-/// The posted data as Kong's test shows it: with `source` and `event`, which win.
+/// Returns the posted data as Kong's test shows it: with the members `source` and `event`, which take precedence.
 pub fn shown_data(event: &Event) -> Map<String, Value> {
     match serde_json::from_slice(&event.to_kong()) {
         Ok(Value::Object(members)) => members,

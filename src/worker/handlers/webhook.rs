@@ -1,29 +1,29 @@
-//! `webhook`: the event as JSON by POST.
+//! Handler `webhook`: posts the event as JSON.
 
 use bytes::Bytes;
 use http::Method;
 
-use super::request::{Draft, Outgoing};
-use super::{Sender, Sent};
+use super::request::{OutgoingRequest, RequestDraft};
+use super::{HandlerOutcome, HandlerRunner};
 use crate::api::Format;
-use crate::core::hook::{Hook, Webhook};
-use crate::worker::store::Pending;
+use crate::core::hook::{CompiledHook, Webhook};
+use crate::worker::store::PendingDelivery;
 
-pub async fn request(
-    sender: &Sender,
-    hook: &Hook,
+pub async fn prepare_request(
+    runner: &HandlerRunner,
+    hook: &CompiledHook,
     webhook: &Webhook,
-    pending: &Pending,
-) -> Result<Outgoing, Sent> {
+    pending: &PendingDelivery,
+) -> Result<OutgoingRequest, HandlerOutcome> {
     let (body, content_type) = match webhook.format {
         Format::Kong => (pending.event.to_kong(), "application/json"),
         Format::CloudEvents => (pending.event.to_cloudevent(), "application/cloudevents+json; charset=utf-8"),
     };
-    let mut draft = Draft::new(&*sender.cluster, hook, pending);
-    draft.content_type(content_type);
+    let mut draft = RequestDraft::new(&*runner.cluster, hook, pending);
+    draft.set_content_type(content_type);
     for (name, value) in &webhook.headers {
-        draft.header(name, value)?;
+        draft.add_header(name, value)?;
     }
-    draft.headers_from(&webhook.headers_from).await?;
-    draft.finish(&sender.http, Method::POST, Bytes::from(body)).await
+    draft.add_secret_headers(&webhook.headers_from).await?;
+    draft.finish(&runner.http, Method::POST, Bytes::from(body)).await
 }

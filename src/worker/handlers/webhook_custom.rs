@@ -1,4 +1,4 @@
-//! `webhookCustom`: a request of the user's making, its texts filled from the event.
+//! Handler `webhookCustom`: sends a request that the user composes, with texts filled from the event.
 
 use std::time::Duration;
 
@@ -6,53 +6,53 @@ use bytes::Bytes;
 use http::Method;
 use serde_json::Value;
 
-use super::request::{Draft, Outgoing};
-use super::{Sender, Sent, script_failed};
+use super::request::{OutgoingRequest, RequestDraft};
+use super::{HandlerOutcome, HandlerRunner, script_failed};
 use crate::api;
-use crate::core::hook::{Filled, FilledBody, Hook, WebhookCustom, context, form};
-use crate::worker::store::Pending;
+use crate::core::hook::{CompiledHook, RenderedBody, RenderedContent, WebhookCustom, context, form_encode};
+use crate::worker::store::PendingDelivery;
 
 const FORM: &str = "application/x-www-form-urlencoded";
 
-pub async fn request(
-    sender: &Sender,
-    hook: &Hook,
+pub async fn prepare_request(
+    runner: &HandlerRunner,
+    hook: &CompiledHook,
     custom: &WebhookCustom,
-    pending: &Pending,
-    within: Duration,
-) -> Result<Outgoing, Sent> {
-    let filled = fill(sender, hook, custom, pending, within).await?;
-    let mut draft = Draft::new(&*sender.cluster, hook, pending);
+    pending: &PendingDelivery,
+    timeout: Duration,
+) -> Result<OutgoingRequest, HandlerOutcome> {
+    let filled = render_content(runner, hook, custom, pending, timeout).await?;
+    let mut draft = RequestDraft::new(&*runner.cluster, hook, pending);
     for (name, value) in &filled.headers {
-        draft.header(name, value)?;
+        draft.add_header(name, value)?;
     }
-    draft.headers_from(&custom.headers_from).await?;
+    draft.add_secret_headers(&custom.headers_from).await?;
     let body = match filled.body {
-        FilledBody::None => Bytes::new(),
-        FilledBody::Text(text) => Bytes::from(text),
-        FilledBody::Payload(payload) => {
-            let as_form = draft.has_content_type().is_some_and(|value| {
-                let kind = value.split(';').next().unwrap_or_default();
-                kind.trim().eq_ignore_ascii_case(FORM)
+        RenderedBody::None => Bytes::new(),
+        RenderedBody::Text(text) => Bytes::from(text),
+        RenderedBody::Payload(payload) => {
+            let is_form = draft.content_type().is_some_and(|value| {
+                let media_type = value.split(';').next().unwrap_or_default();
+                media_type.trim().eq_ignore_ascii_case(FORM)
             });
-            if draft.has_content_type().is_none() {
-                draft.content_type("application/json");
+            if draft.content_type().is_none() {
+                draft.set_content_type("application/json");
             }
-            Bytes::from(if as_form { form(&payload) } else { payload.to_string() })
+            Bytes::from(if is_form { form_encode(&payload) } else { payload.to_string() })
         }
     };
-    draft.finish(&sender.http, method(custom.method), body).await
+    draft.finish(&runner.http, method(custom.method), body).await
 }
 
-/// Only what takes Lua goes to the sandbox, all of it at once.
-async fn fill(
-    sender: &Sender,
-    hook: &Hook,
+/// Renders headers and body. Only texts with Lua go to the sandbox, all in one call.
+async fn render_content(
+    runner: &HandlerRunner,
+    hook: &CompiledHook,
     custom: &WebhookCustom,
-    pending: &Pending,
-    within: Duration,
-) -> Result<Filled, Sent> {
-    // Parsed for templates only.
+    pending: &PendingDelivery,
+    timeout: Duration,
+) -> Result<RenderedContent, HandlerOutcome> {
+    // Parse the event only if a template uses it.
     let context = match custom.content.has_templates() {
         true => context(&pending.event),
         false => Value::Null,
@@ -60,13 +60,13 @@ async fn fill(
     let scripts = custom.content.scripts();
     let rendered = match scripts.is_empty() {
         true => Vec::new(),
-        false => sender
+        false => runner
             .sandbox
-            .render(&hook.uid, &scripts, &context, within)
+            .render(&hook.uid, &scripts, &context, timeout)
             .await
             .map_err(|error| script_failed("template", &error))?,
     };
-    custom.content.fill(&context, rendered).map_err(|at| script_failed("template", &at.into()))
+    custom.content.render(&context, rendered).map_err(|at| script_failed("template", &at.into()))
 }
 
 fn method(method: api::Method) -> Method {

@@ -1,89 +1,102 @@
-//! From a request to the disk and on to the dispatcher.
+//! Commits the events of a request and hands their deliveries to the dispatcher.
 //!
-//! What was committed is handed over by a task of its own, not the request's: a sender who goes away ends the request, and
-//! what was committed would be handed to nobody until the next start. The store's thread wakes it once a group.
+//! A separate task does the hand-over: if a client disconnects, its request's future is dropped, and committed deliveries
+//! would then stay unknown to the dispatcher until the next start. The store's thread notifies that task once per group
+//! commit.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
+use crate::core::delivery_reason::DeliveryReason;
 use crate::core::time::Millis;
 use crate::metrics::Metrics;
-use crate::worker::dispatch::Handle;
-use crate::worker::store::{Accepted, Fate, NewEvent, Pending, Store, StoreError};
+use crate::worker::dispatch::DispatchHandle;
+use crate::worker::store::{AcceptedEvent, Fate, IngestStore, NewEvent, PendingDelivery, StoreError};
 
-/// Requests that are handed over at a time.
-const AT_ONCE: usize = 512;
+/// Requests that are handed over in one batch.
+const BATCH: usize = 512;
 
-type Outcome = Result<Vec<Accepted>, StoreError>;
+type CommitResult = Result<Vec<AcceptedEvent>, StoreError>;
 
-/// A request of which is known what became.
-struct Done {
-    /// What was stored; nothing, where it was refused.
-    made: Vec<NewEvent>,
+/// A request whose events were committed or refused.
+struct CommittedRequest {
+    /// The events of the request; empty if they were refused.
+    events: Vec<NewEvent>,
     now: Millis,
-    accepted: Outcome,
-    answer: oneshot::Sender<Outcome>,
+    result: CommitResult,
+    /// Sends the result to the request.
+    answer: oneshot::Sender<CommitResult>,
 }
 
-/// Where requests go.
+/// Commits events and hands their deliveries over.
 #[derive(Clone)]
 pub struct Committer {
-    store: Arc<dyn Store>,
-    done: mpsc::UnboundedSender<Done>,
+    store: Arc<dyn IngestStore>,
+    committed: mpsc::UnboundedSender<CommittedRequest>,
 }
 
 impl Committer {
-    /// Works as long as there are senders.
-    pub fn start(store: Arc<dyn Store>, dispatch: Handle, metrics: Arc<Metrics>) -> Committer {
-        // Bounded by the store's queue.
-        let (done, came) = mpsc::unbounded_channel();
-        tokio::spawn(run(came, dispatch, metrics));
-        Committer { store, done }
+    /// Starts the hand-over task, which ends when the last `Committer` is dropped.
+    pub fn start(store: Arc<dyn IngestStore>, dispatch: DispatchHandle, metrics: Arc<Metrics>) -> Committer {
+        // The store's queue bounds the number of requests in this channel.
+        let (committed, requests) = mpsc::unbounded_channel();
+        tokio::spawn(hand_over(requests, dispatch, metrics));
+        Committer { store, committed }
     }
 
-    /// Commits events, all or none, and hands their deliveries over.
-    pub async fn accept(&self, new: Vec<NewEvent>, now: Millis) -> Outcome {
+    /// Commits events, all or none. Cancel safe: once called, the events are committed and handed over even if the future
+    /// is dropped.
+    pub async fn commit(&self, events: Vec<NewEvent>, now: Millis) -> CommitResult {
         let (answer, answered) = oneshot::channel();
-        let done = self.done.clone();
-        let then = move |made, accepted| {
-            // Closed: the process stops, and what was committed is on disk.
-            done.send(Done { made, now, accepted, answer }).ok();
+        let committed = self.committed.clone();
+        let then = move |events, result| {
+            // A closed channel means that the process stops; committed deliveries are on disk.
+            committed.send(CommittedRequest { events, now, result, answer }).ok();
         };
-        self.store.accept_then(new, now, Box::new(then));
+        self.store.accept_then(events, now, Box::new(then));
         answered.await.unwrap_or(Err(StoreError::Closed))
     }
 }
 
-async fn run(mut came: mpsc::UnboundedReceiver<Done>, dispatch: Handle, metrics: Arc<Metrics>) {
-    let mut batch = Vec::with_capacity(AT_ONCE);
-    while came.recv_many(&mut batch, AT_ONCE).await > 0 {
-        let (mut pending, mut woken) = (Vec::new(), Vec::new());
-        for Done { made, now, accepted, answer } in batch.drain(..) {
-            for (made, accepted) in made.into_iter().zip(accepted.iter().flatten()) {
-                count(&metrics, &made, accepted);
-                pending.extend(due(made, accepted, now));
-                woken.extend(accepted.woken.iter().cloned());
+async fn hand_over(
+    mut requests: mpsc::UnboundedReceiver<CommittedRequest>,
+    dispatch: DispatchHandle,
+    metrics: Arc<Metrics>,
+) {
+    let mut batch = Vec::with_capacity(BATCH);
+    while requests.recv_many(&mut batch, BATCH).await > 0 {
+        let (mut pending, mut to_notify) = (Vec::new(), Vec::new());
+        for CommittedRequest { events, now, result, answer } in batch.drain(..) {
+            for (event, accepted) in events.into_iter().zip(result.iter().flatten()) {
+                count(&metrics, &event, accepted);
+                pending.extend(pending_deliveries(event, accepted, now));
+                to_notify.extend(accepted.hooks_to_notify.iter().cloned());
             }
-            // Nobody may wait for it any more.
-            drop(answer.send(accepted));
+            // The client may have disconnected.
+            drop(answer.send(result));
         }
-        dispatch.accepted(pending).await;
-        for hook in woken {
-            dispatch.raised(hook).await;
+        dispatch.enqueue_accepted(pending).await;
+        for hook in to_notify {
+            dispatch.notify_hook(hook).await;
         }
     }
 }
 
-/// What an event has to be sent now. A duplicate has nothing: what it needs was woken.
-fn due(made: NewEvent, accepted: &Accepted, now: Millis) -> impl Iterator<Item = Pending> {
-    let NewEvent { event, deliveries, .. } = made;
-    let told = if accepted.duplicate { &[] } else { accepted.deliveries.as_slice() };
-    deliveries.into_iter().zip(told).filter_map(move |(delivery, told)| {
-        let Fate::Pending { due, suppressed } = told.fate else { return None };
-        Some(Pending {
-            seq: told.seq,
+/// Returns the deliveries of an event that may be sent now. A duplicate has none: the hooks that it revived a delivery of
+/// are notified instead.
+fn pending_deliveries(
+    event: NewEvent,
+    accepted: &AcceptedEvent,
+    now: Millis,
+) -> impl Iterator<Item = PendingDelivery> {
+    let NewEvent { event, deliveries, .. } = event;
+    let stored = if accepted.duplicate { &[] } else { accepted.deliveries.as_slice() };
+    deliveries.into_iter().zip(stored).filter_map(move |(delivery, stored)| {
+        let Fate::Pending { due, suppressed } = stored.fate else { return None };
+        Some(PendingDelivery {
+            seq: stored.seq,
             id: delivery.id,
             hook: delivery.hook,
             event: event.clone(),
@@ -98,17 +111,19 @@ fn due(made: NewEvent, accepted: &Accepted, now: Millis) -> impl Iterator<Item =
     })
 }
 
-/// Counts an event, and those of its deliveries that ended before they began.
-fn count(metrics: &Metrics, made: &NewEvent, accepted: &Accepted) {
+/// Counts an accepted event, and its deliveries that ended on acceptance.
+fn count(metrics: &Metrics, event: &NewEvent, accepted: &AcceptedEvent) {
     if accepted.duplicate {
         return;
     }
-    metrics.accepted(made.event.origin.kind());
-    for (delivery, told) in made.deliveries.iter().zip(&accepted.deliveries) {
-        match told.fate {
-            Fate::Dropped => metrics.finished("dropped", ""),
-            // Where it was not dead when it came, its hook's share was full.
-            Fate::Dead => metrics.finished("dead", delivery.dead.unwrap_or("BacklogFull")),
+    metrics.record_accepted(event.event.origin.kind());
+    for (delivery, stored) in event.deliveries.iter().zip(&accepted.deliveries) {
+        match stored.fate {
+            Fate::Dropped => metrics.record_finished("dropped", None),
+            // A delivery that was not created dead is dead because its hook's share of the disk was full.
+            Fate::Dead => {
+                metrics.record_finished("dead", Some(delivery.dead.unwrap_or(DeliveryReason::BacklogFull)));
+            }
             Fate::Pending { .. } | Fate::Candidate { .. } | Fate::Ended => {}
         }
     }

@@ -1,100 +1,100 @@
-//! How full the store's disk is: above the limit nothing is taken in, so that what was accepted can still be worked off.
+//! Measures the store's disk. Above the limit events are refused, so that accepted ones can still be processed.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// How often the disk is looked at, at most.
-const EVERY: Duration = Duration::from_secs(1);
+/// The shortest pause between two measurements.
+const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Bytes of a filesystem, as `df` counts them.
+/// Bytes of a filesystem, counted as `df` does.
 #[derive(Clone, Copy, Debug)]
-pub struct Usage {
+pub struct DiskUsage {
     pub used: u64,
-    /// What an unprivileged process may still write.
+    /// Bytes that an unprivileged process may still write.
     pub available: u64,
 }
 
-type Probe = Box<dyn Fn() -> std::io::Result<Usage> + Send + Sync>;
+type Probe = Box<dyn Fn() -> std::io::Result<DiskUsage> + Send + Sync>;
 
-/// The watermark.
+/// The store's disk and the limit above which events are refused.
 pub struct Disk {
     probe: Probe,
-    /// In percent; 100 is no limit.
+    /// The limit in percent of the disk; 100: no limit.
     limit: u8,
-    last: Mutex<Last>,
+    last: Mutex<LastMeasurement>,
 }
 
 #[derive(Clone, Copy, Default)]
-struct Last {
+struct LastMeasurement {
     at: Option<Instant>,
-    full: bool,
+    is_full: bool,
 }
 
 impl Disk {
-    /// Watches the filesystem of a folder.
+    /// Measures the filesystem of a folder.
     pub fn new(folder: &Path, limit: u8) -> Self {
         let folder: PathBuf = folder.to_owned();
-        Disk::with(Box::new(move || usage(&folder)), limit)
+        Disk::with_probe(Box::new(move || measure(&folder)), limit)
     }
 
-    fn with(probe: Probe, limit: u8) -> Self {
+    fn with_probe(probe: Probe, limit: u8) -> Self {
         Disk { probe, limit, last: Mutex::default() }
     }
 
-    /// All bytes of the filesystem that the process may use; an error where it cannot be asked.
+    /// Returns the size of the filesystem, without the part reserved for root.
     pub fn size(&self) -> std::io::Result<u64> {
-        (self.probe)().map(|Usage { used, available }| used.saturating_add(available))
+        (self.probe)().map(|DiskUsage { used, available }| used.saturating_add(available))
     }
 
-    /// The used part of it; None where it cannot be asked.
+    /// Returns the used part, from 0 to 1. None if it cannot be measured.
     pub fn used(&self) -> Option<f64> {
-        let Usage { used, available } = (self.probe)().ok()?;
+        let DiskUsage { used, available } = (self.probe)().ok()?;
         Some(used as f64 / (used.saturating_add(available)).max(1) as f64)
     }
 
-    /// True above the limit. Cheap: the disk is asked once a second, by one of those who ask.
+    /// True above the limit. Cheap: the disk is measured at most once a second, by one of the callers.
     pub fn is_full(&self) -> bool {
         if self.limit >= 100 {
             return false;
         }
-        let was = {
+        let was_full = {
             let mut last = self.last.lock();
-            if last.at.is_some_and(|at| at.elapsed() < EVERY) {
-                return last.full;
+            if last.at.is_some_and(|at| at.elapsed() < MEASURE_INTERVAL) {
+                return last.is_full;
             }
-            // The others go on with what is known, while the disk is asked outside of the lock.
+            // Measure outside of the lock; other callers use the last result meanwhile.
             last.at = Some(Instant::now());
-            last.full
+            last.is_full
         };
-        let full = match (self.probe)() {
-            Ok(Usage { used, available }) => {
+        let is_full = match (self.probe)() {
+            Ok(DiskUsage { used, available }) => {
                 let all = u128::from(used) + u128::from(available);
                 u128::from(used) * 100 > all * u128::from(self.limit)
             }
-            // A disk that cannot be asked refuses nothing: where it is full, the store says so.
+            // A disk that cannot be measured refuses nothing: if it is full, the store fails.
             Err(error) => {
-                tracing::warn!(%error, "how full the disk is cannot be told");
+                tracing::warn!(%error, "disk usage could not be measured");
                 false
             }
         };
-        if full != was {
-            if full {
-                tracing::error!(limit = self.limit, "the disk is above --disk-limit: events are refused");
+        if is_full != was_full {
+            if is_full {
+                tracing::error!(limit = self.limit, "disk usage is above --disk-limit, events are refused");
             } else {
-                tracing::info!("the disk is below --disk-limit again: events are taken");
+                tracing::info!("disk usage is below --disk-limit again, events are accepted");
             }
         }
-        self.last.lock().full = full;
-        full
+        self.last.lock().is_full = is_full;
+        is_full
     }
 }
 
-fn usage(folder: &Path) -> std::io::Result<Usage> {
+fn measure(folder: &Path) -> std::io::Result<DiskUsage> {
     let found = rustix::fs::statvfs(folder)?;
     let used = found.f_blocks.saturating_sub(found.f_bfree);
-    Ok(Usage {
+    Ok(DiskUsage {
         used: used.saturating_mul(found.f_frsize),
         available: found.f_bavail.saturating_mul(found.f_frsize),
     })
@@ -107,54 +107,54 @@ mod tests {
 
     use super::*;
 
-    fn watched(limit: u8) -> (Disk, Arc<AtomicU64>, Arc<AtomicU64>) {
-        let (used, asked) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-        let (u, a) = (used.clone(), asked.clone());
+    fn disk_with_usage(limit: u8) -> (Disk, Arc<AtomicU64>, Arc<AtomicU64>) {
+        let (used, measured) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let (u, a) = (used.clone(), measured.clone());
         let probe = move || {
             a.fetch_add(1, Ordering::Relaxed);
             match u.load(Ordering::Relaxed) {
                 u64::MAX => Err(std::io::Error::other("away")),
-                used => Ok(Usage { used, available: 100 - used }),
+                used => Ok(DiskUsage { used, available: 100 - used }),
             }
         };
-        (Disk::with(Box::new(probe), limit), used, asked)
+        (Disk::with_probe(Box::new(probe), limit), used, measured)
     }
 
-    fn later(disk: &Disk) {
+    fn expire_measurement(disk: &Disk) {
         disk.last.lock().at = None;
     }
 
     #[test]
-    fn above_the_limit_it_is_full() {
-        let (disk, used, asked) = watched(90);
+    fn is_full_above_the_limit() {
+        let (disk, used, measured) = disk_with_usage(90);
         for (now, full) in [(0, false), (90, false), (91, true), (100, true), (50, false), (u64::MAX, false)]
         {
             used.store(now, Ordering::Relaxed);
-            later(&disk);
+            expire_measurement(&disk);
             assert_eq!(disk.is_full(), full, "{now}");
         }
-        assert_eq!(asked.load(Ordering::Relaxed), 6);
+        assert_eq!(measured.load(Ordering::Relaxed), 6);
     }
 
     #[test]
-    fn asked_once_a_second() {
-        let (disk, used, asked) = watched(90);
+    fn measures_once_a_second() {
+        let (disk, used, measured) = disk_with_usage(90);
         used.store(95, Ordering::Relaxed);
         for _ in 0..1000 {
             assert!(disk.is_full());
         }
-        assert_eq!(asked.load(Ordering::Relaxed), 1);
+        assert_eq!(measured.load(Ordering::Relaxed), 1);
     }
 
     #[test]
-    fn a_hundred_is_no_limit() {
-        let (disk, used, asked) = watched(100);
+    fn a_limit_of_100_percent_is_no_limit() {
+        let (disk, used, measured) = disk_with_usage(100);
         used.store(100, Ordering::Relaxed);
         assert!(!disk.is_full());
-        assert_eq!(asked.load(Ordering::Relaxed), 0);
+        assert_eq!(measured.load(Ordering::Relaxed), 0);
     }
 
-    /// Unmounts what was mounted, whatever happens.
+    /// Unmounts the filesystem on drop.
     struct Mounted(tempfile::TempDir);
 
     impl Drop for Mounted {
@@ -164,26 +164,24 @@ mod tests {
     }
 
     #[test]
-    fn a_real_small_filesystem() {
+    #[ignore = "mounts a tmpfs: make test runs it where user namespaces are allowed"]
+    fn small_filesystem_fills_and_empties_needs_mount() {
         let folder = tempfile::tempdir().unwrap();
         let mount = std::process::Command::new("mount")
             .args(["-t", "tmpfs", "-o", "size=20m", "hookstream-test"])
             .arg(folder.path())
             .output();
-        if !mount.as_ref().is_ok_and(|output| output.status.success()) {
-            println!("skipped: a tmpfs cannot be mounted here (needs root)");
-            return;
-        }
+        assert!(mount.as_ref().is_ok_and(|output| output.status.success()), "{mount:?}");
         let mounted = Mounted(folder);
         let disk = Disk::new(mounted.0.path(), 90);
         assert!(!disk.is_full());
         let file = mounted.0.path().join("fill");
         std::fs::write(&file, vec![1_u8; 19 << 20]).unwrap();
-        assert!(!disk.is_full(), "looked at a moment ago");
-        later(&disk);
+        assert!(!disk.is_full(), "measured a moment ago");
+        expire_measurement(&disk);
         assert!(disk.is_full());
         std::fs::remove_file(&file).unwrap();
-        later(&disk);
+        expire_measurement(&disk);
         assert!(!disk.is_full());
     }
 }

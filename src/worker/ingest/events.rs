@@ -1,4 +1,4 @@
-//! `POST /v1/namespaces/{ns}/events`: events of API callers.
+//! `POST /v1/namespaces/{ns}/events`: events of API clients.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,50 +11,54 @@ use http::header::{ALLOW, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde_json::json;
 
-use super::{Ingest, Told, decided, hash};
-use crate::cluster::Access;
+use super::{IngestState, PublishResponse, complete_draft, decide_deliveries, hash_parts};
+use crate::cluster::Permission;
 use crate::core::event::{
-    BadEvent, Draft, Event, HOPS_ATTRIBUTE, MAX_HOPS, Origin, Published, hops, hops_of, is_batch,
-    parse_request,
+    Event, EventDraft, HOPS_ATTRIBUTE, InvalidEvent, MAX_HOPS, Origin, PublishedEvents, hops, hops_of,
+    is_batch, parse_request,
 };
-use crate::core::id;
 use crate::core::time::Millis;
 use crate::core::trace;
-use crate::worker::problem::Problem;
-use crate::worker::request::{InPath, content_length, read, token};
-use crate::worker::store::{Accepted, Dedup, NewEvent, StoreError};
+use crate::worker::body::{content_length, read_body};
+use crate::worker::problem::HttpProblem;
+use crate::worker::request::{ValidPath, token};
+use crate::worker::store::{AcceptedEvent, Dedup, NewEvent, StoreError};
 
-/// What is answered.
-enum Answer {
-    One(Accepted),
-    /// One commit: all of them or none.
-    Batch(Vec<Accepted>),
+/// What a request stored.
+enum PublishOutcome {
+    One(AcceptedEvent),
+    /// All events of a batch, in one commit.
+    Batch(Vec<AcceptedEvent>),
 }
 
 pub async fn publish(
-    State(ingest): State<Arc<Ingest>>,
-    InPath(namespace): InPath<String>,
+    State(state): State<Arc<IngestState>>,
+    ValidPath(namespace): ValidPath<String>,
     request: Request,
 ) -> Response {
     let started = Instant::now();
     let (parts, body) = request.into_parts();
-    let (known, response) = match accept(&ingest, namespace, &parts.headers, body).await {
-        Ok(Answer::One(accepted)) => (accepted.duplicate, Json(Told::of(&accepted)).into_response()),
-        Ok(Answer::Batch(all)) => {
-            let known = !all.is_empty() && all.iter().all(|accepted| accepted.duplicate);
-            (known, Json(all.iter().map(Told::of).collect::<Vec<_>>()).into_response())
+    let (is_duplicate, response) = match accept(&state, namespace, &parts.headers, body).await {
+        Ok(PublishOutcome::One(accepted)) => {
+            (accepted.duplicate, Json(PublishResponse::of(&accepted)).into_response())
+        }
+        Ok(PublishOutcome::Batch(all)) => {
+            let is_duplicate = !all.is_empty() && all.iter().all(|accepted| accepted.duplicate);
+            let responses = all.iter().map(PublishResponse::of).collect::<Vec<_>>();
+            (is_duplicate, Json(responses).into_response())
         }
         Err(problem) => {
-            ingest.metrics.ingested("events", problem.reason, started.elapsed());
+            state.metrics.record_ingest("events", problem.reason, started.elapsed());
             return problem.into_response();
         }
     };
-    ingest.metrics.ingested("events", if known { "Duplicate" } else { "Accepted" }, started.elapsed());
+    let outcome = if is_duplicate { "Duplicate" } else { "Accepted" };
+    state.metrics.record_ingest("events", outcome, started.elapsed());
     (StatusCode::ACCEPTED, response).into_response()
 }
 
-/// The handshake of the CloudEvents webhook specification: a sender asks whether it may send. Whether it may is decided
-/// when it sends, by its token, so anybody may ask.
+/// Answers the handshake of the CloudEvents webhook specification, by which a sender requests permission to send. Each later
+/// request is authorized by its token, so the handshake needs none.
 pub async fn handshake(headers: HeaderMap) -> Response {
     let mut response = StatusCode::OK.into_response();
     let out = response.headers_mut();
@@ -67,93 +71,81 @@ pub async fn handshake(headers: HeaderMap) -> Response {
 }
 
 async fn accept(
-    ingest: &Ingest,
+    state: &IngestState,
     namespace: String,
     headers: &HeaderMap,
     body: Body,
-) -> Result<Answer, Problem> {
-    // Who it is comes before what it sends: a stranger's body is not even read.
-    let access = Access::new(&namespace, "create", "events");
-    ingest.cluster.authorize(token(headers), access).await?;
-    // Else the next namespace of this name would find it in its history.
-    if !ingest.namespaces.stored(&namespace).await {
-        return Err(Problem::new(404, "NotFound", "there is no namespace of this name"));
+) -> Result<PublishOutcome, HttpProblem> {
+    // Authorize first: the body of an unauthorized client is not even read.
+    let access = Permission::new(&namespace, "create", "events");
+    state.cluster.authorize(token(headers), access).await?;
+    // Otherwise a later namespace of this name would find the event in its history.
+    if !state.namespaces.check_before_accept(&namespace).await {
+        return Err(HttpProblem::new(404, "NotFound", "there is no namespace of this name"));
     }
-    if ingest.disk.is_full() {
-        return Err(Problem::disk_limit());
+    if state.disk.is_full() {
+        return Err(HttpProblem::disk_limit());
     }
     let content_type = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok());
-    let limits = &ingest.limits;
-    let (max, too_big): (usize, fn(usize) -> Problem) = if is_batch(content_type) {
-        (limits.max_request_bytes, Problem::request_too_big)
+    let limits = &state.limits;
+    let (max, too_big): (usize, fn(usize) -> HttpProblem) = if is_batch(content_type) {
+        (limits.max_request_bytes, HttpProblem::request_too_big)
     } else {
-        (limits.max_event_bytes, Problem::too_big)
+        (limits.max_event_bytes, HttpProblem::event_too_big)
     };
-    let body = read(body, content_length(headers), max, &ingest.room).await;
-    let body = body.map_err(|error| Problem::unread(&error, || too_big(max)))?;
+    let body = read_body(body, content_length(headers), max, &state.body_memory).await;
+    let body = body.map_err(|error| HttpProblem::unreadable_body(&error, || too_big(max)))?;
     let fields = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
     let now = Millis::now();
     match parse_request(content_type, fields, &body, limits.max_event_bytes)? {
-        Published::One(draft) => {
-            let all = store(ingest, vec![draft], namespace, headers, now).await?;
-            Ok(Answer::One(all.into_iter().next().ok_or(StoreError::Closed)?))
+        PublishedEvents::One(draft) => {
+            let all = commit_events(state, vec![draft], namespace, headers, now).await?;
+            Ok(PublishOutcome::One(all.into_iter().next().ok_or(StoreError::Closed)?))
         }
-        Published::Batch(drafts) => Ok(Answer::Batch(store(ingest, drafts, namespace, headers, now).await?)),
+        PublishedEvents::Batch(drafts) => {
+            Ok(PublishOutcome::Batch(commit_events(state, drafts, namespace, headers, now).await?))
+        }
     }
 }
 
-/// Stores drafts, all or none.
-async fn store(
-    ingest: &Ingest,
-    drafts: Vec<Draft>,
+/// Completes drafts to events, decides their deliveries and commits all or none of them.
+async fn commit_events(
+    state: &IngestState,
+    drafts: Vec<EventDraft>,
     namespace: String,
     headers: &HeaderMap,
     now: Millis,
-) -> Result<Vec<Accepted>, Problem> {
+) -> Result<Vec<AcceptedEvent>, HttpProblem> {
     if drafts.is_empty() {
         return Ok(Vec::new());
     }
     let mut dedups = Vec::with_capacity(drafts.len());
-    let mut events = Vec::with_capacity(drafts.len());
+    let mut matched = Vec::with_capacity(drafts.len());
     for mut draft in drafts {
-        take_over_hops(&mut draft, headers)?;
-        trace::take_over(&mut draft.attributes, |name| headers.get(name).and_then(|v| v.to_str().ok()));
+        import_hops(&mut draft, headers)?;
+        trace::inherit_headers(&mut draft.attributes, |name| headers.get(name).and_then(|v| v.to_str().ok()));
         dedups.push(draft.id.as_ref().map(|id| Dedup {
-            key: hash(&[b"api", namespace.as_bytes(), draft.source.as_bytes(), id.as_bytes()]),
-            window: ingest.limits.dedup_window,
+            key: hash_parts(&[b"api", namespace.as_bytes(), draft.source.as_bytes(), id.as_bytes()]),
+            window: state.limits.dedup_window,
         }));
-        let event = Arc::new(event(draft, namespace.clone(), Origin::Api, now));
-        let hooks = ingest.routes.matching(&event);
-        events.push((event, hooks));
+        let event = Arc::new(complete_draft(draft, namespace.clone(), Origin::Api, now));
+        let hooks = state.index.matching(&event);
+        matched.push((event, hooks));
     }
-    let only: Vec<Arc<Event>> = events.iter().map(|(event, _)| event.clone()).collect();
-    let deliveries = decided(events, now).await?;
-    let new = only.into_iter().zip(dedups).zip(deliveries);
+    let events: Vec<Arc<Event>> = matched.iter().map(|(event, _)| event.clone()).collect();
+    let deliveries = decide_deliveries(matched, now).await?;
+    let new = events.into_iter().zip(dedups).zip(deliveries);
     let new = new.map(|((event, dedup), deliveries)| NewEvent { event, dedup, deliveries }).collect();
-    Ok(ingest.committer.accept(new, now).await?)
+    Ok(state.committer.commit(new, now).await?)
 }
 
-/// The event that a draft becomes.
-pub fn event(draft: Draft, namespace: String, origin: Origin, now: Millis) -> Event {
-    Event {
-        id: draft.id.unwrap_or_else(|| id::fresh(now).to_string()),
-        namespace,
-        origin,
-        source: draft.source,
-        event: draft.event,
-        time: draft.time.unwrap_or_else(|| now.rfc3339()),
-        data: draft.data,
-        attributes: draft.attributes,
-    }
-}
-
-/// A delivery of ours that comes in again says by a header how many hooks it has been through. The higher count is true: a
-/// template that writes an event anew begins to count anew.
-fn take_over_hops(draft: &mut Draft, headers: &HeaderMap) -> Result<(), BadEvent> {
+/// Imports the hop count of an event that is one of our own deliveries: its header counts the hooks that it has passed. The
+/// higher of the header's and the event's count is used, because a template that builds a new event starts counting at 0.
+fn import_hops(draft: &mut EventDraft, headers: &HeaderMap) -> Result<(), InvalidEvent> {
     let Some(text) = headers.get("x-hookstream-hops").and_then(|v| v.to_str().ok()) else { return Ok(()) };
     let counted = hops_of(text);
     if counted >= MAX_HOPS {
-        return Err(BadEvent::TooManyHops);
+        return Err(InvalidEvent::TooManyHops);
     }
     if counted > hops(&draft.attributes) {
         draft.attributes.insert(HOPS_ATTRIBUTE.to_owned(), json!(counted));

@@ -1,4 +1,4 @@
-//! `POST /v1/namespaces/{ns}/relays/{eventhook}`: what Kong relays for one hook.
+//! `POST /v1/namespaces/{ns}/relays/{eventhook}`: events that Kong relays for one hook.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,119 +11,128 @@ use http::{HeaderMap, StatusCode};
 use kube::{Resource, ResourceExt};
 use serde_json::json;
 
-use super::events::event;
-use super::{Ingest, Told, decided, hash};
-use crate::cluster::Key;
+use super::{IngestState, PublishResponse, complete_draft, decide_deliveries, hash_parts};
+use crate::cluster::ObjectKey;
+use crate::core::delivery_reason::DeliveryReason;
 use crate::core::event::{Origin, parse_relayed};
-use crate::core::relay::{self, Refused, SIGNATURE_HEADER};
+use crate::core::relay::{self, RelayRejection, SIGNATURE_HEADER};
 use crate::core::time::Millis;
 use crate::core::trace;
-use crate::worker::problem::{Problem, close};
-use crate::worker::request::{BodyError, InPath, content_length, read};
-use crate::worker::route;
-use crate::worker::store::{Accepted, Dedup, NewDelivery, NewEvent};
+use crate::worker::body::{BodyError, content_length, read_body};
+use crate::worker::hooks::HookState;
+use crate::worker::problem::{HttpProblem, close_connection};
+use crate::worker::request::ValidPath;
+use crate::worker::store::{AcceptedEvent, Dedup, NewDelivery, NewEvent};
 
-/// What became of a relay.
-enum Relayed {
-    Accepted(Accepted),
-    /// Answered and not stored.
+/// The outcome of a relay request.
+enum RelayOutcome {
+    Accepted(AcceptedEvent),
+    /// Kong's ping: answered and not stored.
     Ping,
-    /// About event hooks themselves: taken, and not stored.
+    /// An event about event hooks, which may contain secrets: accepted and not stored.
     LeftOut,
-    Refused(Problem),
-    /// The connection is closed: Kong sends again.
-    ComeAgain(&'static str),
+    Refused(HttpProblem),
+    /// The connection is closed, so that Kong sends again. Carries the reason for the metric.
+    RetryLater(&'static str),
 }
 
 pub async fn relay(
-    State(ingest): State<Arc<Ingest>>,
-    InPath((namespace, name)): InPath<(String, String)>,
+    State(state): State<Arc<IngestState>>,
+    ValidPath((namespace, name)): ValidPath<(String, String)>,
     request: Request,
 ) -> Response {
     let started = Instant::now();
     let (parts, body) = request.into_parts();
-    let relayed = accept(&ingest, &Key::new(&namespace, &name), &parts.headers, body).await;
-    let (outcome, response) = match relayed {
-        Relayed::Accepted(accepted) => {
-            let outcome = if accepted.duplicate { "Duplicate" } else { "Accepted" };
-            (outcome, (StatusCode::ACCEPTED, Json(Told::of(&accepted))).into_response())
+    let outcome = accept(&state, &ObjectKey::new(&namespace, &name), &parts.headers, body).await;
+    let (label, response) = match outcome {
+        RelayOutcome::Accepted(accepted) => {
+            let label = if accepted.duplicate { "Duplicate" } else { "Accepted" };
+            (label, (StatusCode::ACCEPTED, Json(PublishResponse::of(&accepted))).into_response())
         }
-        Relayed::Ping => ("Ping", Json(json!({"pong": true})).into_response()),
-        Relayed::LeftOut => {
+        RelayOutcome::Ping => ("Ping", Json(json!({"pong": true})).into_response()),
+        RelayOutcome::LeftOut => {
             ("LeftOut", (StatusCode::ACCEPTED, Json(json!({"deliveries": 0}))).into_response())
         }
-        Relayed::Refused(problem) => (problem.reason, problem.into_response()),
-        Relayed::ComeAgain(reason) => (reason, close()),
+        RelayOutcome::Refused(problem) => (problem.reason, problem.into_response()),
+        RelayOutcome::RetryLater(reason) => (reason, close_connection()),
     };
-    ingest.metrics.ingested("relays", outcome, started.elapsed());
+    state.metrics.record_ingest("relays", label, started.elapsed());
     response
 }
 
-async fn accept(ingest: &Ingest, key: &Key, headers: &HeaderMap, body: Body) -> Relayed {
-    let guarded = ingest.view.hook(&key.namespace, &key.name);
-    let hook = match guarded.as_ref().map(|g| &g.0) {
-        Some(Ok(hook)) => hook,
-        Some(Err(_)) => return Relayed::ComeAgain("Unreadable"),
-        None if ingest.unknown.certain(key, Instant::now()) => {
-            return Relayed::Refused(Problem::new(404, "NotFound", "no EventHook of this name takes relays"));
+async fn accept(state: &IngestState, key: &ObjectKey, headers: &HeaderMap, body: Body) -> RelayOutcome {
+    let guarded = state.view.hook(&key.namespace, &key.name);
+    let object = match guarded.as_ref().map(|g| &g.0) {
+        Some(Ok(object)) => object,
+        Some(Err(_)) => return RelayOutcome::RetryLater("Unreadable"),
+        None if state.unknown_hooks.is_certain(key, Instant::now()) => {
+            let problem = HttpProblem::new(404, "NotFound", "no EventHook of this name accepts relays");
+            return RelayOutcome::Refused(problem);
         }
-        None => return Relayed::ComeAgain("Unknown"),
+        None => return RelayOutcome::RetryLater("Unknown"),
     };
-    ingest.unknown.known(key);
-    ingest.namespaces.stored(&key.namespace).await;
-    if ingest.disk.is_full() {
-        return Relayed::ComeAgain("DiskLimit");
+    state.unknown_hooks.remove(key);
+    state.namespaces.check_before_accept(&key.namespace).await;
+    if state.disk.is_full() {
+        return RelayOutcome::RetryLater("DiskLimit");
     }
-    let max = ingest.limits.max_event_bytes;
-    let body = match read(body, content_length(headers), max, &ingest.room).await {
+    let max = state.limits.max_event_bytes;
+    let body = match read_body(body, content_length(headers), max, &state.body_memory).await {
         Ok(body) => body,
-        Err(BodyError::TooBig) => return Relayed::Refused(Problem::too_big(max)),
-        // Of what did not come in time nothing is known, and an answer would be the end of it.
-        Err(error) => return Relayed::ComeAgain((&error).into()),
+        Err(BodyError::TooBig) => return RelayOutcome::Refused(HttpProblem::event_too_big(max)),
+        // The body is incomplete, and Kong would drop the event after any answer.
+        Err(error) => return RelayOutcome::RetryLater((&error).into()),
     };
-    let Ok(ring) = ingest.cluster.key_ring(false).await else { return Relayed::ComeAgain("KeyRing") };
+    let Ok(key_ring) = state.cluster.key_ring(false).await else {
+        return RelayOutcome::RetryLater("KeyRing");
+    };
     let now = Millis::now();
-    let terms = relay::terms(hook, &ring, now);
+    let settings = relay::accepted_settings(object, &key_ring, now);
     let signature = headers.get(SIGNATURE_HEADER).and_then(|v| v.to_str().ok());
-    let signed = match relay::authenticate(&terms, signature, &body) {
+    let signed = match relay::authenticate(&settings, signature, &body) {
         Ok(signed) => signed,
         Err(refused) => return refuse(401, refused),
     };
     let mut draft = match parse_relayed(&body) {
         Ok(draft) => draft,
-        Err(bad) => return Relayed::Refused(bad.into()),
+        Err(bad) => return RelayOutcome::Refused(bad.into()),
     };
     if relay::is_ping(&draft) {
-        return Relayed::Ping;
+        return RelayOutcome::Ping;
     }
-    if let Err(refused) = relay::agreed(&signed, &draft) {
+    if let Err(refused) = relay::check_agreed(&signed, &draft) {
         return refuse(403, refused);
     }
-    if relay::carries_secrets(&draft, hook.spec.event.as_deref() == Some("event_hooks")) {
-        return Relayed::LeftOut;
+    if relay::carries_secrets(&draft, object.spec.event.as_deref() == Some("event_hooks")) {
+        return RelayOutcome::LeftOut;
     }
 
-    // The index lags behind by moments at most; a hook that it does not have yet is understood here.
-    let known = ingest.routes.get(hook.uid().unwrap_or_default().as_str());
-    let known = known.unwrap_or_else(|| Arc::new(route::known(hook, key.clone())));
-    let window = ingest.limits.relay_dedup_window;
-    let dedup =
-        (!window.is_zero()).then(|| Dedup { key: hash(&[b"relay", known.id.uid.as_bytes(), &body]), window });
-    trace::take_over(&mut draft.attributes, |name| headers.get(name).and_then(|v| v.to_str().ok()));
-    let event = Arc::new(event(draft, key.namespace.clone(), Origin::Relay(key.name.clone()), now));
-    let Ok(deliveries) = decided(vec![(event.clone(), vec![known])], now).await else {
-        return Relayed::ComeAgain("Closed");
+    // The index may lag behind the view by moments, so a hook that it does not have is compiled here.
+    let hook = state.index.get(object.uid().unwrap_or_default().as_str());
+    let hook = hook.unwrap_or_else(|| Arc::new(HookState::new(object, key, None)));
+    let window = state.limits.relay_dedup_window;
+    let dedup = (!window.is_zero())
+        .then(|| Dedup { key: hash_parts(&[b"relay", hook.id.uid.as_bytes(), &body]), window });
+    trace::inherit_headers(&mut draft.attributes, |name| headers.get(name).and_then(|v| v.to_str().ok()));
+    let origin = Origin::Relay(key.name.clone());
+    let event = Arc::new(complete_draft(draft, key.namespace.clone(), origin, now));
+    let Ok(deliveries) = decide_deliveries(vec![(event.clone(), vec![hook])], now).await else {
+        return RelayOutcome::RetryLater("Closed");
     };
-    // Kong is done with it, and it can be replayed should a hook of the name come.
-    let dead = hook.meta().deletion_timestamp.is_some().then_some("HookDeleted");
+    // Accept events of a hook that is being deleted as dead letters: Kong is then done with them, and they can be replayed
+    // if the hook is recreated.
+    let dead = object.meta().deletion_timestamp.is_some().then_some(DeliveryReason::HookDeleted);
     let deliveries = deliveries.into_iter().flatten();
     let deliveries = deliveries.map(|delivery| NewDelivery { dead, ..delivery }).collect();
-    match ingest.committer.accept(vec![NewEvent { event, dedup, deliveries }], now).await {
-        Ok(accepted) => accepted.into_iter().next().map_or(Relayed::ComeAgain("Closed"), Relayed::Accepted),
-        Err(error) => Relayed::ComeAgain((&error).into()),
+    match state.committer.commit(vec![NewEvent { event, dedup, deliveries }], now).await {
+        Ok(accepted) => {
+            let accepted = accepted.into_iter().next();
+            accepted.map_or(RelayOutcome::RetryLater("Closed"), RelayOutcome::Accepted)
+        }
+        Err(error) => RelayOutcome::RetryLater((&error).into()),
     }
 }
 
-fn refuse(status: u16, refused: Refused) -> Relayed {
-    Relayed::Refused(Problem::new(status, refused.into(), refused.to_string()))
+fn refuse(status: u16, refused: RelayRejection) -> RelayOutcome {
+    RelayOutcome::Refused(HttpProblem::new(status, refused.into(), refused.to_string()))
 }

@@ -1,4 +1,4 @@
-// Only definitions are taken from these modules, so nothing here is built: `go mod download` is all.
+// build.sh copies CRDs from these modules. It only downloads them and builds nothing.
 module hookstream.dev/tests/controlplane/crds
 
 go 1.26.0

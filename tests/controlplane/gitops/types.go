@@ -1,4 +1,4 @@
-// Package gitops names the types whose definitions are made.
+// Package gitops imports the types from which build.sh generates CRDs.
 package gitops
 
 import (

@@ -1,5 +1,5 @@
-//! The accounts that the operator is installed with: what it may do in every test is what `deploy/base/rbac.yaml` grants
-//! (the chart renders the same file), and no more.
+//! The operator's service accounts. They have the rights of `deploy/base/rbac.yaml` (the chart renders the same file) and
+//! no others.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::Namespace;
 
-/// Kubeconfig files with tokens of the three accounts, each for one way to run.
+/// Kubeconfig files with tokens of the three accounts, one for each way to run the program.
 #[derive(Clone)]
 pub struct Accounts {
     /// `hookstream run`: both roles in one process.
@@ -17,8 +17,8 @@ pub struct Accounts {
 }
 
 impl Accounts {
-    /// The accounts, roles and bindings of one operator. What is no namespace's gets names of its own, for many operators
-    /// share a control plane here.
+    /// Creates the accounts, roles and bindings of one operator in the namespace `home`. Cluster-scoped objects get the
+    /// namespace's name as a suffix, because many operators share a control plane in the tests.
     pub async fn of(home: &Namespace) -> Accounts {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/base/rbac.yaml");
         let text = std::fs::read_to_string(file).unwrap().replace("hookstream-system", &home.name);
@@ -41,7 +41,7 @@ impl Accounts {
         }
     }
 
-    /// The account of a role of the program.
+    /// Returns the kubeconfig of a role of the program: `run`, `worker` or `controller`.
     pub fn role(&self, role: &str) -> &Path {
         match role {
             "run" => &self.both,

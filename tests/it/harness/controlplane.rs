@@ -1,4 +1,5 @@
-//! etcd, kube-apiserver and (on demand) kube-controller-manager: once a test binary, in a folder that goes with it.
+//! etcd, kube-apiserver and (on demand) kube-controller-manager: one of each for a test binary, with their files in a
+//! folder that is removed with it.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -17,32 +18,32 @@ use serde_json::json;
 
 use super::{DEADLINE, Namespace, eventually, free_port, run, tool, watchdog};
 
-/// A loaded machine with cold disks takes its time to start an API server.
+/// How long a loaded machine with cold disks may take to start an API server.
 const START: Duration = Duration::from_secs(90);
 
-/// The name of the file by which tests, and no process of the operator, may do everything.
+/// The name of the kubeconfig file with all rights. Tests may use it; a process of the operator must not.
 pub const ADMIN_KUBECONFIG: &str = "admin.kubeconfig";
 
 pub struct ControlPlane {
-    /// Where its certificates, data and logs are.
+    /// The folder of certificates, data and logs.
     pub dir: PathBuf,
     pub url: String,
-    /// What to trust when connecting to `url`.
+    /// The certificate to trust for `url`.
     pub ca_file: PathBuf,
     admin_kubeconfig: PathBuf,
     children: Mutex<Vec<Child>>,
 }
 
-/// The control plane of this test binary, started by whoever asks first.
+/// Returns the control plane of this test binary. The first caller starts it.
 pub fn control_plane() -> &'static ControlPlane {
-    // A result, for a panic in here would show its reason to the first test only and "poisoned" to all others.
+    // Holds a Result, because a panic in here would show its reason to the first test and "poisoned" to all others.
     static CONTROL_PLANE: LazyLock<Result<ControlPlane, String>> = LazyLock::new(|| {
-        // In a thread of its own, for a test's runtime cannot run another inside itself.
+        // In a thread, because a test's runtime cannot run another runtime inside itself.
         std::thread::spawn(|| {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
-                // A port that was free may be taken by another program before etcd or the API server binds it.
+                // Another program may take a free port before etcd or the API server binds it.
                 let mut last = String::new();
                 for _ in 0..3 {
                     match ControlPlane::bare().await {
@@ -63,7 +64,7 @@ pub fn control_plane() -> &'static ControlPlane {
 }
 
 impl ControlPlane {
-    /// A control plane without our definitions, for a test of installing them.
+    /// Starts a control plane without Hookstream's CRDs, for tests that install them.
     pub async fn bare() -> Result<ControlPlane, String> {
         let dir = watchdog::unique_path("controlplane");
         std::fs::create_dir_all(dir.join("certs")).map_err(|e| e.to_string())?;
@@ -98,7 +99,7 @@ impl ControlPlane {
             ("--service-account-issuer", "https://kubernetes.default.svc".into()),
             ("--api-audiences", "https://kubernetes.default.svc,hookstream".into()),
             ("--service-cluster-ip-range", "10.96.0.0/16".into()),
-            // Without the service account controller no namespace has the account that this plugin asks of every Pod.
+            // Without the service account controller no namespace has the account that this plugin requires of every Pod.
             ("--disable-admission-plugins", "ServiceAccount".into()),
         ] {
             command.arg(format!("{flag}={value}"));
@@ -127,7 +128,7 @@ impl ControlPlane {
                     return Err(format!("{status}, see {}\n{}", self.dir.display(), last_lines(log)));
                 }
             }
-            // The server writes its certificate itself: until then there is nothing to trust.
+            // The server creates its certificate itself; before that there is nothing to trust.
             if self.ca_file.exists()
                 && let Ok(client) = self.try_client().await
                 && let Ok(request) = http::Request::get("/readyz").body(Vec::new())
@@ -151,7 +152,7 @@ impl ControlPlane {
             let params = PatchParams::apply("tests").force();
             api.patch(&name, &params, &Patch::Apply(&crd))
                 .await
-                .unwrap_or_else(|e| panic!("{name} is refused: {e}"));
+                .unwrap_or_else(|e| panic!("the API server rejects {name}: {e}"));
         }
         eventually(DEADLINE, "the CRDs to be served", async || {
             for crd in api.list(&ListParams::default()).await.map_err(|e| e.to_string())? {
@@ -160,7 +161,7 @@ impl ControlPlane {
                     return Err(format!("{conditions:?}"));
                 }
             }
-            // Established comes a moment before the handler does.
+            // The condition Established is set a moment before the API server serves the resource.
             let hooks: Api<hookstream::api::EventHook> = Api::all(client.clone());
             let connections: Api<hookstream::api::Connection> = Api::all(client.clone());
             hooks.list(&ListParams::default()).await.map_err(|e| e.to_string())?;
@@ -169,7 +170,7 @@ impl ControlPlane {
         .await;
     }
 
-    /// Starts kube-controller-manager if nobody has: deleted namespaces and orphans go only with it.
+    /// Starts kube-controller-manager once. Only it deletes the contents of namespaces and collects orphans.
     pub fn start_controller_manager(&self) {
         static STARTED: OnceLock<()> = OnceLock::new();
         STARTED.get_or_init(|| {
@@ -178,7 +179,7 @@ impl ControlPlane {
                 "--controllers=namespace-controller,garbage-collector-controller",
                 "--leader-elect=false",
                 "--secure-port=0",
-                // Deleting waits for these queues; one worker each makes a busy test run slow.
+                // Deletions queue here; with one worker each, a busy test run would be slow.
                 "--concurrent-namespace-syncs=10",
                 "--concurrent-gc-syncs=10",
             ]);
@@ -192,7 +193,7 @@ impl ControlPlane {
         &self.admin_kubeconfig
     }
 
-    /// Writes a kubeconfig file for whoever this token belongs to.
+    /// Writes a kubeconfig file with this token.
     pub fn kubeconfig(&self, token: &str, namespace: &str) -> PathBuf {
         let path = watchdog::unique_path("kubeconfig");
         write(&path, &self.kubeconfig_text(token, namespace));
@@ -209,7 +210,8 @@ impl ControlPlane {
         .to_string()
     }
 
-    /// A client with all rights that lives in the runtime of whoever calls: another test's would die with that test.
+    /// Returns a client with all rights that lives in the caller's runtime. A shared client would end with the test that
+    /// made it.
     pub async fn client(&self) -> Client {
         self.try_client().await.expect("a client")
     }
@@ -218,7 +220,7 @@ impl ControlPlane {
         client_of(&self.admin_kubeconfig).await
     }
 
-    /// A fresh namespace; nothing deletes it, it goes with the control plane.
+    /// Creates a namespace. It ends with the control plane.
     pub async fn namespace(&self, hint: &str) -> Namespace {
         static COUNT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
         let number = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -230,19 +232,19 @@ impl ControlPlane {
         Namespace { name }
     }
 
-    /// kubectl with all rights; the output, or what it said on standard error.
+    /// Runs kubectl with all rights. Returns its output, or its standard error if it fails.
     pub async fn kubectl<A: AsRef<OsStr>>(
         &self,
         args: impl IntoIterator<Item = A>,
         input: &str,
     ) -> Result<String, String> {
         let mut command = self.tool_command("kubectl");
-        // Its own cache: the one in a home folder may speak of a server that had this port before.
+        // A cache of its own: the default one may describe a server that used this port before.
         command.arg("--cache-dir").arg(self.dir.join("kubectl-cache")).args(args);
         run(command, input).await
     }
 
-    /// helm with all rights.
+    /// Runs helm with all rights.
     pub async fn helm<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Result<String, String> {
         let mut command = self.tool_command("helm");
         command.args(args);
@@ -256,7 +258,7 @@ impl ControlPlane {
     }
 }
 
-/// A client for a kubeconfig file.
+/// Returns a client for a kubeconfig file.
 pub async fn client_of(kubeconfig: &Path) -> Result<Client, String> {
     let kubeconfig = Kubeconfig::read_from(kubeconfig).map_err(|e| e.to_string())?;
     let options = KubeConfigOptions::default();
@@ -264,9 +266,9 @@ pub async fn client_of(kubeconfig: &Path) -> Result<Client, String> {
     Client::try_from(config).map_err(|e| e.to_string())
 }
 
-/// An EC key pair as kube-apiserver reads it.
+/// Writes an EC key pair in the format that kube-apiserver reads.
 fn service_account_keys(dir: &Path) {
-    // What stands before the point in the DER of every P-256 public key.
+    // The prefix of the DER encoding of every P-256 public key.
     const SPKI: &str = "3059301306072a8648ce3d020106082a8648ce3d030107034200";
     let random = ring::rand::SystemRandom::new();
     let private = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).expect("a key");

@@ -1,19 +1,31 @@
-//! What every integration test stands on: a control plane, processes of ours, receivers, and waiting with a deadline.
+//! The foundation of the integration tests: a control plane, processes, receivers, and waiting with a deadline.
 //!
-//! Invariants: nothing static holds a client or a task of a test's runtime (each test has its own); nothing sleeps for
-//! a guessed time; whatever was started is gone when the test binary is, however that ended (`watchdog`).
-//!
-//! Left to others: what is promised, which is what the tests say.
-// Each helper has its users in some modules only, and modules come and go.
+//! Invariants: nothing static holds a client or a task of a test's runtime, because each test has its own. No helper
+//! sleeps for a guessed time. Everything that a test started ends with the test binary, however that ends (`watchdog`).
+// Each helper is used by some test modules and by some benchmarks only.
 #![allow(dead_code, unused_imports)]
 
 mod accounts;
+pub mod auth0;
+pub mod auth0_objects;
 mod controlplane;
+pub mod deliveries;
+pub mod helm;
+pub mod http;
+mod kong;
+pub mod manifests;
+pub mod metrics;
 mod namespace;
+pub mod objects;
 mod process;
 mod receiver;
+pub mod standalone;
+#[cfg(test)]
+mod tests;
 mod tools;
 pub mod watchdog;
+pub mod worker;
+pub mod world;
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::ops::Range;
@@ -22,16 +34,18 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 pub use accounts::Accounts;
+pub use auth0::Auth0;
 pub use controlplane::{ControlPlane, client_of, control_plane};
+pub use kong::Kong;
 pub use namespace::Namespace;
 pub use process::Process;
 pub use receiver::{Receiver, Recorded, Reply};
 pub use tools::{run, tool};
 
-/// Long enough for a loaded machine; a test that passes never waits for it.
+/// Long enough for a loaded machine. A passing test never waits for it.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Asks until the answer is `Ok`, and panics with the last refusal when the deadline has passed.
+/// Polls until the answer is `Ok`. Panics with the last error when the deadline has passed.
 pub async fn eventually<T>(
     deadline: Duration,
     what: &str,
@@ -44,14 +58,35 @@ pub async fn eventually<T>(
             Ok(value) => return value,
             Err(last) => last,
         };
-        assert!(start.elapsed() < deadline, "not within {deadline:?}: {what}\nlast seen: {last}");
+        assert!(start.elapsed() < deadline, "not within {deadline:?}: {what}\nlast error: {last}");
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(Duration::from_millis(100));
     }
 }
 
-/// A port that was free a moment ago, never the same twice: two servers started together would fight for it. Below those
-/// that the system gives to connections, one of which could take it while its server is restarted.
+/// Sleeps until `length` has passed since `start`.
+///
+/// For periods that the test itself configured, such as a snooze period or a delivery's maximum age: the clock proves that
+/// they are over. It must not stand for work of a process; wait for the result of that work instead.
+pub async fn elapse(start: Instant, length: Duration) {
+    tokio::time::sleep(length.saturating_sub(start.elapsed())).await;
+}
+
+/// Returns the seed for a test's random choices, and prints it: `SOAK_SEED`, otherwise a random one.
+pub fn seed() -> u64 {
+    let seed = number("SOAK_SEED").unwrap_or_else(|| fastrand::u64(..));
+    println!("SOAK_SEED={seed} repeats the random choices of this test");
+    seed
+}
+
+/// Returns the number in an environment variable, or None if it is not set.
+pub fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is no number")))
+}
+
+/// Returns a port that was free a moment ago, and never the same one twice, because two servers that start together would
+/// compete for it. The range is below the system's ephemeral ports: a connection cannot take the port while its server
+/// restarts.
 pub fn free_port() -> u16 {
     static NEXT: LazyLock<AtomicU32> = LazyLock::new(|| AtomicU32::new(fastrand::u32(..)));
     const PORTS: Range<u16> = 12_000..32_000;

@@ -1,4 +1,4 @@
-//! A namespace of a test's own.
+//! A namespace for one test.
 
 use std::path::{Path, PathBuf};
 
@@ -14,24 +14,24 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// `kubectl apply` with strict validation, as a careful user would; what it printed, or why it was refused.
+    /// Runs `kubectl apply` with strict validation. Returns its output or the rejection.
     pub async fn apply(&self, yaml: &str) -> Result<String, String> {
         let args = ["-n", &self.name, "apply", "--validate=strict", "-f", "-"];
         control_plane().kubectl(args, yaml).await
     }
 
-    /// kubectl in this namespace.
+    /// Runs kubectl in this namespace.
     pub async fn kubectl(&self, args: &[&str]) -> Result<String, String> {
         control_plane().kubectl(["-n", &self.name].iter().chain(args), "").await
     }
 
-    /// A client with all rights, for this test's runtime.
+    /// Returns a client with all rights for the caller's runtime.
     pub async fn client(&self) -> Client {
         control_plane().client().await
     }
 
-    /// A ServiceAccount that may do in this namespace what `rules` (a YAML list, as in a Role) says and no more; a
-    /// kubeconfig file with its token.
+    /// Creates a ServiceAccount with exactly the rights of `rules` (a YAML list as in a Role). Returns a kubeconfig file with
+    /// its token.
     pub async fn service_account(&self, name: &str, rules: &str) -> PathBuf {
         let rules: serde_json::Value = serde_saphyr::from_str(rules).expect("rules");
         let account =
@@ -50,22 +50,23 @@ impl Namespace {
         self.kubeconfig_of(name).await
     }
 
-    /// The same with the account, roles and bindings of a file, for example what `helm template` printed.
+    /// Applies a file with the account, roles and bindings, such as the output of `helm template`. Returns a kubeconfig file
+    /// with the account's token.
     pub async fn service_account_from(&self, name: &str, manifests: &Path) -> PathBuf {
         let path = manifests.to_str().expect("a path in UTF-8");
         self.kubectl(&["apply", "--validate=strict", "-f", path]).await.expect("the account's objects");
         self.kubeconfig_of(name).await
     }
 
-    /// A kubeconfig file with a fresh token of a ServiceAccount that exists.
+    /// Returns a kubeconfig file with a fresh token of an existing ServiceAccount.
     pub async fn kubeconfig_of(&self, account: &str) -> PathBuf {
         let token = self.token(account, &[]).await;
         control_plane().kubeconfig(&token, &self.name)
     }
 
-    /// A fresh token of a ServiceAccount for these audiences (none: the API server's own).
+    /// Returns a fresh token of a ServiceAccount for these audiences; none means the API server's own.
     pub async fn token(&self, account: &str, audiences: &[&str]) -> String {
-        // Not by kubectl: every test asks for some, and a process takes longer than all else.
+        // Not by kubectl: every test needs several tokens, and a process for each would dominate the run time.
         let accounts: Api<ServiceAccount> = Api::namespaced(self.client().await, &self.name);
         let spec = TokenRequestSpec {
             audiences: audiences.iter().map(ToString::to_string).collect(),

@@ -1,4 +1,4 @@
-//! The program itself, as a process, or another that must not outlive its test.
+//! `hookstream` as a process, or another program that must not outlive its test.
 
 use std::ffi::OsStr;
 use std::os::unix::process::ExitStatusExt;
@@ -17,17 +17,17 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `hookstream` with these arguments and variables and no others: what the person who runs the tests has in
-    /// `KUBECONFIG` or `HOOKSTREAM_*` must not decide a test, let alone reach a real cluster.
+    /// Starts `hookstream` with exactly these arguments and variables. `KUBECONFIG` and `HOOKSTREAM_*` of the user's own
+    /// environment must not influence a test, and never lead it to a real cluster.
     pub fn spawn<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>, envs: &[(&str, &str)]) -> Process {
         Process::start(Process::command(args, envs))
     }
 
-    /// What `spawn` starts.
+    /// Returns the command that `spawn` starts.
     pub fn command<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>, envs: &[(&str, &str)]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_hookstream"));
         command.args(args);
-        // With all rights, a test of the operator would not see a right that the chart does not give.
+        // With all rights, a test of the operator would not notice a right that the chart does not grant.
         let is_role = command
             .get_args()
             .next()
@@ -44,7 +44,7 @@ impl Process {
         command
     }
 
-    /// Any program, for example one that wraps ours.
+    /// Starts any program, for example one that wraps `hookstream`.
     pub fn start(command: Command) -> Process {
         let log = watchdog::unique_path("process.log");
         let child = watchdog::spawn(command, &log).expect("starting a process");
@@ -55,27 +55,27 @@ impl Process {
         self.child.id()
     }
 
-    /// Everything it has written so far, standard output and standard error as they came.
+    /// Returns its standard output and standard error so far, interleaved.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
-    /// How it ended, if it has.
+    /// Returns the exit status if the process has ended.
     pub fn ended(&self) -> Option<ExitStatus> {
         self.status(WaitIdOptions::NOHANG)
     }
 
-    /// Looks without reaping: while the dead process is there, no other gets its number, so that the children it left
-    /// can still be found by their group and killed.
+    /// Queries the status without reaping the process. While the zombie exists its number is not reused, so that children it
+    /// left can still be found by their process group and killed.
     fn status(&self, options: WaitIdOptions) -> Option<ExitStatus> {
         let options = options | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
         let status = waitid(WaitId::Pid(pid(&self.child)), options).expect("waiting for a process")?;
-        // As waitpid writes it: the exit code in the second byte, or the signal in the first.
+        // In the encoding of waitpid: the exit code in the second byte, or the signal in the first.
         let code = status.exit_status().map(|code| code << 8);
         Some(ExitStatus::from_raw(code.or(status.terminating_signal()).unwrap_or_default()))
     }
 
-    /// The first line that fits; panics at the deadline, and at once when the process ends without it.
+    /// Waits for the first line that fits. Panics at the deadline, or at once when the process ends without that line.
     pub async fn wait_for_line(&self, fits: impl Fn(&str) -> bool, deadline: Duration) -> String {
         eventually(deadline, "a line in the log", async || {
             let ended = self.ended();
@@ -89,13 +89,13 @@ impl Process {
         .await
     }
 
-    /// Waits until it has ended by itself.
+    /// Waits until the process ends by itself.
     pub async fn wait(&self, deadline: Duration) -> ExitStatus {
         eventually(deadline, "hookstream to end", async || self.ended().ok_or_else(|| tail(&self.log())))
             .await
     }
 
-    /// SIGTERM, as Kubernetes does, then waits for the end.
+    /// Sends SIGTERM, as Kubernetes does, and waits for the end.
     pub async fn terminate(&self) -> ExitStatus {
         if self.ended().is_none() {
             kill_process(pid(&self.child), Signal::TERM).expect("SIGTERM");
@@ -103,7 +103,7 @@ impl Process {
         self.wait(DEADLINE).await
     }
 
-    /// SIGKILL to this one process, as a crash would be: its own children must end by themselves.
+    /// Sends SIGKILL to this one process, as a crash would; its children must end by themselves.
     pub fn kill9(&self) {
         if self.ended().is_none() {
             kill_process(pid(&self.child), Signal::KILL).expect("SIGKILL");
@@ -114,7 +114,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // The whole group, also when the process itself has ended: what it left behind would outlive the test run.
+        // Kills the whole group even if the process has ended: children that it left would outlive the test run.
         kill_process_group(pid(&self.child), Signal::KILL).ok();
         self.child.wait().ok();
         watchdog::forget(self.child.id());

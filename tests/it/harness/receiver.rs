@@ -1,4 +1,4 @@
-//! An HTTP receiver that records what comes and answers by a script.
+//! An HTTP receiver that records requests and answers by a script.
 
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 
 use super::eventually;
 
-/// One request as it came.
+/// A recorded request.
 #[derive(Clone, Debug)]
 pub struct Recorded {
     pub method: String,
@@ -25,12 +25,12 @@ pub struct Recorded {
     pub headers: HeaderMap,
     pub body: Bytes,
     pub time: SystemTime,
-    /// When, on the clock that never goes back: for how long something took.
+    /// Arrival on the monotonic clock, for measuring durations.
     pub at: Instant,
 }
 
 impl Recorded {
-    /// A header's value, empty where there is none.
+    /// Returns a header's value, or an empty string.
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default()
     }
@@ -40,7 +40,7 @@ impl Recorded {
     }
 }
 
-/// What the receiver answers.
+/// An answer of the receiver.
 #[derive(Clone, Debug)]
 pub enum Reply {
     Answer {
@@ -48,16 +48,16 @@ pub enum Reply {
         headers: Vec<(String, String)>,
         body: Bytes,
     },
-    /// The status and this much of a body, then the connection breaks.
+    /// Sends the status and this part of a body, then breaks the connection.
     BreakAfter {
         status: u16,
         body: Bytes,
     },
-    /// The reply, but later.
+    /// Sends the reply after a delay.
     After(Duration, Box<Reply>),
-    /// Nothing, with the connection open.
+    /// Sends nothing and keeps the connection open.
     Hang,
-    /// Nothing, and the connection is closed.
+    /// Sends nothing and closes the connection.
     Close,
 }
 
@@ -96,12 +96,12 @@ pub struct Receiver {
 }
 
 impl Receiver {
-    /// Answers the n-th request (from 1) with what the script says.
+    /// Starts a receiver. The script answers the n-th request (from 1).
     pub fn start(script: impl Fn(&Recorded, usize) -> Reply + Send + Sync + 'static) -> Receiver {
         Receiver::start_at((Ipv4Addr::LOCALHOST, 0).into(), script)
     }
 
-    /// The same at a given address: a receiver that comes back after it was down.
+    /// Starts a receiver at a given address, for example one that returns after an outage.
     pub fn start_at(
         address: SocketAddr,
         script: impl Fn(&Recorded, usize) -> Reply + Send + Sync + 'static,
@@ -112,7 +112,7 @@ impl Receiver {
         let shared = Arc::new(Shared { requests: Mutex::default(), script: Mutex::new(Arc::new(script)) });
         let (stop, stopped) = oneshot::channel();
         let serving = Arc::clone(&shared);
-        // A runtime of its own: it must answer while the test's runtime is blocked, and outlive none of it.
+        // A runtime of its own: the receiver must answer while the test's runtime is blocked.
         let thread = std::thread::spawn(move || {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -134,7 +134,7 @@ impl Receiver {
         format!("http://{}", self.address)
     }
 
-    /// Answers by another script from now on; requests are counted on.
+    /// Replaces the script. The count of requests goes on.
     pub fn script(&self, script: impl Fn(&Recorded, usize) -> Reply + Send + Sync + 'static) {
         *self.shared.script.lock().unwrap() = Arc::new(script);
     }
@@ -143,7 +143,7 @@ impl Receiver {
         self.shared.requests.lock().unwrap().clone()
     }
 
-    /// The requests, once there are at least `n`.
+    /// Waits until there are at least `n` requests and returns all of them.
     pub async fn wait_for(&self, n: usize, deadline: Duration) -> Vec<Recorded> {
         eventually(deadline, &format!("{n} requests"), async || {
             let requests = self.requests();
@@ -159,7 +159,7 @@ impl Receiver {
 
 impl Drop for Receiver {
     fn drop(&mut self) {
-        // Waits for the thread, so that the port is closed when this returns and can be bound again.
+        // Joins the thread, so that the port is free when this returns.
         self.stop.take().map(|stop| stop.send(()));
         self.thread.take().map(|thread| thread.join());
     }
@@ -172,7 +172,7 @@ async fn serve(listener: std::net::TcpListener, shared: Arc<Shared>) {
         let shared = Arc::clone(&shared);
         tokio::spawn(async move {
             let service = service_fn(move |request| answer(request, Arc::clone(&shared)));
-            // An error is what Reply::Close and Reply::BreakAfter make of a connection, or a client that went away.
+            // An error is the effect of Reply::Close or Reply::BreakAfter on a connection, or a client that closed it.
             hyper::server::conn::http1::Builder::new()
                 .serve_connection(TokioIo::new(stream), service)
                 .await
@@ -210,7 +210,7 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respo
             (status, headers, http_body_util::Full::new(body).map_err(|e: Infallible| match e {}).boxed())
         }
         Reply::BreakAfter { status, body } => {
-            // A pause between the two, in which hyper flushes: else the status would be lost with the body.
+            // Yields once so that hyper flushes the first frame; otherwise the status would be lost with the body.
             let breaks = async {
                 tokio::task::yield_now().await;
                 Err(closed())

@@ -1,7 +1,7 @@
-//! Leaves no process and no folder behind, even when the test binary is killed with -9.
+//! Ends all processes and removes all folders of a test run, even when the test binary is killed with SIGKILL.
 //!
-//! A child `sh` reads a pipe whose only writing end is here. When this process ends, however it ends, the pipe ends too,
-//! and the child kills what it was told of. (PDEATHSIG would fire when the spawning thread ends, which is every test.)
+//! A child `sh` reads a pipe whose only writing end is in this process. When this process ends, the pipe closes, and the
+//! child kills the registered processes. (PDEATHSIG would fire when the spawning thread ends, which is every test.)
 
 use std::io::Write;
 use std::os::unix::process::CommandExt;
@@ -10,8 +10,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{LazyLock, Mutex};
 
-/// Lines: `PID` to kill with its process group, `forget PID` once it was reaped (the number may be given to a stranger),
-/// `rm DIR`. Signals are ignored, so that Ctrl-C or a closed terminal cannot end the watchdog before its work is done.
+/// Input lines: `PID` registers a process to kill with its group, `forget PID` removes one that was reaped (its number may
+/// be reused), `rm DIR` registers a folder. Signals are ignored, so that Ctrl-C or a closed terminal cannot end it early.
 const SCRIPT: &str = r#"
 trap '' HUP INT QUIT TERM
 cd /
@@ -27,9 +27,9 @@ for p in $pids; do kill -9 "-$p" "$p"; done
 rm -rf -- "$@" || { sleep 1; rm -rf -- "$@"; }
 "#;
 
-/// Outlives this process: nothing waits for it.
+/// Outlives this process, which does not wait for it.
 static WATCHDOG: LazyLock<Mutex<Child>> = LazyLock::new(|| {
-    // Its own process group, so that a signal to the test run's group does not reach it; no output, so that a
+    // In its own process group, so that a signal to the test run's group does not reach it. Without output, so that
     // `cargo test | tee` does not wait for it. Rust opens the pipe with CLOEXEC: no child inherits the writing end.
     let child = Command::new("sh")
         .args(["-c", SCRIPT, "watchdog"])
@@ -48,7 +48,7 @@ fn tell(line: &str) {
     pipe.write_all(format!("{line}\n").as_bytes()).expect("the watchdog is gone");
 }
 
-/// The folder of this test run. `HOOKSTREAM_TEST_KEEP=1` keeps it, to look at logs.
+/// Returns the folder of this test run. `HOOKSTREAM_TEST_KEEP=1` keeps it, so that its logs can be read.
 pub fn run_dir() -> &'static Path {
     static DIR: LazyLock<PathBuf> = LazyLock::new(|| {
         let dir = tempfile::Builder::new().prefix("hookstream-it-").tempdir().expect("a folder").keep();
@@ -62,16 +62,16 @@ pub fn run_dir() -> &'static Path {
     &DIR
 }
 
-/// A path in the run's folder that no other call gets.
+/// Returns a unique path in the run's folder.
 pub fn unique_path(name: &str) -> PathBuf {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
     run_dir().join(format!("{}-{name}", COUNT.fetch_add(1, Ordering::Relaxed)))
 }
 
-/// Starts a program in a process group of its own, its output in `log`.
+/// Starts a program in a process group of its own, with its output in `log`.
 ///
-/// A shell waits for a line before it becomes the program: if this process dies between starting the child and telling
-/// the watchdog, the line never comes and the program never starts.
+/// A shell waits for a line before it becomes the program. If this process dies before it has registered the child with
+/// the watchdog, the line never arrives and the program never starts.
 pub fn spawn(mut command: Command, log: &Path) -> std::io::Result<Child> {
     let output = std::fs::File::create(log)?;
     let mut gate = Command::new("sh");
@@ -94,7 +94,7 @@ pub fn spawn(mut command: Command, log: &Path) -> std::io::Result<Child> {
     Ok(child)
 }
 
-/// The process was reaped: its number means nothing any more.
+/// Unregisters a process that was reaped, because its number may be reused.
 pub fn forget(pid: u32) {
     tell(&format!("forget {pid}"));
 }

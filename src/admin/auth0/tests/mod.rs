@@ -1,6 +1,6 @@
-//! What the clients of Auth0 send, and what they make of the answers, from a server that says what it is told.
+//! Tests the Auth0 clients against a scripted server.
 
-mod answers;
+mod errors;
 mod hooks;
 mod streams;
 mod tokens;
@@ -12,40 +12,41 @@ use secrecy::SecretString;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::admin::testing::{Seen, Server, raw, reply};
+use crate::admin::testing::{ReceivedRequest, ScriptedServer, raw, reply};
 
+/// A scripted tenant.
 #[derive(Clone)]
-struct Fake {
-    server: Server,
+struct FakeTenant {
+    server: ScriptedServer,
     http: AdminHttp,
-    tokens: Arc<Tokens>,
+    logins: Arc<LoginCache>,
 }
 
-impl std::ops::Deref for Fake {
-    type Target = Server;
+impl std::ops::Deref for FakeTenant {
+    type Target = ScriptedServer;
 
-    fn deref(&self) -> &Server {
+    fn deref(&self) -> &ScriptedServer {
         &self.server
     }
 }
 
 const LOGIN: &str = "POST /oauth/token";
 
-impl Fake {
-    /// A server that gives these answers; logins get `token-N`, unless the answers say otherwise.
-    async fn start(answer: impl Fn(&Seen) -> Option<Vec<u8>> + Send + Sync + 'static) -> Self {
-        let logins = std::sync::atomic::AtomicUsize::new(0);
-        let server = Server::start(move |seen| {
+impl FakeTenant {
+    /// Starts a server with these responses. A login without a scripted response returns `token-N`.
+    async fn start(respond: impl Fn(&ReceivedRequest) -> Option<Vec<u8>> + Send + Sync + 'static) -> Self {
+        let login_count = std::sync::atomic::AtomicUsize::new(0);
+        let server = ScriptedServer::start(move |request| {
             let granted = |n: usize| json!({"access_token": format!("token-{n}"), "expires_in": 86400});
-            let number = match seen.line == LOGIN {
-                true => logins.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1,
+            let number = match request.line == LOGIN {
+                true => login_count.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1,
                 false => 0,
             };
             let login = || (number > 0).then(|| reply(200, &[], &granted(number)));
-            answer(seen).or_else(login).unwrap_or_else(|| reply(404, &[], &missing()))
+            respond(request).or_else(login).unwrap_or_else(|| reply(404, &[], &missing_stream()))
         })
         .await;
-        Fake { http: server.client(), server, tokens: Arc::default() }
+        FakeTenant { http: server.client(), server, logins: Arc::default() }
     }
 
     fn access(&self) -> Auth0Access {
@@ -58,13 +59,13 @@ impl Fake {
     }
 
     fn access_with(&self, credentials: Credentials) -> Auth0Access {
-        let login = self.tokens.login(&self.base, credentials);
+        let login = self.logins.login(&self.base, credentials);
         Auth0Access { http: self.http.clone(), base: self.base.clone(), login }
     }
 
-    /// Another client of the same login, whom nothing holds up.
-    fn anew(&self) -> Fake {
-        Fake { http: self.server.client(), ..self.clone() }
+    /// Returns a tenant with the same login and a client with a fresh rate limit.
+    fn with_new_client(&self) -> FakeTenant {
+        FakeTenant { http: self.server.client(), ..self.clone() }
     }
 
     fn streams(&self) -> StreamClient {
@@ -75,26 +76,26 @@ impl Fake {
         HookClient::new(self.access())
     }
 
-    fn logins(&self) -> usize {
+    fn login_count(&self) -> usize {
         self.count(LOGIN)
     }
 }
 
-/// The stream or hook that was asked for.
-fn asked_for(seen: &Seen) -> Vec<u8> {
-    reply(200, &[], &json!({"id": seen.step()}))
+/// Responds with the stream or hook of the request.
+fn requested_object(request: &ReceivedRequest) -> Vec<u8> {
+    reply(200, &[], &json!({"id": request.last_segment()}))
 }
 
-fn missing() -> Value {
+fn missing_stream() -> Value {
     json!({"statusCode": 404, "error": "Not Found", "message": "The requested stream does not exist."})
 }
 
-fn no_hook() -> Value {
+fn missing_hook() -> Value {
     json!({"statusCode": 404, "error": "Not Found", "message": "Error: Hook does not exist",
            "errorCode": "HookDoesNotExist"})
 }
 
-fn bearer(token: &str) -> StreamBody {
+fn stream_with_token(token: &str) -> StreamBody {
     let authorization = WebhookAuthorization::Bearer { token: SecretString::from(token) };
     StreamBody {
         name: "s".into(),
@@ -104,7 +105,7 @@ fn bearer(token: &str) -> StreamBody {
     }
 }
 
-fn script(secrets: &[(&str, &str)]) -> HookBody {
+fn hook_with_secrets(secrets: &[(&str, &str)]) -> HookBody {
     let secrets = secrets.iter().map(|(n, v)| ((*n).to_owned(), SecretString::from(*v)));
     HookBody {
         name: "h".into(),
@@ -117,8 +118,8 @@ fn script(secrets: &[(&str, &str)]) -> HookBody {
 }
 
 #[test]
-fn addresses() {
-    let text = |domain: &str| address(domain).map(String::from);
+fn tenant_urls() {
+    let text = |domain: &str| tenant_url(domain).map(String::from);
     assert_eq!(text("acme.eu.auth0.com").as_deref(), Some("https://acme.eu.auth0.com/"));
     assert_eq!(text("127.0.0.1:8002").as_deref(), Some("http://127.0.0.1:8002/"));
     assert_eq!(text("localhost:8002").as_deref(), Some("http://localhost:8002/"));

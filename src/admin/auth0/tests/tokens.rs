@@ -1,4 +1,4 @@
-//! Logins: one for many, renewed ahead of its end, once where a token is refused.
+//! Logins: shared, renewed before expiry, and renewed once after a rejection.
 
 use parking_lot::Mutex;
 
@@ -6,15 +6,16 @@ use super::*;
 use crate::admin::{AdminError, ExternalClient};
 
 #[tokio::test]
-async fn one_login_serves_many_at_once() {
-    let fake = Fake::start(|seen| seen.line.starts_with("GET").then(|| asked_for(seen))).await;
+async fn concurrent_calls_share_one_login() {
+    let tenant =
+        FakeTenant::start(|request| request.line.starts_with("GET").then(|| requested_object(request))).await;
     let calls = (0..50).map(|i| {
-        let fake = fake.clone();
+        let tenant = tenant.clone();
         async move {
-            let (client, id) = (fake.streams(), format!("est_{i}"));
+            let (client, id) = (tenant.streams(), format!("est_{i}"));
             loop {
                 match client.observe(&id).await {
-                    // Not its turn yet.
+                    // No scheduling slot yet.
                     Err(AdminError::Postponed(after)) => tokio::time::sleep(after).await,
                     other => break other.unwrap(),
                 }
@@ -22,55 +23,58 @@ async fn one_login_serves_many_at_once() {
         }
     });
     futures::future::join_all(calls).await;
-    assert_eq!(fake.logins(), 1);
-    assert_eq!(fake.last("GET /api/v2/event-streams/est_7").authorization, "Bearer token-1");
-    let login = fake.last(LOGIN);
+    assert_eq!(tenant.login_count(), 1);
+    assert_eq!(tenant.last("GET /api/v2/event-streams/est_7").authorization, "Bearer token-1");
+    let login = tenant.last(LOGIN);
     let want = "grant_type=client_credentials&client_id=client&client_secret=cl13nt+s3cret&audience=https%3A%2F%2Fx%2Fapi%2Fv2%2F";
     assert_eq!(login.body, want);
-    assert!(!format!("{:?}", fake.access()).contains("s3cret"));
+    assert!(!format!("{:?}", tenant.access()).contains("s3cret"));
 }
 
 #[tokio::test]
-async fn a_refused_token_is_renewed_once() {
-    let refused = json!({"statusCode": 401, "error": "Unauthorized", "message": "Invalid token."});
-    let good = refused.clone();
-    let fake = Fake::start(move |seen| {
-        let get = seen.line.starts_with("GET");
-        get.then(|| match seen.authorization.as_str() {
-            "Bearer token-1" => reply(401, &[], &good),
-            _ => asked_for(seen),
+async fn renews_a_rejected_token_once() {
+    let unauthorized = json!({"statusCode": 401, "error": "Unauthorized", "message": "Invalid token."});
+    let body = unauthorized.clone();
+    let tenant = FakeTenant::start(move |request| {
+        let is_get = request.line.starts_with("GET");
+        is_get.then(|| match request.authorization.as_str() {
+            "Bearer token-1" => reply(401, &[], &body),
+            _ => requested_object(request),
         })
     })
     .await;
-    assert!(fake.streams().observe("a").await.is_ok());
-    assert!(fake.streams().observe("b").await.is_ok());
-    assert_eq!(fake.logins(), 2);
+    assert!(tenant.streams().observe("a").await.is_ok());
+    assert!(tenant.streams().observe("b").await.is_ok());
+    assert_eq!(tenant.login_count(), 2);
 
-    let fake = Fake::start(move |seen| seen.line.starts_with("GET").then(|| reply(401, &[], &refused))).await;
+    let tenant = FakeTenant::start(move |request| {
+        request.line.starts_with("GET").then(|| reply(401, &[], &unauthorized))
+    })
+    .await;
     for _ in 0..5 {
-        let error = fake.streams().observe("a").await.unwrap_err();
+        let error = tenant.streams().observe("a").await.unwrap_err();
         assert!(matches!(error, AdminError::Unauthorized(_)), "{error}");
     }
     assert_eq!(
-        fake.logins(),
+        tenant.login_count(),
         2,
-        "a token that is refused for another reason than its age costs no login a call"
+        "a token that is rejected for another reason than its age does not cause a login per call"
     );
 }
 
 #[tokio::test]
-async fn a_ready_token_is_used_as_it_is() {
-    let refused = json!({"statusCode": 401, "message": "Invalid token: r3ady"});
-    let fake = Fake::start(move |_| Some(reply(401, &[], &refused))).await;
-    let access = fake.access_with(Credentials::Ready(SecretString::from("r3ady")));
+async fn uses_a_static_token_unchanged() {
+    let unauthorized = json!({"statusCode": 401, "message": "Invalid token: r3ady"});
+    let tenant = FakeTenant::start(move |_| Some(reply(401, &[], &unauthorized))).await;
+    let access = tenant.access_with(Credentials::StaticToken(SecretString::from("r3ady")));
     let error = StreamClient::new(access).list().await.err().unwrap();
     assert!(error.to_string().contains("Invalid token: ***"), "{error}");
-    assert_eq!(fake.last("GET /api/v2/event-streams?take=100").authorization, "Bearer r3ady");
-    assert_eq!(fake.lines().len(), 1);
+    assert_eq!(tenant.last("GET /api/v2/event-streams?take=100").authorization, "Bearer r3ady");
+    assert_eq!(tenant.lines().len(), 1);
 }
 
 #[tokio::test]
-async fn a_login_that_fails_fails_for_all_and_says_why() {
+async fn caches_and_reports_a_failed_login() {
     let cases = [
         (
             reply(401, &[], &json!({"error": "access_denied", "error_description": "no cl13nt s3cret"})),
@@ -85,102 +89,104 @@ async fn a_login_that_fails_fails_for_all_and_says_why() {
         (raw(200, &[], "<html>"), "UnexpectedAnswer"),
         (raw(302, &[("location", "https://elsewhere")], ""), "UnexpectedAnswer"),
     ];
-    for (answer, reason) in cases {
-        let fake = Fake::start(move |_| Some(answer.clone())).await;
+    for (response, reason) in cases {
+        let tenant = FakeTenant::start(move |_| Some(response.clone())).await;
         for _ in 0..3 {
-            let error = fake.streams().list().await.err().unwrap();
+            let error = tenant.streams().list().await.err().unwrap();
             assert_eq!(<&str>::from(&error), reason, "{error}");
             assert!(!error.to_string().contains("cl13nt s3cret"), "{error}");
         }
-        assert_eq!(fake.logins(), 1, "{reason}");
+        assert_eq!(tenant.login_count(), 1, "{reason}");
     }
 }
 
 #[tokio::test]
-async fn a_token_is_renewed_ahead_of_its_end_and_serves_meanwhile() {
-    let failing = Arc::new(Mutex::new(false));
-    let fails = failing.clone();
-    let fake = Fake::start(move |seen| match seen.line.as_str() {
-        // Renewed at once, for nine tenths of nothing are over; it lasts until the test ends.
-        LOGIN if *fails.lock() => Some(reply(500, &[], &json!({}))),
+async fn uses_the_old_token_while_renewal_fails() {
+    let logins_fail = Arc::new(Mutex::new(false));
+    let fail = logins_fail.clone();
+    let tenant = FakeTenant::start(move |request| match request.line.as_str() {
+        LOGIN if *fail.lock() => Some(reply(500, &[], &json!({}))),
         LOGIN => None,
-        _ => Some(asked_for(seen)),
+        _ => Some(requested_object(request)),
     })
     .await;
-    let client = fake.streams();
+    let client = tenant.streams();
     client.observe("a").await.unwrap();
-    fake.access().login.age_for_tests().await;
-    *failing.lock() = true;
+    tenant.access().login.expire_soon_for_tests().await;
+    *logins_fail.lock() = true;
     client.observe("b").await.unwrap();
     assert_eq!(
-        fake.last("GET /api/v2/event-streams/b").authorization,
+        tenant.last("GET /api/v2/event-streams/b").authorization,
         "Bearer token-1",
-        "the old one serves"
+        "the old token is used"
     );
     client.observe("c").await.unwrap();
-    assert_eq!(fake.logins(), 2, "and a renewal that failed is not tried at every call");
-    *failing.lock() = false;
-    fake.access().login.age_for_tests().await;
+    assert_eq!(tenant.login_count(), 2, "a failed renewal is not repeated by every call");
+    *logins_fail.lock() = false;
+    tenant.access().login.expire_soon_for_tests().await;
     client.observe("d").await.unwrap();
-    assert_eq!(fake.last("GET /api/v2/event-streams/d").authorization, "Bearer token-3");
+    assert_eq!(tenant.last("GET /api/v2/event-streams/d").authorization, "Bearer token-3");
 }
 
 #[tokio::test]
-async fn whatever_the_login_answers_no_secret_is_told_and_no_loop_begins() {
-    // The secret as it is, and as it stands in the form.
+async fn login_errors_contain_no_secret_and_are_not_repeated() {
+    // The secret in plain text and in form encoding.
     let quotes = json!({"error": "invalid_request", "error_description": "cl13nt s3cret cl13nt+s3cret"});
     for (status, reason) in [(400, "Rejected"), (404, "NotFound"), (500, "ServerError"), (410, "Rejected")] {
-        let answer = reply(status, &[("x-request-id", "req-1")], &quotes);
-        let fake = Fake::start(move |_| Some(answer.clone())).await;
-        let error = fake.streams().list().await.err().unwrap();
+        let response = reply(status, &[("x-request-id", "req-1")], &quotes);
+        let tenant = FakeTenant::start(move |_| Some(response.clone())).await;
+        let error = tenant.streams().list().await.err().unwrap();
         assert_eq!(<&str>::from(&error), reason);
-        let last = crate::admin::testing::told("login", &error, &["cl13nt s3cret", "cl13nt+s3cret"]);
+        let last = crate::admin::testing::check_error("login", &error, &["cl13nt s3cret", "cl13nt+s3cret"]);
         assert_eq!(last.request_id.as_deref(), Some("req-1"));
     }
-    for (what, answer) in crate::admin::testing::not_its_language() {
-        let fake = Fake::start(move |_| Some(answer.clone())).await;
+    for (what, response) in crate::admin::testing::malformed_responses() {
+        let tenant = FakeTenant::start(move |_| Some(response.clone())).await;
         for _ in 0..3 {
-            let error = fake.streams().list().await.err().unwrap();
+            let error = tenant.streams().list().await.err().unwrap();
             assert_eq!(<&str>::from(&error), "UnexpectedAnswer", "{what}: {error}");
         }
-        assert_eq!(fake.logins(), 1, "{what}");
+        assert_eq!(tenant.login_count(), 1, "{what}");
     }
 }
 
 #[tokio::test]
-async fn a_token_that_says_odd_things_of_its_end_serves() {
-    for lasts in [json!(0), json!(-5), json!("3600"), json!(3600.5), json!(1e300), json!(null), json!({})] {
-        let granted = json!({"access_token": "t", "expires_in": lasts});
-        let fake = Fake::start(move |seen| {
-            Some(if seen.line == LOGIN { reply(200, &[], &granted) } else { asked_for(seen) })
+async fn accepts_invalid_token_lifetimes() {
+    for lifetime in [json!(0), json!(-5), json!("3600"), json!(3600.5), json!(1e300), json!(null), json!({})]
+    {
+        let granted = json!({"access_token": "t", "expires_in": lifetime});
+        let tenant = FakeTenant::start(move |request| {
+            Some(if request.line == LOGIN { reply(200, &[], &granted) } else { requested_object(request) })
         })
         .await;
         for _ in 0..5 {
-            fake.streams().observe("a").await.unwrap();
+            tenant.streams().observe("a").await.unwrap();
         }
-        assert!(fake.logins() < 5, "{lasts}: a login a call would use up the quota");
+        assert!(tenant.login_count() < 5, "{lifetime}: a login per call would exhaust the quota");
     }
-    let fake =
-        Fake::start(|seen| (seen.line == LOGIN).then(|| reply(200, &[], &json!({"access_token": "a\nb"}))))
-            .await;
-    assert_eq!(<&str>::from(&fake.streams().list().await.err().unwrap()), "UnexpectedAnswer");
+    let tenant = FakeTenant::start(|request| {
+        (request.line == LOGIN).then(|| reply(200, &[], &json!({"access_token": "a\nb"})))
+    })
+    .await;
+    assert_eq!(<&str>::from(&tenant.streams().list().await.err().unwrap()), "UnexpectedAnswer");
 }
 
-/// Many find at the same time that their token was revoked: one of them logs in.
+/// Many concurrent calls find that their token was revoked: only one of them logs in.
 #[tokio::test]
-async fn a_revoked_token_costs_one_login_for_all() {
-    let fake = Fake::start(|seen| {
-        let refused = || reply(401, &[], &json!({"statusCode": 401, "message": "Invalid token."}));
-        (seen.line != LOGIN)
-            .then(|| if seen.authorization == "Bearer token-1" { refused() } else { asked_for(seen) })
+async fn revoked_token_causes_one_login() {
+    let tenant = FakeTenant::start(|request| {
+        let unauthorized = || reply(401, &[], &json!({"statusCode": 401, "message": "Invalid token."}));
+        (request.line != LOGIN).then(|| {
+            if request.authorization == "Bearer token-1" { unauthorized() } else { requested_object(request) }
+        })
     })
     .await;
     let calls = (0..20).map(|i| {
-        let fake = fake.anew();
-        async move { fake.streams().observe(&format!("est_{i}")).await }
+        let tenant = tenant.with_new_client();
+        async move { tenant.streams().observe(&format!("est_{i}")).await }
     });
-    for came in futures::future::join_all(calls).await {
-        assert!(came.is_ok(), "{came:?}");
+    for result in futures::future::join_all(calls).await {
+        assert!(result.is_ok(), "{result:?}");
     }
-    assert_eq!(fake.logins(), 2);
+    assert_eq!(tenant.login_count(), 2);
 }

@@ -2,17 +2,17 @@ mod properties;
 
 use super::*;
 
-fn published(body: &str) -> Result<Draft, BadEvent> {
+fn published(body: &str) -> Result<EventDraft, InvalidEvent> {
     parse_published(None, body.as_bytes())
 }
 
-fn cloud(members: &str) -> Result<Draft, BadEvent> {
+fn cloud(members: &str) -> Result<EventDraft, InvalidEvent> {
     let body = format!(r#"{{"specversion":"1.0","id":"1","source":"shop","type":"paid"{members}}}"#);
     parse_published(Some("application/cloudevents+json; charset=utf-8"), body.as_bytes())
 }
 
-/// A binary event that is right but for what is added.
-fn binary(more: &[(&str, &str)], content_type: Option<&str>, body: &str) -> Result<Draft, BadEvent> {
+/// Parses a valid binary-mode event with additional headers.
+fn binary(more: &[(&str, &str)], content_type: Option<&str>, body: &str) -> Result<EventDraft, InvalidEvent> {
     let headers = [
         ("ce-specversion", "1.0"),
         ("ce-id", "1"),
@@ -22,25 +22,25 @@ fn binary(more: &[(&str, &str)], content_type: Option<&str>, body: &str) -> Resu
     ];
     let headers = headers.iter().chain(more).map(|(name, value)| (*name, value.as_bytes()));
     match parse_request(content_type, headers, body.as_bytes(), 500) {
-        Ok(Published::One(draft)) => Ok(draft),
-        Ok(Published::Batch(_)) => unreachable!(),
-        Err(rejected) => Err(rejected.bad),
+        Ok(PublishedEvents::One(draft)) => Ok(draft),
+        Ok(PublishedEvents::Batch(_)) => unreachable!(),
+        Err(rejected) => Err(rejected.error),
     }
 }
 
-fn batch_of(body: &str) -> Result<Vec<Draft>, Rejected> {
+fn batch_of(body: &str) -> Result<Vec<EventDraft>, EventRejection> {
     match parse_request(Some("application/cloudevents-batch+json; charset=UTF-8"), [], body.as_bytes(), 500)?
     {
-        Published::Batch(drafts) => Ok(drafts),
-        Published::One(_) => unreachable!(),
+        PublishedEvents::Batch(drafts) => Ok(drafts),
+        PublishedEvents::One(_) => unreachable!(),
     }
 }
 
-fn batch(body: &str) -> Result<Vec<Draft>, BadEvent> {
-    batch_of(body).map_err(|rejected| rejected.bad)
+fn batch(body: &str) -> Result<Vec<EventDraft>, InvalidEvent> {
+    batch_of(body).map_err(|rejected| rejected.error)
 }
 
-fn accepted(draft: Draft) -> Event {
+fn accepted(draft: EventDraft) -> Event {
     Event {
         id: draft.id.unwrap_or_else(|| "made".into()),
         namespace: "shop".into(),
@@ -58,7 +58,7 @@ fn text(bytes: Vec<u8>) -> String {
 }
 
 #[test]
-fn plain_events() {
+fn parses_plain_events() {
     let draft = published(r#"{"source":"shop","event":"paid","data":{"b":1,"a":2}}"#).unwrap();
     assert_eq!(
         (draft.source.as_str(), draft.event.as_str(), draft.data.get()),
@@ -69,16 +69,16 @@ fn plain_events() {
         published(r#"{"id":"7","source":"s","event":"e","time":"2023-11-14T22:13:20.1+01:00","data":null}"#);
     let draft = draft.unwrap();
     assert_eq!(draft.id.as_deref(), Some("7"));
-    assert_eq!(draft.time.as_deref(), Some("2023-11-14T22:13:20.1+01:00"), "as the sender wrote it");
+    assert_eq!(draft.time.as_deref(), Some("2023-11-14T22:13:20.1+01:00"), "kept as the sender wrote it");
     assert_eq!(published(r#"{"source":"s","event":"e"}"#).unwrap().data.get(), "null");
     assert_eq!(published(r#"{"source":"s","event":"e","data":[1, 2]}"#).unwrap().data.get(), "[1, 2]");
-    // Null counts as missing, where a text may be missing.
+    // Null counts as missing for optional members.
     assert_eq!(published(r#"{"id":null,"source":"s","event":"e"}"#).unwrap().id, None);
     parse_published(Some("Application/JSON;charset=utf-8"), br#"{"source":"s","event":"e"}"#).unwrap();
 }
 
 #[test]
-fn structured_events() {
+fn parses_structured_events() {
     let draft =
         cloud(r#","time":"2023-11-14T22:13:20Z","subject":"o/1","n":-3,"flag":true,"data":{"x":1.0}"#)
             .unwrap();
@@ -89,15 +89,15 @@ fn structured_events() {
     assert_eq!(draft.data.get(), r#"{"x":1.0}"#);
     let attributes: Vec<_> = draft.attributes.iter().map(|(n, v)| (n.as_str(), v.clone())).collect();
     assert_eq!(attributes, [("flag", true.into()), ("n", (-3).into()), ("subject", "o/1".into())]);
-    // `specversion` tells a CloudEvent, whatever the content type.
+    // `specversion` marks a CloudEvent, whatever the content type.
     published(r#"{"specversion":"1.0","id":"1","source":"s","type":"t"}"#).unwrap();
-    // A null attribute is one that is not there (CloudEvents 1.0, JSON format, 2.2).
+    // A null attribute counts as absent (CloudEvents 1.0, JSON format, 2.2).
     assert!(cloud(r#","subject":null"#).unwrap().attributes.is_empty());
     assert!(cloud(r#","data_base64":null"#).is_ok());
 }
 
 #[test]
-fn binary_events() {
+fn parses_binary_events() {
     let more = [
         ("ce-time", "2023-11-14T22:13:20Z"),
         ("ce-subject", "a%20%22b%22%E2%82%AC%25"),
@@ -126,42 +126,42 @@ fn binary_events() {
     assert_eq!(draft.data.get(), "null");
     assert!(draft.attributes.is_empty());
     assert_eq!(binary(&[], Some("application/json"), "3").unwrap().data.get(), "3");
-    assert_eq!(binary(&[("ce-hookstreamhops", "8")], None, "").unwrap_err(), BadEvent::TooManyHops);
+    assert_eq!(binary(&[("ce-hookstreamhops", "8")], None, "").unwrap_err(), InvalidEvent::TooManyHops);
     for (more, content_type, reason) in [
         (
             &[("ce-subject", "100%")][..],
             None,
-            "ce-subject is no CloudEvents attribute: a % without two digits",
+            "ce-subject is not a valid CloudEvents attribute: a % without two hexadecimal digits",
         ),
-        (&[("ce-subject", "%4")], None, "two digits"),
-        (&[("ce-subject", "%zz")], None, "two digits"),
-        (&[("ce-subject", "%ff")], None, "no UTF-8"),
+        (&[("ce-subject", "%4")], None, "two hexadecimal digits"),
+        (&[("ce-subject", "%zz")], None, "two hexadecimal digits"),
+        (&[("ce-subject", "%ff")], None, "not UTF-8"),
         (&[("ce-subject", "%0d%0aSet-Cookie: x")], None, "control characters"),
-        (&[("ce-subject", r#""a"b""#)], None, "quotes are wrong"),
-        (&[("ce-subject", r#""a\""#)], None, "quotes are wrong"),
+        (&[("ce-subject", r#""a"b""#)], None, "quotes do not match"),
+        (&[("ce-subject", r#""a\""#)], None, "quotes do not match"),
         (&[("ce-my_name", "x")], None, "lower-case letters and digits"),
         (&[("ce-", "x")], None, "lower-case letters and digits"),
         (&[("ce-datacontenttype", "x")], None, "use Content-Type"),
         (&[("ce-data", "x")], None, "use Content-Type"),
         (&[("ce-time", "yesterday")], None, "RFC 3339"),
-        (&[], Some("text/plain"), "content type text/plain is not taken"),
+        (&[], Some("text/plain"), "content type text/plain is not supported"),
         (&[], Some("application/octet-stream"), "data must be JSON"),
     ] {
         let error = binary(more, content_type, "1").unwrap_err().to_string();
         assert!(error.contains(reason), "{more:?}: {error}");
     }
-    // A structured event may repeat its attributes in headers: the body is what counts.
+    // A structured event may repeat its attributes in headers; the body takes precedence.
     let body = br#"{"specversion":"1.0","id":"9","source":"s","type":"t"}"#;
     let headers: [(&str, &[u8]); 2] = [("ce-specversion", b"1.0"), ("ce-id", b"%")];
     let got = parse_request(Some("application/cloudevents+json"), headers, body, 500).unwrap();
-    assert!(matches!(got, Published::One(draft) if draft.id.as_deref() == Some("9")));
-    // Without the version it is no CloudEvent.
+    assert!(matches!(got, PublishedEvents::One(draft) if draft.id.as_deref() == Some("9")));
+    // Without the version it is not a CloudEvent.
     let got = parse_request(None, [("ce-id", &b"1"[..])], br#"{"source":"s","event":"e"}"#, 500).unwrap();
-    assert!(matches!(got, Published::One(draft) if draft.id.is_none()));
+    assert!(matches!(got, PublishedEvents::One(draft) if draft.id.is_none()));
 }
 
 #[test]
-fn batches() {
+fn parses_batches() {
     let one = |id: &str| format!(r#"{{"specversion":"1.0","id":"{id}","source":"s","type":"t"}}"#);
     let drafts = batch(&format!("[{}, {}]", one("1"), one("2"))).unwrap();
     assert_eq!(drafts.iter().filter_map(|d| d.id.as_deref()).collect::<Vec<_>>(), ["1", "2"]);
@@ -169,7 +169,7 @@ fn batches() {
     assert_eq!(batch(&format!("[{}]", vec![one("1"); 1000].join(","))).unwrap().len(), 1000);
     for (second, reason) in [
         (r#"{"source":"s","event":"e"}"#, "specversion is missing"),
-        ("5", "no JSON object"),
+        ("5", "not a JSON object"),
         (r#"{"specversion":"1.0","id":"1","source":"auth0","type":"t"}"#, "reserved"),
         (
             &format!(
@@ -188,39 +188,35 @@ fn batches() {
 }
 
 #[test]
-fn base64_data_that_is_json() {
+fn decodes_base64_data_that_is_json() {
     assert_eq!(cloud(r#","data_base64":"eyJ4IjoxLjB9""#).unwrap().data.get(), r#"{"x":1.0}"#);
 }
 
 #[test]
-fn depth() {
+fn rejects_deeply_nested_data() {
     let nested = |n: usize| format!("{}{}", "[".repeat(n), "]".repeat(n));
     let data = published(&format!(r#"{{"source":"s","event":"e","data":{}}}"#, nested(127))).unwrap().data;
-    serde_json::from_str::<Value>(data.get()).expect("what is taken can be read");
+    serde_json::from_str::<Value>(data.get()).expect("accepted data can be parsed");
     let braces = format!(r#"{{"source":"s","event":"e","data":{}}}"#, Value::from("[{\"".repeat(500)));
-    published(&braces).expect("brackets in a text are no depth");
+    published(&braces).expect("brackets in a string are not nesting");
     assert_eq!(
         parse_relayed(format!(r#"{{"source":"s","event":"e","d":{}}}"#, nested(127)).as_bytes()).unwrap_err(),
-        BadEvent::TooDeep
+        InvalidEvent::TooDeep
     );
 }
 
-/// Every reason, and that no variant was forgotten.
+/// Covers every variant of `InvalidEvent`.
 #[test]
-fn reasons() {
+fn rejects_with_reason() {
     let long = "x".repeat(5000);
     let many: String = (0..65).map(|n| format!(r#","a{n}":1"#)).collect();
     let plain = |members: &str| published(&format!(r#"{{"source":"s","event":"e"{members}}}"#));
     let table = [
-        (published(""), "NotJson", "no JSON"),
+        (published(""), "NotJson", "not a JSON object"),
         (published("[]"), "NotJson", "a JSON object"),
         (published("{} x"), "NotJson", "trailing"),
-        (published(r#"{"source":"s","source":"t","event":"e"}"#), "NotJson", "source stands in it twice"),
-        (
-            published(r#"{"source":"s","\u0073ource":"t","event":"e"}"#),
-            "NotJson",
-            "source stands in it twice",
-        ),
+        (published(r#"{"source":"s","source":"t","event":"e"}"#), "NotJson", "source occurs twice"),
+        (published(r#"{"source":"s","\u0073ource":"t","event":"e"}"#), "NotJson", "source occurs twice"),
         (published("{\"source\":\"\u{1}\"}"), "NotJson", "control character"),
         (parse_published(None, b"{\"source\":\"\xff\"}"), "NotJson", ""),
         (published(&"[".repeat(100_000)), "NotJson", ""),
@@ -231,38 +227,42 @@ fn reasons() {
         (published(r#"{"specversion":"1.0","source":"s","type":"t"}"#), "Missing", "id is missing"),
         (published(r#"{"specversion":"1.0","id":"1","source":"s"}"#), "Missing", "type is missing"),
         (published(r#"{"specversion":null,"id":"1","source":"s","type":"t"}"#), "Missing", "specversion"),
-        (published(r#"{"source":1,"event":"e"}"#), "WrongType", "source must be a text"),
+        (published(r#"{"source":1,"event":"e"}"#), "WrongType", "source must be a string"),
         (published(r#"{"source":"","event":"e"}"#), "WrongType", "not empty"),
         (plain(r#","more":1"#), "WrongType", "more must be left out"),
         (plain(r#","time":"yesterday""#), "WrongType", "RFC 3339"),
-        (plain(r#","time":7"#), "WrongType", "time must be a text"),
+        (plain(r#","time":7"#), "WrongType", "time must be a string"),
         (plain(r#","time":"2023-11-14""#), "WrongType", "RFC 3339"),
         (plain(r#","time":"2023-11-14T22:13Z""#), "WrongType", "RFC 3339"),
         (plain(r#","time":"2023-11-14 22:13:20Z""#), "WrongType", "RFC 3339"),
         (plain(r#","time":"2023-11-14T22:13:20.Z""#), "WrongType", "RFC 3339"),
         (plain(r#","time":"2023-11-14T22:13:20+01:00[Europe/Berlin]""#), "WrongType", "RFC 3339"),
         (plain(r#","time":"2023-13-14T22:13:20Z""#), "WrongType", "RFC 3339"),
-        (plain(r#","data":{"a":1,"a":2}"#), "NotJson", "a stands in it twice"),
-        (cloud(r#","data":{"a":1,"a":2}"#), "NotJson", "a stands in it twice"),
+        (plain(r#","data":{"a":1,"a":2}"#), "NotJson", "a occurs twice"),
+        (cloud(r#","data":{"a":1,"a":2}"#), "NotJson", "a occurs twice"),
         (cloud(r#","data_base64":"eA==""#), "Base64", "only JSON"),
-        (cloud(r#","data_base64":"e""#), "Base64", "no base64"),
-        (cloud(r#","data_base64":5"#), "Base64", "no text"),
+        (cloud(r#","data_base64":"e""#), "Base64", "not base64"),
+        (cloud(r#","data_base64":5"#), "Base64", "not a string"),
         (cloud(r#","data_base64":"MQ==","data":1"#), "Base64", "send one"),
         (plain(&format!(r#","data":{}{}"#, "[".repeat(128), "]".repeat(128))), "TooDeep", "127"),
         (cloud(r#","Upper":1"#), "WrongType", "lower-case"),
         (cloud(r#","x_y":1"#), "WrongType", "lower-case"),
         (cloud(r#","":1"#), "WrongType", "lower-case"),
-        (cloud(r#","subject":"a\r\nx-admin: true""#), "WrongType", "subject must be a text without control"),
-        (plain(r#","id":"\u001b[2J""#), "WrongType", "id must be a text without control"),
+        (
+            cloud(r#","subject":"a\r\nx-admin: true""#),
+            "WrongType",
+            "subject must be a string without control",
+        ),
+        (plain(r#","id":"\u001b[2J""#), "WrongType", "id must be a string without control"),
         (
             published(r#"{"source":"a\u0000","event":"e"}"#),
             "WrongType",
-            "source must be a text without control",
+            "source must be a string without control",
         ),
         (
             published(r#"{"source":"s","event":"e\u009b"}"#),
             "WrongType",
-            "event's name must be a text without control",
+            "event's name must be a string without control",
         ),
         (cloud(r#","n":1.5"#), "WrongType", "whole number"),
         (cloud(r#","n":2147483648"#), "WrongType", "whole number"),
@@ -278,7 +278,7 @@ fn reasons() {
         (
             binary(&[("ce-id", "2")], None, "").map(|_| unreachable!()),
             "Header",
-            "ce-id is no CloudEvents attribute: it stands there twice",
+            "ce-id is not a valid CloudEvents attribute: it occurs twice",
         ),
         (binary(&[], None, "{").map(|_| unreachable!()), "DataNotJson", "EOF"),
         (batch("{}").map(|_| unreachable!()), "NotJsonList", "a list of CloudEvents"),
@@ -308,12 +308,11 @@ fn reasons() {
         assert_eq!(name, variant, "row {n} ({words})");
         seen.insert(name);
     }
-    assert_eq!(seen.len(), 16, "a variant is not reached: {seen:?}");
+    assert_eq!(seen.len(), 16, "a variant is not covered: {seen:?}");
 }
 
-/// What a sender may write at most passes.
 #[test]
-fn bounds() {
+fn accepts_events_at_every_limit() {
     let long = "x".repeat(5000);
     published(&format!(r#"{{"id":"{}","source":"{}","event":"e"}}"#, &long[..512], &long[..253])).unwrap();
     let many: String = (0..64).map(|n| format!(r#","a{n}":1"#)).collect();
@@ -322,9 +321,9 @@ fn bounds() {
     cloud(r#","n":2147483647,"m":-2147483648,"hookstreamhops":7"#).unwrap();
 }
 
-/// A reason is shown to the sender: it must not become as long as what was sent.
+/// The sender receives the message, which must not repeat a large input.
 #[test]
-fn reasons_are_short() {
+fn error_messages_are_bounded() {
     let long = "x".repeat(1 << 20);
     for got in [
         published(&format!(r#"{{"{long}":1,"{long}":2}}"#)),
@@ -341,20 +340,20 @@ fn reasons_are_short() {
 }
 
 #[test]
-fn relayed_events() {
+fn parses_relayed_events() {
     let draft =
         parse_relayed(br#"{"entity":{"z":1,"a":1.10},"source":"crud","event":"consumers","n":1e400}"#)
             .unwrap();
     assert_eq!((draft.source.as_str(), draft.event.as_str()), ("crud", "consumers"));
     assert_eq!(draft.data.get(), r#"{"entity":{"z":1,"a":1.10},"n":1e400}"#);
     assert_eq!(parse_relayed(br#"{"source":"s","event":"e"}"#).unwrap().data.get(), "{}");
-    // What only a vendor may emit comes this way.
+    // Relays may carry reserved sources.
     parse_relayed(br#"{"source":"kong:event_hooks","event":"ping"}"#).unwrap();
     for (body, reason) in [
         (&br#"{"event":"e"}"#[..], "source is missing"),
         (br#"{"source":"s"}"#, "event is missing"),
-        (br#"{"source":"s","event":"e","x":1,"x":2}"#, "x stands in it twice"),
-        (br#""x""#, "no JSON object"),
+        (br#"{"source":"s","event":"e","x":1,"x":2}"#, "x occurs twice"),
+        (br#""x""#, "not a JSON object"),
     ] {
         let error = parse_relayed(body).unwrap_err().to_string();
         assert!(error.contains(reason), "{error}");
@@ -362,7 +361,7 @@ fn relayed_events() {
 }
 
 #[test]
-fn kongs_body() {
+fn renders_kong_body() {
     let to_kong = |data: &str| {
         let mut event = accepted(published(r#"{"source":"s\"","event":"e"}"#).unwrap());
         event.data = RawValue::from_string(data.into()).unwrap();
@@ -372,7 +371,7 @@ fn kongs_body() {
         to_kong(r#"{"b": 1.50,"a":{ "x" :1}}"#),
         r#"{"b":1.50,"a":{ "x" :1},"source":"s\"","event":"e"}"#
     );
-    // These two win, and stand in it once.
+    // The event's own source and name replace members of data.
     assert_eq!(to_kong(r#"{"source":1,"a":2,"event":[]}"#), r#"{"a":2,"source":"s\"","event":"e"}"#);
     for data in ["null", "[1.0]", "3", r#""text""#] {
         assert_eq!(to_kong(data), format!(r#"{{"data":{data},"source":"s\"","event":"e"}}"#));
@@ -380,7 +379,7 @@ fn kongs_body() {
 }
 
 #[test]
-fn cloudevents_body() {
+fn renders_cloudevent() {
     let draft = cloud(
         r#","subject":"o/1","n":-3,"flag":false,"datacontenttype":"application/vnd.x+json","data":{"b":1.50}"#,
     );
@@ -403,10 +402,10 @@ fn cloudevents_body() {
 }
 
 #[test]
-fn hops_are_counted_until_the_end() {
+fn counts_hops_up_to_the_limit() {
     let mut draft = cloud("").unwrap();
     let mut rounds = 0;
-    let refused = loop {
+    let rejection = loop {
         let out = accepted(draft).to_cloudevent();
         rounds += 1;
         match parse_published(Some("application/cloudevents+json"), &out) {
@@ -414,7 +413,7 @@ fn hops_are_counted_until_the_end() {
             Err(e) => break e,
         }
     };
-    assert_eq!((rounds, refused), (MAX_HOPS, BadEvent::TooManyHops));
+    assert_eq!((rounds, rejection), (MAX_HOPS, InvalidEvent::TooManyHops));
     let of = |value: Value| hops(&BTreeMap::from([(HOPS_ATTRIBUTE.to_owned(), value)]));
     assert_eq!(of(3.into()), 3);
     assert_eq!(of("3".into()), 3);
@@ -427,7 +426,7 @@ fn hops_are_counted_until_the_end() {
 }
 
 #[test]
-fn origins() {
+fn origin_round_trips_through_text() {
     for origin in [Origin::Api, Origin::Relay("a/b".into()), Origin::Stream(String::new())] {
         assert_eq!(Origin::try_from(origin.to_string()), Ok(origin));
     }

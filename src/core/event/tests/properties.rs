@@ -1,12 +1,11 @@
-//! What holds for every event.
+//! Properties of parsing and rendering.
 
 use proptest::prelude::*;
 use serde_json::value::RawValue;
 
-use super::super::parse::MAX_NAME;
 use super::*;
 
-/// Numbers as text, of every form that JSON knows and no machine number holds.
+/// Generates numbers in every JSON notation, also ones that no machine number can represent.
 fn number() -> impl Strategy<Value = String> {
     "-?(0|[1-9][0-9]{0,30})(\\.[0-9]{1,25})?([eE][+-]?[0-9]{1,4})?"
 }
@@ -52,7 +51,7 @@ proptest! {
         drop(parse_request(None, headers, b"1", 100));
     }
 
-    /// Bytes that are nearly right reach further than random ones.
+    /// Slightly damaged events reach more code than random bytes.
     #[test]
     fn broken_events_never_panic(data in json(), at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<bool>()) {
         let mut body = format!(r#"{{"specversion":"1.0","id":"1","source":"s","type":"t","event":"e","data":{data}}}"#).into_bytes();
@@ -66,7 +65,7 @@ proptest! {
     }
 
     #[test]
-    fn data_is_kept_to_the_digit(data in json()) {
+    fn preserves_data_text(data in json()) {
         let draft = published(&format!(r#"{{"source":"s","event":"e","data":{data}}}"#)).unwrap();
         prop_assert_eq!(draft.data.get(), &data);
         let cloud = text(accepted(draft).to_cloudevent());
@@ -74,9 +73,9 @@ proptest! {
         prop_assert_eq!(back.data.get(), &data);
     }
 
-    /// What Kong's format writes, the relay reads back: same source, event and data.
+    /// `parse_relayed` reverses `to_kong`: same source, event and data.
     #[test]
-    fn kong_and_back(
+    fn kong_format_round_trips(
         source in name(),
         event in name(),
         members in prop::collection::vec((any::<String>(), json()), 0..6),
@@ -92,12 +91,12 @@ proptest! {
         };
         let draft = parse_relayed(&sent.to_kong()).unwrap();
         prop_assert_eq!((&draft.source, &draft.event, draft.data.get()), (&sent.source, &sent.event, data.as_str()));
-        // And what was relayed goes out again unchanged.
+        // Rendering the relayed event again gives the same bytes.
         prop_assert_eq!(Event { data: draft.data, ..sent.clone() }.to_kong(), sent.to_kong());
     }
 
     #[test]
-    fn cloudevents_and_back(
+    fn cloudevent_round_trips(
         id in "\\PC{1,40}",
         source in name(),
         kind in name(),
@@ -107,8 +106,8 @@ proptest! {
             "\\PC{0,40}".prop_map(Value::from),
         ], 0..6),
     ) {
-        let taken = ["specversion", "id", "source", "type", "time", "data", HOPS_ATTRIBUTE, "datacontenttype"];
-        prop_assume!(attributes.keys().all(|name| !taken.contains(&name.as_str())));
+        let standard = ["specversion", "id", "source", "type", "time", "data", HOPS_ATTRIBUTE, "datacontenttype"];
+        prop_assume!(attributes.keys().all(|name| !standard.contains(&name.as_str())));
         let sent = Event { id, source, event: kind, attributes, ..accepted(cloud("").unwrap()) };
         let mut back = parse_published(None, &sent.to_cloudevent()).unwrap();
         prop_assert_eq!(back.attributes.remove(HOPS_ATTRIBUTE), Some(1.into()));
@@ -116,13 +115,13 @@ proptest! {
         prop_assert_eq!(accepted(back), sent);
     }
 
-    /// A name that stands twice is refused wherever it stands, also where it is written differently.
+    /// Duplicates are found even if one of the names is written with an escape.
     #[test]
-    fn doubles_are_refused(data in json(), name in "[a-z]{1,5}", escaped in any::<bool>()) {
+    fn rejects_duplicate_members(data in json(), name in "[a-z]{1,5}", escaped in any::<bool>()) {
         prop_assume!(!["source", "event"].contains(&name.as_str()));
         let first = name.as_bytes()[0];
         let other = if escaped { format!("\\u{first:04x}{}", &name[1..]) } else { name.clone() };
         let body = format!(r#"{{"{name}":{data},"source":"s","{other}":1,"event":"e"}}"#);
-        prop_assert!(matches!(parse_relayed(body.as_bytes()), Err(BadEvent::NotJson(_))));
+        prop_assert!(matches!(parse_relayed(body.as_bytes()), Err(InvalidEvent::NotJson(_))));
     }
 }

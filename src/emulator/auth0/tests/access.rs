@@ -1,9 +1,9 @@
-//! Tokens, limits, faults, state.
+//! Tests of tokens, rate limits, faults and state.
 
 use super::*;
 
 #[tokio::test]
-async fn tokens() {
+async fn issues_and_checks_tokens() {
     let mut auth0 = start(Auth0Options::default()).await;
     auth0.bearer = None;
     let missing = json!({"statusCode": 401, "error": "Unauthorized", "message": "Missing authentication"});
@@ -58,7 +58,7 @@ async fn tokens() {
         assert_eq!(got, status);
         assert!(error["error"].is_string() && error["error_description"].is_string(), "{error}");
     }
-    // A token outlives a restart, and ends by itself.
+    // A token stays valid over a restart, until it expires.
     let token = granted["access_token"].as_str().unwrap().to_owned();
     let mut again = start(options.clone()).await;
     again.bearer = Some(token.clone());
@@ -73,8 +73,8 @@ async fn tokens() {
 }
 
 #[tokio::test]
-async fn the_rate_limit_is_told() {
-    let limit = RateLimit { per_second: 0.001, burst: 2 };
+async fn reports_rate_limit_in_headers() {
+    let limit = TenantRateLimit { per_second: 0.001, burst: 2 };
     let auth0 = start(Auth0Options { rate_limit: Some(limit), ..Auth0Options::default() }).await;
     for remaining in ["1", "0"] {
         let answer = auth0.request("GET", STREAMS).send().await.unwrap();
@@ -90,19 +90,20 @@ async fn the_rate_limit_is_told() {
     assert_eq!(answer.headers()["x-ratelimit-limit"], "2");
     let (status, error) = read(answer).await;
     assert_eq!((status, &error["errorCode"]), (429, &json!("too_many_requests")));
-    let free = quick().await.request("GET", STREAMS).send().await;
+    let free = start_without_backoff().await.request("GET", STREAMS).send().await;
     assert!(free.is_err() || !free.unwrap().headers().contains_key("x-ratelimit-limit"));
 }
 
 #[tokio::test]
-async fn faults_strike() {
-    let auth0 = quick().await;
+async fn applies_faults() {
+    let auth0 = start_without_backoff().await;
     auth0.call("POST", "/__emulator/faults", json!({"path": STREAMS, "status": 503, "times": 1})).await;
     let broken =
         json!({"statusCode": 503, "error": "Service Unavailable", "message": "fault of the emulator"});
     assert_eq!(auth0.get(STREAMS).await, (503, broken));
     auth0.call("POST", "/__emulator/faults", json!({"method": "POST", "dropAnswer": true, "times": 1})).await;
-    let dropped = auth0.request("POST", STREAMS).json(&webhook("one", "https://example.com/")).send().await;
+    let dropped =
+        auth0.request("POST", STREAMS).json(&webhook_stream("one", "https://example.com/")).send().await;
     assert!(dropped.is_err());
     assert_eq!(auth0.get(STREAMS).await.1["eventStreams"][0]["name"], "one");
     let (_, log) = auth0.get("/__emulator/requests").await;
@@ -119,17 +120,17 @@ async fn state_survives_a_restart() {
         time_scale: 0.0,
         ..Auth0Options::default()
     };
-    let mut receiver = Receiver::answering(&[400]).await;
+    let mut receiver = Receiver::with_statuses(&[400]).await;
     let auth0 = start(options.clone()).await;
-    let (path, stream) = made(&auth0, webhook("one", &receiver.url)).await;
-    let (_, hook) = auth0.call("POST", HOOKS, a_hook("one", true)).await;
+    let (path, stream) = create_stream(&auth0, webhook_stream("one", &receiver.url)).await;
+    let (_, hook) = auth0.call("POST", HOOKS, hook_body("one", true)).await;
     let secrets = format!("{HOOKS}/{}/secrets", hook["id"].as_str().unwrap());
     auth0.call("POST", &secrets, json!({"A": "b"})).await;
     emit(&auth0, "user.created").await;
     receiver.next().await;
     let deliveries = format!("{path}/deliveries");
-    let failed = auth0.until(&deliveries, |list| list["deliveries"] != json!([])).await;
-    // Any change writes what became of deliveries, too.
+    let failed = auth0.wait_until(&deliveries, |list| list["deliveries"] != json!([])).await;
+    // Any change of an object also writes the results of deliveries.
     auth0.call("PATCH", &path, json!({"name": "two"})).await;
     drop(auth0);
 
@@ -143,10 +144,13 @@ async fn state_survives_a_restart() {
 }
 
 #[tokio::test]
-async fn options_that_make_no_sense() {
+async fn rejects_invalid_options() {
     for options in [
         Auth0Options { time_scale: f64::NAN, ..Auth0Options::default() },
-        Auth0Options { rate_limit: Some(RateLimit { per_second: 0.0, burst: 1 }), ..Auth0Options::default() },
+        Auth0Options {
+            rate_limit: Some(TenantRateLimit { per_second: 0.0, burst: 1 }),
+            ..Auth0Options::default()
+        },
         Auth0Options { ca: Some(b"nothing".to_vec()), ..Auth0Options::default() },
     ] {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

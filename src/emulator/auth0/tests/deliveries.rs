@@ -1,12 +1,12 @@
-//! What streams deliver.
+//! Tests of deliveries.
 
 use super::*;
 
 #[tokio::test]
-async fn events_are_delivered_and_retried() {
-    let mut receiver = Receiver::answering(&[500, 302, 503]).await;
-    let auth0 = quick().await;
-    let (path, stream) = made(&auth0, webhook("one", &receiver.url)).await;
+async fn delivers_and_retries_events() {
+    let mut receiver = Receiver::with_statuses(&[500, 302, 503]).await;
+    let auth0 = start_without_backoff().await;
+    let (path, stream) = create_stream(&auth0, webhook_stream("one", &receiver.url)).await;
     let answer = emit(&auth0, "user.created").await;
     assert_eq!((&answer["matched"], &answer["queued"]), (&json!(1), &json!([stream["id"]])));
     for _ in 0..4 {
@@ -19,8 +19,8 @@ async fn events_are_delivered_and_retried() {
             "{event}"
         );
     }
-    receiver.nothing().await;
-    let log = auth0.until("/__emulator/deliveries", |log| log["total"] == 1).await;
+    receiver.assert_no_request().await;
+    let log = auth0.wait_until("/__emulator/deliveries", |log| log["total"] == 1).await;
     assert_eq!(log["data"][0]["outcome"], "delivered");
     assert_eq!(log["data"][0]["attempts"].as_array().unwrap().len(), 3);
     assert_eq!(auth0.get(&format!("{path}/deliveries")).await.1, json!({"deliveries": []}));
@@ -28,8 +28,8 @@ async fn events_are_delivered_and_retried() {
 }
 
 #[tokio::test]
-async fn each_authorization_is_sent() {
-    let auth0 = quick().await;
+async fn sends_each_authorization() {
+    let auth0 = start_without_backoff().await;
     for (given, header, value) in [
         (json!({"method": "basic", "username": "u", "password": "p"}), "authorization", Some("Basic dTpw")),
         (json!({"method": "bearer", "token": "t"}), "authorization", Some("Bearer t")),
@@ -37,9 +37,9 @@ async fn each_authorization_is_sent() {
         (json!({"method": "bearer"}), "authorization", None),
     ] {
         let mut receiver = Receiver::start().await;
-        let mut body = webhook("one", &receiver.url);
+        let mut body = webhook_stream("one", &receiver.url);
         body["destination"]["configuration"]["webhook_authorization"] = given.clone();
-        let (path, made) = made(&auth0, body.clone()).await;
+        let (path, made) = create_stream(&auth0, body.clone()).await;
         let shown = &made["destination"]["configuration"]["webhook_authorization"];
         assert_eq!(shown["method"], given["method"]);
         // A PATCH without the secret keeps it.
@@ -53,17 +53,17 @@ async fn each_authorization_is_sent() {
 }
 
 #[tokio::test]
-async fn failures_are_listed_and_delivered_again() {
-    let mut receiver = Receiver::answering(&[404]).await;
-    let auth0 = quick().await;
-    let (path, stream) = made(&auth0, webhook("one", &receiver.url)).await;
+async fn lists_and_redelivers_failures() {
+    let mut receiver = Receiver::with_statuses(&[404]).await;
+    let auth0 = start_without_backoff().await;
+    let (path, stream) = create_stream(&auth0, webhook_stream("one", &receiver.url)).await;
     let id = emit(&auth0, "user.created").await["id"].as_str().unwrap().to_owned();
     receiver.next().await;
     let deliveries = format!("{path}/deliveries");
     let one = format!("{deliveries}/{id}");
-    let list = auth0.until(&deliveries, |list| list["deliveries"].as_array().unwrap().len() == 1).await;
-    // A 4xx is not tried again.
-    receiver.nothing().await;
+    let list = auth0.wait_until(&deliveries, |list| list["deliveries"].as_array().unwrap().len() == 1).await;
+    // A 4xx is not retried.
+    receiver.assert_no_request().await;
     let delivery = &list["deliveries"][0];
     assert_eq!((&delivery["id"], &delivery["event_stream_id"]), (&json!(id), &stream["id"]));
     assert_eq!((&delivery["status"], &delivery["event_type"]), (&json!("failed"), &json!("user.created")));
@@ -88,22 +88,22 @@ async fn failures_are_listed_and_delivered_again() {
     assert_eq!(auth0.get(&format!("{deliveries}/{}", event::new_id("evt"))).await.0, 404);
     assert_eq!(auth0.get(&format!("{deliveries}/nope")).await.0, 400);
 
-    // Asked for once by id: it fails again. Then all: it is delivered, and forgotten.
-    receiver.answers.lock().push_back(400);
+    // The first redelivery, by id, fails. The second, of all, succeeds and removes the delivery.
+    receiver.statuses.lock().push_back(400);
     let redeliver = format!("{path}/redeliver");
     assert_eq!(auth0.call("POST", &format!("{redeliver}/{id}"), Value::Null).await, (202, json!({})));
     receiver.next().await;
-    let again = auth0.until(&one, |one| one["attempts"].as_array().unwrap().len() == 3).await;
+    let again = auth0.wait_until(&one, |one| one["attempts"].as_array().unwrap().len() == 3).await;
     let statuses: Vec<_> = again["attempts"].as_array().unwrap().iter().map(|a| &a["status"]).collect();
     assert_eq!(json!(statuses), json!(["failed", "retrying", "failed"]));
-    auth0.until(&one, |one| one["status"] == "failed").await;
+    auth0.wait_until(&one, |one| one["status"] == "failed").await;
     let none = json!({"event_types": ["user.updated"], "statuses": ["failed"]});
     assert_eq!(auth0.call("POST", &redeliver, none).await, (202, json!({})));
-    receiver.nothing().await;
+    receiver.assert_no_request().await;
     assert_eq!(auth0.call("POST", &redeliver, Value::Null).await, (202, json!({})));
     let (_, event, _) = receiver.next().await;
     assert_eq!(event["id"], id.as_str());
-    auth0.until(&one, |one| one["statusCode"] == 404).await;
+    auth0.wait_until(&one, |one| one["statusCode"] == 404).await;
 
     let (status, stats) = auth0.get(&format!("{path}/stats")).await;
     assert_eq!((status, &stats["id"], &stats["name"]), (200, &stream["id"], &json!("one")));
@@ -115,10 +115,10 @@ async fn failures_are_listed_and_delivered_again() {
 }
 
 #[tokio::test]
-async fn a_delivery_under_way_is_not_asked_for_again() {
+async fn rejects_redelivery_of_pending_delivery() {
     let auth0 = start(Auth0Options { time_scale: 1000.0, ..Auth0Options::default() }).await;
-    let mut receiver = Receiver::answering(&[500]).await;
-    let (path, _) = made(&auth0, webhook("one", &receiver.url)).await;
+    let mut receiver = Receiver::with_statuses(&[500]).await;
+    let (path, _) = create_stream(&auth0, webhook_stream("one", &receiver.url)).await;
     let id = emit(&auth0, "user.created").await["id"].as_str().unwrap().to_owned();
     receiver.next().await;
     let (status, error) = auth0.call("POST", &format!("{path}/redeliver/{id}"), Value::Null).await;
@@ -126,10 +126,10 @@ async fn a_delivery_under_way_is_not_asked_for_again() {
 }
 
 #[tokio::test]
-async fn test_events() {
+async fn sends_test_events() {
     let mut receiver = Receiver::start().await;
-    let auth0 = quick().await;
-    let (path, stream) = made(&auth0, webhook("one", &receiver.url)).await;
+    let auth0 = start_without_backoff().await;
+    let (path, stream) = create_stream(&auth0, webhook_stream("one", &receiver.url)).await;
     let test = format!("{path}/test");
     let (status, answer) = auth0.call("POST", &test, json!({"event_type": "user.deleted"})).await;
     assert_eq!((status, &answer["status"], &answer["attempts"]), (202, &json!("pending"), &json!([])));
@@ -146,30 +146,30 @@ async fn test_events() {
 }
 
 #[tokio::test]
-async fn a_failing_stream_is_disabled() {
-    let mut receiver = Receiver::answering(&[400; 5]).await;
+async fn disables_failing_stream() {
+    let mut receiver = Receiver::with_statuses(&[400; 5]).await;
     let options = Auth0Options { disable_after: 3, disable_after_total: 5, ..Auth0Options::default() };
     let auth0 = start(options).await;
-    let (path, _) = made(&auth0, webhook("one", &receiver.url)).await;
+    let (path, _) = create_stream(&auth0, webhook_stream("one", &receiver.url)).await;
     let enable = json!({"status": "enabled"});
     for _ in 0..3 {
         emit(&auth0, "user.created").await;
         receiver.next().await;
     }
-    auth0.until(&path, |stream| stream["status"] == "disabled").await;
+    auth0.wait_until(&path, |stream| stream["status"] == "disabled").await;
     assert_eq!(emit(&auth0, "user.created").await["matched"], 0);
     assert_eq!(auth0.call("PATCH", &path, enable.clone()).await.1["status"], "enabled");
     for _ in 0..2 {
         emit(&auth0, "user.created").await;
         receiver.next().await;
     }
-    // Five stand in all, so that it stays disabled until some are delivered after all.
-    auth0.until(&path, |stream| stream["status"] == "disabled").await;
+    // Five failures in total keep the stream disabled until some are redelivered.
+    auth0.wait_until(&path, |stream| stream["status"] == "disabled").await;
     assert_eq!(auth0.call("PATCH", &path, enable.clone()).await.0, 400);
     auth0.call("POST", &format!("{path}/redeliver"), json!({})).await;
     for _ in 0..5 {
         receiver.next().await;
     }
-    auth0.until(&format!("{path}/deliveries"), |list| list["deliveries"] == json!([])).await;
+    auth0.wait_until(&format!("{path}/deliveries"), |list| list["deliveries"] == json!([])).await;
     assert_eq!(auth0.call("PATCH", &path, enable).await.1["status"], "enabled");
 }

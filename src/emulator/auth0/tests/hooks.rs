@@ -1,11 +1,11 @@
-//! Hooks and their secrets.
+//! Tests of hooks and their secrets.
 
 use super::*;
 
 #[tokio::test]
-async fn a_hook_lives_and_dies() {
-    let auth0 = quick().await;
-    let (status, made) = auth0.call("POST", HOOKS, a_hook("my-hook", true)).await;
+async fn supports_hook_lifecycle() {
+    let auth0 = start_without_backoff().await;
+    let (status, made) = auth0.call("POST", HOOKS, hook_body("my-hook", true)).await;
     let expected = json!({"id": made["id"], "name": "my-hook", "script": "module.exports = 1",
         "dependencies": {}, "triggerId": "credentials-exchange", "enabled": true});
     assert_eq!((status, &made), (201, &expected));
@@ -15,7 +15,7 @@ async fn a_hook_lives_and_dies() {
         auth0.get(&format!("{path}?fields=id,name")).await.1,
         json!({"id": made["id"], "name": "my-hook"})
     );
-    assert_eq!(auth0.call("POST", HOOKS, a_hook("my-hook", false)).await.0, 409);
+    assert_eq!(auth0.call("POST", HOOKS, hook_body("my-hook", false)).await.0, 409);
     let (status, changed) =
         auth0.call("PATCH", &path, json!({"script": "x", "dependencies": {"a": "1"}})).await;
     assert_eq!(
@@ -36,10 +36,10 @@ async fn a_hook_lives_and_dies() {
 }
 
 #[tokio::test]
-async fn one_hook_a_trigger_is_enabled() {
-    let auth0 = quick().await;
-    let (_, first) = auth0.call("POST", HOOKS, a_hook("one", true)).await;
-    let (status, second) = auth0.call("POST", HOOKS, a_hook("two", true)).await;
+async fn allows_one_enabled_hook_per_trigger() {
+    let auth0 = start_without_backoff().await;
+    let (_, first) = auth0.call("POST", HOOKS, hook_body("one", true)).await;
+    let (status, second) = auth0.call("POST", HOOKS, hook_body("two", true)).await;
     assert_eq!((status, &second["enabled"]), (201, &json!(false)));
     let path = |hook: &Value| format!("{HOOKS}/{}", hook["id"].as_str().unwrap());
     let enable = json!({"enabled": true});
@@ -50,10 +50,10 @@ async fn one_hook_a_trigger_is_enabled() {
 }
 
 #[tokio::test]
-async fn hooks_come_in_pages() {
-    let auth0 = quick().await;
+async fn lists_hooks_by_page_and_filter() {
+    let auth0 = start_without_backoff().await;
     for name in ["a", "b", "c"] {
-        auth0.call("POST", HOOKS, a_hook(name, name == "b")).await;
+        auth0.call("POST", HOOKS, hook_body(name, name == "b")).await;
     }
     let (_, all) = auth0.get(HOOKS).await;
     assert_eq!(all.as_array().unwrap().len(), 3);
@@ -72,9 +72,9 @@ async fn hooks_come_in_pages() {
 }
 
 #[tokio::test]
-async fn secrets_of_hooks_are_never_shown() {
-    let auth0 = quick().await;
-    let (_, made) = auth0.call("POST", HOOKS, a_hook("one", false)).await;
+async fn never_returns_secret_values() {
+    let auth0 = start_without_backoff().await;
+    let (_, made) = auth0.call("POST", HOOKS, hook_body("one", false)).await;
     let path = format!("{HOOKS}/{}/secrets", made["id"].as_str().unwrap());
     assert_eq!(auth0.get(&path).await, (200, json!({})));
     let add = json!({"ONE": "hush-1", "TWO": "hush-2"});
@@ -89,19 +89,19 @@ async fn secrets_of_hooks_are_never_shown() {
     let many =
         |n: usize| (0..n).map(|n| (format!("S{n}"), "x".into())).collect::<serde_json::Map<_, Value>>();
     assert_eq!(auth0.call("POST", &path, many(21).into()).await.0, 400);
-    assert_eq!(auth0.call("POST", &path, many(20).into()).await.0, 400, "one is there already");
+    assert_eq!(auth0.call("POST", &path, many(20).into()).await.0, 400, "one secret exists");
     assert_eq!(auth0.call("POST", &path, many(19).into()).await.0, 201);
     for (method, bad) in
         [("POST", json!({})), ("POST", json!({"A": 1})), ("DELETE", json!({})), ("DELETE", json!([]))]
     {
         assert_eq!(auth0.call(method, &path, bad).await.0, 400);
     }
-    let nobody = format!("{HOOKS}/01GQN0P01XY4VE0PCK7H20QZ4M/secrets");
-    assert_eq!(auth0.get(&nobody).await.1["errorCode"], "HookDoesNotExist");
+    let missing = format!("{HOOKS}/01GQN0P01XY4VE0PCK7H20QZ4M/secrets");
+    assert_eq!(auth0.get(&missing).await.1["errorCode"], "HookDoesNotExist");
 }
 
 #[tokio::test]
-async fn hooks_may_be_gone() {
+async fn answers_as_after_end_of_life() {
     for (status, message) in
         [(403, "This endpoint is disabled for your tenant."), (404, "Not Found"), (410, "Gone")]
     {

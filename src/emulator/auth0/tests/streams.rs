@@ -1,11 +1,11 @@
-//! Event streams as objects.
+//! Tests of event streams as objects.
 
 use super::*;
 
 #[tokio::test]
-async fn a_stream_lives_and_dies() {
-    let auth0 = quick().await;
-    let (path, made) = made(&auth0, webhook("one", "https://example.com/hook")).await;
+async fn supports_stream_lifecycle() {
+    let auth0 = start_without_backoff().await;
+    let (path, made) = create_stream(&auth0, webhook_stream("one", "https://example.com/hook")).await;
     let expected = json!({"id": made["id"], "status": "enabled", "name": "one",
         "subscriptions": [{"event_type": "user.created"}],
         "created_at": made["created_at"], "updated_at": made["created_at"],
@@ -16,7 +16,7 @@ async fn a_stream_lives_and_dies() {
     assert_eq!(auth0.get(&path).await, (200, expected.clone()));
     assert_eq!(auth0.get(STREAMS).await, (200, json!({"eventStreams": [expected]})));
 
-    // A PATCH without a destination leaves it; one with another authorization replaces it.
+    // A PATCH without a destination keeps it; one with another authorization replaces it.
     tokio::time::sleep(Duration::from_millis(2)).await;
     let (status, patched) = auth0.call("PATCH", &path, json!({"name": "two", "status": "disabled"})).await;
     assert_eq!((status, &patched["name"], &patched["status"]), (200, &json!("two"), &json!("disabled")));
@@ -47,14 +47,14 @@ async fn a_stream_lives_and_dies() {
 }
 
 #[tokio::test]
-async fn other_destinations_cannot_be_changed() {
-    let auth0 = quick().await;
+async fn rejects_changes_of_other_destinations() {
+    let auth0 = start_without_backoff().await;
     let eventbridge = json!({"type": "eventbridge", "configuration": {"aws_account_id": "123456789012", "aws_region": "us-east-2"}});
     let action = json!({"type": "action", "configuration": {"action_id": "any"}});
-    let hook = webhook("w", "https://example.com/")["destination"].clone();
+    let hook = webhook_stream("w", "https://example.com/")["destination"].clone();
     for (name, destination) in [("b", eventbridge), ("a", action)] {
         let body = json!({"name": name, "subscriptions": [{"event_type": "user.created"}], "destination": destination});
-        let (path, made) = made(&auth0, body).await;
+        let (path, made) = create_stream(&auth0, body).await;
         for new in [&destination, &hook] {
             let (status, error) = auth0.call("PATCH", &path, json!({"destination": new})).await;
             assert_eq!((status, &error["errorCode"]), (400, &json!("invalid_body")), "{error}");
@@ -67,7 +67,7 @@ async fn other_destinations_cannot_be_changed() {
             assert!(source.ends_with("/auth0.events"), "{source}");
         }
     }
-    let (path, _) = made(&auth0, webhook("w", "https://example.com/")).await;
+    let (path, _) = create_stream(&auth0, webhook_stream("w", "https://example.com/")).await;
     let action = json!({"destination": {"type": "action", "configuration": {"action_id": "x"}}});
     assert_eq!(auth0.call("PATCH", &path, action).await.0, 400);
     let answer = emit(&auth0, "user.created").await;
@@ -75,17 +75,17 @@ async fn other_destinations_cannot_be_changed() {
 }
 
 #[tokio::test]
-async fn bad_bodies_are_told() {
-    let auth0 = quick().await;
+async fn reports_invalid_requests() {
+    let auth0 = start_without_backoff().await;
     let with = |pointer: &str, value: Value| {
-        let mut body = webhook("n", "https://example.com/");
+        let mut body = webhook_stream("n", "https://example.com/");
         let (parent, name) = pointer.rsplit_once('/').unwrap();
         body.pointer_mut(parent).unwrap()[name] = value;
         body
     };
     let endpoint = "/destination/configuration/webhook_endpoint";
     let authorization = "/destination/configuration/webhook_authorization";
-    for (body, says) in [
+    for (body, expected) in [
         (json!([]), "Expected type object but found type array"),
         (json!({"name": "x"}), "Missing required property: destination"),
         (
@@ -111,7 +111,10 @@ async fn bad_bodies_are_told() {
         let (status, error) = auth0.call("POST", STREAMS, body).await;
         let message = error["message"].as_str().unwrap();
         assert_eq!((status, &error["errorCode"]), (400, &json!("invalid_body")), "{error}");
-        assert!(message.starts_with("Payload validation error: '") && message.contains(says), "{message}");
+        assert!(
+            message.starts_with("Payload validation error: '") && message.contains(expected),
+            "{message}"
+        );
     }
     for (path, status, code) in [
         ("/api/v2/event-streams/nope", 400, json!("invalid_uri")),
@@ -134,27 +137,27 @@ async fn bad_bodies_are_told() {
 }
 
 #[tokio::test]
-async fn names_are_unique_and_streams_limited() {
+async fn enforces_unique_names_and_stream_limit() {
     let auth0 = start(Auth0Options { max_streams: 2, ..Auth0Options::default() }).await;
     auth0.call("POST", "/__emulator/faults", json!({"method": "POST", "lagMs": 60000, "times": 1})).await;
-    made(&auth0, webhook("one", "https://example.com/")).await;
+    create_stream(&auth0, webhook_stream("one", "https://example.com/")).await;
     // Reads do not see it yet, but its name is taken.
     assert_eq!(auth0.get(STREAMS).await.1, json!({"eventStreams": []}));
-    let (status, error) = auth0.call("POST", STREAMS, webhook("one", "https://example.com/")).await;
+    let (status, error) = auth0.call("POST", STREAMS, webhook_stream("one", "https://example.com/")).await;
     assert_eq!((status, &error["error"]), (409, &json!("Conflict")));
-    let (path, _) = made(&auth0, webhook("two", "https://example.com/")).await;
+    let (path, _) = create_stream(&auth0, webhook_stream("two", "https://example.com/")).await;
     assert_eq!(auth0.call("PATCH", &path, json!({"name": "one"})).await.0, 409);
     assert_eq!(auth0.call("PATCH", &path, json!({"name": "two"})).await.0, 200);
-    let (status, error) = auth0.call("POST", STREAMS, webhook("three", "https://example.com/")).await;
+    let (status, error) = auth0.call("POST", STREAMS, webhook_stream("three", "https://example.com/")).await;
     assert_eq!(status, 409);
     assert!(error["message"].as_str().unwrap().contains("maximum"), "{error}");
 }
 
 #[tokio::test]
-async fn streams_come_in_pages() {
-    let auth0 = quick().await;
+async fn lists_streams_by_page() {
+    let auth0 = start_without_backoff().await;
     for n in 0..5 {
-        made(&auth0, webhook(&n.to_string(), "https://example.com/")).await;
+        create_stream(&auth0, webhook_stream(&n.to_string(), "https://example.com/")).await;
     }
     let (mut names, mut from) = (String::new(), String::new());
     for page in 1.. {
@@ -173,11 +176,11 @@ async fn streams_come_in_pages() {
 }
 
 #[tokio::test]
-async fn what_the_vendors_example_sends() {
-    let auth0 = quick().await;
+async fn accepts_request_of_vendors_example() {
+    let auth0 = start_without_backoff().await;
     let body = json!({"destination": {"type": "", "configuration": {"webhook_endpoint": "https://example.com/",
         "webhook_authorization": {"method": "", "username": "username"}}}});
-    let (path, made) = made(&auth0, body).await;
+    let (path, made) = create_stream(&auth0, body).await;
     assert_eq!(made["destination"]["type"], "webhook");
     let authorization = &made["destination"]["configuration"]["webhook_authorization"];
     assert_eq!(*authorization, json!({"method": "basic", "username": "username"}));

@@ -1,4 +1,4 @@
-//! The hooks of a namespace, listed and shown.
+//! Lists the hooks of a namespace, and shows one.
 
 use std::sync::Arc;
 
@@ -7,47 +7,52 @@ use axum::extract::State;
 use http::{HeaderMap, Uri};
 use serde_json::{Value, json};
 
-use super::{Api, OfHook, RESOURCE, shape};
-use crate::cluster::Access;
-use crate::worker::problem::Problem;
-use crate::worker::request::InPath;
+use super::{HookPath, RESOURCE, shape};
+use crate::cluster::Permission;
+use crate::worker::api::state::ApiState;
+use crate::worker::problem::HttpProblem;
+use crate::worker::request::ValidPath;
 
-/// The sizes of a page, as Kong has them.
-const PAGE: usize = 100;
+/// The default and the maximum size of a page, as in Kong.
+const DEFAULT_PAGE: usize = 100;
 const MAX_PAGE: usize = 1000;
 
 pub async fn list(
-    State(api): State<Arc<Api>>,
-    InPath(namespace): InPath<String>,
+    State(api): State<Arc<ApiState>>,
+    ValidPath(namespace): ValidPath<String>,
     uri: Uri,
     headers: HeaderMap,
-) -> Result<Json<Value>, Problem> {
-    api.may(&headers, Access::new(&namespace, "list", RESOURCE)).await?;
-    let (size, offset) = page(uri.query())?;
-    let mut hooks: Vec<Value> =
-        api.hooks(&namespace).iter().filter_map(|hook| hook.0.as_ref().ok()).map(shape::shown).collect();
+) -> Result<Json<Value>, HttpProblem> {
+    api.authorize(&headers, Permission::new(&namespace, "list", RESOURCE)).await?;
+    let (size, offset) = parse_page(uri.query())?;
+    let mut hooks: Vec<Value> = api
+        .readable_hooks(&namespace)
+        .iter()
+        .filter_map(|hook| hook.0.as_ref().ok())
+        .map(shape::kong_hook)
+        .collect();
     let id = |hook: &Value| hook.get("id").and_then(Value::as_str).unwrap_or_default().to_owned();
     hooks.sort_by_key(id);
     if let Some(offset) = offset {
         hooks.retain(|hook| id(hook) > offset);
     }
-    let more = hooks.len() > size;
+    let has_more = hooks.len() > size;
     hooks.truncate(size);
-    let Some(last) = hooks.last().filter(|_| more).map(id) else {
+    let Some(last) = hooks.last().filter(|_| has_more).map(id) else {
         return Ok(Json(json!({"data": hooks, "next": null})));
     };
     let next = format!("/kong/{namespace}/event-hooks?offset={last}&size={size}");
     Ok(Json(json!({"data": hooks, "next": next, "offset": last})))
 }
 
-/// `size` and `offset`; what Kong does not know it does not refuse.
-fn page(query: Option<&str>) -> Result<(usize, Option<String>), Problem> {
-    let (mut size, mut offset) = (PAGE, None);
+/// Parses `size` and `offset`. Ignores other parameters, as Kong does.
+fn parse_page(query: Option<&str>) -> Result<(usize, Option<String>), HttpProblem> {
+    let (mut size, mut offset) = (DEFAULT_PAGE, None);
     for (name, value) in url::form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
         match &*name {
             "size" => {
                 size = value.parse().ok().filter(|n| (1..=MAX_PAGE).contains(n)).ok_or_else(|| {
-                    Problem::new(400, "InvalidQuery", format!("size must be 1 to {MAX_PAGE}"))
+                    HttpProblem::new(400, "InvalidQuery", format!("size must be 1 to {MAX_PAGE}"))
                 })?;
             }
             "offset" => offset = Some(value.into_owned()),
@@ -58,11 +63,11 @@ fn page(query: Option<&str>) -> Result<(usize, Option<String>), Problem> {
 }
 
 pub async fn show(
-    State(api): State<Arc<Api>>,
-    InPath(of): InPath<OfHook>,
+    State(api): State<Arc<ApiState>>,
+    ValidPath(path): ValidPath<HookPath>,
     headers: HeaderMap,
-) -> Result<Json<Value>, Problem> {
-    api.may(&headers, Access::new(&of.namespace, "list", RESOURCE)).await?;
-    let hook = api.hook(&of)?;
-    Ok(Json(hook.0.as_ref().map(shape::shown).unwrap_or_default()))
+) -> Result<Json<Value>, HttpProblem> {
+    api.authorize(&headers, Permission::new(&path.namespace, "list", RESOURCE)).await?;
+    let hook = api.find_hook(&path)?;
+    Ok(Json(hook.0.as_ref().map(shape::kong_hook).unwrap_or_default()))
 }

@@ -1,7 +1,7 @@
-//! Kong's read side: a namespace's hooks in the shape of Kong's admin API, its sources, and test and ping.
+//! Kong's read side: a namespace's hooks in the format of Kong's admin API, the catalogue of sources, test and ping.
 //!
-//! Tools that read Kong's event hooks read these; what changes hooks is the cluster. A hook is meant by its id at Kong, by
-//! its uid, or by its name.
+//! Tools that read event hooks from Kong can read them here. Hooks are changed in the cluster only. A hook is addressed by
+//! its id in Kong, by its uid, or by its name.
 
 mod list;
 mod run;
@@ -17,19 +17,19 @@ use kube::Resource;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Api;
+use super::state::ApiState;
 use crate::api::EventHook;
-use crate::cluster::{Access, Guarded};
+use crate::cluster::{DeserializeGuard, Permission};
 use crate::core::catalogue;
-use crate::worker::problem::Problem;
-use crate::worker::request::{InPath, Names, is_name};
+use crate::worker::problem::HttpProblem;
+use crate::worker::request::{PathNames, ValidPath, is_name};
 
-/// The resource of all rights here.
+/// The resource of all rights to these routes.
 const RESOURCE: &str = "eventhooks";
 
-pub fn routes() -> Router<Arc<Api>> {
+pub fn routes() -> Router<Arc<ApiState>> {
     let kong = |path: &str| format!("/kong/{{namespace}}/event-hooks{path}");
-    // Kong's pages write some of the paths with a slash at the end.
+    // Kong's documentation writes some of the paths with a trailing slash.
     Router::new()
         .route(&kong(""), get(list::list))
         .route(&kong("/"), get(list::list))
@@ -45,90 +45,90 @@ pub fn routes() -> Router<Arc<Api>> {
 
 /// A hook in a request's path.
 #[derive(Deserialize)]
-struct OfHook {
+struct HookPath {
     namespace: String,
     id: String,
 }
 
-impl Names for OfHook {
-    fn possible(&self) -> bool {
+impl PathNames for HookPath {
+    fn are_valid(&self) -> bool {
         is_name(&self.namespace, 63) && is_name(&self.id, 253)
     }
 }
 
-/// Sources are any texts: what is not known is not found.
+/// A source, and an event, in a request's path. Both may be any text; unknown ones are not found.
 #[derive(Deserialize)]
-struct OfSource {
+struct SourcePath {
     namespace: String,
     source: String,
     event: Option<String>,
 }
 
-impl Names for OfSource {
-    fn possible(&self) -> bool {
+impl PathNames for SourcePath {
+    fn are_valid(&self) -> bool {
         is_name(&self.namespace, 63)
     }
 }
 
 async fn all_sources(
-    State(api): State<Arc<Api>>,
-    InPath(namespace): InPath<String>,
+    State(api): State<Arc<ApiState>>,
+    ValidPath(namespace): ValidPath<String>,
     headers: HeaderMap,
-) -> Result<Json<Value>, Problem> {
-    tell(&api, &headers, &namespace, &[]).await
+) -> Result<Json<Value>, HttpProblem> {
+    answer_from_catalogue(&api, &headers, &namespace, &[]).await
 }
 
 async fn one_source(
-    State(api): State<Arc<Api>>,
-    InPath(path): InPath<OfSource>,
+    State(api): State<Arc<ApiState>>,
+    ValidPath(path): ValidPath<SourcePath>,
     headers: HeaderMap,
-) -> Result<Json<Value>, Problem> {
-    tell(&api, &headers, &path.namespace, &[&path.source]).await
+) -> Result<Json<Value>, HttpProblem> {
+    answer_from_catalogue(&api, &headers, &path.namespace, &[&path.source]).await
 }
 
 async fn one_event(
-    State(api): State<Arc<Api>>,
-    InPath(path): InPath<OfSource>,
+    State(api): State<Arc<ApiState>>,
+    ValidPath(path): ValidPath<SourcePath>,
     headers: HeaderMap,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<Value>, HttpProblem> {
     let event = path.event.as_deref().unwrap_or_default();
-    tell(&api, &headers, &path.namespace, &[&path.source, event]).await
+    answer_from_catalogue(&api, &headers, &path.namespace, &[&path.source, event]).await
 }
 
-async fn tell(
-    api: &Api,
+async fn answer_from_catalogue(
+    api: &ApiState,
     headers: &HeaderMap,
     namespace: &str,
     names: &[&str],
-) -> Result<Json<Value>, Problem> {
-    api.may(headers, Access::new(namespace, "list", RESOURCE)).await?;
-    let found = catalogue::told(names).ok_or_else(|| {
+) -> Result<Json<Value>, HttpProblem> {
+    api.authorize(headers, Permission::new(namespace, "list", RESOURCE)).await?;
+    let found = catalogue::describe(names).ok_or_else(|| {
         let detail = "no such source or event in the catalogue; those of custom plugins are not in it";
-        Problem::new(404, "NotFound", detail)
+        HttpProblem::new(404, "NotFound", detail)
     })?;
     Ok(Json(json!({ "data": found })))
 }
 
-impl Api {
-    /// The hooks of a namespace that can be read.
-    fn hooks(&self, namespace: &str) -> Vec<Arc<Guarded<EventHook>>> {
-        let of_it = |hook: &Arc<Guarded<EventHook>>| {
+impl ApiState {
+    /// Returns the hooks of a namespace whose objects can be read.
+    fn readable_hooks(&self, namespace: &str) -> Vec<Arc<DeserializeGuard<EventHook>>> {
+        let is_readable = |hook: &Arc<DeserializeGuard<EventHook>>| {
             hook.meta().namespace.as_deref() == Some(namespace) && hook.0.is_ok()
         };
-        self.view.hooks.state().into_iter().filter(of_it).collect()
+        self.view.hooks.state().into_iter().filter(is_readable).collect()
     }
 
-    /// The hook of this id, uid or name.
-    fn hook(&self, of: &OfHook) -> Result<Arc<Guarded<EventHook>>, Problem> {
-        let hooks = self.hooks(&of.namespace);
-        let by = |test: fn(&EventHook, &str) -> bool| {
-            hooks.iter().find(|hook| hook.0.as_ref().is_ok_and(|hook| test(hook, &of.id)))
+    /// Finds a hook by id, uid or name, in this order.
+    fn find_hook(&self, path: &HookPath) -> Result<Arc<DeserializeGuard<EventHook>>, HttpProblem> {
+        let hooks = self.readable_hooks(&path.namespace);
+        let find = |matches: fn(&EventHook, &str) -> bool| {
+            hooks.iter().find(|hook| hook.0.as_ref().is_ok_and(|hook| matches(hook, &path.id)))
         };
-        let found = by(|hook, id| shape::id(hook) == id)
-            .or_else(|| by(|hook, id| hook.metadata.uid.as_deref() == Some(id)))
-            .or_else(|| by(|hook, id| hook.metadata.name.as_deref() == Some(id)));
+        let found = find(|hook, id| shape::id(hook) == id)
+            .or_else(|| find(|hook, id| hook.metadata.uid.as_deref() == Some(id)))
+            .or_else(|| find(|hook, id| hook.metadata.name.as_deref() == Some(id)));
         found.cloned().ok_or_else(|| {
-            Problem::new(404, "NotFound", format!("there is no hook {} in this namespace", of.id))
+            HttpProblem::new(404, "NotFound", format!("there is no hook {} in this namespace", path.id))
         })
     }
 }

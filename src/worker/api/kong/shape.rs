@@ -1,4 +1,4 @@
-//! A hook as Kong would show it, nothing secret in it.
+//! Renders a hook in the JSON format of Kong's admin API, with secrets masked.
 
 use serde_json::{Map, Value, json};
 
@@ -6,17 +6,18 @@ use crate::api::{EventHook, SecretKeyRef, TextFormat, Tls, UrlText};
 use crate::core::duration;
 use crate::core::redact::{MASK, is_secret_header};
 
-/// Its id at Kong, or its uid where Kong does not have it.
+/// Returns the hook's id in Kong, or its uid if it does not exist there.
 pub fn id(hook: &EventHook) -> &str {
     let external = hook.status.as_ref().and_then(|status| status.external.as_ref());
     external.map(|external| &*external.id).or(hook.metadata.uid.as_deref()).unwrap_or_default()
 }
 
-pub fn shown(hook: &EventHook) -> Value {
+/// Returns the hook as Kong shows an event hook.
+pub fn kong_hook(hook: &EventHook) -> Value {
     let spec = &hook.spec;
     let snooze = spec.snooze.as_ref().and_then(|s| duration::parse(&s.period.0).ok()).map(|s| s.as_secs());
     let created_at = hook.metadata.creation_timestamp.as_ref().map(|time| time.0.as_second());
-    let (handler, config) = handler(&spec.handler);
+    let (handler, config) = kong_handler(&spec.handler);
     json!({
         "id": id(hook),
         "created_at": created_at,
@@ -29,33 +30,33 @@ pub fn shown(hook: &EventHook) -> Value {
     })
 }
 
-/// Its name and config. An object that names no handler is shown as the plainest.
-fn handler(handler: &crate::api::Handler) -> (&'static str, Value) {
+/// Returns the handler's name and config. An object without a handler is shown as `log`.
+fn kong_handler(handler: &crate::api::Handler) -> (&'static str, Value) {
     if let Some(webhook) = &handler.webhook {
         let config = json!({
-            "url": url(webhook.url.as_ref()),
-            "headers": headers(webhook.headers.as_ref(), webhook.headers_from.as_ref()),
-            "secret": secret(webhook.signature.as_ref().map(|s| &s.secret_ref)),
-            "ssl_verify": verifies(webhook.tls.as_deref()),
+            "url": masked_url(webhook.url.as_ref()),
+            "headers": masked_headers(webhook.headers.as_ref(), webhook.headers_from.as_ref()),
+            "secret": masked_secret(webhook.signature.as_ref().map(|s| &s.secret_ref)),
+            "ssl_verify": verifies_tls(webhook.tls.as_deref()),
         });
         return ("webhook", config);
     }
     if let Some(custom) = &handler.webhook_custom {
-        let template = |format: Option<TextFormat>, default| match format {
+        let is_template = |format: Option<TextFormat>, default| match format {
             Some(format) => format == TextFormat::Template,
             None => default,
         };
         let config = json!({
-            "url": url(custom.url.as_ref()),
+            "url": masked_url(custom.url.as_ref()),
             "method": custom.method.unwrap_or(crate::api::Method::Post),
-            "headers": headers(custom.headers.as_ref(), custom.headers_from.as_ref()),
-            "headers_format": template(custom.headers_format, false),
+            "headers": masked_headers(custom.headers.as_ref(), custom.headers_from.as_ref()),
+            "headers_format": is_template(custom.headers_format, false),
             "payload": custom.payload,
-            "payload_format": template(custom.payload_format, true),
+            "payload_format": is_template(custom.payload_format, true),
             "body": custom.body,
-            "body_format": template(custom.body_format, true),
-            "secret": secret(custom.signature.as_ref().map(|s| &s.secret_ref)),
-            "ssl_verify": verifies(custom.tls.as_deref()),
+            "body_format": is_template(custom.body_format, true),
+            "secret": masked_secret(custom.signature.as_ref().map(|s| &s.secret_ref)),
+            "ssl_verify": verifies_tls(custom.tls.as_deref()),
         });
         return ("webhook-custom", config);
     }
@@ -65,19 +66,19 @@ fn handler(handler: &crate::api::Handler) -> (&'static str, Value) {
     }
 }
 
-fn url(url: Option<&UrlText>) -> &str {
+fn masked_url(url: Option<&UrlText>) -> &str {
     url.map_or(MASK, |url| &url.0)
 }
 
-fn secret(reference: Option<&SecretKeyRef>) -> Value {
+fn masked_secret(reference: Option<&SecretKeyRef>) -> Value {
     reference.map_or(Value::Null, |_| MASK.into())
 }
 
-fn verifies(tls: Option<&Tls>) -> bool {
+fn verifies_tls(tls: Option<&Tls>) -> bool {
     tls.is_none_or(|tls| tls.insecure_skip_verify != Some(true))
 }
 
-fn headers(
+fn masked_headers(
     plain: Option<&std::collections::BTreeMap<String, String>>,
     from: Option<&Vec<crate::api::HeaderFrom>>,
 ) -> Map<String, Value> {

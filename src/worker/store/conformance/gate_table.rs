@@ -1,43 +1,46 @@
-//! The gates as a decision table: what each event of a sequence meets, by the rules of its hook. Every row is played
-//! twice, the second time with the store opened again before each step: a memory that a restart loses would show.
+//! The gates as a decision table: the expected fate of each event of a sequence, for the rules of its hook.
+//!
+//! Every row runs twice. The second time the store is opened again before each step, which detects memory that a restart
+//! loses.
 
 use super::*;
-use crate::core::gate::{Change, Snooze, Snoozing};
+use crate::core::delivery_reason::DeliveryReason;
+use crate::core::gate::{ChangeCheck, Snooze, SnoozeCheck};
 
-/// What a hook asks for.
+/// The gates of a hook.
 #[derive(Clone, Copy, Default)]
 struct Rules {
     on_change: bool,
-    /// Some(true): trailing.
+    /// Some(true): trailing. None: no snooze.
     snooze: Option<bool>,
 }
 
-/// One step, and what it must come to.
+/// One step and its expected result.
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    /// An event of this group with this value, so many seconds after the beginning.
-    Event(u8, u8, u64, Meets),
-    /// The delivery of the event of this number (from 0) dies; true: a candidate goes at once.
+    /// Group, value, seconds since the start, expected fate of an event.
+    Event(u8, u8, u64, Expected),
+    /// The delivery with this index dies at this second. True: a candidate is promoted at once.
     Dies(usize, u64, bool),
-    /// It is delivered.
+    /// The delivery with this index is delivered at this second.
     Delivered(usize, u64),
-    /// Somebody cancels it.
+    /// The delivery with this index is cancelled at this second.
     Cancelled(usize, u64),
-    /// Periods that are over are looked for: so many hooks get something due.
+    /// `promote` at this second returns this number of hooks.
     Promote(u64, usize),
 }
 
-/// What an event meets.
+/// The expected fate of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Meets {
-    /// It goes, with so many dropped before it.
-    Goes(u32),
+enum Expected {
+    /// It becomes pending, with this number suppressed before it.
+    Pending(u32),
     Dropped,
-    /// It goes at this second, unless a newer one takes its place.
+    /// It becomes a candidate for this second.
     Candidate(u64),
 }
 
-use Meets::{Candidate, Dropped, Goes};
+use Expected::{Candidate, Dropped, Pending};
 use Step::{Cancelled, Delivered, Dies, Event as Ev, Promote};
 
 const NONE: Rules = Rules { on_change: false, snooze: None };
@@ -49,30 +52,35 @@ const BOTH_LAST: Rules = Rules { on_change: true, snooze: Some(true) };
 
 /// The period is a minute.
 const TABLE: &[(&str, Rules, &[Step])] = &[
-    ("without gates all goes", NONE, &[Ev(1, 1, 0, Goes(0)), Ev(1, 1, 0, Goes(0))]),
+    ("without gates every event passes", NONE, &[Ev(1, 1, 0, Pending(0)), Ev(1, 1, 0, Pending(0))]),
     (
-        "onChange: the same value is dropped, however late; another goes, and so does the first again",
+        "onChange: the same value is dropped, however late; another value passes, and then the first one again",
         CHANGE,
-        &[Ev(1, 1, 0, Goes(0)), Ev(1, 1, 9999, Dropped), Ev(1, 2, 9999, Goes(1)), Ev(1, 1, 9999, Goes(0))],
+        &[
+            Ev(1, 1, 0, Pending(0)),
+            Ev(1, 1, 9999, Dropped),
+            Ev(1, 2, 9999, Pending(1)),
+            Ev(1, 1, 9999, Pending(0)),
+        ],
     ),
-    ("onChange: each group has its own value", CHANGE, &[Ev(1, 1, 0, Goes(0)), Ev(2, 1, 0, Goes(0))]),
+    ("onChange: each group has its own value", CHANGE, &[Ev(1, 1, 0, Pending(0)), Ev(2, 1, 0, Pending(0))]),
     (
-        "snooze: until the last moment of the period, whatever the value; the period does not begin anew by what is dropped",
+        "snooze: drops until the end of the period, whatever the value; a dropped event does not extend the period",
         QUIET,
         &[
-            Ev(1, 1, 0, Goes(0)),
+            Ev(1, 1, 0, Pending(0)),
             Ev(1, 2, 30, Dropped),
             Ev(1, 3, 59, Dropped),
-            Ev(2, 1, 59, Goes(0)),
-            Ev(1, 4, 60, Goes(2)),
+            Ev(2, 1, 59, Pending(0)),
+            Ev(1, 4, 60, Pending(2)),
             Ev(1, 5, 61, Dropped),
         ],
     ),
     (
-        "trailing: the newest goes when the period ends, and opens another",
+        "trailing: the newest is promoted when the period ends, and opens another",
         LAST,
         &[
-            Ev(1, 1, 0, Goes(0)),
+            Ev(1, 1, 0, Pending(0)),
             Ev(1, 2, 10, Candidate(60)),
             Ev(1, 3, 20, Candidate(60)),
             Promote(59, 0),
@@ -80,90 +88,95 @@ const TABLE: &[(&str, Rules, &[Step])] = &[
             Ev(1, 4, 61, Candidate(120)),
             Promote(120, 1),
             Promote(200, 0),
-            Ev(1, 5, 200, Goes(0)),
+            Ev(1, 5, 200, Pending(0)),
         ],
     ),
     (
-        "trailing: late after a pause of the worker, and the period counts from then",
+        "trailing: after downtime the promotion is late, and the next period starts then",
         LAST,
-        &[Ev(1, 1, 0, Goes(0)), Ev(1, 2, 10, Candidate(60)), Promote(500, 1), Ev(1, 3, 559, Candidate(560))],
+        &[
+            Ev(1, 1, 0, Pending(0)),
+            Ev(1, 2, 10, Candidate(60)),
+            Promote(500, 1),
+            Ev(1, 3, 559, Candidate(560)),
+        ],
     ),
     (
-        "both: onChange is asked first, and what it drops is no candidate",
+        "both: onChange is evaluated first, and an event that it drops is no candidate",
         BOTH_LAST,
         &[
-            Ev(1, 1, 0, Goes(0)),
+            Ev(1, 1, 0, Pending(0)),
             Ev(1, 1, 10, Dropped),
             Promote(60, 0),
             Ev(1, 1, 61, Dropped),
-            Ev(1, 2, 61, Goes(2)),
+            Ev(1, 2, 61, Pending(2)),
         ],
     ),
     (
-        "both: what snooze drops changes no value, so the old value is still the one to compare with",
+        "both: an event that snooze drops does not change the value to compare with",
         BOTH,
-        &[Ev(1, 1, 0, Goes(0)), Ev(1, 2, 10, Dropped), Ev(1, 1, 61, Dropped), Ev(1, 2, 61, Goes(2))],
+        &[Ev(1, 1, 0, Pending(0)), Ev(1, 2, 10, Dropped), Ev(1, 1, 61, Dropped), Ev(1, 2, 61, Pending(2))],
     ),
     (
         "both: a change that was undone cancels its candidate",
         BOTH_LAST,
         &[
-            Ev(1, 1, 0, Goes(0)),
+            Ev(1, 1, 0, Pending(0)),
             Ev(1, 2, 10, Candidate(60)),
             Ev(1, 1, 20, Dropped),
             Promote(60, 0),
-            Ev(1, 2, 61, Goes(2)),
+            Ev(1, 2, 61, Pending(2)),
         ],
     ),
     (
-        "both: a candidate that goes sets the value",
+        "both: a promoted candidate sets the value",
         BOTH_LAST,
         &[
-            Ev(1, 1, 0, Goes(0)),
+            Ev(1, 1, 0, Pending(0)),
             Ev(1, 2, 10, Candidate(60)),
             Promote(60, 1),
             Ev(1, 2, 200, Dropped),
-            Ev(1, 1, 200, Goes(1)),
+            Ev(1, 1, 200, Pending(1)),
         ],
     ),
     (
-        "a delivery that dies takes both memories along",
+        "the death of a delivery clears both memories",
         BOTH,
         &[
-            Ev(1, 1, 0, Goes(0)),
+            Ev(1, 1, 0, Pending(0)),
             Ev(1, 2, 5, Dropped),
             Dies(0, 10, false),
-            Ev(1, 1, 20, Goes(1)),
+            Ev(1, 1, 20, Pending(1)),
             Ev(1, 2, 21, Dropped),
         ],
     ),
     (
-        "so does one that is cancelled",
+        "so does a cancellation",
         BOTH,
-        &[Ev(1, 1, 0, Goes(0)), Cancelled(0, 10), Ev(1, 1, 20, Goes(0)), Ev(1, 2, 21, Dropped)],
+        &[Ev(1, 1, 0, Pending(0)), Cancelled(0, 10), Ev(1, 1, 20, Pending(0)), Ev(1, 2, 21, Dropped)],
     ),
     (
-        "one that was delivered keeps them",
+        "a delivered delivery keeps them",
         BOTH,
-        &[Ev(1, 1, 0, Goes(0)), Delivered(0, 10), Ev(1, 1, 70, Dropped), Ev(1, 2, 70, Goes(1))],
+        &[Ev(1, 1, 0, Pending(0)), Delivered(0, 10), Ev(1, 1, 70, Dropped), Ev(1, 2, 70, Pending(1))],
     ),
     (
-        "a memory that another has set since is that one's",
+        "memory that another delivery has set since stays",
         CHANGE,
         &[
-            Ev(1, 1, 0, Goes(0)),
-            Ev(1, 2, 1, Goes(0)),
+            Ev(1, 1, 0, Pending(0)),
+            Ev(1, 2, 1, Pending(0)),
             Dies(0, 10, false),
             Ev(1, 2, 20, Dropped),
             Dies(1, 30, false),
-            Ev(1, 2, 40, Goes(1)),
+            Ev(1, 2, 40, Pending(1)),
         ],
     ),
     (
-        "a candidate goes at once when the one before it dies",
+        "a candidate is promoted at once when its predecessor dies",
         LAST,
         &[
-            Ev(1, 1, 0, Goes(0)),
+            Ev(1, 1, 0, Pending(0)),
             Ev(1, 2, 10, Candidate(60)),
             Dies(0, 20, true),
             Promote(60, 0),
@@ -171,73 +184,84 @@ const TABLE: &[(&str, Rules, &[Step])] = &[
         ],
     ),
     (
-        "a candidate that is cancelled is none, and leaves the period as it is",
+        "a cancelled candidate is not promoted, and the period stays",
         LAST,
         &[
-            Ev(1, 1, 0, Goes(0)),
+            Ev(1, 1, 0, Pending(0)),
             Ev(1, 2, 10, Candidate(60)),
             Cancelled(1, 20),
             Promote(60, 0),
-            Ev(1, 3, 61, Goes(0)),
+            Ev(1, 3, 61, Pending(0)),
         ],
     ),
 ];
 
-fn asked(rules: Rules, group: u8, value: u8) -> Asked {
+fn gate_request(rules: Rules, group: u8, value: u8) -> GateRequest {
     let rule = |trailing| Snooze { period: MINUTE, trailing };
-    Asked {
-        change: rules.on_change.then_some(Change { key: [group; 16], value: [value; 16] }),
-        snooze: rules.snooze.map(|trailing| Snoozing { key: [group; 16], rule: rule(trailing) }),
+    GateRequest {
+        change: rules.on_change.then_some(ChangeCheck { key: [group; 16], value: [value; 16] }),
+        snooze: rules.snooze.map(|trailing| SnoozeCheck { key: [group; 16], rule: rule(trailing) }),
     }
 }
 
-pub(in super::super) async fn gates_by_a_decision_table<S: Subject>() {
+pub(in super::super) async fn gates_follow_the_decision_table<S: Subject>() {
     for restarts in [false, true] {
-        for (what, rules, steps) in TABLE {
-            play::<S>(what, *rules, steps, restarts).await;
+        for (scenario, rules, steps) in TABLE {
+            run_scenario::<S>(scenario, *rules, steps, restarts).await;
         }
     }
 }
 
-async fn play<S: Subject>(what: &str, rules: Rules, steps: &[Step], restarts: bool) {
-    let place = S::new();
-    let mut store = place.open().await;
-    let mut sent: Vec<(Uuid, Seq)> = Vec::new();
+async fn run_scenario<S: Subject>(scenario: &str, rules: Rules, steps: &[Step], restarts: bool) {
+    let subject = S::new();
+    let mut store = subject.open().await;
+    let mut deliveries: Vec<(Uuid, DeliverySeq)> = Vec::new();
     let at = |second: u64| T0 + Duration::from_secs(second);
     for (n, step) in steps.iter().enumerate() {
         if restarts {
             drop(store);
-            store = place.open().await;
+            store = subject.open().await;
         }
-        let place = format!("{what}; step {n} ({step:?}), restarts: {restarts}");
+        let context = format!("{scenario}; step {n} ({step:?}), restarts: {restarts}");
         match *step {
-            Ev(group, value, second, meets) => {
-                let delivery = NewDelivery { asked: asked(rules, group, value), ..delivery("x", at(second)) };
+            Ev(group, value, second, expected) => {
+                let delivery = NewDelivery {
+                    gate_request: gate_request(rules, group, value),
+                    ..delivery("x", at(second))
+                };
                 let id = delivery.id;
                 let new = NewEvent { deliveries: vec![delivery], ..new("e", &[], at(second)) };
-                let told = store.accept(vec![new], at(second)).await.unwrap().remove(0).deliveries[0];
-                let want = match meets {
-                    Goes(suppressed) => Fate::Pending { due: at(second), suppressed },
+                let accepted = store.accept(vec![new], at(second)).await.unwrap().remove(0).deliveries[0];
+                let want = match expected {
+                    Pending(suppressed) => Fate::Pending { due: at(second), suppressed },
                     Dropped => Fate::Dropped,
                     Candidate(second) => Fate::Candidate { due: at(second) },
                 };
-                assert_eq!(told.fate, want, "{place}");
-                sent.push((id, told.seq));
+                assert_eq!(accepted.fate, want, "{context}");
+                deliveries.push((id, accepted.seq));
             }
-            Dies(nth, second, woken) => {
-                let next = Next::Dead { reason: "Gone" };
-                let settled =
-                    Settlement { delivery: sent[nth].1, at: at(second), attempt: None, next, progress: None };
-                assert_eq!(store.settle(settled).await.unwrap(), woken, "{place}");
+            Dies(nth, second, promotes) => {
+                let next = NextStep::Dead { reason: DeliveryReason::Gone };
+                let settled = Settlement {
+                    delivery: deliveries[nth].1,
+                    at: at(second),
+                    attempt: None,
+                    next,
+                    progress: None,
+                };
+                assert_eq!(store.settle(settled).await.unwrap(), promotes, "{context}");
             }
             Delivered(nth, second) => {
-                store.settle(settled(sent[nth].1, at(second), 200, Next::Delivered)).await.unwrap();
+                store.settle(settled(deliveries[nth].1, at(second), 200, NextStep::Delivered)).await.unwrap();
             }
             Cancelled(nth, second) => {
-                assert!(store.cancel("shop", sent[nth].0, at(second)).await.unwrap().is_some(), "{place}");
+                assert!(
+                    store.cancel("shop", deliveries[nth].0, at(second)).await.unwrap().is_some(),
+                    "{context}"
+                );
             }
             Promote(second, hooks) => {
-                assert_eq!(store.promote(at(second)).await.unwrap().len(), hooks, "{place}");
+                assert_eq!(store.promote(at(second)).await.unwrap().len(), hooks, "{context}");
             }
         }
     }

@@ -1,31 +1,32 @@
-//! A store as simple as it can be written.
+//! The oracle: the simplest implementation of a store, in memory.
 
+use crate::core::delivery_reason::DeliveryReason;
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::core::gate::{Memory, Verdict};
+use crate::core::gate::{GateDecision, GateState};
 
 pub(super) const HOOKS: [&str; 3] = ["x", "y", "z"];
 
 #[derive(Clone)]
-pub(super) struct Held {
-    pub(super) pending: Pending,
-    pub(super) record: Record,
+pub(super) struct OracleDelivery {
+    pub(super) pending: PendingDelivery,
+    pub(super) record: DeliveryRecord,
     pub(super) finished: Option<Millis>,
-    pub(super) asked: Asked,
+    pub(super) gate_request: GateRequest,
     candidate: bool,
-    /// For how long its hook was held before it.
-    pub(super) base: Duration,
-    /// For how long it was put off because nobody could decide on it.
-    pub(super) put_off: Duration,
+    /// How long its hook was held before it was accepted.
+    pub(super) held_before: Duration,
+    /// How long it was `Undecided`.
+    pub(super) undecided: Duration,
 }
 
-/// What a gate remembers of a group.
+/// The gate memory of a group.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Mem {
+pub(super) struct GroupMemory {
     value: Option<[u8; 16]>,
     until: Option<Millis>,
-    owner: Option<Seq>,
+    owner: Option<DeliverySeq>,
     suppressed: u32,
     used: Millis,
 }
@@ -34,17 +35,17 @@ pub(super) type Group = (Arc<str>, bool, [u8; 16]);
 
 #[derive(Default)]
 pub(super) struct Oracle {
-    pub(super) held: BTreeMap<Seq, Held>,
-    pub(super) keys: BTreeMap<u8, (Millis, Accepted)>,
-    pub(super) highest: (Seq, Seq),
+    pub(super) deliveries: BTreeMap<DeliverySeq, OracleDelivery>,
+    pub(super) keys: BTreeMap<u8, (Millis, AcceptedEvent)>,
+    pub(super) highest: (DeliverySeq, DeliverySeq),
     pub(super) ids: Vec<Uuid>,
-    pub(super) gates: BTreeMap<Group, Mem>,
+    pub(super) gates: BTreeMap<Group, GroupMemory>,
     pub(super) holds: BTreeMap<Arc<str>, (Duration, Option<Millis>)>,
 }
 
 impl Oracle {
-    /// What the answer must be, and from the answer the numbers.
-    pub(super) fn accept(&mut self, events: &[(u8, NewEvent)], got: &[Accepted], now: Millis) {
+    /// Checks the result of an accept, and takes the sequence numbers from it.
+    pub(super) fn accept(&mut self, events: &[(u8, NewEvent)], got: &[AcceptedEvent], now: Millis) {
         assert_eq!(events.len(), got.len());
         if events.is_empty() {
             return;
@@ -52,24 +53,24 @@ impl Oracle {
         let mut promoted = self.promote(now);
         for ((key, new), got) in events.iter().zip(got) {
             if let Some((_, first)) = self.keys.get(key).filter(|(expires, _)| *expires > now).cloned() {
-                let mut want = Accepted { duplicate: true, ..first };
-                want.deliveries.retain(|d| self.held.contains_key(&d.seq));
-                want.woken = Vec::new();
+                let mut want = AcceptedEvent { duplicate: true, ..first };
+                want.deliveries.retain(|d| self.deliveries.contains_key(&d.seq));
+                want.hooks_to_notify = Vec::new();
                 for delivery in &mut want.deliveries {
-                    let held = &self.held[&delivery.seq];
-                    let wanted = new.deliveries.iter().any(|d| d.hook == held.record.hook);
-                    if wanted && matches!(held.record.reason.as_deref(), Some("MaxAge" | "MaxAttempts")) {
-                        want.woken.push(held.record.hook.clone());
-                        self.raise(delivery.seq, now);
+                    let entry = &self.deliveries[&delivery.seq];
+                    let matched = new.deliveries.iter().any(|d| d.hook == entry.record.hook);
+                    if matched && matches!(entry.record.reason.as_deref(), Some("MaxAge" | "MaxAttempts")) {
+                        want.hooks_to_notify.push(entry.record.hook.clone());
+                        self.make_pending(delivery.seq, now);
                     }
                     delivery.fate = self.fate(delivery.seq);
                 }
-                want.woken.append(&mut promoted);
+                want.hooks_to_notify.append(&mut promoted);
                 assert_eq!(*got, want);
                 continue;
             }
             assert!(!got.duplicate && got.event_id == new.event.id && got.seq > self.highest.0, "{got:?}");
-            assert_eq!((&got.woken, got.deliveries.len()), (&promoted, new.deliveries.len()));
+            assert_eq!((&got.hooks_to_notify, got.deliveries.len()), (&promoted, new.deliveries.len()));
             promoted.clear();
             self.highest.0 = got.seq;
             if let Some(dedup) = &new.dedup {
@@ -79,39 +80,47 @@ impl Oracle {
                 assert!(got.seq > self.highest.1);
                 self.highest.1 = got.seq;
                 self.ids.push(delivery.id);
-                self.deliver(got.seq, delivery, new, now);
+                self.store_delivery(got.seq, delivery, new, now);
                 assert_eq!(got.fate, self.fate(got.seq));
             }
         }
     }
 
-    pub(super) fn fate(&self, seq: Seq) -> Fate {
-        let held = &self.held[&seq];
-        match held.record.state {
-            State::Pending if held.candidate => Fate::Candidate { due: held.pending.due },
-            State::Pending => Fate::Pending { due: held.pending.due, suppressed: held.pending.suppressed },
-            State::Dead => Fate::Dead,
-            State::Dropped => Fate::Dropped,
-            State::Delivered | State::Cancelled => Fate::Ended,
+    pub(super) fn fate(&self, seq: DeliverySeq) -> Fate {
+        let entry = &self.deliveries[&seq];
+        match entry.record.state {
+            DeliveryState::Pending if entry.candidate => Fate::Candidate { due: entry.pending.due },
+            DeliveryState::Pending => {
+                Fate::Pending { due: entry.pending.due, suppressed: entry.pending.suppressed }
+            }
+            DeliveryState::Dead => Fate::Dead,
+            DeliveryState::Dropped => Fate::Dropped,
+            DeliveryState::Delivered | DeliveryState::Cancelled => Fate::Ended,
         }
     }
 
-    pub(super) fn deliver(&mut self, seq: Seq, delivery: &NewDelivery, new: &NewEvent, now: Millis) {
+    pub(super) fn store_delivery(
+        &mut self,
+        seq: DeliverySeq,
+        delivery: &NewDelivery,
+        new: &NewEvent,
+        now: Millis,
+    ) {
         let (id, hook, due) = (delivery.id, delivery.hook.clone(), delivery.due);
         let event_id = new.event.id.clone();
         let event = new.event.clone();
-        let record = Record {
+        let record = DeliveryRecord {
             seq,
             id,
             hook: hook.clone(),
             event_id,
-            state: State::Pending,
+            state: DeliveryState::Pending,
             reason: None,
             accepted: now,
             due: Some(due),
             attempts: Vec::new(),
         };
-        let pending = Pending {
+        let pending = PendingDelivery {
             seq,
             id,
             hook: hook.clone(),
@@ -124,61 +133,70 @@ impl Oracle {
             replays: 0,
             progress: Vec::new(),
         };
-        let base = self.held_for(&hook.name, now);
-        let (asked, candidate) = (delivery.asked, false);
-        self.held.insert(
+        let held_before = self.total_held(&hook.name, now);
+        let (gate_request, candidate) = (delivery.gate_request, false);
+        self.deliveries.insert(
             seq,
-            Held { pending, record, finished: None, asked, candidate, base, put_off: Duration::ZERO },
+            OracleDelivery {
+                pending,
+                record,
+                finished: None,
+                gate_request,
+                candidate,
+                held_before,
+                undecided: Duration::ZERO,
+            },
         );
         if let Some(reason) = delivery.dead {
-            return self.finish(seq, State::Dead, Some(reason), now);
+            return self.finish(seq, DeliveryState::Dead, Some(reason), now);
         }
         let [change, snooze] =
-            groups(&hook.name, &asked).map(|g| g.and_then(|g| self.gates.get(&g).copied()));
+            gate_groups(&hook.name, &gate_request).map(|g| g.and_then(|g| self.gates.get(&g).copied()));
         let memory =
-            Memory { value: change.and_then(|m| m.value), quiet_until: snooze.and_then(|m| m.until) };
-        match asked.decide(memory, now) {
-            Verdict::Deliver => {
-                self.supersede(&hook.name, &asked, seq, now);
-                self.go(seq, due, now);
+            GateState { value: change.and_then(|m| m.value), quiet_until: snooze.and_then(|m| m.until) };
+        match gate_request.decide(memory, now) {
+            GateDecision::Deliver => {
+                self.supersede(&hook.name, &gate_request, seq, now);
+                self.pass(seq, due, now);
             }
-            Verdict::Unchanged => {
-                self.count(&hook.name, &Asked { snooze: None, ..asked }, now);
-                self.supersede(&hook.name, &asked, seq, now);
-                self.finish(seq, State::Dropped, Some("Unchanged"), now);
+            GateDecision::Unchanged => {
+                self.count(&hook.name, &GateRequest { snooze: None, ..gate_request }, now);
+                self.supersede(&hook.name, &gate_request, seq, now);
+                self.finish(seq, DeliveryState::Dropped, Some(DeliveryReason::Unchanged), now);
             }
-            Verdict::Snoozed { candidate: false, .. } => {
-                self.count(&hook.name, &Asked { change: None, ..asked }, now);
-                self.finish(seq, State::Dropped, Some("Snoozed"), now);
+            GateDecision::Snoozed { candidate: false, .. } => {
+                self.count(&hook.name, &GateRequest { change: None, ..gate_request }, now);
+                self.finish(seq, DeliveryState::Dropped, Some(DeliveryReason::Snoozed), now);
             }
-            Verdict::Snoozed { candidate: true, until } => {
-                self.supersede(&hook.name, &asked, seq, now);
-                let held = self.held.get_mut(&seq).unwrap();
-                (held.candidate, held.pending.due, held.record.due) = (true, until, Some(until));
+            GateDecision::Snoozed { candidate: true, until } => {
+                self.supersede(&hook.name, &gate_request, seq, now);
+                let entry = self.deliveries.get_mut(&seq).unwrap();
+                (entry.candidate, entry.pending.due, entry.record.due) = (true, until, Some(until));
             }
         }
     }
 
-    /// It goes out: what was dropped before goes with it, and it sets both memories.
-    pub(super) fn go(&mut self, seq: Seq, due: Millis, now: Millis) {
-        let (name, asked) = (self.held[&seq].pending.hook.name.clone(), self.held[&seq].asked);
+    /// Makes a delivery pending: it takes the count of dropped ones, and sets both memories.
+    pub(super) fn pass(&mut self, seq: DeliverySeq, due: Millis, now: Millis) {
+        let (name, gate_request) =
+            (self.deliveries[&seq].pending.hook.name.clone(), self.deliveries[&seq].gate_request);
         let mut suppressed = 0;
-        for group in groups(&name, &asked).into_iter().flatten() {
+        for group in gate_groups(&name, &gate_request).into_iter().flatten() {
             let memory = self.gates.entry(group.clone()).or_default();
             suppressed += memory.suppressed;
             let (value, until) = match group.1 {
-                true => (None, asked.snooze.map(|s| now + s.rule.period)),
-                false => (asked.change.map(|c| c.value), None),
+                true => (None, gate_request.snooze.map(|s| now + s.rule.period)),
+                false => (gate_request.change.map(|c| c.value), None),
             };
-            *memory = Mem { value, until, owner: Some(seq), suppressed: 0, used: now };
+            *memory = GroupMemory { value, until, owner: Some(seq), suppressed: 0, used: now };
         }
-        let held = self.held.get_mut(&seq).unwrap();
-        (held.candidate, held.pending.due, held.record.due) = (false, due, Some(due));
-        held.pending.suppressed = suppressed;
+        let entry = self.deliveries.get_mut(&seq).unwrap();
+        (entry.candidate, entry.pending.due, entry.record.due) = (false, due, Some(due));
+        entry.pending.suppressed = suppressed;
     }
 
-    pub(super) fn count(&mut self, name: &Arc<str>, asked: &Asked, now: Millis) {
-        for group in groups(name, asked).into_iter().flatten() {
+    pub(super) fn count(&mut self, name: &Arc<str>, gate_request: &GateRequest, now: Millis) {
+        for group in gate_groups(name, gate_request).into_iter().flatten() {
             if let Some(memory) = self.gates.get_mut(&group) {
                 memory.suppressed += 1;
                 memory.used = now;
@@ -186,98 +204,114 @@ impl Oracle {
         }
     }
 
-    /// Drops the candidate of the group, if another than this one is.
-    pub(super) fn supersede(&mut self, name: &Arc<str>, asked: &Asked, but: Seq, now: Millis) {
-        let group = asked.snooze.map(|s| s.key);
-        let stale = self.held.iter().find(|(seq, h)| {
-            **seq != but
+    /// Drops the candidate of the group, unless it is `except`.
+    pub(super) fn supersede(
+        &mut self,
+        name: &Arc<str>,
+        gate_request: &GateRequest,
+        except: DeliverySeq,
+        now: Millis,
+    ) {
+        let group = gate_request.snooze.map(|s| s.key);
+        let stale = self.deliveries.iter().find(|(seq, h)| {
+            **seq != except
                 && h.candidate
                 && h.pending.hook.name == *name
                 && group.is_some()
-                && h.asked.snooze.map(|s| s.key) == group
+                && h.gate_request.snooze.map(|s| s.key) == group
         });
         if let Some(stale) = stale.map(|(seq, _)| *seq) {
-            self.finish(stale, State::Dropped, Some("Superseded"), now);
-            self.count(name, &Asked { change: None, ..*asked }, now);
+            self.finish(stale, DeliveryState::Dropped, Some(DeliveryReason::Superseded), now);
+            self.count(name, &GateRequest { change: None, ..*gate_request }, now);
         }
     }
 
-    pub(super) fn finish(&mut self, seq: Seq, state: State, reason: Option<&str>, at: Millis) {
-        let held = self.held.get_mut(&seq).unwrap();
-        (held.record.state, held.record.reason, held.record.due) = (state, reason.map(Into::into), None);
-        (held.finished, held.candidate) = (Some(at), false);
+    pub(super) fn finish(
+        &mut self,
+        seq: DeliverySeq,
+        state: DeliveryState,
+        reason: Option<DeliveryReason>,
+        at: Millis,
+    ) {
+        let entry = self.deliveries.get_mut(&seq).unwrap();
+        (entry.record.state, entry.record.reason, entry.record.due) =
+            (state, reason.map(|reason| reason.as_str().to_owned()), None);
+        (entry.finished, entry.candidate) = (Some(at), false);
     }
 
-    /// It died or was cancelled: its memories go, and the candidates behind them go out.
-    pub(super) fn forget(&mut self, seq: Seq, now: Millis) -> bool {
-        let mut freed = Vec::new();
+    /// Clears the memory of a dead or cancelled delivery, and promotes the candidates behind it.
+    pub(super) fn clear_memory_of(&mut self, seq: DeliverySeq, now: Millis) -> bool {
+        let mut cleared = Vec::new();
         for (group, memory) in self.gates.iter_mut().filter(|(_, m)| m.owner == Some(seq)) {
             (memory.value, memory.until, memory.owner) = (None, None, None);
-            freed.push(group.clone());
+            cleared.push(group.clone());
         }
-        let waiting: Vec<Seq> = self
-            .held
+        let candidates: Vec<DeliverySeq> = self
+            .deliveries
             .iter()
             .filter(|(_, h)| h.candidate)
             .filter(|(_, h)| {
-                groups(&h.pending.hook.name, &h.asked)[1].as_ref().is_some_and(|g| freed.contains(g))
+                gate_groups(&h.pending.hook.name, &h.gate_request)[1]
+                    .as_ref()
+                    .is_some_and(|g| cleared.contains(g))
             })
             .map(|(seq, _)| *seq)
             .collect();
-        for seq in &waiting {
-            self.go(*seq, now, now);
+        for seq in &candidates {
+            self.pass(*seq, now, now);
         }
-        !waiting.is_empty()
+        !candidates.is_empty()
     }
 
     pub(super) fn promote(&mut self, now: Millis) -> Vec<HookId> {
         let mut due: Vec<_> = self
-            .held
+            .deliveries
             .iter()
             .filter(|(_, h)| h.candidate && h.pending.due <= now)
             .map(|(seq, h)| (h.pending.due, *seq, h.pending.hook.clone()))
             .collect();
         due.sort();
-        due.iter().for_each(|(_, seq, _)| self.go(*seq, now, now));
+        due.iter().for_each(|(_, seq, _)| self.pass(*seq, now, now));
         let mut hooks: Vec<_> = due.into_iter().map(|(.., hook)| hook).collect();
         hooks.sort();
         hooks.dedup();
         hooks
     }
 
-    pub(super) fn raise(&mut self, seq: Seq, now: Millis) {
-        let base = self.held_for(&self.held[&seq].pending.hook.name, now);
-        let held = self.held.get_mut(&seq).unwrap();
-        (held.record.state, held.record.reason, held.record.due) = (State::Pending, None, Some(now));
-        (held.pending.due, held.pending.accepted, held.pending.attempts) = (now, now, 0);
-        (held.finished, held.base, held.put_off) = (None, base, Duration::ZERO);
+    pub(super) fn make_pending(&mut self, seq: DeliverySeq, now: Millis) {
+        let held_before = self.total_held(&self.deliveries[&seq].pending.hook.name, now);
+        let entry = self.deliveries.get_mut(&seq).unwrap();
+        (entry.record.state, entry.record.reason, entry.record.due) =
+            (DeliveryState::Pending, None, Some(now));
+        (entry.pending.due, entry.pending.accepted, entry.pending.attempts) = (now, now, 0);
+        (entry.finished, entry.held_before, entry.undecided) = (None, held_before, Duration::ZERO);
         self.gates.values_mut().filter(|m| m.owner == Some(seq)).for_each(|m| m.owner = None);
     }
 
-    pub(super) fn by_id(&self, id: Uuid) -> Option<(Seq, HookId, State)> {
-        let held = self.held.values().find(|h| h.record.id == id)?;
-        Some((held.record.seq, held.record.hook.clone(), held.record.state))
+    pub(super) fn find(&self, id: Uuid) -> Option<(DeliverySeq, HookId, DeliveryState)> {
+        let entry = self.deliveries.values().find(|h| h.record.id == id)?;
+        Some((entry.record.seq, entry.record.hook.clone(), entry.record.state))
     }
 
     pub(super) fn replay(&mut self, id: Uuid, now: Millis) -> Option<HookId> {
-        let (seq, hook, state) = self.by_id(id)?;
-        if state != State::Pending {
-            self.raise(seq, now);
-            self.held.get_mut(&seq).unwrap().pending.replays += 1;
+        let (seq, hook, state) = self.find(id)?;
+        if state != DeliveryState::Pending {
+            self.make_pending(seq, now);
+            self.deliveries.get_mut(&seq).unwrap().pending.replays += 1;
         }
         Some(hook)
     }
 
     pub(super) fn cancel(&mut self, id: Uuid, now: Millis) -> Option<HookId> {
-        let (seq, hook, state) = self.by_id(id)?;
-        if state == State::Pending {
-            self.finish(seq, State::Cancelled, None, now);
-            self.forget(seq, now);
+        let (seq, hook, state) = self.find(id)?;
+        if state == DeliveryState::Pending {
+            self.finish(seq, DeliveryState::Cancelled, None, now);
+            self.clear_memory_of(seq, now);
         }
         Some(hook)
     }
 
-    pub(super) fn hold(&mut self, name: Arc<str>, held: bool, now: Millis) {
+    pub(super) fn set_held(&mut self, name: Arc<str>, held: bool, now: Millis) {
         let (total, since) = self.holds.entry(name).or_default();
         match (*since, held) {
             (None, true) => *since = Some(now),
@@ -286,76 +320,81 @@ impl Oracle {
         }
     }
 
-    pub(super) fn held_for(&self, name: &Arc<str>, now: Millis) -> Duration {
+    pub(super) fn total_held(&self, name: &Arc<str>, now: Millis) -> Duration {
         let (total, since) = self.holds.get(name).copied().unwrap_or_default();
         total + since.map_or(Duration::ZERO, |at| now.since(at))
     }
 
     pub(super) fn settle(&mut self, settlement: &Settlement) -> bool {
         let seq = settlement.delivery;
-        let Some(held) = self.held.get_mut(&seq) else { return false };
-        if held.record.state != State::Pending || held.candidate {
+        let Some(entry) = self.deliveries.get_mut(&seq) else { return false };
+        if entry.record.state != DeliveryState::Pending || entry.candidate {
             return false;
         }
         if let Some(attempt) = &settlement.attempt {
-            held.record.attempts.push(attempt.clone());
-            held.pending.attempts += 1;
+            entry.record.attempts.push(attempt.clone());
+            entry.pending.attempts += 1;
         }
-        held.pending.progress = match (&settlement.progress, settlement.next) {
-            (_, Next::Delivered) => Vec::new(),
+        entry.pending.progress = match (&settlement.progress, settlement.next) {
+            (_, NextStep::Delivered) => Vec::new(),
             (Some(progress), _) => progress.clone(),
-            (None, _) => std::mem::take(&mut held.pending.progress),
+            (None, _) => std::mem::take(&mut entry.pending.progress),
         };
         match settlement.next {
-            Next::Retry { due } => {
-                let put_off = settlement.attempt.is_none();
-                held.record.reason = put_off.then(|| "Undecided".into());
-                if put_off {
-                    held.put_off += due.since(settlement.at);
+            NextStep::Retry { due } => {
+                let undecided = settlement.attempt.is_none();
+                entry.record.reason = undecided.then(|| "Undecided".into());
+                if undecided {
+                    entry.undecided += due.since(settlement.at);
                 }
-                held.pending.due = due;
-                held.record.due = Some(due);
+                entry.pending.due = due;
+                entry.record.due = Some(due);
                 false
             }
-            Next::Delivered => {
-                self.finish(seq, State::Delivered, None, settlement.at);
+            NextStep::Delivered => {
+                self.finish(seq, DeliveryState::Delivered, None, settlement.at);
                 false
             }
-            Next::Dead { reason } => {
-                self.finish(seq, State::Dead, Some(reason), settlement.at);
-                self.forget(seq, settlement.at)
+            NextStep::Dead { reason } => {
+                self.finish(seq, DeliveryState::Dead, Some(reason), settlement.at);
+                self.clear_memory_of(seq, settlement.at)
             }
         }
     }
 
     pub(super) fn sweep(&mut self, now: Millis) {
-        self.held.retain(|_, held| {
-            let age = match held.record.state {
-                State::Pending => return true,
-                State::Dead => RETENTION.dead_letter_age,
-                State::Delivered | State::Dropped | State::Cancelled => RETENTION.history_age,
+        self.deliveries.retain(|_, entry| {
+            let age = match entry.record.state {
+                DeliveryState::Pending => return true,
+                DeliveryState::Dead => RETENTION.dead_letter_age,
+                DeliveryState::Delivered | DeliveryState::Dropped | DeliveryState::Cancelled => {
+                    RETENTION.history_age
+                }
             };
-            held.finished.unwrap() + age > now
+            entry.finished.unwrap() + age > now
         });
         let unused = HOUR * 24 * 30;
         self.gates.retain(|_, m| m.used + unused > now || m.until.is_some_and(|until| until > now));
     }
 
-    pub(super) fn due(&self, name: &str, now: Millis) -> Vec<Pending> {
+    pub(super) fn due(&self, name: &str, now: Millis) -> Vec<PendingDelivery> {
         let mut due: Vec<_> = self.pending(name).filter(|p| p.due <= now).cloned().collect();
         due.sort_by_key(|p| (p.due, p.seq));
         for pending in &mut due {
-            let held = &self.held[&pending.seq];
-            pending.held = self.held_for(&pending.hook.name, now).saturating_sub(held.base) + held.put_off;
+            let entry = &self.deliveries[&pending.seq];
+            pending.held =
+                self.total_held(&pending.hook.name, now).saturating_sub(entry.held_before) + entry.undecided;
         }
         due
     }
 
-    pub(super) fn pending(&self, name: &str) -> impl Iterator<Item = &Pending> {
+    pub(super) fn pending(&self, name: &str) -> impl Iterator<Item = &PendingDelivery> {
         let hook = hook(name);
-        self.held
+        self.deliveries
             .values()
-            .filter(move |h| h.record.state == State::Pending && !h.candidate && h.pending.hook == hook)
+            .filter(move |h| {
+                h.record.state == DeliveryState::Pending && !h.candidate && h.pending.hook == hook
+            })
             .map(|h| &h.pending)
     }
 
@@ -371,7 +410,7 @@ impl Oracle {
             let next = self.pending(name).map(|p| p.due).filter(|due| *due > now).min();
             assert_eq!(store.next_due(&uid, now).await.unwrap(), next);
             if let Some(next_due) = self.pending(name).map(|p| p.due).min() {
-                backlog.push(Backlog { hook: hook(name), next_due });
+                backlog.push(HookBacklog { hook: hook(name), next_due });
             }
         }
         let mut got = store.backlog().await.unwrap();
@@ -380,28 +419,30 @@ impl Oracle {
         let held = self.holds.iter().filter(|(_, (_, since))| since.is_some());
         let mut held: Vec<HookId> = held.map(|(name, _)| hook(name)).collect();
         held.sort();
-        assert_eq!(store.held().await.unwrap(), held);
-        let next = self.held.values().filter(|h| h.candidate).map(|h| h.pending.due).min();
+        assert_eq!(store.held_hooks().await.unwrap(), held);
+        let next = self.deliveries.values().filter(|h| h.candidate).map(|h| h.pending.due).min();
         assert_eq!(store.next_promotion().await.unwrap(), next);
-        let records: BTreeMap<_, _> = self.held.values().map(|h| (h.record.id, h.record.clone())).collect();
+        let records: BTreeMap<_, _> =
+            self.deliveries.values().map(|h| (h.record.id, h.record.clone())).collect();
         for id in &self.ids {
             assert_eq!(store.delivery("shop", *id).await.unwrap(), records.get(id).cloned());
         }
-        let in_shop = Filter { namespace: "shop".into(), ..Filter::default() };
-        let dead = Filter { state: Some(State::Dead), hook: Some("x".into()), ..in_shop.clone() };
-        let new = Filter { since: Some(now), ..in_shop.clone() };
-        let means = |f: &Filter, r: &Record| {
+        let in_shop = DeliveryFilter { namespace: "shop".into(), ..DeliveryFilter::default() };
+        let dead =
+            DeliveryFilter { state: Some(DeliveryState::Dead), hook: Some("x".into()), ..in_shop.clone() };
+        let new = DeliveryFilter { since: Some(now), ..in_shop.clone() };
+        let matches = |f: &DeliveryFilter, r: &DeliveryRecord| {
             f.state.is_none_or(|s| s == r.state)
                 && f.hook.as_ref().is_none_or(|h| **h == *r.hook.name)
                 && f.since.is_none_or(|s| r.accepted >= s)
         };
         for filter in [in_shop, dead, new] {
             let want: Vec<_> = self
-                .held
+                .deliveries
                 .values()
                 .rev()
                 .map(|h| h.record.clone())
-                .filter(|record| means(&filter, record))
+                .filter(|record| matches(&filter, record))
                 .collect();
             let (first, rest) = want.split_at(want.len().min(3));
             let got = store.list(filter.clone(), None, 3).await.unwrap();
@@ -414,6 +455,9 @@ impl Oracle {
 }
 
 /// The groups of onChange and of snooze.
-fn groups(name: &Arc<str>, asked: &Asked) -> [Option<Group>; 2] {
-    [asked.change.map(|c| (name.clone(), false, c.key)), asked.snooze.map(|s| (name.clone(), true, s.key))]
+fn gate_groups(name: &Arc<str>, gate_request: &GateRequest) -> [Option<Group>; 2] {
+    [
+        gate_request.change.map(|c| (name.clone(), false, c.key)),
+        gate_request.snooze.map(|s| (name.clone(), true, s.key)),
+    ]
 }

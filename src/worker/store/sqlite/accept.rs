@@ -1,34 +1,39 @@
-//! What an accept does to the tables: the event once, its deliveries as gates and shares say, its idempotency key.
+//! Accepting an event: its row, its deliveries (subject to gates and shares), its idempotency key.
 
+use crate::core::delivery_reason::DeliveryReason;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::super::{Accepted, AcceptedDelivery, Dedup, Fate, HookId, NewDelivery, NewEvent, Seq, StoreError};
-use super::filing::{self, Unfiled};
+use super::super::{
+    AcceptedDelivery, AcceptedEvent, Dedup, DeliverySeq, EventSeq, Fate, HookId, NewDelivery, NewEvent,
+    StoreError,
+};
+use super::cache::WriterCache;
 use super::gates;
-use super::memory::Memory;
-use super::numbers;
-use super::ops::raise;
+use super::materialize;
+use super::rows::EVENT_BYTES;
 use super::schema::{CANDIDATE, DEAD, DROPPED, PENDING};
-use crate::core::gate::{Asked, Verdict};
+use super::sequence;
+use super::transitions::make_pending;
+use super::unmaterialized::Unmaterialized;
+use crate::core::gate::{GateDecision, GateRequest};
 use crate::core::time::Millis;
 
-/// About what an event's row takes besides its data.
-pub(super) const EVENT_BYTES: usize = 512;
-/// The reasons after which a repeat of the event revives its delivery: the receiver was away, and may be back.
-const REVIVED: [&str; 2] = ["MaxAge", "MaxAttempts"];
-/// An event made ready for its row, off the writer's thread.
-pub(super) struct Row {
+/// The reasons of dead letters that a duplicate of the event revives: the receiver was unavailable and may be back.
+const REVIVED: [DeliveryReason; 2] = [DeliveryReason::MaxAge, DeliveryReason::MaxAttempts];
+/// An event prepared for its row, outside the writer's thread.
+pub(super) struct EventRow {
     pub(super) new: NewEvent,
     origin: String,
     attributes: Option<String>,
-    /// No two deliveries have one id. Else their rows refuse them at once, and not when they are filed.
+    /// True if all delivery ids differ. Otherwise the deliveries get rows at once, so that the unique index refuses the
+    /// event now and not when they are materialized.
     distinct: bool,
 }
 
-impl Row {
+impl EventRow {
     pub(super) fn new(new: NewEvent) -> Result<Self, serde_json::Error> {
         let attributes = match new.event.attributes.is_empty() {
             true => None,
@@ -38,10 +43,10 @@ impl Row {
             [] | [_] => true,
             many => many.iter().map(|delivery| delivery.id).collect::<HashSet<_>>().len() == many.len(),
         };
-        Ok(Row { origin: new.event.origin.to_string(), new, attributes, distinct })
+        Ok(EventRow { origin: new.event.origin.to_string(), new, attributes, distinct })
     }
 
-    /// About what it takes in memory and in the log.
+    /// Returns its approximate size in memory and in the log.
     pub(super) fn bytes(&self) -> usize {
         self.event_bytes() + 128 * self.new.deliveries.len()
     }
@@ -50,75 +55,84 @@ impl Row {
         EVENT_BYTES + self.new.event.data.get().len() + self.attributes.as_ref().map_or(0, String::len)
     }
 
-    /// What one delivery of it takes of its hook's share.
+    /// Returns the bytes that one delivery of it counts towards the backlog.
     fn size(&self) -> i64 {
         i64::try_from(self.event_bytes()).unwrap_or(i64::MAX)
     }
 }
 
+/// Accepts the events, all or none. First promotes up to `promotions` trailing candidates.
+///
+/// The inner error is a refusal by a share; it changes nothing.
 pub(super) fn accept(
     conn: &Connection,
-    memory: &mut Memory,
-    rows: &[Row],
+    cache: &mut WriterCache,
+    rows: &[EventRow],
     now: Millis,
     promotions: usize,
-) -> rusqlite::Result<Result<Vec<Accepted>, StoreError>> {
-    // With nobody to tell what woke, nothing is woken.
+) -> rusqlite::Result<Result<Vec<AcceptedEvent>, StoreError>> {
+    // Promote nothing: there is no result that could report the hooks.
     if rows.is_empty() {
         return Ok(Ok(Vec::new()));
     }
-    // Before anything is written: a refusal must leave nothing behind, and must not make the group begin again.
-    if over_share(conn, memory, rows, now)? {
+    // Check the shares before any write: a refusal must leave nothing behind, and must not restart the group.
+    if exceeds_namespace_share(conn, cache, rows, now)? {
         return Ok(Err(StoreError::NamespaceFull));
     }
-    if over_hook_share(conn, memory, rows, now)? {
+    if exceeds_hook_share(conn, cache, rows, now)? {
         return Ok(Err(StoreError::HookFull));
     }
-    let promoted = gates::promote(conn, memory, now, promotions)?;
+    let promoted = gates::promote(conn, cache, now, promotions)?;
     let mut accepted =
-        rows.iter().map(|row| accept_one(conn, memory, row, now)).collect::<rusqlite::Result<Vec<_>>>()?;
+        rows.iter().map(|row| accept_one(conn, cache, row, now)).collect::<rusqlite::Result<Vec<_>>>()?;
     if let Some(first) = accepted.first_mut() {
-        first.woken.extend(promoted);
+        first.hooks_to_notify.extend(promoted);
     }
     Ok(Ok(accepted))
 }
 
-/// True where a namespace has no room for these events. What a gate may drop counts too: a full namespace is full.
-fn over_share(conn: &Connection, memory: &mut Memory, rows: &[Row], now: Millis) -> rusqlite::Result<bool> {
-    if memory.shares.namespace_bytes == u64::MAX {
+/// True if the events do not fit into a namespace's share. Deliveries that a gate might drop count too.
+fn exceeds_namespace_share(
+    conn: &Connection,
+    cache: &mut WriterCache,
+    rows: &[EventRow],
+    now: Millis,
+) -> rusqlite::Result<bool> {
+    if cache.shares.namespace_bytes == u64::MAX {
         return Ok(false);
     }
-    // The usual case, without a map: one event for one hook.
+    // The usual case, one event for one hook, needs no map.
     if let [row] = rows
         && let [delivery] = row.new.deliveries.as_slice()
-        && (delivery.dead.is_some() || !memory.namespace_full(conn, &delivery.hook.namespace, row.size())?)
+        && (delivery.dead.is_some()
+            || !cache.is_namespace_full(conn, &delivery.hook.namespace, row.size())?)
     {
         return Ok(false);
     }
-    if !no_room(conn, memory, rows.iter())? {
+    if !exceeds_any_share(conn, cache, rows.iter())? {
         return Ok(false);
     }
     let mut fresh = Vec::new();
     for row in rows {
-        if !is_duplicate(conn, memory, row, now)? {
+        if !is_duplicate(conn, cache, row, now)? {
             fresh.push(row);
         }
     }
-    no_room(conn, memory, fresh.into_iter())
+    exceeds_any_share(conn, cache, fresh.into_iter())
 }
 
-/// True where a hook has no room for what its sender will bring again. What a gate may drop counts too.
-fn over_hook_share(
+/// True if an event whose sender retries does not fit into a hook's share. Deliveries that a gate might drop count too.
+fn exceeds_hook_share(
     conn: &Connection,
-    memory: &mut Memory,
-    rows: &[Row],
+    cache: &mut WriterCache,
+    rows: &[EventRow],
     now: Millis,
 ) -> rusqlite::Result<bool> {
-    for row in rows.iter().filter(|row| row.new.event.origin.comes_again()) {
+    for row in rows.iter().filter(|row| row.new.event.origin.redelivers_rejected()) {
         for delivery in row.new.deliveries.iter().filter(|delivery| delivery.dead.is_none()) {
-            // A hook that the store does not know has nothing that waits.
-            let Some(hook) = memory.find(conn, &delivery.hook.uid)? else { continue };
-            if memory.hook_full(conn, hook, row.size())? && !is_duplicate(conn, memory, row, now)? {
+            // A hook without a row has no backlog.
+            let Some(hook) = cache.find_hook(conn, &delivery.hook.uid)? else { continue };
+            if cache.is_hook_full(conn, hook, row.size())? && !is_duplicate(conn, cache, row, now)? {
                 return Ok(true);
             }
         }
@@ -126,44 +140,64 @@ fn over_hook_share(
     Ok(false)
 }
 
-/// A duplicate takes no room: its sender hears what it heard before.
-fn is_duplicate(conn: &Connection, memory: &mut Memory, row: &Row, now: Millis) -> rusqlite::Result<bool> {
+/// True for a duplicate. It needs no space: its sender gets the result of the original event.
+fn is_duplicate(
+    conn: &Connection,
+    cache: &mut WriterCache,
+    row: &EventRow,
+    now: Millis,
+) -> rusqlite::Result<bool> {
     let Some(dedup) = &row.new.dedup else { return Ok(false) };
-    first_of(conn, memory, row, dedup, now).map(|first| first.is_some())
+    find_original(conn, cache, row, dedup, now).map(|original| original.is_some())
 }
 
-fn no_room<'r>(
+/// True if the events do not fit into the share of any of their namespaces.
+fn exceeds_any_share<'r>(
     conn: &Connection,
-    memory: &mut Memory,
-    rows: impl Iterator<Item = &'r Row>,
+    cache: &mut WriterCache,
+    rows: impl Iterator<Item = &'r EventRow>,
 ) -> rusqlite::Result<bool> {
-    let mut more: HashMap<&Arc<str>, i64> = HashMap::new();
+    let mut added: HashMap<&Arc<str>, i64> = HashMap::new();
     for row in rows {
         for delivery in row.new.deliveries.iter().filter(|d| d.dead.is_none()) {
-            let bytes = more.entry(&delivery.hook.namespace).or_default();
+            let bytes = added.entry(&delivery.hook.namespace).or_default();
             *bytes = bytes.saturating_add(row.size());
         }
     }
-    for (namespace, bytes) in more {
-        if memory.namespace_full(conn, namespace, bytes)? {
+    for (namespace, bytes) in added {
+        if cache.is_namespace_full(conn, namespace, bytes)? {
             return Ok(true);
         }
     }
     Ok(false)
 }
 
-fn accept_one(conn: &Connection, memory: &mut Memory, row: &Row, now: Millis) -> rusqlite::Result<Accepted> {
+/// Stores one event, or returns the result of the original if it is a duplicate.
+fn accept_one(
+    conn: &Connection,
+    cache: &mut WriterCache,
+    row: &EventRow,
+    now: Millis,
+) -> rusqlite::Result<AcceptedEvent> {
     if let Some(dedup) = &row.new.dedup
-        && let Some((seq, event_id)) = first_of(conn, memory, row, dedup, now)?
+        && let Some((seq, event_id)) = find_original(conn, cache, row, dedup, now)?
     {
-        return duplicate(conn, memory, row, seq, event_id, now);
+        return accept_duplicate(conn, cache, row, seq, event_id, now);
     }
     let expires = row.new.dedup.as_ref().map(|dedup| now + dedup.window);
-    let (event, seq) = (&row.new.event, memory.filing(conn)?.next_event());
+    let (event, seq) = (&row.new.event, cache.unmaterialized(conn)?.next_event());
     let (mut handed, mut deliveries) = (Vec::new(), Vec::with_capacity(row.new.deliveries.len()));
-    for (before, delivery) in row.new.deliveries.iter().enumerate() {
+    for (index, delivery) in row.new.deliveries.iter().enumerate() {
         let notes = row.distinct.then_some(&mut handed);
-        deliveries.push(deliver(conn, memory, numbers::delivery(seq, before), row, delivery, notes, now)?);
+        deliveries.push(store_delivery(
+            conn,
+            cache,
+            sequence::delivery_seq(seq, index),
+            row,
+            delivery,
+            notes,
+            now,
+        )?);
     }
     conn.prepare_cached(
         "INSERT INTO events (seq, accepted, kept_until, id, namespace, origin, source, event, time, handed, attributes, data)
@@ -174,7 +208,7 @@ fn accept_one(conn: &Connection, memory: &mut Memory, row: &Row, now: Millis) ->
         now.0,
         expires.unwrap_or_default().0,
         event.id,
-        memory.places.of(conn, &event.namespace)?,
+        cache.namespace_keys.get(conn, &event.namespace)?,
         row.origin,
         event.source,
         event.event,
@@ -184,105 +218,114 @@ fn accept_one(conn: &Connection, memory: &mut Memory, row: &Row, now: Millis) ->
         event.data.get(),
     ])?;
     if let (Some(dedup), Some(expires)) = (&row.new.dedup, expires) {
-        // Replaces only a key out of its window: `first_of` found no other.
+        // Replaces only an expired key: `find_original` found no other.
         conn.prepare_cached("INSERT OR REPLACE INTO dedup (key, expires, event) VALUES (?1, ?2, ?3)")?
             .execute(params![dedup.key, expires.0, seq])?;
     }
     if deliveries.is_empty() {
-        // No delivery will ever lead retention to it.
+        // Retention reaches other events through their deliveries; this one has none.
         conn.prepare_cached("INSERT INTO loose (accepted, event, kept_until) VALUES (?1, ?2, ?3)")?
             .execute(params![now.0, seq, expires.unwrap_or_default().0])?;
     }
-    Ok(Accepted { seq, event_id: event.id.clone(), duplicate: false, deliveries, woken: Vec::new() })
+    Ok(AcceptedEvent {
+        seq,
+        event_id: event.id.clone(),
+        duplicate: false,
+        deliveries,
+        hooks_to_notify: Vec::new(),
+    })
 }
 
-/// How a delivery begins.
-struct Start {
+/// The initial state of a delivery.
+struct InitialState {
     state: i64,
     due: Millis,
-    reason: Option<&'static str>,
+    reason: Option<DeliveryReason>,
     suppressed: u32,
 }
 
-/// Stores a delivery as its hook's gates and share say. One that is to be sent at once and asks no gate is only noted, where
-/// it may be: with its event (see `filing`).
-fn deliver(
+/// Stores a delivery as its hook's gates and share decide.
+///
+/// A delivery that is due at once and has no gates is only noted in `notes`, if given (see `materialize`).
+fn store_delivery(
     conn: &Connection,
-    memory: &mut Memory,
-    seq: Seq,
-    row: &Row,
+    cache: &mut WriterCache,
+    seq: DeliverySeq,
+    row: &EventRow,
     new: &NewDelivery,
     notes: Option<&mut Vec<u8>>,
     now: Millis,
 ) -> rusqlite::Result<AcceptedDelivery> {
-    let (hook, size) = (memory.number(conn, &new.hook)?, row.size());
-    let start = |state, due, reason| Start { state, due, reason, suppressed: 0 };
-    let dead = |reason| start(DEAD, new.due, Some(reason));
-    let dropped = |reason| start(DROPPED, new.due, Some(reason));
+    let (hook, size) = (cache.find_or_insert_hook(conn, &new.hook)?, row.size());
+    let initial = |state, due, reason| InitialState { state, due, reason, suppressed: 0 };
+    let dead = |reason| initial(DEAD, new.due, Some(reason));
+    let dropped = |reason| initial(DROPPED, new.due, Some(reason));
     if let Some(reason) = new.dead {
-        return insert(conn, memory, seq, hook, size, new, &dead(reason), now);
+        return insert(conn, cache, seq, hook, size, new, &dead(reason), now);
     }
-    if new.asked == Asked::default() {
-        if memory.hook_full(conn, hook, size)? {
-            return insert(conn, memory, seq, hook, size, new, &dead("BacklogFull"), now);
+    if new.gate_request == GateRequest::default() {
+        if cache.is_hook_full(conn, hook, size)? {
+            return insert(conn, cache, seq, hook, size, new, &dead(DeliveryReason::BacklogFull), now);
         }
         let Some(handed) = notes.filter(|_| new.due <= now) else {
-            return insert(conn, memory, seq, hook, size, new, &start(PENDING, new.due, None), now);
+            return insert(conn, cache, seq, hook, size, new, &initial(PENDING, new.due, None), now);
         };
-        let held_before = memory.hook(conn, hook)?.held(now);
-        let unfiled = Unfiled { hook, id: *new.id.as_bytes(), due: new.due.0, held_before, size };
-        unfiled.note(seq, handed);
-        memory.hand_over(conn, seq, unfiled)?;
+        let held_before = cache.hook(conn, hook)?.total_held(now);
+        let noted = Unmaterialized { hook, id: *new.id.as_bytes(), due: new.due.0, held_before, size };
+        noted.append_note(seq, handed);
+        cache.insert_unmaterialized(conn, seq, noted)?;
         return Ok(AcceptedDelivery { seq, fate: Fate::Pending { due: new.due, suppressed: 0 } });
     }
-    let ruling = gates::ask(conn, hook, &new.asked, now)?;
-    match ruling.verdict {
-        Verdict::Unchanged => {
-            gates::unchanged(conn, memory, hook, &new.asked, now)?;
-            insert(conn, memory, seq, hook, size, new, &dropped("Unchanged"), now)
+    let evaluation = gates::evaluate(conn, hook, &new.gate_request, now)?;
+    match evaluation.decision {
+        GateDecision::Unchanged => {
+            gates::record_unchanged(conn, cache, hook, &new.gate_request, now)?;
+            insert(conn, cache, seq, hook, size, new, &dropped(DeliveryReason::Unchanged), now)
         }
-        Verdict::Snoozed { candidate: false, .. } => {
-            gates::snoozed(conn, hook, &new.asked, now)?;
-            insert(conn, memory, seq, hook, size, new, &dropped("Snoozed"), now)
+        GateDecision::Snoozed { candidate: false, .. } => {
+            gates::record_snoozed(conn, hook, &new.gate_request, now)?;
+            insert(conn, cache, seq, hook, size, new, &dropped(DeliveryReason::Snoozed), now)
         }
-        // It dies at once, so it sets no memory: the next event must not be compared with what nobody got.
-        _ if memory.hook_full(conn, hook, size)? => {
-            insert(conn, memory, seq, hook, size, new, &dead("BacklogFull"), now)
+        // A dead letter sets no gate memory: the next event must not be compared with one that was never sent.
+        _ if cache.is_hook_full(conn, hook, size)? => {
+            insert(conn, cache, seq, hook, size, new, &dead(DeliveryReason::BacklogFull), now)
         }
-        Verdict::Snoozed { candidate: true, until } => {
-            let start = start(CANDIDATE, until, None);
-            let stored = insert(conn, memory, seq, hook, size, new, &start, now)?;
-            gates::nominate(conn, memory, hook, &new.asked, stored.seq, until, now)?;
+        GateDecision::Snoozed { candidate: true, until } => {
+            let initial = initial(CANDIDATE, until, None);
+            let stored = insert(conn, cache, seq, hook, size, new, &initial, now)?;
+            gates::nominate(conn, cache, hook, &new.gate_request, stored.seq, until, now)?;
             Ok(stored)
         }
-        Verdict::Deliver => {
-            let suppressed = gates::overtake(conn, memory, hook, &new.asked, &ruling, now)?;
-            let start = Start { suppressed, ..start(PENDING, new.due, None) };
-            let stored = insert(conn, memory, seq, hook, size, new, &start, now)?;
-            gates::remember(conn, memory, hook, &new.asked, &ruling, stored.seq, now)?;
+        GateDecision::Deliver => {
+            let suppressed =
+                gates::supersede_candidate(conn, cache, hook, &new.gate_request, &evaluation, now)?;
+            let initial = InitialState { suppressed, ..initial(PENDING, new.due, None) };
+            let stored = insert(conn, cache, seq, hook, size, new, &initial, now)?;
+            gates::record_passed(conn, cache, hook, &new.gate_request, &evaluation, stored.seq, now)?;
             Ok(stored)
         }
     }
 }
 
+/// Inserts the row of a delivery and counts it.
 #[expect(clippy::too_many_arguments, reason = "a row's columns")]
 fn insert(
     conn: &Connection,
-    memory: &mut Memory,
-    seq: Seq,
+    cache: &mut WriterCache,
+    seq: DeliverySeq,
     hook: i64,
     size: i64,
     new: &NewDelivery,
-    start: &Start,
+    initial: &InitialState,
     now: Millis,
 ) -> rusqlite::Result<AcceptedDelivery> {
-    let (waits, fate) = match start.state {
-        PENDING => (true, Fate::Pending { due: start.due, suppressed: start.suppressed }),
-        CANDIDATE => (true, Fate::Candidate { due: start.due }),
+    let (is_pending, fate) = match initial.state {
+        PENDING => (true, Fate::Pending { due: initial.due, suppressed: initial.suppressed }),
+        CANDIDATE => (true, Fate::Candidate { due: initial.due }),
         DROPPED => (false, Fate::Dropped),
         _ => (false, Fate::Dead),
     };
-    let held_before = memory.hook(conn, hook)?.held(now);
+    let held_before = cache.hook(conn, hook)?.total_held(now);
     conn.prepare_cached(
         "INSERT INTO deliveries (seq, hook, id, state, attempts, due, finished_at, reason, size, suppressed, held_before)
          VALUES (?1, ?2, ?3, ?4, 0, ?5, ?6, ?7, ?8, ?9, ?10)",
@@ -291,71 +334,71 @@ fn insert(
         seq,
         hook,
         new.id.as_bytes(),
-        start.state,
-        start.due.0,
-        (!waits).then_some(now.0),
-        start.reason,
-        if waits { size } else { -size },
-        start.suppressed,
+        initial.state,
+        initial.due.0,
+        (!is_pending).then_some(now.0),
+        initial.reason.map(DeliveryReason::as_str),
+        if is_pending { size } else { -size },
+        initial.suppressed,
         held_before,
     ])?;
-    memory.count(conn, hook, if waits { size } else { 0 })?;
+    cache.count(conn, hook, if is_pending { size } else { 0 })?;
     Ok(AcceptedDelivery { seq, fate })
 }
 
-/// The event that was accepted under this key within its window.
-fn first_of(
+/// Finds the event that was accepted with this key within its window.
+fn find_original(
     conn: &Connection,
-    memory: &mut Memory,
-    row: &Row,
+    cache: &mut WriterCache,
+    row: &EventRow,
     dedup: &Dedup,
     now: Millis,
-) -> rusqlite::Result<Option<(Seq, String)>> {
+) -> rusqlite::Result<Option<(EventSeq, String)>> {
     conn.prepare_cached(
         "SELECT e.seq, e.id FROM dedup d CROSS JOIN events e ON e.seq = d.event
          WHERE d.key = ?1 AND d.expires > ?2 AND e.namespace = ?3",
     )?
-    .query_row(params![dedup.key, now.0, memory.places.of(conn, &row.new.event.namespace)?], |row| {
+    .query_row(params![dedup.key, now.0, cache.namespace_keys.get(conn, &row.new.event.namespace)?], |row| {
         Ok((row.get(0)?, row.get(1)?))
     })
     .optional()
 }
 
-/// What a repeat of an event is told; it revives what died because the receiver was away, where the hook is still there.
-fn duplicate(
+/// Returns the result for a duplicate, and revives dead letters whose receiver was unavailable.
+fn accept_duplicate(
     conn: &Connection,
-    memory: &mut Memory,
-    row: &Row,
-    event: Seq,
+    cache: &mut WriterCache,
+    row: &EventRow,
+    event: EventSeq,
     event_id: String,
     now: Millis,
-) -> rusqlite::Result<Accepted> {
-    type Found = (Seq, i64, i64, u32, Option<String>, i64, i64);
-    filing::file_event(conn, memory, event)?;
+) -> rusqlite::Result<AcceptedEvent> {
+    type Found = (DeliverySeq, i64, i64, u32, Option<String>, i64, i64);
+    materialize::materialize_event(conn, cache, event)?;
     let found = conn
         .prepare_cached(
             "SELECT seq, state, due, suppressed, reason, hook, size FROM deliveries WHERE seq BETWEEN ?1 AND ?2
              ORDER BY seq",
         )?
-        .query_map([numbers::first(event), numbers::last(event)], |row| {
+        .query_map([sequence::first_delivery(event), sequence::last_delivery(event)], |row| {
             Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?))
         })?
         .collect::<rusqlite::Result<Vec<Found>>>()?;
     let mut deliveries = Vec::with_capacity(found.len());
-    let mut woken: Vec<HookId> = Vec::new();
+    let mut hooks_to_notify: Vec<HookId> = Vec::new();
     for (seq, state, due, suppressed, reason, hook, size) in found {
         let due = Millis(due);
         let fate = match state {
             PENDING => Fate::Pending { due, suppressed },
             CANDIDATE => Fate::Candidate { due },
             DROPPED => Fate::Dropped,
-            DEAD if reason.is_some_and(|r| REVIVED.contains(&r.as_str())) => {
-                let id = memory.hook(conn, hook)?.id.clone();
-                // A hook that is gone, or wants it no more, is not among those that the repeat is for.
+            DEAD if reason.and_then(|r| r.parse().ok()).is_some_and(|r| REVIVED.contains(&r)) => {
+                let id = cache.hook(conn, hook)?.id.clone();
+                // Revive only hooks that the duplicate matches: others are deleted, or no longer want the event.
                 let wanted = row.new.deliveries.iter().any(|delivery| delivery.hook.uid == id.uid);
-                if wanted && !full(conn, memory, hook, size)? {
-                    raise(conn, memory, seq, false, now)?;
-                    woken.push(id);
+                if wanted && !is_backlog_full(conn, cache, hook, size)? {
+                    make_pending(conn, cache, seq, false, now)?;
+                    hooks_to_notify.push(id);
                     Fate::Pending { due: now, suppressed }
                 } else {
                     Fate::Dead
@@ -366,11 +409,17 @@ fn duplicate(
         };
         deliveries.push(AcceptedDelivery { seq, fate });
     }
-    Ok(Accepted { seq: event, event_id, duplicate: true, deliveries, woken })
+    Ok(AcceptedEvent { seq: event, event_id, duplicate: true, deliveries, hooks_to_notify })
 }
 
-/// True where there is no room to wait, for its hook or in its namespace.
-fn full(conn: &Connection, memory: &mut Memory, hook: i64, size: i64) -> rusqlite::Result<bool> {
-    let namespace = memory.hook(conn, hook)?.id.namespace.clone();
-    Ok(memory.hook_full(conn, hook, size.abs())? || memory.namespace_full(conn, &namespace, size.abs())?)
+/// True if the backlog of the hook or of its namespace is full.
+fn is_backlog_full(
+    conn: &Connection,
+    cache: &mut WriterCache,
+    hook: i64,
+    size: i64,
+) -> rusqlite::Result<bool> {
+    let namespace = cache.hook(conn, hook)?.id.namespace.clone();
+    Ok(cache.is_hook_full(conn, hook, size.abs())?
+        || cache.is_namespace_full(conn, &namespace, size.abs())?)
 }

@@ -1,271 +1,250 @@
-//! The trait, by the parts.
+//! The store's handle: opens the database, starts the writer, and queues operations for it.
 
-use std::collections::HashSet;
+use std::fs::File;
+use std::path::Path;
 use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
 
-use futures::FutureExt;
-use futures::future::BoxFuture;
-use tokio::sync::oneshot;
-use uuid::Uuid;
+use parking_lot::Mutex;
+use rusqlite::{Connection, OpenFlags};
+use tokio::sync::{mpsc, oneshot};
 
-use super::super::{
-    Accepted, Backlog, Due, Explained, Filter, HookId, Most, NewEvent, Record, Replay, Retention, Seq,
-    Settlement, State, Stats, Store, StoreError, Then,
-};
-use super::writer::Op;
-use super::{SqliteStore, gates, history, ops, places, reads, replays, retention, schema};
-use crate::core::event::Event;
+use super::super::{AcceptCallback, NewEvent, Shares, StoreError};
+use super::accept::EventRow;
+use super::cache::WriterCache;
+use super::files::{self, DirLock, FILE};
+use super::materialize;
+use super::migrate;
+use super::readers::{self, ReaderPool};
+use super::retention::{Cutoff, SweepLimit};
+use super::schema;
+use super::sequence;
+use super::shared_state::SharedState;
+use super::tuning::Tuning;
+use super::wal::WalCheckpointer;
+use super::writer::{ClosureWrite, Operation, ReplySender, Writer};
 use crate::core::time::Millis;
+use crate::metrics::Metrics;
 
-impl Store for SqliteStore {
-    fn accept(&self, events: Vec<NewEvent>, now: Millis) -> BoxFuture<'_, Result<Vec<Accepted>, StoreError>> {
-        async move {
-            let (answer, receive) = oneshot::channel();
-            self.enqueue(events, now, Box::new(|_, accepted| drop(answer.send(accepted))));
-            self.answer(receive).await
+/// How long a read waits for the writer to materialize deliveries.
+const MATERIALIZE_TIMEOUT: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 1000 });
+
+/// The embedded store. Dropping it without `close` stops it like a crash does: acknowledged data stays.
+pub struct SqliteStore {
+    queue: Option<mpsc::Sender<Operation>>,
+    pub(super) readers: Arc<ReaderPool>,
+    pub(super) shared: Arc<SharedState>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    writer: std::thread::Thread,
+    is_closed: tokio::sync::Mutex<bool>,
+    lock: Mutex<Option<DirLock>>,
+    queue_bytes: usize,
+    pub(super) sweep_limit: SweepLimit,
+    /// The cutoff of the round of sweeps in progress.
+    pub(super) cutoff: tokio::sync::Mutex<Option<Cutoff>>,
+}
+
+impl SqliteStore {
+    /// Opens the store in an existing folder, and creates it if there is none.
+    ///
+    /// Does not create the folder: a volume that is not mounted would look like an empty store.
+    pub fn open(dir: &Path) -> Result<SqliteStore, StoreError> {
+        Self::open_with(dir, Tuning::default())
+    }
+
+    pub(super) fn open_with(dir: &Path, tuning: Tuning) -> Result<SqliteStore, StoreError> {
+        let lock = files::lock(dir)?;
+        let path = dir.join(FILE);
+        files::create(&path)?;
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let mut conn = Connection::open_with_flags(&path, flags).map_err(schema::open_error)?;
+        migrate::prepare(&mut conn, dir)?;
+        conn.pragma_update(None, "wal_autocheckpoint", 0).map_err(schema::open_error)?;
+        // Shrinks a log that grew once, when it restarts.
+        conn.pragma_update(None, "journal_size_limit", 32 << 20).map_err(schema::open_error)?;
+        // After a crash the folder must contain the entries of its files.
+        File::open(dir).and_then(|dir| dir.sync_all()).map_err(|e| files::open_error(dir, &e))?;
+
+        let shared = Arc::new(SharedState::new());
+        let readers = ReaderPool::open(&path, tuning.readers, shared.clone()).map_err(schema::open_error)?;
+        let (queue, receiver) = mpsc::channel(tuning.queue);
+        let (queue_bytes, sweep_limit) = (tuning.queue_bytes, tuning.sweep_limit);
+        let copier = readers::connect(&path, flags).map_err(schema::open_error)?;
+        let wal = WalCheckpointer::new(shared.clone(), tuning.clone(), copier)
+            .map_err(|e| files::open_error(dir, &e))?;
+        let writer = Writer {
+            wal,
+            conn,
+            queue: receiver,
+            shared: shared.clone(),
+            tuning,
+            cache: WriterCache::default(),
+            recent_group: 0,
+        };
+        let thread = std::thread::Builder::new()
+            .name("store-writer".into())
+            .spawn(move || writer.run())
+            .map_err(|e| files::open_error(dir, &e))?;
+        Ok(SqliteStore {
+            queue: Some(queue),
+            readers: Arc::new(readers),
+            shared,
+            writer: thread.thread().clone(),
+            thread: Mutex::new(Some(thread)),
+            is_closed: tokio::sync::Mutex::new(false),
+            lock: Mutex::new(Some(lock)),
+            queue_bytes,
+            sweep_limit,
+            cutoff: tokio::sync::Mutex::default(),
+        })
+    }
+
+    /// Sets how much of the disk backlogs may use.
+    pub fn set_shares(&self, shares: Shares) {
+        self.shared.set_shares(shares);
+    }
+
+    /// Sets the metrics that count commits. Only the first call has an effect.
+    pub fn set_metrics(&self, metrics: Arc<Metrics>) {
+        self.shared.set_metrics(metrics);
+    }
+
+    /// Queues an accept. Never waits for capacity: `Busy` must reach the sender, so that it slows down.
+    pub(super) fn enqueue_accept(&self, events: Vec<NewEvent>, now: Millis, reply: AcceptCallback) {
+        let (permit, rows, bytes) = match self.reserve(events) {
+            Ok(reserved) => reserved,
+            Err(error) => return reply(Vec::new(), Err(error)),
+        };
+        permit.send(Operation::Accept { rows, bytes, now, reply });
+        self.writer.unpark();
+    }
+
+    /// Converts the events to rows and reserves a slot of the queue and their bytes.
+    fn reserve(
+        &self,
+        events: Vec<NewEvent>,
+    ) -> Result<(mpsc::Permit<'_, Operation>, Vec<EventRow>, usize), StoreError> {
+        if events.iter().any(|new| new.deliveries.len() > sequence::MAX_DELIVERIES) {
+            let why = format!("an event matches more than {} hooks", sequence::MAX_DELIVERIES);
+            return Err(StoreError::Refused(why));
         }
-        .boxed()
-    }
-
-    fn accept_then(&self, events: Vec<NewEvent>, now: Millis, then: Then) {
-        self.enqueue(events, now, then);
-    }
-
-    fn settle(&self, settlement: Settlement) -> BoxFuture<'_, Result<bool, StoreError>> {
-        let settlements = vec![settlement];
-        self.ask(move |answer| Op::Settle { settlements, answer })
-            .map(|settled| settled.map(|woken| woken.first() == Some(&true)))
-            .boxed()
-    }
-
-    fn settle_many(&self, settlements: Vec<Settlement>) -> BoxFuture<'_, Result<Vec<bool>, StoreError>> {
-        self.ask(move |answer| Op::Settle { settlements, answer }).boxed()
-    }
-
-    fn due(
-        &self,
-        hook_uid: &str,
-        now: Millis,
-        has: HashSet<Seq>,
-        most: Most,
-    ) -> BoxFuture<'_, Result<Due, StoreError>> {
-        let uid = hook_uid.to_owned();
-        async move { self.read(move |conn| reads::due(conn, &uid, now, &has, most)).await }.boxed()
-    }
-
-    fn next_due(&self, hook_uid: &str, after: Millis) -> BoxFuture<'_, Result<Option<Millis>, StoreError>> {
-        let uid = hook_uid.to_owned();
-        async move { self.read(move |conn| reads::next_due(conn, &uid, after)).await }.boxed()
-    }
-
-    fn backlog(&self) -> BoxFuture<'_, Result<Vec<Backlog>, StoreError>> {
-        self.read(reads::backlog).boxed()
-    }
-
-    fn delivery(&self, namespace: &str, id: Uuid) -> BoxFuture<'_, Result<Option<Record>, StoreError>> {
-        let namespace = namespace.to_owned();
-        async move { self.read(move |conn| history::delivery(conn, &namespace, id)).await }.boxed()
-    }
-
-    fn event_of(&self, namespace: &str, id: Uuid) -> BoxFuture<'_, Result<Option<Arc<Event>>, StoreError>> {
-        let namespace = namespace.to_owned();
-        async move { self.read(move |conn| history::event_of(conn, &namespace, id)).await }.boxed()
-    }
-
-    fn list(
-        &self,
-        filter: Filter,
-        before: Option<Seq>,
-        limit: usize,
-    ) -> BoxFuture<'_, Result<Vec<Record>, StoreError>> {
-        self.read(move |conn| history::list(conn, &filter, before, limit)).boxed()
-    }
-
-    fn explain(
-        &self,
-        namespace: &str,
-        event_id: &str,
-    ) -> BoxFuture<'_, Result<Option<Explained>, StoreError>> {
-        let (namespace, id) = (namespace.to_owned(), event_id.to_owned());
-        self.read(move |conn| history::explain(conn, &namespace, &id)).boxed()
-    }
-
-    fn replay(
-        &self,
-        namespace: &str,
-        id: Uuid,
-        now: Millis,
-    ) -> BoxFuture<'_, Result<Option<HookId>, StoreError>> {
-        let namespace = namespace.to_owned();
-        self.write(move |conn, memory| ops::replay(conn, memory, &namespace, id, now)).boxed()
-    }
-
-    fn cancel(
-        &self,
-        namespace: &str,
-        id: Uuid,
-        now: Millis,
-    ) -> BoxFuture<'_, Result<Option<HookId>, StoreError>> {
-        let namespace = namespace.to_owned();
-        self.write(move |conn, memory| ops::cancel(conn, memory, &namespace, id, now)).boxed()
-    }
-
-    fn start_replay(
-        &self,
-        filter: Filter,
-        rate: u32,
-        now: Millis,
-    ) -> BoxFuture<'_, Result<Replay, StoreError>> {
-        async move {
-            let refused = |why: &str| Err(StoreError::Refused(why.into()));
-            if rate == 0 {
-                return refused("a replay at a rate of 0 would never end");
-            }
-            if filter.state == Some(State::Pending) {
-                return refused("what is pending is sent anyway");
-            }
-            let text = serde_json::to_string(&filter).map_err(|e| StoreError::Refused(e.to_string()))?;
-            let id = Uuid::now_v7();
-            self.write(move |conn, _| replays::start(conn, id, (&filter, &text), rate, now)).await
+        let rows = events.into_iter().map(EventRow::new).collect::<Result<Vec<_>, _>>();
+        let rows = rows.map_err(|e| StoreError::Refused(e.to_string()))?;
+        let queue = self.queue()?;
+        let bytes = rows.iter().map(EventRow::bytes).sum();
+        let Ok(permit) = queue.try_reserve() else {
+            return Err(if queue.is_closed() { self.writer_ended() } else { StoreError::Busy });
+        };
+        if !self.shared.reserve_bytes(bytes, self.queue_bytes) {
+            return Err(StoreError::Busy);
         }
-        .boxed()
+        Ok((permit, rows, bytes))
     }
 
-    fn step_replays(&self, now: Millis) -> BoxFuture<'_, Result<Vec<HookId>, StoreError>> {
-        async move {
-            if !self.reads.run(replays::any).await? {
-                return Ok(Vec::new());
-            }
-            let most = self.chunk.rows;
-            let (steps, old) = self.read(move |conn| replays::plan(conn, now, most)).await?;
-            if steps.is_empty() && !old {
-                return Ok(Vec::new());
-            }
-            self.write(move |conn, memory| replays::step(conn, memory, &steps, now)).await
-        }
-        .boxed()
-    }
-
-    fn replay_progress(
+    /// Runs a rare write on the writer's thread, after all deliveries were materialized.
+    pub(super) async fn write<T: Send + 'static>(
         &self,
-        namespace: &str,
-        id: Uuid,
-    ) -> BoxFuture<'_, Result<Option<Replay>, StoreError>> {
-        let namespace = namespace.to_owned();
-        self.reads.run(move |conn| history::replay_progress(conn, &namespace, id)).boxed()
+        run: impl Fn(&Connection, &mut WriterCache) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.materialize_all().await?;
+        self.write_unmaterialized(move |conn, cache| {
+            materialize::materialize_all(conn, cache)?;
+            run(conn, cache)
+        })
+        .await
     }
 
-    fn set_held(&self, hook: &HookId, held: bool, now: Millis) -> BoxFuture<'_, Result<(), StoreError>> {
-        let hook = hook.clone();
-        self.write(move |conn, memory| ops::set_held(conn, memory, &hook, held, now)).boxed()
+    /// Runs a write that reads no pending delivery. Materializes nothing, so it succeeds on a full disk.
+    pub(super) async fn write_unmaterialized<T: Send + 'static>(
+        &self,
+        run: impl Fn(&Connection, &mut WriterCache) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.enqueue(|reply| Operation::Other(Box::new(ClosureWrite { run, result: None, reply }))).await
     }
 
-    fn held(&self) -> BoxFuture<'_, Result<Vec<HookId>, StoreError>> {
-        self.reads.run(reads::held_hooks).boxed()
+    /// Runs a read of deliveries, after they were materialized.
+    ///
+    /// If the writer cannot materialize them in time, because the disk is full or slow, the read runs anyway: users see the
+    /// rows that exist, and the dispatcher's reads use the notes.
+    pub(super) async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        match tokio::time::timeout(MATERIALIZE_TIMEOUT, self.materialize_all()).await {
+            Ok(Ok(()) | Err(StoreError::Full | StoreError::Busy)) | Err(_) => self.readers.run(read).await,
+            Ok(Err(error)) => Err(error),
+        }
     }
 
-    fn decide_again(&self, uid: &str, now: Millis) -> BoxFuture<'_, Result<bool, StoreError>> {
-        let uid: Arc<str> = uid.into();
-        self.write(move |conn, memory| ops::decide_again(conn, memory, &uid, now)).boxed()
-    }
-
-    fn take_up(&self, from: &HookId, to: &HookId, now: Millis) -> BoxFuture<'_, Result<bool, StoreError>> {
-        let (from, to, rows) = (from.clone(), to.clone(), retention::limit(self.chunk.rows));
-        self.write(move |conn, memory| ops::take_up(conn, memory, (&from, &to), now, rows)).boxed()
-    }
-
-    fn promote(&self, now: Millis) -> BoxFuture<'_, Result<Vec<HookId>, StoreError>> {
-        let rows = self.chunk.rows;
-        self.write_as_it_is(move |conn, memory| gates::promote(conn, memory, now, rows)).boxed()
-    }
-
-    fn next_promotion(&self) -> BoxFuture<'_, Result<Option<Millis>, StoreError>> {
-        self.reads.run(reads::next_promotion).boxed()
-    }
-
-    fn sweep(&self, retention: Retention, now: Millis) -> BoxFuture<'_, Result<bool, StoreError>> {
-        async move {
-            // Held until the end: two sweeps at a time would only be in each other's way.
-            let mut round = self.cut.lock().await;
-            let cut = match round.take() {
-                Some(cut) => cut,
-                None => self.reads.run(move |conn| retention::cut(conn, retention)).await?,
+    /// Has the writer materialize the deliveries that were accepted before the call.
+    async fn materialize_all(&self) -> Result<(), StoreError> {
+        let mut target = None;
+        while !self.shared.is_all_materialized() {
+            let batch = move |conn: &Connection, cache: &mut WriterCache| {
+                materialize::materialize_batch(conn, cache, target)
             };
-            let chunk = self.chunk;
-            let more = self
-                .write_as_it_is(move |conn, memory| {
-                    retention::sweep(conn, memory, retention, cut, now, chunk)
-                })
-                .await?;
-            *round = more.then_some(cut);
-            Ok(more)
-        }
-        .boxed()
-    }
-
-    fn stats(&self) -> BoxFuture<'_, Result<Stats, StoreError>> {
-        self.read(reads::stats).boxed()
-    }
-
-    fn hook_stats(&self, uid: &str) -> BoxFuture<'_, Result<Stats, StoreError>> {
-        let uid = uid.to_owned();
-        async move { self.read(move |conn| reads::hook_stats(conn, &uid)).await }.boxed()
-    }
-
-    fn belongs_to(&self, installation: &str, adopted: bool) -> BoxFuture<'_, Result<(), StoreError>> {
-        let own = installation.to_owned();
-        async move {
-            let told = own.clone();
-            let found = self.write_as_it_is(move |conn, _| schema::belongs_to(conn, &told, adopted)).await?;
-            found.map_or(Ok(()), |found| Err(StoreError::Foreign { found, own }))
-        }
-        .boxed()
-    }
-
-    fn namespaces(&self) -> BoxFuture<'_, Result<Vec<String>, StoreError>> {
-        self.reads.run(places::names).boxed()
-    }
-
-    fn namespace_is(&self, name: &str, uid: Option<&str>) -> BoxFuture<'_, Result<bool, StoreError>> {
-        let (name, uid) = (name.to_owned(), uid.map(ToOwned::to_owned));
-        self.write(move |conn, memory| places::is(conn, memory, &name, uid.as_deref())).boxed()
-    }
-
-    fn failed(&self) -> BoxFuture<'static, StoreError> {
-        let mut watch = self.shared.watch();
-        async move {
-            if let Ok(failed) = watch.wait_for(Option::is_some).await
-                && let Some(failure) = failed.as_ref()
-            {
-                return failure.clone();
+            let (event, has_more) = self.write_unmaterialized(batch).await?;
+            if !has_more {
+                break;
             }
-            // Closed without a failure: there will be none.
-            futures::future::pending().await
+            target = Some(event);
         }
-        .boxed()
+        Ok(())
     }
 
-    fn close(&self) -> BoxFuture<'_, ()> {
-        async move {
-            // Whoever closes second returns when the first one has.
-            let mut closed = self.closed.lock().await;
-            if *closed {
-                return;
-            }
-            self.shared.closing();
-            // Before the writer: its last checkpoint copies all that no reader holds.
-            self.reads.close().await;
-            if let Some(queue) = &self.queue {
-                drop(queue.send(Op::Stop).await);
-            }
-            let thread = self.thread.lock().take();
-            if let Some(thread) = thread {
-                drop(tokio::task::spawn_blocking(move || thread.join()).await);
-            }
-            // Only now may another process come.
-            drop(self.lock.lock().take());
-            *closed = true;
+    /// Queues an operation, waits for capacity if the queue is full, and returns the result.
+    pub(super) async fn enqueue<T>(
+        &self,
+        operation: impl FnOnce(ReplySender<T>) -> Operation,
+    ) -> Result<T, StoreError> {
+        let (reply, result) = oneshot::channel();
+        self.queue()?.send(operation(reply)).await.map_err(|_| self.writer_ended())?;
+        result.await.unwrap_or_else(|_| Err(self.writer_ended()))
+    }
+
+    fn queue(&self) -> Result<&mpsc::Sender<Operation>, StoreError> {
+        self.shared.check_usable()?;
+        self.queue.as_ref().ok_or(StoreError::Closed)
+    }
+
+    /// Returns the error for an ended writer. If it was not closed, it panicked: that fails the store, because its callers
+    /// must not go on.
+    fn writer_ended(&self) -> StoreError {
+        match self.shared.check_usable() {
+            Err(e) => e,
+            Ok(()) => self.shared.fail("the writer's thread ended".into()),
         }
-        .boxed()
+    }
+
+    /// Commits the queued operations and closes the database. A concurrent second call returns after the first.
+    pub(super) async fn shut_down(&self) {
+        let mut closed = self.is_closed.lock().await;
+        if *closed {
+            return;
+        }
+        self.shared.start_closing();
+        // Before the writer ends: its last checkpoint copies only pages that no reader uses.
+        self.readers.close().await;
+        if let Some(queue) = &self.queue {
+            drop(queue.send(Operation::Stop).await);
+        }
+        let thread = self.thread.lock().take();
+        if let Some(thread) = thread {
+            drop(tokio::task::spawn_blocking(move || thread.join()).await);
+        }
+        // Only now may another process open the folder.
+        drop(self.lock.lock().take());
+        *closed = true;
+    }
+}
+
+impl Drop for SqliteStore {
+    fn drop(&mut self) {
+        // The writer ends when its queue has no sender.
+        drop(self.queue.take());
+        if let Some(thread) = self.thread.get_mut().take() {
+            drop(thread.join());
+        }
     }
 }

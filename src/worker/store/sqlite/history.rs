@@ -1,24 +1,25 @@
-//! What is told of deliveries: one, many, and all of an event.
+//! Users' queries of deliveries: one delivery, a list, all deliveries of an event.
 //!
-//! A list merges one walk for each hook and state, each by its index from the newest (or oldest) on, so that a page costs
-//! what it shows and not what is kept. Times are turned into numbers first, for numbers ascend as times do.
+//! A list merges one index walk for each pair of hook and state, so a page costs what it shows and not what is stored.
+//! Times of the filter are converted to sequence numbers first, because both ascend together.
 
 use std::collections::BinaryHeap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
-use super::super::{Attempt, Explained, Filter, Record, Replay, Seq, State};
-use super::numbers;
-use super::places::place;
-use super::reads::{event, hook_id};
+use super::super::{
+    AttemptRecord, DeliveryFilter, DeliveryRecord, DeliverySeq, DeliveryState, EventExplanation, EventSeq,
+};
+use super::namespace_keys;
+use super::rows::{duration, event, hook_id};
 use super::schema::{CANCELLED, CANDIDATE, DEAD, DELIVERED, DROPPED, PENDING, STATES};
+use super::sequence;
 use crate::core::event::Event;
 use crate::core::time::Millis;
 
-/// How far the clock may have gone back without a list by time missing anything.
+/// How far the clock may have been set back without a list by time missing deliveries, in milliseconds.
 const CLOCK_SLACK: i64 = 3_600_000;
 
 const RECORD: &str = "
@@ -26,26 +27,26 @@ SELECT d.seq, d.state, d.reason, e.accepted, d.due, e.id, h.uid, h.namespace, h.
        d.first_at, d.first_micros, d.first_status
 FROM deliveries d CROSS JOIN hooks h ON h.id = d.hook CROSS JOIN events e ON e.seq = d.event";
 
-fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
+fn record(row: &Row<'_>) -> rusqlite::Result<DeliveryRecord> {
     let state = match row.get(1)? {
-        PENDING | CANDIDATE => State::Pending,
-        DELIVERED => State::Delivered,
-        DROPPED => State::Dropped,
-        CANCELLED => State::Cancelled,
-        _ => State::Dead,
+        PENDING | CANDIDATE => DeliveryState::Pending,
+        DELIVERED => DeliveryState::Delivered,
+        DROPPED => DeliveryState::Dropped,
+        CANCELLED => DeliveryState::Cancelled,
+        _ => DeliveryState::Dead,
     };
     let due = Millis(row.get(4)?);
     let first = match row.get(11)? {
-        Some(at) => Some(Attempt {
+        Some(at) => Some(AttemptRecord {
             at: Millis(at),
-            duration: micros(row.get(12)?),
+            duration: duration(row.get(12)?),
             status: row.get(13)?,
             error: None,
             detail: None,
         }),
         None => None,
     };
-    Ok(Record {
+    Ok(DeliveryRecord {
         seq: row.get(0)?,
         id: Uuid::from_bytes(row.get(9)?),
         hook: hook_id(row, 6)?,
@@ -53,28 +54,30 @@ fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
         state,
         reason: row.get(2)?,
         accepted: Millis(row.get(3)?),
-        due: (state == State::Pending).then_some(due),
+        due: (state == DeliveryState::Pending).then_some(due),
         attempts: first.into_iter().collect(),
     })
 }
 
-fn micros(micros: i64) -> Duration {
-    Duration::from_micros(u64::try_from(micros).unwrap_or(0))
-}
-
-pub(super) fn delivery(conn: &Connection, namespace: &str, id: Uuid) -> rusqlite::Result<Option<Record>> {
+pub(super) fn delivery(
+    conn: &Connection,
+    namespace: &str,
+    id: Uuid,
+) -> rusqlite::Result<Option<DeliveryRecord>> {
     // One snapshot for both statements: a sweep in between would show a delivery without its attempts.
     let tx = conn.unchecked_transaction()?;
     let found = tx
         .prepare_cached(&format!("{RECORD} WHERE d.id = ?1 AND h.namespace = ?2"))?
-        .query_row(params![id.as_bytes(), place(&tx, namespace)?], record)
+        .query_row(params![id.as_bytes(), namespace_keys::key(&tx, namespace)?], record)
         .optional()?;
     found.map(|record| with_attempts(&tx, record)).transpose()
 }
 
 pub(super) fn event_of(conn: &Connection, namespace: &str, id: Uuid) -> rusqlite::Result<Option<Arc<Event>>> {
     conn.prepare_cached(EVENT_OF)?
-        .query_row(params![id.as_bytes(), place(conn, namespace)?], |row| event(row).map(Arc::new))
+        .query_row(params![id.as_bytes(), namespace_keys::key(conn, namespace)?], |row| {
+            event(row).map(Arc::new)
+        })
         .optional()
 }
 
@@ -84,37 +87,37 @@ SELECT NULL, NULL, NULL, NULL, NULL, e.id, e.namespace, e.origin, e.source, e.ev
 FROM deliveries d CROSS JOIN hooks h ON h.id = d.hook CROSS JOIN events e ON e.seq = d.event
 WHERE d.id = ?1 AND h.namespace = ?2";
 
-fn with_attempts(conn: &Connection, mut record: Record) -> rusqlite::Result<Record> {
-    let more = conn
+fn with_attempts(conn: &Connection, mut record: DeliveryRecord) -> rusqlite::Result<DeliveryRecord> {
+    let attempts = conn
         .prepare_cached(
             "SELECT at, micros, status, error, detail FROM attempts WHERE delivery = ?1 ORDER BY n",
         )?
         .query_map([record.seq], |row| {
-            Ok(Attempt {
+            Ok(AttemptRecord {
                 at: Millis(row.get(0)?),
-                duration: micros(row.get(1)?),
+                duration: duration(row.get(1)?),
                 status: row.get(2)?,
                 error: row.get(3)?,
                 detail: row.get(4)?,
             })
         })?
         .collect::<rusqlite::Result<Vec<_>>>()?;
-    record.attempts.extend(more);
+    record.attempts.extend(attempts);
     Ok(record)
 }
 
 pub(super) fn list(
     conn: &Connection,
-    filter: &Filter,
-    before: Option<Seq>,
+    filter: &DeliveryFilter,
+    before: Option<DeliverySeq>,
     limit: usize,
-) -> rusqlite::Result<Vec<Record>> {
+) -> rusqlite::Result<Vec<DeliveryRecord>> {
     let tx = conn.unchecked_transaction()?;
     let mut page = Vec::new();
-    let mut walk = Walk::new(&tx, filter, Direction::Older, before)?;
+    let mut walk = DeliveryWalk::new(&tx, filter, Direction::Older, before)?;
     while page.len() < limit {
         let Some(seq) = walk.next(&tx)? else { break };
-        if let Some((record, _)) = matching(&tx, filter, seq)? {
+        if let Some((record, _)) = find_matching(&tx, filter, seq)? {
             page.push(with_attempts(&tx, record)?);
         }
     }
@@ -125,34 +128,34 @@ pub(super) fn explain(
     conn: &Connection,
     namespace: &str,
     event_id: &str,
-) -> rusqlite::Result<Option<Explained>> {
+) -> rusqlite::Result<Option<EventExplanation>> {
     let tx = conn.unchecked_transaction()?;
     let found = tx
         .prepare_cached(EXPLAIN)?
-        .query_row([&*place(&tx, namespace)?, event_id], |row| {
-            Ok((row.get::<_, Seq>(0)?, row.get(4)?, event(row)?))
+        .query_row([&*namespace_keys::key(&tx, namespace)?, event_id], |row| {
+            Ok((row.get::<_, EventSeq>(0)?, row.get(4)?, event(row)?))
         })
         .optional()?;
     let Some((seq, accepted, event)) = found else { return Ok(None) };
     let deliveries = tx
         .prepare_cached(&format!("{RECORD} WHERE d.seq BETWEEN ?1 AND ?2 ORDER BY d.seq"))?
-        .query_map([numbers::first(seq), numbers::last(seq)], record)?
+        .query_map([sequence::first_delivery(seq), sequence::last_delivery(seq)], record)?
         .collect::<rusqlite::Result<Vec<_>>>()?;
     let deliveries =
         deliveries.into_iter().map(|r| with_attempts(&tx, r)).collect::<rusqlite::Result<Vec<_>>>()?;
-    Ok(Some(Explained { event: Arc::new(event), accepted: Millis(accepted), deliveries }))
+    Ok(Some(EventExplanation { event: Arc::new(event), accepted: Millis(accepted), deliveries }))
 }
 
 pub(super) const EXPLAIN: &str = "
 SELECT e.seq, NULL, NULL, NULL, e.accepted, e.id, e.namespace, e.origin, e.source, e.event, e.time, e.attributes, e.data
 FROM events e INDEXED BY events_id WHERE e.namespace = ?1 AND e.id = ?2 ORDER BY e.seq DESC LIMIT 1";
 
-/// A delivery, where the filter means it, and when it finished.
-pub(super) fn matching(
+/// Returns a delivery if the filter matches it, and when it finished.
+pub(super) fn find_matching(
     conn: &Connection,
-    filter: &Filter,
-    seq: Seq,
-) -> rusqlite::Result<Option<(Record, Option<Millis>)>> {
+    filter: &DeliveryFilter,
+    seq: DeliverySeq,
+) -> rusqlite::Result<Option<(DeliveryRecord, Option<Millis>)>> {
     let found = conn
         .prepare_cached(&format!("{RECORD} WHERE d.seq = ?1"))?
         .query_row([seq], |row| Ok((record(row)?, row.get::<_, Option<i64>>(10)?.map(Millis))))
@@ -173,13 +176,13 @@ pub(super) enum Direction {
     Newer,
 }
 
-/// The numbers of deliveries that a filter may mean, in order.
-pub(super) struct Walk {
+/// The sequence numbers of deliveries that a filter may match, in order.
+pub(super) struct DeliveryWalk {
     direction: Direction,
-    /// The next of each hook and state; a number that is negative where older ones come later.
-    heads: BinaryHeap<(Seq, i64, i64)>,
-    /// Where it ends (outside).
-    end: Seq,
+    /// The next delivery of each (hook, state). Negated when walking to newer ones, because the heap pops its maximum.
+    heads: BinaryHeap<(DeliverySeq, i64, i64)>,
+    /// The exclusive end.
+    end: DeliverySeq,
 }
 
 pub(super) const OLDER: &str = "
@@ -195,29 +198,29 @@ SELECT d.seq FROM events e INDEXED BY events_id
 CROSS JOIN deliveries d ON d.seq BETWEEN e.seq << 20 AND ((e.seq + 1) << 20) - 1
 WHERE e.namespace = ?1 AND e.id = ?2";
 
-impl Walk {
-    /// Begins beyond `from`.
+impl DeliveryWalk {
+    /// Starts after `from` (exclusive), in the walk's direction.
     pub(super) fn new(
         conn: &Connection,
-        filter: &Filter,
+        filter: &DeliveryFilter,
         direction: Direction,
-        from: Option<Seq>,
+        from: Option<DeliverySeq>,
     ) -> rusqlite::Result<Self> {
         let first = first_since(conn, filter.since.map(|at| at.0.saturating_sub(CLOCK_SLACK)))?;
         let last = first_since(conn, filter.until.map(|at| at.0.saturating_add(CLOCK_SLACK)))?;
-        let (first, last) = (first.unwrap_or(0), last.unwrap_or(Seq::MAX));
+        let (first, last) = (first.unwrap_or(0), last.unwrap_or(DeliverySeq::MAX));
         let (from, end) = match direction {
-            Direction::Older => (from.unwrap_or(Seq::MAX).min(last), first.saturating_sub(1)),
+            Direction::Older => (from.unwrap_or(DeliverySeq::MAX).min(last), first.saturating_sub(1)),
             Direction::Newer => (from.unwrap_or(0).max(first.saturating_sub(1)), last),
         };
-        let mut walk = Walk { direction, heads: BinaryHeap::new(), end };
+        let mut walk = DeliveryWalk { direction, heads: BinaryHeap::new(), end };
         if let Some(id) = &filter.event {
             let found = conn
                 .prepare_cached(OF_EVENT)?
-                .query_map([&place(conn, &filter.namespace)?, id], |row| row.get(0))?
-                .collect::<rusqlite::Result<Vec<Seq>>>()?;
+                .query_map([&namespace_keys::key(conn, &filter.namespace)?, id], |row| row.get(0))?
+                .collect::<rusqlite::Result<Vec<DeliverySeq>>>()?;
             for seq in found {
-                if walk.before(from, seq) {
+                if walk.is_before(from, seq) {
                     walk.push(seq, 0, -1);
                 }
             }
@@ -225,35 +228,41 @@ impl Walk {
         }
         let hooks = conn
             .prepare_cached("SELECT id FROM hooks WHERE namespace = ?1 AND (?2 IS NULL OR name = ?2)")?
-            .query_map(params![place(conn, &filter.namespace)?, filter.hook], |row| row.get(0))?
+            .query_map(params![namespace_keys::key(conn, &filter.namespace)?, filter.hook], |row| row.get(0))?
             .collect::<rusqlite::Result<Vec<i64>>>()?;
         let states: &[i64] = match filter.state {
             None => &STATES,
-            Some(State::Pending) => &[PENDING, CANDIDATE],
-            Some(State::Delivered) => &[DELIVERED],
-            Some(State::Dead) => &[DEAD],
-            Some(State::Dropped) => &[DROPPED],
-            Some(State::Cancelled) => &[CANCELLED],
+            Some(DeliveryState::Pending) => &[PENDING, CANDIDATE],
+            Some(DeliveryState::Delivered) => &[DELIVERED],
+            Some(DeliveryState::Dead) => &[DEAD],
+            Some(DeliveryState::Dropped) => &[DROPPED],
+            Some(DeliveryState::Cancelled) => &[CANCELLED],
         };
         for hook in hooks {
             for state in states {
-                walk.step(conn, hook, *state, from)?;
+                walk.push_next(conn, hook, *state, from)?;
             }
         }
         Ok(walk)
     }
 
-    pub(super) fn next(&mut self, conn: &Connection) -> rusqlite::Result<Option<Seq>> {
+    pub(super) fn next(&mut self, conn: &Connection) -> rusqlite::Result<Option<DeliverySeq>> {
         let Some((head, hook, state)) = self.heads.pop() else { return Ok(None) };
         let seq = head.abs();
-        // One of an event's deliveries has no walk behind it.
+        // Deliveries found by their event are all in the heap already.
         if state >= 0 {
-            self.step(conn, hook, state, seq)?;
+            self.push_next(conn, hook, state, seq)?;
         }
         Ok(Some(seq))
     }
 
-    fn step(&mut self, conn: &Connection, hook: i64, state: i64, from: Seq) -> rusqlite::Result<()> {
+    fn push_next(
+        &mut self,
+        conn: &Connection,
+        hook: i64,
+        state: i64,
+        from: DeliverySeq,
+    ) -> rusqlite::Result<()> {
         let sql = if self.direction == Direction::Older { OLDER } else { NEWER };
         let next =
             conn.prepare_cached(sql)?.query_row(params![hook, state, from], |row| row.get(0)).optional()?;
@@ -263,29 +272,30 @@ impl Walk {
         Ok(())
     }
 
-    fn push(&mut self, seq: Seq, hook: i64, state: i64) {
-        if self.before(seq, self.end) {
+    fn push(&mut self, seq: DeliverySeq, hook: i64, state: i64) {
+        if self.is_before(seq, self.end) {
             self.heads.push((if self.direction == Direction::Older { seq } else { -seq }, hook, state));
         }
     }
 
-    /// True where one comes before the other.
-    fn before(&self, one: Seq, other: Seq) -> bool {
+    /// True if the walk reaches `one` before `other`.
+    fn is_before(&self, one: DeliverySeq, other: DeliverySeq) -> bool {
         if self.direction == Direction::Older { one > other } else { one < other }
     }
 }
 
-/// The first delivery of an event that was accepted then or later; none where there is none, or where no time is given.
-/// Halves the numbers of the events, which ascend with the time.
-fn first_since(conn: &Connection, at: Option<i64>) -> rusqlite::Result<Option<Seq>> {
+/// Returns the first possible delivery of an event that was accepted at `at` or later. None: no time was given.
+///
+/// Bisects the events' sequence numbers, which ascend with the time of acceptance.
+fn first_since(conn: &Connection, at: Option<i64>) -> rusqlite::Result<Option<DeliverySeq>> {
     let Some(at) = at else { return Ok(None) };
-    let end: Seq = conn
+    let end: EventSeq = conn
         .prepare_cached("SELECT coalesce(max(seq), 0) + 1 FROM events")?
         .query_row([], |row| row.get(0))?;
     let (mut low, mut high) = (0, end);
     while low < high {
         let middle = low + (high - low) / 2;
-        let found: Option<(Seq, i64)> = conn
+        let found: Option<(EventSeq, i64)> = conn
             .prepare_cached("SELECT seq, accepted FROM events WHERE seq >= ?1 ORDER BY seq LIMIT 1")?
             .query_row([middle], |row| Ok((row.get(0)?, row.get(1)?)))
             .optional()?;
@@ -294,25 +304,5 @@ fn first_since(conn: &Connection, at: Option<i64>) -> rusqlite::Result<Option<Se
             _ => high = middle,
         }
     }
-    Ok(Some(numbers::first(low)))
-}
-
-pub(super) fn replay_progress(
-    conn: &Connection,
-    namespace: &str,
-    id: Uuid,
-) -> rusqlite::Result<Option<Replay>> {
-    conn.prepare_cached(
-        "SELECT filter, rate, replayed, done_at FROM replays WHERE id = ?1 AND namespace = ?2",
-    )?
-    .query_row(params![id.as_bytes(), place(conn, namespace)?], |row| {
-        Ok(Replay {
-            id,
-            filter: super::replays::filter(row, 0)?,
-            rate: row.get(1)?,
-            replayed: u64::try_from(row.get::<_, i64>(2)?).unwrap_or(0),
-            done: row.get::<_, Option<i64>>(3)?.is_some(),
-        })
-    })
-    .optional()
+    Ok(Some(sequence::first_delivery(low)))
 }

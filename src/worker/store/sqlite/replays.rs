@@ -1,39 +1,48 @@
-//! Replays of many: what is next is found on a reader's connection, and raised by the writer a chunk at a time.
+//! Replays of many deliveries. A reader plans the next steps; the writer executes them in bounded chunks.
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use uuid::Uuid;
 
-use super::super::{Filter, HookId, Replay, Seq};
-use super::history::{self, Direction, Walk};
-use super::memory::Memory;
-use super::ops;
-use super::places::place;
+use super::super::{DeliveryFilter, DeliverySeq, HookId, ReplayJob};
+use super::cache::WriterCache;
+use super::history::{self, DeliveryWalk, Direction};
+use super::namespace_keys;
+use super::rows::filter;
+use super::transitions;
 use crate::core::time::Millis;
 
-/// Deliveries that one step looks at: a filter may pass over most of them.
-const LOOKS: usize = 5000;
-/// A replay that is done is told of for so long.
-const KEPT: i64 = 24 * 3_600_000;
+/// The most deliveries that one step examines, because a filter may reject most of them.
+const MAX_EXAMINED: usize = 5000;
+/// How long a finished replay stays visible, in milliseconds.
+const EXPIRY: i64 = 24 * 3_600_000;
 
-/// What one step of a replay does.
-pub(super) struct Step {
+/// The next step of one replay.
+pub(super) struct ReplayStep {
     id: Uuid,
-    from: Seq,
-    to: Seq,
+    /// The last delivery that earlier steps examined.
+    from: DeliverySeq,
+    /// The last delivery that this step examined.
+    to: DeliverySeq,
+    /// The time up to which the rate is used.
     stepped: i64,
     started: i64,
     done: bool,
-    deliveries: Vec<Seq>,
+    /// The deliveries to replay.
+    deliveries: Vec<DeliverySeq>,
 }
 
-/// True where there is any: most of the time there is none, and then nothing need be looked at.
+/// True if there is any replay. Usually there is none, and the planning can be skipped.
 pub(super) fn any(conn: &Connection) -> rusqlite::Result<bool> {
     conn.prepare_cached("SELECT EXISTS (SELECT 1 FROM replays)")?.query_row([], |row| row.get(0))
 }
 
-/// The steps to make now, and whether a replay that is done can be forgotten.
-pub(super) fn plan(conn: &Connection, now: Millis, most: usize) -> rusqlite::Result<(Vec<Step>, bool)> {
-    type Found = ([u8; 16], Filter, i64, i64, i64, Seq, Seq);
+/// Plans the next step of each replay. The flag is true if a finished replay has expired.
+pub(super) fn plan(
+    conn: &Connection,
+    now: Millis,
+    limit: usize,
+) -> rusqlite::Result<(Vec<ReplayStep>, bool)> {
+    type ReplayRow = ([u8; 16], DeliveryFilter, i64, i64, i64, DeliverySeq, DeliverySeq);
     let tx = conn.unchecked_transaction()?;
     let found = tx
         .prepare_cached(
@@ -42,16 +51,17 @@ pub(super) fn plan(conn: &Connection, now: Millis, most: usize) -> rusqlite::Res
         .query_map([], |row| {
             Ok((row.get(0)?, filter(row, 1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?))
         })?
-        .collect::<rusqlite::Result<Vec<Found>>>()?;
+        .collect::<rusqlite::Result<Vec<ReplayRow>>>()?;
     let mut steps = Vec::new();
     for (id, filter, rate, started, stepped, from, top) in found {
-        // A second's worth at most, also after a stop; and a clock that went back must not stop it for that long.
+        // At most one second's worth, also after downtime. The upper bound keeps a clock that was set back from stopping
+        // the replay.
         let stepped = stepped.clamp(now.0.saturating_sub(1000), now.0);
-        let allowed = usize::try_from(rate.saturating_mul(now.0 - stepped) / 1000).unwrap_or(0).min(most);
+        let allowed = usize::try_from(rate.saturating_mul(now.0 - stepped) / 1000).unwrap_or(0).min(limit);
         if allowed == 0 {
             continue;
         }
-        let mut step = Step {
+        let mut step = ReplayStep {
             id: Uuid::from_bytes(id),
             from,
             to: from,
@@ -60,8 +70,8 @@ pub(super) fn plan(conn: &Connection, now: Millis, most: usize) -> rusqlite::Res
             done: false,
             deliveries: Vec::new(),
         };
-        let mut walk = Walk::new(&tx, &filter, Direction::Newer, Some(from))?;
-        for _ in 0..LOOKS {
+        let mut walk = DeliveryWalk::new(&tx, &filter, Direction::Newer, Some(from))?;
+        for _ in 0..MAX_EXAMINED {
             if step.deliveries.len() >= allowed {
                 break;
             }
@@ -70,7 +80,7 @@ pub(super) fn plan(conn: &Connection, now: Millis, most: usize) -> rusqlite::Res
                 break;
             };
             step.to = seq;
-            let found = history::matching(&tx, &filter, seq)?;
+            let found = history::find_matching(&tx, &filter, seq)?;
             if found.and_then(|(_, finished)| finished).is_some_and(|at| at.0 <= started) {
                 step.deliveries.push(seq);
             }
@@ -80,29 +90,29 @@ pub(super) fn plan(conn: &Connection, now: Millis, most: usize) -> rusqlite::Res
         step.stepped = stepped.saturating_add(used);
         steps.push(step);
     }
-    let old = tx
+    let has_expired = tx
         .prepare_cached("SELECT EXISTS (SELECT 1 FROM replays WHERE done_at <= ?1)")?
-        .query_row([now.0.saturating_sub(KEPT)], |row| row.get(0))?;
-    Ok((steps, old))
+        .query_row([now.0.saturating_sub(EXPIRY)], |row| row.get(0))?;
+    Ok((steps, has_expired))
 }
 
-/// Makes the steps; the hooks that got something due.
-pub(super) fn step(
+/// Executes the steps and returns the hooks with newly due deliveries.
+pub(super) fn execute(
     conn: &Connection,
-    memory: &mut Memory,
-    steps: &[Step],
+    cache: &mut WriterCache,
+    steps: &[ReplayStep],
     now: Millis,
 ) -> rusqlite::Result<Vec<HookId>> {
     let mut hooks: Vec<HookId> = Vec::new();
     for step in steps {
         let done = step.done.then_some(now.0);
-        // Where another made the same step in between, nothing is left to do.
-        let ours = conn
+        // No row: another call executed the same step since it was planned.
+        let updated = conn
             .prepare_cached(
                 "UPDATE replays SET at = ?3, stepped = ?4, done_at = ?5 WHERE id = ?1 AND at = ?2 AND done_at IS NULL",
             )?
             .execute(params![step.id.as_bytes(), step.from, step.to, step.stepped, done])?;
-        if ours == 0 {
+        if updated == 0 {
             continue;
         }
         let mut replayed = 0_i64;
@@ -112,36 +122,56 @@ pub(super) fn step(
                 .query_row(params![delivery, step.started], |row| row.get(0))
                 .optional()?;
             let Some(hook) = hook else { continue };
-            if ops::raise(conn, memory, *delivery, true, now)? {
+            if transitions::make_pending(conn, cache, *delivery, true, now)? {
                 replayed += 1;
-                hooks.push(memory.hook(conn, hook)?.id.clone());
+                hooks.push(cache.hook(conn, hook)?.id.clone());
             }
         }
         conn.prepare_cached("UPDATE replays SET replayed = replayed + ?2 WHERE id = ?1")?
             .execute(params![step.id.as_bytes(), replayed])?;
     }
-    conn.prepare_cached("DELETE FROM replays WHERE done_at <= ?1")?.execute([now.0.saturating_sub(KEPT)])?;
+    conn.prepare_cached("DELETE FROM replays WHERE done_at <= ?1")?
+        .execute([now.0.saturating_sub(EXPIRY)])?;
     hooks.sort();
     hooks.dedup();
     Ok(hooks)
 }
 
+/// Inserts a new replay.
 pub(super) fn start(
     conn: &Connection,
     id: Uuid,
-    (filter, text): (&Filter, &str),
+    (filter, text): (&DeliveryFilter, &str),
     rate: u32,
     now: Millis,
-) -> rusqlite::Result<Replay> {
+) -> rusqlite::Result<ReplayJob> {
     conn.prepare_cached(
         "INSERT INTO replays (id, namespace, filter, rate, started, stepped, at, top, replayed)
          VALUES (?1, ?2, ?3, ?4, ?5, ?5, 0, (SELECT coalesce(max(seq), 0) FROM deliveries), 0)",
     )?
-    .execute(params![id.as_bytes(), place(conn, &filter.namespace)?, text, rate, now.0])?;
-    Ok(Replay { id, filter: filter.clone(), rate, replayed: 0, done: false })
+    .execute(params![
+        id.as_bytes(),
+        namespace_keys::key(conn, &filter.namespace)?,
+        text,
+        rate,
+        now.0
+    ])?;
+    Ok(ReplayJob { id, filter: filter.clone(), rate, replayed: 0, done: false })
 }
 
-pub(super) fn filter(row: &Row<'_>, at: usize) -> rusqlite::Result<Filter> {
-    let text: String = row.get(at)?;
-    serde_json::from_str(&text).map_err(|e| super::reads::unreadable(at, e))
+/// Returns a replay with its progress.
+pub(super) fn progress(conn: &Connection, namespace: &str, id: Uuid) -> rusqlite::Result<Option<ReplayJob>> {
+    conn.prepare_cached(
+        "SELECT filter, rate, replayed, done_at FROM replays WHERE id = ?1 AND namespace = ?2",
+    )?
+    .query_row(params![id.as_bytes(), namespace_keys::key(conn, namespace)?], |row| {
+        Ok(ReplayJob {
+            id,
+            filter: filter(row, 0)?,
+            rate: row.get(1)?,
+            replayed: u64::try_from(row.get::<_, i64>(2)?).unwrap_or(0),
+            done: row.get::<_, Option<i64>>(3)?.is_some(),
+        })
+    })
+    .optional()
 }

@@ -1,49 +1,49 @@
-//! What is finished, let go: by age, and by bytes.
+//! Retention: removes finished deliveries and their events, by age and by bytes.
 //!
-//! Age is asked of the tables' own indexes. Bytes are not counted as they come, which would cost every accept and every
-//! outcome: once a round, on a reader's connection, what is kept is walked from the newest on until it is too much, and
-//! what ended at that time or earlier goes. Nothing is walked while the whole database is smaller than what may be kept.
-//! Nothing needs room: a sweep must succeed on a full disk, so it files nothing (see `filing`).
+//! Age uses the tables' indexes. Bytes are not counted at each write, which would slow down every accept and every
+//! settlement. Instead, once a round, a reader walks the stored rows from the newest on until the limit is exceeded. That
+//! row's time is the cutoff: older rows go. The walk is skipped while the whole database is smaller than the limits.
+//! A sweep needs no space, because it must succeed on a full disk. So it materializes nothing (see `materialize`).
 
 use std::time::Duration;
 
 use rusqlite::{Connection, Rows, params};
 
-use super::super::{Retention, Seq};
-use super::accept::EVENT_BYTES;
-use super::filing;
+use super::super::{DeliverySeq, EventSeq, Retention};
+use super::cache::WriterCache;
 use super::gates;
-use super::memory::Memory;
-use super::numbers;
-use super::places;
+use super::materialize;
+use super::namespaces;
+use super::rows::{EVENT_BYTES, limit};
 use super::schema::{CANCELLED, DEAD, DELIVERED, DROPPED};
+use super::sequence;
 use crate::core::time::Millis;
 
-/// What ended then or earlier is more than may be kept.
+/// Rows that finished at or before these times exceed the byte limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Cut {
+pub(super) struct Cutoff {
     history: i64,
     dead: i64,
 }
 
-impl Cut {
-    const NONE: Cut = Cut { history: i64::MIN, dead: i64::MIN };
+impl Cutoff {
+    const NONE: Cutoff = Cutoff { history: i64::MIN, dead: i64::MIN };
 }
 
-/// Rows from the newest on: when each ended, and its bytes.
-struct Newest<'s> {
+/// Rows from the newest on: the time when each finished, and its bytes.
+struct NewestFirst<'s> {
     rows: Rows<'s>,
     head: Option<(i64, i64)>,
 }
 
-impl<'s> Newest<'s> {
+impl<'s> NewestFirst<'s> {
     fn new(rows: Rows<'s>) -> rusqlite::Result<Self> {
-        let mut newest = Newest { rows, head: None };
-        newest.step()?;
+        let mut newest = NewestFirst { rows, head: None };
+        newest.advance()?;
         Ok(newest)
     }
 
-    fn step(&mut self) -> rusqlite::Result<()> {
+    fn advance(&mut self) -> rusqlite::Result<()> {
         self.head = match self.rows.next()? {
             Some(row) => Some((row.get(0)?, row.get(1)?)),
             None => None,
@@ -52,7 +52,7 @@ impl<'s> Newest<'s> {
     }
 }
 
-pub(super) const ENDED: &str = "
+pub(super) const FINISHED: &str = "
 SELECT finished_at, abs(size) FROM deliveries INDEXED BY deliveries_finished
 WHERE finished_at IS NOT NULL AND state = ?1 ORDER BY finished_at DESC";
 
@@ -60,142 +60,142 @@ pub(super) const LOOSE: &str = "
 SELECT l.accepted, octet_length(e.data) + ?1 FROM loose l INDEXED BY loose_full CROSS JOIN events e ON e.seq = l.event
 WHERE l.bare = 0 ORDER BY l.accepted DESC";
 
-/// Finds what is too much. Reads everything that is kept, at worst.
-pub(super) fn cut(conn: &Connection, retention: Retention) -> rusqlite::Result<Cut> {
+/// Finds the cutoff. In the worst case it walks all stored rows.
+pub(super) fn cutoff(conn: &Connection, retention: Retention) -> rusqlite::Result<Cutoff> {
     let tx = conn.unchecked_transaction()?;
     let pragma = |name| tx.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let all = pragma("page_count")?.saturating_mul(pragma("page_size")?);
     if u64::try_from(all).unwrap_or(0) <= retention.history_bytes.min(retention.dead_letter_bytes) {
-        return Ok(Cut::NONE);
+        return Ok(Cutoff::NONE);
     }
-    let (mut delivered, mut dropped) = (tx.prepare(ENDED)?, tx.prepare(ENDED)?);
-    let (mut cancelled, mut dead) = (tx.prepare(ENDED)?, tx.prepare(ENDED)?);
+    let (mut delivered, mut dropped) = (tx.prepare(FINISHED)?, tx.prepare(FINISHED)?);
+    let (mut cancelled, mut dead) = (tx.prepare(FINISHED)?, tx.prepare(FINISHED)?);
     let mut loose = tx.prepare(LOOSE)?;
     let mut history = [
-        Newest::new(delivered.query([DELIVERED])?)?,
-        Newest::new(dropped.query([DROPPED])?)?,
-        Newest::new(cancelled.query([CANCELLED])?)?,
-        Newest::new(loose.query([i64::try_from(EVENT_BYTES).unwrap_or(0)])?)?,
+        NewestFirst::new(delivered.query([DELIVERED])?)?,
+        NewestFirst::new(dropped.query([DROPPED])?)?,
+        NewestFirst::new(cancelled.query([CANCELLED])?)?,
+        NewestFirst::new(loose.query([i64::try_from(EVENT_BYTES).unwrap_or(0)])?)?,
     ];
-    Ok(Cut {
-        history: too_much(&mut history, retention.history_bytes)?,
-        dead: too_much(&mut [Newest::new(dead.query([DEAD])?)?], retention.dead_letter_bytes)?,
+    Ok(Cutoff {
+        history: find_cutoff(&mut history, retention.history_bytes)?,
+        dead: find_cutoff(&mut [NewestFirst::new(dead.query([DEAD])?)?], retention.dead_letter_bytes)?,
     })
 }
 
-fn too_much(kept: &mut [Newest<'_>], most: u64) -> rusqlite::Result<i64> {
+/// Returns the time of the newest row at which the total exceeds `limit` bytes.
+fn find_cutoff(walks: &mut [NewestFirst<'_>], limit: u64) -> rusqlite::Result<i64> {
     let mut bytes = 0_u64;
-    while let Some(newest) = kept.iter_mut().filter(|k| k.head.is_some()).max_by_key(|k| k.head) {
+    while let Some(newest) = walks.iter_mut().filter(|walk| walk.head.is_some()).max_by_key(|walk| walk.head)
+    {
         let (at, size) = newest.head.unwrap_or_default();
         bytes = bytes.saturating_add(u64::try_from(size).unwrap_or(0));
-        if bytes > most {
+        if bytes > limit {
             return Ok(at);
         }
-        newest.step()?;
+        newest.advance()?;
     }
     Ok(i64::MIN)
 }
 
-/// How much one sweep may remove: the rows and bytes that the next accept waits for.
+/// The rows and bytes that one sweep may remove. The next accept waits for the sweep.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Chunk {
+pub(super) struct SweepLimit {
     pub(super) rows: usize,
     pub(super) bytes: usize,
 }
 
-/// Removes at most a chunk. True: the chunk was used up, and there may be more.
+/// Removes rows up to the limit. True: the limit was reached, and there may be more.
 pub(super) fn sweep(
     conn: &Connection,
-    memory: &mut Memory,
+    cache: &mut WriterCache,
     retention: Retention,
-    cut: Cut,
+    cutoff: Cutoff,
     now: Millis,
-    chunk: Chunk,
+    sweep_limit: SweepLimit,
 ) -> rusqlite::Result<bool> {
-    let history = before(now, retention.history_age);
-    let dead = before(now, retention.dead_letter_age);
-    let mut left = Left { rows: chunk.rows, bytes: chunk.bytes };
-    let upto = filing::sweepable(conn, memory)?;
-    let ended = places::sweep(conn, memory, limit(left.rows))?;
-    left.take(usize::try_from(ended).unwrap_or(left.rows), 0);
+    let history = age_cutoff(now, retention.history_age);
+    let dead = age_cutoff(now, retention.dead_letter_age);
+    let mut budget = SweepBudget { rows: sweep_limit.rows, bytes: sweep_limit.bytes };
+    let watermark = materialize::advance_watermark(conn, cache)?;
+    let of_namespaces = namespaces::sweep(conn, cache, limit(budget.rows))?;
+    budget.take(usize::try_from(of_namespaces).unwrap_or(budget.rows), 0);
     for state in [DELIVERED, DROPPED, CANCELLED] {
-        sweep_deliveries(conn, memory, state, (history, cut.history), upto, now, &mut left)?;
+        sweep_deliveries(conn, cache, state, (history, cutoff.history), watermark, now, &mut budget)?;
     }
-    sweep_deliveries(conn, memory, DEAD, (dead, cut.dead), upto, now, &mut left)?;
-    sweep_events(conn, history, upto, now, &mut left)?;
-    if cut.history > history {
-        empty_events(conn, cut.history, now, &mut left)?;
+    sweep_deliveries(conn, cache, DEAD, (dead, cutoff.dead), watermark, now, &mut budget)?;
+    sweep_events(conn, history, watermark, now, &mut budget)?;
+    if cutoff.history > history {
+        remove_event_data(conn, cutoff.history, now, &mut budget)?;
     }
-    left.take(gates::sweep(conn, memory, now, limit(left.rows))?, 0);
+    budget.take(gates::sweep(conn, cache, now, limit(budget.rows))?, 0);
     let keys = conn
         .prepare_cached(
             "DELETE FROM dedup WHERE key IN (SELECT key FROM dedup WHERE expires <= ?1 ORDER BY expires LIMIT ?2)",
         )?
-        .execute(params![now.0, limit(left.rows)])?;
-    left.take(keys, 0);
-    // Of what ended there may be more at any time: its parts are removed one after the other.
-    Ok(left.nothing() || ended > 0)
+        .execute(params![now.0, limit(budget.rows)])?;
+    budget.take(keys, 0);
+    // A deleted namespace may have more at any time: its tables are emptied one after the other.
+    Ok(budget.is_used_up() || of_namespaces > 0)
 }
 
-/// What a sweep may still remove.
-struct Left {
+/// The rows and bytes that a sweep may still remove.
+struct SweepBudget {
     rows: usize,
     bytes: usize,
 }
 
-impl Left {
+impl SweepBudget {
     fn take(&mut self, rows: usize, bytes: i64) {
         self.rows = self.rows.saturating_sub(rows);
         self.bytes = self.bytes.saturating_sub(usize::try_from(bytes).unwrap_or(0));
     }
 
-    /// Freeing a row reads every page of it: 500 events of 1 MiB would hold the writer for seconds.
-    fn nothing(&self) -> bool {
+    /// Bytes count too: freeing a row reads all its pages, and 500 events of 1 MiB would block the writer for seconds.
+    fn is_used_up(&self) -> bool {
         self.rows == 0 || self.bytes == 0
     }
 }
 
-fn before(now: Millis, age: Duration) -> i64 {
+/// Returns the latest time that is at least `age` ago.
+fn age_cutoff(now: Millis, age: Duration) -> i64 {
     now.0.saturating_sub(i64::try_from(age.as_millis()).unwrap_or(i64::MAX))
 }
 
-pub(super) fn limit(rows: usize) -> i64 {
-    i64::try_from(rows).unwrap_or(i64::MAX)
-}
-
-/// Removes deliveries that ended by age before one time, or by bytes before another.
+/// Removes deliveries that finished at or before `aged` or `cutoff`, whichever is later.
 fn sweep_deliveries(
     conn: &Connection,
-    memory: &mut Memory,
+    cache: &mut WriterCache,
     state: i64,
-    (aged, cut): (i64, i64),
-    upto: Seq,
+    (aged, cutoff): (i64, i64),
+    watermark: EventSeq,
     now: Millis,
-    left: &mut Left,
+    budget: &mut SweepBudget,
 ) -> rusqlite::Result<()> {
-    type Ripe = (Seq, Seq, i64, i64, i64);
-    let ripe = conn
+    type Expired = (DeliverySeq, EventSeq, i64, i64, i64);
+    let expired = conn
         .prepare_cached(
             "SELECT seq, event, hook, size, finished_at FROM deliveries INDEXED BY deliveries_finished
              WHERE state = ?1 AND finished_at <= ?2 AND seq <= ?4 ORDER BY finished_at LIMIT ?3",
         )?
-        .query_map(params![state, aged.max(cut), limit(left.rows), numbers::last(upto)], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))
-        })?
-        .collect::<rusqlite::Result<Vec<Ripe>>>()?;
-    for (seq, event, hook, size, finished) in ripe {
-        if left.nothing() {
+        .query_map(
+            params![state, aged.max(cutoff), limit(budget.rows), sequence::last_delivery(watermark)],
+            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)),
+        )?
+        .collect::<rusqlite::Result<Vec<Expired>>>()?;
+    for (seq, event, hook, size, finished) in expired {
+        if budget.is_used_up() {
             return Ok(());
         }
         conn.prepare_cached("DELETE FROM attempts WHERE delivery = ?1")?.execute([seq])?;
         conn.prepare_cached("DELETE FROM deliveries WHERE seq = ?1")?.execute([seq])?;
-        // It was settled by a program that does not count.
-        memory.count(conn, hook, (-size).min(0))?;
-        left.take(1, 0);
-        let others: bool = conn
+        // A positive size was settled by an older program that does not count: subtract it now.
+        cache.count(conn, hook, (-size).min(0))?;
+        budget.take(1, 0);
+        let has_others: bool = conn
             .prepare_cached("SELECT EXISTS (SELECT 1 FROM deliveries WHERE seq BETWEEN ?1 AND ?2)")?
-            .query_row([numbers::first(event), numbers::last(event)], |row| row.get(0))?;
-        if others {
+            .query_row([sequence::first_delivery(event), sequence::last_delivery(event)], |row| row.get(0))?;
+        if has_others {
             continue;
         }
         conn.prepare_cached(
@@ -204,12 +204,12 @@ fn sweep_deliveries(
         )?
         .execute([event])?;
         if finished > aged {
-            // Nothing is won before its data is gone.
+            // Removed for its bytes: they are freed only with the event's data.
             let (accepted, kept_until): (i64, i64) = conn
                 .prepare_cached("SELECT accepted, kept_until FROM events WHERE seq = ?1")?
                 .query_row([event], |row| Ok((row.get(0)?, row.get(1)?)))?;
-            left.take(0, size.abs());
-            empty(conn, accepted, event, kept_until <= now.0)?;
+            budget.take(0, size.abs());
+            remove_event(conn, accepted, event, kept_until <= now.0)?;
         }
     }
     Ok(())
@@ -219,55 +219,60 @@ fn sweep_deliveries(
 fn sweep_events(
     conn: &Connection,
     cutoff: i64,
-    upto: Seq,
+    watermark: EventSeq,
     now: Millis,
-    left: &mut Left,
+    budget: &mut SweepBudget,
 ) -> rusqlite::Result<()> {
-    // `kept_until` only skips rows where the idempotency window is longer than the history's age.
-    let ripe = conn
+    // `kept_until` skips only events whose idempotency window is longer than the history's age.
+    let expired = conn
         .prepare_cached(
             "SELECT l.accepted, l.event, octet_length(e.data) FROM loose l CROSS JOIN events e ON e.seq = l.event
              WHERE l.accepted <= ?1 AND l.kept_until <= ?2 AND l.event <= ?4 ORDER BY l.accepted, l.event LIMIT ?3",
         )?
-        .query_map(params![cutoff, now.0, limit(left.rows), upto], |row| {
+        .query_map(params![cutoff, now.0, limit(budget.rows), watermark], |row| {
             Ok((row.get(0)?, row.get(1)?, row.get(2)?))
         })?
-        .collect::<rusqlite::Result<Vec<(i64, Seq, i64)>>>()?;
-    for (accepted, event, size) in ripe {
-        if left.nothing() {
+        .collect::<rusqlite::Result<Vec<(i64, EventSeq, i64)>>>()?;
+    for (accepted, event, size) in expired {
+        if budget.is_used_up() {
             return Ok(());
         }
-        empty(conn, accepted, event, true)?;
-        left.take(1, size);
+        remove_event(conn, accepted, event, true)?;
+        budget.take(1, size);
     }
     Ok(())
 }
 
-/// Lets go of the data of events that no delivery refers to and that are more than may be kept.
-fn empty_events(conn: &Connection, cut: i64, now: Millis, left: &mut Left) -> rusqlite::Result<()> {
-    let ripe = conn
+/// Removes the data of events that no delivery refers to and that exceed the byte limit.
+fn remove_event_data(
+    conn: &Connection,
+    cutoff: i64,
+    now: Millis,
+    budget: &mut SweepBudget,
+) -> rusqlite::Result<()> {
+    let expired = conn
         .prepare_cached(
             "SELECT l.accepted, l.event, octet_length(e.data), l.kept_until
              FROM loose l INDEXED BY loose_full CROSS JOIN events e ON e.seq = l.event
              WHERE l.bare = 0 AND l.accepted <= ?1 ORDER BY l.accepted, l.event LIMIT ?2",
         )?
-        .query_map(params![cut, limit(left.rows)], |row| {
+        .query_map(params![cutoff, limit(budget.rows)], |row| {
             Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
         })?
-        .collect::<rusqlite::Result<Vec<(i64, Seq, i64, i64)>>>()?;
-    for (accepted, event, size, kept_until) in ripe {
-        if left.nothing() {
+        .collect::<rusqlite::Result<Vec<(i64, EventSeq, i64, i64)>>>()?;
+    for (accepted, event, size, kept_until) in expired {
+        if budget.is_used_up() {
             return Ok(());
         }
-        empty(conn, accepted, event, kept_until <= now.0)?;
-        left.take(1, size);
+        remove_event(conn, accepted, event, kept_until <= now.0)?;
+        budget.take(1, size);
     }
     Ok(())
 }
 
-/// Removes an event, or only its data: within its idempotency window a duplicate must find it.
-fn empty(conn: &Connection, accepted: i64, event: Seq, wholly: bool) -> rusqlite::Result<()> {
-    let (of_event, of_loose) = if wholly {
+/// Removes an event. Within its idempotency window only its data is removed, so that a duplicate finds it.
+fn remove_event(conn: &Connection, accepted: i64, event: EventSeq, remove_row: bool) -> rusqlite::Result<()> {
+    let (event_sql, loose_sql) = if remove_row {
         ("DELETE FROM events WHERE seq = ?1", "DELETE FROM loose WHERE accepted = ?1 AND event = ?2")
     } else {
         (
@@ -275,7 +280,7 @@ fn empty(conn: &Connection, accepted: i64, event: Seq, wholly: bool) -> rusqlite
             "UPDATE loose SET bare = 1 WHERE accepted = ?1 AND event = ?2",
         )
     };
-    conn.prepare_cached(of_event)?.execute([event])?;
-    conn.prepare_cached(of_loose)?.execute(params![accepted, event])?;
+    conn.prepare_cached(event_sql)?.execute([event])?;
+    conn.prepare_cached(loose_sql)?.execute(params![accepted, event])?;
     Ok(())
 }

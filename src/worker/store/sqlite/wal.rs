@@ -1,9 +1,9 @@
-//! The log, copied into the database so that it can begin again.
+//! Checkpoints: copies the log into the database, so that the log can restart.
 //!
-//! Not by SQLite inside COMMIT: its errors would not be seen (SQLite's own hook drops them), and the answers of the group
-//! would wait for it. Most is copied by a thread of its own while the writer goes on; the little that came meanwhile is
-//! copied by the writer between two groups, when nobody appends: then all is copied, and the log begins again. If readers
-//! hold it for so long that it has grown to `wal_most` pages, they are waited for, so that it is bounded under any load.
+//! SQLite's automatic checkpoint inside COMMIT is off, because its hook drops errors and the replies of the group would
+//! wait for it. A thread of its own copies most pages while the writer goes on. The writer copies the few remaining pages
+//! between two groups, when nothing is appended: then everything is copied, and the log restarts. If readers prevent the
+//! restart until the log has `max_wal_pages` pages, the writer waits for them, so that the log is bounded under any load.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,81 +13,91 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-use super::Tuning;
+use super::failure::FailureKind;
 use super::schema;
-use super::shared::{Shared, Trouble};
+use super::shared_state::SharedState;
+use super::tuning::Tuning;
 
-/// How long a checkpoint waits for readers, while everyone waits for it.
+/// How long a checkpoint waits for readers. All operations wait for it.
 const RESTART_WAIT: Duration = Duration::from_millis(250);
-/// After how many bytes the log is looked at, as a share of those at which it is copied.
-const LOOKS: usize = 8;
-/// So small a share of `wal_pages` is copied by the writer itself.
-const LITTLE: i64 = 8;
-/// At so many times `wal_pages` the log is to begin again.
-const AGAIN: i64 = 3;
+/// The log's length is checked after 1/8 of the bytes at which it is copied.
+const CHECK_FRACTION: usize = 8;
+/// The writer itself copies the remaining pages if they are at most this fraction (1/8) of `wal_pages`.
+const SMALL_FRACTION: i64 = 8;
+/// The log should restart at this multiple of `wal_pages`.
+const RESTART_MULTIPLE: i64 = 3;
 const PAGE: usize = 4096;
 
-/// The log of the writer's connection.
-pub(super) struct Log {
-    shared: Arc<Shared>,
+/// Bounds the log of the writer's connection.
+pub(super) struct WalCheckpointer {
+    shared: Arc<SharedState>,
     tuning: Tuning,
-    helper: Helper,
-    /// Pages at which readers are waited for.
+    thread: CheckpointThread,
+    /// Pages of log at which the writer waits for readers.
     restart_at: i64,
-    /// Bytes that were committed since it was last looked at, at least.
-    unlooked: usize,
-    /// When a checkpoint was last tried because the disk was full.
-    made_room: Option<Instant>,
+    /// Bytes committed since the last check, at least.
+    unchecked_bytes: usize,
+    /// When a full disk last caused a checkpoint.
+    last_full_disk: Option<Instant>,
 }
 
-impl Log {
-    /// `conn`: a connection for the thread.
-    pub(super) fn new(shared: Arc<Shared>, tuning: Tuning, conn: Connection) -> std::io::Result<Log> {
-        let helper = Helper::start(conn, shared.clone(), tuning.clone())?;
-        let restart_at = tuning.wal_most;
-        Ok(Log { shared, tuning, helper, restart_at, unlooked: 0, made_room: None })
+impl WalCheckpointer {
+    /// `conn`: the connection of the checkpoint thread.
+    pub(super) fn new(
+        shared: Arc<SharedState>,
+        tuning: Tuning,
+        conn: Connection,
+    ) -> std::io::Result<WalCheckpointer> {
+        let thread = CheckpointThread::start(conn, shared.clone(), tuning.clone())?;
+        let restart_at = tuning.max_wal_pages;
+        Ok(WalCheckpointer { shared, tuning, thread, restart_at, unchecked_bytes: 0, last_full_disk: None })
     }
 
-    /// Comes after every COMMIT, between two groups.
-    pub(super) fn keep_short(&mut self, conn: &Connection, committed: usize) {
+    /// Checks the log's length and copies pages if necessary. Must run after every COMMIT, between two groups.
+    pub(super) fn keep_bounded(&mut self, conn: &Connection, committed: usize) {
         let pages = self.tuning.wal_pages;
-        self.unlooked = self.unlooked.saturating_add(committed);
-        if self.unlooked < usize::try_from(pages).unwrap_or(0).saturating_mul(PAGE) / LOOKS {
+        self.unchecked_bytes = self.unchecked_bytes.saturating_add(committed);
+        if self.unchecked_bytes < usize::try_from(pages).unwrap_or(0).saturating_mul(PAGE) / CHECK_FRACTION {
             return;
         }
-        self.unlooked = 0;
+        self.unchecked_bytes = 0;
         let Some((_, log, copied)) = self.checkpoint(conn, "NOOP") else { return };
-        let left = log - copied;
-        let again = log >= (pages * AGAIN).min(self.tuning.wal_most / 2);
-        // The log's length and not what is left to copy: under readers that overlap all of it is copied again and
-        // again, and it still never starts from its beginning.
+        let remaining = log - copied;
+        let should_restart = log >= (pages * RESTART_MULTIPLE).min(self.tuning.max_wal_pages / 2);
+        // The log's length counts, not the pages left to copy: with overlapping readers every page is copied repeatedly, and
+        // still the log never restarts.
         if log >= self.restart_at {
-            // Somebody who reads for long (a backup) must not stop every group: after one wait in vain the log may grow
-            // by as much again before the next.
-            let short = conn.busy_timeout(RESTART_WAIT);
-            let restarted = short.is_ok() && self.checkpoint(conn, "RESTART").is_some_and(|(busy, ..)| !busy);
+            // A long reader (a backup) must not delay every group: after one unsuccessful wait the log may grow by the same
+            // amount before the next one.
+            let shortened = conn.busy_timeout(RESTART_WAIT);
+            let restarted =
+                shortened.is_ok() && self.checkpoint(conn, "RESTART").is_some_and(|(busy, ..)| !busy);
             drop(conn.busy_timeout(schema::BUSY));
             let next = if restarted { 0 } else { log };
-            self.restart_at = self.tuning.wal_most.saturating_add(next);
-        } else if again && left > 0 && left <= pages / LITTLE && self.helper.is_idle() {
+            self.restart_at = self.tuning.max_wal_pages.saturating_add(next);
+        } else if should_restart
+            && remaining > 0
+            && remaining <= pages / SMALL_FRACTION
+            && self.thread.is_idle()
+        {
             self.checkpoint(conn, "PASSIVE");
-        } else if left >= pages || (again && left > 0) {
-            self.helper.ask();
+        } else if remaining >= pages || (should_restart && remaining > 0) {
+            self.thread.request();
         }
     }
 
-    /// With the disk full, a checkpoint lets the log begin again in the room it has: a sweep can then go on. Not more
-    /// often than once a second, for it may read the whole log in vain.
-    pub(super) fn make_room(&mut self, conn: &Connection) {
-        if self.made_room.is_none_or(|at| at.elapsed() > Duration::from_secs(1)) {
-            self.made_room = Some(Instant::now());
+    /// Runs a checkpoint on a full disk: a restarted log reuses its space, and a sweep can go on. At most once a second,
+    /// because it may read the whole log without success.
+    pub(super) fn checkpoint_full_disk(&mut self, conn: &Connection) {
+        if self.last_full_disk.is_none_or(|at| at.elapsed() > Duration::from_secs(1)) {
+            self.last_full_disk = Some(Instant::now());
             self.checkpoint(conn, "PASSIVE");
         }
     }
 
-    /// Leaves no log. Nobody may read or write any more.
-    pub(super) fn end(&mut self, conn: &Connection) {
-        self.helper.stop();
+    /// Truncates the log. No other connection may be open.
+    pub(super) fn truncate(&mut self, conn: &Connection) {
+        self.thread.stop();
         self.checkpoint(conn, "TRUNCATE");
     }
 
@@ -96,84 +106,96 @@ impl Log {
     }
 }
 
-/// The thread that copies while the writer goes on.
-struct Helper {
-    ask: Option<SyncSender<()>>,
-    idle: Arc<AtomicBool>,
+/// The thread that copies pages while the writer goes on.
+struct CheckpointThread {
+    requests: Option<SyncSender<()>>,
+    is_idle: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Helper {
-    fn start(conn: Connection, shared: Arc<Shared>, tuning: Tuning) -> std::io::Result<Helper> {
-        let (ask, asked) = sync_channel(1);
-        let idle = Arc::new(AtomicBool::new(true));
+impl CheckpointThread {
+    fn start(
+        conn: Connection,
+        shared: Arc<SharedState>,
+        tuning: Tuning,
+    ) -> std::io::Result<CheckpointThread> {
+        let (requests, received) = sync_channel(1);
+        let is_idle = Arc::new(AtomicBool::new(true));
         let thread = std::thread::Builder::new().name("store-log".into()).spawn({
-            let idle = idle.clone();
-            move || help(&conn, &asked, &idle, &shared, &tuning)
+            let is_idle = is_idle.clone();
+            move || run(&conn, &received, &is_idle, &shared, &tuning)
         })?;
-        Ok(Helper { ask: Some(ask), idle, thread: Some(thread) })
+        Ok(CheckpointThread { requests: Some(requests), is_idle, thread: Some(thread) })
     }
 
     fn is_idle(&self) -> bool {
-        self.idle.load(Ordering::Acquire)
+        self.is_idle.load(Ordering::Acquire)
     }
 
-    fn ask(&self) {
-        if self.idle.swap(false, Ordering::AcqRel)
-            && let Some(ask) = &self.ask
+    /// Requests a checkpoint unless one is in progress.
+    fn request(&self) {
+        if self.is_idle.swap(false, Ordering::AcqRel)
+            && let Some(requests) = &self.requests
         {
-            // Full: it was asked before, and has not begun.
-            ask.try_send(()).ok();
+            // Full: the earlier request has not started.
+            requests.try_send(()).ok();
         }
     }
 
     fn stop(&mut self) {
-        drop(self.ask.take());
+        drop(self.requests.take());
         if let Some(thread) = self.thread.take() {
             drop(thread.join());
         }
     }
 }
 
-impl Drop for Helper {
-    /// Not before it ended may the folder be another's.
+impl Drop for CheckpointThread {
+    /// Joins the thread: another process may open the folder only after it ended.
     fn drop(&mut self) {
         self.stop();
     }
 }
 
-fn help(conn: &Connection, asked: &Receiver<()>, idle: &AtomicBool, shared: &Shared, tuning: &Tuning) {
-    while asked.recv().is_ok() {
-        // After a failure nobody knows what the log is.
+/// Runs a checkpoint for each request.
+fn run(
+    conn: &Connection,
+    requests: &Receiver<()>,
+    is_idle: &AtomicBool,
+    shared: &SharedState,
+    tuning: &Tuning,
+) {
+    while requests.recv().is_ok() {
+        // After a failure the content of the log is unknown.
         if shared.failure().is_none() {
             checkpoint(conn, "PASSIVE", shared, tuning);
         }
-        idle.store(true, Ordering::Release);
+        is_idle.store(true, Ordering::Release);
     }
 }
 
-/// Copies the log into the database (NOOP: only looks); whether readers were in the way, how many pages
-/// the log has, and how many of them are copied.
+/// Runs a checkpoint (NOOP: measures only). Returns whether readers blocked it, the pages of the log, and how many of them
+/// are copied.
 fn checkpoint(
     conn: &Connection,
     mode: &str,
-    shared: &Shared,
+    shared: &SharedState,
     #[cfg_attr(not(test), expect(unused_variables, reason = "tests count"))] tuning: &Tuning,
 ) -> Option<(bool, i64, i64)> {
     #[cfg(test)]
-    let _counted = super::tests::Counted::new(&tuning.checkpoints, mode);
+    let _counted = super::tests::CountedCheckpoint::new(&tuning.checkpoints, mode);
     let found = conn
         .prepare_cached(&format!("PRAGMA wal_checkpoint({mode})"))
         .and_then(|mut pragma| pragma.query_row([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))));
     match found {
         Ok(pages) => Some(pages),
         Err(e) => {
-            match Trouble::of(&e) {
-                // The log keeps what could not be copied: nothing is lost, it only grows.
-                trouble @ (Trouble::Full | Trouble::Busy) => {
-                    tracing::warn!(?trouble, "the log could not be copied into the database");
+            match FailureKind::of(&e) {
+                // Nothing is lost: the log keeps the pages, and grows.
+                FailureKind::Full | FailureKind::Busy => {
+                    tracing::warn!(error = %e, "checkpoint of the log failed");
                 }
-                Trouble::Fatal(text) | Trouble::One(text) => drop(shared.fail(text)),
+                FailureKind::Fatal(text) | FailureKind::Statement(text) => drop(shared.fail(text)),
             }
             None
         }

@@ -1,11 +1,13 @@
 //! The thread that owns the writing connection.
 //!
-//! Invariants: an answer is sent after the COMMIT that covers it returned, and COMMIT syncs the log; an operation that
-//! cannot be done takes no other with it; after a failure that leaves the disk unknown nothing is written any more.
+//! Invariants:
+//! - A result is sent after the COMMIT that covers it returned; COMMIT syncs the log.
+//! - A failing operation does not fail the others of its group.
+//! - After a failure that leaves the content of the disk unknown, nothing is written.
 //!
-//! Group commit: while one group is synced the next one gathers in the queue, so the groups are as big as the disk is slow.
-//! Two short pauses spare commits that would carry next to nothing: outcomes alone wait for an accept, and a group that
-//! begins much smaller than groups were of late waits for those who are on their way.
+//! Group commit: while one group is synced, the next one gathers in the queue, so groups grow with the latency of the disk.
+//! Two short pauses avoid commits with little content: settlements alone wait for an accept, and a group that starts much
+//! smaller than recent ones waits for further operations.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,162 +15,172 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
-use super::super::{Accepted, Settlement, StoreError, Then};
-use super::Tuning;
-use super::accept::{self, Row};
-use super::filing;
-use super::memory::Memory;
-use super::ops;
-use super::shared::{Shared, Trouble};
-use super::wal::Log;
+use super::super::{AcceptCallback, AcceptedEvent, Settlement, StoreError};
+use super::accept::{self, EventRow};
+use super::cache::WriterCache;
+use super::failure::FailureKind;
+use super::materialize;
+use super::shared_state::SharedState;
+use super::transitions;
+use super::tuning::Tuning;
+use super::wal::WalCheckpointer;
 use crate::core::time::Millis;
 
-/// Outcomes alone wait so long for company: whoever accepts is waited for by its sender, an outcome by nobody.
+/// How long settlements alone wait for further operations. An accept would not wait: its sender waits for the response.
 const SETTLE_PAUSE: Duration = Duration::from_millis(1);
-/// So many of them need no company.
+/// This many settlements commit without the pause.
 const SETTLE_MANY: usize = 64;
-/// A group that begins much smaller than groups were of late waits so long for those who are on their way: a commit for
-/// each few of them would cost more than the wait. Who is alone does not wait.
+/// How long a group that starts much smaller than recent ones waits for further operations, because a commit for a few of
+/// them would cost more than the wait. A steady single caller never waits.
 const GATHER_PAUSE: Duration = Duration::from_micros(200);
 
-/// About what an operation adds to the log besides its bytes.
-const LOGGED: usize = 4096;
+/// The approximate size that an operation adds to the log besides its bytes.
+const OPERATION_BYTES: usize = 4096;
 
-pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
+pub(super) type ReplySender<T> = oneshot::Sender<Result<T, StoreError>>;
 
-/// What the writer is asked.
-pub(super) enum Op {
+/// An operation in the writer's queue.
+pub(super) enum Operation {
     Accept {
-        rows: Vec<Row>,
+        rows: Vec<EventRow>,
         bytes: usize,
         now: Millis,
-        answer: Then,
+        reply: AcceptCallback,
     },
     Settle {
         settlements: Vec<Settlement>,
-        answer: Answer<Vec<bool>>,
+        reply: ReplySender<Vec<bool>>,
     },
-    /// What comes seldom.
-    Other(Box<dyn Job>),
-    /// Commit what is queued, checkpoint, close.
+    /// A rare operation.
+    Other(Box<dyn QueuedWrite>),
+    /// Commit the queued operations, checkpoint, close.
     Stop,
 }
 
-/// An operation that keeps its own result until its group is committed. It may be run twice: then the first time was
-/// rolled back.
-pub(super) trait Job: Send {
-    fn run(&mut self, conn: &Connection, memory: &mut Memory) -> rusqlite::Result<()>;
-    fn answer(self: Box<Self>, done: Result<(), StoreError>);
+/// An operation that keeps its own result until its group is committed. It may run twice; the first run was rolled back
+/// then.
+pub(super) trait QueuedWrite: Send {
+    fn run(&mut self, conn: &Connection, cache: &mut WriterCache) -> rusqlite::Result<()>;
+    fn reply(self: Box<Self>, committed: Result<(), StoreError>);
 }
 
-/// A job by a function.
-pub(super) struct Task<T, F> {
+/// A write as a closure.
+pub(super) struct ClosureWrite<T, F> {
     pub(super) run: F,
     pub(super) result: Option<T>,
-    pub(super) answer: Answer<T>,
+    pub(super) reply: ReplySender<T>,
 }
 
-impl<T, F> Job for Task<T, F>
+impl<T, F> QueuedWrite for ClosureWrite<T, F>
 where
     T: Send,
-    F: Fn(&Connection, &mut Memory) -> rusqlite::Result<T> + Send,
+    F: Fn(&Connection, &mut WriterCache) -> rusqlite::Result<T> + Send,
 {
-    fn run(&mut self, conn: &Connection, memory: &mut Memory) -> rusqlite::Result<()> {
-        self.result = Some((self.run)(conn, memory)?);
+    fn run(&mut self, conn: &Connection, cache: &mut WriterCache) -> rusqlite::Result<()> {
+        self.result = Some((self.run)(conn, cache)?);
         Ok(())
     }
 
-    fn answer(self: Box<Self>, done: Result<(), StoreError>) {
-        let Task { result, answer, .. } = *self;
-        drop(answer.send(done.and_then(|()| result.ok_or(StoreError::Closed))));
+    fn reply(self: Box<Self>, committed: Result<(), StoreError>) {
+        let ClosureWrite { result, reply, .. } = *self;
+        drop(reply.send(committed.and_then(|()| result.ok_or(StoreError::Closed))));
     }
 }
 
-/// What an operation gave, until its group is committed.
-enum Done {
-    Accepted(Result<Vec<Accepted>, StoreError>),
+/// The result of an operation, until its group is committed.
+enum OperationResult {
+    Accepted(Result<Vec<AcceptedEvent>, StoreError>),
     Settled(Vec<bool>),
     Other,
 }
 
-impl Op {
-    fn run(&mut self, conn: &Connection, memory: &mut Memory, tuning: &Tuning) -> rusqlite::Result<Done> {
-        // Before anything is counted: what has no row waits too.
-        memory.filing(conn)?;
+impl Operation {
+    fn run(
+        &mut self,
+        conn: &Connection,
+        cache: &mut WriterCache,
+        tuning: &Tuning,
+    ) -> rusqlite::Result<OperationResult> {
+        // Before any backlog is measured: unmaterialized deliveries count too.
+        cache.unmaterialized(conn)?;
         match self {
-            Op::Accept { rows, now, .. } => {
-                accept::accept(conn, memory, rows, *now, tuning.chunk.rows).map(Done::Accepted)
+            Operation::Accept { rows, now, .. } => {
+                accept::accept(conn, cache, rows, *now, tuning.sweep_limit.rows)
+                    .map(OperationResult::Accepted)
             }
-            Op::Settle { settlements, .. } => {
-                let settled = settlements.iter().map(|one| ops::settle(conn, memory, one));
-                settled.collect::<rusqlite::Result<_>>().map(Done::Settled)
+            Operation::Settle { settlements, .. } => {
+                let settled = settlements.iter().map(|one| transitions::settle(conn, cache, one));
+                settled.collect::<rusqlite::Result<_>>().map(OperationResult::Settled)
             }
-            Op::Other(job) => job.run(conn, memory).map(|()| Done::Other),
-            Op::Stop => Ok(Done::Other),
+            Operation::Other(write) => write.run(conn, cache).map(|()| OperationResult::Other),
+            Operation::Stop => Ok(OperationResult::Other),
         }
     }
 
-    /// Nobody may wait for it any more: then the answer is dropped.
-    fn answer(self, result: Result<Done, StoreError>) {
+    /// Sends the result. Drops it if the caller no longer waits.
+    fn reply(self, result: Result<OperationResult, StoreError>) {
         match (self, result) {
-            (Op::Accept { rows, answer, .. }, Ok(Done::Accepted(accepted))) => {
-                answer(rows.into_iter().map(|row| row.new).collect(), accepted);
+            (Operation::Accept { rows, reply, .. }, Ok(OperationResult::Accepted(accepted))) => {
+                reply(rows.into_iter().map(|row| row.new).collect(), accepted);
             }
-            (Op::Settle { answer, .. }, Ok(Done::Settled(woken))) => drop(answer.send(Ok(woken))),
-            (Op::Other(job), result) => job.answer(result.map(drop)),
-            (Op::Accept { answer, .. }, Err(e)) => answer(Vec::new(), Err(e)),
-            (Op::Settle { answer, .. }, Err(e)) => drop(answer.send(Err(e))),
-            (Op::Accept { .. } | Op::Settle { .. } | Op::Stop, Ok(_)) | (Op::Stop, Err(_)) => {}
+            (Operation::Settle { reply, .. }, Ok(OperationResult::Settled(others_due))) => {
+                drop(reply.send(Ok(others_due)))
+            }
+            (Operation::Other(write), result) => write.reply(result.map(drop)),
+            (Operation::Accept { reply, .. }, Err(e)) => reply(Vec::new(), Err(e)),
+            (Operation::Settle { reply, .. }, Err(e)) => drop(reply.send(Err(e))),
+            (Operation::Accept { .. } | Operation::Settle { .. } | Operation::Stop, Ok(_))
+            | (Operation::Stop, Err(_)) => {}
         }
     }
 
     fn bytes(&self) -> usize {
         match self {
-            Op::Accept { bytes, .. } => *bytes,
-            Op::Settle { .. } | Op::Other(_) | Op::Stop => 0,
+            Operation::Accept { bytes, .. } => *bytes,
+            Operation::Settle { .. } | Operation::Other(_) | Operation::Stop => 0,
         }
     }
 }
 
 pub(super) struct Writer {
     pub(super) conn: Connection,
-    pub(super) queue: mpsc::Receiver<Op>,
-    pub(super) shared: Arc<Shared>,
+    pub(super) queue: mpsc::Receiver<Operation>,
+    pub(super) shared: Arc<SharedState>,
     pub(super) tuning: Tuning,
-    pub(super) memory: Memory,
-    pub(super) log: Log,
-    /// How many operations groups have had of late.
-    pub(super) usual: usize,
+    pub(super) cache: WriterCache,
+    pub(super) wal: WalCheckpointer,
+    /// The moving average of operations in a group.
+    pub(super) recent_group: usize,
 }
 
 impl Writer {
-    /// Works until told to stop, or until nobody can ask any more and the queue is empty.
+    /// Runs until `Stop`, or until the queue is empty and has no sender.
     pub(super) fn run(mut self) {
         while let Some(first) = self.queue.blocking_recv() {
-            let (group, stop) = self.gather(first);
+            let (group, is_stop) = self.gather(first);
             self.commit(group);
-            if stop {
+            if is_stop {
                 self.finish();
                 return;
             }
         }
     }
 
-    /// What waits in the queue, up to a group's bounds; true where it was told to stop.
-    fn gather(&mut self, first: Op) -> (Vec<Op>, bool) {
+    /// Takes the queued operations, up to a group's bounds. True: `Stop` was among them.
+    fn gather(&mut self, first: Operation) -> (Vec<Operation>, bool) {
         let mut group = Vec::new();
-        let (mut bytes, mut outcomes, mut waited, mut gathered) = (0, 0, false, false);
+        let (mut bytes, mut settlement_count, mut waited, mut gathered) = (0, 0, false, false);
         let mut next = Some(first);
         while let Some(op) = next.take() {
-            if matches!(op, Op::Stop) {
+            if matches!(op, Operation::Stop) {
                 return (group, true);
             }
             bytes += op.bytes();
-            self.shared.release(op.bytes());
-            let only_outcomes = match &op {
-                Op::Settle { settlements, .. } => {
-                    outcomes += settlements.len();
-                    !waited && outcomes < SETTLE_MANY
+            self.shared.release_bytes(op.bytes());
+            let only_settlements = match &op {
+                Operation::Settle { settlements, .. } => {
+                    settlement_count += settlements.len();
+                    !waited && settlement_count < SETTLE_MANY
                 }
                 _ => {
                     waited = true;
@@ -176,137 +188,140 @@ impl Writer {
                 }
             };
             group.push(op);
-            // Bytes too: a thousand events of 1 MiB in one transaction would fill the log and hold everyone up.
+            // Bytes too: a thousand events of 1 MiB in one transaction would fill the log and delay every caller.
             if group.len() < self.tuning.group && bytes < self.tuning.group_bytes {
                 next = self.queue.try_recv().ok();
-                if next.is_none() && only_outcomes {
+                if next.is_none() && only_settlements {
                     waited = true;
-                    // Who accepts ends the pause.
+                    // An accept ends the pause (`unpark`).
                     std::thread::park_timeout(SETTLE_PAUSE);
                     next = self.queue.try_recv().ok();
                 }
-                if next.is_none() && !gathered && group.len() * 2 < self.usual {
+                if next.is_none() && !gathered && group.len() * 2 < self.recent_group {
                     gathered = true;
                     std::thread::sleep(GATHER_PAUSE);
                     next = self.queue.try_recv().ok();
                 }
             }
         }
-        // Follows what comes, slowly enough that one small group does not end it.
-        self.usual = (self.usual * 3 + group.len()) / 4;
+        // The average follows slowly, so that one small group does not disable the pause.
+        self.recent_group = (self.recent_group * 3 + group.len()) / 4;
         (group, false)
     }
 
-    fn commit(&mut self, mut group: Vec<Op>) {
+    /// Commits a group and sends the results.
+    fn commit(&mut self, mut group: Vec<Operation>) {
         if group.is_empty() {
             return;
         }
         if let Some(failure) = self.shared.failure() {
-            group.into_iter().for_each(|op| op.answer(Err(failure.clone())));
+            group.into_iter().for_each(|op| op.reply(Err(failure.clone())));
             return;
         }
-        let (begun, bytes) = (Instant::now(), group.iter().map(|op| op.bytes() + LOGGED).sum());
-        let done = match self.transaction(&mut group, false) {
-            // Someone's statement failed: again, each one on its own, so that only that one is refused.
-            Err(Trouble::One(_)) => self.transaction(&mut group, true),
+        let (started, bytes) = (Instant::now(), group.iter().map(|op| op.bytes() + OPERATION_BYTES).sum());
+        let results = match self.transaction(&mut group, false) {
+            // A statement failed: run the operations again, each in a savepoint, so that only that one is refused.
+            Err(FailureKind::Statement(_)) => self.transaction(&mut group, true),
             other => other,
         };
-        match done {
-            Ok(done) => {
-                self.shared.committed(group.len(), begun.elapsed());
-                // Before the answers: who was answered and reads then must find it.
-                self.shared.set_all_filed(self.memory.all_filed());
-                for (op, result) in group.into_iter().zip(done) {
-                    op.answer(result);
+        match results {
+            Ok(results) => {
+                self.shared.record_commit(group.len(), started.elapsed());
+                // Before the replies: a read after a reply must find the delivery.
+                self.shared.set_all_materialized(self.cache.is_all_materialized());
+                for (op, result) in group.into_iter().zip(results) {
+                    op.reply(result);
                 }
-                self.log.keep_short(&self.conn, bytes);
+                self.wal.keep_bounded(&self.conn, bytes);
             }
-            Err(trouble) => {
-                let full = trouble == Trouble::Full;
-                let error = match trouble {
-                    Trouble::Fatal(text) => self.shared.fail(text),
+            Err(failure) => {
+                let is_full = failure == FailureKind::Full;
+                let error = match failure {
+                    FailureKind::Fatal(text) => self.shared.fail(text),
                     other => other.into(),
                 };
-                group.into_iter().for_each(|op| op.answer(Err(error.clone())));
-                if full {
-                    self.log.make_room(&self.conn);
+                group.into_iter().for_each(|op| op.reply(Err(error.clone())));
+                if is_full {
+                    self.wal.checkpoint_full_disk(&self.conn);
                 }
             }
         }
     }
 
-    /// Runs a group and commits it, or leaves nothing of it.
+    /// Runs a group and commits it, or rolls it back.
     fn transaction(
         &mut self,
-        group: &mut [Op],
+        group: &mut [Operation],
         one_by_one: bool,
-    ) -> Result<Vec<Result<Done, StoreError>>, Trouble> {
-        let result = self.attempt(group, one_by_one);
+    ) -> Result<Vec<Result<OperationResult, StoreError>>, FailureKind> {
+        let result = self.run_group(group, one_by_one);
         if result.is_err() {
-            // The rows behind the numbers may be gone.
-            self.memory.clear();
-            // SQLite may have rolled back by itself (it does on a full disk).
+            // The cached row ids may belong to rows that were rolled back.
+            self.cache.clear();
+            // SQLite may have rolled back itself, which it does on a full disk.
             if !self.conn.is_autocommit()
                 && let Err(e) = self.conn.execute_batch("ROLLBACK")
             {
-                return Err(Trouble::Fatal(format!("cannot roll back: {e}")));
+                return Err(FailureKind::Fatal(format!("cannot roll back: {e}")));
             }
         }
         result
     }
 
-    fn attempt(
+    /// Runs the operations and commits. `one_by_one`: each in a savepoint, so that a failing one is refused alone.
+    fn run_group(
         &mut self,
-        group: &mut [Op],
+        group: &mut [Operation],
         one_by_one: bool,
-    ) -> Result<Vec<Result<Done, StoreError>>, Trouble> {
-        self.batch("BEGIN IMMEDIATE")?;
-        self.memory.shares = self.shared.shares();
-        let mut done = Vec::with_capacity(group.len());
+    ) -> Result<Vec<Result<OperationResult, StoreError>>, FailureKind> {
+        self.execute("BEGIN IMMEDIATE")?;
+        self.cache.shares = self.shared.shares();
+        let mut results = Vec::with_capacity(group.len());
         for op in group {
             if !one_by_one {
-                let result = op.run(&self.conn, &mut self.memory, &self.tuning);
-                done.push(Ok(result.map_err(|e| Trouble::of(&e))?));
+                let result = op.run(&self.conn, &mut self.cache, &self.tuning);
+                results.push(Ok(result.map_err(|e| FailureKind::of(&e))?));
                 continue;
             }
-            self.batch("SAVEPOINT one")?;
-            match op.run(&self.conn, &mut self.memory, &self.tuning).map_err(|e| Trouble::of(&e)) {
+            self.execute("SAVEPOINT one")?;
+            match op.run(&self.conn, &mut self.cache, &self.tuning).map_err(|e| FailureKind::of(&e)) {
                 Ok(result) => {
-                    // Written before the next begins: should that be refused, what this one counted is on the tables.
-                    self.memory.flush(&self.conn).map_err(|e| Trouble::of(&e))?;
-                    done.push(Ok(result));
+                    // Write the counts now: the rollback of a later operation clears the cache.
+                    self.cache.flush(&self.conn).map_err(|e| FailureKind::of(&e))?;
+                    results.push(Ok(result));
                 }
-                Err(Trouble::One(text)) => {
-                    tracing::warn!(reason = %text, "an operation on the store was refused");
-                    self.memory.clear();
-                    self.batch("ROLLBACK TO one")?;
-                    done.push(Err(StoreError::Refused(text)));
+                Err(FailureKind::Statement(text)) => {
+                    tracing::warn!(reason = %text, "store operation refused");
+                    self.cache.clear();
+                    self.execute("ROLLBACK TO one")?;
+                    results.push(Err(StoreError::Refused(text)));
                 }
                 Err(other) => return Err(other),
             }
-            self.batch("RELEASE one")?;
+            self.execute("RELEASE one")?;
         }
-        filing::keep_up(&self.conn, &mut self.memory).map_err(|e| Trouble::of(&e))?;
-        self.memory.flush(&self.conn).map_err(|e| Trouble::of(&e))?;
+        materialize::enforce_bounds(&self.conn, &mut self.cache).map_err(|e| FailureKind::of(&e))?;
+        self.cache.flush(&self.conn).map_err(|e| FailureKind::of(&e))?;
         #[cfg(test)]
         if let Some(code) = self.tuning.fault.lock().take() {
-            return Err(Trouble::at_commit(&rusqlite::Error::SqliteFailure(
+            return Err(FailureKind::of_commit(&rusqlite::Error::SqliteFailure(
                 rusqlite::ffi::Error::new(code),
                 None,
             )));
         }
         match self.conn.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([])) {
-            Ok(_) => Ok(done),
-            Err(e) => Err(Trouble::at_commit(&e)),
+            Ok(_) => Ok(results),
+            Err(e) => Err(FailureKind::of_commit(&e)),
         }
     }
 
-    fn batch(&self, sql: &str) -> Result<(), Trouble> {
+    /// Executes one cached statement.
+    fn execute(&self, sql: &str) -> Result<(), FailureKind> {
         let run = self.conn.prepare_cached(sql).and_then(|mut statement| statement.execute([]));
-        run.map(drop).map_err(|e| Trouble::of(&e))
+        run.map(drop).map_err(|e| FailureKind::of(&e))
     }
 
-    /// Commits what was queued before the queue closed, and leaves a database without a log.
+    /// Commits the operations queued before the close, and truncates the log.
     fn finish(mut self) {
         self.queue.close();
         while let Some(first) = self.queue.blocking_recv() {
@@ -314,16 +329,20 @@ impl Writer {
             self.commit(group);
         }
         if self.shared.failure().is_none() {
-            // So that the next start finds rows. Where there is no room for them, it finds the notes.
-            let (answer, _) = oneshot::channel();
-            self.commit(vec![Op::Other(Box::new(Task { run: filing::file_all, result: None, answer }))]);
-            self.log.end(&self.conn);
-            // Lets SQLite remove the empty log, so that the one file is all there is to copy.
-            let clean = rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
-            drop(self.conn.set_db_config(clean, self.shared.failure().is_some()));
+            // So that the next start finds rows. If there is no space for them, it uses the notes.
+            let (reply, _) = oneshot::channel();
+            self.commit(vec![Operation::Other(Box::new(ClosureWrite {
+                run: materialize::materialize_all,
+                result: None,
+                reply,
+            }))]);
+            self.wal.truncate(&self.conn);
+            // Lets SQLite remove the empty log, so that a copy of the one file is complete.
+            let no_checkpoint = rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
+            drop(self.conn.set_db_config(no_checkpoint, self.shared.failure().is_some()));
         }
         if let Err((_, e)) = self.conn.close() {
-            tracing::warn!(reason = %e, "the store did not close cleanly; what was accepted is kept");
+            tracing::warn!(reason = %e, "store did not close cleanly, accepted events are kept");
         }
     }
 }

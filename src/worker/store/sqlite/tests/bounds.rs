@@ -1,11 +1,12 @@
-//! What bounds the store: shares, retention by bytes, the gates' memory.
+//! Bounds of the store: backlog shares, retention by bytes, gate memory.
 
 use super::super::super::NewDelivery;
 use super::*;
+use crate::core::delivery_reason::DeliveryReason;
 use crate::core::event::{Event, Origin};
 
 #[tokio::test]
-async fn a_backlog_has_its_share_of_the_disk() {
+async fn a_backlog_is_bounded_by_its_share() {
     let dir = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(dir.path()).unwrap();
     let sized = |id: &str, hook: &str| {
@@ -19,55 +20,59 @@ async fn a_backlog_has_its_share_of_the_disk() {
     let fate = async |id: &str, hook: &str| {
         store.accept(sized(id, hook), T0).await.map(|mut got| got.remove(0).deliveries[0])
     };
-    let each = Fate::Pending { due: T0, suppressed: 0 };
+    let pending = Fate::Pending { due: T0, suppressed: 0 };
     store.set_shares(Shares { hook_bytes: 25_000, namespace_bytes: 35_000 });
     let first = fate("a", "x").await.unwrap();
-    assert_eq!((first.fate, fate("b", "x").await.unwrap().fate), (each, each));
+    assert_eq!((first.fate, fate("b", "x").await.unwrap().fate), (pending, pending));
     let over = fate("c", "x").await.unwrap();
     assert_eq!(over.fate, Fate::Dead);
-    let told = store.explain("shop", "c").await.unwrap().unwrap().deliveries.remove(0);
-    assert_eq!(told.reason.as_deref(), Some("BacklogFull"));
-    assert_eq!(fate("d", "y").await.unwrap().fate, each, "a neighbour has its own");
+    let shown = store.explain("shop", "c").await.unwrap().unwrap().deliveries.remove(0);
+    assert_eq!(shown.reason.as_deref(), Some("BacklogFull"));
+    assert_eq!(fate("d", "y").await.unwrap().fate, pending, "another hook has its own share");
     assert!(matches!(fate("e", "y").await, Err(StoreError::NamespaceFull)));
     assert_eq!(store.explain("shop", "e").await.unwrap(), None, "nothing is stored");
-    assert_eq!(fate("a", "x").await.unwrap(), first, "a duplicate hears what it heard before");
-    // The count outlives a restart, a refused operation, and a commit that failed.
+    assert_eq!(fate("a", "x").await.unwrap(), first, "a duplicate gets the same result");
+    // The count survives a restart, a refused operation, and a failed commit.
     drop(store);
     let fault = Arc::new(Mutex::new(None));
-    let store = tuned(dir.path(), |t| t.fault = fault.clone());
+    let store = open_tuned(dir.path(), |t| t.fault = fault.clone());
     store.set_shares(Shares { hook_bytes: 25_000, namespace_bytes: 35_000 });
     *fault.lock() = Some(ffi::SQLITE_FULL);
-    store.settle(settled(first.seq, T0, 200, Next::Delivered)).await.unwrap_err();
+    store.settle(settled(first.seq, T0, 200, NextStep::Delivered)).await.unwrap_err();
     assert!(matches!(store.accept(sized("e", "y"), T0).await, Err(StoreError::NamespaceFull)));
     let mut bad = new("bad", &["x"], T0);
     bad.deliveries.push(bad.deliveries[0].clone());
-    let before = waiting(dir.path());
+    let before = stored_pending_bytes(dir.path());
     let (refused, settled) = futures::join!(
         store.accept(vec![bad], T0),
-        store.settle(settled(first.seq, T0, 200, Next::Delivered))
+        store.settle(settled(first.seq, T0, 200, NextStep::Delivered))
     );
     assert!(refused.is_err() && settled.is_ok());
-    assert_eq!(waiting(dir.path()), before - (10_000 + 512));
+    assert_eq!(stored_pending_bytes(dir.path()), before - (10_000 + 512));
     store.accept(sized("e", "y"), T0).await.unwrap();
-    // What is replayed waits again.
-    store.replay("shop", told.id, T0).await.unwrap();
-    assert_eq!(waiting(dir.path()), before + (10_000 + 512));
+    // A replayed delivery counts again.
+    store.replay("shop", shown.id, T0).await.unwrap();
+    assert_eq!(stored_pending_bytes(dir.path()), before + (10_000 + 512));
 }
 
 #[tokio::test]
 async fn history_and_dead_letters_are_bounded_by_bytes() {
     let dir = tempfile::tempdir().unwrap();
-    let store = tuned(dir.path(), |t| t.chunk = Chunk { rows: 7, bytes: 30_000 });
+    let store = open_tuned(dir.path(), |t| t.sweep_limit = SweepLimit { rows: 7, bytes: 30_000 });
     let body = format!("\"{}\"", "x".repeat(9_998));
     for n in 0..60_u8 {
         let now = T0 + Duration::from_secs(n.into());
-        // Dead, delivered, without a delivery, by turns; all within their idempotency window.
+        // In turn: dead, delivered, without a delivery. All are within their idempotency window.
         let hooks = [&["x"][..], &["x"], &[]][usize::from(n % 3)];
         let event = event_with(&format!("e{n}"), &body);
         let dedup = key(n, Duration::from_secs(86_400 * 9));
         let got = store.accept(vec![NewEvent { event, dedup, ..new("", hooks, now) }], now).await.unwrap();
         for seq in seqs_of(&got) {
-            let next = if n % 3 == 0 { Next::Dead { reason: "Gone" } } else { Next::Delivered };
+            let next = if n % 3 == 0 {
+                NextStep::Dead { reason: DeliveryReason::Gone }
+            } else {
+                NextStep::Delivered
+            };
             store.settle(settled(seq, now, 500, next)).await.unwrap();
         }
     }
@@ -76,12 +81,12 @@ async fn history_and_dead_letters_are_bounded_by_bytes() {
     while store.sweep(retention, now).await.unwrap() {}
     let mut kept = Vec::new();
     for n in 0..60 {
-        let told = store.explain("shop", &format!("e{n}")).await.unwrap();
-        let told = told.expect("its window is not over");
-        if told.event.data.get().len() > 9_000 {
+        let shown = store.explain("shop", &format!("e{n}")).await.unwrap();
+        let shown = shown.expect("it is within its window");
+        if shown.event.data.get().len() > 9_000 {
             kept.push(n);
         } else {
-            assert_eq!((told.event.data.get(), told.deliveries.len()), ("null", 0));
+            assert_eq!((shown.event.data.get(), shown.deliveries.len()), ("null", 0));
         }
     }
     let history: Vec<_> = kept.iter().filter(|n| *n % 3 != 0).copied().collect();
@@ -92,45 +97,45 @@ async fn history_and_dead_letters_are_bounded_by_bytes() {
     assert!(store.accept(vec![again], now).await.unwrap()[0].duplicate);
     let late = Millis(T0.0 * 2);
     while store.sweep(retention, late).await.unwrap() {}
-    let left: i64 = raw(dir.path()).query_row("SELECT count(*) FROM events", [], |r| r.get(0)).unwrap();
-    assert_eq!(left, 0);
+    let remaining: i64 = raw(dir.path()).query_row("SELECT count(*) FROM events", [], |r| r.get(0)).unwrap();
+    assert_eq!(remaining, 0);
 }
 
-/// Who sends decides the keys: they are bounded, and the oldest go.
+/// Senders choose the keys, so their number is bounded: the least recently used are removed.
 #[tokio::test]
-async fn the_memory_of_gates_is_bounded() {
-    use crate::core::gate::{Asked, Snooze, Snoozing};
+async fn gate_memory_is_bounded() {
+    use crate::core::gate::{GateRequest, Snooze, SnoozeCheck};
     let dir = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(dir.path()).unwrap();
     store.accept(vec![new("a", &["x"], T0)], T0).await.unwrap();
-    let most = gates::MAX_KEYS;
+    let max_keys = gates::MAX_KEYS;
     raw(dir.path())
         .execute_batch(&format!(
-            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {most})
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {max_keys})
              INSERT INTO gates SELECT 1, 1, cast(printf('%016d', i) AS BLOB), NULL, 0, NULL, 0, {} + i FROM n",
             T0.0
         ))
         .unwrap();
     for n in 0..5 {
         let rule = Snooze { period: Duration::from_secs(60), trailing: false };
-        let asked = Asked { change: None, snooze: Some(Snoozing { key: [n; 16], rule }) };
-        let deliveries = vec![NewDelivery { asked, ..delivery("x", T0) }];
+        let gate_request = GateRequest { change: None, snooze: Some(SnoozeCheck { key: [n; 16], rule }) };
+        let deliveries = vec![NewDelivery { gate_request, ..delivery("x", T0) }];
         store
             .accept(vec![NewEvent { deliveries, ..new("b", &[], T0) }], T0 + Duration::from_secs(9999))
             .await
             .unwrap();
     }
     let rows = |sql: &str| raw(dir.path()).query_row(sql, [], |r| r.get::<_, i64>(0)).unwrap();
-    assert_eq!(rows("SELECT count(*) FROM gates"), most);
-    assert_eq!(rows("SELECT min(used) FROM gates"), T0.0 + 6, "the oldest went");
+    assert_eq!(rows("SELECT count(*) FROM gates"), max_keys);
+    assert_eq!(rows("SELECT min(used) FROM gates"), T0.0 + 6, "the oldest were removed");
     let later = T0 + Duration::from_secs(31 * 86_400);
     while store.sweep(RETENTION, later).await.unwrap() {}
     assert_eq!(rows("SELECT count(*) FROM gates"), 0, "unused for 30 days");
 }
 
-/// What its sender brings again is refused, and leaves nothing behind.
+/// An event whose sender retries is refused, and nothing of it is stored.
 #[tokio::test]
-async fn a_full_hook_refuses_who_comes_again() {
+async fn a_full_hook_refuses_events_whose_sender_retries() {
     let dir = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(dir.path()).unwrap();
     store.set_shares(Shares { hook_bytes: 25_000, namespace_bytes: u64::MAX });
@@ -146,21 +151,21 @@ async fn a_full_hook_refuses_who_comes_again() {
     assert!(matches!(relayed("c", "x", None).await, Err(StoreError::HookFull)));
     assert_eq!(store.explain("shop", "c").await.unwrap(), None, "nothing is stored");
     let again = relayed("a", "x", None).await.unwrap();
-    assert!(again.duplicate && again.seq == first.seq, "a duplicate takes no room");
-    relayed("d", "y", None).await.expect("a neighbour has its own");
-    let dead = relayed("e", "x", Some("HookDeleted")).await.unwrap();
-    assert_eq!(dead.deliveries[0].fate, Fate::Dead, "what does not wait takes no room");
-    store.settle(settled(first.deliveries[0].seq, T0, 200, Next::Delivered)).await.unwrap();
+    assert!(again.duplicate && again.seq == first.seq, "a duplicate needs no space");
+    relayed("d", "y", None).await.expect("another hook has its own share");
+    let dead = relayed("e", "x", Some(DeliveryReason::HookDeleted)).await.unwrap();
+    assert_eq!(dead.deliveries[0].fate, Fate::Dead, "a dead letter is not part of the backlog");
+    store.settle(settled(first.deliveries[0].seq, T0, 200, NextStep::Delivered)).await.unwrap();
     assert!(
         !relayed("c", "x", None).await.unwrap().duplicate,
-        "there is room, and it was not taken for known"
+        "there is space, and the refused event left no idempotency key"
     );
 }
 
 #[tokio::test]
 async fn retention_leaves_no_rows_behind() {
     let dir = tempfile::tempdir().unwrap();
-    let store = tuned(dir.path(), |t| t.chunk = Chunk { rows: 7, bytes: 200 });
+    let store = open_tuned(dir.path(), |t| t.sweep_limit = SweepLimit { rows: 7, bytes: 200 });
     let mut events = Vec::new();
     for n in 0..40_u8 {
         let hooks = [&["x", "y"][..], &[], &["x"]][usize::from(n % 3)];
@@ -168,7 +173,11 @@ async fn retention_leaves_no_rows_behind() {
     }
     let got = store.accept(events, T0).await.unwrap();
     for (n, seq) in seqs_of(&got).into_iter().enumerate() {
-        let next = if n % 2 == 0 { Next::Delivered } else { Next::Dead { reason: "Terminal" } };
+        let next = if n % 2 == 0 {
+            NextStep::Delivered
+        } else {
+            NextStep::Dead { reason: DeliveryReason::TerminalStatus }
+        };
         store.settle(settled(seq, T0, 500, next)).await.unwrap();
     }
     let mut sweeps = 0;
@@ -178,7 +187,8 @@ async fn retention_leaves_no_rows_behind() {
     assert!(sweeps > 10, "{sweeps}");
     let conn = raw(dir.path());
     for table in ["events", "deliveries", "attempts", "dedup", "loose"] {
-        let left: i64 = conn.query_row(&format!("SELECT count(*) FROM {table}"), [], |r| r.get(0)).unwrap();
-        assert_eq!(left, 0, "{table}");
+        let remaining: i64 =
+            conn.query_row(&format!("SELECT count(*) FROM {table}"), [], |r| r.get(0)).unwrap();
+        assert_eq!(remaining, 0, "{table}");
     }
 }

@@ -1,13 +1,13 @@
-//! Stores of older formats.
+//! Migration of stores of older formats.
 
 use super::*;
 
-/// A store of version 1 with rows: it opens, has it all, and what version 1 did not count is never taken off.
+/// A migrated store has all rows, and bytes that version 1 did not count are never subtracted.
 #[tokio::test]
-async fn a_store_of_version_1_becomes_one_of_this() {
+async fn migrates_a_store_of_version_1() {
     let dir = tempfile::tempdir().unwrap();
     let mut conn = raw(dir.path());
-    schema::migrate(&mut conn, &schema::STEPS[..1]).unwrap();
+    migrate::migrate(&mut conn, &schema::MIGRATIONS[..1]).unwrap();
     let id = uuid::Uuid::now_v7();
     conn.execute_batch(&format!(
         "INSERT INTO hooks VALUES (1, 'uid-x', 'shop', 'x');
@@ -20,7 +20,7 @@ async fn a_store_of_version_1_becomes_one_of_this() {
     .unwrap();
     drop(conn);
     let store = SqliteStore::open(dir.path()).unwrap();
-    // As it was, beside it, for who goes back further than one release.
+    // A copy of the old format is kept, for a rollback by more than one release.
     let kept: i64 = Connection::open(dir.path().join("hookstream.db.v1"))
         .unwrap()
         .query_row("SELECT count(*) FROM deliveries", [], |row| row.get(0))
@@ -30,27 +30,27 @@ async fn a_store_of_version_1_becomes_one_of_this() {
     assert_eq!(mode & 0o777, 0o600);
     let old = store.due_by("uid-x", T0, 9).await.unwrap().remove(0);
     assert_eq!((old.id, old.attempts, old.accepted, old.suppressed), (id, 2, T0, 0));
-    store.settle(settled(old.seq, T0, 200, Next::Delivered)).await.unwrap();
+    store.settle(settled(old.seq, T0, 200, NextStep::Delivered)).await.unwrap();
     assert_eq!(store.explain("shop", "old").await.unwrap().unwrap().deliveries.len(), 2);
-    assert_eq!(waiting(dir.path()), 0);
-    // A program of version 1 settles what we counted, as after a rollback.
+    assert_eq!(stored_pending_bytes(dir.path()), 0);
+    // A program of version 1 settles a delivery that we counted, as after a rollback.
     store.accept(vec![new("new", &["x"], T0)], T0).await.unwrap();
     store.close().await;
-    assert!(waiting(dir.path()) > 0);
+    assert!(stored_pending_bytes(dir.path()) > 0);
     raw(dir.path())
         .execute("UPDATE deliveries SET state = 1, finished_at = ?1 WHERE state = 0", [T0.0])
         .unwrap();
     let store = SqliteStore::open(dir.path()).unwrap();
     while store.sweep(RETENTION, Millis(T0.0 * 2)).await.unwrap() {}
-    assert_eq!(waiting(dir.path()), 0);
+    assert_eq!(stored_pending_bytes(dir.path()), 0);
 }
 
-/// Deliveries get other numbers, and everything that refers to them follows.
+/// Deliveries get new sequence numbers, and all references are updated.
 #[tokio::test]
-async fn a_store_of_version_4_becomes_one_of_this() {
+async fn migrates_a_store_of_version_4() {
     let dir = tempfile::tempdir().unwrap();
     let mut conn = raw(dir.path());
-    schema::migrate(&mut conn, &schema::STEPS[..4]).unwrap();
+    migrate::migrate(&mut conn, &schema::MIGRATIONS[..4]).unwrap();
     let ids: Vec<_> = (0..4).map(|_| uuid::Uuid::now_v7()).collect();
     let replay = uuid::Uuid::now_v7();
     let filter = r#"{"namespace":"shop","hook":null,"state":"dead","event":null,"since":null,"until":null}"#;
@@ -77,21 +77,21 @@ async fn a_store_of_version_4_becomes_one_of_this() {
     .unwrap();
     drop(conn);
     let store = SqliteStore::open(dir.path()).unwrap();
-    let number = |event: i64, before: usize| numbers::delivery(event, before);
+    let seq = |event: i64, index: usize| sequence::delivery_seq(event, index);
     let dead = store.delivery("shop", ids[0]).await.unwrap().unwrap();
-    assert_eq!((dead.seq, dead.event_id.as_str(), dead.attempts[0].status), (number(5, 0), "a", Some(503)));
+    assert_eq!((dead.seq, dead.event_id.as_str(), dead.attempts[0].status), (seq(5, 0), "a", Some(503)));
     let tried = store.due_by("uid-y", T0, 9).await.unwrap().remove(0);
-    assert_eq!((tried.seq, tried.id, tried.attempts), (number(5, 1), ids[1], 1));
+    assert_eq!((tried.seq, tried.id, tried.attempts), (seq(5, 1), ids[1], 1));
     let both: Vec<_> =
         store.explain("shop", "b").await.unwrap().unwrap().deliveries.iter().map(|d| d.seq).collect();
-    assert_eq!(both, [number(9, 0), number(9, 1)]);
+    assert_eq!(both, [seq(9, 0), seq(9, 1)]);
     let one = |sql: &str| raw(dir.path()).query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
-    assert_eq!(one("SELECT owner FROM gates"), number(9, 0));
-    assert_eq!(one("SELECT delivery FROM candidates"), number(9, 1));
-    assert_eq!((one("SELECT at FROM replays"), one("SELECT top FROM replays")), (number(5, 0), number(9, 1)));
+    assert_eq!(one("SELECT owner FROM gates"), seq(9, 0));
+    assert_eq!(one("SELECT delivery FROM candidates"), seq(9, 1));
+    assert_eq!((one("SELECT at FROM replays"), one("SELECT top FROM replays")), (seq(5, 0), seq(9, 1)));
     assert!(!store.replay_progress("shop", replay).await.unwrap().unwrap().done);
     let next = store.accept(vec![new("c", &["x"], T0)], T0).await.unwrap().remove(0);
-    assert_eq!(next.seq, 12, "the number of an event that is gone is not used again");
+    assert_eq!(next.seq, 12, "the sequence number of a removed event is not reused");
     store.close().await;
     assert_eq!(check(dir.path()).unwrap().problems, Vec::<String>::new());
 }

@@ -1,51 +1,62 @@
+//! Tests of what is SQLite's own: files, migrations, plans, failures.
+
 mod bounds;
-mod figures;
-mod filing;
+mod failures;
+mod materialize;
 mod migration;
-mod trouble;
+mod throughput;
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::future::join_all;
-use rusqlite::ffi;
+use parking_lot::Mutex;
+use rusqlite::{Connection, ffi};
 
 use super::super::conformance::{
-    DueBy, RETENTION, Subject, T0, conformance, delivery, event_with, key, new, seqs_of, settled,
+    RETENTION, Subject, T0, TestStore, conformance, delivery, event_with, key, new, seqs_of, settled,
 };
-use super::super::{Fate, Next, Retention, Seq, Store};
-use super::*;
+use super::super::{
+    DeliverySeq, DispatchStore, Fate, HistoryStore, MaintenanceStore, NewEvent, NextStep, Retention, Shares,
+    StoreError,
+};
+use super::files::FILE;
+use super::retention::SweepLimit;
+use super::tuning::Tuning;
+use super::{SqliteStore, check, gates, history, migrate, reads, retention, schema, sequence};
+use crate::core::time::Millis;
 
-/// How many checkpoints began, and how many of them run: each has a thread of its own.
+/// Counts the checkpoints that started, and those in progress. They run on two threads.
 #[derive(Default)]
-pub(super) struct Checkpoints(Mutex<(u64, u64)>);
+pub(super) struct CheckpointCounter(Mutex<(u64, u64)>);
 
-impl Checkpoints {
-    fn seen(&self) -> (u64, u64) {
+impl CheckpointCounter {
+    fn counts(&self) -> (u64, u64) {
         *self.0.lock()
     }
 }
 
-pub(super) struct Counted<'c>(Option<&'c Checkpoints>);
+pub(super) struct CountedCheckpoint<'c>(Option<&'c CheckpointCounter>);
 
-impl<'c> Counted<'c> {
-    pub(super) fn new(checkpoints: &'c Checkpoints, mode: &str) -> Self {
+impl<'c> CountedCheckpoint<'c> {
+    pub(super) fn new(checkpoints: &'c CheckpointCounter, mode: &str) -> Self {
         let counted = Some(checkpoints).filter(|_| mode != "NOOP");
-        if let Some(Checkpoints(counts)) = counted {
+        if let Some(CheckpointCounter(counts)) = counted {
             let mut counts = counts.lock();
             *counts = (counts.0 + 1, counts.1 + 1);
         }
-        Counted(counted)
+        CountedCheckpoint(counted)
     }
 }
 
-impl Drop for Counted<'_> {
+impl Drop for CountedCheckpoint<'_> {
     fn drop(&mut self) {
-        if let Some(Checkpoints(counts)) = self.0 {
+        if let Some(CheckpointCounter(counts)) = self.0 {
             counts.lock().1 -= 1;
         }
     }
@@ -73,16 +84,16 @@ fn open_error_of(dir: &Path) -> StoreError {
     SqliteStore::open(dir).err().expect("must be refused")
 }
 
-/// By `.cargo/config.toml`. Fails where the environment sets LIBSQLITE3_FLAGS otherwise: it works so too, and slower.
+/// `.cargo/config.toml` sets the flags. Fails if the environment sets LIBSQLITE3_FLAGS, which works but is slower.
 #[test]
-fn sqlite_is_built_as_asked() {
+fn sqlite_is_built_with_the_configured_flags() {
     let used = "SELECT sqlite_compileoption_used('DEFAULT_MEMSTATUS=0')";
     let used: bool = Connection::open_in_memory().unwrap().query_row(used, [], |row| row.get(0)).unwrap();
-    assert!(used, "the flags of .cargo/config.toml, HAVE_FDATASYNC among them, were not taken");
+    assert!(used, "the flags of .cargo/config.toml (HAVE_FDATASYNC and others) were not used");
 }
 
 #[tokio::test]
-async fn a_newer_store_is_refused_and_left_alone() {
+async fn refuses_a_newer_store_without_changing_it() {
     let dir = tempfile::tempdir().unwrap();
     SqliteStore::open(dir.path()).unwrap().close().await;
     let set = |name: &str, value: i64| {
@@ -90,12 +101,12 @@ async fn a_newer_store_is_refused_and_left_alone() {
             .execute("UPDATE meta SET value = ?2 WHERE name = ?1", rusqlite::params![name, value])
             .unwrap();
     };
-    // One release newer, which still lets us read it: a rollback starts.
+    // One release newer, with an unchanged `min_reader`: a rollback must start.
     set("version", schema::VERSION + 1);
     drop(SqliteStore::open(dir.path()).unwrap());
     let version: i64 =
         raw(dir.path()).query_row("SELECT value FROM meta WHERE name = 'version'", [], |r| r.get(0)).unwrap();
-    assert_eq!(version, schema::VERSION + 1, "the newer format is not taken back");
+    assert_eq!(version, schema::VERSION + 1, "the newer format is kept");
     set("version", schema::VERSION + 2);
     set("min_reader", schema::VERSION + 1);
     let before = std::fs::read(dir.path().join(FILE)).unwrap();
@@ -109,7 +120,7 @@ async fn a_newer_store_is_refused_and_left_alone() {
 }
 
 #[test]
-fn what_is_no_store_is_refused() {
+fn refuses_a_file_that_is_no_store() {
     let dir = tempfile::tempdir().unwrap();
     raw(dir.path()).execute_batch("CREATE TABLE theirs (x)").unwrap();
     assert!(open_error_of(dir.path()).to_string().contains("another program"));
@@ -120,25 +131,28 @@ fn what_is_no_store_is_refused() {
 }
 
 #[test]
-fn steps_are_taken_in_order_and_wholly() {
+fn migrations_are_applied_in_order_and_atomically() {
     let mut conn = Connection::open_in_memory().unwrap();
-    let first = |sql| schema::Step { version: 1, min_reader: 1, sql };
+    let first = |sql| schema::Migration { version: 1, min_reader: 1, sql };
     let v1 = "CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL); CREATE TABLE a (x)";
-    schema::migrate(&mut conn, &[first(v1)]).unwrap();
-    let broken =
-        schema::Step { version: 2, min_reader: 1, sql: "ALTER TABLE a ADD COLUMN y; CREATE TABLE a (x)" };
-    schema::migrate(&mut conn, &[first("never again"), broken]).unwrap_err();
+    migrate::migrate(&mut conn, &[first(v1)]).unwrap();
+    let broken = schema::Migration {
+        version: 2,
+        min_reader: 1,
+        sql: "ALTER TABLE a ADD COLUMN y; CREATE TABLE a (x)",
+    };
+    migrate::migrate(&mut conn, &[first("never again"), broken]).unwrap_err();
     conn.execute_batch("SELECT y FROM a").unwrap_err();
-    let second = || schema::Step { version: 2, min_reader: 2, sql: "ALTER TABLE a ADD COLUMN y" };
-    schema::migrate(&mut conn, &[first("never again"), second()]).unwrap();
-    schema::migrate(&mut conn, &[first("never again"), second()]).unwrap();
+    let second = || schema::Migration { version: 2, min_reader: 2, sql: "ALTER TABLE a ADD COLUMN y" };
+    migrate::migrate(&mut conn, &[first("never again"), second()]).unwrap();
+    migrate::migrate(&mut conn, &[first("never again"), second()]).unwrap();
     conn.execute_batch("SELECT y FROM a").unwrap();
-    let old = schema::migrate(&mut conn, &[first("never again")]).unwrap_err();
+    let old = migrate::migrate(&mut conn, &[first("never again")]).unwrap_err();
     assert!(matches!(old, StoreError::Newer { found: 2, known: 1 }), "{old}");
 }
 
 #[tokio::test]
-async fn one_process_holds_a_volume() {
+async fn one_process_locks_a_folder() {
     let dir = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(dir.path()).unwrap();
     let refused = open_error_of(dir.path()).to_string();
@@ -149,7 +163,7 @@ async fn one_process_holds_a_volume() {
 }
 
 #[tokio::test]
-async fn the_files_are_the_owners_alone() {
+async fn files_are_readable_by_the_owner_only() {
     let dir = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(dir.path()).unwrap();
     store.accept(vec![new("a", &["x"], T0)], T0).await.unwrap();
@@ -161,12 +175,12 @@ async fn the_files_are_the_owners_alone() {
     names.sort();
     assert_eq!(names, ["hookstream.db", "hookstream.db-shm", "hookstream.db-wal", "hookstream.lock"]);
     store.close().await;
-    assert!(!dir.path().join("hookstream.db-wal").exists(), "closed, all is in one file");
+    assert!(!dir.path().join("hookstream.db-wal").exists(), "a closed store is one file");
 }
 
-/// No statement of the dispatcher walks or sorts a backlog.
+/// No query of the dispatcher scans or sorts a backlog.
 #[test]
-fn plans() {
+fn query_plans_use_indexes() {
     let dir = tempfile::tempdir().unwrap();
     drop(SqliteStore::open(dir.path()).unwrap());
     let conn = raw(dir.path());
@@ -195,7 +209,7 @@ fn plans() {
         (history::OF_EVENT, "COVERING INDEX events_id (namespace=? AND id=?)"),
         (history::OF_EVENT, "INTEGER PRIMARY KEY (rowid>? AND rowid<?)"),
         (history::EXPLAIN, "INDEX events_id (namespace=? AND id=?)"),
-        (retention::ENDED, "INDEX deliveries_finished (state=? AND finished_at>?)"),
+        (retention::FINISHED, "INDEX deliveries_finished (state=? AND finished_at>?)"),
         ("SELECT min(due) FROM candidates", "COVERING INDEX candidates_due"),
         ("UPDATE gates SET owner = NULL WHERE owner = 1", "INDEX gates_owner (owner=?)"),
     ] {
@@ -206,12 +220,12 @@ fn plans() {
     assert!(loose.contains("loose_full") && !loose.contains("TEMP B-TREE"), "{loose}");
 }
 
-/// The bytes that the hooks' rows say wait.
-fn waiting(dir: &Path) -> i64 {
+/// Returns the sum of the backlog counts in the hooks' rows, in bytes.
+fn stored_pending_bytes(dir: &Path) -> i64 {
     raw(dir).query_row("SELECT sum(waiting) FROM hooks", [], |row| row.get(0)).unwrap()
 }
 
-fn tuned(dir: &Path, change: impl FnOnce(&mut Tuning)) -> SqliteStore {
+fn open_tuned(dir: &Path, change: impl FnOnce(&mut Tuning)) -> SqliteStore {
     let mut tuning = Tuning::default();
     change(&mut tuning);
     SqliteStore::open_with(dir, tuning).unwrap()

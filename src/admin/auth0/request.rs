@@ -1,0 +1,113 @@
+//! Sends one request to the Management API, renews a rejected token once, and classifies the response.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use http::{HeaderValue, Method, Request};
+use http_body_util::Full;
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
+
+use super::Auth0Access;
+use crate::admin::AdminError;
+use crate::admin::error::ErrorDetail;
+use crate::admin::response::{VendorErrorBody, error_from_response, is_valid_id, log_call};
+use crate::net::HttpResponse;
+
+const TIMEOUT: Duration = Duration::from_secs(15);
+/// Exceeds a page of a hundred hooks with long scripts.
+const MAX_RESPONSE: usize = 16 * 1024 * 1024;
+
+/// The variable parts of a request.
+#[derive(Default)]
+pub struct Auth0Request<'a> {
+    /// Path segments below `/api/v2`.
+    pub path: &'a [&'a str],
+    pub query: Option<&'a str>,
+    pub body: Option<Value>,
+    /// The secrets in the body, besides the token. They are redacted from errors, because a message that quotes the request
+    /// would copy them into statuses, events and logs.
+    pub secrets: Vec<&'a str>,
+}
+
+impl Auth0Access {
+    /// Sends a request. If the token is rejected, renews it and repeats the request once.
+    ///
+    /// The future is boxed: a reconcile awaits many calls, and their inlined futures would overflow a thread's stack.
+    pub(super) fn send<'a>(
+        &'a self,
+        method: Method,
+        request: Auth0Request<'a>,
+    ) -> BoxFuture<'a, Result<HttpResponse, AdminError>> {
+        Box::pin(async move {
+            let token = self.login.token(&self.http).await?;
+            let unauthorized = match self.send_with_token(&method, &request, &token.text).await {
+                Err(error @ AdminError::Unauthorized(_)) => error,
+                other => return other,
+            };
+            match self.login.renew(&self.http, &token).await? {
+                Some(token) => self.send_with_token(&method, &request, &token.text).await,
+                None => Err(unauthorized),
+            }
+        })
+    }
+
+    async fn send_with_token(
+        &self,
+        method: &Method,
+        request: &Auth0Request<'_>,
+        token: &SecretString,
+    ) -> Result<HttpResponse, AdminError> {
+        let http_request = self.http_request(method, request, token)?;
+        let response = self.http.send(http_request, TIMEOUT, MAX_RESPONSE).await?;
+        let mut secrets = request.secrets.clone();
+        secrets.push(token.expose_secret());
+        log_call(&self.endpoint(), method, request.path, &response, &secrets);
+        if response.status.is_success() {
+            return Ok(response);
+        }
+        Err(auth0_error(&response, &secrets))
+    }
+
+    fn http_request(
+        &self,
+        method: &Method,
+        request: &Auth0Request<'_>,
+        token: &SecretString,
+    ) -> Result<Request<Full<Bytes>>, AdminError> {
+        if let Some(segment) = request.path.iter().find(|segment| !is_valid_id(segment)) {
+            return Err(rejected(format!("{segment:?} is not a valid id of an Auth0 object: correct it")));
+        }
+        let mut url = self.base.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(["api", "v2"]).extend(request.path);
+        }
+        url.set_query(request.query);
+        let mut bearer = HeaderValue::from_str(&format!("Bearer {}", token.expose_secret()))
+            .map_err(|_| rejected("the token contains characters that a header does not allow".into()))?;
+        bearer.set_sensitive(true);
+        let mut builder = Request::builder()
+            .method(method)
+            .uri(url.as_str())
+            .header("accept", "application/json")
+            .header("authorization", bearer);
+        if request.body.is_some() {
+            builder = builder.header("content-type", "application/json");
+        }
+        let body = request.body.as_ref().map(ToString::to_string).unwrap_or_default();
+        builder.body(Full::from(body)).map_err(|error| rejected(error.to_string()))
+    }
+}
+
+fn rejected(message: String) -> AdminError {
+    AdminError::Rejected(ErrorDetail { message, ..ErrorDetail::default() })
+}
+
+/// Returns the error for a response without a success status, with `secrets` redacted. Accepts the member names of the
+/// Management API (`message`, `errorCode`) and of the token endpoint (`error_description`, `error`).
+pub fn auth0_error(response: &HttpResponse, secrets: &[&str]) -> AdminError {
+    let body = VendorErrorBody::parse(response);
+    let message = body.text("message").or_else(|| body.text("error_description"));
+    error_from_response(response, body.text("errorCode").or_else(|| body.text("error")), message, secrets)
+}

@@ -1,0 +1,90 @@
+//! The operations that every vendor's client provides.
+
+use std::future::Future;
+
+use serde_json::Value;
+
+use super::error::AdminError;
+use super::response;
+use crate::core::time::Millis;
+
+/// Identifies what a list shows: a hash of the address, the credentials and the kind. Clients with the same scope see the
+/// same objects.
+pub type ListScope = [u8; 32];
+
+/// All objects of one kind.
+#[derive(Default)]
+pub struct Listing {
+    pub items: Vec<Value>,
+    /// The `Date` header of the first page: the vendor's clock.
+    pub vendor_time: Option<Millis>,
+}
+
+/// A vendor's objects of one kind. All calls may be repeated: the reconciler finds the object of an interrupted create.
+pub trait ExternalClient: Send + Sync {
+    /// The desired state of an object.
+    type Desired: Send + Sync;
+
+    /// False if `observe` returns more of an object than `list`.
+    const LIST_IS_COMPLETE: bool = true;
+    /// False if the vendor never returns a secret that it was given.
+    const SECRETS_READ_BACK: bool;
+
+    /// Returns the key under which listings of this client may be shared.
+    fn list_scope(&self) -> ListScope;
+
+    /// Returns false once the vendor has rejected client-chosen ids.
+    fn may_accept_client_ids(&self) -> bool {
+        false
+    }
+
+    /// Returns true once the vendor has accepted a client-chosen id.
+    fn accepts_client_ids(&self) -> bool {
+        false
+    }
+
+    /// Lists all objects.
+    fn list(&self) -> impl Future<Output = Result<Listing, AdminError>> + Send;
+    /// Reads one object; None if it does not exist.
+    fn observe(&self, id: &str) -> impl Future<Output = Result<Option<Value>, AdminError>> + Send;
+    /// Fails if an existing object would make the vendor reject the create. Call it before starting a create: a create that
+    /// was started and is not visible yet has to be waited for.
+    fn check_create(&self, _desired: &Self::Desired) -> impl Future<Output = Result<(), AdminError>> + Send {
+        async { Ok(()) }
+    }
+    /// Creates an object with a client-chosen id, or with an id of the vendor's. Returns `Unsupported`, without creating
+    /// anything, if the vendor accepts no client-chosen id.
+    fn create(
+        &self,
+        id: Option<&str>,
+        desired: &Self::Desired,
+    ) -> impl Future<Output = Result<Value, AdminError>> + Send;
+    /// Updates an existing object to the desired state. `fields` are the paths that differ. Returns `Unsupported`, without
+    /// changing anything, if the object can only be deleted and recreated.
+    fn update(
+        &self,
+        id: &str,
+        desired: &Self::Desired,
+        fields: &[String],
+    ) -> impl Future<Output = Result<Value, AdminError>> + Send;
+    /// Deletes an object. Succeeds if it does not exist.
+    fn delete(&self, id: &str) -> impl Future<Output = Result<(), AdminError>> + Send;
+
+    /// Returns the id of an object.
+    fn id(item: &Value) -> Option<&str> {
+        response::object_id(item)
+    }
+
+    /// Returns the fields that the object's creator chose and the vendor returns unchanged. The result is equal for the
+    /// desired and the observed object, which identifies the object of an interrupted create.
+    fn comparable_fields(object: &Value) -> Value;
+
+    /// Returns the creation time by the vendor's clock.
+    fn created_at(item: &Value) -> Option<Millis> {
+        match item.get("created_at")? {
+            Value::Number(seconds) => seconds.as_i64().map(|s| Millis(s.saturating_mul(1000))),
+            Value::String(text) => Millis::parse(text),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! Parses the responses of all vendors: JSON, errors, the vendor's clock and the request id.
+//!
+//! Distinguishes responses of the vendor from pages of a proxy, truncated responses and other programs: only the vendor's
+//! own response may decide about an object.
+
+use http::{HeaderMap, Method, StatusCode};
+use serde_json::{Map, Value};
+
+use super::error::{AdminError, ErrorDetail};
+use super::limit::requested_pause;
+use crate::core::redact::redact;
+use crate::core::time::Millis;
+use crate::net::HttpResponse;
+
+/// Headers in which vendors, and proxies in front of them, return the id of a request.
+const REQUEST_IDS: [&str; 5] =
+    ["x-auth0-requestid", "x-kong-admin-request-id", "x-kong-request-id", "x-request-id", "cf-ray"];
+
+/// The message of an error response without one.
+pub const NO_REASON: &str = "no reason given";
+
+/// Logs a call at debug level, with the request id for the vendor's support. Redacts `secrets`, which the vendor may echo
+/// in the id.
+pub fn log_call(endpoint: &str, method: &Method, path: &[&str], response: &HttpResponse, secrets: &[&str]) {
+    if !tracing::enabled!(tracing::Level::DEBUG) {
+        return;
+    }
+    let request_id = request_id(&response.headers).map(|id| redact(&id, secrets.iter().copied()));
+    let (path, status) = (path.join("/"), response.status.as_u16());
+    tracing::debug!(endpoint, %method, path, status, vendor_request_id = request_id, "admin API called");
+}
+
+/// Returns the error for a response that does not come from the admin API or breaks its format.
+pub fn unexpected_response(response: &HttpResponse, message: &str) -> AdminError {
+    AdminError::UnexpectedAnswer(ErrorDetail {
+        status: Some(response.status.as_u16()),
+        code: None,
+        message: message.to_owned(),
+        request_id: request_id(&response.headers),
+    })
+}
+
+/// Parses the body as a JSON object or list. Ignores the content type, which proxies get wrong.
+pub fn parse_json(response: &HttpResponse) -> Result<Value, AdminError> {
+    match serde_json::from_slice::<Value>(&response.body) {
+        Ok(value @ (Value::Object(_) | Value::Array(_))) if response.complete => Ok(value),
+        _ if !response.complete => {
+            Err(unexpected_response(response, "the response was cut off, or is too long"))
+        }
+        _ if is_encoded(&response.headers) => Err(unexpected_response(
+            response,
+            "the response is compressed, which was not requested: is a proxy in between?",
+        )),
+        _ => Err(unexpected_response(response, "the response is not a JSON object: is a proxy in between?")),
+    }
+}
+
+/// Parses the body as a JSON object.
+pub fn parse_object(response: &HttpResponse) -> Result<Value, AdminError> {
+    match parse_json(response)? {
+        value @ Value::Object(_) => Ok(value),
+        _ => Err(unexpected_response(response, "the response is a list instead of an object")),
+    }
+}
+
+fn is_encoded(headers: &HeaderMap) -> bool {
+    headers.get("content-encoding").is_some_and(|coding| coding != "identity")
+}
+
+/// Returns the id of an object if it is usable as a path segment.
+pub fn object_id(item: &Value) -> Option<&str> {
+    item.get("id")?.as_str().filter(|id| is_valid_id(id))
+}
+
+/// Returns true for text that is safe as one path segment. `.` and `..` would address another resource.
+pub fn is_valid_id(text: &str) -> bool {
+    let is_segment = !matches!(text, "" | "." | "..");
+    is_segment && text.len() <= 256 && !text.chars().any(|c| c.is_control() || c.is_whitespace())
+}
+
+/// Returns the object if it is the requested one. A cache or a wrong address may return another object, and the operator
+/// would then change an object that it does not own.
+pub fn expect_id(response: &HttpResponse, id: &str, item: Value) -> Result<Value, AdminError> {
+    match object_id(&item) {
+        // Vendors may return a UUID in another letter case.
+        Some(found) if found.eq_ignore_ascii_case(id) => Ok(item),
+        _ => Err(unexpected_response(
+            response,
+            "the response contains another object than the requested one: is a cache in between?",
+        )),
+    }
+}
+
+/// The members of an error response. Each is read on its own: a member of an unexpected type must not hide the others.
+pub struct VendorErrorBody(Map<String, Value>);
+
+impl VendorErrorBody {
+    /// Parses the body; empty if it is not a JSON object.
+    pub fn parse(response: &HttpResponse) -> Self {
+        match serde_json::from_slice(&response.body) {
+            Ok(Value::Object(members)) => VendorErrorBody(members),
+            _ => VendorErrorBody(Map::new()),
+        }
+    }
+
+    pub fn text(&self, name: &str) -> Option<String> {
+        self.0.get(name)?.as_str().map(ToOwned::to_owned)
+    }
+
+    pub fn number(&self, name: &str) -> Option<i64> {
+        self.0.get(name)?.as_i64()
+    }
+
+    pub fn object(&self, name: &str) -> Option<&Map<String, Value>> {
+        self.0.get(name)?.as_object()
+    }
+}
+
+/// Returns the error for a response without a success status. `code` and `message` come from its body. `secrets` are
+/// redacted from the error.
+pub fn error_from_response(
+    response: &HttpResponse,
+    code: Option<String>,
+    message: Option<String>,
+    secrets: &[&str],
+) -> AdminError {
+    let status = response.status;
+    if status.is_redirection() {
+        // Omit the target: it may contain a login ticket.
+        let message = format!(
+            "it redirects ({}), and redirects are not followed: correct the address",
+            status.as_u16()
+        );
+        return unexpected_response(response, &message);
+    }
+    if status == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
+        return unexpected_response(response, "a proxy in between requires credentials (407)");
+    }
+    // A rejection by a proxy says nothing about the object; its 404 does not mean that the object is gone.
+    let concerns_object = !matches!(status.as_u16(), 401 | 408 | 425 | 429);
+    if status.is_client_error() && concerns_object && is_foreign(response) {
+        let message =
+            format!("{} with a body that is not from the API: is a proxy in between?", status.as_u16());
+        return unexpected_response(response, &message);
+    }
+    let message = message.unwrap_or_else(|| NO_REASON.into());
+    let detail = ErrorDetail { status: None, code, message, request_id: request_id(&response.headers) };
+    AdminError::from_status(
+        status,
+        detail.redacted(secrets),
+        requested_pause(status, &response.headers).map(|pause| pause.duration()),
+    )
+}
+
+/// Returns true for a body that cannot come from the API: neither empty nor a JSON object.
+fn is_foreign(response: &HttpResponse) -> bool {
+    let empty = response.body.trim_ascii().is_empty();
+    !empty && !matches!(serde_json::from_slice(&response.body), Ok(Value::Object(_)))
+}
+
+/// Returns the `Date` header, the vendor's clock.
+pub fn vendor_date(response: &HttpResponse) -> Option<Millis> {
+    let text = response.headers.get("date")?.to_str().ok()?;
+    let since_epoch = httpdate::parse_http_date(text).ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
+    i64::try_from(since_epoch.as_millis()).ok().map(Millis)
+}
+
+/// Returns the vendor's id of the request, at most 256 characters.
+fn request_id(headers: &HeaderMap) -> Option<String> {
+    let id = REQUEST_IDS.iter().find_map(|name| headers.get(*name)?.to_str().ok());
+    id.map(|id| id.chars().take(256).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn accepts_ids_that_are_path_segments() {
+        for good in ["est_1", "11111111-2222-4333-8444-555555555555", "01GQN0P01XY4VE0PCK7H20QZ4M", "..."] {
+            assert_eq!(object_id(&json!({ "id": good })), Some(good));
+        }
+        let long = "x".repeat(257);
+        for bad in [
+            json!(7),
+            json!(null),
+            json!(["a"]),
+            json!(""),
+            json!("."),
+            json!(".."),
+            json!("a b"),
+            json!("a\n"),
+        ] {
+            assert_eq!(object_id(&json!({ "id": bad })), None, "{bad}");
+        }
+        assert_eq!(object_id(&json!({ "id": long })), None);
+        assert_eq!(object_id(&json!([])), None);
+    }
+}

@@ -1,0 +1,13 @@
+//! Flags that several commands share.
+
+mod controller;
+mod egress;
+mod listen;
+mod parse;
+mod worker;
+
+pub use controller::{ControllerArgs, LeaseArgs};
+pub use egress::EgressArgs;
+pub use listen::{bind, is_loopback, with_host};
+pub use parse::{parse_url, parse_watch_timeout};
+pub use worker::{ScriptArgs, ServerTlsArgs, WorkerArgs};

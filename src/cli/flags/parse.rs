@@ -1,0 +1,77 @@
+//! Parsers of flag values.
+
+use std::time::Duration;
+
+use url::Url;
+
+use crate::core::bucket::Rate;
+use crate::core::duration::DurationError;
+use crate::core::{duration, hook};
+
+/// Parses a duration for which 0 means off.
+pub fn parse_window(text: &str) -> Result<Duration, DurationError> {
+    if text == "0" { Ok(Duration::ZERO) } else { duration::parse(text) }
+}
+
+/// Parses a rate such as `10/s` or `600/m`. The burst equals the number of requests.
+pub fn parse_rate(text: &str) -> Result<Rate, String> {
+    let (requests, unit) = text.split_once('/').unwrap_or((text, ""));
+    let interval = match unit {
+        "s" => Duration::from_secs(1),
+        "m" => Duration::from_secs(60),
+        _ => Duration::ZERO,
+    };
+    match requests.parse() {
+        Ok(requests @ 1..=1_000_000) if !interval.is_zero() => {
+            Ok(Rate { requests, interval, burst: requests })
+        }
+        _ => Err("must be a number of requests per second or minute, such as 10/s or 600/m".to_owned()),
+    }
+}
+
+/// Parses the duration of a watch, 5 s to 290 s, because load balancers drop connections that are idle for minutes.
+pub fn parse_watch_timeout(text: &str) -> Result<Duration, String> {
+    let timeout = duration::parse(text).map_err(|e| e.to_string())?;
+    if (5..=290).contains(&timeout.as_secs()) {
+        Ok(timeout)
+    } else {
+        Err("must be between 5s and 290s".to_owned())
+    }
+}
+
+/// Parses a percentage such as `90%` or `90`, from 1 to 100.
+pub fn parse_percent(text: &str) -> Result<u8, String> {
+    let digits = text.strip_suffix('%').unwrap_or(text);
+    let percent = digits.parse().ok().filter(|n| (1..=100).contains(n) && !digits.starts_with('+'));
+    percent.ok_or_else(|| "must be a percentage from 1% to 100%".to_owned())
+}
+
+/// Parses an http or https URL.
+pub fn parse_url(text: &str) -> Result<Url, String> {
+    hook::parse_url(text).map_err(ToOwned::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parses_rates() {
+        let expected =
+            |requests, seconds| Rate { requests, interval: Duration::from_secs(seconds), burst: requests };
+        assert_eq!(parse_rate("10/s"), Ok(expected(10, 1)));
+        assert_eq!(parse_rate("600/m"), Ok(expected(600, 60)));
+        for text in ["", "10", "10/", "/s", "0/s", "-1/s", "10/h", "1.5/s", "10/s/s"] {
+            assert!(parse_rate(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn parses_percentages() {
+        assert_eq!(parse_percent("90%"), Ok(90));
+        assert_eq!(parse_percent("1"), Ok(1));
+        for text in ["", "%", "0%", "101%", "+5", "5.5%", "-1", "90%%"] {
+            assert!(parse_percent(text).is_err(), "{text}");
+        }
+    }
+}

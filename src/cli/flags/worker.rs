@@ -1,0 +1,150 @@
+//! Flags of the worker.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::parse::{parse_percent, parse_window};
+use crate::cli::failure::{Failure, OrFail};
+use crate::core::{duration, size};
+use crate::net::ServerTls;
+use crate::sandbox;
+use crate::worker::store::{Retention, Shares};
+use crate::worker::{Disk, Limits};
+
+/// The worker's flags.
+#[derive(clap::Args, Clone, Debug)]
+pub struct WorkerArgs {
+    /// The largest accepted event in bytes.
+    #[arg(long, default_value_t = 1 << 20, value_name = "BYTES", env = "HOOKSTREAM_MAX_EVENT_BYTES")]
+    max_event_bytes: usize,
+    /// The largest accepted batch of events in bytes.
+    #[arg(long, default_value_t = 16 << 20, value_name = "BYTES", env = "HOOKSTREAM_MAX_REQUEST_BYTES")]
+    max_request_bytes: usize,
+    /// The disk usage of --data above which events are rejected before they are read. 100%: no limit.
+    #[arg(long, default_value = "90%", value_parser = parse_percent, value_name = "PERCENT", env = "HOOKSTREAM_DISK_LIMIT")]
+    disk_limit: u8,
+    /// How long deliveries of a deleted hook wait for a new hook of the same name before they become dead letters.
+    #[arg(long, default_value = "1h", value_name = "DURATION", value_parser = duration::parse, env = "HOOKSTREAM_HOOK_GRACE")]
+    pub hook_grace: Duration,
+    /// Adopt a store that belongs to another installation, with its pending deliveries.
+    #[arg(long, env = "HOOKSTREAM_ACCEPT_NEW_STORE")]
+    pub accept_new_store: bool,
+    /// The share of the disk for pending deliveries of one namespace. Above it, its events are rejected. 100%: no limit.
+    #[arg(long, default_value = "50%", value_parser = parse_percent, value_name = "PERCENT", env = "HOOKSTREAM_NAMESPACE_SHARE")]
+    namespace_share: u8,
+    /// The share of the disk for pending deliveries of one hook. Above it, its deliveries become dead letters at once. 100%: no
+    /// limit.
+    #[arg(long, default_value = "25%", value_parser = parse_percent, value_name = "PERCENT", env = "HOOKSTREAM_HOOK_SHARE")]
+    hook_share: u8,
+    /// How long a second event with the same id counts as a duplicate; 0: never.
+    #[arg(long, default_value = "24h", value_name = "DURATION", value_parser = parse_window, env = "HOOKSTREAM_DEDUP_WINDOW")]
+    dedup_window: Duration,
+    /// How long a second relay with the same body counts as a duplicate; 0: never.
+    #[arg(long, default_value = "5s", value_name = "DURATION", value_parser = parse_window, env = "HOOKSTREAM_RELAY_DEDUP_WINDOW")]
+    relay_dedup_window: Duration,
+    /// How long delivered events are kept.
+    #[arg(long, default_value = "24h", value_name = "DURATION", value_parser = duration::parse, env = "HOOKSTREAM_HISTORY_AGE")]
+    history_age: Duration,
+    /// How long dead letters are kept.
+    #[arg(long, default_value = "168h", value_name = "DURATION", value_parser = duration::parse, env = "HOOKSTREAM_DEAD_LETTER_AGE")]
+    dead_letter_age: Duration,
+    /// The maximum size of kept delivered events, such as 512MiB. The oldest are deleted first.
+    #[arg(long, default_value = "1GiB", value_parser = size::parse, value_name = "SIZE", env = "HOOKSTREAM_HISTORY_BYTES")]
+    history_bytes: u64,
+    /// The maximum number of EventHooks with metric series of their own. An EventHook opts in with the annotation
+    /// hookstream.dev/metrics: "true". 0: none.
+    #[arg(long, default_value_t = 100, value_name = "COUNT", env = "HOOKSTREAM_HOOK_METRICS")]
+    pub hook_metrics: usize,
+    /// The maximum size of kept dead letters. The oldest are deleted first.
+    #[arg(long, default_value = "1GiB", value_parser = size::parse, value_name = "SIZE", env = "HOOKSTREAM_DEAD_LETTER_BYTES")]
+    dead_letter_bytes: u64,
+    #[command(flatten)]
+    pub tls: ServerTlsArgs,
+    #[command(flatten)]
+    pub scripts: ScriptArgs,
+}
+
+/// TLS of listening ports.
+#[derive(clap::Args, Clone, Debug)]
+pub struct ServerTlsArgs {
+    /// A file with a certificate chain (PEM). The ingest and API ports then serve HTTPS. A replaced file is loaded within 10 s.
+    #[arg(long, value_name = "FILE", requires = "tls_key", env = "HOOKSTREAM_TLS_CERT")]
+    tls_cert: Option<PathBuf>,
+    /// A file with the certificate's private key (PEM).
+    #[arg(long, value_name = "FILE", requires = "tls_cert", env = "HOOKSTREAM_TLS_KEY")]
+    tls_key: Option<PathBuf>,
+}
+
+impl ServerTlsArgs {
+    pub fn is_given(&self) -> bool {
+        self.tls_cert.is_some()
+    }
+
+    /// Loads the certificate; None where the ports serve plain HTTP.
+    pub fn load(&self) -> Result<Option<Arc<ServerTls>>, Failure> {
+        let (Some(cert), Some(key)) = (&self.tls_cert, &self.tls_key) else { return Ok(None) };
+        let tls = ServerTls::open(cert, key).or_fail(|| "--tls-cert, --tls-key".into())?;
+        Ok(Some(Arc::new(tls)))
+    }
+}
+
+impl WorkerArgs {
+    pub fn limits(&self) -> Limits {
+        Limits {
+            max_event_bytes: self.max_event_bytes,
+            max_request_bytes: self.max_request_bytes,
+            dedup_window: self.dedup_window,
+            relay_dedup_window: self.relay_dedup_window,
+        }
+    }
+
+    pub fn disk(&self, data: &Path) -> Disk {
+        Disk::new(data, self.disk_limit)
+    }
+
+    /// Returns the limits of pending deliveries on a disk of this size in bytes.
+    pub fn shares(&self, disk: u64) -> Shares {
+        let share = |percent: u8| disk / 100 * u64::from(percent);
+        Shares { hook_bytes: share(self.hook_share), namespace_bytes: share(self.namespace_share) }
+    }
+
+    pub fn retention(&self) -> Retention {
+        Retention {
+            history_age: self.history_age,
+            dead_letter_age: self.dead_letter_age,
+            history_bytes: self.history_bytes,
+            dead_letter_bytes: self.dead_letter_bytes,
+        }
+    }
+}
+
+/// Flags of lambdas and templates.
+#[derive(clap::Args, Clone, Debug)]
+pub struct ScriptArgs {
+    /// How long one lambda invocation, or the templates of one request, may run; a hook's own timeout also applies.
+    #[arg(long, default_value = "1s", value_name = "DURATION", value_parser = duration::parse, env = "HOOKSTREAM_SCRIPT_TIMEOUT")]
+    script_timeout: Duration,
+    /// The Lua memory limit of one sandbox process, such as 64MiB.
+    #[arg(long, default_value = "64MiB", value_parser = size::parse, value_name = "SIZE", env = "HOOKSTREAM_SCRIPT_MEMORY")]
+    script_memory: u64,
+    /// The number of sandbox processes. With several, one hook never occupies all. Default: the number of cores.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256), env = "HOOKSTREAM_SCRIPT_PROCESSES")]
+    script_processes: Option<u16>,
+    /// Run scripts even where the kernel cannot confine their processes (no seccomp). Default: scripts are rejected.
+    #[arg(long, env = "HOOKSTREAM_SCRIPT_UNSANDBOXED")]
+    script_unsandboxed: bool,
+}
+
+impl ScriptArgs {
+    pub fn options(&self) -> sandbox::SandboxOptions {
+        let defaults = sandbox::SandboxOptions::default();
+        sandbox::SandboxOptions {
+            timeout: self.script_timeout,
+            memory: self.script_memory,
+            processes: self.script_processes.map_or(defaults.processes, usize::from),
+            allow_unsandboxed: self.script_unsandboxed,
+            ..defaults
+        }
+    }
+}

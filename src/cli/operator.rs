@@ -1,0 +1,227 @@
+//! `hookstream run`, `controller` and `worker`: the roles in a Kubernetes cluster.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::Config;
+use kube::client::ClientBuilder;
+
+use super::failure::{CommandResult, OrFail};
+use super::flags::{ControllerArgs, EgressArgs, LeaseArgs, WorkerArgs, parse_watch_timeout};
+use super::kubeconfig::{create_client, load_config};
+use super::logging::LogArgs;
+use super::role_process::{self, ControllerRole, RoleProcess, WorkerRole};
+use crate::cluster::Subscribers;
+use crate::cluster::kubernetes::{
+    Kubernetes, KubernetesOptions, LeaderElection, WatchLiveness, WatchLivenessLayer, watch,
+};
+use crate::core::time::Millis;
+use crate::leadership::Leadership;
+use crate::metrics::Metrics;
+use crate::ops::{Liveness, Readiness};
+
+/// The time between two checks of the watches.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long the API server may take to return its version.
+const VERSION_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Run controller and worker in one process, in a Kubernetes cluster.
+///
+/// Example: hookstream run --ingest-url http://hookstream-ingest.hookstream-system.svc:8080
+#[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
+pub struct RunArgs {
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    #[command(flatten)]
+    controller: ControllerArgs,
+    #[command(flatten)]
+    lease: LeaseArgs,
+    #[command(flatten)]
+    worker: WorkerRoleArgs,
+}
+
+/// Run the controller: applies the custom resources to the vendors' admin APIs.
+///
+/// Example: hookstream controller --ingest-url http://hookstream-ingest.hookstream-system.svc:8080
+#[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
+pub struct ControllerRoleArgs {
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    #[command(flatten)]
+    controller: ControllerArgs,
+    #[command(flatten)]
+    lease: LeaseArgs,
+}
+
+/// Run the worker: accepts events and delivers them.
+///
+/// Example: hookstream worker --data /var/lib/hookstream
+#[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
+pub struct WorkerOnlyArgs {
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    #[command(flatten)]
+    worker: WorkerRoleArgs,
+}
+
+/// Flags of all commands that run in a cluster.
+#[derive(clap::Args)]
+struct ClusterArgs {
+    /// A namespace to work in; may be repeated. Default: all.
+    #[arg(long, value_delimiter = ',', env = "HOOKSTREAM_NAMESPACE")]
+    namespace: Vec<String>,
+    /// The operator's own namespace, which contains the key ring.
+    #[arg(long, default_value = "hookstream-system", env = "POD_NAMESPACE")]
+    operator_namespace: String,
+    /// Use only Secrets with the label hookstream.dev/use: "true".
+    #[arg(long, env = "HOOKSTREAM_REQUIRE_SECRET_LABEL")]
+    require_secret_label: bool,
+    /// The audience that callers' tokens must be issued for.
+    #[arg(long, default_value = "hookstream", env = "HOOKSTREAM_TOKEN_AUDIENCE")]
+    token_audience: String,
+    /// The duration of one watch request, 5s to 290s. /livez fails when a watch makes no progress for twice as long.
+    #[arg(long, default_value = "200s", value_name = "DURATION", value_parser = parse_watch_timeout, env = "HOOKSTREAM_WATCH_TIMEOUT")]
+    watch_timeout: Duration,
+    /// The listen address of /livez, /readyz and /metrics.
+    #[arg(long, default_value = ":8081", value_name = "ADDRESS", env = "HOOKSTREAM_OPS_LISTEN")]
+    ops_listen: String,
+    #[command(flatten)]
+    egress: EgressArgs,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+/// The worker's flags, with its data folder and ports.
+#[derive(clap::Args)]
+struct WorkerRoleArgs {
+    /// The folder for accepted events, on a persistent volume.
+    #[arg(long, default_value = "/var/lib/hookstream", value_name = "DIR", env = "HOOKSTREAM_DATA")]
+    data: PathBuf,
+    /// The listen address of the ingest port, for events and relays.
+    #[arg(long, default_value = ":8080", value_name = "ADDRESS", env = "HOOKSTREAM_LISTEN")]
+    listen: String,
+    /// The listen address of the API port, which lists, explains and replays deliveries.
+    #[arg(long, default_value = ":8082", value_name = "ADDRESS", env = "HOOKSTREAM_API_LISTEN")]
+    api_listen: String,
+    #[command(flatten)]
+    worker: WorkerArgs,
+}
+
+pub async fn run(args: RunArgs) -> CommandResult {
+    start(args.cluster, Some((args.controller, args.lease)), Some(args.worker)).await
+}
+
+pub async fn controller(args: ControllerRoleArgs) -> CommandResult {
+    start(args.cluster, Some((args.controller, args.lease)), None).await
+}
+
+pub async fn worker(args: WorkerOnlyArgs) -> CommandResult {
+    start(args.cluster, None, Some(args.worker)).await
+}
+
+async fn start(
+    args: ClusterArgs,
+    controller: Option<(ControllerArgs, LeaseArgs)>,
+    worker: Option<WorkerRoleArgs>,
+) -> CommandResult {
+    args.log.install()?;
+    let controller = match controller {
+        Some((controller, lease)) => Some((controller, lease.options(&args.operator_namespace)?)),
+        None => None,
+    };
+    let config = load_config().await?;
+    let api_server_addresses = resolve_api_server(&config);
+    let (metrics, readiness, liveness) =
+        (Arc::new(Metrics::default()), Readiness::default(), Liveness::default());
+    let watch_liveness = WatchLiveness::new(args.watch_timeout, metrics.clone());
+    let builder =
+        ClientBuilder::try_from(config.clone()).or_fail(|| "reading the cluster's configuration".into())?;
+    let client = builder.with_layer(&WatchLivenessLayer(watch_liveness.clone())).build();
+    let with_worker = worker.is_some();
+    let options = KubernetesOptions {
+        namespace: args.operator_namespace,
+        namespaces: args.namespace,
+        require_secret_label: args.require_secret_label,
+        token_audience: args.token_audience,
+        watch_timeout: args.watch_timeout,
+    };
+    // A worker without a controller needs no leader.
+    let mut leadership = Leadership::always();
+    let mut subscribers = Subscribers::default();
+    let controller = match controller {
+        None => None,
+        Some((controller, lease)) => {
+            let (gained, election) = LeaderElection::new(config.clone(), lease);
+            leadership = gained.clone();
+            let (options, changes) = (controller.options(), subscribers.subscribe());
+            Some(ControllerRole { options, changes, leadership: gained, election: Some(election) })
+        }
+    };
+    let kubernetes = Arc::new(Kubernetes::new(client, &options, leadership));
+    let worker = worker.as_ref().map(|w| WorkerRole {
+        args: &w.worker,
+        data: &w.data,
+        listen: &w.listen,
+        api_listen: &w.api_listen,
+        changes: subscribers.subscribe(),
+    });
+    let installed = readiness.add_gate("the CRDs are installed");
+    let cluster_watch = watch(&kubernetes, &options, subscribers, watch_liveness.clone(), installed);
+    let events = kubernetes.run_event_publisher();
+    let liveness_checks = check_watches(watch_liveness, config, with_worker, liveness.clone());
+    role_process::run(RoleProcess {
+        cluster: kubernetes,
+        view: cluster_watch.view,
+        watch: async move {
+            tokio::join!(cluster_watch.run, liveness_checks, events);
+        },
+        metrics,
+        readiness,
+        liveness,
+        egress: args.egress.build(false, api_server_addresses).await?,
+        ops_listen: &args.ops_listen,
+        controller,
+        worker,
+    })
+    .await
+}
+
+/// Fails the liveness probe while a watch hangs. A worker delivers without the API server, and a restarted one could not
+/// even start. With a worker, the probe therefore fails only if the API server responds on a new connection.
+async fn check_watches(
+    watch_liveness: Arc<WatchLiveness>,
+    config: Config,
+    with_worker: bool,
+    liveness: Liveness,
+) {
+    loop {
+        tokio::time::sleep(CHECK_INTERVAL).await;
+        let mut hanging = watch_liveness.hanging(Millis::steady());
+        if !hanging.is_empty() && with_worker && !responds(&config).await {
+            hanging.clear();
+        }
+        let describe = |(path, idle): (String, Duration)| {
+            format!("the watch of {path} has made no progress for {} s", idle.as_secs())
+        };
+        liveness.set(hanging.into_iter().map(describe).collect());
+    }
+}
+
+/// Returns true if the API server responds on a new connection.
+async fn responds(config: &Config) -> bool {
+    let Ok(client) = create_client(config.clone()) else { return false };
+    matches!(tokio::time::timeout(VERSION_TIMEOUT, client.apiserver_version()).await, Ok(Ok(_)))
+}
+
+/// Resolves the API server's addresses, which no delivery may reach.
+fn resolve_api_server(config: &Config) -> Vec<SocketAddr> {
+    let url = &config.cluster_url;
+    let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
+    let port = url.port_u16().unwrap_or(if url.scheme_str() == Some("http") { 80 } else { 443 });
+    (host, port).to_socket_addrs().map(Iterator::collect).unwrap_or_default()
+}

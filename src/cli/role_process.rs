@@ -1,0 +1,252 @@
+//! Runs the process of `run`, `controller`, `worker` and `standalone`: starts the roles and ports, and stops them in order.
+
+use std::future::Future;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::failure::{CommandResult, Failure, OrFail};
+use super::flags::{WorkerArgs, bind, with_host};
+use super::output::print_line;
+use super::signals::stop_signal;
+use crate::cluster::kubernetes::{LeaderElection, LeaseAtExit};
+use crate::cluster::{Cluster, ObjectChange, View};
+use crate::controller;
+use crate::leadership::Leadership;
+use crate::metrics::Metrics;
+use crate::net::{Egress, HttpClient, serve};
+use crate::ops::{self, Liveness, Readiness};
+use crate::sandbox::Sandbox;
+use crate::worker::store::Shares;
+use crate::worker::store::sqlite::SqliteStore;
+use crate::worker::{Listening, Worker, WorkerError};
+
+/// How long a stop waits for running reconciles: as long as one admin API call may take.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A process with the controller, the worker, or both.
+pub struct RoleProcess<'a, F> {
+    pub cluster: Arc<dyn Cluster>,
+    pub view: View,
+    /// Keeps the view in sync.
+    pub watch: F,
+    pub metrics: Arc<Metrics>,
+    pub readiness: Readiness,
+    pub liveness: Liveness,
+    pub egress: Egress,
+    pub ops_listen: &'a str,
+    pub controller: Option<ControllerRole>,
+    pub worker: Option<WorkerRole<'a>>,
+}
+
+/// What the controller needs to run.
+pub struct ControllerRole {
+    pub options: controller::ControllerOptions,
+    pub changes: mpsc::Receiver<ObjectChange>,
+    pub leadership: Leadership,
+    /// None without replicas: the controller always leads.
+    pub election: Option<LeaderElection>,
+}
+
+/// What the worker needs to run.
+pub struct WorkerRole<'a> {
+    pub args: &'a WorkerArgs,
+    pub data: &'a Path,
+    pub listen: &'a str,
+    pub api_listen: &'a str,
+    pub changes: mpsc::Receiver<ObjectChange>,
+}
+
+/// Runs the process until a stop signal, or until a role, a watch or the ops port fails.
+pub async fn run<F>(process: RoleProcess<'_, F>) -> CommandResult
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let stop = stop_signal()?;
+    let RoleProcess { cluster, view, metrics, readiness, .. } = process;
+    let http = HttpClient::new(process.egress).or_fail(|| "loading the system's certificates".into())?;
+
+    let ops = bind(process.ops_listen, "--ops-listen").await?;
+    let tls = process.worker.as_ref().map(|role| role.args.tls.load()).transpose()?.flatten();
+    let router = ops::router(readiness.clone(), process.liveness, metrics.clone());
+    let ops = tokio::spawn(async move { serve::serve(ops, router, std::future::pending::<()>()).await });
+    // After the ops port, because a format migration copies the store, and liveness must hold meanwhile. Before the
+    // controller, because two processes on one data folder must not both write to the vendor.
+    let store = match &process.worker {
+        Some(role) => {
+            let opened = readiness.add_gate("the store is open");
+            let store = tokio::task::block_in_place(|| open_store(role, metrics.clone()))?;
+            opened.open();
+            Some(store)
+        }
+        None => None,
+    };
+    let watch = tokio::spawn(process.watch);
+
+    let listed = readiness.add_gate("the objects are listed");
+    // Register before anything runs; otherwise the process would be ready for a moment.
+    let ingest_gate = process.worker.is_some().then(|| readiness.add_gate("the ingest port is open"));
+    let stopping = CancellationToken::new();
+    let controller = process.controller.map(|role| {
+        let leadership = role.leadership.clone();
+        let (cluster, view, http, metrics) = (cluster.clone(), view.clone(), http.clone(), metrics.clone());
+        let context = controller::Context::new(cluster, view, http, role.options, metrics, leadership);
+        // In a task of its own, a panic ends the process instead of silently stopping only the controller.
+        tokio::spawn(run_controller(Arc::new(context), role.changes, role.election, stopping.clone()))
+    });
+    let controller = async {
+        match controller {
+            Some(task) => task.await.unwrap_or_else(|error| {
+                Err(internal_failure(&format!("the controller stopped unexpectedly: {error}")))
+            }),
+            None => Ok(()),
+        }
+    };
+    if let Some(role) = &process.worker {
+        metrics.hooks.set_limit(role.args.hook_metrics);
+    }
+    let worker = match (process.worker, store, ingest_gate) {
+        (Some(role), Some((store, shares)), Some(ingest_gate)) => Some((
+            Worker {
+                cluster,
+                view: view.clone(),
+                store: Arc::new(store),
+                http,
+                sandbox: Sandbox::start(role.args.scripts.options()).await,
+                metrics,
+                starting: ingest_gate,
+                limits: role.args.limits(),
+                retention: role.args.retention(),
+                disk: role.args.disk(role.data),
+                shares,
+                grace: role.args.hook_grace,
+                accept_new_store: role.args.accept_new_store,
+                listen: with_host(role.listen),
+                api_listen: with_host(role.api_listen),
+                tls,
+            },
+            role.changes,
+        )),
+        _ => None,
+    };
+    let worker = async {
+        match worker {
+            Some((worker, changes)) => run_worker(worker, changes, stopping.clone()).await,
+            None => Ok(()),
+        }
+    };
+    // When one role fails, the other stops in order.
+    let (controller, worker) =
+        (stop_all_on_error(controller, &stopping), stop_all_on_error(worker, &stopping));
+    let listing = async {
+        view.wait_until_listed().await;
+        listed.open();
+        std::future::pending::<()>().await;
+    };
+    let stop_request = async {
+        stop.await;
+        tracing::info!("stopping");
+        // Fail readiness first, so that load balancers stop sending requests. This gate is never opened.
+        let _stopping = readiness.add_gate("the process is restarted (it is stopping)");
+        stopping.cancel();
+        std::future::pending::<()>().await;
+    };
+    let roles = async {
+        let (controller, worker) = tokio::join!(controller, worker);
+        worker.and(controller)
+    };
+    tokio::select! {
+        result = roles => result.map(|()| ExitCode::SUCCESS),
+        ended = watch => Err(internal_failure(&format!("the watches stopped unexpectedly{}", panic_message(ended)))),
+        ended = ops => Err(internal_failure(&format!("the ops port stopped unexpectedly{}", panic_message(ended)))),
+        () = listing => Ok(ExitCode::SUCCESS),
+        () = stop_request => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// Runs a role. If it fails, requests all roles to stop. An absent role completes at once without stopping the others.
+async fn stop_all_on_error(
+    role: impl Future<Output = Result<(), Failure>>,
+    stopping: &CancellationToken,
+) -> Result<(), Failure> {
+    let result = role.await;
+    if result.is_err() {
+        stopping.cancel();
+    }
+    result
+}
+
+/// Creates a failure with exit code 3, for which a restart helps.
+fn internal_failure(message: &str) -> Failure {
+    Failure { code: 3, message: message.to_owned() }
+}
+
+/// Returns `: ` and the message of a task that panicked.
+fn panic_message<T>(ended: Result<T, tokio::task::JoinError>) -> String {
+    ended.err().map(|error| format!(": {error}")).unwrap_or_default()
+}
+
+/// Runs the controller. It joins the election once the objects are listed, and releases the Lease once no reconcile runs.
+async fn run_controller(
+    context: Arc<controller::Context>,
+    changes: mpsc::Receiver<ObjectChange>,
+    election: Option<LeaderElection>,
+    stopping: CancellationToken,
+) -> Result<(), Failure> {
+    let (view, metrics, cluster) = (context.view.clone(), context.metrics.clone(), context.cluster.clone());
+    let mut reconciles = std::pin::pin!(controller::run(context, changes, stopping.clone()));
+    let Some(election) = election else {
+        metrics.set_leader(true);
+        reconciles.await;
+        return Ok(());
+    };
+    tokio::select! {
+        () = &mut reconciles => return Ok(()),
+        () = view.wait_until_listed() => {}
+        // Nothing is listed, so no reconcile runs; do not wait for an API server that may be unavailable.
+        () = stopping.cancelled() => return Ok(()),
+    }
+    let mut election = election.start(metrics).or_fail(|| "starting the thread of the Lease".into())?;
+    tokio::select! {
+        () = &mut reconciles => {
+            cluster.flush_events().await;
+            election.stop(LeaseAtExit::Release).await;
+        }
+        () = election.ended() => return Err(internal_failure("the thread of the Lease stopped unexpectedly")),
+        () = async { stopping.cancelled().await; tokio::time::sleep(DRAIN_TIMEOUT).await } => election.stop(LeaseAtExit::Expire).await,
+    }
+    Ok(())
+}
+
+/// Runs the worker until it is requested to stop.
+async fn run_worker(
+    worker: Worker,
+    changes: mpsc::Receiver<ObjectChange>,
+    stopping: CancellationToken,
+) -> Result<(), Failure> {
+    let announce = |open: Listening| {
+        print_line(&format!("hookstream: api listening on http://{}", open.api));
+        print_line(&format!("hookstream: ingest listening on http://{}", open.ingest));
+    };
+    match worker.run(changes, stopping, announce).await {
+        Ok(()) => Ok(()),
+        Err(error @ WorkerError::Listen { .. }) => Err(Failure::new(error.to_string())),
+        // Exit code 3, unlike for a bad flag: accepted events are on disk, and a restart continues with them.
+        Err(error @ WorkerError::Store(_)) => Err(internal_failure(&error.to_string())),
+    }
+}
+
+/// Opens the store with its limits and metrics.
+fn open_store(role: &WorkerRole<'_>, metrics: Arc<Metrics>) -> Result<(SqliteStore, Shares), Failure> {
+    let flag = || format!("--data {}", role.data.display());
+    let store = SqliteStore::open(role.data).or_fail(flag)?;
+    let size = role.args.disk(role.data).size().or_fail(flag)?;
+    let shares = role.args.shares(size);
+    store.set_shares(shares);
+    store.set_metrics(metrics);
+    Ok((store, shares))
+}

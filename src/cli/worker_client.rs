@@ -1,0 +1,276 @@
+//! The HTTP client of the worker's ports: sends the caller's token, bounds responses, and reports failures in one line.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Limited};
+use reqwest::{Client, Method, RequestBuilder, StatusCode};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use url::Url;
+
+use super::failure::{Failure, OrFail};
+use super::kubeconfig::describe_error;
+
+/// The largest response that is read, in bytes: enough for 500 deliveries with all their attempts.
+const MAX_RESPONSE_BYTES: usize = 64 << 20;
+
+/// A client of one worker.
+pub struct WorkerClient {
+    transport: Transport,
+    base: Url,
+    token: Option<SecretString>,
+}
+
+/// How the worker is reached.
+enum Transport {
+    Direct(Client),
+    /// Through the API server's proxy; only the path of the base URL is used.
+    Proxied(kube::Client),
+}
+
+/// The header for a token where a proxy drops Authorization.
+pub const TOKEN_HEADER: &str = crate::worker::TOKEN_HEADER;
+
+/// A response of a worker.
+#[derive(Debug)]
+pub struct WorkerResponse {
+    pub url: Url,
+    pub status: StatusCode,
+    pub body: Vec<u8>,
+}
+
+/// The members of a problem body (RFC 9457) that are shown.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ProblemBody {
+    title: Option<String>,
+    detail: Option<String>,
+    /// The message of the API server where it does not forward a request.
+    message: Option<String>,
+}
+
+impl WorkerClient {
+    /// Creates a client of the worker at this URL.
+    pub fn new(base: &Url, token_file: Option<&PathBuf>) -> Result<Self, Failure> {
+        if !matches!(base.scheme(), "http" | "https") || base.cannot_be_a_base() {
+            return Err(Failure::new(format!("{base} is not an http or https URL (--url)")));
+        }
+        let token = token_file.map(|path| read_token(path)).transpose()?;
+        Ok(WorkerClient { transport: Transport::Direct(create_client(base)?), base: base.clone(), token })
+    }
+
+    /// Creates a client of a worker behind the API server's proxy, at this path of the API server.
+    pub fn proxied(
+        client: kube::Client,
+        path: &str,
+        token: Option<SecretString>,
+        token_file: Option<&PathBuf>,
+    ) -> Result<Self, Failure> {
+        let token = match token {
+            Some(token) => Some(token),
+            None => token_file.map(|path| read_token(path)).transpose()?,
+        };
+        let base = Url::parse(&format!("https://kubernetes{path}")).or_fail(|| path.to_owned())?;
+        Ok(WorkerClient { transport: Transport::Proxied(client), base, token })
+    }
+
+    /// Returns a URL of the API in a namespace.
+    pub fn url(&self, namespace: &str, path: &[&str]) -> Result<Url, Failure> {
+        self.build_url(&["v1", "namespaces"], namespace, path)
+    }
+
+    /// Returns a URL of the Kong-compatible API in a namespace.
+    pub fn kong_url(&self, namespace: &str, path: &[&str]) -> Result<Url, Failure> {
+        self.build_url(&["kong"], namespace, path)
+    }
+
+    fn build_url(&self, root: &[&str], namespace: &str, path: &[&str]) -> Result<Url, Failure> {
+        // Also rejects `..`, which URL parsing would resolve.
+        let is_label =
+            |text: &str| text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        if namespace.is_empty() || namespace.len() > 63 || !is_label(namespace) {
+            return Err(Failure::new(format!(
+                "'{}' is not a valid namespace name (--namespace)",
+                namespace.escape_default()
+            )));
+        }
+        if let Some(dots) = path.iter().find(|part| matches!(**part, "" | "." | "..")) {
+            return Err(Failure::new(format!("'{dots}' is not a valid name")));
+        }
+        let mut url = self.base.clone();
+        // Always succeeds, because the base is an http URL.
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(root).push(namespace).extend(path);
+        }
+        Ok(url)
+    }
+
+    pub async fn get(&self, url: Url) -> Result<WorkerResponse, Failure> {
+        self.call(Method::GET, url, Vec::new()).await
+    }
+
+    /// Posts JSON.
+    pub async fn post(&self, url: Url, body: Vec<u8>) -> Result<WorkerResponse, Failure> {
+        self.call(Method::POST, url, body).await
+    }
+
+    async fn call(&self, method: Method, url: Url, body: Vec<u8>) -> Result<WorkerResponse, Failure> {
+        match &self.transport {
+            Transport::Direct(client) => {
+                let request = client.request(method, url.clone());
+                self.call_direct(request.header("content-type", "application/json").body(body), url).await
+            }
+            Transport::Proxied(client) => self.call_proxied(client, method, url, body).await,
+        }
+    }
+
+    async fn call_proxied(
+        &self,
+        client: &kube::Client,
+        method: Method,
+        url: Url,
+        body: Vec<u8>,
+    ) -> Result<WorkerResponse, Failure> {
+        let target =
+            url.query().map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path()));
+        let mut request =
+            http::Request::builder().method(method).uri(target).header("content-type", "application/json");
+        if let Some(token) = &self.token {
+            request = request.header(TOKEN_HEADER, token.expose_secret());
+        }
+        let request = request.body(kube::client::Body::from(body)).or_fail(|| url.path().to_owned())?;
+        let failed =
+            |why: String| Failure::new(format!("{} cannot be reached: {why} (--service)", url.path()));
+        let response = client.send(request).await.map_err(|error| failed(describe_error(&error)))?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), MAX_RESPONSE_BYTES);
+        let body = body.collect().await.map_err(|error| failed(error.to_string()))?.to_bytes().to_vec();
+        Ok(WorkerResponse { url, status, body })
+    }
+
+    async fn call_direct(&self, mut request: RequestBuilder, url: Url) -> Result<WorkerResponse, Failure> {
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token.expose_secret());
+        }
+        let mut response = request.send().await.map_err(|error| connection_failure(&url, &error))?;
+        let status = response.status();
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| connection_failure(&url, &error))? {
+            body.extend_from_slice(&chunk);
+            if body.len() > MAX_RESPONSE_BYTES {
+                return Err(Failure::new(format!(
+                    "{url} returned {status} with more than {MAX_RESPONSE_BYTES} bytes"
+                )));
+            }
+        }
+        Ok(WorkerResponse { url, status, body })
+    }
+}
+
+impl WorkerResponse {
+    /// Returns the response if its status is a success. A client error (4xx) becomes a failure with `rejected_code`, any
+    /// other status one with code 2.
+    pub fn success(self, rejected_code: u8) -> Result<Self, Failure> {
+        // A client error is a definite result; with any other status the result is unknown.
+        let code = if self.status.is_client_error() { rejected_code } else { 2 };
+        self.success_or(code)
+    }
+
+    /// Returns the response if its status is a success, otherwise a failure with this code.
+    pub fn success_or(self, code: u8) -> Result<Self, Failure> {
+        if self.status.is_success() {
+            return Ok(self);
+        }
+        let hint = if self.status == StatusCode::UNAUTHORIZED { " (--token-file)" } else { "" };
+        let message =
+            format!("{} returned {}{}{hint}", self.url, self.status, problem_text(&self.body, self.status));
+        Err(Failure { code, message })
+    }
+
+    /// Deserializes the body.
+    pub fn json<'a, T: Deserialize<'a>>(&'a self) -> Result<T, Failure> {
+        serde_json::from_slice(&self.body)
+            .or_fail(|| format!("{} returned {}, but not a worker's response", self.url, self.status))
+    }
+}
+
+/// Reads a token from a file. Strips the line end that `echo` appends.
+fn read_token(path: &Path) -> Result<SecretString, Failure> {
+    let token = fs::read_to_string(path).or_fail(|| format!("reading {}", path.display()))?;
+    match token.trim() {
+        "" => Err(Failure::new(format!("{} contains no token", path.display()))),
+        token => Ok(SecretString::from(token)),
+    }
+}
+
+/// Returns the text of a problem body as one line, prefixed by `: `; empty for any other body.
+fn problem_text(body: &[u8], status: StatusCode) -> String {
+    let problem: ProblemBody = serde_json::from_slice(body).unwrap_or_default();
+    // Omit a title that repeats the status, which the caller prints already.
+    let title = problem.title.filter(|title| Some(title.as_str()) != status.canonical_reason());
+    let parts: Vec<String> = [title, problem.detail, problem.message]
+        .into_iter()
+        .flatten()
+        .map(|text| text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(500).collect())
+        .collect();
+    if parts.is_empty() { String::new() } else { format!(": {}", parts.join(": ")) }
+}
+
+fn create_client(url: &Url) -> Result<Client, Failure> {
+    let mut builder = Client::builder()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(Duration::from_secs(10))
+        .timeout(Duration::from_secs(60));
+    // Without installed certificate authorities (a bare container) the client would fail to build, even for http.
+    if url.scheme() == "http" {
+        builder = builder.tls_certs_only([]);
+    }
+    builder.build().or_fail(|| "creating an HTTP client".into())
+}
+
+/// Creates the failure of a failed connection: the URL once, with the innermost cause, which is the most specific.
+fn connection_failure(url: &Url, error: &reqwest::Error) -> Failure {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    let why = if error.is_timeout() { "no response within the timeout".into() } else { cause.to_string() };
+    Failure::new(format!("{url} cannot be reached: {why} (--url)"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn builds_urls() {
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let url = |base: &str, namespace: &str, path: &[&str]| {
+            let worker = WorkerClient::new(&base.parse().unwrap(), None)?;
+            worker.url(namespace, path).map(|url| url.to_string())
+        };
+        assert_eq!(url("http://a:1", "demo", &["events"]).unwrap(), "http://a:1/v1/namespaces/demo/events");
+        assert_eq!(
+            url("https://a/b/", "x-y", &["events", "a/b?c"]).unwrap(),
+            "https://a/b/v1/namespaces/x-y/events/a%2Fb%3Fc"
+        );
+        for namespace in ["", "..", "x/y", "X"] {
+            assert!(url("http://a", namespace, &["events"]).is_err(), "{namespace}");
+        }
+        for base in ["ftp://a", "mailto:a@b"] {
+            assert!(url(base, "demo", &[]).is_err(), "{base}");
+        }
+        assert!(url("http://a", "demo", &["events", ".."]).is_err());
+    }
+
+    #[test]
+    fn problem_text_is_one_line_without_the_status() {
+        let text = |body: &[u8]| problem_text(body, StatusCode::FORBIDDEN);
+        assert_eq!(text(br#"{"title":"Too big","detail":"1 MiB\nat most"}"#), ": Too big: 1 MiB at most");
+        assert_eq!(text(br#"{"title":"Forbidden","detail":"no right"}"#), ": no right");
+        assert_eq!(text(b"<html>"), "");
+    }
+}

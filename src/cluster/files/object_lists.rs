@@ -1,0 +1,76 @@
+//! The objects of one read of the files, by kind, and a view of them.
+
+use std::sync::Arc;
+
+use kube::runtime::watcher::Event;
+use serde_json::Value;
+
+use super::objects::deserialize;
+use crate::api::{Connection, EventHook, EventStream, Hook};
+use crate::cluster::{DeserializeGuard, ObjectChange, Reflector, ResourceKind, Subscribers, View};
+
+/// The objects of one read of the files.
+#[derive(Default)]
+pub struct ObjectLists {
+    pub hooks: Vec<DeserializeGuard<EventHook>>,
+    pub connections: Vec<DeserializeGuard<Connection>>,
+    pub streams: Vec<DeserializeGuard<EventStream>>,
+    pub auth0_hooks: Vec<DeserializeGuard<Hook>>,
+}
+
+impl ObjectLists {
+    pub fn add(&mut self, kind: ResourceKind, object: &Value) {
+        match kind {
+            ResourceKind::EventHook => self.hooks.extend(deserialize(object)),
+            ResourceKind::Connection => self.connections.extend(deserialize(object)),
+            ResourceKind::EventStream => self.streams.extend(deserialize(object)),
+            ResourceKind::Hook => self.auth0_hooks.extend(deserialize(object)),
+        }
+    }
+
+    /// Returns a view of exactly these objects, which never changes.
+    pub async fn into_view(self) -> View {
+        let (view, mut reflectors) = reflectors(&Arc::new(Subscribers::default()));
+        reflectors.replace(self).await;
+        view
+    }
+}
+
+/// The reflectors of all kinds, each with one scope.
+pub struct Reflectors {
+    hooks: Reflector<EventHook>,
+    connections: Reflector<Connection>,
+    streams: Reflector<EventStream>,
+    auth0_hooks: Reflector<Hook>,
+}
+
+/// Creates the reflectors of all kinds, and the view that they write.
+pub fn reflectors(subscribers: &Arc<Subscribers>) -> (View, Reflectors) {
+    let (hooks, hook_store) = Reflector::new(1, subscribers.clone(), ObjectChange::EventHook);
+    let (connections, connection_store) = Reflector::new(1, subscribers.clone(), ObjectChange::Connection);
+    let (streams, stream_store) = Reflector::new(1, subscribers.clone(), ObjectChange::EventStream);
+    let (auth0_hooks, auth0_hook_store) = Reflector::new(1, subscribers.clone(), ObjectChange::Hook);
+    let view = View::new(hook_store, connection_store, stream_store, auth0_hook_store);
+    (view, Reflectors { hooks, connections, streams, auth0_hooks })
+}
+
+impl Reflectors {
+    /// Replaces all objects. Connections, which the others reference, come first and EventHooks last.
+    pub async fn replace(&mut self, objects: ObjectLists) {
+        relist(&mut self.connections, objects.connections).await;
+        relist(&mut self.streams, objects.streams).await;
+        relist(&mut self.auth0_hooks, objects.auth0_hooks).await;
+        relist(&mut self.hooks, objects.hooks).await;
+    }
+}
+
+async fn relist<K>(reflector: &mut Reflector<K>, objects: Vec<DeserializeGuard<K>>)
+where
+    K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + Send + Sync + 'static,
+{
+    reflector.apply(0, Event::Init).await;
+    for object in objects {
+        reflector.apply(0, Event::InitApply(object)).await;
+    }
+    reflector.apply(0, Event::InitDone).await;
+}

@@ -1,0 +1,294 @@
+//! Keeps a reflector store in sync with one or several watches, and notifies subscribers of changes.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::runtime::reflector::Store;
+use kube::runtime::reflector::store::{Writer, store};
+use kube::runtime::watcher::Event;
+use kube::{Resource, ResourceExt};
+use tokio::sync::{mpsc, watch};
+
+use super::object::{DeserializeGuard, ObjectChange, ObjectKey};
+
+/// Capacity of a subscriber's channel in changes. When it is full, the watch blocks.
+const CHANNEL_CAPACITY: usize = 1024;
+
+/// The consumers of changes.
+#[derive(Default)]
+pub struct Subscribers {
+    senders: Vec<mpsc::Sender<ObjectChange>>,
+}
+
+impl Subscribers {
+    /// Adds a subscriber. All must subscribe before the reflectors start, so that none misses a change.
+    pub fn subscribe(&mut self) -> mpsc::Receiver<ObjectChange> {
+        let (sender, receiver) = mpsc::channel(CHANNEL_CAPACITY);
+        self.senders.push(sender);
+        receiver
+    }
+
+    /// Sends a change to every subscriber. Blocks while a subscriber's channel is full.
+    pub async fn notify(&self, change: &ObjectChange) {
+        for sender in &self.senders {
+            // An error means that the subscriber was dropped.
+            sender.send(change.clone()).await.ok();
+        }
+    }
+}
+
+/// Writes one kind's store. Each scope (a namespace, or all of them) has a watch of its own.
+pub struct Reflector<K>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + 'static,
+{
+    writer: Writer<DeserializeGuard<K>>,
+    change: fn(ObjectKey) -> ObjectChange,
+    subscribers: Arc<Subscribers>,
+    observed: HashMap<ObjectKey, ObservedVersion>,
+    scopes: Vec<Scope>,
+    /// Objects received before every scope was listed. The store takes them in one step, so that readers never get a
+    /// partial list. Boxed, because otherwise a growing table of 100,000 objects would be copied at each resize.
+    initial: Option<HashMap<ObjectKey, Box<DeserializeGuard<K>>>>,
+    listed: watch::Sender<bool>,
+}
+
+/// The reading side of a `Reflector`.
+pub struct ReflectedStore<K>
+where
+    K: Resource<DynamicType = ()> + Clone + 'static,
+{
+    pub store: Store<DeserializeGuard<K>>,
+    /// True once every scope has been listed. The store's own `wait_until_ready` wakes only one waiter.
+    pub listed: watch::Receiver<bool>,
+}
+
+/// The scope and resource version at which an object was last observed.
+struct ObservedVersion {
+    scope: usize,
+    version: Option<String>,
+}
+
+#[derive(Default)]
+struct Scope {
+    listed: bool,
+    /// The keys of the list that is in progress.
+    listing: Option<HashSet<ObjectKey>>,
+}
+
+impl<K> Reflector<K>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + 'static,
+{
+    pub fn new(
+        scopes: usize,
+        subscribers: Arc<Subscribers>,
+        change: fn(ObjectKey) -> ObjectChange,
+    ) -> (Self, ReflectedStore<K>) {
+        let (reader, writer) = store();
+        let (listed, is_listed) = watch::channel(false);
+        let scopes = std::iter::repeat_with(Scope::default).take(scopes).collect();
+        let initial = Some(HashMap::new());
+        let observed = HashMap::new();
+        let reflector = Reflector { writer, change, subscribers, observed, scopes, initial, listed };
+        (reflector, ReflectedStore { store: reader, listed: is_listed })
+    }
+
+    /// Applies one event of a scope's watch.
+    pub async fn apply(&mut self, scope: usize, event: Event<DeserializeGuard<K>>) {
+        match event {
+            Event::Init => self.update_scope(scope, |s| s.listing = Some(HashSet::new())),
+            Event::InitApply(object) => {
+                let key = ObjectKey::of(&object);
+                self.update_scope(scope, |s| {
+                    if let Some(listing) = &mut s.listing {
+                        listing.insert(key);
+                    }
+                });
+                self.upsert(scope, object).await;
+            }
+            Event::InitDone => self.finish_list(scope).await,
+            Event::Apply(object) => self.upsert(scope, object).await,
+            Event::Delete(object) => self.remove(&ObjectKey::of(&object), Some(object)).await,
+        }
+    }
+
+    fn update_scope(&mut self, scope: usize, update: impl FnOnce(&mut Scope)) {
+        if let Some(scope) = self.scopes.get_mut(scope) {
+            update(scope);
+        }
+    }
+
+    async fn upsert(&mut self, scope: usize, mut object: DeserializeGuard<K>) {
+        strip_unused_metadata(object.meta_mut());
+        let key = ObjectKey::of(&object);
+        let version = object.resource_version();
+        let is_unchanged =
+            self.observed.get(&key).is_some_and(|last| last.version == version && version.is_some());
+        self.observed.insert(key.clone(), ObservedVersion { scope, version });
+        match &mut self.initial {
+            Some(initial) => {
+                initial.insert(key, Box::new(object));
+            }
+            None => {
+                self.writer.apply_watcher_event(&Event::Apply(object));
+                // A relist delivers every object again; do not report the unchanged ones.
+                if !is_unchanged {
+                    self.notify(key).await;
+                }
+            }
+        }
+    }
+
+    async fn remove(&mut self, key: &ObjectKey, object: Option<DeserializeGuard<K>>) {
+        self.observed.remove(key);
+        if let Some(initial) = &mut self.initial {
+            initial.remove(key);
+            return;
+        }
+        let reference = kube::runtime::reflector::ObjectRef::new(&key.name).within(&key.namespace);
+        let object = object.or_else(|| self.writer.as_reader().get(&reference).map(|o| (*o).clone()));
+        if let Some(object) = object {
+            self.writer.apply_watcher_event(&Event::Delete(object));
+            self.notify(key.clone()).await;
+        }
+    }
+
+    /// Completes the list of a scope. Objects that are no longer in the list were deleted while the watch was down.
+    async fn finish_list(&mut self, scope: usize) {
+        let mut deleted = Vec::new();
+        if let Some(state) = self.scopes.get_mut(scope) {
+            state.listed = true;
+            if let Some(listing) = state.listing.take() {
+                let in_scope = self.observed.iter().filter(|(_, last)| last.scope == scope);
+                deleted =
+                    in_scope.map(|(key, _)| key).filter(|key| !listing.contains(key)).cloned().collect();
+            }
+        }
+        for key in deleted {
+            self.remove(&key, None).await;
+        }
+        if self.initial.is_some() && self.scopes.iter().all(|s| s.listed) {
+            let initial = self.initial.take().unwrap_or_default();
+            let mut keys = Vec::with_capacity(initial.len());
+            self.writer.apply_watcher_event(&Event::Init);
+            for (key, object) in initial {
+                self.writer.apply_watcher_event(&Event::InitApply(*object));
+                keys.push(key);
+            }
+            self.writer.apply_watcher_event(&Event::InitDone);
+            self.listed.send_replace(true);
+            for key in keys {
+                self.notify(key).await;
+            }
+        }
+    }
+
+    async fn notify(&self, key: ObjectKey) {
+        self.subscribers.notify(&(self.change)(key)).await;
+    }
+}
+
+/// Removes managed fields and kubectl's last-applied copy. They are never read here and take most of an object's memory.
+fn strip_unused_metadata(meta: &mut ObjectMeta) {
+    meta.managed_fields = None;
+    if let Some(annotations) = &mut meta.annotations {
+        annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::EventHook;
+    use serde_json::json;
+
+    fn object(name: &str, version: &str) -> DeserializeGuard<EventHook> {
+        serde_json::from_value(json!({"apiVersion": "hookstream.dev/v1alpha1", "kind": "EventHook",
+            "metadata": {"name": name, "namespace": "n", "resourceVersion": version},
+            "spec": {"source": "s", "handler": {}}}))
+        .unwrap()
+    }
+
+    fn drain(changes: &mut mpsc::Receiver<ObjectChange>) -> Vec<String> {
+        let mut names = Vec::new();
+        while let Ok(ObjectChange::EventHook(key)) = changes.try_recv() {
+            names.push(key.name);
+        }
+        names.sort();
+        names
+    }
+
+    #[tokio::test]
+    async fn merges_two_scopes_into_one_store() {
+        let mut subscribers = Subscribers::default();
+        let mut changes = subscribers.subscribe();
+        let (mut reflector, ReflectedStore { store, .. }) =
+            Reflector::<EventHook>::new(2, Arc::new(subscribers), ObjectChange::EventHook);
+
+        reflector.apply(0, Event::Init).await;
+        reflector.apply(0, Event::InitApply(object("a", "1"))).await;
+        reflector.apply(0, Event::InitDone).await;
+        assert_eq!(store.len(), 0, "the store stays empty until every scope is listed");
+        reflector.apply(0, Event::InitApply(object("early", "1"))).await;
+        reflector.apply(0, Event::Delete(object("early", "1"))).await;
+        reflector.apply(1, Event::Init).await;
+        reflector.apply(1, Event::InitApply(object("b", "1"))).await;
+        reflector.apply(1, Event::InitDone).await;
+        assert_eq!(store.len(), 2);
+        assert_eq!(drain(&mut changes), ["a", "b"]);
+
+        // A relist of scope 1 only: b is unchanged, c is new.
+        reflector.apply(1, Event::Init).await;
+        reflector.apply(1, Event::InitApply(object("b", "1"))).await;
+        reflector.apply(1, Event::InitApply(object("c", "1"))).await;
+        reflector.apply(1, Event::InitDone).await;
+        assert_eq!(drain(&mut changes), ["c"]);
+        assert_eq!(store.len(), 3);
+
+        // Another relist: b was deleted.
+        reflector.apply(1, Event::Init).await;
+        reflector.apply(1, Event::InitApply(object("c", "2"))).await;
+        reflector.apply(1, Event::InitDone).await;
+        assert_eq!(drain(&mut changes), ["b", "c"]);
+        assert_eq!(store.len(), 2);
+
+        reflector.apply(0, Event::Delete(object("a", "1"))).await;
+        assert_eq!(drain(&mut changes), ["a"]);
+        assert_eq!(store.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn drops_managed_fields_and_last_applied_annotation() {
+        let (mut reflector, ReflectedStore { store, .. }) =
+            Reflector::<EventHook>::new(1, Arc::default(), ObjectChange::EventHook);
+        let mut heavy = object("a", "1");
+        let annotations = [("kubectl.kubernetes.io/last-applied-configuration", "{}"), ("mine", "1")];
+        heavy.annotations_mut().extend(annotations.map(|(k, v)| (k.to_owned(), v.to_owned())));
+        heavy.managed_fields_mut().push(Default::default());
+        reflector.apply(0, Event::Init).await;
+        reflector.apply(0, Event::InitApply(heavy)).await;
+        reflector.apply(0, Event::InitDone).await;
+        let kept = store.state().remove(0);
+        assert!(kept.managed_fields().is_empty());
+        assert_eq!(kept.annotations().keys().collect::<Vec<_>>(), ["mine"]);
+    }
+
+    #[tokio::test]
+    async fn keeps_other_objects_beside_a_malformed_one() {
+        let (mut reflector, ReflectedStore { store, .. }) =
+            Reflector::<EventHook>::new(1, Arc::default(), ObjectChange::EventHook);
+        let broken: DeserializeGuard<EventHook> =
+            serde_json::from_value(json!({"apiVersion": "hookstream.dev/v1alpha1",
+            "kind": "EventHook", "metadata": {"name": "broken", "namespace": "n"}, "spec": {"source": 7}}))
+            .unwrap();
+        assert!(broken.0.is_err());
+        reflector.apply(0, Event::Init).await;
+        reflector.apply(0, Event::InitApply(broken)).await;
+        reflector.apply(0, Event::InitApply(object("a", "1"))).await;
+        reflector.apply(0, Event::InitDone).await;
+        assert_eq!(store.len(), 2);
+    }
+}

@@ -1,0 +1,188 @@
+//! The observe stage: finds the external object that belongs to a custom resource.
+
+use std::sync::Arc;
+
+use kube::ResourceExt;
+use serde_json::Value;
+
+use super::claim::{claim, find_other_owner};
+use super::cleanup::deletion_policy;
+use super::decide::{FormerAddress, Found, decide_former_address};
+use super::kind::Synced;
+use super::run::SyncRun;
+use crate::admin::ExternalClient;
+use crate::api::{External, RECONCILE_REQUESTED_AT};
+use crate::cluster::{ClusterError, WriteTarget};
+use crate::controller::error::SyncError;
+use crate::controller::state::{CachedListing, CreateRecord, PENDING_CREATE, SnapshotEntry, is_hash_of};
+
+impl<K: Synced> SyncRun<'_, K> {
+    /// Compares the address in the status with the Connection's. If they differ, makes `external` the object at the new
+    /// address and returns the object at the former one with its fate.
+    pub async fn resolve_address(&mut self) -> Result<Option<(External, FormerAddress)>, SyncError> {
+        let Some(former) = self.external.clone() else { return Ok(None) };
+        let new = self.external_at(&former.id);
+        if (&former.endpoint, &former.workspace) == (&new.endpoint, &new.workspace) {
+            return Ok(None);
+        }
+        let exists = self.vendor.client.observe(&former.id).await?.is_some();
+        let deletion = deletion_policy(self.object, self.context);
+        let fate = decide_former_address(exists, deletion, &self.policies);
+        let keeps_id = fate == FormerAddress::SameVendor || self.keeps_id(&former);
+        self.external = keeps_id.then_some(new);
+        Ok(Some((former, fate)))
+    }
+
+    /// True if the object keeps its id at another vendor: the id is derived from the uid. An id that the former vendor
+    /// chose means nothing to another vendor.
+    fn keeps_id(&self, former: &External) -> bool {
+        K::derived_id(&self.uid).as_ref() == Some(&former.id) && self.vendor.client.may_accept_client_ids()
+    }
+
+    /// Finds the external object: by its id if one is known, else by the create record, else by its name, which must be
+    /// free. None if it has to be created.
+    pub async fn observe(&self) -> Result<Option<Found>, SyncError> {
+        let adopt = self.policies.adopt.filter(|_| !self.is_owned);
+        let derived = || K::derived_id(&self.uid).filter(|_| self.vendor.client.may_accept_client_ids());
+        let known_id = self.external.as_ref().map(|e| e.id.clone());
+        let known_id = known_id.or_else(|| adopt.map(|a| a.id.clone())).or_else(derived);
+        if let Some(id) = known_id.clone()
+            && let Some(item) = self.read(&id).await?
+        {
+            self.context.memory.record_presence(&self.uid);
+            // Use the id as the vendor spells it, because its lists do; `adopt.id` may be an upper-case UUID.
+            let id = K::Client::id(&item).map_or(id, ToOwned::to_owned);
+            return Ok(Some(Found { id, item }));
+        }
+        // An adopted object that was deleted and recreated has a new id; do not search for the old one.
+        if let Some(record) = &self.create_record {
+            return self.observe_recorded(record).await;
+        }
+        if let Some(adopt) = adopt {
+            return Err(SyncError::AdoptNotFound { what: K::WHAT, id: adopt.id.clone() });
+        }
+        // With a client-chosen id, create is idempotent: repeating a create that already succeeded is harmless.
+        if known_id.is_some() && !self.vendor.client.may_accept_client_ids() {
+            self.check_creation_grace()?;
+        }
+        match &self.desired.name {
+            Some(name) => self.observe_by_name(name).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Reads one object from the snapshot. Falls back to a GET when the snapshot cannot answer or when a reconcile was
+    /// requested explicitly.
+    async fn read(&self, id: &str) -> Result<Option<Arc<Value>>, SyncError> {
+        let client = &self.vendor.client;
+        let snapshots = &self.context.snapshots;
+        // An object to adopt may have been created or corrected a moment ago. And until the status has the vendor's
+        // spelling of its id, a list may show it under another spelling.
+        let adopts = self.policies.adopt.is_some() && self.object.external().is_none();
+        if !adopts && !self.is_requested() {
+            match snapshots.get(client, id, self.max_snapshot_age).await? {
+                SnapshotEntry::Present(item) if K::Client::LIST_IS_COMPLETE => return Ok(Some(item)),
+                SnapshotEntry::Absent => return Ok(None),
+                SnapshotEntry::Present(_) | SnapshotEntry::Unknown => {}
+            }
+        }
+        let item = client.observe(id).await.inspect_err(|error| {
+            // The GET failed, so the older snapshot entry proves nothing; mark it unknown. Skip this when the call was
+            // only postponed by our own rate limiter.
+            if !error.is_deferred() {
+                snapshots.mark_unknown(client.list_scope(), id);
+            }
+        })?;
+        // Without this, a list from before the object was created would make the next reconcile believe that it is gone.
+        match &item {
+            Some(item) => snapshots.mark_present(client.list_scope(), id, item.clone()),
+            None => snapshots.mark_deleted(client.list_scope(), id),
+        }
+        Ok(item.map(Arc::new))
+    }
+
+    /// True if a reconcile was requested by annotation and not handled yet.
+    fn is_requested(&self) -> bool {
+        let request = self.object.annotations().get(RECONCILE_REQUESTED_AT);
+        request.is_some() && request != self.handled_request.as_ref()
+    }
+
+    /// Finds the object of a create that was begun. It exists, or is not shown yet (an error), or was never created.
+    async fn observe_recorded(&self, record: &CreateRecord) -> Result<Option<Found>, SyncError> {
+        let listing = self.context.snapshots.list(&self.vendor.client).await?;
+        let found = self.find_recorded(record, &listing).await?;
+        if found.is_none() {
+            self.check_creation_grace()?;
+        }
+        Ok(found)
+    }
+
+    /// Finds the object that a create record describes. Fails if an object of its name does not match the record,
+    /// because it belongs to another client.
+    pub async fn find_recorded(
+        &self,
+        record: &CreateRecord,
+        listing: &CachedListing,
+    ) -> Result<Option<Found>, SyncError> {
+        let key_ring = self.key_ring().await?;
+        let has_name = |item: &Value| {
+            record.name.as_deref().is_none_or(|name| item.get("name").and_then(Value::as_str) == Some(name))
+        };
+        for item in listing.items.iter().filter(|item| has_name(item)) {
+            let Some(id) = K::Client::id(item) else { continue };
+            let item = if K::Client::LIST_IS_COMPLETE {
+                item.clone()
+            } else {
+                match self.vendor.client.observe(id).await? {
+                    Some(item) => Arc::new(item),
+                    None => continue,
+                }
+            };
+            let readable = K::Client::comparable_fields(&item);
+            let is_ours = record.may_precede(K::Client::created_at(&item))
+                && is_hash_of(&key_ring, &record.hash, &self.uid, PENDING_CREATE, &readable)
+                && claim(self.context, self.object, &self.external_at(id)).is_ok();
+            if is_ours {
+                self.context.memory.record_presence(&self.uid);
+                return Ok(Some(Found { id: id.to_owned(), item }));
+            }
+            if let Some(name) = &record.name {
+                return Err(self.name_conflict(name, id));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Checks that no object has the name. An object with the name is ours only if a create record says so, and the watch
+    /// may show the record late: then the result is `Conflict`, which requeues.
+    async fn observe_by_name(&self, name: &str) -> Result<Option<Found>, SyncError> {
+        let listing = self.context.snapshots.list(&self.vendor.client).await?;
+        let holder = listing.items.iter().find(|i| i.get("name").and_then(Value::as_str) == Some(name));
+        let Some(id) = holder.and_then(|item| K::Client::id(item)) else { return Ok(None) };
+        if self.policies.observes_only() {
+            // ObserveOnly needs no ownership.
+            let item = self.vendor.client.observe(id).await?;
+            return Ok(item.map(|item| Found { id: id.to_owned(), item: Arc::new(item) }));
+        }
+        let stored = self.context.cluster.read_object(&WriteTarget::of(K::KIND, self.object)).await?;
+        if stored.pointer("/metadata/resourceVersion").and_then(Value::as_str)
+            != self.object.resource_version().as_deref()
+        {
+            return Err(ClusterError::Conflict.into());
+        }
+        Err(self.name_conflict(name, id))
+    }
+
+    fn name_conflict(&self, name: &str, id: &str) -> SyncError {
+        let holder = find_other_owner(self.context, self.object, &self.external_at(id));
+        SyncError::Conflict { name: name.to_owned(), id: id.to_owned(), holder }
+    }
+
+    /// Fails with `NotVisibleYet` during the grace period after a create, in which a vendor may not show the new object.
+    /// Without it the controller would create the object twice.
+    fn check_creation_grace(&self) -> Result<(), SyncError> {
+        let grace = self.context.options.deadlines.creation;
+        let absent = self.context.memory.record_absence(&self.uid);
+        if absent < grace { Err(SyncError::NotVisibleYet(grace.saturating_sub(absent))) } else { Ok(()) }
+    }
+}

@@ -1,0 +1,51 @@
+//! External objects that this process has claimed for one custom resource.
+
+use std::collections::HashMap;
+
+use parking_lot::Mutex;
+
+/// Claims by external object. Two reconciles that run at the same time must not both adopt one external object, and no
+/// status names it yet.
+#[derive(Default)]
+pub struct ClaimedIds(Mutex<HashMap<String, String>>);
+
+impl ClaimedIds {
+    /// Claims the external object `key` for `uid`. Returns the uid that holds it already; a holder for which `exists` is
+    /// false loses its claim.
+    pub fn claim(&self, key: String, uid: &str, exists: impl Fn(&str) -> bool) -> Option<String> {
+        let mut claims = self.0.lock();
+        match claims.get(&key) {
+            Some(holder) if holder != uid && exists(holder) => Some(holder.clone()),
+            _ => {
+                claims.insert(key, uid.to_owned());
+                None
+            }
+        }
+    }
+
+    /// Drops the claims of one object.
+    pub fn forget(&self, uid: &str) {
+        self.0.lock().retain(|_, holder| holder != uid);
+    }
+
+    /// Drops every claim.
+    pub fn clear(&self) {
+        self.0.lock().clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn first_claim_wins_while_its_object_exists() {
+        let claims = ClaimedIds::default();
+        assert_eq!(claims.claim("x".into(), "a", |_| true), None);
+        assert_eq!(claims.claim("x".into(), "a", |_| true), None, "a claim may be repeated");
+        assert_eq!(claims.claim("x".into(), "b", |_| true).as_deref(), Some("a"));
+        assert_eq!(claims.claim("x".into(), "b", |_| false), None, "the holder no longer exists");
+        claims.forget("b");
+        assert_eq!(claims.claim("x".into(), "c", |_| true), None);
+    }
+}

@@ -1,0 +1,134 @@
+//! ObjectFacts about objects that this process knows before the watch shows them. The watch reports our own writes late, and a
+//! decision based on an older version of the object would create its external object twice.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::create_record::CreateRecord;
+use crate::api::External;
+
+/// Remembered facts by uid.
+#[derive(Default)]
+pub struct ObjectMemory(Mutex<HashMap<String, ObjectFacts>>);
+
+#[derive(Default)]
+struct ObjectFacts {
+    /// The external object that was written, until the status names it.
+    external: Option<External>,
+    /// The create record that was written, until the annotation shows it. `Some(None)`: the record was removed.
+    record: Option<Option<CreateRecord>>,
+    /// Hash of the last desired object. Distinguishes drift from a change of our own.
+    desired_hash: Option<[u8; 32]>,
+    /// Since when the vendor does not show an object that should exist.
+    absent_since: Option<Instant>,
+    /// Since when a step fails that has a give-up period.
+    failing_since: Option<Instant>,
+}
+
+impl ObjectMemory {
+    fn with<T>(&self, uid: &str, change: impl FnOnce(&mut ObjectFacts) -> T) -> T {
+        change(self.0.lock().entry(uid.to_owned()).or_default())
+    }
+
+    /// Returns the external object: the remembered one until the status agrees with it, then the one in the status.
+    pub fn external(&self, uid: &str, in_status: Option<&External>) -> Option<External> {
+        self.with(uid, |facts| {
+            if facts.external.as_ref() == in_status {
+                facts.external = None;
+            }
+            facts.external.clone().or_else(|| in_status.cloned())
+        })
+    }
+
+    /// Remembers the external object that was just written.
+    pub fn set_external(&self, uid: &str, external: External) {
+        self.with(uid, |facts| facts.external = Some(external));
+    }
+
+    /// Returns the create record: the remembered one until the annotation agrees with it, then the annotation's.
+    pub fn create_record(&self, uid: &str, in_annotation: Option<CreateRecord>) -> Option<CreateRecord> {
+        self.with(uid, |facts| {
+            if facts.record.as_ref() == Some(&in_annotation) {
+                facts.record = None;
+            }
+            facts.record.clone().unwrap_or(in_annotation)
+        })
+    }
+
+    /// Remembers the create record that was just written (None: removed).
+    pub fn set_create_record(&self, uid: &str, record: Option<CreateRecord>) {
+        self.with(uid, |facts| facts.record = Some(record));
+    }
+
+    /// Remembers the hash of the desired object and returns the previous one.
+    pub fn replace_desired_hash(&self, uid: &str, hash: [u8; 32]) -> Option<[u8; 32]> {
+        self.with(uid, |facts| facts.desired_hash.replace(hash))
+    }
+
+    /// Records that the vendor does not show the object. Returns for how long it has not been shown.
+    pub fn record_absence(&self, uid: &str) -> Duration {
+        self.with(uid, |facts| facts.absent_since.get_or_insert_with(Instant::now).elapsed())
+    }
+
+    /// Ends the absence: the vendor shows the object.
+    pub fn record_presence(&self, uid: &str) {
+        self.with(uid, |facts| facts.absent_since = None);
+    }
+
+    /// Records a failure. Returns for how long there has been no success.
+    pub fn record_failure(&self, uid: &str) -> Duration {
+        self.with(uid, |facts| facts.failing_since.get_or_insert_with(Instant::now).elapsed())
+    }
+
+    /// Ends the period of failures.
+    pub fn record_success(&self, uid: &str) {
+        self.with(uid, |facts| facts.failing_since = None);
+    }
+
+    /// Returns the uids whose remembered external object satisfies `matches`. Their status may not name it yet.
+    pub fn holders(&self, matches: impl Fn(&External) -> bool) -> Vec<String> {
+        let all = self.0.lock();
+        let holding = all.iter().filter(|(_, facts)| facts.external.as_ref().is_some_and(&matches));
+        holding.map(|(uid, _)| uid.clone()).collect()
+    }
+
+    /// Drops the facts about one object.
+    pub fn forget(&self, uid: &str) {
+        self.0.lock().remove(uid);
+    }
+
+    /// Drops every fact: another replica may write from now on.
+    pub fn clear(&self) {
+        self.0.lock().clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn remembered_writes_win_until_the_watch_shows_them() {
+        let memory = ObjectMemory::default();
+        let at = |id: &str| External { id: id.into(), ..External::default() };
+        assert_eq!(memory.external("u", None), None);
+        memory.set_external("u", at("1"));
+        assert_eq!(memory.external("u", None), Some(at("1")), "the watch is late");
+        assert_eq!(memory.external("u", Some(&at("0"))), Some(at("1")), "the status is older");
+        assert_eq!(memory.holders(|e| e.id == "1"), ["u"]);
+        assert_eq!(memory.external("u", Some(&at("1"))), Some(at("1")));
+        assert_eq!(memory.external("u", Some(&at("2"))), Some(at("2")), "another replica wrote since");
+        assert_eq!(memory.external("v", None), None);
+
+        let record = CreateRecord { name: None, at: None, hash: "h".into() };
+        memory.set_create_record("u", Some(record.clone()));
+        assert_eq!(memory.create_record("u", None), Some(record.clone()));
+        assert_eq!(memory.create_record("u", Some(record.clone())), Some(record.clone()));
+        memory.set_create_record("u", None);
+        assert_eq!(memory.create_record("u", Some(record.clone())), None, "removed, and the watch is late");
+        assert_eq!(memory.create_record("u", None), None);
+        assert_eq!(memory.create_record("u", Some(record.clone())), Some(record));
+    }
+}

@@ -1,0 +1,25 @@
+//! What the controller remembers between reconciles, in memory only.
+//!
+//! Purpose: bridges the time until the watch shows this process its own writes, and saves calls to a vendor by sharing
+//! their results between objects.
+//!
+//! Invariants: nothing here has to survive a restart, because a new process finds out the same from the cluster and the
+//! vendor; every entry of an object is dropped with the object; the caches of writes are dropped when leadership changes.
+//!
+//! Left to others: the pipeline, which reads and fills these caches. Nothing here imports it.
+
+mod claims;
+mod create_record;
+mod keyed_hash;
+mod memory;
+mod snapshots;
+mod sources;
+mod stream_failures;
+
+pub use claims::ClaimedIds;
+pub use create_record::{CreateRecord, PENDING_CREATE};
+pub use keyed_hash::{hash_with_newest_key, is_hash_of};
+pub use memory::ObjectMemory;
+pub use snapshots::{CachedListing, SnapshotEntry, Snapshots};
+pub use sources::{SourceCache, SourceCheck};
+pub use stream_failures::StreamFailures;

@@ -1,0 +1,95 @@
+//! The stable reasons that a delivery and an attempt carry in the store, the API, the metrics and the documentation.
+//!
+//! Two sets: a `DeliveryReason` explains the state of a delivery, an `AttemptFailure` explains one failed attempt. Their
+//! texts are stored and shown, so they never change.
+
+/// Why a delivery is dead, dropped or undecided. A delivered, cancelled or ordinary pending delivery has no reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::EnumString, strum::IntoStaticStr)]
+pub enum DeliveryReason {
+    /// Dead: the receiver answered with a status of `retry.terminalStatuses`.
+    TerminalStatus,
+    /// Dead: the receiver answered 410.
+    Gone,
+    /// Dead: no attempt succeeded within `retry.maxAge`.
+    MaxAge,
+    /// Dead: `retry.maxAttempts` attempts failed.
+    MaxAttempts,
+    /// Dead: the egress policy denies the receiver's address.
+    EgressDenied,
+    /// Dead: the event makes a header that HTTP does not allow.
+    HeaderRefused,
+    /// Dead: the handler has no address to send a request to.
+    NoTarget,
+    /// Dead: the hook's filter, edited since the event was accepted, rejects the event.
+    Filtered,
+    /// Dead: the hook was deleted and not recreated within the grace period.
+    HookDeleted,
+    /// Dead at once: the hook's backlog uses its whole share of the disk.
+    BacklogFull,
+    /// Dropped by `snooze`: another delivery of the group went out within the period.
+    Snoozed,
+    /// Dropped by `onChange`: the compared fields have the values of the last accepted event.
+    Unchanged,
+    /// Dropped: a newer event replaced this trailing candidate.
+    Superseded,
+    /// Pending: the hook's filter or spec cannot be evaluated for this event.
+    Undecided,
+}
+
+impl DeliveryReason {
+    /// Returns the stored text.
+    pub fn as_str(self) -> &'static str {
+        self.into()
+    }
+}
+
+/// Why an attempt failed in a way that another attempt may overcome.
+///
+/// A failure that no attempt can overcome ends the delivery with a `DeliveryReason` (`EgressDenied`, `HeaderRefused`,
+/// `NoTarget`), whose text is then also the error of the attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::EnumString, strum::IntoStaticStr)]
+pub enum AttemptFailure {
+    /// The receiver answered with a status outside 2xx.
+    Status,
+    /// The receiver's name could not be resolved.
+    Resolve,
+    /// No connection could be opened.
+    Connect,
+    /// The proxy refused or failed to reach the receiver.
+    Proxy,
+    /// The receiver did not answer within the timeout.
+    Timeout,
+    /// The TLS handshake failed.
+    Tls,
+    /// The answer was not valid HTTP, or broke off.
+    Protocol,
+    /// A lambda returned something other than `true`.
+    NotDelivered,
+    /// The log line could not be written.
+    LogFailed,
+    ScriptFailed,
+    ScriptTimeout,
+    ScriptMemory,
+    ScriptCrashed,
+    ScriptTooBig,
+}
+
+impl AttemptFailure {
+    /// Returns the stored text.
+    pub fn as_str(self) -> &'static str {
+        self.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_stored_as_their_names() {
+        assert_eq!(DeliveryReason::BacklogFull.as_str(), "BacklogFull");
+        assert_eq!("MaxAge".parse(), Ok(DeliveryReason::MaxAge));
+        assert!("FromANewerVersion".parse::<DeliveryReason>().is_err());
+        assert_eq!(AttemptFailure::ScriptTooBig.as_str(), "ScriptTooBig");
+    }
+}

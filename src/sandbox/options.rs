@@ -1,0 +1,31 @@
+//! Configuration of the sandbox.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Limits of scripts, and how child processes are started.
+#[derive(Clone, Debug)]
+pub struct SandboxOptions {
+    /// The deadline of one invocation.
+    pub timeout: Duration,
+    /// The Lua memory of one child, in bytes.
+    pub memory: u64,
+    /// The most children; each runs one invocation at a time.
+    pub processes: usize,
+    /// The program that the children run, with the subcommand `sandbox`.
+    pub program: PathBuf,
+    /// Run scripts even if the kernel refuses to confine the children.
+    pub allow_unsandboxed: bool,
+}
+
+impl Default for SandboxOptions {
+    fn default() -> Self {
+        SandboxOptions {
+            timeout: Duration::from_secs(1),
+            memory: 64 << 20,
+            processes: std::thread::available_parallelism().map_or(1, usize::from),
+            program: PathBuf::from("/proc/self/exe"),
+            allow_unsandboxed: false,
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! The shared state of the API's routes: dependencies, authorization, path parameters, common problems.
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+use serde::Deserialize;
+use uuid::Uuid;
+
+use crate::cluster::{Cluster, Permission, View};
+use crate::metrics::Metrics;
+use crate::worker::body::BodyMemory;
+use crate::worker::dispatch::DispatchHandle;
+use crate::worker::handlers::HandlerRunner;
+use crate::worker::index::HookIndex;
+use crate::worker::namespaces::Namespaces;
+use crate::worker::problem::HttpProblem;
+use crate::worker::request::{PathNames, is_name, token};
+use crate::worker::store::{HistoryStore, StoreError};
+
+/// The resource of the rights to deliveries. It exists in RBAC rules only.
+pub const RESOURCE: &str = "deliveries";
+/// The longest event id in bytes.
+pub const MAX_EVENT_ID: usize = 512;
+
+/// The dependencies of the routes.
+pub struct ApiState {
+    pub cluster: Arc<dyn Cluster>,
+    pub view: View,
+    pub store: Arc<dyn HistoryStore>,
+    pub index: Arc<HookIndex>,
+    pub dispatch: DispatchHandle,
+    pub metrics: Arc<Metrics>,
+    pub namespaces: Arc<Namespaces>,
+    pub runner: Arc<HandlerRunner>,
+    pub max_event_bytes: usize,
+    pub body_memory: BodyMemory,
+}
+
+impl ApiState {
+    /// Authorizes the client, then checks that the namespace is still the one whose history is stored.
+    pub async fn authorize(&self, headers: &HeaderMap, access: Permission<'_>) -> Result<(), HttpProblem> {
+        self.cluster.authorize(token(headers), access).await?;
+        self.namespaces.check_before_read(access.namespace).await;
+        Ok(())
+    }
+}
+
+/// A delivery, or a bulk replay, in a request's path.
+#[derive(Deserialize)]
+pub struct IdPath {
+    pub namespace: String,
+    pub id: Uuid,
+}
+
+impl PathNames for IdPath {
+    fn are_valid(&self) -> bool {
+        is_name(&self.namespace, 63)
+    }
+}
+
+/// An event in a request's path. Its sender chose the id, which may be any text.
+#[derive(Deserialize)]
+pub struct EventPath {
+    pub namespace: String,
+    pub event: String,
+}
+
+impl PathNames for EventPath {
+    fn are_valid(&self) -> bool {
+        is_name(&self.namespace, 63) && (1..=MAX_EVENT_ID).contains(&self.event.len())
+    }
+}
+
+/// Returns the problem for a store error. Its text differs from the ingest port's, because no event was sent.
+pub fn store_problem(error: &StoreError) -> HttpProblem {
+    match error {
+        StoreError::Refused(_) => HttpProblem::new(500, error.into(), error.to_string()),
+        _ => HttpProblem::new(503, error.into(), format!("{error}: try again later")),
+    }
+}
+
+pub fn delivery_not_found(id: Uuid) -> HttpProblem {
+    let detail = format!("there is no delivery {id} in this namespace, or its history has expired");
+    HttpProblem::new(404, "NotFound", detail)
+}

@@ -1,0 +1,130 @@
+//! Evaluates whether a hook is held and how its deliveries fare, and reports changes.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::hold::{GoneMark, Hold};
+use super::queue::HookQueue;
+use crate::core::time::Millis;
+use crate::worker::coalescing_queue::CoalescingQueue;
+use crate::worker::hooks::HookState;
+use crate::worker::report::{DeliveryHealth, HoldChange, ReportQueues};
+use crate::worker::store::HookId;
+
+/// The receiver is reported as failing after this many failures in a row.
+const REPORTED_FAILURES: u32 = 3;
+
+/// The content of the condition `Delivering`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Delivering {
+    healthy: bool,
+    reason: &'static str,
+    message: String,
+}
+
+/// Returns why the hook is held, if it is.
+pub fn evaluate_hold(hook: Option<&Arc<HookState>>, queue: &HookQueue) -> Option<Hold> {
+    let Some(state) = hook else {
+        return Some(Hold::new(
+            "HookDeleted",
+            "the hook was deleted: its deliveries stay pending for --hook-grace, in case it is recreated",
+        ));
+    };
+    match &state.hook {
+        Err(spec) => Some(Hold::new(spec.into(), spec.to_string())),
+        Ok(hook) if hook.delivery.paused => {
+            Some(Hold::new("Paused", "delivery.paused is true: deliveries are held"))
+        }
+        Ok(_) if is_gone(state, queue) => Some(Hold::new(
+            "Gone",
+            "the receiver answered 410: deliveries are held until the spec changes or the annotation hookstream.dev/resume gets a new value",
+        )),
+        Ok(_) => queue.missing.clone(),
+    }
+}
+
+/// True if the receiver answered 410, in this process or before the last restart, and nothing changed since.
+fn is_gone(hook: &HookState, queue: &HookQueue) -> bool {
+    match &queue.gone {
+        Some(mark) => *mark == GoneMark::of(hook),
+        None => hook.is_gone,
+    }
+}
+
+/// True if the hook may not start an attempt. A hook that lacks a Secret or ConfigMap may, once its recheck is due: that
+/// attempt finds out whether the object exists now.
+pub fn is_blocked(hold: Option<&Hold>, queue: &HookQueue, now: Millis) -> bool {
+    match hold {
+        None => false,
+        Some(hold) if Some(hold) == queue.missing.as_ref() => queue.recheck_at.is_some_and(|at| at > now),
+        Some(_) => true,
+    }
+}
+
+/// Returns the condition to report. None before the first delivery or trouble.
+fn evaluate_health(hold: Option<&Hold>, queue: &HookQueue) -> Option<Delivering> {
+    let unhealthy =
+        |reason, message: &str| Some(Delivering { healthy: false, reason, message: message.to_owned() });
+    if let Some(hold) = hold {
+        return unhealthy(hold.reason, &hold.message);
+    }
+    if let Some((_, why)) = &queue.undecided {
+        return unhealthy("Undecided", why);
+    }
+    if let Some(denied) = &queue.egress_denied {
+        return unhealthy("EgressDenied", denied);
+    }
+    if queue.breaker.failures() >= REPORTED_FAILURES {
+        let last = queue.last_error.as_deref().unwrap_or("no answer");
+        return unhealthy("ReceiverFailing", &format!("the receiver fails; last error: {last}"));
+    }
+    // Report recovery even before the next delivery.
+    let recovered = queue.reported.is_some_and(|(healthy, _)| !healthy);
+    (queue.has_delivered || recovered).then(|| Delivering {
+        healthy: true,
+        reason: "Delivering",
+        message: "deliveries go out".into(),
+    })
+}
+
+/// Queues a hold, or its end, for the store, if `held` (what the store has) differs.
+pub fn report_hold(held: &mut HashSet<Arc<str>>, reports: &ReportQueues, hook: &HookId, is_held: bool) {
+    if held.contains(&hook.uid) == is_held {
+        return;
+    }
+    match is_held {
+        true => held.insert(hook.uid.clone()),
+        false => held.remove(&hook.uid),
+    };
+    let change = HoldChange { hook: hook.clone(), held: is_held, at: Millis::now() };
+    reports.holds.push(&hook.uid, change);
+}
+
+/// Queues the delivery health for the hook's condition, if it changed since the last report.
+pub fn report_health(
+    queue: &mut HookQueue,
+    hook: Option<&HookState>,
+    hold: Option<&Hold>,
+    reports: &CoalescingQueue<DeliveryHealth>,
+) {
+    let Some(id) = queue.hook.clone() else { return };
+    let Some(hook) = hook else { return };
+    let Some(Delivering { healthy, reason, message }) = evaluate_health(hold, queue) else { return };
+    if queue.reported == Some((healthy, reason)) {
+        return;
+    }
+    // An idle healthy queue is dropped and created again by the next delivery. The object already has this condition then.
+    let is_first = queue.reported.replace((healthy, reason)).is_none();
+    if healthy && is_first && hook.reported_healthy {
+        return;
+    }
+    // The author of the spec knows of a pause, and the controller reports an invalid spec: no warning for those.
+    if healthy || hook.hook.as_ref().is_ok_and(|hook| hook.delivery.paused) || hook.hook.is_err() {
+        tracing::debug!(hook = %id.name, namespace = %id.namespace, "{message}");
+    } else {
+        tracing::warn!(hook = %id.name, namespace = %id.namespace, reason, "{message}; its deliveries are pending");
+    }
+    // A token that was set when the receiver answered 410 is consumed: only a later one ends the hold.
+    let resumed = hook.resume.clone();
+    reports.push(&id.uid.clone(), DeliveryHealth { hook: id, healthy, reason, message, resumed });
+}

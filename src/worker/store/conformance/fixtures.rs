@@ -1,0 +1,129 @@
+//! Events, deliveries and shorthands that the conformance suite and the engines' own tests use.
+
+use super::*;
+
+/// A location of a store, which can be opened again after the store was dropped.
+pub(in super::super) trait Subject {
+    type Store: Store;
+    fn new() -> Self;
+    fn open(&self) -> impl Future<Output = Self::Store>;
+}
+
+/// Shorthands for calls that production code makes in batches.
+pub(in super::super) trait TestStore: Store {
+    /// Accepts the events and returns the result.
+    fn accept(
+        &self,
+        events: Vec<NewEvent>,
+        now: Millis,
+    ) -> BoxFuture<'_, Result<Vec<AcceptedEvent>, StoreError>> {
+        async move {
+            let (sender, result) = oneshot::channel();
+            self.accept_then(events, now, Box::new(|_, accepted| drop(sender.send(accepted))));
+            match result.await {
+                Ok(accepted) => accepted,
+                Err(_) => Err(self.failed().now_or_never().unwrap_or(StoreError::Closed)),
+            }
+        }
+        .boxed()
+    }
+
+    /// Settles one delivery. True: another delivery of the hook became due.
+    fn settle(&self, settlement: Settlement) -> BoxFuture<'_, Result<bool, StoreError>> {
+        let settled = self.settle_many(vec![settlement]);
+        settled.map(|settled| settled.map(|others_due| others_due.first() == Some(&true))).boxed()
+    }
+
+    /// Reads up to `rows` due deliveries without excluding any.
+    async fn due_by(&self, uid: &str, now: Millis, rows: usize) -> Result<Vec<PendingDelivery>, StoreError> {
+        let limit = ReadLimit { rows, bytes: usize::MAX };
+        Ok(self.due(uid, now, HashSet::new(), limit).await?.pending)
+    }
+}
+
+impl<S: Store> TestStore for S {}
+
+pub(in super::super) const T0: Millis = Millis(1_700_000_000_000);
+pub(super) const MINUTE: Duration = Duration::from_secs(60);
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
+pub(super) const LATE: Millis = Millis(T0.0 * 2);
+pub(in super::super) const RETENTION: Retention = Retention {
+    history_age: Duration::from_secs(24 * 3600),
+    dead_letter_age: Duration::from_secs(48 * 3600),
+    history_bytes: u64::MAX,
+    dead_letter_bytes: u64::MAX,
+};
+
+pub(in super::super) fn hook(name: &str) -> HookId {
+    HookId { uid: format!("uid-{name}").into(), namespace: "shop".into(), name: name.into() }
+}
+
+pub(in super::super) fn event(id: &str) -> Arc<Event> {
+    event_with(id, r#"{"n":1}"#)
+}
+
+pub(in super::super) fn event_with(id: &str, data: &str) -> Arc<Event> {
+    Arc::new(Event {
+        id: id.into(),
+        namespace: "shop".into(),
+        origin: Origin::Api,
+        source: "orders".into(),
+        event: "paid".into(),
+        time: "2023-11-14T22:13:20Z".into(),
+        data: RawValue::from_string(data.into()).unwrap(),
+        attributes: BTreeMap::new(),
+    })
+}
+
+pub(in super::super) fn delivery(hook_name: &str, due: Millis) -> NewDelivery {
+    NewDelivery {
+        hook: hook(hook_name),
+        id: Uuid::now_v7(),
+        due,
+        gate_request: GateRequest::default(),
+        dead: None,
+    }
+}
+
+pub(in super::super) fn new(id: &str, hooks: &[&str], due: Millis) -> NewEvent {
+    let deliveries = hooks.iter().map(|name| delivery(name, due)).collect();
+    NewEvent { event: event(id), dedup: None, deliveries }
+}
+
+pub(in super::super) fn key(n: u8, window: Duration) -> Option<Dedup> {
+    Some(Dedup { key: [n; 32], window })
+}
+
+pub(super) fn attempt(at: Millis, status: u16) -> AttemptRecord {
+    AttemptRecord {
+        at,
+        duration: Duration::from_millis(120),
+        status: Some(status),
+        error: (status >= 300).then(|| "Status".to_owned()),
+        detail: (status >= 300).then(|| "the receiver refused it".to_owned()),
+    }
+}
+
+pub(in super::super) fn settled(
+    delivery: DeliverySeq,
+    at: Millis,
+    status: u16,
+    next: NextStep,
+) -> Settlement {
+    let attempt = attempt(at, status);
+    Settlement { delivery, at: at + attempt.duration, attempt: Some(attempt), next, progress: None }
+}
+
+pub(in super::super) fn seqs_of<'a>(
+    accepted: impl IntoIterator<Item = &'a AcceptedEvent>,
+) -> Vec<DeliverySeq> {
+    accepted.into_iter().flat_map(|a| &a.deliveries).map(|d| d.seq).collect()
+}
+
+pub(super) async fn due_ids(store: &impl Store, name: &str, now: Millis) -> Vec<DeliverySeq> {
+    store.due_by(&hook(name).uid, now, 1000).await.unwrap().iter().map(|p| p.seq).collect()
+}
+
+pub(super) async fn sweep_all(store: &impl Store, now: Millis) {
+    while store.sweep(RETENTION, now).await.unwrap() {}
+}

@@ -1,0 +1,407 @@
+//! Gates, candidates, revival, replays, queries, holds and transfers, one promise for each test.
+
+use super::*;
+use crate::core::delivery_reason::DeliveryReason;
+use crate::core::gate::{ChangeCheck, Snooze, SnoozeCheck};
+
+fn request(group: u8, value: Option<u8>, trailing: bool) -> GateRequest {
+    let rule = Snooze { period: MINUTE, trailing };
+    GateRequest {
+        change: value.map(|value| ChangeCheck { key: [group; 16], value: [value; 16] }),
+        snooze: Some(SnoozeCheck { key: [group; 16], rule }),
+    }
+}
+
+fn change(value: u8) -> GateRequest {
+    GateRequest { change: Some(ChangeCheck { key: [0; 16], value: [value; 16] }), snooze: None }
+}
+
+/// Accepts one event for the hook `x`. Returns its delivery's id, sequence number and fate.
+async fn accept_one(store: &impl Store, gate_request: GateRequest, now: Millis) -> (Uuid, DeliverySeq, Fate) {
+    let delivery = NewDelivery { gate_request, ..delivery("x", now) };
+    let id = delivery.id;
+    let new = NewEvent { deliveries: vec![delivery], ..new("e", &[], now) };
+    let accepted = store.accept(vec![new], now).await.unwrap().remove(0).deliveries[0];
+    (id, accepted.seq, accepted.fate)
+}
+
+async fn state_of(store: &impl Store, id: Uuid) -> (DeliveryState, Option<String>) {
+    let record = store.delivery("shop", id).await.unwrap().unwrap();
+    (record.state, record.reason)
+}
+
+async fn settle_dead(store: &impl Store, seq: DeliverySeq, reason: DeliveryReason, now: Millis) -> bool {
+    let next = NextStep::Dead { reason };
+    store.settle(Settlement { delivery: seq, at: now, attempt: None, next, progress: None }).await.unwrap()
+}
+
+fn pending_since(due: Millis, suppressed: u32) -> Fate {
+    Fate::Pending { due, suppressed }
+}
+
+pub(in super::super) async fn snooze_drops_and_counts_suppressed<S: Subject>() {
+    let subject = S::new();
+    let store = subject.open().await;
+    let gate_request = request(1, None, false);
+    assert_eq!(accept_one(&store, gate_request, T0).await.2, pending_since(T0, 0));
+    let (dropped, _, fate) = accept_one(&store, gate_request, T0).await;
+    assert_eq!(fate, Fate::Dropped);
+    assert_eq!(state_of(&store, dropped).await, (DeliveryState::Dropped, Some("Snoozed".into())));
+    assert_eq!(
+        accept_one(&store, request(2, None, false), T0).await.2,
+        pending_since(T0, 0),
+        "another group"
+    );
+    drop(store);
+    let store = subject.open().await;
+    let last = Millis((T0 + MINUTE).0 - 1);
+    assert_eq!(accept_one(&store, gate_request, last).await.2, Fate::Dropped, "also after a restart");
+    let then = T0 + MINUTE;
+    let (_, seq, fate) = accept_one(&store, gate_request, then).await;
+    assert_eq!(fate, pending_since(then, 2));
+    let due = store.due_by("uid-x", then, 9).await.unwrap();
+    assert_eq!(due.iter().find(|p| p.seq == seq).unwrap().suppressed, 2, "stored with the delivery");
+    assert_eq!(
+        accept_one(&store, gate_request, then + MINUTE).await.2,
+        pending_since(then + MINUTE, 0),
+        "the count restarts"
+    );
+}
+
+pub(in super::super) async fn on_change_compares_with_the_last_accepted_value<S: Subject>() {
+    let subject = S::new();
+    let store = subject.open().await;
+    assert_eq!(accept_one(&store, change(1), T0).await.2, pending_since(T0, 0));
+    let (id, _, fate) = accept_one(&store, change(1), T0).await;
+    assert_eq!((fate, state_of(&store, id).await.1.as_deref()), (Fate::Dropped, Some("Unchanged")));
+    let (_, second, fate) = accept_one(&store, change(2), T0).await;
+    assert_eq!(fate, pending_since(T0, 1));
+    let (_, third, _) = accept_one(&store, change(1), T0).await;
+    // The third delivery has set the memory since, so it stays.
+    assert!(!settle_dead(&store, second, DeliveryReason::Gone, T0).await);
+    assert_eq!(accept_one(&store, change(1), T0).await.2, Fate::Dropped);
+    // The third delivery owns the memory: the same value passes again.
+    settle_dead(&store, third, DeliveryReason::Gone, T0).await;
+    assert_eq!(
+        accept_one(&store, change(1), T0).await.2,
+        pending_since(T0, 1),
+        "the count of dropped deliveries remains"
+    );
+}
+
+pub(in super::super) async fn a_trailing_candidate_is_promoted_when_the_period_ends<S: Subject>() {
+    let subject = S::new();
+    let store = subject.open().await;
+    let gate_request = |value| request(1, Some(value), true);
+    let end = T0 + MINUTE;
+    accept_one(&store, gate_request(1), T0).await;
+    let (older, ..) = accept_one(&store, gate_request(2), T0).await;
+    let (newer, seq, fate) = accept_one(&store, gate_request(3), T0).await;
+    assert_eq!(fate, Fate::Candidate { due: end });
+    assert_eq!(state_of(&store, older).await, (DeliveryState::Dropped, Some("Superseded".into())));
+    assert_eq!(state_of(&store, newer).await.0, DeliveryState::Pending);
+    assert!(!due_ids(&store, "x", LATE).await.contains(&seq), "not before it is promoted");
+    assert_eq!(store.next_due("uid-x", T0).await.unwrap(), None);
+    assert_eq!(store.next_promotion().await.unwrap(), Some(end));
+    assert_eq!(store.promote(Millis(end.0 - 1)).await.unwrap(), []);
+    drop(store);
+    let store = subject.open().await;
+    let late = end + HOUR;
+    assert_eq!(store.promote(late).await.unwrap(), [hook("x")]);
+    let sent = store.due_by("uid-x", late, 9).await.unwrap().into_iter().find(|p| p.seq == seq).unwrap();
+    assert_eq!((sent.due, sent.suppressed), (late, 1));
+    assert_eq!(store.next_promotion().await.unwrap(), None);
+    // The promotion set both memories and opened a new period.
+    assert_eq!(accept_one(&store, gate_request(3), late).await.2, Fate::Dropped);
+    assert_eq!(accept_one(&store, gate_request(4), late).await.2, Fate::Candidate { due: late + MINUTE });
+}
+
+pub(in super::super) async fn an_unchanged_event_supersedes_a_stale_candidate<S: Subject>() {
+    let subject = S::new();
+    let store = subject.open().await;
+    accept_one(&store, request(1, Some(1), true), T0).await;
+    let (stale, ..) = accept_one(&store, request(1, Some(2), true), T0).await;
+    assert_eq!(accept_one(&store, request(1, Some(1), true), T0).await.2, Fate::Dropped);
+    assert_eq!(state_of(&store, stale).await, (DeliveryState::Dropped, Some("Superseded".into())));
+    assert_eq!(store.next_promotion().await.unwrap(), None);
+    let end = T0 + MINUTE;
+    assert_eq!(accept_one(&store, request(1, Some(3), true), end).await.2, pending_since(end, 2));
+}
+
+pub(in super::super) async fn a_candidate_is_promoted_at_once_when_its_predecessor_dies<S: Subject>() {
+    let subject = S::new();
+    let store = subject.open().await;
+    let gate_request = request(1, None, true);
+    let (_, first, _) = accept_one(&store, gate_request, T0).await;
+    let (id, candidate, _) = accept_one(&store, gate_request, T0).await;
+    assert!(!store.settle(settled(first, T0, 503, NextStep::Retry { due: T0 })).await.unwrap());
+    let at = T0 + Duration::from_secs(9);
+    assert!(settle_dead(&store, first, DeliveryReason::Gone, at).await, "the candidate became due");
+    assert_eq!(store.due_by("uid-x", at, 9).await.unwrap().remove(0).seq, candidate);
+    assert_eq!(
+        accept_one(&store, gate_request, at + Duration::from_secs(59)).await.2,
+        Fate::Candidate { due: at + MINUTE }
+    );
+    // The same after a cancellation.
+    assert_eq!(store.cancel("shop", id, at).await.unwrap(), Some(hook("x")));
+    assert_eq!(state_of(&store, id).await.0, DeliveryState::Cancelled);
+    assert_eq!(store.due_by("uid-x", at, 9).await.unwrap().len(), 1);
+    assert_eq!(store.next_promotion().await.unwrap(), None);
+}
+
+pub(in super::super) async fn accept_promotes_and_reports_hooks_to_notify<S: Subject>() {
+    let subject = S::new();
+    let store = subject.open().await;
+    accept_one(&store, request(1, None, true), T0).await;
+    accept_one(&store, request(1, None, true), T0).await;
+    let got = store.accept(vec![new("other", &["y"], T0)], T0 + MINUTE).await.unwrap().remove(0);
+    assert_eq!(got.hooks_to_notify, [hook("x")]);
+    // The promotion came before the gates evaluated the next event of the group.
+    assert_eq!(accept_one(&store, request(1, None, false), T0 + MINUTE).await.2, Fate::Dropped);
+}
+
+pub(in super::super) async fn a_cancelled_candidate_is_never_promoted<S: Subject>() {
+    let subject = S::new();
+    let store = subject.open().await;
+    accept_one(&store, request(1, None, true), T0).await;
+    let (id, ..) = accept_one(&store, request(1, None, true), T0).await;
+    store.cancel("shop", id, T0).await.unwrap();
+    assert_eq!(store.promote(LATE).await.unwrap(), []);
+    assert_eq!(state_of(&store, id).await.0, DeliveryState::Cancelled);
+}
+
+pub(in super::super) async fn a_delivery_dead_on_arrival_is_stored_and_sets_no_gate_memory<S: Subject>() {
+    let subject = S::new();
+    let store = subject.open().await;
+    let gate_request = request(1, Some(1), false);
+    let dead = NewDelivery { gate_request, dead: Some(DeliveryReason::HookDeleted), ..delivery("x", T0) };
+    let new = NewEvent { deliveries: vec![dead.clone()], ..new("e", &[], T0) };
+    let got = store.accept(vec![new], T0).await.unwrap().remove(0);
+    assert_eq!((got.deliveries[0].fate, got.kept()), (Fate::Dead, 1));
+    assert_eq!(state_of(&store, dead.id).await, (DeliveryState::Dead, Some("HookDeleted".into())));
+    assert_eq!(due_ids(&store, "x", LATE).await, [0; 0]);
+    assert_eq!(accept_one(&store, gate_request, T0).await.2, pending_since(T0, 0));
+    assert_eq!(store.replay("shop", dead.id, T0).await.unwrap(), Some(hook("x")));
+    assert_eq!(due_ids(&store, "x", T0).await[0], got.deliveries[0].seq);
+}
+
+pub(in super::super) async fn a_duplicate_revives_deliveries_dead_of_age_or_attempts<S: Subject>() {
+    let subject = S::new();
+    let store = subject.open().await;
+    let keyed = || NewEvent { dedup: key(1, HOUR), ..new("a", &["x", "y", "z"], T0) };
+    let first = store.accept(vec![keyed()], T0).await.unwrap();
+    let seqs = seqs_of(&first);
+    store
+        .settle(settled(seqs[0], T0, 503, NextStep::Dead { reason: DeliveryReason::MaxAttempts }))
+        .await
+        .unwrap();
+    settle_dead(&store, seqs[1], DeliveryReason::TerminalStatus, T0).await;
+    store.settle(settled(seqs[2], T0, 200, NextStep::Delivered)).await.unwrap();
+    let now = T0 + MINUTE;
+    let without = NewEvent { dedup: key(1, HOUR), ..new("a", &["y", "z"], T0) };
+    let unmatched = store.accept(vec![without], now).await.unwrap().remove(0);
+    assert!(
+        unmatched.duplicate && unmatched.hooks_to_notify.is_empty(),
+        "it does not match the dead hook: {unmatched:?}"
+    );
+    assert_eq!(unmatched.deliveries[0].fate, Fate::Dead);
+    let again = store.accept(vec![keyed()], now).await.unwrap().remove(0);
+    assert!(again.duplicate);
+    let fates: Vec<_> = again.deliveries.iter().map(|d| d.fate).collect();
+    assert_eq!(fates, [pending_since(now, 0), Fate::Dead, Fate::Ended]);
+    assert_eq!(again.hooks_to_notify, [hook("x")]);
+    let revived = store.due_by("uid-x", now, 9).await.unwrap().remove(0);
+    assert_eq!((revived.seq, revived.attempts, revived.accepted, revived.replays), (seqs[0], 0, now, 0));
+    let third = store.accept(vec![keyed()], now).await.unwrap().remove(0);
+    assert!(third.hooks_to_notify.is_empty(), "once");
+}
+
+pub(in super::super) async fn a_replay_resets_attempts_and_keeps_the_id<S: Subject>() {
+    let subject = S::new();
+    let store = subject.open().await;
+    let (id, seq, _) = accept_one(&store, request(1, None, false), T0).await;
+    assert_eq!(store.replay("other", id, T0).await.unwrap(), None);
+    store.replay("shop", id, T0 + MINUTE).await.unwrap();
+    assert_eq!(
+        store.due_by("uid-x", T0, 9).await.unwrap()[0].replays,
+        0,
+        "a pending delivery stays unchanged"
+    );
+    store.settle(settled(seq, T0, 200, NextStep::Delivered)).await.unwrap();
+    let now = T0 + HOUR;
+    store.replay("shop", id, now).await.unwrap();
+    let again = store.due_by("uid-x", now, 9).await.unwrap().remove(0);
+    assert_eq!((again.id, again.attempts, again.accepted, again.replays), (id, 0, now, 1));
+    store.settle(settled(seq, now, 503, NextStep::Retry { due: now })).await.unwrap();
+    assert_eq!(store.due_by("uid-x", now, 9).await.unwrap()[0].attempts, 1);
+    let record = store.delivery("shop", id).await.unwrap().unwrap();
+    assert_eq!((record.attempts.len(), record.accepted), (2, T0), "the history remains");
+    // A delivered delivery has set the memory: the death of its replay must not clear it.
+    let gate_request = request(2, None, false);
+    let (id, seq, _) = accept_one(&store, gate_request, now).await;
+    store.settle(settled(seq, now, 200, NextStep::Delivered)).await.unwrap();
+    store.replay("shop", id, now).await.unwrap();
+    settle_dead(&store, seq, DeliveryReason::Gone, now).await;
+    assert_eq!(accept_one(&store, gate_request, now).await.2, Fate::Dropped);
+}
+
+pub(in super::super) async fn a_replay_job_is_paced_and_survives_a_restart<S: Subject>() {
+    let subject = S::new();
+    let store = subject.open().await;
+    let events: Vec<_> = (0..30).map(|n| new(&format!("e{n}"), &["x", "y"], T0)).collect();
+    for seq in seqs_of(&store.accept(events, T0).await.unwrap()) {
+        settle_dead(&store, seq, DeliveryReason::MaxAge, T0).await;
+    }
+    let filter =
+        DeliveryFilter { namespace: "shop".into(), hook: Some("x".into()), ..DeliveryFilter::default() };
+    let pending = DeliveryFilter { state: Some(DeliveryState::Pending), ..filter.clone() };
+    assert!(matches!(store.start_replay(pending, 10, T0).await, Err(StoreError::Refused(_))));
+    assert!(matches!(store.start_replay(filter.clone(), 0, T0).await, Err(StoreError::Refused(_))));
+    let started = T0 + MINUTE;
+    let filter = DeliveryFilter { state: Some(DeliveryState::Dead), ..filter };
+    let replay = store.start_replay(filter.clone(), 10, started).await.unwrap();
+    assert_eq!((&replay.filter, replay.rate, replay.replayed, replay.done), (&filter, 10, 0, false));
+    let after = store.accept(vec![new("after", &["x"], started)], started).await.unwrap().remove(0);
+    settle_dead(&store, after.deliveries[0].seq, DeliveryReason::MaxAge, started + MINUTE).await;
+    assert_eq!(store.step_replays(started).await.unwrap(), []);
+    let half = started + Duration::from_millis(500);
+    assert_eq!(store.step_replays(half).await.unwrap(), [hook("x")]);
+    assert_eq!(store.step_replays(half).await.unwrap(), [], "the rate is exhausted");
+    assert_eq!(due_ids(&store, "x", LATE).await.len(), 5);
+    drop(store);
+    let store = subject.open().await;
+    store.step_replays(half + HOUR).await.unwrap();
+    assert_eq!(due_ids(&store, "x", LATE).await.len(), 15, "at most one second's worth");
+    for n in 1..=3 {
+        store.step_replays(half + HOUR + Duration::from_secs(n)).await.unwrap();
+    }
+    let done = store.replay_progress("shop", replay.id).await.unwrap().unwrap();
+    assert_eq!((done.replayed, done.done), (30, true));
+    assert_eq!(due_ids(&store, "y", LATE).await.len(), 0);
+    assert_eq!(
+        state_of(&store, store.list(filter, None, 1).await.unwrap()[0].id).await.0,
+        DeliveryState::Dead
+    );
+    assert_eq!(store.replay_progress("other", replay.id).await.unwrap(), None);
+    store.step_replays(half + HOUR * 30).await.unwrap();
+    assert_eq!(store.replay_progress("shop", replay.id).await.unwrap(), None, "forgotten after a day");
+}
+
+pub(in super::super) async fn lists_and_explains<S: Subject>() {
+    let subject = S::new();
+    let store = subject.open().await;
+    for n in 0..20_u64 {
+        let at = T0 + HOUR * u32::try_from(3 * n).unwrap();
+        let got = store.accept(vec![new(&format!("e{n}"), &["x", "y"], at)], at).await.unwrap();
+        store.settle(settled(seqs_of(&got)[0], at, 200, NextStep::Delivered)).await.unwrap();
+    }
+    let all = DeliveryFilter { namespace: "shop".into(), ..DeliveryFilter::default() };
+    let events = async |filter: DeliveryFilter, before| {
+        let page = store.list(filter, before, 3).await.unwrap();
+        page.into_iter().map(|r| format!("{}{}", r.event_id, r.hook.name)).collect::<Vec<_>>()
+    };
+    assert_eq!(events(all.clone(), None).await, ["e19y", "e19x", "e18y"]);
+    let x = DeliveryFilter { hook: Some("x".into()), state: Some(DeliveryState::Delivered), ..all.clone() };
+    assert_eq!(events(x.clone(), None).await, ["e19x", "e18x", "e17x"]);
+    let third = store.list(x.clone(), None, 3).await.unwrap()[2].clone();
+    assert_eq!(third.attempts.len(), 1);
+    assert_eq!(events(x.clone(), Some(third.seq)).await, ["e16x", "e15x", "e14x"]);
+    let between = DeliveryFilter { since: Some(T0 + HOUR * 9), until: Some(T0 + HOUR * 12), ..all.clone() };
+    assert_eq!(events(between, None).await, ["e3y", "e3x"]);
+    let future = DeliveryFilter { since: Some(LATE), ..all.clone() };
+    assert_eq!(events(future, None).await, [""; 0]);
+    let event = DeliveryFilter { event: Some("e7".into()), ..all.clone() };
+    assert_eq!(events(event.clone(), None).await, ["e7y", "e7x"]);
+    assert_eq!(events(DeliveryFilter { state: Some(DeliveryState::Pending), ..event }, None).await, ["e7y"]);
+    assert_eq!(events(DeliveryFilter { namespace: "other".into(), ..all.clone() }, None).await, [""; 0]);
+    assert_eq!(events(DeliveryFilter { state: Some(DeliveryState::Dead), ..all }, None).await, [""; 0]);
+
+    let explanation = store.explain("shop", "e4").await.unwrap().unwrap();
+    assert_eq!((explanation.event, explanation.accepted), (event_with("e4", r#"{"n":1}"#), T0 + HOUR * 12));
+    let states: Vec<_> = explanation.deliveries.iter().map(|d| (d.state, d.attempts.len())).collect();
+    assert_eq!(states, [(DeliveryState::Delivered, 1), (DeliveryState::Pending, 0)]);
+    store.accept(vec![new("e4", &[], T0)], T0).await.unwrap();
+    assert_eq!(
+        store.explain("shop", "e4").await.unwrap().unwrap().deliveries,
+        [],
+        "the newest event with that id"
+    );
+    assert_eq!(store.explain("other", "e4").await.unwrap(), None);
+}
+
+pub(in super::super) async fn deliveries_do_not_age_while_held<S: Subject>() {
+    let subject = S::new();
+    let store = subject.open().await;
+    let x = hook("x");
+    store.set_held(&x, true, T0).await.unwrap();
+    store.accept(vec![new("a", &["x"], T0)], T0 + MINUTE).await.unwrap();
+    store.set_held(&x, true, T0 + MINUTE).await.unwrap();
+    let held = async |store: &S::Store, now| store.due_by("uid-x", now, 9).await.unwrap()[0].held;
+    assert_eq!(held(&store, T0 + MINUTE * 3).await, MINUTE * 2, "since acceptance");
+    drop(store);
+    let store = subject.open().await;
+    assert_eq!(store.held_hooks().await.unwrap(), std::slice::from_ref(&x));
+    store.set_held(&x, false, T0 + MINUTE * 4).await.unwrap();
+    store.set_held(&x, false, T0 + MINUTE * 5).await.unwrap();
+    assert_eq!(store.held_hooks().await.unwrap(), []);
+    assert_eq!(held(&store, T0 + HOUR).await, MINUTE * 3);
+    store.set_held(&x, true, T0 + HOUR).await.unwrap();
+    assert_eq!(held(&store, T0 + HOUR + MINUTE).await, MINUTE * 4);
+    let pending = store.due_by("uid-x", T0 + HOUR, 9).await.unwrap().remove(0);
+    settle_dead(&store, pending.seq, DeliveryReason::MaxAge, T0 + HOUR).await;
+    store.replay("shop", pending.id, T0 + HOUR + MINUTE).await.unwrap();
+    assert_eq!(held(&store, T0 + HOUR + MINUTE).await, Duration::ZERO, "a replay resets it");
+}
+
+pub(in super::super) async fn pending_deliveries_are_transferred_to_a_new_hook<S: Subject>() {
+    let to = HookId { uid: "uid-new".into(), ..hook("x") };
+    for new_hook_has_row in [false, true] {
+        let subject = S::new();
+        let store = subject.open().await;
+        let (_, first, _) = accept_one(&store, request(1, None, true), T0).await;
+        let (_, candidate, _) = accept_one(&store, request(1, None, true), T0).await;
+        let more: Vec<_> = (0..700).map(|n| new(&format!("e{n}"), &["x"], T0)).collect();
+        let mut want = seqs_of(&store.accept(more, T0).await.unwrap());
+        store.set_held(&hook("x"), true, T0).await.unwrap();
+        if new_hook_has_row {
+            let own = NewDelivery { hook: to.clone(), ..delivery("x", T0) };
+            let new = NewEvent { deliveries: vec![own], ..new("own", &[], T0) };
+            want.extend(seqs_of(&store.accept(vec![new], T0).await.unwrap()));
+            store.set_held(&to, true, T0 + HOUR).await.unwrap();
+        }
+        while store.transfer_pending(&hook("x"), &to, T0 + HOUR).await.unwrap() {}
+        want.extend([first, candidate]);
+        want.sort_unstable();
+        let then = T0 + HOUR * 2;
+        let mut got = store.due_by("uid-new", then, 9999).await.unwrap();
+        got.sort_by_key(|p| p.seq);
+        assert_eq!(got.iter().map(|p| p.seq).collect::<Vec<_>>(), want);
+        assert!(got.iter().all(|p| p.hook == to));
+        let held = got.iter().find(|p| p.seq == first).unwrap().held;
+        assert_eq!(held, if new_hook_has_row { HOUR * 2 } else { HOUR }, "the held time remains");
+        assert_eq!(due_ids(&store, "x", LATE).await, [0; 0]);
+        assert_eq!(store.promote(LATE).await.unwrap(), [], "its candidates became ordinary deliveries");
+        // The gate memory of the old hook is cleared: an event for its uid passes.
+        assert_eq!(accept_one(&store, request(1, None, false), T0).await.2, pending_since(T0, 0));
+        assert!(!store.transfer_pending(&hook("unknown"), &to, T0).await.unwrap());
+    }
+}
+
+pub(in super::super) async fn undecided_deliveries_do_not_age_and_are_rescheduled<S: Subject>() {
+    let subject = S::new();
+    let store = subject.open().await;
+    let (id, delivery, _) = accept_one(&store, GateRequest::default(), T0).await;
+    let later = NextStep::Retry { due: T0 + HOUR };
+    store.settle(Settlement { delivery, at: T0, attempt: None, next: later, progress: None }).await.unwrap();
+    assert_eq!(state_of(&store, id).await, (DeliveryState::Pending, Some("Undecided".into())));
+    assert!(!store.reschedule_undecided("uid-unknown", T0 + MINUTE).await.unwrap());
+    assert!(store.due_by("uid-x", T0 + MINUTE, 9).await.unwrap().is_empty());
+    assert!(!store.reschedule_undecided("uid-x", T0 + MINUTE).await.unwrap());
+    let due = store.due_by("uid-x", T0 + MINUTE, 9).await.unwrap();
+    assert_eq!((due[0].held, due[0].attempts), (MINUTE, 0));
+    // A delivery with an attempt keeps its due time.
+    store.settle(settled(delivery, T0 + MINUTE, 503, later)).await.unwrap();
+    assert_eq!(state_of(&store, id).await, (DeliveryState::Pending, None));
+    store.reschedule_undecided("uid-x", T0 + MINUTE).await.unwrap();
+    assert!(store.due_by("uid-x", T0 + MINUTE, 9).await.unwrap().is_empty());
+}

@@ -1,0 +1,75 @@
+//! Pending deliveries, and the results of attempts to deliver them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::{AttemptRecord, DeliverySeq, HookId, NextStep};
+use crate::core::event::Event;
+use crate::core::time::Millis;
+
+/// A delivery that waits for its next attempt.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PendingDelivery {
+    pub seq: DeliverySeq,
+    /// The `webhook-id`.
+    pub id: Uuid,
+    pub hook: HookId,
+    pub event: Arc<Event>,
+    /// The start of its age: when the event was accepted, or the delivery last replayed or revived.
+    pub accepted: Millis,
+    /// Attempts since it was accepted, replayed or revived.
+    pub attempts: u32,
+    pub due: Millis,
+    /// How long its hook was held since it was accepted. This time does not count towards its age.
+    pub held: Duration,
+    /// The number of deliveries of its group that the gates dropped since the last one was sent.
+    pub suppressed: u32,
+    /// How often it was replayed.
+    pub replays: u32,
+    /// What its handler recorded at an earlier attempt. Opaque to the store.
+    pub progress: HandlerProgress,
+}
+
+/// Bounds one read of due deliveries: at most `rows` deliveries, and no further one after `bytes` of event data were
+/// read. At least one delivery is read, whatever its size.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadLimit {
+    pub rows: usize,
+    pub bytes: usize,
+}
+
+/// A bounded batch of due deliveries.
+#[derive(Debug, Default)]
+pub struct DueDeliveries {
+    pub pending: Vec<PendingDelivery>,
+    /// True if the read limit left out further due deliveries.
+    pub has_more: bool,
+}
+
+/// Opaque record of the work that a handler finished for a delivery and must not repeat. Empty: none.
+pub type HandlerProgress = Vec<u8>;
+
+/// The outcome of one attempt, or of giving up without one.
+///
+/// Settling a delivery that is finished, or no longer exists, changes nothing.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settlement {
+    pub delivery: DeliverySeq,
+    /// When the attempt ended.
+    pub at: Millis,
+    /// None: no attempt was made. Together with `NextStep::Retry` this means that the hook's filter could not be evaluated:
+    /// the delivery stays pending with the reason `Undecided` and does not age.
+    pub attempt: Option<AttemptRecord>,
+    pub next: NextStep,
+    /// If set, replaces the stored progress. A delivered delivery keeps no progress, so a replay repeats all its work.
+    pub progress: Option<HandlerProgress>,
+}
+
+/// A hook with pending deliveries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HookBacklog {
+    pub hook: HookId,
+    pub next_due: Millis,
+}

@@ -1,0 +1,69 @@
+//! The dispatch role: reading due deliveries, settling attempts, holding and promoting.
+
+use std::collections::HashSet;
+
+use futures::future::BoxFuture;
+
+use super::{DeliverySeq, DueDeliveries, HookBacklog, HookId, ReadLimit, Settlement, StoreError};
+use crate::core::time::Millis;
+
+/// Serves pending deliveries to the dispatcher and records what it does with them.
+pub trait DispatchStore: Send + Sync + 'static {
+    /// Records the settlements, all or none. Returns when they are durable.
+    ///
+    /// The result has one entry for each settlement: true if another delivery of the hook became due by it, because a
+    /// trailing candidate is promoted at once when the delivery before it dies.
+    fn settle_many(&self, settlements: Vec<Settlement>) -> BoxFuture<'_, Result<Vec<bool>, StoreError>>;
+
+    /// Returns the pending deliveries of a hook that are due at `now`, longest due first, without those in `exclude`
+    /// (which the caller already has).
+    fn due(
+        &self,
+        hook_uid: &str,
+        now: Millis,
+        exclude: HashSet<DeliverySeq>,
+        limit: ReadLimit,
+    ) -> BoxFuture<'_, Result<DueDeliveries, StoreError>>;
+
+    /// Returns when the earliest pending delivery of a hook is due after `after`.
+    fn next_due(&self, hook_uid: &str, after: Millis) -> BoxFuture<'_, Result<Option<Millis>, StoreError>>;
+
+    /// Returns every hook with pending deliveries. Called at startup; must not read every delivery of a large backlog.
+    fn backlog(&self) -> BoxFuture<'_, Result<Vec<HookBacklog>, StoreError>>;
+
+    /// Marks a hook as held (paused, gone, invalid, a Secret missing, deleted), or as no longer held.
+    ///
+    /// While a hook is held, its deliveries do not age. The mark survives restarts. Setting the present value again
+    /// changes nothing.
+    fn set_held(&self, hook: &HookId, held: bool, now: Millis) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Returns the hooks that are held. Called at startup.
+    fn held_hooks(&self) -> BoxFuture<'_, Result<Vec<HookId>, StoreError>>;
+
+    /// Makes the `Undecided` deliveries of a hook due at `now`, because its filter may have changed.
+    ///
+    /// Works in bounded steps. True: call again, there are more.
+    fn reschedule_undecided(&self, uid: &str, now: Millis) -> BoxFuture<'_, Result<bool, StoreError>>;
+
+    /// Transfers the pending deliveries of a deleted hook to another hook of the same name.
+    ///
+    /// Also ends the hold of `from`, forgets its gate memory, and turns its trailing candidates into ordinary pending
+    /// deliveries that are due when their period ends. Whether `to` is held is set by `set_held`. Works in bounded steps.
+    /// True: call again, there are more.
+    fn transfer_pending(
+        &self,
+        from: &HookId,
+        to: &HookId,
+        now: Millis,
+    ) -> BoxFuture<'_, Result<bool, StoreError>>;
+
+    /// Promotes trailing candidates whose period is over, and returns their hooks.
+    ///
+    /// A promoted candidate becomes pending, sets both gate memories and opens a new period. `accept_then` does the same
+    /// first and reports the hooks in `AcceptedEvent::hooks_to_notify`. Promotes a bounded number; `next_promotion` shows
+    /// whether there are more.
+    fn promote(&self, now: Millis) -> BoxFuture<'_, Result<Vec<HookId>, StoreError>>;
+
+    /// Returns when the next trailing candidate's period ends.
+    fn next_promotion(&self) -> BoxFuture<'_, Result<Option<Millis>, StoreError>>;
+}

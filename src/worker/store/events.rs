@@ -1,0 +1,93 @@
+//! Events to accept, and the result of accepting them.
+
+use crate::core::delivery_reason::DeliveryReason;
+use std::sync::Arc;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::{DeliverySeq, EventSeq, HookId, StoreError};
+use crate::core::event::Event;
+use crate::core::gate::GateRequest;
+use crate::core::time::Millis;
+
+/// An event to accept, with everything that commits with it.
+#[derive(Clone, Debug)]
+pub struct NewEvent {
+    pub event: Arc<Event>,
+    /// If set, a second event with this key within the window is a duplicate, and nothing is stored for it.
+    pub dedup: Option<Dedup>,
+    pub deliveries: Vec<NewDelivery>,
+}
+
+/// An idempotency key.
+#[derive(Clone, Debug)]
+pub struct Dedup {
+    /// A hash of the fields that identify the event (at least 128 bits).
+    pub key: [u8; 32],
+    pub window: Duration,
+}
+
+/// A delivery to create: one event for one hook.
+#[derive(Clone, Debug)]
+pub struct NewDelivery {
+    pub hook: HookId,
+    /// The `webhook-id`, the same at every attempt.
+    pub id: Uuid,
+    /// When the first attempt is due.
+    pub due: Millis,
+    /// The request to the hook's gates (`onChange`, `snooze`).
+    pub gate_request: GateRequest,
+    /// If set, the delivery is stored as a dead letter at once, with this reason, and never sent.
+    pub dead: Option<DeliveryReason>,
+}
+
+/// The result of accepting one event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AcceptedEvent {
+    /// The sequence number of the stored event. For a duplicate: of the original event.
+    pub seq: EventSeq,
+    /// The id of the stored event. For a duplicate: of the original event.
+    pub event_id: String,
+    /// True if the event was accepted before; nothing was stored this time.
+    pub duplicate: bool,
+    /// The deliveries, in the order of the request. For a duplicate: those deliveries of the original event that
+    /// retention has not removed, in their present state.
+    pub deliveries: Vec<AcceptedDelivery>,
+    /// Hooks with newly due deliveries that `deliveries` does not list: promoted trailing candidates. Also hooks whose
+    /// delivery died of `MaxAge` or `MaxAttempts` and was revived by this duplicate; only hooks that the duplicate
+    /// matches are revived. The caller must notify the dispatcher of them.
+    pub hooks_to_notify: Vec<HookId>,
+}
+
+/// The result of accepting one delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AcceptedDelivery {
+    pub seq: DeliverySeq,
+    pub fate: Fate,
+}
+
+/// The state of a delivery after its event was accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// Pending. `suppressed`: the number of deliveries of its group that the gates dropped since the last one was sent.
+    Pending { due: Millis, suppressed: u32 },
+    /// A trailing candidate. It is not sent until `promote` makes it pending, which is possible from `due` on.
+    Candidate { due: Millis },
+    /// Dropped by a gate.
+    Dropped,
+    /// Stored as a dead letter.
+    Dead,
+    /// Delivered or cancelled earlier. Occurs only for duplicates.
+    Ended,
+}
+
+impl AcceptedEvent {
+    /// Returns the number of deliveries that no gate dropped. The response to the sender contains it.
+    pub fn kept(&self) -> usize {
+        self.deliveries.iter().filter(|d| d.fate != Fate::Dropped).count()
+    }
+}
+
+/// Receives the result of `accept_then`, and the events back if they were accepted (otherwise an empty list).
+pub type AcceptCallback = Box<dyn FnOnce(Vec<NewEvent>, Result<Vec<AcceptedEvent>, StoreError>) + Send>;

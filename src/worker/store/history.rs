@@ -1,0 +1,87 @@
+//! Deliveries with their history, as the API and the CLI show them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{DeliverySeq, HookId};
+use crate::core::event::Event;
+use crate::core::time::Millis;
+
+/// One attempt to deliver.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AttemptRecord {
+    pub at: Millis,
+    pub duration: Duration,
+    /// The HTTP status, if there was a response.
+    pub status: Option<u16>,
+    /// A stable reason (`Timeout`, `Connect`, `Status`, ...). None: success.
+    pub error: Option<String>,
+    /// A short explanation for people: redacted, bounded.
+    pub detail: Option<String>,
+}
+
+/// A delivery with its history.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeliveryRecord {
+    pub seq: DeliverySeq,
+    pub id: Uuid,
+    pub hook: HookId,
+    pub event_id: String,
+    pub state: DeliveryState,
+    pub reason: Option<String>,
+    pub accepted: Millis,
+    pub due: Option<Millis>,
+    pub attempts: Vec<AttemptRecord>,
+}
+
+/// The state of a delivery.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, strum::IntoStaticStr, strum::EnumString,
+)]
+#[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
+pub enum DeliveryState {
+    Pending,
+    Delivered,
+    Dead,
+    /// Dropped by a gate; the reason says which (`Snoozed`, `Unchanged`, `Superseded`).
+    Dropped,
+    Cancelled,
+}
+
+/// Selects deliveries of one namespace. Stored with a replay job (as JSON), so the field names are part of the format.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeliveryFilter {
+    pub namespace: String,
+    /// The name of the hook.
+    pub hook: Option<String>,
+    pub state: Option<DeliveryState>,
+    /// The id of the event.
+    pub event: Option<String>,
+    /// Accepted at or after this time.
+    pub since: Option<Millis>,
+    /// Accepted before this time.
+    pub until: Option<Millis>,
+}
+
+/// An accepted event with all its deliveries.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EventExplanation {
+    pub event: Arc<Event>,
+    pub accepted: Millis,
+    pub deliveries: Vec<DeliveryRecord>,
+}
+
+/// A replay of many deliveries and its progress. It continues after a restart.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReplayJob {
+    pub id: Uuid,
+    pub filter: DeliveryFilter,
+    /// The most deliveries per second.
+    pub rate: u32,
+    pub replayed: u64,
+    pub done: bool,
+}

@@ -1,0 +1,84 @@
+//! The history role: reading records, replaying and cancelling for users.
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use uuid::Uuid;
+
+use super::{DeliveryFilter, DeliveryRecord, DeliverySeq, EventExplanation, HookId, ReplayJob, StoreError};
+use crate::core::event::Event;
+use crate::core::time::Millis;
+
+/// Answers queries of users about deliveries, and executes their replays and cancellations.
+pub trait HistoryStore: Send + Sync + 'static {
+    /// Returns one delivery by its `webhook-id`, with its attempts.
+    fn delivery(
+        &self,
+        namespace: &str,
+        id: Uuid,
+    ) -> BoxFuture<'_, Result<Option<DeliveryRecord>, StoreError>>;
+
+    /// Returns the event of a delivery. The event's id would not identify it: two sources may use the same id.
+    fn event_of(&self, namespace: &str, id: Uuid) -> BoxFuture<'_, Result<Option<Arc<Event>>, StoreError>>;
+
+    /// Returns up to `limit` deliveries with their attempts, newest first, starting below `before`.
+    fn list(
+        &self,
+        filter: DeliveryFilter,
+        before: Option<DeliverySeq>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<DeliveryRecord>, StoreError>>;
+
+    /// Returns the newest event with this id and all its deliveries.
+    fn explain(
+        &self,
+        namespace: &str,
+        event_id: &str,
+    ) -> BoxFuture<'_, Result<Option<EventExplanation>, StoreError>>;
+
+    /// Makes a finished delivery pending again under its `webhook-id`, and resets its attempts and its age.
+    ///
+    /// The gates do not apply. A pending delivery stays unchanged. Returns its hook, or None if there is no such delivery.
+    fn replay(
+        &self,
+        namespace: &str,
+        id: Uuid,
+        now: Millis,
+    ) -> BoxFuture<'_, Result<Option<HookId>, StoreError>>;
+
+    /// Cancels a pending delivery: its state becomes `Cancelled`.
+    ///
+    /// Also clears the gate memory that this delivery set, and promotes a trailing candidate behind it at once. A finished
+    /// delivery stays unchanged. An attempt in flight may still reach the receiver. Returns its hook, or None if there is
+    /// no such delivery.
+    fn cancel(
+        &self,
+        namespace: &str,
+        id: Uuid,
+        now: Millis,
+    ) -> BoxFuture<'_, Result<Option<HookId>, StoreError>>;
+
+    /// Starts a replay of the finished deliveries that match the filter. `step_replays` executes it.
+    ///
+    /// Refuses a rate of 0 and the state `Pending`.
+    fn start_replay(
+        &self,
+        filter: DeliveryFilter,
+        rate: u32,
+        now: Millis,
+    ) -> BoxFuture<'_, Result<ReplayJob, StoreError>>;
+
+    /// Advances every unfinished replay, and returns the hooks with newly due deliveries.
+    ///
+    /// A step replays as many deliveries as the rate allows for the time since the last step, at most for one second.
+    /// Deliveries that were accepted, or that finished, after the replay started are not part of it. A finished replay is
+    /// forgotten after a day.
+    fn step_replays(&self, now: Millis) -> BoxFuture<'_, Result<Vec<HookId>, StoreError>>;
+
+    /// Returns a replay with its progress.
+    fn replay_progress(
+        &self,
+        namespace: &str,
+        id: Uuid,
+    ) -> BoxFuture<'_, Result<Option<ReplayJob>, StoreError>>;
+}

@@ -1,0 +1,19 @@
+//! Identifiers of hooks, events and deliveries.
+
+use std::sync::Arc;
+
+/// The sequence number of an event: ascends in the order of acceptance and is never reused.
+pub type EventSeq = i64;
+
+/// The sequence number of a delivery: ascends in the order of acceptance and is never reused.
+pub type DeliverySeq = i64;
+
+/// A hook, as the store names it.
+///
+/// The uid is the identity. The namespace and name of a uid never change after the store first sees them.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct HookId {
+    pub uid: Arc<str>,
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
+}

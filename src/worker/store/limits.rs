@@ -1,0 +1,52 @@
+//! Limits on disk use (retention and backlog shares), and measurements of it.
+
+use std::time::Duration;
+
+use crate::core::time::Millis;
+
+/// How long finished deliveries and their events are kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Retention {
+    pub history_age: Duration,
+    pub dead_letter_age: Duration,
+    /// Bytes of events kept for delivered, dropped and cancelled deliveries, and for events without deliveries. The oldest
+    /// are removed first. An event counts once for each of its deliveries. Within its idempotency window only the data of
+    /// an event is removed (`null` remains).
+    pub history_bytes: u64,
+    /// Bytes of events kept for dead letters, counted the same way.
+    pub dead_letter_bytes: u64,
+}
+
+/// How much of the disk backlogs may use. An event counts once for each hook with a pending delivery of it. A backlog
+/// that is empty accepts one event of any size, so that an event larger than the share is not rejected forever.
+#[derive(Clone, Copy, Debug)]
+pub struct Shares {
+    /// Bytes of pending events of one hook. Above it a new delivery becomes a dead letter at once (`BacklogFull`), or is
+    /// refused (`HookFull`) if its sender retries.
+    pub hook_bytes: u64,
+    /// Bytes of pending events in one namespace. Above it events are refused (`NamespaceFull`).
+    pub namespace_bytes: u64,
+}
+
+impl Default for Shares {
+    fn default() -> Self {
+        Shares { hook_bytes: u64::MAX, namespace_bytes: u64::MAX }
+    }
+}
+
+/// Measurements of the backlog and of the store's size.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreStats {
+    /// Pending deliveries, trailing candidates included.
+    pub pending: u64,
+    /// Bytes of events of pending deliveries; an event counts once for each of them.
+    pub pending_bytes: u64,
+    /// `pending_bytes` of the hook with the largest backlog.
+    pub largest_hook_bytes: u64,
+    /// `pending_bytes` of the namespace with the largest backlog.
+    pub largest_namespace_bytes: u64,
+    /// When the oldest pending delivery was accepted.
+    pub oldest: Option<Millis>,
+    /// Bytes of the store's file.
+    pub file_bytes: u64,
+}

@@ -1,0 +1,283 @@
+//! The writer's cache of hooks, backlog sizes and unmaterialized deliveries.
+//!
+//! Entries are read from the tables on first use. Every rollback clears the cache, so it never differs from the tables.
+//! Backlog sizes are counted here and written once for each group commit, so that a thousand deliveries of a hook cost one
+//! statement.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::super::{DeliverySeq, HookId, Shares};
+use super::namespace_keys::NamespaceKeys;
+use super::rows::{hook_id, total_held};
+use super::unmaterialized::{Unmaterialized, UnmaterializedSet};
+use crate::core::time::Millis;
+
+/// A cached row of `hooks`.
+pub(super) struct CachedHook {
+    pub(super) id: HookId,
+    namespace_key: Arc<str>,
+    /// Bytes of pending events.
+    pending_bytes: i64,
+    /// The part of `pending_bytes` that unmaterialized deliveries have. The column `waiting` does not contain it.
+    unmaterialized_bytes: i64,
+    /// True if `pending_bytes` was changed and not written yet.
+    changed: bool,
+    /// Milliseconds of all past holds.
+    held: i64,
+    held_since: Option<i64>,
+    /// The number of its rows in `gates`. None: not counted yet.
+    pub(super) gate_keys: Option<i64>,
+}
+
+impl CachedHook {
+    /// Returns how long it has been held in total up to `now`, in milliseconds.
+    pub(super) fn total_held(&self, now: Millis) -> i64 {
+        total_held(self.held, self.held_since, now)
+    }
+}
+
+#[derive(Default)]
+pub(super) struct WriterCache {
+    /// Row ids of hooks by uid.
+    hook_ids: HashMap<Arc<str>, i64>,
+    hooks: HashMap<i64, CachedHook>,
+    /// Bytes of pending events by namespace key.
+    namespaces: HashMap<Arc<str>, i64>,
+    /// Hooks with a count to write.
+    changed: Vec<i64>,
+    /// When the next trailing candidate is due. Outer None: not read yet.
+    next_promotion: Option<Option<i64>>,
+    /// None: not read yet.
+    unmaterialized: Option<UnmaterializedSet>,
+    pub(super) shares: Shares,
+    pub(super) namespace_keys: NamespaceKeys,
+}
+
+impl WriterCache {
+    /// Forgets everything except the configured shares. Must run after every rollback.
+    pub(super) fn clear(&mut self) {
+        let shares = self.shares;
+        *self = WriterCache { shares, ..WriterCache::default() };
+    }
+
+    /// Returns the row id of a hook. Inserts the row if there is none.
+    pub(super) fn find_or_insert_hook(&mut self, conn: &Connection, hook: &HookId) -> rusqlite::Result<i64> {
+        if let Some(id) = self.hook_ids.get(&hook.uid) {
+            return Ok(*id);
+        }
+        conn.prepare_cached("INSERT OR IGNORE INTO hooks (uid, namespace, name) VALUES (?1, ?2, ?3)")?
+            .execute(params![hook.uid, self.namespace_keys.get(conn, &hook.namespace)?, hook.name])?;
+        self.find_hook(conn, &hook.uid)?.ok_or(rusqlite::Error::QueryReturnedNoRows)
+    }
+
+    /// Returns the row id of a hook, if it has a row.
+    pub(super) fn find_hook(&mut self, conn: &Connection, uid: &Arc<str>) -> rusqlite::Result<Option<i64>> {
+        if let Some(id) = self.hook_ids.get(uid) {
+            return Ok(Some(*id));
+        }
+        let id = conn
+            .prepare_cached("SELECT id FROM hooks WHERE uid = ?1")?
+            .query_row([uid], |row| row.get(0))
+            .optional()?;
+        if let Some(id) = id {
+            self.hook_ids.insert(uid.clone(), id);
+        }
+        Ok(id)
+    }
+
+    pub(super) fn hook(&mut self, conn: &Connection, id: i64) -> rusqlite::Result<&mut CachedHook> {
+        if !self.hooks.contains_key(&id) {
+            let hook = conn
+                .prepare_cached(
+                    "SELECT uid, namespace, name, waiting, held, held_since FROM hooks WHERE id = ?1",
+                )?
+                .query_row([id], |row| {
+                    Ok(CachedHook {
+                        id: hook_id(row, 0)?,
+                        namespace_key: row.get(1)?,
+                        pending_bytes: row.get(3)?,
+                        unmaterialized_bytes: 0,
+                        changed: false,
+                        held: row.get(4)?,
+                        held_since: row.get(5)?,
+                        gate_keys: None,
+                    })
+                })?;
+            // Read the namespace's sum first: it is correct only while no hook in it has an unwritten count.
+            self.namespace_bytes(conn, &hook.namespace_key)?;
+            self.hooks.insert(id, hook);
+        }
+        self.hooks.get_mut(&id).ok_or(rusqlite::Error::QueryReturnedNoRows)
+    }
+
+    /// Returns the bytes of pending events in the namespace with this key.
+    fn namespace_bytes(&mut self, conn: &Connection, key: &Arc<str>) -> rusqlite::Result<i64> {
+        if let Some(bytes) = self.namespaces.get(key) {
+            return Ok(*bytes);
+        }
+        let bytes = conn
+            .prepare_cached("SELECT coalesce(sum(waiting), 0) FROM hooks WHERE namespace = ?1")?
+            .query_row([key], |row| row.get(0))?;
+        self.namespaces.insert(key.clone(), bytes);
+        Ok(bytes)
+    }
+
+    /// True if `added` more bytes exceed the namespace's share. An empty backlog takes an event of any size.
+    pub(super) fn is_namespace_full(
+        &mut self,
+        conn: &Connection,
+        namespace: &Arc<str>,
+        added: i64,
+    ) -> rusqlite::Result<bool> {
+        let key = self.namespace_keys.get(conn, namespace)?;
+        let pending = self.namespace_bytes(conn, &key)?;
+        Ok(exceeds(pending, added, self.shares.namespace_bytes))
+    }
+
+    /// True if `added` more bytes exceed the hook's share. An empty backlog takes an event of any size.
+    pub(super) fn is_hook_full(&mut self, conn: &Connection, id: i64, added: i64) -> rusqlite::Result<bool> {
+        let share = self.shares.hook_bytes;
+        Ok(share < u64::MAX && exceeds(self.hook(conn, id)?.pending_bytes, added, share))
+    }
+
+    /// Adds bytes to (or subtracts them from) the backlog of a hook, to be written by `flush`.
+    pub(super) fn count(&mut self, conn: &Connection, id: i64, bytes: i64) -> rusqlite::Result<()> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        let hook = self.add_pending_bytes(conn, id, bytes)?;
+        if !std::mem::replace(&mut hook.changed, true) {
+            self.changed.push(id);
+        }
+        Ok(())
+    }
+
+    /// Adds bytes in memory only: the caller decides whether they are written.
+    fn add_pending_bytes(
+        &mut self,
+        conn: &Connection,
+        id: i64,
+        bytes: i64,
+    ) -> rusqlite::Result<&mut CachedHook> {
+        // Also caches the sum of its namespace.
+        self.hook(conn, id)?;
+        let hook = self.hooks.get_mut(&id).ok_or(rusqlite::Error::QueryReturnedNoRows)?;
+        let pending = hook.pending_bytes.saturating_add(bytes).max(0);
+        let change = pending - std::mem::replace(&mut hook.pending_bytes, pending);
+        if let Some(total) = self.namespaces.get_mut(&hook.namespace_key) {
+            *total = total.saturating_add(change);
+        }
+        Ok(hook)
+    }
+
+    /// Returns the unmaterialized deliveries. Reads them on first use and counts them into their hooks' backlogs.
+    pub(super) fn unmaterialized(&mut self, conn: &Connection) -> rusqlite::Result<&mut UnmaterializedSet> {
+        if self.unmaterialized.is_none() {
+            let set = UnmaterializedSet::read(conn)?;
+            let sizes: Vec<_> = set.iter().map(|delivery| (delivery.hook, delivery.size)).collect();
+            self.unmaterialized = Some(set);
+            for (hook, size) in sizes {
+                self.add_pending_bytes(conn, hook, size)?.unmaterialized_bytes += size;
+            }
+        }
+        self.unmaterialized.as_mut().ok_or(rusqlite::Error::QueryReturnedNoRows)
+    }
+
+    /// Adds a delivery that gets no row yet.
+    pub(super) fn insert_unmaterialized(
+        &mut self,
+        conn: &Connection,
+        seq: DeliverySeq,
+        delivery: Unmaterialized,
+    ) -> rusqlite::Result<()> {
+        self.add_pending_bytes(conn, delivery.hook, delivery.size)?.unmaterialized_bytes += delivery.size;
+        self.unmaterialized(conn)?.insert(seq, delivery);
+        Ok(())
+    }
+
+    /// Removes an unmaterialized delivery and returns it; the caller must insert its row.
+    pub(super) fn take_unmaterialized(
+        &mut self,
+        conn: &Connection,
+        seq: DeliverySeq,
+    ) -> rusqlite::Result<Option<Unmaterialized>> {
+        let Some(delivery) = self.unmaterialized(conn)?.remove(seq) else { return Ok(None) };
+        self.add_pending_bytes(conn, delivery.hook, -delivery.size)?.unmaterialized_bytes -= delivery.size;
+        Ok(Some(delivery))
+    }
+
+    /// True if it is certain that every delivery has a row.
+    pub(super) fn is_all_materialized(&self) -> bool {
+        self.unmaterialized.as_ref().is_some_and(UnmaterializedSet::is_empty)
+    }
+
+    /// Writes the changed counts. Must run before every COMMIT and before a savepoint is released.
+    pub(super) fn flush(&mut self, conn: &Connection) -> rusqlite::Result<()> {
+        for id in self.changed.drain(..) {
+            let Some(hook) = self.hooks.get_mut(&id) else { continue };
+            hook.changed = false;
+            conn.prepare_cached("UPDATE hooks SET waiting = ?2 WHERE id = ?1")?
+                .execute(params![id, hook.pending_bytes - hook.unmaterialized_bytes])?;
+        }
+        Ok(())
+    }
+
+    /// Starts or ends a hold of a hook.
+    pub(super) fn set_held(
+        &mut self,
+        conn: &Connection,
+        id: i64,
+        held: bool,
+        now: Millis,
+    ) -> rusqlite::Result<()> {
+        let hook = self.hook(conn, id)?;
+        if hook.held_since.is_some() == held {
+            return Ok(());
+        }
+        hook.held = hook.total_held(now);
+        hook.held_since = held.then_some(now.0);
+        conn.prepare_cached("UPDATE hooks SET held = ?2, held_since = ?3 WHERE id = ?1")?
+            .execute(params![id, hook.held, hook.held_since])?;
+        Ok(())
+    }
+
+    /// Changes the uid of a hook's row.
+    pub(super) fn set_uid(&mut self, conn: &Connection, id: i64, to: &HookId) -> rusqlite::Result<()> {
+        let hook = self.hook(conn, id)?;
+        let old = std::mem::replace(&mut hook.id.uid, to.uid.clone());
+        self.hook_ids.remove(&old);
+        self.hook_ids.insert(to.uid.clone(), id);
+        conn.prepare_cached("UPDATE hooks SET uid = ?2 WHERE id = ?1")?.execute(params![id, to.uid])?;
+        Ok(())
+    }
+
+    /// Forgets the key counts, after rows of `gates` were swept.
+    pub(super) fn invalidate_gate_keys(&mut self) {
+        self.hooks.values_mut().for_each(|hook| hook.gate_keys = None);
+    }
+
+    /// Returns when the next trailing candidate is due.
+    pub(super) fn next_promotion(&mut self, conn: &Connection) -> rusqlite::Result<Option<i64>> {
+        if let Some(cached) = self.next_promotion {
+            return Ok(cached);
+        }
+        let due = conn
+            .prepare_cached("SELECT min(due) FROM candidates")?
+            .query_row([], |row| row.get::<_, Option<i64>>(0))?;
+        self.next_promotion = Some(due);
+        Ok(due)
+    }
+
+    /// Forgets when the next candidate is due, after rows of `candidates` changed.
+    pub(super) fn invalidate_next_promotion(&mut self) {
+        self.next_promotion = None;
+    }
+}
+
+/// True if `added` bytes on top of a backlog that is not empty exceed `limit`.
+fn exceeds(pending: i64, added: i64, limit: u64) -> bool {
+    pending > 0 && u64::try_from(pending.saturating_add(added)).unwrap_or(0) > limit
+}

@@ -1,0 +1,133 @@
+//! Materializes deliveries: gives a delivery a row of its own.
+//!
+//! Most deliveries are sent at once and succeed at the first attempt. Inserting a row for each at acceptance, and changing
+//! that row and its index entries after delivery, would cause most of the disk writes. So a delivery that is due at once
+//! is only noted in its event's row (`events.handed`). It is materialized when its outcome is known: as delivered, in one
+//! statement.
+//!
+//! Invariants:
+//! - A reader of the delivery tables first has the writer materialize all deliveries (`SqliteStore::read`). So does every
+//!   operation except `accept`, `settle`, `promote` and `sweep`. If there is no space for rows, the dispatcher's reads use
+//!   the notes.
+//! - No delivery of an event up to the watermark `meta.filed` is unmaterialized, so a start searches only the few events
+//!   after it.
+//! - `sweep` removes nothing after the watermark; otherwise a finished delivery would become pending again.
+//! - Event sequence numbers are never reused, because removed events are below the watermark.
+
+use rusqlite::{Connection, params};
+
+use super::super::{AttemptRecord, DeliverySeq, EventSeq, Settlement};
+use super::cache::WriterCache;
+use super::rows;
+use super::unmaterialized::Unmaterialized;
+
+/// Deliveries that one group or one read materializes. Ingest waits for it.
+const BATCH: usize = 1024;
+/// How many events the stored watermark may lag behind.
+const WATERMARK_LAG: EventSeq = 1024;
+
+/// Inserts the row of a pending delivery.
+pub(super) fn materialize_pending(
+    conn: &Connection,
+    cache: &mut WriterCache,
+    seq: DeliverySeq,
+    delivery: &Unmaterialized,
+) -> rusqlite::Result<()> {
+    let Unmaterialized { hook, id, due, held_before, size } = delivery;
+    // IGNORE: a colliding id (practically impossible) must not keep all other deliveries from being materialized.
+    conn.prepare_cached(
+        "INSERT OR IGNORE INTO deliveries (seq, hook, id, state, attempts, due, size, held_before)
+         VALUES (?1, ?2, ?3, 0, 0, ?4, ?5, ?6)",
+    )?
+    .execute(params![seq, hook, id, due, size, held_before])?;
+    cache.count(conn, *hook, *size)
+}
+
+/// Inserts the row of a delivery that the first attempt delivered.
+pub(super) fn materialize_delivered(
+    conn: &Connection,
+    seq: DeliverySeq,
+    delivery: &Unmaterialized,
+    settlement: &Settlement,
+    attempt: &AttemptRecord,
+) -> rusqlite::Result<()> {
+    let Unmaterialized { hook, id, due, held_before, size } = delivery;
+    conn.prepare_cached(
+        "INSERT OR IGNORE INTO deliveries (seq, hook, id, state, attempts, due, finished_at, size, held_before,
+                                           first_at, first_micros, first_status)
+         VALUES (?1, ?2, ?3, 1, 1, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+    )?
+    .execute(params![
+        seq,
+        hook,
+        id,
+        due,
+        settlement.at.0,
+        -size,
+        held_before,
+        attempt.at.0,
+        rows::micros(attempt),
+        attempt.status,
+    ])?;
+    Ok(())
+}
+
+/// Materializes all deliveries.
+pub(super) fn materialize_all(conn: &Connection, cache: &mut WriterCache) -> rusqlite::Result<()> {
+    materialize_oldest(conn, cache, usize::MAX)?;
+    cache.unmaterialized(conn)?.store_watermark(conn, 0).map(drop)
+}
+
+/// Materializes one batch towards the event `target`. None: towards the last event at this moment.
+///
+/// Returns the target, for the next call, and whether deliveries before it remain.
+pub(super) fn materialize_batch(
+    conn: &Connection,
+    cache: &mut WriterCache,
+    target: Option<EventSeq>,
+) -> rusqlite::Result<(EventSeq, bool)> {
+    let target = target.unwrap_or(cache.unmaterialized(conn)?.last_event());
+    materialize_oldest(conn, cache, BATCH)?;
+    let unmaterialized = cache.unmaterialized(conn)?;
+    Ok((target, unmaterialized.store_watermark(conn, 0)? < target))
+}
+
+/// Materializes the deliveries of an event.
+pub(super) fn materialize_event(
+    conn: &Connection,
+    cache: &mut WriterCache,
+    event: EventSeq,
+) -> rusqlite::Result<()> {
+    let seqs = cache.unmaterialized(conn)?.of_event(event);
+    seqs.into_iter().try_for_each(|seq| materialize_one(conn, cache, seq))
+}
+
+/// Materializes the oldest deliveries if there are too many, or if an old one keeps the watermark far behind. Must run
+/// before every COMMIT.
+pub(super) fn enforce_bounds(conn: &Connection, cache: &mut WriterCache) -> rusqlite::Result<()> {
+    if cache.unmaterialized(conn)?.is_over_bounds() {
+        materialize_oldest(conn, cache, BATCH)?;
+    }
+    cache.unmaterialized(conn)?.store_watermark(conn, WATERMARK_LAG).map(drop)
+}
+
+/// Advances the watermark as far as possible without materializing anything, and returns it. Nothing after it may be
+/// swept.
+pub(super) fn advance_watermark(conn: &Connection, cache: &mut WriterCache) -> rusqlite::Result<EventSeq> {
+    cache.unmaterialized(conn)?.store_watermark(conn, 0)
+}
+
+fn materialize_oldest(conn: &Connection, cache: &mut WriterCache, limit: usize) -> rusqlite::Result<()> {
+    for _ in 0..limit {
+        let Some(seq) = cache.unmaterialized(conn)?.oldest() else { break };
+        materialize_one(conn, cache, seq)?;
+    }
+    Ok(())
+}
+
+fn materialize_one(conn: &Connection, cache: &mut WriterCache, seq: DeliverySeq) -> rusqlite::Result<()> {
+    match cache.take_unmaterialized(conn, seq)? {
+        Some(delivery) => materialize_pending(conn, cache, seq, &delivery),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,94 @@
+//! Namespaces that are deleted and created again: records their uids, and removes the data of deleted ones.
+
+use rusqlite::{Connection, OptionalExtension, params};
+use uuid::Uuid;
+
+use super::super::{DeliverySeq, EventSeq};
+use super::cache::WriterCache;
+use super::gates;
+use super::materialize;
+
+/// Records the present uid of a namespace. True: another namespace had this name before, and its data is detached now.
+pub(super) fn set_uid(
+    conn: &Connection,
+    cache: &mut WriterCache,
+    name: &str,
+    uid: Option<&str>,
+) -> rusqlite::Result<bool> {
+    let stored: Option<(Option<String>, String)> = conn
+        .prepare_cached("SELECT uid, place FROM namespaces WHERE name = ?1")?
+        .query_row([name], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let (old_uid, key) = stored.unwrap_or_else(|| (None, name.to_owned()));
+    if old_uid.as_deref() == uid {
+        return Ok(false);
+    }
+    let ended = old_uid.is_some();
+    let key = match ended {
+        true => {
+            conn.execute("INSERT OR IGNORE INTO ended (place) VALUES (?1)", [&key])?;
+            conn.execute("DELETE FROM replays WHERE namespace = ?1", [&key])?;
+            format!("{name}/{}", Uuid::now_v7())
+        }
+        false => key,
+    };
+    conn.execute(
+        "INSERT OR REPLACE INTO namespaces (name, uid, place) VALUES (?1, ?2, ?3)",
+        params![name, uid, key],
+    )?;
+    cache.flush(conn)?;
+    cache.clear();
+    Ok(ended)
+}
+
+/// Removes up to `rows` rows of deleted namespaces. Returns how many rows it removed; 0: there are none.
+pub(super) fn sweep(conn: &Connection, cache: &mut WriterCache, rows: i64) -> rusqlite::Result<i64> {
+    let ended: Option<String> =
+        conn.prepare_cached("SELECT place FROM ended LIMIT 1")?.query_row([], |row| row.get(0)).optional()?;
+    let Some(key) = ended else { return Ok(0) };
+    // Otherwise a delivery would be materialized after the row of its hook is removed.
+    materialize::materialize_all(conn, cache)?;
+    let hook: Option<i64> = conn
+        .prepare_cached("SELECT id FROM hooks INDEXED BY hooks_name WHERE namespace = ?1 LIMIT 1")?
+        .query_row([&key], |row| row.get(0))
+        .optional()?;
+    if let Some(hook) = hook {
+        return sweep_hook(conn, cache, hook, rows);
+    }
+    let events = conn
+        .prepare_cached(
+            "SELECT seq, accepted FROM events INDEXED BY events_id WHERE namespace = ?1 LIMIT ?2",
+        )?
+        .query_map(params![key, rows], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<rusqlite::Result<Vec<(EventSeq, i64)>>>()?;
+    for (event, accepted) in &events {
+        conn.prepare_cached("DELETE FROM events WHERE seq = ?1")?.execute([event])?;
+        conn.prepare_cached("DELETE FROM loose WHERE accepted = ?1 AND event = ?2")?
+            .execute(params![accepted, event])?;
+    }
+    if events.is_empty() {
+        conn.execute("DELETE FROM ended WHERE place = ?1", [&key])?;
+    }
+    Ok(i64::try_from(events.len()).unwrap_or(rows).max(1))
+}
+
+fn sweep_hook(conn: &Connection, cache: &mut WriterCache, hook: i64, rows: i64) -> rusqlite::Result<i64> {
+    if gates::dissolve(conn, cache, hook, rows)? {
+        return Ok(rows);
+    }
+    let deliveries = conn
+        .prepare_cached("SELECT seq FROM deliveries INDEXED BY deliveries_list WHERE hook = ?1 LIMIT ?2")?
+        .query_map(params![hook, rows], |row| row.get(0))?
+        .collect::<rusqlite::Result<Vec<DeliverySeq>>>()?;
+    for delivery in &deliveries {
+        conn.prepare_cached("DELETE FROM attempts WHERE delivery = ?1")?.execute([delivery])?;
+        conn.prepare_cached("DELETE FROM deliveries WHERE seq = ?1")?.execute([delivery])?;
+    }
+    if deliveries.is_empty() {
+        // Drops the cached hook before its row, so that no flush writes a count for a removed hook.
+        cache.flush(conn)?;
+        cache.clear();
+        conn.execute("DELETE FROM hooks WHERE id = ?1", [hook])?;
+    }
+    Ok(i64::try_from(deliveries.len()).unwrap_or(rows).max(1))
+}

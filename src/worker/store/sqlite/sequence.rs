@@ -1,0 +1,47 @@
+//! Sequence numbers of deliveries: the event's sequence number and the delivery's index within the event, in one integer.
+//!
+//! So the deliveries of an event are one range of row ids, no index has to connect the two tables, and a delivery's
+//! sequence number is known before anything is written.
+
+use super::super::{DeliverySeq, EventSeq};
+
+const INDEX_BITS: u32 = 20;
+
+/// The most deliveries of one event.
+pub(super) const MAX_DELIVERIES: usize = 1 << INDEX_BITS;
+
+/// Returns the sequence number of an event's delivery. `index` must be below `MAX_DELIVERIES`.
+pub(super) fn delivery_seq(event: EventSeq, index: usize) -> DeliverySeq {
+    first_delivery(event) | i64::try_from(index).unwrap_or(0)
+}
+
+/// Returns the lowest sequence number that a delivery of the event may have.
+pub(super) fn first_delivery(event: EventSeq) -> DeliverySeq {
+    event.saturating_mul(1 << INDEX_BITS)
+}
+
+/// Returns the highest sequence number that a delivery of the event may have.
+pub(super) fn last_delivery(event: EventSeq) -> DeliverySeq {
+    first_delivery(event) | ((1 << INDEX_BITS) - 1)
+}
+
+/// Returns the sequence number of a delivery's event.
+pub(super) fn event_seq(delivery: DeliverySeq) -> EventSeq {
+    delivery >> INDEX_BITS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delivery_seq_contains_its_event_seq() {
+        for event in [1, 2, 1 << 40] {
+            assert_eq!(event_seq(first_delivery(event)), event);
+            assert_eq!(event_seq(last_delivery(event)), event);
+            assert_eq!(event_seq(delivery_seq(event, MAX_DELIVERIES - 1)), event);
+            assert_eq!(last_delivery(event) + 1, first_delivery(event + 1));
+            assert!(delivery_seq(event, 0) < delivery_seq(event, 1));
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Measurements for `make bench`.
+
+use super::*;
+
+/// With a million pending deliveries, opening, `backlog` and `due` take as long as with ten.
+#[tokio::test]
+#[ignore = "a million rows"]
+async fn store_million_backlog() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(dir.path()).unwrap();
+    let names: Vec<String> = (0..50).map(|n| format!("h{n}")).collect();
+    let started = Instant::now();
+    for n in 0..200_u64 {
+        let batch = (0..100_u64).map(|m| {
+            let hooks: Vec<&str> = names.iter().map(String::as_str).collect();
+            new(&format!("{n}-{m}"), &hooks, T0 + Duration::from_millis(n * 100 + m))
+        });
+        store.accept(batch.collect(), T0).await.unwrap();
+    }
+    println!("1,000,000 deliveries stored in {:?}", started.elapsed());
+    drop(store);
+    let started = Instant::now();
+    let store = SqliteStore::open(dir.path()).unwrap();
+    println!("open {:?}", started.elapsed());
+    let late = Millis(T0.0 * 2);
+    let time = async |what: &str, operation: futures::future::BoxFuture<'_, usize>| {
+        let started = Instant::now();
+        let n = operation.await;
+        println!("{what}: {n} in {:?}", started.elapsed());
+    };
+    time("backlog", async { store.backlog().await.unwrap().len() }.boxed()).await;
+    time("due, 100", async { store.due_by("uid-h7", late, 100).await.unwrap().len() }.boxed()).await;
+    time("due again, 100", async { store.due_by("uid-h7", late, 100).await.unwrap().len() }.boxed()).await;
+    time("next_due", async { store.next_due("uid-h7", T0).await.unwrap().iter().count() }.boxed()).await;
+    time("sweep", async { usize::from(store.sweep(RETENTION, late).await.unwrap()) }.boxed()).await;
+}
+
+/// Accepts and settles with 64 concurrent producers, 1 KiB each, and compares with the disk's own rate for these bytes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn store_group_commit() {
+    const PRODUCERS: usize = 64;
+    let dir = tempfile::tempdir_in(".").unwrap();
+    let body = format!("\"{}\"", "x".repeat(1022));
+    for round in 1..=3 {
+        let folder = dir.path().join(format!("r{round}"));
+        std::fs::create_dir(&folder).unwrap();
+        let store = Arc::new(SqliteStore::open(&folder).unwrap());
+        let started = Instant::now();
+        let producers = (0..PRODUCERS).map(|p| {
+            let (store, body) = (store.clone(), body.clone());
+            tokio::spawn(async move {
+                let (mut n, mut latencies) = (0_u32, Vec::new());
+                while started.elapsed() < Duration::from_secs(5) {
+                    n += 1;
+                    let id = format!("{p}-{n}");
+                    let mut dedup = [0; 32];
+                    dedup[..8].copy_from_slice(&fastrand::u64(..).to_le_bytes());
+                    let dedup =
+                        Some(super::super::super::Dedup { key: dedup, window: Duration::from_secs(86_400) });
+                    let deliveries = vec![delivery(&format!("h{}", p % 8), T0)];
+                    let event = NewEvent { event: event_with(&id, &body), dedup, deliveries };
+                    let requested = Instant::now();
+                    let seq = store.accept(vec![event], T0).await.unwrap()[0].deliveries[0].seq;
+                    latencies.push(requested.elapsed());
+                    store.settle(settled(seq, T0, 200, NextStep::Delivered)).await.unwrap();
+                }
+                latencies
+            })
+        });
+        let mut latencies: Vec<_> = join_all(producers).await.into_iter().flat_map(Result::unwrap).collect();
+        let rate = latencies.len() as f64 / started.elapsed().as_secs_f64();
+        latencies.sort();
+        let at = |q: usize| latencies[(latencies.len() - 1) * q / 100];
+        // The baseline: appends and syncs half of the producers' events of 1 KiB, as the group of an accept would.
+        let floor = std::fs::File::create(folder.join("floor")).unwrap();
+        let (started, mut syncs) = (Instant::now(), 0_u32);
+        let group = vec![b'x'; PRODUCERS / 2 * 1024];
+        while started.elapsed() < Duration::from_secs(2) {
+            std::io::Write::write_all(&mut &floor, &group).unwrap();
+            floor.sync_data().unwrap();
+            syncs += 1;
+        }
+        let sync = started.elapsed() / syncs;
+        println!(
+            "round {round}: {rate:.0} cycles/s, accept p50 {:?} p99 {:?} max {:?}; floor {:.0} events/s, fdatasync of {} KiB {sync:?}",
+            at(50),
+            at(99),
+            at(100),
+            f64::from(syncs) * (PRODUCERS / 2) as f64 / started.elapsed().as_secs_f64(),
+            group.len() / 1024,
+        );
+        store.close().await;
+    }
+}

@@ -1,0 +1,203 @@
+//! Deliveries without a row of their own: how they are noted with their event, and which there are.
+//!
+//! `materialize` explains why they exist and when they get their rows.
+
+use std::collections::BTreeMap;
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::super::{DeliverySeq, EventSeq};
+use super::rows::EVENT_BYTES;
+use super::sequence;
+
+/// The most unmaterialized deliveries; the writer keeps them in memory.
+const MAX_COUNT: usize = 16_384;
+/// The most events that a start has to search for unmaterialized deliveries.
+const MAX_EVENTS: EventSeq = 32_768;
+
+/// A delivery without a row: pending, never attempted, and due when it was accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Unmaterialized {
+    /// The row id of its hook.
+    pub(super) hook: i64,
+    pub(super) id: [u8; 16],
+    pub(super) due: i64,
+    /// How long its hook had been held when it was accepted, in milliseconds (`deliveries.held_before`).
+    pub(super) held_before: i64,
+    /// Bytes that it counts towards its hook's backlog. Computed from its event, so the note does not contain it.
+    pub(super) size: i64,
+}
+
+/// Bytes of one note in `events.handed`: the delivery's index within the event, and its fields except `size`.
+const NOTE_BYTES: usize = 4 + 8 + 16 + 8 + 8;
+
+impl Unmaterialized {
+    /// Appends its note to `handed`, the column of the event's row.
+    pub(super) fn append_note(&self, seq: DeliverySeq, handed: &mut Vec<u8>) {
+        let first = sequence::first_delivery(sequence::event_seq(seq));
+        let index = u32::try_from(seq - first).unwrap_or(0);
+        handed.extend_from_slice(&index.to_le_bytes());
+        handed.extend_from_slice(&self.hook.to_le_bytes());
+        handed.extend_from_slice(&self.id);
+        handed.extend_from_slice(&self.due.to_le_bytes());
+        handed.extend_from_slice(&self.held_before.to_le_bytes());
+    }
+}
+
+/// Decodes the notes in an event's `handed` column.
+fn decode_notes(
+    event: EventSeq,
+    handed: &[u8],
+    size: i64,
+) -> impl Iterator<Item = (DeliverySeq, Unmaterialized)> {
+    fn take<const N: usize>(bytes: &mut &[u8]) -> [u8; N] {
+        let Some((taken, rest)) = bytes.split_first_chunk() else { return [0; N] };
+        *bytes = rest;
+        *taken
+    }
+    handed.chunks_exact(NOTE_BYTES).map(move |mut note| {
+        let index = u32::from_le_bytes(take(&mut note));
+        let hook = i64::from_le_bytes(take(&mut note));
+        let id = take(&mut note);
+        let (due, held_before) = (i64::from_le_bytes(take(&mut note)), i64::from_le_bytes(take(&mut note)));
+        let seq = sequence::delivery_seq(event, usize::try_from(index).unwrap_or(0));
+        (seq, Unmaterialized { hook, id, due, held_before, size })
+    })
+}
+
+/// The unmaterialized deliveries, in the writer's memory, and the sequence number of the last event.
+pub(super) struct UnmaterializedSet {
+    deliveries: BTreeMap<DeliverySeq, Unmaterialized>,
+    last_event: EventSeq,
+    /// The stored watermark `meta.filed`: no delivery of an event up to it is unmaterialized.
+    stored_watermark: EventSeq,
+}
+
+impl UnmaterializedSet {
+    /// Reads the set from the notes.
+    pub(super) fn read(conn: &Connection) -> rusqlite::Result<UnmaterializedSet> {
+        let stored_watermark = watermark(conn)?;
+        let last: Option<EventSeq> =
+            conn.prepare_cached("SELECT max(seq) FROM events")?.query_row([], |row| row.get(0))?;
+        Ok(UnmaterializedSet {
+            deliveries: read_after(conn, stored_watermark)?,
+            last_event: last.unwrap_or(0).max(stored_watermark),
+            stored_watermark,
+        })
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Unmaterialized> {
+        self.deliveries.values()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.deliveries.is_empty()
+    }
+
+    pub(super) fn last_event(&self) -> EventSeq {
+        self.last_event
+    }
+
+    /// Allocates the sequence number of the next event.
+    pub(super) fn next_event(&mut self) -> EventSeq {
+        self.last_event += 1;
+        self.last_event
+    }
+
+    pub(super) fn insert(&mut self, seq: DeliverySeq, delivery: Unmaterialized) {
+        self.deliveries.insert(seq, delivery);
+    }
+
+    pub(super) fn remove(&mut self, seq: DeliverySeq) -> Option<Unmaterialized> {
+        self.deliveries.remove(&seq)
+    }
+
+    pub(super) fn oldest(&self) -> Option<DeliverySeq> {
+        self.deliveries.first_key_value().map(|(seq, _)| *seq)
+    }
+
+    pub(super) fn of_event(&self, event: EventSeq) -> Vec<DeliverySeq> {
+        let range = sequence::first_delivery(event)..=sequence::last_delivery(event);
+        self.deliveries.range(range).map(|(seq, _)| *seq).collect()
+    }
+
+    /// Returns the last event such that no delivery of it or of an earlier event is unmaterialized.
+    fn watermark(&self) -> EventSeq {
+        self.oldest().map_or(self.last_event, |seq| sequence::event_seq(seq) - 1)
+    }
+
+    /// True if memory holds too many of them, or a start would have to search too many events.
+    pub(super) fn is_over_bounds(&self) -> bool {
+        self.deliveries.len() > MAX_COUNT || self.last_event - self.watermark() > MAX_EVENTS
+    }
+
+    /// Stores the watermark if it advanced by more than `lag` events. Returns the stored watermark.
+    pub(super) fn store_watermark(&mut self, conn: &Connection, lag: EventSeq) -> rusqlite::Result<EventSeq> {
+        let watermark = self.watermark();
+        if watermark - self.stored_watermark > lag {
+            conn.prepare_cached("INSERT OR REPLACE INTO meta (name, value) VALUES ('filed', ?1)")?
+                .execute([watermark])?;
+            self.stored_watermark = watermark;
+        }
+        Ok(self.stored_watermark)
+    }
+}
+
+fn watermark(conn: &Connection) -> rusqlite::Result<EventSeq> {
+    let watermark = conn
+        .prepare_cached("SELECT value FROM meta WHERE name = 'filed'")?
+        .query_row([], |row| row.get(0))
+        .optional()?;
+    Ok(watermark.unwrap_or(0))
+}
+
+/// Reads the unmaterialized deliveries from the notes, for a caller outside the writer's thread.
+pub(super) fn read(conn: &Connection) -> rusqlite::Result<BTreeMap<DeliverySeq, Unmaterialized>> {
+    read_after(conn, watermark(conn)?)
+}
+
+/// Reads the unmaterialized deliveries of the events after the watermark.
+fn read_after(
+    conn: &Connection,
+    watermark: EventSeq,
+) -> rusqlite::Result<BTreeMap<DeliverySeq, Unmaterialized>> {
+    let mut events = conn.prepare_cached(
+        "SELECT seq, handed, octet_length(data) + coalesce(octet_length(attributes), 0) + ?2 FROM events
+         WHERE seq > ?1 AND handed IS NOT NULL",
+    )?;
+    let mut has_row = conn.prepare_cached("SELECT EXISTS (SELECT 1 FROM deliveries WHERE seq = ?1)")?;
+    let mut rows = events.query(params![watermark, i64::try_from(EVENT_BYTES).unwrap_or(0)])?;
+    let mut found = BTreeMap::new();
+    while let Some(row) = rows.next()? {
+        for (seq, delivery) in decode_notes(row.get(0)?, row.get_ref(1)?.as_blob()?, row.get(2)?) {
+            if !has_row.query_row([seq], |row| row.get(0))? {
+                found.insert(seq, delivery);
+            }
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notes_survive_a_round_trip() {
+        let delivery = |hook: i64, due: i64| Unmaterialized {
+            hook,
+            id: *uuid::Uuid::now_v7().as_bytes(),
+            due,
+            held_before: hook * 3,
+            size: 700,
+        };
+        let all = [
+            (sequence::delivery_seq(7, 0), delivery(1, 5)),
+            (sequence::delivery_seq(7, 9), delivery(i64::MAX / 3, -1)),
+        ];
+        let mut handed = Vec::new();
+        all.iter().for_each(|(seq, delivery)| delivery.append_note(*seq, &mut handed));
+        assert_eq!(decode_notes(7, &handed, 700).collect::<Vec<_>>(), all);
+        assert_eq!(decode_notes(7, &[], 700).count(), 0);
+    }
+}

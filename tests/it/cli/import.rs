@@ -1,0 +1,70 @@
+//! `hookstream import` turns existing objects into manifests that adopt them without a change.
+
+use serde_json::{Value, json};
+
+use crate::harness::Process;
+use crate::harness::world::World;
+
+fn import(world: &World, more: &[&str]) -> (String, String) {
+    let args = ["import", "kong", "--admin-url", &world.kong.url];
+    let output = Process::command(args.iter().chain(more), &[]).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    assert!(output.status.success(), "{}", text(output.stderr));
+    (text(output.stdout), text(output.stderr))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn imported_hooks_are_adopted_without_write() {
+    let world = World::start("import").await;
+    let all = json!({"kong": {"gatewayHandlers": ["Webhook", "WebhookCustom", "Log", "Lambda"]}});
+    world.apply(&[world.connection_with(all), world.hook("relayed")]).await;
+    world.ready("eventhooks/relayed").await;
+    let webhook = json!({"url": "http://receiver.test/", "secret": "s1gned",
+        "headers": {"x-team": "a", "authorization": "Bearer t0ken"}});
+    let custom = json!({"url": "http://receiver.test/", "method": "PUT", "body": "{{ entity.id }}"});
+    for (handler, event, config) in [
+        ("webhook", json!("consumers"), webhook),
+        ("webhook-custom", json!("routes"), custom),
+        ("log", json!(null), json!({})),
+        ("lambda", json!("services"), json!({"functions": ["return function() return true end"]})),
+    ] {
+        let body =
+            json!({"source": "crud", "event": event, "handler": handler, "config": config, "snooze": 60});
+        world.kong.create(body).await;
+    }
+    let before = world.kong.hooks().await;
+    let writes = async || world.kong.requests().await.into_iter().filter(|r| r["method"] != "GET").count();
+    let written = writes().await;
+
+    let (plain, log) = import(&world, &[]);
+    assert!(!plain.contains("s1gned") && !plain.contains("t0ken"), "{plain}");
+    assert!(log.contains("relays to a worker"), "{log}");
+    let (with_secrets, _) = import(&world, &["--secrets"]);
+    world.namespace.apply(&with_secrets).await.expect("what was imported");
+    let list = world.get("eventhooks").await.unwrap();
+    let names: Vec<&str> =
+        list["items"].as_array().unwrap().iter().map(|o| o["metadata"]["name"].as_str().unwrap()).collect();
+    assert_eq!(names.len(), 5, "{names:?}");
+    for name in names {
+        world.ready(&format!("eventhooks/{name}")).await;
+    }
+    assert_eq!(world.kong.hooks().await, before);
+    assert_eq!(writes().await, written, "adoption writes nothing: {:#?}", world.kong.requests().await);
+    let taken: Vec<Value> = before.iter().map(|hook| hook["id"].clone()).collect();
+    let list = world.get("eventhooks").await.unwrap();
+    for object in list["items"].as_array().unwrap() {
+        assert!(taken.contains(&object["status"]["external"]["id"]), "{object:#}");
+    }
+    world.shows_none_of(&["s1gned", "t0ken"]).await;
+}
+
+#[test]
+fn unreachable_gateway_is_reported() {
+    let port = crate::harness::free_port().to_string();
+    let url = format!("http://127.0.0.1:{port}");
+    let output = Process::command(["import", "kong", "--admin-url", &url], &[]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert!(log.contains("--admin-url") && log.contains("cannot be reached"), "{log}");
+    assert_eq!(log.lines().count(), 1, "{log}");
+}

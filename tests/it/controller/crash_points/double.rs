@@ -1,0 +1,306 @@
+//! A cluster in memory that outlives its controllers, with compare-and-swap, finalizers and generations. Every write of a
+//! controller passes a `Tap`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures::future::BoxFuture;
+use hookstream::api::{Connection, EventHook, EventStream, Hook};
+use hookstream::cluster::{
+    AuthorizationError, Cluster, ClusterError, Data, DeserializeGuard, Metadata, ObjectChange, ObjectKey,
+    Permission, Reflector, ResourceKind, Subscribers, View, WriteTarget,
+};
+use hookstream::core::conditions::ConditionMessage;
+use hookstream::core::keys::KeyRing;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::runtime::watcher::Event;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use super::tap::Tap;
+
+const NAMESPACE: &str = "default";
+
+pub struct Double {
+    objects: Mutex<BTreeMap<(ResourceKind, String), Value>>,
+    /// Secrets with the one key `secret`, and the number of writes of each.
+    secrets: Mutex<BTreeMap<String, (u64, String)>>,
+    version: watch::Sender<u64>,
+    /// The number of created objects.
+    made: AtomicU64,
+    ring: Arc<KeyRing>,
+}
+
+impl Double {
+    pub fn new() -> Arc<Double> {
+        let ring = KeyRing::from_data([("k1", [7u8; 32].as_slice())].into_iter()).unwrap();
+        let version = watch::Sender::new(1);
+        let (objects, secrets, made) = (Mutex::default(), Mutex::default(), AtomicU64::new(0));
+        Arc::new(Double { objects, secrets, version, made, ring: Arc::new(ring) })
+    }
+
+    fn next(&self) -> String {
+        let mut next = 0;
+        self.version.send_modify(|version| {
+            *version += 1;
+            next = *version;
+        });
+        next.to_string()
+    }
+
+    /// Applies an object as a user would: creates it, or replaces its spec.
+    pub fn apply(&self, kind: ResourceKind, name: &str, spec: Value) {
+        let mut objects = self.objects.lock();
+        let version = (*self.version.borrow() + 1).to_string();
+        let object = objects.entry((kind, name.to_owned())).or_insert_with(|| {
+            let text: &str = kind.into();
+            // A recreated object has another uid.
+            let uid = format!("uid-{}-of-{name}", self.made.fetch_add(1, Ordering::Relaxed));
+            json!({"apiVersion": "hookstream.dev/v1alpha1", "kind": text, "metadata": {"name": name,
+                "namespace": NAMESPACE, "uid": uid, "generation": 0}})
+        });
+        let generation = object["metadata"]["generation"].as_i64().unwrap() + 1;
+        object["metadata"]["generation"] = json!(generation);
+        object["metadata"]["resourceVersion"] = json!(version);
+        object["spec"] = spec;
+        drop(objects);
+        self.next();
+    }
+
+    pub fn delete(&self, kind: ResourceKind, name: &str) {
+        let key = (kind, name.to_owned());
+        let mut objects = self.objects.lock();
+        let version = (*self.version.borrow() + 1).to_string();
+        let object = objects.get_mut(&key).unwrap();
+        if object["metadata"]["finalizers"].as_array().is_some_and(|all| !all.is_empty()) {
+            object["metadata"]["deletionTimestamp"] = json!(jiff::Timestamp::now().to_string());
+            object["metadata"]["resourceVersion"] = json!(version);
+        } else {
+            objects.remove(&key);
+        }
+        drop(objects);
+        self.next();
+    }
+
+    /// Writes a Secret with the key `secret`.
+    pub fn put_secret(&self, name: &str, value: &str) {
+        let mut secrets = self.secrets.lock();
+        let times = secrets.get(name).map_or(1, |(times, _)| times + 1);
+        secrets.insert(name.to_owned(), (times, value.to_owned()));
+        drop(secrets);
+        self.next();
+    }
+
+    pub fn get(&self, kind: ResourceKind, name: &str) -> Option<Value> {
+        self.objects.lock().get(&(kind, name.to_owned())).cloned()
+    }
+
+    fn all(&self, kind: ResourceKind) -> Vec<Value> {
+        let objects = self.objects.lock();
+        objects.iter().filter(|((of, _), _)| *of == kind).map(|(_, object)| object.clone()).collect()
+    }
+
+    /// Waits until a predicate is true.
+    pub async fn until(&self, fits: impl Fn(&Double) -> bool) {
+        let mut version = self.version.subscribe();
+        while !fits(self) {
+            version.changed().await.unwrap();
+        }
+    }
+
+    /// Returns a controller's view, and the future that keeps it current.
+    pub fn watch(self: &Arc<Self>, subscribers: Subscribers) -> (View, impl Future<Output = ()> + use<>) {
+        let subscribers_of_changes = Arc::new(subscribers);
+        let (mut hook_feed, hooks) =
+            Reflector::<EventHook>::new(1, subscribers_of_changes.clone(), ObjectChange::EventHook);
+        let (mut connection_feed, connections) =
+            Reflector::<Connection>::new(1, subscribers_of_changes.clone(), ObjectChange::Connection);
+        let (mut stream_feed, streams) =
+            Reflector::<EventStream>::new(1, subscribers_of_changes.clone(), ObjectChange::EventStream);
+        let (mut auth0_feed, auth0_hooks) =
+            Reflector::<Hook>::new(1, subscribers_of_changes.clone(), ObjectChange::Hook);
+        let this = self.clone();
+        let run = async move {
+            let mut version = this.version.subscribe();
+            let mut secrets = this.secrets.lock().clone();
+            loop {
+                version.borrow_and_update();
+                relist(&mut connection_feed, this.all(ResourceKind::Connection)).await;
+                relist(&mut stream_feed, this.all(ResourceKind::EventStream)).await;
+                relist(&mut auth0_feed, this.all(ResourceKind::Hook)).await;
+                relist(&mut hook_feed, this.all(ResourceKind::EventHook)).await;
+                let now = this.secrets.lock().clone();
+                for (name, secret) in &now {
+                    if secrets.get(name) != Some(secret) {
+                        subscribers_of_changes
+                            .notify(&ObjectChange::Secret(ObjectKey::new(NAMESPACE, name)))
+                            .await;
+                    }
+                }
+                secrets = now;
+                if version.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        (View::new(hooks, connections, streams, auth0_hooks), run)
+    }
+
+    fn write(
+        &self,
+        target: &WriteTarget,
+        change: impl FnOnce(&mut Value),
+        compared: bool,
+    ) -> Result<(), ClusterError> {
+        let key = (target.kind, target.key.name.clone());
+        let mut objects = self.objects.lock();
+        let object = objects.get_mut(&key).ok_or(ClusterError::Gone)?;
+        let stale = compared
+            && !target.resource_version.is_empty()
+            && object["metadata"]["resourceVersion"] != target.resource_version.as_str();
+        if object["metadata"]["uid"] != target.uid.as_str() || stale {
+            return Err(ClusterError::Conflict);
+        }
+        change(object);
+        object["metadata"]["resourceVersion"] = json!((*self.version.borrow() + 1).to_string());
+        let released = object["metadata"]["finalizers"].as_array().is_none_or(Vec::is_empty);
+        if released && !object["metadata"]["deletionTimestamp"].is_null() {
+            objects.remove(&key);
+        }
+        drop(objects);
+        self.next();
+        Ok(())
+    }
+}
+
+async fn relist<K>(feed: &mut Reflector<K>, objects: Vec<Value>)
+where
+    K: kube::Resource<DynamicType = ()>
+        + Clone
+        + std::fmt::Debug
+        + serde::de::DeserializeOwned
+        + Send
+        + Sync
+        + 'static,
+{
+    feed.apply(0, Event::Init).await;
+    for object in objects {
+        let object: DeserializeGuard<K> = serde_json::from_value(object).unwrap();
+        feed.apply(0, Event::InitApply(object)).await;
+    }
+    feed.apply(0, Event::InitDone).await;
+}
+
+/// The cluster of one controller.
+pub struct Tapped {
+    pub double: Arc<Double>,
+    pub tap: Arc<Tap>,
+}
+
+impl Cluster for Tapped {
+    fn secret<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, Result<Option<Arc<Data>>, ClusterError>> {
+        let value = self.double.secrets.lock().get(&key.name).map(|(_, value)| value.clone().into_bytes());
+        let data = value.map(|value| Arc::new(Data::new([("secret".to_owned(), value)])));
+        Box::pin(async { Ok(data) })
+    }
+
+    fn config_map<'a>(&'a self, _: &'a ObjectKey) -> BoxFuture<'a, Result<Option<Arc<Data>>, ClusterError>> {
+        Box::pin(async { Ok(None) })
+    }
+
+    fn write_status<'a>(
+        &'a self,
+        target: &'a WriteTarget,
+        status: Value,
+    ) -> BoxFuture<'a, Result<(), ClusterError>> {
+        Box::pin(async move {
+            let kind: &str = target.kind.into();
+            let write = async { self.double.write(target, |object| object["status"] = status, false) };
+            self.tap.around(&format!("status of {kind}"), write, lost).await
+        })
+    }
+
+    fn write_delivery_status<'a>(
+        &'a self,
+        _: &'a WriteTarget,
+        _: Condition,
+        _: Option<String>,
+    ) -> BoxFuture<'a, Result<(), ClusterError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn write_metadata<'a>(
+        &'a self,
+        target: &'a WriteTarget,
+        metadata: Metadata,
+    ) -> BoxFuture<'a, Result<(), ClusterError>> {
+        let kind: &str = target.kind.into();
+        let what = format!(
+            "metadata of {kind}{}{}",
+            metadata.finalizers.as_ref().map_or(String::new(), |all| format!(", {} finalizers", all.len())),
+            metadata
+                .annotations
+                .values()
+                .map(|v| if v.is_some() { ", record" } else { ", no record" })
+                .collect::<String>(),
+        );
+        Box::pin(async move {
+            let write = async {
+                let change = |object: &mut Value| {
+                    if let Some(finalizers) = metadata.finalizers {
+                        object["metadata"]["finalizers"] = json!(finalizers);
+                    }
+                    for (name, value) in metadata.annotations {
+                        match value {
+                            Some(value) => object["metadata"]["annotations"][name] = json!(value),
+                            None => drop(
+                                object["metadata"]["annotations"].as_object_mut().map(|all| all.remove(name)),
+                            ),
+                        }
+                    }
+                };
+                self.double.write(target, change, true)
+            };
+            self.tap.around(&what, write, lost).await
+        })
+    }
+
+    fn read_object<'a>(&'a self, target: &'a WriteTarget) -> BoxFuture<'a, Result<Value, ClusterError>> {
+        Box::pin(async move { self.double.get(target.kind, &target.key.name).ok_or(ClusterError::Gone) })
+    }
+
+    fn publish_event<'a>(
+        &'a self,
+        _: &'a WriteTarget,
+        _: bool,
+        _: &'a ConditionMessage,
+    ) -> BoxFuture<'a, ()> {
+        Box::pin(async {})
+    }
+
+    fn key_ring(&self, _: bool) -> BoxFuture<'_, Result<Arc<KeyRing>, ClusterError>> {
+        Box::pin(async { Ok(self.double.ring.clone()) })
+    }
+
+    fn installation_id(&self) -> BoxFuture<'_, Result<Option<String>, ClusterError>> {
+        Box::pin(async { Ok(None) })
+    }
+
+    fn namespace_uid<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Option<String>, ClusterError>> {
+        Box::pin(async { Ok(None) })
+    }
+
+    fn authorize<'a>(
+        &'a self,
+        _: Option<&'a str>,
+        _: Permission<'a>,
+    ) -> BoxFuture<'a, Result<(), AuthorizationError>> {
+        Box::pin(async { Err(AuthorizationError::Unavailable) })
+    }
+}
+
+fn lost() -> Result<(), ClusterError> {
+    Err(ClusterError::ClusterError("the answer was lost".into()))
+}

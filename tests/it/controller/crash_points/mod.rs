@@ -1,0 +1,168 @@
+//! A controller that stops at any moment leaves nothing behind and creates nothing twice.
+//!
+//! Every scenario runs once undisturbed. Then it runs for every write to the vendor or the API server and every fate of
+//! that write: the controller is stopped before it, is stopped after it, or does not get its answer. Then a controller
+//! starts, and the result must be the same.
+
+mod auth0;
+mod double;
+mod kong;
+mod scene;
+mod tap;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use hookstream::emulator::{KongOptions, ReadBack};
+use serde_json::Value;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use scene::{End, Scene, Vendor};
+use tap::{Fate, Tap};
+
+const FATES: [Fate; 3] = [Fate::Before, Fate::After, Fate::LostAnswer];
+/// Concurrent runs; a run mostly waits.
+const AT_ONCE: usize = 64;
+
+/// One sequence of user actions.
+#[derive(Clone, Copy)]
+pub struct Scenario {
+    name: &'static str,
+    /// An object that another client created at the vendor: a path of its API, and the body.
+    foreign: Option<fn() -> (&'static str, Value)>,
+    /// The state before, and the user's action.
+    before: fn(&Scene),
+    after: fn(&Scene),
+    /// The user's action when the object is gone.
+    again: Option<fn(&Scene)>,
+    /// Returns true if the object reflects the action, from its state before and now. Its generation does not change with a
+    /// Secret or a Connection.
+    is_done: fn(&Value, &Value) -> bool,
+    /// The number of objects that the vendor then has.
+    remaining: usize,
+}
+
+/// Creates one object.
+const CREATE: Scenario = Scenario {
+    name: "",
+    foreign: None,
+    before: |_| {},
+    after: |_| {},
+    again: None,
+    is_done: |_, _| true,
+    remaining: 1,
+};
+
+/// Runs a scenario with this fate. Returns the points that it passed and its end.
+async fn play(vendor: &Vendor, scenario: Scenario, fate: Option<(usize, Fate)>) -> (Vec<String>, End) {
+    let scene = Scene::new(vendor, scenario.foreign.map(|foreign| foreign())).await;
+    scene.connect(0);
+    (scenario.before)(&scene);
+    scene.controller(Tap::default(), scene.connected()).await;
+    let before = scene.object().unwrap_or_default();
+    (scenario.after)(&scene);
+    let is_done = |now: &Value| (scenario.is_done)(&before, now);
+    let points = scene.controller(Tap::new(fate), scene.settled(scenario.again, is_done)).await;
+    if fate.is_some() {
+        let settled = scene.controller(Tap::default(), scene.settled(scenario.again, is_done));
+        let settled = tokio::time::timeout(scene::DEADLINE, settled).await;
+        assert!(settled.is_ok(), "{} {fate:?} does not settle: {:#?}", scenario.name, scene.object());
+    }
+    let end = scene.end().await;
+    (points, end)
+}
+
+/// Runs all scenarios at every point with these fates, and prints the points.
+async fn enumerate(vendor: Vendor, scenarios: &[Scenario], fates: &[Fate]) {
+    let (places, vendor) = (Arc::new(Semaphore::new(AT_ONCE)), Arc::new(vendor));
+    let mut undisturbed = JoinSet::new();
+    for scenario in scenarios.iter().copied() {
+        let vendor = vendor.clone();
+        undisturbed.spawn(async move { (scenario, play(&vendor, scenario, None).await) });
+    }
+    let (mut runs, mut wanted) = (JoinSet::new(), BTreeMap::new());
+    while let Some(run) = undisturbed.join_next().await {
+        let (scenario, (points, want)) = run.unwrap();
+        assert!(!points.is_empty(), "{}", scenario.name);
+        assert_eq!(want.objects.len(), scenario.remaining, "{}: {want:#?}", scenario.name);
+        println!("{}: {}", scenario.name, points.join(" > "));
+        for at in 1..=points.len() {
+            for fate in fates.iter().copied() {
+                let (vendor, places) = (vendor.clone(), places.clone());
+                runs.spawn(async move {
+                    let _place = places.acquire_owned().await.unwrap();
+                    (scenario.name, at, fate, play(&vendor, scenario, Some((at, fate))).await)
+                });
+            }
+        }
+        wanted.insert(scenario.name, (points, want));
+    }
+    let count = runs.len();
+    while let Some(run) = runs.join_next().await {
+        let (name, at, fate, (_, end)) = run.unwrap();
+        let (points, want) = &wanted[name];
+        assert_eq!(&end, want, "{name}: {fate:?} {at} ({})", points[at - 1]);
+    }
+    println!("{count} runs");
+}
+
+fn gateway(put: bool, client_id: bool, patch: bool) -> Vendor {
+    Vendor::kong(KongOptions { put, client_id, patch, ..KongOptions::default() })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_put() {
+    enumerate(gateway(true, true, true), &kong::SCENARIOS, &FATES).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_client_ids_in_post() {
+    enumerate(gateway(false, true, false), &kong::SCENARIOS, &FATES).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_gateway_ids_and_patch() {
+    enumerate(gateway(false, false, true), &kong::SCENARIOS, &FATES).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_gateway_ids_without_updates() {
+    enumerate(gateway(false, false, false), &kong::SCENARIOS, &FATES).await;
+}
+
+/// A secret that is compared by hash is written again if its last write is uncertain, with the same end.
+#[tokio::test(flavor = "multi_thread")]
+async fn with_hidden_secrets() {
+    let options = KongOptions { secrets: ReadBack::Masked, ..KongOptions::default() };
+    let with = ["create", "rotate", "another secret", "worker to gateway", "gateway to worker", "adopt"];
+    let here: Vec<Scenario> = kong::SCENARIOS.into_iter().filter(|s| with.contains(&s.name)).collect();
+    enumerate(Vendor::kong(options), &here, &FATES).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn auth0_streams() {
+    enumerate(Vendor::auth0(), &auth0::STREAMS, &FATES).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn auth0_hooks() {
+    enumerate(Vendor::auth0(), &auth0::HOOKS, &FATES).await;
+}
+
+/// All combinations: every kind of gateway, and vendors that show new objects late.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: make soak"]
+async fn soak_every_vendor() {
+    for secrets in [ReadBack::Plain, ReadBack::Masked, ReadBack::Omitted] {
+        for bits in 0..8 {
+            let [put, client_id, patch] = [1, 2, 4].map(|bit| bits & bit == 0);
+            println!("put: {put}, client ids: {client_id}, patch: {patch}, secrets {secrets:?}");
+            let options = KongOptions { put, client_id, patch, secrets, ..KongOptions::default() };
+            enumerate(Vendor::kong(options.clone()), &kong::SCENARIOS, &FATES).await;
+            enumerate(Vendor::kong(options).lagging(), &kong::SCENARIOS, &FATES).await;
+        }
+    }
+    enumerate(Vendor::auth0().lagging(), &auth0::STREAMS, &FATES).await;
+    enumerate(Vendor::auth0().lagging(), &auth0::HOOKS, &FATES).await;
+}

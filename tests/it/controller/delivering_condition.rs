@@ -1,0 +1,266 @@
+//! The worker's condition `Delivering`: written when a hook's delivery health changes, beside the controller's conditions.
+//! Pending deliveries outlive their hook.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde_json::{Value, json};
+
+use crate::harness::http::http;
+use crate::harness::manifests::event;
+use crate::harness::objects::condition;
+use crate::harness::world::World;
+use crate::harness::{DEADLINE, Receiver, Reply, eventually};
+
+/// A world with an EventHook `h` for published events, and a token that may publish them.
+struct Published {
+    world: World,
+    token: String,
+    http: reqwest::Client,
+    /// How many markers there are.
+    markers: AtomicUsize,
+}
+
+const H: &str = "eventhooks/h";
+
+impl Published {
+    async fn start(hint: &str) -> Published {
+        let world = World::start(hint).await;
+        let rules = "[{apiGroups: [hookstream.dev], resources: [events], verbs: [create]}]";
+        world.namespace.service_account("publisher", rules).await;
+        let token = world.namespace.token("publisher", &["hookstream"]).await;
+        let published = Published { world, token, http: http(), markers: AtomicUsize::new(0) };
+        published.apply().await;
+        published.world.ready(H).await;
+        published
+    }
+
+    async fn apply(&self) {
+        let retry = json!({"initialBackoff": "100ms", "maxBackoff": "1s"});
+        let spec = json!({"source": "s", "event": null, "connectionRef": null, "delivery": {"retry": retry}});
+        self.world.apply(&[self.world.hook_with("h", spec)]).await;
+    }
+
+    async fn publish(&self, id: &str) {
+        let url = format!("{}/v1/namespaces/{}/events", self.world.ingest, self.world.namespace.name);
+        eventually(DEADLINE, "an event to be accepted", async || {
+            let request = self.http.post(&url).bearer_auth(&self.token).json(&event(id));
+            let answer = request.send().await.map_err(|e| e.to_string())?;
+            let (status, body) = (answer.status(), answer.text().await.unwrap_or_default());
+            if status == 202 { Ok(()) } else { Err(format!("{status} {body}")) }
+        })
+        .await;
+    }
+
+    async fn delivering(&self, status: &str, reason: &str) -> Value {
+        let fits = |o: &Value| {
+            let delivering = condition(o, "Delivering");
+            delivering["status"] == status && delivering["reason"] == reason
+        };
+        self.world.until(H, &format!("Delivering {status} {reason}"), fits).await
+    }
+
+    async fn resume(&self, token: &str) {
+        let annotation = format!("hookstream.dev/resume={token}");
+        self.world.kubectl(&["annotate", "--overwrite", H, &annotation]).await;
+    }
+
+    fn answers(&self, status: u16) {
+        self.world.receiver.script(move |_, _| Reply::status(status));
+    }
+
+    /// Asserts that the receiver gets no more than `requests` requests while the worker handles later events.
+    async fn receives_no_more_than(&self, requests: usize) {
+        self.wait_for_marker().await;
+        assert_eq!(self.world.receiver.requests().len(), requests);
+    }
+
+    /// Applies a new hook and waits until its first delivery succeeded and its condition `Delivering` is written.
+    ///
+    /// The marker's receiver fails the first two attempts, so that retry timers of earlier deliveries have fired, too. The
+    /// worker writes conditions in the order in which they change, so that earlier changes are written by then.
+    async fn wait_for_marker(&self) {
+        let number = self.markers.fetch_add(1, Ordering::SeqCst);
+        let name = format!("marker-{number}");
+        let receiver = Receiver::start(|_, n| Reply::status(if n <= 2 { 503 } else { 200 }));
+        let retry = json!({"initialBackoff": "100ms", "maxBackoff": "1s"});
+        let spec = json!({"source": name, "event": null, "connectionRef": null, "delivery": {"retry": retry},
+            "handler": {"webhook": {"url": receiver.url()}}});
+        self.world.apply(&[self.world.hook_with(&name, spec)]).await;
+        let mut marker = json!({"source": name, "event": "e", "data": {}});
+        let of = format!("eventhooks/{name}");
+        self.world.ready(&of).await;
+        let url = format!("{}/v1/namespaces/{}/events", self.world.ingest, self.world.namespace.name);
+        let mut attempt = 0;
+        eventually(DEADLINE, "the marker's hook to match", async || {
+            attempt += 1;
+            marker["id"] = json!(format!("{name}-{attempt}"));
+            let request = self.http.post(&url).bearer_auth(&self.token).json(&marker);
+            let answer = request.send().await.map_err(|e| e.to_string())?;
+            let text = answer.text().await.map_err(|e| e.to_string())?;
+            if text.contains(r#""deliveries":1"#) { Ok(()) } else { Err(text) }
+        })
+        .await;
+        receiver.wait_for(3, DEADLINE).await;
+        let delivers = |o: &Value| condition(o, "Delivering")["status"] == "True";
+        self.world.until(&of, "delivering", delivers).await;
+    }
+}
+
+/// Returns the types of the conditions that this field manager owns.
+fn owned(object: &Value, manager: &str) -> Vec<String> {
+    let entries = object["metadata"]["managedFields"].as_array().unwrap();
+    let entry = entries.iter().find(|e| e["manager"] == manager && e["subresource"] == "status");
+    let fields =
+        &entry.unwrap_or_else(|| panic!("{manager}: {entries:#?}"))["fieldsV1"]["f:status"]["f:conditions"];
+    let keys = fields.as_object().unwrap().keys();
+    keys.filter_map(|key| Some(key.strip_prefix("k:{\"type\":\"")?.trim_end_matches("\"}").to_owned()))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn follows_receiver_and_pause() {
+    let published = Published::start("fares").await;
+    let world = &published.world;
+    assert!(condition(&world.get(H).await.unwrap(), "Delivering").is_null(), "there was no delivery yet");
+    published.publish("1").await;
+    let well = published.delivering("True", "Delivering").await;
+    assert_eq!(condition(&well, "Delivering")["observedGeneration"], well["metadata"]["generation"]);
+
+    published.answers(503);
+    published.publish("2").await;
+    let fails = published.delivering("False", "ReceiverFailing").await;
+    let text = condition(&fails, "Delivering")["message"].as_str().unwrap().to_owned();
+    assert!(text.contains("503"), "{text}");
+    assert_eq!(condition(&fails, "Ready")["status"], "True", "the controller's conditions are unchanged");
+    published.answers(200);
+    let well = published.delivering("True", "Delivering").await;
+    assert_ne!(condition(&well, "Delivering")["lastTransitionTime"], Value::Null, "{well:#}");
+
+    world.edit(H, json!({"delivery": {"paused": true}})).await;
+    published.delivering("False", "Paused").await;
+    let before = world.receiver.requests().len();
+    published.publish("3").await;
+    published.receives_no_more_than(before).await;
+    world.edit(H, json!({"delivery": {"paused": false}})).await;
+    world.receiver.wait_for(before + 1, DEADLINE).await;
+    published.delivering("True", "Delivering").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clears_pause_that_ended_while_stopped() {
+    let mut published = Published::start("stale").await;
+    published.world.edit(H, json!({"delivery": {"paused": true}})).await;
+    published.delivering("False", "Paused").await;
+    published.world.stop_operator().await;
+    published.world.edit(H, json!({"delivery": {"paused": false}})).await;
+    published.world.start_operator();
+    published.delivering("True", "Delivering").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stays_gone_until_resume() {
+    let mut published = Published::start("gone").await;
+    published.answers(410);
+    published.publish("1").await;
+    published.delivering("False", "Gone").await;
+    published.answers(200);
+    published.publish("2").await;
+    published.receives_no_more_than(1).await;
+    published.world.kill_operator();
+    published.world.start_operator();
+    published.publish("3").await;
+    published.receives_no_more_than(1).await;
+
+    published.resume("first").await;
+    published.world.receiver.wait_for(3, DEADLINE).await;
+    let resumed = |token: &'static str| move |o: &Value| o["status"]["handled"]["resume"] == token;
+    published.world.until(H, "the command is acknowledged", resumed("first")).await;
+    published.delivering("True", "Delivering").await;
+
+    // A token is used once: neither it nor a restart ends the next hold.
+    published.answers(410);
+    published.publish("4").await;
+    published.delivering("False", "Gone").await;
+    published.answers(200);
+    published.world.kill_operator();
+    published.world.start_operator();
+    published.publish("5").await;
+    published.receives_no_more_than(4).await;
+    published.world.request(H, "now").await;
+    let handled = |o: &Value| o["status"]["handled"]["reconcileRequestedAt"] == "now";
+    let object = published.world.until(H, "reconciled", handled).await;
+    assert_eq!(object["status"]["handled"]["resume"], "first", "each manager keeps the other's fields");
+    published.resume("second").await;
+    published.world.receiver.wait_for(5, DEADLINE).await;
+    published.world.until(H, "the command is acknowledged", resumed("second")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn worker_and_controller_share_status_without_extra_writes() {
+    let published = Published::start("owners").await;
+    let world = &published.world;
+    published.publish("1").await;
+    published.delivering("True", "Delivering").await;
+    for token in ["1", "2"] {
+        world.request(H, token).await;
+        let handled = |o: &Value| o["status"]["handled"]["reconcileRequestedAt"] == token;
+        let object = world.until(H, "reconciled", handled).await;
+        assert_eq!(condition(&object, "Delivering")["status"], "True", "{object:#}");
+    }
+    // kubectl hides managed fields by default; the raw object has them.
+    let object = world.get(H).await.unwrap();
+    let mut controllers = owned(&object, "hookstream-controller");
+    controllers.sort();
+    assert_eq!(controllers, ["Ready", "Reconciling", "Stalled", "Synced"]);
+    assert_eq!(owned(&object, "hookstream-worker"), ["Delivering"]);
+
+    // Successful deliveries change nothing.
+    for id in ["2", "3", "4"] {
+        published.publish(id).await;
+    }
+    world.receiver.wait_for(4, DEADLINE).await;
+    published.wait_for_marker().await;
+    let after = world.get(H).await.unwrap();
+    assert_eq!(after["metadata"]["resourceVersion"], object["metadata"]["resourceVersion"], "{after:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failing_filter_is_reported_once_until_edited() {
+    let published = Published::start("undecided").await;
+    let world = &published.world;
+    world.edit(H, json!({"filter": "data.deep.n == 1"})).await;
+    world.ready(H).await;
+    published.publish("1").await;
+    let undecided = published.delivering("False", "Undecided").await;
+    let message = condition(&undecided, "Delivering")["message"].as_str().unwrap().to_owned();
+    assert!(message.contains("filter"), "{message}");
+    published.wait_for_marker().await;
+    let after = world.get(H).await.unwrap();
+    assert_eq!(after["metadata"]["resourceVersion"], undecided["metadata"]["resourceVersion"], "{after:#}");
+    world.edit(H, json!({"filter": "data.id == '1'"})).await;
+    world.receiver.wait_for(1, DEADLINE).await;
+    published.delivering("True", "Delivering").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn recreated_hook_adopts_pending_deliveries() {
+    let published = Published::start("again").await;
+    let world = &published.world;
+    published.answers(503);
+    published.publish("1").await;
+    let first = world.receiver.wait_for(2, DEADLINE).await.remove(0);
+    let old = world.get(H).await.unwrap();
+    world.kubectl(&["delete", H]).await;
+    world.gone(H).await;
+    // An attempt may be in flight when the worker sees the deletion; the marker outlasts it.
+    published.wait_for_marker().await;
+    let before = world.receiver.requests().len();
+    published.receives_no_more_than(before).await;
+    published.answers(200);
+    published.apply().await;
+    let requests = world.receiver.wait_for(before + 1, DEADLINE).await;
+    assert_eq!(requests[before].header("webhook-id"), first.header("webhook-id"));
+    let new = published.delivering("True", "Delivering").await;
+    assert_ne!(new["metadata"]["uid"], old["metadata"]["uid"]);
+    published.receives_no_more_than(before + 1).await;
+}

@@ -1,0 +1,104 @@
+//! Moves of a hook with pending deliveries: from the worker to the gateway none is lost, and an old address that is gone
+//! delays the new one for a limited time only.
+
+use hmac::{Hmac, KeyInit, Mac};
+use serde_json::{Value, json};
+use sha2::Sha256;
+
+use crate::harness::http::http;
+use crate::harness::objects::message;
+use crate::harness::world::{Setup, World};
+use crate::harness::{DEADLINE, Kong, Receiver, Reply, eventually};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn move_to_gateway_drains_backlog() {
+    let world = World::start("drains").await;
+    let receiver = Receiver::start(|_, _| Reply::status(503));
+    let handler = json!({"webhook": {"url": receiver.url()}});
+    let retry = json!({"retry": {"initialBackoff": "200ms", "maxBackoff": "500ms"}});
+    world
+        .apply(&[world.connection(), world.hook_with("h", json!({"handler": handler, "delivery": retry}))])
+        .await;
+    world.ready("eventhooks/h").await;
+    let old = world.kong.only_hook().await;
+    for n in 0..5 {
+        world.kong.emit("crud", "consumers", json!({"n": n})).await;
+    }
+    receiver.wait_for(5, DEADLINE).await;
+
+    // Five deliveries are pending. Kong delivers to another receiver from now on, so that the two are distinct.
+    let elsewhere = Receiver::start(|_, _| Reply::status(200));
+    let gateway =
+        json!({"deliverBy": "Gateway", "delivery": null, "handler": {"webhook": {"url": elsewhere.url()}}});
+    let before = world.get("eventhooks/h").await.unwrap();
+    world.edit("evh/h", gateway).await;
+    let object = world.ready("eventhooks/h").await;
+    assert_eq!(object["status"]["applied"]["deliverBy"], "Gateway");
+    assert_eq!(object["status"]["applied"]["previous"]["deliverBy"], "Worker");
+    assert_eq!(object["status"]["external"]["id"], before["status"]["external"]["id"], "the hook is kept");
+    let new = world.kong.only_hook().await;
+    let there = json!(format!("{}/", elsewhere.url()));
+    assert_eq!((&new["id"], &new["config"]["url"]), (&old["id"], &there));
+
+    // Relays that Kong queued before are accepted with the former settings; a guessed secret is not.
+    let relay = async |secret: &str, n: u32| {
+        let body = json!({"source": "crud", "event": "consumers", "n": n}).to_string();
+        let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).unwrap();
+        mac.update(body.as_bytes());
+        let signature = format!("sha256={}", hex::encode(mac.finalize().into_bytes()));
+        let request = http().post(old["config"]["url"].as_str().unwrap()).body(body);
+        request.header("x-kong-signature", signature).send().await.unwrap().status().as_u16()
+    };
+    assert_eq!(relay(old["config"]["secret"].as_str().unwrap(), 5).await, 202);
+    assert_eq!(relay("guessed", 6).await, 401);
+
+    // Deliveries go to the receiver of the current spec; all six arrive.
+    let numbers = eventually(DEADLINE, "all six deliveries", async || {
+        let mut got: Vec<u64> = elsewhere.requests().iter().filter_map(|r| r.json()["n"].as_u64()).collect();
+        got.sort_unstable();
+        got.dedup();
+        if got.len() >= 6 { Ok(got) } else { Err(format!("{got:?}")) }
+    })
+    .await;
+    assert_eq!(numbers, [0, 1, 2, 3, 4, 5]);
+    // Kong itself delivers later events.
+    world.kong.emit("crud", "consumers", json!({"n": 7})).await;
+    eventually(DEADLINE, "the gateway's own", async || {
+        let is_delivered = elsewhere.requests().iter().any(|r| r.json()["n"] == 7);
+        if is_delivered { Ok(()) } else { Err("not yet".to_owned()) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unreachable_old_address_is_given_up() {
+    let flags = ["--credentials-patience", "4s"];
+    let world = World::with("old-address", Setup { flags: &flags, ..Setup::default() }).await;
+    world.apply(&[world.connection(), world.hook("h")]).await;
+    let object = world.ready("eventhooks/h").await;
+    let id = object["status"]["external"]["id"].as_str().unwrap();
+    world.kong.stop();
+    let new = Kong::start(&[]).await;
+    world.edit("conn/kong", json!({"kong": {"adminUrl": new.url}})).await;
+    let waits = |o: &Value| message(o).contains("at the former address");
+    let waiting = world.until("eventhooks/h", "waiting for the former address", waits).await;
+    assert!(
+        message(&waiting).contains(id) && message(&waiting).contains("deletionPolicy: Orphan"),
+        "{waiting:#}"
+    );
+    assert_eq!(
+        waiting["status"]["external"]["endpoint"],
+        world.kong.url.as_str(),
+        "the hook may still be there"
+    );
+    assert!(waiting["status"]["lastError"]["message"].is_string(), "{waiting:#}");
+    assert_eq!(new.hooks().await, Vec::<Value>::new(), "the hook is not at both addresses");
+
+    let there = |o: &Value| o["status"]["external"]["endpoint"] == new.url.as_str();
+    world.until("eventhooks/h", "at the new address", there).await;
+    world.ready("eventhooks/h").await;
+    assert_eq!(new.hooks().await.len(), 1);
+    let event = world.event("h", "Orphaned").await;
+    let note = event["note"].as_str().unwrap();
+    assert!(event["type"] == "Warning" && note.contains(id) && note.contains("delete it there"), "{event:#}");
+}

@@ -1,0 +1,170 @@
+//! The lifecycle of a hook, from `kubectl apply` to a signed delivery and to its deletion.
+
+use hmac::{Hmac, KeyInit, Mac};
+use hookstream::api::EventHook;
+use hookstream::core::keys::KeyRing;
+use hookstream::core::relay;
+use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
+use secrecy::ExposeSecret;
+use serde_json::{Value, json};
+use sha2::Sha256;
+
+use crate::harness::objects::{message, secret};
+use crate::harness::world::{Setup, World};
+use crate::harness::{DEADLINE, eventually};
+
+const SIGNING: &str = "what-the-receiver-checks-with";
+
+fn signed_hook(world: &World) -> Value {
+    let signature = json!({"secretRef": {"name": "signing", "key": "secret"}});
+    world.hook_with("consumers", json!({"handler": {"webhook": {"signature": signature}}}))
+}
+
+fn hmac(secret: &str, body: &[u8]) -> String {
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).unwrap();
+    mac.update(body);
+    format!("sha256={}", hex::encode(mac.finalize().into_bytes()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn apply_sync_deliver_edit_repair_delete() {
+    let world = World::with("skeleton", Setup { resync: Some("1s"), ..Setup::default() }).await;
+    world
+        .apply(&[
+            secret("signing", "secret", &format!("{SIGNING}\n")),
+            world.connection(),
+            signed_hook(&world),
+        ])
+        .await;
+    world.kubectl(&["wait", "--for=condition=Ready", "evh/consumers", "--timeout=30s"]).await;
+    world.kubectl(&["wait", "--for=condition=Ready", "conn/kong", "--timeout=30s"]).await;
+
+    // Kong has one hook, which relays to the worker with a secret that controller and worker derive.
+    let hook = world.kong.only_hook().await;
+    let relay = format!("{}/v1/namespaces/{}/relays/consumers", world.ingest, world.namespace.name);
+    assert_eq!(hook["config"]["url"], relay);
+    let relay_secret = hook["config"]["secret"].as_str().unwrap().to_owned();
+    assert_eq!(relay_secret, derived(&world).await);
+    assert_eq!((&hook["source"], &hook["event"]), (&json!("crud"), &json!("consumers")));
+    let object = world.get("eventhooks/consumers").await.unwrap();
+    assert_eq!(object["status"]["external"]["id"], hook["id"]);
+    assert_eq!(object["status"]["external"]["endpoint"], world.kong.url);
+    assert_eq!(object["metadata"]["finalizers"].as_array().unwrap().len(), 1);
+    let connection = world.ready("connections/kong").await;
+    assert!(connection["status"]["version"].as_str().unwrap().starts_with("3.14"), "{connection:#}");
+
+    // An event at Kong reaches the receiver, signed with the user's secret.
+    let data = json!({"operation": "create", "entity": {"username": "ada"}});
+    assert_eq!(world.kong.emit("crud", "consumers", data).await, 1);
+    let got = world.receiver.wait_for(1, DEADLINE).await.remove(0);
+    assert_eq!(got.header("x-kong-signature"), hmac(SIGNING, &got.body));
+    assert_eq!(got.json()["entity"]["username"], "ada");
+    assert_eq!((&got.json()["source"], &got.json()["event"]), (&json!("crud"), &json!("consumers")));
+
+    // An edit changes the hook at Kong, and events follow it.
+    world.edit("evh/consumers", json!({"event": "routes"})).await;
+    world.kong.until_hooks("the edit", |h| h.len() == 1 && h[0]["event"] == "routes").await;
+    world.ready("eventhooks/consumers").await;
+    assert_eq!(world.kong.emit("crud", "consumers", json!({})).await, 0);
+    assert_eq!(world.kong.emit("crud", "routes", json!({"n": 2})).await, 1);
+    assert_eq!(world.receiver.wait_for(2, DEADLINE).await[1].json()["n"], 2);
+    assert!(
+        world.events("consumers").await.iter().all(|e| e["reason"] != "DriftRepaired"),
+        "there was no drift"
+    );
+
+    // Drift at Kong is repaired and reported, without the secret.
+    let id = hook["id"].as_str().unwrap();
+    let elsewhere =
+        json!({"config": {"url": "http://127.0.0.1:1/elsewhere", "secret": "not-yours-any-more"}});
+    world.kong.patch(id, elsewhere).await;
+    let repaired = |h: &[Value]| {
+        h.len() == 1 && h[0]["config"]["url"] == relay && h[0]["config"]["secret"] == relay_secret
+    };
+    world.kong.until_hooks("the repair", repaired).await;
+    let repair = world.event("consumers", "DriftRepaired").await;
+    let note = repair["note"].as_str().unwrap();
+    assert!(note.contains("config.url") && note.contains("config.secret"), "{note}");
+    assert_eq!((&repair["type"], &repair["regarding"]["kind"]), (&json!("Warning"), &json!("EventHook")));
+    world.ready("eventhooks/consumers").await;
+
+    // A hook that another client deletes is recreated with the same id.
+    world.kong.delete(id).await;
+    world.kong.until_hooks("the hook again", |h| repaired(h) && h[0]["id"] == id).await;
+    eventually(DEADLINE, "an Event of the second repair", async || {
+        let events = world.events("consumers").await;
+        let deleted = |e: &&Value| e["note"].as_str().is_some_and(|n| n.contains("deleted"));
+        events.iter().find(deleted).map(drop).ok_or(format!("{events:#?}"))
+    })
+    .await;
+    world.shows_none_of(&[SIGNING, &relay_secret, "not-yours-any-more"]).await;
+
+    // kubectl returns when the object is gone; by then Kong's hook is gone, too.
+    world.kubectl(&["delete", "evh/consumers", "--timeout=30s"]).await;
+    assert_eq!(world.kong.hooks().await, Vec::<Value>::new());
+    world.kubectl(&["delete", "conn/kong", "--timeout=30s"]).await;
+}
+
+/// Derives the relay secret as the worker does.
+async fn derived(world: &World) -> String {
+    let secrets: Api<Secret> = Api::namespaced(world.client.clone(), &world.home.name);
+    let data = secrets.get("hookstream-keys").await.unwrap().data.unwrap();
+    let ring = KeyRing::from_data(data.iter().map(|(id, key)| (id.as_str(), key.0.as_slice()))).unwrap();
+    let hooks: Api<EventHook> = Api::namespaced(world.client.clone(), &world.namespace.name);
+    let hook = hooks.get("consumers").await.unwrap();
+    let key = hook.status.as_ref().unwrap().applied.as_ref().unwrap().settings.key_id.clone().unwrap();
+    relay::derive_secret(&ring, &key, &hook, None).unwrap().expose_secret().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hook_without_connection_calls_no_vendor() {
+    let world = World::start("alone").await;
+    let alone = world.hook_with("alone", json!({"connectionRef": null, "source": "shop", "event": null}));
+    world.apply(&[alone]).await;
+    let object = world.ready("eventhooks/alone").await;
+    assert!(
+        object["metadata"]["finalizers"].is_null(),
+        "a hook without a remote object needs no finalizer: {object:#}"
+    );
+    assert!(message(&object).contains("worker"), "{object:#}");
+    world.kubectl(&["delete", "evh/alone", "--timeout=30s"]).await;
+    assert_eq!(world.kong.requests().await.len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn adds_finalizer_before_create() {
+    let mut world = World::start("finalizer").await;
+    // The PUT is delayed so that the test can read the object; then it succeeds, and its answer is lost.
+    world.kong.fault(json!({"method": "PUT", "delayMs": 1500, "dropAnswer": true})).await;
+    world.apply(&[world.connection(), world.hook("cut-off")]).await;
+    eventually(DEADLINE, "the PUT to be under way", async || {
+        if world.kong.met_faults().await > 0 { Ok(()) } else { Err("no PUT".into()) }
+    })
+    .await;
+    let object = world.get("eventhooks/cut-off").await.unwrap();
+    assert_eq!(object["metadata"]["finalizers"].as_array().map(Vec::len), Some(1), "{object:#}");
+    assert_eq!(world.kong.hooks().await.len(), 0, "the PUT is still delayed");
+
+    // The operator dies before the answer. The next one finds the hook by the object's uid.
+    world.kong.only_hook().await;
+    world.kill_operator();
+    let delete = ["delete", "evh/cut-off", "conn/kong", "--wait=false"];
+    world.kubectl(&delete).await;
+    world.kong.no_faults().await;
+    world.start_operator();
+    world.gone("eventhooks/cut-off").await;
+    world.gone("connections/kong").await;
+    assert_eq!(world.kong.hooks().await, Vec::<Value>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_answer_creates_no_second_hook() {
+    let world = World::start("lost-answer").await;
+    world.kong.fault(json!({"method": "PUT", "dropAnswer": true, "times": 1})).await;
+    world.apply(&[world.connection(), world.hook("once")]).await;
+    world.ready("eventhooks/once").await;
+    assert_eq!(world.kong.hooks().await.len(), 1);
+    assert_eq!(world.kong.count("PUT", "/").await, 1, "the hook is found by its id and not created again");
+    world.event("once", "Unreachable").await;
+}

@@ -1,0 +1,5 @@
+//! The custom resource definitions, as the API server applies them.
+
+mod kubectl;
+mod rules;
+mod schemas;

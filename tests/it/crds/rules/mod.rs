@@ -1,0 +1,195 @@
+//! The validation rules of the resources against the real API server: one table of accepted and rejected manifests.
+//!
+//! A row is a small manifest, a change to it, and the expected answer of the server: the field and the text.
+//! `every_rule_has_a_row` walks the generated schemas, so that no rule or bound can be added without a row.
+
+mod connections;
+mod coverage;
+mod hooks;
+mod manifests;
+mod scripts;
+mod shared;
+mod streams;
+mod table;
+mod updates;
+
+use std::collections::BTreeMap;
+
+use futures::{StreamExt, stream};
+use hookstream::cluster::DeserializeGuard;
+use hookstream::cluster::files::{FileCluster, FileClusterOptions};
+use hookstream::core::hook::check_not_rejected;
+use hookstream::core::schema::Schemas;
+use kube::runtime::reflector::Store;
+use kube::{Client, Resource, ResourceExt};
+use serde_json::Value;
+
+use crate::harness::{control_plane, watchdog};
+use table::{Expect, Row, Table};
+
+fn all_rows() -> Vec<Row> {
+    let mut table = Table::default();
+    hooks::rows(&mut table);
+    connections::rows(&mut table);
+    streams::rows(&mut table);
+    scripts::rows(&mut table);
+    shared::rows(&mut table);
+    table.rows
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn server_agrees_with_table() {
+    let namespace = control_plane().namespace("rules").await;
+    let client = namespace.client().await;
+    let check = |row: Row| {
+        let (client, namespace) = (client.clone(), namespace.name.clone());
+        async move {
+            let answer = send(&client, http::Method::POST, &namespace, "?dryRun=All&", &row.manifest).await;
+            verdict(&row.expect, answer).err().map(|error| format!("{}: {error}", row.name))
+        }
+    };
+    let failures: Vec<String> =
+        stream::iter(all_rows()).map(check).buffer_unordered(16).filter_map(|f| async { f }).collect().await;
+    assert!(failures.is_empty(), "{} rows failed:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// Without an API server, `validate` and `standalone` reject the same manifests with the same messages.
+/// `standalone` reads from its files.
+#[tokio::test]
+async fn file_validation_agrees_with_table() {
+    let folder = watchdog::unique_path("rules");
+    let (manifests, data) = (folder.join("manifests"), folder.join("data"));
+    std::fs::create_dir_all(&manifests).unwrap();
+    let rows = all_rows();
+    let schemas = Schemas::from_crds(&hookstream::api::crds());
+    let mut failures = Vec::new();
+    for (number, row) in rows.iter().enumerate() {
+        let faults = schemas.check(&row.manifest);
+        let refusal: Refusal = faults.into_iter().map(|fault| (fault.field, fault.problem)).collect();
+        let answer = if refusal.is_empty() { Ok(Value::Null) } else { Err(refusal) };
+        failures.extend(verdict(&row.expect, answer).err().map(|error| format!("{}: {error}", row.name)));
+        let mut manifest = row.manifest.clone();
+        manifest["metadata"]["name"] = format!("row-{number}").into();
+        std::fs::write(manifests.join(format!("{number}.yaml")), manifest.to_string()).unwrap();
+    }
+    let options = FileClusterOptions { manifests: vec![manifests], data, prune: false, token: None };
+    let view = FileCluster::open(options).unwrap().view().await;
+    let mut refused = BTreeMap::new();
+    refusals(&view.hooks, &mut refused);
+    refusals(&view.connections, &mut refused);
+    refusals(&view.streams, &mut refused);
+    refusals(&view.auth0_hooks, &mut refused);
+    assert_eq!(refused.len(), rows.len(), "every row has an object, rejected or not");
+    for (number, row) in rows.iter().enumerate() {
+        let refusal = refused[&format!("row-{number}")].as_deref();
+        let fits = match (&row.expect, refusal) {
+            (Expect::Accept, refusal) => refusal.is_none(),
+            (Expect::Refuse { field, text }, Some(refused)) => {
+                refused.contains(&format!("{field}: ")) && refused.contains(text.as_str())
+            }
+            (Expect::Refuse { .. }, None) => false,
+        };
+        if !fits {
+            failures.push(format!("{}: from a file: {refusal:?}", row.name));
+        }
+    }
+    assert!(failures.is_empty(), "{} rows failed:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// Adds the rejection of every object of a view, by name.
+fn refusals<K>(store: &Store<DeserializeGuard<K>>, refused: &mut BTreeMap<String, Option<String>>)
+where
+    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + Send + Sync + 'static,
+{
+    for object in store.state() {
+        let refusal = match &object.0 {
+            Ok(typed) => check_not_rejected(typed.meta()).err().map(|invalid| invalid.to_string()),
+            Err(invalid) => Some(invalid.error.clone()),
+        };
+        refused.insert(object.name_any(), refusal);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn server_rejects_immutable_changes() {
+    let namespace = control_plane().namespace("updates").await;
+    let client = namespace.client().await;
+    let mut failures = Vec::new();
+    for (number, update) in updates::rows().into_iter().enumerate() {
+        let mut before = update.before.clone();
+        let name = format!("update-{number}");
+        before["metadata"]["name"] = name.clone().into();
+        let created = send(&client, http::Method::POST, &namespace.name, "?", &before).await;
+        let created = created
+            .unwrap_or_else(|error| panic!("{}: the object before is refused: {error:?}", update.name));
+        let mut after = update.after.clone();
+        after["metadata"] = created["metadata"].clone();
+        let answer = send(&client, http::Method::PUT, &namespace.name, &format!("/{name}?"), &after).await;
+        failures
+            .extend(verdict(&update.expect, answer).err().map(|error| format!("{}: {error}", update.name)));
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kubectl_apply_names_the_unknown_field() {
+    let namespace = control_plane().namespace("strict").await;
+    let manifest = format!("{}  retries: 3\n", manifests::HOOK.yaml("strict"));
+    let refusal = namespace.apply(&manifest).await.unwrap_err();
+    assert!(refusal.contains(r#"unknown field "spec.retries""#), "{refusal}");
+}
+
+/// Tools that render manifests write `webhook: null` for a handler that was not chosen.
+#[tokio::test(flavor = "multi_thread")]
+async fn explicit_null_counts_as_absent() {
+    let namespace = control_plane().namespace("nulls").await;
+    let manifest = manifests::HOOK.yaml("nulls").replace("{log: {}}", "{webhook: null, log: {}}");
+    let manifest = manifest.replace("source: crud", "source: crud\n  deliverBy: null\n  groupBy: null");
+    namespace.apply(&manifest).await.unwrap();
+    let stored = namespace.kubectl(&["get", "evh", "nulls", "-o", "jsonpath={.spec}"]).await.unwrap();
+    assert_eq!(stored, r#"{"handler":{"log":{}},"source":"crud"}"#);
+}
+
+/// A rejection by the server: field and text of each complaint.
+type Refusal = Vec<(String, String)>;
+
+/// Sends an object with strict validation; otherwise a row with a misspelled field would be accepted without that field.
+async fn send(
+    client: &Client,
+    method: http::Method,
+    namespace: &str,
+    tail: &str,
+    manifest: &Value,
+) -> Result<Value, Refusal> {
+    let plural = format!("{}s", manifest["kind"].as_str().expect("a kind").to_lowercase());
+    let (name, query) = tail.split_once('?').unwrap_or((tail, ""));
+    let url = format!(
+        "/apis/hookstream.dev/v1alpha1/namespaces/{namespace}/{plural}{name}?{query}fieldValidation=Strict"
+    );
+    let request = http::Request::builder().method(method).uri(url).header("content-type", "application/json");
+    let request = request.body(manifest.to_string().into_bytes()).expect("a request");
+    match client.request::<Value>(request).await {
+        Ok(object) => Ok(object),
+        Err(kube::Error::Api(status)) => {
+            let causes = status.details.map(|details| details.causes).unwrap_or_default();
+            let mut refusal: Refusal = causes.into_iter().map(|c| (c.field, c.message)).collect();
+            if refusal.is_empty() {
+                refusal.push((String::new(), status.message));
+            }
+            Err(refusal)
+        }
+        Err(error) => panic!("the API server did not answer: {error}"),
+    }
+}
+
+fn verdict(expect: &Expect, answer: Result<Value, Refusal>) -> Result<(), String> {
+    match (expect, answer) {
+        (Expect::Accept, Ok(_)) => Ok(()),
+        (Expect::Accept, Err(refusal)) => Err(format!("refused: {refusal:?}")),
+        (Expect::Refuse { field, text }, Ok(_)) => Err(format!("accepted, but {field} should give: {text}")),
+        (Expect::Refuse { field, text }, Err(refusal)) => {
+            let found = refusal.iter().any(|(at, message)| at == field && message.contains(text.as_str()));
+            if found { Ok(()) } else { Err(format!("{field} should give {text:?}, but got {refusal:?}")) }
+        }
+    }
+}

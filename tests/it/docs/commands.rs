@@ -1,0 +1,70 @@
+//! The commands in the documents.
+
+use super::pages::{blocks, documents, root};
+use super::typed;
+use crate::harness::{Process, control_plane};
+
+/// Documents whose unmarked commands run on a cluster: in this file and in `quickstart`.
+const IN_A_CLUSTER: [&str; 2] = ["docs/install.md", "docs/quickstart.md"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn install_commands_apply_kustomization() {
+    let text = std::fs::read_to_string(root().join("docs/install.md")).unwrap();
+    let blocks = blocks(&text).into_iter().filter(|block| !block.marked);
+    let commands: Vec<String> = blocks.flat_map(|block| block.commands).collect();
+    assert_eq!(commands.len(), 2, "{commands:?}");
+    for command in commands {
+        let args = command.strip_prefix("kubectl ").unwrap().split_whitespace();
+        control_plane().kubectl(args, "").await.unwrap_or_else(|e| panic!("{command}: {e}"));
+    }
+}
+
+/// A test runs every command, or its block is marked as not run; the program accepts the flags of marked commands.
+#[test]
+fn every_command_runs_or_is_marked() {
+    for (path, text) in documents() {
+        let name = path.strip_prefix(root()).unwrap().to_str().unwrap();
+        for block in blocks(&text) {
+            assert!(
+                block.marked || IN_A_CLUSTER.contains(&name) || typed::DOCUMENTS.contains(&name),
+                "{name}: nothing runs {:?}: mark its block as ```console not-run",
+                "{name}: no test runs {:?}: mark its block as ```console not-run",
+            );
+            for command in &block.commands {
+                // The program's own arguments, without redirections and comments.
+                let command = command.split(" > ").next().unwrap();
+                if let Some(args) = command.strip_prefix("hookstream ") {
+                    the_program_knows(name, args.split(" # ").next().unwrap());
+                }
+            }
+        }
+    }
+}
+
+fn the_program_knows(document: &str, args: &str) {
+    // Bash splits the arguments as a reader's shell would. With --help at the end, the program only parses its flags.
+    let script = format!("printf '%s\\n' {}", args.replace('\n', " ").replace('\\', ""));
+    let output = std::process::Command::new("bash").args(["-c", &script]).output().unwrap();
+    let split = String::from_utf8(output.stdout).unwrap();
+    let args: Vec<&str> = split.lines().chain(["--help"]).collect();
+    let output = Process::command(&args, &[]).output().unwrap();
+    assert!(
+        output.status.success(),
+        "{document}: hookstream {args:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+#[test]
+fn links_exist() {
+    for (path, text) in documents() {
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let file = link.split('#').next().unwrap();
+            if file.is_empty() || file.contains("://") || file.contains(' ') {
+                continue;
+            }
+            let target = path.parent().unwrap().join(file);
+            assert!(target.exists(), "{}: {link} does not exist", path.display());
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! The metrics in the dashboard and the alerts exist.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use super::pages::root;
+use crate::harness::world::World;
+
+/// Adds the metrics of an expression to `into`.
+fn named(text: &str, into: &mut BTreeSet<String>) {
+    for (at, _) in text.match_indices("hookstream_") {
+        let name: String =
+            text[at..].chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
+        into.insert(name);
+    }
+}
+
+fn expressions(value: &Value, into: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(map) => map.iter().for_each(|(name, value)| match value.as_str() {
+            Some(text) if name == "expr" || name == "query" => named(text, into),
+            _ => expressions(value, into),
+        }),
+        Value::Array(items) => items.iter().for_each(|item| expressions(item, into)),
+        _ => {}
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_metric_of_dashboard_and_alerts_exists() {
+    let mut wanted = BTreeSet::new();
+    let read = |name: &str| std::fs::read_to_string(root().join("deploy/observability").join(name)).unwrap();
+    expressions(&serde_json::from_str(&read("dashboard.json")).unwrap(), &mut wanted);
+    expressions(&serde_saphyr::from_str(&read("alerts.yaml")).unwrap(), &mut wanted);
+    assert!(wanted.len() > 15, "{wanted:#?}");
+
+    let world = World::start("metrics").await;
+    world
+        .apply(&[
+            world.connection(),
+            world.hook("hook"),
+            world.hook_with("broken", json!({"connectionRef": {"name": "missing"}})),
+        ])
+        .await;
+    world.ready("eventhooks/hook").await;
+    world.not_ready("eventhooks/broken", "ConnectionMissing").await;
+    world.kong.emit("crud", "consumers", json!({"operation": "create"})).await;
+    world.receiver.wait_for(1, crate::harness::DEADLINE).await;
+    crate::harness::eventually(crate::harness::DEADLINE, "every metric", async || {
+        let text = world.metrics().await?;
+        let has = |name: &String| {
+            text.lines()
+                .any(|line| line.starts_with(&format!("{name}{{")) || line.starts_with(&format!("{name} ")))
+        };
+        let missing: Vec<&String> = wanted.iter().filter(|name| !has(name)).collect();
+        if missing.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("the program does not export {missing:?}\n{text}"))
+        }
+    })
+    .await;
+}

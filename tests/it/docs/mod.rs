@@ -1,0 +1,13 @@
+//! The documents are correct: commands work, reasons are listed, links lead somewhere, metrics exist, and generated files
+//! are current.
+
+mod architecture;
+mod commands;
+mod explained;
+mod generated;
+mod gitops;
+mod metrics;
+mod pages;
+mod quickstart;
+mod reasons;
+mod typed;

@@ -1,0 +1,118 @@
+//! Runs docs/quickstart.md as written, on a cluster of its own.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use super::pages::{blocks, root};
+use crate::harness::helm::{Container, local_values, values_file};
+use crate::harness::manifests::merged;
+use crate::harness::{
+    ControlPlane, DEADLINE, Process, Receiver, Reply, eventually, free_port, run, tool, watchdog,
+};
+
+const HOME: &str = "hookstream-system";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn quickstart_works_as_written() {
+    let cluster = ControlPlane::bare().await.unwrap();
+    let receiver = Receiver::start(|_, _| Reply::status(200));
+    let [ingest, api, ops] = [free_port(), free_port(), free_port()];
+    let values = values_file(&merged(
+        local_values([ingest, api, ops], &format!("http://127.0.0.1:{ingest}")),
+        json!({"mode": "combined"}),
+    ));
+    let shell = Shell {
+        folder: folder(),
+        cluster: &cluster,
+        urls: [ingest, api].map(|port| format!("http://127.0.0.1:{port}")),
+    };
+
+    let text = std::fs::read_to_string(root().join("docs/quickstart.md")).unwrap();
+    let mut processes = Vec::new();
+    for block in blocks(&text).into_iter().filter(|block| !block.marked) {
+        for command in &block.commands {
+            // Local ports in place of names that only a cluster's DNS resolves.
+            let command = command.replace("charts/hookstream ", &format!("charts/hookstream -f {values} "));
+            let command = command.replace("http://receiver.shop.svc:8090", &receiver.url());
+            let output = shell.run(&command).await.unwrap_or_else(|e| panic!("{command}: {e}"));
+            if command.contains("apply -f deploy/samples/cluster") {
+                // The receiver is local; the misspelled one stays unknown.
+                let patch =
+                    json!({"spec": {"handler": {"webhook": {"url": format!("{}/orders", receiver.url())}}}});
+                shell
+                    .run(&format!("kubectl -n shop patch evh/orders --type=merge -p '{patch}'"))
+                    .await
+                    .unwrap();
+            }
+            if command.contains("--install hookstream charts") {
+                processes.push(pods(&cluster, ops).await);
+            }
+            if command.contains("explain") {
+                assert!(output.contains("refunds") && output.contains("REASON NOT MATCHED"), "{output}");
+            }
+            if command.contains("patch evh/refunds") {
+                // The next command would delete the hook of the pending delivery.
+                receiver.wait_for(2, DEADLINE).await;
+            }
+            if command.contains("deliveries list") {
+                assert!(output.contains("orders") && output.contains("refunds"), "{output}");
+            }
+        }
+    }
+    let paths: Vec<String> =
+        receiver.wait_for(2, DEADLINE).await.into_iter().map(|request| request.path).collect();
+    assert_eq!(paths, ["/orders", "/refunds"]);
+}
+
+/// Returns a folder with the repository's files and the tools, in which the token is written.
+fn folder() -> PathBuf {
+    let folder = watchdog::unique_path("quickstart");
+    std::fs::create_dir(&folder).unwrap();
+    for name in ["charts", "deploy"] {
+        std::os::unix::fs::symlink(root().join(name), folder.join(name)).unwrap();
+    }
+    std::fs::create_dir(folder.join("bin")).unwrap();
+    for name in ["kubectl", "helm"] {
+        std::os::unix::fs::symlink(tool(name), folder.join("bin").join(name)).unwrap();
+    }
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_hookstream"), folder.join("bin/hookstream")).unwrap();
+    folder
+}
+
+struct Shell<'a> {
+    folder: PathBuf,
+    cluster: &'a ControlPlane,
+    /// The local addresses that port-forwards would lead to: ingest and API.
+    urls: [String; 2],
+}
+
+impl Shell<'_> {
+    async fn run(&self, script: &str) -> Result<String, String> {
+        let mut command = Command::new("bash");
+        let path = format!("{}:{}", self.folder.join("bin").display(), std::env::var("PATH").unwrap());
+        command.args(["-ec", script]).current_dir(&self.folder).env("PATH", path);
+        command.env("KUBECONFIG", self.cluster.admin_kubeconfig()).env("HOME", &self.folder);
+        command.env("HOOKSTREAM_URL", &self.urls[0]).env("HOOKSTREAM_API_URL", &self.urls[1]);
+        run(command, "").await
+    }
+}
+
+/// Starts the process of the release's pod and waits until it is ready.
+async fn pods(cluster: &ControlPlane, ops: u16) -> Process {
+    let get = ["-n", HOME, "get", "statefulset", "hookstream-worker", "-o", "json"];
+    let object: Value = serde_json::from_str(&cluster.kubectl(get, "").await.unwrap()).unwrap();
+    let data = watchdog::unique_path("data");
+    std::fs::create_dir(&data).unwrap();
+    let process =
+        Container::of(&object, &[("/var/lib/hookstream", data.to_str().unwrap())]).start(cluster, HOME).await;
+    let http = crate::harness::http::http();
+    eventually(DEADLINE, "ready", async || {
+        let answer =
+            http.get(format!("http://127.0.0.1:{ops}/readyz")).send().await.map_err(|e| e.to_string())?;
+        if answer.status() == 200 { Ok(()) } else { Err(answer.text().await.unwrap_or_default()) }
+    })
+    .await;
+    process
+}

@@ -1,0 +1,183 @@
+//! Runs the program's own commands in the documents as written, against a worker and emulators on this machine.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde_json::json;
+
+use super::pages::{blocks, root};
+use crate::harness::auth0::{CLIENT_ID, CLIENT_SECRET};
+use crate::harness::http::answer;
+use crate::harness::manifests::{hook, merge, quick};
+use crate::harness::standalone::Standalone;
+use crate::harness::{Auth0, DEADLINE, Kong, Process, Receiver, Reply, eventually, free_port, run, watchdog};
+
+/// The documents whose unmarked commands run here.
+pub const DOCUMENTS: [&str; 8] = [
+    "docs/auth0.md",
+    "docs/deliveries.md",
+    "docs/emulators.md",
+    "docs/kong.md",
+    "docs/operations.md",
+    "docs/preview.md",
+    "docs/standalone.md",
+    "docs/try-a-hook.md",
+];
+
+/// The delivery in the documents.
+const SHOWN: &str = "01a201fe-c27f-77cb-8f52-9d58b4decf08";
+
+/// A user's machine: a folder with files of the documents' names, and the program on the path.
+struct Desk {
+    folder: PathBuf,
+    standalone: Standalone,
+    kong: Kong,
+    auth0: Auth0,
+    delivery: String,
+}
+
+impl Desk {
+    async fn new(receiver: &Receiver) -> Desk {
+        let snoozed = json!({"source": "balancer", "snooze": {"period": "1h"}, "groupBy": ["host"]});
+        let mut orders = quick();
+        merge(&mut orders, json!({"source": "shop"}));
+        let of_shop = |text: &str| text.replace(r#""name":"#, r#""namespace":"shop","name":"#);
+        let url = receiver.url();
+        let (orders, health) =
+            (hook("orders", &format!("{url}/orders"), orders), hook("health", &url, snoozed));
+        let manifests = format!("{orders}{health}{}", of_shop(&orders));
+        let standalone = Standalone::start(&manifests, &[]).await;
+        for (id, source) in [("order-1", "shop"), ("h-1", "balancer"), ("h-2", "balancer")] {
+            let event = json!({"id": id, "source": source, "event": "order.created", "data": {"order": 1, "host": "a"}});
+            standalone.accepted(&event).await;
+        }
+        let list = format!("http://{}/v1/namespaces/default/deliveries?event=order-1", standalone.api);
+        let delivery = eventually(DEADLINE, "a dead letter", async || {
+            let (_, list) = answer(standalone.client.get(&list)).await;
+            let one = &list["items"][0];
+            if one["state"] == "dead" {
+                Ok(one["id"].as_str().unwrap().to_owned())
+            } else {
+                Err(list.to_string())
+            }
+        })
+        .await;
+
+        let folder = watchdog::unique_path("desk");
+        for name in ["bin", "backup", "manifests"] {
+            std::fs::create_dir_all(folder.join(name)).unwrap();
+        }
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_hookstream"), folder.join("bin/hookstream")).unwrap();
+        std::os::unix::fs::symlink(root().join("deploy"), folder.join("deploy")).unwrap();
+        let (kong, auth0) = (Kong::start(&[]).await, Auth0::start(&[]).await);
+        let signed = json!({"handler": {"webhook": {"signature": {"secretRef": {"name": "signing", "key": "secret"}}}}});
+        let connection = json!({"apiVersion": "hookstream.dev/v1alpha1", "kind": "Connection", "metadata": {"name": "kong"},
+            "spec": {"kong": {"adminUrl": kong.url}}});
+        for (name, text) in [
+            ("hook.yaml", hook("h", &receiver.url(), signed)),
+            ("secrets.yaml", crate::harness::manifests::secret("signing", json!({"secret": "s3cret"}))),
+            ("consumer.json", r#"{"entity": {"id": "1"}, "operation": "create"}"#.to_owned()),
+            ("token", "the-token-of-the-test".to_owned()),
+            ("secret", CLIENT_SECRET.to_owned()),
+            ("manifests/connection.yaml", connection.to_string()),
+        ] {
+            std::fs::write(folder.join(name), text).unwrap();
+        }
+        Desk { folder, standalone, kong, auth0, delivery }
+    }
+
+    /// Replaces values that exist only in the documents.
+    fn here(&self, command: &str) -> String {
+        let (data, backup) = (self.standalone.data.display().to_string(), self.folder.join("backup"));
+        [
+            (SHOWN, self.delivery.as_str()),
+            ("/var/lib/hookstream", &data),
+            ("/backup", backup.to_str().unwrap()),
+            ("https://kong-admin:8444", &self.kong.url),
+            ("acme.eu.auth0.com", &self.auth0.domain),
+            ("--client-id ID", &format!("--client-id {CLIENT_ID}")),
+        ]
+        .iter()
+        .fold(command.to_owned(), |command, (from, to)| command.replace(from, to))
+    }
+
+    /// Runs a command. Returns its output, with the exit code at the end.
+    async fn types(&self, command: &str) -> String {
+        let mut bash = Command::new("bash");
+        let path = format!("{}:{}", self.folder.join("bin").display(), std::env::var("PATH").unwrap());
+        let script = format!("exec 2>&1\n{command}\necho \"exit code $?\"");
+        bash.args(["-c", &script]).current_dir(&self.folder).env("PATH", path).env("HOME", &self.folder);
+        bash.env("HOOKSTREAM_URL", format!("http://{}", self.standalone.listen));
+        bash.env("HOOKSTREAM_API_URL", format!("http://{}", self.standalone.api));
+        run(bash, "").await.unwrap()
+    }
+
+    /// Starts a server on local ports, and stops it.
+    async fn serves(&self, command: &str) {
+        let command = command.split('#').next().unwrap();
+        let port = || format!("127.0.0.1:{}", free_port());
+        let mut args: Vec<String> = command.split_whitespace().skip(1).map(ToOwned::to_owned).collect();
+        args.extend(["--listen".to_owned(), port()]);
+        if args[0] == "standalone" {
+            args.extend(["--api-listen".to_owned(), port(), "--ops-listen".to_owned(), port()]);
+            let at = args.iter().position(|arg| arg == "--data").unwrap() + 1;
+            args[at] = self.folder.join("data").display().to_string();
+            let at = args.iter().position(|arg| arg == "--manifests").unwrap() + 1;
+            args[at] = self.folder.join(&args[at]).display().to_string();
+        }
+        let process = Process::spawn(&args, &[]);
+        process.wait_for_line(|line| line.contains("listening on "), DEADLINE).await;
+        assert!(process.terminate().await.success(), "{command}");
+    }
+}
+
+/// Returns texts that a command's output must have, and its allowed exit codes if not 0.
+fn expected(command: &str) -> (&'static [&'static str], &'static [u8]) {
+    match command {
+        c if c.contains("explain -n default order-1") => (&["terminalStatuses", "REASON NOT MATCHED"], &[0]),
+        c if c.contains("explain -n default h-2") => (&["dropped: snoozed"], &[0]),
+        c if c.contains("deliveries list") => (&["TerminalStatus", "Snoozed"], &[0]),
+        // Dead before the replay, delivered after it.
+        c if c.contains("--payload") => (&["TerminalStatus", r#""order""#], &[1]),
+        c if c.contains("deliveries show") => (&["delivered", "422", "200"], &[0]),
+        c if c.contains("replay") => (&["1 replayed", "done"], &[0]),
+        c if c.contains("store check") => (&["sound"], &[0]),
+        c if c.contains("store backup") => (&["checked"], &[0]),
+        c if c.contains("diff") => (&[], &[0, 1]),
+        c if c.contains("sources crud consumers") => (&["operation"], &[0]),
+        _ => (&[], &[0]),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn documented_commands_work_as_written() {
+    // The receiver rejects the first order and accepts later ones.
+    let refused = AtomicBool::new(false);
+    let receiver = Receiver::start(move |request, _| {
+        let first = request.path == "/orders" && !refused.swap(true, Ordering::SeqCst);
+        Reply::status(if first { 422 } else { 200 })
+    });
+    let desk = Desk::new(&receiver).await;
+    for document in DOCUMENTS {
+        let text = std::fs::read_to_string(root().join(document)).unwrap();
+        let blocks = blocks(&text).into_iter().filter(|block| !block.marked);
+        let commands: Vec<String> = blocks.flat_map(|block| block.commands).collect();
+        assert!(!commands.is_empty(), "{document} has no commands: remove it from the list");
+        for command in commands {
+            if command.starts_with("hookstream emulate") || command.starts_with("hookstream standalone") {
+                desk.serves(&command).await;
+                continue;
+            }
+            let (texts, codes) = expected(&command);
+            let typed = desk.here(&command);
+            // A replay is accepted before its delivery ends, so the output is polled.
+            eventually(DEADLINE, &format!("{document}: {command}"), async || {
+                let output = desk.types(&typed).await;
+                let ended = codes.iter().any(|code| output.ends_with(&format!("exit code {code}\n")));
+                if ended && texts.iter().all(|text| output.contains(text)) { Ok(()) } else { Err(output) }
+            })
+            .await;
+        }
+    }
+}

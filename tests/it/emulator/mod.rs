@@ -1,0 +1,3 @@
+//! The emulators of Kong and Auth0.
+
+mod auth0;

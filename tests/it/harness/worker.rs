@@ -1,0 +1,111 @@
+//! `hookstream worker` as a process in a cluster, under the worker's account.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use serde_json::Value;
+use tokio::net::{TcpListener, TcpStream};
+
+use super::http::{answer, client};
+use super::manifests::event;
+use super::{Accounts, DEADLINE, Namespace, Process, control_plane, free_port, watchdog};
+
+/// A worker for one namespace.
+pub struct Worker {
+    pub process: Process,
+    pub ingest: String,
+    pub api: String,
+    ops: String,
+    pub namespace: Namespace,
+    pub client: reqwest::Client,
+}
+
+impl Worker {
+    pub async fn start(namespace: Namespace, kubeconfig: PathBuf, more: &[&str]) -> Worker {
+        Worker::start_on(IpAddr::from([127, 0, 0, 1]), namespace, kubeconfig, more).await
+    }
+
+    /// Starts a worker with its ports on this address.
+    pub async fn start_on(ip: IpAddr, namespace: Namespace, kubeconfig: PathBuf, more: &[&str]) -> Worker {
+        let [listen, api, ops] = std::array::from_fn(|_| SocketAddr::new(ip, free_port()).to_string());
+        // The worker does not create its data folder: a volume that is not mounted would look like an empty store.
+        let data = watchdog::unique_path("data");
+        std::fs::create_dir(&data).expect("a folder");
+        let data = data.display().to_string();
+        let name = namespace.name.clone();
+        let mut args = vec!["worker", "--data", &data, "--listen", &listen, "--ops-listen", &ops];
+        args.extend(["--api-listen", &api]);
+        args.extend(["--namespace", &name, "--operator-namespace", &name]);
+        args.extend(more);
+        let process = Process::spawn(args, &[("KUBECONFIG", kubeconfig.to_str().expect("a path"))]);
+        process.wait_for_line(|line| line.contains("ingest listening"), DEADLINE).await;
+        Worker {
+            process,
+            ingest: format!("http://{listen}"),
+            api: format!("http://{api}"),
+            ops: format!("http://{ops}"),
+            namespace,
+            client: client(),
+        }
+    }
+
+    pub async fn publish(&self, namespace: &str, token: Option<&str>, id: &str) -> (u16, Value) {
+        let url = format!("{}/v1/namespaces/{namespace}/events", self.ingest);
+        let mut request = self.client.post(url).json(&event(id));
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        answer(request).await
+    }
+
+    pub async fn metrics(&self) -> String {
+        self.client.get(format!("{}/metrics", self.ops)).send().await.unwrap().text().await.unwrap()
+    }
+}
+
+/// Creates a namespace with the operator's accounts and two callers, of which one may publish. Returns the namespace and
+/// the kubeconfig of the worker's account.
+pub async fn create_accounts(hint: &str) -> (Namespace, PathBuf) {
+    let namespace = control_plane().namespace(hint).await;
+    let kubeconfig = Accounts::of(&namespace).await.worker;
+    namespace
+        .service_account("publisher", "[{apiGroups: [hookstream.dev], resources: [events], verbs: [create]}]")
+        .await;
+    namespace
+        .service_account("reader", "[{apiGroups: [hookstream.dev], resources: [eventhooks], verbs: [list]}]")
+        .await;
+    (namespace, kubeconfig)
+}
+
+/// Starts a proxy to the API server and returns its port. `live` counts the open connections. While `open` is false the
+/// proxy closes all connections and accepts none.
+pub async fn start_api_server_proxy(open: Arc<AtomicBool>, live: Arc<AtomicUsize>) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = control_plane().url.trim_start_matches("https://").to_owned();
+    tokio::spawn(async move {
+        while let Ok((mut from, _)) = listener.accept().await {
+            let (server, open, live) = (server.clone(), open.clone(), live.clone());
+            tokio::spawn(async move {
+                if !open.load(Ordering::SeqCst) {
+                    return;
+                }
+                let Ok(mut to) = TcpStream::connect(server).await else { return };
+                live.fetch_add(1, Ordering::SeqCst);
+                let closed = async {
+                    while open.load(Ordering::SeqCst) {
+                        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+                    }
+                };
+                tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut from, &mut to) => {}
+                    () = closed => {}
+                }
+                live.fetch_sub(1, Ordering::SeqCst);
+            });
+        }
+    });
+    port
+}

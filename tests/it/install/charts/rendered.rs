@@ -1,0 +1,283 @@
+//! The charts rendered with many values: accepted by the API server, deterministic, restricted, with valid flags.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use crate::harness::helm::{chart, objects, pod_templates, template, template_text};
+use crate::harness::objects::documents;
+use crate::harness::{DEADLINE, Process, control_plane, eventually, tool};
+
+/// Values that together reach every branch of the templates.
+fn matrix() -> Vec<Value> {
+    let peers = json!([{"namespaceSelector": {"matchLabels": {"team": "kong"}}}]);
+    vec![
+        json!({}),
+        json!({"mode": "combined"}),
+        json!({"scope": {"namespaces": ["a", "b"]}, "requireSecretLabel": true}),
+        json!({"mode": "combined", "scope": {"namespaces": ["a"]}, "rbac": {"userRoles": false, "aggregate": false}}),
+        json!({
+            "image": {"repository": "registry.example/hookstream", "digest": format!("sha256:{}", "0".repeat(64))},
+            "imagePullSecrets": ["registry"],
+            "controller": {
+                "replicas": 1, "resyncInterval": "5m", "adminRateCeiling": "600/m", "lease": {"duration": "30s"}, "priorityClassName": "system-cluster-critical",
+                "nodeSelector": {"disk": "ssd"}, "tolerations": [{"key": "a", "operator": "Exists"}],
+                "affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
+                    {"weight": 1, "podAffinityTerm": {"topologyKey": "kubernetes.io/hostname"}}]}},
+                "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}],
+                "podLabels": {"a": "b"}, "podAnnotations": {"a": "b"}, "extraArgs": ["--egress-deny=10.3.0.0/16"],
+            },
+            "worker": {
+                "storage": {"existingClaim": "restored"}, "extraEnv": [{"name": "A", "value": "b"}],
+                "extraVolumes": [{"name": "ca", "configMap": {"name": "ca"}}],
+                "extraVolumeMounts": [{"name": "ca", "mountPath": "/ca", "readOnly": true}],
+                "settings": {"diskLimit": "80%", "relayDedupWindow": "0"},
+            },
+            "commonLabels": {"team": "platform"}, "commonAnnotations": {"note": "x"},
+            "serviceAccounts": {"annotations": {"a": "b"}},
+            "egress": {"policy": "public", "allow": ["10.1.0.0/16"], "deny": ["10.2.0.0/16"],
+                "proxy": {"url": "http://proxy.example.com:3128", "authSecret": {"name": "proxy"}, "bypass": [".svc", "10.0.0.0/8"]}},
+            "log": {"level": "info,hookstream=debug", "format": "text"},
+            "extraObjects": [{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "{{ .Release.Name }}-more"}}],
+            "ingest": {"url": "https://hooks.example.com", "publicUrl": "https://hooks.example.com"},
+            "uninstallCheck": false,
+        }),
+        json!({
+            "worker": {"storage": {"size": "1Gi", "className": "fast", "accessMode": "ReadWriteOnce", "annotations": {"a": "b"}}},
+            "service": {"ingest": {"type": "LoadBalancer", "port": 80, "annotations": {"a": "b"}, "spec": {"loadBalancerSourceRanges": ["10.0.0.0/8"]}}},
+            "ingress": {"enabled": true, "className": "nginx", "host": "hooks.example.com", "tlsSecretName": "tls"},
+            "httpRoute": {"enabled": true, "parentRefs": [{"name": "gateway"}], "hostnames": ["hooks.example.com"]},
+            "networkPolicy": {"enabled": true},
+            "tls": {"secretName": "hookstream-tls"},
+            "serviceMonitor": {"enabled": true, "labels": {"release": "prometheus"},
+                "endpoint": {"scheme": "https", "tlsConfig": {"insecureSkipVerify": true}, "relabelings": [{"targetLabel": "team", "replacement": "a"}]}},
+            "prometheusRule": {"enabled": true}, "dashboard": {"enabled": true},
+            "admissionPolicy": {"enabled": true},
+            "podSecurityContext": {"runAsUser": null, "runAsGroup": null, "fsGroup": null},
+        }),
+        json!({
+            "ingress": {"enabled": true}, "expose": {"vendorsOnly": true, "namespaces": ["a"]},
+            "httpRoute": {"enabled": true, "parentRefs": [{"name": "gateway"}]},
+            "networkPolicy": {"enabled": true, "ingestFrom": peers, "apiFrom": peers, "opsFrom": peers,
+                "egress": [{"to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]}]},
+            "admissionPolicy": {"enabled": true, "allowedHosts": ["a.example", "*.b.example"], "allowedAdminHosts": ["kong.svc"],
+                "lambdas": false, "templates": false, "insecureSkipVerify": false},
+            "scope": {"namespaces": ["a"]},
+        }),
+    ]
+}
+
+/// Applies the CRDs of prometheus-operator and gateway-api and waits until they are served.
+async fn foreign_definitions() {
+    // kubectl does not follow links to other folders.
+    let folder = tool("crds").canonicalize().unwrap();
+    let apply = ["apply", "--server-side", "-f", folder.to_str().unwrap()];
+    control_plane().kubectl(apply, "").await.unwrap();
+    let crds = [
+        "servicemonitors.monitoring.coreos.com",
+        "prometheusrules.monitoring.coreos.com",
+        "httproutes.gateway.networking.k8s.io",
+    ];
+    let wait = ["wait", "--for=condition=Established", "--timeout=30s", "crd"];
+    // kubectl fails on a CRD without conditions.
+    let wait = async || control_plane().kubectl(wait.iter().chain(&crds), "").await;
+    eventually(DEADLINE, "the CRDs of other projects", wait).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn helm_lint_passes() {
+    for name in ["hookstream", "hookstream-crds"] {
+        let chart = chart(name);
+        control_plane()
+            .helm(["lint", "--strict", chart.to_str().unwrap()])
+            .await
+            .unwrap_or_else(|e| panic!("{name}: {e}"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn api_server_accepts_rendered_objects() {
+    foreign_definitions().await;
+    let home = control_plane().namespace("chart").await;
+    let (a, b) = (control_plane().namespace("chart-a").await, control_plane().namespace("chart-b").await);
+    let mut kinds = BTreeSet::new();
+    for values in matrix() {
+        // The namespaces of this test replace `a` and `b`.
+        let text = values.to_string().replace(r#"["a","b"]"#, &json!([a.name, b.name]).to_string());
+        let text = text.replace(r#""namespaces":["a"]"#, &format!(r#""namespaces":["{}"]"#, a.name));
+        let values: Value = serde_json::from_str(&text).unwrap();
+        let once = template_text(control_plane(), &home.name, &values).await.unwrap();
+        // GitOps tools render repeatedly and compare.
+        assert_eq!(once, template_text(control_plane(), &home.name, &values).await.unwrap(), "{values}");
+        let all = objects(&once);
+        kinds.extend(all.iter().map(|object| object["kind"].as_str().unwrap().to_owned()));
+        // Helm 4 applies on the server's side, which rejects a list with duplicate keys.
+        let apply = [
+            "apply",
+            "--server-side",
+            "--dry-run=server",
+            "--validate=strict",
+            "--force-conflicts",
+            "-f",
+            "-",
+        ];
+        control_plane().kubectl(apply, &documents(&all)).await.unwrap_or_else(|e| panic!("{values}: {e}"));
+    }
+    for kind in [
+        "Ingress",
+        "HTTPRoute",
+        "NetworkPolicy",
+        "ServiceMonitor",
+        "PrometheusRule",
+        "PodDisruptionBudget",
+        "Role",
+    ] {
+        assert!(kinds.contains(kind), "no values render a {kind}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_meet_restricted_standard() {
+    let home = control_plane().namespace("restricted").await;
+    let enforce = "pod-security.kubernetes.io/enforce=restricted";
+    home.kubectl(&["label", "namespace", &home.name, enforce]).await.unwrap();
+    let create = async |template: &Value| {
+        let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"generateName": "pod-", "namespace": home.name}});
+        pod["spec"] = template["spec"].clone();
+        // The StatefulSet controller adds these.
+        let mounts = pod["spec"]["containers"][0]["volumeMounts"].to_string();
+        if let Some(volumes) = pod["spec"]["volumes"].as_array_mut()
+            && mounts.contains("/var/lib/hookstream")
+            && !volumes.iter().any(|volume| volume["name"] == "data")
+        {
+            volumes.push(json!({"name": "data", "persistentVolumeClaim": {"claimName": "data"}}));
+        }
+        control_plane().kubectl(["create", "--dry-run=server", "-f", "-"], &pod.to_string()).await
+    };
+    for values in matrix().into_iter().filter(|v| v["controller"]["priorityClassName"].is_null()) {
+        let templates = pod_templates(&template(control_plane(), &home.name, &values).await);
+        assert!(templates.len() >= 3, "{values}");
+        for (name, template) in templates {
+            create(&template).await.unwrap_or_else(|refused| panic!("{name} with {values}: {refused}"));
+        }
+    }
+    let loose = json!({"securityContext": {"allowPrivilegeEscalation": true}});
+    let (_, template) = pod_templates(&template(control_plane(), &home.name, &loose).await).remove(0);
+    let refused = create(&template).await.unwrap_err();
+    assert!(refused.contains("violates PodSecurity"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_flag_exists() {
+    for values in matrix() {
+        for (name, template) in pod_templates(&template(control_plane(), "home", &values).await) {
+            let args = template["spec"]["containers"][0]["args"].as_array().unwrap();
+            // With `--help` after the rendered arguments the program only parses its flags.
+            let args = args.iter().map(|arg| arg.as_str().unwrap()).chain(["--help"]);
+            let output = Process::command(args, &[]).output().unwrap();
+            let error = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{name} with {values}: {error}");
+        }
+    }
+}
+
+/// Two releases in one namespace, each for other namespaces, use their own Leases and may not write the other's.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_release_has_its_own_lease() {
+    for (release, values, want) in [
+        ("hookstream", json!({}), "hookstream-controller"),
+        ("second", json!({}), "second-hookstream-controller"),
+        ("second", json!({"controller": {"lease": {"name": "mine"}}, "mode": "combined"}), "mine"),
+    ] {
+        let (chart, file) = (chart("hookstream"), crate::harness::helm::values_file(&values));
+        let args = ["template", release, chart.to_str().unwrap(), "-n", "home", "-f", &file];
+        let all = objects(&control_plane().helm(args).await.unwrap());
+        let role = all
+            .iter()
+            .find(|o| o["kind"] == "Role" && o["metadata"]["name"].as_str().unwrap().ends_with("-lease"));
+        assert_eq!(role.unwrap()["rules"][1]["resourceNames"], json!([want]));
+        let flag = json!(format!("--lease-name={want}"));
+        let uses_lease = |(_, template): &(String, Value)| {
+            template["spec"]["containers"][0]["args"].as_array().unwrap().contains(&flag)
+        };
+        assert!(pod_templates(&all).iter().any(uses_lease), "{release} {values}");
+    }
+}
+
+/// The defaults of the chart are those of the program.
+#[tokio::test(flavor = "multi_thread")]
+async fn defaults_match_program() {
+    let text = std::fs::read_to_string(chart("hookstream").join("values.yaml")).unwrap();
+    let values: Value = serde_saphyr::from_str(&text).unwrap();
+    let output = Process::command(["run", "--help"], &[]).output().unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    for (name, value) in values["worker"]["settings"].as_object().unwrap() {
+        let flag: String = name
+            .chars()
+            .flat_map(|c| if c.is_uppercase() { vec!['-', c.to_ascii_lowercase()] } else { vec![c] })
+            .collect();
+        let (_, after) =
+            help.split_once(&format!("--{flag} ")).unwrap_or_else(|| panic!("--{flag} is no flag"));
+        let default = after.split("[default: ").nth(1).and_then(|rest| rest.split(']').next());
+        assert_eq!(default, value.as_str(), "--{flag}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn invalid_values_are_named() {
+    let table = [
+        (json!({"worker": {"replicas": 2}}), "/worker/replicas"),
+        (json!({"replicas": 2}), "'replicas' not allowed"),
+        (json!({"worker": {"setings": {}}}), "'setings' not allowed"),
+        (json!({"worker": {"settings": {"maxEventByte": "1"}}}), "'maxEventByte' not allowed"),
+        (json!({"worker": {"settings": {"historyAge": "1 day"}}}), "/worker/settings/historyAge"),
+        (json!({"mode": "both"}), "'split', 'combined'"),
+        (json!({"image": {"digest": "latest"}}), "/image/digest"),
+        (json!({"scope": {"namespaces": ["Shop"]}}), "/scope/namespaces/0"),
+        (json!({"egress": {"allow": ["10.0.0.1"]}}), "/egress/allow/0"),
+        (json!({"ingest": {"url": "hooks.example.com"}}), "/ingest/url"),
+        (json!({"controller": {"replicas": -1}}), "/controller/replicas"),
+        (json!({"expose": {"vendorsOnly": true}, "ingress": {"enabled": true}}), "set expose.namespaces"),
+        (json!({"httpRoute": {"enabled": true}}), "httpRoute.parentRefs must name a Gateway"),
+        (json!({"egress": {"proxy": {"url": "http://us:er@proxy:3128"}}}), "/egress/proxy/url"),
+        (json!({"egress": {"proxy": {"authSecret": {"name": "a"}}}}), "authSecret needs egress.proxy.url"),
+    ];
+    for (values, expected) in table {
+        let refused = template_text(control_plane(), "home", &values).await;
+        let refused = refused.map(|_| values.to_string()).unwrap_err();
+        assert!(refused.contains(expected), "{values}: {refused}");
+    }
+}
+
+/// The chart renders the CRDs as they are in `crds/`.
+#[tokio::test(flavor = "multi_thread")]
+async fn crds_are_rendered_unchanged() {
+    let chart = chart("hookstream-crds");
+    let args = ["template", "crds", chart.to_str().unwrap(), "--set", "labels.team=platform"];
+    let rendered = objects(&control_plane().helm(args).await.unwrap());
+    let mut plain = hookstream::api::crds();
+    assert_eq!(rendered.len(), plain.len());
+    for crd in &mut plain {
+        let mut found = crate::harness::helm::find(
+            &rendered,
+            "CustomResourceDefinition",
+            crd["metadata"]["name"].as_str().unwrap(),
+        )
+        .clone();
+        assert_eq!(found["metadata"]["annotations"]["helm.sh/resource-policy"], "keep");
+        assert_eq!(found["metadata"]["labels"]["team"], "platform");
+        found["metadata"].as_object_mut().unwrap().retain(|name, _| name == "name");
+        assert_eq!(found["metadata"], json!({"name": crd["metadata"]["name"]}));
+        assert_eq!(numbers(&found["spec"]), numbers(&crd["spec"]));
+    }
+}
+
+/// Normalizes numbers as helm writes them: 1.0 becomes 1.
+fn numbers(value: &Value) -> Value {
+    match value {
+        Value::Number(number) => json!(number.as_f64()),
+        Value::Array(items) => items.iter().map(numbers).collect(),
+        Value::Object(map) => map.iter().map(|(name, value)| (name.clone(), numbers(value))).collect(),
+        other => other.clone(),
+    }
+}

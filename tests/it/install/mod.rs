@@ -1,0 +1,6 @@
+//! Installation: charts, kustomization, deploy files and the demo.
+
+mod charts;
+mod demo;
+mod deploy_files;
+mod kustomize;

@@ -1,0 +1,276 @@
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use hookstream::sandbox::ScriptError;
+use serde_json::{Value, json};
+
+use super::{Scripts, assert_none};
+
+/// The expected end of a hostile script.
+#[derive(Clone, Copy, Debug)]
+enum Ends {
+    Timeout,
+    Memory,
+    /// An error with this text.
+    ErrorWith(&'static str),
+    TooBig,
+    /// Any result or error.
+    Somehow,
+}
+use Ends::{ErrorWith, Memory, Somehow, Timeout, TooBig};
+
+const SCRIPTS: &[(&str, Ends)] = &[
+    // Endless loops.
+    ("while true do end", Timeout),
+    ("::again:: goto again", Timeout),
+    ("local function f() return f() end return f()", Timeout),
+    ("while true do pcall(function() while true do end end) end", Timeout),
+    ("while true do xpcall(error, function() while true do end end) end", Timeout),
+    ("coroutine.wrap(function() while true do end end)()", Timeout),
+    ("while true do coroutine.resume(coroutine.create(function() while true do end end)) end", Timeout),
+    (
+        "local co = coroutine.wrap(function() while true do coroutine.yield() end end) while true do co() end",
+        Timeout,
+    ),
+    ("while true do pcall(string.rep, 'x', 1e9) end", Timeout),
+    ("setmetatable(_G, {__index = function(t, k) while true do end end}) return nothing", Timeout),
+    ("table.sort({3, 2, 1}, function() while true do end end)", Timeout),
+    // In C code, which the instruction hook does not interrupt.
+    ("return string.find(string.rep('a', 40000), string.rep('a*', 30) .. 'b')", Timeout),
+    ("for i = 1, 1e9 do string.rep('x', 1e7) end", Timeout),
+    (
+        "return (string.gsub(string.rep('a', 1e6), string.rep('a?', 30) .. string.rep('a', 30) .. 'b', ''))",
+        Timeout,
+    ),
+    // Memory.
+    ("return string.rep('x', 1e9)", Memory),
+    ("local s = 'x' while true do s = s .. s end", Memory),
+    ("local t = {} for i = 1, 1e9 do t[i] = {i} end", Memory),
+    ("local t = {} while true do t[#t + 1] = coroutine.create(function() end) end", Memory),
+    ("return table.concat({string.rep('x', 2e7), string.rep('y', 2e7)})", Memory),
+    ("return string.rep('x', 1e6):gsub('.', string.rep('y', 1e3))", Memory),
+    ("return string.rep(string.rep('x', 1e4), 2^53)", Somehow),
+    ("local t = {} for i = 1, 1e9 do t[i] = string.format('%099d', i) end", Memory),
+    // Depth.
+    ("local function f() return 1 + f() end return f()", ErrorWith("stack overflow")),
+    ("local function f() return (string.gsub('a', 'a', f)) end return f()", Somehow),
+    ("local function f() return pcall(f) end return f()", Somehow),
+    ("local function f() return coroutine.wrap(f)() end return f()", Somehow),
+    ("local t = setmetatable({}, {}) getmetatable(t).__index = t return t.x", Somehow),
+    ("local t = {} for i = 1, 1000 do t = {t} end return t", ErrorWith("nested more than")),
+    ("local t = {} t.t = t return t", ErrorWith("nested more than")),
+    ("return unpack({}, 1, 1e7)", ErrorWith("too many results")),
+    ("return select(-1, unpack({}, 1, 7000))", Somehow),
+    // Code from other sources.
+    ("return string.dump(function() end)", ErrorWith("string.dump is not available in a lambda")),
+    ("return loadstring('return 1')()", ErrorWith("loadstring is not available in a lambda")),
+    ("return load(function() end)", ErrorWith("load is not available in a lambda")),
+    ("return dofile('/etc/passwd')", ErrorWith("dofile is not available")),
+    ("return loadfile('/etc/passwd')", ErrorWith("loadfile is not available")),
+    ("return io.open('/etc/passwd')", ErrorWith("io is not available")),
+    ("return debug.getregistry()", ErrorWith("debug is not available")),
+    ("return package.loaded", ErrorWith("package is not available")),
+    ("return jit.on()", ErrorWith("jit is not available")),
+    ("return require 'ffi'", ErrorWith("module 'ffi' is not available in a lambda")),
+    ("return require 'resty.http'", ErrorWith("module 'resty.http' is not available")),
+    ("return getfenv(0)", ErrorWith("getfenv is not available")),
+    ("return setfenv(1, {})", ErrorWith("setfenv is not available")),
+    ("return newproxy(true)", ErrorWith("newproxy is not available")),
+    ("collectgarbage('stop')", ErrorWith("collectgarbage is not available")),
+    ("os.execute('true')", ErrorWith("os.execute is not available in a lambda")),
+    ("os.exit(0)", ErrorWith("os.exit is not available")),
+    ("return os.getenv('PATH')", ErrorWith("os.getenv is not available")),
+    ("os.remove('/tmp/x')", ErrorWith("os.remove is not available")),
+    ("return ngx.socket.tcp()", ErrorWith("ngx.socket is not available in a lambda")),
+    ("return kong.db", ErrorWith("kong.db is not available in a lambda")),
+    // Environment and metatables.
+    ("for k in pairs(_G) do _G[k] = nil end return x.y", ErrorWith("attempt to index")),
+    ("getmetatable('').__index = nil", ErrorWith("attempt to index")),
+    ("setmetatable('', {})", ErrorWith("bad argument #1 to 'setmetatable'")),
+    ("string.format = nil table.concat = nil tostring = nil pcall = nil error({})", Somehow),
+    ("getmetatable(ngx).__index = function() while true do end end return ngx.x", Timeout),
+    ("coroutine.yield(1)", ErrorWith("attempt to yield")),
+    ("return coroutine.wrap(function() return coroutine.yield(1) end)", ErrorWith("type not supported")),
+    // Error objects.
+    ("error(setmetatable({}, {__tostring = function() while true do end end}))", Timeout),
+    ("error(setmetatable({}, {__tostring = function() return string.rep('x', 1e9) end}))", Somehow),
+    (
+        "error(setmetatable({}, {__tostring = function() error('again') end}))",
+        ErrorWith("it raised a table without a message"),
+    ),
+    ("error(setmetatable({}, {__tostring = function() return 7 end}))", ErrorWith("without a message")),
+    ("error(setmetatable({}, {__tostring = function() return 'shown' end}))", ErrorWith("shown")),
+    ("error({})", ErrorWith("it raised a table without a message")),
+    ("error()", ErrorWith("it raised nil")),
+    ("error(function() end)", ErrorWith("it raised a function")),
+    ("error(string.rep('x', 1e6))", ErrorWith("xxx")),
+    ("error('\\255\\0\\27[31m')", Somehow),
+    (
+        "pcall(coroutine.wrap(function() error(coroutine.running()) end)) error(coroutine.create(print))",
+        ErrorWith("a thread"),
+    ),
+    ("local ok, e = pcall(ngx.escape_uri, string.rep('x', 2e7)) return tostring(getmetatable(e))", Somehow),
+    (
+        "local ok, e = pcall(ngx.escape_uri, string.rep('x', 2e7)) getmetatable(e).__gc(e) getmetatable(e).__gc(e)",
+        Somehow,
+    ),
+    ("ngx.log(0/0, 'x')", ErrorWith("log level expected")),
+    ("ngx.log(-1/0, 'x')", ErrorWith("log level expected")),
+    ("return os.date(string.rep('%c', 1e6))", Somehow),
+    ("return os.date('%Ex%', 1e300)", Somehow),
+    ("return os.time({year = 1e300, month = 0/0, day = 1})", Somehow),
+    ("return string.format('%99999d', 1)", ErrorWith("invalid option")),
+    (
+        "return string.format('%s', setmetatable({}, {__tostring = function() while true do end end}))",
+        Timeout,
+    ),
+    ("return (string.rep('', 1e18))", Somehow),
+    ("return string.rep('x', -1e300) .. string.rep('y', 0/0)", Somehow),
+    ("return table.concat({}, 'x', 1, 1e15)", Somehow),
+    ("table.insert({}, 2^53, 1) table.remove({}, -2^53) return unpack({}, 2^31 - 3, 2^31 - 1)", Somehow),
+    (
+        "local t = {} for i = 1, 2e5 do t[i] = i % 7 end table.sort(t, function() return true end) return 1",
+        Somehow,
+    ),
+    ("return string.find(string.rep('a', 1e5), string.rep('(', 1e4))", Somehow),
+    ("return string.find(string.rep('a', 40), string.rep('(a)', 40))", ErrorWith("too many captures")),
+    ("return string.gsub('a', '%f[', '%9')", Somehow),
+    ("for _ in string.gmatch(string.rep('x', 1e6), '()') do end while true do end", Timeout),
+    ("return cjson.decode(string.rep('[', 1e6))", Somehow),
+    ("return cjson.decode('[' .. string.rep('[],', 1e6) .. '1]')", Somehow),
+    ("local t = {} for i = 1, 60 do t = {t, t} end return cjson.encode(t)", Somehow),
+    (
+        "return setmetatable({}, {__index = _G, __metatable = 'x', __len = error, __tostring = error})",
+        Somehow,
+    ),
+    ("setmetatable(_G, {__newindex = error, __metatable = false}) x = 1", Somehow),
+    ("return math.random(0/0) + math.random(2^60) + math.floor(1/0)", Somehow),
+    ("return bit.lshift(1, 1/0) .. bit.tohex(0/0, -1e9)", Somehow),
+    ("rawset(_G, 'error', nil) error('x')", ErrorWith("attempt to call global 'error'")),
+    ("local co co = coroutine.wrap(function() return co() end) return co()", ErrorWith("running coroutine")),
+    (
+        "local co = coroutine.create(function() coroutine.yield() end) coroutine.resume(co) return coroutine.status(co)",
+        Somehow,
+    ),
+    ("return coroutine.wrap(pcall)(coroutine.yield)", Somehow),
+    // Output.
+    ("return string.rep('x', 6 * 1024 * 1024)", TooBig),
+    ("local t = {} for i = 1, 1e6 do t[i] = 'xxxxxxxx' end return t", Somehow),
+    ("for i = 1, 1e4 do print(string.rep('x', 1e4)) end return true", Somehow),
+    ("return 0/0", ErrorWith("must not be NaN")),
+    ("return {[1] = 1, [1e9] = 1}", ErrorWith("excessively sparse array")),
+    ("return {[{}] = 1}", ErrorWith("key must be a number or string")),
+    ("return {[1.5] = 1, x = '\\255'}", Somehow),
+];
+
+/// Each script ends in its own way, and meanwhile calls of another hook are answered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hostile_scripts_cost_one_call() {
+    let scripts = Scripts::start(1, |options| {
+        (options.processes, options.timeout) = (4, Duration::from_secs(1));
+    })
+    .await;
+    let done = AtomicBool::new(false);
+    let wrong = parking_lot::Mutex::new(Vec::new());
+    let bad = async {
+        for group in SCRIPTS.chunks(3) {
+            let run = |(script, ends): (&'static str, Ends)| {
+                let scripts = &scripts;
+                async move { (script, ends, scripts.run("bad", script).await) }
+            };
+            for (script, ends, outcome) in futures::future::join_all(group.iter().copied().map(run)).await {
+                wrong.lock().extend(check_end(script, ends, &outcome));
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+    };
+    let neighbour = async {
+        let mut answered = 0;
+        while !done.load(Ordering::Relaxed) {
+            match scripts.run("good", "return data.entity.username == 'ada' and 6 * 7").await {
+                Ok(value) => assert_eq!(value, json!(42)),
+                // On a very busy machine a second may be too short, without a message about the sandbox.
+                Err(error) => assert!(matches!(error, ScriptError::ScriptTimeout(_)), "{error}"),
+            }
+            answered += 1;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        answered
+    };
+    let ((), answered) = tokio::join!(bad, neighbour);
+    assert_none(&wrong.into_inner());
+    assert!(answered > 20, "the other hook was answered only {answered} times");
+}
+
+fn check_end(script: &str, ends: Ends, outcome: &Result<Value, ScriptError>) -> Option<String> {
+    let fits = match (ends, outcome) {
+        (Timeout, Err(ScriptError::ScriptTimeout(_)))
+        | (Memory, Err(ScriptError::ScriptMemory))
+        | (TooBig, Err(ScriptError::ScriptTooBig(_)))
+        // On a busy machine a slow script may run into its deadline first.
+        | (Memory | TooBig, Err(ScriptError::ScriptTimeout(_))) => true,
+        (ErrorWith(text), Err(ScriptError::ScriptFailed(message))) => message.contains(text),
+        (Somehow, Err(ScriptError::SandboxUnavailable(_))) => false,
+        (Somehow, _) => true,
+        _ => false,
+    };
+    let long = outcome.as_ref().err().map_or(0, |error| error.to_string().len()) > 2048;
+    (!fits || long).then(|| format!("{script}: expected {ends:?}, got {:.300}", format!("{outcome:?}")))
+}
+
+#[tokio::test]
+async fn bytecode_is_rejected() {
+    let scripts = Scripts::start(2, |_| {}).await;
+    for text in ["\u{1b}LJ\u{2}\u{2}", "\u{1b}LJ\u{2}\n\0\u{2}\u{2}\0\0\u{2}L\0\u{1}\0\0", "\u{1b}Lua"] {
+        let error = scripts.call("hook", text).await.unwrap_err();
+        assert!(matches!(error, ScriptError::ScriptFailed(_)), "{error}");
+    }
+}
+
+/// Globals of one call are gone in the next call in the same child, of another hook or of the same.
+#[tokio::test]
+async fn calls_share_no_state() {
+    let scripts = Scripts::start(3, |options| options.processes = 1).await;
+    let check = "
+        local found = {}
+        local function see(name, value) if value ~= nil then found[#found + 1] = name end end
+        see('global', rawget(_G, 'leak'))  see('global by name', leak)
+        see('string', string.leak)         see('method', ('x').leak)
+        see('table', table.leak)           see('math', math.leak)
+        see('bit', bit.leak)               see('coroutine', coroutine.leak)
+        see('ngx', rawget(ngx, 'leak'))    see('kong', rawget(kong.log, 'leak'))
+        see('cjson', rawget(cjson, 'leak'))  see('array_mt', cjson.array_mt.leak)
+        see('empty_array', rawget(cjson.empty_array, 1))  see('array_mt', getmetatable(cjson.array_mt))
+        see('os', rawget(os, 'leak'))      see('data', data.leak)
+        see('module', rawget(require 'cjson.safe', 'leak'))
+        if pcall(function() return ngx.nothing end) then found[#found + 1] = 'metatable' end
+        if getmetatable(_G) then found[#found + 1] = 'metatable of _G' end
+        if ('x'):upper() ~= 'X' or tostring(1) ~= '1' or cjson.encode({}) ~= '{}' then found[#found + 1] = 'functions' end
+        return #found == 0 and true or found";
+    assert_eq!(scripts.run("a", check).await, Ok(json!(true)));
+    let child = scripts.only_child();
+    let spoil = "
+        leak = 1  string.leak = 1  table.leak = 1  math.leak = 1  bit.leak = 1  coroutine.leak = 1
+        ngx.leak = 1  kong.log.leak = 1  cjson.leak = 1  cjson.array_mt.leak = 1  cjson.empty_array[1] = 1
+        os.leak = 1  data.leak = 1  (require 'cjson.safe').leak = 1
+        string.upper = function() return 'no' end  tostring = function() return 'no' end  cjson.encode = nil
+        getmetatable(ngx).__index = function() return 1 end
+        setmetatable(_G, {__index = function() return 'leak' end})
+        setmetatable(string, {__index = function() return 'leak' end})
+        getmetatable(data.list).__index = function() return 'leak' end
+        setmetatable(cjson.array_mt, {__metatable = 'locked', __index = function() return 'leak' end})
+        return leak == 1 and ('x').other == 'leak'";
+    assert_eq!(scripts.run("b", spoil).await, Ok(json!(true)));
+    assert_eq!(scripts.run("b", check).await, Ok(json!(true)));
+    assert_eq!(scripts.run("a", check).await, Ok(json!(true)));
+    let context = json!({"a": 1});
+    let spoilt = "{% string.leak = 1 rawset(template, 'leak', 1) context.leak = 1 leak = 2 %}{{ leak }}{{ ('x').leak }}";
+    assert_eq!(scripts.render(spoilt, &context).await, Ok("21".into()));
+    let seen = "{{ leak }}{{ ('x').leak }}{{ rawget(template, 'leak') }}{{ context.leak }}|";
+    assert_eq!(scripts.render(seen, &context).await, Ok("|".into()));
+    let seeded = scripts.run("a", "math.randomseed(7) return math.random(1e9)").await.unwrap();
+    scripts.run("a", "math.randomseed(7) return true").await.unwrap();
+    assert_ne!(scripts.run("b", "return math.random(1e9)").await.unwrap(), seeded);
+    // It was the same process throughout; otherwise the test would prove nothing.
+    assert_eq!(scripts.only_child(), child);
+}

@@ -1,0 +1,187 @@
+use hookstream::core::template::context;
+use hookstream::sandbox::ScriptError;
+use serde_json::{Value, json};
+
+use super::{Scripts, assert_none};
+
+fn event() -> Value {
+    let data = json!({
+        "operation": "create", "yes": true, "off": false, "nothing": null,
+        "entity": {"username": "a<b>&\"'/", "n": 5, "half": 0.5, "id": 123_456_789_012_345_678_u64, "on": false, "none": null},
+        "tags": ["x", null, {"y": 1}], "empty": [], "type": "a member", "blocks": {"given": "from data"},
+    });
+    context(&data, "crud", "consumers")
+}
+
+/// The template language of lua-resty-template, row by row.
+#[tokio::test]
+async fn templates_match_lua_resty_template() {
+    let scripts = Scripts::start(30, |_| {}).await;
+    let mut wrong = Vec::new();
+    for (template, rendered) in [
+        // Expressions.
+        ("{{ entity.username }}", "a&lt;b&gt;&amp;&quot;&#39;&#47;"),
+        ("{* entity.username *}", "a<b>&\"'/"),
+        ("{{ operation:upper() .. '!' }} {{ 1 + 2 }} {{ #tags }}", "CREATE! 3 3"),
+        ("{{ entity.n }} {{ entity.half }} {{ entity.id }}", "5 0.5 1.2345678901235e+17"),
+        ("[{{ missing }}{{ nothing }}{{ entity.none }}{{}}{* nil *}]", "[]"),
+        ("{{ yes }} {{ off }} {{ entity.on }} {{ context.off }}", "true  false false"),
+        ("{{ cjson.null }}{* ngx.null *}{{ tags[2] }}", ""),
+        ("{{ function() return '<' end }}{* function() return function() return '<' end end *}", "<<"),
+        ("{{ string.upper('a') }} {{ type }} {{ context.type }}", "A a member a member"),
+        ("{{ source }}/{{ event }} {{ context.source }}", "crud/consumers crud"),
+        ("{{ 'a', true }} {{ '{', true }}", "a &#123;"),
+        ("{{ escape('<') }} {* template.escape('<') *} {* template.output(nil) *}", "&amp;lt; &lt; "),
+        ("{{ (tostring(entity):gsub('0x%x+', 'address')) }}", "table: address"),
+        (
+            "{* json(tags) *} {* json(empty) *} {* json('a\"') *} {* json(missing) *} {* json(off) *}",
+            "[\"x\",null,{\"y\":1}] [] \"a\\\"\" null null",
+        ),
+        ("{* json({b = 1, a = {1, 2}}) *}", "{\"a\":[1,2],\"b\":1}"),
+        ("{{ json(operation) }}", "&quot;create&quot;"),
+        ("{{\n  operation\n}}", "create"),
+        // Code.
+        ("{% for i, tag in ipairs({'a', 'b'}) do %}{{ i }}{{ tag }},{% end %}", "1a,2b,"),
+        ("a\n{% if yes then %}\n  b\n{% else %}\n  c\n{% end %}\nd", "a\n  b\nd"),
+        ("a {% if true then %}b{% end %} c", "ab c"),
+        ("a\n\t {% local x = 1 %}\n\n{{ x }}", "a\n\n1"),
+        ("{% local s = '%' .. '}' %}{{ s }}", "%}"),
+        ("{% -- a note %}a{% --[[ another\none ]] %}b", "ab"),
+        ("{% x = 5 %}{{ x }}{{ context.x }}", "5"),
+        ("{% context.y = 6 %}{{ y }}", "6"),
+        (
+            "{% local function bold(s) return '<b>' .. template.escape(s) .. '</b>' end %}{* bold('&') *}",
+            "<b>&amp;</b>",
+        ),
+        ("{% echo('a', nil, 1, '<') %}", "anil1<"),
+        ("{% for k, v in pairs({a = 1}) do echo(k, '=', v) end %}", "a=1"),
+        ("{% goto done %}a{% ::done:: %}b", "b"),
+        ("{% ___[#___ + 1] = 'by hand' %}", "by hand"),
+        ("{% (function() echo('x') end)() %}", "x"),
+        // Comments and escapes.
+        ("a{# {{ no }} {% no %} #}b", "ab"),
+        ("a\n{# note #}\nb", "a\nb"),
+        ("\\{{ no }} \\{* no *} \\{% no %} \\{# no #}{% %}", "{{ no }} {* no *} {% no %} {# no #}"),
+        ("\\\\{{ operation }}{% %}", "\\create"),
+        ("\\{(a)} \\{[b]} \\{-c-}d{-c-}{% %}", "{(a)} {[b]} {-c-}d{-c-}"),
+        ("{\"json\": {\"a\": [1]}} {a} { {{ operation }} }", "{\"json\": {\"a\": [1]}} {a} { create }"),
+        // Raw and named blocks.
+        ("{-raw-}{{ no }}{% no %}{-raw-}{% %}", "{{ no }}{% no %}"),
+        ("a\n{-verbatim-}\n{{ no }}\n{-verbatim-}\nb{% %}", "a\n{{ no }}\nb"),
+        ("{-title-}<{{ operation }}>{-title-}[{* blocks.title *}]", "[<create>]"),
+        ("{-a-}1{-a-}{-b-}2{-b-}{* blocks.b *}{* blocks.a *}{{ blocks.none }}", "21"),
+        ("a\n  {-b-}\n  in\n  {-b-}\nc{* blocks.b *}", "a\nc  in\n  "),
+        ("{-outer-}{-inner-}x{-inner-}[{* blocks.inner *}]{-outer-}{* blocks.outer *}", "[x]"),
+        ("{% local x = 1 %}{-b-}{{ x }}{-b-}[{* blocks.b *}]", "[]"),
+        ("{% x = 1 %}{-b-}{{ x }}{-b-}[{* blocks.b *}]", "[1]"),
+        ("{-b-}{% echo('in') %}{-b-}out{* blocks.b *}", "outin"),
+        ("{-b-}1{-b-}{* blocks.given *}", "from data"),
+        // Text that would end a long string literal, control characters, Unicode.
+        ("]=] ]] \"'\\ \t\u{1}9 é{% %}", "]=] ]] \"'\\ \t\u{1}9 é"),
+        ("", ""),
+    ] {
+        let result = scripts.render(template, &event()).await;
+        if result.as_deref() != Ok(rendered) {
+            wrong.push(format!("{template:?}: expected {rendered:?}, got {result:?}"));
+        }
+    }
+    assert_none(&wrong);
+}
+
+/// A template with fields only is rendered without Lua, to the same bytes as with Lua.
+#[tokio::test]
+async fn field_templates_render_the_same_without_lua() {
+    let scripts = Scripts::start(31, |_| {}).await;
+    let mut wrong = Vec::new();
+    for field in [
+        "operation",
+        "entity.username",
+        "entity.n",
+        "entity.half",
+        "entity.id",
+        "entity.on",
+        "entity.none",
+        "missing",
+        "off",
+        "yes",
+        "nothing",
+        "context.off",
+        "context.entity.n",
+        "operation.x",
+        "tags.x",
+        "json(tags)",
+        "json(entity)",
+        "json(empty)",
+        "json(off)",
+        "json(context)",
+        "json(missing)",
+        "json(entity.half)",
+        "source",
+        "context.event",
+    ] {
+        for template in [format!("<{{{{ {field} }}}}>"), format!("<{{* {field} *}}>")] {
+            let by_lua = format!("{{% %}}{template}");
+            let (without, with) =
+                (scripts.render(&template, &event()).await, scripts.render(&by_lua, &event()).await);
+            if without.is_err() || without != with {
+                wrong.push(format!("{template}: without {without:?}, with {with:?}"));
+            }
+        }
+    }
+    assert_none(&wrong);
+    for field in ["missing.x", "entity.none.x", "off.x", "entity.n.x", "yes.x", "nothing.x", "entity.on.x"] {
+        let template = format!("{{{{ {field} }}}}");
+        let why = |outcome: Result<String, ScriptError>| {
+            let text = outcome.unwrap_err().to_string();
+            text.split_once(": ").unwrap().1.to_owned()
+        };
+        let with = why(scripts.render(&format!("{{% %}}{template}"), &event()).await);
+        assert_eq!(why(scripts.render(&template, &event()).await), with, "{template}");
+    }
+    // A field of the data takes precedence over a helper of the same name.
+    for json in [json!("x"), json!(1), json!(true), json!(false), json!(null), json!([1]), json!({})] {
+        let (template, data) = ("{* json(a) *}", context(&json!({"json": json, "a": 1}), "s", "e"));
+        let outcome_text = |outcome: Result<String, ScriptError>| match outcome {
+            Ok(text) => text,
+            Err(error) => error.to_string().split_once(": ").unwrap().1.to_owned(),
+        };
+        let with = outcome_text(scripts.render(&format!("{{% %}}{template}"), &data).await);
+        assert_eq!(outcome_text(scripts.render(template, &data).await), with, "{json}");
+    }
+}
+
+#[tokio::test]
+async fn errors_name_the_template_line() {
+    let scripts = Scripts::start(32, |_| {}).await;
+    let mut wrong = Vec::new();
+    for (template, message) in [
+        (
+            "a\n{% -- note %}b\n{{ missing.x .. '' }}",
+            "template:3: attempt to index global 'missing' (a nil value)",
+        ),
+        ("{-a-}\n{{ error('here') }}\n{-a-}", "template:2: here"),
+        ("\n\n{% if %}", "template:3: unexpected symbol near 'if'"),
+        ("{{ _G['include'] or include }}{% local i = include i('x') %}", "include is not available"),
+        ("{% local t = template t.render('x') %}", "template.render is not available in a template"),
+        ("{% local l = 1 layout\n= 'x' %}", "layout is not available"),
+        ("{% os.execute('x') %}", "os.execute is not available in a template"),
+        ("{(file)}", "line 1, column 1: {(file)} includes a file"),
+        ("{% error({}) %}", "it raised a table"),
+    ] {
+        let error = scripts.render(template, &event()).await.unwrap_err().to_string();
+        if !error.contains(message) {
+            wrong.push(format!("{template:?}: expected {message}, got {error}"));
+        }
+    }
+    assert_none(&wrong);
+}
+
+/// Several templates of one request return in order, whether they need Lua or not.
+#[tokio::test]
+async fn renders_several_templates_in_order() {
+    let scripts = Scripts::start(33, |_| {}).await;
+    let templates = ["{{ operation }}", "{{ 1 + 1 }}", "", "{* operation:upper() *}", "{{ source }}"];
+    let rendered = scripts.sandbox.render("hook", &templates, &event(), super::CALL_DEADLINE).await;
+    assert_eq!(rendered.unwrap(), ["create", "2", "", "CREATE", "crud"]);
+    assert_eq!(scripts.sandbox.render("hook", &[], &event(), super::CALL_DEADLINE).await, Ok(vec![]));
+}
