@@ -31,8 +31,8 @@ lint: check-rust words deny ## check formatting, clippy with warnings denied, th
 words: ## reject dialect phrases in code, comments and documents (.ci/words.txt)
 	.ci/words
 
-deny: ## licences, banned crates and sources, offline; skipped where cargo-deny is not installed
-	@if command -v cargo-deny >/dev/null; then $(CARGO) deny --offline --log-level error check licenses bans sources; \
+deny: ## check licences, banned crates and sources, offline; skipped where cargo-deny is not installed
+	@if command -v cargo-deny >/dev/null; then $(CARGO) fetch -q --locked && $(CARGO) deny --offline --log-level error check licenses bans sources; \
 	else echo "deny: skipped, cargo-deny is not installed (cargo install cargo-deny)"; fi
 
 test: check-tools controlplane ## run all tests, including those against a real control plane

@@ -1,5 +1,6 @@
 //! `cargo bench --bench scripts`: the cost of the sandbox. Measures invocations per second of templates and a lambda
-//! through the pool, the start time of a child process, its memory when idle, and the time to replace a killed child.
+//! through the pool. Also measures the start time and idle memory of a child process, and the time to replace a killed
+//! one.
 //!
 //! Exits 0 unless an invocation failed or no sandbox is available. The goals are for a machine with two cores.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -101,7 +102,7 @@ async fn invoke_lambda(sandbox: &Sandbox, hook: &str) {
     assert_eq!(sandbox.invoke(hook, call, DEADLINE).await, Ok(json!(true)));
 }
 
-/// Starts every child that the pool may have, and lets each run a lambda.
+/// Starts every child that the pool may have, and runs a lambda in each.
 async fn warm_up(sandbox: &Sandbox) {
     let names: Vec<String> = (0..HOOKS).map(|hook| format!("hook-{hook}")).collect();
     for _ in 0..20 {

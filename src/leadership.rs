@@ -7,15 +7,15 @@ use tokio::sync::watch;
 
 use crate::core::time::Millis;
 
-/// Another replica leads, or none does: this replica must not write.
+/// This replica does not lead and must not write: another replica leads, or none does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("another replica leads")]
 pub struct NotLeading;
 
-/// Answers whether this replica leads. Cheap to clone.
+/// Reports whether this replica leads. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Leadership {
-    /// None if there is no election, as with files: this process always leads.
+    /// None if there is no election, as in standalone: this process always leads.
     lease: Option<Arc<LeaseState>>,
 }
 
@@ -26,27 +26,27 @@ pub struct LeadershipHandle(Arc<LeaseState>);
 #[derive(Debug)]
 struct LeaseState {
     clock: fn() -> Millis,
-    /// When leadership ends, by `clock`.
+    /// The time at which leadership ends, by `clock`.
     until: AtomicI64,
     /// Counts how often leadership was gained.
     term: watch::Sender<u64>,
 }
 
 impl Leadership {
-    /// Leads always.
+    /// Creates a leadership that never ends.
     pub fn always() -> Self {
         Leadership { lease: None }
     }
 
-    /// Leads while the handle says so. `clock` must advance while the process is stopped (SIGSTOP).
+    /// Creates a leadership that the handle sets. `clock` must advance while the process is stopped (SIGSTOP).
     pub fn leased(clock: fn() -> Millis) -> (Leadership, LeadershipHandle) {
         let (term, until) = (watch::Sender::new(0), AtomicI64::new(i64::MIN));
         let lease = Arc::new(LeaseState { clock, until, term });
         (Leadership { lease: Some(lease.clone()) }, LeadershipHandle(lease))
     }
 
-    /// True while this replica leads. Compares the clock with the end of the lease, so that a process that was stopped
-    /// for longer than its lease does not believe that it leads when it continues.
+    /// True while this replica leads. Compares the clock with the end of the lease: a process that was stopped for
+    /// longer than its lease must not write when it continues.
     pub fn is_leader(&self) -> bool {
         self.lease.as_ref().is_none_or(|lease| (lease.clock)().0 < lease.until.load(Ordering::Acquire))
     }
@@ -72,7 +72,7 @@ impl Leadership {
 }
 
 impl LeadershipHandle {
-    /// Leads until `until` (None: not at all). `gained` starts a new term.
+    /// Sets the end of leadership (None: this replica does not lead). `gained` starts a new term.
     pub fn set(&self, until: Option<Millis>, gained: bool) {
         self.0.until.store(until.map_or(i64::MIN, |until| until.0), Ordering::Release);
         if gained {

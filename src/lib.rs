@@ -1,9 +1,10 @@
 //! Hookstream: a Kubernetes operator that configures Kong and Auth0 from custom resources, and a worker that delivers
 //! events durably.
 //!
-//! Dependencies point one way: `cli -> controller, worker -> admin, store, cluster, net, sandbox -> core -> api`. `core`
-//! depends on neither Kubernetes nor HTTP. `emulator` emulates the vendors and depends only on `core`, `api` and `net`. The
-//! `mod.rs` of each folder states its purpose, its invariants and what is out of scope.
+//! Dependencies point one way: `cli -> controller, worker -> admin, cluster, net, sandbox -> core -> api`. `core`
+//! depends on neither Kubernetes nor HTTP. `emulator` emulates the vendors and depends only on `core`, `api` and `net`.
+//! The embedded store is in `worker::store`. The `mod.rs` of each folder states its purpose, its invariants and what is out of
+//! scope.
 
 pub mod admin;
 pub mod api;

@@ -13,14 +13,14 @@ use parking_lot::Mutex;
 
 use crate::metrics::Metrics;
 
-/// The process is ready when every gate is open.
+/// The readiness of the process: it is ready when every gate is open.
 #[derive(Clone, Default)]
 pub struct Readiness {
     /// The descriptions of the closed gates.
     closed: Arc<Mutex<BTreeMap<u64, String>>>,
 }
 
-/// A condition that the process has to meet before it is ready. A gate that is dropped without being opened stays closed.
+/// A condition that the process has to meet before it is ready. Dropping the gate does not open it.
 #[must_use]
 pub struct ReadinessGate {
     readiness: Readiness,
@@ -49,7 +49,7 @@ impl ReadinessGate {
     }
 }
 
-/// The process is alive unless a part of it hangs for good, so that only a restart helps.
+/// The liveness of the process: it is alive unless a part of it hangs, so that only a restart helps.
 #[derive(Clone, Default)]
 pub struct Liveness {
     hanging: Arc<Mutex<Vec<String>>>,
@@ -86,7 +86,7 @@ async fn readyz(State(ops): State<Ops>) -> Response {
     probe_response("not ready until", ops.readiness.closed.lock().values())
 }
 
-/// Returns 200 if there is no obstacle, else 503 with one line for each.
+/// Returns 200 if there is no obstacle, otherwise 503 with one line for each obstacle.
 fn probe_response<'a>(prefix: &str, obstacles: impl Iterator<Item = &'a String>) -> Response {
     let text: String = obstacles.map(|obstacle| format!("{prefix} {obstacle}\n")).collect();
     if text.is_empty() {

@@ -1,4 +1,5 @@
-//! The load generator: a number of connections sends a number of events, each as fast as its responses arrive.
+//! The load generator: sends events over several connections. Each connection sends its next event when it has received
+//! a response.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};

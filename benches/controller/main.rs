@@ -1,6 +1,6 @@
-//! `cargo bench --bench controller`: the controller's cost compared with the minimum that each object needs, on a real
-//! API server and etcd, with the real `hookstream controller` and an emulated Kong. `BENCH_OBJECTS` (default 10000) is
-//! the number of EventHooks.
+//! `cargo bench --bench controller`: compares the controller's cost with the minimum that each object needs. Runs the
+//! real `hookstream controller` with a real API server and etcd, and an emulated Kong. `BENCH_OBJECTS` (default 10000)
+//! is the number of EventHooks.
 //!
 //! Each figure is printed with its goal. Exits 0 unless an object did not become ready.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]

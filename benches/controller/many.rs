@@ -25,7 +25,7 @@ pub async fn run(objects: usize) -> Result<(), String> {
     let template = world.hook("probe");
     world.apply(&[world.connection(), template.clone()]).await;
 
-    // Take the status of one object as a template, and the memory of a controller with one object.
+    // Measure the memory of a controller with one object, and use the status of that object as a template.
     let controller = world.another("controller", &UNLIMITED);
     let status = world.ready("eventhooks/probe").await["status"].clone();
     let baseline = resident_mib(&controller);

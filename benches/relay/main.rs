@@ -1,7 +1,7 @@
 //! `cargo bench --bench relay`: the cost of durability. Measures events per second from acceptance to delivery through
-//! the real `hookstream standalone` on its embedded store, and through a bare relay that signs and forwards the same
-//! request without parsing or storing it. Both run on loopback in alternating rounds. Then measures the cost of templates
-//! and lambdas.
+//! the real `hookstream standalone` on its embedded store. Compares them with a bare relay that signs and forwards the
+//! same request without parsing or storing it. Both run on loopback in alternating rounds. Then measures the cost of
+//! templates and lambdas.
 //!
 //! Exits 0 unless an accepted event was not delivered or a process did not start.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]

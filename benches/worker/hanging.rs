@@ -1,4 +1,4 @@
-//! One of a hundred receivers hangs. The latency of the other hooks should not change.
+//! Measures the latency of healthy hooks while one of a hundred receivers hangs. It should not change.
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -1,6 +1,6 @@
-//! `cargo bench --bench worker`: the cost of the number of hooks, the effect of a hanging receiver on other hooks, and a
-//! restart with a million pending deliveries. Each figure is printed with its goal; only a lost event fails the run.
-//! Run one part with `cargo bench --bench worker -- hooks` (or `hanging`, `restart`).
+//! `cargo bench --bench worker`: measures the cost of many hooks and the effect of a hanging receiver on other hooks.
+//! Also measures a restart with a million pending deliveries. Each figure is printed with its goal; only a lost event
+//! fails the run. Run one part with `cargo bench --bench worker -- hooks` (or `hanging`, `restart`).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "../common/mod.rs"]

@@ -8,8 +8,8 @@ use super::error::AdminError;
 use super::response;
 use crate::core::time::Millis;
 
-/// Identifies what a list shows: a hash of the address, the credentials and the kind. Clients with the same scope see the
-/// same objects.
+/// Identifies the contents of a list: a hash of the address, the credentials and the kind. Clients with the same scope
+/// see the same objects.
 pub type ListScope = [u8; 32];
 
 /// All objects of one kind.
@@ -20,14 +20,15 @@ pub struct Listing {
     pub vendor_time: Option<Millis>,
 }
 
-/// A vendor's objects of one kind. All calls may be repeated: the reconciler finds the object of an interrupted create.
+/// A client of one kind of a vendor's objects. All calls may be repeated: the reconciler finds the object of an
+/// interrupted create.
 pub trait ExternalClient: Send + Sync {
     /// The desired state of an object.
     type Desired: Send + Sync;
 
     /// False if `observe` returns more of an object than `list`.
     const LIST_IS_COMPLETE: bool = true;
-    /// False if the vendor never returns a secret that it was given.
+    /// False if the vendor never returns the secrets of an object.
     const SECRETS_READ_BACK: bool;
 
     /// Returns the key under which listings of this client may be shared.
@@ -47,8 +48,8 @@ pub trait ExternalClient: Send + Sync {
     fn list(&self) -> impl Future<Output = Result<Listing, AdminError>> + Send;
     /// Reads one object; None if it does not exist.
     fn observe(&self, id: &str) -> impl Future<Output = Result<Option<Value>, AdminError>> + Send;
-    /// Fails if an existing object would make the vendor reject the create. Call it before starting a create: a create that
-    /// was started and is not visible yet has to be waited for.
+    /// Fails if an existing object would make the vendor reject the create. Call it before writing the create record:
+    /// once a record exists, the controller has to wait for an object that may never appear.
     fn check_create(&self, _desired: &Self::Desired) -> impl Future<Output = Result<(), AdminError>> + Send {
         async { Ok(()) }
     }

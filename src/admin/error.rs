@@ -18,7 +18,7 @@ const MAX_CODE: usize = 128;
 /// How to react to an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AdminErrorClass {
-    /// Repeating the call fails the same way: wait for a change of the spec.
+    /// The same call would fail again: wait for a change of the spec.
     Terminal,
     /// Retry after this time, not earlier.
     RateLimited(Duration),

@@ -24,7 +24,7 @@ fn finish(crd: CustomResourceDefinition) -> Value {
 
 /// Removes `nullable` and the null in optional enums, and joins the lines of descriptions.
 ///
-/// With `nullable`, an explicit null stays in the object and counts as present for `has()`, so `webhook: null` beside
+/// With `nullable`, an explicit null stays in the object and counts as present for `has()`. So `webhook: null` beside
 /// `log: {}` would violate "exactly one of". Without it, the API server prunes the null. Line breaks inside a paragraph
 /// are joined because `kubectl explain` wraps lines itself.
 fn clean_up(value: &mut Value) {

@@ -3,10 +3,10 @@
 //! `hookstream crds` generates the CRDs from these types. `kubectl explain` prints their doc comments, so the comments are
 //! written for users: shape, unit, default, limits and effect.
 //!
-//! Invariants: the schema contains only defaults that can never change (code applies the others, the comments document
-//! them); unions are optional members with an "exactly one of" rule; every field has a bound and every list a list type; no
-//! I/O. Optional members are `Option`s that are omitted if they are `None` (`skip_serializing_none`). With `schema_with`,
-//! a member also needs `serde(default)` to be optional in the schema.
+//! Invariants: the schema contains only defaults that can never change; code applies the other defaults, and the
+//! comments document them; a union consists of optional members and an "exactly one of" rule; every field has a bound
+//! and every list a list type; no I/O. Optional members are `Option`s that are omitted if they are `None`
+//! (`skip_serializing_none`). With `schema_with`, a member also needs `serde(default)` to be optional in the schema.
 //!
 //! Out of scope: the meaning of an object (`core`), reading and writing objects (`cluster`).
 

@@ -15,7 +15,7 @@ use crate::api;
 #[command(verbatim_doc_comment)]
 pub struct Args {
     /// Write one file for each kind into this folder instead of printing.
-    // Not HOOKSTREAM_OUTPUT, which is the output format of other commands: `json` would become a folder here.
+    // Not HOOKSTREAM_OUTPUT, which is the output format of other commands: its value `json` would become a folder here.
     #[arg(long, value_name = "DIR", env = "HOOKSTREAM_CRDS_OUTPUT")]
     output: Option<PathBuf>,
 }

@@ -1,4 +1,4 @@
-//! `hookstream diff`: what a sync of manifests would change at the vendors.
+//! `hookstream diff`: shows the changes that a sync of manifests would make at the vendors.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -20,12 +20,12 @@ use crate::leadership::Leadership;
 use crate::metrics::Metrics;
 use crate::net::HttpClient;
 
-/// Show what a sync of these manifests would change at the vendors. Nothing is written.
+/// Show the changes that a sync of these manifests would make at the vendors, without making them.
 ///
-/// This process calls the vendors, with the Connections and Secrets of the files. It finds an external object as the
-/// controller does: by --data, by the uid and status that kubectl get -o yaml prints, by adopt.id, or by the id that
-/// standalone derives from the name. Secrets are never shown. Exit code 1: something differs; 2: an object could not be
-/// compared.
+/// This process calls the vendors with the Connections and Secrets of the files. Like the controller, it finds an
+/// external object by the uid and status, by adopt.id, or by the id that standalone derives from the name. The uid and
+/// status come from --data, or from a manifest as kubectl get -o yaml prints it. It never shows secrets. Exit code 1:
+/// something differs; 2: an object could not be compared.
 ///
 /// Example: hookstream diff manifests/ --data /var/lib/hookstream
 /// Example: kubectl get eventhooks,connections,secrets -o yaml > now.yaml && hookstream diff now.yaml
@@ -35,17 +35,17 @@ pub struct Args {
     /// Files or folders with manifests (*.yaml, *.yml, *.json).
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
-    /// The data folder of standalone, with the state of its objects and its keys. Default: secrets that the operator
+    /// The data folder of standalone, with the state of its objects and its keys. Without it, secrets that the operator
     /// derives are not compared.
     #[arg(long, value_name = "DIR", env = "HOOKSTREAM_DATA")]
     data: Option<PathBuf>,
-    /// The worker's address for Kong, as the operator has it. A Connection may have its own.
+    /// The URL at which Kong reaches the worker, as the operator's flag has it. A Connection's ingestUrl overrides it.
     #[arg(long, value_name = "URL", value_parser = parse_url, env = "HOOKSTREAM_INGEST_URL")]
     ingest_url: Option<Url>,
-    /// The worker's address for Auth0, as the operator has it. A Connection may have its own.
+    /// The URL at which Auth0 reaches the worker, as the operator's flag has it. A Connection's ingestUrl overrides it.
     #[arg(long, value_name = "URL", value_parser = parse_url, env = "HOOKSTREAM_PUBLIC_INGEST_URL")]
     public_ingest_url: Option<Url>,
-    #[arg(short, long, value_enum, default_value_t = OutputFormat::Table, env = "HOOKSTREAM_OUTPUT", help = HELP)]
+    #[arg(short, long, value_enum, default_value_t = OutputFormat::Table, value_name = "FORMAT", env = "HOOKSTREAM_OUTPUT", help = HELP)]
     output: OutputFormat,
     #[command(flatten)]
     egress: EgressArgs,
@@ -66,7 +66,7 @@ struct Row {
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<String>,
     fields: Vec<String>,
-    /// Secrets that cannot be compared here. They count as no difference.
+    /// Secrets that cannot be compared here. They do not count as a difference.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     uncompared: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -82,7 +82,7 @@ pub async fn run(args: Args) -> CommandResult {
     let options = ControllerOptions {
         ingest_url: args.ingest_url,
         public_ingest_url: args.public_ingest_url,
-        // Without a grace period: there is no second attempt that could find a new object.
+        // Use no grace period: a second attempt that could find a new object does not follow.
         deadlines: Deadlines { creation: Duration::ZERO, ..Deadlines::default() },
         ..ControllerOptions::default()
     };
@@ -108,7 +108,7 @@ pub async fn run(args: Args) -> CommandResult {
 const UNKNOWN: &str = "unknown";
 
 async fn read(args: &Args) -> Result<(Arc<dyn Cluster>, View), Failure> {
-    // Fails on a malformed manifest, which `Files` only logs.
+    // Fail on a malformed manifest, which `FileCluster` only logs.
     let offline = OfflineManifests::read(args.paths.clone()).or_fail(|| "diff".into())?;
     let Some(data) = &args.data else {
         let view = offline.view().await;

@@ -7,8 +7,8 @@ use serde_json::value::RawValue;
 
 use super::failure::{Failure, OrFail};
 
-/// Reads JSON from a flag's value: JSON itself, `@FILE`, or `-` (also `@-`) for standard input. Files and standard input may
-/// have at most `max_bytes`. Numbers keep their digits.
+/// Reads JSON from a flag's value: JSON itself, `@FILE`, or `-` (also `@-`) for standard input. Files and standard
+/// input may have at most `max_bytes`. The digits of numbers stay unchanged.
 pub fn read_event_data(text: &str, max_bytes: u64) -> Result<Box<RawValue>, Failure> {
     let file_name = if text == "-" { Some("-") } else { text.strip_prefix('@') };
     let (origin, json) = match file_name {

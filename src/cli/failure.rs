@@ -5,7 +5,7 @@ use std::process::ExitCode;
 /// The result of a command: exit code 0 for success, 1 for a negative finding; a failure has code 2 or above.
 pub type CommandResult = Result<ExitCode, Failure>;
 
-/// Why a command failed: one line for standard error, and the exit code.
+/// A failed command: one line for standard error, and the exit code.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct Failure {
@@ -22,7 +22,7 @@ impl Failure {
 
 /// Converts errors into failures.
 pub trait OrFail<T> {
-    /// Prefixes an error with what was being done, and turns it into a failure of the command.
+    /// Turns an error into a failure of the command. Prefixes it with the action that failed.
     fn or_fail(self, action: impl FnOnce() -> String) -> Result<T, Failure>;
 }
 

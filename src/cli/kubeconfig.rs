@@ -1,4 +1,4 @@
-//! Finds the cluster: by KUBECONFIG, or from inside a pod.
+//! Finds the cluster: by KUBECONFIG, or from inside a Pod.
 
 use std::error::Error;
 
@@ -7,17 +7,17 @@ use kube::{Client, Config};
 
 use super::failure::{Failure, OrFail};
 
-/// Loads the configuration of the cluster that KUBECONFIG names, otherwise of the one in which this process runs.
+/// Loads the configuration of the cluster that KUBECONFIG names, otherwise of the cluster in which this process runs.
 pub async fn load_config() -> Result<Config, Failure> {
     let mut config = Config::infer().await.map_err(|error| {
-        // Outside of a pod only the problem with the kubeconfig file helps the user.
+        // Outside of a Pod, only the problem with the kubeconfig file helps the user.
         let why = match (std::env::var_os("KUBERNETES_SERVICE_HOST"), error.source()) {
             (None, Some(kubeconfig)) => kubeconfig.to_string(),
             _ => error.to_string(),
         };
         Failure::new(format!("no cluster: {why}: set KUBECONFIG, or run inside a cluster"))
     })?;
-    // The library uses the environment's proxy, which is meant for other programs, and then fails to connect.
+    // Ignore the environment's proxy, which is meant for other programs: with it, the library fails to connect.
     let proxy_of = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<Uri>().ok());
     if ["HTTPS_PROXY", "https_proxy"]
         .into_iter()

@@ -11,10 +11,10 @@ use super::failure::Failure;
 #[derive(clap::Args, Clone, Debug)]
 pub struct LogArgs {
     /// The format of log lines. Default: text on a terminal, otherwise json.
-    #[arg(long, value_enum, env = "HOOKSTREAM_LOG_FORMAT")]
+    #[arg(long, value_enum, value_name = "FORMAT", env = "HOOKSTREAM_LOG_FORMAT")]
     log_format: Option<LogFormat>,
     /// The log level (error, warn, info, debug, trace), or a filter such as info,hookstream=debug.
-    #[arg(long, default_value = "info", env = "HOOKSTREAM_LOG_LEVEL")]
+    #[arg(long, default_value = "info", value_name = "FILTER", env = "HOOKSTREAM_LOG_LEVEL")]
     log_level: String,
 }
 

@@ -1,12 +1,12 @@
 //! The command line: one file for each subcommand.
 //!
-//! Purpose: read flags and `HOOKSTREAM_*` variables, connect the components, turn results into exit codes.
+//! Purpose: reads flags and `HOOKSTREAM_*` variables, connects the components, and turns results into exit codes.
 //!
 //! Invariants: exit code 0 means success, 1 a negative finding, 2 and above that the command failed. An error is one line on
 //! standard error that says what failed, where, and what to do. No subcommand contains logic that another component could
 //! need.
 //!
-//! Out of scope: everything else.
+//! Out of scope: reconciling (`controller`), delivering (`worker`), and every other rule.
 
 pub mod crds;
 pub mod deliveries;
@@ -85,7 +85,7 @@ enum Command {
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
-    // reqwest has no crypto provider of its own. An error means that one is installed already.
+    // Install a crypto provider, because reqwest has none. An error means that one is installed already.
     rustls::crypto::ring::default_provider().install_default().ok();
     let cli = Cli::parse();
     let result = match cli.command {
@@ -120,7 +120,7 @@ fn block_on(command: impl Future<Output = CommandResult> + Send + 'static) -> Co
     run_on(&mut Builder::new_multi_thread(), command)
 }
 
-/// Runs a command that accepts events. Ingest has a runtime of its own on the other half of the cores.
+/// Runs a command that accepts events. Ingest runs on a separate runtime with the other half of the cores.
 fn block_on_half_the_cores(command: impl Future<Output = CommandResult> + Send + 'static) -> CommandResult {
     run_on(Builder::new_multi_thread().worker_threads(half_the_cores()), command)
 }
@@ -130,7 +130,8 @@ fn run_on(
     command: impl Future<Output = CommandResult> + Send + 'static,
 ) -> CommandResult {
     let runtime = runtime.enable_all().build().or_fail(|| "starting the runtime".into())?;
-    // Run on one of the runtime's own threads: from another thread, each message to its tasks would wake a thread.
+    // Run the command on one of the runtime's own threads: from another thread, each message to its tasks would wake a
+    // thread.
     let result =
         runtime.block_on(runtime.spawn(command)).unwrap_or_else(|ended| match ended.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),

@@ -24,7 +24,7 @@ use crate::ops::{Liveness, Readiness};
 
 /// The time between two checks of the watches.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// How long the API server may take to return its version.
+/// The deadline for the API server to return its version.
 const VERSION_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Run controller and worker in one process, in a Kubernetes cluster.
@@ -43,7 +43,7 @@ pub struct RunArgs {
     worker: WorkerRoleArgs,
 }
 
-/// Run the controller: applies the custom resources to the vendors' admin APIs.
+/// Run the controller, which applies the custom resources to the vendors' admin APIs.
 ///
 /// Example: hookstream controller --ingest-url http://hookstream-ingest.hookstream-system.svc:8080
 #[derive(clap::Args)]
@@ -57,7 +57,7 @@ pub struct ControllerRoleArgs {
     lease: LeaseArgs,
 }
 
-/// Run the worker: accepts events and delivers them.
+/// Run the worker, which accepts events and delivers them.
 ///
 /// Example: hookstream worker --data /var/lib/hookstream
 #[derive(clap::Args)]
@@ -76,15 +76,15 @@ struct ClusterArgs {
     #[arg(long, value_delimiter = ',', env = "HOOKSTREAM_NAMESPACE")]
     namespace: Vec<String>,
     /// The operator's own namespace, which contains the key ring.
-    #[arg(long, default_value = "hookstream-system", env = "POD_NAMESPACE")]
+    #[arg(long, default_value = "hookstream-system", value_name = "NAMESPACE", env = "POD_NAMESPACE")]
     operator_namespace: String,
     /// Use only Secrets with the label hookstream.dev/use: "true".
     #[arg(long, env = "HOOKSTREAM_REQUIRE_SECRET_LABEL")]
     require_secret_label: bool,
     /// The audience that callers' tokens must be issued for.
-    #[arg(long, default_value = "hookstream", env = "HOOKSTREAM_TOKEN_AUDIENCE")]
+    #[arg(long, default_value = "hookstream", value_name = "AUDIENCE", env = "HOOKSTREAM_TOKEN_AUDIENCE")]
     token_audience: String,
-    /// The duration of one watch request, 5s to 290s. /livez fails when a watch makes no progress for twice as long.
+    /// The duration of one watch request, 5s to 290s. /livez fails if a watch makes no progress for twice this time.
     #[arg(long, default_value = "200s", value_name = "DURATION", value_parser = parse_watch_timeout, env = "HOOKSTREAM_WATCH_TIMEOUT")]
     watch_timeout: Duration,
     /// The listen address of /livez, /readyz and /metrics.
@@ -191,8 +191,8 @@ async fn start(
     .await
 }
 
-/// Fails the liveness probe while a watch hangs. A worker delivers without the API server, and a restarted one could not
-/// even start. With a worker, the probe therefore fails only if the API server responds on a new connection.
+/// Fails the liveness probe while a watch hangs. A running worker can deliver without the API server, but cannot start
+/// without it. With a worker, the probe therefore fails only if the API server responds on a new connection.
 async fn check_watches(
     watch_liveness: Arc<WatchLiveness>,
     config: Config,

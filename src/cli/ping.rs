@@ -8,7 +8,7 @@ use super::failure::CommandResult;
 use super::output::{self, HELP, OutputFormat, print_line};
 use super::worker_args::WorkerApiArgs;
 
-/// Send Kong's ping from the worker to a webhook's URL. Exit code 1: the receiver did not answer it.
+/// Send Kong's ping from the worker to a webhook's URL. Exit code 1: the receiver did not answer the ping.
 ///
 /// Example: hookstream ping -n shop orders
 #[derive(clap::Args)]
@@ -18,7 +18,7 @@ pub struct Args {
     hook: String,
     #[command(flatten)]
     api: WorkerApiArgs,
-    #[arg(short, long, value_enum, default_value_t = OutputFormat::Table, env = "HOOKSTREAM_OUTPUT", help = HELP)]
+    #[arg(short, long, value_enum, default_value_t = OutputFormat::Table, value_name = "FORMAT", env = "HOOKSTREAM_OUTPUT", help = HELP)]
     output: OutputFormat,
 }
 
@@ -26,7 +26,7 @@ pub async fn run(args: Args) -> CommandResult {
     let worker = args.api.connect().await?;
     let url = worker.kong_url(&args.api.caller.namespace, &["event-hooks", &args.hook, "ping"])?;
     let response = worker.get(url).await?;
-    // 502 is a finding: the worker answered that the receiver did not.
+    // 502 is a finding: the worker reports that the receiver did not answer.
     let code = if response.status.as_u16() == 502 { 1 } else { 2 };
     let ping: Value = response.success_or(code)?.json()?;
     match args.output {

@@ -25,7 +25,7 @@ use super::output::print_line;
 use super::signals::stop_signal;
 use crate::core::{duration, sign};
 
-/// The largest body in bytes; a larger one is answered 413.
+/// The largest accepted body in bytes; larger ones get 413.
 const MAX_BODY_BYTES: usize = 16 << 20;
 /// The number of characters of a body that a line of text shows.
 const MAX_SHOWN_CHARS: usize = 2_000;
@@ -34,8 +34,8 @@ const TOLERANCE_SECS: i64 = 300;
 
 /// Receive webhooks and print them.
 ///
-/// Verifies Kong's x-kong-signature and Standard Webhooks signatures. With --output json all headers are printed unmasked,
-/// so protect that output.
+/// Verifies Kong's x-kong-signature and Standard Webhooks signatures. With --output json, it prints all headers
+/// unmasked: protect that output.
 ///
 /// Example: hookstream receive --listen 127.0.0.1:9000 --secret-file secret.txt --fail-first 2
 #[derive(clap::Args)]
@@ -44,10 +44,10 @@ pub struct Args {
     /// The listen address; port 0 selects a free port.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9000", env = "HOOKSTREAM_LISTEN")]
     listen: SocketAddr,
-    /// A file with the signing secrets, one for each line. Requests that are not signed with one of them are answered 401.
+    /// A file with the signing secrets, one on each line. Requests that are not signed with one of them get 401.
     #[arg(long, value_name = "FILE", env = "HOOKSTREAM_SECRET_FILE")]
     secret_file: Option<PathBuf>,
-    /// Answer the first N requests with 503. Pings and requests that are answered 401 do not count.
+    /// Answer the first N requests with 503. Pings and requests that get 401 do not count.
     #[arg(long, value_name = "N", default_value_t = 0, env = "HOOKSTREAM_FAIL_FIRST")]
     fail_first: u64,
     /// Answer the other requests with this status, 200 to 599.
@@ -63,7 +63,7 @@ pub struct Args {
     #[arg(long, value_name = "DURATION", value_parser = duration::parse, env = "HOOKSTREAM_DELAY")]
     delay: Option<Duration>,
     /// The output format: one line for each request, as text or as JSON with all headers.
-    #[arg(long, value_enum, default_value_t = LineFormat::Text, env = "HOOKSTREAM_OUTPUT")]
+    #[arg(long, value_enum, default_value_t = LineFormat::Text, value_name = "FORMAT", env = "HOOKSTREAM_OUTPUT")]
     output: LineFormat,
 }
 
@@ -141,7 +141,7 @@ fn read_secrets(path: &PathBuf) -> Result<Vec<String>, Failure> {
     if secrets.is_empty() {
         return Err(Failure::new(format!("{} contains no secret", path.display())));
     }
-    // Check the secrets now; otherwise every request would be reported as INVALID.
+    // Check the secrets now. Otherwise the receiver would report every request as INVALID.
     let parsed: Vec<&str> = secrets.iter().map(String::as_str).collect();
     sign::standard_webhooks_signature(&parsed, "", 0, b"").or_fail(|| path.display().to_string())?;
     Ok(secrets)
@@ -160,7 +160,7 @@ async fn receive(State(receiver): State<Arc<Receiver>>, request: Request) -> Sta
         None => (SignatureStatus::Unchecked, None),
     };
     let status = match &body {
-        // The body is too large, or the sender disconnected and the response is not read.
+        // The body is too large, or the sender disconnected and does not read the response.
         None => StatusCode::PAYLOAD_TOO_LARGE,
         Some(_) => receiver.choose_status(signature, ping.is_some()),
     };

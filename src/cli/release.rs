@@ -1,4 +1,4 @@
-//! `hookstream release`: removes the finalizers of all objects before an uninstall.
+//! `hookstream release`: takes the Lease and removes the finalizers of all objects before an uninstall.
 
 use std::collections::HashSet;
 use std::process::ExitCode;
@@ -23,8 +23,8 @@ use crate::metrics::Metrics;
 use crate::net::HttpClient;
 use crate::ops::Readiness;
 
-/// Prepare an uninstall: stop a running controller from leading, remove the finalizers of all objects, and leave the vendor
-/// objects in place.
+/// Prepare an uninstall: stop a running controller from leading, and remove the finalizers of all objects. Leaves the
+/// external objects in place, unless --delete is given.
 ///
 /// Example: hookstream release --all && helm uninstall hookstream
 #[derive(clap::Args)]
@@ -33,17 +33,17 @@ pub struct Args {
     /// Release every object of every kind. Required, so that nothing is released by mistake.
     #[arg(long, required = true)]
     all: bool,
-    /// Delete the vendor objects first, as a deletion of the custom resources would.
+    /// Delete the external objects first, as the deletion of the custom resources would.
     #[arg(long)]
     delete: bool,
-    /// How long no controller can lead afterwards, 1s to 1h, so that it can be uninstalled.
+    /// How long to keep the Lease afterwards, 1s to 1h. No controller can lead in this time: uninstall it meanwhile.
     #[arg(long, default_value = "10m", value_name = "DURATION", value_parser = duration::parse)]
     hold: Duration,
     /// A namespace to work in; may be repeated. Default: all.
     #[arg(long, value_delimiter = ',', env = "HOOKSTREAM_NAMESPACE")]
     namespace: Vec<String>,
     /// The operator's own namespace, which contains its Lease and its key ring.
-    #[arg(long, default_value = "hookstream-system", env = "POD_NAMESPACE")]
+    #[arg(long, default_value = "hookstream-system", value_name = "NAMESPACE", env = "POD_NAMESPACE")]
     operator_namespace: String,
     #[command(flatten)]
     lease: LeaseArgs,
@@ -84,7 +84,7 @@ pub async fn run(args: Args) -> CommandResult {
     tokio::select! {
         _ = leadership.wait_until_gained(0) => {}
         () = election.ended() => return Err(Failure::new("the thread of the Lease stopped unexpectedly")),
-        // Another replica keeps renewing it, or the API server rejects our writes, which the log shows.
+        // Another replica keeps renewing the Lease, or the API server rejects our writes; the log shows the reason.
         () = tokio::time::sleep(wait * 4 + Duration::from_secs(30)) => {
             return Err(Failure::new(format!("the Lease {lease_name} could not be taken: check that you may update it")));
         }
@@ -95,7 +95,7 @@ pub async fn run(args: Args) -> CommandResult {
         let egress = args.egress.build(true, Vec::new()).await?;
         let http = HttpClient::new(egress).or_fail(|| "loading the system's certificates".into())?;
         let controller = args.controller.options();
-        failed = delete_vendor_objects(&kubernetes, &options, http, controller, metrics, leadership).await;
+        failed = delete_external_objects(&kubernetes, &options, http, controller, metrics, leadership).await;
     }
     let result = remove_finalizers(&kubernetes, &options.namespaces, &failed).await;
     election.stop(LeaseAtExit::Hold(args.hold)).await;
@@ -109,9 +109,9 @@ pub async fn run(args: Args) -> CommandResult {
     Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
-/// Deletes the vendor objects. Returns the uids of the objects for which this failed; they keep their finalizer, so that
-/// the controller can still delete them.
-async fn delete_vendor_objects(
+/// Deletes the external objects. Returns the uids of the custom resources for which this failed. They keep their
+/// finalizer, so that the controller can still delete their external objects.
+async fn delete_external_objects(
     kubernetes: &Arc<Kubernetes>,
     options: &KubernetesOptions,
     http: HttpClient,
@@ -149,7 +149,7 @@ async fn remove_finalizers(
         .filter(|kind| *kind != ResourceKind::Connection)
         .chain([ResourceKind::Connection]);
     for kind in kinds {
-        // Objects that are kept still need their Connection.
+        // Keep the Connections too if objects are kept, because these objects still need them.
         if kind == ResourceKind::Connection && !kept.is_empty() {
             break;
         }

@@ -43,7 +43,7 @@ pub struct RoleProcess<'a, F> {
     pub worker: Option<WorkerRole<'a>>,
 }
 
-/// What the controller needs to run.
+/// The dependencies and settings of the controller.
 pub struct ControllerRole {
     pub options: controller::ControllerOptions,
     pub changes: mpsc::Receiver<ObjectChange>,
@@ -52,7 +52,7 @@ pub struct ControllerRole {
     pub election: Option<LeaderElection>,
 }
 
-/// What the worker needs to run.
+/// The dependencies and settings of the worker.
 pub struct WorkerRole<'a> {
     pub args: &'a WorkerArgs,
     pub data: &'a Path,
@@ -74,8 +74,9 @@ where
     let tls = process.worker.as_ref().map(|role| role.args.tls.load()).transpose()?.flatten();
     let router = ops::router(readiness.clone(), process.liveness, metrics.clone());
     let ops = tokio::spawn(async move { serve::serve(ops, router, std::future::pending::<()>()).await });
-    // After the ops port, because a format migration copies the store, and liveness must hold meanwhile. Before the
-    // controller, because two processes on one data folder must not both write to the vendor.
+    // Open the store after the ops port, because a format migration copies the store and the liveness probe must
+    // succeed meanwhile. Open it before the controller starts, because two processes on one data folder must not both
+    // write to the vendor.
     let store = match &process.worker {
         Some(role) => {
             let opened = readiness.add_gate("the store is open");
@@ -88,14 +89,15 @@ where
     let watch = tokio::spawn(process.watch);
 
     let listed = readiness.add_gate("the objects are listed");
-    // Register before anything runs; otherwise the process would be ready for a moment.
+    // Add the gates before anything runs. Otherwise the process would be ready for a moment.
     let ingest_gate = process.worker.is_some().then(|| readiness.add_gate("the ingest port is open"));
     let stopping = CancellationToken::new();
     let controller = process.controller.map(|role| {
         let leadership = role.leadership.clone();
         let (cluster, view, http, metrics) = (cluster.clone(), view.clone(), http.clone(), metrics.clone());
         let context = controller::Context::new(cluster, view, http, role.options, metrics, leadership);
-        // In a task of its own, a panic ends the process instead of silently stopping only the controller.
+        // Run the controller in a separate task, so that its panic ends the process instead of silently stopping only
+        // the controller.
         tokio::spawn(run_controller(Arc::new(context), role.changes, role.election, stopping.clone()))
     });
     let controller = async {
@@ -168,7 +170,8 @@ where
     }
 }
 
-/// Runs a role. If it fails, requests all roles to stop. An absent role completes at once without stopping the others.
+/// Runs a role. If it fails, requests all roles to stop. An absent role completes immediately without stopping the
+/// others.
 async fn stop_all_on_error(
     role: impl Future<Output = Result<(), Failure>>,
     stopping: &CancellationToken,
@@ -207,7 +210,7 @@ async fn run_controller(
     tokio::select! {
         () = &mut reconciles => return Ok(()),
         () = view.wait_until_listed() => {}
-        // Nothing is listed, so no reconcile runs; do not wait for an API server that may be unavailable.
+        // No reconcile runs before the first list, so stop without waiting for an API server that may be unavailable.
         () = stopping.cancelled() => return Ok(()),
     }
     let mut election = election.start(metrics).or_fail(|| "starting the thread of the Lease".into())?;
@@ -235,7 +238,8 @@ async fn run_worker(
     match worker.run(changes, stopping, announce).await {
         Ok(()) => Ok(()),
         Err(error @ WorkerError::Listen { .. }) => Err(Failure::new(error.to_string())),
-        // Exit code 3, unlike for a bad flag: accepted events are on disk, and a restart continues with them.
+        // Fail with exit code 3 and not as for a bad flag: accepted events are on disk, and a restart continues with
+        // them.
         Err(error @ WorkerError::Store(_)) => Err(internal_failure(&error.to_string())),
     }
 }

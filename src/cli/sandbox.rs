@@ -11,7 +11,7 @@ pub struct Args {
     /// The Lua memory limit in bytes.
     #[arg(long, value_name = "BYTES")]
     memory: u64,
-    /// Run even where the kernel cannot confine the process.
+    /// Run even if the kernel cannot confine the process.
     #[arg(long)]
     unsandboxed: bool,
 }

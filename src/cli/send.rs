@@ -42,7 +42,7 @@ pub struct Args {
     #[arg(long, env = "HOOKSTREAM_ID")]
     id: Option<String>,
     /// The URL of the worker's ingest port.
-    #[arg(long, default_value = "http://127.0.0.1:8080", env = "HOOKSTREAM_URL")]
+    #[arg(long, default_value = "http://127.0.0.1:8080", value_name = "URL", env = "HOOKSTREAM_URL")]
     url: Url,
     /// Reach the ingest port in the cluster instead, through the API server and your kubeconfig. Requires permission to create
     /// services/proxy. Without a value: the chart's Service.
@@ -52,18 +52,18 @@ pub struct Args {
         env = "HOOKSTREAM_INGEST_SERVICE"
     )]
     service: Option<ServicePort>,
-    /// Wait for all deliveries of the event to finish, at most this long, such as 30s. Exit code 1: a delivery failed, or no
-    /// hook matched.
+    /// Wait up to this time (such as 30s) for all deliveries of the event to finish. Exit code 1: no hook matched, or a
+    /// delivery failed or did not finish in time.
     #[arg(long, value_name = "DURATION", value_parser = duration::parse, env = "HOOKSTREAM_WAIT")]
     wait: Option<Duration>,
     /// The URL of the worker's API port, which --wait polls.
-    #[arg(long, default_value = "http://127.0.0.1:8082", env = "HOOKSTREAM_API_URL")]
+    #[arg(long, default_value = "http://127.0.0.1:8082", value_name = "URL", env = "HOOKSTREAM_API_URL")]
     api_url: Url,
     /// Reach the API port in the cluster instead, like --service. Requires permission to get services/proxy.
     #[arg(long, default_service = "hookstream-system/hookstream-api:api", env = "HOOKSTREAM_API_SERVICE")]
     api_service: Option<ServicePort>,
     /// The output format.
-    #[arg(short, long, value_enum, default_value_t = SendOutput::Table, env = "HOOKSTREAM_OUTPUT")]
+    #[arg(short, long, value_enum, default_value_t = SendOutput::Table, value_name = "FORMAT", env = "HOOKSTREAM_OUTPUT")]
     output: SendOutput,
 }
 
@@ -108,7 +108,7 @@ pub async fn run(args: Args) -> CommandResult {
     let body = serde_json::to_vec(&event).or_fail(|| "writing the event".into())?;
     let worker = args.caller.connect(&args.url, args.service.as_ref()).await?;
     let url = worker.url(&args.caller.namespace, &["events"])?;
-    // A rejected event (4xx) is a finding: exit code 1.
+    // Report a rejected event (4xx) as a finding, with exit code 1.
     let response = worker.post(url, body).await?.success(1)?;
     let accepted: AcceptedEvent = response.json()?;
     print(&accepted, args.output)?;

@@ -21,7 +21,7 @@ pub struct Args {
     /// An event of the source.
     #[arg(requires = "source")]
     event: Option<String>,
-    #[arg(short, long, value_enum, default_value_t = OutputFormat::Table, env = "HOOKSTREAM_OUTPUT", help = HELP)]
+    #[arg(short, long, value_enum, default_value_t = OutputFormat::Table, value_name = "FORMAT", env = "HOOKSTREAM_OUTPUT", help = HELP)]
     output: OutputFormat,
 }
 

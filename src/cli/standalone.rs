@@ -15,7 +15,7 @@ use crate::cluster::files::{FileCluster, FileClusterOptions};
 use crate::leadership::Leadership;
 use crate::ops::{Liveness, Readiness};
 
-/// Run controller and worker without a cluster: manifests are read from files, state is kept in a folder.
+/// Run controller and worker without a cluster, with manifests from files and state in a folder.
 ///
 /// Example: hookstream standalone --manifests deploy/samples/quickstart --data /var/lib/hookstream
 #[derive(clap::Args)]
@@ -37,11 +37,11 @@ pub struct Args {
     /// The listen address of /livez, /readyz and /metrics.
     #[arg(long, default_value = "127.0.0.1:8081", value_name = "ADDRESS", env = "HOOKSTREAM_OPS_LISTEN")]
     ops_listen: String,
-    /// Delete vendor objects whose manifest was removed. Default: they stay.
+    /// Delete external objects whose manifest was removed. Default: leave them in place.
     #[arg(long, env = "HOOKSTREAM_PRUNE")]
     prune: bool,
-    /// A file with the bearer token that API callers must send. Default: none is required; then only loopback addresses are
-    /// allowed.
+    /// A file with the bearer token that clients must send. Default: clients need no token, and --listen and
+    /// --api-listen must be loopback addresses.
     #[arg(long, value_name = "FILE", env = "HOOKSTREAM_TOKEN_FILE")]
     token_file: Option<PathBuf>,
     #[command(flatten)]
@@ -121,7 +121,7 @@ fn own_url(listen: &str, tls: bool) -> Result<Url, Failure> {
     let flag = || format!("--listen {listen}");
     let url = Url::parse(&format!("{}://{}", if tls { "https" } else { "http" }, with_host(listen)))
         .or_fail(flag)?;
-    // The system chooses the port only later, so this URL could not be configured at Kong.
+    // The system chooses the port only when it binds the address, so this URL could not be configured at Kong.
     if url.port_or_known_default() == Some(0) {
         return Err(Failure::new(format!(
             "--listen {listen}: give a port, or give the URL at which Kong reaches it with --ingest-url"

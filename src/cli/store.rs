@@ -17,7 +17,7 @@ pub enum StoreCommand {
     Backup(BackupArgs),
 }
 
-/// Check the integrity of the whole store. It is not changed, and a worker may run meanwhile.
+/// Check the integrity of the whole store without changing it. A worker may run meanwhile.
 ///
 /// Exit code 1: the store is damaged.
 ///
@@ -28,7 +28,7 @@ pub struct CheckArgs {
     /// The worker's data folder.
     #[arg(long, default_value = "/var/lib/hookstream", value_name = "DIR", env = "HOOKSTREAM_DATA")]
     data: PathBuf,
-    #[arg(short, long, value_enum, default_value_t = OutputFormat::Table, env = "HOOKSTREAM_OUTPUT", help = output::HELP)]
+    #[arg(short, long, value_enum, default_value_t = OutputFormat::Table, value_name = "FORMAT", env = "HOOKSTREAM_OUTPUT", help = output::HELP)]
     output: OutputFormat,
 }
 

@@ -54,7 +54,7 @@ pub struct Args {
     /// Print the request instead of sending it. Lambdas run, because they have no side effects.
     #[arg(long)]
     dry_run: bool,
-    #[arg(short, long, value_enum, default_value_t = OutputFormat::Table, env = "HOOKSTREAM_OUTPUT", help = HELP)]
+    #[arg(short, long, value_enum, default_value_t = OutputFormat::Table, value_name = "FORMAT", env = "HOOKSTREAM_OUTPUT", help = HELP)]
     output: OutputFormat,
     #[command(flatten)]
     scripts: ScriptArgs,
@@ -92,7 +92,7 @@ async fn send(sender: &HandlerRunner, hook: &CompiledHook, event: Event, args: &
     let tested = sender.test(hook, event).await.map_err(|sent| failure_of(&sent))?;
     let value = serde_json::to_value(&tested).or_fail(|| "writing JSON".into())?;
     match (&hook.handler, args.output) {
-        // The handler has printed its line already.
+        // The handler already printed its own line.
         (Handler::Log, OutputFormat::Table) => {}
         (Handler::Lambda(_), output) => output::print_value(output, &value)?,
         (_, output) => output::print_value(output, &json!({"data": data, "result": value}))?,

@@ -11,11 +11,11 @@ use super::kubeconfig::{create_client, describe_error, load_config};
 use super::output::print_line;
 use crate::api::{self, FINALIZER, GROUP};
 
-/// The number of objects that are listed by name; the rest is counted.
+/// The maximum number of objects that the message names; it counts the others.
 const MAX_NAMES: usize = 10;
 
-/// Check that no object still has vendor objects. An uninstall would orphan them, and deletions of the custom resources
-/// would never finish. Exit code 1: some object has vendor objects.
+/// Check that no custom resource still has an external object. An uninstall would orphan these objects, and a deletion
+/// of their custom resources would never finish. Exit code 1: a custom resource still has one.
 ///
 /// Example: hookstream uninstall-check --namespace shop
 #[derive(clap::Args)]
@@ -35,7 +35,7 @@ pub async fn run(args: Args) -> CommandResult {
         }
     }
     if finalized.is_empty() {
-        print_line("no object has vendor objects: the uninstall can proceed");
+        print_line("no custom resource has an external object: the uninstall can proceed");
         return Ok(ExitCode::SUCCESS);
     }
     let mut names = finalized.iter().take(MAX_NAMES).cloned().collect::<Vec<_>>().join(", ");
@@ -43,8 +43,8 @@ pub async fn run(args: Args) -> CommandResult {
         names.push_str(&format!(" and {more} more"));
     }
     let message = format!(
-        "these objects still have vendor objects: {names}. Delete them while the controller runs, or orphan their vendor \
-         objects with `hookstream release --all`; then uninstall again"
+        "these custom resources still have external objects: {names}. Delete them while the controller runs, or orphan their \
+         external objects with `hookstream release --all`; then uninstall again"
     );
     Err(Failure { code: 1, message })
 }

@@ -1,10 +1,10 @@
-//! Flags that select a worker and a caller: a URL, or a Service of the cluster that is reached through the API server with
-//! the user's kubeconfig.
+//! Flags that select a worker and a caller. The worker is at a URL, or at a Service that is reached through the API
+//! server with the user's kubeconfig.
 //!
 //! The API server's proxy drops the Authorization header and does not forward the user's identity. The worker therefore
-//! takes a token in a header of its own. `--service-account` requests one from the API server for a ServiceAccount of the
-//! namespace, for the worker's audience and for ten minutes. The caller then has the permissions of that ServiceAccount;
-//! RBAC decides who may request such a token (`create serviceaccounts/token`).
+//! accepts the token in a separate header too. `--service-account` requests a token from the API server: for a
+//! ServiceAccount of the namespace, for the worker's audience, and for ten minutes. The caller then has the permissions
+//! of that ServiceAccount; RBAC decides who may request such a token (`create serviceaccounts/token`).
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -29,7 +29,7 @@ pub struct WorkerApiArgs {
     #[command(flatten)]
     pub caller: CallerArgs,
     /// The URL of the worker's API port.
-    #[arg(long, default_value = "http://127.0.0.1:8082", env = "HOOKSTREAM_API_URL")]
+    #[arg(long, default_value = "http://127.0.0.1:8082", value_name = "URL", env = "HOOKSTREAM_API_URL")]
     url: Url,
     /// Reach the worker in the cluster instead, through the API server and your kubeconfig. Requires permission to get and
     /// create services/proxy. Without a value: the chart's Service.
@@ -50,7 +50,7 @@ pub struct CallerArgs {
     #[arg(long, value_name = "NAME", conflicts_with = "token_file", env = "HOOKSTREAM_SERVICE_ACCOUNT")]
     pub service_account: Option<String>,
     /// The audience that the worker requires (its --token-audience).
-    #[arg(long, default_value = "hookstream", env = "HOOKSTREAM_TOKEN_AUDIENCE")]
+    #[arg(long, default_value = "hookstream", value_name = "AUDIENCE", env = "HOOKSTREAM_TOKEN_AUDIENCE")]
     pub token_audience: String,
 }
 
@@ -109,7 +109,7 @@ impl CallerArgs {
             return WorkerClient::new(url, self.token_file.as_ref());
         };
         let mut config = load_config().await?;
-        // Do not retry: a user waits, and a Service without endpoints should fail at once.
+        // Do not retry: a user waits, and a call of a Service without endpoints should fail immediately.
         config.default_retry = false;
         let client = create_client(config)?;
         let token = match &self.service_account {

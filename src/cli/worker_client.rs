@@ -23,14 +23,14 @@ pub struct WorkerClient {
     token: Option<SecretString>,
 }
 
-/// How the worker is reached.
+/// The route to the worker.
 enum Transport {
     Direct(Client),
     /// Through the API server's proxy; only the path of the base URL is used.
     Proxied(kube::Client),
 }
 
-/// The header for a token where a proxy drops Authorization.
+/// The header for a token if a proxy drops Authorization.
 pub const TOKEN_HEADER: &str = crate::worker::TOKEN_HEADER;
 
 /// A response of a worker.
@@ -47,7 +47,7 @@ pub struct WorkerResponse {
 struct ProblemBody {
     title: Option<String>,
     detail: Option<String>,
-    /// The message of the API server where it does not forward a request.
+    /// The message of the API server if it does not forward a request.
     message: Option<String>,
 }
 

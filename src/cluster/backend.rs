@@ -1,4 +1,4 @@
-//! The interface of a cluster, with its errors.
+//! The `Cluster` trait and its errors.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::core::conditions::ConditionMessage;
 use crate::core::keys::KeyRing;
 use crate::leadership::NotLeading;
 
-/// Why a call of the cluster failed.
+/// The reason why a call of a cluster failed.
 #[derive(Clone, Debug, thiserror::Error, strum::IntoStaticStr)]
 pub enum ClusterError {
     /// The object was modified since it was read, or replaced by another one of the same name; read it again.
@@ -61,10 +61,10 @@ pub enum AuthorizationError {
 
 /// The operations that the controller and the worker need of a cluster.
 pub trait Cluster: Send + Sync + 'static {
-    /// Reads a Secret's data; None where it does not exist or may not be used.
+    /// Reads a Secret's data; None if it does not exist or may not be used.
     fn secret<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, Result<Option<Arc<Data>>, ClusterError>>;
 
-    /// Reads a ConfigMap's data; None where it does not exist.
+    /// Reads a ConfigMap's data; None if it does not exist.
     fn config_map<'a>(&'a self, key: &'a ObjectKey)
     -> BoxFuture<'a, Result<Option<Arc<Data>>, ClusterError>>;
 
@@ -99,13 +99,13 @@ pub trait Cluster: Send + Sync + 'static {
         self.write_metadata(target, Metadata { finalizers: Some(finalizers), ..Metadata::default() })
     }
 
-    /// Returns false where the object is older than our own last write to it, because the watch has not delivered that
-    /// write yet.
+    /// Returns false if the object is older than the controller's last write to it, because the watch has not delivered
+    /// that write yet.
     fn has_observed_own_write(&self, _target: &WriteTarget) -> bool {
         true
     }
 
-    /// Reads an object untyped, so that one that cannot be deserialized can still be read.
+    /// Reads an object as untyped JSON. This works for objects that cannot be deserialized too.
     fn read_object<'a>(&'a self, target: &'a WriteTarget) -> BoxFuture<'a, Result<Value, ClusterError>>;
 
     /// Publishes an Event about an object. Never fails; an Event that cannot be published is logged.
@@ -121,19 +121,19 @@ pub trait Cluster: Send + Sync + 'static {
         Box::pin(std::future::ready(()))
     }
 
-    /// Returns true where published Events appear in this process's own log.
+    /// Returns true if published Events go to this process's own log.
     fn publishes_to_log(&self) -> bool {
         false
     }
 
-    /// Reads the key ring. `create` makes one where there is none; only the controller may, and only while no object
-    /// depends on a lost key ring.
+    /// Reads the key ring. If there is none, `create` creates it. Only the controller may do so, and only while no
+    /// object depends on a lost key ring.
     fn key_ring(&self, create: bool) -> BoxFuture<'_, Result<Arc<KeyRing>, ClusterError>>;
 
-    /// Returns an id that distinguishes this installation from all others; None where reading it is forbidden.
+    /// Returns an id that distinguishes this installation from all others; None if reading it is forbidden.
     fn installation_id(&self) -> BoxFuture<'_, Result<Option<String>, ClusterError>>;
 
-    /// Returns the uid of the namespace of this name; None where there is no such namespace.
+    /// Returns the uid of the namespace with this name; None if there is no such namespace.
     fn namespace_uid<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<String>, ClusterError>>;
 
     /// Checks that the caller with this bearer token has the permission.

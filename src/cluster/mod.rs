@@ -1,13 +1,13 @@
 //! The source and store of custom resources: a Kubernetes cluster, or files.
 //!
-//! Purpose: the trait `Cluster` (read Secrets and ConfigMaps, write status, publish Events, authorize callers) has two
-//! implementations, so that standalone runs the same reconciler and the same worker. A `Reflector` for each kind keeps the
-//! stores that both roles read (`View`) and notifies subscribers of changes.
+//! Purpose: the trait `Cluster` reads Secrets and ConfigMaps, writes status, publishes Events and authorizes callers.
+//! It has two implementations, so that standalone runs the same reconciler and the same worker. A `Reflector` for each
+//! kind keeps the stores that both roles read (`View`) and notifies subscribers of changes.
 //!
-//! Invariants: one malformed object never hides the others; no `Debug` output contains a secret; data that cannot be read
-//! now is served as last read where that is safe.
+//! Invariants: one malformed object never hides the others. No `Debug` output contains a secret. While data cannot be
+//! read, callers get the data that was last read, if that is safe.
 //!
-//! Out of scope: what objects mean.
+//! Out of scope: the meaning of objects (`controller`, `worker`).
 
 mod backend;
 mod data;

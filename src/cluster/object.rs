@@ -5,7 +5,7 @@ use std::fmt;
 
 use kube::{Resource, ResourceExt};
 
-/// An object as a watch delivers it: itself, or why it cannot be deserialized.
+/// An object as a watch delivers it: the object, or the reason why it cannot be deserialized.
 pub use kube::core::DeserializeGuard;
 
 /// An object that was added, modified or deleted.

@@ -39,7 +39,7 @@ impl Subscribers {
     }
 }
 
-/// Writes one kind's store. Each scope (a namespace, or all of them) has a watch of its own.
+/// Writes one kind's store. Each scope (a namespace, or all of them) has its own watch.
 pub struct Reflector<K>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + 'static,

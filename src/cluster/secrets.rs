@@ -7,7 +7,8 @@ use super::object::ObjectKey;
 use crate::api::{CaKind, CaRef, SecretKeyRef, Tls};
 use crate::net::TlsOptions;
 
-/// Why a referenced Secret or ConfigMap cannot be used. The message names the object and the key, never a value.
+/// The reason why a referenced Secret or ConfigMap cannot be used. The message names the object and the key, never a
+/// value.
 #[derive(Clone, Debug, thiserror::Error, strum::IntoStaticStr)]
 pub enum ReferenceError {
     #[error("Secret {0} does not exist (or may not be used): create it")]

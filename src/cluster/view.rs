@@ -1,4 +1,4 @@
-//! The objects of every kind as last observed.
+//! The view: the objects of every kind as last observed.
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Builds the access to a vendor's admin API from a Connection: address, credentials, rate limit.
+//! Builds the client access to a vendor's admin API from a Connection: its address, credentials and rate limit.
 
 use std::time::Duration;
 
@@ -17,10 +17,11 @@ use crate::core::hook::{self, InvalidSpec, parse_url};
 
 /// The rate limit of the smallest Auth0 tenants.
 const AUTH0_RATE: Rate = Rate { requests: 2, interval: Duration::from_secs(1), burst: 5 };
-/// Longest time between two requests. A reconcile makes a few calls and must not occupy its slot for hours.
+/// Longest interval between two requests that a rate limit may demand. A reconcile makes a few calls; with a lower rate
+/// it would occupy its slot for hours.
 const MAX_REQUEST_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Reads the Secrets of a Connection and returns the access to its vendor.
+/// Reads the Secrets of a Connection and returns the access to its vendor's admin API.
 pub async fn access(connection: &Connection, context: &Context) -> Result<AdminAccess, SyncError> {
     hook::check_not_rejected(&connection.metadata)?;
     let namespace = connection.namespace().unwrap_or_default();
@@ -86,7 +87,8 @@ fn invalid(field: &'static str, problem: &str) -> SyncError {
     InvalidSpec::InvalidSpec { field, problem: problem.into() }.into()
 }
 
-/// Returns the rate limit of calls to the admin API: the Connection's own, or the default of a vendor that has one.
+/// Returns the rate limit of calls to the admin API: the one in the Connection, otherwise the vendor's default. None if
+/// there is neither.
 fn rate_limit(connection: &Connection) -> Result<Option<Rate>, SyncError> {
     match &connection.spec.rate_limit {
         None => Ok(connection.spec.auth0.is_some().then_some(AUTH0_RATE)),

@@ -1,4 +1,4 @@
-//! Hook: reconciles Auth0's extensibility Hooks. Auth0 ends them, so that every object gets a warning.
+//! Hook: reconciles Auth0's extensibility Hooks. Auth0 ended them on 18 November 2026, so every object gets a warning.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::core::auth0_hook::{self, END_OF_LIFE, Script, ScriptSource, check_scr
 use crate::core::conditions::{ConditionMessage, build_condition};
 use crate::core::time::Millis;
 
-/// The condition with the warning.
+/// The type of the condition that holds the warning.
 const CONDITION: &str = "EndOfLife";
 
 impl Synced for Hook {
@@ -59,7 +59,7 @@ pub async fn reconcile(object: Arc<Hook>, context: Arc<Context>) -> Result<Durat
         status::publish_event(&context, &*object, true, &warning).await;
     }
     let message =
-        if script.enabled { "Auth0 has the hook" } else { "Auth0 has the hook, disabled as the spec says" };
+        if script.enabled { "Auth0 has the hook" } else { "Auth0 has the hook, which the spec disables" };
     reconcile::finish(
         &context,
         &*object,
@@ -72,7 +72,7 @@ pub async fn reconcile(object: Arc<Hook>, context: Arc<Context>) -> Result<Durat
     .await
 }
 
-/// Previews a sync.
+/// Previews a sync of a Hook.
 pub async fn preview(object: &Hook, context: &Context) -> Result<Preview, SyncError> {
     let script = auth0_hook::validate(object)?;
     let vendor = reconcile::vendor_access::<Hook>(context, object, &script.connection).await?;
@@ -117,7 +117,7 @@ async fn desired_hook(script: &Script, context: &Context) -> Result<DesiredObjec
     Ok(DesiredObject::new(body, object, &paths, Some(script.name.clone())))
 }
 
-/// Sets the condition. Returns the warning if the object did not have the condition before.
+/// Sets the end-of-life condition. Returns the warning if the object did not have the condition yet.
 fn set_condition(
     conditions: &mut Vec<Condition>,
     generation: Option<i64>,

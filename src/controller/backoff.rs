@@ -1,4 +1,4 @@
-//! Retry delays. Each object has its own, so that a failing object delays no other.
+//! Retry delays, one for each object, so that a failing object does not delay the others.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use crate::admin::AdminError;
 
 const MIN_DELAY: Duration = Duration::from_secs(1);
 const MAX_DELAY: Duration = Duration::from_secs(300);
-/// Delay after a write conflict: the watch shows the other client's version after about this time.
+/// First delay after a write conflict: the watch usually delivers the other client's version within this time.
 const CONFLICT_DELAY: Duration = Duration::from_millis(200);
 /// A watch that hangs for longer than this is detected and restarted.
 const MAX_CONFLICT_DELAY: Duration = Duration::from_secs(30);
@@ -20,7 +20,7 @@ const MAX_CONFLICT_DELAY: Duration = Duration::from_secs(30);
 pub struct Backoff {
     /// Consecutive failures and conflicts.
     failures: Mutex<HashMap<String, u32>>,
-    /// Until when the vendor's rate limit forbids calls for an object, and its error.
+    /// End of the time in which the vendor's rate limit forbids calls for an object, with the vendor's error.
     rate_limited: Mutex<HashMap<String, (Instant, AdminError)>>,
 }
 
@@ -41,15 +41,15 @@ impl Backoff {
         (CONFLICT_DELAY * (1 << (*count - 1).min(10))).min(MAX_CONFLICT_DELAY)
     }
 
-    /// Remembers the vendor's rate limit, if that is the error.
+    /// Remembers the pause that the vendor requested if the error is `RateLimited`; ignores every other error.
     pub fn record_rate_limit(&self, uid: &str, error: &SyncError) {
         if let (SyncErrorClass::RateLimited(after), Some(error)) = (error.class(), error.admin()) {
             self.rate_limited.lock().insert(uid.to_owned(), (Instant::now() + after, error.clone()));
         }
     }
 
-    /// Fails until the time is over that the vendor requested. A trigger in between (an edit, a Connection that becomes
-    /// ready) must not lead to a call.
+    /// Fails until the pause that the vendor requested is over. Without it, a trigger during the pause (an edit, a
+    /// Connection that becomes ready) would lead to a call.
     pub fn may_call(&self, uid: &str) -> Result<(), AdminError> {
         let mut rate_limited = self.rate_limited.lock();
         let Some((until, error)) = rate_limited.get(uid) else { return Ok(()) };
@@ -64,7 +64,7 @@ impl Backoff {
         }
     }
 
-    /// Drops the state of an object, after a success or with the object.
+    /// Drops the state of an object, after a success or when the object is deleted.
     pub fn forget(&self, uid: &str) {
         self.failures.lock().remove(uid);
         self.rate_limited.lock().remove(uid);
@@ -77,8 +77,8 @@ fn max_delay(failures: u32) -> Duration {
     MAX_DELAY.min(MIN_DELAY * (1 << doublings))
 }
 
-/// Returns the delay until the next resync: the interval plus up to a tenth of it. The extra time derives from the uid, so
-/// that a thousand objects that were created together are not compared together.
+/// Returns the delay until the next resync: the interval plus up to a tenth of it. The extra time is derived from the
+/// uid and spreads the resyncs of objects that were created together.
 pub fn resync_delay(interval: Duration, uid: &str) -> Duration {
     let sum = uid.bytes().fold(0u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(byte)));
     interval.mul_f64(1.0 + f64::from(sum % 1000) / 10_000.0)
@@ -122,7 +122,7 @@ mod tests {
         );
         assert!(backoff.may_call("b").is_ok());
         backoff.record_rate_limit("a", &limited(Duration::ZERO));
-        assert!(backoff.may_call("a").is_ok(), "its time is over");
+        assert!(backoff.may_call("a").is_ok(), "the pause is over");
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::api::{Capabilities, Connection, ConnectionStatus};
 use crate::cluster::ObjectKey;
 use crate::core::conditions::{ConditionMessage, ObjectReadiness};
 
-/// Requeue delay of a Connection that is deleted and no longer in use.
+/// Requeue delay of a Connection that is being deleted and is no longer in use.
 const DELETED_REQUEUE: Duration = Duration::from_secs(600);
 
 /// Reconciles a Connection.
@@ -51,7 +51,8 @@ pub async fn reconcile(connection: Arc<Connection>, context: Arc<Context>) -> Re
     Ok(resync_delay(resync_interval(&connection, &context)?, &uid))
 }
 
-/// Sets the version and the capabilities in the status. A new version drops the capabilities: it may have others.
+/// Sets the version and the capabilities in the status. When the version changes, drops the capabilities, because the
+/// new version may have others.
 fn update_version(
     context: &Context,
     key: &ObjectKey,

@@ -50,12 +50,13 @@ impl Default for ControllerOptions {
     }
 }
 
-/// Bounds of waits for an event that may never happen.
+/// How long the controller waits for events that may never happen.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadlines {
-    /// A deletion without usable credentials, other finalizers, and an external object at a former address.
+    /// Bounds a deletion without usable credentials, the wait for other finalizers, and the deletion of an external
+    /// object at a former address.
     pub credentials: Duration,
-    /// A deletion at a vendor that does not answer, or refuses.
+    /// Bounds a deletion at a vendor that does not answer or rejects the call.
     pub vendor: Duration,
     /// Grace period after a create, in which the vendor may not show the new object.
     pub creation: Duration,
@@ -78,10 +79,10 @@ pub struct Context {
     pub http: HttpClient,
     pub options: ControllerOptions,
     pub metrics: Arc<Metrics>,
-    /// Only the leading replica reconciles. `Cluster` checks it again before each write, and `pacer` before each call to a
-    /// vendor.
+    /// Only the leader reconciles. `Cluster` checks the leadership again before each write, and `pacer` before each
+    /// call to a vendor.
     pub leadership: Leadership,
-    /// Builds the HTTP clients of Connections, which keep the rate limits.
+    /// Builds the HTTP clients of Connections; these clients enforce the rate limits.
     pub pacer: Arc<Pacer>,
     pub(super) backoff: Backoff,
     pub(super) memory: ObjectMemory,
@@ -89,14 +90,14 @@ pub struct Context {
     pub(super) snapshots: Snapshots,
     pub(super) sources: SourceCache,
     pub(super) stream_failures: StreamFailures,
-    /// AdminAccess tokens of Auth0.
+    /// Access tokens of Auth0.
     pub(super) tokens: LoginCache,
-    /// The accesses that last worked, by Connection and address. With them the controller still cleans up after the Secret
-    /// was deleted, or at an address that the Connection no longer has.
+    /// The accesses that last worked, by Connection and address. They let the controller clean up after the Secret was
+    /// deleted, and at an address that the Connection no longer has.
     last_access: Mutex<HashMap<(ObjectKey, String), AdminAccess>>,
     /// Capabilities of gateways, learned from their answers, by Connection.
     capabilities: Mutex<HashMap<ObjectKey, Arc<DetectedCapabilities>>>,
-    /// Connections whose status lacks a new capability: requests to reconcile them.
+    /// Reconcile requests for Connections whose status lacks a newly learned capability.
     capability_updates: mpsc::UnboundedSender<ObjectKey>,
     pub(super) connections_to_update: Mutex<Option<mpsc::UnboundedReceiver<ObjectKey>>>,
 }
@@ -153,7 +154,7 @@ impl Context {
         self.last_access.lock().insert((connection, access.endpoint()), access.clone());
     }
 
-    /// Returns the access that last worked: at this address, else at any address of the Connection.
+    /// Returns the access that last worked at this address, or, if there is none, at any address of the Connection.
     pub(super) fn last_access(&self, connection: &ObjectKey, endpoint: Option<&str>) -> Option<AdminAccess> {
         let all = self.last_access.lock();
         let at_endpoint = endpoint.and_then(|endpoint| all.get(&(connection.clone(), endpoint.to_owned())));
@@ -168,7 +169,7 @@ impl Context {
         self.capabilities.lock().remove(connection);
     }
 
-    /// Returns the capabilities of a gateway, as far as this process or the Connection's status knows them.
+    /// Returns the capabilities of a gateway that this process has learned, initially those in the Connection's status.
     pub(super) fn capabilities(
         &self,
         connection: &ObjectKey,
@@ -196,11 +197,11 @@ impl Context {
         }
     }
 
-    /// Returns the key ring and creates it when the first object needs it. A key ring is not created while a vendor still
-    /// has a secret of a lost one: the worker would silently reject every relay.
+    /// Returns the key ring and creates it when the first object needs it. Does not create one while a vendor still has
+    /// a secret that derives from a lost key ring: the worker would silently reject every relay.
     pub(super) async fn key_ring(&self) -> Result<Arc<KeyRing>, ClusterError> {
         match self.cluster.key_ring(false).await {
-            // Only in this case, because the check reads every object.
+            // Check the objects only in this case, because the check reads all of them.
             Err(ClusterError::KeyRing(_)) => self.cluster.key_ring(!self.depends_on_a_key_ring()).await,
             other => other,
         }

@@ -18,7 +18,7 @@ pub enum SyncErrorClass {
     DependencyMissing,
     /// After the time that the vendor requested.
     RateLimited(Duration),
-    /// After this time: nothing failed.
+    /// After this time. Nothing failed.
     After(Duration),
     /// With backoff.
     Retryable,
@@ -58,42 +58,42 @@ pub enum SyncError {
     )]
     HandlerNotAllowed(&'static str),
     #[error(
-        "adopt.id: there is no {what} with the id {id}: correct the id in a new object, or remove adopt there to create one"
+        "adopt.id: there is no {what} with the id {id}: correct the id in a new object, or omit adopt there to create a new {what}"
     )]
     AdoptNotFound { what: &'static str, id: String },
     #[error(
-        "there is no {what} with the name {name}: correct the name, or leave managementPolicy out to create it"
+        "there is no {what} with the name {name}: correct the name, or remove managementPolicy to create it"
     )]
     NotThere { what: &'static str, name: String },
-    #[error("the {what} {id} belongs to {by}: only one object can own it, delete or change the other first")]
+    #[error("the {what} {id} belongs to {by}, and only one object can own it: delete or change {by} first")]
     Held { what: &'static str, id: String, by: String },
     #[error("{0}")]
     Differs(String),
     #[error("{}", conflict(.name, .id, .holder.as_deref()))]
     Conflict { name: String, id: String, holder: Option<String> },
     #[error(
-        "the admin API refuses another one (409), and no object has the name: the tenant's limit may be reached: {}",
+        "the vendor rejected the create (409) although no object has this name; the tenant may have reached its limit: {}",
         .0.message
     )]
     LimitReached(ErrorDetail),
-    /// A new external object that the vendor does not show yet. It counts as missing after this time.
-    #[error("it was created and the vendor does not show it yet: waiting")]
+    /// The vendor does not show a new external object yet. The object counts as missing after this time.
+    #[error("the external object was created, but the vendor does not show it yet: waiting")]
     NotVisibleYet(Duration),
-    #[error("the vendor created the {0} and its answer has no id")]
+    #[error("the vendor created the {0}, but its response has no id")]
     NoId(&'static str),
     #[error(
-        "the {what} {id} at the former address {endpoint} cannot be deleted: {error}; the controller retries for a while and then leaves it there (deletionPolicy: Orphan leaves it at once)"
+        "the {what} {id} at the former address {endpoint} cannot be deleted: {error}; the controller retries and later gives up (set deletionPolicy: Orphan to keep the {what} there)"
     )]
     OldAddress { what: &'static str, id: String, endpoint: String, error: Box<SyncError> },
-    #[error("waits for other finalizers: {0}")]
+    #[error("waiting for other finalizers: {0}")]
     OtherFinalizers(String),
     #[error(transparent)]
     Admin(#[from] AdminError),
     #[error(transparent)]
     Cluster(#[from] ClusterError),
-    #[error("still used by {0}: it is deleted after its last user")]
+    #[error("still used by {0}: the Connection is deleted after its last user")]
     InUse(String),
-    #[error("a defect in the operator: {0}; please report it")]
+    #[error("the reconcile panicked: {0}: please report this defect of the operator")]
     Panic(String),
 }
 
@@ -109,7 +109,7 @@ fn conflict(name: &str, id: &str, holder: Option<&str>) -> String {
 }
 
 impl SyncError {
-    /// Returns the vendor's id of the refused request.
+    /// Returns the vendor's id of the failed request.
     pub fn request_id(&self) -> Option<&str> {
         match self {
             SyncError::Admin(error) => error.request_id(),
@@ -125,7 +125,7 @@ impl SyncError {
             SyncError::Secret(ReferenceError::Cluster(inner)) | SyncError::Cluster(inner) => inner.into(),
             SyncError::Secret(inner) => inner.into(),
             SyncError::Admin(inner) => inner.into(),
-            // One reason for both vendors.
+            // Both vendors share one reason.
             SyncError::PublicIngestUrlMissing => (&SyncError::IngestUrlMissing).into(),
             other => other.into(),
         }
@@ -175,17 +175,17 @@ impl SyncError {
 
     /// Returns the readiness of an object with this error.
     pub fn readiness(&self) -> ObjectReadiness {
-        let note = ConditionMessage::new(self.reason(), self.to_string());
+        let message = ConditionMessage::new(self.reason(), self.to_string());
         match self.class() {
-            SyncErrorClass::Terminal => ObjectReadiness::Stalled(note),
+            SyncErrorClass::Terminal => ObjectReadiness::Stalled(message),
             SyncErrorClass::DependencyMissing
             | SyncErrorClass::RateLimited(_)
             | SyncErrorClass::After(_)
-            | SyncErrorClass::Retryable => ObjectReadiness::Reconciling(note),
+            | SyncErrorClass::Retryable => ObjectReadiness::Reconciling(message),
         }
     }
 
-    /// True if the call was never made: our own rate limiter postponed it, or another replica leads.
+    /// True if no call was made, because our own rate limiter postponed it or another replica leads.
     pub fn was_not_attempted(&self) -> bool {
         match self {
             SyncError::Admin(error) => error.is_deferred(),
@@ -196,7 +196,7 @@ impl SyncError {
         }
     }
 
-    /// Returns the vendor's error, if it is one.
+    /// Returns the admin API error, if the vendor caused this error.
     pub fn admin(&self) -> Option<&AdminError> {
         match self {
             SyncError::Admin(error) => Some(error),

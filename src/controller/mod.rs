@@ -1,14 +1,15 @@
-//! The controller: reconciles the vendors' admin APIs with the custom resources.
+//! The controller: brings the objects at the vendors in line with the custom resources.
 //!
-//! Purpose: a reconcile is a pipeline: dereference, validate, observe, decide, apply, status. `reconcile` has the stages
-//! that all kinds share. `connection`, `eventhook`, `eventstream` and `auth0_hook` each reconcile one kind. `triggers`
+//! Purpose: a reconcile is a pipeline, `dereference -> validate -> observe -> decide -> apply -> status`.
+//! `reconcile` has the stages that all kinds share. `connection`, `eventhook`, `eventstream` and `auth0_hook` each reconcile one kind. `triggers`
 //! turns watch events into reconcile requests. `supervise` wraps each reconcile with metrics, backoff and error reports.
 //! `state` has the caches.
 //!
-//! Invariants: the finalizer is added before the first external write, and never to an object that owns nothing;
-//! `decide` makes no calls; a status is written only when its meaning changes; an error and its backoff concern one object.
+//! Invariants: `reconcile` adds the finalizer before the first external write, and never to an object that owns
+//! nothing. `decide` makes no calls. A status is written only when its meaning changes. An error and its backoff
+//! concern one object.
 //!
-//! Left to others: watches and writes of custom resources (`cluster`), calls to vendors (`admin`), comparison of JSON
+//! Out of scope: watches and writes of custom resources (`cluster`), calls to vendors (`admin`), comparison of JSON
 //! (`core::plan`). `cluster` checks leadership before each write, and `admin::limit` before each call.
 
 mod access;

@@ -14,7 +14,7 @@ use crate::admin::AdminError;
 use crate::admin::limit::{Priority, with_priority};
 use crate::cluster::{DeserializeGuard, ObjectKey};
 
-/// Retries of one object that our own rate limiter postpones.
+/// Maximum retries of an object that our own rate limiter postpones.
 const MAX_RETRIES: u32 = 20;
 
 /// The preview of one object.

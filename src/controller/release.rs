@@ -11,7 +11,7 @@ use super::reconcile::{Synced, delete_external};
 use crate::admin::limit::{Priority, with_priority};
 use crate::cluster::{DeserializeGuard, WriteTarget};
 
-/// Attempts for one object that a vendor or a rate limit postpones.
+/// Maximum attempts for one object when a vendor or a rate limit postpones it.
 const MAX_ATTEMPTS: u32 = 60;
 /// Longest delay between two attempts.
 const MAX_DELAY: Duration = Duration::from_secs(10);

@@ -1,5 +1,5 @@
-//! Writes of statuses: only when the meaning changes, with one Event for each change of the Ready condition. Also what all
-//! kinds share: their `Managed` trait and the parsing of malformed objects that are being deleted.
+//! Writes statuses: only when their meaning changes, with one Event for each change of the Ready condition. Also has
+//! the `Managed` trait of all kinds, and parses malformed objects that are being deleted.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
@@ -37,15 +37,16 @@ pub trait Managed:
     fn status(&self) -> Option<&Self::Status>;
     /// Returns the members of the status that every kind has.
     fn shared(status: &mut Self::Status) -> SharedStatus<'_>;
-    /// The members of the spec that cleaning up needs. `parse_for_cleanup` takes them from an object that cannot be parsed
-    /// as a whole, and everything else from `minimal_spec`.
+    /// The members of the spec that cleaning up needs. For an object that cannot be parsed as a whole,
+    /// `parse_for_cleanup` takes these members from the object and all other members from `minimal_spec`.
     const CLEANUP_MEMBERS: &'static [&'static str];
     /// The smallest spec that can be parsed.
     fn minimal_spec() -> Value;
 }
 
-/// Parses the parts of a malformed object that cleaning up needs. None if these are malformed, too: a guessed policy could
-/// delete an external object that should stay, and a guessed Connection could leave one that should be deleted.
+/// Parses the parts of a malformed object that cleaning up needs. None if these parts are malformed too. A guessed
+/// policy could delete an external object that should stay, and a guessed Connection could orphan one that should be
+/// deleted.
 pub fn parse_for_cleanup<K: Managed>(stored: &Value) -> Option<K> {
     let metadata = stored.get("metadata")?;
     let mut spec = K::minimal_spec();
@@ -112,7 +113,8 @@ managed!(
     {"connectionRef": {"name": ""}, "name": "", "triggerId": "credentials-exchange"}
 );
 
-/// True if the controller carries out `hookstream.dev/resume` for this kind. Otherwise the worker does, and acknowledges it.
+/// True if the controller carries out `hookstream.dev/resume` for this kind. For the other kinds, the worker carries
+/// out and acknowledges the request.
 fn is_resumed_here(kind: ResourceKind) -> bool {
     kind == ResourceKind::EventStream
 }
@@ -129,7 +131,7 @@ pub async fn write<K: Managed>(
     let shared = K::shared(&mut status);
     let before = std::mem::take(shared.conditions);
     *shared.observed_generation = generation;
-    // The conditions that only this kind has.
+    // Keep the conditions that only this kind has.
     let own = before
         .iter()
         .filter(|c| !COMMON_CONDITIONS.contains(&c.type_.as_str()) && c.type_ != DELIVERING)
@@ -137,7 +139,7 @@ pub async fn write<K: Managed>(
     *shared.conditions = readiness.conditions(&before, generation, Millis::now());
     shared.conditions.extend(own);
     *shared.last_error = last_error.map(Box::new);
-    // A request is acknowledged once it was carried out, successful or not.
+    // Acknowledge the request now that it was carried out, whether it succeeded or not.
     let handled = shared.handled.get_or_insert_default();
     handled.reconcile_requested_at = object.annotations().get(RECONCILE_REQUESTED_AT).cloned();
     if !is_resumed_here(K::KIND) {
@@ -150,8 +152,8 @@ pub async fn write<K: Managed>(
         .await
 }
 
-/// Writes an error to the status. An object that cannot be parsed keeps its status except for the conditions: the status
-/// names the external object, which the controller needs once the object can be parsed again.
+/// Writes an error to the status. Of an object that cannot be parsed, replaces only the conditions. The rest of the
+/// status names the external object, and the controller needs that name once the object can be parsed again.
 pub async fn write_error<K: Managed>(
     context: &Context,
     target: &WriteTarget,

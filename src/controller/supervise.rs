@@ -1,5 +1,5 @@
-//! Wraps every reconcile: the leadership check, metrics, panics, backoff and the report of errors. The reconciles
-//! themselves are free of it.
+//! Wraps every reconcile: checks leadership, records metrics, catches panics, backs off and reports errors. The
+//! `reconcile` functions contain none of this.
 
 use std::any::Any;
 use std::future::Future;
@@ -20,11 +20,11 @@ use crate::admin::limit::{Priority, with_priority};
 use crate::api::RECONCILE_REQUESTED_AT;
 use crate::cluster::{ClusterError, DeserializeGuard, WriteTarget};
 
-/// Requeue delay of an error that ends by a watch event, in case the event is missed.
+/// Requeue delay of an error that a watch event resolves, in case that event is missed.
 const SAFETY_REQUEUE: Duration = Duration::from_secs(600);
-/// Shortest requeue delay of an error that ends by itself.
+/// Shortest requeue delay of an error that resolves itself after some time.
 const MIN_REQUEUE: Duration = Duration::from_millis(200);
-/// Requeue delay of an object whose watch is behind our own last write; about the delay of a watch event.
+/// Requeue delay of an object whose last write the watch has not delivered yet; about the delay of a watch event.
 const STALE_REQUEUE: Duration = Duration::from_millis(50);
 
 /// Runs a reconcile and returns when the next one is due.
@@ -38,7 +38,7 @@ where
     F: Future<Output = Result<Duration, SyncError>> + Send,
 {
     if !context.leadership.is_leader() {
-        // All objects are reconciled when leadership is gained.
+        // Skip the reconcile: all objects are reconciled when leadership is gained.
         return Action::await_change();
     }
     let kind: &'static str = K::KIND.into();
@@ -67,8 +67,8 @@ where
     }
 }
 
-/// Returns the object. One that cannot be parsed is an error, unless it is being deleted and the parts that cleaning up
-/// needs can be parsed: a namespace must not hang because this version cannot parse an object.
+/// Returns the parsed object. A malformed object is an error, unless it is being deleted and the parts that cleanup
+/// needs can be parsed. Otherwise the deletion of its namespace would hang until the object can be parsed.
 async fn parse<K: Managed>(
     context: &Context,
     target: &WriteTarget,
@@ -85,7 +85,7 @@ async fn parse<K: Managed>(
     status::parse_for_cleanup(&stored).ok_or(invalid)
 }
 
-/// Reports the error, where it is worth a report, and returns when to retry.
+/// Reports the error, unless it is no failure of the object, and returns when to retry.
 async fn handle_error<K: Managed>(
     context: &Context,
     target: &WriteTarget,
@@ -101,9 +101,9 @@ async fn handle_error<K: Managed>(
         }
         // Nothing is left to reconcile; the watch will show the deletion.
         SyncError::Cluster(ClusterError::Gone) => return Action::requeue(SAFETY_REQUEUE),
-        // Postponed by our own rate limiter: waits without a reconcile slot and without a report.
+        // Postponed by our own rate limiter: requeue, which frees the reconcile slot. Not reported.
         SyncError::Admin(AdminError::Postponed(after)) => return Action::requeue(*after),
-        // Nothing failed, and the status may still be true.
+        // Nothing failed, and the status may still be correct. Not reported.
         SyncError::NotVisibleYet(after) => return Action::requeue((*after).max(MIN_REQUEUE)),
         error if error.was_not_attempted() => return Action::await_change(),
         _ => {}
@@ -111,7 +111,8 @@ async fn handle_error<K: Managed>(
     let (kind, key) = (<&'static str>::from(target.kind), &target.key);
     let (namespace, name) = (&*key.namespace, &*key.name);
     let (reason, vendor_request_id) = (error.reason(), error.request_id());
-    // Where Events go to the log, an error is logged once, as an Event at the change, and not at every retry.
+    // If Events go to the log, the Event of the changed condition already logs the error once; do not warn at every
+    // retry.
     if context.cluster.publishes_to_log() {
         tracing::debug!(kind, namespace, name, reason, vendor_request_id, "{error}");
     } else {

@@ -1,4 +1,4 @@
-//! The metrics of reconciles: one outcome of a closed set for each, also if it is cancelled.
+//! The metrics of reconciles. Each reconcile has one outcome of a closed set, even if it is cancelled.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,10 +24,10 @@ pub enum ReconcileOutcome {
     Conflict,
     /// Another replica leads.
     NotLeading,
-    /// Is retried with backoff.
+    /// It is retried with backoff.
     Failed,
     Panicked,
-    /// Was cancelled, because the process stops.
+    /// The process stopped and cancelled the reconcile.
     Abandoned,
 }
 

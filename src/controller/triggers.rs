@@ -35,7 +35,7 @@ struct Fingerprint {
     generation: Option<i64>,
     is_deleting: bool,
     has_finalizer: bool,
-    /// The number of other finalizers while the object is being deleted: our cleanup waits for them.
+    /// While the object is being deleted, the number of other finalizers, because cleanup waits for them. Otherwise 0.
     other_finalizers: usize,
     reconcile_requested_at: Option<String>,
     /// The annotation `resume`, for kinds that the controller resumes.
@@ -110,7 +110,7 @@ pub async fn run(context: Arc<Context>, mut changes: mpsc::Receiver<ObjectChange
         };
         let before = fingerprints.remove(&change);
         let uid = now.as_ref().and_then(|now| now.uid.clone());
-        // The state of a deleted object is dropped, also if a new object of the same name replaced it.
+        // Drop the state of the deleted object, even if a new object of the same name replaced it.
         let old_uid = before.as_ref().and_then(|before| before.uid.as_ref());
         if let Some(deleted) = old_uid.filter(|old_uid| uid.as_ref() != Some(old_uid)) {
             context.forget(deleted);
@@ -125,7 +125,7 @@ pub async fn run(context: Arc<Context>, mut changes: mpsc::Receiver<ObjectChange
     }
 }
 
-/// Enqueues every object when leadership is gained: perhaps no replica carried out the changes before.
+/// Enqueues every object when leadership is gained: until then, no replica may have handled the changes.
 async fn enqueue_everything(context: &Context, queues: &RequestQueues) {
     context.clear_caches();
     enqueue_all(&context.view.connections, &queues.connections).await;
@@ -195,8 +195,9 @@ async fn enqueue_affected(
     }
 }
 
-/// Enqueues the Connections whose finalizer has to be added for their first user or removed after their last one. Other
-/// changes of users are ignored: otherwise ten thousand users would lead to ten thousand calls to the vendor.
+/// Enqueues the Connections whose finalizer has to be added for their first user or removed after their last one.
+/// Ignores all other changes of users: otherwise ten thousand changed users would cause ten thousand calls to the
+/// vendor.
 async fn enqueue_used_connections(
     context: &Context,
     key: &ObjectKey,
@@ -217,9 +218,9 @@ async fn enqueue_used_connections(
     }
 }
 
-/// Enqueues the objects that refer to a Secret or ConfigMap, themselves or through their Connection. Without the latter,
-/// an object whose calls were refused while its Connection stayed ready would sit out its backoff after the token was
-/// corrected.
+/// Enqueues the objects that refer to a Secret or ConfigMap, themselves or through their Connection. The indirect
+/// references matter after a corrected token: an object that failed while its Connection stayed ready would otherwise
+/// wait for its whole backoff.
 async fn enqueue_users(context: &Context, kind: CaKind, key: &ObjectKey, queues: &RequestQueues) {
     let view = &context.view;
     let uses = |c: &DeserializeGuard<Connection>| in_namespace(c, key) && connection_uses(c, kind, &key.name);
@@ -279,7 +280,7 @@ where
     queue.send(ObjectRef::new(&key.name).within(&key.namespace)).await.ok();
 }
 
-/// False for an invalid spec: the hook waits for a change of its spec and not of its dependencies.
+/// False for an invalid spec: only a change of the spec itself can help.
 fn hook_uses(hook: &DeserializeGuard<EventHook>, kind: CaKind, name: &str) -> bool {
     hook.0
         .as_ref()
@@ -310,7 +311,7 @@ fn connection_uses(connection: &DeserializeGuard<Connection>, kind: CaKind, name
         || kong.tls.as_ref().is_some_and(|tls| tls.refers_to(kind, name))
 }
 
-/// Returns the parts that all kinds share.
+/// Returns the fingerprint of an object, with only the parts that all kinds share.
 fn fingerprint<K: Resource>(object: &DeserializeGuard<K>) -> Fingerprint {
     let is_deleting = object.meta().deletion_timestamp.is_some();
     let ours = object.finalizers().iter().filter(|f| *f == FINALIZER).count();

@@ -1,5 +1,5 @@
-//! Which objects use a Connection. A Connection keeps the operator's finalizer while it is in use, because deleting the
-//! external objects needs its credentials.
+//! Finds the objects that use a Connection. A Connection keeps the operator's finalizer while it is in use, because
+//! deleting the external objects needs its credentials.
 
 use kube::runtime::reflector::Store;
 use kube::{Resource, ResourceExt};
@@ -34,15 +34,16 @@ pub fn is_finalizer_stale(context: &Context, connection: &DeserializeGuard<Conne
     find_user(context, &ObjectKey::of(connection)).is_some() != finalizer::is_present(connection)
 }
 
-/// Drops the credentials of a Connection that was deleted while no object used it. Such a Connection has no finalizer and
-/// so no last reconcile, and a new Connection of the same name, perhaps of another owner, must not inherit the credentials.
+/// Drops the credentials of a Connection that was deleted while no object used it. Without a finalizer, it got no last
+/// reconcile that could drop them. A new Connection of the same name may have another owner and must not inherit them.
 pub fn forget_deleted_connection(context: &Context, connection: &ObjectKey) {
     if find_user(context, connection).is_none() {
         context.forget_connection(connection);
     }
 }
 
-/// An object that cannot be parsed may use any Connection: no Connection is deleted while such an object has to clean up.
+/// True if the object may use the Connection. An object that cannot be parsed may use any, so that no Connection is
+/// deleted while such an object still has to clean up.
 fn may_use<K: Synced>(object: &DeserializeGuard<K>, name: &str) -> bool {
     let is_unknown = object.0.is_err() && finalizer::is_present(object);
     is_unknown || uses_connection(object, name)

@@ -6,7 +6,7 @@ use super::time::Millis;
 
 /// Number of consecutive failures that open a breaker by default.
 const DEFAULT_THRESHOLD: u32 = 10;
-/// Short, because a rolling update makes a receiver unavailable for seconds only.
+/// Short, because many outages are rolling updates, which last only seconds.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const MAX_PAUSE: Duration = Duration::from_secs(600);
 
@@ -82,7 +82,7 @@ impl Breaker {
                 let pause = (pause * 2).min(MAX_PAUSE);
                 State::Open { until: now + pause, pause }
             }
-            // These requests were in flight when the breaker opened; their failures must not prolong the pause.
+            // Failures of requests that were in flight when the breaker opened must not prolong the pause.
             open @ State::Open { .. } => open,
         };
     }

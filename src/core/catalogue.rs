@@ -1,7 +1,7 @@
 //! The event sources of Kong that are publicly documented: their events, fields and unique fields.
 //!
-//! Gates take their default groups from this list, and the emulator and `hookstream sources` show it. Sources that are
-//! not listed work too, because custom plugins emit their own.
+//! Gates take their default groups from this list, and the emulator and `hookstream sources` show it. Hooks can use
+//! unlisted sources too, because custom plugins emit events of their own sources.
 
 use serde_json::{Map, Value, json};
 

@@ -7,7 +7,7 @@ use super::time::Millis;
 
 /// The condition that the worker owns. The controller does not change it.
 pub const DELIVERING: &str = "Delivering";
-/// Maximum length of a condition's message in bytes. With a longer one the API server rejects the whole status.
+/// Maximum length of a condition's message in bytes. The API server rejects a status with a longer message.
 const MAX_MESSAGE: usize = 4096;
 
 /// The readiness of an object, from which its conditions follow.
@@ -81,7 +81,7 @@ pub fn build_condition(
     }
 }
 
-/// Truncates to seconds, as the API server does. Otherwise the status that is read back would look changed.
+/// Truncates to seconds, as the API server does. Otherwise a status would look changed when it is read back.
 fn whole_seconds(at: Millis) -> Time {
     Time(jiff::Timestamp::from_second(at.0.div_euclid(1000)).unwrap_or_default())
 }

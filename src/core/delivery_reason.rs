@@ -16,7 +16,7 @@ pub enum DeliveryReason {
     MaxAttempts,
     /// Dead: the egress policy denies the receiver's address.
     EgressDenied,
-    /// Dead: the event makes a header that HTTP does not allow.
+    /// Dead: a header that was rendered from the event is not valid in HTTP.
     HeaderRefused,
     /// Dead: the handler has no address to send a request to.
     NoTarget,
@@ -26,7 +26,7 @@ pub enum DeliveryReason {
     HookDeleted,
     /// Dead at once: the hook's backlog uses its whole share of the disk.
     BacklogFull,
-    /// Dropped by `snooze`: another delivery of the group went out within the period.
+    /// Dropped by `snooze`: another delivery of the group was sent within the period.
     Snoozed,
     /// Dropped by `onChange`: the compared fields have the values of the last accepted event.
     Unchanged,
@@ -45,8 +45,8 @@ impl DeliveryReason {
 
 /// Why an attempt failed in a way that another attempt may overcome.
 ///
-/// A failure that no attempt can overcome ends the delivery with a `DeliveryReason` (`EgressDenied`, `HeaderRefused`,
-/// `NoTarget`), whose text is then also the error of the attempt.
+/// A failure that no attempt can overcome ends the delivery with a `DeliveryReason`: `EgressDenied`, `HeaderRefused` or
+/// `NoTarget`. The text of that reason is then also the error of the attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::EnumString, strum::IntoStaticStr)]
 pub enum AttemptFailure {
     /// The receiver answered with a status outside 2xx.
@@ -61,7 +61,7 @@ pub enum AttemptFailure {
     Timeout,
     /// The TLS handshake failed.
     Tls,
-    /// The answer was not valid HTTP, or broke off.
+    /// The response was not valid HTTP, or the connection closed before its end.
     Protocol,
     /// A lambda returned something other than `true`.
     NotDelivered,

@@ -1,7 +1,8 @@
 //! Gates: rules that may drop a delivery. `onChange` is evaluated first, then `snooze`.
 //!
-//! The store keeps the state of a gate for each hook and group, and updates it in the same transaction as the deliveries.
-//! This module computes what an event checks against that state ([`GateRequest`]) and decides ([`GateDecision`]).
+//! The store keeps the state of a gate for each hook and group, and updates it in the same transaction as the
+//! deliveries. This module computes the groups and values of an event ([`GateRequest`]), compares them with that state,
+//! and decides ([`GateDecision`]).
 
 use std::time::Duration;
 
@@ -42,7 +43,7 @@ pub struct OnChange {
 /// A hash of a group or a value, so that the gate state has a fixed size.
 pub type GateHash = [u8; 16];
 
-/// What an event checks against the gate state.
+/// The groups and values of an event that are checked against the gate state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GateRequest {
     pub change: Option<ChangeCheck>,
@@ -77,7 +78,7 @@ pub struct GateState {
 pub enum GateDecision {
     /// Deliver it, store its value and start a snooze period.
     Deliver,
-    /// Drop it, because nothing has changed. A trailing candidate of its group is now stale and is dropped too.
+    /// Drop it, because nothing has changed. Also drop a trailing candidate of its group, which is now stale.
     Unchanged,
     /// Drop it, because the group is snoozed until `until`. With `candidate`, deliver it at that time unless a newer event
     /// replaces it.

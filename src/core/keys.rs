@@ -1,7 +1,7 @@
 //! The key ring, and the secrets derived from it.
 //!
 //! The controller derives a relay's secret to configure the vendor; the worker derives the same secret to verify
-//! incoming relays. So no Secret is written into users' namespaces, and only the key ring has to be stored.
+//! incoming relays. So the operator writes no Secret into users' namespaces and stores only the key ring.
 
 use std::collections::BTreeMap;
 

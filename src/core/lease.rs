@@ -1,9 +1,9 @@
 //! Leader election: the decisions of one replica that competes for a Lease. No I/O; all times are arguments.
 //!
-//! A write carries the resource version that was read, so if two replicas take a Lease at once, one write fails with a
-//! conflict. A replica considers the holder gone after it has itself observed no change for the lease duration; clocks of
-//! different machines are never compared. A leader counts its time from before it sent a renewal, and for a shorter time
-//! than others wait. So requests that it sent at the end of its time arrive before another replica leads.
+//! A write contains the resource version that was read, so if two replicas take a Lease at once, one write fails with a
+//! conflict. A replica takes over after it has observed no change for the lease duration, measured with its own clock.
+//! Clocks of different machines are never compared. A leader leads for the renew deadline, counted from before it sent
+//! its last renewal. That is shorter than the lease duration, so its last requests arrive before another replica leads.
 
 use std::time::Duration;
 
@@ -83,7 +83,7 @@ pub struct Election {
     until: Millis,
     /// Leads from this time on only: after a takeover the previous holder may still lead until then.
     not_before: Millis,
-    leading: bool,
+    is_leading: bool,
 }
 
 impl Election {
@@ -97,7 +97,7 @@ impl Election {
             due: now,
             until: now,
             not_before: now,
-            leading: false,
+            is_leading: false,
         }
     }
 
@@ -151,7 +151,7 @@ impl Election {
     pub fn lease_read(&mut self, found: Option<(String, LeaseRecord)>, now: Millis) {
         self.must_read = false;
         self.observed = found.map(|(version, record)| {
-            // Any new version is a sign of life, even with the same contents.
+            // Any new version shows that the holder is alive, even with the same contents.
             let since = self.observed.as_ref().filter(|s| s.version == version).map_or(now, |s| s.since);
             Observation { version, record, since }
         });
@@ -174,13 +174,13 @@ impl Election {
         {
             self.not_before = now + self.holder_timeout(&observed.record);
         }
-        let was_leading = self.leading && now < self.until;
+        let was_leading = self.is_leading && now < self.until;
         let record = LeaseRecord { holder: Some(self.me.clone()), duration: Some(self.terms.duration) };
         self.observed = Some(Observation { version, record, since: now });
         self.until = sent + self.terms.renew_deadline;
         self.due = now + self.terms.retry;
-        self.leading = self.leads_until(now).is_some();
-        self.leading && !was_leading
+        self.is_leading = self.leads_until(now).is_some();
+        self.is_leading && !was_leading
     }
 
     /// Records a conflict: another replica has written the Lease.
@@ -202,7 +202,7 @@ impl Election {
     }
 
     fn stop_leading(&mut self) {
-        self.leading = false;
+        self.is_leading = false;
         self.until = self.not_before;
     }
 }

@@ -1,4 +1,4 @@
-//! Lua support without running Lua: checks the syntax of scripts and formats values as Lua does.
+//! Checks the syntax of scripts and formats values as Lua does, without running Lua.
 
 use mlua::chunk::ChunkMode;
 use mlua::{Lua, LuaOptions, StdLib};

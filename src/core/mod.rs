@@ -1,7 +1,7 @@
 //! Pure decisions: functions from values to values, without I/O.
 //!
-//! Invariants: no Kubernetes client, no HTTP client, no files and no clock (the current time is an argument). All of it
-//! is tested without a cluster or a socket.
+//! Invariants: no Kubernetes client, no HTTP client, no files and no clock (the current time is an argument). The tests
+//! need neither a cluster nor a socket.
 //!
 //! Out of scope: reading and writing (`cluster`, `admin`, `worker`).
 

@@ -1,8 +1,9 @@
 //! Authenticates and authorizes relays from Kong.
 //!
-//! A relay is checked against three sets of relay settings: those last configured in Kong (`status.applied`), those of the
-//! spec (the controller may have configured Kong but not yet written the status), and for a limited time the previous
-//! ones, so that events which Kong queued before a change are still accepted.
+//! A relay must match one of three sets of relay settings:
+//! - the settings that were last configured in Kong (`status.applied`);
+//! - the settings of the spec, because the controller may have configured Kong but not yet written the status;
+//! - for a limited time the previous settings, so that the worker accepts events that Kong queued before a change.
 
 use secrecy::{ExposeSecret, SecretString};
 
@@ -93,12 +94,14 @@ pub fn is_ping(draft: &EventDraft) -> bool {
 
 /// Checks that one of the settings covers the source and event of a relay.
 pub fn check_agreed(signed: &[&RelaySettings], draft: &EventDraft) -> Result<(), RelayRejection> {
-    let covers =
-        |t: &&RelaySettings| t.source == draft.source && t.event.as_ref().is_none_or(|e| *e == draft.event);
+    let covers = |settings: &&RelaySettings| {
+        settings.source == draft.source && settings.event.as_ref().is_none_or(|e| *e == draft.event)
+    };
     if signed.iter().any(covers) { Ok(()) } else { Err(RelayRejection::NotAgreed) }
 }
 
-/// Returns true for an event about Kong's event hooks, which contains their secrets, unless the hook selects it by name.
+/// Returns true for an event about Kong's event hooks, which contains their secrets. An event of source `crud` is
+/// exempt if the hook selects `event_hooks` by name.
 pub fn carries_secrets(draft: &EventDraft, selected_by_name: bool) -> bool {
     #[derive(serde::Deserialize)]
     struct Entity {

@@ -1,4 +1,4 @@
-//! Decides what follows an attempt: delivered, another attempt at a given time, or dead.
+//! Decides the next step after an attempt: delivered, another attempt at a given time, or dead.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,7 +8,7 @@ use super::time::Millis;
 /// The longest delay that a receiver can request by `Retry-After`.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
 
-/// Default statuses after which repeating the same request is pointless.
+/// Default statuses after which a repeated request would fail again.
 pub const TERMINAL_STATUSES: [u16; 8] = [400, 405, 406, 413, 414, 415, 422, 431];
 
 /// When and how often a failed delivery is retried.
@@ -63,7 +63,7 @@ pub struct RetryState {
 }
 
 impl RetryPolicy {
-    /// Decides what follows an attempt. `jitter` is a random number in `0.0..1.0`.
+    /// Decides the next step after an attempt. `jitter` is a random number in `0.0..1.0`.
     pub fn decide(
         &self,
         outcome: &AttemptOutcome<'_>,
@@ -98,8 +98,8 @@ impl RetryPolicy {
         NextStep::Retry { due }
     }
 
-    /// Doubles the delay for each attempt up to `max_backoff`, then picks a random delay between half and all of it, so
-    /// that deliveries that failed together are not retried together.
+    /// Doubles the delay for each attempt up to `max_backoff`, then picks a random delay between half and all of it.
+    /// Without this jitter, deliveries that failed together would be retried together.
     fn backoff(&self, attempts: u32, jitter: f64) -> Duration {
         let doublings = attempts.saturating_sub(1).min(63);
         let factor = 1u64 << doublings.min(62);

@@ -147,7 +147,7 @@ fn standard_webhooks_tag(
     let key = match secret.strip_prefix(WHSEC) {
         Some(text) => {
             decoded = LENIENT.decode(text).map_err(|_| SecretError::NotBase64)?;
-            // With an empty key, everyone could sign.
+            // Reject an empty key, with which anyone could create valid signatures.
             if decoded.is_empty() {
                 return Err(SecretError::NotBase64);
             }

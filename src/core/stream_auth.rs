@@ -1,9 +1,11 @@
 //! Authenticates deliveries from Auth0.
 //!
-//! A stream into the worker accepts the tokens of three sets of stream settings: those last configured at Auth0
-//! (`status.applied`), those of the spec (the controller may have configured Auth0 but not yet written the status), and
-//! for a limited time the previous ones, so that a rotation loses no events. A stream with a webhook destination that
-//! points to this worker is authenticated with the user's own secret.
+//! A stream into the worker accepts the tokens of three sets of stream settings:
+//! - the settings that were last configured at Auth0 (`status.applied`);
+//! - the settings of the spec, because the controller may have configured Auth0 but not yet written the status;
+//! - for a limited time the previous settings, so that a rotation loses no events.
+//!
+//! If a stream has a webhook destination that points to this worker, Auth0 authenticates with the user's own secret.
 
 use std::time::Duration;
 
@@ -53,9 +55,10 @@ pub fn derive_token(
     key_ring.derive(key_id, Purpose::Stream, Owner::of(&stream.metadata, rotation))
 }
 
-/// Returns the desired settings of a stream at Auth0. A stream into the worker keeps its key until its rotation text
-/// changes; otherwise a new key in the key ring would rotate the tokens of all tenants at once. Returns `None` if the
-/// settings need a key and there is none.
+/// Returns the desired settings of a stream at Auth0, or `None` if they need a key and there is none.
+///
+/// A stream into the worker keeps its key until its rotation text changes. Otherwise a new key in the key ring would
+/// rotate the tokens of all tenants at once.
 pub fn desired_settings(
     stream: &EventStream,
     kind: DestinationKind,

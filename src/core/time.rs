@@ -12,14 +12,14 @@ use super::duration;
 pub struct Millis(pub i64);
 
 impl Millis {
-    /// Returns the wall-clock time. Call it in listeners and loops only; functions that decide take the time as an
+    /// Returns the wall-clock time. Call it only in listeners and loops; functions of `core` take the time as an
     /// argument.
     pub fn now() -> Self {
         Millis(jiff::Timestamp::now().as_millisecond())
     }
 
     /// Returns a monotonic time since boot. On Linux the clock also advances while the process is stopped and while the
-    /// machine sleeps; otherwise a leader that was suspended would believe that it still holds its Lease.
+    /// machine sleeps. Otherwise a leader that was suspended would believe that it still holds its Lease.
     pub fn steady() -> Self {
         #[cfg(target_os = "linux")]
         let clock = rustix::time::ClockId::Boottime;

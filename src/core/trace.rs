@@ -1,5 +1,5 @@
-//! W3C Trace Context of events: taken from the publish request, stored as CloudEvents attributes and sent with every
-//! attempt, so that a trace connects sender and receiver.
+//! The W3C Trace Context of events. The worker takes it from the publish request, stores it as CloudEvents attributes
+//! and sends it with every attempt, so that a trace connects sender and receiver.
 
 use std::collections::BTreeMap;
 

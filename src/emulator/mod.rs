@@ -1,6 +1,6 @@
 //! Stateful emulators of the vendors' admin APIs, for tests, demos and people without a licence or a tenant.
 //!
-//! Purpose: answer as the vendor was observed to answer, also where its documents say otherwise. Behaviour that was
+//! Purpose: respond as the vendor was observed to respond, even if its documentation disagrees. Behaviour that was
 //! never observed is implemented in the simplest way, and a comment says so.
 //!
 //! Invariants:
@@ -8,10 +8,10 @@
 //! - Requests, queues, logs and stored objects are bounded.
 //! - Routes under `/__emulator/` belong to the emulator. They need no credentials, no fault applies to them, and the
 //!   request log does not contain them.
-//! - The request log holds no bodies, because bodies carry secrets.
+//! - The request log contains no bodies, because bodies contain secrets.
 //!
-//! Not a goal: performance or security. An emulator is not for production; it listens on whatever address the caller
-//! configures.
+//! Out of scope: performance and security. An emulator is not for production, and it listens on any address that the
+//! caller configures.
 
 mod auth0;
 mod client;

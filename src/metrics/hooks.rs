@@ -69,7 +69,7 @@ impl HookMetrics {
             bytes: Family::default(),
             oldest: Family::default(),
         };
-        let of_hook = "of a hook with series of its own";
+        let of_hook = "of a hook with its own series";
         let refused = "Requests for series of a hook that were rejected by the limit (--hook-metrics)";
         registry.register("hook_series_refused", refused, hooks.refused.clone());
         registry.register(

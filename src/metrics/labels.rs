@@ -80,7 +80,7 @@ pub(super) struct FinishedLabel {
     pub(super) reason: &'static str,
 }
 
-/// A hook with series of its own.
+/// A hook with its own series.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct HookLabel {
     pub(super) namespace: String,

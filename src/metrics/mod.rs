@@ -1,5 +1,5 @@
-//! Prometheus metrics of the process. Label values come from closed sets (kinds, stable reasons, states) or are bounded in
-//! number. Only hooks with an annotation have series of their own (`hooks`).
+//! Prometheus metrics of the process. Label values come from closed sets (kinds, stable reasons, states) or are bounded
+//! in number. Only hooks with an annotation have their own series (`hooks`).
 
 mod hooks;
 mod labels;
@@ -68,8 +68,8 @@ struct Backlog {
     store: Gauge,
 }
 
-/// Maximum hosts with a label value of their own; further ones share `other`. Users choose the hosts, which would otherwise
-/// create any number of series.
+/// Maximum hosts with a label value of their own; further ones share `other`. Users choose the hosts: without the
+/// limit, they could create any number of series.
 const MAX_HOSTS: usize = 100;
 
 impl Default for Metrics {
@@ -166,7 +166,7 @@ impl Default for Metrics {
         );
         registry.register_with_unit(
             "backlog_share_used",
-            "Used fraction of its disk share, of the fullest hook or namespace",
+            "Used fraction of its disk share, for the hook or namespace with the highest fraction",
             Unit::Ratios,
             backlog.shares.clone(),
         );
@@ -185,13 +185,13 @@ impl Default for Metrics {
             admin_seconds: families.seconds("admin_request_duration", "Duration of a call to an admin API"),
             admin_waits: families.seconds("admin_rate_limit_wait", "Time that a call waited for a scheduling slot within the rate limit"),
             admin_postponed: families.counter("admin_postponed", "Calls that were requeued without being sent: rate limit used up, pause requested by the vendor, or open circuit breaker"),
-            drift_found: families.counter("drift_found", "External resources that were changed or deleted by another client"),
-            drift_repaired: families.counter("drift_repaired", "External resources that were repaired after such a change"),
+            drift_found: families.counter("drift_found", "External objects that were changed or deleted by another client"),
+            drift_repaired: families.counter("drift_repaired", "External objects that were repaired after such a change"),
             watch_requests: families.counter("watch_requests", "List and watch requests to the API server, by resource and outcome (ok, error); a watch lasts for --watch-timeout"),
             api_requests: families.counter("api_requests", "Requests at the worker's API port, by route, method and class of the status"),
             leader: {
                 let leader = Gauge::default();
-                registry.register("leader", "1 if this replica leads, which writes to admin APIs; otherwise 0", leader.clone());
+                registry.register("leader", "1 if this replica is the leader, which writes to admin APIs; otherwise 0", leader.clone());
                 leader
             },
             hooks: HookMetrics::register(&mut registry),
@@ -244,12 +244,12 @@ impl Metrics {
         }
     }
 
-    /// Counts an external resource that another client changed or deleted.
+    /// Counts an external object that another client changed or deleted.
     pub fn record_drift_found(&self, kind: &'static str) {
         self.drift_found.get_or_create(&KindLabel { kind }).inc();
     }
 
-    /// Counts a repaired external resource.
+    /// Counts a repaired external object.
     pub fn record_drift_repaired(&self, kind: &'static str) {
         self.drift_repaired.get_or_create(&KindLabel { kind }).inc();
     }

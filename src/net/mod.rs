@@ -1,19 +1,19 @@
 //! HTTP: the client of deliveries and admin calls, and the server of every port.
 //!
-//! Invariants: every outgoing connection goes through `connect`, which resolves the host, checks every address against the
-//! egress policy and connects only to an allowed address, or through the proxy of a flag. Redirects are not followed, and
-//! the proxy variables of the environment are ignored. Every call has a deadline for the whole exchange and a bound on the
-//! response body.
+//! Invariants: every outgoing connection goes through `connect`. It resolves the host, checks every address against the
+//! egress policy, and connects only to an allowed address, or through the proxy that a flag names. Redirects are not
+//! followed, and the proxy variables of the environment are ignored. Every call has a deadline for the whole exchange
+//! and a bound on the response body.
 //!
 //! `serve` bounds the number of connections, can close one without a response, and assigns request ids (`request_id`).
-//! `serve_tls` reads the certificate from files. `runtime` runs a part of the process on threads of its own.
+//! `serve_tls` reads the certificate from files. `runtime` runs a part of the process on separate threads.
 //!
 //! Out of scope: the content of requests and the meaning of responses.
 
 mod client;
 mod connect;
 #[cfg(test)]
-mod http2;
+mod http2_tests;
 mod linger;
 mod proxy;
 pub mod request_id;

@@ -1,7 +1,8 @@
 //! Connections through an HTTP proxy, by CONNECT for https and http targets.
 //!
-//! The proxy sees the host and port of each target, and nothing else of https. It resolves names itself and is trusted to
-//! connect to the right host. Names that resolve locally are checked against the egress policy first (`connect`).
+//! The proxy sees the host and port of each target. Of https, it sees nothing else. It resolves names itself and is
+//! trusted to connect to the right host. Names that resolve locally are checked against the egress policy first
+//! (`connect`).
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -138,7 +139,7 @@ impl Proxy {
     }
 }
 
-/// Reads the head of the proxy's response. No bytes of the target follow before the client has sent some.
+/// Reads the head of the proxy's response. The target sends no bytes before the client has sent some.
 async fn read_head(stream: &mut TcpStream) -> Result<Vec<u8>, ProxyError> {
     let (mut head, mut buffer) = (Vec::new(), [0; 1024]);
     loop {

@@ -1,4 +1,4 @@
-//! Runs a part of the process on a Tokio runtime of its own.
+//! Runs a part of the process on a separate Tokio runtime.
 //!
 //! Separate threads reduce contention between parts that work on the same events. The data of a part stays in the caches of
 //! its cores, and tasks are not handed between threads one by one.
@@ -14,7 +14,7 @@ pub fn half_the_cores() -> usize {
     (cores / 2).max(1)
 }
 
-/// A second runtime, in addition to the one that it is used on.
+/// A second Tokio runtime, besides the runtime of the caller.
 pub struct DedicatedRuntime(Option<Runtime>);
 
 impl DedicatedRuntime {

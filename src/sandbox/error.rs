@@ -10,12 +10,12 @@ pub enum ScriptError {
     /// The script raised an error or could not be compiled.
     #[error("{0}")]
     ScriptFailed(String),
-    #[error("it ran longer than {}ms", .0.as_millis())]
+    #[error("the script ran longer than {}ms", .0.as_millis())]
     ScriptTimeout(Duration),
-    #[error("it used more memory than a script may")]
+    #[error("the script used more memory than the limit")]
     ScriptMemory,
     /// The child process died during the invocation.
-    #[error("the sandbox process died while running it")]
+    #[error("the sandbox process died while running the script")]
     ScriptCrashed,
     /// Its input or result exceeds the limit.
     #[error("{0}")]

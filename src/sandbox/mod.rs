@@ -1,18 +1,19 @@
 //! Runs users' Lua in child processes.
 //!
 //! Purpose: renders templates and calls lambdas for hooks. An endless loop, a memory bomb or a crash of the interpreter
-//! costs one invocation and nothing else.
+//! affects one invocation only.
 //!
 //! Invariants:
 //! - No secret enters a child. A child inherits no memory, descriptor or environment of the worker.
-//! - Every invocation has a deadline; after it the child is killed and replaced.
+//! - Every invocation has a deadline, after which the worker kills and replaces the child.
 //! - Every message has a size limit, and the worker validates everything that a child sends.
 //! - Hooks share the children fairly (`scheduler`).
 //!
-//! Reading order: `pool` (queueing an invocation), `scheduler` (which hook is next), `serve` (one child at work),
-//! `process` (starting and killing), `protocol` (the messages), `child` (the inside of a child).
+//! Reading order: `pool` (queueing an invocation), `scheduler` (choosing the next hook), `serve` (exchanging requests
+//! and replies with one child), `process` (starting and killing), `protocol` (the messages), `child` (the code that
+//! runs in a child).
 //!
-//! Not here: the meaning of a template (`core::template`), the consequence of a result (`worker::handlers`).
+//! Out of scope: parsing and compiling templates (`core::template`), the outcome of an attempt (`worker::handlers`).
 
 pub mod child;
 mod error;
@@ -62,8 +63,8 @@ pub struct Sandbox {
 impl Sandbox {
     /// Starts a first child, to find out whether scripts can run here.
     ///
-    /// If it does not start, the reason is logged, and invocations fail with [`ScriptError::SandboxUnavailable`]: for good
-    /// if the kernel does not confine the child, otherwise until a child starts.
+    /// If it does not start, logs the reason. Invocations then fail with [`ScriptError::SandboxUnavailable`]:
+    /// permanently if the kernel does not confine the child, otherwise until a child starts.
     pub async fn start(options: SandboxOptions) -> Sandbox {
         let pool = Pool::start(options).await;
         if let Some(reason) = pool.unavailable() {
@@ -79,8 +80,9 @@ impl Sandbox {
 
     /// Renders templates with one context and returns the texts in order.
     ///
-    /// `hook` is the uid for which children are shared fairly. `context`: see [`crate::core::template::context`]. `within`
-    /// is the caller's remaining time; the deadline of an invocation applies too.
+    /// `hook` is the uid of the hook, by which the scheduler shares the children fairly. `context`: see
+    /// [`crate::core::template::context`]. `within` is the caller's remaining time; the deadline of an invocation
+    /// applies too.
     pub async fn render(
         &self,
         hook: &str,

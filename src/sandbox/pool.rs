@@ -34,7 +34,7 @@ impl Pool {
     ) -> InvocationResult {
         let Some(frame) = protocol::encode_request(request) else {
             return Err(ScriptError::ScriptTooBig(format!(
-                "its input is over {} MiB, the most a script may be given",
+                "the script's input is over {} MiB",
                 protocol::MAX_REQUEST >> 20
             )));
         };

@@ -18,13 +18,13 @@ use crate::core::conditions::cut;
 
 /// How long a child may take to start on a busy machine.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
-/// The most bytes of a child's own text that is reported.
+/// The most bytes of a text from a child that are reported.
 const MAX_CHILD_TEXT: usize = 512;
 
 /// Why a child did not start.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StartError {
-    /// The kernel does not confine it, and will not confine another.
+    /// The kernel does not confine it. A retry would fail too.
     #[error(
         "the kernel does not confine the sandbox process: {0}; --script-unsandboxed runs scripts without confinement"
     )]
@@ -36,7 +36,7 @@ pub enum StartError {
 
 /// Starts and reaps children on a thread of its own.
 ///
-/// The kernel kills a child when the thread that started it ends, and threads of the runtime are not permanent.
+/// Needed because the kernel kills a child when the thread that started it ends, and threads of the runtime may end.
 #[derive(Clone)]
 pub struct Starter(mpsc::Sender<Request>);
 
@@ -114,7 +114,7 @@ fn spawn(options: &SandboxOptions) -> io::Result<Child> {
         command.arg("--unsandboxed");
     }
     command.env_clear().current_dir("/");
-    // A process group of its own: Ctrl-C must reach only the worker, which lets running invocations end.
+    // A separate process group, so that Ctrl-C reaches only the worker, which lets running invocations end.
     command.process_group(0);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
     command.spawn()
@@ -135,13 +135,13 @@ pub struct Process {
 }
 
 impl Process {
-    /// Writes from `out` or reads, whichever is possible first.
+    /// Writes a part of `out` or reads, whichever is possible first.
     ///
     /// Cancel safe: no bytes are lost. Fails with `BrokenPipe` if the child no longer reads.
     pub async fn transfer(&mut self, out: &mut BytesMut) -> io::Result<()> {
         let (input, output) = self.pipes.as_mut().ok_or(io::ErrorKind::NotConnected)?;
         tokio::select! {
-            // Write first: only a failed write shows that a dead child has read nothing.
+            // Write first, because only a failed write shows that a dead child has read nothing.
             biased;
             written = input.write(out), if !out.is_empty() => out.advance(written?),
             read = output.read_buf(&mut self.received) => if read? == 0 {
@@ -165,7 +165,7 @@ impl Process {
         loop {
             match self.next_message(protocol::MAX_HANDSHAKE)? {
                 Some(message) if self.is_drained() => return Ok(protocol::parse_handshake(&message)?),
-                // A reply without a request.
+                // Bytes after the handshake are invalid, because no request was sent.
                 Some(_) => return Err(io::ErrorKind::InvalidData.into()),
                 None => self.transfer(&mut BytesMut::new()).await?,
             }

@@ -4,8 +4,8 @@
 //! bytes, precedes the JSON. Replies come in the order of the requests. The first message of a child is a handshake, which
 //! reports whether it is confined.
 //!
-//! A script may have taken control of its child. So the worker validates every length and number of a reply, and kills a
-//! child that sends a reply which our own code would not send.
+//! A script may have taken control of its child. So the worker validates every length and number of a reply. It kills a
+//! child that sends a reply which unmodified child code would not send.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -34,13 +34,13 @@ pub const MAX_LOG: usize = 1024;
 pub const MAX_ERROR: usize = 2048;
 /// The most bytes of a handshake, serialization overhead included.
 pub const MAX_HANDSHAKE: usize = 16 << 10;
-/// The most texts in a reply; an object of the API server cannot contain as many templates.
+/// The most texts in a reply. The size limit of Kubernetes objects keeps the number of a hook's templates below it.
 const MAX_TEXTS: usize = 256 << 10;
 
 /// The first message of a child.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Handshake {
-    /// Why the kernel does not confine it. None: it is confined.
+    /// Why the kernel does not confine the child. None: the child is confined.
     pub unconfined: Option<String>,
 }
 
@@ -101,8 +101,8 @@ pub struct ScriptLogLine {
 }
 
 impl ScriptLogLine {
-    /// Writes it to the worker's log as one line. Control characters are replaced: a line end would let a script forge log
-    /// lines.
+    /// Writes it to the worker's log as one line. Replaces control characters, so that a script cannot forge log lines
+    /// with line ends.
     pub fn emit(&self, hook: &str) {
         let text = self.text.replace(char::is_control, " ");
         match self.level {
@@ -114,7 +114,8 @@ impl ScriptLogLine {
     }
 }
 
-/// Deserializes a list of at most N items: each `""` of a reply costs its reader many times its own bytes.
+/// Deserializes a list of at most N items. Bounds the reader's memory, because each `""` of a reply takes many times
+/// its encoded size in memory.
 fn at_most<'de, D: Deserializer<'de>, T: Deserialize<'de>, const N: usize>(
     deserializer: D,
 ) -> Result<Vec<T>, D::Error> {
@@ -145,7 +146,7 @@ pub fn parse_handshake(bytes: &[u8]) -> serde_json::Result<Handshake> {
     serde_json::from_slice(bytes)
 }
 
-/// Parses a reply, in the worker. Fails for a reply above the limits that our own child observes.
+/// Parses a reply, in the worker. Fails for a reply above the limits that unmodified child code observes.
 pub fn parse_reply(bytes: &[u8]) -> serde_json::Result<Reply> {
     let reply: Reply = serde_json::from_slice(bytes)?;
     let within = match &reply.outcome {
@@ -157,7 +158,7 @@ pub fn parse_reply(bytes: &[u8]) -> serde_json::Result<Reply> {
     if within && reply.logs.iter().all(|log| log.text.len() <= MAX_LOG) {
         Ok(reply)
     } else {
-        Err(serde_json::Error::custom("the reply is above the limits"))
+        Err(serde_json::Error::custom("the reply exceeds the limits"))
     }
 }
 

@@ -1,8 +1,8 @@
 //! Assigns children to hooks by fair queuing.
 //!
 //! Each hook has a virtual clock that its invocations advance by their cost. The next hook is the one whose next
-//! invocation would finish first in virtual time, so a hook with short invocations does not wait behind hooks that run
-//! into their deadlines. With several children, one hook never gets all of them, nor do the slow hooks together.
+//! invocation would finish first in virtual time. So a hook with short invocations does not wait behind hooks that run
+//! into their deadlines. If there are several children, neither one hook nor all slow hooks together get all of them.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, OnceLock};
@@ -22,9 +22,9 @@ const MAX_QUEUED_OF_HOOK: usize = 1024;
 const MAX_QUEUED: usize = 4096;
 /// The most hooks whose clocks are kept although none of their invocations is queued or running.
 const MAX_IDLE_HOOKS: usize = 512;
-/// A hook is slow if its last invocation took this long. Slow hooks leave one child to the others.
+/// A hook is slow if its last invocation took at least this long. One child is reserved for hooks that are not slow.
 const SLOW: Duration = Duration::from_millis(100);
-/// A child gets invocations of a hook ahead of time only while they are shorter than this.
+/// A child gets invocations of a hook ahead of time only if the hook's last invocation was shorter than this.
 const QUICK: Duration = Duration::from_millis(5);
 
 /// The child's reply to an invocation and the time that it had, or why there is no reply.
@@ -36,7 +36,7 @@ pub struct QueuedInvocation {
     pub frame: Vec<u8>,
     pub deadline: Instant,
     pub reply: oneshot::Sender<InvocationResult>,
-    /// True if it was sent once, to a child that had died before.
+    /// True if it was sent to a child that had already died, and then requeued.
     pub was_resent: bool,
 }
 
@@ -132,7 +132,7 @@ impl State {
 }
 
 impl Scheduler {
-    /// Starts a first child. The scheduler works without it, too: a later one may start.
+    /// Starts a first child. The scheduler works even if it does not start, because a later child may start.
     pub async fn start(options: SandboxOptions) -> Scheduler {
         let (starter, first) = match Starter::new(&options) {
             Ok(starter) => {
@@ -165,8 +165,8 @@ impl Scheduler {
         self.first_failure.clone()
     }
 
-    /// Queues an invocation. Returns an assignment, with an idle child if there is one, if a child is free for any hook:
-    /// the caller must serve it.
+    /// Queues an invocation. If a child is free for any hook, returns an assignment, which the caller must serve, and
+    /// the idle child if one has been started.
     pub fn enqueue(
         &self,
         hook: &str,
@@ -183,7 +183,7 @@ impl Scheduler {
         let hook = state.hooks.get_mut(hook).filter(|hook| hook.queue.len() < MAX_QUEUED_OF_HOOK);
         let Some(hook) = hook.filter(|_| queued < MAX_QUEUED) else {
             return Err(ScriptError::SandboxUnavailable(format!(
-                "{queued} script invocations wait for a sandbox process"
+                "the queue for sandbox processes is full, with {queued} script invocations"
             )));
         };
         hook.queue.push_back(invocation);
@@ -201,7 +201,7 @@ impl Scheduler {
         pop_live(hook, &mut state.queued)
     }
 
-    /// Takes the hook's next invocation while another one of it runs in the same child.
+    /// Takes the hook's next invocation while another invocation of the hook runs in the same child.
     ///
     /// Returns none if that could keep the child from another hook, or queue an invocation behind a slow one.
     pub fn next_invocation_ahead(&self, assignment: &Assignment) -> Option<QueuedInvocation> {
@@ -238,7 +238,7 @@ impl Scheduler {
         }
     }
 
-    /// Ends an assignment, and assigns the child to the next hook. None: no hook needs it, and it is idle now.
+    /// Ends an assignment, and assigns the child to the next hook. None: no hook needs the child, which is now idle.
     pub fn reassign(&self, ended: &Assignment, process: &mut Option<Process>) -> Option<Assignment> {
         let mut state = self.state.lock();
         state.unassign(ended);

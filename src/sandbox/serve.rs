@@ -1,5 +1,5 @@
-//! One child at work: requests are sent ahead of time, so that the child never waits for the worker; replies come back in
-//! the same order.
+//! Serves hooks with one child. The worker sends requests ahead of time, so that the child never waits for the worker.
+//! The child replies in the same order.
 
 use std::collections::VecDeque;
 use std::io;
@@ -13,7 +13,8 @@ use super::process::Process;
 use super::protocol::{self, Reply};
 use super::scheduler::{Assignment, InvocationResult, QueuedInvocation, Scheduler};
 
-/// How long after an invocation's budget its child is killed. Within it the child can report the timeout and stay alive.
+/// The time between the end of an invocation's budget and the kill of its child. A child that reports the timeout
+/// within it stays alive.
 pub const GRACE: Duration = Duration::from_millis(100);
 /// The most invocations that a child has received and not answered.
 const MAX_AHEAD: usize = 8;
@@ -26,9 +27,9 @@ struct SentInvocation {
     budget: Duration,
 }
 
-/// Why a child is not usable any more.
+/// Why a child is no longer usable.
 enum ChildFailure {
-    /// It died before it read anything: no invocation was started.
+    /// It died before it read anything, so no invocation was started.
     DiedUnread,
     /// It closed its pipe or sent an invalid reply.
     Broken,
@@ -51,7 +52,7 @@ pub async fn serve(scheduler: Arc<Scheduler>, mut assignment: Assignment, mut pr
     }
 }
 
-/// Runs an invocation, and those that its hook queues meanwhile. Returns the child if it is still usable.
+/// Runs an invocation, and those that its hook queues during the run. Returns the child if it is still usable.
 async fn run_invocations(
     scheduler: &Scheduler,
     assignment: &Assignment,
@@ -68,7 +69,7 @@ async fn run_invocations(
             }
         },
     };
-    // The session owns the child: dropping this future kills it.
+    // The session owns the child, so dropping this future kills the child.
     Session { scheduler, assignment, child, sent: VecDeque::new(), out: BytesMut::new() }.run(first).await
 }
 
@@ -85,7 +86,7 @@ async fn read_reply(child: &mut Process, out: &mut BytesMut, is_only: bool) -> i
     }
 }
 
-/// A child and the invocations that it has.
+/// A child and the invocations that were sent to it.
 struct Session<'a> {
     scheduler: &'a Scheduler,
     assignment: &'a Assignment,

@@ -26,7 +26,7 @@ const EXPIRE_BATCH_PAUSE: Duration = Duration::from_millis(50);
 const MEASURE_INTERVAL: Duration = Duration::from_secs(15);
 /// The longest pause between two checks for quiet periods that end.
 const PROMOTE_INTERVAL: Duration = Duration::from_millis(500);
-/// The pause between two steps of bulk replays: their rate is kept by the second.
+/// The pause between two steps of bulk replays, whose rate is per second.
 const REPLAY_INTERVAL: Duration = Duration::from_secs(1);
 /// The pause between two tries to read the installation's id.
 const CLAIM_RETRY: Duration = Duration::from_secs(1);
@@ -75,11 +75,11 @@ pub async fn claim_store(
             Ok(Some(installation)) => return store.claim_installation(&installation, accept_new).await,
             Ok(None) => {
                 tracing::warn!(
-                    "the owner of the store cannot be checked: the account may not get the operator's namespace"
+                    "owner of the store not checked: the service account may not get the operator's namespace"
                 );
                 return Ok(());
             }
-            Err(error) => tracing::warn!(%error, "the owner of the store cannot be checked yet"),
+            Err(error) => tracing::warn!(%error, "check of the store's owner failed, will retry"),
         }
         tokio::time::sleep(CLAIM_RETRY).await;
     }
@@ -91,7 +91,7 @@ pub async fn promote_candidates(store: &dyn Store, dispatch: &DispatchHandle) {
         let now = Millis::now();
         let wait = match store.next_promotion().await {
             Ok(Some(at)) if at <= now => Duration::ZERO,
-            // Bounded, because a period that begins meanwhile may end before this one.
+            // Bounded, because a quiet period that begins during the wait may end first.
             Ok(Some(at)) => at.since(now).min(PROMOTE_INTERVAL),
             Ok(None) | Err(_) => PROMOTE_INTERVAL,
         };
@@ -125,7 +125,7 @@ pub async fn advance_replays(store: &dyn Store, dispatch: &DispatchHandle) {
             // Log the first failure only: a disk that is full for an hour must not fill the log too.
             Err(error) if !failing => {
                 failing = true;
-                tracing::warn!(%error, "bulk replays cannot continue");
+                tracing::warn!(%error, "step of bulk replays failed, will retry");
             }
             Err(_) => {}
         }
@@ -144,11 +144,11 @@ pub async fn measure_backlog(
         if let Ok(stats) = store.stats().await {
             let oldest = stats.oldest.map_or(Duration::ZERO, |at| Millis::now().since(at));
             metrics.set_backlog(stats.pending, stats.pending_bytes, oldest, stats.file_bytes);
-            for (of, used, share) in [
+            for (scope, used, share) in [
                 ("hook", stats.largest_hook_bytes, shares.hook_bytes),
                 ("namespace", stats.largest_namespace_bytes, shares.namespace_bytes),
             ] {
-                metrics.set_share_used(of, used as f64 / share.max(1) as f64);
+                metrics.set_share_used(scope, used as f64 / share.max(1) as f64);
             }
         }
         for ((namespace, name), series) in metrics.hooks.all() {
@@ -172,7 +172,7 @@ pub async fn expire_history(store: &dyn Store, retention: Retention) {
                 Ok(true) => tokio::time::sleep(EXPIRE_BATCH_PAUSE).await,
                 Ok(false) => break,
                 Err(error) => {
-                    tracing::warn!(%error, "expired history could not be removed");
+                    tracing::warn!(%error, "removal of expired history failed, will retry");
                     break;
                 }
             }

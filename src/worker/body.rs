@@ -1,4 +1,4 @@
-//! Reading of request bodies, bounded in size, time and memory.
+//! Reads request bodies with limits on size, time and memory.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-/// How long a body may take: bounds the connections that slow clients hold.
+/// How long a body may take. Bounds the number of connections that slow clients occupy.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Why a body could not be read.
@@ -23,8 +23,8 @@ pub enum BodyError {
     Busy,
 }
 
-/// The memory budget for bodies that are being read, over all clients. Clients may not be authenticated yet; without the
-/// budget, a thousand that stop half-way would hold a thousand times the largest body.
+/// The memory budget for bodies that are being read, over all clients. Clients may not be authenticated yet. Without
+/// the budget, a thousand clients that stop half-way would occupy a thousand times the largest body.
 pub struct BodyMemory(Semaphore);
 
 /// The first bytes of each body, which are not counted: the number of connections bounds them.
@@ -91,7 +91,7 @@ pub fn content_length(headers: &HeaderMap) -> Option<u64> {
 mod tests {
     use super::*;
 
-    /// A body of this many bytes, which then ends or stalls for ever.
+    /// A body of this many bytes, which then ends or stalls forever.
     fn body(bytes: usize, ends: bool) -> Body {
         let chunks =
             futures::stream::iter((0..bytes / 1024).map(|_| Ok::<_, std::io::Error>(vec![b'x'; 1024])));

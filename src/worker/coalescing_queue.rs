@@ -1,5 +1,5 @@
-//! A coalescing queue: keeps only the latest update of each hook, so its memory is bounded by the number of hooks however
-//! long the consumer is blocked.
+//! A coalescing queue: keeps only the latest update of each hook. The number of hooks bounds its memory, even if the
+//! consumer is blocked for long.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;

@@ -19,74 +19,69 @@ pub enum Decision {
     Deliver(GateRequest),
     /// The filter rejects the event.
     Skip,
-    /// The spec or the filter cannot be evaluated. The event counts as matched and its delivery is held until the spec
-    /// changes. The delivery bypasses the gates, whose rules are unknown as well.
+    /// The spec or the filter cannot be evaluated. The event counts as matched, and its delivery is held until the spec
+    /// changes. The delivery bypasses the gates, because their rules are unknown too.
     Undecided(String),
 }
 
-/// Evaluates the filter and the gates of the hook as it is now. Used when the event is accepted.
+/// Evaluates the filter of the hook's current spec and computes the request to its gates. Used when the event is
+/// accepted.
 pub fn decide(hook: &HookState, event: &Event) -> Decision {
-    decide_facts(hook, &FilterInput::new(event))
+    decide_input(hook, &FilterInput::new(event))
 }
 
-/// Evaluates the filter only. Used before an attempt: the gates were consulted when the event was accepted.
+/// Evaluates the filter only. Used before an attempt: the store evaluated the gates when it accepted the event.
 pub fn decide_again(hook: &HookState, event: &Event) -> Decision {
-    match filter(hook, &FilterInput::new(event)) {
+    match evaluate_filter(hook, &FilterInput::new(event)) {
         Ok(_) => Decision::Deliver(GateRequest::default()),
         Err(decision) => decision,
     }
 }
 
-/// Returns the compiled hook if its filter passes the event, the decision otherwise.
-fn filter<'h>(hook: &'h HookState, facts: &FilterInput<'_>) -> Result<&'h CompiledHook, Decision> {
+/// Returns the compiled hook if its filter accepts the event, otherwise the decision.
+fn evaluate_filter<'h>(hook: &'h HookState, input: &FilterInput<'_>) -> Result<&'h CompiledHook, Decision> {
     let hook = match &hook.hook {
         Ok(hook) => hook,
         Err(invalid) => return Err(Decision::Undecided(invalid.to_string())),
     };
-    match hook.filter.as_ref().map(|filter| filter.matches_input(facts)) {
+    match hook.filter.as_ref().map(|filter| filter.matches_input(input)) {
         None | Some(Ok(true)) => Ok(&**hook),
         Some(Ok(false)) => Err(Decision::Skip),
         Some(Err(error)) => Err(Decision::Undecided(format!("filter: {error}"))),
     }
 }
 
-fn decide_facts(hook: &HookState, facts: &FilterInput<'_>) -> Decision {
-    let hook = match filter(hook, facts) {
+fn decide_input(hook: &HookState, input: &FilterInput<'_>) -> Decision {
+    let hook = match evaluate_filter(hook, input) {
         Ok(hook) => hook,
         Err(decision) => return decision,
     };
     if hook.gates.is_empty() {
         return Decision::Deliver(GateRequest::default());
     }
-    let event = facts.event();
+    let event = input.event();
     let unique = catalogue::unique_fields(event.family(), &event.event);
-    Decision::Deliver(match facts.data() {
+    Decision::Deliver(match input.data() {
         Ok(data) => hook.gates.request(unique, data),
         Err(_) => hook.gates.request_raw(unique, &event.data),
     })
 }
 
-/// Creates the deliveries of an event to these hooks, without the hooks whose filter rejects it.
+/// Creates the deliveries of an event to these hooks. Skips the hooks whose filter rejects the event.
 pub fn create_deliveries(hooks: &[Arc<HookState>], event: &Event, now: Millis) -> Vec<NewDelivery> {
-    let facts = FilterInput::new(event);
+    let input = FilterInput::new(event);
     let create = |hook: &Arc<HookState>| {
-        let asked = match decide_facts(hook, &facts) {
-            Decision::Deliver(asked) => asked,
+        let gate_request = match decide_input(hook, &input) {
+            Decision::Deliver(gate_request) => gate_request,
             Decision::Undecided(_) => GateRequest::default(),
             Decision::Skip => return None,
         };
-        Some(NewDelivery {
-            hook: hook.id.clone(),
-            id: id::generate(now),
-            due: now,
-            gate_request: asked,
-            dead: None,
-        })
+        Some(NewDelivery { hook: hook.id.clone(), id: id::generate(now), due: now, gate_request, dead: None })
     };
     hooks.iter().filter_map(create).collect()
 }
 
-/// Reports whether `create_deliveries` evaluates filters. A filter's cost is bounded, but some milliseconds are too long
+/// True if `create_deliveries` evaluates filters. A filter's cost is bounded, but even a few milliseconds are too long
 /// for a thread that serves many senders.
 pub fn has_filters(hooks: &[Arc<HookState>]) -> bool {
     hooks.iter().any(|hook| hook.hook.as_ref().is_ok_and(|hook| hook.filter.is_some()))

@@ -23,14 +23,14 @@ pub struct HookState {
     pub resume: Option<String>,
     /// The condition reports that the receiver answered 410 to this generation, and no newer `resume` was given.
     pub is_gone: bool,
-    /// The condition reports held deliveries. A failing receiver does not count: whether it still fails is unknown after a
+    /// The condition reports held deliveries. False for a failing receiver, which may have recovered since the last
     /// start.
     pub reported_held: bool,
-    /// The condition reports for this generation that deliveries go out, and no newer `resume` was given.
+    /// The condition reports for this generation that deliveries succeed, and no newer `resume` was given.
     pub reported_healthy: bool,
     /// The hook's own metric series, if the hook requests them and the limit allows it.
     pub series: Option<Arc<HookSeries>>,
-    /// Where the index finds the hook; shared with the index. None: no event reaches it by matching.
+    /// The key under which the index has the hook; shared with the index. None: no event reaches the hook by matching.
     pub(super) route: Option<Arc<Route>>,
 }
 
@@ -48,7 +48,7 @@ pub(super) struct Route {
 impl HookState {
     /// Derives the state from the object. `previous` is the state of the same uid before the change.
     ///
-    /// The compiled spec of `previous` is kept if the generation is the same. The API server and standalone mode both
+    /// Reuses the compiled spec of `previous` if the generation is the same: the API server and standalone mode both
     /// increase the generation with each change of a spec.
     pub fn new(object: &EventHook, key: &ObjectKey, previous: Option<&HookState>) -> Self {
         let generation = object.metadata.generation;

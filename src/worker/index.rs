@@ -1,4 +1,4 @@
-//! The index of registered hooks: finds the hooks that an event matches. Updated in place when a hook changes.
+//! The index of registered hooks: finds the hooks that match an event. Updated in place when a hook changes.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -38,7 +38,7 @@ impl HookIndex {
     /// Registers a new or changed hook and returns the affected uids: two if another object had the name before.
     pub fn upsert(&self, guarded: &DeserializeGuard<EventHook>) -> Vec<Arc<str>> {
         let key = ObjectKey::of(guarded);
-        // Compile before taking the lock: it may take a while, and event senders wait for the lock.
+        // Compile before taking the lock, because compiling is slow and requests of event senders wait for the lock.
         let state = guarded.0.as_ref().ok().map(|object| {
             let previous = self.get(object.metadata.uid.as_deref().unwrap_or_default());
             let mut state = HookState::new(object, &key, previous.as_deref());
@@ -49,7 +49,7 @@ impl HookIndex {
         let old = tables.remove(&key);
         let mut affected: Vec<_> = old.iter().map(|old| old.id.uid.clone()).collect();
         let has_series = state.as_ref().is_some_and(|state| state.series.is_some());
-        // An unreadable object has no source to match by; its pending deliveries stay pending.
+        // An unreadable object has no source and matches no event; its pending deliveries stay pending.
         if let Some(state) = state {
             if !affected.contains(&state.id.uid) {
                 affected.push(state.id.uid.clone());
@@ -100,7 +100,7 @@ impl HookIndex {
     }
 
     /// Returns the hooks that match the event by namespace, source, event name and stream, without evaluating filters.
-    /// Hooks with a Connection are not among them: they receive only the events of their own relay.
+    /// Never returns hooks with a Connection, which receive only the events of their own relay.
     pub fn matching(&self, event: &Event) -> Vec<Arc<HookState>> {
         let mut route = Route {
             namespace: event.namespace.clone(),

@@ -1,12 +1,13 @@
 //! The worker: accepts events, matches hooks, stores deliveries and sends them.
 //!
-//! `ingest -> index, decide -> store -> dispatch -> handlers`. Filters are evaluated in `decide`, gates in the store.
+//! `ingest -> index, decide -> store -> dispatch -> handlers -> settle`. `decide` evaluates filters, the store
+//! evaluates gates, and `dispatch` settles: it commits the outcome of each attempt.
 //!
-//! Invariants: a 202 answer follows the commit; the ingest port opens only after the hooks are loaded; an attempt uses the
-//! hook as it is at that moment; a backlog is kept on disk and uses bounded memory; a slow or failing receiver or sender
-//! does not affect the others.
+//! Invariants: a 202 response follows the commit; the ingest port opens only after the hooks are loaded; an attempt
+//! uses the hook's current spec; a backlog is kept on disk and uses bounded memory; a slow or failing receiver or
+//! sender does not affect the others.
 //!
-//! Left to others: where hooks come from (`cluster`), what follows an attempt (`core::retry`).
+//! Out of scope: reading hooks (`cluster`), retry decisions (`core::retry`).
 
 mod api;
 mod background;
@@ -59,7 +60,7 @@ pub struct Worker {
     pub starting: ReadinessGate,
     pub limits: Limits,
     pub retention: Retention,
-    /// Measures the store's disk against the limit above which events are refused.
+    /// Measures the store's disk. Above its limit the worker refuses events.
     pub disk: Disk,
     /// The parts of the disk that a backlog may use.
     pub shares: Shares,
@@ -108,7 +109,7 @@ impl Worker {
         };
         tokio::select! {
             claimed = ready => claimed?,
-            // The API server may be unavailable for any time, so stopping must not wait for it.
+            // The API server may be unavailable for hours, so a shutdown must not wait for it.
             () = stop.cancelled() => {
                 self.store.close().await;
                 return Ok(());

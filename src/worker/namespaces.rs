@@ -1,5 +1,5 @@
-//! Tracks the uid of each namespace: history belongs to one namespace object and ends with it, even if a new namespace of
-//! the same name is created.
+//! Tracks the uid of each namespace. History belongs to one namespace object and ends with it, even if the namespace is
+//! recreated.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -14,13 +14,14 @@ use crate::cluster::Cluster;
 
 /// The pause between two checks of every namespace.
 const CHECK_INTERVAL: Duration = Duration::from_secs(60);
-/// The oldest check that is good enough to show history.
+/// The maximum age of a check before history is shown.
 const MAX_AGE_TO_SHOW: Duration = Duration::from_secs(5);
-/// The oldest check that is good enough to accept an event: one check suffices, because each new hook triggers another.
+/// The maximum age of a check before an event is accepted. Any check suffices, because each new hook triggers another
+/// one.
 const MAX_AGE_TO_ACCEPT: Duration = Duration::MAX;
 /// How long a check waits for the API server.
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// How long checks are skipped after the API server failed, so that it delays no further request.
+/// How long checks are skipped after the API server failed, so that it does not delay every request.
 const FAILURE_PAUSE: Duration = Duration::from_secs(5);
 
 /// Checks namespaces and reports their uids to the store.
@@ -65,11 +66,11 @@ impl Namespaces {
         let uid = match tokio::time::timeout(TIMEOUT, self.cluster.namespace_uid(name)).await {
             Ok(Ok(uid)) => uid,
             Ok(Err(error)) => {
-                self.note_failure(name, &error.to_string());
+                self.record_failure(name, &error.to_string());
                 return true;
             }
             Err(_) => {
-                self.note_failure(name, "the API server does not answer");
+                self.record_failure(name, "the API server does not answer");
                 return true;
             }
         };
@@ -79,25 +80,25 @@ impl Namespaces {
                     tracing::info!(namespace = name, "namespace deleted, removing its history");
                     self.dispatch.namespace_ended(name.into()).await;
                 }
-                self.note_checked(name, uid.is_some());
+                self.record_checked(name, uid.is_some());
             }
             Err(error) => {
-                tracing::warn!(namespace = name, %error, "the uid of a namespace could not be stored")
+                tracing::warn!(namespace = name, %error, "write of a namespace's uid failed")
             }
         }
         uid.is_some()
     }
 
-    fn note_failure(&self, name: &str, error: &str) {
+    fn record_failure(&self, name: &str, error: &str) {
         tracing::debug!(namespace = name, error, "check of a namespace failed");
         *self.failed.lock() = Some(Instant::now());
     }
 
-    fn note_checked(&self, name: &str, exists: bool) {
+    fn record_checked(&self, name: &str, exists: bool) {
         let mut checked = self.checked.lock();
         match exists {
             true => checked.insert(name.to_owned(), Instant::now()),
-            // Names without a namespace are not kept, so that a client cannot fill the memory with invented names.
+            // Forget names without a namespace, so that a client cannot fill the memory with invented names.
             false => checked.remove(name),
         };
     }

@@ -15,7 +15,7 @@ use crate::worker::store::StoreError;
 /// The value of `Retry-After`, in seconds.
 const RETRY_AFTER_SECONDS: &str = "2";
 
-/// An error answer.
+/// An error response.
 #[derive(Debug)]
 pub struct HttpProblem {
     pub status: u16,
@@ -33,11 +33,11 @@ impl HttpProblem {
         HttpProblem::new(
             503,
             "DiskLimit",
-            "the disk is used up to --disk-limit: nothing was read or stored, send it again later",
+            "disk usage is above --disk-limit: nothing was stored, send the event again later",
         )
     }
 
-    /// The body could not be read. `too_big` makes the answer for a body over its bound.
+    /// Returns the problem for a body that could not be read. `too_big` builds the problem for a body over its limit.
     pub fn unreadable_body(error: &BodyError, too_big: impl FnOnce() -> HttpProblem) -> Self {
         match error {
             BodyError::TooBig => too_big(),
@@ -45,7 +45,7 @@ impl HttpProblem {
             BodyError::Busy => HttpProblem::new(
                 503,
                 "Busy",
-                "too many large bodies are being read: nothing was stored, send it again later",
+                "too many large bodies are being read: nothing was stored, send the request again later",
             ),
         }
     }
@@ -55,7 +55,7 @@ impl HttpProblem {
             413,
             "TooBig",
             format!(
-                "a request may have {max} bytes: send less, or start the worker with a larger --max-request-bytes"
+                "the request has more than {max} bytes: send less, or start the worker with a larger --max-request-bytes"
             ),
         )
     }
@@ -65,7 +65,7 @@ impl HttpProblem {
             413,
             "TooBig",
             format!(
-                "an event may have {max} bytes: send less, or start the worker with a larger --max-event-bytes"
+                "the event has more than {max} bytes: send less, or start the worker with a larger --max-event-bytes"
             ),
         )
     }
@@ -74,7 +74,7 @@ impl HttpProblem {
         HttpProblem::new(
             400,
             "BrokenBody",
-            "the body broke off or took too long: nothing was stored, send it again",
+            "the body ended early or took too long: nothing was stored, send the request again",
         )
     }
 }
@@ -112,7 +112,11 @@ impl From<AuthorizationError> for HttpProblem {
 impl From<StoreError> for HttpProblem {
     fn from(error: StoreError) -> Self {
         let status = if matches!(error, StoreError::NamespaceFull) { 429 } else { 503 };
-        HttpProblem::new(status, (&error).into(), format!("{error}: nothing was stored, send it again later"))
+        HttpProblem::new(
+            status,
+            (&error).into(),
+            format!("{error}: nothing was stored, send the event again later"),
+        )
     }
 }
 
@@ -130,7 +134,7 @@ impl IntoResponse for HttpProblem {
             ]
             .map(|(name, value)| (name.to_owned(), value)),
         );
-        // Only at debug level: unauthenticated clients can cause any number of refusals.
+        // At debug level, because unauthenticated clients can cause any number of refusals.
         tracing::debug!(status = self.status, reason = self.reason, detail = self.detail, "request refused");
         let mut response = (status, Value::Object(members.clone()).to_string()).into_response();
         response.extensions_mut().insert(ErrorBody(members));
@@ -139,8 +143,8 @@ impl IntoResponse for HttpProblem {
         if matches!(self.status, 429 | 503) {
             headers.insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
         }
-        // These are sent before the body is read, so the connection ends. Without the header, a client would send its
-        // next request on it.
+        // The worker sends these before it reads the body and then closes the connection. Without the header, a client
+        // would send its next request on the closed connection.
         if matches!(self.status, 401 | 403 | 413 | 503) {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
@@ -151,7 +155,7 @@ impl IntoResponse for HttpProblem {
     }
 }
 
-/// Closes the connection without an answer, which makes Kong send again.
+/// Closes the connection without a response, which makes Kong retry.
 pub fn close_connection() -> Response {
     let mut response = StatusCode::SERVICE_UNAVAILABLE.into_response();
     response.extensions_mut().insert(CloseWithoutResponse);

@@ -14,17 +14,17 @@ use crate::cluster::{Cluster, ClusterError, ResourceKind, View, WriteTarget};
 use crate::core::conditions::{DELIVERING, build_condition};
 use crate::core::time::Millis;
 
-/// The delay before a condition is written again that the cached object was too old for.
+/// The delay before a write is repeated because the cached object was too old.
 const STALE_RETRY: Duration = Duration::from_millis(500);
 /// The delay before a failed write is repeated.
 const FAILED_RETRY: Duration = Duration::from_secs(5);
 /// Holds that are stored in one batch, so that they share a commit.
 const HOLD_BATCH: usize = 256;
-/// Recent writes that are remembered, because the view may still show the object from before them.
+/// The number of recent writes to remember, because the view may still show objects from before these writes.
 const RECENT_WRITES: usize = 256;
 
-/// Reports that are queued, to the store and to the API server. The two do not wait for each other: while the API server
-/// hangs, the store must still learn of holds, which stop the age clock of deliveries.
+/// Queued reports for the store and for the API server. The queues are separate, so that the store learns of holds,
+/// during which deliveries do not age, even while the API server hangs.
 #[derive(Default)]
 pub struct ReportQueues {
     pub holds: CoalescingQueue<HoldChange>,
@@ -46,11 +46,11 @@ pub struct DeliveryHealth {
     pub healthy: bool,
     pub reason: &'static str,
     pub message: String,
-    /// The token of the `resume` annotation that was acted on.
+    /// The token of the `resume` annotation that was executed.
     pub resumed: Option<String>,
 }
 
-/// Delivers queued reports. Never ends.
+/// Writes queued reports. Never ends.
 pub async fn run(
     reports: Arc<ReportQueues>,
     store: Arc<dyn DispatchStore>,
@@ -61,7 +61,7 @@ pub async fn run(
     tokio::join!(store_holds(&reports.holds, &*store), writer.run(&reports.health));
 }
 
-/// Stores holds. Retries while the store is full or busy: it accepts no deliveries in that state either.
+/// Stores holds. Retries while the store is full or busy; it then accepts no deliveries either.
 async fn store_holds(holds: &CoalescingQueue<HoldChange>, store: &dyn DispatchStore) {
     loop {
         let batch = holds.pop(HOLD_BATCH).await;
@@ -69,7 +69,7 @@ async fn store_holds(holds: &CoalescingQueue<HoldChange>, store: &dyn DispatchSt
             match store.set_held(&change.hook, change.held, change.at).await {
                 Err(StoreError::Full | StoreError::Busy) => Some((uid, change)),
                 Err(error) => {
-                    tracing::warn!(hook = %change.hook.name, %error, "the hold of a hook could not be stored");
+                    tracing::warn!(hook = %change.hook.name, %error, "write of a hook's hold failed");
                     None
                 }
                 Ok(()) => None,
@@ -94,7 +94,7 @@ struct ConditionWriter {
 /// The result of writing a condition.
 #[derive(Debug, PartialEq, Eq)]
 enum WriteResult {
-    /// The object reports the health, or no longer exists.
+    /// The object has the condition, or no longer exists.
     Done,
     /// The write must be repeated after this delay.
     RetryAfter(Duration),
@@ -129,7 +129,7 @@ impl ConditionWriter {
         }
     }
 
-    /// Writes the condition, unless the object reports the same already.
+    /// Writes the condition, unless the object already has it.
     async fn write(&mut self, uid: &Arc<str>, health: &DeliveryHealth) -> WriteResult {
         let Some(guarded) = self.view.hook(&health.hook.namespace, &health.hook.name) else {
             return WriteResult::Done;
@@ -142,7 +142,7 @@ impl ConditionWriter {
         let version = metadata.resource_version.clone().unwrap_or_default();
         // The view still shows the object from before our last write, so the current condition is unknown.
         if !version.is_empty()
-            && self.recent_writes.iter().any(|(of, before)| of == uid && *before == version)
+            && self.recent_writes.iter().any(|(written, before)| written == uid && *before == version)
         {
             return WriteResult::RetryAfter(STALE_RETRY);
         }
@@ -161,7 +161,7 @@ impl ConditionWriter {
         let resumed = health.resumed.clone().or_else(|| handled.cloned());
         match self.cluster.write_delivery_status(&target, condition, resumed).await {
             Ok(()) => {
-                self.recent_writes.retain(|(of, _)| of != uid);
+                self.recent_writes.retain(|(written, _)| written != uid);
                 self.recent_writes.truncate(RECENT_WRITES);
                 self.recent_writes.push_front((uid.clone(), version));
                 WriteResult::Done

@@ -1,4 +1,4 @@
-//! What both ports read from a request's head: names in the path, and the token.
+//! Extracts names and the token from requests to both ports.
 
 use axum::extract::{FromRequestParts, Path};
 use http::HeaderMap;
@@ -8,10 +8,10 @@ use serde::de::DeserializeOwned;
 
 use super::problem::HttpProblem;
 
-/// Extracts the namespace and names of a request's path. Answers 404 to names that Kubernetes cannot have given.
+/// Extracts the namespace and names from a request's path. Answers 404 if one is not a valid Kubernetes name.
 ///
-/// Without this check, the framework would answer in its own format, and names of any length and characters would reach
-/// the store and the API server.
+/// Without this check, the framework would respond in its own format, and the store and the API server would get
+/// invalid names of any length.
 pub struct ValidPath<T>(pub T);
 
 impl<T, S> FromRequestParts<S> for ValidPath<T>
@@ -24,14 +24,18 @@ where
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, HttpProblem> {
         match Path::<T>::from_request_parts(parts, state).await {
             Ok(Path(names)) if names.are_valid() => Ok(ValidPath(names)),
-            _ => Err(HttpProblem::new(404, "NotFound", "the path has no valid namespace or object name")),
+            _ => Err(HttpProblem::new(
+                404,
+                "NotFound",
+                "the path contains an invalid namespace or object name",
+            )),
         }
     }
 }
 
 /// The names in a path.
 pub trait PathNames {
-    /// True if Kubernetes could have given each of the names.
+    /// True if each name is valid in Kubernetes.
     fn are_valid(&self) -> bool;
 }
 
@@ -53,7 +57,7 @@ pub fn is_name(text: &str, max: usize) -> bool {
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.')
 }
 
-/// An alternative header for the token: the API server's proxy removes `Authorization` from the requests that it forwards.
+/// An alternative header for the token, because the API server's proxy removes `Authorization` from forwarded requests.
 pub const TOKEN_HEADER: &str = "x-hookstream-token";
 
 /// Returns the client's token.

@@ -1,4 +1,4 @@
-//! Registers and removes the metric series of single hooks, as their annotations request.
+//! Registers and removes the metric series of hooks whose annotation requests them.
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ impl SeriesRegistry {
             tracing::warn!(
                 namespace = %id.namespace,
                 hook = %id.name,
-                "too many hooks have metric series of their own (--hook-metrics): this hook gets none"
+                "limit of hooks with their own metric series reached (--hook-metrics), this hook gets none"
             );
         }
         series

@@ -1,5 +1,5 @@
-//! The fuzz targets, compiled as tests and run on inputs from a few seeds, so that they do not rot between two runs of
-//! `make fuzz`, which needs nightly and cargo-fuzz.
+//! The fuzz targets, compiled as tests and run on inputs from a few seeds, so that they stay correct between two runs
+//! of `make fuzz`, which needs nightly and cargo-fuzz.
 //!
 //! In the targets, `libfuzzer_sys` is this crate (`extern crate self`, in main.rs).
 
@@ -8,19 +8,20 @@
 
 use std::collections::BTreeSet;
 
-/// The input of a target. `of` returns None if the bytes are not of that type.
+/// The input of a target.
 pub trait Input<'a>: Sized {
-    fn of(bytes: &'a [u8]) -> Option<Self>;
+    /// Returns None if the bytes are not of this type.
+    fn from_bytes(bytes: &'a [u8]) -> Option<Self>;
 }
 
 impl<'a> Input<'a> for &'a [u8] {
-    fn of(bytes: &'a [u8]) -> Option<Self> {
+    fn from_bytes(bytes: &'a [u8]) -> Option<Self> {
         Some(bytes)
     }
 }
 
 impl<'a> Input<'a> for &'a str {
-    fn of(bytes: &'a [u8]) -> Option<Self> {
+    fn from_bytes(bytes: &'a [u8]) -> Option<Self> {
         std::str::from_utf8(bytes).ok()
     }
 }
@@ -90,15 +91,15 @@ const SEEDS: &[&str] = &[
 ];
 
 #[test]
-fn targets_accept_mutated_seeds() {
+fn no_target_panics_on_mutated_seeds() {
     let mut random = fastrand::Rng::with_seed(7);
     for (name, run) in TARGETS {
         for seed in SEEDS {
             run(seed.as_bytes());
             for _ in 0..50 {
                 let bytes = mutated(seed.as_bytes(), &mut random);
-                let held = std::panic::catch_unwind(|| run(&bytes));
-                assert!(held.is_ok(), "{name} fails on {:?}", String::from_utf8_lossy(&bytes));
+                let outcome = std::panic::catch_unwind(|| run(&bytes));
+                assert!(outcome.is_ok(), "{name} panics on {:?}", String::from_utf8_lossy(&bytes));
             }
         }
     }
@@ -124,18 +125,18 @@ fn mutated(seed: &[u8], random: &mut fastrand::Rng) -> Vec<u8> {
 /// A target that is missing in one of the lists is never fuzzed, or never compiled here.
 #[test]
 fn every_target_is_in_all_lists() {
-    let here: BTreeSet<String> = TARGETS.iter().map(|(name, _)| (*name).to_owned()).collect();
+    let compiled: BTreeSet<String> = TARGETS.iter().map(|(name, _)| (*name).to_owned()).collect();
     let files = std::fs::read_dir("fuzz/fuzz_targets").unwrap().map(|entry| entry.unwrap().path());
     let files: BTreeSet<String> =
         files.map(|path| path.file_stem().unwrap().to_string_lossy().into()).collect();
-    assert_eq!(here, files);
+    assert_eq!(compiled, files);
     let manifest = std::fs::read_to_string("fuzz/Cargo.toml").unwrap();
     let binaries: BTreeSet<String> =
         manifest.split("[[bin]]").skip(1).map(|bin| bin.split('"').nth(1).unwrap().to_owned()).collect();
-    assert_eq!(here, binaries);
+    assert_eq!(compiled, binaries);
     let makefile = std::fs::read_to_string("Makefile").unwrap();
-    let listed = makefile.lines().find_map(|line| line.strip_prefix("FUZZ_TARGETS := ")).unwrap();
-    assert_eq!(here, listed.split(' ').map(ToOwned::to_owned).collect());
+    let in_makefile = makefile.lines().find_map(|line| line.strip_prefix("FUZZ_TARGETS := ")).unwrap();
+    assert_eq!(compiled, in_makefile.split(' ').map(ToOwned::to_owned).collect());
 }
 
 /// As libfuzzer's macro, but a test calls the function. It is defined below the targets, because they import it.
@@ -144,7 +145,7 @@ macro_rules! fuzz_target {
     (|$data:ident: $type:ty| $body:block) => {
         pub fn run(bytes: &[u8]) {
             fn target($data: $type) $body
-            if let Some(data) = $crate::fuzz_targets::Input::of(bytes) {
+            if let Some(data) = $crate::fuzz_targets::Input::from_bytes(bytes) {
                 target(data);
             }
         }

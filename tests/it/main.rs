@@ -14,6 +14,7 @@ mod crds;
 mod docs;
 mod emulator;
 mod fuzz_targets;
+mod gate;
 mod install;
 mod local_cluster;
 mod worker;

@@ -158,7 +158,8 @@ impl ExternalClient for HookClient {
         if desired.enabled { self.check_trigger_free(desired, None).await } else { Ok(()) }
     }
 
-    /// Creates a hook. Enables a hook with secrets only after they are set: it would otherwise run without them briefly.
+    /// Creates a hook. Enables a hook with secrets only after it has set them. Otherwise the hook would briefly run
+    /// without them.
     async fn create(&self, _id: Option<&str>, desired: &HookBody) -> Result<Value, AdminError> {
         let mut body = desired.request_body(["name", "triggerId", "script", "dependencies", "enabled"]);
         let enable_later = desired.enabled && !desired.secrets.is_empty();
@@ -233,7 +234,7 @@ impl HookClient {
         HookClient { access }
     }
 
-    /// Creates or updates a hook and returns it.
+    /// Sends a create or update of a hook and returns the hook.
     async fn write_hook(
         &self,
         method: Method,
@@ -276,8 +277,8 @@ impl HookClient {
         Ok(parse_object(&response)?.as_object().into_iter().flatten().map(|(name, _)| name.clone()).collect())
     }
 
-    /// Deletes obsolete secrets, adds missing ones and updates changed ones (`fields`). Does not send unchanged secrets,
-    /// because the API does not return values that could confirm the write.
+    /// Deletes obsolete secrets, adds missing ones and updates changed ones (`fields`). Does not send unchanged
+    /// secrets, because the API returns no values that could confirm the write.
     async fn sync_secrets(&self, id: &str, desired: &HookBody, fields: &[String]) -> Result<(), AdminError> {
         let observed = self.secret_names(id).await?;
         let desired_names: BTreeSet<String> = desired.secrets.keys().cloned().collect();
@@ -319,7 +320,8 @@ impl HookClient {
 /// The error code for a hook that does not exist.
 const MISSING_HOOK: &str = "HookDoesNotExist";
 
-/// Maps the errors of a removed Hooks API to `EndOfLife`. They mean neither a network failure nor a missing object.
+/// Maps the errors of a removed Hooks API to `EndOfLife`. A removed API is neither a network failure nor a missing
+/// object.
 fn map_end_of_life(error: AdminError) -> AdminError {
     match error {
         AdminError::NotFound(detail) if detail.code.as_deref() != Some(MISSING_HOOK) => {

@@ -93,8 +93,8 @@ impl DestinationBody {
 }
 
 impl StreamBody {
-    /// Returns the stream with its secret, in the form of `normalize`. Excludes the status: Auth0 disables failing streams
-    /// itself, and the controller decides separately when to re-enable them.
+    /// Returns the stream with its secret, in the form of `normalize`. Excludes the status, because Auth0 disables
+    /// failing streams and the controller decides separately when to re-enable them.
     pub fn to_value(&self) -> Value {
         let types: Vec<Value> = self.subscriptions.iter().map(|t| json!({ "event_type": t })).collect();
         normalize(

@@ -1,7 +1,7 @@
 //! Access tokens: one login per credentials, renewed before the token expires.
 //!
-//! Auth0 meters logins. Therefore a token is cached until it expires, concurrent callers share one login, and a failed
-//! login is not repeated by each of a thousand objects.
+//! Auth0 meters logins. Therefore a token is cached until it expires, concurrent callers share one login, and a failure
+//! is cached too. Otherwise each of a thousand objects would repeat a failed login.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -32,9 +32,9 @@ const MIN_LIFETIME: Duration = Duration::from_secs(1);
 const MAX_LIFETIME: Duration = Duration::from_secs(30 * 86_400);
 /// A token is renewed after this fraction of its lifetime, while it is still valid.
 const RENEW_AFTER: f64 = 0.9;
-/// Delay before the next renewal after one failed, while the token is still valid.
+/// Delay after a failed renewal until the next one, while the current token is still valid.
 const RENEW_RETRY_DELAY: Duration = Duration::from_secs(30);
-/// Callers receive the error of a failed login for this time.
+/// Time for which callers receive the cached error of a failed login.
 const FAILURE_CACHE_TIME: Duration = Duration::from_secs(5);
 /// Minimum time between renewals of rejected tokens. If a new token is rejected too, the cause is not its age.
 const MIN_FORCED_RENEWAL_INTERVAL: Duration = Duration::from_secs(60);

@@ -1,7 +1,8 @@
 //! Creates and updates hooks with the requests that the gateway supports.
 //!
-//! Create: PUT to a client-chosen id; otherwise POST with that id; otherwise POST without an id, where the reconciler finds
-//! the hook by its create record. Update: PUT; otherwise PATCH; otherwise the reconciler deletes and recreates the hook.
+//! A create tries PUT to a client-chosen id, then POST with that id, then POST without an id. The reconciler finds a
+//! hook without a client-chosen id by its create record. An update tries PUT, then PATCH; otherwise the reconciler
+//! deletes and recreates the hook.
 
 use http::Method;
 use serde_json::{Value, json};

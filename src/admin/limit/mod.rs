@@ -9,7 +9,7 @@
 //! Connection.
 //!
 //! Out of scope: the scheduling order (`scheduler`, without I/O), the pause that a response requests (`pause`), and the
-//! meaning of a response (the vendor's client).
+//! meaning of a response (the clients of the vendors).
 
 mod pause;
 mod scheduler;
@@ -42,7 +42,7 @@ use crate::net::{HttpClient, HttpResponse, SendError};
 const MAX_HOSTS: usize = 256;
 
 tokio::task_local! {
-    /// The operation of the current task.
+    /// The operation that the current task belongs to.
     static OPERATION: Operation;
 }
 
@@ -123,8 +123,8 @@ pub struct AdminHttp {
 impl AdminHttp {
     /// Waits for a scheduling slot and sends the request. `timeout` starts when it is sent.
     ///
-    /// Errors: `Postponed` if no slot is free soon, `RateLimited` while the vendor requests a pause, `NotLeading`, and the
-    /// last failure of the host while its breaker is open. Otherwise the error of the call.
+    /// Errors: `Postponed` if no slot is free soon, `RateLimited` while the vendor requests a pause, and `NotLeading`.
+    /// While the breaker of the host is open, the last failure of the host. Otherwise the error of the call.
     pub async fn send(
         &self,
         request: Request<Full<Bytes>>,
@@ -333,18 +333,18 @@ mod tests {
             get(&client, &url).await.unwrap();
         })
         .await;
-        assert!(started.elapsed() >= Duration::from_secs(3), "it waited");
+        assert!(started.elapsed() >= Duration::from_secs(3), "the call waits for the rate limit");
     }
 
     #[tokio::test]
     async fn sends_nothing_without_leadership() {
-        let (leadership, keeper) = Leadership::leased(Millis::steady);
+        let (leadership, handle) = Leadership::leased(Millis::steady);
         let (http, pacer) = pacer(leadership);
         let client = pacer.client(http, "n/a", None);
         // No process listens there, so that a call would fail.
         let nowhere = "http://127.0.0.1:1/";
         assert!(matches!(get(&client, nowhere).await, Err(AdminError::NotLeading(_))));
-        keeper.set(Some(Millis(i64::MAX)), true);
+        handle.set(Some(Millis(i64::MAX)), true);
         assert!(matches!(get(&client, nowhere).await, Err(AdminError::Unreachable(_))));
     }
 

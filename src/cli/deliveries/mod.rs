@@ -43,7 +43,8 @@ struct SelectionArgs {
     /// Only deliveries of the event with this id.
     #[arg(long, value_name = "ID")]
     event: Option<String>,
-    /// Only deliveries that were accepted at or after this time (2026-11-21T08:00:00Z), or within this duration (1h30m).
+    /// Only deliveries that were accepted at or after this time (2026-11-21T08:00:00Z), or within the last duration
+    /// (1h30m).
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     since: Option<Millis>,
     /// Only deliveries that were accepted before this time, or before this duration ago.
@@ -73,14 +74,14 @@ pub struct ListArgs {
     /// The maximum number of deliveries, 1 to 500.
     #[arg(long, default_value_t = 50)]
     limit: u32,
-    /// Continue a list: the token that it printed after --continue.
+    /// Continue a list with the token that the previous page printed after --continue.
     #[arg(long = "continue", value_name = "TOKEN")]
     token: Option<String>,
-    #[arg(short, long, value_enum, default_value_t = OutputFormat::Table, env = "HOOKSTREAM_OUTPUT", help = HELP)]
+    #[arg(short, long, value_enum, default_value_t = OutputFormat::Table, value_name = "FORMAT", env = "HOOKSTREAM_OUTPUT", help = HELP)]
     output: OutputFormat,
 }
 
-/// Show a delivery with its attempts. Exit code 1: it is dead.
+/// Show a delivery with its attempts. Exit code 1: the delivery is dead.
 ///
 /// Example: hookstream deliveries show -n shop 01a201d0-e928-7748-a797-9272c188e8bd
 #[derive(clap::Args)]
@@ -93,7 +94,7 @@ pub struct ShowArgs {
     /// Show the event's data too. Requires permission to get deliveries/payload.
     #[arg(long)]
     payload: bool,
-    #[arg(short, long, value_enum, default_value_t = OutputFormat::Table, env = "HOOKSTREAM_OUTPUT", help = HELP)]
+    #[arg(short, long, value_enum, default_value_t = OutputFormat::Table, value_name = "FORMAT", env = "HOOKSTREAM_OUTPUT", help = HELP)]
     output: OutputFormat,
 }
 
@@ -107,12 +108,12 @@ pub struct ExplainArgs {
     api: WorkerApiArgs,
     /// The event's id.
     event: String,
-    #[arg(short, long, value_enum, default_value_t = OutputFormat::Table, env = "HOOKSTREAM_OUTPUT", help = HELP)]
+    #[arg(short, long, value_enum, default_value_t = OutputFormat::Table, value_name = "FORMAT", env = "HOOKSTREAM_OUTPUT", help = HELP)]
     output: OutputFormat,
 }
 
-/// Replay deliveries: one by its id, or many by hook, state and time. The webhook-id stays, and the request is marked as a
-/// replay.
+/// Replay deliveries: one by its id, or many by hook, state and time. The webhook-id stays the same, and the request is
+/// marked as a replay.
 ///
 /// Example: hookstream deliveries replay -n shop --hook orders --state dead --since 1h --rate 50 --wait
 #[derive(clap::Args)]
@@ -121,7 +122,7 @@ pub struct ExplainArgs {
 pub struct ReplayArgs {
     #[command(flatten)]
     api: WorkerApiArgs,
-    /// The delivery's id. Without it the flags select the deliveries; without --state only dead ones.
+    /// The delivery's id. Without an id, the flags select the deliveries; without --state, only dead ones.
     #[arg(conflicts_with_all = ["hook", "state", "event", "since", "until", "rate", "wait"])]
     id: Option<Uuid>,
     #[command(flatten)]
@@ -129,7 +130,7 @@ pub struct ReplayArgs {
     /// The maximum number of deliveries per second. Default: 50.
     #[arg(long)]
     rate: Option<u32>,
-    /// Wait until all are replayed, and print the progress.
+    /// Wait until all selected deliveries are replayed, and print the progress.
     #[arg(long)]
     wait: bool,
 }
@@ -188,7 +189,7 @@ async fn list(args: ListArgs) -> CommandResult {
     let response = worker.get(url).await?.success(2)?;
     print::print_response(&response, args.output, print::list_table)?;
     if args.output == OutputFormat::Table && print::is_empty_list(&response)? {
-        // Name the namespace, because a misspelt one looks like an idle one.
+        // Name the namespace, because a misspelt namespace looks like an idle one.
         eprintln!("hookstream: no matching delivery in namespace {}", args.api.caller.namespace);
     }
     Ok(ExitCode::SUCCESS)

@@ -17,9 +17,9 @@ use crate::emulator::{Auth0Options, TenantRateLimit, serve_auth0};
 
 /// Emulate an Auth0 tenant: /oauth/token, /api/v2/event-streams and /api/v2/hooks.
 ///
-/// POST {"type", "data": {...}} to /__emulator/events to emit an event; it is delivered to the streams that subscribe to it.
-/// /__emulator/faults makes requests fail; /__emulator/requests, /__emulator/deliveries and /__emulator/state show the
-/// results: see docs/emulators.md.
+/// POST {"type", "data": {...}} to /__emulator/events to emit an event to the streams that subscribe to it. POST to
+/// /__emulator/faults to make requests fail. GET /__emulator/requests, /__emulator/deliveries or /__emulator/state to
+/// see the results. docs/emulators.md describes these routes.
 ///
 /// Example: hookstream emulate auth0 --listen 127.0.0.1:8002 --client-id me --client-secret s3cret --time-scale 0.01
 #[derive(clap::Args)]
@@ -43,7 +43,7 @@ pub struct Args {
         hide_env_values = true
     )]
     client_secret: Option<String>,
-    /// A static access token that is also accepted. Without --client-id it is the only one.
+    /// A static access token that is also accepted. Without --client-id it is the only accepted token.
     #[arg(long, env = "HOOKSTREAM_TOKEN", hide_env_values = true)]
     token: Option<String>,
     /// The audience that token requests must name. Default: any that ends with /api/v2/
@@ -52,8 +52,8 @@ pub struct Args {
     /// The lifetime of a token (units h, m, s, ms).
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = duration::parse, env = "HOOKSTREAM_TOKEN_LIFETIME")]
     token_lifetime: Duration,
-    /// The rate limit of the Management API in requests per second, reported in x-ratelimit- headers; above it 429. Default: no
-    /// limit.
+    /// The rate limit of the Management API in requests per second. Further requests get 429; x-ratelimit- headers
+    /// report the limit. Default: no limit.
     #[arg(long, value_name = "REQUESTS", env = "HOOKSTREAM_RATE_LIMIT")]
     rate_limit: Option<f64>,
     /// The burst of the rate limit in requests. Default: the rate per second, at least 1.

@@ -16,9 +16,9 @@ use crate::emulator::{KongOptions, MissingDelete, ReadBack, serve_kong};
 
 /// Emulate Kong's admin API for event hooks.
 ///
-/// POST {"source", "event", "data": {...}} to /__emulator/events to send an event to the hooks that match.
-/// /__emulator/faults makes requests fail; /__emulator/requests and /__emulator/calls list the results: see
-/// docs/emulators.md.
+/// POST {"source", "event", "data": {...}} to /__emulator/events to send an event to the hooks that match. POST to
+/// /__emulator/faults to make requests fail. GET /__emulator/requests or /__emulator/calls to see the results.
+/// docs/emulators.md describes these routes.
 ///
 /// Example: hookstream emulate kong --listen 127.0.0.1:8001 --workspace team-a
 #[derive(clap::Args)]
@@ -27,7 +27,7 @@ pub struct Args {
     /// The listen address; port 0 selects a free port.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8001", env = "HOOKSTREAM_LISTEN")]
     listen: SocketAddr,
-    /// The gateway's version, which GET / returns and which sets defaults (3.14: SHA-256, ssl_verify on).
+    /// The gateway's version, which GET / returns. It determines defaults (from 3.14: SHA-256, ssl_verify on).
     #[arg(long, value_name = "VERSION", default_value = "3.14", env = "HOOKSTREAM_GATEWAY_VERSION")]
     gateway_version: String,
     /// The RBAC token that every admin request must carry. Default: no token is required.
@@ -57,14 +57,14 @@ pub struct Args {
     /// Answer PATCH with 405.
     #[arg(long, env = "HOOKSTREAM_NO_PATCH")]
     no_patch: bool,
-    /// How reads return a hook's signing secret. Kong does not document what a gateway does.
-    #[arg(long, value_enum, default_value_t = SecretDisplay::Plain, env = "HOOKSTREAM_SECRETS")]
+    /// How reads return a hook's signing secret. Kong does not document this.
+    #[arg(long, value_enum, default_value_t = SecretDisplay::Plain, value_name = "FORM", env = "HOOKSTREAM_SECRETS")]
     secrets: SecretDisplay,
     /// A file that keeps the hooks across restarts. It contains their secrets.
     #[arg(long, value_name = "FILE", env = "HOOKSTREAM_STATE")]
     state: Option<PathBuf>,
     /// The format of x-kong-signature. Kong does not document it.
-    #[arg(long, value_enum, default_value_t = EncodingFlag::PrefixedHex, env = "HOOKSTREAM_SIGNATURE_ENCODING")]
+    #[arg(long, value_enum, default_value_t = EncodingFlag::PrefixedHex, value_name = "ENCODING", env = "HOOKSTREAM_SIGNATURE_ENCODING")]
     signature_encoding: EncodingFlag,
     #[command(flatten)]
     tls: ServerTlsArgs,

@@ -32,8 +32,8 @@ fn read_file(path: &PathBuf, flag: &str) -> Result<Vec<u8>, Failure> {
     std::fs::read(path).or_fail(|| format!("{flag} {}", path.display()))
 }
 
-/// Binds the address. Also returns a future that prints it, to be awaited before the first accept. The socket listens by
-/// then, so a script that waits for the line can connect.
+/// Binds the address. Also returns a future that prints the address; await it before the first accept. The socket
+/// listens already when the line appears, so a script that waits for the line can connect.
 async fn listen_and_announce(
     vendor: &str,
     address: SocketAddr,

@@ -21,7 +21,8 @@ pub struct ControllerArgs {
     /// The URL at which Auth0 reaches the ingest port from the internet. A Connection's ingestUrl overrides it.
     #[arg(long, value_name = "URL", value_parser = parse_url, env = "HOOKSTREAM_PUBLIC_INGEST_URL")]
     pub public_ingest_url: Option<Url>,
-    /// The interval at which objects are compared with the vendor. A Connection's resyncInterval overrides it.
+    /// The interval at which the controller compares each object with the vendor. A Connection's resyncInterval
+    /// overrides it.
     #[arg(long, default_value = "10m", value_name = "DURATION", value_parser = duration::parse, env = "HOOKSTREAM_RESYNC_INTERVAL")]
     pub resync_interval: Duration,
     /// The maximum rate of admin API calls to one host by all Connections together, such as 10/s or 600/m.
@@ -67,7 +68,7 @@ pub struct LeaseArgs {
     /// The namespace of the Lease that elects the leader. Default: the operator's own.
     #[arg(long, value_name = "NAMESPACE", env = "HOOKSTREAM_LEASE_NAMESPACE")]
     lease_namespace: Option<String>,
-    /// The name of the Lease. Each set of replicas with the same work needs a Lease of its own.
+    /// The name of the Lease. Replicas with the same work share one Lease; other replicas need another.
     #[arg(long, default_value = "hookstream-controller", value_name = "NAME", env = "HOOKSTREAM_LEASE_NAME")]
     lease_name: String,
     /// How long other replicas wait for a leader that stopped renewing.

@@ -14,13 +14,13 @@ use crate::net::{Bypass, Egress, Proxy};
 /// Flags for the destinations of deliveries and admin API calls.
 #[derive(clap::Args, Clone, Debug)]
 pub struct EgressArgs {
-    /// cluster: public and private addresses; public: only public addresses.
-    #[arg(long, value_enum, default_value_t = EgressPolicy::Cluster, env = "HOOKSTREAM_EGRESS_POLICY")]
+    /// The addresses that requests may reach. cluster: public and private ones; public: only public ones.
+    #[arg(long, value_enum, default_value_t = EgressPolicy::Cluster, value_name = "POLICY", env = "HOOKSTREAM_EGRESS_POLICY")]
     egress_policy: EgressPolicy,
     /// Networks that are allowed regardless of the policy, such as 10.1.0.0/16.
     #[arg(long, value_name = "CIDR", value_delimiter = ',', env = "HOOKSTREAM_EGRESS_ALLOW")]
     egress_allow: Vec<IpNet>,
-    /// Networks that are blocked.
+    /// Networks that are denied, even if the policy or --egress-allow allows them.
     #[arg(long, value_name = "CIDR", value_delimiter = ',', env = "HOOKSTREAM_EGRESS_DENY")]
     egress_deny: Vec<IpNet>,
     /// An HTTP proxy for every request (by CONNECT), such as http://proxy.example.com:3128. HTTPS_PROXY and similar variables
@@ -28,7 +28,7 @@ pub struct EgressArgs {
     // Parsed later, because clap prints a value that it rejects, and this one may contain a password.
     #[arg(long, value_name = "URL", env = "HOOKSTREAM_EGRESS_PROXY", hide_env_values = true)]
     egress_proxy: Option<String>,
-    /// A file with user:password for the proxy. A replaced file is used from the next connection on.
+    /// A file with user:password for the proxy. A replaced file takes effect at the next connection.
     #[arg(long, value_name = "FILE", requires = "egress_proxy", env = "HOOKSTREAM_EGRESS_PROXY_AUTH")]
     egress_proxy_auth: Option<PathBuf>,
     /// Destinations that bypass the proxy: host names, suffixes such as .svc, and networks.

@@ -11,7 +11,7 @@ pub async fn bind(address: &str, flag: &str) -> Result<TcpListener, Failure> {
     TcpListener::bind(with_host(address)).await.or_fail(|| format!("{flag} {address}"))
 }
 
-/// Returns true where a listen address is reachable only from this machine.
+/// Returns true if a listen address is reachable only from this machine.
 pub fn is_loopback(flag: &str, listen: &str) -> Result<bool, Failure> {
     let mut addresses = with_host(listen)
         .to_socket_addrs()

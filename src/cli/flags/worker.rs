@@ -21,7 +21,7 @@ pub struct WorkerArgs {
     /// The largest accepted batch of events in bytes.
     #[arg(long, default_value_t = 16 << 20, value_name = "BYTES", env = "HOOKSTREAM_MAX_REQUEST_BYTES")]
     max_request_bytes: usize,
-    /// The disk usage of --data above which events are rejected before they are read. 100%: no limit.
+    /// The usage of the disk of --data above which events are rejected before they are read. 100%: no limit.
     #[arg(long, default_value = "90%", value_parser = parse_percent, value_name = "PERCENT", env = "HOOKSTREAM_DISK_LIMIT")]
     disk_limit: u8,
     /// How long deliveries of a deleted hook wait for a new hook of the same name before they become dead letters.
@@ -30,11 +30,12 @@ pub struct WorkerArgs {
     /// Adopt a store that belongs to another installation, with its pending deliveries.
     #[arg(long, env = "HOOKSTREAM_ACCEPT_NEW_STORE")]
     pub accept_new_store: bool,
-    /// The share of the disk for pending deliveries of one namespace. Above it, its events are rejected. 100%: no limit.
+    /// The share of the disk for pending deliveries of one namespace. Above it, events for this namespace are rejected.
+    /// 100%: no limit.
     #[arg(long, default_value = "50%", value_parser = parse_percent, value_name = "PERCENT", env = "HOOKSTREAM_NAMESPACE_SHARE")]
     namespace_share: u8,
-    /// The share of the disk for pending deliveries of one hook. Above it, its deliveries become dead letters at once. 100%: no
-    /// limit.
+    /// The share of the disk for pending deliveries of one hook. Above it, new deliveries of this hook become dead
+    /// letters immediately. 100%: no limit.
     #[arg(long, default_value = "25%", value_parser = parse_percent, value_name = "PERCENT", env = "HOOKSTREAM_HOOK_SHARE")]
     hook_share: u8,
     /// How long a second event with the same id counts as a duplicate; 0: never.
@@ -68,7 +69,8 @@ pub struct WorkerArgs {
 /// TLS of listening ports.
 #[derive(clap::Args, Clone, Debug)]
 pub struct ServerTlsArgs {
-    /// A file with a certificate chain (PEM). The ingest and API ports then serve HTTPS. A replaced file is loaded within 10 s.
+    /// A file with a certificate chain (PEM), to serve HTTPS on every port but the ops port. A replaced file is loaded
+    /// within 10 s.
     #[arg(long, value_name = "FILE", requires = "tls_key", env = "HOOKSTREAM_TLS_CERT")]
     tls_cert: Option<PathBuf>,
     /// A file with the certificate's private key (PEM).
@@ -81,7 +83,7 @@ impl ServerTlsArgs {
         self.tls_cert.is_some()
     }
 
-    /// Loads the certificate; None where the ports serve plain HTTP.
+    /// Loads the certificate; None if the ports serve plain HTTP.
     pub fn load(&self) -> Result<Option<Arc<ServerTls>>, Failure> {
         let (Some(cert), Some(key)) = (&self.tls_cert, &self.tls_key) else { return Ok(None) };
         let tls = ServerTls::open(cert, key).or_fail(|| "--tls-cert, --tls-key".into())?;
@@ -128,10 +130,11 @@ pub struct ScriptArgs {
     /// The Lua memory limit of one sandbox process, such as 64MiB.
     #[arg(long, default_value = "64MiB", value_parser = size::parse, value_name = "SIZE", env = "HOOKSTREAM_SCRIPT_MEMORY")]
     script_memory: u64,
-    /// The number of sandbox processes. With several, one hook never occupies all. Default: the number of cores.
+    /// The number of sandbox processes. If there are several, one hook never occupies all of them. Default: the number
+    /// of cores.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256), env = "HOOKSTREAM_SCRIPT_PROCESSES")]
     script_processes: Option<u16>,
-    /// Run scripts even where the kernel cannot confine their processes (no seccomp). Default: scripts are rejected.
+    /// Run scripts even if the kernel cannot confine their processes (no seccomp). Default: scripts are rejected.
     #[arg(long, env = "HOOKSTREAM_SCRIPT_UNSANDBOXED")]
     script_unsandboxed: bool,
 }

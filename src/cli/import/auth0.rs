@@ -22,7 +22,7 @@ const RATE: Rate = Rate { requests: 2, interval: Duration::from_secs(1), burst: 
 
 /// Print EventStreams and Hooks for the existing objects of an Auth0 tenant.
 ///
-/// Each manifest adopts its stream or Hook (adopt, mode: Match) when it is applied, without changing it at the vendor. Auth0
+/// When applied, each manifest adopts its stream or Hook (adopt, mode: Match) without changing it at the vendor. Auth0
 /// returns no secrets: comments name the Secrets to create. Requires the scopes read:event_streams and read:hooks.
 ///
 /// Example: hookstream import auth0 --domain acme.eu.auth0.com --token-file token --connection auth0 > streams.yaml
@@ -42,7 +42,7 @@ pub struct Args {
     /// A file with that client's secret.
     #[arg(long, value_name = "FILE", requires = "client_id", env = "HOOKSTREAM_AUTH0_CLIENT_SECRET_FILE")]
     client_secret_file: Option<PathBuf>,
-    /// The audience to ask a token for. Default: https://DOMAIN/api/v2/
+    /// The audience of the requested token. Default: https://DOMAIN/api/v2/
     #[arg(long, value_name = "URL", env = "HOOKSTREAM_AUTH0_AUDIENCE")]
     audience: Option<String>,
     /// A file with the certificate authorities to trust instead of the system's (PEM).
@@ -57,7 +57,7 @@ pub struct Args {
 
 pub async fn run(args: Args) -> CommandResult {
     let access = create_access(&args).await?;
-    // In the context of one job, so that its calls wait for the rate limit instead of failing.
+    // Run as one operation, so that its calls wait for the rate limit instead of failing.
     with_priority(Priority::Change, print_all(&args, access)).await
 }
 

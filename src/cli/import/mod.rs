@@ -39,7 +39,7 @@ pub enum ImportCommand {
 
 /// Print EventHooks for the event hooks of a Kong gateway.
 ///
-/// Each manifest adopts its hook (adopt, mode: Match) when it is applied, without changing it at the vendor. Secrets are
+/// When applied, each manifest adopts its hook (adopt, mode: Match) without changing it at the vendor. Secrets are
 /// printed only with --secrets; otherwise create the Secrets that the manifests name.
 ///
 /// Example: hookstream import kong --admin-url https://kong-admin:8444 --token-file token --connection kong > hooks.yaml
@@ -64,7 +64,7 @@ pub struct KongArgs {
     /// The name of the Connection in the manifests.
     #[arg(long, value_name = "NAME", default_value = "kong", env = "HOOKSTREAM_CONNECTION")]
     connection: String,
-    /// Also print Secrets with the values of the gateway.
+    /// Also print Secrets with the secret values that the gateway returns.
     #[arg(long, env = "HOOKSTREAM_SECRETS")]
     secrets: bool,
     #[command(flatten)]

@@ -74,7 +74,7 @@ impl FindingContext<'_> {
             InvalidSpec::RejectedBySchema(_) => ("spec".to_owned(), None),
         };
         let message = invalid.to_string();
-        // Strip the field, with which the message begins, because it has a column of its own.
+        // Strip the field from the start of the message, because the field has its own column.
         let without_field =
             field.strip_prefix("spec.").and_then(|field| message.strip_prefix(field)?.strip_prefix(": "));
         let finding = Finding {

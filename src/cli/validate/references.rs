@@ -23,8 +23,8 @@ pub fn key_of(document: &Value) -> ObjectKey {
     )
 }
 
-/// Returns the kind of an object of our group. An object of our kinds without an apiVersion counts too, because it was
-/// probably forgotten.
+/// Returns the kind of an object of our group. An object of our kinds without an apiVersion counts too, because its
+/// author probably forgot the apiVersion.
 pub fn own_kind(document: &Value) -> Option<&str> {
     let text = |name: &str| document.get(name).and_then(Value::as_str).unwrap_or_default();
     let (version, kind) = (text("apiVersion"), text("kind"));
@@ -61,7 +61,7 @@ fn check_reference(
 ) {
     let Reference { path, kind, name, keys } = reference;
     let found = index.get(&((*kind).to_owned(), ObjectKey::new(namespace, name)));
-    // Of several definitions use the one in the same folder, because they are applied together.
+    // If there are several definitions, use the one in the same folder, because a folder is applied as a whole.
     let is_in_same_folder = |(path, _): &&(&Path, &Value)| path.parent() == context.file.parent();
     let found = found.and_then(|all| all.iter().find(is_in_same_folder).or(all.first()));
     let Some((_, found)) = found else {

@@ -25,7 +25,7 @@ impl ManifestError {
 /// A document of a file.
 pub struct Document {
     pub path: PathBuf,
-    /// Err where the file cannot be read or is not YAML; then it is the file's only `Document`.
+    /// Err if the file cannot be read or is not YAML; then this is the file's only `Document`.
     pub content: Result<Value, String>,
 }
 
@@ -103,7 +103,7 @@ fn collect_files(path: &Path, files: &mut Vec<PathBuf>) -> Result<(), ManifestEr
         .map_err(|e| ManifestError::new(path, e))?;
     entries.sort();
     for entry in entries {
-        // Skips `..data` and the like, through which a mounted ConfigMap replaces all its files atomically.
+        // Skips `..data` and similar entries, with which a mounted ConfigMap replaces all its files atomically.
         let is_hidden = entry.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
         let is_manifest = entry.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json");
         if entry.is_dir() && !is_hidden {

@@ -1,4 +1,4 @@
-//! Manifests from folders and state in the data folder, as a `Cluster` that standalone watches.
+//! The `Cluster` of standalone: manifests from files and folders, and state in the data folder.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -37,14 +37,14 @@ pub struct FileClusterOptions {
     pub data: PathBuf,
     /// Delete at the vendor the objects that were removed from the manifests.
     pub prune: bool,
-    /// The token that callers must send; None where callers need no token.
+    /// The token that callers must send; None if they need no token.
     pub token: Option<SecretString>,
 }
 
 /// A cluster of files: objects from manifests, and their state from the data folder.
 pub struct FileCluster {
     inner: Mutex<Inner>,
-    /// Held from a change until its file is written, so that an older write cannot overtake a newer one.
+    /// Locked from a change until its file is written, so that an older write cannot overtake a newer one.
     writing: tokio::sync::Mutex<()>,
     changed: Notify,
     key_ring: Arc<KeyRing>,
@@ -58,8 +58,8 @@ struct Inner {
 }
 
 impl FileCluster {
-    /// Reads the manifests and the state. A path that does not exist or contains no manifest is an error, because an
-    /// operator that starts with no objects after a typing mistake would look healthy.
+    /// Reads the manifests and the state. A path that does not exist or contains no manifest is an error. Otherwise an
+    /// operator with a mistyped path would start without objects and look healthy.
     pub fn open(options: FileClusterOptions) -> Result<Self, ManifestError> {
         let key_ring = Arc::new(open_key_ring(&options.data)?);
         let state = StateStore::open(&options.data)?;
@@ -121,7 +121,7 @@ impl FileCluster {
         }
     }
 
-    /// Returns the objects with their state. `is_new_scan` is true where the files were read since the last call.
+    /// Returns the objects with their state. `is_new_scan` is true if the files were read since the last call.
     fn merge_state(&self, is_new_scan: bool) -> ObjectLists {
         let mut inner = self.inner.lock();
         let Inner { manifests, state } = &mut *inner;

@@ -9,7 +9,7 @@ use super::documents::ManifestError;
 use crate::cluster::keys::generate_key;
 use crate::core::keys::KeyRing;
 
-/// Reads the key ring; creates it at the first start. A missing key ring is an error where saved objects depend on it.
+/// Reads the key ring; creates it at the first start. A missing key ring is an error if saved objects depend on it.
 pub fn open_key_ring(data: &Path) -> Result<KeyRing, ManifestError> {
     fs::create_dir_all(data).map_err(|e| ManifestError::new(data, e))?;
     let path = data.join("keys.json");

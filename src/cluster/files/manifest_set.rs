@@ -23,7 +23,7 @@ pub struct ManifestSet {
     secrets: DataByKey,
     config_maps: DataByKey,
     logged: HashSet<String>,
-    /// True where an object that a cluster printed keeps its uid, status and finalizers.
+    /// True if objects keep the uid, status and finalizers that a cluster printed.
     keep_state: bool,
 }
 

@@ -1,5 +1,5 @@
-//! Files instead of a cluster. Manifests are read from folders; what a cluster would store (status, finalizers, the key
-//! ring) is kept in the data folder.
+//! Files instead of a Kubernetes cluster. Manifests are read from folders. The data folder has the state that the API
+//! server would store: status, finalizers and the key ring.
 
 mod atomic_file;
 mod documents;

@@ -1,4 +1,4 @@
-//! The objects of one read of the files, by kind, and a view of them.
+//! Lists of the objects that one scan of the files found, by kind, and a view of them.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use super::objects::deserialize;
 use crate::api::{Connection, EventHook, EventStream, Hook};
 use crate::cluster::{DeserializeGuard, ObjectChange, Reflector, ResourceKind, Subscribers, View};
 
-/// The objects of one read of the files.
+/// The objects that one scan of the files found.
 #[derive(Default)]
 pub struct ObjectLists {
     pub hooks: Vec<DeserializeGuard<EventHook>>,

@@ -16,8 +16,8 @@ use crate::cluster::{Metadata, ObjectKey, ResourceKind, WriteTarget};
 use crate::core::conditions::DELIVERING;
 use crate::core::time::Millis;
 
-/// The number of consecutive scans without a manifest after which its object counts as removed. With one, an editor that
-/// replaces a file could delete a hook at the vendor.
+/// The number of consecutive scans without a manifest after which its object counts as removed. If one scan sufficed,
+/// an editor that replaces a file could delete a hook at the vendor.
 const SCANS_UNTIL_REMOVED: u32 = 2;
 
 /// The state of all objects.
@@ -46,7 +46,7 @@ struct SavedState {
     annotations: BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "Value::is_null")]
     status: Value,
-    /// When the removal of the manifest was detected.
+    /// The time at which the removal of the manifest was detected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     removed: Option<Millis>,
     /// The last manifest, kept while there is a finalizer: it describes what to clean up once the file is removed.
@@ -76,8 +76,9 @@ impl StateStore {
         Ok(StateStore { folder, saved, missing: BTreeMap::new() })
     }
 
-    /// Returns the manifests with their state, and with `prune` also the removed objects that need cleanup. `is_new_scan` is
-    /// true where the files were read since the last call; only then does a missing manifest count as missing once more.
+    /// Returns the manifests with their state, and with `prune` also the removed objects that need cleanup.
+    /// `is_new_scan` is true if the files were read since the last call. Only then is a missing manifest counted as
+    /// missing in one more scan.
     pub fn merge(
         &mut self,
         manifests: &ManifestSet,
@@ -109,7 +110,7 @@ impl StateStore {
             } else if *scans < SCANS_UNTIL_REMOVED {
                 objects.push((id.0, with_state(saved.manifest.clone(), saved, None)));
             } else if prune {
-                // Counts from the detection, so that cleanup has its full period before it gives up.
+                // Count from the detection, so that cleanup has its full period before it gives up.
                 let removed = *saved.removed.get_or_insert_with(Millis::now);
                 objects.push((id.0, with_state(saved.manifest.clone(), saved, Some(removed))));
             }

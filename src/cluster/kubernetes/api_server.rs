@@ -17,13 +17,14 @@ pub fn api_resource(kind: ResourceKind) -> ApiResource {
     }
 }
 
-/// Returns the Pod's name, from the environment.
+/// Returns the Pod's name from the environment.
 pub fn hostname() -> String {
     std::env::var("HOSTNAME").unwrap_or_else(|_| "hookstream".into())
 }
 
-/// How long a read waits for an API server that accepts the request and does not answer (its node failed, a proxy drops
-/// packets). Afterwards callers use the last value, and the API server is not called again for `retry_after`.
+/// The deadline of a read from an API server that accepts the request but does not answer (its node failed, a proxy
+/// drops packets). After a missed deadline, callers use the last value, and do not call the API server again for
+/// `retry_after`.
 #[derive(Clone, Copy)]
 pub struct ReadDeadline {
     pub timeout: Duration,

@@ -16,8 +16,8 @@ use crate::cluster::{AuthorizationError, Permission};
 
 /// How long a grant is cached: a revoked permission remains effective for this time.
 const ALLOWED_TTL: Duration = Duration::from_secs(60);
-/// How long a denial is cached: a new permission takes effect after this time. Without it, a caller without permissions
-/// could overload the API server.
+/// How long a denial is cached: a new permission takes effect after this time. Without this cache, a caller without
+/// permissions could overload the API server.
 const DENIED_TTL: Duration = Duration::from_secs(5);
 const MAX_ENTRIES: usize = 10_000;
 /// The deadline of both reviews together.

@@ -1,4 +1,4 @@
-//! The cluster as the controller and the worker use it: reads, status and metadata writes, Events, authorization.
+//! The `Cluster` in Kubernetes: reads, status and metadata writes, Events, and authorization through the API server.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,7 +30,7 @@ const CONTROLLER_MANAGER: &str = "hookstream-controller";
 /// The worker's field manager. Controller and worker each own a part of a status.
 const WORKER_MANAGER: &str = "hookstream-worker";
 
-/// How the cluster is used.
+/// The settings of access to the cluster.
 #[derive(Clone, Debug)]
 pub struct KubernetesOptions {
     /// The operator's own namespace, which contains the key ring.
@@ -55,7 +55,7 @@ pub struct Kubernetes {
     operator_namespace: String,
     /// Checked before each of the controller's writes. The worker's writes need no leadership.
     leadership: Leadership,
-    /// The controller's writes.
+    /// The controller's writes that the watch has not delivered yet.
     own_writes: OwnWrites,
     events: Arc<EventPublisher>,
 }
@@ -269,7 +269,8 @@ impl Cluster for Kubernetes {
         Box::pin(self.key_ring.get(create && self.leadership.is_leader()))
     }
 
-    /// Returns the uid of the operator's own namespace. It contains the key ring and is deleted with the installation.
+    /// Returns the uid of the operator's own namespace. The namespace contains the key ring and is deleted with the
+    /// installation.
     fn installation_id(&self) -> BoxFuture<'_, Result<Option<String>, ClusterError>> {
         Box::pin(async move {
             match self.read_namespace_uid(&self.operator_namespace).await {

@@ -1,6 +1,6 @@
 //! A cache of Secrets and ConfigMaps, each read on first use and kept until it changes.
 //!
-//! A metadata-only watch reports changes, so that a replaced Secret takes effect at the next use and a delivery attempt
+//! A metadata-only watch reports changes, so that a replaced Secret takes effect at the next use. A delivery attempt
 //! does not wait for the API server. Memory holds only what objects reference; unreferenced entries are evicted.
 
 use std::collections::{HashMap, HashSet};
@@ -68,11 +68,11 @@ pub struct DataCache<K> {
 struct Entry {
     /// The number of changes that the watch reported.
     changes: u64,
-    /// The last read: the value of `changes` before it, and the data (None where the object does not exist).
+    /// The last read: the value of `changes` before it, and the data (None if the object does not exist).
     last_read: Option<(u64, Option<Arc<Data>>)>,
-    /// No read before this time, because the API server missed a deadline.
+    /// Do not read before this time, because the API server missed a deadline.
     not_before: Option<Instant>,
-    /// Held during a read, so that concurrent callers share its result instead of taking the previous one.
+    /// Locked during a read, so that concurrent callers share its result instead of using the previous one.
     reading: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -151,7 +151,7 @@ impl<K: DataResource> DataCache<K> {
         self.entries.lock().values_mut().for_each(|entry| entry.changes += 1);
     }
 
-    /// Returns an object's data; None where it does not exist or may not be used.
+    /// Returns an object's data; None if it does not exist or may not be used.
     pub async fn get(&self, key: &ObjectKey) -> Result<Option<Arc<Data>>, ClusterError> {
         let reading = {
             let mut entries = self.entries.lock();

@@ -17,7 +17,7 @@ use crate::cluster::keys::generate_key;
 use crate::core::keys::KeyRing;
 
 const KEY_RING_SECRET: &str = "hookstream-keys";
-/// How long a read is cached. A key that was added is used by all replicas within this time.
+/// How long a read is cached. All replicas use an added key within this time.
 const CACHE_TTL: Duration = Duration::from_secs(15);
 
 /// The key ring, cached for `CACHE_TTL` and kept beyond while the API server is unavailable.
@@ -32,7 +32,7 @@ pub struct KeyRingCache {
 struct LastRead {
     /// The key ring, and when it was read.
     read: Option<(Instant, Arc<KeyRing>)>,
-    /// No read before this time, because the API server missed a deadline.
+    /// Do not read before this time, because the API server missed a deadline.
     not_before: Option<Instant>,
 }
 
@@ -40,14 +40,14 @@ impl LastRead {
     /// Returns a result that needs no read: a fresh key ring, or the last one while the API server is unresponsive.
     fn cached(&self, now: Instant) -> Option<Result<Arc<KeyRing>, ClusterError>> {
         match &self.read {
-            Some((at, ring)) if now.duration_since(*at) < CACHE_TTL => Some(Ok(ring.clone())),
+            Some((at, key_ring)) if now.duration_since(*at) < CACHE_TTL => Some(Ok(key_ring.clone())),
             _ => self.not_before.filter(|at| now < *at).map(|_| self.last_or(timeout_error())),
         }
     }
 
     /// Returns the last key ring, which stays valid without the API server; the error if there is none.
     fn last_or(&self, error: ClusterError) -> Result<Arc<KeyRing>, ClusterError> {
-        self.read.as_ref().map_or(Err(error), |(_, ring)| Ok(ring.clone()))
+        self.read.as_ref().map_or(Err(error), |(_, key_ring)| Ok(key_ring.clone()))
     }
 }
 
@@ -56,18 +56,18 @@ impl KeyRingCache {
         KeyRingCache { client, namespace, deadline: ReadDeadline::default(), last: Mutex::default() }
     }
 
-    /// Returns the key ring. `create` creates the Secret where it does not exist.
+    /// Returns the key ring. `create` creates the Secret if it does not exist.
     pub async fn get(&self, create: bool) -> Result<Arc<KeyRing>, ClusterError> {
-        // Held during the read, so that a thousand concurrent relays cause one read.
+        // Keep the lock during the read, so that a thousand concurrent relays cause one read.
         let mut last = self.last.lock().await;
         if let Some(result) = last.cached(Instant::now()) {
             return result;
         }
         last.not_before = None;
         match tokio::time::timeout(self.deadline.timeout, self.read(create)).await {
-            Ok(Ok(ring)) => {
-                last.read = Some((Instant::now(), ring.clone()));
-                Ok(ring)
+            Ok(Ok(key_ring)) => {
+                last.read = Some((Instant::now(), key_ring.clone()));
+                Ok(key_ring)
             }
             Ok(Err(error)) => last.last_or(error),
             Err(_) => {
@@ -135,9 +135,9 @@ mod tests {
 
     #[tokio::test]
     async fn serves_last_key_ring_while_the_api_server_is_unresponsive() {
-        let ring = Arc::new(KeyRing::from_data([("k", [1_u8; 32].as_slice())].into_iter()).unwrap());
+        let key_ring = Arc::new(KeyRing::from_data([("k", [1_u8; 32].as_slice())].into_iter()).unwrap());
         let old = Instant::now().checked_sub(CACHE_TTL).unwrap();
-        let cached = cache(LastRead { read: Some((old, ring)), not_before: None });
+        let cached = cache(LastRead { read: Some((old, key_ring)), not_before: None });
         let uncached = cache(LastRead::default());
         let start = Instant::now();
         for _ in 0..1000 {

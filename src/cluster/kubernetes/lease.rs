@@ -1,5 +1,5 @@
-//! Competes for the Lease and renews it, on a thread and connections of its own: neither a list of 10,000 objects nor a
-//! slow reconcile delays a renewal. `core::lease` decides each step.
+//! Competes for the Lease and renews it, on a separate thread with separate connections. Neither a list of 10,000
+//! objects nor a slow reconcile delays a renewal. `core::lease` decides each step.
 
 use std::io;
 use std::sync::{Arc, OnceLock};
@@ -20,13 +20,13 @@ use crate::core::time::Millis;
 use crate::leadership::{Leadership, LeadershipHandle};
 use crate::metrics::Metrics;
 
-/// Which Lease to hold, and how it is renewed.
+/// The Lease to compete for, and how to renew it.
 #[derive(Clone, Debug)]
 pub struct LeaseOptions {
     pub namespace: String,
     pub name: String,
     pub terms: LeaseTerms,
-    /// Take the Lease from its current holder.
+    /// Take the Lease from its current holder without waiting for it to expire.
     pub by_force: bool,
 }
 
@@ -41,7 +41,7 @@ impl LeaseOptions {
 pub struct LeaderElection {
     config: Config,
     options: LeaseOptions,
-    keeper: LeadershipHandle,
+    handle: LeadershipHandle,
 }
 
 /// An election that runs on its thread. When dropped, the thread ends and the Lease expires.
@@ -52,35 +52,35 @@ pub struct RunningElection {
     ended: oneshot::Receiver<()>,
 }
 
-/// What happens to our Lease when the election stops.
+/// The fate of our Lease when the election stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeaseAtExit {
-    /// It expires by itself, because requests of ours may still be in flight.
+    /// Let it expire, because our requests may still be in flight.
     Expire,
-    /// It is released, so that another replica can lead at once. No request of ours may be in flight.
+    /// Release it, so that another replica can lead immediately. None of our requests may be in flight.
     Release,
-    /// It stays ours for this time, in which no replica can lead.
+    /// Keep it for this time, in which no replica can lead.
     Hold(Duration),
 }
 
 impl LeaderElection {
     /// Returns the election and its leadership, which is gained once the started election is won.
     pub fn new(config: Config, options: LeaseOptions) -> (Leadership, LeaderElection) {
-        let (leadership, keeper) = Leadership::leased(Millis::steady);
-        (leadership, LeaderElection { config, options, keeper })
+        let (leadership, handle) = Leadership::leased(Millis::steady);
+        (leadership, LeaderElection { config, options, handle })
     }
 
     /// Competes for the Lease on a new thread until stopped.
     pub fn start(self, metrics: Arc<Metrics>) -> io::Result<RunningElection> {
-        let LeaderElection { config, options, keeper } = self;
+        let LeaderElection { config, options, handle } = self;
         let (stop, at_exit) = (CancellationToken::new(), Arc::new(OnceLock::new()));
         let (done, ended) = oneshot::channel::<()>();
         let running = RunningElection { stop: stop.clone(), at_exit: at_exit.clone(), ended };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new().name("lease".into()).spawn(move || {
-            let candidate = Candidate::new(config, options, keeper, metrics);
+            let candidate = Candidate::new(config, options, handle, metrics);
             runtime.block_on(candidate.run(stop, &at_exit));
-            // Also dropped, and so detected, when the line above panics.
+            // If the line above panics, `done` is dropped too, so that `ended` completes.
             drop(done);
         })?;
         Ok(running)
@@ -88,7 +88,7 @@ impl LeaderElection {
 }
 
 impl RunningElection {
-    /// Completes when the thread has ended, which without `stop` happens only by a defect.
+    /// Completes when the thread has ended. Without a call of `stop`, only a defect ends it.
     pub async fn ended(&mut self) {
         (&mut self.ended).await.ok();
     }
@@ -111,14 +111,15 @@ impl Drop for RunningElection {
 /// A replica in the election.
 struct Candidate {
     config: Config,
-    /// None after a failure: the next call opens a new connection, so that one that hangs does not cost the Lease.
+    /// None after a failure: the next call opens a new connection, so that a hanging connection does not cost the
+    /// Lease.
     api: Option<Api<Lease>>,
     options: LeaseOptions,
     election: Election,
     identity: String,
     /// The Lease as last read or written. Fields that others set (labels, owners) are preserved.
     lease: Lease,
-    keeper: LeadershipHandle,
+    handle: LeadershipHandle,
     metrics: Arc<Metrics>,
     /// The other holder that was logged last.
     logged_holder: Option<String>,
@@ -126,7 +127,7 @@ struct Candidate {
 }
 
 impl Candidate {
-    fn new(config: Config, options: LeaseOptions, keeper: LeadershipHandle, metrics: Arc<Metrics>) -> Self {
+    fn new(config: Config, options: LeaseOptions, handle: LeadershipHandle, metrics: Arc<Metrics>) -> Self {
         // Unlike the Pod's name, it is unique for each start, so that a Lease of a crashed predecessor is not ours.
         let identity = format!("{}_{}", cut(&hostname(), 64), Uuid::now_v7().simple());
         let mut election = Election::new(identity.clone(), options.terms, Millis::steady());
@@ -141,7 +142,7 @@ impl Candidate {
             election,
             identity,
             lease,
-            keeper,
+            handle,
             metrics,
             logged_holder: None,
             is_failing: false,
@@ -152,7 +153,7 @@ impl Candidate {
     async fn run(mut self, stop: CancellationToken, at_exit: &OnceLock<LeaseAtExit>) {
         while stop.run_until_cancelled(self.step()).await.is_some() {}
         // Stop leading before the Lease is released, so that two replicas never lead.
-        self.keeper.set(None, false);
+        self.handle.set(None, false);
         self.metrics.set_leader(false);
         match at_exit.get() {
             None | Some(LeaseAtExit::Expire) => {}
@@ -169,7 +170,8 @@ impl Candidate {
         let now = Millis::steady();
         match self.election.next_step(now) {
             ElectionStep::Wait(until) => {
-                // Wake at the end of our time at the latest, so that gauge and log do not claim leadership beyond it.
+                // Wake at the end of our leadership at the latest, so that the gauge and the log do not claim it any
+                // longer.
                 let until = self.election.leads_until(now).map_or(until, |lost| until.min(lost));
                 tokio::time::sleep(until.since(now)).await;
             }
@@ -189,7 +191,7 @@ impl Candidate {
                     if gained {
                         tracing::info!(lease = self.name(), identity = self.identity, "this replica leads");
                     }
-                    self.keeper.set(self.election.leads_until(Millis::steady()), gained);
+                    self.handle.set(self.election.leads_until(Millis::steady()), gained);
                 }
                 Err(LeaseError::Conflict) => self.election.write_conflicted(Millis::steady()),
                 Err(error) => self.record_failure(&error),
@@ -197,7 +199,7 @@ impl Candidate {
         }
         let leads = self.election.leads_until(Millis::steady());
         if leads.is_none() {
-            self.keeper.set(None, false);
+            self.handle.set(None, false);
         }
         self.metrics.set_leader(leads.is_some());
     }
@@ -205,7 +207,7 @@ impl Candidate {
     fn record_failure(&mut self, error: &LeaseError) {
         self.election.step_failed(Millis::steady());
         self.api = None;
-        // Log once, so that an outage of an hour does not fill the log.
+        // Log only the first failure of an outage, so that a long one does not fill the log.
         if !std::mem::replace(&mut self.is_failing, true) {
             tracing::warn!(lease = self.name(), %error, "reading or writing the lease failed, retrying");
         }
@@ -224,7 +226,7 @@ impl Candidate {
         format!("{}/{}", self.options.namespace, self.options.name)
     }
 
-    /// Reads the Lease: its version, holder and duration; None where it does not exist.
+    /// Reads the Lease: its version, holder and duration; None if it does not exist.
     async fn read(&mut self) -> Result<Option<(String, LeaseRecord)>, LeaseError> {
         let api = self.api()?;
         let found = with_timeout(self.call_timeout(), api.get_opt(&self.options.name)).await?;

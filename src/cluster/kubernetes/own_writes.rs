@@ -1,14 +1,14 @@
 //! Tracks the controller's own writes that the watch has not delivered yet.
 //!
-//! A reconcile of an object that is older than our last write would repeat the same decision: write the same status and
-//! Event twice, or forget what was just configured at a vendor.
+//! A reconcile of an object that is older than our last write would repeat the same decision. It would write the same
+//! status and Event twice, or forget the external object that it just configured.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// How long a write is tracked. A watch that is later than this must not block reconciles.
+/// How long a write is tracked. A watch that lags longer than this must not block reconciles.
 const MAX_WAIT: Duration = Duration::from_secs(10);
 /// The number of entries above which expired ones are removed.
 const MIN_SWEEP_SIZE: usize = 1024;
@@ -38,7 +38,7 @@ impl OwnWrites {
         }
     }
 
-    /// Returns true where this version is not older than the last write, or where the last write is no longer tracked.
+    /// Returns true if this version is not older than the last write, or if the last write is no longer tracked.
     pub fn is_observed(&self, uid: &str, version: &str, now: Instant) -> bool {
         let mut entries = self.0.lock();
         let Some((written, at)) = entries.versions.get(uid) else { return true };

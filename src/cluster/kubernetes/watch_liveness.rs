@@ -1,8 +1,8 @@
 //! Detects watches that hang, by observing their HTTP requests.
 //!
 //! A watch request lasts for a bounded time and is then restarted. A watch without a new request within twice that time
-//! hangs, however healthy the process looks. Error responses count as progress: the watch retries, and a new process could
-//! do no better.
+//! hangs, however healthy the process looks. Error responses count as progress, because the watch retries and a
+//! restarted process could do no better.
 
 use std::collections::HashMap;
 use std::error::Error;

@@ -13,7 +13,7 @@ use crate::core::keys::KeyRing;
 use crate::core::relay;
 use crate::core::sign::secret_lines;
 
-/// A config, and the paths of its values that are secret.
+/// A config, and the paths of its secret values.
 type Config = (Value, Vec<&'static str>);
 
 const URL: &str = "config.url";
@@ -28,7 +28,7 @@ pub struct HookSecrets {
     headers: Vec<(String, SecretString)>,
 }
 
-/// Reads the Secrets of the handler. Also for a relay, so that a missing Secret is reported in the hook's status.
+/// Reads the Secrets of the handler. Reads them for a relay too, so that the hook's status reports a missing Secret.
 pub async fn read_secrets(hook: &CompiledHook, context: &Context) -> Result<HookSecrets, SyncError> {
     let (handler, cluster) = (&hook.handler, &*context.cluster);
     let url = match handler.target() {
@@ -165,8 +165,8 @@ pub fn handler_name(hook: &CompiledHook) -> &'static str {
     }
 }
 
-/// Returns `snooze` in seconds and `on_change`, if Kong delivers. A relay has neither: the worker applies the gates, and
-/// for that Kong must send every event.
+/// Returns `snooze` in seconds and `on_change`, if Kong delivers. A relay has neither: the worker applies these gates,
+/// so Kong must send it every event.
 pub fn kong_gates(hook: &CompiledHook) -> (Option<i64>, Option<bool>) {
     match hook.deliver_by {
         DeliverBy::Worker => (None, None),

@@ -1,8 +1,8 @@
-//! EventHook: dereferences and validates it, and builds the hook that Kong should have.
+//! EventHook: dereferences its Secrets and Connection, and builds the hook that Kong should have.
 
 mod config;
+mod relay_settings;
 mod sources;
-mod terms;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +24,8 @@ use crate::core::keys::KeyRing;
 use crate::core::time::Millis;
 use config::HookSecrets;
 
-/// The namespace of the UUIDs that derive from uids. With a derived id, a create that got no answer can be repeated.
+/// The namespace of the UUIDs that derive from uids. With a derived id, a create that got no response can be repeated
+/// safely.
 const KONG_ID_NAMESPACE: Uuid = Uuid::from_u128(0x6861_6f6b_7374_7265_616d_2e64_6576_0002);
 /// Requeue delay of a hook without a Connection, which has no external object to compare.
 const WITHOUT_CONNECTION_REQUEUE: Duration = Duration::from_secs(3600);
@@ -74,13 +75,14 @@ pub async fn reconcile(object: Arc<EventHook>, context: Arc<Context>) -> Result<
         DeliverBy::Worker => Some(context.key_ring().await?),
         DeliverBy::Gateway => None,
     };
-    let terms = terms::relay_terms(&object, &hook, key_ring.as_deref())?;
-    let desired = desired_hook(&object, &hook, &secrets, &vendor, &terms, key_ring.as_deref(), &context)?;
+    let settings = relay_settings::desired_settings(&object, &hook, key_ring.as_deref())?;
+    let desired = desired_hook(&object, &hook, &secrets, &vendor, &settings, key_ring.as_deref(), &context)?;
     let result = reconcile::sync(&context, &*object, &vendor, &desired).await?;
 
     let mut status = object.status.clone().unwrap_or_default();
     if !object.policies().observes_only() {
-        status.applied = Some(Box::new(terms::applied(object.status.as_ref(), terms, Millis::now())));
+        status.applied =
+            Some(Box::new(relay_settings::next_applied(object.status.as_ref(), settings, Millis::now())));
     }
     let version = vendor.connection.status.as_ref().and_then(|s| s.version.as_deref());
     let check = context.sources.check(&vendor.client, version, &hook.source, hook.event.as_deref()).await;
@@ -89,7 +91,7 @@ pub async fn reconcile(object: Arc<EventHook>, context: Arc<Context>) -> Result<
     reconcile::finish(&context, &*object, &vendor, &desired, result, status, ready).await
 }
 
-/// Previews a sync.
+/// Previews a sync of an EventHook.
 pub async fn preview(object: &EventHook, context: &Context) -> Result<Preview, SyncError> {
     let hook = hook::validate(object)?;
     let secrets = config::read_secrets(&hook, context).await?;
@@ -102,8 +104,8 @@ pub async fn preview(object: &EventHook, context: &Context) -> Result<Preview, S
         DeliverBy::Gateway => None,
     };
     let key_ring = keys.as_ref().map(|keys| &*keys.key_ring);
-    let terms = terms::relay_terms(object, &hook, key_ring)?;
-    let desired = desired_hook(object, &hook, &secrets, &vendor, &terms, key_ring, context)?;
+    let settings = relay_settings::desired_settings(object, &hook, key_ring)?;
+    let desired = desired_hook(object, &hook, &secrets, &vendor, &settings, key_ring, context)?;
     reconcile::preview(context, object, &vendor, &desired, keys.as_ref()).await
 }
 
@@ -117,24 +119,24 @@ async fn reconcile_without_connection(object: &EventHook, context: &Context) -> 
     Ok(WITHOUT_CONNECTION_REQUEUE)
 }
 
-/// Returns the hook that Kong should have. Pure.
+/// Returns the hook that Kong should have. Makes no calls.
 fn desired_hook(
     object: &EventHook,
     hook: &CompiledHook,
     secrets: &HookSecrets,
     vendor: &VendorAccess<KongClient>,
-    terms: &AppliedSettings,
+    settings: &AppliedSettings,
     key_ring: Option<&KeyRing>,
     context: &Context,
 ) -> Result<DesiredObject<KongHook>, SyncError> {
     let kong = vendor.connection.spec.kong.as_ref();
-    let (config, secret_paths) = match (key_ring, &terms.key_id) {
+    let (config, secret_paths) = match (key_ring, &settings.key_id) {
         (Some(key_ring), Some(key)) => {
             let base = match &vendor.connection.spec.ingest_url {
                 Some(text) => hook::parse_url(&text.0).map_err(|_| SyncError::IngestUrlMissing)?,
                 None => context.options.ingest_url.clone().ok_or(SyncError::IngestUrlMissing)?,
             };
-            config::relay_config(object, hook, base, key_ring, key, terms.rotation.as_deref())?
+            config::relay_config(object, hook, base, key_ring, key, settings.rotation.as_deref())?
         }
         _ => config::gateway_config(hook, secrets, kong.and_then(|k| k.gateway_handlers.as_deref()))?,
     };
@@ -151,15 +153,15 @@ fn desired_hook(
     Ok(DesiredObject::new(body, object, &secret_paths, None))
 }
 
-/// Returns the message of a hook that is as desired. `version` is the gateway's.
+/// Returns the message of the Ready condition of a hook in sync. `version` is the gateway's.
 fn ready_message(hook: &CompiledHook, version: Option<&str>) -> String {
     match hook.deliver_by {
-        DeliverBy::Worker => "Kong relays to the worker, which delivers".into(),
+        DeliverBy::Worker => "Kong relays events to the worker, which delivers them".into(),
         DeliverBy::Gateway => match hook.handler.signature().and(version).map(signature_hash) {
             Some(algorithm) => {
-                format!("Kong has the hook and delivers by itself, signed with HMAC-{algorithm}")
+                format!("Kong has the hook and delivers its events directly, signed with HMAC-{algorithm}")
             }
-            None => "Kong has the hook and delivers by itself".into(),
+            None => "Kong has the hook and delivers its events directly".into(),
         },
     }
 }

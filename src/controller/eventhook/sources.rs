@@ -1,5 +1,5 @@
-//! The condition `SourceKnown`: whether the gateway emits the hook's source and event. A warning only, because plugins
-//! emit sources of their own and the operator cannot know which plugins are loaded.
+//! The condition `SourceKnown`: whether the gateway emits the hook's source and event. It is only a warning, because
+//! the operator cannot know the sources of plugins.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 

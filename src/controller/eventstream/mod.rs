@@ -1,5 +1,5 @@
-//! EventStream: dereferences and validates it, and builds the event stream that Auth0 should have. `recovery` handles a
-//! stream that Auth0 disabled; `types` checks the event types that it subscribes to.
+//! EventStream: dereferences its Secret and Connection, and builds the event stream that Auth0 should
+//! have. `recovery` handles a stream that Auth0 disabled; `types` checks the event types that it subscribes to.
 
 mod recovery;
 mod types;
@@ -60,10 +60,12 @@ pub async fn reconcile(object: Arc<EventStream>, context: Arc<Context>) -> Resul
         Destination::Worker(_) => Some(context.key_ring().await?),
         _ => None,
     };
-    let terms = stream_auth::desired_settings(&object, stream.destination.kind(), key_ring.as_deref())
+    let settings = stream_auth::desired_settings(&object, stream.destination.kind(), key_ring.as_deref())
         .ok_or_else(|| ClusterError::KeyRing("it is empty".into()))?;
     let worker = match &key_ring {
-        Some(key_ring) => Some(WorkerEndpoint::new(&object, &stream, &vendor, &terms, key_ring, &context)?),
+        Some(key_ring) => {
+            Some(WorkerEndpoint::new(&object, &stream, &vendor, &settings, key_ring, &context)?)
+        }
         None => None,
     };
     let desired = desired_stream(&object, &stream, worker.as_ref(), &context).await?;
@@ -86,7 +88,7 @@ pub async fn reconcile(object: Arc<EventStream>, context: Arc<Context>) -> Resul
     let recovered = Box::pin(recovery.run(&mut status)).await?;
     if !object.policies().observes_only() {
         let before = object.status.as_ref().and_then(|s| s.applied.as_ref());
-        status.applied = Some(stream_auth::next_applied(before, terms, stream.enabled, Millis::now()));
+        status.applied = Some(stream_auth::next_applied(before, settings, stream.enabled, Millis::now()));
     }
     result.difference = result.difference.or(recovered.stalled);
     result.pending = recovered.waiting;
@@ -95,7 +97,7 @@ pub async fn reconcile(object: Arc<EventStream>, context: Arc<Context>) -> Resul
     Ok(recovered.requeue.map_or(next, |requeue| requeue.min(next)))
 }
 
-/// Previews a sync.
+/// Previews a sync of an EventStream.
 pub async fn preview(object: &EventStream, context: &Context) -> Result<Preview, SyncError> {
     let stream = stream::validate(object)?;
     let vendor = reconcile::vendor_access::<EventStream>(context, object, &stream.connection).await?;
@@ -104,19 +106,19 @@ pub async fn preview(object: &EventStream, context: &Context) -> Result<Preview,
         _ => None,
     };
     let key_ring = keys.as_ref().map(|keys| &*keys.key_ring);
-    let terms = stream_auth::desired_settings(object, stream.destination.kind(), key_ring)
+    let settings = stream_auth::desired_settings(object, stream.destination.kind(), key_ring)
         .ok_or_else(|| ClusterError::KeyRing("it is empty".into()))?;
     let worker = match key_ring {
-        Some(key_ring) => Some(WorkerEndpoint::new(object, &stream, &vendor, &terms, key_ring, context)?),
+        Some(key_ring) => Some(WorkerEndpoint::new(object, &stream, &vendor, &settings, key_ring, context)?),
         None => None,
     };
     let mut desired = desired_stream(object, &stream, worker.as_ref(), context).await?;
-    // A sync leaves the status to `recovery`, which runs after it.
+    // Compare the status too: a reconcile leaves it to `recovery`, which runs after the sync.
     insert_status(&mut desired.readable, stream.enabled);
     reconcile::preview(context, object, &vendor, &desired, keys.as_ref()).await
 }
 
-/// Adds the status to the compared members.
+/// Adds the status (enabled or disabled) to the compared members.
 fn insert_status(object: &mut Value, enabled: bool) {
     if let Some(members) = object.as_object_mut() {
         members.insert("status".into(), json!(if enabled { "enabled" } else { "disabled" }));
@@ -156,7 +158,7 @@ async fn desired_stream(
         destination,
     };
     let mut object_at_vendor = body.to_value();
-    // Before an adoption by Match, every difference is reported, also that of the status.
+    // Before an adoption with mode Match, report every difference, including the status.
     let is_matching = object.spec.adopt.as_ref().is_some_and(|a| a.mode == AdoptMode::Match);
     if is_matching && object.external().is_none() {
         insert_status(&mut object_at_vendor, stream.enabled);
@@ -178,10 +180,10 @@ fn webhook_authorization(authorization: &Authorization, secret: SecretString) ->
     }
 }
 
-/// Returns the message of a stream that is as desired.
+/// Returns the message of the Ready condition of a stream in sync.
 fn ready_message(stream: &Stream) -> &'static str {
     match (&stream.destination, stream.enabled) {
-        (_, false) => "Auth0 has the stream, and it is disabled as the spec says",
+        (_, false) => "Auth0 has the stream, which the spec disables",
         (Destination::Worker(_), true) => "Auth0 sends its events to the worker",
         (_, true) => "Auth0 has the stream and sends its events",
     }

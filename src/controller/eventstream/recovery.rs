@@ -1,11 +1,11 @@
-//! Enables a stream again that Auth0 disabled. Auth0 disables a stream whose receiver keeps failing.
+//! Re-enables streams that Auth0 disabled. Auth0 disables a stream whose receiver keeps failing.
 //!
-//! To repair that like any other drift would fight Auth0. The controller reports it first. Then it enables a stream into
-//! the worker when the worker answers, at most once an hour, and requests redelivery of the failed deliveries. It enables
-//! any other stream when a person sets `hookstream.dev/resume`.
+//! Repairing this like any other drift would fight Auth0. The controller therefore first reports that the stream is
+//! disabled. It re-enables a stream into the worker when the worker answers, at most once an hour, and requests
+//! redelivery of the failed deliveries. It re-enables any other stream only when a user sets `hookstream.dev/resume`.
 //!
-//! The status says that the stream is disabled before the controller acts. A process that ends after enabling the stream
-//! therefore still requests the redelivery when it is back.
+//! The controller writes to the status that the stream is disabled before it acts. If the process ends right after it
+//! enabled the stream, the next process sees this and still requests the redelivery.
 
 use std::time::Duration;
 
@@ -24,11 +24,11 @@ use crate::core::conditions::ConditionMessage;
 use crate::core::stream::{Destination, Recovery, Stream};
 use crate::core::time::Millis;
 
-/// Shortest time between two times that the controller enables a stream by itself.
+/// Minimum time between two automatic re-enables of a stream.
 const MIN_REENABLE_INTERVAL: Duration = Duration::from_secs(3600);
-/// Time between two probes of the worker while a stream waits for it.
+/// Time between two probes of a worker that does not answer.
 const PROBE_INTERVAL: Duration = Duration::from_secs(60);
-/// Requeue delay after the status was written; then the next step is due.
+/// Requeue delay between the status write and the next step.
 const NEXT_STEP_REQUEUE: Duration = Duration::from_millis(200);
 
 /// One check of a stream's status at Auth0.
@@ -48,21 +48,21 @@ pub struct RecoveryRun<'a> {
 /// The result of a check.
 #[derive(Default)]
 pub struct RecoveryResult {
-    /// The stream stays as it is until a person acts.
+    /// The reason why the stream stays as it is until a user acts.
     pub stalled: Option<ConditionMessage>,
-    /// The controller works on it or waits.
+    /// The next step of the controller, or the event that it waits for.
     pub waiting: Option<ConditionMessage>,
-    /// When the next check is due, if before the resync.
+    /// Delay until the next check, if it is due before the resync.
     pub requeue: Option<Duration>,
 }
 
 impl RecoveryResult {
-    fn stalled(note: ConditionMessage) -> Self {
-        RecoveryResult { stalled: Some(note), ..Self::default() }
+    fn stalled(message: ConditionMessage) -> Self {
+        RecoveryResult { stalled: Some(message), ..Self::default() }
     }
 
-    fn waiting(note: ConditionMessage, requeue: Duration) -> Self {
-        RecoveryResult { waiting: Some(note), requeue: Some(requeue), ..Self::default() }
+    fn waiting(message: ConditionMessage, requeue: Duration) -> Self {
+        RecoveryResult { waiting: Some(message), requeue: Some(requeue), ..Self::default() }
     }
 }
 
@@ -101,16 +101,16 @@ impl RecoveryRun<'_> {
                 }
                 RecoveryResult::default()
             }
-            // The spec disabled it until now, or the stream was just adopted.
+            // The spec disabled the stream until now, or the stream was just adopted: enable it.
             (true, Some(ServerStatus::Disabled)) if !was_enabled_by_us => {
                 self.write_status(status).await?;
                 RecoveryResult::default()
             }
-            // First time seen disabled: write the status before acting.
+            // The stream was enabled at the last check: write the status before acting.
             (true, Some(ServerStatus::Disabled)) if before != Some(ServerStatus::Disabled) => {
-                let note = self.disabled_message("the operator checks it now").await;
-                // Returns before the token is recorded, because it is not carried out yet.
-                return Ok(RecoveryResult::waiting(note, NEXT_STEP_REQUEUE));
+                let message = self.disabled_message("the operator is checking whether to enable it").await;
+                // Return before recording the token, because the request is not carried out yet.
+                return Ok(RecoveryResult::waiting(message, NEXT_STEP_REQUEUE));
             }
             (true, Some(ServerStatus::Disabled)) => self.reenable(status, is_resumed).await?,
         };
@@ -124,7 +124,8 @@ impl RecoveryRun<'_> {
         self.server_status == Some(if enabled { ServerStatus::Enabled } else { ServerStatus::Disabled })
     }
 
-    /// Enables a stream that Auth0, or a person there, disabled: at once if it is resumed, else when the worker answers.
+    /// Enables a stream that was disabled at Auth0: immediately if a user resumed it, otherwise when the worker
+    /// answers.
     async fn reenable(
         &self,
         status: &mut EventStreamStatus,
@@ -138,35 +139,42 @@ impl RecoveryRun<'_> {
                 self.finish_reenable(status).await?;
                 Ok(RecoveryResult::default())
             }
-            // After many failed deliveries, Auth0 requires that their redelivery is requested first.
+            // After many failed deliveries, Auth0 enables the stream only after a request to redeliver them.
             Err(SyncError::Admin(AdminError::Rejected(detail) | AdminError::Conflict(detail))) => {
                 self.request_redelivery().await?;
                 self.record_reenable(status);
-                let note =
-                    self.disabled_message(&format!("Auth0 refuses to enable it: {}", detail.message)).await;
-                Ok(RecoveryResult::waiting(note, MIN_REENABLE_INTERVAL))
+                let message = self
+                    .disabled_message(&format!("Auth0 rejected the request to enable it: {}", detail.message))
+                    .await;
+                Ok(RecoveryResult::waiting(message, MIN_REENABLE_INTERVAL))
             }
             Err(error) => Err(error),
         }
     }
 
-    /// Checks whether the controller may enable the stream by itself. None if it may, else the result that says why not.
+    /// Checks whether the controller may re-enable the stream automatically. Returns None if it may, otherwise the
+    /// result with the reason.
     async fn check_reenable(&self, status: &EventStreamStatus) -> Option<RecoveryResult> {
         if !self.recovery().is_some_and(|recovery| recovery.reenable) {
-            let advice = "set the annotation hookstream.dev/resume to a new text to enable it";
+            let advice = "set the annotation hookstream.dev/resume to a new value to enable it";
             return Some(RecoveryResult::stalled(self.disabled_message(advice).await));
         }
         let last = status.reenabled_at.as_deref().and_then(Millis::parse);
         let last = last.max(self.context.stream_failures.last_enabled(&self.uid()));
         if let Some(remaining) = remaining_wait(last, Millis::now()) {
-            let plan = "it is enabled again when an hour has passed since the last time";
+            let plan = "the operator waits, because it enables a stream at most once an hour";
             return Some(RecoveryResult::waiting(self.disabled_message(plan).await, remaining));
         }
         if let Err(error) = self.probe_worker().await {
-            let plan = format!("it is enabled again when the worker answers: {error}");
+            let plan = format!(
+                "the operator enables it again when the worker answers; the last probe failed: {error}"
+            );
             return Some(RecoveryResult::waiting(self.disabled_message(&plan).await, PROBE_INTERVAL));
         }
-        tracing::debug!(name = self.object.name_any(), "the worker answers: enabling the stream again");
+        tracing::debug!(
+            name = self.object.name_any(),
+            "worker answered the probe, enabling the stream again"
+        );
         None
     }
 
@@ -211,14 +219,14 @@ impl RecoveryRun<'_> {
         let is_requested = self.request_redelivery().await?;
         self.record_reenable(status);
         let more = if is_requested { ", and redelivery of its failed deliveries is requested" } else { "" };
-        let note =
+        let event =
             ConditionMessage::new("Reenabled", format!("the event stream at Auth0 is enabled again{more}"));
-        status::publish_event(self.context, self.object, false, &note).await;
+        status::publish_event(self.context, self.object, false, &event).await;
         Ok(())
     }
 
-    /// Requests redelivery of the failed deliveries of a stream into the worker, if the spec wants it. Returns whether
-    /// Auth0 accepted the request. A refusal is published as an Event and is no error.
+    /// Requests redelivery of the failed deliveries of a stream into the worker, if the spec says so. Returns true if
+    /// Auth0 accepted the request. A rejection is not an error; it is published as an Event.
     async fn request_redelivery(&self) -> Result<bool, SyncError> {
         if !self.recovery().is_some_and(|r| r.redeliver) {
             return Ok(false);
@@ -231,23 +239,23 @@ impl RecoveryRun<'_> {
                 | AdminError::NotFound(_)
                 | AdminError::Conflict(_)),
             ) => {
-                let message = format!("redelivery of the failed deliveries cannot be requested: {error}");
-                let note = ConditionMessage::new("RedeliverFailed", message);
-                status::publish_event(self.context, self.object, true, &note).await;
+                let message = format!("the request to redeliver the failed deliveries failed: {error}");
+                let event = ConditionMessage::new("RedeliverFailed", message);
+                status::publish_event(self.context, self.object, true, &event).await;
                 Ok(false)
             }
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Returns the message of a disabled stream: `plan` says what happens next, then comes the newest failed delivery.
+    /// Returns the message of a disabled stream: the next step (`plan`), then the newest delivery failure.
     async fn disabled_message(&self, plan: &str) -> ConditionMessage {
         let uid = self.uid();
         let failure = match self.context.stream_failures.failure(&uid) {
             Some(cached) => cached,
             None => {
                 let newest = self.client.last_failure(self.id).await.ok().flatten();
-                let text = newest.map(|why| format!("; the newest failure: {why}")).unwrap_or_default();
+                let text = newest.map(|why| format!("; newest failure: {why}")).unwrap_or_default();
                 self.context.stream_failures.set_failure(&uid, text.clone());
                 text
             }
@@ -257,17 +265,17 @@ impl RecoveryRun<'_> {
     }
 }
 
-/// Reports a status that differs from the spec, under ObserveOnly.
+/// Reports a status that differs from the spec and that `ObserveOnly` forbids to write.
 fn report_difference(is_enabled_in_spec: bool) -> RecoveryResult {
     let (actual, desired) =
         if is_enabled_in_spec { ("disabled", "enabled") } else { ("enabled", "disabled") };
     let message = format!(
-        "the event stream at Auth0 is {actual} and not {desired}, and managementPolicy: ObserveOnly writes nothing"
+        "the event stream at Auth0 is {actual} instead of {desired}, and managementPolicy: ObserveOnly forbids the write"
     );
     RecoveryResult::stalled(ConditionMessage::new("Differs", message))
 }
 
-/// Returns the time until the stream may be enabled again. None if it may be now.
+/// Returns the time until the stream may be enabled again; None if it may be enabled now.
 fn remaining_wait(last: Option<Millis>, now: Millis) -> Option<Duration> {
     let remaining = MIN_REENABLE_INTERVAL.saturating_sub(now.since(last?));
     (!remaining.is_zero()).then_some(remaining)

@@ -1,5 +1,5 @@
-//! The condition `EventTypesKnown`: whether Auth0 emits the types that a stream subscribes to. A warning only, because
-//! Auth0 adds types every few months.
+//! The condition `EventTypesKnown`: whether Auth0 emits the types that a stream subscribes to. It is only a warning,
+//! because Auth0 adds types every few months.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 

@@ -31,13 +31,13 @@ pub struct WorkerEndpoint {
 }
 
 impl WorkerEndpoint {
-    /// Uses the public address of the Connection or of the operator. Never a Service's name or the address for Kong,
-    /// because Auth0 calls from the internet.
+    /// Uses the public address of the Connection, otherwise that of the operator. Never uses the address for Kong,
+    /// which may be a Service's name: Auth0 calls from the internet.
     pub fn new(
         object: &EventStream,
         stream: &Stream,
         vendor: &VendorAccess<StreamClient>,
-        terms: &StreamSettings,
+        settings: &StreamSettings,
         key_ring: &KeyRing,
         context: &Context,
     ) -> Result<Self, SyncError> {
@@ -51,14 +51,14 @@ impl WorkerEndpoint {
         if let Ok(mut path) = url.path_segments_mut() {
             path.pop_if_empty().extend(["v1", "namespaces", &stream.namespace, "streams", &stream.object]);
         }
-        let key = terms.key_id.as_deref().unwrap_or_default();
-        let token = stream_auth::derive_token(key_ring, key, object, terms.rotation.as_deref())
+        let key = settings.key_id.as_deref().unwrap_or_default();
+        let token = stream_auth::derive_token(key_ring, key, object, settings.rotation.as_deref())
             .ok_or_else(|| ClusterError::KeyRing(format!("it has no key {key}")))?;
         Ok(WorkerEndpoint { url, token })
     }
 
-    /// Checks that the worker accepts events, by the address and with the token that Auth0 has. Sends an empty body, which
-    /// a worker that could accept an event rejects as malformed. Fails with a message for people.
+    /// Checks that the worker accepts events at the address and with the token that Auth0 has. Sends an empty body,
+    /// which a healthy worker rejects as malformed. The error is a message for users.
     pub async fn probe(&self, http: &HttpClient) -> Result<(), String> {
         let url = &self.url;
         let request = Request::builder()
@@ -71,7 +71,7 @@ impl WorkerEndpoint {
         let response = http.send(request, PROBE_TIMEOUT, MAX_PROBE_RESPONSE).await;
         let response = response.map_err(|e| format!("{url}: {e}"))?;
         let body: Value = serde_json::from_slice(&response.body).unwrap_or_default();
-        // Only the worker gives a reason; a proxy in front of it does not.
+        // Only the worker's response contains a reason; a response of a proxy in front of it does not.
         let reason = body.get("reason").and_then(Value::as_str);
         match (response.status.as_u16(), reason) {
             (400, Some(_)) => Ok(()),

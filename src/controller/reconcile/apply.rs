@@ -1,4 +1,4 @@
-//! The apply stage: carries out an action.
+//! The apply stage: carries out the action that `decide` chose.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -52,16 +52,18 @@ impl<K: Synced> SyncRun<'_, K> {
         claim(self.context, self.object, &self.external_at(id)).map_err(held)
     }
 
-    /// Reports a difference that the policy forbids to write. An object that is only observed gets a result; an object
-    /// that could not be adopted gets an error, because nothing is owned that a status could name.
+    /// Reports a difference that a policy forbids to write. With `ObserveOnly` this is a result with a condition. With
+    /// `adopt.mode: Match` it is an error, because the object owns no external object that its status could name.
     fn report_difference(
         &self,
         comparison: Comparison,
         policy: ReadOnlyPolicy,
     ) -> Result<SyncResult, SyncError> {
         let (what, fields) = (K::WHAT, comparison.fields.join(", "));
-        let message =
-            format!("the {what} differs and {} writes nothing; differing: {fields}", policy.as_str());
+        let message = format!(
+            "the {what} differs, and {} forbids writing to it; differing fields: {fields}",
+            policy.as_str()
+        );
         match policy {
             ReadOnlyPolicy::AdoptMatch => Err(SyncError::Differs(message)),
             ReadOnlyPolicy::ObserveOnly => {
@@ -72,7 +74,7 @@ impl<K: Synced> SyncRun<'_, K> {
         }
     }
 
-    /// Owns the external object unchanged.
+    /// Takes or keeps ownership of the external object without writing to it.
     async fn keep(&self, found: Found, effect: Effect) -> Result<SyncResult, SyncError> {
         self.add_finalizer(None).await?;
         let hashes = match self.object.secret_hashes() {
@@ -87,7 +89,7 @@ impl<K: Synced> SyncRun<'_, K> {
     async fn update(&mut self, comparison: Comparison, effect: Effect) -> Result<SyncResult, SyncError> {
         let Comparison { found, fields, .. } = comparison;
         self.add_finalizer(None).await?;
-        tracing::debug!(name = self.object.name_any(), ?fields, "the external object differs from the spec");
+        tracing::debug!(name = self.object.name_any(), ?fields, "updating the external object");
         let found = Box::pin(self.update_or_recreate(found.id, &fields)).await?;
         self.finish_write(found, effect).await
     }
@@ -103,7 +105,7 @@ impl<K: Synced> SyncRun<'_, K> {
         SyncResult { external, item: found.item, secret_hashes, effect, difference, pending: None }
     }
 
-    /// Drops the hashes of paths that hold no secret any more. A process that ended before it wrote the status may have
+    /// Drops the hashes of paths that no longer hold a secret. A process that ended before it wrote the status may have
     /// left such hashes.
     fn retain_desired(&self, hashes: &SecretHashes) -> Option<SecretHashes> {
         let desired = hashes.iter().filter(|(path, _)| self.desired.secrets.contains_key(*path));
@@ -127,7 +129,7 @@ impl<K: Synced> SyncRun<'_, K> {
         Ok((!hashes.is_empty()).then_some(hashes))
     }
 
-    /// Adds the finalizer and the create record, if one is given, in one write by compare-and-swap.
+    /// Adds the finalizer, and the create record if one is given, in one compare-and-swap write.
     async fn add_finalizer(&self, record: Option<CreateRecord>) -> Result<(), SyncError> {
         let is_present = finalizer::is_present(self.object);
         if is_present && record.is_none() {
@@ -144,7 +146,7 @@ impl<K: Synced> SyncRun<'_, K> {
         Ok(())
     }
 
-    /// Creates the external object: under an id of ours if the vendor accepts one, else under a create record.
+    /// Creates the external object. Chooses its id if the vendor accepts that; otherwise writes a create record first.
     async fn create(&mut self) -> Result<Found, SyncError> {
         let client = &self.vendor.client;
         let derived = K::derived_id(&self.uid).filter(|_| client.may_accept_client_ids());
@@ -168,7 +170,7 @@ impl<K: Synced> SyncRun<'_, K> {
     async fn write_create_record(&mut self) -> Result<(), SyncError> {
         let key_ring = self.key_ring().await?;
         let readable = K::Client::comparable_fields(&self.desired.with_secrets());
-        // A record of an earlier spec would not match the object that is created now.
+        // Replace a record of an earlier spec: it would not match the object that is created now.
         let is_current = |record: &CreateRecord| {
             record.name == self.desired.name
                 && is_hash_of(&key_ring, &record.hash, &self.uid, PENDING_CREATE, &readable)
@@ -184,11 +186,12 @@ impl<K: Synced> SyncRun<'_, K> {
         Ok(())
     }
 
-    /// Creates the external object under an id of the vendor's choice.
+    /// Creates the external object and lets the vendor choose its id. The create record must exist already.
     async fn create_recorded(&self) -> Result<Found, SyncError> {
         let client = &self.vendor.client;
         let item = match client.create(None, &self.desired.body).await {
-            // The name is taken by our own create that got no answer or by another client, or the tenant is at its limit.
+            // Either our own earlier create took the name and its response was lost, or another client took it, or the
+            // tenant is at its limit.
             Err(AdminError::Conflict(detail)) if self.desired.name.is_some() => {
                 let listing = self.context.snapshots.list(client).await?;
                 let found = match &self.create_record {
@@ -215,11 +218,11 @@ impl<K: Synced> SyncRun<'_, K> {
         }
         tracing::debug!(
             name = self.object.name_any(),
-            "the vendor cannot update: deleting and creating again"
+            "update not supported by the vendor, recreating the external object"
         );
         if !client.accepts_client_ids() {
-            // The vendor may refuse the id, or this process may end after the delete. Then only the record says that the
-            // object is to be created.
+            // If the vendor rejects the id, or this process ends after the delete, only the record says that the object
+            // still has to be created.
             self.write_create_record().await?;
         }
         client.delete(&id).await?;
@@ -234,7 +237,7 @@ impl<K: Synced> SyncRun<'_, K> {
         self.create_recorded().await
     }
 
-    /// Runs one write of an object whose id is known, and records its answer in the snapshot.
+    /// Sends one write of an object whose id is known, and records the response in the snapshot.
     async fn write(
         &self,
         id: &str,
@@ -246,8 +249,8 @@ impl<K: Synced> SyncRun<'_, K> {
         Ok(item)
     }
 
-    /// Remembers the written object, hashes the secrets that the vendor masks, and compares the answer with the desired
-    /// object.
+    /// Remembers the written object, hashes the secrets that the vendor masks, and compares the response with the
+    /// desired object.
     async fn finish_write(&self, found: Found, effect: Effect) -> Result<SyncResult, SyncError> {
         self.context.memory.set_external(&self.uid, self.external_at(&found.id));
         self.context.memory.record_presence(&self.uid);
@@ -259,19 +262,22 @@ impl<K: Synced> SyncRun<'_, K> {
             Plan::Update(fields) => Some(fields.join(", ")),
             Plan::Create | Plan::Nothing => None,
         };
-        // Reported and not repeated: the vendor would keep a second write no better, and each write counts against the
-        // rate limit.
+        // Report the difference and do not repeat the write: the vendor would ignore the same fields again, and each
+        // write counts against the rate limit.
         let difference = fields.map(|fields| {
             ConditionMessage::new(
                 "NotKept",
-                format!("the {} was written and reads back otherwise; differing: {fields}", K::WHAT),
+                format!(
+                    "the vendor accepted the write of the {} but did not keep it; differing fields: {fields}",
+                    K::WHAT
+                ),
             )
         });
         Ok(self.result(found, hashes, effect, difference))
     }
 }
 
-/// The created object, under the id in the vendor's answer or, if it has none, under the requested one.
+/// Returns the created object with the id in the vendor's response, or with the requested id if the response has none.
 fn found<K: Synced>(item: Value, requested_id: &str) -> Found {
     let id = K::Client::id(&item).unwrap_or(requested_id).to_owned();
     Found { id, item: Arc::new(item) }

@@ -17,7 +17,7 @@ pub fn find_other_owner<K: Synced>(context: &Context, object: &K, external: &Ext
     let connection = (object.namespace(), Some(external.connection.as_str()));
     let owns = |uid: &str, other: Option<&K>| {
         let by_status = other.and_then(K::external).is_some_and(|other| is_same_object(other, external));
-        // Its create may be in progress, or the object cannot be parsed.
+        // Compare the derived id too: the other object's create may be in progress, or that object cannot be parsed.
         let by_id = K::derived_id(uid).as_ref() == Some(&external.id)
             && other.is_none_or(|o| (o.namespace(), o.policies().connection) == connection);
         by_status || by_id || just_written.iter().any(|holder| holder == uid)

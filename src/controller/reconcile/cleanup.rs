@@ -1,5 +1,5 @@
-//! Deletion: deletes the external object, then removes the finalizer. Works from what is known to exist at the vendor and
-//! not from the spec, which may no longer be valid.
+//! Cleanup of a deleted object: deletes its external object, then removes the finalizer. Relies on the status, the
+//! create record and the derived id, and not on the spec, which may no longer be valid.
 
 use std::time::Duration;
 
@@ -30,8 +30,8 @@ pub async fn clean_up<K: Synced>(object: &K, context: &Context) -> Result<Durati
     }
     let others: Vec<&str> =
         object.finalizers().iter().map(String::as_str).filter(|f| *f != FINALIZER).collect();
-    // Owners of other finalizers may still need the external object. The wait is bounded, because two controllers that
-    // both want to be the last would wait forever.
+    // Owners of other finalizers may still need the external object. The wait is bounded: two controllers that both
+    // want to be the last would otherwise wait forever.
     if !others.is_empty() && time_since_deletion(object) < context.options.deadlines.credentials {
         return Err(SyncError::OtherFinalizers(others.join(", ")));
     }
@@ -46,7 +46,7 @@ pub async fn clean_up<K: Synced>(object: &K, context: &Context) -> Result<Durati
     Ok(DONE_REQUEUE)
 }
 
-/// Deletes the external object, unless the policies keep it.
+/// Deletes the external object, unless the policies say that it stays.
 pub async fn delete_external<K: Synced>(object: &K, context: &Context) -> Result<(), SyncError> {
     if deletion_policy(object, context) == DeletionPolicy::Delete && !object.policies().observes_only() {
         delete_known_objects(object, context).await?;
@@ -54,8 +54,7 @@ pub async fn delete_external<K: Synced>(object: &K, context: &Context) -> Result
     Ok(())
 }
 
-/// Returns what happens to the external object when the custom resource is deleted: the object's own policy, else the
-/// Connection's, else `Delete`.
+/// Returns the deletion policy that applies: the object's own, otherwise the Connection's, otherwise `Delete`.
 pub fn deletion_policy<K: Synced>(object: &K, context: &Context) -> DeletionPolicy {
     let of_connection = || {
         let connection = context.view.connection(&object.namespace()?, &connection_name(object, None)?)?;
@@ -64,8 +63,8 @@ pub fn deletion_policy<K: Synced>(object: &K, context: &Context) -> DeletionPoli
     object.policies().deletion.or_else(of_connection).unwrap_or(DeletionPolicy::Delete)
 }
 
-/// Deletes the external object at an address that the Connection no longer has. Gives up after the credentials deadline,
-/// because the new address must not wait forever for an address that no longer exists.
+/// Deletes the external object at an address that the Connection no longer has. Gives up after the credentials
+/// deadline: a former address that no longer exists must not block syncs at the new address forever.
 pub async fn delete_at_former_address<K: Synced>(
     context: &Context,
     object: &K,
@@ -113,14 +112,15 @@ async fn delete_known_objects<K: Synced>(object: &K, context: &Context) -> Resul
     };
     let mut ids: Vec<String> = match (&external, object.policies().adopt) {
         (Some(external), _) => vec![external.id.clone()],
-        // Adopted, and the status was never written. An external object of another owner is not ours to delete.
+        // The object was adopted, but the status was never written. Do not delete the external object of another owner.
         (None, Some(adopt)) => {
             let owner = find_other_owner(context, object, &external_at(adopt.id.clone()));
             if owner.is_some() { Vec::new() } else { vec![adopt.id.clone()] }
         }
         (None, None) => Vec::new(),
     };
-    // Created, and the status was never written: the derived id or the create record finds the external object.
+    // The object may have been created although the status was never written: find it by the derived id or the create
+    // record.
     if external.is_none() {
         ids.extend(K::derived_id(&uid));
     }
@@ -129,7 +129,7 @@ async fn delete_known_objects<K: Synced>(object: &K, context: &Context) -> Resul
     for id in ids {
         delete_by_id::<K>(context, &access, &id).await?;
     }
-    // The Connection has another address now. The object may exist there too, before any status says so.
+    // The Connection has another address now. The object may exist there too, although the status does not say so yet.
     if let (Some(external), Some(derived)) = (&external, K::derived_id(&uid))
         && let Ok(Some(current)) = access_to_external(object, context, None).await
         && current.endpoint() != external.endpoint
@@ -139,7 +139,8 @@ async fn delete_known_objects<K: Synced>(object: &K, context: &Context) -> Resul
     Ok(())
 }
 
-/// Returns the id of the external object of a create that was begun. Fails with `NotVisibleYet` during the grace period.
+/// Returns the id of the external object that the create record describes; None if there is none. Fails with
+/// `NotVisibleYet` during the grace period.
 async fn find_recorded_id<K: Synced>(
     object: &K,
     context: &Context,
@@ -171,7 +172,7 @@ async fn find_recorded_id<K: Synced>(
             return Ok(Some(id));
         }
     }
-    // The vendor may not show a new object at once.
+    // The vendor may not show a new object immediately.
     let (absent, grace) = (context.memory.record_absence(&uid), context.options.deadlines.creation);
     if absent < grace { Err(SyncError::NotVisibleYet(grace.saturating_sub(absent))) } else { Ok(None) }
 }
@@ -188,14 +189,16 @@ fn wrong_vendor<K: Synced>(object: &K) -> SyncError {
     SyncError::WrongVendor { connection, vendor: K::VENDOR }
 }
 
-/// Returns the name of the Connection under which the external object was created, else of the one in the spec.
+/// Returns the name of the Connection under which the external object was created, otherwise of the Connection in the
+/// spec.
 fn connection_name<K: Synced>(object: &K, external: Option<&External>) -> Option<String> {
     let of_external = external.or_else(|| object.external()).map(|e| e.connection.clone());
     of_external.or_else(|| object.policies().connection.map(ToOwned::to_owned))
 }
 
-/// Returns the access to an external object: its recorded address with the credentials that last worked there, else with
-/// the current credentials, else with any that last worked. None if the object names no Connection: nothing was created.
+/// Returns the access to an external object at its recorded address. At a former address it prefers the credentials
+/// that last worked there, otherwise the current ones; without current ones it uses the last that worked. None if the
+/// object names no Connection: nothing was created.
 async fn access_to_external<K: Synced>(
     object: &K,
     context: &Context,
@@ -230,15 +233,15 @@ fn time_since_deletion<K: Synced>(object: &K) -> Duration {
     since.map(|since| Millis::now().since(since)).unwrap_or_default()
 }
 
-/// True if the finalizer may be removed without the external object being deleted, so that a namespace does not hang
-/// forever: after the credentials deadline if there are no usable credentials, after the vendor deadline if the vendor
-/// does not answer or refuses. The time counts from the deletion. A process that just started also has to try for a tenth
-/// of the deadline itself, because the vendor may have been down together with the process.
+/// True if the finalizer may be removed although the external object was not deleted. Otherwise a deleted namespace
+/// could hang forever. Without usable credentials the credentials deadline applies; if the vendor does not answer or
+/// rejects the call, the vendor deadline. Both count from the deletion request. A process also has to fail for a tenth
+/// of the deadline itself, because the vendor may have been down together with the previous process.
 fn should_give_up<K: Synced>(object: &K, context: &Context, error: &SyncError) -> bool {
     let deadlines = &context.options.deadlines;
     let deadline = match error {
         error if error.was_not_attempted() => return false,
-        // An error of the cluster has nothing to do with the vendor or its credentials.
+        // An error of the cluster says nothing about the vendor or its credentials.
         SyncError::Cluster(_) | SyncError::Secret(ReferenceError::Cluster(_)) => return false,
         SyncError::Admin(_) | SyncError::NotVisibleYet(_) => deadlines.vendor,
         _ => deadlines.credentials,
@@ -252,15 +255,15 @@ async fn report_give_up<K: Synced>(object: &K, context: &Context, error: &SyncEr
     let external = context.memory.external(&uid, object.external());
     let id = external.map(|e| e.id).or_else(|| K::derived_id(&uid)).unwrap_or_else(|| object.name_any());
     let message = format!(
-        "{error}; gave up after {} s: the {} {id} may still exist, delete it there",
+        "{error}; gave up after {} s; the {} {id} may still exist: delete it there",
         time_since_deletion(object).as_secs(),
         K::WHAT,
     );
     report_orphan(context, object, message).await;
 }
 
-/// Reports an external object that may be left behind. Also in the log, because no Event can be created in a namespace
-/// that is being deleted.
+/// Reports an external object that may be orphaned. Logs it too, because the API server accepts no Events in a
+/// namespace that is being deleted.
 async fn report_orphan<K: Synced>(context: &Context, object: &K, message: String) {
     if !context.cluster.publishes_to_log() {
         tracing::warn!(namespace = object.namespace(), name = object.name_any(), "{message}");

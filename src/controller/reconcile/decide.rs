@@ -1,4 +1,4 @@
-//! The decision of a sync: compares the external object with the desired one and chooses the action. Pure: no I/O, no
+//! The decide stage: compares the external object with the desired one and chooses the action. It uses no I/O and no
 //! clock, so that `sync` and `preview` decide alike and a table test covers every branch.
 
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::controller::state::is_hash_of;
 use crate::core::keys::KeyRing;
 use crate::core::plan::{Plan, plan};
 
-/// An external object that the vendor shows.
+/// An external object as the vendor shows it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Found {
     pub id: String,
@@ -37,7 +37,7 @@ pub enum ReadOnlyPolicy {
 }
 
 impl ReadOnlyPolicy {
-    /// The policy as it is written in a manifest.
+    /// Returns the policy as a manifest spells it.
     pub fn as_str(self) -> &'static str {
         match self {
             ReadOnlyPolicy::ObserveOnly => "managementPolicy: ObserveOnly",
@@ -46,27 +46,27 @@ impl ReadOnlyPolicy {
     }
 }
 
-/// What a sync does about one object.
+/// The action of a sync on one external object.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     /// Create the external object.
     Create,
     /// Write the fields that differ.
     Update(Comparison),
-    /// Take over an existing external object and write its `fields`, which may be none.
+    /// Take ownership of an existing external object and write the `fields` that differ, possibly none.
     Adopt(Comparison),
-    /// Write nothing: the external object is as desired.
+    /// Write nothing: the owned external object is as desired.
     Keep(Comparison),
-    /// Write nothing and take nothing over: the external object is as desired, and the policy is `ObserveOnly`.
+    /// Write nothing and take no ownership: the external object is as desired, and the policy is `ObserveOnly`.
     Observe(Comparison),
     /// Write nothing and report the difference.
     ReportDifference(Comparison, ReadOnlyPolicy),
 }
 
-/// What the decision depends on, beside the external object, the desired one and the policies.
+/// The facts on which the decision depends, besides the external object, the desired object and the policies.
 #[derive(Clone, Debug, Default)]
 pub struct DecisionFacts<'a> {
-    /// The external object in messages: "hook at Kong".
+    /// The name of the external object in messages, such as "hook at Kong".
     pub what: &'static str,
     pub uid: &'a str,
     /// The id under which the external object was expected.
@@ -83,7 +83,7 @@ pub struct DecisionFacts<'a> {
     pub key_ring: Option<&'a KeyRing>,
     /// False if the vendor masks secrets.
     pub secrets_read_back: bool,
-    /// True if the desired secrets are stand-ins, because there is no key ring to derive them from.
+    /// True if the desired secrets are placeholders, because there is no key ring to derive them from.
     pub secrets_are_placeholders: bool,
 }
 
@@ -96,8 +96,8 @@ pub fn decide<D>(
 ) -> Result<Action, SyncError> {
     let Some(found) = found else { return decide_missing(desired.name.as_deref(), policies, facts) };
     let mode = policies.adopt.map(|adopt| adopt.mode);
-    // A masked secret that was never written is no difference for an object that is only observed or matched. Until the
-    // status names a matched object, an earlier attempt may have matched it already: it must not be written either.
+    // For an object that is only observed or matched, a masked secret that was never written is no difference. Until
+    // the status names a matched object, an earlier attempt may have matched it already: it must not be written either.
     let is_being_matched = mode == Some(AdoptMode::Match) && !facts.is_in_status;
     let exempts_unverified = policies.observes_only() || is_being_matched;
     let comparison = compare(found, desired, facts, exempts_unverified);
@@ -162,23 +162,23 @@ fn compare<D>(
     Comparison { found, fields, unverified }
 }
 
-/// Whether the vendor has this secret, by the stored hash or by the value that reads back. None: unknown.
+/// Returns true if the vendor has this secret, by the stored hash or by the value that reads back. None if unknown.
 fn is_same_secret(item: &Value, path: &str, value: &Value, facts: &DecisionFacts<'_>) -> Option<bool> {
     if facts.secrets_are_placeholders {
         return None;
     }
     match facts.hashes.and_then(|hashes| hashes.get(path)) {
-        Some(hash) => facts.key_ring.map(|ring| is_hash_of(ring, hash, facts.uid, path, value)),
+        Some(hash) => facts.key_ring.map(|key_ring| is_hash_of(key_ring, hash, facts.uid, path, value)),
         None if facts.secrets_read_back => Some(value_at(item, path) == Some(value)),
-        // Other secrets were written and this one was not: it is new.
+        // Other secrets have hashes and this one has none: it is new.
         None => facts.hashes.map(|_| false),
     }
 }
 
-/// What happens to an external object at an address that its Connection no longer has.
+/// The fate of an external object at a former address of its Connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FormerAddress {
-    /// The object exists at the new address, too: it is the same vendor under another address.
+    /// The object exists at the new address too: this is the same vendor under another address.
     SameVendor,
     /// Delete the object at the former address.
     Delete,
@@ -208,7 +208,7 @@ mod tests {
 
     const UID: &str = "u";
 
-    fn ring() -> KeyRing {
+    fn key_ring() -> KeyRing {
         KeyRing::from_data([("k1", [1; 32].as_slice())].into_iter()).unwrap()
     }
 
@@ -225,7 +225,7 @@ mod tests {
     }
 
     fn hashes(of: &str) -> SecretHashes {
-        [("token".to_owned(), hash_with_newest_key(&ring(), UID, "token", &json!(of)).unwrap())].into()
+        [("token".to_owned(), hash_with_newest_key(&key_ring(), UID, "token", &json!(of)).unwrap())].into()
     }
 
     fn observing<'a>() -> Policies<'a> {
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn match_adopts_only_what_agrees() {
+    fn match_mode_adopts_only_an_identical_object() {
         let matching = adopt(AdoptMode::Match);
         let policies = adopting(&matching);
         assert_eq!(decided(same(), &policies, &unowned()), "Adopt [] []");
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn observe_only_reports_and_takes_nothing() {
+    fn observe_only_reports_without_taking_ownership() {
         assert_eq!(decided(same(), &observing(), &unowned()), "Observe [] []");
         let text = decided(different(), &observing(), &unowned());
         assert_eq!(text, r#"managementPolicy: ObserveOnly ["url"] []"#);
@@ -360,10 +360,11 @@ mod tests {
 
     #[test]
     fn masked_secret_is_compared_by_its_hash() {
-        let (ring, free) = (ring(), Policies::default());
+        let (key_ring, free) = (key_ring(), Policies::default());
         let masked_object = || found(json!({"id": "x", "url": "new", "token": "***"}));
         let (written, other, none) = (hashes("t"), hashes("other"), SecretHashes::new());
-        let facts = |hashes| DecisionFacts { hashes: Some(hashes), key_ring: Some(&ring), ..masked(owned()) };
+        let facts =
+            |hashes| DecisionFacts { hashes: Some(hashes), key_ring: Some(&key_ring), ..masked(owned()) };
         assert_eq!(decided(masked_object(), &free, &facts(&written)), "Keep [] []");
         assert_eq!(decided(masked_object(), &free, &facts(&other)), r#"Update ["token"] []"#);
         assert_eq!(decided(masked_object(), &free, &facts(&none)), r#"Update ["token"] []"#, "a new secret");

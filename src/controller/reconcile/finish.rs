@@ -23,7 +23,7 @@ use crate::core::conditions::{ConditionMessage, ObjectReadiness};
 pub const SUSPENDED_REQUEUE: Duration = Duration::from_secs(3600);
 
 /// Writes the status and returns when the next resync is due. `status` has the kind's own members; this fills in the
-/// shared ones. `ready` is the message of an object that is as desired.
+/// shared ones. `ready` is the message of the Ready condition if the external object is as desired.
 pub async fn finish<K: Synced>(
     context: &Context,
     object: &K,
@@ -40,11 +40,11 @@ pub async fn finish<K: Synced>(
     report_drift::<K>(context, object, &result.effect, &desired.with_secrets()).await;
     K::set_synced(&mut status, Some(result.external), result.secret_hashes);
     let readiness = match (result.difference, result.pending) {
-        (Some(note), _) => {
+        (Some(message), _) => {
             context.metrics.record_drift_found(K::KIND.into());
-            ObjectReadiness::Stalled(note)
+            ObjectReadiness::Stalled(message)
         }
-        (None, Some(note)) => ObjectReadiness::Reconciling(note),
+        (None, Some(message)) => ObjectReadiness::Reconciling(message),
         (None, None) => ObjectReadiness::Ready(ready),
     };
     status::write(context, object, status, &readiness, None).await?;
@@ -53,7 +53,7 @@ pub async fn finish<K: Synced>(
     Ok(resync_delay(resync_interval(connection, context)?, &uid))
 }
 
-/// Removes the create record: the status names the external object now.
+/// Removes the create record, because the status names the external object now.
 async fn remove_create_record<K: Synced>(context: &Context, object: &K) -> Result<(), SyncError> {
     let uid = object.uid().unwrap_or_default();
     let is_annotated = object.annotations().contains_key(PENDING_CREATE);
@@ -61,15 +61,16 @@ async fn remove_create_record<K: Synced>(context: &Context, object: &K) -> Resul
         return Ok(());
     }
     let annotations = [(PENDING_CREATE, None)].into_iter().collect();
-    // Without a resource version: the annotation is ours alone, so a concurrent change of the object is no conflict.
+    // Write without a resource version: only the controller writes this annotation, so a concurrent change of the
+    // object is no conflict.
     let target = WriteTarget { resource_version: String::new(), ..WriteTarget::of(K::KIND, object) };
     context.cluster.write_metadata(&target, Metadata { finalizers: None, annotations }).await?;
     context.memory.set_create_record(&uid, None);
     Ok(())
 }
 
-/// Publishes an Event about repaired drift: a write although the object was ready and its spec, Secrets and Connection
-/// are unchanged. Then another client writes there too.
+/// Publishes an Event about repaired drift. Drift means that the sync had to write although the object was ready and
+/// its spec, Secrets and Connection did not change.
 async fn report_drift<K: Synced>(context: &Context, object: &K, effect: &Effect, desired: &Value) {
     let hash: [u8; 32] = Sha256::digest(desired.to_string()).into();
     let before = context.memory.replace_desired_hash(&object.uid().unwrap_or_default(), hash);
@@ -80,7 +81,8 @@ async fn report_drift<K: Synced>(context: &Context, object: &K, effect: &Effect,
     if !is_current || !is_ready || before.is_some_and(|before| before != hash) {
         return;
     }
-    // A new process does not know the desired object of the process before it: another flag may be the reason.
+    // After a restart, a changed flag may be the reason instead: this process does not know the previous desired
+    // object.
     let by = if before.is_some() { " by another client" } else { "" };
     let message = match effect {
         Effect::Updated(fields) => {

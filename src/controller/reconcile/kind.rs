@@ -1,4 +1,4 @@
-//! What a kind provides to the pipeline, and the types that the stages share.
+//! The trait that a kind implements for the pipeline, and the types that the stages share.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,25 +11,25 @@ use crate::api::{Adopt, Connection, ConnectionSpec, DeletionPolicy, External, Ma
 use crate::cluster::{DeserializeGuard, View};
 use crate::controller::status::Managed;
 
-/// A kind whose objects have an external object at a vendor.
+/// A kind whose objects each have an external object at a vendor.
 pub trait Synced: Managed {
     type Client: ExternalClient;
-    /// The external object in messages: "hook at Kong".
+    /// The name of the external object in messages, such as "hook at Kong".
     const WHAT: &'static str;
-    /// The vendor in messages.
+    /// The name of the vendor in messages.
     const VENDOR: &'static str;
 
-    // `shared_members!` implements the next four: every kind has these members in its spec and status.
+    // `shared_members!` implements the next four methods, because every kind has these members in its spec and status.
     fn policies(&self) -> Policies<'_>;
     fn external(&self) -> Option<&External>;
     fn secret_hashes(&self) -> Option<&SecretHashes>;
-    /// Sets the result of a sync in the status.
+    /// Writes the result of a sync into the status.
     fn set_synced(status: &mut Self::Status, external: Option<External>, hashes: Option<SecretHashes>);
-    /// True if the Connection is to this kind's vendor.
+    /// Returns true if the Connection leads to this kind's vendor.
     fn is_vendor(connection: &ConnectionSpec) -> bool;
     /// Returns a client. None if the access is to another vendor.
     fn client(access: &AdminAccess) -> Option<Self::Client>;
-    /// All objects of the kind.
+    /// Returns the store with all objects of this kind.
     fn store(view: &View) -> &Store<DeserializeGuard<Self>>;
     /// Returns the external id that is derived from the object's uid, if the vendor accepts an id of the client's choice.
     fn derived_id(_uid: &str) -> Option<String> {
@@ -72,7 +72,7 @@ macro_rules! shared_members {
 }
 pub(in crate::controller) use shared_members;
 
-/// Keyed hashes of the secrets that were last written, by path. Only of secrets that the vendor does not show.
+/// Keyed hashes of the secrets that were last written, by path. Contains only secrets that the vendor does not show.
 pub type SecretHashes = BTreeMap<String, String>;
 
 /// The policies in a spec.
@@ -87,7 +87,7 @@ pub struct Policies<'a> {
 }
 
 impl Policies<'_> {
-    /// True if the controller may write nothing for this object.
+    /// Returns true if the controller must not write to the external object.
     pub fn observes_only(&self) -> bool {
         self.management == Some(ManagementPolicy::ObserveOnly)
     }
@@ -102,18 +102,19 @@ pub struct VendorAccess<C> {
 
 /// The external object that should exist. No `Debug`: it holds secrets.
 pub struct DesiredObject<D> {
-    /// What the client sends.
+    /// The request body that the client sends.
     pub body: D,
-    /// The members that are compared with the external object; without `secrets`.
+    /// The members that are compared with the external object, without the secrets.
     pub readable: Value,
     /// Values from Secrets, by their dotted path in the external object (`config.secret`). A vendor may mask them.
     pub secrets: BTreeMap<String, Value>,
-    /// The name, if the vendor keeps names unique and chooses the ids.
+    /// The name, if the vendor requires unique names and chooses the ids.
     pub name: Option<String>,
 }
 
 impl<D> DesiredObject<D> {
-    /// `object` is the external object as it should read back. Moves the values at `secret_paths` into `secrets`.
+    /// Creates the desired object. `object` is the external object as it should read back; the values at `secret_paths`
+    /// are moved into `secrets`.
     pub fn new(body: D, mut object: Value, secret_paths: &[&str], name: Option<String>) -> Self {
         let mut secrets = BTreeMap::new();
         for path in secret_paths {
@@ -127,7 +128,7 @@ impl<D> DesiredObject<D> {
         DesiredObject { body, readable: object, secrets, name }
     }
 
-    /// Returns the object with its secrets, as a vendor would show it that masks nothing.
+    /// Returns the object with its secrets, as a vendor that masks nothing would show it.
     pub fn with_secrets(&self) -> Value {
         let mut object = self.readable.clone();
         for (path, value) in &self.secrets {
@@ -153,7 +154,7 @@ pub fn value_at<'v>(object: &'v Value, path: &str) -> Option<&'v Value> {
     path.split('.').try_fold(object, |value, segment| value.get(segment))
 }
 
-/// The change that a sync made at the vendor.
+/// The change that a sync made to the external object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
     Created,

@@ -1,16 +1,18 @@
-//! The reconcile pipeline, the same for every kind: dereference, validate, observe, decide, apply, status.
+//! The reconcile pipeline, the same for every kind:
+//! `dereference -> validate -> observe -> decide -> apply -> status`.
 //!
-//! Purpose: a kind validates its spec, dereferences what it refers to (`vendor_access`) and builds the `DesiredObject`.
-//! `sync` observes the external object, decides (`decide`, pure) and applies the action. `finish` writes the status.
-//! `preview` runs the same stages up to the decision. `clean_up` deletes.
+//! Purpose: the `reconcile` function of a kind parses the spec and dereferences the Secrets and the Connection
+//! (`vendor_access`), then validates them by building the `DesiredObject`. `sync` runs observe, decide and apply. `finish` is the status
+//! stage. `preview` runs the same stages up to decide. `clean_up` deletes the external object of a deleted custom
+//! resource.
 //!
-//! Invariants: the finalizer is added before the first external write, and never to an object that owns nothing; an
-//! external object of another custom resource is never adopted; at a vendor that chooses the ids, a create is preceded by
-//! a create record, so that a create without an answer is found again; a write without an answer is observed before it is
-//! repeated.
+//! Invariants: the finalizer is added before the first external write, and never to an object that owns nothing. An
+//! external object of another custom resource is never adopted. At a vendor that chooses the ids, a create record is
+//! written before the create. With it, the controller finds the object of a create without a response. After a write
+//! without a response, it observes the object before it repeats the write.
 //!
-//! Left to others: what a kind desires (`eventhook`, `eventstream`, `auth0_hook`), how to call a vendor (`admin`), how to
-//! report a failure (`supervise`).
+//! Out of scope: the desired object of each kind (`eventhook`, `eventstream`, `auth0_hook`), calls to vendors
+//! (`admin`), and reports of failures (`supervise`).
 
 mod apply;
 mod claim;

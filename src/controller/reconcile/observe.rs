@@ -17,8 +17,8 @@ use crate::controller::error::SyncError;
 use crate::controller::state::{CachedListing, CreateRecord, PENDING_CREATE, SnapshotEntry, is_hash_of};
 
 impl<K: Synced> SyncRun<'_, K> {
-    /// Compares the address in the status with the Connection's. If they differ, makes `external` the object at the new
-    /// address and returns the object at the former one with its fate.
+    /// Compares the address in the status with the Connection's. If they differ, points `external` to the new address,
+    /// and returns the external object at the former address with its fate.
     pub async fn resolve_address(&mut self) -> Result<Option<(External, FormerAddress)>, SyncError> {
         let Some(former) = self.external.clone() else { return Ok(None) };
         let new = self.external_at(&former.id);
@@ -33,14 +33,14 @@ impl<K: Synced> SyncRun<'_, K> {
         Ok(Some((former, fate)))
     }
 
-    /// True if the object keeps its id at another vendor: the id is derived from the uid. An id that the former vendor
-    /// chose means nothing to another vendor.
+    /// True if the object keeps its id at another vendor, because the id is derived from the uid. An id that the former
+    /// vendor chose means nothing to another vendor.
     fn keeps_id(&self, former: &External) -> bool {
         K::derived_id(&self.uid).as_ref() == Some(&former.id) && self.vendor.client.may_accept_client_ids()
     }
 
-    /// Finds the external object: by its id if one is known, else by the create record, else by its name, which must be
-    /// free. None if it has to be created.
+    /// Finds the external object: by its id if one is known, otherwise by the create record. Otherwise checks that its
+    /// name is free. None if the object has to be created.
     pub async fn observe(&self) -> Result<Option<Found>, SyncError> {
         let adopt = self.policies.adopt.filter(|_| !self.is_owned);
         let derived = || K::derived_id(&self.uid).filter(|_| self.vendor.client.may_accept_client_ids());
@@ -93,7 +93,7 @@ impl<K: Synced> SyncRun<'_, K> {
                 snapshots.mark_unknown(client.list_scope(), id);
             }
         })?;
-        // Without this, a list from before the object was created would make the next reconcile believe that it is gone.
+        // Without this, a list from before the create would make the next reconcile treat the object as deleted.
         match &item {
             Some(item) => snapshots.mark_present(client.list_scope(), id, item.clone()),
             None => snapshots.mark_deleted(client.list_scope(), id),
@@ -101,13 +101,14 @@ impl<K: Synced> SyncRun<'_, K> {
         Ok(item.map(Arc::new))
     }
 
-    /// True if a reconcile was requested by annotation and not handled yet.
+    /// True if an annotation requests a reconcile that was not handled yet.
     fn is_requested(&self) -> bool {
         let request = self.object.annotations().get(RECONCILE_REQUESTED_AT);
         request.is_some() && request != self.handled_request.as_ref()
     }
 
-    /// Finds the object of a create that was begun. It exists, or is not shown yet (an error), or was never created.
+    /// Finds the object of an interrupted create. None if it was never created. Fails with `NotVisibleYet` while the
+    /// vendor may not show it yet.
     async fn observe_recorded(&self, record: &CreateRecord) -> Result<Option<Found>, SyncError> {
         let listing = self.context.snapshots.list(&self.vendor.client).await?;
         let found = self.find_recorded(record, &listing).await?;
@@ -153,8 +154,8 @@ impl<K: Synced> SyncRun<'_, K> {
         Ok(None)
     }
 
-    /// Checks that no object has the name. An object with the name is ours only if a create record says so, and the watch
-    /// may show the record late: then the result is `Conflict`, which requeues.
+    /// Checks that no object has the name. An object with this name is ours only if a create record says so. The watch
+    /// may deliver that record late: then this fails with `ClusterError::Conflict`, which requeues.
     async fn observe_by_name(&self, name: &str) -> Result<Option<Found>, SyncError> {
         let listing = self.context.snapshots.list(&self.vendor.client).await?;
         let holder = listing.items.iter().find(|i| i.get("name").and_then(Value::as_str) == Some(name));
@@ -178,8 +179,8 @@ impl<K: Synced> SyncRun<'_, K> {
         SyncError::Conflict { name: name.to_owned(), id: id.to_owned(), holder }
     }
 
-    /// Fails with `NotVisibleYet` during the grace period after a create, in which a vendor may not show the new object.
-    /// Without it the controller would create the object twice.
+    /// Fails with `NotVisibleYet` during the grace period after a create, in which a vendor may not show the new
+    /// object. Without this check, the controller would create the object twice.
     fn check_creation_grace(&self) -> Result<(), SyncError> {
         let grace = self.context.options.deadlines.creation;
         let absent = self.context.memory.record_absence(&self.uid);

@@ -1,4 +1,4 @@
-//! What a sync would do: its own stages up to the decision. Writes nothing, neither to the vendor nor to the cluster.
+//! Predicts a sync by running its stages up to decide. Writes nothing, neither to the vendor nor to the cluster.
 
 use std::sync::Arc;
 
@@ -11,19 +11,19 @@ use crate::controller::context::Context;
 use crate::controller::error::SyncError;
 use crate::core::keys::{KEY_LENGTH, KeyRing};
 
-/// How a sync would change the external object.
+/// The change that a sync would make to the external object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, strum::IntoStaticStr)]
 #[serde(rename_all = "camelCase")]
 #[strum(serialize_all = "camelCase")]
 pub enum VendorChange {
     Create,
     Update,
-    /// It is not as desired and stays so, because a policy forbids the write.
+    /// It differs and stays unchanged, because a policy forbids the write.
     Differs,
     Unchanged,
 }
 
-/// What a sync would do to one object. It holds paths and no values, because values may be secret.
+/// The predicted effect of a sync on one object. Contains paths and no values, because values may be secret.
 #[derive(Debug, PartialEq)]
 pub struct Preview {
     pub change: VendorChange,
@@ -37,7 +37,7 @@ pub struct Preview {
 }
 
 impl Preview {
-    /// A sync would write nothing, for the reason in `note`.
+    /// Returns a preview without changes. `note` is the reason.
     pub fn unchanged(note: &str) -> Self {
         Preview {
             change: VendorChange::Unchanged,
@@ -63,19 +63,19 @@ impl Preview {
             }
             Action::Update(comparison) => (comparison, VendorChange::Update, None),
             Action::Adopt(comparison) => {
-                let unchanged = proven_fields(&comparison).is_empty();
-                let note = if unchanged { "it is taken over as it is" } else { "it is taken over" };
+                let unchanged = known_differences(&comparison).is_empty();
+                let note = if unchanged { "adopted unchanged" } else { "adopted" };
                 (comparison, VendorChange::Update, Some(note.to_owned()))
             }
             Action::Keep(comparison) | Action::Observe(comparison) => {
                 (comparison, VendorChange::Unchanged, None)
             }
             Action::ReportDifference(comparison, policy) => {
-                let note = format!("{} writes nothing", policy.as_str());
+                let note = format!("{} forbids the write", policy.as_str());
                 (comparison, VendorChange::Differs, Some(note))
             }
         };
-        let fields = proven_fields(&comparison);
+        let fields = known_differences(&comparison);
         let change = if fields.is_empty() { VendorChange::Unchanged } else { change };
         let Comparison { found, unverified, .. } = comparison;
         Preview { change, id: Some(found.id), fields, unverified, note }
@@ -83,7 +83,7 @@ impl Preview {
 }
 
 /// Returns the fields that are known to differ.
-fn proven_fields(comparison: &Comparison) -> Vec<String> {
+fn known_differences(comparison: &Comparison) -> Vec<String> {
     comparison.fields.iter().filter(|path| !comparison.unverified.contains(path)).cloned().collect()
 }
 
@@ -107,7 +107,7 @@ impl PreviewKeys {
         }
     }
 
-    /// The key ring, unless it is a placeholder.
+    /// Returns the key ring, unless it is a placeholder.
     fn real(&self) -> Option<&KeyRing> {
         (!self.is_placeholder).then_some(&*self.key_ring)
     }
@@ -134,7 +134,7 @@ pub async fn preview<K: Synced>(
         false => None,
     };
     let action = run.decide(found, keys.as_ref().and_then(PreviewKeys::real), are_placeholders)?;
-    // Claimed as a sync would, so that a second object that adopts the same external object is reported.
+    // Claim it as a sync would, so that a second object that adopts the same external object is reported.
     if let Action::Adopt(comparison) = &action {
         run.claim(&comparison.found.id)?;
     }
@@ -166,22 +166,22 @@ mod tests {
             (Action::Create, Create, 0, None),
             (Action::Update(differs()), Update, 1, None),
             (Action::Update(unverified()), Unchanged, 0, None),
-            (Action::Adopt(differs()), Update, 1, Some("it is taken over")),
-            (Action::Adopt(unverified()), Unchanged, 0, Some("it is taken over as it is")),
-            (Action::Adopt(same()), Unchanged, 0, Some("it is taken over as it is")),
+            (Action::Adopt(differs()), Update, 1, Some("adopted")),
+            (Action::Adopt(unverified()), Unchanged, 0, Some("adopted unchanged")),
+            (Action::Adopt(same()), Unchanged, 0, Some("adopted unchanged")),
             (Action::Keep(same()), Unchanged, 0, None),
             (Action::Observe(same()), Unchanged, 0, None),
             (
                 Action::ReportDifference(differs(), ReadOnlyPolicy::ObserveOnly),
                 Differs,
                 1,
-                Some("managementPolicy: ObserveOnly writes nothing"),
+                Some("managementPolicy: ObserveOnly forbids the write"),
             ),
             (
                 Action::ReportDifference(differs(), ReadOnlyPolicy::AdoptMatch),
                 Differs,
                 1,
-                Some("adopt.mode: Match writes nothing"),
+                Some("adopt.mode: Match forbids the write"),
             ),
         ] {
             let preview = Preview::of(action, Some("expected".into()));

@@ -1,4 +1,4 @@
-//! One sync of one object: observe, decide, apply.
+//! Syncs one object: runs observe, decide and apply. Also dereferences the Connection.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::controller::state::{CreateRecord, PENDING_CREATE};
 use crate::core::conditions::ConditionMessage;
 use crate::core::keys::KeyRing;
 
-/// Attempts of one sync, each with the vendor's capabilities as the attempt before found them.
+/// Maximum attempts of one sync. Each one uses the capabilities that the previous one learned.
 const MAX_ATTEMPTS: u32 = 3;
 
 /// The result of a sync.
@@ -31,13 +31,13 @@ pub struct SyncResult {
     pub item: Arc<Value>,
     pub secret_hashes: Option<SecretHashes>,
     pub effect: Effect,
-    /// Why the external object is not as desired: a policy forbids the write, or the vendor did not keep it.
+    /// The reason why the external object is not as desired: a policy forbids the write, or the vendor did not keep it.
     pub difference: Option<ConditionMessage>,
-    /// What the kind still waits for.
+    /// The step that the kind still waits for.
     pub pending: Option<ConditionMessage>,
 }
 
-/// One attempt of a sync, with everything that is known before the first call.
+/// One attempt of a sync, with all facts that are known before its first call.
 pub(super) struct SyncRun<'a, K: Synced> {
     pub context: &'a Context,
     pub object: &'a K,
@@ -45,19 +45,19 @@ pub(super) struct SyncRun<'a, K: Synced> {
     pub desired: &'a DesiredObject<<K::Client as ExternalClient>::Desired>,
     pub policies: Policies<'a>,
     pub uid: String,
-    /// The external object, as far as it is known.
+    /// The external object, if it is known.
     pub external: Option<External>,
     /// True if an external object belongs to the custom resource already: nothing is left to adopt.
     pub is_owned: bool,
-    /// The record of a create that was begun.
+    /// The record of a create whose result is not in the status yet.
     pub create_record: Option<CreateRecord>,
-    /// The reconcile request (`hookstream.dev/reconcile-requested-at`) that was handled last.
+    /// The last handled value of the annotation `hookstream.dev/reconcileRequestedAt`.
     pub handled_request: Option<String>,
     /// Longest accepted age of a snapshot.
     pub max_snapshot_age: Duration,
 }
 
-/// Dereferences the Connection `name` of an object.
+/// Dereferences the Connection `name` of an object: returns the Connection and a client for its vendor.
 pub async fn vendor_access<K: Synced>(
     context: &Context,
     object: &K,
@@ -78,7 +78,7 @@ pub async fn vendor_access<K: Synced>(
     Ok(VendorAccess { connection: Arc::new(connection.clone()), access, client })
 }
 
-/// Makes the external object as desired, as far as the object's policies allow.
+/// Brings the external object to the desired state, as far as the object's policies allow.
 pub async fn sync<K: Synced>(
     context: &Context,
     object: &K,
@@ -86,27 +86,27 @@ pub async fn sync<K: Synced>(
     desired: &DesiredObject<<K::Client as ExternalClient>::Desired>,
 ) -> Result<SyncResult, SyncError> {
     context.backoff.may_call(&object.uid().unwrap_or_default())?;
-    // A gateway's capabilities are learned from refused calls. The next attempt then takes another way.
+    // A rejected call may reveal that the gateway lacks a capability. The next attempt then uses another operation.
     for _ in 0..MAX_ATTEMPTS {
         let run = SyncRun::new(context, object, vendor, desired)?;
         // Boxed, here and below: the nested futures of a sync exceed a thread's stack.
         match Box::pin(run.execute()).await {
             Err(SyncError::Admin(AdminError::Unsupported(what))) => {
-                tracing::debug!(name = object.name_any(), "the vendor does not support {what}");
+                tracing::debug!(name = object.name_any(), "operation not supported by the vendor: {what}");
             }
             other => return other,
         }
     }
-    Err(AdminError::Unsupported("any of the ways to write").into())
+    Err(AdminError::Unsupported("any operation that could write this object").into())
 }
 
-/// Longest accepted age of a snapshot. Short beside the resync interval, so that the next resync finds a change that the
-/// snapshot missed.
+/// Longest accepted age of a snapshot. Much shorter than the resync interval, so that the next resync finds a change
+/// that the snapshot missed.
 fn max_snapshot_age(resync_interval: Duration) -> Duration {
     (resync_interval / 20).clamp(Duration::from_millis(100), Duration::from_secs(30))
 }
 
-/// Returns where the vendor has the object with this id.
+/// Returns the reference to the external object with this id at the vendor.
 fn external_at<C>(vendor: &VendorAccess<C>, id: &str) -> External {
     External {
         id: id.to_owned(),
@@ -117,7 +117,7 @@ fn external_at<C>(vendor: &VendorAccess<C>, id: &str) -> External {
 }
 
 impl<'a, K: Synced> SyncRun<'a, K> {
-    /// Collects what the status, the annotations and this process's memory say.
+    /// Collects the facts from the status, the annotations and this process's memory.
     pub fn new(
         context: &'a Context,
         object: &'a K,
@@ -131,7 +131,7 @@ impl<'a, K: Synced> SyncRun<'a, K> {
         let annotation = object.annotations().get(PENDING_CREATE);
         let annotated = annotation.and_then(|text| CreateRecord::parse(text));
         let policies = object.policies();
-        // An object that adopts gets its finalizer only once it owns the external object.
+        // An object with `adopt` has the finalizer only if it owns the external object already.
         let has_finalizer = finalizer::is_present(object);
         let adopted = || policies.adopt.filter(|_| has_finalizer).map(|adopt| external_at(vendor, &adopt.id));
         let external = context.memory.external(&uid, object.external()).or_else(adopted);
@@ -141,7 +141,7 @@ impl<'a, K: Synced> SyncRun<'a, K> {
             vendor,
             desired,
             policies,
-            // With ObserveOnly the status names an external object that is not owned.
+            // Do not ask the status: with ObserveOnly it names an external object that is not owned.
             is_owned: if policies.adopt.is_some() { has_finalizer } else { external.is_some() },
             external,
             create_record: context.memory.create_record(&uid, annotated),
@@ -152,7 +152,7 @@ impl<'a, K: Synced> SyncRun<'a, K> {
     }
 
     async fn execute(mut self) -> Result<SyncResult, SyncError> {
-        Box::pin(self.leave_former_address()).await?;
+        Box::pin(self.clean_up_former_address()).await?;
         let found = Box::pin(self.observe()).await?;
         let key_ring = match self.has_hashes_to_check(found.as_ref()) {
             true => Some(self.key_ring().await?),
@@ -163,7 +163,7 @@ impl<'a, K: Synced> SyncRun<'a, K> {
     }
 
     /// Deletes the external object at the Connection's former address, if the policies say so.
-    async fn leave_former_address(&mut self) -> Result<(), SyncError> {
+    async fn clean_up_former_address(&mut self) -> Result<(), SyncError> {
         match Box::pin(self.resolve_address()).await? {
             Some((former, FormerAddress::Delete)) => {
                 cleanup::delete_at_former_address::<K>(self.context, self.object, &former).await
@@ -172,14 +172,14 @@ impl<'a, K: Synced> SyncRun<'a, K> {
         }
     }
 
-    /// True if the decision compares a secret with a stored hash, which takes the key ring.
+    /// True if `decide` has to compare a secret with a stored hash, which requires the key ring.
     pub fn has_hashes_to_check(&self, found: Option<&Found>) -> bool {
         let hashes = self.object.secret_hashes();
         found.is_some()
             && self.desired.secrets.keys().any(|path| hashes.is_some_and(|h| h.contains_key(path)))
     }
 
-    /// Gathers the facts and decides. `secrets_are_placeholders`: there is no key ring to derive the secrets from.
+    /// Runs the decide stage. `secrets_are_placeholders`: there is no key ring to derive the secrets from.
     pub fn decide(
         &self,
         found: Option<Found>,
@@ -206,7 +206,7 @@ impl<'a, K: Synced> SyncRun<'a, K> {
         decide(found, self.desired, &self.policies, &facts)
     }
 
-    /// Returns where the vendor has the object with this id.
+    /// Returns the reference to the external object with this id at the vendor.
     pub fn external_at(&self, id: &str) -> External {
         external_at(self.vendor, id)
     }

@@ -4,14 +4,14 @@ use std::collections::HashMap;
 
 use parking_lot::Mutex;
 
-/// Claims by external object. Two reconciles that run at the same time must not both adopt one external object, and no
-/// status names it yet.
+/// Claims by external object. They prevent two concurrent reconciles from adopting one external object before a status
+/// names it.
 #[derive(Default)]
 pub struct ClaimedIds(Mutex<HashMap<String, String>>);
 
 impl ClaimedIds {
-    /// Claims the external object `key` for `uid`. Returns the uid that holds it already; a holder for which `exists` is
-    /// false loses its claim.
+    /// Claims the external object `key` for `uid`. If another uid holds the claim, returns that uid. A holder for which
+    /// `exists` returns false loses its claim.
     pub fn claim(&self, key: String, uid: &str, exists: impl Fn(&str) -> bool) -> Option<String> {
         let mut claims = self.0.lock();
         match claims.get(&key) {

@@ -1,8 +1,8 @@
 //! The create record: identifies an object whose create call got no answer, at vendors that choose the id.
 //!
 //! It is an annotation. The controller writes it by compare-and-swap before the create and removes it once the status
-//! names the id. It carries the vendor's own clock and a keyed hash of the requested object: an object that is older, or
-//! that has other content, belongs to another client.
+//! names the id. It contains the time by the vendor's clock and a keyed hash of the requested object. An object that is
+//! older or has other content belongs to another client.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ pub const PENDING_CREATE: &str = "hookstream.dev/pending-create";
 /// Tolerated difference between the clocks of a vendor's machines.
 const CLOCK_SKEW: Duration = Duration::from_secs(5);
 
-/// The object that is about to be created.
+/// Describes the external object that is about to be created.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CreateRecord {
     /// The name, if the vendor keeps names unique. No object had it when the record was written.

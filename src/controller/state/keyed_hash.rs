@@ -35,17 +35,17 @@ mod tests {
 
     #[test]
     fn hash_depends_on_key_object_field_and_value() {
-        let ring = |byte: u8| KeyRing::from_data([("k1", [byte; 32].as_slice())].into_iter()).unwrap();
-        let hash = hash_with_newest_key(&ring(1), "u", "config.secret", &json!("s3cret")).unwrap();
+        let key_ring = |byte: u8| KeyRing::from_data([("k1", [byte; 32].as_slice())].into_iter()).unwrap();
+        let hash = hash_with_newest_key(&key_ring(1), "u", "config.secret", &json!("s3cret")).unwrap();
         assert!(hash.starts_with("k1:") && hash.len() == 67, "{hash}");
-        let matches = |ring: &KeyRing, uid: &str, field: &str, value: &str| {
-            is_hash_of(ring, &hash, uid, field, &json!(value))
+        let matches = |key_ring: &KeyRing, uid: &str, field: &str, value: &str| {
+            is_hash_of(key_ring, &hash, uid, field, &json!(value))
         };
-        assert!(matches(&ring(1), "u", "config.secret", "s3cret"));
-        assert!(!matches(&ring(2), "u", "config.secret", "s3cret"));
-        assert!(!matches(&ring(1), "v", "config.secret", "s3cret"));
-        assert!(!matches(&ring(1), "u", "config.url", "s3cret"));
-        assert!(!matches(&ring(1), "u", "config.secret", "other"));
-        assert!(!is_hash_of(&ring(1), "gone:00", "u", "config.secret", &json!("s3cret")));
+        assert!(matches(&key_ring(1), "u", "config.secret", "s3cret"));
+        assert!(!matches(&key_ring(2), "u", "config.secret", "s3cret"));
+        assert!(!matches(&key_ring(1), "v", "config.secret", "s3cret"));
+        assert!(!matches(&key_ring(1), "u", "config.url", "s3cret"));
+        assert!(!matches(&key_ring(1), "u", "config.secret", "other"));
+        assert!(!is_hash_of(&key_ring(1), "gone:00", "u", "config.secret", &json!("s3cret")));
     }
 }

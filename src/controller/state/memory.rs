@@ -1,5 +1,5 @@
-//! ObjectFacts about objects that this process knows before the watch shows them. The watch reports our own writes late, and a
-//! decision based on an older version of the object would create its external object twice.
+//! Facts about objects that this process knows before the watch delivers them. The watch delivers our own writes late.
+//! A decision based on an older version of the object would create its external object twice.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -21,9 +21,9 @@ struct ObjectFacts {
     record: Option<Option<CreateRecord>>,
     /// Hash of the last desired object. Distinguishes drift from a change of our own.
     desired_hash: Option<[u8; 32]>,
-    /// Since when the vendor does not show an object that should exist.
+    /// The time since which the vendor does not show an object that should exist.
     absent_since: Option<Instant>,
-    /// Since when a step fails that has a give-up period.
+    /// The time since which a step with a give-up period has been failing.
     failing_since: Option<Instant>,
 }
 

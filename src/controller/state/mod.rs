@@ -1,12 +1,13 @@
-//! What the controller remembers between reconciles, in memory only.
+//! The controller's in-memory state between reconciles.
 //!
-//! Purpose: bridges the time until the watch shows this process its own writes, and saves calls to a vendor by sharing
+//! Purpose: bridges the time until the watch delivers this process's own writes, and saves calls to a vendor by sharing
 //! their results between objects.
 //!
-//! Invariants: nothing here has to survive a restart, because a new process finds out the same from the cluster and the
-//! vendor; every entry of an object is dropped with the object; the caches of writes are dropped when leadership changes.
+//! Invariants: nothing here has to survive a restart, because a new process can read the same facts from the cluster
+//! and the vendor. The entries of an object are dropped with the object. The caches of writes are dropped when
+//! leadership is gained.
 //!
-//! Left to others: the pipeline, which reads and fills these caches. Nothing here imports it.
+//! Out of scope: the pipeline, which reads and fills these caches. Nothing here imports it.
 
 mod claims;
 mod create_record;

@@ -1,8 +1,8 @@
-//! Snapshots of a vendor's objects: one list call serves all objects of a Connection, so that a resync of a thousand
-//! objects takes one call instead of a thousand.
+//! Snapshots of a vendor's objects: one list call serves all objects of a Connection. A resync of a thousand objects
+//! takes one call instead of a thousand.
 //!
-//! A snapshot is short-lived. Our own writes are recorded on top of it. A write without an answer makes the entry of its
-//! object unknown, and the next reconcile reads that object with a GET.
+//! A snapshot is short-lived. The controller's own writes are recorded on top of it. A write without a response makes
+//! the entry of its object unknown, and the next reconcile reads that object with a GET.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,11 +15,11 @@ use serde_json::Value;
 use crate::admin::{AdminError, ExternalClient, ListScope};
 use crate::core::time::Millis;
 
-/// Reconciles that wait for one list at most, and for how long. The others are requeued: a host that hangs must not
-/// occupy the reconcile slots of Connections to other hosts.
+/// Maximum number of reconciles that wait for one list call, and their maximum wait. Further ones are requeued: a host
+/// that hangs must not occupy the reconcile slots of Connections to other hosts.
 const MAX_WAITERS: usize = 8;
 const MAX_WAIT: Duration = Duration::from_secs(2);
-/// Requeue delay of a reconcile that may not wait.
+/// Requeue delay of a reconcile that exceeds these bounds.
 const REQUEUE_DELAY: Duration = Duration::from_secs(1);
 /// An unused snapshot is dropped after this time, to free its memory.
 const IDLE_TIME_TO_LIVE: Duration = Duration::from_secs(120);
@@ -46,7 +46,7 @@ struct State {
     last_used: Option<Instant>,
 }
 
-/// The answer of one list call.
+/// The result of one list call.
 struct ListedObjects {
     /// When the call began.
     begun: Instant,
@@ -60,7 +60,7 @@ struct ListedObjects {
 enum RecordedWrite {
     Present(Arc<Value>),
     Deleted,
-    /// There was no answer: the vendor may have carried it out or not.
+    /// There was no response: the vendor may have carried out the write or not.
     Unknown,
 }
 
@@ -113,8 +113,9 @@ impl Snapshots {
         Ok(shared.state.lock().listing())
     }
 
-    /// Runs a write. The entry is unknown during the call and stays unknown if there is no answer. A call that was never
-    /// sent restores the entry as it was: it changed nothing, and a GET would spend the rate limit that a write needs.
+    /// Runs a write. The entry is unknown during the call and stays unknown if there is no response. If the call was
+    /// never sent, restores the previous entry: the call changed nothing, and an unknown entry would cost a GET within
+    /// the rate limit.
     pub async fn track_write<T>(
         &self,
         scope: ListScope,
@@ -135,12 +136,12 @@ impl Snapshots {
         result
     }
 
-    /// Records that a read or write of the object failed: the list before it proves nothing about the object.
+    /// Records that a read or write of the object failed, so that an earlier list proves nothing about the object.
     pub fn mark_unknown(&self, scope: ListScope, id: &str) {
         self.record(scope, id, RecordedWrite::Unknown);
     }
 
-    /// Records the object as the vendor's last answer shows it.
+    /// Records the object as the vendor's last response shows it.
     pub fn mark_present(&self, scope: ListScope, id: &str, item: Value) {
         self.record(scope, id, RecordedWrite::Present(Arc::new(item)));
     }
@@ -182,7 +183,8 @@ impl Shared {
             if is_fresh(&state) {
                 return Ok(());
             }
-            // Callers that waited for a list that failed share its error instead of waiting for one list more each.
+            // Callers that waited for a failed list share its error. Otherwise each of them would send one more list
+            // call.
             if let Some((_, error)) = state.last_failure.as_ref().filter(|(at, _)| *at >= requested) {
                 return Err(error.clone());
             }
@@ -216,8 +218,8 @@ impl Drop for Waiter<'_> {
 }
 
 impl State {
-    /// Returns our own write of the object, unless the list is newer. A write that ended after the list call began may be
-    /// missing in its answer.
+    /// Returns our own write of the object, unless the list is newer. A write that ended after the list call began may
+    /// be missing in its result.
     fn write(&self, id: &str) -> Option<&RecordedWrite> {
         let (at, write) = self.writes.get(id)?;
         self.list.as_ref().is_none_or(|list| *at >= list.begun).then_some(write)

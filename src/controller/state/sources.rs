@@ -12,23 +12,23 @@ use crate::admin::kong::KongClient;
 use crate::admin::{AdminError, ExternalClient, ListScope};
 use crate::core::conditions::cut;
 
-/// The sources of a gateway change with its plugins, which is rare.
+/// Lifetime of a cached result. The sources of a gateway change only with its plugins, which is rare.
 const TIME_TO_LIVE: Duration = Duration::from_secs(600);
-/// A failed query is repeated after this time.
+/// Time after which a failed query is repeated.
 const FAILURE_TIME_TO_LIVE: Duration = Duration::from_secs(30);
-/// Names that a message lists at most.
+/// Maximum number of names in a message.
 const MAX_NAMES: usize = 20;
 
 /// The sources of each gateway.
 #[derive(Default)]
-pub struct SourceCache(Mutex<HashMap<GatewayVersion, (Instant, Arc<CachedAnswer>)>>);
+pub struct SourceCache(Mutex<HashMap<GatewayVersion, (Instant, Arc<CachedResult>)>>);
 
-/// A gateway and its version: another version may emit other events.
+/// A gateway and its version, because another version may emit other events.
 type GatewayVersion = (ListScope, Option<String>);
-type CachedAnswer = OnceCell<GatewayAnswer>;
+type CachedResult = OnceCell<SourceQueryResult>;
 
-/// The gateway's answer to the query for its sources.
-enum GatewayAnswer {
+/// The result of a query for the sources of a gateway.
+enum SourceQueryResult {
     Sources(Value),
     /// The gateway has no such route, or forbids it.
     NotListed,
@@ -40,11 +40,11 @@ enum GatewayAnswer {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SourceCheck {
     Known,
-    /// With a message that lists the known names.
+    /// The gateway does not emit it. The message lists the known names.
     Unknown(String),
     /// The gateway does not list its sources.
     NotListed,
-    /// The query failed: an earlier result stays valid.
+    /// The query failed, so that an earlier result stays valid.
     Unavailable,
 }
 
@@ -61,26 +61,26 @@ impl SourceCache {
         let cell = {
             let mut all = self.0.lock();
             all.retain(|_, (at, answer)| {
-                let failed = matches!(answer.get(), Some(GatewayAnswer::Failed));
+                let failed = matches!(answer.get(), Some(SourceQueryResult::Failed));
                 at.elapsed() < if failed { FAILURE_TIME_TO_LIVE } else { TIME_TO_LIVE }
             });
             all.entry(key).or_insert_with(|| (Instant::now(), Arc::default())).1.clone()
         };
         // One query serves a thousand hooks that start together.
         let answer = cell.get_or_init(async || match client.sources().await {
-            Ok(sources) => GatewayAnswer::Sources(sources),
+            Ok(sources) => SourceQueryResult::Sources(sources),
             Err(error) if error.is_gone() || matches!(error, AdminError::Forbidden(_)) => {
-                GatewayAnswer::NotListed
+                SourceQueryResult::NotListed
             }
             Err(error) => {
-                tracing::debug!(%error, "reading the gateway's sources failed");
-                GatewayAnswer::Failed
+                tracing::debug!(%error, "query of the gateway's sources failed");
+                SourceQueryResult::Failed
             }
         });
         match answer.await {
-            GatewayAnswer::Sources(sources) => find(sources, source, event),
-            GatewayAnswer::NotListed => SourceCheck::NotListed,
-            GatewayAnswer::Failed => SourceCheck::Unavailable,
+            SourceQueryResult::Sources(sources) => find(sources, source, event),
+            SourceQueryResult::NotListed => SourceCheck::NotListed,
+            SourceQueryResult::Failed => SourceCheck::Unavailable,
         }
     }
 }
@@ -88,13 +88,13 @@ impl SourceCache {
 fn find(sources: &Value, source: &str, event: Option<&str>) -> SourceCheck {
     let Some(events) = sources.get(source) else {
         return SourceCheck::Unknown(format!(
-            "the gateway knows no source {source}, so that the hook may never fire; it knows {}",
+            "the gateway does not list the source {source}, so the hook may never fire; it lists {}",
             list_names(sources)
         ));
     };
     match event {
         Some(event) if events.get(event).is_none() => SourceCheck::Unknown(format!(
-            "the gateway knows no event {event} of the source {source}, so that the hook may never fire; it knows {}",
+            "the gateway does not list the event {event} of the source {source}, so the hook may never fire; it lists {}",
             list_names(events)
         )),
         _ => SourceCheck::Known,
@@ -129,9 +129,12 @@ mod tests {
         assert_eq!(find(&sources, "crud", None), SourceCheck::Known);
         assert_eq!(find(&sources, "crud", Some("routes")), SourceCheck::Known);
         let error = unknown(&sources, "crudd", None);
-        assert!(error.contains("no source crudd") && error.ends_with("balancer, crud"), "{error}");
+        assert!(error.contains("not list the source crudd") && error.ends_with("balancer, crud"), "{error}");
         let error = unknown(&sources, "crud", Some("route"));
-        assert!(error.contains("no event route of") && error.ends_with("consumers, routes"), "{error}");
+        assert!(
+            error.contains("not list the event route of") && error.ends_with("consumers, routes"),
+            "{error}"
+        );
         let many: Value =
             (0..30).map(|n| (format!("s{n:02}"), json!({}))).collect::<serde_json::Map<_, _>>().into();
         assert!(unknown(&many, "x", None).ends_with("s19 and 10 more"));

@@ -1,4 +1,4 @@
-//! What this process knows about streams that Auth0 disabled.
+//! Facts about streams that Auth0 disabled, as this process knows them.
 
 use std::collections::HashMap;
 
@@ -14,7 +14,7 @@ pub struct StreamFailures(Mutex<HashMap<String, StreamFacts>>);
 struct StreamFacts {
     /// Text about the newest failed delivery. Cached, so that Auth0 is queried once.
     failure: Option<String>,
-    /// When the controller last enabled the stream. The watch shows the status late; without this, a reconcile of an
+    /// When the controller last enabled the stream. The watch delivers the status late. Without this, a reconcile of an
     /// older version of the object would enable the stream twice.
     enabled_at: Option<Millis>,
 }

@@ -13,7 +13,7 @@ const MAX_ATTRIBUTE: usize = 4096;
 
 /// Checks a timestamp for the form and the range of RFC 3339.
 pub(super) fn check_rfc3339(time: &str) -> Result<(), InvalidEvent> {
-    // jiff parses more forms than RFC 3339. The text is forwarded unchanged to receivers that may not.
+    // jiff accepts more forms than RFC 3339, but receivers get the unchanged text and may accept only RFC 3339.
     if Millis::parse(time).is_none() || !has_rfc3339_form(time) {
         return Err(InvalidEvent::WrongType { field: "time".into(), want: "an RFC 3339 time" });
     }

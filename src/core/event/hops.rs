@@ -1,4 +1,4 @@
-//! The hop counter, which ends loops between hooks that feed each other.
+//! The hop counter, which ends loops between hooks that trigger each other.
 
 use std::collections::BTreeMap;
 
@@ -21,6 +21,6 @@ pub fn hops(attributes: &BTreeMap<String, Value>) -> u32 {
 /// Parses a hop count. Returns 0 for text that is not a decimal number.
 pub fn hops_of(text: &str) -> u32 {
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    // A count that overflows still means "too many hops", so it must not fall back to 0.
+    // A count that overflows means "too many hops", so it must not become 0.
     if digits { text.parse().unwrap_or(u32::MAX) } else { 0 }
 }

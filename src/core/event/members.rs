@@ -70,7 +70,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
                 let mut names = HashSet::new();
                 let mut members: Vec<(Cow<'de, str>, Cow<'de, RawValue>)> = Vec::new();
                 while let Some(Name(name)) = map.next_key()? {
-                    // The hash set keeps the search linear for objects with many members.
+                    // The hash set keeps the total cost linear for objects with many members.
                     let is_duplicate = match members.len() {
                         0..LINEAR_SEARCH_MAX => members.iter().any(|(other, _)| *other == name),
                         LINEAR_SEARCH_MAX => {
@@ -79,7 +79,8 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
                         }
                         _ => !names.insert(name.clone()),
                     };
-                    // Parsers disagree on which duplicate counts, so a receiver could see another event than we do.
+                    // Parsers disagree on which duplicate counts, so a receiver could read a different value than the
+                    // worker.
                     if is_duplicate {
                         let short: String = name.chars().take(64).collect();
                         return Err(serde::de::Error::custom(format_args!(

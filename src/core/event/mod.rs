@@ -49,8 +49,8 @@ impl Origin {
         }
     }
 
-    /// Returns true if the sender retries a rejected event, and sends it to one hook only. The worker then rejects an
-    /// event when that hook's backlog is full: storing it as a dead delivery would require a manual replay.
+    /// Returns true if the sender retries a rejected event and sends it to one hook only. If that hook's backlog is
+    /// full, the worker then rejects the event instead of storing a dead delivery, which a user would have to replay.
     pub fn redelivers_rejected(&self) -> bool {
         matches!(self, Origin::Relay(_))
     }
@@ -86,7 +86,7 @@ impl TryFrom<String> for Origin {
 
 /// An accepted event.
 ///
-/// Receivers get `source`; hooks select events by [`Event::family`].
+/// Receivers get `source`. Hooks select events by [`Event::family`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Event {
     /// The sender's id, or a generated UUIDv7.

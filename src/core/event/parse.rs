@@ -132,7 +132,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Batch<'a> {
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
                 let mut events = Vec::new();
                 while let Some(event) = seq.next_element::<&'de RawValue>()? {
-                    // Skip the rest: a body of millions of one-byte events must not fill the memory.
+                    // Skip the rest, so that a body of millions of one-byte events does not fill the memory.
                     if events.len() <= MAX_BATCH {
                         events.push(event);
                     }
@@ -171,7 +171,7 @@ fn check_readable(data: &RawValue) -> Result<(), InvalidEvent> {
     if is_deeper_than(data.get(), MAX_DEPTH) {
         return Err(InvalidEvent::TooDeep);
     }
-    // Kong's format copies the members of data. With a duplicate name it would be ambiguous which member is meant.
+    // Kong's format copies the members of data. A duplicate name would make the result ambiguous.
     if data.get().starts_with('{') {
         Members::parse(data.get().as_bytes())?;
     }

@@ -121,8 +121,10 @@ pub fn compile(text: &str) -> Result<Node, FilterError> {
             .stack_size(PARSER_STACK)
             .spawn_scoped(scope, || parse(text))
             .map_err(|error| FilterError::Unavailable(error.to_string()))?;
-        // A panic of the parser makes the filter invalid and must not end the process.
-        thread.join().unwrap_or_else(|_| Err(invalid(text, 0, "the parser failed on it".to_owned())))
+        // A panic of the parser makes the filter invalid, but must not end the process.
+        thread
+            .join()
+            .unwrap_or_else(|_| Err(invalid(text, 0, "the parser crashed on this filter".to_owned())))
     })
 }
 
@@ -160,8 +162,8 @@ fn invalid(text: &str, offset: usize, problem: String) -> FilterError {
     FilterError::Invalid { line, column, problem: truncate(&problem) }
 }
 
-/// Returns the type of an expression whose result is never a boolean. Such a filter could decide no event, so it is
-/// rejected when it is compiled.
+/// Returns the type of an expression whose result is never a boolean. Such a filter could never decide an event, so the
+/// compiler rejects it.
 fn non_boolean_type(node: &Node) -> Option<&'static str> {
     match node {
         Node::Null => Some("null"),

@@ -1,14 +1,15 @@
 //! Filters: CEL expressions over `source`, `event`, `data` and `attributes`.
 //!
-//! The `cel` crate parses the text. The result is converted to our own tree and evaluated here, because the crate's
-//! evaluator has no cost limit: it copies whole values, and an expression of 4 KiB can run for hours. Here every step
-//! costs, and an evaluation of more than `BUDGET` steps fails. So the author of a filter cannot block the worker, whatever
-//! the data.
+//! The `cel` crate parses the text. This module converts the result to its own tree and evaluates that. The crate's
+//! evaluator has no cost limit: it copies whole values, and an expression of 4 KiB can run for hours. An evaluation of
+//! more than `BUDGET` steps fails. So neither the author of a filter nor the sender of an event can block the worker.
 //!
-//! Limits: the text (4 KiB), its nesting (in the parser and in the tree), the parser's stack (it runs on its own thread,
-//! because a sum of 2,000 terms overflows 2 MiB), regular expressions (literals only, limited in compiled size, linear
-//! time), and the steps of an evaluation. The steps also limit its memory: a step creates at most one element or 8 bytes of
-//! text.
+//! Limits:
+//! - the text: 4 KiB;
+//! - its nesting, in the parser and in the tree;
+//! - the parser's stack: it runs on its own thread, because a sum of 2,000 terms overflows 2 MiB;
+//! - regular expressions: literals only, limited in compiled size, linear time;
+//! - the steps of an evaluation, which also limit its memory: a step creates at most one element or 8 bytes of text.
 //!
 //! Invariants: compiling a filter detects unknown names and functions. `&&` and `||` may ignore an error of one operand,
 //! but never an exhausted budget.

@@ -124,7 +124,7 @@ impl WebhookCustom {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Lambda {
     pub functions: Vec<String>,
-    /// One hash for each function. A retry skips the functions whose hash is stored as delivered, so hashes are unique.
+    /// One hash for each function. Unique, because a retry skips the functions whose hash is stored as delivered.
     pub hashes: Vec<FunctionHash>,
 }
 
@@ -241,7 +241,7 @@ fn hash_function(function: &str) -> FunctionHash {
     hash
 }
 
-/// Headers that control the connection. A user's value could truncate the request or smuggle a second one.
+/// Headers that control the connection. A user's value could truncate the request or smuggle a second request.
 const HOP_BY_HOP: [&str; 9] = [
     "host",
     "content-length",

@@ -34,7 +34,7 @@ pub struct CompiledHook {
     pub event: Option<String>,
     /// `None` matches every event.
     pub filter: Option<Filter>,
-    /// With `deliverBy: Gateway` the gateway applies them.
+    /// With `deliverBy: Gateway`, the gateway applies the gates.
     pub gates: Gates,
     pub handler: Handler,
     /// The name of the Connection. A hook with a Connection receives only the events of its own relay.
@@ -171,7 +171,8 @@ fn parse_gates(spec: &EventHookSpec) -> Result<Gates, InvalidSpec> {
     })
 }
 
-/// Checks dotted paths. A path with an empty segment never matches, so it would put all events into one group.
+/// Checks dotted paths. Rejects an empty segment, because such a path never matches and would put all events into one
+/// group.
 fn check_paths(field: &'static str, paths: Option<&Vec<String>>) -> Result<Option<Vec<String>>, InvalidSpec> {
     let Some(paths) = paths else { return Ok(None) };
     if paths.is_empty() {

@@ -1,8 +1,8 @@
 //! Validates objects against the CRDs without an API server: structural schemas and CEL rules.
 //!
-//! All checks are derived from the CRDs, so new kinds need no code here. Invariants: the API server accepts every object
-//! that passes, as far as a single object shows, and the messages are those of the API server. Transition rules
-//! (`oldSelf`) are skipped, because there is no old object.
+//! All checks are derived from the CRDs, so new kinds need no code here. Invariants: the API server accepts every
+//! object that passes, except where its decision depends on other objects; the messages are those of the API server.
+//! Transition rules (`oldSelf`) are skipped, because there is no old object.
 
 mod rules;
 

@@ -1,5 +1,5 @@
-//! Rejects Lua in templates that uses files or layouts. Works on tokens, so strings and comments may contain anything.
-//! The sandbox rejects the same functions at run time.
+//! Rejects templates whose Lua uses files or layouts. Checks tokens, so strings and comments may contain any text. The
+//! sandbox rejects the same functions at run time.
 
 use super::scan::ScanError;
 use super::{Part, slice};

@@ -1,4 +1,4 @@
-//! Renders templates that only substitute fields, without Lua but to the same bytes.
+//! Renders templates that only substitute fields. Uses no Lua, but produces the same bytes as Lua would.
 
 use std::ops::Range;
 

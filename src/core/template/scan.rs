@@ -21,7 +21,8 @@ struct Scanner<'a> {
     /// The scanned range: the whole text, or the inside of a block.
     view: Range<usize>,
     depth: usize,
-    /// Closing marks that are known not to follow. Without this, many unclosed tags would cause quadratic searching.
+    /// Closing marks that do not occur in the rest of the text. Without this cache, many unclosed tags would cause
+    /// quadratic searching.
     missing: [bool; 6],
 }
 

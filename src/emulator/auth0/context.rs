@@ -22,7 +22,7 @@ use crate::emulator::state::PersistentState;
 pub(super) struct QueuedDelivery {
     /// The id of the event.
     pub id: String,
-    /// A requested redelivery: it is attempted also if the stream is disabled.
+    /// True for a requested redelivery, which is attempted even if the stream is disabled.
     pub is_redelivery: bool,
 }
 
@@ -60,7 +60,7 @@ pub(super) struct Auth0 {
     pub store: PersistentState<TenantState>,
     pub queues: DeliveryQueues<String, QueuedDelivery>,
     pub clients: DeliveryClients,
-    /// How the latest deliveries ended.
+    /// The outcomes of the latest deliveries.
     pub outcomes: RecentLog<Value>,
     pub control: Arc<ControlApi>,
     pub stop: CancellationToken,

@@ -17,7 +17,7 @@ use super::stream::Destination;
 use crate::emulator::control::control_error;
 
 impl Auth0 {
-    /// Records how a delivery ended.
+    /// Records the outcome of a delivery.
     pub fn record_outcome(&self, stream: &str, delivery: &Delivery, outcome: &str) {
         self.outcomes.push(json!({"time": jiff::Timestamp::now(), "stream": stream, "event": delivery.id,
             "type": delivery.event_type, "outcome": outcome, "attempts": delivery.attempts}));
@@ -59,7 +59,7 @@ pub(super) async fn emit_event(State(auth0): State<Arc<Auth0>>, body: Bytes) -> 
     Json(json!({"id": event.id, "matched": matched.len(), "queued": queued, "taken": taken})).into_response()
 }
 
-/// `GET /__emulator/deliveries`: lists the outcomes of the latest deliveries, also of successful ones.
+/// `GET /__emulator/deliveries`: lists the outcomes of the latest deliveries, including successful ones.
 pub(super) async fn list_outcomes(State(auth0): State<Arc<Auth0>>) -> Json<Value> {
     auth0.outcomes.list()
 }

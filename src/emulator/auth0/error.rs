@@ -107,7 +107,7 @@ pub(super) fn json_response(status: StatusCode, body: &Value) -> Response {
     with_content_type((status, body.to_string()).into_response())
 }
 
-/// Makes a 204 response. It was recorded with a content type, too.
+/// Makes a 204 response. The recording of it has a content type too.
 pub(super) fn no_content() -> Response {
     with_content_type(StatusCode::NO_CONTENT.into_response())
 }

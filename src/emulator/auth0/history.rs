@@ -43,7 +43,7 @@ pub(super) struct Delivery {
 }
 
 impl Delivery {
-    /// Returns the delivery as recorded from the API: `source` is cut, and a test event is not marked as one.
+    /// Returns the delivery in the recorded form: `source` is truncated, and test events are not marked.
     pub fn to_json(&self, stream: &str) -> Value {
         let mut event = Value::clone(&self.event);
         if let Some(event) = event.as_object_mut() {

@@ -46,8 +46,8 @@ impl Auth0 {
         let (total, hooks) = self.store.read(|state| {
             let matching: Vec<&Hook> = state.hooks.values().filter(matches).collect();
             let page = matching.iter().skip(page * per_page).take(per_page);
-            let shown = page.map(|hook| hook::select_fields(hook.to_list_json(), fields, include));
-            (matching.len(), shown.collect::<Vec<Value>>())
+            let representation = page.map(|hook| hook::select_fields(hook.to_list_json(), fields, include));
+            (matching.len(), representation.collect::<Vec<Value>>())
         });
         let body = match query.boolean("include_totals")? {
             Some(true) => {
@@ -61,7 +61,7 @@ impl Auth0 {
     fn create_hook(&self, call: &EmulatedRequest<'_>) -> Result<Response, ApiError> {
         let mut fields = hook::parse_create(call.json()?)?;
         let visible_at = call.visible_at();
-        let shown = self.store.update(|state| {
+        let representation = self.store.update(|state| {
             if state.hooks.values().any(|hook| hook.fields.name == fields.name) {
                 return Err(ApiError::conflict("A hook with this name already exists"));
             }
@@ -72,26 +72,26 @@ impl Auth0 {
             fields.enabled &= !has_enabled_hook(state, &fields.trigger_id, "");
             let id = hook::new_id(Millis::now());
             let hook = Hook { id, fields, secrets: Default::default(), visible_at };
-            let shown = hook.to_json();
+            let representation = hook.to_json();
             state.next += 1;
             state.hooks.insert(state.next, hook);
-            Ok(shown)
+            Ok(representation)
         })?;
-        Ok(json_response(StatusCode::CREATED, &shown.into()))
+        Ok(json_response(StatusCode::CREATED, &representation.into()))
     }
 
     fn read_hook(&self, call: &EmulatedRequest<'_>, id: &str) -> Result<Response, ApiError> {
         let query = call.query();
         let (fields, include) = parse_fields(&query)?;
-        let shown =
+        let representation =
             self.store.read(|state| state.hook(id).filter(|hook| hook.is_visible()).map(Hook::to_json));
-        let shown = shown.ok_or_else(ApiError::hook_not_found)?;
-        Ok(json_response(StatusCode::OK, &hook::select_fields(shown, fields, include)))
+        let representation = representation.ok_or_else(ApiError::hook_not_found)?;
+        Ok(json_response(StatusCode::OK, &hook::select_fields(representation, fields, include)))
     }
 
     fn patch_hook(&self, call: &EmulatedRequest<'_>, id: &str) -> Result<Response, ApiError> {
         let body = call.json()?;
-        let shown = self.store.update(|state| {
+        let representation = self.store.update(|state| {
             let old = &state.hook(id).ok_or_else(ApiError::hook_not_found)?.fields;
             let new = hook::parse_patch(body, old)?;
             if state.hooks.values().any(|hook| hook.fields.name == new.name && hook.id != id) {
@@ -105,7 +105,7 @@ impl Auth0 {
             hook.fields = new;
             Ok(hook.to_json())
         })?;
-        Ok(json_response(StatusCode::OK, &shown.into()))
+        Ok(json_response(StatusCode::OK, &representation.into()))
     }
 
     fn delete_hook(&self, id: &str) -> Result<Response, ApiError> {

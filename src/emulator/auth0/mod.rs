@@ -1,16 +1,16 @@
 //! An emulator of an Auth0 tenant, from recordings of the real API and public documentation.
 //!
-//! Purpose: `/oauth/token`, `/api/v2/event-streams` with deliveries, redelivery, statistics and test events,
-//! `/api/v2/hooks` with secrets; emit events to streams on demand (`POST /__emulator/events`), over real HTTP.
+//! Purpose: serves `/oauth/token`, `/api/v2/event-streams` with deliveries, redelivery, statistics and test events, and
+//! `/api/v2/hooks` with secrets. Emits events to streams on demand (`POST /__emulator/events`), over real HTTP.
 //!
 //! Invariants:
 //! - Secrets are accepted but returned only by `/__emulator/state`.
-//! - A change of an object is in the state file, if there is one, before the response is sent. Delivery results are
-//!   written with the next such change, or at shutdown.
+//! - If there is a state file, a change of an object is in it before the response is sent. Delivery results are written
+//!   with the next such change, or at shutdown.
 //! - A stream delivers one event at a time.
 //!
-//! Not emulated: users and other entities of Auth0; running hooks; AWS and Actions; the Events API (SSE); scopes; forms
-//! as bodies, except at the token endpoint.
+//! Not emulated: users and other entities of Auth0, execution of Hooks, AWS and Actions, the Events API (SSE), scopes,
+//! and forms as bodies except at the token endpoint.
 
 mod api;
 mod body;
@@ -81,7 +81,7 @@ pub async fn serve_auth0(
         stop: CancellationToken::new(),
         options,
     });
-    // Queues run in tasks of their own; stop them also when this future is dropped.
+    // Queues run in separate tasks. Stop them even if this future is dropped.
     let _stop_queues = auth0.stop.clone().drop_guard();
     auth0.resume_deliveries();
     let router = Router::new()

@@ -50,15 +50,16 @@ impl Auth0 {
         let query = call.query();
         let take = query.number("take", 1, 100)?.unwrap_or(50);
         let after = query.get("from").map(parse_cursor).transpose()?.unwrap_or(0);
-        let (shown, next) = self.store.read(|state| {
+        let (representation, next) = self.store.read(|state| {
             let rest =
                 state.streams.range(after.saturating_add(1)..).filter(|(_, stream)| stream.is_visible());
             let page: Vec<(&u64, &Stream)> = rest.take(take + 1).collect();
             let next = page.get(take).and(page.get(take - 1)).map(|(at, _)| format_cursor(**at));
-            let shown: Vec<Value> = page.iter().take(take).map(|(_, stream)| stream.to_json()).collect();
-            (shown, next)
+            let representation: Vec<Value> =
+                page.iter().take(take).map(|(_, stream)| stream.to_json()).collect();
+            (representation, next)
         });
-        let mut body = Map::from_iter([("eventStreams".to_owned(), Value::Array(shown))]);
+        let mut body = Map::from_iter([("eventStreams".to_owned(), Value::Array(representation))]);
         body.extend(next.map(|next| ("next".to_owned(), next.into())));
         Ok(json_response(StatusCode::OK, &body.into()))
     }
@@ -66,7 +67,7 @@ impl Auth0 {
     fn create_stream(&self, call: &EmulatedRequest<'_>) -> Result<Response, ApiError> {
         let fields = stream::parse_create(call.json()?, &self.options.tenant)?;
         let visible_at = call.visible_at();
-        let shown = self.store.update(|state| {
+        let representation = self.store.update(|state| {
             check_name(state, fields.name.as_deref(), "")?;
             if state.streams.len() >= self.options.max_streams {
                 return Err(ApiError::conflict("The maximum number of event streams is reached."));
@@ -80,12 +81,12 @@ impl Auth0 {
                 history: Default::default(),
                 visible_at,
             };
-            let shown = stream.to_json();
+            let representation = stream.to_json();
             state.next += 1;
             state.streams.insert(state.next, stream);
-            Ok(shown)
+            Ok(representation)
         })?;
-        Ok(json_response(StatusCode::CREATED, &shown))
+        Ok(json_response(StatusCode::CREATED, &representation))
     }
 
     fn read_stream(&self, id: &str) -> Result<Response, ApiError> {
@@ -107,7 +108,7 @@ impl Auth0 {
     fn patch_stream(&self, call: &EmulatedRequest<'_>, id: &str) -> Result<Response, ApiError> {
         let body = call.json()?;
         let max_failed = self.options.disable_after_total;
-        let shown = self.store.update(|state| {
+        let representation = self.store.update(|state| {
             let old = state.stream(id).ok_or_else(ApiError::stream_not_found)?;
             let new = stream::parse_patch(body, &old.fields)?;
             check_name(state, new.name.as_deref(), id)?;
@@ -123,10 +124,10 @@ impl Auth0 {
             stream.updated_at = Millis::now();
             Ok(stream.to_json())
         })?;
-        Ok(json_response(StatusCode::OK, &shown))
+        Ok(json_response(StatusCode::OK, &representation))
     }
 
-    /// Returns 204 also for a stream that does not exist, as recorded.
+    /// Returns 204 for a stream that does not exist too, as recorded.
     fn delete_stream(&self, id: &str) -> Result<Response, ApiError> {
         self.store.update(|state| {
             state.streams.retain(|_, stream| stream.id != id);
@@ -148,9 +149,9 @@ impl Auth0 {
         };
         self.with_stream(id, |stream| {
             let page = stream.history.list(&filter, after, take);
-            let shown: Vec<Value> = page.iter().map(|(_, delivery)| delivery.to_json(id)).collect();
-            let mut body = Map::from_iter([("deliveries".to_owned(), Value::Array(shown))]);
-            // `next` was recorded also on the last page; a pager stops at an empty page.
+            let representation: Vec<Value> = page.iter().map(|(_, delivery)| delivery.to_json(id)).collect();
+            let mut body = Map::from_iter([("deliveries".to_owned(), Value::Array(representation))]);
+            // The recordings have `next` on the last page too; a pager stops at an empty page.
             body.extend(page.last().map(|(at, _)| ("next".to_owned(), format_cursor(*at).into())));
             Ok(json_response(StatusCode::OK, &body.into()))
         })
@@ -163,7 +164,7 @@ impl Auth0 {
         })
     }
 
-    /// Redelivers failed deliveries, also those of a disabled stream: their number must fall before the stream can be
+    /// Redelivers failed deliveries, even those of a disabled stream: their number must fall before the stream can be
     /// enabled.
     fn redeliver(self: &Arc<Self>, call: &EmulatedRequest<'_>, id: &str) -> Result<Response, ApiError> {
         let filter =
@@ -254,7 +255,7 @@ impl Auth0 {
     }
 }
 
-/// Rejects an id that has not the format of `prefix` in the words of the API's schema.
+/// Rejects an id without the format of `prefix`, with the message of the API's schema.
 fn check_id(id: &str, prefix: &str, format: &str, property: &str) -> Result<(), ApiError> {
     if event::is_id(id, prefix) {
         return Ok(());
@@ -264,8 +265,8 @@ fn check_id(id: &str, prefix: &str, format: &str, property: &str) -> Result<(), 
     Err(ApiError::path(&reason, name, about.trim_end_matches(')')))
 }
 
-/// Rejects a name that another stream of the tenant has, also one that reads do not see yet. `except` is the id of the
-/// stream itself.
+/// Rejects a name that another stream of the tenant has, even if reads do not see that stream yet. `except` is the id
+/// of the stream itself.
 fn check_name(state: &TenantState, name: Option<&str>, except: &str) -> Result<(), ApiError> {
     let has_name =
         |stream: &Stream| name.is_some() && stream.fields.name.as_deref() == name && stream.id != except;
@@ -308,7 +309,7 @@ fn parse_cursor(text: &str) -> Result<u64, ApiError> {
     let at = decoded.and_then(|text| text.parse().ok());
     at.ok_or_else(|| {
         ApiError::query(
-            "The value is no place in this list",
+            "The value is not a position in this list",
             "from",
             "Optional Id from which to start selection",
         )

@@ -24,8 +24,8 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
 /// The most bytes of a response body that `/test` returns.
 const MAX_RESPONSE: usize = 64 << 10;
 
-/// A queued request. It is built when the event occurs, as in Kong's queue: a hook that has since been changed or
-/// deleted still gets the request with its old settings.
+/// A queued request. As in Kong's queue, it is built when the event occurs. After a change or deletion of the hook, its
+/// receiver still gets the request with the old settings.
 struct QueuedRequest {
     hook: Uuid,
     request: WebhookRequest,

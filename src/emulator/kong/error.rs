@@ -62,13 +62,13 @@ impl ApiError {
 
     /// The body violates the schema. `fields` mirrors the structure of the body, with a message for each invalid field.
     pub fn schema_violation(fields: Map<String, Value>) -> Self {
-        let mut mistakes = Vec::new();
-        flatten("", &fields, &mut mistakes);
-        let (count, plural) = match mistakes.len() {
+        let mut violations = Vec::new();
+        flatten("", &fields, &mut violations);
+        let (count, plural) = match violations.len() {
             1 => (String::new(), ""),
             n => (format!("{n} "), "s"),
         };
-        let message = format!("{count}schema violation{plural} ({})", mistakes.join("; "));
+        let message = format!("{count}schema violation{plural} ({})", violations.join("; "));
         Self::with_code(StatusCode::BAD_REQUEST, 2, "schema violation", message, Some(fields.into()))
     }
 
@@ -122,13 +122,13 @@ impl IntoResponse for ApiError {
 }
 
 /// Collects `path: message` for each invalid field.
-fn flatten(prefix: &str, fields: &Map<String, Value>, mistakes: &mut Vec<String>) {
+fn flatten(prefix: &str, fields: &Map<String, Value>, violations: &mut Vec<String>) {
     for (name, value) in fields {
         let path = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
         match value {
-            Value::Object(inner) => flatten(&path, inner, mistakes),
-            Value::String(text) => mistakes.push(format!("{path}: {text}")),
-            other => mistakes.push(format!("{path}: {other}")),
+            Value::Object(inner) => flatten(&path, inner, violations),
+            Value::String(text) => violations.push(format!("{path}: {text}")),
+            other => violations.push(format!("{path}: {other}")),
         }
     }
 }

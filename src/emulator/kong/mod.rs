@@ -1,18 +1,18 @@
 //! An emulator of Kong's admin API for event hooks, from public documentation and observations of users.
 //!
-//! Purpose: list, create, read, replace, change, delete, ping and test hooks; list sources; emit events to hooks on
-//! demand (`POST /__emulator/events`), over real HTTP.
+//! Purpose: lists, creates, reads, replaces, patches, deletes, pings and tests hooks, and lists sources. Emits events
+//! to hooks on demand (`POST /__emulator/events`), over real HTTP.
 //!
 //! Invariants:
-//! - Ids are unique over all workspaces, and a workspace contains only the hooks created in it. Whether Kong does the
-//!   same is not documented; clients may use a workspace as an address only.
+//! - Ids are unique over all workspaces, and a workspace contains only the hooks created in it. Kong does not document
+//!   its behaviour, so clients should use a workspace only as an address.
 //! - An event goes to the matching hooks of every workspace.
-//! - A change is in the state file, if there is one, before the response is sent.
+//! - If there is a state file, a change is in it before the response is sent.
 //!
-//! Not emulated: the entities and plugins that produce events in Kong; `snooze` and `on_change` (stored, not applied);
-//! Lua (templates are plain substitutions; a `lambda` hook is recorded as called and counts as having returned `true`);
-//! multipart bodies; RBAC roles; hybrid mode. Hooks take effect immediately for every version. Queued events do not
-//! survive a restart.
+//! Not emulated: the entities and plugins that produce events in Kong, multipart bodies, RBAC roles and hybrid mode.
+//! `snooze` and `on_change` are stored but not applied. Lua does not run: templates are plain substitutions, and a call
+//! of a `lambda` hook is recorded as if it returned `true`. Hooks take effect immediately for every version. Queued
+//! events do not survive a restart.
 
 mod api;
 mod body;
@@ -69,7 +69,7 @@ pub async fn serve_kong(
         options,
         version,
     });
-    // Queues run in tasks of their own; stop them also when this future is dropped.
+    // Queues run in separate tasks. Stop them even if this future is dropped.
     let _stop_queues = kong.emitter.stop_guard();
     let router = Router::new()
         .route("/__emulator/events", post(control::emit_event))

@@ -86,7 +86,7 @@ fn render_headers(config: &Map<String, Value>, data: Option<&Value>) -> Result<H
 }
 
 /// Makes the body of a `webhook-custom` request: `body` if it is set, otherwise `payload` in the format of the content
-/// type (form or JSON). What Kong does when both are set is not documented.
+/// type (form or JSON). Kong does not document the case that both are set.
 fn render_body(
     config: &Map<String, Value>,
     data: &Value,

@@ -81,7 +81,7 @@ impl HookStore {
         PersistentState::open(file).map(HookStore)
     }
 
-    /// Returns every hook, also those that reads do not see yet.
+    /// Returns every hook, including those that reads do not see yet.
     pub fn all(&self) -> Vec<Hook> {
         self.0.read(|hooks| hooks.0.values().cloned().collect())
     }
@@ -91,7 +91,7 @@ impl HookStore {
         self.find(workspace, id).filter(Hook::is_visible)
     }
 
-    /// Returns a hook, also if reads do not see it yet.
+    /// Returns a hook, even if reads do not see it yet.
     pub fn find(&self, workspace: &str, id: Uuid) -> Option<Hook> {
         self.0.read(|hooks| hooks.0.get(&id).filter(|hook| hook.workspace == workspace).cloned())
     }

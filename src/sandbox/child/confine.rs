@@ -1,5 +1,5 @@
-//! Confines the process: limits memory, CPU time, files, processes and privileges, and allows only the system calls of an
-//! interpreter that reads one pipe and writes another.
+//! Confines the process. Limits memory, CPU time, files, processes and privileges. Allows only the system calls that an
+//! interpreter needs to read from one pipe and write to another.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ mod linux {
         SeccompRule,
     };
 
-    /// Bytes that the process needs besides Lua's memory, for messages.
+    /// Bytes that the process needs in addition to Lua's memory, for messages.
     const BESIDE_LUA: u64 = 128 << 20;
 
     pub fn cpu_used() -> Duration {
@@ -39,15 +39,15 @@ mod linux {
         Duration::new(used.tv_sec.try_into().unwrap_or_default(), used.tv_nsec.try_into().unwrap_or_default())
     }
 
-    /// Confines this process permanently, as far as the kernel allows. `memory`: the limit of Lua's memory in bytes. The error
-    /// lists the refused measures.
+    /// Confines this process permanently, as far as the kernel allows. `memory`: the limit of Lua's memory in bytes.
+    /// The error lists the measures that the kernel refused.
     pub fn confine(memory: u64) -> Result<(), String> {
         let mut refused = Vec::new();
         let mut record = |what: &str, outcome: rustix::io::Result<()>| {
             refused.extend(outcome.err().map(|error| format!("{what}: {error}")));
         };
-        // If the machine runs out of memory, the kernel should kill this process and not the worker. Optional: a refusal weakens
-        // no confinement.
+        // If the machine runs out of memory, the kernel should kill this process and not the worker. Optional, because
+        // a failure does not weaken the confinement.
         std::fs::write("/proc/self/oom_score_adj", "1000").ok();
         // A script that never ends must not outlive the worker.
         record("parent-death signal", set_parent_process_death_signal(Some(Signal::KILL)));
@@ -60,7 +60,7 @@ mod linux {
             (Resource::Nofile, 0, "limit of descriptors"),
         ];
         for (resource, limit, what) in limits {
-            // Keep a lower inherited limit: raising it would be refused.
+            // Keep a lower inherited limit, because the kernel would refuse to raise it.
             let limit = getrlimit(resource).maximum.map_or(limit, |hard| hard.min(limit));
             record(what, setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) }));
         }

@@ -10,9 +10,11 @@ use serde::de::{DeserializeSeed, MapAccess, SeqAccess, Visitor};
 
 use crate::core::lua::json_number;
 
-/// The nesting limit of a script's value. Below the limits of JSON readers, because the value is sent inside other JSON.
+/// The nesting limit of a script's value. Lower than the limits of JSON readers, because the value is embedded in other
+/// JSON.
 const MAX_DEPTH: usize = 120;
-/// The index above which a list with more holes than items is rejected: one index of a billion would fill the memory.
+/// The index above which a list with more holes than items is rejected. Otherwise one item at index 1,000,000,000 would
+/// fill the memory.
 const MAX_SPARSE_INDEX: usize = 10;
 
 /// How to convert a null member: omit it (an event's data), or keep it as `cjson.null` (JSON that a script decodes).
@@ -44,7 +46,7 @@ struct LuaBuilder<'a> {
     lua: &'a Lua,
     nulls: Nulls,
     array: Option<&'a Table>,
-    /// The error of Lua, which the JSON reader cannot carry.
+    /// The Lua error, because the error type of the JSON reader cannot contain it.
     failed: Cell<Option<mlua::Error>>,
 }
 
@@ -111,7 +113,7 @@ impl<'de> Visitor<'de> for &LuaBuilder<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Lua5, A::Error> {
         let table = self.record_error(self.lua.create_table())?;
-        // The last member of a name counts, as in other JSON readers: a null removes an earlier value.
+        // If a name occurs twice, the last member counts, as in other JSON readers. A null removes an earlier value.
         while let Some(name) = members.next_key_seed(self)? {
             let value = members.next_value_seed(self)?;
             let omit = self.nulls == Nulls::Omit && value == Lua5::NULL;
@@ -121,7 +123,7 @@ impl<'de> Visitor<'de> for &LuaBuilder<'_> {
     }
 }
 
-/// Converts a Lua value to JSON of at most about `limit` bytes. Members are sorted, so that a value has the same bytes at
+/// Converts a Lua value to JSON of at most about `limit` bytes. Sorts members, so that a value has the same bytes at
 /// every attempt.
 pub fn from_lua(value: &Lua5, array: &Table, limit: usize) -> Result<Vec<u8>, String> {
     let mut out = Vec::new();

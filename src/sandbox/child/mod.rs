@@ -1,11 +1,11 @@
-//! The inside of a child: the hidden subcommand `sandbox`.
+//! The code that runs in a child: the hidden subcommand `sandbox`.
 //!
-//! Purpose: runs invocations, one after the other, that the worker sends on standard input, until that is closed.
+//! Purpose: reads invocations from standard input and runs them one after the other, until the worker closes the pipe.
 //!
 //! Invariants: the process is confined before it reads the first script, unless `unsandboxed` allows otherwise; the
 //! handshake reports it. No state of one invocation is visible to the next.
 //!
-//! Not here: deadlines that Lua cannot check, such as a pattern that never ends (the worker kills the child).
+//! Out of scope: deadlines that Lua cannot check, such as a pattern match that never ends (the worker kills the child).
 
 mod confine;
 mod json;
@@ -26,7 +26,7 @@ use vm::Vm;
 pub fn run(memory: u64, unsandboxed: bool) -> ExitCode {
     let lua_memory = usize::try_from(memory).unwrap_or(usize::MAX);
     let vm = Vm::new(lua_memory);
-    // After the interpreter was created, which needs more system calls, and before the first script.
+    // Confine after creating the interpreter, which needs more system calls, and before the first script.
     let unconfined = confine::confine(memory).err();
     let refused = unconfined.is_some() && !unsandboxed;
     if send(&Handshake { unconfined }).is_none() || refused {
@@ -38,7 +38,7 @@ pub fn run(memory: u64, unsandboxed: bool) -> ExitCode {
             return ExitCode::SUCCESS;
         };
         let started = Instant::now();
-        // The worker never sends an invalid request, so there is no invocation to reply to.
+        // The worker never sends an invalid request, so exit without a reply.
         let (outcome, logs) = match protocol::parse_request(&body) {
             Some((budget, request)) => vm.run(&request, started + budget),
             None => return ExitCode::FAILURE,

@@ -1,6 +1,6 @@
 //! Native functions of the prelude: JSON, hashes, encodings, time, logging.
 //!
-//! They raise no error except when memory is exhausted. An error from Rust would reach a script as an object of mlua, so the
+//! They raise an error only when memory is exhausted. An error from Rust would reach a script as an mlua object, so the
 //! prelude raises plain errors instead.
 
 use std::cell::RefCell;
@@ -97,7 +97,8 @@ fn push_log_line(logs: &mut Vec<ScriptLogLine>, level: u8, text: &str) {
     if logs.len() >= MAX_LOGS {
         return;
     }
-    let text = if logs.len() + 1 == MAX_LOGS { "it logged more, which is not shown" } else { text };
+    let text =
+        if logs.len() + 1 == MAX_LOGS { "further log lines of this invocation are omitted" } else { text };
     let end = text.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= MAX_LOG).last();
     logs.push(ScriptLogLine {
         level,

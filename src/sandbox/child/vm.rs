@@ -1,7 +1,7 @@
 //! The interpreter of a child.
 //!
-//! It runs many invocations. The prelude creates new globals for each: library tables, string methods, the state of
-//! `math.random`. Functions are shared, because they have no state.
+//! One interpreter runs many invocations. For each, the prelude creates new globals: library tables, string methods,
+//! the state of `math.random`. Invocations share functions, because functions have no state.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -61,7 +61,8 @@ struct Budget {
 }
 
 impl Budget {
-    /// Checks the deadline. After it every instruction fails, so that a script cannot continue by catching the error.
+    /// Checks the deadline. After the deadline every instruction fails, so that a script cannot continue by catching
+    /// the error.
     fn check(self: &Rc<Self>, lua: &Lua) -> mlua::Result<VmState> {
         if self.is_exceeded.get() || Instant::now() >= self.deadline.get() {
             if !self.is_exceeded.replace(true) {
@@ -85,14 +86,14 @@ impl Vm {
         let libraries =
             StdLib::TABLE | StdLib::STRING | StdLib::MATH | StdLib::OS | StdLib::BIT | StdLib::JIT;
         let lua = Lua::new_with(libraries, LuaOptions::new())?;
-        // JIT-compiled code calls no debug hook, so an endless loop in it could only be killed.
+        // JIT-compiled code calls no debug hook, so only killing the child would end an endless loop.
         lua.load("jit.off() jit.flush() jit = nil").exec()?;
         let logs = Rc::new(RefCell::new(Vec::new()));
         let array = lua.create_table()?;
         let native = native::table(&lua, &array, logs.clone())?;
         let prelude = lua.load(include_str!("prelude.lua")).set_name("=prelude").set_mode(ChunkMode::Text);
         let (make, call, render, describe) = prelude.call(native)?;
-        // Every chunk gets an environment, so the real globals are out of reach. Empty them as a second defence.
+        // Every chunk gets its own environment, so it cannot reach the real globals. Empty them as a second defence.
         let globals = lua.globals();
         for pair in globals.pairs::<Lua5, Lua5>().collect::<mlua::Result<Vec<_>>>()? {
             globals.raw_set(pair.0, Lua5::Nil)?;
@@ -128,7 +129,8 @@ impl Vm {
         self.budget.deadline.set(deadline);
         self.budget.is_exceeded.set(false);
         self.logs.borrow_mut().clear();
-        // The only table that invocations share. A script may have set a metatable that Lua cannot remove; this can.
+        // Reset the only table that invocations share. A script may have protected its metatable against Lua, but not
+        // against Rust.
         let outcome = match self.array.set_metatable(None) {
             Ok(()) => match request {
                 InvocationRequest::Render { templates, context } => self.render_templates(templates, context),
@@ -138,7 +140,7 @@ impl Vm {
             },
             Err(error) => Err(self.convert_error(&error)),
         };
-        // The script may have caught the error; it ran out of time nevertheless.
+        // Report the timeout even if the script caught the error.
         let outcome = if self.budget.is_exceeded.get() { Err(InvocationError::Timeout) } else { outcome };
         (outcome, std::mem::take(&mut *self.logs.borrow_mut()))
     }
@@ -188,7 +190,8 @@ impl Vm {
                     });
                 }
             };
-            // Measure after the conversion: invalid UTF-8 grows, and the worker checks the converted length.
+            // Check the size after the conversion, because the conversion lengthens invalid UTF-8 and the worker checks
+            // the converted length.
             let rendered = rendered.to_string_lossy();
             length += rendered.len();
             if length > MAX_TEXT {
@@ -270,8 +273,8 @@ impl Vm {
     }
 
     fn value(&self, value: &RawValue) -> Result<Lua5, InvocationError> {
-        let made = json::to_lua(&self.lua, value.get().as_bytes(), Nulls::Omit, Some(&self.array));
-        made.map_err(|error| match error {
+        let converted = json::to_lua(&self.lua, value.get().as_bytes(), Nulls::Omit, Some(&self.array));
+        converted.map_err(|error| match error {
             // For example data that is nested too deeply.
             ToLuaError::Json(error) => {
                 InvocationError::Error(format!("the event cannot be given to Lua: {error}"))

@@ -25,7 +25,7 @@ pub async fn list(
 ) -> Result<Json<DeliveryListResponse>, HttpProblem> {
     api.authorize(&headers, Permission::new(&namespace, "list", RESOURCE)).await?;
     let query = query::parse_list(&namespace, uri.query(), Millis::now())?;
-    // One more than the page shows: its presence means that there is a next page.
+    // Read one more than the page shows. If it exists, there is a next page.
     let mut records = api
         .store
         .list(query.filter, query.before, query.limit + 1)
@@ -107,8 +107,8 @@ impl ApiState {
         namespace: &str,
     ) -> Result<DeliveryStateResponse, HttpProblem> {
         let (store, dispatch, namespace) = (self.store.clone(), self.dispatch.clone(), namespace.to_owned());
-        // In a task of its own: if the client disconnects, the request's future is dropped, and the dispatcher would not
-        // learn of a replayed delivery until it next reads the hook's backlog.
+        // In a separate task, because the request's future is dropped if the client disconnects. The dispatcher would
+        // then not learn of a replayed delivery until its next read of the hook's backlog.
         let changed = tokio::spawn(async move {
             let now = Millis::now();
             let hook = match change {

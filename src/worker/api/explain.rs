@@ -1,5 +1,5 @@
-//! `GET .../events/{id}/explain`: the deliveries of an event, and why other hooks have none. The store knows the deliveries;
-//! the other hooks are evaluated now, as they are now.
+//! `GET .../events/{id}/explain`: the deliveries of an event, and why other hooks have none. The deliveries come from
+//! the store. For the other hooks, the current specs are evaluated.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -21,9 +21,9 @@ use crate::worker::report::delivering_condition;
 use crate::worker::request::ValidPath;
 use crate::worker::store;
 
-/// The most hooks without a delivery that an answer lists: a namespace may have a hundred thousand.
+/// The most hooks without a delivery that a response lists. A namespace may have a hundred thousand.
 const MAX_UNMATCHED: usize = 500;
-/// How long filters are evaluated, over all hooks of one answer.
+/// The time limit for evaluating filters, for all hooks of one response together.
 const EVALUATE_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub async fn explain(
@@ -52,7 +52,7 @@ fn build_response(
     now: Millis,
 ) -> ExplainResponse {
     let mut response = ExplainResponse::of(&found.event, found.accepted);
-    // By name, because another hook of the same name may have adopted the delivery.
+    // Compare names and not uids, because another hook of the same name may have adopted the delivery.
     let mut with_delivery: HashSet<Arc<str>> = HashSet::new();
     for record in found.deliveries {
         with_delivery.insert(record.hook.name.clone());

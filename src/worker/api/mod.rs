@@ -1,10 +1,10 @@
 //! The API port: the history of events and deliveries, replaying and cancelling them, and Kong's read side.
 //!
-//! Invariants: a client is authorized before anything is read, for each right separately; payloads need a right of their
-//! own; answers contain no secrets, because the history contains none; the size of an answer is bounded, whatever the
-//! store holds.
+//! Invariants: each permission is checked separately, before anything is read; reading payloads needs its own
+//! permission; responses contain no secrets, because the history contains none; the size of a response is bounded,
+//! however much the store contains.
 //!
-//! Left to others: the history (`store`), sending (`dispatch`), authorization (`cluster`).
+//! Out of scope: the history (`store`), sending (`dispatch`), authorization (`cluster`).
 
 mod deliveries;
 mod explain;
@@ -40,7 +40,11 @@ pub fn router(state: ApiState) -> Router {
         .route(&v1("events/{event}/explain"), get(explain::explain))
         .merge(kong::routes())
         .fallback(|| async {
-            HttpProblem::new(404, "NotFound", "no such address: GET /v1/namespaces/{namespace}/deliveries")
+            HttpProblem::new(
+                404,
+                "NotFound",
+                "no such path: list deliveries with GET /v1/namespaces/{namespace}/deliveries",
+            )
         })
         .method_not_allowed_fallback(|| async {
             HttpProblem::new(405, "MethodNotAllowed", "use GET to read, POST to replay and to cancel")

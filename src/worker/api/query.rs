@@ -1,5 +1,5 @@
-//! Parses query parameters and bodies. An unknown parameter is an error that names it: ignoring a filter would show, or
-//! replay, deliveries that the client did not mean.
+//! Parses query parameters and bodies. Rejects unknown parameters by name: ignoring a mistyped filter would show or
+//! replay deliveries that the client did not select.
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -24,7 +24,7 @@ const STATES: &str = "pending, delivered, dead, dropped, cancelled";
 #[derive(Debug, PartialEq)]
 pub struct ListQuery {
     pub filter: DeliveryFilter,
-    /// Only deliveries older than this one.
+    /// Only deliveries older than the one with this sequence number.
     pub before: Option<DeliverySeq>,
     pub limit: usize,
 }
@@ -34,27 +34,28 @@ pub fn parse_list(namespace: &str, query: Option<&str>, now: Millis) -> Result<L
     let filter = DeliveryFilter { namespace: namespace.to_owned(), ..DeliveryFilter::default() };
     let mut list = ListQuery { filter, before: None, limit: DEFAULT_LIMIT };
     let allowed = ["hook", "state", "event", "since", "until", "limit", "continue"];
-    for (name, value) in parameters(query, &allowed)? {
+    for (name, value) in parse_parameters(query, &allowed)? {
         let filter = &mut list.filter;
         match name {
-            "hook" => filter.hook = Some(hook(value)?),
-            "state" => filter.state = Some(state(&value)?),
-            "event" => filter.event = Some(event(value)?),
+            "hook" => filter.hook = Some(parse_hook_name(value)?),
+            "state" => filter.state = Some(parse_state(&value)?),
+            "event" => filter.event = Some(parse_event_id(value)?),
             "since" | "until" => {
-                let at = parse_time_or_age(&value, now).map_err(|why| bad(name, why))?;
+                let at = parse_time_or_age(&value, now).map_err(|why| invalid_parameter(name, why))?;
                 let bound = if name == "since" { &mut filter.since } else { &mut filter.until };
                 *bound = Some(at);
             }
             "limit" => {
-                list.limit = value
-                    .parse()
-                    .ok()
-                    .filter(|limit| (1..=MAX_LIMIT).contains(limit))
-                    .ok_or_else(|| bad(name, &format!("must be a number from 1 to {MAX_LIMIT}")))?;
+                list.limit =
+                    value.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit)).ok_or_else(|| {
+                        invalid_parameter(name, &format!("must be a number from 1 to {MAX_LIMIT}"))
+                    })?;
             }
             _ => {
-                list.before =
-                    Some(parse_page_token(&value).ok_or_else(|| bad(name, "is not a token of this API"))?)
+                list.before = Some(
+                    parse_page_token(&value)
+                        .ok_or_else(|| invalid_parameter(name, "is not a token of this API"))?,
+                )
             }
         }
     }
@@ -63,15 +64,15 @@ pub fn parse_list(namespace: &str, query: Option<&str>, now: Millis) -> Result<L
 
 /// Parses the query of one delivery: whether its payload is requested.
 pub fn parse_payload(query: Option<&str>) -> Result<bool, HttpProblem> {
-    match parameters(query, &["payload"])?.first() {
+    match parse_parameters(query, &["payload"])?.first() {
         None => Ok(false),
-        Some((name, value)) => value.parse().map_err(|_| bad(name, "must be true or false")),
+        Some((name, value)) => value.parse().map_err(|_| invalid_parameter(name, "must be true or false")),
     }
 }
 
 /// Rejects every parameter.
 pub fn reject_parameters(query: Option<&str>) -> Result<(), HttpProblem> {
-    parameters(query, &[]).map(drop)
+    parse_parameters(query, &[]).map(drop)
 }
 
 /// The body of a bulk replay.
@@ -96,23 +97,23 @@ pub fn parse_replay(namespace: &str, body: &[u8], now: Millis) -> Result<(Delive
         )
     })?;
     let at = |name, text: Option<String>| {
-        text.map(|text| parse_time_or_age(&text, now).map_err(|why| bad(name, why))).transpose()
+        text.map(|text| parse_time_or_age(&text, now).map_err(|why| invalid_parameter(name, why))).transpose()
     };
     let filter = DeliveryFilter {
         namespace: namespace.to_owned(),
-        hook: request.hook.map(hook).transpose()?,
-        // Delivered ones are replayed only on explicit request; a client that omits the state means dead letters.
-        state: Some(request.state.as_deref().map_or(Ok(DeliveryState::Dead), state)?),
-        event: request.event.map(event).transpose()?,
+        hook: request.hook.map(parse_hook_name).transpose()?,
+        // Replay delivered deliveries only on explicit request. Without a state, the client means dead letters.
+        state: Some(request.state.as_deref().map_or(Ok(DeliveryState::Dead), parse_state)?),
+        event: request.event.map(parse_event_id).transpose()?,
         since: at("since", request.since)?,
         until: at("until", request.until)?,
     };
     if filter.state == Some(DeliveryState::Pending) {
-        return Err(bad("state", "must not be pending: pending deliveries are sent anyway"));
+        return Err(invalid_parameter("state", "must not be pending: pending deliveries are sent anyway"));
     }
     let rate = request.rate.unwrap_or(DEFAULT_RATE);
     if !(1..=MAX_RATE).contains(&rate) {
-        return Err(bad("rate", &format!("must be from 1 to {MAX_RATE} deliveries a second")));
+        return Err(invalid_parameter("rate", &format!("must be from 1 to {MAX_RATE} deliveries a second")));
     }
     Ok((filter, rate))
 }
@@ -128,37 +129,44 @@ fn parse_page_token(text: &str) -> Option<DeliverySeq> {
 }
 
 /// Parses the query's parameters. Rejects parameters that are not in `allowed`, and repeated ones.
-fn parameters<'k>(query: Option<&str>, allowed: &[&'k str]) -> Result<Vec<(&'k str, String)>, HttpProblem> {
+fn parse_parameters<'k>(
+    query: Option<&str>,
+    allowed: &[&'k str],
+) -> Result<Vec<(&'k str, String)>, HttpProblem> {
     let mut found: Vec<(&'k str, String)> = Vec::new();
     for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
         let Some(allowed_name) = allowed.iter().find(|allowed| **allowed == name) else {
             let allowed = if allowed.is_empty() { "none".to_owned() } else { allowed.join(", ") };
-            let shown: String = name.chars().take(64).collect();
-            let why = format!("unknown parameter {shown:?} (allowed: {allowed})");
+            let truncated: String = name.chars().take(64).collect();
+            let why = format!("unknown parameter {truncated:?} (allowed: {allowed})");
             return Err(HttpProblem::new(400, "BadParameter", why));
         };
         if found.iter().any(|(name, _)| name == allowed_name) {
-            return Err(bad(allowed_name, "is given twice"));
+            return Err(invalid_parameter(allowed_name, "is given twice"));
         }
         found.push((allowed_name, value.into_owned()));
     }
     Ok(found)
 }
 
-fn hook(name: String) -> Result<String, HttpProblem> {
-    if is_name(&name, 253) { Ok(name) } else { Err(bad("hook", "is not a valid name")) }
+fn parse_hook_name(name: String) -> Result<String, HttpProblem> {
+    if is_name(&name, 253) { Ok(name) } else { Err(invalid_parameter("hook", "is not a valid name")) }
 }
 
-fn event(id: String) -> Result<String, HttpProblem> {
+fn parse_event_id(id: String) -> Result<String, HttpProblem> {
     let fits = (1..=MAX_EVENT_ID).contains(&id.len());
-    if fits { Ok(id) } else { Err(bad("event", &format!("must be an id of 1 to {MAX_EVENT_ID} bytes"))) }
+    if fits {
+        Ok(id)
+    } else {
+        Err(invalid_parameter("event", &format!("must be an id of 1 to {MAX_EVENT_ID} bytes")))
+    }
 }
 
-fn state(text: &str) -> Result<DeliveryState, HttpProblem> {
-    text.parse().map_err(|_| bad("state", &format!("must be one of {STATES}")))
+fn parse_state(text: &str) -> Result<DeliveryState, HttpProblem> {
+    text.parse().map_err(|_| invalid_parameter("state", &format!("must be one of {STATES}")))
 }
 
-fn bad(name: &str, why: &str) -> HttpProblem {
+fn invalid_parameter(name: &str, why: &str) -> HttpProblem {
     HttpProblem::new(400, "BadParameter", format!("{name} {why}"))
 }
 

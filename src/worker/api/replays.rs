@@ -17,7 +17,7 @@ use crate::worker::body::{content_length, read_body};
 use crate::worker::problem::HttpProblem;
 use crate::worker::request::ValidPath;
 
-/// The largest body in bytes: it holds a few names and times.
+/// The largest body in bytes. A body contains only a few names and times.
 const MAX_BODY: usize = 16 * 1024;
 
 pub async fn start(
@@ -29,7 +29,7 @@ pub async fn start(
 ) -> Result<Response, HttpProblem> {
     api.authorize(&headers, replay_access(&namespace)).await?;
     query::reject_parameters(uri.query())?;
-    let too_big = || HttpProblem::new(413, "TooBig", format!("the body may have {MAX_BODY} bytes"));
+    let too_big = || HttpProblem::new(413, "TooBig", format!("the body has more than {MAX_BODY} bytes"));
     let body = read_body(body, content_length(&headers), MAX_BODY, &api.body_memory).await;
     let body = body.map_err(|error| HttpProblem::unreadable_body(&error, too_big))?;
     let now = Millis::now();
@@ -38,7 +38,8 @@ pub async fn start(
     Ok((StatusCode::ACCEPTED, Json(ReplayResponse::from(replay))).into_response())
 }
 
-/// Shows the progress of a bulk replay. The right to start one suffices, because the answer has a count and no deliveries.
+/// Shows the progress of a bulk replay. The permission to start one suffices, because the response contains no
+/// deliveries.
 pub async fn progress(
     State(api): State<Arc<ApiState>>,
     ValidPath(IdPath { namespace, id }): ValidPath<IdPath>,
@@ -49,7 +50,7 @@ pub async fn progress(
     query::reject_parameters(uri.query())?;
     let found = api.store.replay_progress(&namespace, id).await.map_err(|error| store_problem(&error))?;
     let replay = found.ok_or_else(|| {
-        let detail = format!("there is no replay {id} in this namespace, or it was done a day ago");
+        let detail = format!("there is no replay {id} in this namespace, or it finished more than a day ago");
         HttpProblem::new(404, "NotFound", detail)
     })?;
     Ok(Json(replay.into()))

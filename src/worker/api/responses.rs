@@ -1,4 +1,4 @@
-//! The JSON bodies of answers. Members are always present, and null where there is no value.
+//! The JSON bodies of responses. Members are always present, and null if there is no value.
 
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -76,8 +76,8 @@ impl From<store::AttemptRecord> for AttemptResponse {
     }
 }
 
-/// The state of a delivery after a replay or a cancellation, and nothing else: the right to these does not include the right
-/// to read the history.
+/// The state of a delivery after a replay or a cancellation. Contains nothing else, because the permission to replay or
+/// cancel does not include the permission to read the history.
 #[derive(Serialize)]
 pub struct DeliveryStateResponse {
     pub id: Uuid,
@@ -128,7 +128,7 @@ pub struct ExplainResponse {
     pub deliveries: Vec<ExplainedDelivery>,
     /// The current hooks of the namespace that have no delivery of the event.
     pub others: Vec<UnmatchedHook>,
-    /// The number of further such hooks that the answer omits.
+    /// The number of further such hooks that the response omits.
     pub others_left_out: usize,
 }
 

@@ -17,7 +17,7 @@ use crate::worker::problem::HttpProblem;
 use crate::worker::request::{PathNames, is_name, token};
 use crate::worker::store::{HistoryStore, StoreError};
 
-/// The resource of the rights to deliveries. It exists in RBAC rules only.
+/// The RBAC resource of the permissions for deliveries. It exists only in RBAC rules; the API server does not serve it.
 pub const RESOURCE: &str = "deliveries";
 /// The longest event id in bytes.
 pub const MAX_EVENT_ID: usize = 512;
@@ -37,7 +37,8 @@ pub struct ApiState {
 }
 
 impl ApiState {
-    /// Authorizes the client, then checks that the namespace is still the one whose history is stored.
+    /// Authorizes the client. Then checks the namespace's uid, so that a recreated namespace does not show the history
+    /// of the deleted one.
     pub async fn authorize(&self, headers: &HeaderMap, access: Permission<'_>) -> Result<(), HttpProblem> {
         self.cluster.authorize(token(headers), access).await?;
         self.namespaces.check_before_read(access.namespace).await;
@@ -58,7 +59,7 @@ impl PathNames for IdPath {
     }
 }
 
-/// An event in a request's path. Its sender chose the id, which may be any text.
+/// An event in a request's path. The id may be any text, because the event's sender chose it.
 #[derive(Deserialize)]
 pub struct EventPath {
     pub namespace: String,

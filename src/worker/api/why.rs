@@ -52,25 +52,25 @@ pub fn explain_delivery(record: &DeliveryRecord, health: &HookHealth, now: Milli
     }
 }
 
-/// Explains a reason. One that this version does not know, stored by a newer version, is shown unchanged.
+/// Explains a reason. Returns a reason that only a newer version knows unchanged.
 fn explain_reason(reason: Option<&str>) -> String {
     let Some(text) = reason else { return String::new() };
     let Ok(reason) = text.parse() else { return format!(": {text}") };
     let explanation = match reason {
         DeliveryReason::TerminalStatus => "the receiver refused it for good (retry.terminalStatuses)",
         DeliveryReason::Filtered => "its hook's filter rejected it before it was sent",
-        DeliveryReason::Gone => "the receiver answered 410 and accepts no more",
+        DeliveryReason::Gone => "the receiver answered 410 and accepts no further events",
         DeliveryReason::MaxAge => "no attempt succeeded before it was too old (retry.maxAge)",
         DeliveryReason::MaxAttempts => "none of the allowed attempts succeeded (retry.maxAttempts)",
         DeliveryReason::EgressDenied => "the egress policy denies its address (--egress-policy)",
         DeliveryReason::HeaderRefused => {
-            "its event makes a header that cannot be sent (headersFormat: Template)"
+            "a header that was rendered from its event cannot be sent (headersFormat: Template)"
         }
         DeliveryReason::NoTarget => "its hook's handler has no address to send to",
         DeliveryReason::HookDeleted => "its hook was deleted and not recreated in time (--hook-grace)",
         DeliveryReason::BacklogFull => "its hook's backlog used its whole share of the disk (--hook-share)",
         DeliveryReason::Snoozed => {
-            "snoozed, because another delivery of its group went out within the period (snooze.period)"
+            "snoozed, because another delivery of its group was sent within the period (snooze.period)"
         }
         DeliveryReason::Unchanged => {
             "unchanged, because the compared fields have the values of the last event (onChange)"
@@ -78,7 +78,7 @@ fn explain_reason(reason: Option<&str>) -> String {
         DeliveryReason::Superseded => {
             "superseded, because a newer event of its group replaced it (snooze.trailing)"
         }
-        DeliveryReason::Undecided => "its hook's filter failed on it",
+        DeliveryReason::Undecided => "its hook's filter could not be evaluated",
     };
     format!(": {explanation}")
 }
@@ -96,7 +96,7 @@ fn explain_pending(record: &DeliveryRecord, health: &HookHealth, now: Millis) ->
             )
         }
         _ if reason == Some(DeliveryReason::Undecided) => {
-            format!("held: its hook's filter failed on it; a corrected filter decides it{last}")
+            format!("held: its hook's filter could not be evaluated; correct the filter{last}")
         }
         (HookHealth::Healthy | HookHealth::Unhealthy(_), Some(due)) if due > now => {
             format!("pending: attempt {attempt} is scheduled for {}{last}", due.rfc3339())
@@ -130,12 +130,12 @@ pub enum UnmatchedReason {
     OtherEvent,
     Filtered,
     Newer,
-    /// The hook matches as it is now.
+    /// The hook's current spec matches.
     MatchesNow,
 }
 
-/// Explains why a hook, as it is now, has no delivery of an event. `decide` evaluates its filter and is called only if the
-/// result depends on it; it returns None if the filter could not be evaluated in time.
+/// Explains why a hook has no delivery of an event, by the hook's current spec. `decide` evaluates the filter and is
+/// called only if the result depends on it; it returns None if the filter could not be evaluated in time.
 pub fn explain_unmatched(
     event: &Event,
     accepted: Millis,
@@ -156,7 +156,7 @@ pub fn explain_unmatched(
         (Origin::Relay(own), _) if hook.meta().name.as_ref() != Some(own) => {
             return (
                 UnmatchedReason::OtherRelay,
-                format!("the event came by the relay of {own}, and only that hook receives it"),
+                format!("the event was received through the relay of {own}, and only that hook receives it"),
             );
         }
         (Origin::Api | Origin::Stream(_), Some(connection)) => {
@@ -184,18 +184,18 @@ pub fn explain_unmatched(
         return (UnmatchedReason::OtherEvent, format!("its event is {wanted}, not {}", event.event));
     }
     let created = hook.meta().creation_timestamp.as_ref().map(|t| Millis(t.0.as_millisecond()));
-    // Kubernetes stores creation times in whole seconds.
+    // Kubernetes truncates creation times to whole seconds.
     if created.is_some_and(|created| Millis(created.0 + 999) > accepted) {
         return (UnmatchedReason::Newer, "it was created after the event was accepted".into());
     }
-    let doubt = match decide() {
+    let caveat = match decide() {
         Some(Decision::Skip) => return (UnmatchedReason::Filtered, "its filter rejects the event".into()),
         Some(Decision::Undecided(why)) => format!("; it cannot be decided: {why}"),
         Some(Decision::Deliver(_)) => String::new(),
         None => "; its filter was not evaluated".into(),
     };
     let text = format!(
-        "it matches now: it was created or edited since, or its delivery has expired from the history{doubt}"
+        "it matches now: it was created or edited since, or its delivery has expired from the history{caveat}"
     );
     (UnmatchedReason::MatchesNow, text)
 }
@@ -257,7 +257,7 @@ mod tests {
                 Dead,
                 Some("Gone"),
                 &[Some(410)],
-                "dead: the receiver answered 410 and accepts no more; attempt 1 was answered 410",
+                "dead: the receiver answered 410 and accepts no further events; attempt 1 was answered 410",
             ),
             (
                 Dead,
@@ -276,7 +276,7 @@ mod tests {
                 Dropped,
                 Some("Snoozed"),
                 &[],
-                "dropped: snoozed, because another delivery of its group went out within the period (snooze.period)",
+                "dropped: snoozed, because another delivery of its group was sent within the period (snooze.period)",
             ),
             (
                 Dropped,
@@ -399,7 +399,13 @@ mod tests {
                 "its event is f, not e",
             ),
             (&api, spec(kong.clone()), json!({}), UnmatchedReason::OwnRelayOnly, "connectionRef (kong)"),
-            (&relayed, spec(kong.clone()), json!({}), UnmatchedReason::OtherRelay, "by the relay of own"),
+            (
+                &relayed,
+                spec(kong.clone()),
+                json!({}),
+                UnmatchedReason::OtherRelay,
+                "through the relay of own",
+            ),
             (&relayed, spec(json!({})), json!({}), UnmatchedReason::OtherRelay, "only that hook"),
             (&api, spec(json!({})), deleting, UnmatchedReason::Deleting, "being deleted"),
             (&api, spec(json!({})), at(5_000), UnmatchedReason::Newer, "created after"),

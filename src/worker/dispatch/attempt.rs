@@ -1,4 +1,5 @@
-//! One attempt of a delivery: re-evaluate the filter, run the handler, decide what follows, hand over the outcome.
+//! One attempt of a delivery: re-evaluate the filter, run the handler, decide the next step, send the outcome to the
+//! settler.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -36,7 +37,7 @@ pub struct AttemptJob {
 /// Makes one attempt, hands its outcome to the settler and reports its end to the dispatcher.
 pub async fn run(job: AttemptJob) {
     let (uid, seq, accepted) = (job.pending.hook.uid.clone(), job.pending.seq, job.pending.accepted);
-    // Read the hook now: an edit since the event was accepted counts.
+    // Read the hook now, so that edits since the event was accepted apply.
     let state = job.index.get(&uid);
     let settlement = match state.as_ref().and_then(|state| Some((state, state.hook.as_ref().ok()?))) {
         Some((state, hook)) => make_attempt(&job, state, hook).await,
@@ -59,7 +60,8 @@ pub async fn run(job: AttemptJob) {
     dispatch.send(DispatchCommand::AttemptEnded { uid, signal }).await;
 }
 
-/// Runs the handler if the filter still passes the event. An error: no attempt was made, because the hook lacks something.
+/// Runs the handler if the filter still accepts the event. An error: no attempt was made, because something that the
+/// hook needs is missing.
 async fn make_attempt(
     job: &AttemptJob,
     state: &Arc<HookState>,
@@ -111,8 +113,8 @@ async fn reevaluate_filter(
         return Decision::Deliver(GateRequest::default());
     }
     let (state, event) = (state.clone(), pending.event.clone());
-    // On a blocking thread: a filter may take milliseconds, which would delay other requests. A panic in it affects this
-    // attempt only.
+    // On a blocking thread, because a filter may take milliseconds, which would delay other requests. A panic in the
+    // filter affects this attempt only.
     tokio::task::spawn_blocking(move || decide_again(&state, &event))
         .await
         .unwrap_or_else(|_| Decision::Undecided("the filter could not be evaluated".into()))
@@ -122,7 +124,7 @@ fn settle_without_attempt(pending: &PendingDelivery, next: NextStep) -> Settleme
     Settlement { delivery: pending.seq, at: Millis::now(), attempt: None, next, progress: None }
 }
 
-/// Derives the receiver's health from an outcome. A receiver that refuses one delivery for good is healthy.
+/// Derives the receiver's health from an outcome. A receiver that answers with a terminal status is healthy.
 fn receiver_signal(settlement: &Settlement) -> ReceiverSignal {
     if settlement.attempt.is_none() {
         return ReceiverSignal::Unknown;
@@ -141,7 +143,8 @@ fn receiver_signal(settlement: &Settlement) -> ReceiverSignal {
             DeliveryReason::Gone => ReceiverSignal::Gone,
             DeliveryReason::MaxAge | DeliveryReason::MaxAttempts => ReceiverSignal::Failing(describe()),
             DeliveryReason::EgressDenied => ReceiverSignal::Denied(describe()),
-            // The request could not be made, so the receiver was not contacted. The others never follow an attempt.
+            // For the first two, the request could not be built and the receiver was not contacted. The other reasons
+            // never follow an attempt.
             DeliveryReason::HeaderRefused
             | DeliveryReason::NoTarget
             | DeliveryReason::Filtered
@@ -155,7 +158,7 @@ fn receiver_signal(settlement: &Settlement) -> ReceiverSignal {
     }
 }
 
-/// Decides what follows the attempt. An error: no attempt was made, because the hook lacks something.
+/// Decides the delivery's next step. An error: no attempt was made, because something that the hook needs is missing.
 fn settle(
     hook: &CompiledHook,
     pending: &PendingDelivery,
@@ -172,8 +175,8 @@ fn settle(
             (result, Some(*status), error, detail.clone())
         }
         HandlerOutcome::Completed => (retry::AttemptOutcome::Completed, None, None, None),
-        HandlerOutcome::PartlyFailed { reason, detail, progress: so_far } => {
-            progress = Some(so_far.clone());
+        HandlerOutcome::PartlyFailed { reason, detail, progress: finished } => {
+            progress = Some(finished.clone());
             (retry::AttemptOutcome::Failed, None, Some(reason.as_str()), Some(detail.clone()))
         }
         HandlerOutcome::Failed { reason, detail } => {
@@ -184,11 +187,11 @@ fn settle(
         }
         HandlerOutcome::NotReady { reason, detail } => return Err(Some(Hold::new(reason, detail.clone()))),
     };
-    let past = RetryState {
+    let state = RetryState {
         accepted: pending.accepted + pending.held,
         attempts: pending.attempts.saturating_add(1),
     };
-    let next = hook.delivery.retry.decide(&result, past, Millis::now(), fastrand::f64());
+    let next = hook.delivery.retry.decide(&result, state, Millis::now(), fastrand::f64());
     tracing::debug!(hook = %pending.hook.name, id = %pending.id, status, error, ?next, "attempt ended");
     let attempt = AttemptRecord { at, duration, status, error: error.map(ToOwned::to_owned), detail };
     Ok(Settlement { delivery: pending.seq, at: at + duration, attempt: Some(attempt), next, progress })

@@ -8,8 +8,8 @@ use super::hold::Hold;
 use crate::core::time::Millis;
 use crate::worker::store::{DeliverySeq, DueDeliveries, HookId, NextStep, PendingDelivery, StoreError};
 
-/// Sends commands to the dispatcher. Waits while its command queue is full. A command to a stopped dispatcher is dropped:
-/// its deliveries are on disk.
+/// Sends commands to the dispatcher. Waits while the command queue is full. Drops commands to a stopped dispatcher,
+/// which loses nothing: the deliveries are on disk.
 #[derive(Clone)]
 pub struct DispatchHandle {
     pub(super) commands: mpsc::Sender<DispatchCommand>,
@@ -26,7 +26,8 @@ pub(super) enum DispatchCommand {
     NamespaceEnded(Arc<str>),
     /// A delivery of the hook became due on disk.
     NotifyDue(Arc<str>),
-    /// The same for a hook that may be deleted: its name leads to the hook that adopts its deliveries.
+    /// A delivery of a hook that may be deleted became due on disk. The id contains the hook's name, by which a
+    /// recreated hook adopts the delivery.
     NotifyHook(HookId),
     /// A delivery was replayed or cancelled; its hook may be deleted.
     DeliveryChanged { hook: HookId, seq: DeliverySeq },
@@ -34,11 +35,12 @@ pub(super) enum DispatchCommand {
     Loaded { uid: Arc<str>, result: Result<(DueDeliveries, Option<Millis>), StoreError> },
     /// An attempt ended: the hook may send its next delivery.
     AttemptEnded { uid: Arc<str>, signal: ReceiverSignal },
-    /// No attempt was made, because the hook lacks something: its deliveries are held.
+    /// No attempt was made, because something that the hook needs is missing (for example a Secret). Holds its
+    /// deliveries.
     AttemptPostponed { uid: Arc<str>, seq: DeliverySeq, missing: Option<Hold> },
     /// The filter failed on an event: the delivery stays pending until the spec changes.
     Undecided { uid: Arc<str>, generation: Option<i64>, why: String },
-    /// Outcomes were committed, or could not be: the deliveries are no longer claimed.
+    /// Outcomes were committed, or the commit failed. Either way the deliveries are no longer claimed.
     Settled(Vec<SettledDelivery>),
 }
 
@@ -48,13 +50,13 @@ pub(super) struct SettledDelivery {
     pub seq: DeliverySeq,
     /// None: the outcome could not be stored.
     pub next: Option<NextStep>,
-    /// True if another delivery of the hook became due by it.
+    /// True if the outcome made another delivery of the hook due.
     pub notify: bool,
 }
 
 /// The receiver's health, as one attempt shows it.
 pub(super) enum ReceiverSignal {
-    /// It answered, whether it took or refused the delivery.
+    /// It answered. Includes refusals with a terminal status.
     Healthy,
     /// It failed, with this error.
     Failing(String),

@@ -1,4 +1,4 @@
-//! Evaluates whether a hook is held and how its deliveries fare, and reports changes.
+//! Evaluates whether a hook is held and whether its deliveries succeed, and reports changes of either.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -43,7 +43,8 @@ pub fn evaluate_hold(hook: Option<&Arc<HookState>>, queue: &HookQueue) -> Option
     }
 }
 
-/// True if the receiver answered 410, in this process or before the last restart, and nothing changed since.
+/// True if the receiver answered 410, in this process or before the last restart, and neither the spec nor the `resume`
+/// token has changed since.
 fn is_gone(hook: &HookState, queue: &HookQueue) -> bool {
     match &queue.gone {
         Some(mark) => *mark == GoneMark::of(hook),
@@ -51,8 +52,8 @@ fn is_gone(hook: &HookState, queue: &HookQueue) -> bool {
     }
 }
 
-/// True if the hook may not start an attempt. A hook that lacks a Secret or ConfigMap may, once its recheck is due: that
-/// attempt finds out whether the object exists now.
+/// True if the hook may not start an attempt. A hook with a missing Secret or ConfigMap may start one when its recheck
+/// is due: the attempt looks the object up again.
 pub fn is_blocked(hold: Option<&Hold>, queue: &HookQueue, now: Millis) -> bool {
     match hold {
         None => false,
@@ -61,7 +62,7 @@ pub fn is_blocked(hold: Option<&Hold>, queue: &HookQueue, now: Millis) -> bool {
     }
 }
 
-/// Returns the condition to report. None before the first delivery or trouble.
+/// Returns the condition to report. None before the first delivery or failure.
 fn evaluate_health(hold: Option<&Hold>, queue: &HookQueue) -> Option<Delivering> {
     let unhealthy =
         |reason, message: &str| Some(Delivering { healthy: false, reason, message: message.to_owned() });
@@ -75,7 +76,7 @@ fn evaluate_health(hold: Option<&Hold>, queue: &HookQueue) -> Option<Delivering>
         return unhealthy("EgressDenied", denied);
     }
     if queue.breaker.failures() >= REPORTED_FAILURES {
-        let last = queue.last_error.as_deref().unwrap_or("no answer");
+        let last = queue.last_error.as_deref().unwrap_or("no response");
         return unhealthy("ReceiverFailing", &format!("the receiver fails; last error: {last}"));
     }
     // Report recovery even before the next delivery.
@@ -87,7 +88,8 @@ fn evaluate_health(hold: Option<&Hold>, queue: &HookQueue) -> Option<Delivering>
     })
 }
 
-/// Queues a hold, or its end, for the store, if `held` (what the store has) differs.
+/// Queues the start or end of a hold for the store, unless the store already has it. `held`: the hooks that are held in
+/// the store.
 pub fn report_hold(held: &mut HashSet<Arc<str>>, reports: &ReportQueues, hook: &HookId, is_held: bool) {
     if held.contains(&hook.uid) == is_held {
         return;
@@ -113,12 +115,13 @@ pub fn report_health(
     if queue.reported == Some((healthy, reason)) {
         return;
     }
-    // An idle healthy queue is dropped and created again by the next delivery. The object already has this condition then.
+    // The dispatcher drops idle queues of healthy hooks, and the next delivery creates a new one. The object then
+    // already has this condition.
     let is_first = queue.reported.replace((healthy, reason)).is_none();
     if healthy && is_first && hook.reported_healthy {
         return;
     }
-    // The author of the spec knows of a pause, and the controller reports an invalid spec: no warning for those.
+    // No warning for a pause, which the user requested, and for an invalid spec, which the controller reports.
     if healthy || hook.hook.as_ref().is_ok_and(|hook| hook.delivery.paused) || hook.hook.is_err() {
         tracing::debug!(hook = %id.name, namespace = %id.namespace, "{message}");
     } else {

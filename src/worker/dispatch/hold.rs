@@ -2,8 +2,8 @@
 
 use crate::worker::hooks::HookState;
 
-/// A reason to send nothing that does not come from the receiver's health: paused, invalid, deleted, gone, or missing a
-/// Secret. While a hook is held, the age clock of its deliveries stands still.
+/// Why a hook sends nothing, other than a failing receiver: paused, invalid, deleted, gone, or something that it needs
+/// is missing (a Secret, the sandbox). While a hook is held, its deliveries do not age.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hold {
     pub reason: &'static str,

@@ -1,11 +1,12 @@
-//! The dispatcher: decides which delivery is sent next. Each hook has a queue, short in memory and long on disk.
+//! The dispatcher: decides which delivery is sent next. Each hook has a queue: a bounded part is in memory, the rest on
+//! disk.
 //!
-//! One task owns all queues and receives commands. Accepted deliveries are handed over in memory while the hook keeps up;
-//! the others stay on disk and are read in chunks. A delivery is claimed from the moment it is in memory until its outcome
-//! is committed, so that it is never attempted twice at the same time.
+//! One task owns all queues and receives commands. While a hook keeps up, ingest hands its accepted deliveries over in
+//! memory; the others stay on disk and are read in chunks. A delivery is claimed while it is in memory and until its
+//! outcome is committed, so that it is never attempted twice at the same time.
 //!
-//! The steps of a delivery: `dispatch_ready` starts an attempt, `attempt` sends it and decides what follows, `settler`
-//! commits the outcome, `on_settled` releases the claim.
+//! The steps of a delivery: `dispatch_ready` starts an attempt, `attempt` runs the handler and decides the next step,
+//! `settler` commits the outcome, `on_settled` releases the claim.
 
 mod attempt;
 mod command;
@@ -45,7 +46,7 @@ use slots::AttemptSlots;
 use timers::HookTimers;
 use undecided::retry_undecided;
 
-/// Commands that may be queued for the dispatcher; beyond that, ingest is delayed.
+/// Commands that may be queued for the dispatcher. While the queue is full, ingest waits.
 const COMMAND_CAPACITY: usize = 8192;
 /// Commands that are handled in one batch.
 const COMMAND_BATCH: usize = 256;
@@ -81,11 +82,11 @@ pub struct Dispatcher {
     queues: HashMap<Arc<str>, HookQueue>,
     timers: HookTimers,
     slots: AttemptSlots,
-    /// Hooks that may be able to send after the current batch of commands: each is dispatched once after it.
+    /// Hooks to dispatch after the current batch of commands, each once.
     to_dispatch: Vec<Arc<str>>,
     /// Deleted hooks with pending deliveries, by namespace and name.
     orphans: HashMap<(Arc<str>, Arc<str>), HookId>,
-    /// The hooks that the store has as held, including those from the last process.
+    /// The hooks that are held in the store, including those that an earlier process held.
     held: HashSet<Arc<str>>,
     /// Bytes of ready deliveries in memory.
     ready_bytes: usize,
@@ -128,8 +129,8 @@ impl Dispatcher {
         (dispatcher, handle)
     }
 
-    /// Delivers until `stop`, then waits up to `STOP_DEADLINE` for the attempts in flight. The next start repeats attempts
-    /// that were cut off.
+    /// Delivers until `stop`, then waits up to `STOP_DEADLINE` for the attempts in flight. The next start repeats
+    /// attempts that did not end in time.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), StoreError> {
         self.load_backlogs().await?;
         let mut batch = Vec::with_capacity(COMMAND_BATCH);
@@ -169,7 +170,7 @@ impl Dispatcher {
         if tokio::time::timeout(STOP_DEADLINE, ended).await.is_err() {
             tracing::warn!(
                 attempts = self.slots.in_flight(),
-                "attempts in flight were cut off, the next start repeats them"
+                "attempts in flight aborted, the next start repeats them"
             );
         }
         Ok(())
@@ -220,15 +221,15 @@ impl Dispatcher {
         }
     }
 
-    /// Returns the queue of a hook that may be deleted, and records its name: by the name a later hook adopts the queue's
-    /// deliveries.
+    /// Returns the queue of a hook that may be deleted. Records the hook's name, by which a recreated hook adopts the
+    /// queue's deliveries.
     fn queue_of(&mut self, hook: HookId) -> &mut HookQueue {
         let queue = self.queues.entry(hook.uid.clone()).or_default();
         queue.hook.get_or_insert(hook);
         queue
     }
 
-    /// Releases the claim on a delivery and schedules what follows.
+    /// Releases the claim on a delivery and schedules its next attempt, if any.
     fn on_settled(&mut self, SettledDelivery { uid, seq, next, notify }: &SettledDelivery) {
         if let Some(queue) = self.queues.get_mut(uid) {
             let was_full = queue.has_too_many_unsettled();
@@ -259,9 +260,9 @@ impl Dispatcher {
             Some(queue) => {
                 queue.mark_more_on_disk();
                 queue.recheck_at = None;
-                // Compare generations, because writing the condition Undecided is a change as well.
+                // Compare generations, because writing the condition Undecided changes the object too.
                 let generation = hook.as_ref().map(|hook| hook.generation);
-                if queue.undecided.take_if(|(of, _)| Some(*of) != generation).is_some() {
+                if queue.undecided.take_if(|(failed, _)| Some(*failed) != generation).is_some() {
                     self.tasks.spawn(retry_undecided(
                         self.store.clone(),
                         self.handle.clone(),
@@ -269,7 +270,7 @@ impl Dispatcher {
                     ));
                 }
             }
-            // The store must learn of a hold even without pending deliveries: the age clock of later ones stands still.
+            // Report a hold to the store even without pending deliveries: later ones must not age during the hold.
             None if evaluate_hold(hook.as_ref(), &HookQueue::default()).is_some() && hook.is_some() => {
                 self.queues.entry(uid.clone()).or_default();
             }
@@ -334,8 +335,8 @@ impl Dispatcher {
         hook.iter().filter_map(|hook| hook.series.as_ref()).for_each(|series| series.set_breaker_open(false));
     }
 
-    /// Holds a hook that lacks something. Nothing is written to its deliveries, and one attempt after the recheck interval
-    /// checks for all of them.
+    /// Holds a hook for which something is missing. Writes nothing to its deliveries. After the recheck interval, one
+    /// attempt checks on behalf of all of them.
     fn on_postponed(&mut self, uid: &Arc<str>, seq: DeliverySeq, missing: Option<Hold>) {
         let Some(queue) = self.queues.get_mut(uid) else { return };
         let at = Millis::now() + RECHECK_INTERVAL;
@@ -343,7 +344,7 @@ impl Dispatcher {
         queue.mark_more_on_disk();
         queue.breaker.record_inconclusive(Millis::now());
         queue.recheck_at = Some(at);
-        // None: the hook was deleted or became invalid, which holds it without this.
+        // None: the hook was deleted or became invalid, and `evaluate_hold` holds it for that reason.
         queue.missing = missing;
         self.timers.set(at, uid);
     }
@@ -370,7 +371,7 @@ impl Dispatcher {
         }
     }
 
-    /// Takes in deliveries that were read from disk.
+    /// Adds deliveries that were read from disk to the hook's queue.
     fn on_loaded(&mut self, uid: &Arc<str>, result: Result<(DueDeliveries, Option<Millis>), StoreError>) {
         let Some(queue) = self.queues.get_mut(uid) else { return };
         match result {
@@ -381,7 +382,7 @@ impl Dispatcher {
                 }
             }
             Err(error) => {
-                tracing::warn!(%error, "the backlog of a hook could not be read");
+                tracing::warn!(hook = %uid, %error, "read of a hook's backlog failed, will retry");
                 queue.is_loading = false;
                 self.timers.set(Millis::now() + STORE_RETRY, uid);
                 return;
@@ -451,7 +452,7 @@ impl Dispatcher {
         let is_memory_full = self.ready_bytes >= MAX_READY_BYTES;
         let may_read = match not_before {
             Some(_) if !more_may_be_expired => false,
-            // With the memory full, only hooks that have nothing in memory may read.
+            // While the memory is full, only hooks that have nothing in memory may read.
             _ if is_memory_full => queue.ready.is_empty() && queue.in_flight == 0,
             _ => true,
         };

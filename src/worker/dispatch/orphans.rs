@@ -41,7 +41,7 @@ impl Dispatcher {
         self.tasks.spawn(async move {
             let command = match (end_backlog(&*store, &metrics, &uid).await, id) {
                 (true, Some(id)) => DispatchCommand::BacklogEnded(id),
-                // The store failed: this starts another grace period, after which it is tried again.
+                // The store failed. HookChanged starts another grace period, at whose end the dispatcher retries.
                 _ => DispatchCommand::HookChanged(uid),
             };
             handle.send(command).await;
@@ -54,7 +54,7 @@ impl Dispatcher {
             return;
         }
         self.drop_queue(&hook.uid);
-        // End its hold: if the uid is used again, as in standalone mode, the age clocks must run.
+        // End its hold. If the uid is used again, as in standalone mode, the deliveries must age.
         report_hold(&mut self.held, &self.reports, hook, false);
         let name = (hook.namespace.clone(), hook.name.clone());
         if self.orphans.get(&name) == Some(hook) {
@@ -62,7 +62,7 @@ impl Dispatcher {
         }
     }
 
-    /// Forgets the deleted hooks of a deleted namespace: a hook of the next namespace of that name must not adopt their
+    /// Forgets the deleted hooks of a deleted namespace. If the namespace is recreated, its hooks must not adopt their
     /// deliveries.
     pub(super) fn namespace_ended(&mut self, name: &str) {
         let is_deleted = |id: &HookId| *id.namespace == *name && self.index.get(&id.uid).is_none();
@@ -91,12 +91,12 @@ impl Dispatcher {
                     Ok(true) => {}
                     Ok(false) => break,
                     Err(error) => {
-                        tracing::warn!(hook = %new.name, %error, "pending deliveries of the deleted hook of this name could not be transferred; the next start tries again");
+                        tracing::warn!(hook = %new.name, %error, "transfer of a deleted hook's pending deliveries failed, the next start retries");
                         break;
                     }
                 }
             }
-            // The new hook's filter may decide the undecided ones.
+            // The new hook's filter may be able to decide the undecided deliveries.
             retry_undecided(store, handle, vec![new.uid]).await;
         });
     }

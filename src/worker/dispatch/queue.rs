@@ -12,8 +12,8 @@ use crate::worker::store::{DeliverySeq, DueDeliveries, HookId, PendingDelivery, 
 /// Deliveries of one hook that are read from disk at a time, and their bytes.
 const CHUNK_ROWS: usize = 64;
 const CHUNK_BYTES: usize = 4 << 20;
-/// Accepted deliveries of one hook that may stay in memory. Reading them again would cost more than keeping them, so a
-/// burst fits. All hooks together are bounded in bytes.
+/// Accepted deliveries of one hook that may stay in memory. Large enough for a burst, because reading deliveries again
+/// costs more than keeping them. `MAX_READY_BYTES` bounds all hooks together.
 const MAX_READY: usize = 16_384;
 
 /// How often the ready deliveries are checked for expiry while the breaker is open.
@@ -55,19 +55,19 @@ pub struct HookQueue {
     pub is_waiting_for_slot: bool,
     /// A delivery became due during a read that may not have included it.
     notified_while_loading: bool,
-    /// Outcomes that were committed during a read. The read may still show these deliveries as pending, and to believe it
-    /// would send them again.
+    /// Deliveries whose outcome was committed during a read. The read may still show them as pending; without this set
+    /// they would be sent again.
     settled_while_loading: HashSet<DeliverySeq>,
     pub breaker: Breaker,
     /// When the last check for expiry found nothing.
     expiry_checked_at: Millis,
     /// Present while the hook has a rate limit.
     bucket: Option<TokenBucket>,
-    /// Since when the hook does not exist.
+    /// When the dispatcher first found the hook deleted.
     pub deleted_since: Option<Millis>,
     /// The hook's identity in the store.
     pub hook: Option<HookId>,
-    /// The hook lacks an object that it needs to send, such as a Secret.
+    /// An object that the hook needs to send, such as a Secret, is missing.
     pub missing: Option<Hold>,
     /// When to check again for the missing object.
     pub recheck_at: Option<Millis>,
@@ -105,7 +105,8 @@ impl HookQueue {
         self.notified_while_loading |= self.is_loading;
     }
 
-    /// True if the commit of outcomes is far behind. Reading further would fill the memory with more of them.
+    /// True if the commit of outcomes is far behind. Further reads would then fill the memory with unsettled
+    /// deliveries.
     pub fn has_too_many_unsettled(&self) -> bool {
         self.claimed.len() >= self.ready.len() + self.in_flight + MAX_READY
     }
@@ -125,7 +126,7 @@ impl HookQueue {
         true
     }
 
-    /// Adds what was read from disk. Returns the bytes that it uses.
+    /// Adds the deliveries that were read from disk. Returns the bytes that they use.
     pub fn finish_loading(&mut self, found: DueDeliveries) -> usize {
         self.is_loading = false;
         self.has_more_on_disk = self.notified_while_loading || found.has_more;
@@ -173,13 +174,14 @@ impl HookQueue {
         freed
     }
 
-    /// Asks the rate limit and the breaker for one more attempt. An error holds the earliest time of the next attempt, or
-    /// None if that depends on the probe in flight.
+    /// Requests a permit for one attempt from the rate limit and the breaker. An error holds the earliest time of the
+    /// next attempt, or None if that depends on the probe in flight.
     pub fn permit_attempt(&mut self, rate: Option<Rate>, now: Millis) -> Result<(), Option<Millis>> {
         if rate != self.bucket.as_ref().map(TokenBucket::rate) {
             self.bucket = rate.map(|rate| TokenBucket::new(rate, now));
         }
-        // Ask the breaker last: a granted probe that the bucket then refused would never be returned.
+        // The breaker comes last. If the bucket refused after the breaker had granted a probe, the breaker would wait
+        // for that probe's result forever.
         if let Some(bucket) = &mut self.bucket {
             bucket.try_take(now).map_err(Some)?;
         }
@@ -190,10 +192,10 @@ impl HookQueue {
         }
     }
 
-    /// Removes expired deliveries from memory while the breaker is open, and returns them with the bytes freed. Otherwise
-    /// each would have to become the probe before it ends. They stay claimed until their end is committed.
+    /// Removes expired deliveries from memory while the breaker is open, and returns them with the bytes freed. Without
+    /// this, each would expire only as the breaker's probe. They stay claimed until their outcome is committed.
     pub fn take_expired(&mut self, max_age: Duration, now: Millis) -> (Vec<PendingDelivery>, usize) {
-        // Not at every event: each check goes through all ready deliveries.
+        // At intervals only, because each check goes through all ready deliveries.
         if !self.breaker.is_open() || now.since(self.expiry_checked_at) < EXPIRY_CHECK_INTERVAL {
             return (Vec::new(), 0);
         }
@@ -201,7 +203,7 @@ impl HookQueue {
         let (expired, remaining): (Vec<PendingDelivery>, Vec<PendingDelivery>) =
             self.ready.drain(..).partition(is_expired);
         self.ready = remaining.into();
-        // After a check that found some, check again at once: more may be on disk.
+        // If this check found some, the next one must not wait: more may be on disk.
         if expired.is_empty() {
             self.expiry_checked_at = now;
         }

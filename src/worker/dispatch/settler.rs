@@ -1,4 +1,5 @@
-//! Commits outcomes in batches: while one batch is committed, the next outcomes gather. Their attempts do not wait for it.
+//! Commits outcomes in batches: while one batch is committed, the next one gathers. Attempts do not wait for the
+//! commit.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use crate::worker::store::{DispatchStore, NextStep, Settlement, StoreError};
 
 /// Outcomes that are committed in one batch.
 const BATCH: usize = 256;
-/// How often outcomes are written again while the store is full or busy, and the delay between the tries.
+/// How often a batch is retried while the store is full or busy, and the delay before each retry.
 const MAX_RETRIES: u32 = 60;
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
@@ -20,7 +21,7 @@ const RETRY_DELAY: Duration = Duration::from_secs(1);
 pub struct AttemptSettlement {
     pub uid: Arc<str>,
     pub settlement: Settlement,
-    /// The start of its age: acceptance, or the last replay.
+    /// When the delivery's age starts: acceptance, or the last replay.
     pub accepted: Millis,
     /// The hook's own series, if it has them.
     pub series: Option<Arc<HookSeries>>,
@@ -39,12 +40,12 @@ pub async fn run(
             batch.iter().map(|outcome: &AttemptSettlement| outcome.settlement.clone()).collect();
         let notify = match settle_with_retries(&*store, settlements).await {
             Ok(notify) => Some(notify),
-            // The store refuses one of them. Commit the others without it.
+            // The store refuses one of the outcomes. Commit the others without it.
             Err(StoreError::Refused(_)) if batch.len() > 1 => {
                 Some(settle_one_by_one(&*store, &mut batch, &dispatch).await)
             }
             Err(error) => {
-                tracing::warn!(%error, "outcomes could not be stored, the deliveries will be repeated");
+                tracing::warn!(%error, "commit of outcomes failed, the deliveries will be repeated");
                 None
             }
         };
@@ -70,7 +71,7 @@ pub async fn run(
     }
 }
 
-/// Commits each outcome by itself and removes from the batch those that cannot be stored.
+/// Commits each outcome separately. Removes outcomes that cannot be stored from the batch.
 async fn settle_one_by_one(
     store: &dyn DispatchStore,
     batch: &mut Vec<AttemptSettlement>,
@@ -84,7 +85,7 @@ async fn settle_one_by_one(
                 stored.push(outcome);
             }
             Err(error) => {
-                tracing::warn!(%error, "an outcome could not be stored, the delivery will be repeated");
+                tracing::warn!(%error, "commit of an outcome failed, the delivery will be repeated");
                 let (uid, seq) = (outcome.uid, outcome.settlement.delivery);
                 lost.push(SettledDelivery { uid, seq, next: None, notify: false });
             }

@@ -38,7 +38,7 @@ impl AttemptSlots {
         self.free = (self.free + 1).min(self.capacity);
     }
 
-    /// Removes and returns the hook that waits longest, if a slot is free.
+    /// Removes and returns the hook that has waited longest, if a slot is free.
     pub fn next_waiting(&mut self) -> Option<Arc<str>> {
         if self.free > 0 { self.waiting.pop_front() } else { None }
     }
@@ -50,8 +50,8 @@ impl AttemptSlots {
 }
 
 impl Dispatcher {
-    /// Releases the slot of an ended attempt. The slot goes to the hook that waits longest for one, and not to the same
-    /// hook: its backlog could keep all other hooks out.
+    /// Releases the slot of an ended attempt. Gives it to the hook that has waited longest and not back to the same hook.
+    /// Otherwise one large backlog could starve all other hooks.
     pub(super) fn release_slot(&mut self, uid: Arc<str>) {
         self.slots.release();
         if let Some(queue) = self.queues.get_mut(&uid) {

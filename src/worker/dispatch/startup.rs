@@ -1,4 +1,4 @@
-//! Loads the state of the last process: backlogs, and holds that began or ended while no process ran.
+//! Loads the state that earlier processes left: backlogs, and holds that began or ended while no process ran.
 
 use super::Dispatcher;
 use super::health::evaluate_hold;
@@ -7,7 +7,7 @@ use super::undecided::retry_undecided;
 use crate::worker::store::StoreError;
 
 impl Dispatcher {
-    /// Creates a queue for each hook that has a backlog or needs a report, and for no other.
+    /// Creates queues only for hooks that have a backlog or need a report.
     pub(super) async fn load_backlogs(&mut self) -> Result<(), StoreError> {
         self.held = self.store.held_hooks().await?.into_iter().map(|hook| hook.uid).collect();
         let mut with_backlog = Vec::new();

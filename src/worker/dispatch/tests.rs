@@ -1,4 +1,4 @@
-//! Tests of single dispatcher steps. Attempts are spawned and never run, because no step here awaits.
+//! Tests of single dispatcher steps. The spawned attempts never run, because no step here awaits.
 
 use serde_json::json;
 use uuid::Uuid;

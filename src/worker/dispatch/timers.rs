@@ -13,7 +13,8 @@ pub struct HookTimers {
 }
 
 impl HookTimers {
-    /// Sets the hook's timer, unless it is set to an earlier time. The check at the earlier time finds the later one again.
+    /// Sets the hook's timer, unless it is set to an earlier time. The read of the backlog at the earlier time finds
+    /// the later delivery too.
     pub fn set(&mut self, at: Millis, uid: &Arc<str>) {
         match self.by_hook.get(uid) {
             Some(earlier) if *earlier <= at => return,
@@ -29,7 +30,7 @@ impl HookTimers {
         self.by_time.first().map(|(at, _)| *at)
     }
 
-    /// Removes and returns the first hook whose time has come.
+    /// Removes and returns the first hook whose timer is due.
     pub fn pop_due(&mut self, now: Millis) -> Option<Arc<str>> {
         if self.next()? > now {
             return None;

@@ -18,7 +18,7 @@ pub async fn retry_undecided(store: Arc<dyn DispatchStore>, dispatch: DispatchHa
                     }
                 }
                 Err(error) => {
-                    tracing::debug!(%error, "undecided deliveries stay scheduled, although the spec changed");
+                    tracing::debug!(%error, "reschedule of undecided deliveries failed, they stay scheduled");
                     break;
                 }
             }

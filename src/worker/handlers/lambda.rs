@@ -1,7 +1,8 @@
 //! Handler `lambda`: runs Lua functions on the event in the sandbox, one after the other.
 //!
-//! A function delivers by returning `true`. Any other result ends the attempt, because later functions may build on it. A
-//! function that delivered is recorded by the hash of its text and is not run again by later attempts.
+//! A function delivers by returning `true`. Any other result ends the attempt, because later functions may depend on
+//! it. The delivery's progress stores the hashes of the functions that have delivered; later attempts skip those
+//! functions.
 
 use std::time::{Duration, Instant};
 
@@ -23,14 +24,14 @@ pub async fn run(
 ) -> HandlerOutcome {
     let started = Instant::now();
     let mut delivered = DeliveredFunctions(pending.progress.clone());
-    for (i, (function, mark)) in lambda.functions.iter().zip(&lambda.hashes).enumerate() {
-        if delivered.contains(mark) {
+    for (i, (function, hash)) in lambda.functions.iter().zip(&lambda.hashes).enumerate() {
+        if delivered.contains(hash) {
             continue;
         }
         let remaining = timeout.saturating_sub(started.elapsed());
         let outcome = match call(runner, hook, function, pending, remaining).await {
             Ok(Value::Bool(true)) => {
-                delivered.add(mark);
+                delivered.add(hash);
                 continue;
             }
             Ok(other) => not_delivered(&other),
@@ -46,7 +47,7 @@ pub async fn run(
     HandlerOutcome::Completed
 }
 
-/// Runs every function once, whatever the others return.
+/// Runs every function once. A failure does not skip later functions.
 pub async fn run_all(
     runner: &HandlerRunner,
     hook: &CompiledHook,
@@ -86,15 +87,15 @@ pub fn describe_result(result: &Value) -> String {
     }
 }
 
-/// The marks (hashes) of the functions that delivered, one after the other.
+/// The concatenated hashes of the functions that have delivered.
 struct DeliveredFunctions(HandlerProgress);
 
 impl DeliveredFunctions {
-    fn contains(&self, mark: &FunctionHash) -> bool {
-        self.0.chunks_exact(mark.len()).any(|delivered| delivered == mark)
+    fn contains(&self, hash: &FunctionHash) -> bool {
+        self.0.chunks_exact(hash.len()).any(|delivered| delivered == hash)
     }
 
-    fn add(&mut self, mark: &FunctionHash) {
-        self.0.extend_from_slice(mark);
+    fn add(&mut self, hash: &FunctionHash) {
+        self.0.extend_from_slice(hash);
     }
 }

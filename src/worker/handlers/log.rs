@@ -59,7 +59,7 @@ pub async fn write(hook: &CompiledHook, pending: &PendingDelivery) -> HandlerOut
         Err(error) => return failed(error.to_string()),
     };
     line.push(b'\n');
-    // On a blocking thread, so that a stalled reader of standard output does not stop the worker. One lock per line keeps
+    // On a blocking thread, so that a stalled reader of standard output does not stop the worker. The lock keeps the
     // lines of concurrent attempts apart.
     let written = tokio::task::spawn_blocking(move || {
         let mut out = std::io::stdout().lock();

@@ -1,10 +1,10 @@
-//! Handlers: each file makes one attempt to deliver an event in one way. `request` builds and sends HTTP requests, `test`
-//! runs a hook once for a user.
+//! Handlers: `log`, `lambda`, `webhook` and `webhook_custom` each deliver an event in one way. `request` builds and
+//! sends HTTP requests, `test` runs a hook once for a user.
 //!
 //! Invariants: a handler makes one attempt and returns its outcome; it does not decide about retries; the secrets that it
 //! uses never appear in the outcome.
 //!
-//! Left to others: when to run (`dispatch`), what follows (`core::retry`).
+//! Out of scope: the time of an attempt (`dispatch`), retry decisions (`core::retry`).
 
 mod lambda;
 mod log;
@@ -29,22 +29,23 @@ use crate::worker::store::{HandlerProgress, PendingDelivery};
 /// The outcome of one attempt.
 #[derive(Debug)]
 pub enum HandlerOutcome {
-    /// The receiver answered. `detail`: the beginning of the body, if the status is no success.
+    /// The receiver answered. `detail`: the beginning of the body, unless the status is 2xx.
     Answered { status: u16, retry_after: Option<String>, detail: Option<String> },
-    /// The handler succeeded and has no receiver that answers.
+    /// The handler succeeded, and there is no receiver that answers.
     Completed,
     /// The attempt failed; another one may succeed.
     Failed { reason: AttemptFailure, detail: String },
-    /// The same, after a part was done that must not be repeated.
+    /// The attempt failed after a part of the work that must not be repeated; `progress` records that part.
     PartlyFailed { reason: AttemptFailure, detail: String, progress: HandlerProgress },
     /// No attempt can succeed: the delivery is dead.
     Undeliverable { reason: DeliveryReason, detail: String },
-    /// No attempt was made, because the hook lacks something (a Secret, the sandbox) that may appear later.
+    /// No attempt was made, because something that the hook needs is missing (a Secret, the sandbox). It may appear
+    /// later.
     NotReady { reason: &'static str, detail: String },
 }
 
 impl HandlerOutcome {
-    /// Returns the status of the answer, if there was one.
+    /// Returns the status of the response, if there was one.
     pub fn status(&self) -> Option<u16> {
         match self {
             HandlerOutcome::Answered { status, .. } => Some(*status),
@@ -87,7 +88,7 @@ impl HandlerRunner {
             Handler::Webhook(_) | Handler::WebhookCustom(_) => {
                 match self.prepare_request(hook, pending).await {
                     Ok(request) => {
-                        // At least 1 ms: templates that used up the timeout must not make the receiver look dead.
+                        // At least 1 ms, so that templates that used up the timeout do not make the receiver look dead.
                         let remaining = timeout.saturating_sub(started.elapsed());
                         request.send(remaining.max(Duration::from_millis(1))).await
                     }
@@ -97,7 +98,7 @@ impl HandlerRunner {
         }
     }
 
-    /// Builds the request of an attempt. An error is the outcome of the attempt.
+    /// Builds the request of an attempt. On an error, no request is sent, and the error is the outcome of the attempt.
     pub async fn prepare_request(
         &self,
         hook: &CompiledHook,

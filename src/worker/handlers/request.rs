@@ -23,11 +23,11 @@ use crate::core::trace;
 use crate::net::{HttpClient, HttpResponse, SendError};
 use crate::worker::store::PendingDelivery;
 
-/// Bytes of an answer's body that are read.
-const MAX_ANSWER: usize = 64 * 1024;
-/// Bytes of it that are kept as the attempt's detail.
+/// Bytes of a response's body that are read.
+const MAX_RESPONSE: usize = 64 * 1024;
+/// Bytes of the body that are stored as the attempt's detail.
 const MAX_DETAIL: usize = 256;
-const AGENT: &str = concat!("hookstream/", env!("CARGO_PKG_VERSION"));
+const USER_AGENT_VALUE: &str = concat!("hookstream/", env!("CARGO_PKG_VERSION"));
 const ID_HEADER: &str = "webhook-id";
 const TIMESTAMP_HEADER: &str = "webhook-timestamp";
 const SIGNATURE_HEADER: &str = "webhook-signature";
@@ -35,45 +35,45 @@ const SIGNATURE_HEADER: &str = "webhook-signature";
 const REPLAY_HEADER: &str = "x-hookstream-replay";
 const HOPS_HEADER: &str = "x-hookstream-hops";
 
-/// A request that is ready to be sent. It holds secrets, so it has no `Debug`.
+/// A request that is ready to be sent. Not `Debug`, because it contains secrets.
 pub struct OutgoingRequest {
     http: HttpClient,
     pub method: Method,
     pub uri: Uri,
     pub headers: HeaderMap,
     pub body: Bytes,
-    /// Texts to mask wherever a part of the request or its answer is shown.
+    /// Texts to mask wherever a part of the request or its response is shown.
     pub secrets: Vec<SecretString>,
 }
 
 impl OutgoingRequest {
-    /// Sends the request and returns the answer as received.
+    /// Sends the request and returns the unmodified response.
     pub async fn exchange(self, timeout: Duration) -> Result<HttpResponse, SendError> {
         let mut request = Request::new(Full::from(self.body));
         *request.method_mut() = self.method;
         *request.uri_mut() = self.uri;
         *request.headers_mut() = self.headers;
-        self.http.send(request, timeout, MAX_ANSWER).await
+        self.http.send(request, timeout, MAX_RESPONSE).await
     }
 
     /// Sends the request and returns the outcome of the attempt.
     pub async fn send(mut self, timeout: Duration) -> HandlerOutcome {
         let secrets = std::mem::take(&mut self.secrets);
         match self.exchange(timeout).await {
-            Ok(answer) => {
-                let is_success = answer.status.is_success();
+            Ok(response) => {
+                let is_success = response.status.is_success();
                 let retry_after =
-                    answer.headers.get(RETRY_AFTER).and_then(|v| v.to_str().ok()).map(ToOwned::to_owned);
-                let detail = (!is_success && !answer.body.is_empty())
-                    .then(|| redact_and_cut(&String::from_utf8_lossy(&answer.body), &secrets));
-                HandlerOutcome::Answered { status: answer.status.as_u16(), retry_after, detail }
+                    response.headers.get(RETRY_AFTER).and_then(|v| v.to_str().ok()).map(ToOwned::to_owned);
+                let detail = (!is_success && !response.body.is_empty())
+                    .then(|| redact_and_cut(&String::from_utf8_lossy(&response.body), &secrets));
+                HandlerOutcome::Answered { status: response.status.as_u16(), retry_after, detail }
             }
             Err(error) => send_failed(&error, &secrets),
         }
     }
 }
 
-/// Returns the outcome of a request without an answer.
+/// Returns the outcome of a request without a response.
 pub fn send_failed(error: &SendError, secrets: &[SecretString]) -> HandlerOutcome {
     let detail = redact_and_cut(&error.to_string(), secrets);
     let reason = match error {
@@ -90,7 +90,7 @@ pub fn send_failed(error: &SendError, secrets: &[SecretString]) -> HandlerOutcom
     HandlerOutcome::Failed { reason, detail }
 }
 
-/// Masks secrets in a foreign text and cuts it to `MAX_DETAIL`.
+/// Masks secrets in an untrusted text and truncates it to `MAX_DETAIL`.
 pub fn redact_and_cut(text: &str, secrets: &[SecretString]) -> String {
     let masked = redact(text, secrets.iter().map(ExposeSecret::expose_secret));
     cut(masked.trim(), MAX_DETAIL).to_owned()
@@ -109,7 +109,7 @@ impl<'a> RequestDraft<'a> {
     pub fn new(cluster: &'a dyn Cluster, hook: &'a CompiledHook, pending: &'a PendingDelivery) -> Self {
         // Enough for most requests: a map that grows is rehashed each time.
         let mut headers = HeaderMap::with_capacity(12);
-        headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
+        headers.insert(USER_AGENT, HeaderValue::from_static(USER_AGENT_VALUE));
         RequestDraft { cluster, hook, pending, headers, secrets: Vec::new() }
     }
 
@@ -122,7 +122,7 @@ impl<'a> RequestDraft<'a> {
         self.headers.get(CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default())
     }
 
-    /// Adds a header of the spec. The event's values may make it invalid or reserved, so it is validated again.
+    /// Adds a header of the spec. Validates it again, because values of the event may make it invalid or reserved.
     pub fn add_header(&mut self, name: &str, value: &str) -> Result<(), HandlerOutcome> {
         let (name, value) = hook::parse_header(name, value).map_err(|why| HandlerOutcome::Undeliverable {
             reason: DeliveryReason::HeaderRefused,
@@ -198,7 +198,7 @@ impl<'a> RequestDraft<'a> {
         };
         let text = self.read_secret(reference).await?;
         let address = Address::parse(text.expose_secret()).map_err(|why| unusable_secret(reference, why))?;
-        // Mask the host too: errors contain it, and it is as secret as the rest of the address.
+        // Mask the host too: errors contain it, and it is part of the secret address.
         self.secrets.push(text);
         self.secrets.push(SecretString::from(address.url.as_str()));
         self.secrets.push(SecretString::from(address.url.host_str().unwrap_or_default()));
@@ -229,7 +229,7 @@ impl<'a> RequestDraft<'a> {
         Ok(())
     }
 
-    /// Sets a header whose value this program makes. Such a value is always valid.
+    /// Sets a header whose value this program generates. Such a value is always valid.
     fn set_own_header(&mut self, name: &'static str, value: &str) {
         if let Ok(value) = HeaderValue::from_str(value) {
             self.headers.insert(HeaderName::from_static(name), value);
@@ -245,7 +245,8 @@ fn missing_secret(missing: ReferenceError) -> HandlerOutcome {
     HandlerOutcome::NotReady { reason: (&missing).into(), detail: missing.to_string() }
 }
 
-/// Returns the outcome for a Secret whose value cannot be used. It may be replaced, so the delivery stays pending.
+/// Returns the outcome for a Secret with an unusable value. The delivery stays pending, because the user may fix the
+/// Secret.
 fn unusable_secret(reference: &SecretKeyRef, why: &str) -> HandlerOutcome {
     let detail = format!("key {} of Secret {} {why}", reference.key, reference.name);
     HandlerOutcome::NotReady { reason: "SecretUnusable", detail }

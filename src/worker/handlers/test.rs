@@ -20,7 +20,7 @@ use crate::worker::store::{HookId, PendingDelivery};
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 pub enum TestResult {
-    /// The receiver's answer, in the form of Kong's test.
+    /// The receiver's response, in the format of Kong's test.
     Answer {
         status: u16,
         headers: BTreeMap<String, String>,
@@ -42,7 +42,7 @@ pub enum FunctionResult {
 }
 
 impl TestResult {
-    /// Returns why the run would not count as delivered. None: it would.
+    /// Returns why a delivery with this result would fail. None: it would succeed.
     pub fn failure(&self) -> Option<String> {
         match self {
             TestResult::Answer { status: 200..=299, .. } | TestResult::Logged(_) => None,
@@ -62,7 +62,7 @@ impl TestResult {
 }
 
 impl HandlerRunner {
-    /// Runs the hook on the event, with real effects. An error: nothing was sent, or no answer was received.
+    /// Runs the hook on the event, with real effects. An error: nothing was sent, or no response was received.
     pub async fn test(&self, hook: &CompiledHook, event: Event) -> Result<TestResult, HandlerOutcome> {
         let pending = unstored_delivery(hook, event);
         match &hook.handler {
@@ -84,22 +84,22 @@ impl HandlerRunner {
             Handler::Webhook(_) | Handler::WebhookCustom(_) => {
                 let mut request = self.prepare_request(hook, &pending).await?;
                 let secrets = std::mem::take(&mut request.secrets);
-                let answer = request
+                let response = request
                     .exchange(timeout(hook))
                     .await
                     .map_err(|error| request::send_failed(&error, &secrets))?;
-                // A receiver may echo what it was sent.
+                // A receiver may echo the request, which contains secrets.
                 let masked = |bytes: &[u8]| {
                     let secrets = secrets.iter().map(ExposeSecret::expose_secret);
                     mask(&String::from_utf8_lossy(bytes), secrets)
                 };
-                let headers = answer
+                let headers = response
                     .headers
                     .iter()
                     .map(|(name, value)| (name.to_string(), masked(value.as_bytes())))
                     .collect();
-                let status = answer.status.as_u16();
-                Ok(TestResult::Answer { status, headers, body: masked(&answer.body) })
+                let status = response.status.as_u16();
+                Ok(TestResult::Answer { status, headers, body: masked(&response.body) })
             }
         }
     }
@@ -125,7 +125,7 @@ pub fn posted_event(hook: &CompiledHook, event: Option<&str>, data: Box<RawValue
     new_event(hook, hook.source.clone(), event, data)
 }
 
-/// Creates Kong's ping event, which carries the hook as shown.
+/// Creates Kong's ping event. Its data contains the hook in Kong's format.
 pub fn ping_event(hook: &CompiledHook, shown: &Value) -> Event {
     let data = serde_json::value::to_raw_value(&json!({ "event_hooks": shown })).unwrap_or_default();
     new_event(hook, "kong:event_hooks".into(), "ping".into(), data)
@@ -144,7 +144,7 @@ fn new_event(hook: &CompiledHook, source: String, event: String, data: Box<RawVa
     }
 }
 
-/// Creates a delivery that is in no store.
+/// Creates a delivery that is not stored.
 fn unstored_delivery(hook: &CompiledHook, event: Event) -> PendingDelivery {
     let now = Millis::now();
     PendingDelivery {

@@ -1,8 +1,8 @@
 //! Commits the events of a request and hands their deliveries to the dispatcher.
 //!
-//! A separate task does the hand-over: if a client disconnects, its request's future is dropped, and committed deliveries
-//! would then stay unknown to the dispatcher until the next start. The store's thread notifies that task once per group
-//! commit.
+//! A separate task hands the deliveries over, because a request's future is dropped if the client disconnects. The
+//! dispatcher would then not learn of the committed deliveries before the next start. The store's thread notifies that
+//! task once per group commit.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +27,7 @@ struct CommittedRequest {
     now: Millis,
     result: CommitResult,
     /// Sends the result to the request.
-    answer: oneshot::Sender<CommitResult>,
+    reply: oneshot::Sender<CommitResult>,
 }
 
 /// Commits events and hands their deliveries over.
@@ -49,14 +49,14 @@ impl Committer {
     /// Commits events, all or none. Cancel safe: once called, the events are committed and handed over even if the future
     /// is dropped.
     pub async fn commit(&self, events: Vec<NewEvent>, now: Millis) -> CommitResult {
-        let (answer, answered) = oneshot::channel();
+        let (reply, received) = oneshot::channel();
         let committed = self.committed.clone();
-        let then = move |events, result| {
+        let on_commit = move |events, result| {
             // A closed channel means that the process stops; committed deliveries are on disk.
-            committed.send(CommittedRequest { events, now, result, answer }).ok();
+            committed.send(CommittedRequest { events, now, result, reply }).ok();
         };
-        self.store.accept_then(events, now, Box::new(then));
-        answered.await.unwrap_or(Err(StoreError::Closed))
+        self.store.accept_then(events, now, Box::new(on_commit));
+        received.await.unwrap_or(Err(StoreError::Closed))
     }
 }
 
@@ -68,14 +68,14 @@ async fn hand_over(
     let mut batch = Vec::with_capacity(BATCH);
     while requests.recv_many(&mut batch, BATCH).await > 0 {
         let (mut pending, mut to_notify) = (Vec::new(), Vec::new());
-        for CommittedRequest { events, now, result, answer } in batch.drain(..) {
+        for CommittedRequest { events, now, result, reply } in batch.drain(..) {
             for (event, accepted) in events.into_iter().zip(result.iter().flatten()) {
                 count(&metrics, &event, accepted);
                 pending.extend(pending_deliveries(event, accepted, now));
                 to_notify.extend(accepted.hooks_to_notify.iter().cloned());
             }
             // The client may have disconnected.
-            drop(answer.send(result));
+            drop(reply.send(result));
         }
         dispatch.enqueue_accepted(pending).await;
         for hook in to_notify {
@@ -84,8 +84,8 @@ async fn hand_over(
     }
 }
 
-/// Returns the deliveries of an event that may be sent now. A duplicate has none: the hooks that it revived a delivery of
-/// are notified instead.
+/// Returns the deliveries of an event that may be sent now. None for a duplicate: if it revived deliveries, their hooks
+/// are in `hooks_to_notify`.
 fn pending_deliveries(
     event: NewEvent,
     accepted: &AcceptedEvent,
@@ -111,7 +111,7 @@ fn pending_deliveries(
     })
 }
 
-/// Counts an accepted event, and its deliveries that ended on acceptance.
+/// Counts an accepted event, and those of its deliveries that the store dropped or stored as dead letters.
 fn count(metrics: &Metrics, event: &NewEvent, accepted: &AcceptedEvent) {
     if accepted.duplicate {
         return;
@@ -120,7 +120,8 @@ fn count(metrics: &Metrics, event: &NewEvent, accepted: &AcceptedEvent) {
     for (delivery, stored) in event.deliveries.iter().zip(&accepted.deliveries) {
         match stored.fate {
             Fate::Dropped => metrics.record_finished("dropped", None),
-            // A delivery that was not created dead is dead because its hook's share of the disk was full.
+            // If `decide` did not create the delivery as dead, the store did, because the hook's share of the disk was
+            // full.
             Fate::Dead => {
                 metrics.record_finished("dead", Some(delivery.dead.unwrap_or(DeliveryReason::BacklogFull)));
             }

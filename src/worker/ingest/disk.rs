@@ -1,4 +1,4 @@
-//! Measures the store's disk. Above the limit events are refused, so that accepted ones can still be processed.
+//! Measures the store's disk. Above the limit the worker refuses events, so that it can still process accepted ones.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -54,7 +54,7 @@ impl Disk {
         Some(used as f64 / (used.saturating_add(available)).max(1) as f64)
     }
 
-    /// True above the limit. Cheap: the disk is measured at most once a second, by one of the callers.
+    /// True if disk usage is above the limit. Cheap: at most one caller a second measures the disk.
     pub fn is_full(&self) -> bool {
         if self.limit >= 100 {
             return false;
@@ -64,7 +64,7 @@ impl Disk {
             if last.at.is_some_and(|at| at.elapsed() < MEASURE_INTERVAL) {
                 return last.is_full;
             }
-            // Measure outside of the lock; other callers use the last result meanwhile.
+            // Measure without the lock, so that concurrent callers use the last result.
             last.at = Some(Instant::now());
             last.is_full
         };
@@ -73,9 +73,9 @@ impl Disk {
                 let all = u128::from(used) + u128::from(available);
                 u128::from(used) * 100 > all * u128::from(self.limit)
             }
-            // A disk that cannot be measured refuses nothing: if it is full, the store fails.
+            // A failed measurement counts as not full. If the disk is full, the store's writes fail.
             Err(error) => {
-                tracing::warn!(%error, "disk usage could not be measured");
+                tracing::warn!(%error, "measurement of disk usage failed");
                 false
             }
         };

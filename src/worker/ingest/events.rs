@@ -24,7 +24,7 @@ use crate::worker::problem::HttpProblem;
 use crate::worker::request::{ValidPath, token};
 use crate::worker::store::{AcceptedEvent, Dedup, NewEvent, StoreError};
 
-/// What a request stored.
+/// The result of an accepted request.
 enum PublishOutcome {
     One(AcceptedEvent),
     /// All events of a batch, in one commit.
@@ -57,8 +57,8 @@ pub async fn publish(
     (StatusCode::ACCEPTED, response).into_response()
 }
 
-/// Answers the handshake of the CloudEvents webhook specification, by which a sender requests permission to send. Each later
-/// request is authorized by its token, so the handshake needs none.
+/// Answers the handshake of the CloudEvents webhook specification, by which a sender requests permission to send. Needs
+/// no token, because the token of each later request is checked.
 pub async fn handshake(headers: HeaderMap) -> Response {
     let mut response = StatusCode::OK.into_response();
     let out = response.headers_mut();
@@ -76,10 +76,10 @@ async fn accept(
     headers: &HeaderMap,
     body: Body,
 ) -> Result<PublishOutcome, HttpProblem> {
-    // Authorize first: the body of an unauthorized client is not even read.
+    // Authorize first, so that bodies of unauthorized clients are not read.
     let access = Permission::new(&namespace, "create", "events");
     state.cluster.authorize(token(headers), access).await?;
-    // Otherwise a later namespace of this name would find the event in its history.
+    // Otherwise a namespace that is created with this name later would have the event in its history.
     if !state.namespaces.check_before_accept(&namespace).await {
         return Err(HttpProblem::new(404, "NotFound", "there is no namespace of this name"));
     }
@@ -139,8 +139,8 @@ async fn commit_events(
     Ok(state.committer.commit(new, now).await?)
 }
 
-/// Imports the hop count of an event that is one of our own deliveries: its header counts the hooks that it has passed. The
-/// higher of the header's and the event's count is used, because a template that builds a new event starts counting at 0.
+/// Imports the hop count from the request's header, which is present if a hook delivered the event to this port. Uses
+/// the higher of the header's and the event's count, because a template that builds a new event starts at 0.
 fn import_hops(draft: &mut EventDraft, headers: &HeaderMap) -> Result<(), InvalidEvent> {
     let Some(text) = headers.get("x-hookstream-hops").and_then(|v| v.to_str().ok()) else { return Ok(()) };
     let counted = hops_of(text);

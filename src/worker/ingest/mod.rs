@@ -1,11 +1,11 @@
 //! The ingest port: events of API clients, relays of Kong, event streams of Auth0.
 //!
-//! Invariants: a 202 answer follows the commit. A sender whose request cannot be decided yet is made to send it again, in the
-//! way that works for it: a 503 for API clients and Auth0, a closed connection for Kong, which ignores statuses. Bodies are
-//! bounded in size and time.
+//! Invariants: a 202 response follows the commit. If the worker cannot accept an event yet, its response makes the
+//! sender retry: a 503 for API clients and Auth0, a closed connection for Kong, which ignores statuses. Bodies have
+//! limits on size, time and memory.
 //!
-//! Left to others: parsing of events (`core::event`), authentication of relays (`core::relay`), authorization of clients
-//! (`cluster`).
+//! Out of scope: parsing of events (`core::event`), authentication of relays (`core::relay`) and streams
+//! (`core::stream_auth`), authorization of clients (`cluster`).
 
 mod commit;
 mod disk;
@@ -67,14 +67,14 @@ pub struct IngestState {
     pub body_memory: BodyMemory,
 }
 
-/// The number of largest requests that fit into the memory budget at the same time.
-const LARGEST_REQUESTS: usize = 4;
+/// The memory budget in requests of the maximum size.
+const BUDGET_REQUESTS: usize = 4;
 
 impl Limits {
     /// Returns the memory budget for bodies that are being read.
     pub fn body_memory(&self) -> BodyMemory {
         let largest = self.max_request_bytes.max(self.max_event_bytes);
-        BodyMemory::new(largest.saturating_mul(LARGEST_REQUESTS))
+        BodyMemory::new(largest.saturating_mul(BUDGET_REQUESTS))
     }
 }
 
@@ -85,15 +85,19 @@ pub fn router(state: IngestState) -> Router {
         .route("/v1/namespaces/{namespace}/relays/{eventhook}", post(relays::relay))
         .route("/v1/namespaces/{namespace}/streams/{eventstream}", post(streams::receive))
         .fallback(|| async {
-            HttpProblem::new(404, "NotFound", "no such address: POST /v1/namespaces/{namespace}/events")
+            HttpProblem::new(
+                404,
+                "NotFound",
+                "no such path: publish events with POST /v1/namespaces/{namespace}/events",
+            )
         })
         .method_not_allowed_fallback(|| async { HttpProblem::new(405, "MethodNotAllowed", "use POST") })
-        // The handlers bound their bodies themselves, to answer with a problem body.
+        // Each route limits its body itself, so that the error response is a problem body.
         .layer(DefaultBodyLimit::disable())
         .with_state(Arc::new(state))
 }
 
-/// The body of a 202 answer.
+/// The body of a 202 response.
 #[derive(Serialize)]
 struct PublishResponse<'a> {
     id: &'a str,
@@ -131,11 +135,11 @@ async fn decide_deliveries(
     if !evaluates_filters {
         return Ok(decide());
     }
-    // A panic in a filter fails this request only, and the sender repeats it.
+    // A panic in a filter fails this request only, and the sender retries it.
     tokio::task::spawn_blocking(decide).await.map_err(|_| StoreError::Closed.into())
 }
 
-/// Hashes parts. Each is preceded by its length, so that different lists of parts never hash the same bytes.
+/// Hashes a list of byte strings. Prefixes each with its length, so that different lists never hash the same bytes.
 fn hash_parts(parts: &[&[u8]]) -> [u8; 32] {
     let mut hash = Sha256::new();
     for part in parts {

@@ -27,12 +27,12 @@ use crate::worker::store::{AcceptedEvent, Dedup, NewDelivery, NewEvent};
 /// The outcome of a relay request.
 enum RelayOutcome {
     Accepted(AcceptedEvent),
-    /// Kong's ping: answered and not stored.
+    /// Kong's ping, which is answered and not stored.
     Ping,
-    /// An event about event hooks, which may contain secrets: accepted and not stored.
+    /// An event about event hooks. Accepted and not stored, because it may contain secrets.
     LeftOut,
     Refused(HttpProblem),
-    /// The connection is closed, so that Kong sends again. Carries the reason for the metric.
+    /// The worker closes the connection, so that Kong retries. Carries the reason for the metric.
     RetryLater(&'static str),
 }
 
@@ -80,7 +80,7 @@ async fn accept(state: &IngestState, key: &ObjectKey, headers: &HeaderMap, body:
     let body = match read_body(body, content_length(headers), max, &state.body_memory).await {
         Ok(body) => body,
         Err(BodyError::TooBig) => return RelayOutcome::Refused(HttpProblem::event_too_big(max)),
-        // The body is incomplete, and Kong would drop the event after any answer.
+        // The body is incomplete. After any response Kong would drop the event.
         Err(error) => return RelayOutcome::RetryLater((&error).into()),
     };
     let Ok(key_ring) = state.cluster.key_ring(false).await else {
@@ -107,7 +107,7 @@ async fn accept(state: &IngestState, key: &ObjectKey, headers: &HeaderMap, body:
         return RelayOutcome::LeftOut;
     }
 
-    // The index may lag behind the view by moments, so a hook that it does not have is compiled here.
+    // The index may lag behind the view. If it does not have the hook yet, compile it here.
     let hook = state.index.get(object.uid().unwrap_or_default().as_str());
     let hook = hook.unwrap_or_else(|| Arc::new(HookState::new(object, key, None)));
     let window = state.limits.relay_dedup_window;
@@ -119,8 +119,8 @@ async fn accept(state: &IngestState, key: &ObjectKey, headers: &HeaderMap, body:
     let Ok(deliveries) = decide_deliveries(vec![(event.clone(), vec![hook])], now).await else {
         return RelayOutcome::RetryLater("Closed");
     };
-    // Accept events of a hook that is being deleted as dead letters: Kong is then done with them, and they can be replayed
-    // if the hook is recreated.
+    // Accept events of a hook that is being deleted as dead letters. Kong then stops retrying them, and a user can
+    // replay them if the hook is recreated.
     let dead = object.meta().deletion_timestamp.is_some().then_some(DeliveryReason::HookDeleted);
     let deliveries = deliveries.into_iter().flatten();
     let deliveries = deliveries.map(|delivery| NewDelivery { dead, ..delivery }).collect();

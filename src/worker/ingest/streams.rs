@@ -1,6 +1,7 @@
 //! `POST /v1/namespaces/{ns}/streams/{eventstream}`: events of one Auth0 event stream.
 //!
-//! Auth0 gives up after any 4xx and sends again after a 5xx. Therefore a 4xx answers only requests that can never succeed.
+//! Auth0 gives up after a 4xx and retries after a 5xx. So the worker answers 4xx only to requests that can never
+//! succeed.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -42,9 +43,9 @@ pub async fn receive(
     response
 }
 
-/// Returns a 503, after which Auth0 sends again.
+/// Returns a 503, after which Auth0 retries.
 fn retry_later(reason: &'static str, detail: &str) -> HttpProblem {
-    HttpProblem::new(503, reason, format!("{detail}: send it again later"))
+    HttpProblem::new(503, reason, format!("{detail}: send the event again later"))
 }
 
 async fn accept(
@@ -72,7 +73,7 @@ async fn accept(
     let max = state.limits.max_event_bytes;
     let body = read_body(body, content_length(headers), max, &state.body_memory).await;
     let body = body.map_err(|error| match error {
-        BodyError::Broken => retry_later("BrokenBody", "the body broke off or took too long"),
+        BodyError::Broken => retry_later("BrokenBody", "the body ended early or took too long"),
         error => HttpProblem::unreadable_body(&error, || HttpProblem::event_too_big(max)),
     })?;
     let draft = parse_streamed(&body)?;
@@ -98,8 +99,8 @@ async fn accept(
     accepted.into_iter().next().ok_or_else(|| StoreError::Closed.into())
 }
 
-/// Checks the credential that Auth0 was configured with: a token of ours, or the user's own secret if the stream's
-/// destination is a webhook with this address.
+/// Checks the credential with which Auth0 was configured: a token that the operator derived, or the user's own secret
+/// if the stream's destination is a webhook with this address.
 async fn authorize(
     state: &IngestState,
     stream: &EventStream,

@@ -1,5 +1,5 @@
-//! Names of objects that requests refer to and the cache does not have. The watch may be behind, so a name is treated as
-//! certainly unknown only after a while.
+//! Names of objects that requests refer to and the cache does not have. The watch may lag, so a name counts as
+//! certainly unknown only after two minutes of lookups.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -10,7 +10,8 @@ use crate::cluster::ObjectKey;
 
 /// How long a name must stay unknown to be certain: a new object may take that long to arrive.
 const CERTAIN_AFTER: Duration = Duration::from_secs(120);
-/// A name without a lookup for this long starts over: an object may have been given it meanwhile.
+/// After this time without a lookup, the two minutes of a name start again: an object of this name may have been
+/// created recently.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
 const MAX_NAMES: usize = 4096;
 
@@ -45,7 +46,7 @@ impl UnknownNames {
                 lookups.last = now;
                 now.duration_since(lookups.first) >= CERTAIN_AFTER
             }
-            // A mistyped name of long ago may belong to a new object now.
+            // The name was unknown long ago, but a new object may have it now.
             Some(lookups) => {
                 *lookups = Lookups { first: now, last: now };
                 false

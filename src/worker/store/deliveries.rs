@@ -9,7 +9,7 @@ use super::{AttemptRecord, DeliverySeq, HookId, NextStep};
 use crate::core::event::Event;
 use crate::core::time::Millis;
 
-/// A delivery that waits for its next attempt.
+/// A delivery whose next attempt is scheduled or due.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PendingDelivery {
     pub seq: DeliverySeq,
@@ -17,7 +17,7 @@ pub struct PendingDelivery {
     pub id: Uuid,
     pub hook: HookId,
     pub event: Arc<Event>,
-    /// The start of its age: when the event was accepted, or the delivery last replayed or revived.
+    /// When its age starts: when the event was accepted, or when the delivery was last replayed or revived.
     pub accepted: Millis,
     /// Attempts since it was accepted, replayed or revived.
     pub attempts: u32,
@@ -28,12 +28,12 @@ pub struct PendingDelivery {
     pub suppressed: u32,
     /// How often it was replayed.
     pub replays: u32,
-    /// What its handler recorded at an earlier attempt. Opaque to the store.
+    /// The progress that its handler recorded at an earlier attempt. Opaque to the store.
     pub progress: HandlerProgress,
 }
 
-/// Bounds one read of due deliveries: at most `rows` deliveries, and no further one after `bytes` of event data were
-/// read. At least one delivery is read, whatever its size.
+/// Bounds one read of due deliveries: it stops after `rows` deliveries or `bytes` of event data. It reads at least one
+/// delivery of any size.
 #[derive(Clone, Copy, Debug)]
 pub struct ReadLimit {
     pub rows: usize,
@@ -53,7 +53,7 @@ pub type HandlerProgress = Vec<u8>;
 
 /// The outcome of one attempt, or of giving up without one.
 ///
-/// Settling a delivery that is finished, or no longer exists, changes nothing.
+/// Settling a delivery that is finished or no longer exists changes nothing.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settlement {
     pub delivery: DeliverySeq,
@@ -63,7 +63,8 @@ pub struct Settlement {
     /// the delivery stays pending with the reason `Undecided` and does not age.
     pub attempt: Option<AttemptRecord>,
     pub next: NextStep,
-    /// If set, replaces the stored progress. A delivered delivery keeps no progress, so a replay repeats all its work.
+    /// If set, replaces the stored progress. The store removes the progress of a delivered delivery, so a replay
+    /// repeats all its work.
     pub progress: Option<HandlerProgress>,
 }
 

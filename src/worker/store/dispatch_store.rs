@@ -11,12 +11,12 @@ use crate::core::time::Millis;
 pub trait DispatchStore: Send + Sync + 'static {
     /// Records the settlements, all or none. Returns when they are durable.
     ///
-    /// The result has one entry for each settlement: true if another delivery of the hook became due by it, because a
-    /// trailing candidate is promoted at once when the delivery before it dies.
+    /// The result has one entry for each settlement: true if it made another delivery of the hook due. That happens
+    /// when a delivery dies, because the store then promotes the trailing candidate behind it at once.
     fn settle_many(&self, settlements: Vec<Settlement>) -> BoxFuture<'_, Result<Vec<bool>, StoreError>>;
 
-    /// Returns the pending deliveries of a hook that are due at `now`, longest due first, without those in `exclude`
-    /// (which the caller already has).
+    /// Returns the pending deliveries of a hook that are due at `now`, earliest due first. Skips those in `exclude`,
+    /// which the caller already has.
     fn due(
         &self,
         hook_uid: &str,
@@ -25,13 +25,14 @@ pub trait DispatchStore: Send + Sync + 'static {
         limit: ReadLimit,
     ) -> BoxFuture<'_, Result<DueDeliveries, StoreError>>;
 
-    /// Returns when the earliest pending delivery of a hook is due after `after`.
+    /// Returns the earliest due time after `after` of a hook's pending deliveries.
     fn next_due(&self, hook_uid: &str, after: Millis) -> BoxFuture<'_, Result<Option<Millis>, StoreError>>;
 
-    /// Returns every hook with pending deliveries. Called at startup; must not read every delivery of a large backlog.
+    /// Returns every hook with pending deliveries. Called at startup, so it must not read every delivery of a large
+    /// backlog.
     fn backlog(&self) -> BoxFuture<'_, Result<Vec<HookBacklog>, StoreError>>;
 
-    /// Marks a hook as held (paused, gone, invalid, a Secret missing, deleted), or as no longer held.
+    /// Marks a hook as held (paused, gone, invalid, deleted, a Secret missing), or as no longer held.
     ///
     /// While a hook is held, its deliveries do not age. The mark survives restarts. Setting the present value again
     /// changes nothing.
@@ -59,9 +60,9 @@ pub trait DispatchStore: Send + Sync + 'static {
 
     /// Promotes trailing candidates whose period is over, and returns their hooks.
     ///
-    /// A promoted candidate becomes pending, sets both gate memories and opens a new period. `accept_then` does the same
-    /// first and reports the hooks in `AcceptedEvent::hooks_to_notify`. Promotes a bounded number; `next_promotion` shows
-    /// whether there are more.
+    /// A promoted candidate becomes pending, sets both gate memories and opens a new period. `accept_then` also
+    /// promotes such candidates, before it accepts events, and reports their hooks in `AcceptedEvent::hooks_to_notify`.
+    /// Promotes a bounded number; `next_promotion` shows whether there are more.
     fn promote(&self, now: Millis) -> BoxFuture<'_, Result<Vec<HookId>, StoreError>>;
 
     /// Returns when the next trailing candidate's period ends.

@@ -1,6 +1,6 @@
 //! Why a store operation failed.
 
-/// Why the store could not do what was requested.
+/// Why the store did not execute an operation.
 #[derive(Debug, Clone, thiserror::Error, strum::IntoStaticStr)]
 pub enum StoreError {
     #[error("the disk is full")]
@@ -15,10 +15,10 @@ pub enum StoreError {
     HookFull,
     #[error("the store is stopping")]
     Closed,
-    /// Only this operation failed. Nothing of it is stored, and repeating it unchanged does not help.
+    /// Only this operation failed. The store changed nothing, and repeating the operation unchanged fails again.
     #[error("the store refused the operation: {0}")]
     Refused(String),
-    /// Written data may not be on the disk: the process must end, and the next start reads what is there.
+    /// Written data may not be on the disk. The process must end; the next start reads the data that is there.
     #[error("the store failed: {0}")]
     Fatal(String),
     #[error(
@@ -29,7 +29,7 @@ pub enum StoreError {
     Open(String),
     /// The store holds events of another installation; this one would deliver them.
     #[error(
-        "the store belongs to another installation ({found}; this is {own}): give the worker its own volume, or take the store over for good with --accept-new-store"
+        "the store belongs to another installation ({found}; this is {own}): give the worker its own volume, or adopt the store permanently with --accept-new-store"
     )]
     Foreign { found: String, own: String },
 }

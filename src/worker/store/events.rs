@@ -15,7 +15,7 @@ use crate::core::time::Millis;
 #[derive(Clone, Debug)]
 pub struct NewEvent {
     pub event: Arc<Event>,
-    /// If set, a second event with this key within the window is a duplicate, and nothing is stored for it.
+    /// If set, a second event with this key within the window is a duplicate, for which nothing is stored.
     pub dedup: Option<Dedup>,
     pub deliveries: Vec<NewDelivery>,
 }
@@ -49,14 +49,14 @@ pub struct AcceptedEvent {
     pub seq: EventSeq,
     /// The id of the stored event. For a duplicate: of the original event.
     pub event_id: String,
-    /// True if the event was accepted before; nothing was stored this time.
+    /// True if the event was accepted before. This call then stored nothing.
     pub duplicate: bool,
     /// The deliveries, in the order of the request. For a duplicate: those deliveries of the original event that
     /// retention has not removed, in their present state.
     pub deliveries: Vec<AcceptedDelivery>,
-    /// Hooks with newly due deliveries that `deliveries` does not list: promoted trailing candidates. Also hooks whose
-    /// delivery died of `MaxAge` or `MaxAttempts` and was revived by this duplicate; only hooks that the duplicate
-    /// matches are revived. The caller must notify the dispatcher of them.
+    /// Hooks with newly due deliveries that `deliveries` does not list. These are promoted trailing candidates, and
+    /// deliveries that died of `MaxAge` or `MaxAttempts` and that this duplicate revived because it matches their
+    /// hooks. The caller must notify the dispatcher of these hooks.
     pub hooks_to_notify: Vec<HookId>,
 }
 
@@ -83,7 +83,7 @@ pub enum Fate {
 }
 
 impl AcceptedEvent {
-    /// Returns the number of deliveries that no gate dropped. The response to the sender contains it.
+    /// Returns the number of deliveries that no gate dropped, which the response to the sender contains.
     pub fn kept(&self) -> usize {
         self.deliveries.iter().filter(|d| d.fate != Fate::Dropped).count()
     }

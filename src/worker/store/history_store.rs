@@ -18,7 +18,7 @@ pub trait HistoryStore: Send + Sync + 'static {
         id: Uuid,
     ) -> BoxFuture<'_, Result<Option<DeliveryRecord>, StoreError>>;
 
-    /// Returns the event of a delivery. The event's id would not identify it: two sources may use the same id.
+    /// Returns the event of a delivery. Takes the delivery's id, because two sources may use the same event id.
     fn event_of(&self, namespace: &str, id: Uuid) -> BoxFuture<'_, Result<Option<Arc<Event>>, StoreError>>;
 
     /// Returns up to `limit` deliveries with their attempts, newest first, starting below `before`.
@@ -70,9 +70,9 @@ pub trait HistoryStore: Send + Sync + 'static {
 
     /// Advances every unfinished replay, and returns the hooks with newly due deliveries.
     ///
-    /// A step replays as many deliveries as the rate allows for the time since the last step, at most for one second.
-    /// Deliveries that were accepted, or that finished, after the replay started are not part of it. A finished replay is
-    /// forgotten after a day.
+    /// A step replays the number of deliveries that the rate allows for the time since the last step, at most for one
+    /// second. Skips deliveries that were accepted, or that finished, after the replay started. Removes a finished
+    /// replay after a day.
     fn step_replays(&self, now: Millis) -> BoxFuture<'_, Result<Vec<HookId>, StoreError>>;
 
     /// Returns a replay with its progress.

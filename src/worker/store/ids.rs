@@ -8,7 +8,7 @@ pub type EventSeq = i64;
 /// The sequence number of a delivery: ascends in the order of acceptance and is never reused.
 pub type DeliverySeq = i64;
 
-/// A hook, as the store names it.
+/// The identity of a hook in the store.
 ///
 /// The uid is the identity. The namespace and name of a uid never change after the store first sees them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

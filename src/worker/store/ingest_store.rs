@@ -7,7 +7,7 @@ use crate::core::time::Millis;
 pub trait IngestStore: Send + Sync + 'static {
     /// Stores the events, all or none, and calls `done` with the result after the commit and its fsync.
     ///
-    /// Never waits: a full queue fails with `Busy`. The engine's own thread runs `done` and waits for it, so it must return
-    /// quickly. If the engine ends first, `done` is dropped without a call.
+    /// Never waits: a full queue fails with `Busy`. The engine's own thread runs `done`, so `done` must return quickly.
+    /// If the engine ends first, it drops `done` without calling it.
     fn accept_then(&self, events: Vec<NewEvent>, now: Millis, done: AcceptCallback);
 }

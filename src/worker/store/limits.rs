@@ -9,9 +9,9 @@ use crate::core::time::Millis;
 pub struct Retention {
     pub history_age: Duration,
     pub dead_letter_age: Duration,
-    /// Bytes of events kept for delivered, dropped and cancelled deliveries, and for events without deliveries. The oldest
-    /// are removed first. An event counts once for each of its deliveries. Within its idempotency window only the data of
-    /// an event is removed (`null` remains).
+    /// Bytes of events kept for delivered, dropped and cancelled deliveries, and for events without deliveries.
+    /// Retention removes the oldest first. An event counts once for each of its deliveries. Within an event's
+    /// idempotency window, retention removes only its data (`null` remains).
     pub history_bytes: u64,
     /// Bytes of events kept for dead letters, counted the same way.
     pub dead_letter_bytes: u64,

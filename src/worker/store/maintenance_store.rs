@@ -15,8 +15,8 @@ pub trait MaintenanceStore: Send + Sync + 'static {
     /// not for each event.
     fn stats(&self) -> BoxFuture<'_, Result<StoreStats, StoreError>>;
 
-    /// Measures the backlog of one hook; the other fields stay 0. Costs a few seeks a hook, so only hooks with metrics of
-    /// their own are measured.
+    /// Measures the backlog of one hook; the other fields stay 0. Costs a few index seeks, so the worker measures only
+    /// hooks with their own metrics.
     fn hook_stats(&self, uid: &str) -> BoxFuture<'_, Result<StoreStats, StoreError>>;
 
     /// Binds the store to an installation. Fails with `Foreign` if it belongs to another one, unless `adopt` is set.
@@ -27,8 +27,8 @@ pub trait MaintenanceStore: Send + Sync + 'static {
 
     /// Records the present uid of a namespace. None: the namespace does not exist.
     ///
-    /// True: a namespace with another uid had this name before. Its data, pending deliveries included, is invisible from now
-    /// on, and `sweep` removes it.
+    /// True: a namespace with another uid had this name before. Its data, pending deliveries included, is now
+    /// invisible, and `sweep` removes it.
     fn set_namespace_uid(&self, name: &str, uid: Option<&str>) -> BoxFuture<'_, Result<bool, StoreError>>;
 
     /// Resolves when the store can no longer be trusted; the process must end.

@@ -1,17 +1,18 @@
 //! Durable storage of accepted events, their deliveries and the attempts to deliver them.
 //!
-//! Purpose: the traits behind which the worker keeps its data. Each role of the worker has a trait of its own
-//! ([`IngestStore`], [`DispatchStore`], [`HistoryStore`], [`MaintenanceStore`]); [`Store`] combines them. `sqlite` is the
-//! embedded engine.
+//! Purpose: the traits through which the worker accesses its data. Each role of the worker has its own trait
+//! ([`IngestStore`], [`DispatchStore`], [`HistoryStore`], [`MaintenanceStore`]); [`Store`] combines them. `sqlite` is
+//! the embedded engine.
 //!
 //! Invariants:
 //! - The accept callback runs after the commit and its fsync. An event, its deliveries and its idempotency key commit
 //!   together or not at all.
-//! - A settlement joins the next group commit. Losing one repeats an attempt but loses no delivery.
+//! - A settlement joins the next group commit. A lost settlement repeats an attempt but loses no delivery.
 //! - A failed fsync is fatal, because the kernel may have dropped the data that it could not write.
-//! - The store knows neither HTTP nor hook specs. Time is an argument.
+//! - The store depends on neither HTTP nor hook specs. Time is an argument.
 //!
-//! Not here: matching hooks (`route`), retry times (`core::retry`), the order of sending (`dispatch`).
+//! Out of scope: matching hooks and filters (`index`, `decide`), retry times (`core::retry`), the order of sending
+//! (`dispatch`).
 
 mod deliveries;
 mod dispatch_store;

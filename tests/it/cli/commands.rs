@@ -52,11 +52,12 @@ async fn validate_reports_errors_with_positions() {
     let signed = json!({"handler": {"webhook": {"signature": {"secretRef": {"name": "keys", "key": "k"}}}}});
     let related = json!({"connectionRef": {"name": "kong"}});
     let url = "https://example.com/x";
-    let good = hook("a", url, json!({}));
+    let valid = hook("a", url, json!({}));
     // The text; the exit code; then of the expected finding: severity, field, reason, part of the message, line and column.
-    type Found = Option<(&'static str, &'static str, &'static str, &'static str, Option<(u64, u64)>)>;
-    let cases: Vec<(String, i32, Found)> = vec![
-        (good.clone(), 0, None),
+    type ExpectedFinding =
+        Option<(&'static str, &'static str, &'static str, &'static str, Option<(u64, u64)>)>;
+    let cases: Vec<(String, i32, ExpectedFinding)> = vec![
+        (valid.clone(), 0, None),
         ("apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: x}\n".into(), 0, None),
         ("a: [".into(), 1, Some(("error", "", "Unreadable", "", None))),
         (
@@ -99,7 +100,7 @@ async fn validate_reports_errors_with_positions() {
             0,
             Some(("warning", "spec.handler.webhookCustom.body", "HtmlInJson", "json(entity.name)", None)),
         ),
-        (good.clone() + &good, 1, Some(("error", "metadata.name", "Duplicate", "also defined in", None))),
+        (valid.clone() + &valid, 1, Some(("error", "metadata.name", "Duplicate", "also defined in", None))),
         (
             hook("a", url, signed.clone()),
             0,
@@ -118,23 +119,23 @@ async fn validate_reports_errors_with_positions() {
             Some(("error", "spec.connectionRef", "WrongVendor", "not a Connection to kong", None)),
         ),
     ];
-    for (text, code, want) in cases {
+    for (text, code, expected) in cases {
         let path = file("all.yaml", &text);
         let (status, out, error) = run(&["validate", &path, "--output", "json"]).await;
         assert_eq!(status, code, "{text}\n{out}{error}");
         let report: Value = serde_json::from_str(&out).unwrap();
         assert_eq!(report["valid"], json!(code == 0));
         let findings = report["findings"].as_array().unwrap();
-        let Some((severity, field, reason, part, at)) = want else {
+        let Some((severity, field, reason, part, position)) = expected else {
             assert!(findings.is_empty(), "{text}\n{out}");
             continue;
         };
-        let found = findings.iter().find(|f| f["field"] == field && f["reason"] == reason);
-        let found = found.unwrap_or_else(|| panic!("{text}\n{out}"));
-        assert_eq!(found["severity"], severity, "{out}");
-        assert!(found["message"].as_str().unwrap().contains(part), "{out}");
-        if let Some((line, column)) = at {
-            assert_eq!((&found["line"], &found["column"]), (&json!(line), &json!(column)), "{out}");
+        let finding = findings.iter().find(|f| f["field"] == field && f["reason"] == reason);
+        let finding = finding.unwrap_or_else(|| panic!("{text}\n{out}"));
+        assert_eq!(finding["severity"], severity, "{out}");
+        assert!(finding["message"].as_str().unwrap().contains(part), "{out}");
+        if let Some((line, column)) = position {
+            assert_eq!((&finding["line"], &finding["column"]), (&json!(line), &json!(column)), "{out}");
         }
         let (status, table, _) = run(&["validate", &path]).await;
         assert_eq!(status, code);
@@ -178,8 +179,8 @@ async fn same_name_in_two_folders_is_a_warning() {
     assert_eq!(status, 0, "{out}");
     let report: Value = serde_json::from_str(&out).unwrap();
     let findings = report["findings"].as_array().unwrap();
-    let shown: Vec<_> = findings.iter().map(|f| (&f["severity"], &f["reason"])).collect();
-    assert_eq!(shown, [(&json!("warning"), &json!("Duplicate"))], "{out}");
+    let reported: Vec<_> = findings.iter().map(|f| (&f["severity"], &f["reason"])).collect();
+    assert_eq!(reported, [(&json!("warning"), &json!("Duplicate"))], "{out}");
     write("two/more.yaml", &signed);
     let (status, out, _) = run(&["validate", &path, "--output", "json"]).await;
     assert_eq!(status, 1, "{out}");
@@ -283,21 +284,21 @@ async fn test_reports_script_errors() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sources_need_no_worker() {
+async fn lists_sources_without_worker() {
     let (status, all, _) = run(&["sources"]).await;
     assert_eq!(status, 0);
     assert!(all.contains("rate-limiting-advanced  rate-limit-exceeded"), "{all}");
     let (_, one, _) = run(&["sources", "dao:crud", "--output", "json"]).await;
     let fields = json!({"fields": ["operation", "entity", "old_entity", "schema"]});
-    let want = json!({"data": {"create": fields, "update": fields, "delete": fields}});
-    assert_eq!(serde_json::from_str::<Value>(&one).unwrap(), want);
+    let expected = json!({"data": {"create": fields, "update": fields, "delete": fields}});
+    assert_eq!(serde_json::from_str::<Value>(&one).unwrap(), expected);
     let (status, _, error) = run(&["sources", "shop"]).await;
     assert_eq!(status, 2);
     assert!(error.contains("shop is not in the catalogue"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ping_uses_worker() {
+async fn pings_hook_through_worker() {
     let receiver = Receiver::start(|_, _| Reply::status(200));
     let log = manifest(
         "hookstream.dev/v1alpha1",

@@ -46,7 +46,7 @@ fn relay(name: &str, more: Value) -> String {
     hook(name, "http://receiver.test/", spec)
 }
 
-async fn writes(kong: &Kong) -> usize {
+async fn count_writes(kong: &Kong) -> usize {
     let mut all = 0;
     for method in ["PUT", "POST", "PATCH", "DELETE"] {
         all += kong.count(method, "").await;
@@ -65,7 +65,7 @@ async fn reports_no_change_after_sync_and_each_change_before() {
         (1, &json!("create"), &json!("create")),
         "{rows}"
     );
-    assert_eq!(writes(&kong).await, 0);
+    assert_eq!(count_writes(&kong).await, 0);
     assert!(rows["direct"]["message"].as_str().unwrap().contains("kubectl get -o yaml"), "{rows}");
 
     let standalone = Standalone::start(&both, &[]).await;
@@ -77,8 +77,8 @@ async fn reports_no_change_after_sync_and_each_change_before() {
     let with_data = ["--ingest-url", &url, "--data", data];
     eventually(DEADLINE, "no difference", async || {
         let (code, rows) = diff(&both, &with_data).await;
-        let same = code == 0 && rows["relayed"].get("uncompared").is_none();
-        if same { Ok(()) } else { Err(rows.to_string()) }
+        let is_equal = code == 0 && rows["relayed"].get("uncompared").is_none();
+        if is_equal { Ok(()) } else { Err(rows.to_string()) }
     })
     .await;
     // Without the keys the derived secret cannot be compared; the report lists it as uncompared.
@@ -87,7 +87,7 @@ async fn reports_no_change_after_sync_and_each_change_before() {
     assert_eq!(rows["relayed"]["uncompared"], json!(["config.secret"]), "{rows}");
     assert_eq!(rows["direct"]["change"], "unchanged", "{rows}");
 
-    let before = (writes(&kong).await, kong.hooks().await);
+    let state_before = (count_writes(&kong).await, kong.hooks().await);
     let other = base.replace("s3cret", "s3cret-2")
         + &gateway("direct", json!({"event": "routes"}))
         + &relay("relayed", json!({"rotation": "2"}))
@@ -101,7 +101,7 @@ async fn reports_no_change_after_sync_and_each_change_before() {
         (&json!("update"), &json!("create")),
         "{rows}"
     );
-    assert_eq!((writes(&kong).await, kong.hooks().await), before, "diff writes nothing");
+    assert_eq!((count_writes(&kong).await, kong.hooks().await), state_before, "diff writes nothing");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -126,7 +126,7 @@ async fn predicts_adoption_and_lists_uncompared_fields() {
     );
     let (code, rows) = diff(&adopting("Override", json!({"source": "balancer"})), &[]).await;
     assert_eq!((code, &rows["h"]["change"]), (1, &json!("update")), "{rows}");
-    // An object as the cluster prints it names its remote object in the status.
+    // An object as the cluster prints it names its external object in the status.
     let mut printed: Value = serde_json::from_str(&gateway("printed", json!({}))[4..]).unwrap();
     printed["metadata"]["uid"] = json!("11111111-2222-4333-8444-555555555555");
     printed["status"] = json!({"external": {"id": id, "connection": "kong", "endpoint": kong.url}});
@@ -153,14 +153,14 @@ async fn predicts_adoption_and_lists_uncompared_fields() {
             "{rows}"
         );
     }
-    let gone = run(&["diff", "/no/such/file"]).await;
-    assert_eq!(gone.status.code(), Some(2));
+    let output = run(&["diff", "/no/such/file"]).await;
+    assert_eq!(output.status.code(), Some(2));
     let empty = watchdog::unique_path("empty");
     std::fs::create_dir_all(&empty).unwrap();
     let file = empty.join("a.yaml");
     std::fs::write(&file, &base).unwrap();
-    let refused = run(&["diff", file.to_str().unwrap(), "--data", empty.to_str().unwrap()]).await;
-    assert_eq!(refused.status.code(), Some(2));
+    let output = run(&["diff", file.to_str().unwrap(), "--data", empty.to_str().unwrap()]).await;
+    assert_eq!(output.status.code(), Some(2));
     assert!(!empty.join("keys.json").exists(), "diff creates no keys");
 }
 
@@ -189,15 +189,18 @@ async fn auth0_import_has_no_difference() {
     std::fs::write(&token, "the-token-of-the-test\n").unwrap();
     let import = ["import", "auth0", "--domain", &auth0.domain, "--token-file", token.to_str().unwrap()];
     let output = run(&import).await;
-    let (made, error) =
+    let (imported, error) =
         (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
     assert!(output.status.success(), "{error}");
-    assert_eq!(made.matches("mode: Match").count(), 3, "{made}");
-    assert!(!made.contains("s3cret") && made.matches("# Auth0 does not return").count() == 2, "{made}");
+    assert_eq!(imported.matches("mode: Match").count(), 3, "{imported}");
+    assert!(
+        !imported.contains("s3cret") && imported.matches("# Auth0 does not return").count() == 2,
+        "{imported}"
+    );
 
     // The Secrets that the comments of the generated manifests name.
-    let mut all = made.clone();
-    for line in made.lines().filter(|line| line.starts_with("# Auth0 does not return")) {
+    let mut all = imported.clone();
+    for line in imported.lines().filter(|line| line.starts_with("# Auth0 does not return")) {
         let name = line.split("Secret ").nth(1).unwrap().split(' ').next().unwrap();
         let key = line.rsplit(' ').next().unwrap();
         let data = [(key.to_owned(), json!("s3cret"))];
@@ -217,6 +220,6 @@ async fn auth0_import_has_no_difference() {
     let differing =
         rows.as_object().unwrap().values().filter(|row| row["fields"] == json!(["subscriptions"]));
     assert_eq!(differing.count(), 2, "{rows}");
-    let wrote = auth0.requests().await.into_iter().filter(|r| r["method"] != "GET").count();
-    assert_eq!(wrote, 0, "diff writes nothing");
+    let writes = auth0.requests().await.into_iter().filter(|r| r["method"] != "GET").count();
+    assert_eq!(writes, 0, "diff writes nothing");
 }

@@ -32,15 +32,16 @@ async fn imported_hooks_are_adopted_without_write() {
             json!({"source": "crud", "event": event, "handler": handler, "config": config, "snooze": 60});
         world.kong.create(body).await;
     }
-    let before = world.kong.hooks().await;
-    let writes = async || world.kong.requests().await.into_iter().filter(|r| r["method"] != "GET").count();
-    let written = writes().await;
+    let hooks_before = world.kong.hooks().await;
+    let count_writes =
+        async || world.kong.requests().await.into_iter().filter(|r| r["method"] != "GET").count();
+    let writes_before = count_writes().await;
 
     let (plain, log) = import(&world, &[]);
     assert!(!plain.contains("s1gned") && !plain.contains("t0ken"), "{plain}");
     assert!(log.contains("relays to a worker"), "{log}");
     let (with_secrets, _) = import(&world, &["--secrets"]);
-    world.namespace.apply(&with_secrets).await.expect("what was imported");
+    world.namespace.apply(&with_secrets).await.expect("the imported manifests");
     let list = world.get("eventhooks").await.unwrap();
     let names: Vec<&str> =
         list["items"].as_array().unwrap().iter().map(|o| o["metadata"]["name"].as_str().unwrap()).collect();
@@ -48,18 +49,23 @@ async fn imported_hooks_are_adopted_without_write() {
     for name in names {
         world.ready(&format!("eventhooks/{name}")).await;
     }
-    assert_eq!(world.kong.hooks().await, before);
-    assert_eq!(writes().await, written, "adoption writes nothing: {:#?}", world.kong.requests().await);
-    let taken: Vec<Value> = before.iter().map(|hook| hook["id"].clone()).collect();
+    assert_eq!(world.kong.hooks().await, hooks_before);
+    assert_eq!(
+        count_writes().await,
+        writes_before,
+        "adoption writes nothing: {:#?}",
+        world.kong.requests().await
+    );
+    let adopted_ids: Vec<Value> = hooks_before.iter().map(|hook| hook["id"].clone()).collect();
     let list = world.get("eventhooks").await.unwrap();
     for object in list["items"].as_array().unwrap() {
-        assert!(taken.contains(&object["status"]["external"]["id"]), "{object:#}");
+        assert!(adopted_ids.contains(&object["status"]["external"]["id"]), "{object:#}");
     }
-    world.shows_none_of(&["s1gned", "t0ken"]).await;
+    world.assert_hides(&["s1gned", "t0ken"]).await;
 }
 
 #[test]
-fn unreachable_gateway_is_reported() {
+fn reports_unreachable_gateway() {
     let port = crate::harness::free_port().to_string();
     let url = format!("http://127.0.0.1:{port}");
     let output = Process::command(["import", "kong", "--admin-url", &url], &[]).output().unwrap();

@@ -1,9 +1,9 @@
 //! `hookstream standalone`: manifests from files, and start and end of the process.
 
-use std::time::{Duration, Instant};
-
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
 
+use crate::gate::ResponseGate;
 use crate::harness::http::answer;
 use crate::harness::manifests::{event, hook, manifest, merge, quick};
 use crate::harness::metrics::{DELIVERED, FINISHED};
@@ -18,34 +18,28 @@ fn relayed(url: &str, more: Value) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn edited_manifest_applies_within_two_seconds() {
+async fn scan_applies_edited_and_new_manifests() {
     let receiver = Receiver::start(|_, _| Reply::status(200));
-    let at = |path: &str| hook("h", &format!("{}/{path}", receiver.url()), quick());
-    let standalone = Standalone::start(&at("old"), &[]).await;
-    standalone.accepted(&event("1")).await;
-    receiver.wait_for(1, DEADLINE).await;
-    standalone.write("all.yaml", &at("new"));
-    let edited = Instant::now();
-    let mut number = 1;
-    loop {
-        number += 1;
-        standalone.accepted(&event(&format!("{number}"))).await;
-        if receiver.wait_for(number, DEADLINE).await[number - 1].path == "/new" {
-            break;
-        }
-        assert!(edited.elapsed() < Duration::from_secs(2), "the old manifest is still in use");
-        tokio::time::sleep(Duration::from_millis(20)).await;
+    let hook_to = |path: &str| hook("h", &format!("{}/{path}", receiver.url()), quick());
+    let standalone = Standalone::start(&hook_to("old"), &[]).await;
+    standalone.publish_accepted(&event("1")).await;
+    assert_eq!(receiver.wait_for(1, DEADLINE).await[0].path, "/old");
+    // A scan reads every file. A scan that runs during the edit may read the old text; the next one reads the new text.
+    standalone.write("all.yaml", &hook_to("new"));
+    for _ in 0..2 {
+        standalone.wait_for_scan().await;
     }
+    standalone.publish_accepted(&event("2")).await;
+    assert_eq!(receiver.wait_for(2, DEADLINE).await[1].path, "/new");
     // A new file in a new folder adds a hook.
     std::fs::create_dir(standalone.manifests.join("more")).unwrap();
     standalone
         .write("more/second.json", &hook("second", &format!("{}/second", receiver.url()), quick())[4..]);
-    eventually(Duration::from_secs(2), "the new hook", async || {
-        number += 1;
-        let (_, body) = standalone.publish(&event(&format!("{number}"))).await;
-        if body["deliveries"] == 2 { Ok(()) } else { Err(body.to_string()) }
-    })
-    .await;
+    for _ in 0..2 {
+        standalone.wait_for_scan().await;
+    }
+    let (_, answer) = standalone.publish(&event("3")).await;
+    assert_eq!(answer["deliveries"], 2, "{answer}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -68,7 +62,7 @@ async fn broken_manifest_blocks_no_other_and_is_logged_once() {
     for text in problems {
         standalone.process().wait_for_line(|line| line.contains(text), DEADLINE).await;
     }
-    standalone.accepted(&event("1")).await;
+    standalone.publish_accepted(&event("1")).await;
     receiver.wait_for(1, DEADLINE).await;
     // Later scans find the same files and do not report them again.
     for _ in 0..3 {
@@ -83,7 +77,7 @@ async fn broken_manifest_blocks_no_other_and_is_logged_once() {
     // A file that becomes invalid keeps its last valid objects.
     standalone.write("all.yaml", "}");
     standalone.process().wait_for_line(|line| line.contains("all.yaml"), DEADLINE).await;
-    standalone.accepted(&event("2")).await;
+    standalone.publish_accepted(&event("2")).await;
     let received = receiver.wait_for(2, DEADLINE).await;
     assert_eq!(received.len(), 2, "an invalid hook sends nothing");
 }
@@ -127,15 +121,15 @@ async fn invalid_start_exits_with_one_line() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ports_and_folders_in_use_are_reported() {
+async fn reports_ports_and_folders_in_use() {
     let receiver = Receiver::start(|_, _| Reply::status(200));
     let kong = Kong::start(&[]).await;
     let manifests = kong.connection() + &relayed(&receiver.url(), json!({}));
     let standalone = Standalone::start(&manifests, &[]).await;
     kong.wait_for_hooks(1).await;
-    let writes =
+    let count_writes =
         async || (kong.count("PUT", "").await, kong.count("PATCH", "").await, kong.count("POST", "").await);
-    let before = writes().await;
+    let writes_before = count_writes().await;
 
     let mut second = Standalone::prepare(&manifests, &[]);
     second.data = standalone.data.clone();
@@ -144,14 +138,14 @@ async fn ports_and_folders_in_use_are_reported() {
     assert_eq!(status.code(), Some(2), "{}", process.log());
     let log = process.log();
     assert!(log.contains("another process holds") && log.lines().count() == 1, "{log}");
-    assert_eq!(writes().await, before, "the second process wrote to Kong");
+    assert_eq!(count_writes().await, writes_before, "the second process wrote to Kong");
 
     let mut same_port = Standalone::prepare(&manifests, &[]);
     same_port.listen = standalone.listen.clone();
     let process = same_port.spawn();
     assert_eq!(process.wait(DEADLINE).await.code(), Some(2));
     assert!(process.log().contains(&format!("cannot listen on {}", standalone.listen)), "{}", process.log());
-    standalone.accepted(&event("1")).await;
+    standalone.publish_accepted(&event("1")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -185,7 +179,7 @@ async fn token_file_requires_token() {
         assert_eq!(response.status().as_u16(), status);
         if status == 401 {
             assert!(response.headers().contains_key("www-authenticate"));
-            let (text, _) = (response.text().await.unwrap(), ());
+            let text = response.text().await.unwrap();
             assert!(text.contains("Unauthenticated") && !text.contains("s3cret"), "{text}");
         }
     }
@@ -198,20 +192,20 @@ async fn state_survives_restart_and_crash() {
     let kong = Kong::start(&[]).await;
     let manifests = kong.connection() + &relayed(&receiver.url(), json!({}));
     let mut standalone = Standalone::start(&manifests, &[]).await;
-    let first = kong.wait_for_hooks(1).await;
-    let synced = |line: &str| line.contains(r#""Synced""#) || line.contains(r#""Connected""#);
-    standalone.process().wait_for_line(synced, DEADLINE).await;
-    let writes = async || {
+    let first_hooks = kong.wait_for_hooks(1).await;
+    let is_synced = |line: &str| line.contains(r#""Synced""#) || line.contains(r#""Connected""#);
+    standalone.process().wait_for_line(is_synced, DEADLINE).await;
+    let count_writes = async || {
         let mut all = 0;
         for method in ["PUT", "POST", "PATCH", "DELETE"] {
             all += kong.count(method, "").await;
         }
         all
     };
-    let before = writes().await;
-    for killed in [false, true] {
-        let looks = kong.count("GET", "").await;
-        if killed {
+    let writes_before = count_writes().await;
+    for is_killed in [false, true] {
+        let reads_before = kong.count("GET", "").await;
+        if is_killed {
             standalone.process().kill9();
         } else {
             assert_eq!(standalone.process().terminate().await.code(), Some(0));
@@ -219,7 +213,7 @@ async fn state_survives_restart_and_crash() {
         standalone.restart().await;
         eventually(DEADLINE, "GETs of Kong's version and of the hook", async || {
             let now = kong.count("GET", "").await;
-            if now >= looks + 2 { Ok(()) } else { Err(format!("{looks} then {now}")) }
+            if now >= reads_before + 2 { Ok(()) } else { Err(format!("{reads_before} then {now}")) }
         })
         .await;
         eventually(DEADLINE, "reconciles of the connection and the hook", async || {
@@ -231,8 +225,12 @@ async fn state_survives_restart_and_crash() {
             if applied.iter().all(|n| *n > 0) { Ok(()) } else { Err(format!("{applied:?}")) }
         })
         .await;
-        assert_eq!(writes().await, before, "a reconcile writes nothing when Kong has the desired hook");
-        assert_eq!(kong.hooks().await, first, "no second hook, and the same secret");
+        assert_eq!(
+            count_writes().await,
+            writes_before,
+            "a reconcile writes nothing when Kong has the desired hook"
+        );
+        assert_eq!(kong.hooks().await, first_hooks, "no second hook, and the same secret");
     }
     assert_eq!(kong.emit("crud", "consumers", json!({"id": "1"})).await, 1);
     receiver.wait_for(1, DEADLINE).await;
@@ -245,21 +243,21 @@ async fn removed_manifest_deletes_remote_hook_with_prune_only() {
         let args: &[&str] = if prune { &["--prune"] } else { &[] };
         let standalone = Standalone::start(&kong.connection(), args).await;
         standalone.write("hook.yaml", &relayed("http://127.0.0.1:1", json!({})));
-        let first = kong.wait_for_hooks(1).await;
+        let first_hooks = kong.wait_for_hooks(1).await;
         // A rename moves the object to another file, which is not a removal.
         std::fs::rename(standalone.manifests.join("hook.yaml"), standalone.manifests.join("moved.yaml"))
             .unwrap();
         // Once a hook that was added later reaches Kong, the controller has handled the rename.
         let mut markers = Markers::new(&standalone, &kong);
-        markers.wait_for_one_more(&first).await;
+        markers.add_two(&first_hooks).await;
         std::fs::remove_file(standalone.manifests.join("moved.yaml")).unwrap();
         if prune {
             kong.until_hooks("no hook of the removed manifest", |hooks| {
-                !hooks.iter().any(|hook| hook["id"] == first[0]["id"])
+                !hooks.iter().any(|hook| hook["id"] == first_hooks[0]["id"])
             })
             .await;
         } else {
-            markers.wait_for_one_more(&first).await;
+            markers.add_two(&first_hooks).await;
         }
     }
 }
@@ -277,17 +275,17 @@ impl Markers<'_> {
         Markers { standalone, kong, names: Vec::new() }
     }
 
-    /// Adds two more hooks, the second when Kong has the first; asserts that Kong still has the hooks `kept`.
-    async fn wait_for_one_more(&mut self, kept: &[Value]) {
+    /// Adds two hooks, the second when Kong has the first. Asserts that Kong still has `kept_hooks`.
+    async fn add_two(&mut self, kept_hooks: &[Value]) {
         for _ in 0..2 {
             let name = format!("marker-{}", self.names.len());
             let spec = json!({"source": "crud", "event": "routes", "connectionRef": {"name": "kong"}});
             self.standalone.write(&format!("{name}.yaml"), &hook(&name, "http://127.0.0.1:1", spec));
             self.names.push(name);
-            let count = kept.len() + self.names.len();
+            let count = kept_hooks.len() + self.names.len();
             let hooks = self.kong.until_hooks("one more marker", |hooks| hooks.len() >= count).await;
-            for hook in kept {
-                assert!(hooks.contains(hook), "a hook is gone: {hooks:#?}");
+            for hook in kept_hooks {
+                assert!(hooks.contains(hook), "Kong lost a hook: {hooks:#?}");
             }
         }
     }
@@ -295,18 +293,35 @@ impl Markers<'_> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn finishes_attempts_in_flight_on_sigterm() {
-    let receiver =
-        Receiver::start(|_, _| Reply::After(Duration::from_millis(1500), Reply::status(200).into()));
-    let spec = json!({"delivery": {"concurrency": 4, "timeout": "10s"}});
-    let mut standalone = Standalone::start(&hook("h", &receiver.url(), spec), &[]).await;
+    let receiver = Receiver::start(|_, _| Reply::status(200));
+    // The attempts stay in flight until the gate opens.
+    let gate = ResponseGate::start(&receiver.url()).await;
+    gate.close();
+    let spec = json!({"delivery": {"concurrency": 4, "timeout": "60s"}});
+    let mut standalone = Standalone::start(&hook("h", &gate.url, spec), &[]).await;
     for number in 0..10 {
-        standalone.accepted(&event(&format!("{number}"))).await;
+        standalone.publish_accepted(&event(&format!("{number}"))).await;
     }
     receiver.wait_for(4, DEADLINE).await;
-    assert_eq!(standalone.process().terminate().await.code(), Some(0), "{}", standalone.process().log());
+    let answer_attempts = async {
+        // The worker closes its ports in the same step in which the dispatcher stops.
+        eventually(DEADLINE, "the API port to be closed", async || {
+            match TcpStream::connect(&standalone.api).await {
+                Ok(_) => Err("still open".to_owned()),
+                Err(_) => Ok(()),
+            }
+        })
+        .await;
+        gate.open();
+    };
+    let (status, ()) = tokio::join!(standalone.process().terminate(), answer_attempts);
+    assert_eq!(status.code(), Some(0), "{}", standalone.process().log());
     assert_eq!(receiver.requests().len(), 4, "no attempt starts after SIGTERM");
-    assert!(!standalone.process().log().contains("cut off"));
-    receiver.script(|_, _| Reply::status(200));
+    assert!(
+        !standalone.process().log().contains("attempts in flight aborted"),
+        "{}",
+        standalone.process().log()
+    );
     standalone.restart().await;
     standalone.wait_for_count(FINISHED, &[DELIVERED], 6).await;
     assert_eq!(receiver.requests().len(), 10, "finished deliveries are not sent again");

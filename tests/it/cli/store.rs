@@ -23,7 +23,7 @@ async fn backup_of_live_store_is_restored() {
     let receiver = Receiver::start(|_, _| Reply::status(200));
     let standalone = Standalone::start(&paused(&receiver.url(), true), &[]).await;
     for n in 0..20 {
-        standalone.accepted(&event(&format!("e{n}"))).await;
+        standalone.publish_accepted(&event(&format!("e{n}"))).await;
     }
     let data = standalone.data.to_str().unwrap();
     let (code, report) = store(&["check", "--data", data, "--output", "json"]).await;
@@ -43,7 +43,7 @@ async fn backup_of_live_store_is_restored() {
     assert_eq!(code, 2, "a file that exists is not overwritten: {output}");
     assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1, "nothing else is left behind");
     // Events after the backup are not in the copy; the worker goes on.
-    standalone.accepted(&event("later")).await;
+    standalone.publish_accepted(&event("later")).await;
     standalone.process().kill9();
 
     let mut restored = Standalone::prepare(&paused(&receiver.url(), false), &[]);
@@ -64,7 +64,7 @@ async fn backup_of_live_store_is_restored() {
 async fn damaged_store_is_reported_and_unchanged() {
     let standalone = Standalone::start(&paused("http://127.0.0.1:9/", true), &[]).await;
     for n in 0..200 {
-        standalone.accepted(&event(&format!("e{n}"))).await;
+        standalone.publish_accepted(&event(&format!("e{n}"))).await;
     }
     standalone.process().terminate().await;
     let file = standalone.data.join("hookstream.db");
@@ -82,8 +82,8 @@ async fn damaged_store_is_reported_and_unchanged() {
     assert_eq!(std::fs::read(&file).unwrap(), bytes, "the command changed the file");
 
     // A folder without a store is not a damaged store.
-    let nothing = watchdog::unique_path("nothing");
-    let (code, output) = store(&["check", "--data", nothing.to_str().unwrap()]).await;
+    let missing_folder = watchdog::unique_path("nothing");
+    let (code, output) = store(&["check", "--data", missing_folder.to_str().unwrap()]).await;
     assert_eq!(code, 2, "{output}");
 }
 
@@ -91,15 +91,15 @@ async fn damaged_store_is_reported_and_unchanged() {
 #[tokio::test(flavor = "multi_thread")]
 async fn worker_exits_on_damaged_store() {
     let standalone = Standalone::start(&paused("http://127.0.0.1:9/", true), &[]).await;
-    standalone.accepted(&event("e")).await;
+    standalone.publish_accepted(&event("e")).await;
     standalone.process().terminate().await;
     let file = standalone.data.join("hookstream.db");
     let mut bytes = std::fs::read(&file).unwrap();
     bytes[..100].fill(0x55);
     std::fs::write(&file, &bytes).unwrap();
     let process = standalone.spawn();
-    let ended = process.wait(DEADLINE).await;
-    assert_eq!(ended.code(), Some(2), "{}", process.log());
+    let status = process.wait(DEADLINE).await;
+    assert_eq!(status.code(), Some(2), "{}", process.log());
     assert!(process.log().contains("cannot open the store"), "{}", process.log());
     assert_eq!(std::fs::read(&file).unwrap(), bytes);
 }

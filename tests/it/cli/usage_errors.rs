@@ -13,7 +13,7 @@ async fn run(args: &[&str], env: &[(&str, &str)]) -> (i32, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_error_is_one_line() {
+async fn reports_each_error_in_one_line() {
     let folder = watchdog::unique_path("mistakes");
     std::fs::create_dir_all(folder.join("empty")).unwrap();
     let path = |name: &str| folder.join(name).display().to_string();
@@ -96,10 +96,12 @@ async fn each_error_is_one_line() {
     ];
     let mut failures = Vec::new();
     for (args, code, text) in rows {
-        let (found, error) = run(&args, &[("KUBECONFIG", "/no/such/config")]).await;
-        let one_line = error.starts_with("hookstream: ") && error.lines().count() == 1;
-        if found != code || !one_line || !error.contains(text) {
-            failures.push(format!("{args:?} should end with {code} and say {text:?}, not {found}: {error}"));
+        let (exit_code, error) = run(&args, &[("KUBECONFIG", "/no/such/config")]).await;
+        let is_one_line = error.starts_with("hookstream: ") && error.lines().count() == 1;
+        if exit_code != code || !is_one_line || !error.contains(text) {
+            failures.push(format!(
+                "{args:?} should exit with {code} and report {text:?}, but exited with {exit_code}: {error}"
+            ));
         }
     }
     drop(listener);

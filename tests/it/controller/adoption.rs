@@ -8,10 +8,10 @@ use crate::harness::objects::{condition, message, secret};
 use crate::harness::world::{Setup, World};
 
 const ID: &str = "11111111-2222-4333-8444-555555555555";
-const OTHER: &str = "66666666-2222-4333-8444-555555555555";
+const OTHER_ID: &str = "66666666-2222-4333-8444-555555555555";
 
-/// Creates a hook at Kong without the operator.
-async fn by_hand(world: &World, id: &str, event: &str) {
+/// Creates a hook at Kong as another client would.
+async fn create_at_kong(world: &World, id: &str, event: &str) {
     let config = json!({"url": "http://receiver.test/", "headers": {"x-team": "a"}, "secret": "s1gned"});
     world
         .kong
@@ -20,7 +20,7 @@ async fn by_hand(world: &World, id: &str, event: &str) {
 }
 
 /// Returns an EventHook with the same content that adopts that hook.
-fn declared(world: &World, name: &str, id: &str, extra: Value) -> Value {
+fn adopting_hook(world: &World, name: &str, id: &str, extra: Value) -> Value {
     let webhook = json!({"url": "http://receiver.test/", "headers": {"x-team": "a"},
         "signature": {"secretRef": {"name": "signing", "key": "secret"}}});
     let spec = json!({"deliverBy": "Gateway", "handler": {"webhook": webhook}, "adopt": {"id": id, "mode": "Match"}});
@@ -34,7 +34,7 @@ async fn start(hint: &str, resync: Option<&str>) -> World {
     world
 }
 
-async fn writes(world: &World) -> usize {
+async fn count_writes(world: &World) -> usize {
     let mut count = 0;
     for method in ["PUT", "PATCH", "DELETE"] {
         count += world.kong.count(method, "/event-hooks").await;
@@ -45,14 +45,14 @@ async fn writes(world: &World) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn match_adopts_equal_hook_without_write() {
     let world = start("match", Some("1s")).await;
-    by_hand(&world, ID, "consumers").await;
-    by_hand(&world, OTHER, "routes").await;
-    let before = world.kong.hooks().await;
+    create_at_kong(&world, ID, "consumers").await;
+    create_at_kong(&world, OTHER_ID, "routes").await;
+    let hooks_before = world.kong.hooks().await;
     world
         .apply(&[
-            declared(&world, "agrees", ID, json!({})),
-            declared(&world, "differs", OTHER, json!({"snooze": {"period": "5s"}})),
-            declared(&world, "nowhere", "77777777-2222-4333-8444-555555555555", json!({})),
+            adopting_hook(&world, "agrees", ID, json!({})),
+            adopting_hook(&world, "differs", OTHER_ID, json!({"snooze": {"period": "5s"}})),
+            adopting_hook(&world, "nowhere", "77777777-2222-4333-8444-555555555555", json!({})),
         ])
         .await;
     let object = world.ready("eventhooks/agrees").await;
@@ -67,41 +67,41 @@ async fn match_adopts_equal_hook_without_write() {
     assert_eq!(condition(&differs, "Synced")["status"], "False");
     let text = world.stalled("eventhooks/nowhere", "AdoptNotFound").await;
     assert!(text.contains("77777777"), "{text}");
-    assert_eq!(world.kong.hooks().await, before);
-    assert_eq!(writes(&world).await, 0);
+    assert_eq!(world.kong.hooks().await, hooks_before);
+    assert_eq!(count_writes(&world).await, 0);
 
     // Deleting an object that adopted nothing leaves the hook at Kong. Once corrected, the object adopts it.
     world.kubectl(&["delete", "evh/nowhere", "--timeout=30s"]).await;
     world.edit("evh/differs", json!({"event": "routes", "snooze": null})).await;
     world.ready("eventhooks/differs").await;
-    assert_eq!(writes(&world).await, 0);
+    assert_eq!(count_writes(&world).await, 0);
     // An adopted hook is managed: edits and the deletion reach Kong.
     world.edit("evh/agrees", json!({"event": "services"})).await;
     world.ready("eventhooks/agrees").await;
     world.kubectl(&["delete", "evh/agrees", "--timeout=30s"]).await;
-    let left = world.kong.hooks().await;
-    assert_eq!((left.len(), &left[0]["id"]), (1, &json!(OTHER)));
-    world.shows_none_of(&["s1gned"]).await;
+    let remaining_hooks = world.kong.hooks().await;
+    assert_eq!((remaining_hooks.len(), &remaining_hooks[0]["id"]), (1, &json!(OTHER_ID)));
+    world.assert_hides(&["s1gned"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn override_adopts_unless_another_object_did() {
     let world = start("override", None).await;
-    by_hand(&world, ID, "sessions").await;
+    create_at_kong(&world, ID, "sessions").await;
     let mode = json!({"adopt": {"mode": "Override"}});
-    world.apply(&[declared(&world, "first", ID, mode.clone())]).await;
+    world.apply(&[adopting_hook(&world, "first", ID, mode.clone())]).await;
     world.ready("eventhooks/first").await;
     let hook = world.kong.only_hook().await;
     assert_eq!((&hook["id"], &hook["event"]), (&json!(ID), &json!("consumers")));
     assert!(world.events("first").await.iter().all(|e| e["reason"] != "DriftRepaired"), "there was no drift");
 
-    world.apply(&[declared(&world, "second", ID, mode)]).await;
+    world.apply(&[adopting_hook(&world, "second", ID, mode)]).await;
     let text = world.stalled("eventhooks/second", "Held").await;
     assert!(text.contains("/first"), "{text}");
     world.kubectl(&["delete", "evh/second", "--timeout=30s"]).await;
     world.kong.only_hook().await;
 
-    // It may become a relay. If another client deletes it, it is recreated with the same id.
+    // The adopted hook can become a relay. If another client deletes it, it is recreated with the same id.
     world
         .edit(
             "evh/first",
@@ -115,14 +115,14 @@ async fn override_adopts_unless_another_object_did() {
     world.request("evh/first", "again").await;
     world.kong.until_hooks("the hook again", |h| h.len() == 1 && h[0]["id"] == ID).await;
 
-    // The API server rejects a new connectionRef or id, because it would be another remote object.
+    // The API server rejects a new connectionRef or id, because it would be another external object.
     for (spec, expected) in [
         (json!({"connectionRef": {"name": "other"}}), "connectionRef is immutable"),
-        (json!({"adopt": {"id": OTHER}}), "adopt.id is immutable"),
+        (json!({"adopt": {"id": OTHER_ID}}), "adopt.id is immutable"),
     ] {
         let patch = json!({ "spec": spec }).to_string();
-        let refused = world.namespace.kubectl(&["patch", "evh/first", "--type=merge", "-p", &patch]).await;
-        assert!(refused.unwrap_err().contains(expected));
+        let result = world.namespace.kubectl(&["patch", "evh/first", "--type=merge", "-p", &patch]).await;
+        assert!(result.unwrap_err().contains(expected));
     }
     world.kubectl(&["delete", "evh/first", "--timeout=30s"]).await;
     assert_eq!(world.kong.hooks().await, Vec::<Value>::new());
@@ -131,8 +131,8 @@ async fn override_adopts_unless_another_object_did() {
 #[tokio::test(flavor = "multi_thread")]
 async fn observe_only_reports_drift_and_writes_nothing() {
     let world = start("observe", Some("1s")).await;
-    by_hand(&world, ID, "consumers").await;
-    world.apply(&[declared(&world, "watches", ID, json!({"managementPolicy": "ObserveOnly"}))]).await;
+    create_at_kong(&world, ID, "consumers").await;
+    world.apply(&[adopting_hook(&world, "watches", ID, json!({"managementPolicy": "ObserveOnly"}))]).await;
     let object = world.ready("eventhooks/watches").await;
     assert_eq!(object["status"]["external"]["id"], ID);
     assert!(object["metadata"]["finalizers"].is_null(), "an observed hook needs no cleanup: {object:#}");
@@ -150,13 +150,13 @@ async fn observe_only_reports_drift_and_writes_nothing() {
     world.kong.delete(ID).await;
     let text = world.stalled("eventhooks/watches", "AdoptNotFound").await;
     assert!(text.contains(ID), "{text}");
-    by_hand(&world, ID, "consumers").await;
+    create_at_kong(&world, ID, "consumers").await;
     world.ready("eventhooks/watches").await;
     world.kubectl(&["delete", "evh/watches", "--timeout=30s"]).await;
     world.kong.only_hook().await;
     // The three writes are the test's own: two patches and a delete.
-    assert_eq!(writes(&world).await, 3);
-    world.shows_none_of(&["s1gned", "an0ther"]).await;
+    assert_eq!(count_writes(&world).await, 3);
+    world.assert_hides(&["s1gned", "an0ther"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -188,10 +188,10 @@ async fn gateway_runs_all_handlers_that_connection_allows() {
         world.ready(&format!("eventhooks/{name}")).await;
     }
     let hooks = world.kong.hooks().await;
-    let of = |handler: &str| &hooks.iter().find(|h| h["handler"] == handler).unwrap()["config"];
-    assert_eq!(of("log"), &json!({}));
-    assert_eq!(of("lambda")["functions"], json!(["return function(data) return true end"]));
-    let config = of("webhook-custom");
+    let config_of = |handler: &str| &hooks.iter().find(|h| h["handler"] == handler).unwrap()["config"];
+    assert_eq!(config_of("log"), &json!({}));
+    assert_eq!(config_of("lambda")["functions"], json!(["return function(data) return true end"]));
+    let config = config_of("webhook-custom");
     assert_eq!((&config["method"], &config["body_format"]), (&json!("PUT"), &json!(true)));
 
     // A handler that changes to another kind keeps its hook.
@@ -202,7 +202,7 @@ async fn gateway_runs_all_handlers_that_connection_allows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn unknown_source_is_a_warning() {
+async fn warns_about_unknown_source() {
     let world = World::start("sources").await;
     world
         .apply(&[
@@ -212,15 +212,15 @@ async fn unknown_source_is_a_warning() {
             world.hook_with("event", json!({"event": "consumer"})),
         ])
         .await;
-    let known = |object: &Value| condition(object, "SourceKnown");
-    assert_eq!(known(&world.ready("eventhooks/known").await)["status"], "True");
-    for (name, expected) in [("typo", "no source crudd"), ("event", "no event consumer")] {
+    let source_known = |object: &Value| condition(object, "SourceKnown");
+    assert_eq!(source_known(&world.ready("eventhooks/known").await)["status"], "True");
+    for (name, expected) in [("typo", "not list the source crudd"), ("event", "not list the event consumer")] {
         let object = world.ready(&format!("eventhooks/{name}")).await;
-        assert_eq!(known(&object)["status"], "False", "{object:#}");
-        assert!(known(&object)["message"].as_str().unwrap().contains(expected), "{object:#}");
+        assert_eq!(source_known(&object)["status"], "False", "{object:#}");
+        assert!(source_known(&object)["message"].as_str().unwrap().contains(expected), "{object:#}");
     }
     world.edit("evh/typo", json!({"source": "crud"})).await;
-    assert_eq!(known(&world.ready("eventhooks/typo").await)["status"], "True");
+    assert_eq!(source_known(&world.ready("eventhooks/typo").await)["status"], "True");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -237,12 +237,12 @@ async fn waits_for_other_finalizers() {
     world.kong.only_hook().await;
     let ours = patch(json!(["hookstream.dev/cleanup"]));
     world.kubectl(&["patch", "evh/shared", "--type=merge", "-p", &ours]).await;
-    world.gone("eventhooks/shared").await;
+    world.wait_until_deleted("eventhooks/shared").await;
     assert_eq!(world.kong.hooks().await, Vec::<Value>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn new_address_leaves_no_hook_at_old_one() {
+async fn address_change_deletes_hook_at_old_address() {
     let world = World::start("moved").await;
     world
         .apply(&[
@@ -253,22 +253,22 @@ async fn new_address_leaves_no_hook_at_old_one() {
         .await;
     world.ready("eventhooks/moves").await;
     world.ready("eventhooks/stays").await;
-    let new = Kong::start(&[]).await;
-    world.edit("conn/kong", json!({"kong": {"adminUrl": new.url}})).await;
-    new.until_hooks("both", |hooks| hooks.len() == 2).await;
-    world.kong.until_hooks("only what is left on purpose", |h| h.len() == 1 && h[0]["event"] == "b").await;
-    let is_moved = |o: &Value| o["status"]["external"]["endpoint"] == new.url.as_str();
+    let new_kong = Kong::start(&[]).await;
+    world.edit("conn/kong", json!({"kong": {"adminUrl": new_kong.url}})).await;
+    new_kong.until_hooks("both hooks", |hooks| hooks.len() == 2).await;
+    world.kong.until_hooks("only the orphaned hook", |h| h.len() == 1 && h[0]["event"] == "b").await;
+    let is_moved = |o: &Value| o["status"]["external"]["endpoint"] == new_kong.url.as_str();
     let moved = world.until("eventhooks/moves", "at the new address", is_moved).await;
     assert_eq!(moved["status"]["conditions"].as_array().map(Vec::len), Some(5), "{moved:#}");
 
     // Another DNS name of the same gateway is not a move.
-    let (puts, deletes) = (new.count("PUT", "/").await, new.count("DELETE", "/").await);
-    let alias = format!("{}/", new.url.replace("127.0.0.1", "localhost"));
+    let (puts, deletes) = (new_kong.count("PUT", "/").await, new_kong.count("DELETE", "/").await);
+    let alias = format!("{}/", new_kong.url.replace("127.0.0.1", "localhost"));
     world.edit("conn/kong", json!({"kong": {"adminUrl": alias}})).await;
     let is_renamed = |o: &Value| o["status"]["external"]["endpoint"].as_str().unwrap().contains("localhost");
     world.until("eventhooks/moves", "at the other name", is_renamed).await;
-    assert_eq!((new.count("PUT", "/").await, new.count("DELETE", "/").await), (puts, deletes));
+    assert_eq!((new_kong.count("PUT", "/").await, new_kong.count("DELETE", "/").await), (puts, deletes));
     world.kubectl(&["delete", "evh/moves", "evh/stays", "--timeout=30s"]).await;
-    assert_eq!(new.count("DELETE", "/").await, deletes + 1);
-    assert_eq!(new.hooks().await.len(), 1, "the hook with the policy Orphan stays");
+    assert_eq!(new_kong.count("DELETE", "/").await, deletes + 1);
+    assert_eq!(new_kong.hooks().await.len(), 1, "the hook with the policy Orphan stays");
 }

@@ -26,11 +26,11 @@ async fn syncs_script_and_secrets_and_repairs_drift() {
     );
     world.apply(&[keys, scripts("one"), claims]).await;
     let object = world.ready("hooks/claims").await;
-    let kept = auth0.kept_hooks().await.remove(0);
-    assert_eq!((&kept["script"], &kept["enabled"]), (&json!("one"), &json!(true)));
-    assert_eq!(kept["secrets"], json!({"A": "v4lue-a", "B": "v4lue-b"}));
-    assert_eq!(kept["dependencies"], json!({"lodash": "4.17.21"}));
-    assert_eq!(object["status"]["external"]["id"], kept["id"]);
+    let stored_hook = auth0.stored_hooks().await.remove(0);
+    assert_eq!((&stored_hook["script"], &stored_hook["enabled"]), (&json!("one"), &json!(true)));
+    assert_eq!(stored_hook["secrets"], json!({"A": "v4lue-a", "B": "v4lue-b"}));
+    assert_eq!(stored_hook["dependencies"], json!({"lodash": "4.17.21"}));
+    assert_eq!(object["status"]["external"]["id"], stored_hook["id"]);
     let warning = condition(&object, "EndOfLife");
     assert_eq!(warning["status"], "True");
     assert!(warning["message"].as_str().unwrap().contains("18 November 2026"), "{warning}");
@@ -50,35 +50,35 @@ async fn syncs_script_and_secrets_and_repairs_drift() {
         .await;
     auth0.until_hooks("the new list", |h| h[0]["secrets"] == json!({"A": "v4lue-a", "NEW": "v4lue-a"})).await;
     world.ready("hooks/claims").await;
-    let path = format!("/api/v2/hooks/{}/secrets", kept["id"].as_str().unwrap());
-    for (method, times) in [("PATCH", 1), ("POST", 1), ("DELETE", 1)] {
-        assert_eq!(auth0.count(method, &path).await, times, "{method}");
+    let path = format!("/api/v2/hooks/{}/secrets", stored_hook["id"].as_str().unwrap());
+    for (method, count) in [("PATCH", 1), ("POST", 1), ("DELETE", 1)] {
+        assert_eq!(auth0.count(method, &path).await, count, "{method}");
     }
 
     // Drift is repaired, an added dependency and an added secret included.
-    let id = kept["id"].as_str().unwrap();
+    let id = stored_hook["id"].as_str().unwrap();
     auth0.patch_hook(id, json!({"dependencies": {"lodash": "4.17.21", "left-pad": "1.0.0"}})).await;
     auth0.call("POST", &path, Some(json!({"EXTRA": "x"}))).await;
     world.request("hook.hookstream.dev/claims", "t1").await;
-    let done = |o: &Value| o["status"]["handled"]["reconcileRequestedAt"] == "t1";
-    world.until("hooks/claims", "acknowledged", done).await;
-    let repaired = auth0.kept_hooks().await.remove(0);
+    let is_acknowledged = |o: &Value| o["status"]["handled"]["reconcileRequestedAt"] == "t1";
+    world.until("hooks/claims", "acknowledged", is_acknowledged).await;
+    let repaired = auth0.stored_hooks().await.remove(0);
     assert_eq!(repaired["dependencies"], json!({"lodash": "4.17.21"}));
     assert_eq!(repaired["secrets"], json!({"A": "v4lue-a", "NEW": "v4lue-a"}));
     let event = world.event("claims", "DriftRepaired").await;
     assert!(event["note"].as_str().unwrap().contains("dependencies"), "{event:#}");
-    let warned = world.events("claims").await.iter().filter(|e| e["reason"] == "HooksEnded").count();
-    assert_eq!(warned, 1, "one Event, not one for each reconcile");
+    let warnings = world.events("claims").await.iter().filter(|e| e["reason"] == "HooksEnded").count();
+    assert_eq!(warnings, 1, "one Event, not one for each reconcile");
 
     let text = world.get("hooks/claims").await.unwrap().to_string();
     assert!(!text.contains("v4lue"), "{text}");
-    world.shows_none_of(&["v4lue-a", "v4lue-b", "v4lue-c"]).await;
+    world.assert_hides(&["v4lue-a", "v4lue-b", "v4lue-c"]).await;
     world.kubectl(&["delete", "hook.hookstream.dev/claims", "conn/auth0", "--timeout=30s"]).await;
-    assert_eq!(auth0.kept_hooks().await, Vec::<Value>::new());
+    assert_eq!(auth0.stored_hooks().await, Vec::<Value>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_hook_of_a_trigger_is_enabled() {
+async fn enables_one_hook_per_trigger() {
     let world = World::start("hooks-trigger").await;
     let auth0 = Auth0::start(&[]).await;
     connect(&world, &auth0).await;
@@ -87,21 +87,21 @@ async fn one_hook_of_a_trigger_is_enabled() {
     world.apply(&[hook("second", json!({}))]).await;
     let object = world.not_ready("hooks/second", "TriggerTaken").await;
     assert!(message(&object).contains("disable first ("), "{object:#}");
-    assert_eq!(auth0.kept_hooks().await.len(), 1);
+    assert_eq!(auth0.stored_hooks().await.len(), 1);
     world.apply(&[hook("second", json!({"enabled": false}))]).await;
     world.ready("hooks/second").await;
-    let enabled =
+    let is_enabled =
         |hooks: &[Value], name: &str| hooks.iter().any(|h| h["name"] == name && h["enabled"] == true);
-    let hooks = auth0.kept_hooks().await;
-    assert!(enabled(&hooks, "first") && !enabled(&hooks, "second"), "{hooks:#?}");
+    let hooks = auth0.stored_hooks().await;
+    assert!(is_enabled(&hooks, "first") && !is_enabled(&hooks, "second"), "{hooks:#?}");
     // The two hooks swap.
     world.edit("hook.hookstream.dev/second", json!({"enabled": true})).await;
     world.not_ready("hooks/second", "TriggerTaken").await;
     world.edit("hook.hookstream.dev/first", json!({"enabled": false})).await;
     world.ready("hooks/first").await;
     world.ready("hooks/second").await;
-    let hooks = auth0.kept_hooks().await;
-    assert!(!enabled(&hooks, "first") && enabled(&hooks, "second"), "{hooks:#?}");
+    let hooks = auth0.stored_hooks().await;
+    assert!(!is_enabled(&hooks, "first") && is_enabled(&hooks, "second"), "{hooks:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -116,45 +116,45 @@ async fn survives_lost_answers_adopts_and_orphans() {
         auth0.fault(json!({"method": method, "path": path, "dropAnswer": true, "times": 1})).await;
         world.apply(&[hook("lost", json!({"secrets": [from_secret("A", "a")]}))]).await;
         world.ready("hooks/lost").await;
-        let kept = auth0.kept_hooks().await;
+        let stored_hook = auth0.stored_hooks().await;
         assert_eq!(
-            (kept.len(), &kept[0]["secrets"]["A"], &kept[0]["enabled"]),
+            (stored_hook.len(), &stored_hook[0]["secrets"]["A"], &stored_hook[0]["enabled"]),
             (1, &json!("v4lue"), &json!(true))
         );
         world.kubectl(&["delete", "hook.hookstream.dev/lost", "--timeout=30s"]).await;
-        assert_eq!(auth0.kept_hooks().await, Vec::<Value>::new());
-        auth0.no_faults().await;
+        assert_eq!(auth0.stored_hooks().await, Vec::<Value>::new());
+        auth0.clear_faults().await;
     }
 
-    let there = auth0
+    let existing = auth0
         .create_hook(json!({"name": "there", "triggerId": "credentials-exchange", "script": "theirs", "enabled": true}))
         .await;
-    let id = there["id"].as_str().unwrap();
+    let id = existing["id"].as_str().unwrap();
     world.apply(&[hook("there", json!({}))]).await;
-    let why = world.stalled("hooks/there", "Conflict").await;
-    assert!(why.contains(id), "{why}");
+    let text = world.stalled("hooks/there", "Conflict").await;
+    assert!(text.contains(id), "{text}");
     world.kubectl(&["delete", "hook.hookstream.dev/there", "--timeout=30s"]).await;
     world.apply(&[hook("there", json!({"managementPolicy": "ObserveOnly"}))]).await;
-    let why = world.stalled("hooks/there", "Differs").await;
-    assert!(why.contains("script"), "{why}");
+    let text = world.stalled("hooks/there", "Differs").await;
+    assert!(text.contains("script"), "{text}");
     world.kubectl(&["delete", "hook.hookstream.dev/there", "--timeout=30s"]).await;
     let adopt = json!({"adopt": {"id": id, "mode": "Override"}, "deletionPolicy": "Orphan"});
     world.apply(&[hook("there", adopt)]).await;
     world.ready("hooks/there").await;
-    assert_eq!(auth0.kept_hooks().await[0]["script"], "module.exports = 1");
+    assert_eq!(auth0.stored_hooks().await[0]["script"], "module.exports = 1");
     world.kubectl(&["delete", "hook.hookstream.dev/there", "--timeout=30s"]).await;
-    assert_eq!(auth0.kept_hooks().await.len(), 1);
+    assert_eq!(auth0.stored_hooks().await.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn stalls_when_hooks_api_is_gone() {
+async fn stalls_when_hooks_api_has_ended() {
     for status in ["403", "404", "410"] {
-        let world = World::start("hooks-gone").await;
+        let world = World::start("hooks-ended").await;
         let auth0 = Auth0::start(&["--hooks-gone", status]).await;
         connect(&world, &auth0).await;
         world.apply(&[hook("late", json!({}))]).await;
-        let why = world.stalled("hooks/late", "EndOfLife").await;
-        assert!(why.contains("Action"), "{why}");
+        let text = world.stalled("hooks/late", "EndOfLife").await;
+        assert!(text.contains("Action"), "{text}");
         world.kubectl(&["delete", "hook.hookstream.dev/late", "--timeout=30s"]).await;
     }
 }

@@ -14,45 +14,45 @@ async fn suspended_objects_are_unchanged_until_deleted() {
     connect(&world, &auth0).await;
     world.apply(&[stream("s", json!({"worker": {}})), hook("h", json!({}))]).await;
     let (evs, hk) = ("evs/s", "hook.hookstream.dev/h");
-    let before = [world.ready("eventstreams/s").await, world.ready("hooks/h").await];
+    let objects_before = [world.ready("eventstreams/s").await, world.ready("hooks/h").await];
     world.edit(evs, json!({"suspend": true, "name": "renamed"})).await;
     world.edit(hk, json!({"suspend": true, "script": "2"})).await;
-    for of in [evs, hk] {
-        world.request(of, "while-it-rests").await;
+    for path in [evs, hk] {
+        world.request(path, "while-suspended").await;
     }
     // Drift is not repaired while suspended.
     let id = |object: &Value| object["status"]["external"]["id"].as_str().unwrap().to_owned();
-    auth0.patch_stream(&id(&before[0]), json!({"name": "theirs"})).await;
-    auth0.patch_hook(&id(&before[1]), json!({"script": "theirs"})).await;
+    auth0.patch_stream(&id(&objects_before[0]), json!({"name": "theirs"})).await;
+    auth0.patch_hook(&id(&objects_before[1]), json!({"script": "theirs"})).await;
     // An object that was applied later has been reconciled.
     let fence = json!({"triggerId": "post-change-password"});
     world.apply(&[stream("fence", json!({"worker": {}})), hook("fence", fence)]).await;
     world.ready("eventstreams/fence").await;
     world.ready("hooks/fence").await;
-    let streams = auth0.kept_streams().await;
+    let streams = auth0.stored_streams().await;
     assert!(streams.iter().any(|s| s["name"] == "theirs"), "{streams:#?}");
-    assert!(auth0.kept_hooks().await.iter().any(|h| h["script"] == "theirs"));
-    for (of, before) in ["eventstreams/s", "hooks/h"].iter().zip(&before) {
-        let now = world.get(of).await.unwrap();
+    assert!(auth0.stored_hooks().await.iter().any(|h| h["script"] == "theirs"));
+    for (path, object_before) in ["eventstreams/s", "hooks/h"].iter().zip(&objects_before) {
+        let current = world.get(path).await.unwrap();
         assert_eq!(
-            now["status"]["conditions"], before["status"]["conditions"],
+            current["status"]["conditions"], object_before["status"]["conditions"],
             "suspension keeps the conditions, as in Flux"
         );
-        assert!(now["status"]["handled"].is_null(), "{now:#}");
+        assert!(current["status"]["handled"].is_null(), "{current:#}");
     }
     world.edit(evs, json!({"suspend": false})).await;
     world.edit(hk, json!({"suspend": null})).await;
     world.ready("eventstreams/s").await;
     world.ready("hooks/h").await;
-    assert!(auth0.kept_streams().await.iter().any(|s| s["name"] == "renamed"));
-    assert!(auth0.kept_hooks().await.iter().any(|h| h["script"] == "2"));
+    assert!(auth0.stored_streams().await.iter().any(|s| s["name"] == "renamed"));
+    assert!(auth0.stored_hooks().await.iter().any(|h| h["script"] == "2"));
 
-    for of in [evs, hk] {
-        world.edit(of, json!({"suspend": true})).await;
+    for path in [evs, hk] {
+        world.edit(path, json!({"suspend": true})).await;
     }
     world.kubectl(&["delete", "evs,hooks.hookstream.dev", "--all", "--timeout=60s"]).await;
-    assert_eq!(auth0.kept_streams().await, Vec::<Value>::new());
-    assert_eq!(auth0.kept_hooks().await, Vec::<Value>::new());
+    assert_eq!(auth0.stored_streams().await, Vec::<Value>::new());
+    assert_eq!(auth0.stored_hooks().await, Vec::<Value>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -67,15 +67,15 @@ async fn references_are_immutable_and_orphans_stay() {
             stream("s", json!({"worker": {}})),
             stream("a", action.clone()),
             hook("h", json!({})),
-            hook("gone", json!({"deletionPolicy": "Delete", "triggerId": "post-change-password"})),
+            hook("deleted", json!({"deletionPolicy": "Delete", "triggerId": "post-change-password"})),
         ])
         .await;
-    for of in ["eventstreams/s", "eventstreams/a", "hooks/h", "hooks/gone", "connections/auth0"] {
-        world.ready(of).await;
+    for path in ["eventstreams/s", "eventstreams/a", "hooks/h", "hooks/deleted", "connections/auth0"] {
+        world.ready(path).await;
     }
     let other = json!({"connectionRef": {"name": "other"}});
     let adopt = json!({"adopt": {"id": "est_0123456789012345678901", "mode": "Override"}});
-    for (of, spec, expected) in [
+    for (path, spec, expected) in [
         ("evs/s", other.clone(), "connectionRef is immutable"),
         ("hook.hookstream.dev/h", other, "connectionRef is immutable"),
         ("evs/s", adopt.clone(), "adopt.id is immutable"),
@@ -85,25 +85,25 @@ async fn references_are_immutable_and_orphans_stay() {
         ("conn/auth0", json!({"auth0": {"domain": "127.0.0.1:1"}}), "domain is immutable"),
     ] {
         let patch = json!({ "spec": spec }).to_string();
-        let refused = world.namespace.kubectl(&["patch", of, "--type=merge", "-p", &patch]).await;
-        let text = refused.expect_err(&format!("{of} {patch}"));
-        assert!(text.contains(expected), "{of}: {text}");
+        let result = world.namespace.kubectl(&["patch", path, "--type=merge", "-p", &patch]).await;
+        let text = result.expect_err(&format!("{path} {patch}"));
+        assert!(text.contains(expected), "{path}: {text}");
     }
     // A Connection accepts a reconcile request and acknowledges it.
     world.request("conn/auth0", "t1").await;
-    let done = |o: &Value| o["status"]["handled"]["reconcileRequestedAt"] == "t1";
-    world.until("connections/auth0", "acknowledged", done).await;
+    let is_acknowledged = |o: &Value| o["status"]["handled"]["reconcileRequestedAt"] == "t1";
+    world.until("connections/auth0", "acknowledged", is_acknowledged).await;
 
     world.kubectl(&["delete", "evs,hooks.hookstream.dev", "--all", "--timeout=60s"]).await;
     world.kubectl(&["delete", "conn/auth0", "--timeout=30s"]).await;
-    assert_eq!(auth0.kept_streams().await.len(), 2, "by the Connection's deletion policy");
-    let hooks = auth0.kept_hooks().await;
+    assert_eq!(auth0.stored_streams().await.len(), 2, "by the Connection's deletion policy");
+    let hooks = auth0.stored_hooks().await;
     assert_eq!((hooks.len(), &hooks[0]["name"]), (1, &json!("h")), "by the hook's own deletion policy");
 
     // An orphaned object can be adopted by any object of its kind, but an Auth0 object by no EventHook.
-    let wrong = json!({"source": "crud", "connectionRef": {"name": "auth0"}, "handler": {"log": {}}});
+    let hook_of_auth0 = json!({"source": "crud", "connectionRef": {"name": "auth0"}, "handler": {"log": {}}});
     connect(&world, &auth0).await;
-    world.apply(&[object("EventHook", "wrong", wrong)]).await;
+    world.apply(&[object("EventHook", "wrong", hook_of_auth0)]).await;
     let text = world.stalled("eventhooks/wrong", "WrongVendor").await;
     assert!(text.contains("not a Kong connection"), "{text}");
 }

@@ -26,14 +26,14 @@ async fn waits_for_reset_when_rate_limit_is_exhausted_mid_reconcile() {
         .await;
     world.ready("hooks/six-calls").await;
     world.ready("eventstreams/three").await;
-    let kept = auth0.kept_hooks().await.remove(0);
-    assert_eq!((&kept["enabled"], &kept["secrets"]["A"]), (&json!(true), &json!("v4lue")));
+    let stored_hook = auth0.stored_hooks().await.remove(0);
+    assert_eq!((&stored_hook["enabled"], &stored_hook["secrets"]["A"]), (&json!(true), &json!("v4lue")));
     // An Event reports a 429 that Auth0 sent, never a call that the controller only postponed. The Events are counted first:
     // a 429 may come between the two counts.
     for name in ["six-calls", "three"] {
         let events = world.events(name).await.iter().filter(|e| e["reason"] == "RateLimited").count();
-        let refused = auth0.requests().await.iter().filter(|r| r["status"] == 429).count();
-        assert!(events <= refused, "{events} Events of a 429, and Auth0 sent {refused}");
+        let rejections = auth0.requests().await.iter().filter(|r| r["status"] == 429).count();
+        assert!(events <= rejections, "{events} Events of a 429, and Auth0 sent {rejections}");
     }
 }
 
@@ -47,23 +47,30 @@ async fn objects_share_login_and_renew_token_before_expiry() {
     for n in 0..8 {
         world.ready(&format!("eventstreams/s{n}")).await;
     }
-    let spread = eventually(DEADLINE, "three logins", async || {
+    // A controller that renewed a token only when Auth0 rejects it would have a 401 before every renewal. A single 401 proves
+    // nothing: a slow machine may deliver a request after its token has expired.
+    let requests = eventually(DEADLINE, "three logins, and a renewal without a 401 before it", async || {
         let requests = auth0.requests().await;
-        let logins: Vec<&Value> = requests.iter().filter(|r| r["path"] == "/oauth/token").collect();
-        let at = |r: &Value| r["time"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
-        match logins.as_slice() {
-            [first, .., last] if logins.len() >= 3 => {
-                Ok((logins.len(), at(last).duration_since(at(first)).as_secs_f64()))
-            }
-            _ => Err(format!("{} logins", logins.len())),
-        }
+        let logins: Vec<usize> =
+            (0..requests.len()).filter(|at| requests[*at]["path"] == "/oauth/token").collect();
+        let is_accepted = |request: &Value| request["status"] != 401;
+        let renews_in_time = logins.windows(2).any(|pair| requests[pair[0]..pair[1]].iter().all(is_accepted));
+        if logins.len() >= 3 && renews_in_time { Ok(requests) } else { Err(format!("{requests:#?}")) }
     })
     .await;
-    let (logins, seconds) = spread;
-    // The controller uses a token for nine tenths of its five seconds.
-    assert!((logins - 1) as f64 <= seconds / 4.4 + 1.0, "{logins} logins in {seconds} s");
-    let refused = auth0.requests().await.iter().filter(|r| r["status"] == 401).count();
-    assert_eq!(refused, 0, "each token is renewed before it expires");
+    // The controller uses a token for nine tenths of its five seconds, or until Auth0 rejects it.
+    let times = |is_counted: &dyn Fn(&Value) -> bool| {
+        let counted = requests.iter().filter(|request| is_counted(request));
+        counted.map(|r| r["time"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap()).collect::<Vec<_>>()
+    };
+    let logins = times(&|request| request["path"] == "/oauth/token");
+    let rejections = times(&|request| request["status"] == 401);
+    let seconds = logins[logins.len() - 1].duration_since(logins[0]).as_secs_f64();
+    assert!(
+        (logins.len() - 1) as f64 <= seconds / 4.4 + 1.0 + rejections.len() as f64,
+        "{} logins in {seconds} s",
+        logins.len()
+    );
     for n in 0..8 {
         world.ready(&format!("eventstreams/s{n}")).await;
     }

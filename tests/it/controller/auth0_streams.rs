@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::harness::auth0::CLIENT_SECRET;
-use crate::harness::auth0_objects::{bearer, connect, spec, stream, tenant, with};
+use crate::harness::auth0_objects::{bearer, connect, spec, stream, tenant, with_spec};
 use crate::harness::http::http;
 use crate::harness::manifests::manifest;
 use crate::harness::objects::{condition, message, object, secret};
@@ -12,7 +12,7 @@ use crate::harness::world::World;
 use crate::harness::{Auth0, DEADLINE, Receiver, Reply, eventually};
 
 /// Returns endpoint and token of the only stream's webhook, as the emulator stores them.
-fn kept(streams: &[Value]) -> (&str, &str) {
+fn stored_webhook(streams: &[Value]) -> (&str, &str) {
     let webhook = &streams[0]["destination"]["webhook"];
     let token = webhook["authorization"]["bearer"]["token"].as_str();
     (webhook["endpoint"].as_str().unwrap(), token.unwrap_or_default())
@@ -38,7 +38,7 @@ async fn send(endpoint: &str, token: &str, id: &str) -> u16 {
     request.send().await.unwrap().status().as_u16()
 }
 
-fn hook_for_auth0(world: &World) -> Value {
+fn users_hook(world: &World) -> Value {
     let handler = json!({"webhook": {"url": world.receiver.url()}});
     object("EventHook", "users", json!({"source": "auth0", "handler": handler}))
 }
@@ -48,23 +48,24 @@ async fn worker_stream_is_synced_and_rotates_token() {
     let world = World::start("evs").await;
     let auth0 = Auth0::start(&[]).await;
     connect(&world, &auth0).await;
-    world.apply(&[stream("users", json!({"worker": {}})), hook_for_auth0(&world)]).await;
+    world.apply(&[stream("users", json!({"worker": {}})), users_hook(&world)]).await;
     let object = world.ready("eventstreams/users").await;
     world.ready("eventhooks/users").await;
-    let streams = auth0.kept_streams().await;
-    let (endpoint, first) = kept(&streams);
+    let streams = auth0.stored_streams().await;
+    let (endpoint, first_token) = stored_webhook(&streams);
     let path = format!("/v1/namespaces/{}/streams/users", world.namespace.name);
     assert_eq!(endpoint, format!("{}{path}", world.ingest));
     assert_eq!(object["status"]["external"]["id"], streams[0]["id"]);
     assert_eq!(object["status"]["serverStatus"], "enabled");
     assert_eq!(object["status"]["applied"]["destination"], "Worker");
-    let done = |o: &Value| o["metadata"]["annotations"].get("hookstream.dev/pending-create").is_none();
-    world.until("eventstreams/users", "without the record of its create", done).await;
+    let has_no_record =
+        |o: &Value| o["metadata"]["annotations"].get("hookstream.dev/pending-create").is_none();
+    world.until("eventstreams/users", "without the record of its create", has_no_record).await;
 
     let (_, matched) = auth0.emit("user.created", user(1)).await;
     assert_eq!(matched, 1);
-    let got = world.receiver.wait_for(1, DEADLINE).await;
-    assert_eq!(got[0].json()["object"]["user_id"], "auth0|1");
+    let requests = world.receiver.wait_for(1, DEADLINE).await;
+    assert_eq!(requests[0].json()["object"]["user_id"], "auth0|1");
 
     // An edit and drift cost one write each.
     world
@@ -74,24 +75,24 @@ async fn worker_stream_is_synced_and_rotates_token() {
         )
         .await;
     world.ready("eventstreams/users").await;
-    assert_eq!(auth0.kept_streams().await[0]["subscriptions"].as_array().unwrap().len(), 2);
+    assert_eq!(auth0.stored_streams().await[0]["subscriptions"].as_array().unwrap().len(), 2);
     let id = streams[0]["id"].as_str().unwrap();
     auth0.patch_stream(id, json!({"name": "theirs"})).await;
     world.request("evs/users", "t1").await;
-    let done = |o: &Value| o["status"]["handled"]["reconcileRequestedAt"] == "t1";
-    world.until("eventstreams/users", "acknowledged", done).await;
-    assert_eq!(auth0.kept_streams().await[0]["name"], "users");
+    let is_acknowledged = |o: &Value| o["status"]["handled"]["reconcileRequestedAt"] == "t1";
+    world.until("eventstreams/users", "acknowledged", is_acknowledged).await;
+    assert_eq!(auth0.stored_streams().await[0]["name"], "users");
     let event = world.event("users", "DriftRepaired").await;
     assert!(event["note"].as_str().unwrap().contains("name"), "{event:#}");
 
     // After a rotation Auth0 has the new token, and the worker accepts both.
     world.edit("evs/users", json!({"rotation": "2026-11"})).await;
-    let turned = |s: &[Value]| kept(s).1 != first;
-    let streams = auth0.until_streams("a new token", turned).await;
-    let second = kept(&streams).1;
+    let has_new_token = |s: &[Value]| stored_webhook(s).1 != first_token;
+    let streams = auth0.until_streams("a new token", has_new_token).await;
+    let second = stored_webhook(&streams).1;
     let object = world.ready("eventstreams/users").await;
     assert!(object["status"]["applied"]["previous"]["until"].is_string(), "{object:#}");
-    assert_eq!(send(endpoint, first, "evt_a").await, 202);
+    assert_eq!(send(endpoint, first_token, "evt_a").await, 202);
     assert_eq!(send(endpoint, second, "evt_b").await, 202);
     assert_eq!(send(endpoint, "guessed", "evt_c").await, 401);
     world.receiver.wait_for(3, DEADLINE).await;
@@ -99,17 +100,17 @@ async fn worker_stream_is_synced_and_rotates_token() {
     // An unchanged stream is not written again, and all calls used one login.
     auth0.forget_requests().await;
     world.request("evs/users", "t2").await;
-    let done = |o: &Value| o["status"]["handled"]["reconcileRequestedAt"] == "t2";
-    world.until("eventstreams/users", "acknowledged", done).await;
+    let is_acknowledged = |o: &Value| o["status"]["handled"]["reconcileRequestedAt"] == "t2";
+    world.until("eventstreams/users", "acknowledged", is_acknowledged).await;
     for (method, path) in [("PATCH", "/"), ("POST", "/oauth"), ("DELETE", "/")] {
         assert_eq!(auth0.count(method, path).await, 0, "{method} {path}");
     }
-    world.shows_none_of(&[first, second, CLIENT_SECRET]).await;
+    world.assert_hides(&[first_token, second, CLIENT_SECRET]).await;
     let text = world.get("eventstreams/users").await.unwrap().to_string();
-    assert!(!text.contains(first) && !text.contains(second));
+    assert!(!text.contains(first_token) && !text.contains(second));
 
     world.kubectl(&["delete", "evs/users", "conn/auth0", "--timeout=30s"]).await;
-    assert_eq!(auth0.kept_streams().await, Vec::<Value>::new());
+    assert_eq!(auth0.stored_streams().await, Vec::<Value>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -117,25 +118,25 @@ async fn syncs_every_destination_with_secrets() {
     let world = World::start("evs-destinations").await;
     let auth0 = Auth0::start(&[]).await;
     connect(&world, &auth0).await;
-    let of = |key: &str| json!({"name": "receiver", "key": key});
+    let secret_ref = |key: &str| json!({"name": "receiver", "key": key});
     let webhook = |authorization: Value| json!({"webhook": {"endpoint": "https://example.com/a", "authorization": authorization}});
     let receiver = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "receiver"},
         "stringData": {"token": "t0ken-1", "password": "p4ssword", "value": "v4lue"}});
     world
         .apply(&[
             receiver,
-            stream("bearer", webhook(json!({"bearer": {"tokenSecretRef": of("token")}}))),
+            stream("bearer", webhook(json!({"bearer": {"tokenSecretRef": secret_ref("token")}}))),
             stream(
                 "basic",
-                webhook(json!({"basic": {"username": "u", "passwordSecretRef": of("password")}})),
+                webhook(json!({"basic": {"username": "u", "passwordSecretRef": secret_ref("password")}})),
             ),
             stream(
                 "header",
-                webhook(json!({"customHeader": {"name": "x-own", "valueSecretRef": of("value")}})),
+                webhook(json!({"customHeader": {"name": "x-own", "valueSecretRef": secret_ref("value")}})),
             ),
             stream("bridge", json!({"eventBridge": {"accountId": "123456789012", "region": "eu-central-1"}})),
             stream("action", json!({"action": {"actionId": "9c2ba2a9-6e7c-4c43-b3f6-0a4c7b6c7f59"}})),
-            with(
+            with_spec(
                 stream("odd", json!({"action": {"actionId": "9c2ba2a9-6e7c-4c43-b3f6-0a4c7b6c7f59"}})),
                 json!({"enabled": false, "subscriptions": [{"eventType": "user.exploded"}]}),
             ),
@@ -144,12 +145,12 @@ async fn syncs_every_destination_with_secrets() {
     for name in ["bearer", "basic", "header", "bridge", "action", "odd"] {
         world.ready(&format!("eventstreams/{name}")).await;
     }
-    let named = async |name: &str| {
-        let all = auth0.kept_streams().await;
+    let stream_named = async |name: &str| {
+        let all = auth0.stored_streams().await;
         all.into_iter().find(|s| s["name"] == name).unwrap_or_else(|| panic!("no {name}"))
     };
     let authorization =
-        async |name: &str| named(name).await["destination"]["webhook"]["authorization"].clone();
+        async |name: &str| stream_named(name).await["destination"]["webhook"]["authorization"].clone();
     assert_eq!(authorization("bearer").await, json!({"bearer": {"token": "t0ken-1"}}));
     assert_eq!(authorization("basic").await, json!({"basic": {"username": "u", "password": "p4ssword"}}));
     assert_eq!(authorization("header").await, json!({"custom_header": {"key": "x-own", "value": "v4lue"}}));
@@ -158,7 +159,7 @@ async fn syncs_every_destination_with_secrets() {
     assert!(source.starts_with("aws.partner/auth0.com/"), "{source}");
     let odd = world.get("eventstreams/odd").await.unwrap();
     assert_eq!(
-        (&odd["status"]["serverStatus"], &named("odd").await["enabled"]),
+        (&odd["status"]["serverStatus"], &stream_named("odd").await["enabled"]),
         (&json!("disabled"), &json!(false))
     );
     assert!(condition(&odd, "EventTypesKnown")["message"].as_str().unwrap().contains("user.exploded"));
@@ -167,20 +168,20 @@ async fn syncs_every_destination_with_secrets() {
     auth0.forget_requests().await;
     world.kubectl(&["patch", "secret/receiver", "-p", r#"{"stringData":{"token":"t0ken-2"}}"#]).await;
     eventually(DEADLINE, "the new token at Auth0", async || {
-        let kept = authorization("bearer").await;
+        let stored = authorization("bearer").await;
         let object = world.get("eventstreams/bearer").await?;
-        if kept["bearer"]["token"] == "t0ken-2" {
+        if stored["bearer"]["token"] == "t0ken-2" {
             Ok(())
         } else {
-            Err(format!("{kept} {:#}", object["status"]))
+            Err(format!("{stored} {:#}", object["status"]))
         }
     })
     .await;
     assert_eq!(auth0.count("PATCH", "/api/v2/event-streams").await, 1);
-    world.shows_none_of(&["t0ken-1", "t0ken-2", "p4ssword", "v4lue"]).await;
+    world.assert_hides(&["t0ken-1", "t0ken-2", "p4ssword", "v4lue"]).await;
 
     world.kubectl(&["delete", "evs", "--all", "--timeout=60s"]).await;
-    assert_eq!(auth0.kept_streams().await, Vec::<Value>::new());
+    assert_eq!(auth0.stored_streams().await, Vec::<Value>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -190,40 +191,41 @@ async fn adopts_existing_stream_by_policy_only() {
     connect(&world, &auth0).await;
     world.apply(&[secret("receiver", "token", "t0ken")]).await;
     let authorization = json!({"method": "bearer", "token": "old"});
-    let there = auth0
+    let existing = auth0
         .create_stream(
             json!({"name": "there", "subscriptions": [{"event_type": "user.created"}], "destination":
             {"type": "webhook", "configuration":
                 {"webhook_endpoint": "https://example.com/a", "webhook_authorization": authorization}}}),
         )
         .await;
-    let id = there["id"].as_str().unwrap();
-    let before = auth0.kept_streams().await;
+    let id = existing["id"].as_str().unwrap();
+    let streams_before = auth0.stored_streams().await;
 
     world.apply(&[stream("there", bearer("https://example.com/a"))]).await;
-    let why = world.stalled("eventstreams/there", "Conflict").await;
-    assert!(why.contains(id) && why.contains("adopt"), "{why}");
+    let text = world.stalled("eventstreams/there", "Conflict").await;
+    assert!(text.contains(id) && text.contains("adopt"), "{text}");
     world.kubectl(&["delete", "evs/there", "--timeout=30s"]).await;
 
     // Observed by its name; the condition names the differing field.
-    let observed =
-        |endpoint: &str| with(stream("there", bearer(endpoint)), json!({"managementPolicy": "ObserveOnly"}));
+    let observed = |endpoint: &str| {
+        with_spec(stream("there", bearer(endpoint)), json!({"managementPolicy": "ObserveOnly"}))
+    };
     world.apply(&[observed("https://example.com/b")]).await;
-    let why = world.stalled("eventstreams/there", "Differs").await;
-    assert!(why.contains("destination.configuration.webhook_endpoint"), "{why}");
+    let text = world.stalled("eventstreams/there", "Differs").await;
+    assert!(text.contains("destination.configuration.webhook_endpoint"), "{text}");
     world.edit("evs/there", json!({"destination": bearer("https://example.com/a")})).await;
     world.ready("eventstreams/there").await;
     world.kubectl(&["delete", "evs/there", "--timeout=30s"]).await;
 
     // The mode Match adopts only an equal stream, and writes nothing.
     let adopting = |endpoint: &str, mode: &str| {
-        with(stream("there", bearer(endpoint)), json!({"adopt": {"id": id, "mode": mode}}))
+        with_spec(stream("there", bearer(endpoint)), json!({"adopt": {"id": id, "mode": mode}}))
     };
     world.apply(&[adopting("https://example.com/b", "Match")]).await;
     world.stalled("eventstreams/there", "Differs").await;
     world.edit("evs/there", json!({"destination": bearer("https://example.com/a")})).await;
     world.ready("eventstreams/there").await;
-    assert_eq!(auth0.kept_streams().await, before, "there was a write");
+    assert_eq!(auth0.stored_streams().await, streams_before, "there was a write");
     world.edit("evs/there", json!({"deletionPolicy": "Orphan"})).await;
     world.ready("eventstreams/there").await;
     world.kubectl(&["delete", "evs/there", "--timeout=30s"]).await;
@@ -231,17 +233,17 @@ async fn adopts_existing_stream_by_policy_only() {
     // The mode Override writes the spec and the secret. Only one object can adopt the stream.
     world.apply(&[adopting("https://example.com/b", "Override")]).await;
     world.ready("eventstreams/there").await;
-    let kept_now = auth0.kept_streams().await;
-    assert_eq!((kept(&kept_now), kept_now.len()), (("https://example.com/b", "t0ken"), 1));
-    assert_eq!(kept_now[0]["id"], id);
+    let stored = auth0.stored_streams().await;
+    assert_eq!((stored_webhook(&stored), stored.len()), (("https://example.com/b", "t0ken"), 1));
+    assert_eq!(stored[0]["id"], id);
     let mut second = adopting("https://example.com/c", "Override");
     second["metadata"]["name"] = json!("second");
     world.apply(&[second]).await;
     world.stalled("eventstreams/second", "Held").await;
     world.kubectl(&["delete", "evs/second", "--timeout=30s"]).await;
-    assert_eq!(auth0.kept_streams().await.len(), 1);
+    assert_eq!(auth0.stored_streams().await.len(), 1);
     world.kubectl(&["delete", "evs/there", "--timeout=30s"]).await;
-    assert_eq!(auth0.kept_streams().await, Vec::<Value>::new());
+    assert_eq!(auth0.stored_streams().await, Vec::<Value>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -254,25 +256,25 @@ async fn lost_answer_creates_no_second_stream() {
     auth0.fault(json!({"method": "POST", "path": path, "dropAnswer": true, "times": 1})).await;
     world.apply(&[stream("lost", json!({"worker": {}}))]).await;
     world.ready("eventstreams/lost").await;
-    auth0.no_faults().await;
-    // Auth0's list does not show a created stream at once.
+    auth0.clear_faults().await;
+    // Auth0's list shows a created stream late.
     auth0.fault(json!({"method": "POST", "path": path, "lagMs": 1500, "times": 1})).await;
     world.apply(&[stream("late", json!({"worker": {}}))]).await;
     world.ready("eventstreams/late").await;
-    auth0.no_faults().await;
+    auth0.clear_faults().await;
     auth0.fault(json!({"method": "PATCH", "path": path, "dropAnswer": true, "times": 1})).await;
     world.edit("evs/lost", json!({"name": "renamed"})).await;
     world.ready("eventstreams/lost").await;
-    let mut names: Vec<_> = auth0.kept_streams().await.iter().map(|s| s["name"].to_string()).collect();
+    let mut names: Vec<_> = auth0.stored_streams().await.iter().map(|s| s["name"].to_string()).collect();
     names.sort();
     assert_eq!(names, ["\"late\"", "\"renamed\""]);
     auth0.fault(json!({"method": "DELETE", "path": path, "dropAnswer": true, "times": 1})).await;
     world.kubectl(&["delete", "evs", "--all", "--timeout=60s"]).await;
-    assert_eq!(auth0.kept_streams().await, Vec::<Value>::new());
+    assert_eq!(auth0.stored_streams().await, Vec::<Value>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn disabled_stream_waits_for_resume() {
+async fn enables_disabled_stream_after_resume() {
     let world = World::start("evs-disabled").await;
     let auth0 = Auth0::start(&["--disable-after", "2"]).await;
     let receiver = Receiver::start(|_, _| Reply::status(400));
@@ -284,16 +286,16 @@ async fn disabled_stream_waits_for_resume() {
     }
     auth0.until_streams("disabled", is_disabled).await;
     world.request("evs/ours", "t1").await;
-    let stalled = |o: &Value| condition(o, "Stalled")["status"] == "True";
-    let why = message(&world.until("eventstreams/ours", "stalled", stalled).await);
-    assert!(why.starts_with("Auth0 disabled the stream"), "{why}");
-    assert!(why.contains("hookstream.dev/resume") && why.contains("newest failure"), "{why}");
+    let is_stalled = |o: &Value| condition(o, "Stalled")["status"] == "True";
+    let text = message(&world.until("eventstreams/ours", "stalled", is_stalled).await);
+    assert!(text.starts_with("Auth0 disabled the stream"), "{text}");
+    assert!(text.contains("hookstream.dev/resume") && text.contains("newest failure"), "{text}");
     let object = world.get("eventstreams/ours").await.unwrap();
     assert_eq!(object["status"]["serverStatus"], "disabled");
     world.request("evs/ours", "t2").await;
-    let done = |o: &Value| o["status"]["handled"]["reconcileRequestedAt"] == "t2";
-    world.until("eventstreams/ours", "acknowledged", done).await;
-    assert!(is_disabled(&auth0.kept_streams().await), "only the command resume enables it");
+    let is_acknowledged = |o: &Value| o["status"]["handled"]["reconcileRequestedAt"] == "t2";
+    world.until("eventstreams/ours", "acknowledged", is_acknowledged).await;
+    assert!(is_disabled(&auth0.stored_streams().await), "only the command resume enables it");
 
     world.kubectl(&["annotate", "evs/ours", "hookstream.dev/resume=now"]).await;
     auth0.until_streams("enabled", is_enabled).await;
@@ -319,7 +321,7 @@ async fn reenables_stream_after_worker_outage_without_loss() {
     let mut world = World::start("evs-outage").await;
     let auth0 = Auth0::start(&["--disable-after", "2"]).await;
     connect(&world, &auth0).await;
-    world.apply(&[stream("users", json!({"worker": {}})), hook_for_auth0(&world)]).await;
+    world.apply(&[stream("users", json!({"worker": {}})), users_hook(&world)]).await;
     world.ready("eventstreams/users").await;
     world.ready("eventhooks/users").await;
     world.kill_operator();
@@ -329,20 +331,20 @@ async fn reenables_stream_after_worker_outage_without_loss() {
     auth0.until_streams("disabled", is_disabled).await;
     world.start_operator();
     auth0.until_streams("enabled", is_enabled).await;
-    let got = world.receiver.wait_for(2, DEADLINE).await;
-    let mut users: Vec<_> = got.iter().map(|r| r.json()["object"]["user_id"].to_string()).collect();
+    let requests = world.receiver.wait_for(2, DEADLINE).await;
+    let mut users: Vec<_> = requests.iter().map(|r| r.json()["object"]["user_id"].to_string()).collect();
     users.sort();
     assert_eq!(users, ["\"auth0|0\"", "\"auth0|1\""]);
     let object = world.ready("eventstreams/users").await;
     assert!(object["status"]["reenabledAt"].is_string(), "{object:#}");
     world.event("users", "Reenabled").await;
 
-    // Once an hour: the next time it is not enabled, and the message says when.
+    // The controller enables a stream once an hour; until then the message gives the time.
     let id = object["status"]["external"]["id"].as_str().unwrap();
     auth0.patch_stream(id, json!({"status": "disabled"})).await;
     world.request("evs/users", "t1").await;
-    let waits = |o: &Value| message(o).contains("when an hour has passed");
-    let object = world.until("eventstreams/users", "it waits", waits).await;
+    let is_waiting = |o: &Value| message(o).contains("at most once an hour");
+    let object = world.until("eventstreams/users", "waiting for an hour", is_waiting).await;
     assert_eq!(condition(&object, "Reconciling")["status"], "True");
     world.kubectl(&["annotate", "evs/users", "hookstream.dev/resume=now"]).await;
     auth0.until_streams("enabled", is_enabled).await;
@@ -350,7 +352,7 @@ async fn reenables_stream_after_worker_outage_without_loss() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn missing_settings_are_reported() {
+async fn reports_missing_settings() {
     let world = World::with(
         "evs-missing",
         crate::harness::world::Setup { no_ingest_url: true, ..Default::default() },
@@ -361,16 +363,16 @@ async fn missing_settings_are_reported() {
     world
         .apply(&[stream("users", json!({"worker": {}})), stream("late", bearer("https://example.com"))])
         .await;
-    let why = world.stalled("eventstreams/users", "IngestUrlMissing").await;
-    assert!(why.contains("--public-ingest-url"), "{why}");
-    let plain = json!({"ingestUrl": "http://hookstream-worker.hookstream-system.svc:8080"});
-    world.edit("conn/auth0", plain).await;
-    let why = world.stalled("eventstreams/users", "PublicIngestUrlUnusable").await;
-    assert!(why.contains("https"), "{why}");
+    let text = world.stalled("eventstreams/users", "IngestUrlMissing").await;
+    assert!(text.contains("--public-ingest-url"), "{text}");
+    let plain_http = json!({"ingestUrl": "http://hookstream-worker.hookstream-system.svc:8080"});
+    world.edit("conn/auth0", plain_http).await;
+    let text = world.stalled("eventstreams/users", "PublicIngestUrlUnusable").await;
+    assert!(text.contains("https"), "{text}");
     world.edit("conn/auth0", json!({"ingestUrl": "https://hooks.example.com/base"})).await;
     world.ready("eventstreams/users").await;
     let path = format!("/base/v1/namespaces/{}/streams/users", world.namespace.name);
-    assert_eq!(kept(&auth0.kept_streams().await).0, format!("https://hooks.example.com{path}"));
+    assert_eq!(stored_webhook(&auth0.stored_streams().await).0, format!("https://hooks.example.com{path}"));
 
     world.not_ready("eventstreams/late", "SecretMissing").await;
     world.apply(&[secret("receiver", "token", "t0ken")]).await;
@@ -381,21 +383,21 @@ async fn missing_settings_are_reported() {
     world.not_ready("eventstreams/late", "Unauthorized").await;
     world.apply(&[secret("auth0", "secret", CLIENT_SECRET)]).await;
     world.ready("eventstreams/late").await;
-    world.shows_none_of(&["t0ken", "wrong"]).await;
+    world.assert_hides(&["t0ken", "wrong"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn suspended_stream_is_unchanged() {
+async fn keeps_suspended_stream_unchanged() {
     let world = World::start("evs-suspend").await;
     let auth0 = Auth0::start(&[]).await;
     connect(&world, &auth0).await;
-    world.apply(&[with(stream("rests", json!({"worker": {}})), json!({"suspend": true}))]).await;
+    world.apply(&[with_spec(stream("rests", json!({"worker": {}})), json!({"suspend": true}))]).await;
     world.apply(&[stream("runs", json!({"worker": {}}))]).await;
     world.ready("eventstreams/runs").await;
-    assert_eq!(auth0.kept_streams().await.len(), 1);
+    assert_eq!(auth0.stored_streams().await.len(), 1);
     world.edit("evs/rests", json!({"suspend": false})).await;
     world.ready("eventstreams/rests").await;
-    assert_eq!(auth0.kept_streams().await.len(), 2);
+    assert_eq!(auth0.stored_streams().await.len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -426,13 +428,13 @@ async fn standalone_syncs_streams_and_hooks_from_files() {
             h.len() == 1 && h[0]["secrets"]["KEY"] == "v4lue" && h[0]["enabled"] == true
         })
         .await;
-    let (endpoint, token) = kept(&streams);
+    let (endpoint, token) = stored_webhook(&streams);
     assert_eq!(send(endpoint, token, "evt_1").await, 202);
 
     standalone.write("all.yaml", &(common.clone() + &users + &script("two")));
     auth0.until_hooks("the new script", |h| h.len() == 1 && h[0]["script"] == "two").await;
     standalone.restart().await;
     standalone.write("all.yaml", &(common + &script("two")));
-    auth0.until_streams("nothing", |s| s.is_empty()).await;
-    assert_eq!(auth0.kept_hooks().await.len(), 1);
+    auth0.until_streams("no stream", |s| s.is_empty()).await;
+    assert_eq!(auth0.stored_hooks().await.len(), 1);
 }

@@ -9,7 +9,7 @@ use crate::harness::{DEADLINE, control_plane, eventually};
 
 const TOKEN: &str = "the-admin-token-of-kong";
 
-fn all(world: &World) -> Vec<Value> {
+fn manifests(world: &World) -> Vec<Value> {
     let connection =
         world.connection_with(json!({"kong": {"tokenSecretRef": {"name": "admin", "key": "token"}}}));
     let signature = json!({"secretRef": {"name": "signing", "key": "secret"}});
@@ -19,9 +19,9 @@ fn all(world: &World) -> Vec<Value> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn deletes_by_applied_file() {
+async fn deletes_applied_file() {
     let world = World::with("delete-f", Setup { kong: &["--token", TOKEN], ..Setup::default() }).await;
-    let objects = all(&world);
+    let objects = manifests(&world);
     world.apply(&objects).await;
     world.ready("eventhooks/one").await;
     world.ready("eventhooks/two").await;
@@ -29,7 +29,7 @@ async fn deletes_by_applied_file() {
     let args = ["-n", &world.namespace.name, "delete", "--timeout=60s", "-f", "-"];
     control_plane().kubectl(args, &documents(&objects)).await.unwrap();
     assert_eq!(world.kong.hooks().await, Vec::<Value>::new());
-    world.shows_none_of(&[TOKEN]).await;
+    world.assert_hides(&[TOKEN]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -42,15 +42,15 @@ async fn deletes_in_any_order() {
         &["evh/two", "evh/one", "conn/kong", "secret/admin", "secret/signing"],
     ];
     for order in orders {
-        world.apply(&all(&world)).await;
+        world.apply(&manifests(&world)).await;
         world.ready("eventhooks/one").await;
         world.ready("eventhooks/two").await;
         world.ready("connections/kong").await;
-        for what in order {
-            world.kubectl(&["delete", what, "--wait=false"]).await;
+        for name in order {
+            world.kubectl(&["delete", name, "--wait=false"]).await;
         }
-        for of in ["eventhooks/one", "eventhooks/two", "connections/kong"] {
-            world.gone(of).await;
+        for path in ["eventhooks/one", "eventhooks/two", "connections/kong"] {
+            world.wait_until_deleted(path).await;
         }
         assert_eq!(world.kong.hooks().await, Vec::<Value>::new(), "{order:?}");
     }
@@ -59,21 +59,21 @@ async fn deletes_in_any_order() {
 #[tokio::test(flavor = "multi_thread")]
 async fn connection_in_use_names_users_and_stays() {
     let world = World::with("in-use", Setup { kong: &["--token", TOKEN], ..Setup::default() }).await;
-    world.apply(&all(&world)).await;
+    world.apply(&manifests(&world)).await;
     world.ready("eventhooks/one").await;
     world.ready("eventhooks/two").await;
     world.until("connections/kong", "held", |o| o["metadata"]["finalizers"].is_array()).await;
     world.kubectl(&["delete", "conn/kong", "--wait=false"]).await;
-    let in_use = |o: &Value| condition(o, "Ready")["reason"] == "InUse";
-    let object = world.until("connections/kong", "in use", in_use).await;
+    let is_in_use = |o: &Value| condition(o, "Ready")["reason"] == "InUse";
+    let object = world.until("connections/kong", "in use", is_in_use).await;
     assert!(message(&object).contains("EventHook "), "{object:#}");
-    // The token's Secret is deleted, too: the controller uses the credentials that last worked.
+    // The token's Secret is deleted as well: the controller uses the credentials that last worked.
     world.kubectl(&["delete", "secret/admin"]).await;
     world.kubectl(&["delete", "evh/one", "--timeout=30s"]).await;
     assert_eq!(world.kong.hooks().await.len(), 1);
     world.get("connections/kong").await.expect("the other hook still uses it");
     world.kubectl(&["delete", "evh/two", "--timeout=30s"]).await;
-    world.gone("connections/kong").await;
+    world.wait_until_deleted("connections/kong").await;
     assert_eq!(world.kong.hooks().await, Vec::<Value>::new());
 }
 
@@ -89,16 +89,16 @@ async fn retries_failed_delete_and_accepts_404() {
 
     world.kong.fault(json!({"method": "DELETE", "status": 503})).await;
     world.kubectl(&["delete", "evh/one", "--wait=false"]).await;
-    eventually(DEADLINE, "a second try", async || {
-        let tries = world.kong.count("DELETE", "/").await;
+    eventually(DEADLINE, "a second attempt", async || {
+        let attempts = world.kong.count("DELETE", "/").await;
         // One DELETE is the test's own, one is that of the hook that was already deleted.
-        if tries >= 4 { Ok(()) } else { Err(format!("{tries}")) }
+        if attempts >= 4 { Ok(()) } else { Err(format!("{attempts} attempts")) }
     })
     .await;
     let object = world.not_ready("eventhooks/one", "ServerError").await;
     assert_eq!(object["status"]["lastError"]["httpStatus"], 503, "{object:#}");
     assert_eq!(world.kong.hooks().await.len(), 1);
-    world.kong.no_faults().await;
-    world.gone("eventhooks/one").await;
+    world.kong.clear_faults().await;
+    world.wait_until_deleted("eventhooks/one").await;
     assert_eq!(world.kong.hooks().await, Vec::<Value>::new());
 }

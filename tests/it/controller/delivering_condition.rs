@@ -12,29 +12,29 @@ use crate::harness::world::World;
 use crate::harness::{DEADLINE, Receiver, Reply, eventually};
 
 /// A world with an EventHook `h` for published events, and a token that may publish them.
-struct Published {
+struct PublishedHook {
     world: World,
     token: String,
     http: reqwest::Client,
-    /// How many markers there are.
+    /// The number of markers so far.
     markers: AtomicUsize,
 }
 
 const H: &str = "eventhooks/h";
 
-impl Published {
-    async fn start(hint: &str) -> Published {
+impl PublishedHook {
+    async fn start(hint: &str) -> PublishedHook {
         let world = World::start(hint).await;
         let rules = "[{apiGroups: [hookstream.dev], resources: [events], verbs: [create]}]";
         world.namespace.service_account("publisher", rules).await;
         let token = world.namespace.token("publisher", &["hookstream"]).await;
-        let published = Published { world, token, http: http(), markers: AtomicUsize::new(0) };
-        published.apply().await;
+        let published = PublishedHook { world, token, http: http(), markers: AtomicUsize::new(0) };
+        published.apply_hook().await;
         published.world.ready(H).await;
         published
     }
 
-    async fn apply(&self) {
+    async fn apply_hook(&self) {
         let retry = json!({"initialBackoff": "100ms", "maxBackoff": "1s"});
         let spec = json!({"source": "s", "event": null, "connectionRef": null, "delivery": {"retry": retry}});
         self.world.apply(&[self.world.hook_with("h", spec)]).await;
@@ -64,7 +64,7 @@ impl Published {
         self.world.kubectl(&["annotate", "--overwrite", H, &annotation]).await;
     }
 
-    fn answers(&self, status: u16) {
+    fn set_answer(&self, status: u16) {
         self.world.receiver.script(move |_, _| Reply::status(status));
     }
 
@@ -87,8 +87,8 @@ impl Published {
             "handler": {"webhook": {"url": receiver.url()}}});
         self.world.apply(&[self.world.hook_with(&name, spec)]).await;
         let mut marker = json!({"source": name, "event": "e", "data": {}});
-        let of = format!("eventhooks/{name}");
-        self.world.ready(&of).await;
+        let path = format!("eventhooks/{name}");
+        self.world.ready(&path).await;
         let url = format!("{}/v1/namespaces/{}/events", self.world.ingest, self.world.namespace.name);
         let mut attempt = 0;
         eventually(DEADLINE, "the marker's hook to match", async || {
@@ -101,13 +101,13 @@ impl Published {
         })
         .await;
         receiver.wait_for(3, DEADLINE).await;
-        let delivers = |o: &Value| condition(o, "Delivering")["status"] == "True";
-        self.world.until(&of, "delivering", delivers).await;
+        let is_delivering = |o: &Value| condition(o, "Delivering")["status"] == "True";
+        self.world.until(&path, "delivering", is_delivering).await;
     }
 }
 
 /// Returns the types of the conditions that this field manager owns.
-fn owned(object: &Value, manager: &str) -> Vec<String> {
+fn owned_conditions(object: &Value, manager: &str) -> Vec<String> {
     let entries = object["metadata"]["managedFields"].as_array().unwrap();
     let entry = entries.iter().find(|e| e["manager"] == manager && e["subresource"] == "status");
     let fields =
@@ -119,36 +119,36 @@ fn owned(object: &Value, manager: &str) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn follows_receiver_and_pause() {
-    let published = Published::start("fares").await;
+    let published = PublishedHook::start("delivering").await;
     let world = &published.world;
     assert!(condition(&world.get(H).await.unwrap(), "Delivering").is_null(), "there was no delivery yet");
     published.publish("1").await;
-    let well = published.delivering("True", "Delivering").await;
-    assert_eq!(condition(&well, "Delivering")["observedGeneration"], well["metadata"]["generation"]);
+    let healthy = published.delivering("True", "Delivering").await;
+    assert_eq!(condition(&healthy, "Delivering")["observedGeneration"], healthy["metadata"]["generation"]);
 
-    published.answers(503);
+    published.set_answer(503);
     published.publish("2").await;
-    let fails = published.delivering("False", "ReceiverFailing").await;
-    let text = condition(&fails, "Delivering")["message"].as_str().unwrap().to_owned();
+    let failing = published.delivering("False", "ReceiverFailing").await;
+    let text = condition(&failing, "Delivering")["message"].as_str().unwrap().to_owned();
     assert!(text.contains("503"), "{text}");
-    assert_eq!(condition(&fails, "Ready")["status"], "True", "the controller's conditions are unchanged");
-    published.answers(200);
-    let well = published.delivering("True", "Delivering").await;
-    assert_ne!(condition(&well, "Delivering")["lastTransitionTime"], Value::Null, "{well:#}");
+    assert_eq!(condition(&failing, "Ready")["status"], "True", "the controller's conditions are unchanged");
+    published.set_answer(200);
+    let healthy = published.delivering("True", "Delivering").await;
+    assert_ne!(condition(&healthy, "Delivering")["lastTransitionTime"], Value::Null, "{healthy:#}");
 
     world.edit(H, json!({"delivery": {"paused": true}})).await;
     published.delivering("False", "Paused").await;
-    let before = world.receiver.requests().len();
+    let requests_before = world.receiver.requests().len();
     published.publish("3").await;
-    published.receives_no_more_than(before).await;
+    published.receives_no_more_than(requests_before).await;
     world.edit(H, json!({"delivery": {"paused": false}})).await;
-    world.receiver.wait_for(before + 1, DEADLINE).await;
+    world.receiver.wait_for(requests_before + 1, DEADLINE).await;
     published.delivering("True", "Delivering").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clears_pause_that_ended_while_stopped() {
-    let mut published = Published::start("stale").await;
+    let mut published = PublishedHook::start("stale").await;
     published.world.edit(H, json!({"delivery": {"paused": true}})).await;
     published.delivering("False", "Paused").await;
     published.world.stop_operator().await;
@@ -158,12 +158,12 @@ async fn clears_pause_that_ended_while_stopped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn stays_gone_until_resume() {
-    let mut published = Published::start("gone").await;
-    published.answers(410);
+async fn holds_after_410_until_resume() {
+    let mut published = PublishedHook::start("gone").await;
+    published.set_answer(410);
     published.publish("1").await;
     published.delivering("False", "Gone").await;
-    published.answers(200);
+    published.set_answer(200);
     published.publish("2").await;
     published.receives_no_more_than(1).await;
     published.world.kill_operator();
@@ -173,46 +173,46 @@ async fn stays_gone_until_resume() {
 
     published.resume("first").await;
     published.world.receiver.wait_for(3, DEADLINE).await;
-    let resumed = |token: &'static str| move |o: &Value| o["status"]["handled"]["resume"] == token;
-    published.world.until(H, "the command is acknowledged", resumed("first")).await;
+    let is_resumed = |token: &'static str| move |o: &Value| o["status"]["handled"]["resume"] == token;
+    published.world.until(H, "the command is acknowledged", is_resumed("first")).await;
     published.delivering("True", "Delivering").await;
 
     // A token is used once: neither it nor a restart ends the next hold.
-    published.answers(410);
+    published.set_answer(410);
     published.publish("4").await;
     published.delivering("False", "Gone").await;
-    published.answers(200);
+    published.set_answer(200);
     published.world.kill_operator();
     published.world.start_operator();
     published.publish("5").await;
     published.receives_no_more_than(4).await;
     published.world.request(H, "now").await;
-    let handled = |o: &Value| o["status"]["handled"]["reconcileRequestedAt"] == "now";
-    let object = published.world.until(H, "reconciled", handled).await;
+    let is_handled = |o: &Value| o["status"]["handled"]["reconcileRequestedAt"] == "now";
+    let object = published.world.until(H, "reconciled", is_handled).await;
     assert_eq!(object["status"]["handled"]["resume"], "first", "each manager keeps the other's fields");
     published.resume("second").await;
     published.world.receiver.wait_for(5, DEADLINE).await;
-    published.world.until(H, "the command is acknowledged", resumed("second")).await;
+    published.world.until(H, "the command is acknowledged", is_resumed("second")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn worker_and_controller_share_status_without_extra_writes() {
-    let published = Published::start("owners").await;
+    let published = PublishedHook::start("owners").await;
     let world = &published.world;
     published.publish("1").await;
     published.delivering("True", "Delivering").await;
     for token in ["1", "2"] {
         world.request(H, token).await;
-        let handled = |o: &Value| o["status"]["handled"]["reconcileRequestedAt"] == token;
-        let object = world.until(H, "reconciled", handled).await;
+        let is_handled = |o: &Value| o["status"]["handled"]["reconcileRequestedAt"] == token;
+        let object = world.until(H, "reconciled", is_handled).await;
         assert_eq!(condition(&object, "Delivering")["status"], "True", "{object:#}");
     }
     // kubectl hides managed fields by default; the raw object has them.
     let object = world.get(H).await.unwrap();
-    let mut controllers = owned(&object, "hookstream-controller");
+    let mut controllers = owned_conditions(&object, "hookstream-controller");
     controllers.sort();
     assert_eq!(controllers, ["Ready", "Reconciling", "Stalled", "Synced"]);
-    assert_eq!(owned(&object, "hookstream-worker"), ["Delivering"]);
+    assert_eq!(owned_conditions(&object, "hookstream-worker"), ["Delivering"]);
 
     // Successful deliveries change nothing.
     for id in ["2", "3", "4"] {
@@ -226,17 +226,17 @@ async fn worker_and_controller_share_status_without_extra_writes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn failing_filter_is_reported_once_until_edited() {
-    let published = Published::start("undecided").await;
+    let published = PublishedHook::start("undecided").await;
     let world = &published.world;
     world.edit(H, json!({"filter": "data.deep.n == 1"})).await;
     world.ready(H).await;
     published.publish("1").await;
-    let undecided = published.delivering("False", "Undecided").await;
-    let message = condition(&undecided, "Delivering")["message"].as_str().unwrap().to_owned();
+    let held = published.delivering("False", "Undecided").await;
+    let message = condition(&held, "Delivering")["message"].as_str().unwrap().to_owned();
     assert!(message.contains("filter"), "{message}");
     published.wait_for_marker().await;
     let after = world.get(H).await.unwrap();
-    assert_eq!(after["metadata"]["resourceVersion"], undecided["metadata"]["resourceVersion"], "{after:#}");
+    assert_eq!(after["metadata"]["resourceVersion"], held["metadata"]["resourceVersion"], "{after:#}");
     world.edit(H, json!({"filter": "data.id == '1'"})).await;
     world.receiver.wait_for(1, DEADLINE).await;
     published.delivering("True", "Delivering").await;
@@ -244,23 +244,23 @@ async fn failing_filter_is_reported_once_until_edited() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn recreated_hook_adopts_pending_deliveries() {
-    let published = Published::start("again").await;
+    let published = PublishedHook::start("again").await;
     let world = &published.world;
-    published.answers(503);
+    published.set_answer(503);
     published.publish("1").await;
     let first = world.receiver.wait_for(2, DEADLINE).await.remove(0);
     let old = world.get(H).await.unwrap();
     world.kubectl(&["delete", H]).await;
-    world.gone(H).await;
+    world.wait_until_deleted(H).await;
     // An attempt may be in flight when the worker sees the deletion; the marker outlasts it.
     published.wait_for_marker().await;
-    let before = world.receiver.requests().len();
-    published.receives_no_more_than(before).await;
-    published.answers(200);
-    published.apply().await;
-    let requests = world.receiver.wait_for(before + 1, DEADLINE).await;
-    assert_eq!(requests[before].header("webhook-id"), first.header("webhook-id"));
+    let requests_before = world.receiver.requests().len();
+    published.receives_no_more_than(requests_before).await;
+    published.set_answer(200);
+    published.apply_hook().await;
+    let requests = world.receiver.wait_for(requests_before + 1, DEADLINE).await;
+    assert_eq!(requests[requests_before].header("webhook-id"), first.header("webhook-id"));
     let new = published.delivering("True", "Delivering").await;
     assert_ne!(new["metadata"]["uid"], old["metadata"]["uid"]);
-    published.receives_no_more_than(before + 1).await;
+    published.receives_no_more_than(requests_before + 1).await;
 }

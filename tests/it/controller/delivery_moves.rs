@@ -7,11 +7,11 @@ use sha2::Sha256;
 
 use crate::harness::http::http;
 use crate::harness::objects::message;
-use crate::harness::world::{Setup, World};
+use crate::harness::world::World;
 use crate::harness::{DEADLINE, Kong, Receiver, Reply, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn move_to_gateway_drains_backlog() {
+async fn drains_backlog_after_move_to_gateway() {
     let world = World::start("drains").await;
     let receiver = Receiver::start(|_, _| Reply::status(503));
     let handler = json!({"webhook": {"url": receiver.url()}});
@@ -27,18 +27,20 @@ async fn move_to_gateway_drains_backlog() {
     receiver.wait_for(5, DEADLINE).await;
 
     // Five deliveries are pending. Kong delivers to another receiver from now on, so that the two are distinct.
-    let elsewhere = Receiver::start(|_, _| Reply::status(200));
-    let gateway =
-        json!({"deliverBy": "Gateway", "delivery": null, "handler": {"webhook": {"url": elsewhere.url()}}});
-    let before = world.get("eventhooks/h").await.unwrap();
+    let gateway_receiver = Receiver::start(|_, _| Reply::status(200));
+    let gateway = json!({"deliverBy": "Gateway", "delivery": null, "handler": {"webhook": {"url": gateway_receiver.url()}}});
+    let object_before = world.get("eventhooks/h").await.unwrap();
     world.edit("evh/h", gateway).await;
     let object = world.ready("eventhooks/h").await;
     assert_eq!(object["status"]["applied"]["deliverBy"], "Gateway");
     assert_eq!(object["status"]["applied"]["previous"]["deliverBy"], "Worker");
-    assert_eq!(object["status"]["external"]["id"], before["status"]["external"]["id"], "the hook is kept");
+    assert_eq!(
+        object["status"]["external"]["id"], object_before["status"]["external"]["id"],
+        "the hook is kept"
+    );
     let new = world.kong.only_hook().await;
-    let there = json!(format!("{}/", elsewhere.url()));
-    assert_eq!((&new["id"], &new["config"]["url"]), (&old["id"], &there));
+    let expected_url = json!(format!("{}/", gateway_receiver.url()));
+    assert_eq!((&new["id"], &new["config"]["url"]), (&old["id"], &expected_url));
 
     // Relays that Kong queued before are accepted with the former settings; a guessed secret is not.
     let relay = async |secret: &str, n: u32| {
@@ -54,34 +56,34 @@ async fn move_to_gateway_drains_backlog() {
 
     // Deliveries go to the receiver of the current spec; all six arrive.
     let numbers = eventually(DEADLINE, "all six deliveries", async || {
-        let mut got: Vec<u64> = elsewhere.requests().iter().filter_map(|r| r.json()["n"].as_u64()).collect();
-        got.sort_unstable();
-        got.dedup();
-        if got.len() >= 6 { Ok(got) } else { Err(format!("{got:?}")) }
+        let mut numbers: Vec<u64> =
+            gateway_receiver.requests().iter().filter_map(|r| r.json()["n"].as_u64()).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        if numbers.len() >= 6 { Ok(numbers) } else { Err(format!("{numbers:?}")) }
     })
     .await;
     assert_eq!(numbers, [0, 1, 2, 3, 4, 5]);
     // Kong itself delivers later events.
     world.kong.emit("crud", "consumers", json!({"n": 7})).await;
-    eventually(DEADLINE, "the gateway's own", async || {
-        let is_delivered = elsewhere.requests().iter().any(|r| r.json()["n"] == 7);
-        if is_delivered { Ok(()) } else { Err("not yet".to_owned()) }
+    eventually(DEADLINE, "the gateway's own delivery", async || {
+        let is_delivered = gateway_receiver.requests().iter().any(|r| r.json()["n"] == 7);
+        if is_delivered { Ok(()) } else { Err("no such request".to_owned()) }
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn unreachable_old_address_is_given_up() {
-    let flags = ["--credentials-patience", "4s"];
-    let world = World::with("old-address", Setup { flags: &flags, ..Setup::default() }).await;
+async fn gives_up_unreachable_old_address() {
+    let mut world = World::start("old-address").await;
     world.apply(&[world.connection(), world.hook("h")]).await;
     let object = world.ready("eventhooks/h").await;
     let id = object["status"]["external"]["id"].as_str().unwrap();
     world.kong.stop();
     let new = Kong::start(&[]).await;
     world.edit("conn/kong", json!({"kong": {"adminUrl": new.url}})).await;
-    let waits = |o: &Value| message(o).contains("at the former address");
-    let waiting = world.until("eventhooks/h", "waiting for the former address", waits).await;
+    let is_waiting = |o: &Value| message(o).contains("at the former address");
+    let waiting = world.until("eventhooks/h", "waiting for the former address", is_waiting).await;
     assert!(
         message(&waiting).contains(id) && message(&waiting).contains("deletionPolicy: Orphan"),
         "{waiting:#}"
@@ -94,8 +96,11 @@ async fn unreachable_old_address_is_given_up() {
     assert!(waiting["status"]["lastError"]["message"].is_string(), "{waiting:#}");
     assert_eq!(new.hooks().await, Vec::<Value>::new(), "the hook is not at both addresses");
 
-    let there = |o: &Value| o["status"]["external"]["endpoint"] == new.url.as_str();
-    world.until("eventhooks/h", "at the new address", there).await;
+    // With a short deadline the next operator gives the old address up.
+    world.stop_operator().await;
+    let _operator = world.another("run", &["--credentials-patience", "1s"]);
+    let is_at_new_address = |o: &Value| o["status"]["external"]["endpoint"] == new.url.as_str();
+    world.until("eventhooks/h", "at the new address", is_at_new_address).await;
     world.ready("eventhooks/h").await;
     assert_eq!(new.hooks().await.len(), 1);
     let event = world.event("h", "Orphaned").await;

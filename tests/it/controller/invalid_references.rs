@@ -26,14 +26,14 @@ async fn recovers_when_missing_secret_or_key_appears() {
             hook("no-key", no_key),
         ])
         .await;
-    for (name, reason, named) in [
+    for (name, reason, expected) in [
         ("signing", "SecretMissing", "late-signing"),
         ("url", "SecretMissing", "late-url"),
         ("header", "SecretMissing", "late-header"),
         ("no-key", "SecretKeyMissing", "here has no key other"),
     ] {
         let object = world.not_ready(&format!("eventhooks/{name}"), reason).await;
-        assert!(message(&object).contains(named), "{object:#}");
+        assert!(message(&object).contains(expected), "{object:#}");
         assert!(message(&object).contains(if reason == "SecretMissing" { "create it" } else { "add it" }));
         world.event(name, reason).await;
     }
@@ -66,7 +66,7 @@ async fn recovers_when_missing_secret_or_key_appears() {
     world.kubectl(&["delete", "secret/late-signing"]).await;
     world.not_ready("eventhooks/signing", "SecretMissing").await;
     assert_eq!(world.kong.hooks().await.len(), 4);
-    world.shows_none_of(&["s3cret", "not-a-url-at-all", "ftp.example.com", "from-secret"]).await;
+    world.assert_hides(&["s3cret", "not-a-url-at-all", "ftp.example.com", "from-secret"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -75,25 +75,25 @@ async fn recovers_when_missing_connection_appears() {
     world.apply(&[world.hook("early")]).await;
     let object = world.not_ready("eventhooks/early", "ConnectionMissing").await;
     assert!(message(&object).contains("kong") && message(&object).contains("create it"), "{object:#}");
-    assert!(object["metadata"]["finalizers"].is_null(), "there is no remote object: {object:#}");
+    assert!(object["metadata"]["finalizers"].is_null(), "there is no external object: {object:#}");
     world.event("early", "ConnectionMissing").await;
 
     // The Connection is created without its token, which is created last.
     let token = json!({"kong": {"tokenSecretRef": {"name": "admin", "key": "token"}}});
     world.apply(&[world.connection_with(token)]).await;
-    for of in ["connections/kong", "eventhooks/early"] {
-        let object = world.not_ready(of, "SecretMissing").await;
+    for path in ["connections/kong", "eventhooks/early"] {
+        let object = world.not_ready(path, "SecretMissing").await;
         assert!(message(&object).contains("admin"), "{object:#}");
     }
     world.event("kong", "SecretMissing").await;
     world.apply(&[secret("admin", "token", "t0ken-late")]).await;
     world.ready("connections/kong").await;
     world.ready("eventhooks/early").await;
-    world.shows_none_of(&["t0ken-late"]).await;
+    world.assert_hides(&["t0ken-late"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn relay_without_ingest_url_is_stalled() {
+async fn stalls_relay_without_ingest_url() {
     let world = World::with("no-ingest", Setup { no_ingest_url: true, ..Setup::default() }).await;
     let gateway = json!({"deliverBy": "Gateway"});
     world.apply(&[world.connection(), world.hook("relayed"), world.hook_with("direct", gateway)]).await;
@@ -107,16 +107,16 @@ async fn relay_without_ingest_url_is_stalled() {
     assert!(world.kong.hooks().await.iter().any(|h| h["config"]["url"] == url));
     // A changed ingest address is a change of the user, and no drift.
     world.edit("conn/kong", json!({"ingestUrl": "https://hooks.example.com/moved"})).await;
-    let moved = |h: &[Value]| h.iter().any(|h| h["config"]["url"].as_str().unwrap().contains("/moved/"));
-    world.kong.until_hooks("the new address", moved).await;
+    let has_moved = |h: &[Value]| h.iter().any(|h| h["config"]["url"].as_str().unwrap().contains("/moved/"));
+    world.kong.until_hooks("the new address", has_moved).await;
     world.request("evh/relayed", "after").await;
-    let after = |o: &Value| o["status"]["handled"]["reconcileRequestedAt"] == "after";
-    world.until("eventhooks/relayed", "reconciled", after).await;
+    let is_handled = |o: &Value| o["status"]["handled"]["reconcileRequestedAt"] == "after";
+    world.until("eventhooks/relayed", "reconciled", is_handled).await;
     assert!(world.events("relayed").await.iter().all(|e| e["reason"] != "DriftRepaired"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn invalid_specs_are_named() {
+async fn stalls_invalid_specs_with_position() {
     let world = World::start("not-possible").await;
     let handler =
         |handler: Value| merged(json!({"handler": {"webhook": null}}), json!({ "handler": handler }));

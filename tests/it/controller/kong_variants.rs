@@ -7,7 +7,7 @@ use crate::harness::world::{Setup, World};
 use crate::harness::{DEADLINE, Kong, eventually};
 
 /// Creates, edits, repairs, recreates and deletes hooks. Returns the capabilities that the Connection then reports.
-async fn lives(hint: &str, flags: &[&str]) -> (World, Value) {
+async fn run_lifecycle(hint: &str, flags: &[&str]) -> (World, Value) {
     let grace = ["--creation-grace", "300ms"];
     let world =
         World::with(hint, Setup { kong: flags, flags: &grace, resync: Some("1s"), ..Setup::default() }).await;
@@ -25,45 +25,47 @@ async fn lives(hint: &str, flags: &[&str]) -> (World, Value) {
     for name in names {
         world.ready(&format!("eventhooks/{name}")).await;
     }
-    agree(&world).await;
+    assert_ids_agree(&world).await;
 
     // An edit removes fields that are no longer in the spec.
     world.edit("evh/one", json!({"handler": {"webhook": {"headers": {"a": "1", "b": null}}}})).await;
-    let edited = |h: &[Value]| h.len() == 3 && h.iter().any(|h| h["config"]["headers"] == json!({"a": "1"}));
-    world.kong.until_hooks("the edit", edited).await;
+    let is_edited =
+        |h: &[Value]| h.len() == 3 && h.iter().any(|h| h["config"]["headers"] == json!({"a": "1"}));
+    world.kong.until_hooks("the edit", is_edited).await;
     world.ready("eventhooks/one").await;
 
     // Drift is repaired; a deleted hook is recreated.
     let id = world.get("eventhooks/two").await.unwrap()["status"]["external"]["id"].clone();
     world.kong.delete(id.as_str().unwrap()).await;
-    world.kong.until_hooks("it again", |h| h.len() == 3).await;
+    world.kong.until_hooks("the hook again", |h| h.len() == 3).await;
     world.event("two", "DriftRepaired").await;
     world.edit("evh/relayed", json!({"rotation": "2"})).await;
     world.ready("eventhooks/relayed").await;
     world.edit("evh/relayed", json!({"rotation": null, "deliverBy": "Gateway"})).await;
     world.ready("eventhooks/relayed").await;
-    agree(&world).await;
+    assert_ids_agree(&world).await;
     for name in names {
         // The create record is removed after the status has the id.
-        let gone = |o: &Value| o["metadata"]["annotations"]["hookstream.dev/pending-create"].is_null();
-        world.until(&format!("eventhooks/{name}"), "without a create record", gone).await;
+        let has_no_record =
+            |o: &Value| o["metadata"]["annotations"]["hookstream.dev/pending-create"].is_null();
+        world.until(&format!("eventhooks/{name}"), "without a create record", has_no_record).await;
     }
 
-    let reports = |o: &Value| o["status"]["capabilities"].is_object();
-    let connection = world.until("connections/kong", "with capabilities", reports).await;
+    let has_capabilities = |o: &Value| o["status"]["capabilities"].is_object();
+    let connection = world.until("connections/kong", "with capabilities", has_capabilities).await;
     (world, connection["status"]["capabilities"].clone())
 }
 
-/// The status of a recreated hook may be written a moment after its Event.
-async fn agree(world: &World) {
+/// Waits until the statuses name the ids of Kong's hooks: the controller writes a recreated hook's Event before its status.
+async fn assert_ids_agree(world: &World) {
     eventually(DEADLINE, "statuses with the ids of Kong's hooks", async || {
-        let (named, there) = (ids(world).await, at_kong(world).await);
-        if named == there { Ok(()) } else { Err(format!("{named:?}, at Kong {there:?}")) }
+        let (reported, existing) = (ids_in_statuses(world).await, ids_at_kong(world).await);
+        if reported == existing { Ok(()) } else { Err(format!("{reported:?}, at Kong {existing:?}")) }
     })
     .await;
 }
 
-async fn ids(world: &World) -> Vec<String> {
+async fn ids_in_statuses(world: &World) -> Vec<String> {
     let mut ids = Vec::new();
     for name in ["relayed", "one", "two"] {
         let object = world.get(&format!("eventhooks/{name}")).await.unwrap();
@@ -73,29 +75,29 @@ async fn ids(world: &World) -> Vec<String> {
     ids
 }
 
-async fn at_kong(world: &World) -> Vec<String> {
+async fn ids_at_kong(world: &World) -> Vec<String> {
     let mut ids: Vec<String> =
         world.kong.hooks().await.iter().map(|h| h["id"].as_str().unwrap().to_owned()).collect();
     ids.sort();
     ids
 }
 
-async fn ends(world: World) {
+async fn assert_deletes_all(world: World) {
     world.kubectl(&["delete", "evh", "--all", "--timeout=30s"]).await;
     assert_eq!(world.kong.hooks().await, Vec::<Value>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn syncs_with_put() {
-    let (world, can) = lives("ladder", &[]).await;
-    assert_eq!(can, json!({"put": true}));
-    ends(world).await;
+    let (world, capabilities) = run_lifecycle("ladder", &[]).await;
+    assert_eq!(capabilities, json!({"put": true}));
+    assert_deletes_all(world).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn syncs_without_put_and_detects_upgrade() {
-    let (world, can) = lives("no-put", &["--no-put"]).await;
-    assert_eq!(can, json!({"put": false, "clientId": true, "patch": true}));
+    let (world, capabilities) = run_lifecycle("no-put", &["--no-put"]).await;
+    assert_eq!(capabilities, json!({"put": false, "clientId": true, "patch": true}));
     // The gateway is upgraded at the same address.
     let address = world.kong.url.trim_start_matches("http://").to_owned();
     world.kong.stop();
@@ -108,7 +110,7 @@ async fn syncs_without_put_and_detects_upgrade() {
         connection["status"]["capabilities"]["put"], false,
         "the capabilities of the older version are forgotten"
     );
-    newer.until_hooks("all of them", |h| h.len() == 3).await;
+    newer.until_hooks("all hooks", |h| h.len() == 3).await;
     world.edit("evh/one", json!({"event": "routes"})).await;
     let can_put = |o: &Value| o["status"]["capabilities"]["put"] == true;
     world.until("connections/kong", "with the newer version's capabilities", can_put).await;
@@ -116,14 +118,15 @@ async fn syncs_without_put_and_detects_upgrade() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn syncs_without_client_ids() {
-    let (world, can) = lives("no-id", &["--no-put", "--no-client-id"]).await;
-    assert_eq!(can, json!({"put": false, "clientId": false, "patch": true}));
-    ends(world).await;
+    let (world, capabilities) = run_lifecycle("no-id", &["--no-put", "--no-client-id"]).await;
+    assert_eq!(capabilities, json!({"put": false, "clientId": false, "patch": true}));
+    assert_deletes_all(world).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn syncs_without_updates() {
-    let (world, can) = lives("no-patch", &["--no-put", "--no-client-id", "--no-patch"]).await;
-    assert_eq!(can, json!({"put": false, "clientId": false, "patch": false}));
-    ends(world).await;
+    let (world, capabilities) =
+        run_lifecycle("no-patch", &["--no-put", "--no-client-id", "--no-patch"]).await;
+    assert_eq!(capabilities, json!({"put": false, "clientId": false, "patch": false}));
+    assert_deletes_all(world).await;
 }

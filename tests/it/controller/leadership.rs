@@ -4,6 +4,7 @@
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
+use crate::gate::ResponseGate;
 use crate::harness::objects::documents;
 use crate::harness::world::{Setup, World};
 use crate::harness::{DEADLINE, Process, control_plane, eventually};
@@ -24,10 +25,10 @@ async fn holder(world: &World) -> Result<String, String> {
     if holder.is_empty() { Err(format!("{lease:#}")) } else { Ok(holder.to_owned()) }
 }
 
-async fn until_held_by_other_than(world: &World, before: &str) -> String {
+async fn wait_for_other_holder(world: &World, first_holder: &str) -> String {
     eventually(DEADLINE, "another holder of the Lease", async || {
-        let now = holder(world).await?;
-        if now == before { Err(format!("still {now}")) } else { Ok(now) }
+        let current = holder(world).await?;
+        if current == first_holder { Err(format!("still {current}")) } else { Ok(current) }
     })
     .await
 }
@@ -37,11 +38,11 @@ fn signal(process: &Process, signal: Signal) {
     kill_process(pid, signal).unwrap();
 }
 
-fn stands_by(line: &str) -> bool {
+fn is_standby_line(line: &str) -> bool {
     line.contains("standing by")
 }
 
-fn leads(line: &str) -> bool {
+fn is_leader_line(line: &str) -> bool {
     line.contains("this replica leads")
 }
 
@@ -50,28 +51,32 @@ async fn paused_leader_writes_nothing_after_resuming() {
     let mut world = World::with("paused", Setup { resync: Some("1s"), ..Setup::default() }).await;
     world.stop_operator().await;
     let first = controller(&world);
-    first.wait_for_line(leads, DEADLINE).await;
+    first.wait_for_line(is_leader_line, DEADLINE).await;
     let second = controller(&world);
-    second.wait_for_line(stands_by, DEADLINE).await;
+    second.wait_for_line(is_standby_line, DEADLINE).await;
     world.apply(&[world.connection(), world.hook("a")]).await;
     world.ready("eventhooks/a").await;
-    let before = holder(&world).await.unwrap();
-    assert!(first.log().contains(&before), "the first leads:\n{}", first.log());
+    let first_holder = holder(&world).await.unwrap();
+    assert!(first.log().contains(&first_holder), "the first leads:\n{}", first.log());
 
-    // Paused in the middle of its work, for longer than its lease.
+    // The first is paused in the middle of its work, for longer than its lease.
     signal(&first, Signal::STOP);
-    let after = until_held_by_other_than(&world, &before).await;
-    assert!(second.log().contains(&after));
+    let second_holder = wait_for_other_holder(&world, &first_holder).await;
+    assert!(second.log().contains(&second_holder));
     world.edit("evh/a", json!({"event": "routes"})).await;
     world.kong.until_hooks("the edit, by the second", |h| h.len() == 1 && h[0]["event"] == "routes").await;
     world.ready("eventhooks/a").await;
 
     // When it resumes, work is due (a resync each second), and it finds that it no longer leads.
-    let standby_lines = |log: &str| log.lines().filter(|l| stands_by(l)).count();
+    let standby_lines = |log: &str| log.lines().filter(|l| is_standby_line(l)).count();
     signal(&first, Signal::CONT);
-    first.wait_for_line(stands_by, DEADLINE).await;
+    first.wait_for_line(is_standby_line, DEADLINE).await;
     assert_eq!(standby_lines(&first.log()), 1);
-    assert_eq!(holder(&world).await.unwrap(), after, "the former leader does not take the lease back");
+    assert_eq!(
+        holder(&world).await.unwrap(),
+        second_holder,
+        "the former leader does not take the lease back"
+    );
     assert!(first.ended().is_none() && second.ended().is_none(), "a replica exited");
 
     // Their metrics differ: the standby makes no call.
@@ -83,8 +88,8 @@ async fn paused_leader_writes_nothing_after_resuming() {
     world.edit("evh/a", json!({"event": "services"})).await;
     world.kong.until_hooks("the second edit", |h| h.len() == 1 && h[0]["event"] == "services").await;
     eventually(DEADLINE, "some resyncs of the second", async || {
-        let now = world.kong.count("GET", "/event-hooks").await;
-        if now >= resyncs + 3 { Ok(()) } else { Err(format!("{now}, {resyncs} before")) }
+        let current = world.kong.count("GET", "/event-hooks").await;
+        if current >= resyncs + 3 { Ok(()) } else { Err(format!("{current}, {resyncs} before")) }
     })
     .await;
     assert_eq!(metric(&first, "hookstream_admin_requests_total").await, calls, "the standby called Kong");
@@ -95,7 +100,7 @@ async fn paused_leader_writes_nothing_after_resuming() {
     world.edit("evh/a", json!({"event": "plugins"})).await;
     world.kong.until_hooks("the edit, by the first", |h| h.len() == 1 && h[0]["event"] == "plugins").await;
     world.ready("eventhooks/a").await;
-    assert!(holder(&world).await.is_ok_and(|h| h == before), "the first replica leads again");
+    assert!(holder(&world).await.is_ok_and(|h| h == first_holder), "the first replica leads again");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -103,24 +108,26 @@ async fn leader_paused_during_call_makes_no_further_write() {
     let mut world = World::with("in-flight", Setup { resync: Some("1s"), ..Setup::default() }).await;
     world.stop_operator().await;
     let first = controller(&world);
-    first.wait_for_line(leads, DEADLINE).await;
-    world.apply(&[world.connection()]).await;
+    first.wait_for_line(is_leader_line, DEADLINE).await;
+    let gate = ResponseGate::start(&world.kong.url).await;
+    world.apply(&[world.connection_with(json!({"kong": {"adminUrl": gate.url}}))]).await;
     world.ready("connections/kong").await;
 
-    // The reads of ten hooks are delayed: each hook still has its write before it.
-    world.kong.fault(json!({"method": "GET", "path": "/event-hooks", "delayMs": 3000})).await;
+    // Kong answers the list for ten hooks, and the gate withholds the answer: each hook still has its write before it.
+    gate.close();
     let hooks: Vec<Value> = (0..10).map(|n| world.hook(&format!("h{n}"))).collect();
     world.apply(&hooks).await;
     eventually(DEADLINE, "a read in flight", async || {
-        if world.kong.met_faults().await >= 1 { Ok(()) } else { Err("no reads".into()) }
+        let reads = world.kong.count("GET", "/event-hooks").await;
+        if reads >= 1 { Ok(()) } else { Err("no reads".to_owned()) }
     })
     .await;
     assert_eq!(world.kong.count("PUT", "/").await, 0);
-    let before = holder(&world).await.unwrap();
+    let first_holder = holder(&world).await.unwrap();
     signal(&first, Signal::STOP);
-    world.kong.no_faults().await;
+    gate.open();
     let second = controller(&world);
-    until_held_by_other_than(&world, &before).await;
+    wait_for_other_holder(&world, &first_holder).await;
     for n in 0..10 {
         world.ready(&format!("eventhooks/h{n}")).await;
     }
@@ -135,18 +142,18 @@ async fn leader_paused_during_call_makes_no_further_write() {
 
     // The first replica resumes with an answer that requires ten writes.
     signal(&first, Signal::CONT);
-    first.wait_for_line(stands_by, DEADLINE).await;
+    first.wait_for_line(is_standby_line, DEADLINE).await;
     eventually(DEADLINE, "its reconciles to end", async || {
-        let begun = world.metric(&first, "hookstream_reconciles_total").await;
-        if begun >= 10.0 { Ok(()) } else { Err(format!("{begun}")) }
+        let reconciles = world.metric(&first, "hookstream_reconciles_total").await;
+        if reconciles >= 10.0 { Ok(()) } else { Err(format!("{reconciles}")) }
     })
     .await;
     assert_eq!(world.kong.count("PUT", "/").await, writes, "the former leader wrote to Kong");
-    let mut now = Vec::new();
+    let mut current = Vec::new();
     for n in 0..10 {
-        now.push(world.get(&format!("eventhooks/h{n}")).await.unwrap());
+        current.push(world.get(&format!("eventhooks/h{n}")).await.unwrap());
     }
-    assert_eq!(versions(&now), versions(&objects), "the former leader wrote to objects");
+    assert_eq!(versions(&current), versions(&objects), "the former leader wrote to objects");
     drop(second);
 }
 
@@ -155,13 +162,13 @@ async fn standby_follows_killed_leader() {
     let mut world = World::start("killed").await;
     world.stop_operator().await;
     let first = controller(&world);
-    first.wait_for_line(leads, DEADLINE).await;
+    first.wait_for_line(is_leader_line, DEADLINE).await;
     let second = controller(&world);
-    second.wait_for_line(stands_by, DEADLINE).await;
+    second.wait_for_line(is_standby_line, DEADLINE).await;
     first.kill9();
     world.apply(&[world.connection(), world.hook("a")]).await;
     world.ready("eventhooks/a").await;
-    assert!(second.log().lines().any(leads));
+    assert!(second.log().lines().any(is_leader_line));
     assert_eq!(world.kong.hooks().await.len(), 1);
     let lease = lease(&world).await.unwrap();
     assert!(lease["spec"]["leaseTransitions"].as_i64().unwrap() >= 1, "{lease:#}");
@@ -185,18 +192,18 @@ async fn two_leases_have_two_leaders() {
 
     let first = controller(&world);
     let second = world.another("controller", &["--lease-name", "second", "--namespace", &other.name]);
-    first.wait_for_line(leads, DEADLINE).await;
-    second.wait_for_line(leads, DEADLINE).await;
+    first.wait_for_line(is_leader_line, DEADLINE).await;
+    second.wait_for_line(is_leader_line, DEADLINE).await;
     let objects = [world.connection(), world.hook("a")];
     world.apply(&objects).await;
     other.apply(&documents(&objects)).await.unwrap();
     world.ready("eventhooks/a").await;
     world.kong.until_hooks("one of each", |hooks| hooks.len() == 2).await;
-    assert!(!first.log().lines().chain(second.log().lines()).any(stands_by), "neither stands by");
+    assert!(!first.log().lines().chain(second.log().lines()).any(is_standby_line), "neither stands by");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn unsafe_lease_settings_are_rejected() {
+async fn rejects_unsafe_lease_settings() {
     for (flag, value) in
         [("--lease-duration", "10s"), ("--lease-retry-period", "8s"), ("--watch-timeout", "1h")]
     {

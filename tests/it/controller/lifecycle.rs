@@ -28,7 +28,7 @@ fn hmac(secret: &str, body: &[u8]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn apply_sync_deliver_edit_repair_delete() {
+async fn hook_is_synced_delivered_edited_repaired_and_deleted() {
     let world = World::with("skeleton", Setup { resync: Some("1s"), ..Setup::default() }).await;
     world
         .apply(&[
@@ -45,7 +45,7 @@ async fn apply_sync_deliver_edit_repair_delete() {
     let relay = format!("{}/v1/namespaces/{}/relays/consumers", world.ingest, world.namespace.name);
     assert_eq!(hook["config"]["url"], relay);
     let relay_secret = hook["config"]["secret"].as_str().unwrap().to_owned();
-    assert_eq!(relay_secret, derived(&world).await);
+    assert_eq!(relay_secret, derive_relay_secret(&world).await);
     assert_eq!((&hook["source"], &hook["event"]), (&json!("crud"), &json!("consumers")));
     let object = world.get("eventhooks/consumers").await.unwrap();
     assert_eq!(object["status"]["external"]["id"], hook["id"]);
@@ -57,10 +57,10 @@ async fn apply_sync_deliver_edit_repair_delete() {
     // An event at Kong reaches the receiver, signed with the user's secret.
     let data = json!({"operation": "create", "entity": {"username": "ada"}});
     assert_eq!(world.kong.emit("crud", "consumers", data).await, 1);
-    let got = world.receiver.wait_for(1, DEADLINE).await.remove(0);
-    assert_eq!(got.header("x-kong-signature"), hmac(SIGNING, &got.body));
-    assert_eq!(got.json()["entity"]["username"], "ada");
-    assert_eq!((&got.json()["source"], &got.json()["event"]), (&json!("crud"), &json!("consumers")));
+    let request = world.receiver.wait_for(1, DEADLINE).await.remove(0);
+    assert_eq!(request.header("x-kong-signature"), hmac(SIGNING, &request.body));
+    assert_eq!(request.json()["entity"]["username"], "ada");
+    assert_eq!((&request.json()["source"], &request.json()["event"]), (&json!("crud"), &json!("consumers")));
 
     // An edit changes the hook at Kong, and events follow it.
     world.edit("evh/consumers", json!({"event": "routes"})).await;
@@ -76,13 +76,12 @@ async fn apply_sync_deliver_edit_repair_delete() {
 
     // Drift at Kong is repaired and reported, without the secret.
     let id = hook["id"].as_str().unwrap();
-    let elsewhere =
-        json!({"config": {"url": "http://127.0.0.1:1/elsewhere", "secret": "not-yours-any-more"}});
-    world.kong.patch(id, elsewhere).await;
-    let repaired = |h: &[Value]| {
+    let drifted = json!({"config": {"url": "http://127.0.0.1:1/elsewhere", "secret": "not-yours-any-more"}});
+    world.kong.patch(id, drifted).await;
+    let is_repaired = |h: &[Value]| {
         h.len() == 1 && h[0]["config"]["url"] == relay && h[0]["config"]["secret"] == relay_secret
     };
-    world.kong.until_hooks("the repair", repaired).await;
+    world.kong.until_hooks("the repair", is_repaired).await;
     let repair = world.event("consumers", "DriftRepaired").await;
     let note = repair["note"].as_str().unwrap();
     assert!(note.contains("config.url") && note.contains("config.secret"), "{note}");
@@ -91,14 +90,14 @@ async fn apply_sync_deliver_edit_repair_delete() {
 
     // A hook that another client deletes is recreated with the same id.
     world.kong.delete(id).await;
-    world.kong.until_hooks("the hook again", |h| repaired(h) && h[0]["id"] == id).await;
+    world.kong.until_hooks("the hook again", |h| is_repaired(h) && h[0]["id"] == id).await;
     eventually(DEADLINE, "an Event of the second repair", async || {
         let events = world.events("consumers").await;
-        let deleted = |e: &&Value| e["note"].as_str().is_some_and(|n| n.contains("deleted"));
-        events.iter().find(deleted).map(drop).ok_or(format!("{events:#?}"))
+        let is_deletion = |e: &&Value| e["note"].as_str().is_some_and(|n| n.contains("deleted"));
+        events.iter().find(is_deletion).map(drop).ok_or(format!("{events:#?}"))
     })
     .await;
-    world.shows_none_of(&[SIGNING, &relay_secret, "not-yours-any-more"]).await;
+    world.assert_hides(&[SIGNING, &relay_secret, "not-yours-any-more"]).await;
 
     // kubectl returns when the object is gone; by then Kong's hook is gone, too.
     world.kubectl(&["delete", "evh/consumers", "--timeout=30s"]).await;
@@ -107,14 +106,14 @@ async fn apply_sync_deliver_edit_repair_delete() {
 }
 
 /// Derives the relay secret as the worker does.
-async fn derived(world: &World) -> String {
+async fn derive_relay_secret(world: &World) -> String {
     let secrets: Api<Secret> = Api::namespaced(world.client.clone(), &world.home.name);
     let data = secrets.get("hookstream-keys").await.unwrap().data.unwrap();
-    let ring = KeyRing::from_data(data.iter().map(|(id, key)| (id.as_str(), key.0.as_slice()))).unwrap();
+    let key_ring = KeyRing::from_data(data.iter().map(|(id, key)| (id.as_str(), key.0.as_slice()))).unwrap();
     let hooks: Api<EventHook> = Api::namespaced(world.client.clone(), &world.namespace.name);
     let hook = hooks.get("consumers").await.unwrap();
     let key = hook.status.as_ref().unwrap().applied.as_ref().unwrap().settings.key_id.clone().unwrap();
-    relay::derive_secret(&ring, &key, &hook, None).unwrap().expose_secret().to_owned()
+    relay::derive_secret(&key_ring, &key, &hook, None).unwrap().expose_secret().to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -125,7 +124,7 @@ async fn hook_without_connection_calls_no_vendor() {
     let object = world.ready("eventhooks/alone").await;
     assert!(
         object["metadata"]["finalizers"].is_null(),
-        "a hook without a remote object needs no finalizer: {object:#}"
+        "a hook without an external object needs no finalizer: {object:#}"
     );
     assert!(message(&object).contains("worker"), "{object:#}");
     world.kubectl(&["delete", "evh/alone", "--timeout=30s"]).await;
@@ -135,26 +134,31 @@ async fn hook_without_connection_calls_no_vendor() {
 #[tokio::test(flavor = "multi_thread")]
 async fn adds_finalizer_before_create() {
     let mut world = World::start("finalizer").await;
-    // The PUT is delayed so that the test can read the object; then it succeeds, and its answer is lost.
-    world.kong.fault(json!({"method": "PUT", "delayMs": 1500, "dropAnswer": true})).await;
+    // The PUT is delayed for longer than the test runs, so that the object can be read before the create.
+    world.kong.fault(json!({"method": "PUT", "delayMs": 600_000})).await;
     world.apply(&[world.connection(), world.hook("cut-off")]).await;
-    eventually(DEADLINE, "the PUT to be under way", async || {
-        if world.kong.met_faults().await > 0 { Ok(()) } else { Err("no PUT".into()) }
+    eventually(DEADLINE, "a PUT in flight", async || {
+        if world.kong.count_faulted_requests().await > 0 { Ok(()) } else { Err("no PUT".into()) }
     })
     .await;
     let object = world.get("eventhooks/cut-off").await.unwrap();
     assert_eq!(object["metadata"]["finalizers"].as_array().map(Vec::len), Some(1), "{object:#}");
     assert_eq!(world.kong.hooks().await.len(), 0, "the PUT is still delayed");
 
-    // The operator dies before the answer. The next one finds the hook by the object's uid.
+    // The next operator's PUT succeeds, its answer is lost, and the operator dies. The one after it finds the hook by the
+    // object's uid.
+    world.kill_operator();
+    world.kong.clear_faults().await;
+    world.kong.fault(json!({"method": "PUT", "dropAnswer": true})).await;
+    world.start_operator();
     world.kong.only_hook().await;
     world.kill_operator();
     let delete = ["delete", "evh/cut-off", "conn/kong", "--wait=false"];
     world.kubectl(&delete).await;
-    world.kong.no_faults().await;
+    world.kong.clear_faults().await;
     world.start_operator();
-    world.gone("eventhooks/cut-off").await;
-    world.gone("connections/kong").await;
+    world.wait_until_deleted("eventhooks/cut-off").await;
+    world.wait_until_deleted("connections/kong").await;
     assert_eq!(world.kong.hooks().await, Vec::<Value>::new());
 }
 

@@ -7,20 +7,23 @@ use kube::api::{DeleteParams, PostParams};
 use crate::harness::objects::message;
 use crate::harness::world::World;
 
-const RING: &str = "hookstream-keys";
+const KEY_RING: &str = "hookstream-keys";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stalls_until_key_ring_is_restored() {
     let mut world = World::start("ring").await;
-    let rings: Api<Secret> = Api::namespaced(world.client.clone(), &world.home.name);
+    let key_rings: Api<Secret> = Api::namespaced(world.client.clone(), &world.home.name);
     world.apply(&[world.connection()]).await;
     world.ready("connections/kong").await;
-    assert!(rings.get_opt(RING).await.unwrap().is_none(), "it is created for the first hook that needs it");
+    assert!(
+        key_rings.get_opt(KEY_RING).await.unwrap().is_none(),
+        "it is created for the first hook that needs it"
+    );
     world.apply(&[world.hook("one"), world.hook("two")]).await;
     world.ready("eventhooks/one").await;
     world.ready("eventhooks/two").await;
-    let mut ring = rings.get(RING).await.unwrap();
-    assert_eq!(ring.data.as_ref().unwrap().len(), 1);
+    let mut key_ring = key_rings.get(KEY_RING).await.unwrap();
+    assert_eq!(key_ring.data.as_ref().unwrap().len(), 1);
     let secrets: Vec<_> = world.kong.hooks().await.iter().map(|h| h["config"]["secret"].clone()).collect();
     assert_ne!(secrets[0], secrets[1], "each hook has its own secret");
 
@@ -28,32 +31,34 @@ async fn stalls_until_key_ring_is_restored() {
     world.stop_operator().await;
     world.start_operator();
     world.request("evh/one", "after-restart").await;
-    let handled = |o: &serde_json::Value| o["status"]["handled"]["reconcileRequestedAt"] == "after-restart";
-    world.until("eventhooks/one", "handled", handled).await;
-    assert_eq!(rings.get(RING).await.unwrap().data, ring.data);
+    let is_handled =
+        |o: &serde_json::Value| o["status"]["handled"]["reconcileRequestedAt"] == "after-restart";
+    world.until("eventhooks/one", "handled", is_handled).await;
+    assert_eq!(key_rings.get(KEY_RING).await.unwrap().data, key_ring.data);
 
     world.stop_operator().await;
-    rings.delete(RING, &DeleteParams::default()).await.unwrap();
+    key_rings.delete(KEY_RING, &DeleteParams::default()).await.unwrap();
     world.start_operator();
     world.apply(&[world.hook("new")]).await;
-    for of in ["eventhooks/one", "eventhooks/two", "eventhooks/new"] {
-        let object = world.not_ready(of, "KeyRing").await;
+    for path in ["eventhooks/one", "eventhooks/two", "eventhooks/new"] {
+        let object = world.not_ready(path, "KeyRing").await;
         let text = message(&object);
-        assert!(text.contains("restore it") && text.contains(RING), "{text}");
+        assert!(text.contains("restore it") && text.contains(KEY_RING), "{text}");
     }
     world.event("one", "KeyRing").await;
     assert!(
-        rings.get_opt(RING).await.unwrap().is_none(),
+        key_rings.get_opt(KEY_RING).await.unwrap().is_none(),
         "it is not recreated while hooks depend on the old one"
     );
     // Deleting a hook needs no key ring.
     world.kubectl(&["delete", "evh/two", "--timeout=30s"]).await;
 
-    ring.metadata.resource_version = None;
-    ring.metadata.uid = None;
-    rings.create(&PostParams::default(), &ring).await.unwrap();
+    key_ring.metadata.resource_version = None;
+    key_ring.metadata.uid = None;
+    key_rings.create(&PostParams::default(), &key_ring).await.unwrap();
     world.ready("eventhooks/one").await;
     world.ready("eventhooks/new").await;
-    let now: Vec<_> = world.kong.hooks().await.iter().map(|h| h["config"]["secret"].clone()).collect();
-    assert!(now.iter().any(|s| secrets.contains(s)), "a hook lost its secret");
+    let secrets_now: Vec<_> =
+        world.kong.hooks().await.iter().map(|h| h["config"]["secret"].clone()).collect();
+    assert!(secrets_now.iter().any(|s| secrets.contains(s)), "a hook lost its secret");
 }

@@ -9,13 +9,13 @@ use crate::harness::world::World;
 
 /// Writes a condition whose time the API server's `date-time` accepts and RFC 3339 does not.
 async fn break_status(world: &World, plural: &str, name: &str) {
-    let of = format!("{plural}/{name}");
-    let mut conditions = world.get(&of).await.unwrap()["status"]["conditions"].clone();
+    let path = format!("{plural}/{name}");
+    let mut conditions = world.get(&path).await.unwrap()["status"]["conditions"].clone();
     conditions.as_array_mut().unwrap().push(json!({"type": "ByHand", "status": "True", "reason": "ByHand",
         "message": "", "lastTransitionTime": "2026-01-01T00:00:00+99:99"}));
     patch_conditions(world, plural, name, conditions).await;
-    let unreadable = |o: &Value| condition(o, "Ready")["reason"] == "InvalidObject";
-    let object = world.until(&of, "unreadable", unreadable).await;
+    let is_unreadable = |o: &Value| condition(o, "Ready")["reason"] == "InvalidObject";
+    let object = world.until(&path, "unreadable", is_unreadable).await;
     assert!(message(&object).contains("cannot be read"), "{object:#}");
     assert_eq!(condition(&object, "Stalled")["status"], "True", "{object:#}");
     world.event(name, "InvalidObject").await;
@@ -28,27 +28,27 @@ async fn patch_conditions(world: &World, plural: &str, name: &str, conditions: V
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn blocks_no_other_and_recovers() {
+async fn malformed_object_blocks_no_other_and_recovers() {
     let mut world = World::start("malformed").await;
     world.apply(&[world.connection(), world.hook("broken"), world.hook("whole")]).await;
     world.ready("eventhooks/broken").await;
     world.ready("eventhooks/whole").await;
     break_status(&world, "eventhooks", "broken").await;
     // The status keeps what it has of Kong's hook, and further reconciles write nothing.
-    let before = world.get("eventhooks/broken").await.unwrap();
-    assert!(before["status"]["external"]["id"].is_string(), "{before:#}");
-    assert!(before["status"]["applied"]["keyId"].is_string(), "{before:#}");
+    let object_before = world.get("eventhooks/broken").await.unwrap();
+    assert!(object_before["status"]["external"]["id"].is_string(), "{object_before:#}");
+    assert!(object_before["status"]["applied"]["keyId"].is_string(), "{object_before:#}");
     let version = |o: &Value| o["metadata"]["resourceVersion"].clone();
 
-    // Other objects work: existing ones, after a restart, edited, new, and with deliveries.
+    // Other objects are reconciled: an edited one, after a restart, and a new one. Their events are delivered.
     world.edit("evh/whole", json!({"event": "routes"})).await;
     world.ready("eventhooks/whole").await;
     world.stop_operator().await;
     world.start_operator();
     world.apply(&[world.hook("new")]).await;
     world.ready("eventhooks/new").await;
-    let after = world.get("eventhooks/broken").await.unwrap();
-    assert_eq!(version(&after), version(&before), "{after:#}");
+    let object_after = world.get("eventhooks/broken").await.unwrap();
+    assert_eq!(version(&object_after), version(&object_before), "{object_after:#}");
     world.edit("evh/whole", json!({"event": "services"})).await;
     world.ready("eventhooks/whole").await;
     assert_eq!(world.kong.emit("crud", "services", json!({})).await, 1);
@@ -60,7 +60,6 @@ async fn blocks_no_other_and_recovers() {
     assert_eq!(world.kong.hooks().await.len(), 3, "the hook is found and not created twice");
 }
 
-/// A namespace with a malformed object can be deleted.
 #[tokio::test(flavor = "multi_thread")]
 async fn namespace_with_malformed_object_is_deleted() {
     let world = World::start("malformed-del").await;
@@ -72,9 +71,8 @@ async fn namespace_with_malformed_object_is_deleted() {
     world.kubectl(&["delete", "conn/kong", "--timeout=30s"]).await;
 }
 
-/// The same for streams and Auth0 hooks.
 #[tokio::test(flavor = "multi_thread")]
-async fn streams_and_auth0_hooks_block_no_other() {
+async fn malformed_auth0_objects_block_no_other() {
     let world = World::start("malformed-others").await;
     let auth0 = Auth0::start(&[]).await;
     connect(&world, &auth0).await;
@@ -91,11 +89,11 @@ async fn streams_and_auth0_hooks_block_no_other() {
     patch_conditions(&world, "hooks", "h", json!([])).await;
     world.ready("hooks/h").await;
     assert_eq!(
-        (auth0.kept_streams().await.len(), auth0.kept_hooks().await.len()),
+        (auth0.stored_streams().await.len(), auth0.stored_hooks().await.len()),
         (2, 2),
         "nothing is created twice"
     );
     world.kubectl(&["delete", "evs,hooks.hookstream.dev", "--all", "--timeout=60s"]).await;
-    assert_eq!((auth0.kept_streams().await.len(), auth0.kept_hooks().await.len()), (0, 0));
+    assert_eq!((auth0.stored_streams().await.len(), auth0.stored_hooks().await.len()), (0, 0));
     world.kubectl(&["delete", "conn/auth0", "--timeout=30s"]).await;
 }

@@ -10,11 +10,11 @@ use crate::harness::{DEADLINE, control_plane, eventually};
 
 const TOKEN: &str = "the-admin-token-of-kong";
 
-async fn ends(world: &World) {
+async fn delete_namespace(world: &World) {
     control_plane().start_controller_manager();
     let namespace = world.namespace.name.clone();
     control_plane().kubectl(["delete", "namespace", &namespace, "--wait=false"], "").await.unwrap();
-    eventually(DEADLINE * 2, "the namespace to end", async || {
+    eventually(DEADLINE * 2, "the namespace to be deleted", async || {
         match world.read(&format!("/api/v1/namespaces/{namespace}")).await {
             Err(error) if error.contains("not found") => Ok(()),
             other => Err(format!("{other:#?}")),
@@ -23,14 +23,14 @@ async fn ends(world: &World) {
     .await;
 }
 
-fn with_token(world: &World) -> Value {
+fn connection_with_token(world: &World) -> Value {
     world.connection_with(json!({"kong": {"tokenSecretRef": {"name": "admin", "key": "token"}}}))
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn reachable_kong_keeps_no_hook() {
+async fn leaves_no_hook_at_reachable_kong() {
     let world = World::with("ends", Setup { kong: &["--token", TOKEN], ..Setup::default() }).await;
-    let mut objects = vec![secret("admin", "token", TOKEN), with_token(&world)];
+    let mut objects = vec![secret("admin", "token", TOKEN), connection_with_token(&world)];
     objects.extend((0..10).map(|n| world.hook_with(&format!("hook-{n}"), json!({"event": format!("e{n}")}))));
     world.apply(&objects).await;
     for n in 0..10 {
@@ -38,32 +38,32 @@ async fn reachable_kong_keeps_no_hook() {
     }
     // The Secret is deleted first: the controller uses the credentials that last worked.
     world.kubectl(&["delete", "secret/admin"]).await;
-    ends(&world).await;
+    delete_namespace(&world).await;
     assert_eq!(world.kong.hooks().await, Vec::<Value>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ends_without_kong() {
+async fn deletes_namespace_without_kong() {
     let flags = ["--credentials-patience", "2s", "--vendor-patience", "3s"];
     let mut world = World::with("ends-alone", Setup { flags: &flags, ..Setup::default() }).await;
     world.apply(&[world.connection(), world.hook("one"), world.hook("two")]).await;
     world.ready("eventhooks/one").await;
     world.ready("eventhooks/two").await;
     world.kong.stop();
-    ends(&world).await;
+    delete_namespace(&world).await;
     assert!(world.log().contains("may still exist"), "the log names the hook that may be left");
     // It also ends if no operator ever had the credentials.
     world.stop_operator().await;
 }
 
 /// Starts a server that accepts connections and never answers.
-async fn hanging() -> (String, tokio::task::JoinHandle<()>) {
+async fn hanging_server() -> (String, tokio::task::JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let task = tokio::spawn(async move {
-        let mut held = Vec::new();
+        let mut connections = Vec::new();
         while let Ok((connection, _)) = listener.accept().await {
-            held.push(connection);
+            connections.push(connection);
         }
     });
     (url, task)
@@ -72,7 +72,7 @@ async fn hanging() -> (String, tokio::task::JoinHandle<()>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn hanging_gateway_delays_no_other() {
     let world = World::with("hangs", Setup { resync: Some("1s"), ..Setup::default() }).await;
-    let (url, task) = hanging().await;
+    let (url, task) = hanging_server().await;
     let mut objects = vec![object("Connection", "hangs", json!({"kong": {"adminUrl": url}}))];
     let stuck = |n: usize| {
         let extra = json!({"connectionRef": {"name": "hangs"}, "event": format!("e{n}")});

@@ -27,13 +27,16 @@ impl Proxy {
         let silent = Arc::new(AtomicBool::new(false));
         let flag = silent.clone();
         tokio::spawn(async move {
-            while let Ok((here, _)) = listener.accept().await {
+            while let Ok((client, _)) = listener.accept().await {
                 let (to, flag) = (to.clone(), flag.clone());
                 tokio::spawn(async move {
-                    let there = TcpStream::connect(to).await.unwrap();
-                    let (from_here, to_here) = here.into_split();
-                    let (from_there, to_there) = there.into_split();
-                    tokio::join!(pump(from_here, to_there, &flag), pump(from_there, to_here, &flag));
+                    let server = TcpStream::connect(to).await.unwrap();
+                    let (from_client, to_client) = client.into_split();
+                    let (from_server, to_server) = server.into_split();
+                    tokio::join!(
+                        forward(from_client, to_server, &flag),
+                        forward(from_server, to_client, &flag)
+                    );
                 });
             }
         });
@@ -41,7 +44,7 @@ impl Proxy {
     }
 }
 
-async fn pump(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, silent: &AtomicBool) {
+async fn forward(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, silent: &AtomicBool) {
     let mut buffer = vec![0; 16 * 1024];
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
         if silent.load(Ordering::SeqCst) {
@@ -58,18 +61,18 @@ async fn pump(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin,
 async fn hanging_watch_fails_liveness() {
     let mut world = World::start("hangs").await;
     world.stop_operator().await;
-    let direct = std::fs::read_to_string(&world.accounts.controller).unwrap();
+    let kubeconfig = std::fs::read_to_string(&world.accounts.controller).unwrap();
     let server = control_plane().url.trim_start_matches("https://").to_owned();
     let proxy = Proxy::start(server.clone()).await;
-    let through = watchdog::unique_path("kubeconfig");
-    std::fs::write(&through, direct.replace(&server, &proxy.address)).unwrap();
-    world.accounts.controller = through;
+    let proxied_kubeconfig = watchdog::unique_path("kubeconfig");
+    std::fs::write(&proxied_kubeconfig, kubeconfig.replace(&server, &proxy.address)).unwrap();
+    world.accounts.controller = proxied_kubeconfig;
     let operator = world.another("controller", &["--watch-timeout", "5s"]);
-    let ready = async || match world.ops(&operator, "/readyz").await {
+    let is_ready = async || match world.ops(&operator, "/readyz").await {
         (200, _) => Ok(()),
         other => Err(format!("{other:?}")),
     };
-    eventually(DEADLINE, "ready", ready).await;
+    eventually(DEADLINE, "readiness", is_ready).await;
     assert_eq!(world.ops(&operator, "/livez").await, (200, "ok\n".to_owned()));
 
     proxy.silent.store(true, Ordering::SeqCst);
@@ -86,7 +89,7 @@ async fn hanging_watch_fails_liveness() {
 
 /// Serves the discovery of the API group, and nothing else. The API server of the other tests always has the CRDs.
 async fn discovery(installed: Arc<Mutex<Vec<&'static str>>>) -> String {
-    let tell = move || async move {
+    let serve = move || async move {
         let names = installed.lock().unwrap().clone();
         let resources: Vec<Value> = names
             .iter()
@@ -105,7 +108,7 @@ async fn discovery(installed: Arc<Mutex<Vec<&'static str>>>) -> String {
             ),
         }
     };
-    let router = axum::Router::new().route("/apis/hookstream.dev/v1alpha1", axum::routing::get(tell));
+    let router = axum::Router::new().route("/apis/hookstream.dev/v1alpha1", axum::routing::get(serve));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move { axum::serve(listener, router).await });
@@ -124,7 +127,7 @@ async fn readiness_names_missing_crds() {
     let ops = format!("127.0.0.1:{}", free_port());
     let args = ["controller", "--ops-listen", &ops];
     let operator = Process::spawn(args, &[("KUBECONFIG", kubeconfig.to_str().unwrap())]);
-    let until = async |fits: &dyn Fn(&str) -> bool| {
+    let wait_for_answer = async |fits: &dyn Fn(&str) -> bool| {
         eventually(DEADLINE, "an answer of readyz", async || {
             assert!(operator.ended().is_none(), "{}", operator.log());
             let answer =
@@ -135,13 +138,13 @@ async fn readiness_names_missing_crds() {
         })
         .await;
     };
-    let names = |text: &str, name: &str| text.contains(&format!("{name}.hookstream.dev"));
-    until(&|text| names(text, "eventhooks") && names(text, "connections")).await;
+    let is_named = |text: &str, name: &str| text.contains(&format!("{name}.hookstream.dev"));
+    wait_for_answer(&|text| is_named(text, "eventhooks") && is_named(text, "connections")).await;
     installed.lock().unwrap().push("connections");
-    until(&|text| names(text, "eventhooks") && !names(text, "connections")).await;
+    wait_for_answer(&|text| is_named(text, "eventhooks") && !is_named(text, "connections")).await;
     assert!(operator.log().contains("kubectl apply --server-side -f crds"), "{}", operator.log());
     installed.lock().unwrap().extend(ResourceKind::iter().map(plural));
-    until(&|text| !text.contains("CRDs") && text.contains("the objects are listed")).await;
+    wait_for_answer(&|text| !text.contains("CRDs") && text.contains("the objects are listed")).await;
 }
 
 fn plural(kind: ResourceKind) -> &'static str {

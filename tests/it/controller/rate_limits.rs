@@ -9,14 +9,14 @@ use crate::harness::objects::{message, object};
 use crate::harness::world::{Setup, World};
 use crate::harness::{DEADLINE, Kong, Process, eventually};
 
-fn times(requests: &[Value]) -> Vec<f64> {
+fn seconds_of(requests: &[Value]) -> Vec<f64> {
     let time = |r: &Value| r["time"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
     let mut all: Vec<f64> = requests.iter().map(|r| time(r).as_millisecond() as f64 / 1000.0).collect();
     all.sort_by(f64::total_cmp);
     all
 }
 
-/// Returns all admin requests, lists included. The test itself reads nothing by the admin API meanwhile.
+/// Returns all admin requests, lists included.
 async fn all_requests(kong: &Kong) -> Vec<Value> {
     let answer =
         crate::harness::http::http().get(format!("{}/__emulator/requests", kong.url)).send().await.unwrap();
@@ -25,10 +25,10 @@ async fn all_requests(kong: &Kong) -> Vec<Value> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connection_keeps_its_rate() {
+async fn connection_keeps_its_rate_limit() {
     let world = World::start("rate").await;
     let limit = json!({"requests": 10, "interval": "1s", "burst": 3});
-    let begun = jiff::Timestamp::now().as_millisecond() as f64 / 1000.0;
+    let start = jiff::Timestamp::now().as_millisecond() as f64 / 1000.0;
     let mut objects = vec![world.connection_with(json!({ "rateLimit": limit }))];
     objects.extend((0..40).map(|n| world.hook(&format!("h{n}"))));
     world.apply(&objects).await;
@@ -36,13 +36,13 @@ async fn connection_keeps_its_rate() {
         world.ready(&format!("eventhooks/h{n}")).await;
     }
     let requests = all_requests(&world.kong).await;
-    let times = times(&requests);
+    let times = seconds_of(&requests);
     assert!(requests.len() >= 41, "{}", requests.len());
     // A slow machine delays requests and may bunch them, but none arrives before the rate allows it.
     for (n, time) in times.iter().enumerate() {
         let earliest = (n as f64 - 2.0) / 10.0;
         // The emulator's times are in milliseconds.
-        assert!(time - begun >= earliest - 0.002, "request {n} after {} s: {times:?}", time - begun);
+        assert!(time - start >= earliest - 0.002, "request {n} after {} s: {times:?}", time - start);
     }
     // Each hook costs one write, and all of them together a few reads, because reconciles without a change share lists.
     let reads = requests.iter().filter(|r| r["method"] == "GET").count();
@@ -58,7 +58,7 @@ async fn connection_keeps_its_rate() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn slow_hanging_and_429_connections_delay_no_other() {
-    let world = World::with("fair", Setup { kong: &["--workspace", "asked"], ..Setup::default() }).await;
+    let world = World::with("fair", Setup { kong: &["--workspace", "limited"], ..Setup::default() }).await;
     let hanging = Kong::start(&[]).await;
     hanging.fault(json!({"delayMs": 600_000})).await;
     let slow = Kong::start(&[]).await;
@@ -67,38 +67,39 @@ async fn slow_hanging_and_429_connections_delay_no_other() {
         crate::harness::manifests::merge(&mut spec, rest);
         spec
     };
-    let snail = json!({"rateLimit": {"requests": 1, "interval": "30s", "burst": 1}});
-    world.kong.fault(json!({"path": "/asked/", "status": 429, "headers": {"retry-after": "600"}})).await;
+    let slow_rate = json!({"rateLimit": {"requests": 1, "interval": "30s", "burst": 1}});
+    world.kong.fault(json!({"path": "/limited/", "status": 429, "headers": {"retry-after": "600"}})).await;
     let mut objects = vec![
         object("Connection", "hanging", kong(&hanging.url, json!({}))),
-        object("Connection", "slow", kong(&slow.url, snail)),
-        object("Connection", "asked", kong(&world.kong.url, json!({"kong": {"workspace": "asked"}}))),
+        object("Connection", "slow", kong(&slow.url, slow_rate)),
+        object("Connection", "limited", kong(&world.kong.url, json!({"kong": {"workspace": "limited"}}))),
     ];
     for n in 0..40 {
-        for connection in ["hanging", "slow", "asked"] {
-            let of = json!({"connectionRef": {"name": connection}});
-            objects.push(world.hook_with(&format!("{connection}-{n}"), of));
+        for connection in ["hanging", "slow", "limited"] {
+            let connection_ref = json!({"connectionRef": {"name": connection}});
+            objects.push(world.hook_with(&format!("{connection}-{n}"), connection_ref));
         }
     }
     let applied = Instant::now();
     world.apply(&objects).await;
     let reports_429 = |o: &Value| message(o).contains("limits the request rate");
-    world.until("eventhooks/asked-0", "reporting the 429", reports_429).await;
+    world.until("eventhooks/limited-0", "reporting the 429", reports_429).await;
 
-    // Another Connection at the host that answered 429.
+    // Another Connection to the host that answered 429 works.
     world.apply(&[world.connection(), world.hook("quick")]).await;
     world.ready("eventhooks/quick").await;
     world.edit("evh/quick", json!({"event": "routes"})).await;
     world.ready("eventhooks/quick").await;
     assert_eq!(world.kong.hooks().await.len(), 1);
 
-    // The forty hooks of that Connection cost at most one call each, and in practice a few altogether.
-    let asked = world.kong.count("GET", "/asked/").await + world.kong.count("PUT", "/asked/").await;
-    assert!(asked <= 8, "{asked} calls in spite of the 429");
+    // The controller makes no call after the 429. At most eight calls to a host are in flight when it arrives.
+    let limited_calls =
+        world.kong.count("GET", "/limited/").await + world.kong.count("PUT", "/limited/").await;
+    assert!(limited_calls <= 8, "{limited_calls} calls in spite of the 429");
     // The slow Connection gets no more calls than its rate allows.
     let calls = all_requests(&slow).await.len() as u64;
-    let bound = 2 + applied.elapsed().as_secs() / 30;
-    assert!(calls <= bound, "{calls} calls at one in 30 s");
+    let max_calls = 2 + applied.elapsed().as_secs() / 30;
+    assert!(calls <= max_calls, "{calls} calls at one in 30 s");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -35,7 +35,7 @@ async fn explain_shows_defaults() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn get_prints_the_columns() {
+async fn get_prints_columns() {
     let namespace = control_plane().namespace("columns").await;
     let manifests = r#"
 apiVersion: hookstream.dev/v1alpha1
@@ -111,13 +111,13 @@ spec: {connectionRef: {name: auth0}, name: add-claims, triggerId: credentials-ex
     let all = namespace.kubectl(&["get", "hookstream", "-o", "name"]).await.unwrap();
     let mut names: Vec<&str> = all.lines().collect();
     names.sort_unstable();
-    let want = [
+    let expected = [
         "connection.hookstream.dev/kong",
         "eventhook.hookstream.dev/seen",
         "eventstream.hookstream.dev/users",
         "hook.hookstream.dev/claims",
     ];
-    assert_eq!(names, want);
+    assert_eq!(names, expected);
 }
 
 /// Returns the lines of a table with single spaces between columns.

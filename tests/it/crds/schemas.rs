@@ -45,8 +45,8 @@ fn files_match_the_program() {
 fn every_field_is_described() {
     let missing = collect(|node, missing| {
         // The field that holds a list or map describes its items.
-        let inner = node.path.ends_with("[*]") || node.path.ends_with(".*");
-        if !inner && node.text().trim().is_empty() {
+        let is_item = node.path.ends_with("[*]") || node.path.ends_with(".*");
+        if !is_item && node.text().trim().is_empty() {
             missing.push(node.path.clone());
         }
     });
@@ -57,8 +57,8 @@ fn every_field_is_described() {
 fn every_optional_scalar_describes_its_default() {
     let mut excepted = Vec::new();
     let missing = collect(|node, missing| {
-        let scalar = !matches!(node.schema["type"].as_str(), Some("object" | "array"));
-        if !node.path.contains(".spec.") || !node.optional || !scalar || node.text().contains("Default") {
+        let is_scalar = !matches!(node.schema["type"].as_str(), Some("object" | "array"));
+        if !node.path.contains(".spec.") || !node.optional || !is_scalar || node.text().contains("Default") {
             return;
         }
         match WITHOUT_DEFAULT.iter().find(|path| **path == node.path) {
@@ -71,7 +71,7 @@ fn every_optional_scalar_describes_its_default() {
     assert!(stale.is_empty(), "exceptions that are no longer needed: {stale:?}");
 }
 
-/// A value without a bound lets one object fill etcd, and makes every rule over it too costly for the API server.
+/// A value without a bound lets one object fill etcd, and makes every rule on it too costly for the API server.
 #[test]
 fn every_value_is_bounded_and_every_list_typed() {
     let missing = collect(|node, missing| {
@@ -80,27 +80,27 @@ fn every_value_is_bounded_and_every_list_typed() {
             return;
         }
         let schema = node.schema;
-        let mut need = |there: bool, what: &str| {
-            if !there {
+        let mut require = |is_present: bool, what: &str| {
+            if !is_present {
                 missing.push(format!("{}: {what}", node.path));
             }
         };
         let has = |keyword: &str| schema.get(keyword).is_some();
         match schema["type"].as_str() {
-            Some("string") => need(has("maxLength") || has("enum"), "maxLength or enum"),
+            Some("string") => require(has("maxLength") || has("enum"), "maxLength or enum"),
             Some("array") => {
-                need(has("maxItems"), "maxItems");
-                need(has("x-kubernetes-list-type"), "x-kubernetes-list-type");
+                require(has("maxItems"), "maxItems");
+                require(has("x-kubernetes-list-type"), "x-kubernetes-list-type");
             }
             Some("object") => {
-                let map = has("additionalProperties") || has("x-kubernetes-preserve-unknown-fields");
-                need(!map || has("maxProperties"), "maxProperties");
+                let is_map = has("additionalProperties") || has("x-kubernetes-preserve-unknown-fields");
+                require(!is_map || has("maxProperties"), "maxProperties");
             }
             Some("integer" | "number") if node.path.contains(".spec.") => {
-                need(has("minimum") && has("maximum"), "minimum and maximum");
+                require(has("minimum") && has("maximum"), "minimum and maximum");
             }
             Some("integer" | "number" | "boolean") => {}
-            other => need(false, &format!("a type that this test supports ({other:?})")),
+            other => require(false, &format!("a type that this test supports ({other:?})")),
         }
     });
     assert!(missing.is_empty(), "no bound or list type in:\n{}", missing.join("\n"));
@@ -119,9 +119,9 @@ impl Node<'_> {
     }
 }
 
-/// Applies a check to every node of spec and status of every kind. Returns its complaints.
+/// Applies a check to every node of spec and status of every kind. Returns its findings.
 fn collect(mut check: impl FnMut(&Node<'_>, &mut Vec<String>)) -> Vec<String> {
-    let (crds, mut complaints, mut visited) = (hookstream::api::crds(), Vec::new(), 0);
+    let (crds, mut findings, mut visited) = (hookstream::api::crds(), Vec::new(), 0);
     for crd in &crds {
         let kind = crd["spec"]["names"]["kind"].as_str().unwrap();
         let root = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"];
@@ -129,12 +129,12 @@ fn collect(mut check: impl FnMut(&Node<'_>, &mut Vec<String>)) -> Vec<String> {
             let node = Node { path: format!("{kind}.{part}"), schema: &root[part], optional: false };
             walk(node, &mut |node| {
                 visited += 1;
-                check(node, &mut complaints);
+                check(node, &mut findings);
             });
         }
     }
     assert!(visited > 150, "the walk found only {visited} fields");
-    complaints
+    findings
 }
 
 fn walk(node: Node<'_>, visit: &mut impl FnMut(&Node<'_>)) {

@@ -27,21 +27,21 @@ fn every_command_runs_or_is_marked() {
         for block in blocks(&text) {
             assert!(
                 block.marked || IN_A_CLUSTER.contains(&name) || typed::DOCUMENTS.contains(&name),
-                "{name}: nothing runs {:?}: mark its block as ```console not-run",
                 "{name}: no test runs {:?}: mark its block as ```console not-run",
+                block.commands,
             );
             for command in &block.commands {
                 // The program's own arguments, without redirections and comments.
                 let command = command.split(" > ").next().unwrap();
                 if let Some(args) = command.strip_prefix("hookstream ") {
-                    the_program_knows(name, args.split(" # ").next().unwrap());
+                    assert_program_parses(name, args.split(" # ").next().unwrap());
                 }
             }
         }
     }
 }
 
-fn the_program_knows(document: &str, args: &str) {
+fn assert_program_parses(document: &str, args: &str) {
     // Bash splits the arguments as a reader's shell would. With --help at the end, the program only parses its flags.
     let script = format!("printf '%s\\n' {}", args.replace('\n', " ").replace('\\', ""));
     let output = std::process::Command::new("bash").args(["-c", &script]).output().unwrap();

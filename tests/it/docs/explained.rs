@@ -1,4 +1,4 @@
-//! The output of `deliveries explain` in the README is that of the program, for a dead and for a snoozed delivery.
+//! The output of `deliveries explain` in docs/deliveries.md is that of the program, for a dead and for a snoozed delivery.
 
 use serde_json::json;
 
@@ -10,21 +10,21 @@ use crate::harness::standalone::Standalone;
 use crate::harness::{Receiver, Reply};
 
 /// Replaces ids and times, which differ in each run.
-fn same_for_all(text: &str) -> String {
+fn without_ids_and_times(text: &str) -> String {
     let id = regex::Regex::new("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}").unwrap();
     let time = regex::Regex::new(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z").unwrap();
     let text = id.replace_all(text, "ID");
     time.replace_all(&text, "TIME").trim().to_owned()
 }
 
-/// Returns the README's text after this command.
-fn shown(readme: &str, command: &str) -> String {
-    let (_, after) = readme.split_once(&format!("$ {command}\n")).expect(command);
+/// Returns the document's text after this command.
+fn documented_output(document: &str, command: &str) -> String {
+    let (_, after) = document.split_once(&format!("$ {command}\n")).expect(command);
     after.split_once("```").expect("the end of the block").0.to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn readme_shows_current_output() {
+async fn document_shows_current_output() {
     let receiver =
         Receiver::start(|request, _| Reply::status(if request.path == "/orders" { 422 } else { 200 }));
     let url = |path: &str| format!("{}/{path}", receiver.url());
@@ -36,19 +36,22 @@ async fn readme_shows_current_output() {
         [("order-1", "shop", "order.created"), ("h-1", "balancer", "health"), ("h-2", "balancer", "health")]
     {
         standalone
-            .accepted(&json!({"id": id, "source": source, "event": event, "data": {"ip": "10.0.0.1"}}))
+            .publish_accepted(
+                &json!({"id": id, "source": source, "event": event, "data": {"ip": "10.0.0.1"}}),
+            )
             .await;
     }
     standalone.wait_for_count(FINISHED, &[DEAD], 1).await;
     standalone.wait_for_count(FINISHED, &[DELIVERED], 1).await;
-    let readme = std::fs::read_to_string(root().join("docs/deliveries.md")).unwrap();
+    let document = std::fs::read_to_string(root().join("docs/deliveries.md")).unwrap();
     for event in ["order-1", "h-2"] {
         let (code, printed) = run(&standalone, &["explain", event]).await;
         assert_eq!(code, 0, "{printed}");
-        let shown = shown(&readme, &format!("hookstream deliveries explain -n default {event}"));
+        let documented =
+            documented_output(&document, &format!("hookstream deliveries explain -n default {event}"));
         assert_eq!(
-            same_for_all(&printed),
-            same_for_all(&shown),
+            without_ids_and_times(&printed),
+            without_ids_and_times(&documented),
             "docs/deliveries.md differs from what the program prints"
         );
     }

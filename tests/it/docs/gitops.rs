@@ -24,14 +24,14 @@ async fn argo_cd_and_flux_accept_examples() {
     // The condition Established is set a moment before the API server serves the resource.
     let applied = async || control_plane().kubectl(apply, "").await;
     let output = eventually(crate::harness::DEADLINE, "the examples to be accepted", applied).await;
-    for what in [
+    for name in [
         "application.argoproj.io/shop-hooks",
         "gitrepository.source.toolkit.fluxcd.io/platform",
         "helmrelease.helm.toolkit.fluxcd.io/hookstream",
         "kustomization.kustomize.toolkit.fluxcd.io/shop-hooks",
         "configmap/argocd-cm",
     ] {
-        assert!(output.contains(what), "{what} was not applied:\n{output}");
+        assert!(output.contains(name), "{name} was not applied:\n{output}");
     }
 }
 
@@ -86,7 +86,7 @@ async fn argo_cd_health_of_real_objects() {
             crate::harness::auth0_objects::hook("claims", json!({})),
         ])
         .await;
-    for (of, want, expected) in [
+    for (path, expected_status, expected) in [
         ("connections/kong", "Healthy", ""),
         ("connections/auth0", "Healthy", ""),
         ("eventhooks/synced", "Healthy", ""),
@@ -96,10 +96,10 @@ async fn argo_cd_health_of_real_objects() {
         ("eventstreams/users", "Healthy", ""),
         ("hooks/claims", "Healthy", ""),
     ] {
-        eventually(crate::harness::DEADLINE, &format!("{of} to be {want}"), async || {
-            let object = world.get(of).await?;
+        eventually(crate::harness::DEADLINE, &format!("{path} to be {expected_status}"), async || {
+            let object = world.get(path).await?;
             let (status, message) = health(&data, &object);
-            if status == want && message.contains(expected) && !message.is_empty() {
+            if status == expected_status && message.contains(expected) && !message.is_empty() {
                 Ok(())
             } else {
                 Err(format!("{status}: {message}\n{object:#}"))
@@ -156,11 +156,11 @@ fn argo_cd_health_of_statuses() {
             )),
             "{kind}"
         );
-        for (status, want) in &cases {
+        for (status, expected_status) in &cases {
             let lua = Lua::new();
             lua.load(format!("obj = {{metadata = {{generation = 2}}, status = {status}}}")).exec().unwrap();
             let health: mlua::Table = lua.load(script).eval().unwrap();
-            assert_eq!(health.get::<String>("status").unwrap(), *want, "{kind}: {status}");
+            assert_eq!(health.get::<String>("status").unwrap(), *expected_status, "{kind}: {status}");
         }
     }
 }

@@ -51,10 +51,10 @@ pub fn blocks(text: &str) -> Vec<Block> {
                 open = Some(Block { marked: info.contains("not-run"), commands: Vec::new() });
             }
             (None, Some(block)) => {
-                let goes_on = block.commands.last().is_some_and(|command| command.ends_with('\\'));
+                let is_continued = block.commands.last().is_some_and(|command| command.ends_with('\\'));
                 match line.strip_prefix("$ ") {
                     Some(command) => block.commands.push(command.to_owned()),
-                    None if goes_on => block.commands.last_mut().unwrap().push_str(&format!("\n{line}")),
+                    None if is_continued => block.commands.last_mut().unwrap().push_str(&format!("\n{line}")),
                     None => assert!(
                         !line.trim_start().starts_with("hookstream ") || line.contains(':'),
                         "a command without `$ `: {line}"

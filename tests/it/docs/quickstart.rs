@@ -105,8 +105,9 @@ async fn pods(cluster: &ControlPlane, ops: u16) -> Process {
     let object: Value = serde_json::from_str(&cluster.kubectl(get, "").await.unwrap()).unwrap();
     let data = watchdog::unique_path("data");
     std::fs::create_dir(&data).unwrap();
-    let process =
-        Container::of(&object, &[("/var/lib/hookstream", data.to_str().unwrap())]).start(cluster, HOME).await;
+    let process = Container::of_workload(&object, &[("/var/lib/hookstream", data.to_str().unwrap())])
+        .start(cluster, HOME)
+        .await;
     let http = crate::harness::http::http();
     eventually(DEADLINE, "ready", async || {
         let answer =

@@ -41,7 +41,7 @@ const OF_REQUESTS: [&str; 9] = [
     "Failed",
 ];
 
-/// The reasons in the code.
+/// Returns the reasons in the code.
 fn reasons() -> BTreeSet<String> {
     let mut reasons = BTreeSet::new();
     for (file, name, wrappers) in ENUMS {
@@ -59,7 +59,7 @@ fn document() -> String {
     std::fs::read_to_string(root().join("docs/troubleshooting.md")).unwrap()
 }
 
-/// The rows of the tables: the reasons in the first cell, and the other cells.
+/// Returns the rows of the tables: the reasons in the first cell, and the other cells.
 fn rows(text: &str) -> Vec<(Vec<&str>, Vec<&str>)> {
     let rows = text.lines().filter(|line| line.starts_with("| `"));
     let cells = rows.map(|row| row.trim_matches('|').split(" | ").map(str::trim).collect::<Vec<_>>());
@@ -90,7 +90,7 @@ fn every_listed_reason_exists() {
 
 /// Fails if the document calls a condition an Event or the reverse.
 #[test]
-fn reasons_of_the_controller_are_shown_where_the_document_says() {
+fn controller_reasons_are_where_document_places_them() {
     let mut events = BTreeSet::new();
     event_literals(&root().join("src/controller"), &mut events);
     assert!(events.contains("DriftRepaired"), "the published Events were not found: {events:?}");
@@ -109,7 +109,7 @@ fn reasons_of_the_controller_are_shown_where_the_document_says() {
     }
 }
 
-/// The reasons of Events that no condition carries: literals of the message that `publish_event` gets.
+/// Collects the reasons of Events that no condition carries: literals of the message that `publish_event` gets.
 fn event_literals(folder: &Path, into: &mut BTreeSet<String>) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -122,7 +122,7 @@ fn event_literals(folder: &Path, into: &mut BTreeSet<String>) {
             let call = &text[at..];
             let end = call.find(';').unwrap();
             // The message is made in the call, or right before it.
-            let made = match call[..end].find("ConditionMessage::new(") {
+            let message = match call[..end].find("ConditionMessage::new(") {
                 Some(inside) => &call[inside..],
                 None => {
                     let before = &text[..at];
@@ -134,7 +134,7 @@ fn event_literals(folder: &Path, into: &mut BTreeSet<String>) {
                     &text[last..]
                 }
             };
-            into.extend(made.split('"').nth(1).map(ToOwned::to_owned));
+            into.extend(message.split('"').nth(1).map(ToOwned::to_owned));
         }
     }
 }
@@ -150,7 +150,7 @@ fn variants(file: &str, name: &str) -> Vec<String> {
         .collect()
 }
 
-/// The first argument of `ConditionMessage::new` and its like: a text of one CamelCase word, where a reason is made.
+/// Collects the reasons in calls such as `ConditionMessage::new`: first arguments of one CamelCase word.
 fn literals(folder: &Path, into: &mut BTreeSet<String>) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -164,7 +164,7 @@ fn literals(folder: &Path, into: &mut BTreeSet<String>) {
         }
         let text = std::fs::read_to_string(&path).unwrap();
         let text = text.split("#[cfg(test)]").next().unwrap();
-        for maker in [
+        for prefix in [
             "ConditionMessage::new(",
             "Hold::new(",
             "Problem::new(",
@@ -173,16 +173,16 @@ fn literals(folder: &Path, into: &mut BTreeSet<String>) {
             "unhealthy(",
             "RetryLater(",
         ] {
-            for rest in text.split(maker).skip(1) {
+            for rest in text.split(prefix).skip(1) {
                 // A status may precede it.
                 let rest = rest
                     .trim_start()
                     .trim_start_matches(|c: char| c.is_ascii_digit() || c == ',' || c.is_whitespace());
                 let Some(rest) = rest.strip_prefix('"') else { continue };
                 let word = rest.split('"').next().unwrap();
-                let camel = word.starts_with(|c: char| c.is_ascii_uppercase())
+                let is_camel_case = word.starts_with(|c: char| c.is_ascii_uppercase())
                     && word.chars().all(|c| c.is_ascii_alphanumeric());
-                if camel {
+                if is_camel_case {
                     into.insert(word.to_owned());
                 }
             }

@@ -26,10 +26,10 @@ pub const DOCUMENTS: [&str; 8] = [
 ];
 
 /// The delivery in the documents.
-const SHOWN: &str = "01a201fe-c27f-77cb-8f52-9d58b4decf08";
+const DOCUMENTED_DELIVERY: &str = "01a201fe-c27f-77cb-8f52-9d58b4decf08";
 
 /// A user's machine: a folder with files of the documents' names, and the program on the path.
-struct Desk {
+struct Workstation {
     folder: PathBuf,
     standalone: Standalone,
     kong: Kong,
@@ -37,8 +37,8 @@ struct Desk {
     delivery: String,
 }
 
-impl Desk {
-    async fn new(receiver: &Receiver) -> Desk {
+impl Workstation {
+    async fn new(receiver: &Receiver) -> Workstation {
         let snoozed = json!({"source": "balancer", "snooze": {"period": "1h"}, "groupBy": ["host"]});
         let mut orders = quick();
         merge(&mut orders, json!({"source": "shop"}));
@@ -50,7 +50,7 @@ impl Desk {
         let standalone = Standalone::start(&manifests, &[]).await;
         for (id, source) in [("order-1", "shop"), ("h-1", "balancer"), ("h-2", "balancer")] {
             let event = json!({"id": id, "source": source, "event": "order.created", "data": {"order": 1, "host": "a"}});
-            standalone.accepted(&event).await;
+            standalone.publish_accepted(&event).await;
         }
         let list = format!("http://{}/v1/namespaces/default/deliveries?event=order-1", standalone.api);
         let delivery = eventually(DEADLINE, "a dead letter", async || {
@@ -64,7 +64,7 @@ impl Desk {
         })
         .await;
 
-        let folder = watchdog::unique_path("desk");
+        let folder = watchdog::unique_path("workstation");
         for name in ["bin", "backup", "manifests"] {
             std::fs::create_dir_all(folder.join(name)).unwrap();
         }
@@ -84,14 +84,14 @@ impl Desk {
         ] {
             std::fs::write(folder.join(name), text).unwrap();
         }
-        Desk { folder, standalone, kong, auth0, delivery }
+        Workstation { folder, standalone, kong, auth0, delivery }
     }
 
     /// Replaces values that exist only in the documents.
-    fn here(&self, command: &str) -> String {
+    fn with_local_values(&self, command: &str) -> String {
         let (data, backup) = (self.standalone.data.display().to_string(), self.folder.join("backup"));
         [
-            (SHOWN, self.delivery.as_str()),
+            (DOCUMENTED_DELIVERY, self.delivery.as_str()),
             ("/var/lib/hookstream", &data),
             ("/backup", backup.to_str().unwrap()),
             ("https://kong-admin:8444", &self.kong.url),
@@ -103,7 +103,7 @@ impl Desk {
     }
 
     /// Runs a command. Returns its output, with the exit code at the end.
-    async fn types(&self, command: &str) -> String {
+    async fn run(&self, command: &str) -> String {
         let mut bash = Command::new("bash");
         let path = format!("{}:{}", self.folder.join("bin").display(), std::env::var("PATH").unwrap());
         let script = format!("exec 2>&1\n{command}\necho \"exit code $?\"");
@@ -114,7 +114,7 @@ impl Desk {
     }
 
     /// Starts a server on local ports, and stops it.
-    async fn serves(&self, command: &str) {
+    async fn check_server(&self, command: &str) {
         let command = command.split('#').next().unwrap();
         let port = || format!("127.0.0.1:{}", free_port());
         let mut args: Vec<String> = command.split_whitespace().skip(1).map(ToOwned::to_owned).collect();
@@ -153,12 +153,12 @@ fn expected(command: &str) -> (&'static [&'static str], &'static [u8]) {
 #[tokio::test(flavor = "multi_thread")]
 async fn documented_commands_work_as_written() {
     // The receiver rejects the first order and accepts later ones.
-    let refused = AtomicBool::new(false);
+    let has_rejected = AtomicBool::new(false);
     let receiver = Receiver::start(move |request, _| {
-        let first = request.path == "/orders" && !refused.swap(true, Ordering::SeqCst);
-        Reply::status(if first { 422 } else { 200 })
+        let is_first_order = request.path == "/orders" && !has_rejected.swap(true, Ordering::SeqCst);
+        Reply::status(if is_first_order { 422 } else { 200 })
     });
-    let desk = Desk::new(&receiver).await;
+    let workstation = Workstation::new(&receiver).await;
     for document in DOCUMENTS {
         let text = std::fs::read_to_string(root().join(document)).unwrap();
         let blocks = blocks(&text).into_iter().filter(|block| !block.marked);
@@ -166,16 +166,20 @@ async fn documented_commands_work_as_written() {
         assert!(!commands.is_empty(), "{document} has no commands: remove it from the list");
         for command in commands {
             if command.starts_with("hookstream emulate") || command.starts_with("hookstream standalone") {
-                desk.serves(&command).await;
+                workstation.check_server(&command).await;
                 continue;
             }
             let (texts, codes) = expected(&command);
-            let typed = desk.here(&command);
+            let typed = workstation.with_local_values(&command);
             // A replay is accepted before its delivery ends, so the output is polled.
             eventually(DEADLINE, &format!("{document}: {command}"), async || {
-                let output = desk.types(&typed).await;
-                let ended = codes.iter().any(|code| output.ends_with(&format!("exit code {code}\n")));
-                if ended && texts.iter().all(|text| output.contains(text)) { Ok(()) } else { Err(output) }
+                let output = workstation.run(&typed).await;
+                let has_exit_code = codes.iter().any(|code| output.ends_with(&format!("exit code {code}\n")));
+                if has_exit_code && texts.iter().all(|text| output.contains(text)) {
+                    Ok(())
+                } else {
+                    Err(output)
+                }
             })
             .await;
         }

@@ -24,9 +24,9 @@ async fn auth0_sdk_works() {
     let folder = watchdog::unique_path("tls");
     std::fs::create_dir(&folder).unwrap();
     let (certificate, key) = (folder.join("tls.crt"), folder.join("tls.key"));
-    let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
-    std::fs::write(&certificate, made.cert.pem()).unwrap();
-    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let issued = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+    std::fs::write(&certificate, issued.cert.pem()).unwrap();
+    std::fs::write(&key, issued.signing_key.serialize_pem()).unwrap();
     let auth0 = Auth0::start_tls(&certificate, &key, &[]).await;
     assert!(auth0.url.starts_with("https://"), "{}", auth0.url);
 
@@ -51,8 +51,8 @@ async fn delivers_and_keeps_state() {
         .await;
     let (id, matched) = auth0.emit("user.created", json!({"object": {"user_id": "auth0|1"}})).await;
     assert_eq!(matched, 1);
-    let got = receiver.wait_for(3, DEADLINE).await;
-    for request in &got {
+    let requests = receiver.wait_for(3, DEADLINE).await;
+    for request in &requests {
         let event = request.json();
         assert_eq!((&event["id"], &event["a0stream"]), (&json!(id), &stream["id"]));
         assert_eq!(
@@ -60,17 +60,17 @@ async fn delivers_and_keeps_state() {
             (&json!("acme.eu.auth0.com"), "Bearer hush")
         );
     }
-    // The recorded waits of 1 s and 2 s, at a hundredth of the time.
-    assert!(got[2].at - got[1].at >= Duration::from_millis(20));
+    // The second wait, 2 s, at a hundredth of the time.
+    assert!(requests[2].at - requests[1].at >= Duration::from_millis(20));
 
     assert!(auth0.process().terminate().await.success());
-    let again = Auth0::start(&state).await;
-    assert_eq!(again.kept_streams().await[0]["id"], stream["id"]);
-    assert!(!again.log().contains("hush"));
+    let restarted = Auth0::start(&state).await;
+    assert_eq!(restarted.stored_streams().await[0]["id"], stream["id"]);
+    assert!(!restarted.log().contains("hush"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn invalid_flags_are_reported() {
+async fn reports_invalid_flags() {
     for (args, expected) in [
         (&["--client-id", "x"][..], "--client-secret"),
         (&["--tls-cert", "/nowhere"], "--tls-key"),

@@ -19,7 +19,7 @@ pub struct Accounts {
 impl Accounts {
     /// Creates the accounts, roles and bindings of one operator in the namespace `home`. Cluster-scoped objects get the
     /// namespace's name as a suffix, because many operators share a control plane in the tests.
-    pub async fn of(home: &Namespace) -> Accounts {
+    pub async fn create(home: &Namespace) -> Accounts {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/base/rbac.yaml");
         let text = std::fs::read_to_string(file).unwrap().replace("hookstream-system", &home.name);
         let mut objects: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();

@@ -29,12 +29,12 @@ impl Auth0 {
 
     /// Starts a tenant at a given address, for example one that returns after an outage.
     pub async fn start_at(address: &str, args: &[&str]) -> Auth0 {
-        let usual = ["emulate", "auth0", "--listen", address, "--client-id", CLIENT_ID];
-        let usual = usual.into_iter().chain(["--client-secret", CLIENT_SECRET, "--time-scale", "0.01"]);
+        let defaults = ["emulate", "auth0", "--listen", address, "--client-id", CLIENT_ID];
+        let defaults = defaults.into_iter().chain(["--client-secret", CLIENT_SECRET, "--time-scale", "0.01"]);
         // A ready token, so that the test's own calls make no request to the token endpoint.
         let token = "the-token-of-the-test".to_owned();
-        let usual = usual.chain(["--token", &token]);
-        let process = Process::spawn(usual.chain(args.iter().copied()), &[]);
+        let defaults = defaults.chain(["--token", &token]);
+        let process = Process::spawn(defaults.chain(args.iter().copied()), &[]);
         let line = process.wait_for_line(|line| line.contains("emulator listening on "), DEADLINE).await;
         let url = line.rsplit(' ').next().unwrap().to_owned();
         let domain = url.rsplit('/').next().unwrap().to_owned();
@@ -68,25 +68,26 @@ impl Auth0 {
         answer(request).await
     }
 
-    async fn done(&self, method: &str, path: &str, body: Option<Value>) -> Value {
+    /// Calls the API. Returns the answer, which must be a success.
+    async fn call_ok(&self, method: &str, path: &str, body: Option<Value>) -> Value {
         let (status, answer) = self.call(method, path, body).await;
         assert!((200..300).contains(&status), "{method} {path}: {status} {answer}");
         answer
     }
 
     /// Returns the stored streams with secrets and failed deliveries. Not recorded as an API request.
-    pub async fn kept_streams(&self) -> Vec<Value> {
-        self.done("GET", "/__emulator/state", None).await["streams"].as_array().unwrap().clone()
+    pub async fn stored_streams(&self) -> Vec<Value> {
+        self.call_ok("GET", "/__emulator/state", None).await["streams"].as_array().unwrap().clone()
     }
 
     /// Returns the stored hooks with their secrets. Not recorded as an API request.
-    pub async fn kept_hooks(&self) -> Vec<Value> {
-        self.done("GET", "/__emulator/state", None).await["hooks"].as_array().unwrap().clone()
+    pub async fn stored_hooks(&self) -> Vec<Value> {
+        self.call_ok("GET", "/__emulator/state", None).await["hooks"].as_array().unwrap().clone()
     }
 
     pub async fn until_streams(&self, what: &str, fits: impl Fn(&[Value]) -> bool) -> Vec<Value> {
         eventually(DEADLINE, &format!("{what} at Auth0"), async || {
-            let streams = self.kept_streams().await;
+            let streams = self.stored_streams().await;
             if fits(&streams) { Ok(streams) } else { Err(format!("{streams:#?}")) }
         })
         .await
@@ -94,7 +95,7 @@ impl Auth0 {
 
     pub async fn until_hooks(&self, what: &str, fits: impl Fn(&[Value]) -> bool) -> Vec<Value> {
         eventually(DEADLINE, &format!("{what} at Auth0"), async || {
-            let hooks = self.kept_hooks().await;
+            let hooks = self.stored_hooks().await;
             if fits(&hooks) { Ok(hooks) } else { Err(format!("{hooks:#?}")) }
         })
         .await
@@ -102,61 +103,62 @@ impl Auth0 {
 
     /// Creates a stream as another client of the tenant would.
     pub async fn create_stream(&self, body: Value) -> Value {
-        self.done("POST", "/api/v2/event-streams", Some(body)).await
+        self.call_ok("POST", "/api/v2/event-streams", Some(body)).await
     }
 
     pub async fn patch_stream(&self, id: &str, body: Value) -> Value {
-        self.done("PATCH", &format!("/api/v2/event-streams/{id}"), Some(body)).await
+        self.call_ok("PATCH", &format!("/api/v2/event-streams/{id}"), Some(body)).await
     }
 
     pub async fn delete_stream(&self, id: &str) {
-        self.done("DELETE", &format!("/api/v2/event-streams/{id}"), None).await;
+        self.call_ok("DELETE", &format!("/api/v2/event-streams/{id}"), None).await;
     }
 
     pub async fn create_hook(&self, body: Value) -> Value {
-        self.done("POST", "/api/v2/hooks", Some(body)).await
+        self.call_ok("POST", "/api/v2/hooks", Some(body)).await
     }
 
     pub async fn patch_hook(&self, id: &str, body: Value) -> Value {
-        self.done("PATCH", &format!("/api/v2/hooks/{id}"), Some(body)).await
+        self.call_ok("PATCH", &format!("/api/v2/hooks/{id}"), Some(body)).await
     }
 
     pub async fn delete_hook(&self, id: &str) {
-        self.done("DELETE", &format!("/api/v2/hooks/{id}"), None).await;
+        self.call_ok("DELETE", &format!("/api/v2/hooks/{id}"), None).await;
     }
 
     /// Emits an event in the tenant. Returns its id and the number of matching streams.
     pub async fn emit(&self, kind: &str, data: Value) -> (String, u64) {
-        let answer = self.done("POST", "/__emulator/events", Some(json!({"type": kind, "data": data}))).await;
+        let answer =
+            self.call_ok("POST", "/__emulator/events", Some(json!({"type": kind, "data": data}))).await;
         (answer["id"].as_str().unwrap().to_owned(), answer["matched"].as_u64().unwrap())
     }
 
     /// Returns the outcomes of the deliveries so far: `outcome` is delivered or failed.
     pub async fn outcomes(&self) -> Vec<Value> {
-        self.done("GET", "/__emulator/deliveries", None).await["data"].as_array().unwrap().clone()
+        self.call_ok("GET", "/__emulator/deliveries", None).await["data"].as_array().unwrap().clone()
     }
 
     pub async fn fault(&self, fault: Value) {
-        self.done("POST", "/__emulator/faults", Some(fault)).await;
+        self.call_ok("POST", "/__emulator/faults", Some(fault)).await;
     }
 
-    pub async fn no_faults(&self) {
-        self.done("DELETE", "/__emulator/faults", None).await;
+    pub async fn clear_faults(&self) {
+        self.call_ok("DELETE", "/__emulator/faults", None).await;
     }
 
     /// Returns the number of requests that matched a fault, requests that a fault still delays included.
-    pub async fn met_faults(&self) -> u64 {
-        let list = self.done("GET", "/__emulator/faults", None).await;
+    pub async fn count_faulted_requests(&self) -> u64 {
+        let list = self.call_ok("GET", "/__emulator/faults", None).await;
         list["data"].as_array().unwrap().iter().map(|fault| fault["matched"].as_u64().unwrap()).sum()
     }
 
     /// Returns the recorded requests with their tokens, those of `create_stream` and the like included.
     pub async fn requests(&self) -> Vec<Value> {
-        self.done("GET", "/__emulator/requests", None).await["data"].as_array().unwrap().clone()
+        self.call_ok("GET", "/__emulator/requests", None).await["data"].as_array().unwrap().clone()
     }
 
     pub async fn forget_requests(&self) {
-        self.done("DELETE", "/__emulator/requests", None).await;
+        self.call_ok("DELETE", "/__emulator/requests", None).await;
     }
 
     pub async fn count(&self, method: &str, path: &str) -> usize {

@@ -32,11 +32,13 @@ pub fn stream(name: &str, destination: Value) -> Value {
     object("EventStream", name, spec(name, destination))
 }
 
-pub fn with(mut stream: Value, extra: Value) -> Value {
+/// Merges `extra` into the spec of a stream.
+pub fn with_spec(mut stream: Value, extra: Value) -> Value {
     merge(&mut stream["spec"], extra);
     stream
 }
 
+/// Returns a webhook destination with a bearer token from the Secret `receiver`.
 pub fn bearer(endpoint: &str) -> Value {
     let token = json!({"tokenSecretRef": {"name": "receiver", "key": "token"}});
     json!({"webhook": {"endpoint": endpoint, "authorization": {"bearer": token}}})

@@ -44,17 +44,17 @@ pub fn control_plane() -> &'static ControlPlane {
                 tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
                 // Another program may take a free port before etcd or the API server binds it.
-                let mut last = String::new();
+                let mut last_error = String::new();
                 for _ in 0..3 {
                     match ControlPlane::bare().await {
                         Ok(control_plane) => {
                             control_plane.apply_crds().await;
                             return Ok(control_plane);
                         }
-                        Err(error) => last = error,
+                        Err(error) => last_error = error,
                     }
                 }
-                Err(last)
+                Err(last_error)
             })
         })
         .join()
@@ -188,7 +188,7 @@ impl ControlPlane {
         });
     }
 
-    /// A kubeconfig file with all rights.
+    /// Returns the kubeconfig file with all rights.
     pub fn admin_kubeconfig(&self) -> &Path {
         &self.admin_kubeconfig
     }

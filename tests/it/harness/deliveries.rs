@@ -19,22 +19,23 @@ pub async fn post(standalone: &Standalone, path: &str, body: &Value) -> (u16, Va
 }
 
 /// Returns the body of a GET that must succeed.
-pub async fn found(standalone: &Standalone, path: &str) -> Value {
+pub async fn get_ok(standalone: &Standalone, path: &str) -> Value {
     let (status, body) = get(standalone, path).await;
     assert_eq!(status, 200, "{path}: {body}");
     body
 }
 
-pub async fn items(standalone: &Standalone, query: &str) -> Vec<Value> {
-    found(standalone, &format!("deliveries?{query}")).await["items"].as_array().unwrap().clone()
+/// Returns the deliveries that fit the query, newest first.
+pub async fn list_deliveries(standalone: &Standalone, query: &str) -> Vec<Value> {
+    get_ok(standalone, &format!("deliveries?{query}")).await["items"].as_array().unwrap().clone()
 }
 
 /// Runs `hookstream deliveries`. Returns the exit code and the output.
 pub async fn run(standalone: &Standalone, args: &[&str]) -> (i32, String) {
     let address = format!("http://{}", standalone.api);
     let (command, rest) = args.split_first().unwrap();
-    let all = ["deliveries", command, "-n", "default", "--url", &address];
-    let mut command = Process::command(all.iter().chain(rest), &[]);
+    let prefix = ["deliveries", command, "-n", "default", "--url", &address];
+    let mut command = Process::command(prefix.iter().chain(rest), &[]);
     let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
     let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
     (output.status.code().unwrap(), text)

@@ -37,13 +37,13 @@ pub async fn template(helm: &ControlPlane, home: &str, values: &Value) -> Vec<Va
 }
 
 pub fn objects(text: &str) -> Vec<Value> {
-    let all: Vec<Value> = serde_saphyr::from_multiple(text).unwrap();
-    all.into_iter().filter(|object| !object.is_null()).collect()
+    let documents: Vec<Value> = serde_saphyr::from_multiple(text).unwrap();
+    documents.into_iter().filter(|object| !object.is_null()).collect()
 }
 
 pub fn find<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Value {
-    let fits = |o: &&Value| o["kind"] == kind && o["metadata"]["name"] == name;
-    objects.iter().find(fits).unwrap_or_else(|| panic!("no {kind} {name}"))
+    let is_named = |o: &&Value| o["kind"] == kind && o["metadata"]["name"] == name;
+    objects.iter().find(is_named).unwrap_or_else(|| panic!("no {kind} {name}"))
 }
 
 /// Returns the pod templates of all workloads, each with the workload's kind and name.
@@ -64,7 +64,7 @@ pub struct Container {
 impl Container {
     /// Returns the only container of a workload's pods. `map` replaces texts in arguments and environment by their local
     /// equivalents.
-    pub fn of(object: &Value, map: &[(&str, &str)]) -> Container {
+    pub fn of_workload(object: &Value, map: &[(&str, &str)]) -> Container {
         let spec = &object["spec"]["template"]["spec"];
         let home = object["metadata"]["namespace"].as_str().unwrap();
         let containers = spec["containers"].as_array().unwrap();

@@ -20,15 +20,15 @@ impl Kong {
 
     /// Starts Kong with environment variables.
     pub async fn start_with(args: &[&str], env: &[(&str, &str)]) -> Kong {
-        Kong::start_as("127.0.0.1:0", args, env).await
+        Kong::start_at_with("127.0.0.1:0", args, env).await
     }
 
     /// Starts Kong at a given address, for example one that returns after an outage.
     pub async fn start_at(address: &str, args: &[&str]) -> Kong {
-        Kong::start_as(address, args, &[]).await
+        Kong::start_at_with(address, args, &[]).await
     }
 
-    async fn start_as(address: &str, args: &[&str], env: &[(&str, &str)]) -> Kong {
+    async fn start_at_with(address: &str, args: &[&str], env: &[(&str, &str)]) -> Kong {
         let process =
             Process::spawn(["emulate", "kong", "--listen", address].iter().chain(args).copied(), env);
         let line = process.wait_for_line(|line| line.contains("emulator listening on "), DEADLINE).await;
@@ -57,7 +57,8 @@ impl Kong {
         answer(request).await
     }
 
-    async fn done(&self, method: reqwest::Method, path: &str, body: Option<Value>) -> Value {
+    /// Calls the API. Returns the answer, which must be a success.
+    async fn call_ok(&self, method: reqwest::Method, path: &str, body: Option<Value>) -> Value {
         let (status, answer) = self.call(method.clone(), path, body).await;
         assert!((200..300).contains(&status), "{method} {path}: {status} {answer}");
         answer
@@ -76,7 +77,7 @@ impl Kong {
 
     /// Returns the hooks of a workspace, given as `/name`.
     pub async fn hooks_of(&self, workspace: &str) -> Vec<Value> {
-        let list = self.done(reqwest::Method::GET, &format!("{workspace}/event-hooks"), None).await;
+        let list = self.call_ok(reqwest::Method::GET, &format!("{workspace}/event-hooks"), None).await;
         list["data"].as_array().unwrap().clone()
     }
 
@@ -100,44 +101,44 @@ impl Kong {
 
     /// Creates a hook as another client of Kong would.
     pub async fn create(&self, body: Value) {
-        self.done(reqwest::Method::POST, "/event-hooks", Some(body)).await;
+        self.call_ok(reqwest::Method::POST, "/event-hooks", Some(body)).await;
     }
 
     /// Changes a hook as another client of Kong would.
     pub async fn patch(&self, id: &str, body: Value) {
-        self.done(reqwest::Method::PATCH, &format!("/event-hooks/{id}"), Some(body)).await;
+        self.call_ok(reqwest::Method::PATCH, &format!("/event-hooks/{id}"), Some(body)).await;
     }
 
     /// Deletes a hook as another client of Kong would.
     pub async fn delete(&self, id: &str) {
-        self.done(reqwest::Method::DELETE, &format!("/event-hooks/{id}"), None).await;
+        self.call_ok(reqwest::Method::DELETE, &format!("/event-hooks/{id}"), None).await;
     }
 
     /// Emits an event at Kong. Returns the number of matching hooks.
     pub async fn emit(&self, source: &str, event: &str, data: Value) -> u64 {
         let body = json!({"source": source, "event": event, "data": data});
-        let answer = self.done(reqwest::Method::POST, "/__emulator/events", Some(body)).await;
+        let answer = self.call_ok(reqwest::Method::POST, "/__emulator/events", Some(body)).await;
         answer["matched"].as_u64().unwrap()
     }
 
     pub async fn fault(&self, fault: Value) {
-        self.done(reqwest::Method::POST, "/__emulator/faults", Some(fault)).await;
+        self.call_ok(reqwest::Method::POST, "/__emulator/faults", Some(fault)).await;
     }
 
-    pub async fn no_faults(&self) {
-        self.done(reqwest::Method::DELETE, "/__emulator/faults", None).await;
+    pub async fn clear_faults(&self) {
+        self.call_ok(reqwest::Method::DELETE, "/__emulator/faults", None).await;
     }
 
     /// Returns the number of requests that matched a fault, requests that a fault still delays included.
-    pub async fn met_faults(&self) -> u64 {
-        let list = self.done(reqwest::Method::GET, "/__emulator/faults", None).await;
+    pub async fn count_faulted_requests(&self) -> u64 {
+        let list = self.call_ok(reqwest::Method::GET, "/__emulator/faults", None).await;
         list["data"].as_array().unwrap().iter().map(|f| f["matched"].as_u64().unwrap()).sum()
     }
 
     /// Returns the recorded admin requests without those of `hooks_of`: the operator's lists have a `size`, the test's do
     /// not.
     pub async fn requests(&self) -> Vec<Value> {
-        let list = self.done(reqwest::Method::GET, "/__emulator/requests", None).await;
+        let list = self.call_ok(reqwest::Method::GET, "/__emulator/requests", None).await;
         let mut requests = list["data"].as_array().unwrap().clone();
         requests.retain(|r| {
             let list = r["path"].as_str().is_some_and(|p| p.ends_with("/event-hooks"));

@@ -25,9 +25,10 @@ pub fn event(id: &str) -> Value {
     json!({"id": id, "source": "s", "event": "e", "data": {"id": id}})
 }
 
-/// Returns a `delivery` with retries that are short enough for a test.
+/// Returns a `delivery` whose retries are short enough for a test. Its timeout is long, so that a slow machine does not turn
+/// an answer into a timeout.
 pub fn quick() -> Value {
-    json!({"delivery": {"timeout": "2s", "retry": {"initialBackoff": "100ms", "maxBackoff": "1s"}}})
+    json!({"delivery": {"timeout": "30s", "retry": {"initialBackoff": "100ms", "maxBackoff": "1s"}}})
 }
 
 /// Merges `from` into `into` as a JSON merge patch does: null removes a member.

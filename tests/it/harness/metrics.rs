@@ -16,7 +16,7 @@ pub fn count(metrics: &str, name: &str, labels: &[&str]) -> u64 {
         .lines()
         .filter(|line| {
             line.strip_prefix(name)
-                .is_some_and(|rest| ["_total{", "_total "].iter().any(|end| rest.starts_with(end)))
+                .is_some_and(|rest| ["_total{", "_total "].iter().any(|suffix| rest.starts_with(suffix)))
         })
         .filter(|line| labels.iter().all(|label| line.contains(label)))
         .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())

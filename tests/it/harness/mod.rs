@@ -45,20 +45,20 @@ pub use tools::{run, tool};
 /// Long enough for a loaded machine. A passing test never waits for it.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Polls until the answer is `Ok`. Panics with the last error when the deadline has passed.
+/// Polls `check` until it returns `Ok`. Panics with its last error when the deadline has passed.
 pub async fn eventually<T>(
     deadline: Duration,
     what: &str,
-    mut ask: impl AsyncFnMut() -> Result<T, String>,
+    mut check: impl AsyncFnMut() -> Result<T, String>,
 ) -> T {
     let start = Instant::now();
     let mut pause = Duration::from_millis(5);
     loop {
-        let last = match ask().await {
+        let error = match check().await {
             Ok(value) => return value,
-            Err(last) => last,
+            Err(error) => error,
         };
-        assert!(start.elapsed() < deadline, "not within {deadline:?}: {what}\nlast error: {last}");
+        assert!(start.elapsed() < deadline, "not within {deadline:?}: {what}\nlast error: {error}");
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(Duration::from_millis(100));
     }

@@ -65,8 +65,8 @@ impl Process {
         self.status(WaitIdOptions::NOHANG)
     }
 
-    /// Queries the status without reaping the process. While the zombie exists its number is not reused, so that children it
-    /// left can still be found by their process group and killed.
+    /// Queries the status without reaping the process. While the zombie exists, its process id is not reused, so that its
+    /// process group can still be killed with the children that it left.
     fn status(&self, options: WaitIdOptions) -> Option<ExitStatus> {
         let options = options | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
         let status = waitid(WaitId::Pid(pid(&self.child)), options).expect("waiting for a process")?;

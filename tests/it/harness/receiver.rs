@@ -12,7 +12,7 @@ use http_body_util::{BodyExt, StreamBody, combinators::BoxBody};
 use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::eventually;
 
@@ -55,6 +55,8 @@ pub enum Reply {
     },
     /// Sends the reply after a delay.
     After(Duration, Box<Reply>),
+    /// Sends the reply when it gets a permit of the semaphore: the test adds one for each reply.
+    AfterPermit(Arc<Semaphore>, Box<Reply>),
     /// Sends nothing and keeps the connection open.
     Hang,
     /// Sends nothing and closes the connection.
@@ -201,10 +203,19 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respo
     };
     let script = Arc::clone(&shared.script.lock().unwrap());
     let mut reply = script(&recorded, number);
-    while let Reply::After(time, then) = reply {
-        tokio::time::sleep(time).await;
-        reply = *then;
-    }
+    let reply = loop {
+        reply = match reply {
+            Reply::After(delay, next) => {
+                tokio::time::sleep(delay).await;
+                *next
+            }
+            Reply::AfterPermit(permits, next) => {
+                permits.acquire().await.expect("an open semaphore").forget();
+                *next
+            }
+            reply => break reply,
+        };
+    };
     let (status, headers, body): (u16, Vec<(String, String)>, Body) = match reply {
         Reply::Answer { status, headers, body } => {
             (status, headers, http_body_util::Full::new(body).map_err(|e: Infallible| match e {}).boxed())
@@ -219,7 +230,7 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respo
             (status, Vec::new(), BodyExt::boxed(StreamBody::new(frames)))
         }
         Reply::Hang => std::future::pending().await,
-        Reply::Close | Reply::After(..) => return Err(closed()),
+        Reply::Close | Reply::After(..) | Reply::AfterPermit(..) => return Err(closed()),
     };
     let mut response = Response::new(body);
     *response.status_mut() = http::StatusCode::from_u16(status).expect("a status");

@@ -29,19 +29,19 @@ pub struct Standalone {
     markers: Markers,
 }
 
-/// Marker events: later work whose end proves that earlier work was handled. See [`Standalone::stays`].
+/// Marker events: later work whose end proves that earlier work was handled. See [`Standalone::assert_stays`].
 #[derive(Default)]
 struct Markers {
     receiver: OnceCell<Receiver>,
     /// The revision of the marker's manifest, 0 before the first.
     revision: AtomicU64,
-    /// The id of the last marker event.
-    last: AtomicU64,
-    /// Markers that were delivered since the process started; its counters hold them, too.
+    /// The number of the next marker event.
+    next: AtomicU64,
+    /// Markers that were delivered since the process started; its counters include them.
     delivered: AtomicU64,
 }
 
-/// How many markers [`Standalone::stays`] sends.
+/// How many markers [`Standalone::assert_stays`] sends.
 const MARKERS: usize = 3;
 /// How often a marker's receiver fails each of them before it accepts.
 const MARKER_FAILURES: usize = 2;
@@ -79,11 +79,11 @@ impl Standalone {
         self.args.extend(["--public-ingest-url".to_owned(), format!("http://{}", self.listen)]);
     }
 
-    /// Mounts a file system of this size as the data folder, from the next start on, and runs `then` in it first (`$0`). The
-    /// mount ends with the process. Needs user namespaces, so its tests are ignored by default.
-    pub fn on_a_disk_of(&mut self, size: &str, then: &str) {
+    /// Mounts a file system of this size as the data folder (`$0`), from the next start on, and runs the command `prepare`
+    /// before the process. The mount ends with the process. Needs user namespaces, so its tests are ignored by default.
+    pub fn mount_data(&mut self, size: &str, prepare: &str) {
         let mount =
-            format!(r#"mkdir -p "$0" && mount -t tmpfs -o size={size} none "$0" && {then} && exec "$@""#);
+            format!(r#"mkdir -p "$0" && mount -t tmpfs -o size={size} none "$0" && {prepare} && exec "$@""#);
         self.wrapper = ["unshare", "-Urm", "sh", "-c", &mount].map(String::from).into();
     }
 
@@ -139,7 +139,7 @@ impl Standalone {
     }
 
     /// Publishes an event that must be accepted.
-    pub async fn accepted(&self, event: &Value) {
+    pub async fn publish_accepted(&self, event: &Value) {
         let (status, answer) = self.publish(event).await;
         assert_eq!(status, 202, "{event} was answered {answer}");
     }
@@ -150,18 +150,18 @@ impl Standalone {
     }
 
     /// Returns the sum of a counter over the series that have all of these labels, such as `state="dead"`. Markers of
-    /// [`Standalone::stays`] do not count.
+    /// [`Standalone::pass_marker`] do not count.
     pub async fn count(&self, name: &str, labels: &[&str]) -> u64 {
-        let found = count(&self.metrics().await, name, labels);
-        let holds_markers = name == FINISHED && labels.iter().all(|label| *label == DELIVERED);
-        found.saturating_sub(if holds_markers { self.markers.delivered.load(Ordering::SeqCst) } else { 0 })
+        let total = count(&self.metrics().await, name, labels);
+        let includes_markers = name == FINISHED && labels.iter().all(|label| *label == DELIVERED);
+        total.saturating_sub(if includes_markers { self.markers.delivered.load(Ordering::SeqCst) } else { 0 })
     }
 
     /// Waits until that sum is `n`.
     pub async fn wait_for_count(&self, name: &str, labels: &[&str], n: u64) {
         eventually(DEADLINE, &format!("{name} {labels:?} to be {n}"), async || {
-            let found = self.count(name, labels).await;
-            if found == n { Ok(()) } else { Err(found.to_string()) }
+            let total = self.count(name, labels).await;
+            if total == n { Ok(()) } else { Err(total.to_string()) }
         })
         .await;
     }
@@ -184,40 +184,47 @@ impl Standalone {
         merge(&mut spec, json!({"source": "marker", "event": event, "handler": {"webhook": {"url": url}}}));
         let content = json!({"metadata": {"namespace": "markers"}, "spec": spec});
         self.write("marker.yaml", &manifest("hookstream.dev/v1alpha1", "EventHook", "marker", content));
-        self.mark().await;
+        self.pass_marker().await;
     }
 
-    /// Publishes a marker event and waits until it is delivered.
-    async fn mark(&self) {
+    /// Publishes a marker event and waits until it is delivered. Needs an earlier [`Standalone::wait_for_scan`].
+    pub async fn pass_marker(&self) {
         let receiver = self.markers.receiver.get().expect("a receiver of markers");
-        let before = receiver.requests().len();
+        let earlier_requests = receiver.requests().len();
         let event = format!("revision-{}", self.markers.revision.load(Ordering::SeqCst));
-        eventually(DEADLINE, "the marker's hook to match", async || {
+        let id = eventually(DEADLINE, "the marker's hook to match", async || {
             // A new id each time, because an event that matched no hook is not matched again.
-            let id = format!("marker-{}", self.markers.last.fetch_add(1, Ordering::SeqCst));
+            let id = format!("marker-{}", self.markers.next.fetch_add(1, Ordering::SeqCst));
             let body = json!({"id": id, "source": "marker", "event": event, "data": {}});
             let url = self.url("/v1/namespaces/markers/events");
             let (status, answer) = answer(self.client.post(url).json(&body)).await;
-            if status == 202 && answer["deliveries"] == 1 { Ok(()) } else { Err(answer.to_string()) }
+            if status == 202 && answer["deliveries"] == 1 { Ok(id) } else { Err(answer.to_string()) }
         })
         .await;
-        receiver.wait_for(before + MARKER_FAILURES + 1, DEADLINE).await;
+        receiver.wait_for(earlier_requests + MARKER_FAILURES + 1, DEADLINE).await;
+        // Until it is settled, a restart would deliver it again, and the new process would count it.
+        let url = format!("http://{}/v1/namespaces/markers/deliveries?event={id}", self.api);
+        eventually(DEADLINE, "the marker to be settled", async || {
+            let (_, list) = answer(self.client.get(&url)).await;
+            if list["items"][0]["state"] == "delivered" { Ok(()) } else { Err(list.to_string()) }
+        })
+        .await;
         self.markers.delivered.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Asserts that `holds` is true, and stays true while the worker handles later events.
+    /// Asserts that `is_true` holds, and still holds while the worker handles later events.
     ///
     /// Sends marker events one after another to a hook of their own. The marker's receiver fails each of them twice before
     /// it accepts, so a marker passes ingest, dispatch and two retry timers. Whatever was due before has happened by then,
     /// however slow the machine is.
-    pub async fn stays(&self, what: &str, mut holds: impl AsyncFnMut() -> bool) {
-        assert!(holds().await, "{what}");
+    pub async fn assert_stays(&self, what: &str, mut is_true: impl AsyncFnMut() -> bool) {
+        assert!(is_true().await, "{what}");
         if self.markers.receiver.get().is_none() {
             self.wait_for_scan().await;
         }
         for _ in 0..MARKERS {
-            self.mark().await;
-            assert!(holds().await, "{what}");
+            self.pass_marker().await;
+            assert!(is_true().await, "{what}");
         }
     }
 }

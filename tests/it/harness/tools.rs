@@ -36,6 +36,6 @@ pub fn tool(name: &str) -> PathBuf {
         assert!(output.status.success(), "{script} failed; its output is above");
         text.lines().last().expect("a path").into()
     });
-    let given = std::env::var_os("KUBEBUILDER_ASSETS").map(|dir| Path::new(&dir).join(name));
-    given.filter(|path| path.exists()).unwrap_or_else(|| BUILT.join(name))
+    let from_assets = std::env::var_os("KUBEBUILDER_ASSETS").map(|dir| Path::new(&dir).join(name));
+    from_assets.filter(|path| path.exists()).unwrap_or_else(|| BUILT.join(name))
 }

@@ -24,7 +24,8 @@ while IFS= read -r line; do
   esac
 done
 for p in $pids; do kill -9 "-$p" "$p"; done
-rm -rf -- "$@" || { sleep 1; rm -rf -- "$@"; }
+# A killed process may write until it has ended, so the removal is repeated.
+for _ in 1 2 3 4 5 6 7 8 9 10; do rm -rf -- "$@" && break; sleep 1; done
 "#;
 
 /// Outlives this process, which does not wait for it.
@@ -42,7 +43,8 @@ static WATCHDOG: LazyLock<Mutex<Child>> = LazyLock::new(|| {
     Mutex::new(child)
 });
 
-fn tell(line: &str) {
+/// Writes a line of input to the watchdog.
+fn send(line: &str) {
     let mut watchdog = WATCHDOG.lock().unwrap_or_else(|e| e.into_inner());
     let pipe = watchdog.stdin.as_mut().expect("its pipe");
     pipe.write_all(format!("{line}\n").as_bytes()).expect("the watchdog is gone");
@@ -55,7 +57,7 @@ pub fn run_dir() -> &'static Path {
         if std::env::var_os("HOOKSTREAM_TEST_KEEP").is_some() {
             eprintln!("kept: {}", dir.display());
         } else {
-            tell(&format!("rm {}", dir.display()));
+            send(&format!("rm {}", dir.display()));
         }
         dir
     });
@@ -89,12 +91,12 @@ pub fn spawn(mut command: Command, log: &Path) -> std::io::Result<Child> {
     command = gate;
     let mut child =
         command.process_group(0).stdin(Stdio::piped()).stdout(output.try_clone()?).stderr(output).spawn()?;
-    tell(&child.id().to_string());
+    send(&child.id().to_string());
     child.stdin.take().expect("the gate's pipe").write_all(b"go\n")?;
     Ok(child)
 }
 
 /// Unregisters a process that was reaped, because its number may be reused.
 pub fn forget(pid: u32) {
-    tell(&format!("forget {pid}"));
+    send(&format!("forget {pid}"));
 }

@@ -23,12 +23,12 @@ pub struct Worker {
 }
 
 impl Worker {
-    pub async fn start(namespace: Namespace, kubeconfig: PathBuf, more: &[&str]) -> Worker {
-        Worker::start_on(IpAddr::from([127, 0, 0, 1]), namespace, kubeconfig, more).await
+    pub async fn start(namespace: Namespace, kubeconfig: PathBuf, flags: &[&str]) -> Worker {
+        Worker::start_on(IpAddr::from([127, 0, 0, 1]), namespace, kubeconfig, flags).await
     }
 
     /// Starts a worker with its ports on this address.
-    pub async fn start_on(ip: IpAddr, namespace: Namespace, kubeconfig: PathBuf, more: &[&str]) -> Worker {
+    pub async fn start_on(ip: IpAddr, namespace: Namespace, kubeconfig: PathBuf, flags: &[&str]) -> Worker {
         let [listen, api, ops] = std::array::from_fn(|_| SocketAddr::new(ip, free_port()).to_string());
         // The worker does not create its data folder: a volume that is not mounted would look like an empty store.
         let data = watchdog::unique_path("data");
@@ -38,7 +38,7 @@ impl Worker {
         let mut args = vec!["worker", "--data", &data, "--listen", &listen, "--ops-listen", &ops];
         args.extend(["--api-listen", &api]);
         args.extend(["--namespace", &name, "--operator-namespace", &name]);
-        args.extend(more);
+        args.extend(flags);
         let process = Process::spawn(args, &[("KUBECONFIG", kubeconfig.to_str().expect("a path"))]);
         process.wait_for_line(|line| line.contains("ingest listening"), DEADLINE).await;
         Worker {
@@ -69,7 +69,7 @@ impl Worker {
 /// the kubeconfig of the worker's account.
 pub async fn create_accounts(hint: &str) -> (Namespace, PathBuf) {
     let namespace = control_plane().namespace(hint).await;
-    let kubeconfig = Accounts::of(&namespace).await.worker;
+    let kubeconfig = Accounts::create(&namespace).await.worker;
     namespace
         .service_account("publisher", "[{apiGroups: [hookstream.dev], resources: [events], verbs: [create]}]")
         .await;
@@ -79,31 +79,31 @@ pub async fn create_accounts(hint: &str) -> (Namespace, PathBuf) {
     (namespace, kubeconfig)
 }
 
-/// Starts a proxy to the API server and returns its port. `live` counts the open connections. While `open` is false the
-/// proxy closes all connections and accepts none.
-pub async fn start_api_server_proxy(open: Arc<AtomicBool>, live: Arc<AtomicUsize>) -> u16 {
+/// Starts a proxy to the API server and returns its port. `connections` counts the open ones. While `is_open` is false, the
+/// proxy closes all connections.
+pub async fn start_api_server_proxy(is_open: Arc<AtomicBool>, connections: Arc<AtomicUsize>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let server = control_plane().url.trim_start_matches("https://").to_owned();
     tokio::spawn(async move {
-        while let Ok((mut from, _)) = listener.accept().await {
-            let (server, open, live) = (server.clone(), open.clone(), live.clone());
+        while let Ok((mut client, _)) = listener.accept().await {
+            let (server, is_open, connections) = (server.clone(), is_open.clone(), connections.clone());
             tokio::spawn(async move {
-                if !open.load(Ordering::SeqCst) {
+                if !is_open.load(Ordering::SeqCst) {
                     return;
                 }
-                let Ok(mut to) = TcpStream::connect(server).await else { return };
-                live.fetch_add(1, Ordering::SeqCst);
+                let Ok(mut upstream) = TcpStream::connect(server).await else { return };
+                connections.fetch_add(1, Ordering::SeqCst);
                 let closed = async {
-                    while open.load(Ordering::SeqCst) {
+                    while is_open.load(Ordering::SeqCst) {
                         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
                     }
                 };
                 tokio::select! {
-                    _ = tokio::io::copy_bidirectional(&mut from, &mut to) => {}
+                    _ = tokio::io::copy_bidirectional(&mut client, &mut upstream) => {}
                     () = closed => {}
                 }
-                live.fetch_sub(1, Ordering::SeqCst);
+                connections.fetch_sub(1, Ordering::SeqCst);
             });
         }
     });

@@ -53,10 +53,11 @@ impl World {
     pub async fn start(hint: &str) -> World {
         World::with(hint, Setup::default()).await
     }
+
     pub async fn with(hint: &str, setup: Setup<'_>) -> World {
         let namespace = control_plane().namespace(hint).await;
         let home = control_plane().namespace(&format!("{hint}-operator")).await;
-        let accounts = Accounts::of(&home).await;
+        let accounts = Accounts::create(&home).await;
         let listen = format!("127.0.0.1:{}", free_port());
         let data = watchdog::unique_path("data");
         std::fs::create_dir(&data).unwrap();
@@ -120,12 +121,12 @@ impl World {
     /// Starts another process of the operator with the same flags, its role's account and ports of its own. `flags` replace
     /// flags of the same name.
     pub fn another(&self, role: &str, flags: &[&str]) -> Process {
-        let of_worker = ["--listen", "--api-listen", "--data"];
+        let worker_flags = ["--listen", "--api-listen", "--data"];
         let ops = format!("127.0.0.1:{}", free_port());
         let mut args = vec![role.to_owned()];
         for pair in self.args.chunks(2) {
-            let taken = pair[0] == "--ops-listen" || flags.contains(&pair[0].as_str());
-            if !taken && (role != "controller" || !of_worker.contains(&pair[0].as_str())) {
+            let is_replaced = pair[0] == "--ops-listen" || flags.contains(&pair[0].as_str());
+            if !is_replaced && (role != "controller" || !worker_flags.contains(&pair[0].as_str())) {
                 args.extend_from_slice(pair);
             }
         }
@@ -138,8 +139,8 @@ impl World {
 
     /// Returns the operator's metrics as text.
     pub async fn metrics(&self) -> Result<String, String> {
-        let at = self.args.iter().position(|arg| arg == "--ops-listen").unwrap();
-        let answer = http().get(format!("http://{}/metrics", self.args[at + 1])).send().await;
+        let flag = self.args.iter().position(|arg| arg == "--ops-listen").unwrap();
+        let answer = http().get(format!("http://{}/metrics", self.args[flag + 1])).send().await;
         answer.map_err(|e| e.to_string())?.text().await.map_err(|e| e.to_string())
     }
 
@@ -158,8 +159,12 @@ impl World {
     /// Returns the sum of a metric over its labels.
     pub async fn metric(&self, process: &Process, name: &str) -> f64 {
         let (_, text) = self.ops(process, "/metrics").await;
-        let of = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
-        text.lines().filter(of).map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+        let is_sample =
+            |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
+        text.lines()
+            .filter(is_sample)
+            .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
+            .sum()
     }
 
     pub async fn stop_operator(&mut self) {
@@ -213,44 +218,46 @@ impl World {
         self.client.request(request).await.map_err(|e| e.to_string())
     }
 
-    /// Reads an object; `of` is `eventhooks/name` or `connections/name`.
-    pub async fn get(&self, of: &str) -> Result<Value, String> {
-        self.read(&format!("/apis/hookstream.dev/v1alpha1/namespaces/{}/{of}", self.namespace.name)).await
+    /// Reads an object; `path` is `eventhooks/name` or `connections/name`.
+    pub async fn get(&self, path: &str) -> Result<Value, String> {
+        self.read(&format!("/apis/hookstream.dev/v1alpha1/namespaces/{}/{path}", self.namespace.name)).await
     }
 
-    pub async fn until(&self, of: &str, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
-        eventually(DEADLINE, &format!("{of}: {what}"), async || {
+    /// Waits until the object fits. Fails when the operator ends.
+    pub async fn until(&self, path: &str, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
+        eventually(DEADLINE, &format!("{path}: {what}"), async || {
             let ended = self.operator.as_ref().and_then(Process::ended);
             assert!(ended.is_none(), "the operator ended ({ended:?}):\n{}", self.log());
-            let object = self.get(of).await?;
+            let object = self.get(path).await?;
             if fits(&object) { Ok(object) } else { Err(format!("{object:#}")) }
         })
         .await
     }
 
-    pub async fn ready(&self, of: &str) -> Value {
-        self.until(of, "ready", |o| is_current(o) && condition(o, "Ready")["status"] == "True").await
+    /// Waits until the object is ready with its current spec.
+    pub async fn ready(&self, path: &str) -> Value {
+        self.until(path, "ready", |o| is_current(o) && condition(o, "Ready")["status"] == "True").await
     }
 
     /// Waits until the object is not ready with this reason.
-    pub async fn not_ready(&self, of: &str, reason: &str) -> Value {
+    pub async fn not_ready(&self, path: &str, reason: &str) -> Value {
         let fits = |o: &Value| {
             let ready = condition(o, "Ready");
             is_current(o) && ready["status"] == "False" && ready["reason"] == reason
         };
-        self.until(of, &format!("not ready: {reason}"), fits).await
+        self.until(path, &format!("not ready: {reason}"), fits).await
     }
 
     /// Waits until the object is stalled with this reason. Returns its message.
-    pub async fn stalled(&self, of: &str, reason: &str) -> String {
-        let object = self.not_ready(of, reason).await;
+    pub async fn stalled(&self, path: &str, reason: &str) -> String {
+        let object = self.not_ready(path, reason).await;
         assert_eq!(condition(&object, "Stalled")["status"], "True", "{object:#}");
         assert_eq!(condition(&object, "Reconciling")["status"], "False", "{object:#}");
         message(&object)
     }
 
-    pub async fn gone(&self, of: &str) {
-        eventually(DEADLINE, &format!("{of} to be gone"), async || match self.get(of).await {
+    pub async fn wait_until_deleted(&self, path: &str) {
+        eventually(DEADLINE, &format!("{path} to be deleted"), async || match self.get(path).await {
             Err(error) if error.contains("not found") => Ok(()),
             other => Err(format!("{other:#?}")),
         })
@@ -279,29 +286,29 @@ impl World {
     }
 
     /// Applies a merge patch to an object's spec.
-    pub async fn edit(&self, of: &str, spec: Value) {
+    pub async fn edit(&self, path: &str, spec: Value) {
         let patch = json!({ "spec": spec }).to_string();
-        self.kubectl(&["patch", of, "--type=merge", "-p", &patch]).await;
+        self.kubectl(&["patch", path, "--type=merge", "-p", &patch]).await;
     }
 
     /// Requests a reconcile by annotation.
-    pub async fn request(&self, of: &str, token: &str) {
+    pub async fn request(&self, path: &str, token: &str) {
         let annotation = format!("hookstream.dev/reconcileRequestedAt={token}");
-        self.kubectl(&["annotate", "--overwrite", of, &annotation]).await;
+        self.kubectl(&["annotate", "--overwrite", path, &annotation]).await;
     }
 
     /// Asserts that no secret is visible in objects, in Events or in the operator's log.
-    pub async fn shows_none_of(&self, secrets: &[&str]) {
+    pub async fn assert_hides(&self, secrets: &[&str]) {
         let base = format!("/apis/hookstream.dev/v1alpha1/namespaces/{}", self.namespace.name);
         let events = format!("/apis/events.k8s.io/v1/namespaces/{}/events", self.namespace.name);
-        let mut places = vec![("the operator's log".to_owned(), self.log())];
+        let mut texts = vec![("the operator's log".to_owned(), self.log())];
         for path in [format!("{base}/eventhooks"), format!("{base}/connections"), events] {
             let text = self.read(&path).await.unwrap().to_string();
-            places.push((path, text));
+            texts.push((path, text));
         }
-        for (place, text) in &places {
+        for (name, text) in &texts {
             for secret in secrets {
-                assert!(!text.contains(secret), "{place} shows {secret}");
+                assert!(!text.contains(secret), "{name} shows {secret}");
             }
         }
     }

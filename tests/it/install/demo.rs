@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn demo_delivers_all_events() {
-    let shown = tokio::task::spawn_blocking(|| {
+    let output = tokio::task::spawn_blocking(|| {
         Command::new("bash")
             .arg("deploy/demo.sh")
             .env("HOOKSTREAM_BIN", env!("CARGO_BIN_EXE_hookstream"))
@@ -14,7 +14,7 @@ async fn demo_delivers_all_events() {
     })
     .await
     .unwrap();
-    let text = String::from_utf8_lossy(&shown.stdout);
-    assert!(shown.status.success(), "{text}\n{}", String::from_utf8_lossy(&shown.stderr));
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
     assert!(text.contains("50 of 50 delivered"), "{text}");
 }

@@ -84,15 +84,15 @@ async fn every_sample_is_accepted_and_applied() {
     for folder in ["samples", "samples/quickstart"] {
         let namespace = control_plane().namespace("samples").await;
         for (path, text) in manifests(folder) {
-            namespace.apply(&text).await.unwrap_or_else(|refused| panic!("{path}: {refused}"));
+            namespace.apply(&text).await.unwrap_or_else(|error| panic!("{path}: {error}"));
             for document in serde_saphyr::from_multiple::<Value>(&text).unwrap() {
-                let valid = match document["kind"].as_str() {
+                let result = match document["kind"].as_str() {
                     Some("EventHook") => validate(&read::<EventHook>(document)).map(drop),
                     Some("EventStream") => stream::validate(&read::<EventStream>(document)).map(drop),
                     Some("Hook") => auth0_hook::validate(&read::<Hook>(document)).map(drop),
                     _ => Ok(()),
                 };
-                valid.unwrap_or_else(|invalid| panic!("{path}: {invalid}"));
+                result.unwrap_or_else(|invalid| panic!("{path}: {invalid}"));
             }
         }
     }
@@ -103,10 +103,10 @@ async fn accounts_have_needed_rights_only() {
     apply_base().await;
     let shop = shop().await;
     let reviews: Api<SubjectAccessReview> = Api::all(shop.client().await);
-    let may = async |account: &str, namespace: &str, what: &str| {
-        let (verb, what) = what.split_once(' ').unwrap();
-        let (what, name) = what.split_once('#').unwrap_or((what, ""));
-        let mut parts = what.split('/');
+    let is_allowed = async |account: &str, namespace: &str, request: &str| {
+        let (verb, request) = request.split_once(' ').unwrap();
+        let (request, name) = request.split_once('#').unwrap_or((request, ""));
+        let mut parts = request.split('/');
         let mut part = || parts.next().unwrap_or_default();
         let review = json!({"spec": {
             "user": format!("system:serviceaccount:{account}"),
@@ -147,14 +147,14 @@ async fn accounts_have_needed_rights_only() {
         ("get /configmaps", "other", true, true),
         ("create hookstream.dev/events", "other", false, false),
     ];
-    for (what, namespace, controller, worker) in table {
-        for (account, want) in [
+    for (request, namespace, controller, worker) in table {
+        for (account, expected) in [
             ("hookstream-controller", controller),
             ("hookstream-worker", worker),
             ("hookstream", controller || worker),
         ] {
-            let found = may(&format!("{HOME}:{account}"), namespace, what).await;
-            assert_eq!(found, want, "{account}: {what} in {namespace}");
+            let allowed = is_allowed(&format!("{HOME}:{account}"), namespace, request).await;
+            assert_eq!(allowed, expected, "{account}: {request} in {namespace}");
         }
     }
     // The rights that the worker reviews, and the accounts of the example roles that have them.
@@ -169,15 +169,22 @@ async fn accounts_have_needed_rights_only() {
         ("create hookstream.dev/eventhooks/test", &["developer"]),
         ("create hookstream.dev/eventhooks/ping", &["developer"]),
     ];
-    for (what, who) in table {
+    for (request, accounts) in table {
         for account in ["shop", "support", "on-call", "developer"] {
             let user = format!("{}:{account}", shop.name);
-            assert_eq!(may(&user, &shop.name, what).await, who.contains(&account), "{account}: {what}");
-            assert!(!may(&user, "default", what).await, "{account}: {what} elsewhere");
+            assert_eq!(
+                is_allowed(&user, &shop.name, request).await,
+                accounts.contains(&account),
+                "{account}: {request}"
+            );
+            assert!(!is_allowed(&user, "default", request).await, "{account}: {request} elsewhere");
         }
     }
-    for what in ["create hookstream.dev/eventhooks", "get hookstream.dev/eventhooks", "get /secrets"] {
-        assert!(!may(&format!("{}:developer", shop.name), &shop.name, what).await, "developer: {what}");
+    for request in ["create hookstream.dev/eventhooks", "get hookstream.dev/eventhooks", "get /secrets"] {
+        assert!(
+            !is_allowed(&format!("{}:developer", shop.name), &shop.name, request).await,
+            "developer: {request}"
+        );
     }
 }
 
@@ -257,7 +264,7 @@ spec: {{source: shop, handler: {{webhook: {{url: "{to}/published"}}}}}}
         receiver.wait_for(2, DEADLINE).await.into_iter().map(|request| request.path).collect();
     assert_eq!(paths, ["/relayed", "/published"]);
 
-    // Events report what happened, and Kong's hook is deleted with its object.
+    // An Event reports the sync, and Kong's hook is deleted with its object.
     eventually(DEADLINE, "a Kubernetes Event about the hook", async || {
         let events = shop.kubectl(&["events", "--for", "eventhook/relayed"]).await?;
         events.contains("Synced").then_some(()).ok_or(events)

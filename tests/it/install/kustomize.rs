@@ -47,7 +47,7 @@ impl Local {
             ("/var/lib/hookstream", self.data.as_str()),
         ];
         map.extend_from_slice(more);
-        let mut container = Container::of(object, &map);
+        let mut container = Container::of_workload(object, &map);
         if container.args.first().is_some_and(|role| role != "standalone") {
             // In a cluster, receivers run on other machines.
             container.args.push("--egress-allow=127.0.0.0/8".into());
@@ -55,14 +55,14 @@ impl Local {
         container
     }
 
-    async fn published(&self, token: &str, namespace: &str) -> u16 {
+    async fn publish(&self, token: &str, namespace: &str) -> u16 {
         let to = format!("http://127.0.0.1:{}/v1/namespaces/{namespace}/events", self.ingest);
         let event = json!({"source": "shop", "event": "order.created", "data": {}}).to_string();
         http().post(to).bearer_auth(token).body(event).send().await.unwrap().status().as_u16()
     }
 }
 
-async fn live(cluster: &ControlPlane, kind: &str, name: &str) -> Value {
+async fn get_object(cluster: &ControlPlane, kind: &str, name: &str) -> Value {
     let get = ["-n", HOME, "get", kind, name, "-o", "json"];
     serde_json::from_str(&cluster.kubectl(get, "").await.unwrap()).unwrap()
 }
@@ -76,8 +76,8 @@ async fn namespaced_overlay_works_in_its_namespace_only() {
 
     let local = Local::new();
     let (worker, controller) = (
-        live(&cluster, "statefulset", "hookstream-worker").await,
-        live(&cluster, "deployment", "hookstream-controller").await,
+        get_object(&cluster, "statefulset", "hookstream-worker").await,
+        get_object(&cluster, "deployment", "hookstream-controller").await,
     );
     let worker: Process = local.container(&worker, &[]).start(&cluster, HOME).await;
     let _controller = local.container(&controller, &[]).start(&cluster, HOME).await;
@@ -114,16 +114,19 @@ async fn namespaced_overlay_works_in_its_namespace_only() {
     apply(&cluster, &["-f", "-"], &publisher).await.unwrap();
     cluster.kubectl(["-n", SHOP, "create", "serviceaccount", "shop"], "").await.unwrap();
     let shop = token(&cluster, SHOP, "shop", Some("hookstream")).await;
-    assert_eq!(local.published(&shop, SHOP).await, 202);
+    assert_eq!(local.publish(&shop, SHOP).await, 202);
     receiver.wait_for(2, DEADLINE).await;
 
     for account in ["hookstream-controller", "hookstream-worker"] {
-        for what in ["secrets", "eventhooks.hookstream.dev"] {
-            let may = async |namespace: &str| {
-                let who = format!("--as=system:serviceaccount:{HOME}:{account}");
-                cluster.kubectl(["auth", "can-i", "list", what, "-n", namespace, &who], "").await.is_ok()
+        for resource in ["secrets", "eventhooks.hookstream.dev"] {
+            let is_allowed = async |namespace: &str| {
+                let account_flag = format!("--as=system:serviceaccount:{HOME}:{account}");
+                cluster
+                    .kubectl(["auth", "can-i", "list", resource, "-n", namespace, &account_flag], "")
+                    .await
+                    .is_ok()
             };
-            assert!(may(SHOP).await && !may("default").await, "{account} {what}");
+            assert!(is_allowed(SHOP).await && !is_allowed("default").await, "{account} {resource}");
         }
     }
 }
@@ -166,8 +169,8 @@ async fn standalone_overlay_needs_no_rights() {
     workload["spec"]["template"]["spec"]["serviceAccountName"] = json!("none");
     let process = Process::spawn(&local.container(&workload, &map).args, &[]);
     process.wait_for_line(|line| line.contains("ingest listening"), DEADLINE).await;
-    assert_eq!(local.published("other", "default").await, 401);
-    eventually(DEADLINE, "an accepted event", async || match local.published("t0ken", "default").await {
+    assert_eq!(local.publish("other", "default").await, 401);
+    eventually(DEADLINE, "an accepted event", async || match local.publish("t0ken", "default").await {
         202 => Ok(()),
         other => Err(other.to_string()),
     })

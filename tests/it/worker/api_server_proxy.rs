@@ -40,7 +40,7 @@ async fn user_reaches_worker_with_kubeconfig_needs_address() {
     let port = |url: &str| url.rsplit(':').next().unwrap().parse::<u16>().unwrap();
     let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "worker-api"},
         "spec": {"ports": [{"name": "api", "port": 8082}, {"name": "ingest", "port": 8080}]}});
-    // As a kubelet and the controllers would write them. The API server forwards to addresses of Pods only.
+    // A kubelet and the controllers would write these objects. The API server forwards to addresses of Pods only.
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "worker-0"}, "spec": {
         "serviceAccountName": "reader", "automountServiceAccountToken": false,
         "containers": [{"name": "worker", "image": "hookstream"}]}});
@@ -50,19 +50,19 @@ async fn user_reaches_worker_with_kubeconfig_needs_address() {
             "ports": [{"name": "api", "port": port(&worker.api)}, {"name": "ingest", "port": port(&worker.ingest)}]}]});
     let rules = |resources: Value, group: &str, verbs: Value| json!([{"apiGroups": [group], "resources": resources, "verbs": verbs}]);
     // The account whose token the user sends: it may list and may not replay.
-    let reads = rules(json!(["deliveries"]), "hookstream.dev", json!(["list", "get"]));
-    worker.namespace.service_account("reader", &reads.to_string()).await;
-    let tries = rules(json!(["eventhooks/ping", "events"]), "hookstream.dev", json!(["create"]));
-    worker.namespace.service_account("tester", &tries.to_string()).await;
-    let all = format!("{service}\n---\n{pod}\n---\n{endpoints}\n");
-    worker.namespace.apply(&all).await.expect("the service");
+    let reader_rules = rules(json!(["deliveries"]), "hookstream.dev", json!(["list", "get"]));
+    worker.namespace.service_account("reader", &reader_rules.to_string()).await;
+    let tester_rules = rules(json!(["eventhooks/ping", "events"]), "hookstream.dev", json!(["create"]));
+    worker.namespace.service_account("tester", &tester_rules.to_string()).await;
+    let manifests = format!("{service}\n---\n{pod}\n---\n{endpoints}\n");
+    worker.namespace.apply(&manifests).await.expect("the service");
     let status = json!({"status": {"podIP": ip.to_string(), "podIPs": [{"ip": ip.to_string()}]}}).to_string();
     let patch = ["patch", "pod", "worker-0", "--subresource=status", "--type=merge", "-p", &status];
     worker.namespace.kubectl(&patch).await.expect("the pod's address");
     // The user may reach the Service and may create a token of the reader.
-    let user = json!([{"apiGroups": [""], "resources": ["services/proxy"], "verbs": ["get", "create"]},
+    let user_rules = json!([{"apiGroups": [""], "resources": ["services/proxy"], "verbs": ["get", "create"]},
         {"apiGroups": [""], "resources": ["serviceaccounts/token"], "resourceNames": ["reader", "tester"], "verbs": ["create"]}]);
-    let user = worker.namespace.service_account("user", &user.to_string()).await;
+    let user = worker.namespace.service_account("user", &user_rules.to_string()).await;
     let user = user.to_str().unwrap();
     let publisher = worker.namespace.token("publisher", &["hookstream"]).await;
     let (status, output) = worker.publish(&name, Some(&publisher), "e-1").await;
@@ -99,20 +99,21 @@ async fn user_reaches_worker_with_kubeconfig_needs_address() {
         (code, output) => Err(format!("{code}: {output}")),
     })
     .await;
-    let refused = ["ping", "-n", &name, &service, "--service-account", "reader", "pinged"];
-    let (code, output) = run(user, &refused).await;
+    let ping_as_reader = ["ping", "-n", &name, &service, "--service-account", "reader", "pinged"];
+    let (code, output) = run(user, &ping_as_reader).await;
     assert!(code == 2 && output.contains("403"), "{code}: {output}");
     let ingest = format!("--service={name}/worker-api:ingest");
     let event = ["--source", "crud", "--event", "consumers", "--data", "{}", "--id", "e-2"];
-    let send = |account| [&["send", "-n", &name, &ingest, "--service-account", account], &event[..]].concat();
-    let (code, output) = run(user, &send("tester")).await;
+    let send_as =
+        |account| [&["send", "-n", &name, &ingest, "--service-account", account], &event[..]].concat();
+    let (code, output) = run(user, &send_as("tester")).await;
     assert!(code == 0 && output.contains("e-2"), "{code}: {output}");
-    let (code, output) = run(user, &send("reader")).await;
+    let (code, output) = run(user, &send_as("reader")).await;
     assert!(code == 1 && output.contains("403"), "{code}: {output}");
 
     // A token that the user may not create.
-    let other = ["list", "-n", &name, &service, "--service-account", "publisher"];
-    let (code, output) = deliveries(user, &other).await;
+    let list_as_publisher = ["list", "-n", &name, &service, "--service-account", "publisher"];
+    let (code, output) = deliveries(user, &list_as_publisher).await;
     assert!(
         code == 2
             && output.contains("requesting a token of ServiceAccount")

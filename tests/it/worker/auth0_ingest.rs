@@ -16,13 +16,13 @@ use crate::harness::metrics::{DELIVERED, FINISHED, INGESTED};
 use crate::harness::standalone::Standalone;
 use crate::harness::{Receiver, Reply};
 
-fn stream_of(destination: Value) -> Value {
+fn stream_spec(destination: Value) -> Value {
     json!({"connectionRef": {"name": "auth0"}, "name": "users", "subscriptions": [{"eventType": "user.created"}],
         "destination": destination})
 }
 
 fn stream(name: &str, destination: Value) -> String {
-    manifest("hookstream.dev/v1alpha1", "EventStream", name, json!({"spec": stream_of(destination)}))
+    manifest("hookstream.dev/v1alpha1", "EventStream", name, json!({"spec": stream_spec(destination)}))
 }
 
 fn webhook(authorization: Value) -> Value {
@@ -38,7 +38,7 @@ fn worker_token(data: &Path, name: &str) -> String {
     let ring = KeyRing::from_data(keys.iter().map(|(id, key)| (id.as_str(), key.as_slice()))).unwrap();
     let object = serde_json::from_value(json!({"apiVersion": "hookstream.dev/v1alpha1", "kind": "EventStream",
         "metadata": {"name": name, "namespace": "default", "uid": hookstream::cluster::files::object_uid("EventStream", "default", name)},
-        "spec": stream_of(json!({"worker": {}}))}))
+        "spec": stream_spec(json!({"worker": {}}))}))
     .unwrap();
     derive_token(&ring, ring.newest_key_id().unwrap(), &object, None).unwrap().expose_secret().to_owned()
 }
@@ -59,41 +59,41 @@ async fn send(standalone: &Standalone, name: &str, header: (&str, &str), body: &
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn checks_each_kind_of_authorization() {
-    let from = |key: &str| json!({"name": "auth", "key": key});
+async fn accepts_valid_authorization_of_each_kind_only() {
+    let secret_ref = |key: &str| json!({"name": "auth", "key": key});
     let manifests = secret("auth", json!({"token": "t0ken", "password": "pa:ss", "value": "v4lue"}))
         + &stream("worker", json!({"worker": {}}))
-        + &stream("bearer", webhook(json!({"bearer": {"tokenSecretRef": from("token")}})))
+        + &stream("bearer", webhook(json!({"bearer": {"tokenSecretRef": secret_ref("token")}})))
         + &stream(
             "basic",
-            webhook(json!({"basic": {"username": "u", "passwordSecretRef": from("password")}})),
+            webhook(json!({"basic": {"username": "u", "passwordSecretRef": secret_ref("password")}})),
         )
         + &stream(
             "header",
-            webhook(json!({"customHeader": {"name": "X-Own", "valueSecretRef": from("value")}})),
+            webhook(json!({"customHeader": {"name": "X-Own", "valueSecretRef": secret_ref("value")}})),
         )
         + &stream("missing", webhook(json!({"bearer": {"tokenSecretRef": {"name": "none", "key": "k"}}})))
         + &stream("bridge", json!({"eventBridge": {"accountId": "123456789012", "region": "eu-west-1"}}));
     let standalone = Standalone::start(&manifests, &[]).await;
-    let own = format!("Bearer {}", worker_token(&standalone.data, "worker"));
+    let own_token = format!("Bearer {}", worker_token(&standalone.data, "worker"));
     let basic = format!("Basic {}", STANDARD.encode("u:pa:ss"));
-    let wrong = format!("Basic {}", STANDARD.encode("u:other"));
-    for (name, header, right) in [
-        ("worker", ("authorization", own.as_str()), true),
+    let wrong_password = format!("Basic {}", STANDARD.encode("u:other"));
+    for (name, header, is_valid) in [
+        ("worker", ("authorization", own_token.as_str()), true),
         ("worker", ("authorization", "Bearer t0ken"), false),
         ("worker", ("x-nothing", ""), false),
         ("bearer", ("authorization", "bearer t0ken"), true),
         ("bearer", ("authorization", "Bearer t0ke"), false),
-        ("bearer", ("authorization", own.as_str()), false),
+        ("bearer", ("authorization", own_token.as_str()), false),
         ("basic", ("authorization", basic.as_str()), true),
-        ("basic", ("authorization", wrong.as_str()), false),
+        ("basic", ("authorization", wrong_password.as_str()), false),
         ("header", ("x-own", "v4lue"), true),
         ("header", ("x-own", "other"), false),
-        ("bridge", ("authorization", own.as_str()), false),
+        ("bridge", ("authorization", own_token.as_str()), false),
     ] {
-        let (status, body) = send(&standalone, name, header, &created(&format!("{name}{right}"))).await;
-        assert_eq!(status, if right { 202 } else { 401 }, "{name} {header:?}: {body}");
-        if !right {
+        let (status, body) = send(&standalone, name, header, &created(&format!("{name}{is_valid}"))).await;
+        assert_eq!(status, if is_valid { 202 } else { 401 }, "{name} {header:?}: {body}");
+        if !is_valid {
             assert_eq!(body["reason"], "BadAuthorization", "{name}: {body}");
         }
     }
@@ -107,37 +107,37 @@ async fn checks_each_kind_of_authorization() {
 async fn answers_make_auth0_retry_or_give_up() {
     let standalone =
         Standalone::start(&stream("s", json!({"worker": {}})), &["--max-event-bytes", "2000"]).await;
-    let own = format!("Bearer {}", worker_token(&standalone.data, "s"));
-    let header = ("authorization", own.as_str());
+    let own_token = format!("Bearer {}", worker_token(&standalone.data, "s"));
+    let header = ("authorization", own_token.as_str());
     let (status, body) = send(&standalone, "none", header, &created("a")).await;
     assert_eq!(
         (status, body["reason"].as_str()),
         (503, Some("Unknown")),
         "the stream may not be registered yet: {body}"
     );
-    let mut big = created("big");
-    big["data"]["filler"] = json!("x".repeat(3000));
-    assert_eq!(send(&standalone, "s", header, &big).await.0, 413);
+    let mut oversized = created("oversized");
+    oversized["data"]["filler"] = json!("x".repeat(3000));
+    assert_eq!(send(&standalone, "s", header, &oversized).await.0, 413);
     for bad in [json!([]), json!({"type": "user.created"}), json!("x"), json!({"source": "a", "event": "b"})]
     {
         let (status, body) = send(&standalone, "s", header, &bad).await;
         assert_eq!(status, 400, "{bad}: {body}");
     }
     // Any content type is accepted, because Auth0 does not document its own.
-    let request = standalone.client.post(address(&standalone, "s")).header("authorization", &own);
+    let request = standalone.client.post(address(&standalone, "s")).header("authorization", &own_token);
     let request = request.header("content-type", "text/plain").body(created("plain").to_string());
     assert_eq!(answer(request).await.0, 202);
 
     let full = Standalone::start(&stream("s", json!({"worker": {}})), &["--disk-limit", "1%"]).await;
-    let own = format!("Bearer {}", worker_token(&full.data, "s"));
-    let request = full.client.post(address(&full, "s")).header("authorization", own);
+    let own_token = format!("Bearer {}", worker_token(&full.data, "s"));
+    let request = full.client.post(address(&full, "s")).header("authorization", own_token);
     let response = request.body(created("a").to_string()).send().await.unwrap();
     assert_eq!(response.status(), 503, "the disk is above the watermark");
     assert!(response.headers().contains_key("retry-after"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn event_reaches_hooks_of_its_stream() {
+async fn delivers_event_to_hooks_of_its_stream() {
     let receiver = Receiver::start(|_, _| Reply::status(200));
     let auth0 = |more: Value| {
         let mut spec = quick();
@@ -145,24 +145,24 @@ async fn event_reaches_hooks_of_its_stream() {
         merge(&mut spec, more);
         spec
     };
-    let from = |name: &str| json!({"from": {"eventStreamRef": {"name": name}}});
+    let from_stream = |name: &str| json!({"from": {"eventStreamRef": {"name": name}}});
     let url = |name: &str| format!("{}/{name}", receiver.url());
     let manifests = stream("users", json!({"worker": {}}))
         + &stream("groups", json!({"worker": {}}))
         + &hook("all", &url("all"), auth0(json!({"filter": "source == 'auth0'"})))
         + &hook("kong", &url("kong"), auth0(json!({"handler": {"webhook": {"format": "Kong"}}})))
-        + &hook("users", &url("users"), auth0(from("users")))
-        + &hook("groups", &url("groups"), auth0(from("groups")))
+        + &hook("users", &url("users"), auth0(from_stream("users")))
+        + &hook("groups", &url("groups"), auth0(from_stream("groups")))
         + &hook("deleted", &url("deleted"), auth0(json!({"event": "user.deleted"})));
     let standalone = Standalone::start(&manifests, &[]).await;
-    let own = format!("Bearer {}", worker_token(&standalone.data, "users"));
-    let header = ("authorization", own.as_str());
+    let own_token = format!("Bearer {}", worker_token(&standalone.data, "users"));
+    let header = ("authorization", own_token.as_str());
     let (status, body) = send(&standalone, "users", header, &created("evt_1")).await;
     assert_eq!((status, &body["deliveries"]), (202, &json!(3)), "{body}");
-    let (status, again) = send(&standalone, "users", header, &created("evt_1")).await;
-    assert_eq!((status, &again), (202, &body), "a repeat gets the same answer");
+    let (status, repeated) = send(&standalone, "users", header, &created("evt_1")).await;
+    assert_eq!((status, &repeated), (202, &body), "a repeat gets the same answer");
     standalone.wait_for_count(FINISHED, &[DELIVERED], 3).await;
-    standalone.stays("each once", async || receiver.requests().len() == 3).await;
+    standalone.assert_stays("each hook gets the event once", async || receiver.requests().len() == 3).await;
     let mut paths: Vec<String> = receiver.requests().iter().map(|r| r.path.clone()).collect();
     paths.sort();
     assert_eq!(paths, ["/all", "/kong", "/users"]);
@@ -175,8 +175,8 @@ async fn event_reaches_hooks_of_its_stream() {
         }
     }
     // The same id from another stream is another event. Only a stream may use the source auth0.
-    let other = format!("Bearer {}", worker_token(&standalone.data, "groups"));
-    let (_, body) = send(&standalone, "groups", ("authorization", &other), &created("evt_1")).await;
+    let other_token = format!("Bearer {}", worker_token(&standalone.data, "groups"));
+    let (_, body) = send(&standalone, "groups", ("authorization", &other_token), &created("evt_1")).await;
     assert_eq!(body["deliveries"], 3, "{body}");
     let forged = json!({"source": "auth0", "event": "user.created", "data": {}});
     let (status, body) = standalone.publish(&forged).await;

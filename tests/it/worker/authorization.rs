@@ -21,21 +21,21 @@ async fn requires_token_and_right() {
     let namespace = &worker.namespace;
     let publisher = namespace.token("publisher", &["hookstream"]).await;
     let reader = namespace.token("reader", &["hookstream"]).await;
-    let for_the_api_server = namespace.token("publisher", &["https://kubernetes.default.svc"]).await;
-    let (name, elsewhere) = (namespace.name.as_str(), other.name.as_str());
+    let api_server_token = namespace.token("publisher", &["https://kubernetes.default.svc"]).await;
+    let (name, other_name) = (namespace.name.as_str(), other.name.as_str());
 
-    for (token, place, status, reason) in [
+    for (token, target, status, reason) in [
         (None, name, 401, "Unauthenticated"),
         (Some("garbage"), name, 401, "Unauthenticated"),
         (Some(&publisher[..publisher.len() - 4]), name, 401, "Unauthenticated"),
-        (Some(for_the_api_server.as_str()), name, 401, "Unauthenticated"),
+        (Some(api_server_token.as_str()), name, 401, "Unauthenticated"),
         (Some(reader.as_str()), name, 403, "Forbidden"),
-        (Some(publisher.as_str()), elsewhere, 403, "Forbidden"),
+        (Some(publisher.as_str()), other_name, 403, "Forbidden"),
     ] {
-        // Twice, because the second answer comes from the cache.
+        // Twice, because the cache answers the second request.
         for _ in 0..2 {
-            let (found, body) = worker.publish(place, token, "refused").await;
-            assert_eq!((found, body["reason"].as_str()), (status, Some(reason)), "{place}: {body}");
+            let (answered, body) = worker.publish(target, token, "refused").await;
+            assert_eq!((answered, body["reason"].as_str()), (status, Some(reason)), "{target}: {body}");
         }
     }
     for id in ["1", "2"] {
@@ -47,14 +47,9 @@ async fn requires_token_and_right() {
     assert_eq!(count(&worker.metrics().await, INGESTED, &[r#"outcome="Accepted""#]), 2);
 
     // A right that is granted later takes effect.
-    let role = ["create", "role", "late", "--verb=create", "--resource=events.hookstream.dev"];
-    let may = namespace.kubectl(&role).await;
-    if may.is_err() {
-        // kubectl looks up the resource, and events exist as a right only.
-        let rules = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "late"},
-            "rules": [{"apiGroups": ["hookstream.dev"], "resources": ["events"], "verbs": ["create"]}]});
-        namespace.apply(&rules.to_string()).await.unwrap();
-    }
+    let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "late"},
+        "rules": [{"apiGroups": ["hookstream.dev"], "resources": ["events"], "verbs": ["create"]}]});
+    namespace.apply(&role.to_string()).await.unwrap();
     let account = format!("--serviceaccount={name}:reader");
     namespace.kubectl(&["create", "rolebinding", "late", "--role=late", &account]).await.unwrap();
     eventually(DEADLINE, "the new right to take effect", async || {
@@ -71,43 +66,43 @@ async fn api_outage_refuses_uncached_tokens_and_keeps_delivering() {
     let receiver = Receiver::start(|_, n| Reply::status(if n == 1 { 503 } else { 200 }));
     let (namespace, kubeconfig) = create_accounts("alone").await;
     namespace.apply(&hook("h", &receiver.url(), quick())).await.unwrap();
-    let open = Arc::new(AtomicBool::new(true));
-    let live = Arc::new(AtomicUsize::new(0));
-    let port = start_api_server_proxy(open.clone(), live.clone()).await;
+    let is_open = Arc::new(AtomicBool::new(true));
+    let connections = Arc::new(AtomicUsize::new(0));
+    let port = start_api_server_proxy(is_open.clone(), connections.clone()).await;
     let text = std::fs::read_to_string(&kubeconfig).unwrap();
-    let through_the_gate = watchdog::unique_path("kubeconfig");
+    let proxied_kubeconfig = watchdog::unique_path("kubeconfig");
     std::fs::write(
-        &through_the_gate,
+        &proxied_kubeconfig,
         text.replace(&control_plane().url, &format!("https://127.0.0.1:{port}")),
     )
     .unwrap();
-    let worker = Worker::start(namespace, through_the_gate, &["--egress-allow", "127.0.0.0/8"]).await;
+    let worker = Worker::start(namespace, proxied_kubeconfig, &["--egress-allow", "127.0.0.0/8"]).await;
     let name = worker.namespace.name.clone();
-    let known = worker.namespace.token("publisher", &["hookstream"]).await;
-    let stranger = worker.namespace.token("publisher", &["hookstream"]).await;
-    assert_eq!(worker.publish(&name, Some(&known), "1").await.0, 202);
+    let cached = worker.namespace.token("publisher", &["hookstream"]).await;
+    let uncached = worker.namespace.token("publisher", &["hookstream"]).await;
+    assert_eq!(worker.publish(&name, Some(&cached), "1").await.0, 202);
 
-    open.store(false, Ordering::SeqCst);
-    eventually(DEADLINE, "the connections to break", async || match live.load(Ordering::SeqCst) {
+    is_open.store(false, Ordering::SeqCst);
+    eventually(DEADLINE, "the connections to break", async || match connections.load(Ordering::SeqCst) {
         0 => Ok(()),
-        live => Err(live.to_string()),
+        open => Err(open.to_string()),
     })
     .await;
     let url = format!("{}/v1/namespaces/{name}/events", worker.ingest);
-    let response = worker.client.post(url).bearer_auth(&stranger).json(&event("2")).send().await.unwrap();
+    let response = worker.client.post(url).bearer_auth(&uncached).json(&event("2")).send().await.unwrap();
     assert_eq!(response.status().as_u16(), 503);
     assert!(response.headers().contains_key("retry-after"));
     assert!(response.text().await.unwrap().contains("Unavailable"));
-    assert_eq!(worker.publish(&name, Some(&known), "3").await.0, 202, "a cached decision is still valid");
+    assert_eq!(worker.publish(&name, Some(&cached), "3").await.0, 202, "a cached decision is still valid");
     eventually(DEADLINE, "two delivered events, one by a retry", async || {
         let delivered = count(&worker.metrics().await, FINISHED, &[DELIVERED]);
         if delivered == 2 { Ok(()) } else { Err(delivered.to_string()) }
     })
     .await;
 
-    open.store(true, Ordering::SeqCst);
+    is_open.store(true, Ordering::SeqCst);
     eventually(DEADLINE, "an uncached token to be authorized", async || {
-        let (status, body) = worker.publish(&name, Some(&stranger), "2").await;
+        let (status, body) = worker.publish(&name, Some(&uncached), "2").await;
         if status == 202 { Ok(()) } else { Err(body.to_string()) }
     })
     .await;
@@ -124,8 +119,8 @@ async fn loopback_and_api_server_are_denied() {
     namespace.apply(&hooks).await.unwrap();
     let publisher = namespace.token("publisher", &["hookstream"]).await;
     for (allow, source) in [(&[][..], "s"), (&["--egress-allow", "127.0.0.0/8"][..], "api-server")] {
-        let same = Namespace { name: namespace.name.clone() };
-        let worker = Worker::start(same, kubeconfig.clone(), allow).await;
+        let namespace_copy = Namespace { name: namespace.name.clone() };
+        let worker = Worker::start(namespace_copy, kubeconfig.clone(), allow).await;
         let url = format!("{}/v1/namespaces/{}/events", worker.ingest, namespace.name);
         let body = json!({"source": source, "event": "e"});
         let response = worker.client.post(url).bearer_auth(&publisher).json(&body).send().await.unwrap();

@@ -51,7 +51,7 @@ async fn full_share_makes_each_sender_retry_needs_mount() {
     // 10 % of 64 MiB for a hook, 15 % for the namespace.
     let mut standalone =
         Standalone::prepare(&manifests(true), &["--hook-share", "10%", "--namespace-share", "15%"]);
-    standalone.on_a_disk_of("64m", "true");
+    standalone.mount_data("64m", "true");
     standalone.restart().await;
     let config = kong.wait_for_hooks(1).await[0]["config"].clone();
     let text = |name: &str| config[name].as_str().expect("the relay's settings").to_owned();
@@ -67,21 +67,21 @@ async fn full_share_makes_each_sender_retry_needs_mount() {
             .unwrap()
     };
 
-    // A hook above its share: the event is accepted, and its delivery is a dead letter at once.
-    let mut full = 0;
+    // Above a hook's share, an event is accepted, and its delivery is a dead letter at once.
+    let mut dead_letters = 0;
     for id in 0..60 {
         assert_eq!(publish("one", &format!("a{id}")).await.status(), 202);
-        full = standalone.count(FINISHED, &[DEAD, r#"reason="BacklogFull""#]).await;
-        if full > 0 {
+        dead_letters = standalone.count(FINISHED, &[DEAD, r#"reason="BacklogFull""#]).await;
+        if dead_letters > 0 {
             break;
         }
     }
-    assert_eq!(full, 1, "the hook's share did not fill");
+    assert_eq!(dead_letters, 1, "the hook's share did not fill");
     let url = format!("http://{}/v1/namespaces/default/deliveries?state=dead", standalone.api);
     let (_, dead) = answer(standalone.client.get(url)).await;
     assert_eq!(dead["items"][0]["reason"], "BacklogFull", "{dead}");
 
-    // The namespace is above its share: the event is refused.
+    // Above the namespace's share, an event is refused.
     let mut refused = None;
     for id in 0..60 {
         let response = publish("two", &format!("b{id}")).await;
@@ -109,10 +109,10 @@ async fn full_share_makes_each_sender_retry_needs_mount() {
     assert!(relayed.is_err(), "Kong retries after a closed connection only");
 
     // After the backlog is delivered, the namespace accepts events again.
-    let waits = standalone.count("hookstream_events_accepted", &[]).await - 1;
+    let pending = standalone.count("hookstream_events_accepted", &[]).await - 1;
     standalone.write("all.yaml", &manifests(false));
-    standalone.wait_for_count(FINISHED, &[DELIVERED], waits).await;
-    assert_eq!(publish("two", "then").await.status(), 202);
+    standalone.wait_for_count(FINISHED, &[DELIVERED], pending).await;
+    assert_eq!(publish("two", "after-delivery").await.status(), 202);
 }
 
 /// A delivery above the hook's share is a dead letter that can be replayed. Kong gets no answer, because it retries.
@@ -144,7 +144,7 @@ async fn full_hook_share_makes_kong_retry_needs_mount() {
     };
     let args = ["--hook-share", "5%", "--namespace-share", "90%", "--relay-dedup-window", "1h"];
     let mut standalone = Standalone::prepare(&manifests(true), &args);
-    standalone.on_a_disk_of("64m", "true");
+    standalone.mount_data("64m", "true");
     standalone.restart().await;
     let config = kong.wait_for_hooks(1).await[0]["config"].clone();
     let text = |name: &str| config[name].as_str().expect("the relay's settings").to_owned();
@@ -165,7 +165,7 @@ async fn full_hook_share_makes_kong_retry_needs_mount() {
     };
 
     let mut relayed = 0;
-    let closed = loop {
+    let closed_id = loop {
         let id = format!("r{relayed}");
         match relay(&id).await {
             Some(status) => assert_eq!(status, 202),
@@ -179,9 +179,9 @@ async fn full_hook_share_makes_kong_retry_needs_mount() {
     assert_eq!(relay("r0").await, Some(202), "a duplicate uses no capacity");
     assert_eq!(standalone.count(FINISHED, &[]).await, 0, "a refused relay is not stored");
 
-    let full = async || standalone.count(FINISHED, &[DEAD, r#"reason="BacklogFull""#]).await;
+    let count_dead_letters = async || standalone.count(FINISHED, &[DEAD, r#"reason="BacklogFull""#]).await;
     let mut streamed = 0;
-    while full().await == 0 {
+    while count_dead_letters().await == 0 {
         assert_eq!(stream(&format!("s{streamed}")).await.0, 202);
         streamed += 1;
         assert!(streamed < 60, "the hook's share did not fill");
@@ -197,7 +197,7 @@ async fn full_hook_share_makes_kong_retry_needs_mount() {
     // After a delivery the hook has capacity: Kong's retry is accepted, and the dead letter is replayed.
     standalone.write("all.yaml", &manifests(false));
     standalone.wait_for_count(FINISHED, &[DELIVERED], relayed + streamed - 1).await;
-    assert_eq!(relay(&closed).await, Some(202));
+    assert_eq!(relay(&closed_id).await, Some(202));
     assert_eq!(answer(standalone.client.post(url(&format!("/{id}/replay")))).await.0, 202);
     standalone.wait_for_count(FINISHED, &[DELIVERED], relayed + streamed + 1).await;
     assert!(receiver.requests().iter().any(|request| request.header("webhook-id") == id));

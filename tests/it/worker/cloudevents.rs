@@ -15,7 +15,7 @@ fn cloud(id: &str, source: &str) -> Value {
     json!({"specversion": "1.0", "id": id, "source": source, "type": "e", "data": {"id": id}})
 }
 
-async fn world(args: &[&str]) -> (Receiver, Standalone) {
+async fn start(args: &[&str]) -> (Receiver, Standalone) {
     let receiver = Receiver::start(|_, _| Reply::status(200));
     let mut spec = quick();
     merge(&mut spec, json!({"handler": {"webhook": {"format": "CloudEvents"}}}));
@@ -25,7 +25,7 @@ async fn world(args: &[&str]) -> (Receiver, Standalone) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn binary_event_keeps_attributes() {
-    let (receiver, standalone) = world(&[]).await;
+    let (receiver, standalone) = start(&[]).await;
     let binary = || {
         let request = standalone.client.post(standalone.url(EVENTS));
         let request = request.header("ce-specversion", "1.0").header("ce-id", "1").header("ce-source", "s");
@@ -38,46 +38,46 @@ async fn binary_event_keeps_attributes() {
 
     let request = receiver.wait_for(1, DEADLINE).await.remove(0);
     assert_eq!(request.header("traceparent"), TRACE, "the trace context is forwarded to the receiver");
-    let sent = request.json();
+    let body = request.json();
     assert_eq!(
-        (&sent["subject"], &sent["type"], &sent["data"]["n"]),
+        (&body["subject"], &body["type"], &body["data"]["n"]),
         (&json!("café"), &json!("e"), &json!(1.5))
     );
-    assert_eq!(sent["datacontenttype"], "application/vnd.x+json");
+    assert_eq!(body["datacontenttype"], "application/vnd.x+json");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn batch_is_atomic() {
-    let (receiver, standalone) = world(&["--max-event-bytes", "2000", "--max-request-bytes", "20000"]).await;
+    let (receiver, standalone) = start(&["--max-event-bytes", "2000", "--max-request-bytes", "20000"]).await;
     let post = |body: String| {
         standalone.client.post(standalone.url(EVENTS)).header("content-type", BATCH).body(body)
     };
-    let refused = |body: String, status: u16, reason: &'static str, detail: &'static str| {
+    let assert_refused = |body: String, status: u16, reason: &'static str, detail: &'static str| {
         let request = post(body);
         async move {
-            let (got, problem) = answer(request).await;
-            assert_eq!((got, &problem["reason"]), (status, &json!(reason)), "{problem}");
+            let (answered, problem) = answer(request).await;
+            assert_eq!((answered, &problem["reason"]), (status, &json!(reason)), "{problem}");
             assert!(problem["detail"].as_str().is_some_and(|d| d.contains(detail)), "{problem}");
         }
     };
     let bad = json!([cloud("never", "s"), cloud("x", "auth0")]).to_string();
-    refused(bad, 403, "ReservedSource", "event 1 of the batch").await;
-    refused(json!([cloud("never", "s"), 5]).to_string(), 400, "NotJson", "event 1 of the batch").await;
-    refused(json!(cloud("never", "s")).to_string(), 400, "NotJsonList", "a list of CloudEvents").await;
-    refused(format!("[{}]", " ".repeat(20_000)), 413, "TooBig", "--max-request-bytes").await;
-    let mut big = cloud("never", "s");
-    big["data"] = json!("x".repeat(2000));
-    refused(json!([big]).to_string(), 413, "TooBig", "event 0 of the batch").await;
-    refused(format!("[{}]", vec!["1"; 1001].join(",")), 413, "TooMany", "1000").await;
+    assert_refused(bad, 403, "ReservedSource", "event 1 of the batch").await;
+    assert_refused(json!([cloud("never", "s"), 5]).to_string(), 400, "NotJson", "event 1 of the batch").await;
+    assert_refused(json!(cloud("never", "s")).to_string(), 400, "NotJsonList", "a list of CloudEvents").await;
+    assert_refused(format!("[{}]", " ".repeat(20_000)), 413, "TooBig", "--max-request-bytes").await;
+    let mut oversized = cloud("never", "s");
+    oversized["data"] = json!("x".repeat(2000));
+    assert_refused(json!([oversized]).to_string(), 413, "TooBig", "event 0 of the batch").await;
+    assert_refused(format!("[{}]", vec!["1"; 1001].join(",")), 413, "TooMany", "1000").await;
 
     let (status, body) =
         answer(post(json!([cloud("1", "s"), cloud("2", "missing"), cloud("3", "s")]).to_string())).await;
-    let want =
+    let expected =
         json!([{"id": "1", "deliveries": 1}, {"id": "2", "deliveries": 0}, {"id": "3", "deliveries": 1}]);
-    assert_eq!((status, body), (202, want));
+    assert_eq!((status, body), (202, expected));
     assert_eq!(answer(post("[]".into())).await, (202, json!([])));
-    let (_, again) = answer(post(json!([cloud("3", "s"), cloud("4", "s")]).to_string())).await;
-    assert_eq!(again[0]["id"], "3", "a repeat within another batch is the same event");
+    let (_, repeated) = answer(post(json!([cloud("3", "s"), cloud("4", "s")]).to_string())).await;
+    assert_eq!(repeated[0]["id"], "3", "a repeat within another batch is the same event");
     let mut ids: Vec<String> = receiver
         .wait_for(3, DEADLINE)
         .await
@@ -85,12 +85,12 @@ async fn batch_is_atomic() {
         .map(|r| r.json()["id"].as_str().unwrap().to_owned())
         .collect();
     ids.sort();
-    assert_eq!(ids, ["1", "3", "4"], "each once, and nothing of a refused batch");
+    assert_eq!(ids, ["1", "3", "4"], "each accepted event once, and no event of a refused batch");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn options_request_is_answered() {
-    let (_receiver, standalone) = world(&[]).await;
+    let (_receiver, standalone) = start(&[]).await;
     let options = || standalone.client.request(reqwest::Method::OPTIONS, standalone.url(EVENTS));
     let response =
         options().header("webhook-request-origin", "eventemitter.example.com").send().await.unwrap();
@@ -106,10 +106,10 @@ async fn options_request_is_answered() {
 #[tokio::test(flavor = "multi_thread")]
 async fn refuses_above_disk_limit() {
     // More than one percent of any disk with an operating system on it is used.
-    let found = rustix::fs::statvfs(std::env::temp_dir()).unwrap();
-    let is_used = (found.f_blocks - found.f_bfree) * 50 >= found.f_blocks;
+    let disk = rustix::fs::statvfs(std::env::temp_dir()).unwrap();
+    let is_used = (disk.f_blocks - disk.f_bfree) * 50 >= disk.f_blocks;
     assert!(is_used, "less than 2 % of the temporary folder's disk are used: set TMPDIR to another disk");
-    let (receiver, standalone) = world(&["--disk-limit", "1%"]).await;
+    let (receiver, standalone) = start(&["--disk-limit", "1%"]).await;
     // The body is never sent: the refusal must not wait for it.
     let mut socket = tokio::net::TcpStream::connect(&standalone.listen).await.unwrap();
     let head = format!("POST {EVENTS} HTTP/1.1\r\nhost: h\r\ncontent-length: 1000\r\n\r\n");

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::deliveries::{found, get, items, post, run, url};
+use crate::harness::deliveries::{get, get_ok, list_deliveries, post, run, url};
 use crate::harness::http::answer;
 use crate::harness::manifests::{event, hook, merge, quick, secret};
 use crate::harness::metrics::{DEAD, DELIVERED, FINISHED};
@@ -15,7 +15,7 @@ use crate::harness::worker::{Worker, create_accounts};
 use crate::harness::{DEADLINE, Receiver, Recorded, Reply, control_plane, eventually};
 
 /// Returns a hook for one event of the source `s`.
-fn of_event(event: &str, url: &str, more: Value) -> String {
+fn hook_for_event(event: &str, url: &str, more: Value) -> String {
     let mut spec = quick();
     spec["event"] = json!(event);
     merge(&mut spec, more);
@@ -26,35 +26,35 @@ fn of_event(event: &str, url: &str, more: Value) -> String {
 async fn publish(standalone: &Standalone, name: &str, id: &str) {
     let mut body = event(id);
     merge(&mut body, json!({"event": name, "data": {"id": null, "number": 1.10}}));
-    standalone.accepted(&body).await;
+    standalone.publish_accepted(&body).await;
 }
 
-/// Returns this member of each item.
-fn each<'a>(items: &'a [Value], member: &str) -> Vec<&'a str> {
+/// Returns the values of a member of each item.
+fn values<'a>(items: &'a [Value], member: &str) -> Vec<&'a str> {
     items.iter().map(|item| item[member].as_str().unwrap_or_default()).collect()
 }
 
 /// Starts a worker with a delivery of each kind: delivered, delivered by a retry, dead, snoozed; and an unmatched event.
-async fn one_of_each() -> (Receiver, Standalone) {
+async fn start_with_one_of_each() -> (Receiver, Standalone) {
     let failed = AtomicBool::new(false);
     let receiver = Receiver::start(move |request, _| match request.path.as_str() {
         "/refuses/hush-hush" => Reply::status(422).body("no such field at /refuses/hush-hush for k3y-k3y"),
         "/flaky" if !failed.swap(true, Ordering::SeqCst) => Reply::status(503),
         _ => Reply::status(200),
     });
-    let at = |path: &str| format!("{}/{path}", receiver.url());
+    let url_of = |path: &str| format!("{}/{path}", receiver.url());
     let from_secret = json!({"handler": {"webhook": {"url": null, "urlSecretRef": {"name": "to", "key": "url"},
         "headersFrom": [{"name": "x-key", "secretRef": {"name": "to", "key": "key"}}]}}});
     let kong = json!({"connectionRef": {"name": "kong"}});
     let manifests = [
-        secret("to", json!({"url": at("refuses/hush-hush"), "key": "k3y-k3y"})),
-        of_event("fine", &at("fine"), json!({})),
-        of_event("refused", &at("-"), from_secret),
-        of_event("flaky", &at("flaky"), json!({})),
-        of_event("snoozed", &at("snoozed"), json!({"snooze": {"period": "60s"}})),
-        of_event("filtered", &at("fine"), json!({"event": "fine", "filter": "data.number > 2.0"})),
-        of_event("relayed", &at("fine"), kong),
-        hook("elsewhere", &at("fine"), json!({"source": "t"})),
+        secret("to", json!({"url": url_of("refuses/hush-hush"), "key": "k3y-k3y"})),
+        hook_for_event("fine", &url_of("fine"), json!({})),
+        hook_for_event("refused", &url_of("-"), from_secret),
+        hook_for_event("flaky", &url_of("flaky"), json!({})),
+        hook_for_event("snoozed", &url_of("snoozed"), json!({"snooze": {"period": "1h"}})),
+        hook_for_event("filtered", &url_of("fine"), json!({"event": "fine", "filter": "data.number > 2.0"})),
+        hook_for_event("relayed", &url_of("fine"), kong),
+        hook("elsewhere", &url_of("fine"), json!({"source": "t"})),
     ]
     .concat();
     let standalone = Standalone::start(&manifests, &[]).await;
@@ -75,11 +75,11 @@ async fn one_of_each() -> (Receiver, Standalone) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lists_and_shows_deliveries() {
-    let (_receiver, standalone) = one_of_each().await;
-    let all = items(&standalone, "").await;
-    assert_eq!(each(&all, "event"), ["5", "4", "3", "2", "1"], "newest first");
-    assert_eq!(each(&all, "state"), ["dropped", "delivered", "delivered", "dead", "delivered"]);
-    for (query, want) in [
+    let (_receiver, standalone) = start_with_one_of_each().await;
+    let all = list_deliveries(&standalone, "").await;
+    assert_eq!(values(&all, "event"), ["5", "4", "3", "2", "1"], "newest first");
+    assert_eq!(values(&all, "state"), ["dropped", "delivered", "delivered", "dead", "delivered"]);
+    for (query, expected) in [
         ("hook=fine", &["1"][..]),
         ("state=dead", &["2"]),
         ("state=dropped", &["5"]),
@@ -91,13 +91,13 @@ async fn lists_and_shows_deliveries() {
         ("until=1h", &[]),
         ("since=2099-01-01T00:00:00Z", &[]),
     ] {
-        assert_eq!(each(&items(&standalone, query).await, "event"), want, "{query}");
+        assert_eq!(values(&list_deliveries(&standalone, query).await, "event"), expected, "{query}");
     }
 
     // The pages together have all items, and the last page has no token.
     let (mut pages, mut next) = (Vec::new(), String::new());
     loop {
-        let page = found(&standalone, &format!("deliveries?limit=2{next}")).await;
+        let page = get_ok(&standalone, &format!("deliveries?limit=2{next}")).await;
         pages.extend(page["items"].as_array().unwrap().clone());
         let Some(token) = page["continue"].as_str() else { break };
         next = format!("&continue={token}");
@@ -105,7 +105,7 @@ async fn lists_and_shows_deliveries() {
     assert_eq!(pages, all);
 
     let id = |n: usize| all[n]["id"].as_str().unwrap();
-    let flaky = found(&standalone, &format!("deliveries/{}", id(2))).await;
+    let flaky = get_ok(&standalone, &format!("deliveries/{}", id(2))).await;
     let attempts = flaky["attempts"].as_array().unwrap();
     assert_eq!(attempts.len(), 2);
     assert_eq!((&attempts[0]["status"], &attempts[0]["error"]), (&json!(503), &json!("Status")));
@@ -118,11 +118,11 @@ async fn lists_and_shows_deliveries() {
     let text = response.unwrap().text().await.unwrap();
     assert!(text.contains(r#""data":{"number":1.1}"#), "{text}");
 
-    let dead = found(&standalone, &format!("deliveries/{}", id(3))).await;
+    let dead = get_ok(&standalone, &format!("deliveries/{}", id(3))).await;
     assert_eq!(dead["reason"], "TerminalStatus");
     assert_eq!(dead["attempts"][0]["detail"], "no such field at *** for ***");
-    let everything = format!("{all:?}{dead}{}", found(&standalone, "events/2/explain").await);
-    assert!(!everything.contains("hush") && !everything.contains("k3y"), "a secret is shown: {everything}");
+    let answers = format!("{all:?}{dead}{}", get_ok(&standalone, "events/2/explain").await);
+    assert!(!answers.contains("hush") && !answers.contains("k3y"), "a secret is shown: {answers}");
 
     for (path, status, reason) in [
         ("deliveries?hok=x", 400, "BadParameter"),
@@ -134,15 +134,15 @@ async fn lists_and_shows_deliveries() {
         ("nonsense", 404, "NotFound"),
         ("deliveries/replay", 405, "MethodNotAllowed"),
     ] {
-        let (found, body) = get(&standalone, path).await;
-        assert_eq!((found, body["reason"].as_str()), (status, Some(reason)), "{path}: {body}");
+        let (answered, body) = get(&standalone, path).await;
+        assert_eq!((answered, body["reason"].as_str()), (status, Some(reason)), "{path}: {body}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn explains_every_event() {
-    let (_receiver, standalone) = one_of_each().await;
-    for (id, hook, want) in [
+    let (_receiver, standalone) = start_with_one_of_each().await;
+    for (id, hook, expected) in [
         ("1", "fine", "delivered on attempt 1"),
         (
             "2",
@@ -152,30 +152,30 @@ async fn explains_every_event() {
         ("3", "flaky", "delivered on attempt 2"),
         ("5", "snoozed", "dropped: snoozed"),
     ] {
-        let explanation = found(&standalone, &format!("events/{id}/explain")).await;
+        let explanation = get_ok(&standalone, &format!("events/{id}/explain")).await;
         let delivery = &explanation["deliveries"][0];
         assert_eq!(delivery["hook"], hook, "{explanation}");
-        assert!(delivery["explanation"].as_str().unwrap().starts_with(want), "{explanation}");
+        assert!(delivery["explanation"].as_str().unwrap().starts_with(expected), "{explanation}");
     }
-    let nothing = found(&standalone, "events/6/explain").await;
+    let nothing = get_ok(&standalone, "events/6/explain").await;
     assert_eq!((&nothing["deliveries"], &nothing["event"]), (&json!([]), &json!("nothing")));
     assert_eq!((&nothing["origin"], &nothing["source"]), (&json!("api"), &json!("s")));
     let others = nothing["others"].as_array().unwrap();
     assert_eq!(
-        each(others, "hook"),
+        values(others, "hook"),
         ["elsewhere", "filtered", "fine", "flaky", "refused", "relayed", "snoozed"]
     );
-    assert_eq!(each(others, "reason")[0], "OtherSource");
-    assert_eq!(each(others, "reason")[2], "OtherEvent");
-    assert_eq!(each(others, "reason")[5], "OwnRelayOnly");
-    let fine = found(&standalone, "events/1/explain").await;
+    assert_eq!(values(others, "reason")[0], "OtherSource");
+    assert_eq!(values(others, "reason")[2], "OtherEvent");
+    assert_eq!(values(others, "reason")[5], "OwnRelayOnly");
+    let fine = get_ok(&standalone, "events/1/explain").await;
     let filtered = &fine["others"].as_array().unwrap()[1];
     assert_eq!((&filtered["hook"], &filtered["reason"]), (&json!("filtered"), &json!("Filtered")));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn command_line_shows_the_same() {
-    let (_receiver, standalone) = one_of_each().await;
+    let (_receiver, standalone) = start_with_one_of_each().await;
     let (code, table) = run(&standalone, &["list", "--since", "1h"]).await;
     assert_eq!(code, 0, "{table}");
     let lines: Vec<&str> = table.lines().collect();
@@ -185,7 +185,7 @@ async fn command_line_shows_the_same() {
 
     let (code, json) = run(&standalone, &["list", "--state", "dead", "--output", "json"]).await;
     let page: Value = serde_json::from_str(&json).unwrap();
-    assert_eq!((code, &page), (0, &found(&standalone, "deliveries?state=dead").await));
+    assert_eq!((code, &page), (0, &get_ok(&standalone, "deliveries?state=dead").await));
     let (code, yaml) = run(&standalone, &["list", "--state", "dead", "--output", "yaml"]).await;
     assert_eq!((code, serde_saphyr::from_str::<Value>(&yaml).unwrap()), (0, page.clone()));
 
@@ -204,14 +204,14 @@ async fn command_line_shows_the_same() {
         (&["cancel", dead], 1, "the delivery is dead"),
         (&["explain", ".."], 2, "'..' is not a valid name"),
     ] {
-        let (found, text) = run(&standalone, args).await;
-        assert_eq!(found, code, "{args:?}: {text}");
+        let (exit_code, text) = run(&standalone, args).await;
+        assert_eq!(exit_code, code, "{args:?}: {text}");
         assert!(text.contains(part) && text.lines().count() == 1, "{args:?}: {text}");
     }
 }
 
 /// Returns the requests for an event.
-fn of<'a>(requests: &'a [Recorded], id: &str) -> Vec<&'a Recorded> {
+fn requests_for<'a>(requests: &'a [Recorded], id: &str) -> Vec<&'a Recorded> {
     requests.iter().filter(|request| request.json()["id"] == id).collect()
 }
 
@@ -220,30 +220,34 @@ async fn replays_dead_letters_at_a_rate() {
     let receiver = Receiver::start(|_, _| Reply::status(422));
     let standalone = Standalone::start(&hook("h", &receiver.url(), quick()), &[]).await;
     for id in ["1", "2", "3", "4", "5"] {
-        standalone.accepted(&event(id)).await;
+        standalone.publish_accepted(&event(id)).await;
     }
     standalone.wait_for_count(FINISHED, &[DEAD], 5).await;
     receiver.script(|_, _| Reply::status(200));
 
-    let dead = items(&standalone, "event=1").await;
+    let dead = list_deliveries(&standalone, "event=1").await;
     let id = dead[0]["id"].as_str().unwrap();
     let (status, body) = post(&standalone, &format!("deliveries/{id}/replay"), &json!({})).await;
     assert_eq!((status, &body["id"]), (202, &dead[0]["id"]), "{body}");
     standalone.wait_for_count(FINISHED, &[DELIVERED], 1).await;
     let requests = receiver.wait_for(6, DEADLINE).await;
-    let [first, again] = of(&requests, "1")[..] else { panic!("{requests:?}") };
-    assert_eq!((first.header("webhook-id"), again.header("webhook-id")), (id, id));
-    assert_eq!((first.header("x-hookstream-replay"), again.header("x-hookstream-replay")), ("", "1"));
-    assert_eq!(items(&standalone, "event=1").await[0]["state"], "delivered");
+    let [first, replay] = requests_for(&requests, "1")[..] else { panic!("{requests:?}") };
+    assert_eq!((first.header("webhook-id"), replay.header("webhook-id")), (id, id));
+    assert_eq!((first.header("x-hookstream-replay"), replay.header("x-hookstream-replay")), ("", "1"));
+    assert_eq!(list_deliveries(&standalone, "event=1").await[0]["state"], "delivered");
 
-    // Four dead letters are left: at a rate of two a second the replay takes more than a second.
+    // Four dead letters remain: at a rate of two a second the replay takes more than a second.
     let start = Instant::now();
     let filter = json!({"hook": "h", "since": "1h", "rate": 2});
-    let (status, begun) = post(&standalone, "deliveries/replay", &filter).await;
-    assert_eq!((status, &begun["done"], &begun["state"]), (202, &json!(false), &json!("dead")), "{begun}");
-    let path = format!("replays/{}", begun["id"].as_str().unwrap());
+    let (status, progress) = post(&standalone, "deliveries/replay", &filter).await;
+    assert_eq!(
+        (status, &progress["done"], &progress["state"]),
+        (202, &json!(false), &json!("dead")),
+        "{progress}"
+    );
+    let path = format!("replays/{}", progress["id"].as_str().unwrap());
     let done = eventually(DEADLINE, "the end of the replay", async || {
-        let progress = found(&standalone, &path).await;
+        let progress = get_ok(&standalone, &path).await;
         if progress["done"] == true { Ok(progress) } else { Err(progress.to_string()) }
     })
     .await;
@@ -253,14 +257,14 @@ async fn replays_dead_letters_at_a_rate() {
     let ids: HashSet<String> =
         receiver.requests().iter().map(|r| r.header("webhook-id").to_owned()).collect();
     assert_eq!((receiver.requests().len(), ids.len()), (10, 5));
-    assert!(items(&standalone, "state=dead").await.is_empty());
+    assert!(list_deliveries(&standalone, "state=dead").await.is_empty());
 
     let (code, text) =
         run(&standalone, &["replay", "--state", "delivered", "--event", "3", "--rate", "100", "--wait"])
             .await;
     assert!(code == 0 && text.ends_with("1 replayed\ndone\n"), "{text}");
     let requests = receiver.wait_for(11, DEADLINE).await;
-    assert_eq!(of(&requests, "3")[2].header("x-hookstream-replay"), "2");
+    assert_eq!(requests_for(&requests, "3")[2].header("x-hookstream-replay"), "2");
     for body in [json!({"hok": "h"}), json!({"state": "pending"}), json!({"rate": 0}), json!([])] {
         assert_eq!(post(&standalone, "deliveries/replay", &body).await.0, 400, "{body}");
     }
@@ -269,38 +273,48 @@ async fn replays_dead_letters_at_a_rate() {
 #[tokio::test(flavor = "multi_thread")]
 async fn cancelled_deliveries_are_not_sent() {
     let receiver = Receiver::start(|_, _| Reply::status(200));
-    let slow = json!({"delivery": {"rateLimit": {"requests": 1, "interval": "2s", "burst": 1}}});
+    // Until the test changes it, the rate limit allows the first delivery only.
+    let limited = |interval: &str| {
+        let limit = json!({"delivery": {"rateLimit": {"requests": 1, "interval": interval, "burst": 1}}});
+        hook("limited", &receiver.url(), limit)
+    };
     let paused = json!({"source": "p", "delivery": {"paused": true}});
-    let slow = hook("slow", &receiver.url(), slow);
-    let manifests = slow.clone() + &hook("paused", &receiver.url(), paused);
+    let manifests = limited("1h") + &hook("paused", &receiver.url(), paused);
     let standalone = Standalone::start(&manifests, &[]).await;
     for id in ["1", "2", "3"] {
-        standalone.accepted(&event(id)).await;
+        standalone.publish_accepted(&event(id)).await;
     }
-    let mut waits = event("4");
-    waits["source"] = json!("p");
-    standalone.accepted(&waits).await;
-    let explanation = found(&standalone, "events/4/explain").await;
+    let mut paused_event = event("4");
+    paused_event["source"] = json!("p");
+    standalone.publish_accepted(&paused_event).await;
+    let explanation = get_ok(&standalone, "events/4/explain").await;
     assert!(
         explanation["deliveries"][0]["explanation"].as_str().unwrap().starts_with("held: "),
         "{explanation}"
     );
 
+    receiver.wait_for(1, DEADLINE).await;
+
     // The second delivery is scheduled in memory, the fourth is on disk only.
     for event in ["2", "4"] {
-        let id = items(&standalone, &format!("event={event}")).await[0]["id"].as_str().unwrap().to_owned();
+        let id = list_deliveries(&standalone, &format!("event={event}")).await[0]["id"]
+            .as_str()
+            .unwrap()
+            .to_owned();
         for _ in 0..2 {
             let (status, body) = post(&standalone, &format!("deliveries/{id}/cancel"), &json!({})).await;
             assert_eq!((status, &body["state"]), (200, &json!("cancelled")), "{body}");
         }
     }
-    standalone.write("all.yaml", &(slow + &hook("paused", &receiver.url(), json!({"source": "p"}))));
+    standalone.write("all.yaml", &(limited("1s") + &hook("paused", &receiver.url(), json!({"source": "p"}))));
     standalone.wait_for_count(FINISHED, &[DELIVERED], 2).await;
     let requests = receiver.requests();
     assert_eq!(requests.iter().map(|r| r.json()["id"].clone()).collect::<Vec<_>>(), ["1", "3"]);
-    standalone.stays("a cancelled delivery is not sent", async || receiver.requests().len() == 2).await;
+    standalone
+        .assert_stays("a cancelled delivery is not sent", async || receiver.requests().len() == 2)
+        .await;
 
-    let id = items(&standalone, "event=1").await[0]["id"].as_str().unwrap().to_owned();
+    let id = list_deliveries(&standalone, "event=1").await[0]["id"].as_str().unwrap().to_owned();
     let (status, body) = post(&standalone, &format!("deliveries/{id}/cancel"), &json!({})).await;
     assert_eq!((status, body["reason"].as_str()), (409, Some("Finished")), "{body}");
 }
@@ -361,7 +375,7 @@ async fn each_right_allows_its_requests_only() {
         format!("deliveries/{id}/cancel"),
         format!("replays/{id}"),
     ];
-    let all = [
+    let requests = [
         ("GET", "deliveries"),
         ("GET", &one),
         ("GET", &with_payload),
@@ -371,7 +385,7 @@ async fn each_right_allows_its_requests_only() {
         ("GET", &progress),
         ("POST", &cancel),
     ];
-    let ask = async |token: Option<&str>, namespace: &str, method: &str, path: &str| {
+    let request_status = async |token: Option<&str>, namespace: &str, method: &str, path: &str| {
         let url = format!("{}/v1/namespaces/{namespace}/{path}", worker.api);
         let request = worker.client.request(method.parse().unwrap(), url).body("{}");
         answer(match token {
@@ -381,7 +395,7 @@ async fn each_right_allows_its_requests_only() {
         .await
         .0
     };
-    for (account, may) in [
+    for (account, statuses) in [
         ("lists", &[200, 403, 403, 403, 403, 403, 403, 403]),
         ("gets", &[403, 404, 403, 200, 403, 403, 403, 403]),
         ("payload-alone", &[403, 403, 403, 403, 403, 403, 403, 403]),
@@ -394,17 +408,17 @@ async fn each_right_allows_its_requests_only() {
         ("on-call", &[200, 404, 403, 200, 404, 202, 404, 404]),
     ] {
         let token = worker.namespace.token(account, &["hookstream"]).await;
-        for ((method, path), want) in all.iter().zip(may) {
-            let found = ask(Some(&token), name, method, path).await;
-            assert_eq!(found, *want, "{account}: {method} {path}");
+        for ((method, path), expected) in requests.iter().zip(statuses) {
+            let status = request_status(Some(&token), name, method, path).await;
+            assert_eq!(status, *expected, "{account}: {method} {path}");
             assert_eq!(
-                ask(Some(&token), &other.name, method, path).await,
+                request_status(Some(&token), &other.name, method, path).await,
                 403,
                 "{account} elsewhere: {path}"
             );
         }
     }
-    for (method, path) in all {
-        assert_eq!(ask(None, name, method, path).await, 401, "{path}");
+    for (method, path) in requests {
+        assert_eq!(request_status(None, name, method, path).await, 401, "{path}");
     }
 }

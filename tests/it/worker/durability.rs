@@ -1,5 +1,5 @@
-//! Durability: an event that was answered with 202 is delivered, whenever the process is killed; a request that was cut
-//! off can be repeated.
+//! Durability: an event that was answered with 202 is delivered, however often the process is killed; a sender can repeat a
+//! request that was cut off.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
@@ -12,7 +12,7 @@ use crate::harness::http::answer;
 use crate::harness::manifests::{event, hook, merge, quick};
 use crate::harness::metrics::{DEAD, FINISHED};
 use crate::harness::standalone::{EVENTS, Standalone};
-use crate::harness::{Kong, Receiver, Reply, eventually, number, seed};
+use crate::harness::{DEADLINE, Kong, Receiver, Reply, eventually, number, seed};
 
 /// The receiver's record of one event.
 #[derive(Default)]
@@ -25,26 +25,26 @@ struct EventRecord {
 type Ledger = Arc<Mutex<HashMap<String, EventRecord>>>;
 
 /// Starts a receiver that fails about every fourth request, by the random numbers of `seed`.
-fn receiver(seed: u64) -> (Receiver, Ledger) {
+fn start_receiver(seed: u64) -> (Receiver, Ledger) {
     let ledger = Ledger::default();
-    let (noted, random) = (ledger.clone(), Mutex::new(fastrand::Rng::with_seed(seed)));
+    let (shared_ledger, random) = (ledger.clone(), Mutex::new(fastrand::Rng::with_seed(seed)));
     let receiver = Receiver::start(move |request, _| {
         let id = request.json()["id"].as_str().expect("an event's id").to_owned();
-        let (fails, wait) = {
+        let (fails, delay) = {
             let mut random = random.lock().unwrap();
             (random.u8(0..4) == 0, Duration::from_millis(random.u64(0..15)))
         };
-        let mut ledger = noted.lock().unwrap();
+        let mut ledger = shared_ledger.lock().unwrap();
         let record = ledger.entry(id).or_default();
         record.webhook_ids.insert(request.header("webhook-id").to_owned());
         record.attempts += 1;
         record.delivered += usize::from(!fails);
-        Reply::After(wait, Reply::status(if fails { 503 } else { 200 }).into())
+        Reply::After(delay, Reply::status(if fails { 503 } else { 200 }).into())
     });
     (receiver, ledger)
 }
 
-/// The events that were sent: accepted ids, and the bodies of requests without an answer.
+/// The sent events: accepted ids, and the bodies of requests without an answer.
 #[derive(Default)]
 struct Sent {
     accepted: Vec<String>,
@@ -77,7 +77,7 @@ impl Target {
     }
 
     /// Sends events one after another until a request gets no answer.
-    async fn load(self, prefix: String, sent: Arc<Mutex<Sent>>) {
+    async fn send_until_cut_off(self, prefix: String, sent: Arc<Mutex<Sent>>) {
         for number in 0.. {
             let id = format!("{prefix}-{number}");
             let body = match self.secret {
@@ -96,7 +96,7 @@ impl Target {
 async fn kill_cycles(cycles: usize, seed: u64) {
     println!("{cycles} cycles");
     let mut random = fastrand::Rng::with_seed(seed);
-    let (receiver, ledger) = receiver(seed);
+    let (receiver, ledger) = start_receiver(seed);
     let kong = Kong::start(&[]).await;
     let mut spec = quick();
     merge(&mut spec, json!({"delivery": {"concurrency": 32}}));
@@ -116,13 +116,13 @@ async fn kill_cycles(cycles: usize, seed: u64) {
         let sent = Arc::new(Mutex::new(Sent::default()));
         let mut senders = tokio::task::JoinSet::new();
         for number in 0..8 {
-            let relay = number >= 6;
+            let is_relay = number >= 6;
             let target = Target {
                 client: crate::harness::http::client(),
-                url: if relay { relay_url.clone() } else { standalone.url(EVENTS) },
-                secret: relay.then(|| secret.clone()),
+                url: if is_relay { relay_url.clone() } else { standalone.url(EVENTS) },
+                secret: is_relay.then(|| secret.clone()),
             };
-            senders.spawn(target.load(format!("{cycle}-{number}"), sent.clone()));
+            senders.spawn(target.send_until_cut_off(format!("{cycle}-{number}"), sent.clone()));
         }
         // Kong's own relay: after a closed connection Kong sends it again.
         for _ in 0..3 {
@@ -131,7 +131,7 @@ async fn kill_cycles(cycles: usize, seed: u64) {
             accepted.push(id);
             emitted += 1;
         }
-        // A random moment for the crash is the purpose of this test; the sleep waits for nothing.
+        // The crash must happen at a random moment; the sleep does not wait for an event.
         tokio::time::sleep(Duration::from_millis(random.u64(20..450))).await;
         standalone.process().kill9();
         while senders.join_next().await.transpose().expect("a sender that does not panic").is_some() {}
@@ -145,11 +145,11 @@ async fn kill_cycles(cycles: usize, seed: u64) {
         let sent = std::mem::take(&mut *sent.lock().unwrap());
         accepted.extend(sent.accepted);
         for (id, body) in sent.cut_off {
-            let relay = body["source"] == "crud";
+            let is_relay = body["source"] == "crud";
             let target = Target {
                 client: standalone.client.clone(),
-                url: if relay { relay_url.clone() } else { standalone.url(EVENTS) },
-                secret: relay.then(|| secret.clone()),
+                url: if is_relay { relay_url.clone() } else { standalone.url(EVENTS) },
+                secret: is_relay.then(|| secret.clone()),
             };
             assert_eq!(target.send(&body).await, Ok(202), "{id}, repeated");
             accepted.push(id);
@@ -176,7 +176,7 @@ async fn kill_cycles(cycles: usize, seed: u64) {
     let repeated = ledger.values().filter(|record| record.delivered > 1).count();
     println!(
         "{} accepted ({emitted} emitted by Kong, {resent} sent again), all delivered, {} attempts, {repeated} delivered more \
-         than once under one webhook-id; the last came {:?} after the last crash",
+         than once under one webhook-id; the last one {:?} after the last crash",
         accepted.len(),
         ledger.values().map(|record| record.attempts).sum::<usize>(),
         started.elapsed(),
@@ -227,10 +227,10 @@ async fn sender_that_hung_up_can_retry() {
         let (status, body) = answer(request).await;
         assert_eq!(status, 202, "{id}: {body}");
     }
-    eventually(Duration::from_secs(15), "every event to be delivered", async || {
-        let record: HashSet<String> =
+    eventually(DEADLINE, "every event to be delivered", async || {
+        let delivered: HashSet<String> =
             receiver.requests().iter().map(|r| r.json()["id"].as_str().expect("an id").to_owned()).collect();
-        let missing: Vec<_> = ids.iter().filter(|id| !record.contains(*id)).collect();
+        let missing: Vec<_> = ids.iter().filter(|id| !delivered.contains(*id)).collect();
         if missing.is_empty() { Ok(()) } else { Err(format!("{} are missing: {missing:?}", missing.len())) }
     })
     .await;

@@ -22,7 +22,7 @@ struct Proxy {
 }
 
 impl Proxy {
-    /// `auth`: the required `proxy-authorization`.
+    /// Starts a proxy. `auth` is the required `proxy-authorization`.
     async fn start(auth: Option<&'static str>) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -55,9 +55,9 @@ async fn serve(
     let head = String::from_utf8(head).unwrap();
     let authority = head.strip_prefix("CONNECT ").expect("CONNECT").split(' ').next().unwrap();
     requested.lock().unwrap().push(authority.to_owned());
-    let missing = auth.is_some_and(|auth| !head.contains(&format!("proxy-authorization: {auth}\r\n")));
-    let status = if missing { 407 } else { *status.lock().unwrap() };
-    client.write_all(format!("HTTP/1.1 {status} Whatever\r\n\r\n").as_bytes()).await.ok()?;
+    let is_rejected = auth.is_some_and(|auth| !head.contains(&format!("proxy-authorization: {auth}\r\n")));
+    let status = if is_rejected { 407 } else { *status.lock().unwrap() };
+    client.write_all(format!("HTTP/1.1 {status} Any\r\n\r\n").as_bytes()).await.ok()?;
     if status == 200 {
         let mut target = TcpStream::connect(authority).await.ok()?;
         tokio::io::copy_bidirectional(&mut client, &mut target).await.ok()?;
@@ -71,25 +71,25 @@ async fn deliveries_retry_while_proxy_refuses() {
     *proxy.status.lock().unwrap() = 403;
     let receiver = Receiver::start(|_, _| Reply::status(200));
     let direct = Receiver::start(|_, _| Reply::status(200));
-    let mut other = quick();
-    merge(&mut other, json!({"source": "other"}));
+    let mut direct_spec = quick();
+    merge(&mut direct_spec, json!({"source": "other"}));
     let manifests = hook("proxied", &receiver.url(), quick())
-        + &hook("direct", &direct.url().replace("127.0.0.1", "localhost"), other);
+        + &hook("direct", &direct.url().replace("127.0.0.1", "localhost"), direct_spec);
     let flags = ["--egress-proxy", &proxy.url, "--egress-proxy-bypass", ".svc,localhost"];
     let standalone = Standalone::start(&manifests, &flags).await;
-    standalone.accepted(&json!({"source": "other", "event": "e", "data": {}})).await;
+    standalone.publish_accepted(&json!({"source": "other", "event": "e", "data": {}})).await;
     direct.wait_for(1, DEADLINE).await;
     assert!(proxy.requested.lock().unwrap().is_empty());
 
-    standalone.accepted(&event("1")).await;
+    standalone.publish_accepted(&event("1")).await;
     let url = format!("http://{}/v1/namespaces/default/deliveries?hook=proxied", standalone.api);
-    let failed = eventually(DEADLINE, "an attempt that failed", async || {
+    let attempt = eventually(DEADLINE, "a failed attempt", async || {
         let (_, list) = answer(standalone.client.get(&url)).await;
         let attempt = list["items"][0]["attempts"][0].clone();
         if attempt["error"].is_null() { Err(list.to_string()) } else { Ok(attempt) }
     })
     .await;
-    assert_eq!(failed["error"], "Proxy", "{failed}");
+    assert_eq!(attempt["error"], "Proxy", "{attempt}");
     assert!(receiver.requests().is_empty());
     *proxy.status.lock().unwrap() = 200;
     receiver.wait_for(1, DEADLINE).await;
@@ -109,8 +109,8 @@ async fn admin_calls_use_proxy_and_ignore_environment() {
     let world = World::with("proxied", Setup { flags: &flags, env: &env, ..Setup::default() }).await;
     world.apply(&[world.connection(), world.hook("relayed")]).await;
     let object = world.not_ready("connections/kong", "Unreachable").await;
-    let text = message(&object);
-    assert!(text.contains("rejected the credentials") && text.contains("407"), "{text}");
+    let message = message(&object);
+    assert!(message.contains("rejected the credentials") && message.contains("407"), "{message}");
     std::fs::write(&auth, "us:er\n").unwrap();
     world.request("connections/kong", "again").await;
     world.ready("connections/kong").await;
@@ -120,7 +120,7 @@ async fn admin_calls_use_proxy_and_ignore_environment() {
     world.kong.emit("crud", "consumers", json!({"operation": "create"})).await;
     world.receiver.wait_for(1, DEADLINE).await;
     assert!(proxy.has_request_for(&world.receiver.url()));
-    world.shows_none_of(&["wr0ngpass", "dXM6"]).await;
+    world.assert_hides(&["wr0ngpass", "dXM6"]).await;
 }
 
 #[test]
@@ -140,8 +140,8 @@ fn invalid_proxy_is_rejected() {
         ([&proxy[..], &["--egress-proxy-auth", auth]].concat(), "user:password"),
         ([&proxy[..], &["--egress-proxy-auth", missing]].concat(), "missing"),
     ] {
-        let manifests = ["standalone", "--manifests", folder.to_str().unwrap(), "--data", missing];
-        let args = manifests.iter().chain(&["--ops-listen", "127.0.0.1:0"]).chain(&flags);
+        let command = ["standalone", "--manifests", folder.to_str().unwrap(), "--data", missing];
+        let args = command.iter().chain(&["--ops-listen", "127.0.0.1:0"]).chain(&flags);
         let output = crate::harness::Process::command(args, &[]).output().unwrap();
         let text = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{flags:?}: {text}");

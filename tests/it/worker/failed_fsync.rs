@@ -52,56 +52,59 @@ fn shim() -> PathBuf {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn failed_fsync_ends_process_and_loses_nothing() {
-    let well = Arc::new(AtomicBool::new(false));
-    let is_healthy = well.clone();
-    let receiver =
-        Receiver::start(move |_, _| Reply::status(if is_healthy.load(Ordering::SeqCst) { 200 } else { 503 }));
+    let accepts = Arc::new(AtomicBool::new(false));
+    let does_accept = accepts.clone();
+    let receiver = Receiver::start(move |_, _| {
+        Reply::status(if does_accept.load(Ordering::SeqCst) { 200 } else { 503 })
+    });
     let mut standalone = Standalone::prepare(&hook("h", &receiver.url(), quick()), &[]);
     let flag = watchdog::unique_path("no-sync");
     let start = format!("LD_PRELOAD={} FAIL_SYNC_WHILE={} exec \"$@\"", shim().display(), flag.display());
     standalone.wrapper = ["sh".into(), "-c".into(), start].into();
     standalone.restart().await;
 
-    let accepted = Arc::new(Mutex::new(Vec::new()));
+    let accepted_ids = Arc::new(Mutex::new(Vec::new()));
     let mut senders = tokio::task::JoinSet::new();
     for sender in 0..8 {
-        let (url, accepted) = (standalone.url(EVENTS), accepted.clone());
+        let (url, accepted_ids) = (standalone.url(EVENTS), accepted_ids.clone());
         senders.spawn(async move {
             let client = client();
             for number in 0.. {
                 let id = format!("{sender}-{number}");
                 match client.post(&url).json(&event(&id)).send().await.map(|answer| answer.status().as_u16())
                 {
-                    Ok(202) => accepted.lock().unwrap().push(id),
-                    // Refused, or the process has ended; a 202 means that the event is on disk.
+                    Ok(202) => accepted_ids.lock().unwrap().push(id),
+                    // The worker refused the event, or the process has ended. Only a 202 means that the event is on disk.
                     Ok(503) | Err(_) => return,
                     Ok(status) => panic!("{id} was answered {status}"),
                 }
             }
         });
     }
-    eventually(DEADLINE, "300 accepted events", async || {
-        let n = accepted.lock().unwrap().len();
+    eventually(DEADLINE, "more than 300 accepted events", async || {
+        let n = accepted_ids.lock().unwrap().len();
         if n > 300 { Ok(()) } else { Err(n.to_string()) }
     })
     .await;
     std::fs::write(&flag, "").unwrap();
-    let ended = standalone.process().wait(DEADLINE).await;
-    assert_eq!(ended.code(), Some(3), "{}", standalone.process().log());
+    let status = standalone.process().wait(DEADLINE).await;
+    assert_eq!(status.code(), Some(3), "{}", standalone.process().log());
     assert!(standalone.process().log().contains("the store failed"), "{}", standalone.process().log());
     while senders.join_next().await.transpose().expect("a sender").is_some() {}
 
     std::fs::remove_file(&flag).unwrap();
-    well.store(true, Ordering::SeqCst);
-    let before = receiver.requests().len();
+    accepts.store(true, Ordering::SeqCst);
+    let earlier_requests = receiver.requests().len();
     standalone.restart().await;
-    let accepted = accepted.lock().unwrap().clone();
+    let accepted_ids = accepted_ids.lock().unwrap().clone();
     eventually(DEADLINE, "every accepted event to be delivered", async || {
         let all = receiver.requests();
-        let received: HashSet<String> =
-            all[before..].iter().map(|r| r.json()["id"].as_str().expect("an id").to_owned()).collect();
-        let missing: Vec<_> = accepted.iter().filter(|id| !received.contains(*id)).collect();
-        if missing.is_empty() { Ok(()) } else { Err(format!("{} of {}", missing.len(), accepted.len())) }
+        let received: HashSet<String> = all[earlier_requests..]
+            .iter()
+            .map(|r| r.json()["id"].as_str().expect("an id").to_owned())
+            .collect();
+        let missing: Vec<_> = accepted_ids.iter().filter(|id| !received.contains(*id)).collect();
+        if missing.is_empty() { Ok(()) } else { Err(format!("{} of {}", missing.len(), accepted_ids.len())) }
     })
     .await;
 }
@@ -115,7 +118,7 @@ async fn does_not_start_without_fsync() {
     let start = format!("LD_PRELOAD={} FAIL_SYNC_WHILE={} exec \"$@\"", shim().display(), flag.display());
     standalone.wrapper = ["sh".into(), "-c".into(), start].into();
     let process = standalone.spawn();
-    let ended = process.wait(DEADLINE).await;
-    assert!(ended.code().is_some_and(|code| code >= 2), "{ended:?}: {}", process.log());
+    let status = process.wait(DEADLINE).await;
+    assert!(status.code().is_some_and(|code| code >= 2), "{status:?}: {}", process.log());
     assert!(!process.log().contains("ingest listening"), "{}", process.log());
 }

@@ -40,8 +40,8 @@ async fn invalid_filter_holds_events() {
     let receiver = Receiver::start(|_, _| Reply::status(200));
     let standalone = Standalone::start(&filtered("h", &receiver.url(), "dat.n == 1", json!({})), &[]).await;
     let (status, body) = standalone.publish(&json!({"source": "s", "event": "e", "data": {"n": 1}})).await;
-    assert_eq!((status, &body["deliveries"]), (202, &json!(1)), "it counts as matched");
-    standalone.stays("the delivery is held", async || receiver.requests().is_empty()).await;
+    assert_eq!((status, &body["deliveries"]), (202, &json!(1)), "the event counts as matched");
+    standalone.assert_stays("the delivery is held", async || receiver.requests().is_empty()).await;
     standalone.write("all.yaml", &filtered("h", &receiver.url(), "data.n == 1", json!({})));
     receiver.wait_for(1, DEADLINE).await;
 }
@@ -61,7 +61,11 @@ async fn relay_is_filtered_by_its_own_hook() {
     kong.emit("crud", "consumers", json!({"operation": "create", "entity": {}})).await;
     let received = receiver.wait_for(1, DEADLINE).await;
     assert_eq!(received[0].path, "/created");
-    standalone.stays("one delivery", async || receiver.requests().len() == 1).await;
+    standalone
+        .assert_stays("only the event that the filter selects is delivered", async || {
+            receiver.requests().len() == 1
+        })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -36,7 +36,7 @@ async fn full_disk_makes_senders_retry_and_loses_nothing_needs_mount() {
     let mut standalone =
         Standalone::prepare(&manifests(true), &["--relay-dedup-window", "0", "--disk-limit", "100%"]);
     // 2 MiB of the disk are filled beforehand.
-    standalone.on_a_disk_of("6m", r#"head -c 2097152 /dev/zero > "$0/filler""#);
+    standalone.mount_data("6m", r#"head -c 2097152 /dev/zero > "$0/filler""#);
     standalone.restart().await;
     let config = kong.wait_for_hooks(1).await[0]["config"].clone();
     let text = |name: &str| config[name].as_str().expect("the relay's settings").to_owned();
@@ -55,16 +55,16 @@ async fn full_disk_makes_senders_retry_and_loses_nothing_needs_mount() {
     };
 
     let mut accepted = 0;
-    let (mut full, mut closed) = (0, 0);
+    let (mut refused, mut closed) = (0, 0);
     for id in 0..200 {
-        if full > 3 && closed > 3 {
+        if refused > 3 && closed > 3 {
             break;
         }
         let answer = publish(id).await;
         if answer.status() == 202 {
             accepted += 1;
         } else {
-            full += 1;
+            refused += 1;
             assert_eq!(answer.status(), 503);
             assert!(answer.headers().contains_key("retry-after"));
             let body: Value = answer.json().await.expect("a problem");
@@ -77,23 +77,22 @@ async fn full_disk_makes_senders_retry_and_loses_nothing_needs_mount() {
         }
     }
     assert!(
-        full > 3 && closed > 3,
-        "the disk did not fill: {full} and {closed} refused, {accepted} accepted"
+        refused > 3 && closed > 3,
+        "the disk did not fill: {refused} and {closed} refused, {accepted} accepted"
     );
     assert!(standalone.process().ended().is_none(), "a full disk must not end the process");
 
-    // There is space again, and the same process accepts events.
+    // Once there is space, the same process accepts events again.
     let pid = standalone.process().pid();
-    let inside = format!("/proc/{pid}/root{}/filler", standalone.data.display());
-    std::fs::remove_file(inside).expect("the file that took the room");
-    let status = eventually(DEADLINE, "the worker to accept events again", async || {
+    let filler_file = format!("/proc/{pid}/root{}/filler", standalone.data.display());
+    std::fs::remove_file(filler_file).expect("the file that fills the disk");
+    eventually(DEADLINE, "the worker to accept events again", async || {
         let status = publish(1000).await.status().as_u16();
-        if status == 202 { Ok(status) } else { Err(status.to_string()) }
+        if status == 202 { Ok(()) } else { Err(status.to_string()) }
     })
     .await;
-    assert_eq!(status, 202);
     assert_eq!(relay(1000).await, Some(202));
     standalone.write("all.yaml", &manifests(false));
     standalone.wait_for_count(FINISHED, &[DELIVERED], accepted + 2).await;
-    assert_eq!(receiver.requests().len() as u64, accepted + 2, "each once");
+    assert_eq!(receiver.requests().len() as u64, accepted + 2, "each event is sent once");
 }

@@ -2,11 +2,14 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::deliveries::items;
+use crate::harness::deliveries::list_deliveries;
 use crate::harness::manifests::{manifest, merge, quick, secret};
 use crate::harness::metrics::{DEAD, DELIVERED, FINISHED};
 use crate::harness::standalone::Standalone;
-use crate::harness::{DEADLINE, Receiver, Recorded, Reply};
+use crate::harness::{DEADLINE, Receiver, Recorded, Reply, eventually};
+
+/// A long limit of scripts, so that only an endless one reaches it on a busy machine.
+const LONG_SCRIPTS: &[&str] = &["--script-timeout", "10s"];
 
 /// Returns a hook of the source `name` with this handler.
 fn hook(name: &str, handler: Value) -> String {
@@ -94,19 +97,20 @@ async fn webhook_custom_builds_requests() {
     let standalone = Standalone::start(&manifests, &[]).await;
     let data = json!({"user": "A & B"});
     for case in &cases {
-        standalone.accepted(&event(case.name, data.clone())).await;
+        standalone.publish_accepted(&event(case.name, data.clone())).await;
     }
-    standalone.accepted(&event("headers", data)).await;
+    standalone.publish_accepted(&event("headers", data)).await;
     let requests = receiver.wait_for(cases.len() + 1, DEADLINE).await;
-    let of = |name: &str| -> &Recorded { requests.iter().find(|r| r.path == format!("/{name}")).unwrap() };
+    let request_to =
+        |name: &str| -> &Recorded { requests.iter().find(|r| r.path == format!("/{name}")).unwrap() };
     for case in &cases {
-        let request = of(case.name);
+        let request = request_to(case.name);
         assert_eq!(request.method, case.method, "{}", case.name);
         assert_eq!(request.header("content-type"), case.content_type, "{}", case.name);
         assert_eq!(String::from_utf8_lossy(&request.body), case.body, "{}", case.name);
         assert!(!request.header("webhook-id").is_empty());
     }
-    let request = of("headers");
+    let request = request_to("headers");
     assert_eq!(
         (request.header("x-user"), request.header("x-raw"), request.header("authorization")),
         ("A & B", "headers", "Bearer s3cr3t-token")
@@ -121,9 +125,9 @@ async fn unsendable_request_is_dead() {
     let receiver = Receiver::start(|_, _| Reply::status(200));
     let headers = json!({"headersFormat": "Template", "headers": {"x-user": "{* user *}"}});
     let standalone = Standalone::start(&hook("split", custom(&receiver.url(), headers)), &[]).await;
-    standalone.accepted(&event("split", json!({"user": "a\r\nx-admin: true"}))).await;
+    standalone.publish_accepted(&event("split", json!({"user": "a\r\nx-admin: true"}))).await;
     standalone.wait_for_count(FINISHED, &[DEAD, "HeaderRefused"], 1).await;
-    let dead = items(&standalone, "state=dead").await;
+    let dead = list_deliveries(&standalone, "state=dead").await;
     assert!(dead[0]["attempts"][0]["detail"].as_str().unwrap().contains("x-user"), "{dead:?}");
     assert_eq!(receiver.requests().len(), 0);
 }
@@ -135,10 +139,10 @@ async fn failing_template_is_retried_with_detail() {
     let mut spec = json!({"source": "t", "handler": custom(&receiver.url(), body)});
     merge(&mut spec, json!({"delivery": {"retry": {"initialBackoff": "100ms", "maxAttempts": 2}}}));
     let text = manifest("hookstream.dev/v1alpha1", "EventHook", "t", json!({"spec": spec}));
-    let standalone = Standalone::start(&text, &[]).await;
-    standalone.accepted(&event("t", json!({"user": "luck"}))).await;
+    let standalone = Standalone::start(&text, LONG_SCRIPTS).await;
+    standalone.publish_accepted(&event("t", json!({"user": "luck"}))).await;
     standalone.wait_for_count(FINISHED, &[DEAD, "MaxAttempts"], 1).await;
-    let dead = items(&standalone, "state=dead").await;
+    let dead = list_deliveries(&standalone, "state=dead").await;
     let attempts = dead[0]["attempts"].as_array().unwrap();
     assert_eq!(attempts.len(), 2);
     assert_eq!(attempts[0]["error"], "ScriptFailed");
@@ -150,7 +154,7 @@ async fn failing_template_is_retried_with_detail() {
 #[tokio::test(flavor = "multi_thread")]
 async fn log_writes_one_line() {
     let standalone = Standalone::start(&hook("l", json!({"log": {}})), &[]).await;
-    standalone.accepted(&event("l", json!({"user": "line\nend"}))).await;
+    standalone.publish_accepted(&event("l", json!({"user": "line\nend"}))).await;
     standalone.wait_for_count(FINISHED, &[DELIVERED], 1).await;
     let line = standalone.process().wait_for_line(|line| line.contains("log callback"), DEADLINE).await;
     let line: Value = serde_json::from_str(&line).unwrap();
@@ -160,7 +164,7 @@ async fn log_writes_one_line() {
     assert_eq!(line["pid"], standalone.process().pid());
 }
 
-/// Returns a lambda handler. The logs and the attempts show its runs.
+/// Returns a lambda handler.
 fn lambda(functions: &[&str]) -> Value {
     json!({ "lambda": { "functions": functions } })
 }
@@ -182,58 +186,61 @@ async fn lambda_delivers_by_returning_true() {
         ("loop", "return function () while true do end end", Some("longer")),
     ];
     let manifests: String = cases.iter().map(|(name, text, _)| hook(name, lambda(&[text]))).collect();
-    let standalone = Standalone::start(&manifests, &[]).await;
+    let standalone = Standalone::start(&manifests, LONG_SCRIPTS).await;
     for (name, ..) in &cases {
-        standalone.accepted(&event(name, json!({"user": "A"}))).await;
+        standalone.publish_accepted(&event(name, json!({"user": "A"}))).await;
     }
-    for (name, _, fails) in &cases {
-        let found = crate::harness::eventually(DEADLINE, &format!("an attempt of {name}"), async || {
-            let items = items(&standalone, &format!("hook={name}")).await;
-            if items[0]["attempts"][0].is_object() { Ok(items[0].clone()) } else { Err(format!("{items:?}")) }
+    for (name, _, error) in &cases {
+        let delivery = eventually(DEADLINE, &format!("an attempt of {name}"), async || {
+            let deliveries = list_deliveries(&standalone, &format!("hook={name}")).await;
+            if deliveries[0]["attempts"][0].is_object() {
+                Ok(deliveries[0].clone())
+            } else {
+                Err(format!("{deliveries:?}"))
+            }
         })
         .await;
-        match fails {
-            None => assert_eq!(found["state"], "delivered", "{name}: {found}"),
+        match error {
+            None => assert_eq!(delivery["state"], "delivered", "{name}: {delivery}"),
             Some(part) => {
-                assert_eq!(found["state"], "pending", "{name}: {found}");
-                let detail = found["attempts"][0]["detail"].as_str().unwrap();
+                assert_eq!(delivery["state"], "pending", "{name}: {delivery}");
+                let detail = delivery["attempts"][0]["detail"].as_str().unwrap();
                 assert!(detail.contains(part), "{name}: {detail}");
             }
         }
     }
 }
 
-/// A function that delivered is not run again, neither by the next attempt nor after a crash.
+/// A function that delivered does not run again, neither in the next attempt nor after a crash.
 #[tokio::test(flavor = "multi_thread")]
-async fn functions_that_delivered_are_not_run_again() {
-    // The log of the worker has the output of `ngx.log`, so the runs can be counted.
+async fn function_that_delivered_does_not_run_again() {
+    // The worker's log has the output of `ngx.log`, so the test can count the runs.
     let first = "return function (data) ngx.log(ngx.WARN, 'first ran ', data.id) return true end";
     let broken = "return function (data) error('second ran ' .. data.id) end";
-    let mended = "return function (data) ngx.log(ngx.WARN, 'second ran ', data.id) return true end";
+    let fixed = "return function (data) ngx.log(ngx.WARN, 'second ran ', data.id) return true end";
     let mut spec = json!({"source": "two", "handler": lambda(&[first, broken]),
         "delivery": {"retry": {"initialBackoff": "300ms", "maxBackoff": "300ms"}}});
     let text = |spec: &Value| manifest("hookstream.dev/v1alpha1", "EventHook", "two", json!({"spec": spec}));
-    let mut standalone = Standalone::start(&text(&spec), &[]).await;
-    standalone.accepted(&event("two", json!({"id": "x"}))).await;
-    crate::harness::eventually(DEADLINE, "two attempts", async || {
-        let items = items(&standalone, "").await;
-        let attempts = items[0]["attempts"].as_array().unwrap().len();
-        if attempts >= 2 { Ok(()) } else { Err(format!("{items:?}")) }
+    let mut standalone = Standalone::start(&text(&spec), LONG_SCRIPTS).await;
+    standalone.publish_accepted(&event("two", json!({"id": "x"}))).await;
+    eventually(DEADLINE, "two attempts", async || {
+        let deliveries = list_deliveries(&standalone, "").await;
+        let attempts = deliveries[0]["attempts"].as_array().unwrap().len();
+        if attempts >= 2 { Ok(()) } else { Err(format!("{deliveries:?}")) }
     })
     .await;
     let runs = |log: &str| log.matches("first ran x").count();
-    let before = runs(&standalone.process().log());
-    assert_eq!(before, 1, "{}", standalone.process().log());
+    assert_eq!(runs(&standalone.process().log()), 1, "{}", standalone.process().log());
 
     standalone.process().kill9();
-    merge(&mut spec, json!({"handler": lambda(&[first, mended])}));
+    merge(&mut spec, json!({"handler": lambda(&[first, fixed])}));
     standalone.write("all.yaml", &text(&spec));
     standalone.restart().await;
     standalone.wait_for_count(FINISHED, &[DELIVERED], 1).await;
     assert_eq!(runs(&standalone.process().log()), 0, "the function delivered before the restart");
 
     // A replay of a delivered delivery runs all functions again.
-    let id = items(&standalone, "").await[0]["id"].as_str().unwrap().to_owned();
+    let id = list_deliveries(&standalone, "").await[0]["id"].as_str().unwrap().to_owned();
     let (code, printed) = crate::harness::deliveries::run(&standalone, &["replay", &id]).await;
     assert_eq!(code, 0, "{printed}");
     standalone.wait_for_count(FINISHED, &[DELIVERED], 2).await;
@@ -248,17 +255,17 @@ async fn invalid_lambda_affects_no_other_hook() {
     let good = hook("good", custom(&receiver.url(), json!({"body": "{{ user }}"})))
         .replace("\"source\":\"good\"", "\"source\":\"s\"");
     let standalone = Standalone::start(&format!("{bad}{good}"), &[]).await;
-    standalone.accepted(&event("s", json!({"user": "A"}))).await;
+    standalone.publish_accepted(&event("s", json!({"user": "A"}))).await;
     receiver.wait_for(1, DEADLINE).await;
     standalone.process().wait_for_line(|line| line.contains("InvalidLambda"), DEADLINE).await;
     standalone
-        .stays("the delivery is pending", async || {
-            items(&standalone, "hook=bad").await[0]["state"] == "pending"
+        .assert_stays("the delivery is pending", async || {
+            list_deliveries(&standalone, "hook=bad").await[0]["state"] == "pending"
         })
         .await;
 }
 
-/// The samples, unchanged except for their address.
+/// Runs the samples unchanged except for their address.
 #[tokio::test(flavor = "multi_thread")]
 async fn samples_match_kong_documentation() {
     let receiver = Receiver::start(|_, _| Reply::status(200));
@@ -269,39 +276,39 @@ async fn samples_match_kong_documentation() {
             .replace("https://webhook.example.com", &format!("{}/webhook", receiver.url()))
     };
     let manifests = ["slack", "consumers", "log", "lambda"].map(read).join("\n---\n");
-    let standalone = Standalone::start(&manifests, &[]).await;
+    let standalone = Standalone::start(&manifests, LONG_SCRIPTS).await;
     let publish = |event: &str, data: Value| json!({"source": "crud", "event": event, "data": data});
     let admin =
         json!({"operation": "create", "schema": "admins", "entity": {"username": "kong", "email": "a@b.c"}});
     let consumer =
         json!({"operation": "create", "schema": "consumers", "entity": {"username": "Jane Austen"}});
     let route = json!({"operation": "update", "schema": "routes", "entity": {"name": "r"}});
-    standalone.accepted(&publish("admins", admin)).await;
-    standalone.accepted(&publish("consumers", consumer.clone())).await;
-    standalone.accepted(&publish("routes", route.clone())).await;
+    standalone.publish_accepted(&publish("admins", admin)).await;
+    standalone.publish_accepted(&publish("consumers", consumer.clone())).await;
+    standalone.publish_accepted(&publish("routes", route.clone())).await;
     let requests = receiver.wait_for(2, DEADLINE).await;
-    let of = |path: &str| requests.iter().find(|r| r.path.starts_with(path)).unwrap();
-    let slack = of("/slack");
+    let request_to = |path: &str| requests.iter().find(|r| r.path.starts_with(path)).unwrap();
+    let slack = request_to("/slack");
     assert_eq!(slack.path, "/slack/services/foo/bar/baz");
     assert_eq!(slack.json(), json!({"text": "Admin account `kong` created; email address set to `a@b.c`"}));
-    let webhook = of("/webhook");
-    let mut want = consumer;
-    merge(&mut want, json!({"source": "crud", "event": "consumers"}));
-    assert_eq!(webhook.json(), want);
+    let webhook = request_to("/webhook");
+    let mut expected = consumer;
+    merge(&mut expected, json!({"source": "crud", "event": "consumers"}));
+    assert_eq!(webhook.json(), expected);
     assert_eq!(webhook.header("x-custom-header"), "My Value");
     assert!(webhook.header("x-kong-signature").starts_with("sha256="));
     let line = standalone.process().wait_for_line(|line| line.contains("log callback"), DEADLINE).await;
     assert_eq!(serde_json::from_str::<Value>(&line).unwrap()["data"], route);
-    let failed = crate::harness::eventually(DEADLINE, "the lambda's attempt", async || {
-        let items = items(&standalone, "hook=consumers-lambda").await;
-        let detail = items[0]["attempts"][0]["detail"].as_str().map(ToOwned::to_owned);
-        detail.ok_or_else(|| format!("{items:?}"))
+    let detail = eventually(DEADLINE, "the lambda's attempt", async || {
+        let deliveries = list_deliveries(&standalone, "hook=consumers-lambda").await;
+        let detail = deliveries[0]["attempts"][0]["detail"].as_str().map(ToOwned::to_owned);
+        detail.ok_or_else(|| format!("{deliveries:?}"))
     })
     .await;
-    assert!(failed.contains("3: Event hook on consumer Jane Austen"), "{failed}");
+    assert!(detail.contains("3: Event hook on consumer Jane Austen"), "{detail}");
 }
 
-/// Signatures by Standard Webhooks, verified by that project's Python library.
+/// The Python library of Standard Webhooks verifies the signatures.
 #[tokio::test(flavor = "multi_thread")]
 async fn signatures_satisfy_an_independent_library() {
     let receiver = Receiver::start(|_, _| Reply::status(200));
@@ -310,13 +317,15 @@ async fn signatures_satisfy_an_independent_library() {
     let keys = secret("keys", json!({"signing": format!("{first}\n{second}\n")}));
     let signature = json!({"secretRef": {"name": "keys", "key": "signing"}, "scheme": "StandardWebhooks"});
     let webhook = json!({"webhook": {"url": receiver.url(), "signature": signature}});
-    let own = custom(&receiver.url(), json!({"payload": {"user": "{* user *}"}, "signature": signature}));
-    let standalone = Standalone::start(&[keys, hook("a", webhook), hook("b", own)].concat(), &[]).await;
+    let custom_handler =
+        custom(&receiver.url(), json!({"payload": {"user": "{* user *}"}, "signature": signature}));
+    let standalone =
+        Standalone::start(&[keys, hook("a", webhook), hook("b", custom_handler)].concat(), &[]).await;
     for source in ["a", "b"] {
-        standalone.accepted(&event(source, json!({"user": "Zoë"}))).await;
+        standalone.publish_accepted(&event(source, json!({"user": "Zoë"}))).await;
     }
     let requests = receiver.wait_for(2, DEADLINE).await;
-    let signed: Vec<Value> = requests
+    let signed_requests: Vec<Value> = requests
         .iter()
         .map(|request| {
             let names = ["webhook-id", "webhook-timestamp", "webhook-signature"];
@@ -325,24 +334,24 @@ async fn signatures_satisfy_an_independent_library() {
             json!({"headers": headers, "body": String::from_utf8_lossy(&request.body)})
         })
         .collect();
-    let library = library().await;
+    let library = install_library().await;
     for key in [first, second] {
-        verify(&library, key, &signed, true).await;
+        verify(&library, key, &signed_requests, true).await;
     }
-    verify(&library, "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", &signed, false).await;
+    verify(&library, "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", &signed_requests, false).await;
 }
 
 const VERIFY: &str = "
 import json, sys
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
-given = json.load(sys.stdin)
-for request in given['requests']:
+input = json.load(sys.stdin)
+for request in input['requests']:
     try:
-        Webhook(given['key']).verify(request['body'], request['headers'])
+        Webhook(input['key']).verify(request['body'], request['headers'])
         valid = True
     except WebhookVerificationError:
         valid = False
-    assert valid == given['valid'], request
+    assert valid == input['valid'], request
 ";
 
 async fn verify(library: &std::path::Path, key: &str, requests: &[Value], valid: bool) {
@@ -353,7 +362,7 @@ async fn verify(library: &std::path::Path, key: &str, requests: &[Value], valid:
 }
 
 /// Returns the folder of the library, which is installed once into the user's cache.
-async fn library() -> std::path::PathBuf {
+async fn install_library() -> std::path::PathBuf {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(std::path::PathBuf::from);
     let cache =
         cache.unwrap_or_else(|| std::path::Path::new(&std::env::var_os("HOME").unwrap()).join(".cache"));
@@ -378,7 +387,7 @@ async fn library() -> std::path::PathBuf {
 }
 
 /// The egress policy evaluates the resolved address, however it is written: the delivery is dead at once, and the
-/// condition says why.
+/// condition has the reason.
 #[tokio::test(flavor = "multi_thread")]
 async fn denied_destination_is_reported() {
     let receiver = Receiver::start(|_, _| Reply::status(200));
@@ -410,20 +419,20 @@ async fn denied_destination_is_reported() {
     // `::/0`, because `localhost` may also resolve to an IPv6 address.
     let standalone = Standalone::start(&manifests, &["--egress-deny", "127.0.0.0/8,::/0"]).await;
     for number in 0..forms.len() {
-        standalone.accepted(&event(&format!("form-{number}"), json!({}))).await;
+        standalone.publish_accepted(&event(&format!("form-{number}"), json!({}))).await;
     }
     standalone.wait_for_count(FINISHED, &[DEAD, r#"reason="EgressDenied""#], forms.len() as u64).await;
     assert!(receiver.requests().is_empty());
     for number in 0..forms.len() {
         let path = standalone.data.join(format!("objects/EventHook.default.form-{number}.json"));
-        crate::harness::eventually(DEADLINE, "the condition Delivering", async || {
+        eventually(DEADLINE, "the condition Delivering", async || {
             let text = std::fs::read_to_string(&path).map_err(|error| error.to_string())?;
             let saved: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
             let conditions = saved["status"]["conditions"].as_array().cloned().unwrap_or_default();
-            let signed = |c: &Value| {
+            let is_denied = |c: &Value| {
                 c["type"] == "Delivering" && c["status"] == "False" && c["reason"] == "EgressDenied"
             };
-            if conditions.iter().any(signed) { Ok(()) } else { Err(text) }
+            if conditions.iter().any(is_denied) { Ok(()) } else { Err(text) }
         })
         .await;
     }

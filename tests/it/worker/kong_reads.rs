@@ -43,38 +43,38 @@ async fn hooks_have_kong_shape_without_secrets() {
     let (status, all) = get(&standalone, "").await;
     assert_eq!((status, &all["next"]), (200, &Value::Null));
     assert!(!all.to_string().contains("s3cr3t"), "{all}");
-    let all = all["data"].as_array().unwrap().clone();
-    assert_eq!(all.len(), 5);
-    let of = async |name: &str| {
+    let hooks = all["data"].as_array().unwrap().clone();
+    assert_eq!(hooks.len(), 5);
+    let get_hook = async |name: &str| {
         let (status, mut hook) = get(&standalone, &format!("/{name}")).await;
         assert_eq!(status, 200, "{name}");
-        assert!(all.contains(&hook), "{hook}");
+        assert!(hooks.contains(&hook), "{hook}");
         let members = hook.as_object_mut().unwrap();
         let id = members.remove("id").unwrap();
-        // The id finds the same hook.
+        // The hook can be read by its id, too.
         let by_id = get(&standalone, &format!("/{}", id.as_str().unwrap())).await.1;
         assert_eq!(by_id["config"], hook["config"]);
         hook
     };
     assert_eq!(
-        of("webhook").await,
+        get_hook("webhook").await,
         json!({"source": "crud", "event": "consumers", "handler": "webhook", "snooze": 60, "on_change": true,
             "created_at": null, "config": {"url": "https://example.com/a", "headers": {}, "secret": null, "ssl_verify": true}})
     );
     assert_eq!(
-        of("hidden").await["config"],
+        get_hook("hidden").await["config"],
         json!({"url": "***", "headers": {"x-a": "***"}, "secret": "***", "ssl_verify": true})
     );
     assert_eq!(
-        of("custom").await,
+        get_hook("custom").await,
         json!({"source": "crud", "event": "admins", "handler": "webhook-custom", "snooze": null, "on_change": null,
             "created_at": null, "config": {"url": "https://hooks.slack.com/services/foo/bar/baz", "method": "POST",
                 "headers": {"content-type": "application/json", "Authorization": "***"}, "headers_format": false,
                 "payload": payload, "payload_format": true, "body": null, "body_format": true, "secret": null,
                 "ssl_verify": true}})
     );
-    assert_eq!(of("log").await["config"], json!({}));
-    assert_eq!(of("lambda").await["config"], json!({"functions": [function]}));
+    assert_eq!(get_hook("log").await["config"], json!({}));
+    assert_eq!(get_hook("lambda").await["config"], json!({"functions": [function]}));
 
     // Paging.
     let (_, first) = get(&standalone, "?size=2").await;
@@ -159,7 +159,7 @@ async fn each_endpoint_needs_its_right() {
     namespace.service_account("pings", &rule("eventhooks/ping", "create")).await;
     let worker = Worker::start(namespace, kubeconfig, &["--egress-allow", "127.0.0.0/8"]).await;
     let base = format!("{}/kong/{}/event-hooks", worker.api, worker.namespace.name);
-    let ask = async |token: Option<&str>, path: &str| {
+    let request_status = async |token: Option<&str>, path: &str| {
         let client = client();
         let mut request = match path.ends_with("/test") {
             true => client.post(format!("{base}{path}")).body("{}"),
@@ -172,17 +172,17 @@ async fn each_endpoint_needs_its_right() {
     };
     let paths = ["", "/h", "/sources", "/sources/crud", "/sources/crud/routes", "/h/test", "/h/ping"];
     for path in paths {
-        assert_eq!(ask(None, path).await, 401, "{path}");
+        assert_eq!(request_status(None, path).await, 401, "{path}");
     }
-    for (account, may) in [
+    for (account, statuses) in [
         ("reader", [200, 200, 200, 200, 200, 403, 403]),
         ("tests", [403, 403, 403, 403, 403, 200, 403]),
         ("pings", [403, 403, 403, 403, 403, 403, 200]),
         ("publisher", [403; 7]),
     ] {
         let token = worker.namespace.token(account, &["hookstream"]).await;
-        for (path, want) in paths.iter().zip(may) {
-            assert_eq!(ask(Some(&token), path).await, want, "{account}: {path}");
+        for (path, expected) in paths.iter().zip(statuses) {
+            assert_eq!(request_status(Some(&token), path).await, expected, "{account}: {path}");
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::harness::{DEADLINE, Receiver, Reply, eventually};
 const DOCS: &str = include_str!("../../../docs/metrics.md");
 
 /// Returns the documented names of series of single hooks.
-fn of_single_hooks() -> Vec<&'static str> {
+fn hook_series_names() -> Vec<&'static str> {
     let (_, after) = DOCS.split_once("## Series of single hooks").expect("their section");
     let (table, _) = after.split_once("\n## ").expect("the next section");
     let names = table.split('`').skip(1).step_by(2).filter(|code| code.starts_with("hookstream_hook_"));
@@ -20,16 +20,17 @@ fn of_single_hooks() -> Vec<&'static str> {
 #[tokio::test(flavor = "multi_thread")]
 async fn hook_series_are_opt_in_and_bounded() {
     let receiver = Receiver::start(|_, _| Reply::status(200));
-    let asks = |name: &str| {
+    let hook_with_series = |name: &str| {
         let plain = hook(name, &receiver.url(), quick());
-        let asking = format!(r#"{{"annotations":{{"hookstream.dev/metrics":"true"}},"name":"{name}""#);
-        let with = plain.replacen(&format!(r#"{{"name":"{name}""#), &asking, 1);
-        assert_ne!(plain, with, "{plain}");
-        with
+        let annotated = format!(r#"{{"annotations":{{"hookstream.dev/metrics":"true"}},"name":"{name}""#);
+        let opted_in = plain.replacen(&format!(r#"{{"name":"{name}""#), &annotated, 1);
+        assert_ne!(plain, opted_in, "{plain}");
+        opted_in
     };
-    let manifests = asks("first") + &asks("second") + &hook("silent", &receiver.url(), quick());
+    let manifests =
+        hook_with_series("first") + &hook_with_series("second") + &hook("silent", &receiver.url(), quick());
     let standalone = Standalone::start(&manifests, &["--hook-metrics", "1"]).await;
-    standalone.accepted(&event("1")).await;
+    standalone.publish_accepted(&event("1")).await;
     standalone.wait_for_count(FINISHED, &[DELIVERED], 3).await;
     let text = standalone.metrics().await;
     let named: Vec<&str> = ["first", "second", "silent"]
@@ -38,7 +39,7 @@ async fn hook_series_are_opt_in_and_bounded() {
         .collect();
     assert!(matches!(named[..], ["first" | "second"]), "one of the hooks that request series: {named:?}");
     let label = format!(r#"namespace="default",hook="{}""#, named[0]);
-    for name in of_single_hooks() {
+    for name in hook_series_names() {
         let line = text
             .lines()
             .find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', '_', ' '])));
@@ -51,9 +52,9 @@ async fn hook_series_are_opt_in_and_bounded() {
 }
 
 /// Returns the metrics of the documentation's table of the worker, with their labels.
-fn documented() -> Vec<(String, Vec<String>)> {
-    let (_, of_worker) = DOCS.split_once("## The worker\n").expect("the worker's table");
-    let (table, _) = of_worker.split_once("\n## ").expect("the next section");
+fn documented_metrics() -> Vec<(String, Vec<String>)> {
+    let (_, after) = DOCS.split_once("## The worker\n").expect("the worker's table");
+    let (table, _) = after.split_once("\n## ").expect("the next section");
     let codes = table.split('`').skip(1).step_by(2).filter(|code| code.starts_with("hookstream_"));
     codes
         .map(|code| {
@@ -71,14 +72,14 @@ async fn documented_metrics_exist_without_secrets_or_names() {
         Receiver::start(|request, _| Reply::status(if request.path == "/down" { 503 } else { 200 }));
     let mut snoozed = quick();
     merge(&mut snoozed, json!({"snooze": {"period": "1h"}, "groupBy": ["kind"]}));
-    let manifests = hook("well", &receiver.url(), quick())
+    let manifests = hook("fine-hook", &receiver.url(), quick())
         + &hook("snoozed", &receiver.url(), snoozed)
         + &hook("down", &format!("{}/down", receiver.url()), quick());
     let standalone = Standalone::start(&manifests, &[]).await;
     for id in ["my-id-1", "my-id-2"] {
-        standalone.accepted(&event(id)).await;
+        standalone.publish_accepted(&event(id)).await;
     }
-    standalone.accepted(&event("my-id-1")).await;
+    standalone.publish_accepted(&event("my-id-1")).await;
     assert_eq!(standalone.publish(&json!({"source": "s"})).await.0, 400);
     standalone.wait_for_count(FINISHED, &[DELIVERED], 3).await;
     let listed = standalone.client.get(format!("http://{}/v1/namespaces/default/deliveries", standalone.api));
@@ -88,8 +89,7 @@ async fn documented_metrics_exist_without_secrets_or_names() {
     assert_eq!(count("hookstream_ingest_requests", &[r#"outcome="Duplicate""#]).await, 1);
     assert_eq!(count("hookstream_ingest_requests", &[r#"outcome="Missing""#]).await, 1);
     assert_eq!(count(FINISHED, &[r#"state="dropped""#]).await, 1);
-    assert_eq!(count("hookstream_api_requests", &[r#"method="GET""#, r#"code="2xx""#]).await, 1);
-    assert!(count("hookstream_delivery_attempts", &[r#"outcome="Status""#, r#"status="5xx""#]).await > 0);
+    standalone.wait_for_count("hookstream_api_requests", &[r#"method="GET""#, r#"code="2xx""#], 1).await;
     // Ten failures in a row open a breaker; the backlog is measured periodically.
     let text = eventually(DEADLINE, "an open breaker", async || {
         let text = standalone.metrics().await;
@@ -99,7 +99,8 @@ async fn documented_metrics_exist_without_secrets_or_names() {
         }
     })
     .await;
-    for (name, labels) in documented() {
+    assert!(count("hookstream_delivery_attempts", &[r#"outcome="Status""#, r#"status="5xx""#]).await > 0);
+    for (name, labels) in documented_metrics() {
         let line = text
             .lines()
             .find(|line| line.strip_prefix(&name).is_some_and(|rest| rest.starts_with(['{', ' ', '_'])))
@@ -108,7 +109,7 @@ async fn documented_metrics_exist_without_secrets_or_names() {
             assert!(line.contains(&format!("{label}=\"")), "{name} has no {label}: {line}");
         }
     }
-    for private in [receiver.url().as_str(), "my-id", "well", "snoozed\"", "127.0.0.1"] {
+    for private in [receiver.url().as_str(), "my-id", "fine-hook", "snoozed\"", "127.0.0.1"] {
         let shown: Vec<&str> =
             text.lines().filter(|line| !line.starts_with('#') && line.contains(private)).collect();
         assert!(shown.is_empty(), "{private}: {shown:?}");

@@ -30,13 +30,13 @@ fn key_ring_secret() -> String {
 }
 
 /// Returns an EventHook that Kong relays for, with a finalizer that keeps it while it is being deleted.
-fn relayed(url: &str) -> Value {
+fn relayed_hook(url: &str) -> Value {
     json!({"apiVersion": "hookstream.dev/v1alpha1", "kind": "EventHook",
         "metadata": {"name": "relayed", "finalizers": ["example.com/held"]},
         "spec": {"source": "crud", "connectionRef": {"name": "kong"}, "handler": {"webhook": {"url": url}}}})
 }
 
-async fn stored(namespace: &Namespace, name: &str) -> Value {
+async fn get_hook(namespace: &Namespace, name: &str) -> Value {
     let text = namespace.kubectl(&["get", "eventhook", name, "-o", "json"]).await.expect("the hook");
     serde_json::from_str(&text).expect("JSON")
 }
@@ -62,10 +62,10 @@ async fn relay_to_deleted_hook_is_a_dead_letter() {
     let receiver = Receiver::start(|_, _| Reply::status(200));
     let (namespace, kubeconfig) = create_accounts("deleting").await;
     namespace.service_account("on-call", "[{apiGroups: [hookstream.dev], resources: [deliveries, deliveries/replay], verbs: [get, list, create]}]").await;
-    namespace.apply(&format!("{}\n---\n{}", key_ring_secret(), relayed(&receiver.url()))).await.unwrap();
+    namespace.apply(&format!("{}\n---\n{}", key_ring_secret(), relayed_hook(&receiver.url()))).await.unwrap();
     let worker = Worker::start(namespace, kubeconfig, &["--egress-allow", "127.0.0.0/8"]).await;
     let namespace = &worker.namespace;
-    let hook = stored(namespace, "relayed").await;
+    let hook = get_hook(namespace, "relayed").await;
     assert_eq!(relay(&worker, &hook, "before").await.expect("an answer").0, 202);
     receiver.wait_for(1, DEADLINE).await;
 
@@ -73,20 +73,20 @@ async fn relay_to_deleted_hook_is_a_dead_letter() {
     let token = namespace.token("on-call", &["hookstream"]).await;
     let url = |path: &str| format!("{}/v1/namespaces/{}/deliveries{path}", worker.api, namespace.name);
     let list = async |query: &str| answer(worker.client.get(url(query)).bearer_auth(&token)).await.1;
-    let mut sent = 0;
-    let dead = eventually(DEADLINE, "the worker to see that the hook is being deleted", async || {
-        sent += 1;
-        let (status, body) = relay(&worker, &hook, &sent.to_string()).await.expect("an answer");
+    let mut relays = 0;
+    let dead = eventually(DEADLINE, "the worker to register the deletion", async || {
+        relays += 1;
+        let (status, body) = relay(&worker, &hook, &relays.to_string()).await.expect("an answer");
         assert_eq!((status, &body["deliveries"]), (202, &json!(1)), "{body}");
         let dead = list("?state=dead").await["items"][0].clone();
-        if dead.is_null() { Err("delivered still".to_owned()) } else { Ok(dead) }
+        if dead.is_null() { Err("the relay was delivered".to_owned()) } else { Ok(dead) }
     })
     .await;
     assert_eq!((&dead["reason"], &dead["attempts"]), (&json!("HookDeleted"), &json!([])), "{dead}");
 
     let patch = json!({"metadata": {"finalizers": null}}).to_string();
     namespace.kubectl(&["patch", "eventhook", "relayed", "--type=merge", "-p", &patch]).await.unwrap();
-    namespace.apply(&relayed(&receiver.url()).to_string()).await.unwrap();
+    namespace.apply(&relayed_hook(&receiver.url()).to_string()).await.unwrap();
     let id = dead["id"].as_str().unwrap();
     let (status, body) = answer(worker.client.post(url(&format!("/{id}/replay"))).bearer_auth(&token)).await;
     assert_eq!(status, 202, "{body}");
@@ -98,7 +98,7 @@ async fn relay_to_deleted_hook_is_a_dead_letter() {
     namespace.kubectl(&["patch", "eventhook", "relayed", "--type=merge", "-p", &patch]).await.unwrap();
 }
 
-/// Otherwise a later namespace of the same name would have the event in its history.
+/// If the event were stored, a later namespace of the same name would have it in its history.
 #[tokio::test(flavor = "multi_thread")]
 async fn missing_namespace_is_refused() {
     let (namespace, kubeconfig) = create_accounts("nowhere").await;
@@ -127,11 +127,15 @@ async fn ingest_port_opens_after_hooks_are_listed() {
     let (namespace, kubeconfig) = create_accounts("opens").await;
     namespace.apply(&hook("h", &receiver.url(), quick())).await.unwrap();
     let token = namespace.token("publisher", &["hookstream"]).await;
-    let open = Arc::new(AtomicBool::new(false));
-    let port = start_api_server_proxy(open.clone(), Arc::new(AtomicUsize::new(0))).await;
+    let is_open = Arc::new(AtomicBool::new(false));
+    let port = start_api_server_proxy(is_open.clone(), Arc::new(AtomicUsize::new(0))).await;
     let text = std::fs::read_to_string(&kubeconfig).unwrap();
-    let gated = watchdog::unique_path("kubeconfig");
-    std::fs::write(&gated, text.replace(&control_plane().url, &format!("https://127.0.0.1:{port}"))).unwrap();
+    let proxied_kubeconfig = watchdog::unique_path("kubeconfig");
+    std::fs::write(
+        &proxied_kubeconfig,
+        text.replace(&control_plane().url, &format!("https://127.0.0.1:{port}")),
+    )
+    .unwrap();
     let data = watchdog::unique_path("data");
     std::fs::create_dir(&data).unwrap();
     let [listen, api, ops] = std::array::from_fn(|_| format!("127.0.0.1:{}", free_port()));
@@ -145,9 +149,9 @@ async fn ingest_port_opens_after_hooks_are_listed() {
         ("--egress-allow", "127.0.0.0/8"),
     ]);
     let args = std::iter::once("worker").chain(args.into_iter().flat_map(|(flag, value)| [flag, value]));
-    let worker = Process::spawn(args, &[("KUBECONFIG", gated.to_str().unwrap())]);
+    let worker = Process::spawn(args, &[("KUBECONFIG", proxied_kubeconfig.to_str().unwrap())]);
     let client = client();
-    eventually(DEADLINE, "the ops port to name what is missing", async || {
+    eventually(DEADLINE, "the ops port to name the missing condition", async || {
         let answer = client.get(format!("http://{ops}/readyz")).send().await.map_err(|e| e.to_string())?;
         assert_eq!(answer.status(), 503);
         let text = answer.text().await.map_err(|e| e.to_string())?;
@@ -158,7 +162,7 @@ async fn ingest_port_opens_after_hooks_are_listed() {
         assert!(tokio::net::TcpStream::connect(port).await.is_err(), "{port} is open: {}", worker.log());
     }
 
-    open.store(true, Ordering::SeqCst);
+    is_open.store(true, Ordering::SeqCst);
     worker.wait_for_line(|line| line.contains("ingest listening"), DEADLINE).await;
     let url = format!("http://{listen}/v1/namespaces/{}/events", namespace.name);
     let (status, body) = answer(client.post(url).bearer_auth(token).json(&event("1"))).await;

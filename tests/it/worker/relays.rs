@@ -21,18 +21,18 @@ struct RelayedHook {
     secret: String,
 }
 
-async fn world(more: Value, args: &[&str]) -> RelayedHook {
+async fn start(more: Value, args: &[&str]) -> RelayedHook {
     let receiver = Receiver::start(|_, _| Reply::status(200));
     let kong = Kong::start(&[]).await;
     let mut spec = quick();
     merge(&mut spec, json!({"source": "crud", "connectionRef": {"name": "kong"}}));
     merge(&mut spec, more);
-    let mut beside = quick();
-    merge(&mut beside, json!({"source": "crud"}));
+    let mut beside_spec = quick();
+    merge(&mut beside_spec, json!({"source": "crud"}));
     let url = format!("{}/relayed", receiver.url());
     let manifests = kong.connection()
         + &hook("relayed", &url, spec)
-        + &hook("beside", &format!("{}/beside", receiver.url()), beside);
+        + &hook("beside", &format!("{}/beside", receiver.url()), beside_spec);
     let standalone = Standalone::start(&manifests, args).await;
     let config = kong.wait_for_hooks(1).await[0]["config"].clone();
     let text = |name: &str| config[name].as_str().expect("the relay's settings").to_owned();
@@ -64,7 +64,7 @@ impl RelayedHook {
         }
     }
 
-    async fn signed(&self, body: &Value) -> Option<u16> {
+    async fn relay_signed(&self, body: &Value) -> Option<u16> {
         let text = body.to_string();
         self.relay(&text, Some(&self.sign(&text))).await
     }
@@ -76,7 +76,7 @@ fn consumer(id: &str) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn accepts_every_signature_form_and_no_forgery() {
-    let world = world(json!({}), &[]).await;
+    let world = start(json!({}), &[]).await;
     let secret = world.secret.as_bytes();
     let mut accepted = 0;
     for algorithm in [SignatureAlgorithm::SHA256, SignatureAlgorithm::SHA1] {
@@ -88,24 +88,24 @@ async fn accepts_every_signature_form_and_no_forgery() {
         }
     }
     let body = consumer("forged").to_string();
-    let right = world.sign(&body);
-    let other = world.sign("another body");
+    let valid = world.sign(&body);
+    let of_other_body = world.sign("another body");
     let wrong_secret =
         kong_signature(b"guess", SignatureAlgorithm::SHA256, SignatureEncoding::PrefixedHex, body.as_bytes());
-    let swapped = right.replace("sha256=", "sha1=");
-    for signature in [None, Some(""), Some("sha256="), Some("sha256=00"), Some("zz"), Some(&right[..30])] {
+    let wrong_algorithm = valid.replace("sha256=", "sha1=");
+    for signature in [None, Some(""), Some("sha256="), Some("sha256=00"), Some("zz"), Some(&valid[..30])] {
         assert_eq!(world.relay(&body, signature).await, Some(401), "{signature:?}");
     }
-    for signature in [&other, &wrong_secret, &swapped] {
+    for signature in [&of_other_body, &wrong_secret, &wrong_algorithm] {
         assert_eq!(world.relay(&body, Some(signature)).await, Some(401), "{signature}");
     }
-    // A hook without a relay accepts none, whatever their signature.
+    // A hook without a relay rejects every signature.
     let beside = world.url.replace("/relays/relayed", "/relays/beside");
-    assert_eq!(world.relay_to(&beside, &body, Some(&right)).await, Some(401));
+    assert_eq!(world.relay_to(&beside, &body, Some(&valid)).await, Some(401));
     let received = world.receiver.wait_for(accepted, DEADLINE).await;
     world
         .standalone
-        .stays("no forged relay is delivered", async || world.receiver.requests().len() == accepted)
+        .assert_stays("no forged relay is delivered", async || world.receiver.requests().len() == accepted)
         .await;
     assert!(
         received.iter().all(|r| r.path == "/relayed"),
@@ -115,15 +115,15 @@ async fn accepts_every_signature_form_and_no_forgery() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn refuses_unexpected_events_and_stores_no_ping() {
-    let world = world(json!({"event": "consumers"}), &[]).await;
+    let world = start(json!({"event": "consumers"}), &[]).await;
     for (source, event) in [("crud", "routes"), ("dao:crud", "consumers"), ("auth0", "consumers"), ("s", "e")]
     {
         let body = json!({"source": source, "event": event});
-        assert_eq!(world.signed(&body).await, Some(403), "{body}");
+        assert_eq!(world.relay_signed(&body).await, Some(403), "{body}");
     }
     let ping =
         json!({"source": "kong:event_hooks", "event": "ping", "event_hooks": {"config": {"secret": "x"}}});
-    assert_eq!(world.signed(&ping).await, Some(200));
+    assert_eq!(world.relay_signed(&ping).await, Some(200));
     assert_eq!(
         world.relay(&ping.to_string(), Some("sha256=00")).await,
         Some(401),
@@ -133,58 +133,64 @@ async fn refuses_unexpected_events_and_stores_no_ping() {
         assert_eq!(world.relay(bad, Some(&world.sign(bad))).await, Some(400), "{bad}");
     }
     let too_long = "x".repeat(2 << 20);
-    assert!(matches!(world.relay(&too_long, Some("x")).await, Some(413) | None), "too long");
-    assert_eq!(world.signed(&consumer("1")).await, Some(202));
+    assert!(matches!(world.relay(&too_long, Some("x")).await, Some(413) | None), "the body is too long");
+    assert_eq!(world.relay_signed(&consumer("1")).await, Some(202));
     world.receiver.wait_for(1, DEADLINE).await;
     assert_eq!(world.standalone.count(INGESTED, &[r#"outcome="Accepted""#]).await, 1);
-    world.standalone.stays("nothing else is delivered", async || world.receiver.requests().len() == 1).await;
+    world
+        .standalone
+        .assert_stays("nothing else is delivered", async || world.receiver.requests().len() == 1)
+        .await;
     // Kong also sends a ping when a hook is created.
     assert!(world.standalone.count(INGESTED, &[r#"outcome="Ping""#]).await >= 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn event_hooks_entity_matches_no_wildcard() {
-    let world = world(json!({}), &[]).await;
-    // The event has the hooks' own secrets. It is answered with 202, so that Kong does not retry, and it is not stored.
+    let world = start(json!({}), &[]).await;
+    // The event has the secrets of hooks. The worker answers 202, so that Kong does not retry, and does not store it.
     let entity = json!({"source": "crud", "event": "event_hooks", "entity": {"config": {"secret": "hush"}}});
-    assert_eq!(world.signed(&entity).await, Some(202));
-    assert_eq!(world.signed(&consumer("1")).await, Some(202));
+    assert_eq!(world.relay_signed(&entity).await, Some(202));
+    assert_eq!(world.relay_signed(&consumer("1")).await, Some(202));
     world.receiver.wait_for(1, DEADLINE).await;
     world
         .standalone
-        .stays("the entity is not delivered", async || world.receiver.requests().len() == 1)
+        .assert_stays("the entity is not delivered", async || world.receiver.requests().len() == 1)
         .await;
     assert_eq!(world.standalone.count(INGESTED, &[r#"outcome="LeftOut""#]).await, 1);
     for file in std::fs::read_dir(&world.standalone.data).unwrap().flatten().filter(|f| f.path().is_file()) {
         let bytes = std::fs::read(file.path()).unwrap();
-        assert!(!bytes.windows(4).any(|w| w == b"hush"), "{:?} holds the secret", file.path());
+        assert!(!bytes.windows(4).any(|w| w == b"hush"), "{:?} contains the secret", file.path());
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn event_hooks_entity_matches_by_name() {
-    let world = world(json!({"event": "event_hooks"}), &[]).await;
-    assert_eq!(world.signed(&json!({"source": "crud", "event": "event_hooks"})).await, Some(202));
+    let world = start(json!({"event": "event_hooks"}), &[]).await;
+    assert_eq!(world.relay_signed(&json!({"source": "crud", "event": "event_hooks"})).await, Some(202));
     world.receiver.wait_for(1, DEADLINE).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn repeated_body_is_deduplicated() {
-    let world = world(json!({}), &["--relay-dedup-window", "1h"]).await;
+    let world = start(json!({}), &["--relay-dedup-window", "1h"]).await;
     for _ in 0..3 {
-        assert_eq!(world.signed(&consumer("1")).await, Some(202));
+        assert_eq!(world.relay_signed(&consumer("1")).await, Some(202));
     }
-    assert_eq!(world.signed(&consumer("2")).await, Some(202));
+    assert_eq!(world.relay_signed(&consumer("2")).await, Some(202));
     world.receiver.wait_for(2, DEADLINE).await;
-    world.standalone.stays("one delivery for each body", async || world.receiver.requests().len() == 2).await;
+    world
+        .standalone
+        .assert_stays("one delivery for each body", async || world.receiver.requests().len() == 2)
+        .await;
     assert_eq!(world.standalone.count(INGESTED, &[r#"outcome="Duplicate""#]).await, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn zero_window_disables_deduplication() {
-    let world = world(json!({}), &["--relay-dedup-window", "0"]).await;
+    let world = start(json!({}), &["--relay-dedup-window", "0"]).await;
     for _ in 0..3 {
-        assert_eq!(world.signed(&consumer("1")).await, Some(202));
+        assert_eq!(world.relay_signed(&consumer("1")).await, Some(202));
     }
     let received = world.receiver.wait_for(3, DEADLINE).await;
     let ids: std::collections::HashSet<&str> = received.iter().map(|r| r.header("webhook-id")).collect();
@@ -194,14 +200,14 @@ async fn zero_window_disables_deduplication() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unknown_hook_closes_connection() {
-    let world = world(json!({}), &[]).await;
+    let world = start(json!({}), &[]).await;
     let unknown = world.url.replace("/relays/relayed", "/relays/not-yet");
     let body = consumer("1").to_string();
     let signature = world.sign(&body);
     assert_eq!(
         world.relay_to(&unknown, &body, Some(&signature)).await,
         None,
-        "closed, so that Kong sends again"
+        "the worker closes the connection, so that Kong retries"
     );
     let no_name = world.url.replace("/relays/relayed", "/relays/No_Name");
     assert_eq!(
@@ -211,10 +217,10 @@ async fn unknown_hook_closes_connection() {
     );
 }
 
-/// A body that ends early may be repeated: with any answer Kong would drop the event.
+/// After any answer to a truncated body, Kong would drop the event instead of repeating it.
 #[tokio::test(flavor = "multi_thread")]
 async fn truncated_body_gets_no_answer() {
-    let world = world(json!({}), &[]).await;
+    let world = start(json!({}), &[]).await;
     let mut socket = TcpStream::connect(&world.standalone.listen).await.unwrap();
     let path = world.url.split_once("/v1/").unwrap().1;
     let head = format!(
@@ -222,16 +228,19 @@ async fn truncated_body_gets_no_answer() {
     );
     socket.write_all(head.as_bytes()).await.unwrap();
     let mut answer = String::new();
-    tokio::time::timeout(DEADLINE, socket.read_to_string(&mut answer)).await.expect("an end").ok();
+    tokio::time::timeout(DEADLINE, socket.read_to_string(&mut answer))
+        .await
+        .expect("the end of the connection")
+        .ok();
     assert_eq!(answer, "");
-    assert_eq!(world.standalone.count(INGESTED, &[r#"outcome="BrokenBody""#]).await, 1);
+    world.standalone.wait_for_count(INGESTED, &[r#"outcome="BrokenBody""#], 1).await;
 }
 
 /// Kong retries after a closed connection and never by status. An event that it emitted while the worker was down is
 /// delivered.
 #[tokio::test(flavor = "multi_thread")]
 async fn relay_survives_worker_downtime() {
-    let mut world = world(json!({}), &[]).await;
+    let mut world = start(json!({}), &[]).await;
     world.standalone.process().kill9();
     assert_eq!(world.kong.emit("crud", "consumers", json!({"entity": {"id": "1"}})).await, 1);
     world.standalone.restart().await;

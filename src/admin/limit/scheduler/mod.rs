@@ -2,7 +2,7 @@
 //!
 //! Connections are served round-robin, each within its own rate and all within the host's ceiling. Within a Connection,
 //! calls of started operations go first, then deletes, changes and resyncs. Queue times are bounded: a call that would
-//! wait longer is denied with a requeue delay, so that its reconcile does not occupy a worker slot.
+//! wait longer is denied with a requeue delay, so that its reconcile frees its slot.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
@@ -16,7 +16,8 @@ use crate::core::time::Millis;
 /// Maximum concurrent calls to one host. After a failure the limit is one, so that a hanging host does not occupy many
 /// reconciles.
 const MAX_IN_FLIGHT: usize = 8;
-/// Maximum calls of one priority, or a higher one, in a Connection's queue. Further calls are denied with a requeue delay.
+/// Maximum calls of the same or a higher priority in a Connection's queue. Further calls are denied with a requeue
+/// delay.
 const MAX_QUEUED: usize = 4;
 /// Maximum wait for the first call of an operation; a call that would wait longer is denied.
 const MAX_WAIT: Duration = Duration::from_secs(2);
@@ -24,7 +25,7 @@ const MAX_WAIT: Duration = Duration::from_secs(2);
 const MAX_WAIT_STARTED: Duration = Duration::from_secs(60);
 /// Upper bound of a requeue delay, because the estimate may be wrong by then.
 const MAX_REQUEUE_DELAY: Duration = Duration::from_secs(60);
-/// Interval between requeued operations of a paused Connection without a rate of its own.
+/// Interval between requeued operations of a paused Connection that has no rate limit.
 const MIN_SLOT_INTERVAL: Duration = Duration::from_millis(100);
 /// Consecutive calls without a response that open the host's breaker; consecutive failures of any kind that open a
 /// Connection's breaker.
@@ -127,7 +128,7 @@ impl HostScheduler {
         has_started: bool,
         now: Millis,
     ) -> Result<u64, SlotDenied> {
-        // A busy Connection with a lower rate of its own uses only that part of the host's slots.
+        // A busy Connection with a lower rate limit uses only that part of the host's slots.
         let slot = self.ceiling.token_interval();
         let used_share = |c: &ConnectionQueue| {
             let own = c.bucket.as_ref().map_or(slot, TokenBucket::token_interval);

@@ -89,7 +89,7 @@ fn parses_structured_events() {
     assert_eq!(draft.data.get(), r#"{"x":1.0}"#);
     let attributes: Vec<_> = draft.attributes.iter().map(|(n, v)| (n.as_str(), v.clone())).collect();
     assert_eq!(attributes, [("flag", true.into()), ("n", (-3).into()), ("subject", "o/1".into())]);
-    // `specversion` marks a CloudEvent, whatever the content type.
+    // `specversion` marks a CloudEvent, with any content type.
     published(r#"{"specversion":"1.0","id":"1","source":"s","type":"t"}"#).unwrap();
     // A null attribute counts as absent (CloudEvents 1.0, JSON format, 2.2).
     assert!(cloud(r#","subject":null"#).unwrap().attributes.is_empty());

@@ -24,7 +24,7 @@ use crate::core::catalogue;
 use crate::worker::problem::HttpProblem;
 use crate::worker::request::{PathNames, ValidPath, is_name};
 
-/// The resource of all rights to these routes.
+/// The RBAC resource of the permissions for these routes.
 const RESOURCE: &str = "eventhooks";
 
 pub fn routes() -> Router<Arc<ApiState>> {
@@ -56,7 +56,7 @@ impl PathNames for HookPath {
     }
 }
 
-/// A source, and an event, in a request's path. Both may be any text; unknown ones are not found.
+/// A source, and optionally an event, in a request's path. Both may be any text; the answer to an unknown one is 404.
 #[derive(Deserialize)]
 struct SourcePath {
     namespace: String,
@@ -103,7 +103,7 @@ async fn answer_from_catalogue(
 ) -> Result<Json<Value>, HttpProblem> {
     api.authorize(headers, Permission::new(namespace, "list", RESOURCE)).await?;
     let found = catalogue::describe(names).ok_or_else(|| {
-        let detail = "no such source or event in the catalogue; those of custom plugins are not in it";
+        let detail = "the catalogue has no such source or event; it does not list those of custom plugins";
         HttpProblem::new(404, "NotFound", detail)
     })?;
     Ok(Json(json!({ "data": found })))

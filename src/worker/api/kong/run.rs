@@ -19,8 +19,8 @@ use crate::worker::handlers::{HandlerOutcome, TestResult, ping_event, posted_eve
 use crate::worker::problem::HttpProblem;
 use crate::worker::request::ValidPath;
 
-/// Runs the handler with the posted members as the event's data. Answers as Kong does: the data, with source and event,
-/// and the result.
+/// Runs the handler with the posted members as the event's data. The response has Kong's format: the data, with source
+/// and event, and the result.
 pub async fn test(
     State(api): State<Arc<ApiState>>,
     ValidPath(path): ValidPath<HookPath>,
@@ -51,7 +51,7 @@ pub async fn test(
     Ok(Json(json!({"data": data, "result": result})))
 }
 
-/// Sends Kong's ping to the hook's address and answers with its body.
+/// Sends Kong's ping to the hook's address. The response is the ping's body.
 pub async fn ping(
     State(api): State<Arc<ApiState>>,
     ValidPath(path): ValidPath<HookPath>,
@@ -63,23 +63,23 @@ pub async fn ping(
     let kind = hook.handler.kind();
     if kind != HandlerKind::Webhook {
         let kind: &str = kind.into();
-        let detail = format!("handler {kind} cannot be pinged: only Webhook can, for others use test");
+        let detail = format!("handler {kind} cannot be pinged: use test, because only Webhook supports ping");
         return Err(HttpProblem::new(400, "NotPingable", detail));
     }
-    let mut shown = shape::kong_hook(&object);
+    let mut kong_hook = shape::kong_hook(&object);
     // Show the content type that is sent, even if the hook sets none.
-    if let Some(headers) = shown.pointer_mut("/config/headers").and_then(Value::as_object_mut)
+    if let Some(headers) = kong_hook.pointer_mut("/config/headers").and_then(Value::as_object_mut)
         && !headers.keys().any(|name| name.eq_ignore_ascii_case("content-type"))
     {
         headers.insert("content-type".into(), "application/json".into());
     }
-    let event = ping_event(&hook, &shown);
-    let answer = shown_data(&event);
+    let event = ping_event(&hook, &kong_hook);
+    let sent = shown_data(&event);
     match api.runner.test(&hook, event).await.map_err(test_problem)? {
         TestResult::Answer { status, .. } if !(200..300).contains(&status) => {
             Err(HttpProblem::new(502, "Status", format!("the receiver answered {status}")))
         }
-        _ => Ok(Json(answer.into())),
+        _ => Ok(Json(sent.into())),
     }
 }
 
@@ -90,7 +90,7 @@ impl ApiState {
         let object =
             guarded.0.as_ref().map_err(|_| HttpProblem::new(404, "NotFound", "the hook cannot be read"))?;
         let hook = validate(object).map_err(|invalid| {
-            HttpProblem::new(409, (&invalid).into(), format!("its spec is not valid: {invalid}"))
+            HttpProblem::new(409, (&invalid).into(), format!("the hook's spec is invalid: {invalid}"))
         })?;
         Ok((object.clone(), hook))
     }
@@ -101,7 +101,7 @@ fn posted_data(body: &[u8]) -> Box<RawValue> {
     serde_json::from_slice(body).or_else(|_| to_raw_value(&json!({}))).unwrap_or_default()
 }
 
-/// Returns the problem for a test without an answer.
+/// Returns the problem for a test without a response.
 fn test_problem(outcome: HandlerOutcome) -> HttpProblem {
     match outcome {
         HandlerOutcome::NotReady { reason, detail } => HttpProblem::new(409, reason, detail),
@@ -110,7 +110,7 @@ fn test_problem(outcome: HandlerOutcome) -> HttpProblem {
         }
         HandlerOutcome::Undeliverable { reason, detail } => HttpProblem::new(502, reason.as_str(), detail),
         HandlerOutcome::Answered { .. } | HandlerOutcome::Completed => {
-            HttpProblem::new(502, "Failed", "the handler did not answer")
+            HttpProblem::new(502, "Failed", "the handler returned no result")
         }
     }
 }

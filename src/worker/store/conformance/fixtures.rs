@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// A location of a store, which can be opened again after the store was dropped.
+/// The location of a store. A test can drop the store and open it again.
 pub(in super::super) trait Subject {
     type Store: Store;
     fn new() -> Self;

@@ -151,17 +151,17 @@ const TABLE: &[(&str, Rules, &[Step])] = &[
         ],
     ),
     (
-        "so does a cancellation",
+        "a cancellation clears both memories too",
         BOTH,
         &[Ev(1, 1, 0, Pending(0)), Cancelled(0, 10), Ev(1, 1, 20, Pending(0)), Ev(1, 2, 21, Dropped)],
     ),
     (
-        "a delivered delivery keeps them",
+        "a delivered delivery keeps both memories",
         BOTH,
         &[Ev(1, 1, 0, Pending(0)), Delivered(0, 10), Ev(1, 1, 70, Dropped), Ev(1, 2, 70, Pending(1))],
     ),
     (
-        "memory that another delivery has set since stays",
+        "the death of a delivery keeps memory that another delivery has set since",
         CHANGE,
         &[
             Ev(1, 1, 0, Pending(0)),

@@ -1,4 +1,4 @@
-//! Gates, candidates, revival, replays, queries, holds and transfers, one promise for each test.
+//! Gates, candidates, revival, replays, queries, holds and transfers: one clause of the contract for each test.
 
 use super::*;
 use crate::core::delivery_reason::DeliveryReason;

@@ -1,5 +1,5 @@
-//! The promises of a store as tests: each takes a `Subject` and uses only the traits. An engine runs all of them with
-//! `conformance!(MySubject)`; the model test compares it with `oracle` after every step.
+//! The contract of a store as tests. Each test takes a `Subject` and uses only the traits. An engine runs all tests
+//! with `conformance!(MySubject)`. The model test compares the engine with `oracle` after every step.
 
 mod fixtures;
 mod gate_table;

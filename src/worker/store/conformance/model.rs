@@ -52,7 +52,7 @@ fn step() -> impl Strategy<Value = Step> {
         Just(SettleOutcome::DeadOfAge),
         Just(SettleOutcome::Postponed),
     ];
-    // One rule in nine is dead on arrival, and few have no gates.
+    // One choice in nine means dead on arrival, and few choices have no gates.
     let choice = (0..9_u8, 0..3_u8, 0..2_u8);
     prop_oneof![
         8 => prop::collection::vec((0..4_u8, 0..8_u8, 0..60_u64, choice), 0..4).prop_map(Step::Accept),

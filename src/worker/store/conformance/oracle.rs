@@ -44,7 +44,7 @@ pub(super) struct Oracle {
 }
 
 impl Oracle {
-    /// Checks the result of an accept, and takes the sequence numbers from it.
+    /// Checks the result of an accept, and stores the events under the sequence numbers of that result.
     pub(super) fn accept(&mut self, events: &[(u8, NewEvent)], got: &[AcceptedEvent], now: Millis) {
         assert_eq!(events.len(), got.len());
         if events.is_empty() {
@@ -176,7 +176,7 @@ impl Oracle {
         }
     }
 
-    /// Makes a delivery pending: it takes the count of dropped ones, and sets both memories.
+    /// Makes a delivery pending. Moves the count of dropped deliveries to it, and sets both memories.
     pub(super) fn pass(&mut self, seq: DeliverySeq, due: Millis, now: Millis) {
         let (name, gate_request) =
             (self.deliveries[&seq].pending.hook.name.clone(), self.deliveries[&seq].gate_request);

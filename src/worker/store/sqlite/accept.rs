@@ -21,16 +21,16 @@ use super::unmaterialized::Unmaterialized;
 use crate::core::gate::{GateDecision, GateRequest};
 use crate::core::time::Millis;
 
-/// The reasons of dead letters that a duplicate of the event revives: the receiver was unavailable and may be back.
+/// A duplicate of the event revives dead letters with these reasons, because their receiver may be available again.
 const REVIVED: [DeliveryReason; 2] = [DeliveryReason::MaxAge, DeliveryReason::MaxAttempts];
 /// An event prepared for its row, outside the writer's thread.
 pub(super) struct EventRow {
     pub(super) new: NewEvent,
     origin: String,
     attributes: Option<String>,
-    /// True if all delivery ids differ. Otherwise the deliveries get rows at once, so that the unique index refuses the
-    /// event now and not when they are materialized.
-    distinct: bool,
+    /// True if all delivery ids differ. Otherwise the deliveries get rows at once, so that the unique index rejects the
+    /// event on acceptance and not later, when the deliveries are materialized.
+    has_distinct_ids: bool,
 }
 
 impl EventRow {
@@ -39,11 +39,11 @@ impl EventRow {
             true => None,
             false => Some(serde_json::to_string(&new.event.attributes)?),
         };
-        let distinct = match new.deliveries.as_slice() {
+        let has_distinct_ids = match new.deliveries.as_slice() {
             [] | [_] => true,
             many => many.iter().map(|delivery| delivery.id).collect::<HashSet<_>>().len() == many.len(),
         };
-        Ok(EventRow { origin: new.event.origin.to_string(), new, attributes, distinct })
+        Ok(EventRow { origin: new.event.origin.to_string(), new, attributes, has_distinct_ids })
     }
 
     /// Returns its approximate size in memory and in the log.
@@ -55,7 +55,7 @@ impl EventRow {
         EVENT_BYTES + self.new.event.data.get().len() + self.attributes.as_ref().map_or(0, String::len)
     }
 
-    /// Returns the bytes that one delivery of it counts towards the backlog.
+    /// Returns the bytes that one delivery of the event counts towards the backlog.
     fn size(&self) -> i64 {
         i64::try_from(self.event_bytes()).unwrap_or(i64::MAX)
     }
@@ -63,7 +63,7 @@ impl EventRow {
 
 /// Accepts the events, all or none. First promotes up to `promotions` trailing candidates.
 ///
-/// The inner error is a refusal by a share; it changes nothing.
+/// The inner error reports a full share; nothing was changed.
 pub(super) fn accept(
     conn: &Connection,
     cache: &mut WriterCache,
@@ -71,11 +71,11 @@ pub(super) fn accept(
     now: Millis,
     promotions: usize,
 ) -> rusqlite::Result<Result<Vec<AcceptedEvent>, StoreError>> {
-    // Promote nothing: there is no result that could report the hooks.
+    // Promote nothing, because no result could report the promoted hooks.
     if rows.is_empty() {
         return Ok(Ok(Vec::new()));
     }
-    // Check the shares before any write: a refusal must leave nothing behind, and must not restart the group.
+    // Check the shares before any write, so that a full share changes nothing and does not roll back the group.
     if exceeds_namespace_share(conn, cache, rows, now)? {
         return Ok(Err(StoreError::NamespaceFull));
     }
@@ -112,13 +112,13 @@ fn exceeds_namespace_share(
     if !exceeds_any_share(conn, cache, rows.iter())? {
         return Ok(false);
     }
-    let mut fresh = Vec::new();
+    let mut new_rows = Vec::new();
     for row in rows {
         if !is_duplicate(conn, cache, row, now)? {
-            fresh.push(row);
+            new_rows.push(row);
         }
     }
-    exceeds_any_share(conn, cache, fresh.into_iter())
+    exceeds_any_share(conn, cache, new_rows.into_iter())
 }
 
 /// True if an event whose sender retries does not fit into a hook's share. Deliveries that a gate might drop count too.
@@ -140,7 +140,7 @@ fn exceeds_hook_share(
     Ok(false)
 }
 
-/// True for a duplicate. It needs no space: its sender gets the result of the original event.
+/// True for a duplicate, which needs no space: its sender gets the result of the original event.
 fn is_duplicate(
     conn: &Connection,
     cache: &mut WriterCache,
@@ -188,7 +188,7 @@ fn accept_one(
     let (event, seq) = (&row.new.event, cache.unmaterialized(conn)?.next_event());
     let (mut handed, mut deliveries) = (Vec::new(), Vec::with_capacity(row.new.deliveries.len()));
     for (index, delivery) in row.new.deliveries.iter().enumerate() {
-        let notes = row.distinct.then_some(&mut handed);
+        let notes = row.has_distinct_ids.then_some(&mut handed);
         deliveries.push(store_delivery(
             conn,
             cache,
@@ -218,12 +218,12 @@ fn accept_one(
         event.data.get(),
     ])?;
     if let (Some(dedup), Some(expires)) = (&row.new.dedup, expires) {
-        // Replaces only an expired key: `find_original` found no other.
+        // Replaces only an expired key, because `find_original` found no valid one.
         conn.prepare_cached("INSERT OR REPLACE INTO dedup (key, expires, event) VALUES (?1, ?2, ?3)")?
             .execute(params![dedup.key, expires.0, seq])?;
     }
     if deliveries.is_empty() {
-        // Retention reaches other events through their deliveries; this one has none.
+        // Retention finds other events through their deliveries, and this one has none.
         conn.prepare_cached("INSERT INTO loose (accepted, event, kept_until) VALUES (?1, ?2, ?3)")?
             .execute(params![now.0, seq, expires.unwrap_or_default().0])?;
     }
@@ -244,9 +244,10 @@ struct InitialState {
     suppressed: u32,
 }
 
-/// Stores a delivery as its hook's gates and share decide.
+/// Stores a delivery. Its hook's gates and share decide its initial state.
 ///
-/// A delivery that is due at once and has no gates is only noted in `notes`, if given (see `materialize`).
+/// Appends a delivery that is due at once and has no gates to `notes`, if given, instead of inserting a row (see
+/// `materialize`).
 fn store_delivery(
     conn: &Connection,
     cache: &mut WriterCache,
@@ -271,9 +272,10 @@ fn store_delivery(
             return insert(conn, cache, seq, hook, size, new, &initial(PENDING, new.due, None), now);
         };
         let held_before = cache.hook(conn, hook)?.total_held(now);
-        let noted = Unmaterialized { hook, id: *new.id.as_bytes(), due: new.due.0, held_before, size };
-        noted.append_note(seq, handed);
-        cache.insert_unmaterialized(conn, seq, noted)?;
+        let unmaterialized =
+            Unmaterialized { hook, id: *new.id.as_bytes(), due: new.due.0, held_before, size };
+        unmaterialized.append_note(seq, handed);
+        cache.insert_unmaterialized(conn, seq, unmaterialized)?;
         return Ok(AcceptedDelivery { seq, fate: Fate::Pending { due: new.due, suppressed: 0 } });
     }
     let evaluation = gates::evaluate(conn, hook, &new.gate_request, now)?;
@@ -286,7 +288,8 @@ fn store_delivery(
             gates::record_snoozed(conn, hook, &new.gate_request, now)?;
             insert(conn, cache, seq, hook, size, new, &dropped(DeliveryReason::Snoozed), now)
         }
-        // A dead letter sets no gate memory: the next event must not be compared with one that was never sent.
+        // A dead letter sets no gate memory, because the next event must not be compared with an event that was never
+        // sent.
         _ if cache.is_hook_full(conn, hook, size)? => {
             insert(conn, cache, seq, hook, size, new, &dead(DeliveryReason::BacklogFull), now)
         }
@@ -394,9 +397,10 @@ fn accept_duplicate(
             DROPPED => Fate::Dropped,
             DEAD if reason.and_then(|r| r.parse().ok()).is_some_and(|r| REVIVED.contains(&r)) => {
                 let id = cache.hook(conn, hook)?.id.clone();
-                // Revive only hooks that the duplicate matches: others are deleted, or no longer want the event.
-                let wanted = row.new.deliveries.iter().any(|delivery| delivery.hook.uid == id.uid);
-                if wanted && !is_backlog_full(conn, cache, hook, size)? {
+                // Revive only deliveries of hooks that the duplicate matches. Other hooks are deleted or no longer
+                // match.
+                let is_matched = row.new.deliveries.iter().any(|delivery| delivery.hook.uid == id.uid);
+                if is_matched && !is_backlog_full(conn, cache, hook, size)? {
                     make_pending(conn, cache, seq, false, now)?;
                     hooks_to_notify.push(id);
                     Fate::Pending { due: now, suppressed }

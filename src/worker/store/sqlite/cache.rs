@@ -1,8 +1,8 @@
 //! The writer's cache of hooks, backlog sizes and unmaterialized deliveries.
 //!
 //! Entries are read from the tables on first use. Every rollback clears the cache, so it never differs from the tables.
-//! Backlog sizes are counted here and written once for each group commit, so that a thousand deliveries of a hook cost one
-//! statement.
+//! The cache counts backlog sizes and writes them once for each group commit, so that a thousand deliveries of a hook
+//! cost one statement.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,10 +21,10 @@ pub(super) struct CachedHook {
     namespace_key: Arc<str>,
     /// Bytes of pending events.
     pending_bytes: i64,
-    /// The part of `pending_bytes` that unmaterialized deliveries have. The column `waiting` does not contain it.
+    /// The part of `pending_bytes` that belongs to unmaterialized deliveries. The column `waiting` does not include it.
     unmaterialized_bytes: i64,
     /// True if `pending_bytes` was changed and not written yet.
-    changed: bool,
+    is_changed: bool,
     /// Milliseconds of all past holds.
     held: i64,
     held_since: Option<i64>,
@@ -33,7 +33,7 @@ pub(super) struct CachedHook {
 }
 
 impl CachedHook {
-    /// Returns how long it has been held in total up to `now`, in milliseconds.
+    /// Returns how long the hook has been held in total up to `now`, in milliseconds.
     pub(super) fn total_held(&self, now: Millis) -> i64 {
         total_held(self.held, self.held_since, now)
     }
@@ -46,7 +46,7 @@ pub(super) struct WriterCache {
     hooks: HashMap<i64, CachedHook>,
     /// Bytes of pending events by namespace key.
     namespaces: HashMap<Arc<str>, i64>,
-    /// Hooks with a count to write.
+    /// Hooks with an unwritten backlog size.
     changed: Vec<i64>,
     /// When the next trailing candidate is due. Outer None: not read yet.
     next_promotion: Option<Option<i64>>,
@@ -100,13 +100,13 @@ impl WriterCache {
                         namespace_key: row.get(1)?,
                         pending_bytes: row.get(3)?,
                         unmaterialized_bytes: 0,
-                        changed: false,
+                        is_changed: false,
                         held: row.get(4)?,
                         held_since: row.get(5)?,
                         gate_keys: None,
                     })
                 })?;
-            // Read the namespace's sum first: it is correct only while no hook in it has an unwritten count.
+            // Read the namespace's sum first. It is correct only while no hook in the namespace has an unwritten count.
             self.namespace_bytes(conn, &hook.namespace_key)?;
             self.hooks.insert(id, hook);
         }
@@ -149,13 +149,13 @@ impl WriterCache {
             return Ok(());
         }
         let hook = self.add_pending_bytes(conn, id, bytes)?;
-        if !std::mem::replace(&mut hook.changed, true) {
+        if !std::mem::replace(&mut hook.is_changed, true) {
             self.changed.push(id);
         }
         Ok(())
     }
 
-    /// Adds bytes in memory only: the caller decides whether they are written.
+    /// Adds bytes in memory only. The caller decides whether to write them.
     fn add_pending_bytes(
         &mut self,
         conn: &Connection,
@@ -173,7 +173,7 @@ impl WriterCache {
         Ok(hook)
     }
 
-    /// Returns the unmaterialized deliveries. Reads them on first use and counts them into their hooks' backlogs.
+    /// Returns the unmaterialized deliveries. Reads them on first use and adds them to their hooks' backlogs.
     pub(super) fn unmaterialized(&mut self, conn: &Connection) -> rusqlite::Result<&mut UnmaterializedSet> {
         if self.unmaterialized.is_none() {
             let set = UnmaterializedSet::read(conn)?;
@@ -218,7 +218,7 @@ impl WriterCache {
     pub(super) fn flush(&mut self, conn: &Connection) -> rusqlite::Result<()> {
         for id in self.changed.drain(..) {
             let Some(hook) = self.hooks.get_mut(&id) else { continue };
-            hook.changed = false;
+            hook.is_changed = false;
             conn.prepare_cached("UPDATE hooks SET waiting = ?2 WHERE id = ?1")?
                 .execute(params![id, hook.pending_bytes - hook.unmaterialized_bytes])?;
         }

@@ -30,7 +30,7 @@ use crate::metrics::Metrics;
 /// How long a read waits for the writer to materialize deliveries.
 const MATERIALIZE_TIMEOUT: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 1000 });
 
-/// The embedded store. Dropping it without `close` stops it like a crash does: acknowledged data stays.
+/// The embedded store. Dropping it without `close` has the effect of a crash: acknowledged data stays.
 pub struct SqliteStore {
     queue: Option<mpsc::Sender<Operation>>,
     pub(super) readers: Arc<ReaderPool>,
@@ -48,7 +48,7 @@ pub struct SqliteStore {
 impl SqliteStore {
     /// Opens the store in an existing folder, and creates it if there is none.
     ///
-    /// Does not create the folder: a volume that is not mounted would look like an empty store.
+    /// Does not create the folder, because a volume that is not mounted would then look like an empty store.
     pub fn open(dir: &Path) -> Result<SqliteStore, StoreError> {
         Self::open_with(dir, Tuning::default())
     }
@@ -61,17 +61,17 @@ impl SqliteStore {
         let mut conn = Connection::open_with_flags(&path, flags).map_err(schema::open_error)?;
         migrate::prepare(&mut conn, dir)?;
         conn.pragma_update(None, "wal_autocheckpoint", 0).map_err(schema::open_error)?;
-        // Shrinks a log that grew once, when it restarts.
+        // Truncates a log that has grown beyond this size when it restarts.
         conn.pragma_update(None, "journal_size_limit", 32 << 20).map_err(schema::open_error)?;
-        // After a crash the folder must contain the entries of its files.
+        // Sync the folder, so that it contains the entries of its files after a crash.
         File::open(dir).and_then(|dir| dir.sync_all()).map_err(|e| files::open_error(dir, &e))?;
 
         let shared = Arc::new(SharedState::new());
         let readers = ReaderPool::open(&path, tuning.readers, shared.clone()).map_err(schema::open_error)?;
         let (queue, receiver) = mpsc::channel(tuning.queue);
         let (queue_bytes, sweep_limit) = (tuning.queue_bytes, tuning.sweep_limit);
-        let copier = readers::connect(&path, flags).map_err(schema::open_error)?;
-        let wal = WalCheckpointer::new(shared.clone(), tuning.clone(), copier)
+        let checkpoint_conn = readers::connect(&path, flags).map_err(schema::open_error)?;
+        let wal = WalCheckpointer::new(shared.clone(), tuning.clone(), checkpoint_conn)
             .map_err(|e| files::open_error(dir, &e))?;
         let writer = Writer {
             wal,
@@ -110,7 +110,7 @@ impl SqliteStore {
         self.shared.set_metrics(metrics);
     }
 
-    /// Queues an accept. Never waits for capacity: `Busy` must reach the sender, so that it slows down.
+    /// Queues an accept. Never waits for capacity, because the sender must receive `Busy` and slow down.
     pub(super) fn enqueue_accept(&self, events: Vec<NewEvent>, now: Millis, reply: AcceptCallback) {
         let (permit, rows, bytes) = match self.reserve(events) {
             Ok(reserved) => reserved,
@@ -165,8 +165,8 @@ impl SqliteStore {
 
     /// Runs a read of deliveries, after they were materialized.
     ///
-    /// If the writer cannot materialize them in time, because the disk is full or slow, the read runs anyway: users see the
-    /// rows that exist, and the dispatcher's reads use the notes.
+    /// If the writer cannot materialize them in time, because the disk is full or slow, the read runs anyway. Users
+    /// then see the existing rows, and the dispatcher's reads use the notes in `events.handed`.
     pub(super) async fn read<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
@@ -177,7 +177,7 @@ impl SqliteStore {
         }
     }
 
-    /// Has the writer materialize the deliveries that were accepted before the call.
+    /// Makes the writer materialize the deliveries that were accepted before the call.
     async fn materialize_all(&self) -> Result<(), StoreError> {
         let mut target = None;
         while !self.shared.is_all_materialized() {
@@ -208,8 +208,8 @@ impl SqliteStore {
         self.queue.as_ref().ok_or(StoreError::Closed)
     }
 
-    /// Returns the error for an ended writer. If it was not closed, it panicked: that fails the store, because its callers
-    /// must not go on.
+    /// Returns the error for an ended writer. A writer that ended without a close has panicked; this fails the store,
+    /// because its callers must stop.
     fn writer_ended(&self) -> StoreError {
         match self.shared.check_usable() {
             Err(e) => e,
@@ -224,7 +224,7 @@ impl SqliteStore {
             return;
         }
         self.shared.start_closing();
-        // Before the writer ends: its last checkpoint copies only pages that no reader uses.
+        // Close readers before the writer ends, because its last checkpoint copies only pages that no reader uses.
         self.readers.close().await;
         if let Some(queue) = &self.queue {
             drop(queue.send(Operation::Stop).await);

@@ -7,13 +7,13 @@ use super::super::StoreError;
 /// The consequence of an SQLite error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum FailureKind {
-    /// No space: nothing was written, and the store goes on.
+    /// No space. Nothing was written, and the store keeps working.
     Full,
     /// Another connection held a lock.
     Busy,
-    /// The content of the disk is unknown: the store must not go on.
+    /// The content of the disk is unknown, so the store must stop.
     Fatal(String),
-    /// One statement failed; only its operation is refused.
+    /// One statement failed. Only its operation is refused.
     Statement(String),
 }
 
@@ -23,7 +23,8 @@ impl FailureKind {
         let Some(inner) = e.sqlite_error() else { return FailureKind::Statement(e.to_string()) };
         match (inner.code, inner.extended_code) {
             (ErrorCode::DiskFull, _) => FailureKind::Full,
-            // The index of the log is only a cache. That it cannot grow is usually the first sign of a full disk.
+            // The index of the log (its shared memory) is only a cache. A failure to grow it is usually the first sign
+            // of a full disk.
             (_, rusqlite::ffi::SQLITE_IOERR_SHMSIZE) => FailureKind::Full,
             (ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked, _) => FailureKind::Busy,
             (

@@ -14,8 +14,8 @@ pub(super) struct DirLock(File);
 
 impl Drop for DirLock {
     fn drop(&mut self) {
-        // Closing the file is not enough: a child process between fork and exec has it open too, and would keep the lock
-        // for that long. If unlocking fails, the close releases the lock.
+        // Unlock explicitly: a child process between fork and exec also has the file open, and would hold the lock
+        // until its exec. If unlocking fails, the close releases the lock.
         drop(self.0.unlock());
     }
 }

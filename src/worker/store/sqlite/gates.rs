@@ -1,7 +1,7 @@
 //! Gate memory (`onChange`, `snooze`) and trailing candidates, inside the writer's transaction.
 //!
-//! Invariants: a key has at most one candidate. A candidate's delivery has a state of its own until it is promoted, so no
-//! query of due deliveries finds it. When a delivery dies, the memory that it set is cleared, but not memory that another
+//! Invariants: a key has at most one candidate. Until a candidate is promoted, its delivery has a separate state, so no
+//! query of due deliveries finds it. The death of a delivery clears the memory that it set, but not memory that another
 //! delivery has set since.
 
 use std::time::Duration;
@@ -18,9 +18,9 @@ use crate::core::time::Millis;
 const CHANGE: i64 = 0;
 const SNOOZE: i64 = 1;
 
-/// The most keys of one hook; above it the least recently used key is removed.
+/// The most keys of one hook. Above it, the least recently used key is removed.
 pub(super) const MAX_KEYS: i64 = 100_000;
-/// Memory that was not used for this long is removed.
+/// Memory that has not been used for this long is removed.
 const UNUSED: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// The memory of a group, from `gates`.
@@ -75,7 +75,8 @@ pub(super) fn evaluate(
     Ok(GateEvaluation { decision: request.decide(memory, now), change, snooze })
 }
 
-/// Drops the candidate that a delivery overtakes, and returns how many deliveries were dropped before it.
+/// Drops the candidate that a newer delivery replaces. Returns the number of deliveries of the group that were dropped
+/// since the last one was sent.
 pub(super) fn supersede_candidate(
     conn: &Connection,
     cache: &mut WriterCache,
@@ -152,8 +153,8 @@ fn set_memory(
     Ok(())
 }
 
-/// Counts one more key, and removes the least recently used ones above the limit. Events choose their keys, so without a
-/// limit a sender could fill the disk.
+/// Counts a new key, and removes the least recently used keys above the limit. The keys come from event data, so
+/// without a limit a sender could fill the disk.
 fn add_gate_key(conn: &Connection, cache: &mut WriterCache, hook: i64) -> rusqlite::Result<()> {
     let cached = cache.hook(conn, hook)?;
     let keys = match cached.gate_keys {
@@ -190,7 +191,7 @@ fn count_dropped(
     Ok(())
 }
 
-/// Records that a delivery was dropped as unchanged. The candidate of its group is dropped too: it would report a change
+/// Records that a delivery was dropped as unchanged. Also drops the candidate of its group, which would report a change
 /// that was undone.
 pub(super) fn record_unchanged(
     conn: &Connection,
@@ -340,8 +341,8 @@ fn promote_one(
     set_both_memories(conn, cache, *hook, request, (change.exists, snooze.exists), *delivery, now)
 }
 
-/// Clears the memory that a dead or cancelled delivery set, unless another delivery has set it since, and promotes the
-/// candidate that waits for the end of the period. True: there was one. The counts of dropped deliveries remain.
+/// Clears the memory that a dead or cancelled delivery set, unless another delivery has set it since. Promotes the
+/// candidate of the quiet period at once. True: there was a candidate. The counts of dropped deliveries remain.
 pub(super) fn clear_memory_of(
     conn: &Connection,
     cache: &mut WriterCache,
@@ -357,11 +358,11 @@ pub(super) fn clear_memory_of(
         .collect::<rusqlite::Result<Vec<(i64, i64, GateHash)>>>()?;
     let mut promoted = false;
     for (hook, _, key) in cleared.iter().filter(|(_, kind, _)| *kind == SNOOZE) {
-        let behind = conn
+        let candidate = conn
             .prepare_cached(&format!("{CANDIDATES} WHERE hook = ?1 AND key = ?2"))?
             .query_row(params![hook, key], read_candidate)
             .optional()?;
-        if let Some(candidate) = behind {
+        if let Some(candidate) = candidate {
             promote_one(conn, cache, &candidate, now)?;
             promoted = true;
         }
@@ -369,7 +370,8 @@ pub(super) fn clear_memory_of(
     Ok(promoted)
 }
 
-/// Removes a finished delivery as the owner of memory. Called when it is replayed: its later death must not clear it.
+/// Removes a finished delivery as the owner of memory. Called when the delivery is replayed, so that its later death
+/// does not clear that memory.
 pub(super) fn clear_owner(conn: &Connection, delivery: DeliverySeq) -> rusqlite::Result<()> {
     conn.prepare_cached("UPDATE gates SET owner = NULL WHERE owner = ?1")?.execute([delivery])?;
     Ok(())
@@ -424,7 +426,7 @@ pub(super) fn sweep(
     rows: i64,
 ) -> rusqlite::Result<usize> {
     let cutoff = now.0.saturating_sub(i64::try_from(UNUSED.as_millis()).unwrap_or(i64::MAX));
-    // Keep the memory of a quiet period that is longer than that.
+    // Keep the memory of a quiet period that is longer than `UNUSED`.
     let removed = conn
         .prepare_cached(
             "DELETE FROM gates WHERE (hook, kind, key) IN

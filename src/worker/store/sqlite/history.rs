@@ -1,7 +1,7 @@
 //! Users' queries of deliveries: one delivery, a list, all deliveries of an event.
 //!
-//! A list merges one index walk for each pair of hook and state, so a page costs what it shows and not what is stored.
-//! Times of the filter are converted to sequence numbers first, because both ascend together.
+//! A list merges one index walk for each pair of hook and state. So its cost depends on the size of the page and not on
+//! the size of the store. Times of the filter are converted to sequence numbers first, because both ascend together.
 
 use std::collections::BinaryHeap;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use super::sequence;
 use crate::core::event::Event;
 use crate::core::time::Millis;
 
-/// How far the clock may have been set back without a list by time missing deliveries, in milliseconds.
+/// If the clock was set back by at most this many milliseconds, lists with a time filter still find every delivery.
 const CLOCK_SLACK: i64 = 3_600_000;
 
 const RECORD: &str = "
@@ -64,7 +64,7 @@ pub(super) fn delivery(
     namespace: &str,
     id: Uuid,
 ) -> rusqlite::Result<Option<DeliveryRecord>> {
-    // One snapshot for both statements: a sweep in between would show a delivery without its attempts.
+    // One snapshot for both statements. Otherwise a sweep in between could hide the attempts of a delivery.
     let tx = conn.unchecked_transaction()?;
     let found = tx
         .prepare_cached(&format!("{RECORD} WHERE d.id = ?1 AND h.namespace = ?2"))?
@@ -150,7 +150,7 @@ pub(super) const EXPLAIN: &str = "
 SELECT e.seq, NULL, NULL, NULL, e.accepted, e.id, e.namespace, e.origin, e.source, e.event, e.time, e.attributes, e.data
 FROM events e INDEXED BY events_id WHERE e.namespace = ?1 AND e.id = ?2 ORDER BY e.seq DESC LIMIT 1";
 
-/// Returns a delivery if the filter matches it, and when it finished.
+/// Returns a delivery and the time when it finished, if the filter matches the delivery.
 pub(super) fn find_matching(
     conn: &Connection,
     filter: &DeliveryFilter,
@@ -278,9 +278,9 @@ impl DeliveryWalk {
         }
     }
 
-    /// True if the walk reaches `one` before `other`.
-    fn is_before(&self, one: DeliverySeq, other: DeliverySeq) -> bool {
-        if self.direction == Direction::Older { one > other } else { one < other }
+    /// True if the walk reaches `a` before `b`.
+    fn is_before(&self, a: DeliverySeq, b: DeliverySeq) -> bool {
+        if self.direction == Direction::Older { a > b } else { a < b }
     }
 }
 

@@ -1,7 +1,7 @@
-//! Maintenance from outside the worker: checks a store, and copies it while the worker runs.
+//! Maintenance by other processes: checks a store, and copies it while the worker runs.
 //!
-//! Invariants: only reads, in one snapshot, beside a running worker, without its lock. A copy appears under its name only
-//! when it is complete, checked and synced.
+//! Invariants: only reads the store, in one snapshot and without the worker's lock. A copy gets its final name only
+//! after it is complete, checked and synced.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -75,7 +75,7 @@ impl From<rusqlite::Error> for CheckError {
 /// Fills the report as far as the file can be read.
 fn inspect(path: &Path, report: &mut StoreReport) -> Result<(), CheckError> {
     let conn = open(path)?;
-    // One snapshot, because the worker goes on writing.
+    // One snapshot, because the worker may write at the same time.
     let tx = conn.unchecked_transaction()?;
     if tx.pragma_query_value(None, "application_id", |row| row.get::<_, i64>(0))? != schema::APPLICATION_ID {
         return Err(CheckError::Store(schema::foreign_file()));
@@ -138,7 +138,7 @@ fn inspect(path: &Path, report: &mut StoreReport) -> Result<(), CheckError> {
 }
 
 fn open(path: &Path) -> Result<Connection, CheckError> {
-    // Open it first for the error: SQLite reports only that it cannot open it.
+    // Open the file first to get a precise error: SQLite reports only that it cannot open the file.
     File::open(path).map_err(|e| CheckError::Store(open_error(path, &e)))?;
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags)?;
@@ -146,8 +146,8 @@ fn open(path: &Path) -> Result<Connection, CheckError> {
     Ok(conn)
 }
 
-/// Copies the store of a folder to a new file and checks the copy. A running worker goes on; later commits are not in the
-/// copy. To restore, place the copy as `hookstream.db` into an empty folder.
+/// Copies the store of a folder to a new file and checks the copy. A running worker keeps working; the copy does not
+/// contain its later commits. To restore, place the copy as `hookstream.db` into an empty folder.
 pub fn backup(dir: &Path, to: &Path) -> Result<StoreReport, StoreError> {
     if to.exists() {
         return Err(StoreError::Open(format!("{} exists: name a new file", to.display())));
@@ -192,7 +192,7 @@ fn copy_into(from: &Path, part: &Path) -> Result<(), StoreError> {
     conn.execute("VACUUM INTO ?1", [name]).map(drop).map_err(schema::open_error)
 }
 
-/// Syncs a complete copy, which SQLite does not, and renames it to its final name.
+/// Syncs a complete copy, because SQLite does not, and renames it to its final name.
 fn publish(part: &Path, to: &Path) -> Result<(), StoreError> {
     let folder = to.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let publish = || {
@@ -203,7 +203,7 @@ fn publish(part: &Path, to: &Path) -> Result<(), StoreError> {
     publish().map_err(|e| open_error(to, &e))
 }
 
-/// Keeps a copy of the store before its format is migrated, and removes copies of older formats.
+/// Copies the store before its format is migrated, and removes copies of older formats.
 pub(super) fn keep_before(dir: &Path, version: i64) -> Result<PathBuf, StoreError> {
     let path = dir.join(FILE);
     let kept = with_suffix(&path, &format!(".v{version}"));

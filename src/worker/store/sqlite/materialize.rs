@@ -1,18 +1,18 @@
 //! Materializes deliveries: gives a delivery a row of its own.
 //!
-//! Most deliveries are sent at once and succeed at the first attempt. Inserting a row for each at acceptance, and changing
-//! that row and its index entries after delivery, would cause most of the disk writes. So a delivery that is due at once
-//! is only noted in its event's row (`events.handed`). It is materialized when its outcome is known: as delivered, in one
-//! statement.
+//! Most deliveries are sent at once and succeed at the first attempt. Inserting a row for each at acceptance, and
+//! changing that row and its index entries after delivery, would cause most of the disk writes. So for a delivery that
+//! is due at once, acceptance only adds a note, a short binary record, to its event's row (`events.handed`). When the
+//! outcome is known, one statement inserts the row, usually as delivered.
 //!
 //! Invariants:
-//! - A reader of the delivery tables first has the writer materialize all deliveries (`SqliteStore::read`). So does every
-//!   operation except `accept`, `settle`, `promote` and `sweep`. If there is no space for rows, the dispatcher's reads use
-//!   the notes.
-//! - No delivery of an event up to the watermark `meta.filed` is unmaterialized, so a start searches only the few events
+//! - Before a read of the delivery tables, the writer materializes all deliveries (`SqliteStore::read`), and also
+//!   before every operation except `accept`, `settle`, `promote` and `sweep`. If there is no space for rows, the
+//!   dispatcher's reads use the notes.
+//! - Every delivery of an event up to the watermark (`meta.filed`) has a row, so a start searches only the few events
 //!   after it.
-//! - `sweep` removes nothing after the watermark; otherwise a finished delivery would become pending again.
-//! - Event sequence numbers are never reused, because removed events are below the watermark.
+//! - `sweep` removes nothing after the watermark. Otherwise a finished delivery would become pending again.
+//! - Event sequence numbers are never reused, because the stored watermark is at or above every removed event.
 
 use rusqlite::{Connection, params};
 
@@ -21,7 +21,7 @@ use super::cache::WriterCache;
 use super::rows;
 use super::unmaterialized::Unmaterialized;
 
-/// Deliveries that one group or one read materializes. Ingest waits for it.
+/// The most deliveries that are materialized in one step, for which ingest waits.
 const BATCH: usize = 1024;
 /// How many events the stored watermark may lag behind.
 const WATERMARK_LAG: EventSeq = 1024;
@@ -34,7 +34,8 @@ pub(super) fn materialize_pending(
     delivery: &Unmaterialized,
 ) -> rusqlite::Result<()> {
     let Unmaterialized { hook, id, due, held_before, size } = delivery;
-    // IGNORE: a colliding id (practically impossible) must not keep all other deliveries from being materialized.
+    // IGNORE, so that a colliding id (practically impossible) does not block the materialization of all other
+    // deliveries.
     conn.prepare_cached(
         "INSERT OR IGNORE INTO deliveries (seq, hook, id, state, attempts, due, size, held_before)
          VALUES (?1, ?2, ?3, 0, 0, ?4, ?5, ?6)",
@@ -78,7 +79,8 @@ pub(super) fn materialize_all(conn: &Connection, cache: &mut WriterCache) -> rus
     cache.unmaterialized(conn)?.store_watermark(conn, 0).map(drop)
 }
 
-/// Materializes one batch towards the event `target`. None: towards the last event at this moment.
+/// Materializes one batch of deliveries, oldest first, towards the event `target`. None: towards the current last
+/// event.
 ///
 /// Returns the target, for the next call, and whether deliveries before it remain.
 pub(super) fn materialize_batch(
@@ -111,8 +113,8 @@ pub(super) fn enforce_bounds(conn: &Connection, cache: &mut WriterCache) -> rusq
     cache.unmaterialized(conn)?.store_watermark(conn, WATERMARK_LAG).map(drop)
 }
 
-/// Advances the watermark as far as possible without materializing anything, and returns it. Nothing after it may be
-/// swept.
+/// Advances the watermark as far as possible without materializing anything, and returns it. Callers must not sweep
+/// events after it.
 pub(super) fn advance_watermark(conn: &Connection, cache: &mut WriterCache) -> rusqlite::Result<EventSeq> {
     cache.unmaterialized(conn)?.store_watermark(conn, 0)
 }

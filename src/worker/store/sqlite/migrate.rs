@@ -15,12 +15,13 @@ pub(super) fn prepare(conn: &mut Connection, dir: &Path) -> Result<(), StoreErro
     let tables: i64 =
         conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(open_error)?;
     if tables == 0 {
-        // This pragma takes effect only before the first table. INCREMENTAL, so that a later release can return space.
+        // This pragma takes effect only before the first table exists. INCREMENTAL lets a later release return free
+        // space to the file system.
         conn.pragma_update(None, "auto_vacuum", "INCREMENTAL").map_err(open_error)?;
     } else if id != APPLICATION_ID {
         return Err(foreign_file());
     } else {
-        // Check before any write, even of the journal mode: a newer store must stay unchanged.
+        // Check before any write, even of the journal mode, because a newer store must stay unchanged.
         let found = check_readable(conn, VERSION)?;
         if found < VERSION {
             let kept = maintenance::keep_before(dir, found)?;

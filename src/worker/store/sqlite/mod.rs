@@ -3,16 +3,16 @@
 //! Purpose: implements `Store` on a volume that one process uses.
 //!
 //! Invariants:
-//! - One process uses a folder, by a file lock that the kernel releases when the process dies.
-//! - One thread writes (`writer`). All reads run on connections of their own (`readers`), so no read delays an accept.
+//! - One process uses a folder at a time, enforced by a file lock that the kernel releases when the process dies.
+//! - One thread writes (`writer`). All reads run on other connections (`readers`), so no read delays an accept.
 //! - Every commit syncs the log (`synchronous=FULL`), and the folder is synced when its files are created.
 //! - The files have mode 0600, because they contain payloads.
 //!
-//! Reading order: `engine` (opening, the queue), `roles` (the traits), `writer` (group commit). What an operation does to
-//! the tables: `accept`, `transitions`, `materialize`, `gates`, `namespaces`, `replays`, `retention`. Queries: `reads` for
-//! the dispatcher, `history` for users. The writer's state: `cache`, `unmaterialized`. The tables: `schema`, `migrate`.
+//! Reading order: `engine` (opening, the queue), `roles` (the traits), `writer` (group commit). Changes of the tables:
+//! `accept`, `transitions`, `materialize`, `gates`, `namespaces`, `replays`, `retention`. Queries: `reads` for the
+//! dispatcher, `history` for users. The writer's state: `cache`, `unmaterialized`. The tables: `schema`, `migrate`.
 //!
-//! Not here: the limit of the whole disk (a watermark in `ingest`).
+//! Out of scope: the limit of the whole disk (`ingest::Disk`).
 
 mod accept;
 mod cache;

@@ -1,7 +1,7 @@
 //! The key under which rows of a namespace are stored (the columns `namespace` of the tables, `place` of `namespaces`).
 //!
-//! The key is the name itself for the first namespace of that name, and `name/uuid` for each later one. So a namespace
-//! that is deleted and created again finds no data of the old one, from the moment its uid is recorded.
+//! The key is the name itself for the first namespace of that name, and `name/uuid` for each later one. So a recreated
+//! namespace finds no data of the deleted one, as soon as its uid is recorded.
 
 use std::collections::HashMap;
 use std::sync::Arc;

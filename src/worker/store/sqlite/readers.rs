@@ -38,7 +38,7 @@ impl ReaderPool {
     ) -> Result<T, StoreError> {
         self.shared.check_usable()?;
         // Take a permit first, so that queued reads do not fill the pool of blocking threads. The permit moves into the
-        // read: the connection is free only when the read has ended, even if its caller was dropped.
+        // read, because a connection is free only after the read has ended, even if the caller was dropped.
         let permit = self.permits.clone().acquire_owned().await.map_err(|_| StoreError::Closed)?;
         let this = self.clone();
         let done = tokio::task::spawn_blocking(move || {
@@ -63,11 +63,12 @@ impl ReaderPool {
     }
 }
 
-/// Opens a connection beside the writer's.
+/// Opens a connection in addition to the writer's.
 pub(super) fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
     let conn = Connection::open_with_flags(path, flags)?;
     schema::tune(&conn)?;
-    // Open the log and its index now. Later the process may have no file descriptor left, and the store would look broken.
+    // Open the log and its index now. Later the process may be out of file descriptors, and the store would look
+    // broken.
     conn.query_row("SELECT count(*) FROM meta", [], |_| Ok(()))?;
     Ok(conn)
 }

@@ -1,7 +1,7 @@
 //! The dispatcher's queries: due deliveries, the backlog, held hooks, measurements.
 //!
-//! They run on reading connections, never on the writer's thread. Every statement walks an index and is bounded by a
-//! limit or by the number of hooks, whatever the backlog; a test asserts the query plans.
+//! They run on reading connections, never on the writer's thread. Every statement walks an index. A limit or the number
+//! of hooks bounds its cost, independent of the size of the backlog; a test asserts the query plans.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use super::unmaterialized::{self, Unmaterialized};
 use crate::core::time::Millis;
 /// Reads the due deliveries of a hook.
 ///
-/// The sequence numbers come from the index alone, so excluded deliveries cost next to nothing. Events are read one by one
+/// The sequence numbers come from the index alone, so skipping excluded deliveries is cheap. Reads events one at a time
 /// until the limit is reached.
 pub(super) fn due(
     conn: &Connection,
@@ -26,7 +26,8 @@ pub(super) fn due(
     exclude: &HashSet<DeliverySeq>,
     limit: ReadLimit,
 ) -> rusqlite::Result<DueDeliveries> {
-    // One snapshot: between two statements a hold may end, or the deliveries may be transferred to another hook.
+    // One snapshot, because between two statements a hold may end, or the deliveries may be transferred to another
+    // hook.
     let tx = conn.unchecked_transaction()?;
     let Some((hook_row, hook, held)) = hook(&tx, uid, now)? else { return Ok(DueDeliveries::default()) };
     let mut unmaterialized = unmaterialized::read(&tx)?;
@@ -87,7 +88,7 @@ fn read_materialized(
     })
 }
 
-/// Reads a delivery that is only noted with its event.
+/// Reads a delivery that has no row, only a note in its event's row.
 fn read_unmaterialized(
     conn: &Connection,
     seq: DeliverySeq,

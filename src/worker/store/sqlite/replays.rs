@@ -11,7 +11,7 @@ use super::rows::filter;
 use super::transitions;
 use crate::core::time::Millis;
 
-/// The most deliveries that one step examines, because a filter may reject most of them.
+/// The most deliveries that one step examines. Bounds a step whose filter rejects most deliveries.
 const MAX_EXAMINED: usize = 5000;
 /// How long a finished replay stays visible, in milliseconds.
 const EXPIRY: i64 = 24 * 3_600_000;
@@ -23,10 +23,10 @@ pub(super) struct ReplayStep {
     from: DeliverySeq,
     /// The last delivery that this step examined.
     to: DeliverySeq,
-    /// The time up to which the rate is used.
+    /// The time up to which the allowed rate has been used.
     stepped: i64,
     started: i64,
-    done: bool,
+    is_done: bool,
     /// The deliveries to replay.
     deliveries: Vec<DeliverySeq>,
 }
@@ -54,8 +54,8 @@ pub(super) fn plan(
         .collect::<rusqlite::Result<Vec<ReplayRow>>>()?;
     let mut steps = Vec::new();
     for (id, filter, rate, started, stepped, from, top) in found {
-        // At most one second's worth, also after downtime. The upper bound keeps a clock that was set back from stopping
-        // the replay.
+        // The lower bound limits a step to one second of the rate, even after downtime. The upper bound keeps the
+        // replay going after the clock was set back.
         let stepped = stepped.clamp(now.0.saturating_sub(1000), now.0);
         let allowed = usize::try_from(rate.saturating_mul(now.0 - stepped) / 1000).unwrap_or(0).min(limit);
         if allowed == 0 {
@@ -67,7 +67,7 @@ pub(super) fn plan(
             to: from,
             stepped,
             started,
-            done: false,
+            is_done: false,
             deliveries: Vec::new(),
         };
         let mut walk = DeliveryWalk::new(&tx, &filter, Direction::Newer, Some(from))?;
@@ -76,7 +76,7 @@ pub(super) fn plan(
                 break;
             }
             let Some(seq) = walk.next(&tx)?.filter(|seq| *seq <= top) else {
-                step.done = true;
+                step.is_done = true;
                 break;
             };
             step.to = seq;
@@ -105,13 +105,13 @@ pub(super) fn execute(
 ) -> rusqlite::Result<Vec<HookId>> {
     let mut hooks: Vec<HookId> = Vec::new();
     for step in steps {
-        let done = step.done.then_some(now.0);
-        // No row: another call executed the same step since it was planned.
+        let done_at = step.is_done.then_some(now.0);
+        // No row is updated if another call has executed this step since it was planned.
         let updated = conn
             .prepare_cached(
                 "UPDATE replays SET at = ?3, stepped = ?4, done_at = ?5 WHERE id = ?1 AND at = ?2 AND done_at IS NULL",
             )?
-            .execute(params![step.id.as_bytes(), step.from, step.to, step.stepped, done])?;
+            .execute(params![step.id.as_bytes(), step.from, step.to, step.stepped, done_at])?;
         if updated == 0 {
             continue;
         }

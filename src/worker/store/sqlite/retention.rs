@@ -1,9 +1,10 @@
 //! Retention: removes finished deliveries and their events, by age and by bytes.
 //!
-//! Age uses the tables' indexes. Bytes are not counted at each write, which would slow down every accept and every
-//! settlement. Instead, once a round, a reader walks the stored rows from the newest on until the limit is exceeded. That
-//! row's time is the cutoff: older rows go. The walk is skipped while the whole database is smaller than the limits.
-//! A sweep needs no space, because it must succeed on a full disk. So it materializes nothing (see `materialize`).
+//! Retention by age uses the tables' indexes. Counting bytes at each write would slow down every accept and every
+//! settlement. Instead, once a round, a reader walks the stored rows, newest first, until the limit is exceeded. That
+//! row's time is the cutoff; the sweep removes it and older rows. The walk is skipped while the whole database is
+//! smaller than the limits. A sweep must succeed on a full disk, so it needs no space and materializes nothing (see
+//! `materialize`).
 
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ impl Cutoff {
     const NONE: Cutoff = Cutoff { history: i64::MIN, dead: i64::MIN };
 }
 
-/// Rows from the newest on: the time when each finished, and its bytes.
+/// Iterates over rows, newest first: the time when each finished, and its bytes.
 struct NewestFirst<'s> {
     rows: Rows<'s>,
     head: Option<(i64, i64)>,
@@ -83,7 +84,7 @@ pub(super) fn cutoff(conn: &Connection, retention: Retention) -> rusqlite::Resul
     })
 }
 
-/// Returns the time of the newest row at which the total exceeds `limit` bytes.
+/// Walks from the newest row and returns the time of the first row at which the total exceeds `limit` bytes.
 fn find_cutoff(walks: &mut [NewestFirst<'_>], limit: u64) -> rusqlite::Result<i64> {
     let mut bytes = 0_u64;
     while let Some(newest) = walks.iter_mut().filter(|walk| walk.head.is_some()).max_by_key(|walk| walk.head)
@@ -135,7 +136,7 @@ pub(super) fn sweep(
         )?
         .execute(params![now.0, limit(budget.rows)])?;
     budget.take(keys, 0);
-    // A deleted namespace may have more at any time: its tables are emptied one after the other.
+    // A sweep empties one table of a deleted namespace at a time, so the other tables may still have rows.
     Ok(budget.is_used_up() || of_namespaces > 0)
 }
 
@@ -189,7 +190,7 @@ fn sweep_deliveries(
         }
         conn.prepare_cached("DELETE FROM attempts WHERE delivery = ?1")?.execute([seq])?;
         conn.prepare_cached("DELETE FROM deliveries WHERE seq = ?1")?.execute([seq])?;
-        // A positive size was settled by an older program that does not count: subtract it now.
+        // A positive size: an older program settled the delivery without subtracting the size. Subtract it now.
         cache.count(conn, hook, (-size).min(0))?;
         budget.take(1, 0);
         let has_others: bool = conn
@@ -204,7 +205,7 @@ fn sweep_deliveries(
         )?
         .execute([event])?;
         if finished > aged {
-            // Removed for its bytes: they are freed only with the event's data.
+            // The delivery was removed to free bytes, which requires removing the event's data too.
             let (accepted, kept_until): (i64, i64) = conn
                 .prepare_cached("SELECT accepted, kept_until FROM events WHERE seq = ?1")?
                 .query_row([event], |row| Ok((row.get(0)?, row.get(1)?)))?;
@@ -270,7 +271,7 @@ fn remove_event_data(
     Ok(())
 }
 
-/// Removes an event. Within its idempotency window only its data is removed, so that a duplicate finds it.
+/// Removes an event. Within its idempotency window, removes only its data, so that a duplicate still finds the event.
 fn remove_event(conn: &Connection, accepted: i64, event: EventSeq, remove_row: bool) -> rusqlite::Result<()> {
     let (event_sql, loose_sql) = if remove_row {
         ("DELETE FROM events WHERE seq = ?1", "DELETE FROM loose WHERE accepted = ?1 AND event = ?2")

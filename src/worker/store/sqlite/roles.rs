@@ -188,7 +188,7 @@ impl HistoryStore for SqliteStore {
 impl MaintenanceStore for SqliteStore {
     fn sweep(&self, retention: Retention, now: Millis) -> BoxFuture<'_, Result<bool, StoreError>> {
         async move {
-            // Locked until the end: two concurrent sweeps would only delay each other.
+            // Locked until the end, because two concurrent sweeps would only delay each other.
             let mut round = self.cutoff.lock().await;
             let cutoff = match round.take() {
                 Some(cutoff) => cutoff,

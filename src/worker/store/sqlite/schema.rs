@@ -1,8 +1,9 @@
 //! The tables and their migrations.
 //!
-//! A release first expands the schema (new tables and columns that old code may ignore, `min_reader` unchanged) and
-//! contracts it one release later (`min_reader` raised), so that a rollback by one release still starts. There are no
-//! foreign keys: only one thread writes, the tests check the references, and a lookup for each row would cost writes.
+//! A release first expands the schema (new tables and columns that old code may ignore, `min_reader` unchanged). One
+//! release later it may contract the schema (`min_reader` raised). So a rollback by one release still starts. There are
+//! no foreign keys, because they would cost a lookup for each written row; only one thread writes, and the tests check
+//! the references.
 
 use rusqlite::{Connection, OptionalExtension};
 
@@ -19,7 +20,7 @@ pub(super) const DELIVERED: i64 = 1;
 pub(super) const DEAD: i64 = 2;
 pub(super) const DROPPED: i64 = 3;
 pub(super) const CANCELLED: i64 = 4;
-/// A trailing candidate. Reported as pending, but a state of its own, so that no query of due deliveries finds it.
+/// A trailing candidate. Users see it as pending. A separate state, so that no query of due deliveries finds it.
 pub(super) const CANDIDATE: i64 = 5;
 pub(super) const STATES: [i64; 6] = [PENDING, DELIVERED, DEAD, DROPPED, CANCELLED, CANDIDATE];
 
@@ -54,7 +55,7 @@ CREATE TABLE events (
     event      TEXT NOT NULL,
     time       TEXT NOT NULL,
     attributes TEXT,              -- NULL: none
-    data       TEXT NOT NULL      -- last: what does not need it need not read past it
+    data       TEXT NOT NULL      -- last, so that reads of other columns can skip it
 );
 
 -- Events that no delivery refers to (any more), so that retention does not scan all events.
@@ -108,13 +109,13 @@ CREATE TABLE dedup (
 CREATE INDEX dedup_expires ON dedup (expires);
 ";
 
-/// A program of version 1 reads and writes this: every new column has a default, and it ignores gates, candidates and
-/// replays. It reports a dropped delivery as dead, and leaves candidates for the return of version 2. The sign of `size`
-/// shows which bytes it did not count (see `deliveries.size`). Its attempts after a replay cannot collide with older ones,
-/// because `attempts` is never reset.
+/// A program of version 1 can read and write this format: every new column has a default, and it ignores gates,
+/// candidates and replays. It reports a dropped delivery as dead, and leaves candidates for a later program. The sign
+/// of `size` shows which bytes it did not count (see `deliveries.size`). Its attempts after a replay cannot collide
+/// with older ones, because `attempts` is never reset.
 const V2: &str = "
-ALTER TABLE hooks ADD COLUMN waiting INTEGER NOT NULL DEFAULT 0;  -- bytes of events that wait for it
-ALTER TABLE hooks ADD COLUMN held INTEGER NOT NULL DEFAULT 0;     -- for how long it was held in all, in ms
+ALTER TABLE hooks ADD COLUMN waiting INTEGER NOT NULL DEFAULT 0;  -- bytes of its pending events
+ALTER TABLE hooks ADD COLUMN held INTEGER NOT NULL DEFAULT 0;     -- total time that it was held, in ms
 ALTER TABLE hooks ADD COLUMN held_since INTEGER;                  -- NULL: it is not held
 CREATE INDEX hooks_name ON hooks (namespace, name);
 
@@ -124,8 +125,8 @@ ALTER TABLE deliveries ADD COLUMN size INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE deliveries ADD COLUMN suppressed INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE deliveries ADD COLUMN replays INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE deliveries ADD COLUMN began INTEGER;                  -- when it was last replayed or revived
-ALTER TABLE deliveries ADD COLUMN attempts_before INTEGER NOT NULL DEFAULT 0;  -- of attempts, those before that
-ALTER TABLE deliveries ADD COLUMN held_before INTEGER NOT NULL DEFAULT 0;      -- of hooks.held, what was before it
+ALTER TABLE deliveries ADD COLUMN attempts_before INTEGER NOT NULL DEFAULT 0;  -- the part of attempts before that time
+ALTER TABLE deliveries ADD COLUMN held_before INTEGER NOT NULL DEFAULT 0;      -- hooks.held when its age started
 CREATE INDEX deliveries_list ON deliveries (hook, state);
 CREATE INDEX events_id ON events (namespace, id);
 
@@ -140,7 +141,7 @@ CREATE TABLE gates (
     value       BLOB,               -- onChange: the last value accepted for delivery
     quiet_until INTEGER,            -- snooze
     owner       INTEGER,            -- the delivery that set it
-    suppressed  INTEGER NOT NULL,   -- dropped since the last one went
+    suppressed  INTEGER NOT NULL,   -- dropped since the last delivery was sent
     used        INTEGER NOT NULL,
     PRIMARY KEY (hook, kind, key)
 ) WITHOUT ROWID;
@@ -167,30 +168,30 @@ CREATE TABLE replays (
     filter    TEXT NOT NULL,
     rate      INTEGER NOT NULL,
     started   INTEGER NOT NULL,
-    stepped   INTEGER NOT NULL,     -- what its rate allowed before this time is used up
-    at        INTEGER NOT NULL,     -- the last delivery looked at
-    top       INTEGER NOT NULL,     -- the last delivery when it began
+    stepped   INTEGER NOT NULL,     -- the rate is used up to this time
+    at        INTEGER NOT NULL,     -- the last delivery examined
+    top       INTEGER NOT NULL,     -- the last delivery when the replay began
     replayed  INTEGER NOT NULL,
     done_at   INTEGER
 ) WITHOUT ROWID;
 ";
 
-/// An older program ignores the column; it repeats all the work of a delivery at each attempt.
+/// An older program ignores the column and repeats all work of a delivery at each attempt.
 const V3: &str = "
-ALTER TABLE deliveries ADD COLUMN progress BLOB;  -- what its handler did at an earlier attempt; NULL: nothing
+ALTER TABLE deliveries ADD COLUMN progress BLOB;  -- the handler's progress at earlier attempts; NULL: none
 ";
 
-/// An older program ignores these: it finds no data of a namespace that was created again, removes nothing of deleted ones,
-/// and shows no attempt of a delivery that succeeded at the first one.
+/// An older program ignores these tables and columns. It finds no data of a recreated namespace, removes no data of a
+/// deleted one, and shows no attempt of a delivery that succeeded at the first one.
 const V4: &str = "
 -- Namespaces with a known uid. Rows contain `place` instead of the name: the name itself at first, and another text for
 -- each later namespace of that name, which therefore starts empty.
 CREATE TABLE namespaces (
     name  TEXT PRIMARY KEY,
-    uid   TEXT,               -- NULL: there is none now
+    uid   TEXT,               -- NULL: the namespace does not exist
     place TEXT NOT NULL
 ) WITHOUT ROWID;
--- Keys of deleted namespaces: their rows are to be removed.
+-- Keys of deleted namespaces, whose rows the sweep removes.
 CREATE TABLE ended (place TEXT PRIMARY KEY) WITHOUT ROWID;
 
 -- The first attempt, if it delivered: most deliveries need no row in attempts.
@@ -199,9 +200,9 @@ ALTER TABLE deliveries ADD COLUMN first_micros INTEGER;
 ALTER TABLE deliveries ADD COLUMN first_status INTEGER;
 ";
 
-/// The sequence number of a delivery contains its event's (see `sequence`), so the index between them is not needed. The
-/// writer allocates sequence numbers without a lookup. A delivery may be unmaterialized (see `materialize`); an older
-/// program would not send it, so `min_reader` rises.
+/// The sequence number of a delivery contains its event's (see `sequence`), so no index connects the two tables, and
+/// the writer allocates sequence numbers without a lookup. A delivery may be unmaterialized (see `materialize`). An
+/// older program would not send such a delivery, so `min_reader` rises.
 const V5: &str = "
 CREATE TABLE numbers (old INTEGER PRIMARY KEY, new INTEGER NOT NULL);
 INSERT INTO numbers SELECT seq, (event << 20) | (row_number() OVER (PARTITION BY event ORDER BY seq) - 1) FROM deliveries;
@@ -219,9 +220,9 @@ CREATE TABLE events_5 (
     source     TEXT NOT NULL,
     event      TEXT NOT NULL,
     time       TEXT NOT NULL,
-    handed     BLOB,              -- deliveries that may have no row yet; looked at above meta.filed only
+    handed     BLOB,              -- notes of deliveries that may have no row yet; read only above meta.filed
     attributes TEXT,              -- NULL: none
-    data       TEXT NOT NULL      -- last: what does not need it need not read past it
+    data       TEXT NOT NULL      -- last, so that reads of other columns can skip it
 );
 INSERT INTO events_5 SELECT seq, accepted, kept_until, id, namespace, origin, source, event, time, NULL, attributes, data
 FROM events;
@@ -284,7 +285,7 @@ UPDATE replays SET at = coalesce((SELECT new FROM numbers WHERE old <= at ORDER 
 DROP TABLE numbers;
 ";
 
-/// How long a connection waits for a lock. Only one thread writes; this covers the moment when a checkpoint restarts the
+/// How long a connection waits for a lock. Only one thread writes, but a checkpoint takes a lock while it restarts the
 /// log.
 pub(super) const BUSY: std::time::Duration = std::time::Duration::from_secs(5);
 
@@ -292,7 +293,7 @@ pub(super) const BUSY: std::time::Duration = std::time::Duration::from_secs(5);
 pub(super) fn tune(conn: &Connection) -> rusqlite::Result<()> {
     conn.busy_timeout(BUSY)?;
     conn.set_prepared_statement_cache_capacity(64);
-    // A connection that is dropped after a failure must not copy an untrusted log into the database.
+    // Without this, a connection that is dropped after a failure would copy an untrusted log into the database.
     conn.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     conn.pragma_update(None, "foreign_keys", false)?;
     conn.pragma_update(None, "temp_store", "MEMORY")?;

@@ -1,6 +1,6 @@
 //! Sequence numbers of deliveries: the event's sequence number and the delivery's index within the event, in one integer.
 //!
-//! So the deliveries of an event are one range of row ids, no index has to connect the two tables, and a delivery's
+//! So the deliveries of an event are one range of row ids, and no index has to connect the two tables. A delivery's
 //! sequence number is known before anything is written.
 
 use super::super::{DeliverySeq, EventSeq};

@@ -39,8 +39,9 @@ pub(super) fn settle(
         }
         materialize::materialize_pending(conn, cache, seq, &noted)?;
     }
-    // Only while it is pending: a late outcome must not change a finished delivery. SELECT and then UPDATE, because with
-    // RETURNING SQLite copies every page before it changes it, and writes the returned rows to a temporary table.
+    // Only while the delivery is pending, because a late outcome must not change a finished one. SELECT and then
+    // UPDATE: with RETURNING, SQLite copies every page before it changes it, and writes the returned rows to a
+    // temporary table.
     let found: Option<(i64, i64, i64)> = conn
         .prepare_cached("SELECT attempts, hook, size FROM deliveries WHERE seq = ?1 AND state = 0")?
         .query_row([settlement.delivery], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
@@ -92,7 +93,7 @@ fn update_delivery(conn: &Connection, settlement: &Settlement, attempts: i64) ->
         NextStep::Retry { due } => (PENDING, None, Some(due.0), None),
         NextStep::Dead { reason } => (DEAD, Some(reason), None, Some(at.0)),
     };
-    // Retry without an attempt: the filter could not be evaluated. Until it can, the delivery does not age.
+    // A retry without an attempt: the filter could not be evaluated. Until it can be, the delivery does not age.
     let undecided_for =
         due.filter(|_| settlement.attempt.is_none()).map(|due| due.saturating_sub(at.0).max(0));
     let reason = reason.or(undecided_for.map(|_| UNDECIDED));
@@ -153,7 +154,7 @@ pub(super) fn make_pending(
          WHERE seq = ?1",
     )?
     .execute(params![delivery, PENDING, now.0, held, i64::from(replayed)])?;
-    // A positive size was settled by an older program that does not count: it is still in the count.
+    // A positive size: an older program settled the delivery without subtracting the size, so it is still counted.
     cache.count(conn, hook, (-size).max(0))?;
     gates::clear_owner(conn, delivery)?;
     Ok(true)

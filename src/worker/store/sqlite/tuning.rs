@@ -10,7 +10,7 @@ use super::retention::SweepLimit;
 
 #[derive(Clone)]
 pub(super) struct Tuning {
-    /// Operations in the queue; an accept that finds it full is refused.
+    /// Operations in the queue. A full queue refuses accepts.
     pub(super) queue: usize,
     /// Bytes of events in the queue. Without it, 4096 requests of 16 MiB would take 64 GiB.
     pub(super) queue_bytes: usize,

@@ -1,4 +1,5 @@
-//! Deliveries without a row of their own: how they are noted with their event, and which there are.
+//! Deliveries without a row of their own: the encoding of their notes in `events.handed`, and the set of them in
+//! memory.
 //!
 //! `materialize` explains why they exist and when they get their rows.
 
@@ -24,7 +25,7 @@ pub(super) struct Unmaterialized {
     pub(super) due: i64,
     /// How long its hook had been held when it was accepted, in milliseconds (`deliveries.held_before`).
     pub(super) held_before: i64,
-    /// Bytes that it counts towards its hook's backlog. Computed from its event, so the note does not contain it.
+    /// Bytes that it counts towards its hook's backlog. Not in the note, because it is computed from the event.
     pub(super) size: i64,
 }
 
@@ -32,7 +33,7 @@ pub(super) struct Unmaterialized {
 const NOTE_BYTES: usize = 4 + 8 + 16 + 8 + 8;
 
 impl Unmaterialized {
-    /// Appends its note to `handed`, the column of the event's row.
+    /// Appends its note to `handed`, a column of the event's row.
     pub(super) fn append_note(&self, seq: DeliverySeq, handed: &mut Vec<u8>) {
         let first = sequence::first_delivery(sequence::event_seq(seq));
         let index = u32::try_from(seq - first).unwrap_or(0);
@@ -69,7 +70,7 @@ fn decode_notes(
 pub(super) struct UnmaterializedSet {
     deliveries: BTreeMap<DeliverySeq, Unmaterialized>,
     last_event: EventSeq,
-    /// The stored watermark `meta.filed`: no delivery of an event up to it is unmaterialized.
+    /// The stored watermark `meta.filed`: every delivery of an event up to it has a row.
     stored_watermark: EventSeq,
 }
 
@@ -121,12 +122,12 @@ impl UnmaterializedSet {
         self.deliveries.range(range).map(|(seq, _)| *seq).collect()
     }
 
-    /// Returns the last event such that no delivery of it or of an earlier event is unmaterialized.
+    /// Returns the last event up to which every delivery has a row.
     fn watermark(&self) -> EventSeq {
         self.oldest().map_or(self.last_event, |seq| sequence::event_seq(seq) - 1)
     }
 
-    /// True if memory holds too many of them, or a start would have to search too many events.
+    /// True if there are too many unmaterialized deliveries, or too many events for a start to search.
     pub(super) fn is_over_bounds(&self) -> bool {
         self.deliveries.len() > MAX_COUNT || self.last_event - self.watermark() > MAX_EVENTS
     }

@@ -1,9 +1,10 @@
 //! Checkpoints: copies the log into the database, so that the log can restart.
 //!
-//! SQLite's automatic checkpoint inside COMMIT is off, because its hook drops errors and the replies of the group would
-//! wait for it. A thread of its own copies most pages while the writer goes on. The writer copies the few remaining pages
-//! between two groups, when nothing is appended: then everything is copied, and the log restarts. If readers prevent the
-//! restart until the log has `max_wal_pages` pages, the writer waits for them, so that the log is bounded under any load.
+//! SQLite's automatic checkpoint inside COMMIT is off, because its hook drops errors and delays the replies of the
+//! group. A separate thread copies most pages while the writer keeps committing. The writer copies the few remaining
+//! pages between two groups, when nothing is appended. Then every page is copied, and the log restarts. If readers
+//! prevent the restart until the log has `max_wal_pages` pages, the writer waits for them, so that the log is bounded
+//! under any load.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +19,7 @@ use super::schema;
 use super::shared_state::SharedState;
 use super::tuning::Tuning;
 
-/// How long a checkpoint waits for readers. All operations wait for it.
+/// How long a checkpoint waits for readers. All operations wait for that checkpoint.
 const RESTART_WAIT: Duration = Duration::from_millis(250);
 /// The log's length is checked after 1/8 of the bytes at which it is copied.
 const CHECK_FRACTION: usize = 8;
@@ -35,7 +36,7 @@ pub(super) struct WalCheckpointer {
     thread: CheckpointThread,
     /// Pages of log at which the writer waits for readers.
     restart_at: i64,
-    /// Bytes committed since the last check, at least.
+    /// The estimated bytes committed since the last check.
     unchecked_bytes: usize,
     /// When a full disk last caused a checkpoint.
     last_full_disk: Option<Instant>,
@@ -64,11 +65,11 @@ impl WalCheckpointer {
         let Some((_, log, copied)) = self.checkpoint(conn, "NOOP") else { return };
         let remaining = log - copied;
         let should_restart = log >= (pages * RESTART_MULTIPLE).min(self.tuning.max_wal_pages / 2);
-        // The log's length counts, not the pages left to copy: with overlapping readers every page is copied repeatedly, and
-        // still the log never restarts.
+        // Compare the log's length and not the number of uncopied pages: with overlapping readers, every page gets
+        // copied, but the log never restarts.
         if log >= self.restart_at {
-            // A long reader (a backup) must not delay every group: after one unsuccessful wait the log may grow by the same
-            // amount before the next one.
+            // A long reader (a backup) must not delay every group. After an unsuccessful wait, the next wait comes only
+            // after the log has grown by another `max_wal_pages`.
             let shortened = conn.busy_timeout(RESTART_WAIT);
             let restarted =
                 shortened.is_ok() && self.checkpoint(conn, "RESTART").is_some_and(|(busy, ..)| !busy);
@@ -106,7 +107,7 @@ impl WalCheckpointer {
     }
 }
 
-/// The thread that copies pages while the writer goes on.
+/// The thread that copies pages while the writer keeps committing.
 struct CheckpointThread {
     requests: Option<SyncSender<()>>,
     is_idle: Arc<AtomicBool>,
@@ -191,7 +192,7 @@ fn checkpoint(
         Ok(pages) => Some(pages),
         Err(e) => {
             match FailureKind::of(&e) {
-                // Nothing is lost: the log keeps the pages, and grows.
+                // Nothing is lost: the log keeps the pages and grows.
                 FailureKind::Full | FailureKind::Busy => {
                     tracing::warn!(error = %e, "checkpoint of the log failed");
                 }

@@ -5,9 +5,9 @@
 //! - A failing operation does not fail the others of its group.
 //! - After a failure that leaves the content of the disk unknown, nothing is written.
 //!
-//! Group commit: while one group is synced, the next one gathers in the queue, so groups grow with the latency of the disk.
-//! Two short pauses avoid commits with little content: settlements alone wait for an accept, and a group that starts much
-//! smaller than recent ones waits for further operations.
+//! Group commit: while one group is synced, the next one gathers in the queue, so groups grow with the latency of the
+//! disk. Two short pauses avoid small commits: a group of only settlements waits for an accept, and a group that starts
+//! much smaller than recent ones waits for further operations.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,12 +26,13 @@ use super::tuning::Tuning;
 use super::wal::WalCheckpointer;
 use crate::core::time::Millis;
 
-/// How long settlements alone wait for further operations. An accept would not wait: its sender waits for the response.
+/// How long a group of only settlements waits for further operations. A group with an accept does not wait, because a
+/// sender waits for the response.
 const SETTLE_PAUSE: Duration = Duration::from_millis(1);
-/// This many settlements commit without the pause.
+/// A group of at least this many settlements commits without the pause.
 const SETTLE_MANY: usize = 64;
-/// How long a group that starts much smaller than recent ones waits for further operations, because a commit for a few of
-/// them would cost more than the wait. A steady single caller never waits.
+/// How long a group that starts much smaller than recent ones waits for further operations. A commit of few operations
+/// would cost more than the wait. A steady single caller never waits.
 const GATHER_PAUSE: Duration = Duration::from_micros(200);
 
 /// The approximate size that an operation adds to the log besides its bytes.
@@ -57,8 +58,8 @@ pub(super) enum Operation {
     Stop,
 }
 
-/// An operation that keeps its own result until its group is committed. It may run twice; the first run was rolled back
-/// then.
+/// An operation that keeps its own result until its group is committed. It may run twice if the first run was rolled
+/// back.
 pub(super) trait QueuedWrite: Send {
     fn run(&mut self, conn: &Connection, cache: &mut WriterCache) -> rusqlite::Result<()>;
     fn reply(self: Box<Self>, committed: Result<(), StoreError>);
@@ -101,7 +102,7 @@ impl Operation {
         cache: &mut WriterCache,
         tuning: &Tuning,
     ) -> rusqlite::Result<OperationResult> {
-        // Before any backlog is measured: unmaterialized deliveries count too.
+        // Load the set before any backlog is measured, because unmaterialized deliveries count too.
         cache.unmaterialized(conn)?;
         match self {
             Operation::Accept { rows, now, .. } => {
@@ -109,7 +110,8 @@ impl Operation {
                     .map(OperationResult::Accepted)
             }
             Operation::Settle { settlements, .. } => {
-                let settled = settlements.iter().map(|one| transitions::settle(conn, cache, one));
+                let settled =
+                    settlements.iter().map(|settlement| transitions::settle(conn, cache, settlement));
                 settled.collect::<rusqlite::Result<_>>().map(OperationResult::Settled)
             }
             Operation::Other(write) => write.run(conn, cache).map(|()| OperationResult::Other),
@@ -188,7 +190,7 @@ impl Writer {
                 }
             };
             group.push(op);
-            // Bytes too: a thousand events of 1 MiB in one transaction would fill the log and delay every caller.
+            // Limit bytes too: a thousand events of 1 MiB in one transaction would fill the log and delay every caller.
             if group.len() < self.tuning.group && bytes < self.tuning.group_bytes {
                 next = self.queue.try_recv().ok();
                 if next.is_none() && only_settlements {
@@ -227,7 +229,7 @@ impl Writer {
         match results {
             Ok(results) => {
                 self.shared.record_commit(group.len(), started.elapsed());
-                // Before the replies: a read after a reply must find the delivery.
+                // Set this before the replies, because a read after a reply must find the delivery.
                 self.shared.set_all_materialized(self.cache.is_all_materialized());
                 for (op, result) in group.into_iter().zip(results) {
                     op.reply(result);
@@ -329,7 +331,8 @@ impl Writer {
             self.commit(group);
         }
         if self.shared.failure().is_none() {
-            // So that the next start finds rows. If there is no space for them, it uses the notes.
+            // Materialize, so that the next start finds rows. If there is no space for rows, the next start reads the
+            // notes.
             let (reply, _) = oneshot::channel();
             self.commit(vec![Operation::Other(Box::new(ClosureWrite {
                 run: materialize::materialize_all,
@@ -337,7 +340,7 @@ impl Writer {
                 reply,
             }))]);
             self.wal.truncate(&self.conn);
-            // Lets SQLite remove the empty log, so that a copy of the one file is complete.
+            // Lets SQLite remove the empty log, so that a copy of the database file alone is complete.
             let no_checkpoint = rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
             drop(self.conn.set_db_config(no_checkpoint, self.shared.failure().is_some()));
         }

@@ -13,11 +13,11 @@ fn stream(scene: &Scene, destination: Value, extra: Value) {
     scene.double.apply(ResourceKind::EventStream, "o", merged(spec, extra));
 }
 
-fn into_the_worker(scene: &Scene) {
+fn stream_to_worker(scene: &Scene) {
     stream(scene, json!({"worker": {}}), json!({}));
 }
 
-fn edited(scene: &Scene) {
+fn edit_stream(scene: &Scene) {
     let types = json!([{"eventType": "user.created"}, {"eventType": "user.deleted"}]);
     stream(scene, json!({"worker": {}}), json!({"name": "renamed", "subscriptions": types}));
 }
@@ -28,12 +28,12 @@ fn webhook() -> Value {
     json!({"webhook": {"endpoint": "https://receiver.test/", "authorization": {"bearer": token}}})
 }
 
-fn into_a_webhook(scene: &Scene) {
+fn stream_to_webhook(scene: &Scene) {
     scene.double.put_secret("receiver", "one");
     stream(scene, webhook(), json!({}));
 }
 
-fn adopts_stream(scene: &Scene, mode: &str) {
+fn adopt_stream(scene: &Scene, mode: &str) {
     scene.double.put_secret("receiver", "one");
     stream(scene, webhook(), json!({"adopt": {"id": scene.foreign(), "mode": mode}}));
 }
@@ -52,76 +52,82 @@ fn has_new_hash(before: &Value, now: &Value) -> bool {
     before["status"]["secretHashes"] != now["status"]["secretHashes"]
 }
 
-fn deleted(scene: &Scene) {
+fn delete_stream(scene: &Scene) {
     scene.double.delete(ResourceKind::EventStream, "o");
 }
 
 pub const STREAMS: [Scenario; 14] = [
-    Scenario { name: "create a stream into the worker", after: into_the_worker, ..CREATE },
-    Scenario { name: "create a stream into a webhook", after: into_a_webhook, ..CREATE },
+    Scenario { name: "create a stream to the worker", after: stream_to_worker, ..CREATE },
+    Scenario { name: "create a stream to a webhook", after: stream_to_webhook, ..CREATE },
     Scenario {
-        name: "create a stream that is disabled",
+        name: "create a disabled stream",
         after: |scene| stream(scene, json!({"worker": {}}), json!({"enabled": false})),
         ..CREATE
     },
-    Scenario { name: "update a stream", before: into_the_worker, after: edited, ..CREATE },
+    Scenario { name: "update a stream", before: stream_to_worker, after: edit_stream, ..CREATE },
     Scenario {
         name: "rotate the worker's token",
-        before: into_the_worker,
+        before: stream_to_worker,
         after: |scene| stream(scene, json!({"worker": {}}), json!({"rotation": "2"})),
         ..CREATE
     },
     Scenario {
         name: "another secret of a stream",
-        before: into_a_webhook,
+        before: stream_to_webhook,
         after: |scene| scene.double.put_secret("receiver", "two"),
         is_done: has_new_hash,
         ..CREATE
     },
     Scenario {
         name: "a stream from worker to webhook",
-        before: into_the_worker,
-        after: into_a_webhook,
+        before: stream_to_worker,
+        after: stream_to_webhook,
         ..CREATE
     },
     Scenario {
         name: "a stream from webhook to worker",
-        before: into_a_webhook,
-        after: into_the_worker,
+        before: stream_to_webhook,
+        after: stream_to_worker,
         ..CREATE
     },
     Scenario {
         name: "disable a stream",
-        before: into_the_worker,
+        before: stream_to_worker,
         after: |scene| stream(scene, json!({"worker": {}}), json!({"enabled": false})),
         ..CREATE
     },
     Scenario {
         name: "adopt a stream",
         foreign: Some(|| foreign_stream("theirs")),
-        after: |scene| adopts_stream(scene, "Override"),
+        after: |scene| adopt_stream(scene, "Override"),
         ..CREATE
     },
     Scenario {
-        name: "adopt a stream that agrees",
+        name: "adopt an equal stream",
         foreign: Some(|| foreign_stream("ours")),
-        after: |scene| adopts_stream(scene, "Match"),
+        after: |scene| adopt_stream(scene, "Match"),
         ..CREATE
     },
-    Scenario { name: "delete a stream", before: into_the_worker, after: deleted, remaining: 0, ..CREATE },
     Scenario {
-        name: "delete a stream that was adopted",
-        foreign: Some(|| foreign_stream("theirs")),
-        before: |scene| adopts_stream(scene, "Override"),
-        after: deleted,
+        name: "delete a stream",
+        before: stream_to_worker,
+        after: delete_stream,
         remaining: 0,
         ..CREATE
     },
     Scenario {
-        name: "a stream made again under its name",
-        before: into_the_worker,
-        after: deleted,
-        again: Some(into_a_webhook),
+        name: "delete an adopted stream",
+        foreign: Some(|| foreign_stream("theirs")),
+        before: |scene| adopt_stream(scene, "Override"),
+        after: delete_stream,
+        remaining: 0,
+        ..CREATE
+    },
+    Scenario {
+        name: "recreate a stream under its name",
+        before: stream_to_worker,
+        after: delete_stream,
+        again: Some(stream_to_webhook),
         ..CREATE
     },
 ];
@@ -139,18 +145,18 @@ fn script(scene: &Scene, secrets: &[&str], extra: Value) {
     scene.double.apply(ResourceKind::Hook, "o", merged(spec, extra));
 }
 
-fn with_secrets(scene: &Scene) {
-    for name in ["kept", "turned", "old"] {
+fn script_with_secrets(scene: &Scene) {
+    for name in ["kept", "rotated", "old"] {
         scene.double.put_secret(name, &format!("the {name} one"));
     }
-    script(scene, &["kept", "turned", "old"], json!({}));
+    script(scene, &["kept", "rotated", "old"], json!({}));
 }
 
-fn plain(scene: &Scene) {
+fn plain_script(scene: &Scene) {
     script(scene, &[], json!({}));
 }
 
-fn adopts_hook(scene: &Scene, mode: &str) {
+fn adopt_hook(scene: &Scene, mode: &str) {
     scene.double.put_secret("kept", "the kept one");
     let secrets: &[&str] = if mode == "Match" { &[] } else { &["kept"] };
     script(scene, secrets, json!({"adopt": {"id": scene.foreign(), "mode": mode}}));
@@ -161,16 +167,16 @@ fn foreign_hook(name: &str, script: &str) -> (&'static str, Value) {
     ("/api/v2/hooks", json!({"name": name, "triggerId": trigger, "script": script, "enabled": true}))
 }
 
-fn no_hook(scene: &Scene) {
+fn delete_hook(scene: &Scene) {
     scene.double.delete(ResourceKind::Hook, "o");
 }
 
 pub const HOOKS: [Scenario; 11] = [
-    Scenario { name: "create a hook", after: plain, ..CREATE },
-    Scenario { name: "create a hook with secrets", after: with_secrets, ..CREATE },
+    Scenario { name: "create a hook", after: plain_script, ..CREATE },
+    Scenario { name: "create a hook with secrets", after: script_with_secrets, ..CREATE },
     Scenario {
         name: "update a hook",
-        before: plain,
+        before: plain_script,
         after: |scene| {
             script(scene, &[], json!({"script": "2", "name": "renamed", "dependencies": {"a": "1"}}))
         },
@@ -178,53 +184,59 @@ pub const HOOKS: [Scenario; 11] = [
     },
     Scenario {
         name: "add, change and remove secrets",
-        before: with_secrets,
+        before: script_with_secrets,
         after: |scene| {
-            scene.double.put_secret("turned", "another");
+            scene.double.put_secret("rotated", "another");
             scene.double.put_secret("new", "the new one");
-            script(scene, &["kept", "turned", "new"], json!({"script": "2"}));
+            script(scene, &["kept", "rotated", "new"], json!({"script": "2"}));
         },
         ..CREATE
     },
     Scenario {
         name: "another secret of a hook",
-        before: with_secrets,
-        after: |scene| scene.double.put_secret("turned", "another"),
+        before: script_with_secrets,
+        after: |scene| scene.double.put_secret("rotated", "another"),
         is_done: has_new_hash,
         ..CREATE
     },
     Scenario {
         name: "disable a hook",
-        before: plain,
+        before: plain_script,
         after: |scene| script(scene, &[], json!({"enabled": false})),
         ..CREATE
     },
     Scenario {
         name: "adopt a hook",
         foreign: Some(|| foreign_hook("theirs", "x")),
-        after: |scene| adopts_hook(scene, "Override"),
+        after: |scene| adopt_hook(scene, "Override"),
         ..CREATE
     },
     Scenario {
-        name: "adopt a hook that agrees",
+        name: "adopt an equal hook",
         foreign: Some(|| foreign_hook("ours", "module.exports = 1")),
-        after: |scene| adopts_hook(scene, "Match"),
+        after: |scene| adopt_hook(scene, "Match"),
         ..CREATE
     },
-    Scenario { name: "delete a hook", before: with_secrets, after: no_hook, remaining: 0, ..CREATE },
     Scenario {
-        name: "delete a hook that was adopted",
-        foreign: Some(|| foreign_hook("theirs", "x")),
-        before: |scene| adopts_hook(scene, "Override"),
-        after: no_hook,
+        name: "delete a hook",
+        before: script_with_secrets,
+        after: delete_hook,
         remaining: 0,
         ..CREATE
     },
     Scenario {
-        name: "a hook made again under its name",
-        before: plain,
-        after: no_hook,
-        again: Some(with_secrets),
+        name: "delete an adopted hook",
+        foreign: Some(|| foreign_hook("theirs", "x")),
+        before: |scene| adopt_hook(scene, "Override"),
+        after: delete_hook,
+        remaining: 0,
+        ..CREATE
+    },
+    Scenario {
+        name: "recreate a hook under its name",
+        before: plain_script,
+        after: delete_hook,
+        again: Some(script_with_secrets),
         ..CREATE
     },
 ];

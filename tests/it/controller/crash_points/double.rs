@@ -29,19 +29,19 @@ pub struct Double {
     secrets: Mutex<BTreeMap<String, (u64, String)>>,
     version: watch::Sender<u64>,
     /// The number of created objects.
-    made: AtomicU64,
-    ring: Arc<KeyRing>,
+    created: AtomicU64,
+    key_ring: Arc<KeyRing>,
 }
 
 impl Double {
     pub fn new() -> Arc<Double> {
-        let ring = KeyRing::from_data([("k1", [7u8; 32].as_slice())].into_iter()).unwrap();
+        let key_ring = KeyRing::from_data([("k1", [7u8; 32].as_slice())].into_iter()).unwrap();
         let version = watch::Sender::new(1);
-        let (objects, secrets, made) = (Mutex::default(), Mutex::default(), AtomicU64::new(0));
-        Arc::new(Double { objects, secrets, version, made, ring: Arc::new(ring) })
+        let (objects, secrets, created) = (Mutex::default(), Mutex::default(), AtomicU64::new(0));
+        Arc::new(Double { objects, secrets, version, created, key_ring: Arc::new(key_ring) })
     }
 
-    fn next(&self) -> String {
+    fn next_version(&self) -> String {
         let mut next = 0;
         self.version.send_modify(|version| {
             *version += 1;
@@ -55,10 +55,10 @@ impl Double {
         let mut objects = self.objects.lock();
         let version = (*self.version.borrow() + 1).to_string();
         let object = objects.entry((kind, name.to_owned())).or_insert_with(|| {
-            let text: &str = kind.into();
+            let kind_name: &str = kind.into();
             // A recreated object has another uid.
-            let uid = format!("uid-{}-of-{name}", self.made.fetch_add(1, Ordering::Relaxed));
-            json!({"apiVersion": "hookstream.dev/v1alpha1", "kind": text, "metadata": {"name": name,
+            let uid = format!("uid-{}-of-{name}", self.created.fetch_add(1, Ordering::Relaxed));
+            json!({"apiVersion": "hookstream.dev/v1alpha1", "kind": kind_name, "metadata": {"name": name,
                 "namespace": NAMESPACE, "uid": uid, "generation": 0}})
         });
         let generation = object["metadata"]["generation"].as_i64().unwrap() + 1;
@@ -66,7 +66,7 @@ impl Double {
         object["metadata"]["resourceVersion"] = json!(version);
         object["spec"] = spec;
         drop(objects);
-        self.next();
+        self.next_version();
     }
 
     pub fn delete(&self, kind: ResourceKind, name: &str) {
@@ -81,16 +81,16 @@ impl Double {
             objects.remove(&key);
         }
         drop(objects);
-        self.next();
+        self.next_version();
     }
 
     /// Writes a Secret with the key `secret`.
     pub fn put_secret(&self, name: &str, value: &str) {
         let mut secrets = self.secrets.lock();
-        let times = secrets.get(name).map_or(1, |(times, _)| times + 1);
-        secrets.insert(name.to_owned(), (times, value.to_owned()));
+        let writes = secrets.get(name).map_or(1, |(writes, _)| writes + 1);
+        secrets.insert(name.to_owned(), (writes, value.to_owned()));
         drop(secrets);
-        self.next();
+        self.next_version();
     }
 
     pub fn get(&self, kind: ResourceKind, name: &str) -> Option<Value> {
@@ -99,7 +99,11 @@ impl Double {
 
     fn all(&self, kind: ResourceKind) -> Vec<Value> {
         let objects = self.objects.lock();
-        objects.iter().filter(|((of, _), _)| *of == kind).map(|(_, object)| object.clone()).collect()
+        objects
+            .iter()
+            .filter(|((entry_kind, _), _)| *entry_kind == kind)
+            .map(|(_, object)| object.clone())
+            .collect()
     }
 
     /// Waits until a predicate is true.
@@ -121,17 +125,17 @@ impl Double {
             Reflector::<EventStream>::new(1, subscribers_of_changes.clone(), ObjectChange::EventStream);
         let (mut auth0_feed, auth0_hooks) =
             Reflector::<Hook>::new(1, subscribers_of_changes.clone(), ObjectChange::Hook);
-        let this = self.clone();
+        let cluster = self.clone();
         let run = async move {
-            let mut version = this.version.subscribe();
-            let mut secrets = this.secrets.lock().clone();
+            let mut version = cluster.version.subscribe();
+            let mut secrets = cluster.secrets.lock().clone();
             loop {
                 version.borrow_and_update();
-                relist(&mut connection_feed, this.all(ResourceKind::Connection)).await;
-                relist(&mut stream_feed, this.all(ResourceKind::EventStream)).await;
-                relist(&mut auth0_feed, this.all(ResourceKind::Hook)).await;
-                relist(&mut hook_feed, this.all(ResourceKind::EventHook)).await;
-                let now = this.secrets.lock().clone();
+                relist(&mut connection_feed, cluster.all(ResourceKind::Connection)).await;
+                relist(&mut stream_feed, cluster.all(ResourceKind::EventStream)).await;
+                relist(&mut auth0_feed, cluster.all(ResourceKind::Hook)).await;
+                relist(&mut hook_feed, cluster.all(ResourceKind::EventHook)).await;
+                let now = cluster.secrets.lock().clone();
                 for (name, secret) in &now {
                     if secrets.get(name) != Some(secret) {
                         subscribers_of_changes
@@ -152,25 +156,25 @@ impl Double {
         &self,
         target: &WriteTarget,
         change: impl FnOnce(&mut Value),
-        compared: bool,
+        compare_version: bool,
     ) -> Result<(), ClusterError> {
         let key = (target.kind, target.key.name.clone());
         let mut objects = self.objects.lock();
         let object = objects.get_mut(&key).ok_or(ClusterError::Gone)?;
-        let stale = compared
+        let is_stale = compare_version
             && !target.resource_version.is_empty()
             && object["metadata"]["resourceVersion"] != target.resource_version.as_str();
-        if object["metadata"]["uid"] != target.uid.as_str() || stale {
+        if object["metadata"]["uid"] != target.uid.as_str() || is_stale {
             return Err(ClusterError::Conflict);
         }
         change(object);
         object["metadata"]["resourceVersion"] = json!((*self.version.borrow() + 1).to_string());
-        let released = object["metadata"]["finalizers"].as_array().is_none_or(Vec::is_empty);
-        if released && !object["metadata"]["deletionTimestamp"].is_null() {
+        let is_released = object["metadata"]["finalizers"].as_array().is_none_or(Vec::is_empty);
+        if is_released && !object["metadata"]["deletionTimestamp"].is_null() {
             objects.remove(&key);
         }
         drop(objects);
-        self.next();
+        self.next_version();
         Ok(())
     }
 }
@@ -218,7 +222,7 @@ impl Cluster for Tapped {
         Box::pin(async move {
             let kind: &str = target.kind.into();
             let write = async { self.double.write(target, |object| object["status"] = status, false) };
-            self.tap.around(&format!("status of {kind}"), write, lost).await
+            self.tap.around(&format!("status of {kind}"), write, lost_answer).await
         })
     }
 
@@ -237,7 +241,7 @@ impl Cluster for Tapped {
         metadata: Metadata,
     ) -> BoxFuture<'a, Result<(), ClusterError>> {
         let kind: &str = target.kind.into();
-        let what = format!(
+        let name = format!(
             "metadata of {kind}{}{}",
             metadata.finalizers.as_ref().map_or(String::new(), |all| format!(", {} finalizers", all.len())),
             metadata
@@ -263,7 +267,7 @@ impl Cluster for Tapped {
                 };
                 self.double.write(target, change, true)
             };
-            self.tap.around(&what, write, lost).await
+            self.tap.around(&name, write, lost_answer).await
         })
     }
 
@@ -281,7 +285,7 @@ impl Cluster for Tapped {
     }
 
     fn key_ring(&self, _: bool) -> BoxFuture<'_, Result<Arc<KeyRing>, ClusterError>> {
-        Box::pin(async { Ok(self.double.ring.clone()) })
+        Box::pin(async { Ok(self.double.key_ring.clone()) })
     }
 
     fn installation_id(&self) -> BoxFuture<'_, Result<Option<String>, ClusterError>> {
@@ -301,6 +305,6 @@ impl Cluster for Tapped {
     }
 }
 
-fn lost() -> Result<(), ClusterError> {
+fn lost_answer() -> Result<(), ClusterError> {
     Err(ClusterError::ClusterError("the answer was lost".into()))
 }

@@ -17,7 +17,7 @@ fn relay(scene: &Scene) {
     hook(scene, json!({}));
 }
 
-fn at_the_gateway(scene: &Scene) {
+fn deliver_by_gateway(scene: &Scene) {
     hook(scene, json!({"deliverBy": "Gateway", "snooze": {"period": "60s"}}));
 }
 
@@ -27,33 +27,34 @@ fn signed(scene: &Scene, secret: &str) {
     hook(scene, json!({"deliverBy": "Gateway", "handler": {"webhook": {"signature": signature}}}));
 }
 
-fn adopts(scene: &Scene, mode: &str, extra: Value) {
-    let adopt = json!({"adopt": {"id": scene.foreign(), "mode": mode}});
-    hook(scene, merged(adopt, extra));
+fn adopt(scene: &Scene, mode: &str, extra: Value) {
+    let spec = json!({"adopt": {"id": scene.foreign(), "mode": mode}});
+    hook(scene, merged(spec, extra));
 }
 
-/// A hook that another client created, and one that equals `hook` at the gateway.
-fn log() -> (&'static str, Value) {
+/// Returns a hook of another client.
+fn foreign_log() -> (&'static str, Value) {
     ("/event-hooks", json!({"source": "crud", "handler": "log", "config": {}}))
 }
 
-fn the_same() -> (&'static str, Value) {
+/// Returns a hook of another client that equals `hook` with delivery by the gateway.
+fn equal_webhook() -> (&'static str, Value) {
     let config = json!({"url": "http://receiver.test/"});
     ("/event-hooks", json!({"source": "crud", "event": "consumers", "handler": "webhook", "config": config}))
 }
 
-fn moved(before: &Value, now: &Value) -> bool {
+fn has_moved(before: &Value, now: &Value) -> bool {
     let endpoint = |object: &Value| object["status"]["external"]["endpoint"].clone();
     endpoint(before) != endpoint(now)
 }
 
-fn deleted(scene: &Scene) {
+fn delete(scene: &Scene) {
     scene.double.delete(ResourceKind::EventHook, "o");
 }
 
 pub const SCENARIOS: [Scenario; 18] = [
     Scenario { name: "create", after: relay, ..CREATE },
-    Scenario { name: "create at the gateway", after: at_the_gateway, ..CREATE },
+    Scenario { name: "create at the gateway", after: deliver_by_gateway, ..CREATE },
     Scenario {
         name: "update",
         before: relay,
@@ -72,54 +73,54 @@ pub const SCENARIOS: [Scenario; 18] = [
         after: |scene| signed(scene, "two"),
         ..CREATE
     },
-    Scenario { name: "worker to gateway", before: relay, after: at_the_gateway, ..CREATE },
-    Scenario { name: "gateway to worker", before: at_the_gateway, after: relay, ..CREATE },
+    Scenario { name: "worker to gateway", before: relay, after: deliver_by_gateway, ..CREATE },
+    Scenario { name: "gateway to worker", before: deliver_by_gateway, after: relay, ..CREATE },
     Scenario {
         name: "another handler",
-        before: at_the_gateway,
+        before: deliver_by_gateway,
         after: |scene| hook(scene, json!({"deliverBy": "Gateway", "handler": {"webhook": null, "log": {}}})),
         ..CREATE
     },
     Scenario {
         name: "adopt",
-        foreign: Some(log),
-        after: |scene| adopts(scene, "Override", json!({})),
+        foreign: Some(foreign_log),
+        after: |scene| adopt(scene, "Override", json!({})),
         ..CREATE
     },
     Scenario {
         name: "adopt by an id in capitals",
-        foreign: Some(log),
+        foreign: Some(foreign_log),
         after: |scene| {
             hook(scene, json!({"adopt": {"id": scene.foreign().to_uppercase(), "mode": "Override"}}))
         },
         ..CREATE
     },
     Scenario {
-        name: "adopt what agrees",
-        foreign: Some(the_same),
-        after: |scene| adopts(scene, "Match", json!({"deliverBy": "Gateway"})),
+        name: "adopt an equal hook",
+        foreign: Some(equal_webhook),
+        after: |scene| adopt(scene, "Match", json!({"deliverBy": "Gateway"})),
         ..CREATE
     },
     Scenario {
-        name: "change what was adopted",
-        foreign: Some(log),
-        before: |scene| adopts(scene, "Override", json!({})),
-        after: |scene| adopts(scene, "Override", json!({"event": "routes"})),
+        name: "change an adopted hook",
+        foreign: Some(foreign_log),
+        before: |scene| adopt(scene, "Override", json!({})),
+        after: |scene| adopt(scene, "Override", json!({"event": "routes"})),
         ..CREATE
     },
-    Scenario { name: "delete", before: relay, after: deleted, remaining: 0, ..CREATE },
+    Scenario { name: "delete", before: relay, after: delete, remaining: 0, ..CREATE },
     Scenario {
-        name: "delete what was adopted",
-        foreign: Some(log),
-        before: |scene| adopts(scene, "Override", json!({})),
-        after: deleted,
+        name: "delete an adopted hook",
+        foreign: Some(foreign_log),
+        before: |scene| adopt(scene, "Override", json!({})),
+        after: delete,
         remaining: 0,
         ..CREATE
     },
     Scenario {
-        name: "delete and leave it there",
+        name: "delete and orphan",
         before: |scene| hook(scene, json!({"deletionPolicy": "Orphan"})),
-        after: deleted,
+        after: delete,
         ..CREATE
     },
     // The API server rejects another connectionRef; the Connection itself may change its address.
@@ -127,22 +128,22 @@ pub const SCENARIOS: [Scenario; 18] = [
         name: "another address",
         before: relay,
         after: |scene| scene.connect(1),
-        is_done: moved,
+        is_done: has_moved,
         ..CREATE
     },
     Scenario {
-        name: "another address, and what is at the old one stays",
+        name: "another address with the policy Orphan",
         before: |scene| hook(scene, json!({"deletionPolicy": "Orphan"})),
         after: |scene| scene.connect(1),
-        is_done: moved,
+        is_done: has_moved,
         remaining: 2,
         ..CREATE
     },
     Scenario {
-        name: "deleted with its Connection, and both made again elsewhere",
+        name: "delete with the Connection and recreate both elsewhere",
         before: relay,
         after: |scene| {
-            deleted(scene);
+            delete(scene);
             scene.double.delete(ResourceKind::Connection, "c");
         },
         again: Some(|scene| {

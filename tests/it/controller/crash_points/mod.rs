@@ -23,7 +23,7 @@ use tap::{Fate, Tap};
 
 const FATES: [Fate; 3] = [Fate::Before, Fate::After, Fate::LostAnswer];
 /// Concurrent runs; a run mostly waits.
-const AT_ONCE: usize = 64;
+const MAX_CONCURRENT_RUNS: usize = 64;
 
 /// One sequence of user actions.
 #[derive(Clone, Copy)]
@@ -34,7 +34,7 @@ pub struct Scenario {
     /// The state before, and the user's action.
     before: fn(&Scene),
     after: fn(&Scene),
-    /// The user's action when the object is gone.
+    /// The user's action when the object is deleted.
     again: Option<fn(&Scene)>,
     /// Returns true if the object reflects the action, from its state before and now. Its generation does not change with a
     /// Secret or a Connection.
@@ -55,7 +55,11 @@ const CREATE: Scenario = Scenario {
 };
 
 /// Runs a scenario with this fate. Returns the points that it passed and its end.
-async fn play(vendor: &Vendor, scenario: Scenario, fate: Option<(usize, Fate)>) -> (Vec<String>, End) {
+async fn run_scenario(
+    vendor: &Vendor,
+    scenario: Scenario,
+    fate: Option<(usize, Fate)>,
+) -> (Vec<String>, End) {
     let scene = Scene::new(vendor, scenario.foreign.map(|foreign| foreign())).await;
     scene.connect(0);
     (scenario.before)(&scene);
@@ -74,35 +78,35 @@ async fn play(vendor: &Vendor, scenario: Scenario, fate: Option<(usize, Fate)>) 
 }
 
 /// Runs all scenarios at every point with these fates, and prints the points.
-async fn enumerate(vendor: Vendor, scenarios: &[Scenario], fates: &[Fate]) {
-    let (places, vendor) = (Arc::new(Semaphore::new(AT_ONCE)), Arc::new(vendor));
+async fn run_at_every_point(vendor: Vendor, scenarios: &[Scenario], fates: &[Fate]) {
+    let (permits, vendor) = (Arc::new(Semaphore::new(MAX_CONCURRENT_RUNS)), Arc::new(vendor));
     let mut undisturbed = JoinSet::new();
     for scenario in scenarios.iter().copied() {
         let vendor = vendor.clone();
-        undisturbed.spawn(async move { (scenario, play(&vendor, scenario, None).await) });
+        undisturbed.spawn(async move { (scenario, run_scenario(&vendor, scenario, None).await) });
     }
-    let (mut runs, mut wanted) = (JoinSet::new(), BTreeMap::new());
+    let (mut runs, mut expected_ends) = (JoinSet::new(), BTreeMap::new());
     while let Some(run) = undisturbed.join_next().await {
-        let (scenario, (points, want)) = run.unwrap();
+        let (scenario, (points, expected)) = run.unwrap();
         assert!(!points.is_empty(), "{}", scenario.name);
-        assert_eq!(want.objects.len(), scenario.remaining, "{}: {want:#?}", scenario.name);
+        assert_eq!(expected.objects.len(), scenario.remaining, "{}: {expected:#?}", scenario.name);
         println!("{}: {}", scenario.name, points.join(" > "));
         for at in 1..=points.len() {
             for fate in fates.iter().copied() {
-                let (vendor, places) = (vendor.clone(), places.clone());
+                let (vendor, permits) = (vendor.clone(), permits.clone());
                 runs.spawn(async move {
-                    let _place = places.acquire_owned().await.unwrap();
-                    (scenario.name, at, fate, play(&vendor, scenario, Some((at, fate))).await)
+                    let _permit = permits.acquire_owned().await.unwrap();
+                    (scenario.name, at, fate, run_scenario(&vendor, scenario, Some((at, fate))).await)
                 });
             }
         }
-        wanted.insert(scenario.name, (points, want));
+        expected_ends.insert(scenario.name, (points, expected));
     }
     let count = runs.len();
     while let Some(run) = runs.join_next().await {
         let (name, at, fate, (_, end)) = run.unwrap();
-        let (points, want) = &wanted[name];
-        assert_eq!(&end, want, "{name}: {fate:?} {at} ({})", points[at - 1]);
+        let (points, expected) = &expected_ends[name];
+        assert_eq!(&end, expected, "{name}: {fate:?} {at} ({})", points[at - 1]);
     }
     println!("{count} runs");
 }
@@ -112,57 +116,57 @@ fn gateway(put: bool, client_id: bool, patch: bool) -> Vendor {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_put() {
-    enumerate(gateway(true, true, true), &kong::SCENARIOS, &FATES).await;
+async fn converges_with_put() {
+    run_at_every_point(gateway(true, true, true), &kong::SCENARIOS, &FATES).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_client_ids_in_post() {
-    enumerate(gateway(false, true, false), &kong::SCENARIOS, &FATES).await;
+async fn converges_with_client_ids_in_post() {
+    run_at_every_point(gateway(false, true, false), &kong::SCENARIOS, &FATES).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_gateway_ids_and_patch() {
-    enumerate(gateway(false, false, true), &kong::SCENARIOS, &FATES).await;
+async fn converges_with_gateway_ids_and_patch() {
+    run_at_every_point(gateway(false, false, true), &kong::SCENARIOS, &FATES).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_gateway_ids_without_updates() {
-    enumerate(gateway(false, false, false), &kong::SCENARIOS, &FATES).await;
+async fn converges_with_gateway_ids_without_updates() {
+    run_at_every_point(gateway(false, false, false), &kong::SCENARIOS, &FATES).await;
 }
 
 /// A secret that is compared by hash is written again if its last write is uncertain, with the same end.
 #[tokio::test(flavor = "multi_thread")]
-async fn with_hidden_secrets() {
+async fn converges_with_hidden_secrets() {
     let options = KongOptions { secrets: ReadBack::Masked, ..KongOptions::default() };
-    let with = ["create", "rotate", "another secret", "worker to gateway", "gateway to worker", "adopt"];
-    let here: Vec<Scenario> = kong::SCENARIOS.into_iter().filter(|s| with.contains(&s.name)).collect();
-    enumerate(Vendor::kong(options), &here, &FATES).await;
+    let names = ["create", "rotate", "another secret", "worker to gateway", "gateway to worker", "adopt"];
+    let scenarios: Vec<Scenario> = kong::SCENARIOS.into_iter().filter(|s| names.contains(&s.name)).collect();
+    run_at_every_point(Vendor::kong(options), &scenarios, &FATES).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn auth0_streams() {
-    enumerate(Vendor::auth0(), &auth0::STREAMS, &FATES).await;
+async fn converges_for_auth0_streams() {
+    run_at_every_point(Vendor::auth0(), &auth0::STREAMS, &FATES).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn auth0_hooks() {
-    enumerate(Vendor::auth0(), &auth0::HOOKS, &FATES).await;
+async fn converges_for_auth0_hooks() {
+    run_at_every_point(Vendor::auth0(), &auth0::HOOKS, &FATES).await;
 }
 
 /// All combinations: every kind of gateway, and vendors that show new objects late.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long: make soak"]
-async fn soak_every_vendor() {
+async fn soak_converges_with_every_vendor() {
     for secrets in [ReadBack::Plain, ReadBack::Masked, ReadBack::Omitted] {
         for bits in 0..8 {
             let [put, client_id, patch] = [1, 2, 4].map(|bit| bits & bit == 0);
             println!("put: {put}, client ids: {client_id}, patch: {patch}, secrets {secrets:?}");
             let options = KongOptions { put, client_id, patch, secrets, ..KongOptions::default() };
-            enumerate(Vendor::kong(options.clone()), &kong::SCENARIOS, &FATES).await;
-            enumerate(Vendor::kong(options).lagging(), &kong::SCENARIOS, &FATES).await;
+            run_at_every_point(Vendor::kong(options.clone()), &kong::SCENARIOS, &FATES).await;
+            run_at_every_point(Vendor::kong(options).lagging(), &kong::SCENARIOS, &FATES).await;
         }
     }
-    enumerate(Vendor::auth0().lagging(), &auth0::STREAMS, &FATES).await;
-    enumerate(Vendor::auth0().lagging(), &auth0::HOOKS, &FATES).await;
+    run_at_every_point(Vendor::auth0().lagging(), &auth0::STREAMS, &FATES).await;
+    run_at_every_point(Vendor::auth0().lagging(), &auth0::HOOKS, &FATES).await;
 }

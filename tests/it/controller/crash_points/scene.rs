@@ -29,8 +29,11 @@ use crate::harness::objects::condition;
 /// Controllers stop and start within moments; a busy machine needs more.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-/// How long the controller waits for a created object to be visible, and how long a lagging vendor hides it.
+/// The grace period for a created object to become visible.
 const GRACE: Duration = Duration::from_millis(50);
+/// The same with a vendor that hides a created object for `LAG_MS`. Much longer than that, because the grace period begins
+/// before the create, and a slow machine may delay the create.
+const GRACE_OF_LAGGING: Duration = Duration::from_secs(2);
 const LAG_MS: u64 = 30;
 
 /// A vendor and the state that its clients share.
@@ -76,13 +79,15 @@ pub struct Scene {
     /// The vendor's id of the object that another client created.
     foreign: String,
     is_kong: bool,
+    /// How long a controller waits for a created object to be visible.
+    grace: Duration,
     _serving: JoinSet<()>,
 }
 
 /// A proxy in front of a vendor.
 struct Gate {
     name: &'static str,
-    behind: String,
+    vendor_url: String,
     /// The address that the controller uses.
     url: String,
     http: reqwest::Client,
@@ -92,7 +97,7 @@ struct Gate {
 async fn forward(State(gate): State<Arc<Gate>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let body = to_bytes(body, 1 << 20).await.unwrap();
-    let url = format!("{}{}", gate.behind, parts.uri);
+    let url = format!("{}{}", gate.vendor_url, parts.uri);
     let mut call = gate.http.request(parts.method.clone(), url).body(body);
     for name in ["content-type", "authorization"] {
         if let Some(value) = parts.headers.get(name) {
@@ -107,18 +112,19 @@ async fn forward(State(gate): State<Arc<Gate>>, request: Request) -> Response {
     if parts.method == http::Method::GET {
         return answer.await;
     }
-    let lost = || {
+    let lost_answer = || {
         let mut response = Response::default();
         response.extensions_mut().insert(CloseWithoutResponse);
         response
     };
     let tap = gate.tap.lock().clone();
-    let what = parts.uri.path().split('/').next_back().filter(|step| *step == "secrets").unwrap_or_default();
-    let space = if what.is_empty() { "" } else { " " };
-    tap.around(&format!("{}{space}{what} at {}", parts.method, gate.name), answer, lost).await
+    let resource =
+        parts.uri.path().split('/').next_back().filter(|step| *step == "secrets").unwrap_or_default();
+    let space = if resource.is_empty() { "" } else { " " };
+    tap.around(&format!("{}{space}{resource} at {}", parts.method, gate.name), answer, lost_answer).await
 }
 
-/// The end of a scene, without values that differ in each run.
+/// The final state of a scene, without values that differ in each run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct End {
     /// The vendor's objects.
@@ -136,7 +142,7 @@ impl Scene {
         let mut gates = Vec::new();
         for name in names {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let behind = format!("http://{}", listener.local_addr().unwrap());
+            let vendor_url = format!("http://{}", listener.local_addr().unwrap());
             match &vendor.api {
                 Api::Kong(options) => {
                     let options = options.clone();
@@ -153,34 +159,37 @@ impl Scene {
             }
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let url = format!("http://{}", listener.local_addr().unwrap());
-            let gate = Arc::new(Gate { name, behind, url, http: vendor.http.clone(), tap: tap.clone() });
+            let gate = Arc::new(Gate { name, vendor_url, url, http: vendor.http.clone(), tap: tap.clone() });
             let router = axum::Router::new().fallback(forward).with_state(gate.clone());
             serving.spawn(serve(listener, router, std::future::pending::<()>()));
             gates.push(gate);
         }
         let is_kong = matches!(vendor.api, Api::Kong(_));
         let (double, egress, foreign_id) = (Double::new(), vendor.egress.clone(), String::new());
-        let mut scene = Scene { double, gates, tap, egress, foreign: foreign_id, is_kong, _serving: serving };
+        let grace = if vendor.lags { GRACE_OF_LAGGING } else { GRACE };
+        let mut scene =
+            Scene { double, gates, tap, egress, foreign: foreign_id, is_kong, grace, _serving: serving };
         if let Some((path, body)) = foreign {
-            scene.foreign = scene.make(path, body).await;
+            scene.foreign = scene.create_foreign(path, body).await;
         }
         if vendor.lags {
             for gate in &scene.gates {
                 let fault = json!({"lagMs": LAG_MS});
-                let made = vendor.http.post(format!("{}/__emulator/faults", gate.behind)).json(&fault).send();
-                assert_eq!(made.await.unwrap().status(), 201);
+                let response =
+                    vendor.http.post(format!("{}/__emulator/faults", gate.vendor_url)).json(&fault).send();
+                assert_eq!(response.await.unwrap().status(), 201);
             }
         }
         scene
     }
 
-    /// Creates an object as another client would. Returns its id.
-    async fn make(&self, path: &str, body: Value) -> String {
+    /// Creates an object at the vendor as another client would. Returns its id.
+    async fn create_foreign(&self, path: &str, body: Value) -> String {
         let gate = &self.gates[0];
-        let made = gate.http.post(format!("{}{path}", gate.behind)).bearer_auth("any").json(&body);
-        let made = made.send().await.unwrap();
-        assert_eq!(made.status(), 201);
-        made.json::<Value>().await.unwrap()["id"].as_str().unwrap().to_owned()
+        let response = gate.http.post(format!("{}{path}", gate.vendor_url)).bearer_auth("any").json(&body);
+        let response = response.send().await.unwrap();
+        assert_eq!(response.status(), 201);
+        response.json::<Value>().await.unwrap()["id"].as_str().unwrap().to_owned()
     }
 
     pub fn foreign(&self) -> &str {
@@ -218,7 +227,7 @@ impl Scene {
             ingest_url: Some("http://worker.test:8080".parse().unwrap()),
             public_ingest_url: Some("https://worker.test/".parse().unwrap()),
             admin_ceiling: Rate { requests: 10_000, interval: Duration::from_secs(1), burst: 10_000 },
-            deadlines: Deadlines { creation: GRACE, ..Deadlines::default() },
+            deadlines: Deadlines { creation: self.grace, ..Deadlines::default() },
             ..ControllerOptions::default()
         };
         let cluster = Arc::new(Tapped { double: self.double.clone(), tap: tap.clone() });
@@ -236,38 +245,38 @@ impl Scene {
 
     /// Waits until the Connection and the objects are ready.
     pub async fn connected(&self) {
-        let ready = |double: &Double| {
+        let is_ready = |double: &Double| {
             let connection = double.get(ResourceKind::Connection, "c").unwrap();
             condition(&connection, "Ready")["status"] == "True"
         };
-        self.double.until(ready).await;
+        self.double.until(is_ready).await;
         self.settled(None, |_| true).await;
     }
 
     /// Waits until the scene has settled: the object is ready and current, or gone.
     pub async fn settled(&self, again: Option<fn(&Scene)>, is_done: impl Fn(&Value) -> bool) {
         if let Some(again) = again {
-            let gone = |double: &Double| {
+            let is_deleted = |double: &Double| {
                 let kinds = [
                     ResourceKind::EventHook,
                     ResourceKind::EventStream,
                     ResourceKind::Hook,
                     ResourceKind::Connection,
                 ];
-                let named = |kind| [double.get(kind, "o"), double.get(kind, "c")];
+                let objects = |kind| [double.get(kind, "o"), double.get(kind, "c")];
                 kinds
                     .into_iter()
-                    .flat_map(named)
+                    .flat_map(objects)
                     .flatten()
                     .all(|o| o["metadata"]["deletionTimestamp"].is_null())
             };
-            self.double.until(gone).await;
+            self.double.until(is_deleted).await;
             // An earlier controller may have finished the action.
             if self.object().is_none() {
                 again(self);
             }
         }
-        let quiet = |_: &Double| match self.object() {
+        let is_settled = |_: &Double| match self.object() {
             None => true,
             Some(object) => {
                 condition(&object, "Ready")["status"] == "True"
@@ -277,14 +286,14 @@ impl Scene {
                     && is_done(&object)
             }
         };
-        self.double.until(quiet).await;
+        self.double.until(is_settled).await;
     }
 
     /// Returns the vendor's objects with their secrets: hooks of each Kong, or streams and hooks.
-    async fn objects(&self) -> Vec<Value> {
+    async fn vendor_objects(&self) -> Vec<Value> {
         let mut objects = Vec::new();
         for gate in &self.gates {
-            let answer = gate.http.get(format!("{}/__emulator/state", gate.behind)).send().await.unwrap();
+            let answer = gate.http.get(format!("{}/__emulator/state", gate.vendor_url)).send().await.unwrap();
             let mut answer = answer.json::<Value>().await.unwrap();
             for list in ["streams", "hooks"] {
                 let Value::Array(items) = answer[list].take() else { continue };
@@ -295,18 +304,18 @@ impl Scene {
     }
 
     pub async fn end(&self) -> End {
-        let (mut objects, object) = (self.objects().await, self.object());
+        let (mut objects, object) = (self.vendor_objects().await, self.object());
         if let Some(id) = object.as_ref().and_then(|object| object.pointer("/status/external/id")) {
-            let named = objects.iter().any(|objects| objects["item"]["id"] == *id);
-            assert!(named, "the status names {id}, and the vendor has {objects:#?}");
+            let exists = objects.iter().any(|object| object["item"]["id"] == *id);
+            assert!(exists, "the status names {id}, and the vendor has {objects:#?}");
         }
-        for objects in &mut objects {
-            let item = objects["item"].as_object_mut().unwrap();
-            let own = item["id"] != self.foreign.as_str();
+        for entry in &mut objects {
+            let item = entry["item"].as_object_mut().unwrap();
+            let is_ours = item["id"] != self.foreign.as_str();
             for member in ["created_at", "updated_at", "history"] {
                 item.remove(member);
             }
-            item.insert("id".into(), json!(if own { "made" } else { "made by hand" }));
+            item.insert("id".into(), json!(if is_ours { "ours" } else { "foreign" }));
         }
         objects.sort_by_key(ToString::to_string);
         let object = object.map(|object| {

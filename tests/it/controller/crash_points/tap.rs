@@ -38,7 +38,13 @@ impl Tap {
         self.stopped.notified().await;
     }
 
-    pub async fn around<T>(&self, name: &str, write: impl Future<Output = T>, lost: impl FnOnce() -> T) -> T {
+    /// Runs a write with its fate. `name` is recorded; `lost_answer` makes the error of a lost answer.
+    pub async fn around<T>(
+        &self,
+        name: &str,
+        write: impl Future<Output = T>,
+        lost_answer: impl FnOnce() -> T,
+    ) -> T {
         let number = {
             let mut points = self.points.lock();
             points.push(name.to_owned());
@@ -48,7 +54,7 @@ impl Tap {
             None => write.await,
             Some(Fate::LostAnswer) => {
                 write.await;
-                lost()
+                lost_answer()
             }
             Some(fate) => {
                 if fate == Fate::After {

@@ -36,7 +36,7 @@ fn every_rule_has_a_row() {
         .collect();
     assert!(
         missing.is_empty(),
-        "{} rules of the schema without a refused row:\n{}",
+        "{} rules of the schema without a rejected row:\n{}",
         missing.len(),
         missing.join("\n")
     );
@@ -44,17 +44,17 @@ fn every_rule_has_a_row() {
 
 fn covers(rule: &Rule, field: &str, text: &str) -> bool {
     // A row may give only the beginning of a long message; a bound's number is in both.
-    fits(&rule.field, field) && (rule.message.contains(text) || text.starts_with(&rule.message))
+    matches_path(&rule.field, field) && (rule.message.contains(text) || text.starts_with(&rule.message))
 }
 
 /// Returns true if a path of the schema matches a field: `a.b[*].c` matches `a.b[1].c`, `a.*` any member of a map.
-fn fits(schema: &str, field: &str) -> bool {
+fn matches_path(schema: &str, field: &str) -> bool {
     let (schema, field): (Vec<&str>, Vec<&str>) = (schema.split('.').collect(), field.split('.').collect());
-    let one = |(s, f): (&&str, &&str)| match (s.strip_suffix("[*]"), f.split_once('[')) {
+    let matches_part = |(s, f): (&&str, &&str)| match (s.strip_suffix("[*]"), f.split_once('[')) {
         (Some(s), Some((f, _))) => s == f,
         _ => *s == "*" || s == f,
     };
-    schema.len() == field.len() && schema.iter().zip(&field).all(one)
+    schema.len() == field.len() && schema.iter().zip(&field).all(matches_part)
 }
 
 fn walk(schema: &Value, at: &str, rules: &mut Vec<Rule>) {
@@ -72,8 +72,8 @@ fn walk(schema: &Value, at: &str, rules: &mut Vec<Rule>) {
             "pattern" => rule(at, format!("should match '{}'", value.as_str().unwrap_or_default())),
             "enum" => {
                 let values = value.as_array().map(Vec::as_slice).unwrap_or_default();
-                let offer = values.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-                rule(at, format!("supported values: {offer}"));
+                let listed = values.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                rule(at, format!("supported values: {listed}"));
             }
             "x-kubernetes-list-type" if value != "atomic" => {
                 rule(&format!("{at}[*]"), "Duplicate value".into())

@@ -51,7 +51,7 @@ const fn script(name: &'static str, rest: &'static [&'static str]) -> Base {
 }
 
 /// An adopted object with full management.
-const TAKEN: &str = "
+const ADOPTED: &str = "
   suspend: false
   managementPolicy: Full
   deletionPolicy: Orphan
@@ -59,7 +59,7 @@ const TAKEN: &str = "
 ";
 
 /// An object that is only observed.
-const LOOKED_AT: &str = "
+const OBSERVE_ONLY: &str = "
   managementPolicy: ObserveOnly
   adopt: {id: 8a5f9ab3, mode: Match}
 ";
@@ -145,9 +145,9 @@ pub const FULL_CUSTOM: Base = hook(
 
 /// Every member of an EventHook that concerns Kong.
 pub const FULL_RELAY: Base =
-    hook("full relay", &[ON_KONG, "  deliverBy: Worker", "  rotation: 2026-11", TAKEN, TO_LOG]);
+    hook("full relay", &[ON_KONG, "  deliverBy: Worker", "  rotation: 2026-11", ADOPTED, TO_LOG]);
 /// A hook that is only observed.
-pub const OBSERVED: Base = hook("observed", &[BY_GATEWAY, LOOKED_AT, TO_WEBHOOK]);
+pub const OBSERVED: Base = hook("observed", &[BY_GATEWAY, OBSERVE_ONLY, TO_WEBHOOK]);
 
 /// The smallest Connections.
 pub const KONG: Base = connection("kong", &["  kong: {adminUrl: 'https://kong-admin.kong.svc:8444'}"]);
@@ -193,7 +193,7 @@ pub const FULL_STREAM: Base = stream(
   enabled: true
   rotation: 2026-11
 ",
-        TAKEN,
+        ADOPTED,
     ],
 );
 
@@ -228,7 +228,7 @@ pub const EVENT_BRIDGE: Base = stream(
 const TO_ACTION: &str = "  destination: {action: {actionId: 9c2ba2a9-6e7c-4c43-b3f6-0a4c7b6c7f59}}";
 pub const ACTION: Base = stream("stream, Action", &[TO_ACTION]);
 /// A stream that is only observed.
-pub const OBSERVED_STREAM: Base = stream("observed stream", &[TO_ACTION, LOOKED_AT]);
+pub const OBSERVED_STREAM: Base = stream("observed stream", &[TO_ACTION, OBSERVE_ONLY]);
 
 /// The smallest extensibility Hook.
 pub const SCRIPT: Base = script(
@@ -251,6 +251,6 @@ pub const FULL_SCRIPT: Base = script(
   enabled: false
   secrets: [{name: API_KEY, secretRef: {name: s, key: k}}]
 ",
-        TAKEN,
+        ADOPTED,
     ],
 );

@@ -65,8 +65,8 @@ async fn file_validation_agrees_with_table() {
     let mut failures = Vec::new();
     for (number, row) in rows.iter().enumerate() {
         let faults = schemas.check(&row.manifest);
-        let refusal: Refusal = faults.into_iter().map(|fault| (fault.field, fault.problem)).collect();
-        let answer = if refusal.is_empty() { Ok(Value::Null) } else { Err(refusal) };
+        let rejection: Rejection = faults.into_iter().map(|fault| (fault.field, fault.problem)).collect();
+        let answer = if rejection.is_empty() { Ok(Value::Null) } else { Err(rejection) };
         failures.extend(verdict(&row.expect, answer).err().map(|error| format!("{}: {error}", row.name)));
         let mut manifest = row.manifest.clone();
         manifest["metadata"]["name"] = format!("row-{number}").into();
@@ -74,39 +74,41 @@ async fn file_validation_agrees_with_table() {
     }
     let options = FileClusterOptions { manifests: vec![manifests], data, prune: false, token: None };
     let view = FileCluster::open(options).unwrap().view().await;
-    let mut refused = BTreeMap::new();
-    refusals(&view.hooks, &mut refused);
-    refusals(&view.connections, &mut refused);
-    refusals(&view.streams, &mut refused);
-    refusals(&view.auth0_hooks, &mut refused);
-    assert_eq!(refused.len(), rows.len(), "every row has an object, rejected or not");
+    let mut rejections = BTreeMap::new();
+    collect_rejections(&view.hooks, &mut rejections);
+    collect_rejections(&view.connections, &mut rejections);
+    collect_rejections(&view.streams, &mut rejections);
+    collect_rejections(&view.auth0_hooks, &mut rejections);
+    assert_eq!(rejections.len(), rows.len(), "every row has an object, rejected or not");
     for (number, row) in rows.iter().enumerate() {
-        let refusal = refused[&format!("row-{number}")].as_deref();
-        let fits = match (&row.expect, refusal) {
-            (Expect::Accept, refusal) => refusal.is_none(),
-            (Expect::Refuse { field, text }, Some(refused)) => {
-                refused.contains(&format!("{field}: ")) && refused.contains(text.as_str())
+        let rejection = rejections[&format!("row-{number}")].as_deref();
+        let is_expected = match (&row.expect, rejection) {
+            (Expect::Accept, rejection) => rejection.is_none(),
+            (Expect::Refuse { field, text }, Some(rejection)) => {
+                rejection.contains(&format!("{field}: ")) && rejection.contains(text.as_str())
             }
             (Expect::Refuse { .. }, None) => false,
         };
-        if !fits {
-            failures.push(format!("{}: from a file: {refusal:?}", row.name));
+        if !is_expected {
+            failures.push(format!("{}: from a file: {rejection:?}", row.name));
         }
     }
     assert!(failures.is_empty(), "{} rows failed:\n{}", failures.len(), failures.join("\n"));
 }
 
 /// Adds the rejection of every object of a view, by name.
-fn refusals<K>(store: &Store<DeserializeGuard<K>>, refused: &mut BTreeMap<String, Option<String>>)
-where
+fn collect_rejections<K>(
+    store: &Store<DeserializeGuard<K>>,
+    rejections: &mut BTreeMap<String, Option<String>>,
+) where
     K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + Send + Sync + 'static,
 {
     for object in store.state() {
-        let refusal = match &object.0 {
+        let rejection = match &object.0 {
             Ok(typed) => check_not_rejected(typed.meta()).err().map(|invalid| invalid.to_string()),
             Err(invalid) => Some(invalid.error.clone()),
         };
-        refused.insert(object.name_any(), refusal);
+        rejections.insert(object.name_any(), rejection);
     }
 }
 
@@ -120,8 +122,9 @@ async fn server_rejects_immutable_changes() {
         let name = format!("update-{number}");
         before["metadata"]["name"] = name.clone().into();
         let created = send(&client, http::Method::POST, &namespace.name, "?", &before).await;
-        let created = created
-            .unwrap_or_else(|error| panic!("{}: the object before is refused: {error:?}", update.name));
+        let created = created.unwrap_or_else(|error| {
+            panic!("{}: the API server rejects the object before: {error:?}", update.name)
+        });
         let mut after = update.after.clone();
         after["metadata"] = created["metadata"].clone();
         let answer = send(&client, http::Method::PUT, &namespace.name, &format!("/{name}?"), &after).await;
@@ -132,11 +135,11 @@ async fn server_rejects_immutable_changes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn kubectl_apply_names_the_unknown_field() {
+async fn kubectl_apply_names_unknown_field() {
     let namespace = control_plane().namespace("strict").await;
     let manifest = format!("{}  retries: 3\n", manifests::HOOK.yaml("strict"));
-    let refusal = namespace.apply(&manifest).await.unwrap_err();
-    assert!(refusal.contains(r#"unknown field "spec.retries""#), "{refusal}");
+    let rejection = namespace.apply(&manifest).await.unwrap_err();
+    assert!(rejection.contains(r#"unknown field "spec.retries""#), "{rejection}");
 }
 
 /// Tools that render manifests write `webhook: null` for a handler that was not chosen.
@@ -150,8 +153,8 @@ async fn explicit_null_counts_as_absent() {
     assert_eq!(stored, r#"{"handler":{"log":{}},"source":"crud"}"#);
 }
 
-/// A rejection by the server: field and text of each complaint.
-type Refusal = Vec<(String, String)>;
+/// A rejection by the server: field and text of each error.
+type Rejection = Vec<(String, String)>;
 
 /// Sends an object with strict validation; otherwise a row with a misspelled field would be accepted without that field.
 async fn send(
@@ -160,7 +163,7 @@ async fn send(
     namespace: &str,
     tail: &str,
     manifest: &Value,
-) -> Result<Value, Refusal> {
+) -> Result<Value, Rejection> {
     let plural = format!("{}s", manifest["kind"].as_str().expect("a kind").to_lowercase());
     let (name, query) = tail.split_once('?').unwrap_or((tail, ""));
     let url = format!(
@@ -172,24 +175,29 @@ async fn send(
         Ok(object) => Ok(object),
         Err(kube::Error::Api(status)) => {
             let causes = status.details.map(|details| details.causes).unwrap_or_default();
-            let mut refusal: Refusal = causes.into_iter().map(|c| (c.field, c.message)).collect();
-            if refusal.is_empty() {
-                refusal.push((String::new(), status.message));
+            let mut rejection: Rejection = causes.into_iter().map(|c| (c.field, c.message)).collect();
+            if rejection.is_empty() {
+                rejection.push((String::new(), status.message));
             }
-            Err(refusal)
+            Err(rejection)
         }
         Err(error) => panic!("the API server did not answer: {error}"),
     }
 }
 
-fn verdict(expect: &Expect, answer: Result<Value, Refusal>) -> Result<(), String> {
+fn verdict(expect: &Expect, answer: Result<Value, Rejection>) -> Result<(), String> {
     match (expect, answer) {
         (Expect::Accept, Ok(_)) => Ok(()),
-        (Expect::Accept, Err(refusal)) => Err(format!("refused: {refusal:?}")),
+        (Expect::Accept, Err(rejection)) => Err(format!("rejected: {rejection:?}")),
         (Expect::Refuse { field, text }, Ok(_)) => Err(format!("accepted, but {field} should give: {text}")),
-        (Expect::Refuse { field, text }, Err(refusal)) => {
-            let found = refusal.iter().any(|(at, message)| at == field && message.contains(text.as_str()));
-            if found { Ok(()) } else { Err(format!("{field} should give {text:?}, but got {refusal:?}")) }
+        (Expect::Refuse { field, text }, Err(rejection)) => {
+            let is_reported =
+                rejection.iter().any(|(at, message)| at == field && message.contains(text.as_str()));
+            if is_reported {
+                Ok(())
+            } else {
+                Err(format!("{field} should give {text:?}, but got {rejection:?}"))
+            }
         }
     }
 }

@@ -186,10 +186,10 @@ fn headers(t: &mut Table, base: Base, at: &str) {
         "Too long: may not be more than 4096 bytes",
     );
     let name = |n| format!("{{'{}': v}}", "a".repeat(n));
-    let holds = "a header name may contain only letters, digits and hyphens, at most 128";
-    t.bound(base, at, name(128), name(129), holds);
+    let name_error = "a header name may contain only letters, digits and hyphens, at most 128";
+    t.bound(base, at, name(128), name(129), name_error);
     for wrong in ["a b", "a:b", "ä", ""] {
-        t.refuse(base, at, format!("{{'{wrong}': v}}"), holds);
+        t.refuse(base, at, format!("{{'{wrong}': v}}"), name_error);
     }
     for wrong in [r"a\nb", r"a\rb", r"a\0b"] {
         t.refuse(base, at, format!("{{x-a: \"{wrong}\"}}"), "a header's value must be one line");

@@ -7,7 +7,7 @@ use super::manifests::Base;
 #[derive(Clone, Debug)]
 pub enum Expect {
     Accept,
-    /// The field of the complaint and a part of its text.
+    /// The field of the error and a part of its text.
     Refuse {
         field: String,
         text: String,
@@ -32,12 +32,12 @@ impl Table {
         self.push(base, at, value.as_ref(), Expect::Accept);
     }
 
-    /// With this value the server complains at this path.
+    /// With this value the server reports an error at this path.
     pub fn refuse(&mut self, base: Base, at: &str, value: impl AsRef<str>, text: &str) {
         self.refuse_at(base, at, value, &format!("spec.{at}"), text);
     }
 
-    /// With this value the server complains at another field.
+    /// With this value the server reports an error at another field.
     pub fn refuse_at(&mut self, base: Base, at: &str, value: impl AsRef<str>, field: &str, text: &str) {
         let expect = Expect::Refuse { field: field.to_owned(), text: text.to_owned() };
         self.push(base, at, value.as_ref(), expect);
@@ -60,8 +60,8 @@ impl Table {
     pub fn length(&mut self, base: Base, at: &str, min: usize, max: usize) {
         let text = |n| format!("'{}'", "a".repeat(n));
         if min > 0 {
-            let complaint = format!("should be at least {min} chars long");
-            self.bound(base, at, text(min), text(min - 1), &complaint);
+            let message = format!("should be at least {min} chars long");
+            self.bound(base, at, text(min), text(min - 1), &message);
         }
         self.bound(
             base,
@@ -85,10 +85,10 @@ impl Table {
         for value in values {
             self.accept(base, at, value);
         }
-        let offer = values.iter().map(|v| format!("{v:?}")).collect::<Vec<_>>().join(", ");
+        let listed = values.iter().map(|v| format!("{v:?}")).collect::<Vec<_>>().join(", ");
         for wrong in ["Other".to_owned(), values[0].to_lowercase(), values[0].to_uppercase()] {
             if !values.contains(&wrong.as_str()) {
-                self.refuse(base, at, wrong, &format!("supported values: {offer}"));
+                self.refuse(base, at, wrong, &format!("supported values: {listed}"));
             }
         }
     }
@@ -98,32 +98,32 @@ impl Table {
         for value in values {
             self.accept(base, at, format!("[{value}]"));
         }
-        let offer = values.iter().map(|v| format!("{v:?}")).collect::<Vec<_>>().join(", ");
-        self.refuse_at(base, at, "[Other]", &format!("spec.{at}[0]"), &format!("supported values: {offer}"));
+        let listed = values.iter().map(|v| format!("{v:?}")).collect::<Vec<_>>().join(", ");
+        self.refuse_at(base, at, "[Other]", &format!("spec.{at}[0]"), &format!("supported values: {listed}"));
     }
 
-    /// Without this member the server complains.
+    /// Without this member the server reports an error.
     pub fn required(&mut self, base: Base, at: &str) {
         self.refuse(base, at, "null", "Required value");
     }
 
-    /// With exactly one of these members the server accepts the object at this path; with none or two it complains.
+    /// With exactly one of these members the server accepts the object at this path; with none or two it reports an error.
     pub fn exactly_one(&mut self, base: Base, at: &str, members: &[&str], text: &str) {
         let field = format!("spec{}{at}", if at.is_empty() { "" } else { "." });
         let null = |keys: &[&str]| keys.iter().map(|k| format!("{k}: null")).collect::<Vec<_>>().join(", ");
         let name = |member: &str| member.split(':').next().unwrap_or_default().to_owned();
         let names: Vec<String> = members.iter().map(|member| name(member)).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        self.refuse_at(base, &merge(at), format!("{{{}}}", null(&names)), &field, text);
+        self.refuse_at(base, &merging_path(at), format!("{{{}}}", null(&names)), &field, text);
         for (i, one) in members.iter().enumerate() {
             let others: Vec<&str> = names.iter().copied().filter(|n| *n != names[i]).collect();
-            self.accept(base, &merge(at), format!("{{{one}, {}}}", null(&others)));
+            self.accept(base, &merging_path(at), format!("{{{one}, {}}}", null(&others)));
             for (j, other) in members.iter().enumerate().skip(i + 1) {
                 let rest: Vec<&str> =
                     names.iter().copied().filter(|n| *n != names[i] && *n != names[j]).collect();
                 self.refuse_at(
                     base,
-                    &merge(at),
+                    &merging_path(at),
                     format!("{{{one}, {other}, {}}}", null(&rest)),
                     &field,
                     text,
@@ -140,7 +140,7 @@ impl Table {
 }
 
 /// Marks a path whose value is merged into the existing one instead of replacing it.
-fn merge(at: &str) -> String {
+fn merging_path(at: &str) -> String {
     if at.is_empty() { String::new() } else { format!("{at}+") }
 }
 
@@ -151,21 +151,21 @@ pub fn changed(base: Base, at: &str, value: &str) -> Value {
     let value: Value = serde_saphyr::from_str(value).unwrap_or_else(|e| panic!("{value}: {e}"));
     let spec = &mut manifest["spec"];
     match at.strip_suffix('+') {
-        Some(at) => merge_into(place(spec, at), value),
+        Some(at) => merge_into(value_at(spec, at), value),
         None if at.is_empty() => merge_into(spec, value),
         None if value.is_null() => {
             let (parent, last) = at.rsplit_once('.').unwrap_or(("", at));
-            let parent = if parent.is_empty() { spec } else { place(spec, parent) };
+            let parent = if parent.is_empty() { spec } else { value_at(spec, parent) };
             let removed = parent.as_object_mut().expect(at).remove(last);
             assert!(removed.is_some(), "{}: nothing to remove at {at}", base.name);
         }
-        None => *place(spec, at) = value,
+        None => *value_at(spec, at) = value,
     }
     manifest
 }
 
 /// Returns the value at a path such as `a.b[0].c`, and creates missing parents.
-fn place<'v>(mut value: &'v mut Value, at: &str) -> &'v mut Value {
+fn value_at<'v>(mut value: &'v mut Value, at: &str) -> &'v mut Value {
     for part in at.split('.') {
         let (name, index) = match part.split_once('[') {
             Some((name, index)) => (name, Some(index.trim_end_matches(']').parse::<usize>().expect(at))),

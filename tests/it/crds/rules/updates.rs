@@ -32,26 +32,26 @@ fn auth0() -> Vec<Update> {
     let adopt = "adopt.id is immutable";
     let other = "{connectionRef: {name: other}}";
     vec![
-        refused(STREAM, "{}", other, "connectionRef is immutable: create a new EventStream"),
-        refused(STREAM, "{}", "{adopt: {id: a, mode: Override}}", adopt),
-        refused(FULL_STREAM, "{}", "{adopt: null}", adopt),
-        refused(FULL_STREAM, "{}", "{adopt: {id: b}}", adopt),
-        refused(STREAM, "{}", "{destination: {worker: null, action: {actionId: a}}}", kind),
-        refused(ACTION, "{}", "{destination: {action: null, worker: {}}}", kind),
-        refused(EVENT_BRIDGE, "{}", "{destination: {eventBridge: null, action: {actionId: a}}}", kind),
-        refused_at(
+        rejected(STREAM, "{}", other, "connectionRef is immutable: create a new EventStream"),
+        rejected(STREAM, "{}", "{adopt: {id: a, mode: Override}}", adopt),
+        rejected(FULL_STREAM, "{}", "{adopt: null}", adopt),
+        rejected(FULL_STREAM, "{}", "{adopt: {id: b}}", adopt),
+        rejected(STREAM, "{}", "{destination: {worker: null, action: {actionId: a}}}", kind),
+        rejected(ACTION, "{}", "{destination: {action: null, worker: {}}}", kind),
+        rejected(EVENT_BRIDGE, "{}", "{destination: {eventBridge: null, action: {actionId: a}}}", kind),
+        rejected_at(
             EVENT_BRIDGE,
             "{destination: {eventBridge: {region: us-east-1}}}",
             "spec.destination.eventBridge",
             bridge,
         ),
-        refused_at(
+        rejected_at(
             EVENT_BRIDGE,
             "{destination: {eventBridge: {accountId: '000000000000'}}}",
             "spec.destination.eventBridge",
             bridge,
         ),
-        refused_at(ACTION, "{destination: {action: {actionId: b}}}", "spec.destination.action", action),
+        rejected_at(ACTION, "{destination: {action: {actionId: b}}}", "spec.destination.action", action),
         accepted(STREAM, "{}", &to_webhook),
         accepted(BEARER, "{}", "{destination: {webhook: null, worker: {}}}"),
         accepted(BEARER, "{}", "{destination: {webhook: {endpoint: 'https://b'}}}"),
@@ -60,10 +60,15 @@ fn auth0() -> Vec<Update> {
             "{}",
             "{name: other, subscriptions: [{eventType: a}], rotation: null, enabled: false}",
         ),
-        refused(SCRIPT, "{}", other, "connectionRef is immutable: create a new Hook"),
-        refused(SCRIPT, "{}", "{triggerId: send-phone-message}", "triggerId is immutable: create a new Hook"),
-        refused(SCRIPT, "{}", "{adopt: {id: a, mode: Override}}", adopt),
-        refused(FULL_SCRIPT, "{}", "{adopt: null}", adopt),
+        rejected(SCRIPT, "{}", other, "connectionRef is immutable: create a new Hook"),
+        rejected(
+            SCRIPT,
+            "{}",
+            "{triggerId: send-phone-message}",
+            "triggerId is immutable: create a new Hook",
+        ),
+        rejected(SCRIPT, "{}", "{adopt: {id: a, mode: Override}}", adopt),
+        rejected(FULL_SCRIPT, "{}", "{adopt: null}", adopt),
         accepted(
             SCRIPT,
             "{}",
@@ -78,28 +83,28 @@ fn kong() -> Vec<Update> {
     let workspace = "kong.workspace is immutable: create a new Connection";
     let vendor = "a Connection cannot change from one vendor to another: create a new Connection";
     vec![
-        refused(HOOK, "{}", "{connectionRef: {name: kong}}", connection_ref),
-        refused(RELAY, "{}", "{connectionRef: null}", connection_ref),
-        refused(RELAY, "{}", "{connectionRef: {name: other}}", connection_ref),
-        refused(RELAY, "{}", "{adopt: {id: a, mode: Override}}", adopt),
-        refused(FULL_RELAY, "{}", "{adopt: null}", adopt),
-        refused(FULL_RELAY, "{}", "{adopt: {id: other}}", adopt),
-        refused(KONG, "{}", "{kong: {workspace: team-a}}", workspace),
-        refused(FULL_KONG, "{}", "{kong: {workspace: null}}", workspace),
-        refused(FULL_KONG, "{}", "{kong: {workspace: team-b}}", workspace),
-        refused(
+        rejected(HOOK, "{}", "{connectionRef: {name: kong}}", connection_ref),
+        rejected(RELAY, "{}", "{connectionRef: null}", connection_ref),
+        rejected(RELAY, "{}", "{connectionRef: {name: other}}", connection_ref),
+        rejected(RELAY, "{}", "{adopt: {id: a, mode: Override}}", adopt),
+        rejected(FULL_RELAY, "{}", "{adopt: null}", adopt),
+        rejected(FULL_RELAY, "{}", "{adopt: {id: other}}", adopt),
+        rejected(KONG, "{}", "{kong: {workspace: team-a}}", workspace),
+        rejected(FULL_KONG, "{}", "{kong: {workspace: null}}", workspace),
+        rejected(FULL_KONG, "{}", "{kong: {workspace: team-b}}", workspace),
+        rejected(
             AUTH0,
             "{}",
             "{auth0: {domain: other.eu.auth0.com}}",
             "auth0.domain is immutable: create a new Connection",
         ),
-        refused(
+        rejected(
             KONG,
             "{}",
             "{kong: null, auth0: {domain: a.eu.auth0.com, tokenSecretRef: {name: a, key: k}}}",
             vendor,
         ),
-        refused(AUTH0, "{}", "{auth0: null, kong: {adminUrl: 'https://a'}}", vendor),
+        rejected(AUTH0, "{}", "{auth0: null, kong: {adminUrl: 'https://a'}}", vendor),
         // The default workspace is the same object whether it is named or not.
         accepted(KONG, "{}", "{kong: {workspace: default}}"),
         accepted(KONG, "{kong: {workspace: default}}", "{kong: {workspace: null}}"),
@@ -112,12 +117,12 @@ fn kong() -> Vec<Update> {
     ]
 }
 
-fn refused(base: Base, before: &str, after: &str, text: &str) -> Update {
+fn rejected(base: Base, before: &str, after: &str, text: &str) -> Update {
     update(base, before, after, Expect::Refuse { field: "spec".into(), text: text.into() })
 }
 
 /// An update that is rejected at a part of the spec.
-fn refused_at(base: Base, after: &str, field: &str, text: &str) -> Update {
+fn rejected_at(base: Base, after: &str, field: &str, text: &str) -> Update {
     update(base, "{}", after, Expect::Refuse { field: field.into(), text: text.into() })
 }
 
@@ -125,7 +130,7 @@ fn accepted(base: Base, before: &str, after: &str) -> Update {
     update(base, before, after, Expect::Accept)
 }
 
-/// `after` is a change to the object that `before` made of the base.
+/// Returns an update: `before` changes the base, `after` changes the result.
 fn update(base: Base, before: &str, after: &str, expect: Expect) -> Update {
     let mut old = changed(base, "", before);
     let new = {

@@ -15,15 +15,15 @@ fn read(of: &str) -> String {
 }
 
 /// Compares a file with the wanted text; with `HOOKSTREAM_WRITE=1` writes it.
-fn is(of: &str, wanted: &str) {
+fn assert_current(of: &str, expected: &str) {
     if std::env::var_os("HOOKSTREAM_WRITE").is_some() {
         std::fs::create_dir_all(path(of).parent().unwrap()).unwrap();
-        std::fs::write(path(of), wanted).unwrap();
+        std::fs::write(path(of), expected).unwrap();
         return;
     }
-    let found = std::fs::read_to_string(path(of)).unwrap_or_default();
-    let line = found.lines().zip(wanted.lines()).position(|(a, b)| a != b).map_or(0, |line| line + 1);
-    assert!(found == wanted, "{of} is out of date (line {line}): run `make charts`");
+    let current = std::fs::read_to_string(path(of)).unwrap_or_default();
+    let line = current.lines().zip(expected.lines()).position(|(a, b)| a != b).map_or(0, |line| line + 1);
+    assert!(current == expected, "{of} is out of date (line {line}): run `make charts`");
 }
 
 /// Returns `text` with the part between the markers replaced.
@@ -40,7 +40,7 @@ fn charts_ship_repository_files() {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(path("crds")).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
-        is(&format!("charts/hookstream-crds/files/{name}"), &read(&format!("crds/{name}")));
+        assert_current(&format!("charts/hookstream-crds/files/{name}"), &read(&format!("crds/{name}")));
         names.push(name);
     }
     let shipped = std::fs::read_dir(path("charts/hookstream-crds/files")).unwrap().count();
@@ -50,7 +50,7 @@ fn charts_ship_repository_files() {
         ("alerts.yaml", "deploy/observability/alerts.yaml"),
         ("dashboard.json", "deploy/observability/dashboard.json"),
     ] {
-        is(&format!("charts/hookstream/files/{file}"), &read(source));
+        assert_current(&format!("charts/hookstream/files/{file}"), &read(source));
     }
 }
 
@@ -71,5 +71,5 @@ async fn base_equals_chart_with_defaults() {
         text.push_str("---\n");
         text.push_str(&hookstream::api::to_yaml(&object).unwrap());
     }
-    is("deploy/base/workloads.yaml", &text);
+    assert_current("deploy/base/workloads.yaml", &text);
 }

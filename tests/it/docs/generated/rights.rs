@@ -1,6 +1,6 @@
 //! The tables of rights in docs/security.md are generated from the comments in deploy/base/rbac.yaml.
 
-use super::{between, is, read};
+use super::{assert_current, between, read};
 
 #[test]
 fn rights_tables_are_current() {
@@ -8,17 +8,17 @@ fn rights_tables_are_current() {
     for document in read("deploy/base/rbac.yaml").split("\n---\n") {
         let object: serde_json::Value = serde_saphyr::from_str(document).unwrap();
         let Some(rules) = object["rules"].as_array() else { continue };
-        let whys = comments_of_rules(document);
+        let purposes = comments_of_rules(document);
         let name = object["metadata"]["name"].as_str().unwrap();
         let kind = object["kind"].as_str().unwrap();
         assert_eq!(
-            whys.len(),
+            purposes.len(),
             rules.len(),
             "{kind} {name}: each rule needs a comment that says what it is for"
         );
-        let place = if kind == "Role" { "in the operator's own namespace" } else { "where it works" };
-        tables.push_str(&format!("\n`{name}`, {place}:\n\n| what | verbs | for |\n|---|---|---|\n"));
-        for (rule, why) in rules.iter().zip(whys) {
+        let scope = if kind == "Role" { "in the operator's own namespace" } else { "where it works" };
+        tables.push_str(&format!("\n`{name}`, {scope}:\n\n| what | verbs | for |\n|---|---|---|\n"));
+        for (rule, purpose) in rules.iter().zip(purposes) {
             let list = |of: &serde_json::Value| {
                 let items = of.as_array().into_iter().flatten().filter_map(|item| item.as_str());
                 items.filter(|item| !item.is_empty()).collect::<Vec<_>>().join(", ")
@@ -31,25 +31,25 @@ fn rights_tables_are_current() {
             if rule["resourceNames"].is_array() {
                 what = format!("{what} named {}", list(&rule["resourceNames"]));
             }
-            tables.push_str(&format!("| {what} | {} | {why} |\n", list(&rule["verbs"])));
+            tables.push_str(&format!("| {what} | {} | {purpose} |\n", list(&rule["verbs"])));
         }
     }
     tables.push('\n');
-    is("docs/security.md", &between(&read("docs/security.md"), "rights", &tables));
+    assert_current("docs/security.md", &between(&read("docs/security.md"), "rights", &tables));
 }
 
 /// Returns the comment before each rule in one line.
 fn comments_of_rules(document: &str) -> Vec<String> {
-    let (mut whys, mut comment) = (Vec::new(), Vec::new());
+    let (mut purposes, mut comment) = (Vec::new(), Vec::new());
     let rules = document.split_once("\nrules:\n").map_or("", |(_, rules)| rules);
     for line in rules.lines().map(str::trim) {
         match line.strip_prefix("# ") {
             Some(text) => comment.push(text),
             None if line.starts_with("- apiGroups") && !comment.is_empty() => {
-                whys.push(std::mem::take(&mut comment).join(" "))
+                purposes.push(std::mem::take(&mut comment).join(" "))
             }
             None => {}
         }
     }
-    whys
+    purposes
 }

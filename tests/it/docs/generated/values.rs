@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::{between, is, read};
+use super::{assert_current, between, read};
 
 struct Row {
     name: String,
@@ -21,7 +21,7 @@ fn values_tables_are_current() {
         }
         let file = format!("charts/{chart}/README.md");
         let readme = std::fs::read_to_string(super::path(&file)).unwrap();
-        is(&file, &between(&readme, "values", &table));
+        assert_current(&file, &between(&readme, "values", &table));
     }
 }
 

@@ -7,7 +7,7 @@ use crate::harness::objects::{documents, object};
 use crate::harness::{DEADLINE, Namespace, control_plane, eventually};
 
 /// Creates a namespace with the policies and a user `dev` who may write hooks.
-async fn governed() -> Namespace {
+async fn namespace_with_policies() -> Namespace {
     let shop = control_plane().namespace("governed").await;
     let values = json!({
         "scope": {"namespaces": [shop.name]}, "fullnameOverride": format!("policies-{}", shop.name),
@@ -38,12 +38,12 @@ async fn create(shop: &Namespace, object: &Value) -> Result<String, String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn code_needs_right_and_hosts_are_restricted() {
-    let shop = governed().await;
+    let shop = namespace_with_policies().await;
     let hook = |handler: Value| object("EventHook", "h", json!({"source": "s", "handler": handler}));
     let lambda = hook(json!({"lambda": {"functions": ["return function() return true end"]}}));
     // The API server enforces a policy with a delay.
     eventually(DEADLINE, "the policy to be in force", async || match create(&shop, &lambda).await {
-        Err(refused) if refused.contains("use lambdas.hookstream.dev") => Ok(()),
+        Err(rejection) if rejection.contains("use lambdas.hookstream.dev") => Ok(()),
         other => Err(format!("{other:?}")),
     })
     .await;
@@ -73,7 +73,7 @@ async fn code_needs_right_and_hosts_are_restricted() {
             "destination": {"webhook": {"endpoint": endpoint, "authorization": {"bearer": {"tokenSecretRef": {"name": "a", "key": "b"}}}}}}),
         )
     };
-    let reached = |url: &str| {
+    let connection_with_ingest = |url: &str| {
         object("Connection", "c", json!({"kong": {"adminUrl": "https://kong.example"}, "ingestUrl": url}))
     };
     let scripts = [
@@ -82,7 +82,7 @@ async fn code_needs_right_and_hosts_are_restricted() {
         (custom(json!({"payload": {"a": "{{ x }}"}})), "use templates.hookstream.dev"),
         (custom(json!({"headers": {"a": "b"}, "headersFormat": "Template"})), "use templates.hookstream.dev"),
     ];
-    let always = [
+    let restricted = [
         (webhook(json!({"tls": {"insecureSkipVerify": true}})), "use insecuretls.hookstream.dev"),
         (custom(json!({"tls": {"insecureSkipVerify": true}})), "use insecuretls.hookstream.dev"),
         (webhook(json!({"url": "https://c.example/"})), "webhook.url: the cluster does not allow this host"),
@@ -101,28 +101,28 @@ async fn code_needs_right_and_hosts_are_restricted() {
             stream("https://c.example/in"),
             "destination.webhook.endpoint: the cluster does not allow this host",
         ),
-        (reached("https://c.example/"), "ingestUrl: this host"),
+        (connection_with_ingest("https://c.example/"), "ingestUrl: this host"),
         (
             kong("https://kong.example", json!({"tls": {"insecureSkipVerify": true}})),
             "use insecuretls.hookstream.dev",
         ),
     ];
-    let fine = [
+    let allowed = [
         webhook(json!({})),
         webhook(json!({"url": "https://A.example:8443/x"})),
         webhook(json!({"url": "https://x.b.example/"})),
         custom(json!({"body": "as it is", "bodyFormat": "Raw"})),
         kong("https://kong.example:8444", json!({})),
         stream("https://a.example/in"),
-        reached("https://x.b.example/"),
-        reached("https://Hooks.example/"),
+        connection_with_ingest("https://x.b.example/"),
+        connection_with_ingest("https://Hooks.example/"),
     ];
-    for (object, expected) in scripts.iter().chain(&always) {
-        let refused = create(&shop, object).await.unwrap_err();
-        assert!(refused.contains(expected), "{object}: {refused}");
+    for (object, expected) in scripts.iter().chain(&restricted) {
+        let rejection = create(&shop, object).await.unwrap_err();
+        assert!(rejection.contains(expected), "{object}: {rejection}");
     }
-    for object in &fine {
-        create(&shop, object).await.unwrap_or_else(|refused| panic!("{object}: {refused}"));
+    for object in &allowed {
+        create(&shop, object).await.unwrap_or_else(|rejection| panic!("{object}: {rejection}"));
     }
 
     // With the role, scripts are allowed; other restrictions stay.
@@ -131,18 +131,18 @@ async fn code_needs_right_and_hosts_are_restricted() {
     for (object, _) in &scripts {
         eventually(DEADLINE, "the role to be in force", async || create(&shop, object).await).await;
     }
-    create(&shop, &always[0].0).await.unwrap_err();
+    create(&shop, &restricted[0].0).await.unwrap_err();
 
     // An object that was allowed once stays manageable: the policy evaluates the spec when it changes, not a finalizer.
     let args = ["-n", &shop.name, "create", "-f", "-"];
-    control_plane().kubectl(args, &always[2].0.to_string()).await.unwrap_err();
+    control_plane().kubectl(args, &restricted[2].0.to_string()).await.unwrap_err();
     control_plane().kubectl(args, &scripts[0].0.to_string()).await.unwrap();
     shop.kubectl(&["delete", "rolebinding", "scripting"]).await.unwrap();
     let annotate = ["annotate", "evh/h", "a=b", "--as=dev"];
     shop.kubectl(&annotate).await.unwrap();
     let patch = ["patch", "evh/h", "--as=dev", "--type=merge", "-p", r#"{"spec": {"source": "other"}}"#];
     eventually(DEADLINE, "the right to be revoked", async || match shop.kubectl(&patch).await {
-        Err(refused) if refused.contains("use lambdas") => Ok(()),
+        Err(rejection) if rejection.contains("use lambdas") => Ok(()),
         other => Err(format!("{other:?}")),
     })
     .await;

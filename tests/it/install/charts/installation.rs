@@ -79,7 +79,7 @@ impl Installed {
         let (from, to) = (format!("--ops-listen=:{worker_ops}"), format!("--ops-listen=:{ops}"));
         let mut map = vec![("/var/lib/hookstream", self.data.as_str()), (from.as_str(), to.as_str())];
         map.extend(self.mounts.iter().map(|(from, to)| (from.as_str(), to.as_str())));
-        Container::of(&self.live(kind, name).await, &map).start(&self.cluster, HOME).await
+        Container::of_workload(&self.live(kind, name).await, &map).start(&self.cluster, HOME).await
     }
 
     pub async fn readiness(&self, ops: u16) -> Result<(u16, String), String> {
@@ -174,14 +174,18 @@ impl Installed {
                 let get = ["-n", HOME, "get", "job", name, "-o", "json"];
                 let job: Value = serde_json::from_str(&self.cluster.kubectl(get, "").await?).unwrap();
                 // A Job of an earlier uninstall is replaced first.
-                if job["status"]["conditions"].is_null() { Ok(job) } else { Err("the old one".into()) }
+                if job["status"]["conditions"].is_null() {
+                    Ok(job)
+                } else {
+                    Err("the Job of an earlier uninstall".into())
+                }
             })
             .await;
-            let process = Container::of(&job, &[]).start(&self.cluster, HOME).await;
-            let done = process.wait(DEADLINE).await.success();
+            let process = Container::of_workload(&job, &[]).start(&self.cluster, HOME).await;
+            let is_success = process.wait(DEADLINE).await.success();
             let now = "2026-01-01T00:00:00Z";
             let condition = |kind: &str| json!({"type": kind, "status": "True", "reason": "Test", "message": "", "lastTransitionTime": now});
-            let status = if done {
+            let status = if is_success {
                 json!({"startTime": now, "completionTime": now, "succeeded": 1, "conditions": [condition("SuccessCriteriaMet"), condition("Complete")]})
             } else {
                 json!({"startTime": now, "failed": 1, "conditions": [condition("FailureTarget"), condition("Failed")]})
@@ -214,7 +218,7 @@ pub async fn helm_test(it: &Installed) {
     ];
     map.extend(it.mounts.clone());
     let map: Vec<(&str, &str)> = map.iter().map(|(from, to)| (from.as_str(), to.as_str())).collect();
-    let container = Container::of(job, &map);
+    let container = Container::of_workload(job, &map);
     // Retried, as by the Job controller, because the worker may register the hook after the event.
     eventually(DEADLINE, "helm test", async || {
         let process = container.start(&it.cluster, HOME).await;

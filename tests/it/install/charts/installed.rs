@@ -49,11 +49,11 @@ async fn install_use_upgrade_rollback_uninstall() {
     helm_test(&it).await;
 
     // An upgrade without a change writes nothing.
-    let before = it.versions().await;
-    assert!(before.len() > 10, "{before:#?}");
+    let versions_before = it.versions().await;
+    assert!(versions_before.len() > 10, "{versions_before:#?}");
     it.helm("upgrade", &it.values).await.unwrap();
     it.definitions("upgrade").await.unwrap();
-    assert_eq!(it.versions().await, before);
+    assert_eq!(it.versions().await, versions_before);
 
     // An upgrade with a change and its rollback keep the objects.
     let hooks = it.shop(&["get", "evh,conn", "-o", "jsonpath={.items[*].metadata.uid}"]).await;
@@ -68,15 +68,15 @@ async fn install_use_upgrade_rollback_uninstall() {
     assert!(args().await.contains("--log-level=info"));
     assert_eq!(it.shop(&["get", "evh,conn", "-o", "jsonpath={.items[*].metadata.uid}"]).await, hooks);
 
-    // The check refuses an uninstall while hooks exist at Kong, and says what to do.
-    let (refused, log) = it.uninstall().await;
-    assert!(refused.is_err(), "{refused:?}");
+    // The check rejects an uninstall while hooks exist at Kong, and names the command to run.
+    let (result, log) = it.uninstall().await;
+    assert!(result.is_err(), "{result:?}");
     assert!(log.contains("eventhook shop/relayed") && log.contains("hookstream release --all"), "{log}");
-    assert!(!log.contains("shop/published"), "it has no remote object: {log}");
+    assert!(!log.contains("shop/published"), "it has no external object: {log}");
     it.shop(&["delete", "evh/relayed", "conn/kong", "--timeout=30s"]).await;
     assert_eq!(kong.hooks().await, Vec::<Value>::new());
-    let (done, log) = it.uninstall().await;
-    done.unwrap_or_else(|e| panic!("{e}\n{log}"));
+    let (result, log) = it.uninstall().await;
+    result.unwrap_or_else(|e| panic!("{e}\n{log}"));
     for process in [controller, standby, worker] {
         assert!(process.terminate().await.success());
     }
@@ -120,12 +120,15 @@ async fn combined_role_is_limited_to_named_namespaces() {
     receiver.wait_for(1, DEADLINE).await;
 
     // No other rights: not to Secrets and hooks of other namespaces, and no writes beyond its purpose.
-    let may = async |verb: &str, what: &str, namespace: &str| {
-        let who = format!("--as=system:serviceaccount:{HOME}:hookstream");
+    let is_allowed = async |verb: &str, resource: &str, namespace: &str| {
+        let account_flag = format!("--as=system:serviceaccount:{HOME}:hookstream");
         // kubectl exits with 1 for the answer `no`.
-        it.cluster.kubectl(["auth", "can-i", verb, what, "-n", namespace, &who], "").await.is_ok()
+        it.cluster
+            .kubectl(["auth", "can-i", verb, resource, "-n", namespace, &account_flag], "")
+            .await
+            .is_ok()
     };
-    for (verb, what, namespace, want) in [
+    for (verb, resource, namespace, expected) in [
         ("get", "secrets", SHOP, true),
         ("get", "secrets", "default", false),
         ("list", "secrets", "default", false),
@@ -141,7 +144,7 @@ async fn combined_role_is_limited_to_named_namespaces() {
         ("get", "namespaces/shop", "default", true),
         ("get", "namespaces/default", "default", false),
     ] {
-        assert_eq!(may(verb, what, namespace).await, want, "{verb} {what} in {namespace}");
+        assert_eq!(is_allowed(verb, resource, namespace).await, expected, "{verb} {resource} in {namespace}");
     }
     assert!(both.terminate().await.success());
 }

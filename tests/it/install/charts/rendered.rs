@@ -106,10 +106,10 @@ async fn api_server_accepts_rendered_objects() {
         let text = values.to_string().replace(r#"["a","b"]"#, &json!([a.name, b.name]).to_string());
         let text = text.replace(r#""namespaces":["a"]"#, &format!(r#""namespaces":["{}"]"#, a.name));
         let values: Value = serde_json::from_str(&text).unwrap();
-        let once = template_text(control_plane(), &home.name, &values).await.unwrap();
+        let manifest = template_text(control_plane(), &home.name, &values).await.unwrap();
         // GitOps tools render repeatedly and compare.
-        assert_eq!(once, template_text(control_plane(), &home.name, &values).await.unwrap(), "{values}");
-        let all = objects(&once);
+        assert_eq!(manifest, template_text(control_plane(), &home.name, &values).await.unwrap(), "{values}");
+        let all = objects(&manifest);
         kinds.extend(all.iter().map(|object| object["kind"].as_str().unwrap().to_owned()));
         // Helm 4 applies on the server's side, which rejects a list with duplicate keys.
         let apply = [
@@ -158,13 +158,13 @@ async fn pods_meet_restricted_standard() {
         let templates = pod_templates(&template(control_plane(), &home.name, &values).await);
         assert!(templates.len() >= 3, "{values}");
         for (name, template) in templates {
-            create(&template).await.unwrap_or_else(|refused| panic!("{name} with {values}: {refused}"));
+            create(&template).await.unwrap_or_else(|error| panic!("{name} with {values}: {error}"));
         }
     }
     let loose = json!({"securityContext": {"allowPrivilegeEscalation": true}});
     let (_, template) = pod_templates(&template(control_plane(), &home.name, &loose).await).remove(0);
-    let refused = create(&template).await.unwrap_err();
-    assert!(refused.contains("violates PodSecurity"), "{refused}");
+    let error = create(&template).await.unwrap_err();
+    assert!(error.contains("violates PodSecurity"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -184,7 +184,7 @@ async fn every_flag_exists() {
 /// Two releases in one namespace, each for other namespaces, use their own Leases and may not write the other's.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_release_has_its_own_lease() {
-    for (release, values, want) in [
+    for (release, values, expected) in [
         ("hookstream", json!({}), "hookstream-controller"),
         ("second", json!({}), "second-hookstream-controller"),
         ("second", json!({"controller": {"lease": {"name": "mine"}}, "mode": "combined"}), "mine"),
@@ -195,8 +195,8 @@ async fn each_release_has_its_own_lease() {
         let role = all
             .iter()
             .find(|o| o["kind"] == "Role" && o["metadata"]["name"].as_str().unwrap().ends_with("-lease"));
-        assert_eq!(role.unwrap()["rules"][1]["resourceNames"], json!([want]));
-        let flag = json!(format!("--lease-name={want}"));
+        assert_eq!(role.unwrap()["rules"][1]["resourceNames"], json!([expected]));
+        let flag = json!(format!("--lease-name={expected}"));
         let uses_lease = |(_, template): &(String, Value)| {
             template["spec"]["containers"][0]["args"].as_array().unwrap().contains(&flag)
         };
@@ -224,7 +224,7 @@ async fn defaults_match_program() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn invalid_values_are_named() {
+async fn rejects_invalid_values_by_name() {
     let table = [
         (json!({"worker": {"replicas": 2}}), "/worker/replicas"),
         (json!({"replicas": 2}), "'replicas' not allowed"),
@@ -243,9 +243,9 @@ async fn invalid_values_are_named() {
         (json!({"egress": {"proxy": {"authSecret": {"name": "a"}}}}), "authSecret needs egress.proxy.url"),
     ];
     for (values, expected) in table {
-        let refused = template_text(control_plane(), "home", &values).await;
-        let refused = refused.map(|_| values.to_string()).unwrap_err();
-        assert!(refused.contains(expected), "{values}: {refused}");
+        let error = template_text(control_plane(), "home", &values).await;
+        let error = error.map(|_| values.to_string()).unwrap_err();
+        assert!(error.contains(expected), "{values}: {error}");
     }
 }
 
@@ -258,17 +258,17 @@ async fn crds_are_rendered_unchanged() {
     let mut plain = hookstream::api::crds();
     assert_eq!(rendered.len(), plain.len());
     for crd in &mut plain {
-        let mut found = crate::harness::helm::find(
+        let mut rendered_crd = crate::harness::helm::find(
             &rendered,
             "CustomResourceDefinition",
             crd["metadata"]["name"].as_str().unwrap(),
         )
         .clone();
-        assert_eq!(found["metadata"]["annotations"]["helm.sh/resource-policy"], "keep");
-        assert_eq!(found["metadata"]["labels"]["team"], "platform");
-        found["metadata"].as_object_mut().unwrap().retain(|name, _| name == "name");
-        assert_eq!(found["metadata"], json!({"name": crd["metadata"]["name"]}));
-        assert_eq!(numbers(&found["spec"]), numbers(&crd["spec"]));
+        assert_eq!(rendered_crd["metadata"]["annotations"]["helm.sh/resource-policy"], "keep");
+        assert_eq!(rendered_crd["metadata"]["labels"]["team"], "platform");
+        rendered_crd["metadata"].as_object_mut().unwrap().retain(|name, _| name == "name");
+        assert_eq!(rendered_crd["metadata"], json!({"name": crd["metadata"]["name"]}));
+        assert_eq!(numbers(&rendered_crd["spec"]), numbers(&crd["spec"]));
     }
 }
 

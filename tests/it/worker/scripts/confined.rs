@@ -7,7 +7,7 @@ use hookstream::sandbox::ScriptError;
 use rustix::io::{FdFlags, fcntl_setfd};
 use serde_json::json;
 
-use super::{Scripts, kill, runs};
+use super::{Scripts, kill, wait_until_running};
 use crate::harness::{DEADLINE, eventually};
 
 fn proc(pid: i32, name: &str) -> String {
@@ -17,7 +17,7 @@ fn proc(pid: i32, name: &str) -> String {
 /// A child has three descriptors, no environment, no privileges, and seccomp.
 #[tokio::test]
 async fn child_has_no_privileges() {
-    // As a library might open it, without CLOEXEC.
+    // Without CLOEXEC, as a library might open a file.
     let open = std::fs::File::open("/proc/self/status").unwrap();
     fcntl_setfd(&open, FdFlags::empty()).unwrap();
     let scripts = Scripts::start(10, |options| options.processes = 1).await;
@@ -46,7 +46,7 @@ async fn child_has_no_privileges() {
     assert_eq!(proc(pid, "oom_score_adj"), "1000\n");
     let status = proc(pid, "status");
     for line in ["Seccomp:\t2", "NoNewPrivs:\t1", "Threads:\t1"] {
-        assert!(status.lines().any(|found| found == line), "{line}\n{status}");
+        assert!(status.lines().any(|other| other == line), "{line}\n{status}");
     }
     let limits = proc(pid, "limits");
     for (limit, value) in [
@@ -57,14 +57,14 @@ async fn child_has_no_privileges() {
         ("Max cpu time", "600"),
     ] {
         let line = limits.lines().find(|line| line.starts_with(limit)).unwrap();
-        let found = line[limit.len()..].split_whitespace().next().unwrap();
-        assert_eq!(found, value, "{limit}\n{limits}");
+        let soft_limit = line[limit.len()..].split_whitespace().next().unwrap();
+        assert_eq!(soft_limit, value, "{limit}\n{limits}");
     }
-    let space = limits.lines().find(|line| line.starts_with("Max address space")).unwrap();
-    assert!(!space.contains("unlimited"), "{space}");
+    let address_space = limits.lines().find(|line| line.starts_with("Max address space")).unwrap();
+    assert!(!address_space.contains("unlimited"), "{address_space}");
 }
 
-/// A child that is killed while idle costs nothing; one that is killed during a call costs that call.
+/// Killing an idle child has no effect; killing a child during a call fails that call.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_child_is_replaced() {
     let scripts = Scripts::start(11, |options| {
@@ -75,8 +75,9 @@ async fn killed_child_is_replaced() {
     let first = scripts.only_child();
     kill(first);
     eventually(DEADLINE, "the child to die", async || {
-        let state = proc(first, "stat");
-        if state.contains(") Z ") { Ok(()) } else { Err(state) }
+        // The file is missing once the sandbox has reaped the child.
+        let state = std::fs::read_to_string(format!("/proc/{first}/stat")).unwrap_or_default();
+        if state.is_empty() || state.contains(") Z ") { Ok(()) } else { Err(state) }
     })
     .await;
     assert_eq!(scripts.run("hook", "return 2").await, Ok(json!(2)));
@@ -86,11 +87,11 @@ async fn killed_child_is_replaced() {
     })
     .await;
 
-    let killed = async {
-        runs(second).await;
+    let kill_running = async {
+        wait_until_running(second).await;
         kill(second);
     };
-    let (outcome, ()) = tokio::join!(scripts.run("hook", "while true do end"), killed);
+    let (outcome, ()) = tokio::join!(scripts.run("hook", "while true do end"), kill_running);
     assert_eq!(outcome, Err(ScriptError::ScriptCrashed));
     assert_eq!(scripts.run("hook", "return 3").await, Ok(json!(3)));
 }
@@ -106,23 +107,23 @@ async fn cancelled_call_ends_script() {
     let pid = scripts.only_child();
     tokio::select! {
         outcome = scripts.run("hook", "while true do end") => panic!("{outcome:?}"),
-        () = runs(pid) => {}
+        () = wait_until_running(pid) => {}
     }
-    let gone = async |pid: i32| {
-        eventually(DEADLINE, "the child to be gone", async || {
+    let wait_until_ended = async |pid: i32| {
+        eventually(DEADLINE, "the child to end", async || {
             if std::path::Path::new(&format!("/proc/{pid}")).exists() {
-                Err("it is there".into())
+                Err("it exists".into())
             } else {
                 Ok(())
             }
         })
         .await;
     };
-    gone(pid).await;
+    wait_until_ended(pid).await;
     assert_eq!(scripts.run("hook", "return 2").await, Ok(json!(2)));
     let last = scripts.only_child();
     drop(scripts);
-    gone(last).await;
+    wait_until_ended(last).await;
 }
 
 /// Hooks share the children fairly: one that fills its share leaves a child to the others.
@@ -164,12 +165,14 @@ async fn hooks_share_children_fairly() {
 /// Many hooks whose calls run into the deadline do not delay a hook with short calls.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slow_hooks_delay_no_fast_hook() {
+    const HOGS: usize = 10;
     let scripts = Scripts::start(17, |options| {
-        (options.processes, options.timeout) = (2, Duration::from_millis(300));
+        // Long enough for the short calls on a busy machine.
+        (options.processes, options.timeout) = (2, Duration::from_secs(1));
     })
     .await;
     let ended = std::sync::atomic::AtomicUsize::new(0);
-    let hogs = (0..20).map(|number| {
+    let hogs = (0..HOGS).map(|number| {
         let (scripts, ended) = (&scripts, &ended);
         async move {
             let hook = format!("hog-{number}");
@@ -183,19 +186,19 @@ async fn slow_hooks_delay_no_fast_hook() {
         // The scheduler learns the cost of each hook from its first call.
         eventually(DEADLINE, "a first call of every hog", async || {
             let ended = ended.load(std::sync::atomic::Ordering::SeqCst);
-            if ended >= 20 { Ok(()) } else { Err(ended.to_string()) }
+            if ended >= HOGS { Ok(()) } else { Err(ended.to_string()) }
         })
         .await;
-        let before = ended.load(std::sync::atomic::Ordering::SeqCst);
+        let earlier = ended.load(std::sync::atomic::Ordering::SeqCst);
         for _ in 0..5 {
             assert_eq!(scripts.run("good", "return 1").await, Ok(json!(1)));
         }
-        ended.load(std::sync::atomic::Ordering::SeqCst) - before
+        ended.load(std::sync::atomic::Ordering::SeqCst) - earlier
     };
     tokio::select! {
         _ = futures::future::join_all(hogs) => unreachable!("they never end"),
-        // With round-robin it would be a hundred.
-        meanwhile = good => assert!(meanwhile <= 10, "{meanwhile} calls of others ran before five"),
+        // With round-robin it would be fifty.
+        meanwhile = good => assert!(meanwhile <= 10, "{meanwhile} calls of other hooks ended before five short calls"),
     }
 }
 
@@ -204,9 +207,9 @@ async fn slow_hooks_delay_no_fast_hook() {
 async fn unavailable_sandbox_runs_no_lua() {
     for program in ["/nonexistent", "/bin/false"] {
         let scripts = Scripts::start(15, |options| options.program = program.into()).await;
-        let why = scripts.sandbox.unavailable().unwrap();
-        assert!(why.contains("does not start"), "{why}");
-        assert_eq!(scripts.run("hook", "return true").await, Err(ScriptError::SandboxUnavailable(why)));
+        let message = scripts.sandbox.unavailable().unwrap();
+        assert!(message.contains("does not start"), "{message}");
+        assert_eq!(scripts.run("hook", "return true").await, Err(ScriptError::SandboxUnavailable(message)));
         assert_eq!(scripts.render("{{ a }}!", &json!({"a": "b"})).await, Ok("b!".into()));
     }
 }
@@ -222,16 +225,17 @@ async fn queued_call_ends_at_its_deadline() {
     let data = super::raw(&json!({}));
     let function = "return function() while true do end end";
     let call = hookstream::sandbox::Invocation { function, data: &data, event: "e", source: "s", pid: 1 };
-    let within = Duration::from_millis(200);
     tokio::select! {
         outcome = scripts.run("a", "while true do end") => panic!("{outcome:?}"),
-        refused = async {
-            // The other hook has the child.
-            runs(pid).await;
-            scripts.sandbox.invoke("b", call.clone(), within).await
-        } => assert!(matches!(refused, Err(ScriptError::SandboxUnavailable(_))), "{refused:?}"),
+        outcome = async {
+            // The other hook occupies the child.
+            wait_until_running(pid).await;
+            scripts.sandbox.invoke("b", call.clone(), Duration::from_millis(200)).await
+        } => assert!(matches!(outcome, Err(ScriptError::SandboxUnavailable(_))), "{outcome:?}"),
     }
-    // The caller's remaining time bounds the script, too.
-    let cut = scripts.sandbox.invoke("b", call, within).await;
-    assert!(matches!(cut, Err(ScriptError::ScriptTimeout(budget)) if budget <= within), "{cut:?}");
+    // The caller's remaining time bounds the script, too. A started child is idle, so that starting one takes no part of it.
+    assert_eq!(scripts.run("a", "return 1").await, Ok(json!(1)));
+    let remaining = Duration::from_secs(2);
+    let outcome = scripts.sandbox.invoke("b", call, remaining).await;
+    assert!(matches!(outcome, Err(ScriptError::ScriptTimeout(budget)) if budget <= remaining), "{outcome:?}");
 }

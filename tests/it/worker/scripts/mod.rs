@@ -29,16 +29,16 @@ struct Scripts {
 
 impl Scripts {
     /// Starts a sandbox. `tag` differs in every test.
-    async fn start(tag: u64, set: impl FnOnce(&mut SandboxOptions)) -> Scripts {
+    async fn start(tag: u64, configure: impl FnOnce(&mut SandboxOptions)) -> Scripts {
         let memory = (32 << 20) + tag;
         let mut options = SandboxOptions {
             memory,
             program: PathBuf::from(env!("CARGO_BIN_EXE_hookstream")),
             ..SandboxOptions::default()
         };
-        // Fails only calls that run into it.
-        options.timeout = Duration::from_secs(10);
-        set(&mut options);
+        // Long, so that on a busy machine only an endless script reaches it.
+        options.timeout = CALL_DEADLINE;
+        configure(&mut options);
         Scripts { sandbox: Sandbox::start(options).await, memory }
     }
 
@@ -64,22 +64,22 @@ impl Scripts {
     /// Returns the process ids of the living children.
     fn children(&self) -> Vec<i32> {
         let argument = format!("--memory={}", self.memory);
-        let own = format!("PPid:\t{}\n", std::process::id());
+        let parent = format!("PPid:\t{}\n", std::process::id());
         let numbers = std::fs::read_dir("/proc")
             .unwrap()
             .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
-        let ours = |pid: &i32| {
+        let is_child = |pid: &i32| {
             let read =
                 |name: &str| std::fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
-            read("cmdline").split('\0').any(|part| part == argument) && read("status").contains(&own)
+            read("cmdline").split('\0').any(|part| part == argument) && read("status").contains(&parent)
         };
-        numbers.filter(ours).collect()
+        numbers.filter(is_child).collect()
     }
 
-    async fn until_no_child(&self) {
+    async fn wait_for_no_child(&self) {
         eventually(DEADLINE, "no child to be left", async || match self.children()[..] {
             [] => Ok(()),
-            ref left => Err(format!("{left:?}")),
+            ref children => Err(format!("{children:?}")),
         })
         .await;
     }
@@ -95,9 +95,9 @@ fn raw(value: &Value) -> Box<RawValue> {
     to_raw_value(value).unwrap()
 }
 
-/// Asserts that no row of a table failed, and prints all that did.
-fn assert_none(wrong: &[String]) {
-    assert!(wrong.is_empty(), "{} rows:\n{}", wrong.len(), wrong.join("\n"));
+/// Asserts that no row of a table failed, and prints all failures.
+fn assert_no_failures(failures: &[String]) {
+    assert!(failures.is_empty(), "{} rows failed:\n{}", failures.len(), failures.join("\n"));
 }
 
 fn kill(pid: i32) {
@@ -105,7 +105,7 @@ fn kill(pid: i32) {
 }
 
 /// Waits until a process has used enough CPU time to be running a script.
-async fn runs(pid: i32) {
+async fn wait_until_running(pid: i32) {
     let ticks = || {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         let fields: Vec<u64> = stat
@@ -118,9 +118,9 @@ async fn runs(pid: i32) {
         // The state is not a number and is skipped: utime is the 14th field.
         fields.get(10).copied().unwrap_or_default()
     };
-    let before = ticks();
+    let start = ticks();
     eventually(DEADLINE, "the child to work", async || {
-        if ticks() > before + 1 { Ok(()) } else { Err(format!("{} ticks", ticks())) }
+        if ticks() > start + 1 { Ok(()) } else { Err(format!("{} ticks", ticks())) }
     })
     .await;
 }

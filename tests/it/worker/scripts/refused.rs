@@ -1,4 +1,4 @@
-//! A kernel that refuses confinement: a seccomp filter around the process denies it, as that of a container runtime may.
+//! A kernel that denies confinement: a seccomp filter around the process denies it, as a container runtime may.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,15 +14,15 @@ use crate::harness::standalone::Standalone;
 use crate::harness::{DEADLINE, Process, Receiver, Reply, eventually};
 
 /// Runs `work` on a thread for which, and for whose child processes, the system call `seccomp` fails.
-fn where_seccomp_is_refused<T: Send>(work: impl FnOnce() -> T + Send) -> T {
-    let refuse = || {
-        let none = SeccompAction::Errno(libc::EPERM.unsigned_abs());
+fn with_seccomp_denied<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    let build_filter = || {
+        let denied = SeccompAction::Errno(libc::EPERM.unsigned_abs());
         let calls = BTreeMap::from([(libc::SYS_seccomp, Vec::new())]);
         let filter =
-            SeccompFilter::new(calls, SeccompAction::Allow, none, std::env::consts::ARCH.try_into()?);
+            SeccompFilter::new(calls, SeccompAction::Allow, denied, std::env::consts::ARCH.try_into()?);
         filter?.try_into()
     };
-    let program: BpfProgram = refuse().expect("a filter");
+    let program: BpfProgram = build_filter().expect("a filter");
     std::thread::scope(|scope| {
         let thread = scope.spawn(move || {
             apply_filter(&program).expect("a kernel with seccomp");
@@ -34,21 +34,24 @@ fn where_seccomp_is_refused<T: Send>(work: impl FnOnce() -> T + Send) -> T {
 
 #[test]
 fn no_lua_runs_without_confinement() {
-    where_seccomp_is_refused(|| {
+    with_seccomp_denied(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let refused = Scripts::start(40, |_| {}).await;
-            let why = refused.sandbox.unavailable().unwrap();
-            assert!(why.starts_with("the kernel does not confine the sandbox process: seccomp: "), "{why}");
-            assert!(why.contains("--script-unsandboxed"), "{why}");
+            let message = refused.sandbox.unavailable().unwrap();
+            assert!(
+                message.starts_with("the kernel does not confine the sandbox process: seccomp: "),
+                "{message}"
+            );
+            assert!(message.contains("--script-unsandboxed"), "{message}");
             for _ in 0..2 {
                 let outcome = refused.run("hook", "return true").await;
-                assert_eq!(outcome, Err(ScriptError::SandboxUnavailable(why.clone())));
+                assert_eq!(outcome, Err(ScriptError::SandboxUnavailable(message.clone())));
             }
             assert!(refused.render("{{ 1 + 1 }}", &json!({})).await.is_err());
             // Templates without code need no sandbox.
             assert_eq!(refused.render("{{ a }}", &json!({"a": "b"})).await, Ok("b".into()));
-            refused.until_no_child().await;
+            refused.wait_for_no_child().await;
 
             let allowed = Scripts::start(41, |options| options.allow_unsandboxed = true).await;
             assert_eq!(allowed.sandbox.unavailable(), None);
@@ -70,31 +73,31 @@ fn lambda(body: &str) -> String {
     manifest("hookstream.dev/v1alpha1", "EventHook", "l", json!({ "spec": spec }))
 }
 
-async fn api(standalone: &Standalone, path: &str) -> Value {
+async fn get(standalone: &Standalone, path: &str) -> Value {
     let url = format!("http://{}/v1/namespaces/default/{path}", standalone.api);
     answer(standalone.client.get(url)).await.1
 }
 
 /// Starts the process where seccomp is denied.
-async fn started(standalone: &Standalone) -> Process {
-    let process = where_seccomp_is_refused(|| standalone.spawn());
+async fn start_denied(standalone: &Standalone) -> Process {
+    let process = with_seccomp_denied(|| standalone.spawn());
     process.wait_for_line(|line| line.contains("ingest listening"), DEADLINE).await;
     process
 }
 
-/// The worker reports it in the log, in `Delivering` and in explanations, and delivers to other hooks. With the flag, or
-/// in a kernel that confines, the pending delivery is delivered.
+/// The worker reports a denied confinement in the log, in `Delivering` and in explanations, and delivers to other hooks.
+/// Where the kernel confines, the pending delivery is delivered.
 #[tokio::test(flavor = "multi_thread")]
-async fn worker_reports_it_and_holds_lua_deliveries() {
+async fn denied_confinement_is_reported_and_holds_lua_deliveries() {
     let receiver = Receiver::start(|_, _| Reply::status(200));
     let manifests = hook("w", &receiver.url(), quick()) + &lambda("return data.id ~= nil");
     let mut standalone = Standalone::prepare(&manifests, &[]);
-    let process = started(&standalone).await;
+    let process = start_denied(&standalone).await;
     assert!(process.log().contains("lambdas and templates with code cannot run"), "{}", process.log());
-    standalone.accepted(&event("1")).await;
+    standalone.publish_accepted(&event("1")).await;
     receiver.wait_for(1, DEADLINE).await;
     eventually(DEADLINE, "the lambda's delivery to be explained", async || {
-        let explanation = api(&standalone, "events/1/explain").await.to_string();
+        let explanation = get(&standalone, "events/1/explain").await.to_string();
         if explanation.contains("SandboxUnavailable") && explanation.contains("--script-unsandboxed") {
             Ok(())
         } else {
@@ -107,23 +110,23 @@ async fn worker_reports_it_and_holds_lua_deliveries() {
         let text = std::fs::read_to_string(&status).map_err(|error| error.to_string())?;
         let saved: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
         let conditions = saved["status"]["conditions"].as_array().cloned().unwrap_or_default();
-        let explanation = conditions.iter().any(|condition| {
+        let is_reported = conditions.iter().any(|condition| {
             condition["type"] == "Delivering"
                 && condition["status"] == "False"
                 && condition["reason"] == "SandboxUnavailable"
                 && condition["message"].as_str().is_some_and(|text| text.contains("does not confine"))
         });
-        if explanation { Ok(()) } else { Err(text) }
+        if is_reported { Ok(()) } else { Err(text) }
     })
     .await;
-    let deliveries = api(&standalone, "deliveries?hook=l").await;
+    let deliveries = get(&standalone, "deliveries?hook=l").await;
     assert_eq!(deliveries["items"][0]["state"], "pending", "{deliveries:#}");
     assert_eq!(deliveries["items"][0]["attempts"], json!([]), "a hold makes no attempt: {deliveries:#}");
     drop(process);
     standalone.restart().await;
     eventually(Duration::from_secs(60), "the pending delivery to be delivered", async || {
-        let all = api(&standalone, "deliveries?hook=l").await;
-        if all["items"][0]["state"] == "delivered" { Ok(()) } else { Err(all.to_string()) }
+        let list = get(&standalone, "deliveries?hook=l").await;
+        if list["items"][0]["state"] == "delivered" { Ok(()) } else { Err(list.to_string()) }
     })
     .await;
 }

@@ -2,7 +2,7 @@ use hookstream::core::template::context;
 use hookstream::sandbox::ScriptError;
 use serde_json::{Value, json};
 
-use super::{Scripts, assert_none};
+use super::{Scripts, assert_no_failures};
 
 fn event() -> Value {
     let data = json!({
@@ -17,7 +17,7 @@ fn event() -> Value {
 #[tokio::test]
 async fn templates_match_lua_resty_template() {
     let scripts = Scripts::start(30, |_| {}).await;
-    let mut wrong = Vec::new();
+    let mut failures = Vec::new();
     for (template, rendered) in [
         // Expressions.
         ("{{ entity.username }}", "a&lt;b&gt;&amp;&quot;&#39;&#47;"),
@@ -82,17 +82,17 @@ async fn templates_match_lua_resty_template() {
     ] {
         let result = scripts.render(template, &event()).await;
         if result.as_deref() != Ok(rendered) {
-            wrong.push(format!("{template:?}: expected {rendered:?}, got {result:?}"));
+            failures.push(format!("{template:?}: expected {rendered:?}, got {result:?}"));
         }
     }
-    assert_none(&wrong);
+    assert_no_failures(&failures);
 }
 
 /// A template with fields only is rendered without Lua, to the same bytes as with Lua.
 #[tokio::test]
 async fn field_templates_render_the_same_without_lua() {
     let scripts = Scripts::start(31, |_| {}).await;
-    let mut wrong = Vec::new();
+    let mut failures = Vec::new();
     for field in [
         "operation",
         "entity.username",
@@ -121,22 +121,22 @@ async fn field_templates_render_the_same_without_lua() {
     ] {
         for template in [format!("<{{{{ {field} }}}}>"), format!("<{{* {field} *}}>")] {
             let by_lua = format!("{{% %}}{template}");
-            let (without, with) =
+            let (without_lua, with_lua) =
                 (scripts.render(&template, &event()).await, scripts.render(&by_lua, &event()).await);
-            if without.is_err() || without != with {
-                wrong.push(format!("{template}: without {without:?}, with {with:?}"));
+            if without_lua.is_err() || without_lua != with_lua {
+                failures.push(format!("{template}: {without_lua:?} without Lua, {with_lua:?} with Lua"));
             }
         }
     }
-    assert_none(&wrong);
+    assert_no_failures(&failures);
     for field in ["missing.x", "entity.none.x", "off.x", "entity.n.x", "yes.x", "nothing.x", "entity.on.x"] {
         let template = format!("{{{{ {field} }}}}");
-        let why = |outcome: Result<String, ScriptError>| {
+        let error_text = |outcome: Result<String, ScriptError>| {
             let text = outcome.unwrap_err().to_string();
             text.split_once(": ").unwrap().1.to_owned()
         };
-        let with = why(scripts.render(&format!("{{% %}}{template}"), &event()).await);
-        assert_eq!(why(scripts.render(&template, &event()).await), with, "{template}");
+        let with_lua = error_text(scripts.render(&format!("{{% %}}{template}"), &event()).await);
+        assert_eq!(error_text(scripts.render(&template, &event()).await), with_lua, "{template}");
     }
     // A field of the data takes precedence over a helper of the same name.
     for json in [json!("x"), json!(1), json!(true), json!(false), json!(null), json!([1]), json!({})] {
@@ -145,15 +145,15 @@ async fn field_templates_render_the_same_without_lua() {
             Ok(text) => text,
             Err(error) => error.to_string().split_once(": ").unwrap().1.to_owned(),
         };
-        let with = outcome_text(scripts.render(&format!("{{% %}}{template}"), &data).await);
-        assert_eq!(outcome_text(scripts.render(template, &data).await), with, "{json}");
+        let with_lua = outcome_text(scripts.render(&format!("{{% %}}{template}"), &data).await);
+        assert_eq!(outcome_text(scripts.render(template, &data).await), with_lua, "{json}");
     }
 }
 
 #[tokio::test]
 async fn errors_name_the_template_line() {
     let scripts = Scripts::start(32, |_| {}).await;
-    let mut wrong = Vec::new();
+    let mut failures = Vec::new();
     for (template, message) in [
         (
             "a\n{% -- note %}b\n{{ missing.x .. '' }}",
@@ -170,10 +170,10 @@ async fn errors_name_the_template_line() {
     ] {
         let error = scripts.render(template, &event()).await.unwrap_err().to_string();
         if !error.contains(message) {
-            wrong.push(format!("{template:?}: expected {message}, got {error}"));
+            failures.push(format!("{template:?}: expected {message}, got {error}"));
         }
     }
-    assert_none(&wrong);
+    assert_no_failures(&failures);
 }
 
 /// Several templates of one request return in order, whether they need Lua or not.

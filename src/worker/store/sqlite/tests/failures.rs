@@ -42,7 +42,7 @@ async fn survives_a_full_or_busy_commit() {
     assert_eq!(
         store.due_by("uid-new-hook", T0, 9).await.unwrap().len(),
         1,
-        "the row id of the hook was not cached over the rollback"
+        "a rolled back row id of the hook is not cached"
     );
 }
 
@@ -116,7 +116,7 @@ async fn longest_log(store: &SqliteStore, dir: &Path) -> u64 {
     longest / 4120
 }
 
-/// At every moment some reader has a snapshot, though none for long.
+/// At every moment some reader has a snapshot, but each reader only for a short time.
 #[tokio::test]
 async fn the_log_is_bounded_under_overlapping_readers() {
     let dir = tempfile::tempdir().unwrap();
@@ -145,7 +145,7 @@ async fn the_log_is_bounded_under_overlapping_readers() {
     assert!(longest < 24 * 64, "{longest} pages");
 }
 
-/// During a backup of minutes the log grows, and groups do not wait for it each time.
+/// During a backup of several minutes the log grows, and most groups do not wait for the backup.
 #[tokio::test]
 async fn a_long_read_does_not_stop_the_writer() {
     let dir = tempfile::tempdir().unwrap();
@@ -200,7 +200,8 @@ async fn a_crash_image_contains_acknowledged_events() {
             .status()
             .unwrap();
         assert!(cp.success());
-        // The two files are not copied at one instant: if a checkpoint ran meanwhile, no power failure could leave this pair.
+        // The two files are copied one after the other. If a checkpoint ran in between, no power failure could leave
+        // this pair.
         if before.1 > 0 || checkpoints.counts() != before {
             continue;
         }

@@ -59,7 +59,7 @@ async fn a_delivery_that_succeeds_at_once_is_written_once() {
     assert_eq!((retried.seq, retried.attempts), (all[1].deliveries[0].seq, 1));
 }
 
-/// After a crash, settled deliveries stay settled and the others are pending, whatever a sweep removed in between.
+/// After a crash, settled deliveries stay settled and the others are pending, even if a sweep removed rows before it.
 #[tokio::test]
 async fn unmaterialized_deliveries_survive_a_crash() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,5 @@
-//! The relay settings that Kong has, without secrets. The worker accepts relayed events by these.
+//! The relay settings that Kong was last configured with, without secrets. The worker accepts only relayed events that
+//! match them.
 
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ const PREVIOUS_TIME_TO_LIVE: Duration = Duration::from_secs(600);
 
 /// Returns the settings that Kong should have. A hook keeps its key until its `rotation` changes. Otherwise a new key in
 /// the key ring would change the secret of every hook at once.
-pub fn relay_terms(
+pub fn desired_settings(
     object: &EventHook,
     hook: &CompiledHook,
     key_ring: Option<&KeyRing>,
@@ -42,17 +43,17 @@ pub fn relay_terms(
 }
 
 /// Returns the applied settings for the status, with the previous ones as long as the worker accepts them.
-pub fn applied(status: Option<&EventHookStatus>, terms: AppliedSettings, now: Millis) -> Applied {
+pub fn next_applied(status: Option<&EventHookStatus>, settings: AppliedSettings, now: Millis) -> Applied {
     let before = status.and_then(|s| s.applied.clone());
     let previous = match before {
-        Some(before) if before.settings != terms => Some(PreviousSettings {
+        Some(before) if before.settings != settings => Some(PreviousSettings {
             settings: before.settings,
             until: (now + PREVIOUS_TIME_TO_LIVE).rfc3339(),
         }),
         Some(before) => before.previous.filter(|p| Millis::parse(&p.until).is_some_and(|until| until > now)),
         None => None,
     };
-    Applied { settings: terms, previous }
+    Applied { settings, previous }
 }
 
 #[cfg(test)]
@@ -60,7 +61,7 @@ mod tests {
     use super::*;
     use crate::api::DeliverBy;
 
-    fn terms(event: &str) -> AppliedSettings {
+    fn settings(event: &str) -> AppliedSettings {
         AppliedSettings {
             deliver_by: DeliverBy::Worker,
             source: "crud".into(),
@@ -71,17 +72,18 @@ mod tests {
     }
 
     #[test]
-    fn previous_terms_are_kept_for_ten_minutes() {
+    fn keeps_previous_settings_for_ten_minutes() {
         let now = Millis(1_700_000_000_000);
-        let first = applied(None, terms("a"), now);
+        let first = next_applied(None, settings("a"), now);
         assert!(first.previous.is_none());
         let status =
             |applied| EventHookStatus { applied: Some(Box::new(applied)), ..EventHookStatus::default() };
-        let second = applied(Some(&status(first)), terms("b"), now);
-        assert_eq!(second.previous.as_ref().unwrap().settings, terms("a"));
-        let third = applied(Some(&status(second.clone())), terms("b"), now + Duration::from_secs(599));
-        assert_eq!(third, second, "unchanged until the time is over");
-        let fourth = applied(Some(&status(third)), terms("b"), now + Duration::from_secs(601));
+        let second = next_applied(Some(&status(first)), settings("b"), now);
+        assert_eq!(second.previous.as_ref().unwrap().settings, settings("a"));
+        let third =
+            next_applied(Some(&status(second.clone())), settings("b"), now + Duration::from_secs(599));
+        assert_eq!(third, second, "unchanged while the worker still accepts the previous settings");
+        let fourth = next_applied(Some(&status(third)), settings("b"), now + Duration::from_secs(601));
         assert!(fourth.previous.is_none());
     }
 }
