@@ -214,7 +214,8 @@ async fn warns_about_unknown_source() {
         .await;
     let source_known = |object: &Value| condition(object, "SourceKnown");
     assert_eq!(source_known(&world.ready("eventhooks/known").await)["status"], "True");
-    for (name, expected) in [("typo", "not list the source crudd"), ("event", "not list the event consumer")] {
+    for (name, expected) in [("typo", "not list the source crudd"), ("event", "not list the event consumer")]
+    {
         let object = world.ready(&format!("eventhooks/{name}")).await;
         assert_eq!(source_known(&object)["status"], "False", "{object:#}");
         assert!(source_known(&object)["message"].as_str().unwrap().contains(expected), "{object:#}");
