@@ -14,7 +14,6 @@ mod crds;
 mod docs;
 mod emulator;
 mod fuzz_targets;
-mod gate;
 mod install;
 mod local_cluster;
 mod worker;

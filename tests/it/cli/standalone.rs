@@ -1,9 +1,11 @@
 //! `hookstream standalone`: manifests from files, and start and end of the process.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 
-use crate::gate::ResponseGate;
 use crate::harness::http::answer;
 use crate::harness::manifests::{event, hook, manifest, merge, quick};
 use crate::harness::metrics::{DELIVERED, FINISHED};
@@ -293,12 +295,13 @@ impl Markers<'_> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn finishes_attempts_in_flight_on_sigterm() {
-    let receiver = Receiver::start(|_, _| Reply::status(200));
-    // The attempts stay in flight until the gate opens.
-    let gate = ResponseGate::start(&receiver.url()).await;
-    gate.close();
+    // The attempts stay in flight until the receiver has permits for their answers.
+    let answers = Arc::new(Semaphore::new(0));
+    let permits = answers.clone();
+    let receiver =
+        Receiver::start(move |_, _| Reply::AfterPermit(permits.clone(), Reply::status(200).into()));
     let spec = json!({"delivery": {"concurrency": 4, "timeout": "60s"}});
-    let mut standalone = Standalone::start(&hook("h", &gate.url, spec), &[]).await;
+    let mut standalone = Standalone::start(&hook("h", &receiver.url(), spec), &[]).await;
     for number in 0..10 {
         standalone.publish_accepted(&event(&format!("{number}"))).await;
     }
@@ -312,7 +315,7 @@ async fn finishes_attempts_in_flight_on_sigterm() {
             }
         })
         .await;
-        gate.open();
+        answers.add_permits(10);
     };
     let (status, ()) = tokio::join!(standalone.process().terminate(), answer_attempts);
     assert_eq!(status.code(), Some(0), "{}", standalone.process().log());

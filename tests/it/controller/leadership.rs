@@ -4,10 +4,9 @@
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::gate::ResponseGate;
 use crate::harness::objects::documents;
 use crate::harness::world::{Setup, World};
-use crate::harness::{DEADLINE, Process, control_plane, eventually};
+use crate::harness::{DEADLINE, Process, ResponseGate, control_plane, eventually};
 
 /// Starts a controller of the world's operator, without a worker.
 fn controller(world: &World) -> Process {

@@ -19,6 +19,7 @@ mod namespace;
 pub mod objects;
 mod process;
 mod receiver;
+mod response_gate;
 pub mod standalone;
 #[cfg(test)]
 mod tests;
@@ -40,6 +41,7 @@ pub use kong::Kong;
 pub use namespace::Namespace;
 pub use process::Process;
 pub use receiver::{Receiver, Recorded, Reply};
+pub use response_gate::ResponseGate;
 pub use tools::{run, tool};
 
 /// Long enough for a loaded machine. A passing test never waits for it.

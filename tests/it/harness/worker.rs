@@ -1,7 +1,7 @@
 //! `hookstream worker` as a process in a cluster, under the worker's account.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -79,9 +79,23 @@ pub async fn create_accounts(hint: &str) -> (Namespace, PathBuf) {
     (namespace, kubeconfig)
 }
 
+/// Copies a kubeconfig file, with the API server behind a proxy as in [`start_api_server_proxy`].
+pub async fn proxied_kubeconfig(
+    kubeconfig: &Path,
+    is_open: Arc<AtomicBool>,
+    connections: Arc<AtomicUsize>,
+) -> PathBuf {
+    let port = start_api_server_proxy(is_open, connections).await;
+    let text = std::fs::read_to_string(kubeconfig).unwrap();
+    let proxied = watchdog::unique_path("kubeconfig");
+    let url = format!("https://127.0.0.1:{port}");
+    std::fs::write(&proxied, text.replace(&control_plane().url, &url)).unwrap();
+    proxied
+}
+
 /// Starts a proxy to the API server and returns its port. `connections` counts the open ones. While `is_open` is false, the
 /// proxy closes all connections.
-pub async fn start_api_server_proxy(is_open: Arc<AtomicBool>, connections: Arc<AtomicUsize>) -> u16 {
+async fn start_api_server_proxy(is_open: Arc<AtomicBool>, connections: Arc<AtomicUsize>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let server = control_plane().url.trim_start_matches("https://").to_owned();

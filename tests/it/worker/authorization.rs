@@ -8,8 +8,8 @@ use serde_json::json;
 
 use crate::harness::manifests::{event, hook, quick};
 use crate::harness::metrics::{DEAD, DELIVERED, FINISHED, INGESTED, count};
-use crate::harness::worker::{Worker, create_accounts, start_api_server_proxy};
-use crate::harness::{DEADLINE, Namespace, Receiver, Reply, control_plane, eventually, watchdog};
+use crate::harness::worker::{Worker, create_accounts, proxied_kubeconfig};
+use crate::harness::{DEADLINE, Namespace, Receiver, Reply, control_plane, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn requires_token_and_right() {
@@ -68,14 +68,7 @@ async fn api_outage_refuses_uncached_tokens_and_keeps_delivering() {
     namespace.apply(&hook("h", &receiver.url(), quick())).await.unwrap();
     let is_open = Arc::new(AtomicBool::new(true));
     let connections = Arc::new(AtomicUsize::new(0));
-    let port = start_api_server_proxy(is_open.clone(), connections.clone()).await;
-    let text = std::fs::read_to_string(&kubeconfig).unwrap();
-    let proxied_kubeconfig = watchdog::unique_path("kubeconfig");
-    std::fs::write(
-        &proxied_kubeconfig,
-        text.replace(&control_plane().url, &format!("https://127.0.0.1:{port}")),
-    )
-    .unwrap();
+    let proxied_kubeconfig = proxied_kubeconfig(&kubeconfig, is_open.clone(), connections.clone()).await;
     let worker = Worker::start(namespace, proxied_kubeconfig, &["--egress-allow", "127.0.0.0/8"]).await;
     let name = worker.namespace.name.clone();
     let cached = worker.namespace.token("publisher", &["hookstream"]).await;

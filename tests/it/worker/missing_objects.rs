@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 
@@ -15,7 +15,7 @@ use secrecy::ExposeSecret;
 
 use crate::harness::http::{answer, client};
 use crate::harness::manifests::{event, hook, quick};
-use crate::harness::worker::{Worker, create_accounts, start_api_server_proxy};
+use crate::harness::worker::{Worker, create_accounts, proxied_kubeconfig};
 use crate::harness::{
     DEADLINE, Namespace, Process, Receiver, Reply, control_plane, eventually, free_port, watchdog,
 };
@@ -128,14 +128,7 @@ async fn ingest_port_opens_after_hooks_are_listed() {
     namespace.apply(&hook("h", &receiver.url(), quick())).await.unwrap();
     let token = namespace.token("publisher", &["hookstream"]).await;
     let is_open = Arc::new(AtomicBool::new(false));
-    let port = start_api_server_proxy(is_open.clone(), Arc::new(AtomicUsize::new(0))).await;
-    let text = std::fs::read_to_string(&kubeconfig).unwrap();
-    let proxied_kubeconfig = watchdog::unique_path("kubeconfig");
-    std::fs::write(
-        &proxied_kubeconfig,
-        text.replace(&control_plane().url, &format!("https://127.0.0.1:{port}")),
-    )
-    .unwrap();
+    let proxied_kubeconfig = proxied_kubeconfig(&kubeconfig, is_open.clone(), Arc::default()).await;
     let data = watchdog::unique_path("data");
     std::fs::create_dir(&data).unwrap();
     let [listen, api, ops] = std::array::from_fn(|_| format!("127.0.0.1:{}", free_port()));
