@@ -8,6 +8,8 @@ CARGO ?= cargo
 LOCKED := $(if $(CI),--locked)
 # The number of cycles of each long test of `make soak`.
 SOAK_CYCLES ?= 200
+# The seconds that `make soak` runs the hostile load.
+SOAK_SECONDS ?= 600
 # The seconds that `make fuzz` runs each target.
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS := publish relay stream_auth retry_after signature headers duration filter url template manifest admin_object sandbox
@@ -64,15 +66,16 @@ promtool: ## run the unit tests of the alerts; the first run builds promtool fro
 	tests/controlplane/promtool.sh check rules deploy/observability/alerts.yaml
 	tests/controlplane/promtool.sh test rules deploy/observability/alerts_test.yaml
 
-bench: check-tools controlplane ## measure durable events per second relative to a plain relay, templates and lambdas, many hooks, a hanging receiver, a restart, and the controller with BENCH_OBJECTS=10000 objects
+bench: check-tools controlplane ## measure durable events per second relative to a plain relay, templates and lambdas, many hooks, a hanging receiver, hostile neighbours, a restart, and the controller with BENCH_OBJECTS=10000 objects
 	$(CARGO) bench $(LOCKED) --bench relay
 	$(CARGO) bench $(LOCKED) --bench worker
 	$(CARGO) bench $(LOCKED) --bench scripts
 	$(CARGO) bench $(LOCKED) --bench controller
 	$(CARGO) test $(LOCKED) --release --lib -- --ignored --nocapture --test-threads 1 store_
 
-soak: check-tools controlplane ## run the long tests, SOAK_CYCLES=200 cycles each
+soak: check-tools controlplane ## run the long tests, SOAK_CYCLES=200 cycles each, and SOAK_SECONDS=600 of hostile load
 	SOAK_CYCLES=$(SOAK_CYCLES) $(CARGO) test $(LOCKED) --test it soak -- --ignored --nocapture
+	SOAK_SECONDS=$(SOAK_SECONDS) $(CARGO) bench $(LOCKED) --bench worker -- soak
 
 fuzz: check-rust ## fuzz every parser of untrusted input, FUZZ_SECONDS=60 each (needs nightly and cargo-fuzz)
 	@missing=; $(need_fuzz); [ -z "$$missing" ]

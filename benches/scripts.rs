@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
+use hookstream::core::event::data::Data;
 use hookstream::core::template::context;
 use hookstream::sandbox::{Invocation, Sandbox, SandboxOptions};
 use serde_json::value::to_raw_value;
@@ -71,8 +72,7 @@ async fn bench() -> ExitCode {
     }
     print_row("first result after all were killed", &format!("{:.1} ms", millis(median(replaced))), "100 ms");
 
-    let data = data();
-    let context = context(&data, "crud", "admins");
+    let context = context(Data::from(data()), "crud", "admins");
     for (name, template) in [("template of fields", FIELDS), ("template with code", TEMPLATE)] {
         let rate = measure_rate(async |hook: &str| {
             let texts =

@@ -1,7 +1,7 @@
 //! Hookstream: a Kubernetes operator that configures Kong and Auth0 from custom resources, and a worker that delivers
 //! events durably.
 //!
-//! Dependencies point one way: `cli -> controller, worker -> admin, cluster, net, sandbox -> core -> api`. `core`
+//! Dependencies point one way: `cli -> controller, worker -> admin, cluster, net, sandbox -> memory -> core -> api`. `core`
 //! depends on neither Kubernetes nor HTTP. `emulator` emulates the vendors and depends only on `core`, `api` and `net`.
 //! The embedded store is in `worker::store`. The `mod.rs` of each folder states its purpose, its invariants and what is out of
 //! scope.
@@ -14,6 +14,7 @@ pub mod controller;
 pub mod core;
 pub mod emulator;
 pub mod leadership;
+pub mod memory;
 pub mod metrics;
 pub mod net;
 pub mod ops;

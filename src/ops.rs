@@ -18,6 +18,8 @@ use crate::metrics::Metrics;
 pub struct Readiness {
     /// The descriptions of the closed gates.
     closed: Arc<Mutex<BTreeMap<u64, String>>>,
+    /// Limitations of a ready process, by gate. `/readyz` shows them and stays 200.
+    notices: Arc<Mutex<BTreeMap<u64, String>>>,
 }
 
 /// A condition that the process has to meet before it is ready. Dropping the gate does not open it.
@@ -25,6 +27,23 @@ pub struct Readiness {
 pub struct ReadinessGate {
     readiness: Readiness,
     id: u64,
+}
+
+/// A limitation of a ready process, such as closed ingest. It is part of the body of `/readyz`.
+pub struct ReadinessNotice {
+    readiness: Readiness,
+    id: u64,
+}
+
+impl ReadinessNotice {
+    /// Replaces the text. None: there is no limitation.
+    pub fn set(&self, text: Option<String>) {
+        let mut notices = self.readiness.notices.lock();
+        match text {
+            Some(text) => drop(notices.insert(self.id, text)),
+            None => drop(notices.remove(&self.id)),
+        }
+    }
 }
 
 impl Readiness {
@@ -41,6 +60,11 @@ impl ReadinessGate {
     /// Replaces the description.
     pub fn describe(&self, description: String) {
         self.readiness.closed.lock().insert(self.id, description);
+    }
+
+    /// Returns a notice that is shown after the gate is open.
+    pub fn notice(&self) -> ReadinessNotice {
+        ReadinessNotice { readiness: self.readiness.clone(), id: self.id }
     }
 
     /// Opens the gate.
@@ -79,18 +103,24 @@ pub fn router(readiness: Readiness, liveness: Liveness, metrics: Arc<Metrics>) -
 }
 
 async fn livez(State(ops): State<Ops>) -> Response {
-    probe_response("not alive:", ops.liveness.hanging.lock().iter())
+    probe_response("not alive:", ops.liveness.hanging.lock().iter(), [].iter())
 }
 
 async fn readyz(State(ops): State<Ops>) -> Response {
-    probe_response("not ready until", ops.readiness.closed.lock().values())
+    let (closed, notices) = (ops.readiness.closed.lock(), ops.readiness.notices.lock());
+    probe_response("not ready until", closed.values(), notices.values())
 }
 
-/// Returns 200 if there is no obstacle, otherwise 503 with one line for each obstacle.
-fn probe_response<'a>(prefix: &str, obstacles: impl Iterator<Item = &'a String>) -> Response {
+/// Returns 200 if there is no obstacle, with one line for each notice. Otherwise 503 with one line for each obstacle.
+fn probe_response<'a>(
+    prefix: &str,
+    obstacles: impl Iterator<Item = &'a String>,
+    notices: impl Iterator<Item = &'a String>,
+) -> Response {
     let text: String = obstacles.map(|obstacle| format!("{prefix} {obstacle}\n")).collect();
     if text.is_empty() {
-        "ok\n".into_response()
+        let notices: String = notices.map(|notice| format!("{notice}\n")).collect();
+        format!("ok\n{notices}").into_response()
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
     }

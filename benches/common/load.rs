@@ -120,7 +120,7 @@ pub fn run_counted(subject: &Subject, ops: &str, connections: usize, events: usi
 /// Reads the worker's count of delivered events.
 fn read_delivered(ops: &str) -> usize {
     let mut stream = std::net::TcpStream::connect(ops).expect("the metrics");
-    let request = "GET /metrics HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n";
+    let request = "GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
     std::io::Write::write_all(&mut stream, request.as_bytes()).expect("the request is sent");
     let mut text = String::new();
     std::io::Read::read_to_string(&mut stream, &mut text).expect("metrics");
@@ -168,7 +168,7 @@ fn event_request(path: &str, number: usize, source: usize) -> Vec<u8> {
     let head = format!(r#"{{"source":"bench-{source}","event":"e","data":{{"number":{number},"filler":""#);
     let body = format!("{head}{}\"}}}}", "x".repeat(SIZE - head.len() - 3));
     format!(
-        "POST {path} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     )
     .into_bytes()

@@ -9,6 +9,13 @@ use super::CONCURRENCY;
 /// The path of the worker's publish route.
 pub const PATH: &str = "/v1/namespaces/default/events";
 
+/// The addresses of a started `hookstream standalone`, besides its ingest port.
+pub struct Ports {
+    /// Its metrics.
+    pub ops: String,
+    pub api: SocketAddr,
+}
+
 /// A running process under test. Killed on drop.
 pub struct Subject {
     pub address: SocketAddr,
@@ -30,19 +37,20 @@ impl Drop for Subject {
 impl Subject {
     /// Returns the peak resident memory, in MiB.
     pub fn peak_mib(&self) -> f64 {
-        self.memory_mib("VmHWM:")
+        memory_mib(self.child.id(), "VmHWM:").expect("/proc")
+    }
+
+    /// Returns the resident memory of the process and its children (the sandbox), in MiB.
+    pub fn family_resident_mib(&self) -> f64 {
+        let children = format!("/proc/{0}/task/{0}/children", self.child.id());
+        let children = std::fs::read_to_string(children).unwrap_or_default();
+        let pids = children.split_whitespace().filter_map(|pid| pid.parse().ok());
+        pids.map(|pid| memory_mib(pid, "VmRSS:").unwrap_or(0.0)).sum::<f64>() + self.resident_mib()
     }
 
     /// Returns the resident memory, in MiB.
     pub fn resident_mib(&self) -> f64 {
-        self.memory_mib("VmRSS:")
-    }
-
-    /// Reads a field of `/proc/PID/status`, in MiB.
-    fn memory_mib(&self, field: &str) -> f64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("/proc");
-        let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("a line of memory");
-        line.split_whitespace().next().and_then(|kib| kib.parse::<f64>().ok()).expect("a number") / 1024.0
+        memory_mib(self.child.id(), "VmRSS:").expect("/proc")
     }
 
     /// Returns the CPU time used, in microseconds.
@@ -56,6 +64,13 @@ impl Subject {
         // USER_HZ is 100 on all common Linux builds: a tick is 10 ms.
         ticks * 10_000.0
     }
+}
+
+/// Reads a field of `/proc/PID/status`, in MiB. None if the process ended.
+fn memory_mib(pid: u32, field: &str) -> Option<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
+    Some(line.split_whitespace().next()?.parse::<f64>().ok()? / 1024.0)
 }
 
 /// Starts a process and waits for the line of its output that contains `ready_line` and ends with its address.
@@ -92,8 +107,8 @@ pub fn start_standalone(sink: SocketAddr) -> Subject {
     start_with_handler(&webhook).0
 }
 
-/// Starts `hookstream standalone` with a handler (YAML). Also returns the address of its metrics.
-pub fn start_with_handler(handler: &str) -> (Subject, String) {
+/// Starts `hookstream standalone` with a handler (YAML).
+pub fn start_with_handler(handler: &str) -> (Subject, Ports) {
     let text = format!(
         "apiVersion: v1\nkind: Secret\nmetadata: {{name: keys}}\nstringData: {{secret: secret}}\n---\n\
          apiVersion: hookstream.dev/v1alpha1\nkind: EventHook\nmetadata: {{name: sink}}\n\
@@ -102,17 +117,26 @@ pub fn start_with_handler(handler: &str) -> (Subject, String) {
     start_with_manifests(temp_folder(), &text, 1)
 }
 
-/// Starts `hookstream standalone` with these manifests and the store in `data` of the folder. Also returns the address of
-/// its metrics.
-pub fn start_with_manifests(dir: tempfile::TempDir, text: &str, sources: usize) -> (Subject, String) {
+/// Starts `hookstream standalone` with these manifests and the store in `data` of the folder.
+pub fn start_with_manifests(dir: tempfile::TempDir, text: &str, sources: usize) -> (Subject, Ports) {
+    start_with_flags(dir, text, sources, &[])
+}
+
+/// Starts `hookstream standalone` with these manifests and additional flags.
+pub fn start_with_flags(
+    dir: tempfile::TempDir,
+    text: &str,
+    sources: usize,
+    flags: &[&str],
+) -> (Subject, Ports) {
     let manifests = dir.path().join("manifests");
     std::fs::create_dir(&manifests).expect("a folder");
     std::fs::write(manifests.join("all.yaml"), text).expect("a manifest");
-    let port = || TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").to_string();
-    let (listen, ops) = (port(), port());
+    let port = || TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port");
+    let (listen, ops, api) = (port().to_string(), port().to_string(), port());
     let mut command = Command::new(env!("CARGO_BIN_EXE_hookstream"));
     command.arg("standalone").arg("--manifests").arg(&manifests).arg("--data").arg(dir.path().join("data"));
-    command.args(["--log-level", "warn", "--listen", &listen, "--ops-listen", &ops]);
-    command.args(["--api-listen", "127.0.0.1:0"]);
-    (start(command, "ingest listening", PATH, sources, Some(dir)), ops)
+    command.args(["--log-level", "error", "--listen", &listen, "--ops-listen", &ops]);
+    command.args(["--api-listen", &api.to_string()]).args(flags);
+    (start(command, "ingest listening", PATH, sources, Some(dir)), Ports { ops, api })
 }

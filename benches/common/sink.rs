@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -22,6 +22,11 @@ struct Shared {
 
 impl Sink {
     pub fn start() -> Sink {
+        Sink::start_delayed(Duration::ZERO)
+    }
+
+    /// Starts a receiver that answers each request after a delay.
+    pub fn start_delayed(delay: Duration) -> Sink {
         let shared: &'static Shared = Box::leak(Box::default());
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address");
@@ -34,7 +39,7 @@ impl Sink {
                 loop {
                     let (stream, _) = listener.accept().await.expect("a connection");
                     stream.set_nodelay(true).expect("nodelay");
-                    tokio::spawn(serve_connection(stream, shared));
+                    tokio::spawn(serve_connection(stream, shared, delay));
                 }
             });
         });
@@ -62,7 +67,7 @@ impl Sink {
     }
 }
 
-async fn serve_connection(mut stream: tokio::net::TcpStream, shared: &'static Shared) {
+async fn serve_connection(mut stream: tokio::net::TcpStream, shared: &'static Shared, delay: Duration) {
     let mut buffer = Vec::with_capacity(8192);
     loop {
         while let Some(end) = request_end(&buffer) {
@@ -74,6 +79,9 @@ async fn serve_connection(mut stream: tokio::net::TcpStream, shared: &'static Sh
                 }
             }
             buffer.drain(..end);
+            if !delay.is_zero() {
+                tokio::time::sleep(delay).await;
+            }
             if stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.is_err() {
                 return;
             }

@@ -32,8 +32,8 @@ pub fn run(sink: SocketAddr, rounds: usize, events: usize) -> bool {
     let mut handlers: Vec<Handler> = handlers
         .iter()
         .map(|handler| {
-            let (subject, ops) = process::start_with_handler(handler);
-            Handler { subject, ops, rates: Vec::new() }
+            let (subject, ports) = process::start_with_handler(handler);
+            Handler { subject, ops: ports.ops, rates: Vec::new() }
         })
         .collect();
     let mut all_delivered = true;

@@ -13,6 +13,7 @@ use hookstream::api::{Connection, EventHook, EventStream, Hook};
 use hookstream::cluster::files::{FileCluster, FileClusterOptions};
 use hookstream::cluster::{DeserializeGuard, ObjectChange, Reflector, Subscribers, View};
 use hookstream::core::egress::EgressRules;
+use hookstream::memory::{ItemSizes, MemoryBudget, Split};
 use hookstream::metrics::Metrics;
 use hookstream::net::{Egress, HttpClient};
 use hookstream::ops::Readiness;
@@ -127,15 +128,26 @@ async fn serve(sink: String, hooks: usize, change: bool) {
     let egress = Egress::new(EgressRules { loopback: true, ..EgressRules::default() });
     let program = env!("CARGO_BIN_EXE_hookstream").into();
     let sandbox = sandbox::SandboxOptions { program, ..sandbox::SandboxOptions::default() };
+    let sizes = ItemSizes {
+        event: 1 << 20,
+        request: 1 << 20,
+        attempt_output: 4 << 20,
+        script_reply: 25 << 20,
+        admin_response: 16 << 20,
+    };
+    let memory = MemoryBudget::new(Split::new(512 << 20, &sizes).expect("a split"), &metrics);
     let worker = Worker {
         cluster: Arc::new(files),
         view,
         store: Arc::new(store),
         http: HttpClient::new(egress).expect("a client"),
+        memory,
         metrics,
         sandbox: Sandbox::start(sandbox).await,
         starting: Readiness::default().add_gate("the ingest port is open"),
         tls: None,
+        trusted_proxies: Vec::new(),
+        local_access: None,
         limits: Limits {
             max_event_bytes: 1 << 20,
             max_request_bytes: 1 << 20,

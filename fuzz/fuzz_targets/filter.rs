@@ -3,8 +3,9 @@
 
 use std::time::{Duration, Instant};
 
+use hookstream::core::event::data::Data;
 use hookstream::core::event::{Event, Origin};
-use hookstream::core::filter::Filter;
+use hookstream::core::filter::{Filter, FilterError};
 use libfuzzer_sys::fuzz_target;
 use serde_json::value::RawValue;
 
@@ -23,7 +24,11 @@ fuzz_target!(|data: &str| {
     };
     let started = Instant::now();
     match Filter::compile(text) {
-        Ok(filter) => drop(filter.matches(&event)),
+        Ok(filter) => match filter.matches(&event) {
+            Err(FilterError::Unreadable(_)) => assert!(Data::parse(event.data.get()).is_err()),
+            Err(error) => assert!(error.to_string().len() < 4096),
+            Ok(_) => {}
+        },
         Err(error) => assert!(error.to_string().len() < 2048),
     }
     assert!(started.elapsed() < Duration::from_secs(5), "too slow");

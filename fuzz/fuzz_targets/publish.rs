@@ -1,6 +1,7 @@
-//! Published events in every content mode. An accepted event must serialize to valid JSON.
+//! Published events in every content mode. An accepted event must serialize to valid JSON, and its data must be readable.
 #![no_main]
 
+use hookstream::core::event::data::{Data, JsonStyle};
 use hookstream::core::event::{Event, EventDraft, MAX_BATCH, Origin, PublishedEvents, parse_request};
 use libfuzzer_sys::fuzz_target;
 
@@ -42,6 +43,10 @@ fuzz_target!(|data: &[u8]| {
 });
 
 fn check_serialization(draft: EventDraft) {
+    let data = Data::parse(draft.data.get()).expect("accepted data is readable");
+    let canonical = data.to_json(JsonStyle::Canonical);
+    let again = Data::parse(&canonical).expect("the canonical form is JSON").to_json(JsonStyle::Canonical);
+    assert_eq!(again, canonical);
     let event = Event {
         id: draft.id.unwrap_or_default(),
         namespace: "n".into(),

@@ -21,6 +21,10 @@ mod response;
 #[cfg(test)]
 pub mod testing;
 
+/// The largest response in bytes: a page of a thousand Kong hooks with long configs, or of a hundred Auth0 Hooks with long
+/// scripts.
+pub const MAX_RESPONSE: usize = 16 * 1024 * 1024;
+
 pub use access::AdminAccess;
 pub use client::{ExternalClient, ListScope, Listing};
 pub use error::{AdminError, AdminErrorClass, ErrorDetail};

@@ -72,7 +72,11 @@ impl ScriptedServer {
     /// Returns a client with a high rate limit and closed breakers.
     pub fn client(&self) -> AdminHttp {
         let rate = Rate { requests: 1000, interval: Duration::from_secs(1), burst: 1000 };
-        Pacer::new(rate, Leadership::always(), Arc::default()).client(self.http.clone(), "n/c", None)
+        Pacer::new(rate, Leadership::always(), Arc::default(), 64 << 20).client(
+            self.http.clone(),
+            "n/c",
+            None,
+        )
     }
 
     /// The lines of all requests.

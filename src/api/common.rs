@@ -17,6 +17,11 @@ pub(super) fn use_field_description(schema: &mut schemars::Schema) {
 #[serde(transparent)]
 pub struct DurationText(pub String);
 
+/// A duration of at most 10m.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct TimeoutText(pub String);
+
 /// An http or https URL without user information.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -47,6 +52,14 @@ text_schema!(
     DurationText, min 2, max 32,
     ("self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$')", "must be a duration such as 15s, 10m or 1h30m (units h, m, s, ms)"),
     ("!self.matches('^(0+(h|m|s|ms))+$')", "must be more than zero")
+);
+
+text_schema!(
+    TimeoutText, min 2, max 32,
+    ("self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$')", "must be a duration such as 15s, 10m or 1h30m (units h, m, s, ms)"),
+    ("!self.matches('^(0+(h|m|s|ms))+$')", "must be more than zero"),
+    // A longer text is no duration; the first rule reports it.
+    ("!self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') || duration(self) <= duration('10m')", "must be at most 10m")
 );
 
 text_schema!(

@@ -162,8 +162,8 @@ pub enum DeliverBy {
 pub struct Delivery {
     /// Pauses deliveries. Events are still accepted and stay pending, so nothing is lost. Default: false.
     pub paused: Option<bool>,
-    /// The time limit of one attempt, from resolving the host name to the end of the response. Default: 15s.
-    pub timeout: Option<DurationText>,
+    /// The time limit of one attempt, from resolving the host name to the end of the response, at most 10m. Default: 15s.
+    pub timeout: Option<TimeoutText>,
     /// When and how often a failed delivery is retried.
     pub retry: Option<Retry>,
     /// Number of concurrent requests, 1 to 1024. Does not define an order, not even with 1. Default: 8.

@@ -172,8 +172,15 @@ mod tests {
     }
 
     /// Commands whose selection has no variables: a forgotten variable must not choose what is replayed, run or released.
-    const FLAGS_ONLY: [&str; 6] =
-        ["deliveries list", "deliveries show", "deliveries replay", "test", "release", "store backup"];
+    const FLAGS_ONLY: [&str; 7] = [
+        "deliveries list",
+        "deliveries show",
+        "deliveries replay",
+        "test",
+        "release",
+        "store backup",
+        "store recover",
+    ];
 
     #[test]
     fn every_flag_has_a_variable_and_a_description() {

@@ -1,6 +1,5 @@
 //! `hookstream run`, `controller` and `worker`: the roles in a Kubernetes cluster.
 
-use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -135,7 +134,7 @@ async fn start(
         None => None,
     };
     let config = load_config().await?;
-    let api_server_addresses = resolve_api_server(&config);
+    let (api_host, api_port) = api_server(&config);
     let (metrics, readiness, liveness) =
         (Arc::new(Metrics::default()), Readiness::default(), Liveness::default());
     let watch_liveness = WatchLiveness::new(args.watch_timeout, metrics.clone());
@@ -168,6 +167,7 @@ async fn start(
         data: &w.data,
         listen: &w.listen,
         api_listen: &w.api_listen,
+        local_access: None,
         changes: subscribers.subscribe(),
     });
     let installed = readiness.add_gate("the CRDs are installed");
@@ -183,7 +183,7 @@ async fn start(
         metrics,
         readiness,
         liveness,
-        egress: args.egress.build(false, api_server_addresses).await?,
+        egress: args.egress.build(false, Vec::new()).await?.deny_api_server(&api_host, api_port),
         ops_listen: &args.ops_listen,
         controller,
         worker,
@@ -218,10 +218,9 @@ async fn responds(config: &Config) -> bool {
     matches!(tokio::time::timeout(VERSION_TIMEOUT, client.apiserver_version()).await, Ok(Ok(_)))
 }
 
-/// Resolves the API server's addresses, which no delivery may reach.
-fn resolve_api_server(config: &Config) -> Vec<SocketAddr> {
+/// Returns the API server's host and port, which no delivery may reach.
+fn api_server(config: &Config) -> (String, u16) {
     let url = &config.cluster_url;
-    let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
     let port = url.port_u16().unwrap_or(if url.scheme_str() == Some("http") { 80 } else { 443 });
-    (host, port).to_socket_addrs().map(Iterator::collect).unwrap_or_default()
+    (url.host().unwrap_or_default().to_owned(), port)
 }

@@ -2,8 +2,10 @@
 
 use clap::ValueEnum;
 use serde::Serialize;
+use serde_json::value::RawValue;
 
 use super::failure::{Failure, OrFail};
+use crate::core::event::data::Data;
 
 /// The help text of `--output`.
 pub const HELP: &str = "The output format";
@@ -30,6 +32,17 @@ pub fn print_value(format: OutputFormat, value: &impl Serialize) -> Result<(), F
         }
         OutputFormat::Yaml => {
             print_line(serde_saphyr::to_string(value).or_fail(|| "writing YAML".into())?.trim_end());
+        }
+    }
+    Ok(())
+}
+
+/// Prints JSON that contains an event's data: unchanged, so that numbers keep their digits, or as YAML with sorted members.
+pub fn print_json(format: OutputFormat, json: &RawValue) -> Result<(), Failure> {
+    match format {
+        OutputFormat::Json | OutputFormat::Table => print_line(json.get()),
+        OutputFormat::Yaml => {
+            print_value(format, &Data::parse(json.get()).or_fail(|| "reading JSON".into())?)?
         }
     }
     Ok(())

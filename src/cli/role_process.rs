@@ -17,13 +17,14 @@ use crate::cluster::kubernetes::{LeaderElection, LeaseAtExit};
 use crate::cluster::{Cluster, ObjectChange, View};
 use crate::controller;
 use crate::leadership::Leadership;
+use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
-use crate::net::{Egress, HttpClient, serve};
+use crate::net::{Egress, HttpClient, PortOptions, raise_open_files_limit, serve};
 use crate::ops::{self, Liveness, Readiness};
-use crate::sandbox::Sandbox;
-use crate::worker::store::Shares;
+use crate::sandbox::{Sandbox, SandboxOptions};
 use crate::worker::store::sqlite::SqliteStore;
-use crate::worker::{Listening, Worker, WorkerError};
+use crate::worker::store::{Shares, StoreError};
+use crate::worker::{Listening, LocalAccess, Worker, WorkerError};
 
 /// How long a stop waits for running reconciles: as long as one admin API call may take.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
@@ -58,6 +59,8 @@ pub struct WorkerRole<'a> {
     pub data: &'a Path,
     pub listen: &'a str,
     pub api_listen: &'a str,
+    /// The requests that both ports accept without a token. None: clients authenticate.
+    pub local_access: Option<LocalAccess>,
     pub changes: mpsc::Receiver<ObjectChange>,
 }
 
@@ -67,13 +70,20 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     let stop = stop_signal()?;
+    raise_open_files_limit();
     let RoleProcess { cluster, view, metrics, readiness, .. } = process;
+    let memory = match &process.worker {
+        Some(role) => Some(MemoryBudget::new(role.args.memory()?, &metrics)),
+        None => None,
+    };
     let http = HttpClient::new(process.egress).or_fail(|| "loading the system's certificates".into())?;
 
     let ops = bind(process.ops_listen, "--ops-listen").await?;
     let tls = process.worker.as_ref().map(|role| role.args.tls.load()).transpose()?.flatten();
     let router = ops::router(readiness.clone(), process.liveness, metrics.clone());
-    let ops = tokio::spawn(async move { serve::serve(ops, router, std::future::pending::<()>()).await });
+    let ops = tokio::spawn(async move {
+        serve::serve_port(ops, router, PortOptions::ops(), std::future::pending::<()>()).await
+    });
     // Open the store after the ops port, because a format migration copies the store and the liveness probe must
     // succeed meanwhile. Open it before the controller starts, because two processes on one data folder must not both
     // write to the vendor.
@@ -95,7 +105,11 @@ where
     let controller = process.controller.map(|role| {
         let leadership = role.leadership.clone();
         let (cluster, view, http, metrics) = (cluster.clone(), view.clone(), http.clone(), metrics.clone());
-        let context = controller::Context::new(cluster, view, http, role.options, metrics, leadership);
+        let mut options = role.options;
+        if let Some(memory) = &memory {
+            options.admin_memory = memory.admin_bytes();
+        }
+        let context = controller::Context::new(cluster, view, http, options, metrics, leadership);
         // Run the controller in a separate task, so that its panic ends the process instead of silently stopping only
         // the controller.
         tokio::spawn(run_controller(Arc::new(context), role.changes, role.election, stopping.clone()))
@@ -111,17 +125,22 @@ where
     if let Some(role) = &process.worker {
         metrics.hooks.set_limit(role.args.hook_metrics);
     }
-    let worker = match (process.worker, store, ingest_gate) {
-        (Some(role), Some((store, shares)), Some(ingest_gate)) => Some((
+    let worker = match (process.worker, store, ingest_gate, memory) {
+        (Some(role), Some((store, shares)), Some(ingest_gate), Some(memory)) => Some((
             Worker {
                 cluster,
                 view: view.clone(),
                 store: Arc::new(store),
                 http,
-                sandbox: Sandbox::start(role.args.scripts.options()).await,
+                sandbox: Sandbox::start(SandboxOptions {
+                    message_memory: memory.scripts().clone(),
+                    ..role.args.scripts.options()
+                })
+                .await,
                 metrics,
                 starting: ingest_gate,
                 limits: role.args.limits(),
+                memory,
                 retention: role.args.retention(),
                 disk: role.args.disk(role.data),
                 shares,
@@ -130,6 +149,8 @@ where
                 listen: with_host(role.listen),
                 api_listen: with_host(role.api_listen),
                 tls,
+                trusted_proxies: role.args.trusted_proxies.clone(),
+                local_access: role.local_access.map(Arc::new),
             },
             role.changes,
         )),
@@ -247,7 +268,11 @@ async fn run_worker(
 /// Opens the store with its limits and metrics.
 fn open_store(role: &WorkerRole<'_>, metrics: Arc<Metrics>) -> Result<(SqliteStore, Shares), Failure> {
     let flag = || format!("--data {}", role.data.display());
-    let store = SqliteStore::open(role.data).or_fail(flag)?;
+    let store = SqliteStore::open(role.data).map_err(|error| Failure {
+        // A damaged store is no wrong flag.
+        code: if matches!(error, StoreError::Damaged { .. }) { 3 } else { 2 },
+        message: format!("{}: {error}", flag()),
+    })?;
     let size = role.args.disk(role.data).size().or_fail(flag)?;
     let shares = role.args.shares(size);
     store.set_shares(shares);

@@ -10,7 +10,7 @@ use url::Url;
 
 use super::event_data::read_event_data;
 use super::failure::{CommandResult, Failure, OrFail};
-use super::output::print_line;
+use super::output::{print_line, strip_control_chars};
 use super::worker_args::{CallerArgs, ServiceFlag, ServicePort};
 use crate::core::duration;
 
@@ -138,8 +138,8 @@ async fn wait_for_deliveries(args: &Args, accepted: &AcceptedEvent, timeout: Dur
                 None => Ok(ExitCode::SUCCESS),
                 Some(DeliveryItem { id, state }) => finding(format!(
                     "delivery {} is {}: see `{}`",
-                    id.escape_default(),
-                    state.escape_default(),
+                    strip_control_chars(id),
+                    strip_control_chars(state),
                     explain_command(args, accepted)
                 )),
             };
@@ -157,7 +157,11 @@ async fn wait_for_deliveries(args: &Args, accepted: &AcceptedEvent, timeout: Dur
 
 /// Returns the command that explains the event's deliveries.
 fn explain_command(args: &Args, accepted: &AcceptedEvent) -> String {
-    format!("hookstream deliveries explain -n {} {}", args.caller.namespace, accepted.id.escape_default())
+    format!(
+        "hookstream deliveries explain -n {} {}",
+        args.caller.namespace,
+        strip_control_chars(&accepted.id)
+    )
 }
 
 fn print(accepted: &AcceptedEvent, output: SendOutput) -> Result<(), Failure> {
@@ -165,7 +169,7 @@ fn print(accepted: &AcceptedEvent, output: SendOutput) -> Result<(), Failure> {
         SendOutput::Table => {
             let width = accepted.id.chars().count().max(2);
             print_line(&format!("{:width$}  DELIVERIES", "ID"));
-            print_line(&format!("{}  {}", accepted.id.escape_default(), accepted.deliveries));
+            print_line(&format!("{}  {}", strip_control_chars(&accepted.id), accepted.deliveries));
         }
         SendOutput::Json => print_line(&serde_json::to_string(accepted).or_fail(|| "writing JSON".into())?),
     }

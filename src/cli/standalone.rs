@@ -7,13 +7,14 @@ use secrecy::SecretString;
 use url::Url;
 
 use super::failure::{CommandResult, Failure, OrFail};
-use super::flags::{ControllerArgs, EgressArgs, WorkerArgs, is_loopback, with_host};
+use super::flags::{ControllerArgs, EgressArgs, WorkerArgs, is_loopback, parse_host, with_host};
 use super::logging::LogArgs;
 use super::role_process::{self, ControllerRole, RoleProcess, WorkerRole};
 use crate::cluster::Subscribers;
 use crate::cluster::files::{FileCluster, FileClusterOptions};
 use crate::leadership::Leadership;
 use crate::ops::{Liveness, Readiness};
+use crate::worker::LocalAccess;
 
 /// Run controller and worker without a cluster, with manifests from files and state in a folder.
 ///
@@ -44,6 +45,11 @@ pub struct Args {
     /// --api-listen must be loopback addresses.
     #[arg(long, value_name = "FILE", env = "HOOKSTREAM_TOKEN_FILE")]
     token_file: Option<PathBuf>,
+    /// Host names and addresses, such as host.docker.internal, at which clients reach both ports without a token. localhost,
+    /// loopback addresses and the host of --ingest-url are always accepted; all other hosts are rejected, because a web page
+    /// could have them.
+    #[arg(long, value_name = "HOST", value_delimiter = ',', value_parser = parse_host, conflicts_with = "token_file", env = "HOOKSTREAM_ALLOWED_HOSTS")]
+    allowed_hosts: Vec<String>,
     #[command(flatten)]
     controller: ControllerArgs,
     #[command(flatten)]
@@ -68,6 +74,7 @@ pub async fn run(args: Args) -> CommandResult {
             return Err(Failure::new(format!("{flag} {address} {why}")));
         }
     }
+    let is_open = token.is_none();
     std::fs::create_dir_all(&args.data).or_fail(|| format!("--data {}", args.data.display()))?;
     let options =
         FileClusterOptions { manifests: args.manifests, data: args.data.clone(), prune: args.prune, token };
@@ -77,6 +84,8 @@ pub async fn run(args: Args) -> CommandResult {
     if controller.ingest_url.is_none() {
         controller.ingest_url = Some(own_url(&args.listen, args.worker.tls.is_given())?);
     }
+    let ingest_host = controller.ingest_url.as_ref().and_then(Url::host_str).map(ToOwned::to_owned);
+    let local_access = is_open.then(|| LocalAccess::new(args.allowed_hosts.into_iter().chain(ingest_host)));
     let mut subscribers = Subscribers::default();
     let controller_changes = subscribers.subscribe();
     let worker_changes = subscribers.subscribe();
@@ -101,6 +110,7 @@ pub async fn run(args: Args) -> CommandResult {
             data: &args.data,
             listen: &args.listen,
             api_listen: &args.api_listen,
+            local_access,
             changes: worker_changes,
         }),
     })

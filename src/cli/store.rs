@@ -1,13 +1,13 @@
-//! `hookstream store`: checks and copies the embedded store.
+//! `hookstream store`: checks, copies and recovers the embedded store.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::failure::{CommandResult, Failure};
 use super::output::{self, OutputFormat, print_line};
-use crate::worker::store::sqlite::{StoreReport, backup, check};
+use crate::worker::store::sqlite::{RecoveryReport, StoreReport, backup, check, recover};
 
-/// Check the embedded store, or copy it while a worker runs.
+/// Check the embedded store, copy it while a worker runs, or recover a damaged one.
 ///
 /// Example: hookstream store check --data /var/lib/hookstream
 #[derive(clap::Subcommand)]
@@ -15,6 +15,7 @@ use crate::worker::store::sqlite::{StoreReport, backup, check};
 pub enum StoreCommand {
     Check(CheckArgs),
     Backup(BackupArgs),
+    Recover(RecoverArgs),
 }
 
 /// Check the integrity of the whole store without changing it. A worker may run meanwhile.
@@ -49,6 +50,27 @@ pub struct BackupArgs {
     to: PathBuf,
 }
 
+/// Copy what is readable of a damaged store to a new file, and print what is lost. Stop the worker first.
+///
+/// The original is not changed. Afterwards, put the new file as hookstream.db into an empty folder and start a worker on
+/// it. Events that were delivered before may be delivered again.
+///
+/// Exit code 1: something is lost.
+///
+/// Example: hookstream store recover --data /var/lib/hookstream --to /backup/recovered.db
+#[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
+pub struct RecoverArgs {
+    /// The worker's data folder.
+    #[arg(long, default_value = "/var/lib/hookstream", value_name = "DIR", env = "HOOKSTREAM_DATA")]
+    data: PathBuf,
+    /// The file to create; it must not exist.
+    #[arg(long, value_name = "FILE")]
+    to: PathBuf,
+    #[arg(short, long, value_enum, default_value_t = OutputFormat::Table, value_name = "FORMAT", env = "HOOKSTREAM_OUTPUT", help = output::HELP)]
+    output: OutputFormat,
+}
+
 pub fn run(command: StoreCommand) -> CommandResult {
     match command {
         StoreCommand::Check(args) => {
@@ -61,7 +83,9 @@ pub fn run(command: StoreCommand) -> CommandResult {
                 eprintln!("hookstream: {problem}");
             }
             if !report.problems.is_empty() {
-                eprintln!("hookstream: stop the worker, keep a copy of the folder and restore a backup");
+                eprintln!(
+                    "hookstream: stop the worker and keep a copy of the folder; then restore a backup, or copy what is readable with `hookstream store recover`"
+                );
             }
             Ok(ExitCode::from(u8::from(!report.problems.is_empty())))
         }
@@ -75,7 +99,29 @@ pub fn run(command: StoreCommand) -> CommandResult {
             ));
             Ok(ExitCode::SUCCESS)
         }
+        StoreCommand::Recover(args) => {
+            let report = recover(&args.data, &args.to).map_err(|e| Failure::new(e.to_string()))?;
+            match args.output {
+                OutputFormat::Table => recovery_lines(&report).iter().for_each(|line| print_line(line)),
+                OutputFormat::Json | OutputFormat::Yaml => output::print_value(args.output, &report)?,
+            }
+            Ok(ExitCode::from(u8::from(!report.is_complete())))
+        }
     }
+}
+
+fn recovery_lines(report: &RecoveryReport) -> Vec<String> {
+    let mut lines = vec![
+        format!("Log:          {} frames, {} of them damaged", report.log_frames, report.damaged_frames),
+        format!("{:18}{:>12}{:>12}", "TABLE", "COPIED", "LOST"),
+    ];
+    lines.extend(report.tables.iter().map(|table| {
+        let lost = table.lost.map_or_else(|| "unknown".into(), |lost| lost.to_string());
+        format!("{:18}{:>12}{lost:>12}", table.table, table.copied)
+    }));
+    let deliveries: u64 = report.store.deliveries.values().sum();
+    lines.push(format!("Recovered:    {} events, {deliveries} deliveries, checked", report.store.events));
+    lines
 }
 
 fn report_lines(report: &StoreReport) -> Vec<String> {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use secrecy::ExposeSecret;
+use serde_json::value::to_raw_value;
 use serde_json::{Map, Value, json};
 
 use super::event_data::read_event_data;
@@ -21,7 +22,9 @@ use crate::core::hook::{CompiledHook, Handler, RequestTarget, validate};
 use crate::core::redact::{MASK, mask};
 use crate::net::HttpClient;
 use crate::sandbox::Sandbox;
-use crate::worker::handlers::{HandlerOutcome, HandlerRunner, OutgoingRequest, posted_event, shown_data};
+use crate::worker::handlers::{
+    HandlerOutcome, HandlerRunner, OutgoingRequest, ShownTest, posted_event, shown_data,
+};
 
 /// The largest --data, in bytes: the default limit of an event.
 const MAX_DATA_BYTES: u64 = 1 << 20;
@@ -80,7 +83,8 @@ pub async fn run(args: Args) -> CommandResult {
             print_request(&request, args.output)
         }
         (Handler::Log, true) => {
-            output::print_value(args.output, &HandlerRunner::log_line(&hook, event))?;
+            let line = HandlerRunner::log_line(&hook, event).or_fail(|| "writing JSON".into())?;
+            output::print_json(args.output, &line)?;
             Ok(ExitCode::SUCCESS)
         }
         _ => send(&sender, &hook, event, &args).await,
@@ -88,16 +92,19 @@ pub async fn run(args: Args) -> CommandResult {
 }
 
 async fn send(sender: &HandlerRunner, hook: &CompiledHook, event: Event, args: &Args) -> CommandResult {
-    let data = shown_data(&event);
-    let tested = sender.test(hook, event).await.map_err(|sent| failure_of(&sent))?;
-    let value = serde_json::to_value(&tested).or_fail(|| "writing JSON".into())?;
+    let data = shown_data(&event).or_fail(|| "--data".into())?;
+    let result = sender.test(hook, event).await.map_err(|sent| failure_of(&sent))?;
+    let failure = result.failure();
     match (&hook.handler, args.output) {
         // The handler already printed its own line.
         (Handler::Log, OutputFormat::Table) => {}
-        (Handler::Lambda(_), output) => output::print_value(output, &value)?,
-        (_, output) => output::print_value(output, &json!({"data": data, "result": value}))?,
+        (Handler::Lambda(_), output) => output::print_value(output, &result)?,
+        (_, output) => {
+            let shown = to_raw_value(&ShownTest { data, result }).or_fail(|| "writing JSON".into())?;
+            output::print_json(output, &shown)?;
+        }
     }
-    match tested.failure() {
+    match failure {
         None => Ok(ExitCode::SUCCESS),
         Some(message) => Err(Failure { code: 1, message }),
     }

@@ -11,6 +11,7 @@
 
 mod backend;
 mod data;
+mod deserialize_guard;
 pub mod files;
 mod keys;
 pub mod kubernetes;
@@ -21,7 +22,8 @@ mod view;
 
 pub use backend::{AuthorizationError, Cluster, ClusterError, Permission};
 pub use data::Data;
-pub use object::{DeserializeGuard, Metadata, ObjectChange, ObjectKey, ResourceKind, WriteTarget};
+pub use deserialize_guard::{DeserializeGuard, InvalidObject};
+pub use object::{Metadata, ObjectChange, ObjectKey, ResourceKind, WriteTarget};
 pub use reflector::{ReflectedStore, Reflector, Subscribers};
 pub use secrets::{ReferenceError, read_secret_text, read_tls_options};
 pub use view::View;

@@ -5,9 +5,6 @@ use std::fmt;
 
 use kube::{Resource, ResourceExt};
 
-/// An object as a watch delivers it: the object, or the reason why it cannot be deserialized.
-pub use kube::core::DeserializeGuard;
-
 /// An object that was added, modified or deleted.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ObjectChange {

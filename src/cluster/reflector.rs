@@ -11,7 +11,8 @@ use kube::runtime::watcher::Event;
 use kube::{Resource, ResourceExt};
 use tokio::sync::{mpsc, watch};
 
-use super::object::{DeserializeGuard, ObjectChange, ObjectKey};
+use super::deserialize_guard::DeserializeGuard;
+use super::object::{ObjectChange, ObjectKey};
 
 /// Capacity of a subscriber's channel in changes. When it is full, the watch blocks.
 const CHANNEL_CAPACITY: usize = 1024;
@@ -113,6 +114,11 @@ where
             Event::Apply(object) => self.upsert(scope, object).await,
             Event::Delete(object) => self.remove(&ObjectKey::of(&object), Some(object)).await,
         }
+    }
+
+    /// Removes an object of which only the key is known.
+    pub async fn delete(&mut self, key: &ObjectKey) {
+        self.remove(key, None).await;
     }
 
     fn update_scope(&mut self, scope: usize, update: impl FnOnce(&mut Scope)) {

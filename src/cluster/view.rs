@@ -8,7 +8,8 @@ use kube::runtime::reflector::{ObjectRef, Store};
 use serde::Serialize;
 use tokio::sync::watch;
 
-use super::object::{DeserializeGuard, ObjectKey};
+use super::deserialize_guard::DeserializeGuard;
+use super::object::ObjectKey;
 use super::reflector::ReflectedStore;
 use crate::api::{Connection, EventHook, EventStream, Hook};
 use crate::core::references::find_references;

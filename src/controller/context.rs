@@ -10,10 +10,10 @@ use url::Url;
 
 use super::backoff::Backoff;
 use super::state::{ClaimedIds, ObjectMemory, Snapshots, SourceCache, StreamFailures};
-use crate::admin::AdminAccess;
 use crate::admin::auth0::LoginCache;
 use crate::admin::kong::DetectedCapabilities;
 use crate::admin::limit::Pacer;
+use crate::admin::{AdminAccess, MAX_RESPONSE};
 use crate::api::{Capabilities, EventHook, EventStream};
 use crate::cluster::{Cluster, ClusterError, ObjectKey, View};
 use crate::core::bucket::Rate;
@@ -21,6 +21,9 @@ use crate::core::keys::KeyRing;
 use crate::leadership::Leadership;
 use crate::metrics::Metrics;
 use crate::net::HttpClient;
+
+/// The memory of admin responses in a process without a worker, and so without a memory budget: four of the largest.
+const DEFAULT_ADMIN_MEMORY: u64 = 4 * MAX_RESPONSE as u64;
 
 /// The controller's settings.
 #[derive(Clone, Debug)]
@@ -33,6 +36,8 @@ pub struct ControllerOptions {
     pub resync_interval: Duration,
     /// Rate limit of calls to one host, over all Connections.
     pub admin_ceiling: Rate,
+    /// Bytes of all responses of admin APIs together.
+    pub admin_memory: u64,
     pub deadlines: Deadlines,
 }
 
@@ -45,6 +50,7 @@ impl Default for ControllerOptions {
             public_ingest_url: None,
             resync_interval,
             admin_ceiling,
+            admin_memory: DEFAULT_ADMIN_MEMORY,
             deadlines: Deadlines::default(),
         }
     }
@@ -113,7 +119,12 @@ impl Context {
     ) -> Self {
         let (capability_updates, connections_to_update) = mpsc::unbounded_channel();
         Context {
-            pacer: Pacer::new(options.admin_ceiling, leadership.clone(), metrics.clone()),
+            pacer: Pacer::new(
+                options.admin_ceiling,
+                leadership.clone(),
+                metrics.clone(),
+                options.admin_memory,
+            ),
             leadership,
             cluster,
             view,

@@ -18,6 +18,8 @@ pub enum DeliveryReason {
     EgressDenied,
     /// Dead: a header that was rendered from the event is not valid in HTTP.
     HeaderRefused,
+    /// Dead: headers and body that were rendered from the event exceed the output limit.
+    OutputTooLarge,
     /// Dead: the handler has no address to send a request to.
     NoTarget,
     /// Dead: the hook's filter, edited since the event was accepted, rejects the event.
@@ -45,8 +47,8 @@ impl DeliveryReason {
 
 /// Why an attempt failed in a way that another attempt may overcome.
 ///
-/// A failure that no attempt can overcome ends the delivery with a `DeliveryReason`: `EgressDenied`, `HeaderRefused` or
-/// `NoTarget`. The text of that reason is then also the error of the attempt.
+/// A failure that no attempt can overcome ends the delivery with a `DeliveryReason`: `EgressDenied`, `HeaderRefused`,
+/// `OutputTooLarge` or `NoTarget`. The text of that reason is then also the error of the attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::EnumString, strum::IntoStaticStr)]
 pub enum AttemptFailure {
     /// The receiver answered with a status outside 2xx.
@@ -67,6 +69,8 @@ pub enum AttemptFailure {
     NotDelivered,
     /// The log line could not be written.
     LogFailed,
+    /// The stored data of the event cannot be read.
+    DataUnreadable,
     ScriptFailed,
     ScriptTimeout,
     ScriptMemory,
@@ -79,6 +83,19 @@ impl AttemptFailure {
     pub fn as_str(self) -> &'static str {
         self.into()
     }
+}
+
+/// Why a hook's condition `Delivering` is false although its deliveries are not held: attempts are made and fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::EnumString, strum::IntoStaticStr)]
+pub enum DeliveringFault {
+    /// The receiver fails or does not answer.
+    ReceiverFailing,
+    /// The hook's own templates or lambda fail.
+    HandlerFailing,
+    /// The egress policy denies the receiver's address.
+    EgressDenied,
+    /// The filter failed on an event.
+    Undecided,
 }
 
 #[cfg(test)]

@@ -25,8 +25,7 @@ pub struct EgressRules {
     pub loopback: bool,
     pub allow: Vec<IpNet>,
     pub deny: Vec<IpNet>,
-    /// Denied even if the allow list contains them: the addresses of the API server, which could trust the operator's
-    /// network identity.
+    /// Denied even if the allow list contains them.
     pub always_denied: Vec<SocketAddr>,
 }
 
@@ -39,6 +38,10 @@ pub enum EgressDenial {
     LinkLocal,
     #[error("the address is the API server's")]
     ApiServer,
+    #[error(
+        "the API server's name cannot be resolved at the moment, and this private address with its port could be its address"
+    )]
+    ApiServerUnknown,
     #[error("the address is in the deny list")]
     DenyList,
     #[error("the address is a loopback address")]
@@ -83,7 +86,7 @@ impl EgressRules {
 
 /// Returns the addresses that packets to `ip` may reach. An IPv6 address may embed an IPv4 address, or be translated or
 /// tunnelled to one. If the format is ambiguous, returns all candidates.
-fn effective_addresses(ip: IpAddr) -> Vec<IpAddr> {
+pub(super) fn effective_addresses(ip: IpAddr) -> Vec<IpAddr> {
     let IpAddr::V6(v6) = ip else { return vec![ip] };
     let s = v6.segments();
     let o = v6.octets();
@@ -158,7 +161,7 @@ fn is_special(ip: IpAddr) -> bool {
     }
 }
 
-fn is_private(ip: IpAddr) -> bool {
+pub(super) fn is_private(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(v4) => {
             let [a, b, ..] = v4.octets();

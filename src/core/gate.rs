@@ -6,10 +6,9 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
-use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
+use super::event::data::{Data, JsonStyle};
 use super::time::Millis;
 
 /// Name of the header that holds the number of events that gates dropped before this delivery.
@@ -91,22 +90,15 @@ impl Gates {
         self.snooze.is_none() && self.on_change.is_none()
     }
 
-    /// Computes the request of an event from its data as JSON text. `unique` lists the unique fields of its source.
-    pub fn request_raw(&self, unique: &[&str], data: &RawValue) -> GateRequest {
+    /// Computes the request of an event from its data. `unique` lists the unique fields of its source.
+    pub fn request(&self, unique: &[&str], data: &Data<'_>) -> GateRequest {
         if self.is_empty() {
             return GateRequest::default();
         }
-        // Data that cannot be parsed (a number that no machine type can hold) is compared as text.
-        let data = serde_json::from_str(data.get()).unwrap_or_else(|_| Value::String(data.get().to_owned()));
-        self.request(unique, &data)
-    }
-
-    /// Computes the request of an event from its parsed data. `unique` lists the unique fields of its source.
-    pub fn request(&self, unique: &[&str], data: &Value) -> GateRequest {
         let hash_paths = |paths: &[String]| hash(paths.iter().map(|path| value_at(data, path)));
         let hash_default = || {
             if unique.is_empty() {
-                hash([data])
+                hash([Some(data)])
             } else {
                 hash(unique.iter().map(|path| value_at(data, path)))
             }
@@ -140,16 +132,17 @@ impl GateRequest {
     }
 }
 
-/// Returns the value at a dotted path, or null if it is missing.
-fn value_at<'a>(data: &'a Value, path: &str) -> &'a Value {
-    path.split('.').try_fold(data, |value, step| value.get(step)).unwrap_or(&Value::Null)
+/// Returns the value at a dotted path.
+fn value_at<'d>(data: &'d Data<'d>, path: &str) -> Option<&'d Data<'d>> {
+    path.split('.').try_fold(data, |value, step| value.get(step))
 }
 
-/// Hashes a list of values. Independent of the member order of objects, because serde_json's map is sorted.
-fn hash<'a>(values: impl IntoIterator<Item = &'a Value>) -> GateHash {
+/// Hashes a list of values; a missing one counts as null. Equal numbers have the same hash, `1` and `1.0` too, and different
+/// ones never have, however many digits they have. Independent of the member order of objects.
+fn hash<'d>(values: impl IntoIterator<Item = Option<&'d Data<'d>>>) -> GateHash {
     let mut sha256 = Sha256::new();
     for value in values {
-        let text = value.to_string();
+        let text = value.unwrap_or(&Data::Null).to_json(JsonStyle::Canonical);
         sha256.update((text.len() as u64).to_be_bytes());
         sha256.update(text);
     }
@@ -164,12 +157,12 @@ fn hash<'a>(values: impl IntoIterator<Item = &'a Value>) -> GateHash {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     const NOW: Millis = Millis(1_000_000);
 
     fn request(gates: &Gates, unique: &[&str], data: Value) -> GateRequest {
-        gates.request_raw(unique, &serde_json::value::to_raw_value(&data).unwrap())
+        gates.request(unique, &Data::from(data))
     }
 
     fn paths(paths: &[&str]) -> Option<Vec<String>> {
@@ -213,11 +206,51 @@ mod tests {
     #[test]
     fn ignores_member_order_and_distinguishes_null_from_text() {
         let gates = Gates { on_change: Some(OnChange { fields: None }), ..Gates::default() };
-        let of = |text: &str| gates.request_raw(&[], &RawValue::from_string(text.to_owned()).unwrap());
+        let of = |text: &str| gates.request(&[], &Data::parse(text).unwrap());
         assert_eq!(of(r#"{"a":1,"b":2}"#), of(r#"{ "b": 2, "a": 1 }"#));
         assert_ne!(of(r#"{"a":null}"#), of(r#"{"a":"null"}"#));
-        let deep = format!("{}{}", "[".repeat(500), "]".repeat(500));
+        let deep = format!("{}{}", "[".repeat(127), "]".repeat(127));
         assert_eq!(of(&deep), of(&deep));
+    }
+
+    #[test]
+    fn compares_numbers_exactly() {
+        let gates = Gates { on_change: Some(OnChange { fields: paths(&["n"]) }), ..Gates::default() };
+        let of = |number: &str| gates.request(&[], &Data::parse(&format!("{{\"n\":{number}}}")).unwrap());
+        for (a, b) in
+            [("1", "1.0"), ("1", "10e-1"), ("1e2", "100"), ("18446744073709551616", "18446744073709551616.0")]
+        {
+            assert_eq!(of(a), of(b), "{a} {b}");
+        }
+        for (a, b) in [
+            ("18446744073709551617", "18446744073709551618"),
+            ("100000000000000000001", "100000000000000000002"),
+            ("1e999", "1e998"),
+            ("1e999999999", "1e999999998"),
+            ("0.1", "0.10000000000000000001"),
+            ("1", "\"1\""),
+        ] {
+            assert_ne!(of(a), of(b), "{a} {b}");
+        }
+    }
+
+    /// The hashes that version 0.1.0 stored: after an upgrade, ordinary data has not changed.
+    #[test]
+    fn keeps_the_hashes_of_earlier_versions() {
+        let gates = Gates { on_change: Some(OnChange { fields: None }), ..Gates::default() };
+        let value =
+            |text: &str| hex::encode(gates.request(&[], &Data::parse(text).unwrap()).change.unwrap().value);
+        for (text, hash) in [
+            (r#"{"id":7,"name":"Ann \u00e9\n","ok":true,"none":null}"#, "5018873753077518e5504c0198b17f1a"),
+            (
+                r#"[1,-5,18446744073709551615,1.5,0.1,-12.75,1e-7,0.00012]"#,
+                "3f6c00433f2ab8e3a2d088399806e407",
+            ),
+            (r#""text""#, "aa10b6f6b73e2f81e9d43fdb4dae9850"),
+            ("null", "67ec4cfa5a08ee3f4811073d39c4d443"),
+        ] {
+            assert_eq!(value(text), hash, "{text}");
+        }
     }
 
     #[test]

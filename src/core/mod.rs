@@ -5,23 +5,31 @@
 //!
 //! Out of scope: reading and writing (`cluster`, `admin`, `worker`).
 
+pub mod api_server;
 pub mod auth0_hook;
 pub mod breaker;
 pub mod bucket;
 pub mod catalogue;
+pub mod clock;
 pub mod conditions;
 pub mod delivery_reason;
 pub mod duration;
 pub mod egress;
 pub mod event;
+pub mod fair_pool;
+pub mod fair_shares;
 pub mod filter;
 pub mod gate;
 pub mod hook;
 pub mod id;
+pub mod json_string;
 pub mod keys;
 pub mod lease;
 pub mod lua;
+pub mod names;
+pub mod output;
 pub mod plan;
+pub mod receiver_breaker;
 pub mod redact;
 pub mod references;
 pub mod relay;

@@ -5,13 +5,15 @@
 //! - the settings of the spec, because the controller may have configured Kong but not yet written the status;
 //! - for a limited time the previous settings, so that the worker accepts events that Kong queued before a change.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::event::EventDraft;
+use super::event::data::Data;
 use super::keys::{KeyRing, Owner, Purpose};
 use super::sign;
 use super::time::Millis;
-use crate::api::{AppliedSettings, DeliverBy, EventHook};
+use crate::api::{Applied, AppliedSettings, DeliverBy, EventHook};
 
 /// Name of the header that holds Kong's signature.
 pub const SIGNATURE_HEADER: &str = "x-kong-signature";
@@ -55,18 +57,36 @@ pub fn accepted_settings(hook: &EventHook, key_ring: &KeyRing, now: Millis) -> V
         rotation: spec.rotation.clone(),
         key_id: Some(key.to_owned()),
     });
-    let applied = hook.status.as_ref().and_then(|s| s.applied.as_ref());
+    let applied = hook.status.as_ref().and_then(|s| s.applied.as_deref());
+    derive_settings(&hook.metadata, requested.as_ref(), applied, key_ring, now)
+}
+
+/// Returns the relay settings that are accepted at `now` for a hook whose object cannot be read: those that Kong still has,
+/// by its status.
+pub fn settings_of_unreadable(
+    metadata: &ObjectMeta,
+    applied: &Applied,
+    key_ring: &KeyRing,
+    now: Millis,
+) -> Vec<RelaySettings> {
+    derive_settings(metadata, None, Some(applied), key_ring, now)
+}
+
+fn derive_settings(
+    metadata: &ObjectMeta,
+    requested: Option<&AppliedSettings>,
+    applied: Option<&Applied>,
+    key_ring: &KeyRing,
+    now: Millis,
+) -> Vec<RelaySettings> {
     let previous = applied
         .and_then(|a| a.previous.as_ref())
         .filter(|p| Millis::parse(&p.until).is_some_and(|until| until > now));
-    let all = applied
-        .map(|a| &a.settings)
-        .into_iter()
-        .chain(requested.as_ref())
-        .chain(previous.map(|p| &p.settings));
+    let all = applied.map(|a| &a.settings).into_iter().chain(requested).chain(previous.map(|p| &p.settings));
     let derive = |settings: &AppliedSettings| {
         let key_id = settings.key_id.as_deref()?;
-        let secret = derive_secret(key_ring, key_id, hook, settings.rotation.as_deref())?;
+        let owner = Owner::of(metadata, settings.rotation.as_deref());
+        let secret = key_ring.derive(key_id, Purpose::Relay, owner)?;
         Some(RelaySettings { source: settings.source.clone(), event: settings.event.clone(), secret })
     };
     all.filter(|settings| settings.deliver_by == DeliverBy::Worker).filter_map(derive).collect()
@@ -103,14 +123,13 @@ pub fn check_agreed(signed: &[&RelaySettings], draft: &EventDraft) -> Result<(),
 /// Returns true for an event about Kong's event hooks, which contains their secrets. An event of source `crud` is
 /// exempt if the hook selects `event_hooks` by name.
 pub fn carries_secrets(draft: &EventDraft, selected_by_name: bool) -> bool {
-    #[derive(serde::Deserialize)]
-    struct Entity {
-        schema: Option<String>,
-    }
     match draft.source.as_str() {
         "crud" => draft.event == "event_hooks" && !selected_by_name,
-        "dao:crud" => serde_json::from_str::<Entity>(draft.data.get())
-            .is_ok_and(|entity| entity.schema.as_deref() == Some("event_hooks")),
+        // Data that cannot be read may contain them too.
+        "dao:crud" => Data::parse(draft.data.get()).map_or(
+            true,
+            |data| matches!(data.get("schema"), Some(Data::Text(schema)) if schema == "event_hooks"),
+        ),
         _ => false,
     }
 }
@@ -195,6 +214,21 @@ mod tests {
     }
 
     #[test]
+    fn unreadable_hook_accepts_what_kong_still_has() {
+        let hook = hook(Some("consumers"));
+        let applied =
+            Applied { settings: applied_settings(Some("routes"), "k1", Some("old")), previous: None };
+        let body = br#"{"source":"crud","event":"routes"}"#;
+        let settings = settings_of_unreadable(&hook.metadata, &applied, &key_ring(), NOW);
+        let check = |key: &str, rotation: Option<&str>| {
+            authenticate(&settings, Some(&signed_by(&hook, key, rotation, body)), body)
+                .and_then(|signed| check_agreed(&signed, &parse_relayed(body).unwrap()))
+        };
+        assert_eq!(check("k1", Some("old")), Ok(()));
+        assert_eq!(check("k2", Some("new")), Err(RelayRejection::BadSignature), "the spec is unknown");
+    }
+
+    #[test]
     fn gateway_hook_accepts_no_relays() {
         let mut hook = hook(None);
         hook.spec.deliver_by = Some(DeliverBy::Gateway);
@@ -224,6 +258,11 @@ mod tests {
             &draft(r#"{"source":"dao:crud","event":"create","schema":"routes"}"#),
             false
         ));
+        // Whatever else the event contains, the secrets are found.
+        for more in [r#","n":1e999"#, r#","\ud83d":"\ud83d""#, r#","schema":"event_hooks""#] {
+            let body = format!(r#"{{"source":"dao:crud","event":"create","schema":"event_hooks"{more}}}"#);
+            assert!(carries_secrets(&draft(&body), true), "{body}");
+        }
         assert!(is_ping(&draft(r#"{"source":"kong:event_hooks","event":"ping"}"#)));
     }
 }

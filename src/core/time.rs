@@ -1,10 +1,33 @@
-//! Points in time with millisecond resolution, as the store keeps them.
+//! Points in time with millisecond resolution, as the store keeps them, and the clocks of the process.
 
 use std::time::Duration;
 
+use parking_lot::{Mutex, const_mutex};
 use serde::{Deserialize, Serialize};
 
+use super::clock::{ClockReading, DisciplinedClock};
 use super::duration;
+
+/// The clock of a process with a store. None: the process follows the wall clock.
+static DISCIPLINED: Mutex<Option<DisciplinedClock>> = const_mutex(None);
+
+/// Disciplines the clock of this process from now on: see [`super::clock`]. `reference`: the time of the store's last
+/// commit.
+pub fn discipline_clock(reference: Option<Millis>) -> ClockReading {
+    let (wall, monotonic) = (Millis::wall(), Millis::steady());
+    DISCIPLINED.lock().insert(DisciplinedClock::start(wall, monotonic, reference)).read(wall, monotonic)
+}
+
+/// Reads the clock of this process.
+pub fn read_clock() -> ClockReading {
+    let mut clock = DISCIPLINED.lock();
+    // Read within the lock, so that the readings of concurrent threads arrive in order.
+    let (wall, monotonic) = (Millis::wall(), Millis::steady());
+    match clock.as_mut() {
+        Some(clock) => clock.read(wall, monotonic),
+        None => ClockReading { time: wall, monotonic, age_lag: Duration::ZERO },
+    }
+}
 
 /// Milliseconds since the Unix epoch, UTC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -12,9 +35,20 @@ use super::duration;
 pub struct Millis(pub i64);
 
 impl Millis {
-    /// Returns the wall-clock time. Call it only in listeners and loops; functions of `core` take the time as an
-    /// argument.
+    /// Returns the present time: the wall clock, and in a worker the wall clock without its jumps (see
+    /// [`super::clock`]). Call it only in listeners and loops; functions of `core` take the time as an argument.
     pub fn now() -> Self {
+        read_clock().time
+    }
+
+    /// Returns the time from which ages are computed: `now`, except for the first hour after a long stop (see
+    /// [`super::clock`]). Use it before something is ended or removed because of its age.
+    pub fn for_ages() -> Self {
+        read_clock().age_time()
+    }
+
+    /// Returns the wall-clock time with its jumps. Use it only for times that other programs compare with their clocks.
+    pub fn wall() -> Self {
         Millis(jiff::Timestamp::now().as_millisecond())
     }
 

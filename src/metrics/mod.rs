@@ -3,8 +3,10 @@
 
 mod hooks;
 mod labels;
+mod memory;
 
 use crate::core::delivery_reason::DeliveryReason;
+use crate::core::receiver_breaker::ReceiverEvidence;
 use std::collections::HashSet;
 use std::fmt::Debug;
 use std::hash::Hash;
@@ -22,6 +24,7 @@ use prometheus_client::registry::{Registry, Unit};
 use hooks::{FloatGauge, HookMetrics};
 pub use hooks::{HookSeries, METRICS_ANNOTATION};
 use labels::*;
+pub use memory::{MemoryMetrics, MemoryShareMetrics};
 
 /// All metrics of the process.
 #[derive(Debug)]
@@ -38,10 +41,13 @@ pub struct Metrics {
     ingest_seconds: Family<RouteLabel, Histogram>,
     delivery_seconds: Histogram,
     breakers_open: Gauge,
+    breaker_openings: Counter,
+    breaker_probes: Family<ProbeLabel, Counter>,
     commit_seconds: Histogram,
     commit_group: Histogram,
     backlog: Backlog,
     disk_used: FloatGauge,
+    ingest_closed: Family<ClosureLabel, Gauge>,
     problems: Family<ProblemLabel, Counter>,
     admin_requests: Family<AdminRequestLabel, Counter>,
     admin_seconds: Family<HostLabel, Histogram>,
@@ -54,6 +60,8 @@ pub struct Metrics {
     api_requests: Family<ApiRequestLabel, Counter>,
     /// The series of single hooks.
     pub hooks: HookMetrics,
+    /// The memory budget.
+    pub memory: MemoryMetrics,
     /// The hosts with a label value of their own.
     hosts: Mutex<HashSet<String>>,
 }
@@ -71,6 +79,11 @@ struct Backlog {
 /// Maximum hosts with a label value of their own; further ones share `other`. Users choose the hosts: without the
 /// limit, they could create any number of series.
 const MAX_HOSTS: usize = 100;
+
+/// The results of a breaker's probes.
+const PROBE_SUCCESS: &str = "success";
+const PROBE_FAILURE: &str = "failure";
+const PROBE_INCONCLUSIVE: &str = "inconclusive";
 
 impl Default for Metrics {
     fn default() -> Self {
@@ -141,6 +154,22 @@ impl Default for Metrics {
             "Hooks with an open circuit breaker, which receive only probes",
             breakers_open.clone(),
         );
+        let breaker_openings = Counter::default();
+        registry.register(
+            "breaker_openings",
+            "Closed circuit breakers of hooks that opened",
+            breaker_openings.clone(),
+        );
+        let breaker_probes = Family::<ProbeLabel, Counter>::default();
+        registry.register(
+            "breaker_probes",
+            "Attempts that open circuit breakers of hooks permitted, by result (success, failure, inconclusive)",
+            breaker_probes.clone(),
+        );
+        for result in [PROBE_SUCCESS, PROBE_FAILURE, PROBE_INCONCLUSIVE] {
+            // Export zeros, so that a rate includes the first probe.
+            drop(breaker_probes.get_or_create(&ProbeLabel { result }));
+        }
         let commit_seconds = Histogram::new(exponential_buckets(0.0001, 2.0, 16));
         registry.register_with_unit(
             "store_commit_duration",
@@ -174,9 +203,15 @@ impl Default for Metrics {
         let disk_used = FloatGauge::default();
         registry.register_with_unit(
             "disk_used",
-            "Used fraction of the store's disk",
+            "Used fraction of the store's disk, without the store's free pages",
             Unit::Ratios,
             disk_used.clone(),
+        );
+        let ingest_closed = Family::<ClosureLabel, Gauge>::default();
+        registry.register(
+            "ingest_closed",
+            "1 while all events are refused for this reason (DiskLimit, Full), otherwise 0",
+            ingest_closed.clone(),
         );
         let mut families = FamilyRegistrar(&mut registry);
         Metrics {
@@ -195,6 +230,7 @@ impl Default for Metrics {
                 leader
             },
             hooks: HookMetrics::register(&mut registry),
+            memory: MemoryMetrics::register(&mut registry),
             hosts: Mutex::default(),
             registry,
             reconciles,
@@ -208,10 +244,13 @@ impl Default for Metrics {
             ingest_seconds,
             delivery_seconds,
             breakers_open,
+            breaker_openings,
+            breaker_probes,
             commit_seconds,
             commit_group,
             backlog,
             disk_used,
+            ingest_closed,
         }
     }
 }
@@ -334,6 +373,21 @@ impl Metrics {
         };
     }
 
+    /// Counts a hook's breaker that was closed and opened.
+    pub fn record_breaker_opening(&self) {
+        self.breaker_openings.inc();
+    }
+
+    /// Counts a probe of an open breaker, by what it showed about the receiver.
+    pub fn record_breaker_probe(&self, evidence: ReceiverEvidence) {
+        let result = match evidence {
+            ReceiverEvidence::Healthy => PROBE_SUCCESS,
+            ReceiverEvidence::Failing { .. } => PROBE_FAILURE,
+            ReceiverEvidence::Inconclusive => PROBE_INCONCLUSIVE,
+        };
+        self.breaker_probes.get_or_create(&ProbeLabel { result }).inc();
+    }
+
     /// Records a group commit.
     pub fn record_commit(&self, operations: usize, duration: Duration) {
         self.commit_seconds.observe(duration.as_secs_f64());
@@ -357,6 +411,11 @@ impl Metrics {
     /// Sets the used fraction of the store's disk.
     pub fn set_disk_used(&self, used: f64) {
         self.disk_used.set(used);
+    }
+
+    /// Sets whether all events are refused for this reason.
+    pub fn set_ingest_closed(&self, reason: &'static str, is_closed: bool) {
+        self.ingest_closed.get_or_create(&ClosureLabel { reason }).set(i64::from(is_closed));
     }
 
     /// Encodes all metrics in the text format of Prometheus.

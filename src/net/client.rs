@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 
 use super::connect::{ConnectError, Egress};
 use super::tls::{TlsError, TlsOptions};
+use crate::core::egress::EgressDenial;
 
 /// Maximum idle connections to one host. With fewer than a busy hook uses, connections would be reopened constantly.
 const IDLE_PER_HOST: usize = 256;
@@ -116,6 +117,17 @@ impl HttpClient {
         timeout: Duration,
         max_body: usize,
     ) -> Result<HttpResponse, SendError> {
+        self.send_bounded(request, timeout, max_body, &mut |_| true).await
+    }
+
+    /// Like `send`. Asks `may_hold` before the body reaches a length in bytes; false cuts the body off.
+    pub async fn send_bounded(
+        &self,
+        request: Request<Full<Bytes>>,
+        timeout: Duration,
+        max_body: usize,
+        may_hold: &mut (dyn FnMut(usize) -> bool + Send),
+    ) -> Result<HttpResponse, SendError> {
         let deadline = tokio::time::Instant::now() + timeout;
         let response = tokio::time::timeout_at(deadline, self.client.request(request))
             .await
@@ -129,6 +141,9 @@ impl HttpClient {
                 Ok(Some(Ok(frame))) => {
                     let data = frame.into_data().unwrap_or_default();
                     let remaining = max_body.saturating_sub(body.len());
+                    if !may_hold(body.len() + data.len().min(remaining)) {
+                        break false;
+                    }
                     body.extend_from_slice(data.get(..data.len().min(remaining)).unwrap_or_default());
                     if data.len() > remaining {
                         break false;
@@ -170,6 +185,10 @@ fn classify(error: &hyper_util::client::legacy::Error) -> SendError {
         if let Some(connect) = error.downcast_ref::<ConnectError>() {
             let text = connect.to_string();
             return match connect {
+                // Temporary, unlike a denial, which ends the delivery.
+                ConnectError::Denied { denied: EgressDenial::ApiServerUnknown, .. } => {
+                    SendError::Resolve(text)
+                }
                 ConnectError::Denied { .. } => SendError::EgressDenied(text),
                 ConnectError::Resolve { .. } | ConnectError::NoAddress { .. } => SendError::Resolve(text),
                 ConnectError::NoHost | ConnectError::Connect { .. } => SendError::Connect(text),

@@ -12,6 +12,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tower_service::Service;
 
+use super::api_server::ApiServerGuard;
 use super::proxy::{Proxy, ProxyError};
 use super::resolve;
 use crate::core::egress::{EgressDenial, EgressRules};
@@ -24,6 +25,8 @@ const RESOLVE_BEFORE_PROXY: Duration = Duration::from_secs(2);
 #[derive(Clone, Debug)]
 pub struct Egress {
     policy: Arc<EgressRules>,
+    /// Denies the API server, in a cluster.
+    api_server: Option<Arc<ApiServerGuard>>,
     proxy: Option<Arc<Proxy>>,
 }
 
@@ -47,7 +50,12 @@ pub enum ConnectError {
 
 impl Egress {
     pub fn new(policy: EgressRules) -> Self {
-        Egress { policy: Arc::new(policy), proxy: None }
+        Egress { policy: Arc::new(policy), api_server: None, proxy: None }
+    }
+
+    /// Denies all addresses of the API server, also those that its name resolves to later.
+    pub fn deny_api_server(self, host: &str, port: u16) -> Self {
+        Egress { api_server: Some(Arc::new(ApiServerGuard::new(host, port))), ..self }
     }
 
     /// Uses a proxy. The policy does not apply to the proxy's own address, which the administrator configured.
@@ -59,6 +67,11 @@ impl Egress {
         let host =
             uri.host().ok_or(ConnectError::NoHost)?.trim_start_matches('[').trim_end_matches(']').to_owned();
         let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
+        if let Some(api_server) = &self.api_server
+            && let Err(denied) = api_server.check_host(&host, port).await
+        {
+            return Err(ConnectError::Denied { host, denied });
+        }
         let resolution = async {
             let found = resolve::lookup_host((host.as_str(), port)).await;
             found
@@ -83,6 +96,11 @@ impl Egress {
         })
     }
 
+    fn check(&self, address: SocketAddr) -> Result<(), EgressDenial> {
+        self.api_server.as_ref().map_or(Ok(()), |api_server| api_server.check(address))?;
+        self.policy.check(address)
+    }
+
     /// Returns the target to request from the proxy: the name, because the proxy may resolve it differently. If the policy
     /// denies some of its addresses, returns an allowed address instead.
     pub(super) fn proxy_authority(
@@ -94,7 +112,7 @@ impl Egress {
         let mut allowed = None;
         let mut denied = None;
         for address in found {
-            match self.policy.check(*address) {
+            match self.check(*address) {
                 Ok(()) => allowed = allowed.or(Some(*address)),
                 Err(reason) => denied = denied.or(Some(reason)),
             }
@@ -114,7 +132,7 @@ impl Egress {
     ) -> Result<TcpStream, ConnectError> {
         let mut failure = ConnectError::NoAddress { host: host.clone() };
         for address in addresses {
-            if let Err(denied) = self.policy.check(address) {
+            if let Err(denied) = self.check(address) {
                 // Prefer to report the failure of an attempted address over a denied one.
                 if !matches!(failure, ConnectError::Connect { .. }) {
                     failure = ConnectError::Denied { host: host.clone(), denied };

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::core::template::Diagnostic;
+use crate::core::output::{MAX_OUTPUT, OutputError};
+use crate::core::template::{Diagnostic, RenderError};
 
 /// Why an invocation has no result. The text is for the hook's owner; it contains the line if Lua reported one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr)]
@@ -20,6 +21,9 @@ pub enum ScriptError {
     /// Its input or result exceeds the limit.
     #[error("{0}")]
     ScriptTooBig(String),
+    /// Rendered texts exceed the output budget of an attempt.
+    #[error("the output exceeds {} MiB", MAX_OUTPUT >> 20)]
+    OutputTooLarge,
     /// The invocation did not start, because no sandbox process is available.
     #[error("{0}")]
     SandboxUnavailable(String),
@@ -28,5 +32,15 @@ pub enum ScriptError {
 impl From<Diagnostic> for ScriptError {
     fn from(found: Diagnostic) -> Self {
         ScriptError::ScriptFailed(found.to_string())
+    }
+}
+
+impl From<RenderError> for ScriptError {
+    fn from(error: RenderError) -> Self {
+        match error {
+            RenderError::Template(found) => found.into(),
+            RenderError::Output(OutputError::TooLarge) => ScriptError::OutputTooLarge,
+            RenderError::Output(OutputError::Late) => ScriptError::ScriptFailed(error.to_string()),
+        }
     }
 }

@@ -30,8 +30,10 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde_json::Value;
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::value::RawValue;
 
+use crate::core::event::data::{Data, JsonStyle};
+use crate::core::output::{MAX_OUTPUT, Output, OutputBudget};
 use crate::core::template::{Diagnostic, Template};
 pub use error::ScriptError;
 pub use options::SandboxOptions;
@@ -87,15 +89,18 @@ impl Sandbox {
         &self,
         hook: &str,
         templates: &[&str],
-        context: &Value,
+        context: &Data<'_>,
         within: Duration,
     ) -> Result<Vec<String>, ScriptError> {
         let mut rendered = Vec::with_capacity(templates.len());
         let mut in_child = Vec::new();
+        let mut budget = OutputBudget::new(MAX_OUTPUT, &|| false);
         for text in templates {
             let template = self.template(text)?;
             if template.only_fields() {
-                rendered.push(Some(template.render_fields(context)?));
+                let mut out = Output::new(&mut budget, text.len());
+                template.render_fields_into(context, &mut out)?;
+                rendered.push(Some(out.into_text()));
             } else {
                 rendered.push(None);
                 in_child.push(*text);
@@ -104,8 +109,8 @@ impl Sandbox {
         let mut from_child = if in_child.is_empty() {
             Vec::new()
         } else {
-            let context =
-                to_raw_value(context).map_err(|error| ScriptError::ScriptFailed(error.to_string()))?;
+            let context = RawValue::from_string(context.to_json(JsonStyle::Original))
+                .map_err(|error| ScriptError::ScriptFailed(error.to_string()))?;
             let templates = in_child.iter().map(|text| (*text).into()).collect();
             let request = InvocationRequest::Render { templates, context: &context };
             match self.run(hook, request, within).await? {
@@ -157,6 +162,9 @@ impl Sandbox {
             InvocationError::Error(message) => ScriptError::ScriptFailed(message),
             InvocationError::Timeout => ScriptError::ScriptTimeout(budget),
             InvocationError::Memory => ScriptError::ScriptMemory,
+            InvocationError::TooBig(_) if matches!(request, InvocationRequest::Render { .. }) => {
+                ScriptError::OutputTooLarge
+            }
             InvocationError::TooBig(message) => ScriptError::ScriptTooBig(message),
         })
     }

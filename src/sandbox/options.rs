@@ -1,7 +1,14 @@
 //! Configuration of the sandbox.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
+
+use crate::memory::MemoryPool;
+use crate::metrics::MemoryShareMetrics;
+
+/// The memory of inputs without a memory budget (`hookstream test` and tests).
+const DEFAULT_MESSAGE_MEMORY: u64 = 128 << 20;
 
 /// Limits of scripts, and how child processes are started.
 #[derive(Clone, Debug)]
@@ -14,6 +21,8 @@ pub struct SandboxOptions {
     pub processes: usize,
     /// The program that the children run, with the subcommand `sandbox`.
     pub program: PathBuf,
+    /// Bounds the inputs of all queued and running invocations together.
+    pub message_memory: Arc<MemoryPool>,
     /// Run scripts even if the kernel refuses to confine the children.
     pub allow_unsandboxed: bool,
 }
@@ -25,6 +34,7 @@ impl Default for SandboxOptions {
             memory: 64 << 20,
             processes: std::thread::available_parallelism().map_or(1, usize::from),
             program: PathBuf::from("/proc/self/exe"),
+            message_memory: Arc::new(MemoryPool::new(DEFAULT_MESSAGE_MEMORY, MemoryShareMetrics::default())),
             allow_unsandboxed: false,
         }
     }

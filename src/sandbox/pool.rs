@@ -10,14 +10,17 @@ use super::options::SandboxOptions;
 use super::protocol::{self, InvocationRequest};
 use super::scheduler::{InvocationResult, QueuedInvocation, Scheduler, no_child_in_time};
 use super::serve::{GRACE, serve};
+use crate::memory::MemoryPool;
 
 pub struct Pool {
     scheduler: Arc<Scheduler>,
+    memory: Arc<MemoryPool>,
 }
 
 impl Pool {
     pub async fn start(options: SandboxOptions) -> Arc<Pool> {
-        Arc::new(Pool { scheduler: Arc::new(Scheduler::start(options).await) })
+        let memory = options.message_memory.clone();
+        Arc::new(Pool { scheduler: Arc::new(Scheduler::start(options).await), memory })
     }
 
     /// Returns why the first child did not start.
@@ -32,13 +35,22 @@ impl Pool {
         request: &InvocationRequest<'_>,
         within: Duration,
     ) -> InvocationResult {
+        let deadline = Instant::now() + within;
+        // Reserve before encoding, so that invocations that wait for memory hold none. By hook, because the scheduler
+        // shares the children between hooks, too. A hook above its share waits for its turn: an error would hold all its
+        // deliveries.
+        let reserved = self.memory.reserve_in_turn(&hook.into(), request.memory_size(), within).await;
+        let Ok(_reserved) = reserved else {
+            return Err(ScriptError::SandboxUnavailable(
+                "the memory for inputs of scripts is used up (--memory-budget)".into(),
+            ));
+        };
         let Some(frame) = protocol::encode_request(request) else {
             return Err(ScriptError::ScriptTooBig(format!(
                 "the script's input is over {} MiB",
                 protocol::MAX_REQUEST >> 20
             )));
         };
-        let deadline = Instant::now() + within;
         let (reply, result) = oneshot::channel();
         let invocation = QueuedInvocation { frame, deadline, reply, was_resent: false };
         if let Some((assignment, process)) = self.scheduler.enqueue(hook, invocation)? {

@@ -18,10 +18,12 @@ use serde::de::{Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
+use crate::core::output::MAX_OUTPUT;
+
 /// The most bytes of a request, which contains a script's input.
 pub const MAX_REQUEST: usize = 32 << 20;
 /// The most bytes of rendered text, all templates of an invocation together.
-pub const MAX_TEXT: usize = 4 << 20;
+pub const MAX_TEXT: usize = MAX_OUTPUT;
 /// The most bytes of a lambda's result as JSON. A delivery needs only `true`; longer results are for people.
 pub const MAX_VALUE: usize = 256 << 10;
 /// The most bytes of a reply: JSON may encode one byte of text as six, and the log lines are part of it.
@@ -64,6 +66,21 @@ pub enum InvocationRequest<'a> {
         source: Cow<'a, str>,
         pid: u32,
     },
+}
+
+impl InvocationRequest<'_> {
+    /// Returns the approximate bytes of the encoded request.
+    pub fn memory_size(&self) -> u64 {
+        let (texts, json) = match self {
+            InvocationRequest::Render { templates, context } => {
+                (templates.iter().map(|text| text.len()).sum(), context.get().len())
+            }
+            InvocationRequest::Call { function, data, event, source, .. } => {
+                (function.len() + event.len() + source.len(), data.get().len())
+            }
+        };
+        (texts + json) as u64 + 1024
+    }
 }
 
 /// The reply to a request.

@@ -1,5 +1,6 @@
 //! Reads request bodies with limits on size, time and memory.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -7,10 +8,17 @@ use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
-use tokio::sync::{Semaphore, SemaphorePermit};
+
+use crate::memory::{MemoryPool, Reservation, request_cost};
 
 /// How long a body may take. Bounds the number of connections that slow clients occupy.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a request waits for memory that other namespaces use.
+pub const MEMORY_TIMEOUT: Duration = Duration::from_secs(10);
+/// The memory of a body of unknown length is first reserved for this many bytes, which suffices for most events.
+const UNKNOWN_LENGTH: usize = 64 << 10;
+/// Unverified senders get memory for a body of this many bytes at once, which suffices for most relays.
+const SMALL_BODY: usize = 4 << 10;
 
 /// Why a body could not be read.
 #[derive(Debug, PartialEq, Eq, strum::IntoStaticStr)]
@@ -19,68 +27,100 @@ pub enum BodyError {
     /// It broke off or took longer than `BODY_TIMEOUT`.
     #[strum(serialize = "BrokenBody")]
     Broken,
-    /// The memory budget is used up by other bodies.
+    /// The memory for bodies is used up, or its namespace uses its share.
     Busy,
 }
 
-/// The memory budget for bodies that are being read, over all clients. Clients may not be authenticated yet. Without
-/// the budget, a thousand clients that stop half-way would occupy a thousand times the largest body.
-pub struct BodyMemory(Semaphore);
+/// A body and the memory that is reserved for it and for the events in it.
+#[derive(Debug)]
+pub struct ReadBody {
+    pub bytes: Bytes,
+    pub memory: Reservation,
+}
 
-/// The first bytes of each body, which are not counted: the number of connections bounds them.
-const UNCOUNTED: usize = 16 << 10;
-/// The unit of the budget in bytes.
-const UNIT: usize = 1024;
-
-impl BodyMemory {
-    pub fn new(bytes: usize) -> Self {
-        BodyMemory(Semaphore::new(bytes.div_ceil(UNIT).min(Semaphore::MAX_PERMITS)))
-    }
-
-    /// Extends `reserved` to the memory of a body of this length. Returns false if the budget is used up.
-    fn reserve<'m>(&'m self, reserved: &mut Option<SemaphorePermit<'m>>, bytes: usize) -> bool {
-        let needed = bytes.saturating_sub(UNCOUNTED).div_ceil(UNIT);
-        let held = reserved.as_ref().map_or(0, SemaphorePermit::num_permits);
-        let Ok(missing) = u32::try_from(needed.saturating_sub(held)) else { return false };
-        if missing == 0 {
-            return true;
+impl ReadBody {
+    /// Drops the body after its events were parsed. Returns the memory that stays reserved for the events.
+    pub fn into_events_memory(self) -> Reservation {
+        let ReadBody { bytes, mut memory } = self;
+        // Not worth a lock for a small body.
+        if bytes.len() > UNKNOWN_LENGTH {
+            memory.shrink_to(memory.bytes().saturating_sub(bytes.len() as u64));
         }
-        let Ok(permit) = self.0.try_acquire_many(missing) else { return false };
-        match reserved {
-            Some(reserved) => reserved.merge(permit),
-            None => *reserved = Some(permit),
-        }
-        true
+        memory
     }
 }
 
-/// Reads a body of at most `max` bytes within the memory budget. A body whose declared length is larger is not read.
+/// How the memory of a body is reserved.
+#[derive(Clone, Copy, Debug)]
+pub enum BodySender<'a> {
+    /// An authorized client. The whole body is reserved before it is read, within the share of its namespace.
+    Authorized { memory: &'a Arc<MemoryPool>, namespace: &'a Arc<str> },
+    /// A sender that is authenticated by its body. Only received bytes are reserved, so that a sender that stops early
+    /// cannot occupy more memory than it has sent.
+    Unverified { memory: &'a Arc<MemoryPool>, namespace: &'a Arc<str> },
+}
+
+impl BodySender<'_> {
+    /// Reserves the first part of the memory.
+    async fn reserve(&self, length: Option<usize>, max: usize) -> Result<Reservation, BodyError> {
+        let reserved = match self {
+            BodySender::Authorized { memory, namespace } => {
+                let expected = length.unwrap_or(UNKNOWN_LENGTH.min(max));
+                memory.reserve(namespace, request_cost(expected as u64), MEMORY_TIMEOUT).await
+            }
+            BodySender::Unverified { memory, namespace } => {
+                let first = length.unwrap_or(0).min(SMALL_BODY);
+                memory.try_reserve(namespace, request_cost(first as u64))
+            }
+        };
+        reserved.map_err(|_| BodyError::Busy)
+    }
+
+    /// Extends the memory for a body that has reached `length` bytes.
+    async fn grow(&self, memory: &mut Reservation, length: usize, max: usize) -> Result<(), BodyError> {
+        if request_cost(length as u64) <= memory.bytes() {
+            return Ok(());
+        }
+        let grown = match self {
+            // To the maximum at once: bodies that grow in steps could block each other for good.
+            BodySender::Authorized { .. } => memory.grow_to(request_cost(max as u64), MEMORY_TIMEOUT).await,
+            BodySender::Unverified { .. } => memory.try_grow_to(request_cost(length as u64)),
+        };
+        grown.map_err(|_| BodyError::Busy)
+    }
+}
+
+/// Reads a body of at most `max` bytes. A body whose declared length is larger is not read.
 pub async fn read_body(
     body: Body,
     length: Option<u64>,
     max: usize,
-    memory: &BodyMemory,
-) -> Result<Bytes, BodyError> {
-    if length.is_some_and(|length| length > max as u64) {
+    sender: BodySender<'_>,
+) -> Result<ReadBody, BodyError> {
+    let length = length.map(|length| usize::try_from(length).unwrap_or(usize::MAX));
+    if length.is_some_and(|length| length > max) {
         return Err(BodyError::TooBig);
     }
+    let mut memory = sender.reserve(length, max).await?;
     let all = async {
         let mut stream = body.into_data_stream();
-        let (mut bytes, mut reserved) = (BytesMut::new(), None);
+        let mut bytes = BytesMut::new();
         while let Some(chunk) = stream.next().await {
             let chunk = chunk.map_err(|_| BodyError::Broken)?;
             let length = bytes.len() + chunk.len();
             if length > max {
                 return Err(BodyError::TooBig);
             }
-            if !memory.reserve(&mut reserved, length) {
-                return Err(BodyError::Busy);
-            }
+            sender.grow(&mut memory, length, max).await?;
             bytes.extend_from_slice(&chunk);
         }
         Ok(bytes.freeze())
     };
-    tokio::time::timeout(BODY_TIMEOUT, all).await.unwrap_or(Err(BodyError::Broken))
+    let bytes = tokio::time::timeout(BODY_TIMEOUT, all).await.unwrap_or(Err(BodyError::Broken))?;
+    if length.is_none() {
+        memory.shrink_to(request_cost(bytes.len() as u64));
+    }
+    Ok(ReadBody { bytes, memory })
 }
 
 pub fn content_length(headers: &HeaderMap) -> Option<u64> {
@@ -89,46 +129,84 @@ pub fn content_length(headers: &HeaderMap) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
     use super::*;
+    use crate::metrics::MemoryShareMetrics;
+
+    const KIB: usize = 1024;
 
     /// A body of this many bytes, which then ends or stalls forever.
     fn body(bytes: usize, ends: bool) -> Body {
         let chunks =
-            futures::stream::iter((0..bytes / 1024).map(|_| Ok::<_, std::io::Error>(vec![b'x'; 1024])));
+            futures::stream::iter((0..bytes / KIB).map(|_| Ok::<_, std::io::Error>(vec![b'x'; KIB])));
         match ends {
             true => Body::from_stream(chunks),
             false => Body::from_stream(chunks.chain(futures::stream::pending())),
         }
     }
 
-    #[tokio::test]
-    async fn stalled_bodies_use_bounded_memory() {
-        const KIB: usize = 1024;
-        let memory = BodyMemory::new(64 * KIB);
-        let read = |body| read_body(body, None, 128 * KIB, &memory);
-        assert_eq!(
-            read(body(80 * KIB, true)).await.map(|all| all.len()),
-            Ok(80 * KIB),
-            "the first 16 KiB are not counted"
-        );
-        assert_eq!(read(body(81 * KIB, true)).await, Err(BodyError::Busy));
-        let mut stuck = std::pin::pin!(read(body(60 * KIB, false)));
-        assert!(futures::poll!(&mut stuck).is_pending());
-        assert_eq!(read(body(60 * KIB, true)).await, Err(BodyError::Busy));
-        assert!(read(body(16 * KIB, true)).await.is_ok(), "small bodies always fit");
+    fn pool(bytes: usize) -> Arc<MemoryPool> {
+        Arc::new(MemoryPool::new(bytes as u64, MemoryShareMetrics::default()))
+    }
+
+    fn names() -> [Arc<str>; 2] {
+        ["a", "b"].map(Into::into)
     }
 
     #[tokio::test]
-    async fn memory_is_returned_when_a_read_ends() {
-        let memory = BodyMemory::new(64 << 10);
-        let read = |bytes, ends| read_body(body(bytes, ends), None, 1 << 20, &memory);
-        {
-            let mut aborted = std::pin::pin!(read(60 << 10, false));
-            assert!(futures::poll!(&mut aborted).is_pending());
-        }
-        for _ in 0..3 {
-            assert!(read(80 << 10, true).await.is_ok());
-            assert_eq!(read(200 << 10, true).await, Err(BodyError::Busy));
-        }
+    async fn stalled_unverified_bodies_use_bounded_memory() {
+        let (memory, [a, b]) = (pool(1000 * KIB), names());
+        let read = |namespace, bytes, ends| {
+            read_body(
+                body(bytes, ends),
+                Some(bytes as u64),
+                KIB << 10,
+                BodySender::Unverified { memory: &memory, namespace },
+            )
+        };
+        let mut stalled: Vec<_> = (0..100).map(|_| Box::pin(read(&a, 90 * KIB, false))).collect();
+        let waiting = stalled.iter_mut().filter_map(|one| one.now_or_never().is_none().then_some(())).count();
+        assert_eq!(waiting, 4, "each uses 181 KiB, and the namespace has most of 1000 KiB");
+        assert!(read(&b, 60 * KIB, true).await.is_ok(), "another namespace has its own part");
+        drop(stalled);
+        assert!(read(&a, 300 * KIB, true).await.is_ok(), "an ended read returns its memory");
+    }
+
+    #[tokio::test]
+    async fn large_bodies_of_a_namespace_leave_memory_for_others() {
+        let (memory, [a, b]) = (pool(1000 * KIB), names());
+        let read = |namespace, bytes, ends| {
+            read_body(
+                body(bytes, ends),
+                Some(bytes as u64),
+                KIB << 10,
+                BodySender::Authorized { memory: &memory, namespace },
+            )
+        };
+        let mut slow: Vec<_> = (0..10).map(|_| Box::pin(read(&a, 100 * KIB, false))).collect();
+        let results: Vec<_> = slow.iter_mut().map(FutureExt::now_or_never).collect();
+        let rejected =
+            results.iter().flatten().filter(|result| matches!(result, Err(BodyError::Busy))).count();
+        assert_eq!(rejected, 7, "three of 201 KiB are within 800 KiB");
+        let other = read(&b, 50 * KIB, true).now_or_never().expect("it does not wait").unwrap();
+        let kept = other.into_events_memory();
+        assert_eq!(kept.bytes(), request_cost(50 * KIB as u64));
+        drop((kept, slow));
+        let large = read(&a, 300 * KIB, true).await.unwrap();
+        assert_eq!(large.bytes.len(), 300 * KIB);
+        assert_eq!(large.into_events_memory().bytes(), 301 * KIB as u64, "the events without the body");
+    }
+
+    #[tokio::test]
+    async fn body_of_unknown_length_reserves_what_it_needs() {
+        let (memory, [a, _]) = (pool(1000 * KIB), names());
+        let sender = BodySender::Authorized { memory: &memory, namespace: &a };
+        let read = |bytes| read_body(body(bytes, true), None, 300 * KIB, sender);
+        assert_eq!(read(10 * KIB).await.unwrap().memory.bytes(), request_cost(10 * KIB as u64));
+        assert_eq!(read(200 * KIB).await.unwrap().memory.bytes(), request_cost(200 * KIB as u64));
+        assert_eq!(read(301 * KIB).await.unwrap_err(), BodyError::TooBig);
+        let declared = read_body(body(0, true), Some(301 << 10), 300 * KIB, sender).await;
+        assert_eq!(declared.unwrap_err(), BodyError::TooBig);
     }
 }

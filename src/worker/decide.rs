@@ -19,8 +19,9 @@ pub enum Decision {
     Deliver(GateRequest),
     /// The filter rejects the event.
     Skip,
-    /// The spec or the filter cannot be evaluated. The event counts as matched, and its delivery is held until the spec
-    /// changes. The delivery bypasses the gates, because their rules are unknown too.
+    /// The spec or the filter cannot be evaluated; carries the reason. The event counts as matched. Its delivery is held
+    /// while the spec is invalid; if the filter fails on the event, it is evaluated again until it is too old. It bypasses
+    /// the gates, because their rules are unknown too.
     Undecided(String),
 }
 
@@ -61,10 +62,11 @@ fn decide_input(hook: &HookState, input: &FilterInput<'_>) -> Decision {
     }
     let event = input.event();
     let unique = catalogue::unique_fields(event.family(), &event.event);
-    Decision::Deliver(match input.data() {
-        Ok(data) => hook.gates.request(unique, data),
-        Err(_) => hook.gates.request_raw(unique, &event.data),
-    })
+    match input.data() {
+        Ok(data) => Decision::Deliver(hook.gates.request(unique, data)),
+        // Not dropped: whether it belongs to a group whose gate is closed is unknown.
+        Err(error) => Decision::Undecided(format!("gates: the event's data cannot be read: {error}")),
+    }
 }
 
 /// Creates the deliveries of an event to these hooks. Skips the hooks whose filter rejects the event.

@@ -7,8 +7,9 @@ use kube::{Resource, ResourceExt};
 use super::report::delivering_condition;
 use super::store::HookId;
 use crate::api::{EventHook, RESUME};
-use crate::cluster::ObjectKey;
-use crate::core::hook::{CompiledHook, InvalidSpec, validate};
+use crate::cluster::{DeserializeGuard, InvalidObject, ObjectKey};
+use crate::core::delivery_reason::DeliveringFault;
+use crate::core::hook::{CompiledHook, EventSelector, InvalidSpec, validate};
 use crate::metrics::HookSeries;
 
 /// A registered hook.
@@ -32,6 +33,8 @@ pub struct HookState {
     pub series: Option<Arc<HookSeries>>,
     /// The key under which the index has the hook; shared with the index. None: no event reaches the hook by matching.
     pub(super) route: Option<Arc<Route>>,
+    /// True if `route` comes from a version of the object that could be read: this one, or an earlier one.
+    has_readable_route: bool,
 }
 
 /// The key by which the index finds a hook.
@@ -46,6 +49,55 @@ pub(super) struct Route {
 }
 
 impl HookState {
+    /// Derives the state from an object that may be unreadable. `previous` is the state of the same uid before the change.
+    pub fn of_guard(
+        guarded: &DeserializeGuard<EventHook>,
+        key: &ObjectKey,
+        previous: Option<&HookState>,
+    ) -> Self {
+        match &guarded.0 {
+            Ok(object) => HookState::new(object, key, previous),
+            Err(invalid) => HookState::unreadable(invalid, key, previous),
+        }
+    }
+
+    /// Derives the state of an object that cannot be read. Its deliveries are held, and it keeps its last readable route:
+    /// without one, a field of a wrong type would drop its events as if it had been deleted.
+    fn unreadable(invalid: &InvalidObject, key: &ObjectKey, previous: Option<&HookState>) -> Self {
+        let metadata = &invalid.metadata;
+        let id = match previous {
+            Some(previous) if *previous.id.namespace == *key.namespace && *previous.id.name == *key.name => {
+                previous.id.clone()
+            }
+            _ => HookId {
+                uid: metadata.uid.as_deref().unwrap_or_default().into(),
+                namespace: key.namespace.as_str().into(),
+                name: key.name.as_str().into(),
+            },
+        };
+        let last_readable = previous.filter(|previous| previous.has_readable_route);
+        let route = match last_readable {
+            Some(previous) => previous.route.clone(),
+            None => {
+                invalid.selector.as_ref().and_then(|selector| Route::new(selector.clone(), key)).map(Arc::new)
+            }
+        };
+        let annotations = metadata.annotations.as_ref();
+        HookState {
+            id,
+            hook: Err(InvalidSpec::Unreadable(invalid.error.clone())),
+            generation: metadata.generation,
+            resume: annotations.and_then(|annotations| annotations.get(RESUME)).cloned(),
+            // The status cannot be read. The next readable version reports it again.
+            is_gone: false,
+            reported_held: false,
+            reported_healthy: false,
+            series: None,
+            route: route.filter(|_| metadata.deletion_timestamp.is_none()),
+            has_readable_route: last_readable.is_some(),
+        }
+    }
+
     /// Derives the state from the object. `previous` is the state of the same uid before the change.
     ///
     /// Reuses the compiled spec of `previous` if the generation is the same: the API server and standalone mode both
@@ -55,6 +107,8 @@ impl HookState {
         let unchanged = previous.filter(|previous| {
             generation.is_some()
                 && previous.generation == generation
+                // A corrected status makes an unreadable object readable without a new generation.
+                && !matches!(previous.hook, Err(InvalidSpec::Unreadable(_)))
                 && *previous.id.namespace == *key.namespace
                 && *previous.id.name == *key.name
         });
@@ -74,6 +128,7 @@ impl HookState {
             },
         };
         let resume = object.annotations().get(RESUME).cloned();
+        let is_kept = object.meta().deletion_timestamp.is_none();
         let handled = object.status.as_ref().and_then(|s| s.handled.as_ref()).and_then(|h| h.resume.as_ref());
         let resume_is_handled = handled == resume.as_ref();
         let condition = delivering_condition(object);
@@ -87,35 +142,29 @@ impl HookState {
             hook,
             generation,
             is_gone: resume_is_handled && reports("False", "Gone"),
-            reported_held: condition.is_some_and(|c| {
-                c.status == "False" && !matches!(&*c.reason, "ReceiverFailing" | "EgressDenied" | "Undecided")
-            }),
+            reported_held: condition
+                .is_some_and(|c| c.status == "False" && c.reason.parse::<DeliveringFault>().is_err()),
             series: None,
             reported_healthy: resume_is_handled && reports("True", "Delivering"),
             resume,
-            route: Route::new(object, key).map(Arc::new),
+            // Without a route for a hook that is being deleted: new events must not reach it.
+            route: Route::new(EventSelector::of(&object.spec), key).filter(|_| is_kept).map(Arc::new),
+            has_readable_route: true,
         }
     }
 }
 
 impl Route {
-    /// None for a hook with a Connection, which receives only the events of its own relay, and for a hook that is being
-    /// deleted.
-    fn new(object: &EventHook, key: &ObjectKey) -> Option<Route> {
-        let spec = &object.spec;
-        (spec.connection_ref.is_none() && object.meta().deletion_timestamp.is_none()).then(|| Route {
-            namespace: key.namespace.clone(),
-            source: spec.source.clone(),
-            event: spec.event.clone(),
-            stream: spec.from.as_ref().map(|from| from.event_stream_ref.name.clone()),
-        })
+    /// None for a hook with a Connection, which receives only the events of its own relay.
+    fn new(selector: EventSelector, key: &ObjectKey) -> Option<Route> {
+        let EventSelector { source, event, stream, connection } = selector;
+        connection.is_none().then(|| Route { namespace: key.namespace.clone(), source, event, stream })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::DeserializeGuard;
 
     /// A worker may have a hundred thousand hooks, so rarely used fields are boxed. With its reference counts, each of
     /// these types fits a size class of the allocator without waste: 1024, 640 and 224 bytes.

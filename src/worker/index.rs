@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use kube::Resource;
 use parking_lot::RwLock;
 
 use super::hooks::{HookState, Route};
@@ -39,23 +40,17 @@ impl HookIndex {
     pub fn upsert(&self, guarded: &DeserializeGuard<EventHook>) -> Vec<Arc<str>> {
         let key = ObjectKey::of(guarded);
         // Compile before taking the lock, because compiling is slow and requests of event senders wait for the lock.
-        let state = guarded.0.as_ref().ok().map(|object| {
-            let previous = self.get(object.metadata.uid.as_deref().unwrap_or_default());
-            let mut state = HookState::new(object, &key, previous.as_deref());
-            state.series = self.series.register(object, &state.id);
-            Arc::new(state)
-        });
+        let previous = self.get(guarded.meta().uid.as_deref().unwrap_or_default());
+        let mut state = HookState::of_guard(guarded, &key, previous.as_deref());
+        state.series = self.series.register(guarded, &state.id);
+        let has_series = state.series.is_some();
         let mut tables = self.tables.write();
         let old = tables.remove(&key);
         let mut affected: Vec<_> = old.iter().map(|old| old.id.uid.clone()).collect();
-        let has_series = state.as_ref().is_some_and(|state| state.series.is_some());
-        // An unreadable object has no source and matches no event; its pending deliveries stay pending.
-        if let Some(state) = state {
-            if !affected.contains(&state.id.uid) {
-                affected.push(state.id.uid.clone());
-            }
-            tables.insert(state);
+        if !affected.contains(&state.id.uid) {
+            affected.push(state.id.uid.clone());
         }
+        tables.insert(Arc::new(state));
         drop(tables);
         if !has_series {
             self.series.remove(old.as_deref());
@@ -247,6 +242,66 @@ mod tests {
             ["urn"],
             "the source of an API event is not a stream's"
         );
+    }
+
+    fn unreadable(name: &str, uid: &str, spec: Value) -> DeserializeGuard<EventHook> {
+        let guarded: DeserializeGuard<EventHook> =
+            serde_json::from_value(json!({"apiVersion": "hookstream.dev/v1alpha1", "kind": "EventHook",
+                "metadata": {"name": name, "namespace": "n", "uid": uid}, "spec": spec}))
+            .unwrap();
+        assert!(guarded.0.is_err());
+        guarded
+    }
+
+    #[test]
+    fn unreadable_object_keeps_its_last_readable_route() {
+        let index = HookIndex::default();
+        index.upsert(&hook("a", "1", json!({"event": "e"})));
+        let broken = |spec: Value| index.upsert(&unreadable("a", "1", spec));
+        for spec in [
+            json!({"source": "s", "event": true, "handler": {}}),
+            json!({"source": "t", "delivery": {"timeout": 15}, "handler": {}}),
+            json!({"source": ["s"]}),
+            json!(null),
+        ] {
+            assert_eq!(broken(spec.clone()), ["1".into()], "{spec}");
+            assert_eq!(names(&index, "s", "e"), ["a"], "{spec}");
+            assert!(names(&index, "s", "f").is_empty() && names(&index, "t", "e").is_empty(), "{spec}");
+            let state = index.get("1").unwrap();
+            let reason: &str = state.hook.as_ref().unwrap_err().into();
+            assert_eq!(reason, "InvalidObject", "{spec}");
+        }
+        index.upsert(&hook("a", "1", json!({"source": "t"})));
+        assert_eq!(names(&index, "t", "e"), ["a"], "the corrected object has its own route");
+        assert!(names(&index, "s", "e").is_empty());
+        // A malformed status makes an object unreadable, and its correction readable, without a new generation.
+        let mut corrected = hook("a", "1", json!({"source": "t"}));
+        corrected.meta_mut().generation = Some(4);
+        let mut malformed = unreadable("a", "1", json!({"source": 7}));
+        malformed.meta_mut().generation = Some(4);
+        for (guarded, is_readable) in [(&corrected, true), (&malformed, false), (&corrected, true)] {
+            index.upsert(guarded);
+            assert_eq!(index.get("1").unwrap().hook.is_ok(), is_readable);
+            assert_eq!(names(&index, "t", "e"), ["a"]);
+        }
+        // Another object of the same name does not inherit the route.
+        index.upsert(&unreadable("a", "2", json!({"source": "u", "rotation": 1})));
+        assert_eq!(names(&index, "u", "e"), ["a"]);
+        assert!(names(&index, "t", "e").is_empty());
+    }
+
+    #[test]
+    fn object_that_was_never_readable_matches_by_its_raw_spec() {
+        let index = HookIndex::default();
+        index.upsert(&unreadable("a", "1", json!({"source": "s", "groupBy": [1]})));
+        assert_eq!(names(&index, "s", "e"), ["a"]);
+        index.upsert(&unreadable("a", "1", json!({"source": "t", "groupBy": [1]})));
+        assert_eq!(names(&index, "t", "e"), ["a"], "the newest guess");
+        assert!(names(&index, "s", "e").is_empty());
+        index.upsert(&unreadable("a", "1", json!({"source": "t", "connectionRef": {"name": 1}})));
+        assert!(names(&index, "t", "e").is_empty(), "it receives only the events of its own relay");
+        index.remove(&ObjectKey::new("n", "a"));
+        assert!(index.tables.read().by_route.is_empty());
     }
 
     #[test]

@@ -12,6 +12,7 @@
 mod api;
 mod background;
 mod body;
+pub mod breaker_reports;
 mod coalescing_queue;
 mod decide;
 mod dispatch;
@@ -19,6 +20,7 @@ pub mod handlers;
 mod hooks;
 mod index;
 mod ingest;
+mod local_access;
 mod namespaces;
 mod problem;
 mod report;
@@ -30,20 +32,24 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
+use ipnet::IpNet;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use index::HookIndex;
 pub use ingest::{Disk, Limits};
+pub use local_access::LocalAccess;
 use namespaces::Namespaces;
 pub use request::TOKEN_HEADER;
 use store::{Retention, Shares, Store, StoreError};
 
 use crate::cluster::{Cluster, ObjectChange, View};
+use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
 use crate::net::runtime::DedicatedRuntime;
-use crate::net::{HttpClient, ServerTls, serve};
+use crate::net::{HttpClient, PortOptions, ServerTls, serve};
 use crate::ops::ReadinessGate;
 use crate::sandbox::Sandbox;
 
@@ -59,6 +65,8 @@ pub struct Worker {
     /// Opened when the ingest port is open.
     pub starting: ReadinessGate,
     pub limits: Limits,
+    /// Bounds the payloads in memory.
+    pub memory: MemoryBudget,
     pub retention: Retention,
     /// Measures the store's disk. Above its limit the worker refuses events.
     pub disk: Disk,
@@ -74,6 +82,10 @@ pub struct Worker {
     pub api_listen: String,
     /// Certificate of both ports. None: plain HTTP.
     pub tls: Option<Arc<ServerTls>>,
+    /// Proxies that many clients of both ports share.
+    pub trusted_proxies: Vec<IpNet>,
+    /// The requests that both ports accept without a token. None: clients authenticate.
+    pub local_access: Option<Arc<LocalAccess>>,
 }
 
 /// The addresses of the open ports.
@@ -115,6 +127,7 @@ impl Worker {
                 return Ok(());
             }
         }
+        let clock = background::start_clock(&*self.store).await?;
         for hook in self.view.hooks.state() {
             index.upsert(&hook);
         }
@@ -128,8 +141,11 @@ impl Worker {
             metrics: self.metrics.clone(),
             grace: self.grace,
             reports: reports.clone(),
+            memory: self.memory.clone(),
         });
-        let reporting = report::run(reports, self.store.clone(), self.cluster.clone(), self.view.clone());
+        // Each part is boxed. Unboxed, they would all be one value, and the frames that move it overflow a thread's stack.
+        let reporting =
+            report::run(reports.clone(), self.store.clone(), self.cluster.clone(), self.view.clone()).boxed();
         let namespaces =
             Arc::new(Namespaces::new(self.cluster.clone(), self.store.clone(), dispatch.clone()));
         let following = background::follow_changes(
@@ -138,15 +154,22 @@ impl Worker {
             self.view.clone(),
             dispatch.clone(),
             namespaces.clone(),
-        );
+        )
+        .boxed();
         let checking = {
             let (namespaces, index) = (namespaces.clone(), index.clone());
-            async move { namespaces.check_periodically(&index).await }
+            async move { namespaces.check_periodically(&index).await }.boxed()
         };
         let (ingest_port, ingest_address) = listen(&self.listen).await?;
         let (api_port, api_address) = listen(&self.api_listen).await?;
         listening(Listening { ingest: ingest_address, api: api_address });
-        let api = api::router(api::ApiState {
+        let ports = PortOptions {
+            trusted_proxies: self.trusted_proxies.into(),
+            tls: self.tls,
+            ..PortOptions::default()
+        };
+        let local_access = self.local_access;
+        let api = api::ApiState {
             cluster: self.cluster.clone(),
             view: self.view.clone(),
             store: self.store.clone(),
@@ -155,59 +178,70 @@ impl Worker {
             metrics: self.metrics.clone(),
             namespaces: namespaces.clone(),
             runner,
+            reports,
             max_event_bytes: self.limits.max_event_bytes,
-            body_memory: self.limits.body_memory(),
-        });
+            memory: self.memory.clone(),
+        };
+        let api = api::router(api, local_access.as_ref());
         let (notified, measured) = (dispatch.clone(), index.clone());
         let listen_failed = |source| WorkerError::Listen { address: self.listen.clone(), source };
         let (threads, ingest_port) = DedicatedRuntime::start("ingest")
             .and_then(|threads| Ok((threads, ingest_port.into_std()?)))
             .map_err(listen_failed)?;
         let ingest = {
-            let (store, metrics, stop, tls) =
-                (self.store.clone(), self.metrics.clone(), stop.clone(), self.tls.clone());
+            let (store, metrics, stop, ports) =
+                (self.store.clone(), self.metrics.clone(), stop.clone(), ports.clone());
             let (cluster, view, disk, limits) = (self.cluster, self.view, disk.clone(), self.limits);
+            let memory = self.memory;
             async move {
-                let router = ingest::router(ingest::IngestState {
+                let ingest = ingest::IngestState {
                     cluster,
                     view,
                     committer: ingest::Committer::start(store, dispatch, metrics.clone()),
                     index,
                     metrics,
-                    body_memory: limits.body_memory(),
+                    memory,
                     limits,
                     unknown_hooks: ingest::UnknownNames::default(),
                     unknown_streams: ingest::UnknownNames::default(),
                     disk,
                     namespaces,
-                });
+                };
+                let router = ingest::router(ingest, local_access.as_ref());
                 let port = TcpListener::from_std(ingest_port)?;
-                serve::serve_tls(port, router, tls, stop.cancelled_owned()).await;
+                serve::serve_port(port, router, ports, stop.cancelled_owned()).await;
                 Ok(())
             }
+            .boxed()
         };
+        let notice = self.starting.notice();
         self.starting.open();
 
         let failed = self.store.failed();
         let work = async {
-            let api = serve::serve_tls(api_port, api, self.tls.clone(), stop.cancelled());
+            let api = serve::serve_port(api_port, api, ports, stop.cancelled()).boxed();
             let (ingested, (), dispatched) =
-                tokio::join!(threads.run(ingest), api, dispatcher.run(stop.clone()));
+                tokio::join!(threads.run(ingest), api, dispatcher.run(stop.clone()).boxed());
             ingested.unwrap_or(Ok(())).map_err(listen_failed)?;
             dispatched.map_err(WorkerError::from)
-        };
+        }
+        .boxed();
         let store = &*self.store;
         let background = async {
             tokio::join!(
                 following,
                 checking,
-                background::expire_history(store, self.retention),
-                background::measure_backlog(store, &measured, self.shares, &disk, &metrics),
+                background::follow_clock(store, &notified, clock).boxed(),
+                background::expire_history(store, self.retention, &disk).boxed(),
+                background::watch_space(store, &disk, &metrics, notice).boxed(),
+                background::end_holds_of_deleted_hooks(store, &measured, &notified).boxed(),
+                background::measure_backlog(store, &measured, self.shares, &disk, &metrics).boxed(),
                 reporting,
-                background::promote_candidates(store, &notified),
-                background::advance_replays(store, &notified)
+                background::promote_candidates(store, &notified).boxed(),
+                background::advance_replays(store, &notified).boxed()
             )
-        };
+        }
+        .boxed();
         let result = tokio::select! {
             result = work => result,
             error = failed => Err(WorkerError::from(error)),

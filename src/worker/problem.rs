@@ -2,12 +2,11 @@
 
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
-use http::header::{CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
-use serde_json::{Map, Value, json};
+use http::header::{CONNECTION, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 
 use crate::cluster::AuthorizationError;
 use crate::core::event::{EventRejection, InvalidEvent};
-use crate::net::request_id::ErrorBody;
+use crate::net::problem::ProblemBody;
 use crate::net::serve::CloseWithoutResponse;
 use crate::worker::body::BodyError;
 use crate::worker::store::StoreError;
@@ -45,7 +44,7 @@ impl HttpProblem {
             BodyError::Busy => HttpProblem::new(
                 503,
                 "Busy",
-                "too many large bodies are being read: nothing was stored, send the request again later",
+                "the memory for requests is used up, or this namespace uses its share of it: nothing was stored, send the request again later",
             ),
         }
     }
@@ -122,24 +121,8 @@ impl From<StoreError> for HttpProblem {
 
 impl IntoResponse for HttpProblem {
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let title = status.canonical_reason().unwrap_or("Error");
-        let members = Map::from_iter(
-            [
-                ("type", json!("about:blank")),
-                ("title", json!(title)),
-                ("status", json!(self.status)),
-                ("reason", json!(self.reason)),
-                ("detail", json!(self.detail)),
-            ]
-            .map(|(name, value)| (name.to_owned(), value)),
-        );
-        // At debug level, because unauthenticated clients can cause any number of refusals.
-        tracing::debug!(status = self.status, reason = self.reason, detail = self.detail, "request refused");
-        let mut response = (status, Value::Object(members.clone()).to_string()).into_response();
-        response.extensions_mut().insert(ErrorBody(members));
+        let mut response = ProblemBody::new(self.status, self.reason, self.detail).into_response();
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if matches!(self.status, 429 | 503) {
             headers.insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
+use super::breaker_reports::BreakerReports;
 use super::coalescing_queue::CoalescingQueue;
 use super::store::{DispatchStore, HookId, StoreError};
 use crate::api::EventHook;
@@ -29,6 +30,8 @@ const RECENT_WRITES: usize = 256;
 pub struct ReportQueues {
     pub holds: CoalescingQueue<HoldChange>,
     pub health: CoalescingQueue<DeliveryHealth>,
+    /// Read on request, and never queued.
+    pub breakers: BreakerReports,
 }
 
 /// The hook's deliveries are held, or no longer held.

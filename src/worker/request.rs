@@ -7,6 +7,7 @@ use http::request::Parts;
 use serde::de::DeserializeOwned;
 
 use super::problem::HttpProblem;
+use crate::core::names::{NAMESPACE_RULE, OBJECT_NAME_RULE, is_namespace, is_object_name};
 
 /// Extracts the namespace and names from a request's path. Answers 404 if one is not a valid Kubernetes name.
 ///
@@ -27,7 +28,9 @@ where
             _ => Err(HttpProblem::new(
                 404,
                 "NotFound",
-                "the path contains an invalid namespace or object name",
+                format!(
+                    "a name in the path is not valid: a namespace {NAMESPACE_RULE}; an object name {OBJECT_NAME_RULE}"
+                ),
             )),
         }
     }
@@ -41,20 +44,14 @@ pub trait PathNames {
 
 impl PathNames for String {
     fn are_valid(&self) -> bool {
-        is_name(self, 63)
+        is_namespace(self)
     }
 }
 
 impl PathNames for (String, String) {
     fn are_valid(&self) -> bool {
-        is_name(&self.0, 63) && is_name(&self.1, 253)
+        is_namespace(&self.0) && is_object_name(&self.1)
     }
-}
-
-/// True for a DNS name of 1 to `max` bytes, as Kubernetes requires.
-pub fn is_name(text: &str, max: usize) -> bool {
-    (1..=max).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.')
 }
 
 /// An alternative header for the token, because the API server's proxy removes `Authorization` from forwarded requests.

@@ -7,6 +7,7 @@ use kube::ResourceExt;
 use super::hooks::HookState;
 use super::store::HookId;
 use crate::api::EventHook;
+use crate::cluster::DeserializeGuard;
 use crate::metrics::{HookSeries, METRICS_ANNOTATION, Metrics};
 
 /// The per-hook series of a metrics registry.
@@ -21,7 +22,7 @@ impl SeriesRegistry {
     }
 
     /// Returns the hook's own series if its annotation requests them and the limit allows it.
-    pub fn register(&self, object: &EventHook, id: &HookId) -> Option<Arc<HookSeries>> {
+    pub fn register(&self, object: &DeserializeGuard<EventHook>, id: &HookId) -> Option<Arc<HookSeries>> {
         if object.annotations().get(METRICS_ANNOTATION).is_none_or(|value| value != "true") {
             return None;
         }

@@ -87,6 +87,8 @@ const SEEDS: &[&str] = &[
     "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\nrojo=1,congo=2",
     "Basic dTpw\nanother header",
     "https://user@[::1]:8443/a%20b?c=d#e",
+    "{\"a\": \"\\ud83d\", \"n\": 1e999, \"big\": 18446744073709551617}\n{{ a }} {* json(n) *} {{ big }}",
+    "data.big == 1 || data.a < 2\n{\"a\": \"\\ud83d\", \"n\": 1e999, \"big\": 18446744073709551617}",
     "{% for _, v in ipairs(list) do %}{{ v }}{* json(v) *}{# no #}{-b-}x{-b-}{% end %}",
 ];
 

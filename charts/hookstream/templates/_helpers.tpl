@@ -151,8 +151,13 @@ affinity:
 - --tls-cert=/etc/hookstream/tls/tls.crt
 - --tls-key=/etc/hookstream/tls/tls.key
 {{- end }}
+{{- range .Values.worker.trustedProxies }}
+- --trusted-proxies={{ . }}
+{{- end }}
 {{- range $name, $value := .Values.worker.settings }}
+{{- if $value }}
 - --{{ kebabcase $name }}={{ $value }}
+{{- end }}
 {{- end }}
 {{- end -}}
 

@@ -10,14 +10,12 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
 use super::Auth0Access;
-use crate::admin::AdminError;
 use crate::admin::error::ErrorDetail;
 use crate::admin::response::{VendorErrorBody, error_from_response, is_valid_id, log_call};
+use crate::admin::{AdminError, MAX_RESPONSE};
 use crate::net::HttpResponse;
 
 const TIMEOUT: Duration = Duration::from_secs(15);
-/// Exceeds a page of a hundred hooks with long scripts.
-const MAX_RESPONSE: usize = 16 * 1024 * 1024;
 
 /// The variable parts of a request.
 #[derive(Default)]

@@ -8,14 +8,12 @@ use http_body_util::Full;
 use secrecy::ExposeSecret;
 
 use super::KongAccess;
-use crate::admin::AdminError;
 use crate::admin::error::ErrorDetail;
 use crate::admin::response::{VendorErrorBody, error_from_response, is_valid_id, log_call};
+use crate::admin::{AdminError, MAX_RESPONSE};
 use crate::net::HttpResponse;
 
 const TIMEOUT: Duration = Duration::from_secs(15);
-/// Exceeds a page of a thousand hooks with long configs.
-const MAX_RESPONSE: usize = 16 * 1024 * 1024;
 
 /// The variable parts of a request.
 #[derive(Default)]

@@ -12,6 +12,7 @@
 //! meaning of a response (the clients of the vendors).
 
 mod pause;
+mod response_memory;
 mod scheduler;
 
 use std::collections::HashMap;
@@ -28,6 +29,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 pub use pause::{VendorPause, requested_pause};
+use response_memory::ResponseMemory;
 pub use scheduler::Priority;
 use scheduler::{CallOutcome, HostScheduler, SlotDenied, SlotPoll};
 
@@ -35,6 +37,7 @@ use super::error::{AdminError, ErrorDetail};
 use crate::core::bucket::Rate;
 use crate::core::time::Millis;
 use crate::leadership::Leadership;
+use crate::memory::{MemoryPool, MemoryShare};
 use crate::metrics::Metrics;
 use crate::net::{HttpClient, HttpResponse, SendError};
 
@@ -65,6 +68,8 @@ pub struct Pacer {
     ceiling: Rate,
     leadership: Leadership,
     metrics: Arc<Metrics>,
+    /// Bounds the responses of all calls together.
+    memory: Arc<MemoryPool>,
     hosts: Mutex<HashMap<String, Arc<SharedHost>>>,
 }
 
@@ -84,8 +89,16 @@ impl fmt::Debug for Pacer {
 }
 
 impl Pacer {
-    pub fn new(ceiling: Rate, leadership: Leadership, metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Pacer { ceiling, leadership, metrics, hosts: Mutex::default() })
+    /// `response_memory`: the bytes of all responses together that are held at a time.
+    pub fn new(
+        ceiling: Rate,
+        leadership: Leadership,
+        metrics: Arc<Metrics>,
+        response_memory: u64,
+    ) -> Arc<Self> {
+        let share = metrics.memory.share(MemoryShare::AdminResponses.into());
+        let memory = Arc::new(MemoryPool::new(response_memory, share));
+        Arc::new(Pacer { ceiling, leadership, metrics, memory, hosts: Mutex::default() })
     }
 
     /// Returns the HTTP client of a Connection. `connection` is its namespace and name; `rate` is the limit in its spec.
@@ -139,11 +152,14 @@ impl AdminHttp {
         // Check right before the call: the process may have been suspended for longer than its lease.
         self.pacer.leadership.may_write()?;
         let (method, started) = (request.method().clone(), Instant::now());
-        let result = self.http.send(request, timeout, max_body).await;
+        let mut memory = ResponseMemory::new(&self.pacer.memory, &self.connection);
+        let may_hold = &mut |length| memory.may_hold(length);
+        let result = self.http.send_bounded(request, timeout, max_body, may_hold).await;
         let status = result.as_ref().ok().map(|response| response.status.as_u16());
         self.pacer.metrics.record_admin_request(&host_name, method.as_str(), status, started.elapsed());
         call.finish(&result);
-        result.map_err(AdminError::from)
+        let response = result.map_err(AdminError::from)?;
+        memory.attach(response)
     }
 
     /// Waits in the host's queue until the call may be sent.
@@ -281,7 +297,7 @@ mod tests {
         rustls::crypto::ring::default_provider().install_default().ok();
         let http =
             HttpClient::new(Egress::new(EgressRules { loopback: true, ..EgressRules::default() })).unwrap();
-        (http, Pacer::new(FAST, leadership, Arc::new(Metrics::default())))
+        (http, Pacer::new(FAST, leadership, Arc::new(Metrics::default()), 1 << 20))
     }
 
     /// Starts a server with a fixed response.

@@ -64,7 +64,7 @@ fn until_reset(headers: &HeaderMap) -> Option<Duration> {
 /// Returns the vendor's clock if the response has a `Date`, because ours may be wrong by hours.
 fn vendor_now(headers: &HeaderMap) -> Option<std::time::SystemTime> {
     let theirs = headers.get("date").and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
-    let ours = || u64::try_from(Millis::now().0).ok().map(Duration::from_millis);
+    let ours = || u64::try_from(Millis::wall().0).ok().map(Duration::from_millis);
     theirs.or_else(|| std::time::UNIX_EPOCH.checked_add(ours()?))
 }
 

@@ -1,11 +1,10 @@
 //! Prints the worker's responses: as tables, as the worker's own JSON, or as the same value in YAML.
 
 use serde::Deserialize;
-use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::cli::failure::{Failure, OrFail};
-use crate::cli::output::{OutputFormat, print_line, strip_control_chars, table_lines};
+use crate::cli::failure::Failure;
+use crate::cli::output::{OutputFormat, print_json, print_line, strip_control_chars, table_lines};
 use crate::cli::worker_client::WorkerResponse;
 
 #[derive(Deserialize)]
@@ -49,6 +48,9 @@ struct ExplanationBody {
     time: String,
     accepted_time: String,
     deliveries: Vec<ExplainedDelivery>,
+    /// Absent in responses of older workers.
+    #[serde(default)]
+    deliveries_left_out: u64,
     others: Vec<UnmatchedHook>,
     others_left_out: u64,
 }
@@ -74,12 +76,7 @@ pub fn print_response(
 ) -> Result<(), Failure> {
     match format {
         OutputFormat::Table => table(response)?.iter().for_each(|line| print_line(line)),
-        // Print the text unchanged, so that numbers keep their digits.
-        OutputFormat::Json => print_line(response.json::<&RawValue>()?.get()),
-        OutputFormat::Yaml => {
-            let value: Value = response.json()?;
-            print_line(serde_saphyr::to_string(&value).or_fail(|| "writing YAML".into())?.trim_end());
-        }
+        other => print_json(other, response.json()?)?,
     }
     Ok(())
 }
@@ -106,9 +103,10 @@ pub fn list_table(response: &WorkerResponse) -> Result<Vec<String>, Failure> {
     Ok(lines)
 }
 
-/// Returns true for a list without deliveries.
+/// Returns true for a complete list without deliveries.
 pub fn is_empty_list(response: &WorkerResponse) -> Result<bool, Failure> {
-    Ok(response.json::<ListBody>()?.items.is_empty())
+    let page: ListBody = response.json()?;
+    Ok(page.items.is_empty() && page.next.is_none())
 }
 
 pub fn delivery_table(response: &WorkerResponse) -> Result<Vec<String>, Failure> {
@@ -162,6 +160,10 @@ pub fn explanation_table(response: &WorkerResponse) -> Result<Vec<String>, Failu
             .map(|d| [&d.hook, &d.id, &d.explanation].map(|cell| strip_control_chars(cell)));
         lines.extend(table_lines(["HOOK", "DELIVERY", "OUTCOME"], rows));
     }
+    if found.deliveries_left_out > 0 {
+        let count = found.deliveries_left_out;
+        lines.push(format!("and {count} more deliveries: hookstream deliveries list --event shows them"));
+    }
     if !found.others.is_empty() {
         lines.push(String::new());
         let rows = found
@@ -193,7 +195,7 @@ mod tests {
 
     use super::*;
 
-    fn response(body: &Value) -> WorkerResponse {
+    fn response(body: &serde_json::Value) -> WorkerResponse {
         WorkerResponse {
             url: "http://a".parse().unwrap(),
             status: reqwest::StatusCode::OK,
@@ -201,7 +203,7 @@ mod tests {
         }
     }
 
-    fn item(state: &str, attempts: &Value) -> Value {
+    fn item(state: &str, attempts: &serde_json::Value) -> serde_json::Value {
         json!({"id": "01", "event": "order-1\u{1b}[31m", "hook": "h", "state": state, "reason": null,
             "acceptedTime": "T", "attempts": attempts, "nextAttemptTime": null})
     }

@@ -58,6 +58,7 @@ impl ControllerArgs {
                 vendor: self.deadlines.vendor_patience,
                 creation: self.deadlines.creation_grace,
             },
+            ..controller::ControllerOptions::default()
         }
     }
 }

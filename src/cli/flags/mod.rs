@@ -9,5 +9,5 @@ mod worker;
 pub use controller::{ControllerArgs, LeaseArgs};
 pub use egress::EgressArgs;
 pub use listen::{bind, is_loopback, with_host};
-pub use parse::{parse_url, parse_watch_timeout};
+pub use parse::{parse_host, parse_url, parse_watch_timeout};
 pub use worker::{ScriptArgs, ServerTlsArgs, WorkerArgs};

@@ -1,8 +1,10 @@
 //! Parsers of flag values.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
-use url::Url;
+use ipnet::IpNet;
+use url::{Host, Url};
 
 use crate::core::bucket::Rate;
 use crate::core::duration::DurationError;
@@ -46,6 +48,21 @@ pub fn parse_percent(text: &str) -> Result<u8, String> {
     percent.ok_or_else(|| "must be a percentage from 1% to 100%".to_owned())
 }
 
+/// Parses a network such as `10.0.0.0/8`, or an address as the network that contains only it.
+pub fn parse_network(text: &str) -> Result<IpNet, String> {
+    let network = text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+    network.ok_or_else(|| "must be a network such as 10.0.0.0/8, or an address".to_owned())
+}
+
+/// Parses the name or address of a host, without a port.
+pub fn parse_host(text: &str) -> Result<String, String> {
+    let bare = text.trim_matches(['[', ']']);
+    let host = if bare.parse::<IpAddr>().is_ok() { Some(bare.to_owned()) } else { None };
+    let host = host.or_else(|| Host::parse(text).ok().map(|host| host.to_string()));
+    host.filter(|host| !host.is_empty() && !host.contains('*'))
+        .ok_or_else(|| "must be a host name or an address, without scheme and port".to_owned())
+}
+
 /// Parses an http or https URL.
 pub fn parse_url(text: &str) -> Result<Url, String> {
     hook::parse_url(text).map_err(ToOwned::to_owned)
@@ -63,6 +80,29 @@ mod tests {
         assert_eq!(parse_rate("600/m"), Ok(expected(600, 60)));
         for text in ["", "10", "10/", "/s", "0/s", "-1/s", "10/h", "1.5/s", "10/s/s"] {
             assert!(parse_rate(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn parses_networks_and_hosts() {
+        let network = |text: &str| parse_network(text).map(|network| network.to_string());
+        assert_eq!(network("10.0.0.0/8").as_deref(), Ok("10.0.0.0/8"));
+        assert_eq!(network("192.0.2.1").as_deref(), Ok("192.0.2.1/32"));
+        assert_eq!(network("2001:db8::/32").as_deref(), Ok("2001:db8::/32"));
+        for text in ["", "proxy", "10.0.0.0/33", "10.0.0.0/8:80"] {
+            assert!(network(text).is_err(), "{text}");
+        }
+        for (text, host) in [
+            ("host.docker.internal", "host.docker.internal"),
+            ("Kong", "kong"),
+            ("192.0.2.1", "192.0.2.1"),
+            ("[2001:db8::1]", "2001:db8::1"),
+            ("2001:db8::1", "2001:db8::1"),
+        ] {
+            assert_eq!(parse_host(text).as_deref(), Ok(host));
+        }
+        for text in ["", "kong:8080", "http://kong", "kong/path", "*.example.com", "a b"] {
+            assert!(parse_host(text).is_err(), "{text}");
         }
     }
 

@@ -4,13 +4,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::parse::{parse_percent, parse_window};
+use ipnet::IpNet;
+
+use super::parse::{parse_network, parse_percent, parse_window};
+use crate::admin;
 use crate::cli::failure::{Failure, OrFail};
 use crate::core::{duration, size};
+use crate::memory::{ItemSizes, Split, default_budget, memory_limit};
 use crate::net::ServerTls;
 use crate::sandbox;
 use crate::worker::store::{Retention, Shares};
 use crate::worker::{Disk, Limits};
+
+/// The largest rendered request of an attempt, with the kept part of the response, in bytes.
+const MAX_ATTEMPT_OUTPUT: u64 = (4 << 20) + (64 << 10);
 
 /// The worker's flags.
 #[derive(clap::Args, Clone, Debug)]
@@ -21,6 +28,12 @@ pub struct WorkerArgs {
     /// The largest accepted batch of events in bytes.
     #[arg(long, default_value_t = 16 << 20, value_name = "BYTES", env = "HOOKSTREAM_MAX_REQUEST_BYTES")]
     max_request_bytes: usize,
+    /// The memory for payloads: request bodies, queued commits, deliveries that are ready or in flight, script calls and
+    /// responses of admin APIs, such as 384MiB. Default: (limit - sandbox) / 2, at most 1GiB. The limit is that of the
+    /// cgroup, otherwise the memory of the machine; the sandbox is --script-processes times --script-memory. The other
+    /// half is for the page cache, code, objects and connections.
+    #[arg(long, value_parser = size::parse, value_name = "SIZE", env = "HOOKSTREAM_MEMORY_BUDGET")]
+    memory_budget: Option<u64>,
     /// The usage of the disk of --data above which events are rejected before they are read. 100%: no limit.
     #[arg(long, default_value = "90%", value_parser = parse_percent, value_name = "PERCENT", env = "HOOKSTREAM_DISK_LIMIT")]
     disk_limit: u8,
@@ -60,6 +73,10 @@ pub struct WorkerArgs {
     /// The maximum size of kept dead letters. The oldest are deleted first.
     #[arg(long, default_value = "1GiB", value_parser = size::parse, value_name = "SIZE", env = "HOOKSTREAM_DEAD_LETTER_BYTES")]
     dead_letter_bytes: u64,
+    /// Networks or addresses of load balancers and proxies in front of both ports. While a port is almost full, it limits the
+    /// connections of each other address. Loopback addresses need not be listed.
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = parse_network, env = "HOOKSTREAM_TRUSTED_PROXIES")]
+    pub trusted_proxies: Vec<IpNet>,
     #[command(flatten)]
     pub tls: ServerTlsArgs,
     #[command(flatten)]
@@ -99,6 +116,41 @@ impl WorkerArgs {
             dedup_window: self.dedup_window,
             relay_dedup_window: self.relay_dedup_window,
         }
+    }
+
+    /// Divides the memory budget into its shares.
+    pub fn memory(&self) -> Result<Split, Failure> {
+        let sizes = ItemSizes {
+            event: self.max_event_bytes as u64,
+            request: self.max_request_bytes as u64,
+            attempt_output: MAX_ATTEMPT_OUTPUT,
+            script_reply: sandbox::protocol::MAX_REPLY as u64,
+            admin_response: admin::MAX_RESPONSE as u64,
+        };
+        let minimum = Split::minimum(&sizes);
+        let budget = self.memory_budget.unwrap_or_else(|| self.default_memory_budget(minimum));
+        Split::new(budget, &sizes).or_fail(|| "--memory-budget".into())
+    }
+
+    fn default_memory_budget(&self, minimum: u64) -> u64 {
+        let sandbox = self.scripts.options();
+        let sandbox = sandbox.memory.saturating_mul(sandbox.processes as u64);
+        let limit = memory_limit();
+        let budget = default_budget(limit.map_or(0, |limit| limit.bytes), sandbox, minimum);
+        let (limit_mib, budget_mib) = (limit.map(|limit| limit.bytes >> 20), budget >> 20);
+        if budget == minimum {
+            let sandbox_mib = sandbox >> 20;
+            tracing::warn!(
+                limit_mib,
+                sandbox_mib,
+                budget_mib,
+                "memory limit is small for the sandbox processes and the largest request: raise the limit, or set \
+                 --memory-budget, --script-processes or --max-request-bytes"
+            );
+        } else {
+            tracing::debug!(limit_mib, budget_mib, "memory budget derived from the memory limit");
+        }
+        budget
     }
 
     pub fn disk(&self, data: &Path) -> Disk {

@@ -13,11 +13,11 @@ use url::Url;
 use super::failure::{CommandResult, Failure, OrFail};
 use super::flags::{EgressArgs, parse_url};
 use super::output::print_line;
-use crate::admin::ExternalClient;
 use crate::admin::kong::{
     DetectedCapabilities, KongAccess, KongClient, TOKEN_HEADER, hook_manifests, is_relay,
 };
 use crate::admin::limit::Pacer;
+use crate::admin::{ExternalClient, MAX_RESPONSE};
 use crate::api::to_yaml;
 use crate::core::bucket::Rate;
 use crate::leadership::Leadership;
@@ -26,6 +26,9 @@ use crate::net::{HttpClient, TlsOptions};
 
 /// The rate of admin API calls. A list needs one call for each page.
 const RATE: Rate = Rate { requests: 10, interval: Duration::from_secs(1), burst: 10 };
+
+/// The memory of responses: one at a time is read.
+const RESPONSE_MEMORY: u64 = MAX_RESPONSE as u64;
 
 /// Print manifests that adopt the existing objects of a vendor.
 ///
@@ -128,5 +131,5 @@ async fn create_http_client(egress: &EgressArgs, ca: Option<&Path>) -> Result<Ht
 }
 
 fn create_pacer() -> Arc<Pacer> {
-    Pacer::new(RATE, Leadership::always(), Arc::new(Metrics::default()))
+    Pacer::new(RATE, Leadership::always(), Arc::new(Metrics::default()), RESPONSE_MEMORY)
 }

@@ -71,7 +71,7 @@ impl FindingContext<'_> {
             }
             InvalidSpec::InvalidFilter(_) => (spec("filter"), None),
             InvalidSpec::InvalidSpec { field, .. } => (spec(field), None),
-            InvalidSpec::RejectedBySchema(_) => ("spec".to_owned(), None),
+            InvalidSpec::RejectedBySchema(_) | InvalidSpec::Unreadable(_) => ("spec".to_owned(), None),
         };
         let message = invalid.to_string();
         // Strip the field from the start of the message, because the field has its own column.

@@ -1,6 +1,7 @@
 //! Reads the YAML and JSON documents of files and folders.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -32,14 +33,11 @@ pub struct Document {
 /// Reads every document of these files and folders. A path that does not exist or contains no manifest is an error.
 pub fn read_documents(paths: &[PathBuf]) -> Result<Vec<Document>, ManifestError> {
     let files = list_manifest_files(paths)?;
-    let documents = files.into_iter().flat_map(|path| match read_file(&path, None) {
-        Ok(file) => {
-            let documents = file.map(|file| file.documents).unwrap_or_default();
-            documents
-                .into_iter()
-                .map(|content| Document { path: path.clone(), content: Ok(content) })
-                .collect()
-        }
+    let documents = files.into_iter().flat_map(|path| match read_file(&path) {
+        Ok(documents) => documents
+            .into_iter()
+            .map(|content| Document { path: path.clone(), content: Ok(content) })
+            .collect(),
         Err(ManifestError::Path { problem, .. }) => vec![Document { path, content: Err(problem) }],
     });
     Ok(documents.collect())
@@ -51,17 +49,31 @@ pub struct ParsedFile {
     pub documents: Vec<Value>,
 }
 
-/// Reads and parses a file; None if its hash is still `known_hash`.
-pub fn read_file(path: &Path, known_hash: Option<[u8; 32]>) -> Result<Option<ParsedFile>, ManifestError> {
-    if fs::metadata(path).map_err(|e| ManifestError::new(path, e))?.len() > MAX_FILE_BYTES {
-        return Err(ManifestError::new(path, format!("longer than {MAX_FILE_BYTES} bytes")));
+/// Reads and parses the documents of a file.
+pub fn read_file(path: &Path) -> Result<Vec<Value>, ManifestError> {
+    let text = read_text(path).map_err(|e| ManifestError::new(path, e))?;
+    Ok(parse_text(path, &text, None)?.map(|file| file.documents).unwrap_or_default())
+}
+
+/// Reads the text of a file. A long file is an error.
+pub fn read_text(path: &Path) -> io::Result<String> {
+    if fs::metadata(path)?.len() > MAX_FILE_BYTES {
+        return Err(io::Error::other(format!("longer than {MAX_FILE_BYTES} bytes")));
     }
-    let text = fs::read_to_string(path).map_err(|e| ManifestError::new(path, e))?;
+    fs::read_to_string(path)
+}
+
+/// Parses the text of a file; None if its hash is still `known_hash`.
+pub fn parse_text(
+    path: &Path,
+    text: &str,
+    known_hash: Option<[u8; 32]>,
+) -> Result<Option<ParsedFile>, ManifestError> {
     let hash = Sha256::digest(text.as_bytes()).into();
     if known_hash == Some(hash) {
         return Ok(None);
     }
-    let documents = serde_saphyr::from_multiple::<Value>(&text)
+    let documents = serde_saphyr::from_multiple::<Value>(text)
         .map_err(|e| ManifestError::new(path, first_line(&e.to_string())))?;
     let documents = documents.into_iter().flat_map(flatten_list).filter(|d| !d.is_null()).collect();
     Ok(Some(ParsedFile { hash, documents }))
@@ -98,15 +110,21 @@ fn collect_files(path: &Path, files: &mut Vec<PathBuf>) -> Result<(), ManifestEr
         files.push(path.to_owned());
         return Ok(());
     }
-    let mut entries: Vec<PathBuf> = fs::read_dir(path)
-        .and_then(|entries| entries.map(|e| e.map(|e| e.path())).collect())
+    // The entry has its type, so a scan of a large folder needs no call for each file.
+    let read_entry = |entry: io::Result<fs::DirEntry>| {
+        let entry = entry?;
+        let (path, kind) = (entry.path(), entry.file_type()?);
+        Ok((if kind.is_symlink() { path.is_dir() } else { kind.is_dir() }, path))
+    };
+    let mut entries: Vec<(bool, PathBuf)> = fs::read_dir(path)
+        .and_then(|entries| entries.map(read_entry).collect())
         .map_err(|e| ManifestError::new(path, e))?;
-    entries.sort();
-    for entry in entries {
+    entries.sort_by(|(_, a), (_, b)| a.cmp(b));
+    for (is_folder, entry) in entries {
         // Skips `..data` and similar entries, with which a mounted ConfigMap replaces all its files atomically.
         let is_hidden = entry.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
         let is_manifest = entry.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json");
-        if entry.is_dir() && !is_hidden {
+        if is_folder && !is_hidden {
             collect_files(&entry, files)?;
         } else if is_manifest && !is_hidden {
             files.push(entry);

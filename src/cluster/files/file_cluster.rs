@@ -1,5 +1,6 @@
 //! The `Cluster` of standalone: manifests from files and folders, and state in the data folder.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,21 +12,26 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use subtle::ConstantTimeEq;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
+use super::definition::ManifestKey;
 use super::documents::ManifestError;
+use super::file_scanner::{FileChanges, FileScanner};
 use super::key_ring::open_key_ring;
 use super::manifest_set::ManifestSet;
-use super::object_lists::{ObjectLists, reflectors};
-use super::objects::object_uid;
-use super::state::{PendingWrite, StateStore};
+use super::object_lists::{ObjectLists, Reflectors, reflectors};
+use super::objects::{FileObject, object_uid};
+use super::state::{ObjectId, PendingWrite, StateStore};
 use crate::cluster::{
     AuthorizationError, Cluster, ClusterError, Data, Metadata, ObjectChange, ObjectKey, Permission,
     ResourceKind, Subscribers, View, WriteTarget,
 };
 use crate::core::conditions::ConditionMessage;
 use crate::core::keys::KeyRing;
+use crate::core::names::is_namespace;
+use crate::core::time::Millis;
 
-/// The time between two scans. An edited manifest is applied after one scan, a removed one after two.
+/// The time between two scans. An edited manifest is applied after one scan, a removed one after three.
 const SCAN_INTERVAL: Duration = Duration::from_millis(800);
 
 /// The manifests, data folder and settings of standalone.
@@ -43,6 +49,8 @@ pub struct FileClusterOptions {
 
 /// A cluster of files: objects from manifests, and their state from the data folder.
 pub struct FileCluster {
+    /// Locked while the files are read, unlike `inner`, for which deliveries wait.
+    scanner: Mutex<ScannerState>,
     inner: Mutex<Inner>,
     /// Locked from a change until its file is written, so that an older write cannot overtake a newer one.
     writing: tokio::sync::Mutex<()>,
@@ -52,9 +60,19 @@ pub struct FileCluster {
     prune: bool,
 }
 
+struct ScannerState {
+    scanner: FileScanner,
+    /// The error of the last scan. It was logged.
+    last_error: Option<String>,
+}
+
 struct Inner {
     manifests: ManifestSet,
     state: StateStore,
+    /// Objects that changed since the view was updated.
+    changed: BTreeSet<ObjectId>,
+    /// Secrets and ConfigMaps that changed since the subscribers were notified.
+    changed_data: Vec<ObjectChange>,
 }
 
 impl FileCluster {
@@ -62,11 +80,18 @@ impl FileCluster {
     /// operator with a mistyped path would start without objects and look healthy.
     pub fn open(options: FileClusterOptions) -> Result<Self, ManifestError> {
         let key_ring = Arc::new(open_key_ring(&options.data)?);
-        let state = StateStore::open(&options.data)?;
-        let mut manifests = ManifestSet::new(options.manifests);
-        manifests.scan()?;
+        let mut state = StateStore::open(&options.data)?;
+        let mut scanner = FileScanner::new(options.manifests, false);
+        let mut manifests = ManifestSet::default();
+        manifests.apply(scanner.scan()?);
+        for ((kind, key), file) in state.saved_objects() {
+            manifests.expect(*kind, key.clone(), file);
+        }
+        state.restart_cleanups(Millis::now());
+        let (changed, changed_data) = (BTreeSet::new(), Vec::new());
         Ok(FileCluster {
-            inner: Mutex::new(Inner { manifests, state }),
+            scanner: Mutex::new(ScannerState { scanner, last_error: None }),
+            inner: Mutex::new(Inner { manifests, state, changed, changed_data }),
             writing: tokio::sync::Mutex::default(),
             changed: Notify::new(),
             key_ring,
@@ -75,10 +100,10 @@ impl FileCluster {
         })
     }
 
-    /// Returns the current objects, for a command that reads them once.
+    /// Returns the current objects, for a command that reads them once. Objects without a manifest are left out, unless
+    /// they exist at a vendor.
     pub async fn view(&self) -> View {
-        let objects = self.merge_state(false);
-        objects.into_view().await
+        self.objects(|object| object.problem.is_none()).into_view().await
     }
 
     /// Returns the view that both roles read, and the future that keeps it in sync with the files.
@@ -90,61 +115,140 @@ impl FileCluster {
         let (view, mut reflectors) = reflectors(&subscribers);
         let this = self.clone();
         let run = async move {
-            let mut is_new_scan = true;
-            let mut changes = Vec::new();
+            reflectors.replace(this.objects(|_| true)).await;
+            let mut next_scan = Instant::now() + SCAN_INTERVAL;
             loop {
-                reflectors.replace(this.merge_state(is_new_scan)).await;
-                for change in changes.drain(..) {
-                    subscribers.notify(&change).await;
+                tokio::select! {
+                    () = this.changed.notified() => {}
+                    // At a fixed time: status writes, of which there may be thousands, must not postpone the scan.
+                    () = tokio::time::sleep_until(next_scan) => {
+                        this.scan_in_background().await;
+                        next_scan = Instant::now() + SCAN_INTERVAL;
+                    }
                 }
-                is_new_scan = tokio::select! {
-                    () = this.changed.notified() => false,
-                    () = tokio::time::sleep(SCAN_INTERVAL) => true,
-                };
-                if is_new_scan {
-                    changes = this.scan();
-                }
+                this.update_view(&mut reflectors, &subscribers).await;
             }
         };
         (view, run)
     }
 
-    /// Reads the files again. Returns the changed Secrets and ConfigMaps.
-    fn scan(&self) -> Vec<ObjectChange> {
-        let mut inner = self.inner.lock();
-        match inner.manifests.scan() {
+    /// Applies the changes since the last call to the view, and notifies the subscribers. Its work is proportional to the
+    /// number of changed objects.
+    async fn update_view(&self, reflectors: &mut Reflectors, subscribers: &Subscribers) {
+        let (mut objects, data) = {
+            let mut inner = self.inner.lock();
+            let objects: Vec<ObjectId> = std::mem::take(&mut inner.changed).into_iter().collect();
+            (objects, std::mem::take(&mut inner.changed_data))
+        };
+        objects.sort_by_key(|(kind, _)| update_order(*kind));
+        for id in objects {
+            // One object at a time, so that deliveries never wait long for the lock.
+            let object = self.inner.lock().object(&id, self.prune);
+            reflectors.update(id.0, &id.1, object.as_ref()).await;
+        }
+        for change in data {
+            subscribers.notify(&change).await;
+        }
+    }
+
+    /// Scans on a blocking thread: reading and parsing many files must not delay requests.
+    async fn scan_in_background(self: &Arc<Self>) {
+        let this = self.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || this.scan()).await {
+            tracing::error!(%error, "scan of the manifests failed");
+        }
+    }
+
+    /// Reads the changed files, and records what they add, change or remove.
+    fn scan(&self) {
+        let mut files = self.scanner.lock();
+        let changes = match files.scanner.scan() {
             Ok(changes) => changes,
             Err(error) => {
-                inner.manifests.log_once(&error.to_string());
-                Vec::new()
+                let error = error.to_string();
+                // Every scan would log it again.
+                if files.last_error.as_ref() != Some(&error) {
+                    tracing::error!("{error}; the objects that were last read stay in effect");
+                    files.last_error = Some(error);
+                }
+                return;
+            }
+        };
+        files.last_error = None;
+        // An older write of a state must not run after the deletion of its file.
+        let _writing = self.writing.blocking_lock();
+        let writes = self.inner.lock().apply(changes);
+        for write in writes {
+            if let Err(error) = write.and_then(PendingWrite::run) {
+                tracing::warn!(%error, "write of the state of a removed object failed");
             }
         }
     }
 
-    /// Returns the objects with their state. `is_new_scan` is true if the files were read since the last call.
-    fn merge_state(&self, is_new_scan: bool) -> ObjectLists {
+    /// Returns the objects that pass the filter.
+    fn objects(&self, filter: impl Fn(&FileObject) -> bool) -> ObjectLists {
         let mut inner = self.inner.lock();
-        let Inner { manifests, state } = &mut *inner;
+        let defined = inner.manifests.objects().map(|(kind, key, _)| (kind, key.clone()));
+        let ids: BTreeSet<ObjectId> = defined.chain(inner.state.ids().cloned()).collect();
         let mut objects = ObjectLists::default();
-        for (kind, object) in state.merge(manifests, self.prune, is_new_scan) {
-            objects.add(kind, &object);
+        for id in ids {
+            if let Some(object) = inner.object(&id, self.prune).filter(&filter) {
+                objects.add(id.0, &object);
+            }
         }
         objects
     }
 
-    /// Changes the state, then writes the changed file. The write runs outside of the lock, so that readers never wait
+    /// Changes the state of an object, then writes its file. The write runs outside of the lock, so that readers never wait
     /// for the disk.
     async fn update(
         &self,
+        target: &WriteTarget,
         change: impl FnOnce(&mut Inner) -> Result<PendingWrite, ManifestError>,
     ) -> Result<(), ClusterError> {
         let failed = |error: String| ClusterError::ClusterError(error);
         let _writing = self.writing.lock().await;
-        let write = change(&mut self.inner.lock()).map_err(|e| failed(e.to_string()))?;
+        let write = {
+            let mut inner = self.inner.lock();
+            inner.changed.insert((target.kind, target.key.clone()));
+            change(&mut inner).map_err(|e| failed(e.to_string()))?
+        };
         let written = tokio::task::spawn_blocking(move || write.run()).await;
         written.map_err(|e| failed(e.to_string()))?.map_err(|e| failed(e.to_string()))?;
         self.changed.notify_one();
         Ok(())
+    }
+}
+
+impl Inner {
+    fn object(&mut self, id: &ObjectId, prune: bool) -> Option<FileObject> {
+        self.state.object(id, &self.manifests, prune)
+    }
+
+    /// Applies the result of a scan. Returns the writes that follow from removed objects.
+    fn apply(&mut self, changes: FileChanges) -> Vec<Result<PendingWrite, ManifestError>> {
+        let mut writes = Vec::new();
+        for key in self.manifests.apply(changes) {
+            self.changed_data.extend(key.data_change());
+            let ManifestKey::Object(kind, key) = key else { continue };
+            let is_removed = self.manifests.object(kind, &key).is_none();
+            let id = (kind, key);
+            if is_removed {
+                writes.push(self.state.set_removed(&id, &self.manifests));
+            }
+            self.changed.insert(id);
+        }
+        writes
+    }
+}
+
+/// Returns the order of updates: Connections, which the others reference, come first and EventHooks last.
+fn update_order(kind: ResourceKind) -> u8 {
+    match kind {
+        ResourceKind::Connection => 0,
+        ResourceKind::EventStream => 1,
+        ResourceKind::Hook => 2,
+        ResourceKind::EventHook => 3,
     }
 }
 
@@ -165,7 +269,9 @@ impl Cluster for FileCluster {
         target: &'a WriteTarget,
         status: Value,
     ) -> BoxFuture<'a, Result<(), ClusterError>> {
-        Box::pin(self.update(move |inner| inner.state.set_status(target, status)))
+        Box::pin(self.update(target, move |Inner { manifests, state, .. }| {
+            state.set_status(target, status, manifests)
+        }))
     }
 
     fn write_delivery_status<'a>(
@@ -174,7 +280,9 @@ impl Cluster for FileCluster {
         condition: Condition,
         resumed: Option<String>,
     ) -> BoxFuture<'a, Result<(), ClusterError>> {
-        Box::pin(self.update(move |inner| inner.state.set_delivery_status(target, &condition, resumed)))
+        Box::pin(self.update(target, move |Inner { manifests, state, .. }| {
+            state.set_delivery_status(target, &condition, resumed, manifests)
+        }))
     }
 
     fn write_metadata<'a>(
@@ -182,24 +290,15 @@ impl Cluster for FileCluster {
         target: &'a WriteTarget,
         metadata: Metadata,
     ) -> BoxFuture<'a, Result<(), ClusterError>> {
-        Box::pin(
-            self.update(move |Inner { manifests, state }| state.set_metadata(target, metadata, manifests)),
-        )
+        Box::pin(self.update(target, move |Inner { manifests, state, .. }| {
+            state.set_metadata(target, metadata, manifests)
+        }))
     }
 
     fn read_object<'a>(&'a self, target: &'a WriteTarget) -> BoxFuture<'a, Result<Value, ClusterError>> {
         Box::pin(async move {
-            let mut inner = self.inner.lock();
-            let Inner { manifests, state } = &mut *inner;
-            let objects = state.merge(manifests, self.prune, false);
-            let matches = |kind: ResourceKind, object: &Value| {
-                let meta = |name: &str| object.pointer(&format!("/metadata/{name}")).and_then(Value::as_str);
-                kind == target.kind
-                    && meta("name") == Some(target.key.name.as_str())
-                    && meta("namespace") == Some(target.key.namespace.as_str())
-            };
-            let found = objects.into_iter().find(|(kind, object)| matches(*kind, object));
-            found.map(|(_, object)| object).ok_or(ClusterError::Gone)
+            let object = self.inner.lock().object(&(target.kind, target.key.clone()), self.prune);
+            object.map(|object| object.value).ok_or(ClusterError::Gone)
         })
     }
 
@@ -232,9 +331,10 @@ impl Cluster for FileCluster {
         Box::pin(async { Ok(Some("standalone".to_owned())) })
     }
 
-    /// Derives the uid from the name: namespaces are neither created nor deleted here.
+    /// Derives the uid from the name: namespaces are neither created nor deleted here. A name that no namespace can have has
+    /// none.
     fn namespace_uid<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<String>, ClusterError>> {
-        Box::pin(async move { Ok(Some(object_uid("Namespace", "", name))) })
+        Box::pin(async move { Ok(is_namespace(name).then(|| object_uid("Namespace", "", name))) })
     }
 
     fn authorize<'a>(

@@ -1,274 +1,345 @@
 //! The manifests of files and folders as last read. A broken document or file never hides the others.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde_json::Value;
-use sha2::{Digest, Sha256};
+use super::definition::{Content, Definition, ManifestKey, ObjectManifest};
+use super::documents::{ManifestError, read_file};
+use super::file_scanner::{FileChanges, FileScanner};
+use crate::cluster::{Data, ObjectKey, ResourceKind};
 
-use super::documents::{ManifestError, list_manifest_files, read_file};
-use super::objects::{config_map_data, normalize, schema_errors, secret_data};
-use crate::api::GROUP;
-use crate::cluster::{Data, ObjectChange, ObjectKey, ResourceKind};
+/// The number of consecutive scans without a definition after which it counts as removed. `helm template > file` empties
+/// the file for a moment, and two scans may fall into it.
+const SCANS_UNTIL_REMOVED: u32 = 3;
 
-/// The apiVersion of every kind.
-const API_VERSION: &str = "hookstream.dev/v1alpha1";
-
-/// Every object, Secret and ConfigMap of the files, as last read.
-pub struct ManifestSet {
-    paths: Vec<PathBuf>,
-    files: BTreeMap<PathBuf, CheckedFile>,
-    objects: BTreeMap<(ResourceKind, ObjectKey), Value>,
-    secrets: DataByKey,
-    config_maps: DataByKey,
-    logged: HashSet<String>,
-    /// True if objects keep the uid, status and finalizers that a cluster printed.
-    keep_state: bool,
-}
-
-/// Secrets or ConfigMaps, each with the hash of its document.
-type DataByKey = HashMap<ObjectKey, (String, Arc<Data>)>;
-
-/// A file's documents, each with its schema errors, which are computed once when the file is read.
-struct CheckedFile {
-    hash: [u8; 32],
-    documents: Vec<(Value, Option<String>)>,
-}
-
-/// The documents of all files, sorted into objects, Secrets and ConfigMaps.
+/// Every object, Secret and ConfigMap of the files, as last read. A definition that is missing stays until enough scans
+/// agree that it was removed.
 #[derive(Default)]
-struct SortedDocuments {
-    objects: BTreeMap<(ResourceKind, ObjectKey), Value>,
-    secrets: DataByKey,
-    config_maps: DataByKey,
-    problems: Vec<String>,
+pub struct ManifestSet {
+    /// The definitions of a key, by position. If there are several, the last one wins.
+    definitions: BTreeMap<ManifestKey, BTreeMap<Position, Arc<Definition>>>,
+    /// What each file defines.
+    keys_of_file: HashMap<Arc<Path>, Vec<ManifestKey>>,
+    /// The definitions that the last scans did not find.
+    missing: BTreeMap<ManifestKey, MissingDefinition>,
+    /// Keys whose second definition was logged.
+    duplicates: HashSet<ManifestKey>,
+}
+
+/// A document's file and index.
+type Position = (Arc<Path>, usize);
+
+/// A definition that the last scans did not find.
+struct MissingDefinition {
+    /// None: it was defined before the process started.
+    definition: Option<Arc<Definition>>,
+    /// The file that defined it last. While that file cannot be read, it may still do so.
+    file: Option<PathBuf>,
+    /// Consecutive scans that did not find it.
+    scans: u32,
 }
 
 impl ManifestSet {
-    pub fn new(paths: Vec<PathBuf>) -> Self {
-        ManifestSet {
-            paths,
-            files: BTreeMap::new(),
-            objects: BTreeMap::new(),
-            secrets: DataByKey::new(),
-            config_maps: DataByKey::new(),
-            logged: HashSet::new(),
-            keep_state: false,
-        }
+    /// Reads files and folders once. A file that cannot be read is an error. Objects that a cluster printed (`kubectl get
+    /// -o yaml`) keep their uid, status and finalizers.
+    pub fn read_once(paths: Vec<PathBuf>) -> Result<Self, ManifestError> {
+        let mut manifests = ManifestSet::default();
+        let changes = FileScanner::new(paths, true).scan()?;
+        // Read the file again to return its error.
+        changes.unreadable.first().map_or(Ok(()), |path| read_file(path).map(drop))?;
+        manifests.apply(changes);
+        Ok(manifests)
     }
 
-    /// Creates a set for output of `kubectl get -o yaml`: uid, status and finalizers of printed objects are kept.
-    pub fn with_state(paths: Vec<PathBuf>) -> Self {
-        ManifestSet { keep_state: true, ..ManifestSet::new(paths) }
+    /// Returns an object, also one that the last scans did not find but that does not count as removed yet.
+    pub fn object(&self, kind: ResourceKind, key: &ObjectKey) -> Option<&ObjectManifest> {
+        self.definition(&ManifestKey::Object(kind, key.clone()))?.object()
     }
 
-    pub fn object(&self, kind: ResourceKind, key: &ObjectKey) -> Option<&Value> {
-        self.objects.get(&(kind, key.clone()))
-    }
-
-    pub fn objects(&self) -> impl Iterator<Item = (&(ResourceKind, ObjectKey), &Value)> {
-        self.objects.iter()
+    /// Returns the objects of every kind, by kind and name.
+    pub fn objects(&self) -> impl Iterator<Item = (ResourceKind, &ObjectKey, &ObjectManifest)> {
+        let defined = self.definitions.values().filter_map(|all| all.values().next_back());
+        let missing = self.missing.values().filter_map(|missing| missing.definition.as_ref());
+        defined.chain(missing).filter_map(|definition| match &definition.key {
+            ManifestKey::Object(kind, key) => Some((*kind, key, definition.object()?)),
+            ManifestKey::Secret(_) | ManifestKey::ConfigMap(_) => None,
+        })
     }
 
     pub fn secret(&self, key: &ObjectKey) -> Option<Arc<Data>> {
-        self.secrets.get(key).map(|(_, data)| data.clone())
+        self.definition(&ManifestKey::Secret(key.clone()))?.data().cloned()
     }
 
     pub fn config_map(&self, key: &ObjectKey) -> Option<Arc<Data>> {
-        self.config_maps.get(key).map(|(_, data)| data.clone())
+        self.definition(&ManifestKey::ConfigMap(key.clone()))?.data().cloned()
     }
 
-    /// Logs each distinct problem once. Without this, a scan every second would repeat it thousands of times.
-    pub fn log_once(&mut self, message: &str) {
-        if self.logged.insert(message.to_owned()) {
-            tracing::error!("{message}");
-        }
-    }
-
-    /// Reads the files that changed on disk. Returns the Secrets and ConfigMaps that were added, changed or removed. On an
-    /// error the set stays unchanged. A file that cannot be read keeps its last good content.
-    pub fn scan(&mut self) -> Result<Vec<ObjectChange>, ManifestError> {
-        let mut files = BTreeMap::new();
-        for path in list_manifest_files(&self.paths)? {
-            let old = self.files.remove(&path);
-            match read_file(&path, old.as_ref().map(|file| file.hash)) {
-                Ok(Some(parsed)) => {
-                    let documents = parsed.documents.into_iter().map(|document| {
-                        let errors = schema_errors(&document);
-                        (document, errors)
-                    });
-                    files.insert(path, CheckedFile { hash: parsed.hash, documents: documents.collect() });
-                }
-                Ok(None) => files.extend(old.map(|file| (path, file))),
-                Err(error) => {
-                    self.log_once(&format!("{error}; the last readable content stays in effect"));
-                    files.extend(old.map(|file| (path, file)));
-                }
-            }
-        }
-        self.files = files;
-        Ok(self.apply_documents())
-    }
-
-    /// Reads all files once. A file that cannot be read is an error.
-    pub fn scan_strictly(&mut self) -> Result<(), ManifestError> {
-        self.scan()?;
-        let files = list_manifest_files(&self.paths)?;
-        match files.iter().find(|path| !self.files.contains_key(*path)) {
-            // Read the file again to return its error.
-            Some(path) => read_file(path, None).map(drop),
-            None => Ok(()),
-        }
+    /// Returns the file that defines an object.
+    pub fn file_of(&self, kind: ResourceKind, key: &ObjectKey) -> Option<&Path> {
+        let all = self.definitions.get(&ManifestKey::Object(kind, key.clone()))?;
+        all.keys().next_back().map(|(path, _)| &**path)
     }
 
     /// Adds a Secret that no file defines.
     pub fn add_secret(&mut self, key: ObjectKey, data: Data) {
-        self.secrets.insert(key, (String::new(), Arc::new(data)));
+        let key = ManifestKey::Secret(key);
+        let definition =
+            Definition { key: key.clone(), content: Content::Data(Arc::new(data)), hash: [0; 32] };
+        self.definitions.entry(key).or_default().insert((Path::new("").into(), 0), Arc::new(definition));
     }
 
-    /// Replaces objects, Secrets and ConfigMaps by those of the files. Returns the changed Secrets and ConfigMaps.
-    fn apply_documents(&mut self) -> Vec<ObjectChange> {
-        let sorted = self.sort_documents();
-        sorted.problems.iter().for_each(|problem| self.log_once(problem));
-        let secrets = changed_keys(&self.secrets, &sorted.secrets).map(ObjectChange::Secret);
-        let config_maps = changed_keys(&self.config_maps, &sorted.config_maps).map(ObjectChange::ConfigMap);
-        let changes = secrets.chain(config_maps).collect();
-        self.objects = sorted.objects;
-        self.secrets = sorted.secrets;
-        self.config_maps = sorted.config_maps;
-        changes
+    /// Counts an object that was defined before the process started as missing since the last scan, unless it is defined.
+    pub fn expect(&mut self, kind: ResourceKind, key: ObjectKey, file: Option<PathBuf>) {
+        let key = ManifestKey::Object(kind, key);
+        if self.definition(&key).is_none() {
+            self.missing.insert(key, MissingDefinition { definition: None, file, scans: 1 });
+        }
     }
 
-    /// Sorts the documents of all files into objects, Secrets and ConfigMaps.
-    fn sort_documents(&self) -> SortedDocuments {
-        let mut sorted = SortedDocuments::default();
-        for (path, file) in &self.files {
-            for (document, errors) in &file.documents {
-                if let Err(problem) = sorted.add(document, self.keep_state, errors.as_deref()) {
-                    sorted.problems.push(format!("{}: {problem}", path.display()));
+    /// True if the object is missing and does not count as removed yet.
+    pub fn is_missing(&self, kind: ResourceKind, key: &ObjectKey) -> bool {
+        self.missing.contains_key(&ManifestKey::Object(kind, key.clone()))
+    }
+
+    /// Applies the result of a scan. Returns what was added, changed or removed.
+    pub fn apply(&mut self, changes: FileChanges) -> Vec<ManifestKey> {
+        for missing in self.missing.values_mut() {
+            let may_exist = missing.file.as_ref().is_some_and(|file| changes.unreadable.contains(file));
+            missing.scans = if may_exist { 0 } else { missing.scans.saturating_add(1) };
+        }
+        // Only the definitions of changed files are visited.
+        let mut before = BTreeMap::new();
+        for path in changes.removed {
+            self.withdraw(&path, &mut before);
+        }
+        for (path, definitions) in changes.changed {
+            self.withdraw(&path, &mut before);
+            self.insert(&path, definitions, &mut before);
+        }
+        let mut changed: Vec<ManifestKey> = Vec::new();
+        for (key, before) in before {
+            let now = self.definitions.get(&key).and_then(|all| all.values().next_back());
+            match (now, before) {
+                (Some(now), before) => {
+                    let is_changed = before.is_none_or(|before| before.hash != now.hash);
+                    self.missing.remove(&key);
+                    changed.extend(is_changed.then_some(key));
+                }
+                (None, Some(definition)) => {
+                    let missing = MissingDefinition { definition: Some(definition), file: None, scans: 1 };
+                    self.missing.entry(key).or_insert(missing);
+                }
+                (None, None) => {}
+            }
+        }
+        let is_removed = |missing: &MissingDefinition| missing.scans >= SCANS_UNTIL_REMOVED;
+        for (key, _) in self.missing.extract_if(.., |_, missing| is_removed(missing)) {
+            tracing::info!(kind = key.kind(), object = %key.name(), "object removed from the manifests");
+            changed.push(key);
+        }
+        changed
+    }
+
+    fn definition(&self, key: &ManifestKey) -> Option<&Arc<Definition>> {
+        let defined = self.definitions.get(key).and_then(|all| all.values().next_back());
+        defined.or_else(|| self.missing.get(key)?.definition.as_ref())
+    }
+
+    /// Removes the definitions of a file. Records in `before` what they were.
+    fn withdraw(&mut self, path: &Path, before: &mut BTreeMap<ManifestKey, Option<Arc<Definition>>>) {
+        for key in self.keys_of_file.remove(path).unwrap_or_default() {
+            let last = self.definition(&key).cloned();
+            before.entry(key.clone()).or_insert(last);
+            if let Some(all) = self.definitions.get_mut(&key) {
+                all.retain(|(file, _), _| &**file != path);
+                if all.len() < 2 {
+                    self.duplicates.remove(&key);
+                }
+                if all.is_empty() {
+                    self.definitions.remove(&key);
                 }
             }
         }
-        sorted
     }
-}
 
-impl SortedDocuments {
-    /// Adds a document. Returns a problem if it is unusable or replaces an earlier one of the same kind and name.
-    fn add(&mut self, document: &Value, keep_state: bool, schema_errors: Option<&str>) -> Result<(), String> {
-        let text = |pointer: &str| document.pointer(pointer).and_then(Value::as_str);
-        let (api_version, kind) =
-            (text("/apiVersion").unwrap_or_default(), text("/kind").unwrap_or_default());
-        let name = text("/metadata/name").ok_or("a document has no metadata.name")?;
-        let key = ObjectKey::new(text("/metadata/namespace").unwrap_or("default"), name);
-        let is_duplicate = match (api_version.split('/').next().unwrap_or_default(), kind) {
-            (GROUP, _) => {
-                let kind = kind
-                    .parse::<ResourceKind>()
-                    .map_err(|_| format!("kind {kind} does not exist in {GROUP}"))?;
-                let object = normalize(document, kind, &key, keep_state, schema_errors);
-                self.objects.insert((kind, key.clone()), object).is_some()
+    /// Adds the definitions of a file. Records in `before` what they replace.
+    fn insert(
+        &mut self,
+        path: &Arc<Path>,
+        definitions: Vec<Arc<Definition>>,
+        before: &mut BTreeMap<ManifestKey, Option<Arc<Definition>>>,
+    ) {
+        let mut keys = Vec::with_capacity(definitions.len());
+        for (index, definition) in definitions.into_iter().enumerate() {
+            let key = definition.key.clone();
+            let last = self.definition(&key).cloned();
+            before.entry(key.clone()).or_insert(last);
+            let all = self.definitions.entry(key.clone()).or_default();
+            all.insert((path.clone(), index), definition);
+            if all.len() > 1 && self.duplicates.insert(key.clone()) {
+                tracing::error!("{}: {key} is defined twice in the manifests", path.display());
             }
-            ("v1", "Secret") => insert_data(&mut self.secrets, &key, document, secret_data(document)),
-            ("v1", "ConfigMap") => {
-                insert_data(&mut self.config_maps, &key, document, config_map_data(document))
-            }
-            ("", kind) if kind.parse::<ResourceKind>().is_ok() => {
-                return Err(format!("{kind} {key} has no apiVersion and is ignored: add {API_VERSION}"));
-            }
-            // A GitOps folder also contains objects of other applications.
-            _ => false,
-        };
-        if is_duplicate { Err(format!("{kind} {key} is defined twice in the manifests")) } else { Ok(()) }
+            keys.push(key);
+        }
+        self.keys_of_file.insert(path.clone(), keys);
     }
-}
-
-/// Inserts the data of a document. Returns true if it replaces another one.
-fn insert_data(all: &mut DataByKey, key: &ObjectKey, document: &Value, data: Data) -> bool {
-    let hash = hex::encode(Sha256::digest(document.to_string()));
-    all.insert(key.clone(), (hash, Arc::new(data))).is_some()
-}
-
-/// Iterates over the keys whose data was added, changed or removed.
-fn changed_keys<'a>(before: &'a DataByKey, after: &'a DataByKey) -> impl Iterator<Item = ObjectKey> + 'a {
-    let hash = |map: &'a DataByKey, key: &ObjectKey| map.get(key).map(|(hash, _)| hash);
-    let keys: HashSet<&ObjectKey> = before.keys().chain(after.keys()).collect();
-    keys.into_iter().filter(move |key| hash(before, key) != hash(after, key)).cloned()
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs;
 
-    use super::super::objects::deserialize;
+    use super::super::objects::FileObject;
     use super::*;
     use crate::api::EventHook;
     use crate::cluster::DeserializeGuard;
 
     const HOOK: &str = "apiVersion: hookstream.dev/v1alpha1\nkind: EventHook\nmetadata: {name: a}\nspec: {source: s, handler: {webhook: {url: 'https://example.com'}}}\n";
 
-    fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
-        let dir = tempfile::tempdir().unwrap();
-        for (name, text) in files {
-            fs::write(dir.path().join(name), text).unwrap();
-        }
-        dir
+    /// A folder with manifests, and what the scans found in it.
+    struct Folder {
+        dir: tempfile::TempDir,
+        scanner: FileScanner,
+        manifests: ManifestSet,
     }
 
-    fn scan(dir: &tempfile::TempDir) -> ManifestSet {
-        let mut manifests = ManifestSet::new(vec![dir.path().to_owned()]);
-        manifests.scan().unwrap();
-        manifests
+    impl Folder {
+        fn new(files: &[(&str, &str)]) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let scanner = FileScanner::new(vec![dir.path().to_owned()], false);
+            let mut folder = Folder { dir, scanner, manifests: ManifestSet::default() };
+            files.iter().for_each(|(name, text)| folder.write(name, text));
+            folder.scan();
+            folder
+        }
+
+        fn write(&self, name: &str, text: &str) {
+            fs::write(self.dir.path().join(name), text).unwrap();
+        }
+
+        /// Returns the names of what was added, changed or removed.
+        fn scan(&mut self) -> Vec<String> {
+            let changes = self.scanner.scan().unwrap();
+            self.manifests.apply(changes).iter().map(ToString::to_string).collect()
+        }
+
+        fn names(&self) -> Vec<String> {
+            self.manifests.objects().map(|(_, key, _)| key.name.clone()).collect()
+        }
+    }
+
+    fn key(name: &str) -> ObjectKey {
+        ObjectKey::new("default", name)
+    }
+
+    fn named(name: &str) -> String {
+        HOOK.replace("name: a", &format!("name: {name}"))
     }
 
     #[test]
     fn keeps_other_files_and_last_good_content_of_a_broken_file() {
-        let dir = folder(&[("a.yaml", HOOK), ("b.yaml", "a: [")]);
-        let mut manifests = scan(&dir);
-        assert_eq!(manifests.objects().count(), 1);
-        fs::write(dir.path().join("a.yaml"), "}").unwrap();
-        manifests.scan().unwrap();
-        assert_eq!(manifests.objects().count(), 1, "the last good content is kept");
-        fs::write(dir.path().join("a.yaml"), HOOK.replace("name: a", "name: b")).unwrap();
-        manifests.scan().unwrap();
-        assert_eq!(manifests.objects().next().unwrap().0.1.name, "b");
+        let mut folder = Folder::new(&[("a.yaml", HOOK), ("b.yaml", "a: [")]);
+        assert_eq!(folder.names(), ["a"]);
+        for _ in 0..5 {
+            folder.write("a.yaml", "}");
+            assert!(folder.scan().is_empty(), "the last good content is kept");
+        }
+        folder.write("a.yaml", &named("b"));
+        assert_eq!(folder.scan(), ["EventHook default/b"]);
+        assert_eq!(folder.names(), ["b", "a"], "one scan is not enough to remove an object");
+    }
+
+    #[test]
+    fn removes_what_three_scans_in_a_row_did_not_find() {
+        let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\n";
+        let config_map = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\n";
+        let all = format!("{HOOK}---\n{secret}---\n{config_map}");
+        let mut folder = Folder::new(&[("a.yaml", &all), ("keep.yaml", &named("keep"))]);
+        let has_all = |folder: &Folder| {
+            folder.manifests.object(ResourceKind::EventHook, &key("a")).is_some()
+                && folder.manifests.secret(&key("s")).is_some()
+                && folder.manifests.config_map(&key("c")).is_some()
+        };
+        // Emptied for two scans, then written again: nothing happened.
+        folder.write("a.yaml", "");
+        for _ in 0..2 {
+            assert!(folder.scan().is_empty());
+            assert!(has_all(&folder));
+        }
+        folder.write("a.yaml", &all);
+        assert!(folder.scan().is_empty());
+        // Moved to another file: nothing happened either.
+        fs::rename(folder.dir.path().join("a.yaml"), folder.dir.path().join("moved.yaml")).unwrap();
+        for _ in 0..4 {
+            assert!(folder.scan().is_empty());
+        }
+        // Removed. The scans start from one again.
+        fs::remove_file(folder.dir.path().join("moved.yaml")).unwrap();
+        for _ in 0..2 {
+            assert!(folder.scan().is_empty());
+            assert!(has_all(&folder));
+        }
+        assert_eq!(folder.scan(), ["EventHook default/a", "Secret default/s", "ConfigMap default/c"]);
+        assert_eq!(folder.names(), ["keep"]);
+        assert!(
+            folder.manifests.secret(&key("s")).is_none() && folder.manifests.config_map(&key("c")).is_none()
+        );
+        assert!(folder.scan().is_empty());
+    }
+
+    #[test]
+    fn expects_an_object_of_an_earlier_process_while_its_file_is_unreadable() {
+        let mut folder = Folder::new(&[("a.yaml", "a: ["), ("keep.yaml", HOOK)]);
+        let path = folder.dir.path().join("a.yaml");
+        for (name, file) in [("broken", Some(path)), ("removed", None), ("a", None)] {
+            folder.manifests.expect(ResourceKind::EventHook, key(name), file);
+        }
+        let is_missing =
+            |folder: &Folder, name| folder.manifests.is_missing(ResourceKind::EventHook, &key(name));
+        assert!(is_missing(&folder, "broken") && is_missing(&folder, "removed") && !is_missing(&folder, "a"));
+        assert!(folder.scan().is_empty());
+        assert_eq!(folder.scan(), ["EventHook default/removed"]);
+        for _ in 0..3 {
+            assert!(folder.scan().is_empty() && is_missing(&folder, "broken"));
+        }
+        folder.write("a.yaml", &named("broken"));
+        assert_eq!(folder.scan(), ["EventHook default/broken"]);
+        assert!(!is_missing(&folder, "broken"));
+    }
+
+    #[test]
+    fn last_of_several_definitions_wins() {
+        let other = HOOK.replace("source: s", "source: t");
+        let mut folder = Folder::new(&[("a.yaml", HOOK), ("b.yaml", &other)]);
+        let source = |folder: &Folder| {
+            let object = folder.manifests.object(ResourceKind::EventHook, &key("a")).unwrap();
+            object.selector.as_ref().unwrap().source.clone()
+        };
+        assert_eq!(source(&folder), "t");
+        folder.write("a.yaml", &HOOK.replace("source: s", "source: u"));
+        assert!(folder.scan().is_empty(), "another definition is in effect");
+        fs::remove_file(folder.dir.path().join("b.yaml")).unwrap();
+        assert_eq!(folder.scan(), ["EventHook default/a"]);
+        assert_eq!(source(&folder), "u");
+        assert!(folder.manifests.duplicates.is_empty());
     }
 
     #[test]
     fn rejects_missing_and_empty_paths() {
-        let dir = folder(&[("readme.txt", "x")]);
-        assert!(
-            ManifestSet::new(vec![dir.path().to_owned()])
-                .scan()
-                .unwrap_err()
-                .to_string()
-                .contains("no manifest")
-        );
-        assert!(ManifestSet::new(vec!["/no/such".into()]).scan().is_err());
-    }
-
-    #[test]
-    fn reports_missing_api_version() {
-        let dir = folder(&[
-            (
-                "b.yaml",
-                &HOOK.replace("apiVersion: hookstream.dev/v1alpha1\n", "").replace("name: a", "name: b"),
-            ),
-            ("c.yaml", "kind: Deployment\nmetadata: {name: c}\n"),
-        ]);
-        let manifests = scan(&dir);
-        let logged = |text: &str| manifests.logged.iter().filter(|line| line.contains(text)).count();
-        assert_eq!(logged("b.yaml: EventHook default/b has no apiVersion"), 1);
-        assert_eq!(manifests.logged.len(), 1, "{:?}", manifests.logged);
+        let folder = Folder::new(&[("a.yaml", HOOK)]);
+        fs::rename(folder.dir.path().join("a.yaml"), folder.dir.path().join("readme.txt")).unwrap();
+        let scan = |path: PathBuf| FileScanner::new(vec![path], false).scan();
+        assert!(scan(folder.dir.path().to_owned()).unwrap_err().to_string().contains("no manifest"));
+        assert!(scan("/no/such".into()).is_err());
     }
 
     #[test]
     fn derives_uid_from_name() {
         let uid = |text: &str| {
-            let manifests = scan(&folder(&[("a.yaml", text)]));
-            let (_, object) = manifests.objects().next().unwrap();
-            object["metadata"]["uid"].as_str().unwrap().to_owned()
+            let folder = Folder::new(&[("a.yaml", text)]);
+            let (_, _, object) = folder.manifests.objects().next().unwrap();
+            object.value["metadata"]["uid"].as_str().unwrap().to_owned()
         };
         assert_eq!(uid(HOOK), uid(HOOK));
         assert_ne!(uid(HOOK), uid(&HOOK.replace("name: a", "name: a, namespace: other")));
@@ -277,23 +348,22 @@ mod tests {
     #[test]
     fn reports_changed_secrets() {
         let text = "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\ndata: {a: aGVsbG8=, b: eA==}\nstringData: {b: plain}\n";
-        let dir = folder(&[("a.yaml", text)]);
-        let mut manifests = scan(&dir);
-        let key = ObjectKey::new("default", "s");
-        assert_eq!(manifests.secret(&key).unwrap().get("a"), Some(&b"hello"[..]));
-        assert_eq!(manifests.secret(&key).unwrap().get("b"), Some(&b"plain"[..]));
-        assert!(manifests.scan().unwrap().is_empty());
-        fs::write(dir.path().join("a.yaml"), text.replace("plain", "other")).unwrap();
-        assert_eq!(manifests.scan().unwrap(), [ObjectChange::Secret(key)]);
+        let mut folder = Folder::new(&[("a.yaml", text)]);
+        let secret = folder.manifests.secret(&key("s")).unwrap();
+        assert_eq!(secret.get("a"), Some(&b"hello"[..]));
+        assert_eq!(secret.get("b"), Some(&b"plain"[..]));
+        assert!(folder.scan().is_empty());
+        folder.write("a.yaml", &text.replace("plain", "other"));
+        assert_eq!(folder.scan(), ["Secret default/s"]);
     }
 
     /// An annotation of that name in the manifest itself has no effect.
     #[test]
     fn rejects_objects_that_violate_the_schema() {
         let validate = |text: &str| {
-            let manifests = scan(&folder(&[("a.yaml", text)]));
-            let guard: DeserializeGuard<EventHook> =
-                deserialize(manifests.objects().next().unwrap().1).unwrap();
+            let folder = Folder::new(&[("a.yaml", text)]);
+            let object = folder.manifests.objects().next().unwrap().2.value.clone();
+            let guard: DeserializeGuard<EventHook> = FileObject::new(object).deserialize().unwrap();
             guard.0.map_err(|invalid| invalid.error).and_then(|hook| {
                 crate::core::hook::validate(&hook).map(drop).map_err(|invalid| invalid.to_string())
             })
@@ -305,16 +375,17 @@ mod tests {
         assert!(validate(&with("snoose: 5s")).unwrap_err().contains("unknown field \"spec.snoose\""));
         assert!(validate(&with("snooze: 5")).unwrap_err().starts_with("spec.snooze: Invalid value"));
         assert!(validate(&with("rotation: a")).unwrap_err().contains("rotation needs connectionRef"));
+        let labelled = validate(&HOOK.replace("{name: a}", "{name: a, labels: {version: 2}}"));
+        assert!(labelled.unwrap_err().starts_with("metadata.labels.version: Invalid value"));
     }
 
     #[test]
     fn reads_yaml_like_kubectl() {
-        let dir = folder(&[(
+        let folder = Folder::new(&[(
             "a.yaml",
             "{apiVersion: v1, kind: Secret, metadata: {name: s}, stringData: {a: 'no'}}\n---\n---\nkind: List\nitems: [{apiVersion: v1, kind: Secret, metadata: {name: t}}]",
         )]);
-        let manifests = scan(&dir);
-        assert!(manifests.secret(&ObjectKey::new("default", "t")).is_some());
-        assert_eq!(manifests.secret(&ObjectKey::new("default", "s")).unwrap().get("a"), Some(&b"no"[..]));
+        assert!(folder.manifests.secret(&key("t")).is_some());
+        assert_eq!(folder.manifests.secret(&key("s")).unwrap().get("a"), Some(&b"no"[..]));
     }
 }

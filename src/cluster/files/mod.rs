@@ -2,8 +2,10 @@
 //! server would store: status, finalizers and the key ring.
 
 mod atomic_file;
+mod definition;
 mod documents;
 mod file_cluster;
+mod file_scanner;
 mod key_ring;
 mod manifest_set;
 mod object_lists;

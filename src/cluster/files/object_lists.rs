@@ -1,15 +1,15 @@
-//! Lists of the objects that one scan of the files found, by kind, and a view of them.
+//! The objects of the files by kind, and the view of them.
 
 use std::sync::Arc;
 
 use kube::runtime::watcher::Event;
-use serde_json::Value;
+use serde::de::DeserializeOwned;
 
-use super::objects::deserialize;
+use super::objects::FileObject;
 use crate::api::{Connection, EventHook, EventStream, Hook};
-use crate::cluster::{DeserializeGuard, ObjectChange, Reflector, ResourceKind, Subscribers, View};
+use crate::cluster::{DeserializeGuard, ObjectChange, ObjectKey, Reflector, ResourceKind, Subscribers, View};
 
-/// The objects that one scan of the files found.
+/// The objects of the files.
 #[derive(Default)]
 pub struct ObjectLists {
     pub hooks: Vec<DeserializeGuard<EventHook>>,
@@ -19,12 +19,12 @@ pub struct ObjectLists {
 }
 
 impl ObjectLists {
-    pub fn add(&mut self, kind: ResourceKind, object: &Value) {
+    pub fn add(&mut self, kind: ResourceKind, object: &FileObject) {
         match kind {
-            ResourceKind::EventHook => self.hooks.extend(deserialize(object)),
-            ResourceKind::Connection => self.connections.extend(deserialize(object)),
-            ResourceKind::EventStream => self.streams.extend(deserialize(object)),
-            ResourceKind::Hook => self.auth0_hooks.extend(deserialize(object)),
+            ResourceKind::EventHook => self.hooks.extend(object.deserialize()),
+            ResourceKind::Connection => self.connections.extend(object.deserialize()),
+            ResourceKind::EventStream => self.streams.extend(object.deserialize()),
+            ResourceKind::Hook => self.auth0_hooks.extend(object.deserialize()),
         }
     }
 
@@ -61,6 +61,26 @@ impl Reflectors {
         relist(&mut self.streams, objects.streams).await;
         relist(&mut self.auth0_hooks, objects.auth0_hooks).await;
         relist(&mut self.hooks, objects.hooks).await;
+    }
+
+    /// Updates one object; None removes it.
+    pub async fn update(&mut self, kind: ResourceKind, key: &ObjectKey, object: Option<&FileObject>) {
+        match kind {
+            ResourceKind::EventHook => update(&mut self.hooks, key, object).await,
+            ResourceKind::Connection => update(&mut self.connections, key, object).await,
+            ResourceKind::EventStream => update(&mut self.streams, key, object).await,
+            ResourceKind::Hook => update(&mut self.auth0_hooks, key, object).await,
+        }
+    }
+}
+
+async fn update<K>(reflector: &mut Reflector<K>, key: &ObjectKey, object: Option<&FileObject>)
+where
+    K: kube::Resource<DynamicType = ()> + DeserializeOwned + Clone + std::fmt::Debug + Send + Sync + 'static,
+{
+    match object.and_then(FileObject::deserialize) {
+        Some(object) => reflector.apply(0, Event::Apply(object)).await,
+        None => reflector.delete(key).await,
     }
 }
 

@@ -4,14 +4,13 @@ use std::sync::LazyLock;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use kube::Resource;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::api::{self, GROUP};
 use crate::cluster::{Data, DeserializeGuard, ObjectKey, ResourceKind};
-use crate::core::hook::REJECTED_ANNOTATION;
+use crate::core::hook::{EventSelector, REJECTED_ANNOTATION};
 use crate::core::schema::Schemas;
 
 /// The namespace of the UUIDs that are derived from names, so that an object has the same uid at every start.
@@ -37,7 +36,7 @@ pub fn schema_errors(document: &Value) -> Option<String> {
 
 /// Sets the namespace and uid of a document, and removes the fields that the API server owns. With `keep_state` an object
 /// that a cluster printed keeps its uid, status and finalizers. `schema_errors` are attached as an annotation, so that
-/// `deserialize` and validation report them without a second check.
+/// deserialization and validation report them without a second check.
 pub fn normalize(
     document: &Value,
     kind: ResourceKind,
@@ -59,6 +58,14 @@ pub fn normalize(
         if printed_uid.is_none() {
             metadata.remove("finalizers");
         }
+        // The schema errors report members of another type. Without them, the spec can be read.
+        for member in ["labels", "annotations"] {
+            match metadata.get_mut(member) {
+                Some(Value::Object(map)) => map.retain(|_, value| value.is_string()),
+                Some(_) => drop(metadata.remove(member)),
+                None => {}
+            }
+        }
         match (metadata.get_mut("annotations").and_then(Value::as_object_mut), schema_errors) {
             (Some(annotations), errors) => {
                 annotations.remove(REJECTED_ANNOTATION);
@@ -76,20 +83,37 @@ pub fn normalize(
     object
 }
 
-/// Deserializes an object as a watch would deliver it. Unknown fields make it invalid, so that none is silently ignored.
-pub fn deserialize<K>(object: &Value) -> Option<DeserializeGuard<K>>
-where
-    K: Resource<DynamicType = ()> + DeserializeOwned,
-{
-    let mut guard: DeserializeGuard<K> = serde_json::from_value(object.clone()).ok()?;
-    // Prefer the schema's message: it names the field and the problem better than serde does.
-    if let Err(invalid) = &mut guard.0
-        && let Some(errors) =
-            object.pointer("/metadata/annotations").and_then(|all| all.get(REJECTED_ANNOTATION)?.as_str())
-    {
-        invalid.error = errors.to_owned();
+/// An object as a watch would deliver it.
+#[derive(Clone, Debug)]
+pub struct FileObject {
+    pub value: Value,
+    /// The events that the last readable version of an EventHook selects.
+    pub last_selector: Option<EventSelector>,
+    /// Why the object has no manifest at the moment.
+    pub problem: Option<String>,
+}
+
+impl FileObject {
+    pub fn new(value: Value) -> Self {
+        FileObject { value, last_selector: None, problem: None }
     }
-    Some(guard)
+
+    /// Deserializes the object. Unknown fields make it invalid, so that none is silently ignored.
+    pub fn deserialize<K: DeserializeOwned>(&self) -> Option<DeserializeGuard<K>> {
+        let mut guard = DeserializeGuard::from_value(&self.value)?;
+        if let Err(invalid) = &mut guard.0 {
+            let annotations = self.value.pointer("/metadata/annotations");
+            // Prefer the schema's message: it names the field and the problem better than serde does.
+            let by_schema = annotations.and_then(|all| all.get(REJECTED_ANNOTATION)?.as_str());
+            if let Some(problem) = self.problem.as_deref().or(by_schema) {
+                problem.clone_into(&mut invalid.error);
+            }
+            if self.last_selector.is_some() {
+                invalid.selector.clone_from(&self.last_selector);
+            }
+        }
+        Some(guard)
+    }
 }
 
 /// Returns the data of a Secret document.

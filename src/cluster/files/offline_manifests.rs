@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::documents::ManifestError;
 use super::manifest_set::ManifestSet;
 use super::object_lists::ObjectLists;
-use super::objects::deserialize;
+use super::objects::FileObject;
 use crate::api::EventHook;
 use crate::cluster::{
     AuthorizationError, Cluster, ClusterError, Data, Metadata, ObjectKey, Permission, ResourceKind, View,
@@ -25,26 +25,25 @@ pub struct OfflineManifests(ManifestSet);
 impl OfflineManifests {
     /// Reads files and folders. A file that cannot be read is an error, because a command's user does not read a log.
     pub fn read(paths: Vec<PathBuf>) -> Result<Self, ManifestError> {
-        let mut manifests = ManifestSet::with_state(paths);
-        manifests.scan_strictly()?;
-        Ok(OfflineManifests(manifests))
+        ManifestSet::read_once(paths).map(OfflineManifests)
     }
 
     /// Returns the EventHooks, each with its key, or the reason why it cannot be deserialized.
     pub fn hooks(&self) -> Vec<(ObjectKey, Result<EventHook, String>)> {
-        let hooks = self.0.objects().filter(|((kind, _), _)| *kind == ResourceKind::EventHook);
+        let hooks = self.0.objects().filter(|(kind, _, _)| *kind == ResourceKind::EventHook);
         let read = |object: &Value| {
-            let guard = deserialize::<EventHook>(object).ok_or("not an EventHook")?;
+            let guard =
+                FileObject::new(object.clone()).deserialize::<EventHook>().ok_or("not an EventHook")?;
             guard.0.map_err(|invalid| invalid.error)
         };
-        hooks.map(|((_, key), object)| (key.clone(), read(object))).collect()
+        hooks.map(|(_, key, object)| (key.clone(), read(&object.value))).collect()
     }
 
     /// Returns the objects as the controller reads them.
     pub async fn view(&self) -> View {
         let mut objects = ObjectLists::default();
-        for ((kind, _), object) in self.0.objects() {
-            objects.add(*kind, object);
+        for (kind, _, object) in self.0.objects() {
+            objects.add(kind, &FileObject::new(object.value.clone()));
         }
         objects.into_view().await
     }
@@ -94,7 +93,12 @@ impl Cluster for OfflineManifests {
     }
 
     fn read_object<'a>(&'a self, target: &'a WriteTarget) -> BoxFuture<'a, Result<Value, ClusterError>> {
-        Box::pin(ready(self.0.object(target.kind, &target.key).cloned().ok_or(ClusterError::Gone)))
+        Box::pin(ready(
+            self.0
+                .object(target.kind, &target.key)
+                .map(|object| object.value.clone())
+                .ok_or(ClusterError::Gone),
+        ))
     }
 
     fn publish_event<'a>(

@@ -10,6 +10,7 @@ use kube::api::{DynamicObject, ListParams, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
+use super::api_reviewer::ApiReviewer;
 use super::api_server::{api_resource, to_cluster_error};
 use super::authorizer::Authorizer;
 use super::data_cache::DataCache;
@@ -51,7 +52,7 @@ pub struct Kubernetes {
     pub(super) secrets: Arc<DataCache<Secret>>,
     pub(super) config_maps: Arc<DataCache<ConfigMap>>,
     key_ring: KeyRingCache,
-    authorizer: Authorizer,
+    authorizer: Authorizer<ApiReviewer>,
     operator_namespace: String,
     /// Checked before each of the controller's writes. The worker's writes need no leadership.
     leadership: Leadership,
@@ -66,7 +67,10 @@ impl Kubernetes {
             secrets: Arc::new(DataCache::new(client.clone(), options.require_secret_label)),
             config_maps: Arc::new(DataCache::new(client.clone(), false)),
             key_ring: KeyRingCache::new(client.clone(), options.namespace.clone()),
-            authorizer: Authorizer::new(client.clone(), options.token_audience.clone()),
+            authorizer: Authorizer::new(
+                ApiReviewer::new(client.clone(), options.token_audience.clone()),
+                options.token_audience.clone(),
+            ),
             operator_namespace: options.namespace.clone(),
             events: EventPublisher::new(client.clone(), leadership.clone()),
             client,

@@ -1,7 +1,9 @@
 //! A Kubernetes cluster, through its API server.
 
+mod api_reviewer;
 mod api_server;
 mod authorizer;
+mod bearer_token;
 mod client;
 mod data_cache;
 mod events;
@@ -9,6 +11,7 @@ mod installed_crds;
 mod key_ring;
 mod lease;
 mod own_writes;
+mod review_cache;
 mod watch;
 mod watch_liveness;
 

@@ -1,10 +1,12 @@
 //! Events: parsed from request bodies, rendered for receivers.
 //!
 //! Untrusted bytes are validated here: parsing returns an event draft or the reason for rejecting it. JSON that is only
-//! forwarded keeps its original text, so that numbers and member order survive.
+//! forwarded keeps its original text, so that numbers and member order survive. Everything that looks into an event's data
+//! reads it with [`data`].
 
 mod attributes;
 mod binary;
+pub mod data;
 mod draft;
 mod hops;
 mod members;
@@ -20,7 +22,7 @@ use serde_json::value::RawValue;
 
 pub use draft::{EventDraft, EventRejection, InvalidEvent, MAX_BATCH, MAX_DEPTH, MAX_NAME, PublishedEvents};
 pub use hops::{HOPS_ATTRIBUTE, MAX_HOPS, hops, hops_of};
-pub use parse::{is_batch, parse_published, parse_relayed, parse_request, parse_streamed};
+pub use parse::{is_batch, parse_published, parse_relayed, parse_request, parse_streamed, parse_test_data};
 
 /// The source name of Auth0's events.
 const AUTH0: &str = "auth0";

@@ -15,12 +15,13 @@ use serde_json::value::RawValue;
 use super::RESERVED_SOURCES;
 use super::attributes::{check_no_control_characters, check_rfc3339, parse_attribute};
 use super::binary::parse_binary;
+use super::data::{NameProblem, ReadProblem, UnreadableData, check_unique_names};
 use super::draft::{
     EventDraft, EventRejection, InvalidEvent, MAX_ATTRIBUTES, MAX_BATCH, MAX_DEPTH, MAX_ID, MAX_NAME,
     PublishedEvents,
 };
 use super::hops::{MAX_HOPS, hops};
-use super::members::Members;
+use super::members::{Duplicates, Member, Members};
 
 /// How a request encodes its events.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -83,7 +84,7 @@ pub fn parse_request<'h>(
             Ok(PublishedEvents::One(draft?))
         }
         Mode::Structured | Mode::Plain => {
-            let members = Members::parse(body)?;
+            let members = Members::parse(body, Duplicates::Reject)?;
             let structured = mode == Mode::Structured || members.get("specversion").is_some();
             let draft = if structured { parse_structured(&members) } else { parse_plain(&members) };
             Ok(PublishedEvents::One(draft.and_then(validate_published)?))
@@ -112,7 +113,7 @@ fn parse_batch(body: &[u8], max_event_bytes: usize) -> Result<Vec<EventDraft>, E
         if raw.get().len() > max_event_bytes {
             return Err(InvalidEvent::TooBig(max_event_bytes));
         }
-        validate_published(parse_structured(&Members::parse(raw.get().as_bytes())?)?)
+        validate_published(parse_structured(&Members::parse(raw.get().as_bytes(), Duplicates::Reject)?)?)
     };
     let indexed = |(index, raw)| parse_one(raw).map_err(|error| EventRejection { index: Some(index), error });
     events.into_iter().enumerate().map(indexed).collect()
@@ -144,10 +145,17 @@ impl<'de: 'a, 'a> Deserialize<'de> for Batch<'a> {
     }
 }
 
-/// Applies the rules for events of API clients: readable data, no control characters, no reserved source, and fewer
-/// than `MAX_HOPS` hops.
+/// Applies the rules for events of API clients: readable data with unique names, no control characters, no reserved
+/// source, and fewer than `MAX_HOPS` hops.
 fn validate_published(draft: EventDraft) -> Result<EventDraft, InvalidEvent> {
-    check_readable(&draft.data)?;
+    check_unique_names(draft.data.get(), MAX_DEPTH, "data").map_err(|problem| match problem {
+        NameProblem::Unreadable(UnreadableData { problem: ReadProblem::TooDeep, .. }) => {
+            InvalidEvent::TooDeep
+        }
+        NameProblem::Unreadable(error) => InvalidEvent::DataNotJson(error.to_string()),
+        // Receivers could read another value than the worker.
+        NameProblem::Duplicate(path) => InvalidEvent::NotJson(format!("the member {path} occurs twice")),
+    })?;
     let required = [
         ("source", Some(&draft.source)),
         ("the event's name", Some(&draft.event)),
@@ -166,16 +174,9 @@ fn validate_published(draft: EventDraft) -> Result<EventDraft, InvalidEvent> {
     Ok(draft)
 }
 
-/// Rejects data that filters, gates or handlers could not parse later.
-fn check_readable(data: &RawValue) -> Result<(), InvalidEvent> {
-    if is_deeper_than(data.get(), MAX_DEPTH) {
-        return Err(InvalidEvent::TooDeep);
-    }
-    // Kong's format copies the members of data. A duplicate name would make the result ambiguous.
-    if data.get().starts_with('{') {
-        Members::parse(data.get().as_bytes())?;
-    }
-    Ok(())
+/// Rejects data that nests deeper than filters, gates and handlers can read.
+fn check_depth(data: &RawValue) -> Result<(), InvalidEvent> {
+    if is_deeper_than(data.get(), MAX_DEPTH) { Err(InvalidEvent::TooDeep) } else { Ok(()) }
 }
 
 /// Returns true if valid JSON nests deeper than `max`. Not recursive, because it protects recursive parsers.
@@ -208,28 +209,35 @@ fn is_deeper_than(json: &str, max: usize) -> bool {
 
 /// Parses a relay of Kong: `source` and `event` beside the members of data.
 pub fn parse_relayed(body: &[u8]) -> Result<EventDraft, InvalidEvent> {
-    let members = Members::parse(body)?;
+    let members = Members::parse(body, Duplicates::UseLast)?;
     let source = members.text("source", MAX_NAME)?.ok_or(InvalidEvent::Missing("source"))?;
     let event = members.text("event", MAX_NAME)?.ok_or(InvalidEvent::Missing("event"))?;
     let data = members.without(&["source", "event"]).to_raw()?;
-    if is_deeper_than(data.get(), MAX_DEPTH) {
-        return Err(InvalidEvent::TooDeep);
-    }
+    check_depth(&data)?;
     Ok(EventDraft { id: None, source, event, time: None, data, attributes: BTreeMap::new() })
 }
 
 /// Parses a delivery of Auth0: a structured CloudEvent. Ignores the content type, which Auth0 does not document.
 pub fn parse_streamed(body: &[u8]) -> Result<EventDraft, InvalidEvent> {
-    let draft = parse_structured(&Members::parse(body)?)?;
-    check_readable(&draft.data)?;
+    let draft = parse_structured(&Members::parse(body, Duplicates::UseLast)?)?;
+    check_depth(&draft.data)?;
     Ok(draft)
+}
+
+/// Parses the data with which a user tests a hook: a JSON object. Also returns its member `event`, if it is a text.
+pub fn parse_test_data(body: &[u8]) -> Result<(Box<RawValue>, Option<String>), InvalidEvent> {
+    let event = Members::parse(body, Duplicates::UseLast)?.text("event", MAX_NAME);
+    let data: &RawValue =
+        serde_json::from_slice(body).map_err(|error| InvalidEvent::NotJson(error.to_string()))?;
+    check_depth(data)?;
+    Ok((data.to_owned(), event.unwrap_or(None)))
 }
 
 fn parse_plain(members: &Members<'_>) -> Result<EventDraft, InvalidEvent> {
     let known = ["id", "source", "event", "time", "data"];
-    if let Some((name, _)) = members.0.iter().find(|(name, _)| !known.contains(&name.as_ref())) {
+    if let Some(member) = members.iter().find(|member| !known.contains(&member.name.as_ref())) {
         return Err(InvalidEvent::WrongType {
-            field: name.chars().take(64).collect(),
+            field: member.name.chars().take(64).collect(),
             want: "left out: a plain event has source, event, data and, optionally, id and time",
         });
     }
@@ -257,7 +265,7 @@ fn parse_structured(members: &Members<'_>) -> Result<EventDraft, InvalidEvent> {
         Some(raw) => decode_base64(raw)?,
     };
     let mut attributes = BTreeMap::new();
-    for (name, raw) in &members.0 {
+    for Member { name, value: raw, .. } in members.iter() {
         let is_handled = matches!(
             name.as_ref(),
             "specversion" | "id" | "source" | "type" | "time" | "data" | "data_base64"

@@ -6,22 +6,23 @@ use serde_json::{Number, Value};
 
 use super::Event;
 use super::hops::{HOPS_ATTRIBUTE, hops};
-use super::members::Members;
+use super::members::{Duplicates, Members};
 
 impl Event {
     /// Renders Kong's body: the members of data plus `source` and `event`, which replace members of the same name. Data
-    /// that is not an object becomes the member `data`.
+    /// that is not an object becomes the member `data`. If a name occurs twice in data, the last member is sent, which is
+    /// the one that filters and templates read.
     pub fn to_kong(&self) -> Vec<u8> {
-        let mut members = match Members::parse(self.data.get().as_bytes()) {
+        let mut members = match Members::parse(self.data.get().as_bytes(), Duplicates::UseLast) {
             Ok(members) => members.without(&["source", "event"]),
-            Err(_) => Members(vec![(Cow::Borrowed("data"), Cow::Borrowed(&*self.data))]),
+            Err(_) => Members::of("data", &self.data),
         };
         for (name, text) in [("source", &self.source), ("event", &self.event)] {
             if let Ok(raw) = serde_json::value::to_raw_value(text) {
-                members.0.push((Cow::Borrowed(name), Cow::Owned(raw)));
+                members.push(name, Cow::Owned(raw));
             }
         }
-        serde_json::to_vec(&members).unwrap_or_default()
+        members.to_json().into_bytes()
     }
 
     /// Renders a structured CloudEvent with all attributes of the event and the hop counter increased by one.
@@ -42,7 +43,7 @@ impl Event {
             HOPS_ATTRIBUTE.into(),
             Value::Number(Number::from(hops(&self.attributes).saturating_add(1))),
         );
-        let mut text = serde_json::to_string(&out).unwrap_or_default();
+        let mut text = Value::Object(out).to_string();
         // Append the data as its original text: parsing it would change numbers.
         text.pop();
         text.push_str(",\"data\":");

@@ -28,8 +28,8 @@ pub enum Node {
     Double(f64),
     Text(String),
     Root(Root),
-    /// The variable of the n-th enclosing macro, counted from the outermost.
-    Local(usize),
+    /// The variable of the n-th enclosing macro, counted from the outermost, with its name.
+    Local(usize, String),
     Select(Box<Node>, String),
     Has(Box<Node>, String),
     Index(Box<Node>, Box<Node>),
@@ -52,6 +52,7 @@ pub enum Node {
     Macro {
         kind: MacroKind,
         over: Box<Node>,
+        variable: String,
         predicate: Option<Box<Node>>,
         transform: Option<Box<Node>>,
     },
@@ -233,7 +234,7 @@ impl Compiler<'_> {
 
     fn name(&self, expr: &IdedExpr, name: &str) -> Result<Node, FilterError> {
         if let Some(local) = self.locals.iter().rposition(|local| local == name) {
-            return Ok(Node::Local(local));
+            return Ok(Node::Local(local, name.to_owned()));
         }
         Ok(Node::Root(match name {
             "source" => Root::Source,
@@ -310,7 +311,8 @@ impl Compiler<'_> {
                 let predicate = predicate.map(|p| self.boxed(p, depth)).transpose();
                 let transform = transform.map(|t| self.boxed(t, depth)).transpose();
                 self.locals.pop();
-                Ok(Node::Macro { kind, over, predicate: predicate?, transform: transform? })
+                let (variable, predicate, transform) = (variable.clone(), predicate?, transform?);
+                Ok(Node::Macro { kind, over, variable, predicate, transform })
             }
             _ => Err(self.error_at(expr, unknown())),
         }

@@ -3,32 +3,29 @@
 use std::rc::Rc;
 
 use super::compile::{MacroKind, Node, Root};
-use super::value::{EvalError, EvalResult, Val, failed};
-use super::{BUDGET, FilterError, FilterInput, truncate};
+use super::value::{EvalError, EvalResult, Problem, Val, failed};
+use super::{BUDGET, FilterError, FilterInput};
 
 /// Evaluates an expression whose result must be a boolean.
-pub fn evaluate<'a>(root: &'a Node, input: &'a FilterInput<'a>) -> Result<bool, FilterError> {
+pub fn evaluate<'a>(root: &'a Node, input: &'a FilterInput<'_>) -> Result<bool, FilterError> {
     let mut evaluator = Evaluator { input, remaining: BUDGET, locals: Vec::new() };
-    match evaluator.eval(root) {
-        Ok(Val::Bool(result)) => Ok(result),
-        Ok(other) => Err(FilterError::NotBoolean(other.kind())),
-        Err(EvalError::Costly) => Err(FilterError::TooCostly),
-        Err(EvalError::Failed(problem)) => Err(FilterError::Failed(truncate(&problem))),
-        Err(EvalError::Unreadable(error)) => Err(error),
+    match evaluator.eval(root)? {
+        Val::Bool(result) => Ok(result),
+        other => Err(FilterError::NotBoolean(other.describe())),
     }
 }
 
-pub(super) struct Evaluator<'a> {
-    input: &'a FilterInput<'a>,
+pub(super) struct Evaluator<'a, 'e> {
+    input: &'a FilterInput<'e>,
     /// Steps left in the budget.
     remaining: u32,
     /// The variables of the active macros.
     locals: Vec<Val<'a>>,
 }
 
-impl<'a> Evaluator<'a> {
+impl<'a, 'e> Evaluator<'a, 'e> {
     /// Charges steps to the budget. Fails when it is exhausted.
-    pub(super) fn charge(&mut self, steps: usize) -> Result<(), EvalError> {
+    pub(super) fn charge(&mut self, steps: usize) -> Result<(), EvalError<'a>> {
         let steps = u32::try_from(steps).unwrap_or(u32::MAX);
         self.remaining = self.remaining.checked_sub(steps).ok_or(EvalError::Costly)?;
         Ok(())
@@ -36,6 +33,10 @@ impl<'a> Evaluator<'a> {
 
     fn eval(&mut self, node: &'a Node) -> EvalResult<'a> {
         self.charge(1)?;
+        self.operate(node).map_err(|error| error.at(node))
+    }
+
+    fn operate(&mut self, node: &'a Node) -> EvalResult<'a> {
         match node {
             Node::Null => Ok(Val::Null),
             Node::Bool(b) => Ok(Val::Bool(*b)),
@@ -44,15 +45,15 @@ impl<'a> Evaluator<'a> {
             Node::Double(n) => Ok(Val::Double(*n)),
             Node::Text(text) => Ok(Val::Text(text)),
             Node::Root(root) => self.root(*root),
-            Node::Local(n) => match self.locals.get(*n) {
+            Node::Local(n, _) => match self.locals.get(*n) {
                 Some(value) => Ok(value.clone()),
-                None => failed("a variable has no value"),
+                None => failed(Problem::Text("a variable has no value")),
             },
             Node::Select(of, name) => {
                 let of = self.eval(of)?;
                 match self.member(&of, name)? {
                     Some(value) => Ok(value),
-                    None => failed(format!("the member {name:.64} does not exist")),
+                    None => failed(Problem::NoMember(name)),
                 }
             }
             Node::Has(of, name) => {
@@ -67,21 +68,22 @@ impl<'a> Evaluator<'a> {
             Node::Map(entries) => self.map(entries),
             Node::Not(of) => match self.eval(of)? {
                 Val::Bool(b) => Ok(Val::Bool(!b)),
-                other => failed(format!("! takes a boolean, not {}", other.kind())),
+                other => failed(Problem::Value("! takes a boolean, not ", other, "")),
             },
             Node::Negate(of) => match self.eval(of)? {
                 Val::Int(n) => {
-                    n.checked_neg().map_or_else(|| failed("the number is too big"), |n| Ok(Val::Int(n)))
+                    let problem = Problem::Text("the number is too big");
+                    n.checked_neg().map_or_else(|| failed(problem), |n| Ok(Val::Int(n)))
                 }
                 Val::Double(n) => Ok(Val::Double(-n)),
-                other => failed(format!("- takes an int or a double, not {}", other.kind())),
+                other => failed(Problem::Value("- takes an int or a double, not ", other, "")),
             },
             Node::And(nodes) => self.decide(nodes, false),
             Node::Or(nodes) => self.decide(nodes, true),
             Node::If(test, yes, no) => match self.eval(test)? {
                 Val::Bool(true) => self.eval(yes),
                 Val::Bool(false) => self.eval(no),
-                other => failed(format!("?: takes a boolean, not {}", other.kind())),
+                other => failed(Problem::Value("?: takes a boolean, not ", other, "")),
             },
             Node::Equal(a, b) => {
                 let (a, b) = (self.eval(a)?, self.eval(b)?);
@@ -114,7 +116,7 @@ impl<'a> Evaluator<'a> {
             Node::Matches(of, regex) => {
                 let of = self.eval(of)?;
                 let Some(text) = of.text() else {
-                    return failed(format!("matches() takes a string, not {}", of.kind()));
+                    return failed(Problem::Value("matches() takes a string, not ", of, ""));
                 };
                 // In the worst case every byte visits every state of the expression, of which there are hundreds.
                 self.charge(text.len())?;
@@ -124,30 +126,30 @@ impl<'a> Evaluator<'a> {
                 let of = self.eval(of)?;
                 self.convert(*to, &of)
             }
-            Node::Macro { kind, over, predicate, transform } => {
+            Node::Macro { kind, over, predicate, transform, .. } => {
                 self.run_macro(*kind, over, predicate.as_deref(), transform.as_deref())
             }
         }
     }
 
     fn root(&self, root: Root) -> EvalResult<'a> {
-        let input: &'a FilterInput<'a> = self.input;
+        let input: &'a FilterInput<'e> = self.input;
         match root {
             Root::Source => Ok(Val::Text(input.event().family())),
             Root::Event => Ok(Val::Text(&input.event().event)),
-            Root::Data => input.data().map(Val::of).map_err(|error| EvalError::Unreadable(error.clone())),
+            Root::Data => input.data().map(Val::of).map_err(EvalError::Unreadable),
             Root::Attributes => Ok(Val::of(input.attributes())),
         }
     }
 
-    fn member(&mut self, of: &Val<'a>, name: &str) -> Result<Option<Val<'a>>, EvalError> {
+    fn member(&mut self, of: &Val<'a>, name: &'a str) -> Result<Option<Val<'a>>, EvalError<'a>> {
         match of {
             Val::Map(map) => Ok(map.get(name).map(Val::of)),
             Val::OwnedMap(entries) => {
                 self.charge(entries.len())?;
                 Ok(entries.iter().find(|(key, _)| key.text() == Some(name)).map(|(_, value)| value.clone()))
             }
-            other => failed(format!("{} has no member {name:.64}", other.kind())),
+            other => failed(Problem::NotAMap(other.clone(), name)),
         }
     }
 
@@ -158,21 +160,23 @@ impl<'a> Evaluator<'a> {
                 Val::Int(n) => usize::try_from(n).ok(),
                 Val::UInt(n) => usize::try_from(n).ok(),
                 Val::Double(n) if n.fract() == 0.0 && (0.0..4e9).contains(&n) => Some(n as usize),
-                other => return failed(format!("a list index must be a whole number, not {}", other.kind())),
+                other => {
+                    return failed(Problem::Value("a list index must be a whole number, not ", other, ""));
+                }
             };
             return match n.and_then(|n| of.nth(n)) {
                 Some(value) => Ok(value),
-                None => failed("the list index is out of range"),
+                None => failed(Problem::Value("the list index is out of range: ", at, "")),
             };
         }
         match self.lookup(&of, &at)? {
             Some(value) => Ok(value),
-            None => failed("the map has no such key"),
+            None => failed(Problem::Value("the map has no such key: ", at, "")),
         }
     }
 
     /// Returns the value of a key in a map.
-    pub(super) fn lookup(&mut self, of: &Val<'a>, key: &Val<'a>) -> Result<Option<Val<'a>>, EvalError> {
+    pub(super) fn lookup(&mut self, of: &Val<'a>, key: &Val<'a>) -> Result<Option<Val<'a>>, EvalError<'a>> {
         match of {
             Val::Map(map) => Ok(key.text().and_then(|key| map.get(key)).map(Val::of)),
             Val::OwnedMap(entries) => {
@@ -183,7 +187,7 @@ impl<'a> Evaluator<'a> {
                 }
                 Ok(None)
             }
-            other => failed(format!("{} has no keys", other.kind())),
+            other => failed(Problem::Value("", other.clone(), " has no keys")),
         }
     }
 
@@ -192,11 +196,11 @@ impl<'a> Evaluator<'a> {
         for (key, value) in nodes {
             let (key, value) = (self.eval(key)?, self.eval(value)?);
             if !matches!(key, Val::Bool(_) | Val::Int(_) | Val::UInt(_) | Val::Text(_) | Val::OwnedText(_)) {
-                return failed(format!("{} cannot be a key", key.kind()));
+                return failed(Problem::Value("", key, " cannot be a key"));
             }
             for (existing, _) in &entries {
                 if self.equals(existing, &key, 0)? {
-                    return failed("a key occurs twice in the map");
+                    return failed(Problem::Value("a key occurs twice in the map: ", key, ""));
                 }
             }
             entries.push((key, value));
@@ -213,9 +217,8 @@ impl<'a> Evaluator<'a> {
                 Ok(Val::Bool(b)) if b == until => return Ok(Val::Bool(until)),
                 Ok(Val::Bool(_)) => {}
                 Ok(other) => {
-                    let op = if until { "||" } else { "&&" };
-                    let problem = EvalError::Failed(format!("{op} takes booleans, not {}", other.kind()));
-                    error.get_or_insert(problem);
+                    let problem = if until { "|| takes booleans, not " } else { "&& takes booleans, not " };
+                    error = error.or_else(|| failed::<()>(Problem::Value(problem, other, "")).err());
                 }
                 Err(EvalError::Costly) => return Err(EvalError::Costly),
                 Err(other) => drop(error.get_or_insert(other)),
@@ -241,10 +244,8 @@ impl<'a> Evaluator<'a> {
             other => other,
         };
         let Some(len) = over.list_len() else {
-            return failed(format!(
-                "all(), exists(), map() and filter() take a list or a map, not {}",
-                over.kind()
-            ));
+            let problem = "all(), exists(), map() and filter() take a list or a map, not ";
+            return failed(Problem::Value(problem, over, ""));
         };
         let mut list = Vec::new();
         let (mut matched, mut error) = (0_usize, None);
@@ -260,7 +261,9 @@ impl<'a> Evaluator<'a> {
             self.locals.pop();
             let tested = match tested {
                 Ok(Val::Bool(b)) => Ok(b),
-                Ok(other) => failed(format!("the predicate's result is {}, not true or false", other.kind())),
+                Ok(other) => {
+                    failed(Problem::Value("the predicate's result is ", other, ", not true or false"))
+                }
                 Err(error) => Err(error),
             };
             match (kind, tested) {

@@ -12,20 +12,21 @@
 //! - the steps of an evaluation, which also limit its memory: a step creates at most one element or 8 bytes of text.
 //!
 //! Invariants: compiling a filter detects unknown names and functions. `&&` and `||` may ignore an error of one operand,
-//! but never an exhausted budget.
+//! but never an exhausted budget. No number of the event is rounded for a comparison: an integer that no type of CEL holds
+//! makes the comparison fail.
 
 mod compile;
 mod eval;
 mod operators;
+mod print;
 mod value;
 
 use std::cell::OnceCell;
 use std::fmt;
 use std::sync::Arc;
 
-use serde_json::Value;
-
 use super::event::Event;
+use super::event::data::{Data, Object, UnreadableData};
 use compile::Node;
 
 /// Maximum length of a filter's text in bytes.
@@ -55,20 +56,21 @@ pub enum FilterError {
     #[error("cannot be compiled now: {0}")]
     Unavailable(String),
     #[error("the result is {0}, not true or false")]
-    NotBoolean(&'static str),
+    NotBoolean(String),
     #[error("the evaluation takes more than {BUDGET} steps on this event")]
     TooCostly,
-    #[error("{0}")]
-    Failed(String),
-    #[error("the event's data cannot be parsed: {0}")]
-    Unreadable(String),
+    /// Names the value and the innermost expression that failed.
+    #[error("{problem}, in {expression}")]
+    Failed { problem: String, expression: String },
+    #[error("the event's data cannot be read: {0}")]
+    Unreadable(#[from] UnreadableData),
 }
 
 /// The input of filters: an event with lazily parsed data, which all filters of the event share.
 pub struct FilterInput<'a> {
     event: &'a Event,
-    data: OnceCell<Result<Value, FilterError>>,
-    attributes: OnceCell<Value>,
+    data: OnceCell<Result<Data<'a>, UnreadableData>>,
+    attributes: OnceCell<Data<'a>>,
 }
 
 impl<'a> FilterInput<'a> {
@@ -80,18 +82,16 @@ impl<'a> FilterInput<'a> {
         self.event
     }
 
-    /// Returns the parsed data. Fails for numbers that no machine type can hold.
-    pub fn data(&self) -> Result<&Value, &FilterError> {
-        let parse = || {
-            serde_json::from_str(self.event.data.get())
-                .map_err(|error| FilterError::Unreadable(truncate(&error.to_string())))
-        };
-        self.data.get_or_init(parse).as_ref()
+    /// Returns the parsed data, which the first caller parses.
+    pub fn data(&self) -> Result<&Data<'a>, UnreadableData> {
+        self.data.get_or_init(|| Data::parse(self.event.data.get())).as_ref().map_err(|error| *error)
     }
 
-    fn attributes(&self) -> &Value {
+    fn attributes(&self) -> &Data<'a> {
         self.attributes.get_or_init(|| {
-            Value::Object(self.event.attributes.iter().map(|(n, v)| (n.clone(), v.clone())).collect())
+            let attributes = self.event.attributes.iter();
+            let members = attributes.map(|(name, value)| (name.as_str().into(), Data::from(value.clone())));
+            Data::Object(Object::new(members.collect()))
         })
     }
 }

@@ -5,16 +5,18 @@ use std::rc::Rc;
 
 use super::compile::{Arithmetic, ComparisonOperator, StringTest, TargetType};
 use super::eval::Evaluator;
-use super::value::{EvalError, EvalResult, Val, compare_numbers, failed, is_number};
+use super::value::{
+    EvalError, EvalResult, Problem, Val, check_representable, compare_numbers, failed, is_number,
+};
 
 /// Maximum depth of compared values. Data has at most 127 levels (the JSON parser's limit); the filter adds the others.
 const MAX_VALUE_DEPTH: u32 = 256;
 
-impl<'a> Evaluator<'a> {
-    pub(super) fn equals(&mut self, a: &Val<'a>, b: &Val<'a>, depth: u32) -> Result<bool, EvalError> {
+impl<'a> Evaluator<'a, '_> {
+    pub(super) fn equals(&mut self, a: &Val<'a>, b: &Val<'a>, depth: u32) -> Result<bool, EvalError<'a>> {
         self.charge(1)?;
         if depth > MAX_VALUE_DEPTH {
-            return failed("the values are nested too deeply to be compared");
+            return failed(Problem::Text("the values are nested too deeply to be compared"));
         }
         if let (Some(a), Some(b)) = (a.text(), b.text()) {
             self.charge(a.len().min(b.len()) / 32)?;
@@ -36,11 +38,14 @@ impl<'a> Evaluator<'a> {
             (Val::Null, Val::Null) => Ok(true),
             (Val::Bool(a), Val::Bool(b)) => Ok(a == b),
             (Val::Map(_) | Val::OwnedMap(_), Val::Map(_) | Val::OwnedMap(_)) => self.map_equals(a, b, depth),
-            _ => Ok(compare_numbers(a, b) == Some(Ordering::Equal)),
+            _ => {
+                check_representable(a, b)?;
+                Ok(compare_numbers(a, b) == Some(Ordering::Equal))
+            }
         }
     }
 
-    pub(super) fn map_equals(&mut self, a: &Val<'a>, b: &Val<'a>, depth: u32) -> Result<bool, EvalError> {
+    pub(super) fn map_equals(&mut self, a: &Val<'a>, b: &Val<'a>, depth: u32) -> Result<bool, EvalError<'a>> {
         let entries = self.entries(a)?;
         if entries.len() != self.entries(b)?.len() {
             return Ok(false);
@@ -54,7 +59,7 @@ impl<'a> Evaluator<'a> {
         Ok(true)
     }
 
-    pub(super) fn entries(&mut self, of: &Val<'a>) -> Result<Vec<(Val<'a>, Val<'a>)>, EvalError> {
+    pub(super) fn entries(&mut self, of: &Val<'a>) -> Result<Vec<(Val<'a>, Val<'a>)>, EvalError<'a>> {
         match of {
             Val::Map(map) => {
                 self.charge(map.len())?;
@@ -76,8 +81,14 @@ impl<'a> Evaluator<'a> {
                     self.charge(a.len().min(b.len()) / 32)?;
                     Some(a.cmp(b))
                 }
-                _ if is_number(a) && is_number(b) => compare_numbers(a, b),
-                _ => return failed(format!("{} cannot be compared with {}", a.kind(), b.kind())),
+                _ if is_number(a) && is_number(b) => {
+                    check_representable(a, b)?;
+                    compare_numbers(a, b)
+                }
+                _ => {
+                    let problem = Problem::Values(a.clone(), " cannot be compared with ", b.clone(), "");
+                    return failed(problem);
+                }
             },
         };
         Ok(Val::Bool(compared.is_some_and(|compared| match order {
@@ -111,12 +122,13 @@ impl<'a> Evaluator<'a> {
                 Arithmetic::Subtract => Some(a - b),
                 Arithmetic::Multiply => Some(a * b),
                 Arithmetic::Divide => Some(a / b),
-                Arithmetic::Modulo => return failed("% takes whole numbers"),
+                Arithmetic::Modulo => return failed(Problem::Text("% takes whole numbers")),
             }
             .map(Val::Double),
             _ => return self.concatenate(op, a, b),
         };
-        result.map_or_else(|| failed("the result is too big, or the divisor is zero"), Ok)
+        let problem = "the result is too big, or the divisor is zero";
+        result.map_or_else(|| failed(Problem::Text(problem)), Ok)
     }
 
     pub(super) fn concatenate(&mut self, op: Arithmetic, a: &Val<'a>, b: &Val<'a>) -> EvalResult<'a> {
@@ -129,10 +141,12 @@ impl<'a> Evaluator<'a> {
             let both = (0..first).filter_map(|n| a.nth(n)).chain((0..second).filter_map(|n| b.nth(n)));
             return Ok(Val::OwnedList(Rc::new(both.collect())));
         }
-        failed(format!(
-            "{} and {} cannot be operands of one operator: convert one with int(), double() or string()",
-            a.kind(),
-            b.kind()
+        check_representable(a, b)?;
+        failed(Problem::Values(
+            a.clone(),
+            " and ",
+            b.clone(),
+            " cannot be operands of one operator: convert one with int(), double() or string()",
         ))
     }
 
@@ -149,7 +163,7 @@ impl<'a> Evaluator<'a> {
         }
         match b {
             Val::Map(_) | Val::OwnedMap(_) => Ok(Val::Bool(self.lookup(b, a)?.is_some())),
-            other => failed(format!("in takes a list or a map, not {}", other.kind())),
+            other => failed(Problem::Value("in takes a list or a map, not ", other.clone(), "")),
         }
     }
 
@@ -163,7 +177,7 @@ impl<'a> Evaluator<'a> {
                     self.charge(text.len() / 16)?;
                     text.chars().count()
                 }
-                (None, None) => return failed(format!("{} has no size", of.kind())),
+                (None, None) => return failed(Problem::Value("", of.clone(), " has no size")),
             },
         };
         Ok(Val::Int(i64::try_from(size).unwrap_or(i64::MAX)))
@@ -171,8 +185,9 @@ impl<'a> Evaluator<'a> {
 
     pub(super) fn test_strings(&mut self, test: StringTest, a: &Val<'a>, b: &Val<'a>) -> EvalResult<'a> {
         let (Some(text), Some(part)) = (a.text(), b.text()) else {
-            let of = if a.text().is_some() { b.kind() } else { a.kind() };
-            return failed(format!("contains(), startsWith() and endsWith() take strings, not {of}"));
+            let other = if a.text().is_some() { b } else { a };
+            let problem = "contains(), startsWith() and endsWith() take strings, not ";
+            return failed(Problem::Value(problem, other.clone(), ""));
         };
         self.charge((text.len() + part.len()) / 8)?;
         Ok(Val::Bool(match test {
@@ -197,11 +212,20 @@ impl<'a> Evaluator<'a> {
             (TargetType::Double, Val::Double(n)) => Some(Val::Double(*n)),
             (TargetType::Double, Val::Int(n)) => Some(Val::Double(*n as f64)),
             (TargetType::Double, Val::UInt(n)) => Some(Val::Double(*n as f64)),
+            // The nearest double, as for other whole numbers.
+            (TargetType::Double, Val::BigNumber(number)) => {
+                self.charge(number.text().len() / 8)?;
+                Some(number.as_f64()).filter(|n| n.is_finite()).map(Val::Double)
+            }
             (TargetType::Bool, Val::Bool(b)) => Some(Val::Bool(*b)),
             (TargetType::Text, Val::Text(_) | Val::OwnedText(_)) => Some(of.clone()),
             (TargetType::Text, Val::Int(n)) => Some(Val::OwnedText(n.to_string().into())),
             (TargetType::Text, Val::UInt(n)) => Some(Val::OwnedText(n.to_string().into())),
             (TargetType::Text, Val::Double(n)) => Some(Val::OwnedText(n.to_string().into())),
+            (TargetType::Text, Val::BigNumber(number)) => {
+                self.charge(number.text().len() / 8)?;
+                Some(Val::OwnedText(number.text().into()))
+            }
             (TargetType::Text, Val::Bool(b)) => Some(Val::Text(if *b { "true" } else { "false" })),
             _ => match (to, of.text()) {
                 (TargetType::Int, Some(text)) => text.parse().ok().map(Val::Int),
@@ -217,13 +241,13 @@ impl<'a> Evaluator<'a> {
                 _ => None,
             },
         };
-        let name = match to {
-            TargetType::Int => "int",
-            TargetType::UInt => "uint",
-            TargetType::Double => "double",
-            TargetType::Text => "string",
-            TargetType::Bool => "bool",
+        let problem = match to {
+            TargetType::Int => "int() cannot convert ",
+            TargetType::UInt => "uint() cannot convert ",
+            TargetType::Double => "double() cannot convert ",
+            TargetType::Text => "string() cannot convert ",
+            TargetType::Bool => "bool() cannot convert ",
         };
-        converted.map_or_else(|| failed(format!("{name}() cannot convert {}", of.kind())), Ok)
+        converted.map_or_else(|| failed(Problem::Value(problem, of.clone(), "")), Ok)
     }
 }

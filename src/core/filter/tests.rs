@@ -1,8 +1,8 @@
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
-use serde_json::json;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::core::event::Origin;
@@ -78,39 +78,117 @@ fn evaluates_expressions() {
 #[test]
 fn reports_evaluation_errors() {
     for (text, problem) in [
-        ("data.missing == 1", "the member missing does not exist"),
-        ("data.n.x == 1", "an int has no member x"),
+        ("data.missing == 1", "the member missing does not exist, in data.missing"),
+        ("data.n.x == 1", "an int (5) has no member x, in data.n.x"),
         ("data.nothing.x == 1", "null has no member x"),
-        ("data.list[9] == 1", "out of range"),
+        ("data.list[9] == 1", "out of range: an int (9), in data.list[9]"),
         ("data.list[-1] == 1", "out of range"),
-        ("data.list['x'] == 1", "must be a whole number, not a string"),
-        ("data.entity[1] == 1", "no such key"),
-        ("data.n && true", "&& takes booleans, not an int"),
-        ("data.n > 'a'", "cannot be compared"),
-        ("data.n + 1.5 > 2.0", "with int()"),
-        ("data.n / 0 == 1", "divisor is zero"),
+        ("data.list['x'] == 1", "must be a whole number, not a string ('x'), in data.list['x']"),
+        ("data.entity[1] == 1", "no such key: an int (1), in data.entity[1]"),
+        ("data.n && true", "&& takes booleans, not an int (5), in data.n && true"),
+        ("data.n > 'a'", "an int (5) cannot be compared with a string ('a'), in data.n > 'a'"),
+        (
+            "data.n + 1.5 > 2.0",
+            "an int (5) and a double (1.5) cannot be operands of one operator: convert one with int(), double() or string(), in data.n + 1.5",
+        ),
+        ("data.n / 0 == 1", "divisor is zero, in data.n / 0"),
         ("9223372036854775807 + data.n > 0", "too big"),
         ("data.n in 5", "in takes a list"),
-        ("size(data.n) == 1", "has no size"),
+        ("size(data.n) == 1", "an int (5) has no size, in size(data.n)"),
         ("data.n.contains('a')", "take strings, not an int"),
-        ("int('x') == 1", "int() cannot convert a string"),
-        ("data.n.all(x, true)", "take a list or a map"),
+        ("int('x') == 1", "int() cannot convert a string ('x'), in int('x')"),
+        ("data.n.all(x, true)", "take a list or a map, not an int (5), in data.n.all(x, true)"),
         ("data.items.all(i, has(i.n) ? true : i.n == 1)", "the member n does not exist"),
         ("data.items.filter(i, i.n == 1) == []", "the member n does not exist"),
         ("{data.text: 1, 'grün': 2} == {}", "twice"),
         ("data.missing == 1 && true", "the member missing does not exist"),
     ] {
         match run(text) {
-            Err(FilterError::Failed(got)) => assert!(got.contains(problem), "{text}: {got}"),
+            Err(error @ FilterError::Failed { .. }) => {
+                assert!(error.to_string().contains(problem), "{text}: {error}");
+            }
             other => panic!("{text}: {other:?}"),
         }
     }
-    assert_eq!(run("data.operation"), Err(FilterError::NotBoolean("a string")));
-    assert_eq!(run("data.yes ? data.n : true"), Err(FilterError::NotBoolean("an int")));
-    let unreadable = Filter::compile("data.n == 1").unwrap().matches(&event_with("{\"n\":1e400}"));
+    assert_eq!(run("data.operation"), Err(FilterError::NotBoolean("a string ('create')".into())));
+    assert_eq!(run("data.yes ? data.n : true"), Err(FilterError::NotBoolean("an int (5)".into())));
+    let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+    let unreadable = Filter::compile("data == 1").unwrap().matches(&event_with(&deep));
     assert!(matches!(unreadable, Err(FilterError::Unreadable(_))), "{unreadable:?}");
-    let untouched = Filter::compile("source == 'crud'").unwrap().matches(&event_with("{\"n\":1e400}"));
+    let untouched = Filter::compile("source == 'crud'").unwrap().matches(&event_with(&deep));
     assert_eq!(untouched, Ok(true), "data that the filter does not use is not parsed");
+}
+
+/// A value that a filter cannot represent affects only the comparison that needs it.
+#[test]
+fn unrepresentable_values_fail_only_where_they_are_needed() {
+    let event = event_with(
+        r#"{"n":1,"cut":"x\ud83d","\ud83d":2,"big":18446744073709551617,"far":1e999,"exact":18446744073709551616,
+            "list":[18446744073709551617,5],"deep":{"big":-1e999}}"#,
+    );
+    for text in [
+        "data.n == 1",
+        "data.cut.startsWith('x') && size(data.cut) == 2 && data.cut == 'x\u{fffd}' && data['\u{fffd}'] == 2",
+        "has(data.big) && has(data.far) && size(data.list) == 2 && 'big' in data",
+        "data.big != null && data.big != 'x' && !(data.big == [])",
+        "data.big == 1 || data.n == 1",
+        "data.list.exists(x, x == 5) && 5 in [5, data.big]",
+        "string(data.big) == '18446744073709551617' && string(data.far) == '1e999'",
+        "double(data.big) == 18446744073709551616.0 && data.exact == 18446744073709551616.0",
+    ] {
+        assert_eq!(Filter::compile(text).unwrap().matches(&event), Ok(true), "{text}");
+    }
+    let big = "a number (18446744073709551617)";
+    for (text, problem) in [
+        (
+            "data.big == 18446744073709551615u",
+            format!("{big} fits no int, uint or double, in data.big == 18446744073709551615u"),
+        ),
+        ("data.n == 1 && data.big > 5", format!("{big} fits no int, uint or double, in data.big > 5")),
+        ("data.far < 1.0", "a number (1e999) fits no int, uint or double, in data.far < 1.0".into()),
+        (
+            "data.deep.big in [1, 2]",
+            "a number (-1e999) fits no int, uint or double, in data.deep.big in [1, 2]".into(),
+        ),
+        ("data == data", format!("{big} fits no int, uint or double, in data == data")),
+        ("data.list.all(x, x > 1)", format!("{big} fits no int, uint or double, in x > 1")),
+        ("data.big + 1 > 0", format!("{big} fits no int, uint or double, in data.big + 1")),
+        ("int(data.big) == 1", format!("int() cannot convert {big}, in int(data.big)")),
+        ("double(data.far) > 1.0", "double() cannot convert a number (1e999), in double(data.far)".into()),
+        ("-data.big < 0", format!("- takes an int or a double, not {big}, in -data.big")),
+    ] {
+        let error = Filter::compile(text).unwrap().matches(&event).unwrap_err();
+        assert_eq!(error.to_string(), problem, "{text}");
+    }
+}
+
+#[test]
+fn error_messages_are_bounded() {
+    let event = event_with(&format!(r#"{{"t":"a\n{}","n":{}}}"#, "ü".repeat(10_000), "9".repeat(10_000)));
+    let error = Filter::compile("data.t > 1").unwrap().matches(&event).unwrap_err().to_string();
+    assert!(error.starts_with("a string ('a üü") && error.contains("ü...') cannot be compared"), "{error}");
+    for text in [format!("data.n == 1 || data.t > [{}1]", "1, ".repeat(1000)), "data.n > 1".to_owned()] {
+        let error = Filter::compile(&text).unwrap().matches(&event).unwrap_err().to_string();
+        assert!(error.chars().count() < 400, "{error}");
+    }
+}
+
+/// An expression in an error message is written as its author would write it.
+#[test]
+fn writes_expressions_as_cel() {
+    for text in [
+        "data.a.b['c d'][0] == 1",
+        "has(data.a.b) && (size(data.l) > 2u || !(data.x != 1.5))",
+        "data.l.exists(x, x.n in [1, 'a\\'b', null, true]) ? data.y < 1 : source.matches('^a\\\\.b$')",
+        "data.l.filter(x, x > -1).map(y, (y + 1) * 2) == [{'a': 1}]",
+        "string(data.n).startsWith('1') && attributes.subject.contains(event)",
+        "data.l.map(x, x > 1, double(x)).all(y, y >= 1.0) && data.l.exists_one(z, z <= 5)",
+    ] {
+        let Filter(compiled) = Filter::compile(text).unwrap();
+        assert_eq!(compiled.root.text(), text);
+    }
+    let Filter(long) = Filter::compile(&format!("data.t == '{}'", "ü".repeat(1000))).unwrap();
+    assert!(long.root.text().len() <= 131 && long.root.text().ends_with("..."), "{}", long.root.text());
 }
 
 #[test]
@@ -224,8 +302,12 @@ fn agree(text: &str) -> bool {
 fn worst_cases_neither_hang_nor_overflow() {
     let many = (0..20_000).map(|n| format!("{{\"n\":{n},\"t\":\"{n}\"}}")).collect::<Vec<_>>().join(",");
     let long = "ab ".repeat(150_000);
-    let big =
-        event_with(&format!(r#"{{"l":[{many}],"t":"{long}","d":{}1{}}}"#, "[".repeat(120), "]".repeat(120)));
+    let big = event_with(&format!(
+        r#"{{"l":[{many}],"t":"{long}","d":{}1{},"n":{}}}"#,
+        "[".repeat(120),
+        "]".repeat(120),
+        "9".repeat(1 << 20)
+    ));
     let chained = |link: &str| format!("data.l{} == []", link.repeat(40));
     let texts = [
         "data.l.all(a, data.l.all(b, data.l.all(c, a != b || b != c || a == c || true)))".to_owned(),
@@ -240,6 +322,9 @@ fn worst_cases_neither_hang_nor_overflow() {
         format!("[data.l]{} == []", ".map(x, x + x)".repeat(60)),
         format!("{} == ''", vec!["data.t"; 60].join(" + ")),
         "data.l.map(a, data.t + 'x') == []".to_owned(),
+        "data.l.all(a, double(data.n) > 1.0 || true)".to_owned(),
+        "data.l.all(a, string(data.n) != 'x')".to_owned(),
+        "data.l.all(a, data.n > 1 || data.n == a.n || true)".to_owned(),
         format!("{} == 1", (0..500).map(|_| "a").fold("data.d".to_owned(), |t, _| t + "[0]")),
         format!("data.d{} == 1", "[0]".repeat(60)),
         format!("{}1{} == data.d", "[".repeat(40), "]".repeat(40)),
@@ -348,6 +433,19 @@ fn fragments() -> impl Strategy<Value = String> {
 
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, cases: 512, ..ProptestConfig::default() })]
+
+    /// Every text that ingest accepts is readable: a filter fails only where it needs what it cannot represent.
+    #[test]
+    fn accepted_data_never_affects_other_members(text in crate::core::event::data::tests::json_text()) {
+        let event = event_with(&format!(r#"{{"n":1,"other":{text}}}"#));
+        for filter in ["data.n == 1 && has(data.other)", "data.other == 'x' || data.n == 1"] {
+            prop_assert_eq!(Filter::compile(filter).unwrap().matches(&event), Ok(true));
+        }
+        match Filter::compile("data.other == data.other").unwrap().matches(&event) {
+            Ok(same) => prop_assert!(same),
+            Err(error) => prop_assert!(error.to_string().contains(" fits no int, uint or double, in data.other == data.other"), "{error}"),
+        }
+    }
 
     #[test]
     fn never_panics(text in prop_oneof![any::<String>(), fragments()]) {

@@ -1,11 +1,15 @@
 //! Values of a filter's evaluation.
 
 use std::cmp::Ordering;
+use std::fmt;
 use std::rc::Rc;
 
-use serde_json::{Map, Value};
+use super::compile::Node;
+use super::{FilterError, truncate};
+use crate::core::event::data::{Data, MachineNumber, Number, Object, UnreadableData};
 
-use super::FilterError;
+/// Maximum length in characters of an event's value in an error message.
+const MAX_SHOWN: usize = 64;
 
 /// A value. Values of the event are borrowed; values that the filter creates are shared, so that a copy is one step.
 #[derive(Clone)]
@@ -15,57 +19,132 @@ pub enum Val<'a> {
     Int(i64),
     UInt(u64),
     Double(f64),
+    /// A number of the event that no type of CEL holds: comparing it or calculating with it is an error.
+    BigNumber(&'a Number<'a>),
     Text(&'a str),
     OwnedText(Rc<str>),
-    List(&'a [Value]),
+    List(&'a [Data<'a>]),
     OwnedList(Rc<Vec<Val<'a>>>),
-    Map(&'a Map<String, Value>),
+    Map(&'a Object<'a>),
     OwnedMap(Rc<Vec<(Val<'a>, Val<'a>)>>),
 }
 
 /// Why an expression has no value.
-pub enum EvalError {
+pub enum EvalError<'a> {
     /// The budget is exhausted, which ends the evaluation.
     Costly,
     /// `&&` and `||` may ignore this error of one operand.
-    Failed(String),
-    Unreadable(FilterError),
+    Failed(Box<Failure<'a>>),
+    Unreadable(UnreadableData),
 }
 
-pub type EvalResult<'a> = Result<Val<'a>, EvalError>;
+/// A failed operation. It becomes text only if it decides the result, because `&&`, `||` and macros may ignore it.
+pub struct Failure<'a> {
+    problem: Problem<'a>,
+    /// The innermost expression that failed.
+    expression: Option<&'a Node>,
+}
 
-pub fn failed<T>(problem: impl Into<String>) -> Result<T, EvalError> {
-    Err(EvalError::Failed(problem.into()))
+/// What failed, with the values that caused it.
+pub enum Problem<'a> {
+    Text(&'static str),
+    NoMember(&'a str),
+    /// The value cannot have members, here this one.
+    NotAMap(Val<'a>, &'a str),
+    /// A text, the value, a text.
+    Value(&'static str, Val<'a>, &'static str),
+    /// A value, a text, another value, a text.
+    Values(Val<'a>, &'static str, Val<'a>, &'static str),
+}
+
+pub type EvalResult<'a> = Result<Val<'a>, EvalError<'a>>;
+
+pub fn failed<'a, T>(problem: Problem<'a>) -> Result<T, EvalError<'a>> {
+    Err(EvalError::Failed(Box::new(Failure { problem, expression: None })))
+}
+
+impl<'a> EvalError<'a> {
+    /// Records the expression that failed, unless an inner one is recorded.
+    pub fn at(mut self, node: &'a Node) -> Self {
+        if let EvalError::Failed(failure) = &mut self {
+            failure.expression.get_or_insert(node);
+        }
+        self
+    }
+}
+
+impl From<EvalError<'_>> for FilterError {
+    fn from(error: EvalError<'_>) -> Self {
+        match error {
+            EvalError::Costly => FilterError::TooCostly,
+            EvalError::Unreadable(error) => FilterError::Unreadable(error),
+            EvalError::Failed(failure) => FilterError::Failed {
+                problem: truncate(&failure.problem.to_string()),
+                expression: failure.expression.map(Node::text).unwrap_or_default(),
+            },
+        }
+    }
+}
+
+impl fmt::Display for Problem<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Problem::Text(text) => f.write_str(text),
+            Problem::NoMember(name) => write!(f, "the member {name:.64} does not exist"),
+            Problem::NotAMap(value, name) => write!(f, "{} has no member {name:.64}", value.describe()),
+            Problem::Value(before, value, after) => write!(f, "{before}{}{after}", value.describe()),
+            Problem::Values(a, between, b, after) => {
+                write!(f, "{}{between}{}{after}", a.describe(), b.describe())
+            }
+        }
+    }
 }
 
 impl<'a> Val<'a> {
-    /// Borrows a JSON value.
-    pub fn of(value: &'a Value) -> Self {
+    /// Borrows a value of the event.
+    pub fn of(value: &'a Data<'a>) -> Self {
         match value {
-            Value::Null => Val::Null,
-            Value::Bool(b) => Val::Bool(*b),
-            Value::Number(n) => match (n.as_i64(), n.as_u64()) {
-                (Some(n), _) => Val::Int(n),
-                (None, Some(n)) => Val::UInt(n),
-                (None, None) => Val::Double(n.as_f64().unwrap_or(f64::NAN)),
+            Data::Null => Val::Null,
+            Data::Bool(b) => Val::Bool(*b),
+            Data::Number(number) => match number.machine() {
+                Some(MachineNumber::Int(n)) => Val::Int(n),
+                Some(MachineNumber::UInt(n)) => Val::UInt(n),
+                Some(MachineNumber::Double(n)) => Val::Double(n),
+                None => Val::BigNumber(number),
             },
-            Value::String(text) => Val::Text(text),
-            Value::Array(list) => Val::List(list),
-            Value::Object(map) => Val::Map(map),
+            Data::Text(text) => Val::Text(text),
+            Data::List(list) => Val::List(list),
+            Data::Object(map) => Val::Map(map),
         }
     }
 
     /// Returns the type for error messages, with its article.
-    pub fn kind(&self) -> &'static str {
+    fn kind(&self) -> &'static str {
         match self {
             Val::Null => "null",
             Val::Bool(_) => "a boolean",
             Val::Int(_) => "an int",
             Val::UInt(_) => "a uint",
             Val::Double(_) => "a double",
+            Val::BigNumber(_) => "a number",
             Val::Text(_) | Val::OwnedText(_) => "a string",
             Val::List(_) | Val::OwnedList(_) => "a list",
             Val::Map(_) | Val::OwnedMap(_) => "a map",
+        }
+    }
+
+    /// Returns the type and, of a scalar, the beginning of its text.
+    pub fn describe(&self) -> String {
+        let kind = self.kind();
+        match self {
+            Val::Bool(b) => format!("{kind} ({b})"),
+            Val::Int(n) => format!("{kind} ({n})"),
+            Val::UInt(n) => format!("{kind} ({n})"),
+            Val::Double(n) => format!("{kind} ({n:?})"),
+            Val::BigNumber(number) => format!("{kind} ({})", shorten(number.text())),
+            Val::Text(text) => format!("{kind} ('{}')", shorten(text)),
+            Val::OwnedText(text) => format!("{kind} ('{}')", shorten(text)),
+            Val::Null | Val::List(_) | Val::OwnedList(_) | Val::Map(_) | Val::OwnedMap(_) => kind.to_owned(),
         }
     }
 
@@ -95,8 +174,28 @@ impl<'a> Val<'a> {
     }
 }
 
+/// Returns the first `MAX_SHOWN` characters of a text on one line.
+fn shorten(text: &str) -> String {
+    let mut shown: String =
+        text.chars().take(MAX_SHOWN).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if text.chars().nth(MAX_SHOWN).is_some() {
+        shown.push_str("...");
+    }
+    shown
+}
+
+/// Returns true for a number of any type.
 pub fn is_number(value: &Val<'_>) -> bool {
-    matches!(value, Val::Int(_) | Val::UInt(_) | Val::Double(_))
+    matches!(value, Val::Int(_) | Val::UInt(_) | Val::Double(_) | Val::BigNumber(_))
+}
+
+/// Fails if one of two numbers fits no type, because a comparison by its rounded value could be wrong.
+pub fn check_representable<'a>(a: &Val<'a>, b: &Val<'a>) -> Result<(), EvalError<'a>> {
+    let big = [a, b].into_iter().find(|value| matches!(value, Val::BigNumber(_)));
+    match big.filter(|_| is_number(a) && is_number(b)) {
+        Some(big) => failed(Problem::Value("", big.clone(), " fits no int, uint or double")),
+        None => Ok(()),
+    }
 }
 
 /// Compares numbers of all three types exactly, as CEL defines. Returns `None` if one of them is not a number or NaN.

@@ -1,14 +1,20 @@
 //! Headers and body of a `webhookCustom` request: literal texts or templates, compiled once with the hook and rendered
 //! for each event.
+//!
+//! The body is rendered straight into the bytes that are sent: each text is encoded for JSON or a form while it is
+//! rendered. Headers and body share one `OutputBudget`.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde_json::Value;
 
 use super::InvalidSpec;
 use crate::api::TextFormat;
 use crate::core::event::Event;
-use crate::core::template::{self, Diagnostic, Template};
+use crate::core::event::data::{Data, UnreadableData};
+use crate::core::output::{Encoding, Output, OutputBudget, OutputError};
+use crate::core::template::{self, Diagnostic, RenderError, Template};
 
 /// A literal text or a template.
 #[derive(Clone)]
@@ -37,16 +43,30 @@ impl Text {
         }
     }
 
-    /// Renders the text. `rendered` yields the sandbox's results for the scripts, in order.
+    /// Appends the rendered text. `rendered` yields the sandbox's results for the scripts, in order.
     fn render(
         &self,
-        context: &Value,
+        context: &Data<'_>,
         rendered: &mut impl Iterator<Item = String>,
-    ) -> Result<String, Diagnostic> {
+        out: &mut Output<'_, '_>,
+    ) -> Result<(), RenderError> {
         match self {
-            Text::Raw(text) => Ok(text.clone()),
-            Text::Fields(template) => template.render_fields(context),
-            Text::Script(_) => Ok(rendered.next().unwrap_or_default()),
+            Text::Raw(text) => Ok(out.push(text)?),
+            Text::Fields(template) => template.render_fields_into(context, out),
+            Text::Script(text) => {
+                let rendered = rendered.next().ok_or_else(|| {
+                    Diagnostic::at(text, 0, "the sandbox has not rendered this template".to_owned())
+                })?;
+                Ok(out.push_owned(rendered)?)
+            }
+        }
+    }
+
+    /// Returns the length of its source, by which the length of the rendered text is estimated.
+    fn source_len(&self) -> usize {
+        match self {
+            Text::Raw(text) | Text::Script(text) => text.len(),
+            Text::Fields(template) => template.source_len(),
         }
     }
 }
@@ -91,24 +111,96 @@ impl Node {
         }
     }
 
-    fn render(
+    /// Appends the rendered payload as JSON.
+    fn render_json(
         &self,
-        context: &Value,
+        context: &Data<'_>,
         rendered: &mut impl Iterator<Item = String>,
-    ) -> Result<Value, Diagnostic> {
-        Ok(match self {
-            Node::Text(text) => Value::String(text.render(context, rendered)?),
-            Node::Plain(value) => value.clone(),
-            Node::List(list) => {
-                list.iter().map(|node| node.render(context, rendered)).collect::<Result<Vec<_>, _>>()?.into()
+        out: &mut Output<'_, '_>,
+    ) -> Result<(), RenderError> {
+        match self {
+            Node::Text(text) => {
+                out.push("\"")?;
+                out.set_encoding(Encoding::Json);
+                text.render(context, rendered, out)?;
+                out.set_encoding(Encoding::Plain);
+                out.push("\"")?;
             }
-            Node::Map(map) => map
-                .iter()
-                .map(|(key, node)| Ok((key.clone(), node.render(context, rendered)?)))
-                .collect::<Result<serde_json::Map<_, _>, Diagnostic>>()?
-                .into(),
-        })
+            Node::Plain(value) => out.push_scalar(value)?,
+            Node::List(list) => {
+                out.push("[")?;
+                for (i, node) in list.iter().enumerate() {
+                    out.push(if i > 0 { "," } else { "" })?;
+                    node.render_json(context, rendered, out)?;
+                }
+                out.push("]")?;
+            }
+            Node::Map(map) => {
+                out.push("{")?;
+                for (i, (key, node)) in map.iter().enumerate() {
+                    out.push(if i > 0 { "," } else { "" })?;
+                    out.push_json_string(key)?;
+                    out.push(":")?;
+                    node.render_json(context, rendered, out)?;
+                }
+                out.push("}")?;
+            }
+        }
+        Ok(())
     }
+
+    /// Appends the rendered payload as a form. Nested maps become dotted names, lists repeat the name, null is omitted.
+    /// `name`: the name of this node, to which the names of its members are appended meanwhile.
+    fn render_form(
+        &self,
+        name: &mut String,
+        is_first: &mut bool,
+        context: &Data<'_>,
+        rendered: &mut impl Iterator<Item = String>,
+        out: &mut Output<'_, '_>,
+    ) -> Result<(), RenderError> {
+        match self {
+            Node::Plain(Value::Null) => out.skip()?,
+            Node::Plain(value) => {
+                push_form_name(name, is_first, out)?;
+                out.push_scalar(value)?;
+            }
+            Node::Text(text) => {
+                push_form_name(name, is_first, out)?;
+                text.render(context, rendered, out)?;
+            }
+            Node::List(list) => {
+                for node in list {
+                    node.render_form(name, is_first, context, rendered, out)?;
+                }
+            }
+            Node::Map(map) => {
+                let length = name.len();
+                for (key, node) in map {
+                    if length > 0 {
+                        name.push('.');
+                    }
+                    name.push_str(key);
+                    node.render_form(name, is_first, context, rendered, out)?;
+                    name.truncate(length);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Appends the name of a form's pair and leaves `out` ready for the value.
+fn push_form_name(name: &str, is_first: &mut bool, out: &mut Output<'_, '_>) -> Result<(), OutputError> {
+    out.set_encoding(Encoding::Plain);
+    out.push(if *is_first { "" } else { "&" })?;
+    *is_first = false;
+    out.set_encoding(Encoding::Form);
+    out.push(name)?;
+    out.set_encoding(Encoding::Plain);
+    out.push("=")?;
+    out.set_encoding(Encoding::Form);
+    Ok(())
 }
 
 /// The compiled body of a request.
@@ -118,11 +210,20 @@ enum Body {
     Payload(Node),
 }
 
-/// The compiled headers and body of a `webhookCustom`.
+/// The compiled headers and body of a `webhookCustom`. Cheap to clone, so that another thread can render it.
 #[derive(Clone)]
 pub struct RequestContent {
+    compiled: Arc<Compiled>,
+}
+
+struct Compiled {
     headers: Vec<(String, Text)>,
     body: Option<Body>,
+    /// The bytes of all texts.
+    source_bytes: usize,
+    /// The number of fields in templates without Lua.
+    fields: usize,
+    has_templates: bool,
 }
 
 /// Headers and body rendered for one event.
@@ -136,8 +237,17 @@ pub struct RenderedContent {
 pub enum RenderedBody {
     None,
     Text(String),
-    /// Sent as JSON, or as a form if the content type says so.
-    Payload(Value),
+    /// A payload as JSON.
+    Json(String),
+    /// A payload as a form, because the content type says so.
+    Form(String),
+}
+
+/// The media type of forms.
+const FORM: &str = "application/x-www-form-urlencoded";
+
+fn is_form(content_type: &str) -> bool {
+    content_type.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(FORM)
 }
 
 impl RequestContent {
@@ -159,10 +269,80 @@ impl RequestContent {
         let body = custom.body.as_ref().map(|body| {
             Text::compile(body, format(custom.body_format), || format!("{FIELD}.body")).map(Body::Text)
         });
-        Ok(RequestContent {
-            headers: headers.collect::<Result<_, InvalidSpec>>()?,
-            body: payload.or(body).transpose()?,
-        })
+        let compiled =
+            Compiled::new(headers.collect::<Result<_, InvalidSpec>>()?, payload.or(body).transpose()?);
+        Ok(RequestContent { compiled: Arc::new(compiled) })
+    }
+
+    /// Returns true if rendering needs the event.
+    pub fn has_templates(&self) -> bool {
+        self.compiled.has_templates
+    }
+
+    /// Returns the templates that need Lua, in the order in which [`RequestContent::render`] expects their results.
+    pub fn scripts(&self) -> Vec<&str> {
+        self.compiled.texts().into_iter().filter_map(Text::script).collect()
+    }
+
+    /// Returns the most work of rendering for an event of this length, in bytes: each field may insert the whole event.
+    /// Callers use it to decide whether rendering may block their thread.
+    pub fn max_work(&self, event_bytes: usize) -> usize {
+        let Compiled { source_bytes, fields, .. } = *self.compiled;
+        source_bytes.saturating_add(fields.saturating_add(1).saturating_mul(event_bytes))
+    }
+
+    /// Renders headers and body for an event, within the budget. `rendered` holds the sandbox's results for `scripts`, in
+    /// order. `content_type`: the value of a header that a Secret defines, which replaces the one of the spec.
+    pub fn render(
+        &self,
+        context: &Data<'_>,
+        rendered: Vec<String>,
+        content_type: Option<&str>,
+        budget: &mut OutputBudget<'_>,
+    ) -> Result<RenderedContent, RenderError> {
+        let mut rendered = rendered.into_iter();
+        let mut headers = Vec::with_capacity(self.compiled.headers.len());
+        for (name, text) in &self.compiled.headers {
+            let mut out = Output::new(budget, text.source_len());
+            text.render(context, &mut rendered, &mut out)?;
+            headers.push((name.clone(), out.into_text()));
+        }
+        let of_spec = headers.iter().rfind(|(name, _)| name.eq_ignore_ascii_case("content-type"));
+        let content_type = content_type.or(of_spec.map(|(_, value)| value.as_str()));
+        let mut out = Output::new(budget, self.compiled.source_bytes);
+        let body = match &self.compiled.body {
+            None => RenderedBody::None,
+            Some(Body::Text(text)) => {
+                text.render(context, &mut rendered, &mut out)?;
+                RenderedBody::Text(out.into_text())
+            }
+            Some(Body::Payload(node)) if content_type.is_some_and(is_form) => {
+                node.render_form(&mut String::new(), &mut true, context, &mut rendered, &mut out)?;
+                RenderedBody::Form(out.into_text())
+            }
+            Some(Body::Payload(node)) => {
+                node.render_json(context, &mut rendered, &mut out)?;
+                RenderedBody::Json(out.into_text())
+            }
+        };
+        Ok(RenderedContent { headers, body })
+    }
+}
+
+impl Compiled {
+    fn new(headers: Vec<(String, Text)>, body: Option<Body>) -> Self {
+        let mut compiled = Compiled { headers, body, source_bytes: 0, fields: 0, has_templates: false };
+        let texts = compiled.texts();
+        let source_bytes: usize = texts.iter().map(|text| text.source_len()).sum();
+        let has_templates = texts.iter().any(|text| !matches!(text, Text::Raw(_)));
+        let fields = texts.iter().map(|text| match text {
+            Text::Fields(template) => template.field_count(),
+            Text::Raw(_) | Text::Script(_) => 0,
+        });
+        let fields: usize = fields.sum();
+        (compiled.source_bytes, compiled.fields, compiled.has_templates) =
+            (source_bytes, fields, has_templates);
+        compiled
     }
 
     fn texts(&self) -> Vec<&Text> {
@@ -173,32 +353,6 @@ impl RequestContent {
             None => {}
         }
         texts
-    }
-
-    /// Returns true if rendering needs the event.
-    pub fn has_templates(&self) -> bool {
-        self.texts().iter().any(|text| !matches!(text, Text::Raw(_)))
-    }
-
-    /// Returns the templates that need Lua, in the order in which [`RequestContent::render`] expects their results.
-    pub fn scripts(&self) -> Vec<&str> {
-        self.texts().into_iter().filter_map(Text::script).collect()
-    }
-
-    /// Renders headers and body for an event. `rendered` holds the sandbox's results for `scripts`, in order.
-    pub fn render(&self, context: &Value, rendered: Vec<String>) -> Result<RenderedContent, Diagnostic> {
-        let mut rendered = rendered.into_iter();
-        let headers = self
-            .headers
-            .iter()
-            .map(|(name, text)| Ok((name.clone(), text.render(context, &mut rendered)?)))
-            .collect::<Result<_, Diagnostic>>()?;
-        let body = match &self.body {
-            None => RenderedBody::None,
-            Some(Body::Text(text)) => RenderedBody::Text(text.render(context, &mut rendered)?),
-            Some(Body::Payload(node)) => RenderedBody::Payload(node.render(context, &mut rendered)?),
-        };
-        Ok(RenderedContent { headers, body })
     }
 }
 
@@ -217,30 +371,7 @@ impl PartialEq for RequestContent {
 }
 
 /// Returns the variables that templates can use for an event.
-pub fn context(event: &Event) -> Value {
-    template::context(
-        &serde_json::from_str(event.data.get()).unwrap_or_default(),
-        &event.source,
-        &event.event,
-    )
-}
-
-/// Encodes a payload as a form. Nested maps become dotted names, lists repeat the name, null is omitted.
-pub fn form_encode(payload: &Value) -> String {
-    let mut pairs = url::form_urlencoded::Serializer::new(String::new());
-    append_pairs(&mut pairs, "", payload);
-    pairs.finish()
-}
-
-fn append_pairs(pairs: &mut url::form_urlencoded::Serializer<'_, String>, name: &str, value: &Value) {
-    match value {
-        Value::Null => {}
-        Value::Object(map) => map.iter().for_each(|(key, value)| match name {
-            "" => append_pairs(pairs, key, value),
-            _ => append_pairs(pairs, &format!("{name}.{key}"), value),
-        }),
-        Value::Array(list) => list.iter().for_each(|value| append_pairs(pairs, name, value)),
-        Value::String(text) => drop(pairs.append_pair(name, text)),
-        other => drop(pairs.append_pair(name, &other.to_string())),
-    }
+pub fn context(event: &Event) -> Result<Data<'static>, UnreadableData> {
+    let data = Data::parse(event.data.get())?;
+    Ok(template::context(data, &event.source, &event.event).into_owned())
 }

@@ -8,6 +8,10 @@ use crate::core::bucket::Rate;
 use crate::core::duration;
 use crate::core::retry::RetryPolicy;
 
+/// The longest time of an attempt. The schema rejects a longer one; an object from before that rule is treated as if it had
+/// this one, because it should not stop delivering after an upgrade.
+pub const MAX_TIMEOUT: Duration = Duration::from_secs(600);
+
 /// How the worker delivers, with defaults applied.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Delivery {
@@ -45,7 +49,12 @@ pub(super) fn parse_delivery(spec: &EventHookSpec) -> Result<Delivery, InvalidSp
     let concurrency = positive("delivery.concurrency", delivery.concurrency).transpose()?.unwrap_or(8);
     Ok(Delivery {
         paused: delivery.paused.unwrap_or(false),
-        timeout: duration_or("delivery.timeout", delivery.timeout, Duration::from_secs(15))?,
+        timeout: duration_or(
+            "delivery.timeout",
+            delivery.timeout.map(|timeout| DurationText(timeout.0)),
+            Duration::from_secs(15),
+        )?
+        .min(MAX_TIMEOUT),
         concurrency: concurrency.min(1024) as usize,
         rate: delivery.rate_limit.map(|limit| parse_rate_limit("delivery.rateLimit", &limit)).transpose()?,
         retry,

@@ -5,17 +5,19 @@
 mod content;
 mod delivery;
 mod handler;
+mod selector;
 
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-pub use content::{RenderedBody, RenderedContent, RequestContent, context, form_encode};
+pub use content::{RenderedBody, RenderedContent, RequestContent, context};
 pub use delivery::{Delivery, parse_rate_limit};
 pub use handler::{
     Address, FunctionHash, Handler, Lambda, RequestTarget, Signature, Webhook, WebhookCustom, parse_header,
     parse_url,
 };
+pub use selector::EventSelector;
 
 use super::duration;
 use super::filter::{Filter, FilterError};
@@ -58,6 +60,10 @@ pub enum InvalidSpec {
     #[error("{0}")]
     #[strum(serialize = "InvalidSpec")]
     RejectedBySchema(String),
+    /// The object cannot be deserialized: a field has a wrong type, or a newer version wrote it.
+    #[error("the object cannot be read: {0}")]
+    #[strum(serialize = "InvalidObject")]
+    Unreadable(String),
 }
 
 /// Annotation that holds the CRD schema violations of an object that was read from a file.

@@ -2,7 +2,10 @@ use std::time::Duration;
 
 use super::*;
 use crate::api::{Method, TextFormat};
+use crate::core::event::data::Data;
+use crate::core::output::{MAX_OUTPUT, OutputBudget, OutputError};
 use crate::core::retry::RetryPolicy;
+use crate::core::template::{self, RenderError};
 use serde_json::{Value, json};
 
 fn hook(spec: Value) -> EventHook {
@@ -36,6 +39,12 @@ fn applies_documented_defaults() {
     assert_eq!(hook.delivery.retry, RetryPolicy::default());
     assert_eq!(hook.deliver_by, DeliverBy::Worker);
     assert!(!hook.delivery.paused);
+}
+
+#[test]
+fn limits_timeout_of_an_object_from_before_the_bound() {
+    let hook = validate(&with(json!({"delivery": {"timeout": "1h"}}))).unwrap();
+    assert_eq!(hook.delivery.timeout, Duration::from_secs(600));
 }
 
 #[test]
@@ -97,6 +106,78 @@ fn compiles_the_four_handlers() {
         let error = handler(bad).unwrap_err().to_string();
         assert!(error.contains(reason), "{error}");
     }
+}
+
+/// Compiles a `webhookCustom` and renders it for an event with this data.
+fn render(
+    custom: Value,
+    data: &Value,
+    budget: &mut OutputBudget<'_>,
+) -> Result<RenderedContent, RenderError> {
+    let mut spec = json!({"source": "s", "handler": {"webhookCustom": {"url": "https://example.com"}}});
+    merge(&mut spec["handler"]["webhookCustom"], custom);
+    let Handler::WebhookCustom(custom) = validate(&hook(spec)).unwrap().handler else { panic!() };
+    let context = template::context(Data::from(data.clone()), "s", "e");
+    custom.content.render(&context, Vec::new(), None, budget)
+}
+
+#[test]
+fn renders_payloads_as_json_and_as_form() {
+    let payload = json!({"payload": {
+        "a": "{* user *}", "b": [1, null, "{{ user }}", {"c": true}], "d": {"e": {"": "é \n"}, "f.g": 2.5}, "h": {}, "i": []
+    }});
+    let data = json!({"user": "\"A\" & B"});
+    let of =
+        |custom: Value| render(custom, &data, &mut OutputBudget::new(MAX_OUTPUT, &|| false)).unwrap().body;
+    let json = r#"{"a":"\"A\" & B","b":[1,null,"&quot;A&quot; &amp; B",{"c":true}],"d":{"e":{"":"é \n"},"f.g":2.5},"h":{},"i":[]}"#;
+    assert_eq!(of(payload.clone()), RenderedBody::Json(json.into()));
+    serde_json::from_str::<Value>(json).unwrap();
+    let mut form = payload;
+    merge(
+        &mut form,
+        json!({"headers": {"Content-Type": "Application/x-www-form-urlencoded ; charset=utf-8"}}),
+    );
+    let expected =
+        "a=%22A%22+%26+B&b=1&b=%26quot%3BA%26quot%3B+%26amp%3B+B&b.c=true&d.e.=%C3%A9+%0A&d.f.g=2.5";
+    assert_eq!(of(form), RenderedBody::Form(expected.into()));
+}
+
+/// Headers, body and payload share one budget. No text grows beyond it, not even for a moment.
+#[test]
+fn rendering_stops_at_the_output_budget() {
+    let repeated = "{*t*}".repeat(10_000);
+    let names = json!({&"n".repeat(1000): vec![""; 10_000]});
+    let form = json!({"content-type": "application/x-www-form-urlencoded"});
+    let nulls: serde_json::Map<_, _> = (0..10_000).map(|n| (n.to_string(), Value::Null)).collect();
+    let data = json!({"t": "x".repeat(100_000), "q": "\"".repeat(100_000), "nulls": nulls});
+    for custom in [
+        json!({"body": repeated}),
+        json!({"headersFormat": "Template", "headers": {"x-a": repeated}}),
+        json!({"payload": {"a": {"b": [repeated]}}}),
+        json!({"payload": {"a": repeated}, "headers": form}),
+        json!({"payload": names, "headers": form}),
+        // Escaping and encoding count.
+        json!({"body": "{{q}}".repeat(8)}),
+        json!({"payload": {"a": "{* json(q) *}".repeat(15)}}),
+        json!({"payload": {"a": "{*q*}".repeat(15)}, "headers": form}),
+        // Work without output counts.
+        json!({"body": "{* json(nulls) *}".repeat(1000)}),
+        json!({"body": "{*t*}".repeat(30), "headersFormat": "Template", "headers": {"x-a": "{*t*}".repeat(30)}}),
+    ] {
+        let mut budget = OutputBudget::new(MAX_OUTPUT, &|| false);
+        let started = std::time::Instant::now();
+        let error = render(custom.clone(), &data, &mut budget).unwrap_err();
+        assert_eq!(error, RenderError::Output(OutputError::TooLarge), "{custom:.200}");
+        assert!(started.elapsed() < Duration::from_secs(5), "{custom:.200}");
+    }
+}
+
+#[test]
+fn rendering_stops_at_the_deadline() {
+    let mut budget = OutputBudget::new(MAX_OUTPUT, &|| true);
+    let data = json!({"t": "x".repeat(100_000)});
+    let error = render(json!({"body": "{*t*}"}), &data, &mut budget).unwrap_err();
+    assert_eq!(error, RenderError::Output(OutputError::Late));
 }
 
 #[test]

@@ -10,6 +10,8 @@ use std::collections::HashMap;
 
 use serde_json::{Map, Value};
 
+use super::names::{NAMESPACE_RULE, OBJECT_NAME_RULE, is_namespace, is_object_name};
+
 /// A violation of the schema.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {problem}")]
@@ -85,20 +87,34 @@ fn sorted<'a>(names: impl Iterator<Item = &'a String>) -> String {
 
 fn check_metadata(object: &Value, violations: &mut Vec<SchemaViolation>) {
     let name = object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
-    let is_dns_label = |part: &str| {
-        !part.is_empty()
-            && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-            && !part.starts_with('-')
-            && !part.ends_with('-')
-    };
     if name.is_empty() {
         violations.push(violation("metadata.name", "Required value"));
-    } else if name.len() > 253 || !name.split('.').all(is_dns_label) {
-        violations.push(violation(
-            "metadata.name",
-            "must consist of lower-case letters, digits, hyphens and dots, at most 253 characters",
-        ));
+    } else if !is_object_name(name) {
+        violations.push(violation("metadata.name", OBJECT_NAME_RULE));
     }
+    match object.pointer("/metadata/namespace") {
+        // Like kubectl, take an empty namespace for none.
+        None | Some(Value::Null) => {}
+        Some(Value::String(namespace)) if namespace.is_empty() || is_namespace(namespace) => {}
+        Some(Value::String(_)) => violations.push(violation("metadata.namespace", NAMESPACE_RULE)),
+        Some(other) => violations.push(wrong_type("metadata.namespace", "string", other)),
+    }
+    for member in ["labels", "annotations"] {
+        let path = format!("metadata.{member}");
+        match object.pointer(&format!("/metadata/{member}")) {
+            None | Some(Value::Null) => {}
+            Some(Value::Object(map)) => {
+                let wrong = map.iter().filter(|(_, value)| !value.is_string() && !value.is_null());
+                let wrong = wrong.map(|(name, value)| wrong_type(&format!("{path}.{name}"), "string", value));
+                violations.extend(wrong);
+            }
+            Some(other) => violations.push(wrong_type(&path, "object", other)),
+        }
+    }
+}
+
+fn wrong_type(path: &str, want: &str, value: &Value) -> SchemaViolation {
+    violation(path, format!("Invalid value: must be of type {want}, not {}", type_of(value)))
 }
 
 /// Checks a value against a structural schema.
@@ -116,8 +132,7 @@ fn check_value(schema: &Value, value: &Value, path: &str, violations: &mut Vec<S
     };
     if !has_type {
         let want = kind.unwrap_or("integer or string");
-        violations
-            .push(violation(path, format!("Invalid value: must be of type {want}, not {}", type_of(value))));
+        violations.push(wrong_type(path, want, value));
         return;
     }
     let before = violations.len();
@@ -339,6 +354,29 @@ mod tests {
                 .iter()
                 .find(|violation| violation.field == field && violation.problem.contains(part));
             assert!(found.is_some(), "{spec}: {violations:?}");
+        }
+    }
+
+    #[test]
+    fn checks_names_labels_and_annotations() {
+        let with = |metadata: Value| {
+            let object = json!({"apiVersion": "hookstream.dev/v1alpha1", "kind": "EventHook", "metadata": metadata,
+                "spec": {"source": "s", "handler": {"log": {}}}});
+            schemas().check(&object).into_iter().map(|violation| violation.field).collect::<Vec<_>>()
+        };
+        assert_eq!(with(json!({"name": "a.b", "namespace": "n", "labels": {"a": "1", "b": null}})), [""; 0]);
+        assert_eq!(with(json!({"name": "a", "namespace": "", "annotations": null})), [""; 0]);
+        for (metadata, field) in [
+            (json!({}), "metadata.name"),
+            (json!({"name": "../a"}), "metadata.name"),
+            (json!({"name": "a", "namespace": ".."}), "metadata.namespace"),
+            (json!({"name": "a", "namespace": "a.b"}), "metadata.namespace"),
+            (json!({"name": "a", "namespace": 2026}), "metadata.namespace"),
+            (json!({"name": "a", "labels": {"version": 2}}), "metadata.labels.version"),
+            (json!({"name": "a", "annotations": ["x"]}), "metadata.annotations"),
+            (json!({"name": "a", "annotations": {"on": true}}), "metadata.annotations.on"),
+        ] {
+            assert_eq!(with(metadata.clone()), [field], "{metadata}");
         }
     }
 

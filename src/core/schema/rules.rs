@@ -12,6 +12,8 @@ use regex::Regex;
 use serde_json::Value;
 use url::Url;
 
+use crate::core::duration;
+
 /// Compiled rules and patterns, cached because a folder may contain thousands of objects. The CRDs bound their number.
 static PROGRAMS: LazyLock<Mutex<HashMap<String, Arc<Program>>>> = LazyLock::new(Mutex::default);
 static PATTERNS: LazyLock<Mutex<HashMap<String, Regex>>> = LazyLock::new(Mutex::default);
@@ -105,6 +107,12 @@ fn holds(rule: &str, value: &Value) -> Result<bool, String> {
         })
         .ok();
     context.add_function("lowerAscii", |This(text): This<Arc<String>>| text.to_ascii_lowercase()).ok();
+    // In milliseconds, because our rules only compare durations. Another rule rejects a text that is no duration.
+    context
+        .add_function("duration", |text: Arc<String>| {
+            duration::parse(&text).map_or(0, |parsed| i64::try_from(parsed.as_millis()).unwrap_or(i64::MAX))
+        })
+        .ok();
     context.add_function("isURL", |text: Arc<String>| Url::parse(&text).is_ok()).ok();
     match program.execute(&context) {
         Ok(cel::Value::Bool(answer)) => Ok(answer),

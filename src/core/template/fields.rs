@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use serde_json::Value;
-
-use super::scan::ScanError;
 use super::{Part, slice};
+use crate::core::event::data::Data;
+use crate::core::json_string::write_json_string;
 use crate::core::lua;
+use crate::core::output::{Output, OutputError};
 
 /// A piece of a template that only substitutes fields.
 #[derive(Clone, Debug)]
@@ -45,61 +45,90 @@ fn parse_path(text: &str) -> Option<Vec<String>> {
     is_data_path.then(|| names.into_iter().map(ToOwned::to_owned).collect())
 }
 
-/// Renders the pieces. The error holds the offset of the field and the message that Lua would give.
-pub fn render(text: &str, pieces: &[Piece], context: &Value) -> Result<String, ScanError> {
-    let mut out = String::with_capacity(text.len() * 2);
+/// Why the pieces could not be rendered.
+pub enum FieldError {
+    /// The offset of the field, and the message that Lua would give.
+    Lua(usize, String),
+    Output(OutputError),
+}
+
+impl From<OutputError> for FieldError {
+    fn from(error: OutputError) -> Self {
+        FieldError::Output(error)
+    }
+}
+
+/// Appends the rendered pieces to `out`.
+pub fn render(
+    text: &str,
+    pieces: &[Piece],
+    context: &Data<'_>,
+    out: &mut Output<'_, '_>,
+) -> Result<(), FieldError> {
     for piece in pieces {
         match piece {
-            Piece::Text(range) => out.push_str(slice(text, range)),
+            Piece::Text(range) => out.push(slice(text, range))?,
             Piece::Field { at, path, json, escape } => {
-                let value = find(context, path).map_err(|problem| (*at, problem))?;
+                let lua_error = |problem| FieldError::Lua(*at, problem);
+                let value = find(context, path).map_err(lua_error)?;
                 if *json {
-                    check_json_helper(context).map_err(|problem| (*at, problem))?;
-                    let text = value.map_or_else(|| "null".to_owned(), json_text);
-                    if *escape { escape_into(&mut out, &text) } else { out.push_str(&text) }
+                    check_json_helper(context).map_err(lua_error)?;
+                    write_json(&mut FieldWriter { out, escape: *escape }, value.unwrap_or(&Data::Null))?;
                 } else {
-                    write_value(&mut out, value, *escape);
+                    write_value(&mut FieldWriter { out, escape: *escape }, value)?;
                 }
             }
         }
     }
-    Ok(out)
+    Ok(())
+}
+
+/// Appends the text of one field, escaped for HTML if its tag says so.
+struct FieldWriter<'o, 'b, 'a> {
+    out: &'o mut Output<'b, 'a>,
+    escape: bool,
+}
+
+impl FieldWriter<'_, '_, '_> {
+    fn push(&mut self, text: &str) -> Result<(), OutputError> {
+        if self.escape { self.out.push_html(text) } else { self.out.push(text) }
+    }
 }
 
 /// Returns Lua's error if a member `json` of the data hides the helper `json()`, as data hides every global.
-fn check_json_helper(context: &Value) -> Result<(), String> {
-    match member(context, "json").filter(|value| **value != Value::Bool(false)) {
+fn check_json_helper(context: &Data<'_>) -> Result<(), String> {
+    match member(context, "json").filter(|value| **value != Data::Bool(false)) {
         None => Ok(()),
         other => Err(format!("attempt to call global 'json' (a {} value)", lua_type(other))),
     }
 }
 
 /// Returns the name of a value's type in Lua.
-fn lua_type(value: Option<&Value>) -> &'static str {
+fn lua_type(value: Option<&Data<'_>>) -> &'static str {
     match value {
-        None | Some(Value::Null) => "nil",
-        Some(Value::Bool(_)) => "boolean",
-        Some(Value::Number(_)) => "number",
-        Some(Value::String(_)) => "string",
-        Some(Value::Array(_) | Value::Object(_)) => "table",
+        None | Some(Data::Null) => "nil",
+        Some(Data::Bool(_)) => "boolean",
+        Some(Data::Number(_)) => "number",
+        Some(Data::Text(_)) => "string",
+        Some(Data::List(_) | Data::Object(_)) => "table",
     }
 }
 
 /// Returns the value at a path, or `None` if the last member is missing. Returns an error if an earlier one is missing.
-fn find<'a>(context: &'a Value, path: &[String]) -> Result<Option<&'a Value>, String> {
+fn find<'a>(context: &'a Data<'a>, path: &[String]) -> Result<Option<&'a Data<'a>>, String> {
     let mut names = path.iter();
     let first = names.next().map_or("", String::as_str);
     // lua-resty-template looks up a plain name with `or`, so false counts as missing.
     let mut value = match first {
         "context" => Some(context),
-        name => member(context, name).filter(|value| **value != Value::Bool(false)),
+        name => member(context, name).filter(|value| **value != Data::Bool(false)),
     };
     let mut at = ("global", first);
     for name in names {
         value = match value {
-            Some(inner @ (Value::Object(_) | Value::Array(_))) => member(inner, name),
+            Some(inner @ (Data::Object(_) | Data::List(_))) => member(inner, name),
             // Strings have no members besides methods, which `parse_path` excludes.
-            Some(Value::String(_)) => None,
+            Some(Data::Text(_)) => None,
             other => {
                 return Err(format!("attempt to index {} '{}' (a {} value)", at.0, at.1, lua_type(other)));
             }
@@ -109,50 +138,54 @@ fn find<'a>(context: &'a Value, path: &[String]) -> Result<Option<&'a Value>, St
     Ok(value)
 }
 
-fn member<'a>(value: &'a Value, name: &str) -> Option<&'a Value> {
+fn member<'a>(value: &'a Data<'a>, name: &str) -> Option<&'a Data<'a>> {
     value.get(name).filter(|value| !value.is_null())
 }
 
-fn write_value(out: &mut String, value: Option<&Value>, escape: bool) {
+fn write_value(out: &mut FieldWriter<'_, '_, '_>, value: Option<&Data<'_>>) -> Result<(), OutputError> {
     match value {
-        None | Some(Value::Null) => {}
-        Some(Value::Bool(value)) => out.push_str(if *value { "true" } else { "false" }),
-        Some(Value::Number(number)) => out.push_str(&lua::number_text(number.as_f64().unwrap_or_default())),
-        Some(Value::String(text)) if escape => escape_into(out, text),
-        Some(Value::String(text)) => out.push_str(text),
+        None | Some(Data::Null) => Ok(()),
+        Some(Data::Bool(value)) => out.push(if *value { "true" } else { "false" }),
+        Some(Data::Number(number)) => out.push(number.text()),
+        Some(Data::Text(text)) => out.push(text),
         // Lua prints a table as its address, which is meaningless.
-        Some(Value::Array(_) | Value::Object(_)) => out.push_str("table: 0x00000000"),
+        Some(Data::List(_) | Data::Object(_)) => out.push("table: 0x00000000"),
     }
 }
 
-/// Appends a text, escaped for HTML.
-pub fn escape_into(out: &mut String, text: &str) {
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            '/' => out.push_str("&#47;"),
-            c => out.push(c),
-        }
-    }
-}
-
-/// Formats JSON like the sandbox's `json()`: sorted members, without null members.
-fn json_text(value: &Value) -> String {
-    fn without_null(value: &Value) -> Value {
-        match value {
-            Value::Object(members) => {
-                let kept = members.iter().filter(|(_, value)| !value.is_null());
-                Value::Object(kept.map(|(name, value)| (name.clone(), without_null(value))).collect())
+/// Appends JSON like the sandbox's `json()`: sorted members, without null members.
+fn write_json(out: &mut FieldWriter<'_, '_, '_>, value: &Data<'_>) -> Result<(), OutputError> {
+    match value {
+        Data::Object(members) => {
+            out.push("{")?;
+            let mut separator = "";
+            for (name, member) in members.iter() {
+                if member.is_null() {
+                    out.out.skip()?;
+                    continue;
+                }
+                out.push(separator)?;
+                separator = ",";
+                write_json_string(name, |piece| out.push(piece))?;
+                out.push(":")?;
+                write_json(out, member)?;
             }
-            Value::Array(items) => Value::Array(items.iter().map(without_null).collect()),
-            // Lua has one number type, in which 2.0 equals 2.
-            Value::Number(number) => lua::json_number(number.as_f64().unwrap_or_default()),
-            other => other.clone(),
+            out.push("}")
         }
+        Data::List(items) => {
+            out.push("[")?;
+            let mut separator = "";
+            for item in items {
+                out.push(separator)?;
+                separator = ",";
+                write_json(out, item)?;
+            }
+            out.push("]")
+        }
+        Data::Number(number) => out.push(number.text()),
+        Data::Text(text) => write_json_string(text, |piece| out.push(piece)),
+        Data::Bool(true) => out.push("true"),
+        Data::Bool(false) => out.push("false"),
+        Data::Null => out.push("null"),
     }
-    without_null(value).to_string()
 }

@@ -4,7 +4,8 @@
 //! substitute fields are rendered here.
 //!
 //! Invariants: no Lua runs here; parsing untrusted text either succeeds or returns a [`Diagnostic`]; rendering here gives
-//! the same bytes as rendering in the sandbox.
+//! the same bytes as rendering in the sandbox, except that numbers keep the text that the event's sender wrote, which Lua
+//! does not have.
 //!
 //! Out of scope: running the Lua (`sandbox`), using the rendered text (`worker::handlers`).
 
@@ -17,10 +18,10 @@ mod tests;
 
 use std::ops::Range;
 
-use serde_json::{Map, Value};
-
+use super::event::data::{Data, Object};
 pub use super::lua::Diagnostic;
-pub use fields::escape_into;
+use super::output::{MAX_OUTPUT, Output, OutputBudget, OutputError};
+use fields::FieldError;
 pub use generate::Generated;
 
 /// Maximum length of a template in bytes.
@@ -50,6 +51,15 @@ enum Part {
         name: Range<usize>,
         parts: Vec<Part>,
     },
+}
+
+/// Why a template could not be rendered.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RenderError {
+    #[error(transparent)]
+    Template(#[from] Diagnostic),
+    #[error(transparent)]
+    Output(#[from] OutputError),
 }
 
 /// A `{{ }}` tag of a template.
@@ -93,14 +103,40 @@ impl Template {
         self.fields.is_some()
     }
 
-    /// Renders a template for which [`Template::only_fields`] is true; for `context` see [`context`]. As in Lua, accessing
-    /// a field of nil is an error. Returns an error for other templates.
-    pub fn render_fields(&self, context: &Value) -> Result<String, Diagnostic> {
-        let diagnostic = |(offset, message): (usize, String)| Diagnostic::at(&self.text, offset, message);
+    /// Appends the rendered text of a template for which [`Template::only_fields`] is true; for `context` see [`context`].
+    /// As in Lua, accessing a field of nil is an error. Returns an error for other templates.
+    pub fn render_fields_into(
+        &self,
+        context: &Data<'_>,
+        out: &mut Output<'_, '_>,
+    ) -> Result<(), RenderError> {
+        let diagnostic = |at: usize, message: String| Diagnostic::at(&self.text, at, message);
         match &self.fields {
-            Some(pieces) => fields::render(&self.text, pieces, context).map_err(diagnostic),
-            None => Err(diagnostic((0, "this template needs Lua".into()))),
+            Some(pieces) => fields::render(&self.text, pieces, context, out).map_err(|error| match error {
+                FieldError::Lua(at, message) => diagnostic(at, message).into(),
+                FieldError::Output(error) => error.into(),
+            }),
+            None => Err(diagnostic(0, "this template needs Lua".into()).into()),
         }
+    }
+
+    /// Renders a template like [`Template::render_fields_into`], up to [`MAX_OUTPUT`] bytes.
+    pub fn render_fields(&self, context: &Data<'_>) -> Result<String, RenderError> {
+        let mut budget = OutputBudget::new(MAX_OUTPUT, &|| false);
+        let mut out = Output::new(&mut budget, self.text.len());
+        self.render_fields_into(context, &mut out)?;
+        Ok(out.into_text())
+    }
+
+    /// Returns the length of the template in bytes.
+    pub fn source_len(&self) -> usize {
+        self.text.len()
+    }
+
+    /// Returns how many fields [`Template::render_fields`] inserts.
+    pub fn field_count(&self) -> usize {
+        let is_field = |piece: &&fields::Piece| matches!(piece, fields::Piece::Field { .. });
+        self.fields.iter().flatten().filter(is_field).count()
     }
 
     /// Generates a Lua chunk that returns the rendered text, with a mapping from its lines to those of the template.
@@ -130,14 +166,14 @@ impl Template {
 
 /// Returns the variables of a template: the members of `data` (or `data` itself, if it is not an object), `source` and
 /// `event`.
-pub fn context(data: &Value, source: &str, event: &str) -> Value {
+pub fn context<'d>(data: Data<'d>, source: &str, event: &str) -> Data<'d> {
     let mut members = match data {
-        Value::Object(members) => members.clone(),
-        other => Map::from_iter([("data".to_owned(), other.clone())]),
+        Data::Object(members) => members,
+        other => Object::new(vec![("data".into(), other)]),
     };
-    members.insert("source".into(), source.into());
-    members.insert("event".into(), event.into());
-    Value::Object(members)
+    members.insert("source", Data::Text(source.to_owned().into()));
+    members.insert("event", Data::Text(event.to_owned().into()));
+    Data::Object(members)
 }
 
 /// Returns a part of the text. Ranges are found by searching for ASCII, so they never split a character.

@@ -114,12 +114,12 @@ fn maps_compiler_errors_to_template_position() {
 fn renders_fields_without_lua() {
     let data = json!({"operation": "create", "entity": {"username": "a<b", "n": 5, "id": 12345678901234567_u64, "on": false,
         "tags": ["x", null, 1.5], "none": null}, "off": false, "yes": true, "empty": []});
-    let context = context(&data, "crud", "consumers");
+    let context = context(Data::from(data), "crud", "consumers");
     for (text, rendered) in [
         ("{{ operation }}d", "created"),
         ("{{source}}/{* event *}", "crud/consumers"),
         ("{{ entity.username }} {* entity.username *}", "a&lt;b a<b"),
-        ("{{ entity.n }} {{ entity.id }} {{ entity.on }}", "5 1.2345678901235e+16 false"),
+        ("{{ entity.n }} {{ entity.id }} {{ entity.on }}", "5 12345678901234567 false"),
         ("[{{ missing }}{{ entity.none }}{{ off }}{{ yes }}]", "[true]"),
         ("{{ context.operation }} {{ context.off }}", "create false"),
         ("{{ entity.username.x }}", ""),
@@ -128,7 +128,7 @@ fn renders_fields_without_lua() {
         ("{* json(missing) *} {* json(empty) *}", "null []"),
         (
             "{* json(entity) *}",
-            r#"{"id":1.2345678901234568e+16,"n":5,"on":false,"tags":["x",null,1.5],"username":"a<b"}"#,
+            r#"{"id":12345678901234567,"n":5,"on":false,"tags":["x",null,1.5],"username":"a<b"}"#,
         ),
         ("{{ entity.tags }}", "table: 0x00000000"),
         ("no tags", "no tags"),
@@ -163,6 +163,23 @@ fn renders_fields_without_lua() {
     }
 }
 
+/// Numbers keep the text of the event, and a member that Lua could not hold affects no other one.
+#[test]
+fn renders_numbers_as_the_sender_wrote_them() {
+    let text = r#"{"price":1.10,"whole":1.0,"id":123456789012345678901,"far":1e999,"cut":"x\ud83d","list":[1.50,null]}"#;
+    let context = context(Data::parse(text).unwrap(), "shop", "paid");
+    for (text, rendered) in [
+        ("{{ price }} {* whole *} {{ id }} {{ far }}", "1.10 1.0 123456789012345678901 1e999"),
+        ("{* json(list) *} {* json(id) *} {{ cut }}", "[1.50,null] 123456789012345678901 x\u{fffd}"),
+        (
+            "{* json(context) *}",
+            "{\"cut\":\"x\u{fffd}\",\"event\":\"paid\",\"far\":1e999,\"id\":123456789012345678901,\"list\":[1.50,null],\"price\":1.10,\"source\":\"shop\",\"whole\":1.0}",
+        ),
+    ] {
+        assert_eq!(Template::parse(text).unwrap().render_fields(&context).unwrap(), rendered, "{text}");
+    }
+}
+
 #[test]
 fn finds_html_escaping_tags() {
     let template = Template::parse("{{a}}\n {-b-}{{ c }}{-b-}{*d*}").unwrap();
@@ -190,7 +207,7 @@ proptest! {
             }
             template.html_escaped_tags();
             if template.only_fields() {
-                template.render_fields(&json!({"a": {"a": 1}})).ok();
+                template.render_fields(&Data::from(json!({"a": {"a": 1}}))).ok();
             }
             if let Err(found) = Template::check(&text) {
                 prop_assert!((1..=lines).contains(&found.line), "{found}");
@@ -198,9 +215,22 @@ proptest! {
         }
     }
 
+    /// Whatever else an accepted event contains, a template renders its members.
+    #[test]
+    fn accepted_data_renders(text in crate::core::event::data::tests::json_text()) {
+        let data = format!(r#"{{"name":"Ann","other":{text}}}"#);
+        let context = super::context(Data::parse(&data).unwrap(), "s", "e");
+        let template = Template::parse("{{ name }} {* json(other) *}").unwrap();
+        let rendered = template.render_fields(&context).unwrap();
+        let json = rendered.strip_prefix("Ann ").unwrap();
+        prop_assert!(Data::parse(json).is_ok(), "{}", json);
+        let wrapped = super::context(Data::parse(&text).unwrap(), "s", "e");
+        prop_assert_eq!(Template::parse("{{ source }}").unwrap().render_fields(&wrapped).unwrap(), "s");
+    }
+
     #[test]
     fn text_without_tags_renders_unchanged(text in "[^{\\\\]{0,80}") {
-        prop_assert_eq!(Template::parse(&text).unwrap().render_fields(&json!({})).unwrap(), text);
+        prop_assert_eq!(Template::parse(&text).unwrap().render_fields(&Data::from(json!({}))).unwrap(), text);
     }
 
     #[test]

@@ -5,15 +5,17 @@
 
 use serde_json::Value;
 
-use crate::core::template::escape_into;
+use crate::core::output::{MAX_OUTPUT, Output, OutputBudget, OutputError};
 
 /// Renders a template with the event's members.
 pub(super) fn render(template: &str, data: &Value) -> Result<String, String> {
-    let mut out = String::with_capacity(template.len());
+    let mut budget = OutputBudget::new(MAX_OUTPUT, &|| false);
+    let mut out = Output::new(&mut budget, template.len());
+    let too_large = |error: OutputError| error.to_string();
     let mut rest = template;
     while let Some(start) = rest.find('{') {
         let (before, tag) = rest.split_at(start);
-        out.push_str(before);
+        out.push(before).map_err(too_large)?;
         let mut chars = tag.chars().skip(1);
         let close = match chars.next() {
             Some('{') => "}}",
@@ -22,7 +24,7 @@ pub(super) fn render(template: &str, data: &Value) -> Result<String, String> {
             Some('%') => return Err("the emulator does not run Lua ({% %}) in templates".into()),
             Some('(') | Some('[') => return Err("the emulator does not include files in templates".into()),
             _ => {
-                out.push('{');
+                out.push("{").map_err(too_large)?;
                 rest = tag.get(1..).unwrap_or_default();
                 continue;
             }
@@ -32,14 +34,14 @@ pub(super) fn render(template: &str, data: &Value) -> Result<String, String> {
             .split_once(close)
             .ok_or_else(|| format!("a tag of the template is not closed by {close}"))?;
         match close {
-            "}}" => escape_into(&mut out, &substitute(inside.trim(), data)?),
-            "*}" => out.push_str(&substitute(inside.trim(), data)?),
+            "}}" => out.push_html(&substitute(inside.trim(), data)?).map_err(too_large)?,
+            "*}" => out.push(&substitute(inside.trim(), data)?).map_err(too_large)?,
             _ => {}
         }
         rest = after;
     }
-    out.push_str(rest);
-    Ok(out)
+    out.push(rest).map_err(too_large)?;
+    Ok(out.into_text())
 }
 
 /// Returns the text of the member at a dotted path.

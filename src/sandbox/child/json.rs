@@ -1,13 +1,12 @@
 //! Conversion between JSON and Lua values, compatible with cjson.
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::fmt;
 
-use mlua::{Lua, Table, Value as Lua5};
-use serde::Deserializer;
-use serde::de::{DeserializeSeed, MapAccess, SeqAccess, Visitor};
+use mlua::{Lua, LuaString, Table, Value as Lua5};
 
+use crate::core::event::data::{
+    Build, EscapedText, MAX_READ_DEPTH, ReadProblem, UnreadableData, nearest_double, read,
+};
 use crate::core::lua::json_number;
 
 /// The nesting limit of a script's value. Lower than the limits of JSON readers, because the value is embedded in other
@@ -27,98 +26,93 @@ pub enum Nulls {
 /// Why a text could not be converted.
 #[derive(Debug)]
 pub enum ToLuaError {
-    Json(serde_json::Error),
+    Json(UnreadableData),
     Lua(mlua::Error),
 }
 
-/// Converts JSON to a Lua value while parsing it. `array`: the metatable for lists, so that an empty one stays a list.
-pub fn to_lua(lua: &Lua, text: &[u8], nulls: Nulls, array: Option<&Table>) -> Result<Lua5, ToLuaError> {
-    let builder = LuaBuilder { lua, nulls, array, failed: Cell::new(None) };
-    let mut reader = serde_json::Deserializer::from_slice(text);
-    let read = (&builder).deserialize(&mut reader).and_then(|value| reader.end().map(|()| value));
-    match builder.failed.take() {
-        Some(error) => Err(ToLuaError::Lua(error)),
-        None => read.map_err(ToLuaError::Json),
+impl From<UnreadableData> for ToLuaError {
+    fn from(error: UnreadableData) -> Self {
+        ToLuaError::Json(error)
     }
+}
+
+impl From<mlua::Error> for ToLuaError {
+    fn from(error: mlua::Error) -> Self {
+        ToLuaError::Lua(error)
+    }
+}
+
+/// Converts JSON to a Lua value while reading it. `array`: the metatable for lists, so that an empty one stays a list.
+pub fn to_lua(lua: &Lua, text: &[u8], nulls: Nulls, array: Option<&Table>) -> Result<Lua5, ToLuaError> {
+    let text = std::str::from_utf8(text)
+        .map_err(|error| UnreadableData { problem: ReadProblem::Utf8, at: error.valid_up_to() })?;
+    read(text, MAX_READ_DEPTH, &mut LuaBuilder { lua, nulls, array })
 }
 
 struct LuaBuilder<'a> {
     lua: &'a Lua,
     nulls: Nulls,
     array: Option<&'a Table>,
-    /// The Lua error, because the error type of the JSON reader cannot contain it.
-    failed: Cell<Option<mlua::Error>>,
 }
 
-impl LuaBuilder<'_> {
-    fn record_error<T, E: serde::de::Error>(&self, result: mlua::Result<T>) -> Result<T, E> {
-        result.map_err(|error| {
-            self.failed.set(Some(error));
-            E::custom("out of memory")
-        })
-    }
-}
+/// A list and the number of its items.
+struct LuaList(Table, i64);
 
-impl<'de> DeserializeSeed<'de> for &LuaBuilder<'_> {
+impl<'t> Build<'t> for LuaBuilder<'_> {
     type Value = Lua5;
+    type List = LuaList;
+    type Object = Table;
+    type Name = LuaString;
+    type Error = ToLuaError;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Lua5, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for &LuaBuilder<'_> {
-    type Value = Lua5;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JSON")
-    }
-
-    fn visit_unit<E: serde::de::Error>(self) -> Result<Lua5, E> {
+    fn null(&mut self) -> Result<Lua5, ToLuaError> {
         Ok(Lua5::NULL)
     }
 
-    fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<Lua5, E> {
+    fn boolean(&mut self, value: bool) -> Result<Lua5, ToLuaError> {
         Ok(Lua5::Boolean(value))
     }
 
-    fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<Lua5, E> {
-        Ok(Lua5::Number(number as f64))
+    fn number(&mut self, text: &'t str) -> Result<Lua5, ToLuaError> {
+        // Lua has only doubles. As in lua-cjson, a number outside their range is infinite.
+        Ok(Lua5::Number(nearest_double(text)))
     }
 
-    fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<Lua5, E> {
-        Ok(Lua5::Number(number as f64))
+    fn text(&mut self, text: EscapedText<'t>) -> Result<Lua5, ToLuaError> {
+        Ok(Lua5::String(self.lua.create_string(text.decode().as_bytes())?))
     }
 
-    fn visit_f64<E: serde::de::Error>(self, number: f64) -> Result<Lua5, E> {
-        Ok(Lua5::Number(number))
+    fn start_list(&mut self) -> Result<LuaList, ToLuaError> {
+        Ok(LuaList(self.lua.create_table()?, 0))
     }
 
-    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Lua5, E> {
-        self.record_error(self.lua.create_string(text)).map(Lua5::String)
+    fn add_item(&mut self, list: &mut LuaList, item: Lua5) -> Result<(), ToLuaError> {
+        list.1 += 1;
+        Ok(list.0.raw_set(list.1, item)?)
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Lua5, A::Error> {
-        let list = self.record_error(self.lua.create_table())?;
-        let mut index = 0;
-        while let Some(item) = items.next_element_seed(self)? {
-            index += 1;
-            self.record_error(list.raw_set(index, item))?;
-        }
+    fn end_list(&mut self, list: LuaList) -> Result<Lua5, ToLuaError> {
         if let Some(array) = self.array {
-            self.record_error(list.set_metatable(Some(array.clone())))?;
+            list.0.set_metatable(Some(array.clone()))?;
         }
-        Ok(Lua5::Table(list))
+        Ok(Lua5::Table(list.0))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Lua5, A::Error> {
-        let table = self.record_error(self.lua.create_table())?;
-        // If a name occurs twice, the last member counts, as in other JSON readers. A null removes an earlier value.
-        while let Some(name) = members.next_key_seed(self)? {
-            let value = members.next_value_seed(self)?;
-            let omit = self.nulls == Nulls::Omit && value == Lua5::NULL;
-            self.record_error(table.raw_set(name, if omit { Lua5::Nil } else { value }))?;
-        }
+    fn start_object(&mut self) -> Result<Table, ToLuaError> {
+        Ok(self.lua.create_table()?)
+    }
+
+    fn name(&mut self, _: &mut Table, name: EscapedText<'t>) -> Result<LuaString, ToLuaError> {
+        Ok(self.lua.create_string(name.decode().as_bytes())?)
+    }
+
+    fn add_member(&mut self, table: &mut Table, name: LuaString, value: Lua5) -> Result<(), ToLuaError> {
+        // If a name occurs twice, the last member counts. A null removes an earlier value.
+        let omit = self.nulls == Nulls::Omit && value == Lua5::NULL;
+        Ok(table.raw_set(name, if omit { Lua5::Nil } else { value })?)
+    }
+
+    fn end_object(&mut self, table: Table) -> Result<Lua5, ToLuaError> {
         Ok(Lua5::Table(table))
     }
 }

@@ -25,16 +25,13 @@ pub async fn list(
 ) -> Result<Json<DeliveryListResponse>, HttpProblem> {
     api.authorize(&headers, Permission::new(&namespace, "list", RESOURCE)).await?;
     let query = query::parse_list(&namespace, uri.query(), Millis::now())?;
-    // Read one more than the page shows. If it exists, there is a next page.
-    let mut records = api
+    let page = api
         .store
-        .list(query.filter, query.before, query.limit + 1)
+        .list(query.filter, query.before, query.limit)
         .await
         .map_err(|error| store_problem(&error))?;
-    let has_more = records.len() > query.limit;
-    records.truncate(query.limit);
-    let next = records.last().filter(|_| has_more).map(|last| query::page_token(last.seq));
-    let items = records.into_iter().map(DeliveryResponse::from).collect();
+    let next = page.next.map(query::page_token);
+    let items = page.records.into_iter().map(DeliveryResponse::from).collect();
     Ok(Json(DeliveryListResponse { items, next }))
 }
 
@@ -116,11 +113,9 @@ impl ApiState {
                 DeliveryChange::Cancel => store.cancel(&namespace, id, now).await?,
             };
             let Some(hook) = hook else { return Ok(None) };
-            let record = store.delivery(&namespace, id).await?;
-            if let Some(record) = &record {
-                dispatch.delivery_changed(hook, record.seq).await;
-            }
-            Ok(record.map(|record| DeliveryStateResponse { id, state: record.state }))
+            let Some((seq, state)) = store.state_after_change(&namespace, id).await? else { return Ok(None) };
+            dispatch.delivery_changed(hook, seq).await;
+            Ok(Some(DeliveryStateResponse { id, state }))
         });
         let changed = changed.await.unwrap_or(Err(store::StoreError::Closed));
         changed.map_err(|error| store_problem(&error))?.ok_or_else(|| delivery_not_found(id))

@@ -15,7 +15,7 @@ use super::state::{ApiState, EventPath, RESOURCE, store_problem};
 use super::{query, why};
 use crate::cluster::Permission;
 use crate::core::time::Millis;
-use crate::worker::decide::decide;
+use crate::worker::decide::{Decision, decide, decide_again};
 use crate::worker::problem::HttpProblem;
 use crate::worker::report::delivering_condition;
 use crate::worker::request::ValidPath;
@@ -52,6 +52,7 @@ fn build_response(
     now: Millis,
 ) -> ExplainResponse {
     let mut response = ExplainResponse::of(&found.event, found.accepted);
+    let started = Instant::now();
     // Compare names and not uids, because another hook of the same name may have adopted the delivery.
     let mut with_delivery: HashSet<Arc<str>> = HashSet::new();
     for record in found.deliveries {
@@ -60,18 +61,31 @@ fn build_response(
         let object = api.view.hook(namespace, &record.hook.name);
         let condition = object.as_ref().and_then(|hook| delivering_condition(hook.0.as_ref().ok()?));
         let health = why::HookHealth::of(hook.as_ref().map(|hook| hook.hook.as_deref()), condition);
-        let explanation = why::explain_delivery(&record, &health, now);
+        // Evaluated again, to name the expression and the value: the store keeps only the reason.
+        let undecided = match &hook {
+            Some(hook) if why::is_undecided(&record) && started.elapsed() < EVALUATE_TIMEOUT => {
+                match decide_again(hook, &found.event) {
+                    Decision::Undecided(why) => Some(why),
+                    Decision::Deliver(_) | Decision::Skip => None,
+                }
+            }
+            _ => None,
+        };
+        let health = health.with_breaker(api.reports.breakers.get(&record.hook.uid));
+        let explanation = why::explain_delivery(&record, &health, undecided.as_deref(), now);
         let delivery = DeliveryResponse::from(record);
         response.deliveries.push(ExplainedDelivery { delivery, explanation });
     }
-    let started = Instant::now();
+    response.deliveries_left_out = found.left_out;
     let mut hooks = api.view.hooks.state();
     hooks.retain(|hook| {
         hook.namespace().as_deref() == Some(namespace) && !with_delivery.contains(hook.name_any().as_str())
     });
     hooks.sort_by_cached_key(|hook| hook.name_any());
-    response.others_left_out = hooks.len().saturating_sub(MAX_UNMATCHED);
-    for object in hooks.into_iter().take(MAX_UNMATCHED) {
+    // It is unknown which of these hooks have one of the deliveries that were left out, so list none of them.
+    let listed = if found.left_out > 0 { 0 } else { MAX_UNMATCHED };
+    response.others_left_out = hooks.len().saturating_sub(found.left_out).saturating_sub(listed);
+    for object in hooks.into_iter().take(listed) {
         let hook = object.uid().and_then(|uid| api.index.get(&uid));
         let evaluate = || {
             let in_time = started.elapsed() < EVALUATE_TIMEOUT;

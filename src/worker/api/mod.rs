@@ -23,14 +23,16 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{get, post};
 
+use super::local_access::{LocalAccess, protect};
 use super::problem::HttpProblem;
 use crate::metrics::Metrics;
 pub use state::ApiState;
 
-/// Builds the router of the API port.
-pub fn router(state: ApiState) -> Router {
+/// Builds the router of the API port. `access` restricts clients without a token.
+pub fn router(state: ApiState, access: Option<&Arc<LocalAccess>>) -> Router {
     let v1 = |path: &str| format!("/v1/namespaces/{{namespace}}/{path}");
-    Router::new()
+    let metrics = state.metrics.clone();
+    let routes = Router::new()
         .route(&v1("deliveries"), get(deliveries::list))
         .route(&v1("deliveries/replay"), post(replays::start))
         .route(&v1("deliveries/{id}"), get(deliveries::show))
@@ -49,8 +51,9 @@ pub fn router(state: ApiState) -> Router {
         .method_not_allowed_fallback(|| async {
             HttpProblem::new(405, "MethodNotAllowed", "use GET to read, POST to replay and to cancel")
         })
-        .layer(from_fn_with_state(state.metrics.clone(), count_request))
-        .with_state(Arc::new(state))
+        .with_state(Arc::new(state));
+    // Rejected requests are counted as all others.
+    protect(routes, access, |_| {}).layer(from_fn_with_state(metrics, count_request))
 }
 
 async fn count_request(

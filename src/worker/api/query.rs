@@ -7,9 +7,9 @@ use serde::Deserialize;
 use url::form_urlencoded;
 
 use super::state::MAX_EVENT_ID;
+use crate::core::names::is_object_name;
 use crate::core::time::{Millis, parse_time_or_age};
 use crate::worker::problem::HttpProblem;
-use crate::worker::request::is_name;
 use crate::worker::store::{DeliveryFilter, DeliverySeq, DeliveryState};
 
 /// Deliveries on a page: the default and the maximum.
@@ -24,7 +24,7 @@ const STATES: &str = "pending, delivered, dead, dropped, cancelled";
 #[derive(Debug, PartialEq)]
 pub struct ListQuery {
     pub filter: DeliveryFilter,
-    /// Only deliveries older than the one with this sequence number.
+    /// Only deliveries below this sequence number.
     pub before: Option<DeliverySeq>,
     pub limit: usize,
 }
@@ -118,7 +118,7 @@ pub fn parse_replay(namespace: &str, body: &[u8], now: Millis) -> Result<(Delive
     Ok((filter, rate))
 }
 
-/// Returns the token of the page after this delivery.
+/// Returns the token of the page that starts below this sequence number.
 pub fn page_token(before: DeliverySeq) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(format!("1.{before}"))
 }
@@ -150,7 +150,7 @@ fn parse_parameters<'k>(
 }
 
 fn parse_hook_name(name: String) -> Result<String, HttpProblem> {
-    if is_name(&name, 253) { Ok(name) } else { Err(invalid_parameter("hook", "is not a valid name")) }
+    if is_object_name(&name) { Ok(name) } else { Err(invalid_parameter("hook", "is not a valid name")) }
 }
 
 fn parse_event_id(id: String) -> Result<String, HttpProblem> {

@@ -13,7 +13,8 @@ use crate::worker::store::{DeliveryRecord, DeliveryState, ReplayJob};
 #[derive(Serialize)]
 pub struct DeliveryListResponse {
     pub items: Vec<DeliveryResponse>,
-    /// The token of the next page; null on the last page.
+    /// The token of the next page; null on the last page. A page can have fewer items than requested, or none, and a
+    /// token: each request examines a bounded number of deliveries.
     #[serde(rename = "continue")]
     pub next: Option<String>,
 }
@@ -126,6 +127,8 @@ pub struct ExplainResponse {
     time: String,
     accepted_time: String,
     pub deliveries: Vec<ExplainedDelivery>,
+    /// The number of further deliveries that the response omits. A list with the event's id shows them.
+    pub deliveries_left_out: usize,
     /// The current hooks of the namespace that have no delivery of the event.
     pub others: Vec<UnmatchedHook>,
     /// The number of further such hooks that the response omits.
@@ -158,6 +161,7 @@ impl ExplainResponse {
             time: event.time.clone(),
             accepted_time: accepted.rfc3339(),
             deliveries: Vec::new(),
+            deliveries_left_out: 0,
             others: Vec::new(),
             others_left_out: 0,
         }

@@ -7,14 +7,16 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use crate::cluster::{Cluster, Permission, View};
+use crate::core::names::is_namespace;
+use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
-use crate::worker::body::BodyMemory;
 use crate::worker::dispatch::DispatchHandle;
 use crate::worker::handlers::HandlerRunner;
 use crate::worker::index::HookIndex;
 use crate::worker::namespaces::Namespaces;
 use crate::worker::problem::HttpProblem;
-use crate::worker::request::{PathNames, is_name, token};
+use crate::worker::report::ReportQueues;
+use crate::worker::request::{PathNames, token};
 use crate::worker::store::{HistoryStore, StoreError};
 
 /// The RBAC resource of the permissions for deliveries. It exists only in RBAC rules; the API server does not serve it.
@@ -32,8 +34,9 @@ pub struct ApiState {
     pub metrics: Arc<Metrics>,
     pub namespaces: Arc<Namespaces>,
     pub runner: Arc<HandlerRunner>,
+    pub reports: Arc<ReportQueues>,
     pub max_event_bytes: usize,
-    pub body_memory: BodyMemory,
+    pub memory: MemoryBudget,
 }
 
 impl ApiState {
@@ -55,7 +58,7 @@ pub struct IdPath {
 
 impl PathNames for IdPath {
     fn are_valid(&self) -> bool {
-        is_name(&self.namespace, 63)
+        is_namespace(&self.namespace)
     }
 }
 
@@ -68,7 +71,7 @@ pub struct EventPath {
 
 impl PathNames for EventPath {
     fn are_valid(&self) -> bool {
-        is_name(&self.namespace, 63) && (1..=MAX_EVENT_ID).contains(&self.event.len())
+        is_namespace(&self.namespace) && (1..=MAX_EVENT_ID).contains(&self.event.len())
     }
 }
 
@@ -76,6 +79,9 @@ impl PathNames for EventPath {
 pub fn store_problem(error: &StoreError) -> HttpProblem {
     match error {
         StoreError::Refused(_) => HttpProblem::new(500, error.into(), error.to_string()),
+        StoreError::TooManyReads | StoreError::TooManyReplays(_) => {
+            HttpProblem::new(429, error.into(), format!("{error}: try again later"))
+        }
         _ => HttpProblem::new(503, error.into(), format!("{error}: try again later")),
     }
 }

@@ -8,6 +8,7 @@ use crate::cluster::DeserializeGuard;
 use crate::core::delivery_reason::DeliveryReason;
 use crate::core::event::{Event, Origin};
 use crate::core::hook::{CompiledHook, InvalidSpec};
+use crate::core::receiver_breaker::BreakerReport;
 use crate::core::time::Millis;
 use crate::worker::decide::Decision;
 use crate::worker::store::{DeliveryRecord, DeliveryState};
@@ -40,15 +41,54 @@ impl HookHealth {
     }
 }
 
-/// Explains the state of a delivery in one line.
-pub fn explain_delivery(record: &DeliveryRecord, health: &HookHealth, now: Millis) -> String {
+impl HookHealth {
+    /// Adds the state of the hook's circuit breaker. None: it is closed.
+    pub fn with_breaker(self, breaker: Option<BreakerReport>) -> Self {
+        let Some(breaker) = breaker else { return self };
+        let breaker = explain_breaker(&breaker);
+        match self {
+            HookHealth::Healthy => HookHealth::Unhealthy(breaker),
+            HookHealth::Unhealthy(why) => HookHealth::Unhealthy(format!("{why}; {breaker}")),
+            held @ (HookHealth::Paused | HookHealth::Invalid(_) | HookHealth::Deleted) => held,
+        }
+    }
+}
+
+/// Describes a breaker that is not closed.
+fn explain_breaker(breaker: &BreakerReport) -> String {
+    let BreakerReport { failures, attempts, pause, next_probe, .. } = breaker;
+    let next = match next_probe {
+        Some(at) => {
+            format!("the next probes start at {}, after a pause of {} s", at.rfc3339(), pause.as_secs())
+        }
+        None => format!("probes are sent after a pause of {} s", pause.as_secs()),
+    };
+    format!("the circuit breaker is open, because {failures} of {attempts} attempts failed: {next}")
+}
+
+/// Returns true for a pending delivery whose filter could not be evaluated.
+pub fn is_undecided(record: &DeliveryRecord) -> bool {
+    record.state == DeliveryState::Pending && parse_reason(record) == Some(DeliveryReason::Undecided)
+}
+
+fn parse_reason(record: &DeliveryRecord) -> Option<DeliveryReason> {
+    record.reason.as_deref().and_then(|reason| reason.parse().ok())
+}
+
+/// Explains the state of a delivery in one line. `undecided`: why its filter cannot be evaluated now.
+pub fn explain_delivery(
+    record: &DeliveryRecord,
+    health: &HookHealth,
+    undecided: Option<&str>,
+    now: Millis,
+) -> String {
     let reason = record.reason.as_deref();
     match record.state {
         DeliveryState::Delivered => format!("delivered on attempt {}", record.attempts.len().max(1)),
         DeliveryState::Dead => format!("dead{}{}", explain_reason(reason), last_failure(record)),
         DeliveryState::Dropped => format!("dropped{}", explain_reason(reason)),
         DeliveryState::Cancelled => format!("cancelled{}", last_failure(record)),
-        DeliveryState::Pending => explain_pending(record, health, now),
+        DeliveryState::Pending => explain_pending(record, health, undecided, now),
     }
 }
 
@@ -65,6 +105,9 @@ fn explain_reason(reason: Option<&str>) -> String {
         DeliveryReason::EgressDenied => "the egress policy denies its address (--egress-policy)",
         DeliveryReason::HeaderRefused => {
             "a header that was rendered from its event cannot be sent (headersFormat: Template)"
+        }
+        DeliveryReason::OutputTooLarge => {
+            "headers and body that were rendered from its event exceed 4 MiB (shorten the templates)"
         }
         DeliveryReason::NoTarget => "its hook's handler has no address to send to",
         DeliveryReason::HookDeleted => "its hook was deleted and not recreated in time (--hook-grace)",
@@ -83,10 +126,14 @@ fn explain_reason(reason: Option<&str>) -> String {
     format!(": {explanation}")
 }
 
-fn explain_pending(record: &DeliveryRecord, health: &HookHealth, now: Millis) -> String {
+fn explain_pending(
+    record: &DeliveryRecord,
+    health: &HookHealth,
+    undecided: Option<&str>,
+    now: Millis,
+) -> String {
     let attempt = record.attempts.len() + 1;
     let last = last_failure(record);
-    let reason = record.reason.as_deref().and_then(|reason| reason.parse().ok());
     match (health, record.due) {
         (HookHealth::Paused, _) => format!("held: its hook is paused (delivery.paused){last}"),
         (HookHealth::Invalid(why), _) => format!("held: its hook's spec is invalid: {why}{last}"),
@@ -95,8 +142,12 @@ fn explain_pending(record: &DeliveryRecord, health: &HookHealth, now: Millis) ->
                 "held: its hook was deleted; a hook of the same name adopts it, otherwise it is dead after --hook-grace{last}"
             )
         }
-        _ if reason == Some(DeliveryReason::Undecided) => {
-            format!("held: its hook's filter could not be evaluated; correct the filter{last}")
+        _ if is_undecided(record) => {
+            let why = undecided.map(|why| format!(" ({why})")).unwrap_or_default();
+            format!(
+                "undecided: its hook's filter could not be evaluated{why}; correct the filter, otherwise it is dead \
+                 when it is too old (retry.maxAge){last}"
+            )
         }
         (HookHealth::Healthy | HookHealth::Unhealthy(_), Some(due)) if due > now => {
             format!("pending: attempt {attempt} is scheduled for {}{last}", due.rfc3339())
@@ -211,6 +262,7 @@ mod tests {
     use super::*;
     use crate::cluster::ObjectKey;
     use crate::core::hook::validate;
+    use crate::core::receiver_breaker::BreakerState;
     use crate::worker::decide::decide;
     use crate::worker::hooks::HookState;
     use crate::worker::store::{AttemptRecord, HookId};
@@ -298,7 +350,8 @@ mod tests {
                 "pending: attempt 2 is scheduled for 2023-11-14T22:14:20.000Z; attempt 1 was answered 503",
             ),
         ] {
-            assert_eq!(explain_delivery(&record(state, reason, attempts), &HookHealth::Healthy, NOW), want);
+            let found = explain_delivery(&record(state, reason, attempts), &HookHealth::Healthy, None, NOW);
+            assert_eq!(found, want);
         }
     }
 
@@ -318,9 +371,30 @@ mod tests {
             (HookHealth::Invalid("x".into()), NOW, "held: its hook's spec is invalid: x"),
             (HookHealth::Deleted, NOW, "held: its hook was deleted"),
         ] {
-            let found = explain_delivery(&pending, &health, now);
+            let found = explain_delivery(&pending, &health, None, now);
             assert!(found.starts_with(want), "{found}");
         }
+        let undecided = record(DeliveryState::Pending, Some("Undecided"), &[]);
+        let why = Some("filter: the member n does not exist, in data.n");
+        assert_eq!(
+            explain_delivery(&undecided, &HookHealth::Healthy, why, NOW),
+            "undecided: its hook's filter could not be evaluated (filter: the member n does not exist, in data.n); \
+             correct the filter, otherwise it is dead when it is too old (retry.maxAge)"
+        );
+        let breaker = BreakerReport {
+            state: BreakerState::Open,
+            failures: 48,
+            attempts: 64,
+            pause: Duration::from_secs(32),
+            next_probe: Some(later),
+        };
+        let open = "the circuit breaker is open, because 48 of 64 attempts failed: the next probes start at \
+                    2023-11-14T22:14:20.000Z, after a pause of 32 s";
+        let explained =
+            |health: HookHealth| explain_delivery(&pending, &health.with_breaker(Some(breaker)), None, later);
+        assert_eq!(explained(HookHealth::Healthy), format!("due, but blocked: {open}"));
+        assert_eq!(explained(HookHealth::Unhealthy("x".into())), format!("due, but blocked: x; {open}"));
+        assert!(explained(HookHealth::Paused).starts_with("held: its hook is paused"));
         let hook = |delivery: Value| {
             let spec = json!({"source": "s", "delivery": delivery, "handler": {"webhook": {"url": "https://e.com"}}});
             validate(guarded("h", spec, json!({})).0.as_ref().unwrap())

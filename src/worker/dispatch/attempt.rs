@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::command::{DispatchCommand, DispatchHandle, ReceiverSignal};
+use super::command::{AttemptTicket, DispatchCommand, DispatchHandle, ReceiverSignal};
+use super::effect::ExpiredDelivery;
 use super::hold::Hold;
 use super::settler::AttemptSettlement;
 use crate::core::delivery_reason::{AttemptFailure, DeliveryReason};
 use crate::core::gate::GateRequest;
 use crate::core::hook::CompiledHook;
+use crate::core::receiver_breaker::ReceiverEvidence;
 use crate::core::retry::{self, RetryState};
 use crate::core::time::Millis;
 use crate::metrics::{HookSeries, Metrics};
@@ -19,7 +21,7 @@ use crate::worker::decide::{Decision, decide_again};
 use crate::worker::handlers::{HandlerOutcome, HandlerRunner};
 use crate::worker::hooks::HookState;
 use crate::worker::index::HookIndex;
-use crate::worker::store::{AttemptRecord, NextStep, PendingDelivery, Settlement};
+use crate::worker::store::{AttemptRecord, DeliverySeq, NextStep, PendingDelivery, Settlement};
 
 /// The delay before an undecided delivery is evaluated again; a changed spec triggers it earlier.
 const UNDECIDED_RETRY: Duration = Duration::from_secs(60);
@@ -27,6 +29,7 @@ const UNDECIDED_RETRY: Duration = Duration::from_secs(60);
 /// The input of an attempt.
 pub struct AttemptJob {
     pub pending: PendingDelivery,
+    pub ticket: AttemptTicket,
     pub index: Arc<HookIndex>,
     pub runner: Arc<HandlerRunner>,
     pub outcomes: mpsc::Sender<AttemptSettlement>,
@@ -34,30 +37,49 @@ pub struct AttemptJob {
     pub dispatch: DispatchHandle,
 }
 
+/// The outcome of an attempt, and what it shows about the receiver.
+struct AttemptResult {
+    settlement: Settlement,
+    signal: ReceiverSignal,
+    evidence: ReceiverEvidence,
+}
+
+impl AttemptResult {
+    /// The result of a delivery for which no request was made.
+    fn without_attempt(pending: &PendingDelivery, next: NextStep) -> Self {
+        AttemptResult {
+            settlement: settle_without_attempt(pending.seq, next),
+            signal: ReceiverSignal::Unknown,
+            evidence: ReceiverEvidence::Inconclusive,
+        }
+    }
+}
+
 /// Makes one attempt, hands its outcome to the settler and reports its end to the dispatcher.
 pub async fn run(job: AttemptJob) {
-    let (uid, seq, accepted) = (job.pending.hook.uid.clone(), job.pending.seq, job.pending.accepted);
+    let (uid, accepted, ticket) = (job.pending.hook.uid.clone(), job.pending.accepted, job.ticket);
     // Read the hook now, so that edits since the event was accepted apply.
     let state = job.index.get(&uid);
-    let settlement = match state.as_ref().and_then(|state| Some((state, state.hook.as_ref().ok()?))) {
+    let result = match state.as_ref().and_then(|state| Some((state, state.hook.as_ref().ok()?))) {
         Some((state, hook)) => make_attempt(&job, state, hook).await,
         // The hook was deleted or became invalid after it was dispatched.
         None => Err(None),
     };
-    let AttemptJob { outcomes, dispatch, .. } = job;
-    let settlement = match settlement {
-        Ok(settlement) => settlement,
+    let AttemptJob { outcomes, dispatch, pending, .. } = job;
+    // The dispatcher counts the event as free when the attempt ends.
+    drop(pending);
+    let AttemptResult { settlement, signal, evidence } = match result {
+        Ok(result) => result,
         Err(missing) => {
-            dispatch.send(DispatchCommand::AttemptPostponed { uid, seq, missing }).await;
+            dispatch.send(DispatchCommand::AttemptPostponed { uid, missing, ticket }).await;
             return;
         }
     };
-    let signal = receiver_signal(&settlement);
     let series = state.and_then(|state| state.series.clone());
     // Send the outcome first, so that a store that cannot keep up slows down dispatching. A closed channel means that the
     // process stops; the next start repeats the delivery.
     outcomes.send(AttemptSettlement { uid: uid.clone(), settlement, accepted, series }).await.ok();
-    dispatch.send(DispatchCommand::AttemptEnded { uid, signal }).await;
+    dispatch.send(DispatchCommand::AttemptEnded { uid, signal, evidence, ticket }).await;
 }
 
 /// Runs the handler if the filter still accepts the event. An error: no attempt was made, because something that the
@@ -66,7 +88,7 @@ async fn make_attempt(
     job: &AttemptJob,
     state: &Arc<HookState>,
     hook: &CompiledHook,
-) -> Result<Settlement, Option<Hold>> {
+) -> Result<AttemptResult, Option<Hold>> {
     let pending = &job.pending;
     match reevaluate_filter(state, hook, pending).await {
         Decision::Deliver(_) => {
@@ -78,26 +100,38 @@ async fn make_attempt(
             settle(hook, pending, outcome, at, started.elapsed())
         }
         Decision::Skip => {
-            Ok(settle_without_attempt(pending, NextStep::Dead { reason: DeliveryReason::Filtered }))
+            Ok(AttemptResult::without_attempt(pending, NextStep::Dead { reason: DeliveryReason::Filtered }))
         }
         Decision::Undecided(why) => {
             let (uid, generation) = (pending.hook.uid.clone(), state.generation);
             job.dispatch.send(DispatchCommand::Undecided { uid, generation, why }).await;
-            Ok(settle_without_attempt(pending, NextStep::Retry { due: Millis::now() + UNDECIDED_RETRY }))
+            let max_age = hook.delivery.retry.max_age;
+            let next = next_evaluation(pending, max_age, Millis::now(), Millis::for_ages());
+            Ok(AttemptResult::without_attempt(pending, next))
         }
     }
 }
 
-/// Ends expired deliveries without an attempt.
+/// Decides what follows an evaluation that failed. It is no attempt, but the delivery ages: otherwise an event that the
+/// filter never accepts would stay pending forever.
+fn next_evaluation(pending: &PendingDelivery, max_age: Duration, now: Millis, age_time: Millis) -> NextStep {
+    let expires = pending.accepted + pending.held + max_age;
+    match age_time >= expires {
+        true => NextStep::Dead { reason: DeliveryReason::MaxAge },
+        false => NextStep::Retry { due: now + UNDECIDED_RETRY.min(expires.since(age_time)) },
+    }
+}
+
+/// Ends expired deliveries of a hook without an attempt.
 pub async fn expire(
-    expired: Vec<PendingDelivery>,
+    uid: Arc<str>,
+    expired: Vec<ExpiredDelivery>,
     series: Option<Arc<HookSeries>>,
     outcomes: mpsc::Sender<AttemptSettlement>,
 ) {
-    for pending in expired {
-        let settlement = settle_without_attempt(&pending, NextStep::Dead { reason: DeliveryReason::MaxAge });
-        let (uid, series) = (pending.hook.uid, series.clone());
-        let outcome = AttemptSettlement { uid, settlement, accepted: pending.accepted, series };
+    for ExpiredDelivery { seq, accepted } in expired {
+        let settlement = settle_without_attempt(seq, NextStep::Dead { reason: DeliveryReason::MaxAge });
+        let outcome = AttemptSettlement { uid: uid.clone(), settlement, accepted, series: series.clone() };
         // A closed channel means that the process stops; the next start finds the delivery again.
         outcomes.send(outcome).await.ok();
     }
@@ -120,32 +154,36 @@ async fn reevaluate_filter(
         .unwrap_or_else(|_| Decision::Undecided("the filter could not be evaluated".into()))
 }
 
-fn settle_without_attempt(pending: &PendingDelivery, next: NextStep) -> Settlement {
-    Settlement { delivery: pending.seq, at: Millis::now(), attempt: None, next, progress: None }
+fn settle_without_attempt(delivery: DeliverySeq, next: NextStep) -> Settlement {
+    Settlement { delivery, at: Millis::now(), attempt: None, next, progress: None }
 }
 
-/// Derives the receiver's health from an outcome. A receiver that answers with a terminal status is healthy.
-fn receiver_signal(settlement: &Settlement) -> ReceiverSignal {
-    if settlement.attempt.is_none() {
-        return ReceiverSignal::Unknown;
-    }
-    let attempt = settlement.attempt.as_ref();
+/// Derives the receiver's health from an attempt. A receiver that answers with a terminal status is healthy.
+fn receiver_signal(
+    next: NextStep,
+    attempt: &AttemptRecord,
+    failure: Option<AttemptFailure>,
+) -> ReceiverSignal {
     let describe = || {
-        let status = attempt.and_then(|a| a.status).map(|status| format!("status {status}"));
-        let detail = attempt.and_then(|a| a.detail.clone());
-        [status, detail].into_iter().flatten().collect::<Vec<_>>().join(": ")
+        let status = attempt.status.map(|status| format!("status {status}"));
+        [status, attempt.detail.clone()].into_iter().flatten().collect::<Vec<_>>().join(": ")
     };
-    match settlement.next {
+    let failing = || ReceiverSignal::Failing {
+        error: describe(),
+        is_handler: failure.is_some_and(is_failure_of_handler),
+    };
+    match next {
         NextStep::Delivered => ReceiverSignal::Healthy,
-        NextStep::Retry { .. } => ReceiverSignal::Failing(describe()),
+        NextStep::Retry { .. } => failing(),
         NextStep::Dead { reason } => match reason {
             DeliveryReason::TerminalStatus => ReceiverSignal::Healthy,
             DeliveryReason::Gone => ReceiverSignal::Gone,
-            DeliveryReason::MaxAge | DeliveryReason::MaxAttempts => ReceiverSignal::Failing(describe()),
+            DeliveryReason::MaxAge | DeliveryReason::MaxAttempts => failing(),
             DeliveryReason::EgressDenied => ReceiverSignal::Denied(describe()),
-            // For the first two, the request could not be built and the receiver was not contacted. The other reasons
+            // For the first three, the request could not be built and the receiver was not contacted. The other reasons
             // never follow an attempt.
             DeliveryReason::HeaderRefused
+            | DeliveryReason::OutputTooLarge
             | DeliveryReason::NoTarget
             | DeliveryReason::Filtered
             | DeliveryReason::HookDeleted
@@ -158,6 +196,12 @@ fn receiver_signal(settlement: &Settlement) -> ReceiverSignal {
     }
 }
 
+/// True if the hook's own script or log line failed, and not a receiver.
+fn is_failure_of_handler(failure: AttemptFailure) -> bool {
+    ReceiverEvidence::of(None, Some(failure)) == ReceiverEvidence::Inconclusive
+        && failure != AttemptFailure::Status
+}
+
 /// Decides the delivery's next step. An error: no attempt was made, because something that the hook needs is missing.
 fn settle(
     hook: &CompiledHook,
@@ -165,21 +209,24 @@ fn settle(
     outcome: HandlerOutcome,
     at: Millis,
     duration: Duration,
-) -> Result<Settlement, Option<Hold>> {
+) -> Result<AttemptResult, Option<Hold>> {
     let mut progress = None;
+    let mut failure = None;
     let (result, status, error, detail) = match &outcome {
         HandlerOutcome::Answered { status, retry_after, detail } => {
             let result =
                 retry::AttemptOutcome::Response { status: *status, retry_after: retry_after.as_deref() };
-            let error = (!(200..300).contains(status)).then(|| AttemptFailure::Status.as_str());
-            (result, Some(*status), error, detail.clone())
+            failure = (!(200..300).contains(status)).then_some(AttemptFailure::Status);
+            (result, Some(*status), failure.map(AttemptFailure::as_str), detail.clone())
         }
         HandlerOutcome::Completed => (retry::AttemptOutcome::Completed, None, None, None),
         HandlerOutcome::PartlyFailed { reason, detail, progress: finished } => {
             progress = Some(finished.clone());
+            failure = Some(*reason);
             (retry::AttemptOutcome::Failed, None, Some(reason.as_str()), Some(detail.clone()))
         }
         HandlerOutcome::Failed { reason, detail } => {
+            failure = Some(*reason);
             (retry::AttemptOutcome::Failed, None, Some(reason.as_str()), Some(detail.clone()))
         }
         HandlerOutcome::Undeliverable { reason, detail } => {
@@ -187,12 +234,48 @@ fn settle(
         }
         HandlerOutcome::NotReady { reason, detail } => return Err(Some(Hold::new(reason, detail.clone()))),
     };
+    // A gap that does not count towards ages is like a hold.
+    let (now, gap) = (Millis::now(), Millis::now().since(Millis::for_ages()));
     let state = RetryState {
-        accepted: pending.accepted + pending.held,
+        accepted: pending.accepted + pending.held + gap,
         attempts: pending.attempts.saturating_add(1),
     };
-    let next = hook.delivery.retry.decide(&result, state, Millis::now(), fastrand::f64());
+    let next = hook.delivery.retry.decide(&result, state, now, fastrand::f64());
     tracing::debug!(hook = %pending.hook.name, id = %pending.id, status, error, ?next, "attempt ended");
     let attempt = AttemptRecord { at, duration, status, error: error.map(ToOwned::to_owned), detail };
-    Ok(Settlement { delivery: pending.seq, at: at + duration, attempt: Some(attempt), next, progress })
+    let signal = receiver_signal(next, &attempt, failure);
+    let evidence = ReceiverEvidence::of(status, failure);
+    let settlement =
+        Settlement { delivery: pending.seq, at: at + duration, attempt: Some(attempt), next, progress };
+    Ok(AttemptResult { settlement, signal, evidence })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::worker::index::testing::event;
+    use crate::worker::store::HookId;
+
+    #[test]
+    fn an_undecided_delivery_is_evaluated_until_it_is_too_old() {
+        let at = |seconds: i64| Millis(seconds * 1000);
+        let pending = PendingDelivery {
+            seq: 1,
+            id: uuid::Uuid::nil(),
+            hook: HookId { uid: "u".into(), namespace: "n".into(), name: "h".into() },
+            event: Arc::new(event("s", "e", serde_json::json!(1))),
+            accepted: at(1000),
+            attempts: 0,
+            due: at(1000),
+            held: Duration::from_secs(30),
+            suppressed: 0,
+            replays: 0,
+            progress: Vec::new(),
+        };
+        let next =
+            |seconds| next_evaluation(&pending, Duration::from_secs(100), at(seconds + 5), at(seconds));
+        assert_eq!(next(1000), NextStep::Retry { due: at(1065) });
+        assert_eq!(next(1100), NextStep::Retry { due: at(1135) }, "held time does not count");
+        assert_eq!(next(1130), NextStep::Dead { reason: DeliveryReason::MaxAge });
+    }
 }

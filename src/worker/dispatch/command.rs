@@ -5,6 +5,8 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::hold::Hold;
+use crate::core::fair_pool::Grant;
+use crate::core::receiver_breaker::{AttemptPermit, ReceiverEvidence};
 use crate::core::time::Millis;
 use crate::worker::store::{DeliverySeq, DueDeliveries, HookId, NextStep, PendingDelivery, StoreError};
 
@@ -15,13 +17,14 @@ pub struct DispatchHandle {
     pub(super) commands: mpsc::Sender<DispatchCommand>,
 }
 
+#[derive(Debug)]
 pub(super) enum DispatchCommand {
     /// Deliveries were committed and may be sent.
     Accepted(Vec<PendingDelivery>),
     /// The hook was created, edited or deleted, or an object that it references changed.
     HookChanged(Arc<str>),
-    /// The grace period of a deleted hook is over and its pending deliveries are dead.
-    BacklogEnded(HookId),
+    /// The grace period of a deleted hook is over and its pending deliveries are dead. `hook`: its name, if it is known.
+    BacklogEnded { uid: Arc<str>, hook: Option<HookId> },
     /// The namespace of this name was deleted, or deleted and recreated.
     NamespaceEnded(Arc<str>),
     /// A delivery of the hook became due on disk.
@@ -32,19 +35,38 @@ pub(super) enum DispatchCommand {
     /// A delivery was replayed or cancelled; its hook may be deleted.
     DeliveryChanged { hook: HookId, seq: DeliverySeq },
     /// A read of the hook's backlog ended: the due deliveries, and when the next one is due.
-    Loaded { uid: Arc<str>, result: Result<(DueDeliveries, Option<Millis>), StoreError> },
+    Loaded { uid: Arc<str>, serial: u64, result: Result<(DueDeliveries, Option<Millis>), StoreError> },
     /// An attempt ended: the hook may send its next delivery.
-    AttemptEnded { uid: Arc<str>, signal: ReceiverSignal },
+    AttemptEnded { uid: Arc<str>, signal: ReceiverSignal, evidence: ReceiverEvidence, ticket: AttemptTicket },
     /// No attempt was made, because something that the hook needs is missing (for example a Secret). Holds its
     /// deliveries.
-    AttemptPostponed { uid: Arc<str>, seq: DeliverySeq, missing: Option<Hold> },
-    /// The filter failed on an event: the delivery stays pending until the spec changes.
+    AttemptPostponed { uid: Arc<str>, missing: Option<Hold>, ticket: AttemptTicket },
+    /// The filter failed on an event: the delivery is evaluated again until it is too old.
     Undecided { uid: Arc<str>, generation: Option<i64>, why: String },
+    /// The store cannot record outcomes (true), or can again. Meanwhile no attempt may start: an attempt whose outcome is
+    /// lost in a crash is repeated.
+    StoreFull(bool),
     /// Outcomes were committed, or the commit failed. Either way the deliveries are no longer claimed.
     Settled(Vec<SettledDelivery>),
 }
 
+/// What an attempt holds until it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttemptTicket {
+    pub seq: DeliverySeq,
+    /// The serial of the queue that started it.
+    pub queue: u64,
+    /// The slot and the memory of the attempt.
+    pub grant: Grant,
+    pub permit: AttemptPermit,
+    /// The length of the event's data.
+    pub data_len: usize,
+    /// When it started, on the steady clock.
+    pub started: Millis,
+}
+
 /// A delivery whose outcome was written to the store.
+#[derive(Clone, Debug)]
 pub(super) struct SettledDelivery {
     pub uid: Arc<str>,
     pub seq: DeliverySeq,
@@ -55,11 +77,12 @@ pub(super) struct SettledDelivery {
 }
 
 /// The receiver's health, as one attempt shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum ReceiverSignal {
     /// It answered. Includes refusals with a terminal status.
     Healthy,
-    /// It failed, with this error.
-    Failing(String),
+    /// The attempt failed, with this error. `is_handler`: not the receiver but the hook's own script failed.
+    Failing { error: String, is_handler: bool },
     /// It answered 410.
     Gone,
     /// The egress policy denies its address.

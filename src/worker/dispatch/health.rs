@@ -1,17 +1,18 @@
-//! Evaluates whether a hook is held and whether its deliveries succeed, and reports changes of either.
+//! Evaluates whether a hook is held and whether its deliveries succeed, and finds changes of either to report.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::hold::{GoneMark, Hold};
 use super::queue::HookQueue;
+use super::time::Now;
+use crate::core::delivery_reason::DeliveringFault;
 use crate::core::time::Millis;
-use crate::worker::coalescing_queue::CoalescingQueue;
 use crate::worker::hooks::HookState;
-use crate::worker::report::{DeliveryHealth, HoldChange, ReportQueues};
+use crate::worker::report::{DeliveryHealth, HoldChange};
 use crate::worker::store::HookId;
 
-/// The receiver is reported as failing after this many failures in a row.
+/// The receiver or the handler is reported as failing after this many failures in a row.
 const REPORTED_FAILURES: u32 = 3;
 
 /// The content of the condition `Delivering`.
@@ -64,20 +65,30 @@ pub fn is_blocked(hold: Option<&Hold>, queue: &HookQueue, now: Millis) -> bool {
 
 /// Returns the condition to report. None before the first delivery or failure.
 fn evaluate_health(hold: Option<&Hold>, queue: &HookQueue) -> Option<Delivering> {
-    let unhealthy =
-        |reason, message: &str| Some(Delivering { healthy: false, reason, message: message.to_owned() });
+    let unhealthy = |reason: &'static str, message: &str| {
+        Some(Delivering { healthy: false, reason, message: message.to_owned() })
+    };
     if let Some(hold) = hold {
         return unhealthy(hold.reason, &hold.message);
     }
-    if let Some((_, why)) = &queue.undecided {
-        return unhealthy("Undecided", why);
+    if let Some(failed) = &queue.undecided {
+        return unhealthy(DeliveringFault::Undecided.into(), &failed.why);
     }
     if let Some(denied) = &queue.egress_denied {
-        return unhealthy("EgressDenied", denied);
+        return unhealthy(DeliveringFault::EgressDenied.into(), denied);
     }
-    if queue.breaker.failures() >= REPORTED_FAILURES {
+    if queue.failures >= REPORTED_FAILURES {
         let last = queue.last_error.as_deref().unwrap_or("no response");
-        return unhealthy("ReceiverFailing", &format!("the receiver fails; last error: {last}"));
+        return match queue.is_handler_failing {
+            true => unhealthy(
+                DeliveringFault::HandlerFailing.into(),
+                &format!("the hook's own handler fails; last error: {last}"),
+            ),
+            false => unhealthy(
+                DeliveringFault::ReceiverFailing.into(),
+                &format!("the receiver fails; last error: {last}"),
+            ),
+        };
     }
     // Report recovery even before the next delivery.
     let recovered = queue.reported.is_some_and(|(healthy, _)| !healthy);
@@ -88,38 +99,40 @@ fn evaluate_health(hold: Option<&Hold>, queue: &HookQueue) -> Option<Delivering>
     })
 }
 
-/// Queues the start or end of a hold for the store, unless the store already has it. `held`: the hooks that are held in
-/// the store.
-pub fn report_hold(held: &mut HashSet<Arc<str>>, reports: &ReportQueues, hook: &HookId, is_held: bool) {
+/// Returns the start or end of a hold to store, unless the store already has it. `held`: the hooks that are held in the
+/// store.
+pub fn hold_change(
+    held: &mut HashSet<Arc<str>>,
+    hook: &HookId,
+    is_held: bool,
+    now: Now,
+) -> Option<HoldChange> {
     if held.contains(&hook.uid) == is_held {
-        return;
+        return None;
     }
     match is_held {
         true => held.insert(hook.uid.clone()),
         false => held.remove(&hook.uid),
     };
-    let change = HoldChange { hook: hook.clone(), held: is_held, at: Millis::now() };
-    reports.holds.push(&hook.uid, change);
+    Some(HoldChange { hook: hook.clone(), held: is_held, at: now.wall })
 }
 
-/// Queues the delivery health for the hook's condition, if it changed since the last report.
-pub fn report_health(
+/// Returns the delivery health for the hook's condition, if it changed since the last report.
+pub fn health_change(
     queue: &mut HookQueue,
     hook: Option<&HookState>,
     hold: Option<&Hold>,
-    reports: &CoalescingQueue<DeliveryHealth>,
-) {
-    let Some(id) = queue.hook.clone() else { return };
-    let Some(hook) = hook else { return };
-    let Some(Delivering { healthy, reason, message }) = evaluate_health(hold, queue) else { return };
+) -> Option<DeliveryHealth> {
+    let Delivering { healthy, reason, message } = evaluate_health(hold, queue)?;
     if queue.reported == Some((healthy, reason)) {
-        return;
+        return None;
     }
+    let (id, hook) = (queue.hook.clone()?, hook?);
     // The dispatcher drops idle queues of healthy hooks, and the next delivery creates a new one. The object then
     // already has this condition.
     let is_first = queue.reported.replace((healthy, reason)).is_none();
     if healthy && is_first && hook.reported_healthy {
-        return;
+        return None;
     }
     // No warning for a pause, which the user requested, and for an invalid spec, which the controller reports.
     if healthy || hook.hook.as_ref().is_ok_and(|hook| hook.delivery.paused) || hook.hook.is_err() {
@@ -129,5 +142,5 @@ pub fn report_health(
     }
     // A token that was set when the receiver answered 410 is consumed: only a later one ends the hold.
     let resumed = hook.resume.clone();
-    reports.push(&id.uid.clone(), DeliveryHealth { hook: id, healthy, reason, message, resumed });
+    Some(DeliveryHealth { hook: id, healthy, reason, message, resumed })
 }

@@ -1,5 +1,9 @@
 //! Commits outcomes in batches: while one batch is committed, the next one gathers. Attempts do not wait for the
 //! commit.
+//!
+//! A full store loses no outcome: the settler repeats the commit until it succeeds. Meanwhile the dispatcher starts no
+//! attempts (`DispatchCommand::StoreFull`), so at most the outcomes of the attempts in flight are in memory, and a crash
+//! repeats only these.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,8 +17,7 @@ use crate::worker::store::{DispatchStore, NextStep, Settlement, StoreError};
 
 /// Outcomes that are committed in one batch.
 const BATCH: usize = 256;
-/// How often a batch is retried while the store is full or busy, and the delay before each retry.
-const MAX_RETRIES: u32 = 60;
+/// The delay before a commit is repeated while the store is full or busy.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// The outcome of a delivery, with what the metrics need.
@@ -34,81 +37,96 @@ pub async fn run(
     dispatch: DispatchHandle,
     metrics: Arc<Metrics>,
 ) {
-    let mut batch = Vec::with_capacity(BATCH);
-    while outcomes.recv_many(&mut batch, BATCH).await > 0 {
-        let settlements =
-            batch.iter().map(|outcome: &AttemptSettlement| outcome.settlement.clone()).collect();
-        let notify = match settle_with_retries(&*store, settlements).await {
-            Ok(notify) => Some(notify),
-            // The store refuses one of the outcomes. Commit the others without it.
-            Err(StoreError::Refused(_)) if batch.len() > 1 => {
-                Some(settle_one_by_one(&*store, &mut batch, &dispatch).await)
-            }
-            Err(error) => {
-                tracing::warn!(%error, "commit of outcomes failed, the deliveries will be repeated");
-                None
-            }
-        };
+    let mut settler = Settler { store, dispatch, metrics, is_full: false, limit: BATCH };
+    let mut uncommitted = Vec::with_capacity(BATCH);
+    while outcomes.recv_many(&mut uncommitted, BATCH).await > 0 {
+        settler.settle_all(&mut uncommitted).await;
+        // Only now: attempts that start while outcomes are uncommitted would add to them.
+        if outcomes.is_empty() {
+            settler.set_full(false).await;
+        }
+    }
+}
+
+struct Settler {
+    store: Arc<dyn DispatchStore>,
+    dispatch: DispatchHandle,
+    metrics: Arc<Metrics>,
+    /// True while the store cannot record outcomes.
+    is_full: bool,
+    /// Outcomes in one commit. A store that is nearly full records a few at a time.
+    limit: usize,
+}
+
+impl Settler {
+    /// Commits outcomes and reports them to the dispatcher. Keeps them, and repeats the commit, while the store is full
+    /// or busy.
+    async fn settle_all(&mut self, uncommitted: &mut Vec<AttemptSettlement>) {
+        // Outcomes that are committed one at a time, because the store refuses one of them.
+        let mut singles = 0_usize;
+        while !uncommitted.is_empty() {
+            let count = if singles > 0 { 1 } else { self.limit.min(uncommitted.len()) };
+            let settlements =
+                uncommitted.iter().take(count).map(|outcome| outcome.settlement.clone()).collect();
+            let notify = match self.store.settle_many(settlements).await {
+                Ok(notify) => {
+                    self.limit = (self.limit * 2).min(BATCH);
+                    Some(notify)
+                }
+                Err(StoreError::Full | StoreError::Busy) => {
+                    self.limit = (self.limit / 4).max(1);
+                    self.set_full(true).await;
+                    tokio::time::sleep(RETRY_DELAY).await;
+                    continue;
+                }
+                Err(StoreError::Refused(_)) if count > 1 => {
+                    singles = count;
+                    continue;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "commit of outcomes failed, the deliveries will be repeated");
+                    None
+                }
+            };
+            singles = singles.saturating_sub(1);
+            self.report(uncommitted.drain(..count), notify).await;
+        }
+    }
+
+    /// Counts outcomes and reports them to the dispatcher. `notify` is None if they could not be stored.
+    async fn report(&self, outcomes: impl Iterator<Item = AttemptSettlement>, notify: Option<Vec<bool>>) {
         let is_stored = notify.is_some();
         let mut notify = notify.unwrap_or_default().into_iter();
-        let settled = batch.drain(..).map(|AttemptSettlement { uid, settlement, accepted, series }| {
+        let settled = outcomes.map(|AttemptSettlement { uid, settlement, accepted, series }| {
             let Settlement { delivery, at, next, .. } = settlement;
             match next {
                 NextStep::Delivered if is_stored => {
                     series.iter().for_each(|series| series.record_delivered(at.since(accepted)));
-                    metrics.record_delivered(at.since(accepted));
+                    self.metrics.record_delivered(at.since(accepted));
                 }
                 NextStep::Dead { reason } if is_stored => {
                     series.iter().for_each(|series| series.record_dead());
-                    metrics.record_finished("dead", Some(reason));
+                    self.metrics.record_finished("dead", Some(reason));
                 }
                 _ => {}
             }
             let notify = notify.next() == Some(true);
             SettledDelivery { uid, seq: delivery, next: is_stored.then_some(next), notify }
         });
-        dispatch.send(DispatchCommand::Settled(settled.collect())).await;
+        let settled = settled.collect();
+        self.dispatch.send(DispatchCommand::Settled(settled)).await;
     }
-}
 
-/// Commits each outcome separately. Removes outcomes that cannot be stored from the batch.
-async fn settle_one_by_one(
-    store: &dyn DispatchStore,
-    batch: &mut Vec<AttemptSettlement>,
-    dispatch: &DispatchHandle,
-) -> Vec<bool> {
-    let (mut stored, mut notify, mut lost) = (Vec::new(), Vec::new(), Vec::new());
-    for outcome in batch.drain(..) {
-        match settle_with_retries(store, vec![outcome.settlement.clone()]).await {
-            Ok(one) => {
-                notify.extend(one);
-                stored.push(outcome);
-            }
-            Err(error) => {
-                tracing::warn!(%error, "commit of an outcome failed, the delivery will be repeated");
-                let (uid, seq) = (outcome.uid, outcome.settlement.delivery);
-                lost.push(SettledDelivery { uid, seq, next: None, notify: false });
-            }
+    /// Reports whether the store can record outcomes, once for each change.
+    async fn set_full(&mut self, is_full: bool) {
+        if std::mem::replace(&mut self.is_full, is_full) == is_full {
+            return;
         }
-    }
-    *batch = stored;
-    dispatch.send(DispatchCommand::Settled(lost)).await;
-    notify
-}
-
-/// Commits outcomes. Retries while the store is full or busy, because that costs less than repeating the deliveries.
-async fn settle_with_retries(
-    store: &dyn DispatchStore,
-    settlements: Vec<Settlement>,
-) -> Result<Vec<bool>, StoreError> {
-    let mut retries = 0;
-    loop {
-        match store.settle_many(settlements.clone()).await {
-            Err(StoreError::Full | StoreError::Busy) if retries < MAX_RETRIES => {
-                retries += 1;
-                tokio::time::sleep(RETRY_DELAY).await;
-            }
-            other => return other,
+        if is_full {
+            tracing::error!("outcomes cannot be stored, will retry, no attempts are started");
+        } else {
+            tracing::info!("outcomes can be stored again, attempts are started again");
         }
+        self.dispatch.send(DispatchCommand::StoreFull(is_full)).await;
     }
 }

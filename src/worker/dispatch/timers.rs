@@ -1,4 +1,4 @@
-//! One timer for each hook: when its next delivery on disk is due. A backlog of any size costs one entry.
+//! One timer for each hook: when it is dispatched next, on the steady clock. A backlog of any size costs one entry.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -23,6 +23,18 @@ impl HookTimers {
         }
         self.by_hook.insert(uid.clone(), at);
         self.by_time.insert((at, uid.clone()));
+    }
+
+    /// Removes the hook's timer.
+    pub fn remove(&mut self, uid: &Arc<str>) {
+        if let Some(at) = self.by_hook.remove(uid) {
+            self.by_time.remove(&(at, uid.clone()));
+        }
+    }
+
+    /// Returns true if the hook has a timer.
+    pub fn is_set(&self, uid: &str) -> bool {
+        self.by_hook.contains_key(uid)
     }
 
     /// Returns the earliest time.
@@ -60,5 +72,10 @@ mod tests {
             (Some(a), Some(b), None)
         );
         assert!(timers.next().is_none() && timers.by_hook.is_empty());
+        let c = "c".into();
+        timers.set(Millis(1), &c);
+        assert!(timers.is_set("c"));
+        timers.remove(&c);
+        assert!(!timers.is_set("c") && timers.next().is_none());
     }
 }

@@ -47,7 +47,8 @@ pub async fn run(
     HandlerOutcome::Completed
 }
 
-/// Runs every function once. A failure does not skip later functions.
+/// Runs every function once, all within the timeout of an attempt. A failure does not skip later functions. The results
+/// need no output budget: the CRD allows 16 functions and the sandbox 256 KiB for each result.
 pub async fn run_all(
     runner: &HandlerRunner,
     hook: &CompiledHook,
@@ -55,9 +56,11 @@ pub async fn run_all(
     pending: &PendingDelivery,
     timeout: Duration,
 ) -> Vec<Result<Value, ScriptError>> {
+    let started = Instant::now();
     let mut results = Vec::new();
     for function in &lambda.functions {
-        results.push(call(runner, hook, function, pending, timeout).await);
+        let remaining = timeout.saturating_sub(started.elapsed()).max(Duration::from_millis(1));
+        results.push(call(runner, hook, function, pending, remaining).await);
     }
     results
 }

@@ -31,7 +31,7 @@ impl<'a> LogLine<'a> {
     pub fn new(hook: &'a CompiledHook, pending: &'a PendingDelivery) -> Self {
         let event = &pending.event;
         LogLine {
-            timestamp: Millis::now().rfc3339(),
+            timestamp: Millis::wall().rfc3339(),
             level: "NOTICE",
             message: "log callback",
             namespace: &hook.namespace,

@@ -17,11 +17,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use request::OutgoingRequest;
-pub use test::{FunctionResult, TestResult, ping_event, posted_event, shown_data};
+pub use test::{FunctionResult, ShownTest, TestResult, ping_event, posted_event, shown_data};
 
 use crate::cluster::Cluster;
 use crate::core::delivery_reason::{AttemptFailure, DeliveryReason};
+use crate::core::event::data::UnreadableData;
 use crate::core::hook::{CompiledHook, Handler};
+use crate::core::output::OutputError;
+use crate::core::template::RenderError;
 use crate::net::HttpClient;
 use crate::sandbox::{Sandbox, ScriptError};
 use crate::worker::store::{HandlerProgress, PendingDelivery};
@@ -122,6 +125,13 @@ fn timeout(hook: &CompiledHook) -> Duration {
     hook.delivery.timeout.max(Duration::from_millis(1))
 }
 
+/// Returns the outcome of an attempt on an event whose stored data cannot be read. Nothing is sent: a receiver could not
+/// tell empty texts from the event's own.
+fn data_unreadable(error: &UnreadableData) -> HandlerOutcome {
+    let detail = format!("the event's data cannot be read: {error}");
+    HandlerOutcome::Failed { reason: AttemptFailure::DataUnreadable, detail }
+}
+
 /// Returns the outcome of an attempt whose Lua failed. `what` names the script: a template, a function.
 fn script_failed(what: &str, error: &ScriptError) -> HandlerOutcome {
     let detail = request::redact_and_cut(&format!("{what}: {error}"), &[]);
@@ -134,6 +144,20 @@ fn script_failed(what: &str, error: &ScriptError) -> HandlerOutcome {
         ScriptError::ScriptMemory => AttemptFailure::ScriptMemory,
         ScriptError::ScriptCrashed => AttemptFailure::ScriptCrashed,
         ScriptError::ScriptTooBig(_) => AttemptFailure::ScriptTooBig,
+        // The same event has the same output at every attempt.
+        ScriptError::OutputTooLarge => {
+            return HandlerOutcome::Undeliverable { reason: DeliveryReason::OutputTooLarge, detail };
+        }
     };
     HandlerOutcome::Failed { reason, detail }
+}
+
+/// Returns the outcome of an attempt whose headers and body could not be rendered within its limits.
+fn rendering_failed(error: &RenderError, timeout: Duration) -> HandlerOutcome {
+    let error = match error {
+        RenderError::Template(diagnostic) => diagnostic.clone().into(),
+        RenderError::Output(OutputError::TooLarge) => ScriptError::OutputTooLarge,
+        RenderError::Output(OutputError::Late) => ScriptError::ScriptTimeout(timeout),
+    };
+    script_failed("template", &error)
 }

@@ -122,13 +122,17 @@ impl<'a> RequestDraft<'a> {
         self.headers.get(CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default())
     }
 
-    /// Adds a header of the spec. Validates it again, because values of the event may make it invalid or reserved.
+    /// Adds a header of the spec, unless a Secret defines it. Validates it again, because values of the event may make it
+    /// invalid or reserved.
     pub fn add_header(&mut self, name: &str, value: &str) -> Result<(), HandlerOutcome> {
         let (name, value) = hook::parse_header(name, value).map_err(|why| HandlerOutcome::Undeliverable {
             reason: DeliveryReason::HeaderRefused,
             detail: format!("header {name:.64} cannot be sent: {why}"),
         })?;
-        self.headers.insert(name, value);
+        let is_secret = self.headers.get(&name).is_some_and(HeaderValue::is_sensitive);
+        if !is_secret {
+            self.headers.insert(name, value);
+        }
         Ok(())
     }
 
@@ -179,7 +183,7 @@ impl<'a> RequestDraft<'a> {
             }
         }
         if let Some(signature) = handler.signature() {
-            self.sign(signature, &body, Millis::now()).await?;
+            self.sign(signature, &body, Millis::wall()).await?;
         }
         let RequestDraft { headers, secrets, .. } = self;
         Ok(OutgoingRequest { http, method, uri, headers, body, secrets })

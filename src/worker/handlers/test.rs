@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use secrecy::ExposeSecret;
 use serde::Serialize;
-use serde_json::value::RawValue;
-use serde_json::{Map, Value, json};
+use serde_json::value::{RawValue, to_raw_value};
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{HandlerOutcome, HandlerRunner, OutgoingRequest, lambda, log, request, timeout};
@@ -22,9 +22,9 @@ use crate::worker::store::{HookId, PendingDelivery};
 pub enum TestResult {
     /// The receiver's response, in the format of Kong's test.
     Answer {
-        status: u16,
-        headers: BTreeMap<String, String>,
         body: String,
+        headers: BTreeMap<String, String>,
+        status: u16,
     },
     /// `true`, as Kong's log handler returns.
     Logged(bool),
@@ -113,9 +113,9 @@ impl HandlerRunner {
         self.prepare_request(hook, &unstored_delivery(hook, event)).await
     }
 
-    /// Returns the line that `test` would log.
-    pub fn log_line(hook: &CompiledHook, event: Event) -> Value {
-        serde_json::to_value(log::LogLine::new(hook, &unstored_delivery(hook, event))).unwrap_or_default()
+    /// Returns the line that `test` would log, as JSON.
+    pub fn log_line(hook: &CompiledHook, event: Event) -> serde_json::Result<Box<RawValue>> {
+        to_raw_value(&log::LogLine::new(hook, &unstored_delivery(hook, event)))
     }
 }
 
@@ -126,9 +126,9 @@ pub fn posted_event(hook: &CompiledHook, event: Option<&str>, data: Box<RawValue
 }
 
 /// Creates Kong's ping event. Its data contains the hook in Kong's format.
-pub fn ping_event(hook: &CompiledHook, shown: &Value) -> Event {
-    let data = serde_json::value::to_raw_value(&json!({ "event_hooks": shown })).unwrap_or_default();
-    new_event(hook, "kong:event_hooks".into(), "ping".into(), data)
+pub fn ping_event(hook: &CompiledHook, shown: &Value) -> serde_json::Result<Event> {
+    let data = to_raw_value(&json!({ "event_hooks": shown }))?;
+    Ok(new_event(hook, "kong:event_hooks".into(), "ping".into(), data))
 }
 
 fn new_event(hook: &CompiledHook, source: String, event: String, data: Box<RawValue>) -> Event {
@@ -163,9 +163,13 @@ fn unstored_delivery(hook: &CompiledHook, event: Event) -> PendingDelivery {
 }
 
 /// Returns the posted data as Kong's test shows it: with the members `source` and `event`, which take precedence.
-pub fn shown_data(event: &Event) -> Map<String, Value> {
-    match serde_json::from_slice(&event.to_kong()) {
-        Ok(Value::Object(members)) => members,
-        _ => Map::new(),
-    }
+pub fn shown_data(event: &Event) -> serde_json::Result<Box<RawValue>> {
+    serde_json::from_slice(&event.to_kong())
+}
+
+/// The response to a test: the data, and what the handler did with it. The data keeps its text.
+#[derive(Serialize)]
+pub struct ShownTest {
+    pub data: Box<RawValue>,
+    pub result: TestResult,
 }

@@ -15,6 +15,7 @@ pub async fn prepare_request(
     webhook: &Webhook,
     pending: &PendingDelivery,
 ) -> Result<OutgoingRequest, HandlerOutcome> {
+    // Both formats need no output budget: they are linear in the event, whose size ingest limits, and have no templates.
     let (body, content_type) = match webhook.format {
         Format::Kong => (pending.event.to_kong(), "application/json"),
         Format::CloudEvents => (pending.event.to_cloudevent(), "application/cloudevents+json; charset=utf-8"),

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::core::delivery_reason::DeliveryReason;
 use crate::core::time::Millis;
+use crate::memory::Reservation;
 use crate::metrics::Metrics;
 use crate::worker::dispatch::DispatchHandle;
 use crate::worker::store::{AcceptedEvent, Fate, IngestStore, NewEvent, PendingDelivery, StoreError};
@@ -28,6 +29,8 @@ struct CommittedRequest {
     result: CommitResult,
     /// Sends the result to the request.
     reply: oneshot::Sender<CommitResult>,
+    /// The memory of the events, which is reserved until the dispatcher has them.
+    memory: Reservation,
 }
 
 /// Commits events and hands their deliveries over.
@@ -47,13 +50,13 @@ impl Committer {
     }
 
     /// Commits events, all or none. Cancel safe: once called, the events are committed and handed over even if the future
-    /// is dropped.
-    pub async fn commit(&self, events: Vec<NewEvent>, now: Millis) -> CommitResult {
+    /// is dropped. `memory` stays reserved until then.
+    pub async fn commit(&self, events: Vec<NewEvent>, now: Millis, memory: Reservation) -> CommitResult {
         let (reply, received) = oneshot::channel();
         let committed = self.committed.clone();
         let on_commit = move |events, result| {
             // A closed channel means that the process stops; committed deliveries are on disk.
-            committed.send(CommittedRequest { events, now, result, reply }).ok();
+            committed.send(CommittedRequest { events, now, result, reply, memory }).ok();
         };
         self.store.accept_then(events, now, Box::new(on_commit));
         received.await.unwrap_or(Err(StoreError::Closed))
@@ -68,7 +71,9 @@ async fn hand_over(
     let mut batch = Vec::with_capacity(BATCH);
     while requests.recv_many(&mut batch, BATCH).await > 0 {
         let (mut pending, mut to_notify) = (Vec::new(), Vec::new());
-        for CommittedRequest { events, now, result, reply } in batch.drain(..) {
+        let mut reserved = Vec::with_capacity(batch.len());
+        for CommittedRequest { events, now, result, reply, memory } in batch.drain(..) {
+            reserved.push(memory);
             for (event, accepted) in events.into_iter().zip(result.iter().flatten()) {
                 count(&metrics, &event, accepted);
                 pending.extend(pending_deliveries(event, accepted, now));
@@ -78,6 +83,7 @@ async fn hand_over(
             drop(reply.send(result));
         }
         dispatch.enqueue_accepted(pending).await;
+        drop(reserved);
         for hook in to_notify {
             dispatch.notify_hook(hook).await;
         }

@@ -1,9 +1,15 @@
 //! Measures the store's disk. Above the limit the worker refuses events, so that it can still process accepted ones.
+//!
+//! A store does not give every freed page back to the file system. Its free pages count as available, otherwise a store
+//! that was full once would refuse events although it is empty. Pages in its log that the database file has no space for
+//! yet count as used.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+
+use crate::worker::store::StoreSpace;
 
 /// The shortest pause between two measurements.
 const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
@@ -18,9 +24,30 @@ pub struct DiskUsage {
 
 type Probe = Box<dyn Fn() -> std::io::Result<DiskUsage> + Send + Sync>;
 
+/// Why the worker refuses all events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, strum::VariantArray)]
+pub enum IngestClosure {
+    /// Disk usage is above the limit.
+    DiskLimit,
+    /// The disk is full, or the store uses the disk reserve.
+    Full,
+}
+
+impl IngestClosure {
+    /// Returns the description, for people.
+    pub fn description(self) -> &'static str {
+        match self {
+            IngestClosure::DiskLimit => "disk usage is above --disk-limit",
+            IngestClosure::Full => "the disk is full",
+        }
+    }
+}
+
 /// The store's disk and the limit above which events are refused.
 pub struct Disk {
     probe: Probe,
+    /// The store's latest measurement of its files.
+    store: Mutex<StoreSpace>,
     /// The limit in percent of the disk; 100: no limit.
     limit: u8,
     last: Mutex<LastMeasurement>,
@@ -40,7 +67,7 @@ impl Disk {
     }
 
     fn with_probe(probe: Probe, limit: u8) -> Self {
-        Disk { probe, limit, last: Mutex::default() }
+        Disk { probe, store: Mutex::default(), limit, last: Mutex::default() }
     }
 
     /// Returns the size of the filesystem, without the part reserved for root.
@@ -48,10 +75,32 @@ impl Disk {
         (self.probe)().map(|DiskUsage { used, available }| used.saturating_add(available))
     }
 
-    /// Returns the used part, from 0 to 1. None if it cannot be measured.
+    /// Returns the used part, from 0 to 1, without the store's free pages. None if it cannot be measured.
     pub fn used(&self) -> Option<f64> {
-        let DiskUsage { used, available } = (self.probe)().ok()?;
+        let DiskUsage { used, available } = self.usage().ok()?;
         Some(used as f64 / (used.saturating_add(available)).max(1) as f64)
+    }
+
+    /// Sets the store's measurement of its files.
+    pub fn set_store_space(&self, space: StoreSpace) {
+        *self.store.lock() = space;
+    }
+
+    /// Returns why events are refused now.
+    pub fn closure(&self) -> Option<IngestClosure> {
+        if self.store.lock().is_disk_full {
+            return Some(IngestClosure::Full);
+        }
+        self.is_full().then_some(IngestClosure::DiskLimit)
+    }
+
+    /// Measures the disk as the store can use it.
+    fn usage(&self) -> std::io::Result<DiskUsage> {
+        let DiskUsage { used, available } = (self.probe)()?;
+        let StoreSpace { free_bytes, growth_bytes, .. } = *self.store.lock();
+        let all = used.saturating_add(available);
+        let used = used.saturating_add(growth_bytes).saturating_sub(free_bytes).min(all);
+        Ok(DiskUsage { used, available: all - used })
     }
 
     /// True if disk usage is above the limit. Cheap: at most one caller a second measures the disk.
@@ -68,7 +117,7 @@ impl Disk {
             last.at = Some(Instant::now());
             last.is_full
         };
-        let is_full = match (self.probe)() {
+        let is_full = match self.usage() {
             Ok(DiskUsage { used, available }) => {
                 let all = u128::from(used) + u128::from(available);
                 u128::from(used) * 100 > all * u128::from(self.limit)
@@ -134,6 +183,27 @@ mod tests {
             assert_eq!(disk.is_full(), full, "{now}");
         }
         assert_eq!(measured.load(Ordering::Relaxed), 6);
+    }
+
+    #[test]
+    fn free_pages_of_the_store_are_available_and_its_growth_is_used() {
+        let (disk, used, _) = disk_with_usage(90);
+        used.store(99, Ordering::Relaxed);
+        for (free_bytes, growth_bytes, is_disk_full, want) in [
+            (0, 0, false, Some(IngestClosure::DiskLimit)),
+            (8, 0, false, Some(IngestClosure::DiskLimit)),
+            (9, 0, false, None),
+            (9, 1, false, Some(IngestClosure::DiskLimit)),
+            (10, 1, false, None),
+            (99, 500, false, Some(IngestClosure::DiskLimit)),
+            (99, 0, true, Some(IngestClosure::Full)),
+        ] {
+            disk.set_store_space(StoreSpace { free_bytes, growth_bytes, is_disk_full });
+            expire_measurement(&disk);
+            assert_eq!(disk.closure(), want, "{free_bytes} {growth_bytes}");
+        }
+        disk.set_store_space(StoreSpace { free_bytes: 49, ..StoreSpace::default() });
+        assert_eq!(disk.used(), Some(0.5));
     }
 
     #[test]

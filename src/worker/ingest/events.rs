@@ -19,7 +19,8 @@ use crate::core::event::{
 };
 use crate::core::time::Millis;
 use crate::core::trace;
-use crate::worker::body::{content_length, read_body};
+use crate::memory::Reservation;
+use crate::worker::body::{BodySender, content_length, read_body};
 use crate::worker::problem::HttpProblem;
 use crate::worker::request::{ValidPath, token};
 use crate::worker::store::{AcceptedEvent, Dedup, NewEvent, StoreError};
@@ -93,17 +94,21 @@ async fn accept(
     } else {
         (limits.max_event_bytes, HttpProblem::event_too_big)
     };
-    let body = read_body(body, content_length(headers), max, &state.body_memory).await;
+    let owner = namespace.as_str().into();
+    let sender = BodySender::Authorized { memory: state.memory.requests(), namespace: &owner };
+    let body = read_body(body, content_length(headers), max, sender).await;
     let body = body.map_err(|error| HttpProblem::unreadable_body(&error, || too_big(max)))?;
     let fields = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
     let now = Millis::now();
-    match parse_request(content_type, fields, &body, limits.max_event_bytes)? {
+    let parsed = parse_request(content_type, fields, &body.bytes, limits.max_event_bytes)?;
+    let memory = body.into_events_memory();
+    match parsed {
         PublishedEvents::One(draft) => {
-            let all = commit_events(state, vec![draft], namespace, headers, now).await?;
+            let all = commit_events(state, vec![draft], namespace, headers, now, memory).await?;
             Ok(PublishOutcome::One(all.into_iter().next().ok_or(StoreError::Closed)?))
         }
         PublishedEvents::Batch(drafts) => {
-            Ok(PublishOutcome::Batch(commit_events(state, drafts, namespace, headers, now).await?))
+            Ok(PublishOutcome::Batch(commit_events(state, drafts, namespace, headers, now, memory).await?))
         }
     }
 }
@@ -115,6 +120,7 @@ async fn commit_events(
     namespace: String,
     headers: &HeaderMap,
     now: Millis,
+    memory: Reservation,
 ) -> Result<Vec<AcceptedEvent>, HttpProblem> {
     if drafts.is_empty() {
         return Ok(Vec::new());
@@ -136,7 +142,7 @@ async fn commit_events(
     let deliveries = decide_deliveries(matched, now).await?;
     let new = events.into_iter().zip(dedups).zip(deliveries);
     let new = new.map(|((event, dedup), deliveries)| NewEvent { event, dedup, deliveries }).collect();
-    Ok(state.committer.commit(new, now).await?)
+    Ok(state.committer.commit(new, now, memory).await?)
 }
 
 /// Imports the hop count from the request's header, which is present if a hook delivered the event to this port. Uses

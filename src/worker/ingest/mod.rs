@@ -23,10 +23,10 @@ use axum::routing::post;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::body::BodyMemory;
 use super::decide::{create_deliveries, has_filters};
 use super::hooks::HookState;
 use super::index::HookIndex;
+use super::local_access::{LocalAccess, protect};
 use super::namespaces::Namespaces;
 use super::problem::HttpProblem;
 use super::store::{AcceptedEvent, NewDelivery, StoreError};
@@ -34,9 +34,10 @@ use crate::cluster::{Cluster, View};
 use crate::core::event::{Event, EventDraft, Origin};
 use crate::core::id;
 use crate::core::time::Millis;
+use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
 pub use commit::Committer;
-pub use disk::Disk;
+pub use disk::{Disk, IngestClosure};
 pub use unknown::UnknownNames;
 
 /// Bounds and windows of the ingest port.
@@ -64,26 +65,16 @@ pub struct IngestState {
     pub unknown_streams: UnknownNames,
     pub disk: Arc<Disk>,
     pub namespaces: Arc<Namespaces>,
-    pub body_memory: BodyMemory,
+    pub memory: MemoryBudget,
 }
 
-/// The memory budget in requests of the maximum size.
-const BUDGET_REQUESTS: usize = 4;
-
-impl Limits {
-    /// Returns the memory budget for bodies that are being read.
-    pub fn body_memory(&self) -> BodyMemory {
-        let largest = self.max_request_bytes.max(self.max_event_bytes);
-        BodyMemory::new(largest.saturating_mul(BUDGET_REQUESTS))
-    }
-}
-
-/// Builds the router of the ingest port.
-pub fn router(state: IngestState) -> Router {
-    Router::new()
+/// Builds the router of the ingest port. `access` restricts clients without a token. Relays and streams authenticate their
+/// senders by a signature and a token of their own, and reach the port under any name.
+pub fn router(state: IngestState, access: Option<&Arc<LocalAccess>>) -> Router {
+    let state = Arc::new(state);
+    let metrics = state.metrics.clone();
+    let open = Router::new()
         .route("/v1/namespaces/{namespace}/events", post(events::publish).options(events::handshake))
-        .route("/v1/namespaces/{namespace}/relays/{eventhook}", post(relays::relay))
-        .route("/v1/namespaces/{namespace}/streams/{eventstream}", post(streams::receive))
         .fallback(|| async {
             HttpProblem::new(
                 404,
@@ -91,10 +82,20 @@ pub fn router(state: IngestState) -> Router {
                 "no such path: publish events with POST /v1/namespaces/{namespace}/events",
             )
         })
-        .method_not_allowed_fallback(|| async { HttpProblem::new(405, "MethodNotAllowed", "use POST") })
-        // Each route limits its body itself, so that the error response is a problem body.
-        .layer(DefaultBodyLimit::disable())
-        .with_state(Arc::new(state))
+        .method_not_allowed_fallback(method_not_allowed)
+        .with_state(state.clone());
+    let signed = Router::new()
+        .route("/v1/namespaces/{namespace}/relays/{eventhook}", post(relays::relay))
+        .route("/v1/namespaces/{namespace}/streams/{eventstream}", post(streams::receive))
+        .method_not_allowed_fallback(method_not_allowed)
+        .with_state(state);
+    let rejected = move |reason| metrics.record_ingest("events", reason, Duration::ZERO);
+    // Each route limits its body itself, so that the error response is a problem body.
+    protect(open, access, rejected).merge(signed).layer(DefaultBodyLimit::disable())
+}
+
+async fn method_not_allowed() -> HttpProblem {
+    HttpProblem::new(405, "MethodNotAllowed", "use POST")
 }
 
 /// The body of a 202 response.

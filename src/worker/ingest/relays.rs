@@ -18,7 +18,8 @@ use crate::core::event::{Origin, parse_relayed};
 use crate::core::relay::{self, RelayRejection, SIGNATURE_HEADER};
 use crate::core::time::Millis;
 use crate::core::trace;
-use crate::worker::body::{BodyError, content_length, read_body};
+use crate::memory::request_cost;
+use crate::worker::body::{BodyError, BodySender, MEMORY_TIMEOUT, content_length, read_body};
 use crate::worker::hooks::HookState;
 use crate::worker::problem::{HttpProblem, close_connection};
 use crate::worker::request::ValidPath;
@@ -61,10 +62,8 @@ pub async fn relay(
 }
 
 async fn accept(state: &IngestState, key: &ObjectKey, headers: &HeaderMap, body: Body) -> RelayOutcome {
-    let guarded = state.view.hook(&key.namespace, &key.name);
-    let object = match guarded.as_ref().map(|g| &g.0) {
-        Some(Ok(object)) => object,
-        Some(Err(_)) => return RelayOutcome::RetryLater("Unreadable"),
+    let guarded = match state.view.hook(&key.namespace, &key.name) {
+        Some(guarded) => guarded,
         None if state.unknown_hooks.is_certain(key, Instant::now()) => {
             let problem = HttpProblem::new(404, "NotFound", "no EventHook of this name accepts relays");
             return RelayOutcome::Refused(problem);
@@ -77,7 +76,10 @@ async fn accept(state: &IngestState, key: &ObjectKey, headers: &HeaderMap, body:
         return RelayOutcome::RetryLater("DiskLimit");
     }
     let max = state.limits.max_event_bytes;
-    let body = match read_body(body, content_length(headers), max, &state.body_memory).await {
+    let owner: Arc<str> = key.namespace.as_str().into();
+    // The signature covers the whole body, so the relay is authenticated only after the body was read.
+    let sender = BodySender::Unverified { memory: state.memory.unverified(), namespace: &owner };
+    let mut body = match read_body(body, content_length(headers), max, sender).await {
         Ok(body) => body,
         Err(BodyError::TooBig) => return RelayOutcome::Refused(HttpProblem::event_too_big(max)),
         // The body is incomplete. After any response Kong would drop the event.
@@ -87,13 +89,28 @@ async fn accept(state: &IngestState, key: &ObjectKey, headers: &HeaderMap, body:
         return RelayOutcome::RetryLater("KeyRing");
     };
     let now = Millis::now();
-    let settings = relay::accepted_settings(object, &key_ring, now);
+    let settings = match &guarded.0 {
+        Ok(object) => relay::accepted_settings(object, &key_ring, now),
+        // Accept the event and hold it for the hook: Kong gives up after some retries.
+        Err(invalid) => match &invalid.applied {
+            Some(applied) => relay::settings_of_unreadable(&invalid.metadata, applied, &key_ring, now),
+            None => Vec::new(),
+        },
+    };
     let signature = headers.get(SIGNATURE_HEADER).and_then(|v| v.to_str().ok());
-    let signed = match relay::authenticate(&settings, signature, &body) {
+    let signed = match relay::authenticate(&settings, signature, &body.bytes) {
         Ok(signed) => signed,
+        // The settings of the spec, which cannot be read, may be those that signed it.
+        Err(_) if guarded.0.is_err() => return RelayOutcome::RetryLater("Unreadable"),
         Err(refused) => return refuse(401, refused),
     };
-    let mut draft = match parse_relayed(&body) {
+    // From here on the relay is a request of its namespace.
+    let cost = request_cost(body.bytes.len() as u64);
+    let Ok(memory) = state.memory.requests().reserve(&owner, cost, MEMORY_TIMEOUT).await else {
+        return RelayOutcome::RetryLater((&BodyError::Busy).into());
+    };
+    drop(std::mem::replace(&mut body.memory, memory));
+    let mut draft = match parse_relayed(&body.bytes) {
         Ok(draft) => draft,
         Err(bad) => return RelayOutcome::Refused(bad.into()),
     };
@@ -103,16 +120,21 @@ async fn accept(state: &IngestState, key: &ObjectKey, headers: &HeaderMap, body:
     if let Err(refused) = relay::check_agreed(&signed, &draft) {
         return refuse(403, refused);
     }
-    if relay::carries_secrets(&draft, object.spec.event.as_deref() == Some("event_hooks")) {
+    let selected_event = match &guarded.0 {
+        Ok(object) => object.spec.event.as_deref(),
+        Err(invalid) => invalid.selector.as_ref().and_then(|selector| selector.event.as_deref()),
+    };
+    if relay::carries_secrets(&draft, selected_event == Some("event_hooks")) {
         return RelayOutcome::LeftOut;
     }
 
     // The index may lag behind the view. If it does not have the hook yet, compile it here.
-    let hook = state.index.get(object.uid().unwrap_or_default().as_str());
-    let hook = hook.unwrap_or_else(|| Arc::new(HookState::new(object, key, None)));
+    let hook = state.index.get(guarded.uid().unwrap_or_default().as_str());
+    let hook = hook.unwrap_or_else(|| Arc::new(HookState::of_guard(&guarded, key, None)));
     let window = state.limits.relay_dedup_window;
     let dedup = (!window.is_zero())
-        .then(|| Dedup { key: hash_parts(&[b"relay", hook.id.uid.as_bytes(), &body]), window });
+        .then(|| Dedup { key: hash_parts(&[b"relay", hook.id.uid.as_bytes(), &body.bytes]), window });
+    let memory = body.into_events_memory();
     trace::inherit_headers(&mut draft.attributes, |name| headers.get(name).and_then(|v| v.to_str().ok()));
     let origin = Origin::Relay(key.name.clone());
     let event = Arc::new(complete_draft(draft, key.namespace.clone(), origin, now));
@@ -121,10 +143,10 @@ async fn accept(state: &IngestState, key: &ObjectKey, headers: &HeaderMap, body:
     };
     // Accept events of a hook that is being deleted as dead letters. Kong then stops retrying them, and a user can
     // replay them if the hook is recreated.
-    let dead = object.meta().deletion_timestamp.is_some().then_some(DeliveryReason::HookDeleted);
+    let dead = guarded.meta().deletion_timestamp.is_some().then_some(DeliveryReason::HookDeleted);
     let deliveries = deliveries.into_iter().flatten();
     let deliveries = deliveries.map(|delivery| NewDelivery { dead, ..delivery }).collect();
-    match state.committer.commit(vec![NewEvent { event, dedup, deliveries }], now).await {
+    match state.committer.commit(vec![NewEvent { event, dedup, deliveries }], now, memory).await {
         Ok(accepted) => {
             let accepted = accepted.into_iter().next();
             accepted.map_or(RelayOutcome::RetryLater("Closed"), RelayOutcome::Accepted)

@@ -19,7 +19,7 @@ use crate::core::event::{Origin, parse_streamed};
 use crate::core::stream::{self, Destination};
 use crate::core::stream_auth::{authenticate, credential, worker_credentials};
 use crate::core::time::Millis;
-use crate::worker::body::{BodyError, content_length, read_body};
+use crate::worker::body::{BodyError, BodySender, content_length, read_body};
 use crate::worker::problem::HttpProblem;
 use crate::worker::request::ValidPath;
 use crate::worker::store::{AcceptedEvent, Dedup, NewEvent, StoreError};
@@ -71,12 +71,16 @@ async fn accept(
         return Err(HttpProblem::disk_limit());
     }
     let max = state.limits.max_event_bytes;
-    let body = read_body(body, content_length(headers), max, &state.body_memory).await;
+    let owner = key.namespace.as_str().into();
+    // Its credential is a header and was checked.
+    let sender = BodySender::Authorized { memory: state.memory.requests(), namespace: &owner };
+    let body = read_body(body, content_length(headers), max, sender).await;
     let body = body.map_err(|error| match error {
         BodyError::Broken => retry_later("BrokenBody", "the body ended early or took too long"),
         error => HttpProblem::unreadable_body(&error, || HttpProblem::event_too_big(max)),
     })?;
-    let draft = parse_streamed(&body)?;
+    let draft = parse_streamed(&body.bytes)?;
+    let memory = body.into_events_memory();
     let dedup = draft.id.as_ref().map(|id| Dedup {
         key: hash_parts(&[
             b"stream",
@@ -92,7 +96,7 @@ async fn accept(
     let hooks = state.index.matching(&event);
     let deliveries = decide_deliveries(vec![(event.clone(), hooks)], now).await?;
     let new = vec![NewEvent { event, dedup, deliveries: deliveries.into_iter().flatten().collect() }];
-    let accepted = state.committer.commit(new, now).await.map_err(|error| {
+    let accepted = state.committer.commit(new, now, memory).await.map_err(|error| {
         // Never 429: it is a 4xx, after which Auth0 gives up.
         HttpProblem { status: 503, ..HttpProblem::from(error) }
     })?;

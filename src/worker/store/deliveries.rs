@@ -32,12 +32,13 @@ pub struct PendingDelivery {
     pub progress: HandlerProgress,
 }
 
-/// Bounds one read of due deliveries: it stops after `rows` deliveries or `bytes` of event data. It reads at least one
-/// delivery of any size.
+/// Bounds one read of due deliveries: it stops after `rows` deliveries or `bytes` of event data.
 #[derive(Clone, Copy, Debug)]
 pub struct ReadLimit {
     pub rows: usize,
     pub bytes: usize,
+    /// True: never returns more than `bytes`. False: returns at least one delivery, of any size.
+    pub is_strict: bool,
 }
 
 /// A bounded batch of due deliveries.
@@ -46,6 +47,8 @@ pub struct DueDeliveries {
     pub pending: Vec<PendingDelivery>,
     /// True if the read limit left out further due deliveries.
     pub has_more: bool,
+    /// The length of the first delivery's event data, if a strict read returned nothing because it exceeds the limit.
+    pub too_large: Option<usize>,
 }
 
 /// Opaque record of the work that a handler finished for a delivery and must not repeat. Empty: none.
@@ -60,7 +63,7 @@ pub struct Settlement {
     /// When the attempt ended.
     pub at: Millis,
     /// None: no attempt was made. Together with `NextStep::Retry` this means that the hook's filter could not be evaluated:
-    /// the delivery stays pending with the reason `Undecided` and does not age.
+    /// the delivery stays pending with the reason `Undecided`.
     pub attempt: Option<AttemptRecord>,
     pub next: NextStep,
     /// If set, replaces the stored progress. The store removes the progress of a delivered delivery, so a replay

@@ -4,7 +4,9 @@ use std::collections::HashSet;
 
 use futures::future::BoxFuture;
 
-use super::{DeliverySeq, DueDeliveries, HookBacklog, HookId, ReadLimit, Settlement, StoreError};
+use super::{
+    DeliverySeq, DueDeliveries, HookBacklog, HookId, PendingDelivery, ReadLimit, Settlement, StoreError,
+};
 use crate::core::time::Millis;
 
 /// Serves pending deliveries to the dispatcher and records what it does with them.
@@ -24,6 +26,20 @@ pub trait DispatchStore: Send + Sync + 'static {
         exclude: HashSet<DeliverySeq>,
         limit: ReadLimit,
     ) -> BoxFuture<'_, Result<DueDeliveries, StoreError>>;
+
+    /// Returns due deliveries of a hook that were not attempted since they were accepted or replayed, newest first. Skips
+    /// those in `exclude`.
+    ///
+    /// The probes of an open breaker use them: the oldest deliveries may be the ones that the receiver rejects. Examines
+    /// a bounded number of the newest pending deliveries, so an untried one behind many scheduled retries may be
+    /// missing.
+    fn newest_untried(
+        &self,
+        hook_uid: &str,
+        now: Millis,
+        exclude: HashSet<DeliverySeq>,
+        limit: ReadLimit,
+    ) -> BoxFuture<'_, Result<Vec<PendingDelivery>, StoreError>>;
 
     /// Returns the earliest due time after `after` of a hook's pending deliveries.
     fn next_due(&self, hook_uid: &str, after: Millis) -> BoxFuture<'_, Result<Option<Millis>, StoreError>>;

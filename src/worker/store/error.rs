@@ -13,6 +13,11 @@ pub enum StoreError {
     /// The hook's backlog has used up its share, and the sender retries (`Origin::redelivers_rejected`).
     #[error("the hook has used up its share of the disk: its receiver is behind")]
     HookFull,
+    /// Too many history queries are waiting, and this namespace has the most of them.
+    #[error("too many history queries of this namespace are waiting")]
+    TooManyReads,
+    #[error("the namespace has {0} unfinished replays, which is the most")]
+    TooManyReplays(usize),
     #[error("the store is stopping")]
     Closed,
     /// Only this operation failed. The store changed nothing, and repeating the operation unchanged fails again.
@@ -27,6 +32,11 @@ pub enum StoreError {
     Newer { found: i64, known: i64 },
     #[error("cannot open the store: {0}")]
     Open(String),
+    /// Acknowledged transactions cannot be read. A worker that started would lose them silently.
+    #[error(
+        "the store's log {log} is damaged at byte {offset}: at least {transactions} acknowledged transactions cannot be read. {readable}. Nothing was changed. Keep a copy of the folder; then copy what is readable with `hookstream store recover`, or restore a backup"
+    )]
+    Damaged { log: String, offset: u64, transactions: u64, readable: String },
     /// The store holds events of another installation; this one would deliver them.
     #[error(
         "the store belongs to another installation ({found}; this is {own}): give the worker its own volume, or adopt the store permanently with --accept-new-store"

@@ -67,12 +67,26 @@ pub struct DeliveryFilter {
     pub until: Option<Millis>,
 }
 
-/// An accepted event with all its deliveries.
+/// A part of a list.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct DeliveryPage {
+    pub records: Vec<DeliveryRecord>,
+    /// Continues the list: the value of `before` for the next page. None: the list is complete.
+    ///
+    /// A page can have fewer deliveries than requested, or none, and still have a next page: a read ends when it has
+    /// examined a bounded number of rows.
+    pub next: Option<DeliverySeq>,
+}
+
+/// An accepted event with its deliveries.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EventExplanation {
     pub event: Arc<Event>,
     pub accepted: Millis,
+    /// The deliveries, up to a bounded number.
     pub deliveries: Vec<DeliveryRecord>,
+    /// The number of further deliveries, up to a bounded number.
+    pub left_out: usize,
 }
 
 /// A replay of many deliveries and its progress. It continues after a restart.

@@ -5,11 +5,18 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use uuid::Uuid;
 
-use super::{DeliveryFilter, DeliveryRecord, DeliverySeq, EventExplanation, HookId, ReplayJob, StoreError};
+use super::{
+    DeliveryFilter, DeliveryPage, DeliveryRecord, DeliverySeq, DeliveryState, EventExplanation, HookId,
+    ReplayJob, StoreError,
+};
 use crate::core::event::Event;
 use crate::core::time::Millis;
 
 /// Answers queries of users about deliveries, and executes their replays and cancellations.
+///
+/// Queries are bounded in rows and time, and divided fairly between namespaces: those of one namespace do not make
+/// another's wait behind all of them. If too many wait, the namespace with the most gets `TooManyReads`. No query delays
+/// the dispatcher's reads.
 pub trait HistoryStore: Send + Sync + 'static {
     /// Returns one delivery by its `webhook-id`, with its attempts.
     fn delivery(
@@ -18,18 +25,29 @@ pub trait HistoryStore: Send + Sync + 'static {
         id: Uuid,
     ) -> BoxFuture<'_, Result<Option<DeliveryRecord>, StoreError>>;
 
+    /// Returns the sequence number and the state of a delivery that `replay` or `cancel` found. One index seek, which does
+    /// not wait behind queries: the change is done, and the dispatcher must learn of it.
+    fn state_after_change(
+        &self,
+        namespace: &str,
+        id: Uuid,
+    ) -> BoxFuture<'_, Result<Option<(DeliverySeq, DeliveryState)>, StoreError>>;
+
     /// Returns the event of a delivery. Takes the delivery's id, because two sources may use the same event id.
     fn event_of(&self, namespace: &str, id: Uuid) -> BoxFuture<'_, Result<Option<Arc<Event>>, StoreError>>;
 
     /// Returns up to `limit` deliveries with their attempts, newest first, starting below `before`.
+    ///
+    /// A page ends early when the query has examined its maximum of rows or time; `DeliveryPage::next` then continues
+    /// exactly there.
     fn list(
         &self,
         filter: DeliveryFilter,
         before: Option<DeliverySeq>,
         limit: usize,
-    ) -> BoxFuture<'_, Result<Vec<DeliveryRecord>, StoreError>>;
+    ) -> BoxFuture<'_, Result<DeliveryPage, StoreError>>;
 
-    /// Returns the newest event with this id and all its deliveries.
+    /// Returns the newest event with this id and its deliveries, up to a bounded number.
     fn explain(
         &self,
         namespace: &str,
@@ -60,7 +78,8 @@ pub trait HistoryStore: Send + Sync + 'static {
 
     /// Starts a replay of the finished deliveries that match the filter. `step_replays` executes it.
     ///
-    /// Refuses a rate of 0 and the state `Pending`.
+    /// Refuses a rate of 0 and the state `Pending`. Fails with `TooManyReplays` if the namespace has too many unfinished
+    /// replays.
     fn start_replay(
         &self,
         filter: DeliveryFilter,
@@ -68,11 +87,11 @@ pub trait HistoryStore: Send + Sync + 'static {
         now: Millis,
     ) -> BoxFuture<'_, Result<ReplayJob, StoreError>>;
 
-    /// Advances every unfinished replay, and returns the hooks with newly due deliveries.
+    /// Advances the unfinished replays, and returns the hooks with newly due deliveries.
     ///
     /// A step replays the number of deliveries that the rate allows for the time since the last step, at most for one
-    /// second. Skips deliveries that were accepted, or that finished, after the replay started. Removes a finished
-    /// replay after a day.
+    /// second. A bounded number for all replays together is divided between the namespaces. Skips deliveries that were
+    /// accepted, or that finished, after the replay started. Removes a finished replay after a day.
     fn step_replays(&self, now: Millis) -> BoxFuture<'_, Result<Vec<HookId>, StoreError>>;
 
     /// Returns a replay with its progress.

@@ -34,6 +34,26 @@ impl Default for Shares {
     }
 }
 
+/// Times in the store, by which a new process judges its wall clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoredTimes {
+    /// The time of the last commit, at most about a second too early. None: the store is new.
+    pub last_commit: Option<Millis>,
+    /// When the newest event was accepted.
+    pub newest_event: Option<Millis>,
+}
+
+/// How the store uses its disk, beyond what the file system shows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreSpace {
+    /// Bytes of free pages in the store's file. New events use them, so they count as available.
+    pub free_bytes: u64,
+    /// Bytes by which the file grows when its log is copied into it. They count as used.
+    pub growth_bytes: u64,
+    /// True while the store refuses events, because the disk is full or the disk reserve is in use.
+    pub is_disk_full: bool,
+}
+
 /// Measurements of the backlog and of the store's size.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StoreStats {

@@ -2,14 +2,28 @@
 
 use futures::future::BoxFuture;
 
-use super::{Retention, StoreError, StoreStats};
+use super::{Retention, StoreError, StoreSpace, StoreStats, StoredTimes};
 use crate::core::time::Millis;
 
 /// Keeps the store within its limits and ties it to its installation and namespaces.
 pub trait MaintenanceStore: Send + Sync + 'static {
     /// Removes a bounded number of expired rows: finished deliveries, events without deliveries, idempotency keys past
-    /// their window. True: there are more. Never stalls ingest for long.
+    /// their window. Then gives free space back to the disk if there is much of it, or if the disk is full. True: there
+    /// are more. Never stalls ingest for long.
     fn sweep(&self, retention: Retention, now: Millis) -> BoxFuture<'_, Result<bool, StoreError>>;
+
+    /// Returns times by which a new process judges its wall clock.
+    fn stored_times(&self) -> BoxFuture<'_, Result<StoredTimes, StoreError>>;
+
+    /// Makes pending deliveries and quiet periods that are later than `now` due at `now`, because the clock went back and
+    /// would not reach them in time. An early attempt is harmless.
+    ///
+    /// Works in bounded steps. True: call again, there are more.
+    fn reset_future_times(&self, now: Millis) -> BoxFuture<'_, Result<bool, StoreError>>;
+
+    /// Measures the store's space, and accepts events again after a full disk if there is space. Cheap: call it every
+    /// second.
+    fn space(&self) -> BoxFuture<'_, Result<StoreSpace, StoreError>>;
 
     /// Measures the whole store. Reads an index over all pending deliveries, so call it periodically (every few seconds),
     /// not for each event.

@@ -35,12 +35,12 @@ pub use dispatch_store::DispatchStore;
 pub use error::StoreError;
 pub use events::{AcceptCallback, AcceptedDelivery, AcceptedEvent, Dedup, Fate, NewDelivery, NewEvent};
 pub use history::{
-    AttemptRecord, DeliveryFilter, DeliveryRecord, DeliveryState, EventExplanation, ReplayJob,
+    AttemptRecord, DeliveryFilter, DeliveryPage, DeliveryRecord, DeliveryState, EventExplanation, ReplayJob,
 };
 pub use history_store::HistoryStore;
-pub use ids::{DeliverySeq, EventSeq, HookId};
+pub use ids::{DeliverySeq, EventSeq, HookId, event_seq};
 pub use ingest_store::IngestStore;
-pub use limits::{Retention, Shares, StoreStats};
+pub use limits::{Retention, Shares, StoreSpace, StoreStats, StoredTimes};
 pub use maintenance_store::MaintenanceStore;
 
 /// All roles of a store. Every type that implements the four roles implements it.

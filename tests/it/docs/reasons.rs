@@ -6,9 +6,10 @@ use std::path::Path;
 use super::pages::root;
 
 /// Enums whose variants are visible reasons, and the variants that wrap or share the reason of another.
-const ENUMS: [(&str, &str, &[&str]); 12] = [
+const ENUMS: [(&str, &str, &[&str]); 13] = [
     ("src/core/delivery_reason.rs", "DeliveryReason", &[]),
     ("src/core/delivery_reason.rs", "AttemptFailure", &[]),
+    ("src/core/delivery_reason.rs", "DeliveringFault", &[]),
     (
         "src/controller/error.rs",
         "SyncError",
@@ -29,13 +30,16 @@ const ENUMS: [(&str, &str, &[&str]); 12] = [
 const METRICS_ONLY: [&str; 4] = ["NotVisibleYet", "Postponed", "Gone", "NotLeading"];
 
 /// Reasons of other enums: of the store and of requests at the ports.
-const OF_REQUESTS: [&str; 9] = [
+const OF_REQUESTS: [&str; 12] = [
+    "BadHost",
     "NotFound",
     "MethodNotAllowed",
     "Full",
     "Busy",
     "NamespaceFull",
     "HookFull",
+    "TooManyReads",
+    "TooManyReplays",
     "Closed",
     "Refused",
     "Failed",

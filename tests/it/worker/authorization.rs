@@ -73,6 +73,7 @@ async fn api_outage_refuses_uncached_tokens_and_keeps_delivering() {
     let name = worker.namespace.name.clone();
     let cached = worker.namespace.token("publisher", &["hookstream"]).await;
     let uncached = worker.namespace.token("publisher", &["hookstream"]).await;
+    let other_audience = worker.namespace.token("publisher", &["https://kubernetes.default.svc"]).await;
     assert_eq!(worker.publish(&name, Some(&cached), "1").await.0, 202);
 
     is_open.store(false, Ordering::SeqCst);
@@ -87,6 +88,10 @@ async fn api_outage_refuses_uncached_tokens_and_keeps_delivering() {
     assert!(response.headers().contains_key("retry-after"));
     assert!(response.text().await.unwrap().contains("Unavailable"));
     assert_eq!(worker.publish(&name, Some(&cached), "3").await.0, 202, "a cached decision is still valid");
+    for impossible in [other_audience.as_str(), "not,a,token", &"x".repeat(20_000)] {
+        let (status, body) = worker.publish(&name, Some(impossible), "4").await;
+        assert_eq!(status, 401, "rejected without a TokenReview: {body}");
+    }
     eventually(DEADLINE, "two delivered events, one by a retry", async || {
         let delivered = count(&worker.metrics().await, FINISHED, &[DELIVERED]);
         if delivered == 2 { Ok(()) } else { Err(delivered.to_string()) }
@@ -96,6 +101,40 @@ async fn api_outage_refuses_uncached_tokens_and_keeps_delivering() {
     is_open.store(true, Ordering::SeqCst);
     eventually(DEADLINE, "an uncached token to be authorized", async || {
         let (status, body) = worker.publish(&name, Some(&uncached), "2").await;
+        if status == 202 { Ok(()) } else { Err(body.to_string()) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn invalid_tokens_do_not_lock_out_valid_ones() {
+    const INVALID: usize = 400;
+    let receiver = Receiver::start(|_, _| Reply::status(200));
+    let (namespace, kubeconfig) = create_accounts("flood").await;
+    namespace.apply(&hook("h", &receiver.url(), quick())).await.unwrap();
+    let worker = Worker::start(namespace, kubeconfig, &["--egress-allow", "127.0.0.0/8"]).await;
+    let name = worker.namespace.name.clone();
+    let cached = worker.namespace.token("publisher", &["hookstream"]).await;
+    let uncached = worker.namespace.token("publisher", &["hookstream"]).await;
+    assert_eq!(worker.publish(&name, Some(&cached), "before").await.0, 202);
+
+    let url = format!("{}/v1/namespaces/{name}/events", worker.ingest);
+    let mut flood = tokio::task::JoinSet::new();
+    for number in 0..INVALID {
+        let request =
+            worker.client.post(&url).bearer_auth(format!("invalid-{number}")).json(&event("refused"));
+        flood.spawn(async move { request.send().await.unwrap().status().as_u16() });
+    }
+    for number in 0..20 {
+        let (status, body) = worker.publish(&name, Some(&cached), &format!("beside-{number}")).await;
+        assert_eq!(status, 202, "{body}");
+    }
+    while let Some(status) = flood.join_next().await {
+        let status = status.unwrap();
+        assert!(status == 401 || status == 503, "{status}");
+    }
+    eventually(DEADLINE, "an uncached token to be authorized", async || {
+        let (status, body) = worker.publish(&name, Some(&uncached), "after").await;
         if status == 202 { Ok(()) } else { Err(body.to_string()) }
     })
     .await;

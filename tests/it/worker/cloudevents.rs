@@ -112,7 +112,9 @@ async fn refuses_above_disk_limit() {
     let (receiver, standalone) = start(&["--disk-limit", "1%"]).await;
     // The body is never sent: the refusal must not wait for it.
     let mut socket = tokio::net::TcpStream::connect(&standalone.listen).await.unwrap();
-    let head = format!("POST {EVENTS} HTTP/1.1\r\nhost: h\r\ncontent-length: 1000\r\n\r\n");
+    let head = format!(
+        "POST {EVENTS} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n"
+    );
     socket.write_all(head.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
     tokio::time::timeout(DEADLINE, socket.read_to_end(&mut answer)).await.expect("an answer").ok();

@@ -212,7 +212,7 @@ async fn sender_that_hung_up_can_retry() {
         senders.spawn(async move {
             let body = event(&id).to_string();
             let head = format!(
-                "POST {EVENTS} HTTP/1.1\r\nhost: h\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+                "POST {EVENTS} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
                 body.len()
             );
             let mut socket = tokio::net::TcpStream::connect(listen).await.expect("a connection");

@@ -192,7 +192,7 @@ async fn refusal_reaches_sender_that_still_writes() {
         let end = if length.starts_with('t') { "\r\n0\r\n\r\n" } else { "" };
         let first = if end.is_empty() { "\r\n\r\n" } else { "\r\n" };
         let request = format!(
-            "POST {path} HTTP/1.1\r\nhost: h\r\nconnection: close\r\ncontent-type: application/json\r\n{length}{first}{body}{end}"
+            "POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\n{length}{first}{body}{end}"
         );
         let mut socket = TcpStream::connect(&standalone.listen).await.unwrap();
         socket.write_all(request.as_bytes()).await.unwrap();
@@ -209,14 +209,15 @@ async fn socket_abuse_affects_no_other_sender() {
     let mut random = fastrand::Rng::with_seed(seed());
     let garbage: Vec<u8> = (0..65536).map(|_| random.u8(..)).collect();
     let tls = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
-    let huge = format!("POST {EVENTS} HTTP/1.1\r\nhost: h\r\nx: {}\r\n\r\n", "x".repeat(1 << 20));
-    let many = format!("POST {EVENTS} HTTP/1.1\r\nhost: h\r\n{}\r\n", "a: b\r\n".repeat(5000));
-    let long_path = format!("POST /{} HTTP/1.1\r\nhost: h\r\n\r\n", "a".repeat(1 << 17));
+    let huge = format!("POST {EVENTS} HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n", "x".repeat(1 << 20));
+    let many = format!("POST {EVENTS} HTTP/1.1\r\nhost: localhost\r\n{}\r\n", "a: b\r\n".repeat(5000));
+    let long_path = format!("POST /{} HTTP/1.1\r\nhost: localhost\r\n\r\n", "a".repeat(1 << 17));
     let both = format!(
-        "POST {EVENTS} HTTP/1.1\r\nhost: h\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\nGET / HTTP/1.1\r\n\r\n"
+        "POST {EVENTS} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\nGET / HTTP/1.1\r\n\r\n"
     );
-    let lengths =
-        format!("POST {EVENTS} HTTP/1.1\r\nhost: h\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nhello!");
+    let lengths = format!(
+        "POST {EVENTS} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nhello!"
+    );
     for (name, bytes) in [
         ("garbage", garbage.as_slice()),
         ("a TLS hello", tls.as_slice()),
@@ -236,9 +237,9 @@ async fn socket_abuse_affects_no_other_sender() {
         let mut socket = TcpStream::connect(&standalone.listen).await.unwrap();
         let half = match number % 3 {
             0 => String::new(),
-            1 => format!("POST {EVENTS} HTTP/1.1\r\nhost: h\r\nx-"),
+            1 => format!("POST {EVENTS} HTTP/1.1\r\nhost: localhost\r\nx-"),
             _ => format!(
-                "POST {EVENTS} HTTP/1.1\r\nhost: h\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n{{"
+                "POST {EVENTS} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n{{"
             ),
         };
         socket.write_all(half.as_bytes()).await.unwrap();

@@ -116,7 +116,7 @@ async fn sources_test_and_ping_match_kong() {
     let test = async |name: &str, body: &str| {
         let request =
             standalone.client.post(url(&standalone, &format!("/{name}/test"))).body(body.to_owned());
-        answer(request).await
+        answer(request.header("content-type", "application/json")).await
     };
     let posted = r#"{"consumer":{"username":"Jane Austen"}}"#;
     let (status, body) = test("h", posted).await;

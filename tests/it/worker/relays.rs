@@ -171,6 +171,32 @@ async fn event_hooks_entity_matches_by_name() {
     world.receiver.wait_for(1, DEADLINE).await;
 }
 
+/// A field of a wrong type must not make Kong drop the hook's events.
+#[tokio::test(flavor = "multi_thread")]
+async fn unreadable_hook_accepts_and_holds_relays() {
+    let world = start(json!({}), &[]).await;
+    let is_synced = |line: &str| line.contains(r#""Synced""#) && line.contains("default/relayed");
+    world.standalone.process().wait_for_line(is_synced, DEADLINE).await;
+    let manifests = |more: Value| {
+        let mut spec = quick();
+        merge(&mut spec, json!({"source": "crud", "connectionRef": {"name": "kong"}}));
+        merge(&mut spec, more);
+        world.kong.connection() + &hook("relayed", &format!("{}/relayed", world.receiver.url()), spec)
+    };
+    world.standalone.write("all.yaml", &manifests(json!({"rotation": 2026})));
+    for _ in 0..2 {
+        world.standalone.wait_for_scan().await;
+    }
+    assert_eq!(world.relay_signed(&consumer("1")).await, Some(202));
+    let forged = world.relay(&consumer("2").to_string(), Some("sha256=00")).await;
+    assert_eq!(forged, None, "it may be signed with the settings that cannot be read");
+    let received = || world.receiver.requests().len();
+    world.standalone.assert_stays("the event is held", async || received() == 0).await;
+    world.standalone.write("all.yaml", &manifests(json!({})));
+    let received = world.receiver.wait_for(1, DEADLINE).await;
+    assert_eq!(received[0].path, "/relayed");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn repeated_body_is_deduplicated() {
     let world = start(json!({}), &["--relay-dedup-window", "1h"]).await;
@@ -224,7 +250,7 @@ async fn truncated_body_gets_no_answer() {
     let mut socket = TcpStream::connect(&world.standalone.listen).await.unwrap();
     let path = world.url.split_once("/v1/").unwrap().1;
     let head = format!(
-        "POST /v1/{path} HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n5\r\n{{\"sou\r\nno length\r\n"
+        "POST /v1/{path} HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n5\r\n{{\"sou\r\nno length\r\n"
     );
     socket.write_all(head.as_bytes()).await.unwrap();
     let mut answer = String::new();

@@ -22,7 +22,11 @@ async fn request_id_is_in_answer_problem_and_log() {
     let receiver = Receiver::start(|_, _| Reply::status(200));
     let flags = ["--log-level", "info,hookstream=debug", "--log-format", "json"];
     let standalone = Standalone::start(&hook("h", &receiver.url(), json!({})), &flags).await;
-    let post = |body: &str| standalone.client.post(standalone.url(EVENTS)).body(body.to_owned());
+    let post = |body: &str| {
+        let request =
+            standalone.client.post(standalone.url(EVENTS)).header("content-type", "application/json");
+        request.body(body.to_owned())
+    };
 
     let sender_id = "Root=1-67891233-abcdef";
     let (status, id, accepted) = send(post(&event("1").to_string()).header(HEADER, sender_id)).await;

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use serde_json::value::RawValue;
 
 use super::*;
+use crate::core::event::data::Data;
 
 /// Generates numbers in every JSON notation, also ones that no machine number can represent.
 fn number() -> impl Strategy<Value = String> {
@@ -121,7 +122,38 @@ proptest! {
         prop_assume!(!["source", "event"].contains(&name.as_str()));
         let first = name.as_bytes()[0];
         let other = if escaped { format!("\\u{first:04x}{}", &name[1..]) } else { name.clone() };
-        let body = format!(r#"{{"{name}":{data},"source":"s","{other}":1,"event":"e"}}"#);
-        prop_assert!(matches!(parse_relayed(body.as_bytes()), Err(InvalidEvent::NotJson(_))));
+        let members = format!(r#""{name}":{data},"X":0,"{other}":1"#);
+        let body = format!(r#"{{"source":"s","event":"e","data":[{{"m":{{{members}}}}}]}}"#);
+        let twice = InvalidEvent::NotJson(format!("the member data[0].m.{name} occurs twice"));
+        prop_assert_eq!(published(&body).unwrap_err(), twice);
+        // A vendor's event is accepted, and receivers get the member that filters read.
+        let relayed = parse_relayed(format!(r#"{{"source":"s",{members},"event":"e"}}"#).as_bytes()).unwrap();
+        prop_assert_eq!(relayed.data.get(), format!(r#"{{"X":0,"{name}":1}}"#));
+    }
+
+    /// Everything that any origin accepts is readable, and receivers get its text unchanged.
+    #[test]
+    fn accepted_data_is_readable_and_sent_unchanged(text in super::data::tests::json_text()) {
+        let plain = published(&format!(r#"{{"source":"s","event":"e","data":{text}}}"#));
+        let streamed = parse_streamed(
+            format!(r#"{{"specversion":"1.0","id":"1","source":"s","type":"t","data":{text}}}"#).as_bytes(),
+        );
+        if let Err(error) = &plain {
+            prop_assert!(error.to_string().ends_with("occurs twice"), "{}", error);
+        }
+        for draft in [Ok(streamed.unwrap()), plain].into_iter().flatten() {
+            prop_assert_eq!(draft.data.get(), text.trim());
+            prop_assert!(Data::parse(draft.data.get()).is_ok());
+            let event = accepted(draft);
+            let expected = format!(",\"data\":{}}}", text.trim());
+            prop_assert!(super::text(event.to_cloudevent()).ends_with(&expected));
+            let kong = super::text(event.to_kong());
+            prop_assert!(Data::parse(&kong).is_ok());
+            if !text.trim().starts_with('{') {
+                prop_assert_eq!(kong, format!(r#"{{"data":{},"source":"s","event":"{}"}}"#, text.trim(), event.event));
+            }
+        }
+        let relayed = parse_relayed(format!(r#"{{"source":"s","event":"e","member":{text}}}"#).as_bytes()).unwrap();
+        prop_assert_eq!(relayed.data.get(), format!(r#"{{"member":{}}}"#, text.trim()));
     }
 }

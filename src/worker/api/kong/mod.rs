@@ -21,8 +21,9 @@ use super::state::ApiState;
 use crate::api::EventHook;
 use crate::cluster::{DeserializeGuard, Permission};
 use crate::core::catalogue;
+use crate::core::names::{is_namespace, is_object_name};
 use crate::worker::problem::HttpProblem;
-use crate::worker::request::{PathNames, ValidPath, is_name};
+use crate::worker::request::{PathNames, ValidPath};
 
 /// The RBAC resource of the permissions for these routes.
 const RESOURCE: &str = "eventhooks";
@@ -52,7 +53,7 @@ struct HookPath {
 
 impl PathNames for HookPath {
     fn are_valid(&self) -> bool {
-        is_name(&self.namespace, 63) && is_name(&self.id, 253)
+        is_namespace(&self.namespace) && is_object_name(&self.id)
     }
 }
 
@@ -66,7 +67,7 @@ struct SourcePath {
 
 impl PathNames for SourcePath {
     fn are_valid(&self) -> bool {
-        is_name(&self.namespace, 63)
+        is_namespace(&self.namespace)
     }
 }
 

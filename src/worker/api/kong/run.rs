@@ -6,16 +6,17 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use http::HeaderMap;
-use serde_json::value::{RawValue, to_raw_value};
-use serde_json::{Map, Value, json};
+use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::{HookPath, RESOURCE, shape};
 use crate::api::{EventHook, HandlerKind};
 use crate::cluster::Permission;
+use crate::core::event::{InvalidEvent, parse_test_data};
 use crate::core::hook::{CompiledHook, validate};
 use crate::worker::api::state::ApiState;
-use crate::worker::body::{content_length, read_body};
-use crate::worker::handlers::{HandlerOutcome, TestResult, ping_event, posted_event, shown_data};
+use crate::worker::body::{BodySender, ReadBody, content_length, read_body};
+use crate::worker::handlers::{HandlerOutcome, ShownTest, TestResult, ping_event, posted_event, shown_data};
 use crate::worker::problem::HttpProblem;
 use crate::worker::request::ValidPath;
 
@@ -26,29 +27,31 @@ pub async fn test(
     ValidPath(path): ValidPath<HookPath>,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<Value>, HttpProblem> {
+) -> Result<Json<ShownTest>, HttpProblem> {
     api.authorize(&headers, Permission::new(&path.namespace, "create", RESOURCE).with_subresource("test"))
         .await?;
     let max = api.max_event_bytes;
-    let body = read_body(body, content_length(&headers), max, &api.body_memory).await;
-    let body =
+    let namespace = path.namespace.as_str().into();
+    let sender = BodySender::Authorized { memory: api.memory.requests(), namespace: &namespace };
+    let body = read_body(body, content_length(&headers), max, sender).await;
+    let ReadBody { bytes: body, memory: _reserved } =
         body.map_err(|error| HttpProblem::unreadable_body(&error, || HttpProblem::event_too_big(max)))?;
-    let posted: Map<String, Value> = match body.is_empty() {
-        true => Map::new(),
-        false => serde_json::from_slice(&body).map_err(|error| {
-            HttpProblem::new(
-                400,
-                "NotJson",
-                format!("the body must be a JSON object, the event's data: {error}"),
-            )
-        })?,
-    };
+    // The posted text stays unchanged, so that numbers keep their notation. An empty body is an empty object.
+    let posted: &[u8] = if body.is_empty() { b"{}" } else { &body };
+    let (posted, named) = parse_test_data(posted).map_err(|error| match error {
+        InvalidEvent::NotJson(problem) => HttpProblem::new(
+            400,
+            "NotJson",
+            format!("the body must be a JSON object, the event's data: {problem}"),
+        ),
+        other => other.into(),
+    })?;
     let hook = api.compile_hook(&path)?.1;
-    let event = hook.event.as_deref().or(posted.get("event").and_then(Value::as_str));
-    let event = posted_event(&hook, event, posted_data(&body));
-    let data = shown_data(&event);
+    let event = hook.event.as_deref().or(named.as_deref());
+    let event = posted_event(&hook, event, posted);
+    let data = shown_data(&event).map_err(|error| not_shown(&error))?;
     let result = api.runner.test(&hook, event).await.map_err(test_problem)?;
-    Ok(Json(json!({"data": data, "result": result})))
+    Ok(Json(ShownTest { data, result }))
 }
 
 /// Sends Kong's ping to the hook's address. The response is the ping's body.
@@ -56,7 +59,7 @@ pub async fn ping(
     State(api): State<Arc<ApiState>>,
     ValidPath(path): ValidPath<HookPath>,
     headers: HeaderMap,
-) -> Result<Json<Value>, HttpProblem> {
+) -> Result<Json<Box<RawValue>>, HttpProblem> {
     api.authorize(&headers, Permission::new(&path.namespace, "create", RESOURCE).with_subresource("ping"))
         .await?;
     let (object, hook) = api.compile_hook(&path)?;
@@ -73,13 +76,13 @@ pub async fn ping(
     {
         headers.insert("content-type".into(), "application/json".into());
     }
-    let event = ping_event(&hook, &kong_hook);
-    let sent = shown_data(&event);
+    let event = ping_event(&hook, &kong_hook).map_err(|error| not_shown(&error))?;
+    let sent = shown_data(&event).map_err(|error| not_shown(&error))?;
     match api.runner.test(&hook, event).await.map_err(test_problem)? {
         TestResult::Answer { status, .. } if !(200..300).contains(&status) => {
             Err(HttpProblem::new(502, "Status", format!("the receiver answered {status}")))
         }
-        _ => Ok(Json(sent.into())),
+        _ => Ok(Json(sent)),
     }
 }
 
@@ -96,9 +99,9 @@ impl ApiState {
     }
 }
 
-/// Returns the posted text unchanged, so that numbers keep their notation. An empty body is an empty object.
-fn posted_data(body: &[u8]) -> Box<RawValue> {
-    serde_json::from_slice(body).or_else(|_| to_raw_value(&json!({}))).unwrap_or_default()
+/// Returns the problem for data that cannot be written as JSON.
+fn not_shown(error: &serde_json::Error) -> HttpProblem {
+    HttpProblem::new(500, "Failed", format!("the event's data cannot be written: {error}"))
 }
 
 /// Returns the problem for a test without a response.

@@ -36,7 +36,7 @@ pub(in super::super) trait TestStore: Store {
 
     /// Reads up to `rows` due deliveries without excluding any.
     async fn due_by(&self, uid: &str, now: Millis, rows: usize) -> Result<Vec<PendingDelivery>, StoreError> {
-        let limit = ReadLimit { rows, bytes: usize::MAX };
+        let limit = ReadLimit { rows, bytes: usize::MAX, is_strict: false };
         Ok(self.due(uid, now, HashSet::new(), limit).await?.pending)
     }
 }

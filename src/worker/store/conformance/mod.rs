@@ -35,7 +35,8 @@ pub(super) use pending::*;
 macro_rules! conformance {
     ($subject:ty) => {
         conformance!($subject:
-            due_deliveries_are_ordered_and_separate_by_hook due_deliveries_are_read_in_bounded_parts sequence_numbers_are_never_reused event_data_is_returned_unchanged
+            due_deliveries_are_ordered_and_separate_by_hook due_deliveries_are_read_in_bounded_parts
+            untried_deliveries_are_read_newest_first sequence_numbers_are_never_reused event_data_is_returned_unchanged
             duplicates_within_the_window duplicates_within_one_call duplicates_at_the_same_time
             events_of_one_call_commit_all_or_none a_refused_operation_fails_alone settlements_and_history
             settling_a_finished_delivery_changes_nothing next_due_and_backlog a_delivery_belongs_to_its_namespace
@@ -48,9 +49,10 @@ macro_rules! conformance {
             a_cancelled_candidate_is_never_promoted a_delivery_dead_on_arrival_is_stored_and_sets_no_gate_memory
             a_duplicate_revives_deliveries_dead_of_age_or_attempts a_replay_resets_attempts_and_keeps_the_id
             a_replay_job_is_paced_and_survives_a_restart lists_and_explains
-            deliveries_do_not_age_while_held undecided_deliveries_do_not_age_and_are_rescheduled pending_deliveries_are_transferred_to_a_new_hook
+            deliveries_do_not_age_while_held undecided_deliveries_age_and_are_rescheduled pending_deliveries_are_transferred_to_a_new_hook
             concurrent_requests_are_accepted_and_settled_in_batches a_recreated_namespace_starts_empty
-            a_store_of_another_installation_is_refused the_backlog_is_measured gates_follow_the_decision_table
+            a_store_of_another_installation_is_refused the_time_of_the_last_commit_is_stored
+            times_that_a_clock_ahead_stored_are_reset the_backlog_is_measured gates_follow_the_decision_table
         );
         #[test]
         fn model() { $crate::worker::store::conformance::model::<$subject>(); }

@@ -17,8 +17,6 @@ pub(super) struct OracleDelivery {
     candidate: bool,
     /// How long its hook was held before it was accepted.
     pub(super) held_before: Duration,
-    /// How long it was `Undecided`.
-    pub(super) undecided: Duration,
 }
 
 /// The gate memory of a group.
@@ -137,15 +135,7 @@ impl Oracle {
         let (gate_request, candidate) = (delivery.gate_request, false);
         self.deliveries.insert(
             seq,
-            OracleDelivery {
-                pending,
-                record,
-                finished: None,
-                gate_request,
-                candidate,
-                held_before,
-                undecided: Duration::ZERO,
-            },
+            OracleDelivery { pending, record, finished: None, gate_request, candidate, held_before },
         );
         if let Some(reason) = delivery.dead {
             return self.finish(seq, DeliveryState::Dead, Some(reason), now);
@@ -284,7 +274,7 @@ impl Oracle {
         (entry.record.state, entry.record.reason, entry.record.due) =
             (DeliveryState::Pending, None, Some(now));
         (entry.pending.due, entry.pending.accepted, entry.pending.attempts) = (now, now, 0);
-        (entry.finished, entry.held_before, entry.undecided) = (None, held_before, Duration::ZERO);
+        (entry.finished, entry.held_before) = (None, held_before);
         self.gates.values_mut().filter(|m| m.owner == Some(seq)).for_each(|m| m.owner = None);
     }
 
@@ -344,9 +334,6 @@ impl Oracle {
             NextStep::Retry { due } => {
                 let undecided = settlement.attempt.is_none();
                 entry.record.reason = undecided.then(|| "Undecided".into());
-                if undecided {
-                    entry.undecided += due.since(settlement.at);
-                }
                 entry.pending.due = due;
                 entry.record.due = Some(due);
                 false
@@ -382,8 +369,7 @@ impl Oracle {
         due.sort_by_key(|p| (p.due, p.seq));
         for pending in &mut due {
             let entry = &self.deliveries[&pending.seq];
-            pending.held =
-                self.total_held(&pending.hook.name, now).saturating_sub(entry.held_before) + entry.undecided;
+            pending.held = self.total_held(&pending.hook.name, now).saturating_sub(entry.held_before);
         }
         due
     }
@@ -446,9 +432,11 @@ impl Oracle {
                 .collect();
             let (first, rest) = want.split_at(want.len().min(3));
             let got = store.list(filter.clone(), None, 3).await.unwrap();
-            assert_eq!(got, first);
+            let next = first.last().filter(|_| !rest.is_empty()).map(|last| last.seq);
+            assert_eq!((got.records.as_slice(), got.next), (first, next));
             if let Some(last) = first.last() {
-                assert_eq!(store.list(filter, Some(last.seq), 1000).await.unwrap(), rest);
+                let got = store.list(filter, Some(last.seq), 1000).await.unwrap();
+                assert_eq!((got.records.as_slice(), got.next), (rest, None));
             }
         }
     }

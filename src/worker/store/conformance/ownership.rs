@@ -44,9 +44,9 @@ pub(in super::super) async fn a_recreated_namespace_starts_empty<S: Subject>() {
     store.accept(vec![new("pending", &["x"], T0), new("unmatched", &[], T0)], T0).await.unwrap();
     let all = DeliveryFilter { namespace: "shop".into(), ..DeliveryFilter::default() };
     let replay = store.start_replay(all.clone(), 1, T0).await.unwrap();
-    let one = store.list(all.clone(), None, 9).await.unwrap().remove(0);
+    let one = store.list(all.clone(), None, 9).await.unwrap().records.remove(0);
     assert!(!store.set_namespace_uid("shop", Some("first")).await.unwrap(), "the uid did not change");
-    assert_eq!(store.list(all.clone(), None, 9).await.unwrap().len(), 2);
+    assert_eq!(store.list(all.clone(), None, 9).await.unwrap().records.len(), 2);
     assert_eq!(store.namespaces().await.unwrap(), ["shop"]);
 
     assert!(store.set_namespace_uid("shop", None).await.unwrap(), "the namespace was deleted");
@@ -55,7 +55,7 @@ pub(in super::super) async fn a_recreated_namespace_starts_empty<S: Subject>() {
         "created again; the old data is already detached"
     );
     for reopened in [false, true] {
-        assert_eq!(store.list(all.clone(), None, 9).await.unwrap(), [], "{reopened}");
+        assert_eq!(store.list(all.clone(), None, 9).await.unwrap(), DeliveryPage::default(), "{reopened}");
         assert_eq!(store.explain("shop", "a").await.unwrap(), None);
         assert_eq!(store.delivery("shop", one.id).await.unwrap(), None);
         assert_eq!(store.event_of("shop", one.id).await.unwrap(), None);
@@ -70,7 +70,7 @@ pub(in super::super) async fn a_recreated_namespace_starts_empty<S: Subject>() {
     // The idempotency key of the old namespace has no effect.
     let again = store.accept(vec![keyed("a", "z")], T0).await.unwrap().remove(0);
     assert!(!again.duplicate);
-    assert_eq!(store.list(all.clone(), None, 9).await.unwrap().len(), 1);
+    assert_eq!(store.list(all.clone(), None, 9).await.unwrap().records.len(), 1);
     drop(store);
     let store = subject.open().await;
     let explanation = store.explain("shop", "a").await.unwrap().unwrap();
@@ -79,7 +79,7 @@ pub(in super::super) async fn a_recreated_namespace_starts_empty<S: Subject>() {
     assert_eq!(store.backlog().await.unwrap().len(), 1);
     // Replaced by another namespace, without an observed deletion in between.
     assert!(store.set_namespace_uid("shop", Some("third")).await.unwrap());
-    assert_eq!(store.list(all, None, 9).await.unwrap(), []);
+    assert_eq!(store.list(all, None, 9).await.unwrap().records, []);
 }
 
 pub(in super::super) async fn a_store_of_another_installation_is_refused<S: Subject>() {

@@ -328,10 +328,12 @@ fn insert(
         DROPPED => (false, Fate::Dropped),
         _ => (false, Fate::Dead),
     };
-    let held_before = cache.hook(conn, hook)?.total_held(now);
+    let cached = cache.hook(conn, hook)?;
+    let (held_before, namespace) = (cached.total_held(now), cached.namespace);
     conn.prepare_cached(
-        "INSERT INTO deliveries (seq, hook, id, state, attempts, due, finished_at, reason, size, suppressed, held_before)
-         VALUES (?1, ?2, ?3, ?4, 0, ?5, ?6, ?7, ?8, ?9, ?10)",
+        "INSERT INTO deliveries (seq, hook, id, state, attempts, due, finished_at, reason, size, suppressed, held_before,
+                                 namespace)
+         VALUES (?1, ?2, ?3, ?4, 0, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
     )?
     .execute(params![
         seq,
@@ -344,6 +346,7 @@ fn insert(
         if is_pending { size } else { -size },
         initial.suppressed,
         held_before,
+        namespace,
     ])?;
     cache.count(conn, hook, if is_pending { size } else { 0 })?;
     Ok(AcceptedDelivery { seq, fate })

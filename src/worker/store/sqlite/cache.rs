@@ -10,7 +10,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::super::{DeliverySeq, HookId, Shares};
-use super::namespace_keys::NamespaceKeys;
+use super::namespace_keys::{self, NamespaceKeys};
 use super::rows::{hook_id, total_held};
 use super::unmaterialized::{Unmaterialized, UnmaterializedSet};
 use crate::core::time::Millis;
@@ -19,6 +19,8 @@ use crate::core::time::Millis;
 pub(super) struct CachedHook {
     pub(super) id: HookId,
     namespace_key: Arc<str>,
+    /// The number of its namespace key (`deliveries.namespace`).
+    pub(super) namespace: i64,
     /// Bytes of pending events.
     pending_bytes: i64,
     /// The part of `pending_bytes` that belongs to unmaterialized deliveries. The column `waiting` does not include it.
@@ -39,13 +41,21 @@ impl CachedHook {
     }
 }
 
+/// Bytes of pending events in a namespace.
+#[derive(Clone, Copy, Default)]
+struct NamespaceBytes {
+    pending: i64,
+    /// The part of `pending` that belongs to unmaterialized deliveries.
+    unmaterialized: i64,
+}
+
 #[derive(Default)]
 pub(super) struct WriterCache {
     /// Row ids of hooks by uid.
     hook_ids: HashMap<Arc<str>, i64>,
     hooks: HashMap<i64, CachedHook>,
     /// Bytes of pending events by namespace key.
-    namespaces: HashMap<Arc<str>, i64>,
+    namespaces: HashMap<Arc<str>, NamespaceBytes>,
     /// Hooks with an unwritten backlog size.
     changed: Vec<i64>,
     /// When the next trailing candidate is due. Outer None: not read yet.
@@ -90,7 +100,7 @@ impl WriterCache {
 
     pub(super) fn hook(&mut self, conn: &Connection, id: i64) -> rusqlite::Result<&mut CachedHook> {
         if !self.hooks.contains_key(&id) {
-            let hook = conn
+            let mut hook = conn
                 .prepare_cached(
                     "SELECT uid, namespace, name, waiting, held, held_since FROM hooks WHERE id = ?1",
                 )?
@@ -98,6 +108,7 @@ impl WriterCache {
                     Ok(CachedHook {
                         id: hook_id(row, 0)?,
                         namespace_key: row.get(1)?,
+                        namespace: 0,
                         pending_bytes: row.get(3)?,
                         unmaterialized_bytes: 0,
                         is_changed: false,
@@ -106,6 +117,7 @@ impl WriterCache {
                         gate_keys: None,
                     })
                 })?;
+            hook.namespace = namespace_keys::find_or_insert_number(conn, &hook.namespace_key)?;
             // Read the namespace's sum first. It is correct only while no hook in the namespace has an unwritten count.
             self.namespace_bytes(conn, &hook.namespace_key)?;
             self.hooks.insert(id, hook);
@@ -116,13 +128,13 @@ impl WriterCache {
     /// Returns the bytes of pending events in the namespace with this key.
     fn namespace_bytes(&mut self, conn: &Connection, key: &Arc<str>) -> rusqlite::Result<i64> {
         if let Some(bytes) = self.namespaces.get(key) {
-            return Ok(*bytes);
+            return Ok(bytes.pending);
         }
-        let bytes = conn
+        let pending = conn
             .prepare_cached("SELECT coalesce(sum(waiting), 0) FROM hooks WHERE namespace = ?1")?
             .query_row([key], |row| row.get(0))?;
-        self.namespaces.insert(key.clone(), bytes);
-        Ok(bytes)
+        self.namespaces.insert(key.clone(), NamespaceBytes { pending, unmaterialized: 0 });
+        Ok(pending)
     }
 
     /// True if `added` more bytes exceed the namespace's share. An empty backlog takes an event of any size.
@@ -148,27 +160,31 @@ impl WriterCache {
         if bytes == 0 {
             return Ok(());
         }
-        let hook = self.add_pending_bytes(conn, id, bytes)?;
+        let hook = self.add_pending_bytes(conn, id, bytes, 0)?;
         if !std::mem::replace(&mut hook.is_changed, true) {
             self.changed.push(id);
         }
         Ok(())
     }
 
-    /// Adds bytes in memory only. The caller decides whether to write them.
+    /// Adds bytes in memory only; `unmaterialized` of them belong to an unmaterialized delivery. The caller decides
+    /// whether to write them.
     fn add_pending_bytes(
         &mut self,
         conn: &Connection,
         id: i64,
         bytes: i64,
+        unmaterialized: i64,
     ) -> rusqlite::Result<&mut CachedHook> {
         // Also caches the sum of its namespace.
         self.hook(conn, id)?;
         let hook = self.hooks.get_mut(&id).ok_or(rusqlite::Error::QueryReturnedNoRows)?;
         let pending = hook.pending_bytes.saturating_add(bytes).max(0);
         let change = pending - std::mem::replace(&mut hook.pending_bytes, pending);
+        hook.unmaterialized_bytes += unmaterialized;
         if let Some(total) = self.namespaces.get_mut(&hook.namespace_key) {
-            *total = total.saturating_add(change);
+            total.pending = total.pending.saturating_add(change);
+            total.unmaterialized += unmaterialized;
         }
         Ok(hook)
     }
@@ -180,7 +196,7 @@ impl WriterCache {
             let sizes: Vec<_> = set.iter().map(|delivery| (delivery.hook, delivery.size)).collect();
             self.unmaterialized = Some(set);
             for (hook, size) in sizes {
-                self.add_pending_bytes(conn, hook, size)?.unmaterialized_bytes += size;
+                self.add_pending_bytes(conn, hook, size, size)?;
             }
         }
         self.unmaterialized.as_mut().ok_or(rusqlite::Error::QueryReturnedNoRows)
@@ -193,20 +209,66 @@ impl WriterCache {
         seq: DeliverySeq,
         delivery: Unmaterialized,
     ) -> rusqlite::Result<()> {
-        self.add_pending_bytes(conn, delivery.hook, delivery.size)?.unmaterialized_bytes += delivery.size;
+        self.add_pending_bytes(conn, delivery.hook, delivery.size, delivery.size)?;
         self.unmaterialized(conn)?.insert(seq, delivery);
         Ok(())
     }
 
-    /// Removes an unmaterialized delivery and returns it; the caller must insert its row.
+    /// Removes an unmaterialized delivery. Returns it and the number of its namespace; the caller must insert its row.
     pub(super) fn take_unmaterialized(
         &mut self,
         conn: &Connection,
         seq: DeliverySeq,
-    ) -> rusqlite::Result<Option<Unmaterialized>> {
+    ) -> rusqlite::Result<Option<(Unmaterialized, i64)>> {
         let Some(delivery) = self.unmaterialized(conn)?.remove(seq) else { return Ok(None) };
-        self.add_pending_bytes(conn, delivery.hook, -delivery.size)?.unmaterialized_bytes -= delivery.size;
-        Ok(Some(delivery))
+        let hook = self.add_pending_bytes(conn, delivery.hook, -delivery.size, -delivery.size)?;
+        let namespace = hook.namespace;
+        Ok(Some((delivery, namespace)))
+    }
+
+    /// Returns up to `limit` unmaterialized deliveries of the namespace with this key, oldest first, none after `last`.
+    pub(super) fn unmaterialized_of_namespace(
+        &mut self,
+        conn: &Connection,
+        key: &str,
+        last: DeliverySeq,
+        limit: usize,
+    ) -> rusqlite::Result<Vec<DeliverySeq>> {
+        self.unmaterialized(conn)?;
+        let (Some(set), Some(bytes)) = (&self.unmaterialized, self.namespaces.get(key)) else {
+            return Ok(Vec::new());
+        };
+        // The usual case. Otherwise every list would walk the deliveries of all namespaces.
+        if bytes.unmaterialized == 0 {
+            return Ok(Vec::new());
+        }
+        let is_of_namespace = |delivery: &Unmaterialized| {
+            self.hooks.get(&delivery.hook).is_some_and(|hook| *hook.namespace_key == *key)
+        };
+        let found = set.up_to(last).filter(|(_, delivery)| is_of_namespace(delivery)).map(|(seq, _)| seq);
+        Ok(found.take(limit).collect())
+    }
+
+    /// True if the hook has an unmaterialized delivery.
+    pub(super) fn has_unmaterialized(&mut self, conn: &Connection, hook: i64) -> rusqlite::Result<bool> {
+        // Caches the hooks of all unmaterialized deliveries.
+        self.unmaterialized(conn)?;
+        Ok(self.hooks.get(&hook).is_some_and(|hook| hook.unmaterialized_bytes != 0))
+    }
+
+    /// Forgets a namespace key of which no hook has a row any more.
+    pub(super) fn remove_namespace(&mut self, key: &str) {
+        self.namespaces.remove(key);
+    }
+
+    /// Forgets a hook whose row the caller removes.
+    pub(super) fn remove_hook(&mut self, id: i64, uid: &str) {
+        self.hook_ids.remove(uid);
+        if let Some(hook) = self.hooks.remove(&id)
+            && let Some(total) = self.namespaces.get_mut(&hook.namespace_key)
+        {
+            total.pending = total.pending.saturating_sub(hook.pending_bytes);
+        }
     }
 
     /// True if it is certain that every delivery has a row.

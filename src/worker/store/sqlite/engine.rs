@@ -1,7 +1,7 @@
 //! The store's handle: opens the database, starts the writer, and queues operations for it.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -14,15 +14,19 @@ use super::super::{AcceptCallback, NewEvent, Shares, StoreError};
 use super::accept::EventRow;
 use super::cache::WriterCache;
 use super::files::{self, DirLock, FILE};
+use super::history::ReadBudget;
+use super::history_readers::HistoryReaders;
+use super::maintenance;
 use super::materialize;
 use super::migrate;
 use super::readers::{self, ReaderPool};
-use super::retention::{Cutoff, SweepLimit};
+use super::reserve::DiskReserve;
+use super::retention::{SweepLimit, SweepRound};
 use super::schema;
 use super::sequence;
 use super::shared_state::SharedState;
 use super::tuning::Tuning;
-use super::wal::WalCheckpointer;
+use super::wal::{self, WalCheckpointer};
 use super::writer::{ClosureWrite, Operation, ReplySender, Writer};
 use crate::core::time::Millis;
 use crate::metrics::Metrics;
@@ -33,7 +37,11 @@ const MATERIALIZE_TIMEOUT: Duration = Duration::from_millis(if cfg!(test) { 100 
 /// The embedded store. Dropping it without `close` has the effect of a crash: acknowledged data stays.
 pub struct SqliteStore {
     queue: Option<mpsc::Sender<Operation>>,
+    /// The dispatcher's connections.
     pub(super) readers: Arc<ReaderPool>,
+    pub(super) maintenance_readers: Arc<ReaderPool>,
+    pub(super) history_readers: Arc<HistoryReaders>,
+    pub(super) history_budget: ReadBudget,
     pub(super) shared: Arc<SharedState>,
     thread: Mutex<Option<JoinHandle<()>>>,
     writer: std::thread::Thread,
@@ -41,8 +49,10 @@ pub struct SqliteStore {
     lock: Mutex<Option<DirLock>>,
     queue_bytes: usize,
     pub(super) sweep_limit: SweepLimit,
-    /// The cutoff of the round of sweeps in progress.
-    pub(super) cutoff: tokio::sync::Mutex<Option<Cutoff>>,
+    pub(super) round: tokio::sync::Mutex<SweepRound>,
+    pub(super) path: PathBuf,
+    /// Hooks that the round of sweeps found without anything, and whose rows it has not removed yet.
+    pub(super) unused_hooks: Mutex<Vec<i64>>,
 }
 
 impl SqliteStore {
@@ -55,32 +65,41 @@ impl SqliteStore {
 
     pub(super) fn open_with(dir: &Path, tuning: Tuning) -> Result<SqliteStore, StoreError> {
         let lock = files::lock(dir)?;
+        let reserve = DiskReserve::open(dir)?;
+        let tuning = tuning.within_reserve(reserve.size());
         let path = dir.join(FILE);
+        maintenance::refuse_damaged(&path)?;
         files::create(&path)?;
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut conn = Connection::open_with_flags(&path, flags).map_err(schema::open_error)?;
         migrate::prepare(&mut conn, dir)?;
+        wal::restart(&conn);
         conn.pragma_update(None, "wal_autocheckpoint", 0).map_err(schema::open_error)?;
         // Truncates a log that has grown beyond this size when it restarts.
         conn.pragma_update(None, "journal_size_limit", 32 << 20).map_err(schema::open_error)?;
         // Sync the folder, so that it contains the entries of its files after a crash.
         File::open(dir).and_then(|dir| dir.sync_all()).map_err(|e| files::open_error(dir, &e))?;
 
-        let shared = Arc::new(SharedState::new());
-        let readers = ReaderPool::open(&path, tuning.readers, shared.clone()).map_err(schema::open_error)?;
+        let shared = Arc::new(SharedState::new(reserve));
+        let pool = |count| ReaderPool::open(&path, count, shared.clone()).map_err(schema::open_error);
+        let (readers, maintenance_readers) = (pool(tuning.readers)?, pool(tuning.maintenance_readers)?);
+        let history_readers =
+            HistoryReaders::open(&path, tuning.history_readers, tuning.history_queue, shared.clone())?;
         let (queue, receiver) = mpsc::channel(tuning.queue);
         let (queue_bytes, sweep_limit) = (tuning.queue_bytes, tuning.sweep_limit);
+        let history_budget = tuning.history_budget;
         let checkpoint_conn = readers::connect(&path, flags).map_err(schema::open_error)?;
-        let wal = WalCheckpointer::new(shared.clone(), tuning.clone(), checkpoint_conn)
+        let checkpointer = WalCheckpointer::new(shared.clone(), tuning.clone(), checkpoint_conn)
             .map_err(|e| files::open_error(dir, &e))?;
         let writer = Writer {
-            wal,
+            wal: checkpointer,
             conn,
             queue: receiver,
             shared: shared.clone(),
             tuning,
             cache: WriterCache::default(),
             recent_group: 0,
+            marked: Millis::default(),
         };
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
@@ -89,6 +108,9 @@ impl SqliteStore {
         Ok(SqliteStore {
             queue: Some(queue),
             readers: Arc::new(readers),
+            maintenance_readers: Arc::new(maintenance_readers),
+            history_readers: Arc::new(history_readers),
+            history_budget,
             shared,
             writer: thread.thread().clone(),
             thread: Mutex::new(Some(thread)),
@@ -96,7 +118,9 @@ impl SqliteStore {
             lock: Mutex::new(Some(lock)),
             queue_bytes,
             sweep_limit,
-            cutoff: tokio::sync::Mutex::default(),
+            round: tokio::sync::Mutex::default(),
+            unused_hooks: Mutex::default(),
+            path,
         })
     }
 
@@ -128,6 +152,10 @@ impl SqliteStore {
         if events.iter().any(|new| new.deliveries.len() > sequence::MAX_DELIVERIES) {
             let why = format!("an event matches more than {} hooks", sequence::MAX_DELIVERIES);
             return Err(StoreError::Refused(why));
+        }
+        // The disk reserve belongs to outcomes and sweeps.
+        if self.shared.is_disk_full() {
+            return Err(StoreError::Full);
         }
         let rows = events.into_iter().map(EventRow::new).collect::<Result<Vec<_>, _>>();
         let rows = rows.map_err(|e| StoreError::Refused(e.to_string()))?;
@@ -163,7 +191,71 @@ impl SqliteStore {
         self.enqueue(|reply| Operation::Other(Box::new(ClosureWrite { run, result: None, reply }))).await
     }
 
-    /// Runs a read of deliveries, after they were materialized.
+    /// Runs a write that frees space. It may use the disk reserve.
+    pub(super) async fn write_sweep<T: Send + 'static>(
+        &self,
+        run: impl Fn(&Connection, &mut WriterCache) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.enqueue(|reply| Operation::Sweep(Box::new(ClosureWrite { run, result: None, reply }))).await
+    }
+
+    /// Runs a rare write for one namespace on the writer's thread, after its deliveries were materialized.
+    pub(super) async fn write_namespace<T: Send + 'static>(
+        &self,
+        namespace: &str,
+        run: impl Fn(&Connection, &mut WriterCache) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.materialize_namespace(namespace).await?;
+        let namespace = namespace.to_owned();
+        self.write_unmaterialized(move |conn, cache| {
+            let mut target = None;
+            loop {
+                let (last, has_more) = materialize::materialize_namespace(conn, cache, &namespace, target)?;
+                target = Some(last);
+                if !has_more {
+                    return run(conn, cache);
+                }
+            }
+        })
+        .await
+    }
+
+    /// Runs a user's query of a namespace's deliveries, after they were materialized. Waits for the namespace's turn
+    /// first, so that a namespace with many queries also causes few writes at a time.
+    ///
+    /// If the writer cannot materialize them in time, the query sees the existing rows.
+    pub(super) async fn read_history<T: Send + 'static>(
+        &self,
+        namespace: &str,
+        read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let slot = self.history_readers.acquire(namespace).await?;
+        match tokio::time::timeout(MATERIALIZE_TIMEOUT, self.materialize_namespace(namespace)).await {
+            Ok(Ok(()) | Err(StoreError::Full | StoreError::Busy)) | Err(_) => {
+                self.history_readers.run(slot, read).await
+            }
+            Ok(Err(error)) => Err(error),
+        }
+    }
+
+    /// Makes the writer materialize the deliveries of a namespace that were accepted before the call.
+    async fn materialize_namespace(&self, namespace: &str) -> Result<(), StoreError> {
+        let mut target = None;
+        while !self.shared.is_all_materialized() {
+            let namespace = namespace.to_owned();
+            let batch = move |conn: &Connection, cache: &mut WriterCache| {
+                materialize::materialize_namespace(conn, cache, &namespace, target)
+            };
+            let (event, has_more) = self.write_unmaterialized(batch).await?;
+            if !has_more {
+                break;
+            }
+            target = Some(event);
+        }
+        Ok(())
+    }
+
+    /// Runs a read of deliveries on the dispatcher's connections, after they were materialized.
     ///
     /// If the writer cannot materialize them in time, because the disk is full or slow, the read runs anyway. Users
     /// then see the existing rows, and the dispatcher's reads use the notes in `events.handed`.
@@ -171,8 +263,17 @@ impl SqliteStore {
         &self,
         read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
+        self.read_in(&self.readers, read).await
+    }
+
+    /// Runs a read of deliveries in a pool, after they were materialized. See `read`.
+    pub(super) async fn read_in<T: Send + 'static>(
+        &self,
+        pool: &Arc<ReaderPool>,
+        read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
         match tokio::time::timeout(MATERIALIZE_TIMEOUT, self.materialize_all()).await {
-            Ok(Ok(()) | Err(StoreError::Full | StoreError::Busy)) | Err(_) => self.readers.run(read).await,
+            Ok(Ok(()) | Err(StoreError::Full | StoreError::Busy)) | Err(_) => pool.run(read).await,
             Ok(Err(error)) => Err(error),
         }
     }
@@ -226,6 +327,9 @@ impl SqliteStore {
         self.shared.start_closing();
         // Close readers before the writer ends, because its last checkpoint copies only pages that no reader uses.
         self.readers.close().await;
+        self.maintenance_readers.close().await;
+        let history = self.history_readers.clone();
+        drop(tokio::task::spawn_blocking(move || history.close()).await);
         if let Some(queue) = &self.queue {
             drop(queue.send(Operation::Stop).await);
         }

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::super::StoreError;
 
@@ -37,6 +37,31 @@ pub(super) fn lock(dir: &Path) -> Result<DirLock, StoreError> {
         ))),
         Err(TryLockError::Error(e)) => Err(open_error(dir, &e)),
     }
+}
+
+/// True while a worker holds the folder.
+pub(super) fn is_locked(dir: &Path) -> bool {
+    let lock = File::open(dir.join(LOCK)).map(|file| file.try_lock_shared());
+    matches!(lock, Ok(Err(TryLockError::WouldBlock)))
+}
+
+/// Locks the folder against workers, and changes nothing in it.
+pub(super) fn lock_unchanged(dir: &Path) -> Result<Option<DirLock>, StoreError> {
+    let Ok(file) = File::open(dir.join(LOCK)) else { return Ok(None) };
+    match file.try_lock() {
+        Ok(()) => Ok(Some(DirLock(file))),
+        Err(TryLockError::WouldBlock) => {
+            Err(StoreError::Open(format!("a worker uses {}: stop it first", dir.display())))
+        }
+        Err(TryLockError::Error(e)) => Err(open_error(dir, &e)),
+    }
+}
+
+/// Returns the path with a suffix, for a file beside it.
+pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut text = path.as_os_str().to_owned();
+    text.push(suffix);
+    PathBuf::from(text)
 }
 
 /// Creates the database file with mode 0600 unless it exists. SQLite would create it readable by everyone; it gives its

@@ -1,7 +1,8 @@
 //! Maintenance by other processes: checks a store, and copies it while the worker runs.
 //!
 //! Invariants: only reads the store, in one snapshot and without the worker's lock. A copy gets its final name only
-//! after it is complete, checked and synced.
+//! after it is complete, checked and synced. A damaged log is found before SQLite opens it: SQLite would write a new
+//! index (`-shm`), and the proof of the damage may be in the present one.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -12,8 +13,9 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
 use serde::Serialize;
 
 use super::super::StoreError;
-use super::files::{FILE, open_error};
-use super::{schema, unmaterialized};
+use super::files::{self, FILE, open_error, with_suffix};
+use super::wal_scan::LogDamage;
+use super::{log_file, schema, unmaterialized};
 
 /// The most findings of SQLite's own check that are reported; one broken page causes thousands.
 const MAX_FINDINGS: usize = 20;
@@ -42,12 +44,51 @@ pub struct StoreReport {
 
 /// Reads the whole store of a folder. Fails if it cannot be read at all, or not by this program.
 pub fn check(dir: &Path) -> Result<StoreReport, StoreError> {
-    check_file(&dir.join(FILE))
+    let path = dir.join(FILE);
+    let is_in_use = files::is_locked(dir);
+    let damage = if is_in_use { log_file::find_damage_in_use(&path) } else { log_file::find_damage(&path) };
+    let damage = damage.map_err(|e| open_error(&log_file::path(&path), &e))?;
+    let open = if damage.is_some() && !is_in_use { open_without_index } else { open };
+    let mut report = report_on(&path, open)?;
+    if let Some(LogDamage { offset, transactions, .. }) = damage {
+        report.problems.insert(0, format!("the log is damaged at byte {offset}: at least {transactions} acknowledged transactions cannot be read, and are not counted here"));
+    }
+    Ok(report)
 }
 
-fn check_file(path: &Path) -> Result<StoreReport, StoreError> {
+/// Fails if the log of this database is damaged. Call it before the database is opened.
+pub(super) fn refuse_damaged(path: &Path) -> Result<(), StoreError> {
+    let log = log_file::path(path);
+    let Some(damage) = log_file::find_damage(path).map_err(|e| open_error(&log, &e))? else { return Ok(()) };
+    let LogDamage { offset, transactions, .. } = damage;
+    let readable = match count_readable(path) {
+        Ok((events, deliveries)) => {
+            format!("Readable before the damage: {events} events and {deliveries} deliveries")
+        }
+        Err(_) => "Nothing is readable before the damage".into(),
+    };
+    Err(StoreError::Damaged { log: log.display().to_string(), offset, transactions, readable })
+}
+
+/// Counts the events and deliveries that SQLite reads.
+fn count_readable(path: &Path) -> Result<(u64, u64), CheckError> {
+    let conn = open_without_index(path)?;
+    let version = conn.query_row("SELECT value FROM meta WHERE name = 'version'", [], |row| row.get(0))?;
+    let mut report = StoreReport { version, ..StoreReport::default() };
+    count(&conn, &mut report)?;
+    Ok((report.events, report.deliveries.values().sum()))
+}
+
+pub(super) fn check_file(path: &Path) -> Result<StoreReport, StoreError> {
+    report_on(path, open)
+}
+
+fn report_on(
+    path: &Path,
+    open: fn(&Path) -> Result<Connection, CheckError>,
+) -> Result<StoreReport, StoreError> {
     let mut report = StoreReport::default();
-    match inspect(path, &mut report) {
+    match open(path).and_then(|conn| inspect(&conn, &mut report)) {
         Ok(()) => Ok(report),
         Err(CheckError::Store(error)) => Err(error),
         // A corrupt file is a finding, not an error; the counts up to here stay in the report.
@@ -73,8 +114,7 @@ impl From<rusqlite::Error> for CheckError {
 }
 
 /// Fills the report as far as the file can be read.
-fn inspect(path: &Path, report: &mut StoreReport) -> Result<(), CheckError> {
-    let conn = open(path)?;
+fn inspect(conn: &Connection, report: &mut StoreReport) -> Result<(), CheckError> {
     // One snapshot, because the worker may write at the same time.
     let tx = conn.unchecked_transaction()?;
     if tx.pragma_query_value(None, "application_id", |row| row.get::<_, i64>(0))? != schema::APPLICATION_ID {
@@ -94,27 +134,7 @@ fn inspect(path: &Path, report: &mut StoreReport) -> Result<(), CheckError> {
     let findings = findings.query_map([], |row| row.get::<_, String>(0))?;
     report.problems =
         findings.filter(|f| f.as_ref().map_or(true, |text| text != "ok")).collect::<rusqlite::Result<_>>()?;
-    let count = |sql: &str| tx.query_row(sql, [], |row| row.get::<_, i64>(0)).map(|n| n.unsigned_abs());
-    report.hooks = count("SELECT count(*) FROM hooks")?;
-    report.events = count("SELECT count(*) FROM events")?;
-    // Format 1 does not count them.
-    if report.version > 1 {
-        report.pending_bytes = count("SELECT coalesce(sum(waiting), 0) FROM hooks")?;
-    }
-    report.file_bytes = count("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")?;
-    let mut states = tx.prepare("SELECT state, count(*) FROM deliveries GROUP BY state")?;
-    let mut states = states.query([])?;
-    while let Some(row) = states.next()? {
-        *report.deliveries.entry(schema::state_name(row.get(0)?)).or_default() +=
-            row.get::<_, i64>(1)?.unsigned_abs();
-    }
-    // Since format 5 there are unmaterialized deliveries.
-    if report.version > 4 {
-        for delivery in unmaterialized::read(&tx)?.values() {
-            *report.deliveries.entry(schema::state_name(schema::PENDING)).or_default() += 1;
-            report.pending_bytes += delivery.size.unsigned_abs();
-        }
-    }
+    count(&tx, report)?;
     for (defect, sql) in [
         (
             "deliveries without their event",
@@ -124,14 +144,42 @@ fn inspect(path: &Path, report: &mut StoreReport) -> Result<(), CheckError> {
             "deliveries without their hook",
             "SELECT count(*) FROM deliveries d WHERE NOT EXISTS (SELECT 1 FROM hooks h WHERE h.id = d.hook)",
         ),
+        // A damaged page that is still in order: SQLite's check does not read values.
+        ("events with damaged data", "SELECT count(*) FROM events WHERE NOT json_valid(data)"),
         (
             "attempts without their delivery",
             "SELECT count(*) FROM attempts a WHERE NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.seq = a.delivery)",
         ),
     ] {
-        let found = count(sql)?;
+        let found: i64 = tx.query_row(sql, [], |row| row.get(0))?;
         if found > 0 {
             report.problems.push(format!("{found} {defect}"));
+        }
+    }
+    Ok(())
+}
+
+/// Counts rows and bytes.
+fn count(conn: &Connection, report: &mut StoreReport) -> rusqlite::Result<()> {
+    let count = |sql: &str| conn.query_row(sql, [], |row| row.get::<_, i64>(0)).map(|n| n.unsigned_abs());
+    report.hooks = count("SELECT count(*) FROM hooks")?;
+    report.events = count("SELECT count(*) FROM events")?;
+    // Format 1 does not count them.
+    if report.version > 1 {
+        report.pending_bytes = count("SELECT coalesce(sum(waiting), 0) FROM hooks")?;
+    }
+    report.file_bytes = count("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")?;
+    let mut states = conn.prepare("SELECT state, count(*) FROM deliveries GROUP BY state")?;
+    let mut states = states.query([])?;
+    while let Some(row) = states.next()? {
+        *report.deliveries.entry(schema::state_name(row.get(0)?)).or_default() +=
+            row.get::<_, i64>(1)?.unsigned_abs();
+    }
+    // Since format 5 there are unmaterialized deliveries.
+    if report.version > 4 {
+        for delivery in unmaterialized::read(conn)?.values() {
+            *report.deliveries.entry(schema::state_name(schema::PENDING)).or_default() += 1;
+            report.pending_bytes += delivery.size.unsigned_abs();
         }
     }
     Ok(())
@@ -146,11 +194,25 @@ fn open(path: &Path) -> Result<Connection, CheckError> {
     Ok(conn)
 }
 
+/// Opens a database that no process uses, without its index: an exclusive connection keeps an index of its own in
+/// memory, so no file changes.
+fn open_without_index(path: &Path) -> Result<Connection, CheckError> {
+    File::open(path).map_err(|e| CheckError::Store(open_error(path, &e)))?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(path, flags)?;
+    schema::tune(&conn)?;
+    conn.execute_batch("PRAGMA locking_mode = EXCLUSIVE; PRAGMA query_only = TRUE")?;
+    Ok(conn)
+}
+
 /// Copies the store of a folder to a new file and checks the copy. A running worker keeps working; the copy does not
 /// contain its later commits. To restore, place the copy as `hookstream.db` into an empty folder.
 pub fn backup(dir: &Path, to: &Path) -> Result<StoreReport, StoreError> {
     if to.exists() {
         return Err(StoreError::Open(format!("{} exists: name a new file", to.display())));
+    }
+    if !files::is_locked(dir) {
+        refuse_damaged(&dir.join(FILE))?;
     }
     let report = copy(&dir.join(FILE), to)?;
     if let Some(problem) = report.problems.first() {
@@ -193,7 +255,7 @@ fn copy_into(from: &Path, part: &Path) -> Result<(), StoreError> {
 }
 
 /// Syncs a complete copy, because SQLite does not, and renames it to its final name.
-fn publish(part: &Path, to: &Path) -> Result<(), StoreError> {
+pub(super) fn publish(part: &Path, to: &Path) -> Result<(), StoreError> {
     let folder = to.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let publish = || {
         File::open(part)?.sync_all()?;
@@ -222,10 +284,4 @@ pub(super) fn keep_before(dir: &Path, version: i64) -> Result<PathBuf, StoreErro
         drop(std::fs::remove_file(with_suffix(&path, &format!(".v{older}"))));
     }
     Ok(kept)
-}
-
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut text = path.as_os_str().to_owned();
-    text.push(suffix);
-    PathBuf::from(text)
 }

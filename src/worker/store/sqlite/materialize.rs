@@ -6,9 +6,10 @@
 //! outcome is known, one statement inserts the row, usually as delivered.
 //!
 //! Invariants:
-//! - Before a read of the delivery tables, the writer materializes all deliveries (`SqliteStore::read`), and also
-//!   before every operation except `accept`, `settle`, `promote` and `sweep`. If there is no space for rows, the
-//!   dispatcher's reads use the notes.
+//! - Before a read of the delivery tables, the writer materializes all deliveries (`SqliteStore::read`), or those of the
+//!   namespace that is read (`SqliteStore::read_history`). It also does so before every operation except `accept`,
+//!   `settle`, `promote`, `sweep` and steps of bulk replays. If there is no space for rows, the dispatcher's reads use
+//!   the notes.
 //! - Every delivery of an event up to the watermark (`meta.filed`) has a row, so a start searches only the few events
 //!   after it.
 //! - `sweep` removes nothing after the watermark. Otherwise a finished delivery would become pending again.
@@ -19,6 +20,7 @@ use rusqlite::{Connection, params};
 use super::super::{AttemptRecord, DeliverySeq, EventSeq, Settlement};
 use super::cache::WriterCache;
 use super::rows;
+use super::sequence;
 use super::unmaterialized::Unmaterialized;
 
 /// The most deliveries that are materialized in one step, for which ingest waits.
@@ -31,16 +33,16 @@ pub(super) fn materialize_pending(
     conn: &Connection,
     cache: &mut WriterCache,
     seq: DeliverySeq,
-    delivery: &Unmaterialized,
+    (delivery, namespace): (&Unmaterialized, i64),
 ) -> rusqlite::Result<()> {
     let Unmaterialized { hook, id, due, held_before, size } = delivery;
     // IGNORE, so that a colliding id (practically impossible) does not block the materialization of all other
     // deliveries.
     conn.prepare_cached(
-        "INSERT OR IGNORE INTO deliveries (seq, hook, id, state, attempts, due, size, held_before)
-         VALUES (?1, ?2, ?3, 0, 0, ?4, ?5, ?6)",
+        "INSERT OR IGNORE INTO deliveries (seq, hook, id, state, attempts, due, size, held_before, namespace)
+         VALUES (?1, ?2, ?3, 0, 0, ?4, ?5, ?6, ?7)",
     )?
-    .execute(params![seq, hook, id, due, size, held_before])?;
+    .execute(params![seq, hook, id, due, size, held_before, namespace])?;
     cache.count(conn, *hook, *size)
 }
 
@@ -48,15 +50,15 @@ pub(super) fn materialize_pending(
 pub(super) fn materialize_delivered(
     conn: &Connection,
     seq: DeliverySeq,
-    delivery: &Unmaterialized,
+    (delivery, namespace): (&Unmaterialized, i64),
     settlement: &Settlement,
     attempt: &AttemptRecord,
 ) -> rusqlite::Result<()> {
     let Unmaterialized { hook, id, due, held_before, size } = delivery;
     conn.prepare_cached(
         "INSERT OR IGNORE INTO deliveries (seq, hook, id, state, attempts, due, finished_at, size, held_before,
-                                           first_at, first_micros, first_status)
-         VALUES (?1, ?2, ?3, 1, 1, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                                           first_at, first_micros, first_status, namespace)
+         VALUES (?1, ?2, ?3, 1, 1, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
     )?
     .execute(params![
         seq,
@@ -69,6 +71,7 @@ pub(super) fn materialize_delivered(
         attempt.at.0,
         rows::micros(attempt),
         attempt.status,
+        namespace,
     ])?;
     Ok(())
 }
@@ -92,6 +95,26 @@ pub(super) fn materialize_batch(
     materialize_oldest(conn, cache, BATCH)?;
     let unmaterialized = cache.unmaterialized(conn)?;
     Ok((target, unmaterialized.store_watermark(conn, 0)? < target))
+}
+
+/// Materializes one batch of a namespace's deliveries, oldest first, up to the event `target`. None: up to the current
+/// last event.
+///
+/// Returns the target, for the next call, and whether deliveries before it may remain. Leaves other namespaces'
+/// deliveries unmaterialized, so that one namespace's lists cause no writes for another's deliveries.
+pub(super) fn materialize_namespace(
+    conn: &Connection,
+    cache: &mut WriterCache,
+    namespace: &str,
+    target: Option<EventSeq>,
+) -> rusqlite::Result<(EventSeq, bool)> {
+    let target = target.unwrap_or(cache.unmaterialized(conn)?.last_event());
+    let key = cache.namespace_keys.get(conn, namespace)?;
+    let last = sequence::last_delivery(target);
+    let seqs = cache.unmaterialized_of_namespace(conn, &key, last, BATCH)?;
+    let has_more = seqs.len() == BATCH;
+    seqs.into_iter().try_for_each(|seq| materialize_one(conn, cache, seq))?;
+    Ok((target, has_more))
 }
 
 /// Materializes the deliveries of an event.
@@ -129,7 +152,7 @@ fn materialize_oldest(conn: &Connection, cache: &mut WriterCache, limit: usize) 
 
 fn materialize_one(conn: &Connection, cache: &mut WriterCache, seq: DeliverySeq) -> rusqlite::Result<()> {
     match cache.take_unmaterialized(conn, seq)? {
-        Some(delivery) => materialize_pending(conn, cache, seq, &delivery),
+        Some((delivery, namespace)) => materialize_pending(conn, cache, seq, (&delivery, namespace)),
         None => Ok(()),
     }
 }

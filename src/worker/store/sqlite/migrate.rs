@@ -6,6 +6,7 @@ use rusqlite::{Connection, TransactionBehavior, params};
 
 use super::super::StoreError;
 use super::maintenance;
+use super::namespace_keys;
 use super::schema::{APPLICATION_ID, MIGRATIONS, Migration, VERSION, foreign_file, meta, open_error, tune};
 
 /// Makes the file a store of this format, or fails if it is not one or is too new.
@@ -34,7 +35,8 @@ pub(super) fn prepare(conn: &mut Connection, dir: &Path) -> Result<(), StoreErro
         return Err(StoreError::Open(format!("journal mode {mode}: the file system has no shared memory")));
     }
     conn.pragma_update(None, "synchronous", "FULL").map_err(open_error)?;
-    migrate(conn, MIGRATIONS)
+    migrate(conn, MIGRATIONS)?;
+    namespace_keys::number_deliveries(conn).map_err(open_error)
 }
 
 fn check_readable(conn: &Connection, known: i64) -> Result<i64, StoreError> {

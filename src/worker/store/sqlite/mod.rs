@@ -4,23 +4,31 @@
 //!
 //! Invariants:
 //! - One process uses a folder at a time, enforced by a file lock that the kernel releases when the process dies.
-//! - One thread writes (`writer`). All reads run on other connections (`readers`), so no read delays an accept.
+//! - One thread writes (`writer`). All reads run on other connections, so no read delays an accept. The dispatcher
+//!   (`readers`) and users (`history_readers`) share none, so no user's query delays a delivery.
 //! - Every commit syncs the log (`synchronous=FULL`), and the folder is synced when its files are created.
 //! - The files have mode 0600, because they contain payloads.
 //!
 //! Reading order: `engine` (opening, the queue), `roles` (the traits), `writer` (group commit). Changes of the tables:
-//! `accept`, `transitions`, `materialize`, `gates`, `namespaces`, `replays`, `retention`. Queries: `reads` for the
-//! dispatcher, `history` for users. The writer's state: `cache`, `unmaterialized`. The tables: `schema`, `migrate`.
+//! `accept`, `transitions`, `materialize`, `gates`, `namespaces`, `replays`, `retention`, `hook_rows`. Queries: `reads`
+//! for the dispatcher, `history` and `walk` for users. The writer's state: `cache`, `unmaterialized`. The tables:
+//! `schema`, `migrate`. The disk: `wal` (checkpoints), `vacuum`, `reserve`. Damage: `wal_scan`, `log_file`,
+//! `maintenance`, `recover`, `salvage`.
 //!
 //! Out of scope: the limit of the whole disk (`ingest::Disk`).
 
 mod accept;
 mod cache;
+mod clock;
 mod engine;
 mod failure;
+mod fair_queue;
 mod files;
 mod gates;
 mod history;
+mod history_readers;
+mod hook_rows;
+mod log_file;
 mod maintenance;
 mod materialize;
 mod migrate;
@@ -28,17 +36,24 @@ mod namespace_keys;
 mod namespaces;
 mod readers;
 mod reads;
+mod recover;
 mod replays;
+mod reserve;
 mod retention;
 mod roles;
 mod rows;
+mod salvage;
 mod schema;
 mod sequence;
 mod shared_state;
+mod sweeps;
 mod transitions;
 mod tuning;
 mod unmaterialized;
+mod vacuum;
 mod wal;
+mod wal_scan;
+mod walk;
 mod writer;
 
 #[cfg(test)]
@@ -46,3 +61,4 @@ mod tests;
 
 pub use engine::SqliteStore;
 pub use maintenance::{StoreReport, backup, check};
+pub use recover::{RecoveryReport, recover};

@@ -22,11 +22,60 @@ pub(super) fn name(key: &str) -> &str {
     key.split('/').next().unwrap_or(key)
 }
 
+/// Returns the number of a namespace key (`deliveries.namespace`). None: no hook with this key has a row.
+pub(super) fn number(conn: &Connection, key: &str) -> rusqlite::Result<Option<i64>> {
+    conn.prepare_cached("SELECT id FROM namespace_numbers WHERE place = ?1")?
+        .query_row([key], |row| row.get(0))
+        .optional()
+}
+
+/// Returns the number of a namespace key. Inserts one if there is none.
+pub(super) fn find_or_insert_number(conn: &Connection, key: &str) -> rusqlite::Result<i64> {
+    if let Some(number) = number(conn, key)? {
+        return Ok(number);
+    }
+    conn.prepare_cached("INSERT INTO namespace_numbers (place) VALUES (?1)")?.execute([key])?;
+    Ok(conn.last_insert_rowid())
+}
+
+/// Removes the number of a namespace key that no hook has any more. True: removed.
+pub(super) fn remove_unused_number(conn: &Connection, key: &str) -> rusqlite::Result<bool> {
+    let removed = conn
+        .prepare_cached(
+            "DELETE FROM namespace_numbers WHERE place = ?1
+             AND NOT EXISTS (SELECT 1 FROM hooks INDEXED BY hooks_name WHERE namespace = ?1)",
+        )?
+        .execute([key])?;
+    Ok(removed > 0)
+}
+
+/// Deliveries that one statement of `number_deliveries` changes, so that its transaction stays small.
+const NUMBER_BATCH: i64 = 10_000;
+
+/// Sets the namespace of deliveries that a program of format 5 inserted, after a rollback to it. Lists would not find
+/// them otherwise.
+pub(super) fn number_deliveries(conn: &Connection) -> rusqlite::Result<()> {
+    let is_missing =
+        "SELECT EXISTS (SELECT 1 FROM deliveries INDEXED BY deliveries_namespace WHERE namespace IS NULL)";
+    if !conn.query_row(is_missing, [], |row| row.get(0))? {
+        return Ok(());
+    }
+    conn.execute("INSERT OR IGNORE INTO namespace_numbers (place) SELECT DISTINCT namespace FROM hooks", [])?;
+    // 0, the number of no namespace, for a delivery without its hook: otherwise the loop would not end.
+    let mut number = conn.prepare(
+        "UPDATE deliveries SET namespace = coalesce(
+             (SELECT n.id FROM hooks h JOIN namespace_numbers n ON n.place = h.namespace WHERE h.id = hook), 0)
+         WHERE seq IN (SELECT seq FROM deliveries INDEXED BY deliveries_namespace WHERE namespace IS NULL LIMIT ?1)",
+    )?;
+    while number.execute([NUMBER_BATCH])? > 0 {}
+    Ok(())
+}
+
 /// Returns the names of all namespaces with rows.
 pub(super) fn names(conn: &Connection) -> rusqlite::Result<Vec<String>> {
     let mut names = conn
         .prepare_cached(
-            "SELECT DISTINCT namespace FROM hooks UNION SELECT name FROM namespaces WHERE uid IS NOT NULL",
+            "SELECT place FROM namespace_numbers UNION SELECT name FROM namespaces WHERE uid IS NOT NULL",
         )?
         .query_map([], |row| row.get::<_, String>(0))?
         .map(|key| key.map(|key| name(&key).to_owned()))

@@ -7,6 +7,7 @@ use super::super::{DeliverySeq, EventSeq};
 use super::cache::WriterCache;
 use super::gates;
 use super::materialize;
+use super::namespace_keys;
 
 /// Records the present uid of a namespace. True: another namespace had this name before, and its data is detached now.
 pub(super) fn set_uid(
@@ -68,6 +69,7 @@ pub(super) fn sweep(conn: &Connection, cache: &mut WriterCache, rows: i64) -> ru
     }
     if events.is_empty() {
         conn.execute("DELETE FROM ended WHERE place = ?1", [&key])?;
+        namespace_keys::remove_unused_number(conn, &key)?;
     }
     Ok(i64::try_from(events.len()).unwrap_or(rows).max(1))
 }

@@ -1,4 +1,5 @@
-//! The pool of reading connections.
+//! Pools of reading connections, in the order of requests: one for the dispatcher, one for maintenance. Users' queries
+//! have their own (`history_readers`).
 
 use std::path::Path;
 use std::sync::Arc;
@@ -46,10 +47,7 @@ impl ReaderPool {
             let conn = this.free.lock().pop().ok_or(StoreError::Closed)?;
             let result = read(&conn);
             this.free.lock().push(conn);
-            result.map_err(|e| match FailureKind::of(&e) {
-                FailureKind::Fatal(text) => this.shared.fail(text),
-                other => other.into(),
-            })
+            result.map_err(|e| read_error(&this.shared, &e))
         });
         done.await.unwrap_or(Err(StoreError::Closed))
     }
@@ -60,6 +58,14 @@ impl ReaderPool {
         self.permits.close();
         self.free.lock().clear();
         drop(all);
+    }
+}
+
+/// Returns the error of a failed read. Ends the store if the content of the disk is unknown.
+pub(super) fn read_error(shared: &SharedState, error: &rusqlite::Error) -> StoreError {
+    match FailureKind::of(error) {
+        FailureKind::Fatal(text) => shared.fail(text),
+        other => other.into(),
     }
 }
 

@@ -58,10 +58,66 @@ pub(super) fn due(
             Some(noted) => read_unmaterialized(&tx, seq, &noted, &hook, held)?,
             None => read_materialized(&tx, seq, &hook, held)?,
         };
-        bytes += pending.event.data.get().len();
+        let len = pending.event.data.get().len();
+        if limit.is_strict && bytes + len > limit.bytes {
+            due.has_more = true;
+            due.too_large = due.pending.is_empty().then_some(len);
+            break;
+        }
+        bytes += len;
         due.pending.push(pending);
     }
     Ok(due)
+}
+
+/// The most rows that one read of untried deliveries examines.
+const MAX_EXAMINED: usize = 256;
+
+/// Reads due deliveries of a hook that were never attempted, newest first.
+pub(super) fn newest_untried(
+    conn: &Connection,
+    uid: &str,
+    now: Millis,
+    exclude: &HashSet<DeliverySeq>,
+    limit: ReadLimit,
+) -> rusqlite::Result<Vec<PendingDelivery>> {
+    let tx = conn.unchecked_transaction()?;
+    let Some((hook_row, hook, held)) = hook(&tx, uid, now)? else { return Ok(Vec::new()) };
+    let mut unmaterialized = unmaterialized::read(&tx)?;
+    unmaterialized.retain(|seq, one| one.hook == hook_row && one.due <= now.0 && !exclude.contains(seq));
+    let mut candidates: Vec<DeliverySeq> = unmaterialized.keys().rev().take(limit.rows).copied().collect();
+    let mut is_untried = tx.prepare_cached(IS_UNTRIED)?;
+    let mut index = tx.prepare_cached(NEWEST)?;
+    let mut rows = index.query([hook_row])?;
+    let (mut examined, mut from_index) = (0, 0);
+    while examined < MAX_EXAMINED
+        && from_index < limit.rows
+        && let Some(row) = rows.next()?
+    {
+        let seq = row.get(0)?;
+        if exclude.contains(&seq) {
+            continue;
+        }
+        examined += 1;
+        if is_untried.query_row(params![seq, now.0], |row| row.get(0))? {
+            candidates.push(seq);
+            from_index += 1;
+        }
+    }
+    candidates.sort_unstable_by(|a, b| b.cmp(a));
+    let (mut found, mut bytes) = (Vec::new(), 0);
+    for seq in candidates {
+        if found.len() >= limit.rows || bytes >= limit.bytes {
+            break;
+        }
+        let pending = match unmaterialized.remove(&seq) {
+            Some(noted) => read_unmaterialized(&tx, seq, &noted, &hook, held)?,
+            None => read_materialized(&tx, seq, &hook, held)?,
+        };
+        bytes += pending.event.data.get().len();
+        found.push(pending);
+    }
+    Ok(found)
 }
 
 /// Reads a delivery that has a row. `held`: how long its hook has been held in total, in milliseconds.
@@ -120,6 +176,11 @@ fn held_since(held: i64, before: i64) -> Duration {
 pub(super) const DUE: &str = "
 SELECT due, seq FROM deliveries INDEXED BY deliveries_pending
 WHERE state = 0 AND hook = ?1 AND due <= ?2 ORDER BY due, seq";
+
+pub(super) const NEWEST: &str = "
+SELECT seq FROM deliveries INDEXED BY deliveries_list WHERE hook = ?1 AND state = 0 ORDER BY seq DESC";
+
+const IS_UNTRIED: &str = "SELECT attempts = attempts_before AND due <= ?2 FROM deliveries WHERE seq = ?1";
 
 const PENDING: &str = "
 SELECT d.seq, d.id, d.attempts - d.attempts_before, d.due, coalesce(d.began, e.accepted),
@@ -233,11 +294,10 @@ pub(super) fn backlog(conn: &Connection) -> rusqlite::Result<Vec<HookBacklog>> {
     Ok(backlog)
 }
 
+pub(super) const HELD: &str = "
+SELECT uid, namespace, name FROM hooks INDEXED BY hooks_held
+WHERE held_since IS NOT NULL AND namespace NOT IN (SELECT place FROM ended) ORDER BY uid";
+
 pub(super) fn held_hooks(conn: &Connection) -> rusqlite::Result<Vec<HookId>> {
-    conn.prepare_cached(
-        "SELECT uid, namespace, name FROM hooks
-         WHERE held_since IS NOT NULL AND namespace NOT IN (SELECT place FROM ended) ORDER BY uid",
-    )?
-    .query_map([], |row| hook_id(row, 0))?
-    .collect()
+    conn.prepare_cached(HELD)?.query_map([], |row| hook_id(row, 0))?.collect()
 }

@@ -1,27 +1,42 @@
-//! Replays of many deliveries. A reader plans the next steps; the writer executes them in bounded chunks.
+//! Replays of many deliveries. A reader plans the next steps; the writer executes them in bounded batches.
+//!
+//! A call examines and replays a bounded number of deliveries for all replays together. The number is divided between the
+//! namespaces with unfinished replays, and then between each namespace's replays.
+
+use std::collections::HashMap;
+use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, params};
 use uuid::Uuid;
 
 use super::super::{DeliveryFilter, DeliverySeq, HookId, ReplayJob};
 use super::cache::WriterCache;
-use super::history::{self, DeliveryWalk, Direction};
+use super::history::{self, ReadBudget, ReadLimiter};
 use super::namespace_keys;
-use super::rows::filter;
+use super::rows::{filter, limit};
 use super::transitions;
+use super::walk::{DeliveryWalk, Direction};
 use crate::core::time::Millis;
 
-/// The most deliveries that one step examines. Bounds a step whose filter rejects most deliveries.
-const MAX_EXAMINED: usize = 5000;
+/// Deliveries that one call examines. Bounds a call whose filters reject most deliveries, and its snapshot.
+const EXAMINED: ReadBudget = ReadBudget { rows: 10_000, time: Duration::from_millis(200) };
+/// Deliveries that one call replays.
+const REPLAYED: usize = 5000;
+/// Deliveries that one operation of the writer replays. The next accept waits for it.
+const BATCH: usize = 500;
+/// The most unfinished replays of a namespace.
+pub(super) const MAX_UNFINISHED: usize = 20;
+/// Finished replays of a namespace that stay visible.
+const MAX_FINISHED: usize = 100;
 /// How long a finished replay stays visible, in milliseconds.
 const EXPIRY: i64 = 24 * 3_600_000;
 
 /// The next step of one replay.
 pub(super) struct ReplayStep {
     id: Uuid,
-    /// The last delivery that earlier steps examined.
+    /// The last position that earlier steps examined.
     from: DeliverySeq,
-    /// The last delivery that this step examined.
+    /// The last position that this step examined.
     to: DeliverySeq,
     /// The time up to which the allowed rate has been used.
     stepped: i64,
@@ -31,69 +46,119 @@ pub(super) struct ReplayStep {
     deliveries: Vec<DeliverySeq>,
 }
 
-/// True if there is any replay. Usually there is none, and the planning can be skipped.
-pub(super) fn any(conn: &Connection) -> rusqlite::Result<bool> {
-    conn.prepare_cached("SELECT EXISTS (SELECT 1 FROM replays)")?.query_row([], |row| row.get(0))
+/// An unfinished replay.
+struct Unfinished {
+    id: [u8; 16],
+    namespace: String,
+    filter: DeliveryFilter,
+    rate: i64,
+    started: i64,
+    stepped: i64,
+    at: DeliverySeq,
+    top: DeliverySeq,
 }
 
-/// Plans the next step of each replay. The flag is true if a finished replay has expired.
-pub(super) fn plan(
-    conn: &Connection,
-    now: Millis,
-    limit: usize,
-) -> rusqlite::Result<(Vec<ReplayStep>, bool)> {
-    type ReplayRow = ([u8; 16], DeliveryFilter, i64, i64, i64, DeliverySeq, DeliverySeq);
+/// Plans the next steps, in batches for the writer. The flag is true if a finished replay has expired.
+pub(super) fn plan(conn: &Connection, now: Millis) -> rusqlite::Result<(Vec<Vec<ReplayStep>>, bool)> {
+    let mut limiter = ReadLimiter::start(EXAMINED);
     let tx = conn.unchecked_transaction()?;
-    let found = tx
+    // Replays that this call does not reach come first in the next one, because their `stepped` is the oldest then.
+    let unfinished = tx
         .prepare_cached(
-            "SELECT id, filter, rate, started, stepped, at, top FROM replays WHERE done_at IS NULL ORDER BY started, id",
+            "SELECT id, namespace, filter, rate, started, stepped, at, top FROM replays WHERE done_at IS NULL
+             ORDER BY stepped, id",
         )?
         .query_map([], |row| {
-            Ok((row.get(0)?, filter(row, 1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?))
+            Ok(Unfinished {
+                id: row.get(0)?,
+                namespace: row.get(1)?,
+                filter: filter(row, 2)?,
+                rate: row.get(3)?,
+                started: row.get(4)?,
+                stepped: row.get(5)?,
+                at: row.get(6)?,
+                top: row.get(7)?,
+            })
         })?
-        .collect::<rusqlite::Result<Vec<ReplayRow>>>()?;
-    let mut steps = Vec::new();
-    for (id, filter, rate, started, stepped, from, top) in found {
-        // The lower bound limits a step to one second of the rate, even after downtime. The upper bound keeps the
-        // replay going after the clock was set back.
-        let stepped = stepped.clamp(now.0.saturating_sub(1000), now.0);
-        let allowed = usize::try_from(rate.saturating_mul(now.0 - stepped) / 1000).unwrap_or(0).min(limit);
-        if allowed == 0 {
-            continue;
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    let mut of_namespace: HashMap<&str, usize> = HashMap::new();
+    unfinished.iter().for_each(|replay| *of_namespace.entry(&replay.namespace).or_default() += 1);
+    let mut batches = vec![Vec::new()];
+    let mut batch_size = 0;
+    for replay in &unfinished {
+        let sharing = of_namespace.len() * of_namespace.get(&*replay.namespace).copied().unwrap_or(1);
+        let Some(step) = plan_step(&tx, replay, now, sharing, &mut limiter)? else { continue };
+        if batch_size + step.deliveries.len() > BATCH {
+            batches.push(Vec::new());
+            batch_size = 0;
         }
-        let mut step = ReplayStep {
-            id: Uuid::from_bytes(id),
-            from,
-            to: from,
-            stepped,
-            started,
-            is_done: false,
-            deliveries: Vec::new(),
-        };
-        let mut walk = DeliveryWalk::new(&tx, &filter, Direction::Newer, Some(from))?;
-        for _ in 0..MAX_EXAMINED {
-            if step.deliveries.len() >= allowed {
-                break;
-            }
-            let Some(seq) = walk.next(&tx)?.filter(|seq| *seq <= top) else {
-                step.is_done = true;
-                break;
-            };
-            step.to = seq;
-            let found = history::find_matching(&tx, &filter, seq)?;
-            if found.and_then(|(_, finished)| finished).is_some_and(|at| at.0 <= started) {
-                step.deliveries.push(seq);
-            }
+        batch_size += step.deliveries.len();
+        if let Some(batch) = batches.last_mut() {
+            batch.push(step);
         }
-        let used =
-            i64::try_from(step.deliveries.len()).unwrap_or(i64::MAX).saturating_mul(1000) / rate.max(1);
-        step.stepped = stepped.saturating_add(used);
-        steps.push(step);
+        if limiter.is_used_up() {
+            break;
+        }
     }
+    batches.retain(|batch| !batch.is_empty());
     let has_expired = tx
         .prepare_cached("SELECT EXISTS (SELECT 1 FROM replays WHERE done_at <= ?1)")?
         .query_row([now.0.saturating_sub(EXPIRY)], |row| row.get(0))?;
-    Ok((steps, has_expired))
+    Ok((batches, has_expired))
+}
+
+/// Plans the next step of a replay, which is one of `sharing` equal parts of a call. None: its rate allows none yet.
+fn plan_step(
+    conn: &Connection,
+    replay: &Unfinished,
+    now: Millis,
+    sharing: usize,
+    limiter: &mut ReadLimiter,
+) -> rusqlite::Result<Option<ReplayStep>> {
+    // The lower bound limits a step to one second of the rate, even after downtime. The upper bound keeps the replay going
+    // after the clock was set back.
+    let stepped = replay.stepped.clamp(now.0.saturating_sub(1000), now.0);
+    let share = |of_all: usize| (of_all / sharing).max(1);
+    let allowed = usize::try_from(replay.rate.saturating_mul(now.0 - stepped) / 1000).unwrap_or(0);
+    let allowed = allowed.min(share(REPLAYED)).min(BATCH);
+    if allowed == 0 {
+        return Ok(None);
+    }
+    let mut step = ReplayStep {
+        id: Uuid::from_bytes(replay.id),
+        from: replay.at,
+        to: replay.at,
+        stepped,
+        started: replay.started,
+        is_done: false,
+        deliveries: Vec::new(),
+    };
+    let mut walk = DeliveryWalk::new(conn, &replay.filter, Direction::Newer, Some(replay.at))?;
+    for _ in 0..share(EXAMINED.rows) {
+        if step.deliveries.len() >= allowed {
+            break;
+        }
+        let Some(position) = walk.next(conn)?.filter(|position| position.seq <= replay.top) else {
+            step.is_done = true;
+            break;
+        };
+        step.to = position.seq;
+        limiter.take(1);
+        let found = match position.is_delivery {
+            true => history::find_matching(conn, &replay.filter, position.seq)?,
+            false => None,
+        };
+        if found.and_then(|(_, finished)| finished).is_some_and(|at| at.0 <= replay.started) {
+            step.deliveries.push(position.seq);
+        }
+        if limiter.is_used_up() {
+            break;
+        }
+    }
+    let used =
+        i64::try_from(step.deliveries.len()).unwrap_or(i64::MAX).saturating_mul(1000) / replay.rate.max(1);
+    step.stepped = stepped.saturating_add(used);
+    Ok(Some(step))
 }
 
 /// Executes the steps and returns the hooks with newly due deliveries.
@@ -130,33 +195,44 @@ pub(super) fn execute(
         conn.prepare_cached("UPDATE replays SET replayed = replayed + ?2 WHERE id = ?1")?
             .execute(params![step.id.as_bytes(), replayed])?;
     }
-    conn.prepare_cached("DELETE FROM replays WHERE done_at <= ?1")?
-        .execute([now.0.saturating_sub(EXPIRY)])?;
     hooks.sort();
     hooks.dedup();
     Ok(hooks)
 }
 
-/// Inserts a new replay.
+/// Removes finished replays that are no longer visible.
+pub(super) fn remove_expired(conn: &Connection, now: Millis) -> rusqlite::Result<()> {
+    let expired = now.0.saturating_sub(EXPIRY);
+    conn.prepare_cached("DELETE FROM replays WHERE done_at <= ?1")?.execute([expired]).map(drop)
+}
+
+/// Inserts a new replay, and removes the namespace's oldest finished ones above the limit. None: the namespace has too
+/// many unfinished replays.
 pub(super) fn start(
     conn: &Connection,
     id: Uuid,
     (filter, text): (&DeliveryFilter, &str),
     rate: u32,
     now: Millis,
-) -> rusqlite::Result<ReplayJob> {
+) -> rusqlite::Result<Option<ReplayJob>> {
+    let namespace_key = namespace_keys::key(conn, &filter.namespace)?;
+    let unfinished: i64 = conn
+        .prepare_cached("SELECT count(*) FROM replays WHERE namespace = ?1 AND done_at IS NULL")?
+        .query_row([&namespace_key], |row| row.get(0))?;
+    if usize::try_from(unfinished).unwrap_or(usize::MAX) >= MAX_UNFINISHED {
+        return Ok(None);
+    }
+    conn.prepare_cached(
+        "DELETE FROM replays WHERE id IN (SELECT id FROM replays WHERE namespace = ?1 AND done_at IS NOT NULL
+                                          ORDER BY done_at DESC LIMIT -1 OFFSET ?2)",
+    )?
+    .execute(params![namespace_key, limit(MAX_FINISHED)])?;
     conn.prepare_cached(
         "INSERT INTO replays (id, namespace, filter, rate, started, stepped, at, top, replayed)
          VALUES (?1, ?2, ?3, ?4, ?5, ?5, 0, (SELECT coalesce(max(seq), 0) FROM deliveries), 0)",
     )?
-    .execute(params![
-        id.as_bytes(),
-        namespace_keys::key(conn, &filter.namespace)?,
-        text,
-        rate,
-        now.0
-    ])?;
-    Ok(ReplayJob { id, filter: filter.clone(), rate, replayed: 0, done: false })
+    .execute(params![id.as_bytes(), namespace_key, text, rate, now.0])?;
+    Ok(Some(ReplayJob { id, filter: filter.clone(), rate, replayed: 0, done: false }))
 }
 
 /// Returns a replay with its progress.

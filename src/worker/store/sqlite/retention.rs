@@ -6,6 +6,7 @@
 //! smaller than the limits. A sweep must succeed on a full disk, so it needs no space and materializes nothing (see
 //! `materialize`).
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use rusqlite::{Connection, Rows, params};
@@ -13,6 +14,7 @@ use rusqlite::{Connection, Rows, params};
 use super::super::{DeliverySeq, EventSeq, Retention};
 use super::cache::WriterCache;
 use super::gates;
+use super::hook_rows;
 use super::materialize;
 use super::namespaces;
 use super::rows::{EVENT_BYTES, limit};
@@ -106,6 +108,26 @@ pub(super) struct SweepLimit {
     pub(super) bytes: usize,
 }
 
+impl SweepLimit {
+    /// Returns a smaller limit, for a disk without space to log the removal of all these rows. None: one row is the
+    /// least.
+    pub(super) fn reduced(self) -> Option<SweepLimit> {
+        (self.rows > 1).then_some(SweepLimit { rows: (self.rows / 8).max(1), bytes: self.bytes })
+    }
+}
+
+/// The round of sweeps in progress.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) enum SweepRound {
+    /// The next sweep begins a round.
+    #[default]
+    Begin,
+    /// Removes rows, with the cutoff that was computed at the beginning.
+    Remove(Cutoff),
+    /// Gives more free pages back to the disk.
+    Vacuum,
+}
+
 /// Removes rows up to the limit. True: the limit was reached, and there may be more.
 pub(super) fn sweep(
     conn: &Connection,
@@ -121,15 +143,21 @@ pub(super) fn sweep(
     let watermark = materialize::advance_watermark(conn, cache)?;
     let of_namespaces = namespaces::sweep(conn, cache, limit(budget.rows))?;
     budget.take(usize::try_from(of_namespaces).unwrap_or(budget.rows), 0);
+    let mut hooks = HashSet::new();
     for state in [DELIVERED, DROPPED, CANCELLED] {
-        sweep_deliveries(conn, cache, state, (history, cutoff.history), watermark, now, &mut budget)?;
+        let cutoffs = (history, cutoff.history);
+        hooks.extend(sweep_deliveries(conn, cache, state, cutoffs, watermark, now, &mut budget)?);
     }
-    sweep_deliveries(conn, cache, DEAD, (dead, cutoff.dead), watermark, now, &mut budget)?;
+    hooks.extend(sweep_deliveries(conn, cache, DEAD, (dead, cutoff.dead), watermark, now, &mut budget)?);
+    for hook in hooks {
+        hook_rows::remove_if_unused(conn, cache, hook)?;
+    }
     sweep_events(conn, history, watermark, now, &mut budget)?;
     if cutoff.history > history {
         remove_event_data(conn, cutoff.history, now, &mut budget)?;
     }
     budget.take(gates::sweep(conn, cache, now, limit(budget.rows))?, 0);
+    budget.take(hook_rows::sweep_namespaces(conn, cache, limit(budget.rows))?, 0);
     let keys = conn
         .prepare_cached(
             "DELETE FROM dedup WHERE key IN (SELECT key FROM dedup WHERE expires <= ?1 ORDER BY expires LIMIT ?2)",
@@ -163,7 +191,7 @@ fn age_cutoff(now: Millis, age: Duration) -> i64 {
     now.0.saturating_sub(i64::try_from(age.as_millis()).unwrap_or(i64::MAX))
 }
 
-/// Removes deliveries that finished at or before `aged` or `cutoff`, whichever is later.
+/// Removes deliveries that finished at or before `aged` or `cutoff`, whichever is later. Returns their hooks.
 fn sweep_deliveries(
     conn: &Connection,
     cache: &mut WriterCache,
@@ -172,7 +200,7 @@ fn sweep_deliveries(
     watermark: EventSeq,
     now: Millis,
     budget: &mut SweepBudget,
-) -> rusqlite::Result<()> {
+) -> rusqlite::Result<HashSet<i64>> {
     type Expired = (DeliverySeq, EventSeq, i64, i64, i64);
     let expired = conn
         .prepare_cached(
@@ -184,10 +212,12 @@ fn sweep_deliveries(
             |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)),
         )?
         .collect::<rusqlite::Result<Vec<Expired>>>()?;
+    let mut hooks = HashSet::new();
     for (seq, event, hook, size, finished) in expired {
         if budget.is_used_up() {
-            return Ok(());
+            break;
         }
+        hooks.insert(hook);
         conn.prepare_cached("DELETE FROM attempts WHERE delivery = ?1")?.execute([seq])?;
         conn.prepare_cached("DELETE FROM deliveries WHERE seq = ?1")?.execute([seq])?;
         // A positive size: an older program settled the delivery without subtracting the size. Subtract it now.
@@ -213,7 +243,7 @@ fn sweep_deliveries(
             remove_event(conn, accepted, event, kept_until <= now.0)?;
         }
     }
-    Ok(())
+    Ok(hooks)
 }
 
 /// Removes events that no delivery refers to.

@@ -1,21 +1,26 @@
 //! Implements the four roles of a store.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use rusqlite::Connection;
 use uuid::Uuid;
 
 use super::super::{
-    AcceptCallback, DeliveryFilter, DeliveryRecord, DeliverySeq, DeliveryState, DispatchStore, DueDeliveries,
-    EventExplanation, HistoryStore, HookBacklog, HookId, IngestStore, MaintenanceStore, NewEvent, ReadLimit,
-    ReplayJob, Retention, Settlement, StoreError, StoreStats,
+    AcceptCallback, DeliveryFilter, DeliveryPage, DeliveryRecord, DeliverySeq, DeliveryState, DispatchStore,
+    DueDeliveries, EventExplanation, HistoryStore, HookBacklog, HookId, IngestStore, MaintenanceStore,
+    NewEvent, PendingDelivery, ReadLimit, ReplayJob, Retention, Settlement, StoreError, StoreSpace,
+    StoreStats, StoredTimes,
 };
+use super::cache::WriterCache;
 use super::engine::SqliteStore;
+use super::retention::SweepRound;
 use super::writer::Operation;
 use super::{
-    gates, history, namespace_keys, namespaces, reads, replays, retention, rows, schema, transitions,
+    clock, gates, history, hook_rows, namespace_keys, namespaces, reads, replays, retention, rows, schema,
+    transitions, vacuum,
 };
 use crate::core::event::Event;
 use crate::core::time::Millis;
@@ -40,6 +45,18 @@ impl DispatchStore for SqliteStore {
     ) -> BoxFuture<'_, Result<DueDeliveries, StoreError>> {
         let uid = hook_uid.to_owned();
         async move { self.read(move |conn| reads::due(conn, &uid, now, &exclude, limit)).await }.boxed()
+    }
+
+    fn newest_untried(
+        &self,
+        hook_uid: &str,
+        now: Millis,
+        exclude: HashSet<DeliverySeq>,
+        limit: ReadLimit,
+    ) -> BoxFuture<'_, Result<Vec<PendingDelivery>, StoreError>> {
+        let uid = hook_uid.to_owned();
+        async move { self.read(move |conn| reads::newest_untried(conn, &uid, now, &exclude, limit)).await }
+            .boxed()
     }
 
     fn next_due(&self, hook_uid: &str, after: Millis) -> BoxFuture<'_, Result<Option<Millis>, StoreError>> {
@@ -93,12 +110,33 @@ impl HistoryStore for SqliteStore {
         id: Uuid,
     ) -> BoxFuture<'_, Result<Option<DeliveryRecord>, StoreError>> {
         let namespace = namespace.to_owned();
-        async move { self.read(move |conn| history::delivery(conn, &namespace, id)).await }.boxed()
+        async move {
+            let of_namespace = namespace.clone();
+            self.read_history(&namespace, move |conn| history::delivery(conn, &of_namespace, id)).await
+        }
+        .boxed()
+    }
+
+    fn state_after_change(
+        &self,
+        namespace: &str,
+        id: Uuid,
+    ) -> BoxFuture<'_, Result<Option<(DeliverySeq, DeliveryState)>, StoreError>> {
+        let namespace = namespace.to_owned();
+        async move {
+            let read = move |conn: &Connection| history::state(conn, &namespace, id);
+            self.maintenance_readers.run(read).await
+        }
+        .boxed()
     }
 
     fn event_of(&self, namespace: &str, id: Uuid) -> BoxFuture<'_, Result<Option<Arc<Event>>, StoreError>> {
         let namespace = namespace.to_owned();
-        async move { self.read(move |conn| history::event_of(conn, &namespace, id)).await }.boxed()
+        async move {
+            let of_namespace = namespace.clone();
+            self.read_history(&namespace, move |conn| history::event_of(conn, &of_namespace, id)).await
+        }
+        .boxed()
     }
 
     fn list(
@@ -106,8 +144,14 @@ impl HistoryStore for SqliteStore {
         filter: DeliveryFilter,
         before: Option<DeliverySeq>,
         limit: usize,
-    ) -> BoxFuture<'_, Result<Vec<DeliveryRecord>, StoreError>> {
-        self.read(move |conn| history::list(conn, &filter, before, limit)).boxed()
+    ) -> BoxFuture<'_, Result<DeliveryPage, StoreError>> {
+        let budget = self.history_budget;
+        async move {
+            let namespace = filter.namespace.clone();
+            self.read_history(&namespace, move |conn| history::list(conn, &filter, before, limit, budget))
+                .await
+        }
+        .boxed()
     }
 
     fn explain(
@@ -115,8 +159,13 @@ impl HistoryStore for SqliteStore {
         namespace: &str,
         event_id: &str,
     ) -> BoxFuture<'_, Result<Option<EventExplanation>, StoreError>> {
-        let (namespace, id) = (namespace.to_owned(), event_id.to_owned());
-        self.read(move |conn| history::explain(conn, &namespace, &id)).boxed()
+        let (namespace, id, budget) = (namespace.to_owned(), event_id.to_owned(), self.history_budget);
+        async move {
+            let of_namespace = namespace.clone();
+            self.read_history(&namespace, move |conn| history::explain(conn, &of_namespace, &id, budget))
+                .await
+        }
+        .boxed()
     }
 
     fn replay(
@@ -126,7 +175,14 @@ impl HistoryStore for SqliteStore {
         now: Millis,
     ) -> BoxFuture<'_, Result<Option<HookId>, StoreError>> {
         let namespace = namespace.to_owned();
-        self.write(move |conn, cache| transitions::replay(conn, cache, &namespace, id, now)).boxed()
+        async move {
+            let of_namespace = namespace.clone();
+            let replay = move |conn: &Connection, cache: &mut WriterCache| {
+                transitions::replay(conn, cache, &of_namespace, id, now)
+            };
+            self.write_namespace(&namespace, replay).await
+        }
+        .boxed()
     }
 
     fn cancel(
@@ -136,7 +192,14 @@ impl HistoryStore for SqliteStore {
         now: Millis,
     ) -> BoxFuture<'_, Result<Option<HookId>, StoreError>> {
         let namespace = namespace.to_owned();
-        self.write(move |conn, cache| transitions::cancel(conn, cache, &namespace, id, now)).boxed()
+        async move {
+            let of_namespace = namespace.clone();
+            let cancel = move |conn: &Connection, cache: &mut WriterCache| {
+                transitions::cancel(conn, cache, &of_namespace, id, now)
+            };
+            self.write_namespace(&namespace, cancel).await
+        }
+        .boxed()
     }
 
     fn start_replay(
@@ -155,22 +218,31 @@ impl HistoryStore for SqliteStore {
             }
             let text = serde_json::to_string(&filter).map_err(|e| StoreError::Refused(e.to_string()))?;
             let id = Uuid::now_v7();
-            self.write(move |conn, _| replays::start(conn, id, (&filter, &text), rate, now)).await
+            // Without materializing anything: only finished deliveries are replayed, and they have rows.
+            let start = move |conn: &Connection, _: &mut WriterCache| {
+                replays::start(conn, id, (&filter, &text), rate, now)
+            };
+            self.write_unmaterialized(start).await?.ok_or(StoreError::TooManyReplays(replays::MAX_UNFINISHED))
         }
         .boxed()
     }
 
     fn step_replays(&self, now: Millis) -> BoxFuture<'_, Result<Vec<HookId>, StoreError>> {
         async move {
-            if !self.readers.run(replays::any).await? {
-                return Ok(Vec::new());
+            let (batches, has_expired) =
+                self.maintenance_readers.run(move |conn| replays::plan(conn, now)).await?;
+            if has_expired {
+                self.write_unmaterialized(move |conn, _| replays::remove_expired(conn, now)).await?;
             }
-            let limit = self.sweep_limit.rows;
-            let (steps, has_expired) = self.read(move |conn| replays::plan(conn, now, limit)).await?;
-            if steps.is_empty() && !has_expired {
-                return Ok(Vec::new());
+            let mut hooks = BTreeSet::new();
+            // One operation for each batch, so that accepts run in between.
+            for batch in batches {
+                let execute = move |conn: &Connection, cache: &mut WriterCache| {
+                    replays::execute(conn, cache, &batch, now)
+                };
+                hooks.extend(self.write_unmaterialized(execute).await?);
             }
-            self.write(move |conn, cache| replays::execute(conn, cache, &steps, now)).await
+            Ok(hooks.into_iter().collect())
         }
         .boxed()
     }
@@ -181,7 +253,11 @@ impl HistoryStore for SqliteStore {
         id: Uuid,
     ) -> BoxFuture<'_, Result<Option<ReplayJob>, StoreError>> {
         let namespace = namespace.to_owned();
-        self.readers.run(move |conn| replays::progress(conn, &namespace, id)).boxed()
+        async move {
+            let of_namespace = namespace.clone();
+            self.read_history(&namespace, move |conn| replays::progress(conn, &of_namespace, id)).await
+        }
+        .boxed()
     }
 }
 
@@ -189,30 +265,61 @@ impl MaintenanceStore for SqliteStore {
     fn sweep(&self, retention: Retention, now: Millis) -> BoxFuture<'_, Result<bool, StoreError>> {
         async move {
             // Locked until the end, because two concurrent sweeps would only delay each other.
-            let mut round = self.cutoff.lock().await;
-            let cutoff = match round.take() {
-                Some(cutoff) => cutoff,
-                None => self.readers.run(move |conn| retention::cutoff(conn, retention)).await?,
+            let mut round = self.round.lock().await;
+            // A failed step begins a new round.
+            let mut has_freed = false;
+            let cutoff = match std::mem::take(&mut *round) {
+                SweepRound::Begin => {
+                    *self.unused_hooks.lock() = self.maintenance_readers.run(hook_rows::find_unused).await?;
+                    Some(self.maintenance_readers.run(move |conn| retention::cutoff(conn, retention)).await?)
+                }
+                SweepRound::Remove(cutoff) => Some(cutoff),
+                SweepRound::Vacuum => {
+                    has_freed = true;
+                    None
+                }
             };
-            let limit = self.sweep_limit;
-            let has_more = self
-                .write_unmaterialized(move |conn, cache| {
-                    retention::sweep(conn, cache, retention, cutoff, now, limit)
-                })
-                .await?;
-            *round = has_more.then_some(cutoff);
+            if let Some(cutoff) = cutoff
+                && self.sweep_rows(retention, cutoff, now).await?
+            {
+                *round = SweepRound::Remove(cutoff);
+                return Ok(true);
+            }
+            let has_more = self.vacuum(has_freed).await?;
+            *round = if has_more { SweepRound::Vacuum } else { SweepRound::Begin };
             Ok(has_more)
         }
         .boxed()
     }
 
+    fn stored_times(&self) -> BoxFuture<'_, Result<StoredTimes, StoreError>> {
+        self.maintenance_readers.run(clock::stored_times).boxed()
+    }
+
+    fn reset_future_times(&self, now: Millis) -> BoxFuture<'_, Result<bool, StoreError>> {
+        let rows = self.sweep_limit.rows;
+        self.write(move |conn, cache| clock::reset_future_times(conn, cache, now, rows)).boxed()
+    }
+
+    fn space(&self) -> BoxFuture<'_, Result<StoreSpace, StoreError>> {
+        async move {
+            let (shared, path) = (self.shared.clone(), self.path.clone());
+            let measure = move |conn: &Connection| {
+                let is_disk_full = shared.recheck_disk();
+                Ok(StoreSpace { is_disk_full, ..vacuum::space(conn, &path)? })
+            };
+            self.maintenance_readers.run(measure).await
+        }
+        .boxed()
+    }
+
     fn stats(&self) -> BoxFuture<'_, Result<StoreStats, StoreError>> {
-        self.read(reads::stats).boxed()
+        self.read_in(&self.maintenance_readers, reads::stats).boxed()
     }
 
     fn hook_stats(&self, uid: &str) -> BoxFuture<'_, Result<StoreStats, StoreError>> {
         let uid = uid.to_owned();
-        async move { self.read(move |conn| reads::hook_stats(conn, &uid)).await }.boxed()
+        self.read_in(&self.maintenance_readers, move |conn| reads::hook_stats(conn, &uid)).boxed()
     }
 
     fn claim_installation(&self, installation: &str, adopt: bool) -> BoxFuture<'_, Result<(), StoreError>> {
@@ -228,7 +335,7 @@ impl MaintenanceStore for SqliteStore {
     }
 
     fn namespaces(&self) -> BoxFuture<'_, Result<Vec<String>, StoreError>> {
-        self.readers.run(namespace_keys::names).boxed()
+        self.maintenance_readers.run(namespace_keys::names).boxed()
     }
 
     fn set_namespace_uid(&self, name: &str, uid: Option<&str>) -> BoxFuture<'_, Result<bool, StoreError>> {

@@ -3,9 +3,9 @@
 //! So the deliveries of an event are one range of row ids, and no index has to connect the two tables. A delivery's
 //! sequence number is known before anything is written.
 
+use super::super::ids::INDEX_BITS;
+pub(super) use super::super::ids::event_seq;
 use super::super::{DeliverySeq, EventSeq};
-
-const INDEX_BITS: u32 = 20;
 
 /// The most deliveries of one event.
 pub(super) const MAX_DELIVERIES: usize = 1 << INDEX_BITS;
@@ -23,11 +23,6 @@ pub(super) fn first_delivery(event: EventSeq) -> DeliverySeq {
 /// Returns the highest sequence number that a delivery of the event may have.
 pub(super) fn last_delivery(event: EventSeq) -> DeliverySeq {
     first_delivery(event) | ((1 << INDEX_BITS) - 1)
-}
-
-/// Returns the sequence number of a delivery's event.
-pub(super) fn event_seq(delivery: DeliverySeq) -> EventSeq {
-    delivery >> INDEX_BITS
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! State that the store's threads share: failure, shutdown, queued bytes, shares.
+//! State that the store's threads share: failure, shutdown, queued bytes, shares, the full disk.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -8,7 +8,11 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::super::{Shares, StoreError};
+use super::reserve::{DiskReserve, ReserveUse};
 use crate::metrics::Metrics;
+
+/// The disk is short of space below this multiple of its reserve.
+const SHORT_MULTIPLE: u64 = 8;
 
 pub(super) struct SharedState {
     failure: watch::Sender<Option<StoreError>>,
@@ -17,10 +21,18 @@ pub(super) struct SharedState {
     all_materialized: AtomicBool,
     shares: Mutex<Shares>,
     metrics: OnceLock<Arc<Metrics>>,
+    reserve: DiskReserve,
+    /// True after a commit failed on a full disk, until there is space again.
+    is_disk_full: AtomicBool,
+    /// True if the disk had little space at the last check.
+    is_disk_short: AtomicBool,
+    wants_shrink: AtomicBool,
+    /// The last attempt to give space back did not succeed.
+    is_unshrunk: AtomicBool,
 }
 
 impl SharedState {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(reserve: DiskReserve) -> Self {
         SharedState {
             failure: watch::Sender::new(None),
             is_closing: AtomicBool::new(false),
@@ -28,7 +40,78 @@ impl SharedState {
             all_materialized: AtomicBool::new(false),
             shares: Mutex::default(),
             metrics: OnceLock::new(),
+            is_disk_full: AtomicBool::new(!reserve.is_complete()),
+            is_disk_short: AtomicBool::new(true),
+            wants_shrink: AtomicBool::new(false),
+            is_unshrunk: AtomicBool::new(false),
+            reserve,
         }
+    }
+
+    /// True while events are refused because the disk is full or its reserve is in use.
+    pub(super) fn is_disk_full(&self) -> bool {
+        self.is_disk_full.load(Ordering::Relaxed)
+    }
+
+    /// Refuses events from now on.
+    pub(super) fn set_disk_full(&self) {
+        if !self.is_disk_full.swap(true, Ordering::Relaxed) {
+            tracing::error!("the disk is full, events are refused");
+        }
+    }
+
+    /// Releases the disk reserve for this use. False: there is none left for it.
+    pub(super) fn release_reserve(&self, used_by: ReserveUse) -> bool {
+        self.reserve.release(used_by)
+    }
+
+    /// Restores the reserve and accepts events again if the disk has space. True: events are refused.
+    pub(super) fn recheck_disk(&self) -> bool {
+        let available = self.measure_disk();
+        if !self.is_disk_full() && self.reserve.is_complete() {
+            return false;
+        }
+        let has_space =
+            self.reserve.restore() && available.is_none_or(|available| available >= self.reserve.size());
+        if has_space && self.is_disk_full.swap(false, Ordering::Relaxed) {
+            tracing::info!("the disk has space again, events are accepted");
+        }
+        !has_space
+    }
+
+    /// Measures whether the disk has little space.
+    pub(super) fn measure_disk(&self) -> Option<u64> {
+        let available = self.reserve.available();
+        let is_short = available.is_some_and(|bytes| bytes < self.reserve.size() * SHORT_MULTIPLE);
+        self.is_disk_short.store(is_short, Ordering::Relaxed);
+        available
+    }
+
+    /// True if a group of this many bytes would take the space that the next checkpoint needs: a commit writes its pages to
+    /// the log, and the checkpoint copies them, and those before them, into the database. Measures only a disk with
+    /// little space.
+    pub(super) fn lacks_space(&self, bytes: usize) -> bool {
+        let needed = (bytes as u64).saturating_mul(2).saturating_add(self.reserve.size() / 2);
+        self.is_disk_short.load(Ordering::Relaxed)
+            && self.measure_disk().is_some_and(|available| available < needed)
+    }
+
+    /// Makes the writer give free space back to the disk after its next group.
+    pub(super) fn request_shrink(&self) {
+        self.wants_shrink.store(true, Ordering::Relaxed);
+    }
+
+    /// Records whether the last attempt failed. The next sweep repeats it; the next commit would wait for the same reader.
+    pub(super) fn set_unshrunk(&self, is_unshrunk: bool) {
+        self.is_unshrunk.store(is_unshrunk, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_unshrunk(&self) -> bool {
+        self.is_unshrunk.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn take_shrink_request(&self) -> bool {
+        self.wants_shrink.swap(false, Ordering::Relaxed)
     }
 
     /// Sets the metrics that count commits. Only the first call has an effect.

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::super::{AttemptRecord, DeliverySeq, HookId, NextStep, Settlement};
 use super::cache::WriterCache;
 use super::gates;
+use super::hook_rows;
 use super::materialize;
 use super::rows;
 use super::schema::{CANCELLED, CANDIDATE, DEAD, DELIVERED, PENDING};
@@ -29,15 +30,15 @@ pub(super) fn settle(
     settlement: &Settlement,
 ) -> rusqlite::Result<bool> {
     let seq = settlement.delivery;
-    if let Some(noted) = cache.take_unmaterialized(conn, seq)? {
+    if let Some((noted, namespace)) = cache.take_unmaterialized(conn, seq)? {
         // The usual case takes one statement.
         if let Some(attempt @ AttemptRecord { error: None, detail: None, .. }) = &settlement.attempt
             && settlement.next == NextStep::Delivered
         {
-            return materialize::materialize_delivered(conn, seq, &noted, settlement, attempt)
+            return materialize::materialize_delivered(conn, seq, (&noted, namespace), settlement, attempt)
                 .map(|()| false);
         }
-        materialize::materialize_pending(conn, cache, seq, &noted)?;
+        materialize::materialize_pending(conn, cache, seq, (&noted, namespace))?;
     }
     // Only while the delivery is pending, because a late outcome must not change a finished one. SELECT and then
     // UPDATE: with RETURNING, SQLite copies every page before it changes it, and writes the returned rows to a
@@ -93,15 +94,12 @@ fn update_delivery(conn: &Connection, settlement: &Settlement, attempts: i64) ->
         NextStep::Retry { due } => (PENDING, None, Some(due.0), None),
         NextStep::Dead { reason } => (DEAD, Some(reason), None, Some(at.0)),
     };
-    // A retry without an attempt: the filter could not be evaluated. Until it can be, the delivery does not age.
-    let undecided_for =
-        due.filter(|_| settlement.attempt.is_none()).map(|due| due.saturating_sub(at.0).max(0));
-    let reason = reason.or(undecided_for.map(|_| UNDECIDED));
+    // A retry without an attempt: the filter could not be evaluated.
+    let reason = reason.or(due.filter(|_| settlement.attempt.is_none()).map(|_| UNDECIDED));
     let n = attempts + i64::from(settlement.attempt.is_some());
     conn.prepare_cached(
         "UPDATE deliveries SET state = ?2, reason = ?3, due = coalesce(?4, due), finished_at = ?5, attempts = ?6,
-                size = iif(?5 IS NULL, size, -abs(size)), held_before = held_before - ?7,
-                progress = iif(?2 = 1, NULL, coalesce(?8, progress))
+                size = iif(?5 IS NULL, size, -abs(size)), progress = iif(?2 = 1, NULL, coalesce(?7, progress))
          WHERE seq = ?1",
     )?
     .execute(params![
@@ -111,7 +109,6 @@ fn update_delivery(conn: &Connection, settlement: &Settlement, attempts: i64) ->
         due,
         finished,
         n,
-        undecided_for.unwrap_or(0),
         settlement.progress
     ])?;
     if let Some(attempt) = &settlement.attempt {
@@ -226,7 +223,10 @@ pub(super) fn set_held(
     // A hook that is not held and has no row needs none.
     let id =
         if held { Some(cache.find_or_insert_hook(conn, hook)?) } else { cache.find_hook(conn, &hook.uid)? };
-    id.map_or(Ok(()), |id| cache.set_held(conn, id, held, now))
+    let Some(id) = id else { return Ok(()) };
+    cache.set_held(conn, id, held, now)?;
+    // The hold may have been the only reason to keep the row.
+    if held { Ok(()) } else { hook_rows::remove_if_unused(conn, cache, id).map(drop) }
 }
 
 /// Makes `Undecided` deliveries of a hook due now, a bounded number. True: there are more.
@@ -239,7 +239,7 @@ pub(super) fn reschedule_undecided(
     let Some(hook) = cache.find_hook(conn, uid)? else { return Ok(false) };
     let changed = conn
         .prepare_cached(
-            "UPDATE deliveries SET held_before = held_before + due - ?2, due = ?2 WHERE seq IN
+            "UPDATE deliveries SET due = ?2 WHERE seq IN
              (SELECT seq FROM deliveries WHERE hook = ?1 AND state = 0 AND due > ?2 AND reason = ?3 LIMIT ?4)",
         )?
         .execute(params![hook, now.0, UNDECIDED.as_str(), RESCHEDULE_BATCH])?;
@@ -276,13 +276,18 @@ pub(super) fn transfer_pending(
         .collect::<rusqlite::Result<Vec<(DeliverySeq, i64)>>>()?;
     // Keeps the time for which each delivery was held.
     let shift = cache.hook(conn, new)?.total_held(now).saturating_sub(cache.hook(conn, old)?.total_held(now));
+    let namespace = cache.hook(conn, new)?.namespace;
     for (seq, size) in &moved {
         conn.prepare_cached(
-            "UPDATE deliveries SET hook = ?2, held_before = held_before + ?3 WHERE seq = ?1",
+            "UPDATE deliveries SET hook = ?2, held_before = held_before + ?3, namespace = ?4 WHERE seq = ?1",
         )?
-        .execute(params![seq, new, shift])?;
+        .execute(params![seq, new, shift, namespace])?;
         cache.count(conn, old, -size)?;
         cache.count(conn, new, *size)?;
     }
-    Ok(i64::try_from(moved.len()).unwrap_or(i64::MAX) >= rows)
+    let has_more = i64::try_from(moved.len()).unwrap_or(i64::MAX) >= rows;
+    if !has_more {
+        hook_rows::remove_if_unused(conn, cache, old)?;
+    }
+    Ok(has_more)
 }

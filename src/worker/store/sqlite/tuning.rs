@@ -2,11 +2,18 @@
 
 #[cfg(test)]
 use std::sync::Arc;
+use std::time::Duration;
 
 #[cfg(test)]
 use parking_lot::Mutex;
 
+use super::history::ReadBudget;
 use super::retention::SweepLimit;
+
+/// The size of a page of the database.
+const PAGE_BYTES: u64 = 4096;
+/// `max_wal_pages` is at most this multiple of `wal_pages`.
+const MAX_WAL_MULTIPLE: i64 = 8;
 
 #[derive(Clone)]
 pub(super) struct Tuning {
@@ -23,12 +30,31 @@ pub(super) struct Tuning {
     /// Pages of log at which the writer waits for readers, so that the log can restart: 64 MiB.
     pub(super) max_wal_pages: i64,
     pub(super) sweep_limit: SweepLimit,
+    /// Connections for the dispatcher's reads.
     pub(super) readers: u32,
-    /// The SQLite error code with which the next COMMIT fails.
+    /// Connections for measurements, retention and bulk replays.
+    pub(super) maintenance_readers: u32,
+    /// Connections for users' queries.
+    pub(super) history_readers: usize,
+    /// Users' queries that wait for a connection.
+    pub(super) history_queue: usize,
+    pub(super) history_budget: ReadBudget,
+    /// The SQLite error code with which every COMMIT fails while it is set.
     #[cfg(test)]
     pub(super) fault: Arc<Mutex<Option<i32>>>,
     #[cfg(test)]
     pub(super) checkpoints: Arc<super::tests::CheckpointCounter>,
+}
+
+impl Tuning {
+    /// Bounds the log by the disk reserve: on a full disk, a checkpoint writes the pages of the log into the half of the
+    /// reserve that outcomes may use. If they did not fit, neither the log nor the database could take another outcome.
+    pub(super) fn within_reserve(mut self, reserve: u64) -> Tuning {
+        let pages = i64::try_from(reserve / 4 / PAGE_BYTES).unwrap_or(i64::MAX);
+        self.wal_pages = self.wal_pages.min(pages);
+        self.max_wal_pages = self.max_wal_pages.min(pages.saturating_mul(MAX_WAL_MULTIPLE));
+        self
+    }
 }
 
 impl Default for Tuning {
@@ -42,6 +68,14 @@ impl Default for Tuning {
             max_wal_pages: 16_384,
             sweep_limit: SweepLimit { rows: 500, bytes: 4 << 20 },
             readers: 4,
+            maintenance_readers: 2,
+            history_readers: 2,
+            history_queue: 128,
+            // Tests compare complete lists, on machines of any speed.
+            history_budget: ReadBudget {
+                rows: 10_000,
+                time: Duration::from_millis(if cfg!(test) { 60_000 } else { 100 }),
+            },
             #[cfg(test)]
             fault: Arc::default(),
             #[cfg(test)]

@@ -117,6 +117,11 @@ impl UnmaterializedSet {
         self.deliveries.first_key_value().map(|(seq, _)| *seq)
     }
 
+    /// Returns the deliveries up to `last`, oldest first.
+    pub(super) fn up_to(&self, last: DeliverySeq) -> impl Iterator<Item = (DeliverySeq, &Unmaterialized)> {
+        self.deliveries.range(..=last).map(|(seq, delivery)| (*seq, delivery))
+    }
+
     pub(super) fn of_event(&self, event: EventSeq) -> Vec<DeliverySeq> {
         let range = sequence::first_delivery(event)..=sequence::last_delivery(event);
         self.deliveries.range(range).map(|(seq, _)| *seq).collect()
@@ -177,6 +182,34 @@ fn read_after(
         }
     }
     Ok(found)
+}
+
+/// Removes the notes whose hook has no row, as in a recovered store. Otherwise every operation of the writer would fail,
+/// because it counts each unmaterialized delivery towards its hook. Returns the number of deliveries that this removes.
+pub(super) fn remove_notes_without_hook(conn: &Connection) -> rusqlite::Result<u64> {
+    let mut has_hook = conn.prepare("SELECT EXISTS (SELECT 1 FROM hooks WHERE id = ?1)")?;
+    let mut has_row = conn.prepare("SELECT EXISTS (SELECT 1 FROM deliveries WHERE seq = ?1)")?;
+    let mut events = conn.prepare("SELECT seq, handed FROM events WHERE seq > ?1 AND handed IS NOT NULL")?;
+    let mut rows = events.query([watermark(conn)?])?;
+    let (mut removed, mut changed) = (0, Vec::new());
+    while let Some(row) = rows.next()? {
+        let (event, handed): (EventSeq, _) = (row.get(0)?, row.get_ref(1)?.as_blob()?);
+        let mut kept = Vec::new();
+        for ((seq, delivery), note) in decode_notes(event, handed, 0).zip(handed.chunks_exact(NOTE_BYTES)) {
+            if has_hook.query_row([delivery.hook], |row| row.get(0))? {
+                kept.extend_from_slice(note);
+            } else if !has_row.query_row([seq], |row| row.get(0))? {
+                removed += 1;
+            }
+        }
+        if kept.len() < handed.len() {
+            changed.push((event, kept));
+        }
+    }
+    for (event, kept) in changed {
+        conn.execute("UPDATE events SET handed = ?2 WHERE seq = ?1", params![event, kept])?;
+    }
+    Ok(removed)
 }
 
 #[cfg(test)]

@@ -29,6 +29,15 @@ const SMALL_FRACTION: i64 = 8;
 const RESTART_MULTIPLE: i64 = 3;
 const PAGE: usize = 4096;
 
+/// Copies the log of an earlier process and restarts it. Otherwise new frames would overwrite a torn tail in part, and
+/// the rest of it would look like later transactions (see `wal_scan`). On a full disk the log stays, and this is tried
+/// again at the next start.
+pub(super) fn restart(conn: &Connection) {
+    if let Err(error) = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
+        tracing::warn!(%error, "log of the last process not copied");
+    }
+}
+
 /// Bounds the log of the writer's connection.
 pub(super) struct WalCheckpointer {
     shared: Arc<SharedState>,
@@ -62,6 +71,7 @@ impl WalCheckpointer {
             return;
         }
         self.unchecked_bytes = 0;
+        self.shared.measure_disk();
         let Some((_, log, copied)) = self.checkpoint(conn, "NOOP") else { return };
         let remaining = log - copied;
         let should_restart = log >= (pages * RESTART_MULTIPLE).min(self.tuning.max_wal_pages / 2);
@@ -87,13 +97,33 @@ impl WalCheckpointer {
         }
     }
 
-    /// Runs a checkpoint on a full disk: a restarted log reuses its space, and a sweep can go on. At most once a second,
-    /// because it may read the whole log without success.
-    pub(super) fn checkpoint_full_disk(&mut self, conn: &Connection) {
-        if self.last_full_disk.is_none_or(|at| at.elapsed() > Duration::from_secs(1)) {
-            self.last_full_disk = Some(Instant::now());
-            self.checkpoint(conn, "PASSIVE");
+    /// Runs a checkpoint on a full disk. True: everything is copied, and the log can reuse its space. At most once a
+    /// second, because it may read the whole log without success.
+    pub(super) fn checkpoint_full_disk(&mut self, conn: &Connection) -> bool {
+        if self.last_full_disk.is_some_and(|at| at.elapsed() <= Duration::from_secs(1)) {
+            return false;
         }
+        self.last_full_disk = Some(Instant::now());
+        self.copy_all(conn)
+    }
+
+    /// Copies the log. True: everything is copied, and the log can reuse its space.
+    pub(super) fn copy_all(&self, conn: &Connection) -> bool {
+        self.checkpoint(conn, "PASSIVE").is_some_and(|(_, log, copied)| log == copied)
+    }
+
+    /// Gives free space back to the disk: truncates the log, and the database after a vacuum. An idle store would keep
+    /// both until its next checkpoint. False: a reader, or a checkpoint in progress, prevented it.
+    pub(super) fn shrink(&mut self, conn: &Connection) -> bool {
+        // SQLite does not wait for a checkpoint of another connection.
+        let started = Instant::now();
+        while !self.thread.is_idle() && started.elapsed() < RESTART_WAIT {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let shortened = conn.busy_timeout(RESTART_WAIT);
+        let is_done = shortened.is_ok() && self.checkpoint(conn, "TRUNCATE").is_some_and(|(busy, ..)| !busy);
+        drop(conn.busy_timeout(schema::BUSY));
+        is_done
     }
 
     /// Truncates the log. No other connection may be open.
@@ -192,10 +222,9 @@ fn checkpoint(
         Ok(pages) => Some(pages),
         Err(e) => {
             match FailureKind::of(&e) {
-                // Nothing is lost: the log keeps the pages and grows.
-                FailureKind::Full | FailureKind::Busy => {
-                    tracing::warn!(error = %e, "checkpoint of the log failed");
-                }
+                // Nothing is lost: the log keeps the pages. More events would only add pages that cannot be copied.
+                FailureKind::Full => shared.set_disk_full(),
+                FailureKind::Busy => tracing::warn!(error = %e, "checkpoint of the log failed"),
                 FailureKind::Fatal(text) | FailureKind::Statement(text) => drop(shared.fail(text)),
             }
             None

@@ -18,8 +18,10 @@ use tokio::sync::{mpsc, oneshot};
 use super::super::{AcceptCallback, AcceptedEvent, Settlement, StoreError};
 use super::accept::{self, EventRow};
 use super::cache::WriterCache;
+use super::clock;
 use super::failure::FailureKind;
 use super::materialize;
+use super::reserve::ReserveUse;
 use super::shared_state::SharedState;
 use super::transitions;
 use super::tuning::Tuning;
@@ -54,6 +56,8 @@ pub(super) enum Operation {
     },
     /// A rare operation.
     Other(Box<dyn QueuedWrite>),
+    /// An operation that frees space.
+    Sweep(Box<dyn QueuedWrite>),
     /// Commit the queued operations, checkpoint, close.
     Stop,
 }
@@ -95,6 +99,9 @@ enum OperationResult {
     Other,
 }
 
+/// The results of a group's operations, or why none of them was committed.
+type GroupResult = Result<Vec<Result<OperationResult, StoreError>>, FailureKind>;
+
 impl Operation {
     fn run(
         &mut self,
@@ -114,7 +121,9 @@ impl Operation {
                     settlements.iter().map(|settlement| transitions::settle(conn, cache, settlement));
                 settled.collect::<rusqlite::Result<_>>().map(OperationResult::Settled)
             }
-            Operation::Other(write) => write.run(conn, cache).map(|()| OperationResult::Other),
+            Operation::Other(write) | Operation::Sweep(write) => {
+                write.run(conn, cache).map(|()| OperationResult::Other)
+            }
             Operation::Stop => Ok(OperationResult::Other),
         }
     }
@@ -128,7 +137,7 @@ impl Operation {
             (Operation::Settle { reply, .. }, Ok(OperationResult::Settled(others_due))) => {
                 drop(reply.send(Ok(others_due)))
             }
-            (Operation::Other(write), result) => write.reply(result.map(drop)),
+            (Operation::Other(write) | Operation::Sweep(write), result) => write.reply(result.map(drop)),
             (Operation::Accept { reply, .. }, Err(e)) => reply(Vec::new(), Err(e)),
             (Operation::Settle { reply, .. }, Err(e)) => drop(reply.send(Err(e))),
             (Operation::Accept { .. } | Operation::Settle { .. } | Operation::Stop, Ok(_))
@@ -136,10 +145,28 @@ impl Operation {
         }
     }
 
+    /// Returns when the operation was requested, if it is one of the frequent ones.
+    fn time(&self) -> Option<Millis> {
+        match self {
+            Operation::Accept { now, .. } => Some(*now),
+            Operation::Settle { settlements, .. } => settlements.iter().map(|settlement| settlement.at).max(),
+            Operation::Other(_) | Operation::Sweep(_) | Operation::Stop => None,
+        }
+    }
+
     fn bytes(&self) -> usize {
         match self {
             Operation::Accept { bytes, .. } => *bytes,
-            Operation::Settle { .. } | Operation::Other(_) | Operation::Stop => 0,
+            Operation::Settle { .. } | Operation::Other(_) | Operation::Sweep(_) | Operation::Stop => 0,
+        }
+    }
+
+    /// Returns how the operation may use the disk reserve. None: it may not.
+    fn reserve_use(&self) -> Option<ReserveUse> {
+        match self {
+            Operation::Settle { .. } => Some(ReserveUse::Outcomes),
+            Operation::Sweep(_) => Some(ReserveUse::Sweep),
+            Operation::Accept { .. } | Operation::Other(_) | Operation::Stop => None,
         }
     }
 }
@@ -153,6 +180,8 @@ pub(super) struct Writer {
     pub(super) wal: WalCheckpointer,
     /// The moving average of operations in a group.
     pub(super) recent_group: usize,
+    /// The commit time that is stored: see `clock`.
+    pub(super) marked: Millis,
 }
 
 impl Writer {
@@ -221,11 +250,15 @@ impl Writer {
             return;
         }
         let (started, bytes) = (Instant::now(), group.iter().map(|op| op.bytes() + OPERATION_BYTES).sum());
-        let results = match self.transaction(&mut group, false) {
-            // A statement failed: run the operations again, each in a savepoint, so that only that one is refused.
-            Err(FailureKind::Statement(_)) => self.transaction(&mut group, true),
-            other => other,
-        };
+        let has_events = group.iter().any(|op| matches!(op, Operation::Accept { .. }));
+        let lacks_space = has_events && self.shared.lacks_space(bytes);
+        let mut results = if lacks_space { Err(FailureKind::Full) } else { self.try_commit(&mut group) };
+        if matches!(results, Err(FailureKind::Full)) {
+            (group, results) = self.commit_on_full_disk(group, !lacks_space);
+            if group.is_empty() {
+                return;
+            }
+        }
         match results {
             Ok(results) => {
                 self.shared.record_commit(group.len(), started.elapsed());
@@ -237,25 +270,64 @@ impl Writer {
                 self.wal.keep_bounded(&self.conn, bytes);
             }
             Err(failure) => {
-                let is_full = failure == FailureKind::Full;
                 let error = match failure {
                     FailureKind::Fatal(text) => self.shared.fail(text),
                     other => other.into(),
                 };
                 group.into_iter().for_each(|op| op.reply(Err(error.clone())));
-                if is_full {
-                    self.wal.checkpoint_full_disk(&self.conn);
-                }
             }
+        }
+        if self.shared.take_shrink_request() && self.shared.failure().is_none() {
+            self.shared.set_unshrunk(!self.wal.shrink(&self.conn));
         }
     }
 
-    /// Runs a group and commits it, or rolls it back.
-    fn transaction(
+    /// Runs and commits a group. If a statement fails, repeats the group so that only that operation is refused.
+    fn try_commit(&mut self, group: &mut [Operation]) -> GroupResult {
+        match self.transaction(group, false) {
+            Err(FailureKind::Statement(_)) => self.transaction(group, true),
+            other => other,
+        }
+    }
+
+    /// Repeats a group for which the disk has no space. Copies the log first, so that it can restart and reuse its
+    /// space. If that is not enough, or `may_fit` is not set, refuses the operations that may not use the reserve, and
+    /// releases the reserve for the others.
+    ///
+    /// Returns the operations that are not answered yet, and their results.
+    fn commit_on_full_disk(
         &mut self,
-        group: &mut [Operation],
-        one_by_one: bool,
-    ) -> Result<Vec<Result<OperationResult, StoreError>>, FailureKind> {
+        mut group: Vec<Operation>,
+        may_fit: bool,
+    ) -> (Vec<Operation>, GroupResult) {
+        if may_fit && self.wal.checkpoint_full_disk(&self.conn) {
+            let results = self.try_commit(&mut group);
+            if !matches!(results, Err(FailureKind::Full)) {
+                return (group, results);
+            }
+        }
+        self.shared.set_disk_full();
+        let (refused, mut group): (Vec<_>, Vec<_>) =
+            group.into_iter().partition(|op| op.reserve_use().is_none());
+        let was_divided = !refused.is_empty();
+        refused.into_iter().for_each(|op| op.reply(Err(StoreError::Full)));
+        let Some(reserve_use) = group.iter().filter_map(Operation::reserve_use).max() else {
+            return (group, Ok(Vec::new()));
+        };
+        let mut results = Err(FailureKind::Full);
+        if was_divided {
+            results = self.try_commit(&mut group);
+        }
+        if matches!(results, Err(FailureKind::Full)) && self.shared.release_reserve(reserve_use) {
+            // First the log: if the released space went to more of it, it could never be copied.
+            self.wal.copy_all(&self.conn);
+            results = self.try_commit(&mut group);
+        }
+        (group, results)
+    }
+
+    /// Runs a group and commits it, or rolls it back.
+    fn transaction(&mut self, group: &mut [Operation], one_by_one: bool) -> GroupResult {
         let result = self.run_group(group, one_by_one);
         if result.is_err() {
             // The cached row ids may belong to rows that were rolled back.
@@ -271,13 +343,10 @@ impl Writer {
     }
 
     /// Runs the operations and commits. `one_by_one`: each in a savepoint, so that a failing one is refused alone.
-    fn run_group(
-        &mut self,
-        group: &mut [Operation],
-        one_by_one: bool,
-    ) -> Result<Vec<Result<OperationResult, StoreError>>, FailureKind> {
+    fn run_group(&mut self, group: &mut [Operation], one_by_one: bool) -> GroupResult {
         self.execute("BEGIN IMMEDIATE")?;
         self.cache.shares = self.shared.shares();
+        let now = group.iter().filter_map(Operation::time).max();
         let mut results = Vec::with_capacity(group.len());
         for op in group {
             if !one_by_one {
@@ -303,9 +372,15 @@ impl Writer {
             self.execute("RELEASE one")?;
         }
         materialize::enforce_bounds(&self.conn, &mut self.cache).map_err(|e| FailureKind::of(&e))?;
+        if let Some(now) = now
+            && now.0.abs_diff(self.marked.0) >= clock::MARK_INTERVAL
+        {
+            clock::mark_commit(&self.conn, now).map_err(|e| FailureKind::of(&e))?;
+            self.marked = now;
+        }
         self.cache.flush(&self.conn).map_err(|e| FailureKind::of(&e))?;
         #[cfg(test)]
-        if let Some(code) = self.tuning.fault.lock().take() {
+        if let Some(code) = *self.tuning.fault.lock() {
             return Err(FailureKind::of_commit(&rusqlite::Error::SqliteFailure(
                 rusqlite::ffi::Error::new(code),
                 None,

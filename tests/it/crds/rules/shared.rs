@@ -41,7 +41,6 @@ const TLS: &[(Base, &str)] = &[
 
 const DURATIONS: &[(Base, &str)] = &[
     (FULL_WEBHOOK, "snooze.period"),
-    (FULL_WEBHOOK, "delivery.timeout"),
     (FULL_WEBHOOK, "delivery.retry.initialBackoff"),
     (FULL_WEBHOOK, "delivery.retry.maxBackoff"),
     (FULL_WEBHOOK, "delivery.retry.maxAge"),
@@ -91,6 +90,13 @@ pub fn rows(t: &mut Table) {
     }
     for (base, at) in DURATIONS {
         duration(t, *base, at);
+    }
+    malformed_durations(t, FULL_WEBHOOK, "delivery.timeout");
+    for right in ["1ms", "10m", "600s", "0h9m59s1000ms"] {
+        t.accept(FULL_WEBHOOK, "delivery.timeout", right);
+    }
+    for long in ["10m1ms", "601s", "1h", "99999h99999h99999h"] {
+        t.refuse(FULL_WEBHOOK, "delivery.timeout", long, "must be at most 10m");
     }
     t.required(FULL_WEBHOOK, "snooze.period");
     for (base, at) in URLS {
@@ -144,6 +150,10 @@ fn duration(t: &mut Table, base: Base, at: &str) {
     for right in ["1s", "500ms", "1h30m", "1h1m1s1ms", "99999h", "0h1s"] {
         t.accept(base, at, right);
     }
+    malformed_durations(t, base, at);
+}
+
+fn malformed_durations(t: &mut Table, base: Base, at: &str) {
     for wrong in ["'10'", "1d", "'1h 30m'", "-1s", "1.5h", "1h1m1s1ms1h", "123456s"] {
         t.refuse(base, at, wrong, "must be a duration such as 15s, 10m or 1h30m (units h, m, s, ms)");
     }

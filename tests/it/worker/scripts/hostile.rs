@@ -218,7 +218,7 @@ fn check_end(script: &str, expected: ExpectedEnd, outcome: &Result<Value, Script
     let fits = match (expected, outcome) {
         (Timeout, Err(ScriptError::ScriptTimeout(_)))
         | (Memory, Err(ScriptError::ScriptMemory))
-        | (TooBig, Err(ScriptError::ScriptTooBig(_))) => true,
+        | (TooBig, Err(ScriptError::ScriptTooBig(_) | ScriptError::OutputTooLarge)) => true,
         (ErrorWith(text), Err(ScriptError::ScriptFailed(message))) => message.contains(text),
         (AnyEnd, Err(ScriptError::SandboxUnavailable(_))) => false,
         (AnyEnd, _) => true,

@@ -11,6 +11,7 @@ mod templates;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use hookstream::core::event::data::Data;
 use hookstream::sandbox::{Invocation, Sandbox, SandboxOptions, ScriptError};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::value::{RawValue, to_raw_value};
@@ -55,6 +56,10 @@ impl Scripts {
     }
 
     async fn render(&self, template: &str, context: &Value) -> Result<String, ScriptError> {
+        self.render_data(template, &Data::from(context.clone())).await
+    }
+
+    async fn render_data(&self, template: &str, context: &Data<'_>) -> Result<String, ScriptError> {
         self.sandbox
             .render("hook", &[template], context, CALL_DEADLINE)
             .await

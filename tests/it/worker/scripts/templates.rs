@@ -1,16 +1,17 @@
+use hookstream::core::event::data::Data;
 use hookstream::core::template::context;
 use hookstream::sandbox::ScriptError;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{Scripts, assert_no_failures};
 
-fn event() -> Value {
+fn event() -> Data<'static> {
     let data = json!({
         "operation": "create", "yes": true, "off": false, "nothing": null,
         "entity": {"username": "a<b>&\"'/", "n": 5, "half": 0.5, "id": 123_456_789_012_345_678_u64, "on": false, "none": null},
-        "tags": ["x", null, {"y": 1}], "empty": [], "type": "a member", "blocks": {"given": "from data"},
+        "tags": ["x", null, {"y": 1}], "small": {"z": 1, "n": null, "on": [false]}, "empty": [], "type": "a member", "blocks": {"given": "from data"},
     });
-    context(&data, "crud", "consumers")
+    context(Data::from(data), "crud", "consumers")
 }
 
 /// The template language of lua-resty-template, row by row.
@@ -23,7 +24,7 @@ async fn templates_match_lua_resty_template() {
         ("{{ entity.username }}", "a&lt;b&gt;&amp;&quot;&#39;&#47;"),
         ("{* entity.username *}", "a<b>&\"'/"),
         ("{{ operation:upper() .. '!' }} {{ 1 + 2 }} {{ #tags }}", "CREATE! 3 3"),
-        ("{{ entity.n }} {{ entity.half }} {{ entity.id }}", "5 0.5 1.2345678901235e+17"),
+        ("{{ entity.n }} {{ entity.half }} {{ entity.id }}", "5 0.5 123456789012345678"),
         ("[{{ missing }}{{ nothing }}{{ entity.none }}{{}}{* nil *}]", "[]"),
         ("{{ yes }} {{ off }} {{ entity.on }} {{ context.off }}", "true  false false"),
         ("{{ cjson.null }}{* ngx.null *}{{ tags[2] }}", ""),
@@ -80,7 +81,7 @@ async fn templates_match_lua_resty_template() {
         ("]=] ]] \"'\\ \t\u{1}9 é{% %}", "]=] ]] \"'\\ \t\u{1}9 é"),
         ("", ""),
     ] {
-        let result = scripts.render(template, &event()).await;
+        let result = scripts.render_data(template, &event()).await;
         if result.as_deref() != Ok(rendered) {
             failures.push(format!("{template:?}: expected {rendered:?}, got {result:?}"));
         }
@@ -88,7 +89,8 @@ async fn templates_match_lua_resty_template() {
     assert_no_failures(&failures);
 }
 
-/// A template with fields only is rendered without Lua, to the same bytes as with Lua.
+/// A template with fields only is rendered without Lua, to the same bytes as with Lua. Only numbers differ that Lua's 14
+/// digits cannot hold: see `numbers_are_exact_without_lua`.
 #[tokio::test]
 async fn field_templates_render_the_same_without_lua() {
     let scripts = Scripts::start(31, |_| {}).await;
@@ -98,7 +100,6 @@ async fn field_templates_render_the_same_without_lua() {
         "entity.username",
         "entity.n",
         "entity.half",
-        "entity.id",
         "entity.on",
         "entity.none",
         "missing",
@@ -110,10 +111,9 @@ async fn field_templates_render_the_same_without_lua() {
         "operation.x",
         "tags.x",
         "json(tags)",
-        "json(entity)",
+        "json(small)",
         "json(empty)",
         "json(off)",
-        "json(context)",
         "json(missing)",
         "json(entity.half)",
         "source",
@@ -121,8 +121,10 @@ async fn field_templates_render_the_same_without_lua() {
     ] {
         for template in [format!("<{{{{ {field} }}}}>"), format!("<{{* {field} *}}>")] {
             let by_lua = format!("{{% %}}{template}");
-            let (without_lua, with_lua) =
-                (scripts.render(&template, &event()).await, scripts.render(&by_lua, &event()).await);
+            let (without_lua, with_lua) = (
+                scripts.render_data(&template, &event()).await,
+                scripts.render_data(&by_lua, &event()).await,
+            );
             if without_lua.is_err() || without_lua != with_lua {
                 failures.push(format!("{template}: {without_lua:?} without Lua, {with_lua:?} with Lua"));
             }
@@ -135,19 +137,42 @@ async fn field_templates_render_the_same_without_lua() {
             let text = outcome.unwrap_err().to_string();
             text.split_once(": ").unwrap().1.to_owned()
         };
-        let with_lua = error_text(scripts.render(&format!("{{% %}}{template}"), &event()).await);
-        assert_eq!(error_text(scripts.render(&template, &event()).await), with_lua, "{template}");
+        let with_lua = error_text(scripts.render_data(&format!("{{% %}}{template}"), &event()).await);
+        assert_eq!(error_text(scripts.render_data(&template, &event()).await), with_lua, "{template}");
     }
     // A field of the data takes precedence over a helper of the same name.
     for json in [json!("x"), json!(1), json!(true), json!(false), json!(null), json!([1]), json!({})] {
-        let (template, data) = ("{* json(a) *}", context(&json!({"json": json, "a": 1}), "s", "e"));
+        let data = context(Data::from(json!({"json": json, "a": 1})), "s", "e");
+        let template = "{* json(a) *}";
         let outcome_text = |outcome: Result<String, ScriptError>| match outcome {
             Ok(text) => text,
             Err(error) => error.to_string().split_once(": ").unwrap().1.to_owned(),
         };
-        let with_lua = outcome_text(scripts.render(&format!("{{% %}}{template}"), &data).await);
-        assert_eq!(outcome_text(scripts.render(template, &data).await), with_lua, "{json}");
+        let with_lua = outcome_text(scripts.render_data(&format!("{{% %}}{template}"), &data).await);
+        assert_eq!(outcome_text(scripts.render_data(template, &data).await), with_lua, "{json}");
     }
+}
+
+/// Without Lua a number keeps the text of the event. Lua has doubles, which it prints with 14 digits.
+#[tokio::test]
+async fn numbers_are_exact_without_lua() {
+    let scripts = Scripts::start(36, |_| {}).await;
+    let text = r#"{"id":123456789012345678,"price":1.10,"far":1e999,"cut":"x\ud83d","\ud83d":1}"#;
+    let data = context(Data::parse(text).unwrap(), "crud", "consumers");
+    let mut failures = Vec::new();
+    for (template, rendered) in [
+        ("{{ id }} {{ price }} {{ far }} {{ cut }}", "123456789012345678 1.10 1e999 x\u{fffd}"),
+        ("{% %}{{ id }} {{ price }} {{ far }} {{ cut }}", "1.2345678901235e+17 1.1 inf x\u{fffd}"),
+        ("{* json(id) *} {* json(price) *}", "123456789012345678 1.10"),
+        ("{% %}{* json(id) *} {* json(price) *}", "1.2345678901234568e+17 1.1"),
+        ("{% if far == math.huge and context['\u{fffd}'] == 1 then %}yes{% end %}", "yes"),
+    ] {
+        let result = scripts.render_data(template, &data).await;
+        if result.as_deref() != Ok(rendered) {
+            failures.push(format!("{template:?}: expected {rendered:?}, got {result:?}"));
+        }
+    }
+    assert_no_failures(&failures);
 }
 
 #[tokio::test]
@@ -168,7 +193,7 @@ async fn errors_name_the_template_line() {
         ("{(file)}", "line 1, column 1: {(file)} includes a file"),
         ("{% error({}) %}", "it raised a table"),
     ] {
-        let error = scripts.render(template, &event()).await.unwrap_err().to_string();
+        let error = scripts.render_data(template, &event()).await.unwrap_err().to_string();
         if !error.contains(message) {
             failures.push(format!("{template:?}: expected {message}, got {error}"));
         }

@@ -39,6 +39,8 @@ async fn a_backlog_is_bounded_by_its_share() {
     store.set_shares(Shares { hook_bytes: 25_000, namespace_bytes: 35_000 });
     *fault.lock() = Some(ffi::SQLITE_FULL);
     store.settle(settled(first.seq, T0, 200, NextStep::Delivered)).await.unwrap_err();
+    *fault.lock() = None;
+    store.space().await.unwrap();
     assert!(matches!(store.accept(sized("e", "y"), T0).await, Err(StoreError::NamespaceFull)));
     let mut bad = new("bad", &["x"], T0);
     bad.deliveries.push(bad.deliveries[0].clone());

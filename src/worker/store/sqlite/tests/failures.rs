@@ -35,7 +35,9 @@ async fn survives_a_full_or_busy_commit() {
         let keyed = || NewEvent { dedup: key(1, Duration::from_secs(1)), ..new("a", &["x", "new-hook"], T0) };
         let name: &'static str = store.accept(vec![keyed()], T0).await.unwrap_err().into();
         assert_eq!(name, want);
+        *fault.lock() = None;
         assert_eq!(store.due_by("uid-x", T0, 9).await.unwrap().len(), 0, "nothing is stored partially");
+        assert!(!store.space().await.unwrap().is_disk_full, "the disk has space");
     }
     let got = store.accept(vec![new("a", &["x", "new-hook"], T0)], T0).await.unwrap();
     assert!(!got[0].duplicate);
@@ -287,6 +289,7 @@ async fn full_disk_is_reported_and_survived_needs_mount() {
     let store = SqliteStore::open(&dir).unwrap();
     assert_eq!(count(&store).await, accepted);
     std::fs::remove_file(&ballast).unwrap();
+    assert!(!store.space().await.unwrap().is_disk_full, "the disk has space again");
     store.accept(vec![big("after-a"), big("after-b")], T0).await.unwrap();
     assert_eq!(count(&store).await, accepted + 2);
     println!("{accepted} accepted before the disk was full");

@@ -95,3 +95,57 @@ async fn migrates_a_store_of_version_4() {
     store.close().await;
     assert_eq!(check(dir.path()).unwrap().problems, Vec::<String>::new());
 }
+
+/// Deliveries get the number of their namespace, also those that a program of format 5 inserts after a rollback.
+#[tokio::test]
+async fn migrates_a_store_of_version_5() {
+    use super::super::super::DeliveryFilter;
+    let dir = tempfile::tempdir().unwrap();
+    let mut conn = raw(dir.path());
+    migrate::migrate(&mut conn, &schema::MIGRATIONS[..5]).unwrap();
+    let insert = |conn: &Connection, event: i64, hook: i64| {
+        let (seq, id) = (sequence::delivery_seq(event, 0), uuid::Uuid::now_v7());
+        conn.execute_batch(&format!(
+            "INSERT INTO events VALUES ({event}, {t}, 0, 'e{event}', 'shop', 'api', 'orders', 'paid', '2023', NULL, NULL, '{{}}');
+             INSERT INTO deliveries (seq, hook, id, state, attempts, due, finished_at, size)
+             VALUES ({seq}, {hook}, x'{}', 1, 0, {t}, {t}, -514);
+             UPDATE meta SET value = {event} WHERE name = 'filed';",
+            id.simple(),
+            t = T0.0,
+        ))
+        .unwrap();
+    };
+    conn.execute_batch(
+        "INSERT INTO hooks (id, uid, namespace, name) VALUES (1, 'uid-x', 'shop', 'x'), (2, 'uid-y', 'shop', 'y'),
+                                                             (3, 'uid-z', 'other', 'z');",
+    )
+    .unwrap();
+    insert(&conn, 1, 1);
+    insert(&conn, 2, 2);
+    insert(&conn, 3, 3);
+    drop(conn);
+    let listed = async |store: &SqliteStore, namespace: &str| {
+        let filter = DeliveryFilter { namespace: namespace.into(), ..DeliveryFilter::default() };
+        let page = store.list(filter, None, 9).await.unwrap();
+        page.records.into_iter().map(|record| record.event_id).collect::<Vec<_>>()
+    };
+    let store = SqliteStore::open(dir.path()).unwrap();
+    assert!(dir.path().join("hookstream.db.v5").exists(), "a copy of the old format is kept");
+    assert_eq!(listed(&store, "shop").await, ["e2", "e1"]);
+    assert_eq!(listed(&store, "other").await, ["e3"]);
+    store.close().await;
+    // As an older program does: it knows neither the column nor the number of a new namespace.
+    let conn = raw(dir.path());
+    conn.execute_batch("INSERT INTO hooks (id, uid, namespace, name) VALUES (9, 'uid-n', 'new', 'n')")
+        .unwrap();
+    insert(&conn, 4, 1);
+    insert(&conn, 5, 9);
+    drop(conn);
+    let store = SqliteStore::open(dir.path()).unwrap();
+    assert_eq!(listed(&store, "shop").await, ["e4", "e2", "e1"]);
+    assert_eq!(listed(&store, "new").await, ["e5"]);
+    while store.sweep(RETENTION, Millis(T0.0 * 2)).await.unwrap() {}
+    assert_eq!(listed(&store, "shop").await, [""; 0]);
+    let hooks: i64 = raw(dir.path()).query_row("SELECT count(*) FROM hooks", [], |row| row.get(0)).unwrap();
+    assert_eq!(hooks, 0);
+}

@@ -1,7 +1,11 @@
 //! Tests of what is SQLite's own: files, migrations, plans, failures.
 
 mod bounds;
+mod damage;
+mod disk;
 mod failures;
+mod history_reads;
+mod hook_rows;
 mod materialize;
 mod migration;
 mod throughput;
@@ -28,7 +32,7 @@ use super::super::{
 use super::files::FILE;
 use super::retention::SweepLimit;
 use super::tuning::Tuning;
-use super::{SqliteStore, check, gates, history, migrate, reads, retention, schema, sequence};
+use super::{SqliteStore, check, gates, history, migrate, reads, retention, schema, sequence, walk};
 use crate::core::time::Millis;
 
 /// Counts the checkpoints that started, and those in progress. They run on two threads.
@@ -173,9 +177,20 @@ async fn files_are_readable_by_the_owner_only() {
         names.push(file.file_name().into_string().unwrap());
     }
     names.sort();
-    assert_eq!(names, ["hookstream.db", "hookstream.db-shm", "hookstream.db-wal", "hookstream.lock"]);
+    assert_eq!(
+        names,
+        ["hookstream.db", "hookstream.db-shm", "hookstream.db-wal", "hookstream.lock", "hookstream.reserve"]
+    );
     store.close().await;
     assert!(!dir.path().join("hookstream.db-wal").exists(), "a closed store is one file");
+}
+
+fn query_plan(conn: &Connection, sql: &str) -> String {
+    let mut statement = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+    let count = statement.parameter_count();
+    let rows =
+        statement.query_map(rusqlite::params_from_iter(vec![1; count]), |r| r.get::<_, String>(3)).unwrap();
+    rows.map(Result::unwrap).collect::<Vec<_>>().join("; ")
 }
 
 /// No query of the dispatcher scans or sorts a backlog.
@@ -184,14 +199,7 @@ fn query_plans_use_indexes() {
     let dir = tempfile::tempdir().unwrap();
     drop(SqliteStore::open(dir.path()).unwrap());
     let conn = raw(dir.path());
-    let plan = |sql: &str| {
-        let mut statement = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
-        let count = statement.parameter_count();
-        let rows = statement
-            .query_map(rusqlite::params_from_iter(vec![1; count]), |r| r.get::<_, String>(3))
-            .unwrap();
-        rows.map(Result::unwrap).collect::<Vec<_>>().join("; ")
-    };
+    let plan = |sql: &str| query_plan(&conn, sql);
     let due = plan(reads::DUE);
     assert!(due.contains("COVERING INDEX deliveries_pending (hook=? AND due<?)"), "{due}");
     assert!(!due.contains("TEMP B-TREE") && !due.contains("SCAN"), "{due}");
@@ -204,10 +212,11 @@ fn query_plans_use_indexes() {
     assert!(backlog.contains("SEARCH d USING COVERING INDEX deliveries_pending (hook=?)"), "{backlog}");
     assert!(!backlog.contains("SCAN d"), "{backlog}");
     for (sql, want) in [
-        (history::OLDER, "COVERING INDEX deliveries_list (hook=? AND state=? AND rowid<?)"),
-        (history::NEWER, "COVERING INDEX deliveries_list (hook=? AND state=? AND rowid>?)"),
-        (history::OF_EVENT, "COVERING INDEX events_id (namespace=? AND id=?)"),
-        (history::OF_EVENT, "INTEGER PRIMARY KEY (rowid>? AND rowid<?)"),
+        (reads::NEWEST, "COVERING INDEX deliveries_list (hook=? AND state=?)"),
+        (super::hook_rows::UNUSED, "COVERING INDEX deliveries_list (hook=?)"),
+        (super::hook_rows::FIND_UNUSED, "SEARCH h USING INTEGER PRIMARY KEY (rowid>?)"),
+        (super::hook_rows::EMPTY_NAMESPACES, "INDEX namespaces_deleted"),
+        (reads::HELD, "INDEX hooks_held"),
         (history::EXPLAIN, "INDEX events_id (namespace=? AND id=?)"),
         (retention::FINISHED, "INDEX deliveries_finished (state=? AND finished_at>?)"),
         ("SELECT min(due) FROM candidates", "COVERING INDEX candidates_due"),
@@ -222,7 +231,7 @@ fn query_plans_use_indexes() {
 
 /// Returns the sum of the backlog counts in the hooks' rows, in bytes.
 fn stored_pending_bytes(dir: &Path) -> i64 {
-    raw(dir).query_row("SELECT sum(waiting) FROM hooks", [], |row| row.get(0)).unwrap()
+    raw(dir).query_row("SELECT coalesce(sum(waiting), 0) FROM hooks", [], |row| row.get(0)).unwrap()
 }
 
 fn open_tuned(dir: &Path, change: impl FnOnce(&mut Tuning)) -> SqliteStore {

@@ -1,0 +1,221 @@
+//! Divides the memory budget into shares.
+
+/// What uses memory. The text is the metric's label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::EnumIter, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub enum MemoryShare {
+    /// Bodies of relays whose signature is not checked yet. Small, because anyone can send them.
+    UnverifiedBodies,
+    /// Bodies of authorized requests, and accepted events until the dispatcher has them.
+    Requests,
+    /// Deliveries that are ready or in flight, with their rendered bodies and responses.
+    Dispatcher,
+    /// Input and output of scripts.
+    Scripts,
+    /// Responses of admin APIs.
+    AdminResponses,
+}
+
+/// The largest items that must fit, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ItemSizes {
+    /// `--max-event-bytes`.
+    pub event: u64,
+    /// `--max-request-bytes`.
+    pub request: u64,
+    /// The output of an attempt: rendered body, payload and headers, and the part of the response that is read.
+    pub attempt_output: u64,
+    /// The largest message of a sandbox process.
+    pub script_reply: u64,
+    /// The largest response of an admin API.
+    pub admin_response: u64,
+}
+
+/// A divided budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Split {
+    total: u64,
+    unverified: u64,
+    requests: u64,
+    dispatcher: u64,
+    scripts: u64,
+    admin: u64,
+}
+
+/// The budget does not fit one item of the maximum size in every share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a budget of {} MiB is too small for events of {event} bytes and requests of {request} bytes: give at least {}MiB, \
+     or a smaller --max-request-bytes or --max-event-bytes", .total >> 20, .minimum.div_ceil(1 << 20)
+)]
+pub struct BudgetTooSmall {
+    total: u64,
+    minimum: u64,
+    event: u64,
+    request: u64,
+}
+
+/// How many sixteenths of the budget beyond the minimum each share gets. The rest, about half, is the dispatcher's.
+const UNVERIFIED: u64 = 1;
+const REQUESTS: u64 = 4;
+const SCRIPTS: u64 = 2;
+const ADMIN: u64 = 1;
+/// More request memory would only make clients wait longer for the commit. The excess goes to the dispatcher.
+const MAX_REQUESTS: u64 = 128 << 20;
+
+impl ItemSizes {
+    /// Returns the smallest shares: one item each, and a second one where one item must not block all others.
+    fn minimum(&self) -> Split {
+        let request = super::pool::request_cost(self.request.max(self.event));
+        let event = super::pool::request_cost(self.event);
+        let mut split = Split {
+            total: 0,
+            unverified: event.saturating_mul(2),
+            requests: request,
+            dispatcher: self.event.saturating_add(self.attempt_output).saturating_mul(2),
+            // The input contains the event and the texts of the hook's scripts.
+            scripts: self.event.saturating_mul(2).saturating_add(4 << 20).saturating_add(self.script_reply),
+            admin: self.admin_response,
+        };
+        split.total = split.sum();
+        split
+    }
+}
+
+impl Split {
+    /// Returns the smallest budget for these items.
+    pub fn minimum(sizes: &ItemSizes) -> u64 {
+        sizes.minimum().total
+    }
+
+    /// Divides a budget: each share gets its minimum, and a part of the rest.
+    pub fn new(total: u64, sizes: &ItemSizes) -> Result<Split, BudgetTooSmall> {
+        let minimum = sizes.minimum();
+        let Some(rest) = total.checked_sub(minimum.total) else {
+            let ItemSizes { event, request, .. } = *sizes;
+            return Err(BudgetTooSmall { total, minimum: minimum.total, event, request });
+        };
+        let part = |sixteenths: u64| rest / 16 * sixteenths;
+        let mut split = Split {
+            total,
+            unverified: minimum.unverified + part(UNVERIFIED),
+            requests: (minimum.requests + part(REQUESTS)).min(MAX_REQUESTS.max(minimum.requests)),
+            dispatcher: 0,
+            scripts: minimum.scripts + part(SCRIPTS),
+            admin: minimum.admin + part(ADMIN),
+        };
+        split.dispatcher = total - split.sum();
+        Ok(split)
+    }
+
+    fn sum(&self) -> u64 {
+        [self.unverified, self.requests, self.dispatcher, self.scripts, self.admin]
+            .into_iter()
+            .fold(0, u64::saturating_add)
+    }
+
+    /// Returns the whole budget.
+    pub fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// Returns the bytes of a share.
+    pub fn bytes(&self, share: MemoryShare) -> u64 {
+        match share {
+            MemoryShare::UnverifiedBodies => self.unverified,
+            MemoryShare::Requests => self.requests,
+            MemoryShare::Dispatcher => self.dispatcher,
+            MemoryShare::Scripts => self.scripts,
+            MemoryShare::AdminResponses => self.admin,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use strum::IntoEnumIterator;
+
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+    const SIZES: ItemSizes = ItemSizes {
+        event: MIB,
+        request: 16 * MIB,
+        attempt_output: 4 * MIB + (64 << 10),
+        script_reply: 25 * MIB,
+        admin_response: 16 * MIB,
+    };
+
+    #[test]
+    fn splits_by_the_table() {
+        use MemoryShare::{AdminResponses, Dispatcher, Requests, Scripts, UnverifiedBodies};
+        let minimum = Split::minimum(&SIZES);
+        for (total, table) in [
+            (
+                minimum,
+                [
+                    (UnverifiedBodies, 4),
+                    (Requests, 32),
+                    (Dispatcher, 10),
+                    (Scripts, 31),
+                    (AdminResponses, 16),
+                ],
+            ),
+            (
+                256 * MIB,
+                [
+                    (UnverifiedBodies, 14),
+                    (Requests, 72),
+                    (Dispatcher, 91),
+                    (Scripts, 51),
+                    (AdminResponses, 26),
+                ],
+            ),
+            (
+                1024 * MIB,
+                [
+                    (UnverifiedBodies, 62),
+                    (Requests, 128),
+                    (Dispatcher, 612),
+                    (Scripts, 147),
+                    (AdminResponses, 74),
+                ],
+            ),
+        ] {
+            let split = Split::new(total, &SIZES).unwrap();
+            let found = table.map(|(share, _)| (share, split.bytes(share) / MIB));
+            assert_eq!(found, table, "{} MiB", total / MIB);
+        }
+        assert!(minimum < 96 * MIB, "{minimum}");
+    }
+
+    #[test]
+    fn too_small_budget_names_the_flags() {
+        let error = Split::new(64 * MIB, &SIZES).unwrap_err().to_string();
+        for part in ["64 MiB is too small", "at least 94MiB", "--max-request-bytes", "--max-event-bytes"] {
+            assert!(error.contains(part), "{part}: {error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn shares_fit_the_budget_and_every_item(
+            total in any::<u64>(), event in 0u64..1 << 40, request in 0u64..1 << 40, reply in 0u64..1 << 30,
+        ) {
+            let sizes = ItemSizes { event, request, script_reply: reply, ..SIZES };
+            match Split::new(total, &sizes) {
+                Ok(split) => {
+                    let sum: u128 = MemoryShare::iter().map(|share| u128::from(split.bytes(share))).sum();
+                    prop_assert!(sum <= u128::from(total));
+                    prop_assert!(split.bytes(MemoryShare::UnverifiedBodies) >= super::super::pool::request_cost(event));
+                    prop_assert!(split.bytes(MemoryShare::Requests) >= super::super::pool::request_cost(request.max(event)));
+                    prop_assert!(split.bytes(MemoryShare::Dispatcher) >= event + sizes.attempt_output);
+                    prop_assert!(split.bytes(MemoryShare::Scripts) >= event + reply);
+                    prop_assert!(split.bytes(MemoryShare::AdminResponses) >= sizes.admin_response);
+                }
+                Err(_) => prop_assert!(total < Split::minimum(&sizes)),
+            }
+        }
+    }
+}

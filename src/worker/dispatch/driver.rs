@@ -1,0 +1,198 @@
+//! Drives the dispatcher's state machine: reads the clock, receives commands, executes effects.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::command::{DispatchCommand, DispatchHandle};
+use super::effect::Effect;
+use super::machine::DispatchMachine;
+use super::time::Now;
+use super::{attempt, settler, store_jobs};
+use crate::core::time::Millis;
+use crate::memory::MemoryBudget;
+use crate::metrics::Metrics;
+use crate::worker::handlers::HandlerRunner;
+use crate::worker::index::HookIndex;
+use crate::worker::report::ReportQueues;
+use crate::worker::store::{DispatchStore, StoreError};
+
+/// Commands that may be queued for the dispatcher. While the queue is full, ingest waits.
+const COMMAND_CAPACITY: usize = 8192;
+/// Commands that are handled in one batch.
+const COMMAND_BATCH: usize = 256;
+/// How long attempts in flight may take when the process stops.
+const STOP_DEADLINE: Duration = Duration::from_secs(10);
+/// Backlogs of deleted hooks that are ended at the same time. Each uses the memory of one chunk.
+const CONCURRENT_ENDS: usize = 2;
+
+/// The dispatcher's dependencies and settings.
+pub struct DispatcherParts {
+    pub store: Arc<dyn DispatchStore>,
+    pub index: Arc<HookIndex>,
+    pub runner: Arc<HandlerRunner>,
+    pub metrics: Arc<Metrics>,
+    /// How long the deliveries of a deleted hook stay pending, in case the hook is recreated.
+    pub grace: Duration,
+    /// Receives holds and delivery health.
+    pub reports: Arc<ReportQueues>,
+    /// Contains the budget for deliveries in memory, ready and in flight.
+    pub memory: MemoryBudget,
+}
+
+/// Runs the state machine.
+pub struct Dispatcher {
+    machine: DispatchMachine,
+    memory: MemoryBudget,
+    store: Arc<dyn DispatchStore>,
+    index: Arc<HookIndex>,
+    runner: Arc<HandlerRunner>,
+    metrics: Arc<Metrics>,
+    reports: Arc<ReportQueues>,
+    tasks: TaskTracker,
+    ends: Arc<Semaphore>,
+    outcomes: mpsc::Sender<settler::AttemptSettlement>,
+    commands: mpsc::Receiver<DispatchCommand>,
+    handle: DispatchHandle,
+}
+
+impl Dispatcher {
+    pub fn new(parts: DispatcherParts) -> (Self, DispatchHandle) {
+        let (sender, commands) = mpsc::channel(COMMAND_CAPACITY);
+        let handle = DispatchHandle { commands: sender };
+        let tasks = TaskTracker::new();
+        let (outcomes, settlements) = mpsc::channel(COMMAND_CAPACITY);
+        tasks.spawn(settler::run(settlements, parts.store.clone(), handle.clone(), parts.metrics.clone()));
+        let memory = usize::try_from(parts.memory.dispatcher_bytes()).unwrap_or(usize::MAX);
+        let dispatcher = Dispatcher {
+            machine: DispatchMachine::new(parts.index.clone(), parts.grace, memory),
+            memory: parts.memory,
+            store: parts.store,
+            index: parts.index,
+            runner: parts.runner,
+            metrics: parts.metrics,
+            reports: parts.reports,
+            tasks,
+            ends: Arc::new(Semaphore::new(CONCURRENT_ENDS)),
+            outcomes,
+            commands,
+            handle: handle.clone(),
+        };
+        (dispatcher, handle)
+    }
+
+    /// Delivers until `stop`, then waits up to `STOP_DEADLINE` for the attempts in flight. The next start repeats
+    /// attempts that did not end in time.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), StoreError> {
+        let (held, backlogs) = (self.store.held_hooks().await?, self.store.backlog().await?);
+        let effects = self.machine.start(held, backlogs, Now::read());
+        self.execute(effects);
+        let mut batch = Vec::with_capacity(COMMAND_BATCH);
+        loop {
+            let next = self.machine.next_wake();
+            let timer = async {
+                match next {
+                    Some(at) => tokio::time::sleep(at.since(Millis::steady())).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let effects = tokio::select! {
+                () = stop.cancelled() => break,
+                count = self.commands.recv_many(&mut batch, COMMAND_BATCH) => {
+                    if count == 0 {
+                        break;
+                    }
+                    self.machine.step(batch.drain(..), Now::read())
+                }
+                () = timer => self.machine.wake(Now::read()),
+            };
+            self.execute(effects);
+        }
+        self.machine.stop();
+        self.tasks.close();
+        // The settler ends when every sender is dropped: this one, and those of the attempts in flight.
+        self.outcomes = mpsc::channel(1).0;
+        let tasks = self.tasks.clone();
+        let ended = async {
+            loop {
+                tokio::select! {
+                    Some(command) = self.commands.recv() => {
+                        let effects = self.machine.step([command], Now::read());
+                        self.execute(effects);
+                    }
+                    () = tasks.wait() => break,
+                }
+            }
+        };
+        if tokio::time::timeout(STOP_DEADLINE, ended).await.is_err() {
+            tracing::warn!(
+                attempts = self.machine.in_flight(),
+                "attempts in flight aborted, the next start repeats them"
+            );
+        }
+        Ok(())
+    }
+
+    fn execute(&self, effects: Vec<Effect>) {
+        self.memory.record_dispatcher_use(self.machine.memory.used() as u64);
+        effects.into_iter().for_each(|effect| self.execute_one(effect));
+    }
+
+    fn execute_one(&self, effect: Effect) {
+        match effect {
+            Effect::StartAttempt { pending, ticket } => {
+                self.tasks.spawn(attempt::run(attempt::AttemptJob {
+                    pending,
+                    ticket,
+                    index: self.index.clone(),
+                    runner: self.runner.clone(),
+                    outcomes: self.outcomes.clone(),
+                    metrics: self.metrics.clone(),
+                    dispatch: self.handle.clone(),
+                }));
+            }
+            Effect::Load { uid, serial, exclude, limit, untried } => {
+                let (store, handle) = (self.store.clone(), self.handle.clone());
+                self.tasks.spawn(async move {
+                    let result = store_jobs::load(&*store, &uid, exclude, limit, untried).await;
+                    handle.send(DispatchCommand::Loaded { uid, serial, result }).await;
+                });
+            }
+            Effect::Expire { uid, expired, series } => {
+                self.tasks.spawn(attempt::expire(uid, expired, series, self.outcomes.clone()));
+            }
+            Effect::ReportHold(change) => self.reports.holds.push(&change.hook.uid.clone(), change),
+            Effect::ReportHealth(health) => self.reports.health.push(&health.hook.uid.clone(), health),
+            Effect::ReportBreaker { uid, report, change, series } => {
+                self.reports.breakers.publish(&uid, report);
+                if let Some(is_open) = change {
+                    self.metrics.record_breaker_change(is_open);
+                    series.iter().for_each(|series| series.set_breaker_open(is_open));
+                }
+                if change == Some(true) {
+                    self.metrics.record_breaker_opening();
+                }
+            }
+            Effect::RecordProbe(evidence) => self.metrics.record_breaker_probe(evidence),
+            Effect::Transfer { from, to } => {
+                self.tasks.spawn(store_jobs::transfer(self.store.clone(), self.handle.clone(), from, to));
+            }
+            Effect::RetryUndecided(hooks) => {
+                self.tasks.spawn(store_jobs::retry_undecided(self.store.clone(), self.handle.clone(), hooks));
+            }
+            Effect::EndBacklog { uid, hook } => {
+                let (store, handle, metrics) =
+                    (self.store.clone(), self.handle.clone(), self.metrics.clone());
+                let ends = self.ends.clone();
+                self.tasks.spawn(async move {
+                    // Never closed, so there is always a permit at the end.
+                    let _permit = ends.acquire().await;
+                    store_jobs::end_backlog(store, handle, metrics, uid, hook).await;
+                });
+            }
+        }
+    }
+}
