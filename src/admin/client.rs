@@ -8,7 +8,7 @@ use super::error::AdminError;
 use super::response;
 use crate::core::time::Millis;
 
-/// Identifies the contents of a list: a hash of the address, the credentials and the kind. Clients with the same scope
+/// Identifies the contents of a list: a hash of the address, the credentials, the TLS identity and the kind. Clients with the same scope
 /// see the same objects.
 pub type ListScope = [u8; 32];
 
@@ -60,6 +60,10 @@ pub trait ExternalClient: Send + Sync {
         id: Option<&str>,
         desired: &Self::Desired,
     ) -> impl Future<Output = Result<Value, AdminError>> + Send;
+    /// Returns true if `create` without an id sends one request, so that a rejection of it proves that nothing was created.
+    fn creates_with_one_request(&self, _desired: &Self::Desired) -> bool {
+        true
+    }
     /// Updates an existing object to the desired state. `fields` are the paths that differ. Returns `Unsupported`, without
     /// changing anything, if the object can only be deleted and recreated.
     fn update(

@@ -36,6 +36,9 @@ pub enum AdminError {
     Unauthorized(ErrorDetail),
     #[error("the admin API denied access (403): grant the token the required permissions: {}", .0.message)]
     Forbidden(ErrorDetail),
+    /// The login for an access token was rejected. Says nothing about the object that the call concerned.
+    #[error("the login at Auth0 was rejected ({}): check the application's client id, its audience and its grant: {}", .0.status.unwrap_or_default(), .0.message)]
+    LoginRejected(ErrorDetail),
     #[error("the admin API does not have this path (404): check the Connection's address and workspace, and that Kong is Enterprise: {}", .0.message)]
     NotFound(ErrorDetail),
     #[error("the admin API reports a conflict (409): {}", .0.message)]
@@ -75,6 +78,9 @@ pub struct ErrorDetail {
     pub code: Option<String>,
     pub message: String,
     pub request_id: Option<String>,
+    /// True if the vendor reports, in the recorded form of such a report, that the object does not exist. False for every
+    /// other 404: of a proxy, of another program, or for a path that the API does not have.
+    pub proves_absence: bool,
 }
 
 impl ErrorDetail {
@@ -87,6 +93,7 @@ impl ErrorDetail {
             code: self.code.map(hide),
             message: hide(self.message),
             request_id: self.request_id.map(hide),
+            proves_absence: self.proves_absence,
         }
     }
 }
@@ -103,6 +110,7 @@ impl AdminError {
             }
             AdminError::Unauthorized(_)
             | AdminError::Forbidden(_)
+            | AdminError::LoginRejected(_)
             | AdminError::NotFound(_)
             | AdminError::Conflict(_)
             | AdminError::ServerError(_)
@@ -119,6 +127,7 @@ impl AdminError {
             AdminError::Rejected(d)
             | AdminError::Unauthorized(d)
             | AdminError::Forbidden(d)
+            | AdminError::LoginRejected(d)
             | AdminError::NotFound(d)
             | AdminError::Conflict(d)
             | AdminError::RateLimited(d, _)
@@ -134,11 +143,16 @@ impl AdminError {
         }
     }
 
-    /// Returns true if the vendor reports that the object does not exist (404 or 410).
+    /// Returns true if the vendor reports that the object does not exist.
     pub fn is_gone(&self) -> bool {
+        matches!(self, AdminError::NotFound(detail) if detail.proves_absence)
+    }
+
+    /// Returns true for a 404 that does not prove that the object is missing.
+    pub fn is_ambiguous_absence(&self) -> bool {
         match self {
-            AdminError::NotFound(_) => true,
-            AdminError::Rejected(detail) => detail.status == Some(410),
+            AdminError::NotFound(detail) => !detail.proves_absence,
+            AdminError::UnexpectedAnswer(detail) => detail.status == Some(404),
             _ => false,
         }
     }

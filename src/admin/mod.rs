@@ -10,6 +10,7 @@
 //!
 //! Out of scope: the desired state and the ownership of objects (`controller`), and their comparison (`core::plan`).
 
+mod absence;
 mod access;
 pub mod auth0;
 mod client;

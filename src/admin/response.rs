@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use super::error::{AdminError, ErrorDetail};
 use super::limit::requested_pause;
+use crate::core::conditions::cut;
 use crate::core::redact::redact;
 use crate::core::time::Millis;
 use crate::net::HttpResponse;
@@ -37,6 +38,7 @@ pub fn unexpected_response(response: &HttpResponse, message: &str) -> AdminError
         code: None,
         message: message.to_owned(),
         request_id: request_id(&response.headers),
+        proves_absence: false,
     })
 }
 
@@ -111,18 +113,35 @@ impl VendorErrorBody {
         self.0.get(name)?.as_i64()
     }
 
+    /// Returns true if the body has exactly these members.
+    pub fn has_only(&self, names: &[&str]) -> bool {
+        self.0.len() == names.len() && names.iter().all(|name| self.0.contains_key(*name))
+    }
+
     pub fn object(&self, name: &str) -> Option<&Map<String, Value>> {
         self.0.get(name)?.as_object()
     }
 }
 
+/// The sender of a 404, as far as its body shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotFoundOrigin {
+    /// The vendor reports that the object does not exist, in the recorded form of such a report.
+    Object,
+    /// The vendor's API, which may also lack the path.
+    Api,
+    /// Another program: a proxy, or another port of the vendor.
+    Foreign,
+}
+
 /// Returns the error for a response without a success status. `code` and `message` come from its body. `secrets` are
-/// redacted from the error.
+/// redacted from the error. `origin` applies to 404.
 pub fn error_from_response(
     response: &HttpResponse,
     code: Option<String>,
     message: Option<String>,
     secrets: &[&str],
+    origin: NotFoundOrigin,
 ) -> AdminError {
     let status = response.status;
     if status.is_redirection() {
@@ -144,7 +163,22 @@ pub fn error_from_response(
         return unexpected_response(response, &message);
     }
     let message = message.unwrap_or_else(|| NO_REASON.into());
-    let detail = ErrorDetail { status: None, code, message, request_id: request_id(&response.headers) };
+    let is_not_found = status == StatusCode::NOT_FOUND;
+    if is_not_found && origin == NotFoundOrigin::Foreign {
+        let message = redact(&message, secrets.iter().copied());
+        let message = format!(
+            "404 in another form than the admin API's ({}): does the address lead to the admin API?",
+            cut(&message, 200)
+        );
+        return unexpected_response(response, &message);
+    }
+    let detail = ErrorDetail {
+        status: None,
+        code,
+        message,
+        request_id: request_id(&response.headers),
+        proves_absence: is_not_found && origin == NotFoundOrigin::Object,
+    };
     AdminError::from_status(
         status,
         detail.redacted(secrets),

@@ -104,7 +104,8 @@ pub struct HookSecret {
 pub struct HookStatus {
     /// The generation of the spec that the conditions refer to.
     pub observed_generation: Option<i64>,
-    /// The conditions Ready, Synced, Reconciling and Stalled describe the synchronization with Auth0. EndOfLife warns that
+    /// The conditions Ready, Synced, Reconciling and Stalled describe the synchronization with Auth0. Suspended is set
+    /// while the object is suspended. EndOfLife warns that
     /// Auth0 ended Hooks.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]

@@ -253,7 +253,7 @@ pub struct Handled {
 #[schemars(transform = use_field_description)]
 pub struct External {
     /// The vendor's id.
-    #[schemars(length(max = 128))]
+    #[schemars(length(max = 256))]
     pub id: String,
     /// Name of the Connection with which the object was created or adopted.
     #[schemars(length(max = 253))]

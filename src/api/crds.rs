@@ -19,7 +19,20 @@ pub fn to_yaml(object: &Value) -> Result<String, serde_saphyr::ser::Error> {
 fn finish(crd: CustomResourceDefinition) -> Value {
     let mut crd = serde_json::to_value(crd).unwrap_or_default();
     clean_up(&mut crd);
+    bound_conditions(&mut crd);
     crd
+}
+
+/// Bounds the texts of conditions as Kubernetes' own CRDs do. The schema of the type `Condition` lacks these limits.
+fn bound_conditions(crd: &mut Value) {
+    let pointer =
+        "/spec/versions/0/schema/openAPIV3Schema/properties/status/properties/conditions/items/properties";
+    let Some(members) = crd.pointer_mut(pointer) else { return };
+    for (name, max) in [("type", 316), ("status", 16), ("reason", 1024), ("message", 32_768)] {
+        if let Some(Value::Object(schema)) = members.get_mut(name) {
+            schema.insert("maxLength".into(), max.into());
+        }
+    }
 }
 
 /// Removes `nullable` and the null in optional enums, and joins the lines of descriptions.

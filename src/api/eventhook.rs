@@ -202,8 +202,8 @@ pub struct Retry {
 pub struct EventHookStatus {
     /// The generation of the spec that the conditions refer to.
     pub observed_generation: Option<i64>,
-    /// The controller sets Ready, Synced, Reconciling and Stalled, which describe the synchronization with the vendor. The
-    /// worker sets Delivering, which describes the receiver.
+    /// The controller sets Ready, Synced, Reconciling and Stalled, which describe the synchronization with the vendor, and
+    /// Suspended while the object is suspended. The worker sets Delivering, which describes the receiver.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

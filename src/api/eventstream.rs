@@ -224,7 +224,8 @@ pub struct ActionDestination {
 pub struct EventStreamStatus {
     /// The generation of the spec that the conditions refer to.
     pub observed_generation: Option<i64>,
-    /// The conditions Ready, Synced, Reconciling and Stalled, which describe the synchronization with Auth0.
+    /// The conditions Ready, Synced, Reconciling and Stalled, which describe the synchronization with Auth0, and
+    /// Suspended while the object is suspended.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

@@ -17,6 +17,8 @@ mod crds;
 mod eventhook;
 mod eventstream;
 mod handler;
+mod status_bounds;
+mod status_schema;
 
 pub use auth0_hook::*;
 pub use common::*;
@@ -25,6 +27,8 @@ pub use crds::{crds, to_yaml};
 pub use eventhook::*;
 pub use eventstream::*;
 pub use handler::*;
+pub use status_bounds::{bound_status, bounded_token};
+pub use status_schema::status_schema;
 
 /// The API group of every kind.
 pub const GROUP: &str = "hookstream.dev";
@@ -35,5 +39,8 @@ pub const RECONCILE_REQUESTED_AT: &str = "hookstream.dev/reconcileRequestedAt";
 /// Annotation that resumes a hook that is held after a response of 410, or a stream that Auth0 disabled. Its value is an
 /// opaque token, acknowledged in `status.handled`.
 pub const RESUME: &str = "hookstream.dev/resume";
+/// The members of a spec that decide whether a deletion reaches the vendor, and where. Read leniently from an object that
+/// cannot be parsed as a whole. Nothing is deleted while one of them cannot be read.
+pub const CLEANUP_MEMBERS: [&str; 4] = ["connectionRef", "deletionPolicy", "managementPolicy", "adopt"];
 /// With `--require-secret-label`, the operator uses only Secrets with this label.
 pub const USE_LABEL: &str = "hookstream.dev/use";

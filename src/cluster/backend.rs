@@ -130,6 +130,11 @@ pub trait Cluster: Send + Sync + 'static {
     /// object depends on a lost key ring.
     fn key_ring(&self, create: bool) -> BoxFuture<'_, Result<Arc<KeyRing>, ClusterError>>;
 
+    /// Returns true once after a deleted key ring was restored from memory.
+    fn take_key_ring_restored(&self) -> bool {
+        false
+    }
+
     /// Returns an id that distinguishes this installation from all others; None if reading it is forbidden.
     fn installation_id(&self) -> BoxFuture<'_, Result<Option<String>, ClusterError>>;
 

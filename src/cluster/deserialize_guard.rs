@@ -8,7 +8,7 @@ use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
-use crate::api::Applied;
+use crate::api::{Applied, CLEANUP_MEMBERS, DeletionPolicy};
 use crate::core::hook::EventSelector;
 
 /// An object as a watch delivers it: the object, or the reason why it cannot be deserialized.
@@ -28,6 +28,20 @@ pub struct InvalidObject {
     pub selector: Option<EventSelector>,
     /// The relay settings of an EventHook at the vendor, by its status.
     pub applied: Option<Box<Applied>>,
+    /// `CLEANUP_MEMBERS` of the spec, as they are stored.
+    cleanup: Map<String, Value>,
+}
+
+/// A deletion policy that this version does not know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnknownPolicy;
+
+impl InvalidObject {
+    /// Returns the object's own deletion policy; None if it has none.
+    pub fn deletion_policy(&self) -> Result<Option<DeletionPolicy>, UnknownPolicy> {
+        let policy = self.cleanup.get("deletionPolicy");
+        policy.map_or(Ok(None), |policy| Option::deserialize(policy).map_err(|_| UnknownPolicy))
+    }
 }
 
 impl<K: DeserializeOwned> DeserializeGuard<K> {
@@ -40,7 +54,12 @@ impl<K: DeserializeOwned> DeserializeGuard<K> {
         let metadata = read_metadata(object.get("metadata")?)?;
         let selector = object.get("spec").and_then(EventSelector::of_unreadable);
         let applied = object.pointer("/status/applied").and_then(|applied| Box::deserialize(applied).ok());
-        Some(DeserializeGuard(Err(Box::new(InvalidObject { error, metadata, selector, applied }))))
+        let members = CLEANUP_MEMBERS.iter().filter_map(|member| {
+            let value = object.get("spec")?.get(member)?;
+            Some(((*member).to_owned(), value.clone()))
+        });
+        let cleanup = members.collect();
+        Some(DeserializeGuard(Err(Box::new(InvalidObject { error, metadata, selector, applied, cleanup }))))
     }
 }
 
@@ -135,6 +154,21 @@ mod tests {
             assert!(invalid.error.contains("invalid type"), "{member}: {}", invalid.error);
         }
         assert!(read(metadata, json!([])).unwrap().0.unwrap_err().selector.is_none());
+    }
+
+    #[test]
+    fn unknown_deletion_policy_is_no_default() {
+        let policy = |policy: Value| {
+            let mut spec = json!({"source": 7, "deletionPolicy": policy});
+            if policy.is_null() {
+                spec.as_object_mut().unwrap().remove("deletionPolicy");
+            }
+            read(json!({"name": "a"}), spec).unwrap().0.unwrap_err().deletion_policy()
+        };
+        assert_eq!(policy(json!("Orphan")), Ok(Some(DeletionPolicy::Orphan)));
+        assert_eq!(policy(Value::Null), Ok(None));
+        assert_eq!(policy(json!("AskMe")), Err(UnknownPolicy));
+        assert_eq!(policy(json!(1)), Err(UnknownPolicy));
     }
 
     /// Without this, an annotation of a wrong type would look like the deletion of the object.

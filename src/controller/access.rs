@@ -21,6 +21,9 @@ const AUTH0_RATE: Rate = Rate { requests: 2, interval: Duration::from_secs(1), b
 /// it would occupy its slot for hours.
 const MAX_REQUEST_INTERVAL: Duration = Duration::from_secs(30);
 
+/// The longest address of an admin API in a status, in bytes.
+const MAX_ENDPOINT: usize = 2048;
+
 /// Reads the Secrets of a Connection and returns the access to its vendor's admin API.
 pub async fn access(connection: &Connection, context: &Context) -> Result<AdminAccess, SyncError> {
     hook::check_not_rejected(&connection.metadata)?;
@@ -40,6 +43,11 @@ pub async fn access(connection: &Connection, context: &Context) -> Result<AdminA
     };
     let admin_url = parse_url(&kong.admin_url.0)
         .map_err(|problem| InvalidSpec::InvalidSpec { field: "kong.adminUrl", problem: problem.into() })?;
+    // Encoded, the URL may be longer than the text, and `status.external.endpoint` must have all of it: a part of an address
+    // would look like another gateway.
+    if admin_url.as_str().len() > MAX_ENDPOINT {
+        return Err(invalid("kong.adminUrl", "is longer than 2048 bytes when it is encoded"));
+    }
     let token = match &kong.token_secret_ref {
         None => None,
         Some(reference) => {

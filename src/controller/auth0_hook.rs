@@ -47,7 +47,7 @@ pub async fn reconcile(object: Arc<Hook>, context: Arc<Context>) -> Result<Durat
         return Box::pin(reconcile::clean_up(&*object, &context)).await;
     }
     if object.policies().suspend {
-        return Ok(reconcile::SUSPENDED_REQUEUE);
+        return reconcile::report_suspended(&*object, &context).await;
     }
     let script = auth0_hook::validate(&object)?;
     let vendor = reconcile::vendor_access::<Hook>(&context, &object, &script.connection).await?;

@@ -211,11 +211,17 @@ impl Context {
     /// Returns the key ring and creates it when the first object needs it. Does not create one while a vendor still has
     /// a secret that derives from a lost key ring: the worker would silently reject every relay.
     pub(super) async fn key_ring(&self) -> Result<Arc<KeyRing>, ClusterError> {
-        match self.cluster.key_ring(false).await {
+        let key_ring = match self.cluster.key_ring(false).await {
             // Check the objects only in this case, because the check reads all of them.
-            Err(ClusterError::KeyRing(_)) => self.cluster.key_ring(!self.depends_on_a_key_ring()).await,
-            other => other,
+            Err(ClusterError::KeyRing(_)) => self.cluster.key_ring(!self.depends_on_a_key_ring()).await?,
+            other => other?,
+        };
+        // Fails one reconcile, which is repeated: its condition, its Event and the metric report the deletion.
+        if self.cluster.take_key_ring_restored() {
+            let text = "its Secret was deleted, and restored from memory: find out who deleted it; to revoke a key, replace it";
+            return Err(ClusterError::KeyRing(text.into()));
         }
+        Ok(key_ring)
     }
 
     /// True if a vendor has a secret that derives from a key ring.

@@ -35,6 +35,10 @@ pub enum SyncError {
     ConnectionMissing(String),
     #[error("Connection {0} cannot be read: correct it first")]
     ConnectionInvalid(String),
+    #[error(
+        "deletionPolicy of Connection {0} cannot be read, so nothing is deleted at the vendor: correct the Connection, or set deletionPolicy in this object"
+    )]
+    PolicyUnknown(String),
     #[error("Connection {connection} is not a {vendor} connection")]
     WrongVendor { connection: String, vendor: &'static str },
     #[error(transparent)]
@@ -149,6 +153,7 @@ impl SyncError {
             | SyncError::HandlerNotAllowed(_) => SyncErrorClass::Terminal,
             SyncError::ConnectionMissing(_)
             | SyncError::ConnectionInvalid(_)
+            | SyncError::PolicyUnknown(_)
             | SyncError::Secret(
                 ReferenceError::SecretMissing(_)
                 | ReferenceError::SecretKeyMissing { .. }

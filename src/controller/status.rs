@@ -10,15 +10,18 @@ use serde_json::{Value, json};
 use super::context::Context;
 use super::error::SyncError;
 use crate::api::{
-    Connection, ConnectionStatus, EventHook, EventHookStatus, EventStream, EventStreamStatus, Handled, Hook,
-    HookStatus, LastError, RECONCILE_REQUESTED_AT,
+    CLEANUP_MEMBERS, Connection, ConnectionStatus, EventHook, EventHookStatus, EventStream,
+    EventStreamStatus, Handled, Hook, HookStatus, LastError, RECONCILE_REQUESTED_AT, bound_status,
+    bounded_token,
 };
 use crate::cluster::{ClusterError, ResourceKind, WriteTarget};
-use crate::core::conditions::{ConditionMessage, DELIVERING, ObjectReadiness, equals_ignoring_times};
+use crate::core::conditions::{
+    ConditionMessage, DELIVERING, ObjectReadiness, SUSPENDED, equals_ignoring_times,
+};
 use crate::core::time::Millis;
 
 /// The conditions that the controller writes for every kind.
-const COMMON_CONDITIONS: [&str; 4] = ["Ready", "Synced", "Reconciling", "Stalled"];
+const COMMON_CONDITIONS: [&str; 5] = ["Ready", "Synced", "Reconciling", "Stalled", SUSPENDED];
 
 /// A kind that the controller reconciles.
 pub trait Managed:
@@ -37,33 +40,30 @@ pub trait Managed:
     fn status(&self) -> Option<&Self::Status>;
     /// Returns the members of the status that every kind has.
     fn shared(status: &mut Self::Status) -> SharedStatus<'_>;
-    /// The members of the spec that cleaning up needs. For an object that cannot be parsed as a whole,
-    /// `parse_for_cleanup` takes these members from the object and all other members from `minimal_spec`.
-    const CLEANUP_MEMBERS: &'static [&'static str];
-    /// The smallest spec that can be parsed.
+    /// The smallest spec that can be parsed. For an object that cannot be parsed as a whole, `parse_for_cleanup` adds
+    /// `CLEANUP_MEMBERS` to it.
     fn minimal_spec() -> Value;
 }
 
 /// Parses the parts of a malformed object that cleaning up needs. None if these parts are malformed too. A guessed
-/// policy could delete an external object that should stay, and a guessed Connection could orphan one that should be
-/// deleted.
+/// policy could delete an external object that should stay. A guessed Connection, or a guessed id, could orphan one that
+/// should be deleted.
 pub fn parse_for_cleanup<K: Managed>(stored: &Value) -> Option<K> {
     let metadata = stored.get("metadata")?;
     let mut spec = K::minimal_spec();
     let members = spec.as_object_mut()?;
-    for member in K::CLEANUP_MEMBERS {
+    // A Connection has no external object, so its deletion depends on none of its members.
+    let needed: &[&str] = if K::KIND == ResourceKind::Connection { &[] } else { &CLEANUP_MEMBERS };
+    for member in needed {
         if let Some(value) = stored.pointer(&format!("/spec/{member}")) {
             members.insert((*member).to_owned(), value.clone());
         }
     }
-    let parse = |status: Value| {
-        let object = json!({"apiVersion": K::api_version(&()), "kind": K::kind(&()), "metadata": metadata,
-                            "spec": spec, "status": status});
-        serde_json::from_value::<K>(object).ok()
-    };
     // Without a status, the external object is found by the uid and the Connection.
-    let external = stored.pointer("/status/external");
-    external.and_then(|external| parse(json!({ "external": external }))).or_else(|| parse(Value::Null))
+    let status = stored.pointer("/status/external").map(|external| json!({ "external": external }));
+    let object = json!({"apiVersion": K::api_version(&()), "kind": K::kind(&()), "metadata": metadata,
+                        "spec": spec, "status": status});
+    serde_json::from_value(object).ok()
 }
 
 /// The members that the status of every kind has.
@@ -75,10 +75,9 @@ pub struct SharedStatus<'a> {
 }
 
 macro_rules! managed {
-    ($kind:ident, $status:ty, $cleanup:expr, $bare:tt) => {
+    ($kind:ident, $status:ty, $bare:tt) => {
         impl Managed for $kind {
             const KIND: ResourceKind = ResourceKind::$kind;
-            const CLEANUP_MEMBERS: &'static [&'static str] = &$cleanup;
             fn minimal_spec() -> Value {
                 json!($bare)
             }
@@ -98,18 +97,16 @@ macro_rules! managed {
     };
 }
 
-managed!(EventHook, EventHookStatus, ["connectionRef", "deletionPolicy"], {"source": "", "handler": {}});
-managed!(Connection, ConnectionStatus, [], {});
+managed!(EventHook, EventHookStatus, {"source": "", "handler": {}});
+managed!(Connection, ConnectionStatus, {});
 managed!(
     EventStream,
     EventStreamStatus,
-    ["connectionRef", "deletionPolicy", "managementPolicy", "adopt"],
     {"connectionRef": {"name": ""}, "name": "", "subscriptions": [], "destination": {}}
 );
 managed!(
     Hook,
     HookStatus,
-    ["connectionRef", "deletionPolicy", "managementPolicy", "adopt"],
     {"connectionRef": {"name": ""}, "name": "", "triggerId": "credentials-exchange"}
 );
 
@@ -117,6 +114,11 @@ managed!(
 /// out and acknowledges the request.
 fn is_resumed_here(kind: ResourceKind) -> bool {
     kind == ResourceKind::EventStream
+}
+
+/// Returns the token of the annotation that requests a reconcile, as `status.handled` records it.
+pub fn reconcile_request<K: kube::Resource>(object: &K) -> Option<String> {
+    object.annotations().get(RECONCILE_REQUESTED_AT).map(|token| bounded_token(token))
 }
 
 /// Writes the status. `status` has the kind's own members; this fills in the shared ones.
@@ -141,7 +143,7 @@ pub async fn write<K: Managed>(
     *shared.last_error = last_error.map(Box::new);
     // Acknowledge the request now that it was carried out, whether it succeeded or not.
     let handled = shared.handled.get_or_insert_default();
-    handled.reconcile_requested_at = object.annotations().get(RECONCILE_REQUESTED_AT).cloned();
+    handled.reconcile_requested_at = reconcile_request(object);
     if !is_resumed_here(K::KIND) {
         handled.resume = None;
     }
@@ -152,8 +154,41 @@ pub async fn write<K: Managed>(
         .await
 }
 
-/// Writes an error to the status. Of an object that cannot be parsed, replaces only the conditions. The rest of the
-/// status names the external object, and the controller needs that name once the object can be parsed again.
+/// Reports a suspended object: the condition `Suspended` and the current generation. All other members stay, and requests
+/// are not acknowledged, because nothing was observed. `is_synced`: the spec was synced before, except for `suspend`; the
+/// object then stays ready. Otherwise it is not ready, because the vendor need not have what the spec says.
+pub async fn write_suspended<K: Managed>(
+    context: &Context,
+    object: &K,
+    is_synced: bool,
+) -> Result<(), ClusterError> {
+    let generation = object.meta().generation;
+    let mut status = object.status().cloned().unwrap_or_default();
+    let shared = K::shared(&mut status);
+    let before = shared.conditions.clone();
+    *shared.observed_generation = generation;
+    let is_ready = before.iter().any(|c| {
+        // A suspended object that was reported as ready is ready in later reconciles, also after a restart.
+        c.type_ == "Ready" && c.status == "True" && (is_synced || c.observed_generation == generation)
+    });
+    let text = match is_ready {
+        true => "suspend: true; the vendor was last seen in step with this spec",
+        false => "suspend: true; this spec is not synced: set suspend: false",
+    };
+    let readiness = ObjectReadiness::Suspended(ConditionMessage::new("Suspended", text));
+    for condition in readiness.conditions(&before, generation, Millis::now()) {
+        match shared.conditions.iter_mut().find(|c| c.type_ == condition.type_) {
+            Some(old) if is_ready && condition.type_ != SUSPENDED => old.observed_generation = generation,
+            Some(old) => *old = condition,
+            None => shared.conditions.push(condition),
+        }
+    }
+    let target = WriteTarget::of(K::KIND, object);
+    write_if_changed(context, &target, object.status(), &before, status, &readiness).await
+}
+
+/// Writes an error to the status. Of an object that cannot be parsed, replaces only the conditions and the observed
+/// generation. The rest of the status names the external object, and the controller needs that name once the object can be parsed again.
 pub async fn write_error<K: Managed>(
     context: &Context,
     target: &WriteTarget,
@@ -179,20 +214,26 @@ pub async fn write_error<K: Managed>(
                 .filter_map(|c| serde_json::from_value(c.clone()).ok())
                 .filter(|c: &Condition| COMMON_CONDITIONS.contains(&c.type_.as_str()))
                 .collect();
-            let with_conditions = |conditions: &[Condition]| {
-                let mut status = before.clone();
+            let with_conditions = |status: &Value, conditions: &[Condition]| {
+                let mut status = status.clone();
                 if let Some(status) = status.as_object_mut() {
                     status.insert("conditions".into(), json!(conditions));
                 }
                 status
             };
-            let now = with_conditions(&readiness.conditions(&old, generation, Millis::now()));
-            write_if_changed(context, target, Some(&with_conditions(&old)), &old, now, &readiness).await
+            let old_status = with_conditions(&before, &old);
+            // Without it, kstatus would wait for the controller instead of reporting the failure.
+            if let Some(status) = before.as_object_mut() {
+                status.insert("observedGeneration".into(), json!(generation));
+            }
+            let now = with_conditions(&before, &readiness.conditions(&old, generation, Millis::now()));
+            write_if_changed(context, target, Some(&old_status), &old, now, &readiness).await
         }
     }
 }
 
-/// Writes the status if its meaning changed. Publishes an Event if the reason or message of Ready changed.
+/// Writes the status if its meaning changed. Publishes an Event if the reason or message of Ready, or of Suspended,
+/// changed.
 async fn write_if_changed<S: Serialize>(
     context: &Context,
     target: &WriteTarget,
@@ -202,16 +243,23 @@ async fn write_if_changed<S: Serialize>(
     readiness: &ObjectReadiness,
 ) -> Result<(), ClusterError> {
     let members = |status: Value| controller_members(status, is_resumed_here(target.kind));
-    let value = members(serde_json::to_value(&status).unwrap_or_default());
+    let mut value = members(serde_json::to_value(&status).unwrap_or_default());
+    // Before the comparison: otherwise a shortened status would differ from the stored one at every reconcile.
+    bound_status(target.kind.into(), &mut value);
     let old = members(before.map(|s| serde_json::to_value(s).unwrap_or_default()).unwrap_or_default());
     if equals_ignoring_times(&old, &value) {
         return Ok(());
     }
     context.cluster.write_status(target, value).await?;
-    let ready = conditions.iter().find(|c| c.type_ == "Ready");
+    // A suspended object may stay ready; its own condition then has the news.
+    let (reported, warning) = match readiness {
+        ObjectReadiness::Ready(_) => ("Ready", false),
+        ObjectReadiness::Suspended(_) => (SUSPENDED, false),
+        ObjectReadiness::Reconciling(_) | ObjectReadiness::Stalled(_) => ("Ready", true),
+    };
+    let old = conditions.iter().find(|c| c.type_ == reported);
     let note = readiness.message();
-    if ready.is_none_or(|c| c.reason != note.reason || c.message != note.message) {
-        let warning = !matches!(readiness, ObjectReadiness::Ready(_));
+    if old.is_none_or(|c| c.reason != note.reason || c.message != note.message) {
         context.cluster.publish_event(target, warning, note).await;
     }
     Ok(())
@@ -253,18 +301,30 @@ mod tests {
     fn parses_the_parts_of_a_malformed_object_that_cleanup_needs() {
         let stored = json!({"apiVersion": "hookstream.dev/v1alpha1", "kind": "EventHook",
             "metadata": {"name": "h", "namespace": "n", "uid": "u"},
-            "spec": {"source": 7, "connectionRef": {"name": "kong"}, "deletionPolicy": "Orphan"},
+            "spec": {"source": 7, "connectionRef": {"name": "kong"}, "deletionPolicy": "Orphan",
+                "managementPolicy": "ObserveOnly", "adopt": {"id": "a", "mode": "Match"}},
             "status": {"observedGeneration": "x", "external": {"id": "i", "connection": "c", "endpoint": "e"}}});
         let hook: EventHook = parse_for_cleanup(&stored).unwrap();
         assert_eq!(hook.spec.connection_ref.unwrap().name, "kong");
         assert_eq!(hook.spec.deletion_policy, Some(crate::api::DeletionPolicy::Orphan));
+        assert_eq!(hook.spec.management_policy, Some(crate::api::ManagementPolicy::ObserveOnly));
+        assert_eq!(hook.spec.adopt.unwrap().id, "a");
         assert_eq!(hook.status.unwrap().external.unwrap().id, "i");
 
-        let mut other = stored.clone();
-        other["status"]["external"]["id"] = json!(7);
-        assert!(parse_for_cleanup::<EventHook>(&other).unwrap().status.is_none());
-        other["spec"]["deletionPolicy"] = json!("AskMe");
-        assert!(parse_for_cleanup::<EventHook>(&other).is_none(), "no policy is guessed");
+        let mut without_status = stored.clone();
+        without_status["status"] = Value::Null;
+        assert!(parse_for_cleanup::<EventHook>(&without_status).unwrap().status.is_none());
+        for (member, unknown) in [
+            ("/spec/deletionPolicy", json!("AskMe")),
+            ("/spec/managementPolicy", json!("CreateOnly")),
+            ("/spec/connectionRef", json!("kong")),
+            ("/spec/adopt", json!({"id": "a", "mode": "Guess"})),
+            ("/status/external", json!({"id": 7})),
+        ] {
+            let mut other = stored.clone();
+            *other.pointer_mut(member).unwrap() = unknown;
+            assert!(parse_for_cleanup::<EventHook>(&other).is_none(), "{member} is not guessed");
+        }
 
         let connection: Connection =
             parse_for_cleanup(&json!({"metadata": {"name": "c"}, "spec": {"kong": 1}})).unwrap();

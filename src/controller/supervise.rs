@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
+use kube::Resource;
 use kube::runtime::controller::Action;
-use kube::{Resource, ResourceExt};
 
 use super::context::Context;
 use super::error::{SyncError, SyncErrorClass};
@@ -17,7 +17,6 @@ use super::status::{self, Managed};
 use super::telemetry::ReconcileTimer;
 use crate::admin::AdminError;
 use crate::admin::limit::{Priority, with_priority};
-use crate::api::RECONCILE_REQUESTED_AT;
 use crate::cluster::{ClusterError, DeserializeGuard, WriteTarget};
 
 /// Requeue delay of an error that a watch event resolves, in case that event is missed.
@@ -139,10 +138,10 @@ fn priority<K: Managed>(object: &K) -> Priority {
         return Priority::Delete;
     }
     let Some(mut status) = object.status().cloned() else { return Priority::Change };
-    let request = object.annotations().get(RECONCILE_REQUESTED_AT);
+    let request = status::reconcile_request(object);
     let shared = K::shared(&mut status);
     let is_ready = shared.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
-    let handled = shared.handled.as_ref().and_then(|h| h.reconcile_requested_at.as_ref());
+    let handled = shared.handled.as_ref().and_then(|h| h.reconcile_requested_at.clone());
     let is_current = *shared.observed_generation == object.meta().generation && handled == request;
     if is_ready && is_current { Priority::Resync } else { Priority::Change }
 }
@@ -157,6 +156,8 @@ fn panic_message(panic: &(dyn Any + Send)) -> String {
 
 #[cfg(test)]
 mod tests {
+    use kube::ResourceExt;
+
     use super::*;
     use crate::api::EventHook;
     use crate::cluster::files::{FileCluster, FileClusterOptions};

@@ -7,6 +7,8 @@ use super::time::Millis;
 
 /// The condition that the worker owns. The controller does not change it.
 pub const DELIVERING: &str = "Delivering";
+/// The condition of a suspended object. Absent otherwise.
+pub const SUSPENDED: &str = "Suspended";
 /// Maximum length of a condition's message in bytes. The API server rejects a status with a longer message.
 const MAX_MESSAGE: usize = 4096;
 
@@ -19,6 +21,8 @@ pub enum ObjectReadiness {
     Reconciling(ConditionMessage),
     /// The controller cannot proceed until a user changes something.
     Stalled(ConditionMessage),
+    /// The object is suspended, and the actual state need not match the spec.
+    Suspended(ConditionMessage),
 }
 
 /// A condition's reason (stable, CamelCase) and its human-readable message.
@@ -39,19 +43,24 @@ impl ObjectReadiness {
         match self {
             ObjectReadiness::Ready(note)
             | ObjectReadiness::Reconciling(note)
-            | ObjectReadiness::Stalled(note) => note,
+            | ObjectReadiness::Stalled(note)
+            | ObjectReadiness::Suspended(note) => note,
         }
     }
 
-    /// Returns the controller's four conditions. A condition whose status is unchanged keeps its transition time.
+    /// Returns the controller's four conditions, and `Suspended` if it applies. A condition whose status is unchanged keeps
+    /// its transition time.
     pub fn conditions(&self, before: &[Condition], generation: Option<i64>, now: Millis) -> Vec<Condition> {
         let (ready, reconciling, stalled) = match self {
             ObjectReadiness::Ready(_) => ("True", "False", "False"),
             ObjectReadiness::Reconciling(_) => ("False", "True", "False"),
             ObjectReadiness::Stalled(_) => ("False", "False", "True"),
+            ObjectReadiness::Suspended(_) => ("False", "False", "False"),
         };
+        let suspended = matches!(self, ObjectReadiness::Suspended(_)).then_some((SUSPENDED, "True"));
         [("Ready", ready), ("Synced", ready), ("Reconciling", reconciling), ("Stalled", stalled)]
             .into_iter()
+            .chain(suspended)
             .map(|(r#type, status)| {
                 let ConditionMessage { reason, message } = self.message();
                 let old = before.iter().find(|c| c.type_ == r#type);
@@ -122,11 +131,14 @@ mod tests {
             (ObjectReadiness::Ready(message()), ["True", "True", "False", "False"]),
             (ObjectReadiness::Reconciling(message()), ["False", "False", "True", "False"]),
             (ObjectReadiness::Stalled(message()), ["False", "False", "False", "True"]),
+            (ObjectReadiness::Suspended(message()), ["False", "False", "False", "False"]),
         ];
         for (readiness, want) in table {
             let conditions = readiness.conditions(&[], Some(3), Millis(1_700_000_000_999));
-            let got: Vec<&str> = conditions.iter().map(|c| c.status.as_str()).collect();
+            let got: Vec<&str> = conditions.iter().map(|c| c.status.as_str()).take(4).collect();
             assert_eq!(got, want);
+            let is_suspended = conditions.iter().any(|c| c.type_ == SUSPENDED && c.status == "True");
+            assert_eq!(is_suspended, matches!(readiness, ObjectReadiness::Suspended(_)));
             assert!(conditions.iter().all(|c| c.message == "of this" && c.observed_generation == Some(3)));
         }
     }

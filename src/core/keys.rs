@@ -71,6 +71,11 @@ impl KeyRing {
         if keys.is_empty() { Err(KeyRingError::Empty) } else { Ok(KeyRing { keys }) }
     }
 
+    /// Returns the ids and keys, as `from_data` parses them.
+    pub fn entries(&self) -> impl Iterator<Item = (&str, &[u8; KEY_LENGTH])> {
+        self.keys.iter().map(|(id, key)| (id.as_str(), key.expose_secret()))
+    }
+
     /// Returns the id of the key for new derivations.
     pub fn newest_key_id(&self) -> Option<&str> {
         self.keys.keys().next_back().map(String::as_str)

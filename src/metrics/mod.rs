@@ -5,6 +5,7 @@ mod hooks;
 mod labels;
 mod memory;
 
+use crate::core::conditions::cut;
 use crate::core::delivery_reason::DeliveryReason;
 use crate::core::receiver_breaker::ReceiverEvidence;
 use std::collections::HashSet;
@@ -79,6 +80,8 @@ struct Backlog {
 /// Maximum hosts with a label value of their own; further ones share `other`. Users choose the hosts: without the
 /// limit, they could create any number of series.
 const MAX_HOSTS: usize = 100;
+/// The longest label value of a host, in bytes: a DNS name's.
+const MAX_HOST_BYTES: usize = 253;
 
 /// The results of a breaker's probes.
 const PROBE_SUCCESS: &str = "success";
@@ -310,8 +313,9 @@ impl Metrics {
         self.api_requests.get_or_create(&label).inc();
     }
 
-    /// Returns the label value of a host: its name, or `other` above `MAX_HOSTS`.
+    /// Returns the label value of a host: its name up to `MAX_HOST_BYTES`, or `other` above `MAX_HOSTS`.
     fn host_label(&self, host: &str) -> String {
+        let host = cut(host, MAX_HOST_BYTES);
         let mut hosts = self.hosts.lock();
         if hosts.contains(host) {
             return host.to_owned();

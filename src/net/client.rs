@@ -38,6 +38,8 @@ type ClientCache = HashMap<[u8; 32], (Instant, Arc<HyperClient>)>;
 #[derive(Clone, Debug)]
 pub struct HttpClient {
     client: Arc<HyperClient>,
+    /// The fingerprint of the TLS options.
+    tls_identity: [u8; 32],
     shared: Arc<Shared>,
 }
 
@@ -83,8 +85,9 @@ pub enum SendError {
 impl HttpClient {
     /// Returns a client that trusts the certificate authorities of the system.
     pub fn new(egress: Egress) -> Result<Self, TlsError> {
-        let client = build(&TlsOptions::default(), &egress)?;
-        Ok(HttpClient { client, shared: Arc::new(Shared { egress, cache: Mutex::default() }) })
+        let tls = TlsOptions::default();
+        let (client, tls_identity) = (build(&tls, &egress)?, tls.fingerprint());
+        Ok(HttpClient { client, tls_identity, shared: Arc::new(Shared { egress, cache: Mutex::default() }) })
     }
 
     /// Returns the client for these TLS options. Other options have another client, so that a replaced certificate takes
@@ -97,7 +100,7 @@ impl HttpClient {
         let mut cache = self.shared.cache.lock();
         if let Some((last_used, client)) = cache.get_mut(&key) {
             *last_used = now;
-            return Ok(HttpClient { client: client.clone(), shared: self.shared.clone() });
+            return Ok(HttpClient { client: client.clone(), tls_identity: key, shared: self.shared.clone() });
         }
         let client = build(tls, &self.shared.egress)?;
         if cache.len() >= MAX_CLIENTS {
@@ -105,7 +108,12 @@ impl HttpClient {
             oldest.map(|key| cache.remove(&key));
         }
         cache.insert(key, (now, client.clone()));
-        Ok(HttpClient { client, shared: self.shared.clone() })
+        Ok(HttpClient { client, tls_identity: key, shared: self.shared.clone() })
+    }
+
+    /// Returns a hash of the TLS options: the trusted authorities and the client certificate.
+    pub fn tls_identity(&self) -> [u8; 32] {
+        self.tls_identity
     }
 
     /// Sends a request and reads the response, up to `max_body` bytes of the body, within `timeout`.

@@ -6,7 +6,7 @@ use kube::{Resource, ResourceExt};
 
 use super::report::delivering_condition;
 use super::store::HookId;
-use crate::api::{EventHook, RESUME};
+use crate::api::{EventHook, RESUME, bounded_token};
 use crate::cluster::{DeserializeGuard, InvalidObject, ObjectKey};
 use crate::core::delivery_reason::DeliveringFault;
 use crate::core::hook::{CompiledHook, EventSelector, InvalidSpec, validate};
@@ -87,7 +87,9 @@ impl HookState {
             id,
             hook: Err(InvalidSpec::Unreadable(invalid.error.clone())),
             generation: metadata.generation,
-            resume: annotations.and_then(|annotations| annotations.get(RESUME)).cloned(),
+            resume: annotations
+                .and_then(|annotations| annotations.get(RESUME))
+                .map(|token| bounded_token(token)),
             // The status cannot be read. The next readable version reports it again.
             is_gone: false,
             reported_held: false,
@@ -127,7 +129,7 @@ impl HookState {
                 name: key.name.as_str().into(),
             },
         };
-        let resume = object.annotations().get(RESUME).cloned();
+        let resume = object.annotations().get(RESUME).map(|token| bounded_token(token));
         let is_kept = object.meta().deletion_timestamp.is_none();
         let handled = object.status.as_ref().and_then(|s| s.handled.as_ref()).and_then(|h| h.resume.as_ref());
         let resume_is_handled = handled == resume.as_ref();

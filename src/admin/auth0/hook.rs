@@ -7,12 +7,11 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value, json};
 
 use super::Auth0Access;
-use super::request::Auth0Request;
+use super::request::{Auth0Error, Auth0Request};
+use crate::admin::absence::find_listed;
 use crate::admin::error::ErrorDetail;
 use crate::admin::pages::PageCollector;
-use crate::admin::response::{
-    NO_REASON, expect_id, object_id, parse_json, parse_object, unexpected_response,
-};
+use crate::admin::response::{expect_id, object_id, parse_json, parse_object, unexpected_response};
 use crate::admin::{AdminError, ExternalClient, ListScope, Listing};
 
 const PATH: &str = "hooks";
@@ -113,7 +112,7 @@ impl ExternalClient for HookClient {
         for page in 0.. {
             let query = format!("page={page}&per_page={PAGE_SIZE}&include_totals=true");
             let request = Auth0Request { path: &[PATH], query: Some(&query), ..Auth0Request::default() };
-            let response = self.access.send(Method::GET, request).await.map_err(map_end_of_life)?;
+            let response = self.access.send(Method::GET, request).await.map_err(list_error)?;
             let mut body = parse_json(&response)?;
             let total = body.get("total").and_then(Value::as_u64);
             // Without totals the API returns a bare list.
@@ -138,19 +137,16 @@ impl ExternalClient for HookClient {
     /// Reads a hook with the names of its secrets, in two calls.
     async fn observe(&self, id: &str) -> Result<Option<Value>, AdminError> {
         let hook_with_names = async {
-            let response = self
-                .access
-                .send(Method::GET, Auth0Request { path: &[PATH, id], ..Auth0Request::default() })
-                .await;
-            let response = response.map_err(map_end_of_life)?;
-            let hook = expect_id(&response, id, parse_object(&response)?)?;
+            let hook = self.get_hook(id).await?;
             Ok(with_secret_names(hook, &self.secret_names(id).await?))
         };
         match hook_with_names.await {
             Ok(hook) => Ok(Some(hook)),
             // The hook does not exist, or was deleted between the two calls.
-            Err(AdminError::NotFound(_)) => Ok(None),
-            Err(error) => Err(error),
+            Err(error) => match self.resolve_error(id, error).await {
+                ResolvedError::Absent(_) => Ok(None),
+                ResolvedError::Failed(error) => Err(error),
+            },
         }
     }
 
@@ -170,13 +166,20 @@ impl ExternalClient for HookClient {
         let id = object_id(&hook).unwrap_or_default().to_owned();
         if !desired.secrets.is_empty() {
             let values = desired.secret_values(desired.secrets.keys());
-            self.write_secrets(Method::POST, &id, values, desired).await?;
+            if let Err(error) = self.write_secrets(Method::POST, &id, values, desired).await {
+                return Err(self.object_error(&id, error).await);
+            }
         }
         if enable_later {
             let body = Value::Object(desired.request_body(["enabled"]));
             hook = self.write_hook(Method::PATCH, &[PATH, &id], body, desired).await?;
         }
         Ok(with_secret_names(hook, &desired.secrets.keys().cloned().collect()))
+    }
+
+    /// The secrets of a new hook are set by a request of their own.
+    fn creates_with_one_request(&self, desired: &HookBody) -> bool {
+        desired.secrets.is_empty()
     }
 
     /// Updates the members that contain these paths. `secrets.NAME` means that the value of a secret changed.
@@ -194,29 +197,32 @@ impl ExternalClient for HookClient {
                 ..ErrorDetail::default()
             }));
         }
-        if members.contains(&"secrets") || members.contains(&"secretNames") {
-            self.sync_secrets(id, desired, fields).await?;
+        if (members.contains(&"secrets") || members.contains(&"secretNames"))
+            && let Err(error) = self.sync_secrets(id, desired, fields).await
+        {
+            return Err(self.object_error(id, error).await);
         }
         let body = desired.request_body(members);
         let hook = if body.is_empty() {
-            let response = self
-                .access
-                .send(Method::GET, Auth0Request { path: &[PATH, id], ..Auth0Request::default() })
-                .await;
-            let response = response.map_err(map_end_of_life)?;
-            expect_id(&response, id, parse_object(&response)?)?
+            match self.get_hook(id).await {
+                Ok(hook) => hook,
+                Err(error) => return Err(self.object_error(id, error).await),
+            }
         } else {
             self.write_hook(Method::PATCH, &[PATH, id], Value::Object(body), desired).await?
         };
         Ok(with_secret_names(hook, &desired.secrets.keys().cloned().collect()))
     }
 
-    /// Deletes a hook. Succeeds if Auth0 no longer serves Hooks, because all are gone then.
+    /// Deletes a hook. Fails with `EndOfLife` if Auth0 no longer serves Hooks: the hook may still exist.
     async fn delete(&self, id: &str) -> Result<(), AdminError> {
         let request = Auth0Request { path: &[PATH, id], ..Auth0Request::default() };
-        match self.access.send(Method::DELETE, request).await.map_err(map_end_of_life) {
-            Ok(_) | Err(AdminError::NotFound(_) | AdminError::EndOfLife(_)) => Ok(()),
-            Err(error) => Err(error),
+        match self.access.send(Method::DELETE, request).await {
+            Ok(_) => Ok(()),
+            Err(error) => match self.resolve_error(id, error).await {
+                ResolvedError::Absent(_) => Ok(()),
+                ResolvedError::Failed(error) => Err(error),
+            },
         }
     }
 
@@ -234,6 +240,40 @@ impl HookClient {
         HookClient { access }
     }
 
+    async fn get_hook(&self, id: &str) -> Result<Value, Auth0Error> {
+        let request = Auth0Request { path: &[PATH, id], ..Auth0Request::default() };
+        let response = self.access.send(Method::GET, request).await?;
+        Ok(expect_id(&response, id, parse_object(&response)?)?)
+    }
+
+    /// Decides what a failed call about one hook means. Asks `/hooks` if the response may mean the end of life, or that
+    /// the hook does not exist, and does not prove it.
+    async fn resolve_error(&self, id: &str, error: Auth0Error) -> ResolvedError {
+        let error = match error {
+            Auth0Error::Login(error) => return ResolvedError::Failed(error),
+            Auth0Error::Call { error, .. } => error,
+        };
+        if error.is_gone() {
+            return ResolvedError::Absent(error);
+        }
+        let is_ambiguous = error.is_ambiguous_absence();
+        if !is_ambiguous && !is_end_of_life(&error) {
+            return ResolvedError::Failed(error);
+        }
+        match find_listed(self, id).await {
+            Ok(None) if is_ambiguous => ResolvedError::Absent(error),
+            Ok(_) => ResolvedError::Failed(error),
+            Err(of_list) => ResolvedError::Failed(of_list),
+        }
+    }
+
+    /// Returns the error of a failed call about one hook.
+    async fn object_error(&self, id: &str, error: Auth0Error) -> AdminError {
+        match self.resolve_error(id, error).await {
+            ResolvedError::Absent(error) | ResolvedError::Failed(error) => error,
+        }
+    }
+
     /// Sends a create or update of a hook and returns the hook.
     async fn write_hook(
         &self,
@@ -248,7 +288,11 @@ impl HookClient {
             secrets: desired.secret_texts(),
             ..Auth0Request::default()
         };
-        let response = self.access.send(method, request).await.map_err(map_end_of_life)?;
+        let response = match (self.access.send(method, request).await, path) {
+            (Ok(response), _) => response,
+            (Err(error), [_, id]) => return Err(self.object_error(id, error).await),
+            (Err(error), _) => return Err(list_error(error)),
+        };
         let hook = parse_object(&response)?;
         match path {
             [_, id] => expect_id(&response, id, hook),
@@ -270,16 +314,16 @@ impl HookClient {
         }
     }
 
-    async fn secret_names(&self, id: &str) -> Result<BTreeSet<String>, AdminError> {
+    async fn secret_names(&self, id: &str) -> Result<BTreeSet<String>, Auth0Error> {
         let request = Auth0Request { path: &[PATH, id, "secrets"], ..Auth0Request::default() };
-        let response = self.access.send(Method::GET, request).await.map_err(map_end_of_life)?;
+        let response = self.access.send(Method::GET, request).await?;
         // The values are placeholders; use only the names.
         Ok(parse_object(&response)?.as_object().into_iter().flatten().map(|(name, _)| name.clone()).collect())
     }
 
     /// Deletes obsolete secrets, adds missing ones and updates changed ones (`fields`). Does not send unchanged
     /// secrets, because the API returns no values that could confirm the write.
-    async fn sync_secrets(&self, id: &str, desired: &HookBody, fields: &[String]) -> Result<(), AdminError> {
+    async fn sync_secrets(&self, id: &str, desired: &HookBody, fields: &[String]) -> Result<(), Auth0Error> {
         let observed = self.secret_names(id).await?;
         let desired_names: BTreeSet<String> = desired.secrets.keys().cloned().collect();
         let is_changed =
@@ -305,7 +349,7 @@ impl HookClient {
         id: &str,
         body: Value,
         desired: &HookBody,
-    ) -> Result<(), AdminError> {
+    ) -> Result<(), Auth0Error> {
         let path = &[PATH, id, "secrets"];
         let request = Auth0Request {
             path,
@@ -313,28 +357,42 @@ impl HookClient {
             secrets: desired.secret_texts(),
             ..Auth0Request::default()
         };
-        self.access.send(method, request).await.map(drop).map_err(map_end_of_life)
+        self.access.send(method, request).await.map(drop)
     }
 }
 
-/// The error code for a hook that does not exist.
-const MISSING_HOOK: &str = "HookDoesNotExist";
+/// The meaning of a failed call that concerns one hook.
+enum ResolvedError {
+    /// The hook does not exist. Holds the error of the call.
+    Absent(AdminError),
+    Failed(AdminError),
+}
 
-/// Maps the errors of a removed Hooks API to `EndOfLife`. A removed API is neither a network failure nor a missing
-/// object.
-fn map_end_of_life(error: AdminError) -> AdminError {
+/// Texts of the documented 403 responses of a tenant without Hooks.
+const DISABLED: [&str; 2] = ["disabled for your tenant", "deprecated feature"];
+
+/// Returns true if the Management API reports with this error that it no longer serves Hooks. Only valid for the
+/// collection `/hooks`: for one hook, the same statuses have other causes.
+fn is_end_of_life(error: &AdminError) -> bool {
     match error {
-        AdminError::NotFound(detail) if detail.code.as_deref() != Some(MISSING_HOOK) => {
-            AdminError::EndOfLife(detail)
-        }
-        // Keep a missing scope, which the user can correct, and a 403 without a message, which may come from a proxy.
-        AdminError::Forbidden(detail)
-            if detail.code.as_deref() != Some("insufficient_scope") && detail.message != NO_REASON =>
-        {
-            AdminError::EndOfLife(detail)
-        }
-        AdminError::Rejected(detail) if detail.status == Some(410) => AdminError::EndOfLife(detail),
-        AdminError::ServerError(detail) if detail.status == Some(501) => AdminError::EndOfLife(detail),
-        other => other,
+        AdminError::NotFound(detail) => !detail.proves_absence,
+        AdminError::Forbidden(detail) => DISABLED.iter().any(|text| detail.message.contains(text)),
+        AdminError::Rejected(detail) => detail.status == Some(410),
+        AdminError::ServerError(detail) => detail.status == Some(501),
+        _ => false,
+    }
+}
+
+/// Maps an error of `/hooks` to `EndOfLife` if the API reports it. An error of the login or of a proxy stays as it is.
+fn list_error(error: Auth0Error) -> AdminError {
+    match error {
+        Auth0Error::Call { error, is_from_api: true } if is_end_of_life(&error) => match error {
+            AdminError::NotFound(detail)
+            | AdminError::Forbidden(detail)
+            | AdminError::Rejected(detail)
+            | AdminError::ServerError(detail) => AdminError::EndOfLife(detail),
+            other => other,
+        },
+        other => other.into(),
     }
 }

@@ -41,11 +41,12 @@ impl Auth0Access {
         self.base.as_str().trim_end_matches('/').to_owned()
     }
 
-    /// Returns the key of a listing: a hash of the kind, the address and the credentials.
+    /// Returns the key of a listing: a hash of the kind, the address, the credentials and the TLS identity.
     fn list_scope(&self, kind: &str) -> [u8; 32] {
         let mut hash = Sha256::new();
         hash.update(format!("{kind} {} ", self.base));
         hash.update(self.login.fingerprint());
+        hash.update(self.http.tls_identity());
         hash.finalize().into()
     }
 }

@@ -11,9 +11,41 @@ use serde_json::Value;
 
 use super::Auth0Access;
 use crate::admin::error::ErrorDetail;
-use crate::admin::response::{VendorErrorBody, error_from_response, is_valid_id, log_call};
+use crate::admin::response::{NotFoundOrigin, VendorErrorBody, error_from_response, is_valid_id, log_call};
 use crate::admin::{AdminError, MAX_RESPONSE};
 use crate::net::HttpResponse;
+
+/// The recorded message for a stream that does not exist; such an error has no code.
+const MISSING_STREAM: &str = "The requested stream does not exist.";
+/// The recorded code for a Hook that does not exist.
+const MISSING_HOOK: &str = "HookDoesNotExist";
+
+/// Why a call to the Management API failed.
+#[derive(Debug)]
+pub enum Auth0Error {
+    /// The login failed, so the API never saw the call: this says nothing about the object or about the API.
+    Login(AdminError),
+    /// The call failed.
+    Call {
+        error: AdminError,
+        /// True if the response has the form of the Management API's errors.
+        is_from_api: bool,
+    },
+}
+
+impl From<AdminError> for Auth0Error {
+    fn from(error: AdminError) -> Self {
+        Auth0Error::Call { error, is_from_api: false }
+    }
+}
+
+impl From<Auth0Error> for AdminError {
+    fn from(error: Auth0Error) -> Self {
+        match error {
+            Auth0Error::Login(error) | Auth0Error::Call { error, .. } => error,
+        }
+    }
+}
 
 const TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -37,14 +69,14 @@ impl Auth0Access {
         &'a self,
         method: Method,
         request: Auth0Request<'a>,
-    ) -> BoxFuture<'a, Result<HttpResponse, AdminError>> {
+    ) -> BoxFuture<'a, Result<HttpResponse, Auth0Error>> {
         Box::pin(async move {
-            let token = self.login.token(&self.http).await?;
+            let token = self.login.token(&self.http).await.map_err(Auth0Error::Login)?;
             let unauthorized = match self.send_with_token(&method, &request, &token.text).await {
-                Err(error @ AdminError::Unauthorized(_)) => error,
+                Err(error @ Auth0Error::Call { error: AdminError::Unauthorized(_), .. }) => error,
                 other => return other,
             };
-            match self.login.renew(&self.http, &token).await? {
+            match self.login.renew(&self.http, &token).await.map_err(Auth0Error::Login)? {
                 Some(token) => self.send_with_token(&method, &request, &token.text).await,
                 None => Err(unauthorized),
             }
@@ -56,7 +88,7 @@ impl Auth0Access {
         method: &Method,
         request: &Auth0Request<'_>,
         token: &SecretString,
-    ) -> Result<HttpResponse, AdminError> {
+    ) -> Result<HttpResponse, Auth0Error> {
         let http_request = self.http_request(method, request, token)?;
         let response = self.http.send(http_request, TIMEOUT, MAX_RESPONSE).await?;
         let mut secrets = request.secrets.clone();
@@ -65,7 +97,7 @@ impl Auth0Access {
         if response.status.is_success() {
             return Ok(response);
         }
-        Err(auth0_error(&response, &secrets))
+        Err(api_error(&response, &secrets))
     }
 
     fn http_request(
@@ -102,10 +134,34 @@ fn rejected(message: String) -> AdminError {
     AdminError::Rejected(ErrorDetail { message, ..ErrorDetail::default() })
 }
 
-/// Returns the error for a response without a success status, with `secrets` redacted. Accepts the member names of the
-/// Management API (`message`, `errorCode`) and of the token endpoint (`error_description`, `error`).
-pub fn auth0_error(response: &HttpResponse, secrets: &[&str]) -> AdminError {
+/// Returns the error for a response of the Management API without a success status, with `secrets` redacted.
+fn api_error(response: &HttpResponse, secrets: &[&str]) -> Auth0Error {
     let body = VendorErrorBody::parse(response);
+    let code = body.text("errorCode").or_else(|| body.text("error"));
+    let is_from_api = body.number("statusCode") == Some(i64::from(response.status.as_u16()))
+        && body.text("message").is_some();
+    let is_missing = body.text("errorCode").as_deref() == Some(MISSING_HOOK)
+        || body.text("message").as_deref() == Some(MISSING_STREAM);
+    let origin = match (is_from_api, is_missing) {
+        (true, true) => NotFoundOrigin::Object,
+        (true, false) => NotFoundOrigin::Api,
+        (false, _) => NotFoundOrigin::Foreign,
+    };
     let message = body.text("message").or_else(|| body.text("error_description"));
-    error_from_response(response, body.text("errorCode").or_else(|| body.text("error")), message, secrets)
+    Auth0Error::Call { error: error_from_response(response, code, message, secrets, origin), is_from_api }
+}
+
+/// Returns the error for a response of the token endpoint without a success status, with `secrets` redacted. No login
+/// error has a variant that could mean that an object is missing.
+pub fn login_error(response: &HttpResponse, secrets: &[&str]) -> AdminError {
+    let body = VendorErrorBody::parse(response);
+    let code = body.text("error").or_else(|| body.text("errorCode"));
+    let message = body.text("error_description").or_else(|| body.text("message"));
+    match error_from_response(response, code, message, secrets, NotFoundOrigin::Api) {
+        AdminError::Rejected(detail)
+        | AdminError::Forbidden(detail)
+        | AdminError::NotFound(detail)
+        | AdminError::Conflict(detail) => AdminError::LoginRejected(detail),
+        other => other,
+    }
 }

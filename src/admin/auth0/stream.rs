@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::Auth0Access;
 use super::request::Auth0Request;
+use crate::admin::absence::{resolve_delete, resolve_read};
 use crate::admin::error::ErrorDetail;
 use crate::admin::pages::PageCollector;
 use crate::admin::response::{NO_REASON, expect_id, parse_json, parse_object, unexpected_response};
@@ -193,7 +194,7 @@ impl ExternalClient for StreamClient {
             let is_last = found.is_empty();
             pages.add_page(&response, found.into_iter().map(normalize).collect())?;
             from = match page.get("next") {
-                Some(Value::String(next)) if !is_last => Some(next.clone()),
+                Some(Value::String(next)) if !is_last && !next.is_empty() => Some(next.clone()),
                 None | Some(Value::Null | Value::String(_)) => return Ok(pages.finish()),
                 Some(_) => {
                     return Err(unexpected_response(
@@ -209,8 +210,7 @@ impl ExternalClient for StreamClient {
         let request = Auth0Request { path: &[PATH, id], ..Auth0Request::default() };
         match self.access.send(Method::GET, request).await {
             Ok(response) => Ok(Some(normalize(expect_id(&response, id, parse_object(&response)?)?))),
-            Err(error) if error.is_gone() => Ok(None),
-            Err(error) => Err(error),
+            Err(error) => resolve_read(self, id, error.into()).await,
         }
     }
 
@@ -247,8 +247,7 @@ impl ExternalClient for StreamClient {
         let request = Auth0Request { path: &[PATH, id], ..Auth0Request::default() };
         match self.access.send(Method::DELETE, request).await {
             Ok(_) => Ok(()),
-            Err(error) if error.is_gone() => Ok(()),
-            Err(error) => Err(error),
+            Err(error) => resolve_delete(self, id, error.into()).await,
         }
     }
 
@@ -269,6 +268,7 @@ impl StreamClient {
             .access
             .send(Method::GET, Auth0Request { path: &[PATH], query: Some(&query), ..Auth0Request::default() })
             .await
+            .map_err(AdminError::from)
         {
             Ok(response) => parse_object(&response).map(drop),
             Err(AdminError::Forbidden(detail)) if detail.code.as_deref() == Some("insufficient_scope") => {
@@ -300,7 +300,8 @@ impl StreamClient {
     pub async fn redeliver(&self, id: &str) -> Result<(), AdminError> {
         let path = &[PATH, id, "redeliver"];
         let body = Some(json!({"statuses": ["failed"]}));
-        self.access.send(Method::POST, Auth0Request { path, body, ..Auth0Request::default() }).await.map(drop)
+        self.access.send(Method::POST, Auth0Request { path, body, ..Auth0Request::default() }).await?;
+        Ok(())
     }
 }
 

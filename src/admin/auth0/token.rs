@@ -16,7 +16,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use url::{Url, form_urlencoded};
 
-use super::request::auth0_error;
+use super::request::login_error;
 use crate::admin::error::ErrorDetail;
 use crate::admin::limit::AdminHttp;
 use crate::admin::response::{log_call, parse_object, unexpected_response};
@@ -221,7 +221,7 @@ impl Login {
             // Redact the secret both in plain text and in the form encoding of the request.
             let encoded: String =
                 form_urlencoded::byte_serialize(secret.expose_secret().as_bytes()).collect();
-            return Err(auth0_error(&response, &[secret.expose_secret(), &encoded]));
+            return Err(login_error(&response, &[secret.expose_secret(), &encoded]));
         }
         let granted = parse_object(&response)?;
         let text = granted.get("access_token").and_then(Value::as_str).unwrap_or_default();

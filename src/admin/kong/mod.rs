@@ -14,6 +14,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use url::Url;
 
+use super::absence::{resolve_delete, resolve_read};
 use super::limit::AdminHttp;
 use super::pages::PageCollector;
 use super::response::{expect_id, parse_object, unexpected_response};
@@ -88,9 +89,10 @@ impl ExternalClient for KongClient {
     const SECRETS_READ_BACK: bool = true;
 
     fn list_scope(&self) -> ListScope {
-        let KongAccess { admin_url, workspace, token, .. } = &self.access;
+        let KongAccess { http, admin_url, workspace, token, .. } = &self.access;
         let token = token.as_ref().map(|(name, token)| (name, token.expose_secret()));
-        Sha256::digest(format!("event-hooks {admin_url} {workspace:?} {token:?}")).into()
+        let tls = http.tls_identity();
+        Sha256::digest(format!("event-hooks {admin_url} {workspace:?} {token:?} {tls:?}")).into()
     }
 
     fn may_accept_client_ids(&self) -> bool {
@@ -115,8 +117,11 @@ impl ExternalClient for KongClient {
                 KongRequest { path: &["event-hooks"], query: Some(&query), ..KongRequest::default() };
             let response = self.access.send(Method::GET, request).await.map_err(|failed| failed.error)?;
             let mut page = parse_object(&response)?;
-            let Some(Value::Array(items)) = page.get_mut("data").map(Value::take) else {
-                return Err(unexpected_response(&response, "a list without data"));
+            let items = match page.get_mut("data").map(Value::take) {
+                Some(Value::Array(items)) => items,
+                // Lua does not distinguish an empty list from an empty object.
+                Some(Value::Object(members)) if members.is_empty() => Vec::new(),
+                _ => return Err(unexpected_response(&response, "a list without data")),
             };
             let is_empty = items.is_empty();
             pages.add_page(&response, items.into_iter().map(hook::normalize).collect())?;
@@ -146,8 +151,7 @@ impl ExternalClient for KongClient {
             .map_err(|failed| failed.error)
         {
             Ok(response) => Ok(Some(hook::normalize(expect_id(&response, id, parse_object(&response)?)?))),
-            Err(error) if error.is_gone() => Ok(None),
-            Err(error) => Err(error),
+            Err(error) => resolve_read(self, id, error).await,
         }
     }
 
@@ -168,8 +172,7 @@ impl ExternalClient for KongClient {
             .map_err(|failed| failed.error)
         {
             Ok(_) => Ok(()),
-            Err(error) if error.is_gone() => Ok(()),
-            Err(error) => Err(error),
+            Err(error) => resolve_delete(self, id, error).await,
         }
     }
 

@@ -9,7 +9,7 @@ use secrecy::ExposeSecret;
 
 use super::KongAccess;
 use crate::admin::error::ErrorDetail;
-use crate::admin::response::{VendorErrorBody, error_from_response, is_valid_id, log_call};
+use crate::admin::response::{NotFoundOrigin, VendorErrorBody, error_from_response, is_valid_id, log_call};
 use crate::admin::{AdminError, MAX_RESPONSE};
 use crate::net::HttpResponse;
 
@@ -60,7 +60,13 @@ impl KongAccess {
         let body = VendorErrorBody::parse(&response);
         Err(KongError {
             // Do not report `fields` to users: it repeats the values of the request.
-            error: error_from_response(&response, body.text("name"), body.text("message"), &secrets),
+            error: error_from_response(
+                &response,
+                body.text("name"),
+                body.text("message"),
+                &secrets,
+                not_found_origin(&body),
+            ),
             status: Some(response.status.as_u16()),
             code: body.number("code"),
             concerns_id: body.object("fields").is_some_and(|fields| fields.contains_key("id")),
@@ -97,6 +103,21 @@ impl KongAccess {
         builder
             .body(Full::from(request.body.clone().unwrap_or_default()))
             .map_err(|error| rejected(error.to_string()))
+    }
+}
+
+/// Returns the sender of a 404. Kong's proxy port also answers with a JSON object
+/// (`{"message":"no Route matched with those values"}`).
+fn not_found_origin(body: &VendorErrorBody) -> NotFoundOrigin {
+    /// Kong's error code of an entity that does not exist.
+    const NOT_FOUND: i64 = 6;
+    if body.number("code") == Some(NOT_FOUND) && body.text("name").as_deref() == Some("not found") {
+        return NotFoundOrigin::Object;
+    }
+    // Kong answers this for a missing object and for an unknown path alike.
+    match body.has_only(&["message"]) && body.text("message").as_deref() == Some("Not found") {
+        true => NotFoundOrigin::Api,
+        false => NotFoundOrigin::Foreign,
     }
 }
 

@@ -94,24 +94,66 @@ async fn classifies_every_error_status_and_keeps_the_request_id() {
         {
             for (verb, result) in call_all(response.clone()).await {
                 let what = format!("{status} to {verb}, from the vendor: {is_vendors}");
-                match (verb, is_vendors && matches!(status, 404 | 410)) {
-                    ("delete", true) => assert!(result.is_ok(), "{what}: {result:?}"),
-                    ("get", true) => assert!(matches!(result, Ok(false)), "{what}: {result:?}"),
-                    _ => {
-                        let error = result.expect_err(&what);
-                        assert_eq!((<&str>::from(&error), error.class()), want, "{what}: {error}");
-                        let last = check_error(&what, &error, sent_secrets(verb));
-                        assert_eq!(last.http_status, Some(i32::from(status)), "{what}");
-                        assert_eq!(last.request_id.as_deref(), Some("req-1"), "{what}");
-                        let has_code = is_vendors && want.0 != "UnexpectedAnswer";
-                        assert_eq!(last.code.as_deref() == Some("some name"), has_code, "{what}: {last:?}");
-                    }
-                }
+                let error = result.expect_err(&what);
+                assert_eq!((<&str>::from(&error), error.class()), want, "{what}: {error}");
+                let last = check_error(&what, &error, sent_secrets(verb));
+                assert_eq!(last.http_status, Some(i32::from(status)), "{what}");
+                assert_eq!(last.request_id.as_deref(), Some("req-1"), "{what}");
+                let has_code = is_vendors && want.0 != "UnexpectedAnswer";
+                assert_eq!(last.code.as_deref() == Some("some name"), has_code, "{what}: {last:?}");
             }
         }
     }
     for (verb, result) in call_all(Vec::new()).await {
         assert_eq!(<&str>::from(&result.unwrap_err()), "Unreachable", "{verb}");
+    }
+}
+
+/// Answers requests for one hook with 404 and `body`, and lists with `list`.
+async fn not_found_server(body: Value, list: Vec<u8>) -> ScriptedServer {
+    ScriptedServer::start(move |request| match request.line.starts_with("GET /event-hooks?") {
+        true => list.clone(),
+        false => reply(404, &[], &body),
+    })
+    .await
+}
+
+#[tokio::test]
+async fn only_proof_of_absence_completes_a_delete() {
+    let plain = json!({"message": "Not found"});
+    let missing =
+        json!({"code": 6, "name": "not found", "message": "could not find the entity", "fields": {"id": ID}});
+    let proxy_port = json!({"message": "no Route matched with those values"});
+    let listed = || reply(200, &[], &json!({"data": [{"id": ID}]}));
+    let (other, failed) = (page(0..3, None), reply(404, &[], &plain));
+    // The body of the 404, the list, and whether the hook is missing.
+    let proven = [
+        (&missing, failed.clone()),
+        (&plain, other.clone()),
+        (&proxy_port, other.clone()),
+        (&json!({"error": "x"}), other),
+    ];
+    for (body, list) in proven {
+        let server = not_found_server(body.clone(), list).await;
+        client(&server).delete(ID).await.unwrap();
+        assert_eq!(client(&server).observe(ID).await.unwrap(), None, "{body}");
+    }
+    let proxy_list = reply(404, &[], &proxy_port);
+    let unproven = [
+        (&plain, failed.clone(), "NotFound"),
+        (&plain, listed(), "NotFound"),
+        (&proxy_port, proxy_list, "UnexpectedAnswer"),
+        (&proxy_port, listed(), "UnexpectedAnswer"),
+        (&json!({"message": "Not Found"}), failed, "NotFound"),
+        (&plain, raw(200, &[], "<html>Sign in</html>"), "UnexpectedAnswer"),
+    ];
+    for (body, list, reason) in unproven {
+        let server = not_found_server(body.clone(), list).await;
+        let error = client(&server).delete(ID).await.unwrap_err();
+        assert_eq!(<&str>::from(&error), reason, "{body}: {error}");
+        // A list that shows the hook is as good as a read.
+        let observed = client(&server).observe(ID).await;
+        assert!(!matches!(observed, Ok(None)), "{body}: {observed:?}");
     }
 }
 
@@ -135,12 +177,27 @@ async fn list_pages(
 }
 
 #[tokio::test]
+async fn shares_listings_only_with_the_same_credentials_and_tls_identity() {
+    let server = ScriptedServer::start(|_| Vec::new()).await;
+    let (same, mut other) = (client(&server), client(&server));
+    assert_eq!(same.list_scope(), other.list_scope());
+    other.access.http =
+        server.client_with_tls(&crate::net::TlsOptions { insecure: true, ..Default::default() });
+    assert_ne!(same.list_scope(), other.list_scope());
+    let mut other = client(&server);
+    other.access.token = Some((TOKEN_HEADER.into(), "another".to_owned().into()));
+    assert_ne!(same.list_scope(), other.list_scope());
+}
+
+#[tokio::test]
 async fn reads_a_list_to_its_end() {
     let two = |at: Option<usize>| match at {
         None => page(0..3, Some("1".into())),
         _ => page(2..5, None),
     };
     assert_eq!(list_pages(two).await, (Ok(5), 2), "objects on two pages count once");
+    let empty = |_| reply(200, &[], &json!({"data": {}, "next": null}));
+    assert_eq!(list_pages(empty).await, (Ok(0), 1), "Lua's empty list");
     let (result, calls) = list_pages(|_| page(0..3, Some("1".into()))).await;
     assert!(result.unwrap_err().contains("repeats itself") && calls == 2);
     let (result, calls) = list_pages(|_| page(0..0, Some("1".into()))).await;

@@ -3,6 +3,9 @@
 //!
 //! Purpose: a decorator of the HTTP client with the same `send`, transparent to the vendors' clients.
 //!
+//! Breakers are shared by Connections with the same scheme, host, port and TLS identity, and turns by namespace: what one
+//! tenant configures wrongly does not stop the calls of another.
+//!
 //! Invariants: a Connection never exceeds its own rate, and all Connections to one host never exceed the ceiling. A call
 //! that would wait long fails with `AdminError::Postponed`, so that its reconcile is requeued instead of blocking others.
 //! Leadership is checked after the wait, right before the call. A pause that the vendor requests applies to the whole
@@ -31,7 +34,7 @@ use tokio::sync::Notify;
 pub use pause::{VendorPause, requested_pause};
 use response_memory::ResponseMemory;
 pub use scheduler::Priority;
-use scheduler::{CallOutcome, HostScheduler, SlotDenied, SlotPoll};
+use scheduler::{CallOutcome, HostScheduler, Route, SlotDenied, SlotPoll};
 
 use super::error::{AdminError, ErrorDetail};
 use crate::core::bucket::Rate;
@@ -43,6 +46,8 @@ use crate::net::{HttpClient, HttpResponse, SendError};
 
 /// Number of hosts above which idle ones are removed.
 const MAX_HOSTS: usize = 256;
+/// Maximum remembered failures of the Connections to one host.
+const MAX_FAILURES: usize = 1024;
 
 tokio::task_local! {
     /// The operation that the current task belongs to.
@@ -78,8 +83,40 @@ struct SharedHost {
     scheduler: Mutex<HostScheduler>,
     /// Notified when a call leaves the queue or completes.
     changed: Notify,
-    /// The last failure, which is reported to calls that the open breaker denies.
-    last_failure: Mutex<Option<AdminError>>,
+    /// The last failures, which are reported to calls that an open breaker denies.
+    failures: Mutex<LastFailures>,
+}
+
+/// The last failure of each Connection and each route without a success since. A Connection sees only its own failures
+/// and the connect failures of its route: another tenant's error may quote its configuration.
+#[derive(Default)]
+struct LastFailures {
+    by_connection: HashMap<Arc<str>, AdminError>,
+    by_route: HashMap<Route, AdminError>,
+}
+
+impl LastFailures {
+    fn record(&mut self, connection: &Arc<str>, route: Option<Route>, error: AdminError) {
+        if self.by_connection.len() >= MAX_FAILURES {
+            self.by_connection.clear();
+        }
+        if self.by_route.len() >= MAX_FAILURES {
+            self.by_route.clear();
+        }
+        if let Some(route) = route {
+            self.by_route.insert(route, error.clone());
+        }
+        self.by_connection.insert(connection.clone(), error);
+    }
+
+    fn forget(&mut self, connection: &Arc<str>, route: Route) {
+        self.by_connection.remove(connection);
+        self.by_route.remove(&route);
+    }
+
+    fn find(&self, connection: &str, route: Route) -> Option<AdminError> {
+        self.by_connection.get(connection).or_else(|| self.by_route.get(&route)).cloned()
+    }
 }
 
 impl fmt::Debug for Pacer {
@@ -118,7 +155,7 @@ impl Pacer {
         }
         let host = hosts.entry(name.clone()).or_insert_with(|| {
             let scheduler = Mutex::new(HostScheduler::new(self.ceiling, Millis::steady()));
-            Arc::new(SharedHost { scheduler, changed: Notify::new(), last_failure: Mutex::new(None) })
+            Arc::new(SharedHost { scheduler, changed: Notify::new(), failures: Mutex::default() })
         });
         (name, host.clone())
     }
@@ -146,7 +183,8 @@ impl AdminHttp {
     ) -> Result<HttpResponse, AdminError> {
         let (host_name, host) = self.pacer.host(request.uri());
         let started = Instant::now();
-        let slot = self.acquire_slot(&host).await;
+        let tls = (request.uri().scheme_str() != Some("http")).then(|| self.tls_identity());
+        let slot = self.acquire_slot(&host, Route { tls }).await;
         self.pacer.metrics.record_admin_wait(&host_name, started.elapsed(), slot.is_ok());
         let call = slot?;
         // Check right before the call: the process may have been suspended for longer than its lease.
@@ -162,19 +200,26 @@ impl AdminHttp {
         memory.attach(response)
     }
 
+    /// Returns a hash of the TLS options: the trusted authorities and the client certificate.
+    pub fn tls_identity(&self) -> [u8; 32] {
+        self.http.tls_identity()
+    }
+
     /// Waits in the host's queue until the call may be sent.
-    async fn acquire_slot(&self, host: &Arc<SharedHost>) -> Result<InFlightCall, AdminError> {
+    async fn acquire_slot(&self, host: &Arc<SharedHost>, route: Route) -> Result<InFlightCall, AdminError> {
         let operation = OPERATION.try_with(Clone::clone).ok();
         let priority = operation.as_ref().map_or(Priority::Resync, |o| o.priority);
         let has_started = operation.as_ref().is_some_and(|o| o.has_started.load(Ordering::Relaxed));
         let queued = host.scheduler.lock().enqueue(
             &self.connection,
+            route,
             self.rate,
             priority,
             has_started,
             Millis::steady(),
         );
-        let ticket = queued.map_err(|denied| host.denial_error(denied))?;
+        let denial_error = |denied| host.denial_error(denied, &self.connection, route);
+        let ticket = queued.map_err(denial_error)?;
         let guard = QueueGuard { host: host.clone(), connection: self.connection.clone(), ticket };
         loop {
             let changed = host.changed.notified();
@@ -190,9 +235,9 @@ impl AdminHttp {
                         operation.has_started.store(true, Ordering::Relaxed);
                     }
                     let (host, connection) = (host.clone(), self.connection.clone());
-                    return Ok(InFlightCall { host, connection, is_reported: false });
+                    return Ok(InFlightCall { host, connection, route, is_reported: false });
                 }
-                SlotPoll::Denied(denied) => return Err(host.denial_error(denied)),
+                SlotPoll::Denied(denied) => return Err(denial_error(denied)),
                 SlotPoll::WaitUntil(until) => {
                     let pause = until.since(now).max(Duration::from_millis(1));
                     tokio::time::timeout(pause, changed).await.ok();
@@ -204,7 +249,7 @@ impl AdminHttp {
 
 impl SharedHost {
     /// Returns the error of a denied call.
-    fn denial_error(&self, denied: SlotDenied) -> AdminError {
+    fn denial_error(&self, denied: SlotDenied, connection: &str, route: Route) -> AdminError {
         match denied {
             SlotDenied::Busy(after) => AdminError::Postponed(after),
             SlotDenied::VendorPaused(after) => {
@@ -212,7 +257,7 @@ impl SharedHost {
             }
             // Return the failure that opened the breaker: the object's status should show what is wrong with the host.
             SlotDenied::BreakerOpen(after) => {
-                self.last_failure.lock().clone().unwrap_or(AdminError::Postponed(after))
+                self.failures.lock().find(connection, route).unwrap_or(AdminError::Postponed(after))
             }
         }
     }
@@ -236,6 +281,7 @@ impl Drop for QueueGuard {
 struct InFlightCall {
     host: Arc<SharedHost>,
     connection: Arc<str>,
+    route: Route,
     is_reported: bool,
 }
 
@@ -249,8 +295,9 @@ impl InFlightCall {
                     let message =
                         "it failed several times in a row and is called again after a pause".to_owned();
                     let detail = ErrorDetail { message, ..ErrorDetail::default() };
-                    *self.host.last_failure.lock() =
-                        Some(AdminError::from_status(response.status, detail, None));
+                    self.record_failure(false, AdminError::from_status(response.status, detail, None));
+                } else {
+                    self.host.failures.lock().forget(&self.connection, self.route);
                 }
                 let outcome = if failed { CallOutcome::Failed } else { CallOutcome::Succeeded };
                 (outcome, requested_pause(response.status, &response.headers))
@@ -258,18 +305,33 @@ impl InFlightCall {
             // Nothing was sent: the error concerns this Connection, not the host.
             Err(SendError::EgressDenied(_)) => (CallOutcome::Unknown, None),
             Err(error) => {
-                *self.host.last_failure.lock() = Some(AdminError::Unreachable(error.to_string()));
-                // A certificate that one Connection does not trust must not open the breaker of the host.
-                let is_own_failure = matches!(error, SendError::Tls(_));
-                (if is_own_failure { CallOutcome::Failed } else { CallOutcome::NoResponse }, None)
+                let outcome = match error {
+                    SendError::Resolve(_) | SendError::Connect(_) | SendError::Proxy(_) => {
+                        CallOutcome::NotConnected
+                    }
+                    SendError::Timeout(_) => CallOutcome::NoResponse,
+                    // A certificate that one Connection does not trust, or its requests that the host does not
+                    // understand, say nothing about other Connections.
+                    SendError::Tls(_) | SendError::Protocol(_) | SendError::EgressDenied(_) => {
+                        CallOutcome::Failed
+                    }
+                };
+                let is_connect_failure = outcome == CallOutcome::NotConnected;
+                self.record_failure(is_connect_failure, AdminError::Unreachable(error.to_string()));
+                (outcome, None)
             }
         };
         self.report(outcome, pause);
     }
 
+    fn record_failure(&self, is_connect_failure: bool, error: AdminError) {
+        let route = is_connect_failure.then_some(self.route);
+        self.host.failures.lock().record(&self.connection, route, error);
+    }
+
     fn report(&mut self, outcome: CallOutcome, pause: Option<VendorPause>) {
         self.is_reported = true;
-        self.host.scheduler.lock().complete(&self.connection, outcome, pause, Millis::steady());
+        self.host.scheduler.lock().complete(&self.connection, self.route, outcome, pause, Millis::steady());
         self.host.changed.notify_waiters();
     }
 }
@@ -375,5 +437,27 @@ mod tests {
         let calls = text.lines().find(|l| l.starts_with("hookstream_admin_requests_total{")).unwrap();
         let count: u32 = calls.rsplit(' ').next().unwrap().parse().unwrap();
         assert!((5..=7).contains(&count), "{calls}");
+    }
+
+    /// Thirty Connections with `http://` to a port that speaks no HTTP leave another tenant's `https://` Connection alone.
+    #[tokio::test]
+    async fn wrong_scheme_of_one_tenant_does_not_stop_another() {
+        let url = start_server("\x15\x03\x03\x00\x02\x02\x46").await;
+        let (http, pacer) = pacer(Leadership::always());
+        for n in 0..30 {
+            let client = pacer.client(http.clone(), &format!("bad/{n}"), None);
+            assert!(matches!(get(&client, &url).await, Err(AdminError::Unreachable(_))));
+        }
+        let calls = || {
+            let text = pacer.metrics.encode();
+            let line =
+                text.lines().find(|l| l.starts_with("hookstream_admin_requests_total{")).unwrap().to_owned();
+            line.rsplit(' ').next().unwrap().parse::<u32>().unwrap()
+        };
+        let before = calls();
+        let client = pacer.client(http, "good/c", None);
+        assert!(get(&client, &url.replace("http:", "https:")).await.is_err());
+        assert_eq!(calls(), before + 1, "the call is sent, not denied by a breaker");
+        assert_eq!(before, 30);
     }
 }

@@ -15,9 +15,10 @@ use super::api_server::{api_resource, to_cluster_error};
 use super::authorizer::Authorizer;
 use super::data_cache::DataCache;
 use super::events::EventPublisher;
-use super::key_ring::KeyRingCache;
+use super::foreign_status::removal_patch;
+use super::key_ring::{KeyRingCache, KeyRingRights};
 use super::own_writes::OwnWrites;
-use crate::api::{FINALIZER, GROUP};
+use crate::api::{FINALIZER, GROUP, bound_status};
 use crate::cluster::{
     AuthorizationError, Cluster, ClusterError, Data, Metadata, ObjectKey, Permission, ResourceKind,
     WriteTarget,
@@ -94,9 +95,11 @@ impl Kubernetes {
         &self,
         manager: &str,
         target: &WriteTarget,
-        status: Value,
+        mut status: Value,
     ) -> Result<Option<String>, ClusterError> {
         let kind: &str = target.kind.into();
+        // The API server rejects the whole status for one text that is too long.
+        bound_status(kind, &mut status);
         let body = json!({
             "apiVersion": format!("{GROUP}/v1alpha1"),
             "kind": kind,
@@ -106,7 +109,28 @@ impl Kubernetes {
         });
         let (params, patch) = (PatchParams::apply(manager).force(), Patch::Apply(&body));
         let object = self.api(target).patch_status(&target.key.name, &params, &patch).await;
-        Ok(object.map_err(to_cluster_error)?.metadata.resource_version)
+        let object = object.map_err(to_cluster_error)?;
+        let stored = object.data.get("status").filter(|_| manager == CONTROLLER_MANAGER);
+        let sent = body.get("status");
+        match sent.zip(stored).and_then(|(sent, stored)| removal_patch(kind, sent, stored)) {
+            Some(removals) => self.remove_status_members(target, &object, &removals).await,
+            None => Ok(object.metadata.resource_version),
+        }
+    }
+
+    /// Removes members of a status that another manager wrote. Returns the new resource version.
+    async fn remove_status_members(
+        &self,
+        target: &WriteTarget,
+        object: &DynamicObject,
+        removals: &Value,
+    ) -> Result<Option<String>, ClusterError> {
+        // With the version, only what was just read is removed.
+        let metadata = json!({"uid": target.uid, "resourceVersion": object.metadata.resource_version});
+        let body = json!({"metadata": metadata, "status": removals});
+        let params = PatchParams { field_manager: Some(CONTROLLER_MANAGER.into()), ..PatchParams::default() };
+        let patched = self.api(target).patch_status(&target.key.name, &params, &Patch::Merge(&body)).await;
+        Ok(patched.map_err(to_cluster_error)?.metadata.resource_version)
     }
 
     /// Returns an untyped API, because the status of an object that cannot be deserialized is written too.
@@ -270,7 +294,12 @@ impl Cluster for Kubernetes {
     }
 
     fn key_ring(&self, create: bool) -> BoxFuture<'_, Result<Arc<KeyRing>, ClusterError>> {
-        Box::pin(self.key_ring.get(create && self.leadership.is_leader()))
+        let restore = self.leadership.is_leader();
+        Box::pin(self.key_ring.get(KeyRingRights { create: create && restore, restore }))
+    }
+
+    fn take_key_ring_restored(&self) -> bool {
+        self.key_ring.take_restored()
     }
 
     /// Returns the uid of the operator's own namespace. The namespace contains the key ring and is deleted with the

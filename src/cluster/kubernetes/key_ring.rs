@@ -1,7 +1,8 @@
-//! Reads, creates and caches the key ring: the Secret `hookstream-keys` in the operator's own namespace.
+//! Reads, creates, restores and caches the key ring: the Secret `hookstream-keys` in the operator's own namespace.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::ByteString;
@@ -26,6 +27,17 @@ pub struct KeyRingCache {
     namespace: String,
     deadline: ReadDeadline,
     last: Mutex<LastRead>,
+    /// The Secret was deleted and restored, and this was not reported yet.
+    restored: AtomicBool,
+}
+
+/// What may be done if the Secret does not exist.
+#[derive(Clone, Copy, Debug)]
+pub struct KeyRingRights {
+    /// Create a new key ring, if this process has none in memory.
+    pub create: bool,
+    /// Create the Secret again from the key ring in memory. Only the leader may: another replica's memory may be older.
+    pub restore: bool,
 }
 
 #[derive(Default)]
@@ -53,18 +65,31 @@ impl LastRead {
 
 impl KeyRingCache {
     pub fn new(client: Client, namespace: String) -> Self {
-        KeyRingCache { client, namespace, deadline: ReadDeadline::default(), last: Mutex::default() }
+        KeyRingCache {
+            client,
+            namespace,
+            deadline: ReadDeadline::default(),
+            last: Mutex::default(),
+            restored: AtomicBool::new(false),
+        }
     }
 
-    /// Returns the key ring. `create` creates the Secret if it does not exist.
-    pub async fn get(&self, create: bool) -> Result<Arc<KeyRing>, ClusterError> {
+    /// Returns true once after the Secret was restored.
+    pub fn take_restored(&self) -> bool {
+        self.restored.swap(false, Ordering::Relaxed)
+    }
+
+    /// Returns the key ring. If the Secret was deleted, restores it from memory, or creates a new one, as far as `rights`
+    /// permit.
+    pub async fn get(&self, rights: KeyRingRights) -> Result<Arc<KeyRing>, ClusterError> {
         // Keep the lock during the read, so that a thousand concurrent relays cause one read.
         let mut last = self.last.lock().await;
         if let Some(result) = last.cached(Instant::now()) {
             return result;
         }
         last.not_before = None;
-        match tokio::time::timeout(self.deadline.timeout, self.read(create)).await {
+        let in_memory = last.read.as_ref().map(|(_, key_ring)| key_ring.clone());
+        match tokio::time::timeout(self.deadline.timeout, self.read(rights, in_memory)).await {
             Ok(Ok(key_ring)) => {
                 last.read = Some((Instant::now(), key_ring.clone()));
                 Ok(key_ring)
@@ -77,20 +102,34 @@ impl KeyRingCache {
         }
     }
 
-    async fn read(&self, create: bool) -> Result<Arc<KeyRing>, ClusterError> {
+    async fn read(
+        &self,
+        rights: KeyRingRights,
+        in_memory: Option<Arc<KeyRing>>,
+    ) -> Result<Arc<KeyRing>, ClusterError> {
         let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
         let found = api.get_opt(KEY_RING_SECRET).await.map_err(to_cluster_error)?;
-        let secret = match found {
-            Some(secret) => secret,
-            None if create => match api.create(&PostParams::default(), &new_key_ring()?).await {
-                Ok(secret) => secret,
-                // Another replica created it first.
-                Err(kube::Error::Api(status)) if status.code == 409 => {
-                    api.get(KEY_RING_SECRET).await.map_err(to_cluster_error)?
+        let secret = match (found, in_memory) {
+            (Some(secret), _) => secret,
+            // The API server says definitely that the Secret is gone. Keep the secrets that the vendors have.
+            (None, Some(key_ring)) => {
+                let (namespace, secret) = (&*self.namespace, KEY_RING_SECRET);
+                if !rights.restore {
+                    tracing::error!(
+                        namespace,
+                        secret,
+                        "the key ring was deleted; only the leader restores it"
+                    );
+                    return Ok(key_ring);
                 }
-                Err(error) => return Err(to_cluster_error(error)),
-            },
-            None => {
+                let keys = key_ring.entries().map(|(id, key)| (id.to_owned(), ByteString(key.to_vec())));
+                let restored = create(&api, &key_ring_secret(keys.collect())).await?;
+                tracing::error!(namespace, secret, "the key ring was deleted; restored it from memory");
+                self.restored.store(true, Ordering::Relaxed);
+                restored
+            }
+            (None, None) if rights.create => create(&api, &new_key_ring()?).await?,
+            (None, None) => {
                 return Err(ClusterError::KeyRing(format!(
                     "Secret {}/{KEY_RING_SECRET} does not exist. The controller creates it unless objects depend on a lost one; then restore it from a backup",
                     self.namespace
@@ -104,19 +143,34 @@ impl KeyRingCache {
     }
 }
 
+/// Creates the Secret. Returns the stored one if another replica created it first.
+async fn create(api: &Api<Secret>, secret: &Secret) -> Result<Secret, ClusterError> {
+    match api.create(&PostParams::default(), secret).await {
+        Err(kube::Error::Api(status)) if status.code == 409 => {
+            api.get(KEY_RING_SECRET).await.map_err(to_cluster_error)
+        }
+        other => other.map_err(to_cluster_error),
+    }
+}
+
 /// Builds the Secret of a new key ring with one key.
 fn new_key_ring() -> Result<Secret, ClusterError> {
     let (id, key) =
         generate_key().map_err(|e| ClusterError::KeyRing(format!("no random numbers available: {e}")))?;
-    Ok(Secret {
+    Ok(key_ring_secret(BTreeMap::from([(id, ByteString(key.to_vec()))])))
+}
+
+/// Builds the Secret of a key ring with these keys.
+fn key_ring_secret(keys: BTreeMap<String, ByteString>) -> Secret {
+    Secret {
         metadata: ObjectMeta {
             name: Some(KEY_RING_SECRET.into()),
             labels: Some(BTreeMap::from([("app.kubernetes.io/managed-by".into(), "hookstream".into())])),
             ..ObjectMeta::default()
         },
-        data: Some(BTreeMap::from([(id, ByteString(key.to_vec()))])),
+        data: Some(keys),
         ..Secret::default()
-    })
+    }
 }
 
 #[cfg(test)]
@@ -130,6 +184,7 @@ mod tests {
             namespace: "n".into(),
             deadline: short_deadline(),
             last: Mutex::new(last),
+            restored: AtomicBool::new(false),
         }
     }
 
@@ -139,10 +194,11 @@ mod tests {
         let old = Instant::now().checked_sub(CACHE_TTL).unwrap();
         let cached = cache(LastRead { read: Some((old, key_ring)), not_before: None });
         let uncached = cache(LastRead::default());
+        let none = KeyRingRights { create: false, restore: false };
         let start = Instant::now();
         for _ in 0..1000 {
-            assert_eq!(cached.get(false).await.unwrap().newest_key_id(), Some("k"));
-            assert!(uncached.get(false).await.unwrap_err().to_string().contains("does not answer"));
+            assert_eq!(cached.get(none).await.unwrap().newest_key_id(), Some("k"));
+            assert!(uncached.get(none).await.unwrap_err().to_string().contains("does not answer"));
         }
         assert!(start.elapsed() < 100 * short_deadline().timeout, "one read times out, not each");
     }

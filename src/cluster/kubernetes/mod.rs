@@ -7,6 +7,7 @@ mod bearer_token;
 mod client;
 mod data_cache;
 mod events;
+mod foreign_status;
 mod installed_crds;
 mod key_ring;
 mod lease;

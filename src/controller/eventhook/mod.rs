@@ -65,7 +65,7 @@ pub async fn reconcile(object: Arc<EventHook>, context: Arc<Context>) -> Result<
         return reconcile::clean_up(&*object, &context).await;
     }
     if object.policies().suspend {
-        return Ok(reconcile::SUSPENDED_REQUEUE);
+        return reconcile::report_suspended(&*object, &context).await;
     }
     let hook = hook::validate(&object)?;
     let secrets = config::read_secrets(&hook, &context).await?;
@@ -116,6 +116,7 @@ async fn reconcile_without_connection(object: &EventHook, context: &Context) -> 
         "the worker delivers the events that are published to it",
     ));
     status::write(context, object, object.status.clone().unwrap_or_default(), &readiness, None).await?;
+    reconcile::remember_synced(object, context);
     Ok(WITHOUT_CONNECTION_REQUEUE)
 }
 

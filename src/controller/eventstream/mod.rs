@@ -52,7 +52,7 @@ pub async fn reconcile(object: Arc<EventStream>, context: Arc<Context>) -> Resul
         return Box::pin(reconcile::clean_up(&*object, &context)).await;
     }
     if object.policies().suspend {
-        return Ok(reconcile::SUSPENDED_REQUEUE);
+        return reconcile::report_suspended(&*object, &context).await;
     }
     let stream = stream::validate(&object)?;
     let vendor = reconcile::vendor_access::<EventStream>(&context, &object, &stream.connection).await?;

@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::worker_endpoint::WorkerEndpoint;
 use crate::admin::auth0::{StreamBody, StreamClient};
 use crate::admin::{AdminError, ExternalClient};
-use crate::api::{EventStream, EventStreamStatus, Handled, RESUME, ServerStatus};
+use crate::api::{EventStream, EventStreamStatus, Handled, RESUME, ServerStatus, bounded_token};
 use crate::controller::context::Context;
 use crate::controller::error::SyncError;
 use crate::controller::reconcile::Synced;
@@ -78,7 +78,7 @@ pub fn server_status(item: &Value) -> Option<ServerStatus> {
 impl RecoveryRun<'_> {
     /// Takes the step that is due and records it in the status.
     pub async fn run(&self, status: &mut EventStreamStatus) -> Result<RecoveryResult, SyncError> {
-        let token = self.object.annotations().get(RESUME).cloned();
+        let token = self.object.annotations().get(RESUME).map(|token| bounded_token(token));
         let handled = status.handled.as_ref().and_then(|h| h.resume.clone());
         // The first reconcile of an object records the token without acting on it.
         let is_resumed = self.object.status.is_some() && token.is_some() && token != handled;

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::claim::claim;
 use super::decide::{Action, Comparison, Found, ReadOnlyPolicy};
+use super::finish::remove_create_record;
 use super::kind::{Effect, SecretHashes, Synced, value_at};
 use super::run::{SyncResult, SyncRun};
 use crate::admin::{AdminError, ExternalClient};
@@ -160,14 +161,21 @@ impl<K: Synced> SyncRun<'_, K> {
             }
             None => {
                 client.check_create(&self.desired.body).await?;
-                self.write_create_record().await?;
-                self.create_recorded().await
+                let is_new = self.write_create_record().await?;
+                let result = self.create_recorded().await;
+                let is_rejected = matches!(&result, Err(SyncError::Admin(AdminError::RateLimited(..))));
+                if is_new && is_rejected && client.creates_with_one_request(&self.desired.body) {
+                    // Nothing was created. With the record, the next attempt would wait for an object that cannot appear.
+                    remove_create_record(self.context, self.object).await?;
+                    self.context.memory.record_presence(&self.uid);
+                }
+                result
             }
         }
     }
 
-    /// Writes the create record, unless the object has it already.
-    async fn write_create_record(&mut self) -> Result<(), SyncError> {
+    /// Writes the create record, unless the object has it already. Returns true if it did not have it.
+    async fn write_create_record(&mut self) -> Result<bool, SyncError> {
         let key_ring = self.key_ring().await?;
         let readable = K::Client::comparable_fields(&self.desired.with_secrets());
         // Replace a record of an earlier spec: it would not match the object that is created now.
@@ -176,14 +184,14 @@ impl<K: Synced> SyncRun<'_, K> {
                 && is_hash_of(&key_ring, &record.hash, &self.uid, PENDING_CREATE, &readable)
         };
         if self.create_record.as_ref().is_some_and(is_current) {
-            return Ok(());
+            return Ok(false);
         }
         let at = self.context.snapshots.list(&self.vendor.client).await?.at;
         let hash = hash_with_newest_key(&key_ring, &self.uid, PENDING_CREATE, &readable).unwrap_or_default();
         let record = CreateRecord { name: self.desired.name.clone(), at, hash };
         self.add_finalizer(Some(record.clone())).await?;
         self.create_record = Some(record);
-        Ok(())
+        Ok(true)
     }
 
     /// Creates the external object and lets the vendor choose its id. The create record must exist already.

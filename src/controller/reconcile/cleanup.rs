@@ -7,9 +7,9 @@ use kube::ResourceExt;
 
 use super::claim::find_other_owner;
 use super::kind::Synced;
-use crate::admin::{AdminAccess, ExternalClient};
+use crate::admin::{AdminAccess, AdminError, ExternalClient};
 use crate::api::{DeletionPolicy, External, FINALIZER};
-use crate::cluster::{ObjectKey, ReferenceError};
+use crate::cluster::{ClusterError, ObjectKey, ReferenceError};
 use crate::controller::access::access;
 use crate::controller::context::Context;
 use crate::controller::error::SyncError;
@@ -46,21 +46,40 @@ pub async fn clean_up<K: Synced>(object: &K, context: &Context) -> Result<Durati
     Ok(DONE_REQUEUE)
 }
 
-/// Deletes the external object, unless the policies say that it stays.
+/// Deletes the external object, unless the policies say that it stays. Reports one that stays.
 pub async fn delete_external<K: Synced>(object: &K, context: &Context) -> Result<(), SyncError> {
-    if deletion_policy(object, context) == DeletionPolicy::Delete && !object.policies().observes_only() {
-        delete_known_objects(object, context).await?;
+    if object.policies().observes_only() {
+        report_left(object, context, "managementPolicy: ObserveOnly").await;
+        return Ok(());
     }
-    Ok(())
+    if deletion_policy(object, context)? != DeletionPolicy::Delete {
+        report_left(object, context, "deletionPolicy: Orphan").await;
+        return Ok(());
+    }
+    match delete_known_objects(object, context).await {
+        // No call of this API can succeed any more: waiting would not delete the object.
+        Err(SyncError::Admin(error @ AdminError::EndOfLife(_))) => {
+            report_left(object, context, &error.to_string()).await;
+            Ok(())
+        }
+        other => other,
+    }
 }
 
-/// Returns the deletion policy that applies: the object's own, otherwise the Connection's, otherwise `Delete`.
-pub fn deletion_policy<K: Synced>(object: &K, context: &Context) -> DeletionPolicy {
-    let of_connection = || {
-        let connection = context.view.connection(&object.namespace()?, &connection_name(object, None)?)?;
-        connection.0.as_ref().ok()?.spec.deletion_policy
+/// Returns the deletion policy that applies: the object's own, otherwise the Connection's, otherwise `Delete`. Fails if
+/// the Connection's cannot be read: the default could delete an external object that should stay.
+pub fn deletion_policy<K: Synced>(object: &K, context: &Context) -> Result<DeletionPolicy, SyncError> {
+    if let Some(policy) = object.policies().deletion {
+        return Ok(policy);
+    }
+    let namespace = object.namespace().unwrap_or_default();
+    let name = connection_name(object, None).unwrap_or_default();
+    let policy = match context.view.connection(&namespace, &name).as_ref().map(|guarded| &guarded.0) {
+        Some(Ok(connection)) => connection.spec.deletion_policy,
+        Some(Err(invalid)) => invalid.deletion_policy().map_err(|_| SyncError::PolicyUnknown(name))?,
+        None => None,
     };
-    object.policies().deletion.or_else(of_connection).unwrap_or(DeletionPolicy::Delete)
+    Ok(policy.unwrap_or(DeletionPolicy::Delete))
 }
 
 /// Deletes the external object at an address that the Connection no longer has. Gives up after the credentials
@@ -83,7 +102,8 @@ pub async fn delete_at_former_address<K: Synced>(
     if error.was_not_attempted() {
         return Err(error);
     }
-    if context.memory.record_failure(&uid) < context.options.deadlines.credentials {
+    let has_ended = matches!(error, SyncError::Admin(AdminError::EndOfLife(_)));
+    if !has_ended && context.memory.record_failure(&uid) < context.options.deadlines.credentials {
         return Err(SyncError::OldAddress {
             what: K::WHAT,
             id: former.id.clone(),
@@ -98,11 +118,22 @@ pub async fn delete_at_former_address<K: Synced>(
     Ok(())
 }
 
+/// Reports an external object that `deletionPolicy: Orphan` leaves at an address that the Connection no longer has.
+pub async fn report_left_at_former_address<K: Synced>(context: &Context, object: &K, former: &External) {
+    let (id, endpoint) = (&former.id, &former.endpoint);
+    let message = format!("deletionPolicy: Orphan: the {} {id} may remain at {endpoint}", K::WHAT);
+    report_orphan(context, object, message).await;
+}
+
 /// Deletes every external object that this custom resource may have created.
 async fn delete_known_objects<K: Synced>(object: &K, context: &Context) -> Result<(), SyncError> {
     let uid = object.uid().unwrap_or_default();
     let external = context.memory.external(&uid, object.external());
     let Some(access) = access_to_external(object, context, external.as_ref()).await? else { return Ok(()) };
+    if external.is_some() && K::client(&access).is_none() {
+        // Releasing the object now would leave the external object at the other vendor without a report.
+        return Err(wrong_vendor(object));
+    }
     context.backoff.may_call(&uid)?;
     let external_at = |id: String| External {
         id,
@@ -241,7 +272,9 @@ fn should_give_up<K: Synced>(object: &K, context: &Context, error: &SyncError) -
     let deadlines = &context.options.deadlines;
     let deadline = match error {
         error if error.was_not_attempted() => return false,
-        // An error of the cluster says nothing about the vendor or its credentials.
+        // A lost key ring does not come back by itself, and a namespace must not wait for it forever.
+        SyncError::Cluster(ClusterError::KeyRing(_)) => deadlines.credentials,
+        // Another error of the cluster says nothing about the vendor or its credentials.
         SyncError::Cluster(_) | SyncError::Secret(ReferenceError::Cluster(_)) => return false,
         SyncError::Admin(_) | SyncError::NotVisibleYet(_) => deadlines.vendor,
         _ => deadlines.credentials,
@@ -250,10 +283,23 @@ fn should_give_up<K: Synced>(object: &K, context: &Context, error: &SyncError) -
     time_since_deletion(object) >= deadline && failing >= deadline / 10
 }
 
-async fn report_give_up<K: Synced>(object: &K, context: &Context, error: &SyncError) {
+/// Returns the id of the external object as far as it is known; otherwise the name of the custom resource.
+fn best_known_id<K: Synced>(object: &K, context: &Context) -> String {
     let uid = object.uid().unwrap_or_default();
     let external = context.memory.external(&uid, object.external());
-    let id = external.map(|e| e.id).or_else(|| K::derived_id(&uid)).unwrap_or_else(|| object.name_any());
+    external.map(|e| e.id).or_else(|| K::derived_id(&uid)).unwrap_or_else(|| object.name_any())
+}
+
+/// Reports that the external object stays at the vendor because of a policy or of an error.
+async fn report_left<K: Synced>(object: &K, context: &Context, why: &str) {
+    let (what, id) = (K::WHAT, best_known_id(object, context));
+    let external = context.memory.external(&object.uid().unwrap_or_default(), object.external());
+    let place = external.map(|e| format!(" at {}", e.endpoint)).unwrap_or_default();
+    report_orphan(context, object, format!("{why}: the {what} {id} may remain{place}")).await;
+}
+
+async fn report_give_up<K: Synced>(object: &K, context: &Context, error: &SyncError) {
+    let id = best_known_id(object, context);
     let message = format!(
         "{error}; gave up after {} s; the {} {id} may still exist: delete it there",
         time_since_deletion(object).as_secs(),

@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::kind::{DesiredObject, Effect, Synced, VendorAccess};
 use super::run::SyncResult;
+use super::suspend::remember_synced;
 use crate::admin::ExternalClient;
 use crate::cluster::{Metadata, ObjectKey, WriteTarget};
 use crate::controller::access::resync_interval;
@@ -17,10 +18,6 @@ use crate::controller::error::SyncError;
 use crate::controller::state::PENDING_CREATE;
 use crate::controller::status;
 use crate::core::conditions::{ConditionMessage, ObjectReadiness};
-
-/// Requeue delay of a suspended object. As in Flux, a suspended object keeps its conditions, its external object and its
-/// handled requests until it is resumed.
-pub const SUSPENDED_REQUEUE: Duration = Duration::from_secs(3600);
 
 /// Writes the status and returns when the next resync is due. `status` has the kind's own members; this fills in the
 /// shared ones. `ready` is the message of the Ready condition if the external object is as desired.
@@ -49,12 +46,15 @@ pub async fn finish<K: Synced>(
     };
     status::write(context, object, status, &readiness, None).await?;
     remove_create_record(context, object).await?;
+    if matches!(readiness, ObjectReadiness::Ready(_)) {
+        remember_synced(object, context);
+    }
     context.memory.record_success(&uid);
     Ok(resync_delay(resync_interval(connection, context)?, &uid))
 }
 
-/// Removes the create record, because the status names the external object now.
-async fn remove_create_record<K: Synced>(context: &Context, object: &K) -> Result<(), SyncError> {
+/// Removes the create record: the status names the external object now, or nothing was created.
+pub(super) async fn remove_create_record<K: Synced>(context: &Context, object: &K) -> Result<(), SyncError> {
     let uid = object.uid().unwrap_or_default();
     let is_annotated = object.annotations().contains_key(PENDING_CREATE);
     if !is_annotated && context.memory.create_record(&uid, None).is_none() {

@@ -23,10 +23,12 @@ mod kind;
 mod observe;
 mod preview;
 mod run;
+mod suspend;
 
 pub use cleanup::{clean_up, delete_external};
-pub use finish::{SUSPENDED_REQUEUE, finish};
+pub use finish::finish;
 pub(super) use kind::shared_members;
 pub use kind::{DesiredObject, Policies, SecretHashes, Synced, VendorAccess};
 pub use preview::{Preview, PreviewKeys, VendorChange, preview};
 pub use run::{sync, vendor_access};
+pub use suspend::{remember_synced, report_suspended};

@@ -11,10 +11,11 @@ use super::decide::{FormerAddress, Found, decide_former_address};
 use super::kind::Synced;
 use super::run::SyncRun;
 use crate::admin::ExternalClient;
-use crate::api::{External, RECONCILE_REQUESTED_AT};
+use crate::api::External;
 use crate::cluster::{ClusterError, WriteTarget};
 use crate::controller::error::SyncError;
 use crate::controller::state::{CachedListing, CreateRecord, PENDING_CREATE, SnapshotEntry, is_hash_of};
+use crate::controller::status::reconcile_request;
 
 impl<K: Synced> SyncRun<'_, K> {
     /// Compares the address in the status with the Connection's. If they differ, points `external` to the new address,
@@ -26,7 +27,7 @@ impl<K: Synced> SyncRun<'_, K> {
             return Ok(None);
         }
         let exists = self.vendor.client.observe(&former.id).await?.is_some();
-        let deletion = deletion_policy(self.object, self.context);
+        let deletion = deletion_policy(self.object, self.context)?;
         let fate = decide_former_address(exists, deletion, &self.policies);
         let keeps_id = fate == FormerAddress::SameVendor || self.keeps_id(&former);
         self.external = keeps_id.then_some(new);
@@ -103,8 +104,8 @@ impl<K: Synced> SyncRun<'_, K> {
 
     /// True if an annotation requests a reconcile that was not handled yet.
     fn is_requested(&self) -> bool {
-        let request = self.object.annotations().get(RECONCILE_REQUESTED_AT);
-        request.is_some() && request != self.handled_request.as_ref()
+        let request = reconcile_request(self.object);
+        request.is_some() && request != self.handled_request
     }
 
     /// Finds the object of an interrupted create. None if it was never created. Fails with `NotVisibleYet` while the

@@ -152,23 +152,31 @@ impl<'a, K: Synced> SyncRun<'a, K> {
     }
 
     async fn execute(mut self) -> Result<SyncResult, SyncError> {
-        Box::pin(self.clean_up_former_address()).await?;
+        let left = Box::pin(self.clean_up_former_address()).await?;
         let found = Box::pin(self.observe()).await?;
         let key_ring = match self.has_hashes_to_check(found.as_ref()) {
             true => Some(self.key_ring().await?),
             false => None,
         };
         let action = self.decide(found, key_ring.as_deref(), false)?;
-        Box::pin(self.apply(action)).await
+        let (context, object) = (self.context, self.object);
+        let result = Box::pin(self.apply(action)).await?;
+        // Only now, because a failed attempt is repeated and would report it again.
+        if let Some(former) = left {
+            cleanup::report_left_at_former_address(context, object, &former).await;
+        }
+        Ok(result)
     }
 
-    /// Deletes the external object at the Connection's former address, if the policies say so.
-    async fn clean_up_former_address(&mut self) -> Result<(), SyncError> {
+    /// Deletes the external object at the Connection's former address, if the policies say so. Otherwise returns it.
+    async fn clean_up_former_address(&mut self) -> Result<Option<External>, SyncError> {
         match Box::pin(self.resolve_address()).await? {
             Some((former, FormerAddress::Delete)) => {
-                cleanup::delete_at_former_address::<K>(self.context, self.object, &former).await
+                cleanup::delete_at_former_address::<K>(self.context, self.object, &former).await?;
+                Ok(None)
             }
-            _ => Ok(()),
+            Some((former, FormerAddress::Orphan)) if !self.policies.observes_only() => Ok(Some(former)),
+            _ => Ok(None),
         }
     }
 

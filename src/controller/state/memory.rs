@@ -21,6 +21,8 @@ struct ObjectFacts {
     record: Option<Option<CreateRecord>>,
     /// Hash of the last desired object. Distinguishes drift from a change of our own.
     desired_hash: Option<[u8; 32]>,
+    /// Hash of the spec that was last synced, without `suspend`.
+    synced_spec: Option<[u8; 32]>,
     /// The time since which the vendor does not show an object that should exist.
     absent_since: Option<Instant>,
     /// The time since which a step with a give-up period has been failing.
@@ -65,6 +67,16 @@ impl ObjectMemory {
     /// Remembers the hash of the desired object and returns the previous one.
     pub fn replace_desired_hash(&self, uid: &str, hash: [u8; 32]) -> Option<[u8; 32]> {
         self.with(uid, |facts| facts.desired_hash.replace(hash))
+    }
+
+    /// Remembers the hash of the spec that was synced.
+    pub fn set_synced_spec(&self, uid: &str, hash: [u8; 32]) {
+        self.with(uid, |facts| facts.synced_spec = Some(hash));
+    }
+
+    /// Returns the hash of the spec that this process last synced.
+    pub fn synced_spec(&self, uid: &str) -> Option<[u8; 32]> {
+        self.with(uid, |facts| facts.synced_spec)
     }
 
     /// Records that the vendor does not show the object. Returns for how long it has not been shown.

@@ -24,7 +24,7 @@ const REQUEUE_DELAY: Duration = Duration::from_secs(1);
 /// An unused snapshot is dropped after this time, to free its memory.
 const IDLE_TIME_TO_LIVE: Duration = Duration::from_secs(120);
 
-/// The snapshots by scope (address, credentials and kind).
+/// The snapshots by scope (address, credentials, TLS identity and kind).
 #[derive(Default)]
 pub struct Snapshots(Mutex<HashMap<ListScope, Arc<Shared>>>);
 

@@ -69,9 +69,7 @@ impl SourceCache {
         // One query serves a thousand hooks that start together.
         let answer = cell.get_or_init(async || match client.sources().await {
             Ok(sources) => SourceQueryResult::Sources(sources),
-            Err(error) if error.is_gone() || matches!(error, AdminError::Forbidden(_)) => {
-                SourceQueryResult::NotListed
-            }
+            Err(AdminError::NotFound(_) | AdminError::Forbidden(_)) => SourceQueryResult::NotListed,
             Err(error) => {
                 tracing::debug!(%error, "query of the gateway's sources failed");
                 SourceQueryResult::Failed

@@ -37,6 +37,32 @@ async fn waits_for_reset_when_rate_limit_is_exhausted_mid_reconcile() {
     }
 }
 
+/// With the record of a create that never happened, the controller would wait the whole grace.
+#[tokio::test(flavor = "multi_thread")]
+async fn create_answered_with_429_does_not_wait_for_creation_grace() {
+    let flags = ["--creation-grace", "1h"];
+    let world = World::with("auth0-429", Setup { flags: &flags, ..Setup::default() }).await;
+    let auth0 = Auth0::start(&[]).await;
+    let headers = json!({"retry-after": "1"});
+    for path in ["/api/v2/event-streams", "/api/v2/hooks"] {
+        let fault = json!({"method": "POST", "path": path, "status": 429, "headers": headers, "times": 2});
+        auth0.fault(fault).await;
+    }
+    connect(&world, &auth0).await;
+    world.apply(&[stream("s", json!({"worker": {}})), hook("h", json!({}))]).await;
+    world.ready("eventstreams/s").await;
+    world.ready("hooks/h").await;
+    assert_eq!((auth0.stored_streams().await.len(), auth0.stored_hooks().await.len()), (1, 1));
+    // After a lost response the record still prevents a second object.
+    auth0.clear_faults().await;
+    auth0
+        .fault(json!({"method": "POST", "path": "/api/v2/event-streams", "dropAnswer": true, "times": 1}))
+        .await;
+    world.apply(&[stream("lost", json!({"worker": {}}))]).await;
+    world.ready("eventstreams/lost").await;
+    assert_eq!(auth0.stored_streams().await.len(), 2);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn objects_share_login_and_renew_token_before_expiry() {
     let world = World::with("auth0-tokens", Setup { resync: Some("1s"), ..Setup::default() }).await;

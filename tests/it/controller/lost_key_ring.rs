@@ -4,8 +4,12 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use kube::api::{DeleteParams, PostParams};
 
+use serde_json::{Value, json};
+
+use crate::harness::auth0_objects::{connect, stream};
 use crate::harness::objects::message;
-use crate::harness::world::World;
+use crate::harness::world::{Setup, World};
+use crate::harness::{Auth0, DEADLINE, eventually};
 
 const KEY_RING: &str = "hookstream-keys";
 
@@ -61,4 +65,50 @@ async fn stalls_until_key_ring_is_restored() {
     let secrets_now: Vec<_> =
         world.kong.hooks().await.iter().map(|h| h["config"]["secret"].clone()).collect();
     assert!(secrets_now.iter().any(|s| secrets.contains(s)), "a hook lost its secret");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leader_restores_deleted_key_ring() {
+    let world = World::with("ring-restored", Setup { resync: Some("1s"), ..Setup::default() }).await;
+    let key_rings: Api<Secret> = Api::namespaced(world.client.clone(), &world.home.name);
+    world.apply(&[world.connection(), world.hook("one")]).await;
+    world.ready("eventhooks/one").await;
+    let key_ring = key_rings.get(KEY_RING).await.unwrap();
+    let hook = world.kong.only_hook().await;
+    key_rings.delete(KEY_RING, &DeleteParams::default()).await.unwrap();
+    let restored = eventually(DEADLINE, "the key ring", async || {
+        key_rings.get(KEY_RING).await.map_err(|error| error.to_string())
+    })
+    .await;
+    assert_eq!(restored.data, key_ring.data);
+    let event = world.event("one", "KeyRing").await;
+    assert!(event["note"].as_str().unwrap().contains("restored from memory"), "{event:#}");
+    assert_eq!(event["type"], "Warning");
+    world.ready("eventhooks/one").await;
+    assert_eq!(world.kong.only_hook().await, hook, "the relay keeps its secret");
+    world.assert_hides(&[hook["config"]["secret"].as_str().unwrap()]).await;
+}
+
+/// Which stream an interrupted create made cannot be known without the keys.
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_key_ring_does_not_block_deletion() {
+    let flags = ["--credentials-patience", "2s"];
+    let mut world = World::with("ring-pending", Setup { flags: &flags, ..Setup::default() }).await;
+    let auth0 = Auth0::start(&[]).await;
+    connect(&world, &auth0).await;
+    world.apply(&[world.connection(), world.hook("keyed")]).await;
+    world.ready("eventhooks/keyed").await;
+    world.ready("connections/auth0").await;
+    world.stop_operator().await;
+    let key_rings: Api<Secret> = Api::namespaced(world.client.clone(), &world.home.name);
+    key_rings.delete(KEY_RING, &DeleteParams::default()).await.unwrap();
+    let mut pending: Value = stream("pending", json!({"worker": {}}));
+    pending["metadata"]["finalizers"] = json!(["hookstream.dev/cleanup"]);
+    pending["metadata"]["annotations"] =
+        json!({"hookstream.dev/pending-create": r#"{"name":"pending","hash":"k:1"}"#});
+    world.apply(&[pending]).await;
+    world.start_operator();
+    world.not_ready("eventstreams/pending", "KeyRing").await;
+    world.kubectl(&["delete", "evs/pending", "--timeout=60s"]).await;
+    world.event("pending", "Orphaned").await;
 }

@@ -72,6 +72,50 @@ async fn namespace_with_malformed_object_is_deleted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn unreadable_object_reports_its_current_generation() {
+    let world = World::start("malformed-gen").await;
+    world.apply(&[world.connection(), world.hook("broken")]).await;
+    world.ready("eventhooks/broken").await;
+    break_status(&world, "eventhooks", "broken").await;
+    world.edit("evh/broken", json!({"event": "routes"})).await;
+    world.stalled("eventhooks/broken", "InvalidObject").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unreadable_connection_keeps_its_deletion_policy() {
+    let world = World::start("malformed-orphan").await;
+    let connection = world.connection_with(json!({"deletionPolicy": "Orphan"}));
+    world.apply(&[connection, world.hook("kept")]).await;
+    world.ready("connections/kong").await;
+    world.ready("eventhooks/kept").await;
+    break_status(&world, "connections", "kong").await;
+    world.kubectl(&["delete", "evh/kept", "--timeout=30s"]).await;
+    assert_eq!(world.kong.hooks().await.len(), 1, "the hook stays");
+    world.kubectl(&["delete", "conn/kong", "--timeout=30s"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unreadable_observer_deletes_nothing() {
+    const ID: &str = "11111111-2222-4333-8444-555555555555";
+    let world = World::start("malformed-observer").await;
+    world.apply(&[world.connection()]).await;
+    world.ready("connections/kong").await;
+    let config = json!({"url": "http://receiver.test/"});
+    let at_kong =
+        json!({"id": ID, "source": "crud", "event": "consumers", "handler": "webhook", "config": config});
+    world.kong.create(at_kong).await;
+    let adopt = json!({"deliverBy": "Gateway", "adopt": {"id": ID, "mode": "Override"}});
+    world.apply(&[world.hook_with("observer", adopt)]).await;
+    world.ready("eventhooks/observer").await;
+    world.edit("evh/observer", json!({"managementPolicy": "ObserveOnly"})).await;
+    let object = world.ready("eventhooks/observer").await;
+    assert!(object["metadata"]["finalizers"].is_array(), "it was managed before: {object:#}");
+    break_status(&world, "eventhooks", "observer").await;
+    world.kubectl(&["delete", "evh/observer", "--timeout=30s"]).await;
+    assert_eq!(world.kong.only_hook().await["id"], ID, "an observed hook stays");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn malformed_auth0_objects_block_no_other() {
     let world = World::start("malformed-others").await;
     let auth0 = Auth0::start(&[]).await;

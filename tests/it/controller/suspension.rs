@@ -6,11 +6,12 @@ use sha2::Sha256;
 
 use crate::harness::DEADLINE;
 use crate::harness::http::http;
+use crate::harness::objects::condition;
 use crate::harness::world::{Setup, World};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn suspended_hook_is_unchanged_until_deleted() {
-    let world = World::with("suspend", Setup { resync: Some("1s"), ..Setup::default() }).await;
+    let mut world = World::with("suspend", Setup { resync: Some("1s"), ..Setup::default() }).await;
     world.apply(&[world.connection(), world.hook("suspended")]).await;
     let object_before = world.ready("eventhooks/suspended").await;
     world.edit("evh/suspended", json!({"suspend": true, "event": "routes"})).await;
@@ -21,20 +22,36 @@ async fn suspended_hook_is_unchanged_until_deleted() {
     let hooks = world.kong.until_hooks("both hooks", |h| h.len() == 2).await;
     let hook = hooks.iter().find(|h| h["event"] != "fence").unwrap();
     assert_eq!(hook["event"], "consumers", "the edit is not applied while suspended");
-    // As in Flux, conditions and tokens stay, because nothing was observed.
-    let suspended = world.get("eventhooks/suspended").await.unwrap();
-    assert_eq!(suspended["status"]["conditions"], object_before["status"]["conditions"]);
-    assert_eq!(suspended["status"]["observedGeneration"], object_before["metadata"]["generation"]);
+    // The edited spec is not synced, so the object is not ready. Tokens stay, because nothing was observed.
+    let suspended = world.not_ready("eventhooks/suspended", "Suspended").await;
+    assert_eq!(condition(&suspended, "Suspended")["status"], "True", "{suspended:#}");
+    for other in ["Stalled", "Reconciling"] {
+        assert_eq!(condition(&suspended, other)["status"], "False", "{suspended:#}");
+    }
+    assert_eq!(suspended["status"]["external"], object_before["status"]["external"]);
     assert!(suspended["status"]["handled"].is_null(), "{suspended:#}");
     world.kubectl(&["delete", "evh/fence", "--timeout=30s"]).await;
     // Deliveries go on with the settings that Kong has.
     assert_eq!(world.kong.emit("crud", "consumers", json!({"n": 1})).await, 1);
     world.receiver.wait_for(1, DEADLINE).await;
     world.edit("evh/suspended", json!({"suspend": false})).await;
-    world.ready("eventhooks/suspended").await;
+    let resumed = world.ready("eventhooks/suspended").await;
     assert_eq!(world.kong.only_hook().await["event"], "routes");
+    assert!(condition(&resumed, "Suspended").is_null(), "{resumed:#}");
 
+    // Suspending alone leaves a synced object ready, also after a restart.
     world.edit("evh/suspended", json!({"suspend": true})).await;
+    let is_suspended = |o: &Value| condition(o, "Suspended")["status"] == "True";
+    let suspended = world.until("eventhooks/suspended", "suspended", is_suspended).await;
+    world.ready("eventhooks/suspended").await;
+    world.stop_operator().await;
+    world.start_operator();
+    world.apply(&[world.hook_with("new", json!({"suspend": true}))]).await;
+    world.not_ready("eventhooks/new", "Suspended").await;
+    let object = world.ready("eventhooks/suspended").await;
+    for name in ["Ready", "Suspended"] {
+        assert_eq!(condition(&object, name), condition(&suspended, name), "nothing is written again");
+    }
     world.kubectl(&["delete", "evh/suspended", "--timeout=30s"]).await;
     assert_eq!(world.kong.hooks().await, Vec::<Value>::new());
 }

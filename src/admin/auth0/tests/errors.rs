@@ -79,25 +79,20 @@ async fn classifies_every_error_status_and_keeps_the_request_id() {
         {
             for (kind, verb, result) in call_all(response.clone()).await {
                 let what = format!("{status} to {verb} of a {kind}, from the vendor: {is_vendors}");
-                let is_gone = is_vendors && matches!(status, 404 | 410);
                 // A removed Hooks API means the end of life.
-                let has_ended = kind == "hook" && is_vendors && matches!(status, 403 | 404 | 410 | 501);
-                match (verb, is_gone) {
-                    ("delete", _) if is_gone || has_ended => assert!(result.is_ok(), "{what}: {result:?}"),
-                    ("get", true) if kind == "stream" => {
-                        assert!(matches!(result, Ok(false)), "{what}: {result:?}")
-                    }
-                    _ => {
-                        let error = result.expect_err(&what);
-                        let want = if has_ended { ("EndOfLife", AdminErrorClass::Terminal) } else { want };
-                        assert_eq!((<&str>::from(&error), error.class()), want, "{what}: {error}");
-                        let last = check_error(&what, &error, sent_secrets(kind, verb));
-                        assert_eq!(last.http_status, Some(i32::from(status)), "{what}");
-                        assert_eq!(last.request_id.as_deref(), Some("req-1"), "{what}");
-                        let has_code = is_vendors && want.0 != "UnexpectedAnswer";
-                        assert_eq!(last.code.as_deref() == Some("some_code"), has_code, "{what}: {last:?}");
-                    }
-                }
+                let has_ended = kind == "hook" && is_vendors && matches!(status, 404 | 410 | 501);
+                let error = result.expect_err(&what);
+                let want = match (has_ended, is_vendors, status) {
+                    (true, ..) => ("EndOfLife", AdminErrorClass::Terminal),
+                    (_, true, 404) => ("NotFound", AdminErrorClass::Retryable),
+                    _ => want,
+                };
+                assert_eq!((<&str>::from(&error), error.class()), want, "{what}: {error}");
+                let last = check_error(&what, &error, sent_secrets(kind, verb));
+                assert_eq!(last.http_status, Some(i32::from(status)), "{what}");
+                assert_eq!(last.request_id.as_deref(), Some("req-1"), "{what}");
+                let has_code = is_vendors && want.0 != "UnexpectedAnswer";
+                assert_eq!(last.code.as_deref() == Some("some_code"), has_code, "{what}: {last:?}");
             }
         }
     }
@@ -237,6 +232,13 @@ async fn objects_on_two_pages_count_once() {
 }
 
 #[tokio::test]
+async fn empty_next_is_the_last_page() {
+    let tenant =
+        FakeTenant::start(|request| (request.line != LOGIN).then(|| page(0..3, Some(String::new())))).await;
+    assert_eq!(tenant.streams().list().await.unwrap().items.len(), 3);
+}
+
+#[tokio::test]
 async fn rejects_another_object_than_requested() {
     let tenant = FakeTenant::start(|request| {
         (request.line != LOGIN).then(|| reply(200, &[], &json!({"id": "another"})))
@@ -275,4 +277,55 @@ async fn deleting_a_missing_object_succeeds() {
             .await;
     tenant.hooks().delete("1").await.unwrap();
     assert_eq!(tenant.hooks().observe("1").await.unwrap(), None);
+}
+
+/// Another program's 404 and 403, at the API or at the login, delete nothing and end no API.
+#[tokio::test]
+async fn only_the_management_api_proves_absence() {
+    let foreign = [
+        (404, json!({"message": "no Route matched with those values"})),
+        (404, json!({"error": "Not Found"})),
+        (404, json!({"error": "access_denied", "error_description": "Client has been deleted."})),
+        (
+            403,
+            json!({"error": "access_denied", "error_description": "Client is not authorized: grant revoked"}),
+        ),
+        (403, json!({"message": "blocked"})),
+        (410, json!({"error": "gone"})),
+        (501, json!({"error": "not_implemented"})),
+    ];
+    for (status, body) in foreign {
+        for at_login in [false, true] {
+            let response = reply(status, &[], &body);
+            let tenant = FakeTenant::start(move |request| {
+                ((request.line == LOGIN) == at_login).then(|| response.clone())
+            })
+            .await;
+            let what = format!("{status} {body} at the login: {at_login}");
+            let errors = [
+                tenant.streams().delete("est_1").await.unwrap_err(),
+                tenant.hooks().delete("1").await.unwrap_err(),
+                tenant.streams().observe("est_1").await.unwrap_err(),
+                tenant.hooks().observe("1").await.unwrap_err(),
+                tenant.hooks().list().await.err().unwrap(),
+            ];
+            for error in errors {
+                let reason = <&str>::from(&error);
+                assert_ne!(reason, "EndOfLife", "{what}");
+                assert_eq!(reason == "LoginRejected", at_login && status != 501, "{what}: {error}");
+            }
+        }
+    }
+    // A list that the API answers with 200 proves it.
+    let tenant = FakeTenant::start(|request| {
+        let is_list = request.line.contains('?');
+        let answer =
+            || if is_list { page(7..9, None) } else { reply(404, &[], &json!({"error": "Not Found"})) };
+        (request.line != LOGIN).then(answer)
+    })
+    .await;
+    tenant.streams().delete("est_1").await.unwrap();
+    tenant.hooks().delete("1").await.unwrap();
+    assert_eq!(tenant.hooks().observe("1").await.unwrap(), None);
+    assert!(tenant.hooks().delete("id-7").await.is_err(), "the list shows it");
 }

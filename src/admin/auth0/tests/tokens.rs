@@ -82,7 +82,7 @@ async fn caches_and_reports_a_failed_login() {
         ),
         (
             reply(403, &[], &json!({"error": "access_denied", "error_description": "Service not found"})),
-            "Forbidden",
+            "LoginRejected",
         ),
         (reply(429, &[("retry-after", "60")], &json!({"error": "too_many_requests"})), "RateLimited"),
         (reply(200, &[], &json!({"token_type": "Bearer"})), "UnexpectedAnswer"),
@@ -132,7 +132,9 @@ async fn uses_the_old_token_while_renewal_fails() {
 async fn login_errors_contain_no_secret_and_are_not_repeated() {
     // The secret in plain text and in form encoding.
     let quotes = json!({"error": "invalid_request", "error_description": "cl13nt s3cret cl13nt+s3cret"});
-    for (status, reason) in [(400, "Rejected"), (404, "NotFound"), (500, "ServerError"), (410, "Rejected")] {
+    for (status, reason) in
+        [(400, "LoginRejected"), (404, "LoginRejected"), (500, "ServerError"), (410, "LoginRejected")]
+    {
         let response = reply(status, &[("x-request-id", "req-1")], &quotes);
         let tenant = FakeTenant::start(move |_| Some(response.clone())).await;
         let error = tenant.streams().list().await.err().unwrap();

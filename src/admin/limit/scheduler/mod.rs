@@ -1,7 +1,7 @@
 //! Schedules the calls to one host. No I/O; the caller passes the time.
 //!
-//! Connections are served round-robin, each within its own rate and all within the host's ceiling. Within a Connection,
-//! calls of started operations go first, then deletes, changes and resyncs. Queue times are bounded: a call that would
+//! Namespaces are served round-robin, and so are the Connections of each, all within their own rates and the host's
+//! ceiling. Within a Connection, calls of started operations go first, then deletes, changes and resyncs. Queue times are bounded: a call that would
 //! wait longer is denied with a requeue delay, so that its reconcile frees its slot.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -13,9 +13,14 @@ use crate::core::breaker::{Breaker, BreakerPermit};
 use crate::core::bucket::{Rate, TokenBucket};
 use crate::core::time::Millis;
 
-/// Maximum concurrent calls to one host. After a failure the limit is one, so that a hanging host does not occupy many
-/// reconciles.
+/// Maximum concurrent calls to one host. After a failure the limit of the Connection is one, and that of its route too if
+/// the host could not be reached, so that a hanging host does not occupy many reconciles.
 const MAX_IN_FLIGHT: usize = 8;
+/// Maximum concurrent calls of one namespace, and of all Connections whose last call failed. The slow calls of one tenant
+/// leave slots to the others.
+const MAX_IN_FLIGHT_SHARE: usize = MAX_IN_FLIGHT / 2;
+/// Number of Connections above which idle ones are removed.
+const MAX_CONNECTIONS: usize = 1024;
 /// Maximum calls of the same or a higher priority in a Connection's queue. Further calls are denied with a requeue
 /// delay.
 const MAX_QUEUED: usize = 4;
@@ -27,11 +32,19 @@ const MAX_WAIT_STARTED: Duration = Duration::from_secs(60);
 const MAX_REQUEUE_DELAY: Duration = Duration::from_secs(60);
 /// Interval between requeued operations of a paused Connection that has no rate limit.
 const MIN_SLOT_INTERVAL: Duration = Duration::from_millis(100);
-/// Consecutive calls without a response that open the host's breaker; consecutive failures of any kind that open a
-/// Connection's breaker.
+/// Consecutive connect failures that open a route's breaker; consecutive failures of any kind that open a Connection's
+/// breaker.
 const BREAKER_FAILURES: u32 = 5;
 /// Every n-th slot of a Connection goes to its oldest call of any priority, so that many edits do not starve resyncs.
 const OLDEST_FIRST_INTERVAL: u64 = 8;
+
+/// How a Connection reaches the host. Connections share a breaker only if they share the route: plain HTTP to a TLS port
+/// says nothing about HTTPS there, and neither does another client certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Route {
+    /// The fingerprint of the TLS options. None is plain HTTP.
+    pub tls: Option<[u8; 32]>,
+}
 
 /// The purpose of an operation; the first variant has the highest priority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, strum::IntoStaticStr)]
@@ -48,7 +61,7 @@ pub enum SlotDenied {
     Busy(Duration),
     /// The vendor rejected a call of this Connection and requested a pause.
     VendorPaused(Duration),
-    /// The breaker of the host or the Connection is open after consecutive failures.
+    /// The breaker of the route or the Connection is open after consecutive failures.
     BreakerOpen(Duration),
 }
 
@@ -66,10 +79,12 @@ pub enum SlotPoll {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallOutcome {
     Succeeded,
-    /// The host responded with a server error, or only this Connection cannot use it.
+    /// The host was reached, and it responded with a server error or this Connection cannot use it.
     Failed,
-    /// The host did not respond.
+    /// No response in time. Some requests are slow; this says nothing about other Connections.
     NoResponse,
+    /// No connection to the host.
+    NotConnected,
     /// Nothing is known about the host: the call was not sent, or was cancelled.
     Unknown,
 }
@@ -82,6 +97,7 @@ struct QueuedCall {
 }
 
 struct ConnectionQueue {
+    route: Route,
     bucket: Option<TokenBucket>,
     queued: Vec<QueuedCall>,
     in_flight: usize,
@@ -95,14 +111,24 @@ struct ConnectionQueue {
     requeued: [VecDeque<Millis>; 3],
 }
 
+/// The calls in flight and the breaker of one route.
+struct RouteState {
+    breaker: Breaker,
+    in_flight: usize,
+}
+
 /// The queue, rates and breakers of one host.
 pub struct HostScheduler {
     ceiling: TokenBucket,
-    breaker: Breaker,
     in_flight: usize,
+    /// Routes with calls in flight or failures.
+    routes: BTreeMap<Route, RouteState>,
+    /// By namespace and name.
     connections: BTreeMap<String, ConnectionQueue>,
-    /// The Connection that was served last.
-    last_served: String,
+    /// The namespace that was served last.
+    last_namespace: String,
+    /// The Connection of each namespace that was served last.
+    last_served: BTreeMap<String, String>,
     last_ticket: u64,
 }
 
@@ -110,10 +136,11 @@ impl HostScheduler {
     pub fn new(ceiling: Rate, now: Millis) -> Self {
         HostScheduler {
             ceiling: TokenBucket::new(ceiling, now),
-            breaker: Breaker::with_threshold(BREAKER_FAILURES),
             in_flight: 0,
+            routes: BTreeMap::new(),
             connections: BTreeMap::new(),
-            last_served: String::new(),
+            last_namespace: String::new(),
+            last_served: BTreeMap::new(),
             last_ticket: 0,
         }
     }
@@ -123,6 +150,7 @@ impl HostScheduler {
     pub fn enqueue(
         &mut self,
         name: &str,
+        route: Route,
         rate: Option<Rate>,
         priority: Priority,
         has_started: bool,
@@ -134,11 +162,20 @@ impl HostScheduler {
             let own = c.bucket.as_ref().map_or(slot, TokenBucket::token_interval);
             (slot.as_secs_f64() / own.as_secs_f64().max(f64::MIN_POSITIVE)).min(1.0)
         };
-        let busy: f64 = self.connections.values().filter(|c| !c.queued.is_empty()).map(used_share).sum();
-        let share = slot.mul_f64(busy.max(1.0));
+        let mut busy: BTreeMap<&str, f64> = BTreeMap::new();
+        for (other, connection) in self.connections.iter().filter(|(_, c)| !c.queued.is_empty()) {
+            *busy.entry(namespace(other)).or_default() += used_share(connection);
+        }
+        let in_namespace = busy.get(namespace(name)).copied().unwrap_or_default();
+        let namespaces: f64 = busy.values().map(|share| share.min(1.0)).sum();
+        let share = slot.mul_f64(namespaces.max(1.0) * in_namespace.max(1.0));
         let host_ready = self.ceiling.ready_at(now).since(now);
-        let broken = open_for(&self.breaker, now);
+        let broken = self.route_pause(route, now);
+        if self.connections.len() >= MAX_CONNECTIONS && !self.connections.contains_key(name) {
+            self.evict_idle(now);
+        }
         let connection = self.connections.entry(name.to_owned()).or_insert_with(|| ConnectionQueue {
+            route,
             bucket: None,
             queued: Vec::new(),
             in_flight: 0,
@@ -148,6 +185,11 @@ impl HostScheduler {
             slots_granted: 0,
             requeued: Default::default(),
         });
+        if connection.route != route {
+            // The address or the certificates were corrected; the earlier failures prove nothing about them.
+            connection.route = route;
+            connection.breaker = Breaker::with_threshold(BREAKER_FAILURES);
+        }
         if connection.bucket.as_ref().map(TokenBucket::rate) != rate {
             connection.bucket = rate.map(|rate| TokenBucket::new(rate, now));
         }
@@ -183,7 +225,8 @@ impl HostScheduler {
             // `evaluate` found a token in each bucket.
             self.ceiling.try_take(now).ok();
             self.in_flight += 1;
-            name.clone_into(&mut self.last_served);
+            namespace(name).clone_into(&mut self.last_namespace);
+            self.last_served.insert(namespace(name).to_owned(), name.to_owned());
             if let Some(connection) = self.connections.get_mut(name) {
                 connection.bucket.as_mut().map(|bucket| bucket.try_take(now).ok());
                 connection.in_flight += 1;
@@ -219,10 +262,6 @@ impl HostScheduler {
                 self.connections.get_mut(name).map(|c| c.requeue_delay(priority, MAX_WAIT, interval, now));
             return SlotPoll::Denied(SlotDenied::Busy(after.unwrap_or(MAX_WAIT)));
         }
-        let has_failed = self.breaker.failures() > 0;
-        if self.in_flight >= if has_failed { 1 } else { MAX_IN_FLIGHT } {
-            return SlotPoll::WaitUntil(deadline);
-        }
         let ready = self.ceiling.ready_at(now).max(own_ready);
         if ready > now {
             return SlotPoll::WaitUntil(ready.min(deadline));
@@ -231,22 +270,59 @@ impl HostScheduler {
             return SlotPoll::WaitUntil(deadline);
         }
         // `breaker_pause` checked both breakers on a copy; take the probe now.
-        self.breaker.request_permit(now);
-        self.connections.get_mut(name).map(|connection| connection.breaker.request_permit(now));
+        if let Some(connection) = self.connections.get_mut(name) {
+            connection.breaker.request_permit(now);
+            let route = self.routes.entry(connection.route).or_insert_with(|| RouteState {
+                breaker: Breaker::with_threshold(BREAKER_FAILURES),
+                in_flight: 0,
+            });
+            route.breaker.request_permit(now);
+            route.in_flight += 1;
+        }
         SlotPoll::Granted
     }
 
-    /// Returns the call to serve next: the first one of the next ready Connection after the last served one.
+    /// Returns the call to serve next: the first one of the next Connection of the next namespace after the last served
+    /// ones. Skips Connections without capacity, so that they block no other.
     fn next_ticket(&self, now: Millis) -> Option<u64> {
-        let after = (Bound::Excluded(self.last_served.clone()), Bound::Unbounded);
-        let round = self.connections.range(after).chain(self.connections.range(..=self.last_served.clone()));
-        round.filter(|(_, c)| c.is_ready(now)).find_map(|(_, c)| c.next_ticket())
+        if self.in_flight >= MAX_IN_FLIGHT {
+            return None;
+        }
+        let mut in_flight: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut failing = 0;
+        for (name, connection) in &self.connections {
+            *in_flight.entry(namespace(name)).or_default() += connection.in_flight;
+            failing += if connection.breaker.failures() > 0 { connection.in_flight } else { 0 };
+        }
+        let has_capacity = |name: &str, c: &ConnectionQueue| {
+            let is_failing = c.breaker.failures() > 0;
+            let of_connection = !is_failing || (c.in_flight == 0 && failing < MAX_IN_FLIGHT_SHARE);
+            let of_namespace = in_flight.get(namespace(name)).is_none_or(|n| *n < MAX_IN_FLIGHT_SHARE);
+            let of_route =
+                self.routes.get(&c.route).is_none_or(|r| r.breaker.failures() == 0 || r.in_flight == 0);
+            of_connection && of_namespace && of_route
+        };
+        let mut ready: BTreeMap<&str, BTreeMap<&str, &ConnectionQueue>> = BTreeMap::new();
+        for (name, connection) in &self.connections {
+            let is_reachable = || self.route_pause(connection.route, now).is_none();
+            if connection.is_ready(now) && has_capacity(name, connection) && is_reachable() {
+                ready.entry(namespace(name)).or_default().insert(name, connection);
+            }
+        }
+        let (namespace, connections) = next_after(&ready, &self.last_namespace)?;
+        let last = self.last_served.get(*namespace).map_or("", String::as_str);
+        next_after(connections, last)?.1.next_ticket()
     }
 
-    /// Returns how long the breaker of the host or of the Connection stays open.
+    /// Returns how long the breaker of a route stays open.
+    fn route_pause(&self, route: Route, now: Millis) -> Option<Duration> {
+        self.routes.get(&route).and_then(|route| open_for(&route.breaker, now))
+    }
+
+    /// Returns how long the breaker of the route or of the Connection stays open.
     fn breaker_pause(&self, name: &str, now: Millis) -> Option<Duration> {
-        let own = self.connections.get(name).and_then(|c| open_for(&c.breaker, now));
-        open_for(&self.breaker, now).or(own)
+        let connection = self.connections.get(name)?;
+        self.route_pause(connection.route, now).or_else(|| open_for(&connection.breaker, now))
     }
 
     /// Removes a call from the queue.
@@ -257,18 +333,35 @@ impl HostScheduler {
     }
 
     /// Records the outcome of a granted call, and the pause that the vendor requested.
-    pub fn complete(&mut self, name: &str, outcome: CallOutcome, pause: Option<VendorPause>, now: Millis) {
+    pub fn complete(
+        &mut self,
+        name: &str,
+        route: Route,
+        outcome: CallOutcome,
+        pause: Option<VendorPause>,
+        now: Millis,
+    ) {
         self.in_flight = self.in_flight.saturating_sub(1);
-        match outcome {
-            CallOutcome::Succeeded | CallOutcome::Failed => self.breaker.record_success(),
-            CallOutcome::NoResponse => self.breaker.record_failure(now),
-            CallOutcome::Unknown => self.breaker.record_inconclusive(now),
+        if let Some(state) = self.routes.get_mut(&route) {
+            state.in_flight = state.in_flight.saturating_sub(1);
+            match outcome {
+                CallOutcome::Succeeded | CallOutcome::Failed => state.breaker.record_success(),
+                CallOutcome::NotConnected => state.breaker.record_failure(now),
+                CallOutcome::NoResponse | CallOutcome::Unknown => state.breaker.record_inconclusive(now),
+            }
+            if state.in_flight == 0 && state.breaker.is_idle() {
+                self.routes.remove(&route);
+            }
         }
         let Some(connection) = self.connections.get_mut(name) else { return };
         connection.in_flight = connection.in_flight.saturating_sub(1);
         match outcome {
+            // The call concerned the former address or certificates.
+            _ if connection.route != route => {}
             CallOutcome::Succeeded => connection.breaker.record_success(),
-            CallOutcome::Failed | CallOutcome::NoResponse => connection.breaker.record_failure(now),
+            CallOutcome::Failed | CallOutcome::NoResponse | CallOutcome::NotConnected => {
+                connection.breaker.record_failure(now)
+            }
             CallOutcome::Unknown => connection.breaker.record_inconclusive(now),
         }
         if let Some(pause) = pause {
@@ -289,10 +382,9 @@ impl HostScheduler {
                 && c.paused_until <= now
                 && c.requeued.iter().all(|times| times.back().is_none_or(|at| *at <= now)))
         });
-        self.connections.is_empty()
-            && self.in_flight == 0
-            && self.breaker.is_idle()
-            && self.ceiling.is_full(now)
+        let connections = &self.connections;
+        self.last_served.retain(|_, name| connections.contains_key(name));
+        connections.is_empty() && self.in_flight == 0 && self.routes.is_empty() && self.ceiling.is_full(now)
     }
 }
 
@@ -351,6 +443,16 @@ impl ConnectionQueue {
         }
         at.since(now)
     }
+}
+
+/// Returns the namespace of a Connection, given as namespace and name.
+fn namespace(connection: &str) -> &str {
+    connection.split_once('/').map_or(connection, |(namespace, _)| namespace)
+}
+
+/// Returns the entry after `last`, or the first one.
+fn next_after<'m, V>(map: &'m BTreeMap<&str, V>, last: &str) -> Option<(&'m &'m str, &'m V)> {
+    map.range::<str, _>((Bound::Excluded(last), Bound::Unbounded)).next().or_else(|| map.iter().next())
 }
 
 /// Returns how long a breaker rejects calls; None if it admits one now.

@@ -1,6 +1,8 @@
 use super::*;
 use proptest::prelude::*;
 
+const PLAIN: Route = Route { tls: None };
+const TLS: Route = Route { tls: Some([1; 32]) };
 const SECOND: Duration = Duration::from_secs(1);
 
 fn rate(requests: u32, burst: u32) -> Rate {
@@ -69,6 +71,7 @@ impl Simulation {
                         let rate = self.rates[operation.connection];
                         operation.state = match self.host.enqueue(
                             &name,
+                            PLAIN,
                             rate,
                             operation.priority,
                             operation.has_started,
@@ -96,7 +99,7 @@ impl Simulation {
                         }
                     }
                     State::InFlightUntil(until) if until <= now => {
-                        self.host.complete(&name, CallOutcome::Succeeded, None, now);
+                        self.host.complete(&name, PLAIN, CallOutcome::Succeeded, None, now);
                         operation.remaining_calls -= 1;
                         operation.has_started = true;
                         operation.state =
@@ -267,11 +270,12 @@ fn changes_do_not_starve_resyncs() {
 fn vendor_pause_affects_only_its_connection() {
     let mut host = HostScheduler::new(rate(10, 10), Millis(0));
     let call = |host: &mut HostScheduler, name: &str, now: Millis| {
-        host.enqueue(name, None, Priority::Change, false, now).map(|ticket| host.poll(name, ticket, now))
+        host.enqueue(name, PLAIN, None, Priority::Change, false, now)
+            .map(|ticket| host.poll(name, ticket, now))
     };
     assert_eq!(call(&mut host, "a", Millis(0)), Ok(SlotPoll::Granted));
-    let queued = host.enqueue("a", None, Priority::Change, false, Millis(0)).unwrap();
-    host.complete("a", CallOutcome::Succeeded, Some(VendorPause::Rejected(30 * SECOND)), Millis(0));
+    let queued = host.enqueue("a", PLAIN, None, Priority::Change, false, Millis(0)).unwrap();
+    host.complete("a", PLAIN, CallOutcome::Succeeded, Some(VendorPause::Rejected(30 * SECOND)), Millis(0));
     assert_eq!(
         host.poll("a", queued, Millis(1)),
         SlotPoll::Denied(SlotDenied::VendorPaused(Duration::from_millis(29_999)))
@@ -281,64 +285,145 @@ fn vendor_pause_affects_only_its_connection() {
     assert_eq!(call(&mut host, "a", Millis(30_000)), Ok(SlotPoll::Granted));
 }
 
-#[test]
-fn opens_the_breaker_of_a_silent_host_then_probes_once() {
-    let mut host = HostScheduler::new(rate(1000, 1000), Millis(0));
-    let now = Millis(0);
-    let mut in_flight = 0;
-    // Start the maximum of concurrent calls. After one fails, the limit is one call at a time.
+/// Starts as many calls as the host accepts.
+fn start_calls(host: &mut HostScheduler, name: &str, now: Millis) -> usize {
+    let mut started = 0;
     for _ in 0..20 {
-        if let Ok(ticket) = host.enqueue("a", None, Priority::Change, false, now) {
-            match host.poll("a", ticket, now) {
-                SlotPoll::Granted => in_flight += 1,
-                _ => host.cancel("a", ticket),
-            }
+        let Ok(ticket) = host.enqueue(name, PLAIN, None, Priority::Change, false, now) else { continue };
+        match host.poll(name, ticket, now) {
+            SlotPoll::Granted => started += 1,
+            _ => host.cancel(name, ticket),
         }
     }
-    assert_eq!(in_flight, MAX_IN_FLIGHT);
-    host.complete("a", CallOutcome::NoResponse, None, now);
-    let ticket = host.enqueue("b", None, Priority::Change, false, now).unwrap();
+    started
+}
+
+#[test]
+fn opens_the_breaker_of_an_unreachable_host_then_probes_once() {
+    let mut host = HostScheduler::new(rate(1000, 1000), Millis(0));
+    let now = Millis(0);
+    // Start the maximum of concurrent calls. After one fails, the limit is one call at a time.
+    assert_eq!(["a", "c"].map(|name| start_calls(&mut host, name, now)), [MAX_IN_FLIGHT_SHARE; 2]);
+    host.complete("a", PLAIN, CallOutcome::NotConnected, None, now);
+    let ticket = host.enqueue("b", PLAIN, None, Priority::Change, false, now).unwrap();
     assert!(matches!(host.poll("b", ticket, now), SlotPoll::WaitUntil(_)), "seven calls are still in flight");
-    for _ in 0..4 {
-        host.complete("a", CallOutcome::NoResponse, None, now);
+    for name in ["a", "a", "c", "c"] {
+        host.complete(name, PLAIN, CallOutcome::NotConnected, None, now);
     }
     assert!(matches!(host.poll("b", ticket, now), SlotPoll::Denied(SlotDenied::BreakerOpen(_))));
-    for _ in 0..3 {
-        host.complete("a", CallOutcome::NoResponse, None, now);
+    for name in ["a", "c", "c"] {
+        host.complete(name, PLAIN, CallOutcome::NotConnected, None, now);
     }
     let later = now + 2 * SECOND;
-    let probe = host.enqueue("b", None, Priority::Change, false, later).unwrap();
+    let probe = host.enqueue("b", PLAIN, None, Priority::Change, false, later).unwrap();
     assert_eq!(host.poll("b", probe, later), SlotPoll::Granted);
     assert!(
-        matches!(host.enqueue("a", None, Priority::Change, false, later), Err(SlotDenied::BreakerOpen(_))),
+        matches!(
+            host.enqueue("d", PLAIN, None, Priority::Change, false, later),
+            Err(SlotDenied::BreakerOpen(_))
+        ),
         "one probe"
     );
-    host.complete("b", CallOutcome::Succeeded, None, later);
-    assert!(host.enqueue("b", None, Priority::Change, false, later).is_ok());
+    host.complete("b", PLAIN, CallOutcome::Succeeded, None, later);
+    assert!(host.enqueue("d", PLAIN, None, Priority::Change, false, later).is_ok());
+}
+
+/// Thirty Connections of a tenant cannot use the host as they are configured. Another tenant's Connection works.
+#[test]
+fn failures_of_one_tenant_leave_the_host_to_others() {
+    for outcome in [CallOutcome::NotConnected, CallOutcome::NoResponse, CallOutcome::Failed] {
+        let mut host = HostScheduler::new(rate(1000, 1000), Millis(0));
+        for at in 0..300 {
+            let (name, now) = (format!("bad/{}", at % 30), Millis(at * 1000));
+            let Ok(ticket) = host.enqueue(&name, PLAIN, None, Priority::Change, false, now) else { continue };
+            match host.poll(&name, ticket, now) {
+                SlotPoll::Granted => host.complete(&name, PLAIN, outcome, None, now),
+                _ => host.cancel(&name, ticket),
+            }
+        }
+        let now = Millis(299_000);
+        let ticket = host.enqueue("good/c", TLS, None, Priority::Change, false, now);
+        let state = ticket.map(|ticket| host.poll("good/c", ticket, now));
+        assert_eq!(state, Ok(SlotPoll::Granted), "{outcome:?}");
+        if outcome != CallOutcome::NotConnected {
+            let ticket = host.enqueue("good/plain", PLAIN, None, Priority::Change, false, now);
+            let state = ticket.map(|ticket| host.poll("good/plain", ticket, now));
+            assert_eq!(state, Ok(SlotPoll::Granted), "the same route, {outcome:?}");
+        }
+    }
+}
+
+#[test]
+fn hanging_calls_of_one_namespace_leave_slots_to_others() {
+    let mut host = HostScheduler::new(rate(1000, 1000), Millis(0));
+    let hanging: usize = (0..30).map(|n| start_calls(&mut host, &format!("bad/{n}"), Millis(0))).sum();
+    assert_eq!(hanging, MAX_IN_FLIGHT_SHARE);
+    assert_eq!(start_calls(&mut host, "good/c", Millis(0)), MAX_IN_FLIGHT - MAX_IN_FLIGHT_SHARE);
+}
+
+#[test]
+fn corrected_route_starts_with_a_closed_breaker() {
+    let mut host = HostScheduler::new(rate(1000, 1000), Millis(0));
+    // Four calls at a time, and one after their failure.
+    for _ in 0..2 {
+        assert!(start_calls(&mut host, "a", Millis(0)) > 0);
+        while host.in_flight > 0 {
+            host.complete("a", PLAIN, CallOutcome::Failed, None, Millis(0));
+        }
+    }
+    assert_eq!(start_calls(&mut host, "a", Millis(0)), 0);
+    assert!(host.enqueue("a", TLS, None, Priority::Change, false, Millis(0)).is_ok());
+}
+
+#[test]
+fn serves_namespaces_round_robin() {
+    let mut host = HostScheduler::new(rate(10, 1), Millis(0));
+    let (mut served, mut queued) = ([0, 0], Vec::new());
+    for tick in 0..600 {
+        let now = Millis(tick * 10);
+        let names = (0..20).map(|n| format!("many/{n}")).chain(["one/c".to_owned()]);
+        for name in names {
+            if !queued.iter().any(|(queued, _)| *queued == name)
+                && let Ok(ticket) = host.enqueue(&name, PLAIN, None, Priority::Change, true, now)
+            {
+                queued.push((name, ticket));
+            }
+        }
+        queued.retain(|(name, ticket)| match host.poll(name, *ticket, now) {
+            SlotPoll::Granted => {
+                served[usize::from(name == "one/c")] += 1;
+                host.complete(name, PLAIN, CallOutcome::Succeeded, None, now);
+                false
+            }
+            SlotPoll::WaitUntil(_) => true,
+            SlotPoll::Denied(_) => false,
+        });
+    }
+    assert!((28..=32).contains(&served[1]), "half of 60: {served:?}");
 }
 
 #[test]
 fn server_errors_open_only_the_breaker_of_their_connection() {
     let mut host = HostScheduler::new(rate(1000, 1000), Millis(0));
     for _ in 0..BREAKER_FAILURES {
-        let ticket = host.enqueue("a", None, Priority::Change, false, Millis(0)).unwrap();
+        let ticket = host.enqueue("a", PLAIN, None, Priority::Change, false, Millis(0)).unwrap();
         assert_eq!(host.poll("a", ticket, Millis(0)), SlotPoll::Granted);
-        host.complete("a", CallOutcome::Failed, None, Millis(0));
+        host.complete("a", PLAIN, CallOutcome::Failed, None, Millis(0));
     }
     assert!(matches!(
-        host.enqueue("a", None, Priority::Change, false, Millis(0)),
+        host.enqueue("a", PLAIN, None, Priority::Change, false, Millis(0)),
         Err(SlotDenied::BreakerOpen(_))
     ));
-    assert!(host.enqueue("b", None, Priority::Change, false, Millis(0)).is_ok());
+    assert!(host.enqueue("b", PLAIN, None, Priority::Change, false, Millis(0)).is_ok());
 }
 
 #[test]
 fn evicts_idle_hosts() {
     let mut host = HostScheduler::new(rate(10, 10), Millis(0));
-    let ticket = host.enqueue("a", Some(rate(1, 1)), Priority::Change, false, Millis(0)).unwrap();
+    let ticket = host.enqueue("a", PLAIN, Some(rate(1, 1)), Priority::Change, false, Millis(0)).unwrap();
     assert_eq!(host.poll("a", ticket, Millis(0)), SlotPoll::Granted);
     assert!(!host.evict_idle(Millis(0)));
-    host.complete("a", CallOutcome::Succeeded, None, Millis(0));
+    host.complete("a", PLAIN, CallOutcome::Succeeded, None, Millis(0));
     assert!(!host.evict_idle(Millis(0)), "its bucket is not full yet");
     assert!(host.evict_idle(Millis(5_000)));
 }
@@ -349,21 +434,22 @@ fn evicts_idle_hosts() {
 fn exhausted_quota_delays_started_operations_and_defers_new_ones() {
     let (mut host, mut now) = (HostScheduler::new(rate(1000, 1000), Millis(0)), Millis(0));
     for call in 0..6 {
-        let ticket =
-            host.enqueue("a", None, Priority::Change, call > 0, now).expect("a started operation may wait");
+        let ticket = host
+            .enqueue("a", PLAIN, None, Priority::Change, call > 0, now)
+            .expect("a started operation may wait");
         let state = host.poll("a", ticket, now);
         if let SlotPoll::WaitUntil(until) = state {
-            let other = host.enqueue("a", None, Priority::Change, false, now);
+            let other = host.enqueue("a", PLAIN, None, Priority::Change, false, now);
             assert!(matches!(other, Err(SlotDenied::Busy(_))), "{other:?}");
             now = until;
             assert_eq!(host.poll("a", ticket, now), SlotPoll::Granted);
         }
         let pause = (call % 2 == 1).then_some(VendorPause::QuotaExhausted(SECOND));
-        host.complete("a", CallOutcome::Succeeded, pause, now);
+        host.complete("a", PLAIN, CallOutcome::Succeeded, pause, now);
     }
     assert_eq!(now, Millis(2000));
     // The pause exceeds the longest wait in the queue.
-    host.complete("a", CallOutcome::Succeeded, Some(VendorPause::Rejected(600 * SECOND)), now);
-    let denied = host.enqueue("a", None, Priority::Change, true, now);
+    host.complete("a", PLAIN, CallOutcome::Succeeded, Some(VendorPause::Rejected(600 * SECOND)), now);
+    let denied = host.enqueue("a", PLAIN, None, Priority::Change, true, now);
     assert_eq!(denied, Err(SlotDenied::VendorPaused(600 * SECOND)));
 }
