@@ -95,18 +95,23 @@ async fn wait_for_attempts(standalone: &Standalone, attempts: usize) {
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_jump_back_delays_no_retry_even_after_a_restart() {
-    let (receiver, status) = receiver();
+/// Starts a process on a clock that can be shifted, and publishes an event, whose first attempt fails.
+async fn start_after_first_attempt(receiver: &Receiver, backoff: &str) -> (WallClock, Standalone) {
     let mut spec = quick();
-    merge(&mut spec, json!({"delivery": {"retry": {"initialBackoff": "3s", "maxBackoff": "3s"}}}));
+    merge(&mut spec, json!({"delivery": {"retry": {"initialBackoff": backoff, "maxBackoff": backoff}}}));
     let clock = WallClock::compile();
     let mut standalone = Standalone::prepare(&hook("h", &receiver.url(), spec), &[]);
     clock.wrap(&mut standalone);
     standalone.restart().await;
-
     standalone.publish_accepted(&event("1")).await;
     wait_for_attempts(&standalone, 1).await;
+    (clock, standalone)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_jump_back_delays_no_retry_even_after_a_restart() {
+    let (receiver, status) = receiver();
+    let (clock, mut standalone) = start_after_first_attempt(&receiver, "3s").await;
     clock.shift(-2);
     wait_for_attempts(&standalone, 2).await;
 
@@ -122,15 +127,7 @@ async fn a_jump_back_delays_no_retry_even_after_a_restart() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_jump_ahead_ends_no_delivery() {
     let (receiver, status) = receiver();
-    let mut spec = quick();
-    merge(&mut spec, json!({"delivery": {"retry": {"initialBackoff": "1s", "maxBackoff": "1s"}}}));
-    let clock = WallClock::compile();
-    let mut standalone = Standalone::prepare(&hook("h", &receiver.url(), spec), &[]);
-    clock.wrap(&mut standalone);
-    standalone.restart().await;
-
-    standalone.publish_accepted(&event("1")).await;
-    wait_for_attempts(&standalone, 1).await;
+    let (clock, standalone) = start_after_first_attempt(&receiver, "1s").await;
     clock.shift(8 * 24);
     let line = |line: &str| line.contains("wall clock jumped");
     standalone.process().wait_for_line(line, DEADLINE).await;

@@ -14,19 +14,21 @@ const EXAMINED: i64 = 5000;
 /// About the most hooks that `find_unused` returns.
 const MAX_FOUND: usize = 20_000;
 
-/// Four index seeks. Matches a hook without deliveries, gate memory, candidates and a hold.
-pub(super) const UNUSED: &str = "
-SELECT h.uid, h.namespace FROM hooks h WHERE h.id = ?1 AND h.held_since IS NULL
+/// True for a hook `h` without deliveries, gate memory, candidates and a hold. Four index seeks.
+macro_rules! has_nothing_left {
+    () => {
+        "h.held_since IS NULL
     AND NOT EXISTS (SELECT 1 FROM deliveries d INDEXED BY deliveries_list WHERE d.hook = h.id)
     AND NOT EXISTS (SELECT 1 FROM gates g WHERE g.hook = h.id)
-    AND NOT EXISTS (SELECT 1 FROM candidates c WHERE c.hook = h.id)";
+    AND NOT EXISTS (SELECT 1 FROM candidates c WHERE c.hook = h.id)"
+    };
+}
 
-pub(super) const FIND_UNUSED: &str = "
-SELECT h.id, h.held_since IS NULL
-    AND NOT EXISTS (SELECT 1 FROM deliveries d INDEXED BY deliveries_list WHERE d.hook = h.id)
-    AND NOT EXISTS (SELECT 1 FROM gates g WHERE g.hook = h.id)
-    AND NOT EXISTS (SELECT 1 FROM candidates c WHERE c.hook = h.id)
-FROM hooks h WHERE h.id > ?1 ORDER BY h.id LIMIT ?2";
+pub(super) const UNUSED: &str =
+    concat!("SELECT h.uid, h.namespace FROM hooks h WHERE h.id = ?1 AND ", has_nothing_left!());
+
+pub(super) const FIND_UNUSED: &str =
+    concat!("SELECT h.id, ", has_nothing_left!(), " FROM hooks h WHERE h.id > ?1 ORDER BY h.id LIMIT ?2");
 
 /// Removes the row of a hook that has nothing left. True: removed.
 pub(super) fn remove_if_unused(

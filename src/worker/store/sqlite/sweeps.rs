@@ -1,54 +1,65 @@
 //! The steps of a round of sweeps: remove expired rows, then give free pages back to the disk.
 
+use rusqlite::Connection;
+
 use super::super::{Retention, StoreError};
+use super::cache::WriterCache;
 use super::engine::SqliteStore;
 use super::hook_rows;
-use super::retention::{self, Cutoff};
+use super::retention::{self, Cutoff, SweepLimit};
 use super::vacuum::{self, STEP_PAGES};
 use crate::core::time::Millis;
 
 impl SqliteStore {
     /// Removes a bounded number of expired rows, and of rows of hooks that have nothing left. True: there are more.
-    ///
-    /// On a full disk it removes fewer rows at a time: removing a row writes pages to the log, whose space is reused
-    /// after each commit.
     pub(super) async fn sweep_rows(
         &self,
         retention: Retention,
         cutoff: Cutoff,
         now: Millis,
     ) -> Result<bool, StoreError> {
-        let mut limit = self.sweep_limit;
-        let has_more = loop {
-            let run =
-                move |conn: &_, cache: &mut _| retention::sweep(conn, cache, retention, cutoff, now, limit);
-            match self.write_sweep(run).await {
-                Err(StoreError::Full) => limit = limit.reduced().ok_or(StoreError::Full)?,
-                other => break other?,
-            }
-        };
+        let has_more = self
+            .sweep_within_limit(|limit| {
+                move |conn: &_, cache: &mut _| retention::sweep(conn, cache, retention, cutoff, now, limit)
+            })
+            .await?;
         self.remove_unused_hooks().await?;
         Ok(has_more || !self.unused_hooks.lock().is_empty())
     }
 
-    /// Removes a bounded number of the rows that the round found unused; fewer on a full disk, like `sweep_rows`. Otherwise
-    /// the round would fail here each time, and never reach the vacuum that frees space.
+    /// Removes a bounded number of the rows that the round found unused.
     async fn remove_unused_hooks(&self) -> Result<(), StoreError> {
+        if self.unused_hooks.lock().is_empty() {
+            return Ok(());
+        }
+        let removed = self
+            .sweep_within_limit(|limit| {
+                let hooks: Vec<i64> =
+                    self.unused_hooks.lock().iter().rev().take(limit.rows).copied().collect();
+                move |conn: &_, cache: &mut _| {
+                    hook_rows::remove_unused(conn, cache, &hooks).map(|()| hooks.len())
+                }
+            })
+            .await?;
+        let mut unused = self.unused_hooks.lock();
+        let remaining = unused.len().saturating_sub(removed);
+        unused.truncate(remaining);
+        Ok(())
+    }
+
+    /// Runs a write that removes rows. On a full disk it repeats the write with fewer rows at a time: removing a row
+    /// writes pages to the log, whose space is reused after each commit. Otherwise the round would fail each time, and
+    /// never reach the vacuum that frees space.
+    async fn sweep_within_limit<T, W>(&self, write: impl Fn(SweepLimit) -> W) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        W: Fn(&Connection, &mut WriterCache) -> rusqlite::Result<T> + Send + 'static,
+    {
         let mut limit = self.sweep_limit;
         loop {
-            let hooks: Vec<i64> = self.unused_hooks.lock().iter().rev().take(limit.rows).copied().collect();
-            if hooks.is_empty() {
-                return Ok(());
-            }
-            let count = hooks.len();
-            match self.write_sweep(move |conn, cache| hook_rows::remove_unused(conn, cache, &hooks)).await {
+            match self.write_sweep(write(limit)).await {
                 Err(StoreError::Full) => limit = limit.reduced().ok_or(StoreError::Full)?,
-                removed => {
-                    let mut unused = self.unused_hooks.lock();
-                    let remaining = unused.len().saturating_sub(count);
-                    unused.truncate(remaining);
-                    return removed;
-                }
+                other => return other,
             }
         }
     }
