@@ -1,5 +1,6 @@
 //! The memory budget: floods of one kind or one namespace leave memory for the others.
 
+use futures::future::join_all;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -36,6 +37,13 @@ async fn stall(standalone: &Standalone, path: &str) -> TcpStream {
     };
     tokio::time::timeout(DEADLINE, sent).await.expect("the worker reads or closes").ok();
     socket
+}
+
+/// Returns what the worker answers before it closes the connection; empty if it closes without an answer.
+async fn read_answer(mut socket: TcpStream) -> String {
+    let mut answer = vec![0; 4096];
+    let length = tokio::time::timeout(DEADLINE, socket.read(&mut answer)).await.expect("an answer").unwrap_or(0);
+    String::from_utf8_lossy(answer.get(..length).unwrap_or_default()).into_owned()
 }
 
 /// Returns an event with about this many bytes.
@@ -84,18 +92,13 @@ async fn large_bodies_of_one_namespace_do_not_affect_another() {
         assert_eq!(status, 202, "{answer}");
     }
     receiver.wait_for(5, DEADLINE).await;
-    // The namespace that uses its share gets an answer that makes its clients retry.
-    let mut rejected = stalled.pop().unwrap();
-    let mut answer = vec![0; 4096];
-    let length =
-        tokio::time::timeout(DEADLINE, rejected.read(&mut answer)).await.expect("an answer").unwrap();
-    let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
-    assert!(
-        answer.starts_with("HTTP/1.1 503") && answer.to_lowercase().contains("retry-after: 2"),
-        "{answer}"
-    );
+    // The namespace that uses its share gets an answer that makes its clients retry. Which of the bodies gets it
+    // depends on the machine: on a busy one the first bodies end by their timeout, and their memory serves the last.
+    let answers: Vec<String> = join_all(stalled.into_iter().map(read_answer)).await;
+    let is_retryable =
+        |answer: &&String| answer.starts_with("HTTP/1.1 503") && answer.contains("retry-after: 2");
+    assert!(answers.iter().any(|answer| is_retryable(&answer)), "{answers:?}");
     // The memory is free again once the connections end.
-    drop((stalled, rejected));
     eventually(DEADLINE, "the namespace publishes again", async || {
         let url = standalone.url(&loud);
         let sent = standalone.client.post(url).json(&large_event("after", 900_000)).send().await.unwrap();
