@@ -7,12 +7,13 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use hookstream::core::event::data::Data;
 use hookstream::core::template::context;
-use hookstream::sandbox::{Invocation, Sandbox, SandboxOptions};
+use hookstream::sandbox::{Invocation, RenderContext, Sandbox, SandboxOptions, ScriptOwner};
 use serde_json::value::to_raw_value;
 use serde_json::{Value, json};
 
@@ -72,11 +73,13 @@ async fn bench() -> ExitCode {
     }
     print_row("first result after all were killed", &format!("{:.1} ms", millis(median(replaced))), "100 ms");
 
-    let context = context(Data::from(data()), "crud", "admins");
+    let variables = Arc::new(context(Data::from(data()), "crud", "admins"));
+    let context = RenderContext { variables, bytes: data().to_string().len() };
     for (name, template) in [("template of fields", FIELDS), ("template with code", TEMPLATE)] {
         let rate = measure_rate(async |hook: &str| {
-            let texts =
-                sandbox.render(hook, &[template], &context, DEADLINE).await.expect("the template renders");
+            let owner = ScriptOwner { namespace: &"n".into(), hook: &hook.into() };
+            let rendered = sandbox.render(owner, &[template], &context, DEADLINE).await;
+            let texts = rendered.expect("the template renders").texts;
             assert!(texts[0].contains("Ada"), "{texts:?}");
         })
         .await;
@@ -99,7 +102,8 @@ fn data() -> Value {
 async fn invoke_lambda(sandbox: &Sandbox, hook: &str) {
     let data = to_raw_value(&data()).unwrap();
     let call = Invocation { function: LAMBDA, data: &data, event: "admins", source: "crud", pid: 1 };
-    assert_eq!(sandbox.invoke(hook, call, DEADLINE).await, Ok(json!(true)));
+    let owner = ScriptOwner { namespace: &"n".into(), hook: &hook.into() };
+    assert_eq!(sandbox.invoke(owner, call, DEADLINE).await, Ok(json!(true)));
 }
 
 /// Starts every child that the pool may have, and runs a lambda in each.

@@ -89,7 +89,7 @@ listens() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 hook_is_in_kong() {
   local hooks
   hooks=$(http -f "$kong/event-hooks" 2>/dev/null) || return 1
-  hook_url=$(grep -oE '"url": *"[^"]*/relays/consumers"' <<<"$hooks" | cut -d'"' -f4)
+  hook_url=$(grep -oE '"url": *"[^"]*/relays/consumers[?"]' <<<"$hooks" | cut -d'"' -f4 | cut -d'?' -f1)
   hook_id=$(grep -oE '"id": *"[^"]*"' <<<"$hooks" | cut -d'"' -f4)
   [ -n "$hook_url" ]
 }

@@ -47,7 +47,7 @@ fn dead_event(namespace: &str, number: usize, now: Millis) -> NewEvent {
         source: "old".into(),
         event: "e".into(),
         time: now.rfc3339(),
-        data: RawValue::from_string(format!(r#"{{"number":{number}}}"#)).expect("JSON"),
+        data: RawValue::from_string(format!(r#"{{"number":{number}}}"#)).expect("JSON").into(),
         attributes: [].into(),
     };
     let hook = HookId {

@@ -20,7 +20,7 @@ use hookstream::ops::Readiness;
 use hookstream::sandbox::{self, Sandbox};
 use hookstream::worker::store::sqlite::SqliteStore;
 use hookstream::worker::store::{Retention, Shares};
-use hookstream::worker::{Disk, Limits, Worker};
+use hookstream::worker::{Disk, HandshakeOrigins, Limits, Worker};
 use kube::runtime::watcher::Event;
 use serde_json::json;
 use tokio::sync::Notify;
@@ -131,8 +131,9 @@ async fn serve(sink: String, hooks: usize, change: bool) {
     let sizes = ItemSizes {
         event: 1 << 20,
         request: 1 << 20,
-        attempt_output: 4 << 20,
-        script_reply: 25 << 20,
+        attempt: 72 << 10,
+        rendered: 4 << 20,
+        script_reply: 28 << 20,
         admin_response: 16 << 20,
     };
     let memory = MemoryBudget::new(Split::new(512 << 20, &sizes).expect("a split"), &metrics);
@@ -154,6 +155,7 @@ async fn serve(sink: String, hooks: usize, change: bool) {
             dedup_window: Duration::from_secs(86_400),
             relay_dedup_window: Duration::ZERO,
         },
+        handshake: HandshakeOrigins::default(),
         retention: Retention {
             history_age: Duration::from_secs(86_400),
             dead_letter_age: Duration::from_secs(86_400),

@@ -80,7 +80,7 @@ async fn fill_store(data: &std::path::Path) {
                 source: "bench".into(),
                 event: "e".into(),
                 time: now.rfc3339(),
-                data: RawValue::from_string(data).expect("JSON"),
+                data: RawValue::from_string(data).expect("JSON").into(),
                 attributes: [].into(),
             });
             let delivery = |hook: &HookId| NewDelivery {

@@ -19,7 +19,7 @@ fuzz_target!(|data: &str| {
         source: "s".into(),
         event: "e".into(),
         time: "2023-11-14T22:13:20Z".into(),
-        data,
+        data: data.into(),
         attributes: [("n".to_owned(), 1.into())].into(),
     };
     let started = Instant::now();

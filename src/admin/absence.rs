@@ -7,15 +7,16 @@ use serde_json::Value;
 
 use super::client::ExternalClient;
 use super::error::AdminError;
+use super::listing::{ListElement, ListFilter};
 
 /// Lists all objects and returns the one with this id; None if the list does not contain it.
 ///
 /// Errors: the error of the list call, which also shows what answers at the address.
 pub async fn find_listed<C: ExternalClient>(client: &C, id: &str) -> Result<Option<Value>, AdminError> {
-    let listing = Box::pin(client.list()).await?;
     // Vendors may return a UUID in another letter case.
-    let has_id = |item: &Value| C::id(item).is_some_and(|listed| listed.eq_ignore_ascii_case(id));
-    Ok(listing.items.into_iter().find(has_id))
+    let has_id = |element: &ListElement<'_>| element.id.eq_ignore_ascii_case(id);
+    let listing = Box::pin(client.list(ListFilter::new(&has_id))).await?;
+    listing.items.first().map(|found| found.parse().map(C::normalize)).transpose()
 }
 
 /// Returns the result of a delete that failed with `error`.

@@ -1,5 +1,9 @@
 //! The connection data of a vendor, independent of its kind.
 
+use secrecy::ExposeSecret;
+use sha2::{Digest, Sha256};
+use url::Url;
+
 use super::auth0::Auth0Access;
 use super::kong::KongAccess;
 
@@ -40,22 +44,57 @@ impl AdminAccess {
         }
     }
 
-    /// Returns the same credentials for another address and workspace, where an object was created earlier. Keeps the
-    /// current address if `endpoint` is not a URL.
-    pub fn at(mut self, endpoint: &str, workspace: Option<&str>) -> Self {
-        match &mut self {
-            AdminAccess::Kong(access) => {
-                if let Ok(url) = endpoint.parse() {
-                    access.admin_url = url;
-                }
-                access.workspace = workspace.map(ToOwned::to_owned);
-            }
-            AdminAccess::Auth0(access) => {
-                if let Ok(url) = endpoint.parse() {
-                    access.base = url;
-                }
-            }
+    /// Returns the access to another workspace at the same address.
+    pub fn in_workspace(mut self, workspace: Option<&str>) -> Self {
+        if let AdminAccess::Kong(access) = &mut self {
+            access.workspace = workspace.map(ToOwned::to_owned);
         }
         self
     }
+
+    /// Returns a digest of the credentials that every call sends. None if the calls have none. The digest does not depend
+    /// on the address. Store only keyed hashes of it: a short token could be guessed from the digest.
+    pub fn credentials_digest(&self) -> Option<[u8; 32]> {
+        match self {
+            AdminAccess::Kong(access) => {
+                let (header, token) = access.token.as_ref()?;
+                Some(digest(&["kong", header, token.expose_secret()]))
+            }
+            AdminAccess::Auth0(access) => Some(access.login.credentials_digest()),
+        }
+    }
+
+    /// Returns the access to another address with the same credentials, which must be configured for that address. None if
+    /// `endpoint` is not a URL.
+    pub fn at(mut self, endpoint: &str) -> Option<Self> {
+        let url: Url = endpoint.parse().ok()?;
+        match &mut self {
+            AdminAccess::Kong(access) => access.admin_url = url,
+            AdminAccess::Auth0(access) => {
+                // A token of another tenant's login means nothing there.
+                access.login = access.login.at(&url);
+                access.base = url;
+            }
+        }
+        Some(self)
+    }
+
+    /// Removes the credentials. None if the vendor accepts no call without them.
+    pub fn without_credentials(mut self) -> Option<Self> {
+        match &mut self {
+            AdminAccess::Kong(access) => access.token = None,
+            AdminAccess::Auth0(_) => return None,
+        }
+        Some(self)
+    }
+}
+
+/// Returns a hash of the parts, each with its length.
+pub(super) fn digest(parts: &[&str]) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    hash.finalize().into()
 }

@@ -5,20 +5,14 @@ use std::future::Future;
 use serde_json::Value;
 
 use super::error::AdminError;
+use super::limit::AdminMemory;
+use super::listing::{ListFilter, Listing};
 use super::response;
 use crate::core::time::Millis;
 
 /// Identifies the contents of a list: a hash of the address, the credentials, the TLS identity and the kind. Clients with the same scope
 /// see the same objects.
 pub type ListScope = [u8; 32];
-
-/// All objects of one kind.
-#[derive(Default)]
-pub struct Listing {
-    pub items: Vec<Value>,
-    /// The `Date` header of the first page: the vendor's clock.
-    pub vendor_time: Option<Millis>,
-}
 
 /// A client of one kind of a vendor's objects. All calls may be repeated: the reconciler finds the object of an
 /// interrupted create.
@@ -28,8 +22,13 @@ pub trait ExternalClient: Send + Sync {
 
     /// False if `observe` returns more of an object than `list`.
     const LIST_IS_COMPLETE: bool = true;
+    /// True if reads may still show an object after its delete succeeded, and if the delete of a missing object succeeds too,
+    /// so that only a read proves the deletion.
+    const CONFIRMS_DELETES: bool = false;
     /// False if the vendor never returns the secrets of an object.
     const SECRETS_READ_BACK: bool;
+    /// The JSON pointer to the URL that receives the events; None if objects of this kind have none.
+    const RELAY_URL: Option<&'static str> = None;
 
     /// Returns the key under which listings of this client may be shared.
     fn list_scope(&self) -> ListScope;
@@ -44,8 +43,10 @@ pub trait ExternalClient: Send + Sync {
         false
     }
 
-    /// Lists all objects.
-    fn list(&self) -> impl Future<Output = Result<Listing, AdminError>> + Send;
+    /// Returns the memory from which a caller reserves what it keeps of this client's responses.
+    fn memory(&self) -> AdminMemory;
+    /// Lists all objects, and keeps those that the filter selects.
+    fn list(&self, filter: ListFilter<'_>) -> impl Future<Output = Result<Listing, AdminError>> + Send;
     /// Reads one object; None if it does not exist.
     fn observe(&self, id: &str) -> impl Future<Output = Result<Option<Value>, AdminError>> + Send;
     /// Fails if an existing object would make the vendor reject the create. Call it before writing the create record:
@@ -74,6 +75,11 @@ pub trait ExternalClient: Send + Sync {
     ) -> impl Future<Output = Result<Value, AdminError>> + Send;
     /// Deletes an object. Succeeds if it does not exist.
     fn delete(&self, id: &str) -> impl Future<Output = Result<(), AdminError>> + Send;
+
+    /// Returns an object of a list in the form that `observe` returns. Repeating it changes nothing.
+    fn normalize(item: Value) -> Value {
+        item
+    }
 
     /// Returns the id of an object.
     fn id(item: &Value) -> Option<&str> {

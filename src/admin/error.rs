@@ -49,6 +49,9 @@ pub enum AdminError {
     ServerError(ErrorDetail),
     #[error("the response is not one of the admin API: {}", .0.message)]
     UnexpectedAnswer(ErrorDetail),
+    /// A list or an object is larger than its bound, or than the memory that is left for it.
+    #[error("the response of the admin API is too large: {}", .0.message)]
+    ResponseTooLarge(ErrorDetail),
     /// The vendor no longer serves this API.
     #[error("Auth0 no longer serves Hooks (end of life: 18 November 2026): move the script to an Action: {}", .0.message)]
     EndOfLife(ErrorDetail),
@@ -115,6 +118,7 @@ impl AdminError {
             | AdminError::Conflict(_)
             | AdminError::ServerError(_)
             | AdminError::UnexpectedAnswer(_)
+            | AdminError::ResponseTooLarge(_)
             | AdminError::TriggerTaken(_)
             | AdminError::Unreachable(_)
             | AdminError::Unsupported(_)
@@ -133,7 +137,8 @@ impl AdminError {
             | AdminError::RateLimited(d, _)
             | AdminError::ServerError(d)
             | AdminError::EndOfLife(d)
-            | AdminError::UnexpectedAnswer(d) => Some(d),
+            | AdminError::UnexpectedAnswer(d)
+            | AdminError::ResponseTooLarge(d) => Some(d),
             AdminError::TriggerTaken(_)
             | AdminError::Unreachable(_)
             | AdminError::EgressDenied(_)

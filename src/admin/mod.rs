@@ -8,6 +8,10 @@
 //! error fields of a response, truncated and with sent secrets redacted. Nothing here retries; the reconciler does, for
 //! one object at a time.
 //!
+//! Memory: a response, its parsed form and the objects of a list that are kept are reserved in the share `admin_responses`
+//! of the memory budget before they exist (`limit::AdminMemory`). Lists are read element by element (`pages`), so that a
+//! vendor's answer costs no more than its bound, whatever it contains.
+//!
 //! Out of scope: the desired state and the ownership of objects (`controller`), and their comparison (`core::plan`).
 
 mod absence;
@@ -17,15 +21,20 @@ mod client;
 mod error;
 pub mod kong;
 pub mod limit;
+mod listing;
 mod pages;
+mod parsed_size;
 mod response;
 #[cfg(test)]
 pub mod testing;
 
-/// The largest response in bytes: a page of a thousand Kong hooks with long configs, or of a hundred Auth0 Hooks with long
-/// scripts.
+/// The largest response in bytes: a page of a thousand Kong hooks with long configs, or of a hundred Auth0 streams.
 pub const MAX_RESPONSE: usize = 16 * 1024 * 1024;
 
 pub use access::AdminAccess;
-pub use client::{ExternalClient, ListScope, Listing};
+pub use client::{ExternalClient, ListScope};
 pub use error::{AdminError, AdminErrorClass, ErrorDetail};
+pub use limit::AdminMemory;
+pub use listing::{ListElement, ListFilter, ListedObject, Listing};
+pub use parsed_size::parsed_size;
+pub use response::receiver_url;

@@ -4,25 +4,32 @@
 //! own response may decide about an object.
 
 use http::{HeaderMap, Method, StatusCode};
+use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
 use super::error::{AdminError, ErrorDetail};
-use super::limit::requested_pause;
+use super::limit::{AdminResponse, requested_pause};
+use super::parsed_size::parsed_size;
 use crate::core::conditions::cut;
 use crate::core::redact::redact;
 use crate::core::time::Millis;
-use crate::net::HttpResponse;
 
 /// Headers in which vendors, and proxies in front of them, return the id of a request.
 const REQUEST_IDS: [&str; 5] =
     ["x-auth0-requestid", "x-kong-admin-request-id", "x-kong-request-id", "x-request-id", "cf-ray"];
+
+/// The largest object in bytes, as text and parsed. The largest that an EventHook describes has lambdas of 64 KiB; a text
+/// needs as much memory as its length.
+pub const MAX_PARSED: usize = 4 * 1024 * 1024;
+/// The largest parsed form of an error response.
+const MAX_PARSED_ERROR: usize = 512 * 1024;
 
 /// The message of an error response without one.
 pub const NO_REASON: &str = "no reason given";
 
 /// Logs a call at debug level, with the request id for the vendor's support. Redacts `secrets`, which the vendor may echo
 /// in the id.
-pub fn log_call(endpoint: &str, method: &Method, path: &[&str], response: &HttpResponse, secrets: &[&str]) {
+pub fn log_call(endpoint: &str, method: &Method, path: &[&str], response: &AdminResponse, secrets: &[&str]) {
     if !tracing::enabled!(tracing::Level::DEBUG) {
         return;
     }
@@ -32,7 +39,7 @@ pub fn log_call(endpoint: &str, method: &Method, path: &[&str], response: &HttpR
 }
 
 /// Returns the error for a response that does not come from the admin API or breaks its format.
-pub fn unexpected_response(response: &HttpResponse, message: &str) -> AdminError {
+pub fn unexpected_response(response: &AdminResponse, message: &str) -> AdminError {
     AdminError::UnexpectedAnswer(ErrorDetail {
         status: Some(response.status.as_u16()),
         code: None,
@@ -42,23 +49,62 @@ pub fn unexpected_response(response: &HttpResponse, message: &str) -> AdminError
     })
 }
 
-/// Parses the body as a JSON object or list. Ignores the content type, which proxies get wrong.
-pub fn parse_json(response: &HttpResponse) -> Result<Value, AdminError> {
+/// Returns the error for a response that is larger than its bound, or than the memory that is left.
+pub fn oversized_response(response: &AdminResponse, message: &str) -> AdminError {
+    AdminError::ResponseTooLarge(ErrorDetail {
+        status: Some(response.status.as_u16()),
+        code: None,
+        message: message.to_owned(),
+        request_id: request_id(&response.headers),
+        proves_absence: false,
+    })
+}
+
+/// Fails if a part of the body is missing.
+pub fn check_complete(response: &AdminResponse) -> Result<(), AdminError> {
+    if response.is_complete {
+        return Ok(());
+    }
+    if response.is_too_long {
+        let message = format!("it does not end after {} bytes", response.body.len());
+        return Err(oversized_response(response, &message));
+    }
+    Err(unexpected_response(response, "the response was cut off"))
+}
+
+/// Returns the error for a body that is no JSON.
+pub fn invalid_json(response: &AdminResponse) -> AdminError {
+    if is_encoded(&response.headers) {
+        let message = "the response is compressed, which was not requested: is a proxy in between?";
+        return unexpected_response(response, message);
+    }
+    unexpected_response(response, "the response is not a JSON object: is a proxy in between?")
+}
+
+/// Parses the body as a JSON object or list. Ignores the content type, which proxies get wrong. Reserves the memory of the
+/// parsed form before it parses.
+pub fn parse_json(response: &AdminResponse) -> Result<Value, AdminError> {
+    check_complete(response)?;
+    let size = parsed_size(&response.body).map_err(|_| invalid_json(response))?;
+    if size.max(response.body.len()) > MAX_PARSED {
+        let message = format!("it needs {size} bytes of memory, and {MAX_PARSED} are the most");
+        return Err(oversized_response(response, &message));
+    }
+    response.hold(size)?;
     match serde_json::from_slice::<Value>(&response.body) {
-        Ok(value @ (Value::Object(_) | Value::Array(_))) if response.complete => Ok(value),
-        _ if !response.complete => {
-            Err(unexpected_response(response, "the response was cut off, or is too long"))
-        }
-        _ if is_encoded(&response.headers) => Err(unexpected_response(
-            response,
-            "the response is compressed, which was not requested: is a proxy in between?",
-        )),
-        _ => Err(unexpected_response(response, "the response is not a JSON object: is a proxy in between?")),
+        Ok(value @ (Value::Object(_) | Value::Array(_))) => Ok(value),
+        _ => Err(invalid_json(response)),
     }
 }
 
+/// Returns the URL to which an object of a vendor sends events; None if it sends none to a URL.
+pub fn receiver_url(item: &Value) -> Option<&str> {
+    let kong = item.pointer("/config/url");
+    kong.or_else(|| item.pointer("/destination/configuration/webhook_endpoint"))?.as_str()
+}
+
 /// Parses the body as a JSON object.
-pub fn parse_object(response: &HttpResponse) -> Result<Value, AdminError> {
+pub fn parse_object(response: &AdminResponse) -> Result<Value, AdminError> {
     match parse_json(response)? {
         value @ Value::Object(_) => Ok(value),
         _ => Err(unexpected_response(response, "the response is a list instead of an object")),
@@ -82,7 +128,7 @@ pub fn is_valid_id(text: &str) -> bool {
 
 /// Returns the object if it is the requested one. A cache or a wrong address may return another object, and the operator
 /// would then change an object that it does not own.
-pub fn expect_id(response: &HttpResponse, id: &str, item: Value) -> Result<Value, AdminError> {
+pub fn expect_id(response: &AdminResponse, id: &str, item: Value) -> Result<Value, AdminError> {
     match object_id(&item) {
         // Vendors may return a UUID in another letter case.
         Some(found) if found.eq_ignore_ascii_case(id) => Ok(item),
@@ -97,10 +143,11 @@ pub fn expect_id(response: &HttpResponse, id: &str, item: Value) -> Result<Value
 pub struct VendorErrorBody(Map<String, Value>);
 
 impl VendorErrorBody {
-    /// Parses the body; empty if it is not a JSON object.
-    pub fn parse(response: &HttpResponse) -> Self {
-        match serde_json::from_slice(&response.body) {
-            Ok(Value::Object(members)) => VendorErrorBody(members),
+    /// Parses the body; empty if it is not a JSON object, or too large for an error.
+    pub fn parse(response: &AdminResponse) -> Self {
+        let is_small = parsed_size(&response.body).is_ok_and(|size| size <= MAX_PARSED_ERROR);
+        match is_small.then(|| serde_json::from_slice(&response.body)) {
+            Some(Ok(Value::Object(members))) => VendorErrorBody(members),
             _ => VendorErrorBody(Map::new()),
         }
     }
@@ -137,7 +184,7 @@ pub enum NotFoundOrigin {
 /// Returns the error for a response without a success status. `code` and `message` come from its body. `secrets` are
 /// redacted from the error. `origin` applies to 404.
 pub fn error_from_response(
-    response: &HttpResponse,
+    response: &AdminResponse,
     code: Option<String>,
     message: Option<String>,
     secrets: &[&str],
@@ -187,13 +234,14 @@ pub fn error_from_response(
 }
 
 /// Returns true for a body that cannot come from the API: neither empty nor a JSON object.
-fn is_foreign(response: &HttpResponse) -> bool {
-    let empty = response.body.trim_ascii().is_empty();
-    !empty && !matches!(serde_json::from_slice(&response.body), Ok(Value::Object(_)))
+fn is_foreign(response: &AdminResponse) -> bool {
+    let body = response.body.trim_ascii();
+    let is_object = || body.starts_with(b"{") && serde_json::from_slice::<IgnoredAny>(body).is_ok();
+    !body.is_empty() && !is_object()
 }
 
 /// Returns the `Date` header, the vendor's clock.
-pub fn vendor_date(response: &HttpResponse) -> Option<Millis> {
+pub fn vendor_date(response: &AdminResponse) -> Option<Millis> {
     let text = response.headers.get("date")?.to_str().ok()?;
     let since_epoch = httpdate::parse_http_date(text).ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
     i64::try_from(since_epoch.as_millis()).ok().map(Millis)

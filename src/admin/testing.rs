@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use url::Url;
 
 use super::limit::{AdminHttp, Pacer};
-use super::{AdminError, AdminErrorClass, ExternalClient};
+use super::{AdminError, AdminErrorClass, ExternalClient, ListFilter};
 use crate::api::LastError;
 use crate::core::bucket::Rate;
 use crate::core::egress::EgressRules;
@@ -158,7 +158,7 @@ pub async fn call_every_verb<C: ExternalClient>(
     fields: &[String],
 ) -> Vec<(&'static str, VerbResult)> {
     vec![
-        ("list", make().list().await.map(|listing| !listing.items.is_empty())),
+        ("list", make().list(ListFilter::all()).await.map(|listing| !listing.items.is_empty())),
         ("get", make().observe(id).await.map(|item| item.is_some())),
         ("create", make().create(None, desired).await.map(|_| true)),
         ("update", make().update(id, desired, fields).await.map(|_| true)),
@@ -201,6 +201,15 @@ pub fn malformed_responses() -> Vec<(&'static str, Vec<u8>)> {
         ("an id that is a parent path", plain("{\"id\": \"..\", \"data\": [{\"id\": \"..\"}], \"eventStreams\": [{\"id\": \"..\"}], \"hooks\": [{\"id\": \"..\"}]}")),
         ("members of other types", plain("{\"id\": {}, \"data\": {\"a\": 1}, \"eventStreams\": 1, \"hooks\": \"x\"}")),
     ]
+}
+
+/// Returns the reason of the error for a malformed response.
+pub fn malformed_reason(what: &str) -> &'static str {
+    if what.starts_with("endless") || what.starts_with("too long") {
+        "ResponseTooLarge"
+    } else {
+        "UnexpectedAnswer"
+    }
 }
 
 /// The reason of an error and its class.

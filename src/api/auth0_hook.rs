@@ -112,6 +112,10 @@ pub struct HookStatus {
     pub conditions: Vec<Condition>,
     /// The location of the hook at Auth0. Cleanup uses this, not the spec.
     pub external: Option<Box<External>>,
+    /// Former locations, up to 8, at addresses that the Connection no longer has. The object still has to be deleted there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "atomic"))]
+    pub former_locations: Vec<FormerLocation>,
     /// Keyed hashes of the secrets that cannot be read back from Auth0, by name.
     #[serde(default)]
     #[schemars(schema_with = "hashes_schema")]

@@ -22,6 +22,11 @@ pub struct DurationText(pub String);
 #[serde(transparent)]
 pub struct TimeoutText(pub String);
 
+/// The https URL of a token endpoint; http only for a loopback address.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct TokenUrlText(pub String);
+
 /// An http or https URL without user information.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -66,6 +71,12 @@ text_schema!(
     UrlText, min 8, max 2048,
     ("isURL(self) && self.matches('^https?://[^/?#]')", "must be an absolute http or https URL, for example https://example.com/hooks"),
     ("!self.matches('^[^/?#]*//[^/?#]*@')", "must not contain user information: put credentials into a Secret (headersFrom, urlSecretRef)")
+);
+
+text_schema!(
+    TokenUrlText, min 8, max 2048,
+    ("isURL(self) && self.matches('^(https://[^/?#]|http://(localhost|127[.]0[.]0[.]1|[[]::1[]])([:/?]|$))')", "must be an absolute https URL (http only to localhost), for example https://login.example.com/oauth/token"),
+    ("!self.matches('^[^/?#]*//[^/?#]*@')", "must not contain user information: use clientId and clientSecretRef")
 );
 
 /// One key of a Secret in the object's own namespace.
@@ -264,6 +275,50 @@ pub struct External {
     /// Kong workspace of the object.
     #[schemars(length(max = 128))]
     pub workspace: Option<String>,
+}
+
+/// A former location of an object at the vendor, from which the object still has to be deleted. The Connection has
+/// another address now, and the object was created there.
+#[skip_serializing_none]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = use_field_description)]
+pub struct FormerLocation {
+    /// The vendor's id.
+    #[schemars(length(max = 256))]
+    pub id: String,
+    /// Name of the Connection with which the object was created or adopted.
+    #[schemars(length(max = 253))]
+    pub connection: String,
+    /// Address of the admin API that has the object.
+    #[schemars(length(max = 2048))]
+    pub endpoint: String,
+    /// Kong workspace of the object.
+    #[schemars(length(max = 128))]
+    pub workspace: Option<String>,
+    /// When the operator began to move the object, RFC 3339. The wait for the former address counts from this time.
+    #[schemars(length(max = 64))]
+    pub since: String,
+    /// The proof that this object owned the one at the former address. Without it, nothing is deleted there.
+    #[schemars(length(max = 1024))]
+    pub proof: Option<String>,
+}
+
+impl FormerLocation {
+    /// Returns the location of an object that is left behind from this time (RFC 3339) on.
+    pub fn new(external: External, since: String) -> Self {
+        let External { id, connection, endpoint, workspace } = external;
+        FormerLocation { id, connection, endpoint, workspace, since, proof: None }
+    }
+
+    /// Returns the reference to the object at this location.
+    pub fn external(&self) -> External {
+        External {
+            id: self.id.clone(),
+            connection: self.connection.clone(),
+            endpoint: self.endpoint.clone(),
+            workspace: self.workspace.clone(),
+        }
+    }
 }
 
 pub(super) fn hashes_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {

@@ -53,12 +53,17 @@ pub struct ConnectionSpec {
 
 /// A Kong Gateway Enterprise admin API.
 #[skip_serializing_none]
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[schemars(transform = use_field_description)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.tokenSecretRef) || (has(self.allowInsecureHttp) && self.allowInsecureHttp) || !self.adminUrl.startsWith('http://') || self.adminUrl.lowerAscii().matches('^http://(localhost|127([.][0-9]{1,3}){3}|[[]::1[]])(:[0-9]*)?([/?#]|$)')").message("the token would be sent unencrypted: use https in adminUrl, or set allowInsecureHttp: true if every network on the path is trusted"))]
 pub struct KongConnection {
-    /// URL of the admin API, for example https://kong-admin.kong.svc:8444.
+    /// URL of the admin API, for example https://kong-admin.kong.svc:8444. A token requires https, a loopback address, or
+    /// allowInsecureHttp.
     pub admin_url: UrlText,
+    /// Permits to send the token over plain http to a host that is not a loopback address. Anyone on the network path can
+    /// then read the token. Default: false.
+    pub allow_insecure_http: Option<bool>,
     /// The Kong workspace, which becomes the first segment of request paths. Immutable. Default: the workspace default,
     /// which has no path segment.
     #[schemars(length(min = 1, max = 128), regex(pattern = r"^[A-Za-z0-9._~-]+$"))]
@@ -107,16 +112,51 @@ pub struct Auth0Connection {
     pub token_secret_ref: Option<SecretKeyRef>,
 }
 
-/// The credentials of a machine-to-machine application.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// The credentials of a machine-to-machine application. Exactly one of clientSecretRef, privateKeyRef.
+#[skip_serializing_none]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[schemars(transform = use_field_description)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("[has(self.clientSecretRef), has(self.privateKeyRef)].filter(x, x).size() == 1").message("exactly one of clientSecretRef, privateKeyRef must be set"))]
+#[x_kube(validation = Rule::new("has(self.privateKeyRef) || !has(self.signingAlgorithm)").message("signingAlgorithm requires privateKeyRef"))]
+#[x_kube(validation = Rule::new("has(self.privateKeyRef) || !has(self.keyId)").message("keyId requires privateKeyRef"))]
 pub struct ClientCredentials {
     /// The client id of the application.
     #[schemars(length(min = 1, max = 256))]
     pub client_id: String,
     /// The Secret key that contains the client secret.
-    pub client_secret_ref: SecretKeyRef,
+    pub client_secret_ref: Option<SecretKeyRef>,
+    /// The Secret key that contains an RSA private key of 2048 to 4096 bits in PEM format (PKCS#8 or PKCS#1, without a
+    /// passphrase), for an application with the authentication method Private Key JWT. Auth0 has the public key.
+    pub private_key_ref: Option<SecretKeyRef>,
+    /// RS256, RS384 or PS256: the algorithm of the application's credential at Auth0. Default: RS256.
+    pub signing_algorithm: Option<AssertionAlgorithm>,
+    /// The key id (kid) of the application's credential at Auth0. Default: none is sent, and Auth0 tries each credential.
+    #[schemars(length(min = 1, max = 128))]
+    pub key_id: Option<String>,
+}
+
+/// The algorithms with which Auth0 accepts client assertions.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    Hash,
+    Serialize,
+    Deserialize,
+    JsonSchema,
+    strum::IntoStaticStr,
+    strum::EnumString,
+)]
+#[schemars(transform = use_field_description)]
+pub enum AssertionAlgorithm {
+    #[default]
+    RS256,
+    RS384,
+    PS256,
 }
 
 /// The observed state of the admin API.
@@ -139,6 +179,28 @@ pub struct ConnectionStatus {
     pub handled: Option<Handled>,
     /// The last error of the admin API.
     pub last_error: Option<Box<LastError>>,
+    /// The addresses that the Connection had, the current one first, up to 8. A former address receives only the
+    /// credentials that were configured for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "atomic"))]
+    pub addresses: Vec<ConfiguredAddress>,
+}
+
+/// An address of the admin API, and the credentials that were configured for it.
+#[skip_serializing_none]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = use_field_description)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfiguredAddress {
+    /// The address.
+    #[schemars(length(max = 2048))]
+    pub endpoint: String,
+    /// Keyed hash of the last credentials. Absent if the address had no credentials.
+    #[schemars(length(max = 128))]
+    pub credentials_hash: Option<String>,
+    /// When another address replaced it, RFC 3339. Absent for the current address.
+    #[schemars(length(max = 64))]
+    pub replaced_at: Option<String>,
 }
 
 /// The detected capabilities of the admin API. An absent member is not known yet.

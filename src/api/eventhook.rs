@@ -51,9 +51,10 @@ use super::handler::Handler;
 #[x_kube(validation = Rule::new("!(has(self.deliverBy) && self.deliverBy == 'Gateway' && has(self.onChange) && has(self.onChange.fields))").message("onChange.fields would be ignored with deliverBy: Gateway: write onChange: {}"))]
 #[x_kube(validation = Rule::new("!(has(self.deliverBy) && self.deliverBy == 'Gateway' && has(self.snooze) && has(self.snooze.trailing))").message("snooze.trailing would be ignored with deliverBy: Gateway: remove it"))]
 #[x_kube(validation = Rule::new("!(has(self.deliverBy) && self.deliverBy == 'Gateway' && has(self.snooze) && self.snooze.period.contains('ms'))").message("snooze.period must be whole seconds with deliverBy: Gateway"))]
-#[x_kube(validation = Rule::new("!(has(self.deliverBy) && self.deliverBy == 'Gateway' && has(self.handler.webhook) && has(self.handler.webhook.format) && self.handler.webhook.format == 'CloudEvents')").message("handler.webhook.format: CloudEvents would be ignored with deliverBy: Gateway: remove it"))]
+#[x_kube(validation = Rule::new("!(has(self.deliverBy) && self.deliverBy == 'Gateway' && has(self.handler.webhook) && has(self.handler.webhook.format) && self.handler.webhook.format != 'Kong')").message("handler.webhook.format: CloudEvents would be ignored with deliverBy: Gateway: remove it"))]
 #[x_kube(validation = Rule::new("!(has(self.deliverBy) && self.deliverBy == 'Gateway') || (has(self.handler.webhook) && has(self.handler.webhook.signature) ? !has(self.handler.webhook.signature.scheme) && !has(self.handler.webhook.signature.algorithm) && !has(self.handler.webhook.signature.encoding) : true)").message("handler.webhook.signature: scheme, algorithm and encoding would be ignored with deliverBy: Gateway: set secretRef only"))]
 #[x_kube(validation = Rule::new("!(has(self.deliverBy) && self.deliverBy == 'Gateway') || (has(self.handler.webhookCustom) && has(self.handler.webhookCustom.signature) ? !has(self.handler.webhookCustom.signature.scheme) && !has(self.handler.webhookCustom.signature.algorithm) && !has(self.handler.webhookCustom.signature.encoding) : true)").message("handler.webhookCustom.signature: scheme, algorithm and encoding would be ignored with deliverBy: Gateway: set secretRef only"))]
+#[x_kube(validation = Rule::new("!(has(self.deliverBy) && self.deliverBy == 'Gateway') || (has(self.handler.webhook) ? !has(self.handler.webhook.oauth2) : (has(self.handler.webhookCustom) ? !has(self.handler.webhookCustom.oauth2) : true))").message("handler: oauth2 would be ignored with deliverBy: Gateway: remove it"))]
 #[x_kube(validation = Rule::new("!(has(self.deliverBy) && self.deliverBy == 'Gateway') || (has(self.handler.webhook) && has(self.handler.webhook.tls) ? !has(self.handler.webhook.tls.caRef) && !has(self.handler.webhook.tls.certSecretRef) : true)").message("handler.webhook.tls: caRef and certSecretRef would be ignored with deliverBy: Gateway: remove them"))]
 #[x_kube(validation = Rule::new("!(has(self.deliverBy) && self.deliverBy == 'Gateway') || (has(self.handler.webhookCustom) && has(self.handler.webhookCustom.tls) ? !has(self.handler.webhookCustom.tls.caRef) && !has(self.handler.webhookCustom.tls.certSecretRef) : true)").message("handler.webhookCustom.tls: caRef and certSecretRef would be ignored with deliverBy: Gateway: remove them"))]
 pub struct EventHookSpec {
@@ -209,6 +210,10 @@ pub struct EventHookStatus {
     pub conditions: Vec<Condition>,
     /// The location of the hook at the vendor. Cleanup uses this, not the spec.
     pub external: Option<Box<External>>,
+    /// Former locations, up to 8, at addresses that the Connection no longer has. The object still has to be deleted there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "atomic"))]
+    pub former_locations: Vec<FormerLocation>,
     /// The relay settings that were last configured at the vendor. The worker checks incoming relays against them.
     pub applied: Option<Box<Applied>>,
     /// Keyed hashes of the secrets that cannot be read back from the vendor, by name.

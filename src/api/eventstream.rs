@@ -231,6 +231,10 @@ pub struct EventStreamStatus {
     pub conditions: Vec<Condition>,
     /// The location of the stream at Auth0. Cleanup uses this, not the spec.
     pub external: Option<Box<External>>,
+    /// Former locations, up to 8, at addresses that the Connection no longer has. The object still has to be deleted there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "atomic"))]
+    pub former_locations: Vec<FormerLocation>,
     /// The settings that were last configured at Auth0. The worker checks incoming events against them.
     pub applied: Option<StreamApplied>,
     /// Keyed hashes of the secrets that cannot be read back from Auth0, by name.

@@ -32,23 +32,26 @@ pub struct Handler {
 #[schemars(transform = use_field_description)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("[has(self.url), has(self.urlSecretRef)].filter(x, x).size() == 1").message("exactly one of url, urlSecretRef must be set"))]
+#[x_kube(validation = Rule::new("!has(self.oauth2) || ((!has(self.headers) || self.headers.all(name, name.lowerAscii() != 'authorization')) && (!has(self.headersFrom) || self.headersFrom.all(from, from.name.lowerAscii() != 'authorization')))").message("oauth2 sets the header authorization: remove it from headers and headersFrom"))]
 pub struct Webhook {
     /// The URL of the receiver.
     pub url: Option<UrlText>,
     /// The Secret key that contains the URL, for URLs that are themselves secret.
     pub url_secret_ref: Option<Box<SecretKeyRef>>,
-    /// Request headers, up to 64. content-type is application/json unless it is set here.
+    /// Request headers, up to 64. content-type is set by format unless it is set here.
     #[serde(default)]
     #[schemars(schema_with = "headers_schema")]
     pub headers: Option<BTreeMap<String, String>>,
     /// Request headers whose values come from Secrets, up to 16.
     #[schemars(length(min = 1, max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub headers_from: Option<Vec<HeaderFrom>>,
-    /// The format of the body. Kong: the members of data plus source and event. CloudEvents: a structured CloudEvents 1.0
-    /// event. Default: Kong.
+    /// The format of the request. Kong: the members of data plus source and event. CloudEvents: a structured CloudEvents 1.0
+    /// event. CloudEventsBinary: the data as the body, the attributes as ce- headers. Default: Kong.
     pub format: Option<Format>,
     /// The signature of requests. Default: requests are not signed.
     pub signature: Option<Signature>,
+    /// OAuth2 client credentials: requests carry an access token in the header authorization. Default: none.
+    pub oauth2: Option<Box<OAuth2>>,
     /// TLS settings for the receiver. Default: the system's certificate authorities, no client certificate.
     pub tls: Option<Box<Tls>>,
 }
@@ -61,6 +64,7 @@ pub struct Webhook {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("[has(self.url), has(self.urlSecretRef)].filter(x, x).size() == 1").message("exactly one of url, urlSecretRef must be set"))]
 #[x_kube(validation = Rule::new("!(has(self.payload) && has(self.body))").message("payload and body are mutually exclusive: remove one of them"))]
+#[x_kube(validation = Rule::new("!has(self.oauth2) || ((!has(self.headers) || self.headers.all(name, name.lowerAscii() != 'authorization')) && (!has(self.headersFrom) || self.headersFrom.all(from, from.name.lowerAscii() != 'authorization')))").message("oauth2 sets the header authorization: remove it from headers and headersFrom"))]
 pub struct WebhookCustom {
     /// The URL of the receiver.
     pub url: Option<UrlText>,
@@ -90,6 +94,8 @@ pub struct WebhookCustom {
     pub body_format: Option<TextFormat>,
     /// The signature of requests. Default: requests are not signed.
     pub signature: Option<Signature>,
+    /// OAuth2 client credentials: requests carry an access token in the header authorization. Default: none.
+    pub oauth2: Option<Box<OAuth2>>,
     /// TLS settings for the receiver. Default: the system's certificate authorities, no client certificate.
     pub tls: Option<Box<Tls>>,
 }
@@ -142,12 +148,13 @@ pub struct HeaderFrom {
     pub secret_ref: SecretKeyRef,
 }
 
-/// The format of a webhook's body.
+/// The format of a webhook's request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(transform = use_field_description)]
 pub enum Format {
     Kong,
     CloudEvents,
+    CloudEventsBinary,
 }
 
 /// The signature of requests.
@@ -159,7 +166,8 @@ pub enum Format {
 #[x_kube(validation = Rule::new("!(has(self.scheme) && self.scheme == 'StandardWebhooks' && has(self.encoding))").message("encoding would be ignored with scheme: StandardWebhooks: remove it"))]
 pub struct Signature {
     /// The Secret key that contains the signing secret. The value may contain several secrets, one per line, for rotation:
-    /// Kong signatures use the first one, StandardWebhooks signatures use all.
+    /// Kong signatures use the first one as it is written; StandardWebhooks signatures use all, each whsec_ and base64 (HMAC)
+    /// or whsk_ and base64 (Ed25519).
     pub secret_ref: SecretKeyRef,
     /// The signature headers. Kong: x-kong-signature over the body. StandardWebhooks: webhook-id, webhook-timestamp and
     /// webhook-signature. Default: Kong.
@@ -168,6 +176,30 @@ pub struct Signature {
     pub algorithm: Option<SignatureAlgorithm>,
     /// The encoding of the Kong signature. PrefixedHex: sha256=<hex>. Hex: <hex>. Default: PrefixedHex.
     pub encoding: Option<SignatureEncoding>,
+}
+
+/// OAuth2 client credentials (RFC 6749, section 4.4). The worker requests one token for all deliveries of the hook, and renews
+/// it before it expires and when the receiver answers 401, at most once a minute.
+#[skip_serializing_none]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[schemars(transform = use_field_description)]
+#[serde(rename_all = "camelCase")]
+pub struct OAuth2 {
+    /// The URL of the token endpoint.
+    pub token_url: TokenUrlText,
+    /// The client id.
+    #[schemars(length(min = 1, max = 512))]
+    pub client_id: String,
+    /// The Secret key that contains the client secret.
+    pub client_secret_ref: SecretKeyRef,
+    /// The requested scopes, up to 32. Default: those that the server grants.
+    #[schemars(length(min = 1, max = 32), inner(length(min = 1, max = 256), regex(pattern = r"^[!#-\[\]-~]+$")), extend("x-kubernetes-list-type" = "set"))]
+    pub scopes: Option<Vec<String>>,
+    /// The audience, for servers that require one, such as Auth0. Default: none.
+    #[schemars(length(min = 1, max = 1024))]
+    pub audience: Option<String>,
+    /// TLS settings for the token endpoint. Default: the system's certificate authorities, no client certificate.
+    pub tls: Option<Box<Tls>>,
 }
 
 /// The signature scheme of requests.
@@ -202,7 +234,7 @@ fn headers_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         "x-kubernetes-map-type": "granular",
         "x-kubernetes-validations": [
             {"rule": "self.all(name, name.size() <= 128 && name.matches(\"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$\"))",
-             "message": "a header name may contain only letters, digits and hyphens, at most 128 characters"},
+             "message": "a header name may contain only letters, digits, hyphens, dots, underscores and other characters of an HTTP token, at most 128 characters"},
             {"rule": "self.all(name, !self[name].matches('[\\\\x00\\\\r\\\\n]'))",
              "message": "a header's value must be one line"},
             {"rule": "self.all(name, !(name.lowerAscii() in ['host', 'content-length', 'connection', 'transfer-encoding', 'te', 'trailer', 'upgrade', 'keep-alive', 'proxy-connection']))",

@@ -1,15 +1,47 @@
 //! Finds the cluster: by KUBECONFIG, or from inside a Pod.
 
 use std::error::Error;
+use std::path::PathBuf;
 
+use futures::FutureExt;
 use http::Uri;
+use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 
 use super::failure::{Failure, OrFail};
+use crate::cluster::kubernetes::ApiConfig;
+
+/// Flags of commands that people run on a cluster.
+#[derive(clap::Args)]
+pub struct KubeconfigArgs {
+    /// The kubeconfig file. Default: KUBECONFIG, otherwise the cluster in which this process runs.
+    #[arg(long, value_name = "FILE", env = "HOOKSTREAM_KUBECONFIG")]
+    kubeconfig: Option<PathBuf>,
+    /// The context of the kubeconfig. Default: its current one.
+    #[arg(long, value_name = "NAME", env = "HOOKSTREAM_CONTEXT")]
+    context: Option<String>,
+}
+
+impl KubeconfigArgs {
+    /// Loads the configuration of the cluster that the flags name.
+    pub async fn load(&self) -> Result<Config, Failure> {
+        if self.kubeconfig.is_none() && self.context.is_none() {
+            return load_config().await;
+        }
+        let file = match &self.kubeconfig {
+            Some(path) => Kubeconfig::read_from(path),
+            None => Kubeconfig::read(),
+        };
+        let file = file.or_fail(|| "--kubeconfig".into())?;
+        let options = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
+        let config = Config::from_custom_kubeconfig(file, &options).await.or_fail(|| "--context".into())?;
+        Ok(ignore_proxy(config))
+    }
+}
 
 /// Loads the configuration of the cluster that KUBECONFIG names, otherwise of the cluster in which this process runs.
 pub async fn load_config() -> Result<Config, Failure> {
-    let mut config = Config::infer().await.map_err(|error| {
+    let config = Config::infer().await.map_err(|error| {
         // Outside of a Pod, only the problem with the kubeconfig file helps the user.
         let why = match (std::env::var_os("KUBERNETES_SERVICE_HOST"), error.source()) {
             (None, Some(kubeconfig)) => kubeconfig.to_string(),
@@ -17,6 +49,11 @@ pub async fn load_config() -> Result<Config, Failure> {
         };
         Failure::new(format!("no cluster: {why}: set KUBECONFIG, or run inside a cluster"))
     })?;
+    Ok(ignore_proxy(config))
+}
+
+/// Removes a proxy of the environment.
+fn ignore_proxy(mut config: Config) -> Config {
     // Ignore the environment's proxy, which is meant for other programs: with it, the library fails to connect.
     let proxy_of = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<Uri>().ok());
     if ["HTTPS_PROXY", "https_proxy"]
@@ -26,7 +63,12 @@ pub async fn load_config() -> Result<Config, Failure> {
     {
         config.proxy_url = None;
     }
-    Ok(config)
+    config
+}
+
+/// Returns a configuration that follows its files.
+pub fn follow_config(config: Config) -> ApiConfig {
+    ApiConfig::new(config, || load_config().map(|config| config.map_err(|failure| failure.message)).boxed())
 }
 
 /// Describes an error in one line. The library's own text repeats the API server's message as a `Debug` value.

@@ -19,6 +19,7 @@ pub mod import;
 mod kubeconfig;
 mod logging;
 pub mod operator;
+pub mod orphans;
 mod output;
 pub mod ping;
 pub mod receive;
@@ -71,6 +72,7 @@ enum Command {
     Import(import::ImportCommand),
     #[command(subcommand)]
     Emulate(emulate::EmulateCommand),
+    Orphans(orphans::Args),
     Receive(receive::Args),
     Release(release::Args),
     Send(send::Args),
@@ -101,6 +103,7 @@ pub fn main() -> ExitCode {
         Command::Ping(args) => block_on(ping::run(args)),
         Command::Sources(args) => sources::run(args),
         Command::Emulate(command) => block_on(emulate::run(command)),
+        Command::Orphans(args) => block_on(orphans::run(args)),
         Command::Receive(args) => block_on(receive::run(args)),
         Command::Release(args) => block_on(release::run(args)),
         Command::Send(args) => block_on(send::run(args)),
@@ -172,11 +175,12 @@ mod tests {
     }
 
     /// Commands whose selection has no variables: a forgotten variable must not choose what is replayed, run or released.
-    const FLAGS_ONLY: [&str; 7] = [
+    const FLAGS_ONLY: [&str; 8] = [
         "deliveries list",
         "deliveries show",
         "deliveries replay",
         "test",
+        "orphans",
         "release",
         "store backup",
         "store recover",

@@ -5,16 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kube::Config;
-use kube::client::ClientBuilder;
 
 use super::failure::{CommandResult, OrFail};
-use super::flags::{ControllerArgs, EgressArgs, LeaseArgs, WorkerArgs, parse_watch_timeout};
-use super::kubeconfig::{create_client, load_config};
+use super::flags::{ControllerArgs, EgressArgs, LeaseArgs, SelectionArgs, WorkerArgs, parse_watch_timeout};
+use super::kubeconfig::{follow_config, load_config};
 use super::logging::LogArgs;
 use super::role_process::{self, ControllerRole, RoleProcess, WorkerRole};
 use crate::cluster::Subscribers;
 use crate::cluster::kubernetes::{
-    Kubernetes, KubernetesOptions, LeaderElection, WatchLiveness, WatchLivenessLayer, watch,
+    ApiConfig, Kubernetes, KubernetesOptions, LeaderElection, WatchLiveness, WatchLivenessLayer, watch,
 };
 use crate::core::time::Millis;
 use crate::leadership::Leadership;
@@ -74,6 +73,8 @@ struct ClusterArgs {
     /// A namespace to work in; may be repeated. Default: all.
     #[arg(long, value_delimiter = ',', env = "HOOKSTREAM_NAMESPACE")]
     namespace: Vec<String>,
+    #[command(flatten)]
+    selection: SelectionArgs,
     /// The operator's own namespace, which contains the key ring.
     #[arg(long, default_value = "hookstream-system", value_name = "NAMESPACE", env = "POD_NAMESPACE")]
     operator_namespace: String,
@@ -130,7 +131,9 @@ async fn start(
 ) -> CommandResult {
     args.log.install()?;
     let controller = match controller {
-        Some((controller, lease)) => Some((controller, lease.options(&args.operator_namespace)?)),
+        Some((controller, lease)) => {
+            Some((controller, lease.options(&args.operator_namespace, &args.selection)?))
+        }
         None => None,
     };
     let config = load_config().await?;
@@ -138,13 +141,14 @@ async fn start(
     let (metrics, readiness, liveness) =
         (Arc::new(Metrics::default()), Readiness::default(), Liveness::default());
     let watch_liveness = WatchLiveness::new(args.watch_timeout, metrics.clone());
-    let builder =
-        ClientBuilder::try_from(config.clone()).or_fail(|| "reading the cluster's configuration".into())?;
+    let config = follow_config(config);
+    let builder = config.client_builder().or_fail(|| "reading the cluster's configuration".into())?;
     let client = builder.with_layer(&WatchLivenessLayer(watch_liveness.clone())).build();
     let with_worker = worker.is_some();
     let options = KubernetesOptions {
         namespace: args.operator_namespace,
         namespaces: args.namespace,
+        label_selector: args.selection.label_selector(),
         require_secret_label: args.require_secret_label,
         token_audience: args.token_audience,
         watch_timeout: args.watch_timeout,
@@ -195,7 +199,7 @@ async fn start(
 /// without it. With a worker, the probe therefore fails only if the API server responds on a new connection.
 async fn check_watches(
     watch_liveness: Arc<WatchLiveness>,
-    config: Config,
+    config: ApiConfig,
     with_worker: bool,
     liveness: Liveness,
 ) {
@@ -213,8 +217,8 @@ async fn check_watches(
 }
 
 /// Returns true if the API server responds on a new connection.
-async fn responds(config: &Config) -> bool {
-    let Ok(client) = create_client(config.clone()) else { return false };
+async fn responds(config: &ApiConfig) -> bool {
+    let Ok(client) = config.connect().await else { return false };
     matches!(tokio::time::timeout(VERSION_TIMEOUT, client.apiserver_version()).await, Ok(Ok(_)))
 }
 

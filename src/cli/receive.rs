@@ -23,7 +23,8 @@ use super::emulate::listen;
 use super::failure::{CommandResult, Failure, OrFail};
 use super::output::print_line;
 use super::signals::stop_signal;
-use crate::core::{duration, sign};
+use crate::core::duration;
+use crate::core::sign::{self, SecretError, VerifyingKey};
 
 /// The largest accepted body in bytes; larger ones get 413.
 const MAX_BODY_BYTES: usize = 16 << 20;
@@ -99,7 +100,7 @@ impl SignatureStatus {
 }
 
 struct Receiver {
-    secrets: Option<Vec<String>>,
+    secrets: Option<Secrets>,
     fail_first: u64,
     /// The number of requests that counted towards `fail_first`.
     received: AtomicU64,
@@ -135,16 +136,38 @@ pub async fn run(args: Args) -> CommandResult {
     Ok(ExitCode::SUCCESS)
 }
 
-fn read_secrets(path: &PathBuf) -> Result<Vec<String>, Failure> {
-    let text = fs::read_to_string(path).or_fail(|| format!("reading {}", path.display()))?;
-    let secrets: Vec<String> = sign::secret_lines(&text).into_iter().map(str::to_owned).collect();
-    if secrets.is_empty() {
-        return Err(Failure::new(format!("{} contains no secret", path.display())));
+/// The secrets of a file: texts for Kong's scheme, and keys for Standard Webhooks.
+struct Secrets {
+    texts: Vec<String>,
+    keys: Vec<VerifyingKey>,
+}
+
+impl Secrets {
+    /// Parses the lines of a file. A text that is no key of Standard Webhooks may be a secret of Kong's scheme; one that
+    /// begins like such a key must be valid, because the receiver would report every request as INVALID otherwise.
+    fn parse(text: &str) -> Result<Self, SecretError> {
+        let mut secrets = Secrets { texts: Vec::new(), keys: Vec::new() };
+        for line in sign::secret_lines(text) {
+            match VerifyingKey::parse(line) {
+                Ok(key) => secrets.keys.push(key),
+                Err(error) if ["whsec_", "whsk_", "whpk_"].iter().any(|prefix| line.starts_with(prefix)) => {
+                    return Err(error);
+                }
+                Err(_) => {}
+            }
+            secrets.texts.push(line.to_owned());
+        }
+        Ok(secrets)
     }
-    // Check the secrets now. Otherwise the receiver would report every request as INVALID.
-    let parsed: Vec<&str> = secrets.iter().map(String::as_str).collect();
-    sign::standard_webhooks_signature(&parsed, "", 0, b"").or_fail(|| path.display().to_string())?;
-    Ok(secrets)
+}
+
+fn read_secrets(path: &PathBuf) -> Result<Secrets, Failure> {
+    let text = fs::read_to_string(path).or_fail(|| format!("reading {}", path.display()))?;
+    let secrets = Secrets::parse(&text).or_fail(|| format!("{}: a line", path.display()))?;
+    match secrets.texts.is_empty() {
+        true => Err(Failure::new(format!("{} contains no secret", path.display()))),
+        false => Ok(secrets),
+    }
 }
 
 async fn receive(State(receiver): State<Arc<Receiver>>, request: Request) -> StatusCode {
@@ -154,7 +177,7 @@ async fn receive(State(receiver): State<Arc<Receiver>>, request: Request) -> Sta
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
     let (signature, ping) = match &body {
         Some(body) => (
-            check_signatures(receiver.secrets.as_deref(), &parts.headers, body, now.as_second()),
+            check_signatures(receiver.secrets.as_ref(), &parts.headers, body, now.as_second()),
             masked_ping(body),
         ),
         None => (SignatureStatus::Unchecked, None),
@@ -203,7 +226,7 @@ impl Receiver {
 
 /// Checks all signature schemes of a request. Each one that is present must be valid for one of the secrets.
 fn check_signatures(
-    secrets: Option<&[String]>,
+    secrets: Option<&Secrets>,
     headers: &HeaderMap,
     body: &[u8],
     now: i64,
@@ -214,14 +237,13 @@ fn check_signatures(
         return SignatureStatus::Absent;
     }
     let Some(secrets) = secrets else { return SignatureStatus::Unchecked };
-    let secrets: Vec<&str> = secrets.iter().map(String::as_str).collect();
     let kong_valid = kong.is_none_or(|signature| {
-        secrets.iter().any(|secret| sign::verify_kong(secret.as_bytes(), signature, body))
+        secrets.texts.iter().any(|secret| sign::verify_kong(secret.as_bytes(), signature, body))
     });
     let standard_valid = standard.is_none_or(|signature| {
         let (id, timestamp) = (header("webhook-id"), header("webhook-timestamp"));
         sign::verify_standard_webhooks(
-            &secrets,
+            &secrets.keys,
             id.unwrap_or_default(),
             timestamp.unwrap_or_default(),
             signature,
@@ -312,6 +334,7 @@ fn shorten(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::api::{SignatureAlgorithm, SignatureEncoding};
+    use crate::core::sign::SigningKey;
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
         pairs.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
@@ -319,9 +342,11 @@ mod tests {
 
     #[test]
     fn requires_every_present_scheme_to_be_valid() {
-        let secrets = ["old".to_owned(), "new".to_owned()];
+        const KEY: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+        let secrets = Secrets::parse(&format!("{KEY}\nnew")).unwrap();
         let kong = sign::kong_signature(b"new", SignatureAlgorithm::SHA1, SignatureEncoding::Hex, b"body");
-        let standard = sign::standard_webhooks_signature(&["old"], "m1", 1000, b"body").unwrap();
+        let standard =
+            sign::standard_webhooks_signature(&[SigningKey::parse(KEY).unwrap()], "m1", 1000, b"body");
         let check =
             |pairs: &[(&'static str, &str)]| check_signatures(Some(&secrets), &headers(pairs), b"body", 1010);
         assert_eq!(check(&[]), SignatureStatus::Absent);
@@ -341,9 +366,18 @@ mod tests {
     }
 
     #[test]
+    fn invalid_keys_of_standard_webhooks_are_reported_at_the_start() {
+        let secrets = Secrets::parse("a text for Kong\nYWFh").unwrap();
+        assert_eq!((secrets.texts.len(), secrets.keys.len()), (2, 1));
+        for line in ["whsec_*", "whsk_YWFh", "whpk_"] {
+            assert!(Secrets::parse(&format!("YWFh\n{line}")).is_err(), "{line}");
+        }
+    }
+
+    #[test]
     fn chooses_statuses() {
         let receiver = |secret: bool| Receiver {
-            secrets: secret.then(|| vec!["s".into()]),
+            secrets: secret.then(|| Secrets::parse("s").unwrap()),
             fail_first: 1,
             received: AtomicU64::new(0),
             status: StatusCode::ACCEPTED,

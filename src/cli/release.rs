@@ -8,8 +8,8 @@ use std::time::Duration;
 use strum::IntoEnumIterator;
 
 use super::failure::{CommandResult, Failure, OrFail};
-use super::flags::{ControllerArgs, EgressArgs, LeaseArgs};
-use super::kubeconfig::{create_client, load_config};
+use super::flags::{ControllerArgs, EgressArgs, LeaseArgs, SelectionArgs};
+use super::kubeconfig::{create_client, follow_config, load_config};
 use super::logging::LogArgs;
 use super::output::print_line;
 use crate::cluster::kubernetes::{
@@ -42,6 +42,8 @@ pub struct Args {
     /// A namespace to work in; may be repeated. Default: all.
     #[arg(long, value_delimiter = ',', env = "HOOKSTREAM_NAMESPACE")]
     namespace: Vec<String>,
+    #[command(flatten)]
+    selection: SelectionArgs,
     /// The operator's own namespace, which contains its Lease and its key ring.
     #[arg(long, default_value = "hookstream-system", value_name = "NAMESPACE", env = "POD_NAMESPACE")]
     operator_namespace: String,
@@ -60,15 +62,16 @@ pub async fn run(args: Args) -> CommandResult {
     if !(1..=3600).contains(&args.hold.as_secs()) {
         return Err(Failure::new("--hold must be between 1s and 1h"));
     }
-    let lease = args.lease.options(&args.operator_namespace)?.by_force();
+    let lease = args.lease.options(&args.operator_namespace, &args.selection)?.by_force();
     let (lease_name, wait) = (format!("{}/{}", lease.namespace, lease.name), lease.terms.duration);
     let config = load_config().await?;
     let client = create_client(config.clone())?;
-    let (leadership, election) = LeaderElection::new(config, lease);
+    let (leadership, election) = LeaderElection::new(follow_config(config), lease);
     let metrics = Arc::new(Metrics::default());
     let options = KubernetesOptions {
         namespace: args.operator_namespace,
         namespaces: args.namespace,
+        label_selector: args.selection.label_selector(),
         require_secret_label: false,
         token_audience: String::new(),
         watch_timeout: Duration::from_secs(200),
@@ -97,7 +100,7 @@ pub async fn run(args: Args) -> CommandResult {
         let controller = args.controller.options();
         failed = delete_external_objects(&kubernetes, &options, http, controller, metrics, leadership).await;
     }
-    let result = remove_finalizers(&kubernetes, &options.namespaces, &failed).await;
+    let result = remove_finalizers(&kubernetes, &options, &failed).await;
     election.stop(LeaseAtExit::Hold(args.hold)).await;
     let count = result?;
     print_line(&format!(
@@ -141,7 +144,7 @@ async fn delete_external_objects(
 /// repeated. Returns the number of released objects.
 async fn remove_finalizers(
     kubernetes: &Kubernetes,
-    namespaces: &[String],
+    options: &KubernetesOptions,
     kept: &HashSet<String>,
 ) -> Result<usize, Failure> {
     let mut count = 0;
@@ -153,7 +156,7 @@ async fn remove_finalizers(
         if kind == ResourceKind::Connection && !kept.is_empty() {
             break;
         }
-        let targets = kubernetes.list_finalized(kind, namespaces).await;
+        let targets = kubernetes.list_finalized(kind, options).await;
         let targets = targets.or_fail(|| "listing the objects".into())?;
         for target in targets.iter().filter(|target| !kept.contains(&target.uid)) {
             kubernetes.remove_finalizer(target).await.or_fail(|| display_name(target))?;

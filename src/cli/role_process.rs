@@ -133,13 +133,15 @@ where
                 store: Arc::new(store),
                 http,
                 sandbox: Sandbox::start(SandboxOptions {
-                    message_memory: memory.scripts().clone(),
+                    input_memory: memory.scripts().clone(),
+                    reply_memory: memory.script_replies().clone(),
                     ..role.args.scripts.options()
                 })
                 .await,
                 metrics,
                 starting: ingest_gate,
                 limits: role.args.limits(),
+                handshake: role.args.handshake(),
                 memory,
                 retention: role.args.retention(),
                 disk: role.args.disk(role.data),

@@ -79,6 +79,7 @@ pub async fn run(args: Args) -> CommandResult {
     let options =
         FileClusterOptions { manifests: args.manifests, data: args.data.clone(), prune: args.prune, token };
     let files = Arc::new(FileCluster::open(options).or_fail(|| "--manifests".into())?);
+    files.create_installation_id().or_fail(|| "--data".into())?;
 
     let mut controller = args.controller.options();
     if controller.ingest_url.is_none() {

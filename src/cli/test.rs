@@ -19,7 +19,10 @@ use crate::cluster::files::OfflineManifests;
 use crate::cluster::{Cluster, Data, ObjectKey};
 use crate::core::event::Event;
 use crate::core::hook::{CompiledHook, Handler, RequestTarget, validate};
+use crate::core::output::MAX_OUTPUT;
 use crate::core::redact::{MASK, mask};
+use crate::memory::MemoryPool;
+use crate::metrics::MemoryShareMetrics;
 use crate::net::HttpClient;
 use crate::sandbox::Sandbox;
 use crate::worker::handlers::{
@@ -30,7 +33,8 @@ use crate::worker::handlers::{
 const MAX_DATA_BYTES: u64 = 1 << 20;
 /// Placeholders for Secrets that a dry run does not have. They are printed masked.
 const PLACEHOLDER_URL: &str = "https://secret.invalid/";
-const PLACEHOLDER_SECRET: &str = "no-such-secret";
+/// Valid for every purpose, also as base64.
+const PLACEHOLDER_SECRET: &str = "placeholder00000";
 
 /// Run one hook on one event's data, and print the result; with --dry-run print the request instead.
 ///
@@ -76,7 +80,8 @@ pub async fn run(args: Args) -> CommandResult {
     let http = HttpClient::new(args.egress.build(true, Vec::new()).await?)
         .or_fail(|| "loading the system's certificates".into())?;
     let sandbox = Sandbox::start(args.scripts.options()).await;
-    let sender = HandlerRunner::new(http, Arc::new(manifests), sandbox);
+    let rendered = Arc::new(MemoryPool::new(MAX_OUTPUT as u64, MemoryShareMetrics::default()));
+    let sender = HandlerRunner::new(http, Arc::new(manifests), sandbox, rendered);
     match (&hook.handler, args.dry_run) {
         (Handler::Webhook(_) | Handler::WebhookCustom(_), true) => {
             let request = sender.dry_run(&hook, event).await.map_err(|sent| failure_of(&sent))?;
@@ -116,6 +121,9 @@ fn failure_of(sent: &HandlerOutcome) -> Failure {
     match sent {
         // Secrets are read only from the manifests.
         HandlerOutcome::NotReady { detail, .. } => Failure::new(format!("{detail} (more manifests: --file)")),
+        HandlerOutcome::Postponed { reason, detail } => {
+            Failure { code: 1, message: format!("{reason}: {detail}") }
+        }
         HandlerOutcome::Failed { reason, detail } | HandlerOutcome::PartlyFailed { reason, detail, .. } => {
             Failure { code: 1, message: format!("{}: {detail}", reason.as_str()) }
         }
@@ -164,7 +172,9 @@ async fn add_placeholder_secrets(manifests: &mut OfflineManifests, hook: &Compil
     };
     let signature = handler.signature().map(|signature| (&signature.secret_ref, PLACEHOLDER_SECRET));
     let headers = handler.headers_from().iter().map(|from| (&from.secret_ref, PLACEHOLDER_SECRET));
-    let placeholders: Vec<(&SecretKeyRef, &str)> = url.into_iter().chain(signature).chain(headers).collect();
+    let client = handler.oauth2().map(|oauth2| (&oauth2.client_secret_ref, PLACEHOLDER_SECRET));
+    let placeholders: Vec<(&SecretKeyRef, &str)> =
+        url.into_iter().chain(signature).chain(headers).chain(client).collect();
     for (reference, _) in &placeholders {
         let key = ObjectKey::new(&hook.namespace, &reference.name);
         if !matches!(manifests.secret(&key).await, Ok(None)) {

@@ -7,6 +7,7 @@ use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Client, ResourceExt};
 
 use super::failure::{CommandResult, Failure};
+use super::flags::SelectionArgs;
 use super::kubeconfig::{create_client, describe_error, load_config};
 use super::output::print_line;
 use crate::api::{self, FINALIZER, GROUP};
@@ -24,14 +25,17 @@ pub struct Args {
     /// A namespace to check; may be repeated. Default: all.
     #[arg(long, value_delimiter = ',', env = "HOOKSTREAM_NAMESPACE")]
     namespace: Vec<String>,
+    #[command(flatten)]
+    selection: SelectionArgs,
 }
 
 pub async fn run(args: Args) -> CommandResult {
     let client = create_client(load_config().await?)?;
+    let selector = args.selection.label_selector();
     let mut finalized = Vec::new();
     for kind in kinds() {
         for api in apis(&client, &kind, &args.namespace) {
-            finalized.extend(list_finalized(&kind, &api).await?);
+            finalized.extend(list_finalized(&kind, &api, &selector).await?);
         }
     }
     if finalized.is_empty() {
@@ -67,9 +71,13 @@ fn apis(client: &Client, kind: &ApiResource, namespaces: &[String]) -> Vec<Api<D
 }
 
 /// Lists the objects of a kind that have our finalizer, by kind, namespace and name.
-async fn list_finalized(kind: &ApiResource, api: &Api<DynamicObject>) -> Result<Vec<String>, Failure> {
+async fn list_finalized(
+    kind: &ApiResource,
+    api: &Api<DynamicObject>,
+    selector: &str,
+) -> Result<Vec<String>, Failure> {
     let mut finalized = Vec::new();
-    let mut params = ListParams::default().limit(500);
+    let mut params = ListParams::default().labels(selector).limit(500);
     loop {
         let page = match api.list_metadata(&params).await {
             Ok(page) => page,

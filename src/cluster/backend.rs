@@ -138,6 +138,12 @@ pub trait Cluster: Send + Sync + 'static {
     /// Returns an id that distinguishes this installation from all others; None if reading it is forbidden.
     fn installation_id(&self) -> BoxFuture<'_, Result<Option<String>, ClusterError>>;
 
+    /// Returns the id that marks this installation's relays at the vendors; None if there is none or reading it is
+    /// forbidden.
+    fn installation_mark(&self) -> BoxFuture<'_, Result<Option<String>, ClusterError>> {
+        self.installation_id()
+    }
+
     /// Returns the uid of the namespace with this name; None if there is no such namespace.
     fn namespace_uid<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<String>, ClusterError>>;
 

@@ -121,6 +121,11 @@ where
         self.remove(key, None).await;
     }
 
+    /// Forgets the observed versions, so that the next list reports every object as changed.
+    pub fn forget_versions(&mut self) {
+        self.observed.values_mut().for_each(|observed| observed.version = None);
+    }
+
     fn update_scope(&mut self, scope: usize, update: impl FnOnce(&mut Scope)) {
         if let Some(scope) = self.scopes.get_mut(scope) {
             update(scope);

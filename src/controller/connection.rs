@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use kube::ResourceExt;
 
-use super::access::{access, resync_interval};
+use super::access::{access, configured_addresses, resync_interval};
 use super::backoff::resync_delay;
 use super::context::Context;
 use super::error::SyncError;
 use super::usage::find_user;
-use super::{finalizer, status};
+use super::{finalizer, installation, status};
 use crate::admin::AdminAccess;
 use crate::admin::auth0::StreamClient;
 use crate::admin::kong::{KongAccess, KongClient};
@@ -32,23 +32,49 @@ pub async fn reconcile(connection: Arc<Connection>, context: Arc<Context>) -> Re
     let access = access(&connection, &context).await?;
     context.backoff.may_call(&uid)?;
     let mut status = connection.status.clone().unwrap_or_default();
-    let message = match &access {
+    let own = context.installation().await?;
+    let (message, others) = match &access {
         AdminAccess::Auth0(auth0) => {
-            StreamClient::new(auth0.clone()).check_reachable().await?;
+            let client = StreamClient::new(auth0.clone());
+            client.check_reachable().await?;
             context.remember_access(key, &access);
-            "the Management API answers".to_owned()
+            let others = context.other_installations(&client, own.as_deref());
+            ("the Management API answers".to_owned(), others)
         }
         AdminAccess::Kong(kong) => {
-            let version = KongClient::new(kong.clone()).version().await?;
+            let client = KongClient::new(kong.clone());
+            let version = client.version().await?;
+            check_workspace(&client, kong).await?;
             context.remember_access(key.clone(), &access);
             update_version(&context, &key, kong, &mut status, version);
             let version = status.version.as_deref().unwrap_or("of an unknown version");
-            format!("the admin API answers; Kong {version}")
+            let others = context.other_installations(&client, own.as_deref());
+            (format!("the admin API answers; Kong {version}"), others)
         }
     };
+    status.addresses = configured_addresses(&connection, &access, &context).await?;
+    if let Some(error) = context.oversized_response(&ObjectKey::of(&*connection)) {
+        return Err(error.into());
+    }
+    let generation = connection.metadata.generation;
+    let conditions = &mut status.conditions;
+    let warning = others.and_then(|others| installation::set_condition(conditions, &others, generation));
     let ready = ObjectReadiness::Ready(ConditionMessage::new("Connected", message));
     status::write(&context, &*connection, status, &ready, None).await?;
+    if let Some(warning) = warning {
+        installation::report(&context, &connection, warning).await;
+    }
     Ok(resync_delay(resync_interval(&connection, &context)?, &uid))
+}
+
+/// Fails if the gateway does not have the Connection's workspace. `GET /` answers without one.
+async fn check_workspace(client: &KongClient, kong: &KongAccess) -> Result<(), SyncError> {
+    let Some(workspace) = &kong.workspace else { return Ok(()) };
+    // How Kong answers for a workspace that does not exist is not recorded; every 404 of this list means that.
+    client.check_list().await.map_err(|error| match error.is_ambiguous_absence() || error.is_gone() {
+        true => SyncError::WorkspaceMissing { workspace: workspace.clone(), error },
+        false => error.into(),
+    })
 }
 
 /// Sets the version and the capabilities in the status. When the version changes, drops the capabilities, because the

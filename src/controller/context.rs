@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -9,12 +10,15 @@ use tokio::sync::mpsc;
 use url::Url;
 
 use super::backoff::Backoff;
-use super::state::{ClaimedIds, ObjectMemory, Snapshots, SourceCache, StreamFailures};
+use super::state::{
+    ClaimedIds, Installations, ObjectMemory, OwnerIndex, Snapshots, SourceCache, StreamFailures,
+};
+use super::wanted_ids::wanted_ids;
 use crate::admin::auth0::LoginCache;
 use crate::admin::kong::DetectedCapabilities;
 use crate::admin::limit::Pacer;
-use crate::admin::{AdminAccess, MAX_RESPONSE};
-use crate::api::{Capabilities, EventHook, EventStream};
+use crate::admin::{AdminAccess, AdminError, MAX_RESPONSE};
+use crate::api::{Capabilities, Connection, DeletionPolicy, EventHook, EventStream};
 use crate::cluster::{Cluster, ClusterError, ObjectKey, View};
 use crate::core::bucket::Rate;
 use crate::core::keys::KeyRing;
@@ -38,6 +42,14 @@ pub struct ControllerOptions {
     pub admin_ceiling: Rate,
     /// Bytes of all responses of admin APIs together.
     pub admin_memory: u64,
+    /// How long the worker accepts relayed events with the settings that Kong had before a change.
+    pub relay_overlap: Duration,
+    /// Time between two checks of the key ring, in addition to those of reconciles.
+    pub key_ring_check: Duration,
+    /// The id of this installation. None: the cluster's default.
+    pub installation_id: Option<String>,
+    /// Former ids of this installation, whose relays it continues to own.
+    pub former_installation_ids: Vec<String>,
     pub deadlines: Deadlines,
 }
 
@@ -51,6 +63,10 @@ impl Default for ControllerOptions {
             resync_interval,
             admin_ceiling,
             admin_memory: DEFAULT_ADMIN_MEMORY,
+            relay_overlap: Duration::from_secs(600),
+            key_ring_check: Duration::from_secs(30),
+            installation_id: None,
+            former_installation_ids: Vec::new(),
             deadlines: Deadlines::default(),
         }
     }
@@ -93,19 +109,27 @@ pub struct Context {
     pub(super) backoff: Backoff,
     pub(super) memory: ObjectMemory,
     pub(super) claims: ClaimedIds,
+    pub(super) owners: OwnerIndex,
     pub(super) snapshots: Snapshots,
     pub(super) sources: SourceCache,
     pub(super) stream_failures: StreamFailures,
+    pub(super) installations: Installations,
     /// Access tokens of Auth0.
     pub(super) tokens: LoginCache,
     /// The accesses that last worked, by Connection and address. They let the controller clean up after the Secret was
     /// deleted, and at an address that the Connection no longer has.
     last_access: Mutex<HashMap<(ObjectKey, String), AdminAccess>>,
+    /// The deletion policies of Connections as they were last read. They stay known after a Connection was deleted.
+    last_policies: Mutex<HashMap<ObjectKey, DeletionPolicy>>,
     /// Capabilities of gateways, learned from their answers, by Connection.
     capabilities: Mutex<HashMap<ObjectKey, Arc<DetectedCapabilities>>>,
-    /// Reconcile requests for Connections whose status lacks a newly learned capability.
-    capability_updates: mpsc::UnboundedSender<ObjectKey>,
+    /// Responses that were too large for a reconcile, by the object's uid, with its Connection.
+    oversized: Mutex<HashMap<String, (ObjectKey, AdminError)>>,
+    /// Reconcile requests for Connections whose status lacks something that another reconcile learned.
+    connection_updates: mpsc::UnboundedSender<ObjectKey>,
     pub(super) connections_to_update: Mutex<Option<mpsc::UnboundedReceiver<ObjectKey>>>,
+    /// A deleted key ring was restored, and no object has reported it yet.
+    key_ring_restored: AtomicBool,
 }
 
 impl Context {
@@ -117,7 +141,11 @@ impl Context {
         metrics: Arc<Metrics>,
         leadership: Leadership,
     ) -> Self {
-        let (capability_updates, connections_to_update) = mpsc::unbounded_channel();
+        let (connection_updates, connections_to_update) = mpsc::unbounded_channel();
+        let wanted_ids = {
+            let view = view.clone();
+            move || wanted_ids(&view)
+        };
         Context {
             pacer: Pacer::new(
                 options.admin_ceiling,
@@ -134,14 +162,19 @@ impl Context {
             backoff: Backoff::default(),
             memory: ObjectMemory::default(),
             claims: ClaimedIds::default(),
-            snapshots: Snapshots::default(),
+            owners: OwnerIndex::default(),
+            snapshots: Snapshots::new(wanted_ids),
             sources: SourceCache::default(),
             stream_failures: StreamFailures::default(),
+            installations: Installations::default(),
             tokens: LoginCache::default(),
             last_access: Mutex::default(),
+            last_policies: Mutex::default(),
             capabilities: Mutex::default(),
-            capability_updates,
+            oversized: Mutex::default(),
+            connection_updates,
             connections_to_update: Mutex::new(Some(connections_to_update)),
+            key_ring_restored: AtomicBool::new(false),
         }
     }
 
@@ -158,6 +191,10 @@ impl Context {
         self.memory.forget(uid);
         self.claims.forget(uid);
         self.stream_failures.forget(uid);
+        let oversized = self.oversized.lock().remove(uid);
+        if let Some((connection, _)) = oversized {
+            self.connection_updates.send(connection).ok();
+        }
     }
 
     /// Remembers an access that worked.
@@ -165,19 +202,57 @@ impl Context {
         self.last_access.lock().insert((connection, access.endpoint()), access.clone());
     }
 
-    /// Returns the access that last worked at this address, or, if there is none, at any address of the Connection.
+    /// Returns the access that last worked at this address. Without an address, returns one that worked at any address of
+    /// the Connection.
     pub(super) fn last_access(&self, connection: &ObjectKey, endpoint: Option<&str>) -> Option<AdminAccess> {
         let all = self.last_access.lock();
-        let at_endpoint = endpoint.and_then(|endpoint| all.get(&(connection.clone(), endpoint.to_owned())));
-        at_endpoint
-            .or_else(|| all.iter().find(|((key, _), _)| key == connection).map(|(_, access)| access))
-            .cloned()
+        match endpoint {
+            Some(endpoint) => all.get(&(connection.clone(), endpoint.to_owned())).cloned(),
+            None => all.iter().find(|((key, _), _)| key == connection).map(|(_, access)| access.clone()),
+        }
+    }
+
+    /// Remembers the deletion policy of a Connection.
+    pub(super) fn remember_policy(&self, connection: &Connection) {
+        let policy = connection.spec.deletion_policy.unwrap_or(DeletionPolicy::Delete);
+        self.last_policies.lock().insert(ObjectKey::of(connection), policy);
+    }
+
+    /// Returns the deletion policy of a Connection as it was last read. None if this process never read it.
+    pub(super) fn last_policy(&self, connection: &ObjectKey) -> Option<DeletionPolicy> {
+        self.last_policies.lock().get(connection).copied()
     }
 
     /// Drops the credentials and capabilities of a deleted Connection.
     pub(super) fn forget_connection(&self, connection: &ObjectKey) {
         self.last_access.lock().retain(|(key, _), _| key != connection);
+        self.last_policies.lock().remove(connection);
         self.capabilities.lock().remove(connection);
+        self.oversized.lock().retain(|_, (key, _)| key != connection);
+        self.installations.forget_connection(connection);
+    }
+
+    /// Remembers whether a response was too large for an object's reconcile, and requests a reconcile of the Connection
+    /// when that changes: its status reports it.
+    pub(super) fn report_oversized(&self, uid: &str, connection: ObjectKey, error: Option<&AdminError>) {
+        let mut all = self.oversized.lock();
+        let has_changed = match error {
+            Some(error @ AdminError::ResponseTooLarge(_)) => {
+                all.insert(uid.to_owned(), (connection.clone(), error.clone())).is_none()
+            }
+            // A postponed call says nothing about the responses.
+            Some(error) if error.is_deferred() => false,
+            _ => all.remove(uid).is_some(),
+        };
+        if has_changed {
+            self.request_connection(connection);
+        }
+    }
+
+    /// Returns the error of a response that was too large for an object of the Connection.
+    pub(super) fn oversized_response(&self, connection: &ObjectKey) -> Option<AdminError> {
+        let all = self.oversized.lock();
+        all.values().find(|(key, _)| key == connection).map(|(_, error)| error.clone())
     }
 
     /// Returns the capabilities of a gateway that this process has learned, initially those in the Connection's status.
@@ -203,29 +278,48 @@ impl Context {
     pub(super) fn report_new_capabilities(&self, connection: ObjectKey, access: &AdminAccess) {
         let AdminAccess::Kong(kong) = access else { return };
         if kong.capabilities.take_changed() {
-            // A closed channel means that the controller is stopping.
-            self.capability_updates.send(connection).ok();
+            self.request_connection(connection);
         }
+    }
+
+    /// Requests a reconcile of a Connection.
+    pub(super) fn request_connection(&self, connection: ObjectKey) {
+        // A closed channel means that the controller is stopping.
+        self.connection_updates.send(connection).ok();
     }
 
     /// Returns the key ring and creates it when the first object needs it. Does not create one while a vendor still has
     /// a secret that derives from a lost key ring: the worker would silently reject every relay.
     pub(super) async fn key_ring(&self) -> Result<Arc<KeyRing>, ClusterError> {
-        let key_ring = match self.cluster.key_ring(false).await {
-            // Check the objects only in this case, because the check reads all of them.
-            Err(ClusterError::KeyRing(_)) => self.cluster.key_ring(!self.depends_on_a_key_ring()).await?,
-            other => other?,
-        };
+        let key_ring = self.load_key_ring().await?;
         // Fails one reconcile, which is repeated: its condition, its Event and the metric report the deletion.
-        if self.cluster.take_key_ring_restored() {
+        if self.is_key_ring_restored() && self.key_ring_restored.swap(false, Ordering::Relaxed) {
             let text = "its Secret was deleted, and restored from memory: find out who deleted it; to revoke a key, replace it";
             return Err(ClusterError::KeyRing(text.into()));
         }
         Ok(key_ring)
     }
 
-    /// True if a vendor has a secret that derives from a key ring.
-    fn depends_on_a_key_ring(&self) -> bool {
+    /// True if a deleted key ring was restored, and no object has reported it yet.
+    pub(super) fn is_key_ring_restored(&self) -> bool {
+        if self.cluster.take_key_ring_restored() {
+            self.metrics.record_key_ring_restore();
+            self.key_ring_restored.store(true, Ordering::Relaxed);
+        }
+        self.key_ring_restored.load(Ordering::Relaxed)
+    }
+
+    /// Like `key_ring`, but leaves the report of a restored key ring to the next caller of `key_ring`.
+    pub(super) async fn load_key_ring(&self) -> Result<Arc<KeyRing>, ClusterError> {
+        match self.cluster.key_ring(false).await {
+            // Check the objects only in this case, because the check reads all of them.
+            Err(ClusterError::KeyRing(_)) => self.cluster.key_ring(self.key_ring_user().is_none()).await,
+            other => other,
+        }
+    }
+
+    /// Returns an object whose vendor has a secret that derives from a key ring.
+    pub(super) fn key_ring_user(&self) -> Option<KeyRingUser> {
         let is_hook_keyed = |hook: &EventHook| {
             let applied = hook.status.as_ref().and_then(|s| s.applied.as_ref());
             applied.is_some_and(|a| a.settings.key_id.is_some())
@@ -234,7 +328,18 @@ impl Context {
             let applied = stream.status.as_ref().and_then(|s| s.applied.as_ref());
             applied.is_some_and(|a| a.settings.key_id.is_some())
         };
-        self.view.hooks.find(|h| h.0.as_ref().is_ok_and(is_hook_keyed)).is_some()
-            || self.view.streams.find(|s| s.0.as_ref().is_ok_and(is_stream_keyed)).is_some()
+        let hook = self.view.hooks.find(|h| h.0.as_ref().is_ok_and(is_hook_keyed));
+        let stream = || self.view.streams.find(|s| s.0.as_ref().is_ok_and(is_stream_keyed));
+        match hook {
+            Some(hook) => Some(KeyRingUser::EventHook(ObjectKey::of(&*hook))),
+            None => stream().map(|stream| KeyRingUser::EventStream(ObjectKey::of(&*stream))),
+        }
     }
+}
+
+/// An object that depends on the key ring.
+#[derive(Clone, Debug)]
+pub(super) enum KeyRingUser {
+    EventHook(ObjectKey),
+    EventStream(ObjectKey),
 }

@@ -9,6 +9,9 @@ use crate::cluster::{ClusterError, ReferenceError};
 use crate::core::conditions::{ConditionMessage, ObjectReadiness};
 use crate::core::hook::InvalidSpec;
 
+/// When a delete is repeated whose object the vendor still shows.
+const STILL_VISIBLE_RETRY: Duration = Duration::from_secs(2);
+
 /// When to retry after an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SyncErrorClass {
@@ -39,6 +42,10 @@ pub enum SyncError {
         "deletionPolicy of Connection {0} cannot be read, so nothing is deleted at the vendor: correct the Connection, or set deletionPolicy in this object"
     )]
     PolicyUnknown(String),
+    #[error(
+        "Kong has no event hooks in the workspace {workspace}: create the workspace, or use a new Connection with the right one (kong.workspace is immutable): {error}"
+    )]
+    WorkspaceMissing { workspace: String, error: AdminError },
     #[error("Connection {connection} is not a {vendor} connection")]
     WrongVendor { connection: String, vendor: &'static str },
     #[error(transparent)]
@@ -76,10 +83,19 @@ pub enum SyncError {
     #[error("{}", conflict(.name, .id, .holder.as_deref()))]
     Conflict { name: String, id: String, holder: Option<String> },
     #[error(
+        "installation {installation} configured the {what} {id} last, so this installation leaves it unchanged: delete the object in one of the two, or, if the other one has ended, start this one with --former-installation-id {installation}"
+    )]
+    OtherInstallation { what: &'static str, id: String, installation: String },
+    #[error(
         "the vendor rejected the create (409) although no object has this name; the tenant may have reached its limit: {}",
         .0.message
     )]
     LimitReached(ErrorDetail),
+    /// The vendor accepted the delete and still shows the external object.
+    #[error(
+        "the vendor accepted the delete of the {what} {id} and still shows it: the controller deletes it again"
+    )]
+    StillVisible { what: &'static str, id: String },
     /// The vendor does not show a new external object yet. The object counts as missing after this time.
     #[error("the external object was created, but the vendor does not show it yet: waiting")]
     NotVisibleYet(Duration),
@@ -89,6 +105,19 @@ pub enum SyncError {
         "the {what} {id} at the former address {endpoint} cannot be deleted: {error}; the controller retries and later gives up (set deletionPolicy: Orphan to keep the {what} there)"
     )]
     OldAddress { what: &'static str, id: String, endpoint: String, error: Box<SyncError> },
+    #[error(
+        "Connection {connection} is not verified at its new address yet, so the {what} stays at the former one: see the conditions of the Connection"
+    )]
+    AddressNotVerified { what: &'static str, connection: String },
+    /// Inside `OldAddress`, and while an object is being deleted.
+    #[error(
+        "the credentials of Connection {connection} were not configured for {endpoint}, so they are not sent there"
+    )]
+    CredentialsNotForAddress { connection: String, endpoint: String },
+    #[error(
+        "the token would be sent unencrypted to {0}: use https in kong.adminUrl of the Connection, or set kong.allowInsecureHttp: true there if every network on the path is trusted"
+    )]
+    InsecureHttp(Url),
     #[error("waiting for other finalizers: {0}")]
     OtherFinalizers(String),
     #[error(transparent)]
@@ -116,7 +145,7 @@ impl SyncError {
     /// Returns the vendor's id of the failed request.
     pub fn request_id(&self) -> Option<&str> {
         match self {
-            SyncError::Admin(error) => error.request_id(),
+            SyncError::Admin(error) | SyncError::WorkspaceMissing { error, .. } => error.request_id(),
             SyncError::OldAddress { error, .. } => error.request_id(),
             _ => None,
         }
@@ -129,6 +158,7 @@ impl SyncError {
             SyncError::Secret(ReferenceError::Cluster(inner)) | SyncError::Cluster(inner) => inner.into(),
             SyncError::Secret(inner) => inner.into(),
             SyncError::Admin(inner) => inner.into(),
+            SyncError::OtherInstallation { .. } => "Conflict",
             // Both vendors share one reason.
             SyncError::PublicIngestUrlMissing => (&SyncError::IngestUrlMissing).into(),
             other => other.into(),
@@ -148,7 +178,9 @@ impl SyncError {
             | SyncError::Held { .. }
             | SyncError::Differs(_)
             | SyncError::Conflict { .. }
+            | SyncError::OtherInstallation { .. }
             | SyncError::SecretUnusable(_)
+            | SyncError::InsecureHttp(_)
             | SyncError::IngestUrlMissing
             | SyncError::HandlerNotAllowed(_) => SyncErrorClass::Terminal,
             SyncError::ConnectionMissing(_)
@@ -169,11 +201,15 @@ impl SyncError {
                 admin::AdminErrorClass::Retryable => SyncErrorClass::Retryable,
             },
             SyncError::NotVisibleYet(remaining) => SyncErrorClass::After(*remaining),
+            SyncError::StillVisible { .. } => SyncErrorClass::After(STILL_VISIBLE_RETRY),
             SyncError::Secret(ReferenceError::Cluster(_))
             | SyncError::Cluster(_)
             | SyncError::LimitReached(_)
             | SyncError::NoId(_)
             | SyncError::OldAddress { .. }
+            | SyncError::WorkspaceMissing { .. }
+            | SyncError::CredentialsNotForAddress { .. }
+            | SyncError::AddressNotVerified { .. }
             | SyncError::Panic(_) => SyncErrorClass::Retryable,
         }
     }
@@ -204,7 +240,7 @@ impl SyncError {
     /// Returns the admin API error, if the vendor caused this error.
     pub fn admin(&self) -> Option<&AdminError> {
         match self {
-            SyncError::Admin(error) => Some(error),
+            SyncError::Admin(error) | SyncError::WorkspaceMissing { error, .. } => Some(error),
             SyncError::OldAddress { error, .. } => error.admin(),
             _ => None,
         }

@@ -21,6 +21,9 @@ mod error;
 mod eventhook;
 mod eventstream;
 mod finalizer;
+mod installation;
+mod key_ring_check;
+pub mod orphans;
 mod preview;
 mod reconcile;
 mod release;
@@ -30,6 +33,7 @@ mod supervise;
 mod telemetry;
 mod triggers;
 mod usage;
+mod wanted_ids;
 
 use std::sync::Arc;
 
@@ -43,6 +47,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use context::{Context, ControllerOptions, Deadlines};
 pub use error::SyncError;
+pub use eventhook::find_differences;
 pub use preview::{ObjectPreview, preview};
 pub use reconcile::{Preview, VendorChange};
 pub use release::delete_all_external;
@@ -75,9 +80,15 @@ pub async fn run(context: Arc<Context>, changes: mpsc::Receiver<ObjectChange>, s
     let connections = run_kind(context.clone(), view.connections, connection_requests, |object, context| {
         supervise::supervise(connection::reconcile, object, context)
     });
+    let requests = async {
+        tokio::select! {
+            () = triggers::run(context.clone(), changes, queues.clone()) => {}
+            () = key_ring_check::run(context, queues) => {}
+        }
+    };
     tokio::join!(
         // When the queues close, the appliers finish the running reconciles and end.
-        stop.run_until_cancelled_owned(triggers::run(context, changes, queues)),
+        stop.run_until_cancelled_owned(requests),
         Box::pin(hooks),
         Box::pin(streams),
         Box::pin(auth0_hooks),

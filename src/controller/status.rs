@@ -60,7 +60,13 @@ pub fn parse_for_cleanup<K: Managed>(stored: &Value) -> Option<K> {
         }
     }
     // Without a status, the external object is found by the uid and the Connection.
-    let status = stored.pointer("/status/external").map(|external| json!({ "external": external }));
+    let mut status = serde_json::Map::new();
+    for member in ["external", "formerLocations"] {
+        if let Some(value) = stored.pointer(&format!("/status/{member}")) {
+            status.insert(member.to_owned(), value.clone());
+        }
+    }
+    let status = Some(status).filter(|status| !status.is_empty());
     let object = json!({"apiVersion": K::api_version(&()), "kind": K::kind(&()), "metadata": metadata,
                         "spec": spec, "status": status});
     serde_json::from_value(object).ok()
@@ -152,6 +158,24 @@ pub async fn write<K: Managed>(
     }
     write_if_changed(context, &WriteTarget::of(K::KIND, object), object.status(), &before, status, readiness)
         .await
+}
+
+/// Writes the status without a report: conditions, generation and acknowledgements stay as they are. Makes a fact durable
+/// before a step that depends on it.
+pub async fn write_members<K: Managed>(
+    context: &Context,
+    object: &K,
+    status: K::Status,
+) -> Result<(), ClusterError> {
+    let members = |status: Value| controller_members(status, is_resumed_here(K::KIND));
+    let mut value = members(serde_json::to_value(&status).unwrap_or_default());
+    bound_status(K::KIND.into(), &mut value);
+    let old =
+        members(object.status().map(|s| serde_json::to_value(s).unwrap_or_default()).unwrap_or_default());
+    if equals_ignoring_times(&old, &value) {
+        return Ok(());
+    }
+    context.cluster.write_status(&WriteTarget::of(K::KIND, object), value).await
 }
 
 /// Reports a suspended object: the condition `Suspended` and the current generation. All other members stay, and requests
@@ -303,13 +327,15 @@ mod tests {
             "metadata": {"name": "h", "namespace": "n", "uid": "u"},
             "spec": {"source": 7, "connectionRef": {"name": "kong"}, "deletionPolicy": "Orphan",
                 "managementPolicy": "ObserveOnly", "adopt": {"id": "a", "mode": "Match"}},
-            "status": {"observedGeneration": "x", "external": {"id": "i", "connection": "c", "endpoint": "e"}}});
+            "status": {"observedGeneration": "x", "external": {"id": "i", "connection": "c", "endpoint": "e"},
+                "formerLocations": [{"id": "i", "connection": "c", "endpoint": "f", "since": "2026-11-29T00:00:00Z"}]}});
         let hook: EventHook = parse_for_cleanup(&stored).unwrap();
         assert_eq!(hook.spec.connection_ref.unwrap().name, "kong");
         assert_eq!(hook.spec.deletion_policy, Some(crate::api::DeletionPolicy::Orphan));
         assert_eq!(hook.spec.management_policy, Some(crate::api::ManagementPolicy::ObserveOnly));
         assert_eq!(hook.spec.adopt.unwrap().id, "a");
-        assert_eq!(hook.status.unwrap().external.unwrap().id, "i");
+        let status = hook.status.unwrap();
+        assert_eq!((status.external.unwrap().id.as_str(), status.former_locations.len()), ("i", 1));
 
         let mut without_status = stored.clone();
         without_status["status"] = Value::Null;
@@ -320,6 +346,7 @@ mod tests {
             ("/spec/connectionRef", json!("kong")),
             ("/spec/adopt", json!({"id": "a", "mode": "Guess"})),
             ("/status/external", json!({"id": 7})),
+            ("/status/formerLocations", json!([{"id": 7}])),
         ] {
             let mut other = stored.clone();
             *other.pointer_mut(member).unwrap() = unknown;

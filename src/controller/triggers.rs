@@ -8,7 +8,7 @@ use kube::{Resource, ResourceExt};
 use tokio::sync::mpsc;
 
 use super::context::Context;
-use super::reconcile::Synced;
+use super::reconcile::{self, Synced};
 use super::usage::{forget_deleted_connection, in_namespace, is_finalizer_stale, uses_connection};
 use crate::api::{
     CaKind, Connection, EventHook, EventStream, FINALIZER, Hook, RECONCILE_REQUESTED_AT, RESUME,
@@ -18,6 +18,7 @@ use crate::core::hook::validate;
 use crate::core::{auth0_hook, stream};
 
 /// The queues of reconcile requests, by kind.
+#[derive(Clone)]
 pub struct RequestQueues {
     pub hooks: Queue<EventHook>,
     pub connections: Queue<Connection>,
@@ -93,6 +94,7 @@ pub async fn run(context: Arc<Context>, mut changes: mpsc::Receiver<ObjectChange
             }
         };
         let Some(change) = change else { return };
+        reconcile::index_change(&context, &change);
         let now = match &change {
             ObjectChange::EventHook(key) => {
                 context.view.hook(&key.namespace, &key.name).map(|o| fingerprint_of_user(&o))
@@ -302,8 +304,8 @@ fn auth0_hook_uses(hook: &DeserializeGuard<Hook>, kind: CaKind, name: &str) -> b
 fn connection_uses(connection: &DeserializeGuard<Connection>, kind: CaKind, name: &str) -> bool {
     let Ok(connection) = &connection.0 else { return false };
     if let Some(auth0) = &connection.spec.auth0 {
-        let client = auth0.client_credentials.as_ref().map(|c| &c.client_secret_ref);
-        let mut secrets = client.into_iter().chain(&auth0.token_secret_ref);
+        let client = auth0.client_credentials.as_ref().map(|c| [&c.client_secret_ref, &c.private_key_ref]);
+        let mut secrets = client.into_iter().flatten().flatten().chain(&auth0.token_secret_ref);
         return kind == CaKind::Secret && secrets.any(|r| r.name == name);
     }
     let Some(kong) = &connection.spec.kong else { return false };

@@ -13,10 +13,11 @@
 //! It decides about each claim when it arrives, and keeps no queue: `memory::MemoryPool` adds one. For attempts, whose
 //! durations differ widely, see `core::fair_pool`, which also weighs past use and has a reserve.
 //!
-//! Each operation costs two hash lookups.
+//! Each operation costs a hash lookup for each level.
 
-use std::collections::HashMap;
 use std::sync::Arc;
+
+use super::fast_map::FastMap;
 
 /// The part of its use and the free amount that an owner may have: `GREEDY / (GREEDY + 1)`.
 const GREEDY: u64 = 4;
@@ -29,6 +30,16 @@ pub struct Owner<'a> {
     pub hook: Option<&'a Arc<str>>,
 }
 
+impl<'a> Owner<'a> {
+    pub fn namespace(namespace: &'a Arc<str>) -> Self {
+        Owner { namespace, hook: None }
+    }
+
+    pub fn hook(namespace: &'a Arc<str>, hook: &'a Arc<str>) -> Self {
+        Owner { namespace, hook: Some(hook) }
+    }
+}
+
 /// An amount and its owners.
 #[derive(Clone, Debug, Default)]
 pub struct FairShares {
@@ -36,7 +47,7 @@ pub struct FairShares {
     used: u64,
     /// Withheld from `may_take`, for the owner that has waited longest.
     reserved: u64,
-    namespaces: HashMap<Arc<str>, NamespaceUse>,
+    namespaces: FastMap<Arc<str>, NamespaceUse>,
 }
 
 /// Exists while the namespace uses something or waits.
@@ -44,13 +55,26 @@ pub struct FairShares {
 struct NamespaceUse {
     used: u64,
     waiting: usize,
-    hooks: HashMap<Arc<str>, HookUse>,
+    hooks: FastMap<Arc<str>, HookUse>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct HookUse {
     used: u64,
     waiting: usize,
+}
+
+/// What a namespace or a hook uses, and how much it may have.
+#[derive(Clone, Copy)]
+struct Level {
+    used: u64,
+    limit: u64,
+}
+
+impl Level {
+    fn may_take(self, amount: u64) -> bool {
+        self.used == 0 || self.used.saturating_add(amount) <= self.limit
+    }
 }
 
 impl FairShares {
@@ -81,22 +105,24 @@ impl FairShares {
 
     /// Returns how much the owner may have at present.
     pub fn fair_share(&self, owner: Owner<'_>) -> u64 {
-        let (namespace, hook) = self.limits(owner, self.free());
-        hook.unwrap_or(namespace)
+        let (namespace, hook) = self.levels(owner, self.free());
+        hook.unwrap_or(namespace).limit
     }
 
-    /// Returns the limit of the owner's namespace, and of its hook if it names one.
-    fn limits(&self, owner: Owner<'_>, free: u64) -> (u64, Option<u64>) {
+    /// Returns the level of the owner's namespace, and of its hook if it names one.
+    fn levels(&self, owner: Owner<'_>, free: u64) -> (Level, Option<Level>) {
         let namespace = self.namespaces.get(owner.namespace);
         let used = namespace.map_or(0, |namespace| namespace.used);
         let others = self.namespaces.len() - usize::from(namespace.is_some());
         let limit = limit(used, self.capacity, free, others + 1);
-        let hook_limit = owner.hook.map(|hook| {
+        let of_hook = owner.hook.map(|hook| {
             let own = namespace.and_then(|namespace| namespace.hooks.get(hook));
             let others = namespace.map_or(0, |namespace| namespace.hooks.len() - usize::from(own.is_some()));
-            self::limit(own.map_or(0, |hook| hook.used), limit, limit.saturating_sub(used), others + 1)
+            let own_use = own.map_or(0, |hook| hook.used);
+            let limit = self::limit(own_use, limit, limit.saturating_sub(used), others + 1);
+            Level { used: own_use, limit }
         });
-        (limit, hook_limit)
+        (Level { used, limit }, of_hook)
     }
 
     /// Returns true if the owner may take this amount now. Leaves the reserved amount free.
@@ -113,10 +139,8 @@ impl FairShares {
         if amount > free {
             return false;
         }
-        let (namespace, hook) = self.limits(owner, free);
-        let fits = |used: u64, limit: u64| used == 0 || used.saturating_add(amount) <= limit;
-        fits(self.used_by(Owner { hook: None, ..owner }), namespace)
-            && hook.is_none_or(|hook| fits(self.used_by(owner), hook))
+        let (namespace, hook) = self.levels(owner, free);
+        namespace.may_take(amount) && hook.is_none_or(|hook| hook.may_take(amount))
     }
 
     /// Takes the amount if the owner may have it.
@@ -159,20 +183,20 @@ impl FairShares {
     /// Changes the counters of the owner's namespace and hook. Forgets those that are zero, so that memory is bounded by
     /// the owners that have or want something.
     fn update(&mut self, owner: Owner<'_>, change: impl Fn(&mut u64, &mut usize)) {
-        if !self.namespaces.contains_key(owner.namespace) {
-            self.namespaces.insert(owner.namespace.clone(), NamespaceUse::default());
-        }
-        let Some(namespace) = self.namespaces.get_mut(owner.namespace) else { return };
+        // Not by `entry`, which would clone the key each time.
+        let namespace = match self.namespaces.get_mut(owner.namespace) {
+            Some(namespace) => namespace,
+            None => self.namespaces.entry(owner.namespace.clone()).or_default(),
+        };
         change(&mut namespace.used, &mut namespace.waiting);
         if let Some(hook) = owner.hook {
-            if !namespace.hooks.contains_key(hook) {
-                namespace.hooks.insert(hook.clone(), HookUse::default());
-            }
-            if let Some(counters) = namespace.hooks.get_mut(hook) {
-                change(&mut counters.used, &mut counters.waiting);
-                if counters.used == 0 && counters.waiting == 0 {
-                    namespace.hooks.remove(hook);
-                }
+            let counters = match namespace.hooks.get_mut(hook) {
+                Some(counters) => counters,
+                None => namespace.hooks.entry(hook.clone()).or_default(),
+            };
+            change(&mut counters.used, &mut counters.waiting);
+            if counters.used == 0 && counters.waiting == 0 {
+                namespace.hooks.remove(hook);
             }
         }
         if namespace.used == 0 && namespace.waiting == 0 {
@@ -199,53 +223,48 @@ mod tests {
         (0..count).map(|n| format!("{prefix}{n}").into()).collect()
     }
 
-    fn of(namespace: &Arc<str>) -> Owner<'_> {
-        Owner { namespace, hook: None }
-    }
-
-    fn of_hook<'a>(namespace: &'a Arc<str>, hook: &'a Arc<str>) -> Owner<'a> {
-        Owner { namespace, hook: Some(hook) }
-    }
-
     #[test]
     fn one_namespace_leaves_a_part_for_a_newcomer() {
         let all = names("n", 2);
         let mut shares = FairShares::new(1000);
-        while shares.try_take(of(&all[0]), 10) {}
-        assert_eq!(shares.used_by(of(&all[0])), 800);
-        assert!(shares.try_take(of(&all[1]), 150), "the newcomer fits at once");
-        assert!(!shares.try_take(of(&all[0]), 1));
-        while shares.try_take(of(&all[1]), 10) {}
-        assert!(shares.used_by(of(&all[1])) >= 190, "{shares:?}");
+        while shares.try_take(Owner::namespace(&all[0]), 10) {}
+        assert_eq!(shares.used_by(Owner::namespace(&all[0])), 800);
+        assert!(shares.try_take(Owner::namespace(&all[1]), 150), "the newcomer fits at once");
+        assert!(!shares.try_take(Owner::namespace(&all[0]), 1));
+        while shares.try_take(Owner::namespace(&all[1]), 10) {}
+        assert!(shares.used_by(Owner::namespace(&all[1])) >= 190, "{shares:?}");
         // Parts of the first one come back: the second one gets an equal part of all.
-        shares.give(of(&all[0]), 300);
-        assert!(!shares.may_take(of(&all[0]), 300), "{shares:?}");
-        while shares.try_take(of(&all[1]), 10) {}
-        assert!((390..=410).contains(&shares.used_by(of(&all[1]))), "{shares:?}");
+        shares.give(Owner::namespace(&all[0]), 300);
+        assert!(!shares.may_take(Owner::namespace(&all[0]), 300), "{shares:?}");
+        while shares.try_take(Owner::namespace(&all[1]), 10) {}
+        assert!((390..=410).contains(&shares.used_by(Owner::namespace(&all[1]))), "{shares:?}");
     }
 
     #[test]
     fn idle_namespaces_leave_their_part_to_the_others() {
         let all = names("n", 11);
         let mut shares = FairShares::new(10_000);
-        all[1..].iter().for_each(|small| shares.take(of(small), 10));
-        while shares.try_take(of(&all[0]), 10) {}
-        assert!(shares.used_by(of(&all[0])) > 7_500, "ten namespaces with little do not take a tenth each");
+        all[1..].iter().for_each(|small| shares.take(Owner::namespace(small), 10));
+        while shares.try_take(Owner::namespace(&all[0]), 10) {}
+        assert!(
+            shares.used_by(Owner::namespace(&all[0])) > 7_500,
+            "ten namespaces with little do not take a tenth each"
+        );
     }
 
     #[test]
     fn hooks_divide_the_limit_of_their_namespace() {
         let (all, hooks) = (names("n", 2), names("h", 3));
         let mut shares = FairShares::new(1000);
-        while shares.try_take(of_hook(&all[0], &hooks[0]), 10) {}
-        let first = shares.used_by(of(&all[0]));
+        while shares.try_take(Owner::hook(&all[0], &hooks[0]), 10) {}
+        let first = shares.used_by(Owner::namespace(&all[0]));
         assert!((600..800).contains(&first), "{first}");
-        assert!(shares.try_take(of_hook(&all[0], &hooks[1]), 50), "another hook of the namespace fits");
-        assert!(shares.try_take(of_hook(&all[1], &hooks[2]), 100), "another namespace fits");
-        assert_eq!(shares.used_by(of(&all[0])), first + 50);
-        shares.give(of_hook(&all[0], &hooks[0]), first);
-        shares.give(of_hook(&all[0], &hooks[1]), 50);
-        shares.give(of_hook(&all[1], &hooks[2]), 100);
+        assert!(shares.try_take(Owner::hook(&all[0], &hooks[1]), 50), "another hook of the namespace fits");
+        assert!(shares.try_take(Owner::hook(&all[1], &hooks[2]), 100), "another namespace fits");
+        assert_eq!(shares.used_by(Owner::namespace(&all[0])), first + 50);
+        shares.give(Owner::hook(&all[0], &hooks[0]), first);
+        shares.give(Owner::hook(&all[0], &hooks[1]), 50);
+        shares.give(Owner::hook(&all[1], &hooks[2]), 100);
         assert!(shares.namespaces.is_empty() && shares.used() == 0, "{shares:?}");
     }
 
@@ -253,36 +272,46 @@ mod tests {
     fn large_item_fits_an_owner_that_has_nothing() {
         let all = names("n", 100);
         let mut shares = FairShares::new(1000);
-        all[1..].iter().for_each(|one| shares.take(of(one), 1));
-        assert!(shares.fair_share(of(&all[0])) < 900 && shares.may_take(of(&all[0]), 900));
-        assert!(!shares.may_take(of(&all[0]), 902), "but not more than is free");
+        all[1..].iter().for_each(|one| shares.take(Owner::namespace(one), 1));
+        assert!(
+            shares.fair_share(Owner::namespace(&all[0])) < 900
+                && shares.may_take(Owner::namespace(&all[0]), 900)
+        );
+        assert!(!shares.may_take(Owner::namespace(&all[0]), 902), "but not more than is free");
     }
 
     #[test]
     fn reserved_amount_is_for_the_owner_that_waits() {
         let all = names("n", 2);
         let mut shares = FairShares::new(1000);
-        shares.take(of(&all[0]), 100);
-        shares.start_waiting(of(&all[1]));
+        shares.take(Owner::namespace(&all[0]), 100);
+        shares.start_waiting(Owner::namespace(&all[1]));
         shares.set_reserved(850);
-        assert!(!shares.may_take(of(&all[0]), 100) && shares.may_take(of(&all[0]), 10));
-        assert!(shares.may_take_reserved(of(&all[1]), 850));
+        assert!(
+            !shares.may_take(Owner::namespace(&all[0]), 100)
+                && shares.may_take(Owner::namespace(&all[0]), 10)
+        );
+        assert!(shares.may_take_reserved(Owner::namespace(&all[1]), 850));
         shares.set_reserved(0);
-        shares.stop_waiting(of(&all[1]));
-        assert!(shares.may_take(of(&all[0]), 100));
+        shares.stop_waiting(Owner::namespace(&all[1]));
+        assert!(shares.may_take(Owner::namespace(&all[0]), 100));
     }
 
     #[test]
     fn waiting_owner_counts_in_the_equal_parts() {
         let all = names("n", 3);
         let mut shares = FairShares::new(1000);
-        shares.take(of(&all[0]), 600);
-        shares.take(of(&all[2]), 300);
-        assert_eq!(shares.fair_share(of(&all[2])), 333, "two namespaces and a newcomer");
-        shares.start_waiting(of(&all[1]));
-        assert_eq!(shares.fair_share(of(&all[2])), 320, "four fifths of its use and what is free");
-        shares.stop_waiting(of(&all[1]));
-        assert_eq!((shares.fair_share(of(&all[2])), shares.namespaces.len()), (333, 2));
+        shares.take(Owner::namespace(&all[0]), 600);
+        shares.take(Owner::namespace(&all[2]), 300);
+        assert_eq!(shares.fair_share(Owner::namespace(&all[2])), 333, "two namespaces and a newcomer");
+        shares.start_waiting(Owner::namespace(&all[1]));
+        assert_eq!(
+            shares.fair_share(Owner::namespace(&all[2])),
+            320,
+            "four fifths of its use and what is free"
+        );
+        shares.stop_waiting(Owner::namespace(&all[1]));
+        assert_eq!((shares.fair_share(Owner::namespace(&all[2])), shares.namespaces.len()), (333, 2));
     }
 
     proptest! {
@@ -294,11 +323,11 @@ mod tests {
             let mut shares = FairShares::new(1000);
             let mut taken: Vec<(usize, usize, u64)> = Vec::new();
             for (n, h, amount, takes) in steps {
-                let owner = of_hook(&all[n], &hooks[h]);
+                let owner = Owner::hook(&all[n], &hooks[h]);
                 if takes {
                     let active = shares.namespaces.len() + usize::from(!shares.namespaces.contains_key(&all[n]));
                     let part = 1000 / (active as u64 + 1);
-                    let in_namespace = shares.used_by(of(&all[n]));
+                    let in_namespace = shares.used_by(Owner::namespace(&all[n]));
                     let (had, is_alone) = (shares.used_by(owner), shares.used_by(owner) == in_namespace);
                     let fits = amount <= shares.free() && in_namespace + amount <= part;
                     let took = shares.try_take(owner, amount);
@@ -310,17 +339,17 @@ mod tests {
                         prop_assert!(took, "{shares:?} {n} {h} {amount}");
                     }
                 } else if let Some((n, h, amount)) = taken.pop() {
-                    shares.give(of_hook(&all[n], &hooks[h]), amount);
+                    shares.give(Owner::hook(&all[n], &hooks[h]), amount);
                 }
                 prop_assert!(shares.used() <= 1000);
                 prop_assert_eq!(shares.used(), taken.iter().map(|(_, _, amount)| amount).sum::<u64>());
                 for (n, name) in all.iter().enumerate() {
                     let used: u64 = taken.iter().filter(|one| one.0 == n).map(|one| one.2).sum();
-                    prop_assert_eq!(shares.used_by(of(name)), used);
+                    prop_assert_eq!(shares.used_by(Owner::namespace(name)), used);
                 }
             }
             for (n, h, amount) in taken {
-                shares.give(of_hook(&all[n], &hooks[h]), amount);
+                shares.give(Owner::hook(&all[n], &hooks[h]), amount);
             }
             prop_assert!(shares.namespaces.is_empty() && shares.used() == 0);
         }
@@ -331,20 +360,20 @@ mod tests {
             let all = names("n", count);
             let mut shares = FairShares::new(100_000);
             let mut random = fastrand::Rng::with_seed(seed);
-            shares.take(of(&all[0]), head_start * 100);
+            shares.take(Owner::namespace(&all[0]), head_start * 100);
             // Items end at random, like requests; every namespace always wants more.
             for _ in 0..400 * count {
                 let n = random.usize(..count);
-                if random.bool() && shares.used_by(of(&all[n])) >= 500 {
-                    shares.give(of(&all[n]), 500);
+                if random.bool() && shares.used_by(Owner::namespace(&all[n])) >= 500 {
+                    shares.give(Owner::namespace(&all[n]), 500);
                 }
                 let n = random.usize(..count);
-                shares.try_take(of(&all[n]), 500);
+                shares.try_take(Owner::namespace(&all[n]), 500);
             }
             for name in &all {
-                while shares.try_take(of(name), 500) {}
+                while shares.try_take(Owner::namespace(name), 500) {}
             }
-            let used: Vec<u64> = all.iter().map(|name| shares.used_by(of(name))).collect();
+            let used: Vec<u64> = all.iter().map(|name| shares.used_by(Owner::namespace(name))).collect();
             // Those with less get the next free parts; none keeps much more than an equal part.
             let equal = 100_000 / count as u64;
             prop_assert!(used.iter().all(|used| *used <= equal * 2 + 1000), "{used:?}");
@@ -359,9 +388,9 @@ mod tests {
             let mut held = std::collections::VecDeque::new();
             let mut rounds = 0;
             while let Some(name) = queue.pop_front() {
-                while !shares.try_take(of(name), size) {
+                while !shares.try_take(Owner::namespace(name), size) {
                     let oldest: &Arc<str> = held.pop_front().expect("someone has it");
-                    shares.give(of(oldest), size);
+                    shares.give(Owner::namespace(oldest), size);
                     rounds += 1;
                 }
                 held.push_back(name);

@@ -1,4 +1,4 @@
-//! Generates the ids of events and deliveries.
+//! Generates the ids of events, deliveries and Kong's hooks.
 
 use uuid::Uuid;
 
@@ -11,6 +11,15 @@ pub fn generate(now: Millis) -> Uuid {
     let mut random = [0; 10];
     fastrand::fill(&mut random);
     uuid::Builder::from_unix_timestamp_millis(u64::try_from(now.0).unwrap_or(0), &random).into_uuid()
+}
+
+/// The namespace of the UUIDs that derive from uids. With a derived id, a create that got no response can be repeated
+/// safely.
+const KONG_ID_NAMESPACE: Uuid = Uuid::from_u128(0x6861_6f6b_7374_7265_616d_2e64_6576_0002);
+
+/// Returns Kong's id of the hook of the EventHook with this uid.
+pub fn kong_id(uid: &str) -> String {
+    Uuid::new_v5(&KONG_ID_NAMESPACE, uid.as_bytes()).to_string()
 }
 
 #[cfg(test)]
@@ -26,6 +35,13 @@ mod tests {
         let all: Vec<Uuid> = threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
         assert_eq!(all.iter().collect::<HashSet<_>>().len(), 40_000);
         assert!(all.iter().all(|id| id.get_version_num() == 7));
+    }
+
+    #[test]
+    fn id_of_a_hook_derives_from_the_uid() {
+        assert_eq!(kong_id("u"), kong_id("u"));
+        assert_ne!(kong_id("u"), kong_id("v"));
+        assert!(Uuid::parse_str(&kong_id("u")).is_ok());
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub enum Purpose {
     Relay,
     /// Auth0 sends it to the worker as a bearer token.
     Stream,
+    /// Proves which installation configured a relay.
+    Mark,
     /// Keys the hashes of secrets that cannot be read back from the vendor.
     Hash,
 }
@@ -76,6 +78,11 @@ impl KeyRing {
         self.keys.iter().map(|(id, key)| (id.as_str(), key.expose_secret()))
     }
 
+    /// True if the key ring has the key with this id.
+    pub fn has_key(&self, id: &str) -> bool {
+        self.keys.contains_key(id)
+    }
+
     /// Returns the id of the key for new derivations.
     pub fn newest_key_id(&self) -> Option<&str> {
         self.keys.keys().next_back().map(String::as_str)
@@ -87,6 +94,7 @@ impl KeyRing {
         let purpose = match purpose {
             Purpose::Relay => "relay",
             Purpose::Stream => "stream",
+            Purpose::Mark => "mark",
             Purpose::Hash => "hash",
         };
         // Prefix each text with its length; otherwise ("ab", "c") and ("a", "bc") would share a secret.

@@ -18,6 +18,10 @@ use super::json_string::{escape_json, write_json_string};
 /// invocation.
 pub const MAX_OUTPUT: usize = 4 << 20;
 
+/// The output that the dispatcher counts for each attempt, besides as many bytes as the event has. A larger output needs
+/// memory of its own.
+pub const COUNTED_OUTPUT: usize = 4 << 10;
+
 /// The work between two checks of the deadline, in bytes of output.
 const CHECK_INTERVAL: usize = 64 << 10;
 /// The work that one append or one skipped value costs besides its bytes.

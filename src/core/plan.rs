@@ -14,7 +14,8 @@ pub enum Plan {
     Nothing,
 }
 
-/// Compares the desired object with the actual one. Ignores members that only the vendor sets.
+/// Compares the desired object with the actual one. Ignores members that only the vendor sets. An absent member, null, an
+/// empty map and an empty list are equal, because vendors return one for another.
 pub fn plan(desired: &Value, actual: Option<&Value>) -> Plan {
     let Some(actual) = actual else { return Plan::Create };
     let mut differing = Vec::new();
@@ -35,8 +36,17 @@ fn compare(desired: &Value, actual: &Value, path: &mut String, differing: &mut V
                 path.truncate(length);
             }
         }
-        _ if desired == actual => {}
+        _ if desired == actual || (is_empty(desired) && is_empty(actual)) => {}
         _ => differing.push(path.clone()),
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Object(members) => members.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
     }
 }
 
@@ -44,6 +54,29 @@ fn compare(desired: &Value, actual: &Value, path: &mut String, differing: &mut V
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn absent_equals_empty() {
+        let empty = [
+            json!({}),
+            json!({"dependencies": null}),
+            json!({"dependencies": {}}),
+            json!({"dependencies": []}),
+        ];
+        for desired in &empty[1..] {
+            for actual in &empty {
+                assert_eq!(plan(desired, Some(actual)), Plan::Nothing, "{desired} {actual}");
+            }
+        }
+        let changed = Plan::Update(vec!["dependencies".into()]);
+        assert_eq!(plan(&json!({"dependencies": {"a": "1"}}), Some(&json!({}))), changed);
+        assert_eq!(plan(&json!({"dependencies": {}}), Some(&json!({"dependencies": {"a": "1"}}))), changed);
+        for (desired, actual) in
+            [(json!({"a": null}), json!({"a": ""})), (json!({"a": {}}), json!({"a": false}))]
+        {
+            assert_eq!(plan(&desired, Some(&actual)), Plan::Update(vec!["a".into()]), "{desired} {actual}");
+        }
+    }
 
     #[test]
     fn plans_create_update_or_nothing() {

@@ -107,6 +107,16 @@ pub fn authenticate<'a>(
     if signed.is_empty() { Err(RelayRejection::BadSignature) } else { Ok(signed) }
 }
 
+/// Returns true if a URL leads to a route of a worker's ingest port: `.../v1/namespaces/NAMESPACE/COLLECTION/NAME`, with
+/// any query.
+pub fn is_worker_path(url: &str, collection: &str) -> bool {
+    let path = url.split(['?', '#']).next().unwrap_or_default();
+    let mut segments = path.rsplit('/').skip(1);
+    segments.next() == Some(collection)
+        && segments.nth(1) == Some("namespaces")
+        && segments.next() == Some("v1")
+}
+
 /// Returns true for Kong's ping. The worker answers it and never stores it, because it contains the hook with its secret.
 pub fn is_ping(draft: &EventDraft) -> bool {
     (draft.source.as_str(), draft.event.as_str()) == PING

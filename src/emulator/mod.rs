@@ -25,6 +25,6 @@ mod state;
 #[cfg(test)]
 mod testing;
 
-pub use auth0::{Auth0Options, TenantRateLimit, serve_auth0};
+pub use auth0::{Auth0Options, ClientKey, TenantRateLimit, serve_auth0};
 pub use error::Error;
 pub use kong::{KongOptions, MissingDelete, ReadBack, serve_kong};

@@ -6,7 +6,8 @@
 //! Invariants:
 //! - The sum of the shares never exceeds the budget, and every share fits at least one item of the maximum size
 //!   (`split`).
-//! - Within a share, memory is divided max-min fairly between namespaces (`pool`, with `core::fair_shares`).
+//! - Within a share, memory is divided max-min fairly between namespaces, and that of attempts and scripts then between
+//!   hooks (`pool`, with `core::fair_shares`).
 //! - A reservation is returned when it is dropped, whatever happened to its payload.
 //!
 //! Out of scope: memory without payloads. That is code, objects of the cluster, connections, the caches of the store,
@@ -31,6 +32,8 @@ pub struct MemoryBudget {
     unverified: Arc<MemoryPool>,
     requests: Arc<MemoryPool>,
     scripts: Arc<MemoryPool>,
+    script_replies: Arc<MemoryPool>,
+    rendered: Arc<MemoryPool>,
     dispatcher: MemoryShareMetrics,
 }
 
@@ -46,6 +49,8 @@ impl MemoryBudget {
             unverified: pool(MemoryShare::UnverifiedBodies),
             requests: pool(MemoryShare::Requests),
             scripts: pool(MemoryShare::Scripts),
+            script_replies: pool(MemoryShare::ScriptReplies),
+            rendered: pool(MemoryShare::Rendered),
             dispatcher: metrics.memory.share(MemoryShare::Dispatcher.into()),
             split,
         }
@@ -61,9 +66,19 @@ impl MemoryBudget {
         &self.requests
     }
 
-    /// Input and output of scripts.
+    /// Inputs of scripts.
     pub fn scripts(&self) -> &Arc<MemoryPool> {
         &self.scripts
+    }
+
+    /// Replies of scripts, until the attempt has used them.
+    pub fn script_replies(&self) -> &Arc<MemoryPool> {
+        &self.script_replies
+    }
+
+    /// Rendered headers and bodies, beyond what the dispatcher counts for each attempt.
+    pub fn rendered(&self) -> &Arc<MemoryPool> {
+        &self.rendered
     }
 
     /// Returns the bytes for responses of admin APIs. Each role process has one client of them, which creates the pool.

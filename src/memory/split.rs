@@ -8,10 +8,14 @@ pub enum MemoryShare {
     UnverifiedBodies,
     /// Bodies of authorized requests, and accepted events until the dispatcher has them.
     Requests,
-    /// Deliveries that are ready or in flight, with their rendered bodies and responses.
+    /// Deliveries that are ready or in flight, with their responses, and rendered bodies of the size of the event.
     Dispatcher,
-    /// Input and output of scripts.
+    /// The rest of larger rendered headers and bodies.
+    Rendered,
+    /// Inputs of queued and running scripts.
     Scripts,
+    /// Replies of scripts: the message, and the texts in it.
+    ScriptReplies,
     /// Responses of admin APIs.
     AdminResponses,
 }
@@ -23,9 +27,12 @@ pub struct ItemSizes {
     pub event: u64,
     /// `--max-request-bytes`.
     pub request: u64,
-    /// The output of an attempt: rendered body, payload and headers, and the part of the response that is read.
-    pub attempt_output: u64,
-    /// The largest message of a sandbox process.
+    /// What the dispatcher counts for an attempt besides twice the event: headers, and the part of the response that is
+    /// read.
+    pub attempt: u64,
+    /// The largest output of an attempt: rendered headers and body.
+    pub rendered: u64,
+    /// The largest message of a sandbox process, and the texts in it.
     pub script_reply: u64,
     /// The largest response of an admin API.
     pub admin_response: u64,
@@ -38,7 +45,9 @@ pub struct Split {
     unverified: u64,
     requests: u64,
     dispatcher: u64,
+    rendered: u64,
     scripts: u64,
+    script_replies: u64,
     admin: u64,
 }
 
@@ -57,8 +66,10 @@ pub struct BudgetTooSmall {
 
 /// How many sixteenths of the budget beyond the minimum each share gets. The rest, about half, is the dispatcher's.
 const UNVERIFIED: u64 = 1;
-const REQUESTS: u64 = 4;
-const SCRIPTS: u64 = 2;
+const REQUESTS: u64 = 3;
+const RENDERED: u64 = 1;
+const SCRIPTS: u64 = 1;
+const SCRIPT_REPLIES: u64 = 1;
 const ADMIN: u64 = 1;
 /// More request memory would only make clients wait longer for the commit. The excess goes to the dispatcher.
 const MAX_REQUESTS: u64 = 128 << 20;
@@ -72,9 +83,11 @@ impl ItemSizes {
             total: 0,
             unverified: event.saturating_mul(2),
             requests: request,
-            dispatcher: self.event.saturating_add(self.attempt_output).saturating_mul(2),
+            dispatcher: self.event.saturating_mul(2).saturating_add(self.attempt).saturating_mul(2),
+            rendered: self.rendered,
             // The input contains the event and the texts of the hook's scripts.
-            scripts: self.event.saturating_mul(2).saturating_add(4 << 20).saturating_add(self.script_reply),
+            scripts: self.event.saturating_mul(2).saturating_add(4 << 20),
+            script_replies: self.script_reply,
             admin: self.admin_response,
         };
         split.total = split.sum();
@@ -101,7 +114,9 @@ impl Split {
             unverified: minimum.unverified + part(UNVERIFIED),
             requests: (minimum.requests + part(REQUESTS)).min(MAX_REQUESTS.max(minimum.requests)),
             dispatcher: 0,
+            rendered: minimum.rendered + part(RENDERED),
             scripts: minimum.scripts + part(SCRIPTS),
+            script_replies: minimum.script_replies + part(SCRIPT_REPLIES),
             admin: minimum.admin + part(ADMIN),
         };
         split.dispatcher = total - split.sum();
@@ -109,7 +124,9 @@ impl Split {
     }
 
     fn sum(&self) -> u64 {
-        [self.unverified, self.requests, self.dispatcher, self.scripts, self.admin]
+        let Split { total: _, unverified, requests, dispatcher, rendered, scripts, script_replies, admin } =
+            *self;
+        [unverified, requests, dispatcher, rendered, scripts, script_replies, admin]
             .into_iter()
             .fold(0, u64::saturating_add)
     }
@@ -125,7 +142,9 @@ impl Split {
             MemoryShare::UnverifiedBodies => self.unverified,
             MemoryShare::Requests => self.requests,
             MemoryShare::Dispatcher => self.dispatcher,
+            MemoryShare::Rendered => self.rendered,
             MemoryShare::Scripts => self.scripts,
+            MemoryShare::ScriptReplies => self.script_replies,
             MemoryShare::AdminResponses => self.admin,
         }
     }
@@ -142,14 +161,15 @@ mod tests {
     const SIZES: ItemSizes = ItemSizes {
         event: MIB,
         request: 16 * MIB,
-        attempt_output: 4 * MIB + (64 << 10),
-        script_reply: 25 * MIB,
+        attempt: 72 << 10,
+        rendered: 4 * MIB,
+        script_reply: 28 * MIB,
         admin_response: 16 * MIB,
     };
 
     #[test]
     fn splits_by_the_table() {
-        use MemoryShare::{AdminResponses, Dispatcher, Requests, Scripts, UnverifiedBodies};
+        use MemoryShare::*;
         let minimum = Split::minimum(&SIZES);
         for (total, table) in [
             (
@@ -157,8 +177,10 @@ mod tests {
                 [
                     (UnverifiedBodies, 4),
                     (Requests, 32),
-                    (Dispatcher, 10),
-                    (Scripts, 31),
+                    (Dispatcher, 4),
+                    (Rendered, 4),
+                    (Scripts, 6),
+                    (ScriptReplies, 28),
                     (AdminResponses, 16),
                 ],
             ),
@@ -166,9 +188,11 @@ mod tests {
                 256 * MIB,
                 [
                     (UnverifiedBodies, 14),
-                    (Requests, 72),
-                    (Dispatcher, 91),
-                    (Scripts, 51),
+                    (Requests, 62),
+                    (Dispatcher, 85),
+                    (Rendered, 14),
+                    (Scripts, 16),
+                    (ScriptReplies, 38),
                     (AdminResponses, 26),
                 ],
             ),
@@ -177,8 +201,10 @@ mod tests {
                 [
                     (UnverifiedBodies, 62),
                     (Requests, 128),
-                    (Dispatcher, 612),
-                    (Scripts, 147),
+                    (Dispatcher, 547),
+                    (Rendered, 62),
+                    (Scripts, 64),
+                    (ScriptReplies, 86),
                     (AdminResponses, 74),
                 ],
             ),
@@ -193,7 +219,7 @@ mod tests {
     #[test]
     fn too_small_budget_names_the_flags() {
         let error = Split::new(64 * MIB, &SIZES).unwrap_err().to_string();
-        for part in ["64 MiB is too small", "at least 94MiB", "--max-request-bytes", "--max-event-bytes"] {
+        for part in ["64 MiB is too small", "at least 95MiB", "--max-request-bytes", "--max-event-bytes"] {
             assert!(error.contains(part), "{part}: {error}");
         }
     }
@@ -210,8 +236,10 @@ mod tests {
                     prop_assert!(sum <= u128::from(total));
                     prop_assert!(split.bytes(MemoryShare::UnverifiedBodies) >= super::super::pool::request_cost(event));
                     prop_assert!(split.bytes(MemoryShare::Requests) >= super::super::pool::request_cost(request.max(event)));
-                    prop_assert!(split.bytes(MemoryShare::Dispatcher) >= event + sizes.attempt_output);
-                    prop_assert!(split.bytes(MemoryShare::Scripts) >= event + reply);
+                    prop_assert!(split.bytes(MemoryShare::Dispatcher) >= 2 * event + sizes.attempt);
+                    prop_assert!(split.bytes(MemoryShare::Rendered) >= sizes.rendered);
+                    prop_assert!(split.bytes(MemoryShare::Scripts) >= 2 * event);
+                    prop_assert!(split.bytes(MemoryShare::ScriptReplies) >= reply);
                     prop_assert!(split.bytes(MemoryShare::AdminResponses) >= sizes.admin_response);
                 }
                 Err(_) => prop_assert!(total < Split::minimum(&sizes)),

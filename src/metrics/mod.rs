@@ -58,6 +58,9 @@ pub struct Metrics {
     drift_repaired: Family<KindLabel, Counter>,
     leader: Gauge,
     watch_requests: Family<WatchLabel, Counter>,
+    cluster_restores: Counter,
+    key_ring_missing: Gauge,
+    key_ring_restores: Counter,
     api_requests: Family<ApiRequestLabel, Counter>,
     /// The series of single hooks.
     pub hooks: HookMetrics,
@@ -232,6 +235,21 @@ impl Default for Metrics {
                 registry.register("leader", "1 if this replica is the leader, which writes to admin APIs; otherwise 0", leader.clone());
                 leader
             },
+            cluster_restores: {
+                let restores = Counter::default();
+                registry.register("cluster_restores", "Times that the API server returned to an older resource version, as after a restore of etcd, so that everything was listed again", restores.clone());
+                restores
+            },
+            key_ring_missing: {
+                let missing = Gauge::default();
+                registry.register("key_ring_missing", "1 if objects depend on a key ring that does not exist and cannot be restored from memory; measured by the leader", missing.clone());
+                missing
+            },
+            key_ring_restores: {
+                let restores = Counter::default();
+                registry.register("key_ring_restores", "Times that the leader restored a deleted key ring from memory", restores.clone());
+                restores
+            },
             hooks: HookMetrics::register(&mut registry),
             memory: MemoryMetrics::register(&mut registry),
             hosts: Mutex::default(),
@@ -298,6 +316,20 @@ impl Metrics {
 
     pub fn set_leader(&self, is_leader: bool) {
         self.leader.set(i64::from(is_leader));
+    }
+
+    /// Counts a return of the API server to an older resource version.
+    pub fn record_cluster_restore(&self) {
+        self.cluster_restores.inc();
+    }
+
+    pub fn set_key_ring_missing(&self, is_missing: bool) {
+        self.key_ring_missing.set(i64::from(is_missing));
+    }
+
+    /// Counts a deleted key ring that was restored from memory.
+    pub fn record_key_ring_restore(&self) {
+        self.key_ring_restores.inc();
     }
 
     /// Counts a list or watch request. `resource` is the path of one of the process's watches.

@@ -8,36 +8,26 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
-use hyper_rustls::HttpsConnector;
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::client::legacy::Error as ClientError;
 
 use parking_lot::Mutex;
 
 use super::connect::{ConnectError, Egress};
-use super::tls::{TlsError, TlsOptions};
+use super::status_recorder::recorded_status;
+use super::tls::{TlsError, TlsOptions, describe_tls_error};
+use super::tls_client::{TlsClient, causes};
 use crate::core::egress::EgressDenial;
-
-/// Maximum idle connections to one host. With fewer than a busy hook uses, connections would be reopened constantly.
-const IDLE_PER_HOST: usize = 256;
-const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// Interval and timeout of HTTP/2 pings. All requests to a host share one HTTP/2 connection. Without pings, a dead
-/// connection would fail them until the kernel gives up after about 15 minutes.
-const PING_INTERVAL: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
-const PING_TIMEOUT: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 5 });
 
 /// Maximum cached clients with their own TLS options; the least recently used one is evicted.
 const MAX_CLIENTS: usize = 256;
 
-type HyperClient = Client<HttpsConnector<Egress>, Full<Bytes>>;
 /// Clients by the fingerprint of their TLS options, with the time of their last use.
-type ClientCache = HashMap<[u8; 32], (Instant, Arc<HyperClient>)>;
+type ClientCache = HashMap<[u8; 32], (Instant, Arc<TlsClient>)>;
 
 /// The HTTP client of deliveries and admin calls. Cheap to clone; clones share their connections.
 #[derive(Clone, Debug)]
 pub struct HttpClient {
-    client: Arc<HyperClient>,
+    client: Arc<TlsClient>,
     /// The fingerprint of the TLS options.
     tls_identity: [u8; 32],
     shared: Arc<Shared>,
@@ -86,7 +76,7 @@ impl HttpClient {
     /// Returns a client that trusts the certificate authorities of the system.
     pub fn new(egress: Egress) -> Result<Self, TlsError> {
         let tls = TlsOptions::default();
-        let (client, tls_identity) = (build(&tls, &egress)?, tls.fingerprint());
+        let (client, tls_identity) = (TlsClient::new(&tls, &egress)?, tls.fingerprint());
         Ok(HttpClient { client, tls_identity, shared: Arc::new(Shared { egress, cache: Mutex::default() }) })
     }
 
@@ -102,7 +92,7 @@ impl HttpClient {
             *last_used = now;
             return Ok(HttpClient { client: client.clone(), tls_identity: key, shared: self.shared.clone() });
         }
-        let client = build(tls, &self.shared.egress)?;
+        let client = TlsClient::new(tls, &self.shared.egress)?;
         if cache.len() >= MAX_CLIENTS {
             let oldest = cache.iter().min_by_key(|(_, (last_used, _))| *last_used).map(|(key, _)| *key);
             oldest.map(|key| cache.remove(&key));
@@ -137,10 +127,11 @@ impl HttpClient {
         may_hold: &mut (dyn FnMut(usize) -> bool + Send),
     ) -> Result<HttpResponse, SendError> {
         let deadline = tokio::time::Instant::now() + timeout;
-        let response = tokio::time::timeout_at(deadline, self.client.request(request))
-            .await
-            .map_err(|_| SendError::Timeout(timeout))?
-            .map_err(|error| classify(&error))?;
+        let response = match tokio::time::timeout_at(deadline, self.client.request(request)).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => return status_alone(&error).ok_or_else(|| classify(&error)),
+            Err(_) => return Err(SendError::Timeout(timeout)),
+        };
         let (parts, mut incoming) = response.into_parts();
         let mut body = BytesMut::new();
         let complete = loop {
@@ -164,32 +155,20 @@ impl HttpClient {
     }
 }
 
-fn build(tls: &TlsOptions, egress: &Egress) -> Result<Arc<HyperClient>, TlsError> {
-    let https = hyper_rustls::HttpsConnectorBuilder::new()
-        .with_tls_config(tls.config()?)
-        .https_or_http()
-        .enable_http1()
-        .enable_http2()
-        .wrap_connector(egress.clone());
-    let client = Client::builder(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .http2_keep_alive_interval(PING_INTERVAL)
-        .http2_keep_alive_timeout(PING_TIMEOUT)
-        // Ping idle connections too. Otherwise a connection whose requests all time out before a ping is due is never
-        // checked.
-        .http2_keep_alive_while_idle(true)
-        .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(IDLE_TIMEOUT)
-        .pool_max_idle_per_host(IDLE_PER_HOST)
-        .build(https);
-    Ok(Arc::new(client))
+/// Returns the response to a request whose status line was read and whose other headers cannot be parsed. The status
+/// decides: a server that answered 200 must not get the request again.
+fn status_alone(error: &ClientError) -> Option<HttpResponse> {
+    let is_invalid = causes(error)
+        .filter_map(|cause| cause.downcast_ref::<hyper::Error>())
+        .any(|error| error.is_parse() || error.is_parse_too_large() || error.is_incomplete_message());
+    let status = error.connect_info().filter(|_| is_invalid).and_then(recorded_status)?;
+    Some(HttpResponse { status, headers: HeaderMap::new(), body: Bytes::new(), complete: false })
 }
 
 /// Finds the error of the connector or of TLS in the causes of a client error.
-fn classify(error: &hyper_util::client::legacy::Error) -> SendError {
-    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+fn classify(error: &ClientError) -> SendError {
     let mut last = error.to_string();
-    while let Some(error) = cause {
+    for error in causes(error) {
         if let Some(connect) = error.downcast_ref::<ConnectError>() {
             let text = connect.to_string();
             return match connect {
@@ -204,10 +183,9 @@ fn classify(error: &hyper_util::client::legacy::Error) -> SendError {
             };
         }
         if let Some(tls) = tls_error(error) {
-            return SendError::Tls(tls.to_string());
+            return SendError::Tls(describe_tls_error(tls));
         }
         last = error.to_string();
-        cause = error.source();
     }
     if error.is_connect() { SendError::Connect(last) } else { SendError::Protocol(last) }
 }
@@ -250,6 +228,8 @@ mod tests {
         url
     }
 
+    /// More than many parsers accept.
+    const MANY_HEADERS: usize = 200;
     const SHORT: Duration = Duration::from_millis(300);
     const LONG: Duration = Duration::from_secs(10);
 
@@ -286,6 +266,80 @@ mod tests {
                 (response.status.as_u16(), &*response.body, response.complete),
                 (202, &b"01"[..], false)
             );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_status_line_decides_although_the_head_is_odd() {
+        const HEAD: &str = "HTTP/1.1 200 OK\r\n";
+        const END: &str = "content-length: 2\r\n\r\nok";
+        let many: String = (0..MANY_HEADERS).map(|n| format!("x-{n}: v\r\n")).collect();
+        let more: String = (0..10 * MANY_HEADERS).map(|n| format!("x-{n}: v\r\n")).collect();
+        let parsed = [
+            "x-info: one\r\n two\r\n\tthree\r\n",
+            "x-info : one\r\n",
+            "Notice: a stray line\r\nnone\r\n",
+            &many,
+        ];
+        for odd in parsed {
+            let url = start_server(format!("{HEAD}{odd}{END}").into_bytes().leak(), false).await;
+            let response = client(true).send(get(&url), LONG, 64).await.unwrap();
+            let shown = odd.get(..20).unwrap_or(odd);
+            assert_eq!(
+                (response.status.as_u16(), &*response.body, response.complete),
+                (200, &b"ok"[..], true),
+                "{shown}"
+            );
+        }
+        // No parser accepts these, but the status was read.
+        for (odd, status) in [
+            (&*more, 200),
+            ("content-length: x\r\n", 200),
+            ("transfer-encoding: gzip\r\ncontent-length: 3\r\n", 200),
+        ] {
+            let url = start_server(format!("{HEAD}{odd}{END}").into_bytes().leak(), false).await;
+            let response = client(true).send(get(&url), LONG, 64).await.unwrap();
+            assert_eq!(response.status.as_u16(), status, "{}", odd.get(..20).unwrap_or(odd));
+        }
+        let url = start_server(b"HTTP/1.1 503 Busy\r\nretry-af", false).await;
+        assert_eq!(client(true).send(get(&url), LONG, 64).await.unwrap().status.as_u16(), 503, "cut off");
+    }
+
+    #[tokio::test]
+    async fn the_status_of_an_earlier_response_does_not_count() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let mut buffer = [0; 1024];
+            for response in [&b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"[..], b"garbage\r\n\r\n"] {
+                drop(socket.read(&mut buffer).await);
+                socket.write_all(response).await.ok();
+            }
+        });
+        let client = client(true);
+        assert_eq!(client.send(get(&url), LONG, 64).await.unwrap().status.as_u16(), 200);
+        assert!(matches!(client.send(get(&url), LONG, 64).await, Err(SendError::Protocol(_))));
+    }
+
+    #[tokio::test]
+    async fn an_empty_body_has_a_length() {
+        for (method, expected) in
+            [("POST", true), ("PUT", true), ("PATCH", true), ("DELETE", false), ("GET", false)]
+        {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let url = format!("http://{}/", listener.local_addr().unwrap());
+            let received = tokio::spawn(async move {
+                let (mut socket, _) = listener.accept().await.unwrap();
+                let mut buffer = vec![0; 1024];
+                let length = socket.read(&mut buffer).await.unwrap();
+                socket.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+                String::from_utf8_lossy(&buffer[..length]).to_lowercase()
+            });
+            let request = Request::builder().method(method).uri(&url).body(Full::default()).unwrap();
+            client(true).send(request, LONG, 64).await.unwrap();
+            let head = received.await.unwrap();
+            assert_eq!(head.contains("\r\ncontent-length: 0\r\n"), expected, "{method}: {head}");
         }
     }
 

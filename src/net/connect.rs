@@ -21,6 +21,10 @@ use crate::core::egress::{EgressDenial, EgressRules};
 /// can resolve external names, a local lookup may take longer than the deadline of a delivery.
 const RESOLVE_BEFORE_PROXY: Duration = Duration::from_secs(2);
 
+/// Timeout of a TCP connection to one address. A host that drops packets then fails as unreachable, within the deadline of
+/// an admin call and of a delivery, and the next address of its name is tried.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 5 });
+
 /// A connector that enforces an egress policy, optionally through a proxy.
 #[derive(Clone, Debug)]
 pub struct Egress {
@@ -139,7 +143,8 @@ impl Egress {
                 }
                 continue;
             }
-            match TcpStream::connect(address).await {
+            let connecting = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await;
+            match connecting.unwrap_or_else(|_| Err(no_answer())) {
                 Ok(stream) => {
                     // Nagle's algorithm would delay small requests until the previous one is acknowledged.
                     stream.set_nodelay(true).map_err(|source| ConnectError::Connect { address, source })?;
@@ -150,6 +155,11 @@ impl Egress {
         }
         Err(failure)
     }
+}
+
+fn no_answer() -> std::io::Error {
+    let text = format!("no answer within {} s", CONNECT_TIMEOUT.as_secs());
+    std::io::Error::new(std::io::ErrorKind::TimedOut, text)
 }
 
 impl Service<Uri> for Egress {
@@ -164,5 +174,28 @@ impl Service<Uri> for Egress {
     fn call(&mut self, uri: Uri) -> Self::Future {
         let this = self.clone();
         Box::pin(async move { this.connect(uri).await.map(TokioIo::new) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn unanswered_connection_fails_within_its_own_bound() {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let address = listener.local_addr().unwrap();
+        // The kernel drops connection requests while the backlog is full.
+        let wait = Duration::from_millis(200);
+        let mut waiting = Vec::new();
+        while let Ok(stream) = std::net::TcpStream::connect_timeout(&address, wait) {
+            waiting.push(stream);
+        }
+        let egress = Egress::new(EgressRules { loopback: true, ..EgressRules::default() });
+        let error = egress.connect(format!("http://{address}/").parse().unwrap()).await.unwrap_err();
+        assert!(matches!(error, ConnectError::Connect { .. }), "{error}");
+        assert!(error.to_string().contains("no answer within 1 s"), "{error}");
     }
 }

@@ -13,9 +13,11 @@
 
 mod admission;
 mod api_server;
+mod certificate_verifiers;
 mod client;
 mod connect;
 mod connection_state;
+mod http1_hosts;
 #[cfg(test)]
 mod http2_tests;
 mod port_options;
@@ -30,8 +32,10 @@ mod serve_connection;
 #[cfg(test)]
 mod serve_tests;
 mod serve_tls;
+mod status_recorder;
 mod timed_stream;
 mod tls;
+mod tls_client;
 
 pub use client::{HttpClient, HttpResponse, SendError};
 pub use connect::Egress;

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{AlertDescription, CertificateError, ClientConfig};
 use secrecy::{ExposeSecret, SecretSlice};
 use sha2::{Digest, Sha256};
+
+use super::certificate_verifiers::{AcceptAnyCertificate, ConfiguredAuthorities};
 
 /// Deviations from the default: the certificate authorities of the system and no client certificate.
 #[derive(Debug, Default)]
@@ -61,9 +61,13 @@ impl TlsOptions {
             .with_safe_default_protocol_versions()
             .map_err(|e| TlsError::System(e.to_string()))?;
         let builder = if self.insecure {
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(AcceptAnyCertificate(provider)))
+            builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(AcceptAnyCertificate::new(provider)))
         } else if let Some(ca) = &self.ca {
-            builder.with_root_certificates(roots(ca)?)
+            let verifier = ConfiguredAuthorities::new(certificates(ca).map_err(TlsError::Ca)?, provider)
+                .map_err(TlsError::Ca)?;
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
         } else {
             let verifier = rustls_platform_verifier::Verifier::new(provider)
                 .map_err(|e| TlsError::System(e.to_string()))?;
@@ -73,68 +77,63 @@ impl TlsOptions {
             None => Ok(builder.with_no_client_auth()),
             Some((chain, key)) => {
                 let chain = certificates(chain).map_err(TlsError::Client)?;
-                let key = PrivateKeyDer::from_pem_slice(key.expose_secret())
+                let key = key.expose_secret();
+                check_byte_order_mark(key).map_err(TlsError::Client)?;
+                let key = PrivateKeyDer::from_pem_slice(key)
                     .map_err(|_| TlsError::Client("the key is not a private key in PEM format".into()))?;
-                builder.with_client_auth_cert(chain, key).map_err(|e| TlsError::Client(e.to_string()))
+                let is_p521 = is_p521(key.secret_der());
+                builder.with_client_auth_cert(chain, key).map_err(|e| match is_p521 {
+                    true => TlsError::Client(UNSUPPORTED_P521.into()),
+                    false => TlsError::Client(e.to_string()),
+                })
             }
         }
     }
 }
 
+const UNSUPPORTED_P521: &str =
+    "its key is on the curve P-521, which is not supported: use P-256, P-384, Ed25519 or RSA";
+/// The object identifier of the curve P-521, 1.3.132.0.35, in DER.
+const P521_OID: &[u8] = &[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x23];
+
+/// Returns true if a certificate or key in DER names the curve P-521.
+fn is_p521(der: &[u8]) -> bool {
+    der.windows(P521_OID.len()).any(|window| window == P521_OID)
+}
+
+/// Rejects a text that begins with a byte order mark, which some Windows editors add. A PEM parser would find nothing in
+/// the first line and report a missing certificate.
+fn check_byte_order_mark(text: &[u8]) -> Result<(), String> {
+    let has_mark = [&b"\xef\xbb\xbf"[..], b"\xff\xfe", b"\xfe\xff"].iter().any(|mark| text.starts_with(mark));
+    match has_mark {
+        true => Err("it begins with a byte order mark (BOM): save it as UTF-8 without BOM".into()),
+        false => Ok(()),
+    }
+}
+
+/// Describes a failed handshake. Names P-521 where the two sides share no signature algorithm, because such a server sends
+/// nothing but an alert.
+pub(super) fn describe_tls_error(error: &rustls::Error) -> String {
+    match error {
+        rustls::Error::AlertReceived(AlertDescription::HandshakeFailure) => format!(
+            "{error}: the two sides share no protocol version, cipher suite or signature algorithm; a key on the curve P-521 \
+             is not supported"
+        ),
+        rustls::Error::InvalidCertificate(
+            CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+            | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. },
+        ) => format!("{error}: a key on the curve P-521 is not supported"),
+        _ => error.to_string(),
+    }
+}
+
 pub(super) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    check_byte_order_mark(pem)?;
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     match all {
         Ok(all) if !all.is_empty() => Ok(all),
         Ok(_) => Err("it contains no certificate in PEM format".into()),
         Err(e) => Err(e.to_string()),
-    }
-}
-
-fn roots(pem: &[u8]) -> Result<RootCertStore, TlsError> {
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(pem).map_err(TlsError::Ca)? {
-        roots.add(certificate).map_err(|e| TlsError::Ca(e.to_string()))?;
-    }
-    Ok(roots)
-}
-
-/// Accepts any certificate, for `insecureSkipVerify`. Still verifies handshake signatures, so that the peer must own the
-/// key of its certificate.
-#[derive(Debug)]
-struct AcceptAnyCertificate(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AcceptAnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }
 
@@ -146,10 +145,21 @@ pub(super) mod tests {
     use http::Request;
     use http_body_util::Full;
     use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+    use rustls::RootCertStore;
     use rustls::server::WebPkiClientVerifier;
     use std::time::Duration;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
+
+    /// A key on P-521 that was made for this test.
+    const P521_KEY: &str = "-----BEGIN PRIVATE KEY-----\n\
+        MIHuAgEAMBAGByqGSM49AgEGBSuBBAAjBIHWMIHTAgEBBEIAH0TDuUwIfr6ONehG\n\
+        9xIzXg5yWEb3p315nV/zTRnvU0UZeKFHnKNYNaYHh/HtoxznflU1l8GV1S1xx2Kk\n\
+        irchPkWhgYkDgYYABAECXrfx9jFUYQE9fzsgoeWNs/DLdqDZ7X/TgIqDy6QG0HjN\n\
+        +EeWIwisU98RVjEFlcQo+ugsvMUZY9SxkHRpb16PnAGTCPWye3Sbw/b/5OWdsO8x\n\
+        j7INtCRG5FLp3zmzWyCNyZvpz6gDEoJ6XpKd5ZfiXUipf4uPLtTXr4vy+QFKhyZI\n\
+        Xg==\n\
+        -----END PRIVATE KEY-----\n";
 
     pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
@@ -165,7 +175,7 @@ pub(super) mod tests {
         }
 
         /// A certificate for 127.0.0.1 and its key, in PEM.
-        fn issue(&self) -> (Vec<u8>, Vec<u8>) {
+        pub fn issue(&self) -> (Vec<u8>, Vec<u8>) {
             let key = KeyPair::generate().unwrap();
             let params = CertificateParams::new(vec!["127.0.0.1".into()]).unwrap();
             let certificate = params.signed_by(&key, &self.0).unwrap();
@@ -175,11 +185,17 @@ pub(super) mod tests {
 
     /// Starts a TLS server that responds with 200, to clients with a certificate of `clients` if one is given.
     pub async fn start_server(authority: &Authority, clients: Option<&Authority>) -> String {
-        let (chain, key) = authority.issue();
+        start_server_with(authority.issue(), clients).await
+    }
+
+    async fn start_server_with(pair: (Vec<u8>, Vec<u8>), clients: Option<&Authority>) -> String {
+        let (chain, key) = pair;
         let builder = rustls::ServerConfig::builder();
         let builder = match clients {
             Some(clients) => {
-                let roots = Arc::new(roots(&clients.pem()).unwrap());
+                let mut roots = RootCertStore::empty();
+                roots.add_parsable_certificates(certificates(&clients.pem()).unwrap());
+                let roots = Arc::new(roots);
                 builder.with_client_cert_verifier(WebPkiClientVerifier::builder(roots).build().unwrap())
             }
             None => builder.with_no_client_auth(),
@@ -229,6 +245,34 @@ pub(super) mod tests {
         assert_eq!(status(&insecure, &url).await.unwrap(), 200);
     }
 
+    /// Returns a certificate that is marked as an authority, as `openssl req -x509` makes it, and its key.
+    fn own_authority(name: &str, valid_until: i32) -> (Vec<u8>, Vec<u8>) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.not_after = rcgen::date_time_ymd(valid_until, 1, 1);
+        (params.self_signed(&key).unwrap().pem().into_bytes(), key.serialize_pem().into_bytes())
+    }
+
+    #[tokio::test]
+    async fn trusts_a_configured_certificate_that_is_marked_as_an_authority() {
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let own = own_authority("127.0.0.1", 4000);
+        let trusting = |pem: &[u8]| TlsOptions { ca: Some(pem.to_owned()), ..TlsOptions::default() };
+        let url = start_server_with(own.clone(), None).await;
+        assert_eq!(status(&trusting(&own.0), &url).await.unwrap(), 200);
+        let other = own_authority("127.0.0.1", 4000);
+        assert!(matches!(status(&trusting(&other.0), &url).await, Err(SendError::Tls(_))), "not configured");
+        let bundle = [other.0, own.0].concat();
+        assert_eq!(status(&trusting(&bundle), &url).await.unwrap(), 200);
+        for (name, until) in [("127.0.0.2", 4000), ("127.0.0.1", 2020)] {
+            let own = own_authority(name, until);
+            let url = start_server_with(own.clone(), None).await;
+            let error = status(&trusting(&own.0), &url).await.unwrap_err();
+            assert!(matches!(error, SendError::Tls(_)), "{name} until {until}: {error}");
+        }
+    }
+
     #[tokio::test]
     async fn presents_the_client_certificate() {
         rustls::crypto::ring::default_provider().install_default().ok();
@@ -262,6 +306,11 @@ pub(super) mod tests {
         };
         assert!(config(client(pem.0.clone(), b"no key".to_vec())).contains("private key"));
         assert!(config(client(b"nothing".to_vec(), pem.1.clone())).contains("no certificate"));
+        let marked = |pem: &[u8]| [b"\xef\xbb\xbf", pem].concat();
+        assert!(config(client(pem.0.clone(), marked(&pem.1))).contains("byte order mark"));
+        assert!(config(ca(&String::from_utf8(marked(&pem.0)).unwrap())).contains("byte order mark"));
+        let p521 = config(client(pem.0.clone(), P521_KEY.into()));
+        assert!(p521.contains("P-521, which is not supported"), "{p521}");
         assert!(!format!("{:?}", client(pem.0, pem.1)).contains("PRIVATE"));
     }
 }

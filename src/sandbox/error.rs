@@ -24,9 +24,12 @@ pub enum ScriptError {
     /// Rendered texts exceed the output budget of an attempt.
     #[error("the output exceeds {} MiB", MAX_OUTPUT >> 20)]
     OutputTooLarge,
-    /// The invocation did not start, because no sandbox process is available.
+    /// The invocation did not start, because no sandbox process can run scripts.
     #[error("{0}")]
     SandboxUnavailable(String),
+    /// Other invocations use all sandbox processes, their queue or their memory.
+    #[error("{0}")]
+    SandboxBusy(String),
 }
 
 impl From<Diagnostic> for ScriptError {

@@ -156,6 +156,11 @@ impl Process {
         protocol::split_message(&mut self.received, max)
     }
 
+    /// Returns the length of the message that is being read, if it is known.
+    pub fn announced_length(&self, max: usize) -> io::Result<Option<usize>> {
+        protocol::announced_length(&self.received, max)
+    }
+
     /// True if all bytes that were read are consumed.
     pub fn is_drained(&self) -> bool {
         self.received.is_empty()

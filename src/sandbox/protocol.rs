@@ -28,6 +28,8 @@ pub const MAX_TEXT: usize = MAX_OUTPUT;
 pub const MAX_VALUE: usize = 256 << 10;
 /// The most bytes of a reply: JSON may encode one byte of text as six, and the log lines are part of it.
 pub const MAX_REPLY: usize = 6 * MAX_TEXT + MAX_LOGS * 6 * MAX_LOG + (64 << 10);
+/// The most bytes of a reply together with the texts that are parsed from it.
+pub const MAX_REPLY_MEMORY: u64 = reply_memory(MAX_REPLY);
 /// The most log lines of an invocation.
 pub const MAX_LOGS: usize = 64;
 /// The most bytes of a log line.
@@ -68,19 +70,10 @@ pub enum InvocationRequest<'a> {
     },
 }
 
-impl InvocationRequest<'_> {
-    /// Returns the approximate bytes of the encoded request.
-    pub fn memory_size(&self) -> u64 {
-        let (texts, json) = match self {
-            InvocationRequest::Render { templates, context } => {
-                (templates.iter().map(|text| text.len()).sum(), context.get().len())
-            }
-            InvocationRequest::Call { function, data, event, source, .. } => {
-                (function.len() + event.len() + source.len(), data.get().len())
-            }
-        };
-        (texts + json) as u64 + 1024
-    }
+/// Returns the memory of a reply of this length: the message, and the texts that are parsed from it.
+pub const fn reply_memory(length: usize) -> u64 {
+    let texts = if length < MAX_TEXT { length } else { MAX_TEXT };
+    (length + texts) as u64
 }
 
 /// The reply to a request.
@@ -91,6 +84,18 @@ pub struct Reply {
     pub logs: Vec<ScriptLogLine>,
     /// True if the child ends after this reply, because it has used up its CPU time.
     pub last: bool,
+}
+
+impl Reply {
+    /// Returns the bytes of the result, which outlives the message.
+    pub fn result_size(&self) -> u64 {
+        let size: usize = match &self.outcome {
+            Ok(InvocationOutput::Texts(texts)) => texts.iter().map(String::len).sum(),
+            Ok(InvocationOutput::Value(value)) => value.get().len(),
+            Err(_) => 0,
+        };
+        size as u64
+    }
 }
 
 /// The result of a successful invocation.
@@ -214,6 +219,12 @@ pub fn parse_request(body: &[u8]) -> Option<(Duration, InvocationRequest<'_>)> {
     let (budget, request) = body.split_first_chunk()?;
     let budget = Duration::from_millis(u32::from_le_bytes(*budget).into());
     Some((budget, serde_json::from_slice(request).ok()?))
+}
+
+/// Returns the length of the message at the front of a buffer, if its length was read.
+pub fn announced_length(received: &[u8], max: usize) -> io::Result<Option<usize>> {
+    let Some(header) = received.first_chunk() else { return Ok(None) };
+    length(*header, max).ok_or_else(|| io::ErrorKind::InvalidData.into()).map(Some)
 }
 
 /// Splits a complete message, of at most `max` bytes, off the front of a buffer, in the worker.

@@ -11,7 +11,9 @@ use bytes::BytesMut;
 use super::error::ScriptError;
 use super::process::Process;
 use super::protocol::{self, Reply};
-use super::scheduler::{Assignment, InvocationResult, QueuedInvocation, Scheduler};
+use super::scheduler::{Assignment, FinishedInvocation, InvocationResult, QueuedInvocation, Scheduler};
+use super::{MAX_INLINE, ScriptOwner};
+use crate::memory::{MemoryPool, Reservation};
 
 /// The time between the end of an invocation's budget and the kill of its child. A child that reports the timeout
 /// within it stays alive.
@@ -20,6 +22,8 @@ pub const GRACE: Duration = Duration::from_millis(100);
 const MAX_AHEAD: usize = 8;
 /// The most bytes of requests that are buffered for a child.
 const MAX_AHEAD_BYTES: usize = 64 << 10;
+/// The memory of replies up to this length is not counted: the number of children bounds it, and most replies are shorter.
+const UNCOUNTED_REPLY: usize = 64 << 10;
 
 /// An invocation whose request was sent, or is being sent.
 struct SentInvocation {
@@ -35,8 +39,25 @@ enum ChildFailure {
     Broken,
     /// It did not reply in time.
     TimedOut,
+    /// The memory for its reply was used up until the caller's deadline.
+    NoMemory,
     /// The caller of the running invocation no longer waits.
     CallerGone,
+}
+
+/// What was read of a reply.
+enum PartialReply {
+    Complete(BytesMut),
+    /// Its length. More is read once there is memory for it.
+    Announced(usize),
+}
+
+/// A reply, and the memory of its result.
+struct ReceivedReply {
+    reply: Reply,
+    memory: Option<Reservation>,
+    /// How long the reply waited for memory.
+    waited: Duration,
 }
 
 /// Serves hooks with one child until no hook needs it.
@@ -73,16 +94,37 @@ async fn run_invocations(
     Session { scheduler, assignment, child, sent: VecDeque::new(), out: BytesMut::new() }.run(first).await
 }
 
-/// Reads the next reply. `is_only`: no other request was sent, so further bytes are invalid.
-async fn read_reply(child: &mut Process, out: &mut BytesMut, is_only: bool) -> io::Result<Reply> {
+/// Reads the next reply, up to its length if that has more than `uncounted` bytes. `is_only`: no other request was sent, so
+/// further bytes are invalid.
+async fn read_reply(
+    child: &mut Process,
+    out: &mut BytesMut,
+    is_only: bool,
+    uncounted: usize,
+) -> io::Result<PartialReply> {
     loop {
         if let Some(message) = child.next_message(protocol::MAX_REPLY)? {
             if is_only && !child.is_drained() {
                 return Err(io::ErrorKind::InvalidData.into());
             }
-            return Ok(protocol::parse_reply(&message)?);
+            return Ok(PartialReply::Complete(message));
+        }
+        if let Some(length) = child.announced_length(protocol::MAX_REPLY)?
+            && length > uncounted
+        {
+            return Ok(PartialReply::Announced(length));
         }
         child.transfer(out).await?;
+    }
+}
+
+/// Parses a reply: a long one on a blocking thread.
+async fn parse(message: BytesMut) -> io::Result<Reply> {
+    let is_long = message.len() > MAX_INLINE;
+    let parse = move || protocol::parse_reply(&message).map_err(io::Error::from);
+    match is_long {
+        true => tokio::task::spawn_blocking(parse).await.map_err(io::Error::other)?,
+        false => parse(),
     }
 }
 
@@ -106,19 +148,20 @@ impl Session<'_> {
                 let Some(next) = self.scheduler.next_invocation_ahead(self.assignment) else { break };
                 self.send(next);
             }
-            let reply = match self.wait_for_reply(started, nothing_read).await {
-                Ok(reply) => reply,
-                Err(failure) => {
-                    self.handle_failure(&failure, started);
-                    return None;
-                }
-            };
+            let ReceivedReply { reply, memory, waited } =
+                match self.wait_for_reply(started, nothing_read).await {
+                    Ok(received) => received,
+                    Err(failure) => {
+                        self.handle_failure(&failure, started);
+                        return None;
+                    }
+                };
             nothing_read = false;
-            self.scheduler.record_cost(self.assignment, started.elapsed());
+            self.scheduler.record_cost(self.assignment, started.elapsed().saturating_sub(waited));
             started = Instant::now();
             let is_last = reply.last;
             if let Some(SentInvocation { invocation, budget }) = self.sent.pop_front() {
-                invocation.reply.send(Ok((reply, budget))).ok();
+                invocation.reply.send(Ok(FinishedInvocation { reply, budget, memory })).ok();
             }
             if is_last {
                 self.requeue_sent();
@@ -138,24 +181,52 @@ impl Session<'_> {
         self.sent.push_back(SentInvocation { invocation, budget });
     }
 
-    /// Waits for the reply to the running invocation.
-    async fn wait_for_reply(&mut self, started: Instant, nothing_read: bool) -> Result<Reply, ChildFailure> {
-        let Session { child, sent, out, .. } = self;
+    /// Waits for the reply to the running invocation. The time in which the reply waits for memory does not count towards
+    /// the budget of the script.
+    async fn wait_for_reply(
+        &mut self,
+        started: Instant,
+        nothing_read: bool,
+    ) -> Result<ReceivedReply, ChildFailure> {
+        let Session { scheduler, assignment, child, sent, out } = self;
         let is_only = sent.len() == 1;
         let Some(SentInvocation { invocation, budget }) = sent.front_mut() else {
             return Err(ChildFailure::Broken);
         };
-        tokio::select! {
-            reply = read_reply(child, out, is_only) => reply.map_err(|error| {
-                tracing::debug!(%error, "sandbox process failed");
-                if nothing_read && error.kind() == io::ErrorKind::BrokenPipe {
-                    ChildFailure::DiedUnread
-                } else {
-                    ChildFailure::Broken
+        let failed = |error: io::Error| {
+            tracing::debug!(%error, "sandbox process failed");
+            if nothing_read && error.kind() == io::ErrorKind::BrokenPipe {
+                ChildFailure::DiedUnread
+            } else {
+                ChildFailure::Broken
+            }
+        };
+        let (mut waited, mut memory) = (Duration::ZERO, None::<Reservation>);
+        loop {
+            let uncounted = if memory.is_some() { protocol::MAX_REPLY } else { UNCOUNTED_REPLY };
+            let read = tokio::select! {
+                read = read_reply(child, out, is_only, uncounted) => read.map_err(failed)?,
+                () = tokio::time::sleep_until((started + *budget + waited + GRACE).into()) => {
+                    return Err(ChildFailure::TimedOut);
                 }
-            }),
-            () = tokio::time::sleep_until((started + *budget + GRACE).into()) => Err(ChildFailure::TimedOut),
-            () = invocation.reply.closed() => Err(ChildFailure::CallerGone),
+                () = invocation.reply.closed() => return Err(ChildFailure::CallerGone),
+            };
+            let length = match read {
+                PartialReply::Complete(message) => {
+                    let reply = parse(message).await.map_err(failed)?;
+                    memory.iter_mut().for_each(|memory| memory.shrink_to(reply.result_size()));
+                    return Ok(ReceivedReply { reply, memory, waited });
+                }
+                PartialReply::Announced(length) => length,
+            };
+            let waiting = Instant::now();
+            let within = invocation.deadline.saturating_duration_since(waiting).max(GRACE);
+            let reserved = tokio::select! {
+                reserved = reserve_reply(scheduler.reply_memory(), assignment.owner(), length, within) => reserved,
+                () = invocation.reply.closed() => return Err(ChildFailure::CallerGone),
+            };
+            memory = Some(reserved?);
+            waited += waiting.elapsed();
         }
     }
 
@@ -171,6 +242,9 @@ impl Session<'_> {
             self.scheduler.record_cost(self.assignment, started.elapsed());
             let result: InvocationResult = Err(match failure {
                 ChildFailure::TimedOut => ScriptError::ScriptTimeout(budget),
+                ChildFailure::NoMemory => ScriptError::SandboxBusy(
+                    "the memory for replies of scripts is used up (--memory-budget)".into(),
+                ),
                 ChildFailure::DiedUnread | ChildFailure::Broken | ChildFailure::CallerGone => {
                     ScriptError::ScriptCrashed
                 }
@@ -183,4 +257,14 @@ impl Session<'_> {
     fn requeue_sent(&mut self) {
         self.scheduler.requeue(self.assignment, self.sent.drain(..).map(|sent| sent.invocation));
     }
+}
+
+async fn reserve_reply(
+    memory: &Arc<MemoryPool>,
+    owner: ScriptOwner<'_>,
+    length: usize,
+    within: Duration,
+) -> Result<Reservation, ChildFailure> {
+    let bytes = protocol::reply_memory(length);
+    memory.reserve_in_turn(owner.into(), bytes, within).await.map_err(|_| ChildFailure::NoMemory)
 }

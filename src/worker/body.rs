@@ -1,4 +1,5 @@
-//! Reads request bodies with limits on size, time and memory.
+//! Reads request bodies with limits on size, time and memory. Decodes gzip and deflate; the limits apply to the decoded
+//! bytes too.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +10,8 @@ use futures::StreamExt;
 use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
 
+use super::content_coding::{ContentCoding, CorruptBody, Decoder, UnsupportedCoding};
+use crate::core::fair_shares::Owner;
 use crate::memory::{MemoryPool, Reservation, request_cost};
 
 /// How long a body may take. Bounds the number of connections that slow clients occupy.
@@ -29,6 +32,24 @@ pub enum BodyError {
     Broken,
     /// The memory for bodies is used up, or its namespace uses its share.
     Busy,
+    /// Its content coding is not supported.
+    #[strum(serialize = "ContentEncoding")]
+    Coding,
+    /// It is not encoded as its headers say.
+    #[strum(serialize = "CorruptBody")]
+    Corrupt,
+}
+
+impl From<UnsupportedCoding> for BodyError {
+    fn from(_: UnsupportedCoding) -> Self {
+        BodyError::Coding
+    }
+}
+
+impl From<CorruptBody> for BodyError {
+    fn from(_: CorruptBody) -> Self {
+        BodyError::Corrupt
+    }
 }
 
 /// A body and the memory that is reserved for it and for the events in it.
@@ -66,11 +87,12 @@ impl BodySender<'_> {
         let reserved = match self {
             BodySender::Authorized { memory, namespace } => {
                 let expected = length.unwrap_or(UNKNOWN_LENGTH.min(max));
-                memory.reserve(namespace, request_cost(expected as u64), MEMORY_TIMEOUT).await
+                let owner = Owner::namespace(namespace);
+                memory.reserve(owner, request_cost(expected as u64), MEMORY_TIMEOUT).await
             }
             BodySender::Unverified { memory, namespace } => {
                 let first = length.unwrap_or(0).min(SMALL_BODY);
-                memory.try_reserve(namespace, request_cost(first as u64))
+                memory.try_reserve(Owner::namespace(namespace), request_cost(first as u64))
             }
         };
         reserved.map_err(|_| BodyError::Busy)
@@ -90,10 +112,35 @@ impl BodySender<'_> {
     }
 }
 
-/// Reads a body of at most `max` bytes. A body whose declared length is larger is not read.
+/// Decoded pieces after which other tasks of the thread run.
+const PIECES_WITHOUT_YIELD: usize = 8;
+
+/// Reads a body and decodes its content coding. It has at most `max` bytes, encoded and decoded. A body whose declared
+/// length is larger is not read.
 pub async fn read_body(
     body: Body,
+    headers: &HeaderMap,
+    max: usize,
+    sender: BodySender<'_>,
+) -> Result<ReadBody, BodyError> {
+    let coding = ContentCoding::of(headers)?;
+    read(body, content_length(headers), coding, max, sender).await
+}
+
+/// Reads a body as it was sent, of at most `max` bytes. For bodies whose signature is verified before they are decoded.
+pub async fn read_encoded_body(
+    body: Body,
+    headers: &HeaderMap,
+    max: usize,
+    sender: BodySender<'_>,
+) -> Result<ReadBody, BodyError> {
+    read(body, content_length(headers), ContentCoding::Identity, max, sender).await
+}
+
+async fn read(
+    body: Body,
     length: Option<u64>,
+    coding: ContentCoding,
     max: usize,
     sender: BodySender<'_>,
 ) -> Result<ReadBody, BodyError> {
@@ -101,35 +148,83 @@ pub async fn read_body(
     if length.is_some_and(|length| length > max) {
         return Err(BodyError::TooBig);
     }
-    let mut memory = sender.reserve(length, max).await?;
+    // The length of an encoded body says nothing about its size.
+    let expected = length.filter(|_| coding == ContentCoding::Identity);
+    let memory = sender.reserve(expected, max).await?;
+    let mut growing = GrowingBody { bytes: BytesMut::new(), memory, max, sender };
     let all = async {
         let mut stream = body.into_data_stream();
-        let mut bytes = BytesMut::new();
+        let mut decoder = coding.decoder();
+        let mut received = 0_usize;
         while let Some(chunk) = stream.next().await {
             let chunk = chunk.map_err(|_| BodyError::Broken)?;
-            let length = bytes.len() + chunk.len();
-            if length > max {
+            received = received.saturating_add(chunk.len());
+            if received > max {
                 return Err(BodyError::TooBig);
             }
-            sender.grow(&mut memory, length, max).await?;
-            bytes.extend_from_slice(&chunk);
+            match &mut decoder {
+                None => growing.append(&chunk).await?,
+                Some(decoder) => growing.append_decoded(decoder, &chunk).await?,
+            }
         }
-        Ok(bytes.freeze())
+        // No body at all has no coding: some proxies leave the header.
+        if let Some(decoder) = decoder.as_mut().filter(|_| received > 0) {
+            growing.append(&decoder.finish()?).await?;
+        }
+        Ok(())
     };
-    let bytes = tokio::time::timeout(BODY_TIMEOUT, all).await.unwrap_or(Err(BodyError::Broken))?;
-    if length.is_none() {
+    tokio::time::timeout(BODY_TIMEOUT, all).await.unwrap_or(Err(BodyError::Broken))?;
+    let GrowingBody { bytes, mut memory, .. } = growing;
+    if expected.is_none() {
         memory.shrink_to(request_cost(bytes.len() as u64));
     }
-    Ok(ReadBody { bytes, memory })
+    Ok(ReadBody { bytes: bytes.freeze(), memory })
 }
 
-pub fn content_length(headers: &HeaderMap) -> Option<u64> {
+/// A body that is being read, with the memory that is reserved for it.
+struct GrowingBody<'a> {
+    bytes: BytesMut,
+    memory: Reservation,
+    max: usize,
+    sender: BodySender<'a>,
+}
+
+impl GrowingBody<'_> {
+    async fn append(&mut self, part: &[u8]) -> Result<(), BodyError> {
+        let length = self.bytes.len().saturating_add(part.len());
+        if length > self.max {
+            return Err(BodyError::TooBig);
+        }
+        self.sender.grow(&mut self.memory, length, self.max).await?;
+        self.bytes.extend_from_slice(part);
+        Ok(())
+    }
+
+    async fn append_decoded(&mut self, decoder: &mut Decoder, mut encoded: &[u8]) -> Result<(), BodyError> {
+        for pieces in 1_usize.. {
+            let piece = decoder.decode(&mut encoded)?;
+            if piece.is_empty() && encoded.is_empty() {
+                break;
+            }
+            self.append(&piece).await?;
+            if pieces.is_multiple_of(PIECES_WITHOUT_YIELD) {
+                tokio::task::yield_now().await;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use futures::FutureExt;
+    use http::header::CONTENT_ENCODING;
 
     use super::*;
     use crate::metrics::MemoryShareMetrics;
@@ -154,46 +249,41 @@ mod tests {
         ["a", "b"].map(Into::into)
     }
 
+    fn authorized<'a>(memory: &'a Arc<MemoryPool>, namespace: &'a Arc<str>) -> BodySender<'a> {
+        BodySender::Authorized { memory, namespace }
+    }
+
+    /// Reads a body of a declared length.
+    async fn read(sender: BodySender<'_>, bytes: usize, ends: bool) -> Result<ReadBody, BodyError> {
+        super::read(body(bytes, ends), Some(bytes as u64), ContentCoding::Identity, KIB << 10, sender).await
+    }
+
     #[tokio::test]
     async fn stalled_unverified_bodies_use_bounded_memory() {
         let (memory, [a, b]) = (pool(1000 * KIB), names());
-        let read = |namespace, bytes, ends| {
-            read_body(
-                body(bytes, ends),
-                Some(bytes as u64),
-                KIB << 10,
-                BodySender::Unverified { memory: &memory, namespace },
-            )
-        };
-        let mut stalled: Vec<_> = (0..100).map(|_| Box::pin(read(&a, 90 * KIB, false))).collect();
+        let sender = |namespace| BodySender::Unverified { memory: &memory, namespace };
+        let mut stalled: Vec<_> = (0..100).map(|_| Box::pin(read(sender(&a), 90 * KIB, false))).collect();
         let waiting = stalled.iter_mut().filter_map(|one| one.now_or_never().is_none().then_some(())).count();
         assert_eq!(waiting, 4, "each uses 181 KiB, and the namespace has most of 1000 KiB");
-        assert!(read(&b, 60 * KIB, true).await.is_ok(), "another namespace has its own part");
+        assert!(read(sender(&b), 60 * KIB, true).await.is_ok(), "another namespace has its own part");
         drop(stalled);
-        assert!(read(&a, 300 * KIB, true).await.is_ok(), "an ended read returns its memory");
+        assert!(read(sender(&a), 300 * KIB, true).await.is_ok(), "an ended read returns its memory");
     }
 
     #[tokio::test]
     async fn large_bodies_of_a_namespace_leave_memory_for_others() {
         let (memory, [a, b]) = (pool(1000 * KIB), names());
-        let read = |namespace, bytes, ends| {
-            read_body(
-                body(bytes, ends),
-                Some(bytes as u64),
-                KIB << 10,
-                BodySender::Authorized { memory: &memory, namespace },
-            )
-        };
-        let mut slow: Vec<_> = (0..10).map(|_| Box::pin(read(&a, 100 * KIB, false))).collect();
+        let mut slow: Vec<_> =
+            (0..10).map(|_| Box::pin(read(authorized(&memory, &a), 100 * KIB, false))).collect();
         let results: Vec<_> = slow.iter_mut().map(FutureExt::now_or_never).collect();
         let rejected =
             results.iter().flatten().filter(|result| matches!(result, Err(BodyError::Busy))).count();
         assert_eq!(rejected, 7, "three of 201 KiB are within 800 KiB");
-        let other = read(&b, 50 * KIB, true).now_or_never().expect("it does not wait").unwrap();
-        let kept = other.into_events_memory();
+        let other = read(authorized(&memory, &b), 50 * KIB, true).now_or_never();
+        let kept = other.expect("it does not wait").unwrap().into_events_memory();
         assert_eq!(kept.bytes(), request_cost(50 * KIB as u64));
         drop((kept, slow));
-        let large = read(&a, 300 * KIB, true).await.unwrap();
+        let large = read(authorized(&memory, &a), 300 * KIB, true).await.unwrap();
         assert_eq!(large.bytes.len(), 300 * KIB);
         assert_eq!(large.into_events_memory().bytes(), 301 * KIB as u64, "the events without the body");
     }
@@ -201,12 +291,63 @@ mod tests {
     #[tokio::test]
     async fn body_of_unknown_length_reserves_what_it_needs() {
         let (memory, [a, _]) = (pool(1000 * KIB), names());
-        let sender = BodySender::Authorized { memory: &memory, namespace: &a };
-        let read = |bytes| read_body(body(bytes, true), None, 300 * KIB, sender);
+        let identity = ContentCoding::Identity;
+        let read = |bytes| super::read(body(bytes, true), None, identity, 300 * KIB, authorized(&memory, &a));
         assert_eq!(read(10 * KIB).await.unwrap().memory.bytes(), request_cost(10 * KIB as u64));
         assert_eq!(read(200 * KIB).await.unwrap().memory.bytes(), request_cost(200 * KIB as u64));
         assert_eq!(read(301 * KIB).await.unwrap_err(), BodyError::TooBig);
-        let declared = read_body(body(0, true), Some(301 << 10), 300 * KIB, sender).await;
+        let sender = authorized(&memory, &a);
+        let declared = super::read(body(0, true), Some(301 << 10), identity, 300 * KIB, sender).await;
         assert_eq!(declared.unwrap_err(), BodyError::TooBig);
+    }
+
+    fn gzip(bytes: usize) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(&vec![b'x'; bytes]).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[tokio::test]
+    async fn limits_and_memory_count_decoded_bytes() {
+        let (memory, [a, b]) = (pool(1000 * KIB), names());
+        let read = |namespace, bytes| {
+            let encoded = gzip(bytes);
+            let (length, sender) =
+                (Some(encoded.len() as u64), BodySender::Authorized { memory: &memory, namespace });
+            super::read(Body::from(encoded), length, ContentCoding::Gzip, 300 * KIB, sender)
+        };
+        let body = read(&a, 300 * KIB).await.unwrap();
+        assert_eq!((body.bytes.len(), body.memory.bytes()), (300 * KIB, request_cost(300 * KIB as u64)));
+        assert_eq!(
+            read(&b, 300 * KIB).now_or_never().map(|read| read.unwrap_err()),
+            None,
+            "no memory is left"
+        );
+        drop(body);
+        for bytes in [301 * KIB, 64 << 20] {
+            assert_eq!(read(&a, bytes).await.unwrap_err(), BodyError::TooBig, "{bytes}");
+        }
+        // Members without content decode to nothing, but take time.
+        let empty = Body::from(gzip(0).repeat(20_000));
+        let sender = BodySender::Authorized { memory: &memory, namespace: &a };
+        let read = super::read(empty, None, ContentCoding::Gzip, 300 * KIB, sender).await;
+        assert_eq!(read.unwrap_err(), BodyError::TooBig);
+    }
+
+    #[tokio::test]
+    async fn reads_the_coding_that_the_headers_declare() {
+        let (memory, [a, _]) = (pool(1000 * KIB), names());
+        let sender = BodySender::Authorized { memory: &memory, namespace: &a };
+        let read = async |coding: &str, bytes: Vec<u8>| {
+            let headers = HeaderMap::from_iter([(CONTENT_ENCODING, coding.parse().unwrap())]);
+            read_body(Body::from(bytes), &headers, KIB, sender).await.map(|body| body.bytes)
+        };
+        assert_eq!(read("gzip", gzip(3)).await.unwrap(), "xxx");
+        assert_eq!(read("gzip", Vec::new()).await.unwrap(), "", "no body has no coding");
+        assert_eq!(read("gzip", b"{}".to_vec()).await.unwrap_err(), BodyError::Corrupt);
+        assert_eq!(read("br", b"{}".to_vec()).await.unwrap_err(), BodyError::Coding);
+        let headers = HeaderMap::from_iter([(CONTENT_ENCODING, "gzip".parse().unwrap())]);
+        let as_sent = read_encoded_body(Body::from(gzip(3)), &headers, KIB, sender).await.unwrap();
+        assert_eq!(as_sent.bytes, gzip(3));
     }
 }

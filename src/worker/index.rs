@@ -1,6 +1,6 @@
 //! The index of registered hooks: finds the hooks that match an event. Updated in place when a hook changes.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use kube::Resource;
@@ -12,6 +12,7 @@ use super::store::HookId;
 use crate::api::{CaKind, EventHook};
 use crate::cluster::{DeserializeGuard, ObjectKey};
 use crate::core::event::{Event, Origin};
+use crate::core::fast_map::FastMap;
 use crate::metrics::Metrics;
 
 /// All registered hooks, by uid, by name and by route.
@@ -24,10 +25,10 @@ pub struct HookIndex {
 /// Keys are shared with the hook states, so that a hundred thousand hooks do not store each text twice.
 #[derive(Default)]
 struct IndexTables {
-    by_uid: HashMap<Arc<str>, Arc<HookState>>,
+    by_uid: FastMap<Arc<str>, Arc<HookState>>,
     /// Uids by namespace and name.
-    by_name: HashMap<Arc<str>, HashMap<Arc<str>, Arc<str>>>,
-    by_route: HashMap<Arc<Route>, Vec<Arc<HookState>>>,
+    by_name: FastMap<Arc<str>, FastMap<Arc<str>, Arc<str>>>,
+    by_route: FastMap<Arc<Route>, Vec<Arc<HookState>>>,
 }
 
 impl HookIndex {
@@ -173,7 +174,7 @@ pub(super) mod testing {
             source: source.into(),
             event: event.into(),
             time: "2023-11-14T22:13:20Z".into(),
-            data: serde_json::value::to_raw_value(&data).unwrap(),
+            data: serde_json::value::to_raw_value(&data).unwrap().into(),
             attributes: [].into(),
         }
     }

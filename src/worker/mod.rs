@@ -14,6 +14,7 @@ mod background;
 mod body;
 pub mod breaker_reports;
 mod coalescing_queue;
+mod content_coding;
 mod decide;
 mod dispatch;
 pub mod handlers;
@@ -38,8 +39,9 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+pub use dispatch::ATTEMPT_OVERHEAD;
 use index::HookIndex;
-pub use ingest::{Disk, Limits};
+pub use ingest::{AllowedOrigin, Disk, HandshakeOrigins, Limits};
 pub use local_access::LocalAccess;
 use namespaces::Namespaces;
 pub use request::TOKEN_HEADER;
@@ -65,6 +67,8 @@ pub struct Worker {
     /// Opened when the ingest port is open.
     pub starting: ReadinessGate,
     pub limits: Limits,
+    /// The senders that the handshake of webhooks admits.
+    pub handshake: HandshakeOrigins,
     /// Bounds the payloads in memory.
     pub memory: MemoryBudget,
     pub retention: Retention,
@@ -132,7 +136,9 @@ impl Worker {
             index.upsert(&hook);
         }
 
-        let runner = Arc::new(handlers::HandlerRunner::new(self.http, self.cluster.clone(), self.sandbox));
+        let rendered = self.memory.rendered().clone();
+        let runner = handlers::HandlerRunner::new(self.http, self.cluster.clone(), self.sandbox, rendered);
+        let runner = Arc::new(runner);
         let reports = Arc::new(report::ReportQueues::default());
         let (dispatcher, dispatch) = dispatch::Dispatcher::new(dispatch::DispatcherParts {
             store: self.store.clone(),
@@ -192,7 +198,7 @@ impl Worker {
             let (store, metrics, stop, ports) =
                 (self.store.clone(), self.metrics.clone(), stop.clone(), ports.clone());
             let (cluster, view, disk, limits) = (self.cluster, self.view, disk.clone(), self.limits);
-            let memory = self.memory;
+            let (memory, handshake) = (self.memory, self.handshake);
             async move {
                 let ingest = ingest::IngestState {
                     cluster,
@@ -202,6 +208,7 @@ impl Worker {
                     metrics,
                     memory,
                     limits,
+                    handshake,
                     unknown_hooks: ingest::UnknownNames::default(),
                     unknown_streams: ingest::UnknownNames::default(),
                     disk,

@@ -2,13 +2,14 @@
 
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
-use http::header::{CONNECTION, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{ACCEPT_ENCODING, CONNECTION, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 
 use crate::cluster::AuthorizationError;
 use crate::core::event::{EventRejection, InvalidEvent};
 use crate::net::problem::ProblemBody;
 use crate::net::serve::CloseWithoutResponse;
 use crate::worker::body::BodyError;
+use crate::worker::content_coding::SUPPORTED;
 use crate::worker::store::StoreError;
 
 /// The value of `Retry-After`, in seconds.
@@ -41,6 +42,18 @@ impl HttpProblem {
         match error {
             BodyError::TooBig => too_big(),
             BodyError::Broken => HttpProblem::broken_body(),
+            BodyError::Coding => HttpProblem::new(
+                415,
+                error.into(),
+                format!(
+                    "the content encoding is not supported: send the body as it is, or one of {SUPPORTED}"
+                ),
+            ),
+            BodyError::Corrupt => HttpProblem::new(
+                400,
+                error.into(),
+                "the body is not encoded as its Content-Encoding says, or it is incomplete",
+            ),
             BodyError::Busy => HttpProblem::new(
                 503,
                 "Busy",
@@ -122,14 +135,19 @@ impl From<StoreError> for HttpProblem {
 impl IntoResponse for HttpProblem {
     fn into_response(self) -> Response {
         let mut response = ProblemBody::new(self.status, self.reason, self.detail).into_response();
+        let is_coding = self.reason == <&str>::from(&BodyError::Coding);
         let headers = response.headers_mut();
         if matches!(self.status, 429 | 503) {
             headers.insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
         }
         // The worker sends these before it reads the body and then closes the connection. Without the header, a client
         // would send its next request on the closed connection.
-        if matches!(self.status, 401 | 403 | 413 | 503) {
+        if matches!(self.status, 401 | 403 | 413 | 503) || is_coding {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        // RFC 9110, 15.5.16: names the codings that the client may use.
+        if is_coding {
+            headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(SUPPORTED));
         }
         if self.status == 401 {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

@@ -93,10 +93,23 @@ affinity:
 {{- end }}
 {{- end -}}
 
-{{/* The flags of every role. */}}
-{{- define "hookstream.commonArgs" -}}
+{{/* The flags that select the objects of this release. */}}
+{{- define "hookstream.selectionArgs" -}}
 {{- range .Values.scope.namespaces }}
 - --namespace={{ . }}
+{{- end }}
+{{- with .Values.controllerClass }}
+- --controller-class={{ . }}
+{{- end }}
+{{- with .Values.watchLabelSelector }}
+- {{ printf "--watch-label-selector=%s" . | quote }}
+{{- end }}
+{{- end -}}
+
+{{/* The flags of every role. */}}
+{{- define "hookstream.commonArgs" -}}
+{{- with include "hookstream.selectionArgs" . | trim }}
+{{ . }}
 {{- end }}
 {{- if .Values.requireSecretLabel }}
 - --require-secret-label
@@ -135,6 +148,13 @@ affinity:
 {{- end }}
 - --resync-interval={{ .Values.controller.resyncInterval }}
 - --admin-rate-ceiling={{ .Values.controller.adminRateCeiling }}
+- --relay-overlap={{ .Values.controller.relayOverlap }}
+{{- with .Values.controller.installationId }}
+- --installation-id={{ . }}
+{{- end }}
+{{- range .Values.controller.formerInstallationIds }}
+- --former-installation-id={{ . }}
+{{- end }}
 - --lease-name={{ include "hookstream.leaseName" . }}
 {{- with .Values.controller.lease }}
 - --lease-duration={{ .duration }}
@@ -153,6 +173,12 @@ affinity:
 {{- end }}
 {{- range .Values.worker.trustedProxies }}
 - --trusted-proxies={{ . }}
+{{- end }}
+{{- range .Values.worker.handshakeOrigins }}
+- --handshake-origins={{ . }}
+{{- end }}
+{{- if .Values.worker.handshakeAllowAll }}
+- --handshake-allow-all
 {{- end }}
 {{- range $name, $value := .Values.worker.settings }}
 {{- if $value }}

@@ -10,12 +10,15 @@ use super::Auth0Access;
 use super::request::{Auth0Error, Auth0Request};
 use crate::admin::absence::find_listed;
 use crate::admin::error::ErrorDetail;
-use crate::admin::pages::PageCollector;
-use crate::admin::response::{expect_id, object_id, parse_json, parse_object, unexpected_response};
-use crate::admin::{AdminError, ExternalClient, ListScope, Listing};
+use crate::admin::pages::{PageCollector, PageShape};
+use crate::admin::response::{expect_id, object_id, parse_object, unexpected_response};
+use crate::admin::{AdminError, AdminMemory, ExternalClient, ListElement, ListFilter, ListScope, Listing};
 
 const PATH: &str = "hooks";
 const PAGE_SIZE: usize = 100;
+/// Without totals the API returns a bare list.
+const PAGE: PageShape =
+    PageShape { list: "hooks", members: &["hooks", "total"], is_lua: false, may_be_bare: true };
 
 /// The desired state of a hook. Has no `Debug`, because it contains secrets.
 #[derive(Clone)]
@@ -79,14 +82,11 @@ fn with_secret_names(mut hook: Value, names: &BTreeSet<String>) -> Value {
     hook
 }
 
-/// Finds the enabled hook of a trigger, except `own`. Returns its id and name.
-fn find_enabled<'a>(hooks: &'a [Value], trigger: &str, own: Option<&str>) -> Option<(&'a str, &'a str)> {
-    hooks.iter().find_map(|hook| {
-        let text = |name: &str| hook.get(name).and_then(Value::as_str);
-        let enabled = hook.get("enabled").and_then(Value::as_bool) == Some(true);
-        let id = text("id")?;
-        (enabled && text("triggerId") == Some(trigger) && own != Some(id))
-            .then_some((id, text("name").unwrap_or_default()))
+/// Returns true if the listed hook is enabled at this trigger.
+fn is_enabled_at(element: &ListElement<'_>, trigger: &str) -> bool {
+    element.parse().is_some_and(|hook| {
+        hook.get("enabled").and_then(Value::as_bool) == Some(true)
+            && hook.get("triggerId").and_then(Value::as_str) == Some(trigger)
     })
 }
 
@@ -101,33 +101,30 @@ impl ExternalClient for HookClient {
 
     /// A list contains neither scripts nor secrets.
     const LIST_IS_COMPLETE: bool = false;
+    const CONFIRMS_DELETES: bool = true;
     const SECRETS_READ_BACK: bool = false;
 
     fn list_scope(&self) -> ListScope {
         self.access.list_scope(PATH)
     }
 
-    async fn list(&self) -> Result<Listing, AdminError> {
-        let mut pages = PageCollector::default();
+    fn memory(&self) -> AdminMemory {
+        self.access.http.memory()
+    }
+
+    async fn list(&self, filter: ListFilter<'_>) -> Result<Listing, AdminError> {
+        let mut pages = PageCollector::new(filter, self.memory());
         for page in 0.. {
             let query = format!("page={page}&per_page={PAGE_SIZE}&include_totals=true");
             let request = Auth0Request { path: &[PATH], query: Some(&query), ..Auth0Request::default() };
             let response = self.access.send(Method::GET, request).await.map_err(list_error)?;
-            let mut body = parse_json(&response)?;
-            let total = body.get("total").and_then(Value::as_u64);
-            // Without totals the API returns a bare list.
-            let list = if body.is_array() {
-                body
-            } else {
-                body.get_mut("hooks").map(Value::take).unwrap_or_default()
-            };
-            let Value::Array(found) = list else {
+            let page = pages.add_page(&response, &PAGE)?;
+            let Some(count) = page.objects else {
                 return Err(unexpected_response(&response, "the list response has no hooks"));
             };
-            let is_last = found.len() < PAGE_SIZE;
-            pages.add_page(&response, found)?;
+            let total = page.member("total").and_then(Value::as_u64);
             let is_complete = total.is_some_and(|total| u64::try_from(pages.len()).is_ok_and(|n| n >= total));
-            if is_last || is_complete {
+            if count < PAGE_SIZE || is_complete {
                 break;
             }
         }
@@ -307,11 +304,12 @@ impl HookClient {
     /// Fails if another hook is enabled at the trigger. Auth0 enables only one; enabling this one would disable the other,
     /// and two owners would override each other repeatedly.
     async fn check_trigger_free(&self, desired: &HookBody, own: Option<&str>) -> Result<(), AdminError> {
-        let hooks = self.list().await?.items;
-        match find_enabled(&hooks, &desired.trigger, own) {
-            None => Ok(()),
-            Some((id, name)) => Err(AdminError::TriggerTaken(format!("{name:.128} ({id:.64})"))),
-        }
+        let is_other =
+            |element: &ListElement<'_>| own != Some(element.id) && is_enabled_at(element, &desired.trigger);
+        let listing = self.list(ListFilter::new(&is_other)).await?;
+        let Some(other) = listing.items.first() else { return Ok(()) };
+        let name = other.name.as_deref().unwrap_or_default();
+        Err(AdminError::TriggerTaken(format!("{name:.128} ({:.64})", other.id)))
     }
 
     async fn secret_names(&self, id: &str) -> Result<BTreeSet<String>, Auth0Error> {

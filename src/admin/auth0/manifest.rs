@@ -3,11 +3,19 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::core::relay::is_worker_path;
+
 /// A custom resource that adopts an object of the tenant without changing it.
 pub struct Auth0Manifest {
     pub object: Value,
     /// The name and the keys of the Secret that it refers to. The user must fill in the values, which Auth0 does not return.
     pub secret: Option<(String, Vec<String>)>,
+}
+
+/// Returns true for a stream that sends to a worker: the controller created it for an EventStream.
+pub fn is_relay(stream: &Value) -> bool {
+    let endpoint = stream.pointer("/destination/configuration/webhook_endpoint").and_then(Value::as_str);
+    endpoint.is_some_and(|endpoint| is_worker_path(endpoint, "streams"))
 }
 
 /// Returns the EventStream of a stream. None if an EventStream cannot describe its destination.
@@ -42,8 +50,8 @@ pub fn stream_manifest(stream: &Value, connection: &str) -> Option<Auth0Manifest
         _ => return None,
     };
     let types = stream.get("subscriptions").and_then(Value::as_array)?.iter();
-    let types: Vec<Value> =
-        types.filter_map(|s| Some(json!({"eventType": s.get("event_type")?.as_str()?}))).collect();
+    let types = types.map(|s| Some(json!({"eventType": s.get("event_type")?.as_str()?})));
+    let types: Vec<Value> = types.collect::<Option<_>>()?;
     let mut spec = json!({"connectionRef": {"name": connection}, "name": title, "subscriptions": types,
         "destination": destination, "adopt": {"id": id, "mode": "Match"}});
     if text("/status") == Some("disabled") {
@@ -127,6 +135,9 @@ mod tests {
         assert!(manifest.secret.is_none());
         assert_eq!(manifest.object["spec"]["destination"], json!({"action": {"actionId": "a"}}));
         assert!(stream_manifest(&stream(json!({"type": "pigeon"})), "auth0").is_none());
+        let to_worker = json!({"type": "webhook", "configuration":
+            {"webhook_endpoint": "https://hooks.example.com/v1/namespaces/a/streams/b"}});
+        assert!(is_relay(&stream(to_worker)) && !is_relay(&webhook(json!({"method": "bearer"}))));
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //!
 //! Out of scope: the ownership of objects, and when to re-enable a stream that Auth0 disabled (`controller`).
 
+mod assertion;
 mod hook;
 mod manifest;
 mod request;
@@ -21,8 +22,9 @@ use url::Url;
 
 use crate::admin::limit::AdminHttp;
 
+pub use assertion::{AssertionKey, AssertionKeyError};
 pub use hook::{HookBody, HookClient};
-pub use manifest::{Auth0Manifest, hook_manifest, stream_manifest};
+pub use manifest::{Auth0Manifest, hook_manifest, is_relay, stream_manifest};
 pub use stream::{DestinationBody, StreamBody, StreamClient, WebhookAuthorization};
 pub use token::{Credentials, Login, LoginCache};
 

@@ -11,9 +11,9 @@ use serde_json::Value;
 
 use super::Auth0Access;
 use crate::admin::error::ErrorDetail;
+use crate::admin::limit::AdminResponse;
 use crate::admin::response::{NotFoundOrigin, VendorErrorBody, error_from_response, is_valid_id, log_call};
 use crate::admin::{AdminError, MAX_RESPONSE};
-use crate::net::HttpResponse;
 
 /// The recorded message for a stream that does not exist; such an error has no code.
 const MISSING_STREAM: &str = "The requested stream does not exist.";
@@ -69,7 +69,7 @@ impl Auth0Access {
         &'a self,
         method: Method,
         request: Auth0Request<'a>,
-    ) -> BoxFuture<'a, Result<HttpResponse, Auth0Error>> {
+    ) -> BoxFuture<'a, Result<AdminResponse, Auth0Error>> {
         Box::pin(async move {
             let token = self.login.token(&self.http).await.map_err(Auth0Error::Login)?;
             let unauthorized = match self.send_with_token(&method, &request, &token.text).await {
@@ -88,7 +88,7 @@ impl Auth0Access {
         method: &Method,
         request: &Auth0Request<'_>,
         token: &SecretString,
-    ) -> Result<HttpResponse, Auth0Error> {
+    ) -> Result<AdminResponse, Auth0Error> {
         let http_request = self.http_request(method, request, token)?;
         let response = self.http.send(http_request, TIMEOUT, MAX_RESPONSE).await?;
         let mut secrets = request.secrets.clone();
@@ -135,7 +135,7 @@ fn rejected(message: String) -> AdminError {
 }
 
 /// Returns the error for a response of the Management API without a success status, with `secrets` redacted.
-fn api_error(response: &HttpResponse, secrets: &[&str]) -> Auth0Error {
+fn api_error(response: &AdminResponse, secrets: &[&str]) -> Auth0Error {
     let body = VendorErrorBody::parse(response);
     let code = body.text("errorCode").or_else(|| body.text("error"));
     let is_from_api = body.number("statusCode") == Some(i64::from(response.status.as_u16()))
@@ -153,7 +153,7 @@ fn api_error(response: &HttpResponse, secrets: &[&str]) -> Auth0Error {
 
 /// Returns the error for a response of the token endpoint without a success status, with `secrets` redacted. No login
 /// error has a variant that could mean that an object is missing.
-pub fn login_error(response: &HttpResponse, secrets: &[&str]) -> AdminError {
+pub fn login_error(response: &AdminResponse, secrets: &[&str]) -> AdminError {
     let body = VendorErrorBody::parse(response);
     let code = body.text("error").or_else(|| body.text("errorCode"));
     let message = body.text("error_description").or_else(|| body.text("message"));

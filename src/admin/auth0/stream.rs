@@ -8,14 +8,16 @@ use super::Auth0Access;
 use super::request::Auth0Request;
 use crate::admin::absence::{resolve_delete, resolve_read};
 use crate::admin::error::ErrorDetail;
-use crate::admin::pages::PageCollector;
+use crate::admin::pages::{PageCollector, PageShape};
 use crate::admin::response::{NO_REASON, expect_id, parse_json, parse_object, unexpected_response};
-use crate::admin::{AdminError, ExternalClient, ListScope, Listing};
+use crate::admin::{AdminError, AdminMemory, ExternalClient, ListFilter, ListScope, Listing};
 use crate::core::redact::redact;
 
 const PATH: &str = "event-streams";
 /// The maximum page size of the API.
 const PAGE_SIZE: usize = 100;
+const PAGE: PageShape =
+    PageShape { list: "eventStreams", members: &["eventStreams", "next"], is_lua: false, may_be_bare: false };
 
 /// The desired state of a stream. Has no `Debug`, because it contains secrets.
 #[derive(Clone)]
@@ -174,28 +176,32 @@ pub struct StreamClient {
 impl ExternalClient for StreamClient {
     type Desired = StreamBody;
 
+    const CONFIRMS_DELETES: bool = true;
     const SECRETS_READ_BACK: bool = false;
+    const RELAY_URL: Option<&'static str> = Some("/destination/configuration/webhook_endpoint");
 
     fn list_scope(&self) -> ListScope {
         self.access.list_scope(PATH)
     }
 
-    async fn list(&self) -> Result<Listing, AdminError> {
-        let (mut pages, mut from) = (PageCollector::default(), None::<String>);
+    fn memory(&self) -> AdminMemory {
+        self.access.http.memory()
+    }
+
+    async fn list(&self, filter: ListFilter<'_>) -> Result<Listing, AdminError> {
+        let (mut pages, mut from) = (PageCollector::new(filter, self.memory()), None::<String>);
         loop {
             let query = page_query(from.as_deref(), PAGE_SIZE);
             let request = Auth0Request { path: &[PATH], query: Some(&query), ..Auth0Request::default() };
             let response = self.access.send(Method::GET, request).await?;
-            let mut page = parse_object(&response)?;
-            let Some(Value::Array(found)) = page.get_mut("eventStreams").map(Value::take) else {
+            let page = pages.add_page(&response, &PAGE)?;
+            let Some(count) = page.objects else {
                 return Err(unexpected_response(&response, "the list response has no eventStreams"));
             };
             // An empty page ends the list too: the API may return `next` even on the last page, as it does for deliveries.
-            let is_last = found.is_empty();
-            pages.add_page(&response, found.into_iter().map(normalize).collect())?;
-            from = match page.get("next") {
-                Some(Value::String(next)) if !is_last && !next.is_empty() => Some(next.clone()),
-                None | Some(Value::Null | Value::String(_)) => return Ok(pages.finish()),
+            from = match page.member("next") {
+                Some(Value::String(next)) if count > 0 && !next.is_empty() => Some(next.clone()),
+                None | Some(Value::String(_)) => return Ok(pages.finish()),
                 Some(_) => {
                     return Err(unexpected_response(
                         &response,
@@ -204,6 +210,10 @@ impl ExternalClient for StreamClient {
                 }
             };
         }
+    }
+
+    fn normalize(item: Value) -> Value {
+        normalize(item)
     }
 
     async fn observe(&self, id: &str) -> Result<Option<Value>, AdminError> {

@@ -3,6 +3,7 @@
 //! Auth0 meters logins. Therefore a token is cached until it expires, concurrent callers share one login, and a failure
 //! is cached too. Otherwise each of a thousand objects would repeat a failed login.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,14 +14,16 @@ use http_body_util::Full;
 use parking_lot::Mutex;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 use url::{Url, form_urlencoded};
 
+use super::assertion::{ASSERTION_TYPE, AssertionKey};
 use super::request::login_error;
+use crate::admin::access::digest;
 use crate::admin::error::ErrorDetail;
 use crate::admin::limit::AdminHttp;
 use crate::admin::response::{log_call, parse_object, unexpected_response};
 use crate::admin::{AdminError, AdminErrorClass};
+use crate::core::time::Millis;
 
 const TIMEOUT: Duration = Duration::from_secs(15);
 const MAX_RESPONSE: usize = 64 * 1024;
@@ -45,8 +48,28 @@ const MAX_LOGINS: usize = 1024;
 pub enum Credentials {
     /// The client credentials of a machine-to-machine application.
     Client { id: String, secret: SecretString, audience: String },
+    /// The private key of a machine-to-machine application.
+    PrivateKey { key: AssertionKey, audience: String },
     /// A token that is renewed outside of this process.
     StaticToken(SecretString),
+}
+
+impl Credentials {
+    /// Returns the values that distinguish these credentials from others.
+    fn parts(&self) -> [Cow<'_, str>; 4] {
+        match self {
+            Credentials::Client { id, secret, audience } => {
+                ["client", id, secret.expose_secret(), audience].map(Cow::Borrowed)
+            }
+            Credentials::PrivateKey { key, audience } => [
+                Cow::Borrowed("key"),
+                Cow::Borrowed(key.client_id()),
+                Cow::Owned(hex::encode(key.fingerprint())),
+                Cow::Borrowed(audience.as_str()),
+            ],
+            Credentials::StaticToken(text) => ["ready", text.expose_secret(), "", ""].map(Cow::Borrowed),
+        }
+    }
 }
 
 /// The logins of the process. Holds at most `MAX_LOGINS`; evicts the least recently used one.
@@ -107,14 +130,25 @@ impl Login {
         fingerprint(&self.base, &self.credentials)
     }
 
+    /// Returns a digest of the credentials, which does not depend on the tenant's address.
+    pub fn credentials_digest(&self) -> [u8; 32] {
+        digest(&self.credentials.parts().each_ref().map(AsRef::as_ref))
+    }
+
+    /// Returns a login with the same credentials at another tenant address.
+    pub fn at(&self, base: &Url) -> Arc<Login> {
+        let (base, credentials) = (base.clone(), self.credentials.clone());
+        let last_used = Mutex::new(Instant::now());
+        Arc::new(Login { base, credentials, state: tokio::sync::Mutex::default(), last_used })
+    }
+
     /// Returns a valid token, from the cache if possible.
     ///
     /// Errors: the failure of the login, cached for `FAILURE_CACHE_TIME` or for the time that the vendor requested.
     pub async fn token(&self, http: &AdminHttp) -> Result<Token, AdminError> {
-        let (id, secret, audience) = match &self.credentials {
-            Credentials::Client { id, secret, audience } => (id, secret, audience),
-            Credentials::StaticToken(text) => return Ok(Token::from_static(text)),
-        };
+        if let Credentials::StaticToken(text) = &self.credentials {
+            return Ok(Token::from_static(text));
+        }
         let mut state = self.state.lock().await;
         let now = Instant::now();
         if let Some(token) = state.token.as_ref().filter(|token| token.renew_at > now) {
@@ -128,7 +162,7 @@ impl Login {
                 other => other,
             });
         }
-        match self.log_in(http, id, secret, audience).await {
+        match self.log_in(http).await {
             Ok((text, lifetime)) => Ok(state.store_token(text, lifetime)),
             Err(error) => match &mut state.token {
                 // The token is still valid and the login was only deferred: do not report it.
@@ -184,20 +218,32 @@ impl Login {
         }
     }
 
+    /// Returns the form of a token request, and the secret in it.
+    fn login_form(&self) -> Result<(String, SecretString), AdminError> {
+        let mut form = form_urlencoded::Serializer::new(String::new());
+        form.append_pair("grant_type", "client_credentials");
+        let (secret, audience) = match &self.credentials {
+            Credentials::Client { id, secret, audience } => {
+                form.append_pair("client_id", id).append_pair("client_secret", secret.expose_secret());
+                (secret.clone(), audience)
+            }
+            Credentials::PrivateKey { key, audience } => {
+                let assertion = key
+                    .sign(self.base.as_str(), Millis::wall())
+                    .ok_or_else(|| rejected("the private key cannot sign a client assertion".into()))?;
+                form.append_pair("client_id", key.client_id())
+                    .append_pair("client_assertion_type", ASSERTION_TYPE)
+                    .append_pair("client_assertion", assertion.expose_secret());
+                (assertion, audience)
+            }
+            Credentials::StaticToken(_) => return Err(rejected("a static token needs no login".into())),
+        };
+        Ok((form.append_pair("audience", audience).finish(), secret))
+    }
+
     /// Logs in. Returns the token and its lifetime.
-    async fn log_in(
-        &self,
-        http: &AdminHttp,
-        id: &str,
-        secret: &SecretString,
-        audience: &str,
-    ) -> Result<(SecretString, Duration), AdminError> {
-        let form = form_urlencoded::Serializer::new(String::new())
-            .append_pair("grant_type", "client_credentials")
-            .append_pair("client_id", id)
-            .append_pair("client_secret", secret.expose_secret())
-            .append_pair("audience", audience)
-            .finish();
+    async fn log_in(&self, http: &AdminHttp) -> Result<(SecretString, Duration), AdminError> {
+        let (form, secret) = self.login_form()?;
         let mut url = self.base.clone();
         url.set_path("/oauth/token");
         let request = Request::builder()
@@ -206,9 +252,7 @@ impl Login {
             .header("accept", "application/json")
             .header("content-type", "application/x-www-form-urlencoded")
             .body(Full::from(Bytes::from(form)))
-            .map_err(|e| {
-                AdminError::Rejected(ErrorDetail { message: e.to_string(), ..ErrorDetail::default() })
-            })?;
+            .map_err(|e| rejected(e.to_string()))?;
         let response = http.send(request, TIMEOUT, MAX_RESPONSE).await?;
         log_call(
             self.base.as_str(),
@@ -233,6 +277,10 @@ impl Login {
             .map_or(DEFAULT_LIFETIME, |seconds| Duration::try_from_secs_f64(seconds).unwrap_or(MAX_LIFETIME));
         Ok((SecretString::from(text), lifetime.clamp(MIN_LIFETIME, MAX_LIFETIME)))
     }
+}
+
+fn rejected(message: String) -> AdminError {
+    AdminError::Rejected(ErrorDetail { message, ..ErrorDetail::default() })
 }
 
 impl LoginState {
@@ -268,14 +316,7 @@ fn retry_delay(error: &AdminError) -> Duration {
 }
 
 fn fingerprint(base: &Url, credentials: &Credentials) -> [u8; 32] {
-    let parts: [&str; 4] = match credentials {
-        Credentials::Client { id, secret, audience } => ["client", id, secret.expose_secret(), audience],
-        Credentials::StaticToken(text) => ["ready", text.expose_secret(), "", ""],
-    };
-    let mut hash = Sha256::new();
-    for part in std::iter::once(base.as_str()).chain(parts) {
-        hash.update((part.len() as u64).to_be_bytes());
-        hash.update(part);
-    }
-    hash.finalize().into()
+    let parts = credentials.parts();
+    let [kind, id, secret, audience] = parts.each_ref().map(AsRef::as_ref);
+    digest(&[base.as_str(), kind, id, secret, audience])
 }

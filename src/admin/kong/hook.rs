@@ -63,7 +63,11 @@ pub(super) fn comparable_fields(hook: &Value) -> Value {
         .iter()
         .filter(|name| !matches!(**name, "secret" | "headers"))
         .map(|name| {
-            ((*name).to_owned(), hook.pointer(&format!("/config/{name}")).cloned().unwrap_or_default())
+            let value = hook.pointer(&format!("/config/{name}")).cloned().unwrap_or_default();
+            let is_empty =
+                value.as_object().is_some_and(Map::is_empty) || value.as_array().is_some_and(Vec::is_empty);
+            // A gateway may return null for an empty map, or an empty list.
+            ((*name).to_owned(), if is_empty { Value::Null } else { value })
         })
         .collect();
     json!({"source": member("source"), "event": member("event"), "handler": member("handler"),

@@ -2,6 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::core::relay::is_worker_path;
+
 /// The manifests of one hook.
 pub struct KongManifests {
     pub hook: Value,
@@ -9,19 +11,21 @@ pub struct KongManifests {
     pub secret: Option<Value>,
 }
 
-/// The key of the signing secret in the Secret.
+/// The keys of the signing secret and of the URL in the Secret.
 const SIGNING_KEY: &str = "signing-secret";
+const URL_KEY: &str = "url";
+/// Parts of the names of headers and query parameters that probably contain credentials, which do not belong in git.
+const CREDENTIAL_NAMES: [&str; 8] =
+    ["authorization", "token", "secret", "key", "password", "cookie", "credential", "signature"];
 
 /// Returns true for a hook that relays to a worker: the controller created it for an EventHook.
 pub fn is_relay(hook: &Value) -> bool {
-    let url = hook.pointer("/config/url").and_then(Value::as_str).unwrap_or_default();
-    let mut segments = url.rsplit('/').skip(1);
-    segments.next() == Some("relays")
-        && segments.nth(1) == Some("namespaces")
-        && segments.next() == Some("v1")
+    let url = hook.pointer("/config/url").and_then(Value::as_str);
+    url.is_some_and(|url| is_worker_path(url, "relays"))
 }
 
-/// Returns the EventHook that adopts this hook without changing it. None if an EventHook cannot describe the hook.
+/// Returns the EventHook that adopts this hook without changing it. None if its handler is unknown. The manifest may be
+/// invalid, because Kong accepts values that an EventHook cannot express.
 pub fn hook_manifests(hook: &Value, connection: &str) -> Option<KongManifests> {
     let text = |pointer: &str| hook.pointer(pointer).and_then(Value::as_str);
     let (id, source) = (text("/id")?, text("/source")?);
@@ -75,11 +79,17 @@ fn period(seconds: i64) -> String {
 /// Returns the `webhook` handler of the spec, and adds its secret values to `data`.
 fn webhook_request(config: &Value, name: &str, data: &mut Map<String, Value>) -> Map<String, Value> {
     let mut request = Map::new();
-    request.extend(config.get("url").map(|url| ("url".to_owned(), url.clone())));
+    match config.get("url") {
+        Some(url) if url.as_str().is_some_and(has_credentials_in_query) => {
+            data.insert(URL_KEY.to_owned(), url.clone());
+            request.insert("urlSecretRef".to_owned(), json!({"name": name, "key": URL_KEY}));
+        }
+        url => request.extend(url.map(|url| ("url".to_owned(), url.clone()))),
+    }
     let (mut plain_headers, mut secret_headers) = (Map::new(), Vec::new());
     for (header, value) in config.get("headers").and_then(Value::as_object).into_iter().flatten() {
-        if is_secret_header(header) {
-            let key = format!("header-{}", header.to_ascii_lowercase());
+        if names_credentials(header) {
+            let key = free_key(header, data);
             secret_headers.push(json!({"name": header, "secretRef": {"name": name, "key": key}}));
             data.insert(key, value.clone());
         } else {
@@ -102,10 +112,24 @@ fn webhook_request(config: &Value, name: &str, data: &mut Map<String, Value>) ->
     request
 }
 
-/// Returns true for headers that probably contain credentials, which do not belong in git.
-fn is_secret_header(header: &str) -> bool {
-    let name = header.to_ascii_lowercase();
-    ["authorization", "token", "secret", "key", "password", "cookie"].iter().any(|part| name.contains(part))
+/// Returns true for the name of a header or query parameter that probably contains credentials.
+fn names_credentials(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    CREDENTIAL_NAMES.iter().any(|part| name.contains(part))
+}
+
+fn has_credentials_in_query(url: &str) -> bool {
+    let query = url.split('#').next().and_then(|url| url.split_once('?')).map_or("", |(_, query)| query);
+    url::form_urlencoded::parse(query.as_bytes()).any(|(name, _)| names_credentials(&name))
+}
+
+/// Returns a key of the Secret for the value of a header. A Secret allows fewer characters than a header's name, so two
+/// names may lead to the same key; then a number makes it unique.
+fn free_key(header: &str, data: &Map<String, Value>) -> String {
+    let to_key = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+    let key: String = "header-".chars().chain(header.chars().map(to_key)).collect();
+    let numbered = (2..).map(|number| format!("{key}-{number}"));
+    std::iter::once(key.clone()).chain(numbered).find(|key| !data.contains_key(key)).unwrap_or(key)
 }
 
 /// Returns the additional fields of the `webhookCustom` handler.
@@ -149,6 +173,23 @@ mod tests {
         assert!(!hook.to_string().contains("Bearer b"));
         let data = json!({"signing-secret": "s", "header-authorization": "Bearer b"});
         assert_eq!(secret.unwrap()["stringData"], data);
+    }
+
+    #[test]
+    fn moves_credentials_into_the_secret() {
+        let url = "https://example.com/hook?channel=a&api_key=k1#f";
+        let config =
+            json!({"url": url, "headers": {"X-Token": "1", "x-token": "2", "x^token": "3", "x-a": "4"}});
+        let hook = json!({"id": ID, "source": "crud", "handler": "webhook", "config": config});
+        let KongManifests { hook, secret } = hook_manifests(&hook, "kong").unwrap();
+        let data =
+            json!({"url": url, "header-x-token": "1", "header-x-token-2": "2", "header-x-token-3": "3"});
+        assert_eq!(secret.unwrap()["stringData"], data);
+        let webhook = &hook["spec"]["handler"]["webhook"];
+        assert_eq!(webhook["headers"], json!({"x-a": "4"}));
+        assert_eq!(webhook["urlSecretRef"]["key"], "url");
+        assert!(webhook.get("url").is_none());
+        assert!(!has_credentials_in_query("https://example.com/token?channel=key#secret=1"));
     }
 
     #[test]

@@ -16,9 +16,9 @@ use url::Url;
 
 use super::absence::{resolve_delete, resolve_read};
 use super::limit::AdminHttp;
-use super::pages::PageCollector;
-use super::response::{expect_id, parse_object, unexpected_response};
-use super::{AdminError, ExternalClient, ListScope, Listing};
+use super::pages::{PageCollector, PageShape};
+use super::response::{check_complete, expect_id, parse_object, unexpected_response};
+use super::{AdminError, AdminMemory, ExternalClient, ListFilter, ListScope, Listing};
 use request::KongRequest;
 
 pub use capabilities::DetectedCapabilities;
@@ -27,7 +27,11 @@ pub use manifest::{KongManifests, hook_manifests, is_relay};
 
 /// The header that carries the token unless the Connection names another.
 pub const TOKEN_HEADER: &str = "kong-admin-token";
+/// The hooks of a page: Kong's maximum, and the smallest to which a page shrinks that is too large.
 const PAGE_SIZE: usize = 1000;
+const MIN_PAGE_SIZE: usize = 10;
+const PAGE: PageShape =
+    PageShape { list: "data", members: &["data", "offset"], is_lua: true, may_be_bare: false };
 
 /// The address and credentials of one gateway.
 #[derive(Clone, Debug)]
@@ -71,6 +75,14 @@ impl KongClient {
         }
     }
 
+    /// Checks that the gateway lists the hooks of the workspace.
+    pub async fn check_list(&self) -> Result<(), AdminError> {
+        let (path, query) = (&["event-hooks"], Some("size=1"));
+        let request = KongRequest { path, query, ..KongRequest::default() };
+        let response = self.access.send(Method::GET, request).await.map_err(|failed| failed.error)?;
+        check_complete(&response)
+    }
+
     /// Reads the event sources that the gateway supports, each with its events.
     pub async fn sources(&self) -> Result<Value, AdminError> {
         let path = &["event-hooks", "sources"];
@@ -87,6 +99,7 @@ impl ExternalClient for KongClient {
     type Desired = KongHook;
 
     const SECRETS_READ_BACK: bool = true;
+    const RELAY_URL: Option<&'static str> = Some("/config/url");
 
     fn list_scope(&self) -> ListScope {
         let KongAccess { http, admin_url, workspace, token, .. } = &self.access;
@@ -105,33 +118,43 @@ impl ExternalClient for KongClient {
         known.put == Some(true) || known.client_id == Some(true)
     }
 
-    async fn list(&self) -> Result<Listing, AdminError> {
-        let (mut pages, mut offset) = (PageCollector::default(), None::<String>);
+    fn memory(&self) -> AdminMemory {
+        self.access.http.memory()
+    }
+
+    async fn list(&self, filter: ListFilter<'_>) -> Result<Listing, AdminError> {
+        let (mut pages, mut offset) = (PageCollector::new(filter, self.memory()), None::<String>);
+        let mut size = PAGE_SIZE;
         loop {
-            let mut query = format!("size={PAGE_SIZE}");
+            let mut query = format!("size={size}");
             if let Some(offset) = &offset {
                 query.push_str("&offset=");
                 query.extend(url::form_urlencoded::byte_serialize(offset.as_bytes()));
             }
             let request =
                 KongRequest { path: &["event-hooks"], query: Some(&query), ..KongRequest::default() };
-            let response = self.access.send(Method::GET, request).await.map_err(|failed| failed.error)?;
-            let mut page = parse_object(&response)?;
-            let items = match page.get_mut("data").map(Value::take) {
-                Some(Value::Array(items)) => items,
-                // Lua does not distinguish an empty list from an empty object.
-                Some(Value::Object(members)) if members.is_empty() => Vec::new(),
-                _ => return Err(unexpected_response(&response, "a list without data")),
+            let response = match self.access.send(Method::GET, request).await.map_err(|failed| failed.error) {
+                Ok(response) if !response.is_too_long || size <= MIN_PAGE_SIZE => response,
+                Err(error) if !matches!(error, AdminError::ResponseTooLarge(_)) || size <= MIN_PAGE_SIZE => {
+                    return Err(error);
+                }
+                // A thousand hooks with lambdas exceed any bound. An offset holds for every size.
+                Ok(_) | Err(_) => {
+                    size /= 10;
+                    continue;
+                }
             };
-            let is_empty = items.is_empty();
-            pages.add_page(&response, items.into_iter().map(hook::normalize).collect())?;
-            match page.get("offset") {
+            let page = pages.add_page(&response, &PAGE)?;
+            let Some(count) = page.objects else {
+                return Err(unexpected_response(&response, "a list without data"));
+            };
+            match page.member("offset") {
                 // Ending the list here would make the objects of later pages look deleted.
-                Some(Value::String(_)) if is_empty => {
+                Some(Value::String(_)) if count == 0 => {
                     return Err(unexpected_response(&response, "an empty page of the list names a next one"));
                 }
                 Some(Value::String(next)) => offset = Some(next.clone()),
-                None | Some(Value::Null) => return Ok(pages.finish()),
+                None => return Ok(pages.finish()),
                 Some(_) => {
                     return Err(unexpected_response(
                         &response,
@@ -140,6 +163,10 @@ impl ExternalClient for KongClient {
                 }
             }
         }
+    }
+
+    fn normalize(item: Value) -> Value {
+        hook::normalize(item)
     }
 
     async fn observe(&self, id: &str) -> Result<Option<Value>, AdminError> {

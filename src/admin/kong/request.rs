@@ -9,9 +9,9 @@ use secrecy::ExposeSecret;
 
 use super::KongAccess;
 use crate::admin::error::ErrorDetail;
+use crate::admin::limit::AdminResponse;
 use crate::admin::response::{NotFoundOrigin, VendorErrorBody, error_from_response, is_valid_id, log_call};
 use crate::admin::{AdminError, MAX_RESPONSE};
-use crate::net::HttpResponse;
 
 const TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -48,7 +48,7 @@ impl KongAccess {
         &self,
         method: Method,
         request: KongRequest<'_>,
-    ) -> Result<HttpResponse, KongError> {
+    ) -> Result<AdminResponse, KongError> {
         let http_request = self.http_request(&method, &request)?;
         let response = self.http.send(http_request, TIMEOUT, MAX_RESPONSE).await?;
         let mut secrets = request.secrets;

@@ -6,7 +6,7 @@ use super::*;
 use crate::admin::AdminErrorClass;
 use crate::admin::testing::{
     REQUEST_ID, ReceivedRequest, ScriptedServer, VerbResult, call_every_verb, check_error, error_statuses,
-    malformed_responses, raw, reply,
+    malformed_reason, malformed_responses, raw, reply,
 };
 
 const TOKEN: &str = "the-adm1n-token";
@@ -64,7 +64,7 @@ async fn rejects_malformed_success_responses() {
             };
             assert_eq!(
                 (<&str>::from(&error), error.class()),
-                ("UnexpectedAnswer", AdminErrorClass::Retryable),
+                (malformed_reason(&what), AdminErrorClass::Retryable),
                 "{what}"
             );
             assert_eq!(check_error(&what, &error, &SECRETS).request_id.as_deref(), Some("req-1"), "{what}");
@@ -172,7 +172,11 @@ async fn list_pages(
     response: impl Fn(Option<usize>) -> Vec<u8> + Send + Sync + 'static,
 ) -> (Result<usize, String>, usize) {
     let server = ScriptedServer::start(move |request| response(offset(request))).await;
-    let result = client(&server).list().await.map(|listing| listing.items.len()).map_err(|e| e.to_string());
+    let result = client(&server)
+        .list(ListFilter::all())
+        .await
+        .map(|listing| listing.items.len())
+        .map_err(|e| e.to_string());
     (result, server.lines().len())
 }
 
@@ -214,6 +218,30 @@ async fn reads_a_list_to_its_end() {
         };
         assert!(list_pages(broken).await.0.is_err(), "{status}: a partial list is an error");
     }
+}
+
+#[tokio::test]
+async fn pages_that_are_too_large_shrink() {
+    let server = ScriptedServer::start(|request| {
+        let size: usize =
+            request.line.split("size=").nth(1).unwrap().split('&').next().unwrap().parse().unwrap();
+        let hook = |n: usize| json!({"id": format!("id-{n}"), "config": {"functions": ["x".repeat(60_000)]}});
+        let start = offset(request).unwrap_or(0);
+        let end = (start + size).min(400);
+        let next = (end < 400).then(|| end.to_string());
+        reply(200, &[], &json!({"data": (start..end).map(hook).collect::<Vec<_>>(), "offset": next}))
+    })
+    .await;
+    let listing = client(&server).list(ListFilter::new(&|_| false)).await.unwrap();
+    assert_eq!(listing.count(), 400);
+    let sizes: Vec<bool> = server.lines().iter().map(|line| line.contains("size=1000")).collect();
+    assert_eq!(sizes, [true, false, false, false, false], "24 MB in four pages");
+    let server = ScriptedServer::start(|_| {
+        malformed_responses().into_iter().find(|(what, _)| *what == "endless").unwrap().1
+    })
+    .await;
+    let error = client(&server).list(ListFilter::all()).await.unwrap_err();
+    assert_eq!((<&str>::from(&error), server.lines().len()), ("ResponseTooLarge", 3));
 }
 
 #[tokio::test]

@@ -33,6 +33,9 @@ use tokio::sync::Notify;
 
 pub use pause::{VendorPause, requested_pause};
 use response_memory::ResponseMemory;
+#[cfg(test)]
+pub use response_memory::response_for_tests;
+pub use response_memory::{AdminMemory, AdminResponse};
 pub use scheduler::Priority;
 use scheduler::{CallOutcome, HostScheduler, Route, SlotDenied, SlotPoll};
 
@@ -40,7 +43,7 @@ use super::error::{AdminError, ErrorDetail};
 use crate::core::bucket::Rate;
 use crate::core::time::Millis;
 use crate::leadership::Leadership;
-use crate::memory::{MemoryPool, MemoryShare};
+use crate::memory::{MemoryPool, MemoryShare, Reservation};
 use crate::metrics::Metrics;
 use crate::net::{HttpClient, HttpResponse, SendError};
 
@@ -60,12 +63,26 @@ struct Operation {
     priority: Priority,
     /// True once its first call was sent. Its later calls then go first, because a requeue would repeat the first one.
     has_started: Arc<AtomicBool>,
+    /// The memory of the parsed responses, until the operation ends.
+    memory: Arc<Mutex<Vec<Reservation>>>,
 }
 
 /// Runs one operation (a reconcile, a list) whose calls all have this priority. Once the first call was sent, the later
 /// ones wait for a slot instead of failing with `Postponed`. Calls outside of an operation have the priority of a resync.
 pub async fn with_priority<F: Future>(priority: Priority, operation: F) -> F::Output {
-    OPERATION.scope(Operation { priority, has_started: Arc::default() }, operation).await
+    let started = Operation { priority, has_started: Arc::default(), memory: Arc::default() };
+    OPERATION.scope(started, operation).await
+}
+
+/// Keeps the memory reserved until the operation of the current task ends. Returns it if the task belongs to none.
+fn hold_during_operation(reserved: Reservation) -> Option<Reservation> {
+    match OPERATION.try_with(|operation| operation.memory.clone()) {
+        Ok(memory) => {
+            memory.lock().push(reserved);
+            None
+        }
+        Err(_) => Some(reserved),
+    }
 }
 
 /// The schedulers of all hosts that this process calls.
@@ -180,7 +197,7 @@ impl AdminHttp {
         request: Request<Full<Bytes>>,
         timeout: Duration,
         max_body: usize,
-    ) -> Result<HttpResponse, AdminError> {
+    ) -> Result<AdminResponse, AdminError> {
         let (host_name, host) = self.pacer.host(request.uri());
         let started = Instant::now();
         let tls = (request.uri().scheme_str() != Some("http")).then(|| self.tls_identity());
@@ -190,14 +207,19 @@ impl AdminHttp {
         // Check right before the call: the process may have been suspended for longer than its lease.
         self.pacer.leadership.may_write()?;
         let (method, started) = (request.method().clone(), Instant::now());
-        let mut memory = ResponseMemory::new(&self.pacer.memory, &self.connection);
+        let mut memory = ResponseMemory::new(self.memory());
         let may_hold = &mut |length| memory.may_hold(length);
         let result = self.http.send_bounded(request, timeout, max_body, may_hold).await;
         let status = result.as_ref().ok().map(|response| response.status.as_u16());
         self.pacer.metrics.record_admin_request(&host_name, method.as_str(), status, started.elapsed());
         call.finish(&result);
         let response = result.map_err(AdminError::from)?;
-        memory.attach(response)
+        memory.attach(response, max_body)
+    }
+
+    /// Returns the memory for what is kept of the Connection's responses.
+    pub fn memory(&self) -> AdminMemory {
+        AdminMemory::new(self.pacer.memory.clone(), &self.connection)
     }
 
     /// Returns a hash of the TLS options: the trusted authorities and the client certificate.
@@ -376,7 +398,7 @@ mod tests {
         url
     }
 
-    async fn get(client: &AdminHttp, url: &str) -> Result<HttpResponse, AdminError> {
+    async fn get(client: &AdminHttp, url: &str) -> Result<AdminResponse, AdminError> {
         let request = Request::get(url).body(Full::default()).unwrap();
         client.send(request, Duration::from_secs(10), 1024).await
     }

@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::failure::{CommandResult, OrFail};
+use super::failure::{CommandResult, Failure, OrFail};
 use super::output::{HELP, OutputFormat, print_line, strip_control_chars};
 use super::worker_args::WorkerApiArgs;
 use super::worker_client::WorkerResponse;
@@ -221,6 +221,7 @@ struct ReplayProgress {
     id: Uuid,
     replayed: u64,
     done: bool,
+    error: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -258,6 +259,10 @@ async fn replay(args: ReplayArgs) -> CommandResult {
         if last != Some(progress.replayed) {
             print_line(&format!("{} replayed", progress.replayed));
             last = Some(progress.replayed);
+        }
+        if let Some(error) = progress.error.filter(|_| progress.done) {
+            let message = format!("the replay ended early: {}", strip_control_chars(&error));
+            return Err(Failure { code: 1, message });
         }
         if progress.done {
             print_line("done");

@@ -8,12 +8,13 @@ use std::time::Duration;
 use axum::http::StatusCode;
 
 use super::{listen_and_announce, read_file};
-use crate::cli::failure::{CommandResult, OrFail};
+use crate::api::AssertionAlgorithm;
+use crate::cli::failure::{CommandResult, Failure, OrFail};
 use crate::cli::flags::ServerTlsArgs;
 use crate::cli::logging::LogArgs;
 use crate::cli::signals::stop_signal;
 use crate::core::duration;
-use crate::emulator::{Auth0Options, TenantRateLimit, serve_auth0};
+use crate::emulator::{Auth0Options, ClientKey, TenantRateLimit, serve_auth0};
 
 /// Emulate an Auth0 tenant: /oauth/token, /api/v2/event-streams and /api/v2/hooks.
 ///
@@ -24,6 +25,7 @@ use crate::emulator::{Auth0Options, TenantRateLimit, serve_auth0};
 /// Example: hookstream emulate auth0 --listen 127.0.0.1:8002 --client-id me --client-secret s3cret --time-scale 0.01
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
+#[command(group(clap::ArgGroup::new("credential").args(["client_secret", "client_public_key"])))]
 pub struct Args {
     /// The listen address; port 0 selects a free port.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8002", env = "HOOKSTREAM_LISTEN")]
@@ -32,7 +34,7 @@ pub struct Args {
     #[arg(long, value_name = "NAME", default_value = "emulator.eu.auth0.com", env = "HOOKSTREAM_TENANT")]
     tenant: String,
     /// The client id that may request tokens. Default: any client may, and any bearer token is accepted.
-    #[arg(long, value_name = "ID", requires = "client_secret", env = "HOOKSTREAM_CLIENT_ID")]
+    #[arg(long, value_name = "ID", requires = "credential", env = "HOOKSTREAM_CLIENT_ID")]
     client_id: Option<String>,
     /// The client's secret.
     #[arg(
@@ -43,6 +45,12 @@ pub struct Args {
         hide_env_values = true
     )]
     client_secret: Option<String>,
+    /// A file with the RSA public key (PEM) that verifies the client's assertions (private_key_jwt), instead of a secret.
+    #[arg(long, value_name = "FILE", requires = "client_id", env = "HOOKSTREAM_CLIENT_PUBLIC_KEY")]
+    client_public_key: Option<PathBuf>,
+    /// The algorithm of the client's assertions.
+    #[arg(long, value_name = "ALGORITHM", value_parser = ["RS256", "RS384", "PS256"], default_value = "RS256", env = "HOOKSTREAM_CLIENT_KEY_ALGORITHM")]
+    client_key_algorithm: String,
     /// A static access token that is also accepted. Without --client-id it is the only accepted token.
     #[arg(long, env = "HOOKSTREAM_TOKEN", hide_env_values = true)]
     token: Option<String>,
@@ -91,6 +99,8 @@ pub async fn run(args: Args) -> CommandResult {
     let stop = stop_signal()?;
     let tls = args.tls.load()?;
     let ca = args.ca.as_ref().map(|path| read_file(path, "--ca")).transpose()?;
+    let key =
+        args.client_public_key.as_ref().map(|path| read_key(path, &args.client_key_algorithm)).transpose()?;
     let (listener, ready) = listen_and_announce("auth0", args.listen, tls.is_some()).await?;
     let rate_limit = args.rate_limit.map(|per_second| TenantRateLimit {
         per_second,
@@ -99,7 +109,8 @@ pub async fn run(args: Args) -> CommandResult {
     let defaults = Auth0Options::default();
     let options = Auth0Options {
         tenant: args.tenant,
-        client: args.client_id.zip(args.client_secret),
+        client: args.client_id.clone().zip(args.client_secret),
+        client_key: args.client_id.zip(key),
         token: args.token.filter(|token| !token.is_empty()),
         audience: args.audience,
         token_lifetime: args.token_lifetime,
@@ -119,4 +130,16 @@ pub async fn run(args: Args) -> CommandResult {
     });
     serve.await.or_fail(|| "auth0 emulator".into())?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Reads the public key of the client.
+fn read_key(path: &PathBuf, algorithm: &str) -> Result<ClientKey, Failure> {
+    let pem = read_file(path, "--client-public-key")?;
+    let algorithm: AssertionAlgorithm = algorithm.parse().or_fail(|| "--client-key-algorithm".into())?;
+    ClientKey::new(&pem, algorithm).ok_or_else(|| {
+        Failure::new(format!(
+            "--client-public-key {}: is not an RSA public key in PEM format",
+            path.display()
+        ))
+    })
 }

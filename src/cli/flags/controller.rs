@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::parse::{parse_rate, parse_url};
+use super::parse::{parse_class, parse_installation_id, parse_rate, parse_selector, parse_url};
+use crate::api::CLASS_LABEL;
 use crate::cli::failure::{Failure, OrFail};
 use crate::cluster::kubernetes::LeaseOptions;
 use crate::controller;
@@ -28,6 +29,17 @@ pub struct ControllerArgs {
     /// The maximum rate of admin API calls to one host by all Connections together, such as 10/s or 600/m.
     #[arg(long, default_value = "10/s", value_name = "RATE", value_parser = parse_rate, env = "HOOKSTREAM_ADMIN_RATE_CEILING")]
     pub admin_rate_ceiling: Rate,
+    /// How long the worker still accepts relayed events with the secret, source and event that Kong had before a change.
+    /// Raise it if nodes of Kong apply changes later.
+    #[arg(long, default_value = "10m", value_name = "DURATION", value_parser = duration::parse, env = "HOOKSTREAM_RELAY_OVERLAP")]
+    relay_overlap: Duration,
+    /// An id that distinguishes this installation from others at the same gateway or tenant: at most 63 letters, digits,
+    /// dots, dashes and underscores. Default: the uid of the operator's namespace; standalone keeps a random one.
+    #[arg(long, value_name = "ID", value_parser = parse_installation_id, env = "HOOKSTREAM_INSTALLATION_ID")]
+    pub installation_id: Option<String>,
+    /// A former id of this installation, or the id of one that it replaces; may be repeated. Its relays are taken over.
+    #[arg(long, value_name = "ID", value_delimiter = ',', value_parser = parse_installation_id, env = "HOOKSTREAM_FORMER_INSTALLATION_ID")]
+    pub former_installation_id: Vec<String>,
     #[command(flatten)]
     deadlines: DeadlineArgs,
 }
@@ -44,6 +56,9 @@ struct DeadlineArgs {
     /// How long the vendor may omit a created object from its answers.
     #[arg(long, hide = true, default_value = "30s", value_name = "DURATION", value_parser = duration::parse, env = "HOOKSTREAM_CREATION_GRACE")]
     creation_grace: Duration,
+    /// How often the leader checks the key ring.
+    #[arg(long, hide = true, default_value = "30s", value_name = "DURATION", value_parser = duration::parse, env = "HOOKSTREAM_KEY_RING_CHECK_INTERVAL")]
+    key_ring_check_interval: Duration,
 }
 
 impl ControllerArgs {
@@ -53,6 +68,10 @@ impl ControllerArgs {
             public_ingest_url: self.public_ingest_url.clone(),
             resync_interval: self.resync_interval,
             admin_ceiling: self.admin_rate_ceiling,
+            relay_overlap: self.relay_overlap,
+            key_ring_check: self.deadlines.key_ring_check_interval,
+            installation_id: self.installation_id.clone(),
+            former_installation_ids: self.former_installation_id.clone(),
             deadlines: controller::Deadlines {
                 credentials: self.deadlines.credentials_patience,
                 vendor: self.deadlines.vendor_patience,
@@ -69,9 +88,10 @@ pub struct LeaseArgs {
     /// The namespace of the Lease that elects the leader. Default: the operator's own.
     #[arg(long, value_name = "NAMESPACE", env = "HOOKSTREAM_LEASE_NAMESPACE")]
     lease_namespace: Option<String>,
-    /// The name of the Lease. Replicas with the same work share one Lease; other replicas need another.
-    #[arg(long, default_value = "hookstream-controller", value_name = "NAME", env = "HOOKSTREAM_LEASE_NAME")]
-    lease_name: String,
+    /// The name of the Lease. Replicas with the same work share one Lease; other replicas need another. Default:
+    /// hookstream-controller, and with --controller-class NAME hookstream-controller-NAME.
+    #[arg(long, value_name = "NAME", env = "HOOKSTREAM_LEASE_NAME")]
+    lease_name: Option<String>,
     /// How long other replicas wait for a leader that stopped renewing.
     #[arg(long, default_value = "15s", value_name = "DURATION", value_parser = duration::parse, env = "HOOKSTREAM_LEASE_DURATION")]
     lease_duration: Duration,
@@ -85,7 +105,7 @@ pub struct LeaseArgs {
 
 impl LeaseArgs {
     /// Checks the durations, and fills in the namespace.
-    pub fn options(self, own_namespace: &str) -> Result<LeaseOptions, Failure> {
+    pub fn options(self, own_namespace: &str, selection: &SelectionArgs) -> Result<LeaseOptions, Failure> {
         let terms = LeaseTerms {
             duration: self.lease_duration,
             renew_deadline: self.lease_renew_deadline,
@@ -93,6 +113,57 @@ impl LeaseArgs {
         };
         terms.check().or_fail(|| "--lease-duration, --lease-renew-deadline, --lease-retry-period".into())?;
         let namespace = self.lease_namespace.unwrap_or_else(|| own_namespace.to_owned());
-        Ok(LeaseOptions { namespace, name: self.lease_name, terms, by_force: false })
+        let name = self.lease_name.unwrap_or_else(|| selection.default_lease_name());
+        Ok(LeaseOptions { namespace, name, terms, by_force: false })
+    }
+}
+
+/// Flags that select the objects of one installation among several in a cluster.
+#[derive(clap::Args, Clone, Debug)]
+pub struct SelectionArgs {
+    /// Work on objects with the label hookstream.dev/controller-class=NAME only. Default: on objects without that label.
+    #[arg(long, value_name = "NAME", value_parser = parse_class, env = "HOOKSTREAM_CONTROLLER_CLASS")]
+    controller_class: Option<String>,
+    /// Work on objects with these labels only, such as team=payments. Applies in addition to --controller-class.
+    #[arg(long, value_name = "SELECTOR", value_parser = parse_selector, env = "HOOKSTREAM_WATCH_LABEL_SELECTOR")]
+    watch_label_selector: Option<String>,
+}
+
+impl SelectionArgs {
+    /// Returns the label selector of the objects.
+    pub fn label_selector(&self) -> String {
+        let class = match &self.controller_class {
+            Some(class) => format!("{CLASS_LABEL}={class}"),
+            None => format!("!{CLASS_LABEL}"),
+        };
+        let selector = self.watch_label_selector.iter().map(String::as_str);
+        [&*class].into_iter().chain(selector).collect::<Vec<_>>().join(",")
+    }
+
+    fn default_lease_name(&self) -> String {
+        let class = self.controller_class.as_ref().map(|class| format!("-{}", class.to_lowercase()));
+        // The name of an object has no underscore and no upper case.
+        format!("hookstream-controller{}", class.unwrap_or_default().replace('_', "-"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn selects_objects_of_one_class() {
+        let select = |class: Option<&str>, selector: Option<&str>| {
+            let owned = |text: Option<&str>| text.map(ToOwned::to_owned);
+            let args =
+                SelectionArgs { controller_class: owned(class), watch_label_selector: owned(selector) };
+            (args.label_selector(), args.default_lease_name())
+        };
+        let expected = |selector: &str, lease: &str| (selector.to_owned(), lease.to_owned());
+        assert_eq!(select(None, None), expected("!hookstream.dev/controller-class", "hookstream-controller"));
+        assert_eq!(
+            select(Some("Blue_1"), Some("a=b,c")),
+            expected("hookstream.dev/controller-class=Blue_1,a=b,c", "hookstream-controller-blue-1")
+        );
     }
 }

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 use ipnet::IpNet;
-use url::Url;
 
 use crate::cli::failure::{Failure, OrFail};
 use crate::core::egress;
+use crate::core::urls::parse_any_url;
 use crate::net::{Bypass, Egress, Proxy};
 
 /// Flags for the destinations of deliveries and admin API calls.
@@ -45,7 +45,7 @@ struct ProxyAddress {
 
 /// Parses the address of a proxy.
 fn parse_proxy(text: &str) -> Result<ProxyAddress, String> {
-    let url = Url::parse(text).map_err(|e| format!("{e}: give http://HOST:PORT"))?;
+    let url = parse_any_url(text).ok_or("is not a URL: give http://HOST:PORT")?;
     if url.scheme() != "http" {
         return Err("the connection to the proxy is plain HTTP: give http://HOST:PORT".to_owned());
     }

@@ -8,7 +8,8 @@ use url::{Host, Url};
 
 use crate::core::bucket::Rate;
 use crate::core::duration::DurationError;
-use crate::core::{duration, hook};
+use crate::core::relay_mark::is_installation_id;
+use crate::core::{duration, hook, label_selector};
 
 /// Parses a duration for which 0 means off.
 pub fn parse_window(text: &str) -> Result<Duration, DurationError> {
@@ -41,6 +42,17 @@ pub fn parse_watch_timeout(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Parses the name of a controller class, which is a label's value.
+pub fn parse_class(text: &str) -> Result<String, &'static str> {
+    const PROBLEM: &str = "must be a label's value: at most 63 letters, digits, '-', '_' or '.'";
+    if label_selector::is_label_value(text) { Ok(text.to_owned()) } else { Err(PROBLEM) }
+}
+
+/// Parses a label selector. An empty one selects everything.
+pub fn parse_selector(text: &str) -> Result<String, &'static str> {
+    label_selector::check_selector(text).map(|()| text.to_owned())
+}
+
 /// Parses a percentage such as `90%` or `90`, from 1 to 100.
 pub fn parse_percent(text: &str) -> Result<u8, String> {
     let digits = text.strip_suffix('%').unwrap_or(text);
@@ -52,6 +64,14 @@ pub fn parse_percent(text: &str) -> Result<u8, String> {
 pub fn parse_network(text: &str) -> Result<IpNet, String> {
     let network = text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
     network.ok_or_else(|| "must be a network such as 10.0.0.0/8, or an address".to_owned())
+}
+
+/// Parses the id of an installation.
+pub fn parse_installation_id(text: &str) -> Result<String, String> {
+    match is_installation_id(text) {
+        true => Ok(text.to_owned()),
+        false => Err("must have 1 to 63 letters, digits, dots, dashes or underscores".to_owned()),
+    }
 }
 
 /// Parses the name or address of a host, without a port.

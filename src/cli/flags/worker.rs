@@ -9,15 +9,13 @@ use ipnet::IpNet;
 use super::parse::{parse_network, parse_percent, parse_window};
 use crate::admin;
 use crate::cli::failure::{Failure, OrFail};
+use crate::core::output::MAX_OUTPUT;
 use crate::core::{duration, size};
 use crate::memory::{ItemSizes, Split, default_budget, memory_limit};
 use crate::net::ServerTls;
 use crate::sandbox;
 use crate::worker::store::{Retention, Shares};
-use crate::worker::{Disk, Limits};
-
-/// The largest rendered request of an attempt, with the kept part of the response, in bytes.
-const MAX_ATTEMPT_OUTPUT: u64 = (4 << 20) + (64 << 10);
+use crate::worker::{self, AllowedOrigin, Disk, HandshakeOrigins, Limits};
 
 /// The worker's flags.
 #[derive(clap::Args, Clone, Debug)]
@@ -77,6 +75,19 @@ pub struct WorkerArgs {
     /// connections of each other address. Loopback addresses need not be listed.
     #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = parse_network, env = "HOOKSTREAM_TRUSTED_PROXIES")]
     pub trusted_proxies: Vec<IpNet>,
+    /// The senders whose webhook handshake (OPTIONS with WebHook-Request-Origin, CloudEvents) is granted, such as
+    /// shop=eventgrid.azure.net or, with a limit of requests a minute, shop=eventgrid.azure.net@120. `*` stands for every
+    /// namespace or origin. A granted sender still needs a token to publish.
+    #[arg(
+        long,
+        value_name = "NAMESPACE=ORIGIN[@RATE]",
+        value_delimiter = ',',
+        env = "HOOKSTREAM_HANDSHAKE_ORIGINS"
+    )]
+    handshake_origins: Vec<AllowedOrigin>,
+    /// Grant the webhook handshake of every origin.
+    #[arg(long, env = "HOOKSTREAM_HANDSHAKE_ALLOW_ALL")]
+    handshake_allow_all: bool,
     #[command(flatten)]
     pub tls: ServerTlsArgs,
     #[command(flatten)]
@@ -118,13 +129,18 @@ impl WorkerArgs {
         }
     }
 
+    pub fn handshake(&self) -> HandshakeOrigins {
+        HandshakeOrigins { allow_all: self.handshake_allow_all, allowed: self.handshake_origins.clone() }
+    }
+
     /// Divides the memory budget into its shares.
     pub fn memory(&self) -> Result<Split, Failure> {
         let sizes = ItemSizes {
             event: self.max_event_bytes as u64,
             request: self.max_request_bytes as u64,
-            attempt_output: MAX_ATTEMPT_OUTPUT,
-            script_reply: sandbox::protocol::MAX_REPLY as u64,
+            attempt: worker::ATTEMPT_OVERHEAD as u64,
+            rendered: MAX_OUTPUT as u64,
+            script_reply: sandbox::protocol::MAX_REPLY_MEMORY,
             admin_response: admin::MAX_RESPONSE as u64,
         };
         let minimum = Split::minimum(&sizes);

@@ -1,16 +1,16 @@
 //! `hookstream import auth0`: prints manifests for the streams and Hooks of a tenant.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::time::Duration;
 
+use super::report::ImportReport;
 use super::{create_http_client, create_pacer, read_secret};
 use crate::admin::auth0::{
-    Auth0Access, Auth0Manifest, Credentials, HookClient, LoginCache, StreamClient, hook_manifest,
+    Auth0Access, Auth0Manifest, Credentials, HookClient, LoginCache, StreamClient, hook_manifest, is_relay,
     stream_manifest, tenant_url,
 };
 use crate::admin::limit::{Priority, with_priority};
-use crate::admin::{AdminError, ExternalClient};
+use crate::admin::{AdminError, ExternalClient, ListFilter};
 use crate::api::to_yaml;
 use crate::cli::failure::{CommandResult, Failure, OrFail};
 use crate::cli::flags::EgressArgs;
@@ -23,7 +23,8 @@ const RATE: Rate = Rate { requests: 2, interval: Duration::from_secs(1), burst: 
 /// Print EventStreams and Hooks for the existing objects of an Auth0 tenant.
 ///
 /// When applied, each manifest adopts its stream or Hook (adopt, mode: Match) without changing it at the vendor. Auth0
-/// returns no secrets: comments name the Secrets to create. Requires the scopes read:event_streams and read:hooks.
+/// returns no secrets: comments name the Secrets to create. Requires the scopes read:event_streams and read:hooks. Exit
+/// code 1: standard error names objects that a manifest cannot express.
 ///
 /// Example: hookstream import auth0 --domain acme.eu.auth0.com --token-file token --connection auth0 > streams.yaml
 #[derive(clap::Args)]
@@ -63,32 +64,43 @@ pub async fn run(args: Args) -> CommandResult {
 
 async fn print_all(args: &Args, access: Auth0Access) -> CommandResult {
     let action = || format!("--domain {}", args.domain);
-    for stream in StreamClient::new(access.clone()).list().await.or_fail(action)?.items {
+    let mut report = ImportReport::default();
+    for listed in StreamClient::new(access.clone()).list(ListFilter::all()).await.or_fail(action)?.items {
+        let (name, stream) =
+            (format!("stream {}", listed.id), StreamClient::normalize(listed.parse().or_fail(action)?));
+        if is_relay(&stream) {
+            eprintln!("hookstream: skipped {name}: it sends to a worker, so an EventStream manages it");
+            continue;
+        }
         match stream_manifest(&stream, &args.connection) {
-            Some(manifest) => print_manifest(&manifest)?,
-            None => print_skipped(StreamClient::id(&stream), "stream", "destination"),
+            Some(manifest) => print_manifest(&manifest, &name, &mut report)?,
+            None => report.skip(&name, "its destination is unknown to this version"),
         }
     }
     let client = HookClient::new(access);
-    let listed = match client.list().await {
+    let listed = match client.list(ListFilter::all()).await {
         Err(error @ (AdminError::EndOfLife(_) | AdminError::NotFound(_))) => {
             eprintln!("hookstream: skipped Hooks, which the tenant does not serve: {error}");
-            return Ok(ExitCode::SUCCESS);
+            return Ok(report.exit_code());
         }
         other => other.or_fail(action)?.items,
     };
-    for id in listed.iter().filter_map(HookClient::id) {
+    for id in listed.iter().map(|listed| &*listed.id) {
         // Skip a Hook that was deleted since the list.
         let Some(hook) = client.observe(id).await.or_fail(action)? else { continue };
+        let name = format!("Hook {id}");
         match hook_manifest(&hook, &args.connection) {
-            Some(manifest) => print_manifest(&manifest)?,
-            None => print_skipped(Some(id), "Hook", "content"),
+            Some(manifest) => print_manifest(&manifest, &name, &mut report)?,
+            None => report.skip(&name, "its content is unknown to this version"),
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(report.exit_code())
 }
 
-fn print_manifest(manifest: &Auth0Manifest) -> Result<(), Failure> {
+fn print_manifest(manifest: &Auth0Manifest, name: &str, report: &mut ImportReport) -> Result<(), Failure> {
+    if report.skip_invalid(name, &manifest.object) {
+        return Ok(());
+    }
     let yaml = to_yaml(&manifest.object).or_fail(|| "writing YAML".into())?;
     print_line("---");
     if let Some((name, keys)) = &manifest.secret {
@@ -99,12 +111,6 @@ fn print_manifest(manifest: &Auth0Manifest) -> Result<(), Failure> {
     }
     print_line(yaml.trim_end());
     Ok(())
-}
-
-/// Reports an object that cannot be expressed as a manifest.
-fn print_skipped(id: Option<&str>, kind: &str, part: &str) {
-    let id = id.unwrap_or("without an id");
-    eprintln!("hookstream: skipped {kind} {id}: its {part} is unknown to this version");
 }
 
 async fn create_access(args: &Args) -> Result<Auth0Access, Failure> {

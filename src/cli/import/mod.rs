@@ -1,34 +1,38 @@
 //! `hookstream import`: prints manifests for the existing objects of a vendor.
 
 mod auth0;
+mod report;
 
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::SecretString;
+use serde_json::{Map, Value};
 use url::Url;
 
 use super::failure::{CommandResult, Failure, OrFail};
 use super::flags::{EgressArgs, parse_url};
 use super::output::print_line;
 use crate::admin::kong::{
-    DetectedCapabilities, KongAccess, KongClient, TOKEN_HEADER, hook_manifests, is_relay,
+    DetectedCapabilities, KongAccess, KongClient, KongManifests, TOKEN_HEADER, hook_manifests, is_relay,
 };
 use crate::admin::limit::Pacer;
-use crate::admin::{ExternalClient, MAX_RESPONSE};
+use crate::admin::{ExternalClient, ListFilter, MAX_RESPONSE};
 use crate::api::to_yaml;
+use crate::controller::find_differences;
 use crate::core::bucket::Rate;
+use crate::core::redact::redact;
 use crate::leadership::Leadership;
 use crate::metrics::Metrics;
 use crate::net::{HttpClient, TlsOptions};
+use report::ImportReport;
 
 /// The rate of admin API calls. A list needs one call for each page.
 const RATE: Rate = Rate { requests: 10, interval: Duration::from_secs(1), burst: 10 };
 
-/// The memory of responses: one at a time is read.
-const RESPONSE_MEMORY: u64 = MAX_RESPONSE as u64;
+/// The memory of responses and of the objects of a list.
+const RESPONSE_MEMORY: u64 = 32 * MAX_RESPONSE as u64;
 
 /// Print manifests that adopt the existing objects of a vendor.
 ///
@@ -43,7 +47,8 @@ pub enum ImportCommand {
 /// Print EventHooks for the event hooks of a Kong gateway.
 ///
 /// When applied, each manifest adopts its hook (adopt, mode: Match) without changing it at the vendor. Secrets are
-/// printed only with --secrets; otherwise create the Secrets that the manifests name.
+/// printed only with --secrets; otherwise create the Secrets that the manifests name. Exit code 1: standard error names
+/// hooks that an EventHook cannot express.
 ///
 /// Example: hookstream import kong --admin-url https://kong-admin:8444 --token-file token --connection kong > hooks.yaml
 #[derive(clap::Args)]
@@ -83,22 +88,51 @@ pub async fn run(command: ImportCommand) -> CommandResult {
 
 async fn kong(args: KongArgs) -> CommandResult {
     let client = connect(&args).await?;
-    let listed = client.list().await.or_fail(|| format!("--admin-url {}", args.admin_url))?;
-    for item in &listed.items {
-        let id = KongClient::id(item).unwrap_or("a hook without an id");
+    let action = || format!("--admin-url {}", args.admin_url);
+    let mut report = ImportReport::default();
+    for listed in client.list(ListFilter::all()).await.or_fail(action)?.items {
+        let (name, item) =
+            (format!("hook {}", listed.id), &KongClient::normalize(listed.parse().or_fail(action)?));
         if is_relay(item) {
-            eprintln!("hookstream: skipped {id}: it relays to a worker, so an EventHook manages it");
+            eprintln!("hookstream: skipped {name}: it relays to a worker, so an EventHook manages it");
             continue;
         }
-        let Some(manifest) = hook_manifests(item, &args.connection) else {
-            eprintln!("hookstream: skipped {id}: its handler is unknown to this version");
-            continue;
-        };
-        for object in manifest.secret.filter(|_| args.secrets).iter().chain([&manifest.hook]) {
-            print_line(&format!("---\n{}", to_yaml(object).or_fail(|| "writing YAML".into())?.trim_end()));
+        match hook_manifests(item, &args.connection) {
+            Some(manifests) => print_hook(&args, item, &name, manifests, &mut report)?,
+            None => report.skip(&name, "its handler is unknown to this version"),
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(report.exit_code())
+}
+
+/// Prints the manifests of one hook. Reports a hook that an EventHook cannot express.
+fn print_hook(
+    args: &KongArgs,
+    item: &Value,
+    name: &str,
+    manifests: KongManifests,
+    report: &mut ImportReport,
+) -> Result<(), Failure> {
+    let KongManifests { hook, secret } = manifests;
+    if report.skip_invalid(name, &hook) {
+        return Ok(());
+    }
+    let data = secret.as_ref().and_then(|secret| secret.get("stringData")).and_then(Value::as_object);
+    let object = serde_json::from_value(hook.clone()).or_fail(|| name.to_owned())?;
+    match find_differences(&object, data.unwrap_or(&Map::new()), item) {
+        // The text of the error may contain a value of the hook.
+        Err(error) => {
+            let values = data.into_iter().flat_map(Map::values).filter_map(Value::as_str);
+            report.skip(name, &redact(&error.to_string(), values));
+            return Ok(());
+        }
+        Ok(fields) if !fields.is_empty() => report.differs(name, &fields),
+        Ok(_) => {}
+    }
+    for object in secret.filter(|_| args.secrets).iter().chain([&hook]) {
+        print_line(&format!("---\n{}", to_yaml(object).or_fail(|| "writing YAML".into())?.trim_end()));
+    }
+    Ok(())
 }
 
 async fn connect(args: &KongArgs) -> Result<KongClient, Failure> {

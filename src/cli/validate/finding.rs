@@ -58,6 +58,12 @@ impl FindingContext<'_> {
         self.findings.push(finding);
     }
 
+    /// Adds a warning.
+    pub fn warning(&mut self, field: &str, reason: &'static str, message: String) {
+        let finding = Finding { severity: Severity::Warning, message, ..self.finding(field, reason) };
+        self.findings.push(finding);
+    }
+
     /// Adds an invalid spec as an error with its field and position.
     pub fn invalid(&mut self, invalid: &InvalidSpec) {
         let reason: &'static str = invalid.into();

@@ -15,9 +15,9 @@ use super::failure::{CommandResult, OrFail};
 use super::output::{self, HELP, OutputFormat, print_line, strip_control_chars};
 use crate::api::{self, GROUP, TextFormat};
 use finding::{Finding, FindingContext, Severity};
-use references::{check_references, key_of, own_kind};
+use references::{check_references, key_of};
 
-use crate::cluster::files::{Document, read_documents};
+use crate::cluster::files::{Document, Ownership, check_data_object, ownership, read_documents};
 use crate::core::hook::{self, Handler, InvalidSpec, WebhookCustom};
 use crate::core::schema::Schemas;
 use crate::core::template::Template;
@@ -25,7 +25,8 @@ use crate::core::{auth0_hook, stream};
 
 /// Check manifests without a cluster: schemas, rules, durations, filters, templates, lambdas and references.
 ///
-/// Objects of other groups are skipped. A reference to an object that the files do not contain is a warning, because it may
+/// Files are read as kubectl reads them. Secrets and ConfigMaps are checked as the API server checks them; objects of other
+/// groups are skipped, unless their group or version looks mistyped. A reference to an object that the files do not contain is a warning, because it may
 /// be created elsewhere. Exit code 1: there are errors. Warnings do not change the exit code.
 ///
 /// Example: hookstream validate deploy/samples/quickstart
@@ -93,23 +94,55 @@ fn check_documents(documents: &[Document]) -> ValidationReport {
                 continue;
             }
         };
-        let Some(kind) = own_kind(content) else { continue };
-        objects += 1;
-        context.object = format!("{kind} {}", key_of(content));
-        let earlier = paths_by_object.entry(context.object.clone()).or_default();
-        check_duplicate(earlier, &mut context);
-        earlier.push(&document.path);
-        let faults = schemas.check(content);
-        for fault in &faults {
-            context.error(&fault.field, "InvalidSchema", fault.problem.clone());
+        for warning in &document.warnings {
+            context.warning("", "Ignored", warning.clone());
         }
-        if faults.is_empty() {
-            check_rules(kind, content, &mut context);
+        if !content.is_object() {
+            let problem = "a document is no object: it needs apiVersion, kind and metadata";
+            context.error("", "Unreadable", problem.to_owned());
+            continue;
+        }
+        let owner = ownership(content);
+        if owner == Ownership::Foreign {
+            continue;
+        }
+        let kind = content.get("kind").and_then(Value::as_str).unwrap_or_default();
+        context.object = format!("{kind} {}", key_of(content));
+        objects += usize::from(matches!(owner, Ownership::Own(_) | Ownership::Mistyped(_)));
+        match owner {
+            Ownership::Own(kind) => {
+                let earlier = paths_by_object.entry(context.object.clone()).or_default();
+                check_duplicate(earlier, &mut context);
+                earlier.push(&document.path);
+                check_object(&schemas, kind, content, &mut context);
+            }
+            Ownership::Data(kind) => {
+                for fault in check_data_object(content, kind) {
+                    context.error(&fault.field, "InvalidSchema", fault.problem);
+                }
+            }
+            Ownership::Mistyped(problem) => context.error("apiVersion", "UnknownKind", problem),
+            Ownership::Namesake(problem) => context.warning("apiVersion", "OtherApplication", problem),
+            Ownership::Foreign => {}
         }
     }
     check_references(documents, &mut findings);
     let valid = findings.iter().all(|finding| finding.severity != Severity::Error);
     ValidationReport { valid, objects, findings }
+}
+
+/// Returns the errors of one manifest, each with its field.
+pub fn find_errors(schemas: &Schemas, manifest: &Value) -> Vec<String> {
+    let mut findings = Vec::new();
+    let mut context = FindingContext { file: Path::new(""), object: String::new(), findings: &mut findings };
+    let violations = schemas.check(manifest);
+    if violations.is_empty() {
+        let kind = manifest.get("kind").and_then(Value::as_str).unwrap_or_default();
+        check_rules(kind, manifest, &mut context);
+    }
+    let errors = findings.into_iter().filter(|finding| finding.severity == Severity::Error);
+    let errors = errors.map(|finding| format!("{}: {}", finding.field, finding.message));
+    violations.iter().map(ToString::to_string).chain(errors).collect()
 }
 
 /// Reports an object that is defined twice. Within one folder this is an error, because applying the folder silently loses
@@ -131,6 +164,17 @@ fn check_duplicate(earlier: &[&Path], context: &mut FindingContext<'_>) {
         (None, None) => return,
     };
     context.findings.push(Finding { severity, message, ..context.finding("metadata.name", "Duplicate") });
+}
+
+/// Checks an object of our group: its schema, then its rules.
+fn check_object(schemas: &Schemas, kind: &str, content: &Value, context: &mut FindingContext<'_>) {
+    let faults = schemas.check(content);
+    for fault in &faults {
+        context.error(&fault.field, "InvalidSchema", fault.problem.clone());
+    }
+    if faults.is_empty() {
+        check_rules(kind, content, context);
+    }
 }
 
 /// Checks the rules of an object that its schema cannot express.

@@ -6,9 +6,8 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::finding::{Finding, FindingContext, Severity};
-use crate::api::GROUP;
-use crate::cluster::files::Document;
-use crate::cluster::{ObjectKey, ResourceKind};
+use crate::cluster::ObjectKey;
+use crate::cluster::files::{Document, Ownership, ownership};
 use crate::core::references::{Reference, find_references};
 
 /// Documents by kind, namespace and name.
@@ -23,16 +22,6 @@ pub fn key_of(document: &Value) -> ObjectKey {
     )
 }
 
-/// Returns the kind of an object of our group. An object of our kinds without an apiVersion counts too, because its
-/// author probably forgot the apiVersion.
-pub fn own_kind(document: &Value) -> Option<&str> {
-    let text = |name: &str| document.get(name).and_then(Value::as_str).unwrap_or_default();
-    let (version, kind) = (text("apiVersion"), text("kind"));
-    let ours = version.split('/').next() == Some(GROUP)
-        || version.is_empty() && kind.parse::<ResourceKind>().is_ok();
-    ours.then_some(kind)
-}
-
 /// Checks the references of all objects of our group.
 pub fn check_references(documents: &[Document], findings: &mut Vec<Finding>) {
     let readable =
@@ -43,7 +32,7 @@ pub fn check_references(documents: &[Document], findings: &mut Vec<Finding>) {
         index.entry((kind(content), key_of(content))).or_default().push((&document.path, content));
     }
     for (document, content) in readable() {
-        let Some(kind) = own_kind(content) else { continue };
+        let Ownership::Own(kind) = ownership(content) else { continue };
         let found = find_references(content.get("spec").unwrap_or(&Value::Null));
         let mut context =
             FindingContext { file: &document.path, object: format!("{kind} {}", key_of(content)), findings };

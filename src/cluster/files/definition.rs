@@ -6,14 +6,15 @@ use std::sync::Arc;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::objects::{config_map_data, normalize, schema_errors, secret_data};
+use super::api_version::{Ownership, ownership};
+use super::data_objects::read_data_object;
+use super::objects::{normalize, schema_errors};
 use crate::api::{EventHook, GROUP};
 use crate::cluster::{Data, DeserializeGuard, ObjectChange, ObjectKey, ResourceKind};
 use crate::core::hook::EventSelector;
 use crate::core::names::{NAMESPACE_RULE, OBJECT_NAME_RULE, is_namespace, is_object_name};
+use crate::core::schema::SchemaViolation;
 
-/// The apiVersion of every kind.
-const API_VERSION: &str = "hookstream.dev/v1alpha1";
 /// The namespace of an object without one.
 const DEFAULT_NAMESPACE: &str = "default";
 
@@ -80,6 +81,8 @@ pub struct Definition {
     pub content: Content,
     /// The hash of the document. Equal documents are no change.
     pub hash: [u8; 32],
+    /// Members of a Secret or ConfigMap that are unusable, without their values.
+    pub problems: Vec<String>,
 }
 
 impl Definition {
@@ -90,37 +93,44 @@ impl Definition {
 
     /// Reads a document with this hash. None: it belongs to another application. An error: it is unusable.
     pub fn of_document(document: &Value, hash: [u8; 32], keep_state: bool) -> Result<Option<Self>, String> {
-        let text = |pointer: &str| document.pointer(pointer).and_then(Value::as_str);
-        let (api_version, kind) =
-            (text("/apiVersion").unwrap_or_default(), text("/kind").unwrap_or_default());
-        let name = text("/metadata/name").ok_or("a document has no metadata.name")?;
-        let own_kind = kind.parse::<ResourceKind>();
-        let is_own_group = api_version.split('/').next() == Some(GROUP);
-        let is_own = match (api_version, kind) {
-            ("v1", "Secret" | "ConfigMap") => true,
-            ("", _) if own_kind.is_ok() => {
-                let namespace = text("/metadata/namespace").unwrap_or(DEFAULT_NAMESPACE);
-                return Err(format!(
-                    "{kind} {namespace}/{name} has no apiVersion and is ignored: add {API_VERSION}"
-                ));
-            }
-            _ => is_own_group,
-        };
-        if !is_own {
-            // A GitOps folder also contains objects of other applications.
-            return Ok(None);
+        if !document.is_object() {
+            return Err("a document is no object: it needs apiVersion, kind and metadata".to_owned());
         }
-        let key = read_key(document, kind, name)?;
-        let (key, content) = match (is_own_group, kind) {
-            (false, "Secret") => (ManifestKey::Secret(key), Content::Data(Arc::new(secret_data(document)))),
-            (false, _) => (ManifestKey::ConfigMap(key), Content::Data(Arc::new(config_map_data(document)))),
-            (true, _) => {
-                let kind = own_kind.map_err(|_| format!("kind {kind} does not exist in {GROUP}"))?;
-                let object = read_object(document, kind, &key, keep_state);
-                (ManifestKey::Object(kind, key), Content::Object(object))
+        let owner = ownership(document);
+        let kind = match owner {
+            // A GitOps folder also contains objects of other applications.
+            Ownership::Foreign | Ownership::Namesake(_) => return Ok(None),
+            Ownership::Mistyped(problem) => {
+                let text = |pointer: &str| document.pointer(pointer).and_then(Value::as_str);
+                let namespace = text("/metadata/namespace").unwrap_or(DEFAULT_NAMESPACE);
+                let name = text("/metadata/name").unwrap_or_default();
+                return Err(format!("{namespace:.64}/{name:.64} is ignored: {problem}"));
+            }
+            Ownership::Own(kind) | Ownership::Data(kind) => kind,
+        };
+        let name = document.pointer("/metadata/name").and_then(Value::as_str);
+        let key = read_key(document, kind, name.ok_or("a document has no metadata.name")?)?;
+        let (key, content, problems) = match (&owner, kind) {
+            (Ownership::Data(_), _) => {
+                let (data, problems) = read_data_object(document, kind);
+                // Without the key: in a malformed Secret it may be a secret that was written in the wrong place.
+                let in_object = |problem: &SchemaViolation| {
+                    let map = problem.field.split('.').next().unwrap_or_default();
+                    format!("{kind} {key}: {map}: {}", problem.problem)
+                };
+                let problems = problems.iter().map(in_object).collect();
+                let key =
+                    if kind == "Secret" { ManifestKey::Secret(key) } else { ManifestKey::ConfigMap(key) };
+                (key, Content::Data(Arc::new(data)), problems)
+            }
+            _ => {
+                let own: ResourceKind =
+                    kind.parse().map_err(|_| format!("kind {kind} does not exist in {GROUP}"))?;
+                let object = read_object(document, own, &key, keep_state);
+                (ManifestKey::Object(own, key), Content::Object(object), Vec::new())
             }
         };
-        Ok(Some(Definition { key, content, hash }))
+        Ok(Some(Definition { key, content, hash, problems }))
     }
 
     pub fn object(&self) -> Option<&ObjectManifest> {
@@ -177,6 +187,8 @@ mod tests {
 
     use super::*;
 
+    const API_VERSION: &str = "hookstream.dev/v1alpha1";
+
     fn read(document: Value) -> Result<Option<Definition>, String> {
         Definition::of_document(&document, [0; 32], false)
     }
@@ -196,7 +208,14 @@ mod tests {
         }
         let mut without_version = hook.clone();
         without_version.as_object_mut().unwrap().remove("apiVersion");
-        assert!(read(without_version).unwrap_err().starts_with("EventHook default/a has no apiVersion"));
+        assert_eq!(
+            read(without_version).unwrap_err(),
+            "default/a is ignored: EventHook has no apiVersion: write hookstream.dev/v1alpha1"
+        );
+        let mut mistyped = hook.clone();
+        mistyped["apiVersion"] = json!("hookstream.io/v1alpha1");
+        assert!(read(mistyped).unwrap_err().contains("write apiVersion: hookstream.dev/v1alpha1"));
+        assert!(read(json!(["a"])).unwrap_err().contains("no object"));
         let mut unknown = hook;
         unknown["kind"] = json!("EventHok");
         assert!(read(unknown).unwrap_err().contains("does not exist"));

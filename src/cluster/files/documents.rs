@@ -1,11 +1,16 @@
-//! Reads the YAML and JSON documents of files and folders.
+//! Reads the documents of files and folders by kubectl's rules: YAML 1.1 or JSON, separated by `---` or JSON objects that follow
+//! each other, with lists replaced by their items.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
+
+use super::encoding::decode_text;
+use super::json::{JsonDocuments, read_json};
+use super::yaml::{YamlDocument, YamlProblem, read_yaml};
 
 const MAX_FILE_BYTES: u64 = 16 * 1024 * 1024;
 const MAX_FILES: usize = 10_000;
@@ -28,68 +33,166 @@ pub struct Document {
     pub path: PathBuf,
     /// Err if the file cannot be read or is not YAML; then this is the file's only `Document`.
     pub content: Result<Value, String>,
+    /// What kubectl ignores in the file; at its first document.
+    pub warnings: Vec<String>,
 }
 
 /// Reads every document of these files and folders. A path that does not exist or contains no manifest is an error.
 pub fn read_documents(paths: &[PathBuf]) -> Result<Vec<Document>, ManifestError> {
-    let files = list_manifest_files(paths)?;
-    let documents = files.into_iter().flat_map(|path| match read_file(&path) {
-        Ok(documents) => documents
-            .into_iter()
-            .map(|content| Document { path: path.clone(), content: Ok(content) })
-            .collect(),
-        Err(ManifestError::Path { problem, .. }) => vec![Document { path, content: Err(problem) }],
-    });
-    Ok(documents.collect())
+    let mut all = Vec::new();
+    for path in list_manifest_files(paths)? {
+        match read_file(&path) {
+            Ok(ParsedFile { documents, mut warnings, .. }) => {
+                all.extend(documents.into_iter().map(|content| Document {
+                    path: path.clone(),
+                    content: Ok(content),
+                    warnings: std::mem::take(&mut warnings),
+                }));
+            }
+            Err(ManifestError::Path { problem, .. }) => {
+                all.push(Document { path, content: Err(problem), warnings: Vec::new() });
+            }
+        }
+    }
+    Ok(all)
 }
 
 /// The content of one file, with its hash.
+#[derive(Debug)]
 pub struct ParsedFile {
     pub hash: [u8; 32],
     pub documents: Vec<Value>,
+    /// What kubectl ignores in the file, each with its position.
+    pub warnings: Vec<String>,
 }
 
 /// Reads and parses the documents of a file.
-pub fn read_file(path: &Path) -> Result<Vec<Value>, ManifestError> {
-    let text = read_text(path).map_err(|e| ManifestError::new(path, e))?;
-    Ok(parse_text(path, &text, None)?.map(|file| file.documents).unwrap_or_default())
+pub fn read_file(path: &Path) -> Result<ParsedFile, ManifestError> {
+    let bytes = read_bytes(path).map_err(|e| ManifestError::new(path, e))?;
+    parse_file(path, &bytes)
 }
 
-/// Reads the text of a file. A long file is an error.
-pub fn read_text(path: &Path) -> io::Result<String> {
+/// Reads the bytes of a file. A long file is an error.
+pub fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
     if fs::metadata(path)?.len() > MAX_FILE_BYTES {
         return Err(io::Error::other(format!("longer than {MAX_FILE_BYTES} bytes")));
     }
-    fs::read_to_string(path)
+    fs::read(path)
 }
 
-/// Parses the text of a file; None if its hash is still `known_hash`.
-pub fn parse_text(
+/// Parses the bytes of a file; None if their hash is still `known_hash`.
+pub fn parse_changed_file(
     path: &Path,
-    text: &str,
+    bytes: &[u8],
     known_hash: Option<[u8; 32]>,
 ) -> Result<Option<ParsedFile>, ManifestError> {
-    let hash = Sha256::digest(text.as_bytes()).into();
-    if known_hash == Some(hash) {
+    if known_hash == Some(Sha256::digest(bytes).into()) {
         return Ok(None);
     }
-    let documents = serde_saphyr::from_multiple::<Value>(text)
-        .map_err(|e| ManifestError::new(path, first_line(&e.to_string())))?;
+    parse_file(path, bytes).map(Some)
+}
+
+fn parse_file(path: &Path, bytes: &[u8]) -> Result<ParsedFile, ManifestError> {
+    let hash = Sha256::digest(bytes).into();
+    let text = decode_text(bytes).map_err(|problem| ManifestError::new(path, problem))?;
+    let mut warnings = Vec::new();
+    let documents = parse_text(&text, &mut warnings).map_err(|problem| ManifestError::new(path, problem))?;
     let documents = documents.into_iter().flat_map(flatten_list).filter(|d| !d.is_null()).collect();
-    Ok(Some(ParsedFile { hash, documents }))
+    Ok(ParsedFile { hash, documents, warnings })
 }
 
-fn first_line(text: &str) -> String {
-    let line = text.lines().next().unwrap_or_default();
-    line.strip_prefix("error: ").unwrap_or(line).to_owned()
-}
-
-/// Replaces a `kind: List` by its items.
-fn flatten_list(document: Value) -> Vec<Value> {
-    match document.get("kind").and_then(Value::as_str) {
-        Some("List") => document.get("items").and_then(Value::as_array).cloned().unwrap_or_default(),
-        _ => vec![document],
+/// Parses a text. If it starts like a JSON object, reads JSON documents that follow each other. If the first or second is no
+/// JSON, it may be YAML, so reads the rest as YAML.
+fn parse_text(text: &str, warnings: &mut Vec<String>) -> Result<Vec<Value>, String> {
+    if !text.trim_start().starts_with('{') {
+        let mut documents = Vec::new();
+        return match parse_yaml(text, 1, &mut documents, warnings) {
+            Ok(()) => Ok(documents),
+            Err(problem) => Err(display(&problem)),
+        };
     }
+    let JsonDocuments { mut documents, duplicates, rest } = read_json(text)?;
+    warnings.extend(
+        duplicates.iter().map(|name| format!("{name:.64} occurs twice in one object: the last value counts")),
+    );
+    let Some((end, json_problem)) = rest else { return Ok(documents) };
+    let count = documents.len();
+    if count > 1 {
+        return Err(json_problem);
+    }
+    let (before, rest) = text.split_at_checked(end).unwrap_or((text, ""));
+    match parse_yaml(rest, before.matches('\n').count() + 1, &mut documents, warnings) {
+        Ok(()) => Ok(documents),
+        // Neither JSON nor YAML, and more likely meant as JSON.
+        Err(_) if documents.len() == count => Err(json_problem),
+        Err(problem) => Err(display(&problem)),
+    }
+}
+
+/// Parses YAML documents, which start in this line of the file. Appends those before a problem too.
+fn parse_yaml(
+    text: &str,
+    mut first_line: usize,
+    documents: &mut Vec<Value>,
+    warnings: &mut Vec<String>,
+) -> Result<(), YamlProblem> {
+    let mut chunk = String::new();
+    let mut chunk_line = first_line;
+    let mut finish = |chunk: &mut String, chunk_line: usize| {
+        let in_file = |problem: YamlProblem| YamlProblem { line: problem.line + chunk_line - 1, ..problem };
+        let YamlDocument { value, warnings: found } = read_yaml(chunk).map_err(in_file)?;
+        documents.push(value);
+        warnings.extend(found.into_iter().map(|found| display(&in_file(found))));
+        chunk.clear();
+        Ok(())
+    };
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("---") {
+            let rest = rest.trim();
+            if !rest.is_empty() && !rest.starts_with('#') {
+                let message = "kubectl reads no text after --- in the same line: put it into the next line";
+                return Err(YamlProblem { line: first_line, column: 4, message: message.to_owned() });
+            }
+            finish(&mut chunk, chunk_line)?;
+            chunk_line = first_line + 1;
+        } else {
+            chunk.push_str(line);
+            chunk.push('\n');
+        }
+        first_line += 1;
+    }
+    finish(&mut chunk, chunk_line)
+}
+
+fn display(problem: &YamlProblem) -> String {
+    format!("line {}, column {}: {}", problem.line, problem.column, problem.message)
+}
+
+/// Replaces a list by its items. Like kubectl, takes every document with `items` for a list, such as `kind: List` or
+/// `kind: EventHookList`, whose items need no kind.
+fn flatten_list(mut document: Value) -> Vec<Value> {
+    let text = |document: &Value, name: &str| {
+        document.get(name).and_then(Value::as_str).unwrap_or_default().to_owned()
+    };
+    let (version, kind) = (text(&document, "apiVersion"), text(&document, "kind"));
+    let items = document.get_mut("items").filter(|items| items.is_array()).map(Value::take);
+    let Some(Value::Array(items)) = items else { return vec![document] };
+    let add_kind = |item: Value| match item {
+        Value::Object(mut members) if lacks_kind(&members) => {
+            let item_kind = kind.strip_suffix("List").unwrap_or(&kind);
+            members.insert("kind".to_owned(), item_kind.into());
+            members.insert("apiVersion".to_owned(), version.clone().into());
+            Value::Object(members)
+        }
+        item => item,
+    };
+    items.into_iter().map(add_kind).collect()
+}
+
+fn lacks_kind(members: &Map<String, Value>) -> bool {
+    ["kind", "apiVersion"]
+        .iter()
+        .all(|name| members.get(*name).is_none_or(|value| value == "" || value.is_null()))
 }
 
 /// Lists the manifest files of these files and folders. A path without one is an error, because it is likely mistyped.
@@ -134,4 +237,76 @@ fn collect_files(path: &Path, files: &mut Vec<PathBuf>) -> Result<(), ManifestEr
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn parse(text: &str) -> Result<(Vec<Value>, Vec<String>), String> {
+        let parsed = parse_file(Path::new("f"), text.as_bytes()).map_err(|error| error.to_string())?;
+        Ok((parsed.documents, parsed.warnings))
+    }
+
+    fn read(text: &str) -> Vec<Value> {
+        parse(text).unwrap().0
+    }
+
+    #[test]
+    fn splits_documents_like_kubectl() {
+        for (text, documents) in [
+            ("a: 1\n---\n---\n# nothing\n--- # c\nb: 2", json!([{"a": 1}, {"b": 2}])),
+            ("---\r\na: 1\r\n---\r\nb: 2\r\n", json!([{"a": 1}, {"b": 2}])),
+            (
+                "{\"a\": 1.0}\n{\"b\": 1e1}{\"c\": \"\\ud800\"}",
+                json!([{"a": 1}, {"b": 10}, {"c": "\u{fffd}"}]),
+            ),
+            ("{\"a\": 1}\n---\n{\"b\": 2}\n", json!([{"a": 1}, {"b": 2}])),
+            ("  {a: 1, b: yes}\n---\nc: 010", json!([{"a": 1, "b": true}, {"c": 8}])),
+            ("a: |\n  x\n  ---\n", json!([{"a": "x\n---\n"}])),
+            ("", json!([])),
+        ] {
+            assert_eq!(Value::Array(read(text)), documents, "{text}");
+        }
+    }
+
+    #[test]
+    fn names_the_line_of_the_file() {
+        for (text, part) in [
+            ("a: 1\n---\nb: 2\n--- c\n", "f: line 4, column 4"),
+            ("a: 1\n---\nb: 2\nc: [\n", "line 4, column 4"),
+            ("{\"a\": 1}\n---\nb: .inf\n", "line 3, column 4"),
+            ("{\"a\": 1}{\"b\": 2}\n{\"c\": }", "line 2 column 7"),
+            ("{\"a\": 1e999}", "out of range"),
+            ("{\"a\": [}", "line 1 column 8"),
+        ] {
+            let problem = parse(text).unwrap_err();
+            assert!(problem.contains(part), "{text}: {problem}");
+        }
+        let (_, warnings) = parse("a: 1\n---\nb: 1\nb: 2").unwrap();
+        assert_eq!(warnings, ["line 4, column 1: b occurs twice in one map: the last value counts"]);
+        assert_eq!(parse("{\"b\": 1, \"b\": 2}").unwrap().1.len(), 1);
+    }
+
+    #[test]
+    fn flattens_lists() {
+        let item = |version: &str, kind: &str| json!({"apiVersion": version, "kind": kind});
+        for (text, documents) in [
+            (
+                "{kind: List, apiVersion: v1, items: [{apiVersion: v1, kind: Secret}]}",
+                vec![item("v1", "Secret")],
+            ),
+            (
+                "{kind: EventHookList, apiVersion: h/v1, items: [{}, {apiVersion: h/v2, kind: Hook}]}",
+                vec![item("h/v1", "EventHook"), item("h/v2", "Hook")],
+            ),
+            ("{kind: List, items: []}", vec![]),
+        ] {
+            assert_eq!(read(text), documents, "{text}");
+        }
+        let no_list = "{kind: Template, items: {a: 1}}";
+        assert_eq!(read(no_list), [json!({"kind": "Template", "items": {"a": 1}})]);
+    }
 }

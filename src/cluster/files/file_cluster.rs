@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::definition::ManifestKey;
 use super::documents::ManifestError;
 use super::file_scanner::{FileChanges, FileScanner};
+use super::installation::{open_installation_id, read_installation_id};
 use super::key_ring::open_key_ring;
 use super::manifest_set::ManifestSet;
 use super::object_lists::{ObjectLists, Reflectors, reflectors};
@@ -56,6 +57,9 @@ pub struct FileCluster {
     writing: tokio::sync::Mutex<()>,
     changed: Notify,
     key_ring: Arc<KeyRing>,
+    /// None until `create_installation_id`.
+    installation: Mutex<Option<String>>,
+    data: PathBuf,
     token: Option<SecretString>,
     prune: bool,
 }
@@ -95,6 +99,8 @@ impl FileCluster {
             writing: tokio::sync::Mutex::default(),
             changed: Notify::new(),
             key_ring,
+            installation: Mutex::new(read_installation_id(&options.data)?),
+            data: options.data,
             token: options.token,
             prune: options.prune,
         })
@@ -104,6 +110,20 @@ impl FileCluster {
     /// they exist at a vendor.
     pub async fn view(&self) -> View {
         self.objects(|object| object.problem.is_none()).into_view().await
+    }
+
+    /// Gives this installation a random id, unless it has one. Commands that only read a data folder do not call it.
+    pub fn create_installation_id(&self) -> Result<(), ManifestError> {
+        *self.installation.lock() = Some(open_installation_id(&self.data)?);
+        Ok(())
+    }
+
+    /// Returns all objects as untyped JSON, also those that cannot be deserialized. Leaves out removed ones.
+    pub fn raw_objects(&self) -> Vec<(ResourceKind, Value)> {
+        let mut inner = self.inner.lock();
+        let ids = inner.ids();
+        let objects = ids.iter().filter_map(|id| Some((id.0, inner.object(id, self.prune)?.value)));
+        objects.collect()
     }
 
     /// Returns the view that both roles read, and the future that keeps it in sync with the files.
@@ -188,8 +208,7 @@ impl FileCluster {
     /// Returns the objects that pass the filter.
     fn objects(&self, filter: impl Fn(&FileObject) -> bool) -> ObjectLists {
         let mut inner = self.inner.lock();
-        let defined = inner.manifests.objects().map(|(kind, key, _)| (kind, key.clone()));
-        let ids: BTreeSet<ObjectId> = defined.chain(inner.state.ids().cloned()).collect();
+        let ids = inner.ids();
         let mut objects = ObjectLists::default();
         for id in ids {
             if let Some(object) = inner.object(&id, self.prune).filter(&filter) {
@@ -221,6 +240,12 @@ impl FileCluster {
 }
 
 impl Inner {
+    /// Returns the ids of all objects with a manifest or a state.
+    fn ids(&self) -> BTreeSet<ObjectId> {
+        let defined = self.manifests.objects().map(|(kind, key, _)| (kind, key.clone()));
+        defined.chain(self.state.ids().cloned()).collect()
+    }
+
     fn object(&mut self, id: &ObjectId, prune: bool) -> Option<FileObject> {
         self.state.object(id, &self.manifests, prune)
     }
@@ -329,6 +354,11 @@ impl Cluster for FileCluster {
     /// Returns a constant: uids are derived from names here, so any folder may use the store of another.
     fn installation_id(&self) -> BoxFuture<'_, Result<Option<String>, ClusterError>> {
         Box::pin(async { Ok(Some("standalone".to_owned())) })
+    }
+
+    /// Returns a random id: two installations with the same manifests have the same uids.
+    fn installation_mark(&self) -> BoxFuture<'_, Result<Option<String>, ClusterError>> {
+        Box::pin(async { Ok(self.installation.lock().clone()) })
     }
 
     /// Derives the uid from the name: namespaces are neither created nor deleted here. A name that no namespace can have has

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::definition::Definition;
-use super::documents::{ManifestError, ParsedFile, list_manifest_files, parse_text, read_text};
+use super::documents::{ManifestError, ParsedFile, list_manifest_files, parse_changed_file, read_bytes};
 
 /// A file that changed within this time before it was read is read again at the next scan. A second change within the
 /// resolution of the file system's clock would leave its stamp as it is.
@@ -47,6 +47,13 @@ struct FileStamp {
     changed: (i64, i64),
 }
 
+/// The content of a changed file.
+struct ScannedFile {
+    definitions: Vec<Arc<Definition>>,
+    /// Why the other documents cannot be used.
+    unusable: Vec<String>,
+}
+
 /// The result of a scan.
 #[derive(Debug, Default)]
 pub struct FileChanges {
@@ -56,6 +63,8 @@ pub struct FileChanges {
     pub removed: Vec<PathBuf>,
     /// Files that exist and have never been readable.
     pub unreadable: BTreeSet<PathBuf>,
+    /// Documents of changed files that cannot be used, such as those with a mistyped group.
+    pub unusable: Vec<ManifestError>,
 }
 
 impl FileScanner {
@@ -73,7 +82,11 @@ impl FileScanner {
             let mut file = known.remove(&path).unwrap_or_default();
             match self.scan_file(&path, &mut file) {
                 Ok(None) => {}
-                Ok(Some(definitions)) => changes.changed.push((path.as_path().into(), definitions)),
+                Ok(Some(ScannedFile { definitions, unusable })) => {
+                    changes.changed.push((path.as_path().into(), definitions));
+                    let unusable = unusable.into_iter().map(|problem| ManifestError::new(&path, problem));
+                    changes.unusable.extend(unusable);
+                }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     // The file was removed after it was listed.
                     changes.removed.push(path);
@@ -91,7 +104,7 @@ impl FileScanner {
     }
 
     /// Reads a file if it changed. None: its definitions are the same as before.
-    fn scan_file(&self, path: &Path, file: &mut KnownFile) -> io::Result<Option<Vec<Arc<Definition>>>> {
+    fn scan_file(&self, path: &Path, file: &mut KnownFile) -> io::Result<Option<ScannedFile>> {
         let stamp = FileStamp::of(&fs::metadata(path)?);
         if file.stamp == Some(stamp) {
             return Ok(None);
@@ -99,9 +112,9 @@ impl FileScanner {
         let is_settled = stamp.is_settled(SystemTime::now());
         // A failed read is repeated even if the file stays as it is.
         file.stamp = None;
-        let text = read_text(path)?;
+        let bytes = read_bytes(path)?;
         file.stamp = is_settled.then_some(stamp);
-        let ParsedFile { hash, documents } = match parse_text(path, &text, file.hash) {
+        let ParsedFile { hash, documents, warnings } = match parse_changed_file(path, &bytes, file.hash) {
             Ok(Some(parsed)) => parsed,
             Ok(None) => return Ok(None),
             Err(error) => {
@@ -110,9 +123,10 @@ impl FileScanner {
             }
         };
         file.hash = Some(hash);
+        warnings.iter().for_each(|warning| tracing::warn!("{}: {warning}", path.display()));
         let known: HashMap<[u8; 32], Arc<Definition>> =
             file.definitions.drain(..).map(|definition| (definition.hash, definition)).collect();
-        let (mut definitions, mut problems) = (Vec::new(), BTreeSet::new());
+        let (mut definitions, mut unusable) = (Vec::new(), Vec::new());
         for document in &documents {
             let hash = Definition::hash_of(document);
             if let Some(definition) = known.get(&hash) {
@@ -121,13 +135,16 @@ impl FileScanner {
             }
             match Definition::of_document(document, hash, self.keep_state) {
                 Ok(definition) => definitions.extend(definition.map(Arc::new)),
-                Err(problem) => drop(problems.insert(format!("{}: {problem}", path.display()))),
+                Err(problem) => unusable.push(problem),
             }
         }
+        let of_data = definitions.iter().flat_map(|definition| &definition.problems);
+        let problems = unusable.iter().chain(of_data).map(|problem| format!("{}: {problem}", path.display()));
+        let problems: BTreeSet<String> = problems.collect();
         file.definitions.clone_from(&definitions);
         problems.difference(&file.problems).for_each(|problem| tracing::error!("{problem}"));
         file.problems = problems;
-        Ok(Some(definitions))
+        Ok(Some(ScannedFile { definitions, unusable }))
     }
 }
 

@@ -41,13 +41,16 @@ struct MissingDefinition {
 }
 
 impl ManifestSet {
-    /// Reads files and folders once. A file that cannot be read is an error. Objects that a cluster printed (`kubectl get
+    /// Reads files and folders once. A file that cannot be read, or a document of ours that cannot be used, is an error. Objects that a cluster printed (`kubectl get
     /// -o yaml`) keep their uid, status and finalizers.
     pub fn read_once(paths: Vec<PathBuf>) -> Result<Self, ManifestError> {
         let mut manifests = ManifestSet::default();
-        let changes = FileScanner::new(paths, true).scan()?;
+        let mut changes = FileScanner::new(paths, true).scan()?;
         // Read the file again to return its error.
         changes.unreadable.first().map_or(Ok(()), |path| read_file(path).map(drop))?;
+        if !changes.unusable.is_empty() {
+            return Err(changes.unusable.swap_remove(0));
+        }
         manifests.apply(changes);
         Ok(manifests)
     }
@@ -84,8 +87,8 @@ impl ManifestSet {
     /// Adds a Secret that no file defines.
     pub fn add_secret(&mut self, key: ObjectKey, data: Data) {
         let key = ManifestKey::Secret(key);
-        let definition =
-            Definition { key: key.clone(), content: Content::Data(Arc::new(data)), hash: [0; 32] };
+        let content = Content::Data(Arc::new(data));
+        let definition = Definition { key: key.clone(), content, hash: [0; 32], problems: Vec::new() };
         self.definitions.entry(key).or_default().insert((Path::new("").into(), 0), Arc::new(definition));
     }
 

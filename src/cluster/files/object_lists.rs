@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use kube::runtime::watcher::Event;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::objects::FileObject;
 use crate::api::{Connection, EventHook, EventStream, Hook};
@@ -34,6 +35,15 @@ impl ObjectLists {
         reflectors.replace(self).await;
         view
     }
+}
+
+/// Returns a view of exactly these objects, given as untyped JSON.
+pub async fn view_of(objects: &[(ResourceKind, Value)]) -> View {
+    let mut lists = ObjectLists::default();
+    for (kind, object) in objects {
+        lists.add(*kind, &FileObject::new(object.clone()));
+    }
+    lists.into_view().await
 }
 
 /// The reflectors of all kinds, each with one scope.

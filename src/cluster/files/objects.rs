@@ -2,14 +2,12 @@
 
 use std::sync::LazyLock;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::api::{self, GROUP};
-use crate::cluster::{Data, DeserializeGuard, ObjectKey, ResourceKind};
+use crate::cluster::{DeserializeGuard, ObjectKey, ResourceKind};
 use crate::core::hook::{EventSelector, REJECTED_ANNOTATION};
 use crate::core::schema::Schemas;
 
@@ -114,33 +112,4 @@ impl FileObject {
         }
         Some(guard)
     }
-}
-
-/// Returns the data of a Secret document.
-pub fn secret_data(document: &Value) -> Data {
-    // Like the API server, `stringData` overrides `data`.
-    Data::new(base64_members(document, "data").chain(text_members(document, "stringData")))
-}
-
-/// Returns the data of a ConfigMap document.
-pub fn config_map_data(document: &Value) -> Data {
-    Data::new(text_members(document, "data").chain(base64_members(document, "binaryData")))
-}
-
-/// Iterates over the string members of one map of a document.
-fn string_members<'a>(document: &'a Value, name: &str) -> impl Iterator<Item = (String, &'a str)> {
-    let map = document.get(name).and_then(Value::as_object);
-    map.into_iter().flatten().filter_map(|(key, value)| Some((key.clone(), value.as_str()?)))
-}
-
-/// Iterates over the members of one map of a document that are valid base64, decoded.
-fn base64_members(document: &Value, name: &str) -> impl Iterator<Item = (String, Vec<u8>)> {
-    string_members(document, name).filter_map(|(key, value)| {
-        let encoded: String = value.split_whitespace().collect();
-        Some((key, STANDARD.decode(encoded).ok()?))
-    })
-}
-
-fn text_members(document: &Value, name: &str) -> impl Iterator<Item = (String, Vec<u8>)> {
-    string_members(document, name).map(|(key, value)| (key, value.as_bytes().to_vec()))
 }

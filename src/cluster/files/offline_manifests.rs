@@ -118,6 +118,10 @@ impl Cluster for OfflineManifests {
         read_only()
     }
 
+    fn installation_mark(&self) -> BoxFuture<'_, Result<Option<String>, ClusterError>> {
+        Box::pin(ready(Ok(None)))
+    }
+
     fn namespace_uid<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Option<String>, ClusterError>> {
         read_only()
     }

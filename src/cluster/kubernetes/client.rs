@@ -18,7 +18,7 @@ use super::events::EventPublisher;
 use super::foreign_status::removal_patch;
 use super::key_ring::{KeyRingCache, KeyRingRights};
 use super::own_writes::OwnWrites;
-use crate::api::{FINALIZER, GROUP, bound_status};
+use crate::api::{API_VERSION, FINALIZER, bound_status};
 use crate::cluster::{
     AuthorizationError, Cluster, ClusterError, Data, Metadata, ObjectKey, Permission, ResourceKind,
     WriteTarget,
@@ -31,6 +31,8 @@ use crate::leadership::Leadership;
 const CONTROLLER_MANAGER: &str = "hookstream-controller";
 /// The worker's field manager. Controller and worker each own a part of a status.
 const WORKER_MANAGER: &str = "hookstream-worker";
+/// Objects in one page of a list.
+const LIST_PAGE: u32 = 500;
 
 /// The settings of access to the cluster.
 #[derive(Clone, Debug)]
@@ -39,6 +41,8 @@ pub struct KubernetesOptions {
     pub namespace: String,
     /// The namespaces to work in; empty means all.
     pub namespaces: Vec<String>,
+    /// Selects the objects of this installation by their labels. All others are ignored: they are never read.
+    pub label_selector: String,
     /// Use only Secrets with the label `hookstream.dev/use: "true"`.
     pub require_secret_label: bool,
     /// The audience that callers' tokens must be issued for.
@@ -101,7 +105,7 @@ impl Kubernetes {
         // The API server rejects the whole status for one text that is too long.
         bound_status(kind, &mut status);
         let body = json!({
-            "apiVersion": format!("{GROUP}/v1alpha1"),
+            "apiVersion": API_VERSION,
             "kind": kind,
             // With the uid, the status of a deleted object cannot reach a new object of the same name.
             "metadata": {"name": target.key.name, "namespace": target.key.namespace, "uid": target.uid},
@@ -161,23 +165,52 @@ impl Kubernetes {
         Ok(object.map_err(to_cluster_error)?.metadata.resource_version)
     }
 
-    /// Lists the objects of a kind that have our finalizer, in these namespaces (empty means all).
-    pub async fn list_finalized(
-        &self,
-        kind: ResourceKind,
-        namespaces: &[String],
-    ) -> Result<Vec<WriteTarget>, ClusterError> {
+    /// Returns the APIs of a kind in these namespaces (empty means all).
+    fn apis(&self, kind: ResourceKind, namespaces: &[String]) -> Vec<Api<DynamicObject>> {
         let resource = api_resource(kind);
-        let apis: Vec<Api<DynamicObject>> = match namespaces {
+        match namespaces {
             [] => vec![Api::all_with(self.client.clone(), &resource)],
             namespaces => {
                 namespaces.iter().map(|n| Api::namespaced_with(self.client.clone(), n, &resource)).collect()
             }
-        };
+        }
+    }
+
+    /// Lists the objects of a kind in these namespaces (empty means all) as untyped JSON.
+    pub async fn list_objects(
+        &self,
+        kind: ResourceKind,
+        namespaces: &[String],
+    ) -> Result<Vec<Value>, ClusterError> {
+        let mut objects = Vec::new();
+        for api in self.apis(kind, namespaces) {
+            let mut params = ListParams::default().limit(LIST_PAGE);
+            loop {
+                let page = api.list(&params).await.map_err(to_cluster_error)?;
+                for object in page.items {
+                    let value = serde_json::to_value(object);
+                    objects.push(value.map_err(|e| ClusterError::ClusterError(e.to_string()))?);
+                }
+                match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                    Some(token) => params = params.continue_token(&token),
+                    None => break,
+                }
+            }
+        }
+        Ok(objects)
+    }
+
+    /// Lists the objects of a kind that have our finalizer, in the namespaces and with the labels of the options.
+    pub async fn list_finalized(
+        &self,
+        kind: ResourceKind,
+        options: &KubernetesOptions,
+    ) -> Result<Vec<WriteTarget>, ClusterError> {
+        let params = ListParams::default().labels(&options.label_selector);
         let mut targets = Vec::new();
-        for api in apis {
+        for api in self.apis(kind, &options.namespaces) {
             // Lists metadata only, so that objects that cannot be deserialized are included.
-            for object in api.list_metadata(&ListParams::default()).await.map_err(to_cluster_error)? {
+            for object in api.list_metadata(&params).await.map_err(to_cluster_error)? {
                 if object.finalizers().iter().any(|f| f == FINALIZER) {
                     targets.push(WriteTarget {
                         kind,

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::api_server::{hostname, to_cluster_error};
-use crate::api::GROUP;
+use crate::api::API_VERSION;
 use crate::cluster::WriteTarget;
 use crate::core::conditions::{ConditionMessage, cut};
 use crate::leadership::Leadership;
@@ -115,7 +115,7 @@ impl EventPublisher {
             note: Some(cut(&note.message, MAX_NOTE_BYTES).to_owned()),
             reason: Some(note.reason.to_owned()),
             regarding: Some(ObjectReference {
-                api_version: Some(format!("{GROUP}/v1alpha1")),
+                api_version: Some(API_VERSION.to_owned()),
                 kind: Some(kind.to_owned()),
                 name: Some(target.key.name.clone()),
                 namespace: Some(target.key.namespace.clone()),

@@ -8,7 +8,7 @@ use kube::api::ApiResource;
 use strum::IntoEnumIterator;
 
 use super::api_server::{api_resource, to_cluster_error};
-use crate::api::GROUP;
+use crate::api::{API_VERSION, GROUP};
 use crate::cluster::ResourceKind;
 use crate::ops::ReadinessGate;
 
@@ -37,8 +37,7 @@ pub async fn wait_until_installed(client: &Client, pending: ReadinessGate) {
 }
 
 async fn list_missing(client: &Client) -> Result<Vec<String>, kube::Error> {
-    let installed: HashSet<String> = match client.list_api_group_resources(&format!("{GROUP}/v1alpha1")).await
-    {
+    let installed: HashSet<String> = match client.list_api_group_resources(API_VERSION).await {
         Ok(list) => list.resources.into_iter().map(|resource| resource.name).collect(),
         // The group itself does not exist.
         Err(kube::Error::Api(status)) if status.code == 404 => HashSet::new(),

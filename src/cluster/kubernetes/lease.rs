@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use kube::Api;
 use kube::api::PostParams;
-use kube::{Api, Client, Config};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::api_config::ApiConfig;
 use super::api_server::hostname;
 use crate::core::conditions::cut;
 use crate::core::lease::{Election, ElectionStep, LeaseRecord, LeaseTerms};
@@ -39,7 +40,7 @@ impl LeaseOptions {
 
 /// An election that this replica has not joined yet.
 pub struct LeaderElection {
-    config: Config,
+    config: ApiConfig,
     options: LeaseOptions,
     handle: LeadershipHandle,
 }
@@ -65,7 +66,7 @@ pub enum LeaseAtExit {
 
 impl LeaderElection {
     /// Returns the election and its leadership, which is gained once the started election is won.
-    pub fn new(config: Config, options: LeaseOptions) -> (Leadership, LeaderElection) {
+    pub fn new(config: ApiConfig, options: LeaseOptions) -> (Leadership, LeaderElection) {
         let (leadership, handle) = Leadership::leased(Millis::steady);
         (leadership, LeaderElection { config, options, handle })
     }
@@ -110,9 +111,9 @@ impl Drop for RunningElection {
 
 /// A replica in the election.
 struct Candidate {
-    config: Config,
+    config: ApiConfig,
     /// None after a failure: the next call opens a new connection, so that a hanging connection does not cost the
-    /// Lease.
+    /// Lease, and with the present credentials.
     api: Option<Api<Lease>>,
     options: LeaseOptions,
     election: Election,
@@ -127,7 +128,12 @@ struct Candidate {
 }
 
 impl Candidate {
-    fn new(config: Config, options: LeaseOptions, handle: LeadershipHandle, metrics: Arc<Metrics>) -> Self {
+    fn new(
+        config: ApiConfig,
+        options: LeaseOptions,
+        handle: LeadershipHandle,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         // Unlike the Pod's name, it is unique for each start, so that a Lease of a crashed predecessor is not ours.
         let identity = format!("{}_{}", cut(&hostname(), 64), Uuid::now_v7().simple());
         let mut election = Election::new(identity.clone(), options.terms, Millis::steady());
@@ -157,6 +163,7 @@ impl Candidate {
         self.metrics.set_leader(false);
         match at_exit.get() {
             None | Some(LeaseAtExit::Expire) => {}
+            Some(LeaseAtExit::Release) if !self.election.may_release(Millis::steady()) => {}
             Some(LeaseAtExit::Release) => self.write_final(None).await,
             Some(LeaseAtExit::Hold(time)) => {
                 self.options.terms.duration = *time;
@@ -181,20 +188,32 @@ impl Candidate {
                     self.election.lease_read(found, Millis::steady());
                     self.log_other_holder();
                 }
-                Err(error) => self.record_failure(&error),
+                Err(error) => {
+                    self.election.read_failed(Millis::steady());
+                    self.record_failure(&error);
+                }
             },
             ElectionStep::Write(version) => match self.write(version, Some(self.identity.clone())).await {
                 Ok(version) => {
                     self.is_failing = false;
                     self.logged_holder = None;
-                    let gained = self.election.write_accepted(version, now, Millis::steady());
+                    let was_broken = self.election.is_broken();
+                    let uid = self.lease.metadata.uid.clone().unwrap_or_default();
+                    let gained = self.election.write_accepted(uid, version, now, Millis::steady());
+                    if was_broken {
+                        let message = "lease created or replaced, waiting until a former holder has stopped";
+                        tracing::warn!(lease = self.name(), "{message}");
+                    }
                     if gained {
                         tracing::info!(lease = self.name(), identity = self.identity, "this replica leads");
                     }
                     self.handle.set(self.election.leads_until(Millis::steady()), gained);
                 }
                 Err(LeaseError::Conflict) => self.election.write_conflicted(Millis::steady()),
-                Err(error) => self.record_failure(&error),
+                Err(error) => {
+                    self.election.write_failed(Millis::steady());
+                    self.record_failure(&error);
+                }
             },
         }
         let leads = self.election.leads_until(Millis::steady());
@@ -205,7 +224,6 @@ impl Candidate {
     }
 
     fn record_failure(&mut self, error: &LeaseError) {
-        self.election.step_failed(Millis::steady());
         self.api = None;
         // Log only the first failure of an outage, so that a long one does not fill the log.
         if !std::mem::replace(&mut self.is_failing, true) {
@@ -228,7 +246,7 @@ impl Candidate {
 
     /// Reads the Lease: its version, holder and duration; None if it does not exist.
     async fn read(&mut self) -> Result<Option<(String, LeaseRecord)>, LeaseError> {
-        let api = self.api()?;
+        let api = self.api().await?;
         let found = with_timeout(self.call_timeout(), api.get_opt(&self.options.name)).await?;
         let Some(lease) = found else {
             self.lease = Lease::default();
@@ -237,6 +255,8 @@ impl Candidate {
         let spec = lease.spec.clone().unwrap_or_default();
         let seconds = spec.lease_duration_seconds.and_then(|s| u64::try_from(s).ok());
         let record = LeaseRecord {
+            uid: lease.metadata.uid.clone().unwrap_or_default(),
+            was_held: spec.renew_time.is_some(),
             holder: spec.holder_identity.filter(|holder| !holder.is_empty()),
             duration: seconds.map(Duration::from_secs),
         };
@@ -247,7 +267,7 @@ impl Candidate {
 
     /// Writes a holder if the Lease is still at this version (None creates the Lease). Returns the new version.
     async fn write(&mut self, version: Option<String>, holder: Option<String>) -> Result<String, LeaseError> {
-        let api = self.api()?;
+        let api = self.api().await?;
         let mut lease = self.lease.clone();
         let (now, create) = (MicroTime(jiff::Timestamp::now()), version.is_none());
         lease.metadata = ObjectMeta { name: Some(self.options.name.clone()), ..lease.metadata };
@@ -297,11 +317,11 @@ impl Candidate {
     }
 
     /// Returns the API of the last call, or one with a new connection.
-    fn api(&mut self) -> Result<Api<Lease>, LeaseError> {
+    async fn api(&mut self) -> Result<Api<Lease>, LeaseError> {
         if let Some(api) = &self.api {
             return Ok(api.clone());
         }
-        let client = Client::try_from(self.config.clone())?;
+        let client = self.config.connect().await?;
         let api = Api::namespaced(client, &self.options.namespace);
         self.api = Some(api.clone());
         Ok(api)
@@ -316,7 +336,7 @@ impl Candidate {
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 enum LeaseError {
-    #[error("another replica wrote it concurrently")]
+    #[error("another client wrote or deleted it concurrently")]
     Conflict,
     #[error("no response within {} ms", .0.as_millis())]
     Timeout(Duration),
@@ -327,8 +347,8 @@ enum LeaseError {
 impl From<kube::Error> for LeaseError {
     fn from(error: kube::Error) -> Self {
         match &error {
-            // A replace found another version, or a create found an existing Lease.
-            kube::Error::Api(status) if status.code == 409 => LeaseError::Conflict,
+            // A replace found another version or no Lease, or a create found an existing one.
+            kube::Error::Api(status) if matches!(status.code, 404 | 409) => LeaseError::Conflict,
             _ => LeaseError::Kube(error),
         }
     }

@@ -1,5 +1,6 @@
 //! A Kubernetes cluster, through its API server.
 
+mod api_config;
 mod api_reviewer;
 mod api_server;
 mod authorizer;
@@ -15,7 +16,9 @@ mod own_writes;
 mod review_cache;
 mod watch;
 mod watch_liveness;
+mod watch_restart;
 
+pub use api_config::ApiConfig;
 pub use api_server::api_resource;
 pub use client::{Kubernetes, KubernetesOptions};
 pub use lease::{LeaderElection, LeaseAtExit, LeaseOptions, RunningElection};

@@ -2,10 +2,9 @@
 
 use std::fmt::Debug;
 use std::future::Future;
-use std::pin::pin;
 use std::sync::Arc;
 
-use futures::stream::{StreamExt, select_all};
+use futures::stream::{Stream, StreamExt, select_all};
 use k8s_openapi::NamespaceResourceScope;
 use kube::core::PartialObjectMeta;
 use kube::runtime::watcher::{Config, Event};
@@ -17,6 +16,7 @@ use super::client::{Kubernetes, KubernetesOptions};
 use super::data_cache::{DataCache, DataResource};
 use super::installed_crds;
 use super::watch_liveness::WatchLiveness;
+use super::watch_restart::RestoreDetector;
 use crate::api::USE_LABEL;
 use crate::cluster::{DeserializeGuard, ObjectChange, ObjectKey, Reflector, Subscribers, View};
 use crate::core::time::Millis;
@@ -46,31 +46,27 @@ pub fn watch(
     let (auth0_hook_reflector, auth0_hooks) = Reflector::new(scopes, subscribers.clone(), ObjectChange::Hook);
     let (client, namespaces) = (cluster.client.clone(), options.namespaces.clone());
     let (secrets, config_maps) = (cluster.secrets.clone(), cluster.config_maps.clone());
-    let label_required = options.require_secret_label;
+    let (label_required, watch_timeout) = (options.require_secret_label, options.watch_timeout);
+    let label_selector = options.label_selector.clone();
     let config =
         Config::default().timeout(u32::try_from(options.watch_timeout.as_secs()).unwrap_or(u32::MAX));
     let run = async move {
         // A watch of a missing CRD fails and backs off, and would stay in backoff after the CRD is installed.
         installed_crds::wait_until_installed(&client, installed).await;
-        let watches = Watches { client, namespaces, config, liveness };
-        let secret_config = if label_required {
-            watches.config.clone().labels(&format!("{USE_LABEL}=true"))
-        } else {
-            watches.config.clone()
-        };
+        let restores = RestoreDetector::new(client.clone(), &namespaces, watch_timeout, liveness.clone());
+        let secret_config =
+            if label_required { config.clone().labels(&format!("{USE_LABEL}=true")) } else { config.clone() };
+        let object_config = config.clone().labels(&label_selector);
+        let watches = Watches { client, namespaces, liveness, restores };
         // Boxed, because together the futures would overflow a thread's stack when they are moved.
         tokio::join!(
-            Box::pin(watches.follow(hook_reflector)),
-            Box::pin(watches.follow(connection_reflector)),
-            Box::pin(watches.follow(stream_reflector)),
-            Box::pin(watches.follow(auth0_hook_reflector)),
-            Box::pin(watches.follow_data(secret_config, secrets, &subscribers, ObjectChange::Secret)),
-            Box::pin(watches.follow_data(
-                watches.config.clone(),
-                config_maps,
-                &subscribers,
-                ObjectChange::ConfigMap
-            )),
+            Box::pin(watches.follow(&object_config, hook_reflector)),
+            Box::pin(watches.follow(&object_config, connection_reflector)),
+            Box::pin(watches.follow(&object_config, stream_reflector)),
+            Box::pin(watches.follow(&object_config, auth0_hook_reflector)),
+            Box::pin(watches.follow_data(&secret_config, secrets, &subscribers, ObjectChange::Secret)),
+            Box::pin(watches.follow_data(&config, config_maps, &subscribers, ObjectChange::ConfigMap)),
+            Box::pin(watches.restores.run()),
         );
     };
     let view = View::new(hooks, connections, streams, auth0_hooks);
@@ -84,8 +80,8 @@ pub fn watch(
 struct Watches {
     client: Client,
     namespaces: Vec<String>,
-    config: Config,
     liveness: Arc<WatchLiveness>,
+    restores: RestoreDetector,
 }
 
 impl Watches {
@@ -102,7 +98,7 @@ impl Watches {
         apis
     }
 
-    async fn follow<K>(&self, mut reflector: Reflector<K>)
+    async fn follow<K>(&self, config: &Config, mut reflector: Reflector<K>)
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
             + Clone
@@ -112,50 +108,71 @@ impl Watches {
             + Sync
             + 'static,
     {
-        let streams = self.apis::<DeserializeGuard<K>>().into_iter().enumerate().map(|(scope, api)| {
-            let events = watcher(api, self.config.clone()).default_backoff();
-            events.map(move |event| (scope, event)).boxed()
-        });
-        let mut events = select_all(streams);
-        while let Some((scope, event)) = events.next().await {
-            match event {
-                Ok(event) => reflector.apply(scope, event).await,
-                Err(error) => {
-                    tracing::warn!(kind = %K::kind(&()), %error, "watch failed, restarting");
+        let mut restores = self.restores.subscribe();
+        loop {
+            let streams = self.apis::<DeserializeGuard<K>>().into_iter().enumerate().map(|(scope, api)| {
+                let events = watcher(api, config.clone()).default_backoff();
+                events.map(move |event| (scope, event)).boxed()
+            });
+            let mut events = select_all(streams);
+            while let Some((scope, event)) = next_unless_restored(&mut events, &mut restores).await {
+                match event {
+                    Ok(event) => reflector.apply(scope, event).await,
+                    Err(error) => self.record_failure(&K::kind(&()), &error),
                 }
             }
+            // The version of a restored object may name another state than the one that was observed.
+            reflector.forget_versions();
         }
     }
 
     async fn follow_data<K: DataResource>(
         &self,
-        config: Config,
+        config: &Config,
         cache: Arc<DataCache<K>>,
         subscribers: &Subscribers,
         change: fn(ObjectKey) -> ObjectChange,
     ) {
-        let streams = self
-            .apis::<PartialObjectMeta<K>>()
-            .into_iter()
-            .map(|api| watcher(api, config.clone()).default_backoff().boxed());
-        let mut events = pin!(select_all(streams));
-        while let Some(event) = events.next().await {
-            match event {
-                Ok(Event::Apply(object) | Event::Delete(object) | Event::InitApply(object)) => {
-                    let key = ObjectKey::of(&object);
-                    // A relist delivers every object of the cluster; report only those in use. An object that was missing
-                    // when it was read also has a cache entry.
-                    if cache.record_change(&key) {
-                        subscribers.notify(&change(key)).await;
+        let mut restores = self.restores.subscribe();
+        loop {
+            let streams = self
+                .apis::<PartialObjectMeta<K>>()
+                .into_iter()
+                .map(|api| watcher(api, config.clone()).default_backoff().boxed());
+            let mut events = select_all(streams);
+            while let Some(event) = next_unless_restored(&mut events, &mut restores).await {
+                match event {
+                    Ok(Event::Apply(object) | Event::Delete(object) | Event::InitApply(object)) => {
+                        let key = ObjectKey::of(&object);
+                        // A relist delivers every object of the cluster; report only those in use. An object that was
+                        // missing when it was read also has a cache entry.
+                        if cache.record_change(&key) {
+                            subscribers.notify(&change(key)).await;
+                        }
                     }
-                }
-                // The list that follows omits objects that were deleted while the watch was down.
-                Ok(Event::Init) => cache.record_change_of_all(),
-                Ok(Event::InitDone) => {}
-                Err(error) => {
-                    tracing::warn!(kind = %K::kind(&()), %error, "watch failed, restarting");
+                    // The list that follows omits objects that were deleted while the watch was down.
+                    Ok(Event::Init) => cache.record_change_of_all(),
+                    Ok(Event::InitDone) => {}
+                    Err(error) => self.record_failure(&K::kind(&()), &error),
                 }
             }
         }
+    }
+
+    fn record_failure(&self, kind: &str, error: &watcher::Error) {
+        tracing::warn!(kind, %error, "watch failed, restarting");
+        self.restores.watch_failed();
+    }
+}
+
+/// Returns the next event. None if the cluster was restored since the last call, so that the watches have to start again.
+async fn next_unless_restored<S: Stream + Unpin>(
+    events: &mut S,
+    restores: &mut tokio::sync::watch::Receiver<u64>,
+) -> Option<S::Item> {
+    tokio::select! {
+        event = events.next() => event,
+        // Cannot fail: the detector lives as long as its watches.
+        _ = restores.changed() => None,
     }
 }

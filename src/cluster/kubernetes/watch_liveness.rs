@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::error::Error;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use kube::client::Body;
 use parking_lot::Mutex;
 use tower_layer::Layer;
 use tower_service::Service;
+use url::form_urlencoded;
 
 use crate::core::time::Millis;
 use crate::metrics::Metrics;
@@ -24,11 +26,17 @@ use crate::metrics::Metrics;
 /// Extra time before a watch counts as hanging, for a loaded machine.
 const MARGIN: Duration = Duration::from_secs(10);
 
+/// Marks a request that has the path of a watch and does not belong to it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NotOfWatch;
+
 /// The watches of the process, with the start of the last request of each.
 #[derive(Debug)]
 pub struct WatchLiveness {
     /// The start of the last request, by request path.
     last_request: Mutex<HashMap<String, Millis>>,
+    /// The newest resource version of the watches and lists of custom resources.
+    newest_version: AtomicU64,
     limit: Duration,
     metrics: Arc<Metrics>,
 }
@@ -36,7 +44,12 @@ pub struct WatchLiveness {
 impl WatchLiveness {
     /// `watch_timeout` is the duration of one watch request.
     pub fn new(watch_timeout: Duration, metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(WatchLiveness { last_request: Mutex::default(), limit: watch_timeout * 2 + MARGIN, metrics })
+        Arc::new(WatchLiveness {
+            last_request: Mutex::default(),
+            newest_version: AtomicU64::new(0),
+            limit: watch_timeout * 2 + MARGIN,
+            metrics,
+        })
     }
 
     /// Registers a watch with this request path.
@@ -52,6 +65,26 @@ impl WatchLiveness {
         if let Some(last) = self.last_request.lock().get_mut(path) {
             *last = now;
         }
+    }
+
+    /// Records a resource version that the API server returned. Versions of all kinds compare as numbers.
+    pub(super) fn record_version(&self, version: &str) {
+        if let Ok(version) = version.parse() {
+            self.newest_version.fetch_max(version, Ordering::Relaxed);
+        }
+    }
+
+    /// Returns the newest recorded version, and forgets all but `current`.
+    pub(super) fn replace_newest_version(&self, current: u64) -> u64 {
+        self.newest_version.swap(current, Ordering::Relaxed)
+    }
+
+    pub(super) fn newest_version(&self) -> u64 {
+        self.newest_version.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// Returns the watches that hang, each with the time since its last request.
@@ -95,7 +128,17 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let path = request.uri().path();
-        let is_watch = request.method() == Method::GET && self.liveness.is_registered(path);
+        let is_marked = request.extensions().get::<NotOfWatch>().is_some();
+        let is_watch = !is_marked && request.method() == Method::GET && self.liveness.is_registered(path);
+        // A watch continues from a version that only it knows: the one of its last bookmark. Secrets may be in an etcd of
+        // their own, with other versions; custom resources never are.
+        let has_shared_versions = is_watch && path.starts_with("/apis/");
+        let query = request.uri().query().filter(|_| has_shared_versions).unwrap_or_default();
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            if name == "resourceVersion" {
+                self.liveness.record_version(&value);
+            }
+        }
         let (path, liveness) = (path.to_owned(), self.liveness.clone());
         let response = self.inner.call(request);
         Box::pin(async move {

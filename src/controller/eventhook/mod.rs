@@ -1,6 +1,7 @@
 //! EventHook: dereferences its Secrets and Connection, and builds the hook that Kong should have.
 
 mod config;
+mod imported;
 mod relay_settings;
 mod sources;
 
@@ -8,25 +9,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kube::runtime::reflector::Store;
-use uuid::Uuid;
 
 use super::context::Context;
 use super::error::SyncError;
 use super::reconcile::{self, DesiredObject, Preview, PreviewKeys, Synced, VendorAccess, shared_members};
 use super::status;
-use crate::admin::AdminAccess;
 use crate::admin::kong::{KongClient, KongHook};
+use crate::admin::{AdminAccess, receiver_url};
 use crate::api::{AppliedSettings, ConnectionSpec, DeliverBy, EventHook};
 use crate::cluster::{DeserializeGuard, View};
 use crate::core::conditions::{ConditionMessage, ObjectReadiness};
 use crate::core::hook::{self, CompiledHook};
+use crate::core::id::kong_id;
 use crate::core::keys::KeyRing;
 use crate::core::time::Millis;
 use config::HookSecrets;
 
-/// The namespace of the UUIDs that derive from uids. With a derived id, a create that got no response can be repeated
-/// safely.
-const KONG_ID_NAMESPACE: Uuid = Uuid::from_u128(0x6861_6f6b_7374_7265_616d_2e64_6576_0002);
+pub use imported::find_differences;
+
 /// Requeue delay of a hook without a Connection, which has no external object to compare.
 const WITHOUT_CONNECTION_REQUEUE: Duration = Duration::from_secs(3600);
 
@@ -50,13 +50,8 @@ impl Synced for EventHook {
     }
 
     fn derived_id(uid: &str) -> Option<String> {
-        Some(external_id(uid))
+        Some(kong_id(uid))
     }
-}
-
-/// Returns Kong's id of the hook with this uid.
-fn external_id(uid: &str) -> String {
-    Uuid::new_v5(&KONG_ID_NAMESPACE, uid.as_bytes()).to_string()
 }
 
 /// Reconciles an EventHook.
@@ -81,8 +76,9 @@ pub async fn reconcile(object: Arc<EventHook>, context: Arc<Context>) -> Result<
 
     let mut status = object.status.clone().unwrap_or_default();
     if !object.policies().observes_only() {
-        status.applied =
-            Some(Box::new(relay_settings::next_applied(object.status.as_ref(), settings, Millis::now())));
+        let overlap = context.options.relay_overlap;
+        let applied = relay_settings::next_applied(object.status.as_ref(), settings, overlap, Millis::now());
+        status.applied = Some(Box::new(applied));
     }
     let version = vendor.connection.status.as_ref().and_then(|s| s.version.as_deref());
     let check = context.sources.check(&vendor.client, version, &hook.source, hook.event.as_deref()).await;
@@ -137,7 +133,9 @@ fn desired_hook(
                 Some(text) => hook::parse_url(&text.0).map_err(|_| SyncError::IngestUrlMissing)?,
                 None => context.options.ingest_url.clone().ok_or(SyncError::IngestUrlMissing)?,
             };
-            config::relay_config(object, hook, base, key_ring, key, settings.rotation.as_deref())?
+            let installation = vendor.installation.as_deref();
+            let rotation = settings.rotation.as_deref();
+            config::relay_config(object, hook, base, key_ring, key, rotation, installation)?
         }
         _ => config::gateway_config(hook, secrets, kong.and_then(|k| k.gateway_handlers.as_deref()))?,
     };
@@ -151,7 +149,11 @@ fn desired_hook(
         config,
     };
     let object = body.to_value();
-    Ok(DesiredObject::new(body, object, &secret_paths, None))
+    let mut desired = DesiredObject::new(body, object, &secret_paths, None);
+    if hook.deliver_by == DeliverBy::Worker {
+        desired.relay_url = receiver_url(&desired.readable).map(ToOwned::to_owned);
+    }
+    Ok(desired)
 }
 
 /// Returns the message of the Ready condition of a hook in sync. `version` is the gateway's.
@@ -172,16 +174,4 @@ fn signature_hash(version: &str) -> &'static str {
     let mut numbers = version.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
     let version = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
     if version >= (3, 14) { "SHA256" } else { "SHA1" }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn id_is_a_uuid_that_derives_from_the_uid() {
-        assert_eq!(external_id("u"), external_id("u"));
-        assert_ne!(external_id("u"), external_id("v"));
-        assert!(Uuid::parse_str(&external_id("u")).is_ok());
-    }
 }

@@ -11,9 +11,6 @@ use crate::core::keys::KeyRing;
 use crate::core::relay;
 use crate::core::time::Millis;
 
-/// How long the worker still accepts the previous settings, for events that Kong queued before the change.
-const PREVIOUS_TIME_TO_LIVE: Duration = Duration::from_secs(600);
-
 /// Returns the settings that Kong should have. A hook keeps its key until its `rotation` changes. Otherwise a new key in
 /// the key ring would change the secret of every hook at once.
 pub fn desired_settings(
@@ -42,14 +39,19 @@ pub fn desired_settings(
     })
 }
 
-/// Returns the applied settings for the status, with the previous ones as long as the worker accepts them.
-pub fn next_applied(status: Option<&EventHookStatus>, settings: AppliedSettings, now: Millis) -> Applied {
+/// Returns the applied settings for the status, with the previous ones as long as the worker accepts them. `overlap`: how
+/// long that is, for events that Kong queued before the change, and for nodes that apply it late.
+pub fn next_applied(
+    status: Option<&EventHookStatus>,
+    settings: AppliedSettings,
+    overlap: Duration,
+    now: Millis,
+) -> Applied {
     let before = status.and_then(|s| s.applied.clone());
     let previous = match before {
-        Some(before) if before.settings != settings => Some(PreviousSettings {
-            settings: before.settings,
-            until: (now + PREVIOUS_TIME_TO_LIVE).rfc3339(),
-        }),
+        Some(before) if before.settings != settings => {
+            Some(PreviousSettings { settings: before.settings, until: (now + overlap).rfc3339() })
+        }
         Some(before) => before.previous.filter(|p| Millis::parse(&p.until).is_some_and(|until| until > now)),
         None => None,
     };
@@ -72,8 +74,11 @@ mod tests {
     }
 
     #[test]
-    fn keeps_previous_settings_for_ten_minutes() {
+    fn keeps_previous_settings_for_the_overlap() {
         let now = Millis(1_700_000_000_000);
+        let next_applied = |status: Option<&EventHookStatus>, settings, now| {
+            super::next_applied(status, settings, Duration::from_secs(600), now)
+        };
         let first = next_applied(None, settings("a"), now);
         assert!(first.previous.is_none());
         let status =

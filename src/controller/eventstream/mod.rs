@@ -165,7 +165,8 @@ async fn desired_stream(
     }
     let path = body.secret_path();
     let paths: Vec<&str> = path.as_deref().into_iter().collect();
-    Ok(DesiredObject::new(body, object_at_vendor, &paths, Some(stream.name.clone())))
+    let desired = DesiredObject::new(body, object_at_vendor, &paths, Some(stream.name.clone()));
+    Ok(DesiredObject { relay_url: worker.map(|worker| worker.url.to_string()), ..desired })
 }
 
 fn webhook_authorization(authorization: &Authorization, secret: SecretString) -> WebhookAuthorization {

@@ -210,7 +210,7 @@ impl RecoveryRun<'_> {
         let call = self.client.update(self.id, self.desired, &fields);
         let item = snapshots.track_write(scope, self.id, call).await?;
         status.server_status = server_status(&item).or(status.server_status);
-        snapshots.mark_present(scope, self.id, item);
+        snapshots.mark_present(self.client, self.id, &item);
         Ok(())
     }
 

@@ -17,6 +17,7 @@ use crate::controller::error::SyncError;
 use crate::controller::reconcile::VendorAccess;
 use crate::core::hook::parse_url;
 use crate::core::keys::KeyRing;
+use crate::core::relay_mark::RelayMark;
 use crate::core::stream::{self, Stream};
 use crate::core::stream_auth;
 use crate::net::HttpClient;
@@ -52,6 +53,10 @@ impl WorkerEndpoint {
             path.pop_if_empty().extend(["v1", "namespaces", &stream.namespace, "streams", &stream.object]);
         }
         let key = settings.key_id.as_deref().unwrap_or_default();
+        let installation = vendor.installation.as_deref();
+        if let Some(mark) = installation.and_then(|id| RelayMark::new(key_ring, key, id, &object.metadata)) {
+            mark.append_to(&mut url);
+        }
         let token = stream_auth::derive_token(key_ring, key, object, settings.rotation.as_deref())
             .ok_or_else(|| ClusterError::KeyRing(format!("it has no key {key}")))?;
         Ok(WorkerEndpoint { url, token })

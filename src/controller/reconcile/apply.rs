@@ -12,11 +12,14 @@ use super::finish::remove_create_record;
 use super::kind::{Effect, SecretHashes, Synced, value_at};
 use super::run::{SyncResult, SyncRun};
 use crate::admin::{AdminError, ExternalClient};
-use crate::api::FINALIZER;
+use crate::api::{External, FINALIZER};
 use crate::cluster::{Metadata, WriteTarget};
 use crate::controller::error::SyncError;
 use crate::controller::finalizer;
-use crate::controller::state::{CreateRecord, PENDING_CREATE, hash_with_newest_key, is_hash_of};
+use crate::controller::state::{
+    CreateRecord, OWNED_OBJECT, PENDING_CREATE, hash_with_newest_key, is_hash_of,
+};
+use crate::controller::status;
 use crate::core::conditions::ConditionMessage;
 use crate::core::plan::{Plan, plan};
 
@@ -25,6 +28,7 @@ impl<K: Synced> SyncRun<'_, K> {
     pub async fn apply(mut self, action: Action) -> Result<SyncResult, SyncError> {
         match action {
             Action::Create => {
+                self.report_missing().await;
                 let found = Box::pin(self.create()).await?;
                 self.finish_write(found, Effect::Created).await
             }
@@ -39,6 +43,13 @@ impl<K: Synced> SyncRun<'_, K> {
                     false => Box::pin(self.update(comparison, Effect::Adopted)).await,
                 }
             }
+            Action::TakeOver(comparison) => {
+                self.claim(&comparison.found.id)?;
+                match comparison.fields.is_empty() {
+                    true => self.keep(comparison.found, Effect::TakenOver).await,
+                    false => Box::pin(self.update(comparison, Effect::TakenOver)).await,
+                }
+            }
             Action::Keep(comparison) => self.keep(comparison.found, Effect::None).await,
             Action::Observe(comparison) => {
                 Ok(self.result(comparison.found, self.object.secret_hashes().cloned(), Effect::None, None))
@@ -47,10 +58,26 @@ impl<K: Synced> SyncRun<'_, K> {
         }
     }
 
+    /// Publishes an Event, before anything is written, if the external object in the status is gone.
+    async fn report_missing(&self) {
+        // At another address than the status says, the object does not exist yet.
+        let Some(external) = self.object.external().filter(|known| Some(*known) == self.external.as_ref())
+        else {
+            return;
+        };
+        if !self.context.memory.record_missing(&self.uid, external) {
+            return;
+        }
+        let (what, id, endpoint) = (K::WHAT, &external.id, &external.endpoint);
+        let message = format!("the {what} {id} no longer exists at {endpoint}: it is created again");
+        let event = ConditionMessage::new("ExternalObjectMissing", message);
+        status::publish_event(self.context, self.object, true, &event).await;
+    }
+
     /// Claims an external object for adoption.
     pub fn claim(&self, id: &str) -> Result<(), SyncError> {
         let held = |by| SyncError::Held { what: K::WHAT, id: id.to_owned(), by };
-        claim(self.context, self.object, &self.external_at(id)).map_err(held)
+        claim(self.context, self.object, id).map_err(held)
     }
 
     /// Reports a difference that a policy forbids to write. With `ObserveOnly` this is a result with a condition. With
@@ -77,19 +104,19 @@ impl<K: Synced> SyncRun<'_, K> {
 
     /// Takes or keeps ownership of the external object without writing to it.
     async fn keep(&self, found: Found, effect: Effect) -> Result<SyncResult, SyncError> {
-        self.add_finalizer(None).await?;
+        self.write_ownership(Some(&found.id), None).await?;
         let hashes = match self.object.secret_hashes() {
             Some(hashes) => self.retain_desired(hashes),
             None if K::Client::SECRETS_READ_BACK => None,
             None => self.hash_secrets(self.desired.secrets.keys().map(String::as_str)).await?,
         };
-        Ok(self.result(found, hashes, effect, None))
+        Ok(self.owned_result(found, hashes, effect, None))
     }
 
     /// Writes the fields that differ.
     async fn update(&mut self, comparison: Comparison, effect: Effect) -> Result<SyncResult, SyncError> {
         let Comparison { found, fields, .. } = comparison;
-        self.add_finalizer(None).await?;
+        self.write_ownership(Some(&found.id), None).await?;
         tracing::debug!(name = self.object.name_any(), ?fields, "updating the external object");
         let found = Box::pin(self.update_or_recreate(found.id, &fields)).await?;
         self.finish_write(found, effect).await
@@ -103,7 +130,29 @@ impl<K: Synced> SyncRun<'_, K> {
         difference: Option<ConditionMessage>,
     ) -> SyncResult {
         let external = self.external_at(&found.id);
-        SyncResult { external, item: found.item, secret_hashes, effect, difference, pending: None }
+        SyncResult {
+            external,
+            item: found.item,
+            secret_hashes,
+            effect,
+            marker: None,
+            difference,
+            pending: None,
+            former_locations: Vec::new(),
+            former_error: None,
+        }
+    }
+
+    /// Returns the result for an external object that belongs to the custom resource.
+    fn owned_result(
+        &self,
+        found: Found,
+        secret_hashes: Option<SecretHashes>,
+        effect: Effect,
+        difference: Option<ConditionMessage>,
+    ) -> SyncResult {
+        let marker = self.create_record.as_ref().and_then(|_| self.missing_marker(&found.id));
+        SyncResult { marker, ..self.result(found, secret_hashes, effect, difference) }
     }
 
     /// Drops the hashes of paths that no longer hold a secret. A process that ended before it wrote the status may have
@@ -130,16 +179,21 @@ impl<K: Synced> SyncRun<'_, K> {
         Ok((!hashes.is_empty()).then_some(hashes))
     }
 
-    /// Adds the finalizer, and the create record if one is given, in one compare-and-swap write.
-    async fn add_finalizer(&self, record: Option<CreateRecord>) -> Result<(), SyncError> {
+    /// Adds the finalizer, the marker of the external object `id`, and the create record if one is given, in one
+    /// compare-and-swap write. With a create record, the marker follows when the record is removed.
+    async fn write_ownership(&self, id: Option<&str>, record: Option<CreateRecord>) -> Result<(), SyncError> {
         let is_present = finalizer::is_present(self.object);
-        if is_present && record.is_none() {
+        let has_record = record.is_some() || self.create_record.is_some();
+        let marker = id.filter(|_| !has_record).and_then(|id| self.missing_marker(id));
+        if is_present && record.is_none() && marker.is_none() {
             return Ok(());
         }
         let mut finalizers = self.object.finalizers().to_vec();
         finalizers.extend((!is_present).then(|| FINALIZER.to_owned()));
-        let text = record.as_ref().map(|record| (PENDING_CREATE, Some(record.to_text())));
-        let metadata = Metadata { finalizers: Some(finalizers), annotations: text.into_iter().collect() };
+        let record_text = record.as_ref().map(|record| (PENDING_CREATE, Some(record.to_text())));
+        let marker_text = marker.map(|marker| (OWNED_OBJECT, Some(marker.to_text())));
+        let annotations = record_text.into_iter().chain(marker_text).collect();
+        let metadata = Metadata { finalizers: Some(finalizers), annotations };
         self.context.cluster.write_metadata(&WriteTarget::of(K::KIND, self.object), metadata).await?;
         if record.is_some() {
             self.context.memory.set_create_record(&self.uid, record);
@@ -155,7 +209,7 @@ impl<K: Synced> SyncRun<'_, K> {
         let former = self.external.as_ref().map(|e| e.id.clone()).filter(|_| client.may_accept_client_ids());
         match former.or(derived) {
             Some(id) => {
-                self.add_finalizer(None).await?;
+                self.write_ownership(Some(&id), None).await?;
                 let item = self.write(&id, client.create(Some(&id), &self.desired.body)).await?;
                 Ok(found::<K>(item, &id))
             }
@@ -166,7 +220,7 @@ impl<K: Synced> SyncRun<'_, K> {
                 let is_rejected = matches!(&result, Err(SyncError::Admin(AdminError::RateLimited(..))));
                 if is_new && is_rejected && client.creates_with_one_request(&self.desired.body) {
                     // Nothing was created. With the record, the next attempt would wait for an object that cannot appear.
-                    remove_create_record(self.context, self.object).await?;
+                    remove_create_record(self.context, self.object, None).await?;
                     self.context.memory.record_presence(&self.uid);
                 }
                 result
@@ -186,10 +240,13 @@ impl<K: Synced> SyncRun<'_, K> {
         if self.create_record.as_ref().is_some_and(is_current) {
             return Ok(false);
         }
-        let at = self.context.snapshots.list(&self.vendor.client).await?.at;
+        let at = self.context.snapshots.find_name(&self.vendor.client, None).await?.at;
         let hash = hash_with_newest_key(&key_ring, &self.uid, PENDING_CREATE, &readable).unwrap_or_default();
-        let record = CreateRecord { name: self.desired.name.clone(), at, hash };
-        self.add_finalizer(Some(record.clone())).await?;
+        let External { endpoint, workspace, .. } = self.external_at("");
+        let name = self.desired.name.clone();
+        let uid = Some(self.uid.clone());
+        let record = CreateRecord { name, at, hash, endpoint: Some(endpoint), workspace, uid };
+        self.write_ownership(None, Some(record.clone())).await?;
         self.create_record = Some(record);
         Ok(true)
     }
@@ -201,9 +258,8 @@ impl<K: Synced> SyncRun<'_, K> {
             // Either our own earlier create took the name and its response was lost, or another client took it, or the
             // tenant is at its limit.
             Err(AdminError::Conflict(detail)) if self.desired.name.is_some() => {
-                let listing = self.context.snapshots.list(client).await?;
                 let found = match &self.create_record {
-                    Some(record) => self.find_recorded(record, &listing).await?,
+                    Some(record) => self.find_recorded(record).await?,
                     None => None,
                 };
                 (*found.ok_or(SyncError::LimitReached(detail))?.item).clone()
@@ -211,16 +267,16 @@ impl<K: Synced> SyncRun<'_, K> {
             other => other?,
         };
         let id = K::Client::id(&item).map(ToOwned::to_owned).ok_or(SyncError::NoId(K::WHAT))?;
-        claim(self.context, self.object, &self.external_at(&id)).ok();
-        self.context.snapshots.mark_present(client.list_scope(), &id, item.clone());
-        Ok(Found { id, item: Arc::new(item) })
+        claim(self.context, self.object, &id).ok();
+        self.context.snapshots.mark_present(client, &id, &item);
+        Ok(Found::new(id, Arc::new(item)))
     }
 
     /// Updates the external object. If the vendor cannot update, deletes it and creates it again.
     async fn update_or_recreate(&mut self, id: String, fields: &[String]) -> Result<Found, SyncError> {
         let client = &self.vendor.client;
         match self.write(&id, client.update(&id, &self.desired.body, fields)).await {
-            Ok(item) => return Ok(Found { id, item: Arc::new(item) }),
+            Ok(item) => return Ok(Found::new(id, Arc::new(item))),
             Err(SyncError::Admin(AdminError::Unsupported(_))) => {}
             Err(error) => return Err(error),
         }
@@ -253,7 +309,7 @@ impl<K: Synced> SyncRun<'_, K> {
     ) -> Result<Value, SyncError> {
         let (snapshots, scope) = (&self.context.snapshots, self.vendor.client.list_scope());
         let item = snapshots.track_write(scope, id, call).await?;
-        snapshots.mark_present(scope, id, item.clone());
+        snapshots.mark_present(&self.vendor.client, id, &item);
         Ok(item)
     }
 
@@ -281,12 +337,12 @@ impl<K: Synced> SyncRun<'_, K> {
                 ),
             )
         });
-        Ok(self.result(found, hashes, effect, difference))
+        Ok(self.owned_result(found, hashes, effect, difference))
     }
 }
 
 /// Returns the created object with the id in the vendor's response, or with the requested id if the response has none.
 fn found<K: Synced>(item: Value, requested_id: &str) -> Found {
     let id = K::Client::id(&item).unwrap_or(requested_id).to_owned();
-    Found { id, item: Arc::new(item) }
+    Found::new(id, Arc::new(item))
 }

@@ -1,21 +1,27 @@
-//! Cleanup of a deleted object: deletes its external object, then removes the finalizer. Relies on the status, the
-//! create record and the derived id, and not on the spec, which may no longer be valid.
+//! Cleanup of a deleted object: deletes the external object that provably belongs to it, then removes the finalizer. Relies
+//! on the ownership marker, the status, the create record and the derived id, and not on the spec, which may no longer be
+//! valid.
 
 use std::time::Duration;
 
 use kube::ResourceExt;
 
-use super::claim::find_other_owner;
+use super::claim::{OwnedObject, find_other_owner, find_owned, ownership_key_ring};
 use super::kind::Synced;
+use super::orphans::{report_given_up_address, report_left_at_former_address, report_orphan};
+use super::recorded::{Candidate, find_candidates};
 use crate::admin::{AdminAccess, AdminError, ExternalClient};
-use crate::api::{DeletionPolicy, External, FINALIZER};
+use crate::api::{ConfiguredAddress, Connection, DeletionPolicy, External, FINALIZER, FormerLocation};
 use crate::cluster::{ClusterError, ObjectKey, ReferenceError};
-use crate::controller::access::access;
+use crate::controller::access::{access, access_at};
 use crate::controller::context::Context;
 use crate::controller::error::SyncError;
-use crate::controller::state::{CreateRecord, PENDING_CREATE, is_hash_of};
-use crate::controller::{finalizer, status};
-use crate::core::conditions::ConditionMessage;
+use crate::controller::finalizer;
+use crate::controller::installation::find_other_installation;
+use crate::controller::state::{
+    CreateRecord, MarkerOwner, MarkerProof, OWNED_OBJECT, OwnershipMarker, is_same_id,
+};
+use crate::core::keys::KeyRing;
 use crate::core::time::Millis;
 
 /// Requeue delay of an object that has nothing left to clean up.
@@ -66,141 +72,241 @@ pub async fn delete_external<K: Synced>(object: &K, context: &Context) -> Result
     }
 }
 
-/// Returns the deletion policy that applies: the object's own, otherwise the Connection's, otherwise `Delete`. Fails if
-/// the Connection's cannot be read: the default could delete an external object that should stay.
+/// Returns the deletion policy that applies: the object's own, otherwise the Connection's, otherwise `Delete`. Of a
+/// Connection that no longer exists, that is the policy that it last had. Fails if the Connection's is unknown: the
+/// default could delete an external object that should stay.
 pub fn deletion_policy<K: Synced>(object: &K, context: &Context) -> Result<DeletionPolicy, SyncError> {
     if let Some(policy) = object.policies().deletion {
         return Ok(policy);
     }
     let namespace = object.namespace().unwrap_or_default();
-    let name = connection_name(object, None).unwrap_or_default();
+    // Without a Connection there is no external object.
+    let Some(name) = connection_name(object, None) else { return Ok(DeletionPolicy::Delete) };
     let policy = match context.view.connection(&namespace, &name).as_ref().map(|guarded| &guarded.0) {
         Some(Ok(connection)) => connection.spec.deletion_policy,
         Some(Err(invalid)) => invalid.deletion_policy().map_err(|_| SyncError::PolicyUnknown(name))?,
-        None => None,
+        // Its policy is known only if this process has read the Connection.
+        None => {
+            let last = context.last_policy(&ObjectKey::new(&namespace, &name));
+            Some(last.ok_or(SyncError::ConnectionMissing(name))?)
+        }
     };
     Ok(policy.unwrap_or(DeletionPolicy::Delete))
 }
 
-/// Deletes the external object at an address that the Connection no longer has. Gives up after the credentials
-/// deadline: a former address that no longer exists must not block syncs at the new address forever.
+/// Deletes the external object at an address that the Connection no longer has, with credentials that were configured for
+/// that address.
 pub async fn delete_at_former_address<K: Synced>(
     context: &Context,
     object: &K,
-    former: &External,
+    former: &FormerLocation,
 ) -> Result<(), SyncError> {
-    let uid = object.uid().unwrap_or_default();
-    let result = match access_to_external(object, context, Some(former)).await {
-        Ok(Some(access)) => delete_by_id::<K>(context, &access, &former.id).await,
+    let key_ring = ownership_key_ring(context, object).await?;
+    // Another object may have adopted it there meanwhile.
+    if find_other_owner(context, object, &former.id, key_ring.as_deref()).is_some() {
+        return Ok(());
+    }
+    // A status can be copied to another object.
+    if !is_proven_former(context, object, former, key_ring.as_deref()) {
+        report_given_up_address(context, object, former, "there is no proof that it belongs to this object")
+            .await;
+        return Ok(());
+    }
+    let result = match access_to_external(object, context, Some(&former.external())).await {
+        Ok(Some(access)) => delete_by_id(object, context, &access, &former.id).await,
         Ok(None) => Ok(()),
         Err(error) => Err(error),
     };
-    let Err(error) = result else {
-        context.memory.record_success(&uid);
-        return Ok(());
-    };
-    if error.was_not_attempted() {
-        return Err(error);
-    }
-    let has_ended = matches!(error, SyncError::Admin(AdminError::EndOfLife(_)));
-    if !has_ended && context.memory.record_failure(&uid) < context.options.deadlines.credentials {
-        return Err(SyncError::OldAddress {
+    result.map_err(|error| match error.was_not_attempted() {
+        true => error,
+        false => SyncError::OldAddress {
             what: K::WHAT,
             id: former.id.clone(),
             endpoint: former.endpoint.clone(),
             error: Box::new(error),
-        });
+        },
+    })
+}
+
+/// True if the object provably owned the external object at a former location.
+fn is_proven_former<K: Synced>(
+    context: &Context,
+    object: &K,
+    former: &FormerLocation,
+    key_ring: Option<&KeyRing>,
+) -> bool {
+    let owner = MarkerOwner::of(K::KIND, object);
+    let is_proof = |marker: OwnershipMarker| {
+        marker.names(K::KIND, &former.id) && marker.verify(key_ring, &owner) == MarkerProof::Owner
+    };
+    K::derived_id(&owner.uid).is_some_and(|derived| is_same_id(K::KIND, &derived, &former.id))
+        || context.memory.wrote(&owner.uid, &former.id)
+        || OwnershipMarker::of(object).is_some_and(is_proof)
+        || former.proof.as_deref().and_then(OwnershipMarker::parse).is_some_and(is_proof)
+}
+
+/// Deletes every external object that provably belongs to this custom resource.
+async fn delete_known_objects<K: Synced>(object: &K, context: &Context) -> Result<(), SyncError> {
+    let current = Box::pin(delete_current_object(object, context)).await;
+    // Attempt the former locations too: each has its own address and may answer although the current one does not.
+    let former = Box::pin(delete_former_objects(object, context)).await;
+    current.and(former)
+}
+
+/// Deletes the external object at every former location, and where an interrupted create may have left it.
+async fn delete_former_objects<K: Synced>(object: &K, context: &Context) -> Result<(), SyncError> {
+    let uid = object.uid().unwrap_or_default();
+    let external = context.memory.external(&uid, object.external());
+    let mut remaining = context.memory.former_locations(&uid, object.former_locations());
+    let mut places = remaining.clone();
+    if external.is_none() && remaining.is_empty() && object.policies().adopt.is_none() {
+        places.extend(interrupted_creates(object, context));
     }
-    context.memory.record_success(&uid);
-    let (id, endpoint) = (&former.id, &former.endpoint);
-    let message = format!("{error}; the {} {id} may still exist at {endpoint}: delete it there", K::WHAT);
-    report_orphan(context, object, message).await;
+    let mut result = Ok(());
+    for former in places {
+        match delete_at_former_address(context, object, &former).await {
+            Ok(()) => remaining.retain(|place| *place != former),
+            Err(error) => result = result.and(Err(error)),
+        }
+    }
+    context.memory.set_former_locations(&uid, remaining);
+    result
+}
+
+/// Returns the former addresses of the Connection at which a create may have been interrupted before the status named its
+/// location.
+fn interrupted_creates<K: Synced>(object: &K, context: &Context) -> Vec<FormerLocation> {
+    let (namespace, uid) = (object.namespace().unwrap_or_default(), object.uid().unwrap_or_default());
+    let Some((name, id)) = connection_name(object, None).zip(K::derived_id(&uid)) else { return Vec::new() };
+    let Some(guarded) = context.view.connection(&namespace, &name) else { return Vec::new() };
+    let Ok(connection) = &guarded.0 else { return Vec::new() };
+    let workspace = connection.spec.kong.as_ref().and_then(|kong| kong.workspace.clone());
+    let at = |endpoint| External {
+        id: id.clone(),
+        connection: name.clone(),
+        endpoint,
+        workspace: workspace.clone().filter(|workspace| workspace != "default"),
+    };
+    let since = Millis::now().rfc3339();
+    let addresses = addresses_since_creation(object, connection);
+    addresses.map(|endpoint| FormerLocation::new(at(endpoint), since.clone())).collect()
+}
+
+/// Returns the addresses that the Connection had while the object existed, the last one included.
+pub fn addresses_since_creation<K: Synced>(
+    object: &K,
+    connection: &Connection,
+) -> impl Iterator<Item = String> {
+    let created = object.meta().creation_timestamp.as_ref().map(|time| Millis(time.0.as_millisecond()));
+    let existed = move |address: &&ConfiguredAddress| {
+        let replaced_at = address.replaced_at.as_deref().and_then(Millis::parse);
+        replaced_at.zip(created).is_none_or(|(at, created)| created <= at)
+    };
+    let all = connection.status.as_ref().map(|status| status.addresses.as_slice()).unwrap_or_default();
+    all.iter().filter(existed).map(|address| address.endpoint.clone())
+}
+
+/// Deletes the external object at its current location, and the object that a create record describes.
+async fn delete_current_object<K: Synced>(object: &K, context: &Context) -> Result<(), SyncError> {
+    let uid = object.uid().unwrap_or_default();
+    let key_ring = ownership_key_ring(context, object).await?;
+    let owned = find_owned(context, object, key_ring.as_deref()).filter(|owned| !owned.is_inherited);
+    let has_record = context.memory.create_record(&uid, CreateRecord::of(object)).is_some();
+    if owned.is_some() || has_record || created_id(object).is_some() {
+        delete_proven_objects(object, context, owned.as_ref()).await?;
+    }
+    // Only now, because a failed attempt is repeated and would report it again.
+    if owned.is_none() {
+        report_unproven(object, context, key_ring.as_deref()).await;
+    }
     Ok(())
 }
 
-/// Reports an external object that `deletionPolicy: Orphan` leaves at an address that the Connection no longer has.
-pub async fn report_left_at_former_address<K: Synced>(context: &Context, object: &K, former: &External) {
-    let (id, endpoint) = (&former.id, &former.endpoint);
-    let message = format!("deletionPolicy: Orphan: the {} {id} may remain at {endpoint}", K::WHAT);
-    report_orphan(context, object, message).await;
-}
-
-/// Deletes every external object that this custom resource may have created.
-async fn delete_known_objects<K: Synced>(object: &K, context: &Context) -> Result<(), SyncError> {
+/// Deletes the external object that the custom resource owns, and those that an unfinished create of its may have left.
+async fn delete_proven_objects<K: Synced>(
+    object: &K,
+    context: &Context,
+    owned: Option<&OwnedObject>,
+) -> Result<(), SyncError> {
     let uid = object.uid().unwrap_or_default();
-    let external = context.memory.external(&uid, object.external());
+    let external = owned.and_then(|owned| owned.external.clone());
     let Some(access) = access_to_external(object, context, external.as_ref()).await? else { return Ok(()) };
-    if external.is_some() && K::client(&access).is_none() {
+    if owned.is_some() && K::client(&access).is_none() {
         // Releasing the object now would leave the external object at the other vendor without a report.
         return Err(wrong_vendor(object));
     }
     context.backoff.may_call(&uid)?;
-    let external_at = |id: String| External {
-        id,
-        connection: connection_name(object, external.as_ref()).unwrap_or_default(),
-        endpoint: access.endpoint(),
-        workspace: access.workspace().map(ToOwned::to_owned),
-    };
-    let mut ids: Vec<String> = match (&external, object.policies().adopt) {
-        (Some(external), _) => vec![external.id.clone()],
-        // The object was adopted, but the status was never written. Do not delete the external object of another owner.
-        (None, Some(adopt)) => {
-            let owner = find_other_owner(context, object, &external_at(adopt.id.clone()));
-            if owner.is_some() { Vec::new() } else { vec![adopt.id.clone()] }
-        }
-        (None, None) => Vec::new(),
-    };
+    // Of an object that is being moved, the marker may still name the id at the former address.
+    let former = context.memory.former_locations(&uid, object.former_locations());
+    let is_here = |owned: &&OwnedObject| owned.external.is_some() || former.iter().all(|f| f.id != owned.id);
+    let mut ids: Vec<String> = owned.into_iter().filter(is_here).map(|owned| owned.id.clone()).collect();
     // The object may have been created although the status was never written: find it by the derived id or the create
     // record.
     if external.is_none() {
-        ids.extend(K::derived_id(&uid));
+        ids.extend(created_id(object));
     }
-    ids.extend(find_recorded_id(object, context, &access, &external_at).await?);
     ids.dedup();
     for id in ids {
-        delete_by_id::<K>(context, &access, &id).await?;
+        delete_by_id(object, context, &access, &id).await?;
     }
-    // The Connection has another address now. The object may exist there too, although the status does not say so yet.
-    if let (Some(external), Some(derived)) = (&external, K::derived_id(&uid))
-        && let Ok(Some(current)) = access_to_external(object, context, None).await
-        && current.endpoint() != external.endpoint
-    {
-        delete_by_id::<K>(context, &current, &derived).await?;
+    // After a delete by the status, because the create may be the second half of a recreation.
+    if let Some((access, id)) = find_recorded(object, context, &access).await? {
+        delete_by_id(object, context, &access, &id).await?;
     }
     Ok(())
 }
 
-/// Returns the id of the external object that the create record describes; None if there is none. Fails with
-/// `NotVisibleYet` during the grace period.
-async fn find_recorded_id<K: Synced>(
+/// Reports an external object that the object names without a proof of ownership, and that therefore stays. Reports nothing
+/// if it belongs to another custom resource: the object is a copy and never owned it.
+async fn report_unproven<K: Synced>(object: &K, context: &Context, key_ring: Option<&KeyRing>) {
+    let marked = OwnershipMarker::of(object).map(|marker| marker.id().to_owned());
+    let in_status = object.external().map(|external| external.id.clone());
+    let adopted = object.policies().adopt.map(|adopt| adopt.id.clone());
+    let Some(id) = in_status.or(marked).or(adopted) else { return };
+    if find_other_owner(context, object, &id, key_ring).is_some() {
+        return;
+    }
+    let place = object.external().map(|e| format!(" at {}", e.endpoint)).unwrap_or_default();
+    let message = format!(
+        "no proof that the {} {id} belongs to this object ({OWNED_OBJECT} is missing, or was copied): it may remain{place}",
+        K::WHAT
+    );
+    report_orphan(context, object, message).await;
+}
+
+/// Returns the id under which a create whose result is unknown may have created the external object. An object with `adopt`
+/// creates none under the id that is derived from its uid.
+fn created_id<K: Synced>(object: &K) -> Option<String> {
+    K::derived_id(&object.uid().unwrap_or_default()).filter(|_| object.policies().adopt.is_none())
+}
+
+/// Returns the id of the external object that the create record describes, and the access to the address of the create;
+/// None if there is no such object. `current` is the access for a record without an address. Fails with `NotVisibleYet`
+/// during the grace period.
+pub async fn find_recorded<K: Synced>(
     object: &K,
     context: &Context,
-    access: &AdminAccess,
-    external_at: &impl Fn(String) -> External,
-) -> Result<Option<String>, SyncError> {
+    current: &AdminAccess,
+) -> Result<Option<(AdminAccess, String)>, SyncError> {
     let uid = object.uid().unwrap_or_default();
-    let annotated = object.annotations().get(PENDING_CREATE).and_then(|text| CreateRecord::parse(text));
-    let Some(record) = context.memory.create_record(&uid, annotated) else { return Ok(None) };
-    let client = K::client(access).ok_or_else(|| wrong_vendor::<K>(object))?;
+    let Some(record) = context.memory.create_record(&uid, CreateRecord::of(object)) else { return Ok(None) };
+    let connection = connection_name(object, None).unwrap_or_default();
+    let access = match record.endpoint.clone().filter(|endpoint| *endpoint != current.endpoint()) {
+        Some(endpoint) => {
+            let (workspace, connection) = (record.workspace.clone(), connection.clone());
+            let at = External { id: String::new(), connection, endpoint, workspace };
+            let Some(access) = access_to_external(object, context, Some(&at)).await? else { return Ok(None) };
+            access
+        }
+        None => current.clone(),
+    };
+    let client = K::client(&access).ok_or_else(|| wrong_vendor::<K>(object))?;
     let key_ring = context.key_ring().await?;
-    for item in context.snapshots.list(&client).await?.items {
-        let Some(id) = K::Client::id(&item).map(ToOwned::to_owned) else { continue };
-        let item = match K::Client::LIST_IS_COMPLETE {
-            true => Some((*item).clone()),
-            false => client.observe(&id).await?,
-        };
-        let is_ours = item.is_some_and(|item| {
-            record.may_precede(K::Client::created_at(&item))
-                && is_hash_of(
-                    &key_ring,
-                    &record.hash,
-                    &uid,
-                    PENDING_CREATE,
-                    &K::Client::comparable_fields(&item),
-                )
-        });
-        if is_ours && find_other_owner(context, object, &external_at(id.clone())).is_none() {
-            return Ok(Some(id));
+    for Candidate { id, is_match, .. } in
+        find_candidates::<K>(context, &client, &uid, &record, &key_ring).await?
+    {
+        if is_match && find_other_owner(context, object, &id, Some(&*key_ring)).is_none() {
+            return Ok(Some((access, id)));
         }
     }
     // The vendor may not show a new object immediately.
@@ -208,9 +314,26 @@ async fn find_recorded_id<K: Synced>(
     if absent < grace { Err(SyncError::NotVisibleYet(grace.saturating_sub(absent))) } else { Ok(None) }
 }
 
-async fn delete_by_id<K: Synced>(context: &Context, access: &AdminAccess, id: &str) -> Result<(), SyncError> {
+/// Deletes an external object, unless another installation configured it last. Reports one that stays.
+async fn delete_by_id<K: Synced>(
+    object: &K,
+    context: &Context,
+    access: &AdminAccess,
+    id: &str,
+) -> Result<(), SyncError> {
     let Some(client) = K::client(access) else { return Ok(()) };
+    if let Some(other) = find_other_installation::<K>(context, &client, id).await? {
+        let (what, endpoint) = (K::WHAT, access.endpoint());
+        let message =
+            format!("installation {other} configured it last: the {what} {id} remains at {endpoint}");
+        report_orphan(context, object, message).await;
+        return Ok(());
+    }
     context.snapshots.track_write(client.list_scope(), id, client.delete(id)).await?;
+    if K::Client::CONFIRMS_DELETES && client.observe(id).await?.is_some() {
+        context.snapshots.mark_unknown(client.list_scope(), id);
+        return Err(SyncError::StillVisible { what: K::WHAT, id: id.to_owned() });
+    }
     context.snapshots.mark_deleted(client.list_scope(), id);
     Ok(())
 }
@@ -227,9 +350,9 @@ fn connection_name<K: Synced>(object: &K, external: Option<&External>) -> Option
     of_external.or_else(|| object.policies().connection.map(ToOwned::to_owned))
 }
 
-/// Returns the access to an external object at its recorded address. At a former address it prefers the credentials
-/// that last worked there, otherwise the current ones; without current ones it uses the last that worked. None if the
-/// object names no Connection: nothing was created.
+/// Returns the access to an external object at its recorded address. At the Connection's own address, that is the
+/// Connection's access, or the last one that worked if there is none. A former address receives only credentials that were
+/// configured for it. None if the object names no Connection: nothing was created.
 async fn access_to_external<K: Synced>(
     object: &K,
     context: &Context,
@@ -240,22 +363,29 @@ async fn access_to_external<K: Synced>(
     let key = ObjectKey::new(&namespace, &name);
     let connection = context.view.connection(&namespace, &name);
     let current = match connection.as_ref().map(|c| &c.0) {
-        Some(Ok(connection)) => access(connection, context).await,
+        Some(Ok(connection)) => access(connection, context).await.map(|access| (connection, access)),
         Some(Err(_)) => Err(SyncError::ConnectionInvalid(name.clone())),
         None => Err(SyncError::ConnectionMissing(name.clone())),
     };
-    let at_recorded_address = |access: AdminAccess| match external {
-        Some(external) => access.at(&external.endpoint, external.workspace.as_deref()),
-        None => access,
+    let Some(external) = external else {
+        return match (current, context.last_access(&key, None)) {
+            (Ok((_, current)), _) => Ok(Some(current)),
+            (Err(_), Some(last)) => Ok(Some(last)),
+            (Err(error), None) => Err(error),
+        };
     };
-    let has_moved = |access: &AdminAccess| external.is_some_and(|e| e.endpoint != access.endpoint());
-    let last = context.last_access(&key, external.map(|e| e.endpoint.as_str()));
-    match (current, last) {
-        (Ok(current), Some(last)) if has_moved(&current) => Ok(Some(at_recorded_address(last))),
-        (Ok(current), _) => Ok(Some(at_recorded_address(current))),
-        (Err(_), Some(last)) => Ok(Some(at_recorded_address(last))),
-        (Err(error), None) => Err(error),
+    let in_workspace = |access: AdminAccess| access.in_workspace(external.workspace.as_deref());
+    if let Ok((_, access)) = &current
+        && access.endpoint() == external.endpoint
+    {
+        return Ok(Some(in_workspace(access.clone())));
     }
+    if let Some(last) = context.last_access(&key, Some(&external.endpoint)) {
+        return Ok(Some(in_workspace(last)));
+    }
+    let (connection, access) = current?;
+    let access = access_at(connection, access, &external.endpoint, context).await?;
+    Ok(Some(in_workspace(access)))
 }
 
 /// Returns the time since the deletion was requested.
@@ -276,7 +406,11 @@ fn should_give_up<K: Synced>(object: &K, context: &Context, error: &SyncError) -
         SyncError::Cluster(ClusterError::KeyRing(_)) => deadlines.credentials,
         // Another error of the cluster says nothing about the vendor or its credentials.
         SyncError::Cluster(_) | SyncError::Secret(ReferenceError::Cluster(_)) => return false,
-        SyncError::Admin(_) | SyncError::NotVisibleYet(_) => deadlines.vendor,
+        // The credentials exist, and the Connection only has to permit their use, as after an upgrade.
+        SyncError::InsecureHttp(_) => deadlines.vendor,
+        SyncError::Admin(_) | SyncError::NotVisibleYet(_) | SyncError::StillVisible { .. } => {
+            deadlines.vendor
+        }
         _ => deadlines.credentials,
     };
     let failing = context.memory.record_failure(&object.uid().unwrap_or_default());
@@ -296,23 +430,26 @@ async fn report_left<K: Synced>(object: &K, context: &Context, why: &str) {
     let external = context.memory.external(&object.uid().unwrap_or_default(), object.external());
     let place = external.map(|e| format!(" at {}", e.endpoint)).unwrap_or_default();
     report_orphan(context, object, format!("{why}: the {what} {id} may remain{place}")).await;
+    let uid = object.uid().unwrap_or_default();
+    for former in context.memory.former_locations(&uid, object.former_locations()) {
+        report_left_at_former_address(context, object, &former, why).await;
+    }
 }
 
 async fn report_give_up<K: Synced>(object: &K, context: &Context, error: &SyncError) {
-    let id = best_known_id(object, context);
+    let uid = object.uid().unwrap_or_default();
+    for former in context.memory.former_locations(&uid, object.former_locations()) {
+        report_given_up_address(context, object, &former, &error.to_string()).await;
+    }
+    let id = match error {
+        // Only the object at a former address is left.
+        SyncError::OldAddress { id, .. } => id.clone(),
+        _ => best_known_id(object, context),
+    };
     let message = format!(
         "{error}; gave up after {} s; the {} {id} may still exist: delete it there",
         time_since_deletion(object).as_secs(),
         K::WHAT,
     );
     report_orphan(context, object, message).await;
-}
-
-/// Reports an external object that may be orphaned. Logs it too, because the API server accepts no Events in a
-/// namespace that is being deleted.
-async fn report_orphan<K: Synced>(context: &Context, object: &K, message: String) {
-    if !context.cluster.publishes_to_log() {
-        tracing::warn!(namespace = object.namespace(), name = object.name_any(), "{message}");
-    }
-    status::publish_event(context, object, true, &ConditionMessage::new("Orphaned", message)).await;
 }

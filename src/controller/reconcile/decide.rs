@@ -17,6 +17,15 @@ use crate::core::plan::{Plan, plan};
 pub struct Found {
     pub id: String,
     pub item: Arc<Value>,
+    /// True if it belongs to an earlier custom resource of the same name, and this one takes it over.
+    pub is_inherited: bool,
+}
+
+impl Found {
+    /// An object that the custom resource owns, observes or adopts.
+    pub fn new(id: String, item: Arc<Value>) -> Self {
+        Found { id, item, is_inherited: false }
+    }
 }
 
 /// An external object, compared with the desired one. It holds paths and no values, because values may be secret.
@@ -55,6 +64,8 @@ pub enum Action {
     Update(Comparison),
     /// Take ownership of an existing external object and write the `fields` that differ, possibly none.
     Adopt(Comparison),
+    /// The same for an external object of an earlier custom resource of this name.
+    TakeOver(Comparison),
     /// Write nothing: the owned external object is as desired.
     Keep(Comparison),
     /// Write nothing and take no ownership: the external object is as desired, and the policy is `ObserveOnly`.
@@ -98,10 +109,14 @@ pub fn decide<D>(
     let mode = policies.adopt.map(|adopt| adopt.mode);
     // For an object that is only observed or matched, a masked secret that was never written is no difference. Until
     // the status names a matched object, an earlier attempt may have matched it already: it must not be written either.
-    let is_being_matched = mode == Some(AdoptMode::Match) && !facts.is_in_status;
+    let is_inherited = found.is_inherited;
+    // The secret of a relay derives from the uid, so the one of an earlier object is always another.
+    let is_own_relay = desired.relay_url.is_some() && (facts.is_owned || is_inherited);
+    let is_being_matched = mode == Some(AdoptMode::Match) && !facts.is_in_status && !is_own_relay;
     let exempts_unverified = policies.observes_only() || is_being_matched;
     let comparison = compare(found, desired, facts, exempts_unverified);
-    let adopts = mode.filter(|_| !facts.is_owned);
+    // The earlier object managed it, so this one need not match it first.
+    let adopts = if is_inherited { Some(AdoptMode::Override) } else { mode.filter(|_| !facts.is_owned) };
 
     let read_only = match adopts {
         _ if policies.observes_only() => Some(ReadOnlyPolicy::ObserveOnly),
@@ -118,6 +133,7 @@ pub fn decide<D>(
         (Some(_), Some(by)) => {
             Err(SyncError::Held { what: facts.what, id: comparison.found.id, by: by.clone() })
         }
+        (Some(_), None) if is_inherited => Ok(Action::TakeOver(comparison)),
         (Some(_), None) => Ok(Action::Adopt(comparison)),
         (None, _) if differs => Ok(Action::Update(comparison)),
         (None, _) => Ok(Action::Keep(comparison)),
@@ -213,7 +229,7 @@ mod tests {
     }
 
     fn found(object: Value) -> Option<Found> {
-        Some(Found { id: "x".into(), item: Arc::new(object) })
+        Some(Found::new("x".into(), Arc::new(object)))
     }
 
     fn desired() -> DesiredObject<()> {
@@ -253,6 +269,11 @@ mod tests {
         DecisionFacts { is_owned: false, is_in_status: false, ..owned() }
     }
 
+    /// The marker was written, and the status was not.
+    fn owned_by_marker<'a>() -> DecisionFacts<'a> {
+        DecisionFacts { is_in_status: false, ..owned() }
+    }
+
     fn masked(facts: DecisionFacts<'_>) -> DecisionFacts<'_> {
         DecisionFacts { secrets_read_back: false, ..facts }
     }
@@ -267,6 +288,7 @@ mod tests {
             Ok(Action::Create) => "Create".into(),
             Ok(Action::Update(comparison)) => text("Update", &comparison),
             Ok(Action::Adopt(comparison)) => text("Adopt", &comparison),
+            Ok(Action::TakeOver(comparison)) => text("TakeOver", &comparison),
             Ok(Action::Keep(comparison)) => text("Keep", &comparison),
             Ok(Action::Observe(comparison)) => text("Observe", &comparison),
             Ok(Action::ReportDifference(comparison, policy)) => text(policy.as_str(), &comparison),
@@ -327,6 +349,33 @@ mod tests {
         let facts = DecisionFacts { other_owner: Some("n/other".into()), ..unowned() };
         let text = decided(different(), &adopting(&matching), &facts);
         assert_eq!(text, r#"adopt.mode: Match ["url"] []"#, "the difference is reported first");
+    }
+
+    #[test]
+    fn inherited_object_is_taken_over() {
+        let inherited = |object: Option<Found>| object.map(|found| Found { is_inherited: true, ..found });
+        let (free, matching) = (Policies::default(), adopt(AdoptMode::Match));
+        assert_eq!(decided(inherited(same()), &free, &unowned()), "TakeOver [] []");
+        for policies in [free, adopting(&matching)] {
+            assert_eq!(decided(inherited(different()), &policies, &unowned()), r#"TakeOver ["url"] []"#);
+            let facts = DecisionFacts { other_owner: Some("n/other".into()), ..unowned() };
+            let text = decided(inherited(different()), &policies, &facts);
+            assert!(text.starts_with("Held: the hook at Kong x belongs to n/other"), "{text}");
+        }
+        let never_written = masked(unowned());
+        let text = decided(inherited(same()), &adopting(&matching), &never_written);
+        assert_eq!(text, r#"TakeOver [] ["token"]"#, "the earlier object matched it");
+        assert_eq!(decided(inherited(same()), &free, &never_written), r#"TakeOver ["token"] ["token"]"#);
+        let relay = DesiredObject { relay_url: Some("http://worker/".into()), ..desired() };
+        for (found, facts) in
+            [(inherited(same()), never_written.clone()), (same(), masked(owned_by_marker()))]
+        {
+            let action = decide(found, &relay, &adopting(&matching), &facts).unwrap();
+            let (Action::TakeOver(comparison) | Action::Update(comparison)) = action else {
+                panic!("{action:?}")
+            };
+            assert_eq!(comparison.fields, ["token"], "its secret derives from another uid");
+        }
     }
 
     #[test]

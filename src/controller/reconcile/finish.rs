@@ -15,9 +15,10 @@ use crate::controller::access::resync_interval;
 use crate::controller::backoff::resync_delay;
 use crate::controller::context::Context;
 use crate::controller::error::SyncError;
-use crate::controller::state::PENDING_CREATE;
+use crate::controller::state::{OWNED_OBJECT, OwnershipMarker, PENDING_CREATE};
 use crate::controller::status;
 use crate::core::conditions::{ConditionMessage, ObjectReadiness};
+use crate::core::time::Millis;
 
 /// Writes the status and returns when the next resync is due. `status` has the kind's own members; this fills in the
 /// shared ones. `ready` is the message of the Ready condition if the external object is as desired.
@@ -35,33 +36,49 @@ pub async fn finish<K: Synced>(
     context.remember_access(ObjectKey::of(&**connection), &vendor.access);
     context.report_new_capabilities(ObjectKey::of(&**connection), &vendor.access);
     report_drift::<K>(context, object, &result.effect, &desired.with_secrets()).await;
-    K::set_synced(&mut status, Some(result.external), result.secret_hashes);
-    let readiness = match (result.difference, result.pending) {
-        (Some(message), _) => {
+    if result.effect == Effect::TakenOver {
+        let (what, id) = (K::WHAT, &result.external.id);
+        let message = format!("took over the {what} {id} of an earlier object with this name");
+        status::publish_event(context, object, false, &ConditionMessage::new("TakenOver", message)).await;
+    }
+    K::set_synced(&mut status, Some(result.external.clone()), result.secret_hashes);
+    K::set_locations(&mut status, Some(result.external), result.former_locations);
+    let readiness = match (result.difference, result.pending, &result.former_error) {
+        (Some(message), ..) => {
             context.metrics.record_drift_found(K::KIND.into());
             ObjectReadiness::Stalled(message)
         }
-        (None, Some(message)) => ObjectReadiness::Reconciling(message),
-        (None, None) => ObjectReadiness::Ready(ready),
+        (None, Some(message), _) => ObjectReadiness::Reconciling(message),
+        (None, None, Some((error, _))) => error.readiness(),
+        (None, None, None) => ObjectReadiness::Ready(ready),
     };
-    status::write(context, object, status, &readiness, None).await?;
-    remove_create_record(context, object).await?;
+    let former_error = result.former_error.as_ref().and_then(|(error, _)| error.admin());
+    let last_error = former_error.map(|error| error.last_error(Millis::now()));
+    status::write(context, object, status, &readiness, last_error).await?;
+    remove_create_record(context, object, result.marker).await?;
     if matches!(readiness, ObjectReadiness::Ready(_)) {
         remember_synced(object, context);
     }
     context.memory.record_success(&uid);
-    Ok(resync_delay(resync_interval(connection, context)?, &uid))
+    let next = resync_delay(resync_interval(connection, context)?, &uid);
+    Ok(result.former_error.map_or(next, |(_, retry_after)| retry_after.min(next)))
 }
 
-/// Removes the create record: the status names the external object now, or nothing was created.
-pub(super) async fn remove_create_record<K: Synced>(context: &Context, object: &K) -> Result<(), SyncError> {
+/// Removes the create record and writes the marker, if one is given: the status names the external object now, or nothing
+/// was created.
+pub(super) async fn remove_create_record<K: Synced>(
+    context: &Context,
+    object: &K,
+    marker: Option<OwnershipMarker>,
+) -> Result<(), SyncError> {
     let uid = object.uid().unwrap_or_default();
     let is_annotated = object.annotations().contains_key(PENDING_CREATE);
-    if !is_annotated && context.memory.create_record(&uid, None).is_none() {
+    if marker.is_none() && !is_annotated && context.memory.create_record(&uid, None).is_none() {
         return Ok(());
     }
-    let annotations = [(PENDING_CREATE, None)].into_iter().collect();
-    // Write without a resource version: only the controller writes this annotation, so a concurrent change of the
+    let marker = marker.map(|marker| (OWNED_OBJECT, Some(marker.to_text())));
+    let annotations = [(PENDING_CREATE, None)].into_iter().chain(marker).collect();
+    // Write without a resource version: only the controller writes these annotations, so a concurrent change of the
     // object is no conflict.
     let target = WriteTarget { resource_version: String::new(), ..WriteTarget::of(K::KIND, object) };
     context.cluster.write_metadata(&target, Metadata { finalizers: None, annotations }).await?;
@@ -89,7 +106,7 @@ async fn report_drift<K: Synced>(context: &Context, object: &K, effect: &Effect,
             format!("the {} was changed{by}; repaired: {}", K::WHAT, fields.join(", "))
         }
         Effect::Created => format!("the {} was deleted{by}; created again", K::WHAT),
-        Effect::Adopted | Effect::None => return,
+        Effect::Adopted | Effect::TakenOver | Effect::None => return,
     };
     context.metrics.record_drift_found(K::KIND.into());
     context.metrics.record_drift_repaired(K::KIND.into());

@@ -7,7 +7,9 @@ use kube::runtime::reflector::Store;
 use serde_json::Value;
 
 use crate::admin::{AdminAccess, ExternalClient};
-use crate::api::{Adopt, Connection, ConnectionSpec, DeletionPolicy, External, ManagementPolicy};
+use crate::api::{
+    Adopt, Connection, ConnectionSpec, DeletionPolicy, External, FormerLocation, ManagementPolicy,
+};
 use crate::cluster::{DeserializeGuard, View};
 use crate::controller::status::Managed;
 
@@ -19,12 +21,15 @@ pub trait Synced: Managed {
     /// The name of the vendor in messages.
     const VENDOR: &'static str;
 
-    // `shared_members!` implements the next four methods, because every kind has these members in its spec and status.
+    // `shared_members!` implements the next six methods, because every kind has these members in its spec and status.
     fn policies(&self) -> Policies<'_>;
     fn external(&self) -> Option<&External>;
+    fn former_locations(&self) -> &[FormerLocation];
     fn secret_hashes(&self) -> Option<&SecretHashes>;
     /// Writes the result of a sync into the status.
     fn set_synced(status: &mut Self::Status, external: Option<External>, hashes: Option<SecretHashes>);
+    /// Writes the locations of the external object into the status.
+    fn set_locations(status: &mut Self::Status, external: Option<External>, former: Vec<FormerLocation>);
     /// Returns true if the Connection leads to this kind's vendor.
     fn is_vendor(connection: &ConnectionSpec) -> bool;
     /// Returns a client. None if the access is to another vendor.
@@ -56,6 +61,10 @@ macro_rules! shared_members {
             self.status.as_ref()?.external.as_deref()
         }
 
+        fn former_locations(&self) -> &[$crate::api::FormerLocation] {
+            self.status.as_ref().map_or(&[], |status| &status.former_locations)
+        }
+
         fn secret_hashes(&self) -> Option<&$crate::controller::reconcile::SecretHashes> {
             self.status.as_ref()?.secret_hashes.as_ref()
         }
@@ -67,6 +76,15 @@ macro_rules! shared_members {
         ) {
             status.external = external.map(Box::new);
             status.secret_hashes = hashes;
+        }
+
+        fn set_locations(
+            status: &mut Self::Status,
+            external: Option<$crate::api::External>,
+            former: Vec<$crate::api::FormerLocation>,
+        ) {
+            status.external = external.map(Box::new);
+            status.former_locations = former;
         }
     };
 }
@@ -98,6 +116,8 @@ pub struct VendorAccess<C> {
     pub connection: Arc<Connection>,
     pub access: AdminAccess,
     pub client: C,
+    /// The id of this installation, if it is known.
+    pub installation: Option<Arc<str>>,
 }
 
 /// The external object that should exist. No `Debug`: it holds secrets.
@@ -110,6 +130,9 @@ pub struct DesiredObject<D> {
     pub secrets: BTreeMap<String, Value>,
     /// The name, if the vendor requires unique names and chooses the ids.
     pub name: Option<String>,
+    /// The worker's URL for this custom resource, if the vendor sends events there. An external object with this URL
+    /// belongs to the custom resource of this name.
+    pub relay_url: Option<String>,
 }
 
 impl<D> DesiredObject<D> {
@@ -125,7 +148,7 @@ impl<D> DesiredObject<D> {
                 secrets.insert((*path).to_owned(), value);
             }
         }
-        DesiredObject { body, readable: object, secrets, name }
+        DesiredObject { body, readable: object, secrets, name, relay_url: None }
     }
 
     /// Returns the object with its secrets, as a vendor that masks nothing would show it.
@@ -162,6 +185,8 @@ pub enum Effect {
     Updated(Vec<String>),
     /// The external object existed before and belongs to the custom resource from now on.
     Adopted,
+    /// It belonged to an earlier custom resource of the same name.
+    TakenOver,
     None,
 }
 

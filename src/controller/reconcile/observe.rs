@@ -5,44 +5,27 @@ use std::sync::Arc;
 use kube::ResourceExt;
 use serde_json::Value;
 
-use super::claim::{claim, find_other_owner};
-use super::cleanup::deletion_policy;
-use super::decide::{FormerAddress, Found, decide_former_address};
+use super::claim::claim;
+use super::decide::Found;
 use super::kind::Synced;
+use super::recorded::{Candidate, find_candidates};
 use super::run::SyncRun;
-use crate::admin::ExternalClient;
-use crate::api::External;
+use crate::admin::{ExternalClient, receiver_url};
 use crate::cluster::{ClusterError, WriteTarget};
 use crate::controller::error::SyncError;
-use crate::controller::state::{CachedListing, CreateRecord, PENDING_CREATE, SnapshotEntry, is_hash_of};
+use crate::controller::state::{CreateRecord, SnapshotEntry};
 use crate::controller::status::reconcile_request;
+use crate::core::relay_mark::without_mark;
 
 impl<K: Synced> SyncRun<'_, K> {
-    /// Compares the address in the status with the Connection's. If they differ, points `external` to the new address,
-    /// and returns the external object at the former address with its fate.
-    pub async fn resolve_address(&mut self) -> Result<Option<(External, FormerAddress)>, SyncError> {
-        let Some(former) = self.external.clone() else { return Ok(None) };
-        let new = self.external_at(&former.id);
-        if (&former.endpoint, &former.workspace) == (&new.endpoint, &new.workspace) {
-            return Ok(None);
-        }
-        let exists = self.vendor.client.observe(&former.id).await?.is_some();
-        let deletion = deletion_policy(self.object, self.context)?;
-        let fate = decide_former_address(exists, deletion, &self.policies);
-        let keeps_id = fate == FormerAddress::SameVendor || self.keeps_id(&former);
-        self.external = keeps_id.then_some(new);
-        Ok(Some((former, fate)))
-    }
-
-    /// True if the object keeps its id at another vendor, because the id is derived from the uid. An id that the former
-    /// vendor chose means nothing to another vendor.
-    fn keeps_id(&self, former: &External) -> bool {
-        K::derived_id(&self.uid).as_ref() == Some(&former.id) && self.vendor.client.may_accept_client_ids()
-    }
-
-    /// Finds the external object: by its id if one is known, otherwise by the create record. Otherwise checks that its
-    /// name is free. None if the object has to be created.
+    /// Finds the external object: by its id if one is known, otherwise by the create record, otherwise by the URL of an
+    /// earlier object of this name. Otherwise checks that its name is free. None if the object has to be created.
     pub async fn observe(&self) -> Result<Option<Found>, SyncError> {
+        if let Some(id) = &self.inherited_id
+            && let Some(item) = self.read(id).await?
+        {
+            return Ok(Some(Found { is_inherited: true, ..Found::new(id.clone(), item) }));
+        }
         let adopt = self.policies.adopt.filter(|_| !self.is_owned);
         let derived = || K::derived_id(&self.uid).filter(|_| self.vendor.client.may_accept_client_ids());
         let known_id = self.external.as_ref().map(|e| e.id.clone());
@@ -53,7 +36,7 @@ impl<K: Synced> SyncRun<'_, K> {
             self.context.memory.record_presence(&self.uid);
             // Use the id as the vendor spells it, because its lists do; `adopt.id` may be an upper-case UUID.
             let id = K::Client::id(&item).map_or(id, ToOwned::to_owned);
-            return Ok(Some(Found { id, item }));
+            return Ok(Some(Found::new(id, item)));
         }
         // An adopted object that was deleted and recreated has a new id; do not search for the old one.
         if let Some(record) = &self.create_record {
@@ -68,8 +51,30 @@ impl<K: Synced> SyncRun<'_, K> {
         }
         match &self.desired.name {
             Some(name) => self.observe_by_name(name).await,
-            None => Ok(None),
+            None => self.observe_inherited_relay().await,
         }
+    }
+
+    /// Finds an external object that sends events to the worker's URL for this object. An earlier object of the same name
+    /// left it, for example one that a restore replaced: a second one would deliver every event twice.
+    async fn observe_inherited_relay(&self) -> Result<Option<Found>, SyncError> {
+        let url = self.desired.relay_url.as_deref().filter(|_| !self.policies.observes_only());
+        let Some(url) = url else { return Ok(None) };
+        let client = &self.vendor.client;
+        for id in self.context.snapshots.find_by_url(client, url, self.max_snapshot_age).await? {
+            if self.find_other_owner(&id).is_some() {
+                continue;
+            }
+            // The snapshot may be old, and the object is about to be written.
+            if let Some(item) = client
+                .observe(&id)
+                .await?
+                .filter(|item| receiver_url(item).map(without_mark) == Some(without_mark(url)))
+            {
+                return Ok(Some(Found { is_inherited: true, ..Found::new(id, Arc::new(item)) }));
+            }
+        }
+        Ok(None)
     }
 
     /// Reads one object from the snapshot. Falls back to a GET when the snapshot cannot answer or when a reconcile was
@@ -96,7 +101,7 @@ impl<K: Synced> SyncRun<'_, K> {
         })?;
         // Without this, a list from before the create would make the next reconcile treat the object as deleted.
         match &item {
-            Some(item) => snapshots.mark_present(client.list_scope(), id, item.clone()),
+            Some(item) => snapshots.mark_present(client, id, item),
             None => snapshots.mark_deleted(client.list_scope(), id),
         }
         Ok(item.map(Arc::new))
@@ -111,8 +116,7 @@ impl<K: Synced> SyncRun<'_, K> {
     /// Finds the object of an interrupted create. None if it was never created. Fails with `NotVisibleYet` while the
     /// vendor may not show it yet.
     async fn observe_recorded(&self, record: &CreateRecord) -> Result<Option<Found>, SyncError> {
-        let listing = self.context.snapshots.list(&self.vendor.client).await?;
-        let found = self.find_recorded(record, &listing).await?;
+        let found = self.find_recorded(record).await?;
         if found.is_none() {
             self.check_creation_grace()?;
         }
@@ -121,50 +125,41 @@ impl<K: Synced> SyncRun<'_, K> {
 
     /// Finds the object that a create record describes. Fails if an object of its name does not match the record,
     /// because it belongs to another client.
-    pub async fn find_recorded(
-        &self,
-        record: &CreateRecord,
-        listing: &CachedListing,
-    ) -> Result<Option<Found>, SyncError> {
+    pub async fn find_recorded(&self, record: &CreateRecord) -> Result<Option<Found>, SyncError> {
         let key_ring = self.key_ring().await?;
-        let has_name = |item: &Value| {
-            record.name.as_deref().is_none_or(|name| item.get("name").and_then(Value::as_str) == Some(name))
-        };
-        for item in listing.items.iter().filter(|item| has_name(item)) {
-            let Some(id) = K::Client::id(item) else { continue };
-            let item = if K::Client::LIST_IS_COMPLETE {
-                item.clone()
-            } else {
-                match self.vendor.client.observe(id).await? {
-                    Some(item) => Arc::new(item),
-                    None => continue,
-                }
-            };
-            let readable = K::Client::comparable_fields(&item);
-            let is_ours = record.may_precede(K::Client::created_at(&item))
-                && is_hash_of(&key_ring, &record.hash, &self.uid, PENDING_CREATE, &readable)
-                && claim(self.context, self.object, &self.external_at(id)).is_ok();
+        let candidates =
+            find_candidates::<K>(self.context, &self.vendor.client, &self.uid, record, &key_ring).await?;
+        for Candidate { id, item, is_match } in candidates {
+            let is_ours = is_match
+                && self.find_other_owner(&id).is_none()
+                && claim(self.context, self.object, &id).is_ok();
             if is_ours {
+                // A snapshot from before the create would make the next reconcile create it once more.
+                self.context.snapshots.mark_present(&self.vendor.client, &id, &item);
                 self.context.memory.record_presence(&self.uid);
-                return Ok(Some(Found { id: id.to_owned(), item }));
+                return Ok(Some(Found::new(id, Arc::new(item))));
             }
             if let Some(name) = &record.name {
-                return Err(self.name_conflict(name, id));
+                return Err(self.name_conflict(name, &id));
             }
         }
         Ok(None)
     }
 
-    /// Checks that no object has the name. An object with this name is ours only if a create record says so. The watch
-    /// may deliver that record late: then this fails with `ClusterError::Conflict`, which requeues.
+    /// Finds the relay of an earlier object; otherwise checks that no object has the name. An object with this name is ours
+    /// only if a create record says so. The watch may deliver that record late: then this fails with
+    /// `ClusterError::Conflict`, which requeues.
     async fn observe_by_name(&self, name: &str) -> Result<Option<Found>, SyncError> {
-        let listing = self.context.snapshots.list(&self.vendor.client).await?;
-        let holder = listing.items.iter().find(|i| i.get("name").and_then(Value::as_str) == Some(name));
-        let Some(id) = holder.and_then(|item| K::Client::id(item)) else { return Ok(None) };
+        let listed = self.context.snapshots.find_name(&self.vendor.client, Some(name)).await?;
+        // After the list, which it shares.
+        if let Some(found) = self.observe_inherited_relay().await? {
+            return Ok(Some(found));
+        }
+        let Some(id) = listed.id else { return Ok(None) };
         if self.policies.observes_only() {
             // ObserveOnly needs no ownership.
-            let item = self.vendor.client.observe(id).await?;
-            return Ok(item.map(|item| Found { id: id.to_owned(), item: Arc::new(item) }));
+            let item = self.vendor.client.observe(&id).await?;
+            return Ok(item.map(|item| Found::new(id, Arc::new(item))));
         }
         let stored = self.context.cluster.read_object(&WriteTarget::of(K::KIND, self.object)).await?;
         if stored.pointer("/metadata/resourceVersion").and_then(Value::as_str)
@@ -172,11 +167,11 @@ impl<K: Synced> SyncRun<'_, K> {
         {
             return Err(ClusterError::Conflict.into());
         }
-        Err(self.name_conflict(name, id))
+        Err(self.name_conflict(name, &id))
     }
 
     fn name_conflict(&self, name: &str, id: &str) -> SyncError {
-        let holder = find_other_owner(self.context, self.object, &self.external_at(id));
+        let holder = self.find_other_owner(id);
         SyncError::Conflict { name: name.to_owned(), id: id.to_owned(), holder }
     }
 

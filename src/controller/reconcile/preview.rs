@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::claim::ownership_key_ring;
 use super::decide::{Action, Comparison, FormerAddress};
 use super::kind::{DesiredObject, Synced, VendorAccess};
 use super::run::SyncRun;
@@ -67,6 +68,10 @@ impl Preview {
                 let note = if unchanged { "adopted unchanged" } else { "adopted" };
                 (comparison, VendorChange::Update, Some(note.to_owned()))
             }
+            Action::TakeOver(comparison) => {
+                let note = "takes over the object of an earlier custom resource with this name";
+                (comparison, VendorChange::Update, Some(note.to_owned()))
+            }
             Action::Keep(comparison) | Action::Observe(comparison) => {
                 (comparison, VendorChange::Unchanged, None)
             }
@@ -121,7 +126,12 @@ pub async fn preview<K: Synced>(
     desired: &DesiredObject<<K::Client as ExternalClient>::Desired>,
     derived_from: Option<&PreviewKeys>,
 ) -> Result<Preview, SyncError> {
-    let mut run = SyncRun::new(context, object, vendor, desired)?;
+    // A preview of manifests has no key ring. Then the markers of the objects' own uids are believed.
+    let owner_keys = match ownership_key_ring(context, object).await {
+        Err(SyncError::Cluster(ClusterError::KeyRing(_))) => None,
+        other => other?,
+    };
+    let mut run = SyncRun::new(context, object, vendor, desired, owner_keys)?;
     let former_address = match run.resolve_address().await? {
         Some((former, FormerAddress::Delete)) => Some((former, "is deleted")),
         Some((former, FormerAddress::Orphan)) => Some((former, "stays")),
@@ -135,7 +145,7 @@ pub async fn preview<K: Synced>(
     };
     let action = run.decide(found, keys.as_ref().and_then(PreviewKeys::real), are_placeholders)?;
     // Claim it as a sync would, so that a second object that adopts the same external object is reported.
-    if let Action::Adopt(comparison) = &action {
+    if let Action::Adopt(comparison) | Action::TakeOver(comparison) = &action {
         run.claim(&comparison.found.id)?;
     }
     let mut preview = Preview::of(action, run.external.map(|external| external.id));
@@ -152,7 +162,7 @@ mod tests {
 
     fn comparison(fields: &[&str], unverified: &[&str]) -> Comparison {
         let all = |paths: &[&str]| paths.iter().map(ToString::to_string).collect();
-        let found = Found { id: "x".into(), item: Arc::default() };
+        let found = Found::new("x".into(), Arc::default());
         Comparison { found, fields: all(fields), unverified: all(unverified) }
     }
 
@@ -169,6 +179,12 @@ mod tests {
             (Action::Adopt(differs()), Update, 1, Some("adopted")),
             (Action::Adopt(unverified()), Unchanged, 0, Some("adopted unchanged")),
             (Action::Adopt(same()), Unchanged, 0, Some("adopted unchanged")),
+            (
+                Action::TakeOver(differs()),
+                Update,
+                1,
+                Some("takes over the object of an earlier custom resource with this name"),
+            ),
             (Action::Keep(same()), Unchanged, 0, None),
             (Action::Observe(same()), Unchanged, 0, None),
             (

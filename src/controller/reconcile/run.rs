@@ -6,18 +6,18 @@ use std::time::Duration;
 use kube::ResourceExt;
 use serde_json::Value;
 
-use super::claim::find_other_owner;
-use super::cleanup;
-use super::decide::{Action, DecisionFacts, FormerAddress, Found, decide};
+use super::claim::{find_other_owner, find_owned, ownership_key_ring};
+use super::decide::{Action, DecisionFacts, Found, decide};
 use super::kind::{DesiredObject, Effect, Policies, SecretHashes, Synced, VendorAccess};
+use super::orphans;
 use crate::admin::{AdminError, ExternalClient};
-use crate::api::External;
-use crate::cluster::ClusterError;
+use crate::api::{External, FormerLocation};
+use crate::cluster::{ClusterError, ObjectKey};
 use crate::controller::access::{access, resync_interval};
 use crate::controller::context::Context;
 use crate::controller::error::SyncError;
-use crate::controller::finalizer;
-use crate::controller::state::{CreateRecord, PENDING_CREATE};
+use crate::controller::installation::check_found;
+use crate::controller::state::{CreateRecord, MarkerOwner, MarkerProof, OwnershipMarker};
 use crate::core::conditions::ConditionMessage;
 use crate::core::keys::KeyRing;
 
@@ -31,10 +31,16 @@ pub struct SyncResult {
     pub item: Arc<Value>,
     pub secret_hashes: Option<SecretHashes>,
     pub effect: Effect,
+    /// The ownership marker that is written when the create record is removed.
+    pub marker: Option<OwnershipMarker>,
     /// The reason why the external object is not as desired: a policy forbids the write, or the vendor did not keep it.
     pub difference: Option<ConditionMessage>,
     /// The step that the kind still waits for.
     pub pending: Option<ConditionMessage>,
+    /// The former locations from which the external object still has to be deleted.
+    pub former_locations: Vec<FormerLocation>,
+    /// Why it could not be deleted there yet, and the delay until the next attempt.
+    pub former_error: Option<(SyncError, Duration)>,
 }
 
 /// One attempt of a sync, with all facts that are known before its first call.
@@ -45,10 +51,16 @@ pub(super) struct SyncRun<'a, K: Synced> {
     pub desired: &'a DesiredObject<<K::Client as ExternalClient>::Desired>,
     pub policies: Policies<'a>,
     pub uid: String,
-    /// The external object, if it is known.
+    /// The external object that belongs to the custom resource or that it observes, if it is known.
     pub external: Option<External>,
-    /// True if an external object belongs to the custom resource already: nothing is left to adopt.
+    /// The former locations from which the external object still has to be deleted.
+    pub former: Vec<FormerLocation>,
+    /// True if an external object provably belongs to the custom resource: nothing is left to adopt.
     pub is_owned: bool,
+    /// The id of the external object that belonged to an earlier custom resource of this name.
+    pub inherited_id: Option<String>,
+    /// The key ring for ownership markers. None if the object needs none, or if it cannot be read.
+    pub owner_keys: Option<Arc<KeyRing>>,
     /// The record of a create whose result is not in the status yet.
     pub create_record: Option<CreateRecord>,
     /// The last handled value of the annotation `hookstream.dev/reconcileRequestedAt`.
@@ -75,11 +87,26 @@ pub async fn vendor_access<K: Synced>(
     }
     let access = access(connection, context).await?;
     let client = K::client(&access).ok_or_else(wrong_vendor)?;
-    Ok(VendorAccess { connection: Arc::new(connection.clone()), access, client })
+    let installation = context.installation().await?;
+    Ok(VendorAccess { connection: Arc::new(connection.clone()), access, client, installation })
 }
 
-/// Brings the external object to the desired state, as far as the object's policies allow.
+/// Brings the external object to the desired state, as far as the object's policies allow. Reports a response that is too
+/// large on the Connection.
 pub async fn sync<K: Synced>(
+    context: &Context,
+    object: &K,
+    vendor: &VendorAccess<K::Client>,
+    desired: &DesiredObject<<K::Client as ExternalClient>::Desired>,
+) -> Result<SyncResult, SyncError> {
+    let result = Box::pin(repeat_sync(context, object, vendor, desired)).await;
+    let error = result.as_ref().err().and_then(SyncError::admin);
+    let connection = ObjectKey::of(&*vendor.connection);
+    context.report_oversized(&object.uid().unwrap_or_default(), connection, error);
+    result
+}
+
+async fn repeat_sync<K: Synced>(
     context: &Context,
     object: &K,
     vendor: &VendorAccess<K::Client>,
@@ -88,13 +115,23 @@ pub async fn sync<K: Synced>(
     context.backoff.may_call(&object.uid().unwrap_or_default())?;
     // A rejected call may reveal that the gateway lacks a capability. The next attempt then uses another operation.
     for _ in 0..MAX_ATTEMPTS {
-        let run = SyncRun::new(context, object, vendor, desired)?;
+        let owner_keys = ownership_key_ring(context, object).await?;
+        let run = SyncRun::new(context, object, vendor, desired, owner_keys)?;
         // Boxed, here and below: the nested futures of a sync exceed a thread's stack.
         match Box::pin(run.execute()).await {
             Err(SyncError::Admin(AdminError::Unsupported(what))) => {
                 tracing::debug!(name = object.name_any(), "operation not supported by the vendor: {what}");
             }
-            other => return other,
+            Err(error) => return Err(error),
+            Ok(result) => {
+                if let Some(result) = Box::pin(SyncRun::finish_move(context, object, vendor, result)).await? {
+                    return Ok(result);
+                }
+                tracing::debug!(
+                    name = object.name_any(),
+                    "former address is the same vendor, creating again"
+                );
+            }
         }
     }
     Err(AdminError::Unsupported("any operation that could write this object").into())
@@ -117,34 +154,47 @@ fn external_at<C>(vendor: &VendorAccess<C>, id: &str) -> External {
 }
 
 impl<'a, K: Synced> SyncRun<'a, K> {
-    /// Collects the facts from the status, the annotations and this process's memory.
+    /// Collects the facts from the status, the annotations and this process's memory. Without `owner_keys`, ownership
+    /// markers cannot be verified.
     pub fn new(
         context: &'a Context,
         object: &'a K,
         vendor: &'a VendorAccess<K::Client>,
         desired: &'a DesiredObject<<K::Client as ExternalClient>::Desired>,
+        owner_keys: Option<Arc<KeyRing>>,
     ) -> Result<Self, SyncError> {
         let uid = object.uid().unwrap_or_default();
         let interval = resync_interval(&vendor.connection, context)?;
         let mut status = object.status().cloned().unwrap_or_default();
         let handled = K::shared(&mut status).handled.clone();
-        let annotation = object.annotations().get(PENDING_CREATE);
-        let annotated = annotation.and_then(|text| CreateRecord::parse(text));
         let policies = object.policies();
-        // An object with `adopt` has the finalizer only if it owns the external object already.
-        let has_finalizer = finalizer::is_present(object);
-        let adopted = || policies.adopt.filter(|_| has_finalizer).map(|adopt| external_at(vendor, &adopt.id));
-        let external = context.memory.external(&uid, object.external()).or_else(adopted);
+        // Observing needs no ownership.
+        let observed =
+            || context.memory.external(&uid, object.external()).filter(|_| policies.observes_only());
+        let owned = Some(()).filter(|()| !policies.observes_only());
+        let owned = owned.and_then(|()| find_owned(context, object, owner_keys.as_deref()));
+        let former = context.memory.former_locations(&uid, object.former_locations());
+        let (inherited, owned) = match owned {
+            Some(owned) if owned.is_inherited => (Some(owned.id), None),
+            other => (None, other),
+        };
         Ok(SyncRun {
             context,
             object,
             vendor,
             desired,
             policies,
-            // Do not ask the status: with ObserveOnly it names an external object that is not owned.
-            is_owned: if policies.adopt.is_some() { has_finalizer } else { external.is_some() },
-            external,
-            create_record: context.memory.create_record(&uid, annotated),
+            is_owned: owned.is_some(),
+            external: match owned {
+                // Before the object exists at its new address, the marker names the one at the former address.
+                Some(owned) if owned.external.is_none() && former.iter().any(|f| f.id == owned.id) => None,
+                Some(owned) => Some(owned.external.unwrap_or_else(|| external_at(vendor, &owned.id))),
+                None => observed(),
+            },
+            former,
+            inherited_id: inherited,
+            owner_keys,
+            create_record: context.memory.create_record(&uid, CreateRecord::of(object)),
             handled_request: handled.and_then(|handled| handled.reconcile_requested_at),
             uid,
             max_snapshot_age: max_snapshot_age(interval),
@@ -152,8 +202,10 @@ impl<'a, K: Synced> SyncRun<'a, K> {
     }
 
     async fn execute(mut self) -> Result<SyncResult, SyncError> {
-        let left = Box::pin(self.clean_up_former_address()).await?;
+        let same_vendor = Box::pin(self.begin_move()).await?;
         let found = Box::pin(self.observe()).await?;
+        let (client, own) = (&self.vendor.client, self.vendor.installation.as_deref());
+        self.context.report_other_installations(ObjectKey::of(&*self.vendor.connection), client, own);
         let key_ring = match self.has_hashes_to_check(found.as_ref()) {
             true => Some(self.key_ring().await?),
             false => None,
@@ -162,22 +214,10 @@ impl<'a, K: Synced> SyncRun<'a, K> {
         let (context, object) = (self.context, self.object);
         let result = Box::pin(self.apply(action)).await?;
         // Only now, because a failed attempt is repeated and would report it again.
-        if let Some(former) = left {
-            cleanup::report_left_at_former_address(context, object, &former).await;
+        if let Some(former) = same_vendor {
+            orphans::report_same_vendor(context, object, &former, &result.external).await;
         }
         Ok(result)
-    }
-
-    /// Deletes the external object at the Connection's former address, if the policies say so. Otherwise returns it.
-    async fn clean_up_former_address(&mut self) -> Result<Option<External>, SyncError> {
-        match Box::pin(self.resolve_address()).await? {
-            Some((former, FormerAddress::Delete)) => {
-                cleanup::delete_at_former_address::<K>(self.context, self.object, &former).await?;
-                Ok(None)
-            }
-            Some((former, FormerAddress::Orphan)) if !self.policies.observes_only() => Ok(Some(former)),
-            _ => Ok(None),
-        }
     }
 
     /// True if `decide` has to compare a secret with a stored hash, which requires the key ring.
@@ -195,16 +235,18 @@ impl<'a, K: Synced> SyncRun<'a, K> {
         secrets_are_placeholders: bool,
     ) -> Result<Action, SyncError> {
         let adopts = self.policies.adopt.is_some() && !self.is_owned && !self.policies.observes_only();
-        let other_owner = found
-            .as_ref()
-            .filter(|_| adopts)
-            .and_then(|found| find_other_owner(self.context, self.object, &self.external_at(&found.id)));
+        let own = self.vendor.installation.as_deref();
+        let may_differ = adopts || self.policies.observes_only();
+        let found = found.map(|found| check_found::<K>(self.context, own, found, may_differ)).transpose()?;
+        let to_take = found.as_ref().filter(|found| adopts || found.is_inherited);
+        let other_owner = to_take.and_then(|found| self.find_other_owner(&found.id));
         let facts = DecisionFacts {
             what: K::WHAT,
             uid: &self.uid,
             expected_id: self.external.as_ref().map(|external| external.id.as_str()),
             is_owned: self.is_owned,
-            is_in_status: self.object.external().is_some(),
+            // A status that was copied from another object says nothing about this one.
+            is_in_status: self.is_owned && self.object.external().is_some(),
             other_owner,
             hashes: self.object.secret_hashes(),
             key_ring,
@@ -217,6 +259,24 @@ impl<'a, K: Synced> SyncRun<'a, K> {
     /// Returns the reference to the external object with this id at the vendor.
     pub fn external_at(&self, id: &str) -> External {
         external_at(self.vendor, id)
+    }
+
+    /// Returns the name of another custom resource that owns the external object with this id.
+    pub fn find_other_owner(&self, id: &str) -> Option<String> {
+        find_other_owner(self.context, self.object, id, self.owner_keys.as_deref())
+    }
+
+    /// Returns the marker of this external object if the custom resource has none, or one that was made with an older key.
+    pub fn missing_marker(&self, id: &str) -> Option<OwnershipMarker> {
+        let key_ring = self.owner_keys.as_deref()?;
+        let owner = MarkerOwner::of(K::KIND, self.object);
+        let is_current = |marker: &OwnershipMarker| {
+            marker.names(K::KIND, id)
+                && marker.is_newest(key_ring)
+                && marker.verify(Some(key_ring), &owner) == MarkerProof::Owner
+        };
+        let marker = OwnershipMarker::of(self.object).filter(is_current);
+        if marker.is_some() { None } else { OwnershipMarker::new(key_ring, &owner, id) }
     }
 
     pub async fn key_ring(&self) -> Result<Arc<KeyRing>, ClusterError> {

@@ -23,6 +23,11 @@ impl ClaimedIds {
         }
     }
 
+    /// Returns the uid that holds the claim of the external object `key`.
+    pub fn holder(&self, key: &str) -> Option<String> {
+        self.0.lock().get(key).cloned()
+    }
+
     /// Drops the claims of one object.
     pub fn forget(&self, uid: &str) {
         self.0.lock().retain(|_, holder| holder != uid);
@@ -43,6 +48,7 @@ mod tests {
         let claims = ClaimedIds::default();
         assert_eq!(claims.claim("x".into(), "a", |_| true), None);
         assert_eq!(claims.claim("x".into(), "a", |_| true), None, "a claim may be repeated");
+        assert_eq!((claims.holder("x").as_deref(), claims.holder("y")), (Some("a"), None));
         assert_eq!(claims.claim("x".into(), "b", |_| true).as_deref(), Some("a"));
         assert_eq!(claims.claim("x".into(), "b", |_| false), None, "the holder no longer exists");
         claims.forget("b");

@@ -22,10 +22,14 @@ fn keyed_hash(key_ring: &KeyRing, key_id: &str, uid: &str, field: &str, value: &
     Some(format!("{key_id}:{}", hex::encode(mac.finalize().into_bytes())))
 }
 
+/// Returns the id of the key with which a hash was made.
+pub fn key_id_of(hash: &str) -> &str {
+    hash.split(':').next().unwrap_or_default()
+}
+
 /// True if `hash` was made of this value. False if the key ring no longer has the key.
 pub fn is_hash_of(key_ring: &KeyRing, hash: &str, uid: &str, field: &str, value: &Value) -> bool {
-    let key_id = hash.split(':').next().unwrap_or_default();
-    keyed_hash(key_ring, key_id, uid, field, value).is_some_and(|same| same == hash)
+    keyed_hash(key_ring, key_id_of(hash), uid, field, value).is_some_and(|same| same == hash)
 }
 
 #[cfg(test)]

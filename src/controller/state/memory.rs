@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::create_record::CreateRecord;
-use crate::api::External;
+use crate::api::{External, FormerLocation};
 
 /// Remembered facts by uid.
 #[derive(Default)]
@@ -17,6 +17,10 @@ pub struct ObjectMemory(Mutex<HashMap<String, ObjectFacts>>);
 struct ObjectFacts {
     /// The external object that was written, until the status names it.
     external: Option<External>,
+    /// The former locations that were written, until the status shows them.
+    former_locations: Option<Vec<FormerLocation>>,
+    /// The id of the external object that this process last wrote as its owner.
+    written_id: Option<String>,
     /// The create record that was written, until the annotation shows it. `Some(None)`: the record was removed.
     record: Option<Option<CreateRecord>>,
     /// Hash of the last desired object. Distinguishes drift from a change of our own.
@@ -25,8 +29,12 @@ struct ObjectFacts {
     synced_spec: Option<[u8; 32]>,
     /// The time since which the vendor does not show an object that should exist.
     absent_since: Option<Instant>,
+    /// The external object whose disappearance was reported.
+    reported_missing: Option<External>,
     /// The time since which a step with a give-up period has been failing.
     failing_since: Option<Instant>,
+    /// The time since which the deletion at a former address has been failing.
+    former_failing_since: Option<Instant>,
 }
 
 impl ObjectMemory {
@@ -46,7 +54,45 @@ impl ObjectMemory {
 
     /// Remembers the external object that was just written.
     pub fn set_external(&self, uid: &str, external: External) {
-        self.with(uid, |facts| facts.external = Some(external));
+        self.with(uid, |facts| {
+            facts.written_id = Some(external.id.clone());
+            facts.external = Some(external);
+        });
+    }
+
+    /// True if this process wrote the external object with this id as its owner.
+    pub fn wrote(&self, uid: &str, id: &str) -> bool {
+        self.with(uid, |facts| facts.written_id.as_deref() == Some(id))
+    }
+
+    /// Forgets the external object that was written: the status names none.
+    pub fn forget_external(&self, uid: &str) {
+        self.with(uid, |facts| facts.external = None);
+    }
+
+    /// Returns the former locations: the remembered ones until the status agrees with them, then those in the status.
+    pub fn former_locations(&self, uid: &str, in_status: &[FormerLocation]) -> Vec<FormerLocation> {
+        self.with(uid, |facts| {
+            if facts.former_locations.as_deref() == Some(in_status) {
+                facts.former_locations = None;
+            }
+            facts.former_locations.clone().unwrap_or_else(|| in_status.to_vec())
+        })
+    }
+
+    /// Remembers the former locations from which the object still has to be deleted.
+    pub fn set_former_locations(&self, uid: &str, former: Vec<FormerLocation>) {
+        self.with(uid, |facts| facts.former_locations = Some(former));
+    }
+
+    /// Records that the deletion at a former address failed. Returns for how long it has been failing.
+    pub fn record_former_failure(&self, uid: &str) -> Duration {
+        self.with(uid, |facts| facts.former_failing_since.get_or_insert_with(Instant::now).elapsed())
+    }
+
+    /// Ends the period in which the deletion at a former address fails.
+    pub fn record_former_success(&self, uid: &str) {
+        self.with(uid, |facts| facts.former_failing_since = None);
     }
 
     /// Returns the create record: the remembered one until the annotation agrees with it, then the annotation's.
@@ -86,7 +132,15 @@ impl ObjectMemory {
 
     /// Ends the absence: the vendor shows the object.
     pub fn record_presence(&self, uid: &str) {
-        self.with(uid, |facts| facts.absent_since = None);
+        self.with(uid, |facts| {
+            facts.absent_since = None;
+            facts.reported_missing = None;
+        });
+    }
+
+    /// Records that the external object vanished and is reported. Returns false if it was reported before.
+    pub fn record_missing(&self, uid: &str, external: &External) -> bool {
+        self.with(uid, |facts| facts.reported_missing.replace(external.clone()).as_ref() != Some(external))
     }
 
     /// Records a failure. Returns for how long there has been no success.
@@ -97,13 +151,6 @@ impl ObjectMemory {
     /// Ends the period of failures.
     pub fn record_success(&self, uid: &str) {
         self.with(uid, |facts| facts.failing_since = None);
-    }
-
-    /// Returns the uids whose remembered external object satisfies `matches`. Their status may not name it yet.
-    pub fn holders(&self, matches: impl Fn(&External) -> bool) -> Vec<String> {
-        let all = self.0.lock();
-        let holding = all.iter().filter(|(_, facts)| facts.external.as_ref().is_some_and(&matches));
-        holding.map(|(uid, _)| uid.clone()).collect()
     }
 
     /// Drops the facts about one object.
@@ -129,12 +176,23 @@ mod tests {
         memory.set_external("u", at("1"));
         assert_eq!(memory.external("u", None), Some(at("1")), "the watch is late");
         assert_eq!(memory.external("u", Some(&at("0"))), Some(at("1")), "the status is older");
-        assert_eq!(memory.holders(|e| e.id == "1"), ["u"]);
         assert_eq!(memory.external("u", Some(&at("1"))), Some(at("1")));
         assert_eq!(memory.external("u", Some(&at("2"))), Some(at("2")), "another replica wrote since");
         assert_eq!(memory.external("v", None), None);
+        assert!(memory.wrote("u", "1") && !memory.wrote("u", "2") && !memory.wrote("v", "1"));
 
-        let record = CreateRecord { name: None, at: None, hash: "h".into() };
+        let former = |id: &str| FormerLocation { id: id.into(), ..FormerLocation::default() };
+        assert_eq!(memory.former_locations("u", &[former("1")]), [former("1")]);
+        memory.set_former_locations("u", Vec::new());
+        assert_eq!(memory.former_locations("u", &[former("1")]), [], "the status is older");
+        assert_eq!(memory.former_locations("u", &[]), []);
+        assert_eq!(
+            memory.former_locations("u", &[former("2")]),
+            [former("2")],
+            "another replica wrote since"
+        );
+
+        let record = CreateRecord { hash: "h".into(), ..CreateRecord::default() };
         memory.set_create_record("u", Some(record.clone()));
         assert_eq!(memory.create_record("u", None), Some(record.clone()));
         assert_eq!(memory.create_record("u", Some(record.clone())), Some(record.clone()));

@@ -11,16 +11,22 @@
 
 mod claims;
 mod create_record;
+mod installations;
 mod keyed_hash;
 mod memory;
+mod owner_index;
+mod ownership;
 mod snapshots;
 mod sources;
 mod stream_failures;
 
 pub use claims::ClaimedIds;
 pub use create_record::{CreateRecord, PENDING_CREATE};
+pub use installations::Installations;
 pub use keyed_hash::{hash_with_newest_key, is_hash_of};
 pub use memory::ObjectMemory;
-pub use snapshots::{CachedListing, SnapshotEntry, Snapshots};
+pub use owner_index::{IndexEntry, OwnerIndex};
+pub use ownership::{MarkerOwner, MarkerProof, OWNED_OBJECT, OwnershipMarker, is_same_id, normalized_id};
+pub use snapshots::{SnapshotEntry, Snapshots};
 pub use sources::{SourceCache, SourceCheck};
 pub use stream_failures::StreamFailures;

@@ -1,10 +1,14 @@
 //! Snapshots of a vendor's objects: one list call serves all objects of a Connection. A resync of a thousand objects
 //! takes one call instead of a thousand.
 //!
+//! Of a list, a snapshot keeps the objects to which custom resources refer, and of the others a hash of the id and the name
+//! (`admin::Listing`), so that a vendor with many foreign objects costs little. What it keeps is reserved in the memory
+//! budget. An object that is not kept is read with a GET.
+//!
 //! A snapshot is short-lived. The controller's own writes are recorded on top of it. A write without a response makes
 //! the entry of its object unknown, and the next reconcile reads that object with a GET.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -12,8 +16,10 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use serde_json::Value;
 
-use crate::admin::{AdminError, ExternalClient, ListScope};
+use crate::admin::{AdminError, ExternalClient, ListElement, ListFilter, ListScope, Listing, receiver_url};
+use crate::core::relay_mark::without_mark;
 use crate::core::time::Millis;
+use crate::memory::Reservation;
 
 /// Maximum number of reconciles that wait for one list call, and their maximum wait. Further ones are requeued: a host
 /// that hangs must not occupy the reconcile slots of Connections to other hosts.
@@ -24,9 +30,14 @@ const REQUEUE_DELAY: Duration = Duration::from_secs(1);
 /// An unused snapshot is dropped after this time, to free its memory.
 const IDLE_TIME_TO_LIVE: Duration = Duration::from_secs(120);
 
+/// Returns the ids to which custom resources of any kind refer.
+type WantedIds = Box<dyn Fn() -> HashSet<String> + Send + Sync>;
+
 /// The snapshots by scope (address, credentials, TLS identity and kind).
-#[derive(Default)]
-pub struct Snapshots(Mutex<HashMap<ListScope, Arc<Shared>>>);
+pub struct Snapshots {
+    by_scope: Mutex<HashMap<ListScope, Arc<Shared>>>,
+    wanted_ids: WantedIds,
+}
 
 #[derive(Default)]
 struct Shared {
@@ -50,18 +61,25 @@ struct State {
 struct ListedObjects {
     /// When the call began.
     begun: Instant,
-    /// The vendor's clock.
-    at: Option<Millis>,
-    items: HashMap<String, Arc<Value>>,
+    /// Its `items` are sorted by id.
+    listing: Listing,
 }
 
 /// The result of one of our own writes.
 #[derive(Clone)]
 enum RecordedWrite {
-    Present(Arc<Value>),
+    Present(Arc<StoredObject>),
     Deleted,
-    /// There was no response: the vendor may have carried out the write or not.
+    /// There was no response: the vendor may have carried out the write or not. Or there was no memory for the object.
     Unknown,
+}
+
+/// An object as text, because its parsed form may need much more memory.
+struct StoredObject {
+    name: Option<String>,
+    receiver_url: Option<String>,
+    text: String,
+    _memory: Reservation,
 }
 
 /// One object in a snapshot.
@@ -73,15 +91,20 @@ pub enum SnapshotEntry {
     Unknown,
 }
 
-/// All objects of one kind, and the vendor's clock.
-pub struct CachedListing {
-    pub items: Vec<Arc<Value>>,
+/// What a list says about a name, and the vendor's clock.
+pub struct ListedName {
+    /// The id of the object with the name.
+    pub id: Option<String>,
     pub at: Option<Millis>,
 }
 
 impl Snapshots {
+    pub fn new(wanted_ids: impl Fn() -> HashSet<String> + Send + Sync + 'static) -> Self {
+        Snapshots { by_scope: Mutex::default(), wanted_ids: Box::new(wanted_ids) }
+    }
+
     fn shared(&self, scope: ListScope) -> Arc<Shared> {
-        let mut all = self.0.lock();
+        let mut all = self.by_scope.lock();
         let now = Instant::now();
         all.retain(|key, shared| {
             let is_fresh = |used: Instant| now.duration_since(used) < IDLE_TIME_TO_LIVE;
@@ -102,15 +125,40 @@ impl Snapshots {
         max_age: Duration,
     ) -> Result<SnapshotEntry, AdminError> {
         let shared = self.shared(client.list_scope());
-        shared.refresh(client, max_age).await?;
-        Ok(shared.state.lock().entry(id))
+        shared.refresh(client, max_age, &self.wanted_ids).await?;
+        Ok(shared.state.lock().entry::<C>(id))
     }
 
-    /// Returns all objects from a list call that begins after this call.
-    pub async fn list<C: ExternalClient>(&self, client: &C) -> Result<CachedListing, AdminError> {
+    /// Returns the installations that marked relays, by the last list. None if there is no list.
+    pub fn installations(&self, scope: ListScope) -> Option<BTreeSet<String>> {
+        let shared = self.by_scope.lock().get(&scope)?.clone();
+        let state = shared.state.lock();
+        Some(state.list.as_ref()?.listing.installations().clone())
+    }
+
+    /// Returns the ids of the objects that may send events to this URL, sorted, from a list that is at most `max_age` old.
+    pub async fn find_by_url<C: ExternalClient>(
+        &self,
+        client: &C,
+        url: &str,
+        max_age: Duration,
+    ) -> Result<Vec<String>, AdminError> {
         let shared = self.shared(client.list_scope());
-        shared.refresh(client, Duration::ZERO).await?;
-        Ok(shared.state.lock().listing())
+        shared.refresh(client, max_age, &self.wanted_ids).await?;
+        Ok(shared.state.lock().ids_by_url(url))
+    }
+
+    /// Finds a name in a list call that begins after this call.
+    pub async fn find_name<C: ExternalClient>(
+        &self,
+        client: &C,
+        name: Option<&str>,
+    ) -> Result<ListedName, AdminError> {
+        let shared = self.shared(client.list_scope());
+        shared.refresh(client, Duration::ZERO, &self.wanted_ids).await?;
+        let state = shared.state.lock();
+        let at = state.list.as_ref().and_then(|list| list.listing.vendor_time);
+        Ok(ListedName { id: name.and_then(|name| state.find_name(name)), at })
     }
 
     /// Runs a write. The entry is unknown during the call and stays unknown if there is no response. If the call was
@@ -141,9 +189,18 @@ impl Snapshots {
         self.record(scope, id, RecordedWrite::Unknown);
     }
 
-    /// Records the object as the vendor's last response shows it.
-    pub fn mark_present(&self, scope: ListScope, id: &str, item: Value) {
-        self.record(scope, id, RecordedWrite::Present(Arc::new(item)));
+    /// Records the object as the vendor's last response shows it. Without memory for it, the object is unknown.
+    pub fn mark_present<C: ExternalClient>(&self, client: &C, id: &str, item: &Value) {
+        let text = item.to_string();
+        let write = match client.memory().reserve((text.len() + id.len()) as u64) {
+            Ok(memory) => {
+                let name = item.get("name").and_then(Value::as_str).map(ToOwned::to_owned);
+                let receiver_url = receiver_url(item).map(ToOwned::to_owned);
+                RecordedWrite::Present(Arc::new(StoredObject { name, receiver_url, text, _memory: memory }))
+            }
+            Err(_) => RecordedWrite::Unknown,
+        };
+        self.record(client.list_scope(), id, write);
     }
 
     /// Records that the object was deleted or does not exist.
@@ -152,21 +209,24 @@ impl Snapshots {
     }
 
     fn record(&self, scope: ListScope, id: &str, write: RecordedWrite) {
-        let shared = self.shared(scope);
-        let mut state = shared.state.lock();
-        state.writes.insert(id.to_owned(), (Instant::now(), write));
+        self.shared(scope).state.lock().writes.insert(id.to_owned(), (Instant::now(), write));
     }
 
     /// Drops every snapshot: another replica may write from now on.
     pub fn clear(&self) {
-        self.0.lock().clear();
+        self.by_scope.lock().clear();
     }
 }
 
 impl Shared {
     /// Lists the objects, unless there is a list that is at most `max_age` old. One list call at a time; callers that
     /// exceed `MAX_WAITERS` or `MAX_WAIT` get `Postponed`.
-    async fn refresh<C: ExternalClient>(&self, client: &C, max_age: Duration) -> Result<(), AdminError> {
+    async fn refresh<C: ExternalClient>(
+        &self,
+        client: &C,
+        max_age: Duration,
+        wanted_ids: &WantedIds,
+    ) -> Result<(), AdminError> {
         let requested = Instant::now();
         let is_fresh =
             |state: &State| state.list.as_ref().is_some_and(|list| list.begun + max_age >= requested);
@@ -190,7 +250,10 @@ impl Shared {
             }
         }
         let begun = Instant::now();
-        let listed = client.list().await.inspect_err(|error| {
+        // A list that shows only parts of its objects is good for ids and names alone.
+        let wanted = if C::LIST_IS_COMPLETE { wanted_ids() } else { HashSet::new() };
+        let is_wanted = |element: &ListElement<'_>| wanted.contains(element.id);
+        let mut listing = client.list(ListFilter::new(&is_wanted)).await.inspect_err(|error| {
             // A call that our own rate limiter postponed is no failure of the vendor: the next caller may have a higher
             // priority.
             if error.is_deferred() {
@@ -198,9 +261,8 @@ impl Shared {
             }
             self.state.lock().last_failure = Some((Instant::now(), error.clone()));
         })?;
-        let items =
-            listed.items.into_iter().filter_map(|item| Some((C::id(&item)?.to_owned(), Arc::new(item))));
-        let list = ListedObjects { begun, at: listed.vendor_time, items: items.collect() };
+        listing.items.sort_unstable_by(|a, b| a.id.cmp(&b.id));
+        let list = ListedObjects { begun, listing };
         let mut state = self.state.lock();
         state.writes.retain(|_, (at, _)| *at >= begun);
         state.list = Some(list);
@@ -225,30 +287,65 @@ impl State {
         self.list.as_ref().is_none_or(|list| *at >= list.begun).then_some(write)
     }
 
-    fn entry(&self, id: &str) -> SnapshotEntry {
+    fn entry<C: ExternalClient>(&self, id: &str) -> SnapshotEntry {
         match self.write(id) {
-            Some(RecordedWrite::Present(item)) => SnapshotEntry::Present(item.clone()),
+            Some(RecordedWrite::Present(stored)) => match serde_json::from_str(&stored.text) {
+                Ok(item) => SnapshotEntry::Present(Arc::new(item)),
+                Err(_) => SnapshotEntry::Unknown,
+            },
             Some(RecordedWrite::Deleted) => SnapshotEntry::Absent,
             Some(RecordedWrite::Unknown) => SnapshotEntry::Unknown,
-            None => {
-                let item = self.list.as_ref().and_then(|list| list.items.get(id));
-                item.map_or(SnapshotEntry::Absent, |item| SnapshotEntry::Present(item.clone()))
-            }
+            None => self.list.as_ref().map_or(SnapshotEntry::Absent, |list| list.entry::<C>(id)),
         }
     }
 
-    fn listing(&self) -> CachedListing {
-        let Some(list) = &self.list else { return CachedListing { items: Vec::new(), at: None } };
-        let mut items = list.items.clone();
-        for (id, (at, write)) in &self.writes {
-            match write {
-                _ if *at < list.begun => {}
-                RecordedWrite::Present(item) => drop(items.insert(id.clone(), item.clone())),
-                RecordedWrite::Deleted => drop(items.remove(id)),
-                RecordedWrite::Unknown => {}
-            }
+    /// Returns the id of the object with this name.
+    fn find_name(&self, name: &str) -> Option<String> {
+        let list = self.list.as_ref()?;
+        let mut newer = self.writes.iter().filter(|(_, (at, _))| *at >= list.begun);
+        let written = newer.find(|(_, (_, write))| match write {
+            RecordedWrite::Present(stored) => stored.name.as_deref() == Some(name),
+            RecordedWrite::Deleted | RecordedWrite::Unknown => false,
+        });
+        if let Some((id, _)) = written {
+            return Some(id.clone());
         }
-        CachedListing { items: items.into_values().collect(), at: list.at }
+        let id = list.listing.find_name(name)?;
+        // Our own write may have deleted or renamed the object since.
+        let has_other_name =
+            matches!(self.write(id), Some(RecordedWrite::Deleted | RecordedWrite::Present(_)));
+        (!has_other_name).then(|| id.to_owned())
+    }
+
+    /// Returns the ids of the objects that send events to this URL of a worker, whatever their marks, sorted.
+    fn ids_by_url(&self, url: &str) -> Vec<String> {
+        let url = without_mark(url);
+        let listed = self.list.iter().flat_map(|list| list.listing.ids_by_receiver(url));
+        // A write without a response may have left the object as the list shows it.
+        let is_unchanged = |id: &&str| matches!(self.write(id), None | Some(RecordedWrite::Unknown));
+        let mut ids: Vec<String> = listed.filter(is_unchanged).map(ToOwned::to_owned).collect();
+        let written = self.writes.keys().filter(|id| match self.write(id) {
+            Some(RecordedWrite::Present(stored)) => {
+                stored.receiver_url.as_deref().map(without_mark) == Some(url)
+            }
+            _ => false,
+        });
+        ids.extend(written.cloned());
+        ids.sort_unstable();
+        ids
+    }
+}
+
+impl ListedObjects {
+    fn entry<C: ExternalClient>(&self, id: &str) -> SnapshotEntry {
+        let items = &self.listing.items;
+        let found = items.binary_search_by(|item| (*item.id).cmp(id)).ok().and_then(|at| items.get(at));
+        match found.map(|item| item.parse()) {
+            Some(Ok(item)) => SnapshotEntry::Present(Arc::new(C::normalize(item))),
+            Some(Err(_)) => SnapshotEntry::Unknown,
+            None if self.listing.may_contain(id) => SnapshotEntry::Unknown,
+            None => SnapshotEntry::Absent,
+        }
     }
 }
 
@@ -256,26 +353,98 @@ impl State {
 mod tests {
     use super::*;
 
-    const SCOPE: ListScope = [7; 32];
+    use serde_json::json;
 
-    fn entry(snapshots: &Snapshots) -> SnapshotEntry {
-        snapshots.shared(SCOPE).state.lock().entry("i")
+    use crate::admin::kong::{KongAccess, KongClient};
+    use crate::admin::testing::{ScriptedServer, raw, reply};
+
+    /// Returns a gateway with these hooks, and a client of it.
+    async fn gateway(hooks: Value) -> (ScriptedServer, KongClient) {
+        let server = ScriptedServer::start(move |request| match request.line.starts_with("GET") {
+            true => reply(200, &[], &json!({ "data": hooks })),
+            false => raw(204, &[], ""),
+        })
+        .await;
+        let client = KongClient::new(KongAccess {
+            http: server.client(),
+            admin_url: server.base.clone(),
+            workspace: None,
+            token: None,
+            capabilities: Arc::default(),
+        });
+        (server, client)
+    }
+
+    fn snapshots() -> Snapshots {
+        Snapshots::new(|| HashSet::from(["i".to_owned()]))
+    }
+
+    #[tokio::test]
+    async fn finds_objects_by_url() {
+        let url = |n: u32| format!("http://worker/v1/namespaces/n/relays/{n}");
+        let hook = |id: &str, n: u32| json!({"id": id, "config": {"url": url(n)}});
+        let other = json!({"id": "other", "config": {"url": "http://elsewhere/"}});
+        let (_server, client) = gateway(json!([hook("b", 1), hook("a", 1), hook("c", 2), other])).await;
+        let snapshots = snapshots();
+        let find =
+            async |n: u32| snapshots.find_by_url(&client, &url(n), Duration::from_secs(60)).await.unwrap();
+        assert_eq!((find(1).await, find(2).await), (vec!["a".to_owned(), "b".into()], vec!["c".to_owned()]));
+        snapshots.mark_present(&client, "a", &hook("a", 2));
+        snapshots.mark_unknown(client.list_scope(), "b");
+        snapshots.mark_present(&client, "d", &hook("d", 3));
+        assert_eq!((find(1).await, find(2).await), (vec!["b".to_owned()], vec!["a".to_owned(), "c".into()]));
+        snapshots.mark_deleted(client.list_scope(), "b");
+        assert_eq!((find(1).await, find(3).await), (vec![], vec!["d".to_owned()]));
     }
 
     #[tokio::test]
     async fn postponed_write_keeps_the_entry() {
-        let snapshots = Snapshots::default();
+        let (_server, client) = gateway(json!([])).await;
+        let (snapshots, scope) = (snapshots(), client.list_scope());
+        let entry = || snapshots.shared(scope).state.lock().entry::<KongClient>("i");
         let fails = async |error: AdminError| {
-            snapshots.track_write::<()>(SCOPE, "i", async { Err(error) }).await.is_err()
+            snapshots.track_write::<()>(scope, "i", async { Err(error) }).await.is_err()
         };
         assert!(fails(AdminError::Postponed(Duration::ZERO)).await);
-        assert_eq!(entry(&snapshots), SnapshotEntry::Absent, "the call was never sent");
+        assert_eq!(entry(), SnapshotEntry::Absent, "the call was never sent");
         assert!(fails(AdminError::Unreachable("no answer".into())).await);
-        assert_eq!(entry(&snapshots), SnapshotEntry::Unknown, "the vendor may have carried it out");
+        assert_eq!(entry(), SnapshotEntry::Unknown, "the vendor may have carried it out");
         assert!(fails(AdminError::Postponed(Duration::ZERO)).await);
-        assert_eq!(entry(&snapshots), SnapshotEntry::Unknown, "the earlier write is still unknown");
-        snapshots.mark_present(SCOPE, "i", Value::Null);
+        assert_eq!(entry(), SnapshotEntry::Unknown, "the earlier write is still unknown");
+        snapshots.mark_present(&client, "i", &Value::Null);
         assert!(fails(AdminError::Postponed(Duration::ZERO)).await);
-        assert_eq!(entry(&snapshots), SnapshotEntry::Present(Arc::new(Value::Null)));
+        assert_eq!(entry(), SnapshotEntry::Present(Arc::new(Value::Null)));
+    }
+
+    #[tokio::test]
+    async fn keeps_the_objects_of_custom_resources_only() {
+        let hooks = json!([{"id": "i", "snooze": 0, "name": "ours"}, {"id": "foreign", "name": "theirs"}]);
+        let (_server, client) = gateway(hooks).await;
+        let snapshots = snapshots();
+        let entry = async |id: &str| snapshots.get(&client, id, Duration::from_secs(60)).await.unwrap();
+        let ours = json!({"id": "i", "snooze": null, "name": "ours"});
+        assert_eq!(
+            entry("i").await,
+            SnapshotEntry::Present(Arc::new(ours)),
+            "normalized, as a GET returns it"
+        );
+        assert_eq!(entry("foreign").await, SnapshotEntry::Unknown, "listed, so a GET can show it");
+        assert_eq!(entry("absent").await, SnapshotEntry::Absent);
+        let name = async |name: &str| snapshots.find_name(&client, Some(name)).await.unwrap().id;
+        assert_eq!(name("theirs").await.as_deref(), Some("foreign"));
+        assert_eq!(name("other").await, None);
+    }
+
+    #[tokio::test]
+    async fn own_writes_during_a_list_count() {
+        let (_server, client) =
+            gateway(json!([{"id": "i", "name": "old"}, {"id": "j", "name": "gone"}])).await;
+        let snapshots = snapshots();
+        assert_eq!(snapshots.find_name(&client, Some("old")).await.unwrap().id.as_deref(), Some("i"));
+        snapshots.mark_present(&client, "i", &json!({"id": "i", "name": "new"}));
+        snapshots.mark_deleted(client.list_scope(), "j");
+        let shared = snapshots.shared(client.list_scope());
+        let names = ["old", "new", "gone"].map(|name| shared.state.lock().find_name(name));
+        assert_eq!(names, [None, Some("i".to_owned()), None]);
     }
 }

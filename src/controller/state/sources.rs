@@ -9,8 +9,9 @@ use serde_json::Value;
 use tokio::sync::OnceCell;
 
 use crate::admin::kong::KongClient;
-use crate::admin::{AdminError, ExternalClient, ListScope};
+use crate::admin::{AdminError, ExternalClient, ListScope, parsed_size};
 use crate::core::conditions::cut;
+use crate::memory::Reservation;
 
 /// Lifetime of a cached result. The sources of a gateway change only with its plugins, which is rare.
 const TIME_TO_LIVE: Duration = Duration::from_secs(600);
@@ -29,7 +30,10 @@ type CachedResult = OnceCell<SourceQueryResult>;
 
 /// The result of a query for the sources of a gateway.
 enum SourceQueryResult {
-    Sources(Value),
+    Sources {
+        sources: Value,
+        _memory: Reservation,
+    },
     /// The gateway has no such route, or forbids it.
     NotListed,
     /// The query failed, which proves nothing about the sources.
@@ -68,7 +72,13 @@ impl SourceCache {
         };
         // One query serves a thousand hooks that start together.
         let answer = cell.get_or_init(async || match client.sources().await {
-            Ok(sources) => SourceQueryResult::Sources(sources),
+            Ok(sources) => match parsed_size(sources.to_string().as_bytes()).map(|size| size as u64) {
+                Ok(size) => match client.memory().reserve(size) {
+                    Ok(memory) => SourceQueryResult::Sources { sources, _memory: memory },
+                    Err(_) => SourceQueryResult::Failed,
+                },
+                Err(_) => SourceQueryResult::Failed,
+            },
             Err(AdminError::NotFound(_) | AdminError::Forbidden(_)) => SourceQueryResult::NotListed,
             Err(error) => {
                 tracing::debug!(%error, "query of the gateway's sources failed");
@@ -76,7 +86,7 @@ impl SourceCache {
             }
         });
         match answer.await {
-            SourceQueryResult::Sources(sources) => find(sources, source, event),
+            SourceQueryResult::Sources { sources, .. } => find(sources, source, event),
             SourceQueryResult::NotListed => SourceCheck::NotListed,
             SourceQueryResult::Failed => SourceCheck::Unavailable,
         }

@@ -3,8 +3,7 @@
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::draft::InvalidEvent;
-use crate::core::time::Millis;
+use super::rejection::InvalidEvent;
 
 /// Maximum length in bytes of an attribute's name.
 const MAX_ATTRIBUTE_NAME: usize = 64;
@@ -13,11 +12,28 @@ const MAX_ATTRIBUTE: usize = 4096;
 
 /// Checks a timestamp for the form and the range of RFC 3339.
 pub(super) fn check_rfc3339(time: &str) -> Result<(), InvalidEvent> {
-    // jiff accepts more forms than RFC 3339, but receivers get the unchanged text and may accept only RFC 3339.
-    if Millis::parse(time).is_none() || !has_rfc3339_form(time) {
+    if !has_rfc3339_form(time) || !is_in_range(time) {
         return Err(InvalidEvent::WrongType { field: "time".into(), want: "an RFC 3339 time" });
     }
     Ok(())
+}
+
+/// Checks the ranges of a time that has the form of RFC 3339. A timestamp type would reject some of the years and
+/// fractions that RFC 3339 allows, and receivers get the text unchanged anyway.
+fn is_in_range(time: &str) -> bool {
+    let number = |at: std::ops::Range<usize>| time.get(at).and_then(|digits| digits.parse::<i16>().ok());
+    let small = |at| number(at).and_then(|n| i8::try_from(n).ok());
+    let date = number(0..4).zip(small(5..7)).zip(small(8..10));
+    let is_date = date.is_some_and(|((year, month), day)| jiff::civil::Date::new(year, month, day).is_ok());
+    let is_at_most = |at, max| number(at).is_some_and(|n| n <= max);
+    let is_offset = match time.len().checked_sub(6) {
+        Some(at) if !time.ends_with(['Z', 'z']) => {
+            is_at_most(at + 1..at + 3, 23) && is_at_most(at + 4..at + 6, 59)
+        }
+        _ => true,
+    };
+    // 60 is a leap second.
+    is_date && is_at_most(11..13, 23) && is_at_most(14..16, 59) && is_at_most(17..19, 60) && is_offset
 }
 
 /// Returns true for `yyyy-mm-ddThh:mm:ss`, an optional fraction, and `Z` or `+hh:mm`. Does not check the ranges.
@@ -89,5 +105,47 @@ pub(super) fn parse_attribute(name: &str, raw: &RawValue) -> Result<Value, Inval
             field: name.to_owned(),
             want: "a string, a boolean or a whole number of 32 bits",
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accepts_every_time_of_rfc_3339() {
+        for time in [
+            "2024-02-29T12:00:00Z",
+            "2024-02-29t12:00:00z",
+            "2024-02-29T12:00:00.1234567890Z",
+            "2024-02-29T12:00:00.12345678912345678901234567890+23:59",
+            "9999-12-31T23:59:59Z",
+            "9999-12-31T23:59:59.999999999999-23:59",
+            "0000-01-01T00:00:00Z",
+            "2016-12-31T23:59:60Z",
+            "2024-02-29T12:00:00-00:00",
+        ] {
+            check_rfc3339(time).unwrap_or_else(|error| panic!("{time}: {error}"));
+        }
+        for time in [
+            "2023-02-29T12:00:00Z",
+            "2023-00-01T12:00:00Z",
+            "2023-13-01T12:00:00Z",
+            "2023-01-32T12:00:00Z",
+            "2023-01-01T24:00:00Z",
+            "2023-01-01T12:60:00Z",
+            "2023-01-01T12:00:61Z",
+            "2023-01-01T12:00:00+24:00",
+            "2023-01-01T12:00:00+00:60",
+            "2023-01-01T12:00:00",
+            "2023-01-01T12:00:00.",
+            "2023-01-01T12:00:00.5",
+            "2023-01-01T12:00:00.\u{0661}Z",
+            "2023-01-01T12:00:00Z ",
+            "10000-01-01T00:00:00Z",
+            "+999-01-01T00:00:00Z",
+        ] {
+            assert!(check_rfc3339(time).is_err(), "{time}");
+        }
     }
 }

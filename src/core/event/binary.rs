@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::value::RawValue;
-
+use super::CONTENT_TYPE_ATTRIBUTE;
 use super::attributes::{check_attribute_name, check_rfc3339, text_attribute};
-use super::draft::{EventDraft, InvalidEvent, MAX_ATTRIBUTES, MAX_ID, MAX_NAME};
+use super::draft::EventDraft;
+use super::payload::EventData;
+use super::rejection::{InvalidEvent, MAX_ATTRIBUTES, MAX_ID, MAX_NAME};
 
 /// Parses a request in binary mode (HTTP binding, 3.1). `headers` holds the `ce-` headers, without that prefix.
 pub(super) fn parse_binary(
@@ -39,7 +40,7 @@ pub(super) fn parse_binary(
         check_rfc3339(time)?;
     }
     // In binary mode the body is the data, and Content-Type is its type.
-    for name in ["datacontenttype", "data", "data_base64"] {
+    for name in [CONTENT_TYPE_ATTRIBUTE, "data", "data_base64"] {
         if unparsed.contains_key(name) {
             return Err(invalid_header(name, "the body holds the data: use Content-Type for its type"));
         }
@@ -49,18 +50,13 @@ pub(super) fn parse_binary(
         attributes.insert(check_attribute_name(&name)?.to_owned(), text_attribute(&name, text)?);
     }
     if let Some(content_type) = content_type.map(str::trim).filter(|t| !t.is_empty()) {
-        let name = "datacontenttype";
-        attributes.insert(name.to_owned(), text_attribute(name, content_type.to_owned())?);
+        let value = text_attribute(CONTENT_TYPE_ATTRIBUTE, content_type.to_owned())?;
+        attributes.insert(CONTENT_TYPE_ATTRIBUTE.to_owned(), value);
     }
     if attributes.len() > MAX_ATTRIBUTES {
         return Err(InvalidEvent::TooManyAttributes);
     }
-    let data = if body.is_empty() {
-        RawValue::NULL.to_owned()
-    } else {
-        serde_json::from_slice(body)
-            .map_err(|e| InvalidEvent::DataNotJson(e.to_string().chars().take(256).collect()))?
-    };
+    let data = EventData::from_body(body, content_type)?;
     Ok(EventDraft { id: Some(id), source, event, time, data, attributes })
 }
 

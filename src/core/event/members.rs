@@ -9,7 +9,7 @@ use serde::ser::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use super::data::EscapedText;
-use super::draft::InvalidEvent;
+use super::rejection::InvalidEvent;
 use crate::core::json_string::write_json_string;
 
 /// Up to this many members, duplicate names are found by linear search; above it, with a hash set.
@@ -42,7 +42,7 @@ impl<'a> Member<'a> {
 }
 
 /// The members of a JSON object in their original order, with values as JSON text. Names are unique.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Members<'a>(Vec<Member<'a>>);
 
 impl<'a> Members<'a> {

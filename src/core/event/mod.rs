@@ -11,6 +11,8 @@ mod draft;
 mod hops;
 mod members;
 mod parse;
+mod payload;
+mod rejection;
 mod render;
 
 use std::collections::BTreeMap;
@@ -18,14 +20,20 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use serde_json::value::RawValue;
 
-pub use draft::{EventDraft, EventRejection, InvalidEvent, MAX_BATCH, MAX_DEPTH, MAX_NAME, PublishedEvents};
+pub use draft::{EventDraft, PublishedEvents};
 pub use hops::{HOPS_ATTRIBUTE, MAX_HOPS, hops, hops_of};
 pub use parse::{is_batch, parse_published, parse_relayed, parse_request, parse_streamed, parse_test_data};
+pub use payload::{DataForm, EventData};
+pub use rejection::{EventRejection, InvalidEvent, MAX_BATCH, MAX_DEPTH, MAX_NAME};
+pub use render::BinaryEvent;
+
+use payload::MediaType;
 
 /// The source name of Auth0's events.
 const AUTH0: &str = "auth0";
+/// The CloudEvents attribute with the content type of the data.
+pub(super) const CONTENT_TYPE_ATTRIBUTE: &str = "datacontenttype";
 /// Sources that API clients may not use, because they would forge a vendor's events.
 pub const RESERVED_SOURCES: [&str; 2] = [AUTH0, "kong:event_hooks"];
 
@@ -89,7 +97,7 @@ impl TryFrom<String> for Origin {
 /// An accepted event.
 ///
 /// Receivers get `source`. Hooks select events by [`Event::family`].
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Event {
     /// The sender's id, or a generated UUIDv7.
     pub id: String,
@@ -99,8 +107,7 @@ pub struct Event {
     pub event: String,
     /// When the event happened, as the sender wrote it (RFC 3339). Defaults to the time at which it was accepted.
     pub time: String,
-    /// JSON in its original text.
-    pub data: Box<RawValue>,
+    pub data: EventData,
     /// All other CloudEvents attributes: strings, whole numbers and booleans.
     pub attributes: BTreeMap<String, Value>,
 }
@@ -113,29 +120,23 @@ impl Event {
             Origin::Api | Origin::Relay(_) => &self.source,
         }
     }
-}
 
-impl PartialEq for Event {
-    fn eq(&self, other: &Self) -> bool {
-        (
-            &self.id,
-            &self.namespace,
-            &self.origin,
-            &self.source,
-            &self.event,
-            &self.time,
-            self.data.get(),
-            &self.attributes,
-        ) == (
-            &other.id,
-            &other.namespace,
-            &other.origin,
-            &other.source,
-            &other.event,
-            &other.time,
-            other.data.get(),
-            &other.attributes,
-        )
+    /// Returns the data's content type as the sender declared it.
+    pub fn content_type(&self) -> Option<&str> {
+        self.attributes.get(CONTENT_TYPE_ATTRIBUTE).and_then(Value::as_str)
+    }
+
+    /// Returns true if the data is a JSON value, or absent. Otherwise it is text or bytes, and its view is a string.
+    pub fn has_json_data(&self) -> bool {
+        match self.data.form() {
+            DataForm::Absent => true,
+            DataForm::Bytes => false,
+            // Text is always a string. Another value is JSON, whatever its declared type.
+            DataForm::Inline | DataForm::Encoded => {
+                !self.data.get().starts_with('"')
+                    || matches!(MediaType::of(self.content_type()), MediaType::Json | MediaType::Unknown)
+            }
+        }
     }
 }
 

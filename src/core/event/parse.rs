@@ -1,27 +1,27 @@
 //! Parses request bodies into event drafts.
 //!
-//! Supports CloudEvents 1.0 over HTTP (structured, binary and batch mode), plain `{"source","event","data"}`, and Kong's
+//! Supports CloudEvents 1.0 over HTTP (structured, binary and batch mode, data of any content type), plain `{"source","event","data"}`, and Kong's
 //! relays. Does not depend on an HTTP library: headers are passed as names and bytes.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde::de::{Deserializer, SeqAccess, Visitor};
+use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::RESERVED_SOURCES;
 use super::attributes::{check_no_control_characters, check_rfc3339, parse_attribute};
 use super::binary::parse_binary;
 use super::data::{NameProblem, ReadProblem, UnreadableData, check_unique_names};
-use super::draft::{
-    EventDraft, EventRejection, InvalidEvent, MAX_ATTRIBUTES, MAX_BATCH, MAX_DEPTH, MAX_ID, MAX_NAME,
-    PublishedEvents,
-};
+use super::draft::{EventDraft, PublishedEvents};
 use super::hops::{MAX_HOPS, hops};
 use super::members::{Duplicates, Member, Members};
+use super::payload::EventData;
+use super::rejection::{
+    EventRejection, InvalidEvent, MAX_ATTRIBUTES, MAX_BATCH, MAX_DEPTH, MAX_ID, MAX_NAME,
+};
+use super::{CONTENT_TYPE_ATTRIBUTE, RESERVED_SOURCES};
 
 /// How a request encodes its events.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -42,10 +42,6 @@ fn media_type(content_type: Option<&str>) -> Option<String> {
 /// Returns true for the content type of a batch, whose body may be larger than a single event.
 pub fn is_batch(content_type: Option<&str>) -> bool {
     media_type(content_type).as_deref() == Some("application/cloudevents-batch+json")
-}
-
-fn is_json(media_type: &str) -> bool {
-    matches!(media_type, "application/json" | "text/json") || media_type.ends_with("+json")
 }
 
 /// Parses a publish request of an API client.
@@ -70,10 +66,7 @@ pub fn parse_request<'h>(
         Some("application/cloudevents+json") => Mode::Structured,
         Some("application/cloudevents-batch+json") => Mode::Batch,
         Some(other) if other.starts_with("application/cloudevents") => return Err(unsupported(other)),
-        other if attributes.iter().any(|(name, _)| *name == "specversion") => match other {
-            Some(other) if !is_json(other) => return Err(unsupported(other)),
-            _ => Mode::Binary,
-        },
+        _ if attributes.iter().any(|(name, _)| *name == "specversion") => Mode::Binary,
         None | Some("application/json") => Mode::Plain,
         Some(other) => return Err(unsupported(other)),
     };
@@ -214,13 +207,13 @@ pub fn parse_relayed(body: &[u8]) -> Result<EventDraft, InvalidEvent> {
     let event = members.text("event", MAX_NAME)?.ok_or(InvalidEvent::Missing("event"))?;
     let data = members.without(&["source", "event"]).to_raw()?;
     check_depth(&data)?;
-    Ok(EventDraft { id: None, source, event, time: None, data, attributes: BTreeMap::new() })
+    Ok(EventDraft { id: None, source, event, time: None, data: data.into(), attributes: BTreeMap::new() })
 }
 
 /// Parses a delivery of Auth0: a structured CloudEvent. Ignores the content type, which Auth0 does not document.
 pub fn parse_streamed(body: &[u8]) -> Result<EventDraft, InvalidEvent> {
     let draft = parse_structured(&Members::parse(body, Duplicates::UseLast)?)?;
-    check_depth(&draft.data)?;
+    check_depth(draft.data.view())?;
     Ok(draft)
 }
 
@@ -246,7 +239,7 @@ fn parse_plain(members: &Members<'_>) -> Result<EventDraft, InvalidEvent> {
         source: members.text("source", MAX_NAME)?.ok_or(InvalidEvent::Missing("source"))?,
         event: members.text("event", MAX_NAME)?.ok_or(InvalidEvent::Missing("event"))?,
         time: parse_time(members)?,
-        data: members.get("data").map_or_else(|| RawValue::NULL.to_owned(), ToOwned::to_owned),
+        data: parse_data(members),
         attributes: BTreeMap::new(),
     })
 }
@@ -257,13 +250,6 @@ fn parse_structured(members: &Members<'_>) -> Result<EventDraft, InvalidEvent> {
         Some(other) => return Err(InvalidEvent::SpecVersion(other.to_owned())),
         None => return Err(InvalidEvent::Missing("specversion")),
     }
-    let data = match members.get("data_base64").filter(|raw| raw.get() != "null") {
-        None => members.get("data").map_or_else(|| RawValue::NULL.to_owned(), ToOwned::to_owned),
-        Some(_) if members.get("data").is_some() => {
-            return Err(InvalidEvent::Base64("data is present too: send one of them"));
-        }
-        Some(raw) => decode_base64(raw)?,
-    };
     let mut attributes = BTreeMap::new();
     for Member { name, value: raw, .. } in members.iter() {
         let is_handled = matches!(
@@ -279,6 +265,20 @@ fn parse_structured(members: &Members<'_>) -> Result<EventDraft, InvalidEvent> {
     if attributes.len() > MAX_ATTRIBUTES {
         return Err(InvalidEvent::TooManyAttributes);
     }
+    let content_type = match attributes.get(CONTENT_TYPE_ATTRIBUTE) {
+        Some(Value::String(text)) => Some(text.as_str()),
+        Some(_) => {
+            return Err(InvalidEvent::WrongType { field: CONTENT_TYPE_ATTRIBUTE.into(), want: "a string" });
+        }
+        None => None,
+    };
+    let data = match members.get("data_base64").filter(|raw| raw.get() != "null") {
+        None => parse_data(members),
+        Some(_) if members.get("data").is_some() => {
+            return Err(InvalidEvent::Base64("data is present too: send one of them"));
+        }
+        Some(raw) => EventData::from_base64(raw, content_type)?,
+    };
     Ok(EventDraft {
         id: Some(members.text("id", MAX_ID)?.ok_or(InvalidEvent::Missing("id"))?),
         source: members.text("source", MAX_NAME)?.ok_or(InvalidEvent::Missing("source"))?,
@@ -289,12 +289,9 @@ fn parse_structured(members: &Members<'_>) -> Result<EventDraft, InvalidEvent> {
     })
 }
 
-/// Decodes binary data that contains JSON: some SDKs send JSON this way.
-fn decode_base64(raw: &RawValue) -> Result<Box<RawValue>, InvalidEvent> {
-    let text: String =
-        serde_json::from_str(raw.get()).map_err(|_| InvalidEvent::Base64("it is not a string"))?;
-    let bytes = STANDARD.decode(text).map_err(|_| InvalidEvent::Base64("it is not base64"))?;
-    serde_json::from_slice(&bytes).map_err(|_| InvalidEvent::Base64("only JSON data is supported"))
+/// Returns the member `data`.
+fn parse_data(members: &Members<'_>) -> EventData {
+    members.get("data").map_or_else(EventData::absent, |raw| raw.to_owned().into())
 }
 
 fn parse_time(members: &Members<'_>) -> Result<Option<String>, InvalidEvent> {

@@ -18,9 +18,11 @@
 //! `core::fair_shares` divides amounts too, but keeps no queue and no history: it suits callers that are rejected or that
 //! queue themselves. `store::sqlite::fair_queue` divides a few equal slots and its own bounded queue.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
+
+use super::fast_map::FastMap;
 
 /// The part of the capacity that only members with short uses get: one in this many.
 const RESERVE_PART: u64 = 4;
@@ -138,8 +140,8 @@ pub struct FairPool {
     reserve: Part,
     groups: Vec<Group>,
     unused_groups: Vec<usize>,
-    group_of: HashMap<Arc<str>, usize>,
-    members: HashMap<Arc<str>, Member>,
+    group_of: FastMap<Arc<str>, usize>,
+    members: FastMap<Arc<str>, Member>,
     /// The groups with waiting members: those that may use the reserve, and the others.
     waiting: [BTreeSet<(Rank, usize)>; 2],
     /// `past` of the group that was served last.
@@ -164,8 +166,8 @@ impl FairPool {
             reserve: Part { capacity: reserve, used: 0 },
             groups: Vec::new(),
             unused_groups: Vec::new(),
-            group_of: HashMap::new(),
-            members: HashMap::new(),
+            group_of: FastMap::default(),
+            members: FastMap::default(),
             waiting: [BTreeSet::new(), BTreeSet::new()],
             floor: 0,
         }
@@ -210,14 +212,21 @@ impl FairPool {
         if is_waiting {
             self.stop_waiting(member);
         }
-        let index = self.ensure_member(group, member);
-        if let Some(known) = self.members.get_mut(member) {
-            known.holding.add(grant);
-            if let Some(group) = self.groups.get_mut(index) {
-                group.floor = group.floor.max(known.holding.past);
-                group.holding.add(grant);
-                self.floor = self.floor.max(group.holding.past);
+        let index = match self.members.get_mut(member) {
+            Some(known) => {
+                known.holding.add(grant);
+                known.group
             }
+            None => {
+                let mut holding = of_member;
+                holding.add(grant);
+                self.add_member(group, group_index, member, holding)
+            }
+        };
+        if let Some(group) = self.groups.get_mut(index) {
+            group.floor = group.floor.max(of_member.past);
+            group.holding.add(grant);
+            self.floor = self.floor.max(group.holding.past);
         }
         self.list_group(index);
         Some(grant)
@@ -239,12 +248,19 @@ impl FairPool {
     }
 
     pub fn is_waiting(&self, member: &str) -> bool {
-        self.members.get(member).is_some_and(|member| member.waiting.is_some())
+        self.has_waiting() && self.members.get(member).is_some_and(|member| member.waiting.is_some())
+    }
+
+    /// Returns whether any member waits.
+    pub fn has_waiting(&self) -> bool {
+        self.waiting.iter().any(|list| !list.is_empty())
     }
 
     /// Forgets a member that neither holds nor waits.
     pub fn leave(&mut self, member: &str) {
-        self.forget_if_idle(member);
+        if self.members.get(member).is_some_and(|known| known.holding.held == 0 && known.waiting.is_none()) {
+            self.forget(member);
+        }
     }
 
     /// Removes and returns the waiting member that gets capacity next, if there is enough for it. The caller then calls
@@ -300,7 +316,7 @@ impl FairPool {
         let is_idle = known.holding.held == 0 && known.waiting.is_none();
         self.list_group(index);
         if is_idle {
-            self.forget_if_idle(member);
+            self.forget(member);
         }
     }
 
@@ -357,18 +373,23 @@ impl FairPool {
         if let Some(known) = self.members.get(member) {
             return known.group;
         }
-        let index = match self.group_of.get(group) {
-            Some(index) => *index,
-            None => self.add_group(group),
-        };
-        let past = match self.groups.get_mut(index) {
-            Some(group) => {
-                group.members += 1;
-                group.floor
-            }
-            None => 0,
-        };
-        let holding = Holding { past, ..Holding::default() };
+        let group_index = self.group_of.get(group).copied();
+        let floor = group_index.and_then(|index| self.groups.get(index)).map_or(0, |group| group.floor);
+        self.add_member(group, group_index, member, Holding { past: floor, ..Holding::default() })
+    }
+
+    /// Adds a member, and its group if that is unknown. Returns the group's index.
+    fn add_member(
+        &mut self,
+        group: &Arc<str>,
+        group_index: Option<usize>,
+        member: &Arc<str>,
+        holding: Holding,
+    ) -> usize {
+        let index = group_index.unwrap_or_else(|| self.add_group(group));
+        if let Some(group) = self.groups.get_mut(index) {
+            group.members += 1;
+        }
         self.members.insert(member.clone(), Member { group: index, holding, waiting: None });
         index
     }
@@ -387,6 +408,9 @@ impl FairPool {
 
     /// Removes a member from the queue. It keeps its place until [`FairPool::leave`].
     pub fn stop_waiting(&mut self, member: &str) {
+        if !self.has_waiting() {
+            return;
+        }
         let Some(known) = self.members.get_mut(member) else { return };
         let Some(Waiting { pace, listed, .. }) = known.waiting.take() else { return };
         let index = known.group;
@@ -411,13 +435,8 @@ impl FairPool {
         }
     }
 
-    fn forget_if_idle(&mut self, member: &str) {
-        let Some(known) = self.members.get(member) else { return };
-        if known.holding.held > 0 || known.waiting.is_some() {
-            return;
-        }
-        let index = known.group;
-        self.members.remove(member);
+    fn forget(&mut self, member: &str) {
+        let Some(Member { group: index, .. }) = self.members.remove(member) else { return };
         let Some(group) = self.groups.get_mut(index) else { return };
         group.members = group.members.saturating_sub(1);
         if group.members == 0 {

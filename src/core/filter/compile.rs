@@ -4,6 +4,7 @@ use cel::Env;
 use cel::common::ast::{CallExpr, EntryExpr, Expr, IdedExpr, LiteralValue, SourceInfo, operators};
 use regex::{Regex, RegexBuilder};
 
+use super::value::CelType;
 use super::{FilterError, truncate};
 
 /// Maximum depth of the tree, which also bounds the recursion of the evaluation. A chain of `&&` or `||` is one level.
@@ -17,7 +18,7 @@ const PARSER_STACK: usize = 64 * 1024 * 1024;
 const MAX_REGEX: usize = 64 * 1024;
 
 const FUNCTIONS: &str = "has, size, contains, startsWith, endsWith, matches, int, uint, double, string, bool, \
-                         all, exists, exists_one, map, filter";
+                         dyn, type, all, exists, exists_one, map, filter";
 
 /// A node of the expression tree.
 pub enum Node {
@@ -49,6 +50,9 @@ pub enum Node {
     StringTest(StringTest, Box<Node>, Box<Node>),
     Matches(Box<Node>, Regex),
     Convert(TargetType, Box<Node>),
+    /// The name of a type.
+    Type(CelType),
+    TypeOf(Box<Node>),
     Macro {
         kind: MacroKind,
         over: Box<Node>,
@@ -175,6 +179,7 @@ fn non_boolean_type(node: &Node) -> Option<&'static str> {
         Node::Map(_) | Node::Root(Root::Attributes) => Some("a map"),
         Node::Convert(TargetType::Int | TargetType::UInt | TargetType::Double, _) => Some("a number"),
         Node::Convert(TargetType::Text, _) => Some("a string"),
+        Node::Type(_) | Node::TypeOf(_) => Some("a type"),
         _ => None,
     }
 }
@@ -242,6 +247,9 @@ impl Compiler<'_> {
             "data" => Root::Data,
             "attributes" => Root::Attributes,
             _ => {
+                if let Ok(named) = name.parse() {
+                    return Ok(Node::Type(named));
+                }
                 let problem = format!("unknown name {name:.64}: use source, event, data or attributes");
                 return Err(self.error_at(expr, problem));
             }
@@ -268,6 +276,9 @@ impl Compiler<'_> {
                 "double" => Node::Convert(TargetType::Double, self.boxed(a, depth)?),
                 "string" => Node::Convert(TargetType::Text, self.boxed(a, depth)?),
                 "bool" => Node::Convert(TargetType::Bool, self.boxed(a, depth)?),
+                "type" => Node::TypeOf(self.boxed(a, depth)?),
+                // Every expression is dynamically typed here.
+                "dyn" => self.node(a, depth)?,
                 _ => return Err(self.error_at(expr, unknown())),
             }),
             (None, [_, _]) if name == operators::LOGICAL_AND => Ok(Node::And(self.chain(expr, name, depth)?)),

@@ -126,6 +126,11 @@ impl<'a, 'e> Evaluator<'a, 'e> {
                 let of = self.eval(of)?;
                 self.convert(*to, &of)
             }
+            Node::Type(named) => Ok(Val::Type(*named)),
+            Node::TypeOf(of) => match self.eval(of)? {
+                big @ Val::BigNumber(_) => failed(Problem::Value("", big, " fits no int, uint or double")),
+                other => Ok(Val::Type(other.cel_type())),
+            },
             Node::Macro { kind, over, predicate, transform, .. } => {
                 self.run_macro(*kind, over, predicate.as_deref(), transform.as_deref())
             }
@@ -137,6 +142,7 @@ impl<'a, 'e> Evaluator<'a, 'e> {
         match root {
             Root::Source => Ok(Val::Text(input.event().family())),
             Root::Event => Ok(Val::Text(&input.event().event)),
+            Root::Data if !input.event().has_json_data() => Ok(Val::Null),
             Root::Data => input.data().map(Val::of).map_err(EvalError::Unreadable),
             Root::Attributes => Ok(Val::of(input.attributes())),
         }

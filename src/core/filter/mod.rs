@@ -1,4 +1,4 @@
-//! Filters: CEL expressions over `source`, `event`, `data` and `attributes`.
+//! Filters: CEL expressions over `source`, `event`, `data` and `attributes`. Data that is not JSON is null.
 //!
 //! The `cel` crate parses the text. This module converts the result to its own tree and evaluates that. The crate's
 //! evaluator has no cost limit: it copies whole values, and an expression of 4 KiB can run for hours. An evaluation of
@@ -82,7 +82,7 @@ impl<'a> FilterInput<'a> {
         self.event
     }
 
-    /// Returns the parsed data, which the first caller parses.
+    /// Returns the parsed view of the data, which the first caller parses. Text and bytes are a string.
     pub fn data(&self) -> Result<&Data<'a>, UnreadableData> {
         self.data.get_or_init(|| Data::parse(self.event.data.get())).as_ref().map_err(|error| *error)
     }
@@ -91,7 +91,9 @@ impl<'a> FilterInput<'a> {
         self.attributes.get_or_init(|| {
             let attributes = self.event.attributes.iter();
             let members = attributes.map(|(name, value)| (name.as_str().into(), Data::from(value.clone())));
-            Data::Object(Object::new(members.collect()))
+            let own = [("id", &self.event.id), ("time", &self.event.time)];
+            let own = own.map(|(name, text)| (name.into(), Data::Text(text.as_str().into())));
+            Data::Object(Object::new(members.chain(own).collect()))
         })
     }
 }

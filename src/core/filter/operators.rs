@@ -37,6 +37,7 @@ impl<'a> Evaluator<'a, '_> {
         match (a, b) {
             (Val::Null, Val::Null) => Ok(true),
             (Val::Bool(a), Val::Bool(b)) => Ok(a == b),
+            (Val::Type(a), Val::Type(b)) => Ok(a == b),
             (Val::Map(_) | Val::OwnedMap(_), Val::Map(_) | Val::OwnedMap(_)) => self.map_equals(a, b, depth),
             _ => {
                 check_representable(a, b)?;

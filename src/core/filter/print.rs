@@ -128,6 +128,8 @@ impl Node {
                 };
                 write_call(out, name, of)
             }
+            Node::Type(named) => out.write_str(named.into()),
+            Node::TypeOf(of) => write_call(out, "type", of),
             Node::Macro { kind, over, variable, predicate, transform } => {
                 over.write_operand(out)?;
                 let name = match kind {

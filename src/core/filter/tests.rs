@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::core::event::Origin;
+use crate::core::event::{DataForm, EventData, Origin};
 
 fn event_with(data: &str) -> Event {
     Event {
@@ -15,7 +15,7 @@ fn event_with(data: &str) -> Event {
         source: "crud".into(),
         event: "consumers".into(),
         time: "2023-11-14T22:13:20Z".into(),
-        data: RawValue::from_string(data.into()).unwrap(),
+        data: RawValue::from_string(data.into()).unwrap().into(),
         attributes: [("subject".to_owned(), json!("o/1")), ("n".to_owned(), json!(3))].into(),
     }
 }
@@ -28,6 +28,32 @@ fn data() -> Value {
 
 fn run(text: &str) -> Result<bool, FilterError> {
     Filter::compile(text)?.matches(&event_with(&data().to_string()))
+}
+
+#[test]
+fn data_of_another_type_is_null() {
+    let typed = |data: &str, content_type: &str, form: DataForm| {
+        let mut event = event_with(data);
+        event.data = EventData::new(RawValue::from_string(data.into()).unwrap(), form);
+        event.attributes.insert("datacontenttype".into(), json!(content_type));
+        event
+    };
+    let matches = |event: &Event, text: &str| Filter::compile(text).unwrap().matches(event);
+    for event in [
+        typed("\"text\"", "text/plain", DataForm::Inline),
+        typed("\"<a/>\"", "text/plain", DataForm::Encoded),
+        typed("\"AAA=\"", "image/png", DataForm::Bytes),
+        typed("null", "text/plain", DataForm::Absent),
+    ] {
+        let text = "data == null && attributes.datacontenttype in ['text/plain', 'image/png']";
+        assert_eq!(matches(&event, text), Ok(true), "{event:?}");
+    }
+    for (data, form) in [("\"text\"", DataForm::Inline), ("\"text\"", DataForm::Encoded)] {
+        let event = typed(data, "application/vnd.x+json", form);
+        assert_eq!(matches(&event, "data == 'text'"), Ok(true));
+    }
+    // Older versions accepted any JSON with any content type, and so does this one.
+    assert_eq!(matches(&typed("{\"n\":1}", "text/plain", DataForm::Inline), "data.n == 1"), Ok(true));
 }
 
 #[test]
@@ -54,6 +80,12 @@ fn evaluates_expressions() {
         "data.items.exists(i, i.n == 2)",
         "!data.items.all(i, i.n == 2)",
         "data.entity.all(k, k in ['id', 'tags', 'odd key'])",
+        "attributes.id == '1' && attributes.time == '2023-11-14T22:13:20Z' && has(attributes.id)",
+        "type(data.n) == int && type(data.half) == double && type(data.big) == uint && type(data.text) == string",
+        "type(data.list) == list && type(data) == map && type(data.nothing) == null_type && type(true) == bool",
+        "type(type(data.n)) == type && type(data.n) != type('5') && type(data.n) in [int, double]",
+        "dyn(data.n) == 5 && dyn(data.text).size() == 4 && [dyn(1), dyn('a')].exists(x, type(x) == string)",
+        "data.list.exists(int, int == 3)",
         "data.missing == 1 || true",
         "!(data.missing == 1 && false)",
         "data.n > 3 ? data.yes : data.missing",

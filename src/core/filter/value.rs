@@ -27,6 +27,24 @@ pub enum Val<'a> {
     OwnedList(Rc<Vec<Val<'a>>>),
     Map(&'a Object<'a>),
     OwnedMap(Rc<Vec<(Val<'a>, Val<'a>)>>),
+    Type(CelType),
+}
+
+/// The types of CEL, by which `type()` classifies values. No value of an event is of the type `bytes`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::EnumString, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub enum CelType {
+    NullType,
+    Bool,
+    Int,
+    #[strum(serialize = "uint")]
+    UInt,
+    Double,
+    String,
+    Bytes,
+    List,
+    Map,
+    Type,
 }
 
 /// Why an expression has no value.
@@ -130,6 +148,22 @@ impl<'a> Val<'a> {
             Val::Text(_) | Val::OwnedText(_) => "a string",
             Val::List(_) | Val::OwnedList(_) => "a list",
             Val::Map(_) | Val::OwnedMap(_) => "a map",
+            Val::Type(_) => "a type",
+        }
+    }
+
+    /// Returns the type of the value. A number that no type holds counts as a double.
+    pub fn cel_type(&self) -> CelType {
+        match self {
+            Val::Null => CelType::NullType,
+            Val::Bool(_) => CelType::Bool,
+            Val::Int(_) => CelType::Int,
+            Val::UInt(_) => CelType::UInt,
+            Val::Double(_) | Val::BigNumber(_) => CelType::Double,
+            Val::Text(_) | Val::OwnedText(_) => CelType::String,
+            Val::List(_) | Val::OwnedList(_) => CelType::List,
+            Val::Map(_) | Val::OwnedMap(_) => CelType::Map,
+            Val::Type(_) => CelType::Type,
         }
     }
 
@@ -144,6 +178,7 @@ impl<'a> Val<'a> {
             Val::BigNumber(number) => format!("{kind} ({})", shorten(number.text())),
             Val::Text(text) => format!("{kind} ('{}')", shorten(text)),
             Val::OwnedText(text) => format!("{kind} ('{}')", shorten(text)),
+            Val::Type(named) => format!("{kind} ({})", <&str>::from(named)),
             Val::Null | Val::List(_) | Val::OwnedList(_) | Val::Map(_) | Val::OwnedMap(_) => kind.to_owned(),
         }
     }

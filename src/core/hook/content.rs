@@ -11,8 +11,8 @@ use serde_json::Value;
 
 use super::InvalidSpec;
 use crate::api::TextFormat;
-use crate::core::event::Event;
-use crate::core::event::data::{Data, UnreadableData};
+use crate::core::event::data::{Data, Object, UnreadableData};
+use crate::core::event::{DataForm, Event};
 use crate::core::output::{Encoding, Output, OutputBudget, OutputError};
 use crate::core::template::{self, Diagnostic, RenderError, Template};
 
@@ -233,6 +233,18 @@ pub struct RenderedContent {
     pub body: RenderedBody,
 }
 
+impl RenderedContent {
+    /// Returns the bytes of headers and body.
+    pub fn byte_count(&self) -> usize {
+        let headers = self.headers.iter().map(|(_, value)| value.len()).sum::<usize>();
+        let body = match &self.body {
+            RenderedBody::None => 0,
+            RenderedBody::Text(text) | RenderedBody::Json(text) | RenderedBody::Form(text) => text.len(),
+        };
+        headers + body
+    }
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub enum RenderedBody {
     None,
@@ -372,6 +384,15 @@ impl PartialEq for RequestContent {
 
 /// Returns the variables that templates can use for an event.
 pub fn context(event: &Event) -> Result<Data<'static>, UnreadableData> {
-    let data = Data::parse(event.data.get())?;
+    let mut data = Data::parse(event.data.get())?;
+    match event.data.form() {
+        DataForm::Absent => data = Data::Object(Object::default()),
+        // Text and bytes are a string, which needs its content type to be read.
+        _ if !event.has_json_data() => {
+            let attributes = Data::from(Value::Object(event.content_attributes()));
+            data = Data::Object(Object::new(vec![("data".into(), data), ("attributes".into(), attributes)]));
+        }
+        _ => {}
+    }
     Ok(template::context(data, &event.source, &event.event).into_owned())
 }

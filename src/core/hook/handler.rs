@@ -10,10 +10,11 @@ use url::Url;
 use super::content::RequestContent;
 use super::{InvalidSpec, invalid};
 use crate::api::{
-    self, CaKind, Format, HandlerKind, HeaderFrom, Method, SecretKeyRef, SignatureAlgorithm,
+    self, CaKind, Format, HandlerKind, HeaderFrom, Method, OAuth2, SecretKeyRef, SignatureAlgorithm,
     SignatureEncoding, SignatureScheme, TextFormat, Tls, UrlText,
 };
 use crate::core::lua;
+use crate::core::urls::parse_url;
 
 /// The action that a hook runs for an event.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,6 +61,14 @@ impl Handler {
         }
     }
 
+    pub fn oauth2(&self) -> Option<&OAuth2> {
+        match self {
+            Handler::Webhook(webhook) => webhook.oauth2.as_deref(),
+            Handler::WebhookCustom(custom) => custom.oauth2.as_deref(),
+            Handler::Log | Handler::Lambda(_) => None,
+        }
+    }
+
     pub fn tls(&self) -> Option<&Tls> {
         match self {
             Handler::Webhook(webhook) => webhook.tls.as_deref(),
@@ -76,9 +85,11 @@ impl Handler {
         };
         let signature = self.signature().map(|s| &s.secret_ref);
         let headers = self.headers_from().iter().map(|from| &from.secret_ref);
-        let mut secrets = target.into_iter().chain(signature).chain(headers);
+        let client = self.oauth2().map(|oauth2| &oauth2.client_secret_ref);
+        let mut secrets = target.into_iter().chain(signature).chain(headers).chain(client);
+        let token_tls = self.oauth2().and_then(|oauth2| oauth2.tls.as_deref());
         (kind == CaKind::Secret && secrets.any(|reference| reference.name == name))
-            || self.tls().is_some_and(|tls| tls.refers_to(kind, name))
+            || self.tls().into_iter().chain(token_tls).any(|tls| tls.refers_to(kind, name))
     }
 }
 
@@ -90,6 +101,7 @@ pub struct Webhook {
     pub headers_from: Vec<HeaderFrom>,
     pub format: Format,
     pub signature: Option<Box<Signature>>,
+    pub oauth2: Option<Box<OAuth2>>,
     pub tls: Option<Box<Tls>>,
 }
 
@@ -108,6 +120,7 @@ pub struct WebhookCustom {
     /// The compiled headers, payload and body.
     pub content: RequestContent,
     pub signature: Option<Box<Signature>>,
+    pub oauth2: Option<Box<OAuth2>>,
     pub tls: Option<Box<Tls>>,
 }
 
@@ -141,6 +154,9 @@ pub enum RequestTarget {
 /// A destination URL, parsed once for all attempts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Address {
+    /// The text of the spec or the Secret without surrounding white space. A vendor stores and returns this text, and
+    /// comparing it with a normalized URL would report a difference.
+    pub text: String,
     pub url: Url,
     pub uri: Uri,
 }
@@ -152,7 +168,7 @@ impl Address {
         let uri = url.as_str().parse().map_err(
             |_| "cannot be used in a request: percent-encode all characters except ASCII letters, digits and -._~",
         )?;
-        Ok(Address { url, uri })
+        Ok(Address { text: text.trim().to_owned(), url, uri })
     }
 }
 
@@ -188,6 +204,12 @@ fn compile_webhook(webhook: &api::Webhook) -> Result<Webhook, InvalidSpec> {
         headers_from: webhook.headers_from.clone().unwrap_or_default(),
         format: webhook.format.unwrap_or(Format::Kong),
         signature: webhook.signature.as_ref().map(with_signature_defaults).map(Box::new),
+        oauth2: check_oauth2(
+            "handler.webhook.oauth2",
+            webhook.oauth2.as_deref(),
+            webhook.headers.as_ref(),
+            webhook.headers_from.as_deref(),
+        )?,
         tls: webhook.tls.clone(),
     })
 }
@@ -211,6 +233,12 @@ fn compile_webhook_custom(custom: &api::WebhookCustom) -> Result<WebhookCustom, 
         body_format: custom.body_format.unwrap_or(TextFormat::Template),
         content: RequestContent::compile(custom)?,
         signature: custom.signature.as_ref().map(with_signature_defaults).map(Box::new),
+        oauth2: check_oauth2(
+            "handler.webhookCustom.oauth2",
+            custom.oauth2.as_deref(),
+            custom.headers.as_ref(),
+            custom.headers_from.as_deref(),
+        )?,
         tls: custom.tls.clone(),
     })
 }
@@ -293,6 +321,29 @@ fn parse_target(
     }
 }
 
+/// Rejects a second source of the header `authorization`, and a token endpoint that would receive the client secret in the
+/// clear.
+fn check_oauth2(
+    field: &'static str,
+    oauth2: Option<&OAuth2>,
+    headers: Option<&BTreeMap<String, String>>,
+    headers_from: Option<&[HeaderFrom]>,
+) -> Result<Option<Box<OAuth2>>, InvalidSpec> {
+    let Some(oauth2) = oauth2 else { return Ok(None) };
+    let names = headers.into_iter().flatten().map(|(name, _)| name.as_str());
+    let mut names = names.chain(headers_from.into_iter().flatten().map(|from| from.name.as_str()));
+    if names.any(|name| name.eq_ignore_ascii_case("authorization")) {
+        return Err(invalid(field, "sets the header authorization: remove it from headers and headersFrom"));
+    }
+    let url =
+        parse_url(&oauth2.token_url.0).map_err(|problem| invalid(field, format!("tokenUrl {problem}")))?;
+    let is_loopback = matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
+    match url.scheme() == "https" || is_loopback {
+        true => Ok(Some(Box::new(oauth2.clone()))),
+        false => Err(invalid(field, "tokenUrl must be an https URL (http only to localhost)")),
+    }
+}
+
 fn with_signature_defaults(signature: &api::Signature) -> Signature {
     Signature {
         secret_ref: signature.secret_ref.clone(),
@@ -300,19 +351,4 @@ fn with_signature_defaults(signature: &api::Signature) -> Signature {
         algorithm: signature.algorithm.unwrap_or(SignatureAlgorithm::SHA256),
         encoding: signature.encoding.unwrap_or(SignatureEncoding::PrefixedHex),
     }
-}
-
-/// Parses a destination URL. The error never repeats the text, which may come from a Secret.
-pub fn parse_url(text: &str) -> Result<Url, &'static str> {
-    let url = Url::parse(text.trim()).map_err(|_| "is not a URL: write it as https://example.com/hooks")?;
-    if !matches!(url.scheme(), "http" | "https") {
-        return Err("must be an http or https URL");
-    }
-    if url.host_str().is_none_or(str::is_empty) {
-        return Err("has no host");
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err("must not contain user information: put credentials into headersFrom");
-    }
-    Ok(url)
 }

@@ -15,7 +15,6 @@ pub use content::{RenderedBody, RenderedContent, RequestContent, context};
 pub use delivery::{Delivery, parse_rate_limit};
 pub use handler::{
     Address, FunctionHash, Handler, Lambda, RequestTarget, Signature, Webhook, WebhookCustom, parse_header,
-    parse_url,
 };
 pub use selector::EventSelector;
 
@@ -23,6 +22,7 @@ use super::duration;
 use super::filter::{Filter, FilterError};
 use super::gate::{Gates, OnChange, Snooze};
 use super::template::Diagnostic;
+pub use super::urls::parse_url;
 use crate::api::{AdoptMode, DeliverBy, EventHook, EventHookSpec, ManagementPolicy, Trailing};
 
 /// A validated EventHook with compiled filter, templates and functions.
@@ -147,6 +147,14 @@ fn check_gateway_support(spec: &EventHookSpec) -> Result<(), InvalidSpec> {
         ("filter", spec.filter.is_some()),
         ("groupBy", spec.group_by.is_some()),
         ("onChange.fields", fields),
+        (
+            "handler.webhook.oauth2",
+            spec.handler.webhook.as_ref().is_some_and(|webhook| webhook.oauth2.is_some()),
+        ),
+        (
+            "handler.webhookCustom.oauth2",
+            spec.handler.webhook_custom.as_ref().is_some_and(|custom| custom.oauth2.is_some()),
+        ),
         ("snooze.trailing", trailing),
     ];
     match ignored.into_iter().find(|(_, used)| *used) {

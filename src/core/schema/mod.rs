@@ -4,13 +4,14 @@
 //! object that passes, except where its decision depends on other objects; the messages are those of the API server.
 //! Transition rules (`oldSelf`) are skipped, because there is no old object.
 
+mod metadata;
 mod rules;
 
 use std::collections::HashMap;
 
 use serde_json::{Map, Value};
 
-use super::names::{NAMESPACE_RULE, OBJECT_NAME_RULE, is_namespace, is_object_name};
+pub use metadata::check_metadata;
 
 /// A violation of the schema.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -75,42 +76,14 @@ impl Schemas {
     }
 }
 
-fn violation(field: &str, problem: impl Into<String>) -> SchemaViolation {
+pub fn violation(field: &str, problem: impl Into<String>) -> SchemaViolation {
     SchemaViolation { field: field.to_owned(), problem: problem.into() }
 }
 
-fn sorted<'a>(names: impl Iterator<Item = &'a String>) -> String {
-    let mut names: Vec<&str> = names.map(String::as_str).collect();
+fn sorted<'a>(names: impl Iterator<Item = &'a (impl AsRef<str> + ?Sized + 'a)>) -> String {
+    let mut names: Vec<&str> = names.map(AsRef::as_ref).collect();
     names.sort_unstable();
     names.join(", ")
-}
-
-fn check_metadata(object: &Value, violations: &mut Vec<SchemaViolation>) {
-    let name = object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
-    if name.is_empty() {
-        violations.push(violation("metadata.name", "Required value"));
-    } else if !is_object_name(name) {
-        violations.push(violation("metadata.name", OBJECT_NAME_RULE));
-    }
-    match object.pointer("/metadata/namespace") {
-        // Like kubectl, take an empty namespace for none.
-        None | Some(Value::Null) => {}
-        Some(Value::String(namespace)) if namespace.is_empty() || is_namespace(namespace) => {}
-        Some(Value::String(_)) => violations.push(violation("metadata.namespace", NAMESPACE_RULE)),
-        Some(other) => violations.push(wrong_type("metadata.namespace", "string", other)),
-    }
-    for member in ["labels", "annotations"] {
-        let path = format!("metadata.{member}");
-        match object.pointer(&format!("/metadata/{member}")) {
-            None | Some(Value::Null) => {}
-            Some(Value::Object(map)) => {
-                let wrong = map.iter().filter(|(_, value)| !value.is_string() && !value.is_null());
-                let wrong = wrong.map(|(name, value)| wrong_type(&format!("{path}.{name}"), "string", value));
-                violations.extend(wrong);
-            }
-            Some(other) => violations.push(wrong_type(&path, "object", other)),
-        }
-    }
 }
 
 fn wrong_type(path: &str, want: &str, value: &Value) -> SchemaViolation {
@@ -374,6 +347,7 @@ mod tests {
             (json!({"name": "a", "namespace": 2026}), "metadata.namespace"),
             (json!({"name": "a", "labels": {"version": 2}}), "metadata.labels.version"),
             (json!({"name": "a", "annotations": ["x"]}), "metadata.annotations"),
+            (json!({"name": "a", "lables": {}}), "metadata.lables"),
             (json!({"name": "a", "annotations": {"on": true}}), "metadata.annotations.on"),
         ] {
             assert_eq!(with(metadata.clone()), [field], "{metadata}");

@@ -10,9 +10,8 @@ use cel::{Context, Program};
 use parking_lot::Mutex;
 use regex::Regex;
 use serde_json::Value;
-use url::Url;
 
-use crate::core::duration;
+use crate::core::{duration, urls};
 
 /// Compiled rules and patterns, cached because a folder may contain thousands of objects. The CRDs bound their number.
 static PROGRAMS: LazyLock<Mutex<HashMap<String, Arc<Program>>>> = LazyLock::new(Mutex::default);
@@ -113,7 +112,7 @@ fn holds(rule: &str, value: &Value) -> Result<bool, String> {
             duration::parse(&text).map_or(0, |parsed| i64::try_from(parsed.as_millis()).unwrap_or(i64::MAX))
         })
         .ok();
-    context.add_function("isURL", |text: Arc<String>| Url::parse(&text).is_ok()).ok();
+    context.add_function("isURL", |text: Arc<String>| urls::is_url(&text)).ok();
     match program.execute(&context) {
         Ok(cel::Value::Bool(answer)) => Ok(answer),
         Ok(_) => Err("the result is not a boolean".into()),

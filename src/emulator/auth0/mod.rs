@@ -13,6 +13,7 @@
 //! and forms as bodies except at the token endpoint.
 
 mod api;
+mod assertion;
 mod body;
 mod context;
 mod control;
@@ -44,6 +45,7 @@ use super::queue::DeliveryQueues;
 use super::recent::RecentLog;
 use super::state::PersistentState;
 use crate::net::serve;
+pub use assertion::ClientKey;
 use context::Auth0;
 pub use limit::TenantRateLimit;
 pub use options::Auth0Options;
@@ -67,10 +69,14 @@ pub async fn serve_auth0(
     let tls = options.tls.clone();
     let auth0 = Arc::new(Auth0 {
         tokens: token::TokenIssuer {
-            client: options.client.clone(),
+            client: match (options.client.clone(), options.client_key.clone()) {
+                (Some((id, secret)), _) => Some(token::Client::Secret { id, secret }),
+                (None, key) => key.map(|(id, key)| token::Client::Key { id, key }),
+            },
             ready: options.token.clone(),
             audience: options.audience.clone(),
             lifetime: options.token_lifetime,
+            used: Default::default(),
         },
         limiter: options.rate_limit.map(limit::RateLimiter::new),
         store: PersistentState::open(options.state.clone())?,

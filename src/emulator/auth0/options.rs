@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 
+use super::assertion::ClientKey;
 use super::limit::TenantRateLimit;
 use crate::net::ServerTls;
 
@@ -19,6 +20,8 @@ pub struct Auth0Options {
     pub tenant: String,
     /// The id and secret that `/oauth/token` requires. `None`: it accepts any, and the API accepts any bearer token.
     pub client: Option<(String, String)>,
+    /// The id of a client, and the public key that verifies its assertions, instead of `client`.
+    pub client_key: Option<(String, ClientKey)>,
     /// A fixed access token that the API also accepts. Without `client` it is the only valid token.
     pub token: Option<String>,
     /// The required audience of token requests. `None`: any audience that ends with `/api/v2/`.
@@ -49,6 +52,7 @@ impl Default for Auth0Options {
         Auth0Options {
             tenant: "emulator.eu.auth0.com".into(),
             client: None,
+            client_key: None,
             token: None,
             audience: None,
             token_lifetime: Duration::from_secs(86_400),

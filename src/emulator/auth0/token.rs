@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
@@ -11,6 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 use subtle::ConstantTimeEq;
 
+use super::assertion::{ASSERTION_TYPE, ClientKey, UsedAssertions, check_assertion};
 use super::error::{ApiError, json_response};
 use crate::api::{SignatureAlgorithm, SignatureEncoding};
 use crate::core::sign;
@@ -21,12 +22,19 @@ const SCOPE: &str = "read:event_streams create:event_streams update:event_stream
 
 /// Issues and checks access tokens. No `Debug`, because it holds secrets.
 pub(super) struct TokenIssuer {
-    /// The id and secret of the only application. `None`: any bearer token is valid, unless `ready` is set.
-    pub client: Option<(String, String)>,
+    /// The only application. `None`: any bearer token is valid, unless `ready` is set.
+    pub client: Option<Client>,
     /// A fixed token that is also valid.
     pub ready: Option<String>,
     pub audience: Option<String>,
     pub lifetime: Duration,
+    pub used: UsedAssertions,
+}
+
+/// The application that may get tokens.
+pub(super) enum Client {
+    Secret { id: String, secret: String },
+    Key { id: String, key: ClientKey },
 }
 
 /// An error of the token endpoint, whose format differs from that of the Management API.
@@ -61,17 +69,35 @@ impl TokenIssuer {
             }
         }
         let (id, secret) = (take("client_id"), take("client_secret"));
+        let is_assertion = take("client_assertion_type").as_deref() == Some(ASSERTION_TYPE);
+        let assertion = take("client_assertion").filter(|_| is_assertion);
         let (id, secret) = match parse_basic(&parts.headers) {
             Some((id, secret)) if secret.is_some() => (Some(id), secret),
             _ => (id, secret),
         };
-        let id = id.ok_or_else(|| invalid("Missing required parameter: client_id"))?;
-        let is_valid_client = self.client.as_ref().is_none_or(|(known_id, known_secret)| {
-            constant_time_eq(known_id, &id)
-                & constant_time_eq(known_secret, secret.as_deref().unwrap_or_default())
-        });
-        if !is_valid_client || secret.is_none() {
-            return Err(TokenError(StatusCode::UNAUTHORIZED, "access_denied", "Unauthorized".into()));
+        // An assertion names its client.
+        if id.is_none() && assertion.is_none() {
+            return Err(invalid("Missing required parameter: client_id"));
+        }
+        let unauthorized = || TokenError(StatusCode::UNAUTHORIZED, "access_denied", "Unauthorized".into());
+        match &self.client {
+            None if secret.is_some() || assertion.is_some() => {}
+            Some(Client::Secret { id: known_id, secret: known_secret }) => {
+                let is_valid = constant_time_eq(known_id, id.as_deref().unwrap_or_default())
+                    & constant_time_eq(known_secret, secret.as_deref().unwrap_or_default());
+                if !is_valid {
+                    return Err(unauthorized());
+                }
+            }
+            Some(Client::Key { id: known_id, key }) => {
+                let is_known = id.is_none_or(|id| id == *known_id);
+                let assertion = assertion.filter(|_| is_known).ok_or_else(unauthorized)?;
+                let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+                check_assertion(key, known_id, host, &assertion, &self.used).map_err(|problem| {
+                    TokenError(StatusCode::UNAUTHORIZED, "invalid_client", problem.into())
+                })?;
+            }
+            None => return Err(unauthorized()),
         }
         let audience = take("audience").ok_or_else(|| {
             let message = "No audience parameter was provided, and no default audience has been configured";
@@ -92,14 +118,14 @@ impl TokenIssuer {
 
     /// Makes a token. It contains its expiry and a signature, so that it stays valid over a restart, like a real token.
     fn sign(&self, expires: Millis) -> String {
-        let secret = self.client.as_ref().map_or("", |(_, secret)| secret);
+        let secret = match &self.client {
+            None => &[],
+            Some(Client::Secret { secret, .. }) => secret.as_bytes(),
+            Some(Client::Key { key, .. }) => key.bytes(),
+        };
         let text = format!("emulated.{}", expires.0);
-        let signature = sign::kong_signature(
-            secret.as_bytes(),
-            SignatureAlgorithm::SHA256,
-            SignatureEncoding::Hex,
-            text.as_bytes(),
-        );
+        let signature =
+            sign::kong_signature(secret, SignatureAlgorithm::SHA256, SignatureEncoding::Hex, text.as_bytes());
         format!("{text}.{signature}")
     }
 

@@ -12,9 +12,31 @@ use crate::core::lua::json_number;
 /// The nesting limit of a script's value. Lower than the limits of JSON readers, because the value is embedded in other
 /// JSON.
 const MAX_DEPTH: usize = 120;
-/// The index above which a list with more holes than items is rejected. Otherwise one item at index 1,000,000,000 would
-/// fill the memory.
-const MAX_SPARSE_INDEX: usize = 10;
+
+/// The metatables that mark a table as a list: always, or if it is empty.
+pub struct Markers {
+    pub array: Table,
+    pub empty_array: Table,
+}
+
+/// Settings of an encoder, as cjson has them.
+#[derive(Clone, Copy)]
+pub struct EncodeOptions {
+    /// Whether an empty table without a marker is an object or a list.
+    pub empty_table_as_object: bool,
+    /// A list is too sparse if its last index is above `sparse_safe` and above `sparse_ratio` times its items. A ratio of 0 allows
+    /// every list; then the size of the JSON is the only bound.
+    pub sparse_ratio: usize,
+    pub sparse_safe: usize,
+    /// Whether a list that is too sparse becomes an object instead of an error.
+    pub convert_sparse: bool,
+}
+
+impl Default for EncodeOptions {
+    fn default() -> Self {
+        EncodeOptions { empty_table_as_object: true, sparse_ratio: 2, sparse_safe: 10, convert_sparse: false }
+    }
+}
 
 /// How to convert a null member: omit it (an event's data), or keep it as `cjson.null` (JSON that a script decodes).
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -119,100 +141,126 @@ impl<'t> Build<'t> for LuaBuilder<'_> {
 
 /// Converts a Lua value to JSON of at most about `limit` bytes. Sorts members, so that a value has the same bytes at
 /// every attempt.
-pub fn from_lua(value: &Lua5, array: &Table, limit: usize) -> Result<Vec<u8>, String> {
-    let mut out = Vec::new();
-    write(&mut out, value, array, limit, 0)?;
-    Ok(out)
+pub fn from_lua(
+    value: &Lua5,
+    markers: &Markers,
+    options: EncodeOptions,
+    limit: usize,
+) -> Result<Vec<u8>, String> {
+    let mut encoder = Encoder { out: Vec::new(), markers, options, limit };
+    encoder.write(value, 0)?;
+    Ok(encoder.out)
 }
 
-fn write(out: &mut Vec<u8>, value: &Lua5, array: &Table, limit: usize, depth: usize) -> Result<(), String> {
-    if depth > MAX_DEPTH {
-        return Err(format!("cannot serialise, nested more than {MAX_DEPTH} deep"));
-    }
-    if out.len() > limit {
-        return Err(format!("cannot serialise, the JSON is over {} KiB", limit >> 10));
-    }
-    match value {
-        Lua5::Nil => out.extend(b"null"),
-        Lua5::LightUserData(pointer) if pointer.0.is_null() => out.extend(b"null"),
-        Lua5::Boolean(true) => out.extend(b"true"),
-        Lua5::Boolean(false) => out.extend(b"false"),
-        Lua5::Integer(number) => out.extend(json_number(*number as f64).to_string().bytes()),
-        Lua5::Number(number) if !number.is_finite() => {
-            return Err("cannot serialise number: must not be NaN or Infinity".into());
+struct Encoder<'a> {
+    out: Vec<u8>,
+    markers: &'a Markers,
+    options: EncodeOptions,
+    limit: usize,
+}
+
+impl Encoder<'_> {
+    fn write(&mut self, value: &Lua5, depth: usize) -> Result<(), String> {
+        if depth > MAX_DEPTH {
+            return Err(format!("cannot serialise, nested more than {MAX_DEPTH} deep"));
         }
-        Lua5::Number(number) => out.extend(json_number(*number).to_string().bytes()),
-        Lua5::String(text) => write_string(out, &text.as_bytes()),
-        Lua5::Table(table) => match classify(table, array)? {
-            Items::List(length) => {
-                out.push(b'[');
-                for index in 1..=length {
-                    if index > 1 {
-                        out.push(b',');
-                    }
-                    let item: Lua5 = table.raw_get(index).map_err(|error| error.to_string())?;
-                    write(out, &item, array, limit, depth + 1)?;
-                }
-                out.push(b']');
+        if self.out.len() > self.limit {
+            return Err(format!("cannot serialise, the JSON is over {} KiB", self.limit >> 10));
+        }
+        match value {
+            Lua5::Nil => self.out.extend(b"null"),
+            Lua5::LightUserData(pointer) if pointer.0.is_null() => self.out.extend(b"null"),
+            Lua5::Boolean(true) => self.out.extend(b"true"),
+            Lua5::Boolean(false) => self.out.extend(b"false"),
+            Lua5::Integer(number) => self.out.extend(json_number(*number as f64).to_string().bytes()),
+            Lua5::Number(number) if !number.is_finite() => {
+                return Err("cannot serialise number: must not be NaN or Infinity".into());
             }
-            Items::Members(members) => {
-                out.push(b'{');
-                for (index, (name, member)) in members.iter().enumerate() {
-                    if index > 0 {
-                        out.push(b',');
+            Lua5::Number(number) => self.out.extend(json_number(*number).to_string().bytes()),
+            Lua5::String(text) => write_string(&mut self.out, &text.as_bytes()),
+            Lua5::Table(table) => match self.classify(table)? {
+                Items::List(length) => {
+                    self.out.push(b'[');
+                    for index in 1..=length {
+                        if index > 1 {
+                            self.out.push(b',');
+                        }
+                        let item: Lua5 = table.raw_get(index).map_err(|error| error.to_string())?;
+                        self.write(&item, depth + 1)?;
                     }
-                    write_string(out, name);
-                    out.push(b':');
-                    write(out, member, array, limit, depth + 1)?;
+                    self.out.push(b']');
                 }
-                out.push(b'}');
-            }
-        },
-        other => return Err(format!("cannot serialise {}: type not supported", other.type_name())),
+                Items::Members(members) => {
+                    self.out.push(b'{');
+                    for (index, (name, member)) in members.iter().enumerate() {
+                        if index > 0 {
+                            self.out.push(b',');
+                        }
+                        write_string(&mut self.out, name);
+                        self.out.push(b':');
+                        self.write(member, depth + 1)?;
+                    }
+                    self.out.push(b'}');
+                }
+            },
+            other => return Err(format!("cannot serialise {}: type not supported", other.type_name())),
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// Classifies a table: a list if all its keys are positive integers. The options and the markers decide about an empty
+    /// one.
+    fn classify(&self, table: &Table) -> Result<Items, String> {
+        let metatable = table.metatable();
+        let has_marker = |marker: &Table| metatable.as_ref().is_some_and(|metatable| metatable == marker);
+        let is_marked = has_marker(&self.markers.array);
+        let mut members = BTreeMap::new();
+        let (mut last, mut count, mut is_list) = (0_usize, 0_usize, true);
+        for pair in table.pairs::<Lua5, Lua5>() {
+            let (key, member) = pair.map_err(|error| error.to_string())?;
+            let index = match &key {
+                Lua5::Integer(number) => usize::try_from(*number).ok().filter(|index| *index > 0),
+                _ => None,
+            };
+            match index {
+                Some(index) => (last, count) = (last.max(index), count + 1),
+                None => is_list = false,
+            }
+            let name = match &key {
+                Lua5::String(text) => text.as_bytes().to_vec(),
+                Lua5::Integer(number) => number.to_string().into_bytes(),
+                Lua5::Number(number) => crate::core::lua::number_text(*number).into_bytes(),
+                other => {
+                    return Err(format!(
+                        "cannot serialise table: key must be a number or string, not {}",
+                        other.type_name()
+                    ));
+                }
+            };
+            members.insert(name, member);
+        }
+        if members.is_empty() {
+            let is_list =
+                is_marked || has_marker(&self.markers.empty_array) || !self.options.empty_table_as_object;
+            return Ok(if is_list { Items::List(0) } else { Items::Members(members) });
+        }
+        if !is_marked && !is_list {
+            return Ok(Items::Members(members));
+        }
+        let EncodeOptions { sparse_ratio, sparse_safe, convert_sparse, .. } = self.options;
+        if sparse_ratio > 0 && last > sparse_safe && last > count.saturating_mul(sparse_ratio) {
+            return match convert_sparse {
+                true => Ok(Items::Members(members)),
+                false => Err("cannot serialise table: excessively sparse array".into()),
+            };
+        }
+        Ok(Items::List(last))
+    }
 }
 
 enum Items {
     List(usize),
     Members(BTreeMap<Vec<u8>, Lua5>),
-}
-
-/// Classifies a table: a list if all its keys are positive integers. An empty table is an object unless it is marked.
-fn classify(table: &Table, array: &Table) -> Result<Items, String> {
-    let marked = table.metatable().is_some_and(|metatable| metatable == *array);
-    let mut members = BTreeMap::new();
-    let (mut last, mut count, mut list) = (0, 0, true);
-    for pair in table.pairs::<Lua5, Lua5>() {
-        let (key, member) = pair.map_err(|error| error.to_string())?;
-        let index = match &key {
-            Lua5::Integer(number) => usize::try_from(*number).ok().filter(|index| *index > 0),
-            _ => None,
-        };
-        match index {
-            Some(index) => (last, count) = (last.max(index), count + 1),
-            None => list = false,
-        }
-        let name = match &key {
-            Lua5::String(text) => text.as_bytes().to_vec(),
-            Lua5::Integer(number) => number.to_string().into_bytes(),
-            Lua5::Number(number) => crate::core::lua::number_text(*number).into_bytes(),
-            other => {
-                return Err(format!(
-                    "cannot serialise table: key must be a number or string, not {}",
-                    other.type_name()
-                ));
-            }
-        };
-        members.insert(name, member);
-    }
-    if marked || (list && count > 0) {
-        if last > MAX_SPARSE_INDEX && last > 2 * count {
-            return Err("cannot serialise table: excessively sparse array".into());
-        }
-        return Ok(Items::List(last));
-    }
-    Ok(Items::Members(members))
 }
 
 fn write_string(out: &mut Vec<u8>, text: &[u8]) {

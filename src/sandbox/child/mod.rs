@@ -10,6 +10,8 @@
 mod confine;
 mod json;
 mod native;
+mod pcre;
+mod regex;
 mod vm;
 
 use std::io::Write;

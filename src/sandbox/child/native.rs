@@ -11,34 +11,20 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use hmac::{Hmac, KeyInit, Mac};
 use md5::Digest;
-use mlua::{Lua, LuaString, Table, Value as Lua5};
+use mlua::{Lua, LuaString, MultiValue, Table, Value as Lua5};
 
-use super::json::{self, Nulls, ToLuaError};
+use super::json::{self, EncodeOptions, Markers, Nulls, ToLuaError};
+use super::regex::RegexCache;
 use crate::sandbox::protocol::{MAX_LOG, MAX_LOGS, MAX_TEXT, ScriptLogLine};
 
 /// Returns the table of native functions. `logs` receives the lines that scripts log.
-pub fn table(lua: &Lua, array: &Table, logs: Rc<RefCell<Vec<ScriptLogLine>>>) -> mlua::Result<Table> {
+pub fn table(lua: &Lua, markers: &Rc<Markers>, logs: Rc<RefCell<Vec<ScriptLogLine>>>) -> mlua::Result<Table> {
     let native = lua.create_table()?;
     native.raw_set("null", Lua5::NULL)?;
-    native.raw_set("array", array)?;
-    let marker = array.clone();
-    native.raw_set(
-        "encode",
-        lua.create_function(move |lua, value: Lua5| match json::from_lua(&value, &marker, MAX_TEXT) {
-            Ok(text) => Ok((Some(lua.create_string(text)?), None)),
-            Err(why) => Ok((None, Some(why))),
-        })?,
-    )?;
-    native.raw_set(
-        "decode",
-        lua.create_function(|lua, text: LuaString| {
-            match json::to_lua(lua, &text.as_bytes(), Nulls::Keep, None) {
-                Ok(value) => Ok((value, None)),
-                Err(ToLuaError::Json(error)) => Ok((Lua5::Nil, Some(error.to_string()))),
-                Err(ToLuaError::Lua(error)) => Err(error),
-            }
-        })?,
-    )?;
+    native.raw_set("array", &markers.array)?;
+    native.raw_set("empty_array", &markers.empty_array)?;
+    add_json(lua, &native, markers)?;
+    add_regex(lua, &native)?;
     native.raw_set(
         "log",
         lua.create_function(move |_, (level, text): (u8, LuaString)| {
@@ -86,6 +72,102 @@ pub fn table(lua: &Lua, array: &Table, logs: Rc<RefCell<Vec<ScriptLogLine>>>) ->
         })?,
     )?;
     Ok(native)
+}
+
+/// Adds `encode(value, empty_table_as_object, convert_sparse, sparse_ratio, sparse_safe)` and `decode(text, with_array_mt)`.
+fn add_json(lua: &Lua, native: &Table, markers: &Rc<Markers>) -> mlua::Result<()> {
+    let encoder = markers.clone();
+    native.raw_set(
+        "encode",
+        lua.create_function(
+            move |lua,
+                  (value, empty_table_as_object, convert_sparse, ratio, safe): (
+                Lua5,
+                bool,
+                bool,
+                u32,
+                u32,
+            )| {
+                let size = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
+                let (sparse_ratio, sparse_safe) = (size(ratio), size(safe));
+                let options =
+                    EncodeOptions { empty_table_as_object, sparse_ratio, sparse_safe, convert_sparse };
+                match json::from_lua(&value, &encoder, options, MAX_TEXT) {
+                    Ok(text) => Ok((Some(lua.create_string(text)?), None)),
+                    Err(why) => Ok((None, Some(why))),
+                }
+            },
+        )?,
+    )?;
+    let decoder = markers.clone();
+    native.raw_set(
+        "decode",
+        lua.create_function(move |lua, (text, with_array_mt): (LuaString, bool)| {
+            let array = with_array_mt.then_some(&decoder.array);
+            match json::to_lua(lua, &text.as_bytes(), Nulls::Keep, array) {
+                Ok(value) => Ok((value, None)),
+                Err(ToLuaError::Json(error)) => Ok((Lua5::Nil, Some(error.to_string()))),
+                Err(ToLuaError::Lua(error)) => Err(error),
+            }
+        })?,
+    )
+}
+
+/// Adds `search(subject, pattern, options, start, is_first)`. Returns the bounds of all groups in one list, with false for a group
+/// that is not part of the match, and the numbers of named groups, if there are any; nil without a match; nil, nil and a
+/// message for an error.
+fn add_regex(lua: &Lua, native: &Table) -> mlua::Result<()> {
+    let cache = RefCell::new(RegexCache::default());
+    native.raw_set(
+        "search",
+        lua.create_function(
+            move |lua,
+                  (subject, pattern, options, start, is_first): (
+                LuaString,
+                LuaString,
+                LuaString,
+                f64,
+                bool,
+            )| {
+                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates")]
+                let start = (start as usize).saturating_sub(1);
+                let found = cache.borrow_mut().search(
+                    &subject.as_bytes(),
+                    &pattern.as_bytes(),
+                    &options.as_bytes(),
+                    start,
+                    is_first,
+                );
+                let found = match found {
+                    Ok(Some(found)) => found,
+                    Ok(None) => return Ok(MultiValue::new()),
+                    Err(problem) => {
+                        let problem = Lua5::String(lua.create_string(problem)?);
+                        return Ok(MultiValue::from_iter([Lua5::Nil, Lua5::Nil, problem]));
+                    }
+                };
+                let bounds = lua.create_table_with_capacity(found.groups.len() * 2, 0)?;
+                for group in found.groups {
+                    match group {
+                        Some((from, to)) => {
+                            bounds.raw_push(from + 1)?;
+                            bounds.raw_push(to)?;
+                        }
+                        None => {
+                            bounds.raw_push(false)?;
+                            bounds.raw_push(false)?;
+                        }
+                    }
+                }
+                if found.names.is_empty() {
+                    return Ok(MultiValue::from_iter([Lua5::Table(bounds)]));
+                }
+                let names =
+                    lua.create_table_from(found.names.iter().map(|(name, group)| (name.as_str(), *group)))?;
+                Ok(MultiValue::from_iter([Lua5::Table(bounds), Lua5::Table(names)]))
+            },
+        )?,
+    )
 }
 
 fn now() -> f64 {

@@ -1,7 +1,7 @@
 -- The environment of scripts. Runs once in an interpreter. `make` runs for every invocation and creates all tables that a
 -- script can reach, so a later invocation does not see changes. Names are local, because a script must not change them.
 local native = ...
-local null, array = native.null, native.array
+local null, array, empty_array = native.null, native.array, native.empty_array
 local assert, error, getmetatable, ipairs, next, pairs, pcall = assert, error, getmetatable, ipairs, next, pairs, pcall
 local rawequal, rawget, rawset, select, setmetatable = rawequal, rawget, rawset, select, setmetatable
 local tonumber, tostring, type, unpack, xpcall, _VERSION = tonumber, tostring, type, unpack, xpcall, _VERSION
@@ -94,20 +94,213 @@ local function absent_in(name)
   return function(_, key) error(name .. "." .. tostring(key) .. " is not available in " .. place, 2) end
 end
 local no_os, no_ngx, no_kong, no_kong_log = absent_in("os"), absent_in("ngx"), absent_in("kong"), absent_in("kong.log")
-local no_cjson, no_safe, no_template = absent_in("cjson"), absent_in("cjson.safe"), absent_in("template")
+local no_template = absent_in("template")
 
-local function encode(value) return checked(native.encode(value)) end
-local new_cjson = copier({
-  null = null, array_mt = array, empty_array_mt = array, _NAME = "cjson", encode = encode, empty_array = false,
-  decode = function(value) return checked(native.decode(string_argument(value, "decode"))) end,
-})
-local new_safe = copier({
-  null = null, array_mt = array, empty_array_mt = array, _NAME = "cjson", empty_array = false,
-  encode = function(value) return native.encode(value) end,
-  decode = function(value)
-    if type(value) ~= "string" then return nil, "bad argument to decode (string expected, got " .. type(value) .. ")" end
-    return native.decode(value)
-  end,
+-- Reads an argument that is a Boolean, "on" or "off"; nil leaves the setting as it is.
+local function switch(value, current, name)
+  if value == nil then return current end
+  if value == true or value == "on" then return true end
+  if value == false or value == "off" then return false end
+  error("bad argument to " .. name .. " (true, false, 'on' or 'off' expected)", 3)
+end
+
+local function whole_number(value, current, name)
+  if value == nil then return current end
+  if type(value) ~= "number" or not (value >= 0 and value <= 2147483647) or floor(value) ~= value then
+    error("bad argument to " .. name .. " (expected integer between 0 and 2147483647)", 3)
+  end
+  return value
+end
+
+local function reset(settings)
+  settings.empty_table_as_object, settings.with_array_mt = true, false
+  settings.convert, settings.ratio, settings.safe = false, 2, 10
+  return settings
+end
+
+-- Returns the members of a cjson module with its own settings. `safe`: errors are returned instead of raised.
+local no_cjson, no_safe = absent_in("cjson"), absent_in("cjson.safe")
+local new_instance
+local function cjson_members(settings, safe)
+  local function encode(value)
+    return native.encode(value, settings.empty_table_as_object, settings.convert, settings.ratio, settings.safe)
+  end
+  return {
+    null = null, array_mt = array, empty_array_mt = empty_array, _NAME = "cjson", empty_array = false,
+    encode = safe and encode or function(value) return checked(encode(value)) end,
+    decode = safe and function(value)
+      if type(value) ~= "string" then return nil, "bad argument to decode (string expected, got " .. type(value) .. ")" end
+      return native.decode(value, settings.with_array_mt)
+    end or function(value) return checked(native.decode(string_argument(value, "decode"), settings.with_array_mt)) end,
+    encode_empty_table_as_object = function(value)
+      settings.empty_table_as_object =
+        switch(value, settings.empty_table_as_object, "encode_empty_table_as_object")
+      return settings.empty_table_as_object
+    end,
+    decode_array_with_array_mt = function(value)
+      settings.with_array_mt = switch(value, settings.with_array_mt, "decode_array_with_array_mt")
+      return settings.with_array_mt
+    end,
+    encode_sparse_array = function(convert, ratio, safe_index)
+      local name = "encode_sparse_array"
+      convert = switch(convert, settings.convert, name)
+      ratio, safe_index = whole_number(ratio, settings.ratio, name), whole_number(safe_index, settings.safe, name)
+      settings.convert, settings.ratio, settings.safe = convert, ratio, safe_index
+      return convert, ratio, safe_index
+    end,
+    new = function() return new_instance(safe) end,
+  }
+end
+
+local function marked_list() return setmetatable({}, array) end
+new_instance = function(safe)
+  local members = cjson_members(reset({}), safe)
+  members.empty_array = marked_list()
+  return setmetatable(members, {__index = safe and no_safe or no_cjson})
+end
+
+local cjson_settings, safe_settings = reset({}), reset({})
+local new_cjson = copier(cjson_members(cjson_settings, false))
+local new_safe = copier(cjson_members(safe_settings, true))
+-- `json()` of templates, which settings of cjson do not change.
+local function encode(value) return checked(native.encode(value, true, false, 2, 10)) end
+
+-- ngx.re. The parts of a match are bounds: the first and last byte of each group, counted from 1, or false.
+local no_re = absent_in("ngx.re")
+
+local function options_argument(options, name)
+  if options == nil then return "" end
+  options = string_argument(options, name)
+  local unknown = find(options, "[^aijmosux]")
+  if unknown then
+    error("bad argument to " .. name .. ": the option '" .. sub(options, unknown, unknown) .. "' is not supported", 3)
+  end
+  return options
+end
+
+-- Returns the position at which a search starts.
+local function position_argument(ctx, name)
+  if ctx == nil then return 1 end
+  if type(ctx) ~= "table" then error("bad argument to " .. name .. " (table expected for ctx)", 3) end
+  local position = ctx.pos
+  if position == nil then return 1 end
+  position = tonumber(position)
+  if not position or position ~= position then error("bad argument to " .. name .. " (number expected for ctx.pos)", 3) end
+  if position < 1 then return 1 end
+  return floor(position)
+end
+
+local function captures_of(subject, bounds, names, captures)
+  captures = captures or {}
+  for group = 0, #bounds / 2 - 1 do
+    local from = bounds[2 * group + 1]
+    captures[group] = from and sub(subject, from, bounds[2 * group + 2])
+  end
+  if names then
+    for name, group in next, names do captures[name] = captures[group] end
+  end
+  return captures
+end
+
+local function re_match(subject, regex, options, ctx, captures)
+  subject, regex = string_argument(subject, "ngx.re.match"), string_argument(regex, "ngx.re.match")
+  options = options_argument(options, "ngx.re.match")
+  local position = position_argument(ctx, "ngx.re.match")
+  local bounds, names, problem = native.search(subject, regex, options, position, true)
+  if not bounds then return nil, problem end
+  if ctx then ctx.pos = bounds[2] + 1 end
+  return captures_of(subject, bounds, names, captures)
+end
+
+local function re_find(subject, regex, options, ctx, group)
+  subject, regex = string_argument(subject, "ngx.re.find"), string_argument(regex, "ngx.re.find")
+  options = options_argument(options, "ngx.re.find")
+  local position = position_argument(ctx, "ngx.re.find")
+  local bounds, _, problem = native.search(subject, regex, options, position, true)
+  if not bounds then return nil, nil, problem end
+  if ctx then ctx.pos = bounds[2] + 1 end
+  group = group or 0
+  if type(group) ~= "number" or group < 0 or group >= #bounds / 2 then return nil, nil, "no such group: nth is too large" end
+  return bounds[2 * group + 1] or nil, bounds[2 * group + 2] or nil
+end
+
+-- Splits a replacement into texts and the numbers of groups: `$1`, `${1}`; `$$` is a dollar. Returns nil and a message if it is
+-- invalid.
+local function replacement_parts(text)
+  local parts, from = {}, 1
+  while true do
+    local at = find(text, "$", from, true)
+    if not at then break end
+    parts[#parts + 1] = sub(text, from, at - 1)
+    local _, last, digits = find(text, "^(%d+)", at + 1)
+    if not digits then _, last, digits = find(text, "^{(%d+)}", at + 1) end
+    if digits then
+      parts[#parts + 1] = tonumber(digits)
+    elseif sub(text, at + 1, at + 1) == "$" then
+      parts[#parts + 1], last = "$", at + 1
+    else
+      return nil, "bad replacement: write $$ for a dollar, $1 or ${1} for a group; names are not supported"
+    end
+    from = last + 1
+  end
+  parts[#parts + 1] = sub(text, from)
+  return parts
+end
+
+local function replaced(subject, bounds, parts, out)
+  for _, part in ipairs(parts) do
+    if type(part) == "number" then
+      local from = part < #bounds / 2 and bounds[2 * part + 1]
+      part = from and sub(subject, from, bounds[2 * part + 2]) or ""
+    end
+    out[#out + 1] = part
+  end
+end
+
+-- Replaces the first match, or every match with `all`.
+local function substitute(name, all, subject, regex, replacement, options)
+  subject, regex = string_argument(subject, name), string_argument(regex, name)
+  options = options_argument(options, name)
+  local parts, problem
+  if type(replacement) ~= "function" then
+    parts, problem = replacement_parts(string_argument(replacement, name))
+    if not parts then return nil, nil, problem end
+  end
+  local is_utf8 = find(options, "u", 1, true)
+  local out, count, position, copied, size = {}, 0, 1, 1, #subject
+  while position <= size + 1 do
+    local bounds, names, failed = native.search(subject, regex, options, position, count == 0)
+    if failed then return nil, nil, failed end
+    if not bounds then break end
+    local from, to = bounds[1], bounds[2]
+    count = count + 1
+    out[#out + 1] = sub(subject, copied, from - 1)
+    if parts then
+      replaced(subject, bounds, parts, out)
+    else
+      local text = replacement(captures_of(subject, bounds, names))
+      if type(text) ~= "string" and type(text) ~= "number" then
+        error("bad argument to " .. name .. " (the function must return a string, not a " .. type(text) .. ")", 2)
+      end
+      out[#out + 1] = text
+    end
+    copied, position = to + 1, to + 1
+    if not all then break end
+    if to < from then
+      -- After an empty match continue with the next character, or the same match would be found for ever.
+      position = position + 1
+      while is_utf8 and position <= size and floor(byte(subject, position) / 64) == 2 do position = position + 1 end
+    end
+  end
+  if count == 0 then return subject, 0 end
+  out[#out + 1] = sub(subject, copied)
+  return concat(out), count
+end
+
+local new_re = copier({
+  match = re_match, find = re_find,
+  sub = function(...) return substitute("ngx.re.sub", false, ...) end,
+  gsub = function(...) return substitute("ngx.re.gsub", true, ...) end,
 })
 
 local function string_function(name, call)
@@ -175,17 +368,22 @@ local function make(where, seed, context)
   place = where
   randomseed(seed)
   for key in next, array do array[key] = nil end
+  for key in next, empty_array do empty_array[key] = nil end
+  reset(cjson_settings)
+  reset(safe_settings)
   local string, table, math, bit, coroutine = new_string(), new_table(), new_math(), new_bit(), new_coroutine()
   strings.__index = string
   local os, cjson = setmetatable(new_os(), {__index = no_os}), setmetatable(new_cjson(), {__index = no_cjson})
-  cjson.empty_array = setmetatable({}, array)
+  cjson.empty_array = marked_list()
+  local ngx = setmetatable(new_ngx(), {__index = no_ngx})
+  ngx.re = setmetatable(new_re(), {__index = no_re})
   local log = setmetatable(new_kong_log(), {__index = no_kong_log, __call = kong_log})
   local globals = {
     assert = assert, error = error, getmetatable = getmetatable, ipairs = ipairs, next = next, pairs = pairs, pcall = pcall,
     rawequal = rawequal, rawget = rawget, rawset = rawset, select = select, setmetatable = setmetatable,
     tonumber = tonumber, tostring = tostring, type = type, unpack = unpack, xpcall = xpcall, _VERSION = _VERSION,
     string = string, table = table, math = math, bit = bit, coroutine = coroutine, os = os, cjson = cjson,
-    ngx = setmetatable(new_ngx(), {__index = no_ngx}), kong = setmetatable({log = log}, {__index = no_kong}),
+    ngx = ngx, kong = setmetatable({log = log}, {__index = no_kong}),
     print = levels.notice, _G = true, require = true,
   }
   globals._G = globals

@@ -14,7 +14,7 @@ use mlua::{
 };
 use serde_json::value::RawValue;
 
-use super::json::{self, Nulls, ToLuaError};
+use super::json::{self, EncodeOptions, Markers, Nulls, ToLuaError};
 use super::native;
 use crate::core::template::Template;
 use crate::sandbox::protocol::{
@@ -37,8 +37,8 @@ pub struct Vm {
     render: Function,
     /// Converts an error object to text.
     describe: Function,
-    /// The metatable that marks a table as a list.
-    array: Table,
+    /// The metatables that mark a table as a list.
+    markers: Rc<Markers>,
     /// The environment of compiled chunks while they do not run.
     empty_environment: Table,
     compiled: HashMap<String, Compiled>,
@@ -89,8 +89,8 @@ impl Vm {
         // JIT-compiled code calls no debug hook, so only killing the child would end an endless loop.
         lua.load("jit.off() jit.flush() jit = nil").exec()?;
         let logs = Rc::new(RefCell::new(Vec::new()));
-        let array = lua.create_table()?;
-        let native = native::table(&lua, &array, logs.clone())?;
+        let markers = Rc::new(Markers { array: lua.create_table()?, empty_array: lua.create_table()? });
+        let native = native::table(&lua, &markers, logs.clone())?;
         let prelude = lua.load(include_str!("prelude.lua")).set_name("=prelude").set_mode(ChunkMode::Text);
         let (make, call, render, describe) = prelude.call(native)?;
         // Every chunk gets its own environment, so it cannot reach the real globals. Empty them as a second defence.
@@ -111,7 +111,7 @@ impl Vm {
             call,
             render,
             describe,
-            array,
+            markers,
             empty_environment,
             compiled,
             budget,
@@ -129,9 +129,10 @@ impl Vm {
         self.budget.deadline.set(deadline);
         self.budget.is_exceeded.set(false);
         self.logs.borrow_mut().clear();
-        // Reset the only table that invocations share. A script may have protected its metatable against Lua, but not
+        // Reset the only tables that invocations share. A script may have protected their metatables against Lua, but not
         // against Rust.
-        let outcome = match self.array.set_metatable(None) {
+        let Markers { array, empty_array } = &*self.markers;
+        let outcome = match array.set_metatable(None).and_then(|()| empty_array.set_metatable(None)) {
             Ok(()) => match request {
                 InvocationRequest::Render { templates, context } => self.render_templates(templates, context),
                 InvocationRequest::Call { function, data, event, source, pid } => {
@@ -235,7 +236,8 @@ impl Vm {
             return Err(self.convert_raised(value));
         }
         let invalid_result = |why: String| InvocationError::Error(format!("lambda: its result: {why}"));
-        let json = json::from_lua(&value, &self.array, MAX_VALUE).map_err(invalid_result)?;
+        let json = json::from_lua(&value, &self.markers, EncodeOptions::default(), MAX_VALUE)
+            .map_err(invalid_result)?;
         let json = String::from_utf8_lossy(&json).into_owned();
         if json.len() > MAX_VALUE {
             return Err(InvocationError::TooBig(format!(
@@ -273,7 +275,8 @@ impl Vm {
     }
 
     fn value(&self, value: &RawValue) -> Result<Lua5, InvocationError> {
-        let converted = json::to_lua(&self.lua, value.get().as_bytes(), Nulls::Omit, Some(&self.array));
+        let converted =
+            json::to_lua(&self.lua, value.get().as_bytes(), Nulls::Omit, Some(&self.markers.array));
         converted.map_err(|error| match error {
             // For example data that is nested too deeply.
             ToLuaError::Json(error) => {

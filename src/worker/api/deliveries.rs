@@ -52,7 +52,7 @@ pub async fn show(
     let mut delivery = DeliveryResponse::from(record);
     if with_payload {
         let event = api.store.event_of(&namespace, id).await.map_err(|error| store_problem(&error))?;
-        delivery.data = Some(event.ok_or_else(|| delivery_not_found(id))?.data.clone());
+        delivery.data = Some(event.ok_or_else(|| delivery_not_found(id))?.data.view().to_owned());
     }
     Ok(Json(delivery))
 }

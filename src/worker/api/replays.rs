@@ -13,7 +13,7 @@ use super::responses::ReplayResponse;
 use super::state::{ApiState, IdPath, RESOURCE, store_problem};
 use crate::cluster::Permission;
 use crate::core::time::Millis;
-use crate::worker::body::{BodySender, content_length, read_body};
+use crate::worker::body::{BodySender, read_body};
 use crate::worker::problem::HttpProblem;
 use crate::worker::request::ValidPath;
 
@@ -32,7 +32,7 @@ pub async fn start(
     let too_big = || HttpProblem::new(413, "TooBig", format!("the body has more than {MAX_BODY} bytes"));
     let owner = namespace.as_str().into();
     let sender = BodySender::Authorized { memory: api.memory.requests(), namespace: &owner };
-    let body = read_body(body, content_length(&headers), MAX_BODY, sender).await;
+    let body = read_body(body, &headers, MAX_BODY, sender).await;
     let body = body.map_err(|error| HttpProblem::unreadable_body(&error, too_big))?.bytes;
     let now = Millis::now();
     let (filter, rate) = query::parse_replay(&namespace, &body, now)?;

@@ -97,6 +97,9 @@ pub struct ReplayResponse {
     rate: u32,
     replayed: u64,
     done: bool,
+    /// Why it ended early.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
 }
 
 impl From<ReplayJob> for ReplayResponse {
@@ -112,6 +115,7 @@ impl From<ReplayJob> for ReplayResponse {
             rate: replay.rate,
             replayed: replay.replayed,
             done: replay.done,
+            error: replay.error,
         }
     }
 }

@@ -440,7 +440,7 @@ mod tests {
             source: "s".into(),
             event: "e".into(),
             time: String::new(),
-            data: serde_json::from_str(r#"{"n": 1}"#).unwrap(),
+            data: serde_json::value::RawValue::from_string(r#"{"n": 1}"#.to_owned()).unwrap().into(),
             attributes: BTreeMap::default(),
         }
     }

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::command::{AttemptTicket, DispatchCommand, DispatchHandle, ReceiverSignal};
+use super::command::{
+    AttemptTicket, DispatchCommand, DispatchHandle, Postponement, ReceiverSignal, ReportGuard,
+};
 use super::effect::ExpiredDelivery;
 use super::hold::Hold;
 use super::settler::AttemptSettlement;
@@ -55,40 +57,42 @@ impl AttemptResult {
     }
 }
 
-/// Makes one attempt, hands its outcome to the settler and reports its end to the dispatcher.
+/// Makes one attempt, hands its outcome to the settler and reports its end to the dispatcher. If the task panics or is
+/// aborted, the dispatcher learns that too.
 pub async fn run(job: AttemptJob) {
     let (uid, accepted, ticket) = (job.pending.hook.uid.clone(), job.pending.accepted, job.ticket);
+    let postponed = |why| DispatchCommand::AttemptPostponed { uid: uid.clone(), why, ticket };
+    let guard = ReportGuard::new(job.dispatch.clone(), postponed(Postponement::DeliveryOnly));
     // Read the hook now, so that edits since the event was accepted apply.
     let state = job.index.get(&uid);
     let result = match state.as_ref().and_then(|state| Some((state, state.hook.as_ref().ok()?))) {
         Some((state, hook)) => make_attempt(&job, state, hook).await,
         // The hook was deleted or became invalid after it was dispatched.
-        None => Err(None),
+        None => Err(Postponement::HookChanged),
     };
-    let AttemptJob { outcomes, dispatch, pending, .. } = job;
+    let AttemptJob { outcomes, pending, .. } = job;
     // The dispatcher counts the event as free when the attempt ends.
     drop(pending);
     let AttemptResult { settlement, signal, evidence } = match result {
         Ok(result) => result,
-        Err(missing) => {
-            dispatch.send(DispatchCommand::AttemptPostponed { uid, missing, ticket }).await;
-            return;
+        Err(why) => {
+            let command = postponed(why);
+            return guard.report(command).await;
         }
     };
     let series = state.and_then(|state| state.series.clone());
     // Send the outcome first, so that a store that cannot keep up slows down dispatching. A closed channel means that the
     // process stops; the next start repeats the delivery.
     outcomes.send(AttemptSettlement { uid: uid.clone(), settlement, accepted, series }).await.ok();
-    dispatch.send(DispatchCommand::AttemptEnded { uid, signal, evidence, ticket }).await;
+    guard.report(DispatchCommand::AttemptEnded { uid, signal, evidence, ticket }).await;
 }
 
-/// Runs the handler if the filter still accepts the event. An error: no attempt was made, because something that the
-/// hook needs is missing.
+/// Runs the handler if the filter still accepts the event. An error: no attempt was made.
 async fn make_attempt(
     job: &AttemptJob,
     state: &Arc<HookState>,
     hook: &CompiledHook,
-) -> Result<AttemptResult, Option<Hold>> {
+) -> Result<AttemptResult, Postponement> {
     let pending = &job.pending;
     match reevaluate_filter(state, hook, pending).await {
         Decision::Deliver(_) => {
@@ -202,14 +206,14 @@ fn is_failure_of_handler(failure: AttemptFailure) -> bool {
         && failure != AttemptFailure::Status
 }
 
-/// Decides the delivery's next step. An error: no attempt was made, because something that the hook needs is missing.
+/// Decides the delivery's next step. An error: no attempt was made.
 fn settle(
     hook: &CompiledHook,
     pending: &PendingDelivery,
     outcome: HandlerOutcome,
     at: Millis,
     duration: Duration,
-) -> Result<AttemptResult, Option<Hold>> {
+) -> Result<AttemptResult, Postponement> {
     let mut progress = None;
     let mut failure = None;
     let (result, status, error, detail) = match &outcome {
@@ -232,7 +236,13 @@ fn settle(
         HandlerOutcome::Undeliverable { reason, detail } => {
             (retry::AttemptOutcome::Unrecoverable(*reason), None, Some(reason.as_str()), Some(detail.clone()))
         }
-        HandlerOutcome::NotReady { reason, detail } => return Err(Some(Hold::new(reason, detail.clone()))),
+        HandlerOutcome::NotReady { reason, detail } => {
+            return Err(Postponement::Missing(Hold::new(reason, detail.clone())));
+        }
+        HandlerOutcome::Postponed { reason, detail } => {
+            tracing::debug!(hook = %pending.hook.name, id = %pending.id, reason, detail, "attempt postponed");
+            return Err(Postponement::DeliveryOnly);
+        }
     };
     // A gap that does not count towards ages is like a hold.
     let (now, gap) = (Millis::now(), Millis::now().since(Millis::for_ages()));

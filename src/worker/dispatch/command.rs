@@ -1,13 +1,16 @@
 //! The dispatcher's commands, and the handle that sends them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 
 use super::hold::Hold;
 use crate::core::fair_pool::Grant;
 use crate::core::receiver_breaker::{AttemptPermit, ReceiverEvidence};
 use crate::core::time::Millis;
+use crate::memory::Reservation;
 use crate::worker::store::{DeliverySeq, DueDeliveries, HookId, NextStep, PendingDelivery, StoreError};
 
 /// Sends commands to the dispatcher. Waits while the command queue is full. Drops commands to a stopped dispatcher,
@@ -19,8 +22,8 @@ pub struct DispatchHandle {
 
 #[derive(Debug)]
 pub(super) enum DispatchCommand {
-    /// Deliveries were committed and may be sent.
-    Accepted(Vec<PendingDelivery>),
+    /// Deliveries were committed and may be sent. `memory`: the memory of their events, until the dispatcher counts them.
+    Accepted { pending: Vec<PendingDelivery>, memory: Vec<Reservation> },
     /// The hook was created, edited or deleted, or an object that it references changed.
     HookChanged(Arc<str>),
     /// The grace period of a deleted hook is over and its pending deliveries are dead. `hook`: its name, if it is known.
@@ -38,9 +41,8 @@ pub(super) enum DispatchCommand {
     Loaded { uid: Arc<str>, serial: u64, result: Result<(DueDeliveries, Option<Millis>), StoreError> },
     /// An attempt ended: the hook may send its next delivery.
     AttemptEnded { uid: Arc<str>, signal: ReceiverSignal, evidence: ReceiverEvidence, ticket: AttemptTicket },
-    /// No attempt was made, because something that the hook needs is missing (for example a Secret). Holds its
-    /// deliveries.
-    AttemptPostponed { uid: Arc<str>, missing: Option<Hold>, ticket: AttemptTicket },
+    /// No attempt was made, or it ended without an outcome.
+    AttemptPostponed { uid: Arc<str>, why: Postponement, ticket: AttemptTicket },
     /// The filter failed on an event: the delivery is evaluated again until it is too old.
     Undecided { uid: Arc<str>, generation: Option<i64>, why: String },
     /// The store cannot record outcomes (true), or can again. Meanwhile no attempt may start: an attempt whose outcome is
@@ -48,6 +50,17 @@ pub(super) enum DispatchCommand {
     StoreFull(bool),
     /// Outcomes were committed, or the commit failed. Either way the deliveries are no longer claimed.
     Settled(Vec<SettledDelivery>),
+}
+
+/// Why a delivery is attempted again without an outcome.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Postponement {
+    /// Something that the hook needs is missing, for example a Secret. Holds all its deliveries.
+    Missing(Hold),
+    /// The hook was deleted or became invalid, which holds it.
+    HookChanged,
+    /// Only this delivery waits: the process had no memory for the attempt, or the attempt ended without an outcome.
+    DeliveryOnly,
 }
 
 /// What an attempt holds until it ends.
@@ -63,6 +76,9 @@ pub struct AttemptTicket {
     pub data_len: usize,
     /// When it started, on the steady clock.
     pub started: Millis,
+    /// When the delivery's age starts, and the time that its hook was held since then.
+    pub accepted: Millis,
+    pub held: Duration,
 }
 
 /// A delivery whose outcome was written to the store.
@@ -92,10 +108,10 @@ pub(super) enum ReceiverSignal {
 }
 
 impl DispatchHandle {
-    /// Hands over deliveries that were just committed.
-    pub async fn enqueue_accepted(&self, pending: Vec<PendingDelivery>) {
+    /// Hands over deliveries that were just committed, with the memory of their events.
+    pub async fn enqueue_accepted(&self, pending: Vec<PendingDelivery>, memory: Vec<Reservation>) {
         if !pending.is_empty() {
-            self.send(DispatchCommand::Accepted(pending)).await;
+            self.send(DispatchCommand::Accepted { pending, memory }).await;
         }
     }
 
@@ -126,5 +142,118 @@ impl DispatchHandle {
 
     pub(super) async fn send(&self, command: DispatchCommand) {
         self.commands.send(command).await.ok();
+    }
+}
+
+/// Sends a command unless the task that holds it disarms it: a task that panics or is aborted would otherwise leave the
+/// dispatcher waiting for its report.
+pub(super) struct ReportGuard {
+    handle: DispatchHandle,
+    command: Option<DispatchCommand>,
+}
+
+impl ReportGuard {
+    pub fn new(handle: DispatchHandle, command: DispatchCommand) -> Self {
+        ReportGuard { handle, command: Some(command) }
+    }
+
+    /// Sends this command instead. Cancel safe: without its end, the command of the guard is sent.
+    pub async fn report(mut self, command: DispatchCommand) {
+        // A permit first, so that the report is complete once the guard is disarmed.
+        if let Ok(permit) = self.handle.commands.clone().reserve_owned().await {
+            self.command = None;
+            permit.send(command);
+        }
+    }
+}
+
+impl Drop for ReportGuard {
+    fn drop(&mut self) {
+        let Some(command) = self.command.take() else { return };
+        let Err(TrySendError::Full(command)) = self.handle.commands.try_send(command) else { return };
+        // Dropping cannot wait for the queue. Without a runtime the process ends.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let handle = self.handle.clone();
+            runtime.spawn(async move { handle.send(command).await });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::fair_shares::Owner;
+    use crate::memory::MemoryPool;
+    use crate::metrics::MemoryShareMetrics;
+
+    fn handle(capacity: usize) -> (DispatchHandle, mpsc::Receiver<DispatchCommand>) {
+        let (commands, received) = mpsc::channel(capacity);
+        (DispatchHandle { commands }, received)
+    }
+
+    fn hook_of(command: Option<DispatchCommand>) -> Option<String> {
+        match command? {
+            DispatchCommand::HookChanged(uid) | DispatchCommand::NotifyDue(uid) => Some(uid.to_string()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn queued_deliveries_keep_their_memory_until_the_machine_counts_them() {
+        let memory = Arc::new(MemoryPool::new(1000, MemoryShareMetrics::default()));
+        let namespace = "n".into();
+        let owner = Owner::namespace(&namespace);
+        let reserved = memory.try_reserve(owner, 900).unwrap();
+        let (handle, mut received) = handle(2);
+        let mut simulation = super::super::simulation::with_hook("u");
+        let pending = simulation.pending("u");
+        handle.enqueue_accepted(vec![pending], vec![reserved]).await;
+        assert!(memory.try_reserve(owner, 200).is_err(), "the command is queued");
+        let used = simulation.used_memory();
+        simulation.step(received.recv().await.unwrap());
+        assert!(simulation.used_memory() > used);
+        assert!(memory.try_reserve(owner, 900).is_ok());
+        handle.enqueue_accepted(Vec::new(), vec![memory.try_reserve(owner, 900).unwrap()]).await;
+        assert!(
+            received.try_recv().is_err() && memory.try_reserve(owner, 900).is_ok(),
+            "nothing to hand over"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_task_that_panics_or_is_aborted_reports_its_end() {
+        let (handle, mut received) = handle(1);
+        let guard = |handle: &DispatchHandle| {
+            ReportGuard::new(handle.clone(), DispatchCommand::NotifyDue("ended".into()))
+        };
+        let of_panic = guard(&handle);
+        let panicked = tokio::spawn(async move {
+            let _guard = of_panic;
+            panic!("of a test");
+        });
+        assert!(panicked.await.is_err());
+        assert_eq!(hook_of(received.recv().await).as_deref(), Some("ended"));
+        let of_abort = guard(&handle);
+        let task = tokio::spawn(async move {
+            let _guard = of_abort;
+            std::future::pending::<()>().await;
+        });
+        tokio::task::yield_now().await;
+        // Also while the queue is full.
+        handle.hook_changed("first".into()).await;
+        task.abort();
+        assert!(task.await.is_err());
+        assert_eq!(hook_of(received.recv().await).as_deref(), Some("first"));
+        assert_eq!(hook_of(received.recv().await).as_deref(), Some("ended"));
+        guard(&handle).report(DispatchCommand::HookChanged("regular".into())).await;
+        assert_eq!(hook_of(received.recv().await).as_deref(), Some("regular"));
+        assert!(received.try_recv().is_err(), "only one report");
+        // Aborted while it waits for capacity.
+        handle.hook_changed("first".into()).await;
+        let mut report = Box::pin(guard(&handle).report(DispatchCommand::HookChanged("late".into())));
+        assert!(futures::poll!(&mut report).is_pending());
+        drop(report);
+        assert_eq!(hook_of(received.recv().await).as_deref(), Some("first"));
+        assert_eq!(hook_of(received.recv().await).as_deref(), Some("ended"));
     }
 }

@@ -7,7 +7,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::command::{DispatchCommand, DispatchHandle};
+use super::command::{DispatchCommand, DispatchHandle, ReportGuard};
 use super::effect::Effect;
 use super::machine::DispatchMachine;
 use super::time::Now;
@@ -155,10 +155,14 @@ impl Dispatcher {
                 }));
             }
             Effect::Load { uid, serial, exclude, limit, untried } => {
-                let (store, handle) = (self.store.clone(), self.handle.clone());
+                let store = self.store.clone();
+                let loaded = move |uid, result| DispatchCommand::Loaded { uid, serial, result };
+                // Otherwise a read that panics would be the hook's last.
+                let failed = loaded(uid.clone(), Err(StoreError::Closed));
+                let guard = ReportGuard::new(self.handle.clone(), failed);
                 self.tasks.spawn(async move {
                     let result = store_jobs::load(&*store, &uid, exclude, limit, untried).await;
-                    handle.send(DispatchCommand::Loaded { uid, serial, result }).await;
+                    guard.report(loaded(uid, result)).await;
                 });
             }
             Effect::Expire { uid, expired, series } => {
@@ -184,13 +188,17 @@ impl Dispatcher {
                 self.tasks.spawn(store_jobs::retry_undecided(self.store.clone(), self.handle.clone(), hooks));
             }
             Effect::EndBacklog { uid, hook } => {
-                let (store, handle, metrics) =
-                    (self.store.clone(), self.handle.clone(), self.metrics.clone());
-                let ends = self.ends.clone();
+                let (store, metrics, ends) = (self.store.clone(), self.metrics.clone(), self.ends.clone());
+                // If the store fails or the task panics, HookChanged starts another grace period, at whose end the
+                // dispatcher retries.
+                let failed = DispatchCommand::HookChanged(uid.clone());
+                let guard = ReportGuard::new(self.handle.clone(), failed);
                 self.tasks.spawn(async move {
                     // Never closed, so there is always a permit at the end.
                     let _permit = ends.acquire().await;
-                    store_jobs::end_backlog(store, handle, metrics, uid, hook).await;
+                    if store_jobs::end_deliveries(&*store, &metrics, &uid).await {
+                        guard.report(DispatchCommand::BacklogEnded { uid, hook }).await;
+                    }
                 });
             }
         }

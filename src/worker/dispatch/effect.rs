@@ -1,9 +1,9 @@
 //! What the dispatcher's state machine requests of the driver.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::command::AttemptTicket;
+use crate::core::fast_map::FastSet;
 use crate::core::receiver_breaker::{BreakerReport, ReceiverEvidence};
 use crate::core::time::Millis;
 use crate::metrics::HookSeries;
@@ -17,7 +17,7 @@ pub enum Effect {
     StartAttempt { pending: PendingDelivery, ticket: AttemptTicket },
     /// Read due deliveries of a hook except the excluded ones, then send `Loaded`. Up to `untried` of them are the newest
     /// ones that were never attempted.
-    Load { uid: Arc<str>, serial: u64, exclude: HashSet<DeliverySeq>, limit: ReadLimit, untried: usize },
+    Load { uid: Arc<str>, serial: u64, exclude: FastSet<DeliverySeq>, limit: ReadLimit, untried: usize },
     /// End deliveries that are too old, then send `Settled`.
     Expire { uid: Arc<str>, expired: Vec<ExpiredDelivery>, series: Option<Arc<HookSeries>> },
     /// Store the start or end of a hook's hold.

@@ -1,12 +1,12 @@
 //! Evaluates whether a hook is held and whether its deliveries succeed, and finds changes of either to report.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::hold::{GoneMark, Hold};
 use super::queue::HookQueue;
 use super::time::Now;
 use crate::core::delivery_reason::DeliveringFault;
+use crate::core::fast_map::FastSet;
 use crate::core::time::Millis;
 use crate::worker::hooks::HookState;
 use crate::worker::report::{DeliveryHealth, HoldChange};
@@ -102,7 +102,7 @@ fn evaluate_health(hold: Option<&Hold>, queue: &HookQueue) -> Option<Delivering>
 /// Returns the start or end of a hold to store, unless the store already has it. `held`: the hooks that are held in the
 /// store.
 pub fn hold_change(
-    held: &mut HashSet<Arc<str>>,
+    held: &mut FastSet<Arc<str>>,
     hook: &HookId,
     is_held: bool,
     now: Now,

@@ -1,18 +1,19 @@
 //! The state machine of the dispatcher: `step(commands, now) -> effects`. It reads no clock, starts no task and accesses
 //! no store, so tests simulate all of them.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::command::{AttemptTicket, DispatchCommand, ReceiverSignal, SettledDelivery};
 use super::effect::Effect;
 use super::health::{evaluate_hold, hold_change};
-use super::hold::{GoneMark, Hold};
+use super::hold::GoneMark;
 use super::memory::DeliveryMemory;
 use super::queue::{AttemptInFlight, HookQueue, UndecidedFilter, memory_size};
+use super::ready_ranking::ReadyRank;
 use super::time::Now;
 use super::timers::HookTimers;
+use crate::core::fast_map::{FastMap, FastSet};
 use crate::core::receiver_breaker::{BreakerChange, ReceiverEvidence};
 use crate::core::time::Millis;
 use crate::worker::hooks::HookState;
@@ -21,21 +22,19 @@ use crate::worker::store::{DueDeliveries, HookBacklog, HookId, NextStep, Pending
 
 /// The delay before a failed access to the store is repeated.
 pub const STORE_RETRY: Duration = Duration::from_secs(1);
-/// How often a missing object (a Secret) is looked up again; a change of the object triggers it earlier.
-const RECHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The queues of all hooks.
 pub struct DispatchMachine {
     pub(super) index: Arc<HookIndex>,
-    pub(super) queues: HashMap<Arc<str>, HookQueue>,
+    pub(super) queues: FastMap<Arc<str>, HookQueue>,
     pub(super) timers: HookTimers,
     pub(super) memory: DeliveryMemory,
     /// Hooks to dispatch after the current batch of commands, each once.
     to_dispatch: Vec<Arc<str>>,
     /// Deleted hooks with pending deliveries, by namespace and name.
-    pub(super) orphans: HashMap<(Arc<str>, Arc<str>), HookId>,
+    pub(super) orphans: FastMap<(Arc<str>, Arc<str>), HookId>,
     /// The hooks that are held in the store, including those that an earlier process held.
-    pub(super) held: HashSet<Arc<str>>,
+    pub(super) held: FastSet<Arc<str>>,
     /// How long the deliveries of a deleted hook stay pending, in case the hook is recreated.
     pub(super) grace: Duration,
     pub(super) effects: Vec<Effect>,
@@ -54,12 +53,12 @@ impl DispatchMachine {
     pub fn new(index: Arc<HookIndex>, grace: Duration, memory: usize) -> Self {
         DispatchMachine {
             index,
-            queues: HashMap::new(),
+            queues: FastMap::default(),
             timers: HookTimers::default(),
             memory: DeliveryMemory::new(memory),
             to_dispatch: Vec::new(),
-            orphans: HashMap::new(),
-            held: HashSet::new(),
+            orphans: FastMap::default(),
+            held: FastSet::default(),
             grace,
             effects: Vec::new(),
             in_flight: 0,
@@ -139,8 +138,10 @@ impl DispatchMachine {
 
     fn handle_command(&mut self, command: DispatchCommand, now: Now) {
         match command {
-            DispatchCommand::Accepted(all) => {
-                let mut hooks: Vec<_> = all.into_iter().map(|pending| self.enqueue(pending)).collect();
+            DispatchCommand::Accepted { pending, memory } => {
+                let mut hooks: Vec<_> = pending.into_iter().map(|pending| self.enqueue(pending)).collect();
+                // Now the machine counts the events.
+                drop(memory);
                 hooks.dedup();
                 hooks.iter().for_each(|uid| self.dispatch_ready(uid, now));
             }
@@ -163,8 +164,7 @@ impl DispatchMachine {
             }
             DispatchCommand::Loaded { uid, serial, result } => self.on_loaded(&uid, serial, result, now),
             DispatchCommand::AttemptEnded { uid, signal, evidence, ticket } => {
-                self.record_evidence(&uid, &ticket, evidence, now);
-                self.record_signal(&uid, signal);
+                self.record_evidence(&uid, &ticket, evidence, signal, now);
                 self.end_attempt(&uid, &ticket, now);
             }
             DispatchCommand::Undecided { uid, generation, why } => {
@@ -172,9 +172,10 @@ impl DispatchMachine {
                     queue.undecided = Some(UndecidedFilter { generation, why, at: now.steady });
                 }
             }
-            DispatchCommand::AttemptPostponed { uid, missing, ticket } => {
-                self.record_evidence(&uid, &ticket, ReceiverEvidence::Inconclusive, now);
-                self.on_postponed(&uid, &ticket, missing, now);
+            DispatchCommand::AttemptPostponed { uid, why, ticket } => {
+                let evidence = ReceiverEvidence::Inconclusive;
+                self.record_evidence(&uid, &ticket, evidence, ReceiverSignal::Unknown, now);
+                self.on_postponed(&uid, &ticket, why, now);
                 self.end_attempt(&uid, &ticket, now);
             }
             DispatchCommand::StoreFull(is_full) => {
@@ -206,16 +207,19 @@ impl DispatchMachine {
     /// Takes an accepted delivery into memory, or leaves it on disk if there is no capacity. Returns its hook.
     fn enqueue(&mut self, mut pending: PendingDelivery) -> Arc<str> {
         let uid = pending.hook.uid.clone();
-        let queue = self.queues.entry(uid.clone()).or_default();
+        let mut queue = self.queues.entry(uid.clone()).or_default();
         queue.hook.get_or_insert_with(|| pending.hook.clone());
         // A blocked hook cannot send it now, so it takes no memory from others.
-        let (accepts, is_blocked) = (queue.accepts(), queue.rank.is_blocked());
+        let (mut accepts, is_blocked) = (queue.accepts(), queue.rank.is_blocked());
         let size = memory_size(&pending);
-        let fits = accepts
-            && (self.memory.shortage(size) == 0 || (!is_blocked && self.make_fair_capacity(&uid, size)));
-        let Some(queue) = self.queues.get_mut(&uid) else { return uid };
-        // Reclaiming may have unloaded this very queue.
-        if !fits || !queue.accepts() {
+        if accepts && self.memory.shortage(size) > 0 {
+            let fits = !is_blocked && self.make_fair_capacity(&uid, size);
+            let Some(found) = self.queues.get_mut(&uid) else { return uid };
+            queue = found;
+            // Reclaiming may have unloaded this very queue.
+            accepts = fits && queue.accepts();
+        }
+        if !accepts {
             queue.mark_more_on_disk();
         } else if queue.claim(pending.seq) {
             self.memory.add(&mut pending);
@@ -230,19 +234,22 @@ impl DispatchMachine {
 
     /// Releases the claim on a delivery and schedules its next attempt, if any.
     fn on_settled(&mut self, SettledDelivery { uid, seq, next, notify }: &SettledDelivery, now: Now) {
+        let mut is_idle = false;
         if let Some(queue) = self.queues.get_mut(uid) {
             let was_full = queue.has_too_many_unsettled();
             match next {
                 Some(_) => queue.mark_settled(*seq),
-                None => drop(queue.claimed.remove(seq)),
+                None => queue.release_claim(*seq),
             }
+            is_idle = queue.is_idle();
             if was_full {
                 self.mark(uid);
             }
         }
         match next {
             Some(NextStep::Retry { due }) => self.timers.set(now.steady_at(*due), uid),
-            Some(NextStep::Delivered | NextStep::Dead { .. }) => self.drop_if_idle(uid),
+            Some(NextStep::Delivered | NextStep::Dead { .. }) if is_idle => self.drop_if_idle(uid),
+            Some(NextStep::Delivered | NextStep::Dead { .. }) => {}
             // The outcome is lost and the delivery is on disk unchanged: attempt it again.
             None => self.timers.set(now.steady + STORE_RETRY, uid),
         }
@@ -279,18 +286,20 @@ impl DispatchMachine {
         self.drop_if_idle(uid);
     }
 
-    /// Updates the breaker after an attempt.
+    /// Updates the breaker and the reported health after an attempt.
     fn record_evidence(
         &mut self,
         uid: &Arc<str>,
         ticket: &AttemptTicket,
         evidence: ReceiverEvidence,
+        signal: ReceiverSignal,
         now: Now,
     ) {
         if ticket.permit.probe().is_some() {
             self.effects.push(Effect::RecordProbe(evidence));
         }
         let Some(queue) = self.queues.get_mut(uid) else { return };
+        record_signal(&self.index, queue, uid, signal);
         match queue.breaker.record(ticket.permit, evidence, now.steady) {
             BreakerChange::None => {}
             BreakerChange::Closed => self.report_breaker(uid, Some(false), now),
@@ -313,32 +322,6 @@ impl DispatchMachine {
         report.next_probe = report.next_probe.map(|at| now.wall_at(at));
         let series = self.index.get(uid).and_then(|hook| hook.series.clone());
         self.effects.push(Effect::ReportBreaker { uid: uid.clone(), report, change, series });
-    }
-
-    /// Updates the reported health after an attempt.
-    fn record_signal(&mut self, uid: &Arc<str>, signal: ReceiverSignal) {
-        let Some(queue) = self.queues.get_mut(uid) else { return };
-        if !matches!(signal, ReceiverSignal::Unknown) {
-            queue.missing = None;
-            queue.egress_denied = None;
-        }
-        match signal {
-            ReceiverSignal::Unknown => {}
-            ReceiverSignal::Healthy => {
-                queue.failures = 0;
-                queue.has_delivered = true;
-            }
-            ReceiverSignal::Failing { error, is_handler } => {
-                queue.failures = queue.failures.saturating_add(1);
-                queue.is_handler_failing = is_handler;
-                queue.last_error = Some(error);
-            }
-            ReceiverSignal::Gone => {
-                queue.failures = 0;
-                queue.gone = self.index.get(uid).map(|hook| GoneMark::of(&hook));
-            }
-            ReceiverSignal::Denied(why) => queue.egress_denied = Some(why),
-        }
     }
 
     /// Returns the hook that has this namespace and name now.
@@ -368,27 +351,16 @@ impl DispatchMachine {
         self.effects.push(Effect::ReportBreaker { uid: uid.clone(), report, change: Some(false), series });
     }
 
-    /// Holds a hook for which something is missing. Writes nothing to its deliveries. After the recheck interval, one
-    /// attempt checks on behalf of all of them.
-    fn on_postponed(&mut self, uid: &Arc<str>, ticket: &AttemptTicket, missing: Option<Hold>, now: Now) {
-        let Some(queue) = self.queues.get_mut(uid) else { return };
-        let at = now.steady + RECHECK_INTERVAL;
-        // A queue that was created since may have claimed the delivery again.
-        if queue.serial == ticket.queue {
-            queue.claimed.remove(&ticket.seq);
-        }
-        queue.mark_more_on_disk();
-        queue.recheck_at = Some(at);
-        // None: the hook was deleted or became invalid, and `evaluate_hold` holds it for that reason.
-        queue.missing = missing;
-        self.timers.set(at, uid);
-    }
-
     /// Releases the slot and the memory of an ended attempt. They go to the hook that holds least and not back to the same
     /// hook. Otherwise one large backlog could starve all other hooks.
     fn end_attempt(&mut self, uid: &Arc<str>, ticket: &AttemptTicket, now: Now) {
         let duration = match self.queues.get_mut(uid) {
-            Some(queue) => queue.end_attempt(ticket, now.steady),
+            Some(queue) => {
+                if !std::mem::replace(&mut queue.is_marked, true) {
+                    self.to_dispatch.push(uid.clone());
+                }
+                queue.end_attempt(ticket, now.steady)
+            }
             None => now.steady.since(ticket.started),
         };
         self.in_flight = self.in_flight.saturating_sub(1);
@@ -396,7 +368,6 @@ impl DispatchMachine {
         self.memory.release(DeliveryMemory::attempt_extra(ticket.data_len));
         self.memory.pool.release(uid, ticket.grant, duration);
         self.dispatch_waiting(now);
-        self.mark(uid);
     }
 
     /// Dispatches the hooks that the current batch of commands marked, and those that wait for what it freed.
@@ -436,9 +407,14 @@ impl DispatchMachine {
     /// scheduled deliveries: if it is deleted meanwhile, only its queue knows the name by which a recreated hook adopts
     /// them.
     pub(super) fn drop_if_idle(&mut self, uid: &Arc<str>) {
-        let is_idle = self.queues.get(uid).is_some_and(HookQueue::is_idle);
-        if is_idle && !self.timers.is_set(uid) && !self.memory.pool.is_waiting(uid) {
-            self.drop_queue(uid);
+        let Some(queue) = self.queues.get(uid).filter(|queue| queue.is_idle()) else { return };
+        let is_ranked = queue.rank != ReadyRank::default();
+        if !self.timers.is_set(uid) && !self.memory.pool.is_waiting(uid) {
+            if is_ranked {
+                self.update_rank(uid, false);
+            }
+            // Nothing else refers to an idle queue: it has no deliveries, and its breaker is closed.
+            self.queues.remove(uid);
         }
     }
 
@@ -466,5 +442,30 @@ impl DispatchMachine {
         }
         self.dispatch_readers(now);
         self.drop_if_idle(uid);
+    }
+}
+
+/// Updates the reported health after an attempt.
+fn record_signal(index: &HookIndex, queue: &mut HookQueue, uid: &Arc<str>, signal: ReceiverSignal) {
+    if !matches!(signal, ReceiverSignal::Unknown) {
+        queue.missing = None;
+        queue.egress_denied = None;
+    }
+    match signal {
+        ReceiverSignal::Unknown => {}
+        ReceiverSignal::Healthy => {
+            queue.failures = 0;
+            queue.has_delivered = true;
+        }
+        ReceiverSignal::Failing { error, is_handler } => {
+            queue.failures = queue.failures.saturating_add(1);
+            queue.is_handler_failing = is_handler;
+            queue.last_error = Some(error);
+        }
+        ReceiverSignal::Gone => {
+            queue.failures = 0;
+            queue.gone = index.get(uid).map(|hook| GoneMark::of(&hook));
+        }
+        ReceiverSignal::Denied(why) => queue.egress_denied = Some(why),
     }
 }

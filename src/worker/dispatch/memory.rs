@@ -5,19 +5,24 @@
 //! eighth while they run. Ready deliveries use the rest and go back to disk when another hook needs their memory
 //! (`reclaim`).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::queue::{CHUNK_ROWS, OVERHEAD, data_len};
 use super::ready_ranking::ReadyRanking;
 use super::shared_events::SharedEvents;
 use crate::core::fair_pool::FairPool;
+use crate::core::fast_map::FastMap;
+use crate::core::output::COUNTED_OUTPUT;
 use crate::worker::store::{DeliverySeq, PendingDelivery};
 
 /// Attempts in flight, over all hooks.
 pub const MAX_IN_FLIGHT: u64 = 2048;
 /// The memory of a response: `request` reads this much at most.
 const RESPONSE_BYTES: usize = 64 * 1024;
+/// The memory of an attempt besides its event and an output of the size of its event. Larger outputs reserve the rest
+/// themselves (`handlers`).
+pub const ATTEMPT_OVERHEAD: usize = OVERHEAD + RESPONSE_BYTES + COUNTED_OUTPUT;
 
 /// The memory of deliveries of all hooks.
 pub struct DeliveryMemory {
@@ -76,14 +81,14 @@ impl DeliveryMemory {
         self.remove(pending.seq, data_len(pending));
     }
 
-    /// Returns what an attempt uses besides its delivery: the rendered body and the response.
+    /// Returns what an attempt uses besides its delivery: an output of the size of the event, and the response.
     pub fn attempt_extra(len: usize) -> usize {
-        len + RESPONSE_BYTES
+        len + RESPONSE_BYTES + COUNTED_OUTPUT
     }
 
     /// Returns the amount that an attempt takes from the pool: its bytes, or a slot's part if that is more.
     pub fn attempt_amount(&self, len: usize) -> u64 {
-        let bytes = (len + OVERHEAD + Self::attempt_extra(len)) as u64;
+        let bytes = (2 * len + ATTEMPT_OVERHEAD) as u64;
         bytes.max(self.slot_bytes)
     }
 
@@ -139,7 +144,7 @@ impl DeliveryMemory {
 #[derive(Default)]
 pub struct RoundRobin {
     namespaces: VecDeque<Arc<str>>,
-    hooks: HashMap<Arc<str>, VecDeque<Arc<str>>>,
+    hooks: FastMap<Arc<str>, VecDeque<Arc<str>>>,
 }
 
 impl RoundRobin {

@@ -21,6 +21,7 @@ mod hold;
 mod machine;
 mod memory;
 mod orphans;
+mod postponed;
 mod queue;
 mod ready_ranking;
 mod reclaim;
@@ -33,6 +34,7 @@ mod timers;
 
 pub use command::DispatchHandle;
 pub use driver::{Dispatcher, DispatcherParts};
+pub use memory::ATTEMPT_OVERHEAD;
 
 #[cfg(test)]
 mod simulation;

@@ -1,6 +1,6 @@
 //! The queue of one hook: its deliveries in memory, the claimed ones, and whether there are more on disk.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::command::AttemptTicket;
@@ -10,6 +10,7 @@ use super::ready_ranking::ReadyRank;
 use super::time::Now;
 use crate::core::bucket::{Rate, TokenBucket};
 use crate::core::fair_pool::{Grant, Pace};
+use crate::core::fast_map::FastSet;
 use crate::core::receiver_breaker::{AttemptPermit, ProbeTarget, ReceiverBreaker};
 use crate::core::time::Millis;
 use crate::worker::store::{DeliverySeq, DueDeliveries, HookId, PendingDelivery, ReadLimit};
@@ -89,7 +90,9 @@ pub struct HookQueue {
     /// The rank under which the dispatcher knows the ready deliveries.
     pub rank: ReadyRank,
     /// Deliveries that are in memory, in flight, or whose outcome is not committed: a read from disk must skip them.
-    pub claimed: HashSet<DeliverySeq>,
+    pub claimed: FastSet<DeliverySeq>,
+    /// Claimed deliveries that wait after an attempt without an outcome, and until when. In the order of time.
+    postponed: VecDeque<(Millis, DeliverySeq)>,
     pub in_flight: usize,
     /// Identifies this queue to its attempts, because a dropped queue and a new one may have the same hook. 0: no attempt
     /// started yet.
@@ -109,7 +112,7 @@ pub struct HookQueue {
     notified_while_loading: bool,
     /// Deliveries whose outcome was committed during a read. The read may still show them as pending; without this set
     /// they would be sent again.
-    settled_while_loading: HashSet<DeliverySeq>,
+    settled_while_loading: FastSet<DeliverySeq>,
     /// The mean length of event data.
     mean_len: usize,
     /// The length of the event of the next delivery on disk, if it is known: it did not fit into the last read, or went
@@ -250,9 +253,38 @@ impl HookQueue {
         self.next_len.unwrap_or(MIN_READ_BYTES)
     }
 
+    /// Keeps a claimed delivery from being sent before this time.
+    pub fn postpone(&mut self, seq: DeliverySeq, until: Millis) {
+        if self.claimed.contains(&seq) {
+            self.postponed.push_back((until, seq));
+        }
+    }
+
+    /// Releases the postponed deliveries whose time has come: they are read from disk again. Returns when to call this
+    /// again.
+    pub fn release_postponed(&mut self, now: Millis) -> Option<Millis> {
+        while let Some((until, seq)) = self.postponed.front().copied() {
+            if until > now {
+                return Some(until);
+            }
+            self.postponed.pop_front();
+            self.claimed.remove(&seq);
+            self.mark_more_on_disk();
+        }
+        None
+    }
+
+    /// Releases the claim on a delivery. A later end of its postponement must not release the claim of another attempt.
+    pub fn release_claim(&mut self, seq: DeliverySeq) {
+        self.claimed.remove(&seq);
+        if !self.postponed.is_empty() {
+            self.postponed.retain(|(_, postponed)| *postponed != seq);
+        }
+    }
+
     /// Releases the claim on a delivery whose outcome is committed. A retry is read from disk when it is due.
     pub fn mark_settled(&mut self, seq: DeliverySeq) {
-        self.claimed.remove(&seq);
+        self.release_claim(seq);
         if self.loading.is_some() {
             self.settled_while_loading.insert(seq);
         }
@@ -268,6 +300,9 @@ impl HookQueue {
         if let Some(at) = self.ready.iter().position(|pending| pending.seq == seq) {
             self.claimed.remove(&seq);
             return Ok(self.take(at));
+        }
+        if self.postponed.iter().any(|(_, postponed)| *postponed == seq) {
+            self.release_claim(seq);
         }
         if self.claimed.contains(&seq) { Err(AttemptInFlight) } else { Ok(None) }
     }
@@ -390,6 +425,15 @@ impl HookQueue {
         expired
     }
 
+    /// True if there is nothing to send, to read or to wait for.
+    pub fn is_quiet(&self) -> bool {
+        self.ready.is_empty()
+            && !self.has_more_on_disk
+            && self.rank == ReadyRank::default()
+            && self.bucket.is_none()
+            && !self.breaker.is_open()
+    }
+
     /// True if the queue has no work and no state to keep.
     pub fn is_idle(&self) -> bool {
         self.ready.is_empty()
@@ -423,7 +467,7 @@ mod tests {
             source: "s".into(),
             event: "e".into(),
             time: String::new(),
-            data: serde_json::value::to_raw_value("four").unwrap(),
+            data: serde_json::value::to_raw_value("four").unwrap().into(),
             attributes: BTreeMap::new(),
         };
         let hook = HookId { uid: "u".into(), namespace: "n".into(), name: "h".into() };
@@ -563,6 +607,8 @@ mod tests {
             permit: ReceiverBreaker::default().request_permit(Millis(0)).unwrap(),
             data_len: 1,
             started,
+            accepted: Millis(0),
+            held: Duration::ZERO,
         };
         for start in [100, 101] {
             queue.start_attempt(5, at(start));
@@ -620,6 +666,25 @@ mod tests {
         assert_eq!((freed, seqs(&queue)), (memory_size(&pending(1)), vec![2, 3]));
         assert_eq!(queue.ready_bytes, 2 * memory_size(&pending(1)));
         assert!(queue.claimed.contains(&1), "until its end is on disk");
+    }
+
+    #[test]
+    fn a_postponed_delivery_is_read_again_after_its_time() {
+        let mut queue = HookQueue::default();
+        for seq in 1..=3 {
+            add(&mut queue, pending(seq));
+            queue.take(0);
+            queue.postpone(seq, Millis(10 * seq));
+        }
+        queue.postpone(9, Millis(99));
+        assert_eq!(queue.release_postponed(Millis(9)), Some(Millis(10)));
+        assert!(!queue.has_more_on_disk && queue.claimed.len() == 3, "no read finds them before");
+        queue.mark_settled(2);
+        queue.claim(2);
+        assert_eq!(queue.release_postponed(Millis(20)), Some(Millis(30)));
+        assert!(queue.has_more_on_disk && !queue.claimed.contains(&1));
+        assert!(queue.claimed.contains(&2), "another attempt has claimed it since");
+        assert_eq!(queue.release_postponed(Millis(30)), None, "a delivery without a claim is not postponed");
     }
 
     #[test]

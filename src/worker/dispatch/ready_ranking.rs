@@ -2,8 +2,10 @@
 //!
 //! Sizes are rounded up to a power of two, so that most changes of a size do not change the ranking.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
+
+use crate::core::fast_map::FastMap;
 
 /// Sizes up to this one have the same rank.
 const SMALLEST: usize = 4096;
@@ -44,7 +46,7 @@ pub struct Claimant<'a> {
 pub struct ReadyRanking {
     /// Hooks that cannot send now.
     blocked: BTreeSet<(usize, Arc<str>)>,
-    namespaces: HashMap<Arc<str>, RankedNamespace>,
+    namespaces: FastMap<Arc<str>, RankedNamespace>,
     by_size: BTreeSet<(usize, Arc<str>)>,
 }
 

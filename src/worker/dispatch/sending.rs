@@ -8,6 +8,7 @@ use super::health::{evaluate_hold, health_change, is_blocked};
 use super::machine::DispatchMachine;
 use super::memory::DeliveryMemory;
 use super::queue::{CHUNK_ROWS, LoadReservation, OVERHEAD, data_len};
+use super::ready_ranking::ReadyRank;
 use super::time::Now;
 use crate::core::fair_pool::Grant;
 use crate::core::hook::CompiledHook;
@@ -61,27 +62,35 @@ impl DispatchMachine {
         if self.is_halted() {
             return;
         }
+        let had_waiting = is_next || self.memory.pool.has_waiting();
         self.dispatch_hook(uid, is_next, now);
-        self.memory.pool.leave(uid);
+        // Only a hook that waited may be left in the pool without capacity.
+        if had_waiting {
+            self.memory.pool.leave(uid);
+        }
     }
 
     fn dispatch_hook(&mut self, uid: &Arc<str>, is_next: bool, now: Now) {
         let state = self.index.get(uid);
-        let Some(queue) = self.queues.get_mut(uid) else { return };
+        let Some(mut queue) = self.queues.get_mut(uid) else { return };
         if let Some(state) = &state {
             queue.hook.get_or_insert_with(|| state.id.clone());
             queue.deleted_since = None;
             if queue.reset_breaker_of_older(state.generation) {
                 self.report_breaker(uid, Some(false), now);
+                let Some(found) = self.queues.get_mut(uid) else { return };
+                queue = found;
             }
         }
-        let Some(queue) = self.queues.get_mut(uid) else { return };
-        if let Some(until) = queue.expire_undecided(now.steady) {
-            self.timers.set(until, uid);
-        }
+        let ends = [queue.expire_undecided(now.steady), queue.release_postponed(now.steady)];
+        ends.into_iter().flatten().for_each(|until| self.timers.set(until, uid));
         let hold = evaluate_hold(state.as_ref(), queue);
         let health = health_change(queue, state.as_deref(), hold.as_ref());
         let is_blocked = is_blocked(hold.as_ref(), queue, now.steady);
+        // The timer may have been set before a later recheck was: without another one, the hook would be held forever.
+        let recheck_at = queue.recheck_at.filter(|at| is_blocked && *at > now.steady);
+        recheck_at.into_iter().for_each(|at| self.timers.set(at, uid));
+        let (may_expire, is_quiet) = (queue.breaker.is_open(), queue.is_quiet());
         if self.held.contains(uid) != hold.is_some()
             && let Some(id) = queue.hook.clone()
         {
@@ -100,7 +109,11 @@ impl DispatchMachine {
             }
             return;
         };
-        let has_expired = self.expire(uid, hook, now);
+        // The usual state after the last attempt of a hook that keeps up.
+        if is_quiet && !self.memory.pool.has_waiting() {
+            return;
+        }
+        let has_expired = may_expire && self.expire(uid, hook, now);
         let stopped = self.start_attempts(uid, hook, now);
         if stopped != Stopped::Pool {
             self.memory.pool.stop_waiting(uid);
@@ -114,11 +127,22 @@ impl DispatchMachine {
         if let Stopped::NotBefore(at) = stopped {
             self.timers.set(at, uid);
         }
-        self.update_rank(uid, matches!(stopped, Stopped::NotBefore(_) | Stopped::Pool));
+        let may_load = self.rank_and_check_load(uid, stopped) && may_load;
         if may_load {
             let may_wait = matches!(stopped, Stopped::NothingReady | Stopped::NeedsUntried);
             self.load(uid, is_next, may_wait, now);
         }
+    }
+
+    /// Ranks the hook by what is still ready. Returns whether its queue runs low.
+    fn rank_and_check_load(&mut self, uid: &Arc<str>, stopped: Stopped) -> bool {
+        let is_blocked = matches!(stopped, Stopped::NotBefore(_) | Stopped::Pool);
+        let Some(queue) = self.queues.get(uid) else { return false };
+        let should_load = queue.should_load() && !queue.is_waiting_for_load;
+        if queue.rank != ReadyRank::of(queue.ready_bytes, is_blocked) {
+            self.update_rank(uid, is_blocked);
+        }
+        should_load
     }
 
     /// Ends the ready deliveries that are too old. Returns true if there were some.
@@ -149,10 +173,9 @@ impl DispatchMachine {
             }
             let Some(first) = queue.ready.front() else { return Stopped::NothingReady };
             let amount = self.memory.attempt_amount(data_len(first));
-            let namespace = first.hook.namespace.clone();
-            let pace = queue.pace(now.steady);
-            let Some(grant) = self.memory.pool.request(&namespace, uid, amount, pace) else {
-                self.memory.pool.wait(&namespace, uid, amount, pace);
+            let (namespace, pace) = (&first.hook.namespace, queue.pace(now.steady));
+            let Some(grant) = self.memory.pool.request(namespace, uid, amount, pace) else {
+                self.memory.pool.wait(namespace, uid, amount, pace);
                 return Stopped::Pool;
             };
             if let Err(stopped) = self.start_attempt(uid, grant, now) {
@@ -191,6 +214,8 @@ impl DispatchMachine {
             permit,
             data_len: len,
             started: now.steady,
+            accepted: pending.accepted,
+            held: pending.held,
         };
         self.in_flight += 1;
         if permit.probe().is_some() {
@@ -203,13 +228,10 @@ impl DispatchMachine {
         Ok(())
     }
 
-    /// Reads from disk if the queue runs low and there is memory. A hook without ready deliveries and without memory
+    /// Reads from disk, as the queue runs low, if there is memory. A hook without ready deliveries and without memory
     /// waits for the capacity of one attempt, and reads one delivery into it (`may_wait`).
     fn load(&mut self, uid: &Arc<str>, is_next: bool, may_wait: bool, now: Now) {
         let Some(queue) = self.queues.get(uid) else { return };
-        if !queue.should_load() || queue.is_waiting_for_load {
-            return;
-        }
         let Some(namespace) = queue.hook.as_ref().map(|hook| hook.namespace.clone()) else { return };
         let longest = self.memory.longest_read();
         let (bytes, is_empty) = (queue.read_bytes(longest), queue.ready.is_empty());

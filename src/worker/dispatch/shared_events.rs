@@ -1,9 +1,9 @@
 //! Events in memory: several deliveries of one event share one copy, which counts once.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::core::event::Event;
+use crate::core::fast_map::FastMap;
 use crate::worker::store::{DeliverySeq, EventSeq, PendingDelivery, event_seq};
 
 /// Events with less data than this are not shared: a copy costs less than finding the other one.
@@ -12,7 +12,7 @@ const MIN_SHARED: usize = 4096;
 /// The events of deliveries that are ready or in flight.
 #[derive(Default)]
 pub struct SharedEvents {
-    events: HashMap<EventSeq, SharedEvent>,
+    events: FastMap<EventSeq, SharedEvent>,
 }
 
 struct SharedEvent {

@@ -1,11 +1,11 @@
 //! The dispatcher's longer accesses to the store. Each runs in a task of its own and reports back by commands.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::command::{DispatchCommand, DispatchHandle};
+use super::command::DispatchHandle;
 use super::queue::CHUNK;
 use crate::core::delivery_reason::DeliveryReason;
+use crate::core::fast_map::FastSet;
 use crate::core::time::Millis;
 use crate::metrics::Metrics;
 use crate::worker::store::{
@@ -21,7 +21,7 @@ const END_BATCH: usize = 256;
 pub async fn load(
     store: &dyn DispatchStore,
     uid: &str,
-    mut exclude: HashSet<DeliverySeq>,
+    mut exclude: FastSet<DeliverySeq>,
     mut limit: ReadLimit,
     untried: usize,
 ) -> Result<(DueDeliveries, Option<Millis>), StoreError> {
@@ -87,26 +87,10 @@ pub async fn retry_undecided(store: Arc<dyn DispatchStore>, dispatch: DispatchHa
     }
 }
 
-/// Ends every pending delivery of a deleted hook, and reports it.
-pub async fn end_backlog(
-    store: Arc<dyn DispatchStore>,
-    dispatch: DispatchHandle,
-    metrics: Arc<Metrics>,
-    uid: Arc<str>,
-    hook: Option<HookId>,
-) {
-    let command = match end_deliveries(&*store, &metrics, &uid).await {
-        true => DispatchCommand::BacklogEnded { uid, hook },
-        // The store failed. HookChanged starts another grace period, at whose end the dispatcher retries.
-        false => DispatchCommand::HookChanged(uid),
-    };
-    dispatch.send(command).await;
-}
-
-/// Returns false if the store failed.
-async fn end_deliveries(store: &dyn DispatchStore, metrics: &Metrics, uid: &str) -> bool {
+/// Ends every pending delivery of a deleted hook. Returns false if the store failed.
+pub async fn end_deliveries(store: &dyn DispatchStore, metrics: &Metrics, uid: &str) -> bool {
     let (any_time, limit) = (Millis(i64::MAX), ReadLimit { rows: END_BATCH, ..CHUNK });
-    while let Ok(due) = store.due(uid, any_time, HashSet::new(), limit).await {
+    while let Ok(due) = store.due(uid, any_time, FastSet::default(), limit).await {
         if due.pending.is_empty() {
             return true;
         }

@@ -1,15 +1,16 @@
 //! One timer for each hook: when it is dispatched next, on the steady clock. A backlog of any size costs one entry.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use crate::core::fast_map::FastMap;
 use crate::core::time::Millis;
 
 /// The earliest due time of each hook, ordered by time.
 #[derive(Default)]
 pub struct HookTimers {
     by_time: BTreeSet<(Millis, Arc<str>)>,
-    by_hook: HashMap<Arc<str>, Millis>,
+    by_hook: FastMap<Arc<str>, Millis>,
 }
 
 impl HookTimers {
@@ -34,7 +35,7 @@ impl HookTimers {
 
     /// Returns true if the hook has a timer.
     pub fn is_set(&self, uid: &str) -> bool {
-        self.by_hook.contains_key(uid)
+        !self.by_hook.is_empty() && self.by_hook.contains_key(uid)
     }
 
     /// Returns the earliest time.

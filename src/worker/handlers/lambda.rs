@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::{HandlerOutcome, HandlerRunner, script_failed};
+use super::{HandlerOutcome, HandlerRunner, script_failed, script_owner};
 use crate::core::delivery_reason::AttemptFailure;
 use crate::core::hook::{CompiledHook, FunctionHash, Lambda};
 use crate::sandbox::{Invocation, ScriptError};
@@ -73,8 +73,9 @@ async fn call(
     timeout: Duration,
 ) -> Result<Value, ScriptError> {
     let (event, source) = (&*pending.event.event, &*pending.event.source);
-    let call = Invocation { function, data: &pending.event.data, event, source, pid: std::process::id() };
-    runner.sandbox.invoke(&hook.uid, call, timeout).await
+    let call =
+        Invocation { function, data: pending.event.data.view(), event, source, pid: std::process::id() };
+    runner.sandbox.invoke(script_owner(hook), call, timeout).await
 }
 
 fn not_delivered(result: &Value) -> HandlerOutcome {

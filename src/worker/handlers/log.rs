@@ -39,7 +39,7 @@ impl<'a> LogLine<'a> {
             id: pending.id.to_string(),
             source: &event.source,
             event: &event.event,
-            data: without_line_breaks(&event.data),
+            data: without_line_breaks(event.data.view()),
             pid: std::process::id(),
         }
     }

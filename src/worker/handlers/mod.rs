@@ -1,5 +1,6 @@
 //! Handlers: `log`, `lambda`, `webhook` and `webhook_custom` each deliver an event in one way. `request` builds and
-//! sends HTTP requests, `test` runs a hook once for a user.
+//! sends HTTP requests, `oauth2` obtains their access tokens, `rendered_memory` counts large ones, `test` runs a hook once for
+//! a user, `warnings` reports what works and is unwise.
 //!
 //! Invariants: a handler makes one attempt and returns its outcome; it does not decide about retries; the secrets that it
 //! uses never appear in the outcome.
@@ -8,16 +9,21 @@
 
 mod lambda;
 mod log;
+mod oauth2;
+mod rendered_memory;
 mod request;
 mod test;
+mod warnings;
 mod webhook;
 mod webhook_custom;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use oauth2::AccessTokens;
 pub use request::OutgoingRequest;
 pub use test::{FunctionResult, ShownTest, TestResult, ping_event, posted_event, shown_data};
+use warnings::Warnings;
 
 use crate::cluster::Cluster;
 use crate::core::delivery_reason::{AttemptFailure, DeliveryReason};
@@ -25,8 +31,9 @@ use crate::core::event::data::UnreadableData;
 use crate::core::hook::{CompiledHook, Handler};
 use crate::core::output::OutputError;
 use crate::core::template::RenderError;
+use crate::memory::MemoryPool;
 use crate::net::HttpClient;
-use crate::sandbox::{Sandbox, ScriptError};
+use crate::sandbox::{Sandbox, ScriptError, ScriptOwner};
 use crate::worker::store::{HandlerProgress, PendingDelivery};
 
 /// The outcome of one attempt.
@@ -45,6 +52,9 @@ pub enum HandlerOutcome {
     /// No attempt was made, because something that the hook needs is missing (a Secret, the sandbox). It may appear
     /// later.
     NotReady { reason: &'static str, detail: String },
+    /// No attempt was made, because other attempts use all of something that the process has (memory, sandbox processes).
+    /// The delivery is attempted again soon.
+    Postponed { reason: &'static str, detail: String },
 }
 
 impl HandlerOutcome {
@@ -65,21 +75,34 @@ impl HandlerOutcome {
                 reason.as_str()
             }
             HandlerOutcome::Undeliverable { reason, .. } => reason.as_str(),
-            HandlerOutcome::NotReady { reason, .. } => reason,
+            HandlerOutcome::NotReady { reason, .. } | HandlerOutcome::Postponed { reason, .. } => reason,
         }
     }
 }
+
+/// The least time for a request: templates or a token that used up the timeout must not make the receiver look dead.
+const MIN_TIMEOUT: Duration = Duration::from_millis(1);
 
 /// Runs the handlers of hooks.
 pub struct HandlerRunner {
     http: HttpClient,
     cluster: Arc<dyn Cluster>,
     sandbox: Sandbox,
+    /// The memory of rendered requests that are larger than their event.
+    rendered: Arc<MemoryPool>,
+    warnings: Warnings,
+    tokens: Arc<AccessTokens>,
 }
 
 impl HandlerRunner {
-    pub fn new(http: HttpClient, cluster: Arc<dyn Cluster>, sandbox: Sandbox) -> Self {
-        HandlerRunner { http, cluster, sandbox }
+    pub fn new(
+        http: HttpClient,
+        cluster: Arc<dyn Cluster>,
+        sandbox: Sandbox,
+        rendered: Arc<MemoryPool>,
+    ) -> Self {
+        let (warnings, tokens) = (Warnings::default(), Arc::default());
+        HandlerRunner { http, cluster, sandbox, rendered, warnings, tokens }
     }
 
     /// Makes one attempt, bounded by the hook's timeout.
@@ -91,9 +114,8 @@ impl HandlerRunner {
             Handler::Webhook(_) | Handler::WebhookCustom(_) => {
                 match self.prepare_request(hook, pending).await {
                     Ok(request) => {
-                        // At least 1 ms, so that templates that used up the timeout do not make the receiver look dead.
                         let remaining = timeout.saturating_sub(started.elapsed());
-                        request.send(remaining.max(Duration::from_millis(1))).await
+                        request.send(remaining.max(MIN_TIMEOUT)).await
                     }
                     Err(outcome) => outcome,
                 }
@@ -108,7 +130,9 @@ impl HandlerRunner {
         pending: &PendingDelivery,
     ) -> Result<OutgoingRequest, HandlerOutcome> {
         match &hook.handler {
-            Handler::Webhook(webhook) => webhook::prepare_request(self, hook, webhook, pending).await,
+            Handler::Webhook(webhook) => {
+                webhook::prepare_request(self, hook, webhook, pending, timeout(hook)).await
+            }
             Handler::WebhookCustom(custom) => {
                 webhook_custom::prepare_request(self, hook, custom, pending, timeout(hook)).await
             }
@@ -120,9 +144,14 @@ impl HandlerRunner {
     }
 }
 
-/// Returns the hook's timeout for an attempt, at least 1 ms: a request without time could never succeed.
+/// Returns the hook's timeout for an attempt.
 fn timeout(hook: &CompiledHook) -> Duration {
-    hook.delivery.timeout.max(Duration::from_millis(1))
+    hook.delivery.timeout.max(MIN_TIMEOUT)
+}
+
+/// Returns the owner of the hook's script invocations.
+fn script_owner(hook: &CompiledHook) -> ScriptOwner<'_> {
+    ScriptOwner { namespace: &hook.namespace, hook: &hook.uid }
 }
 
 /// Returns the outcome of an attempt on an event whose stored data cannot be read. Nothing is sent: a receiver could not
@@ -139,6 +168,7 @@ fn script_failed(what: &str, error: &ScriptError) -> HandlerOutcome {
         ScriptError::SandboxUnavailable(_) => {
             return HandlerOutcome::NotReady { reason: error.into(), detail };
         }
+        ScriptError::SandboxBusy(_) => return HandlerOutcome::Postponed { reason: error.into(), detail },
         ScriptError::ScriptFailed(_) => AttemptFailure::ScriptFailed,
         ScriptError::ScriptTimeout(_) => AttemptFailure::ScriptTimeout,
         ScriptError::ScriptMemory => AttemptFailure::ScriptMemory,
@@ -160,4 +190,18 @@ fn rendering_failed(error: &RenderError, timeout: Duration) -> HandlerOutcome {
         RenderError::Output(OutputError::Late) => ScriptError::ScriptTimeout(timeout),
     };
     script_failed("template", &error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn busy_sandbox_postpones_a_delivery_and_an_unavailable_one_holds_the_hook() {
+        let busy = script_failed("template", &ScriptError::SandboxBusy("no memory".into()));
+        assert!(matches!(busy, HandlerOutcome::Postponed { reason: "SandboxBusy", .. }), "{busy:?}");
+        assert_eq!(busy.label(), "SandboxBusy");
+        let unavailable = script_failed("template", &ScriptError::SandboxUnavailable("no seccomp".into()));
+        assert!(matches!(unavailable, HandlerOutcome::NotReady { .. }), "{unavailable:?}");
+    }
 }

@@ -1,23 +1,25 @@
 //! Requests to receivers. Building a request is separate from sending it, so that a dry run can show it.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT};
-use http::{HeaderMap, Method, Request, Uri};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT};
+use http::{HeaderMap, Method, Request, StatusCode, Uri};
 use http_body_util::Full;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::HandlerOutcome;
-use crate::api::{HeaderFrom, SecretKeyRef, SignatureScheme};
-use crate::cluster::{Cluster, ReferenceError, read_secret_text, read_tls_options};
+use super::oauth2::{AccessTokens, TokenError, TokenRequest};
+use super::{HandlerOutcome, HandlerRunner, MIN_TIMEOUT};
+use crate::api::{HeaderFrom, SecretKeyRef, SignatureScheme, Tls};
+use crate::cluster::{ReferenceError, read_secret_text, read_tls_options};
 use crate::core::conditions::cut;
 use crate::core::delivery_reason::{AttemptFailure, DeliveryReason};
 use crate::core::event::hops;
 use crate::core::gate::SUPPRESSED_HEADER;
 use crate::core::hook::{self, Address, CompiledHook, RequestTarget, Signature};
 use crate::core::redact::redact;
-use crate::core::sign;
+use crate::core::sign::{self, SecretError, SigningKey};
 use crate::core::time::Millis;
 use crate::core::trace;
 use crate::net::{HttpClient, HttpResponse, SendError};
@@ -44,22 +46,78 @@ pub struct OutgoingRequest {
     pub body: Bytes,
     /// Texts to mask wherever a part of the request or its response is shown.
     pub secrets: Vec<SecretString>,
+    /// How to obtain the access token that the request needs.
+    authorization: Option<Authorization>,
+}
+
+/// The access token of a request, which is obtained when the request is sent.
+struct Authorization {
+    tokens: Arc<AccessTokens>,
+    request: Arc<TokenRequest>,
 }
 
 impl OutgoingRequest {
-    /// Sends the request and returns the unmodified response.
-    pub async fn exchange(self, timeout: Duration) -> Result<HttpResponse, SendError> {
+    /// Shows in a request that will not be sent that it would carry an access token.
+    pub fn show_authorization(&mut self) {
+        if self.authorization.is_some() {
+            self.headers.insert(AUTHORIZATION, HeaderValue::from_static("Bearer ***"));
+        }
+    }
+
+    /// Sends the request and returns the unmodified response. Adds the texts to mask to `secrets`.
+    pub async fn exchange(
+        mut self,
+        timeout: Duration,
+        secrets: &mut Vec<SecretString>,
+    ) -> Result<HttpResponse, HandlerOutcome> {
+        let Some(Authorization { tokens, request }) = self.authorization.take() else {
+            let http = self.http.clone();
+            let sent = http.send(self.into_request(), timeout, MAX_RESPONSE).await;
+            return sent.map_err(|error| send_failed(&error, secrets));
+        };
+        let deadline = Instant::now() + timeout;
+        let token = tokio::time::timeout(timeout, tokens.token(request.clone())).await;
+        let token =
+            token.unwrap_or(Err(TokenError::Interrupted)).map_err(|error| no_token(&error, secrets))?;
+        let remaining = || deadline.saturating_duration_since(Instant::now()).max(MIN_TIMEOUT);
+        secrets.push(token.text.clone());
+        self.headers.insert(AUTHORIZATION, token.header.clone());
+        let response = self.send_once(remaining()).await.map_err(|error| send_failed(&error, secrets))?;
+        if response.status != StatusCode::UNAUTHORIZED {
+            return Ok(response);
+        }
+        // The receiver may have revoked the token before its end.
+        match tokio::time::timeout(remaining(), tokens.replace(request, &token)).await {
+            Ok(Some(token)) => {
+                secrets.push(token.text.clone());
+                self.headers.insert(AUTHORIZATION, token.header);
+                self.send_once(remaining()).await.map_err(|error| send_failed(&error, secrets))
+            }
+            Ok(None) | Err(_) => Ok(response),
+        }
+    }
+
+    fn into_request(self) -> Request<Full<Bytes>> {
         let mut request = Request::new(Full::from(self.body));
         *request.method_mut() = self.method;
         *request.uri_mut() = self.uri;
         *request.headers_mut() = self.headers;
+        request
+    }
+
+    /// Sends the request and keeps it, so that it can be sent with another token.
+    async fn send_once(&self, timeout: Duration) -> Result<HttpResponse, SendError> {
+        let mut request = Request::new(Full::from(self.body.clone()));
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.uri.clone();
+        *request.headers_mut() = self.headers.clone();
         self.http.send(request, timeout, MAX_RESPONSE).await
     }
 
     /// Sends the request and returns the outcome of the attempt.
     pub async fn send(mut self, timeout: Duration) -> HandlerOutcome {
-        let secrets = std::mem::take(&mut self.secrets);
-        match self.exchange(timeout).await {
+        let mut secrets = std::mem::take(&mut self.secrets);
+        match self.exchange(timeout, &mut secrets).await {
             Ok(response) => {
                 let is_success = response.status.is_success();
                 let retry_after =
@@ -68,8 +126,16 @@ impl OutgoingRequest {
                     .then(|| redact_and_cut(&String::from_utf8_lossy(&response.body), &secrets));
                 HandlerOutcome::Answered { status: response.status.as_u16(), retry_after, detail }
             }
-            Err(error) => send_failed(&error, &secrets),
+            Err(outcome) => outcome,
         }
+    }
+}
+
+/// Returns the outcome of a request for which there is no access token. It is no attempt: the receiver was not contacted.
+fn no_token(error: &TokenError, secrets: &[SecretString]) -> HandlerOutcome {
+    HandlerOutcome::NotReady {
+        reason: "TokenUnavailable",
+        detail: redact_and_cut(&format!("oauth2: {error}"), secrets),
     }
 }
 
@@ -98,7 +164,7 @@ pub fn redact_and_cut(text: &str, secrets: &[SecretString]) -> String {
 
 /// A request that is being built. Errors are the outcome of the attempt.
 pub struct RequestDraft<'a> {
-    cluster: &'a dyn Cluster,
+    runner: &'a HandlerRunner,
     hook: &'a CompiledHook,
     pending: &'a PendingDelivery,
     headers: HeaderMap,
@@ -106,11 +172,11 @@ pub struct RequestDraft<'a> {
 }
 
 impl<'a> RequestDraft<'a> {
-    pub fn new(cluster: &'a dyn Cluster, hook: &'a CompiledHook, pending: &'a PendingDelivery) -> Self {
+    pub fn new(runner: &'a HandlerRunner, hook: &'a CompiledHook, pending: &'a PendingDelivery) -> Self {
         // Enough for most requests: a map that grows is rehashed each time.
         let mut headers = HeaderMap::with_capacity(12);
         headers.insert(USER_AGENT, HeaderValue::from_static(USER_AGENT_VALUE));
-        RequestDraft { cluster, hook, pending, headers, secrets: Vec::new() }
+        RequestDraft { runner, hook, pending, headers, secrets: Vec::new() }
     }
 
     pub fn set_content_type(&mut self, value: &'static str) {
@@ -150,25 +216,9 @@ impl<'a> RequestDraft<'a> {
     }
 
     /// Adds address, TLS options, standard headers and signature.
-    pub async fn finish(
-        mut self,
-        http: &HttpClient,
-        method: Method,
-        body: Bytes,
-    ) -> Result<OutgoingRequest, HandlerOutcome> {
+    pub async fn finish(mut self, method: Method, body: Bytes) -> Result<OutgoingRequest, HandlerOutcome> {
         let handler = &self.hook.handler;
-        let http = match handler.tls() {
-            None => http.clone(),
-            Some(tls) => {
-                let options = read_tls_options(self.cluster, &self.hook.namespace, tls)
-                    .await
-                    .map_err(missing_secret)?;
-                http.with_tls(&options).map_err(|e| HandlerOutcome::NotReady {
-                    reason: "SecretUnusable",
-                    detail: e.to_string(),
-                })?
-            }
-        };
+        let http = self.http_client(handler.tls()).await?;
         let uri = self.target_uri().await?;
         // Set our headers last, so that a header of the spec cannot pass for a signature.
         let pending = self.pending;
@@ -185,8 +235,43 @@ impl<'a> RequestDraft<'a> {
         if let Some(signature) = handler.signature() {
             self.sign(signature, &body, Millis::wall()).await?;
         }
+        let authorization = self.authorization().await?;
         let RequestDraft { headers, secrets, .. } = self;
-        Ok(OutgoingRequest { http, method, uri, headers, body, secrets })
+        Ok(OutgoingRequest { http, method, uri, headers, body, secrets, authorization })
+    }
+
+    /// Reads what a request for an access token needs.
+    async fn authorization(&mut self) -> Result<Option<Authorization>, HandlerOutcome> {
+        let Some(oauth2) = self.hook.handler.oauth2() else { return Ok(None) };
+        let client_secret = self.read_secret(&oauth2.client_secret_ref).await?;
+        self.secrets.push(client_secret.clone());
+        let address = Address::parse(&oauth2.token_url.0).map_err(|why| HandlerOutcome::NotReady {
+            reason: "TokenUnavailable",
+            detail: format!("oauth2: tokenUrl {why}"),
+        })?;
+        let http = self.http_client(oauth2.tls.as_deref()).await?;
+        let request = TokenRequest {
+            uid: self.hook.uid.clone(),
+            url: address.uri,
+            client_id: oauth2.client_id.clone(),
+            client_secret,
+            scope: oauth2.scopes.as_ref().map(|scopes| scopes.join(" ")),
+            audience: oauth2.audience.clone(),
+            http,
+        };
+        Ok(Some(Authorization { tokens: self.runner.tokens.clone(), request: Arc::new(request) }))
+    }
+
+    /// Returns the client with these TLS options.
+    async fn http_client(&self, tls: Option<&Tls>) -> Result<HttpClient, HandlerOutcome> {
+        let Some(tls) = tls else { return Ok(self.runner.http.clone()) };
+        let options = read_tls_options(&*self.runner.cluster, &self.hook.namespace, tls)
+            .await
+            .map_err(missing_secret)?;
+        self.runner
+            .http
+            .with_tls(&options)
+            .map_err(|e| HandlerOutcome::NotReady { reason: "SecretUnusable", detail: e.to_string() })
     }
 
     async fn target_uri(&mut self) -> Result<Uri, HandlerOutcome> {
@@ -201,7 +286,8 @@ impl<'a> RequestDraft<'a> {
             }
         };
         let text = self.read_secret(reference).await?;
-        let address = Address::parse(text.expose_secret()).map_err(|why| unusable_secret(reference, why))?;
+        let address = Address::parse(text.expose_secret().trim());
+        let address = address.map_err(|why| unusable_secret(reference, why))?;
         // Mask the host too: errors contain it, and it is part of the secret address.
         self.secrets.push(text);
         self.secrets.push(SecretString::from(address.url.as_str()));
@@ -223,8 +309,13 @@ impl<'a> RequestDraft<'a> {
             SignatureScheme::StandardWebhooks => {
                 let seconds = now.0.div_euclid(1000);
                 let id = self.pending.id.to_string();
-                let value = sign::standard_webhooks_signature(&secrets, &id, seconds, body)
-                    .map_err(|e| unusable_secret(&signature.secret_ref, &e.to_string()))?;
+                let keys: Result<Vec<_>, _> = secrets.iter().map(|text| SigningKey::parse(text)).collect();
+                let keys = keys.map_err(|error| invalid_secret(&signature.secret_ref, error))?;
+                if keys.iter().any(SigningKey::is_short) {
+                    let secret = &signature.secret_ref.name;
+                    self.runner.warnings.short_secret(self.hook, secret);
+                }
+                let value = sign::standard_webhooks_signature(&keys, &id, seconds, body);
                 self.set_own_header(TIMESTAMP_HEADER, &seconds.to_string());
                 self.set_own_header(SIGNATURE_HEADER, &value);
             }
@@ -241,12 +332,18 @@ impl<'a> RequestDraft<'a> {
     }
 
     async fn read_secret(&self, reference: &SecretKeyRef) -> Result<SecretString, HandlerOutcome> {
-        read_secret_text(self.cluster, &self.hook.namespace, reference).await.map_err(missing_secret)
+        read_secret_text(&*self.runner.cluster, &self.hook.namespace, reference).await.map_err(missing_secret)
     }
 }
 
 fn missing_secret(missing: ReferenceError) -> HandlerOutcome {
     HandlerOutcome::NotReady { reason: (&missing).into(), detail: missing.to_string() }
+}
+
+/// Returns the outcome for a Secret that is no signing key. The delivery stays pending, because the user may fix the Secret.
+fn invalid_secret(reference: &SecretKeyRef, error: SecretError) -> HandlerOutcome {
+    let detail = format!("key {} of Secret {} {error}", reference.key, reference.name);
+    HandlerOutcome::NotReady { reason: "InvalidSecret", detail }
 }
 
 /// Returns the outcome for a Secret with an unusable value. The delivery stays pending, because the user may fix the

@@ -83,11 +83,8 @@ impl HandlerRunner {
             }
             Handler::Webhook(_) | Handler::WebhookCustom(_) => {
                 let mut request = self.prepare_request(hook, &pending).await?;
-                let secrets = std::mem::take(&mut request.secrets);
-                let response = request
-                    .exchange(timeout(hook))
-                    .await
-                    .map_err(|error| request::send_failed(&error, &secrets))?;
+                let mut secrets = std::mem::take(&mut request.secrets);
+                let response = request.exchange(timeout(hook), &mut secrets).await?;
                 // A receiver may echo the request, which contains secrets.
                 let masked = |bytes: &[u8]| {
                     let secrets = secrets.iter().map(ExposeSecret::expose_secret);
@@ -110,7 +107,9 @@ impl HandlerRunner {
         hook: &CompiledHook,
         event: Event,
     ) -> Result<OutgoingRequest, HandlerOutcome> {
-        self.prepare_request(hook, &unstored_delivery(hook, event)).await
+        let mut request = self.prepare_request(hook, &unstored_delivery(hook, event)).await?;
+        request.show_authorization();
+        Ok(request)
     }
 
     /// Returns the line that `test` would log, as JSON.
@@ -139,7 +138,7 @@ fn new_event(hook: &CompiledHook, source: String, event: String, data: Box<RawVa
         source,
         event,
         time: Millis::now().rfc3339(),
-        data,
+        data: data.into(),
         attributes: BTreeMap::new(),
     }
 }

@@ -82,8 +82,7 @@ async fn hand_over(
             // The client may have disconnected.
             drop(reply.send(result));
         }
-        dispatch.enqueue_accepted(pending).await;
-        drop(reserved);
+        dispatch.enqueue_accepted(pending, reserved).await;
         for hook in to_notify {
             dispatch.notify_hook(hook).await;
         }

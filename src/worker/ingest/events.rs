@@ -7,11 +7,11 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use http::header::{ALLOW, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, StatusCode};
 use serde_json::json;
 
-use super::{IngestState, PublishResponse, complete_draft, decide_deliveries, hash_parts};
+use super::{IngestState, PublishResponse, complete_draft, decide_deliveries, hash_parts, reserve_views};
 use crate::cluster::Permission;
 use crate::core::event::{
     Event, EventDraft, HOPS_ATTRIBUTE, InvalidEvent, MAX_HOPS, Origin, PublishedEvents, hops, hops_of,
@@ -20,7 +20,7 @@ use crate::core::event::{
 use crate::core::time::Millis;
 use crate::core::trace;
 use crate::memory::Reservation;
-use crate::worker::body::{BodySender, content_length, read_body};
+use crate::worker::body::{BodySender, read_body};
 use crate::worker::problem::HttpProblem;
 use crate::worker::request::{ValidPath, token};
 use crate::worker::store::{AcceptedEvent, Dedup, NewEvent, StoreError};
@@ -58,19 +58,6 @@ pub async fn publish(
     (StatusCode::ACCEPTED, response).into_response()
 }
 
-/// Answers the handshake of the CloudEvents webhook specification, by which a sender requests permission to send. Needs
-/// no token, because the token of each later request is checked.
-pub async fn handshake(headers: HeaderMap) -> Response {
-    let mut response = StatusCode::OK.into_response();
-    let out = response.headers_mut();
-    out.insert(ALLOW, HeaderValue::from_static("POST"));
-    if let Some(origin) = headers.get("webhook-request-origin") {
-        out.insert("webhook-allowed-origin", origin.clone());
-        out.insert("webhook-allowed-rate", HeaderValue::from_static("*"));
-    }
-    response
-}
-
 async fn accept(
     state: &IngestState,
     namespace: String,
@@ -96,20 +83,23 @@ async fn accept(
     };
     let owner = namespace.as_str().into();
     let sender = BodySender::Authorized { memory: state.memory.requests(), namespace: &owner };
-    let body = read_body(body, content_length(headers), max, sender).await;
+    let body = read_body(body, headers, max, sender).await;
     let body = body.map_err(|error| HttpProblem::unreadable_body(&error, || too_big(max)))?;
     let fields = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
     let now = Millis::now();
     let parsed = parse_request(content_type, fields, &body.bytes, limits.max_event_bytes)?;
-    let memory = body.into_events_memory();
-    match parsed {
-        PublishedEvents::One(draft) => {
-            let all = commit_events(state, vec![draft], namespace, headers, now, memory).await?;
-            Ok(PublishOutcome::One(all.into_iter().next().ok_or(StoreError::Closed)?))
-        }
-        PublishedEvents::Batch(drafts) => {
-            Ok(PublishOutcome::Batch(commit_events(state, drafts, namespace, headers, now, memory).await?))
-        }
+    let (is_batch, drafts) = match parsed {
+        PublishedEvents::One(draft) => (false, vec![draft]),
+        PublishedEvents::Batch(drafts) => (true, drafts),
+    };
+    let length = body.bytes.len();
+    let mut memory = body.into_events_memory();
+    reserve_views(&mut memory, length, &drafts)
+        .map_err(|error| HttpProblem::unreadable_body(&error, || too_big(max)))?;
+    let all = commit_events(state, drafts, namespace, headers, now, memory).await?;
+    match is_batch {
+        true => Ok(PublishOutcome::Batch(all)),
+        false => Ok(PublishOutcome::One(all.into_iter().next().ok_or(StoreError::Closed)?)),
     }
 }
 

@@ -10,6 +10,7 @@
 mod commit;
 mod disk;
 mod events;
+mod handshake;
 mod relays;
 mod streams;
 mod unknown;
@@ -23,6 +24,7 @@ use axum::routing::post;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use super::body::BodyError;
 use super::decide::{create_deliveries, has_filters};
 use super::hooks::HookState;
 use super::index::HookIndex;
@@ -34,10 +36,11 @@ use crate::cluster::{Cluster, View};
 use crate::core::event::{Event, EventDraft, Origin};
 use crate::core::id;
 use crate::core::time::Millis;
-use crate::memory::MemoryBudget;
+use crate::memory::{MemoryBudget, Reservation};
 use crate::metrics::Metrics;
 pub use commit::Committer;
 pub use disk::{Disk, IngestClosure};
+pub use handshake::{AllowedOrigin, HandshakeOrigins};
 pub use unknown::UnknownNames;
 
 /// Bounds and windows of the ingest port.
@@ -61,6 +64,8 @@ pub struct IngestState {
     pub committer: Committer,
     pub metrics: Arc<Metrics>,
     pub limits: Limits,
+    /// The senders that the handshake of webhooks admits.
+    pub handshake: HandshakeOrigins,
     pub unknown_hooks: UnknownNames,
     pub unknown_streams: UnknownNames,
     pub disk: Arc<Disk>,
@@ -74,7 +79,7 @@ pub fn router(state: IngestState, access: Option<&Arc<LocalAccess>>) -> Router {
     let state = Arc::new(state);
     let metrics = state.metrics.clone();
     let open = Router::new()
-        .route("/v1/namespaces/{namespace}/events", post(events::publish).options(events::handshake))
+        .route("/v1/namespaces/{namespace}/events", post(events::publish).options(handshake::handshake))
         .fallback(|| async {
             HttpProblem::new(
                 404,
@@ -108,6 +113,16 @@ struct PublishResponse<'a> {
 impl<'a> PublishResponse<'a> {
     fn of(accepted: &'a AcceptedEvent) -> Self {
         PublishResponse { id: &accepted.event_id, deliveries: accepted.kept() }
+    }
+}
+
+/// Reserves what the data of parsed events needs beyond their body: text and base64 in JSON may be longer than the bytes.
+/// Does not wait, because the data is in memory already.
+fn reserve_views(memory: &mut Reservation, body: usize, drafts: &[EventDraft]) -> Result<(), BodyError> {
+    let views: usize = drafts.iter().map(|draft| draft.data.get().len()).sum();
+    match views.saturating_sub(body) as u64 {
+        0 => Ok(()),
+        more => memory.try_grow_to(memory.bytes().saturating_add(more)).map_err(|_| BodyError::Busy),
     }
 }
 

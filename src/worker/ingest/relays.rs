@@ -15,11 +15,13 @@ use super::{IngestState, PublishResponse, complete_draft, decide_deliveries, has
 use crate::cluster::ObjectKey;
 use crate::core::delivery_reason::DeliveryReason;
 use crate::core::event::{Origin, parse_relayed};
+use crate::core::fair_shares::Owner;
 use crate::core::relay::{self, RelayRejection, SIGNATURE_HEADER};
 use crate::core::time::Millis;
 use crate::core::trace;
 use crate::memory::request_cost;
-use crate::worker::body::{BodyError, BodySender, MEMORY_TIMEOUT, content_length, read_body};
+use crate::worker::body::{BodyError, BodySender, MEMORY_TIMEOUT, ReadBody, read_body, read_encoded_body};
+use crate::worker::content_coding::ContentCoding;
 use crate::worker::hooks::HookState;
 use crate::worker::problem::{HttpProblem, close_connection};
 use crate::worker::request::ValidPath;
@@ -79,11 +81,11 @@ async fn accept(state: &IngestState, key: &ObjectKey, headers: &HeaderMap, body:
     let owner: Arc<str> = key.namespace.as_str().into();
     // The signature covers the whole body, so the relay is authenticated only after the body was read.
     let sender = BodySender::Unverified { memory: state.memory.unverified(), namespace: &owner };
-    let mut body = match read_body(body, content_length(headers), max, sender).await {
+    // The signature covers the bytes as they were sent. They are decoded only after it was verified, because a decoder
+    // lets a sender occupy much more memory than it sends.
+    let body = match read_encoded_body(body, headers, max, sender).await {
         Ok(body) => body,
-        Err(BodyError::TooBig) => return RelayOutcome::Refused(HttpProblem::event_too_big(max)),
-        // The body is incomplete. After any response Kong would drop the event.
-        Err(error) => return RelayOutcome::RetryLater((&error).into()),
+        Err(error) => return unreadable(&error, max),
     };
     let Ok(key_ring) = state.cluster.key_ring(false).await else {
         return RelayOutcome::RetryLater("KeyRing");
@@ -104,12 +106,10 @@ async fn accept(state: &IngestState, key: &ObjectKey, headers: &HeaderMap, body:
         Err(_) if guarded.0.is_err() => return RelayOutcome::RetryLater("Unreadable"),
         Err(refused) => return refuse(401, refused),
     };
-    // From here on the relay is a request of its namespace.
-    let cost = request_cost(body.bytes.len() as u64);
-    let Ok(memory) = state.memory.requests().reserve(&owner, cost, MEMORY_TIMEOUT).await else {
-        return RelayOutcome::RetryLater((&BodyError::Busy).into());
+    let body = match accept_body(state, body, headers, &owner).await {
+        Ok(body) => body,
+        Err(error) => return unreadable(&error, max),
     };
-    drop(std::mem::replace(&mut body.memory, memory));
     let mut draft = match parse_relayed(&body.bytes) {
         Ok(draft) => draft,
         Err(bad) => return RelayOutcome::Refused(bad.into()),
@@ -152,6 +152,38 @@ async fn accept(state: &IngestState, key: &ObjectKey, headers: &HeaderMap, body:
             accepted.map_or(RelayOutcome::RetryLater("Closed"), RelayOutcome::Accepted)
         }
         Err(error) => RelayOutcome::RetryLater((&error).into()),
+    }
+}
+
+/// Makes the body of a verified relay a request of its namespace, and decodes it.
+async fn accept_body(
+    state: &IngestState,
+    mut body: ReadBody,
+    headers: &HeaderMap,
+    owner: &Arc<str>,
+) -> Result<ReadBody, BodyError> {
+    let memory = state.memory.requests();
+    if ContentCoding::of(headers)? != ContentCoding::Identity {
+        let sender = BodySender::Authorized { memory, namespace: owner };
+        // The bytes as they were sent stay reserved until they are decoded.
+        let sent = body.bytes.clone();
+        return read_body(Body::from(sent), headers, state.limits.max_event_bytes, sender).await;
+    }
+    let cost = request_cost(body.bytes.len() as u64);
+    let reserved =
+        memory.reserve(Owner::namespace(owner), cost, MEMORY_TIMEOUT).await.map_err(|_| BodyError::Busy)?;
+    drop(std::mem::replace(&mut body.memory, reserved));
+    Ok(body)
+}
+
+/// Returns the outcome of a relay whose body cannot be read.
+fn unreadable(error: &BodyError, max: usize) -> RelayOutcome {
+    match error {
+        // After any response Kong drops the event: only for bodies that are the same at every retry.
+        BodyError::TooBig | BodyError::Coding | BodyError::Corrupt => {
+            RelayOutcome::Refused(HttpProblem::unreadable_body(error, || HttpProblem::event_too_big(max)))
+        }
+        BodyError::Broken | BodyError::Busy => RelayOutcome::RetryLater(error.into()),
     }
 }
 

@@ -12,14 +12,14 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode};
 
-use super::{IngestState, PublishResponse, complete_draft, decide_deliveries, hash_parts};
+use super::{IngestState, PublishResponse, complete_draft, decide_deliveries, hash_parts, reserve_views};
 use crate::api::EventStream;
 use crate::cluster::{ObjectKey, read_secret_text};
 use crate::core::event::{Origin, parse_streamed};
 use crate::core::stream::{self, Destination};
 use crate::core::stream_auth::{authenticate, credential, worker_credentials};
 use crate::core::time::Millis;
-use crate::worker::body::{BodyError, BodySender, content_length, read_body};
+use crate::worker::body::{BodyError, BodySender, read_body};
 use crate::worker::problem::HttpProblem;
 use crate::worker::request::ValidPath;
 use crate::worker::store::{AcceptedEvent, Dedup, NewEvent, StoreError};
@@ -74,13 +74,16 @@ async fn accept(
     let owner = key.namespace.as_str().into();
     // Its credential is a header and was checked.
     let sender = BodySender::Authorized { memory: state.memory.requests(), namespace: &owner };
-    let body = read_body(body, content_length(headers), max, sender).await;
+    let body = read_body(body, headers, max, sender).await;
     let body = body.map_err(|error| match error {
         BodyError::Broken => retry_later("BrokenBody", "the body ended early or took too long"),
         error => HttpProblem::unreadable_body(&error, || HttpProblem::event_too_big(max)),
     })?;
     let draft = parse_streamed(&body.bytes)?;
-    let memory = body.into_events_memory();
+    let length = body.bytes.len();
+    let mut memory = body.into_events_memory();
+    reserve_views(&mut memory, length, std::slice::from_ref(&draft))
+        .map_err(|error| HttpProblem::unreadable_body(&error, || HttpProblem::event_too_big(max)))?;
     let dedup = draft.id.as_ref().map(|id| Dedup {
         key: hash_parts(&[
             b"stream",

@@ -1,12 +1,11 @@
 //! The dispatch role: reading due deliveries, settling attempts, holding and promoting.
 
-use std::collections::HashSet;
-
 use futures::future::BoxFuture;
 
 use super::{
     DeliverySeq, DueDeliveries, HookBacklog, HookId, PendingDelivery, ReadLimit, Settlement, StoreError,
 };
+use crate::core::fast_map::FastSet;
 use crate::core::time::Millis;
 
 /// Serves pending deliveries to the dispatcher and records what it does with them.
@@ -23,7 +22,7 @@ pub trait DispatchStore: Send + Sync + 'static {
         &self,
         hook_uid: &str,
         now: Millis,
-        exclude: HashSet<DeliverySeq>,
+        exclude: FastSet<DeliverySeq>,
         limit: ReadLimit,
     ) -> BoxFuture<'_, Result<DueDeliveries, StoreError>>;
 
@@ -37,7 +36,7 @@ pub trait DispatchStore: Send + Sync + 'static {
         &self,
         hook_uid: &str,
         now: Millis,
-        exclude: HashSet<DeliverySeq>,
+        exclude: FastSet<DeliverySeq>,
         limit: ReadLimit,
     ) -> BoxFuture<'_, Result<Vec<PendingDelivery>, StoreError>>;
 

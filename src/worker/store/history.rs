@@ -98,4 +98,6 @@ pub struct ReplayJob {
     pub rate: u32,
     pub replayed: u64,
     pub done: bool,
+    /// Why it cannot go on.
+    pub error: Option<String>,
 }

@@ -126,9 +126,10 @@ async fn predicts_adoption_and_lists_uncompared_fields() {
     );
     let (code, rows) = diff(&adopting("Override", json!({"source": "balancer"})), &[]).await;
     assert_eq!((code, &rows["h"]["change"]), (1, &json!("update")), "{rows}");
-    // An object as the cluster prints it names its external object in the status.
+    // An object as the cluster prints it has a finalizer, and names its external object in the status.
     let mut printed: Value = serde_json::from_str(&gateway("printed", json!({}))[4..]).unwrap();
     printed["metadata"]["uid"] = json!("11111111-2222-4333-8444-555555555555");
+    printed["metadata"]["finalizers"] = json!(["hookstream.dev/cleanup"]);
     printed["status"] = json!({"external": {"id": id, "connection": "kong", "endpoint": kong.url}});
     let (code, rows) = diff(&format!("{base}---\n{printed}\n"), &[]).await;
     assert_eq!((code, &rows["printed"]["change"]), (0, &json!("unchanged")), "{rows}");

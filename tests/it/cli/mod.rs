@@ -3,6 +3,8 @@
 mod commands;
 mod diff;
 mod import;
+mod manifest_files;
+mod orphans;
 mod release;
 mod standalone;
 mod store;

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::harness::Auth0;
 use crate::harness::auth0_objects::{connect, hook, stream};
+use crate::harness::objects::message;
 use crate::harness::world::World;
 
 fn note(event: &Value) -> &str {
@@ -77,4 +78,25 @@ async fn reports_what_stays_at_the_vendor() {
         assert!(note(&event).contains(id) && note(&event).contains(why), "{event:#}");
     }
     assert_eq!((world.kong.hooks().await.len(), auth0.stored_hooks().await.len()), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn delete_at_auth0_is_confirmed_by_a_read() {
+    let world = World::start("confirmed-delete").await;
+    let auth0 = Auth0::start(&[]).await;
+    connect(&world, &auth0).await;
+    let destination = json!({"eventBridge": {"accountId": "123456789012", "region": "eu-central-1"}});
+    world.apply(&[stream("s", destination)]).await;
+    let object = world.ready("eventstreams/s").await;
+    let id = object["status"]["external"]["id"].as_str().unwrap();
+    // Reads still show the stream after the delete.
+    let body = json!({"id": id, "name": "s", "subscriptions": []});
+    let path = format!("/api/v2/event-streams/{id}");
+    auth0.fault(json!({"method": "GET", "path": path, "status": 200, "body": body})).await;
+    world.kubectl(&["delete", "eventstream/s", "--wait=false"]).await;
+    let object = world.not_ready("eventstreams/s", "StillVisible").await;
+    assert!(message(&object).contains(id), "{object:#}");
+    assert_eq!(auth0.stored_streams().await, Vec::<Value>::new());
+    auth0.clear_faults().await;
+    world.wait_until_deleted("eventstreams/s").await;
 }

@@ -103,8 +103,9 @@ async fn stalls_relay_without_ingest_url() {
     world.ready("eventhooks/direct").await;
     world.edit("conn/kong", json!({"ingestUrl": "https://hooks.example.com/base/"})).await;
     world.ready("eventhooks/relayed").await;
-    let url = format!("https://hooks.example.com/base/v1/namespaces/{}/relays/relayed", world.namespace.name);
-    assert!(world.kong.hooks().await.iter().any(|h| h["config"]["url"] == url));
+    let url =
+        format!("https://hooks.example.com/base/v1/namespaces/{}/relays/relayed?", world.namespace.name);
+    assert!(world.kong.hooks().await.iter().any(|h| h["config"]["url"].as_str().unwrap().starts_with(&url)));
     // A changed ingest address is a change of the user, and no drift.
     world.edit("conn/kong", json!({"ingestUrl": "https://hooks.example.com/moved"})).await;
     let has_moved = |h: &[Value]| h.iter().any(|h| h["config"]["url"].as_str().unwrap().contains("/moved/"));

@@ -1,12 +1,17 @@
 //! Leader election: only the leader calls Kong and writes status. When it is paused, dies or stops, another replica takes
 //! over, no replica exits, and no two write.
 
+use std::time::{Duration, Instant};
+
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::harness::objects::documents;
 use crate::harness::world::{Setup, World};
 use crate::harness::{DEADLINE, Process, ResponseGate, control_plane, eventually};
+
+/// The flag `--lease-duration` of a world's operators.
+const LEASE_DURATION: Duration = Duration::from_secs(5);
 
 /// Starts a controller of the world's operator, without a worker.
 fn controller(world: &World) -> Process {
@@ -199,6 +204,58 @@ async fn two_leases_have_two_leaders() {
     world.ready("eventhooks/a").await;
     world.kong.until_hooks("one of each", |hooks| hooks.len() == 2).await;
     assert!(!first.log().lines().chain(second.log().lines()).any(is_standby_line), "neither stands by");
+}
+
+async fn delete_lease(world: &World) {
+    world.home.kubectl(&["delete", "lease", "hookstream-controller"]).await.unwrap();
+}
+
+/// The leader cannot notice that its Lease was deleted, and would go on after a pause that is shorter than its lease.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_replica_leads_beside_holder_of_deleted_lease() {
+    let mut world = World::start("deleted-lease").await;
+    world.stop_operator().await;
+    let first = controller(&world);
+    first.wait_for_line(is_leader_line, DEADLINE).await;
+    let second = controller(&world);
+    second.wait_for_line(is_standby_line, DEADLINE).await;
+    signal(&first, Signal::STOP);
+    let deleted = Instant::now();
+    delete_lease(&world).await;
+    // A replica that starts now does not know that there was a holder.
+    let third = controller(&world);
+    let leader_lines = || [&second, &third].map(|p| p.log().lines().filter(|l| is_leader_line(l)).count());
+    eventually(DEADLINE, "a new leader", async || match leader_lines() {
+        [0, 0] => Err(format!("{}\n{}", second.log(), third.log())),
+        _ => Ok(()),
+    })
+    .await;
+    assert!(deleted.elapsed() >= LEASE_DURATION, "it leads while the first may: {:?}", deleted.elapsed());
+    signal(&first, Signal::CONT);
+    first.wait_for_line(is_standby_line, DEADLINE).await;
+    assert_eq!(leader_lines().iter().sum::<usize>(), 1, "one leader");
+    world.apply(&[world.connection(), world.hook("a")]).await;
+    world.ready("eventhooks/a").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn holder_of_deleted_lease_pauses_before_it_leads_again() {
+    let mut world = World::start("recreated-lease").await;
+    world.stop_operator().await;
+    let first = controller(&world);
+    first.wait_for_line(is_leader_line, DEADLINE).await;
+    let deleted = Instant::now();
+    delete_lease(&world).await;
+    first.wait_for_line(|line| line.contains("waiting until a former holder has stopped"), DEADLINE).await;
+    let leader_lines = || first.log().lines().filter(|line| is_leader_line(line)).count();
+    eventually(DEADLINE, "leadership again", async || match leader_lines() {
+        2 => Ok(()),
+        lines => Err(format!("{lines}")),
+    })
+    .await;
+    assert!(deleted.elapsed() >= LEASE_DURATION, "another replica may have led: {:?}", deleted.elapsed());
+    world.apply(&[world.connection(), world.hook("a")]).await;
+    world.ready("eventhooks/a").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

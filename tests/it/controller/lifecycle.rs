@@ -43,7 +43,11 @@ async fn hook_is_synced_delivered_edited_repaired_and_deleted() {
     // Kong has one hook, which relays to the worker with a secret that controller and worker derive.
     let hook = world.kong.only_hook().await;
     let relay = format!("{}/v1/namespaces/{}/relays/consumers", world.ingest, world.namespace.name);
-    assert_eq!(hook["config"]["url"], relay);
+    let relay = {
+        let url = hook["config"]["url"].as_str().unwrap();
+        assert!(url.starts_with(&format!("{relay}?installation=")), "{url}");
+        url.to_owned()
+    };
     let relay_secret = hook["config"]["secret"].as_str().unwrap().to_owned();
     assert_eq!(relay_secret, derive_relay_secret(&world).await);
     assert_eq!((&hook["source"], &hook["event"]), (&json!("crud"), &json!("consumers")));
@@ -88,9 +92,18 @@ async fn hook_is_synced_delivered_edited_repaired_and_deleted() {
     assert_eq!((&repair["type"], &repair["regarding"]["kind"]), (&json!("Warning"), &json!("EventHook")));
     world.ready("eventhooks/consumers").await;
 
-    // A hook that another client deletes is recreated with the same id.
+    // A hook that another client deletes is recreated with the same id, and reported before.
+    world.kong.fault(json!({"method": "PUT", "path": "/event-hooks", "status": 500})).await;
     world.kong.delete(id).await;
+    let missing = world.event("consumers", "ExternalObjectMissing").await;
+    let note = missing["note"].as_str().unwrap();
+    assert!(note.contains(id) && missing["type"] == "Warning", "{missing:#}");
+    assert_eq!(world.kong.hooks().await, Vec::<Value>::new(), "it is not created yet");
+    world.kong.clear_faults().await;
     world.kong.until_hooks("the hook again", |h| is_repaired(h) && h[0]["id"] == id).await;
+    world.ready("eventhooks/consumers").await;
+    world.kong.delete(id).await;
+    world.kong.until_hooks("the hook once more", |h| is_repaired(h) && h[0]["id"] == id).await;
     eventually(DEADLINE, "an Event of the second repair", async || {
         let events = world.events("consumers").await;
         let is_deletion = |e: &&Value| e["note"].as_str().is_some_and(|n| n.contains("deleted"));

@@ -1,17 +1,22 @@
 //! The controller: objects at Kong and Auth0, status, leader election.
 
 mod adoption;
+mod api_server_credentials;
 mod auth0_hooks;
 mod auth0_policies;
 mod auth0_rate_limits;
 mod auth0_streams;
+mod controller_classes;
 mod crash_points;
+mod credentials;
 mod deletion;
 mod delivering_condition;
 mod delivery_moves;
 mod foreign_answers;
 mod hidden_secrets;
+mod hostile_vendor;
 mod idle;
+mod installations;
 mod invalid_references;
 mod kong_errors;
 mod kong_variants;
@@ -19,9 +24,15 @@ mod leadership;
 mod lifecycle;
 mod lost_key_ring;
 mod malformed_objects;
+mod moved_connections;
 mod namespace_deletion;
+mod newer_version;
+mod ownership;
+mod private_key;
 mod probes;
 mod random_kills;
 mod rate_limits;
+mod restored_cluster;
 mod status_writes;
 mod suspension;
+mod tenants;

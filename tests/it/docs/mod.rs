@@ -3,6 +3,7 @@
 
 mod architecture;
 mod commands;
+mod conformance;
 mod explained;
 mod generated;
 mod gitops;
@@ -10,4 +11,5 @@ mod metrics;
 mod pages;
 mod quickstart;
 mod reasons;
+mod security_claims;
 mod typed;

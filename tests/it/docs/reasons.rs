@@ -30,7 +30,9 @@ const ENUMS: [(&str, &str, &[&str]); 13] = [
 const METRICS_ONLY: [&str; 4] = ["NotVisibleYet", "Postponed", "Gone", "NotLeading"];
 
 /// Reasons of other enums: of the store and of requests at the ports.
-const OF_REQUESTS: [&str; 12] = [
+const OF_REQUESTS: [&str; 14] = [
+    "ContentEncoding",
+    "CorruptBody",
     "BadHost",
     "NotFound",
     "MethodNotAllowed",

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::Namespace;
+use super::objects::{documents, free_lease};
 
 /// Kubeconfig files with tokens of the three accounts, one for each way to run the program.
 #[derive(Clone)]
@@ -17,7 +18,7 @@ pub struct Accounts {
 }
 
 impl Accounts {
-    /// Creates the accounts, roles and bindings of one operator in the namespace `home`. Cluster-scoped objects get the
+    /// Creates the accounts, roles, bindings and the Lease of one operator in the namespace `home`. Cluster-scoped objects get the
     /// namespace's name as a suffix, because many operators share a control plane in the tests.
     pub async fn create(home: &Namespace) -> Accounts {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/base/rbac.yaml");
@@ -32,8 +33,8 @@ impl Accounts {
                 object["roleRef"]["name"] = unique(&object["roleRef"]["name"]);
             }
         }
-        let documents: String = objects.iter().map(|o| format!("---\n{o}\n")).collect();
-        home.apply(&documents).await.expect("the operator's accounts");
+        objects.push(free_lease());
+        home.apply(&documents(&objects)).await.expect("the operator's accounts");
         Accounts {
             both: home.kubeconfig_of("hookstream").await,
             controller: home.kubeconfig_of("hookstream-controller").await,

@@ -29,8 +29,12 @@ impl Auth0 {
 
     /// Starts a tenant at a given address, for example one that returns after an outage.
     pub async fn start_at(address: &str, args: &[&str]) -> Auth0 {
+        Auth0::start_with_credential(address, ["--client-secret", CLIENT_SECRET], args).await
+    }
+
+    async fn start_with_credential(address: &str, credential: [&str; 2], args: &[&str]) -> Auth0 {
         let defaults = ["emulate", "auth0", "--listen", address, "--client-id", CLIENT_ID];
-        let defaults = defaults.into_iter().chain(["--client-secret", CLIENT_SECRET, "--time-scale", "0.01"]);
+        let defaults = defaults.into_iter().chain(credential).chain(["--time-scale", "0.01"]);
         // A ready token, so that the test's own calls make no request to the token endpoint.
         let token = "the-token-of-the-test".to_owned();
         let defaults = defaults.chain(["--token", &token]);
@@ -39,6 +43,12 @@ impl Auth0 {
         let url = line.rsplit(' ').next().unwrap().to_owned();
         let domain = url.rsplit('/').next().unwrap().to_owned();
         Auth0 { url, domain, http: http(), token, process }
+    }
+
+    /// Starts a tenant whose client logs in with a private key; the file has the public one.
+    pub async fn start_with_key(public_key: &str, args: &[&str]) -> Auth0 {
+        let credential = ["--client-public-key", public_key];
+        Auth0::start_with_credential("127.0.0.1:0", credential, args).await
     }
 
     /// Starts a tenant that speaks TLS, with a self-signed certificate and its key in files. The client of this struct does

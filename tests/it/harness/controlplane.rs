@@ -31,7 +31,12 @@ pub struct ControlPlane {
     /// The certificate to trust for `url`.
     pub ca_file: PathBuf,
     admin_kubeconfig: PathBuf,
-    children: Mutex<Vec<Child>>,
+    /// The commands of etcd and kube-apiserver, as tool, arguments and log.
+    commands: Vec<(&'static str, Vec<String>, PathBuf)>,
+    /// etcd and kube-apiserver.
+    servers: Mutex<Vec<Child>>,
+    /// kube-controller-manager.
+    controllers: Mutex<Vec<Child>>,
 }
 
 /// Returns the control plane of this test binary. The first caller starts it.
@@ -48,7 +53,7 @@ pub fn control_plane() -> &'static ControlPlane {
                 for _ in 0..3 {
                     match ControlPlane::bare().await {
                         Ok(control_plane) => {
-                            control_plane.apply_crds().await;
+                            control_plane.apply_crds(hookstream::api::crds()).await;
                             return Ok(control_plane);
                         }
                         Err(error) => last_error = error,
@@ -69,23 +74,22 @@ impl ControlPlane {
         let dir = watchdog::unique_path("controlplane");
         std::fs::create_dir_all(dir.join("certs")).map_err(|e| e.to_string())?;
         let (etcd, peer, port) = (free_port(), free_port(), free_port());
-        let mut command = Command::new(tool("etcd"));
-        command.arg("--unsafe-no-fsync").arg("--data-dir").arg(dir.join("etcd"));
+        let mut etcd_args = vec!["--unsafe-no-fsync".to_owned()];
+        etcd_args.push(format!("--data-dir={}", dir.join("etcd").display()));
         for (flag, port) in [
             ("--listen-client-urls", etcd),
             ("--advertise-client-urls", etcd),
             ("--listen-peer-urls", peer),
             ("--initial-advertise-peer-urls", peer),
         ] {
-            command.arg(format!("{flag}=http://127.0.0.1:{port}"));
+            etcd_args.push(format!("{flag}=http://127.0.0.1:{port}"));
         }
-        command.arg(format!("--initial-cluster=default=http://127.0.0.1:{peer}"));
-        let etcd_child = watchdog::spawn(command, &dir.join("etcd.log")).map_err(|e| e.to_string())?;
+        etcd_args.push(format!("--initial-cluster=default=http://127.0.0.1:{peer}"));
 
         let token = uuid::Uuid::now_v7().to_string();
         write(&dir.join("tokens"), &format!("{token},admin,admin,system:masters\n"));
         service_account_keys(&dir);
-        let mut command = Command::new(tool("kube-apiserver"));
+        let mut server_args = Vec::new();
         let file = |name: &str| dir.join(name).display().to_string();
         for (flag, value) in [
             ("--etcd-servers", format!("http://127.0.0.1:{etcd}")),
@@ -102,27 +106,53 @@ impl ControlPlane {
             // Without the service account controller no namespace has the account that this plugin requires of every Pod.
             ("--disable-admission-plugins", "ServiceAccount".into()),
         ] {
-            command.arg(format!("{flag}={value}"));
+            server_args.push(format!("{flag}={value}"));
         }
-        let log = dir.join("kube-apiserver.log");
-        let server = watchdog::spawn(command, &log).map_err(|e| e.to_string())?;
-
         let control_plane = ControlPlane {
             url: format!("https://127.0.0.1:{port}"),
             ca_file: dir.join("certs/apiserver.crt"),
             admin_kubeconfig: dir.join(ADMIN_KUBECONFIG),
-            children: Mutex::new(vec![etcd_child, server]),
+            commands: vec![
+                ("etcd", etcd_args, dir.join("etcd.log")),
+                ("kube-apiserver", server_args, dir.join("kube-apiserver.log")),
+            ],
+            servers: Mutex::default(),
+            controllers: Mutex::default(),
             dir,
         };
         write(&control_plane.admin_kubeconfig, &control_plane.kubeconfig_text(&token, "default"));
-        control_plane.wait_until_ready(&log).await?;
+        control_plane.start_servers().await?;
         Ok(control_plane)
+    }
+
+    /// Starts etcd and kube-apiserver, and waits until they are ready.
+    pub async fn start_servers(&self) -> Result<(), String> {
+        for (name, args, log) in &self.commands {
+            let mut command = Command::new(tool(name));
+            command.args(args);
+            self.servers.lock().unwrap().push(watchdog::spawn(command, log).map_err(|e| e.to_string())?);
+        }
+        self.wait_until_ready(&self.dir.join("kube-apiserver.log")).await
+    }
+
+    /// Kills kube-apiserver and etcd. The folder of etcd's data is complete afterwards, because etcd writes a log ahead.
+    pub fn stop_servers(&self) {
+        for mut child in self.servers.lock().unwrap().drain(..).rev() {
+            child.kill().expect("SIGKILL");
+            child.wait().expect("its end");
+            watchdog::forget(child.id());
+        }
+    }
+
+    /// Returns the folder of etcd's data.
+    pub fn etcd_data(&self) -> PathBuf {
+        self.dir.join("etcd")
     }
 
     async fn wait_until_ready(&self, log: &Path) -> Result<(), String> {
         let start = Instant::now();
         loop {
-            for child in self.children.lock().unwrap().iter_mut() {
+            for child in self.servers.lock().unwrap().iter_mut() {
                 if let Ok(Some(status)) = child.try_wait() {
                     watchdog::forget(child.id());
                     return Err(format!("{status}, see {}\n{}", self.dir.display(), last_lines(log)));
@@ -143,10 +173,10 @@ impl ControlPlane {
         }
     }
 
-    async fn apply_crds(&self) {
+    pub async fn apply_crds(&self, crds: Vec<serde_json::Value>) {
         let client = self.client().await;
         let api: Api<CustomResourceDefinition> = Api::all(client.clone());
-        for crd in hookstream::api::crds() {
+        for crd in crds {
             let name = crd["metadata"]["name"].as_str().expect("a name").to_owned();
             let crd: CustomResourceDefinition = serde_json::from_value(crd).expect("a CRD");
             let params = PatchParams::apply("tests").force();
@@ -184,7 +214,7 @@ impl ControlPlane {
                 "--concurrent-gc-syncs=10",
             ]);
             let child = watchdog::spawn(command, &self.dir.join("kube-controller-manager.log"));
-            self.children.lock().unwrap().push(child.expect("kube-controller-manager"));
+            self.controllers.lock().unwrap().push(child.expect("kube-controller-manager"));
         });
     }
 

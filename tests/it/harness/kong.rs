@@ -99,9 +99,9 @@ impl Kong {
         self.until_hooks(&format!("{n} hooks"), |hooks| hooks.len() == n).await
     }
 
-    /// Creates a hook as another client of Kong would.
-    pub async fn create(&self, body: Value) {
-        self.call_ok(reqwest::Method::POST, "/event-hooks", Some(body)).await;
+    /// Creates a hook as another client of Kong would. Returns it.
+    pub async fn create(&self, body: Value) -> Value {
+        self.call_ok(reqwest::Method::POST, "/event-hooks", Some(body)).await
     }
 
     /// Changes a hook as another client of Kong would.

@@ -17,6 +17,7 @@ pub mod manifests;
 pub mod metrics;
 mod namespace;
 pub mod objects;
+pub mod own_cluster;
 mod process;
 mod receiver;
 mod response_gate;

@@ -14,6 +14,13 @@ pub fn secret(name: &str, key: &str, value: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": {key: value}})
 }
 
+/// Returns a Lease that its last holder released. Without one, the first replica waits for one lease duration, because the
+/// Lease may have been deleted under a leader.
+pub fn free_lease() -> Value {
+    json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "hookstream-controller"},
+        "spec": {"holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": "2026-01-01T00:00:00.000000Z"}})
+}
+
 /// Returns a condition of the object, or null.
 pub fn condition(object: &Value, kind: &str) -> Value {
     let conditions = object["status"]["conditions"].as_array();

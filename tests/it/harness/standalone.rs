@@ -79,6 +79,11 @@ impl Standalone {
         self.args.extend(["--public-ingest-url".to_owned(), format!("http://{}", self.listen)]);
     }
 
+    /// Adds flags, from the next start on.
+    pub fn add_args(&mut self, args: &[&str]) {
+        self.args.extend(args.iter().map(ToString::to_string));
+    }
+
     /// Mounts a file system of this size as the data folder (`$0`), from the next start on, and runs the command `prepare`
     /// before the process. The mount ends with the process. Needs user namespaces, so its tests are ignored by default.
     pub fn mount_data(&mut self, size: &str, prepare: &str) {

@@ -175,6 +175,10 @@ impl World {
     }
 
     /// Kills the operator with SIGKILL.
+    pub fn operator_pid(&self) -> u32 {
+        self.operator.as_ref().expect("a running operator").pid()
+    }
+
     pub fn kill_operator(&mut self) {
         if let Some(operator) = self.operator.take() {
             operator.kill9();

@@ -10,6 +10,7 @@ use k8s_openapi::api::authorization::v1::SubjectAccessReview;
 use kube::api::{Api, PostParams};
 use serde_json::{Value, json};
 
+use crate::harness::objects::{documents, free_lease};
 use crate::harness::{DEADLINE, Namespace, Process, Receiver, Reply, control_plane, eventually, free_port};
 
 fn deploy(path: &str) -> PathBuf {
@@ -193,6 +194,7 @@ async fn roles_work_with_their_rights() {
     apply_base().await;
     let shop = shop().await;
     let home = Namespace { name: HOME.into() };
+    home.apply(&documents(&[free_lease()])).await.unwrap();
     let data = tempfile::tempdir().unwrap();
     let (kong, ingest) = (free_port(), free_port());
     let address = |port: u16| format!("127.0.0.1:{port}");

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::harness::helm::{Container, objects, token};
 use crate::harness::http::http;
-use crate::harness::objects::{documents, object};
+use crate::harness::objects::{documents, free_lease, object};
 use crate::harness::{
     ControlPlane, DEADLINE, Kong, Process, Receiver, Reply, control_plane, eventually, free_port, watchdog,
 };
@@ -73,6 +73,8 @@ async fn namespaced_overlay_works_in_its_namespace_only() {
     cluster.kubectl(["create", "namespace", SHOP], "").await.unwrap();
     apply(&cluster, &["-f", &folder("crds")], "").await.unwrap();
     apply(&cluster, &["-k", &folder("deploy/overlays/namespaced")], "").await.unwrap();
+
+    apply(&cluster, &["-n", HOME, "-f", "-"], &documents(&[free_lease()])).await.unwrap();
 
     let local = Local::new();
     let (worker, controller) = (

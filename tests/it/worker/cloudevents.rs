@@ -33,7 +33,10 @@ async fn binary_event_keeps_attributes() {
     };
     let json = binary().header("content-type", "application/vnd.x+json").body(r#"{"n": 1.50}"#);
     assert_eq!(answer(json).await, (202, json!({"id": "1", "deliveries": 1})));
-    let (status, problem) = answer(binary().header("content-type", "text/plain").body("hello")).await;
+    // Without the headers, the body would have to name source and event.
+    let plain =
+        standalone.client.post(standalone.url(EVENTS)).header("content-type", "text/plain").body("hello");
+    let (status, problem) = answer(plain.header("ce-x", "1")).await;
     assert_eq!((status, &problem["reason"]), (415, &json!("ContentType")), "{problem}");
 
     let request = receiver.wait_for(1, DEADLINE).await.remove(0);
@@ -88,19 +91,68 @@ async fn batch_is_atomic() {
     assert_eq!(ids, ["1", "3", "4"], "each accepted event once, and no event of a refused batch");
 }
 
+/// Sends the handshake as Azure Event Grid does. Returns the status and the granted origin and rate.
+async fn handshake(standalone: &Standalone, namespace: &str, origin: &str) -> (u16, String, String) {
+    let url = standalone.url(&format!("/v1/namespaces/{namespace}/events"));
+    let request = standalone.client.request(reqwest::Method::OPTIONS, url);
+    let request = request.header("webhook-request-origin", origin).header("webhook-request-rate", "120");
+    let response = request.send().await.unwrap();
+    let header = |name: &str| {
+        response.headers().get(name).map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default()
+    };
+    (response.status().as_u16(), header("webhook-allowed-origin"), header("webhook-allowed-rate"))
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn options_request_is_answered() {
-    let (_receiver, standalone) = start(&[]).await;
+async fn handshake_is_granted_to_listed_origins() {
+    let receiver = Receiver::start(|_, _| Reply::status(200));
+    let args = ["--handshake-origins", "default=eventgrid.azure.net,default=slow.example@100"];
+    let (_receiver, standalone) = start(&args).await;
+    let granted = |origin: &str, rate: &str| (200, origin.to_owned(), rate.to_owned());
+    let refused = (403, String::new(), String::new());
+    assert_eq!(
+        handshake(&standalone, "default", "eventgrid.azure.net").await,
+        granted("eventgrid.azure.net", "*")
+    );
+    assert_eq!(handshake(&standalone, "default", "slow.example").await, granted("slow.example", "100"));
+    assert_eq!(handshake(&standalone, "other", "eventgrid.azure.net").await, refused);
+    assert_eq!(handshake(&standalone, "default", "evil.example").await, refused);
+
     let options = || standalone.client.request(reqwest::Method::OPTIONS, standalone.url(EVENTS));
-    let response =
-        options().header("webhook-request-origin", "eventemitter.example.com").send().await.unwrap();
-    let header = |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok());
-    assert_eq!(response.status(), 200);
-    assert_eq!(header("webhook-allowed-origin"), Some("eventemitter.example.com"));
-    assert_eq!(header("webhook-allowed-rate"), Some("*"));
-    assert_eq!(header("allow"), Some("POST"));
     let plain = options().send().await.unwrap();
-    assert!(plain.status() == 200 && !plain.headers().contains_key("webhook-allowed-origin"));
+    assert_eq!((plain.status().as_u16(), plain.headers()["allow"].to_str().unwrap()), (200, "POST"));
+    assert!(!plain.headers().contains_key("webhook-allowed-origin"));
+    // An address that the sender names is never requested.
+    for origin in ["eventgrid.azure.net", "evil.example"] {
+        let request = options().header("webhook-request-origin", origin);
+        request.header("webhook-request-callback", receiver.url()).send().await.unwrap();
+    }
+    standalone.assert_stays("no callback", async || receiver.requests().is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn handshake_is_granted_to_every_origin_by_flag() {
+    let (_receiver, standalone) = start(&["--handshake-allow-all"]).await;
+    let granted = (200, "any.example".to_owned(), "*".to_owned());
+    assert_eq!(handshake(&standalone, "default", "any.example").await, granted);
+}
+
+/// RFC 3339 allows more digits and years than most timestamp types.
+#[tokio::test(flavor = "multi_thread")]
+async fn time_is_forwarded_as_it_was_sent() {
+    let (receiver, standalone) = start(&[]).await;
+    let times = ["2024-02-29T12:00:00.1234567891234Z", "9999-12-31T23:59:59Z", "0001-01-01T00:00:00-23:59"];
+    for time in times {
+        let mut event = cloud(time, "s");
+        event["time"] = json!(time);
+        let request = standalone.client.post(standalone.url(EVENTS)).body(event.to_string());
+        let (status, answer) = answer(request.header("content-type", "application/cloudevents+json")).await;
+        assert_eq!(status, 202, "{answer}");
+    }
+    for request in receiver.wait_for(times.len(), DEADLINE).await {
+        let body = request.json();
+        assert_eq!(body["time"], body["id"]);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

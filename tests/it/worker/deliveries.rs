@@ -189,14 +189,14 @@ async fn signatures_verify() {
         let signature = json!({"secretRef": {"name": "keys", "key": key}}).merged(more);
         json!({"handler": {"webhook": {"signature": signature}}})
     };
-    let raw = b"01234567890123456789";
+    let (raw, old) = (b"0123456789012345678901234", b"a secret without a prefix");
     let standard = format!("whsec_{}", BASE64_STANDARD.encode(raw));
     let manifests = hook_at(&receiver, "kong", signed("two", json!({})))
         + &hook_at(&receiver, "hex", signed("two", json!({"algorithm": "SHA1", "encoding": "Hex"})))
         + &hook_at(&receiver, "standard", signed("standard", json!({"scheme": "StandardWebhooks"})))
         + &secret(
             "keys",
-            json!({"two": "new\nold\n", "standard": format!("{standard}\nplain text that is long")}),
+            json!({"two": "new\nold\n", "standard": format!("{standard}\n{}", BASE64_STANDARD.encode(old))}),
         );
     let standalone = Standalone::start(&manifests, &[]).await;
     let started = unix_seconds(SystemTime::now());
@@ -213,7 +213,7 @@ async fn signatures_verify() {
     let request = &received["/standard"][0];
     let (id, time) = (request.header("webhook-id"), request.header("webhook-timestamp"));
     let text = [id.as_bytes(), b".", time.as_bytes(), b".", &request.body].concat();
-    let tags = [&raw[..], b"plain text that is long"]
+    let tags = [raw, old]
         .map(|key| format!("v1,{}", BASE64_STANDARD.encode(sign(&Key::new(HMAC_SHA256, key), &text))));
     assert_eq!(request.header("webhook-signature"), tags.join(" "));
     let attempt = started..=unix_seconds(request.time);

@@ -308,13 +308,16 @@ async fn samples_match_kong_documentation() {
     assert!(detail.contains("3: Event hook on consumer Jane Austen"), "{detail}");
 }
 
-/// The Python library of Standard Webhooks verifies the signatures.
+/// The Python library of Standard Webhooks verifies the HMAC signatures, and libsodium the Ed25519 ones.
 #[tokio::test(flavor = "multi_thread")]
 async fn signatures_satisfy_an_independent_library() {
     let receiver = Receiver::start(|_, _| Reply::status(200));
     let [first, second] =
         ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"];
-    let keys = secret("keys", json!({"signing": format!("{first}\n{second}\n")}));
+    // The key pair of RFC 8032, section 7.1, test 1.
+    let private = "whsk_nWGxne/9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A=";
+    let public = "whpk_11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=";
+    let keys = secret("keys", json!({"signing": format!("{first}\n{second}\n{private}\n")}));
     let signature = json!({"secretRef": {"name": "keys", "key": "signing"}, "scheme": "StandardWebhooks"});
     let webhook = json!({"webhook": {"url": receiver.url(), "signature": signature}});
     let custom_handler =
@@ -335,21 +338,35 @@ async fn signatures_satisfy_an_independent_library() {
         })
         .collect();
     let library = install_library().await;
-    for key in [first, second] {
+    for key in [first, second, public] {
         verify(&library, key, &signed_requests, true).await;
     }
+    verify(&library, "whpk_PUAXw+hDiVqStwqnTRt+vJyYLM8uxJaMwM1V8Sr0Zgw=", &signed_requests, false).await;
     verify(&library, "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", &signed_requests, false).await;
 }
 
 const VERIFY: &str = "
-import json, sys
+import base64, json, sys
+from nacl.exceptions import BadSignatureError
+from nacl.signing import VerifyKey
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 input = json.load(sys.stdin)
+
+def verify_ed25519(key, request):
+    headers = request['headers']
+    text = f\"{headers['webhook-id']}.{headers['webhook-timestamp']}.{request['body']}\".encode()
+    signatures = [s.removeprefix('v1a,') for s in headers['webhook-signature'].split() if s.startswith('v1a,')]
+    assert len(signatures) == 1, signatures
+    VerifyKey(base64.b64decode(key.removeprefix('whpk_'))).verify(text, base64.b64decode(signatures[0]))
+
 for request in input['requests']:
     try:
-        Webhook(input['key']).verify(request['body'], request['headers'])
+        if input['key'].startswith('whpk_'):
+            verify_ed25519(input['key'], request)
+        else:
+            Webhook(input['key']).verify(request['body'], request['headers'])
         valid = True
-    except WebhookVerificationError:
+    except (WebhookVerificationError, BadSignatureError):
         valid = False
     assert valid == input['valid'], request
 ";
@@ -361,12 +378,12 @@ async fn verify(library: &std::path::Path, key: &str, requests: &[Value], valid:
     crate::harness::run(python, &input).await.unwrap();
 }
 
-/// Returns the folder of the library, which is installed once into the user's cache.
+/// Returns the folder of the libraries, which are installed once into the user's cache.
 async fn install_library() -> std::path::PathBuf {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(std::path::PathBuf::from);
     let cache =
         cache.unwrap_or_else(|| std::path::Path::new(&std::env::var_os("HOME").unwrap()).join(".cache"));
-    let folder = cache.join("hookstream/standardwebhooks-1.1.0");
+    let folder = cache.join("hookstream/standardwebhooks-1.1.0-pynacl-1.6.1");
     if !folder.exists() {
         // Installed beside and renamed, so that an interrupted run leaves no partial library.
         let part = folder.with_extension(std::process::id().to_string());
@@ -379,7 +396,7 @@ async fn install_library() -> std::path::PathBuf {
             "--disable-pip-version-check",
             "--root-user-action=ignore",
         ]);
-        pip.arg("--target").arg(&part).arg("standardwebhooks==1.1.0");
+        pip.arg("--target").arg(&part).args(["standardwebhooks==1.1.0", "pynacl==1.6.1"]);
         crate::harness::run(pip, "").await.expect("pip and a package registry");
         std::fs::rename(&part, &folder).expect("the library's folder");
     }

@@ -42,7 +42,8 @@ async fn stall(standalone: &Standalone, path: &str) -> TcpStream {
 /// Returns what the worker answers before it closes the connection; empty if it closes without an answer.
 async fn read_answer(mut socket: TcpStream) -> String {
     let mut answer = vec![0; 4096];
-    let length = tokio::time::timeout(DEADLINE, socket.read(&mut answer)).await.expect("an answer").unwrap_or(0);
+    let length =
+        tokio::time::timeout(DEADLINE, socket.read(&mut answer)).await.expect("an answer").unwrap_or(0);
     String::from_utf8_lossy(answer.get(..length).unwrap_or_default()).into_owned()
 }
 

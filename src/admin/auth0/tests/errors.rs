@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::admin::testing::{
-    REQUEST_ID, VerbResult, call_every_verb, check_error, error_statuses, malformed_responses,
+    REQUEST_ID, VerbResult, call_every_verb, check_error, error_statuses, malformed_reason,
+    malformed_responses,
 };
 use crate::admin::{AdminError, AdminErrorClass, ExternalClient};
 
@@ -59,7 +60,7 @@ async fn rejects_malformed_success_responses() {
             let error = result.expect_err(&what);
             assert_eq!(
                 (<&str>::from(&error), error.class()),
-                ("UnexpectedAnswer", AdminErrorClass::Retryable),
+                (malformed_reason(&what), AdminErrorClass::Retryable),
                 "{what}"
             );
             assert_eq!(check_error(&what, &error, &SECRETS).request_id.as_deref(), Some("req-1"), "{what}");
@@ -158,7 +159,7 @@ async fn requested_pause_is_clamped() {
         let tenant =
             FakeTenant::start(move |request| (request.line != LOGIN).then(|| with_token(&response, request)))
                 .await;
-        let error = tenant.streams().list().await.err().unwrap();
+        let error = tenant.streams().list(ListFilter::all()).await.err().unwrap();
         assert_eq!(error.class(), AdminErrorClass::RateLimited(Duration::from_secs(seconds)), "{headers:?}");
     }
 }
@@ -183,8 +184,10 @@ async fn stops_at_endless_and_repeating_lists() {
     // Every page equals the first one.
     let tenant =
         FakeTenant::start(|request| (request.line != LOGIN).then(|| page(0..100, Some("7".into())))).await;
-    for (what, result) in [("streams", tenant.streams().list().await), ("hooks", tenant.hooks().list().await)]
-    {
+    for (what, result) in [
+        ("streams", tenant.streams().list(ListFilter::all()).await),
+        ("hooks", tenant.hooks().list(ListFilter::all()).await),
+    ] {
         let error = result.err().unwrap();
         assert!(error.to_string().contains("repeats itself"), "{what}: {error}");
         assert_eq!(check_error(what, &error, &[]).request_id.as_deref(), Some("req-1"));
@@ -197,7 +200,7 @@ async fn stops_at_endless_and_repeating_lists() {
     })
     .await;
     let error = loop {
-        match tenant.with_new_client().streams().list().await {
+        match tenant.with_new_client().streams().list(ListFilter::all()).await {
             Err(AdminError::Postponed(after)) => tokio::time::sleep(after).await,
             other => break other.err().unwrap(),
         }
@@ -214,8 +217,8 @@ async fn failed_page_fails_the_list() {
             (request.line != LOGIN).then(|| if is_second { broken() } else { page(0..100, Some("1".into())) })
         })
         .await;
-        assert!(tenant.streams().list().await.is_err(), "{status}");
-        assert!(tenant.with_new_client().hooks().list().await.is_err(), "{status}");
+        assert!(tenant.streams().list(ListFilter::all()).await.is_err(), "{status}");
+        assert!(tenant.with_new_client().hooks().list(ListFilter::all()).await.is_err(), "{status}");
     }
 }
 
@@ -227,15 +230,15 @@ async fn objects_on_two_pages_count_once() {
         (request.line != LOGIN).then(|| page(ids, next))
     })
     .await;
-    assert_eq!(tenant.streams().list().await.unwrap().items.len(), 120);
-    assert_eq!(tenant.hooks().list().await.unwrap().items.len(), 120);
+    assert_eq!(tenant.streams().list(ListFilter::all()).await.unwrap().items.len(), 120);
+    assert_eq!(tenant.hooks().list(ListFilter::all()).await.unwrap().items.len(), 120);
 }
 
 #[tokio::test]
 async fn empty_next_is_the_last_page() {
     let tenant =
         FakeTenant::start(|request| (request.line != LOGIN).then(|| page(0..3, Some(String::new())))).await;
-    assert_eq!(tenant.streams().list().await.unwrap().items.len(), 3);
+    assert_eq!(tenant.streams().list(ListFilter::all()).await.unwrap().items.len(), 3);
 }
 
 #[tokio::test]
@@ -307,7 +310,7 @@ async fn only_the_management_api_proves_absence() {
                 tenant.hooks().delete("1").await.unwrap_err(),
                 tenant.streams().observe("est_1").await.unwrap_err(),
                 tenant.hooks().observe("1").await.unwrap_err(),
-                tenant.hooks().list().await.err().unwrap(),
+                tenant.hooks().list(ListFilter::all()).await.err().unwrap(),
             ];
             for error in errors {
                 let reason = <&str>::from(&error);

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::admin::{AdminErrorClass, ExternalClient};
+use crate::core::plan::{Plan, plan};
 
 /// Starts a tenant with these hooks, and these secrets of hook 1.
 async fn tenant_with_hooks(existing: Value, secrets: Value) -> FakeTenant {
@@ -132,7 +133,7 @@ async fn reports_end_of_life_of_a_removed_api() {
         desired.enabled = false;
         let created = tenant.hooks().create(None, &desired).await.unwrap_err();
         let observed = tenant.hooks().observe("1").await.unwrap_err();
-        let listed = tenant.hooks().list().await.err().unwrap();
+        let listed = tenant.hooks().list(ListFilter::all()).await.err().unwrap();
         for error in [created, observed, listed] {
             assert_eq!(<&str>::from(&error), reason, "{error}");
             assert_eq!(error.class() == AdminErrorClass::Terminal, reason == "EndOfLife");
@@ -174,5 +175,21 @@ async fn proxy_responses_do_not_mean_end_of_life() {
             AdminErrorClass::Retryable,
             "a proxy's page does not complete a delete: {error}"
         );
+    }
+}
+
+#[test]
+fn absent_dependencies_are_no_difference() {
+    let desired = HookBody { dependencies: BTreeMap::new(), ..hook_with_secrets(&[]) };
+    let mut observed = desired.to_value();
+    for absent in [None, Some(json!(null)), Some(json!([]))] {
+        let members = observed.as_object_mut().unwrap();
+        match absent {
+            None => drop(members.remove("dependencies")),
+            Some(value) => drop(members.insert("dependencies".into(), value)),
+        }
+        assert_eq!(plan(&desired.to_value(), Some(&observed)), Plan::Nothing, "{observed}");
+        let comparable = HookClient::comparable_fields;
+        assert_eq!(comparable(&desired.to_value()), comparable(&observed), "{observed}");
     }
 }

@@ -12,6 +12,7 @@ use secrecy::SecretString;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::admin::ListFilter;
 use crate::admin::testing::{ReceivedRequest, ScriptedServer, raw, reply};
 
 /// A scripted tenant.

@@ -1,7 +1,7 @@
 //! Event streams: requests and responses.
 
 use super::*;
-use crate::admin::{AdminError, AdminErrorClass, ExternalClient, Listing};
+use crate::admin::{AdminError, AdminErrorClass, ExternalClient};
 use crate::core::time::Millis;
 
 #[tokio::test]
@@ -19,14 +19,15 @@ async fn lists_all_pages() {
         Some(reply(200, &[("date", "Sun, 22 Nov 2026 08:00:00 GMT")], &body))
     })
     .await;
-    let Listing { items, vendor_time } = tenant.streams().list().await.unwrap();
-    assert_eq!(items.iter().map(|i| i["id"].as_str().unwrap()).collect::<Vec<_>>(), ["1", "2"]);
-    assert_eq!(items[0]["subscriptions"][0]["event_type"], "a", "subscriptions are sorted");
-    assert_eq!(vendor_time, Some(Millis(1_795_334_400_000)));
+    let listing = tenant.streams().list(ListFilter::all()).await.unwrap();
+    assert_eq!(listing.items.iter().map(|i| &*i.id).collect::<Vec<_>>(), ["1", "2"]);
+    let first = StreamClient::normalize(listing.items[0].parse().unwrap());
+    assert_eq!(first["subscriptions"][0]["event_type"], "a", "subscriptions are sorted");
+    assert_eq!(listing.vendor_time, Some(Millis(1_795_334_400_000)));
     let tenant =
         FakeTenant::start(|request| request.line.starts_with("GET").then(|| reply(200, &[], &json!({}))))
             .await;
-    assert!(matches!(tenant.streams().list().await, Err(AdminError::UnexpectedAnswer(_))));
+    assert!(matches!(tenant.streams().list(ListFilter::all()).await, Err(AdminError::UnexpectedAnswer(_))));
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use parking_lot::Mutex;
 
 use super::*;
 use crate::admin::{AdminError, ExternalClient};
+use crate::api::AssertionAlgorithm;
 
 #[tokio::test]
 async fn concurrent_calls_share_one_login() {
@@ -67,7 +68,7 @@ async fn uses_a_static_token_unchanged() {
     let unauthorized = json!({"statusCode": 401, "message": "Invalid token: r3ady"});
     let tenant = FakeTenant::start(move |_| Some(reply(401, &[], &unauthorized))).await;
     let access = tenant.access_with(Credentials::StaticToken(SecretString::from("r3ady")));
-    let error = StreamClient::new(access).list().await.err().unwrap();
+    let error = StreamClient::new(access).list(ListFilter::all()).await.err().unwrap();
     assert!(error.to_string().contains("Invalid token: ***"), "{error}");
     assert_eq!(tenant.last("GET /api/v2/event-streams?take=100").authorization, "Bearer r3ady");
     assert_eq!(tenant.lines().len(), 1);
@@ -92,7 +93,7 @@ async fn caches_and_reports_a_failed_login() {
     for (response, reason) in cases {
         let tenant = FakeTenant::start(move |_| Some(response.clone())).await;
         for _ in 0..3 {
-            let error = tenant.streams().list().await.err().unwrap();
+            let error = tenant.streams().list(ListFilter::all()).await.err().unwrap();
             assert_eq!(<&str>::from(&error), reason, "{error}");
             assert!(!error.to_string().contains("cl13nt s3cret"), "{error}");
         }
@@ -137,7 +138,7 @@ async fn login_errors_contain_no_secret_and_are_not_repeated() {
     {
         let response = reply(status, &[("x-request-id", "req-1")], &quotes);
         let tenant = FakeTenant::start(move |_| Some(response.clone())).await;
-        let error = tenant.streams().list().await.err().unwrap();
+        let error = tenant.streams().list(ListFilter::all()).await.err().unwrap();
         assert_eq!(<&str>::from(&error), reason);
         let last = crate::admin::testing::check_error("login", &error, &["cl13nt s3cret", "cl13nt+s3cret"]);
         assert_eq!(last.request_id.as_deref(), Some("req-1"));
@@ -145,8 +146,12 @@ async fn login_errors_contain_no_secret_and_are_not_repeated() {
     for (what, response) in crate::admin::testing::malformed_responses() {
         let tenant = FakeTenant::start(move |_| Some(response.clone())).await;
         for _ in 0..3 {
-            let error = tenant.streams().list().await.err().unwrap();
-            assert_eq!(<&str>::from(&error), "UnexpectedAnswer", "{what}: {error}");
+            let error = tenant.streams().list(ListFilter::all()).await.err().unwrap();
+            assert_eq!(
+                <&str>::from(&error),
+                crate::admin::testing::malformed_reason(what),
+                "{what}: {error}"
+            );
         }
         assert_eq!(tenant.login_count(), 1, "{what}");
     }
@@ -170,7 +175,10 @@ async fn accepts_invalid_token_lifetimes() {
         (request.line == LOGIN).then(|| reply(200, &[], &json!({"access_token": "a\nb"})))
     })
     .await;
-    assert_eq!(<&str>::from(&tenant.streams().list().await.err().unwrap()), "UnexpectedAnswer");
+    assert_eq!(
+        <&str>::from(&tenant.streams().list(ListFilter::all()).await.err().unwrap()),
+        "UnexpectedAnswer"
+    );
 }
 
 /// Many concurrent calls find that their token was revoked: only one of them logs in.
@@ -191,4 +199,41 @@ async fn revoked_token_causes_one_login() {
         assert!(result.is_ok(), "{result:?}");
     }
     assert_eq!(tenant.login_count(), 2);
+}
+
+#[tokio::test]
+async fn private_key_logs_in_once_and_is_in_no_error() {
+    let key = |id: &str| {
+        let pem = SecretString::from(include_str!("keys/pkcs8.pem"));
+        AssertionKey::new(id, &pem, AssertionAlgorithm::RS256, None).unwrap()
+    };
+    let audience = || "https://a.auth0.com/api/v2/".to_owned();
+    let tenant =
+        FakeTenant::start(|request| request.line.starts_with("GET").then(|| requested_object(request))).await;
+    let access =
+        |id: &str| tenant.access_with(Credentials::PrivateKey { key: key(id), audience: audience() });
+    for _ in 0..3 {
+        StreamClient::new(access("me")).observe("i").await.unwrap();
+    }
+    assert_eq!(tenant.login_count(), 1, "one token for all calls");
+    let form = tenant.last(LOGIN).body;
+    let sent: std::collections::HashMap<String, String> =
+        url::form_urlencoded::parse(form.as_bytes()).into_owned().collect();
+    let expected = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+    assert_eq!((sent["client_assertion_type"].as_str(), sent["client_id"].as_str()), (expected, "me"));
+    assert!(!sent.contains_key("client_secret") && sent["client_assertion"].split('.').count() == 3);
+    StreamClient::new(access("you")).observe("i").await.unwrap();
+    assert_eq!(tenant.login_count(), 2, "another client has its own token");
+
+    // A tenant that quotes the request in its error.
+    let tenant = FakeTenant::start(|request| {
+        let body = json!({"error": "invalid_client", "error_description": request.body});
+        (request.line == LOGIN).then(|| reply(401, &[], &body))
+    })
+    .await;
+    let access = tenant.access_with(Credentials::PrivateKey { key: key("me"), audience: audience() });
+    let error = StreamClient::new(access.clone()).observe("i").await.unwrap_err();
+    let assertion = tenant.last(LOGIN).body.split("client_assertion=").nth(1).unwrap()[..40].to_owned();
+    let shown = format!("{error} {error:?} {access:?}");
+    assert!(!shown.contains(&assertion) && !shown.contains("PRIVATE"), "{shown}");
 }

@@ -15,7 +15,7 @@ use std::fmt;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
-use super::draft::MAX_DEPTH;
+use super::rejection::MAX_DEPTH;
 use crate::core::json_string::write_json_string;
 pub use names::{NameProblem, check_unique_names};
 pub use number::{MachineNumber, Number, nearest_double};

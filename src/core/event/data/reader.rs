@@ -154,9 +154,13 @@ impl<'t> Reader<'t> {
 
     /// Returns the next byte that is not blank.
     fn peek(&mut self) -> Option<u8> {
-        let blanks = self.rest().iter().take_while(|byte| matches!(byte, b' ' | b'\t' | b'\n' | b'\r'));
-        self.at += blanks.count();
-        self.rest().first().copied()
+        // One comparison for the usual case: the reader calls this several times for each member.
+        loop {
+            match self.text.as_bytes().get(self.at) {
+                Some(b' ' | b'\t' | b'\n' | b'\r') => self.at += 1,
+                other => return other.copied(),
+            }
+        }
     }
 
     fn value<B: Build<'t>>(&mut self, build: &mut B) -> Result<B::Value, B::Error> {

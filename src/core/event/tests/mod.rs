@@ -1,5 +1,8 @@
 mod properties;
 
+use serde_json::json;
+use serde_json::value::RawValue;
+
 use super::*;
 
 fn published(body: &str) -> Result<EventDraft, InvalidEvent> {
@@ -13,6 +16,14 @@ fn cloud(members: &str) -> Result<EventDraft, InvalidEvent> {
 
 /// Parses a valid binary-mode event with additional headers.
 fn binary(more: &[(&str, &str)], content_type: Option<&str>, body: &str) -> Result<EventDraft, InvalidEvent> {
+    binary_bytes(more, content_type, body.as_bytes())
+}
+
+fn binary_bytes(
+    more: &[(&str, &str)],
+    content_type: Option<&str>,
+    body: &[u8],
+) -> Result<EventDraft, InvalidEvent> {
     let headers = [
         ("ce-specversion", "1.0"),
         ("ce-id", "1"),
@@ -21,7 +32,7 @@ fn binary(more: &[(&str, &str)], content_type: Option<&str>, body: &str) -> Resu
         ("host", "h"),
     ];
     let headers = headers.iter().chain(more).map(|(name, value)| (*name, value.as_bytes()));
-    match parse_request(content_type, headers, body.as_bytes(), 500) {
+    match parse_request(content_type, headers, body, 500) {
         Ok(PublishedEvents::One(draft)) => Ok(draft),
         Ok(PublishedEvents::Batch(_)) => unreachable!(),
         Err(rejected) => Err(rejected.error),
@@ -144,8 +155,6 @@ fn parses_binary_events() {
         (&[("ce-datacontenttype", "x")], None, "use Content-Type"),
         (&[("ce-data", "x")], None, "use Content-Type"),
         (&[("ce-time", "yesterday")], None, "RFC 3339"),
-        (&[], Some("text/plain"), "content type text/plain is not supported"),
-        (&[], Some("application/octet-stream"), "data must be JSON"),
     ] {
         let error = binary(more, content_type, "1").unwrap_err().to_string();
         assert!(error.contains(reason), "{more:?}: {error}");
@@ -187,9 +196,118 @@ fn parses_batches() {
     assert!(is_batch(Some("Application/CloudEvents-Batch+JSON;x=y")) && !is_batch(Some("application/json")));
 }
 
+/// Data of any content type in structured, batch and binary mode: what filters, templates and Kong's body read, and what
+/// both CloudEvents formats send.
 #[test]
-fn decodes_base64_data_that_is_json() {
-    assert_eq!(cloud(r#","data_base64":"eyJ4IjoxLjB9""#).unwrap().data.get(), r#"{"x":1.0}"#);
+fn data_of_any_content_type_is_sent_as_it_was_received() {
+    let structured = |members: &str| cloud(members).unwrap();
+    let in_batch = |members: &str| {
+        let one = format!(r#"{{"specversion":"1.0","id":"1","source":"s","type":"t"{members}}}"#);
+        batch(&format!("[{one}]")).unwrap().remove(0)
+    };
+    for (members, view, body, content_type) in [
+        (r#","data":{"x":1.0}"#, r#"{"x":1.0}"#, &br#"{"x":1.0}"#[..], Some("application/json")),
+        (r#","data":"a""#, r#""a""#, br#""a""#, Some("application/json")),
+        (
+            r#","datacontenttype":"text/plain","data":"a\n\u00e9""#,
+            r#""a\n\u00e9""#,
+            "a\n\u{e9}".as_bytes(),
+            Some("text/plain"),
+        ),
+        (r#","datacontenttype":"text/xml","data_base64":"PGEvPg==""#, r#""<a/>""#, b"<a/>", Some("text/xml")),
+        (
+            r#","datacontenttype":"image/png","data_base64":"AP8=""#,
+            r#""AP8=""#,
+            b"\x00\xff",
+            Some("image/png"),
+        ),
+        (r#","data_base64":"AP8=""#, r#""AP8=""#, b"\x00\xff", None),
+        (r#","data_base64":"eyJ4IjoxLjB9""#, r#"{"x":1.0}"#, br#"{"x":1.0}"#, None),
+        (
+            r#","datacontenttype":"text/plain","data":{"n":1}"#,
+            r#"{"n":1}"#,
+            br#"{"n":1}"#,
+            Some("text/plain"),
+        ),
+        (r#","datacontenttype":"text/plain""#, "null", b"", Some("text/plain")),
+        ("", "null", b"", None),
+        (r#","data":null"#, "null", b"null", Some("application/json")),
+    ] {
+        for draft in [structured(members), in_batch(members)] {
+            assert_eq!(draft.data.get(), view, "{members}");
+            let event = accepted(draft);
+            let sent = event.to_binary_cloudevent();
+            assert_eq!(
+                (sent.body.as_slice(), sent.content_type.as_deref()),
+                (body, content_type),
+                "{members}"
+            );
+            let out: Value = serde_json::from_slice(&event.to_cloudevent()).unwrap();
+            let received: Value =
+                serde_json::from_str(&format!("{{{}}}", members.trim_start_matches(','))).unwrap();
+            for name in ["data", "data_base64"] {
+                assert_eq!(out.get(name), received.get(name), "{name}: {members}");
+            }
+        }
+    }
+    // Binary mode in: text is text, other bytes are base64.
+    for (content_type, body, name, sent) in [
+        ("text/plain; charset=utf-8", "a\"b", "data", json!("a\"b")),
+        ("application/xml", "<a/>", "data", json!("<a/>")),
+        ("application/octet-stream", "abc", "data_base64", json!("YWJj")),
+        ("text/plain; charset=latin1", "abc", "data_base64", json!("YWJj")),
+        ("application/json", "[1]", "data", json!([1])),
+    ] {
+        let event = accepted(binary(&[], Some(content_type), body).unwrap());
+        let out: Value = serde_json::from_slice(&event.to_cloudevent()).unwrap();
+        assert_eq!((&out[name], &out["datacontenttype"]), (&sent, &json!(content_type)));
+        assert!(!(out.get("data").is_some() && out.get("data_base64").is_some()));
+        assert_eq!(event.to_binary_cloudevent().body, body.as_bytes());
+    }
+}
+
+#[test]
+fn text_and_bytes_in_kong_body_have_their_content_type() {
+    let kong = |members: &str| text(accepted(cloud(members).unwrap()).to_kong());
+    assert_eq!(
+        kong(r#","datacontenttype":"text/plain","subject":"x","data":"a""#),
+        r#"{"data":"a","attributes":{"datacontenttype":"text/plain"},"source":"shop","event":"paid"}"#
+    );
+    assert_eq!(
+        kong(r#","data_base64":"AP8=""#),
+        r#"{"data":"AP8=","attributes":{},"source":"shop","event":"paid"}"#
+    );
+    assert_eq!(kong(""), r#"{"source":"shop","event":"paid"}"#, "an event without data");
+}
+
+/// HTTP binding, 3.1.3.2.
+#[test]
+fn binary_mode_percent_encodes_attributes() {
+    let draft =
+        cloud(r#","subject":"a \"b\"\u20ac%","n":-3,"flag":true,"datacontenttype":"text/plain","data":"x""#);
+    let event = accepted(draft.unwrap());
+    let sent = event.to_binary_cloudevent();
+    let sent_headers: Vec<_> =
+        sent.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    assert_eq!(
+        sent_headers,
+        [
+            ("ce-specversion", "1.0"),
+            ("ce-id", "1"),
+            ("ce-source", "shop"),
+            ("ce-type", "paid"),
+            ("ce-time", "2023-11-14T22:13:20Z"),
+            ("ce-flag", "true"),
+            ("ce-n", "-3"),
+            ("ce-subject", "a%20%22b%22%E2%82%AC%25"),
+            ("ce-hookstreamhops", "1"),
+        ]
+    );
+    let headers = sent.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+    let read = parse_request(sent.content_type.as_deref(), headers, &sent.body, 500).unwrap();
+    let PublishedEvents::One(read) = read else { panic!("one event") };
+    assert_eq!(read.attributes["subject"], event.attributes["subject"]);
+    assert_eq!((read.data, read.source), (event.data, event.source));
 }
 
 #[test]
@@ -244,7 +362,11 @@ fn rejects_with_reason() {
         (cloud(r#","data":{"a":1,"a":2}"#), "NotJson", "data.a occurs twice"),
         (cloud(r#","data_base64":"eyJhIjp7ImIiOjEsImIiOjJ9fQ==""#), "NotJson", "data.a.b occurs twice"),
         (binary(&[], None, r#"{"a":{"b":1,"b":2}}"#), "NotJson", "data.a.b occurs twice"),
-        (cloud(r#","data_base64":"eA==""#), "Base64", "only JSON"),
+        (
+            cloud(r#","datacontenttype":"application/json","data_base64":"eA==""#),
+            "Base64",
+            "does not contain JSON",
+        ),
         (cloud(r#","data_base64":"e""#), "Base64", "not base64"),
         (cloud(r#","data_base64":5"#), "Base64", "not a string"),
         (cloud(r#","data_base64":"MQ==","data":1"#), "Base64", "send one"),
@@ -268,6 +390,7 @@ fn rejects_with_reason() {
             "WrongType",
             "event's name must be a string without control",
         ),
+        (cloud(r#","datacontenttype":5"#), "WrongType", "datacontenttype must be a string"),
         (cloud(r#","n":1.5"#), "WrongType", "whole number"),
         (cloud(r#","n":2147483648"#), "WrongType", "whole number"),
         (cloud(r#","n":{}"#), "WrongType", "whole number"),
@@ -284,7 +407,7 @@ fn rejects_with_reason() {
             "Header",
             "ce-id is not a valid CloudEvents attribute: it occurs twice",
         ),
-        (binary(&[], None, "{").map(|_| unreachable!()), "DataNotJson", "EOF"),
+        (binary(&[], Some("application/json"), "{").map(|_| unreachable!()), "DataNotJson", "EOF"),
         (batch("{}").map(|_| unreachable!()), "NotJsonList", "a list of CloudEvents"),
         (batch(&format!("[{}1]", "1,".repeat(1000))).map(|_| unreachable!()), "TooMany", "1000"),
         (
@@ -397,7 +520,7 @@ fn parses_data_of_tests() {
 fn renders_kong_body() {
     let to_kong = |data: &str| {
         let mut event = accepted(published(r#"{"source":"s\"","event":"e"}"#).unwrap());
-        event.data = RawValue::from_string(data.into()).unwrap();
+        event.data = RawValue::from_string(data.into()).unwrap().into();
         text(event.to_kong())
     };
     assert_eq!(

@@ -1,6 +1,93 @@
 //! Tests of tokens, rate limits, faults and state.
 
+use secrecy::{ExposeSecret, SecretString};
+
 use super::*;
+use crate::admin::auth0::AssertionKey;
+use crate::api::AssertionAlgorithm;
+use crate::core::time::Millis;
+
+const PKCS8: &str = include_str!("../../../admin/auth0/tests/keys/pkcs8.pem");
+const PKCS1: &str = include_str!("../../../admin/auth0/tests/keys/pkcs1.pem");
+const PUBLIC: &str = include_str!("../../../admin/auth0/tests/keys/public.pem");
+const OTHER_PUBLIC: &str = include_str!("../../../admin/auth0/tests/keys/other-public.pem");
+
+/// Starts an emulator whose client `me` has this public key.
+async fn start_with_key(public: &str, algorithm: AssertionAlgorithm) -> EmulatorServer {
+    let key = ClientKey::new(public.as_bytes(), algorithm).unwrap();
+    let mut auth0 =
+        start(Auth0Options { client_key: Some(("me".into(), key)), ..Auth0Options::default() }).await;
+    auth0.bearer = None;
+    auth0
+}
+
+/// Logs in with an assertion. Returns the status and the error, or the token.
+async fn log_in(auth0: &EmulatorServer, assertion: &SecretString) -> (u16, String) {
+    let body = json!({"grant_type": "client_credentials", "audience": "https://a.auth0.com/api/v2/",
+        "client_assertion_type": "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
+        "client_assertion": assertion.expose_secret()});
+    let (status, answer) = auth0.call("POST", "/oauth/token", body).await;
+    let text = answer["error_description"].as_str().or(answer["access_token"].as_str());
+    (status, text.unwrap_or_default().to_owned())
+}
+
+fn signer(client: &str, pem: &str, algorithm: AssertionAlgorithm) -> AssertionKey {
+    AssertionKey::new(client, &SecretString::from(pem), algorithm, None).unwrap()
+}
+
+#[tokio::test]
+async fn accepts_an_assertion_once() {
+    for algorithm in [AssertionAlgorithm::RS256, AssertionAlgorithm::RS384, AssertionAlgorithm::PS256] {
+        let mut auth0 = start_with_key(PUBLIC, algorithm).await;
+        let tenant = format!("{}/", auth0.url);
+        for pem in [PKCS8, PKCS1] {
+            let assertion = signer("me", pem, algorithm).sign(&tenant, Millis::wall()).unwrap();
+            let (status, token) = log_in(&auth0, &assertion).await;
+            assert_eq!(status, 200, "{token}");
+            let (status, error) = log_in(&auth0, &assertion).await;
+            assert!(status == 401 && error.contains("used before"), "{error}");
+            auth0.bearer = Some(token);
+            assert_eq!(auth0.get(STREAMS).await.0, 200);
+        }
+    }
+}
+
+#[tokio::test]
+async fn rejects_wrong_assertions() {
+    let algorithm = AssertionAlgorithm::RS256;
+    let auth0 = start_with_key(PUBLIC, algorithm).await;
+    let (tenant, now) = (format!("{}/", auth0.url), Millis::wall());
+    let hour = Duration::from_secs(3600);
+    let me = signer("me", PKCS8, algorithm);
+    let sign = |key: &AssertionKey, tenant: &str, at| key.sign(tenant, at).unwrap();
+    let signed = sign(&me, &tenant, now);
+    let (signed, signature) = signed.expose_secret().rsplit_once('.').unwrap();
+    let first = if signature.starts_with('A') { "B" } else { "A" };
+    let forged = format!("{signed}.{first}{}", &signature[1..]);
+    for (assertion, problem) in [
+        (sign(&signer("you", PKCS8, algorithm), &tenant, now), "client id"),
+        (sign(&signer("me", PKCS8, AssertionAlgorithm::PS256), &tenant, now), "alg"),
+        (sign(&me, "https://other.auth0.com/", now), "aud"),
+        (sign(&me, auth0.url.trim_end_matches('/'), now), "aud"),
+        (sign(&me, &tenant, Millis(0)), "expired"),
+        (sign(&me, &tenant, now + hour), "more than 5 minutes"),
+        (SecretString::from(forged), "signature"),
+        (SecretString::from("a.b"), "malformed"),
+        (SecretString::from("x".repeat(2049)), "2048"),
+    ] {
+        let (status, error) = log_in(&auth0, &assertion).await;
+        assert!(status == 401 && error.contains(problem), "{problem}: {status} {error}");
+    }
+    let other = start_with_key(OTHER_PUBLIC, algorithm).await;
+    let (status, error) = log_in(&other, &sign(&me, &format!("{}/", other.url), now)).await;
+    assert!(status == 401 && error.contains("signature"), "{error}");
+    let secret = json!({"grant_type": "client_credentials", "client_id": "me", "client_secret": "x",
+        "audience": "https://a.auth0.com/api/v2/"});
+    assert_eq!(auth0.call("POST", "/oauth/token", secret).await.0, 401);
+    for not_a_key in [PKCS8, "x", "-----BEGIN PUBLIC KEY-----\nMAA=\n-----END PUBLIC KEY-----"] {
+        assert!(ClientKey::new(not_a_key.as_bytes(), algorithm).is_none(), "{not_a_key}");
+    }
+}
 
 #[tokio::test]
 async fn issues_and_checks_tokens() {

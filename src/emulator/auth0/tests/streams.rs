@@ -47,6 +47,30 @@ async fn supports_stream_lifecycle() {
 }
 
 #[tokio::test]
+async fn rejects_unknown_aws_regions() {
+    let auth0 = start_without_backoff().await;
+    let create = async |region: &str| {
+        let configuration = json!({"aws_account_id": "123456789012", "aws_region": region});
+        let body = json!({"name": region, "subscriptions": [{"event_type": "user.created"}],
+            "destination": {"type": "eventbridge", "configuration": configuration}});
+        auth0.call("POST", STREAMS, body).await
+    };
+    for region in ["eu-central-3", "us-gov-north-1", "cn-north-1", "EU-central-1", "eu-central"] {
+        let (status, error) = create(region).await;
+        assert_eq!((status, &error["errorCode"]), (400, &json!("invalid_body")), "{error}");
+        let message = error["message"].as_str().unwrap();
+        let property = "on property destination.configuration.aws_region";
+        assert!(
+            message.contains(&format!("No enum match for: {region}")) && message.contains(property),
+            "{error}"
+        );
+    }
+    for region in ["eu-central-1", "us-gov-east-1", "ap-southeast-7"] {
+        assert_eq!(create(region).await.0, 201, "{region}");
+    }
+}
+
+#[tokio::test]
 async fn rejects_changes_of_other_destinations() {
     let auth0 = start_without_backoff().await;
     let eventbridge = json!({"type": "eventbridge", "configuration": {"aws_account_id": "123456789012", "aws_region": "us-east-2"}});

@@ -15,7 +15,7 @@ use crate::cluster::Permission;
 use crate::core::event::{InvalidEvent, parse_test_data};
 use crate::core::hook::{CompiledHook, validate};
 use crate::worker::api::state::ApiState;
-use crate::worker::body::{BodySender, ReadBody, content_length, read_body};
+use crate::worker::body::{BodySender, ReadBody, read_body};
 use crate::worker::handlers::{HandlerOutcome, ShownTest, TestResult, ping_event, posted_event, shown_data};
 use crate::worker::problem::HttpProblem;
 use crate::worker::request::ValidPath;
@@ -33,7 +33,7 @@ pub async fn test(
     let max = api.max_event_bytes;
     let namespace = path.namespace.as_str().into();
     let sender = BodySender::Authorized { memory: api.memory.requests(), namespace: &namespace };
-    let body = read_body(body, content_length(&headers), max, sender).await;
+    let body = read_body(body, &headers, max, sender).await;
     let ReadBody { bytes: body, memory: _reserved } =
         body.map_err(|error| HttpProblem::unreadable_body(&error, || HttpProblem::event_too_big(max)))?;
     // The posted text stays unchanged, so that numbers keep their notation. An empty body is an empty object.
@@ -108,6 +108,7 @@ fn not_shown(error: &serde_json::Error) -> HttpProblem {
 fn test_problem(outcome: HandlerOutcome) -> HttpProblem {
     match outcome {
         HandlerOutcome::NotReady { reason, detail } => HttpProblem::new(409, reason, detail),
+        HandlerOutcome::Postponed { reason, detail } => HttpProblem::new(503, reason, detail),
         HandlerOutcome::Failed { reason, detail } | HandlerOutcome::PartlyFailed { reason, detail, .. } => {
             HttpProblem::new(502, reason.as_str(), detail)
         }

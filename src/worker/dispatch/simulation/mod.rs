@@ -1,7 +1,9 @@
 //! A simulation of the dispatcher's surroundings: clock, store, receivers. Runs the state machine as the driver does, and
 //! checks after each step that no bound is exceeded and no delivery is in flight twice.
 
+mod cost;
 mod fairness;
+mod postponed;
 mod random;
 mod reports;
 mod store;
@@ -13,7 +15,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::command::{AttemptTicket, DispatchCommand, ReceiverSignal, SettledDelivery};
+use super::command::{AttemptTicket, DispatchCommand, Postponement, ReceiverSignal, SettledDelivery};
 use super::effect::Effect;
 use super::machine::DispatchMachine;
 use super::memory::MAX_IN_FLIGHT;
@@ -21,6 +23,7 @@ use super::time::Now;
 use crate::cluster::ObjectKey;
 use crate::core::delivery_reason::{AttemptFailure, DeliveryReason};
 use crate::core::event::{Event, Origin};
+use crate::core::fast_map::FastSet;
 use crate::core::receiver_breaker::{BreakerReport, ReceiverEvidence};
 use crate::core::retry::{AttemptOutcome, NextStep, RetryState};
 use crate::core::time::Millis;
@@ -35,7 +38,7 @@ const START: Millis = Millis(1_700_000_000_000);
 const MEMORY: usize = 64 << 20;
 /// How long a read and a commit take.
 const STORE_LATENCY: Duration = Duration::from_millis(2);
-/// How long deliveries of a deleted hook stay pending.
+/// The default time for which deliveries of a deleted hook stay pending.
 const GRACE: Duration = Duration::from_secs(3600);
 
 /// How a receiver behaves.
@@ -55,14 +58,14 @@ enum Receiver {
 #[derive(Debug)]
 enum Later {
     AttemptEnds { pending: PendingDelivery, ticket: AttemptTicket },
-    Read { uid: Arc<str>, serial: u64, exclude: HashSet<DeliverySeq>, limit: ReadLimit, untried: usize },
+    Read { uid: Arc<str>, serial: u64, exclude: FastSet<DeliverySeq>, limit: ReadLimit, untried: usize },
     Command(DispatchCommand),
     Commit { uid: Arc<str>, seq: DeliverySeq, next: NextStep, is_lost: bool },
     Transfer { from: HookId, to: HookId },
     EndBacklog { uid: Arc<str>, hook: Option<HookId> },
 }
 
-struct Simulation {
+pub struct Simulation {
     machine: DispatchMachine,
     index: Arc<HookIndex>,
     memory: usize,
@@ -84,15 +87,27 @@ struct Simulation {
     random: fastrand::Rng,
     /// One commit in this many is lost.
     lost_commits: Option<u32>,
+    /// One attempt in this many ends without an outcome.
+    lost_attempts: Option<u32>,
+    /// The numbers of the events whose attempts end without an outcome.
+    without_outcome: HashSet<i64>,
+    /// How long deliveries of a deleted hook stay pending.
+    grace: Duration,
+    /// Backlogs of deleted hooks that were ended.
+    ended_backlogs: usize,
     most_in_flight: usize,
     most_memory: usize,
 }
 
 impl Simulation {
     fn new(memory: usize, seed: u64) -> Self {
+        Self::with_grace(memory, seed, GRACE)
+    }
+
+    fn with_grace(memory: usize, seed: u64, grace: Duration) -> Self {
         let index = Arc::new(HookIndex::default());
         Simulation {
-            machine: DispatchMachine::new(index.clone(), GRACE, memory),
+            machine: DispatchMachine::new(index.clone(), grace, memory),
             index,
             memory,
             store: SimStore::default(),
@@ -111,6 +126,10 @@ impl Simulation {
             generation: 0,
             random: fastrand::Rng::with_seed(seed),
             lost_commits: None,
+            lost_attempts: None,
+            without_outcome: HashSet::new(),
+            grace,
+            ended_backlogs: 0,
             most_in_flight: 0,
             most_memory: 0,
         }
@@ -158,38 +177,55 @@ impl Simulation {
                 source: "s".into(),
                 event: "e".into(),
                 time: String::new(),
-                data: serde_json::value::to_raw_value(&data).unwrap(),
+                data: serde_json::value::to_raw_value(&data).unwrap().into(),
                 attributes: [].into(),
             })
         });
         event.clone()
     }
 
+    /// Creates an accepted delivery of an event of this length, which the store has.
+    fn pending_of(&mut self, uid: &str, len: usize, seq: DeliverySeq) -> Option<PendingDelivery> {
+        let (event, now) = (self.event(len), self.now().wall);
+        let hook = self.index.get(uid)?.id.clone();
+        let delivery = PendingDelivery {
+            seq,
+            id: Uuid::nil(),
+            hook,
+            event,
+            accepted: now,
+            attempts: 0,
+            due: now,
+            held: Duration::ZERO,
+            suppressed: 0,
+            replays: 0,
+            progress: Vec::new(),
+        };
+        self.store.insert(delivery.clone());
+        Some(delivery)
+    }
+
     /// Accepts an event of this length for these hooks, as ingest does.
     fn accept(&mut self, hooks: &[Arc<str>], len: usize) {
-        let event = self.event(len);
-        let now = self.now().wall;
-        let mut pending = Vec::new();
         let number = self.store.next_event();
-        for (index, uid) in hooks.iter().enumerate() {
-            let Some(state) = self.index.get(uid) else { continue };
-            let delivery = PendingDelivery {
-                seq: (number << 20) | index as i64,
-                id: Uuid::nil(),
-                hook: state.id.clone(),
-                event: event.clone(),
-                accepted: now,
-                attempts: 0,
-                due: now,
-                held: Duration::ZERO,
-                suppressed: 0,
-                replays: 0,
-                progress: Vec::new(),
-            };
-            self.store.insert(delivery.clone());
-            pending.push(delivery);
-        }
-        self.command(DispatchCommand::Accepted(pending));
+        let seqs = (0..).map(|index| (number << 20) | index);
+        let pending =
+            hooks.iter().zip(seqs).filter_map(|(uid, seq)| self.pending_of(uid, len, seq)).collect();
+        self.command(DispatchCommand::Accepted { pending, memory: Vec::new() });
+    }
+
+    /// Creates an accepted delivery.
+    pub fn pending(&mut self, uid: &str) -> PendingDelivery {
+        let seq = self.store.next_event() << 20;
+        self.pending_of(uid, 100, seq).expect("a hook")
+    }
+
+    pub fn step(&mut self, command: DispatchCommand) {
+        self.command(command);
+    }
+
+    pub fn used_memory(&self) -> usize {
+        self.machine.memory.used()
     }
 
     fn command(&mut self, command: DispatchCommand) {
@@ -270,8 +306,14 @@ impl Simulation {
         let uid = pending.hook.uid.clone();
         self.in_flight.remove(&pending.seq);
         let Some(state) = self.index.get(&uid) else {
-            return self.command(DispatchCommand::AttemptPostponed { uid, missing: None, ticket });
+            let why = Postponement::HookChanged;
+            return self.command(DispatchCommand::AttemptPostponed { uid, why, ticket });
         };
+        let is_lost = self.lost_attempts.is_some_and(|of| self.random.u32(0..of) == 0);
+        if is_lost || self.without_outcome.contains(&(pending.seq >> 20)) {
+            let why = Postponement::DeliveryOnly;
+            return self.command(DispatchCommand::AttemptPostponed { uid, why, ticket });
+        }
         let ok = (AttemptOutcome::Response { status: 200, retry_after: None }, Some(200), None);
         let (outcome, status, failure) = match self.receivers[&uid] {
             Receiver::Healthy(_) => ok,
@@ -329,6 +371,7 @@ impl Simulation {
             }
             Later::EndBacklog { uid, hook } => {
                 self.store.end_all(&uid);
+                self.ended_backlogs += 1;
                 self.command(DispatchCommand::BacklogEnded { uid, hook });
             }
         }
@@ -395,7 +438,7 @@ impl Simulation {
     fn restart(&mut self) {
         self.in_flight.clear();
         self.later.clear();
-        self.machine = DispatchMachine::new(self.index.clone(), GRACE, self.memory);
+        self.machine = DispatchMachine::new(self.index.clone(), self.grace, self.memory);
         let held = self.held.values().cloned().collect();
         let effects = self.machine.start(held, self.store.backlogs(), self.now());
         self.execute(effects);
@@ -404,6 +447,14 @@ impl Simulation {
     fn delivered(&self, uid: &str) -> usize {
         self.delivered.get(uid).copied().unwrap_or(0)
     }
+}
+
+/// Creates a simulation with one hook, for the tests of other modules.
+pub fn with_hook(uid: &str) -> Simulation {
+    let mut simulation = Simulation::new(MEMORY, 1);
+    let receiver = Receiver::Healthy(Duration::from_secs(1));
+    simulation.put_hook("n", "h", uid, &json!({}), receiver);
+    simulation
 }
 
 /// Reads nothing.

@@ -38,6 +38,8 @@ fn step() -> impl Strategy<Value = Step> {
 const HOOKS: u8 = 8;
 /// Small, so that the hooks compete for it.
 const SMALL_MEMORY: usize = 4 << 20;
+/// Shorter than the longest wait of a step, so that backlogs of deleted hooks are ended.
+const SHORT_GRACE: Duration = Duration::from_secs(40);
 
 struct Hook {
     uid: Arc<str>,
@@ -74,9 +76,10 @@ fn receiver(choice: u8) -> Receiver {
     }
 }
 
-fn run_steps(steps: Vec<Step>, seed: u64, lost_commits: Option<u32>) {
-    let mut simulation = Simulation::new(SMALL_MEMORY, seed);
-    simulation.lost_commits = lost_commits;
+/// Returns how many backlogs of deleted hooks were ended.
+fn run_steps(steps: Vec<Step>, seed: u64, lost: Option<u32>) -> usize {
+    let mut simulation = Simulation::with_grace(SMALL_MEMORY, seed, SHORT_GRACE);
+    (simulation.lost_commits, simulation.lost_attempts) = (lost, lost);
     let mut hooks = Hooks(
         (0..HOOKS)
             .map(|n| Hook {
@@ -139,7 +142,7 @@ fn run_steps(steps: Vec<Step>, seed: u64, lost_commits: Option<u32>) {
         }
     }
     // All is well again: everything must be delivered soon.
-    simulation.lost_commits = None;
+    (simulation.lost_commits, simulation.lost_attempts) = (None, None);
     for hook in 0..HOOKS {
         recreate(&mut simulation, &mut hooks, hook);
         let found = &mut hooks.0[usize::from(hook)];
@@ -154,6 +157,7 @@ fn run_steps(steps: Vec<Step>, seed: u64, lost_commits: Option<u32>) {
     let left: Vec<_> =
         simulation.machine.queues.iter().filter(|(_, queue)| !queue.claimed.is_empty()).collect();
     assert!(left.is_empty(), "{} queues have claims", left.len());
+    simulation.ended_backlogs
 }
 
 /// Creates a hook of the name if there is none, with another uid.
@@ -166,6 +170,24 @@ fn recreate(simulation: &mut Simulation, hooks: &mut Hooks, hook: u8) {
     found.uid = format!("u{hook}-{}", found.generation).into();
     found.exists = true;
     hooks.apply(simulation, hook);
+}
+
+#[test]
+fn the_backlog_of_a_deleted_hook_is_ended_after_the_grace() {
+    let accept = |count| Step::Accept { hooks: 1, len: 100, count };
+    let pause = |paused| Step::Pause { hook: 0, paused };
+    let deleted =
+        vec![pause(true), accept(50), Step::Delete(0), Step::Wait(100_000), Step::Recreate(0), accept(3)];
+    assert_eq!(run_steps(deleted, 1, None), 1);
+    let in_flight = vec![
+        Step::Receiver { hook: 0, receiver: 3 },
+        accept(50),
+        Step::Delete(0),
+        Step::Wait(100_000),
+        Step::Restart,
+        Step::Recreate(0),
+    ];
+    assert!(run_steps(in_flight, 2, Some(20)) > 0);
 }
 
 proptest! {

@@ -1,9 +1,10 @@
 //! The store of the simulation: deliveries in memory.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::nothing;
+use crate::core::fast_map::FastSet;
 use crate::core::retry::NextStep;
 use crate::core::time::Millis;
 use crate::worker::store::{DeliverySeq, DueDeliveries, HookBacklog, HookId, PendingDelivery, ReadLimit};
@@ -123,7 +124,7 @@ impl SimStore {
         &self,
         uid: &str,
         now: Millis,
-        exclude: &HashSet<DeliverySeq>,
+        exclude: &FastSet<DeliverySeq>,
         limit: ReadLimit,
         untried: usize,
     ) -> (DueDeliveries, Option<Millis>) {

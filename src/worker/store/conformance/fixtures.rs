@@ -37,7 +37,7 @@ pub(in super::super) trait TestStore: Store {
     /// Reads up to `rows` due deliveries without excluding any.
     async fn due_by(&self, uid: &str, now: Millis, rows: usize) -> Result<Vec<PendingDelivery>, StoreError> {
         let limit = ReadLimit { rows, bytes: usize::MAX, is_strict: false };
-        Ok(self.due(uid, now, HashSet::new(), limit).await?.pending)
+        Ok(self.due(uid, now, FastSet::default(), limit).await?.pending)
     }
 }
 
@@ -70,7 +70,7 @@ pub(in super::super) fn event_with(id: &str, data: &str) -> Arc<Event> {
         source: "orders".into(),
         event: "paid".into(),
         time: "2023-11-14T22:13:20Z".into(),
-        data: RawValue::from_string(data.into()).unwrap(),
+        data: RawValue::from_string(data.into()).unwrap().into(),
         attributes: BTreeMap::new(),
     })
 }

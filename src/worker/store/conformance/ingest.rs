@@ -43,6 +43,37 @@ pub(in super::super) async fn event_data_is_returned_unchanged<S: Subject>() {
     assert_eq!(store.due_by("uid-big", T0, 9).await.unwrap()[0].event.data.get(), big);
 }
 
+/// The form of the data is stored with the event, and no attribute shows it.
+pub(in super::super) async fn event_data_of_every_form_is_returned<S: Subject>() {
+    use crate::core::event::{DataForm, EventData};
+    let subject = S::new();
+    let mut store = subject.open().await;
+    let forms = [DataForm::Inline, DataForm::Absent, DataForm::Encoded, DataForm::Bytes];
+    let mut events = Vec::new();
+    for (number, form) in forms.into_iter().enumerate() {
+        for has_attributes in [false, true] {
+            let mut event = Event::clone(&event_with(&format!("{number}-{has_attributes}"), "\"AA==\""));
+            event.data = EventData::new(event.data.view().to_owned(), form);
+            if has_attributes {
+                event.attributes.insert("datacontenttype".into(), "image/png".into());
+            }
+            events.push(Arc::new(event));
+        }
+    }
+    let new = events.iter().map(|event| NewEvent {
+        event: event.clone(),
+        dedup: None,
+        deliveries: vec![delivery("x", T0)],
+    });
+    store.accept(new.collect(), T0).await.unwrap();
+    for _ in 0..2 {
+        let back = store.due_by("uid-x", T0, 99).await.unwrap();
+        assert_eq!(back.into_iter().map(|pending| pending.event).collect::<Vec<_>>(), events);
+        store.close().await;
+        store = subject.open().await;
+    }
+}
+
 pub(in super::super) async fn duplicates_within_the_window<S: Subject>() {
     let subject = S::new();
     let store = subject.open().await;

@@ -10,7 +10,7 @@ mod oracle;
 mod ownership;
 mod pending;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ use uuid::Uuid;
 
 pub(super) use super::*;
 use crate::core::event::{Event, Origin};
+use crate::core::fast_map::FastSet;
 use crate::core::gate::GateRequest;
 use crate::core::time::Millis;
 pub(super) use fixtures::*;
@@ -37,6 +38,7 @@ macro_rules! conformance {
         conformance!($subject:
             due_deliveries_are_ordered_and_separate_by_hook due_deliveries_are_read_in_bounded_parts
             untried_deliveries_are_read_newest_first sequence_numbers_are_never_reused event_data_is_returned_unchanged
+            event_data_of_every_form_is_returned
             duplicates_within_the_window duplicates_within_one_call duplicates_at_the_same_time
             events_of_one_call_commit_all_or_none a_refused_operation_fails_alone settlements_and_history
             settling_a_finished_delivery_changes_nothing next_due_and_backlog a_delivery_belongs_to_its_namespace

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::core::delivery_reason::DeliveryReason;
+use crate::core::fast_map::FastSet;
 
 pub(in super::super) async fn due_deliveries_are_ordered_and_separate_by_hook<S: Subject>() {
     let subject = S::new();
@@ -58,9 +59,9 @@ pub(in super::super) async fn due_deliveries_are_read_in_bounded_parts<S: Subjec
         assert_eq!(read(&store, &seqs[1..], 9, 1).await, (seqs[..1].to_vec(), false));
         assert_eq!(read(&store, &seqs, 9, 1).await, (Vec::new(), false));
         let strict = |bytes| ReadLimit { rows: 9, bytes, is_strict: true };
-        let due = store.due("uid-x", T0, HashSet::new(), strict(19_999)).await.unwrap();
+        let due = store.due("uid-x", T0, FastSet::default(), strict(19_999)).await.unwrap();
         assert_eq!((due.pending.len(), due.has_more, due.too_large), (1, true, None));
-        let due = store.due("uid-x", T0, HashSet::new(), strict(9_999)).await.unwrap();
+        let due = store.due("uid-x", T0, FastSet::default(), strict(9_999)).await.unwrap();
         assert_eq!((due.pending.len(), due.has_more, due.too_large), (0, true, Some(10_000)));
     }
 }
@@ -108,7 +109,12 @@ pub(in super::super) async fn untried_deliveries_are_read_newest_first<S: Subjec
     assert_eq!(read(&store, now, &[], 9, all).await, [seqs[3], seqs[2], seqs[1], seqs[0]]);
     assert!(
         store
-            .newest_untried("unknown", now, HashSet::new(), ReadLimit { rows: 9, bytes: 9, is_strict: false })
+            .newest_untried(
+                "unknown",
+                now,
+                FastSet::default(),
+                ReadLimit { rows: 9, bytes: 9, is_strict: false }
+            )
             .await
             .unwrap()
             .is_empty()

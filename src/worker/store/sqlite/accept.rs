@@ -13,7 +13,7 @@ use super::super::{
 use super::cache::WriterCache;
 use super::gates;
 use super::materialize;
-use super::rows::EVENT_BYTES;
+use super::rows::{EVENT_BYTES, attributes_column};
 use super::schema::{CANDIDATE, DEAD, DROPPED, PENDING};
 use super::sequence;
 use super::transitions::make_pending;
@@ -35,10 +35,7 @@ pub(super) struct EventRow {
 
 impl EventRow {
     pub(super) fn new(new: NewEvent) -> Result<Self, serde_json::Error> {
-        let attributes = match new.event.attributes.is_empty() {
-            true => None,
-            false => Some(serde_json::to_string(&new.event.attributes)?),
-        };
+        let attributes = attributes_column(&new.event)?;
         let has_distinct_ids = match new.deliveries.as_slice() {
             [] | [_] => true,
             many => many.iter().map(|delivery| delivery.id).collect::<HashSet<_>>().len() == many.len(),

@@ -4,7 +4,6 @@
 //! The cache counts backlog sizes and writes them once for each group commit, so that a thousand deliveries of a hook
 //! cost one statement.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, params};
@@ -13,6 +12,7 @@ use super::super::{DeliverySeq, HookId, Shares};
 use super::namespace_keys::{self, NamespaceKeys};
 use super::rows::{hook_id, total_held};
 use super::unmaterialized::{Unmaterialized, UnmaterializedSet};
+use crate::core::fast_map::FastMap;
 use crate::core::time::Millis;
 
 /// A cached row of `hooks`.
@@ -52,10 +52,10 @@ struct NamespaceBytes {
 #[derive(Default)]
 pub(super) struct WriterCache {
     /// Row ids of hooks by uid.
-    hook_ids: HashMap<Arc<str>, i64>,
-    hooks: HashMap<i64, CachedHook>,
+    hook_ids: FastMap<Arc<str>, i64>,
+    hooks: FastMap<i64, CachedHook>,
     /// Bytes of pending events by namespace key.
-    namespaces: HashMap<Arc<str>, NamespaceBytes>,
+    namespaces: FastMap<Arc<str>, NamespaceBytes>,
     /// Hooks with an unwritten backlog size.
     changed: Vec<i64>,
     /// When the next trailing candidate is due. Outer None: not read yet.

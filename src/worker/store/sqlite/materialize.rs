@@ -78,7 +78,7 @@ pub(super) fn materialize_delivered(
 
 /// Materializes all deliveries.
 pub(super) fn materialize_all(conn: &Connection, cache: &mut WriterCache) -> rusqlite::Result<()> {
-    materialize_oldest(conn, cache, usize::MAX)?;
+    materialize_oldest(conn, cache, i64::MAX)?;
     cache.unmaterialized(conn)?.store_watermark(conn, 0).map(drop)
 }
 
@@ -92,7 +92,7 @@ pub(super) fn materialize_batch(
     target: Option<EventSeq>,
 ) -> rusqlite::Result<(EventSeq, bool)> {
     let target = target.unwrap_or(cache.unmaterialized(conn)?.last_event());
-    materialize_oldest(conn, cache, BATCH)?;
+    materialize_oldest(conn, cache, rows::limit(BATCH))?;
     let unmaterialized = cache.unmaterialized(conn)?;
     Ok((target, unmaterialized.store_watermark(conn, 0)? < target))
 }
@@ -117,6 +117,20 @@ pub(super) fn materialize_namespace(
     Ok((target, has_more))
 }
 
+/// Materializes up to `rows` deliveries of the namespace with this key, oldest first. Returns how many.
+pub(super) fn materialize_of_key(
+    conn: &Connection,
+    cache: &mut WriterCache,
+    key: &str,
+    rows: i64,
+) -> rusqlite::Result<i64> {
+    let limit = usize::try_from(rows).unwrap_or(usize::MAX);
+    let seqs = cache.unmaterialized_of_namespace(conn, key, DeliverySeq::MAX, limit)?;
+    let count = i64::try_from(seqs.len()).unwrap_or(rows);
+    seqs.into_iter().try_for_each(|seq| materialize_one(conn, cache, seq))?;
+    Ok(count)
+}
+
 /// Materializes the deliveries of an event.
 pub(super) fn materialize_event(
     conn: &Connection,
@@ -131,7 +145,7 @@ pub(super) fn materialize_event(
 /// before every COMMIT.
 pub(super) fn enforce_bounds(conn: &Connection, cache: &mut WriterCache) -> rusqlite::Result<()> {
     if cache.unmaterialized(conn)?.is_over_bounds() {
-        materialize_oldest(conn, cache, BATCH)?;
+        materialize_oldest(conn, cache, rows::limit(BATCH))?;
     }
     cache.unmaterialized(conn)?.store_watermark(conn, WATERMARK_LAG).map(drop)
 }
@@ -142,8 +156,13 @@ pub(super) fn advance_watermark(conn: &Connection, cache: &mut WriterCache) -> r
     cache.unmaterialized(conn)?.store_watermark(conn, 0)
 }
 
-fn materialize_oldest(conn: &Connection, cache: &mut WriterCache, limit: usize) -> rusqlite::Result<()> {
-    for _ in 0..limit {
+/// Materializes up to `rows` deliveries, oldest first.
+pub(super) fn materialize_oldest(
+    conn: &Connection,
+    cache: &mut WriterCache,
+    rows: i64,
+) -> rusqlite::Result<()> {
+    for _ in 0..rows {
         let Some(seq) = cache.unmaterialized(conn)?.oldest() else { break };
         materialize_one(conn, cache, seq)?;
     }

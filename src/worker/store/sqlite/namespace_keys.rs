@@ -3,10 +3,11 @@
 //! The key is the name itself for the first namespace of that name, and `name/uuid` for each later one. So a recreated
 //! namespace finds no data of the deleted one, as soon as its uid is recorded.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension};
+
+use crate::core::fast_map::FastMap;
 
 /// Returns the present key of a namespace.
 pub(super) fn key(conn: &Connection, name: &str) -> rusqlite::Result<String> {
@@ -52,15 +53,20 @@ pub(super) fn remove_unused_number(conn: &Connection, key: &str) -> rusqlite::Re
 /// Deliveries that one statement of `number_deliveries` changes, so that its transaction stays small.
 const NUMBER_BATCH: i64 = 10_000;
 
-/// Sets the namespace of deliveries that a program of format 5 inserted, after a rollback to it. Lists would not find
-/// them otherwise.
+/// Numbers the namespaces of hooks and deliveries that a program of format 5 inserted, after a rollback to it. Lists would
+/// not find the deliveries otherwise, and nothing would check whether a namespace without deliveries still exists.
 pub(super) fn number_deliveries(conn: &Connection) -> rusqlite::Result<()> {
+    // Usually there is nothing to insert, and then it writes nothing.
+    conn.execute(
+        "INSERT OR IGNORE INTO namespace_numbers (place)
+         SELECT DISTINCT namespace FROM hooks INDEXED BY hooks_name EXCEPT SELECT place FROM namespace_numbers",
+        [],
+    )?;
     let is_missing =
         "SELECT EXISTS (SELECT 1 FROM deliveries INDEXED BY deliveries_namespace WHERE namespace IS NULL)";
     if !conn.query_row(is_missing, [], |row| row.get(0))? {
         return Ok(());
     }
-    conn.execute("INSERT OR IGNORE INTO namespace_numbers (place) SELECT DISTINCT namespace FROM hooks", [])?;
     // 0, the number of no namespace, for a delivery without its hook: otherwise the loop would not end.
     let mut number = conn.prepare(
         "UPDATE deliveries SET namespace = coalesce(
@@ -87,7 +93,7 @@ pub(super) fn names(conn: &Connection) -> rusqlite::Result<Vec<String>> {
 
 /// Caches the keys that the writer has read.
 #[derive(Default)]
-pub(super) struct NamespaceKeys(HashMap<Arc<str>, Arc<str>>);
+pub(super) struct NamespaceKeys(FastMap<Arc<str>, Arc<str>>);
 
 impl NamespaceKeys {
     pub(super) fn get(&mut self, conn: &Connection, name: &str) -> rusqlite::Result<Arc<str>> {

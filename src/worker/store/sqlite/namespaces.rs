@@ -8,6 +8,7 @@ use super::cache::WriterCache;
 use super::gates;
 use super::materialize;
 use super::namespace_keys;
+use super::sequence;
 
 /// Records the present uid of a namespace. True: another namespace had this name before, and its data is detached now.
 pub(super) fn set_uid(
@@ -42,13 +43,17 @@ pub(super) fn set_uid(
     Ok(ended)
 }
 
-/// Removes up to `rows` rows of deleted namespaces. Returns how many rows it removed; 0: there are none.
+/// Removes up to `rows` rows of deleted namespaces, or prepares as many for it. Returns how many rows it changed; 0: there
+/// are none. Bounded, because the disk reserve has space for few.
 pub(super) fn sweep(conn: &Connection, cache: &mut WriterCache, rows: i64) -> rusqlite::Result<i64> {
     let ended: Option<String> =
         conn.prepare_cached("SELECT place FROM ended LIMIT 1")?.query_row([], |row| row.get(0)).optional()?;
     let Some(key) = ended else { return Ok(0) };
     // Otherwise a delivery would be materialized after the row of its hook is removed.
-    materialize::materialize_all(conn, cache)?;
+    let materialized = materialize::materialize_of_key(conn, cache, &key, rows)?;
+    if materialized > 0 {
+        return Ok(materialized);
+    }
     let hook: Option<i64> = conn
         .prepare_cached("SELECT id FROM hooks INDEXED BY hooks_name WHERE namespace = ?1 LIMIT 1")?
         .query_row([&key], |row| row.get(0))
@@ -56,11 +61,12 @@ pub(super) fn sweep(conn: &Connection, cache: &mut WriterCache, rows: i64) -> ru
     if let Some(hook) = hook {
         return sweep_hook(conn, cache, hook, rows);
     }
+    let watermark = materialize::advance_watermark(conn, cache)?;
     let events = conn
         .prepare_cached(
-            "SELECT seq, accepted FROM events INDEXED BY events_id WHERE namespace = ?1 LIMIT ?2",
+            "SELECT seq, accepted FROM events INDEXED BY events_id WHERE namespace = ?1 AND seq <= ?3 LIMIT ?2",
         )?
-        .query_map(params![key, rows], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .query_map(params![key, rows, watermark], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<rusqlite::Result<Vec<(EventSeq, i64)>>>()?;
     for (event, accepted) in &events {
         conn.prepare_cached("DELETE FROM events WHERE seq = ?1")?.execute([event])?;
@@ -68,25 +74,49 @@ pub(super) fn sweep(conn: &Connection, cache: &mut WriterCache, rows: i64) -> ru
             .execute(params![accepted, event])?;
     }
     if events.is_empty() {
+        let has_later: bool = conn
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM events INDEXED BY events_id WHERE namespace = ?1)")?
+            .query_row([&key], |row| row.get(0))?;
+        if has_later {
+            return advance_further(conn, cache, rows);
+        }
         conn.execute("DELETE FROM ended WHERE place = ?1", [&key])?;
         namespace_keys::remove_unused_number(conn, &key)?;
     }
     Ok(i64::try_from(events.len()).unwrap_or(rows).max(1))
 }
 
+/// Materializes deliveries, so that the watermark advances. Rows after it must stay (see `materialize`), and deliveries of
+/// other namespaces may keep it back for long.
+fn advance_further(conn: &Connection, cache: &mut WriterCache, rows: i64) -> rusqlite::Result<i64> {
+    materialize::materialize_oldest(conn, cache, rows)?;
+    Ok(rows)
+}
+
 fn sweep_hook(conn: &Connection, cache: &mut WriterCache, hook: i64, rows: i64) -> rusqlite::Result<i64> {
     if gates::dissolve(conn, cache, hook, rows)? {
         return Ok(rows);
     }
+    let last = sequence::last_delivery(materialize::advance_watermark(conn, cache)?);
     let deliveries = conn
-        .prepare_cached("SELECT seq FROM deliveries INDEXED BY deliveries_list WHERE hook = ?1 LIMIT ?2")?
-        .query_map(params![hook, rows], |row| row.get(0))?
+        .prepare_cached(
+            "SELECT seq FROM deliveries INDEXED BY deliveries_list WHERE hook = ?1 AND seq <= ?3 LIMIT ?2",
+        )?
+        .query_map(params![hook, rows, last], |row| row.get(0))?
         .collect::<rusqlite::Result<Vec<DeliverySeq>>>()?;
     for delivery in &deliveries {
         conn.prepare_cached("DELETE FROM attempts WHERE delivery = ?1")?.execute([delivery])?;
         conn.prepare_cached("DELETE FROM deliveries WHERE seq = ?1")?.execute([delivery])?;
     }
     if deliveries.is_empty() {
+        let has_later: bool = conn
+            .prepare_cached(
+                "SELECT EXISTS (SELECT 1 FROM deliveries INDEXED BY deliveries_list WHERE hook = ?1)",
+            )?
+            .query_row([hook], |row| row.get(0))?;
+        if has_later {
+            return advance_further(conn, cache, rows);
+        }
         // Drops the cached hook before its row, so that no flush writes a count for a removed hook.
         cache.flush(conn)?;
         cache.clear();

@@ -3,7 +3,7 @@
 //! They run on reading connections, never on the writer's thread. Every statement walks an index. A limit or the number
 //! of hooks bounds its cost, independent of the size of the backlog; a test asserts the query plans.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use super::super::{DeliverySeq, DueDeliveries, HookBacklog, HookId, PendingDeliv
 use super::rows::{event, hook_id, total_held};
 use super::sequence;
 use super::unmaterialized::{self, Unmaterialized};
+use crate::core::fast_map::FastSet;
 use crate::core::time::Millis;
 /// Reads the due deliveries of a hook.
 ///
@@ -23,7 +24,7 @@ pub(super) fn due(
     conn: &Connection,
     uid: &str,
     now: Millis,
-    exclude: &HashSet<DeliverySeq>,
+    exclude: &FastSet<DeliverySeq>,
     limit: ReadLimit,
 ) -> rusqlite::Result<DueDeliveries> {
     // One snapshot, because between two statements a hold may end, or the deliveries may be transferred to another
@@ -78,7 +79,7 @@ pub(super) fn newest_untried(
     conn: &Connection,
     uid: &str,
     now: Millis,
-    exclude: &HashSet<DeliverySeq>,
+    exclude: &FastSet<DeliverySeq>,
     limit: ReadLimit,
 ) -> rusqlite::Result<Vec<PendingDelivery>> {
     let tx = conn.unchecked_transaction()?;

@@ -50,7 +50,8 @@ pub(super) struct ReplayStep {
 struct Unfinished {
     id: [u8; 16],
     namespace: String,
-    filter: DeliveryFilter,
+    /// Or why it cannot be read.
+    filter: Result<DeliveryFilter, String>,
     rate: i64,
     started: i64,
     stepped: i64,
@@ -115,6 +116,23 @@ fn plan_step(
     sharing: usize,
     limiter: &mut ReadLimiter,
 ) -> rusqlite::Result<Option<ReplayStep>> {
+    let mut step = ReplayStep {
+        id: Uuid::from_bytes(replay.id),
+        from: replay.at,
+        to: replay.at,
+        stepped: replay.stepped,
+        started: replay.started,
+        is_done: false,
+        deliveries: Vec::new(),
+    };
+    let filter = match &replay.filter {
+        Ok(filter) => filter,
+        Err(error) => {
+            // Ends this replay only; the others go on.
+            tracing::error!(id = %step.id, namespace = namespace_keys::name(&replay.namespace), %error, "replay ended, its stored filter cannot be read");
+            return Ok(Some(ReplayStep { is_done: true, ..step }));
+        }
+    };
     // The lower bound limits a step to one second of the rate, even after downtime. The upper bound keeps the replay going
     // after the clock was set back.
     let stepped = replay.stepped.clamp(now.0.saturating_sub(1000), now.0);
@@ -124,16 +142,7 @@ fn plan_step(
     if allowed == 0 {
         return Ok(None);
     }
-    let mut step = ReplayStep {
-        id: Uuid::from_bytes(replay.id),
-        from: replay.at,
-        to: replay.at,
-        stepped,
-        started: replay.started,
-        is_done: false,
-        deliveries: Vec::new(),
-    };
-    let mut walk = DeliveryWalk::new(conn, &replay.filter, Direction::Newer, Some(replay.at))?;
+    let mut walk = DeliveryWalk::new(conn, filter, Direction::Newer, Some(replay.at))?;
     for _ in 0..share(EXAMINED.rows) {
         if step.deliveries.len() >= allowed {
             break;
@@ -145,7 +154,7 @@ fn plan_step(
         step.to = position.seq;
         limiter.take(1);
         let found = match position.is_delivery {
-            true => history::find_matching(conn, &replay.filter, position.seq)?,
+            true => history::find_matching(conn, filter, position.seq)?,
             false => None,
         };
         if found.and_then(|(_, finished)| finished).is_some_and(|at| at.0 <= replay.started) {
@@ -232,7 +241,7 @@ pub(super) fn start(
          VALUES (?1, ?2, ?3, ?4, ?5, ?5, 0, (SELECT coalesce(max(seq), 0) FROM deliveries), 0)",
     )?
     .execute(params![id.as_bytes(), namespace_key, text, rate, now.0])?;
-    Ok(Some(ReplayJob { id, filter: filter.clone(), rate, replayed: 0, done: false }))
+    Ok(Some(ReplayJob { id, filter: filter.clone(), rate, replayed: 0, done: false, error: None }))
 }
 
 /// Returns a replay with its progress.
@@ -241,12 +250,20 @@ pub(super) fn progress(conn: &Connection, namespace: &str, id: Uuid) -> rusqlite
         "SELECT filter, rate, replayed, done_at FROM replays WHERE id = ?1 AND namespace = ?2",
     )?
     .query_row(params![id.as_bytes(), namespace_keys::key(conn, namespace)?], |row| {
+        let (filter, error) = match filter(row, 0)? {
+            Ok(filter) => (filter, None),
+            Err(error) => {
+                let filter = DeliveryFilter { namespace: namespace.to_owned(), ..DeliveryFilter::default() };
+                (filter, Some(format!("its stored filter cannot be read: {error}")))
+            }
+        };
         Ok(ReplayJob {
             id,
-            filter: filter(row, 0)?,
+            filter,
             rate: row.get(1)?,
             replayed: u64::try_from(row.get::<_, i64>(2)?).unwrap_or(0),
             done: row.get::<_, Option<i64>>(3)?.is_some(),
+            error,
         })
     })
     .optional()

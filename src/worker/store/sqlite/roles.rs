@@ -1,6 +1,6 @@
 //! Implements the four roles of a store.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures::FutureExt;
@@ -23,6 +23,7 @@ use super::{
     transitions, vacuum,
 };
 use crate::core::event::Event;
+use crate::core::fast_map::FastSet;
 use crate::core::time::Millis;
 
 impl IngestStore for SqliteStore {
@@ -40,7 +41,7 @@ impl DispatchStore for SqliteStore {
         &self,
         hook_uid: &str,
         now: Millis,
-        exclude: HashSet<DeliverySeq>,
+        exclude: FastSet<DeliverySeq>,
         limit: ReadLimit,
     ) -> BoxFuture<'_, Result<DueDeliveries, StoreError>> {
         let uid = hook_uid.to_owned();
@@ -51,7 +52,7 @@ impl DispatchStore for SqliteStore {
         &self,
         hook_uid: &str,
         now: Millis,
-        exclude: HashSet<DeliverySeq>,
+        exclude: FastSet<DeliverySeq>,
         limit: ReadLimit,
     ) -> BoxFuture<'_, Result<Vec<PendingDelivery>, StoreError>> {
         let uid = hook_uid.to_owned();

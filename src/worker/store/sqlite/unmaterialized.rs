@@ -184,6 +184,16 @@ fn read_after(
     Ok(found)
 }
 
+/// Counts the unmaterialized deliveries whose hook has no row.
+pub(super) fn count_without_hook(conn: &Connection) -> rusqlite::Result<usize> {
+    let mut has_hook = conn.prepare("SELECT EXISTS (SELECT 1 FROM hooks WHERE id = ?1)")?;
+    let mut count = 0;
+    for delivery in read(conn)?.values() {
+        count += usize::from(!has_hook.query_row([delivery.hook], |row| row.get::<_, bool>(0))?);
+    }
+    Ok(count)
+}
+
 /// Removes the notes whose hook has no row, as in a recovered store. Otherwise every operation of the writer would fail,
 /// because it counts each unmaterialized delivery towards its hook. Returns the number of deliveries that this removes.
 pub(super) fn remove_notes_without_hook(conn: &Connection) -> rusqlite::Result<u64> {

@@ -3,7 +3,8 @@
 use hookstream::cluster::ResourceKind;
 use serde_json::{Value, json};
 
-use super::scene::Scene;
+use super::double::Copied;
+use super::scene::{Scene, is_marked};
 use super::{CREATE, Scenario};
 use crate::harness::manifests::merged;
 
@@ -132,6 +133,81 @@ pub const STREAMS: [Scenario; 14] = [
     },
 ];
 
+fn copy_stream(scene: &Scene, what: Copied) {
+    scene.double.copy(ResourceKind::EventStream, "o", "copy", what);
+}
+
+fn restore_stream(scene: &Scene, what: Copied) {
+    scene.double.copy(ResourceKind::EventStream, "o", "o", what);
+}
+
+/// Applies an object that observes the stream of the scene by its name, or manages it.
+fn second_stream(scene: &Scene, management: &str) {
+    let spec = json!({"connectionRef": {"name": "c"}, "name": "ours", "subscriptions": [{"eventType": "user.created"}],
+        "destination": webhook(), "managementPolicy": management});
+    scene.double.apply(ResourceKind::EventStream, "copy", spec);
+}
+
+/// Copied, restored, observed and upgraded streams.
+pub const STREAM_OWNERSHIP: [Scenario; 8] = [
+    Scenario {
+        name: "copy a stream with its status",
+        before: stream_to_worker,
+        after: |scene| copy_stream(scene, Copied::All),
+        ..CREATE
+    },
+    Scenario {
+        name: "delete a copy of a stream",
+        before: stream_to_worker,
+        after: |scene| {
+            copy_stream(scene, Copied::All);
+            scene.double.delete(ResourceKind::EventStream, "copy");
+        },
+        ..CREATE
+    },
+    Scenario {
+        name: "manage an observed stream of another object",
+        before: |scene| {
+            stream_to_webhook(scene);
+            second_stream(scene, "ObserveOnly");
+        },
+        after: |scene| second_stream(scene, "Full"),
+        ..CREATE
+    },
+    Scenario {
+        name: "restore a stream from its manifest",
+        before: stream_to_worker,
+        after: |scene| restore_stream(scene, Copied::Spec),
+        ..CREATE
+    },
+    Scenario {
+        name: "restore a stream with its status",
+        before: stream_to_worker,
+        after: |scene| restore_stream(scene, Copied::All),
+        ..CREATE
+    },
+    Scenario {
+        name: "restore a stream to a webhook",
+        before: stream_to_webhook,
+        after: |scene| restore_stream(scene, Copied::Metadata),
+        ..CREATE
+    },
+    Scenario {
+        name: "restore an adopted stream",
+        foreign: Some(|| foreign_stream("ours")),
+        before: |scene| adopt_stream(scene, "Match"),
+        after: |scene| restore_stream(scene, Copied::Metadata),
+        ..CREATE
+    },
+    Scenario {
+        name: "mark a stream of an earlier version",
+        before: stream_to_worker,
+        after: |scene| scene.double.remove_annotations(ResourceKind::EventStream, "o"),
+        is_done: |_, now| is_marked(now),
+        ..CREATE
+    },
+];
+
 fn script(scene: &Scene, secrets: &[&str], extra: Value) {
     let secrets: Vec<Value> = secrets
         .iter()
@@ -170,6 +246,21 @@ fn foreign_hook(name: &str, script: &str) -> (&'static str, Value) {
 fn delete_hook(scene: &Scene) {
     scene.double.delete(ResourceKind::Hook, "o");
 }
+
+pub const HOOK_OWNERSHIP: [Scenario; 2] = [
+    Scenario {
+        name: "copy a hook with its status",
+        before: plain_script,
+        after: |scene| scene.double.copy(ResourceKind::Hook, "o", "copy", Copied::All),
+        ..CREATE
+    },
+    Scenario {
+        name: "restore a hook",
+        before: plain_script,
+        after: |scene| scene.double.copy(ResourceKind::Hook, "o", "o", Copied::Metadata),
+        ..CREATE
+    },
+];
 
 pub const HOOKS: [Scenario; 11] = [
     Scenario { name: "create a hook", after: plain_script, ..CREATE },

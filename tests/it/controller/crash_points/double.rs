@@ -23,6 +23,17 @@ use super::tap::Tap;
 
 const NAMESPACE: &str = "default";
 
+/// The parts that a copy of an object keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Copied {
+    /// A manifest from version control.
+    Spec,
+    /// Also finalizers and annotations: `kubectl get -o yaml`, and most backups.
+    Metadata,
+    /// Also the status, which some backups restore.
+    All,
+}
+
 pub struct Double {
     objects: Mutex<BTreeMap<(ResourceKind, String), Value>>,
     /// Secrets with the one key `secret`, and the number of writes of each.
@@ -31,6 +42,8 @@ pub struct Double {
     /// The number of created objects.
     created: AtomicU64,
     key_ring: Arc<KeyRing>,
+    /// The reason and the message of every Event.
+    events: Mutex<Vec<String>>,
 }
 
 impl Double {
@@ -38,7 +51,14 @@ impl Double {
         let key_ring = KeyRing::from_data([("k1", [7u8; 32].as_slice())].into_iter()).unwrap();
         let version = watch::Sender::new(1);
         let (objects, secrets, created) = (Mutex::default(), Mutex::default(), AtomicU64::new(0));
-        Arc::new(Double { objects, secrets, version, created, key_ring: Arc::new(key_ring) })
+        Arc::new(Double {
+            objects,
+            secrets,
+            version,
+            created,
+            key_ring: Arc::new(key_ring),
+            events: Mutex::default(),
+        })
     }
 
     fn next_version(&self) -> String {
@@ -69,6 +89,46 @@ impl Double {
         self.next_version();
     }
 
+    /// Creates an object from another one, as `kubectl get -o yaml | kubectl apply` or a restore does; replaces one of that
+    /// name.
+    pub fn copy(&self, kind: ResourceKind, from: &str, to: &str, what: Copied) {
+        let mut objects = self.objects.lock();
+        let version = (*self.version.borrow() + 1).to_string();
+        let mut object = objects[&(kind, from.to_owned())].clone();
+        let uid = format!("uid-{}-of-{to}", self.created.fetch_add(1, Ordering::Relaxed));
+        let generation = object["metadata"]["generation"].as_i64().unwrap() + 1;
+        let metadata = object["metadata"].as_object_mut().unwrap();
+        metadata.extend([
+            ("name".to_owned(), json!(to)),
+            ("uid".to_owned(), json!(uid)),
+            // Another generation, so that a copied status does not look current.
+            ("generation".to_owned(), json!(generation)),
+            ("resourceVersion".to_owned(), json!(version)),
+        ]);
+        if what == Copied::Spec {
+            metadata.remove("finalizers");
+            metadata.remove("annotations");
+        }
+        if what != Copied::All {
+            object.as_object_mut().unwrap().remove("status");
+        }
+        objects.insert((kind, to.to_owned()), object);
+        drop(objects);
+        self.next_version();
+    }
+
+    /// Makes the object look like one that an earlier version managed, which wrote no markers.
+    pub fn remove_annotations(&self, kind: ResourceKind, name: &str) {
+        let mut objects = self.objects.lock();
+        let version = (*self.version.borrow() + 1).to_string();
+        let metadata =
+            objects.get_mut(&(kind, name.to_owned())).unwrap()["metadata"].as_object_mut().unwrap();
+        metadata.remove("annotations");
+        metadata.insert("resourceVersion".to_owned(), json!(version));
+        drop(objects);
+        self.next_version();
+    }
+
     pub fn delete(&self, kind: ResourceKind, name: &str) {
         let key = (kind, name.to_owned());
         let mut objects = self.objects.lock();
@@ -95,6 +155,18 @@ impl Double {
 
     pub fn get(&self, kind: ResourceKind, name: &str) -> Option<Value> {
         self.objects.lock().get(&(kind, name.to_owned())).cloned()
+    }
+
+    /// Returns true if an Event reports that the object with this id may stay at this address.
+    pub fn events(&self) -> Vec<String> {
+        self.events.lock().clone()
+    }
+
+    pub fn is_reported(&self, id: &str, address: &str) -> bool {
+        let events = self.events.lock();
+        events
+            .iter()
+            .any(|event| event.starts_with("Orphaned") && event.contains(id) && event.contains(address))
     }
 
     fn all(&self, kind: ResourceKind) -> Vec<Value> {
@@ -246,8 +318,12 @@ impl Cluster for Tapped {
             metadata.finalizers.as_ref().map_or(String::new(), |all| format!(", {} finalizers", all.len())),
             metadata
                 .annotations
-                .values()
-                .map(|v| if v.is_some() { ", record" } else { ", no record" })
+                .iter()
+                .map(|(name, value)| match (*name, value.is_some()) {
+                    ("hookstream.dev/owned-object", _) => ", marker",
+                    (_, true) => ", record",
+                    (_, false) => ", no record",
+                })
                 .collect::<String>(),
         );
         Box::pin(async move {
@@ -279,8 +355,9 @@ impl Cluster for Tapped {
         &'a self,
         _: &'a WriteTarget,
         _: bool,
-        _: &'a ConditionMessage,
+        event: &'a ConditionMessage,
     ) -> BoxFuture<'a, ()> {
+        self.double.events.lock().push(format!("{}: {}", event.reason, event.message));
         Box::pin(async {})
     }
 

@@ -1,9 +1,12 @@
 //! Scenarios of EventHooks.
 
+use std::time::Duration;
+
 use hookstream::cluster::ResourceKind;
 use serde_json::{Value, json};
 
-use super::scene::Scene;
+use super::double::Copied;
+use super::scene::{Scene, is_marked};
 use super::{CREATE, Scenario};
 use crate::harness::manifests::merged;
 
@@ -52,7 +55,98 @@ fn delete(scene: &Scene) {
     scene.double.delete(ResourceKind::EventHook, "o");
 }
 
-pub const SCENARIOS: [Scenario; 18] = [
+fn copy(scene: &Scene, what: Copied) {
+    scene.double.copy(ResourceKind::EventHook, "o", "copy", what);
+}
+
+fn delete_copy(scene: &Scene, what: Copied) {
+    copy(scene, what);
+    scene.double.delete(ResourceKind::EventHook, "copy");
+}
+
+fn restore(scene: &Scene, what: Copied) {
+    scene.double.copy(ResourceKind::EventHook, "o", "o", what);
+}
+
+/// Copied, restored and upgraded objects. No foreign hook changes, and none is created twice.
+pub const OWNERSHIP: [Scenario; 11] = [
+    Scenario {
+        name: "copy a relay with its status",
+        before: relay,
+        after: |scene| copy(scene, Copied::All),
+        remaining: 2,
+        ..CREATE
+    },
+    Scenario {
+        name: "delete a copy of a relay",
+        before: relay,
+        after: |scene| delete_copy(scene, Copied::All),
+        ..CREATE
+    },
+    Scenario {
+        name: "copy an adopted hook with its finalizer",
+        foreign: Some(foreign_log),
+        before: |scene| adopt(scene, "Override", json!({})),
+        after: |scene| copy(scene, Copied::Metadata),
+        ..CREATE
+    },
+    Scenario {
+        name: "copy an adopted hook with its status",
+        foreign: Some(foreign_log),
+        before: |scene| adopt(scene, "Override", json!({})),
+        after: |scene| copy(scene, Copied::All),
+        ..CREATE
+    },
+    Scenario {
+        name: "delete a copy of an adopted hook",
+        foreign: Some(foreign_log),
+        before: |scene| adopt(scene, "Override", json!({})),
+        after: |scene| delete_copy(scene, Copied::All),
+        ..CREATE
+    },
+    Scenario {
+        name: "restore a relay from its manifest",
+        before: relay,
+        after: |scene| restore(scene, Copied::Spec),
+        ..CREATE
+    },
+    Scenario {
+        name: "restore a relay with its status",
+        before: relay,
+        after: |scene| restore(scene, Copied::All),
+        ..CREATE
+    },
+    Scenario {
+        name: "restore a hook of the gateway",
+        before: deliver_by_gateway,
+        after: |scene| restore(scene, Copied::Metadata),
+        ..CREATE
+    },
+    Scenario {
+        name: "restore an adopted hook",
+        foreign: Some(foreign_log),
+        before: |scene| adopt(scene, "Override", json!({})),
+        after: |scene| restore(scene, Copied::All),
+        ..CREATE
+    },
+    Scenario {
+        name: "mark a relay of an earlier version",
+        before: relay,
+        after: |scene| scene.double.remove_annotations(ResourceKind::EventHook, "o"),
+        is_done: |_, now| is_marked(now),
+        ..CREATE
+    },
+    Scenario {
+        name: "mark an adopted hook of an earlier version",
+        foreign: Some(foreign_log),
+        before: |scene| adopt(scene, "Override", json!({})),
+        after: |scene| scene.double.remove_annotations(ResourceKind::EventHook, "o"),
+        is_done: |_, now| is_marked(now),
+        ..CREATE
+    },
+];
+
+pub const SCENARIOS: [Scenario; 23] = [
     Scenario { name: "create", after: relay, ..CREATE },
     Scenario { name: "create at the gateway", after: deliver_by_gateway, ..CREATE },
     Scenario {
@@ -137,6 +231,44 @@ pub const SCENARIOS: [Scenario; 18] = [
         after: |scene| scene.connect(1),
         is_done: has_moved,
         remaining: 2,
+        ..CREATE
+    },
+    Scenario {
+        name: "another name of the same gateway",
+        before: relay,
+        after: |scene| scene.connect(2),
+        is_done: has_moved,
+        ..CREATE
+    },
+    // The token of the former address is no longer configured, and the new one must not be sent there.
+    Scenario {
+        name: "another address with another token",
+        before: relay,
+        after: Scene::connect_with_other_token,
+        credentials_deadline: Duration::from_millis(200),
+        is_done: has_moved,
+        remaining: 2,
+        ..CREATE
+    },
+    Scenario {
+        name: "another address and back",
+        before: relay,
+        after: |scene| scene.connect(1),
+        while_stopped: Some(|scene| scene.connect(0)),
+        ..CREATE
+    },
+    Scenario {
+        name: "another address, then deleted",
+        before: relay,
+        after: |scene| scene.connect(1),
+        while_stopped: Some(delete),
+        remaining: 0,
+        ..CREATE
+    },
+    Scenario {
+        name: "create, then another address",
+        after: relay,
+        while_stopped: Some(|scene| scene.connect(1)),
         ..CREATE
     },
     Scenario {

@@ -12,6 +12,7 @@ mod tap;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hookstream::emulator::{KongOptions, ReadBack};
 use serde_json::Value;
@@ -36,6 +37,10 @@ pub struct Scenario {
     after: fn(&Scene),
     /// The user's action when the object is deleted.
     again: Option<fn(&Scene)>,
+    /// A second action, while no controller runs after the one that was stopped.
+    while_stopped: Option<fn(&Scene)>,
+    /// How long a controller waits for usable credentials.
+    credentials_deadline: Duration,
     /// Returns true if the object reflects the action, from its state before and now. Its generation does not change with a
     /// Secret or a Connection.
     is_done: fn(&Value, &Value) -> bool,
@@ -50,6 +55,8 @@ const CREATE: Scenario = Scenario {
     before: |_| {},
     after: |_| {},
     again: None,
+    while_stopped: None,
+    credentials_deadline: Duration::from_secs(600),
     is_done: |_, _| true,
     remaining: 1,
 };
@@ -60,7 +67,8 @@ async fn run_scenario(
     scenario: Scenario,
     fate: Option<(usize, Fate)>,
 ) -> (Vec<String>, End) {
-    let scene = Scene::new(vendor, scenario.foreign.map(|foreign| foreign())).await;
+    let mut scene = Scene::new(vendor, scenario.foreign.map(|foreign| foreign())).await;
+    scene.credentials_deadline = scenario.credentials_deadline;
     scene.connect(0);
     (scenario.before)(&scene);
     scene.controller(Tap::default(), scene.connected()).await;
@@ -68,12 +76,18 @@ async fn run_scenario(
     (scenario.after)(&scene);
     let is_done = |now: &Value| (scenario.is_done)(&before, now);
     let points = scene.controller(Tap::new(fate), scene.settled(scenario.again, is_done)).await;
-    if fate.is_some() {
+    let before =
+        if scenario.while_stopped.is_some() { scene.object().unwrap_or_default() } else { before.clone() };
+    if let Some(action) = scenario.while_stopped {
+        action(&scene);
+    }
+    let is_done = |now: &Value| (scenario.is_done)(&before, now);
+    if fate.is_some() || scenario.while_stopped.is_some() {
         let settled = scene.controller(Tap::default(), scene.settled(scenario.again, is_done));
         let settled = tokio::time::timeout(scene::DEADLINE, settled).await;
         assert!(settled.is_ok(), "{} {fate:?} does not settle: {:#?}", scenario.name, scene.object());
     }
-    let end = scene.end().await;
+    let end = scene.end(&format!("{} {fate:?}", scenario.name)).await;
     (points, end)
 }
 
@@ -135,6 +149,22 @@ async fn converges_with_gateway_ids_without_updates() {
     run_at_every_point(gateway(false, false, false), &kong::SCENARIOS, &FATES).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn copied_and_restored_hooks_converge_with_put() {
+    run_at_every_point(gateway(true, true, true), &kong::OWNERSHIP, &FATES).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn copied_and_restored_hooks_converge_with_gateway_ids() {
+    run_at_every_point(gateway(false, false, true), &kong::OWNERSHIP, &FATES).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn copied_and_restored_streams_converge() {
+    run_at_every_point(Vendor::auth0(), &auth0::STREAM_OWNERSHIP, &FATES).await;
+    run_at_every_point(Vendor::auth0(), &auth0::HOOK_OWNERSHIP, &FATES).await;
+}
+
 /// A secret that is compared by hash is written again if its last write is uncertain, with the same end.
 #[tokio::test(flavor = "multi_thread")]
 async fn converges_with_hidden_secrets() {
@@ -164,9 +194,13 @@ async fn soak_converges_with_every_vendor() {
             println!("put: {put}, client ids: {client_id}, patch: {patch}, secrets {secrets:?}");
             let options = KongOptions { put, client_id, patch, secrets, ..KongOptions::default() };
             run_at_every_point(Vendor::kong(options.clone()), &kong::SCENARIOS, &FATES).await;
-            run_at_every_point(Vendor::kong(options).lagging(), &kong::SCENARIOS, &FATES).await;
+            run_at_every_point(Vendor::kong(options.clone()).lagging(), &kong::SCENARIOS, &FATES).await;
+            run_at_every_point(Vendor::kong(options.clone()), &kong::OWNERSHIP, &FATES).await;
+            run_at_every_point(Vendor::kong(options).lagging(), &kong::OWNERSHIP, &FATES).await;
         }
     }
     run_at_every_point(Vendor::auth0().lagging(), &auth0::STREAMS, &FATES).await;
     run_at_every_point(Vendor::auth0().lagging(), &auth0::HOOKS, &FATES).await;
+    run_at_every_point(Vendor::auth0().lagging(), &auth0::STREAM_OWNERSHIP, &FATES).await;
+    run_at_every_point(Vendor::auth0().lagging(), &auth0::HOOK_OWNERSHIP, &FATES).await;
 }

@@ -25,7 +25,7 @@ fn bounds(t: &mut Table) {
     t.required(HOOK, "handler");
     t.length(HOOK, "source", 1, 253);
     t.length(HOOK, "event", 1, 253);
-    t.length(HOOK, "filter", 1, 4096);
+    t.length_of(HOOK, "filter", 4096, |n| format!("true{}", " ".repeat(n - 4)));
     t.length(RELAY, "rotation", 1, 63);
     t.required(FULL_WEBHOOK, "from.eventStreamRef");
     paths(t, "groupBy");
@@ -77,7 +77,7 @@ fn handlers(t: &mut Table) {
         let text = "exactly one of url, urlSecretRef must be set";
         t.exactly_one(base, at, &["url: 'https://a'", "urlSecretRef: {name: s, key: k}"], text);
     }
-    t.one_of(WEBHOOK, "handler.webhook.format", &["Kong", "CloudEvents"]);
+    t.one_of(WEBHOOK, "handler.webhook.format", &["Kong", "CloudEvents", "CloudEventsBinary"]);
 
     t.one_of(CUSTOM, "handler.webhookCustom.method", &["GET", "POST", "PUT", "PATCH", "DELETE"]);
     for format in ["headersFormat", "payloadFormat", "bodyFormat"] {
@@ -96,11 +96,11 @@ fn handlers(t: &mut Table) {
     t.bound(CUSTOM, "handler.webhookCustom.payload", many(256), many(257), "must have at most 256 items");
 
     let functions = "handler.lambda.functions";
-    let many = |n| format!("[{}]", vec!["return"; n].join(", "));
+    let many = |n| format!("[{}]", (0..n).map(|i| format!("return {i}")).collect::<Vec<_>>().join(", "));
     t.required(LAMBDA, functions);
     t.bound(LAMBDA, functions, many(1), many(0), "should have at least 1 items");
     t.bound(LAMBDA, functions, many(16), many(17), "must have at most 16 items");
-    t.length(LAMBDA, &format!("{functions}[0]"), 1, 65536);
+    t.length_of(LAMBDA, &format!("{functions}[0]"), 65536, |n| format!("--{}", "a".repeat(n - 2)));
 }
 
 fn connection(t: &mut Table) {
@@ -161,6 +161,7 @@ fn gateway(t: &mut Table) {
     let format = "{handler: {webhook: {format: CloudEvents}}}";
     let text = "handler.webhook.format: CloudEvents would be ignored with deliverBy: Gateway";
     t.refuse_at(GATEWAY, "", format, "spec", text);
+    t.refuse_at(GATEWAY, "", "{handler: {webhook: {format: CloudEventsBinary}}}", "spec", text);
     t.accept(GATEWAY, "handler.webhook.format", "Kong");
 
     for (base, handler) in [(GATEWAY, "webhook"), (GATEWAY_CUSTOM, "webhookCustom")] {
@@ -172,6 +173,9 @@ fn gateway(t: &mut Table) {
                 format!("handler.{handler}.signature: scheme, algorithm and encoding would be ignored");
             t.refuse_at(base, &signature, value, "spec", &text);
         }
+        let oauth2 = "{tokenUrl: 'https://a.example/', clientId: a, clientSecretRef: {name: a, key: b}}";
+        let text = "handler: oauth2 would be ignored with deliverBy: Gateway";
+        t.refuse_at(base, &format!("handler.{handler}.oauth2"), oauth2, "spec", text);
         let tls = format!("handler.{handler}.tls");
         t.accept(base, &tls, "{insecureSkipVerify: true}");
         for member in ["caRef: {kind: Secret, name: a, key: b}", "certSecretRef: {name: a}"] {

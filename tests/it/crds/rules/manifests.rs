@@ -85,6 +85,13 @@ const REQUEST: &str = "
       headers: {x-plain: v}
       headersFrom: [{name: x-secret, secretRef: {name: hook, key: header}}]
       signature: {secretRef: {name: hook, key: secret}, scheme: Kong, algorithm: SHA256, encoding: Hex}
+      oauth2:
+        tokenUrl: https://login.example.com/oauth/token
+        clientId: hooks
+        clientSecretRef: {name: hook, key: client-secret}
+        scopes: [orders]
+        audience: https://orders.example.com
+        tls: {caRef: {kind: Secret, name: ca, key: ca.crt}, certSecretRef: {name: client}}
       tls: {caRef: {kind: Secret, name: ca, key: ca.crt}, certSecretRef: {name: client}}
 ";
 
@@ -178,6 +185,15 @@ pub const FULL_AUTH0: Base = connection(
     domain: acme.eu.auth0.com
     audience: https://acme.eu.auth0.com/api/v2/
     clientCredentials: {clientId: abc, clientSecretRef: {name: auth0, key: secret}}
+"],
+);
+
+pub const KEY_AUTH0: Base = connection(
+    "auth0 with a private key",
+    &["
+  auth0:
+    domain: acme.eu.auth0.com
+    clientCredentials: {clientId: abc, privateKeyRef: {name: auth0, key: key}, signingAlgorithm: PS256, keyId: k1}
 "],
 );
 

@@ -2,7 +2,7 @@
 
 use super::manifests::{
     BASIC, BEARER, Base, CUSTOM, CUSTOM_HEADER, FULL_AUTH0, FULL_CUSTOM, FULL_KONG, FULL_RELAY, FULL_SCRIPT,
-    FULL_WEBHOOK, KONG, STREAM, WEBHOOK,
+    FULL_WEBHOOK, KEY_AUTH0, KONG, STREAM, WEBHOOK,
 };
 use super::table::Table;
 
@@ -13,8 +13,11 @@ const SECRET_KEYS: &[(Base, &str)] = &[
     (FULL_CUSTOM, "handler.webhookCustom.urlSecretRef"),
     (FULL_CUSTOM, "handler.webhookCustom.headersFrom[0].secretRef"),
     (FULL_CUSTOM, "handler.webhookCustom.signature.secretRef"),
+    (FULL_WEBHOOK, "handler.webhook.oauth2.clientSecretRef"),
+    (FULL_CUSTOM, "handler.webhookCustom.oauth2.clientSecretRef"),
     (FULL_KONG, "kong.tokenSecretRef"),
     (FULL_AUTH0, "auth0.clientCredentials.clientSecretRef"),
+    (KEY_AUTH0, "auth0.clientCredentials.privateKeyRef"),
     (super::manifests::AUTH0, "auth0.tokenSecretRef"),
     (BASIC, "destination.webhook.authorization.basic.passwordSecretRef"),
     (BEARER, "destination.webhook.authorization.bearer.tokenSecretRef"),
@@ -28,6 +31,8 @@ const NAMES: &[(Base, &str)] = &[
     (FULL_RELAY, "connectionRef"),
     (FULL_WEBHOOK, "handler.webhook.tls.certSecretRef"),
     (FULL_CUSTOM, "handler.webhookCustom.tls.certSecretRef"),
+    (FULL_WEBHOOK, "handler.webhook.oauth2.tls.certSecretRef"),
+    (FULL_CUSTOM, "handler.webhookCustom.oauth2.tls.certSecretRef"),
     (FULL_KONG, "kong.tls.certSecretRef"),
     (STREAM, "connectionRef"),
     (FULL_SCRIPT, "connectionRef"),
@@ -36,6 +41,8 @@ const NAMES: &[(Base, &str)] = &[
 const TLS: &[(Base, &str)] = &[
     (FULL_WEBHOOK, "handler.webhook.tls"),
     (FULL_CUSTOM, "handler.webhookCustom.tls"),
+    (FULL_WEBHOOK, "handler.webhook.oauth2.tls"),
+    (FULL_CUSTOM, "handler.webhookCustom.oauth2.tls"),
     (FULL_KONG, "kong.tls"),
 ];
 
@@ -102,6 +109,7 @@ pub fn rows(t: &mut Table) {
     for (base, at) in URLS {
         url(t, *base, at);
     }
+    urls_as_go_reads_them(t);
     for (base, at) in RATE_LIMITS {
         t.required(*base, &format!("{at}.requests"));
         t.range(*base, &format!("{at}.requests"), 1, 100_000);
@@ -114,6 +122,9 @@ pub fn rows(t: &mut Table) {
     }
     for (base, at) in SIGNATURES {
         signature(t, *base, at);
+    }
+    for (base, at) in [(FULL_WEBHOOK, "handler.webhook"), (FULL_CUSTOM, "handler.webhookCustom")] {
+        oauth2(t, base, at);
     }
 }
 
@@ -183,6 +194,53 @@ fn url(t: &mut Table, base: Base, at: &str) {
     t.bound(base, at, longest(2048), longest(2049), "Too long: may not be more than 2048 bytes");
 }
 
+/// URLs that Go's parser, which the API server uses, and the parser of browsers understand differently.
+fn urls_as_go_reads_them(t: &mut Table) {
+    let quoted = |url: &str| serde_json::Value::from(url).to_string();
+    for right in [
+        "https://example.com/a b",
+        "https://example.com/a#top",
+        "https://example.com/?x=%",
+        "https://example.com?#top",
+        "https://bücher.example/ü",
+        "https://a_b.example:/",
+        "https://a%C3%A9.example/",
+        "https://[fe80::1%25en0]:80/",
+        "https://example.com/%41",
+        "https://example.com/a\\b",
+        "https://example.com:99999/",
+        "https://exa$mple.com/",
+        "https://1.2.3.4.5/",
+    ] {
+        t.accept(WEBHOOK, "handler.webhook.url", quoted(right));
+    }
+    for wrong in [
+        "https://example.com/a%2",
+        "https://example.com/%zz",
+        "https://example.com/hook\n",
+        "https://example.com/a\tb",
+        " https://example.com",
+        "https://example.com#top",
+        "https://exam\tple.com/",
+        "https://example.com\\hook",
+        "https://exam^ple.com",
+        "https://exam|ple.com",
+        "https://example.com:8a/",
+        "https://example.com:80:80/",
+        "https://a%20b/",
+        "https://a%2",
+        "https://[::1/",
+        "https://[1.2.3.4]/",
+        "https://[::1]a/",
+        "https://[fe80::1%25]/",
+        "https:\\\\example.com",
+        "HTTPS://example.com",
+        "://example.com",
+    ] {
+        t.refuse(WEBHOOK, "handler.webhook.url", quoted(wrong), "must be an absolute http or https URL");
+    }
+}
+
 fn headers(t: &mut Table, base: Base, at: &str) {
     let many = |n| format!("{{{}}}", (0..n).map(|i| format!("x-{i}: v")).collect::<Vec<_>>().join(", "));
     t.bound(base, at, many(64), many(65), "must have at most 64 items");
@@ -196,7 +254,7 @@ fn headers(t: &mut Table, base: Base, at: &str) {
         "Too long: may not be more than 4096 bytes",
     );
     let name = |n| format!("{{'{}': v}}", "a".repeat(n));
-    let name_error = "a header name may contain only letters, digits and hyphens, at most 128";
+    let name_error = "a header name may contain only letters, digits, hyphens, dots, underscores and other characters of an HTTP token, at most 128";
     t.bound(base, at, name(128), name(129), name_error);
     for wrong in ["a b", "a:b", "ä", ""] {
         t.refuse(base, at, format!("{{'{wrong}': v}}"), name_error);
@@ -255,4 +313,59 @@ fn signature(t: &mut Table, base: Base, at: &str) {
     t.refuse_at(base, &merge, "{scheme: StandardWebhooks, algorithm: SHA1, encoding: null}", &field, sha1);
     let encoding = "encoding would be ignored with scheme: StandardWebhooks";
     t.refuse_at(base, &merge, "{scheme: StandardWebhooks}", &field, encoding);
+}
+
+fn oauth2(t: &mut Table, base: Base, handler: &str) {
+    let at = |member: &str| format!("{handler}.oauth2.{member}");
+    for member in ["tokenUrl", "clientId", "clientSecretRef"] {
+        t.required(base, &at(member));
+    }
+    t.length(base, &at("clientId"), 1, 512);
+    t.length(base, &at("audience"), 1, 1024);
+    let scopes = at("scopes");
+    let many = |n: usize| format!("[{}]", (0..n).map(|i| format!("s{i}")).collect::<Vec<_>>().join(", "));
+    t.bound(base, &scopes, many(1), many(0), "should have at least 1 items");
+    t.bound(base, &scopes, many(32), many(33), "must have at most 32 items");
+    t.refuse_at(base, &scopes, "[a, a]", &format!("spec.{scopes}[1]"), "Duplicate value");
+    t.length(base, &format!("{scopes}[0]"), 1, 256);
+    t.bound(
+        base,
+        &format!("{scopes}[0]"),
+        "'read:orders/x.y'",
+        "'two words'",
+        r"should match '^[!#-\[\]-~]+$'",
+    );
+    let url = at("tokenUrl");
+    for right in [
+        "https://a.example/token?x=1",
+        "http://localhost:8080/token",
+        "http://127.0.0.1/",
+        "'http://[::1]:80/t'",
+    ] {
+        t.accept(base, &url, right);
+    }
+    let https = "must be an absolute https URL (http only to localhost)";
+    for wrong in [
+        "http://login.example.com/token",
+        "http://localhost.example.com/",
+        "ftp://a.example/",
+        "/oauth/token",
+        "https:///token",
+    ] {
+        t.refuse(base, &url, wrong, https);
+    }
+    t.refuse(base, &url, "https://a:b@login.example.com/", "must not contain user information");
+    t.refuse(base, &url, "https:/", "should be at least 8 chars long");
+    t.refuse(
+        base,
+        &url,
+        format!("https://a.example/{}", "a".repeat(2048)),
+        "Too long: may not be more than 2048 bytes",
+    );
+    let (field, merge) = (format!("spec.{handler}"), format!("{handler}+"));
+    let conflict = "oauth2 sets the header authorization: remove it from headers and headersFrom";
+    t.refuse_at(base, &merge, "{headers: {Authorization: a}}", &field, conflict);
+    let from = "{headersFrom: [{name: AUTHORIZATION, secretRef: {name: a, key: b}}]}";
+    t.refuse_at(base, &merge, from, &field, conflict);
+    t.accept(base, &merge, "{oauth2: null, headers: {Authorization: a}}");
 }

@@ -72,6 +72,14 @@ impl Table {
         );
     }
 
+    /// The same for a text of 1 to `max` characters that must have valid content: `text` returns one of a length from 4.
+    pub fn length_of(&mut self, base: Base, at: &str, max: usize, text: impl Fn(usize) -> String) {
+        let quoted = |n| format!("'{}'", text(n));
+        self.bound(base, at, quoted(4), "''", "should be at least 1 chars long");
+        let too_long = format!("Too long: may not be more than {max} bytes");
+        self.bound(base, at, quoted(max), quoted(max + 1), &too_long);
+    }
+
     /// Adds rows for a number from `min` to `max`.
     pub fn range(&mut self, base: Base, at: &str, min: i64, max: i64) {
         let number = |n: i64| n.to_string();

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::harness::helm::{Container, RELEASE, chart, find, local_values, objects, token, values_file};
 use crate::harness::http::http;
-use crate::harness::objects::{documents, object, secret};
+use crate::harness::objects::{documents, free_lease, object, secret};
 use crate::harness::{ControlPlane, DEADLINE, Kong, Process, Receiver, eventually, free_port, watchdog};
 
 pub const HOME: &str = "hookstream-system";
@@ -33,6 +33,8 @@ impl Installed {
         for name in [HOME, SHOP] {
             cluster.kubectl(["create", "namespace", name], "").await.unwrap();
         }
+        let lease = documents(&[free_lease()]);
+        cluster.kubectl(["-n", HOME, "apply", "-f", "-"], &lease).await.unwrap();
         let ports = [free_port(), free_port(), free_port(), free_port()];
         let [ingest, api, ops, _] = ports;
         let scheme = if more["tls"]["secretName"].is_string() { "https" } else { "http" };

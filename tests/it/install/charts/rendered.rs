@@ -15,12 +15,13 @@ fn matrix() -> Vec<Value> {
         json!({}),
         json!({"mode": "combined"}),
         json!({"scope": {"namespaces": ["a", "b"]}, "requireSecretLabel": true}),
+        json!({"controllerClass": "blue", "watchLabelSelector": "team in (a, b)", "test": {"labels": {"team": "a"}}}),
         json!({"mode": "combined", "scope": {"namespaces": ["a"]}, "rbac": {"userRoles": false, "aggregate": false}}),
         json!({
             "image": {"repository": "registry.example/hookstream", "digest": format!("sha256:{}", "0".repeat(64))},
             "imagePullSecrets": ["registry"],
             "controller": {
-                "replicas": 1, "resyncInterval": "5m", "adminRateCeiling": "600/m", "lease": {"duration": "30s"}, "priorityClassName": "system-cluster-critical",
+                "replicas": 1, "resyncInterval": "5m", "installationId": "blue", "formerInstallationIds": ["old"], "adminRateCeiling": "600/m", "relayOverlap": "1h", "lease": {"duration": "30s"}, "priorityClassName": "system-cluster-critical",
                 "nodeSelector": {"disk": "ssd"}, "tolerations": [{"key": "a", "operator": "Exists"}],
                 "affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
                     {"weight": 1, "podAffinityTerm": {"topologyKey": "kubernetes.io/hostname"}}]}},
@@ -32,6 +33,7 @@ fn matrix() -> Vec<Value> {
                 "extraVolumes": [{"name": "ca", "configMap": {"name": "ca"}}],
                 "extraVolumeMounts": [{"name": "ca", "mountPath": "/ca", "readOnly": true}],
                 "settings": {"diskLimit": "80%", "relayDedupWindow": "0"},
+                "handshakeOrigins": ["shop=eventgrid.azure.net@120", "*=other.example"], "handshakeAllowAll": true,
             },
             "commonLabels": {"team": "platform"}, "commonAnnotations": {"note": "x"},
             "serviceAccounts": {"annotations": {"a": "b"}},

@@ -230,12 +230,12 @@ async fn queued_call_ends_at_its_deadline() {
         outcome = async {
             // The other hook occupies the child.
             wait_until_running(pid).await;
-            scripts.sandbox.invoke("b", call.clone(), Duration::from_millis(200)).await
-        } => assert!(matches!(outcome, Err(ScriptError::SandboxUnavailable(_))), "{outcome:?}"),
+            scripts.invoke("b", call.clone(), Duration::from_millis(200)).await
+        } => assert!(matches!(outcome, Err(ScriptError::SandboxBusy(_))), "{outcome:?}"),
     }
     // The caller's remaining time bounds the script, too. A started child is idle, so that starting one takes no part of it.
     assert_eq!(scripts.run("a", "return 1").await, Ok(json!(1)));
     let remaining = Duration::from_secs(2);
-    let outcome = scripts.sandbox.invoke("b", call, remaining).await;
+    let outcome = scripts.invoke("b", call, remaining).await;
     assert!(matches!(outcome, Err(ScriptError::ScriptTimeout(budget)) if budget <= remaining), "{outcome:?}");
 }

@@ -43,6 +43,13 @@ const SCRIPTS: &[(&str, ExpectedEnd)] = &[
         "return (string.gsub(string.rep('a', 1e6), string.rep('a?', 30) .. string.rep('a', 30) .. 'b', ''))",
         Timeout,
     ),
+    // Regular expressions.
+    ("while true do ngx.re.match('a', 'a') end", Timeout),
+    ("for i = 1, 1e9 do ngx.re.match('a', tostring(i)) end", Timeout),
+    ("ngx.re.gsub('aaaa', 'a', function() while true do end end)", Timeout),
+    ("return ngx.re.match(string.rep('a', 1e6), '(' .. string.rep('a?', 2000) .. ')*b')", AnyEnd),
+    ("return ngx.re.gsub(string.rep('a', 1e6), 'a', string.rep('b', 1e3))", AnyEnd),
+    ("local function f() return (ngx.re.gsub('a', 'a', f)) end return f()", AnyEnd),
     // Memory.
     ("return string.rep('x', 1e9)", Memory),
     ("local s = 'x' while true do s = s .. s end", Memory),
@@ -157,6 +164,7 @@ const SCRIPTS: &[(&str, ExpectedEnd)] = &[
     ("for i = 1, 1e4 do print(string.rep('x', 1e4)) end return true", AnyEnd),
     ("return 0/0", ErrorWith("must not be NaN")),
     ("return {[1] = 1, [1e9] = 1}", ErrorWith("excessively sparse array")),
+    ("cjson.encode_sparse_array(false, 0) return cjson.encode({[1e9] = 1})", ErrorWith("the JSON is over")),
     ("return {[{}] = 1}", ErrorWith("key must be a number or string")),
     ("return {[1.5] = 1, x = '\\255'}", AnyEnd),
 ];

@@ -161,7 +161,7 @@ async fn oversized_input_and_output_are_rejected() {
         source: "s",
         pid: 1,
     };
-    let error = scripts.sandbox.invoke("hook", call, super::CALL_DEADLINE).await.unwrap_err();
+    let error = scripts.invoke("hook", call, super::CALL_DEADLINE).await.unwrap_err();
     assert!(matches!(&error, ScriptError::ScriptTooBig(message) if message.contains("32 MiB")), "{error}");
     // The deepest allowed data, as a variable of a template, and a deeper one.
     let deep = |levels| (0..levels).fold(json!(1), |inner, _| json!([inner]));

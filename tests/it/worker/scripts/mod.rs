@@ -5,14 +5,17 @@ mod confined;
 mod hostile;
 mod hostile_children;
 mod lambdas;
+mod memory;
+mod ngx_re;
 mod refused;
 mod templates;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use hookstream::core::event::data::Data;
-use hookstream::sandbox::{Invocation, Sandbox, SandboxOptions, ScriptError};
+use hookstream::core::event::data::{Data, JsonStyle};
+use hookstream::sandbox::{Invocation, RenderContext, Sandbox, SandboxOptions, ScriptError, ScriptOwner};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
@@ -52,7 +55,13 @@ impl Scripts {
         let data =
             raw(&json!({"entity": {"username": "ada", "none": null}, "list": [1, null, "x"], "empty": []}));
         let call = Invocation { function, data: &data, event: "consumers", source: "crud", pid: 7 };
-        self.sandbox.invoke(hook, call, CALL_DEADLINE).await
+        self.invoke(hook, call, CALL_DEADLINE).await
+    }
+
+    /// Calls a lambda of a hook. All hooks are in one namespace.
+    async fn invoke(&self, hook: &str, call: Invocation<'_>, within: Duration) -> Result<Value, ScriptError> {
+        let owner = ScriptOwner { namespace: &"n".into(), hook: &hook.into() };
+        self.sandbox.invoke(owner, call, within).await
     }
 
     async fn render(&self, template: &str, context: &Value) -> Result<String, ScriptError> {
@@ -60,10 +69,19 @@ impl Scripts {
     }
 
     async fn render_data(&self, template: &str, context: &Data<'_>) -> Result<String, ScriptError> {
-        self.sandbox
-            .render("hook", &[template], context, CALL_DEADLINE)
-            .await
-            .map(|mut texts| texts.remove(0))
+        self.render_all(&[template], context, CALL_DEADLINE).await.map(|mut texts| texts.remove(0))
+    }
+
+    async fn render_all(
+        &self,
+        templates: &[&str],
+        context: &Data<'_>,
+        within: Duration,
+    ) -> Result<Vec<String>, ScriptError> {
+        let owner = ScriptOwner { namespace: &"n".into(), hook: &"hook".into() };
+        let variables = Arc::new(context.clone().into_owned());
+        let context = RenderContext { variables, bytes: context.to_json(JsonStyle::Original).len() };
+        self.sandbox.render(owner, templates, &context, within).await.map(|rendered| rendered.texts)
     }
 
     /// Returns the process ids of the living children.

@@ -206,7 +206,7 @@ async fn errors_name_the_template_line() {
 async fn renders_several_templates_in_order() {
     let scripts = Scripts::start(33, |_| {}).await;
     let templates = ["{{ operation }}", "{{ 1 + 1 }}", "", "{* operation:upper() *}", "{{ source }}"];
-    let rendered = scripts.sandbox.render("hook", &templates, &event(), super::CALL_DEADLINE).await;
+    let rendered = scripts.render_all(&templates, &event(), super::CALL_DEADLINE).await;
     assert_eq!(rendered.unwrap(), ["create", "2", "", "CREATE", "crud"]);
-    assert_eq!(scripts.sandbox.render("hook", &[], &event(), super::CALL_DEADLINE).await, Ok(vec![]));
+    assert_eq!(scripts.render_all(&[], &event(), super::CALL_DEADLINE).await, Ok(vec![]));
 }

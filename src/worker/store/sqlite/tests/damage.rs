@@ -216,3 +216,39 @@ async fn an_intact_store_is_recovered_completely() {
     let used = recover::recover(dir.path(), &dir.path().join("other.db")).unwrap_err().to_string();
     assert!(used.contains("a worker uses"), "{used}");
 }
+
+#[tokio::test]
+async fn a_check_reports_notes_that_name_a_missing_hook() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store_with(dir.path(), 3).await;
+    // Without a close, which would insert rows.
+    drop(store);
+    assert_eq!(check(dir.path()).unwrap().problems, Vec::<String>::new());
+    raw(dir.path()).execute("DELETE FROM hooks", []).unwrap();
+    assert_eq!(check(dir.path()).unwrap().problems, ["3 notes of deliveries without their hook"]);
+}
+
+#[tokio::test]
+async fn an_unreadable_filter_ends_only_its_own_replay() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store_with(dir.path(), 5).await;
+    for pending in store.due_by("uid-x", T0, 9).await.unwrap() {
+        store.settle(settled(pending.seq, T0, 200, NextStep::Delivered)).await.unwrap();
+    }
+    let shop = || DeliveryFilter { namespace: "shop".into(), ..DeliveryFilter::default() };
+    let started = T0 + Duration::from_secs(60);
+    let damaged = store.start_replay(shop(), 100, started).await.unwrap().id;
+    let intact = store.start_replay(shop(), 100, started).await.unwrap().id;
+    // Another type of a member, and no text at all.
+    for value in [r#"'{"namespace":7}'"#, "x'ff'"] {
+        let set = format!("UPDATE replays SET filter = {value}, done_at = NULL WHERE id = ?1");
+        raw(dir.path()).execute(&set, [damaged.as_bytes()]).unwrap();
+        store.step_replays(started + Duration::from_secs(2)).await.unwrap();
+        let ended = store.replay_progress("shop", damaged).await.unwrap().unwrap();
+        let error = ended.error.unwrap_or_default();
+        assert!(ended.done && error.contains("cannot be read"), "{value}: {error}");
+    }
+    store.step_replays(started + Duration::from_secs(4)).await.unwrap();
+    let other = store.replay_progress("shop", intact).await.unwrap().unwrap();
+    assert_eq!((other.replayed, other.done, other.error), (5, true, None));
+}

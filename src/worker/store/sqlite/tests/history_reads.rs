@@ -347,20 +347,24 @@ async fn replays_are_bounded_and_divided_by_namespace() {
     let refused = store.start_replay(filter("shop"), 1, start).await;
     assert!(matches!(refused, Err(StoreError::TooManyReplays(20))), "{refused:?}");
     let other = store.start_replay(filter("other"), 10_000, start).await.unwrap();
-    let hooks = store.step_replays(start + Duration::from_secs(1)).await.unwrap();
-    assert_eq!(hooks.len(), 2, "{hooks:?}");
-    store.step_replays(start + Duration::from_secs(2)).await.unwrap();
-    assert_eq!(
-        store.replay_progress("other", other.id).await.unwrap().map(|r| (r.replayed, r.done)),
-        Some((1, true))
-    );
-    for n in 3..9 {
-        store.step_replays(start + Duration::from_secs(n)).await.unwrap();
+    // The other namespace waits for no replay of this one. A step has a time limit, which a busy machine may use up within
+    // one namespace.
+    let unfinished = "SELECT count(*) FROM replays WHERE done_at IS NULL";
+    let unfinished = || raw(dir.path()).query_row(unfinished, [], |r| r.get::<_, i64>(0)).unwrap();
+    let mut steps = (1..200).map(|n| start + Duration::from_secs(n));
+    let is_done = async || {
+        let progress = store.replay_progress("other", other.id).await.unwrap();
+        progress.is_some_and(|progress| (progress.replayed, progress.done) == (1, true))
+    };
+    while !is_done().await {
+        store.step_replays(steps.next().expect("progress")).await.unwrap();
+    }
+    assert!(unfinished() > 0, "the replays of the first namespace continue");
+    while unfinished() > 0 {
+        store.step_replays(steps.next().expect("progress")).await.unwrap();
     }
     assert_eq!(store.due_by("uid-x", Millis(T0.0 * 2), 999).await.unwrap().len(), 300, "each once");
     // Finished replays make way, the oldest first.
-    let unfinished = "SELECT count(*) FROM replays WHERE done_at IS NULL";
-    assert_eq!(raw(dir.path()).query_row(unfinished, [], |r| r.get::<_, i64>(0)).unwrap(), 0);
     raw(dir.path())
         .execute_batch(
             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 150)

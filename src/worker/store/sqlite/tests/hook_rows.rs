@@ -154,3 +154,37 @@ async fn the_row_of_a_deleted_namespace_is_removed_with_its_data() {
     assert_eq!(store.explain("shop", "a").await.unwrap(), None);
     assert_eq!(store.explain("shop", "b").await.unwrap().unwrap().deliveries.len(), 1);
 }
+
+/// On a full disk the reserve has space for few rows, so a step of a sweep must not materialize thousands.
+#[tokio::test]
+async fn a_sweep_of_a_deleted_namespace_changes_a_bounded_number_of_rows() {
+    const ROWS: i64 = 10;
+    let dir = tempfile::tempdir().unwrap();
+    let store = open_tuned(dir.path(), |t| {
+        t.sweep_limit = SweepLimit { rows: usize::try_from(ROWS).unwrap(), bytes: 1 << 20 };
+    });
+    store.set_namespace_uid("shop", Some("1")).await.unwrap();
+    for n in 0..25 {
+        store.accept(vec![new(&format!("old-{n}"), &["old"], T0)], T0).await.unwrap();
+    }
+    store.set_namespace_uid("shop", Some("2")).await.unwrap();
+    // Deliveries without rows: of the present namespace, and of a hook whose row the deleted one left.
+    for n in 0..100 {
+        store.accept(vec![new(&format!("new-{n}"), &["old", "new"], T0)], T0).await.unwrap();
+    }
+    let deliveries = || count(dir.path(), "SELECT count(*) FROM deliveries");
+    let (mut before, mut most) = (deliveries(), 0);
+    while store.sweep(RETENTION, T0).await.unwrap() {
+        let after = deliveries();
+        (before, most) = (after, most.max(after - before));
+    }
+    assert!(most <= ROWS, "{most} rows were inserted in one step");
+    assert_eq!(count(dir.path(), "SELECT count(*) FROM ended"), 0);
+    assert_eq!(count(dir.path(), "SELECT count(*) FROM hooks WHERE uid = 'uid-old'"), 0);
+    assert_eq!(store.explain("shop", "old-1").await.unwrap(), None);
+    assert_eq!(store.due_by("uid-new", T0, 999).await.unwrap().len(), 100);
+    drop(store);
+    let store = SqliteStore::open(dir.path()).unwrap();
+    assert_eq!(store.due_by("uid-new", T0, 999).await.unwrap().len(), 100);
+    assert!(store.accept(vec![new("next", &["new"], T0)], T0).await.unwrap()[0].seq > 125);
+}

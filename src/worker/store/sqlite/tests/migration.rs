@@ -136,16 +136,28 @@ async fn migrates_a_store_of_version_5() {
     store.close().await;
     // As an older program does: it knows neither the column nor the number of a new namespace.
     let conn = raw(dir.path());
-    conn.execute_batch("INSERT INTO hooks (id, uid, namespace, name) VALUES (9, 'uid-n', 'new', 'n')")
-        .unwrap();
+    conn.execute_batch(
+        "INSERT INTO hooks (id, uid, namespace, name) VALUES (9, 'uid-n', 'new', 'n');
+         INSERT INTO hooks (id, uid, namespace, name, held_since) VALUES (10, 'uid-h', 'held', 'h', 1);",
+    )
+    .unwrap();
     insert(&conn, 4, 1);
     insert(&conn, 5, 9);
     drop(conn);
     let store = SqliteStore::open(dir.path()).unwrap();
     assert_eq!(listed(&store, "shop").await, ["e4", "e2", "e1"]);
     assert_eq!(listed(&store, "new").await, ["e5"]);
+    assert!(
+        store.namespaces().await.unwrap().contains(&"held".into()),
+        "a hook without deliveries counts too"
+    );
     while store.sweep(RETENTION, Millis(T0.0 * 2)).await.unwrap() {}
     assert_eq!(listed(&store, "shop").await, [""; 0]);
     let hooks: i64 = raw(dir.path()).query_row("SELECT count(*) FROM hooks", [], |row| row.get(0)).unwrap();
-    assert_eq!(hooks, 0);
+    assert_eq!(hooks, 1, "the held one");
+    store.close().await;
+    // Without deliveries, there is no other sign of the hook.
+    raw(dir.path()).execute("DELETE FROM namespace_numbers", []).unwrap();
+    let store = SqliteStore::open(dir.path()).unwrap();
+    assert_eq!(store.namespaces().await.unwrap(), ["held"]);
 }

@@ -93,3 +93,24 @@ async fn store_group_commit() {
         store.close().await;
     }
 }
+
+/// Accepts and settles events in batches, to count the writer's instructions per event with callgrind.
+#[tokio::test]
+#[ignore = "a measurement: run it under callgrind"]
+async fn store_cost() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(dir.path()).unwrap();
+    let body = format!("\"{}\"", "x".repeat(498));
+    for n in 0..100 {
+        let one = |m: usize| NewEvent {
+            event: event_with(&format!("{n}-{m}"), &body),
+            ..new("", &[&format!("h{}", m % 8)], T0)
+        };
+        let accepted = join_all((0..100).map(|m| store.accept(vec![one(m)], T0))).await;
+        let seqs = accepted.into_iter().map(|accepted| accepted.unwrap()[0].deliveries[0].seq);
+        let outcomes = seqs.map(|seq| settled(seq, T0, 200, NextStep::Delivered)).collect();
+        store.settle_many(outcomes).await.unwrap();
+    }
+    store.close().await;
+    println!("10000 events");
+}
