@@ -8,6 +8,7 @@ use super::{Relay, VendorObject};
 use crate::api::EventHook;
 use crate::cluster::{ObjectKey, ResourceKind};
 use crate::controller::reconcile::Synced;
+use crate::controller::state::{OWNED_OBJECT, OwnershipMarker};
 use crate::core::keys::KeyRing;
 
 /// The holder of a vendor object.
@@ -30,6 +31,8 @@ pub struct ResourceRecord {
     /// In lower case, because vendors may return a UUID in another letter case.
     ids: Vec<String>,
     name: Option<String>,
+    /// True if the status names no vendor object yet, so that the controller may take over a relay of this name.
+    is_pending: bool,
 }
 
 impl ResourceRecord {
@@ -37,8 +40,16 @@ impl ResourceRecord {
         let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str);
         let uid = text("/metadata/uid").unwrap_or_default().to_owned();
         let derived = (kind == ResourceKind::EventHook).then(|| EventHook::derived_id(&uid)).flatten();
-        let named = [text("/status/external/id"), text("/spec/adopt/id")];
-        let ids = named.into_iter().flatten().map(str::to_ascii_lowercase).chain(derived).collect();
+        let external = text("/status/external/id");
+        // Of a restored object only the annotation names the id, and of a moved one the status names former ids too.
+        let marker = object.pointer("/metadata/annotations").and_then(|all| all.get(OWNED_OBJECT)?.as_str());
+        let marker = marker.and_then(OwnershipMarker::parse);
+        let former =
+            object.pointer("/status/formerLocations").and_then(Value::as_array).into_iter().flatten();
+        let former = former.filter_map(|location| location.get("id")?.as_str());
+        let named = [external, text("/spec/adopt/id"), marker.as_ref().map(OwnershipMarker::id)];
+        let named = named.into_iter().flatten().chain(former);
+        let ids = named.map(str::to_ascii_lowercase).chain(derived).collect();
         ResourceRecord {
             kind,
             key: ObjectKey::new(
@@ -48,6 +59,7 @@ impl ResourceRecord {
             uid,
             ids,
             name: text("/spec/name").map(ToOwned::to_owned),
+            is_pending: external.is_none(),
         }
     }
 }
@@ -56,6 +68,8 @@ impl ResourceRecord {
 pub struct CustomResources {
     ids: HashSet<(ResourceKind, String)>,
     names: HashSet<(ResourceKind, String)>,
+    /// The custom resources whose status names no vendor object yet.
+    pending: HashSet<(ResourceKind, ObjectKey)>,
     by_uid: HashMap<String, ObjectKey>,
     /// The namespaces that were read; empty means all.
     namespaces: Vec<String>,
@@ -64,13 +78,15 @@ pub struct CustomResources {
 impl CustomResources {
     pub fn new(records: Vec<ResourceRecord>, namespaces: Vec<String>) -> Self {
         let (mut ids, mut names, mut by_uid) = (HashSet::new(), HashSet::new(), HashMap::new());
+        let pending = records.iter().filter(|record| record.is_pending);
+        let pending = pending.map(|record| (record.kind, record.key.clone())).collect();
         for record in records {
             let kind = record.kind;
             ids.extend(record.ids.into_iter().map(|id| (kind, id)));
             names.extend(record.name.map(|name| (kind, name)));
             by_uid.insert(record.uid, record.key);
         }
-        CustomResources { ids, names, by_uid, namespaces }
+        CustomResources { ids, names, pending, by_uid, namespaces }
     }
 
     /// Returns the holder of an object. `installation` and `key_ring` are this installation's; without them nothing can be
@@ -82,8 +98,15 @@ impl CustomResources {
         key_ring: Option<&KeyRing>,
     ) -> Holding {
         let is_named = || object.name.clone().is_some_and(|name| self.names.contains(&(object.kind, name)));
+        let is_taken_over = || {
+            let target = object.relay.as_ref().map(|relay| &relay.target);
+            target.is_some_and(|target| {
+                self.pending.contains(&(object.kind, ObjectKey::new(&target.namespace, &target.name)))
+            })
+        };
         // The name counts too: a create may have succeeded before the status names its id.
-        if self.ids.contains(&(object.kind, object.id.to_ascii_lowercase())) || is_named() {
+        if self.ids.contains(&(object.kind, object.id.to_ascii_lowercase())) || is_named() || is_taken_over()
+        {
             return Holding::Held;
         }
         match &object.relay {
@@ -185,6 +208,26 @@ mod tests {
             assert!(matches!(of_other_kind, Holding::Unmanaged(_)), "{id}");
         }
         assert_eq!(holding(&object(ResourceKind::EventStream, "x", None, Some("users"))), Holding::Held);
+    }
+
+    #[test]
+    fn restored_and_moved_resources_hold_what_they_take_over() {
+        let annotations =
+            json!({OWNED_OBJECT: json!({"id": "Marked", "uid": "gone", "hash": "h"}).to_string()});
+        let restored = json!({"metadata": {"namespace": "shop", "name": "restored", "uid": "new",
+            "annotations": annotations}});
+        let moved = json!({"metadata": {"namespace": "shop", "name": "moved", "uid": "m"},
+            "status": {"external": {"id": "current"}, "formerLocations": [{"id": "former"}]}});
+        let pending = json!({"metadata": {"namespace": "shop", "name": "orders", "uid": "p"}});
+        let records =
+            [&restored, &moved, &pending].map(|o| ResourceRecord::parse(ResourceKind::EventHook, o));
+        let all = CustomResources::new(records.into(), Vec::new());
+        let keys = key_ring(1);
+        let holding = |object: &VendorObject| all.classify(object, Some("blue"), Some(&keys));
+        for id in ["marked", "current", "former"] {
+            assert_eq!(holding(&object(ResourceKind::EventHook, id, None, None)), Holding::Held, "{id}");
+        }
+        assert_eq!(holding(&relay("blue", &keys, "gone")), Holding::Held, "shop/orders takes it over");
     }
 
     #[test]
