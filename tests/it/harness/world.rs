@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use kube::Client;
 use serde_json::{Value, json};
@@ -229,7 +230,17 @@ impl World {
 
     /// Waits until the object fits. Fails when the operator ends.
     pub async fn until(&self, path: &str, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
-        eventually(DEADLINE, &format!("{path}: {what}"), async || {
+        self.until_within(path, what, DEADLINE, fits).await
+    }
+
+    async fn until_within(
+        &self,
+        path: &str,
+        what: &str,
+        deadline: Duration,
+        fits: impl Fn(&Value) -> bool,
+    ) -> Value {
+        eventually(deadline, &format!("{path}: {what}"), async || {
             let ended = self.operator.as_ref().and_then(Process::ended);
             assert!(ended.is_none(), "the operator ended ({ended:?}):\n{}", self.log());
             let object = self.get(path).await?;
@@ -245,11 +256,16 @@ impl World {
 
     /// Waits until the object is not ready with this reason.
     pub async fn not_ready(&self, path: &str, reason: &str) -> Value {
+        self.not_ready_within(path, reason, DEADLINE).await
+    }
+
+    /// The same with another deadline.
+    pub async fn not_ready_within(&self, path: &str, reason: &str, deadline: Duration) -> Value {
         let fits = |o: &Value| {
             let ready = condition(o, "Ready");
             is_current(o) && ready["status"] == "False" && ready["reason"] == reason
         };
-        self.until(path, &format!("not ready: {reason}"), fits).await
+        self.until_within(path, &format!("not ready: {reason}"), deadline, fits).await
     }
 
     /// Waits until the object is stalled with this reason. Returns its message.
