@@ -1,7 +1,7 @@
 //! The connection data of a vendor, independent of its kind.
 
+use crate::core::digest::hash_parts;
 use secrecy::ExposeSecret;
-use sha2::{Digest, Sha256};
 use url::Url;
 
 use super::auth0::Auth0Access;
@@ -91,10 +91,6 @@ impl AdminAccess {
 
 /// Returns a hash of the parts, each with its length.
 pub(super) fn digest(parts: &[&str]) -> [u8; 32] {
-    let mut hash = Sha256::new();
-    for part in parts {
-        hash.update((part.len() as u64).to_be_bytes());
-        hash.update(part);
-    }
-    hash.finalize().into()
+    let parts: Vec<&[u8]> = parts.iter().map(|part| part.as_bytes()).collect();
+    hash_parts(&parts)
 }

@@ -13,6 +13,7 @@ use super::listing::{ListElement, ListFilter, ListedObject, Listing};
 use super::response::{
     check_complete, invalid_json, is_valid_id, oversized_response, unexpected_response, vendor_date,
 };
+use crate::core::relay::is_worker_path;
 use crate::memory::Reservation;
 
 const MAX_PAGES: usize = 1000;
@@ -25,8 +26,6 @@ const MAX_NAME: usize = 256;
 const MAX_MEMBER: usize = 8 * 1024;
 /// Maximum bytes of the settings of an object in which the URL of a worker is searched.
 const MAX_SETTINGS: usize = 16 * 1024;
-/// A part of every URL to which a vendor sends events for a worker.
-const WORKER_PATH: &str = "/v1/namespaces/";
 /// The memory of an id's hash, and of an entry besides its texts.
 const ID_COST: usize = 24;
 const ENTRY_COST: usize = 96;
@@ -250,9 +249,10 @@ impl<'de> Visitor<'de> for HeadVisitor {
         while let Some(known) = members.next_key_seed(KnownKey(&["id", "name", "config", "destination"]))? {
             match known {
                 Some("id") => head.id = text(members.next_value()?).filter(|id| is_valid_id(id)),
-                Some("config") => head.worker_url = worker_url(members.next_value()?, "/url"),
+                Some("config") => head.worker_url = worker_url(members.next_value()?, "/url", "relays"),
                 Some("destination") => {
-                    head.worker_url = worker_url(members.next_value()?, "/configuration/webhook_endpoint");
+                    head.worker_url =
+                        worker_url(members.next_value()?, "/configuration/webhook_endpoint", "streams");
                 }
                 Some(_) => head.name = text(members.next_value()?),
                 None => drop(members.next_value::<IgnoredAny>()?),
@@ -285,14 +285,14 @@ impl Visitor<'_> for KnownKey {
     }
 }
 
-/// Returns the URL at this place of an object's settings if it may be one of a worker. Settings that are too large have none.
-fn worker_url(settings: &RawValue, pointer: &str) -> Option<String> {
+/// Returns the URL at this place of an object's settings if it is one of a worker. Settings that are too large have none.
+fn worker_url(settings: &RawValue, pointer: &str, collection: &str) -> Option<String> {
     let text = settings.get();
     // No JSON writer escapes these characters, so most settings need not be parsed.
     let may_be_worker = text.len() <= MAX_SETTINGS && text.contains("namespaces");
     let settings: Value = may_be_worker.then(|| serde_json::from_str(text).ok()).flatten()?;
     let url = settings.pointer(pointer)?.as_str()?;
-    url.contains(WORKER_PATH).then(|| url.to_owned())
+    is_worker_path(url, collection).then(|| url.to_owned())
 }
 
 /// Returns a text of at most `MAX_NAME` bytes; None for every other value.

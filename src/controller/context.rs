@@ -10,10 +10,10 @@ use tokio::sync::mpsc;
 use url::Url;
 
 use super::backoff::Backoff;
+use super::named_ids::all_named_ids;
 use super::state::{
     ClaimedIds, Installations, ObjectMemory, OwnerIndex, Snapshots, SourceCache, StreamFailures,
 };
-use super::wanted_ids::wanted_ids;
 use crate::admin::auth0::LoginCache;
 use crate::admin::kong::DetectedCapabilities;
 use crate::admin::limit::Pacer;
@@ -109,7 +109,7 @@ pub struct Context {
     pub(super) backoff: Backoff,
     pub(super) memory: ObjectMemory,
     pub(super) claims: ClaimedIds,
-    pub(super) owners: OwnerIndex,
+    pub(super) owners: Arc<OwnerIndex>,
     pub(super) snapshots: Snapshots,
     pub(super) sources: SourceCache,
     pub(super) stream_failures: StreamFailures,
@@ -142,10 +142,11 @@ impl Context {
         leadership: Leadership,
     ) -> Self {
         let (connection_updates, connections_to_update) = mpsc::unbounded_channel();
-        let wanted_ids = {
+        let owners = {
             let view = view.clone();
-            move || wanted_ids(&view)
+            Arc::new(OwnerIndex::new(move || all_named_ids(&view)))
         };
+        let named = owners.clone();
         Context {
             pacer: Pacer::new(
                 options.admin_ceiling,
@@ -162,8 +163,8 @@ impl Context {
             backoff: Backoff::default(),
             memory: ObjectMemory::default(),
             claims: ClaimedIds::default(),
-            owners: OwnerIndex::default(),
-            snapshots: Snapshots::new(wanted_ids),
+            owners,
+            snapshots: Snapshots::new(move |id| named.contains(id)),
             sources: SourceCache::default(),
             stream_failures: StreamFailures::default(),
             installations: Installations::default(),

@@ -23,6 +23,7 @@ mod eventstream;
 mod finalizer;
 mod installation;
 mod key_ring_check;
+mod named_ids;
 pub mod orphans;
 mod preview;
 mod reconcile;
@@ -33,7 +34,6 @@ mod supervise;
 mod telemetry;
 mod triggers;
 mod usage;
-mod wanted_ids;
 
 use std::sync::Arc;
 

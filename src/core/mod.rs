@@ -13,6 +13,7 @@ pub mod catalogue;
 pub mod clock;
 pub mod conditions;
 pub mod delivery_reason;
+pub mod digest;
 pub mod duration;
 pub mod egress;
 pub mod event;

@@ -77,7 +77,7 @@ impl TlsClient {
         for _ in 1..MAX_SENDS {
             let is_http1 = self.http1_hosts.contains(&authority);
             let client = if is_http1 { &self.http1 } else { &self.any_version };
-            let error = match client.request(copy(&request)).await {
+            let error = match client.request(request.clone()).await {
                 Ok(response) => return Ok(response),
                 Err(error) => error,
             };
@@ -93,15 +93,6 @@ impl TlsClient {
         let client = if self.http1_hosts.contains(&authority) { &self.http1 } else { &self.any_version };
         client.request(request).await
     }
-}
-
-/// Copies a request. The extensions are not copied, because nothing here uses any.
-fn copy(request: &Request<Full<Bytes>>) -> Request<Full<Bytes>> {
-    let mut copy = Request::new(request.body().clone());
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.headers_mut() = request.headers().clone();
-    copy
 }
 
 /// Adds `Content-Length: 0` to a request without a body whose method has a body: many servers answer 411 without it

@@ -3,6 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::api::API_VERSION;
 use crate::core::relay::is_worker_path;
 
 /// A custom resource that adopts an object of the tenant without changing it.
@@ -82,7 +83,7 @@ pub fn hook_manifest(hook: &Value, connection: &str) -> Option<Auth0Manifest> {
 }
 
 fn build_manifest(kind: &str, name: String, spec: Value, keys: Vec<String>) -> Auth0Manifest {
-    let object = json!({"apiVersion": "hookstream.dev/v1alpha1", "kind": kind, "metadata": {"name": name},
+    let object = json!({"apiVersion": API_VERSION, "kind": kind, "metadata": {"name": name},
         "spec": spec});
     Auth0Manifest { object, secret: (!keys.is_empty()).then_some((name, keys)) }
 }

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::api::API_VERSION;
 use crate::core::relay::is_worker_path;
 
 /// The manifests of one hook.
@@ -55,7 +56,7 @@ pub fn hook_manifests(hook: &Value, connection: &str) -> Option<KongManifests> {
     let secret = (!data.is_empty()).then(
         || json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": data}),
     );
-    let hook = json!({"apiVersion": "hookstream.dev/v1alpha1", "kind": "EventHook", "metadata": {"name": name},
+    let hook = json!({"apiVersion": API_VERSION, "kind": "EventHook", "metadata": {"name": name},
         "spec": spec});
     Some(KongManifests { hook, secret })
 }

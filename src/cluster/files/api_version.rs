@@ -3,11 +3,9 @@
 use serde_json::Value;
 use strum::IntoEnumIterator;
 
-use crate::api::GROUP;
+use crate::api::{API_VERSION, GROUP};
 use crate::cluster::ResourceKind;
 
-/// The apiVersion of every kind.
-const API_VERSION: &str = "hookstream.dev/v1alpha1";
 /// How many characters of our group an author may have mistyped.
 const MAX_TYPOS: usize = 2;
 

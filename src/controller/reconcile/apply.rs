@@ -36,20 +36,8 @@ impl<K: Synced> SyncRun<'_, K> {
                 let effect = Effect::Updated(comparison.fields.clone());
                 Box::pin(self.update(comparison, effect)).await
             }
-            Action::Adopt(comparison) => {
-                self.claim(&comparison.found.id)?;
-                match comparison.fields.is_empty() {
-                    true => self.keep(comparison.found, Effect::Adopted).await,
-                    false => Box::pin(self.update(comparison, Effect::Adopted)).await,
-                }
-            }
-            Action::TakeOver(comparison) => {
-                self.claim(&comparison.found.id)?;
-                match comparison.fields.is_empty() {
-                    true => self.keep(comparison.found, Effect::TakenOver).await,
-                    false => Box::pin(self.update(comparison, Effect::TakenOver)).await,
-                }
-            }
+            Action::Adopt(comparison) => self.take(comparison, Effect::Adopted).await,
+            Action::TakeOver(comparison) => self.take(comparison, Effect::TakenOver).await,
             Action::Keep(comparison) => self.keep(comparison.found, Effect::None).await,
             Action::Observe(comparison) => {
                 Ok(self.result(comparison.found, self.object.secret_hashes().cloned(), Effect::None, None))
@@ -99,6 +87,15 @@ impl<K: Synced> SyncRun<'_, K> {
                 let hashes = self.object.secret_hashes().cloned();
                 Ok(self.result(comparison.found, hashes, Effect::None, Some(difference)))
             }
+        }
+    }
+
+    /// Takes ownership of the external object and writes the fields that differ.
+    async fn take(&mut self, comparison: Comparison, effect: Effect) -> Result<SyncResult, SyncError> {
+        self.claim(&comparison.found.id)?;
+        match comparison.fields.is_empty() {
+            true => self.keep(comparison.found, effect).await,
+            false => Box::pin(self.update(comparison, effect)).await,
         }
     }
 

@@ -11,12 +11,13 @@ use kube::{Resource, ResourceExt};
 
 use super::kind::Synced;
 use crate::api::External;
-use crate::cluster::{DeserializeGuard, ObjectChange, ObjectKey, ResourceKind, View};
+use crate::cluster::{DeserializeGuard, ObjectChange, ObjectKey, ResourceKind};
 use crate::controller::context::Context;
 use crate::controller::error::SyncError;
 use crate::controller::finalizer;
+use crate::controller::named_ids::named_ids;
 use crate::controller::state::{
-    CreateRecord, IndexEntry, MarkerOwner, MarkerProof, OwnershipMarker, is_same_id, normalized_id,
+    CreateRecord, MarkerOwner, MarkerProof, OwnershipMarker, is_same_id, normalized_id,
 };
 use crate::core::keys::KeyRing;
 
@@ -162,7 +163,7 @@ pub fn find_other_owner<K: Synced>(
         return Some(name);
     }
     let store = K::store(&context.view);
-    let candidates = context.owners.candidates(K::KIND, id, || index_entries(&context.view));
+    let candidates = context.owners.candidates(K::KIND, id);
     candidates.into_iter().find_map(|key| {
         let other = store.get(&ObjectRef::new(&key.name).within(&key.namespace))?;
         let is_owner = other.meta().uid.as_deref() != Some(uid.as_str()) && may_own(&other, id, key_ring);
@@ -250,30 +251,12 @@ fn index_object<K: Synced>(
     key: &ObjectKey,
 ) {
     let object = store.get(&ObjectRef::new(&key.name).within(&key.namespace));
-    context.owners.update(K::KIND, key, object.map(|object| named_ids(&object)).unwrap_or_default());
-}
-
-fn index_entries(view: &View) -> Vec<IndexEntry> {
-    let mut entries = Vec::new();
-    collect(&view.hooks, &mut entries);
-    collect(&view.streams, &mut entries);
-    collect(&view.auth0_hooks, &mut entries);
-    entries
-}
-
-fn collect<K: Synced>(
-    store: &kube::runtime::reflector::Store<DeserializeGuard<K>>,
-    entries: &mut Vec<IndexEntry>,
-) {
-    entries.extend(store.state().iter().map(|object| (K::KIND, ObjectKey::of(&**object), named_ids(object))));
-}
-
-/// Returns the external ids that an object names: in its status, in its marker, and derived from its uid.
-fn named_ids<K: Synced>(object: &DeserializeGuard<K>) -> Vec<String> {
-    let in_status = object.0.as_ref().ok().and_then(K::external).map(|external| external.id.clone());
-    let marked = OwnershipMarker::of(object).map(|marker| marker.id().to_owned());
-    let derived = object.uid().and_then(|uid| K::derived_id(&uid));
-    in_status.into_iter().chain(marked).chain(derived).collect()
+    let ids = object.map(|object| {
+        let readable = object.0.as_ref().ok();
+        let adopt = readable.and_then(|readable| readable.policies().adopt);
+        named_ids(K::KIND, &*object, readable.and_then(K::external), adopt)
+    });
+    context.owners.update(K::KIND, key, ids.unwrap_or_default());
 }
 
 #[cfg(test)]

@@ -181,29 +181,30 @@ fn interrupted_creates<K: Synced>(object: &K, context: &Context) -> Vec<FormerLo
     let Some(guarded) = context.view.connection(&namespace, &name) else { return Vec::new() };
     let Ok(connection) = &guarded.0 else { return Vec::new() };
     let workspace = connection.spec.kong.as_ref().and_then(|kong| kong.workspace.clone());
-    let at = |endpoint| External {
-        id: id.clone(),
-        connection: name.clone(),
-        endpoint,
-        workspace: workspace.clone().filter(|workspace| workspace != "default"),
-    };
-    let since = Millis::now().rfc3339();
-    let addresses = addresses_since_creation(object, connection);
-    addresses.map(|endpoint| FormerLocation::new(at(endpoint), since.clone())).collect()
+    let workspace = workspace.filter(|workspace| workspace != "default");
+    let at = External { id, connection: name, endpoint: String::new(), workspace };
+    locations_since_creation(object, connection, &at)
 }
 
-/// Returns the addresses that the Connection had while the object existed, the last one included.
-pub fn addresses_since_creation<K: Synced>(
+/// Returns the locations that an external object may have had since the custom resource exists: `at`, with every address
+/// of the Connection in that time, the last one included.
+pub fn locations_since_creation<K: Synced>(
     object: &K,
     connection: &Connection,
-) -> impl Iterator<Item = String> {
+    at: &External,
+) -> Vec<FormerLocation> {
     let created = object.meta().creation_timestamp.as_ref().map(|time| Millis(time.0.as_millisecond()));
-    let existed = move |address: &&ConfiguredAddress| {
+    let existed = |address: &&ConfiguredAddress| {
         let replaced_at = address.replaced_at.as_deref().and_then(Millis::parse);
         replaced_at.zip(created).is_none_or(|(at, created)| created <= at)
     };
     let all = connection.status.as_ref().map(|status| status.addresses.as_slice()).unwrap_or_default();
-    all.iter().filter(existed).map(|address| address.endpoint.clone())
+    let since = Millis::now().rfc3339();
+    let locations = all.iter().filter(existed).map(|address| {
+        let external = External { endpoint: address.endpoint.clone(), ..at.clone() };
+        FormerLocation::new(external, since.clone())
+    });
+    locations.collect()
 }
 
 /// Deletes the external object at its current location, and the object that a create record describes.

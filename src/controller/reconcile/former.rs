@@ -222,10 +222,9 @@ impl<K: Synced> SyncRun<'_, K> {
             && finalizer::is_present(self.object);
         let Some(id) = K::derived_id(&self.uid).filter(|_| is_interrupted) else { return Vec::new() };
         let current = self.external_at(&id);
-        let addresses = cleanup::addresses_since_creation(self.object, &self.vendor.connection)
-            .filter(|endpoint| *endpoint != current.endpoint);
-        let at = |endpoint| External { endpoint, ..current.clone() };
-        addresses.map(|endpoint| FormerLocation::new(at(endpoint), now())).collect()
+        let mut all = cleanup::locations_since_creation(self.object, &self.vendor.connection, &current);
+        all.retain(|location| location.endpoint != current.endpoint);
+        all
     }
 
     /// Deletes the object at its former locations, as far as the policies say so, after it exists at the new address. None if

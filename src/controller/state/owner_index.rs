@@ -8,12 +8,18 @@ use parking_lot::Mutex;
 use super::ownership::normalized_id;
 use crate::cluster::{ObjectKey, ResourceKind};
 
+/// The kinds whose objects have external objects.
+const KINDS: [ResourceKind; 3] = [ResourceKind::EventHook, ResourceKind::EventStream, ResourceKind::Hook];
+
 /// One custom resource, and the external ids that it names.
 pub type IndexEntry = (ResourceKind, ObjectKey, Vec<String>);
 
 /// Candidates by kind and external id. The index only narrows the search: each candidate is checked as it is now.
-#[derive(Default)]
-pub struct OwnerIndex(Mutex<Option<Entries>>);
+pub struct OwnerIndex {
+    entries: Mutex<Option<Entries>>,
+    /// Returns the entries of all custom resources.
+    all: Box<dyn Fn() -> Vec<IndexEntry> + Send + Sync>,
+}
 
 #[derive(Default)]
 struct Entries {
@@ -22,31 +28,45 @@ struct Entries {
 }
 
 impl OwnerIndex {
-    /// Returns the custom resources that name the external object. The first call fills the index with `all`.
-    pub fn candidates<I>(&self, kind: ResourceKind, id: &str, all: impl FnOnce() -> I) -> Vec<ObjectKey>
-    where
-        I: IntoIterator<Item = IndexEntry>,
-    {
-        let mut entries = self.0.lock();
+    /// Creates an empty index. The first search fills it with `all`.
+    pub fn new(all: impl Fn() -> Vec<IndexEntry> + Send + Sync + 'static) -> Self {
+        OwnerIndex { entries: Mutex::default(), all: Box::new(all) }
+    }
+
+    /// Returns the custom resources that name the external object.
+    pub fn candidates(&self, kind: ResourceKind, id: &str) -> Vec<ObjectKey> {
+        self.search(|entries| entries.find(kind, id).cloned()).unwrap_or_default()
+    }
+
+    /// True if a custom resource of any kind names an external object with this id.
+    pub fn contains(&self, id: &str) -> bool {
+        self.search(|entries| KINDS.iter().any(|kind| entries.find(*kind, id).is_some()))
+    }
+
+    fn search<T>(&self, find: impl FnOnce(&Entries) -> T) -> T {
+        let mut entries = self.entries.lock();
         // Filled under the lock, so that a change that arrives meanwhile is applied afterwards.
-        let entries = entries.get_or_insert_with(|| {
+        find(entries.get_or_insert_with(|| {
             let mut entries = Entries::default();
-            all().into_iter().for_each(|(kind, key, ids)| entries.replace(kind, key, ids));
+            (self.all)().into_iter().for_each(|(kind, key, ids)| entries.replace(kind, key, ids));
             entries
-        });
-        entries.candidates.get(&(kind, normalized_id(kind, id))).cloned().unwrap_or_default()
+        }))
     }
 
     /// Replaces the ids that a custom resource names; none for one that no longer exists. An index that was not filled yet
     /// stays empty, because it will be filled from the objects.
     pub fn update(&self, kind: ResourceKind, key: &ObjectKey, ids: Vec<String>) {
-        if let Some(entries) = &mut *self.0.lock() {
+        if let Some(entries) = &mut *self.entries.lock() {
             entries.replace(kind, key.clone(), ids);
         }
     }
 }
 
 impl Entries {
+    fn find(&self, kind: ResourceKind, id: &str) -> Option<&Vec<ObjectKey>> {
+        self.candidates.get(&(kind, normalized_id(kind, id)))
+    }
+
     fn replace(&mut self, kind: ResourceKind, key: ObjectKey, ids: Vec<String>) {
         let mut ids: Vec<String> = ids.iter().map(|id| normalized_id(kind, id)).collect();
         ids.sort_unstable();
@@ -81,12 +101,15 @@ mod tests {
 
     #[test]
     fn follows_the_ids_that_objects_name() {
-        let (index, a, b) = (OwnerIndex::default(), ObjectKey::new("n", "a"), ObjectKey::new("n", "b"));
+        let (a, b) = (ObjectKey::new("n", "a"), ObjectKey::new("n", "b"));
         let ids = |ids: &[&str]| ids.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let entry = (KIND, a.clone(), ids(&["X", "x", "y"]));
+        let index = OwnerIndex::new(move || vec![entry.clone()]);
         index.update(KIND, &a, ids(&["ignored"]));
-        let find = |id: &str| index.candidates(KIND, id, || vec![(KIND, a.clone(), ids(&["X", "x", "y"]))]);
+        let find = |id: &str| index.candidates(KIND, id);
         assert_eq!(find("ignored"), [], "filled from the objects at the first search");
         assert_eq!(find("x"), std::slice::from_ref(&a));
+        assert!(index.contains("X") && !index.contains("ignored"));
         index.update(KIND, &b, ids(&["x"]));
         index.update(KIND, &b, ids(&["x"]));
         assert_eq!(find("X"), [a.clone(), b.clone()]);
@@ -94,7 +117,8 @@ mod tests {
         assert_eq!((find("x"), find("y"), find("z")), (vec![b.clone()], vec![], vec![a.clone()]));
         index.update(KIND, &a, Vec::new());
         index.update(KIND, &b, Vec::new());
-        let entries = index.0.lock();
+        assert!(!index.contains("x"));
+        let entries = index.entries.lock();
         let entries = entries.as_ref().unwrap();
         assert!(entries.candidates.is_empty() && entries.ids.is_empty());
     }

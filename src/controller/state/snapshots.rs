@@ -8,7 +8,7 @@
 //! A snapshot is short-lived. The controller's own writes are recorded on top of it. A write without a response makes
 //! the entry of its object unknown, and the next reconcile reads that object with a GET.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -30,13 +30,13 @@ const REQUEUE_DELAY: Duration = Duration::from_secs(1);
 /// An unused snapshot is dropped after this time, to free its memory.
 const IDLE_TIME_TO_LIVE: Duration = Duration::from_secs(120);
 
-/// Returns the ids to which custom resources of any kind refer.
-type WantedIds = Box<dyn Fn() -> HashSet<String> + Send + Sync>;
+/// True for an id that a custom resource of any kind names.
+type IsNamed = Box<dyn Fn(&str) -> bool + Send + Sync>;
 
 /// The snapshots by scope (address, credentials, TLS identity and kind).
 pub struct Snapshots {
     by_scope: Mutex<HashMap<ListScope, Arc<Shared>>>,
-    wanted_ids: WantedIds,
+    is_named: IsNamed,
 }
 
 #[derive(Default)]
@@ -99,8 +99,9 @@ pub struct ListedName {
 }
 
 impl Snapshots {
-    pub fn new(wanted_ids: impl Fn() -> HashSet<String> + Send + Sync + 'static) -> Self {
-        Snapshots { by_scope: Mutex::default(), wanted_ids: Box::new(wanted_ids) }
+    /// `is_named`: true for an id that a custom resource of any kind names.
+    pub fn new(is_named: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
+        Snapshots { by_scope: Mutex::default(), is_named: Box::new(is_named) }
     }
 
     fn shared(&self, scope: ListScope) -> Arc<Shared> {
@@ -125,7 +126,7 @@ impl Snapshots {
         max_age: Duration,
     ) -> Result<SnapshotEntry, AdminError> {
         let shared = self.shared(client.list_scope());
-        shared.refresh(client, max_age, &self.wanted_ids).await?;
+        shared.refresh(client, max_age, &self.is_named).await?;
         Ok(shared.state.lock().entry::<C>(id))
     }
 
@@ -144,7 +145,7 @@ impl Snapshots {
         max_age: Duration,
     ) -> Result<Vec<String>, AdminError> {
         let shared = self.shared(client.list_scope());
-        shared.refresh(client, max_age, &self.wanted_ids).await?;
+        shared.refresh(client, max_age, &self.is_named).await?;
         Ok(shared.state.lock().ids_by_url(url))
     }
 
@@ -155,7 +156,7 @@ impl Snapshots {
         name: Option<&str>,
     ) -> Result<ListedName, AdminError> {
         let shared = self.shared(client.list_scope());
-        shared.refresh(client, Duration::ZERO, &self.wanted_ids).await?;
+        shared.refresh(client, Duration::ZERO, &self.is_named).await?;
         let state = shared.state.lock();
         let at = state.list.as_ref().and_then(|list| list.listing.vendor_time);
         Ok(ListedName { id: name.and_then(|name| state.find_name(name)), at })
@@ -225,7 +226,7 @@ impl Shared {
         &self,
         client: &C,
         max_age: Duration,
-        wanted_ids: &WantedIds,
+        is_named: &IsNamed,
     ) -> Result<(), AdminError> {
         let requested = Instant::now();
         let is_fresh =
@@ -251,8 +252,7 @@ impl Shared {
         }
         let begun = Instant::now();
         // A list that shows only parts of its objects is good for ids and names alone.
-        let wanted = if C::LIST_IS_COMPLETE { wanted_ids() } else { HashSet::new() };
-        let is_wanted = |element: &ListElement<'_>| wanted.contains(element.id);
+        let is_wanted = |element: &ListElement<'_>| C::LIST_IS_COMPLETE && is_named(element.id);
         let mut listing = client.list(ListFilter::new(&is_wanted)).await.inspect_err(|error| {
             // A call that our own rate limiter postponed is no failure of the vendor: the next caller may have a higher
             // priority.
@@ -376,7 +376,7 @@ mod tests {
     }
 
     fn snapshots() -> Snapshots {
-        Snapshots::new(|| HashSet::from(["i".to_owned()]))
+        Snapshots::new(|id| id == "i")
     }
 
     #[tokio::test]

@@ -16,10 +16,10 @@ use http_body_util::Full;
 use parking_lot::Mutex;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
 use url::form_urlencoded;
 
 use crate::core::conditions::cut;
+use crate::core::digest::hash_parts;
 use crate::net::{HttpClient, SendError};
 
 /// The shortest time between two tokens of a hook.
@@ -197,22 +197,17 @@ impl TokenState {
 
 /// Identifies the hook and its credentials, so that a replaced Secret takes effect immediately.
 fn fingerprint(request: &TokenRequest) -> [u8; 32] {
-    let mut hash = Sha256::new();
-    let url = request.url.to_string();
-    for part in [
-        Some(&*request.uid),
-        Some(url.as_str()),
-        Some(request.client_id.as_str()),
-        Some(request.client_secret.expose_secret()),
-        request.scope.as_deref(),
-        request.audience.as_deref(),
-    ] {
-        hash.update([u8::from(part.is_some())]);
-        hash.update((part.map_or(0, str::len) as u64).to_be_bytes());
-        hash.update(part.unwrap_or_default());
-    }
-    hash.update(request.http.tls_identity());
-    hash.finalize().into()
+    let (url, tls) = (request.url.to_string(), request.http.tls_identity());
+    hash_parts(&[
+        request.uid.as_bytes(),
+        url.as_bytes(),
+        request.client_id.as_bytes(),
+        request.client_secret.expose_secret().as_bytes(),
+        // The definitions accept no empty scope or audience, so these differ from absent ones.
+        request.scope.as_deref().unwrap_or_default().as_bytes(),
+        request.audience.as_deref().unwrap_or_default().as_bytes(),
+        &tls,
+    ])
 }
 
 /// Requests a token. Sends the credentials in the header, as RFC 6749 (section 2.3.1) recommends; a server that rejects that

@@ -70,19 +70,21 @@ impl OutgoingRequest {
         timeout: Duration,
         secrets: &mut Vec<SecretString>,
     ) -> Result<HttpResponse, HandlerOutcome> {
-        let Some(Authorization { tokens, request }) = self.authorization.take() else {
-            let http = self.http.clone();
-            let sent = http.send(self.into_request(), timeout, MAX_RESPONSE).await;
+        let (http, authorization) = (self.http.clone(), self.authorization.take());
+        let mut message = self.into_request();
+        let Some(Authorization { tokens, request }) = authorization else {
+            let sent = http.send(message, timeout, MAX_RESPONSE).await;
             return sent.map_err(|error| send_failed(&error, secrets));
         };
         let deadline = Instant::now() + timeout;
+        let remaining = || deadline.saturating_duration_since(Instant::now()).max(MIN_TIMEOUT);
         let token = tokio::time::timeout(timeout, tokens.token(request.clone())).await;
         let token =
             token.unwrap_or(Err(TokenError::Interrupted)).map_err(|error| no_token(&error, secrets))?;
-        let remaining = || deadline.saturating_duration_since(Instant::now()).max(MIN_TIMEOUT);
         secrets.push(token.text.clone());
-        self.headers.insert(AUTHORIZATION, token.header.clone());
-        let response = self.send_once(remaining()).await.map_err(|error| send_failed(&error, secrets))?;
+        message.headers_mut().insert(AUTHORIZATION, token.header.clone());
+        let sent = http.send(message.clone(), remaining(), MAX_RESPONSE).await;
+        let response = sent.map_err(|error| send_failed(&error, secrets))?;
         if response.status != StatusCode::UNAUTHORIZED {
             return Ok(response);
         }
@@ -90,8 +92,9 @@ impl OutgoingRequest {
         match tokio::time::timeout(remaining(), tokens.replace(request, &token)).await {
             Ok(Some(token)) => {
                 secrets.push(token.text.clone());
-                self.headers.insert(AUTHORIZATION, token.header);
-                self.send_once(remaining()).await.map_err(|error| send_failed(&error, secrets))
+                message.headers_mut().insert(AUTHORIZATION, token.header);
+                let sent = http.send(message, remaining(), MAX_RESPONSE).await;
+                sent.map_err(|error| send_failed(&error, secrets))
             }
             Ok(None) | Err(_) => Ok(response),
         }
@@ -103,15 +106,6 @@ impl OutgoingRequest {
         *request.uri_mut() = self.uri;
         *request.headers_mut() = self.headers;
         request
-    }
-
-    /// Sends the request and keeps it, so that it can be sent with another token.
-    async fn send_once(&self, timeout: Duration) -> Result<HttpResponse, SendError> {
-        let mut request = Request::new(Full::from(self.body.clone()));
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() = self.uri.clone();
-        *request.headers_mut() = self.headers.clone();
-        self.http.send(request, timeout, MAX_RESPONSE).await
     }
 
     /// Sends the request and returns the outcome of the attempt.

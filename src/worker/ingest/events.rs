@@ -11,8 +11,9 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode};
 use serde_json::json;
 
-use super::{IngestState, PublishResponse, complete_draft, decide_deliveries, hash_parts, reserve_views};
+use super::{IngestState, PublishResponse, complete_draft, decide_deliveries, reserve_views};
 use crate::cluster::Permission;
+use crate::core::digest::hash_parts;
 use crate::core::event::{
     Event, EventDraft, HOPS_ATTRIBUTE, InvalidEvent, MAX_HOPS, Origin, PublishedEvents, hops, hops_of,
     is_batch, parse_request,

@@ -22,7 +22,6 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::post;
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
 use super::body::BodyError;
 use super::decide::{create_deliveries, has_filters};
@@ -153,14 +152,4 @@ async fn decide_deliveries(
     }
     // A panic in a filter fails this request only, and the sender retries it.
     tokio::task::spawn_blocking(decide).await.map_err(|_| StoreError::Closed.into())
-}
-
-/// Hashes a list of byte strings. Prefixes each with its length, so that different lists never hash the same bytes.
-fn hash_parts(parts: &[&[u8]]) -> [u8; 32] {
-    let mut hash = Sha256::new();
-    for part in parts {
-        hash.update((part.len() as u64).to_be_bytes());
-        hash.update(part);
-    }
-    hash.finalize().into()
 }

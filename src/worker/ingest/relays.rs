@@ -11,9 +11,10 @@ use http::{HeaderMap, StatusCode};
 use kube::{Resource, ResourceExt};
 use serde_json::json;
 
-use super::{IngestState, PublishResponse, complete_draft, decide_deliveries, hash_parts};
+use super::{IngestState, PublishResponse, complete_draft, decide_deliveries};
 use crate::cluster::ObjectKey;
 use crate::core::delivery_reason::DeliveryReason;
+use crate::core::digest::hash_parts;
 use crate::core::event::{Origin, parse_relayed};
 use crate::core::fair_shares::Owner;
 use crate::core::relay::{self, RelayRejection, SIGNATURE_HEADER};

@@ -12,9 +12,10 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode};
 
-use super::{IngestState, PublishResponse, complete_draft, decide_deliveries, hash_parts, reserve_views};
+use super::{IngestState, PublishResponse, complete_draft, decide_deliveries, reserve_views};
 use crate::api::EventStream;
 use crate::cluster::{ObjectKey, read_secret_text};
+use crate::core::digest::hash_parts;
 use crate::core::event::{Origin, parse_streamed};
 use crate::core::stream::{self, Destination};
 use crate::core::stream_auth::{authenticate, credential, worker_credentials};
