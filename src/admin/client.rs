@@ -30,6 +30,11 @@ pub trait ExternalClient: Send + Sync {
     /// The JSON pointer to the URL that receives the events; None if objects of this kind have none.
     const RELAY_URL: Option<&'static str> = None;
 
+    /// Returns the URL to which an object sends events; None if it sends none to a URL.
+    fn receiver_url(item: &Value) -> Option<&str> {
+        item.pointer(Self::RELAY_URL?)?.as_str()
+    }
+
     /// Returns the key under which listings of this client may be shared.
     fn list_scope(&self) -> ListScope;
 

@@ -37,4 +37,3 @@ pub use error::{AdminError, AdminErrorClass, ErrorDetail};
 pub use limit::AdminMemory;
 pub use listing::{ListElement, ListFilter, ListedObject, Listing};
 pub use parsed_size::parsed_size;
-pub use response::receiver_url;

@@ -97,12 +97,6 @@ pub fn parse_json(response: &AdminResponse) -> Result<Value, AdminError> {
     }
 }
 
-/// Returns the URL to which an object of a vendor sends events; None if it sends none to a URL.
-pub fn receiver_url(item: &Value) -> Option<&str> {
-    let kong = item.pointer("/config/url");
-    kong.or_else(|| item.pointer("/destination/configuration/webhook_endpoint"))?.as_str()
-}
-
 /// Parses the body as a JSON object.
 pub fn parse_object(response: &AdminResponse) -> Result<Value, AdminError> {
     match parse_json(response)? {

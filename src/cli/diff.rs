@@ -8,10 +8,11 @@ use std::time::Duration;
 use serde::Serialize;
 use url::Url;
 
+use super::data_folder::open_data_folder;
 use super::failure::{CommandResult, Failure, OrFail};
 use super::flags::{EgressArgs, parse_url};
 use super::output::{self, HELP, OutputFormat, print_line, strip_control_chars};
-use crate::cluster::files::{FileCluster, FileClusterOptions, OfflineManifests};
+use crate::cluster::files::OfflineManifests;
 use crate::cluster::{Cluster, View};
 use crate::controller::{
     self, Context, ControllerOptions, Deadlines, ObjectPreview, SyncError, VendorChange,
@@ -114,16 +115,7 @@ async fn read(args: &Args) -> Result<(Arc<dyn Cluster>, View), Failure> {
         let view = offline.view().await;
         return Ok((Arc::new(offline), view));
     };
-    // Opening a folder that standalone never used would create keys in it.
-    if !data.join("keys.json").is_file() {
-        return Err(Failure::new(format!(
-            "--data {}: no keys.json in it: give the data folder of standalone",
-            data.display()
-        )));
-    }
-    let options =
-        FileClusterOptions { manifests: args.paths.clone(), data: data.clone(), prune: false, token: None };
-    let files = FileCluster::open(options).or_fail(|| "--data".into())?;
+    let files = open_data_folder(&args.paths, data)?;
     let view = files.view().await;
     Ok((Arc::new(files), view))
 }

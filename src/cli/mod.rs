@@ -9,6 +9,7 @@
 //! Out of scope: reconciling (`controller`), delivering (`worker`), and every other rule.
 
 pub mod crds;
+mod data_folder;
 pub mod deliveries;
 pub mod diff;
 pub mod emulate;

@@ -10,11 +10,12 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::data_folder::open_data_folder;
 use super::failure::{CommandResult, Failure, OrFail};
 use super::flags::{EgressArgs, parse_installation_id};
 use super::kubeconfig::{KubeconfigArgs, create_client};
 use super::output::{self, HELP, OutputFormat, print_line, strip_control_chars};
-use crate::cluster::files::{FileCluster, FileClusterOptions, OfflineManifests, view_of};
+use crate::cluster::files::{FileCluster, OfflineManifests, view_of};
 use crate::cluster::kubernetes::{Kubernetes, KubernetesOptions};
 use crate::cluster::{Cluster, ClusterError, ObjectKey, ResourceKind};
 use crate::controller::orphans::{
@@ -208,13 +209,6 @@ async fn open(args: &Args) -> Result<(Installation, Arc<dyn Cluster>), Failure> 
         return Ok((installation, kubernetes));
     }
     let data = args.data.clone().ok_or_else(|| Failure::new("--manifests requires --data"))?;
-    // Opening a folder that standalone never used would create keys in it.
-    if !data.join("keys.json").is_file() {
-        return Err(Failure::new(format!(
-            "--data {}: no keys.json in it: give the data folder of standalone",
-            data.display()
-        )));
-    }
     let installation = Installation::Files { manifests: args.manifests.clone(), data };
     let files = installation.open_files()?;
     Ok((installation, Arc::new(files)))
@@ -227,13 +221,7 @@ impl Installation {
         };
         // Fail on a malformed manifest, which `FileCluster` only logs: its object would look deleted.
         OfflineManifests::read(manifests.clone()).or_fail(|| "--manifests".into())?;
-        let options = FileClusterOptions {
-            manifests: manifests.clone(),
-            data: data.clone(),
-            prune: false,
-            token: None,
-        };
-        FileCluster::open(options).or_fail(|| "--data".into())
+        open_data_folder(manifests, data)
     }
 
     /// Reads all objects of these kinds as untyped JSON.

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use serde_json::Value;
 
 use super::context::Context;
 use super::error::SyncError;
@@ -86,11 +85,6 @@ impl Context {
     }
 }
 
-/// Returns the URL of the worker in an external object.
-fn relay_url<C: ExternalClient>(item: &Value) -> Option<&str> {
-    item.pointer(C::RELAY_URL?)?.as_str()
-}
-
 /// Checks that no other installation configured the external object last. Without the id of this installation, removes
 /// the mark instead: nothing is known about it, and it must not count as a difference.
 ///
@@ -101,7 +95,7 @@ pub fn check_found<K: Synced>(
     mut found: Found,
     takes_over: bool,
 ) -> Result<Found, SyncError> {
-    let Some(url) = relay_url::<K::Client>(&found.item) else { return Ok(found) };
+    let Some(url) = K::Client::receiver_url(&found.item) else { return Ok(found) };
     let Some(mark) = RelayMark::parse(url) else { return Ok(found) };
     match own {
         None => {
@@ -133,7 +127,7 @@ pub async fn find_other_installation<K: Synced>(
     let Some(own) = context.installation().await? else { return Ok(None) };
     // Read it now: a snapshot may be from before the other installation took it over.
     let Some(item) = client.observe(id).await? else { return Ok(None) };
-    let mark = relay_url::<K::Client>(&item).and_then(RelayMark::parse);
+    let mark = K::Client::receiver_url(&item).and_then(RelayMark::parse);
     Ok(mark.map(|mark| mark.installation).filter(|installation| context.is_other(&own, installation)))
 }
 

@@ -13,12 +13,14 @@
 //! Out of scope: memory without payloads. That is code, objects of the cluster, connections, the caches of the store,
 //! and the sandbox processes. `limit` subtracts them when it computes the default.
 
+mod counted_bytes;
 mod limit;
 mod pool;
 mod split;
 
 use std::sync::Arc;
 
+pub use counted_bytes::counted_bytes;
 pub use limit::{MemoryLimit, default_budget, memory_limit};
 pub use pool::{MemoryFull, MemoryPool, Reservation, request_cost};
 pub use split::{BudgetTooSmall, ItemSizes, MemoryShare, Split};

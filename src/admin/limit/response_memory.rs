@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use super::hold_during_operation;
 use crate::admin::{AdminError, ErrorDetail};
 use crate::core::fair_shares::Owner;
-use crate::memory::{MemoryFull, MemoryPool, Reservation};
+use crate::memory::{MemoryFull, MemoryPool, Reservation, counted_bytes};
 use crate::net::HttpResponse;
 
 /// The first bytes of each response, and of its parsed form, which are not counted: the calls in flight bound them, and most
@@ -76,18 +76,6 @@ pub struct AdminResponse {
     held: Mutex<Vec<Reservation>>,
 }
 
-/// The bytes of a body, with the memory that is reserved for them.
-struct CountedBody {
-    bytes: Bytes,
-    _reserved: Reservation,
-}
-
-impl AsRef<[u8]> for CountedBody {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
 impl AdminResponse {
     /// Reserves memory for the parsed form until the operation ends that the current task belongs to; outside of one, until
     /// the response is dropped.
@@ -134,7 +122,7 @@ impl ResponseMemory {
         let HttpResponse { status, headers, body, complete } = response;
         let is_too_long = !complete && body.len() >= max_body;
         let body = match self.reserved {
-            Some(reserved) => Bytes::from_owner(CountedBody { bytes: body, _reserved: reserved }),
+            Some(reserved) => counted_bytes(body, reserved),
             None => body,
         };
         let held = Mutex::default();

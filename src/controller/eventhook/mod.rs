@@ -15,7 +15,7 @@ use super::error::SyncError;
 use super::reconcile::{self, DesiredObject, Preview, PreviewKeys, Synced, VendorAccess, shared_members};
 use super::status;
 use crate::admin::kong::{KongClient, KongHook};
-use crate::admin::{AdminAccess, receiver_url};
+use crate::admin::{AdminAccess, ExternalClient};
 use crate::api::{AppliedSettings, ConnectionSpec, DeliverBy, EventHook};
 use crate::cluster::{DeserializeGuard, View};
 use crate::core::conditions::{ConditionMessage, ObjectReadiness};
@@ -151,7 +151,7 @@ fn desired_hook(
     let object = body.to_value();
     let mut desired = DesiredObject::new(body, object, &secret_paths, None);
     if hook.deliver_by == DeliverBy::Worker {
-        desired.relay_url = receiver_url(&desired.readable).map(ToOwned::to_owned);
+        desired.relay_url = KongClient::receiver_url(&desired.readable).map(ToOwned::to_owned);
     }
     Ok(desired)
 }

@@ -109,14 +109,10 @@ async fn list_kind<C: ExternalClient>(
             id: listed.id.to_string(),
             description: describe(&item),
             name: item.get("name").and_then(Value::as_str).map(ToOwned::to_owned),
-            relay: relay_of::<C>(&item),
+            relay: C::receiver_url(&item).and_then(Relay::parse),
         })
     });
     objects.collect()
-}
-
-fn relay_of<C: ExternalClient>(item: &Value) -> Option<Relay> {
-    Relay::parse(item.pointer(C::RELAY_URL?)?.as_str()?)
 }
 
 fn describe_hook(hook: &Value) -> String {
@@ -150,7 +146,7 @@ pub async fn delete_vendor_object(context: &Context, object: &VendorObject) -> R
 async fn delete_marked<C: ExternalClient>(client: &C, object: &VendorObject) -> Result<bool, SyncError> {
     let Some(item) = retry_postponed(|| client.observe(&object.id)).await? else { return Ok(true) };
     let is_marked = object.relay.as_ref().is_some_and(|relay| relay.mark.is_some());
-    if !is_marked || relay_of::<C>(&item) != object.relay {
+    if !is_marked || C::receiver_url(&item).and_then(Relay::parse) != object.relay {
         return Ok(false);
     }
     retry_postponed(|| client.delete(&object.id)).await?;

@@ -10,7 +10,7 @@ use super::decide::Found;
 use super::kind::Synced;
 use super::recorded::{Candidate, find_candidates};
 use super::run::SyncRun;
-use crate::admin::{ExternalClient, receiver_url};
+use crate::admin::ExternalClient;
 use crate::cluster::{ClusterError, WriteTarget};
 use crate::controller::error::SyncError;
 use crate::controller::state::{CreateRecord, SnapshotEntry};
@@ -69,7 +69,7 @@ impl<K: Synced> SyncRun<'_, K> {
             if let Some(item) = client
                 .observe(&id)
                 .await?
-                .filter(|item| receiver_url(item).map(without_mark) == Some(without_mark(url)))
+                .filter(|item| K::Client::receiver_url(item).map(without_mark) == Some(without_mark(url)))
             {
                 return Ok(Some(Found { is_inherited: true, ..Found::new(id, Arc::new(item)) }));
             }

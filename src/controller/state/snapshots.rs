@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use serde_json::Value;
 
-use crate::admin::{AdminError, ExternalClient, ListElement, ListFilter, ListScope, Listing, receiver_url};
+use crate::admin::{AdminError, ExternalClient, ListElement, ListFilter, ListScope, Listing};
 use crate::core::relay_mark::without_mark;
 use crate::core::time::Millis;
 use crate::memory::Reservation;
@@ -196,7 +196,7 @@ impl Snapshots {
         let write = match client.memory().reserve((text.len() + id.len()) as u64) {
             Ok(memory) => {
                 let name = item.get("name").and_then(Value::as_str).map(ToOwned::to_owned);
-                let receiver_url = receiver_url(item).map(ToOwned::to_owned);
+                let receiver_url = C::receiver_url(item).map(ToOwned::to_owned);
                 RecordedWrite::Present(Arc::new(StoredObject { name, receiver_url, text, _memory: memory }))
             }
             Err(_) => RecordedWrite::Unknown,

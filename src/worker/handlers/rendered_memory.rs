@@ -8,20 +8,8 @@ use bytes::Bytes;
 use super::{HandlerOutcome, HandlerRunner, script_owner};
 use crate::core::hook::CompiledHook;
 use crate::core::output::COUNTED_OUTPUT;
-use crate::memory::Reservation;
+use crate::memory::{Reservation, counted_bytes};
 use crate::worker::store::PendingDelivery;
-
-/// A body with the memory that is reserved for the request.
-struct CountedBody {
-    bytes: Vec<u8>,
-    _reserved: Reservation,
-}
-
-impl AsRef<[u8]> for CountedBody {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
 
 /// Returns the bytes of output that the dispatcher counts for an attempt.
 pub fn counted_output(pending: &PendingDelivery) -> usize {
@@ -49,7 +37,7 @@ pub fn attach(mut bytes: Vec<u8>, reserved: Option<Reservation>) -> Bytes {
         Some(reserved) => {
             // While it grew, it may have taken twice its length.
             bytes.shrink_to_fit();
-            Bytes::from_owner(CountedBody { bytes, _reserved: reserved })
+            counted_bytes(bytes, reserved)
         }
     }
 }

@@ -35,14 +35,13 @@ async fn deletes_relays_of_lost_objects_and_nothing_else() {
         ids.push(object["status"]["external"]["id"].clone());
     }
     let [lost, kept, direct] = ids.try_into().unwrap();
-    // The objects are lost without a cleanup, as by a restore of etcd. One of them is created again.
+    // The objects are lost without a cleanup, as by a restore of etcd.
     world.kill_operator();
     for name in ["lost", "direct"] {
         let path = format!("evh/{name}");
         world.kubectl(&["patch", &path, "--type=merge", "-p", r#"{"metadata":{"finalizers":null}}"#]).await;
         world.kubectl(&["delete", &path, "--timeout=30s"]).await;
     }
-    world.apply(&[world.hook("lost")]).await;
     // Another client's hook, and a copy of a relay with its mark.
     let by_hand = json!({"source": "crud", "handler": "webhook", "config": {"url": "http://example.com"}});
     let by_hand = world.kong.create(by_hand).await["id"].clone();
@@ -60,6 +59,13 @@ async fn deletes_relays_of_lost_objects_and_nothing_else() {
         args.extend(flags);
         Process::command(args, &[]).output().unwrap()
     };
+    // One of the objects is created again, and would take the relay over.
+    world.apply(&[world.hook("lost")]).await;
+    let (code, deleted) = rows(&orphans(&["--delete", "--yes"]));
+    assert_eq!((code, deleted.len(), state(&deleted, &lost)), (1, 3, None), "{deleted:#?}");
+    assert_eq!(world.kong.hooks().await.len(), 5);
+    world.kubectl(&["delete", "evh/lost", "--timeout=30s"]).await;
+
     let (code, listed) = rows(&orphans(&[]));
     assert_eq!((code, listed.len()), (1, 4), "{listed:#?}");
     assert_eq!(state(&listed, &lost), Some("orphan"), "{listed:#?}");
