@@ -410,7 +410,7 @@ impl Simulation {
         }
         assert_eq!(self.store.pending(), 0, "deliveries are pending after {at_most:?}: {:?}", self.stuck());
         self.run_for(Duration::from_secs(5));
-        // A hook reads once more when a pause after a failed read ends. A queue that reads again and again never rests.
+        // A hook reads once more when a pause after a failed read ends. A queue that reads without an end never rests.
         for _ in 0..MAX_REST_STEPS {
             if self.later.is_empty() {
                 break;
