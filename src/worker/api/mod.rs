@@ -38,7 +38,9 @@ pub fn router(state: ApiState, access: Option<&Arc<LocalAccess>>) -> Router {
         .route(&v1("deliveries/{id}"), get(deliveries::show))
         .route(&v1("deliveries/{id}/replay"), post(deliveries::replay))
         .route(&v1("deliveries/{id}/cancel"), post(deliveries::cancel))
+        .route(&v1("replays"), get(replays::list))
         .route(&v1("replays/{id}"), get(replays::progress))
+        .route(&v1("replays/{id}/cancel"), post(replays::cancel))
         .route(&v1("events/{event}/explain"), get(explain::explain))
         .merge(kong::routes())
         .fallback(|| async {

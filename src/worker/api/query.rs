@@ -64,7 +64,17 @@ pub fn parse_list(namespace: &str, query: Option<&str>, now: Millis) -> Result<L
 
 /// Parses the query of one delivery: whether its payload is requested.
 pub fn parse_payload(query: Option<&str>) -> Result<bool, HttpProblem> {
-    match parse_parameters(query, &["payload"])?.first() {
+    parse_flag("payload", query)
+}
+
+/// Parses the query of a bulk replay: whether it only counts.
+pub fn parse_dry_run(query: Option<&str>) -> Result<bool, HttpProblem> {
+    parse_flag("dryRun", query)
+}
+
+/// Parses a query whose only parameter is a flag.
+fn parse_flag(name: &str, query: Option<&str>) -> Result<bool, HttpProblem> {
+    match parse_parameters(query, &[name])?.first() {
         None => Ok(false),
         Some((name, value)) => value.parse().map_err(|_| invalid_parameter(name, "must be true or false")),
     }

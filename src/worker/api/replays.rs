@@ -1,24 +1,31 @@
 //! Bulk replays of deliveries.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode, Uri};
+use uuid::Uuid;
 
 use super::query;
-use super::responses::ReplayResponse;
+use super::responses::{DryRunResponse, ReplayListResponse, ReplayResponse};
 use super::state::{ApiState, IdPath, RESOURCE, store_problem};
 use crate::cluster::Permission;
 use crate::core::time::Millis;
 use crate::worker::body::{BodySender, read_body};
 use crate::worker::problem::HttpProblem;
 use crate::worker::request::ValidPath;
+use crate::worker::store::DeliveryFilter;
 
 /// The largest body in bytes. A body contains only a few names and times.
 const MAX_BODY: usize = 16 * 1024;
+/// The most deliveries that a dry run counts.
+const MAX_COUNTED: usize = 10_000;
+/// The longest time that a dry run counts. Its reads are short and take turns with those of other namespaces.
+const MAX_COUNT_TIME: Duration = Duration::from_secs(10);
 
 pub async fn start(
     State(api): State<Arc<ApiState>>,
@@ -28,7 +35,7 @@ pub async fn start(
     body: Body,
 ) -> Result<Response, HttpProblem> {
     api.authorize(&headers, replay_access(&namespace)).await?;
-    query::reject_parameters(uri.query())?;
+    let is_dry_run = query::parse_dry_run(uri.query())?;
     let too_big = || HttpProblem::new(413, "TooBig", format!("the body has more than {MAX_BODY} bytes"));
     let owner = namespace.as_str().into();
     let sender = BodySender::Authorized { memory: api.memory.requests(), namespace: &owner };
@@ -36,8 +43,63 @@ pub async fn start(
     let body = body.map_err(|error| HttpProblem::unreadable_body(&error, too_big))?.bytes;
     let now = Millis::now();
     let (filter, rate) = query::parse_replay(&namespace, &body, now)?;
+    if is_dry_run {
+        return Ok(Json(count(&api, filter).await?).into_response());
+    }
     let replay = api.store.start_replay(filter, rate, now).await.map_err(|error| store_problem(&error))?;
     Ok((StatusCode::ACCEPTED, Json(ReplayResponse::from(replay))).into_response())
+}
+
+/// Counts what a replay would put back, exactly up to `MAX_COUNTED`.
+async fn count(api: &ApiState, filter: DeliveryFilter) -> Result<DryRunResponse, HttpProblem> {
+    let until = tokio::time::Instant::now() + MAX_COUNT_TIME;
+    let (mut matching, mut before) = (0, None);
+    loop {
+        let counted = api.store.count_finished(filter.clone(), before, MAX_COUNTED + 1 - matching).await;
+        let counted = counted.map_err(|error| store_problem(&error))?;
+        matching += counted.count;
+        before = counted.next;
+        if before.is_none() {
+            return Ok(DryRunResponse { matching, is_exact: true });
+        }
+        if matching > MAX_COUNTED || tokio::time::Instant::now() >= until {
+            return Ok(DryRunResponse { matching: matching.min(MAX_COUNTED), is_exact: false });
+        }
+    }
+}
+
+/// Lists the bulk replays of a namespace.
+pub async fn list(
+    State(api): State<Arc<ApiState>>,
+    ValidPath(namespace): ValidPath<String>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Json<ReplayListResponse>, HttpProblem> {
+    api.authorize(&headers, replay_access(&namespace)).await?;
+    query::reject_parameters(uri.query())?;
+    let replays = api.store.replays(&namespace).await.map_err(|error| store_problem(&error))?;
+    Ok(Json(ReplayListResponse { items: replays.into_iter().map(Into::into).collect() }))
+}
+
+/// Cancels a bulk replay. 409 if it is done.
+pub async fn cancel(
+    State(api): State<Arc<ApiState>>,
+    ValidPath(IdPath { namespace, id }): ValidPath<IdPath>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Json<ReplayResponse>, HttpProblem> {
+    api.authorize(&headers, replay_access(&namespace)).await?;
+    query::reject_parameters(uri.query())?;
+    let found = api.store.cancel_replay(&namespace, id, Millis::now()).await;
+    let replay = found.map_err(|error| store_problem(&error))?.ok_or_else(|| unknown_replay(id))?;
+    if !replay.cancelled {
+        return Err(HttpProblem::new(
+            409,
+            "Finished",
+            format!("replay {id} has ended and cannot be cancelled"),
+        ));
+    }
+    Ok(Json(replay.into()))
 }
 
 /// Shows the progress of a bulk replay. The permission to start one suffices, because the response contains no
@@ -51,11 +113,12 @@ pub async fn progress(
     api.authorize(&headers, replay_access(&namespace)).await?;
     query::reject_parameters(uri.query())?;
     let found = api.store.replay_progress(&namespace, id).await.map_err(|error| store_problem(&error))?;
-    let replay = found.ok_or_else(|| {
-        let detail = format!("there is no replay {id} in this namespace, or it finished more than a day ago");
-        HttpProblem::new(404, "NotFound", detail)
-    })?;
-    Ok(Json(replay.into()))
+    Ok(Json(found.ok_or_else(|| unknown_replay(id))?.into()))
+}
+
+fn unknown_replay(id: Uuid) -> HttpProblem {
+    let detail = format!("there is no replay {id} in this namespace, or it finished more than a day ago");
+    HttpProblem::new(404, "NotFound", detail)
 }
 
 fn replay_access(namespace: &str) -> Permission<'_> {

@@ -85,8 +85,24 @@ pub struct DeliveryStateResponse {
     pub state: DeliveryState,
 }
 
+/// What a bulk replay would put back.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DryRunResponse {
+    pub matching: usize,
+    /// False if there are more than `matching`.
+    pub is_exact: bool,
+}
+
+/// The bulk replays of a namespace, newest first.
+#[derive(Serialize)]
+pub struct ReplayListResponse {
+    pub items: Vec<ReplayResponse>,
+}
+
 /// A bulk replay and its progress.
 #[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct ReplayResponse {
     id: Uuid,
     hook: Option<String>,
@@ -95,8 +111,11 @@ pub struct ReplayResponse {
     since: Option<String>,
     until: Option<String>,
     rate: u32,
+    started_time: String,
     replayed: u64,
     done: bool,
+    /// True if it was cancelled before its end.
+    cancelled: bool,
     /// Why it ended early.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
@@ -113,8 +132,10 @@ impl From<ReplayJob> for ReplayResponse {
             since: filter.since.map(Millis::rfc3339),
             until: filter.until.map(Millis::rfc3339),
             rate: replay.rate,
+            started_time: replay.started.rfc3339(),
             replayed: replay.replayed,
             done: replay.done,
+            cancelled: replay.cancelled,
             error: replay.error,
         }
     }

@@ -89,6 +89,14 @@ pub struct EventExplanation {
     pub left_out: usize,
 }
 
+/// A part of a count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PartialCount {
+    pub count: usize,
+    /// Continues the count: the value of `before` for the next part. None: the count is complete.
+    pub next: Option<DeliverySeq>,
+}
+
 /// A replay of many deliveries and its progress. It continues after a restart.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ReplayJob {
@@ -96,8 +104,11 @@ pub struct ReplayJob {
     pub filter: DeliveryFilter,
     /// The most deliveries per second.
     pub rate: u32,
+    pub started: Millis,
     pub replayed: u64,
     pub done: bool,
+    /// True if it was cancelled, and so is done before it reached its end.
+    pub cancelled: bool,
     /// Why it cannot go on.
     pub error: Option<String>,
 }

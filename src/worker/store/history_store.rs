@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{
     DeliveryFilter, DeliveryPage, DeliveryRecord, DeliverySeq, DeliveryState, EventExplanation, HookId,
-    ReplayJob, StoreError,
+    PartialCount, ReplayJob, StoreError,
 };
 use crate::core::event::Event;
 use crate::core::time::Millis;
@@ -94,6 +94,24 @@ pub trait HistoryStore: Send + Sync + 'static {
     /// accepted, or that finished, after the replay started. Removes a finished replay after a day.
     fn step_replays(&self, now: Millis) -> BoxFuture<'_, Result<Vec<HookId>, StoreError>>;
 
+    /// Counts finished deliveries that match the filter, which a replay would put back. Starts below `before`, counts up to
+    /// `limit`, and ends early as `list` does.
+    fn count_finished(
+        &self,
+        filter: DeliveryFilter,
+        before: Option<DeliverySeq>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<PartialCount, StoreError>>;
+    /// Ends an unfinished replay: it puts no further delivery back. A finished one stays unchanged. Returns the replay, or
+    /// None if there is no such replay.
+    fn cancel_replay(
+        &self,
+        namespace: &str,
+        id: Uuid,
+        now: Millis,
+    ) -> BoxFuture<'_, Result<Option<ReplayJob>, StoreError>>;
+    /// Returns the replays of a namespace, newest first. Their number is bounded (see `start_replay`).
+    fn replays(&self, namespace: &str) -> BoxFuture<'_, Result<Vec<ReplayJob>, StoreError>>;
     /// Returns a replay with its progress.
     fn replay_progress(
         &self,

@@ -35,7 +35,8 @@ pub use dispatch_store::DispatchStore;
 pub use error::StoreError;
 pub use events::{AcceptCallback, AcceptedDelivery, AcceptedEvent, Dedup, Fate, NewDelivery, NewEvent};
 pub use history::{
-    AttemptRecord, DeliveryFilter, DeliveryPage, DeliveryRecord, DeliveryState, EventExplanation, ReplayJob,
+    AttemptRecord, DeliveryFilter, DeliveryPage, DeliveryRecord, DeliveryState, EventExplanation,
+    PartialCount, ReplayJob,
 };
 pub use history_store::HistoryStore;
 pub use ids::{DeliverySeq, EventSeq, HookId, event_seq};

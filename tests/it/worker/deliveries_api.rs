@@ -270,6 +270,47 @@ async fn replays_dead_letters_at_a_rate() {
     }
 }
 
+/// Someone selects too much, and sees it in time.
+#[tokio::test(flavor = "multi_thread")]
+async fn mistaken_replay_is_counted_before_and_stopped_at_once() {
+    const DEAD_LETTERS: usize = 2000;
+    let receiver = Receiver::start(|_, _| Reply::status(422));
+    let standalone = Standalone::start(&hook("h", &receiver.url(), json!({})), &[]).await;
+    for n in 0..DEAD_LETTERS {
+        standalone.publish_accepted(&event(&n.to_string())).await;
+    }
+    standalone.wait_for_count(FINISHED, &[DEAD], DEAD_LETTERS as u64).await;
+    let count = async |filter: Value| post(&standalone, "deliveries/replay?dryRun=true", &filter).await;
+    let all = json!({"matching": DEAD_LETTERS, "isExact": true});
+    assert_eq!(count(json!({"hook": "h"})).await, (200, all));
+    assert_eq!(count(json!({"event": "7"})).await, (200, json!({"matching": 1, "isExact": true})));
+    assert_eq!(count(json!({"hook": "x"})).await.1["matching"], 0);
+    assert_eq!(get_ok(&standalone, "replays").await, json!({"items": []}), "a dry run starts nothing");
+    assert_eq!(receiver.requests().len(), DEAD_LETTERS);
+
+    let (status, replay) = post(&standalone, "deliveries/replay", &json!({"hook": "h", "rate": 200})).await;
+    assert_eq!(status, 202, "{replay}");
+    let path = format!("replays/{}", replay["id"].as_str().unwrap());
+    eventually(DEADLINE, "the first replayed deliveries", async || {
+        let progress = get_ok(&standalone, &path).await;
+        if progress["replayed"].as_u64() > Some(0) { Ok(()) } else { Err(progress.to_string()) }
+    })
+    .await;
+    let (status, cancelled) = post(&standalone, &format!("{path}/cancel"), &json!({})).await;
+    assert_eq!((status, &cancelled["cancelled"], &cancelled["done"]), (200, &json!(true), &json!(true)));
+    let replayed = cancelled["replayed"].as_u64().unwrap();
+    assert!(replayed < DEAD_LETTERS as u64, "{cancelled}");
+    receiver.wait_for(DEAD_LETTERS + replayed as usize, DEADLINE).await;
+    standalone
+        .assert_stays("a cancelled replay sends nothing", async || {
+            receiver.requests().len() == DEAD_LETTERS + replayed as usize
+        })
+        .await;
+    assert_eq!(get_ok(&standalone, "replays").await["items"], json!([cancelled]));
+    let again = post(&standalone, &format!("{path}/cancel"), &json!({})).await;
+    assert_eq!((again.0, &again.1), (200, &cancelled), "to cancel again changes nothing");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn cancelled_deliveries_are_not_sent() {
     let receiver = Receiver::start(|_, _| Reply::status(200));
@@ -368,12 +409,13 @@ async fn each_right_allows_its_requests_only() {
     assert_eq!(worker.publish(name, Some(&publisher), "e").await.0, 202);
 
     let id = "01a201d0-e928-7748-a797-9272c188e8bd";
-    let [one, with_payload, replay, cancel, progress] = [
+    let [one, with_payload, replay, cancel, progress, cancel_replay] = [
         format!("deliveries/{id}"),
         format!("deliveries/{id}?payload=true"),
         format!("deliveries/{id}/replay"),
         format!("deliveries/{id}/cancel"),
         format!("replays/{id}"),
+        format!("replays/{id}/cancel"),
     ];
     let requests = [
         ("GET", "deliveries"),
@@ -383,6 +425,8 @@ async fn each_right_allows_its_requests_only() {
         ("POST", &replay),
         ("POST", "deliveries/replay"),
         ("GET", &progress),
+        ("GET", "replays"),
+        ("POST", &cancel_replay),
         ("POST", &cancel),
     ];
     let request_status = async |token: Option<&str>, namespace: &str, method: &str, path: &str| {
@@ -396,16 +440,16 @@ async fn each_right_allows_its_requests_only() {
         .0
     };
     for (account, statuses) in [
-        ("lists", &[200, 403, 403, 403, 403, 403, 403, 403]),
-        ("gets", &[403, 404, 403, 200, 403, 403, 403, 403]),
-        ("payload-alone", &[403, 403, 403, 403, 403, 403, 403, 403]),
-        ("payloads", &[403, 404, 404, 200, 403, 403, 403, 403]),
-        ("replays", &[403, 403, 403, 403, 404, 202, 404, 403]),
-        ("cancels", &[403, 403, 403, 403, 403, 403, 403, 404]),
-        ("creates", &[403; 8]),
-        ("publisher", &[403; 8]),
-        ("support", &[200, 404, 403, 200, 403, 403, 403, 403]),
-        ("on-call", &[200, 404, 403, 200, 404, 202, 404, 404]),
+        ("lists", &[200, 403, 403, 403, 403, 403, 403, 403, 403, 403]),
+        ("gets", &[403, 404, 403, 200, 403, 403, 403, 403, 403, 403]),
+        ("payload-alone", &[403; 10]),
+        ("payloads", &[403, 404, 404, 200, 403, 403, 403, 403, 403, 403]),
+        ("replays", &[403, 403, 403, 403, 404, 202, 404, 200, 404, 403]),
+        ("cancels", &[403, 403, 403, 403, 403, 403, 403, 403, 403, 404]),
+        ("creates", &[403; 10]),
+        ("publisher", &[403; 10]),
+        ("support", &[200, 404, 403, 200, 403, 403, 403, 403, 403, 403]),
+        ("on-call", &[200, 404, 403, 200, 404, 202, 404, 200, 404, 404]),
     ] {
         let token = worker.namespace.token(account, &["hookstream"]).await;
         for ((method, path), expected) in requests.iter().zip(statuses) {

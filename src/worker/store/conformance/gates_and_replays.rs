@@ -291,6 +291,59 @@ pub(in super::super) async fn a_replay_job_is_paced_and_survives_a_restart<S: Su
     assert_eq!(store.replay_progress("shop", replay.id).await.unwrap(), None, "forgotten after a day");
 }
 
+pub(in super::super) async fn a_replay_is_counted_listed_and_cancelled<S: Subject>() {
+    let subject = S::new();
+    let store = subject.open().await;
+    let events: Vec<_> = (0..30).map(|n| new(&format!("e{n}"), &["x", "y"], T0)).collect();
+    let seqs = seqs_of(&store.accept(events, T0).await.unwrap());
+    for seq in &seqs[..50] {
+        settle_dead(&store, *seq, DeliveryReason::MaxAge, T0).await;
+    }
+    let filter = |namespace: &str, hook: Option<&str>| DeliveryFilter {
+        namespace: namespace.into(),
+        hook: hook.map(Into::into),
+        ..DeliveryFilter::default()
+    };
+    let count = async |filter: &DeliveryFilter, most| {
+        let (mut total, mut before) = (0, None);
+        loop {
+            let counted = store.count_finished(filter.clone(), before, most).await.unwrap();
+            assert!(counted.count <= most);
+            (total, before) = (total + counted.count, counted.next);
+            if before.is_none() {
+                return total;
+            }
+        }
+    };
+    for most in [1, 7, 50, 100] {
+        assert_eq!(count(&filter("shop", None), most).await, 50, "pending ones are not replayed");
+        assert_eq!(count(&filter("shop", Some("x")), most).await, 25);
+        assert_eq!(count(&filter("other", None), most).await, 0);
+    }
+    let (of_x, of_y) = (filter("shop", Some("x")), filter("shop", Some("y")));
+    let first = store.start_replay(of_x, 10, T0).await.unwrap();
+    let second = store.start_replay(of_y, 10, T0 + MINUTE).await.unwrap();
+    let ids = async |namespace| -> Vec<_> {
+        store.replays(namespace).await.unwrap().into_iter().map(|replay| replay.id).collect()
+    };
+    assert_eq!(ids("shop").await, [second.id, first.id], "newest first");
+    assert!(ids("other").await.is_empty());
+    let half = T0 + Duration::from_millis(500);
+    store.step_replays(half).await.unwrap();
+    assert_eq!(store.cancel_replay("other", first.id, half).await.unwrap(), None);
+    let cancelled = store.cancel_replay("shop", first.id, half).await.unwrap().unwrap();
+    assert_eq!((cancelled.replayed, cancelled.done, cancelled.cancelled), (5, true, true));
+    for n in 0..5 {
+        store.step_replays(T0 + HOUR + Duration::from_secs(n)).await.unwrap();
+    }
+    drop(store);
+    let store = subject.open().await;
+    assert_eq!(store.replay_progress("shop", first.id).await.unwrap(), Some(cancelled), "it stays cancelled");
+    let done = store.replay_progress("shop", second.id).await.unwrap().unwrap();
+    assert_eq!((done.replayed, done.done, done.cancelled), (25, true, false));
+    assert_eq!(store.cancel_replay("shop", second.id, T0 + HOUR).await.unwrap(), Some(done), "it has ended");
+}
+
 pub(in super::super) async fn lists_and_explains<S: Subject>() {
     let subject = S::new();
     let store = subject.open().await;

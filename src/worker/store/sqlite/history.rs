@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::super::{
     AttemptRecord, DeliveryFilter, DeliveryPage, DeliveryRecord, DeliverySeq, DeliveryState,
-    EventExplanation, EventSeq,
+    EventExplanation, EventSeq, PartialCount,
 };
 use super::namespace_keys;
 use super::rows::{duration, event, hook_id, limit};
@@ -203,6 +203,33 @@ pub(super) fn list(
         }
     }
     Ok(page)
+}
+
+/// Counts up to `most` finished deliveries below `before`. Ends as a list does.
+pub(super) fn count_finished(
+    conn: &Connection,
+    filter: &DeliveryFilter,
+    before: Option<DeliverySeq>,
+    most: usize,
+    budget: ReadBudget,
+) -> rusqlite::Result<PartialCount> {
+    let mut limiter = ReadLimiter::start(budget);
+    let tx = conn.unchecked_transaction()?;
+    let mut walk = DeliveryWalk::new(&tx, filter, Direction::Older, before)?;
+    let mut counted = PartialCount::default();
+    while let Some(position) = walk.next(&tx)? {
+        limiter.take(1);
+        let found = match position.is_delivery {
+            true => find_matching(&tx, filter, position.seq)?,
+            false => None,
+        };
+        counted.count += usize::from(found.is_some_and(|(_, finished)| finished.is_some()));
+        if counted.count >= most || limiter.is_used_up() {
+            counted.next = Some(position.seq);
+            break;
+        }
+    }
+    Ok(counted)
 }
 
 /// Returns the newest event with this id and its deliveries. Leaves deliveries out when the budget is used up.

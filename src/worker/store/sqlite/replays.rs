@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
 use super::super::{DeliveryFilter, DeliverySeq, HookId, ReplayJob};
@@ -241,30 +241,68 @@ pub(super) fn start(
          VALUES (?1, ?2, ?3, ?4, ?5, ?5, 0, (SELECT coalesce(max(seq), 0) FROM deliveries), 0)",
     )?
     .execute(params![id.as_bytes(), namespace_key, text, rate, now.0])?;
-    Ok(Some(ReplayJob { id, filter: filter.clone(), rate, replayed: 0, done: false, error: None }))
+    Ok(Some(ReplayJob {
+        id,
+        filter: filter.clone(),
+        rate,
+        started: now,
+        replayed: 0,
+        done: false,
+        cancelled: false,
+        error: None,
+    }))
+}
+
+/// Ends an unfinished replay, and returns it. Steps that are planned change nothing more, because it is done.
+pub(super) fn cancel(
+    conn: &Connection,
+    namespace: &str,
+    id: Uuid,
+    now: Millis,
+) -> rusqlite::Result<Option<ReplayJob>> {
+    conn.prepare_cached(
+        "UPDATE replays SET done_at = ?3, cancelled = 1 WHERE id = ?1 AND namespace = ?2 AND done_at IS NULL",
+    )?
+    .execute(params![id.as_bytes(), namespace_keys::key(conn, namespace)?, now.0])?;
+    progress(conn, namespace, id)
+}
+
+macro_rules! select_replay {
+    () => {
+        "SELECT id, filter, rate, started, replayed, done_at, cancelled FROM replays WHERE "
+    };
 }
 
 /// Returns a replay with its progress.
 pub(super) fn progress(conn: &Connection, namespace: &str, id: Uuid) -> rusqlite::Result<Option<ReplayJob>> {
-    conn.prepare_cached(
-        "SELECT filter, rate, replayed, done_at FROM replays WHERE id = ?1 AND namespace = ?2",
-    )?
-    .query_row(params![id.as_bytes(), namespace_keys::key(conn, namespace)?], |row| {
-        let (filter, error) = match filter(row, 0)? {
-            Ok(filter) => (filter, None),
-            Err(error) => {
-                let filter = DeliveryFilter { namespace: namespace.to_owned(), ..DeliveryFilter::default() };
-                (filter, Some(format!("its stored filter cannot be read: {error}")))
-            }
-        };
-        Ok(ReplayJob {
-            id,
-            filter,
-            rate: row.get(1)?,
-            replayed: u64::try_from(row.get::<_, i64>(2)?).unwrap_or(0),
-            done: row.get::<_, Option<i64>>(3)?.is_some(),
-            error,
-        })
+    conn.prepare_cached(concat!(select_replay!(), "id = ?1 AND namespace = ?2"))?
+        .query_row(params![id.as_bytes(), namespace_keys::key(conn, namespace)?], |row| job(row, namespace))
+        .optional()
+}
+
+/// Returns the replays of a namespace, newest first.
+pub(super) fn list(conn: &Connection, namespace: &str) -> rusqlite::Result<Vec<ReplayJob>> {
+    conn.prepare_cached(concat!(select_replay!(), "namespace = ?1 ORDER BY started DESC, id DESC"))?
+        .query_map([namespace_keys::key(conn, namespace)?], |row| job(row, namespace))?
+        .collect()
+}
+
+fn job(row: &Row<'_>, namespace: &str) -> rusqlite::Result<ReplayJob> {
+    let (filter, error) = match filter(row, 1)? {
+        Ok(filter) => (filter, None),
+        Err(error) => {
+            let filter = DeliveryFilter { namespace: namespace.to_owned(), ..DeliveryFilter::default() };
+            (filter, Some(format!("its stored filter cannot be read: {error}")))
+        }
+    };
+    Ok(ReplayJob {
+        id: Uuid::from_bytes(row.get(0)?),
+        filter,
+        rate: row.get(2)?,
+        started: Millis(row.get(3)?),
+        replayed: u64::try_from(row.get::<_, i64>(4)?).unwrap_or(0),
+        done: row.get::<_, Option<i64>>(5)?.is_some(),
+        cancelled: row.get(6)?,
+        error,
     })
-    .optional()
 }

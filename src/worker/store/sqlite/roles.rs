@@ -11,8 +11,8 @@ use uuid::Uuid;
 use super::super::{
     AcceptCallback, DeliveryFilter, DeliveryPage, DeliveryRecord, DeliverySeq, DeliveryState, DispatchStore,
     DueDeliveries, EventExplanation, HistoryStore, HookBacklog, HookId, IngestStore, MaintenanceStore,
-    NewEvent, PendingDelivery, ReadLimit, ReplayJob, Retention, Settlement, StoreError, StoreSpace,
-    StoreStats, StoredTimes,
+    NewEvent, PartialCount, PendingDelivery, ReadLimit, ReplayJob, Retention, Settlement, StoreError,
+    StoreSpace, StoreStats, StoredTimes,
 };
 use super::cache::WriterCache;
 use super::engine::SqliteStore;
@@ -244,6 +244,41 @@ impl HistoryStore for SqliteStore {
                 hooks.extend(self.write_unmaterialized(execute).await?);
             }
             Ok(hooks.into_iter().collect())
+        }
+        .boxed()
+    }
+
+    fn count_finished(
+        &self,
+        filter: DeliveryFilter,
+        before: Option<DeliverySeq>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<PartialCount, StoreError>> {
+        let budget = self.history_budget;
+        async move {
+            let namespace = filter.namespace.clone();
+            let count =
+                move |conn: &Connection| history::count_finished(conn, &filter, before, limit, budget);
+            self.read_history(&namespace, count).await
+        }
+        .boxed()
+    }
+
+    fn cancel_replay(
+        &self,
+        namespace: &str,
+        id: Uuid,
+        now: Millis,
+    ) -> BoxFuture<'_, Result<Option<ReplayJob>, StoreError>> {
+        let namespace = namespace.to_owned();
+        self.write_unmaterialized(move |conn, _| replays::cancel(conn, &namespace, id, now)).boxed()
+    }
+
+    fn replays(&self, namespace: &str) -> BoxFuture<'_, Result<Vec<ReplayJob>, StoreError>> {
+        let namespace = namespace.to_owned();
+        async move {
+            let of_namespace = namespace.clone();
+            self.read_history(&namespace, move |conn| replays::list(conn, &of_namespace)).await
         }
         .boxed()
     }

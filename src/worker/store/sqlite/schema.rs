@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension};
 use super::super::StoreError;
 
 /// The format this program writes.
-pub(super) const VERSION: i64 = 6;
+pub(super) const VERSION: i64 = 7;
 /// "HkSt": distinguishes our file from any other SQLite database.
 pub(super) const APPLICATION_ID: i64 = 0x486b_5374;
 
@@ -39,6 +39,7 @@ pub(super) const MIGRATIONS: &[Migration] = &[
     Migration { version: 4, min_reader: 1, sql: V4 },
     Migration { version: 5, min_reader: 5, sql: V5 },
     Migration { version: 6, min_reader: 5, sql: V6 },
+    Migration { version: 7, min_reader: 5, sql: V7 },
 ];
 
 const V1: &str = "
@@ -301,6 +302,11 @@ CREATE INDEX deliveries_namespace ON deliveries (namespace, state);
 
 CREATE INDEX namespaces_deleted ON namespaces (name) WHERE uid IS NULL;
 CREATE INDEX hooks_held ON hooks (uid) WHERE held_since IS NOT NULL;
+";
+
+/// An older program shows a cancelled replay as done.
+const V7: &str = "
+ALTER TABLE replays ADD COLUMN cancelled INTEGER NOT NULL DEFAULT 0;
 ";
 
 /// How long a connection waits for a lock. Only one thread writes, but a checkpoint takes a lock while it restarts the
