@@ -25,6 +25,8 @@ mod output;
 pub mod ping;
 pub mod receive;
 pub mod release;
+mod replay_progress;
+pub mod replays;
 mod role_process;
 mod sandbox;
 pub mod send;
@@ -79,6 +81,8 @@ enum Command {
     Send(send::Args),
     #[command(subcommand)]
     Deliveries(deliveries::DeliveriesCommand),
+    #[command(subcommand)]
+    Replays(replays::ReplaysCommand),
     UninstallCheck(uninstall_check::Args),
     #[command(subcommand)]
     Store(store::StoreCommand),
@@ -109,6 +113,7 @@ pub fn main() -> ExitCode {
         Command::Release(args) => block_on(release::run(args)),
         Command::Send(args) => block_on(send::run(args)),
         Command::Deliveries(command) => block_on(deliveries::run(command)),
+        Command::Replays(command) => block_on(replays::run(command)),
         Command::UninstallCheck(args) => block_on(uninstall_check::run(args)),
         Command::Store(command) => store::run(command),
         Command::Sandbox(args) => return sandbox::run(&args),

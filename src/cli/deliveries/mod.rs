@@ -1,22 +1,20 @@
 //! `hookstream deliveries`: lists, shows, explains, replays and cancels deliveries.
 
 mod print;
+mod replay;
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::ValueEnum;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use uuid::Uuid;
 
-use super::failure::{CommandResult, Failure, OrFail};
+use super::failure::CommandResult;
 use super::output::{HELP, OutputFormat, print_line, strip_control_chars};
 use super::worker_args::WorkerApiArgs;
 use super::worker_client::WorkerResponse;
 use crate::core::time::{Millis, parse_time_or_age};
-
-/// The time between two requests for the progress of a replay.
-const POLL_INTERVAL: Duration = Duration::from_millis(500);
+use replay::ReplayArgs;
 
 /// List, show, explain, replay and cancel deliveries.
 ///
@@ -112,29 +110,6 @@ pub struct ExplainArgs {
     output: OutputFormat,
 }
 
-/// Replay deliveries: one by its id, or many by hook, state and time. The webhook-id stays the same, and the request is
-/// marked as a replay.
-///
-/// Example: hookstream deliveries replay -n shop --hook orders --state dead --since 1h --rate 50 --wait
-#[derive(clap::Args)]
-#[command(verbatim_doc_comment)]
-#[command(group = clap::ArgGroup::new("what").args(["id", "hook", "state", "event", "since", "until"]).multiple(true).required(true))]
-pub struct ReplayArgs {
-    #[command(flatten)]
-    api: WorkerApiArgs,
-    /// The delivery's id. Without an id, the flags select the deliveries; without --state, only dead ones.
-    #[arg(conflicts_with_all = ["hook", "state", "event", "since", "until", "rate", "wait"])]
-    id: Option<Uuid>,
-    #[command(flatten)]
-    selection: SelectionArgs,
-    /// The maximum number of deliveries per second. Default: 50.
-    #[arg(long)]
-    rate: Option<u32>,
-    /// Wait until all selected deliveries are replayed, and print the progress.
-    #[arg(long)]
-    wait: bool,
-}
-
 /// Cancel a pending delivery. An attempt in flight may still reach the receiver.
 ///
 /// Example: hookstream deliveries cancel -n shop 01a201d0-e928-7748-a797-9272c188e8bd
@@ -172,7 +147,7 @@ pub async fn run(command: DeliveriesCommand) -> CommandResult {
         DeliveriesCommand::List(args) => list(args).await,
         DeliveriesCommand::Show(args) => show(args).await,
         DeliveriesCommand::Explain(args) => explain(args).await,
-        DeliveriesCommand::Replay(args) => replay(args).await,
+        DeliveriesCommand::Replay(args) => replay::run(args).await,
         DeliveriesCommand::Cancel(args) => cancel(args).await,
     }
 }
@@ -215,63 +190,9 @@ async fn explain(args: ExplainArgs) -> CommandResult {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The state of a replay of many deliveries.
-#[derive(Deserialize)]
-struct ReplayProgress {
-    id: Uuid,
-    replayed: u64,
-    done: bool,
-    error: Option<String>,
-}
-
 #[derive(Deserialize)]
 struct DeliveryStatus {
     state: String,
-}
-
-/// The body of a replay of many deliveries.
-#[derive(Serialize)]
-struct ReplayBody {
-    #[serde(flatten)]
-    selection: std::collections::BTreeMap<&'static str, String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    rate: Option<u32>,
-}
-
-async fn replay(args: ReplayArgs) -> CommandResult {
-    let worker = args.api.connect().await?;
-    let namespace = &args.api.caller.namespace;
-    if let Some(id) = args.id {
-        let url = worker.url(namespace, &["deliveries", &id.to_string(), "replay"])?;
-        return print_new_state(&worker.post(url, Vec::new()).await?.success(2)?, id, "replayed");
-    }
-    let body = ReplayBody { selection: args.selection.query_pairs().collect(), rate: args.rate };
-    let body = serde_json::to_vec(&body).or_fail(|| "writing the request".into())?;
-    let url = worker.url(namespace, &["deliveries", "replay"])?;
-    let mut progress: ReplayProgress = worker.post(url, body).await?.success(2)?.json()?;
-    print_line(&format!("replay {} started", progress.id));
-    let url = worker.url(namespace, &["replays", &progress.id.to_string()])?;
-    if !args.wait {
-        return Ok(ExitCode::SUCCESS);
-    }
-    let mut last = None;
-    loop {
-        if last != Some(progress.replayed) {
-            print_line(&format!("{} replayed", progress.replayed));
-            last = Some(progress.replayed);
-        }
-        if let Some(error) = progress.error.filter(|_| progress.done) {
-            let message = format!("the replay ended early: {}", strip_control_chars(&error));
-            return Err(Failure { code: 1, message });
-        }
-        if progress.done {
-            print_line("done");
-            break;
-        }
-        tokio::time::sleep(POLL_INTERVAL).await;
-        progress = worker.get(url.clone()).await?.success(2)?.json()?;
-    }
-    Ok(ExitCode::SUCCESS)
 }
 
 async fn cancel(args: CancelArgs) -> CommandResult {
@@ -311,6 +232,9 @@ mod tests {
             (&["replay", "-n", "x", "--state", "dead", "--rate", "5", "--wait"], true),
             (&["replay", "-n", "x", id, "--hook", "h"], false),
             (&["replay", "-n", "x", id, "--wait"], false),
+            (&["replay", "-n", "x", id, "--dry-run"], false),
+            (&["replay", "-n", "x", "--hook", "h", "--dry-run"], true),
+            (&["replay", "-n", "x", "--hook", "h", "--dry-run", "--wait"], false),
             (&["replay", "-n", "x", "no-id"], false),
             (&["list", "-n", "x", "--since", "1d"], false),
             (&["list", "-n", "x", "--since", "1h", "--state", "dropped"], true),

@@ -338,17 +338,19 @@ mod tests {
 
     /// Starts a server that answers every request with the next token, and returns its URL.
     async fn start_token_server(answers: &'static [&'static str]) -> Uri {
+        let answer = |body: &&str| format!("200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        start_server(answers.iter().map(answer).collect()).await
+    }
+
+    /// Starts a server that answers every request with the next status, headers and body, and returns its URL.
+    async fn start_server(answers: Vec<String>) -> Uri {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/token", listener.local_addr().unwrap());
         tokio::spawn(async move {
             for answer in answers {
                 let (mut socket, _) = listener.accept().await.unwrap();
                 drop(socket.read(&mut [0; 4096]).await);
-                let head = format!(
-                    "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
-                    answer.len()
-                );
-                socket.write_all((head + answer).as_bytes()).await.ok();
+                socket.write_all(format!("HTTP/1.1 {answer}").as_bytes()).await.ok();
             }
         });
         url.parse().unwrap()
@@ -383,6 +385,41 @@ mod tests {
             assert_eq!(second.unwrap().header, "Bearer two");
         }
         assert_eq!(tokens.token(request.clone()).await.unwrap().header, "Bearer two");
+    }
+
+    #[tokio::test]
+    async fn a_token_is_renewed_before_it_ends_and_used_until_then() {
+        let answers = &[r#"{"access_token": "one"}"#, "{}", r#"{"access_token": "two"}"#];
+        let request = token_request(start_token_server(answers).await);
+        let tokens = AccessTokens::default();
+        assert_eq!(tokens.token(request.clone()).await.unwrap().header, "Bearer one");
+        let slot = tokens.slot(&request);
+        let advance = async || {
+            let mut state = slot.lock().await;
+            let stored = state.token.as_mut().unwrap();
+            assert!(stored.renew_at < stored.expires_at);
+            stored.renew_at = Instant::now();
+            state.not_before = None;
+        };
+        advance().await;
+        let still_valid = tokens.token(request.clone()).await.unwrap();
+        assert_eq!(still_valid.header, "Bearer one", "its server fails");
+        advance().await;
+        assert_eq!(tokens.token(request.clone()).await.unwrap().header, "Bearer two");
+    }
+
+    #[tokio::test]
+    async fn redirects_and_long_answers_are_no_tokens() {
+        let target = start_token_server(&[r#"{"access_token": "redirected"}"#]).await;
+        let long = format!(r#"{{"access_token": "t", "more": "{}"}}"#, "x".repeat(MAX_RESPONSE));
+        for (answer, expected) in [
+            (format!("307 Moved\r\nlocation: {target}\r\ncontent-length: 0\r\n\r\n"), "answered 307"),
+            (format!("200 OK\r\ncontent-length: {}\r\n\r\n{long}", long.len()), "longer than 64 KiB"),
+        ] {
+            let request = token_request(start_server(vec![answer]).await);
+            let error = AccessTokens::default().token(request).await.err().unwrap();
+            assert!(error.to_string().contains(expected), "{error}");
+        }
     }
 
     #[tokio::test]

@@ -32,9 +32,14 @@ pub async fn list_deliveries(standalone: &Standalone, query: &str) -> Vec<Value>
 
 /// Runs `hookstream deliveries`. Returns the exit code and the output.
 pub async fn run(standalone: &Standalone, args: &[&str]) -> (i32, String) {
+    run_command(standalone, "deliveries", args).await
+}
+
+/// Runs a command of `hookstream` that calls the API port. Returns the exit code and the output.
+pub async fn run_command(standalone: &Standalone, group: &str, args: &[&str]) -> (i32, String) {
     let address = format!("http://{}", standalone.api);
     let (command, rest) = args.split_first().unwrap();
-    let prefix = ["deliveries", command, "-n", "default", "--url", &address];
+    let prefix = [group, command, "-n", "default", "--url", &address];
     let mut command = Process::command(prefix.iter().chain(rest), &[]);
     let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
     let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::deliveries::{get, get_ok, list_deliveries, post, run, url};
+use crate::harness::deliveries::{get, get_ok, list_deliveries, post, run, run_command, url};
 use crate::harness::http::answer;
 use crate::harness::manifests::{event, hook, merge, quick, secret};
 use crate::harness::metrics::{DEAD, DELIVERED, FINISHED};
@@ -309,6 +309,25 @@ async fn mistaken_replay_is_counted_before_and_stopped_at_once() {
     assert_eq!(get_ok(&standalone, "replays").await["items"], json!([cancelled]));
     let again = post(&standalone, &format!("{path}/cancel"), &json!({})).await;
     assert_eq!((again.0, &again.1), (200, &cancelled), "to cancel again changes nothing");
+
+    // The same with the command line.
+    let counted = run(&standalone, &["replay", "--hook", "h", "--dry-run"]).await;
+    assert_eq!(counted, (0, format!("{DEAD_LETTERS} deliveries would be replayed\n")));
+    let (code, started) = run(&standalone, &["replay", "--event", "7"]).await;
+    assert_eq!(code, 0, "{started}");
+    let second = started.split(' ').nth(1).unwrap();
+    eventually(DEADLINE, "the end of the second replay", async || {
+        let (_, shown) = run_command(&standalone, "replays", &["show", second]).await;
+        if shown.contains("done") { Ok(()) } else { Err(shown) }
+    })
+    .await;
+    let (code, listed) = run_command(&standalone, "replays", &["list"]).await;
+    let lines: Vec<&str> = listed.lines().collect();
+    assert_eq!((code, lines.len()), (0, 3), "{listed}");
+    assert!(lines[1].contains("done") && lines[1].ends_with("state=dead event=7"), "{listed}");
+    assert!(lines[2].contains("cancelled") && lines[2].ends_with("hook=h state=dead"), "{listed}");
+    let (code, refused) = run_command(&standalone, "replays", &["cancel", second]).await;
+    assert!(code == 1 && refused.contains("has ended"), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -119,3 +119,18 @@ async fn a_failing_token_server_costs_no_attempt() {
     assert_eq!(delivery["attempts"].as_array().map(Vec::len), Some(1), "{delivery}");
     assert_eq!(receiver.requests()[0].header("authorization"), "Bearer token-1");
 }
+
+/// A receiver that rejects every token must not cost a token for each delivery.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rejected_new_token_is_not_replaced() {
+    let receiver = Receiver::start(|_, _| Reply::status(401));
+    let tokens = TokenServer::start(true);
+    let manifests = tokens.hook("a", &receiver.url()) + &secret("client", json!({"secret": CLIENT_SECRET}));
+    let standalone = Standalone::start(&manifests, &[]).await;
+    for id in ["e1", "e2", "e3"] {
+        standalone.publish_accepted(&event_of("a", id)).await;
+    }
+    let requests = receiver.wait_for(3, DEADLINE).await;
+    assert!(requests.iter().all(|request| request.header("authorization") == "Bearer token-1"));
+    assert_eq!(tokens.issued.load(Ordering::SeqCst), 1);
+}

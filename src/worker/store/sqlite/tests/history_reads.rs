@@ -368,7 +368,8 @@ async fn replays_are_bounded_and_divided_by_namespace() {
     raw(dir.path())
         .execute_batch(
             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 150)
-             INSERT INTO replays SELECT cast('r' || i AS BLOB), namespace, filter, 1, 1, 1, 1, 1, 0, i
+             INSERT INTO replays (id, namespace, filter, rate, started, stepped, at, top, replayed, done_at)
+             SELECT cast('r' || i AS BLOB), namespace, filter, 1, 1, 1, 1, 1, 0, i
              FROM n, (SELECT namespace, filter FROM replays WHERE namespace = 'shop' LIMIT 1)",
         )
         .unwrap();
