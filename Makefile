@@ -12,7 +12,7 @@ SOAK_CYCLES ?= 200
 SOAK_SECONDS ?= 600
 # The seconds that `make fuzz` runs each target.
 FUZZ_SECONDS ?= 60
-FUZZ_TARGETS := publish relay stream_auth retry_after signature headers duration filter url template manifest admin_object sandbox
+FUZZ_TARGETS := publish relay stream_auth retry_after webhook_handshake signature headers duration filter url template manifest admin_object sandbox
 
 .PHONY: help build lint words deny test demo controlplane cluster crds charts promtool bench soak fuzz check-rust check-tools
 

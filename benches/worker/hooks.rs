@@ -156,6 +156,7 @@ async fn serve(sink: String, hooks: usize, change: bool) {
             relay_dedup_window: Duration::ZERO,
         },
         handshake: HandshakeOrigins::default(),
+        webhook_origin: "bench".to_owned(),
         retention: Retention {
             history_age: Duration::from_secs(86_400),
             dead_letter_age: Duration::from_secs(86_400),

@@ -48,6 +48,9 @@ pub struct Webhook {
     /// The format of the request. Kong: the members of data plus source and event. CloudEvents: a structured CloudEvents 1.0
     /// event. CloudEventsBinary: the data as the body, the attributes as ce- headers. Default: Kong.
     pub format: Option<Format>,
+    /// Whether the worker requests the receiver's permission before the first delivery (OPTIONS, the handshake of CloudEvents
+    /// webhooks), and then each hour. Deliveries obey the rate that the receiver grants. Default: false.
+    pub handshake: Option<bool>,
     /// The signature of requests. Default: requests are not signed.
     pub signature: Option<Signature>,
     /// OAuth2 client credentials: requests carry an access token in the header authorization. Default: none.

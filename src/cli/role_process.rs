@@ -142,6 +142,7 @@ where
                 starting: ingest_gate,
                 limits: role.args.limits(),
                 handshake: role.args.handshake(),
+                webhook_origin: role.args.webhook_origin.name.clone(),
                 memory,
                 retention: role.args.retention(),
                 disk: role.args.disk(role.data),

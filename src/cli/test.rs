@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::event_data::read_event_data;
 use super::failure::{CommandResult, Failure, OrFail};
-use super::flags::{EgressArgs, ScriptArgs};
+use super::flags::{EgressArgs, ScriptArgs, WebhookOriginArgs};
 use super::output::{self, HELP, OutputFormat, print_line};
 use crate::api::SecretKeyRef;
 use crate::cluster::files::OfflineManifests;
@@ -64,6 +64,8 @@ pub struct Args {
     #[arg(short, long, value_enum, default_value_t = OutputFormat::Table, value_name = "FORMAT", env = "HOOKSTREAM_OUTPUT", help = HELP)]
     output: OutputFormat,
     #[command(flatten)]
+    webhook_origin: WebhookOriginArgs,
+    #[command(flatten)]
     scripts: ScriptArgs,
     #[command(flatten)]
     egress: EgressArgs,
@@ -81,7 +83,8 @@ pub async fn run(args: Args) -> CommandResult {
         .or_fail(|| "loading the system's certificates".into())?;
     let sandbox = Sandbox::start(args.scripts.options()).await;
     let rendered = Arc::new(MemoryPool::new(MAX_OUTPUT as u64, MemoryShareMetrics::default()));
-    let sender = HandlerRunner::new(http, Arc::new(manifests), sandbox, rendered);
+    let sender =
+        HandlerRunner::new(http, Arc::new(manifests), sandbox, rendered, args.webhook_origin.name.clone());
     match (&hook.handler, args.dry_run) {
         (Handler::Webhook(_) | Handler::WebhookCustom(_), true) => {
             let request = sender.dry_run(&hook, event).await.map_err(|sent| failure_of(&sent))?;

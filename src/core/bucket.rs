@@ -1,5 +1,6 @@
 //! A token bucket: limits requests to a rate with bursts.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::time::Millis;
@@ -10,6 +11,41 @@ pub struct Rate {
     pub requests: u32,
     pub interval: Duration,
     pub burst: u32,
+}
+
+/// High granted rates are used in bursts of this many a minute: one timer for each request could not keep up with them.
+const BURSTS_PER_MINUTE: u32 = 600;
+
+impl Rate {
+    /// Returns the time between two requests at this rate.
+    fn interval_of_one(self) -> Duration {
+        self.interval.max(Duration::from_millis(1)) / self.requests.max(1)
+    }
+
+    /// Returns the requests a minute in the long run.
+    pub fn per_minute(self) -> f64 {
+        f64::from(self.requests.max(1)) * 60.0 / self.interval.as_secs_f64().max(0.001)
+    }
+
+    /// Returns the rate that uses up a grant and never exceeds it in any minute, bursts included.
+    fn of_grant(granted: NonZeroU32) -> Rate {
+        let burst = (granted.get() / BURSTS_PER_MINUTE).max(1);
+        Rate { requests: granted.get() - (burst - 1), interval: Duration::from_secs(60), burst }
+    }
+
+    /// Returns the highest rate that obeys both `limit` and a number of requests in any minute.
+    pub fn within(limit: Option<Rate>, granted: NonZeroU32) -> Rate {
+        let most = Rate::of_grant(granted);
+        match limit {
+            Some(limit) if limit.per_minute() < most.per_minute() => {
+                // The burst comes on top of the steady requests of its minute. The cast saturates.
+                let spare = (f64::from(granted.get()) - limit.per_minute()).floor() as u32;
+                Rate { burst: limit.burst.min(spare).max(1), ..limit }
+            }
+            Some(limit) => Rate { burst: most.burst.min(limit.burst).max(1), ..most },
+            None => most,
+        }
+    }
 }
 
 /// A token bucket. All times are arguments.
@@ -44,7 +80,7 @@ impl TokenBucket {
 
     /// Returns the time between two tokens.
     pub fn token_interval(&self) -> Duration {
-        self.rate.interval.max(Duration::from_millis(1)) / self.rate.requests.max(1)
+        self.rate.interval_of_one()
     }
 
     /// Takes one token. If there is none, returns the time at which one will be available.
@@ -86,6 +122,37 @@ mod tests {
         }
 
         #[test]
+        fn no_minute_exceeds_a_grant(
+            granted in prop_oneof![1u32..20, 1u32..2000],
+            limit in proptest::option::of((1u32..200, 1u64..200, 1u32..300)),
+            waits in proptest::collection::vec(0i64..30_000, 1..40),
+        ) {
+            let limit = limit.map(|(requests, seconds, burst)| {
+                Rate { requests, interval: Duration::from_secs(seconds), burst }
+            });
+            let rate = Rate::within(limit, NonZeroU32::new(granted).unwrap());
+            if let Some(limit) = limit {
+                prop_assert!(rate.per_minute() <= limit.per_minute() && rate.burst <= limit.burst);
+            }
+            let mut bucket = TokenBucket::new(rate, Millis(0));
+            let (mut now, mut taken) = (Millis(0), Vec::new());
+            for wait in waits {
+                // As fast as it permits, then a pause.
+                for _ in 0..200 {
+                    match bucket.try_take(now) {
+                        Ok(()) => taken.push(now.0),
+                        Err(at) => now = at,
+                    }
+                }
+                now = Millis(now.0 + wait);
+            }
+            for (i, start) in taken.iter().enumerate() {
+                let in_minute = taken[i..].iter().take_while(|at| **at < start + 60_000).count();
+                prop_assert!(in_minute <= granted as usize, "{in_minute} of {granted}: {rate:?}");
+            }
+        }
+
+        #[test]
         fn grants_token_at_announced_time(requests in 1u32..200, burst in 1u32..5) {
             let rate = Rate { requests, interval: Duration::from_secs(1), burst };
             let mut bucket = TokenBucket::new(rate, Millis(0));
@@ -99,5 +166,19 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn the_lower_of_two_rates_applies() {
+        let rate =
+            |requests, seconds, burst| Rate { requests, interval: Duration::from_secs(seconds), burst };
+        let within = |limit, granted| Rate::within(limit, NonZeroU32::new(granted).unwrap());
+        assert_eq!(within(None, 120), rate(120, 60, 1));
+        assert_eq!(within(None, 60_000), rate(59_901, 60, 100), "with its burst, 60,000 in a minute");
+        assert_eq!(within(Some(rate(10, 1, 10)), 120), rate(120, 60, 1));
+        assert_eq!(within(Some(rate(10, 3600, 10)), 120), rate(10, 3600, 10), "keeps the burst of the hook");
+        assert_eq!(within(Some(rate(1, 1, 100)), 80), rate(1, 1, 20), "as far as the grant permits");
+        assert_eq!(within(Some(rate(1, 1, 100)), 60), rate(60, 60, 1));
+        assert_eq!(within(None, u32::MAX).per_minute(), f64::from(u32::MAX - u32::MAX / 600 + 1));
     }
 }

@@ -65,6 +65,8 @@ pub enum AttemptFailure {
     Tls,
     /// The response was not valid HTTP, or the connection closed before its end.
     Protocol,
+    /// The receiver did not permit deliveries in the webhook handshake.
+    HandshakeRefused,
     /// A lambda returned something other than `true`.
     NotDelivered,
     /// The log line could not be written.
@@ -92,6 +94,8 @@ pub enum DeliveringFault {
     ReceiverFailing,
     /// The hook's own templates or lambda fail.
     HandlerFailing,
+    /// The receiver does not permit deliveries in the webhook handshake.
+    HandshakeRefused,
     /// The egress policy denies the receiver's address.
     EgressDenied,
     /// The filter failed on an event.

@@ -47,3 +47,4 @@ pub mod template;
 pub mod time;
 pub mod trace;
 pub mod urls;
+pub mod webhook_handshake;

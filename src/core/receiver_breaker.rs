@@ -33,7 +33,7 @@ pub const PROBE_EXPIRY: Duration = Duration::from_secs(900);
 pub enum ReceiverEvidence {
     /// It answered, and not with a server error. Includes refusals of the event (4xx).
     Healthy,
-    /// It failed. `answered`: it sent a response (5xx or 429); otherwise it was silent.
+    /// It failed. `answered`: it sent a response (5xx, 429 or a refused handshake); otherwise it was silent.
     Failing { answered: bool },
     /// Nothing: no request was made, or the hook's own script failed.
     Inconclusive,
@@ -57,6 +57,8 @@ impl ReceiverEvidence {
                 | AttemptFailure::Tls
                 | AttemptFailure::Protocol,
             ) => ReceiverEvidence::Failing { answered: false },
+            // Until it permits deliveries, probes are enough to ask it again.
+            Some(AttemptFailure::HandshakeRefused) => ReceiverEvidence::Failing { answered: true },
             // Lambdas and log lines have no receiver, and a script that fails says nothing about it.
             Some(
                 AttemptFailure::Status
@@ -379,6 +381,7 @@ mod tests {
             (Some(503), Some(AttemptFailure::Status), ANSWERED),
             (None, Some(AttemptFailure::Timeout), SILENT),
             (None, Some(AttemptFailure::Connect), SILENT),
+            (None, Some(AttemptFailure::HandshakeRefused), ANSWERED),
             (None, Some(AttemptFailure::ScriptFailed), Inconclusive),
             (None, Some(AttemptFailure::NotDelivered), Inconclusive),
             (None, None, Inconclusive),

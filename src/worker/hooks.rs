@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use kube::{Resource, ResourceExt};
 
+use super::handlers::ReceiverPermission;
 use super::report::delivering_condition;
 use super::store::HookId;
 use crate::api::{EventHook, RESUME, bounded_token};
 use crate::cluster::{DeserializeGuard, InvalidObject, ObjectKey};
+use crate::core::bucket::Rate;
 use crate::core::delivery_reason::DeliveringFault;
 use crate::core::hook::{CompiledHook, EventSelector, InvalidSpec, validate};
 use crate::metrics::HookSeries;
@@ -22,6 +24,9 @@ pub struct HookState {
     pub generation: Option<i64>,
     /// The token of the `resume` annotation.
     pub resume: Option<String>,
+    /// What the receiver permitted, if the hook performs a handshake. Shared with the previous state, so that status
+    /// updates repeat no handshake.
+    pub permission: Option<Arc<ReceiverPermission>>,
     /// The condition reports that the receiver answered 410 to this generation, and no newer `resume` was given.
     pub is_gone: bool,
     /// The condition reports held deliveries. False for a failing receiver, which may have recovered since the last
@@ -90,6 +95,7 @@ impl HookState {
             resume: annotations
                 .and_then(|annotations| annotations.get(RESUME))
                 .map(|token| bounded_token(token)),
+            permission: None,
             // The status cannot be read. The next readable version reports it again.
             is_gone: false,
             reported_held: false,
@@ -139,10 +145,13 @@ impl HookState {
                 c.status == status && c.reason == reason && c.observed_generation == generation
             })
         };
+        let performs_handshake = hook.as_ref().is_ok_and(|hook| hook.handler.performs_handshake());
+        let permission = previous.and_then(|previous| previous.permission.clone());
         HookState {
             id,
             hook,
             generation,
+            permission: performs_handshake.then(|| permission.unwrap_or_default()),
             is_gone: resume_is_handled && reports("False", "Gone"),
             reported_held: condition
                 .is_some_and(|c| c.status == "False" && c.reason.parse::<DeliveringFault>().is_err()),
@@ -152,6 +161,15 @@ impl HookState {
             // Without a route for a hook that is being deleted: new events must not reach it.
             route: Route::new(EventSelector::of(&object.spec), key).filter(|_| is_kept).map(Arc::new),
             has_readable_route: true,
+        }
+    }
+
+    /// Returns the rate limit: that of the spec, or what the receiver granted if that is less.
+    pub fn rate(&self) -> Option<Rate> {
+        let own = self.hook.as_ref().ok()?.delivery.rate;
+        match &self.permission {
+            Some(permission) => permission.limit(own, self.generation, self.resume.as_deref()),
+            None => own,
         }
     }
 }

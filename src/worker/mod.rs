@@ -69,6 +69,8 @@ pub struct Worker {
     pub limits: Limits,
     /// The senders that the handshake of webhooks admits.
     pub handshake: HandshakeOrigins,
+    /// The origin that the handshake of deliveries states.
+    pub webhook_origin: String,
     /// Bounds the payloads in memory.
     pub memory: MemoryBudget,
     pub retention: Retention,
@@ -137,8 +139,13 @@ impl Worker {
         }
 
         let rendered = self.memory.rendered().clone();
-        let runner = handlers::HandlerRunner::new(self.http, self.cluster.clone(), self.sandbox, rendered);
-        let runner = Arc::new(runner);
+        let runner = Arc::new(handlers::HandlerRunner::new(
+            self.http,
+            self.cluster.clone(),
+            self.sandbox,
+            rendered,
+            self.webhook_origin,
+        ));
         let reports = Arc::new(report::ReportQueues::default());
         let (dispatcher, dispatch) = dispatch::Dispatcher::new(dispatch::DispatcherParts {
             store: self.store.clone(),

@@ -52,6 +52,8 @@ mod stream_auth;
 mod template;
 #[path = "../../fuzz/fuzz_targets/url.rs"]
 mod url;
+#[path = "../../fuzz/fuzz_targets/webhook_handshake.rs"]
+mod webhook_handshake;
 
 type Target = (&'static str, fn(&[u8]));
 
@@ -69,6 +71,7 @@ const TARGETS: &[Target] = &[
     ("stream_auth", stream_auth::run),
     ("template", template::run),
     ("url", url::run),
+    ("webhook_handshake", webhook_handshake::run),
 ];
 
 /// Inputs that some target accepts.
@@ -78,6 +81,7 @@ const SEEDS: &[&str] = &[
     "{\"source\": \"crud\", \"event\": \"consumers\", \"operation\": \"create\", \"entity\": {\"id\": \"x\"}}",
     "Wed, 21 Oct 2026 07:28:00 GMT",
     "120",
+    "200\n*\n120\nshop.example\n*",
     "sha256=00ff\n{}",
     "whsec_c2VjcmV0\nanother",
     "1h30m500ms",

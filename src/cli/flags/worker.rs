@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::parse::{parse_network, parse_percent, parse_window};
+use super::parse::{parse_host, parse_network, parse_percent, parse_window};
 use crate::admin;
 use crate::cli::failure::{Failure, OrFail};
 use crate::core::output::MAX_OUTPUT;
@@ -89,9 +89,20 @@ pub struct WorkerArgs {
     #[arg(long, env = "HOOKSTREAM_HANDSHAKE_ALLOW_ALL")]
     handshake_allow_all: bool,
     #[command(flatten)]
+    pub webhook_origin: WebhookOriginArgs,
+    #[command(flatten)]
     pub tls: ServerTlsArgs,
     #[command(flatten)]
     pub scripts: ScriptArgs,
+}
+
+/// The sender in webhook handshakes.
+#[derive(clap::Args, Clone, Debug)]
+pub struct WebhookOriginArgs {
+    /// The origin, a DNS name that stands for this installation, that is stated to receivers of hooks with
+    /// handler.webhook.handshake.
+    #[arg(long = "webhook-origin", default_value = "hookstream", value_name = "NAME", value_parser = parse_host, env = "HOOKSTREAM_WEBHOOK_ORIGIN")]
+    pub name: String,
 }
 
 /// TLS of listening ports.

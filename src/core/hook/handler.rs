@@ -69,6 +69,11 @@ impl Handler {
         }
     }
 
+    /// Returns true if the worker requests the receiver's permission before the first delivery.
+    pub fn performs_handshake(&self) -> bool {
+        matches!(self, Handler::Webhook(webhook) if webhook.handshake)
+    }
+
     pub fn tls(&self) -> Option<&Tls> {
         match self {
             Handler::Webhook(webhook) => webhook.tls.as_deref(),
@@ -100,6 +105,8 @@ pub struct Webhook {
     pub headers: Vec<(String, String)>,
     pub headers_from: Vec<HeaderFrom>,
     pub format: Format,
+    /// The receiver's permission is requested before the first delivery.
+    pub handshake: bool,
     pub signature: Option<Box<Signature>>,
     pub oauth2: Option<Box<OAuth2>>,
     pub tls: Option<Box<Tls>>,
@@ -203,6 +210,7 @@ fn compile_webhook(webhook: &api::Webhook) -> Result<Webhook, InvalidSpec> {
         headers: check_headers("handler.webhook.headers", webhook.headers.as_ref())?,
         headers_from: webhook.headers_from.clone().unwrap_or_default(),
         format: webhook.format.unwrap_or(Format::Kong),
+        handshake: webhook.handshake.unwrap_or(false),
         signature: webhook.signature.as_ref().map(with_signature_defaults).map(Box::new),
         oauth2: check_oauth2(
             "handler.webhook.oauth2",

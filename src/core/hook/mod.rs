@@ -148,6 +148,10 @@ fn check_gateway_support(spec: &EventHookSpec) -> Result<(), InvalidSpec> {
         ("groupBy", spec.group_by.is_some()),
         ("onChange.fields", fields),
         (
+            "handler.webhook.handshake",
+            spec.handler.webhook.as_ref().is_some_and(|webhook| webhook.handshake.is_some()),
+        ),
+        (
             "handler.webhook.oauth2",
             spec.handler.webhook.as_ref().is_some_and(|webhook| webhook.oauth2.is_some()),
         ),

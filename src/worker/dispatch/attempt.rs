@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::command::{
-    AttemptTicket, DispatchCommand, DispatchHandle, Postponement, ReceiverSignal, ReportGuard,
+    AttemptTicket, DispatchCommand, DispatchHandle, FailureKind, Postponement, ReceiverSignal, ReportGuard,
 };
 use super::effect::ExpiredDelivery;
 use super::hold::Hold;
@@ -20,7 +20,7 @@ use crate::core::retry::{self, RetryState};
 use crate::core::time::Millis;
 use crate::metrics::{HookSeries, Metrics};
 use crate::worker::decide::{Decision, decide_again};
-use crate::worker::handlers::{HandlerOutcome, HandlerRunner};
+use crate::worker::handlers::{HandlerOutcome, HandlerRunner, HookVersion, ReceiverPermission};
 use crate::worker::hooks::HookState;
 use crate::worker::index::HookIndex;
 use crate::worker::store::{AttemptRecord, DeliverySeq, NextStep, PendingDelivery, Settlement};
@@ -96,9 +96,23 @@ async fn make_attempt(
     let pending = &job.pending;
     match reevaluate_filter(state, hook, pending).await {
         Decision::Deliver(_) => {
-            job.metrics.start_attempt();
             let (at, started) = (Millis::now(), Instant::now());
-            let outcome = job.runner.run(hook, pending).await;
+            let permitted = match &state.permission {
+                None => Ok(()),
+                Some(permission) => {
+                    let permitted = obtain_permission(job, state, hook, permission, started).await;
+                    // It took a token of another rate, or none.
+                    if permitted.is_ok() && state.rate() != job.ticket.rate {
+                        return Err(Postponement::RateChanged);
+                    }
+                    permitted
+                }
+            };
+            job.metrics.start_attempt();
+            let outcome = match permitted {
+                Ok(()) => job.runner.run(hook, pending).await,
+                Err(outcome) => outcome,
+            };
             job.metrics.record_attempt(outcome.label(), outcome.status(), started.elapsed());
             state.series.iter().for_each(|series| series.record_attempt(outcome.status()));
             settle(hook, pending, outcome, at, started.elapsed())
@@ -114,6 +128,18 @@ async fn make_attempt(
             Ok(AttemptResult::without_attempt(pending, next))
         }
     }
+}
+
+/// Makes sure that the receiver permits deliveries. An error is the outcome of the attempt.
+async fn obtain_permission(
+    job: &AttemptJob,
+    state: &HookState,
+    hook: &CompiledHook,
+    permission: &ReceiverPermission,
+    now: Instant,
+) -> Result<(), HandlerOutcome> {
+    let version = HookVersion { generation: state.generation, resume: state.resume.clone() };
+    job.runner.obtain_permission(hook, &job.pending, version, permission, now).await
 }
 
 /// Decides what follows an evaluation that failed. It is no attempt, but the delivery ages: otherwise an event that the
@@ -172,10 +198,7 @@ fn receiver_signal(
         let status = attempt.status.map(|status| format!("status {status}"));
         [status, attempt.detail.clone()].into_iter().flatten().collect::<Vec<_>>().join(": ")
     };
-    let failing = || ReceiverSignal::Failing {
-        error: describe(),
-        is_handler: failure.is_some_and(is_failure_of_handler),
-    };
+    let failing = || ReceiverSignal::Failing { error: describe(), kind: failure_kind(failure) };
     match next {
         NextStep::Delivered => ReceiverSignal::Healthy,
         NextStep::Retry { .. } => failing(),
@@ -200,10 +223,14 @@ fn receiver_signal(
     }
 }
 
-/// True if the hook's own script or log line failed, and not a receiver.
-fn is_failure_of_handler(failure: AttemptFailure) -> bool {
-    ReceiverEvidence::of(None, Some(failure)) == ReceiverEvidence::Inconclusive
-        && failure != AttemptFailure::Status
+fn failure_kind(failure: Option<AttemptFailure>) -> FailureKind {
+    match failure {
+        None | Some(AttemptFailure::Status) => FailureKind::Receiver,
+        Some(AttemptFailure::HandshakeRefused) => FailureKind::HandshakeRefused,
+        // The hook's own script or log line failed.
+        _ if ReceiverEvidence::of(None, failure) == ReceiverEvidence::Inconclusive => FailureKind::Handler,
+        Some(_) => FailureKind::Receiver,
+    }
 }
 
 /// Decides the delivery's next step. An error: no attempt was made.

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
 use super::hold::Hold;
+use crate::core::bucket::Rate;
 use crate::core::fair_pool::Grant;
 use crate::core::receiver_breaker::{AttemptPermit, ReceiverEvidence};
 use crate::core::time::Millis;
@@ -59,6 +60,8 @@ pub enum Postponement {
     Missing(Hold),
     /// The hook was deleted or became invalid, which holds it.
     HookChanged,
+    /// The receiver granted another rate than the one under which the attempt started: it starts again within that rate.
+    RateChanged,
     /// Only this delivery waits: the process had no memory for the attempt, or the attempt ended without an outcome.
     DeliveryOnly,
 }
@@ -74,6 +77,8 @@ pub struct AttemptTicket {
     pub permit: AttemptPermit,
     /// The length of the event's data.
     pub data_len: usize,
+    /// The rate limit under which it started.
+    pub rate: Option<Rate>,
     /// When it started, on the steady clock.
     pub started: Millis,
     /// When the delivery's age starts, and the time that its hook was held since then.
@@ -92,13 +97,24 @@ pub(super) struct SettledDelivery {
     pub notify: bool,
 }
 
+/// What a failed attempt shows, for the hook's condition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FailureKind {
+    #[default]
+    Receiver,
+    /// The receiver does not permit deliveries.
+    HandshakeRefused,
+    /// Not the receiver but the hook's own script failed.
+    Handler,
+}
+
 /// The receiver's health, as one attempt shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum ReceiverSignal {
     /// It answered. Includes refusals with a terminal status.
     Healthy,
-    /// The attempt failed, with this error. `is_handler`: not the receiver but the hook's own script failed.
-    Failing { error: String, is_handler: bool },
+    /// The attempt failed, with this error.
+    Failing { error: String, kind: FailureKind },
     /// It answered 410.
     Gone,
     /// The egress policy denies its address.

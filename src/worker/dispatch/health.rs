@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::command::FailureKind;
 use super::hold::{GoneMark, Hold};
 use super::queue::HookQueue;
 use super::time::Now;
@@ -77,18 +78,32 @@ fn evaluate_health(hold: Option<&Hold>, queue: &HookQueue) -> Option<Delivering>
     if let Some(denied) = &queue.egress_denied {
         return unhealthy(DeliveringFault::EgressDenied.into(), denied);
     }
-    if queue.failures >= REPORTED_FAILURES {
-        let last = queue.last_error.as_deref().unwrap_or("no response");
-        return match queue.is_handler_failing {
-            true => unhealthy(
+    let last = queue.last_error.as_deref().unwrap_or("no response");
+    let was_refused = queue.reported == Some((false, DeliveringFault::HandshakeRefused.into()));
+    match queue.fault {
+        // One refusal is enough: repeating the request does not make the receiver permit it.
+        FailureKind::HandshakeRefused if queue.failures > 0 => {
+            return unhealthy(
+                DeliveringFault::HandshakeRefused.into(),
+                &format!("the receiver does not permit deliveries; last error: {last}"),
+            );
+        }
+        FailureKind::Handler if queue.failures >= REPORTED_FAILURES => {
+            return unhealthy(
                 DeliveringFault::HandlerFailing.into(),
                 &format!("the hook's own handler fails; last error: {last}"),
-            ),
-            false => unhealthy(
+            );
+        }
+        // A receiver that refused and then fails has not recovered.
+        FailureKind::Receiver
+            if queue.failures >= REPORTED_FAILURES || (queue.failures > 0 && was_refused) =>
+        {
+            return unhealthy(
                 DeliveringFault::ReceiverFailing.into(),
                 &format!("the receiver fails; last error: {last}"),
-            ),
-        };
+            );
+        }
+        FailureKind::HandshakeRefused | FailureKind::Handler | FailureKind::Receiver => {}
     }
     // Report recovery even before the next delivery.
     let recovered = queue.reported.is_some_and(|(healthy, _)| !healthy);

@@ -457,9 +457,9 @@ fn record_signal(index: &HookIndex, queue: &mut HookQueue, uid: &Arc<str>, signa
             queue.failures = 0;
             queue.has_delivered = true;
         }
-        ReceiverSignal::Failing { error, is_handler } => {
+        ReceiverSignal::Failing { error, kind } => {
             queue.failures = queue.failures.saturating_add(1);
-            queue.is_handler_failing = is_handler;
+            queue.fault = kind;
             queue.last_error = Some(error);
         }
         ReceiverSignal::Gone => {

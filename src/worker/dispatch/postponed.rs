@@ -28,6 +28,13 @@ impl DispatchMachine {
             // None: `evaluate_hold` holds a hook that was deleted or became invalid.
             Postponement::HookChanged => None,
             Postponement::Missing(hold) => Some(hold),
+            Postponement::RateChanged => {
+                if is_own {
+                    queue.release_claim(ticket.seq);
+                }
+                // Read again at once: the caller dispatches the hook.
+                return queue.mark_more_on_disk();
+            }
             Postponement::DeliveryOnly if is_own => return self.postpone_delivery(uid, ticket, at, now),
             Postponement::DeliveryOnly => return,
         };

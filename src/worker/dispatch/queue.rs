@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::command::AttemptTicket;
+use super::command::{AttemptTicket, FailureKind};
 use super::effect::ExpiredDelivery;
 use super::hold::{GoneMark, Hold};
 use super::ready_ranking::ReadyRank;
@@ -125,8 +125,8 @@ pub struct HookQueue {
     breaker_generation: Option<i64>,
     /// Failed attempts since the last success.
     pub failures: u32,
-    /// The last failure was the handler's own, and not the receiver's.
-    pub is_handler_failing: bool,
+    /// What the last failure was.
+    pub fault: FailureKind,
     /// When the last check for expiry found nothing.
     expiry_checked_at: Millis,
     /// Present while the hook has a rate limit.
@@ -368,7 +368,7 @@ impl HookQueue {
 
     /// Returns the earliest time of the next attempt, by the rate limit and the breaker. Takes nothing.
     pub fn not_before(&mut self, rate: Option<Rate>, now: Millis) -> Option<Millis> {
-        if rate != self.bucket.as_ref().map(TokenBucket::rate) {
+        if rate != self.rate() {
             self.bucket = rate.map(|rate| TokenBucket::new(rate, now));
         }
         if self.breaker.is_open()
@@ -377,6 +377,11 @@ impl HookQueue {
             return Some(until);
         }
         self.bucket.as_ref().map(|bucket| bucket.ready_at(now)).filter(|at| *at > now)
+    }
+
+    /// Returns the rate limit of the last call of `not_before`.
+    pub fn rate(&self) -> Option<Rate> {
+        self.bucket.as_ref().map(TokenBucket::rate)
     }
 
     /// Takes a permit for one attempt from the breaker, and then a token from the rate limit: a delivery that the breaker
@@ -606,6 +611,7 @@ mod tests {
             grant: pool.request(&"n".into(), &"u".into(), 1, Pace::Fast).unwrap(),
             permit: ReceiverBreaker::default().request_permit(Millis(0)).unwrap(),
             data_len: 1,
+            rate: None,
             started,
             accepted: Millis(0),
             held: Duration::ZERO,

@@ -10,6 +10,7 @@ use super::memory::DeliveryMemory;
 use super::queue::{CHUNK_ROWS, LoadReservation, OVERHEAD, data_len};
 use super::ready_ranking::ReadyRank;
 use super::time::Now;
+use crate::core::bucket::Rate;
 use crate::core::fair_pool::Grant;
 use crate::core::hook::CompiledHook;
 use crate::core::receiver_breaker::PROBES;
@@ -114,7 +115,8 @@ impl DispatchMachine {
             return;
         }
         let has_expired = may_expire && self.expire(uid, hook, now);
-        let stopped = self.start_attempts(uid, hook, now);
+        let rate = state.as_ref().and_then(|state| state.rate());
+        let stopped = self.start_attempts(uid, hook.delivery.concurrency, rate, now);
         if stopped != Stopped::Pool {
             self.memory.pool.stop_waiting(uid);
         }
@@ -159,13 +161,19 @@ impl DispatchMachine {
         true
     }
 
-    fn start_attempts(&mut self, uid: &Arc<str>, hook: &CompiledHook, now: Now) -> Stopped {
+    fn start_attempts(
+        &mut self,
+        uid: &Arc<str>,
+        concurrency: usize,
+        rate: Option<Rate>,
+        now: Now,
+    ) -> Stopped {
         loop {
             let Some(queue) = self.queues.get_mut(uid) else { return Stopped::NothingReady };
-            if queue.in_flight >= hook.delivery.concurrency {
+            if queue.in_flight >= concurrency {
                 return Stopped::Concurrency;
             }
-            if let Some(at) = queue.not_before(hook.delivery.rate, now.steady) {
+            if let Some(at) = queue.not_before(rate, now.steady) {
                 return Stopped::NotBefore(at);
             }
             if queue.needs_untried && queue.has_more_on_disk {
@@ -213,6 +221,7 @@ impl DispatchMachine {
             grant,
             permit,
             data_len: len,
+            rate: queue.rate(),
             started: now.steady,
             accepted: pending.accepted,
             held: pending.held,
@@ -355,7 +364,7 @@ impl DispatchMachine {
                     && !is_blocked(hold.as_ref(), queue, now.steady)
                     && !queue.ready.is_empty()
                     && queue.in_flight < hook.delivery.concurrency
-                    && queue.not_before(hook.delivery.rate, now.steady).is_none()
+                    && queue.not_before(state.rate(), now.steady).is_none()
             }
             None => false,
         };

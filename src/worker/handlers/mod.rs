@@ -1,15 +1,18 @@
 //! Handlers: `log`, `lambda`, `webhook` and `webhook_custom` each deliver an event in one way. `request` builds and
-//! sends HTTP requests, `oauth2` obtains their access tokens, `rendered_memory` counts large ones, `test` runs a hook once for
-//! a user, `warnings` reports what works and is unwise.
+//! sends HTTP requests, `oauth2` obtains their access tokens, `rendered_memory` counts large ones, `handshake` requests the
+//! permission of receivers, which `permission` remembers, `test` runs a hook once for a user, `warnings` reports what works
+//! and is unwise.
 //!
 //! Invariants: a handler makes one attempt and returns its outcome; it does not decide about retries; the secrets that it
 //! uses never appear in the outcome.
 //!
 //! Out of scope: the time of an attempt (`dispatch`), retry decisions (`core::retry`).
 
+mod handshake;
 mod lambda;
 mod log;
 mod oauth2;
+mod permission;
 mod rendered_memory;
 mod request;
 mod test;
@@ -21,6 +24,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use oauth2::AccessTokens;
+pub use permission::{HookVersion, ReceiverPermission};
 pub use request::OutgoingRequest;
 pub use test::{FunctionResult, ShownTest, TestResult, ping_event, posted_event, shown_data};
 use warnings::Warnings;
@@ -37,7 +41,7 @@ use crate::sandbox::{Sandbox, ScriptError, ScriptOwner};
 use crate::worker::store::{HandlerProgress, PendingDelivery};
 
 /// The outcome of one attempt.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum HandlerOutcome {
     /// The receiver answered. `detail`: the beginning of the body, unless the status is 2xx.
     Answered { status: u16, retry_after: Option<String>, detail: Option<String> },
@@ -92,6 +96,8 @@ pub struct HandlerRunner {
     rendered: Arc<MemoryPool>,
     warnings: Warnings,
     tokens: Arc<AccessTokens>,
+    /// The origin that is stated to receivers of hooks with a handshake.
+    webhook_origin: String,
 }
 
 impl HandlerRunner {
@@ -100,9 +106,10 @@ impl HandlerRunner {
         cluster: Arc<dyn Cluster>,
         sandbox: Sandbox,
         rendered: Arc<MemoryPool>,
+        webhook_origin: String,
     ) -> Self {
         let (warnings, tokens) = (Warnings::default(), Arc::default());
-        HandlerRunner { http, cluster, sandbox, rendered, warnings, tokens }
+        HandlerRunner { http, cluster, sandbox, rendered, warnings, tokens, webhook_origin }
     }
 
     /// Makes one attempt, bounded by the hook's timeout.

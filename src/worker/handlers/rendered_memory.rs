@@ -84,7 +84,7 @@ mod tests {
         let sandbox = SandboxOptions { program: "/nonexistent".into(), ..SandboxOptions::default() };
         let http = HttpClient::new(Egress::new(EgressRules::default())).unwrap();
         let pool = Arc::new(MemoryPool::new(bytes, metrics.clone()));
-        HandlerRunner::new(http, cluster, Sandbox::start(sandbox).await, pool)
+        HandlerRunner::new(http, cluster, Sandbox::start(sandbox).await, pool, String::new())
     }
 
     #[tokio::test]

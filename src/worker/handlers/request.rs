@@ -22,6 +22,7 @@ use crate::core::redact::redact;
 use crate::core::sign::{self, SecretError, SigningKey};
 use crate::core::time::Millis;
 use crate::core::trace;
+use crate::core::webhook_handshake::REQUEST_ORIGIN;
 use crate::net::{HttpClient, HttpResponse, SendError};
 use crate::worker::store::PendingDelivery;
 
@@ -114,8 +115,7 @@ impl OutgoingRequest {
         match self.exchange(timeout, &mut secrets).await {
             Ok(response) => {
                 let is_success = response.status.is_success();
-                let retry_after =
-                    response.headers.get(RETRY_AFTER).and_then(|v| v.to_str().ok()).map(ToOwned::to_owned);
+                let retry_after = retry_after_of(&response.headers);
                 let detail = (!is_success && !response.body.is_empty())
                     .then(|| redact_and_cut(&String::from_utf8_lossy(&response.body), &secrets));
                 HandlerOutcome::Answered { status: response.status.as_u16(), retry_after, detail }
@@ -123,6 +123,11 @@ impl OutgoingRequest {
             Err(outcome) => outcome,
         }
     }
+}
+
+/// Returns the text of the header `Retry-After`.
+pub fn retry_after_of(headers: &HeaderMap) -> Option<String> {
+    headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()).map(ToOwned::to_owned)
 }
 
 /// Returns the outcome of a request for which there is no access token. It is no attempt: the receiver was not contacted.
@@ -226,12 +231,27 @@ impl<'a> RequestDraft<'a> {
                 self.set_own_header(name, &number.to_string());
             }
         }
+        if handler.performs_handshake() {
+            self.set_own_header(REQUEST_ORIGIN, &self.runner.webhook_origin);
+        }
         if let Some(signature) = handler.signature() {
             self.sign(signature, &body, Millis::wall()).await?;
         }
         let authorization = self.authorization().await?;
         let RequestDraft { headers, secrets, .. } = self;
         Ok(OutgoingRequest { http, method, uri, headers, body, secrets, authorization })
+    }
+
+    /// Returns the request as it is: without the hook's headers, signature and access token.
+    pub async fn without_credentials(
+        self,
+        method: Method,
+        uri: Uri,
+        body: Bytes,
+    ) -> Result<OutgoingRequest, HandlerOutcome> {
+        let http = self.http_client(self.hook.handler.tls()).await?;
+        let RequestDraft { headers, secrets, .. } = self;
+        Ok(OutgoingRequest { http, method, uri, headers, body, secrets, authorization: None })
     }
 
     /// Reads what a request for an access token needs.
@@ -268,7 +288,8 @@ impl<'a> RequestDraft<'a> {
             .map_err(|e| HandlerOutcome::NotReady { reason: "SecretUnusable", detail: e.to_string() })
     }
 
-    async fn target_uri(&mut self) -> Result<Uri, HandlerOutcome> {
+    /// Returns the address of the receiver. If it is in a Secret, its parts are masked from now on.
+    pub async fn target_uri(&mut self) -> Result<Uri, HandlerOutcome> {
         let reference = match self.hook.handler.target() {
             Some(RequestTarget::Url(address)) => return Ok(address.uri.clone()),
             Some(RequestTarget::Secret(reference)) => reference,
@@ -319,7 +340,7 @@ impl<'a> RequestDraft<'a> {
     }
 
     /// Sets a header whose value this program generates. Such a value is always valid.
-    fn set_own_header(&mut self, name: &'static str, value: &str) {
+    pub fn set_own_header(&mut self, name: &'static str, value: &str) {
         if let Ok(value) = HeaderValue::from_str(value) {
             self.headers.insert(HeaderName::from_static(name), value);
         }

@@ -82,6 +82,9 @@ impl HandlerRunner {
                 Ok(TestResult::Ran { functions: functions.collect() })
             }
             Handler::Webhook(_) | Handler::WebhookCustom(_) => {
+                if hook.handler.performs_handshake() {
+                    self.perform_handshake_once(hook, &pending).await?;
+                }
                 let mut request = self.prepare_request(hook, &pending).await?;
                 let mut secrets = std::mem::take(&mut request.secrets);
                 let response = request.exchange(timeout(hook), &mut secrets).await?;

@@ -15,6 +15,7 @@ use http::header::ALLOW;
 use http::{HeaderMap, HeaderValue, StatusCode};
 
 use super::IngestState;
+use crate::core::webhook_handshake::{ALLOWED_ORIGIN, ALLOWED_RATE, REQUEST_ORIGIN, REQUEST_RATE};
 use crate::worker::problem::HttpProblem;
 use crate::worker::request::ValidPath;
 
@@ -91,10 +92,9 @@ pub async fn handshake(
     let started = Instant::now();
     let mut response = StatusCode::OK.into_response();
     response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
-    let Some(origin) = headers.get("webhook-request-origin") else { return response };
+    let Some(origin) = headers.get(REQUEST_ORIGIN) else { return response };
     let text = origin.to_str().ok().map(str::trim).filter(|text| is_origin(text));
-    let requested =
-        headers.get("webhook-request-rate").and_then(|value| value.to_str().ok()?.trim().parse().ok());
+    let requested = headers.get(REQUEST_RATE).and_then(|value| value.to_str().ok()?.trim().parse().ok());
     let rate = text.and_then(|text| state.handshake.granted_rate(&namespace, text, requested));
     let (Some(text), Some(Ok(rate))) = (text, rate.map(HeaderValue::try_from)) else {
         let problem = HttpProblem::new(
@@ -107,8 +107,8 @@ pub async fn handshake(
         return problem.into_response();
     };
     tracing::info!(namespace, origin = text, "webhook handshake granted");
-    response.headers_mut().insert("webhook-allowed-origin", origin.clone());
-    response.headers_mut().insert("webhook-allowed-rate", rate);
+    response.headers_mut().insert(ALLOWED_ORIGIN, origin.clone());
+    response.headers_mut().insert(ALLOWED_RATE, rate);
     response
 }
 

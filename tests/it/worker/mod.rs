@@ -38,3 +38,4 @@ mod request_ids;
 mod scripts;
 mod slow_peers;
 mod unreadable_objects;
+mod webhook_handshake;

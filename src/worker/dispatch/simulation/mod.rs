@@ -15,7 +15,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::command::{AttemptTicket, DispatchCommand, Postponement, ReceiverSignal, SettledDelivery};
+use super::command::{
+    AttemptTicket, DispatchCommand, FailureKind, Postponement, ReceiverSignal, SettledDelivery,
+};
 use super::effect::Effect;
 use super::machine::DispatchMachine;
 use super::memory::MAX_IN_FLIGHT;
@@ -311,6 +313,11 @@ impl Simulation {
             let why = Postponement::HookChanged;
             return self.command(DispatchCommand::AttemptPostponed { uid, why, ticket });
         };
+        // As `attempt` does.
+        if state.permission.is_some() && state.rate() != ticket.rate {
+            let why = Postponement::RateChanged;
+            return self.command(DispatchCommand::AttemptPostponed { uid, why, ticket });
+        }
         let is_lost = self.lost_attempts.is_some_and(|of| self.random.u32(0..of) == 0);
         if is_lost || self.without_outcome.contains(&(pending.seq >> 20)) {
             let why = Postponement::DeliveryOnly;
@@ -332,7 +339,7 @@ impl Simulation {
         let next = retry.decide(&outcome, past, self.now().wall, self.random.f64());
         let signal = match next {
             NextStep::Delivered => ReceiverSignal::Healthy,
-            _ => ReceiverSignal::Failing { error: "failed".into(), is_handler: false },
+            _ => ReceiverSignal::Failing { error: "failed".into(), kind: FailureKind::Receiver },
         };
         let evidence = ReceiverEvidence::of(status, failure);
         self.commit(uid.clone(), pending.seq, next);

@@ -53,3 +53,30 @@ fn a_postponed_delivery_can_be_replayed_and_cancelled() {
     simulation.run_for(Duration::from_secs(2));
     assert_eq!((simulation.delivered("u"), simulation.store.pending()), (1, 0), "at once");
 }
+
+#[test]
+fn attempts_that_a_grant_slows_down_start_again_within_its_rate() {
+    let mut simulation = Simulation::new(MEMORY, 1);
+    let receiver = Receiver::Healthy(Duration::from_millis(10));
+    let uid = simulation.put_hook("n", "h", "u", &json!({}), receiver);
+    let object = json!({"apiVersion": "hookstream.dev/v1alpha1", "kind": "EventHook",
+        "metadata": {"name": "h", "namespace": "n", "uid": "u", "generation": 2},
+        "spec": {"source": "s", "delivery": {"concurrency": 10},
+            "handler": {"webhook": {"url": "https://example.com", "handshake": true}}}});
+    simulation.index.upsert(&serde_json::from_value(object).unwrap());
+    (0..8).for_each(|_| simulation.accept(std::slice::from_ref(&uid), 100));
+    assert_eq!(simulation.machine.in_flight(), 8, "without a limit");
+    let grant = |simulation: &Simulation, requests| {
+        simulation.index.get("u").unwrap().permission.as_ref().unwrap().grant(Some(2), requests);
+    };
+    grant(&simulation, 60);
+    // One at once, and one each second.
+    simulation.run_for(Duration::from_millis(3500));
+    assert_eq!((simulation.delivered("u"), simulation.attempts[&uid]), (4, 8 + 4));
+    assert!(simulation.held.is_empty());
+    // A later grant applies from the next delivery on.
+    grant(&simulation, 600);
+    simulation.run_for(Duration::from_millis(1500));
+    assert_eq!(simulation.delivered("u"), 8);
+    assert_eq!((simulation.machine.in_flight(), simulation.machine.memory.used()), (0, 0), "nothing leaks");
+}

@@ -79,6 +79,8 @@ fn handlers(t: &mut Table) {
     }
     t.one_of(WEBHOOK, "handler.webhook.format", &["Kong", "CloudEvents", "CloudEventsBinary"]);
 
+    t.accept(WEBHOOK, "handler.webhook.handshake", "true");
+
     t.one_of(CUSTOM, "handler.webhookCustom.method", &["GET", "POST", "PUT", "PATCH", "DELETE"]);
     for format in ["headersFormat", "payloadFormat", "bodyFormat"] {
         t.one_of(CUSTOM, &format!("handler.webhookCustom.{format}"), &["Raw", "Template"]);
@@ -163,6 +165,8 @@ fn gateway(t: &mut Table) {
     t.refuse_at(GATEWAY, "", format, "spec", text);
     t.refuse_at(GATEWAY, "", "{handler: {webhook: {format: CloudEventsBinary}}}", "spec", text);
     t.accept(GATEWAY, "handler.webhook.format", "Kong");
+    let text = "handler.webhook.handshake would be ignored with deliverBy: Gateway";
+    t.refuse_at(GATEWAY, "", "{handler: {webhook: {handshake: true}}}", "spec", text);
 
     for (base, handler) in [(GATEWAY, "webhook"), (GATEWAY_CUSTOM, "webhookCustom")] {
         let signature = format!("handler.{handler}.signature");
