@@ -69,4 +69,6 @@ pub struct StoreStats {
     pub oldest: Option<Millis>,
     /// Bytes of the store's file.
     pub file_bytes: u64,
+    /// Bytes of memory for idempotency keys: the newest keys, and the filters of stored ones.
+    pub key_memory_bytes: u64,
 }

@@ -12,6 +12,7 @@ use super::super::{
 };
 use super::cache::WriterCache;
 use super::gates;
+use super::keys::{Entry, stored_key};
 use super::materialize;
 use super::rows::{EVENT_BYTES, attributes_column};
 use super::schema::{CANDIDATE, DEAD, DROPPED, PENDING};
@@ -177,11 +178,18 @@ fn accept_one(
     now: Millis,
 ) -> rusqlite::Result<AcceptedEvent> {
     if let Some(dedup) = &row.new.dedup
-        && let Some((seq, event_id)) = find_original(conn, cache, row, dedup, now)?
+        && let Some(original) = find_original(conn, cache, row, dedup, now)?
     {
-        return accept_duplicate(conn, cache, row, seq, event_id, now);
+        return accept_duplicate(conn, cache, row, original, now);
     }
     let expires = row.new.dedup.as_ref().map(|dedup| now + dedup.window);
+    let key = match &row.new.dedup {
+        // A window of zero turns deduplication off.
+        Some(dedup) if !dedup.window.is_zero() => {
+            Some(stored_key(&dedup.key, &cache.namespace_keys.hash(conn, &row.new.event.namespace)?))
+        }
+        _ => None,
+    };
     let (event, seq) = (&row.new.event, cache.unmaterialized(conn)?.next_event());
     let (mut handed, mut deliveries) = (Vec::new(), Vec::with_capacity(row.new.deliveries.len()));
     for (index, delivery) in row.new.deliveries.iter().enumerate() {
@@ -197,8 +205,9 @@ fn accept_one(
         )?);
     }
     conn.prepare_cached(
-        "INSERT INTO events (seq, accepted, kept_until, id, namespace, origin, source, event, time, handed, attributes, data)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+        "INSERT INTO events (seq, accepted, kept_until, id, namespace, origin, source, event, time, handed, attributes, data,
+                             dedup_key)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
     )?
     .execute(params![
         seq,
@@ -213,11 +222,10 @@ fn accept_one(
         (!handed.is_empty()).then_some(handed),
         row.attributes,
         event.data.get(),
+        key,
     ])?;
-    if let (Some(dedup), Some(expires)) = (&row.new.dedup, expires) {
-        // Replaces only an expired key, because `find_original` found no valid one.
-        conn.prepare_cached("INSERT OR REPLACE INTO dedup (key, expires, event) VALUES (?1, ?2, ?3)")?
-            .execute(params![dedup.key, expires.0, seq])?;
+    if let (Some(dedup), Some(expires), Some(key)) = (&row.new.dedup, expires, key) {
+        cache.keys.insert(Entry::new(key, seq, expires.0), dedup.window);
     }
     if deliveries.is_empty() {
         // Retention finds other events through their deliveries, and this one has none.
@@ -356,14 +364,21 @@ fn find_original(
     row: &EventRow,
     dedup: &Dedup,
     now: Millis,
-) -> rusqlite::Result<Option<(EventSeq, String)>> {
+) -> rusqlite::Result<Option<EventSeq>> {
+    let namespace = &row.new.event.namespace;
+    let key = stored_key(&dedup.key, &cache.namespace_keys.hash(conn, namespace)?);
+    if let Some(found) = cache.keys.find(conn, &key, now)? {
+        return Ok(Some(found));
+    }
+    if !cache.keys.has_old_keys(conn)? {
+        return Ok(None);
+    }
+    // Accepted by a program of format 6 or earlier.
     conn.prepare_cached(
-        "SELECT e.seq, e.id FROM dedup d CROSS JOIN events e ON e.seq = d.event
+        "SELECT e.seq FROM dedup d CROSS JOIN events e ON e.seq = d.event
          WHERE d.key = ?1 AND d.expires > ?2 AND e.namespace = ?3",
     )?
-    .query_row(params![dedup.key, now.0, cache.namespace_keys.get(conn, &row.new.event.namespace)?], |row| {
-        Ok((row.get(0)?, row.get(1)?))
-    })
+    .query_row(params![dedup.key, now.0, cache.namespace_keys.get(conn, namespace)?], |row| row.get(0))
     .optional()
 }
 
@@ -373,10 +388,15 @@ fn accept_duplicate(
     cache: &mut WriterCache,
     row: &EventRow,
     event: EventSeq,
-    event_id: String,
     now: Millis,
 ) -> rusqlite::Result<AcceptedEvent> {
     type Found = (DeliverySeq, i64, i64, u32, Option<String>, i64, i64);
+    let id: Option<String> = conn
+        .prepare_cached("SELECT id FROM events WHERE seq = ?1")?
+        .query_row([event], |row| row.get(0))
+        .optional()?;
+    // The row of the original may be removed before its key expires.
+    let event_id = id.unwrap_or_else(|| row.new.event.id.clone());
     materialize::materialize_event(conn, cache, event)?;
     let found = conn
         .prepare_cached(

@@ -1,6 +1,7 @@
-//! The writer's cache of hooks, backlog sizes and unmaterialized deliveries.
+//! The writer's cache of hooks, backlog sizes and unmaterialized deliveries, and its idempotency keys.
 //!
-//! Entries are read from the tables on first use. Every rollback clears the cache, so it never differs from the tables.
+//! Entries are read from the tables on first use. Every rollback clears the cache, so it never differs from the tables. The
+//! keys are not cleared, because reading them again takes long; they have a rollback of their own.
 //! The cache counts backlog sizes and writes them once for each group commit, so that a thousand deliveries of a hook
 //! cost one statement.
 
@@ -9,6 +10,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::super::{DeliverySeq, HookId, Shares};
+use super::keys::KeyStore;
 use super::namespace_keys::{self, NamespaceKeys};
 use super::rows::{hook_id, total_held};
 use super::unmaterialized::{Unmaterialized, UnmaterializedSet};
@@ -64,13 +66,18 @@ pub(super) struct WriterCache {
     unmaterialized: Option<UnmaterializedSet>,
     pub(super) shares: Shares,
     pub(super) namespace_keys: NamespaceKeys,
+    pub(super) keys: KeyStore,
 }
 
 impl WriterCache {
-    /// Forgets everything except the configured shares. Must run after every rollback.
+    pub(super) fn new(keys: KeyStore) -> WriterCache {
+        WriterCache { keys, ..WriterCache::default() }
+    }
+
+    /// Forgets everything except the configured shares and the idempotency keys. Must run after every rollback.
     pub(super) fn clear(&mut self) {
-        let shares = self.shares;
-        *self = WriterCache { shares, ..WriterCache::default() };
+        let (shares, keys) = (self.shares, std::mem::take(&mut self.keys));
+        *self = WriterCache { shares, keys, ..WriterCache::default() };
     }
 
     /// Returns the row id of a hook. Inserts the row if there is none.

@@ -16,6 +16,7 @@ use super::cache::WriterCache;
 use super::files::{self, DirLock, FILE};
 use super::history::ReadBudget;
 use super::history_readers::HistoryReaders;
+use super::keys::KeyStore;
 use super::maintenance;
 use super::materialize;
 use super::migrate;
@@ -77,6 +78,9 @@ impl SqliteStore {
         conn.pragma_update(None, "wal_autocheckpoint", 0).map_err(schema::open_error)?;
         // Truncates a log that has grown beyond this size when it restarts.
         conn.pragma_update(None, "journal_size_limit", 32 << 20).map_err(schema::open_error)?;
+        // SQLite counts in KiB if the number is negative.
+        let cache_size = i64::try_from(tuning.page_cache >> 10).unwrap_or(i64::MAX);
+        conn.pragma_update(None, "cache_size", -cache_size).map_err(schema::open_error)?;
         // Sync the folder, so that it contains the entries of its files after a crash.
         File::open(dir).and_then(|dir| dir.sync_all()).map_err(|e| files::open_error(dir, &e))?;
 
@@ -91,13 +95,15 @@ impl SqliteStore {
         let checkpoint_conn = readers::connect(&path, flags).map_err(schema::open_error)?;
         let checkpointer = WalCheckpointer::new(shared.clone(), tuning.clone(), checkpoint_conn)
             .map_err(|e| files::open_error(dir, &e))?;
+        let keys = KeyStore::open(&conn, tuning.keys).map_err(schema::open_error)?;
+        shared.set_key_bytes(keys.bytes());
         let writer = Writer {
             wal: checkpointer,
             conn,
             queue: receiver,
             shared: shared.clone(),
             tuning,
-            cache: WriterCache::default(),
+            cache: WriterCache::new(keys),
             recent_group: 0,
             marked: Millis::default(),
         };

@@ -8,6 +8,7 @@ use rusqlite::{Connection, OptionalExtension};
 
 use super::cache::WriterCache;
 use super::namespace_keys::{self, NamespaceKeys};
+use crate::core::time::Millis;
 
 /// Hooks that one statement of `find_unused` examines.
 const EXAMINED: i64 = 5000;
@@ -79,13 +80,14 @@ pub(super) fn remove_unused(
 /// Removes up to `rows` rows of deleted namespaces without data, and returns how many.
 ///
 /// The name then stands for itself again as a key (`namespace_keys`), so the rows of the first namespace of that name
-/// must be removed before.
+/// must be removed before, and its idempotency keys must have expired.
 pub(super) fn sweep_namespaces(
     conn: &Connection,
     cache: &mut WriterCache,
+    now: Millis,
     rows: i64,
 ) -> rusqlite::Result<usize> {
-    let removed = conn.prepare_cached(EMPTY_NAMESPACES)?.execute([rows])?;
+    let removed = conn.prepare_cached(EMPTY_NAMESPACES)?.execute([rows, now.0])?;
     if removed > 0 {
         cache.namespace_keys = NamespaceKeys::default();
     }
@@ -94,7 +96,7 @@ pub(super) fn sweep_namespaces(
 
 pub(super) const EMPTY_NAMESPACES: &str = "
 DELETE FROM namespaces WHERE name IN (
-    SELECT n.name FROM namespaces n INDEXED BY namespaces_deleted WHERE n.uid IS NULL
+    SELECT n.name FROM namespaces n INDEXED BY namespaces_deleted WHERE n.uid IS NULL AND n.keys_until <= ?2
         AND NOT EXISTS (SELECT 1 FROM ended e WHERE e.place = n.name)
         AND NOT EXISTS (SELECT 1 FROM hooks h INDEXED BY hooks_name WHERE h.namespace = n.place)
         AND NOT EXISTS (SELECT 1 FROM events e INDEXED BY events_id WHERE e.namespace = n.place)

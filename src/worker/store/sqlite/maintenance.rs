@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::super::StoreError;
 use super::files::{self, FILE, open_error, with_suffix};
 use super::wal_scan::LogDamage;
-use super::{log_file, schema, unmaterialized};
+use super::{keys, log_file, schema, unmaterialized};
 
 /// The most findings of SQLite's own check that are reported; one broken page causes thousands.
 const MAX_FINDINGS: usize = 20;
@@ -162,6 +162,10 @@ fn inspect(conn: &Connection, report: &mut StoreReport) -> Result<(), CheckError
         if notes > 0 {
             report.problems.push(format!("{notes} notes of deliveries without their hook"));
         }
+    }
+    // Since format 7 there are runs.
+    if report.version > 6 {
+        report.problems.extend(keys::find_problems(&tx)?);
     }
     Ok(())
 }

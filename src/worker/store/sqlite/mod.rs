@@ -10,7 +10,7 @@
 //! - The files have mode 0600, because they contain payloads.
 //!
 //! Reading order: `engine` (opening, the queue), `roles` (the traits), `writer` (group commit). Changes of the tables:
-//! `accept`, `transitions`, `materialize`, `gates`, `namespaces`, `replays`, `retention`, `hook_rows`. Queries: `reads`
+//! `accept`, `transitions`, `materialize`, `gates`, `namespaces`, `replays`, `retention`, `hook_rows`; `keys` are the idempotency keys. Queries: `reads`
 //! for the dispatcher, `history` and `walk` for users. The writer's state: `cache`, `unmaterialized`. The tables:
 //! `schema`, `migrate`. The disk: `wal` (checkpoints), `vacuum`, `reserve`. Damage: `wal_scan`, `log_file`,
 //! `maintenance`, `recover`, `salvage`.
@@ -28,6 +28,7 @@ mod gates;
 mod history;
 mod history_readers;
 mod hook_rows;
+mod keys;
 mod log_file;
 mod maintenance;
 mod materialize;

@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension};
 
+use super::keys::{Key, place_hash};
+use crate::core::digest::hash_parts;
 use crate::core::fast_map::FastMap;
 
 /// Returns the present key of a namespace.
@@ -93,15 +95,29 @@ pub(super) fn names(conn: &Connection) -> rusqlite::Result<Vec<String>> {
 
 /// Caches the keys that the writer has read.
 #[derive(Default)]
-pub(super) struct NamespaceKeys(FastMap<Arc<str>, Arc<str>>);
+pub(super) struct NamespaceKeys(FastMap<Arc<str>, CachedKey>);
+
+struct CachedKey {
+    key: Arc<str>,
+    hash: Key,
+}
 
 impl NamespaceKeys {
     pub(super) fn get(&mut self, conn: &Connection, name: &str) -> rusqlite::Result<Arc<str>> {
-        if let Some(key) = self.0.get(name) {
-            return Ok(key.clone());
+        self.find(conn, name).map(|cached| cached.key.clone())
+    }
+
+    /// Returns the hash of the present key, which idempotency keys contain.
+    pub(super) fn hash(&mut self, conn: &Connection, name: &str) -> rusqlite::Result<Key> {
+        self.find(conn, name).map(|cached| cached.hash)
+    }
+
+    fn find(&mut self, conn: &Connection, name: &str) -> rusqlite::Result<&CachedKey> {
+        if !self.0.contains_key(name) {
+            let key: Arc<str> = key(conn, name)?.into();
+            let hash = place_hash(&hash_parts(&[b"place", key.as_bytes()]));
+            self.0.insert(name.into(), CachedKey { key, hash });
         }
-        let key: Arc<str> = key(conn, name)?.into();
-        self.0.insert(name.into(), key.clone());
-        Ok(key)
+        self.0.get(name).ok_or(rusqlite::Error::QueryReturnedNoRows)
     }
 }

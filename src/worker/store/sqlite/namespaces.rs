@@ -17,11 +17,11 @@ pub(super) fn set_uid(
     name: &str,
     uid: Option<&str>,
 ) -> rusqlite::Result<bool> {
-    let stored: Option<(Option<String>, String)> = conn
-        .prepare_cached("SELECT uid, place FROM namespaces WHERE name = ?1")?
-        .query_row([name], |row| Ok((row.get(0)?, row.get(1)?)))
+    let stored: Option<(Option<String>, String, i64)> = conn
+        .prepare_cached("SELECT uid, place, keys_until FROM namespaces WHERE name = ?1")?
+        .query_row([name], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
         .optional()?;
-    let (old_uid, key) = stored.unwrap_or_else(|| (None, name.to_owned()));
+    let (old_uid, key, mut keys_until) = stored.unwrap_or_else(|| (None, name.to_owned(), 0));
     if old_uid.as_deref() == uid {
         return Ok(false);
     }
@@ -30,13 +30,14 @@ pub(super) fn set_uid(
         true => {
             conn.execute("INSERT OR IGNORE INTO ended (place) VALUES (?1)", [&key])?;
             conn.execute("DELETE FROM replays WHERE namespace = ?1", [&key])?;
+            keys_until = keys_until.max(cache.keys.latest_expiry());
             format!("{name}/{}", Uuid::now_v7())
         }
         false => key,
     };
     conn.execute(
-        "INSERT OR REPLACE INTO namespaces (name, uid, place) VALUES (?1, ?2, ?3)",
-        params![name, uid, key],
+        "INSERT OR REPLACE INTO namespaces (name, uid, place, keys_until) VALUES (?1, ?2, ?3, ?4)",
+        params![name, uid, key, keys_until],
     )?;
     cache.flush(conn)?;
     cache.clear();

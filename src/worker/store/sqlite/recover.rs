@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use super::super::StoreError;
 use super::files::{self, FILE, open_error, with_suffix};
+use super::keys;
 use super::log_file;
 use super::maintenance::{StoreReport, check_file, publish};
 use super::namespace_keys;
@@ -26,6 +27,8 @@ use super::wal_scan::{LogScan, LoggedPage};
 const OLDEST_FORMAT: i64 = 5;
 /// The format that added the table `namespace_numbers`.
 const NUMBERED_FORMAT: i64 = 6;
+/// The format that added the runs of idempotency keys.
+const KEYED_FORMAT: i64 = 7;
 
 /// The result of a recovery.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -57,7 +60,7 @@ pub fn recover(dir: &Path, to: &Path) -> Result<RecoveryReport, StoreError> {
     let image = TemporaryFile::create(with_suffix(to, ".image"))?;
     let part = TemporaryFile::create(with_suffix(to, ".part"))?;
     let (log_frames, damaged_frames) = write_image(&dir.join(FILE), &image.0)?;
-    let tables = copy_rows(&image.0, &part.0)?;
+    let tables = copy_rows(&image.0, &part.0, damaged_frames)?;
     let store = check_file(&part.0)?;
     if let Some(problem) = store.problems.first() {
         return Err(StoreError::Open(format!("the copy is not sound ({problem}): restore a backup")));
@@ -144,7 +147,7 @@ fn repair_header(image: &File, page_size: u64) -> std::io::Result<()> {
     image.write_all_at(&counter, 92)
 }
 
-fn copy_rows(image: &Path, part: &Path) -> Result<Vec<RecoveredTable>, StoreError> {
+fn copy_rows(image: &Path, part: &Path, damaged_frames: u64) -> Result<Vec<RecoveredTable>, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let source = Connection::open_with_flags(image, flags).map_err(schema::open_error)?;
     // A damaged page must not be read as something else.
@@ -173,6 +176,8 @@ fn copy_rows(image: &Path, part: &Path) -> Result<Vec<RecoveredTable>, StoreErro
             table.lost = table.lost.map(|lost| lost + lost_notes);
         }
     }
+    let is_complete = damaged_frames == 0 && tables.iter().all(|table| table.lost == Some(0));
+    repair_keys(&target, is_complete, &mut tables).map_err(schema::open_error)?;
     target
         .pragma_update(None, "application_id", schema::APPLICATION_ID)
         .and_then(|()| target.execute_batch("COMMIT"))
@@ -203,11 +208,7 @@ fn repair_references(target: &Connection) -> rusqlite::Result<u64> {
          -- Without the watermark, a start reads the notes of all events. Repeating deliveries is better than losing them.
          INSERT OR IGNORE INTO meta (name, value) VALUES ('filed', 0);",
     )?;
-    let is_numbered: bool = target.query_row(
-        "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'namespace_numbers')",
-        [],
-        |row| row.get(0),
-    )?;
+    let is_numbered = has_table(target, "namespace_numbers")?;
     if is_numbered {
         target.execute(
             "UPDATE deliveries SET namespace = NULL WHERE NOT EXISTS (
@@ -218,7 +219,11 @@ fn repair_references(target: &Connection) -> rusqlite::Result<u64> {
         namespace_keys::number_deliveries(target)?;
     }
     // Without their rows in `meta`, the tables show the format.
-    let format = if is_numbered { NUMBERED_FORMAT } else { OLDEST_FORMAT };
+    let format = match is_numbered {
+        _ if has_table(target, "key_runs")? => KEYED_FORMAT,
+        true => NUMBERED_FORMAT,
+        false => OLDEST_FORMAT,
+    };
     for migration in schema::MIGRATIONS.iter().filter(|migration| migration.version == format) {
         for (name, value) in [("version", migration.version), ("min_reader", migration.min_reader)] {
             target.execute("INSERT OR IGNORE INTO meta (name, value) VALUES (?1, ?2)", (name, value))?;
@@ -233,6 +238,29 @@ fn repair_references(target: &Connection) -> rusqlite::Result<u64> {
                                                                   AND (events.seq << 20) | 0xfffff)",
     )?;
     Ok(lost_notes)
+}
+
+/// Removes the runs of idempotency keys unless the whole store is intact. The next start computes them again, so no key of an
+/// existing event is lost.
+fn repair_keys(
+    target: &Connection,
+    is_complete: bool,
+    tables: &mut [RecoveredTable],
+) -> rusqlite::Result<()> {
+    if !has_table(target, "key_runs")?
+        || (is_complete && keys::find_problems(target).is_ok_and(|problems| problems.is_empty()))
+    {
+        return Ok(());
+    }
+    keys::forget_runs(target)?;
+    for table in tables.iter_mut().filter(|table| keys::TABLES.contains(&table.table.as_str())) {
+        (table.copied, table.lost) = (0, Some(0));
+    }
+    Ok(())
+}
+
+fn has_table(conn: &Connection, name: &str) -> rusqlite::Result<bool> {
+    conn.query_row("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = ?1)", [name], |row| row.get(0))
 }
 
 /// Counts the rows of the copy, and the lost ones: those that an index of the original names.

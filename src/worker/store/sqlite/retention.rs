@@ -157,15 +157,32 @@ pub(super) fn sweep(
         remove_event_data(conn, cutoff.history, now, &mut budget)?;
     }
     budget.take(gates::sweep(conn, cache, now, limit(budget.rows))?, 0);
-    budget.take(hook_rows::sweep_namespaces(conn, cache, limit(budget.rows))?, 0);
-    let keys = conn
+    budget.take(hook_rows::sweep_namespaces(conn, cache, now, limit(budget.rows))?, 0);
+    sweep_old_keys(conn, cache, now, &mut budget)?;
+    budget.take(cache.keys.remove_unused(conn, limit(budget.rows))?, 0);
+    let has_key_work = cache.keys.request_work(conn, now)?;
+    // A sweep empties one table of a deleted namespace at a time, so the other tables may still have rows.
+    Ok(budget.is_used_up() || of_namespaces > 0 || has_key_work)
+}
+
+/// Removes expired idempotency keys of format 6 and earlier.
+fn sweep_old_keys(
+    conn: &Connection,
+    cache: &mut WriterCache,
+    now: Millis,
+    budget: &mut SweepBudget,
+) -> rusqlite::Result<()> {
+    if !cache.keys.has_old_keys(conn)? {
+        return Ok(());
+    }
+    let removed = conn
         .prepare_cached(
             "DELETE FROM dedup WHERE key IN (SELECT key FROM dedup WHERE expires <= ?1 ORDER BY expires LIMIT ?2)",
         )?
         .execute(params![now.0, limit(budget.rows)])?;
-    budget.take(keys, 0);
-    // A sweep empties one table of a deleted namespace at a time, so the other tables may still have rows.
-    Ok(budget.is_used_up() || of_namespaces > 0)
+    budget.take(removed, 0);
+    cache.keys.recheck_old_keys();
+    Ok(())
 }
 
 /// The rows and bytes that a sweep may still remove.

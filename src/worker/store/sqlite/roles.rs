@@ -350,7 +350,11 @@ impl MaintenanceStore for SqliteStore {
     }
 
     fn stats(&self) -> BoxFuture<'_, Result<StoreStats, StoreError>> {
-        self.read_in(&self.maintenance_readers, reads::stats).boxed()
+        async move {
+            let stats = self.read_in(&self.maintenance_readers, reads::stats).await?;
+            Ok(StoreStats { key_memory_bytes: self.shared.key_bytes() as u64, ..stats })
+        }
+        .boxed()
     }
 
     fn hook_stats(&self, uid: &str) -> BoxFuture<'_, Result<StoreStats, StoreError>> {

@@ -39,7 +39,7 @@ pub(super) const MIGRATIONS: &[Migration] = &[
     Migration { version: 4, min_reader: 1, sql: V4 },
     Migration { version: 5, min_reader: 5, sql: V5 },
     Migration { version: 6, min_reader: 5, sql: V6 },
-    Migration { version: 7, min_reader: 5, sql: V7 },
+    Migration { version: 7, min_reader: 7, sql: V7 },
 ];
 
 const V1: &str = "
@@ -304,8 +304,30 @@ CREATE INDEX namespaces_deleted ON namespaces (name) WHERE uid IS NULL;
 CREATE INDEX hooks_held ON hooks (uid) WHERE held_since IS NOT NULL;
 ";
 
-/// An older program shows a cancelled replay as done.
+/// Idempotency keys are in the rows of their events and in runs (see `keys`). An older program would not find them, and
+/// accept a repetition as a new event, so `min_reader` rises. Rows of `dedup` stay until they expire.
 const V7: &str = "
+-- Read only above meta.keyed, until the key is in a run. NULL: none, or in `dedup`.
+ALTER TABLE events ADD COLUMN dedup_key BLOB;
+INSERT INTO meta (name, value) SELECT 'keyed', coalesce(max(seq), 0) FROM events;
+
+-- When the keys of deleted namespaces of that name have expired. Not before, a new namespace may get their place.
+ALTER TABLE namespaces ADD COLUMN keys_until INTEGER NOT NULL DEFAULT 0;
+
+CREATE TABLE key_runs (
+    id          INTEGER PRIMARY KEY,
+    class       INTEGER NOT NULL,  -- the binary logarithm of its keys' windows
+    tier        INTEGER NOT NULL,  -- how often its keys were merged
+    entries     INTEGER NOT NULL,
+    blocks      INTEGER NOT NULL,
+    first_event INTEGER NOT NULL,
+    last_event  INTEGER NOT NULL,
+    expires     INTEGER NOT NULL
+);
+-- The id of a row is the id of its run << 24 plus its number. Each row ends with a checksum.
+CREATE TABLE key_blocks (id INTEGER PRIMARY KEY, content BLOB NOT NULL);
+CREATE TABLE key_filters (id INTEGER PRIMARY KEY, content BLOB NOT NULL);
+
 ALTER TABLE replays ADD COLUMN cancelled INTEGER NOT NULL DEFAULT 0;
 ";
 
@@ -319,6 +341,9 @@ pub(super) fn tune(conn: &Connection) -> rusqlite::Result<()> {
     conn.set_prepared_statement_cache_capacity(64);
     // Without this, a connection that is dropped after a failure would copy an untrusted log into the database.
     conn.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    // Without this, SQLite chooses plans by the values of parameters (LIMIT, and constants of partial indexes), and prepares a
+    // statement again for each other value.
+    conn.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     conn.pragma_update(None, "foreign_keys", false)?;
     conn.pragma_update(None, "temp_store", "MEMORY")?;
     Ok(())

@@ -19,6 +19,7 @@ pub(super) struct SharedState {
     is_closing: AtomicBool,
     queued_bytes: AtomicUsize,
     all_materialized: AtomicBool,
+    key_bytes: AtomicUsize,
     shares: Mutex<Shares>,
     metrics: OnceLock<Arc<Metrics>>,
     reserve: DiskReserve,
@@ -38,6 +39,7 @@ impl SharedState {
             is_closing: AtomicBool::new(false),
             queued_bytes: AtomicUsize::new(0),
             all_materialized: AtomicBool::new(false),
+            key_bytes: AtomicUsize::new(0),
             shares: Mutex::default(),
             metrics: OnceLock::new(),
             is_disk_full: AtomicBool::new(!reserve.is_complete()),
@@ -166,6 +168,15 @@ impl SharedState {
 
     pub(super) fn set_all_materialized(&self, all: bool) {
         self.all_materialized.store(all, Ordering::Release);
+    }
+
+    /// Returns the memory of the idempotency keys, as of the last commit.
+    pub(super) fn key_bytes(&self) -> usize {
+        self.key_bytes.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_key_bytes(&self, bytes: usize) {
+        self.key_bytes.store(bytes, Ordering::Relaxed);
     }
 
     /// Reserves bytes in the queue. False: they do not fit. An empty queue takes an event of any size.

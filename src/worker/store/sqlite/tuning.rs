@@ -8,6 +8,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::history::ReadBudget;
+use super::keys::KeyLimits;
 use super::retention::SweepLimit;
 
 /// The size of a page of the database.
@@ -30,6 +31,10 @@ pub(super) struct Tuning {
     /// Pages of log at which the writer waits for readers, so that the log can restart: 64 MiB.
     pub(super) max_wal_pages: i64,
     pub(super) sweep_limit: SweepLimit,
+    /// Idempotency keys in memory, and how they are written.
+    pub(super) keys: KeyLimits,
+    /// Bytes of pages that the writer keeps in memory.
+    pub(super) page_cache: u64,
     /// Connections for the dispatcher's reads.
     pub(super) readers: u32,
     /// Connections for measurements, retention and bulk replays.
@@ -67,6 +72,8 @@ impl Default for Tuning {
             wal_pages: 2048,
             max_wal_pages: 16_384,
             sweep_limit: SweepLimit { rows: 500, bytes: 4 << 20 },
+            keys: KeyLimits::default(),
+            page_cache: 64 << 20,
             readers: 4,
             maintenance_readers: 2,
             history_readers: 2,

@@ -251,9 +251,15 @@ impl Writer {
         }
         let (started, bytes) = (Instant::now(), group.iter().map(|op| op.bytes() + OPERATION_BYTES).sum());
         let has_events = group.iter().any(|op| matches!(op, Operation::Accept { .. }));
-        let lacks_space = has_events && self.shared.lacks_space(bytes);
+        // Without space for the keys of further events, their number in memory would not be bounded.
+        let lacks_space = has_events && (self.shared.lacks_space(bytes) || self.cache.keys.is_full());
+        self.cache.keys.set_enabled(!self.shared.is_disk_full());
         let mut results = if lacks_space { Err(FailureKind::Full) } else { self.try_commit(&mut group) };
+        if !lacks_space && matches!(results, Err(FailureKind::Full)) && self.cache.keys.postpone() {
+            results = self.try_commit(&mut group);
+        }
         if matches!(results, Err(FailureKind::Full)) {
+            self.cache.keys.set_enabled(false);
             (group, results) = self.commit_on_full_disk(group, !lacks_space);
             if group.is_empty() {
                 return;
@@ -264,6 +270,7 @@ impl Writer {
                 self.shared.record_commit(group.len(), started.elapsed());
                 // Set this before the replies, because a read after a reply must find the delivery.
                 self.shared.set_all_materialized(self.cache.is_all_materialized());
+                self.shared.set_key_bytes(self.cache.keys.bytes());
                 for (op, result) in group.into_iter().zip(results) {
                     op.reply(result);
                 }
@@ -332,6 +339,7 @@ impl Writer {
         if result.is_err() {
             // The cached row ids may belong to rows that were rolled back.
             self.cache.clear();
+            self.cache.keys.roll_back();
             // SQLite may have rolled back itself, which it does on a full disk.
             if !self.conn.is_autocommit()
                 && let Err(e) = self.conn.execute_batch("ROLLBACK")
@@ -355,6 +363,7 @@ impl Writer {
                 continue;
             }
             self.execute("SAVEPOINT one")?;
+            let keys = self.cache.keys.savepoint();
             match op.run(&self.conn, &mut self.cache, &self.tuning).map_err(|e| FailureKind::of(&e)) {
                 Ok(result) => {
                     // Write the counts now: the rollback of a later operation clears the cache.
@@ -364,6 +373,7 @@ impl Writer {
                 Err(FailureKind::Statement(text)) => {
                     tracing::warn!(reason = %text, "store operation refused");
                     self.cache.clear();
+                    self.cache.keys.roll_back_to(keys);
                     self.execute("ROLLBACK TO one")?;
                     results.push(Err(StoreError::Refused(text)));
                 }
@@ -378,6 +388,8 @@ impl Writer {
             clock::mark_commit(&self.conn, now).map_err(|e| FailureKind::of(&e))?;
             self.marked = now;
         }
+        self.cache.keys.work(&self.conn, now).map_err(|e| FailureKind::of(&e))?;
+        let last_event = self.cache.unmaterialized(&self.conn).map_err(|e| FailureKind::of(&e))?.last_event();
         self.cache.flush(&self.conn).map_err(|e| FailureKind::of(&e))?;
         #[cfg(test)]
         if let Some(code) = *self.tuning.fault.lock() {
@@ -387,7 +399,10 @@ impl Writer {
             )));
         }
         match self.conn.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([])) {
-            Ok(_) => Ok(results),
+            Ok(_) => {
+                self.cache.keys.commit(last_event);
+                Ok(results)
+            }
             Err(e) => Err(FailureKind::of_commit(&e)),
         }
     }

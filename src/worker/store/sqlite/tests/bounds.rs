@@ -167,7 +167,10 @@ async fn a_full_hook_refuses_events_whose_sender_retries() {
 #[tokio::test]
 async fn retention_leaves_no_rows_behind() {
     let dir = tempfile::tempdir().unwrap();
-    let store = open_tuned(dir.path(), |t| t.sweep_limit = SweepLimit { rows: 7, bytes: 200 });
+    let store = open_tuned(dir.path(), |t| {
+        t.sweep_limit = SweepLimit { rows: 7, bytes: 200 };
+        t.keys.table = 10;
+    });
     let mut events = Vec::new();
     for n in 0..40_u8 {
         let hooks = [&["x", "y"][..], &[], &["x"]][usize::from(n % 3)];
@@ -188,7 +191,9 @@ async fn retention_leaves_no_rows_behind() {
     }
     assert!(sweeps > 10, "{sweeps}");
     let conn = raw(dir.path());
-    for table in ["events", "deliveries", "attempts", "dedup", "loose"] {
+    for table in
+        ["events", "deliveries", "attempts", "dedup", "loose", "key_runs", "key_blocks", "key_filters"]
+    {
         let remaining: i64 =
             conn.query_row(&format!("SELECT count(*) FROM {table}"), [], |r| r.get(0)).unwrap();
         assert_eq!(remaining, 0, "{table}");

@@ -2,6 +2,7 @@
 
 use super::super::super::conformance::hook;
 use super::super::super::{DeliveryFilter, NewDelivery};
+use super::super::keys::KeyLimits;
 use super::super::recover;
 use super::*;
 use crate::core::gate::{GateRequest, Snooze, SnoozeCheck};
@@ -186,14 +187,18 @@ async fn what_refers_to_lost_rows_is_repaired() {
 #[tokio::test]
 async fn an_intact_store_is_recovered_completely() {
     let dir = tempfile::tempdir().unwrap();
-    let store = store_with(dir.path(), 20).await;
+    store_with(dir.path(), 20).await.close().await;
     // Rows in every table.
+    raw(dir.path()).execute("INSERT INTO dedup VALUES (x'01', 9e15, 1)", []).unwrap();
+    let store = open_tuned(dir.path(), |t| {
+        t.keys = KeyLimits { table: 1, keys_per_block: 1, slice_blocks: 1, ..KeyLimits::default() };
+    });
     store.set_namespace_uid("shop", Some("1")).await.unwrap();
     store.set_namespace_uid("shop", Some("2")).await.unwrap();
     let rule = Snooze { period: Duration::from_secs(60), trailing: true };
     let gate_request = GateRequest { change: None, snooze: Some(SnoozeCheck { key: [1; 16], rule }) };
     let snoozed = |id: &str| NewEvent {
-        dedup: key(1, Duration::from_secs(3600)).filter(|_| id == "s1"),
+        dedup: key(id.as_bytes()[1], Duration::from_secs(3600)),
         deliveries: vec![NewDelivery { gate_request, ..delivery("snoozing", T0) }],
         ..new(id, &[], T0)
     };
@@ -203,10 +208,12 @@ async fn an_intact_store_is_recovered_completely() {
     store.set_held(&hook("held"), true, T0).await.unwrap();
     let shop = DeliveryFilter { namespace: "shop".into(), ..DeliveryFilter::default() };
     store.start_replay(shop, 1, T0).await.unwrap();
+    // Writes a run.
+    store.accept(vec![snoozed("s3")], T0).await.unwrap();
     store.close().await;
     let to = dir.path().join("recovered.db");
     let report = recover::recover(dir.path(), &to).unwrap();
-    assert!(report.is_complete() && rows(&report, "events") == (23, Some(0)), "{report:?}");
+    assert!(report.is_complete() && rows(&report, "events") == (24, Some(0)), "{report:?}");
     let before = content(&dir.path().join(FILE));
     assert!(before.iter().all(|(_, rows)| *rows != Some(0)), "{before:?}");
     assert_eq!(content(&to), before);

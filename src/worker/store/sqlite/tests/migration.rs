@@ -106,7 +106,8 @@ async fn migrates_a_store_of_version_5() {
     let insert = |conn: &Connection, event: i64, hook: i64| {
         let (seq, id) = (sequence::delivery_seq(event, 0), uuid::Uuid::now_v7());
         conn.execute_batch(&format!(
-            "INSERT INTO events VALUES ({event}, {t}, 0, 'e{event}', 'shop', 'api', 'orders', 'paid', '2023', NULL, NULL, '{{}}');
+            "INSERT INTO events (seq, accepted, kept_until, id, namespace, origin, source, event, time, data)
+             VALUES ({event}, {t}, 0, 'e{event}', 'shop', 'api', 'orders', 'paid', '2023', '{{}}');
              INSERT INTO deliveries (seq, hook, id, state, attempts, due, finished_at, size)
              VALUES ({seq}, {hook}, x'{}', 1, 0, {t}, {t}, -514);
              UPDATE meta SET value = {event} WHERE name = 'filed';",

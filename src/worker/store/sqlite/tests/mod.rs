@@ -6,6 +6,7 @@ mod disk;
 mod failures;
 mod history_reads;
 mod hook_rows;
+mod keys;
 mod materialize;
 mod migration;
 mod throughput;
