@@ -47,7 +47,7 @@ pub struct ReplayArgs {
     dry_run: bool,
 }
 
-/// A replay of many deliveries. Programs before format 7 do not send `cancelled`.
+/// A replay of many deliveries. Older workers do not send `cancelled`.
 #[derive(Deserialize)]
 struct Progress {
     id: Uuid,
