@@ -33,6 +33,7 @@ pub mod standalone;
 pub mod store;
 pub mod test;
 pub mod uninstall_check;
+mod usage;
 pub mod validate;
 mod worker_args;
 mod worker_client;
@@ -40,7 +41,7 @@ mod worker_client;
 use std::future::Future;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use tokio::runtime::Builder;
 
 use crate::net::runtime::half_the_cores;
@@ -89,7 +90,16 @@ enum Command {
 pub fn main() -> ExitCode {
     // Install a crypto provider, because reqwest has none. An error means that one is installed already.
     rustls::crypto::ring::default_provider().install_default().ok();
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let args: Vec<String> =
+                std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
+            let mut command = Cli::command();
+            command.build();
+            return usage::report(&error, &command, &args);
+        }
+    };
     let result = match cli.command {
         Command::Run(args) => block_on_half_the_cores(operator::run(args)),
         Command::Controller(args) => block_on(operator::controller(args)),
@@ -147,9 +157,13 @@ fn run_on(
 
 #[cfg(test)]
 mod tests {
+    use std::any::TypeId;
+
+    use clap::error::ErrorKind;
     use clap::{Command, CommandFactory};
 
     use super::Cli;
+    use super::flags::ListenAddress;
 
     /// Collects every visible command with its words, such as `deliveries list`.
     fn collect_commands(command: &Command, words: &str, all: &mut Vec<(String, Command)>) {
@@ -173,6 +187,44 @@ mod tests {
             assert!(help.contains(&format!("Example: hookstream {words}")), "{words}: {help}");
         }
     }
+
+    /// Parses one flag of a command. Other required flags may be missing.
+    fn accepts(command: &Command, flag: &str, value: &str) -> bool {
+        match command.clone().try_get_matches_from(["hookstream", flag, value]) {
+            Ok(_) => true,
+            Err(error) => error.kind() != ErrorKind::ValueValidation,
+        }
+    }
+
+    #[test]
+    fn every_address_flag_is_parsed_alike() {
+        let (mut listens, mut urls) = (0, 0);
+        for (words, command) in all_commands() {
+            for flag in command.get_arguments() {
+                let Some(long) = flag.get_long() else { continue };
+                let flag_name = format!("--{long}");
+                let value_name = flag.get_value_names().and_then(|names| names.first());
+                if long.ends_with("listen") {
+                    listens += 1;
+                    assert!(
+                        flag.get_value_parser().type_id() == TypeId::of::<ListenAddress>(),
+                        "{words} {flag_name}"
+                    );
+                    assert_eq!(value_name.map(|name| name.as_str()), Some("ADDRESS"), "{words} {flag_name}");
+                } else if value_name.is_some_and(|name| name == "URL") && !FREE_URLS.contains(&long) {
+                    urls += 1;
+                    assert!(accepts(&command, &flag_name, "http://localhost:8082"), "{words} {flag_name}");
+                    for wrong in ["localhost:8082", "ftp://a", "127.0.0.1", "http://", "http://u:p@a"] {
+                        assert!(!accepts(&command, &flag_name, wrong), "{words} {flag_name} {wrong}");
+                    }
+                }
+            }
+        }
+        assert!(listens > 10 && urls > 10, "{listens} {urls}");
+    }
+
+    /// A token's audience is an identifier. clap must not print the proxy's URL, which may contain a password.
+    const FREE_URLS: [&str; 2] = ["audience", "egress-proxy"];
 
     /// Commands whose selection has no variables: a forgotten variable must not choose what is replayed, run or released.
     const FLAGS_ONLY: [&str; 8] = [

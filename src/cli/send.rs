@@ -10,6 +10,7 @@ use url::Url;
 
 use super::event_data::read_event_data;
 use super::failure::{CommandResult, Failure, OrFail};
+use super::flags::parse_url;
 use super::output::{print_line, strip_control_chars};
 use super::worker_args::{CallerArgs, ServiceFlag, ServicePort};
 use crate::core::duration;
@@ -42,7 +43,7 @@ pub struct Args {
     #[arg(long, env = "HOOKSTREAM_ID")]
     id: Option<String>,
     /// The URL of the worker's ingest port.
-    #[arg(long, default_value = "http://127.0.0.1:8080", value_name = "URL", env = "HOOKSTREAM_URL")]
+    #[arg(long, default_value = "http://127.0.0.1:8080", value_name = "URL", value_parser = parse_url, env = "HOOKSTREAM_URL")]
     url: Url,
     /// Reach the ingest port in the cluster instead, through the API server and your kubeconfig. Requires permission to create
     /// services/proxy. Without a value: the chart's Service.
@@ -57,7 +58,7 @@ pub struct Args {
     #[arg(long, value_name = "DURATION", value_parser = duration::parse, env = "HOOKSTREAM_WAIT")]
     wait: Option<Duration>,
     /// The URL of the worker's API port, which --wait polls.
-    #[arg(long, default_value = "http://127.0.0.1:8082", value_name = "URL", env = "HOOKSTREAM_API_URL")]
+    #[arg(long, default_value = "http://127.0.0.1:8082", value_name = "URL", value_parser = parse_url, env = "HOOKSTREAM_API_URL")]
     api_url: Url,
     /// Reach the API port in the cluster instead, like --service. Requires permission to get services/proxy.
     #[arg(long, default_service = "hookstream-system/hookstream-api:api", env = "HOOKSTREAM_API_SERVICE")]

@@ -17,6 +17,7 @@ use secrecy::SecretString;
 use url::Url;
 
 use super::failure::{Failure, OrFail};
+use super::flags::parse_url;
 use super::kubeconfig::{create_client, describe_error, load_config};
 use super::worker_client::WorkerClient;
 
@@ -29,7 +30,7 @@ pub struct WorkerApiArgs {
     #[command(flatten)]
     pub caller: CallerArgs,
     /// The URL of the worker's API port.
-    #[arg(long, default_value = "http://127.0.0.1:8082", value_name = "URL", env = "HOOKSTREAM_API_URL")]
+    #[arg(long, default_value = "http://127.0.0.1:8082", value_name = "URL", value_parser = parse_url, env = "HOOKSTREAM_API_URL")]
     url: Url,
     /// Reach the worker in the cluster instead, through the API server and your kubeconfig. Requires permission to get and
     /// create services/proxy. Without a value: the chart's Service.

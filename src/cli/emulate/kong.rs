@@ -1,6 +1,5 @@
 //! `hookstream emulate kong`: the flags of the Kong emulator.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -9,7 +8,7 @@ use clap::ValueEnum;
 use super::listen_and_announce;
 use crate::api::SignatureEncoding;
 use crate::cli::failure::{CommandResult, OrFail};
-use crate::cli::flags::ServerTlsArgs;
+use crate::cli::flags::{ListenAddress, ServerTlsArgs};
 use crate::cli::logging::LogArgs;
 use crate::cli::signals::stop_signal;
 use crate::emulator::{KongOptions, MissingDelete, ReadBack, serve_kong};
@@ -24,9 +23,9 @@ use crate::emulator::{KongOptions, MissingDelete, ReadBack, serve_kong};
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Args {
-    /// The listen address; port 0 selects a free port.
+    /// The listen address, such as 127.0.0.1:9000 or :9000; port 0 selects a free port.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8001", env = "HOOKSTREAM_LISTEN")]
-    listen: SocketAddr,
+    listen: ListenAddress,
     /// The gateway's version, which GET / returns. It determines defaults (from 3.14: SHA-256, ssl_verify on).
     #[arg(long, value_name = "VERSION", default_value = "3.14", env = "HOOKSTREAM_GATEWAY_VERSION")]
     gateway_version: String,
@@ -94,7 +93,7 @@ pub async fn run(args: Args) -> CommandResult {
     args.log.install()?;
     let stop = stop_signal()?;
     let tls = args.tls.load()?;
-    let (listener, ready) = listen_and_announce("kong", args.listen, tls.is_some()).await?;
+    let (listener, ready) = listen_and_announce("kong", &args.listen, tls.is_some()).await?;
     let options = KongOptions {
         gateway_version: args.gateway_version,
         token: args.token.filter(|token| !token.is_empty()),
