@@ -8,16 +8,19 @@
 //!
 //! Out of scope: reconciling (`controller`), delivering (`worker`), and every other rule.
 
+pub mod completion;
 pub mod crds;
 pub mod deliveries;
 pub mod diff;
 pub mod emulate;
+mod environment;
 mod event_data;
 mod failure;
 mod flags;
 pub mod import;
 mod kubeconfig;
 mod logging;
+pub mod man;
 pub mod operator;
 pub mod orphans;
 mod output;
@@ -35,6 +38,7 @@ pub mod test;
 pub mod uninstall_check;
 mod usage;
 pub mod validate;
+pub mod version;
 mod worker_args;
 mod worker_client;
 
@@ -82,8 +86,39 @@ enum Command {
     UninstallCheck(uninstall_check::Args),
     #[command(subcommand)]
     Store(store::StoreCommand),
+    Version(version::Args),
+    Completion(completion::Args),
+    Man(man::Args),
     #[command(hide = true)]
     Sandbox(sandbox::Args),
+}
+
+/// Returns the program's commands and flags without the hidden command.
+fn visible_program() -> clap::Command {
+    let full = Cli::command();
+    let visible = full.get_subcommands().filter(|command| !command.is_hide_set());
+    clap::Command::new("hookstream")
+        .version(env!("CARGO_PKG_VERSION"))
+        .propagate_version(true)
+        .about(full.get_about().cloned().unwrap_or_default())
+        .after_help(EXAMPLE)
+        .subcommands(visible.cloned())
+}
+
+impl Command {
+    /// Returns true for commands whose warnings are log lines, and for the sandbox, which inherits the worker's variables.
+    fn has_logs(&self) -> bool {
+        matches!(
+            self,
+            Command::Run(_)
+                | Command::Controller(_)
+                | Command::Worker(_)
+                | Command::Standalone(_)
+                | Command::Emulate(_)
+                | Command::Release(_)
+                | Command::Sandbox(_)
+        )
+    }
 }
 
 /// Runs the command that the process was started with.
@@ -100,6 +135,11 @@ pub fn main() -> ExitCode {
             return usage::report(&error, &command, &args);
         }
     };
+    if !cli.command.has_logs() {
+        for warning in environment::unknown_variables(&Cli::command()) {
+            eprintln!("hookstream: warning: {warning}");
+        }
+    }
     let result = match cli.command {
         Command::Run(args) => block_on_half_the_cores(operator::run(args)),
         Command::Controller(args) => block_on(operator::controller(args)),
@@ -120,6 +160,9 @@ pub fn main() -> ExitCode {
         Command::Deliveries(command) => block_on(deliveries::run(command)),
         Command::UninstallCheck(args) => block_on(uninstall_check::run(args)),
         Command::Store(command) => store::run(command),
+        Command::Version(args) => block_on(version::run(args)),
+        Command::Completion(args) => completion::run(&args),
+        Command::Man(args) => man::run(&args),
         Command::Sandbox(args) => return sandbox::run(&args),
     };
     result.unwrap_or_else(|failure| {
@@ -160,9 +203,12 @@ mod tests {
     use std::any::TypeId;
 
     use clap::error::ErrorKind;
-    use clap::{Command, CommandFactory};
+    use std::collections::BTreeMap;
+
+    use clap::{Arg, Command, CommandFactory};
 
     use super::Cli;
+    use super::environment::{is_service_variable, known_names};
     use super::flags::ListenAddress;
 
     /// Collects every visible command with its words, such as `deliveries list`.
@@ -225,6 +271,68 @@ mod tests {
 
     /// A token's audience is an identifier. clap must not print the proxy's URL, which may contain a password.
     const FREE_URLS: [&str; 2] = ["audience", "egress-proxy"];
+
+    /// The values that a variable takes.
+    fn values(arg: &Arg) -> String {
+        let values: Vec<String> =
+            arg.get_possible_values().iter().map(|value| value.get_name().to_owned()).collect();
+        format!(
+            "{:?}, {:?}, separator {:?}, one of {values:?}",
+            arg.get_value_parser().type_id(),
+            arg.get_action(),
+            arg.get_value_delimiter(),
+        )
+    }
+
+    /// Variables of several commands whose descriptions differ, although they mean the same.
+    const DESCRIBED_TWICE: [(&str, &str); 14] = [
+        ("HOOKSTREAM_API_LISTEN", "the address of the API port"),
+        ("HOOKSTREAM_API_SERVICE", "the Service of the API port"),
+        ("HOOKSTREAM_API_URL", "the URL of the API port"),
+        ("HOOKSTREAM_CONNECTION", "the Connection in the printed manifests"),
+        ("HOOKSTREAM_DATA", "the data folder"),
+        ("HOOKSTREAM_INGEST_URL", "the ingest port, as Kong reaches it"),
+        ("HOOKSTREAM_INSTALLATION_ID", "the id of the installation"),
+        ("HOOKSTREAM_LISTEN", "the address of the ingest port"),
+        ("HOOKSTREAM_MANIFESTS", "the manifests of standalone"),
+        ("HOOKSTREAM_NAMESPACE", "the namespaces of the custom resources"),
+        ("HOOKSTREAM_PUBLIC_INGEST_URL", "the ingest port, as Auth0 reaches it"),
+        ("HOOKSTREAM_TOKEN_AUDIENCE", "the audience of the ports' tokens"),
+        ("HOOKSTREAM_TOKEN_FILE", "the token of the ports"),
+        ("POD_NAMESPACE", "the operator's namespace"),
+    ];
+
+    /// A variable of a shell or a Pod applies to every command, so it must not mean something else for another one.
+    #[test]
+    fn every_variable_has_one_meaning() {
+        let (mut meanings, mut descriptions) = (BTreeMap::new(), BTreeMap::new());
+        let mut different = Vec::new();
+        for (words, command) in all_commands() {
+            for arg in command.get_arguments() {
+                let Some(name) = arg.get_env().map(|name| name.to_string_lossy().into_owned()) else {
+                    continue;
+                };
+                let first = meanings.entry(name.clone()).or_insert((words.clone(), values(arg)));
+                if first.1 != values(arg) {
+                    different.push(format!(
+                        "{name}:\n  {}: {}\n  {words}: {}",
+                        first.0,
+                        first.1,
+                        values(arg)
+                    ));
+                }
+                let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+                let first = descriptions.entry(name.clone()).or_insert((words.clone(), help.clone()));
+                if first.1 != help && !DESCRIBED_TWICE.iter().any(|(known, _)| *known == name) {
+                    different.push(format!("{name}:\n  {}: {}\n  {words}: {help}", first.0, first.1));
+                }
+            }
+        }
+        assert!(different.is_empty(), "{}", different.join("\n"));
+        for name in known_names(&Cli::command()) {
+            assert!(!is_service_variable(&name, "tcp://10.0.0.1:80"), "Kubernetes sets {name}");
+        }
+    }
 
     /// Commands whose selection has no variables: a forgotten variable must not choose what is replayed, run or released.
     const FLAGS_ONLY: [&str; 8] = [

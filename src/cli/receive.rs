@@ -42,7 +42,7 @@ const TOLERANCE_SECS: i64 = 300;
 #[command(verbatim_doc_comment)]
 pub struct Args {
     /// The listen address, such as 127.0.0.1:9000 or :9000; port 0 selects a free port.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9000", env = "HOOKSTREAM_LISTEN")]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9000", env = "HOOKSTREAM_RECEIVE_LISTEN")]
     listen: ListenAddress,
     /// A file with the signing secrets, one on each line. Requests that are not signed with one of them get 401.
     #[arg(long, value_name = "FILE", env = "HOOKSTREAM_SECRET_FILE")]
@@ -63,7 +63,7 @@ pub struct Args {
     #[arg(long, value_name = "DURATION", value_parser = duration::parse, env = "HOOKSTREAM_DELAY")]
     delay: Option<Duration>,
     /// The output format: one line for each request, as text or as JSON with all headers.
-    #[arg(long, value_enum, default_value_t = LineFormat::Text, value_name = "FORMAT", env = "HOOKSTREAM_OUTPUT")]
+    #[arg(long, value_enum, default_value_t = LineFormat::Text, value_name = "FORMAT", env = "HOOKSTREAM_RECEIVE_OUTPUT")]
     output: LineFormat,
 }
 

@@ -3,7 +3,6 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use url::Url;
@@ -11,7 +10,7 @@ use url::Url;
 use super::event_data::read_event_data;
 use super::failure::{CommandResult, Failure, OrFail};
 use super::flags::parse_url;
-use super::output::{print_line, strip_control_chars};
+use super::output::{HELP, OutputFormat, print_line, print_value, strip_control_chars};
 use super::worker_args::{CallerArgs, ServiceFlag, ServicePort};
 use crate::core::duration;
 
@@ -63,15 +62,8 @@ pub struct Args {
     /// Reach the API port in the cluster instead, like --service. Requires permission to get services/proxy.
     #[arg(long, default_service = "hookstream-system/hookstream-api:api", env = "HOOKSTREAM_API_SERVICE")]
     api_service: Option<ServicePort>,
-    /// The output format.
-    #[arg(short, long, value_enum, default_value_t = SendOutput::Table, value_name = "FORMAT", env = "HOOKSTREAM_OUTPUT")]
-    output: SendOutput,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum SendOutput {
-    Table,
-    Json,
+    #[arg(short, long, value_enum, default_value_t = OutputFormat::Table, value_name = "FORMAT", env = "HOOKSTREAM_OUTPUT", help = HELP)]
+    output: OutputFormat,
 }
 
 #[derive(Serialize)]
@@ -165,14 +157,14 @@ fn explain_command(args: &Args, accepted: &AcceptedEvent) -> String {
     )
 }
 
-fn print(accepted: &AcceptedEvent, output: SendOutput) -> Result<(), Failure> {
+fn print(accepted: &AcceptedEvent, output: OutputFormat) -> Result<(), Failure> {
     match output {
-        SendOutput::Table => {
+        OutputFormat::Table => {
             let width = accepted.id.chars().count().max(2);
             print_line(&format!("{:width$}  DELIVERIES", "ID"));
             print_line(&format!("{}  {}", strip_control_chars(&accepted.id), accepted.deliveries));
         }
-        SendOutput::Json => print_line(&serde_json::to_string(accepted).or_fail(|| "writing JSON".into())?),
+        other => print_value(other, accepted)?,
     }
     Ok(())
 }
@@ -219,7 +211,7 @@ mod tests {
             wait: None,
             api_url: url.clone(),
             api_service: None,
-            output: SendOutput::Json,
+            output: OutputFormat::Json,
         };
         assert!(run(args()).await.unwrap_err().message.ends_with("contains no token"));
         fs::write(token.path(), "t0ken\n").unwrap();

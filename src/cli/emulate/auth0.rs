@@ -27,7 +27,12 @@ use crate::emulator::{Auth0Options, ClientKey, TenantRateLimit, serve_auth0};
 #[command(group(clap::ArgGroup::new("credential").args(["client_secret", "client_public_key"])))]
 pub struct Args {
     /// The listen address, such as 127.0.0.1:9000 or :9000; port 0 selects a free port.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8002", env = "HOOKSTREAM_LISTEN")]
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:8002",
+        env = "HOOKSTREAM_EMULATE_AUTH0_LISTEN"
+    )]
     listen: ListenAddress,
     /// The tenant's name in events (a0tenant).
     #[arg(long, value_name = "NAME", default_value = "emulator.eu.auth0.com", env = "HOOKSTREAM_TENANT")]
@@ -51,7 +56,7 @@ pub struct Args {
     #[arg(long, value_name = "ALGORITHM", value_parser = ["RS256", "RS384", "PS256"], default_value = "RS256", env = "HOOKSTREAM_CLIENT_KEY_ALGORITHM")]
     client_key_algorithm: String,
     /// A static access token that is also accepted. Without --client-id it is the only accepted token.
-    #[arg(long, env = "HOOKSTREAM_TOKEN", hide_env_values = true)]
+    #[arg(long, env = "HOOKSTREAM_EMULATE_AUTH0_TOKEN", hide_env_values = true)]
     token: Option<String>,
     /// The audience that token requests must name. Default: any that ends with /api/v2/
     #[arg(long, value_name = "URL", env = "HOOKSTREAM_AUDIENCE")]
@@ -85,7 +90,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE", env = "HOOKSTREAM_CA")]
     ca: Option<PathBuf>,
     /// A file that keeps streams, hooks and failed deliveries across restarts. It contains secrets.
-    #[arg(long, value_name = "FILE", env = "HOOKSTREAM_STATE")]
+    #[arg(long, value_name = "FILE", env = "HOOKSTREAM_EMULATE_AUTH0_STATE")]
     state: Option<PathBuf>,
     #[command(flatten)]
     tls: ServerTlsArgs,

@@ -2,17 +2,10 @@
 
 use serde_json::{Value, json};
 
+use super::run;
 use crate::harness::manifests::{hook, manifest, secret};
 use crate::harness::standalone::Standalone;
-use crate::harness::{Process, Receiver, Reply, watchdog};
-
-/// Runs the program. Returns the exit code, standard output and standard error.
-async fn run(args: &[&str]) -> (i32, String, String) {
-    let mut command = Process::command(args, &[]);
-    let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
-    let [out, error] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
-    (output.status.code().unwrap(), out, error)
-}
+use crate::harness::{Receiver, Reply, watchdog};
 
 /// Writes a file with this text to a unique path.
 fn file(name: &str, text: &str) -> String {
