@@ -11,6 +11,7 @@ mod standalone;
 mod store;
 mod terminal;
 mod usage_errors;
+mod validate;
 mod version;
 
 use crate::harness::Process;
