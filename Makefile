@@ -14,7 +14,7 @@ SOAK_SECONDS ?= 600
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS := publish relay stream_auth retry_after webhook_handshake signature headers duration filter url template manifest admin_object sandbox
 
-.PHONY: help build lint words deny test demo controlplane cluster crds charts promtool bench soak fuzz check-rust check-tools
+.PHONY: help build lint words deny test demo controlplane cluster crds charts promtool bench bench-quick soak fuzz check-rust check-tools
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -66,12 +66,15 @@ promtool: ## run the unit tests of the alerts; the first run builds promtool fro
 	tests/controlplane/promtool.sh check rules deploy/observability/alerts.yaml
 	tests/controlplane/promtool.sh test rules deploy/observability/alerts_test.yaml
 
-bench: check-tools controlplane ## measure durable events per second relative to a plain relay, templates and lambdas, many hooks, a hanging receiver, hostile neighbours, a restart, and the controller with BENCH_OBJECTS=10000 objects
-	$(CARGO) bench $(LOCKED) --bench relay
+bench: check-tools controlplane ## measure durable events per second on a large store relative to plain relays, stalls, fan-out, templates and lambdas, many hooks, a hanging receiver, hostile neighbours, a restart, and the controller with BENCH_OBJECTS=10000 objects
+	BENCH_PLOTS=docs/images $(CARGO) bench $(LOCKED) --bench relay
 	$(CARGO) bench $(LOCKED) --bench worker
 	$(CARGO) bench $(LOCKED) --bench scripts
 	$(CARGO) bench $(LOCKED) --bench controller
-	$(CARGO) test $(LOCKED) --release --lib -- --ignored --nocapture --test-threads 1 store_
+	$(CARGO) test $(LOCKED) --release --lib -- --ignored --nocapture --test-threads 1 store_million_backlog
+
+bench-quick: check-rust ## print the main ratios on a filled store, in under two minutes after the first run (BENCH_KEYS, BENCH_DELIVERIES)
+	$(CARGO) bench $(LOCKED) --bench relay -- quick
 
 soak: check-tools controlplane ## run the long tests, SOAK_CYCLES=200 cycles each, and SOAK_SECONDS=600 of hostile load
 	SOAK_CYCLES=$(SOAK_CYCLES) $(CARGO) test $(LOCKED) --test it soak -- --ignored --nocapture

@@ -1,56 +1,85 @@
-//! The load generator: sends events over several connections. Each connection sends its next event when it has received
-//! a response.
+//! Rounds of load on a subject, and their figures.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-
+use super::counters::Usage;
+use super::figures::percentile;
+use super::generator;
 use super::process::Subject;
 use super::sink::Sink;
 
-/// Missing events count as lost after this time without a delivery.
+/// Missing deliveries count as lost after this time without any.
 const LOST_AFTER: Duration = Duration::from_secs(20);
-/// Bytes of a request body.
-const SIZE: usize = 1024;
 
-/// The figures of one round.
+/// The load of a round.
 #[derive(Clone, Debug)]
+pub struct Load {
+    pub connections: usize,
+    pub events: usize,
+    /// Events of a request. More than 1: the requests are batches.
+    pub batch: usize,
+    pub pace: Pace,
+    /// Hooks that receive each event. Hook N has the URL path `/N`.
+    pub hooks: usize,
+}
+
+/// When the requests are sent.
+#[derive(Clone, Copy, Debug)]
+pub enum Pace {
+    /// Each connection sends when it has received a response.
+    Full,
+    /// The same, after a pause.
+    Pause(Duration),
+    /// Events per second over all connections, whether or not earlier ones were answered.
+    Rate(f64),
+}
+
+impl Load {
+    /// Returns a load at full speed, with one event a request and one hook.
+    pub fn full(connections: usize, events: usize) -> Load {
+        Load { connections, events, batch: 1, pace: Pace::Full, hooks: 1 }
+    }
+}
+
+/// The figures of one round. Shares of an event include those of its deliveries.
+#[derive(Debug)]
 pub struct Round {
-    /// Events per second, from the first request to the last delivery.
+    /// Deliveries per second, from the first request to the last delivery.
     pub rate: f64,
-    /// CPU microseconds per event.
+    /// CPU microseconds of the subject per event.
     pub cpu_us: f64,
-    /// Milliseconds from publish to delivery.
-    pub p50: f64,
-    pub p99: f64,
-    /// Accepted events that were not delivered.
+    /// CPU microseconds of the generator and the receiver per event.
+    pub own_cpu_us: f64,
+    /// Bytes that the subject wrote to the disk per event.
+    pub written: f64,
+    /// Milliseconds from publish to delivery, sorted.
+    pub latencies: Vec<f64>,
+    /// The longest time from a request to its 202, in milliseconds.
+    pub longest_accept: f64,
+    /// Requests that were refused for a moment and repeated.
+    pub refused: usize,
+    /// Deliveries of accepted events that did not arrive.
     pub lost: usize,
 }
 
 impl Round {
-    /// Returns the median of each figure separately, and the sum of lost events.
-    pub fn median(rounds: &[Round]) -> Round {
-        let median = |figure: fn(&Round) -> f64| {
-            let mut values: Vec<f64> = rounds.iter().map(figure).collect();
-            values.sort_by(f64::total_cmp);
-            values[values.len() / 2]
-        };
-        let lost = rounds.iter().map(|round| round.lost).sum();
-        Round {
-            rate: median(|r| r.rate),
-            cpu_us: median(|r| r.cpu_us),
-            p50: median(|r| r.p50),
-            p99: median(|r| r.p99),
-            lost,
-        }
+    pub fn p50(&self) -> f64 {
+        percentile(&self.latencies, 0.5)
+    }
+
+    pub fn p99(&self) -> f64 {
+        percentile(&self.latencies, 0.99)
     }
 }
 
 /// Runs one round at full speed and waits for every event.
 pub fn run_round(subject: &Subject, sink: &Sink, connections: usize, events: usize) -> Round {
-    run_paced(subject, sink, connections, events, Duration::ZERO, |_| true)
+    run(subject, sink, &Load::full(connections, events), |_| true)
+}
+
+/// Runs one round and waits for every delivery.
+pub fn run_load(subject: &Subject, sink: &Sink, load: &Load) -> Round {
+    run(subject, sink, load, |_| true)
 }
 
 /// Runs one round with a pause before each event of a connection. Measures only the events whose number `is_counted`
@@ -63,14 +92,18 @@ pub fn run_paced(
     pause: Duration,
     is_counted: fn(usize) -> bool,
 ) -> Round {
-    let counted = (0..events).filter(|number| is_counted(*number)).count();
-    sink.expect(events);
-    let cpu_before = subject.cpu_us();
-    let started = Instant::now();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let sent = runtime.block_on(send(subject, connections, events, pause));
+    run(subject, sink, &Load { pace: Pace::Pause(pause), ..Load::full(connections, events) }, is_counted)
+}
+
+fn run(subject: &Subject, sink: &Sink, load: &Load, is_counted: fn(usize) -> bool) -> Round {
+    let counted = (0..load.events).filter(|number| is_counted(*number)).count() * load.hooks;
+    sink.expect_fan_out(load.events, load.hooks);
+    let (before, own_before, started) = (subject.usage(), Usage::own(), Instant::now());
+    let sent = generator::send_all(subject, load);
+    let is_counted_delivery = |index: usize| is_counted(index / load.hooks);
     let mut last = (sink.count(), Instant::now());
-    let delivered = || (0..).zip(&sink.arrivals()).filter(|(n, at)| is_counted(*n) && at.is_some()).count();
+    let delivered =
+        || (0..).zip(&sink.arrivals()).filter(|(n, at)| is_counted_delivery(*n) && at.is_some()).count();
     while (last.0 < counted || delivered() < counted) && last.1.elapsed() < LOST_AFTER {
         std::thread::sleep(Duration::from_millis(1));
         let count = sink.count();
@@ -78,24 +111,28 @@ pub fn run_paced(
             last = (count, Instant::now());
         }
     }
+    let used = subject.usage().since(before);
+    let own = Usage::own().since(own_before);
     let arrivals = sink.arrivals();
     let end = arrivals.iter().flatten().max().copied().unwrap_or(started);
-    let mut times: Vec<f64> = sent
-        .iter()
-        .zip(&arrivals)
-        .enumerate()
-        .filter(|(number, _)| is_counted(*number))
-        .filter_map(|(_, (sent, arrived))| Some((*arrived)?.duration_since((*sent)?).as_secs_f64() * 1000.0))
+    let arrived = arrivals.iter().enumerate().filter(|(index, _)| is_counted_delivery(*index));
+    let mut latencies: Vec<f64> = arrived
+        .filter_map(|(index, at)| {
+            let sent = sent.at[index / load.hooks]?;
+            Some((*at)?.duration_since(sent).as_secs_f64() * 1000.0)
+        })
         .collect();
-    times.sort_by(f64::total_cmp);
-    let percentile =
-        |share: f64| times.get((times.len() as f64 * share) as usize).copied().unwrap_or(f64::NAN);
+    latencies.sort_by(f64::total_cmp);
+    let events = load.events as f64;
     Round {
-        rate: times.len() as f64 / end.duration_since(started).as_secs_f64(),
-        cpu_us: (subject.cpu_us() - cpu_before) / events as f64,
-        p50: percentile(0.5),
-        p99: percentile(0.99),
-        lost: counted - times.len(),
+        rate: latencies.len() as f64 / end.duration_since(started).as_secs_f64(),
+        cpu_us: used.cpu_us / events,
+        own_cpu_us: own.cpu_us / events,
+        written: used.written / events,
+        longest_accept: sent.longest_accept.as_secs_f64() * 1000.0,
+        refused: sent.refused,
+        lost: counted - latencies.len(),
+        latencies,
     }
 }
 
@@ -104,8 +141,7 @@ pub fn run_paced(
 pub fn run_counted(subject: &Subject, ops: &str, connections: usize, events: usize) -> Option<f64> {
     let before = read_delivered(ops);
     let started = Instant::now();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(send(subject, connections, events, Duration::ZERO));
+    generator::send_all(subject, &Load::full(connections, events));
     let mut last = (read_delivered(ops), Instant::now());
     while last.0 < before + events && last.1.elapsed() < LOST_AFTER {
         std::thread::sleep(Duration::from_millis(20));
@@ -119,75 +155,43 @@ pub fn run_counted(subject: &Subject, ops: &str, connections: usize, events: usi
 
 /// Reads the worker's count of delivered events.
 fn read_delivered(ops: &str) -> usize {
-    let mut stream = std::net::TcpStream::connect(ops).expect("the metrics");
-    let request = "GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
-    std::io::Write::write_all(&mut stream, request.as_bytes()).expect("the request is sent");
-    let mut text = String::new();
-    std::io::Read::read_to_string(&mut stream, &mut text).expect("metrics");
+    let text = read_metrics(ops);
     let lines = text.lines().filter(|line| line.starts_with("hookstream_deliveries_finished_total{"));
     let delivered = lines.filter(|line| line.contains(r#"state="delivered""#));
     delivered.filter_map(|line| line.rsplit(' ').next()?.parse::<usize>().ok()).sum()
 }
 
-/// Sends every event once and returns when each was sent, by number.
-async fn send(subject: &Subject, connections: usize, events: usize, pause: Duration) -> Vec<Option<Instant>> {
-    let next: &'static AtomicUsize = Box::leak(Box::new(AtomicUsize::new(0)));
-    let mut senders = tokio::task::JoinSet::new();
-    for _ in 0..connections {
-        let (address, path, sources) = (subject.address, subject.path, subject.sources);
-        senders.spawn(async move {
-            let mut stream = TcpStream::connect(address).await.expect("a connection");
-            stream.set_nodelay(true).expect("nodelay");
-            let mut sent = Vec::new();
-            let mut buffer = Vec::with_capacity(1024);
-            loop {
-                let number = next.fetch_add(1, Ordering::Relaxed);
-                if number >= events {
-                    return sent;
-                }
-                if !pause.is_zero() {
-                    tokio::time::sleep(pause).await;
-                }
-                let request = event_request(path, number, number % sources);
-                sent.push((number, Instant::now()));
-                stream.write_all(&request).await.expect("sending");
-                read_accepted(&mut stream, &mut buffer).await;
-            }
-        });
-    }
-    let mut sent_at = vec![None; events];
-    while let Some(sent) = senders.join_next().await {
-        for (number, at) in sent.expect("a sender") {
-            sent_at[number] = Some(at);
-        }
-    }
-    sent_at
+/// The group commits of a worker since it started.
+#[derive(Clone, Copy, Debug)]
+pub struct Commits {
+    count: f64,
+    operations: f64,
 }
 
-fn event_request(path: &str, number: usize, source: usize) -> Vec<u8> {
-    let head = format!(r#"{{"source":"bench-{source}","event":"e","data":{{"number":{number},"filler":""#);
-    let body = format!("{head}{}\"}}}}", "x".repeat(SIZE - head.len() - 3));
-    format!(
-        "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    )
-    .into_bytes()
-}
-
-/// Reads one response, which must be a 202.
-async fn read_accepted(stream: &mut TcpStream, buffer: &mut Vec<u8>) {
-    buffer.clear();
-    loop {
-        assert!(stream.read_buf(buffer).await.expect("a response") > 0, "the connection was closed");
-        let text = std::str::from_utf8(buffer).expect("text");
-        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
-        let length = head.lines().find_map(|line| {
-            let (name, value) = line.split_once(": ")?;
-            name.eq_ignore_ascii_case("content-length").then(|| value.parse::<usize>().ok())?
-        });
-        if body.len() >= length.expect("a length") {
-            assert!(text.starts_with("HTTP/1.1 202"), "{text}");
-            return;
+impl Commits {
+    pub fn read(ops: &str) -> Commits {
+        let text = read_metrics(ops);
+        let value = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|value| value.trim().parse().ok()).unwrap_or(f64::NAN)
+        };
+        Commits {
+            count: value("hookstream_store_commit_operations_count "),
+            operations: value("hookstream_store_commit_operations_sum "),
         }
     }
+
+    /// Returns the operations of a commit since an earlier reading.
+    pub fn operations_per_commit(self, before: Commits) -> f64 {
+        (self.operations - before.operations) / (self.count - before.count)
+    }
+}
+
+fn read_metrics(ops: &str) -> String {
+    let mut stream = std::net::TcpStream::connect(ops).expect("the metrics");
+    let request = "GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    std::io::Write::write_all(&mut stream, request.as_bytes()).expect("the request is sent");
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut stream, &mut text).expect("metrics");
+    text
 }

@@ -5,6 +5,8 @@ use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
 
 use super::CONCURRENCY;
+use super::counters::Usage;
+use super::preload;
 
 /// The path of the worker's publish route.
 pub const PATH: &str = "/v1/namespaces/default/events";
@@ -53,16 +55,13 @@ impl Subject {
         memory_mib(self.child.id(), "VmRSS:").expect("/proc")
     }
 
-    /// Returns the CPU time used, in microseconds.
-    pub fn cpu_us(&self) -> f64 {
-        let stat =
-            std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("/proc/<pid>/stat");
-        // Count the fields after the name, which may contain spaces. utime and stime are fields 14 and 15.
-        let fields: Vec<&str> = stat.rsplit(')').next().expect("fields").split_whitespace().collect();
-        let ticks: f64 =
-            fields[11].parse::<f64>().expect("utime") + fields[12].parse::<f64>().expect("stime");
-        // USER_HZ is 100 on all common Linux builds: a tick is 10 ms.
-        ticks * 10_000.0
+    /// Returns what the process has used.
+    pub fn usage(&self) -> Usage {
+        Usage::of(self.child.id())
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 }
 
@@ -95,26 +94,75 @@ pub fn start_bare_relay(sink: SocketAddr) -> Subject {
     start(command, "listening on", "/", 1, None)
 }
 
+/// Starts the bare relay that also appends each request to a file and syncs it before it responds.
+pub fn start_syncing_relay(sink: SocketAddr) -> Subject {
+    let dir = temp_folder();
+    let mut command = Command::new(std::env::current_exe().expect("this program"));
+    command.args(["--bare-relay", &sink.to_string()]).arg(dir.path().join("log"));
+    start(command, "listening on", "/", 1, Some(dir))
+}
+
 /// Creates a temporary folder in the target directory. `/tmp` may be a tmpfs, where fsync costs nothing.
 pub fn temp_folder() -> tempfile::TempDir {
     tempfile::Builder::new().prefix("bench-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder")
 }
 
-/// Starts `hookstream standalone` with a signed webhook.
-pub fn start_standalone(sink: SocketAddr) -> Subject {
-    let webhook =
-        format!("webhook: {{url: 'http://{sink}/', signature: {{secretRef: {{name: keys, key: secret}}}}}}");
-    start_with_handler(&webhook).0
+/// Creates a temporary folder with a copy of a filled store in `data`.
+pub fn folder_with_store(size: preload::Size) -> tempfile::TempDir {
+    let dir = temp_folder();
+    preload::copy_to(&dir.path().join("data"), size);
+    dir
 }
 
-/// Starts `hookstream standalone` with a handler (YAML).
-pub fn start_with_handler(handler: &str) -> (Subject, Ports) {
-    let text = format!(
-        "apiVersion: v1\nkind: Secret\nmetadata: {{name: keys}}\nstringData: {{secret: secret}}\n---\n\
-         apiVersion: hookstream.dev/v1alpha1\nkind: EventHook\nmetadata: {{name: sink}}\n\
+/// Starts `hookstream standalone` with `hooks` webhooks that all receive each event, signed by Standard Webhooks. None:
+/// its store is empty.
+pub fn start_durable(
+    sink: SocketAddr,
+    size: Option<preload::Size>,
+    hooks: usize,
+    history_age: &str,
+) -> (Subject, Ports) {
+    let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: keys}\n\
+         stringData: {secret: whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=}\n";
+    let signature = "{scheme: StandardWebhooks, secretRef: {name: keys, key: secret}}";
+    let mut text = secret.to_owned();
+    for number in 0..hooks {
+        let name = if number == 0 { "sink".to_owned() } else { format!("sink-{number}") };
+        let webhook =
+            format!("{{url: 'http://{sink}/{number}', format: CloudEvents, signature: {signature}}}");
+        text += &hook(&name, &format!("webhook: {webhook}"));
+    }
+    let dir = size.map_or_else(temp_folder, folder_with_store);
+    let flags = size.unwrap_or(preload::Size { keys: 0, deliveries: 0 }).worker_flags(history_age);
+    start_with_flags(dir, &text, 1, &flags.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+/// Starts `hookstream standalone` with a handler (YAML), on a filled store.
+pub fn start_with_handler(handler: &str, size: preload::Size) -> (Subject, Ports) {
+    start_on_store(size, &hook("sink", handler), 1)
+}
+
+/// Starts `hookstream standalone` with these manifests, on a filled store.
+pub fn start_on_store(size: preload::Size, text: &str, sources: usize) -> (Subject, Ports) {
+    start_on_folder(folder_with_store(size), size, text, sources)
+}
+
+/// Starts `hookstream standalone` with these manifests, on the store of this size in `data` of the folder.
+pub fn start_on_folder(
+    dir: tempfile::TempDir,
+    size: preload::Size,
+    text: &str,
+    sources: usize,
+) -> (Subject, Ports) {
+    let flags = size.worker_flags(preload::WINDOW);
+    start_with_flags(dir, text, sources, &flags.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+fn hook(name: &str, handler: &str) -> String {
+    format!(
+        "---\napiVersion: hookstream.dev/v1alpha1\nkind: EventHook\nmetadata: {{name: {name}}}\n\
          spec: {{source: bench-0, handler: {{{handler}}}, delivery: {{concurrency: {CONCURRENCY}}}}}\n"
-    );
-    start_with_manifests(temp_folder(), &text, 1)
+    )
 }
 
 /// Starts `hookstream standalone` with these manifests and the store in `data` of the folder.
@@ -134,7 +182,10 @@ pub fn start_with_flags(
     std::fs::write(manifests.join("all.yaml"), text).expect("a manifest");
     let port = || TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port");
     let (listen, ops, api) = (port().to_string(), port().to_string(), port());
-    let mut command = Command::new(env!("CARGO_BIN_EXE_hookstream"));
+    // `HOOKSTREAM_BIN` compares another build.
+    let program =
+        std::env::var_os("HOOKSTREAM_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_hookstream").into());
+    let mut command = Command::new(program);
     command.arg("standalone").arg("--manifests").arg(&manifests).arg("--data").arg(dir.path().join("data"));
     command.args(["--log-level", "error", "--listen", &listen, "--ops-listen", &ops]);
     command.args(["--api-listen", &api.to_string()]).args(flags);

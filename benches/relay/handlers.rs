@@ -1,8 +1,11 @@
-//! The cost of templates and lambdas: deliveries per second compared with a plain webhook, in alternating rounds.
+//! The cost of templates and lambdas: deliveries per second compared with a plain webhook, in alternating rounds, on
+//! filled stores.
 
 use std::net::SocketAddr;
 
+use crate::common::figures::Spread;
 use crate::common::load;
+use crate::common::preload::Size;
 use crate::common::process::{self, Subject};
 
 /// Goals as shares of the plain webhook's rate. Informational: the run does not fail below them.
@@ -17,7 +20,7 @@ struct Handler {
 }
 
 /// Prints the rate of each handler. Returns true if every event was delivered.
-pub fn run(sink: SocketAddr, rounds: usize, events: usize) -> bool {
+pub fn run(sink: SocketAddr, size: Size, rounds: usize, events: usize) -> bool {
     let url = format!("url: 'http://{sink}/'");
     let fields = r#"{"number": {* number *}, "text": {* json(filler) *}, "of": "{{ source }}/{{ event }}"}"#;
     let code = r#"{% if number >= 0 then %}{"number": {* number *}, "text": {* json(filler) *}}{% end %}"#;
@@ -32,7 +35,7 @@ pub fn run(sink: SocketAddr, rounds: usize, events: usize) -> bool {
     let mut handlers: Vec<Handler> = handlers
         .iter()
         .map(|handler| {
-            let (subject, ports) = process::start_with_handler(handler);
+            let (subject, ports) = process::start_with_handler(handler, size);
             Handler { subject, ops: ports.ops, rates: Vec::new() }
         })
         .collect();
@@ -48,10 +51,7 @@ pub fn run(sink: SocketAddr, rounds: usize, events: usize) -> bool {
             }
         }
     }
-    let mut medians = handlers.iter_mut().map(|handler| {
-        handler.rates.sort_by(f64::total_cmp);
-        handler.rates.get(handler.rates.len() / 2).copied().unwrap_or(f64::NAN)
-    });
+    let mut medians = handlers.iter().map(|handler| Spread::of(handler.rates.iter().copied()).median);
     let plain = medians.next().unwrap_or(f64::NAN);
     println!("handlers, {CONNECTIONS} connections: plain webhook {plain:.0} deliveries/s");
     for ((name, goal), rate) in GOALS.into_iter().zip(medians) {

@@ -1,4 +1,4 @@
-//! Measures a healthy hook beside hostile neighbours: hooks with dead receivers and large events, tarpits that hold every
+//! Measures a healthy hook on a filled store beside hostile neighbours: hooks with dead receivers and large events, tarpits that hold every
 //! connection, and clients that read the history of another namespace. It should keep most of its rate.
 
 use std::net::TcpListener;
@@ -8,7 +8,8 @@ use crate::common::CONCURRENCY;
 use crate::common::history;
 use crate::common::hostile::{hook, start_tarpit};
 use crate::common::load;
-use crate::common::process::{Ports, Subject, start_with_manifests, temp_folder};
+use crate::common::preload::Size;
+use crate::common::process::{Ports, Subject, folder_with_store, start_on_folder};
 use crate::common::publish::Publisher;
 use crate::common::sink::Sink;
 
@@ -94,9 +95,9 @@ fn beside_tarpits(sink: &Sink, lost: &mut usize) -> f64 {
 }
 
 fn beside_readers(sink: &Sink, lost: &mut usize) -> f64 {
-    let dir = temp_folder();
+    let dir = folder_with_store(Size::medium());
     history::fill(&dir.path().join("data"), "history", HISTORY_ROWS);
-    let (subject, ports) = start_with_manifests(dir, &manifests(sink, ""), 1);
+    let (subject, ports) = start_on_folder(dir, Size::medium(), &manifests(sink, ""), 1);
     let readers = history::Readers::start(ports.api, "history", READERS);
     let rate = measure(&subject, sink, lost);
     println!("  the readers received {} lists", readers.stop());
@@ -104,7 +105,7 @@ fn beside_readers(sink: &Sink, lost: &mut usize) -> f64 {
 }
 
 fn start(sink: &Sink, neighbours: &str) -> (Subject, Ports) {
-    start_with_manifests(temp_folder(), &manifests(sink, neighbours), 1)
+    start_on_folder(folder_with_store(Size::medium()), Size::medium(), &manifests(sink, neighbours), 1)
 }
 
 fn manifests(sink: &Sink, neighbours: &str) -> String {

@@ -1,10 +1,11 @@
-//! Measures the latency of healthy hooks while one of a hundred receivers hangs. It should not change.
+//! Measures the latency of healthy hooks on a filled store while one of a hundred receivers hangs. It should not change.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::common::load;
-use crate::common::process::{start_with_manifests, temp_folder};
+use crate::common::preload::Size;
+use crate::common::process::start_on_store;
 use crate::common::sink::Sink;
 
 const HOOKS: usize = 100;
@@ -27,7 +28,7 @@ pub fn run(sink: &Sink) -> usize {
     let hanging = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = hanging.local_addr().expect("an address");
     let subjects = [sink.address(), address]
-        .map(|last| start_with_manifests(temp_folder(), &manifests(sink.address(), last), HOOKS).0);
+        .map(|last| start_on_store(Size::medium(), &manifests(sink.address(), last), HOOKS).0);
     let (mut lost, mut p99) = (0, [Vec::new(), Vec::new()]);
     for round in 0..=ROUNDS {
         for (subject, times) in subjects.iter().zip(&mut p99) {
@@ -35,7 +36,7 @@ pub fn run(sink: &Sink) -> usize {
             let figures = load::run_paced(subject, sink, CONNECTIONS, events, PAUSE, is_for_healthy_receiver);
             lost += figures.lost;
             if round > 0 {
-                times.push(figures.p99);
+                times.push(figures.p99());
             }
         }
     }

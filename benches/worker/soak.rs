@@ -55,7 +55,7 @@ pub fn run(sink: &Sink) -> usize {
         println!(
             "  {:.0} events/s to the healthy hook, p99 {:.0} ms; resident {:.0} MiB",
             round.rate,
-            round.p99,
+            round.p99(),
             subject.resident_mib()
         );
     }
@@ -79,7 +79,7 @@ pub fn run(sink: &Sink) -> usize {
 fn report(subject: &Subject, seconds: u64, delivered: usize, hostile: usize, lists: usize) {
     println!(
         "soak of {seconds} s: {delivered} events delivered to the healthy hook beside {hostile} hostile requests and {lists} lists; {:.0} s of CPU",
-        subject.cpu_us() / 1e6
+        subject.usage().cpu_us / 1e6
     );
 }
 

@@ -1,11 +1,16 @@
 //! Sets up logs: text on a terminal, JSON otherwise.
 
 use std::io::IsTerminal;
+use std::str::FromStr;
 
-use clap::ValueEnum;
+use clap::{CommandFactory, ValueEnum};
+use tracing::Level;
 use tracing_subscriber::EnvFilter;
 
-use super::failure::Failure;
+use super::environment::unknown_variables;
+use super::failure::{Failure, OrFail};
+use super::output::has_colour;
+use crate::core::suggest::did_you_mean;
 
 /// Flags of logging. Logs go to standard error.
 #[derive(clap::Args, Clone, Debug)]
@@ -14,7 +19,7 @@ pub struct LogArgs {
     #[arg(long, value_enum, value_name = "FORMAT", env = "HOOKSTREAM_LOG_FORMAT")]
     log_format: Option<LogFormat>,
     /// The log level (error, warn, info, debug, trace), or a filter such as info,hookstream=debug.
-    #[arg(long, default_value = "info", value_name = "FILTER", env = "HOOKSTREAM_LOG_LEVEL")]
+    #[arg(long, default_value = "info", value_name = "FILTER", value_parser = parse_filter, env = "HOOKSTREAM_LOG_LEVEL")]
     log_level: String,
 }
 
@@ -24,19 +29,60 @@ enum LogFormat {
     Json,
 }
 
+const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+
+/// Checks a filter. `EnvFilter` takes an unknown level for the name of a module, and then logs nothing.
+fn parse_filter(text: &str) -> Result<String, String> {
+    for part in text.split(',') {
+        let level = part.rsplit_once('=').map_or(part, |(_, level)| level);
+        if level != "off" && Level::from_str(level).is_err() {
+            let suggestion = did_you_mean(level, LEVELS);
+            return Err(format!(
+                "'{level}' is no level{suggestion} (error, warn, info, debug, trace or off; for one module MODULE=LEVEL)"
+            ));
+        }
+    }
+    EnvFilter::try_new(text).map_err(|error| error.to_string())?;
+    Ok(text.to_owned())
+}
+
 impl LogArgs {
     /// Installs the logger of the process.
     pub fn install(&self) -> Result<(), Failure> {
-        let filter = EnvFilter::try_new(&self.log_level)
-            .map_err(|e| Failure::new(format!("--log-level {}: {e}", self.log_level)))?;
+        let filter = EnvFilter::try_new(&self.log_level).or_fail(|| "--log-level".into())?;
         let is_terminal = std::io::stderr().is_terminal();
         let json = self.log_format.map_or(!is_terminal, |format| matches!(format, LogFormat::Json));
         let builder = tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter);
         let installed = if json {
             builder.json().flatten_event(true).with_current_span(false).try_init()
         } else {
-            builder.with_ansi(is_terminal).with_target(false).try_init()
+            builder.with_ansi(has_colour(&std::io::stderr())).with_target(false).try_init()
         };
-        installed.map_err(|e| Failure::new(format!("installing the logger: {e}")))
+        installed.map_err(|e| Failure::new(format!("installing the logger: {e}")))?;
+        unknown_variables(&super::Cli::command()).iter().for_each(|warning| tracing::warn!("{warning}"));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rejects_unknown_levels() {
+        for text in ["info", "WARN", "off", "info,hookstream=debug", "hookstream::worker=trace", "warn,a=off"]
+        {
+            assert_eq!(parse_filter(text).as_deref(), Ok(text));
+        }
+        for (text, part) in [
+            ("verbose", "'verbose' is no level (error"),
+            ("inof", "'inof' is no level: did you mean info?"),
+            ("hookstream=inof", "did you mean info?"),
+            ("info,hookstream", "'hookstream' is no level"),
+            ("", "'' is no level"),
+        ] {
+            let error = parse_filter(text).unwrap_err();
+            assert!(error.contains(part), "{text}: {error}");
+        }
     }
 }

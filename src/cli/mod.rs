@@ -8,17 +8,20 @@
 //!
 //! Out of scope: reconciling (`controller`), delivering (`worker`), and every other rule.
 
+pub mod completion;
 pub mod crds;
 mod data_folder;
 pub mod deliveries;
 pub mod diff;
 pub mod emulate;
+mod environment;
 mod event_data;
 mod failure;
 mod flags;
 pub mod import;
 mod kubeconfig;
 mod logging;
+pub mod man;
 pub mod operator;
 pub mod orphans;
 mod output;
@@ -36,14 +39,16 @@ pub mod standalone;
 pub mod store;
 pub mod test;
 pub mod uninstall_check;
+mod usage;
 pub mod validate;
+pub mod version;
 mod worker_args;
 mod worker_client;
 
 use std::future::Future;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use tokio::runtime::Builder;
 
 use crate::net::runtime::half_the_cores;
@@ -86,15 +91,60 @@ enum Command {
     UninstallCheck(uninstall_check::Args),
     #[command(subcommand)]
     Store(store::StoreCommand),
+    Version(version::Args),
+    Completion(completion::Args),
+    Man(man::Args),
     #[command(hide = true)]
     Sandbox(sandbox::Args),
+}
+
+/// Returns the program's commands and flags without the hidden command.
+fn visible_program() -> clap::Command {
+    let full = Cli::command();
+    let visible = full.get_subcommands().filter(|command| !command.is_hide_set());
+    clap::Command::new("hookstream")
+        .version(env!("CARGO_PKG_VERSION"))
+        .propagate_version(true)
+        .about(full.get_about().cloned().unwrap_or_default())
+        .after_help(EXAMPLE)
+        .subcommands(visible.cloned())
+}
+
+impl Command {
+    /// Returns true for commands whose warnings are log lines, and for the sandbox, which inherits the worker's variables.
+    fn has_logs(&self) -> bool {
+        matches!(
+            self,
+            Command::Run(_)
+                | Command::Controller(_)
+                | Command::Worker(_)
+                | Command::Standalone(_)
+                | Command::Emulate(_)
+                | Command::Release(_)
+                | Command::Sandbox(_)
+        )
+    }
 }
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
     // Install a crypto provider, because reqwest has none. An error means that one is installed already.
     rustls::crypto::ring::default_provider().install_default().ok();
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let args: Vec<String> =
+                std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
+            let mut command = Cli::command();
+            command.build();
+            return usage::report(&error, &command, &args);
+        }
+    };
+    if !cli.command.has_logs() {
+        for warning in environment::unknown_variables(&Cli::command()) {
+            eprintln!("hookstream: warning: {warning}");
+        }
+    }
     let result = match cli.command {
         Command::Run(args) => block_on_half_the_cores(operator::run(args)),
         Command::Controller(args) => block_on(operator::controller(args)),
@@ -116,6 +166,9 @@ pub fn main() -> ExitCode {
         Command::Replays(command) => block_on(replays::run(command)),
         Command::UninstallCheck(args) => block_on(uninstall_check::run(args)),
         Command::Store(command) => store::run(command),
+        Command::Version(args) => block_on(version::run(args)),
+        Command::Completion(args) => completion::run(&args),
+        Command::Man(args) => man::run(&args),
         Command::Sandbox(args) => return sandbox::run(&args),
     };
     result.unwrap_or_else(|failure| {
@@ -153,9 +206,16 @@ fn run_on(
 
 #[cfg(test)]
 mod tests {
-    use clap::{Command, CommandFactory};
+    use std::any::TypeId;
+
+    use clap::error::ErrorKind;
+    use std::collections::BTreeMap;
+
+    use clap::{Arg, Command, CommandFactory};
 
     use super::Cli;
+    use super::environment::{is_service_variable, known_names};
+    use super::flags::ListenAddress;
 
     /// Collects every visible command with its words, such as `deliveries list`.
     fn collect_commands(command: &Command, words: &str, all: &mut Vec<(String, Command)>) {
@@ -177,6 +237,106 @@ mod tests {
         for (words, mut command) in all_commands() {
             let help = command.render_long_help().to_string();
             assert!(help.contains(&format!("Example: hookstream {words}")), "{words}: {help}");
+        }
+    }
+
+    /// Parses one flag of a command. Other required flags may be missing.
+    fn accepts(command: &Command, flag: &str, value: &str) -> bool {
+        match command.clone().try_get_matches_from(["hookstream", flag, value]) {
+            Ok(_) => true,
+            Err(error) => error.kind() != ErrorKind::ValueValidation,
+        }
+    }
+
+    #[test]
+    fn every_address_flag_is_parsed_alike() {
+        let (mut listens, mut urls) = (0, 0);
+        for (words, command) in all_commands() {
+            for flag in command.get_arguments() {
+                let Some(long) = flag.get_long() else { continue };
+                let flag_name = format!("--{long}");
+                let value_name = flag.get_value_names().and_then(|names| names.first());
+                if long.ends_with("listen") {
+                    listens += 1;
+                    assert!(
+                        flag.get_value_parser().type_id() == TypeId::of::<ListenAddress>(),
+                        "{words} {flag_name}"
+                    );
+                    assert_eq!(value_name.map(|name| name.as_str()), Some("ADDRESS"), "{words} {flag_name}");
+                } else if value_name.is_some_and(|name| name == "URL") && !FREE_URLS.contains(&long) {
+                    urls += 1;
+                    assert!(accepts(&command, &flag_name, "http://localhost:8082"), "{words} {flag_name}");
+                    for wrong in ["localhost:8082", "ftp://a", "127.0.0.1", "http://", "http://u:p@a"] {
+                        assert!(!accepts(&command, &flag_name, wrong), "{words} {flag_name} {wrong}");
+                    }
+                }
+            }
+        }
+        assert!(listens > 10 && urls > 10, "{listens} {urls}");
+    }
+
+    /// A token's audience is an identifier. clap must not print the proxy's URL, which may contain a password.
+    const FREE_URLS: [&str; 2] = ["audience", "egress-proxy"];
+
+    /// The values that a variable takes.
+    fn values(arg: &Arg) -> String {
+        let values: Vec<String> =
+            arg.get_possible_values().iter().map(|value| value.get_name().to_owned()).collect();
+        format!(
+            "{:?}, {:?}, separator {:?}, one of {values:?}",
+            arg.get_value_parser().type_id(),
+            arg.get_action(),
+            arg.get_value_delimiter(),
+        )
+    }
+
+    /// Variables of several commands whose descriptions differ, although they mean the same.
+    const DESCRIBED_TWICE: [(&str, &str); 14] = [
+        ("HOOKSTREAM_API_LISTEN", "the address of the API port"),
+        ("HOOKSTREAM_API_SERVICE", "the Service of the API port"),
+        ("HOOKSTREAM_API_URL", "the URL of the API port"),
+        ("HOOKSTREAM_CONNECTION", "the Connection in the printed manifests"),
+        ("HOOKSTREAM_DATA", "the data folder"),
+        ("HOOKSTREAM_INGEST_URL", "the ingest port, as Kong reaches it"),
+        ("HOOKSTREAM_INSTALLATION_ID", "the id of the installation"),
+        ("HOOKSTREAM_LISTEN", "the address of the ingest port"),
+        ("HOOKSTREAM_MANIFESTS", "the manifests of standalone"),
+        ("HOOKSTREAM_NAMESPACE", "the namespaces of the custom resources"),
+        ("HOOKSTREAM_PUBLIC_INGEST_URL", "the ingest port, as Auth0 reaches it"),
+        ("HOOKSTREAM_TOKEN_AUDIENCE", "the audience of the ports' tokens"),
+        ("HOOKSTREAM_TOKEN_FILE", "the token of the ports"),
+        ("POD_NAMESPACE", "the operator's namespace"),
+    ];
+
+    /// A variable of a shell or a Pod applies to every command, so it must not mean something else for another one.
+    #[test]
+    fn every_variable_has_one_meaning() {
+        let (mut meanings, mut descriptions) = (BTreeMap::new(), BTreeMap::new());
+        let mut different = Vec::new();
+        for (words, command) in all_commands() {
+            for arg in command.get_arguments() {
+                let Some(name) = arg.get_env().map(|name| name.to_string_lossy().into_owned()) else {
+                    continue;
+                };
+                let first = meanings.entry(name.clone()).or_insert((words.clone(), values(arg)));
+                if first.1 != values(arg) {
+                    different.push(format!(
+                        "{name}:\n  {}: {}\n  {words}: {}",
+                        first.0,
+                        first.1,
+                        values(arg)
+                    ));
+                }
+                let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+                let first = descriptions.entry(name.clone()).or_insert((words.clone(), help.clone()));
+                if first.1 != help && !DESCRIBED_TWICE.iter().any(|(known, _)| *known == name) {
+                    different.push(format!("{name}:\n  {}: {}\n  {words}: {help}", first.0, first.1));
+                }
+            }
+        }
+        assert!(different.is_empty(), "{}", different.join("\n"));
+        for name in known_names(&Cli::command()) {
+            assert!(!is_service_variable(&name, "tcp://10.0.0.1:80"), "Kubernetes sets {name}");
         }
     }
 

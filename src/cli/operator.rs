@@ -7,7 +7,9 @@ use std::time::Duration;
 use kube::Config;
 
 use super::failure::{CommandResult, OrFail};
-use super::flags::{ControllerArgs, EgressArgs, LeaseArgs, SelectionArgs, WorkerArgs, parse_watch_timeout};
+use super::flags::{
+    ControllerArgs, EgressArgs, LeaseArgs, ListenAddress, SelectionArgs, WorkerArgs, parse_watch_timeout,
+};
 use super::kubeconfig::{follow_config, load_config};
 use super::logging::LogArgs;
 use super::role_process::{self, ControllerRole, RoleProcess, WorkerRole};
@@ -89,7 +91,7 @@ struct ClusterArgs {
     watch_timeout: Duration,
     /// The listen address of /livez, /readyz and /metrics.
     #[arg(long, default_value = ":8081", value_name = "ADDRESS", env = "HOOKSTREAM_OPS_LISTEN")]
-    ops_listen: String,
+    ops_listen: ListenAddress,
     #[command(flatten)]
     egress: EgressArgs,
     #[command(flatten)]
@@ -104,10 +106,10 @@ struct WorkerRoleArgs {
     data: PathBuf,
     /// The listen address of the ingest port, for events and relays.
     #[arg(long, default_value = ":8080", value_name = "ADDRESS", env = "HOOKSTREAM_LISTEN")]
-    listen: String,
+    listen: ListenAddress,
     /// The listen address of the API port, which lists, explains and replays deliveries.
     #[arg(long, default_value = ":8082", value_name = "ADDRESS", env = "HOOKSTREAM_API_LISTEN")]
-    api_listen: String,
+    api_listen: ListenAddress,
     #[command(flatten)]
     worker: WorkerArgs,
 }

@@ -1,5 +1,7 @@
 //! Output of commands: tables for people, JSON or YAML for programs.
 
+use std::io::IsTerminal;
+
 use clap::ValueEnum;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -17,11 +19,24 @@ pub enum OutputFormat {
     Yaml,
 }
 
+/// Returns true if text on this stream may have colours: it is a terminal that can show them, and NO_COLOR
+/// (<https://no-color.org>) is not set.
+pub fn has_colour(stream: &impl IsTerminal) -> bool {
+    let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    stream.is_terminal() && !is_set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
 /// Prints a line on standard output. Ignores errors: a reader that closed the pipe (`| head`) is no failure, and
 /// `println!` would panic.
 pub fn print_line(line: &str) {
     use std::io::Write;
     writeln!(std::io::stdout().lock(), "{line}").ok();
+}
+
+/// Writes bytes to standard output. Ignores errors, as `print_line` does.
+pub fn print_bytes(bytes: &[u8]) {
+    use std::io::Write;
+    std::io::stdout().lock().write_all(bytes).ok();
 }
 
 /// Prints a value as YAML, or as JSON for both other formats; commands print their tables themselves.

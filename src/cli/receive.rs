@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -19,8 +18,8 @@ use clap::ValueEnum;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::emulate::listen;
 use super::failure::{CommandResult, Failure, OrFail};
+use super::flags::ListenAddress;
 use super::output::print_line;
 use super::signals::stop_signal;
 use crate::core::duration;
@@ -42,9 +41,9 @@ const TOLERANCE_SECS: i64 = 300;
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Args {
-    /// The listen address; port 0 selects a free port.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9000", env = "HOOKSTREAM_LISTEN")]
-    listen: SocketAddr,
+    /// The listen address, such as 127.0.0.1:9000 or :9000; port 0 selects a free port.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9000", env = "HOOKSTREAM_RECEIVE_LISTEN")]
+    listen: ListenAddress,
     /// A file with the signing secrets, one on each line. Requests that are not signed with one of them get 401.
     #[arg(long, value_name = "FILE", env = "HOOKSTREAM_SECRET_FILE")]
     secret_file: Option<PathBuf>,
@@ -64,7 +63,7 @@ pub struct Args {
     #[arg(long, value_name = "DURATION", value_parser = duration::parse, env = "HOOKSTREAM_DELAY")]
     delay: Option<Duration>,
     /// The output format: one line for each request, as text or as JSON with all headers.
-    #[arg(long, value_enum, default_value_t = LineFormat::Text, value_name = "FORMAT", env = "HOOKSTREAM_OUTPUT")]
+    #[arg(long, value_enum, default_value_t = LineFormat::Text, value_name = "FORMAT", env = "HOOKSTREAM_RECEIVE_OUTPUT")]
     output: LineFormat,
 }
 
@@ -112,7 +111,7 @@ struct Receiver {
 pub async fn run(args: Args) -> CommandResult {
     let secrets = args.secret_file.as_ref().map(read_secrets).transpose()?;
     let stop = stop_signal()?;
-    let listener = listen(args.listen).await?;
+    let listener = args.listen.bind("--listen").await?;
     let address = listener.local_addr().or_fail(|| "listening".into())?;
     let receiver = Receiver {
         secrets,

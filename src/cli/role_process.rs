@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::failure::{CommandResult, Failure, OrFail};
-use super::flags::{WorkerArgs, bind, with_host};
+use super::flags::{ListenAddress, WorkerArgs};
 use super::output::print_line;
 use super::signals::stop_signal;
 use crate::cluster::kubernetes::{LeaderElection, LeaseAtExit};
@@ -39,7 +39,7 @@ pub struct RoleProcess<'a, F> {
     pub readiness: Readiness,
     pub liveness: Liveness,
     pub egress: Egress,
-    pub ops_listen: &'a str,
+    pub ops_listen: &'a ListenAddress,
     pub controller: Option<ControllerRole>,
     pub worker: Option<WorkerRole<'a>>,
 }
@@ -57,8 +57,8 @@ pub struct ControllerRole {
 pub struct WorkerRole<'a> {
     pub args: &'a WorkerArgs,
     pub data: &'a Path,
-    pub listen: &'a str,
-    pub api_listen: &'a str,
+    pub listen: &'a ListenAddress,
+    pub api_listen: &'a ListenAddress,
     /// The requests that both ports accept without a token. None: clients authenticate.
     pub local_access: Option<LocalAccess>,
     pub changes: mpsc::Receiver<ObjectChange>,
@@ -78,7 +78,7 @@ where
     };
     let http = HttpClient::new(process.egress).or_fail(|| "loading the system's certificates".into())?;
 
-    let ops = bind(process.ops_listen, "--ops-listen").await?;
+    let ops = process.ops_listen.bind("--ops-listen").await?;
     let tls = process.worker.as_ref().map(|role| role.args.tls.load()).transpose()?.flatten();
     let router = ops::router(readiness.clone(), process.liveness, metrics.clone());
     let ops = tokio::spawn(async move {
@@ -149,8 +149,8 @@ where
                 shares,
                 grace: role.args.hook_grace,
                 accept_new_store: role.args.accept_new_store,
-                listen: with_host(role.listen),
-                api_listen: with_host(role.api_listen),
+                listen: role.listen.with_host(),
+                api_listen: role.api_listen.with_host(),
                 tls,
                 trusted_proxies: role.args.trusted_proxies.clone(),
                 local_access: role.local_access.map(Arc::new),

@@ -3,14 +3,14 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use url::Url;
 
 use super::event_data::read_event_data;
 use super::failure::{CommandResult, Failure, OrFail};
-use super::output::{print_line, strip_control_chars};
+use super::flags::parse_url;
+use super::output::{HELP, OutputFormat, print_line, print_value, strip_control_chars};
 use super::worker_args::{CallerArgs, ServiceFlag, ServicePort};
 use crate::core::duration;
 
@@ -42,7 +42,7 @@ pub struct Args {
     #[arg(long, env = "HOOKSTREAM_ID")]
     id: Option<String>,
     /// The URL of the worker's ingest port.
-    #[arg(long, default_value = "http://127.0.0.1:8080", value_name = "URL", env = "HOOKSTREAM_URL")]
+    #[arg(long, default_value = "http://127.0.0.1:8080", value_name = "URL", value_parser = parse_url, env = "HOOKSTREAM_URL")]
     url: Url,
     /// Reach the ingest port in the cluster instead, through the API server and your kubeconfig. Requires permission to create
     /// services/proxy. Without a value: the chart's Service.
@@ -57,20 +57,13 @@ pub struct Args {
     #[arg(long, value_name = "DURATION", value_parser = duration::parse, env = "HOOKSTREAM_WAIT")]
     wait: Option<Duration>,
     /// The URL of the worker's API port, which --wait polls.
-    #[arg(long, default_value = "http://127.0.0.1:8082", value_name = "URL", env = "HOOKSTREAM_API_URL")]
+    #[arg(long, default_value = "http://127.0.0.1:8082", value_name = "URL", value_parser = parse_url, env = "HOOKSTREAM_API_URL")]
     api_url: Url,
     /// Reach the API port in the cluster instead, like --service. Requires permission to get services/proxy.
     #[arg(long, default_service = "hookstream-system/hookstream-api:api", env = "HOOKSTREAM_API_SERVICE")]
     api_service: Option<ServicePort>,
-    /// The output format.
-    #[arg(short, long, value_enum, default_value_t = SendOutput::Table, value_name = "FORMAT", env = "HOOKSTREAM_OUTPUT")]
-    output: SendOutput,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum SendOutput {
-    Table,
-    Json,
+    #[arg(short, long, value_enum, default_value_t = OutputFormat::Table, value_name = "FORMAT", env = "HOOKSTREAM_OUTPUT", help = HELP)]
+    output: OutputFormat,
 }
 
 #[derive(Serialize)]
@@ -164,14 +157,14 @@ fn explain_command(args: &Args, accepted: &AcceptedEvent) -> String {
     )
 }
 
-fn print(accepted: &AcceptedEvent, output: SendOutput) -> Result<(), Failure> {
+fn print(accepted: &AcceptedEvent, output: OutputFormat) -> Result<(), Failure> {
     match output {
-        SendOutput::Table => {
+        OutputFormat::Table => {
             let width = accepted.id.chars().count().max(2);
             print_line(&format!("{:width$}  DELIVERIES", "ID"));
             print_line(&format!("{}  {}", strip_control_chars(&accepted.id), accepted.deliveries));
         }
-        SendOutput::Json => print_line(&serde_json::to_string(accepted).or_fail(|| "writing JSON".into())?),
+        other => print_value(other, accepted)?,
     }
     Ok(())
 }
@@ -218,7 +211,7 @@ mod tests {
             wait: None,
             api_url: url.clone(),
             api_service: None,
-            output: SendOutput::Json,
+            output: OutputFormat::Json,
         };
         assert!(run(args()).await.unwrap_err().message.ends_with("contains no token"));
         fs::write(token.path(), "t0ken\n").unwrap();

@@ -7,7 +7,7 @@ use secrecy::SecretString;
 use url::Url;
 
 use super::failure::{CommandResult, Failure, OrFail};
-use super::flags::{ControllerArgs, EgressArgs, WorkerArgs, is_loopback, parse_host, with_host};
+use super::flags::{ControllerArgs, EgressArgs, ListenAddress, WorkerArgs, parse_host};
 use super::logging::LogArgs;
 use super::role_process::{self, ControllerRole, RoleProcess, WorkerRole};
 use crate::cluster::Subscribers;
@@ -30,14 +30,14 @@ pub struct Args {
     data: PathBuf,
     /// The listen address of the ingest port, for events and relays. A non-loopback address requires --token-file.
     #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS", env = "HOOKSTREAM_LISTEN")]
-    listen: String,
+    listen: ListenAddress,
     /// The listen address of the API port, which lists, explains and replays deliveries. A non-loopback address requires
     /// --token-file.
     #[arg(long, default_value = "127.0.0.1:8082", value_name = "ADDRESS", env = "HOOKSTREAM_API_LISTEN")]
-    api_listen: String,
+    api_listen: ListenAddress,
     /// The listen address of /livez, /readyz and /metrics.
     #[arg(long, default_value = "127.0.0.1:8081", value_name = "ADDRESS", env = "HOOKSTREAM_OPS_LISTEN")]
-    ops_listen: String,
+    ops_listen: ListenAddress,
     /// Delete external objects whose manifest was removed. Default: leave them in place.
     #[arg(long, env = "HOOKSTREAM_PRUNE")]
     prune: bool,
@@ -67,7 +67,7 @@ pub async fn run(args: Args) -> CommandResult {
     for (flag, address, risk) in
         [("--listen", &args.listen, "publish"), ("--api-listen", &args.api_listen, "read and replay")]
     {
-        if token.is_none() && !is_loopback(flag, address)? {
+        if token.is_none() && !address.is_loopback(flag)? {
             let why = format!(
                 "is not a loopback address, and without --token-file any client could {risk}: give a token file, or listen on 127.0.0.1"
             );
@@ -128,10 +128,9 @@ fn read_token(path: &std::path::Path) -> Result<SecretString, Failure> {
 }
 
 /// Returns the URL at which Kong on this machine reaches the ingest port.
-fn own_url(listen: &str, tls: bool) -> Result<Url, Failure> {
-    let flag = || format!("--listen {listen}");
-    let url = Url::parse(&format!("{}://{}", if tls { "https" } else { "http" }, with_host(listen)))
-        .or_fail(flag)?;
+fn own_url(listen: &ListenAddress, tls: bool) -> Result<Url, Failure> {
+    let url = Url::parse(&format!("{}://{}", if tls { "https" } else { "http" }, listen.with_host()))
+        .or_fail(|| format!("--listen {listen}"))?;
     // The system chooses the port only when it binds the address, so this URL could not be configured at Kong.
     if url.port_or_known_default() == Some(0) {
         return Err(Failure::new(format!(

@@ -17,6 +17,7 @@ use secrecy::SecretString;
 use url::Url;
 
 use super::failure::{Failure, OrFail};
+use super::flags::parse_url;
 use super::kubeconfig::{create_client, describe_error, load_config};
 use super::worker_client::WorkerClient;
 
@@ -28,8 +29,15 @@ const TOKEN_SECONDS: i64 = 600;
 pub struct WorkerApiArgs {
     #[command(flatten)]
     pub caller: CallerArgs,
+    #[command(flatten)]
+    location: WorkerLocationArgs,
+}
+
+/// Flags that locate the worker's API port.
+#[derive(clap::Args)]
+pub struct WorkerLocationArgs {
     /// The URL of the worker's API port.
-    #[arg(long, default_value = "http://127.0.0.1:8082", value_name = "URL", env = "HOOKSTREAM_API_URL")]
+    #[arg(long, default_value = "http://127.0.0.1:8082", value_name = "URL", value_parser = parse_url, env = "HOOKSTREAM_API_URL")]
     url: Url,
     /// Reach the worker in the cluster instead, through the API server and your kubeconfig. Requires permission to get and
     /// create services/proxy. Without a value: the chart's Service.
@@ -41,7 +49,8 @@ pub struct WorkerApiArgs {
 #[derive(clap::Args)]
 pub struct CallerArgs {
     /// The namespace of the events and hooks.
-    #[arg(short, long, value_name = "NAMESPACE", env = "HOOKSTREAM_NAMESPACE")]
+    // Not HOOKSTREAM_NAMESPACE, the list of namespaces in which a role works.
+    #[arg(short, long, value_name = "NAMESPACE", env = "HOOKSTREAM_EVENT_NAMESPACE")]
     pub namespace: String,
     /// A file with the bearer token to send. Default: no token.
     #[arg(long, value_name = "FILE", env = "HOOKSTREAM_TOKEN_FILE")]
@@ -98,8 +107,36 @@ impl FromStr for ServicePort {
 impl WorkerApiArgs {
     /// Creates a client of the worker.
     pub async fn connect(&self) -> Result<WorkerClient, Failure> {
-        self.caller.connect(&self.url, self.service.as_ref()).await
+        self.caller.connect(&self.location.url, self.location.service.as_ref()).await
     }
+}
+
+impl WorkerLocationArgs {
+    /// Creates a client for requests that need no right.
+    pub async fn connect_without_token(&self) -> Result<WorkerClient, Failure> {
+        match &self.service {
+            None => WorkerClient::new(&self.url, None),
+            Some(service) => {
+                WorkerClient::proxied(service_client().await?, &service.proxy_path(), None, None)
+            }
+        }
+    }
+}
+
+impl ServicePort {
+    /// Returns the path of the API server that leads to the Service.
+    fn proxy_path(&self) -> String {
+        let ServicePort { namespace, name, port } = self;
+        format!("/api/v1/namespaces/{namespace}/services/{name}:{port}/proxy")
+    }
+}
+
+/// Creates a client of the API server for calls of a Service.
+async fn service_client() -> Result<Client, Failure> {
+    let mut config = load_config().await?;
+    // Do not retry: a user waits, and a call of a Service without endpoints should fail immediately.
+    config.default_retry = false;
+    create_client(config)
 }
 
 impl CallerArgs {
@@ -108,17 +145,12 @@ impl CallerArgs {
         let Some(service) = service else {
             return WorkerClient::new(url, self.token_file.as_ref());
         };
-        let mut config = load_config().await?;
-        // Do not retry: a user waits, and a call of a Service without endpoints should fail immediately.
-        config.default_retry = false;
-        let client = create_client(config)?;
+        let client = service_client().await?;
         let token = match &self.service_account {
             Some(account) => Some(self.request_token(&client, account).await?),
             None => None,
         };
-        let ServicePort { namespace, name, port } = service;
-        let path = format!("/api/v1/namespaces/{namespace}/services/{name}:{port}/proxy");
-        WorkerClient::proxied(client, &path, token, self.token_file.as_ref())
+        WorkerClient::proxied(client, &service.proxy_path(), token, self.token_file.as_ref())
     }
 
     /// Requests a token of a ServiceAccount for the worker's audience.

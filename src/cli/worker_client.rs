@@ -86,6 +86,15 @@ impl WorkerClient {
         self.build_url(&["kong"], namespace, path)
     }
 
+    /// Returns the URL of the worker's version.
+    pub fn version_url(&self) -> Url {
+        let mut url = self.base.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().push("version");
+        }
+        url
+    }
+
     fn build_url(&self, root: &[&str], namespace: &str, path: &[&str]) -> Result<Url, Failure> {
         // Also rejects `..`, which URL parsing would resolve.
         let is_label =

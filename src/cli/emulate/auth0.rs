@@ -1,6 +1,5 @@
 //! `hookstream emulate auth0`: the flags of the Auth0 emulator.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -10,7 +9,7 @@ use axum::http::StatusCode;
 use super::{listen_and_announce, read_file};
 use crate::api::AssertionAlgorithm;
 use crate::cli::failure::{CommandResult, Failure, OrFail};
-use crate::cli::flags::ServerTlsArgs;
+use crate::cli::flags::{ListenAddress, ServerTlsArgs};
 use crate::cli::logging::LogArgs;
 use crate::cli::signals::stop_signal;
 use crate::core::duration;
@@ -27,9 +26,14 @@ use crate::emulator::{Auth0Options, ClientKey, TenantRateLimit, serve_auth0};
 #[command(verbatim_doc_comment)]
 #[command(group(clap::ArgGroup::new("credential").args(["client_secret", "client_public_key"])))]
 pub struct Args {
-    /// The listen address; port 0 selects a free port.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8002", env = "HOOKSTREAM_LISTEN")]
-    listen: SocketAddr,
+    /// The listen address, such as 127.0.0.1:9000 or :9000; port 0 selects a free port.
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:8002",
+        env = "HOOKSTREAM_EMULATE_AUTH0_LISTEN"
+    )]
+    listen: ListenAddress,
     /// The tenant's name in events (a0tenant).
     #[arg(long, value_name = "NAME", default_value = "emulator.eu.auth0.com", env = "HOOKSTREAM_TENANT")]
     tenant: String,
@@ -52,7 +56,7 @@ pub struct Args {
     #[arg(long, value_name = "ALGORITHM", value_parser = ["RS256", "RS384", "PS256"], default_value = "RS256", env = "HOOKSTREAM_CLIENT_KEY_ALGORITHM")]
     client_key_algorithm: String,
     /// A static access token that is also accepted. Without --client-id it is the only accepted token.
-    #[arg(long, env = "HOOKSTREAM_TOKEN", hide_env_values = true)]
+    #[arg(long, env = "HOOKSTREAM_EMULATE_AUTH0_TOKEN", hide_env_values = true)]
     token: Option<String>,
     /// The audience that token requests must name. Default: any that ends with /api/v2/
     #[arg(long, value_name = "URL", env = "HOOKSTREAM_AUDIENCE")]
@@ -86,7 +90,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE", env = "HOOKSTREAM_CA")]
     ca: Option<PathBuf>,
     /// A file that keeps streams, hooks and failed deliveries across restarts. It contains secrets.
-    #[arg(long, value_name = "FILE", env = "HOOKSTREAM_STATE")]
+    #[arg(long, value_name = "FILE", env = "HOOKSTREAM_EMULATE_AUTH0_STATE")]
     state: Option<PathBuf>,
     #[command(flatten)]
     tls: ServerTlsArgs,
@@ -101,7 +105,7 @@ pub async fn run(args: Args) -> CommandResult {
     let ca = args.ca.as_ref().map(|path| read_file(path, "--ca")).transpose()?;
     let key =
         args.client_public_key.as_ref().map(|path| read_key(path, &args.client_key_algorithm)).transpose()?;
-    let (listener, ready) = listen_and_announce("auth0", args.listen, tls.is_some()).await?;
+    let (listener, ready) = listen_and_announce("auth0", &args.listen, tls.is_some()).await?;
     let rate_limit = args.rate_limit.map(|per_second| TenantRateLimit {
         per_second,
         burst: args.rate_burst.unwrap_or_else(|| per_second.max(1.0) as u32),

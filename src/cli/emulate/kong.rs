@@ -1,6 +1,5 @@
 //! `hookstream emulate kong`: the flags of the Kong emulator.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -9,7 +8,7 @@ use clap::ValueEnum;
 use super::listen_and_announce;
 use crate::api::SignatureEncoding;
 use crate::cli::failure::{CommandResult, OrFail};
-use crate::cli::flags::ServerTlsArgs;
+use crate::cli::flags::{ListenAddress, ServerTlsArgs};
 use crate::cli::logging::LogArgs;
 use crate::cli::signals::stop_signal;
 use crate::emulator::{KongOptions, MissingDelete, ReadBack, serve_kong};
@@ -24,20 +23,25 @@ use crate::emulator::{KongOptions, MissingDelete, ReadBack, serve_kong};
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Args {
-    /// The listen address; port 0 selects a free port.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8001", env = "HOOKSTREAM_LISTEN")]
-    listen: SocketAddr,
+    /// The listen address, such as 127.0.0.1:9000 or :9000; port 0 selects a free port.
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:8001",
+        env = "HOOKSTREAM_EMULATE_KONG_LISTEN"
+    )]
+    listen: ListenAddress,
     /// The gateway's version, which GET / returns. It determines defaults (from 3.14: SHA-256, ssl_verify on).
     #[arg(long, value_name = "VERSION", default_value = "3.14", env = "HOOKSTREAM_GATEWAY_VERSION")]
     gateway_version: String,
     /// The RBAC token that every admin request must carry. Default: no token is required.
-    #[arg(long, env = "HOOKSTREAM_TOKEN", hide_env_values = true)]
+    #[arg(long, env = "HOOKSTREAM_EMULATE_KONG_TOKEN", hide_env_values = true)]
     token: Option<String>,
     /// The header that carries the token.
     #[arg(long, value_name = "NAME", default_value = "Kong-Admin-Token", env = "HOOKSTREAM_TOKEN_HEADER")]
     token_header: String,
     /// A workspace in addition to default; may be repeated.
-    #[arg(long, value_name = "NAME", env = "HOOKSTREAM_WORKSPACE", value_delimiter = ',')]
+    #[arg(long, value_name = "NAME", env = "HOOKSTREAM_EMULATE_KONG_WORKSPACE", value_delimiter = ',')]
     workspace: Vec<String>,
     /// The status that deleting a missing hook returns.
     #[arg(
@@ -58,10 +62,10 @@ pub struct Args {
     #[arg(long, env = "HOOKSTREAM_NO_PATCH")]
     no_patch: bool,
     /// How reads return a hook's signing secret. Kong does not document this.
-    #[arg(long, value_enum, default_value_t = SecretDisplay::Plain, value_name = "FORM", env = "HOOKSTREAM_SECRETS")]
+    #[arg(long, value_enum, default_value_t = SecretDisplay::Plain, value_name = "FORM", env = "HOOKSTREAM_EMULATE_KONG_SECRETS")]
     secrets: SecretDisplay,
     /// A file that keeps the hooks across restarts. It contains their secrets.
-    #[arg(long, value_name = "FILE", env = "HOOKSTREAM_STATE")]
+    #[arg(long, value_name = "FILE", env = "HOOKSTREAM_EMULATE_KONG_STATE")]
     state: Option<PathBuf>,
     /// The format of x-kong-signature. Kong does not document it.
     #[arg(long, value_enum, default_value_t = EncodingFlag::PrefixedHex, value_name = "ENCODING", env = "HOOKSTREAM_SIGNATURE_ENCODING")]
@@ -94,7 +98,7 @@ pub async fn run(args: Args) -> CommandResult {
     args.log.install()?;
     let stop = stop_signal()?;
     let tls = args.tls.load()?;
-    let (listener, ready) = listen_and_announce("kong", args.listen, tls.is_some()).await?;
+    let (listener, ready) = listen_and_announce("kong", &args.listen, tls.is_some()).await?;
     let options = KongOptions {
         gateway_version: args.gateway_version,
         token: args.token.filter(|token| !token.is_empty()),

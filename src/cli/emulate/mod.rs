@@ -3,12 +3,12 @@
 mod auth0;
 mod kong;
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use tokio::net::TcpListener;
 
 use super::failure::{CommandResult, Failure, OrFail};
+use super::flags::ListenAddress;
 use super::output::print_line;
 
 /// Emulate a vendor's admin API, for tests and demos.
@@ -36,17 +36,12 @@ fn read_file(path: &PathBuf, flag: &str) -> Result<Vec<u8>, Failure> {
 /// listens already when the line appears, so a script that waits for the line can connect.
 async fn listen_and_announce(
     vendor: &str,
-    address: SocketAddr,
+    address: &ListenAddress,
     tls: bool,
 ) -> Result<(TcpListener, impl Future<Output = ()>), Failure> {
-    let listener = listen(address).await?;
+    let listener = address.bind("--listen").await?;
     let address = listener.local_addr().or_fail(|| "listening".into())?;
     let scheme = if tls { "https" } else { "http" };
     let line = format!("hookstream: {vendor} emulator listening on {scheme}://{address}");
     Ok((listener, async move { print_line(&line) }))
-}
-
-/// Binds an address.
-pub(super) async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
-    TcpListener::bind(address).await.or_fail(|| format!("listening on {address} (--listen)"))
 }

@@ -8,6 +8,6 @@ mod worker;
 
 pub use controller::{ControllerArgs, LeaseArgs, SelectionArgs};
 pub use egress::EgressArgs;
-pub use listen::{bind, is_loopback, with_host};
+pub use listen::ListenAddress;
 pub use parse::{parse_host, parse_installation_id, parse_url, parse_watch_timeout};
 pub use worker::{ScriptArgs, ServerTlsArgs, WebhookOriginArgs, WorkerArgs};

@@ -9,7 +9,8 @@ use url::{Host, Url};
 use crate::core::bucket::Rate;
 use crate::core::duration::DurationError;
 use crate::core::relay_mark::is_installation_id;
-use crate::core::{duration, hook, label_selector};
+use crate::core::urls::parse_any_url;
+use crate::core::{duration, label_selector};
 
 /// Parses a duration for which 0 means off.
 pub fn parse_window(text: &str) -> Result<Duration, DurationError> {
@@ -83,9 +84,19 @@ pub fn parse_host(text: &str) -> Result<String, String> {
         .ok_or_else(|| "must be a host name or an address, without scheme and port".to_owned())
 }
 
-/// Parses an http or https URL.
-pub fn parse_url(text: &str) -> Result<Url, String> {
-    hook::parse_url(text).map_err(ToOwned::to_owned)
+/// Parses an http or https URL of a server.
+pub fn parse_url(text: &str) -> Result<Url, &'static str> {
+    let url = parse_any_url(text).ok_or("is not a URL: write it as http://HOST:PORT")?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err("must be an http or https URL, such as http://HOST:PORT");
+    }
+    if url.host_str().is_none_or(str::is_empty) {
+        return Err("has no host: write it as http://HOST:PORT");
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("other users of the machine can read flags: give credentials in a file (--token-file)");
+    }
+    Ok(url)
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ pub struct Args {
     #[arg(long, value_name = "HOST", env = "HOOKSTREAM_AUTH0_DOMAIN")]
     domain: String,
     /// A file with a token of the Management API.
-    #[arg(long, value_name = "FILE", env = "HOOKSTREAM_ADMIN_TOKEN_FILE")]
+    #[arg(long, value_name = "FILE", env = "HOOKSTREAM_AUTH0_TOKEN_FILE")]
     token_file: Option<PathBuf>,
     /// The client id of a machine-to-machine application, instead of a token.
     #[arg(long, value_name = "ID", requires = "client_secret_file", env = "HOOKSTREAM_AUTH0_CLIENT_ID")]

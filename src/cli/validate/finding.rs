@@ -4,52 +4,83 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use crate::cluster::files::{DocumentSource, FileProblem, Position};
 use crate::core::filter::FilterError;
 use crate::core::hook::InvalidSpec;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, strum::IntoStaticStr)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub enum Severity {
     Error,
     Warning,
 }
 
-/// A problem of a manifest. Line and column are relative to the text of the field.
+/// A problem of a manifest, with its place in the file.
 #[derive(Debug, Serialize)]
 pub struct Finding {
     pub severity: Severity,
     pub file: String,
+    /// None: the file cannot be read at all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub line: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub column: Option<usize>,
     /// `Kind namespace/name`; empty for a file that cannot be read.
     pub object: String,
     pub field: String,
     pub reason: &'static str,
     pub message: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub line: Option<usize>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub column: Option<usize>,
+}
+
+impl Finding {
+    /// Returns `file:line:column`.
+    pub fn location(&self) -> String {
+        match (self.line, self.column) {
+            (Some(line), Some(column)) => format!("{}:{line}:{column}", self.file),
+            _ => self.file.clone(),
+        }
+    }
+
+    /// Returns the finding at another place.
+    pub fn at(self, position: Option<Position>) -> Self {
+        Finding {
+            line: position.map(|position| position.line),
+            column: position.map(|position| position.column),
+            ..self
+        }
+    }
+
+    /// Returns the object, the field and the message in one line.
+    pub fn text(&self) -> String {
+        let parts = [&self.object, &self.field, &self.message];
+        parts.into_iter().filter(|part| !part.is_empty()).map(String::as_str).collect::<Vec<_>>().join(": ")
+    }
 }
 
 /// Collects the findings of one object.
 pub struct FindingContext<'a> {
     pub file: &'a Path,
+    /// None for an object that was read from no file.
+    pub source: Option<&'a DocumentSource>,
     pub object: String,
     pub findings: &'a mut Vec<Finding>,
 }
 
 impl FindingContext<'_> {
-    /// Creates an error without a message.
+    /// Creates an error without a message, at the place of the field.
     pub fn finding(&self, field: &str, reason: &'static str) -> Finding {
-        Finding {
+        let finding = Finding {
             severity: Severity::Error,
             file: self.file.display().to_string(),
+            line: None,
+            column: None,
             object: self.object.clone(),
             field: field.to_owned(),
             reason,
             message: String::new(),
-            line: None,
-            column: None,
-        }
+        };
+        finding.at(self.source.map(|source| source.position(field)))
     }
 
     /// Adds an error.
@@ -64,31 +95,56 @@ impl FindingContext<'_> {
         self.findings.push(finding);
     }
 
+    /// Adds a problem of the file.
+    pub fn file_problem(&mut self, severity: Severity, reason: &'static str, problem: &FileProblem) {
+        let finding = Finding { severity, message: problem.message.clone(), ..self.finding("", reason) };
+        // A file that cannot be opened has no text, and so no position.
+        let has_text = self.source.is_some_and(|source| !source.text().is_empty());
+        let finding = match problem.position {
+            None if has_text => finding,
+            position => finding.at(position),
+        };
+        self.findings.push(finding);
+    }
+
+    /// Adds a finding within the text of a field, whose lines and columns are counted from 1.
+    pub fn in_text(
+        &mut self,
+        severity: Severity,
+        (field, line, column): (&str, usize, usize),
+        reason: &'static str,
+        message: &str,
+    ) {
+        let exact = self.source.and_then(|source| source.position_in(field, line, column));
+        let finding = self.finding(field, reason);
+        let finding = match exact {
+            Some(position) => Finding { message: message.to_owned(), ..finding.at(Some(position)) },
+            None => {
+                let message = format!("line {line}, column {column} of the text: {message}");
+                Finding { message, ..finding }
+            }
+        };
+        self.findings.push(Finding { severity, ..finding });
+    }
+
     /// Adds an invalid spec as an error with its field and position.
     pub fn invalid(&mut self, invalid: &InvalidSpec) {
         let reason: &'static str = invalid.into();
-        let spec = |field: &str| format!("spec.{field}");
-        let (field, position) = match invalid {
+        match invalid {
             InvalidSpec::InvalidTemplate { field, at } | InvalidSpec::InvalidLambda { field, at } => {
-                (spec(field), Some((at.line, at.column)))
+                let field = format!("spec.{field}");
+                self.in_text(Severity::Error, (&field, at.line, at.column), reason, &at.message);
             }
-            InvalidSpec::InvalidFilter(FilterError::Invalid { line, column, .. }) => {
-                (spec("filter"), Some((*line, *column)))
+            InvalidSpec::InvalidFilter(FilterError::Invalid { line, column, problem }) => {
+                self.in_text(Severity::Error, ("spec.filter", *line, *column), reason, problem);
             }
-            InvalidSpec::InvalidFilter(_) => (spec("filter"), None),
-            InvalidSpec::InvalidSpec { field, .. } => (spec(field), None),
-            InvalidSpec::RejectedBySchema(_) | InvalidSpec::Unreadable(_) => ("spec".to_owned(), None),
-        };
-        let message = invalid.to_string();
-        // Strip the field from the start of the message, because the field has its own column.
-        let without_field =
-            field.strip_prefix("spec.").and_then(|field| message.strip_prefix(field)?.strip_prefix(": "));
-        let finding = Finding {
-            message: without_field.unwrap_or(&message).to_owned(),
-            line: position.map(|(line, _)| line),
-            column: position.map(|(_, column)| column),
-            ..self.finding(&field, reason)
-        };
-        self.findings.push(finding);
+            InvalidSpec::InvalidFilter(error) => self.error("spec.filter", reason, error.to_string()),
+            InvalidSpec::InvalidSpec { field, problem } => {
+                self.error(&format!("spec.{field}"), reason, problem.clone());
+            }
+            InvalidSpec::RejectedBySchema(_) | InvalidSpec::Unreadable(_) => {
+                self.error("spec", reason, invalid.to_string());
+            }
+        }
     }
 }

@@ -1,43 +1,65 @@
 //! `hookstream validate`: checks manifests without a cluster.
 
+mod catalogue;
 mod finding;
 mod references;
+mod report;
+mod templates;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use clap::ValueEnum;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::failure::{CommandResult, OrFail};
-use super::output::{self, HELP, OutputFormat, print_line, strip_control_chars};
-use crate::api::{self, GROUP, TextFormat};
+use super::output::{self, OutputFormat, print_line, strip_control_chars};
+use crate::api::{self, API_VERSION, GROUP};
+use catalogue::check_catalogue;
 use finding::{Finding, FindingContext, Severity};
 use references::{check_references, key_of};
+use templates::{NOT_RENDERED, check_templates, find_helm_tag, find_helm_value};
 
 use crate::cluster::files::{Document, Ownership, check_data_object, ownership, read_documents};
-use crate::core::hook::{self, Handler, InvalidSpec, WebhookCustom};
+use crate::core::hook::{self, Handler, InvalidSpec};
 use crate::core::schema::Schemas;
-use crate::core::template::Template;
 use crate::core::{auth0_hook, stream};
 
-/// Check manifests without a cluster: schemas, rules, durations, filters, templates, lambdas and references.
+/// Check manifests without a cluster: schemas, rules, durations, filters, templates, lambdas, names and references.
 ///
 /// Files are read as kubectl reads them. Secrets and ConfigMaps are checked as the API server checks them; objects of other
-/// groups are skipped, unless their group or version looks mistyped. A reference to an object that the files do not contain is a warning, because it may
-/// be created elsewhere. Exit code 1: there are errors. Warnings do not change the exit code.
+/// groups are skipped, unless their group or version looks mistyped. A reference to an object that the files do not contain
+/// is a warning, because it may be created elsewhere; so is a source or event that Kong does not document. Exit code 1:
+/// there are errors. Warnings do not change the exit code without --strict.
 ///
 /// Example: hookstream validate deploy/samples/quickstart
+/// Example: kustomize build . | hookstream validate - --strict --output github
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Args {
-    /// Files or folders with manifests (*.yaml, *.yml, *.json).
+    /// Files or folders with manifests (*.yaml, *.yml, *.json), or - for standard input.
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
-    #[arg(short, long, value_enum, default_value_t = OutputFormat::Table, value_name = "FORMAT", env = "HOOKSTREAM_OUTPUT", help = HELP)]
-    output: OutputFormat,
+    /// Exit with 1 for warnings too.
+    #[arg(long, env = "HOOKSTREAM_VALIDATE_STRICT")]
+    strict: bool,
+    /// The output format. github: annotations of GitHub Actions; sarif: for code scanning; junit: for test reports.
+    // Not HOOKSTREAM_OUTPUT, because other commands do not have these formats.
+    #[arg(short, long, value_enum, default_value_t = ReportFormat::Table, value_name = "FORMAT", env = "HOOKSTREAM_VALIDATE_OUTPUT")]
+    output: ReportFormat,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ReportFormat {
+    Table,
+    Json,
+    Yaml,
+    Github,
+    Sarif,
+    Junit,
 }
 
 /// The result of all checks.
@@ -47,26 +69,32 @@ struct ValidationReport {
     /// The number of checked objects.
     objects: usize,
     findings: Vec<Finding>,
+    /// The file and name of each checked object.
+    #[serde(skip)]
+    checked: Vec<(String, String)>,
 }
 
 pub fn run(args: &Args) -> CommandResult {
     let documents = read_documents(&args.paths).or_fail(|| "validate".into())?;
-    let report = check_documents(&documents);
+    let mut report = check_documents(&documents);
+    report.valid &= !args.strict || report.findings.is_empty();
     match args.output {
-        OutputFormat::Table => print_report(&report),
-        other => output::print_value(other, &report)?,
+        ReportFormat::Table => print_report(&report),
+        ReportFormat::Json => output::print_value(OutputFormat::Json, &report)?,
+        ReportFormat::Yaml => output::print_value(OutputFormat::Yaml, &report)?,
+        ReportFormat::Github => report::github(&report).iter().for_each(|line| print_line(line)),
+        ReportFormat::Sarif => output::print_value(OutputFormat::Json, &report::sarif(&report))?,
+        ReportFormat::Junit => print_line(&report::junit(&report, args.strict)),
     }
     Ok(if report.valid { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
 fn print_report(report: &ValidationReport) {
-    let header = ["SEVERITY", "FILE", "OBJECT", "FIELD", "PROBLEM"];
+    let header = ["SEVERITY", "LOCATION", "OBJECT", "FIELD", "PROBLEM"];
     let rows = report.findings.iter().map(|finding| {
-        let severity = match finding.severity {
-            Severity::Error => "error",
-            Severity::Warning => "warning",
-        };
-        [severity, &finding.file, &finding.object, &finding.field, &finding.message].map(strip_control_chars)
+        let severity: &str = finding.severity.into();
+        [severity, &finding.location(), &finding.object, &finding.field, &finding.message]
+            .map(strip_control_chars)
     });
     if !report.findings.is_empty() {
         output::table_lines(header, rows).iter().for_each(|line| print_line(line));
@@ -83,33 +111,27 @@ fn print_report(report: &ValidationReport) {
 fn check_documents(documents: &[Document]) -> ValidationReport {
     let schemas = Schemas::from_crds(&api::crds());
     let mut findings = Vec::new();
-    let (mut objects, mut paths_by_object) = (0, HashMap::<_, Vec<&Path>>::new());
+    let (mut checked, mut paths_by_object) = (Vec::new(), HashMap::<_, Vec<&Path>>::new());
     for document in documents {
-        let mut context =
-            FindingContext { file: &document.path, object: String::new(), findings: &mut findings };
-        let content = match &document.content {
-            Ok(content) => content,
-            Err(problem) => {
-                context.error("", "Unreadable", problem.clone());
-                continue;
-            }
+        let mut context = FindingContext {
+            file: &document.path,
+            source: Some(&document.source),
+            object: String::new(),
+            findings: &mut findings,
         };
-        for warning in &document.warnings {
-            context.warning("", "Ignored", warning.clone());
-        }
-        if !content.is_object() {
-            let problem = "a document is no object: it needs apiVersion, kind and metadata";
-            context.error("", "Unreadable", problem.to_owned());
-            continue;
-        }
+        let Some(content) = check_content(document, &mut context) else { continue };
         let owner = ownership(content);
-        if owner == Ownership::Foreign {
+        if owner == Ownership::Foreign && !lacks_kind(content) {
             continue;
         }
         let kind = content.get("kind").and_then(Value::as_str).unwrap_or_default();
-        context.object = format!("{kind} {}", key_of(content));
-        objects += usize::from(matches!(owner, Ownership::Own(_) | Ownership::Mistyped(_)));
+        context.object = format!("{kind} {}", key_of(content)).trim_start().to_owned();
+        if matches!(owner, Ownership::Own(_) | Ownership::Mistyped(_)) {
+            checked.push((document.path.display().to_string(), context.object.clone()));
+        }
+        let helm_tag = find_helm_value(document.source.text(), content);
         match owner {
+            Ownership::Own(_) if helm_tag.is_some() => add_helm(helm_tag.unwrap_or_default(), &mut context),
             Ownership::Own(kind) => {
                 let earlier = paths_by_object.entry(context.object.clone()).or_default();
                 check_duplicate(earlier, &mut context);
@@ -123,18 +145,59 @@ fn check_documents(documents: &[Document]) -> ValidationReport {
             }
             Ownership::Mistyped(problem) => context.error("apiVersion", "UnknownKind", problem),
             Ownership::Namesake(problem) => context.warning("apiVersion", "OtherApplication", problem),
-            Ownership::Foreign => {}
+            Ownership::Foreign => {
+                let problem =
+                    format!("is missing: write apiVersion: {API_VERSION} and kind: EventHook, or another");
+                context.error("kind", "UnknownKind", problem);
+            }
         }
     }
     check_references(documents, &mut findings);
+    findings.sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
     let valid = findings.iter().all(|finding| finding.severity != Severity::Error);
-    ValidationReport { valid, objects, findings }
+    ValidationReport { valid, objects: checked.len(), findings, checked }
+}
+
+/// Returns the content of a document if it can be checked, and reports problems of the file.
+fn check_content<'d>(document: &'d Document, context: &mut FindingContext<'_>) -> Option<&'d Value> {
+    let content = match &document.content {
+        Ok(content) => content,
+        Err(problem) => {
+            match find_helm_tag(document.source.text()) {
+                Some(at) => add_helm(at, context),
+                None => context.file_problem(Severity::Error, "Unreadable", problem),
+            }
+            return None;
+        }
+    };
+    for warning in &document.warnings {
+        context.file_problem(Severity::Warning, "Ignored", warning);
+    }
+    if !content.is_object() {
+        let problem = "a document is no object: it needs apiVersion, kind and metadata";
+        context.error("", "Unreadable", problem.to_owned());
+        return None;
+    }
+    Some(content)
+}
+
+fn add_helm(offset: usize, context: &mut FindingContext<'_>) {
+    let position = context.source.map(|source| source.position_of_offset(offset));
+    let finding = context.finding("", "NotRendered").at(position);
+    context.findings.push(Finding { message: NOT_RENDERED.to_owned(), ..finding });
+}
+
+/// Returns true for a document that is likely one of ours without a kind, which kubectl rejects.
+fn lacks_kind(content: &Value) -> bool {
+    let has = |pointer: &str| content.pointer(pointer).is_some();
+    !has("/kind") && has("/metadata") && (has("/spec/handler") || has("/spec/source"))
 }
 
 /// Returns the errors of one manifest, each with its field.
 pub fn find_errors(schemas: &Schemas, manifest: &Value) -> Vec<String> {
     let mut findings = Vec::new();
-    let mut context = FindingContext { file: Path::new(""), object: String::new(), findings: &mut findings };
+    let mut context =
+        FindingContext { file: Path::new(""), source: None, object: String::new(), findings: &mut findings };
     let violations = schemas.check(manifest);
     if violations.is_empty() {
         let kind = manifest.get("kind").and_then(Value::as_str).unwrap_or_default();
@@ -181,10 +244,11 @@ fn check_object(schemas: &Schemas, kind: &str, content: &Value, context: &mut Fi
 fn check_rules(kind: &str, document: &Value, context: &mut FindingContext<'_>) {
     match kind {
         "EventHook" => {
+            check_catalogue(document, context);
             if let Some(Handler::WebhookCustom(custom)) =
                 validate_with(document, context, hook::validate).map(|hook| hook.handler)
             {
-                check_escapes(&custom, context);
+                check_templates(&custom, context);
             }
         }
         "EventStream" => drop(validate_with(document, context, stream::validate)),
@@ -207,25 +271,4 @@ fn validate_with<K: DeserializeOwned, T>(
         }
     };
     validate(&object).map_err(|invalid| context.invalid(&invalid)).ok()
-}
-
-/// Warns of `{{ }}` in JSON bodies. It escapes for HTML: a quote in the value becomes `&quot;`, and a line end makes the JSON
-/// invalid.
-fn check_escapes(custom: &WebhookCustom, context: &mut FindingContext<'_>) {
-    let is_json_template = matches!(custom.body_format, TextFormat::Template) && custom.sends_json_text();
-    let Some(body) = custom.body.as_ref().filter(|_| is_json_template) else { return };
-    let Ok(template) = Template::parse(body) else { return };
-    for escaped in template.html_escaped_tags() {
-        let code = escaped.code.trim();
-        context.findings.push(Finding {
-            severity: Severity::Warning,
-            message: format!(
-                "line {}, column {}: {{{{ {code} }}}} escapes for HTML, not for JSON: write {{* json({code}) *}} without quotes around it",
-                escaped.line, escaped.column
-            ),
-            line: Some(escaped.line),
-            column: Some(escaped.column),
-            ..context.finding("spec.handler.webhookCustom.body", "HtmlInJson")
-        });
-    }
 }

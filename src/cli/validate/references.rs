@@ -34,8 +34,12 @@ pub fn check_references(documents: &[Document], findings: &mut Vec<Finding>) {
     for (document, content) in readable() {
         let Ownership::Own(kind) = ownership(content) else { continue };
         let found = find_references(content.get("spec").unwrap_or(&Value::Null));
-        let mut context =
-            FindingContext { file: &document.path, object: format!("{kind} {}", key_of(content)), findings };
+        let mut context = FindingContext {
+            file: &document.path,
+            source: Some(&document.source),
+            object: format!("{kind} {}", key_of(content)),
+            findings,
+        };
         for reference in &found {
             check_reference(reference, &key_of(content).namespace, &index, &mut context);
         }

@@ -6,7 +6,7 @@ use base64::engine::{GeneralPurpose, GeneralPurposeConfig};
 use serde_json::Value;
 
 use crate::cluster::Data;
-use crate::core::schema::{SchemaViolation, check_metadata, violation};
+use crate::core::schema::{SchemaViolation, check_metadata, unknown_field, violation};
 
 /// Base64 as Go reads it: with padding, and with any bits after the last byte.
 pub const BASE64: GeneralPurpose =
@@ -25,8 +25,7 @@ pub fn check_data_object(document: &Value, kind: &str) -> Vec<SchemaViolation> {
     };
     for name in document.as_object().into_iter().flat_map(|members| members.keys()) {
         if !known.contains(&name.as_str()) {
-            let problem = format!("unknown field \"{name:.64}\"; known fields: {}", known.join(", "));
-            violations.push(violation(name, problem));
+            violations.push(unknown_field(&format!("{name:.64}"), name, known.iter().copied()));
         }
     }
     let (data, problems) = read_data_object(document, kind);

@@ -2,14 +2,17 @@
 //! each other, with lists replaced by their items.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use super::encoding::decode_text;
 use super::json::{JsonDocuments, read_json};
+use super::source::{DocumentPlace, DocumentSource, FileProblem, Position};
 use super::yaml::{YamlDocument, YamlProblem, read_yaml};
 
 const MAX_FILE_BYTES: u64 = 16 * 1024 * 1024;
@@ -32,29 +35,57 @@ impl ManifestError {
 pub struct Document {
     pub path: PathBuf,
     /// Err if the file cannot be read or is not YAML; then this is the file's only `Document`.
-    pub content: Result<Value, String>,
+    pub content: Result<Value, FileProblem>,
     /// What kubectl ignores in the file; at its first document.
-    pub warnings: Vec<String>,
+    pub warnings: Vec<FileProblem>,
+    pub source: DocumentSource,
 }
 
-/// Reads every document of these files and folders. A path that does not exist or contains no manifest is an error.
+/// The path that stands for standard input.
+const STDIN: &str = "-";
+
+/// Reads every document of these files and folders; `-` is standard input. A path that does not exist or contains no manifest
+/// is an error.
 pub fn read_documents(paths: &[PathBuf]) -> Result<Vec<Document>, ManifestError> {
     let mut all = Vec::new();
-    for path in list_manifest_files(paths)? {
-        match read_file(&path) {
-            Ok(ParsedFile { documents, mut warnings, .. }) => {
-                all.extend(documents.into_iter().map(|content| Document {
-                    path: path.clone(),
-                    content: Ok(content),
-                    warnings: std::mem::take(&mut warnings),
-                }));
-            }
-            Err(ManifestError::Path { problem, .. }) => {
-                all.push(Document { path, content: Err(problem), warnings: Vec::new() });
+    for path in paths {
+        if path.as_os_str() == STDIN {
+            push_documents(Path::new("<stdin>"), read_limited(io::stdin().lock()), &mut all);
+        } else if fs::metadata(path).is_ok_and(|found| !found.is_dir()) {
+            // Also a pipe, such as /dev/fd/63 of a shell's process substitution.
+            push_documents(path, read_bytes(path), &mut all);
+        } else {
+            for path in list_manifest_files(std::slice::from_ref(path))? {
+                push_documents(&path, read_bytes(&path), &mut all);
             }
         }
     }
     Ok(all)
+}
+
+fn push_documents(path: &Path, bytes: io::Result<Vec<u8>>, all: &mut Vec<Document>) {
+    let decoded =
+        bytes.map_err(|error| FileProblem::new(error.to_string())).and_then(|bytes| decode_text(&bytes));
+    let text: Arc<str> = decoded.as_deref().unwrap_or_default().into();
+    let parsed = decoded.and_then(|text| {
+        let mut warnings = Vec::new();
+        Ok((parse_documents(&text, &mut warnings)?, warnings))
+    });
+    let source = |place| DocumentSource::new(text.clone(), place);
+    match parsed {
+        Ok((documents, mut warnings)) => all.extend(documents.into_iter().map(|(content, place)| Document {
+            path: path.to_owned(),
+            content: Ok(content),
+            warnings: std::mem::take(&mut warnings),
+            source: source(place),
+        })),
+        Err(problem) => all.push(Document {
+            path: path.to_owned(),
+            content: Err(problem),
+            warnings: Vec::new(),
+            source: source(DocumentPlace { range: 0..text.len(), first_line: 1, item: None }),
+        }),
+    }
 }
 
 /// The content of one file, with its hash.
@@ -63,7 +94,7 @@ pub struct ParsedFile {
     pub hash: [u8; 32],
     pub documents: Vec<Value>,
     /// What kubectl ignores in the file, each with its position.
-    pub warnings: Vec<String>,
+    pub warnings: Vec<FileProblem>,
 }
 
 /// Reads and parses the documents of a file.
@@ -74,10 +105,16 @@ pub fn read_file(path: &Path) -> Result<ParsedFile, ManifestError> {
 
 /// Reads the bytes of a file. A long file is an error.
 pub fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
-    if fs::metadata(path)?.len() > MAX_FILE_BYTES {
+    read_limited(fs::File::open(path)?)
+}
+
+fn read_limited(from: impl Read) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    from.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
         return Err(io::Error::other(format!("longer than {MAX_FILE_BYTES} bytes")));
     }
-    fs::read(path)
+    Ok(bytes)
 }
 
 /// Parses the bytes of a file; None if their hash is still `known_hash`.
@@ -96,97 +133,118 @@ fn parse_file(path: &Path, bytes: &[u8]) -> Result<ParsedFile, ManifestError> {
     let hash = Sha256::digest(bytes).into();
     let text = decode_text(bytes).map_err(|problem| ManifestError::new(path, problem))?;
     let mut warnings = Vec::new();
-    let documents = parse_text(&text, &mut warnings).map_err(|problem| ManifestError::new(path, problem))?;
-    let documents = documents.into_iter().flat_map(flatten_list).filter(|d| !d.is_null()).collect();
-    Ok(ParsedFile { hash, documents, warnings })
+    let documents =
+        parse_documents(&text, &mut warnings).map_err(|problem| ManifestError::new(path, problem))?;
+    Ok(ParsedFile { hash, documents: documents.into_iter().map(|(value, _)| value).collect(), warnings })
+}
+
+/// Parses the documents of a text, each with its place. Lists are replaced by their items.
+fn parse_documents(
+    text: &str,
+    warnings: &mut Vec<FileProblem>,
+) -> Result<Vec<(Value, DocumentPlace)>, FileProblem> {
+    let documents = parse_text(text, warnings)?;
+    Ok(documents.into_iter().flat_map(flatten_list).filter(|(value, _)| !value.is_null()).collect())
 }
 
 /// Parses a text. If it starts like a JSON object, reads JSON documents that follow each other. If the first or second is no
 /// JSON, it may be YAML, so reads the rest as YAML.
-fn parse_text(text: &str, warnings: &mut Vec<String>) -> Result<Vec<Value>, String> {
+fn parse_text(
+    text: &str,
+    warnings: &mut Vec<FileProblem>,
+) -> Result<Vec<(Value, DocumentPlace)>, FileProblem> {
+    let mut all = Vec::new();
     if !text.trim_start().starts_with('{') {
-        let mut documents = Vec::new();
-        return match parse_yaml(text, 1, &mut documents, warnings) {
-            Ok(()) => Ok(documents),
-            Err(problem) => Err(display(&problem)),
-        };
+        return parse_yaml(text, 0, &mut all, warnings).map(|()| all);
     }
-    let JsonDocuments { mut documents, duplicates, rest } = read_json(text)?;
-    warnings.extend(
-        duplicates.iter().map(|name| format!("{name:.64} occurs twice in one object: the last value counts")),
-    );
-    let Some((end, json_problem)) = rest else { return Ok(documents) };
-    let count = documents.len();
+    let JsonDocuments { documents, ends, duplicates, rest } = read_json(text)?;
+    let duplicate = |name: &String| {
+        FileProblem::new(format!("{name:.64} occurs twice in one object: the last value counts"))
+    };
+    warnings.extend(duplicates.iter().map(duplicate));
+    let mut start = 0;
+    for (value, end) in documents.into_iter().zip(ends) {
+        let place = DocumentPlace { range: start..end, first_line: line_of(text, start), item: None };
+        all.push((value, place));
+        start = end;
+    }
+    let Some((end, json_problem)) = rest else { return Ok(all) };
+    let count = all.len();
     if count > 1 {
         return Err(json_problem);
     }
-    let (before, rest) = text.split_at_checked(end).unwrap_or((text, ""));
-    match parse_yaml(rest, before.matches('\n').count() + 1, &mut documents, warnings) {
-        Ok(()) => Ok(documents),
+    match parse_yaml(text, end, &mut all, warnings) {
+        Ok(()) => Ok(all),
         // Neither JSON nor YAML, and more likely meant as JSON.
-        Err(_) if documents.len() == count => Err(json_problem),
-        Err(problem) => Err(display(&problem)),
+        Err(_) if all.len() == count => Err(json_problem),
+        Err(problem) => Err(problem),
     }
 }
 
-/// Parses YAML documents, which start in this line of the file. Appends those before a problem too.
+/// Returns the line of a byte, counted from 1.
+fn line_of(text: &str, at: usize) -> usize {
+    text.get(..at).unwrap_or_default().matches('\n').count() + 1
+}
+
+/// Parses the YAML documents after this byte of the file. Appends those before a problem too.
 fn parse_yaml(
     text: &str,
-    mut first_line: usize,
-    documents: &mut Vec<Value>,
-    warnings: &mut Vec<String>,
-) -> Result<(), YamlProblem> {
-    let mut chunk = String::new();
-    let mut chunk_line = first_line;
-    let mut finish = |chunk: &mut String, chunk_line: usize| {
-        let in_file = |problem: YamlProblem| YamlProblem { line: problem.line + chunk_line - 1, ..problem };
+    start: usize,
+    documents: &mut Vec<(Value, DocumentPlace)>,
+    warnings: &mut Vec<FileProblem>,
+) -> Result<(), FileProblem> {
+    let mut finish = |range: Range<usize>, first_line: usize| {
+        let in_file = |problem: YamlProblem| FileProblem {
+            position: Some(Position { line: problem.line + first_line - 1, column: problem.column }),
+            message: problem.message,
+        };
+        let chunk = text.get(range.clone()).unwrap_or_default();
         let YamlDocument { value, warnings: found } = read_yaml(chunk).map_err(in_file)?;
-        documents.push(value);
-        warnings.extend(found.into_iter().map(|found| display(&in_file(found))));
-        chunk.clear();
+        documents.push((value, DocumentPlace { range, first_line, item: None }));
+        warnings.extend(found.into_iter().map(in_file));
         Ok(())
     };
-    for line in text.lines() {
-        if let Some(rest) = line.strip_prefix("---") {
+    let (mut line, mut at) = (line_of(text, start), start);
+    let (mut chunk_line, mut chunk_start) = (line, start);
+    for content in text.get(start..).unwrap_or_default().split_inclusive('\n') {
+        if let Some(rest) = content.strip_prefix("---") {
             let rest = rest.trim();
             if !rest.is_empty() && !rest.starts_with('#') {
                 let message = "kubectl reads no text after --- in the same line: put it into the next line";
-                return Err(YamlProblem { line: first_line, column: 4, message: message.to_owned() });
+                let position = Some(Position { line, column: 4 });
+                return Err(FileProblem { position, message: message.to_owned() });
             }
-            finish(&mut chunk, chunk_line)?;
-            chunk_line = first_line + 1;
-        } else {
-            chunk.push_str(line);
-            chunk.push('\n');
+            finish(chunk_start..at, chunk_line)?;
+            (chunk_line, chunk_start) = (line + 1, at + content.len());
         }
-        first_line += 1;
+        line += 1;
+        at += content.len();
     }
-    finish(&mut chunk, chunk_line)
-}
-
-fn display(problem: &YamlProblem) -> String {
-    format!("line {}, column {}: {}", problem.line, problem.column, problem.message)
+    finish(chunk_start..at, chunk_line)
 }
 
 /// Replaces a list by its items. Like kubectl, takes every document with `items` for a list, such as `kind: List` or
 /// `kind: EventHookList`, whose items need no kind.
-fn flatten_list(mut document: Value) -> Vec<Value> {
+fn flatten_list((mut document, place): (Value, DocumentPlace)) -> Vec<(Value, DocumentPlace)> {
     let text = |document: &Value, name: &str| {
         document.get(name).and_then(Value::as_str).unwrap_or_default().to_owned()
     };
     let (version, kind) = (text(&document, "apiVersion"), text(&document, "kind"));
     let items = document.get_mut("items").filter(|items| items.is_array()).map(Value::take);
-    let Some(Value::Array(items)) = items else { return vec![document] };
-    let add_kind = |item: Value| match item {
-        Value::Object(mut members) if lacks_kind(&members) => {
-            let item_kind = kind.strip_suffix("List").unwrap_or(&kind);
-            members.insert("kind".to_owned(), item_kind.into());
-            members.insert("apiVersion".to_owned(), version.clone().into());
-            Value::Object(members)
+    let Some(Value::Array(items)) = items else { return vec![(document, place)] };
+    let add_kind = |(index, item): (usize, Value)| {
+        let place = DocumentPlace { item: Some(index), ..place.clone() };
+        match item {
+            Value::Object(mut members) if lacks_kind(&members) => {
+                let item_kind = kind.strip_suffix("List").unwrap_or(&kind);
+                members.insert("kind".to_owned(), item_kind.into());
+                members.insert("apiVersion".to_owned(), version.clone().into());
+                (Value::Object(members), place)
+            }
+            item => (item, place),
         }
-        item => item,
     };
-    items.into_iter().map(add_kind).collect()
+    items.into_iter().enumerate().map(add_kind).collect()
 }
 
 fn lacks_kind(members: &Map<String, Value>) -> bool {
@@ -209,9 +267,14 @@ pub fn list_manifest_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, ManifestEr
 }
 
 fn collect_files(path: &Path, files: &mut Vec<PathBuf>) -> Result<(), ManifestError> {
-    if fs::metadata(path).map_err(|e| ManifestError::new(path, e))?.is_file() {
+    let metadata = fs::metadata(path).map_err(|e| ManifestError::new(path, e))?;
+    if metadata.is_file() {
         files.push(path.to_owned());
         return Ok(());
+    }
+    // A pipe would be empty when it is read again.
+    if !metadata.is_dir() {
+        return Err(ManifestError::new(path, "is neither a file nor a folder"));
     }
     // The entry has its type, so a scan of a large folder needs no call for each file.
     let read_entry = |entry: io::Result<fs::DirEntry>| {
@@ -247,7 +310,7 @@ mod tests {
 
     fn parse(text: &str) -> Result<(Vec<Value>, Vec<String>), String> {
         let parsed = parse_file(Path::new("f"), text.as_bytes()).map_err(|error| error.to_string())?;
-        Ok((parsed.documents, parsed.warnings))
+        Ok((parsed.documents, parsed.warnings.iter().map(ToString::to_string).collect()))
     }
 
     fn read(text: &str) -> Vec<Value> {
@@ -278,9 +341,9 @@ mod tests {
             ("a: 1\n---\nb: 2\n--- c\n", "f: line 4, column 4"),
             ("a: 1\n---\nb: 2\nc: [\n", "line 4, column 4"),
             ("{\"a\": 1}\n---\nb: .inf\n", "line 3, column 4"),
-            ("{\"a\": 1}{\"b\": 2}\n{\"c\": }", "line 2 column 7"),
+            ("{\"a\": 1}{\"b\": 2}\n{\"c\": }", "line 2, column 7"),
             ("{\"a\": 1e999}", "out of range"),
-            ("{\"a\": [}", "line 1 column 8"),
+            ("{\"a\": [}", "line 1, column 8"),
         ] {
             let problem = parse(text).unwrap_err();
             assert!(problem.contains(part), "{text}: {problem}");

@@ -1,7 +1,9 @@
 //! Decodes the text of a file: UTF-8, or UTF-16 with a byte order mark, which Windows PowerShell's `>` writes.
 
+use super::source::{FileProblem, Position};
+
 /// Decodes a text. An error: it is in another encoding.
-pub fn decode_text(bytes: &[u8]) -> Result<String, String> {
+pub fn decode_text(bytes: &[u8]) -> Result<String, FileProblem> {
     let utf16 = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
         let (pairs, odd) = bytes.as_chunks::<2>();
         let units = pairs.iter().map(|pair| unit(*pair));
@@ -17,10 +19,14 @@ pub fn decode_text(bytes: &[u8]) -> Result<String, String> {
     }
 }
 
-fn decode_utf8(bytes: &[u8]) -> Result<String, String> {
+fn decode_utf8(bytes: &[u8]) -> Result<String, FileProblem> {
     let text = str::from_utf8(bytes).map_err(|error| {
-        let line = bytes.iter().take(error.valid_up_to()).filter(|byte| **byte == b'\n').count() + 1;
-        format!("line {line}: not UTF-8: save the file as UTF-8")
+        let before = bytes.get(..error.valid_up_to()).unwrap_or_default();
+        let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+        let column =
+            String::from_utf8_lossy(before).rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+        let message = "not UTF-8: save the file as UTF-8".to_owned();
+        FileProblem { position: Some(Position { line, column }), message }
     })?;
     Ok(text.to_owned())
 }
@@ -41,8 +47,9 @@ mod tests {
             (&[0xFF, 0xFE], &little),
             (&[0xFE, 0xFF], &big),
         ] {
-            assert_eq!(decode_text(&[mark, bytes].concat()).as_deref(), Ok(text), "{mark:?}");
+            assert_eq!(decode_text(&[mark, bytes].concat()).unwrap(), text, "{mark:?}");
         }
-        assert!(decode_text(b"a: 1\nb: \xE9").unwrap_err().contains("line 2"));
+        let problem = decode_text(b"a: 1\nb: \xE9").unwrap_err();
+        assert_eq!(problem.position, Some(Position { line: 2, column: 4 }));
     }
 }

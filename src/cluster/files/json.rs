@@ -4,33 +4,46 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::number::stored_number;
+use super::source::{FileProblem, Position};
 use crate::core::event::data::{Build, EscapedText, MAX_READ_DEPTH, UnreadableData, read};
 
 /// The documents at the start of a text that are JSON.
 pub struct JsonDocuments {
     pub documents: Vec<Value>,
+    /// The byte after each document.
+    pub ends: Vec<usize>,
     /// Names that occur twice in one object.
     pub duplicates: Vec<String>,
     /// How many bytes they have, and why the rest is no JSON. None: all of the text is JSON.
-    pub rest: Option<(usize, String)>,
+    pub rest: Option<(usize, FileProblem)>,
 }
 
 /// Reads JSON documents that follow each other.
-pub fn read_json(text: &str) -> Result<JsonDocuments, String> {
+pub fn read_json(text: &str) -> Result<JsonDocuments, FileProblem> {
     let mut stream = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
     let mut builder = Builder::default();
-    let (mut documents, mut end) = (Vec::new(), 0);
+    let (mut documents, mut ends) = (Vec::new(), Vec::new());
     let rest = loop {
         match stream.next() {
             None => break None,
             Some(Ok(raw)) => {
-                documents.push(read(raw.get(), MAX_READ_DEPTH, &mut builder)?);
-                end = stream.byte_offset();
+                let document = read(raw.get(), MAX_READ_DEPTH, &mut builder);
+                documents.push(document.map_err(|JsonProblem(problem)| FileProblem::new(problem))?);
+                ends.push(stream.byte_offset());
             }
-            Some(Err(error)) => break Some((end, error.to_string())),
+            Some(Err(error)) => break Some((ends.last().copied().unwrap_or_default(), of_json(&error))),
         }
     };
-    Ok(JsonDocuments { documents, duplicates: builder.duplicates, rest })
+    Ok(JsonDocuments { documents, ends, duplicates: builder.duplicates, rest })
+}
+
+/// Separates the position from serde_json's message.
+fn of_json(error: &serde_json::Error) -> FileProblem {
+    let (line, column) = (error.line(), error.column());
+    let text = error.to_string();
+    let message = text.strip_suffix(&format!(" at line {line} column {column}")).unwrap_or(&text).to_owned();
+    // serde_json counts no column for a problem at the end of a line.
+    FileProblem { position: Some(Position { line, column: column.max(1) }), message }
 }
 
 #[derive(Default)]
@@ -43,12 +56,6 @@ struct JsonProblem(String);
 impl From<UnreadableData> for JsonProblem {
     fn from(error: UnreadableData) -> Self {
         JsonProblem(error.to_string())
-    }
-}
-
-impl From<JsonProblem> for String {
-    fn from(problem: JsonProblem) -> Self {
-        problem.0
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{SchemaViolation, sorted, violation, wrong_type};
+use super::{SchemaViolation, unknown_field, violation, wrong_type};
 use crate::core::names::{NAMESPACE_RULE, OBJECT_NAME_RULE, is_namespace, is_object_name};
 
 /// The most bytes of all annotations of an object.
@@ -49,8 +49,7 @@ pub fn check_metadata(object: &Value, violations: &mut Vec<SchemaViolation>) {
     let members = object.get("metadata").and_then(Value::as_object).into_iter().flat_map(Map::keys);
     for unknown in members.filter(|name| !MEMBERS.contains(&name.as_str())) {
         let path = format!("metadata.{unknown:.64}");
-        let known = sorted(MEMBERS.into_iter());
-        violations.push(violation(&path, format!("unknown field \"{path}\"; known fields: {known}")));
+        violations.push(unknown_field(&path, unknown, MEMBERS.into_iter()));
     }
 }
 

@@ -11,6 +11,7 @@ use std::collections::HashMap;
 
 use serde_json::{Map, Value};
 
+use super::suggest::did_you_mean;
 pub use metadata::check_metadata;
 
 /// A violation of the schema.
@@ -50,10 +51,15 @@ impl Schemas {
         let text = |name: &str| object.get(name).and_then(Value::as_str).unwrap_or_default();
         let (version, kind) = (text("apiVersion"), text("kind"));
         let Some(versions) = self.0.get(kind) else {
-            return vec![violation(
-                "kind",
-                format!("there is no kind {kind}; the kinds are {}", sorted(self.0.keys())),
-            )];
+            let known = sorted(self.0.keys());
+            let problem = match kind {
+                "" => format!("is missing: write one of {known}"),
+                _ => {
+                    let suggestion = did_you_mean(kind, self.0.keys().map(String::as_str));
+                    format!("there is no kind {kind}{suggestion}; the kinds are {known}")
+                }
+            };
+            return vec![violation("kind", problem)];
         };
         let Some(schema) = versions.get(version) else {
             let known = sorted(versions.keys());
@@ -78,6 +84,16 @@ impl Schemas {
 
 pub fn violation(field: &str, problem: impl Into<String>) -> SchemaViolation {
     SchemaViolation { field: field.to_owned(), problem: problem.into() }
+}
+
+/// The violation of a field that does not exist, with the name that its author likely meant.
+pub fn unknown_field<'k>(
+    path: &str,
+    name: &str,
+    known: impl Iterator<Item = &'k str> + Clone,
+) -> SchemaViolation {
+    let suggestion = did_you_mean(name, known.clone());
+    violation(path, format!("unknown field \"{path}\"{suggestion}; known fields: {}", sorted(known)))
 }
 
 fn sorted<'a>(names: impl Iterator<Item = &'a (impl AsRef<str> + ?Sized + 'a)>) -> String {
@@ -161,9 +177,7 @@ fn check_object(schema: &Value, map: &Map<String, Value>, path: &str, violations
             Some(schema) => check_value(schema, value, &below(name), violations),
             None if preserves_unknown => {}
             None => {
-                let known = sorted(properties.keys());
-                let path = below(name);
-                violations.push(violation(&path, format!("unknown field \"{path}\"; known fields: {known}")));
+                violations.push(unknown_field(&below(name), name, properties.keys().map(String::as_str)));
             }
         }
     }

@@ -70,6 +70,15 @@ pub struct EscapedTag<'a> {
     pub code: &'a str,
 }
 
+/// The beginning of a tag whose end is missing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnclosedTag {
+    pub line: usize,
+    pub column: usize,
+    pub open: &'static str,
+    pub close: &'static str,
+}
+
 impl Template {
     /// Parses a template. Rejects Lua that templates may not use, but does not compile it: see [`Template::check`].
     pub fn parse(text: &str) -> Result<Template, Diagnostic> {
@@ -142,6 +151,34 @@ impl Template {
     /// Generates a Lua chunk that returns the rendered text, with a mapping from its lines to those of the template.
     pub fn generate(&self) -> Generated {
         generate::generate(&self.text, &self.parts)
+    }
+
+    /// Returns the first tag of each kind that is text because its end is missing.
+    pub fn unclosed_tags(&self) -> Vec<UnclosedTag> {
+        fn texts<'p>(parts: &'p [Part], found: &mut Vec<&'p Range<usize>>) {
+            for part in parts {
+                match part {
+                    Part::Text(range) => found.push(range),
+                    Part::Block { parts, .. } => texts(parts, found),
+                    Part::Write { .. } | Part::Code(_) => {}
+                }
+            }
+        }
+        let mut ranges = Vec::new();
+        texts(&self.parts, &mut ranges);
+        let first_unclosed = |(open, close): (&'static str, &'static str)| {
+            let last_close = self.text.rfind(close);
+            let offsets = ranges.iter().flat_map(|range| {
+                slice(&self.text, range).match_indices(open).map(|(at, _)| range.start + at)
+            });
+            let is_escaped = |at: usize| self.text.get(..at).is_some_and(|before| before.ends_with('\\'));
+            let at = offsets
+                .filter(|at| !is_escaped(*at))
+                .find(|at| last_close.is_none_or(|close| close < *at))?;
+            let Diagnostic { line, column, .. } = Diagnostic::at(&self.text, at, String::new());
+            Some(UnclosedTag { line, column, open, close })
+        };
+        [("{{", "}}"), ("{*", "*}"), ("{%", "%}")].into_iter().filter_map(first_unclosed).collect()
     }
 
     /// Returns the `{{ }}` tags. They escape for HTML, which is rarely correct in JSON.

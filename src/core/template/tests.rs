@@ -239,3 +239,22 @@ proptest! {
         prop_assert!((parsed - number).abs() <= number.abs() * 1e-13);
     }
 }
+
+#[test]
+fn finds_unclosed_tags() {
+    let found = |text: &str| {
+        let tags = Template::parse(text).unwrap().unclosed_tags();
+        tags.into_iter().map(|tag| (tag.line, tag.column, tag.open)).collect::<Vec<_>>()
+    };
+    for (text, expected) in [
+        ("a {{ b }} c", vec![]),
+        ("{\"a\": {\"b\": 1}}", vec![]),
+        ("a\n {{ b } c {{ d", vec![(2, 2, "{{")]),
+        ("{{ a }} {* b", vec![(1, 9, "{*")]),
+        ("{% if a then", vec![(1, 1, "{%")]),
+        ("\\{{ a", vec![]),
+        ("{-raw-}{{ a }}{-raw-}", vec![]),
+    ] {
+        assert_eq!(found(text), expected, "{text}");
+    }
+}

@@ -17,14 +17,15 @@ mod why;
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{get, post};
+use axum::{Json, Router};
 
 use super::local_access::{LocalAccess, protect};
 use super::problem::HttpProblem;
+use crate::core::version::Version;
 use crate::metrics::Metrics;
 pub use state::ApiState;
 
@@ -43,6 +44,8 @@ pub fn router(state: ApiState, access: Option<&Arc<LocalAccess>>) -> Router {
         .route(&v1("replays/{id}/cancel"), post(replays::cancel))
         .route(&v1("events/{event}/explain"), get(explain::explain))
         .merge(kong::routes())
+        // As at the Kubernetes API server, everybody may read the version.
+        .route("/version", get(|| async { Json(Version::current()) }))
         .fallback(|| async {
             HttpProblem::new(
                 404,

@@ -14,7 +14,9 @@ use crate::core::time::Millis;
 use crate::memory::Reservation;
 use crate::metrics::Metrics;
 use crate::worker::dispatch::DispatchHandle;
-use crate::worker::store::{AcceptedEvent, Fate, IngestStore, NewEvent, PendingDelivery, StoreError};
+use crate::worker::store::{
+    AcceptedEvent, Fate, InFlightAccept, IngestStore, NewEvent, PendingDelivery, StoreError,
+};
 
 /// Requests that are handed over in one batch.
 const BATCH: usize = 512;
@@ -49,9 +51,25 @@ impl Committer {
         Committer { store, committed }
     }
 
+    /// Announces the events of a request that is complete and authorized, so that the store can commit them together with
+    /// those of other requests.
+    ///
+    /// Lets other requests run first: those that have arrived too are then announced before this one is committed.
+    pub async fn announce(&self) -> InFlightAccept {
+        let announced = self.store.announce();
+        tokio::task::yield_now().await;
+        announced
+    }
+
     /// Commits events, all or none. Cancel safe: once called, the events are committed and handed over even if the future
     /// is dropped. `memory` stays reserved until then.
-    pub async fn commit(&self, events: Vec<NewEvent>, now: Millis, memory: Reservation) -> CommitResult {
+    pub async fn commit(
+        &self,
+        events: Vec<NewEvent>,
+        now: Millis,
+        memory: Reservation,
+        announced: InFlightAccept,
+    ) -> CommitResult {
         let (reply, received) = oneshot::channel();
         let committed = self.committed.clone();
         let on_commit = move |events, result| {
@@ -59,6 +77,7 @@ impl Committer {
             committed.send(CommittedRequest { events, now, result, reply, memory }).ok();
         };
         self.store.accept_then(events, now, Box::new(on_commit));
+        drop(announced);
         received.await.unwrap_or(Err(StoreError::Closed))
     }
 }

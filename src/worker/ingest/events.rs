@@ -24,7 +24,7 @@ use crate::memory::Reservation;
 use crate::worker::body::{BodySender, read_body};
 use crate::worker::problem::HttpProblem;
 use crate::worker::request::{ValidPath, token};
-use crate::worker::store::{AcceptedEvent, Dedup, NewEvent, StoreError};
+use crate::worker::store::{AcceptedEvent, Dedup, InFlightAccept, NewEvent, StoreError};
 
 /// The result of an accepted request.
 enum PublishOutcome {
@@ -86,6 +86,7 @@ async fn accept(
     let sender = BodySender::Authorized { memory: state.memory.requests(), namespace: &owner };
     let body = read_body(body, headers, max, sender).await;
     let body = body.map_err(|error| HttpProblem::unreadable_body(&error, || too_big(max)))?;
+    let announced = state.committer.announce().await;
     let fields = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
     let now = Millis::now();
     let parsed = parse_request(content_type, fields, &body.bytes, limits.max_event_bytes)?;
@@ -97,7 +98,7 @@ async fn accept(
     let mut memory = body.into_events_memory();
     reserve_views(&mut memory, length, &drafts)
         .map_err(|error| HttpProblem::unreadable_body(&error, || too_big(max)))?;
-    let all = commit_events(state, drafts, namespace, headers, now, memory).await?;
+    let all = commit_events(state, drafts, namespace, headers, now, (memory, announced)).await?;
     match is_batch {
         true => Ok(PublishOutcome::Batch(all)),
         false => Ok(PublishOutcome::One(all.into_iter().next().ok_or(StoreError::Closed)?)),
@@ -111,7 +112,7 @@ async fn commit_events(
     namespace: String,
     headers: &HeaderMap,
     now: Millis,
-    memory: Reservation,
+    (memory, announced): (Reservation, InFlightAccept),
 ) -> Result<Vec<AcceptedEvent>, HttpProblem> {
     if drafts.is_empty() {
         return Ok(Vec::new());
@@ -133,7 +134,7 @@ async fn commit_events(
     let deliveries = decide_deliveries(matched, now).await?;
     let new = events.into_iter().zip(dedups).zip(deliveries);
     let new = new.map(|((event, dedup), deliveries)| NewEvent { event, dedup, deliveries }).collect();
-    Ok(state.committer.commit(new, now, memory).await?)
+    Ok(state.committer.commit(new, now, memory, announced).await?)
 }
 
 /// Imports the hop count from the request's header, which is present if a hook delivered the event to this port. Uses

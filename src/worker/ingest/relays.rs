@@ -111,6 +111,7 @@ async fn accept(state: &IngestState, key: &ObjectKey, headers: &HeaderMap, body:
         Ok(body) => body,
         Err(error) => return unreadable(&error, max),
     };
+    let announced = state.committer.announce().await;
     let mut draft = match parse_relayed(&body.bytes) {
         Ok(draft) => draft,
         Err(bad) => return RelayOutcome::Refused(bad.into()),
@@ -147,7 +148,8 @@ async fn accept(state: &IngestState, key: &ObjectKey, headers: &HeaderMap, body:
     let dead = guarded.meta().deletion_timestamp.is_some().then_some(DeliveryReason::HookDeleted);
     let deliveries = deliveries.into_iter().flatten();
     let deliveries = deliveries.map(|delivery| NewDelivery { dead, ..delivery }).collect();
-    match state.committer.commit(vec![NewEvent { event, dedup, deliveries }], now, memory).await {
+    let new = vec![NewEvent { event, dedup, deliveries }];
+    match state.committer.commit(new, now, memory, announced).await {
         Ok(accepted) => {
             let accepted = accepted.into_iter().next();
             accepted.map_or(RelayOutcome::RetryLater("Closed"), RelayOutcome::Accepted)

@@ -80,6 +80,7 @@ async fn accept(
         BodyError::Broken => retry_later("BrokenBody", "the body ended early or took too long"),
         error => HttpProblem::unreadable_body(&error, || HttpProblem::event_too_big(max)),
     })?;
+    let announced = state.committer.announce().await;
     let draft = parse_streamed(&body.bytes)?;
     let length = body.bytes.len();
     let mut memory = body.into_events_memory();
@@ -100,7 +101,7 @@ async fn accept(
     let hooks = state.index.matching(&event);
     let deliveries = decide_deliveries(vec![(event.clone(), hooks)], now).await?;
     let new = vec![NewEvent { event, dedup, deliveries: deliveries.into_iter().flatten().collect() }];
-    let accepted = state.committer.commit(new, now, memory).await.map_err(|error| {
+    let accepted = state.committer.commit(new, now, memory, announced).await.map_err(|error| {
         // Never 429: it is a 4xx, after which Auth0 gives up.
         HttpProblem { status: 503, ..HttpProblem::from(error) }
     })?;

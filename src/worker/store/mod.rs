@@ -21,6 +21,7 @@ mod events;
 mod history;
 mod history_store;
 mod ids;
+mod in_flight;
 mod ingest_store;
 mod limits;
 mod maintenance_store;
@@ -40,6 +41,7 @@ pub use history::{
 };
 pub use history_store::HistoryStore;
 pub use ids::{DeliverySeq, EventSeq, HookId, event_seq};
+pub use in_flight::{InFlightAccept, InFlightAccepts};
 pub use ingest_store::IngestStore;
 pub use limits::{Retention, Shares, StoreSpace, StoreStats, StoredTimes};
 pub use maintenance_store::MaintenanceStore;

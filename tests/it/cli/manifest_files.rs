@@ -266,7 +266,8 @@ async fn validate_warns_of_what_kubectl_ignores() {
     let (code, out) = validate(&folder).await;
     assert_eq!(code, 0, "{out}");
     for part in [
-        "line 9, column 23: b occurs twice",
+        "twice.yaml:9:23",
+        "b occurs twice",
         "what follows the end of the document",
         "Connection of airflow.example.com belongs to another application",
         "2 objects are valid",

@@ -2,10 +2,29 @@
 
 mod commands;
 mod diff;
+mod environment;
 mod import;
 mod manifest_files;
 mod orphans;
 mod release;
 mod standalone;
 mod store;
+mod terminal;
 mod usage_errors;
+mod validate;
+mod version;
+
+use crate::harness::Process;
+
+/// Runs the program. Returns the exit code, standard output and standard error.
+async fn run(args: &[&str]) -> (i32, String, String) {
+    run_with(args, &[]).await
+}
+
+/// Runs the program with these variables.
+async fn run_with(args: &[&str], envs: &[(&str, &str)]) -> (i32, String, String) {
+    let mut command = Process::command(args, envs);
+    let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+    let [out, error] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+    (output.status.code().unwrap(), out, error)
+}

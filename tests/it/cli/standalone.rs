@@ -104,7 +104,10 @@ async fn invalid_start_exits_with_one_line() {
             &["--manifests", &manifests, "--data", &data, "--api-listen", "0.0.0.0:0"],
             "--api-listen 0.0.0.0:0",
         ),
-        (&["--manifests", &manifests, "--data", &data, "--listen", "nonsense"], "--listen nonsense"),
+        (
+            &["--manifests", &manifests, "--data", &data, "--listen", "nonsense"],
+            "'nonsense' for '--listen <ADDRESS>'",
+        ),
         (&["--manifests", &manifests, "--data", &data, "--listen", "127.0.0.1:0"], "--listen 127.0.0.1:0"),
         (&["--manifests", &manifests, "--data", &data, "--token-file", &token], "is empty"),
         (&["--manifests", &manifests, "--data", &data, "--token-file", "/no/such"], "/no/such"),

@@ -3,13 +3,40 @@
 use std::net::TcpListener;
 
 use crate::harness::manifests::{hook, manifest};
-use crate::harness::{Process, free_port, watchdog};
+use crate::harness::{DEADLINE, Process, free_port, watchdog};
 
 /// Runs the program. Returns the exit code and standard error.
 async fn run(args: &[&str], env: &[(&str, &str)]) -> (i32, String) {
     let mut command = Process::command(args, env);
     let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
     (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+}
+
+/// The forms that `run`, `worker` and `standalone` take too.
+#[tokio::test(flavor = "multi_thread")]
+async fn test_servers_listen_on_every_form_of_address() {
+    for command in [&["receive"][..], &["emulate", "kong"], &["emulate", "auth0"]] {
+        for host in ["", "localhost", "127.0.0.1"] {
+            let address = format!("{host}:{}", free_port());
+            let process = Process::spawn([command, &["--listen", &address]].concat(), &[]);
+            let line = process.wait_for_line(|line| line.contains(" listening on "), DEADLINE).await;
+            let port = address.rsplit(':').next().unwrap();
+            assert!(line.ends_with(&format!(":{port}")), "{line}");
+            assert!(host.is_empty() != line.contains("//127.0.0.1:") || line.contains("[::1]"), "{line}");
+            assert!(process.terminate().await.success());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reports_a_variable_as_the_origin_of_a_value() {
+    let (code, error) = run(&["receive"], &[("HOOKSTREAM_DELAY", "2d")]).await;
+    assert_eq!(code, 2);
+    assert!(
+        error.contains("(from the variable HOOKSTREAM_DELAY): see `hookstream receive --help`"),
+        "{error}"
+    );
+    assert_eq!(error.lines().count(), 1, "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -48,7 +75,33 @@ async fn reports_each_error_in_one_line() {
             2,
             "give a token file, or listen on 127.0.0.1",
         ),
-        (vec!["standalone", "--manifests", &two, "--data", &data, "--listen", "here"], 2, "--listen here"),
+        (
+            vec!["standalone", "--manifests", &two, "--data", &data, "--listen", "here"],
+            2,
+            "invalid value 'here' for '--listen <ADDRESS>': must be HOST:PORT or :PORT",
+        ),
+        (
+            vec!["receive", "--listen", "http://127.0.0.1:9000"],
+            2,
+            "must be HOST:PORT without a scheme, such as 127.0.0.1:8080: see `hookstream receive --help`",
+        ),
+        (vec!["emulate", "kong", "--listen", "::1"], 2, "an IPv6 address needs brackets, such as [::1]:8080"),
+        (
+            vec!["deliveries", "list", "-n", "shop", "--url", "localhost:8082"],
+            2,
+            "must be an http or https URL, such as http://HOST:PORT: see `hookstream deliveries list --help`",
+        ),
+        (
+            vec!["deliveries", "list"],
+            2,
+            "were not provided: --namespace <NAMESPACE>: see `hookstream deliveries list --help`",
+        ),
+        (
+            vec!["validat", "x"],
+            2,
+            "unrecognized subcommand 'validat': a similar subcommand exists: 'validate'",
+        ),
+        (vec!["validate", "x", "--ouput", "json"], 2, "a similar argument exists: '--output'"),
         (
             vec!["standalone", "--manifests", &two, "--data", &data, "--token-file", &token],
             2,

@@ -1,5 +1,6 @@
 //! Runs docs/quickstart.md as written, on a cluster of its own.
 
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -8,16 +9,15 @@ use serde_json::{Value, json};
 use super::pages::{blocks, root};
 use crate::harness::helm::{Container, local_values, values_file};
 use crate::harness::manifests::merged;
-use crate::harness::{
-    ControlPlane, DEADLINE, Process, Receiver, Reply, eventually, free_port, run, tool, watchdog,
-};
+use crate::harness::{ControlPlane, DEADLINE, Process, eventually, free_port, run, tool, watchdog};
 
 const HOME: &str = "hookstream-system";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn quickstart_works_as_written() {
     let cluster = ControlPlane::bare().await.unwrap();
-    let receiver = Receiver::start(|_, _| Reply::status(200));
+    let receiver_port = documented_port();
+    let receiver_url = format!("http://127.0.0.1:{receiver_port}");
     let [ingest, api, ops] = [free_port(), free_port(), free_port()];
     let values = values_file(&merged(
         local_values([ingest, api, ops], &format!("http://127.0.0.1:{ingest}")),
@@ -30,17 +30,18 @@ async fn quickstart_works_as_written() {
     };
 
     let text = std::fs::read_to_string(root().join("docs/quickstart.md")).unwrap();
-    let mut processes = Vec::new();
+    let (mut processes, mut receiver) = (Vec::new(), None);
     for block in blocks(&text).into_iter().filter(|block| !block.marked) {
         for command in &block.commands {
             // Local ports in place of names that only a cluster's DNS resolves.
             let command = command.replace("charts/hookstream ", &format!("charts/hookstream -f {values} "));
-            let command = command.replace("http://receiver.shop.svc:8090", &receiver.url());
+            let command = command.replace("http://receiver.shop.svc:8090", &receiver_url);
+            let command = command.replace(":8090", &format!(":{receiver_port}"));
             let output = shell.run(&command).await.unwrap_or_else(|e| panic!("{command}: {e}"));
             if command.contains("apply -f deploy/samples/cluster") {
                 // The receiver is local; the misspelled one stays unknown.
                 let patch =
-                    json!({"spec": {"handler": {"webhook": {"url": format!("{}/orders", receiver.url())}}}});
+                    json!({"spec": {"handler": {"webhook": {"url": format!("{receiver_url}/orders")}}}});
                 shell
                     .run(&format!("kubectl -n shop patch evh/orders --type=merge -p '{patch}'"))
                     .await
@@ -49,21 +50,55 @@ async fn quickstart_works_as_written() {
             if command.contains("--install hookstream charts") {
                 processes.push(pods(&cluster, ops).await);
             }
+            if command.contains("create deployment receiver") {
+                receiver = Some(start_receiver(&cluster).await);
+            }
             if command.contains("explain") {
                 assert!(output.contains("refunds") && output.contains("REASON NOT MATCHED"), "{output}");
             }
             if command.contains("patch evh/refunds") {
                 // The next command would delete the hook of the pending delivery.
-                receiver.wait_for(2, DEADLINE).await;
+                wait_for_requests(receiver.as_ref().unwrap(), 2).await;
             }
             if command.contains("deliveries list") {
                 assert!(output.contains("orders") && output.contains("refunds"), "{output}");
             }
         }
     }
-    let paths: Vec<String> =
-        receiver.wait_for(2, DEADLINE).await.into_iter().map(|request| request.path).collect();
-    assert_eq!(paths, ["/orders", "/refunds"]);
+    assert_eq!(wait_for_requests(receiver.as_ref().unwrap(), 2).await, ["/orders", "/refunds"]);
+}
+
+/// Returns the receiver's port in the document, or a free one if another process has it.
+fn documented_port() -> u16 {
+    match TcpListener::bind((Ipv4Addr::UNSPECIFIED, 8090)) {
+        Ok(_) => 8090,
+        Err(_) => free_port(),
+    }
+}
+
+/// Starts the command of the receiver's Deployment as a kubelet would.
+async fn start_receiver(cluster: &ControlPlane) -> Process {
+    let get = ["-n", "shop", "get", "deployment", "receiver", "-o", "json"];
+    let object: Value = serde_json::from_str(&cluster.kubectl(get, "").await.unwrap()).unwrap();
+    let command = &object["spec"]["template"]["spec"]["containers"][0]["command"];
+    let words: Vec<&str> = command.as_array().unwrap().iter().map(|word| word.as_str().unwrap()).collect();
+    let (program, args) = words.split_first().unwrap();
+    // The program's path in the image.
+    assert_eq!(*program, "/usr/bin/hookstream");
+    let process = Process::spawn(args, &[]);
+    process.wait_for_line(|line| line.contains("receiver listening on "), DEADLINE).await;
+    process
+}
+
+/// Waits until the receiver has printed this number of accepted requests. Returns their paths.
+async fn wait_for_requests(receiver: &Process, count: usize) -> Vec<String> {
+    eventually(DEADLINE, "requests at the receiver", async || {
+        let log = receiver.log();
+        let accepted = log.lines().filter(|line| line.contains(" answered: 200 "));
+        let paths: Vec<String> = accepted.map(|line| line.split(' ').nth(2).unwrap().to_owned()).collect();
+        if paths.len() >= count { Ok(paths) } else { Err(log) }
+    })
+    .await
 }
 
 /// Returns a folder with the repository's files and the tools, in which the token is written.

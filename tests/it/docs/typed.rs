@@ -14,8 +14,9 @@ use crate::harness::standalone::Standalone;
 use crate::harness::{Auth0, DEADLINE, Kong, Process, Receiver, Reply, eventually, free_port, run, watchdog};
 
 /// The documents whose unmarked commands run here.
-pub const DOCUMENTS: [&str; 8] = [
+pub const DOCUMENTS: [&str; 9] = [
     "docs/auth0.md",
+    "docs/command-line.md",
     "docs/deliveries.md",
     "docs/emulators.md",
     "docs/kong.md",

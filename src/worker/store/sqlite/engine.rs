@@ -104,7 +104,6 @@ impl SqliteStore {
             shared: shared.clone(),
             tuning,
             cache: WriterCache::new(keys),
-            recent_group: 0,
             marked: Millis::default(),
         };
         let thread = std::thread::Builder::new()
@@ -147,7 +146,9 @@ impl SqliteStore {
             Err(error) => return reply(Vec::new(), Err(error)),
         };
         permit.send(Operation::Accept { rows, bytes, now, reply });
-        self.writer.unpark();
+        if self.shared.take_awaits_accept() {
+            self.writer.unpark();
+        }
     }
 
     /// Converts the events to rows and reserves a slot of the queue and their bytes.

@@ -10,9 +10,9 @@ use uuid::Uuid;
 
 use super::super::{
     AcceptCallback, DeliveryFilter, DeliveryPage, DeliveryRecord, DeliverySeq, DeliveryState, DispatchStore,
-    DueDeliveries, EventExplanation, HistoryStore, HookBacklog, HookId, IngestStore, MaintenanceStore,
-    NewEvent, PartialCount, PendingDelivery, ReadLimit, ReplayJob, Retention, Settlement, StoreError,
-    StoreSpace, StoreStats, StoredTimes,
+    DueDeliveries, EventExplanation, HistoryStore, HookBacklog, HookId, InFlightAccept, IngestStore,
+    MaintenanceStore, NewEvent, PartialCount, PendingDelivery, ReadLimit, ReplayJob, Retention, Settlement,
+    StoreError, StoreSpace, StoreStats, StoredTimes,
 };
 use super::cache::WriterCache;
 use super::engine::SqliteStore;
@@ -29,6 +29,10 @@ use crate::core::time::Millis;
 impl IngestStore for SqliteStore {
     fn accept_then(&self, events: Vec<NewEvent>, now: Millis, done: AcceptCallback) {
         self.enqueue_accept(events, now, done);
+    }
+
+    fn announce(&self) -> InFlightAccept {
+        self.shared.in_flight.count()
     }
 }
 

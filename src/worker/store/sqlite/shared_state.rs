@@ -7,7 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::super::{Shares, StoreError};
+use super::super::{InFlightAccepts, Shares, StoreError};
 use super::reserve::{DiskReserve, ReserveUse};
 use crate::metrics::Metrics;
 
@@ -30,6 +30,10 @@ pub(super) struct SharedState {
     wants_shrink: AtomicBool,
     /// The last attempt to give space back did not succeed.
     is_unshrunk: AtomicBool,
+    /// Requests whose events will be queued in a moment.
+    pub(super) in_flight: InFlightAccepts,
+    /// True while a group of only settlements waits for an accept.
+    awaits_accept: AtomicBool,
 }
 
 impl SharedState {
@@ -46,6 +50,8 @@ impl SharedState {
             is_disk_short: AtomicBool::new(true),
             wants_shrink: AtomicBool::new(false),
             is_unshrunk: AtomicBool::new(false),
+            in_flight: InFlightAccepts::default(),
+            awaits_accept: AtomicBool::new(false),
             reserve,
         }
     }
@@ -187,6 +193,17 @@ impl SharedState {
 
     pub(super) fn release_bytes(&self, bytes: usize) {
         self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Sets whether the writer waits for an accept. It must look into the queue after it has set this.
+    pub(super) fn set_awaits_accept(&self, awaits: bool) {
+        self.awaits_accept.store(awaits, Ordering::SeqCst);
+    }
+
+    /// True if the writer must be woken up for an accept. Call it after the accept was queued.
+    pub(super) fn take_awaits_accept(&self) -> bool {
+        // Most accepts find it unset. A swap would take the cache line from the writer each time.
+        self.awaits_accept.load(Ordering::SeqCst) && self.awaits_accept.swap(false, Ordering::SeqCst)
     }
 
     pub(super) fn shares(&self) -> Shares {

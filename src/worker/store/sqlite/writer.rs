@@ -6,8 +6,8 @@
 //! - After a failure that leaves the content of the disk unknown, nothing is written.
 //!
 //! Group commit: while one group is synced, the next one gathers in the queue, so groups grow with the latency of the
-//! disk. Two short pauses avoid small commits: a group of only settlements waits for an accept, and a group that starts
-//! much smaller than recent ones waits for further operations.
+//! disk. Two short pauses avoid small commits: a group of only settlements waits for an accept, and any group waits for
+//! requests whose events will be queued in a moment. Without such requests a group never waits.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -33,9 +33,9 @@ use crate::core::time::Millis;
 const SETTLE_PAUSE: Duration = Duration::from_millis(1);
 /// A group of at least this many settlements commits without the pause.
 const SETTLE_MANY: usize = 64;
-/// How long a group that starts much smaller than recent ones waits for further operations. A commit of few operations
-/// would cost more than the wait. A steady single caller never waits.
-const GATHER_PAUSE: Duration = Duration::from_micros(200);
+/// How long a group waits for requests in flight. A sync costs as much CPU for one operation as for many, and more than
+/// such a request needs until its events are queued.
+const IN_FLIGHT_PAUSE: Duration = Duration::from_micros(200);
 
 /// The approximate size that an operation adds to the log besides its bytes.
 const OPERATION_BYTES: usize = 4096;
@@ -171,6 +171,12 @@ impl Operation {
     }
 }
 
+/// Returns how long a group waits for requests in flight before it commits, of the `left` part of its pause. None: it
+/// commits now.
+fn in_flight_pause(in_flight: usize, left: Duration) -> Option<Duration> {
+    (in_flight > 0 && !left.is_zero()).then_some(left)
+}
+
 pub(super) struct Writer {
     pub(super) conn: Connection,
     pub(super) queue: mpsc::Receiver<Operation>,
@@ -178,8 +184,6 @@ pub(super) struct Writer {
     pub(super) tuning: Tuning,
     pub(super) cache: WriterCache,
     pub(super) wal: WalCheckpointer,
-    /// The moving average of operations in a group.
-    pub(super) recent_group: usize,
     /// The commit time that is stored: see `clock`.
     pub(super) marked: Millis,
 }
@@ -200,7 +204,8 @@ impl Writer {
     /// Takes the queued operations, up to a group's bounds. True: `Stop` was among them.
     fn gather(&mut self, first: Operation) -> (Vec<Operation>, bool) {
         let mut group = Vec::new();
-        let (mut bytes, mut settlement_count, mut waited, mut gathered) = (0, 0, false, false);
+        let (mut bytes, mut settlement_count, mut waited) = (0, 0, false);
+        let mut pause_left = IN_FLIGHT_PAUSE;
         let mut next = Some(first);
         while let Some(op) = next.take() {
             if matches!(op, Operation::Stop) {
@@ -224,20 +229,30 @@ impl Writer {
                 next = self.queue.try_recv().ok();
                 if next.is_none() && only_settlements {
                     waited = true;
-                    // An accept ends the pause (`unpark`).
-                    std::thread::park_timeout(SETTLE_PAUSE);
-                    next = self.queue.try_recv().ok();
+                    next = self.wait_for_accept();
                 }
-                if next.is_none() && !gathered && group.len() * 2 < self.recent_group {
-                    gathered = true;
-                    std::thread::sleep(GATHER_PAUSE);
+                while next.is_none()
+                    && let Some(pause) = in_flight_pause(self.shared.in_flight.get(), pause_left)
+                {
+                    let started = Instant::now();
+                    self.shared.in_flight.wait_for_none(pause);
+                    pause_left = pause_left.saturating_sub(started.elapsed());
                     next = self.queue.try_recv().ok();
                 }
             }
         }
-        // The average follows slowly, so that one small group does not disable the pause.
-        self.recent_group = (self.recent_group * 3 + group.len()) / 4;
         (group, false)
+    }
+
+    /// Returns the next operation, for which it waits at most `SETTLE_PAUSE`. An accept ends the wait.
+    fn wait_for_accept(&mut self) -> Option<Operation> {
+        self.shared.set_awaits_accept(true);
+        let queued = self.queue.try_recv().ok();
+        if queued.is_none() {
+            std::thread::park_timeout(SETTLE_PAUSE);
+        }
+        self.shared.set_awaits_accept(false);
+        queued.or_else(|| self.queue.try_recv().ok())
     }
 
     /// Commits a group and sends the results.
@@ -437,5 +452,19 @@ impl Writer {
         if let Err((_, e)) = self.conn.close() {
             tracing::warn!(reason = %e, "store did not close cleanly, accepted events are kept");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn group_waits_only_for_requests_in_flight_and_not_longer_than_its_pause() {
+        assert_eq!(in_flight_pause(0, IN_FLIGHT_PAUSE), None, "a single caller never waits");
+        assert_eq!(in_flight_pause(3, IN_FLIGHT_PAUSE), Some(IN_FLIGHT_PAUSE));
+        let left = Duration::from_micros(50);
+        assert_eq!(in_flight_pause(1, left), Some(left), "the pauses of a group add up to one");
+        assert_eq!(in_flight_pause(1, Duration::ZERO), None);
     }
 }

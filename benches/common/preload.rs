@@ -1,0 +1,207 @@
+//! Stores as large as a user's: idempotency keys within their window, and finished deliveries.
+//!
+//! A store is filled once through the store's own interface and kept in `target/bench`, by format version and size.
+//! Each run works on a copy. A kept store is filled again when half of the window of its keys has passed.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use futures::StreamExt;
+use futures::stream::FuturesOrdered;
+use hookstream::cluster::files::object_uid;
+use hookstream::core::event::{Event, Origin};
+use hookstream::core::gate::GateRequest;
+use hookstream::core::time::Millis;
+use hookstream::worker::store::sqlite::{self, SqliteStore};
+use hookstream::worker::store::{
+    AttemptRecord, Dedup, DispatchStore, HookId, IngestStore, MaintenanceStore, NewDelivery, NewEvent,
+    NextStep, Settlement,
+};
+use serde_json::value::RawValue;
+
+use super::settings::number;
+
+/// The window of the keys and the age of the history, of the filled store and of the worker that runs on it.
+pub const WINDOW: &str = "168h";
+pub const WINDOW_TIME: Duration = Duration::from_secs(168 * 3600);
+/// The time over which the stored events were accepted.
+const SPREAD: Duration = Duration::from_secs(12 * 3600);
+/// Events of one request, as a batch of a client.
+const BATCH: usize = 100;
+/// Requests in flight while a store is filled.
+const IN_FLIGHT: usize = 16;
+/// Bytes of an event's data: with its attributes it is a CloudEvent of 1 KiB.
+const DATA_BYTES: usize = 930;
+/// Bytes that the store counts for an event beside its data, see docs/operations.md.
+const COUNTED_BYTES: usize = 512;
+
+/// The content of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size {
+    /// Idempotency keys, those of the delivered events included.
+    pub keys: usize,
+    /// Delivered events, with data.
+    pub deliveries: usize,
+}
+
+impl Size {
+    /// The size that the goals name: `BENCH_KEYS` and `BENCH_DELIVERIES`.
+    pub fn large() -> Size {
+        Size { keys: number("BENCH_KEYS", 5_000_000), deliveries: number("BENCH_DELIVERIES", 2_000_000) }
+    }
+
+    /// A fifth of that, for runs that must be short.
+    pub fn medium() -> Size {
+        Size { keys: number("BENCH_KEYS", 1_000_000), deliveries: number("BENCH_DELIVERIES", 400_000) }
+    }
+
+    /// Returns the flags of a worker on a copy of the store: the window of the keys, and a limit of the history that the
+    /// store has just reached, so that retention runs.
+    pub fn worker_flags(self, history_age: &str) -> Vec<String> {
+        let bytes = self.deliveries * (COUNTED_BYTES + DATA_BYTES)
+            + self.keys.saturating_sub(self.deliveries) * (COUNTED_BYTES + 4);
+        // An empty store gets the limit of a full one.
+        let bytes = number("BENCH_HISTORY_BYTES", if bytes == 0 { 4 << 30 } else { bytes });
+        let bytes = bytes.to_string();
+        ["--dedup-window", WINDOW, "--history-age", history_age, "--history-bytes", &bytes]
+            .map(Into::into)
+            .into()
+    }
+}
+
+impl std::fmt::Display for Size {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} keys in the window and {} finished deliveries", self.keys, self.deliveries)
+    }
+}
+
+/// Creates the folder `data` with a copy of the store of this size, which is filled first if there is none.
+pub fn copy_to(data: &Path, size: Size) {
+    let kept = fill_once(size);
+    std::fs::create_dir_all(data).expect("a folder");
+    let files = std::fs::read_dir(kept.join("data")).expect("the kept store");
+    for file in files {
+        let from = file.expect("a file").path();
+        let to = data.join(from.file_name().expect("a name"));
+        // Shares the blocks where the file system can (copy_file_range).
+        std::fs::copy(&from, &to).expect("a copy");
+        // Otherwise the copy would be written to the disk while the worker is measured.
+        File::open(&to).and_then(|file| file.sync_all()).expect("a sync");
+    }
+}
+
+/// Returns the folder of the kept store of this size.
+fn fill_once(size: Size) -> PathBuf {
+    let all = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("bench");
+    let name = format!("store-v{}-{}-{}", format_version(), size.keys, size.deliveries);
+    let (kept, partial) = (all.join(&name), all.join(format!("{name}.partial")));
+    let age = kept.metadata().and_then(|metadata| metadata.modified()).ok();
+    let age = age.and_then(|at| SystemTime::now().duration_since(at).ok());
+    if age.is_some_and(|age| age < WINDOW_TIME / 2) {
+        return kept;
+    }
+    std::fs::remove_dir_all(&kept).ok();
+    std::fs::remove_dir_all(&partial).ok();
+    std::fs::create_dir_all(partial.join("data")).expect("a folder");
+    println!("filling a store with {size}, once in {} h ...", WINDOW_TIME.as_secs() / 7200);
+    let started = Instant::now();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(fill(&partial.join("data"), size));
+    std::fs::rename(&partial, &kept).expect("a name");
+    println!("filled in {:.0?}: {}", started.elapsed(), kept.display());
+    kept
+}
+
+/// Returns the version of the format that this program writes.
+fn format_version() -> i64 {
+    let dir = super::process::temp_folder();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async { SqliteStore::open(dir.path()).expect("a store").close().await });
+    sqlite::check(dir.path()).expect("a new store").version
+}
+
+async fn fill(data: &Path, size: Size) {
+    let store = SqliteStore::open(data).expect("a store");
+    let hook = HookId {
+        uid: object_uid("EventHook", "default", "sink").into(),
+        namespace: "default".into(),
+        name: "sink".into(),
+    };
+    let end = Millis::now();
+    let total = size.keys.max(size.deliveries);
+    let without_delivery = total - size.deliveries;
+    let mut in_flight = FuturesOrdered::new();
+    for first in (0..total).step_by(BATCH) {
+        // The oldest events have lost their data to retention, and only their keys are left.
+        let hook = (first >= without_delivery).then_some(&hook);
+        let age = SPREAD.as_millis() as u64 * (total - first) as u64 / total as u64;
+        let now = Millis(end.0 - i64::try_from(age).expect("a time"));
+        let events = (first..(first + BATCH).min(total)).map(|number| event(number, hook, now)).collect();
+        in_flight.push_back(accept_and_settle(&store, events, now));
+        if in_flight.len() >= IN_FLIGHT {
+            in_flight.next().await;
+        }
+    }
+    while in_flight.next().await.is_some() {}
+    store.close().await;
+}
+
+async fn accept_and_settle(store: &SqliteStore, events: Vec<NewEvent>, now: Millis) {
+    let (sender, accepted) = tokio::sync::oneshot::channel();
+    store.accept_then(events, now, Box::new(|_, result| drop(sender.send(result))));
+    let accepted = accepted.await.expect("a result").expect("the store accepts");
+    let deliveries = accepted.iter().flat_map(|event| &event.deliveries);
+    let settlements: Vec<Settlement> = deliveries
+        .map(|delivery| Settlement {
+            delivery: delivery.seq,
+            at: now,
+            attempt: Some(AttemptRecord {
+                at: now,
+                duration: Duration::from_micros(700),
+                status: Some(200),
+                error: None,
+                detail: None,
+            }),
+            next: NextStep::Delivered,
+            progress: None,
+        })
+        .collect();
+    if !settlements.is_empty() {
+        store.settle_many(settlements).await.expect("the store settles");
+    }
+}
+
+fn event(number: usize, hook: Option<&HookId>, now: Millis) -> NewEvent {
+    let id = format!("{:032x}", fastrand::u128(..));
+    let mut key = [0; 32];
+    fastrand::fill(&mut key);
+    let head = format!(r#"{{"number":{number},"filler":""#);
+    let data = match hook {
+        Some(_) => format!(r#"{head}{}"}}"#, "x".repeat(DATA_BYTES - head.len() - 2)),
+        None => "null".to_owned(),
+    };
+    let event = Event {
+        id,
+        namespace: "default".into(),
+        origin: Origin::Api,
+        source: "bench-0".into(),
+        event: "e".into(),
+        time: now.rfc3339(),
+        data: RawValue::from_string(data).expect("JSON").into(),
+        attributes: [].into(),
+    };
+    let delivery = |hook: &HookId| NewDelivery {
+        hook: hook.clone(),
+        id: uuid::Uuid::now_v7(),
+        due: now,
+        gate_request: GateRequest::default(),
+        dead: None,
+    };
+    NewEvent {
+        event: Arc::new(event),
+        dedup: Some(Dedup { key, window: WINDOW_TIME }),
+        deliveries: hook.map(delivery).into_iter().collect(),
+    }
+}
