@@ -20,6 +20,7 @@ use super::accept::{self, EventRow};
 use super::cache::WriterCache;
 use super::clock;
 use super::failure::FailureKind;
+use super::keys;
 use super::materialize;
 use super::reserve::ReserveUse;
 use super::shared_state::SharedState;
@@ -266,16 +267,23 @@ impl Writer {
         }
         let (started, bytes) = (Instant::now(), group.iter().map(|op| op.bytes() + OPERATION_BYTES).sum());
         let has_events = group.iter().any(|op| matches!(op, Operation::Accept { .. }));
-        // Without space for the keys of further events, their number in memory would not be bounded.
-        let lacks_space = has_events && (self.shared.lacks_space(bytes) || self.cache.keys.is_full());
-        self.cache.keys.set_enabled(!self.shared.is_disk_full());
+        let has_space_for_keys =
+            !self.shared.is_disk_full() && !self.shared.lacks_space(bytes + keys::MAX_SLICE_BYTES);
+        self.cache.keys.set_enabled(has_space_for_keys);
+        // Events then need a slice of key work that succeeds. Otherwise the keys in memory would not be bounded.
+        let needs_slice = has_events && self.cache.keys.is_full();
+        let lacks_space = has_events && self.shared.lacks_space(bytes) || needs_slice && !has_space_for_keys;
         let mut results = if lacks_space { Err(FailureKind::Full) } else { self.try_commit(&mut group) };
-        if !lacks_space && matches!(results, Err(FailureKind::Full)) && self.cache.keys.postpone() {
+        if !lacks_space
+            && matches!(results, Err(FailureKind::Full))
+            && self.cache.keys.postpone()
+            && !needs_slice
+        {
             results = self.try_commit(&mut group);
         }
         if matches!(results, Err(FailureKind::Full)) {
             self.cache.keys.set_enabled(false);
-            (group, results) = self.commit_on_full_disk(group, !lacks_space);
+            (group, results) = self.commit_on_full_disk(group, !lacks_space && !needs_slice);
             if group.is_empty() {
                 return;
             }
@@ -289,7 +297,7 @@ impl Writer {
                 for (op, result) in group.into_iter().zip(results) {
                     op.reply(result);
                 }
-                self.wal.keep_bounded(&self.conn, bytes);
+                self.wal.keep_bounded(&self.conn, bytes + self.cache.keys.slice_bytes());
             }
             Err(failure) => {
                 let error = match failure {
@@ -378,7 +386,7 @@ impl Writer {
                 continue;
             }
             self.execute("SAVEPOINT one")?;
-            let keys = self.cache.keys.savepoint();
+            let savepoint = self.cache.keys.savepoint();
             match op.run(&self.conn, &mut self.cache, &self.tuning).map_err(|e| FailureKind::of(&e)) {
                 Ok(result) => {
                     // Write the counts now: the rollback of a later operation clears the cache.
@@ -388,7 +396,7 @@ impl Writer {
                 Err(FailureKind::Statement(text)) => {
                     tracing::warn!(reason = %text, "store operation refused");
                     self.cache.clear();
-                    self.cache.keys.roll_back_to(keys);
+                    self.cache.keys.roll_back_to(savepoint);
                     self.execute("ROLLBACK TO one")?;
                     results.push(Err(StoreError::Refused(text)));
                 }

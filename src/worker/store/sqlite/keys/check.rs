@@ -77,7 +77,7 @@ fn verify(
             found.add(&entry);
         }
         found.blocks += 1;
-        if found.blocks % INDEXED_BLOCKS != 0 && found.blocks != manifest.blocks {
+        if !found.blocks.is_multiple_of(INDEXED_BLOCKS) && found.blocks != manifest.blocks {
             continue;
         }
         let row = (found.blocks - 1) / INDEXED_BLOCKS;

@@ -44,6 +44,10 @@ use table::KeyTable;
 const MERGED_RUNS: usize = 4;
 /// The most blocks of one slice.
 const MAX_SLICE: usize = 256;
+/// The bytes that a block of a slice adds to the log: it writes a row, and removes one of another run.
+const BLOCK_LOG_BYTES: usize = 2 * 4096;
+/// The most bytes that a slice adds to the log.
+pub(super) const MAX_SLICE_BYTES: usize = MAX_SLICE * BLOCK_LOG_BYTES;
 /// Blocks that each sweep allows to write.
 const SWEEP_BLOCKS: i64 = 64;
 /// Events after which key work is tried again if the disk had no space for it.
@@ -113,10 +117,15 @@ pub(super) struct KeyStore {
     is_enabled: bool,
     /// True if keys were accepted since the last request for work.
     is_busy: bool,
-    /// True if a slice ran in the last transaction.
-    has_worked: bool,
-    /// The time of the last group.
+    /// The most bytes that the slice of the last transaction added to the log. 0: there was none.
+    slice_bytes: usize,
+    /// Entries that expired by this time are removed.
     now: i64,
+    /// The time of the last group.
+    last_time: Option<Millis>,
+    /// By how many milliseconds sweeps lag behind the groups. They do for an hour after a start with a clock that may be
+    /// wrong, and so must the removal of keys. None: no sweep yet.
+    age_lag: Option<i64>,
 }
 
 impl KeyStore {
@@ -228,11 +237,17 @@ impl KeyStore {
     /// Runs no slices for a while if the last transaction, for which the disk had no space, contained one. True: the
     /// transaction may fit without it.
     pub(super) fn postpone(&mut self) -> bool {
-        if self.has_worked {
+        let had_slice = std::mem::take(&mut self.slice_bytes) > 0;
+        if had_slice {
             self.is_enabled = false;
             self.credit = -POSTPONED_EVENTS;
         }
-        std::mem::take(&mut self.has_worked)
+        had_slice
+    }
+
+    /// Returns the most bytes that the last transaction's slice added to the log.
+    pub(super) fn slice_bytes(&self) -> usize {
+        self.slice_bytes
     }
 
     /// Requests a slice at the end of the group if the store is idle. True: there is more work.
@@ -241,6 +256,7 @@ impl KeyStore {
     /// end.
     pub(super) fn request_work(&mut self, conn: &Connection, now: Millis) -> rusqlite::Result<bool> {
         self.now = now.0;
+        self.age_lag = self.last_time.map(|last| last.0.saturating_sub(now.0).max(0));
         let is_busy = std::mem::take(&mut self.is_busy);
         if is_busy || !self.is_enabled || self.credit < 0 || !self.has_work(conn)? {
             return Ok(false);
@@ -261,8 +277,11 @@ impl KeyStore {
     pub(super) fn work(&mut self, conn: &Connection, now: Option<Millis>) -> rusqlite::Result<()> {
         self.credit = self.credit.saturating_add(i64::try_from(self.table.pending()).unwrap_or(0));
         self.is_busy |= self.table.pending() > 0;
-        self.now = now.map_or(self.now, |now| now.0);
-        self.has_worked = false;
+        self.last_time = now.or(self.last_time);
+        if let (Some(now), Some(lag)) = (now, self.age_lag) {
+            self.now = now.0.saturating_sub(lag);
+        }
+        self.slice_bytes = 0;
         if !self.is_enabled {
             return Ok(());
         }
@@ -276,7 +295,7 @@ impl KeyStore {
             _ => return Ok(()),
         };
         let used = i64::try_from(blocks).unwrap_or(0) * self.limits.keys_per_block;
-        self.has_worked = true;
+        self.slice_bytes = blocks * BLOCK_LOG_BYTES;
         let mut is_idle = !self.drop_expired(conn)?;
         is_idle &= !self.run_job(conn, blocks)?;
         is_idle &= self.remove_unused(conn, i64::try_from(blocks).unwrap_or(0))? == 0;

@@ -238,7 +238,11 @@ impl RunWriter {
         let block = std::mem::take(&mut self.block);
         RowTable::Blocks.insert(conn, self.manifest.id, self.manifest.blocks, block)?;
         self.manifest.blocks += 1;
-        if self.manifest.blocks % INDEXED_BLOCKS == 0 { self.write_filters(conn, index) } else { Ok(()) }
+        if self.manifest.blocks.is_multiple_of(INDEXED_BLOCKS) {
+            self.write_filters(conn, index)
+        } else {
+            Ok(())
+        }
     }
 
     fn write_filters(&mut self, conn: &Connection, index: &BlockIndex) -> rusqlite::Result<()> {

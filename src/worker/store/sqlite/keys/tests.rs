@@ -138,16 +138,21 @@ impl Harness {
 
     /// A sweep of an idle store. Removes every event whose row is not needed.
     fn sweep(&mut self) -> bool {
+        self.sweep_at(self.now)
+    }
+
+    /// A sweep by another clock than that of the groups.
+    fn sweep_at(&mut self, now: i64) -> bool {
         self.conn.execute_batch("BEGIN IMMEDIATE").unwrap();
         self.keys.set_enabled(true);
         self.conn
             .execute(
                 "DELETE FROM events WHERE seq < (SELECT max(seq) FROM events)
                  AND (kept_until <= ?1 OR seq <= (SELECT value FROM meta WHERE name = 'keyed'))",
-                [self.now],
+                [now],
             )
             .unwrap();
-        let has_more = self.keys.request_work(&self.conn, Millis(self.now)).unwrap();
+        let has_more = self.keys.request_work(&self.conn, Millis(now)).unwrap();
         self.finish(End::Commit, (BTreeMap::new(), 0));
         has_more
     }
@@ -339,21 +344,47 @@ fn a_start_computes_runs_from_the_events() {
 fn memory_and_runs_are_bounded() {
     let limits = KeyLimits { table: 100, span: 1000, block_entries: 10, ..SMALL };
     let mut harness = Harness::new(KeyLimits { slice_blocks: 4, ..limits });
-    let mut most = 0;
+    let (mut most, mut logged) = (0, 0);
     for group in 0..1000_u64 {
         let numbers: Vec<_> = (group * 20..group * 20 + 20).map(|number| (number, 1 << 40)).collect();
         harness.group(&numbers, End::Commit);
         most = most.max(harness.keys.runs.len());
+        logged += harness.keys.slice_bytes();
         assert!(harness.keys.table.active() < 2 * 100 + 20, "{}", harness.keys.table.active());
     }
     // 20,000 keys: 200 runs of the lowest tier, at most three in each of four tiers, and those that a merge reads.
     assert!(most <= 24, "{most} runs");
     let blocks = harness.count("key_blocks");
+    assert!(logged > 4 * 2000 * 4096, "each key was written several times, but {logged} bytes are counted");
     assert!(blocks < 2 * 2000 + 200, "{blocks} blocks");
     harness.compare();
     let per_key = harness.keys.bytes() / 20_000;
     // With ten keys for each filter of 144.
     assert!(per_key < 60, "{per_key} bytes a key");
+}
+
+/// After a start with a wrong clock, sweeps lag behind for an hour. Keys must still exist when the clock is corrected.
+#[test]
+fn keys_expire_by_the_clock_of_sweeps() {
+    let mut harness = Harness::new(SMALL);
+    for number in 0..40 {
+        harness.group(&[(number, 100_000)], End::Commit);
+    }
+    let right = harness.now;
+    harness.now += 1_000_000;
+    for number in 100..160 {
+        harness.group(&[(number, 100_000)], End::Commit);
+        harness.sweep_at(right);
+    }
+    harness.now = right;
+    harness.compare();
+    // When sweeps follow, so do the groups.
+    harness.now += 1_000_000;
+    harness.sweep();
+    for number in 200..260 {
+        harness.group(&[(number, 100_000)], End::Commit);
+    }
+    assert!(harness.keys.runs.iter().all(|run| run.manifest.expires > harness.now));
 }
 
 /// Otherwise a round of sweeps would not end under load, and no space would be given back.
