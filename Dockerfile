@@ -1,9 +1,12 @@
 # syntax=docker/dockerfile:1
 # The image: the program on distroless with glibc. It has no shell and no package manager, and does not run as root.
-#   docker build -t hookstream:0.1.0 .
+#   docker build -t hookstream:0.1.0 --build-arg BUILD_COMMIT=$(git rev-parse HEAD) .
 FROM docker.io/library/rust:1.95-bookworm AS build
 WORKDIR /src
 COPY . .
+# The commit and its date in seconds, which `hookstream version` prints: the context has no repository.
+ARG BUILD_COMMIT=
+ARG SOURCE_DATE_EPOCH=
 # Cache mounts are not part of the image, so copy the program out of them.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \

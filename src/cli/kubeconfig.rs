@@ -5,11 +5,12 @@ use std::path::PathBuf;
 
 use futures::FutureExt;
 use http::Uri;
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 
 use super::failure::{Failure, OrFail};
 use crate::cluster::kubernetes::ApiConfig;
+use crate::net::describe_cause;
 
 /// Flags of commands that people run on a cluster.
 #[derive(clap::Args)]
@@ -32,7 +33,17 @@ impl KubeconfigArgs {
             Some(path) => Kubeconfig::read_from(path),
             None => Kubeconfig::read(),
         };
-        let file = file.or_fail(|| "--kubeconfig".into())?;
+        let file =
+            file.map_err(|error| Failure::new(format!("--kubeconfig: {}", describe_kubeconfig(&error))))?;
+        if let Some(context) = &self.context {
+            let names: Vec<&str> = file.contexts.iter().map(|named| named.name.as_str()).collect();
+            if !names.contains(&context.as_str()) {
+                return Err(Failure::new(format!(
+                    "--context {context}: the kubeconfig has no such context; it has {}",
+                    names.join(", ")
+                )));
+            }
+        }
         let options = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
         let config = Config::from_custom_kubeconfig(file, &options).await.or_fail(|| "--context".into())?;
         Ok(ignore_proxy(config))
@@ -44,12 +55,23 @@ pub async fn load_config() -> Result<Config, Failure> {
     let config = Config::infer().await.map_err(|error| {
         // Outside of a Pod, only the problem with the kubeconfig file helps the user.
         let why = match (std::env::var_os("KUBERNETES_SERVICE_HOST"), error.source()) {
-            (None, Some(kubeconfig)) => kubeconfig.to_string(),
+            (None, Some(kubeconfig)) => match kubeconfig.downcast_ref() {
+                Some(kubeconfig) => describe_kubeconfig(kubeconfig),
+                None => kubeconfig.to_string(),
+            },
             _ => error.to_string(),
         };
         Failure::new(format!("no cluster: {why}: set KUBECONFIG, or run inside a cluster"))
     })?;
     Ok(ignore_proxy(config))
+}
+
+/// Describes why a kubeconfig cannot be used. The library's own text has the path as a `Debug` value.
+fn describe_kubeconfig(error: &KubeconfigError) -> String {
+    match error {
+        KubeconfigError::ReadConfig(error, path) => format!("{}: {error}", path.display()),
+        other => other.to_string(),
+    }
 }
 
 /// Removes a proxy of the environment.
@@ -71,11 +93,34 @@ pub fn follow_config(config: Config) -> ApiConfig {
     ApiConfig::new(config, || load_config().map(|config| config.map_err(|failure| failure.message)).boxed())
 }
 
-/// Describes an error in one line. The library's own text repeats the API server's message as a `Debug` value.
-pub fn describe_error(error: &kube::Error) -> String {
-    match error {
-        kube::Error::Api(status) => format!("{} ({})", status.message, status.code),
-        other => other.to_string(),
+/// The API server, as messages name it.
+#[derive(Clone, Debug)]
+pub struct ApiServer(String);
+
+impl ApiServer {
+    /// Returns the API server of a configuration that `load_config` returned.
+    pub fn of(config: &Config) -> Self {
+        let url = config.cluster_url.to_string();
+        let url = url.trim_end_matches('/');
+        ApiServer(match Kubeconfig::read().ok().and_then(|file| file.current_context) {
+            Some(context) => format!("{url} (context {context})"),
+            None => url.to_owned(),
+        })
+    }
+
+    /// Describes an error in one line. The library's own text repeats the API server's message as a `Debug` value, and
+    /// hides why a connection failed.
+    pub fn describe(&self, error: &kube::Error) -> String {
+        match error {
+            kube::Error::Api(status) if status.code == 403 => {
+                format!("{} (403): ask for a Role with this right in the namespace", status.message)
+            }
+            kube::Error::Api(status) if status.code == 401 => {
+                format!("the API server {} rejects the credentials of the kubeconfig (401)", self.0)
+            }
+            kube::Error::Api(status) => format!("{} ({})", status.message, status.code),
+            other => format!("the API server {} cannot be reached: {}", self.0, describe_cause(other)),
+        }
     }
 }
 

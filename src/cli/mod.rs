@@ -44,6 +44,7 @@ pub mod validate;
 pub mod version;
 mod worker_args;
 mod worker_client;
+mod worker_hints;
 
 use std::future::Future;
 use std::process::ExitCode;

@@ -63,28 +63,142 @@ pub fn print_json(format: OutputFormat, json: &RawValue) -> Result<(), Failure> 
     Ok(())
 }
 
-/// Returns the lines of a table. Each column is as wide as its longest cell.
+/// A list in JSON and YAML. Every command that lists has this shape.
+#[derive(Serialize)]
+pub struct ItemList<T> {
+    pub items: Vec<T>,
+}
+
+/// The narrowest column of a table that is too wide for the terminal.
+const MIN_COLUMN: usize = 10;
+
+/// Returns the lines of a table. Each column is as wide as its longest cell; on a terminal that is narrower, the widest columns
+/// are narrowed, and their cells continue in further lines.
 pub fn table_lines<H: Into<String>, const N: usize>(
     header: [H; N],
     rows: impl Iterator<Item = [String; N]>,
 ) -> Vec<String> {
     let rows: Vec<[String; N]> = std::iter::once(header.map(Into::into)).chain(rows).collect();
+    format_table(&rows, terminal_width())
+}
+
+/// Returns the columns of the terminal to which the standard output leads; None for a pipe or a file.
+fn terminal_width() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
+    Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
+}
+
+fn format_table<const N: usize>(rows: &[[String; N]], limit: Option<usize>) -> Vec<String> {
     let mut widths = [0; N];
-    for row in &rows {
+    for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = cell.chars().count().max(*width);
         }
     }
-    rows.iter()
-        .map(|row| {
-            let cells: Vec<String> =
-                row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-            cells.join("  ").trim_end().to_owned()
-        })
-        .collect()
+    if let Some(limit) = limit {
+        narrow(&mut widths, limit.saturating_sub(2 * N.saturating_sub(1)));
+    }
+    rows.iter().flat_map(|row| row_lines(row, &widths)).collect()
+}
+
+/// Narrows the widest columns until all fit together, or until they are as narrow as columns may be.
+fn narrow(widths: &mut [usize], limit: usize) {
+    while widths.iter().sum::<usize>() > limit {
+        let Some(widest) = widths.iter_mut().max().filter(|width| **width > MIN_COLUMN) else { return };
+        *widest -= 1;
+    }
+}
+
+/// Returns the lines of one row. Cells that are wider than their column are wrapped.
+fn row_lines<const N: usize>(row: &[String; N], widths: &[usize; N]) -> Vec<String> {
+    let mut cells =
+        row.iter().zip(widths).map(|(cell, width)| wrap(cell, *width).into_iter()).collect::<Vec<_>>();
+    let mut lines = Vec::new();
+    loop {
+        let parts: Vec<Option<String>> = cells.iter_mut().map(Iterator::next).collect();
+        if parts.iter().all(Option::is_none) && !lines.is_empty() {
+            return lines;
+        }
+        let padded: Vec<String> = parts
+            .iter()
+            .zip(widths)
+            .map(|(part, width)| format!("{:width$}", part.as_deref().unwrap_or("")))
+            .collect();
+        lines.push(padded.join("  ").trim_end().to_owned());
+    }
+}
+
+/// Breaks a text into lines of this width, at spaces where possible.
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    let (mut lines, mut rest) = (Vec::new(), text);
+    while let Some((end, _)) = rest.char_indices().nth(width) {
+        let (line, _) = rest.split_at_checked(end).unwrap_or((rest, ""));
+        let at_space = line
+            .rfind(' ')
+            .filter(|at| *at > 0 && !rest.get(end..).is_some_and(|next| next.starts_with(' ')));
+        let end = at_space.unwrap_or(end).max(1);
+        let (line, next) = rest.split_at_checked(end).unwrap_or((rest, ""));
+        lines.push(line.trim_end().to_owned());
+        rest = next.trim_start();
+    }
+    lines.push(rest.to_owned());
+    lines
 }
 
 /// Replaces control characters by spaces, so that text from other systems cannot control a terminal.
 pub fn strip_control_chars(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(limit: Option<usize>) -> Vec<String> {
+        let rows = [
+            ["ID", "STATE", "PROBLEM"],
+            ["0123456789abcdef", "dead", "a text of many words"],
+            ["1", "", "é"],
+        ];
+        format_table(&rows.map(|row| row.map(ToOwned::to_owned)), limit)
+    }
+
+    #[test]
+    fn keeps_to_the_width_of_the_terminal() {
+        let wide = [
+            "ID                STATE  PROBLEM",
+            "0123456789abcdef  dead   a text of many words",
+            "1                        é",
+        ];
+        assert_eq!(table(None), wide);
+        assert_eq!(table(Some(80)), wide);
+        assert_eq!(
+            table(Some(35)),
+            [
+                "ID             STATE  PROBLEM",
+                "0123456789abc  dead   a text of",
+                "def                   many words",
+                "1                     é",
+            ]
+        );
+        for limit in 29..60 {
+            let lines = table(Some(limit));
+            assert!(lines.iter().all(|line| line.chars().count() <= limit), "{limit}: {lines:#?}");
+        }
+        assert!(!table(Some(1)).is_empty(), "columns stay readable");
+    }
+
+    #[test]
+    fn wraps_without_losing_text() {
+        for (text, width, lines) in [
+            ("", 5, vec![""]),
+            ("abc", 5, vec!["abc"]),
+            ("abcdefg", 5, vec!["abcde", "fg"]),
+            ("ab cdefg h", 5, vec!["ab", "cdefg", "h"]),
+            ("abcde fg", 5, vec!["abcde", "fg"]),
+            ("éééééé", 3, vec!["ééé", "ééé"]),
+        ] {
+            assert_eq!(wrap(text, width), lines, "{text}");
+        }
+    }
 }

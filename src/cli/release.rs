@@ -9,7 +9,7 @@ use strum::IntoEnumIterator;
 
 use super::failure::{CommandResult, Failure, OrFail};
 use super::flags::{ControllerArgs, EgressArgs, LeaseArgs, SelectionArgs};
-use super::kubeconfig::{create_client, follow_config, load_config};
+use super::kubeconfig::{ApiServer, create_client, follow_config, load_config};
 use super::logging::LogArgs;
 use super::output::print_line;
 use crate::cluster::kubernetes::{
@@ -66,6 +66,9 @@ pub async fn run(args: Args) -> CommandResult {
     let (lease_name, wait) = (format!("{}/{}", lease.namespace, lease.name), lease.terms.duration);
     let config = load_config().await?;
     let client = create_client(config.clone())?;
+    // Fail at once with the cause; the election would retry for a minute and only log it.
+    let server = ApiServer::of(&config);
+    client.apiserver_version().await.map_err(|error| Failure::new(server.describe(&error)))?;
     let (leadership, election) = LeaderElection::new(follow_config(config), lease);
     let metrics = Arc::new(Metrics::default());
     let options = KubernetesOptions {

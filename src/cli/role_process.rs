@@ -271,6 +271,9 @@ async fn run_worker(
 /// Opens the store with its limits and metrics.
 fn open_store(role: &WorkerRole<'_>, metrics: Arc<Metrics>) -> Result<(SqliteStore, Shares), Failure> {
     let flag = || format!("--data {}", role.data.display());
+    if !role.data.is_dir() {
+        return Err(Failure::new(format!("{} is not a folder: create it, or mount a volume there", flag())));
+    }
     let store = SqliteStore::open(role.data).map_err(|error| Failure {
         // A damaged store is no wrong flag.
         code: if matches!(error, StoreError::Damaged { .. }) { 3 } else { 2 },

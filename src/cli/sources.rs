@@ -2,11 +2,12 @@
 
 use std::process::ExitCode;
 
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use super::failure::{CommandResult, Failure};
-use super::output::{self, HELP, OutputFormat, print_line};
-use crate::core::catalogue;
+use super::output::{self, HELP, ItemList, OutputFormat, print_line, strip_control_chars};
+use crate::core::catalogue::{CatalogueSource, SOURCES};
+use crate::core::suggest::did_you_mean;
 
 /// List the known event sources, the events of one source, or the fields of one event.
 ///
@@ -25,43 +26,71 @@ pub struct Args {
     output: OutputFormat,
 }
 
+/// An event of the list.
+#[derive(Serialize)]
+struct ListedEvent {
+    source: &'static str,
+    event: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    description: Option<&'static str>,
+    fields: &'static [&'static str],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    unique: &'static [&'static str],
+}
+
 pub fn run(args: Args) -> CommandResult {
-    let names: Vec<&str> = [&args.source, &args.event].into_iter().flatten().map(String::as_str).collect();
-    let found = catalogue::describe(&names).ok_or_else(|| {
-        let (name, command) = match names.as_slice() {
-            [source, event] => (format!("{source} {event}"), format!("hookstream sources {source}")),
-            _ => (names.concat(), "hookstream sources".to_owned()),
-        };
-        Failure::new(format!("{name} is not in the catalogue: `{command}` lists the known names"))
-    })?;
-    if args.output != OutputFormat::Table {
-        output::print_value(args.output, &json!({ "data": found }))?;
-        return Ok(ExitCode::SUCCESS);
+    let items = match &args.source {
+        None => SOURCES.iter().flat_map(events_of).collect(),
+        Some(name) => {
+            let source = SOURCES.iter().find(|source| source.name == name);
+            let source = source.ok_or_else(|| unknown(name, SOURCES.iter().map(|source| source.name), ""))?;
+            let all: Vec<ListedEvent> = events_of(source).collect();
+            match &args.event {
+                None => all,
+                Some(name) => {
+                    let one: Vec<ListedEvent> =
+                        events_of(source).filter(|listed| listed.event == name).collect();
+                    if one.is_empty() {
+                        let command = format!(" {}", source.name);
+                        return Err(unknown(name, all.iter().map(|listed| listed.event), &command));
+                    }
+                    one
+                }
+            }
+        }
+    };
+    match args.output {
+        OutputFormat::Table => {
+            let header = ["SOURCE", "EVENT", "FIELDS", "UNIQUE"];
+            let rows = items.iter().map(|listed| {
+                [
+                    listed.source.to_owned(),
+                    listed.event.to_owned(),
+                    listed.fields.join(","),
+                    listed.unique.join(","),
+                ]
+            });
+            output::table_lines(header, rows).iter().for_each(|line| print_line(line));
+        }
+        other => output::print_value(other, &ItemList { items })?,
     }
-    let mut rows = Vec::new();
-    match names.as_slice() {
-        [] => members(&found).for_each(|(source, events)| push_rows(source, events, &mut rows)),
-        [source] => push_rows(source, &found, &mut rows),
-        [source, event, ..] => rows.push(row(source, event, &found)),
-    }
-    let header = ["SOURCE", "EVENT", "FIELDS", "UNIQUE"];
-    output::table_lines(header, rows.into_iter()).iter().for_each(|line| print_line(line));
     Ok(ExitCode::SUCCESS)
 }
 
-fn members(value: &Value) -> impl Iterator<Item = (&String, &Value)> {
-    value.as_object().into_iter().flatten()
+fn events_of(source: &'static CatalogueSource) -> impl Iterator<Item = ListedEvent> {
+    source.events.iter().map(|event| ListedEvent {
+        source: source.name,
+        event: event.name,
+        description: event.description,
+        fields: event.fields,
+        unique: event.unique,
+    })
 }
 
-fn push_rows(source: &str, events: &Value, rows: &mut Vec<[String; 4]>) {
-    rows.extend(members(events).map(|(event, details)| row(source, event, details)));
-}
-
-fn row(source: &str, event: &str, details: &Value) -> [String; 4] {
-    let list = |name: &str| {
-        let names =
-            details.get(name).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
-        names.collect::<Vec<_>>().join(",")
-    };
-    [source.to_owned(), event.to_owned(), list("fields"), list("unique")]
+fn unknown<'c>(name: &str, known: impl Iterator<Item = &'c str>, command: &str) -> Failure {
+    let suggestion = did_you_mean(name, known);
+    let name = strip_control_chars(name);
+    Failure::new(format!(
+        "{name} is not in the catalogue{suggestion} (`hookstream sources{command}` lists the known names)"
+    ))
 }

@@ -1,6 +1,6 @@
 //! `hookstream store`: checks, copies and recovers the embedded store.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::failure::{CommandResult, Failure};
@@ -74,6 +74,7 @@ pub struct RecoverArgs {
 pub fn run(command: StoreCommand) -> CommandResult {
     match command {
         StoreCommand::Check(args) => {
+            check_store_exists(&args.data)?;
             let report = check(&args.data).map_err(|e| Failure::new(e.to_string()))?;
             match args.output {
                 OutputFormat::Table => report_lines(&report).iter().for_each(|line| print_line(line)),
@@ -90,6 +91,8 @@ pub fn run(command: StoreCommand) -> CommandResult {
             Ok(ExitCode::from(u8::from(!report.problems.is_empty())))
         }
         StoreCommand::Backup(args) => {
+            check_store_exists(&args.data)?;
+            check_is_new(&args.to)?;
             let report = backup(&args.data, &args.to).map_err(|e| Failure::new(e.to_string()))?;
             let deliveries: u64 = report.deliveries.values().sum();
             print_line(&format!(
@@ -100,6 +103,8 @@ pub fn run(command: StoreCommand) -> CommandResult {
             Ok(ExitCode::SUCCESS)
         }
         StoreCommand::Recover(args) => {
+            check_store_exists(&args.data)?;
+            check_is_new(&args.to)?;
             let report = recover(&args.data, &args.to).map_err(|e| Failure::new(e.to_string()))?;
             match args.output {
                 OutputFormat::Table => recovery_lines(&report).iter().for_each(|line| print_line(line)),
@@ -107,6 +112,32 @@ pub fn run(command: StoreCommand) -> CommandResult {
             }
             Ok(ExitCode::from(u8::from(!report.is_complete())))
         }
+    }
+}
+
+/// The file of the store in its data folder.
+const STORE_FILE: &str = "hookstream.db";
+
+fn check_store_exists(data: &Path) -> Result<(), Failure> {
+    let why = match data.join(STORE_FILE).try_exists() {
+        Ok(true) => return Ok(()),
+        Ok(false) if data.is_dir() => {
+            format!("there is no {STORE_FILE} in it: give the worker's data folder")
+        }
+        Ok(false) => "the folder does not exist: give the worker's data folder".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    Err(Failure::new(format!("--data {}: cannot open the store: {why}", data.display())))
+}
+
+fn check_is_new(to: &Path) -> Result<(), Failure> {
+    let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty());
+    match () {
+        () if to.exists() => Err(Failure::new(format!("--to {} exists: name a new file", to.display()))),
+        () if folder.is_some_and(|folder| !folder.is_dir()) => {
+            Err(Failure::new(format!("--to {}: its folder does not exist: create it", to.display())))
+        }
+        () => Ok(()),
     }
 }
 

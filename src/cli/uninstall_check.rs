@@ -8,7 +8,7 @@ use kube::{Client, ResourceExt};
 
 use super::failure::{CommandResult, Failure};
 use super::flags::SelectionArgs;
-use super::kubeconfig::{create_client, describe_error, load_config};
+use super::kubeconfig::{ApiServer, create_client, load_config};
 use super::output::print_line;
 use crate::api::{self, FINALIZER, GROUP};
 
@@ -30,12 +30,14 @@ pub struct Args {
 }
 
 pub async fn run(args: Args) -> CommandResult {
-    let client = create_client(load_config().await?)?;
+    let config = load_config().await?;
+    let server = ApiServer::of(&config);
+    let client = create_client(config)?;
     let selector = args.selection.label_selector();
     let mut finalized = Vec::new();
     for kind in kinds() {
         for api in apis(&client, &kind, &args.namespace) {
-            finalized.extend(list_finalized(&kind, &api, &selector).await?);
+            finalized.extend(list_finalized(&kind, &api, &selector, &server).await?);
         }
     }
     if finalized.is_empty() {
@@ -75,6 +77,7 @@ async fn list_finalized(
     kind: &ApiResource,
     api: &Api<DynamicObject>,
     selector: &str,
+    server: &ApiServer,
 ) -> Result<Vec<String>, Failure> {
     let mut finalized = Vec::new();
     let mut params = ListParams::default().labels(selector).limit(500);
@@ -84,7 +87,7 @@ async fn list_finalized(
             // The CRD is not installed, so there are no objects.
             Err(kube::Error::Api(status)) if status.code == 404 => return Ok(finalized),
             Err(error) => {
-                return Err(Failure::new(format!("listing {}: {}", kind.plural, describe_error(&error))));
+                return Err(Failure::new(format!("listing {}: {}", kind.plural, server.describe(&error))));
             }
         };
         let ours = page.items.iter().filter(|object| object.finalizers().iter().any(|f| f == FINALIZER));

@@ -18,7 +18,7 @@ use url::Url;
 
 use super::failure::{Failure, OrFail};
 use super::flags::parse_url;
-use super::kubeconfig::{create_client, describe_error, load_config};
+use super::kubeconfig::{ApiServer, create_client, load_config};
 use super::worker_client::WorkerClient;
 
 /// The lifetime of a token: the shortest that the API server grants.
@@ -117,7 +117,8 @@ impl WorkerLocationArgs {
         match &self.service {
             None => WorkerClient::new(&self.url, None),
             Some(service) => {
-                WorkerClient::proxied(service_client().await?, &service.proxy_path(), None, None)
+                let (client, server) = service_client().await?;
+                WorkerClient::proxied(client, server, &service.proxy_path(), None, None)
             }
         }
     }
@@ -132,11 +133,12 @@ impl ServicePort {
 }
 
 /// Creates a client of the API server for calls of a Service.
-async fn service_client() -> Result<Client, Failure> {
+async fn service_client() -> Result<(Client, ApiServer), Failure> {
     let mut config = load_config().await?;
     // Do not retry: a user waits, and a call of a Service without endpoints should fail immediately.
     config.default_retry = false;
-    create_client(config)
+    let server = ApiServer::of(&config);
+    Ok((create_client(config)?, server))
 }
 
 impl CallerArgs {
@@ -145,16 +147,21 @@ impl CallerArgs {
         let Some(service) = service else {
             return WorkerClient::new(url, self.token_file.as_ref());
         };
-        let client = service_client().await?;
+        let (client, server) = service_client().await?;
         let token = match &self.service_account {
-            Some(account) => Some(self.request_token(&client, account).await?),
+            Some(account) => Some(self.request_token(&client, &server, account).await?),
             None => None,
         };
-        WorkerClient::proxied(client, &service.proxy_path(), token, self.token_file.as_ref())
+        WorkerClient::proxied(client, server, &service.proxy_path(), token, self.token_file.as_ref())
     }
 
     /// Requests a token of a ServiceAccount for the worker's audience.
-    async fn request_token(&self, client: &Client, account: &str) -> Result<SecretString, Failure> {
+    async fn request_token(
+        &self,
+        client: &Client,
+        server: &ApiServer,
+        account: &str,
+    ) -> Result<SecretString, Failure> {
         let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), &self.namespace);
         let request = TokenRequest {
             spec: TokenRequestSpec {
@@ -166,7 +173,13 @@ impl CallerArgs {
         };
         let action = || format!("requesting a token of ServiceAccount {}/{account}", self.namespace);
         let response = accounts.create_token_request(account, &PostParams::default(), &request).await;
-        let response = response.map_err(|error| describe_error(&error)).or_fail(action)?;
+        let describe = |error: kube::Error| match &error {
+            kube::Error::Api(status) if status.code == 404 => {
+                "it does not exist: create it, or name another with --service-account".to_owned()
+            }
+            _ => server.describe(&error),
+        };
+        let response = response.map_err(describe).or_fail(action)?;
         let token = response.status.map(|status| status.token).filter(|token| !token.is_empty());
         token
             .map(SecretString::from)

@@ -4,6 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http_body_util::{BodyExt, Limited};
 use reqwest::{Client, Method, RequestBuilder, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
@@ -11,7 +13,9 @@ use serde::Deserialize;
 use url::Url;
 
 use super::failure::{Failure, OrFail};
-use super::kubeconfig::describe_error;
+use super::kubeconfig::ApiServer;
+use super::worker_hints::{ProblemBody, remedy};
+use crate::net::describe_cause;
 
 /// The largest response that is read, in bytes: enough for 500 deliveries with all their attempts.
 const MAX_RESPONSE_BYTES: usize = 64 << 20;
@@ -27,7 +31,7 @@ pub struct WorkerClient {
 enum Transport {
     Direct(Client),
     /// Through the API server's proxy; only the path of the base URL is used.
-    Proxied(kube::Client),
+    Proxied(kube::Client, ApiServer),
 }
 
 /// The header for a token if a proxy drops Authorization.
@@ -39,16 +43,8 @@ pub struct WorkerResponse {
     pub url: Url,
     pub status: StatusCode,
     pub body: Vec<u8>,
-}
-
-/// The members of a problem body (RFC 9457) that are shown.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct ProblemBody {
-    title: Option<String>,
-    detail: Option<String>,
-    /// The message of the API server if it does not forward a request.
-    message: Option<String>,
+    /// The user of the token that was sent, as far as the token names one.
+    pub caller: Option<String>,
 }
 
 impl WorkerClient {
@@ -64,6 +60,7 @@ impl WorkerClient {
     /// Creates a client of a worker behind the API server's proxy, at this path of the API server.
     pub fn proxied(
         client: kube::Client,
+        server: ApiServer,
         path: &str,
         token: Option<SecretString>,
         token_file: Option<&PathBuf>,
@@ -73,7 +70,15 @@ impl WorkerClient {
             None => token_file.map(|path| read_token(path)).transpose()?,
         };
         let base = Url::parse(&format!("https://kubernetes{path}")).or_fail(|| path.to_owned())?;
-        Ok(WorkerClient { transport: Transport::Proxied(client), base, token })
+        Ok(WorkerClient { transport: Transport::Proxied(client, server), base, token })
+    }
+
+    /// Returns the user that the token names, if it is a JWT.
+    fn caller(&self) -> Option<String> {
+        let token = self.token.as_ref()?.expose_secret();
+        let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
+        let claims: serde_json::Value = serde_json::from_slice(&claims).ok()?;
+        Some(claims.get("sub")?.as_str()?.to_owned())
     }
 
     /// Returns a URL of the API in a namespace.
@@ -131,13 +136,14 @@ impl WorkerClient {
                 let request = client.request(method, url.clone());
                 self.call_direct(request.header("content-type", "application/json").body(body), url).await
             }
-            Transport::Proxied(client) => self.call_proxied(client, method, url, body).await,
+            Transport::Proxied(client, server) => self.call_proxied(client, server, method, url, body).await,
         }
     }
 
     async fn call_proxied(
         &self,
         client: &kube::Client,
+        server: &ApiServer,
         method: Method,
         url: Url,
         body: Vec<u8>,
@@ -152,11 +158,11 @@ impl WorkerClient {
         let request = request.body(kube::client::Body::from(body)).or_fail(|| url.path().to_owned())?;
         let failed =
             |why: String| Failure::new(format!("{} cannot be reached: {why} (--service)", url.path()));
-        let response = client.send(request).await.map_err(|error| failed(describe_error(&error)))?;
+        let response = client.send(request).await.map_err(|error| failed(server.describe(&error)))?;
         let status = response.status();
         let body = Limited::new(response.into_body(), MAX_RESPONSE_BYTES);
         let body = body.collect().await.map_err(|error| failed(error.to_string()))?.to_bytes().to_vec();
-        Ok(WorkerResponse { url, status, body })
+        Ok(WorkerResponse { url, status, body, caller: self.caller() })
     }
 
     async fn call_direct(&self, mut request: RequestBuilder, url: Url) -> Result<WorkerResponse, Failure> {
@@ -174,7 +180,7 @@ impl WorkerClient {
                 )));
             }
         }
-        Ok(WorkerResponse { url, status, body })
+        Ok(WorkerResponse { url, status, body, caller: self.caller() })
     }
 }
 
@@ -192,9 +198,9 @@ impl WorkerResponse {
         if self.status.is_success() {
             return Ok(self);
         }
-        let hint = if self.status == StatusCode::UNAUTHORIZED { " (--token-file)" } else { "" };
-        let message =
-            format!("{} returned {}{}{hint}", self.url, self.status, problem_text(&self.body, self.status));
+        let problem = ProblemBody::parse(&self.body);
+        let remedy = remedy(&self.url, self.status, &problem, self.caller.as_deref());
+        let message = format!("{} returned {}{}{remedy}", self.url, self.status, problem.text(self.status));
         Err(Failure { code, message })
     }
 
@@ -210,21 +216,13 @@ fn read_token(path: &Path) -> Result<SecretString, Failure> {
     let token = fs::read_to_string(path).or_fail(|| format!("reading {}", path.display()))?;
     match token.trim() {
         "" => Err(Failure::new(format!("{} contains no token", path.display()))),
-        token => Ok(SecretString::from(token)),
+        token if token.bytes().all(|byte| byte.is_ascii_graphic()) => Ok(SecretString::from(token)),
+        _ => {
+            let problem =
+                "contains no bearer token: it has blanks, line ends or other characters that none has";
+            Err(Failure::new(format!("{} {problem}", path.display())))
+        }
     }
-}
-
-/// Returns the text of a problem body as one line, prefixed by `: `; empty for any other body.
-fn problem_text(body: &[u8], status: StatusCode) -> String {
-    let problem: ProblemBody = serde_json::from_slice(body).unwrap_or_default();
-    // Omit a title that repeats the status, which the caller prints already.
-    let title = problem.title.filter(|title| Some(title.as_str()) != status.canonical_reason());
-    let parts: Vec<String> = [title, problem.detail, problem.message]
-        .into_iter()
-        .flatten()
-        .map(|text| text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(500).collect())
-        .collect();
-    if parts.is_empty() { String::new() } else { format!(": {}", parts.join(": ")) }
 }
 
 fn create_client(url: &Url) -> Result<Client, Failure> {
@@ -242,12 +240,28 @@ fn create_client(url: &Url) -> Result<Client, Failure> {
 
 /// Creates the failure of a failed connection: the URL once, with the innermost cause, which is the most specific.
 fn connection_failure(url: &Url, error: &reqwest::Error) -> Failure {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
+    let why =
+        if error.is_timeout() { "no response within the timeout".into() } else { describe_cause(error) };
+    let hint = match () {
+        () if why.contains("UnknownIssuer") => {
+            ": set SSL_CERT_FILE to a file with the certificate of its authority (PEM)"
+        }
+        () if url.scheme() == "http" && is_no_http(error) => ": does the port use TLS? Then write https://",
+        () => "",
+    };
+    Failure::new(format!("{url} cannot be reached: {why}{hint} (--url)"))
+}
+
+/// Returns true if the other side answered something else than HTTP.
+fn is_no_http(error: &reqwest::Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse) {
+            return true;
+        }
+        cause = error.source();
     }
-    let why = if error.is_timeout() { "no response within the timeout".into() } else { cause.to_string() };
-    Failure::new(format!("{url} cannot be reached: {why} (--url)"))
+    false
 }
 
 #[cfg(test)]
@@ -273,13 +287,5 @@ mod tests {
             assert!(url(base, "demo", &[]).is_err(), "{base}");
         }
         assert!(url("http://a", "demo", &["events", ".."]).is_err());
-    }
-
-    #[test]
-    fn problem_text_is_one_line_without_the_status() {
-        let text = |body: &[u8]| problem_text(body, StatusCode::FORBIDDEN);
-        assert_eq!(text(br#"{"title":"Too big","detail":"1 MiB\nat most"}"#), ": Too big: 1 MiB at most");
-        assert_eq!(text(br#"{"title":"Forbidden","detail":"no right"}"#), ": no right");
-        assert_eq!(text(b"<html>"), "");
     }
 }

@@ -63,7 +63,7 @@ const ENTITIES: [CatalogueEvent; 25] = [
 ];
 
 /// All known sources, sorted by name.
-pub const SOURCES: [CatalogueSource; 7] = [
+pub static SOURCES: [CatalogueSource; 7] = [
     CatalogueSource {
         name: "ai-rate-limiting-advanced",
         // Kong does not document unique fields for this source, unlike for rate-limiting-advanced.

@@ -5,7 +5,7 @@ use std::time::Duration;
 /// Why a text is not a valid duration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DurationError {
-    #[error("must be a duration such as 15s, 10m or 1h30m (units h, m, s, ms)")]
+    #[error("must be a duration such as 15s, 10m or 1h30m (units h, m, s, ms; a day is 24h)")]
     Malformed,
     #[error("must be more than zero")]
     Zero,

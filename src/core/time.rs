@@ -84,8 +84,9 @@ pub fn parse_time_or_age(text: &str, now: Millis) -> Result<Millis, &'static str
     if let Some(at) = Millis::parse(text) {
         return Ok(at);
     }
-    let age = duration::parse(text)
-        .map_err(|_| "must be a time (2026-11-21T08:00:00Z) or an age (1h30m; units h, m, s, ms)")?;
+    let age = duration::parse(text).map_err(
+        |_| "must be a time (2026-11-21T08:00:00Z) or an age (1h30m; units h, m, s, ms; a day is 24h)",
+    )?;
     Ok(Millis(now.0.saturating_sub(i64::try_from(age.as_millis()).unwrap_or(i64::MAX))))
 }
 

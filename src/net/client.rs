@@ -190,6 +190,12 @@ fn classify(error: &ClientError) -> SendError {
     if error.is_connect() { SendError::Connect(last) } else { SendError::Protocol(last) }
 }
 
+/// Describes the innermost cause of an error, which is the most specific.
+pub fn describe_cause(error: &(dyn Error + 'static)) -> String {
+    let tls = causes(error).find_map(tls_error).map(describe_tls_error);
+    tls.unwrap_or_else(|| causes(error).last().map_or_else(String::new, ToString::to_string))
+}
+
 /// Unwraps a TLS error from nested I/O errors, which do not return their inner error as `source`.
 fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
     error.downcast_ref().or_else(|| tls_error(error.downcast_ref::<std::io::Error>()?.get_ref()?))

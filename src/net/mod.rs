@@ -37,7 +37,7 @@ mod timed_stream;
 mod tls;
 mod tls_client;
 
-pub use client::{HttpClient, HttpResponse, SendError};
+pub use client::{HttpClient, HttpResponse, SendError, describe_cause};
 pub use connect::Egress;
 pub use port_options::{PortOptions, raise_open_files_limit};
 pub use proxy::{Bypass, Proxy};

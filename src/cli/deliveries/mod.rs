@@ -88,6 +88,7 @@ pub struct ShowArgs {
     #[command(flatten)]
     api: WorkerApiArgs,
     /// The delivery's id, which is its webhook-id.
+    #[arg(value_parser = parse_id)]
     id: Uuid,
     /// Show the event's data too. Requires permission to get deliveries/payload.
     #[arg(long)]
@@ -119,7 +120,17 @@ pub struct CancelArgs {
     #[command(flatten)]
     api: WorkerApiArgs,
     /// The delivery's id.
+    #[arg(value_parser = parse_id)]
     id: Uuid,
+}
+
+/// Parses the id of a delivery. Ids of events are chosen by their publishers and rarely look like one.
+fn parse_id(text: &str) -> Result<Uuid, String> {
+    Uuid::parse_str(text).map_err(|_| {
+        format!(
+            "is not the id of a delivery; of an event, `hookstream deliveries list --event {text:.64}` shows the deliveries"
+        )
+    })
 }
 
 fn parse_time(text: &str) -> Result<Millis, String> {

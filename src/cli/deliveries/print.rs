@@ -200,6 +200,7 @@ mod tests {
             url: "http://a".parse().unwrap(),
             status: reqwest::StatusCode::OK,
             body: body.to_string().into_bytes(),
+            caller: None,
         }
     }
 

@@ -32,7 +32,7 @@ pub struct ReplayArgs {
     #[command(flatten)]
     api: WorkerApiArgs,
     /// The delivery's id. Without an id, the flags select the deliveries; without --state, only dead ones.
-    #[arg(conflicts_with_all = ["hook", "state", "event", "since", "until", "rate", "wait", "dry_run"])]
+    #[arg(value_parser = super::parse_id, conflicts_with_all = ["hook", "state", "event", "since", "until", "rate", "wait", "dry_run"])]
     id: Option<Uuid>,
     #[command(flatten)]
     selection: SelectionArgs,

@@ -65,7 +65,16 @@ pub async fn run(args: Args) -> CommandResult {
 async fn print_all(args: &Args, access: Auth0Access) -> CommandResult {
     let action = || format!("--domain {}", args.domain);
     let mut report = ImportReport::default();
-    for listed in StreamClient::new(access.clone()).list(ListFilter::all()).await.or_fail(action)?.items {
+    let listed = StreamClient::new(access.clone()).list(ListFilter::all()).await;
+    let listed = listed.map_err(|error| match error {
+        // The error's own text names the Secret of a Connection.
+        AdminError::Unauthorized(detail) => format!(
+            "the tenant rejected the credentials (401): check --token-file, or --client-id and --client-secret-file: {}",
+            detail.message
+        ),
+        other => other.to_string(),
+    });
+    for listed in listed.or_fail(action)?.items {
         let (name, stream) =
             (format!("stream {}", listed.id), StreamClient::normalize(listed.parse().or_fail(action)?));
         if is_relay(&stream) {

@@ -18,7 +18,7 @@ use crate::admin::kong::{
     DetectedCapabilities, KongAccess, KongClient, KongManifests, TOKEN_HEADER, hook_manifests, is_relay,
 };
 use crate::admin::limit::Pacer;
-use crate::admin::{ExternalClient, ListFilter, MAX_RESPONSE};
+use crate::admin::{AdminError, ExternalClient, ListFilter, MAX_RESPONSE};
 use crate::api::to_yaml;
 use crate::controller::find_differences;
 use crate::core::bucket::Rate;
@@ -90,7 +90,8 @@ async fn kong(args: KongArgs) -> CommandResult {
     let client = connect(&args).await?;
     let action = || format!("--admin-url {}", args.admin_url);
     let mut report = ImportReport::default();
-    for listed in client.list(ListFilter::all()).await.or_fail(action)?.items {
+    let listed = client.list(ListFilter::all()).await.map_err(|error| describe_error(&error, &args));
+    for listed in listed.or_fail(action)?.items {
         let (name, item) =
             (format!("hook {}", listed.id), &KongClient::normalize(listed.parse().or_fail(action)?));
         if is_relay(item) {
@@ -103,6 +104,24 @@ async fn kong(args: KongArgs) -> CommandResult {
         }
     }
     Ok(report.exit_code())
+}
+
+/// Describes a failure with this command's flags; the texts of the errors name fields of a Connection.
+fn describe_error(error: &AdminError, args: &KongArgs) -> String {
+    match error {
+        AdminError::Unauthorized(_) if args.token_file.is_none() => {
+            "the admin API requires a token (401): give --token-file".to_owned()
+        }
+        AdminError::Unauthorized(detail) => format!(
+            "the admin API rejected the token (401): check --token-file and --token-header: {}",
+            detail.message
+        ),
+        AdminError::NotFound(detail) => format!(
+            "the admin API does not have this path (404): check --admin-url and --workspace, and that Kong is Enterprise: {}",
+            detail.message
+        ),
+        other => other.to_string(),
+    }
 }
 
 /// Prints the manifests of one hook. Reports a hook that an EventHook cannot express.

@@ -21,9 +21,11 @@ use crate::api::{self, API_VERSION, GROUP};
 use catalogue::check_catalogue;
 use finding::{Finding, FindingContext, Severity};
 use references::{check_references, key_of};
-use templates::{NOT_RENDERED, check_templates, find_helm_tag, find_helm_value};
+use templates::check_templates;
 
-use crate::cluster::files::{Document, Ownership, check_data_object, ownership, read_documents};
+use crate::cluster::files::{
+    Document, NOT_RENDERED, Ownership, check_data_object, find_helm_value, ownership, read_documents,
+};
 use crate::core::hook::{self, Handler, InvalidSpec};
 use crate::core::schema::Schemas;
 use crate::core::{auth0_hook, stream};
@@ -163,10 +165,8 @@ fn check_content<'d>(document: &'d Document, context: &mut FindingContext<'_>) -
     let content = match &document.content {
         Ok(content) => content,
         Err(problem) => {
-            match find_helm_tag(document.source.text()) {
-                Some(at) => add_helm(at, context),
-                None => context.file_problem(Severity::Error, "Unreadable", problem),
-            }
+            let reason = if problem.message == NOT_RENDERED { "NotRendered" } else { "Unreadable" };
+            context.file_problem(Severity::Error, reason, problem);
             return None;
         }
     };

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use super::encoding::decode_text;
+use super::helm::{NOT_RENDERED, find_helm_tag};
 use super::json::{JsonDocuments, read_json};
 use super::source::{DocumentPlace, DocumentSource, FileProblem, Position};
 use super::yaml::{YamlDocument, YamlProblem, read_yaml};
@@ -143,7 +144,13 @@ fn parse_documents(
     text: &str,
     warnings: &mut Vec<FileProblem>,
 ) -> Result<Vec<(Value, DocumentPlace)>, FileProblem> {
-    let documents = parse_text(text, warnings)?;
+    let documents = parse_text(text, warnings).map_err(|problem| match find_helm_tag(text) {
+        // The parser's problem is a consequence.
+        Some(at) => {
+            FileProblem { position: Some(Position::of_offset(text, at)), message: NOT_RENDERED.to_owned() }
+        }
+        None => problem,
+    })?;
     Ok(documents.into_iter().flat_map(flatten_list).filter(|(value, _)| !value.is_null()).collect())
 }
 

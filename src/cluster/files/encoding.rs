@@ -22,11 +22,9 @@ pub fn decode_text(bytes: &[u8]) -> Result<String, FileProblem> {
 fn decode_utf8(bytes: &[u8]) -> Result<String, FileProblem> {
     let text = str::from_utf8(bytes).map_err(|error| {
         let before = bytes.get(..error.valid_up_to()).unwrap_or_default();
-        let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
-        let column =
-            String::from_utf8_lossy(before).rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+        let before = String::from_utf8_lossy(before);
         let message = "not UTF-8: save the file as UTF-8".to_owned();
-        FileProblem { position: Some(Position { line, column }), message }
+        FileProblem { position: Some(Position::of_offset(&before, before.len())), message }
     })?;
     Ok(text.to_owned())
 }

@@ -16,6 +16,15 @@ pub struct Position {
     pub column: usize,
 }
 
+impl Position {
+    /// Returns the position of a byte of a text.
+    pub fn of_offset(text: &str, offset: usize) -> Position {
+        let before = text.get(..offset).unwrap_or_default();
+        let column = before.rsplit('\n').next().map_or(0, |line| line.chars().count()) + 1;
+        Position { line: before.matches('\n').count() + 1, column }
+    }
+}
+
 /// A problem of a file, with its position where it has one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileProblem {
@@ -90,9 +99,8 @@ impl DocumentSource {
 
     /// Returns the position of an offset into `text`.
     pub fn position_of_offset(&self, offset: usize) -> Position {
-        let before = self.text().get(..offset).unwrap_or_default();
-        let column = before.rsplit('\n').next().map_or(0, |line| line.chars().count()) + 1;
-        Position { line: before.matches('\n').count() + self.place.first_line, column }
+        let position = Position::of_offset(self.text(), offset);
+        Position { line: position.line + self.place.first_line - 1, ..position }
     }
 
     /// Returns the position of a field, such as `spec.handler.lambda.functions[0]`. If it is missing, that of the innermost

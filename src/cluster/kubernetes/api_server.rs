@@ -6,6 +6,7 @@ use kube::api::ApiResource;
 
 use crate::api::{Connection, EventHook, EventStream, Hook};
 use crate::cluster::{ClusterError, ResourceKind};
+use crate::net::describe_cause;
 
 /// Returns a kind's group, version and plural, as requests need them.
 pub fn api_resource(kind: ResourceKind) -> ApiResource {
@@ -50,7 +51,10 @@ pub fn to_cluster_error(error: kube::Error) -> ClusterError {
         kube::Error::Api(status) => {
             ClusterError::ClusterError(format!("the API server rejected the request: {}", status.message))
         }
-        _ => ClusterError::ClusterError(format!("the API server cannot be reached: {error}")),
+        _ => ClusterError::ClusterError(format!(
+            "the API server cannot be reached: {}",
+            describe_cause(&error)
+        )),
     }
 }
 

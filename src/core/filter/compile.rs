@@ -142,6 +142,10 @@ fn parse(text: &str) -> Result<Node, FilterError> {
         };
         let problem = match first.msg.strip_prefix("Syntax error: ").unwrap_or(&first.msg) {
             deep if deep.contains("Recursion limit") => "is nested too deeply",
+            // The lexer's message quotes the character, and what follows if that is unexpected too.
+            equals if equals.starts_with("token recognition error at: '=") => "a comparison is written ==",
+            and if and.starts_with("token recognition error at: '&") => "and is written &&",
+            or if or.starts_with("token recognition error at: '|") => "or is written ||",
             other => other,
         };
         let at = |n: isize| usize::try_from(n).unwrap_or_default().max(1);

@@ -56,7 +56,7 @@ impl Schemas {
                 "" => format!("is missing: write one of {known}"),
                 _ => {
                     let suggestion = did_you_mean(kind, self.0.keys().map(String::as_str));
-                    format!("there is no kind {kind}{suggestion}; the kinds are {known}")
+                    format!("there is no kind {kind}{suggestion} (the kinds are {known})")
                 }
             };
             return vec![violation("kind", problem)];
@@ -93,7 +93,7 @@ pub fn unknown_field<'k>(
     known: impl Iterator<Item = &'k str> + Clone,
 ) -> SchemaViolation {
     let suggestion = did_you_mean(name, known.clone());
-    violation(path, format!("unknown field \"{path}\"{suggestion}; known fields: {}", sorted(known)))
+    violation(path, format!("unknown field \"{path}\"{suggestion} (known fields: {})", sorted(known)))
 }
 
 fn sorted<'a>(names: impl Iterator<Item = &'a (impl AsRef<str> + ?Sized + 'a)>) -> String {

@@ -283,8 +283,8 @@ async fn lists_sources_without_worker() {
     assert_eq!(status, 0);
     assert!(all.contains("rate-limiting-advanced  rate-limit-exceeded"), "{all}");
     let (_, one, _) = run(&["sources", "dao:crud", "--output", "json"]).await;
-    let fields = json!({"fields": ["operation", "entity", "old_entity", "schema"]});
-    let expected = json!({"data": {"create": fields, "update": fields, "delete": fields}});
+    let event = |name: &str| json!({"source": "dao:crud", "event": name, "fields": ["operation", "entity", "old_entity", "schema"]});
+    let expected = json!({"items": [event("create"), event("update"), event("delete")]});
     assert_eq!(serde_json::from_str::<Value>(&one).unwrap(), expected);
     let (status, _, error) = run(&["sources", "shop"]).await;
     assert_eq!(status, 2);

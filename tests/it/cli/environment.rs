@@ -84,3 +84,19 @@ fn colours_only_terminals_without_no_color() {
     let text = terminal.read_to_end();
     assert!(text.contains("is no level") && !text.contains('\u{1b}'), "{text:?}");
 }
+
+/// A table is as wide as the terminal allows, and complete in a pipe.
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_keep_to_the_width_of_the_terminal() {
+    let (_, piped, _) = run(&["sources"]).await;
+    assert!(piped.lines().any(|line| line.chars().count() > 100), "{piped}");
+    let in_terminal = |columns: u16| Terminal::start(&["sources"], &[], columns).read_to_end();
+    assert_eq!(in_terminal(400), piped);
+    let narrow = in_terminal(90);
+    assert!(narrow.lines().all(|line| line.chars().count() <= 90), "{narrow}");
+    // Nothing is lost but the blanks between columns.
+    for word in ["rate-limiting-advanced", "keyauth_credentials", "upstream_id"] {
+        assert!(narrow.contains(word), "{word}: {narrow}");
+    }
+    assert_eq!(narrow.matches("crud").count(), piped.matches("crud").count());
+}

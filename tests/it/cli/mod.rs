@@ -5,6 +5,7 @@ mod diff;
 mod environment;
 mod import;
 mod manifest_files;
+mod mistakes;
 mod orphans;
 mod release;
 mod standalone;

@@ -4,17 +4,19 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::process::Child;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 
 use rustix::fs::{Mode, OFlags, open};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
-use crate::harness::Process;
+use crate::harness::{DEADLINE, Process};
 
 /// The program on a terminal of its own.
 pub struct Terminal {
     child: Child,
-    screen: File,
+    /// What the program prints, until it ends.
+    screen: Receiver<Vec<u8>>,
     text: String,
 }
 
@@ -32,7 +34,18 @@ impl Terminal {
         let mut command = Process::command(args, envs);
         command.env_remove("COLUMNS").stdin(first).stdout(side()).stderr(side());
         let child = command.spawn().unwrap();
-        Terminal { child, screen: screen.into(), text: String::new() }
+        let (sender, receiver) = channel();
+        let mut screen = File::from(screen);
+        // The thread ends with the program, which closes its side of the terminal.
+        std::thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(count @ 1..) = screen.read(&mut bytes) {
+                if sender.send(bytes[..count].to_vec()).is_err() {
+                    return;
+                }
+            }
+        });
+        Terminal { child, screen: receiver, text: String::new() }
     }
 
     /// Reads until this text was printed. Returns everything that was printed so far.
@@ -49,12 +62,14 @@ impl Terminal {
         self.text.clone()
     }
 
-    /// Returns false once the program has ended, which closes its side of the terminal.
+    /// Returns false once the program has ended.
     fn read_more(&mut self) -> bool {
-        let mut bytes = [0; 4096];
-        let Ok(count) = self.screen.read(&mut bytes) else { return false };
-        self.text.push_str(&String::from_utf8_lossy(&bytes[..count]).replace("\r\n", "\n"));
-        count > 0
+        match self.screen.recv_timeout(DEADLINE) {
+            Ok(bytes) => self.text.push_str(&String::from_utf8_lossy(&bytes).replace("\r\n", "\n")),
+            Err(RecvTimeoutError::Disconnected) => return false,
+            Err(RecvTimeoutError::Timeout) => panic!("nothing more within {DEADLINE:?}: {}", self.text),
+        }
+        true
     }
 }
 

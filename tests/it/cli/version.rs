@@ -28,9 +28,9 @@ async fn prints_client_and_worker() {
 
     // An older worker, and none at all.
     let old = format!("http://{}", standalone.listen);
-    let nobody = format!("http://127.0.0.1:{}", free_port());
+    let unreachable = format!("http://127.0.0.1:{}", free_port());
     for (url, why) in
-        [(old, "it is older than this program"), (nobody, "cannot be reached: Connection refused")]
+        [(old, "it is older than this program"), (unreachable, "cannot be reached: Connection refused")]
     {
         let (code, out, error) = run(&["version", "--url", &url]).await;
         assert_eq!((code, out.lines().count()), (0, 2), "{out}");
