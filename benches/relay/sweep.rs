@@ -32,8 +32,9 @@ pub fn run(sink: &Sink, plan: &Plan) -> usize {
             lost += measured.forget_rounds();
         }
     }
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let chart = Chart {
-        title: "Deliveries per second, 1 KiB events, two cores".into(),
+        title: format!("Deliveries per second, 1 KiB events, {cores} cores"),
         x_label: "connections",
         y_label: "deliveries/s",
         positions: CONNECTIONS.map(|connections| connections.to_string()).into(),
