@@ -68,7 +68,11 @@ pub async fn run(args: Args) -> CommandResult {
     let client = create_client(config.clone())?;
     // Fail at once with the cause; the election would retry for a minute and only log it.
     let server = ApiServer::of(&config);
-    client.apiserver_version().await.map_err(|error| Failure::new(server.describe(&error)))?;
+    match client.apiserver_version().await {
+        // A response proves that it is there, even without the right to read the version.
+        Ok(_) | Err(kube::Error::Api(_)) => {}
+        Err(error) => return Err(Failure::new(server.describe(&error))),
+    }
     let (leadership, election) = LeaderElection::new(follow_config(config), lease);
     let metrics = Arc::new(Metrics::default());
     let options = KubernetesOptions {

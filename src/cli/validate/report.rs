@@ -1,7 +1,7 @@
 //! The report of a validation in the formats of other programs: workflow commands of GitHub Actions, SARIF 2.1.0 for code
 //! scanning, and JUnit's XML for the test view of CI systems.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use serde_json::{Value, json};
@@ -80,19 +80,16 @@ fn file_uri(path: &str) -> String {
 /// Returns the report as JUnit's XML: a test for each object, and one for each file that cannot be read. With `strict` a warning
 /// fails the test.
 pub fn junit(report: &ValidationReport, strict: bool) -> String {
-    let mut cases: Vec<(&str, &str)> =
-        report.checked.iter().map(|(file, object)| (file.as_str(), object.as_str())).collect();
-    cases.extend(report.findings.iter().map(|finding| (finding.file.as_str(), finding.object.as_str())));
-    // Keeps the order of the files.
-    let mut seen = BTreeSet::new();
-    cases.retain(|case| seen.insert(*case));
+    // A map, because a search for the findings of each of 10,000 objects would take seconds.
+    let mut cases: BTreeMap<(&str, &str), Vec<&Finding>> = BTreeMap::new();
+    for (file, object) in &report.checked {
+        cases.entry((file.as_str(), object.as_str())).or_default();
+    }
+    for finding in &report.findings {
+        cases.entry((finding.file.as_str(), finding.object.as_str())).or_default().push(finding);
+    }
     let (mut xml, mut failed) = (String::new(), 0);
-    for (file, object) in &cases {
-        let found: Vec<&Finding> = report
-            .findings
-            .iter()
-            .filter(|finding| finding.file == *file && finding.object == *object)
-            .collect();
+    for ((file, object), found) in &cases {
         let fails = |finding: &&&Finding| strict || finding.severity == Severity::Error;
         let failures: Vec<&&Finding> = found.iter().filter(fails).collect();
         failed += usize::from(!failures.is_empty());

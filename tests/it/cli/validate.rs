@@ -108,9 +108,8 @@ fn findings_name_line_and_column_of_the_file() {
             "warning 11:3 UnknownEvent the source crud has no event consumer: did you mean consumers?",
         ),
         (
-            format!(
-                "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: Secret\n  metadata: {{name: s}}\n- apiVersion: v1\n  kind: Secret\n  metadata: {{name: t}}\n  data:\n    k: '?'\n"
-            ),
+            "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: Secret\n  metadata: {name: s}\n- apiVersion: v1\n  kind: Secret\n  metadata: {name: t}\n  data:\n    k: '?'\n"
+                .to_owned(),
             "error 11:5 InvalidSchema Invalid value: is not base64",
         ),
         (
