@@ -14,7 +14,7 @@ use super::data_folder::open_data_folder;
 use super::failure::{CommandResult, Failure, OrFail};
 use super::flags::{EgressArgs, parse_installation_id};
 use super::kubeconfig::{KubeconfigArgs, create_client};
-use super::output::{self, HELP, OutputFormat, print_line, strip_control_chars};
+use super::output::{self, HELP, ItemList, OutputFormat, print_line, strip_control_chars};
 use crate::cluster::files::{FileCluster, OfflineManifests, view_of};
 use crate::cluster::kubernetes::{Kubernetes, KubernetesOptions};
 use crate::cluster::{Cluster, ClusterError, ObjectKey, ResourceKind};
@@ -69,11 +69,6 @@ pub struct Args {
     output: OutputFormat,
     #[command(flatten)]
     egress: EgressArgs,
-}
-
-#[derive(Serialize)]
-struct Report {
-    data: Vec<Row>,
 }
 
 /// One vendor object. `state` is orphan, unmanaged, deleted, changed or failed.
@@ -151,7 +146,7 @@ pub async fn run(args: Args) -> CommandResult {
     };
     match args.output {
         OutputFormat::Table => print(&rows),
-        other => output::print_value(other, &Report { data: rows })?,
+        other => output::print_value(other, &ItemList { items: rows })?,
     }
     Ok(ExitCode::from(code))
 }

@@ -15,7 +15,7 @@ fn rows(output: &Output) -> (i32, Vec<Value>) {
     let text = String::from_utf8_lossy(&output.stdout);
     let report: Value = serde_json::from_str(&text)
         .unwrap_or_else(|e| panic!("{e}: {text} {}", String::from_utf8_lossy(&output.stderr)));
-    (output.status.code().unwrap(), report["data"].as_array().unwrap().clone())
+    (output.status.code().unwrap(), report["items"].as_array().unwrap().clone())
 }
 
 fn state<'a>(rows: &'a [Value], id: &Value) -> Option<&'a str> {
