@@ -85,6 +85,7 @@ impl MemoryShareMetrics {
     }
 }
 
-fn to_gauge(bytes: u64) -> i64 {
-    i64::try_from(bytes).unwrap_or(i64::MAX)
+/// Converts a count to the value of a gauge.
+pub(super) fn to_gauge(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }

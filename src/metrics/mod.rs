@@ -25,6 +25,7 @@ use prometheus_client::registry::{Registry, Unit};
 use hooks::{FloatGauge, HookMetrics};
 pub use hooks::{HookSeries, METRICS_ANNOTATION};
 use labels::*;
+use memory::to_gauge;
 pub use memory::{MemoryMetrics, MemoryShareMetrics};
 
 /// All metrics of the process.
@@ -78,6 +79,7 @@ struct Backlog {
     oldest: FloatGauge,
     shares: Family<ShareLabel, FloatGauge>,
     store: Gauge,
+    keys: Gauge,
 }
 
 /// Maximum hosts with a label value of their own; further ones share `other`. Users choose the hosts: without the
@@ -206,6 +208,8 @@ impl Default for Metrics {
             backlog.shares.clone(),
         );
         registry.register_with_unit("store", "Size of the store file", Unit::Bytes, backlog.store.clone());
+        let help = "Memory for idempotency keys";
+        registry.register_with_unit("store_key_memory", help, Unit::Bytes, backlog.keys.clone());
         let disk_used = FloatGauge::default();
         registry.register_with_unit(
             "disk_used",
@@ -430,13 +434,17 @@ impl Metrics {
         self.commit_group.observe(u32::try_from(operations).map_or(f64::MAX, f64::from));
     }
 
-    /// Sets the number of pending deliveries, their bytes, the age of the oldest one, and the bytes of the store.
-    pub fn set_backlog(&self, deliveries: u64, bytes: u64, oldest: Duration, store: u64) {
-        let to_gauge = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    /// Sets the number of pending deliveries, their bytes, and the age of the oldest one.
+    pub fn set_backlog(&self, deliveries: u64, bytes: u64, oldest: Duration) {
         self.backlog.deliveries.set(to_gauge(deliveries));
         self.backlog.bytes.set(to_gauge(bytes));
         self.backlog.oldest.set(oldest.as_secs_f64());
-        self.backlog.store.set(to_gauge(store));
+    }
+
+    /// Sets the bytes of the store's file, and of the memory for its idempotency keys.
+    pub fn set_store_size(&self, file: u64, keys: u64) {
+        self.backlog.store.set(to_gauge(file));
+        self.backlog.keys.set(to_gauge(keys));
     }
 
     /// Sets the used fraction of the share of the fullest `hook` or `namespace` (`of`).

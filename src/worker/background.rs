@@ -159,7 +159,8 @@ pub async fn measure_backlog(
     loop {
         if let Ok(stats) = store.stats().await {
             let oldest = stats.oldest.map_or(Duration::ZERO, |at| Millis::now().since(at));
-            metrics.set_backlog(stats.pending, stats.pending_bytes, oldest, stats.file_bytes);
+            metrics.set_backlog(stats.pending, stats.pending_bytes, oldest);
+            metrics.set_store_size(stats.file_bytes, stats.key_memory_bytes);
             for (scope, used, share) in [
                 ("hook", stats.largest_hook_bytes, shares.hook_bytes),
                 ("namespace", stats.largest_namespace_bytes, shares.namespace_bytes),
