@@ -192,16 +192,20 @@ fn event(number: usize, hook: Option<&HookId>, now: Millis) -> NewEvent {
         data: RawValue::from_string(data).expect("JSON").into(),
         attributes: [].into(),
     };
-    let delivery = |hook: &HookId| NewDelivery {
+    NewEvent {
+        event: Arc::new(event),
+        dedup: Some(Dedup { key, window: WINDOW_TIME }),
+        deliveries: hook.map(|hook| delivery_to(hook, now)).into_iter().collect(),
+    }
+}
+
+/// Returns a delivery that is due at once and has no gates.
+pub fn delivery_to(hook: &HookId, now: Millis) -> NewDelivery {
+    NewDelivery {
         hook: hook.clone(),
         id: uuid::Uuid::now_v7(),
         due: now,
         gate_request: GateRequest::default(),
         dead: None,
-    };
-    NewEvent {
-        event: Arc::new(event),
-        dedup: Some(Dedup { key, window: WINDOW_TIME }),
-        deliveries: hook.map(delivery).into_iter().collect(),
     }
 }

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use hookstream::cluster::files::object_uid;
 use hookstream::core::event::{Event, Origin};
-use hookstream::core::gate::GateRequest;
 use hookstream::core::time::Millis;
 use hookstream::worker::store::sqlite::SqliteStore;
-use hookstream::worker::store::{HookId, IngestStore, MaintenanceStore, NewDelivery, NewEvent};
+use hookstream::worker::store::{HookId, IngestStore, MaintenanceStore, NewEvent};
 use serde_json::value::RawValue;
 
+use crate::common::preload::delivery_to;
 use crate::common::process::{start_with_manifests, temp_folder};
 use crate::common::sink::Sink;
 
@@ -129,14 +129,8 @@ async fn fill_store(data: &std::path::Path) {
                 data: RawValue::from_string(data).expect("JSON").into(),
                 attributes: [].into(),
             });
-            let delivery = |hook: &HookId| NewDelivery {
-                hook: hook.clone(),
-                id: uuid::Uuid::now_v7(),
-                due: now,
-                gate_request: GateRequest::default(),
-                dead: None,
-            };
-            NewEvent { event, dedup: None, deliveries: hooks.iter().map(delivery).collect() }
+            let deliveries = hooks.iter().map(|hook| delivery_to(hook, now)).collect();
+            NewEvent { event, dedup: None, deliveries }
         });
         let (sender, accepted) = tokio::sync::oneshot::channel();
         store.accept_then(events.collect(), now, Box::new(|_, result| drop(sender.send(result))));
