@@ -100,11 +100,15 @@ fn build_records_commit_and_date() {
 async fn bash_completes_commands_and_flags() {
     let (code, script, error) = run(&["completion", "bash"]).await;
     assert_eq!((code, error.as_str()), (0, ""));
+    // The script is longer than one argument may be.
+    let file = watchdog::unique_path("completion");
+    std::fs::write(&file, script).unwrap();
     let complete = |words: &str| {
         let list: Vec<&str> = words.split(' ').collect();
         let (word, before) = (list[list.len() - 1], list[list.len() - 2]);
         let code = format!(
-            "{script}\nCOMP_WORDS=({words}); COMP_CWORD={}; _hookstream hookstream '{word}' '{before}'; echo \"${{COMPREPLY[*]}}\"",
+            ". {}; COMP_WORDS=({words}); COMP_CWORD={}; _hookstream hookstream '{word}' '{before}'; echo \"${{COMPREPLY[*]}}\"",
+            file.display(),
             list.len() - 1
         );
         let output = Command::new("bash").args(["-c", &code]).output().unwrap();
