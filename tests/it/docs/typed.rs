@@ -142,7 +142,9 @@ fn expected(command: &str) -> (&'static [&'static str], &'static [u8]) {
         // Dead before the replay, delivered after it.
         c if c.contains("--payload") => (&["TerminalStatus", r#""order""#], &[1]),
         c if c.contains("deliveries show") => (&["delivered", "422", "200"], &[0]),
-        c if c.contains("--dry-run") => (&["1 delivery would be replayed"], &[0]),
+        c if c.contains("deliveries replay") && c.contains("--dry-run") => {
+            (&["1 delivery would be replayed"], &[0])
+        }
         c if c.contains("replay") => (&["1 replayed", "done"], &[0]),
         c if c.contains("store check") => (&["sound"], &[0]),
         c if c.contains("store backup") => (&["checked"], &[0]),
