@@ -11,7 +11,7 @@ use url::Url;
 use super::data_folder::open_data_folder;
 use super::failure::{CommandResult, Failure, OrFail};
 use super::flags::{EgressArgs, parse_url};
-use super::output::{self, HELP, ItemList, OutputFormat, print_line, strip_control_chars};
+use super::output::{self, HELP, OutputFormat, print_line, strip_control_chars};
 use crate::cluster::files::OfflineManifests;
 use crate::cluster::{Cluster, View};
 use crate::controller::{
@@ -50,6 +50,12 @@ pub struct Args {
     output: OutputFormat,
     #[command(flatten)]
     egress: EgressArgs,
+}
+
+/// Not a list: the differences of each object.
+#[derive(Serialize)]
+struct Report {
+    data: Vec<Row>,
 }
 
 /// One object. `change` is create, update, differs, unchanged or unknown.
@@ -95,7 +101,7 @@ pub async fn run(args: Args) -> CommandResult {
     };
     match args.output {
         OutputFormat::Table => print(&rows),
-        other => output::print_value(other, &ItemList { items: rows })?,
+        other => output::print_value(other, &Report { data: rows })?,
     }
     Ok(ExitCode::from(code))
 }

@@ -26,7 +26,7 @@ async fn diff(manifests: &str, more: &[&str]) -> (i32, Value) {
     assert!(!text.contains("s3cret") && !error.contains("s3cret"), "{text}{error}");
     let report: Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}{error}"));
     let mut rows = json!({});
-    for row in report["items"].as_array().unwrap() {
+    for row in report["data"].as_array().unwrap() {
         rows[row["name"].as_str().unwrap()] = row.clone();
     }
     (output.status.code().unwrap(), rows)
