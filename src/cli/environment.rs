@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use clap::Command;
 
-use crate::core::suggest::did_you_mean;
+use crate::core::suggest::closest;
 
 const PREFIX: &str = "HOOKSTREAM_";
 
@@ -30,8 +30,9 @@ fn find_unknown(known: &BTreeSet<String>, variables: impl Iterator<Item = (Strin
         .map(|(name, _)| {
             // Without the common prefix, which would make every name similar.
             let names = known.iter().filter_map(|name| name.strip_prefix(PREFIX));
-            let suggestion = did_you_mean(name.trim_start_matches(PREFIX), names);
-            let suggestion = suggestion.replace("did you mean ", &format!("did you mean {PREFIX}"));
+            let similar = closest(name.trim_start_matches(PREFIX), names);
+            let suggestion =
+                similar.map(|similar| format!(": did you mean {PREFIX}{similar}?")).unwrap_or_default();
             format!("no flag reads the variable {name}{suggestion}")
         })
         .collect();

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use super::failure::{CommandResult, Failure};
 use super::output::{self, OutputFormat, print_line};
-use crate::worker::store::sqlite::{RecoveryReport, StoreReport, backup, check, recover};
+use crate::worker::store::sqlite::{RecoveryReport, STORE_FILE, StoreReport, backup, check, recover};
 
 /// Check the embedded store, copy it while a worker runs, or recover a damaged one.
 ///
@@ -114,9 +114,6 @@ pub fn run(command: StoreCommand) -> CommandResult {
         }
     }
 }
-
-/// The file of the store in its data folder.
-const STORE_FILE: &str = "hookstream.db";
 
 fn check_store_exists(data: &Path) -> Result<(), Failure> {
     let why = match data.join(STORE_FILE).try_exists() {

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::super::StoreError;
 
-pub(super) const FILE: &str = "hookstream.db";
+/// The file of a store in its data folder.
+pub const FILE: &str = "hookstream.db";
 const LOCK: &str = "hookstream.lock";
 
 /// Exclusive ownership of a folder, until dropped.

@@ -17,7 +17,7 @@ use super::namespace_keys;
 use super::rows::{duration, event, hook_id, limit};
 use super::schema::{CANCELLED, CANDIDATE, DELIVERED, DROPPED, PENDING};
 use super::sequence;
-use super::walk::{DeliveryWalk, Direction};
+use super::walk::{DeliveryWalk, Direction, Position};
 use crate::core::event::Event;
 use crate::core::time::Millis;
 
@@ -183,11 +183,7 @@ pub(super) fn list(
     let mut walk = DeliveryWalk::new(&tx, filter, Direction::Older, before)?;
     while let Some(position) = walk.next(&tx)? {
         limiter.take(1);
-        let found = match position.is_delivery {
-            true => find_matching(&tx, filter, position.seq)?,
-            false => None,
-        };
-        if let Some((record, _)) = found {
+        if let Some((record, _)) = find_matching(&tx, filter, position)? {
             if page.records.len() >= page_size {
                 page.next = page.records.last().map(|last| last.seq);
                 break;
@@ -219,10 +215,7 @@ pub(super) fn count_finished(
     let mut counted = PartialCount::default();
     while let Some(position) = walk.next(&tx)? {
         limiter.take(1);
-        let found = match position.is_delivery {
-            true => find_matching(&tx, filter, position.seq)?,
-            false => None,
-        };
+        let found = find_matching(&tx, filter, position)?;
         counted.count += usize::from(found.is_some_and(|(_, finished)| finished.is_some()));
         if counted.count >= most || limiter.is_used_up() {
             counted.next = Some(position.seq);
@@ -289,15 +282,18 @@ SELECT d.seq, d.state, d.reason, e.accepted, d.due, e.id, h.uid, h.namespace, h.
        d.first_at, d.first_micros, d.first_status
 FROM deliveries d CROSS JOIN hooks h ON h.id = d.hook CROSS JOIN events e ON e.seq = d.event WHERE d.seq = ?1";
 
-/// Returns a delivery and the time when it finished, if the filter matches the delivery.
+/// Returns the delivery at a position and the time when it finished, if there is one that the filter matches.
 pub(super) fn find_matching(
     conn: &Connection,
     filter: &DeliveryFilter,
-    seq: DeliverySeq,
+    position: Position,
 ) -> rusqlite::Result<Option<(DeliveryRecord, Option<Millis>)>> {
+    if !position.is_delivery {
+        return Ok(None);
+    }
     let found = conn
         .prepare_cached(BY_SEQ)?
-        .query_row([seq], |row| Ok((record(row)?, row.get::<_, Option<i64>>(10)?.map(Millis))))
+        .query_row([position.seq], |row| Ok((record(row)?, row.get::<_, Option<i64>>(10)?.map(Millis))))
         .optional()?;
     Ok(found.filter(|(record, _)| {
         *record.hook.namespace == *filter.namespace

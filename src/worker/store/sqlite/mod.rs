@@ -61,5 +61,6 @@ mod writer;
 mod tests;
 
 pub use engine::SqliteStore;
+pub use files::FILE as STORE_FILE;
 pub use maintenance::{StoreReport, backup, check};
 pub use recover::{RecoveryReport, recover};

@@ -153,10 +153,7 @@ fn plan_step(
         };
         step.to = position.seq;
         limiter.take(1);
-        let found = match position.is_delivery {
-            true => history::find_matching(conn, filter, position.seq)?,
-            false => None,
-        };
+        let found = history::find_matching(conn, filter, position)?;
         if found.and_then(|(_, finished)| finished).is_some_and(|at| at.0 <= replay.started) {
             step.deliveries.push(position.seq);
         }
