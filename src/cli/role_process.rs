@@ -90,7 +90,8 @@ where
     let store = match &process.worker {
         Some(role) => {
             let opened = readiness.add_gate("the store is open");
-            let store = tokio::task::block_in_place(|| open_store(role, metrics.clone()))?;
+            let bytes = memory.as_ref().map_or(0, MemoryBudget::store_bytes);
+            let store = tokio::task::block_in_place(|| open_store(role, bytes, metrics.clone()))?;
             opened.open();
             Some(store)
         }
@@ -269,12 +270,16 @@ async fn run_worker(
 }
 
 /// Opens the store with its limits and metrics.
-fn open_store(role: &WorkerRole<'_>, metrics: Arc<Metrics>) -> Result<(SqliteStore, Shares), Failure> {
+fn open_store(
+    role: &WorkerRole<'_>,
+    memory: u64,
+    metrics: Arc<Metrics>,
+) -> Result<(SqliteStore, Shares), Failure> {
     let flag = || format!("--data {}", role.data.display());
     if !role.data.is_dir() {
         return Err(Failure::new(format!("{} is not a folder: create it, or mount a volume there", flag())));
     }
-    let store = SqliteStore::open(role.data).map_err(|error| Failure {
+    let store = SqliteStore::open_within(role.data, memory).map_err(|error| Failure {
         // A damaged store is no wrong flag.
         code: if matches!(error, StoreError::Damaged { .. }) { 3 } else { 2 },
         message: format!("{}: {error}", flag()),

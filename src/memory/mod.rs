@@ -10,8 +10,8 @@
 //!   hooks (`pool`, with `core::fair_shares`).
 //! - A reservation is returned when it is dropped, whatever happened to its payload.
 //!
-//! Out of scope: memory without payloads. That is code, objects of the cluster, connections, the caches of the store,
-//! and the sandbox processes. `limit` subtracts them when it computes the default.
+//! Out of scope: memory without payloads. That is code, objects of the cluster, connections, 2 MB for each
+//! reading connection of the store, and the sandbox processes. `limit` subtracts them when it computes the default.
 
 mod counted_bytes;
 mod limit;
@@ -92,6 +92,11 @@ impl MemoryBudget {
     /// can return deliveries to disk.
     pub fn dispatcher_bytes(&self) -> u64 {
         self.split.bytes(MemoryShare::Dispatcher)
+    }
+
+    /// Returns the bytes for the store's page cache, idempotency keys and event ids. The store bounds them itself.
+    pub fn store_bytes(&self) -> u64 {
+        self.split.bytes(MemoryShare::Store)
     }
 
     /// Exports the bytes that the dispatcher uses.

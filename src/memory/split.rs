@@ -18,6 +18,8 @@ pub enum MemoryShare {
     ScriptReplies,
     /// Responses of admin APIs.
     AdminResponses,
+    /// The store's page cache, and its idempotency keys and event ids with their filters.
+    Store,
 }
 
 /// The largest items that must fit, in bytes.
@@ -49,6 +51,7 @@ pub struct Split {
     scripts: u64,
     script_replies: u64,
     admin: u64,
+    store: u64,
 }
 
 /// The budget does not fit one item of the maximum size in every share.
@@ -64,15 +67,19 @@ pub struct BudgetTooSmall {
     request: u64,
 }
 
-/// How many sixteenths of the budget beyond the minimum each share gets. The rest, about half, is the dispatcher's.
+/// How many sixteenths of the budget beyond the minimum each share gets. The rest, more than a third, is the dispatcher's.
 const UNVERIFIED: u64 = 1;
 const REQUESTS: u64 = 3;
 const RENDERED: u64 = 1;
 const SCRIPTS: u64 = 1;
 const SCRIPT_REPLIES: u64 = 1;
 const ADMIN: u64 = 1;
+const STORE: u64 = 2;
 /// More request memory would only make clients wait longer for the commit. The excess goes to the dispatcher.
 const MAX_REQUESTS: u64 = 128 << 20;
+/// The least memory of the store, and the most that it uses. The excess goes to the dispatcher.
+const MIN_STORE: u64 = 4 << 20;
+const MAX_STORE: u64 = 160 << 20;
 
 impl ItemSizes {
     /// Returns the smallest shares: one item each, and a second one where one item must not block all others.
@@ -89,6 +96,7 @@ impl ItemSizes {
             scripts: self.event.saturating_mul(2).saturating_add(4 << 20),
             script_replies: self.script_reply,
             admin: self.admin_response,
+            store: MIN_STORE,
         };
         split.total = split.sum();
         split
@@ -118,15 +126,25 @@ impl Split {
             scripts: minimum.scripts + part(SCRIPTS),
             script_replies: minimum.script_replies + part(SCRIPT_REPLIES),
             admin: minimum.admin + part(ADMIN),
+            store: (minimum.store + part(STORE)).min(MAX_STORE),
         };
         split.dispatcher = total - split.sum();
         Ok(split)
     }
 
     fn sum(&self) -> u64 {
-        let Split { total: _, unverified, requests, dispatcher, rendered, scripts, script_replies, admin } =
-            *self;
-        [unverified, requests, dispatcher, rendered, scripts, script_replies, admin]
+        let Split {
+            total: _,
+            unverified,
+            requests,
+            dispatcher,
+            rendered,
+            scripts,
+            script_replies,
+            admin,
+            store,
+        } = *self;
+        [unverified, requests, dispatcher, rendered, scripts, script_replies, admin, store]
             .into_iter()
             .fold(0, u64::saturating_add)
     }
@@ -146,6 +164,7 @@ impl Split {
             MemoryShare::Scripts => self.scripts,
             MemoryShare::ScriptReplies => self.script_replies,
             MemoryShare::AdminResponses => self.admin,
+            MemoryShare::Store => self.store,
         }
     }
 }
@@ -182,30 +201,33 @@ mod tests {
                     (Scripts, 6),
                     (ScriptReplies, 28),
                     (AdminResponses, 16),
+                    (Store, 4),
                 ],
             ),
             (
                 256 * MIB,
                 [
-                    (UnverifiedBodies, 14),
-                    (Requests, 62),
-                    (Dispatcher, 85),
-                    (Rendered, 14),
-                    (Scripts, 16),
-                    (ScriptReplies, 38),
-                    (AdminResponses, 26),
+                    (UnverifiedBodies, 13),
+                    (Requests, 61),
+                    (Dispatcher, 63),
+                    (Rendered, 13),
+                    (Scripts, 15),
+                    (ScriptReplies, 37),
+                    (AdminResponses, 25),
+                    (Store, 23),
                 ],
             ),
             (
                 1024 * MIB,
                 [
-                    (UnverifiedBodies, 62),
+                    (UnverifiedBodies, 61),
                     (Requests, 128),
-                    (Dispatcher, 547),
-                    (Rendered, 62),
-                    (Scripts, 64),
-                    (ScriptReplies, 86),
-                    (AdminResponses, 74),
+                    (Dispatcher, 428),
+                    (Rendered, 61),
+                    (Scripts, 63),
+                    (ScriptReplies, 85),
+                    (AdminResponses, 73),
+                    (Store, 119),
                 ],
             ),
         ] {
@@ -213,13 +235,13 @@ mod tests {
             let found = table.map(|(share, _)| (share, split.bytes(share) / MIB));
             assert_eq!(found, table, "{} MiB", total / MIB);
         }
-        assert!(minimum < 96 * MIB, "{minimum}");
+        assert!(minimum < 100 * MIB, "{minimum}");
     }
 
     #[test]
     fn too_small_budget_names_the_flags() {
         let error = Split::new(64 * MIB, &SIZES).unwrap_err().to_string();
-        for part in ["64 MiB is too small", "at least 95MiB", "--max-request-bytes", "--max-event-bytes"] {
+        for part in ["64 MiB is too small", "at least 99MiB", "--max-request-bytes", "--max-event-bytes"] {
             assert!(error.contains(part), "{part}: {error}");
         }
     }

@@ -208,7 +208,7 @@ impl Default for Metrics {
             backlog.shares.clone(),
         );
         registry.register_with_unit("store", "Size of the store file", Unit::Bytes, backlog.store.clone());
-        let help = "Memory for idempotency keys";
+        let help = "Memory for idempotency keys and event ids";
         registry.register_with_unit("store_key_memory", help, Unit::Bytes, backlog.keys.clone());
         let disk_used = FloatGauge::default();
         registry.register_with_unit(
@@ -441,7 +441,7 @@ impl Metrics {
         self.backlog.oldest.set(oldest.as_secs_f64());
     }
 
-    /// Sets the bytes of the store's file, and of the memory for its idempotency keys.
+    /// Sets the bytes of the store's file, and of the memory for its idempotency keys and event ids.
     pub fn set_store_size(&self, file: u64, keys: u64) {
         self.backlog.store.set(to_gauge(file));
         self.backlog.keys.set(to_gauge(keys));

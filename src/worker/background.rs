@@ -19,6 +19,7 @@ use crate::api::CaKind;
 use crate::cluster::{Cluster, ObjectChange, View};
 use crate::core::clock::ClockReading;
 use crate::core::time::{self, Millis};
+use crate::memory::MemoryShare;
 use crate::metrics::Metrics;
 use crate::ops::ReadinessNotice;
 
@@ -161,6 +162,7 @@ pub async fn measure_backlog(
             let oldest = stats.oldest.map_or(Duration::ZERO, |at| Millis::now().since(at));
             metrics.set_backlog(stats.pending, stats.pending_bytes, oldest);
             metrics.set_store_size(stats.file_bytes, stats.key_memory_bytes);
+            metrics.memory.share(MemoryShare::Store.into()).set_used(stats.memory_bytes);
             for (scope, used, share) in [
                 ("hook", stats.largest_hook_bytes, shares.hook_bytes),
                 ("namespace", stats.largest_namespace_bytes, shares.namespace_bytes),

@@ -16,6 +16,9 @@ pub enum StoreError {
     /// Too many history queries are waiting, and this namespace has the most of them.
     #[error("too many history queries of this namespace are waiting")]
     TooManyReads,
+    /// After an upgrade, the ids of older events are not found yet.
+    #[error("the store is still reading the event ids that an older version stored")]
+    Indexing,
     #[error("the namespace has {0} unfinished replays, which is the most")]
     TooManyReplays(usize),
     #[error("the store is stopping")]

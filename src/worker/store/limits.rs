@@ -69,6 +69,8 @@ pub struct StoreStats {
     pub oldest: Option<Millis>,
     /// Bytes of the store's file.
     pub file_bytes: u64,
-    /// Bytes of memory for idempotency keys: the newest keys, and the filters of stored ones.
+    /// Bytes of memory for idempotency keys and event ids: the newest ones, and the filters of stored keys.
     pub key_memory_bytes: u64,
+    /// Memory of the store: its keys and ids, and at most this much page cache.
+    pub memory_bytes: u64,
 }

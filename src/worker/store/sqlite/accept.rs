@@ -11,10 +11,11 @@ use super::super::{
     StoreError,
 };
 use super::cache::WriterCache;
+use super::event_ids;
 use super::gates;
-use super::keys::{Entry, stored_key};
 use super::materialize;
 use super::rows::{EVENT_BYTES, attributes_column};
+use super::runs::{Entry, stored_key};
 use super::schema::{CANDIDATE, DEAD, DROPPED, PENDING};
 use super::sequence;
 use super::transitions::make_pending;
@@ -29,6 +30,8 @@ pub(super) struct EventRow {
     pub(super) new: NewEvent,
     origin: String,
     attributes: Option<String>,
+    /// The hash of its id, for `event_ids`.
+    id_hash: [u8; 32],
     /// True if all delivery ids differ. Otherwise the deliveries get rows at once, so that the unique index rejects the
     /// event on acceptance and not later, when the deliveries are materialized.
     has_distinct_ids: bool,
@@ -41,7 +44,8 @@ impl EventRow {
             [] | [_] => true,
             many => many.iter().map(|delivery| delivery.id).collect::<HashSet<_>>().len() == many.len(),
         };
-        Ok(EventRow { origin: new.event.origin.to_string(), new, attributes, has_distinct_ids })
+        let (origin, id_hash) = (new.event.origin.to_string(), event_ids::id_hash(&new.event.id));
+        Ok(EventRow { origin, new, attributes, id_hash, has_distinct_ids })
     }
 
     /// Returns its approximate size in memory and in the log.
@@ -183,13 +187,10 @@ fn accept_one(
         return accept_duplicate(conn, cache, row, original, now);
     }
     let expires = row.new.dedup.as_ref().map(|dedup| now + dedup.window);
-    let key = match &row.new.dedup {
-        // A window of zero turns deduplication off.
-        Some(dedup) if !dedup.window.is_zero() => {
-            Some(stored_key(&dedup.key, &cache.namespace_keys.hash(conn, &row.new.event.namespace)?))
-        }
-        _ => None,
-    };
+    let place = cache.namespace_keys.hash(conn, &row.new.event.namespace)?;
+    // A window of zero turns deduplication off.
+    let dedup = row.new.dedup.as_ref().filter(|dedup| !dedup.window.is_zero());
+    let key = dedup.map(|dedup| stored_key(&dedup.key, &place));
     let (event, seq) = (&row.new.event, cache.unmaterialized(conn)?.next_event());
     let (mut handed, mut deliveries) = (Vec::new(), Vec::with_capacity(row.new.deliveries.len()));
     for (index, delivery) in row.new.deliveries.iter().enumerate() {
@@ -227,6 +228,7 @@ fn accept_one(
     if let (Some(dedup), Some(expires), Some(key)) = (&row.new.dedup, expires, key) {
         cache.keys.insert(Entry::new(key, seq, expires.0), dedup.window);
     }
+    cache.ids.insert(stored_key(&row.id_hash, &place), seq, now.0, expires.unwrap_or_default().0);
     if deliveries.is_empty() {
         // Retention finds other events through their deliveries, and this one has none.
         conn.prepare_cached("INSERT INTO loose (accepted, event, kept_until) VALUES (?1, ?2, ?3)")?

@@ -1,7 +1,7 @@
-//! The writer's cache of hooks, backlog sizes and unmaterialized deliveries, and its idempotency keys.
+//! The writer's cache of hooks, backlog sizes and unmaterialized deliveries, and its idempotency keys and event ids.
 //!
 //! Entries are read from the tables on first use. Every rollback clears the cache, so it never differs from the tables. The
-//! keys are not cleared, because reading them again takes long; they have a rollback of their own.
+//! keys and ids are not cleared, because reading them again takes long; they have a rollback of their own.
 //! The cache counts backlog sizes and writes them once for each group commit, so that a thousand deliveries of a hook
 //! cost one statement.
 
@@ -9,10 +9,12 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::super::{DeliverySeq, HookId, Shares};
+use super::super::{DeliverySeq, EventSeq, HookId, Shares};
+use super::event_ids::IdStore;
 use super::keys::KeyStore;
 use super::namespace_keys::{self, NamespaceKeys};
 use super::rows::{hook_id, total_held};
+use super::runs::RunSet;
 use super::unmaterialized::{Unmaterialized, UnmaterializedSet};
 use crate::core::fast_map::FastMap;
 use crate::core::time::Millis;
@@ -51,6 +53,13 @@ struct NamespaceBytes {
     unmaterialized: i64,
 }
 
+/// A position within a group.
+#[derive(Clone, Copy)]
+pub(super) struct RunSavepoint {
+    keys: (usize, usize),
+    ids: (usize, usize),
+}
+
 #[derive(Default)]
 pub(super) struct WriterCache {
     /// Row ids of hooks by uid.
@@ -67,17 +76,81 @@ pub(super) struct WriterCache {
     pub(super) shares: Shares,
     pub(super) namespace_keys: NamespaceKeys,
     pub(super) keys: KeyStore,
+    pub(super) ids: IdStore,
 }
 
 impl WriterCache {
-    pub(super) fn new(keys: KeyStore) -> WriterCache {
-        WriterCache { keys, ..WriterCache::default() }
+    pub(super) fn new(keys: KeyStore, ids: IdStore) -> WriterCache {
+        WriterCache { keys, ids, ..WriterCache::default() }
     }
 
-    /// Forgets everything except the configured shares and the idempotency keys. Must run after every rollback.
+    /// Forgets everything except the configured shares, the idempotency keys and the event ids. Must run after every
+    /// rollback.
     pub(super) fn clear(&mut self) {
-        let (shares, keys) = (self.shares, std::mem::take(&mut self.keys));
-        *self = WriterCache { shares, keys, ..WriterCache::default() };
+        let (shares, keys, ids) =
+            (self.shares, std::mem::take(&mut self.keys), std::mem::take(&mut self.ids));
+        *self = WriterCache { shares, keys, ids, ..WriterCache::default() };
+    }
+
+    /// Returns the sets of runs.
+    fn run_sets(&mut self) -> [&mut RunSet; 2] {
+        [self.keys.runs(), self.ids.runs()]
+    }
+
+    /// Allows or forbids the work on runs in the next transaction. It needs space on the disk.
+    pub(super) fn set_run_work(&mut self, is_enabled: bool) {
+        self.run_sets().into_iter().for_each(|runs| runs.set_enabled(is_enabled));
+    }
+
+    /// Works on no runs for a while if the last transaction, for which the disk had no space, did. True: the transaction may
+    /// fit without it.
+    pub(super) fn postpone_run_work(&mut self) -> bool {
+        self.run_sets().into_iter().fold(false, |had_work, runs| runs.postpone() | had_work)
+    }
+
+    /// Returns the most bytes that the work on runs in the last transaction added to the log.
+    pub(super) fn run_work_bytes(&mut self) -> usize {
+        self.run_sets().into_iter().map(|runs| runs.slice_bytes()).sum()
+    }
+
+    /// True if no more keys or ids fit into memory, because the disk has no space to write them.
+    pub(super) fn is_memory_full(&self) -> bool {
+        self.keys.is_full() || self.ids.is_full()
+    }
+
+    /// Returns the memory of keys and ids, in bytes.
+    pub(super) fn run_bytes(&self) -> usize {
+        self.keys.bytes() + self.ids.bytes()
+    }
+
+    /// Returns the position in the group to which `roll_back_runs_to` returns.
+    pub(super) fn run_savepoint(&self) -> RunSavepoint {
+        RunSavepoint { keys: self.keys.savepoint(), ids: self.ids.savepoint() }
+    }
+
+    /// Forgets the keys and ids of the group in progress after a savepoint that was rolled back.
+    pub(super) fn roll_back_runs_to(&mut self, savepoint: RunSavepoint) {
+        self.keys.roll_back_to(savepoint.keys);
+        self.ids.roll_back_to(savepoint.ids);
+    }
+
+    /// Returns keys and ids to the last COMMIT. Must run after every rollback of a transaction.
+    pub(super) fn roll_back_runs(&mut self) {
+        self.keys.roll_back();
+        self.ids.roll_back();
+    }
+
+    /// Does a bounded part of the work on runs. Must run at the end of every transaction. `now`: the time of the group, if it
+    /// has one.
+    pub(super) fn work_on_runs(&mut self, conn: &Connection, now: Option<Millis>) -> rusqlite::Result<()> {
+        self.keys.work(conn, now)?;
+        self.ids.work(conn)
+    }
+
+    /// Keeps the keys and ids of the transaction. Must run after every COMMIT. `last_event`: the last accepted event.
+    pub(super) fn commit_runs(&mut self, last_event: EventSeq) {
+        self.keys.commit(last_event);
+        self.ids.commit(last_event);
     }
 
     /// Returns the row id of a hook. Inserts the row if there is none.

@@ -13,6 +13,8 @@ use tokio::sync::{mpsc, oneshot};
 use super::super::{AcceptCallback, NewEvent, Shares, StoreError};
 use super::accept::EventRow;
 use super::cache::WriterCache;
+use super::ended_events::EndedScan;
+use super::event_ids::{IdStore, NewestIds};
 use super::files::{self, DirLock, FILE};
 use super::history::ReadBudget;
 use super::history_readers::HistoryReaders;
@@ -54,6 +56,12 @@ pub struct SqliteStore {
     pub(super) path: PathBuf,
     /// Hooks that the round of sweeps found without anything, and whose rows it has not removed yet.
     pub(super) unused_hooks: Mutex<Vec<i64>>,
+    /// The most bytes of pages that the writer keeps in memory.
+    pub(super) page_cache: u64,
+    /// The search for events of deleted namespaces. None: it begins with the next sweep.
+    pub(super) ended_scan: Mutex<Option<EndedScan>>,
+    /// Ids of events that are in no run yet.
+    pub(super) newest_ids: Arc<NewestIds>,
 }
 
 impl SqliteStore {
@@ -62,6 +70,11 @@ impl SqliteStore {
     /// Does not create the folder, because a volume that is not mounted would then look like an empty store.
     pub fn open(dir: &Path) -> Result<SqliteStore, StoreError> {
         Self::open_with(dir, Tuning::default())
+    }
+
+    /// Opens the store as `open` does, with at most this much memory for pages, idempotency keys and event ids.
+    pub fn open_within(dir: &Path, memory: u64) -> Result<SqliteStore, StoreError> {
+        Self::open_with(dir, Tuning::default().within_memory(memory))
     }
 
     pub(super) fn open_with(dir: &Path, tuning: Tuning) -> Result<SqliteStore, StoreError> {
@@ -76,8 +89,9 @@ impl SqliteStore {
         migrate::prepare(&mut conn, dir)?;
         wal::restart(&conn);
         conn.pragma_update(None, "wal_autocheckpoint", 0).map_err(schema::open_error)?;
-        // Truncates a log that has grown beyond this size when it restarts.
-        conn.pragma_update(None, "journal_size_limit", 32 << 20).map_err(schema::open_error)?;
+        // Truncates a log that has grown beyond this size when it restarts. Not a smaller one, because accepts wait for the
+        // truncation.
+        conn.pragma_update(None, "journal_size_limit", tuning.max_log_bytes()).map_err(schema::open_error)?;
         // SQLite counts in KiB if the number is negative.
         let cache_size = i64::try_from(tuning.page_cache >> 10).unwrap_or(i64::MAX);
         conn.pragma_update(None, "cache_size", -cache_size).map_err(schema::open_error)?;
@@ -91,19 +105,21 @@ impl SqliteStore {
             HistoryReaders::open(&path, tuning.history_readers, tuning.history_queue, shared.clone())?;
         let (queue, receiver) = mpsc::channel(tuning.queue);
         let (queue_bytes, sweep_limit) = (tuning.queue_bytes, tuning.sweep_limit);
-        let history_budget = tuning.history_budget;
+        let (history_budget, page_cache) = (tuning.history_budget, tuning.page_cache);
         let checkpoint_conn = readers::connect(&path, flags).map_err(schema::open_error)?;
         let checkpointer = WalCheckpointer::new(shared.clone(), tuning.clone(), checkpoint_conn)
             .map_err(|e| files::open_error(dir, &e))?;
         let keys = KeyStore::open(&conn, tuning.keys).map_err(schema::open_error)?;
-        shared.set_key_bytes(keys.bytes());
+        let ids = IdStore::open(&conn, tuning.ids).map_err(schema::open_error)?;
+        shared.set_key_bytes(keys.bytes() + ids.bytes());
+        let newest_ids = ids.newest();
         let writer = Writer {
             wal: checkpointer,
             conn,
             queue: receiver,
             shared: shared.clone(),
             tuning,
-            cache: WriterCache::new(keys),
+            cache: WriterCache::new(keys, ids),
             marked: Millis::default(),
         };
         let thread = std::thread::Builder::new()
@@ -125,6 +141,9 @@ impl SqliteStore {
             sweep_limit,
             round: tokio::sync::Mutex::default(),
             unused_hooks: Mutex::default(),
+            page_cache,
+            ended_scan: Mutex::default(),
+            newest_ids,
             path,
         })
     }

@@ -11,13 +11,14 @@ use uuid::Uuid;
 
 use super::super::{
     AttemptRecord, DeliveryFilter, DeliveryPage, DeliveryRecord, DeliverySeq, DeliveryState,
-    EventExplanation, EventSeq, PartialCount,
+    EventExplanation, EventSeq, PartialCount, StoreError,
 };
+use super::event_ids::{self, IdLookup, NewestIds};
 use super::namespace_keys;
 use super::rows::{duration, event, hook_id, limit};
 use super::schema::{CANCELLED, CANDIDATE, DELIVERED, DROPPED, PENDING};
 use super::sequence;
-use super::walk::{DeliveryWalk, Direction, Position};
+use super::walk::{self, DeliveryWalk, Direction, Position};
 use crate::core::event::Event;
 use crate::core::time::Millis;
 
@@ -27,6 +28,8 @@ const MAX_ATTEMPTS: i64 = 1000;
 pub(super) const MAX_EXPLAINED: usize = 500;
 /// The time of an explanation as a multiple of a list's.
 const EXPLAIN_TIME_MULTIPLE: u32 = 10;
+/// Events that one lookup of an id returns. Usually there is one.
+const FOUND_BATCH: usize = 16;
 /// The most deliveries of an event that `explain` counts.
 const MAX_COUNTED: usize = 100_000;
 
@@ -169,18 +172,20 @@ fn with_attempts(conn: &Connection, mut record: DeliveryRecord) -> rusqlite::Res
 }
 
 /// Returns a page of up to `page_size` deliveries. A page with fewer ends where the budget is used up; its `next` continues
-/// exactly there.
+/// exactly there. The inner error: ids are missing (`event_ids::is_incomplete`).
 pub(super) fn list(
     conn: &Connection,
+    newest: &NewestIds,
     filter: &DeliveryFilter,
     before: Option<DeliverySeq>,
     page_size: usize,
     budget: ReadBudget,
-) -> rusqlite::Result<DeliveryPage> {
+) -> rusqlite::Result<Result<DeliveryPage, StoreError>> {
     let mut limiter = ReadLimiter::start(budget);
+    let lookup = walk::begin_lookup(conn, newest, filter)?;
     let tx = conn.unchecked_transaction()?;
     let mut page = DeliveryPage::default();
-    let mut walk = DeliveryWalk::new(&tx, filter, Direction::Older, before)?;
+    let mut walk = DeliveryWalk::new(&tx, filter, lookup.as_ref(), Direction::Older, before)?;
     while let Some(position) = walk.next(&tx)? {
         limiter.take(1);
         if let Some((record, _)) = find_matching(&tx, filter, position)? {
@@ -198,20 +203,25 @@ pub(super) fn list(
             break;
         }
     }
-    Ok(page)
+    if lookup.is_some() && page.records.is_empty() && page.next.is_none() && event_ids::is_incomplete(&tx)? {
+        return Ok(Err(StoreError::Indexing));
+    }
+    Ok(Ok(page))
 }
 
-/// Counts up to `most` finished deliveries below `before`. Ends as a list does.
+/// Counts up to `most` finished deliveries below `before`. Ends as a list does. The inner error: ids are missing.
 pub(super) fn count_finished(
     conn: &Connection,
+    newest: &NewestIds,
     filter: &DeliveryFilter,
     before: Option<DeliverySeq>,
     most: usize,
     budget: ReadBudget,
-) -> rusqlite::Result<PartialCount> {
+) -> rusqlite::Result<Result<PartialCount, StoreError>> {
     let mut limiter = ReadLimiter::start(budget);
+    let lookup = walk::begin_lookup(conn, newest, filter)?;
     let tx = conn.unchecked_transaction()?;
-    let mut walk = DeliveryWalk::new(&tx, filter, Direction::Older, before)?;
+    let mut walk = DeliveryWalk::new(&tx, filter, lookup.as_ref(), Direction::Older, before)?;
     let mut counted = PartialCount::default();
     while let Some(position) = walk.next(&tx)? {
         limiter.take(1);
@@ -222,26 +232,30 @@ pub(super) fn count_finished(
             break;
         }
     }
-    Ok(counted)
+    if lookup.is_some() && counted.next.is_none() && event_ids::is_incomplete(&tx)? {
+        return Ok(Err(StoreError::Indexing));
+    }
+    Ok(Ok(counted))
 }
 
-/// Returns the newest event with this id and its deliveries. Leaves deliveries out when the budget is used up.
+/// Returns the newest event with this id and its deliveries. Leaves deliveries out when the budget is used up. The inner
+/// error: nothing was found, and ids are missing (`event_ids::is_incomplete`).
 pub(super) fn explain(
     conn: &Connection,
+    newest: &NewestIds,
     namespace: &str,
     event_id: &str,
     budget: ReadBudget,
-) -> rusqlite::Result<Option<EventExplanation>> {
+) -> rusqlite::Result<Result<Option<EventExplanation>, StoreError>> {
     // Longer than a list, because an explanation cannot be continued.
     let mut limiter = ReadLimiter::start(ReadBudget { time: budget.time * EXPLAIN_TIME_MULTIPLE, ..budget });
+    let key = namespace_keys::key(conn, namespace)?;
+    // Before the snapshot, see `IdLookup::begin`.
+    let lookup = IdLookup::begin(newest, &key, event_id);
     let tx = conn.unchecked_transaction()?;
-    let found = tx
-        .prepare_cached(EXPLAIN)?
-        .query_row([&*namespace_keys::key(&tx, namespace)?, event_id], |row| {
-            Ok((row.get::<_, EventSeq>(0)?, row.get(4)?, event(row)?))
-        })
-        .optional()?;
-    let Some((seq, accepted, event)) = found else { return Ok(None) };
+    let Some((seq, accepted, event)) = find_event(&tx, &lookup, (&key, event_id), &mut limiter)? else {
+        return Ok(if event_ids::is_incomplete(&tx)? { Err(StoreError::Indexing) } else { Ok(None) });
+    };
     let (first, last) = (sequence::first_delivery(seq), sequence::last_delivery(seq));
     let found = tx
         .prepare_cached(&format!("{RECORD} WHERE d.seq BETWEEN ?1 AND ?2 ORDER BY d.seq LIMIT ?3"))?
@@ -264,17 +278,42 @@ pub(super) fn explain(
             .query_row(params![shown.seq, last, limit(MAX_COUNTED)], |row| row.get(0))?,
         None => 0,
     };
-    Ok(Some(EventExplanation {
+    Ok(Ok(Some(EventExplanation {
         event: Arc::new(event),
         accepted: Millis(accepted),
         deliveries,
         left_out: usize::try_from(left_out).unwrap_or(0),
-    }))
+    })))
+}
+
+/// Finds the newest event with an id in a namespace with this key, and the time of its acceptance.
+fn find_event(
+    conn: &Connection,
+    lookup: &IdLookup,
+    (key, id): (&str, &str),
+    limiter: &mut ReadLimiter,
+) -> rusqlite::Result<Option<(EventSeq, i64, Event)>> {
+    let mut last = EventSeq::MAX;
+    loop {
+        let found = lookup.older(conn, last, FOUND_BATCH)?;
+        let Some(oldest) = found.last() else { return Ok(None) };
+        last = oldest - 1;
+        for seq in found {
+            limiter.take(1);
+            let event = conn
+                .prepare_cached(EXPLAIN)?
+                .query_row(params![seq, key, id], |row| Ok((row.get(0)?, row.get(4)?, event(row)?)))
+                .optional()?;
+            if event.is_some() || limiter.is_used_up() {
+                return Ok(event);
+            }
+        }
+    }
 }
 
 pub(super) const EXPLAIN: &str = "
 SELECT e.seq, NULL, NULL, NULL, e.accepted, e.id, e.namespace, e.origin, e.source, e.event, e.time, e.attributes, e.data
-FROM events e INDEXED BY events_id WHERE e.namespace = ?1 AND e.id = ?2 ORDER BY e.seq DESC LIMIT 1";
+FROM events e WHERE e.seq = ?1 AND e.namespace = ?2 AND e.id = ?3";
 
 // RECORD for one delivery. A constant, because a walk executes it for each position.
 pub(super) const BY_SEQ: &str = "

@@ -80,7 +80,8 @@ pub(super) fn remove_unused(
 /// Removes up to `rows` rows of deleted namespaces without data, and returns how many.
 ///
 /// The name then stands for itself again as a key (`namespace_keys`), so the rows of the first namespace of that name
-/// must be removed before, and its idempotency keys must have expired.
+/// must be removed before, and its idempotency keys must have expired. Events that no hook received after the deletion stay
+/// under the key that is forgotten, and retention removes them.
 pub(super) fn sweep_namespaces(
     conn: &Connection,
     cache: &mut WriterCache,
@@ -99,6 +100,5 @@ DELETE FROM namespaces WHERE name IN (
     SELECT n.name FROM namespaces n INDEXED BY namespaces_deleted WHERE n.uid IS NULL AND n.keys_until <= ?2
         AND NOT EXISTS (SELECT 1 FROM ended e WHERE e.place = n.name)
         AND NOT EXISTS (SELECT 1 FROM hooks h INDEXED BY hooks_name WHERE h.namespace = n.place)
-        AND NOT EXISTS (SELECT 1 FROM events e INDEXED BY events_id WHERE e.namespace = n.place)
         AND NOT EXISTS (SELECT 1 FROM replays r WHERE r.namespace = n.place)
     LIMIT ?1)";

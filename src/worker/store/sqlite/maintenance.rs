@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::super::StoreError;
 use super::files::{self, FILE, open_error, with_suffix};
 use super::wal_scan::LogDamage;
-use super::{keys, log_file, schema, unmaterialized};
+use super::{event_ids, keys, log_file, schema, unmaterialized};
 
 /// The most findings of SQLite's own check that are reported; one broken page causes thousands.
 const MAX_FINDINGS: usize = 20;
@@ -166,6 +166,9 @@ fn inspect(conn: &Connection, report: &mut StoreReport) -> Result<(), CheckError
     // Since format 7 there are runs.
     if report.version > 6 {
         report.problems.extend(keys::find_problems(&tx)?);
+    }
+    if report.version > 7 {
+        report.problems.extend(event_ids::find_problems(&tx)?);
     }
     Ok(())
 }

@@ -10,8 +10,8 @@
 //! - The files have mode 0600, because they contain payloads.
 //!
 //! Reading order: `engine` (opening, the queue), `roles` (the traits), `writer` (group commit). Changes of the tables:
-//! `accept`, `transitions`, `materialize`, `gates`, `namespaces`, `replays`, `retention`, `hook_rows`; `keys` are the idempotency keys. Queries: `reads`
-//! for the dispatcher, `history` and `walk` for users. The writer's state: `cache`, `unmaterialized`. The tables:
+//! `accept`, `transitions`, `materialize`, `gates`, `namespaces`, `ended_events`, `replays`, `retention`, `hook_rows`. Random keys:
+//! `keys` (idempotency) and `event_ids`, both in `runs`. Queries: `reads` for the dispatcher, `history` and `walk` for users. The writer's state: `cache`, `unmaterialized`. The tables:
 //! `schema`, `migrate`. The disk: `wal` (checkpoints), `vacuum`, `reserve`. Damage: `wal_scan`, `log_file`,
 //! `maintenance`, `recover`, `salvage`.
 //!
@@ -20,7 +20,9 @@
 mod accept;
 mod cache;
 mod clock;
+mod ended_events;
 mod engine;
+mod event_ids;
 mod failure;
 mod fair_queue;
 mod files;
@@ -43,10 +45,12 @@ mod reserve;
 mod retention;
 mod roles;
 mod rows;
+mod runs;
 mod salvage;
 mod schema;
 mod sequence;
 mod shared_state;
+mod stalls;
 mod sweeps;
 mod transitions;
 mod tuning;

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension};
 
-use super::keys::{Key, place_hash};
-use crate::core::digest::hash_parts;
+use super::event_ids::hash_of_place;
+use super::runs::Key;
 use crate::core::fast_map::FastMap;
 
 /// Returns the present key of a namespace.
@@ -107,7 +107,7 @@ impl NamespaceKeys {
         self.find(conn, name).map(|cached| cached.key.clone())
     }
 
-    /// Returns the hash of the present key, which idempotency keys contain.
+    /// Returns the hash of the present key, which idempotency keys and event ids contain.
     pub(super) fn hash(&mut self, conn: &Connection, name: &str) -> rusqlite::Result<Key> {
         self.find(conn, name).map(|cached| cached.hash)
     }
@@ -115,7 +115,7 @@ impl NamespaceKeys {
     fn find(&mut self, conn: &Connection, name: &str) -> rusqlite::Result<&CachedKey> {
         if !self.0.contains_key(name) {
             let key: Arc<str> = key(conn, name)?.into();
-            let hash = place_hash(&hash_parts(&[b"place", key.as_bytes()]));
+            let hash = hash_of_place(&key);
             self.0.insert(name.into(), CachedKey { key, hash });
         }
         self.0.get(name).ok_or(rusqlite::Error::QueryReturnedNoRows)

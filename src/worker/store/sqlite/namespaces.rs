@@ -3,11 +3,10 @@
 use rusqlite::{Connection, OptionalExtension, params};
 use uuid::Uuid;
 
-use super::super::{DeliverySeq, EventSeq};
+use super::super::DeliverySeq;
 use super::cache::WriterCache;
 use super::gates;
 use super::materialize;
-use super::namespace_keys;
 use super::sequence;
 
 /// Records the present uid of a namespace. True: another namespace had this name before, and its data is detached now.
@@ -44,12 +43,18 @@ pub(super) fn set_uid(
     Ok(ended)
 }
 
-/// Removes up to `rows` rows of deleted namespaces, or prepares as many for it. Returns how many rows it changed; 0: there
+/// Removes up to `rows` rows of hooks and deliveries of deleted namespaces, or prepares as many for it. `ended_events` removes
+/// the other rows. Returns how many rows it changed; 0: there
 /// are none. Bounded, because the disk reserve has space for few.
 pub(super) fn sweep(conn: &Connection, cache: &mut WriterCache, rows: i64) -> rusqlite::Result<i64> {
-    let ended: Option<String> =
-        conn.prepare_cached("SELECT place FROM ended LIMIT 1")?.query_row([], |row| row.get(0)).optional()?;
-    let Some(key) = ended else { return Ok(0) };
+    let with_hooks: Option<String> = conn
+        .prepare_cached(
+            "SELECT place FROM ended WHERE EXISTS (
+                 SELECT 1 FROM hooks INDEXED BY hooks_name WHERE namespace = place) LIMIT 1",
+        )?
+        .query_row([], |row| row.get(0))
+        .optional()?;
+    let Some(key) = with_hooks else { return Ok(0) };
     // Otherwise a delivery would be materialized after the row of its hook is removed.
     let materialized = materialize::materialize_of_key(conn, cache, &key, rows)?;
     if materialized > 0 {
@@ -59,37 +64,19 @@ pub(super) fn sweep(conn: &Connection, cache: &mut WriterCache, rows: i64) -> ru
         .prepare_cached("SELECT id FROM hooks INDEXED BY hooks_name WHERE namespace = ?1 LIMIT 1")?
         .query_row([&key], |row| row.get(0))
         .optional()?;
-    if let Some(hook) = hook {
-        return sweep_hook(conn, cache, hook, rows);
+    match hook {
+        Some(hook) => sweep_hook(conn, cache, hook, rows),
+        None => Ok(0),
     }
-    let watermark = materialize::advance_watermark(conn, cache)?;
-    let events = conn
-        .prepare_cached(
-            "SELECT seq, accepted FROM events INDEXED BY events_id WHERE namespace = ?1 AND seq <= ?3 LIMIT ?2",
-        )?
-        .query_map(params![key, rows, watermark], |row| Ok((row.get(0)?, row.get(1)?)))?
-        .collect::<rusqlite::Result<Vec<(EventSeq, i64)>>>()?;
-    for (event, accepted) in &events {
-        conn.prepare_cached("DELETE FROM events WHERE seq = ?1")?.execute([event])?;
-        conn.prepare_cached("DELETE FROM loose WHERE accepted = ?1 AND event = ?2")?
-            .execute(params![accepted, event])?;
-    }
-    if events.is_empty() {
-        let has_later: bool = conn
-            .prepare_cached("SELECT EXISTS (SELECT 1 FROM events INDEXED BY events_id WHERE namespace = ?1)")?
-            .query_row([&key], |row| row.get(0))?;
-        if has_later {
-            return advance_further(conn, cache, rows);
-        }
-        conn.execute("DELETE FROM ended WHERE place = ?1", [&key])?;
-        namespace_keys::remove_unused_number(conn, &key)?;
-    }
-    Ok(i64::try_from(events.len()).unwrap_or(rows).max(1))
 }
 
 /// Materializes deliveries, so that the watermark advances. Rows after it must stay (see `materialize`), and deliveries of
 /// other namespaces may keep it back for long.
-fn advance_further(conn: &Connection, cache: &mut WriterCache, rows: i64) -> rusqlite::Result<i64> {
+pub(super) fn advance_further(
+    conn: &Connection,
+    cache: &mut WriterCache,
+    rows: i64,
+) -> rusqlite::Result<i64> {
     materialize::materialize_oldest(conn, cache, rows)?;
     Ok(rows)
 }

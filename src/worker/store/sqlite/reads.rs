@@ -229,6 +229,7 @@ pub(super) fn stats(conn: &Connection) -> rusqlite::Result<StoreStats> {
         oldest: tx.prepare_cached(OLDEST)?.query_row([], |row| row.get::<_, Option<i64>>(0))?.map(Millis),
         file_bytes: count("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")?,
         key_memory_bytes: 0,
+        memory_bytes: 0,
     })
 }
 

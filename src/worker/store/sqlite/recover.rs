@@ -4,6 +4,7 @@
 //! frames of the log are applied first: frames after a damaged one too, because most pages are written repeatedly.
 //! Where a page has only a damaged frame, the image has an older version of it.
 
+use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -12,11 +13,13 @@ use rusqlite::{Connection, OpenFlags};
 use serde::Serialize;
 
 use super::super::StoreError;
+use super::event_ids;
 use super::files::{self, FILE, open_error, with_suffix};
 use super::keys;
 use super::log_file;
 use super::maintenance::{StoreReport, check_file, publish};
 use super::namespace_keys;
+use super::runs::RunKind;
 pub use super::salvage::RecoveredTable;
 use super::salvage::Salvage;
 use super::schema;
@@ -27,8 +30,9 @@ use super::wal_scan::{LogScan, LoggedPage};
 const OLDEST_FORMAT: i64 = 5;
 /// The format that added the table `namespace_numbers`.
 const NUMBERED_FORMAT: i64 = 6;
-/// The format that added the runs of idempotency keys.
+/// The formats that added the runs of idempotency keys and of event ids.
 const KEYED_FORMAT: i64 = 7;
+const IDENTIFIED_FORMAT: i64 = 8;
 
 /// The result of a recovery.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -177,7 +181,7 @@ fn copy_rows(image: &Path, part: &Path, damaged_frames: u64) -> Result<Vec<Recov
         }
     }
     let is_complete = damaged_frames == 0 && tables.iter().all(|table| table.lost == Some(0));
-    repair_keys(&target, is_complete, &mut tables).map_err(schema::open_error)?;
+    repair_runs(&target, is_complete, &mut tables).map_err(schema::open_error)?;
     target
         .pragma_update(None, "application_id", schema::APPLICATION_ID)
         .and_then(|()| target.execute_batch("COMMIT"))
@@ -220,6 +224,7 @@ fn repair_references(target: &Connection) -> rusqlite::Result<u64> {
     }
     // Without their rows in `meta`, the tables show the format.
     let format = match is_numbered {
+        _ if has_table(target, "id_runs")? => IDENTIFIED_FORMAT,
         _ if has_table(target, "key_runs")? => KEYED_FORMAT,
         true => NUMBERED_FORMAT,
         false => OLDEST_FORMAT,
@@ -240,21 +245,28 @@ fn repair_references(target: &Connection) -> rusqlite::Result<u64> {
     Ok(lost_notes)
 }
 
-/// Removes the runs of idempotency keys unless the whole store is intact. The next start computes them again, so no key of an
-/// existing event is lost.
-fn repair_keys(
+/// Removes the runs unless the whole store is intact. The next start computes them again, so no key and no id of an existing
+/// event is lost.
+fn repair_runs(
     target: &Connection,
     is_complete: bool,
     tables: &mut [RecoveredTable],
 ) -> rusqlite::Result<()> {
-    if !has_table(target, "key_runs")?
-        || (is_complete && keys::find_problems(target).is_ok_and(|problems| problems.is_empty()))
-    {
-        return Ok(());
-    }
-    keys::forget_runs(target)?;
-    for table in tables.iter_mut().filter(|table| keys::TABLES.contains(&table.table.as_str())) {
-        (table.copied, table.lost) = (0, Some(0));
+    type Kind =
+        (RunKind, fn(&Connection) -> rusqlite::Result<Vec<String>>, fn(&Connection) -> rusqlite::Result<()>);
+    let kinds: [Kind; 2] = [
+        (RunKind::Keys, keys::find_problems, keys::forget_runs),
+        (RunKind::Ids, event_ids::find_problems, event_ids::forget_runs),
+    ];
+    for (kind, find_problems, forget_runs) in kinds {
+        let has_tables = kind.tables().first().map_or(Ok(false), |manifests| has_table(target, manifests))?;
+        if !has_tables || (is_complete && find_problems(target).is_ok_and(|problems| problems.is_empty())) {
+            continue;
+        }
+        forget_runs(target)?;
+        for table in tables.iter_mut().filter(|table| kind.tables().contains(&table.table.as_str())) {
+            (table.copied, table.lost) = (0, Some(0));
+        }
     }
     Ok(())
 }
@@ -263,7 +275,7 @@ fn has_table(conn: &Connection, name: &str) -> rusqlite::Result<bool> {
     conn.query_row("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = ?1)", [name], |row| row.get(0))
 }
 
-/// Counts the rows of the copy, and the lost ones: those that an index of the original names.
+/// Counts the rows of the copy, and the lost ones: those that an index or another table of the original names.
 fn count_losses(
     source: &Connection,
     target: &Connection,
@@ -274,30 +286,37 @@ fn count_losses(
     let removed = table.copied.saturating_sub(present.unsigned_abs());
     table.copied = present.unsigned_abs();
     table.lost = table.lost.map(|lost| lost + removed);
-    let index = match name.as_str() {
-        "events" => "events_id",
-        "deliveries" => "deliveries_id",
+    // Each names its rows by their sequence numbers.
+    let names: &[&str] = match name.as_str() {
+        "events" => &[
+            // Until format 7.
+            "SELECT seq FROM events INDEXED BY events_id",
+            "SELECT seq >> 20 FROM deliveries INDEXED BY deliveries_id",
+            "SELECT event FROM loose",
+        ],
+        "deliveries" => &["SELECT seq FROM deliveries INDEXED BY deliveries_id"],
         _ => return Ok(()),
     };
     let mut is_present =
         target.prepare(&format!("SELECT EXISTS (SELECT 1 FROM \"{name}\" WHERE seq = ?1)"))?;
-    let Ok(mut named) = source.prepare(&format!("SELECT seq FROM \"{name}\" INDEXED BY {index}")) else {
-        return Ok(());
-    };
-    let mut named = named.query([])?;
-    let mut missing = 0;
-    loop {
-        match named.next() {
-            Ok(Some(row)) => {
-                let seq: i64 = row.get(0)?;
-                missing += u64::from(!is_present.query_row([seq], |row| row.get::<_, bool>(0))?);
+    let (mut missing, mut is_counted) = (HashSet::new(), false);
+    for sql in names {
+        let Ok(mut named) = source.prepare(sql) else { continue };
+        let mut named = named.query([])?;
+        // An error: the index is damaged too.
+        while let Ok(next) = named.next() {
+            let Some(row) = next else {
+                is_counted = true;
+                break;
+            };
+            let seq: i64 = row.get(0)?;
+            if !is_present.query_row([seq], |row| row.get::<_, bool>(0))? {
+                missing.insert(seq);
             }
-            Ok(None) => {
-                table.lost = Some(table.lost.unwrap_or(0).max(missing));
-                return Ok(());
-            }
-            // The index is damaged too.
-            Err(_) => return Ok(()),
         }
     }
+    if is_counted {
+        table.lost = Some(table.lost.unwrap_or(0).max(missing.len() as u64));
+    }
+    Ok(())
 }

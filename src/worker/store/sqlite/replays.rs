@@ -11,11 +11,12 @@ use uuid::Uuid;
 
 use super::super::{DeliveryFilter, DeliverySeq, HookId, ReplayJob};
 use super::cache::WriterCache;
+use super::event_ids::{self, IdLookup, NewestIds};
 use super::history::{self, ReadBudget, ReadLimiter};
 use super::namespace_keys;
 use super::rows::{filter, limit};
 use super::transitions;
-use super::walk::{DeliveryWalk, Direction};
+use super::walk::{self, DeliveryWalk, Direction};
 use crate::core::time::Millis;
 
 /// Deliveries that one call examines. Bounds a call whose filters reject most deliveries, and its snapshot.
@@ -60,11 +61,14 @@ struct Unfinished {
 }
 
 /// Plans the next steps, in batches for the writer. The flag is true if a finished replay has expired.
-pub(super) fn plan(conn: &Connection, now: Millis) -> rusqlite::Result<(Vec<Vec<ReplayStep>>, bool)> {
+pub(super) fn plan(
+    conn: &Connection,
+    newest: &NewestIds,
+    now: Millis,
+) -> rusqlite::Result<(Vec<Vec<ReplayStep>>, bool)> {
     let mut limiter = ReadLimiter::start(EXAMINED);
-    let tx = conn.unchecked_transaction()?;
     // Replays that this call does not reach come first in the next one, because their `stepped` is the oldest then.
-    let unfinished = tx
+    let unfinished = conn
         .prepare_cached(
             "SELECT id, namespace, filter, rate, started, stepped, at, top FROM replays WHERE done_at IS NULL
              ORDER BY stepped, id",
@@ -82,13 +86,26 @@ pub(super) fn plan(conn: &Connection, now: Millis) -> rusqlite::Result<(Vec<Vec<
             })
         })?
         .collect::<rusqlite::Result<Vec<_>>>()?;
+    let lookups = unfinished.iter().map(|replay| match &replay.filter {
+        Ok(filter) => walk::begin_lookup(conn, newest, filter),
+        Err(_) => Ok(None),
+    });
+    let lookups = lookups.collect::<rusqlite::Result<Vec<_>>>()?;
+    let tx = conn.unchecked_transaction()?;
+    let lacks_ids = event_ids::is_incomplete(&tx)?;
     let mut of_namespace: HashMap<&str, usize> = HashMap::new();
     unfinished.iter().for_each(|replay| *of_namespace.entry(&replay.namespace).or_default() += 1);
     let mut batches = vec![Vec::new()];
     let mut batch_size = 0;
-    for replay in &unfinished {
+    for (replay, lookup) in unfinished.iter().zip(&lookups) {
+        // It would end without the events that are not found yet.
+        if lacks_ids && lookup.is_some() {
+            continue;
+        }
         let sharing = of_namespace.len() * of_namespace.get(&*replay.namespace).copied().unwrap_or(1);
-        let Some(step) = plan_step(&tx, replay, now, sharing, &mut limiter)? else { continue };
+        let Some(step) = plan_step(&tx, (replay, lookup.as_ref()), now, sharing, &mut limiter)? else {
+            continue;
+        };
         if batch_size + step.deliveries.len() > BATCH {
             batches.push(Vec::new());
             batch_size = 0;
@@ -111,7 +128,7 @@ pub(super) fn plan(conn: &Connection, now: Millis) -> rusqlite::Result<(Vec<Vec<
 /// Plans the next step of a replay, which is one of `sharing` equal parts of a call. None: its rate allows none yet.
 fn plan_step(
     conn: &Connection,
-    replay: &Unfinished,
+    (replay, lookup): (&Unfinished, Option<&IdLookup>),
     now: Millis,
     sharing: usize,
     limiter: &mut ReadLimiter,
@@ -142,7 +159,7 @@ fn plan_step(
     if allowed == 0 {
         return Ok(None);
     }
-    let mut walk = DeliveryWalk::new(conn, filter, Direction::Newer, Some(replay.at))?;
+    let mut walk = DeliveryWalk::new(conn, filter, lookup, Direction::Newer, Some(replay.at))?;
     for _ in 0..share(EXAMINED.rows) {
         if step.deliveries.len() >= allowed {
             break;

@@ -7,12 +7,13 @@
 //! `materialize`).
 
 use std::collections::HashSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, Rows, params};
 
 use super::super::{DeliverySeq, EventSeq, Retention};
 use super::cache::WriterCache;
+use super::event_ids::Horizon;
 use super::gates;
 use super::hook_rows;
 use super::materialize;
@@ -20,6 +21,7 @@ use super::namespaces;
 use super::rows::{EVENT_BYTES, limit};
 use super::schema::{CANCELLED, DEAD, DELIVERED, DROPPED};
 use super::sequence;
+use super::walk;
 use crate::core::time::Millis;
 
 /// Rows that finished at or before these times exceed the byte limits.
@@ -106,13 +108,15 @@ fn find_cutoff(walks: &mut [NewestFirst<'_>], limit: u64) -> rusqlite::Result<i6
 pub(super) struct SweepLimit {
     pub(super) rows: usize,
     pub(super) bytes: usize,
+    /// A row is removed within microseconds, or within milliseconds if its pages have to be read.
+    pub(super) time: Duration,
 }
 
 impl SweepLimit {
     /// Returns a smaller limit, for a disk without space to log the removal of all these rows. None: one row is the
     /// least.
     pub(super) fn reduced(self) -> Option<SweepLimit> {
-        (self.rows > 1).then_some(SweepLimit { rows: (self.rows / 8).max(1), bytes: self.bytes })
+        (self.rows > 1).then_some(SweepLimit { rows: (self.rows / 8).max(1), ..self })
     }
 }
 
@@ -139,7 +143,12 @@ pub(super) fn sweep(
 ) -> rusqlite::Result<bool> {
     let history = age_cutoff(now, retention.history_age);
     let dead = age_cutoff(now, retention.dead_letter_age);
-    let mut budget = SweepBudget { rows: sweep_limit.rows, bytes: sweep_limit.bytes };
+    let mut budget = SweepBudget {
+        rows: sweep_limit.rows,
+        bytes: sweep_limit.bytes,
+        until: Instant::now().checked_add(sweep_limit.time),
+        has_removed: false,
+    };
     let watermark = materialize::advance_watermark(conn, cache)?;
     let of_namespaces = namespaces::sweep(conn, cache, limit(budget.rows))?;
     budget.take(usize::try_from(of_namespaces).unwrap_or(budget.rows), 0);
@@ -160,9 +169,27 @@ pub(super) fn sweep(
     budget.take(hook_rows::sweep_namespaces(conn, cache, now, limit(budget.rows))?, 0);
     sweep_old_keys(conn, cache, now, &mut budget)?;
     budget.take(cache.keys.remove_unused(conn, limit(budget.rows))?, 0);
+    budget.take(cache.ids.remove_unused(conn, limit(budget.rows))?, 0);
     let has_key_work = cache.keys.request_work(conn, now)?;
+    let horizon = id_horizon(conn, cache, history.max(cutoff.history), now)?;
+    cache.ids.set_horizon(horizon);
+    let has_id_work = cache.ids.request_work(conn)?;
     // A sweep empties one table of a deleted namespace at a time, so the other tables may still have rows.
-    Ok(budget.is_used_up() || of_namespaces > 0 || has_key_work)
+    Ok(budget.is_used_up() || of_namespaces > 0 || has_key_work || has_id_work)
+}
+
+/// Returns which events retention may have removed. `cutoff`: the time up to which it removes history.
+fn id_horizon(
+    conn: &Connection,
+    cache: &mut WriterCache,
+    cutoff: i64,
+    now: Millis,
+) -> rusqlite::Result<Horizon> {
+    let first: Option<EventSeq> =
+        conn.prepare_cached("SELECT min(seq) FROM events")?.query_row([], |row| row.get(0))?;
+    let first = first.unwrap_or(cache.unmaterialized(conn)?.last_event() + 1);
+    let event = walk::first_event_since(conn, cutoff.saturating_add(1))? - 1;
+    Ok(Horizon { time: now.0, event, first })
 }
 
 /// Removes expired idempotency keys of format 6 and earlier.
@@ -189,17 +216,24 @@ fn sweep_old_keys(
 struct SweepBudget {
     rows: usize,
     bytes: usize,
+    /// None: the time is not bounded.
+    until: Option<Instant>,
+    /// The first row is removed however long that takes, so that sweeps advance on a slow disk.
+    has_removed: bool,
 }
 
 impl SweepBudget {
     fn take(&mut self, rows: usize, bytes: i64) {
+        self.has_removed |= rows > 0;
         self.rows = self.rows.saturating_sub(rows);
         self.bytes = self.bytes.saturating_sub(usize::try_from(bytes).unwrap_or(0));
     }
 
     /// Bytes count too: freeing a row reads all its pages, and 500 events of 1 MiB would block the writer for seconds.
     fn is_used_up(&self) -> bool {
-        self.rows == 0 || self.bytes == 0
+        self.rows == 0
+            || self.bytes == 0
+            || self.has_removed && self.until.is_some_and(|until| Instant::now() >= until)
     }
 }
 

@@ -19,8 +19,8 @@ use super::engine::SqliteStore;
 use super::retention::SweepRound;
 use super::writer::Operation;
 use super::{
-    clock, gates, history, hook_rows, namespace_keys, namespaces, reads, replays, retention, rows, schema,
-    transitions, vacuum,
+    clock, event_ids, gates, history, hook_rows, namespace_keys, namespaces, reads, replays, retention, rows,
+    schema, transitions, vacuum,
 };
 use crate::core::event::Event;
 use crate::core::fast_map::FastSet;
@@ -152,9 +152,9 @@ impl HistoryStore for SqliteStore {
     ) -> BoxFuture<'_, Result<DeliveryPage, StoreError>> {
         let budget = self.history_budget;
         async move {
-            let namespace = filter.namespace.clone();
-            self.read_history(&namespace, move |conn| history::list(conn, &filter, before, limit, budget))
-                .await
+            let (namespace, newest) = (filter.namespace.clone(), self.newest_ids.clone());
+            let list = move |conn: &Connection| history::list(conn, &newest, &filter, before, limit, budget);
+            self.read_history(&namespace, list).await?
         }
         .boxed()
     }
@@ -166,9 +166,10 @@ impl HistoryStore for SqliteStore {
     ) -> BoxFuture<'_, Result<Option<EventExplanation>, StoreError>> {
         let (namespace, id, budget) = (namespace.to_owned(), event_id.to_owned(), self.history_budget);
         async move {
-            let of_namespace = namespace.clone();
-            self.read_history(&namespace, move |conn| history::explain(conn, &of_namespace, &id, budget))
-                .await
+            let (of_namespace, newest) = (namespace.clone(), self.newest_ids.clone());
+            let explain =
+                move |conn: &Connection| history::explain(conn, &newest, &of_namespace, &id, budget);
+            self.read_history(&namespace, explain).await?
         }
         .boxed()
     }
@@ -221,6 +222,9 @@ impl HistoryStore for SqliteStore {
             if filter.state == Some(DeliveryState::Pending) {
                 return refused("pending deliveries are sent anyway");
             }
+            if filter.event.is_some() && self.maintenance_readers.run(event_ids::is_incomplete).await? {
+                return Err(StoreError::Indexing);
+            }
             let text = serde_json::to_string(&filter).map_err(|e| StoreError::Refused(e.to_string()))?;
             let id = Uuid::now_v7();
             // Without materializing anything: only finished deliveries are replayed, and they have rows.
@@ -234,8 +238,10 @@ impl HistoryStore for SqliteStore {
 
     fn step_replays(&self, now: Millis) -> BoxFuture<'_, Result<Vec<HookId>, StoreError>> {
         async move {
-            let (batches, has_expired) =
-                self.maintenance_readers.run(move |conn| replays::plan(conn, now)).await?;
+            let (batches, has_expired) = {
+                let newest = self.newest_ids.clone();
+                self.maintenance_readers.run(move |conn| replays::plan(conn, &newest, now)).await?
+            };
             if has_expired {
                 self.write_unmaterialized(move |conn, _| replays::remove_expired(conn, now)).await?;
             }
@@ -260,10 +266,11 @@ impl HistoryStore for SqliteStore {
     ) -> BoxFuture<'_, Result<PartialCount, StoreError>> {
         let budget = self.history_budget;
         async move {
-            let namespace = filter.namespace.clone();
-            let count =
-                move |conn: &Connection| history::count_finished(conn, &filter, before, limit, budget);
-            self.read_history(&namespace, count).await
+            let (namespace, newest) = (filter.namespace.clone(), self.newest_ids.clone());
+            let count = move |conn: &Connection| {
+                history::count_finished(conn, &newest, &filter, before, limit, budget)
+            };
+            self.read_history(&namespace, count).await?
         }
         .boxed()
     }
@@ -356,7 +363,14 @@ impl MaintenanceStore for SqliteStore {
     fn stats(&self) -> BoxFuture<'_, Result<StoreStats, StoreError>> {
         async move {
             let stats = self.read_in(&self.maintenance_readers, reads::stats).await?;
-            Ok(StoreStats { key_memory_bytes: self.shared.key_bytes() as u64, ..stats })
+            let key_memory_bytes = self.shared.key_bytes() as u64;
+            // The cache has no page twice.
+            let page_cache = self.page_cache.min(stats.file_bytes);
+            Ok(StoreStats {
+                key_memory_bytes,
+                memory_bytes: key_memory_bytes.saturating_add(page_cache),
+                ..stats
+            })
         }
         .boxed()
     }

@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension};
 use super::super::StoreError;
 
 /// The format this program writes.
-pub(super) const VERSION: i64 = 7;
+pub(super) const VERSION: i64 = 8;
 /// "HkSt": distinguishes our file from any other SQLite database.
 pub(super) const APPLICATION_ID: i64 = 0x486b_5374;
 
@@ -40,6 +40,7 @@ pub(super) const MIGRATIONS: &[Migration] = &[
     Migration { version: 5, min_reader: 5, sql: V5 },
     Migration { version: 6, min_reader: 5, sql: V6 },
     Migration { version: 7, min_reader: 7, sql: V7 },
+    Migration { version: 8, min_reader: 8, sql: V8 },
 ];
 
 const V1: &str = "
@@ -329,6 +330,27 @@ CREATE TABLE key_blocks (id INTEGER PRIMARY KEY, content BLOB NOT NULL);
 CREATE TABLE key_filters (id INTEGER PRIMARY KEY, content BLOB NOT NULL);
 
 ALTER TABLE replays ADD COLUMN cancelled INTEGER NOT NULL DEFAULT 0;
+";
+
+/// Event ids are in runs (see `event_ids`) instead of an index. An older program needs the index, so `min_reader` rises. A
+/// background job adds the ids of the events that exist.
+const V8: &str = "
+DROP INDEX events_id;
+INSERT INTO meta (name, value) SELECT 'ids_covered', coalesce(max(seq), 0) FROM events;
+INSERT INTO meta (name, value) SELECT 'ids_missing', max(seq) FROM events HAVING max(seq) IS NOT NULL;
+
+CREATE TABLE id_runs (
+    id          INTEGER PRIMARY KEY,
+    class       INTEGER NOT NULL,  -- 1: written again after retention may have removed its events
+    tier        INTEGER NOT NULL,  -- how often its ids were merged
+    entries     INTEGER NOT NULL,
+    blocks      INTEGER NOT NULL,
+    first_event INTEGER NOT NULL,
+    last_event  INTEGER NOT NULL,
+    expires     INTEGER NOT NULL   -- until then the rows of all its events stay
+);
+-- The id of a row is the id of its run << 24 plus its number. Each row ends with a checksum.
+CREATE TABLE id_blocks (id INTEGER PRIMARY KEY, content BLOB NOT NULL);
 ";
 
 /// How long a connection waits for a lock. Only one thread writes, but a checkpoint takes a lock while it restarts the

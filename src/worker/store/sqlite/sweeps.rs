@@ -4,7 +4,9 @@ use rusqlite::Connection;
 
 use super::super::{Retention, StoreError};
 use super::cache::WriterCache;
+use super::ended_events;
 use super::engine::SqliteStore;
+use super::event_ids;
 use super::hook_rows;
 use super::retention::{self, Cutoff, SweepLimit};
 use super::vacuum::{self, STEP_PAGES};
@@ -24,7 +26,41 @@ impl SqliteStore {
             })
             .await?;
         self.remove_unused_hooks().await?;
-        Ok(has_more || !self.unused_hooks.lock().is_empty())
+        let has_ended = self.sweep_ended_events().await?;
+        let lacks_ids = self.add_missing_ids().await?;
+        Ok(has_more || has_ended || lacks_ids || !self.unused_hooks.lock().is_empty())
+    }
+
+    /// Removes a bounded number of events of deleted namespaces. True: there are more.
+    async fn sweep_ended_events(&self) -> Result<bool, StoreError> {
+        let (previous, rows) = (self.ended_scan.lock().take(), self.sweep_limit.rows);
+        let from = previous.clone();
+        let step = self.maintenance_readers.run(move |conn| ended_events::read(conn, previous, rows)).await?;
+        let Some(step) = step else { return Ok(false) };
+        let next = self
+            .sweep_within_limit(|limit| {
+                let (step, from) = (step.clone().truncated(limit.rows), from.clone());
+                move |conn: &_, cache: &mut _| ended_events::remove(conn, cache, &step, from.as_ref())
+            })
+            .await?;
+        let has_more = next.is_some();
+        *self.ended_scan.lock() = next;
+        Ok(has_more)
+    }
+
+    /// Adds the ids of a bounded number of events that an older format stored. True: more are missing.
+    async fn add_missing_ids(&self) -> Result<bool, StoreError> {
+        if self.shared.is_disk_full() {
+            return Ok(false);
+        }
+        let Some(step) = self.maintenance_readers.run(event_ids::read_backfill).await? else {
+            return Ok(false);
+        };
+        match self.write_unmaterialized(move |conn, cache| cache.ids.add_missing(conn, &step)).await {
+            // The next round tries again. Sweeps must go on, because they free space.
+            Err(StoreError::Full) => Ok(false),
+            added => added,
+        }
     }
 
     /// Removes a bounded number of the rows that the round found unused.

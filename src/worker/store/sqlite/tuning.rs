@@ -8,11 +8,13 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::history::ReadBudget;
-use super::keys::KeyLimits;
 use super::retention::SweepLimit;
+use super::runs::RunLimits;
 
 /// The size of a page of the database.
 const PAGE_BYTES: u64 = 4096;
+/// The size of a page in the log, with the header of its frame.
+const FRAME_BYTES: i64 = 4096 + 24;
 /// `max_wal_pages` is at most this multiple of `wal_pages`.
 const MAX_WAL_MULTIPLE: i64 = 8;
 
@@ -32,7 +34,9 @@ pub(super) struct Tuning {
     pub(super) max_wal_pages: i64,
     pub(super) sweep_limit: SweepLimit,
     /// Idempotency keys in memory, and how they are written.
-    pub(super) keys: KeyLimits,
+    pub(super) keys: RunLimits,
+    /// Event ids in memory, and how they are written.
+    pub(super) ids: RunLimits,
     /// Bytes of pages that the writer keeps in memory.
     pub(super) page_cache: u64,
     /// Connections for the dispatcher's reads.
@@ -51,7 +55,33 @@ pub(super) struct Tuning {
     pub(super) checkpoints: Arc<super::tests::CheckpointCounter>,
 }
 
+/// The memory of a key or an id: in the table, and a second one in the frozen table.
+const ENTRY_BYTES: u64 = 96;
+/// The smallest table. A smaller one would write a run every few thousand events.
+const MIN_TABLE: usize = 1792;
+
 impl Tuning {
+    /// Returns the bytes of the largest log.
+    pub(super) fn max_log_bytes(&self) -> i64 {
+        self.max_wal_pages.saturating_mul(FRAME_BYTES)
+    }
+
+    /// Divides the memory: half for pages, three eighths for filters, the rest for keys and ids that are in no run yet. On a
+    /// full disk, these may take four times as much.
+    pub(super) fn within_memory(mut self, bytes: u64) -> Tuning {
+        let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        self.page_cache = self.page_cache.min(bytes / 2);
+        self.keys.filter_bytes = self.keys.filter_bytes.min(size(bytes / 8 * 3));
+        let entries = size(bytes / 8 / 2 / ENTRY_BYTES);
+        for limits in [&mut self.keys, &mut self.ids] {
+            // 7/8 of a power of two.
+            while limits.table > entries.max(MIN_TABLE) {
+                limits.table /= 2;
+            }
+        }
+        self
+    }
+
     /// Bounds the log by the disk reserve: on a full disk, a checkpoint writes the pages of the log into the half of the
     /// reserve that outcomes may use. If they did not fit, neither the log nor the database could take another outcome.
     pub(super) fn within_reserve(mut self, reserve: u64) -> Tuning {
@@ -71,8 +101,9 @@ impl Default for Tuning {
             group_bytes: 8 << 20,
             wal_pages: 2048,
             max_wal_pages: 16_384,
-            sweep_limit: SweepLimit { rows: 500, bytes: 4 << 20 },
-            keys: KeyLimits::default(),
+            sweep_limit: SweepLimit { rows: 500, bytes: 4 << 20, time: Duration::from_millis(4) },
+            keys: RunLimits::default(),
+            ids: RunLimits::default(),
             page_cache: 64 << 20,
             readers: 4,
             maintenance_readers: 2,
@@ -87,6 +118,22 @@ impl Default for Tuning {
             fault: Arc::default(),
             #[cfg(test)]
             checkpoints: Arc::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_divided_and_bounded() {
+        for (mib, page_cache, filters, table) in
+            [(4, 2 << 20, 3 << 19, 1792), (24, 12 << 20, 9 << 20, 14_336), (160, 64 << 20, 60 << 20, 57_344)]
+        {
+            let tuning = Tuning::default().within_memory(mib << 20);
+            let found = (tuning.page_cache, tuning.keys.filter_bytes, tuning.keys.table, tuning.ids.table);
+            assert_eq!(found, (page_cache, filters, table, table), "{mib} MiB");
         }
     }
 }

@@ -4,13 +4,15 @@
 //! works in bounded steps. The file shrinks at the next checkpoint.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
 use super::super::StoreSpace;
 
-/// Pages that one step frees.
+/// Pages that one step frees, and its time. Accepts wait for the step.
 pub(super) const STEP_PAGES: i64 = 256;
+const STEP_TIME: Duration = Duration::from_millis(4);
 /// A store keeps this many free bytes, and this fraction (1/4) of its file.
 const KEEP_BYTES: i64 = 16 << 20;
 const KEEP_FRACTION: i64 = 4;
@@ -59,7 +61,9 @@ pub(super) fn step(conn: &Connection, step: i64, is_disk_full: bool) -> rusqlite
     // Each row is one freed page; the statement frees none unless its rows are read.
     let mut vacuum = conn.prepare(&format!("PRAGMA incremental_vacuum({step})"))?;
     let mut rows = vacuum.query([])?;
-    while rows.next()?.is_some() {}
+    let until = Instant::now() + STEP_TIME;
+    while rows.next()?.is_some() && Instant::now() < until {}
+    drop(rows);
     Ok(before.all - Pages::read(conn)?.all)
 }
 

@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -17,14 +17,19 @@ use rusqlite::Connection;
 use super::failure::FailureKind;
 use super::schema;
 use super::shared_state::SharedState;
+use super::stalls::traced;
 use super::tuning::Tuning;
 
 /// How long a checkpoint waits for readers. All operations wait for that checkpoint.
 const RESTART_WAIT: Duration = Duration::from_millis(250);
 /// The log's length is checked after 1/8 of the bytes at which it is copied.
 const CHECK_FRACTION: usize = 8;
-/// The writer itself copies the remaining pages if they are at most this fraction (1/8) of `wal_pages`.
-const SMALL_FRACTION: i64 = 8;
+/// The writer itself copies the remaining pages if they are at most this fraction (1/16) of `wal_pages`. It also syncs the
+/// database, and accepts wait for that.
+const SMALL_FRACTION: i64 = 16;
+/// The most times that the thread copies pages for one request. Each time it copies what the writer appended during the time
+/// before, so that few pages are left for the writer.
+const PASSES: usize = 4;
 /// The log should restart at this multiple of `wal_pages`.
 const RESTART_MULTIPLE: i64 = 3;
 const PAGE: usize = 4096;
@@ -67,7 +72,9 @@ impl WalCheckpointer {
     pub(super) fn keep_bounded(&mut self, conn: &Connection, committed: usize) {
         let pages = self.tuning.wal_pages;
         self.unchecked_bytes = self.unchecked_bytes.saturating_add(committed);
-        if self.unchecked_bytes < usize::try_from(pages).unwrap_or(0).saturating_mul(PAGE) / CHECK_FRACTION {
+        let check_at = usize::try_from(pages).unwrap_or(0).saturating_mul(PAGE) / CHECK_FRACTION;
+        // At once after the thread has copied, because few pages are left then.
+        if self.unchecked_bytes < check_at && !self.thread.take_finished() {
             return;
         }
         self.unchecked_bytes = 0;
@@ -141,6 +148,8 @@ impl WalCheckpointer {
 struct CheckpointThread {
     requests: Option<SyncSender<()>>,
     is_idle: Arc<AtomicBool>,
+    /// True after a request, until the writer has seen it.
+    is_finished: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -151,16 +160,27 @@ impl CheckpointThread {
         tuning: Tuning,
     ) -> std::io::Result<CheckpointThread> {
         let (requests, received) = sync_channel(1);
-        let is_idle = Arc::new(AtomicBool::new(true));
+        let (is_idle, is_finished) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(false)));
         let thread = std::thread::Builder::new().name("store-log".into()).spawn({
-            let is_idle = is_idle.clone();
-            move || run(&conn, &received, &is_idle, &shared, &tuning)
+            let (is_idle, is_finished) = (is_idle.clone(), is_finished.clone());
+            move || {
+                while received.recv().is_ok() {
+                    copy(&conn, &shared, &tuning);
+                    is_idle.store(true, Ordering::Release);
+                    is_finished.store(true, Ordering::Release);
+                }
+            }
         })?;
-        Ok(CheckpointThread { requests: Some(requests), is_idle, thread: Some(thread) })
+        Ok(CheckpointThread { requests: Some(requests), is_idle, is_finished, thread: Some(thread) })
     }
 
     fn is_idle(&self) -> bool {
         self.is_idle.load(Ordering::Acquire)
+    }
+
+    /// True if a request was finished since the last call.
+    fn take_finished(&self) -> bool {
+        self.is_finished.load(Ordering::Acquire) && self.is_finished.swap(false, Ordering::AcqRel)
     }
 
     /// Requests a checkpoint unless one is in progress.
@@ -188,20 +208,21 @@ impl Drop for CheckpointThread {
     }
 }
 
-/// Runs a checkpoint for each request.
-fn run(
-    conn: &Connection,
-    requests: &Receiver<()>,
-    is_idle: &AtomicBool,
-    shared: &SharedState,
-    tuning: &Tuning,
-) {
-    while requests.recv().is_ok() {
+/// Copies pages until few are left, while the writer appends others.
+fn copy(conn: &Connection, shared: &SharedState, tuning: &Tuning) {
+    let mut before = None;
+    for _ in 0..PASSES {
         // After a failure the content of the log is unknown.
-        if shared.failure().is_none() {
-            checkpoint(conn, "PASSIVE", shared, tuning);
+        if shared.failure().is_some() {
+            return;
         }
-        is_idle.store(true, Ordering::Release);
+        let copied = traced("checkpoint", || checkpoint(conn, "PASSIVE", shared, tuning));
+        let Some((_, _, copied)) = copied.filter(|(_, _, copied)| before != Some(*copied)) else { return };
+        before = Some(copied);
+        let left = checkpoint(conn, "NOOP", shared, tuning).map_or(0, |(_, log, copied)| log - copied);
+        if left <= tuning.wal_pages / SMALL_FRACTION / 4 {
+            return;
+        }
     }
 }
 

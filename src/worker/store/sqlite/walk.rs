@@ -5,7 +5,7 @@
 //!
 //! - of a namespace: one range of `deliveries_namespace` for each state;
 //! - of a hook: one range of `deliveries_list` for each state and each hook that has or had the name;
-//! - of an event id: the events of `events_id`, and of each the range of its deliveries.
+//! - of an event id: the events that `event_ids` finds, and of each the range of its deliveries.
 //!
 //! Times of the filter are converted to sequence numbers first, because both ascend together. The caller checks the rest
 //! of the filter on each delivery, and bounds the number of positions that it visits.
@@ -15,6 +15,7 @@ use std::collections::{BinaryHeap, VecDeque};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::super::{DeliveryFilter, DeliverySeq, DeliveryState, EventSeq};
+use super::event_ids::{IdLookup, NewestIds};
 use super::namespace_keys;
 use super::schema::{CANCELLED, CANDIDATE, DEAD, DELIVERED, DROPPED, PENDING, STATES};
 use super::sequence;
@@ -51,11 +52,8 @@ enum Source {
         hook: i64,
         state: i64,
     },
-    /// The deliveries of all events with this id.
-    Events {
-        namespace_key: String,
-        id: String,
-    },
+    /// The deliveries of all events with an id.
+    Events(IdLookup),
 }
 
 const NAMESPACE_OLDER: &str = "
@@ -70,12 +68,6 @@ WHERE hook = ?1 AND state = ?2 AND seq < ?3 ORDER BY seq DESC LIMIT ?4";
 const HOOK_NEWER: &str = "
 SELECT seq FROM deliveries INDEXED BY deliveries_list
 WHERE hook = ?1 AND state = ?2 AND seq > ?3 ORDER BY seq LIMIT ?4";
-const EVENTS_OLDER: &str = "
-SELECT seq FROM events INDEXED BY events_id
-WHERE namespace = ?1 AND id = ?2 AND seq <= ?3 ORDER BY seq DESC LIMIT ?4";
-const EVENTS_NEWER: &str = "
-SELECT seq FROM events INDEXED BY events_id
-WHERE namespace = ?1 AND id = ?2 AND seq >= ?3 ORDER BY seq LIMIT ?4";
 const DELIVERIES_OLDER: &str =
     "SELECT seq FROM deliveries WHERE seq >= ?1 AND seq < ?2 ORDER BY seq DESC LIMIT ?3";
 const DELIVERIES_NEWER: &str =
@@ -84,15 +76,15 @@ pub(super) const HOOKS_OF_NAME: &str =
     "SELECT id FROM hooks INDEXED BY hooks_name WHERE namespace = ?1 AND name = ?2 LIMIT ?3";
 
 impl Source {
-    /// Returns its statements: of its deliveries, or of its events and of an event's deliveries.
-    fn statements(&self, direction: Direction) -> (&'static str, Option<&'static str>) {
+    /// Returns the statement of its deliveries, or of the deliveries of one of its events.
+    fn statement(&self, direction: Direction) -> &'static str {
         match (self, direction) {
-            (Source::Namespace { .. }, Direction::Older) => (NAMESPACE_OLDER, None),
-            (Source::Namespace { .. }, Direction::Newer) => (NAMESPACE_NEWER, None),
-            (Source::Hook { .. }, Direction::Older) => (HOOK_OLDER, None),
-            (Source::Hook { .. }, Direction::Newer) => (HOOK_NEWER, None),
-            (Source::Events { .. }, Direction::Older) => (EVENTS_OLDER, Some(DELIVERIES_OLDER)),
-            (Source::Events { .. }, Direction::Newer) => (EVENTS_NEWER, Some(DELIVERIES_NEWER)),
+            (Source::Namespace { .. }, Direction::Older) => NAMESPACE_OLDER,
+            (Source::Namespace { .. }, Direction::Newer) => NAMESPACE_NEWER,
+            (Source::Hook { .. }, Direction::Older) => HOOK_OLDER,
+            (Source::Hook { .. }, Direction::Newer) => HOOK_NEWER,
+            (Source::Events(_), Direction::Older) => DELIVERIES_OLDER,
+            (Source::Events(_), Direction::Newer) => DELIVERIES_NEWER,
         }
     }
 
@@ -103,33 +95,34 @@ impl Source {
         direction: Direction,
         from: DeliverySeq,
     ) -> rusqlite::Result<VecDeque<Position>> {
-        let (statement, of_event) = self.statements(direction);
-        let mut statement = conn.prepare_cached(statement)?;
+        let statement = self.statement(direction);
         let limit = i64::try_from(BATCH).unwrap_or(i64::MAX);
         let delivery = |seq| Position { seq, is_delivery: true };
         let (key, state) = match self {
             Source::Namespace { number, state } => (number, state),
             Source::Hook { hook, state } => (hook, state),
-            Source::Events { namespace_key, id } => {
-                let first = match direction {
-                    Direction::Older => sequence::event_seq(from.saturating_sub(1)),
-                    Direction::Newer => sequence::event_seq(from.saturating_add(1)),
+            Source::Events(lookup) => {
+                let events = match direction {
+                    Direction::Older => {
+                        lookup.older(conn, sequence::event_seq(from.saturating_sub(1)), BATCH)?
+                    }
+                    Direction::Newer => {
+                        lookup.newer(conn, sequence::event_seq(from.saturating_add(1)), BATCH)?
+                    }
                 };
-                let events = statement
-                    .query_map(params![namespace_key, id, first, limit], |row| row.get(0))?
-                    .collect::<rusqlite::Result<Vec<EventSeq>>>()?;
                 let mut positions = VecDeque::new();
-                let Some(of_event) = of_event else { return Ok(positions) };
                 for event in events {
                     if positions.len() >= BATCH {
                         break;
                     }
-                    read_event(conn, of_event, direction, event, from, &mut positions)?;
+                    read_event(conn, statement, direction, event, from, &mut positions)?;
                 }
                 return Ok(positions);
             }
         };
-        statement.query_map(params![key, state, from, limit], |row| row.get(0).map(delivery))?.collect()
+        conn.prepare_cached(statement)?
+            .query_map(params![key, state, from, limit], |row| row.get(0).map(delivery))?
+            .collect()
     }
 }
 
@@ -172,10 +165,11 @@ pub(super) struct DeliveryWalk {
 }
 
 impl DeliveryWalk {
-    /// Starts after `from` (exclusive), in the walk's direction.
+    /// Starts after `from` (exclusive), in the walk's direction. `lookup`: see `begin_lookup`.
     pub(super) fn new(
         conn: &Connection,
         filter: &DeliveryFilter,
+        lookup: Option<&IdLookup>,
         direction: Direction,
         from: Option<DeliverySeq>,
     ) -> rusqlite::Result<Self> {
@@ -187,7 +181,7 @@ impl DeliveryWalk {
             Direction::Newer => (from.unwrap_or(0).max(first.saturating_sub(1)), last),
         };
         let mut walk = DeliveryWalk { direction, sources: Vec::new(), heads: BinaryHeap::new(), end };
-        for source in sources(conn, filter)? {
+        for source in sources(conn, filter, lookup)? {
             let positions = source.read(conn, direction, from)?;
             walk.sources.push((source, positions));
             walk.push_head(walk.sources.len() - 1);
@@ -224,17 +218,31 @@ impl DeliveryWalk {
     /// Returns the statements that the walk executes.
     #[cfg(test)]
     pub(super) fn statements(&self) -> std::collections::BTreeSet<&'static str> {
-        let statements = self.sources.iter().map(|(source, _)| source.statements(self.direction));
-        statements.flat_map(|(first, second)| [Some(first), second]).flatten().collect()
+        self.sources.iter().map(|(source, _)| source.statement(self.direction)).collect()
     }
 }
 
-/// Returns the sources that together contain every delivery that the filter matches.
-fn sources(conn: &Connection, filter: &DeliveryFilter) -> rusqlite::Result<Vec<Source>> {
+/// Begins to look up the event id of a filter, if it has one. Must run before the snapshot of the walk.
+pub(super) fn begin_lookup(
+    conn: &Connection,
+    newest: &NewestIds,
+    filter: &DeliveryFilter,
+) -> rusqlite::Result<Option<IdLookup>> {
+    let Some(id) = &filter.event else { return Ok(None) };
     let namespace_key = namespace_keys::key(conn, &filter.namespace)?;
-    if let Some(id) = filter.event.clone() {
-        return Ok(vec![Source::Events { namespace_key, id }]);
+    Ok(Some(IdLookup::begin(newest, &namespace_key, id)))
+}
+
+/// Returns the sources that together contain every delivery that the filter matches.
+fn sources(
+    conn: &Connection,
+    filter: &DeliveryFilter,
+    lookup: Option<&IdLookup>,
+) -> rusqlite::Result<Vec<Source>> {
+    if let Some(lookup) = lookup {
+        return Ok(vec![Source::Events(lookup.clone())]);
     }
+    let namespace_key = namespace_keys::key(conn, &filter.namespace)?;
     let states: &[i64] = match filter.state {
         None => &STATES,
         Some(DeliveryState::Pending) => &[PENDING, CANDIDATE],
@@ -259,10 +267,14 @@ fn sources(conn: &Connection, filter: &DeliveryFilter) -> rusqlite::Result<Vec<S
 }
 
 /// Returns the first possible delivery of an event that was accepted at `at` or later. None: no time was given.
+fn first_since(conn: &Connection, at: Option<i64>) -> rusqlite::Result<Option<DeliverySeq>> {
+    at.map(|at| first_event_since(conn, at).map(sequence::first_delivery)).transpose()
+}
+
+/// Returns the first possible event that was accepted at `at` or later.
 ///
 /// Bisects the events' sequence numbers, which ascend with the time of acceptance.
-fn first_since(conn: &Connection, at: Option<i64>) -> rusqlite::Result<Option<DeliverySeq>> {
-    let Some(at) = at else { return Ok(None) };
+pub(super) fn first_event_since(conn: &Connection, at: i64) -> rusqlite::Result<EventSeq> {
     let end: EventSeq = conn
         .prepare_cached("SELECT coalesce(max(seq), 0) + 1 FROM events")?
         .query_row([], |row| row.get(0))?;
@@ -278,7 +290,7 @@ fn first_since(conn: &Connection, at: Option<i64>) -> rusqlite::Result<Option<De
             _ => high = middle,
         }
     }
-    Ok(Some(sequence::first_delivery(low)))
+    Ok(low)
 }
 
 pub(super) const EVENT_AFTER: &str = "SELECT seq, accepted FROM events WHERE seq >= ?1 ORDER BY seq LIMIT 1";

@@ -20,10 +20,11 @@ use super::accept::{self, EventRow};
 use super::cache::WriterCache;
 use super::clock;
 use super::failure::FailureKind;
-use super::keys;
 use super::materialize;
 use super::reserve::ReserveUse;
+use super::runs;
 use super::shared_state::SharedState;
+use super::stalls::traced;
 use super::transitions;
 use super::tuning::Tuning;
 use super::wal::WalCheckpointer;
@@ -155,6 +156,17 @@ impl Operation {
         }
     }
 
+    /// Returns the kind of operation, for traces.
+    fn name(&self) -> &'static str {
+        match self {
+            Operation::Accept { .. } => "accept",
+            Operation::Settle { .. } => "settle",
+            Operation::Other(_) => "rare operation",
+            Operation::Sweep(_) => "sweep",
+            Operation::Stop => "stop",
+        }
+    }
+
     fn bytes(&self) -> usize {
         match self {
             Operation::Accept { bytes, .. } => *bytes,
@@ -267,22 +279,22 @@ impl Writer {
         }
         let (started, bytes) = (Instant::now(), group.iter().map(|op| op.bytes() + OPERATION_BYTES).sum());
         let has_events = group.iter().any(|op| matches!(op, Operation::Accept { .. }));
-        let has_space_for_keys =
-            !self.shared.is_disk_full() && !self.shared.lacks_space(bytes + keys::MAX_SLICE_BYTES);
-        self.cache.keys.set_enabled(has_space_for_keys);
-        // Events then need a slice of key work that succeeds. Otherwise the keys in memory would not be bounded.
-        let needs_slice = has_events && self.cache.keys.is_full();
-        let lacks_space = has_events && self.shared.lacks_space(bytes) || needs_slice && !has_space_for_keys;
+        let has_space_for_runs =
+            !self.shared.is_disk_full() && !self.shared.lacks_space(bytes + 2 * runs::MAX_SLICE_BYTES);
+        self.cache.set_run_work(has_space_for_runs);
+        // Events then need work on runs that succeeds. Otherwise the keys and ids in memory would not be bounded.
+        let needs_slice = has_events && self.cache.is_memory_full();
+        let lacks_space = has_events && self.shared.lacks_space(bytes) || needs_slice && !has_space_for_runs;
         let mut results = if lacks_space { Err(FailureKind::Full) } else { self.try_commit(&mut group) };
         if !lacks_space
             && matches!(results, Err(FailureKind::Full))
-            && self.cache.keys.postpone()
+            && self.cache.postpone_run_work()
             && !needs_slice
         {
             results = self.try_commit(&mut group);
         }
         if matches!(results, Err(FailureKind::Full)) {
-            self.cache.keys.set_enabled(false);
+            self.cache.set_run_work(false);
             (group, results) = self.commit_on_full_disk(group, !lacks_space && !needs_slice);
             if group.is_empty() {
                 return;
@@ -293,11 +305,12 @@ impl Writer {
                 self.shared.record_commit(group.len(), started.elapsed());
                 // Set this before the replies, because a read after a reply must find the delivery.
                 self.shared.set_all_materialized(self.cache.is_all_materialized());
-                self.shared.set_key_bytes(self.cache.keys.bytes());
+                self.shared.set_key_bytes(self.cache.run_bytes());
                 for (op, result) in group.into_iter().zip(results) {
                     op.reply(result);
                 }
-                self.wal.keep_bounded(&self.conn, bytes + self.cache.keys.slice_bytes());
+                let bytes = bytes + self.cache.run_work_bytes();
+                traced("checkpoint by the writer", || self.wal.keep_bounded(&self.conn, bytes));
             }
             Err(failure) => {
                 let error = match failure {
@@ -308,7 +321,8 @@ impl Writer {
             }
         }
         if self.shared.take_shrink_request() && self.shared.failure().is_none() {
-            self.shared.set_unshrunk(!self.wal.shrink(&self.conn));
+            let is_shrunk = traced("shrink", || self.wal.shrink(&self.conn));
+            self.shared.set_unshrunk(!is_shrunk);
         }
     }
 
@@ -362,7 +376,7 @@ impl Writer {
         if result.is_err() {
             // The cached row ids may belong to rows that were rolled back.
             self.cache.clear();
-            self.cache.keys.roll_back();
+            self.cache.roll_back_runs();
             // SQLite may have rolled back itself, which it does on a full disk.
             if !self.conn.is_autocommit()
                 && let Err(e) = self.conn.execute_batch("ROLLBACK")
@@ -381,12 +395,12 @@ impl Writer {
         let mut results = Vec::with_capacity(group.len());
         for op in group {
             if !one_by_one {
-                let result = op.run(&self.conn, &mut self.cache, &self.tuning);
+                let result = traced(op.name(), || op.run(&self.conn, &mut self.cache, &self.tuning));
                 results.push(Ok(result.map_err(|e| FailureKind::of(&e))?));
                 continue;
             }
             self.execute("SAVEPOINT one")?;
-            let savepoint = self.cache.keys.savepoint();
+            let savepoint = self.cache.run_savepoint();
             match op.run(&self.conn, &mut self.cache, &self.tuning).map_err(|e| FailureKind::of(&e)) {
                 Ok(result) => {
                     // Write the counts now: the rollback of a later operation clears the cache.
@@ -396,7 +410,7 @@ impl Writer {
                 Err(FailureKind::Statement(text)) => {
                     tracing::warn!(reason = %text, "store operation refused");
                     self.cache.clear();
-                    self.cache.keys.roll_back_to(savepoint);
+                    self.cache.roll_back_runs_to(savepoint);
                     self.execute("ROLLBACK TO one")?;
                     results.push(Err(StoreError::Refused(text)));
                 }
@@ -404,14 +418,16 @@ impl Writer {
             }
             self.execute("RELEASE one")?;
         }
-        materialize::enforce_bounds(&self.conn, &mut self.cache).map_err(|e| FailureKind::of(&e))?;
+        traced("materialize", || materialize::enforce_bounds(&self.conn, &mut self.cache))
+            .map_err(|e| FailureKind::of(&e))?;
         if let Some(now) = now
             && now.0.abs_diff(self.marked.0) >= clock::MARK_INTERVAL
         {
             clock::mark_commit(&self.conn, now).map_err(|e| FailureKind::of(&e))?;
             self.marked = now;
         }
-        self.cache.keys.work(&self.conn, now).map_err(|e| FailureKind::of(&e))?;
+        traced("work on runs", || self.cache.work_on_runs(&self.conn, now))
+            .map_err(|e| FailureKind::of(&e))?;
         let last_event = self.cache.unmaterialized(&self.conn).map_err(|e| FailureKind::of(&e))?.last_event();
         self.cache.flush(&self.conn).map_err(|e| FailureKind::of(&e))?;
         #[cfg(test)]
@@ -421,9 +437,10 @@ impl Writer {
                 None,
             )));
         }
-        match self.conn.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([])) {
+        let commit = || self.conn.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([]));
+        match traced("commit", commit) {
             Ok(_) => {
-                self.cache.keys.commit(last_event);
+                self.cache.commit_runs(last_event);
                 Ok(results)
             }
             Err(e) => Err(FailureKind::of_commit(&e)),

@@ -1,35 +1,25 @@
-//! Reads the keys of a store at its start: the manifests and filters of runs, and the keys that are in no run yet.
+//! Reads the keys of a store at its start: the runs, and the keys that are in no run yet.
 
 use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::super::super::EventSeq;
-use super::block::RowTable;
-use super::entry::{Entry, Key};
-use super::run::{Manifest, Run};
-use super::{KeyLimits, KeyStore, MAX_SLICE};
+use super::super::runs::{Entry, Key, MAX_SLICE, RunKind, RunLimits, RunSet, Slice};
+use super::KeyStore;
 
 /// Events that one statement reads.
 const BATCH: i64 = 8192;
 
 impl KeyStore {
     /// Reads the keys. Writes runs only if there are more keys than the memory may hold, as after a recovery.
-    pub(in super::super) fn open(conn: &Connection, limits: KeyLimits) -> rusqlite::Result<KeyStore> {
+    pub(in super::super) fn open(conn: &Connection, limits: RunLimits) -> rusqlite::Result<KeyStore> {
         let last_event = conn.query_row("SELECT coalesce(max(seq), 0) FROM events", [], |row| row.get(0))?;
         let covered: Option<EventSeq> =
             conn.query_row("SELECT value FROM meta WHERE name = 'keyed'", [], |row| row.get(0)).optional()?;
+        let runs = RunSet::open(conn, RunKind::Keys, limits)?;
         let mut store =
-            KeyStore { limits, covered: covered.unwrap_or(0), now: i64::MIN, ..KeyStore::default() };
-        for manifest in Manifest::read_all(conn)? {
-            store.next_run = store.next_run.max(manifest.id);
-            store.add_run(Run::load(conn, manifest)?);
-        }
-        // Not the id of a run that a crash interrupted: its rows still exist.
-        for table in RowTable::ALL {
-            store.next_run = table.runs(conn)?.into_iter().fold(store.next_run, i64::max);
-        }
-        store.next_run += 1;
+            KeyStore { runs, covered: covered.unwrap_or(0), now: i64::MIN, ..KeyStore::default() };
         store.load_table(conn)?;
         store.last_event = last_event;
         Ok(store)
@@ -67,7 +57,7 @@ impl KeyStore {
         self.table.freeze(self.last_event);
         while self.table.frozen.is_some() {
             let transaction = conn.unchecked_transaction()?;
-            self.run_job(conn, MAX_SLICE)?;
+            self.run_job(conn, &Slice { blocks: MAX_SLICE, until: None })?;
             transaction.commit()?;
             self.commit(self.last_event);
         }

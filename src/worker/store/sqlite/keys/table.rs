@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::super::super::EventSeq;
-use super::entry::{Entry, Key};
+use super::super::runs::{Entry, Key};
 use crate::core::fast_map::FastMap;
 
 /// A key in the table.

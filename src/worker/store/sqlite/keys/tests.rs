@@ -6,16 +6,18 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 use rusqlite::params;
 
+use super::super::runs::{RunKind, RunLimits};
 use super::super::{migrate, schema};
 use super::*;
 
 const KEYS: u64 = 48;
-const SMALL: KeyLimits = KeyLimits {
+const SMALL: RunLimits = RunLimits {
     table: 6,
     span: 40,
     block_entries: 3,
-    keys_per_block: 1,
+    entries_per_block: 1,
     slice_blocks: 1,
+    slice_time: Duration::MAX,
     filter_bytes: usize::MAX,
 };
 
@@ -43,7 +45,7 @@ struct Harness {
     path: PathBuf,
     conn: Connection,
     keys: KeyStore,
-    limits: KeyLimits,
+    limits: RunLimits,
     /// The event and the expiry of each key.
     oracle: BTreeMap<u64, (EventSeq, i64)>,
     last_event: EventSeq,
@@ -57,7 +59,7 @@ fn open(path: &Path) -> Connection {
 }
 
 impl Harness {
-    fn new(limits: KeyLimits) -> Harness {
+    fn new(limits: RunLimits) -> Harness {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.db");
         let mut conn = open(&path);
@@ -93,7 +95,7 @@ impl Harness {
     }
 
     fn finish(&mut self, end: End, before: (BTreeMap<u64, (EventSeq, i64)>, EventSeq)) {
-        self.keys.set_enabled(true);
+        self.keys.runs.set_enabled(true);
         self.keys.work(&self.conn, Some(Millis(self.now))).unwrap();
         match end {
             End::Commit | End::RollBackHalf => {
@@ -144,7 +146,7 @@ impl Harness {
     /// A sweep by another clock than that of the groups.
     fn sweep_at(&mut self, now: i64) -> bool {
         self.conn.execute_batch("BEGIN IMMEDIATE").unwrap();
-        self.keys.set_enabled(true);
+        self.keys.runs.set_enabled(true);
         self.conn
             .execute(
                 "DELETE FROM events WHERE seq < (SELECT max(seq) FROM events)
@@ -223,7 +225,7 @@ proptest! {
         block_entries in 1..6_usize,
     ) {
         let filter_bytes = if has_filters { usize::MAX } else { 1000 };
-        let mut harness = Harness::new(KeyLimits { filter_bytes, block_entries, ..SMALL });
+        let mut harness = Harness::new(RunLimits { filter_bytes, block_entries, ..SMALL });
         for step in steps {
             match step {
                 Step::Group(keys, end) => harness.group(&keys, end),
@@ -232,7 +234,7 @@ proptest! {
                 Step::Reopen => harness.reopen(),
             }
             harness.compare();
-            let filters: usize = harness.keys.runs.iter().map(|run| run.index.filter_bytes()).sum();
+            let filters: usize = harness.keys.runs.runs().iter().map(|run| run.index.filter_bytes()).sum();
             prop_assert!(filters <= filter_bytes);
         }
         // An idle store finishes its work, and nothing is left of expired keys.
@@ -241,8 +243,9 @@ proptest! {
         harness.reopen();
         harness.finish_work();
         harness.compare();
-        let tables = TABLES.map(|table| harness.count(table));
-        prop_assert_eq!(tables, [0; 3]);
+        for table in RunKind::Keys.tables() {
+            prop_assert_eq!(harness.count(table), 0);
+        }
     }
 }
 
@@ -255,7 +258,7 @@ fn a_crash_at_any_slice_loses_no_key() {
         harness.conn.execute_batch("BEGIN IMMEDIATE").unwrap();
         let before = harness.oracle.clone();
         harness.accept(number, 100_000);
-        harness.keys.set_enabled(true);
+        harness.keys.runs.set_enabled(true);
         harness.keys.work(&harness.conn, Some(Millis(harness.now))).unwrap();
         let accepted = std::mem::replace(&mut harness.oracle, before);
         harness.compare_restarted();
@@ -264,10 +267,10 @@ fn a_crash_at_any_slice_loses_no_key() {
         harness.compare_restarted();
         harness.keys.commit(harness.last_event);
         harness.compare();
-        interrupted_flushes += usize::from(harness.keys.flush.is_some());
-        interrupted_merges += usize::from(harness.keys.merge.is_some());
+        interrupted_flushes += usize::from(harness.keys.runs.is_flushing());
+        interrupted_merges += usize::from(harness.keys.runs.merged_run().is_some());
     }
-    let highest = harness.keys.runs.iter().map(|run| run.manifest.tier).max();
+    let highest = harness.keys.runs.runs().iter().map(|run| run.manifest.tier).max();
     assert!(highest >= Some(2), "{highest:?}: nothing was merged twice");
     assert!(
         interrupted_flushes > 20 && interrupted_merges > 20,
@@ -278,13 +281,13 @@ fn a_crash_at_any_slice_loses_no_key() {
 /// A rollback keeps the work that earlier groups committed.
 #[test]
 fn a_rollback_does_not_restart_a_merge() {
-    let mut harness = Harness::new(KeyLimits { span: 1000, ..SMALL });
+    let mut harness = Harness::new(RunLimits { span: 1000, ..SMALL });
     let mut number = 0;
-    while harness.keys.merge.is_none() {
+    while harness.keys.runs.merged_run().is_none() {
         harness.group(&[(number, 100_000)], End::Commit);
         number += 1;
     }
-    let merged = |harness: &Harness| harness.keys.merge.as_ref().map(Job::id);
+    let merged = |harness: &Harness| harness.keys.runs.merged_run();
     let id = merged(&harness);
     for _ in 0..3 {
         harness.group(&[(number, 100_000)], End::RollBack);
@@ -297,7 +300,7 @@ fn a_rollback_does_not_restart_a_merge() {
         harness.compare();
         (number, groups) = (number + 1, groups + 1);
     }
-    assert!(harness.keys.runs.iter().any(|run| Some(run.manifest.id) == id), "it became a run");
+    assert!(harness.keys.runs.runs().iter().any(|run| Some(run.manifest.id) == id), "it became a run");
     // Four runs of six keys in blocks of three, one block a group; flushes come first.
     assert!((5..30).contains(&groups), "{groups}");
 }
@@ -327,7 +330,7 @@ fn a_start_reads_only_events_above_the_covered_one() {
 /// Without `meta.keyed`, as after a recovery, a start computes all runs from the events, and stays within its memory.
 #[test]
 fn a_start_computes_runs_from_the_events() {
-    let mut harness = Harness::new(KeyLimits { table: 1000, span: 100_000, ..SMALL });
+    let mut harness = Harness::new(RunLimits { table: 1000, span: 100_000, ..SMALL });
     for number in 0..200 {
         harness.group(&[(number, 100_000)], End::Commit);
     }
@@ -342,14 +345,14 @@ fn a_start_computes_runs_from_the_events() {
 
 #[test]
 fn memory_and_runs_are_bounded() {
-    let limits = KeyLimits { table: 100, span: 1000, block_entries: 10, ..SMALL };
-    let mut harness = Harness::new(KeyLimits { slice_blocks: 4, ..limits });
+    let limits = RunLimits { table: 100, span: 1000, block_entries: 10, ..SMALL };
+    let mut harness = Harness::new(RunLimits { slice_blocks: 4, ..limits });
     let (mut most, mut logged) = (0, 0);
     for group in 0..1000_u64 {
         let numbers: Vec<_> = (group * 20..group * 20 + 20).map(|number| (number, 1 << 40)).collect();
         harness.group(&numbers, End::Commit);
-        most = most.max(harness.keys.runs.len());
-        logged += harness.keys.slice_bytes();
+        most = most.max(harness.keys.runs.runs().len());
+        logged += harness.keys.runs.slice_bytes();
         assert!(harness.keys.table.active() < 2 * 100 + 20, "{}", harness.keys.table.active());
     }
     // 20,000 keys: 200 runs of the lowest tier, at most three in each of four tiers, and those that a merge reads.
@@ -384,7 +387,7 @@ fn keys_expire_by_the_clock_of_sweeps() {
     for number in 200..260 {
         harness.group(&[(number, 100_000)], End::Commit);
     }
-    assert!(harness.keys.runs.iter().all(|run| run.manifest.expires > harness.now));
+    assert!(harness.keys.runs.runs().iter().all(|run| run.manifest.expires > harness.now));
 }
 
 /// Otherwise a round of sweeps would not end under load, and no space would be given back.
@@ -434,4 +437,11 @@ fn a_damaged_row_is_reported_and_fails_a_lookup() {
     assert!(problems.contains("up to 1000"), "{problems}");
     let (problems, _) = damage("UPDATE events SET dedup_key = x'01'");
     assert!(problems.contains("with a damaged idempotency key"), "{problems}");
+}
+
+#[test]
+fn windows_of_one_class_differ_by_less_than_a_factor_of_two() {
+    let class = |millis| window_class(Duration::from_millis(millis));
+    assert_eq!([0, 1, 2, 3, 4, 7, 8].map(class), [0, 1, 2, 2, 3, 3, 4]);
+    assert_eq!(window_class(Duration::MAX), 64);
 }

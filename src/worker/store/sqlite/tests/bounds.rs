@@ -60,7 +60,9 @@ async fn a_backlog_is_bounded_by_its_share() {
 #[tokio::test]
 async fn history_and_dead_letters_are_bounded_by_bytes() {
     let dir = tempfile::tempdir().unwrap();
-    let store = open_tuned(dir.path(), |t| t.sweep_limit = SweepLimit { rows: 7, bytes: 30_000 });
+    let store = open_tuned(dir.path(), |t| {
+        t.sweep_limit = SweepLimit { rows: 7, bytes: 30_000, time: Duration::MAX }
+    });
     let body = format!("\"{}\"", "x".repeat(9_998));
     for n in 0..60_u8 {
         let now = T0 + Duration::from_secs(n.into());
@@ -168,8 +170,9 @@ async fn a_full_hook_refuses_events_whose_sender_retries() {
 async fn retention_leaves_no_rows_behind() {
     let dir = tempfile::tempdir().unwrap();
     let store = open_tuned(dir.path(), |t| {
-        t.sweep_limit = SweepLimit { rows: 7, bytes: 200 };
+        t.sweep_limit = SweepLimit { rows: 7, bytes: 200, time: Duration::MAX };
         t.keys.table = 10;
+        t.ids.table = 10;
     });
     let mut events = Vec::new();
     for n in 0..40_u8 {
@@ -191,9 +194,18 @@ async fn retention_leaves_no_rows_behind() {
     }
     assert!(sweeps > 10, "{sweeps}");
     let conn = raw(dir.path());
-    for table in
-        ["events", "deliveries", "attempts", "dedup", "loose", "key_runs", "key_blocks", "key_filters"]
-    {
+    for table in [
+        "events",
+        "deliveries",
+        "attempts",
+        "dedup",
+        "loose",
+        "key_runs",
+        "key_blocks",
+        "key_filters",
+        "id_runs",
+        "id_blocks",
+    ] {
         let remaining: i64 =
             conn.query_row(&format!("SELECT count(*) FROM {table}"), [], |r| r.get(0)).unwrap();
         assert_eq!(remaining, 0, "{table}");

@@ -2,8 +2,8 @@
 
 use super::super::super::conformance::hook;
 use super::super::super::{DeliveryFilter, NewDelivery};
-use super::super::keys::KeyLimits;
 use super::super::recover;
+use super::super::runs::RunLimits;
 use super::*;
 use crate::core::gate::{GateRequest, Snooze, SnoozeCheck};
 
@@ -191,7 +191,8 @@ async fn an_intact_store_is_recovered_completely() {
     // Rows in every table.
     raw(dir.path()).execute("INSERT INTO dedup VALUES (x'01', 9e15, 1)", []).unwrap();
     let store = open_tuned(dir.path(), |t| {
-        t.keys = KeyLimits { table: 1, keys_per_block: 1, slice_blocks: 1, ..KeyLimits::default() };
+        let limits = RunLimits { table: 1, entries_per_block: 1, slice_blocks: 1, ..RunLimits::default() };
+        (t.keys, t.ids) = (limits, limits);
     });
     store.set_namespace_uid("shop", Some("1")).await.unwrap();
     store.set_namespace_uid("shop", Some("2")).await.unwrap();

@@ -27,7 +27,9 @@ async fn sweep(store: &SqliteStore, now: Millis) {
 #[tokio::test]
 async fn a_hooks_row_is_removed_with_its_last_delivery() {
     let dir = tempfile::tempdir().unwrap();
-    let store = open_tuned(dir.path(), |t| t.sweep_limit = SweepLimit { rows: 50, bytes: 1 << 20 });
+    let store = open_tuned(dir.path(), |t| {
+        t.sweep_limit = SweepLimit { rows: 50, bytes: 1 << 20, time: Duration::MAX }
+    });
     let names: Vec<String> = (0..200).map(|n| format!("h{n:03}")).collect();
     let mut delivered = Vec::new();
     for name in names.iter().map(String::as_str).chain(["held", "pending", "recent"]) {
@@ -161,7 +163,8 @@ async fn a_sweep_of_a_deleted_namespace_changes_a_bounded_number_of_rows() {
     const ROWS: i64 = 10;
     let dir = tempfile::tempdir().unwrap();
     let store = open_tuned(dir.path(), |t| {
-        t.sweep_limit = SweepLimit { rows: usize::try_from(ROWS).unwrap(), bytes: 1 << 20 };
+        t.sweep_limit =
+            SweepLimit { rows: usize::try_from(ROWS).unwrap(), bytes: 1 << 20, time: Duration::MAX };
     });
     store.set_namespace_uid("shop", Some("1")).await.unwrap();
     for n in 0..25 {

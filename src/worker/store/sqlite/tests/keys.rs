@@ -1,22 +1,23 @@
 //! Idempotency keys in runs: the contract of a store with small tables, migration, damage, full disks, namespaces.
 
-use super::super::keys::{KeyLimits, TABLES};
 use super::super::recover;
+use super::super::runs::{RunKind, RunLimits};
 use super::*;
 
 /// Three keys become a run, and every commit with a key writes a block.
-const SMALL: KeyLimits = KeyLimits {
+const SMALL: RunLimits = RunLimits {
     table: 3,
     span: 12,
     block_entries: 3,
-    keys_per_block: 1,
+    entries_per_block: 1,
     slice_blocks: 1,
+    slice_time: Duration::MAX,
     filter_bytes: usize::MAX,
 };
 const DAY: Duration = Duration::from_secs(86_400);
 
 fn open_small(dir: &Path) -> SqliteStore {
-    open_tuned(dir, |t| t.keys = SMALL)
+    open_tuned(dir, |t| (t.keys, t.ids) = (SMALL, SMALL))
 }
 
 /// The whole contract, with runs and merges in every test.
@@ -98,7 +99,7 @@ async fn old_keys_are_recognized_under_a_load_of_repetitions() {
     // After the window they are new, and nothing is left of the old ones.
     let late = T0 + DAY * 2;
     finish_work(&store, late).await;
-    for table in TABLES {
+    for table in RunKind::Keys.tables() {
         assert_eq!(count(dir.path(), &format!("SELECT count(*) FROM {table}")), 0, "{table}");
     }
     assert!(!store.accept(vec![keyed(7, DAY)], late).await.unwrap()[0].duplicate);
@@ -195,7 +196,7 @@ async fn a_name_is_reused_only_after_its_keys_expired() {
 #[tokio::test]
 async fn a_disk_that_is_full_for_a_run_stops_no_event() {
     let dir = tempfile::tempdir().unwrap();
-    let limits = KeyLimits { table: 400, span: 100_000, block_entries: 1, slice_blocks: 300, ..SMALL };
+    let limits = RunLimits { table: 400, span: 100_000, block_entries: 1, slice_blocks: 300, ..SMALL };
     let store = open_tuned(dir.path(), |t| t.keys = limits);
     let set_limit = |spare: Option<i64>| {
         move |conn: &Connection, _: &mut _| {
@@ -233,7 +234,7 @@ async fn a_disk_that_is_full_for_a_run_stops_no_event() {
 #[tokio::test]
 async fn events_are_refused_while_no_run_can_be_written() {
     let dir = tempfile::tempdir().unwrap();
-    let store = open_tuned(dir.path(), |t| t.keys = KeyLimits { table: 50, span: 100_000, ..SMALL });
+    let store = open_tuned(dir.path(), |t| t.keys = RunLimits { table: 50, span: 100_000, ..SMALL });
     // Every attempt to write a block fails as on a full disk.
     let limit = |conn: &Connection, _: &mut _| {
         conn.execute_batch(

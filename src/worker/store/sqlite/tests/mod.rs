@@ -3,6 +3,7 @@
 mod bounds;
 mod damage;
 mod disk;
+mod event_ids;
 mod failures;
 mod history_reads;
 mod hook_rows;
@@ -218,7 +219,7 @@ fn query_plans_use_indexes() {
         (super::hook_rows::FIND_UNUSED, "SEARCH h USING INTEGER PRIMARY KEY (rowid>?)"),
         (super::hook_rows::EMPTY_NAMESPACES, "INDEX namespaces_deleted"),
         (reads::HELD, "INDEX hooks_held"),
-        (history::EXPLAIN, "INDEX events_id (namespace=? AND id=?)"),
+        (history::EXPLAIN, "SEARCH e USING INTEGER PRIMARY KEY"),
         (retention::FINISHED, "INDEX deliveries_finished (state=? AND finished_at>?)"),
         ("SELECT min(due) FROM candidates", "COVERING INDEX candidates_due"),
         ("UPDATE gates SET owner = NULL WHERE owner = 1", "INDEX gates_owner (owner=?)"),

@@ -1,6 +1,6 @@
 //! Measurements for `make bench`.
 
-use super::super::keys::Entry;
+use super::super::runs::Entry;
 use super::*;
 
 /// With a million pending deliveries, opening, `backlog` and `due` take as long as with ten.

@@ -1,4 +1,4 @@
-//! Rows of runs in the tables `key_blocks` and `key_filters`: their ids, their checksums, and how they are read.
+//! Rows of runs in their tables: their ids, their checksums, and how they are read.
 //!
 //! A row fills one leaf page of 4 KiB and has no overflow page. SQLite does not detect a changed bit in a page, so each row
 //! has a checksum, which also covers its id.
@@ -25,18 +25,18 @@ pub(super) const MAX_BLOCKS: usize = 1 << NUMBER_BITS;
 
 /// A table with rows of runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum RowTable {
-    Blocks,
-    Filters,
+pub(in super::super) enum RowTable {
+    KeyBlocks,
+    KeyFilters,
+    IdBlocks,
 }
 
 impl RowTable {
-    pub(super) const ALL: [RowTable; 2] = [RowTable::Blocks, RowTable::Filters];
-
     pub(super) fn name(self) -> &'static str {
         match self {
-            RowTable::Blocks => "key_blocks",
-            RowTable::Filters => "key_filters",
+            RowTable::KeyBlocks => "key_blocks",
+            RowTable::KeyFilters => "key_filters",
+            RowTable::IdBlocks => "id_blocks",
         }
     }
 
@@ -51,15 +51,16 @@ impl RowTable {
         let id = row_id(run, number);
         bytes.extend_from_slice(&checksum(id, &bytes));
         let sql = match self {
-            RowTable::Blocks => "INSERT INTO key_blocks (id, content) VALUES (?1, ?2)",
-            RowTable::Filters => "INSERT INTO key_filters (id, content) VALUES (?1, ?2)",
+            RowTable::KeyBlocks => "INSERT INTO key_blocks (id, content) VALUES (?1, ?2)",
+            RowTable::KeyFilters => "INSERT INTO key_filters (id, content) VALUES (?1, ?2)",
+            RowTable::IdBlocks => "INSERT INTO id_blocks (id, content) VALUES (?1, ?2)",
         };
         conn.prepare_cached(sql)?.execute(params![id, bytes]).map(drop)
     }
 
     /// Reads a row and passes its bytes without the checksum. Fails as a damaged database does if the row is missing or its
     /// checksum is wrong, because a key that cannot be read might be a duplicate's.
-    pub(super) fn read<T>(
+    pub(in super::super) fn read<T>(
         self,
         conn: &Connection,
         run: i64,
@@ -68,8 +69,9 @@ impl RowTable {
     ) -> rusqlite::Result<T> {
         let id = row_id(run, number);
         let sql = match self {
-            RowTable::Blocks => "SELECT content FROM key_blocks WHERE id = ?1",
-            RowTable::Filters => "SELECT content FROM key_filters WHERE id = ?1",
+            RowTable::KeyBlocks => "SELECT content FROM key_blocks WHERE id = ?1",
+            RowTable::KeyFilters => "SELECT content FROM key_filters WHERE id = ?1",
+            RowTable::IdBlocks => "SELECT content FROM id_blocks WHERE id = ?1",
         };
         conn.prepare_cached(sql)?
             .query_row([id], |row| {
@@ -95,13 +97,17 @@ impl RowTable {
     /// Removes up to `rows` rows of a run. Returns how many.
     pub(super) fn remove(self, conn: &Connection, run: i64, rows: i64) -> rusqlite::Result<usize> {
         let sql = match self {
-            RowTable::Blocks => {
+            RowTable::KeyBlocks => {
                 "DELETE FROM key_blocks WHERE id IN
                  (SELECT id FROM key_blocks WHERE id >= ?1 AND id < ?2 ORDER BY id LIMIT ?3)"
             }
-            RowTable::Filters => {
+            RowTable::KeyFilters => {
                 "DELETE FROM key_filters WHERE id IN
                  (SELECT id FROM key_filters WHERE id >= ?1 AND id < ?2 ORDER BY id LIMIT ?3)"
+            }
+            RowTable::IdBlocks => {
+                "DELETE FROM id_blocks WHERE id IN
+                 (SELECT id FROM id_blocks WHERE id >= ?1 AND id < ?2 ORDER BY id LIMIT ?3)"
             }
         };
         conn.prepare_cached(sql)?.execute(params![row_id(run, 0), row_id(run + 1, 0), rows])
@@ -145,17 +151,20 @@ mod tests {
         let pages = || conn.pragma_query_value(None, "page_count", |row| row.get::<_, i64>(0)).unwrap();
         let largest = vec![7; ROW_BYTES - CHECKSUM_BYTES];
         for run in 0..50 {
-            RowTable::Blocks.insert(&conn, run << 30, 5, largest.clone()).unwrap();
+            RowTable::KeyBlocks.insert(&conn, run << 30, 5, largest.clone()).unwrap();
         }
         // One page for the schema, one for the root.
         assert_eq!(pages(), 50 + 2);
-        let read = |run| RowTable::Blocks.read(&conn, run, 5, <[u8]>::to_vec);
+        let read = |run| RowTable::KeyBlocks.read(&conn, run, 5, <[u8]>::to_vec);
         assert_eq!(read(3 << 30).unwrap(), largest);
-        assert_eq!(RowTable::Blocks.runs(&conn).unwrap(), (0..50).map(|run| run << 30).collect::<Vec<_>>());
+        assert_eq!(
+            RowTable::KeyBlocks.runs(&conn).unwrap(),
+            (0..50).map(|run| run << 30).collect::<Vec<_>>()
+        );
         assert!(read(4).is_err());
         conn.execute("UPDATE key_blocks SET id = id + 1 WHERE id >> 24 = 3 << 30", []).unwrap();
-        let moved = RowTable::Blocks.read(&conn, 3 << 30, 6, <[u8]>::to_vec).unwrap_err();
+        let moved = RowTable::KeyBlocks.read(&conn, 3 << 30, 6, <[u8]>::to_vec).unwrap_err();
         assert!(moved.to_string().contains("missing or damaged"), "{moved}");
-        assert_eq!(RowTable::Blocks.remove(&conn, 4 << 30, 9).unwrap(), 1);
+        assert_eq!(RowTable::KeyBlocks.remove(&conn, 4 << 30, 9).unwrap(), 1);
     }
 }

@@ -1,10 +1,8 @@
-//! One idempotency key with its event and expiry, and its encoding in a block.
-
-use std::time::Duration;
+//! One key of a run with its event and its time, and its encoding in a block.
 
 use super::super::super::EventSeq;
 
-/// A hash of the fields that identify an event, combined with its namespace's place. See [`stored_key`].
+/// A hash of what identifies an event (see [`stored_key`]), combined with its namespace's place.
 pub(in super::super) type Key = [u8; KEY_BYTES];
 
 const KEY_BYTES: usize = 16;
@@ -14,16 +12,17 @@ const NUMBER_BYTES: usize = 6;
 pub(super) const ENTRY_BYTES: usize = KEY_BYTES + 2 * NUMBER_BYTES;
 const MAX_NUMBER: i64 = (1 << 48) - 1;
 
-/// A key that was accepted.
+/// A key with the event that has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) struct Entry {
     pub(in super::super) key: Key,
     pub(in super::super) event: EventSeq,
-    /// The end of its window, in milliseconds. A repetition at this time is a new event.
+    /// In milliseconds. Of an idempotency key: the end of its window; a repetition at this time is a new event. Of an event
+    /// id: the time until which the event's row certainly stays.
     pub(in super::super) expires: i64,
 }
 
-/// Returns the key as it is stored: half of the event's hash, XOR the hash of its namespace's place.
+/// Returns the key as it is stored: half of a hash of what identifies the event, XOR the hash of its namespace's place.
 ///
 /// For one place this is a bijection of 128 bits of SHA-256. Two places share a key only if the XOR of two hashes has
 /// one given value of 128 bits. So no further hash is necessary in the writer's thread.
@@ -43,13 +42,6 @@ fn split(hash: &[u8; 32]) -> (Key, Key) {
     (halves.next().unwrap_or_default(), halves.next().unwrap_or_default())
 }
 
-/// Returns the class of a window: windows of one class differ by less than a factor of two. Keys of one class expire
-/// at similar times, so a run of them can be dropped as a whole.
-pub(super) fn window_class(window: Duration) -> u8 {
-    let millis = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
-    u8::try_from(u64::BITS - millis.leading_zeros()).unwrap_or(u8::MAX)
-}
-
 impl Entry {
     pub(in super::super) fn new(key: Key, event: EventSeq, expires: i64) -> Entry {
         Entry { key, event, expires: expires.clamp(0, MAX_NUMBER) }
@@ -64,6 +56,16 @@ impl Entry {
         }
     }
 
+    /// Returns the number of entries in a block.
+    pub(in super::super) fn count(block: &[u8]) -> usize {
+        block.len() / ENTRY_BYTES
+    }
+
+    /// Decodes the entry at a position of a block.
+    pub(in super::super) fn at(block: &[u8], position: usize) -> Option<Entry> {
+        block.get(position * ENTRY_BYTES..).and_then(Entry::decode)
+    }
+
     /// Decodes an entry of `ENTRY_BYTES`.
     fn decode(bytes: &[u8]) -> Option<Entry> {
         let (key, rest) = bytes.split_first_chunk::<KEY_BYTES>()?;
@@ -73,16 +75,16 @@ impl Entry {
     }
 
     /// Decodes the entries of a block.
-    pub(super) fn decode_all(block: &[u8]) -> impl Iterator<Item = Entry> {
+    pub(in super::super) fn decode_all(block: &[u8]) -> impl Iterator<Item = Entry> {
         block.chunks_exact(ENTRY_BYTES).filter_map(Entry::decode)
     }
 
     /// Finds a key among the sorted entries of a block.
     pub(super) fn find(block: &[u8], key: &Key) -> Option<Entry> {
-        let (mut low, mut high) = (0, block.len() / ENTRY_BYTES);
+        let (mut low, mut high) = (0, Entry::count(block));
         while low < high {
             let middle = low.midpoint(high);
-            let entry = block.get(middle * ENTRY_BYTES..).and_then(Entry::decode)?;
+            let entry = Entry::at(block, middle)?;
             match entry.key.cmp(key) {
                 std::cmp::Ordering::Less => low = middle + 1,
                 std::cmp::Ordering::Greater => high = middle,
@@ -140,12 +142,5 @@ mod tests {
         assert_eq!(key, stored_key(&hash, &[1; 16]));
         hash[0] = 9;
         assert_ne!(key, stored_key(&hash, &[1; 16]));
-    }
-
-    #[test]
-    fn windows_of_one_class_differ_by_less_than_a_factor_of_two() {
-        let class = |millis| window_class(Duration::from_millis(millis));
-        assert_eq!([0, 1, 2, 3, 4, 7, 8].map(class), [0, 1, 2, 2, 3, 3, 4]);
-        assert_eq!(window_class(Duration::MAX), 64);
     }
 }

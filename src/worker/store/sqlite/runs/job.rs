@@ -1,16 +1,43 @@
-//! Writes a run in slices: from a part of the frozen table, or from several runs that it merges.
+//! Writes a run in slices: from sorted entries in memory, or from several runs that it merges.
 //!
 //! A slice runs inside a group's transaction. The job keeps its state after the last COMMIT beside the state of the
 //! transaction in progress, so a rollback continues at the right entry and rebuilds nothing.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use rusqlite::Connection;
 
-use super::block::RowTable;
+use super::RunKind;
 use super::entry::Entry;
 use super::run::{BlockIndex, Manifest, Run, RunWriter};
+
+/// Entries after which a slice checks its time.
+const CHECKED_ENTRIES: usize = 64;
+
+/// Decides whether a run keeps an entry.
+pub(in super::super) type Keep<'k> = &'k mut dyn FnMut(&Connection, &Entry) -> rusqlite::Result<bool>;
+
+/// The bounds of one part of the work.
+#[derive(Clone, Copy, Debug)]
+pub(in super::super) struct Slice {
+    pub(in super::super) blocks: usize,
+    /// None: the time is not bounded.
+    pub(in super::super) until: Option<Instant>,
+}
+
+impl Slice {
+    /// Returns its bound as the limit of a statement.
+    pub(in super::super) fn rows(&self) -> i64 {
+        i64::try_from(self.blocks).unwrap_or(i64::MAX)
+    }
+
+    /// True if the time has passed.
+    pub(in super::super) fn is_over(&self) -> bool {
+        self.until.is_some_and(|until| Instant::now() >= until)
+    }
+}
 
 /// The state of a job. Small: at most one block of each source.
 #[derive(Clone)]
@@ -38,9 +65,15 @@ struct Input {
 
 impl Input {
     /// Returns the next entry. Reads the next block if necessary, and counts it.
-    fn head(&mut self, conn: &Connection, reads: &mut usize) -> rusqlite::Result<Option<Entry>> {
+    fn head(
+        &mut self,
+        conn: &Connection,
+        kind: RunKind,
+        reads: &mut usize,
+    ) -> rusqlite::Result<Option<Entry>> {
         if self.entries.is_empty() && self.next_block < self.blocks {
-            self.entries = RowTable::Blocks
+            self.entries = kind
+                .blocks()
                 .read(conn, self.id, self.next_block, |block| Entry::decode_all(block).collect())?;
             self.next_block += 1;
             *reads += 1;
@@ -50,8 +83,14 @@ impl Input {
 }
 
 impl Source {
-    /// Returns the next entry in the order of keys. Of several entries with one key, returns the one that expires last.
-    fn next(&mut self, conn: &Connection, reads: &mut usize) -> rusqlite::Result<Option<Entry>> {
+    /// Returns the next entry in the order of its kind. Of several entries that the kind does not distinguish, returns the
+    /// first in this order.
+    fn next(
+        &mut self,
+        conn: &Connection,
+        kind: RunKind,
+        reads: &mut usize,
+    ) -> rusqlite::Result<Option<Entry>> {
         let inputs = match self {
             Source::Frozen { entries, next } => {
                 *next += 1;
@@ -61,15 +100,15 @@ impl Source {
         };
         let mut least: Option<Entry> = None;
         for input in inputs.iter_mut() {
-            let Some(head) = input.head(conn, reads)? else { continue };
+            let Some(head) = input.head(conn, kind, reads)? else { continue };
             least = Some(match least {
-                Some(least) if (least.key, -least.expires) <= (head.key, -head.expires) => least,
+                Some(least) if kind.rank(&least) <= kind.rank(&head) => least,
                 _ => head,
             });
         }
         if let Some(least) = least {
             for input in inputs {
-                if input.entries.front().is_some_and(|head| head.key == least.key) {
+                if input.entries.front().is_some_and(|head| kind.is_same(head, &least)) {
                     input.entries.pop_front();
                 }
             }
@@ -80,6 +119,7 @@ impl Source {
 
 /// A run that is being written.
 pub(super) struct Job {
+    kind: RunKind,
     /// After the last COMMIT.
     committed: State,
     /// In the transaction in progress. None: as committed.
@@ -88,27 +128,32 @@ pub(super) struct Job {
 }
 
 impl Job {
-    /// Writes the keys of a part of the frozen table as the run `id`.
-    pub(super) fn flush(id: i64, class: u8, entries: Arc<Vec<Entry>>, block_bytes: usize) -> Job {
-        Job::new(Source::Frozen { entries, next: 0 }, Manifest::new(id, class, 0), block_bytes)
+    /// Writes sorted entries as the run `id`.
+    pub(super) fn flush(
+        kind: RunKind,
+        id: i64,
+        class: u8,
+        entries: Arc<Vec<Entry>>,
+        block_bytes: usize,
+    ) -> Job {
+        Job::new(kind, Source::Frozen { entries, next: 0 }, Manifest::new(id, class, 0), block_bytes)
     }
 
-    /// Merges runs of one class and tier to the run `id` of the next tier.
-    pub(super) fn merge(id: i64, runs: &[&Run], block_bytes: usize) -> Job {
+    /// Merges runs to a new one.
+    pub(super) fn merge(kind: RunKind, output: Manifest, runs: &[&Run], block_bytes: usize) -> Job {
         let inputs = runs.iter().map(|run| Input {
             id: run.manifest.id,
             blocks: run.manifest.blocks,
             next_block: 0,
             entries: VecDeque::new(),
         });
-        let source = Source::Merge(inputs.collect());
-        let of_first = runs.first().map_or((0, 0), |run| (run.manifest.class, run.manifest.tier));
-        Job::new(source, Manifest::new(id, of_first.0, of_first.1.saturating_add(1)), block_bytes)
+        Job::new(kind, Source::Merge(inputs.collect()), output, block_bytes)
     }
 
-    fn new(source: Source, manifest: Manifest, block_bytes: usize) -> Job {
-        let output = RunWriter::new(manifest, block_bytes);
+    fn new(kind: RunKind, source: Source, manifest: Manifest, block_bytes: usize) -> Job {
+        let output = RunWriter::new(kind, manifest, block_bytes);
         Job {
+            kind,
             committed: State { source, output, is_done: false },
             tentative: None,
             index: BlockIndex::default(),
@@ -119,7 +164,7 @@ impl Job {
         self.committed.output.manifest.id
     }
 
-    /// Returns the runs that it merges. None: it writes a part of the frozen table.
+    /// Returns the runs that it merges. None: it writes entries from the memory.
     pub(super) fn inputs(&self) -> Option<Vec<i64>> {
         match &self.committed.source {
             Source::Frozen { .. } => None,
@@ -127,25 +172,38 @@ impl Job {
         }
     }
 
-    /// Writes up to `blocks` blocks, and reads at most about twice as many. Leaves out entries that have expired. True:
-    /// the run is complete in this transaction.
-    pub(super) fn run_slice(&mut self, conn: &Connection, blocks: usize, now: i64) -> rusqlite::Result<bool> {
+    /// Writes a slice, and reads at most about twice as many blocks. Leaves out entries that `keep` rejects. Returns the
+    /// number of written blocks, and whether the run is complete in this transaction.
+    pub(super) fn run_slice(
+        &mut self,
+        conn: &Connection,
+        slice: &Slice,
+        keep: Keep<'_>,
+    ) -> rusqlite::Result<(usize, bool)> {
         let state = self.tentative.get_or_insert_with(|| self.committed.clone());
-        let (written, mut reads) = (state.output.manifest.blocks, 0);
-        while !state.is_done && state.output.manifest.blocks - written < blocks && reads < blocks * 2 {
-            match state.source.next(conn, &mut reads)? {
-                Some(entry) if entry.expires > now => state.output.push(conn, &mut self.index, &entry)?,
+        let (before, mut reads, mut examined) = (state.output.manifest.blocks, 0, 0_usize);
+        while !state.is_done
+            && state.output.manifest.blocks - before < slice.blocks
+            && reads < slice.blocks.saturating_mul(2)
+        {
+            examined += 1;
+            // At least some entries, so that the work advances on a slow disk too.
+            if examined.is_multiple_of(CHECKED_ENTRIES) && slice.is_over() {
+                break;
+            }
+            match state.source.next(conn, self.kind, &mut reads)? {
+                Some(entry) if keep(conn, &entry)? => state.output.push(conn, &mut self.index, &entry)?,
                 Some(_) => {}
                 None => {
                     state.output.finish(conn, &mut self.index)?;
                     if let Source::Merge(inputs) = &state.source {
-                        inputs.iter().try_for_each(|input| Manifest::remove(conn, input.id))?;
+                        inputs.iter().try_for_each(|input| Manifest::remove(conn, self.kind, input.id))?;
                     }
                     state.is_done = true;
                 }
             }
         }
-        Ok(state.is_done)
+        Ok((state.output.manifest.blocks - before, state.is_done))
     }
 
     /// Keeps the state of the transaction, which is committed. True: the run is complete.
@@ -162,7 +220,7 @@ impl Job {
         self.index.truncate(self.committed.output.manifest.blocks);
     }
 
-    /// Returns the complete run. None: all its entries have expired.
+    /// Returns the complete run. None: it has no entries.
     pub(super) fn into_run(self) -> Option<Run> {
         let manifest = self.committed.output.manifest;
         (manifest.entries > 0).then_some(Run { manifest, index: self.index })

@@ -4,24 +4,25 @@ use rusqlite::{Connection, Row, params};
 
 use super::super::super::EventSeq;
 use super::super::rows::limit;
-use super::block::{INDEX_BYTES, INDEXED_BLOCKS, MAX_BLOCKS, RowTable};
+use super::RunKind;
+use super::block::{INDEX_BYTES, INDEXED_BLOCKS, MAX_BLOCKS};
 use super::entry::{Entry, Key, prefix};
 use super::filter::{self, FILTER_BYTES};
 
-/// The row of a run in `key_runs`. A run without this row does not exist.
+/// The row of a run in `key_runs` or `id_runs`. A run without this row does not exist.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Manifest {
-    pub(super) id: i64,
-    /// The class of its keys' windows: see `entry::window_class`.
-    pub(super) class: u8,
+pub(in super::super) struct Manifest {
+    pub(in super::super) id: i64,
+    /// Only runs of one class are merged. Of idempotency keys: `keys::window_class`. Of event ids: see `ids`.
+    pub(in super::super) class: u8,
     /// How often its entries were merged.
-    pub(super) tier: u8,
-    pub(super) entries: usize,
-    pub(super) blocks: usize,
-    pub(super) first_event: EventSeq,
-    pub(super) last_event: EventSeq,
+    pub(in super::super) tier: u8,
+    pub(in super::super) entries: usize,
+    pub(in super::super) blocks: usize,
+    pub(in super::super) first_event: EventSeq,
+    pub(in super::super) last_event: EventSeq,
     /// When the last of its entries expires.
-    pub(super) expires: i64,
+    pub(in super::super) expires: i64,
 }
 
 impl Manifest {
@@ -40,12 +41,16 @@ impl Manifest {
     }
 
     /// Reads all manifests, oldest run first.
-    pub(super) fn read_all(conn: &Connection) -> rusqlite::Result<Vec<Manifest>> {
-        conn.prepare(
-            "SELECT id, class, tier, entries, blocks, first_event, last_event, expires FROM key_runs ORDER BY id",
-        )?
-        .query_map([], Manifest::of_row)?
-        .collect()
+    pub(in super::super) fn read_all(conn: &Connection, kind: RunKind) -> rusqlite::Result<Vec<Manifest>> {
+        let sql = match kind {
+            RunKind::Keys => {
+                "SELECT id, class, tier, entries, blocks, first_event, last_event, expires FROM key_runs ORDER BY id"
+            }
+            RunKind::Ids => {
+                "SELECT id, class, tier, entries, blocks, first_event, last_event, expires FROM id_runs ORDER BY id"
+            }
+        };
+        conn.prepare_cached(sql)?.query_map([], Manifest::of_row)?.collect()
     }
 
     fn of_row(row: &Row<'_>) -> rusqlite::Result<Manifest> {
@@ -61,26 +66,38 @@ impl Manifest {
         })
     }
 
-    pub(super) fn insert(&self, conn: &Connection) -> rusqlite::Result<()> {
-        conn.prepare_cached(
-            "INSERT INTO key_runs (id, class, tier, entries, blocks, first_event, last_event, expires)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-        )?
-        .execute(params![
-            self.id,
-            self.class,
-            self.tier,
-            limit(self.entries),
-            limit(self.blocks),
-            self.first_event,
-            self.last_event,
-            self.expires
-        ])
-        .map(drop)
+    pub(super) fn insert(&self, conn: &Connection, kind: RunKind) -> rusqlite::Result<()> {
+        let sql = match kind {
+            RunKind::Keys => {
+                "INSERT INTO key_runs (id, class, tier, entries, blocks, first_event, last_event, expires)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"
+            }
+            RunKind::Ids => {
+                "INSERT INTO id_runs (id, class, tier, entries, blocks, first_event, last_event, expires)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"
+            }
+        };
+        let mut insert = conn.prepare_cached(sql)?;
+        insert
+            .execute(params![
+                self.id,
+                self.class,
+                self.tier,
+                limit(self.entries),
+                limit(self.blocks),
+                self.first_event,
+                self.last_event,
+                self.expires
+            ])
+            .map(drop)
     }
 
-    pub(super) fn remove(conn: &Connection, id: i64) -> rusqlite::Result<()> {
-        conn.prepare_cached("DELETE FROM key_runs WHERE id = ?1")?.execute([id]).map(drop)
+    pub(super) fn remove(conn: &Connection, kind: RunKind, id: i64) -> rusqlite::Result<()> {
+        let sql = match kind {
+            RunKind::Keys => "DELETE FROM key_runs WHERE id = ?1",
+            RunKind::Ids => "DELETE FROM id_runs WHERE id = ?1",
+        };
+        conn.prepare_cached(sql)?.execute([id]).map(drop)
     }
 
     /// Returns the rows of `key_filters` of the run.
@@ -95,7 +112,7 @@ fn count(row: &Row<'_>, column: usize) -> rusqlite::Result<usize> {
 
 /// The blocks of a run in memory: the first bytes of each block's first key, and each block's filter.
 #[derive(Default)]
-pub(super) struct BlockIndex {
+pub(in super::super) struct BlockIndex {
     prefixes: Vec<u64>,
     /// Empty if the filters exceed their share of the memory. A lookup then reads a block of the run.
     filters: Vec<u8>,
@@ -156,7 +173,7 @@ impl BlockIndex {
         })
     }
 
-    pub(super) fn filter_bytes(&self) -> usize {
+    pub(in super::super) fn filter_bytes(&self) -> usize {
         self.filters.len()
     }
 
@@ -172,26 +189,29 @@ impl BlockIndex {
 }
 
 /// A complete run.
-pub(super) struct Run {
-    pub(super) manifest: Manifest,
-    pub(super) index: BlockIndex,
+pub(in super::super) struct Run {
+    pub(in super::super) manifest: Manifest,
+    pub(in super::super) index: BlockIndex,
 }
 
 impl Run {
-    /// Reads the index of a run from `key_filters`.
-    pub(super) fn load(conn: &Connection, manifest: Manifest) -> rusqlite::Result<Run> {
+    /// Reads the index of a run, if runs of this kind have one.
+    pub(super) fn load(conn: &Connection, kind: RunKind, manifest: Manifest) -> rusqlite::Result<Run> {
         let mut index = BlockIndex::default();
-        for number in 0..manifest.filter_rows() {
-            RowTable::Filters.read(conn, manifest.id, number, |row| index.decode(row))?;
+        if let Some(filters) = kind.filters() {
+            for number in 0..manifest.filter_rows() {
+                filters.read(conn, manifest.id, number, |row| index.decode(row))?;
+            }
         }
         Ok(Run { manifest, index })
     }
 
-    /// Finds a key. Reads a block only if its filter recognizes the key.
-    pub(super) fn find(&self, conn: &Connection, key: &Key) -> rusqlite::Result<Option<Entry>> {
+    /// Finds an idempotency key. Reads a block only if its filter recognizes the key.
+    pub(in super::super) fn find(&self, conn: &Connection, key: &Key) -> rusqlite::Result<Option<Entry>> {
         for block in self.index.candidates(key) {
-            let found =
-                RowTable::Blocks.read(conn, self.manifest.id, block, |block| Entry::find(block, key))?;
+            let found = RunKind::Keys
+                .blocks()
+                .read(conn, self.manifest.id, block, |block| Entry::find(block, key))?;
             if found.is_some() {
                 return Ok(found);
             }
@@ -199,7 +219,7 @@ impl Run {
         Ok(None)
     }
 
-    pub(super) fn bytes(&self) -> usize {
+    pub(in super::super) fn bytes(&self) -> usize {
         self.index.bytes()
     }
 }
@@ -209,6 +229,7 @@ impl Run {
 /// A clone taken before a transaction, and the index truncated to its blocks, undo a rollback.
 #[derive(Clone)]
 pub(super) struct RunWriter {
+    kind: RunKind,
     pub(super) manifest: Manifest,
     /// The entries of the next block.
     block: Vec<u8>,
@@ -217,8 +238,8 @@ pub(super) struct RunWriter {
 }
 
 impl RunWriter {
-    pub(super) fn new(manifest: Manifest, block_bytes: usize) -> RunWriter {
-        RunWriter { manifest, block: Vec::new(), block_bytes, filter_rows: 0 }
+    pub(super) fn new(kind: RunKind, manifest: Manifest, block_bytes: usize) -> RunWriter {
+        RunWriter { kind, manifest, block: Vec::new(), block_bytes, filter_rows: 0 }
     }
 
     /// Adds an entry. Writes the block if it is full.
@@ -234,9 +255,11 @@ impl RunWriter {
     }
 
     fn write_block(&mut self, conn: &Connection, index: &mut BlockIndex) -> rusqlite::Result<()> {
-        index.push(&self.block);
+        if self.kind.filters().is_some() {
+            index.push(&self.block);
+        }
         let block = std::mem::take(&mut self.block);
-        RowTable::Blocks.insert(conn, self.manifest.id, self.manifest.blocks, block)?;
+        self.kind.blocks().insert(conn, self.manifest.id, self.manifest.blocks, block)?;
         self.manifest.blocks += 1;
         if self.manifest.blocks.is_multiple_of(INDEXED_BLOCKS) {
             self.write_filters(conn, index)
@@ -246,8 +269,9 @@ impl RunWriter {
     }
 
     fn write_filters(&mut self, conn: &Connection, index: &BlockIndex) -> rusqlite::Result<()> {
+        let Some(filters) = self.kind.filters() else { return Ok(()) };
         let row = index.encode(self.filter_rows * INDEXED_BLOCKS);
-        RowTable::Filters.insert(conn, self.manifest.id, self.filter_rows, row)?;
+        filters.insert(conn, self.manifest.id, self.filter_rows, row)?;
         self.filter_rows += 1;
         Ok(())
     }
@@ -260,7 +284,7 @@ impl RunWriter {
         if self.filter_rows < self.manifest.filter_rows() {
             self.write_filters(conn, index)?;
         }
-        if self.manifest.entries > 0 { self.manifest.insert(conn) } else { Ok(()) }
+        if self.manifest.entries > 0 { self.manifest.insert(conn, self.kind) } else { Ok(()) }
     }
 }
 
