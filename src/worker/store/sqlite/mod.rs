@@ -10,8 +10,8 @@
 //! - The files have mode 0600, because they contain payloads.
 //!
 //! Reading order: `engine` (opening, the queue), `roles` (the traits), `writer` (group commit). Changes of the tables:
-//! `accept`, `transitions`, `materialize`, `gates`, `namespaces`, `replays`, `retention`, `hook_rows`; `keys` are the idempotency keys. Queries: `reads`
-//! for the dispatcher, `history` and `walk` for users. The writer's state: `cache`, `unmaterialized`. The tables:
+//! `accept`, `transitions`, `materialize`, `gates`, `namespaces`, `replays`, `retention`, `hook_rows`; `keys` are the idempotency
+//! keys, `outcomes` the deliveries without rows that are finished. Queries: `reads` for the dispatcher, `history`, `walk` and `lookup` for users. The writer's state: `cache`, `unmaterialized`. The tables:
 //! `schema`, `migrate`. The disk: `wal` (checkpoints), `vacuum`, `reserve`. Damage: `wal_scan`, `log_file`,
 //! `maintenance`, `recover`, `salvage`.
 //!
@@ -30,11 +30,13 @@ mod history_readers;
 mod hook_rows;
 mod keys;
 mod log_file;
+mod lookup;
 mod maintenance;
 mod materialize;
 mod migrate;
 mod namespace_keys;
 mod namespaces;
+mod outcomes;
 mod readers;
 mod reads;
 mod recover;

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use super::history::ReadBudget;
 use super::keys::KeyLimits;
+use super::outcomes::OutcomeLimits;
 use super::retention::SweepLimit;
 
 /// The size of a page of the database.
@@ -33,6 +34,10 @@ pub(super) struct Tuning {
     pub(super) sweep_limit: SweepLimit,
     /// Idempotency keys in memory, and how they are written.
     pub(super) keys: KeyLimits,
+    /// Outcomes in memory, and how they are merged.
+    pub(super) outcomes: OutcomeLimits,
+    /// Events by which the stored watermark of materialization may lag behind.
+    pub(super) watermark_lag: i64,
     /// Bytes of pages that the writer keeps in memory.
     pub(super) page_cache: u64,
     /// Connections for the dispatcher's reads.
@@ -73,6 +78,8 @@ impl Default for Tuning {
             max_wal_pages: 16_384,
             sweep_limit: SweepLimit { rows: 500, bytes: 4 << 20 },
             keys: KeyLimits::default(),
+            outcomes: OutcomeLimits::default(),
+            watermark_lag: 1024,
             page_cache: 64 << 20,
             readers: 4,
             maintenance_readers: 2,

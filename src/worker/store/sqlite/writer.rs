@@ -270,6 +270,7 @@ impl Writer {
         let has_space_for_keys =
             !self.shared.is_disk_full() && !self.shared.lacks_space(bytes + keys::MAX_SLICE_BYTES);
         self.cache.keys.set_enabled(has_space_for_keys);
+        self.cache.outcomes.set_enabled(has_space_for_keys);
         // Events then need a slice of key work that succeeds. Otherwise the keys in memory would not be bounded.
         let needs_slice = has_events && self.cache.keys.is_full();
         let lacks_space = has_events && self.shared.lacks_space(bytes) || needs_slice && !has_space_for_keys;
@@ -283,6 +284,7 @@ impl Writer {
         }
         if matches!(results, Err(FailureKind::Full)) {
             self.cache.keys.set_enabled(false);
+            self.cache.outcomes.set_enabled(false);
             (group, results) = self.commit_on_full_disk(group, !lacks_space && !needs_slice);
             if group.is_empty() {
                 return;
@@ -363,6 +365,7 @@ impl Writer {
             // The cached row ids may belong to rows that were rolled back.
             self.cache.clear();
             self.cache.keys.roll_back();
+            self.cache.outcomes.roll_back();
             // SQLite may have rolled back itself, which it does on a full disk.
             if !self.conn.is_autocommit()
                 && let Err(e) = self.conn.execute_batch("ROLLBACK")
@@ -386,7 +389,7 @@ impl Writer {
                 continue;
             }
             self.execute("SAVEPOINT one")?;
-            let savepoint = self.cache.keys.savepoint();
+            let savepoint = (self.cache.keys.savepoint(), self.cache.outcomes.savepoint());
             match op.run(&self.conn, &mut self.cache, &self.tuning).map_err(|e| FailureKind::of(&e)) {
                 Ok(result) => {
                     // Write the counts now: the rollback of a later operation clears the cache.
@@ -396,7 +399,8 @@ impl Writer {
                 Err(FailureKind::Statement(text)) => {
                     tracing::warn!(reason = %text, "store operation refused");
                     self.cache.clear();
-                    self.cache.keys.roll_back_to(savepoint);
+                    self.cache.keys.roll_back_to(savepoint.0);
+                    self.cache.outcomes.roll_back_to(savepoint.1);
                     self.execute("ROLLBACK TO one")?;
                     results.push(Err(StoreError::Refused(text)));
                 }
@@ -404,7 +408,9 @@ impl Writer {
             }
             self.execute("RELEASE one")?;
         }
-        materialize::enforce_bounds(&self.conn, &mut self.cache).map_err(|e| FailureKind::of(&e))?;
+        let watermark = materialize::enforce_bounds(&self.conn, &mut self.cache, self.tuning.watermark_lag)
+            .map_err(|e| FailureKind::of(&e))?;
+        self.cache.outcomes.work(&self.conn, watermark).map_err(|e| FailureKind::of(&e))?;
         if let Some(now) = now
             && now.0.abs_diff(self.marked.0) >= clock::MARK_INTERVAL
         {
@@ -424,6 +430,7 @@ impl Writer {
         match self.conn.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([])) {
             Ok(_) => {
                 self.cache.keys.commit(last_event);
+                self.cache.outcomes.commit();
                 Ok(results)
             }
             Err(e) => Err(FailureKind::of_commit(&e)),
