@@ -121,7 +121,7 @@ fn pending_deliveries(
         let Fate::Pending { due, suppressed } = stored.fate else { return None };
         Some(PendingDelivery {
             seq: stored.seq,
-            id: delivery.id,
+            id: stored.id,
             hook: delivery.hook,
             event: event.clone(),
             accepted: now,

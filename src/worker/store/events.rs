@@ -32,7 +32,7 @@ pub struct Dedup {
 #[derive(Clone, Debug)]
 pub struct NewDelivery {
     pub hook: HookId,
-    /// The `webhook-id`, the same at every attempt.
+    /// A UUIDv7 or UUIDv4. The store makes the `webhook-id` from its random bits (`AcceptedDelivery::id`).
     pub id: Uuid,
     /// When the first attempt is due.
     pub due: Millis,
@@ -64,6 +64,8 @@ pub struct AcceptedEvent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AcceptedDelivery {
     pub seq: DeliverySeq,
+    /// The `webhook-id`, the same at every attempt.
+    pub id: Uuid,
     pub fate: Fate,
 }
 

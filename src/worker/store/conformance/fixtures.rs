@@ -120,6 +120,11 @@ pub(in super::super) fn seqs_of<'a>(
     accepted.into_iter().flat_map(|a| &a.deliveries).map(|d| d.seq).collect()
 }
 
+/// Returns the `webhook-id` of each delivery.
+pub(in super::super) fn ids_of<'a>(accepted: impl IntoIterator<Item = &'a AcceptedEvent>) -> Vec<Uuid> {
+    accepted.into_iter().flat_map(|a| &a.deliveries).map(|d| d.id).collect()
+}
+
 pub(super) async fn due_ids(store: &impl Store, name: &str, now: Millis) -> Vec<DeliverySeq> {
     store.due_by(&hook(name).uid, now, 1000).await.unwrap().iter().map(|p| p.seq).collect()
 }

@@ -229,7 +229,6 @@ async fn run_scenario<S: Subject>(scenario: &str, rules: Rules, steps: &[Step], 
                     gate_request: gate_request(rules, group, value),
                     ..delivery("x", at(second))
                 };
-                let id = delivery.id;
                 let new = NewEvent { deliveries: vec![delivery], ..new("e", &[], at(second)) };
                 let accepted = store.accept(vec![new], at(second)).await.unwrap().remove(0).deliveries[0];
                 let want = match expected {
@@ -238,7 +237,7 @@ async fn run_scenario<S: Subject>(scenario: &str, rules: Rules, steps: &[Step], 
                     Candidate(second) => Fate::Candidate { due: at(second) },
                 };
                 assert_eq!(accepted.fate, want, "{context}");
-                deliveries.push((id, accepted.seq));
+                deliveries.push((accepted.id, accepted.seq));
             }
             Dies(nth, second, promotes) => {
                 let next = NextStep::Dead { reason: DeliveryReason::Gone };

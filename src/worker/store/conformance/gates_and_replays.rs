@@ -19,10 +19,9 @@ fn change(value: u8) -> GateRequest {
 /// Accepts one event for the hook `x`. Returns its delivery's id, sequence number and fate.
 async fn accept_one(store: &impl Store, gate_request: GateRequest, now: Millis) -> (Uuid, DeliverySeq, Fate) {
     let delivery = NewDelivery { gate_request, ..delivery("x", now) };
-    let id = delivery.id;
     let new = NewEvent { deliveries: vec![delivery], ..new("e", &[], now) };
     let accepted = store.accept(vec![new], now).await.unwrap().remove(0).deliveries[0];
-    (id, accepted.seq, accepted.fate)
+    (accepted.id, accepted.seq, accepted.fate)
 }
 
 async fn state_of(store: &impl Store, id: Uuid) -> (DeliveryState, Option<String>) {
@@ -175,13 +174,14 @@ pub(in super::super) async fn a_delivery_dead_on_arrival_is_stored_and_sets_no_g
     let store = subject.open().await;
     let gate_request = request(1, Some(1), false);
     let dead = NewDelivery { gate_request, dead: Some(DeliveryReason::HookDeleted), ..delivery("x", T0) };
-    let new = NewEvent { deliveries: vec![dead.clone()], ..new("e", &[], T0) };
+    let new = NewEvent { deliveries: vec![dead], ..new("e", &[], T0) };
     let got = store.accept(vec![new], T0).await.unwrap().remove(0);
     assert_eq!((got.deliveries[0].fate, got.kept()), (Fate::Dead, 1));
-    assert_eq!(state_of(&store, dead.id).await, (DeliveryState::Dead, Some("HookDeleted".into())));
+    let id = got.deliveries[0].id;
+    assert_eq!(state_of(&store, id).await, (DeliveryState::Dead, Some("HookDeleted".into())));
     assert_eq!(due_ids(&store, "x", LATE).await, [0; 0]);
     assert_eq!(accept_one(&store, gate_request, T0).await.2, pending_since(T0, 0));
-    assert_eq!(store.replay("shop", dead.id, T0).await.unwrap(), Some(hook("x")));
+    assert_eq!(store.replay("shop", id, T0).await.unwrap(), Some(hook("x")));
     assert_eq!(due_ids(&store, "x", T0).await[0], got.deliveries[0].seq);
 }
 

@@ -30,12 +30,13 @@ pub(in super::super) async fn event_data_is_returned_unchanged<S: Subject>() {
     odd.attributes.insert("n".into(), (-7).into());
     odd.attributes.insert("s".into(), "x\"y".into());
     let odd = Arc::new(odd);
-    let id = Uuid::now_v7();
-    let deliveries = vec![NewDelivery { id, ..delivery("x", T0) }];
-    store.accept(vec![NewEvent { event: odd.clone(), dedup: None, deliveries }], T0).await.unwrap();
+    let deliveries = vec![delivery("x", T0)];
+    let new = NewEvent { event: odd.clone(), dedup: None, deliveries };
+    let accepted = store.accept(vec![new], T0).await.unwrap();
     let back = store.due_by("uid-x", T0, 9).await.unwrap().remove(0);
     assert_eq!(back.event, odd);
-    assert_eq!(back.id, id);
+    assert_eq!([back.id], *ids_of(&accepted));
+    assert_eq!(back.id.get_version_num(), 8);
     let big = format!("\"{}\"", "x".repeat(1 << 20));
     let deliveries = vec![delivery("big", T0)];
     let event = event_with("big", &big);
@@ -161,9 +162,8 @@ pub(in super::super) async fn a_refused_operation_fails_alone<S: Subject>() {
 pub(in super::super) async fn settlements_and_history<S: Subject>() {
     let subject = S::new();
     let store = subject.open().await;
-    let new = new("a", &["x", "y", "z"], T0);
-    let ids: Vec<_> = new.deliveries.iter().map(|d| d.id).collect();
-    let seqs = seqs_of(&store.accept(vec![new], T0).await.unwrap());
+    let accepted = store.accept(vec![new("a", &["x", "y", "z"], T0)], T0).await.unwrap();
+    let (ids, seqs) = (ids_of(&accepted), seqs_of(&accepted));
     let later = T0 + MINUTE;
     store.settle(settled(seqs[0], T0, 503, NextStep::Retry { due: later })).await.unwrap();
     assert_eq!(due_ids(&store, "x", T0).await, [0; 0]);
@@ -206,9 +206,8 @@ pub(in super::super) async fn settlements_and_history<S: Subject>() {
 pub(in super::super) async fn settling_a_finished_delivery_changes_nothing<S: Subject>() {
     let subject = S::new();
     let store = subject.open().await;
-    let new = new("a", &["x"], T0);
-    let id = new.deliveries[0].id;
-    let seq = seqs_of(&store.accept(vec![new], T0).await.unwrap())[0];
+    let accepted = store.accept(vec![new("a", &["x"], T0)], T0).await.unwrap();
+    let (id, seq) = (ids_of(&accepted)[0], seqs_of(&accepted)[0]);
     store.settle(settled(seq, T0, 200, NextStep::Delivered)).await.unwrap();
     let before = store.delivery("shop", id).await.unwrap();
     store.settle(settled(seq, T0, 500, NextStep::Retry { due: T0 })).await.unwrap();
@@ -221,9 +220,7 @@ pub(in super::super) async fn settling_a_finished_delivery_changes_nothing<S: Su
 pub(in super::super) async fn a_delivery_belongs_to_its_namespace<S: Subject>() {
     let subject = S::new();
     let store = subject.open().await;
-    let new = new("a", &["x"], T0);
-    let id = new.deliveries[0].id;
-    store.accept(vec![new], T0).await.unwrap();
+    let id = ids_of(&store.accept(vec![new("a", &["x"], T0)], T0).await.unwrap())[0];
     assert!(store.delivery("shop", id).await.unwrap().is_some());
     assert_eq!(store.delivery("other", id).await.unwrap(), None);
     assert_eq!(store.delivery("shop", Uuid::nil()).await.unwrap(), None);
@@ -234,9 +231,8 @@ pub(in super::super) async fn a_delivery_belongs_to_its_namespace<S: Subject>() 
 pub(in super::super) async fn sweep_keeps_pending_and_young_deliveries<S: Subject>() {
     let subject = S::new();
     let store = subject.open().await;
-    let new = new("a", &["done", "dead", "pending"], T0);
-    let ids: Vec<_> = new.deliveries.iter().map(|d| d.id).collect();
-    let seqs = seqs_of(&store.accept(vec![new], T0).await.unwrap());
+    let accepted = store.accept(vec![new("a", &["done", "dead", "pending"], T0)], T0).await.unwrap();
+    let (ids, seqs) = (ids_of(&accepted), seqs_of(&accepted));
     store.settle(settled(seqs[0], T0, 200, NextStep::Delivered)).await.unwrap();
     store
         .settle(settled(seqs[1], T0, 400, NextStep::Dead { reason: DeliveryReason::TerminalStatus }))
@@ -263,8 +259,9 @@ pub(in super::super) async fn sweep_is_bounded_and_reports_remaining_rows<S: Sub
     let subject = S::new();
     let store = subject.open().await;
     let events: Vec<_> = (0..1500).map(|n| new(&format!("e{n}"), &["x"], T0)).collect();
-    let ids: Vec<_> = events.iter().map(|e| e.deliveries[0].id).collect();
-    for accepted in store.accept(events, T0).await.unwrap() {
+    let accepted = store.accept(events, T0).await.unwrap();
+    let ids = ids_of(&accepted);
+    for accepted in accepted {
         store.settle(settled(accepted.deliveries[0].seq, T0, 200, NextStep::Delivered)).now_or_never();
         store.settle(settled(accepted.deliveries[0].seq, T0, 200, NextStep::Delivered)).await.unwrap();
     }
@@ -299,8 +296,8 @@ pub(in super::super) async fn a_reopened_store_has_all_data<S: Subject>() {
     let subject = S::new();
     let store = subject.open().await;
     let first = NewEvent { dedup: key(1, HOUR), ..new("a", &["x", "y"], T0) };
-    let id = first.deliveries[0].id;
     let accepted = store.accept(vec![first], T0).await.unwrap().remove(0);
+    let id = accepted.deliveries[0].id;
     store
         .settle(settled(accepted.deliveries[0].seq, T0, 500, NextStep::Retry { due: T0 + MINUTE }))
         .await

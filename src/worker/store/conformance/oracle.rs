@@ -77,8 +77,8 @@ impl Oracle {
             for (delivery, got) in new.deliveries.iter().zip(&got.deliveries) {
                 assert!(got.seq > self.highest.1);
                 self.highest.1 = got.seq;
-                self.ids.push(delivery.id);
-                self.store_delivery(got.seq, delivery, new, now);
+                self.ids.push(got.id);
+                self.store_delivery((got.seq, got.id), delivery, new, now);
                 assert_eq!(got.fate, self.fate(got.seq));
             }
         }
@@ -99,12 +99,12 @@ impl Oracle {
 
     pub(super) fn store_delivery(
         &mut self,
-        seq: DeliverySeq,
+        (seq, id): (DeliverySeq, Uuid),
         delivery: &NewDelivery,
         new: &NewEvent,
         now: Millis,
     ) {
-        let (id, hook, due) = (delivery.id, delivery.hook.clone(), delivery.due);
+        let (hook, due) = (delivery.hook.clone(), delivery.due);
         let event_id = new.event.id.clone();
         let event = new.event.clone();
         let record = DeliveryRecord {
@@ -292,6 +292,14 @@ impl Oracle {
         Some(hook)
     }
 
+    /// Replays every finished delivery that finished by the time when the replay started.
+    pub(super) fn replay_all(&mut self, started: Millis, now: Millis) {
+        let finished =
+            self.deliveries.values().filter(|entry| entry.finished.is_some_and(|at| at <= started));
+        let ids: Vec<Uuid> = finished.map(|entry| entry.record.id).collect();
+        ids.into_iter().for_each(|id| drop(self.replay(id, now)));
+    }
+
     pub(super) fn cancel(&mut self, id: Uuid, now: Millis) -> Option<HookId> {
         let (seq, hook, state) = self.find(id)?;
         if state == DeliveryState::Pending {
@@ -417,12 +425,18 @@ impl Oracle {
         let dead =
             DeliveryFilter { state: Some(DeliveryState::Dead), hook: Some("x".into()), ..in_shop.clone() };
         let new = DeliveryFilter { since: Some(now), ..in_shop.clone() };
+        let old = DeliveryFilter { until: Some(now), hook: Some("z".into()), ..in_shop.clone() };
+        let delivered = DeliveryFilter { state: Some(DeliveryState::Delivered), ..in_shop.clone() };
+        let of_hook = DeliveryFilter { hook: Some("y".into()), ..in_shop.clone() };
+        let waiting = DeliveryFilter { state: Some(DeliveryState::Pending), ..of_hook.clone() };
         let matches = |f: &DeliveryFilter, r: &DeliveryRecord| {
             f.state.is_none_or(|s| s == r.state)
                 && f.hook.as_ref().is_none_or(|h| **h == *r.hook.name)
                 && f.since.is_none_or(|s| r.accepted >= s)
+                && f.until.is_none_or(|u| r.accepted < u)
         };
-        for filter in [in_shop, dead, new] {
+        self.compare_stats(store).await;
+        for filter in [in_shop, dead, new, old, delivered, of_hook, waiting] {
             let want: Vec<_> = self
                 .deliveries
                 .values()
@@ -430,6 +444,9 @@ impl Oracle {
                 .map(|h| h.record.clone())
                 .filter(|record| matches(&filter, record))
                 .collect();
+            let finished = want.iter().filter(|record| record.state != DeliveryState::Pending).count();
+            let counted = store.count_finished(filter.clone(), None, 1000).await.unwrap();
+            assert_eq!((counted.count, counted.next), (finished, None), "{filter:?}");
             let (first, rest) = want.split_at(want.len().min(3));
             let got = store.list(filter.clone(), None, 3).await.unwrap();
             let next = first.last().filter(|_| !rest.is_empty()).map(|last| last.seq);
@@ -439,6 +456,23 @@ impl Oracle {
                 assert_eq!((got.records.as_slice(), got.next), (rest, None));
             }
         }
+    }
+}
+
+impl Oracle {
+    async fn compare_stats(&self, store: &impl Store) {
+        let pending = || self.deliveries.values().filter(|h| h.record.state == DeliveryState::Pending);
+        let stats = store.stats().await.unwrap();
+        assert_eq!(stats.pending, pending().count() as u64);
+        let mut largest = 0;
+        for name in HOOKS {
+            let of_hook = pending().filter(|h| &*h.record.hook.name == name).count() as u64;
+            let measured = store.hook_stats(&hook(name).uid).await.unwrap();
+            assert_eq!(measured.pending, of_hook, "{name}");
+            largest = largest.max(measured.pending_bytes);
+        }
+        assert_eq!(stats.largest_hook_bytes, largest);
+        assert_eq!(stats.pending_bytes, stats.largest_namespace_bytes, "there is one namespace");
     }
 }
 

@@ -5,7 +5,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, params};
+use uuid::Uuid;
 
+use super::super::ids;
 use super::super::{
     AcceptedDelivery, AcceptedEvent, Dedup, DeliverySeq, EventSeq, Fate, HookId, NewDelivery, NewEvent,
     StoreError,
@@ -13,10 +15,9 @@ use super::super::{
 use super::cache::WriterCache;
 use super::event_ids;
 use super::gates;
-use super::materialize;
 use super::rows::{EVENT_BYTES, attributes_column};
 use super::runs::{Entry, stored_key};
-use super::schema::{CANDIDATE, DEAD, DROPPED, PENDING};
+use super::schema::{CANDIDATE, DEAD, DELIVERED, DROPPED, PENDING};
 use super::sequence;
 use super::transitions::make_pending;
 use super::unmaterialized::Unmaterialized;
@@ -32,8 +33,7 @@ pub(super) struct EventRow {
     attributes: Option<String>,
     /// The hash of its id, for `event_ids`.
     id_hash: [u8; 32],
-    /// True if all delivery ids differ. Otherwise the deliveries get rows at once, so that the unique index rejects the
-    /// event on acceptance and not later, when the deliveries are materialized.
+    /// True if all delivery ids differ. Otherwise the event is refused.
     has_distinct_ids: bool,
 }
 
@@ -194,16 +194,20 @@ fn accept_one(
     let (event, seq) = (&row.new.event, cache.unmaterialized(conn)?.next_event());
     let (mut handed, mut deliveries) = (Vec::new(), Vec::with_capacity(row.new.deliveries.len()));
     for (index, delivery) in row.new.deliveries.iter().enumerate() {
-        let notes = row.has_distinct_ids.then_some(&mut handed);
         deliveries.push(store_delivery(
             conn,
             cache,
             sequence::delivery_seq(seq, index),
             row,
             delivery,
-            notes,
+            &mut handed,
             now,
         )?);
+    }
+    if !row.has_distinct_ids {
+        let why = "two deliveries of an event have the same id";
+        let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CONSTRAINT_UNIQUE);
+        return Err(rusqlite::Error::SqliteFailure(code, Some(why.into())));
     }
     conn.prepare_cached(
         "INSERT INTO events (seq, accepted, kept_until, id, namespace, origin, source, event, time, handed, attributes, data,
@@ -253,15 +257,14 @@ struct InitialState {
 
 /// Stores a delivery. Its hook's gates and share decide its initial state.
 ///
-/// Appends a delivery that is due at once and has no gates to `notes`, if given, instead of inserting a row (see
-/// `materialize`).
+/// Appends a delivery that is due at once and has no gates to `notes` instead of inserting a row (see `materialize`).
 fn store_delivery(
     conn: &Connection,
     cache: &mut WriterCache,
     seq: DeliverySeq,
     row: &EventRow,
     new: &NewDelivery,
-    notes: Option<&mut Vec<u8>>,
+    notes: &mut Vec<u8>,
     now: Millis,
 ) -> rusqlite::Result<AcceptedDelivery> {
     let (hook, size) = (cache.find_or_insert_hook(conn, &new.hook)?, row.size());
@@ -275,15 +278,14 @@ fn store_delivery(
         if cache.is_hook_full(conn, hook, size)? {
             return insert(conn, cache, seq, hook, size, new, &dead(DeliveryReason::BacklogFull), now);
         }
-        let Some(handed) = notes.filter(|_| new.due <= now) else {
+        if new.due > now {
             return insert(conn, cache, seq, hook, size, new, &initial(PENDING, new.due, None), now);
-        };
-        let held_before = cache.hook(conn, hook)?.total_held(now);
-        let unmaterialized =
-            Unmaterialized { hook, id: *new.id.as_bytes(), due: new.due.0, held_before, size };
-        unmaterialized.append_note(seq, handed);
+        }
+        let (held_before, id) = (cache.hook(conn, hook)?.total_held(now), webhook_id(seq, new));
+        let unmaterialized = Unmaterialized { hook, id: *id.as_bytes(), due: new.due.0, held_before, size };
+        unmaterialized.append_note(seq, notes);
         cache.insert_unmaterialized(conn, seq, unmaterialized)?;
-        return Ok(AcceptedDelivery { seq, fate: Fate::Pending { due: new.due, suppressed: 0 } });
+        return Ok(AcceptedDelivery { seq, id, fate: Fate::Pending { due: new.due, suppressed: 0 } });
     }
     let evaluation = gates::evaluate(conn, hook, &new.gate_request, now)?;
     match evaluation.decision {
@@ -335,7 +337,7 @@ fn insert(
         DROPPED => (false, Fate::Dropped),
         _ => (false, Fate::Dead),
     };
-    let cached = cache.hook(conn, hook)?;
+    let (cached, id) = (cache.hook(conn, hook)?, webhook_id(seq, new));
     let (held_before, namespace) = (cached.total_held(now), cached.namespace);
     conn.prepare_cached(
         "INSERT INTO deliveries (seq, hook, id, state, attempts, due, finished_at, reason, size, suppressed, held_before,
@@ -345,7 +347,7 @@ fn insert(
     .execute(params![
         seq,
         hook,
-        new.id.as_bytes(),
+        id.as_bytes(),
         initial.state,
         initial.due.0,
         (!is_pending).then_some(now.0),
@@ -356,7 +358,12 @@ fn insert(
         namespace,
     ])?;
     cache.count(conn, hook, if is_pending { size } else { 0 })?;
-    Ok(AcceptedDelivery { seq, fate })
+    Ok(AcceptedDelivery { seq, id, fate })
+}
+
+/// Returns the `webhook-id` of a new delivery: its sequence number, and random bits of the id that the caller generated.
+fn webhook_id(seq: DeliverySeq, new: &NewDelivery) -> Uuid {
+    ids::webhook_id(seq, ids::random_bits(new.id))
 }
 
 /// Finds the event that was accepted with this key within its window.
@@ -392,39 +399,58 @@ fn accept_duplicate(
     event: EventSeq,
     now: Millis,
 ) -> rusqlite::Result<AcceptedEvent> {
-    type Found = (DeliverySeq, i64, i64, u32, Option<String>, i64, i64);
+    type Found = (DeliverySeq, i64, i64, u32, Option<String>, i64, i64, [u8; 16]);
     let id: Option<String> = conn
         .prepare_cached("SELECT id FROM events WHERE seq = ?1")?
         .query_row([event], |row| row.get(0))
         .optional()?;
     // The row of the original may be removed before its key expires.
     let event_id = id.unwrap_or_else(|| row.new.event.id.clone());
-    materialize::materialize_event(conn, cache, event)?;
-    let found = conn
+    let mut found = conn
         .prepare_cached(
-            "SELECT seq, state, due, suppressed, reason, hook, size FROM deliveries WHERE seq BETWEEN ?1 AND ?2
+            "SELECT seq, state, due, suppressed, reason, hook, size, id FROM deliveries WHERE seq BETWEEN ?1 AND ?2
              ORDER BY seq",
         )?
         .query_map([sequence::first_delivery(event), sequence::last_delivery(event)], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?))
+            Ok((
+                row.get(0)?,
+                row.get(1)?,
+                row.get(2)?,
+                row.get(3)?,
+                row.get(4)?,
+                row.get(5)?,
+                row.get(6)?,
+                row.get(7)?,
+            ))
         })?
         .collect::<rusqlite::Result<Vec<Found>>>()?;
+    found.extend(cache.outcomes.of_event(conn, event)?.iter().map(|outcome| {
+        let id = outcome.id().into_bytes();
+        (outcome.seq, DELIVERED, outcome.first_at, 0, None, outcome.hook, outcome.size, id)
+    }));
+    found.extend(
+        cache
+            .unmaterialized(conn)?
+            .of_event(event)
+            .map(|(seq, noted)| (seq, PENDING, noted.due, 0, None, noted.hook, noted.size, noted.id)),
+    );
+    found.sort_unstable_by_key(|delivery| delivery.0);
     let mut deliveries = Vec::with_capacity(found.len());
     let mut hooks_to_notify: Vec<HookId> = Vec::new();
-    for (seq, state, due, suppressed, reason, hook, size) in found {
+    for (seq, state, due, suppressed, reason, hook, size, id) in found {
         let due = Millis(due);
         let fate = match state {
             PENDING => Fate::Pending { due, suppressed },
             CANDIDATE => Fate::Candidate { due },
             DROPPED => Fate::Dropped,
             DEAD if reason.and_then(|r| r.parse().ok()).is_some_and(|r| REVIVED.contains(&r)) => {
-                let id = cache.hook(conn, hook)?.id.clone();
+                let hook_id = cache.hook(conn, hook)?.id.clone();
                 // Revive only deliveries of hooks that the duplicate matches. Other hooks are deleted or no longer
                 // match.
-                let is_matched = row.new.deliveries.iter().any(|delivery| delivery.hook.uid == id.uid);
+                let is_matched = row.new.deliveries.iter().any(|delivery| delivery.hook.uid == hook_id.uid);
                 if is_matched && !is_backlog_full(conn, cache, hook, size)? {
                     make_pending(conn, cache, seq, false, now)?;
-                    hooks_to_notify.push(id);
+                    hooks_to_notify.push(hook_id);
                     Fate::Pending { due: now, suppressed }
                 } else {
                     Fate::Dead
@@ -433,7 +459,7 @@ fn accept_duplicate(
             DEAD => Fate::Dead,
             _ => Fate::Ended,
         };
-        deliveries.push(AcceptedDelivery { seq, fate });
+        deliveries.push(AcceptedDelivery { seq, id: Uuid::from_bytes(id), fate });
     }
     Ok(AcceptedEvent { seq: event, event_id, duplicate: true, deliveries, hooks_to_notify })
 }

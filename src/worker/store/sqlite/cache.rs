@@ -1,7 +1,7 @@
-//! The writer's cache of hooks, backlog sizes and unmaterialized deliveries, and its idempotency keys and event ids.
+//! The writer's cache of hooks, backlog sizes and unmaterialized deliveries, and its idempotency keys, event ids and outcomes.
 //!
-//! Entries are read from the tables on first use. Every rollback clears the cache, so it never differs from the tables. The
-//! keys and ids are not cleared, because reading them again takes long; they have a rollback of their own.
+//! Entries are read from the tables on first use. Every rollback clears the cache, so it never differs from the tables. Keys,
+//! ids and outcomes are not cleared, because reading them again takes long; they have a rollback of their own.
 //! The cache counts backlog sizes and writes them once for each group commit, so that a thousand deliveries of a hook
 //! cost one statement.
 
@@ -13,6 +13,7 @@ use super::super::{DeliverySeq, EventSeq, HookId, Shares};
 use super::event_ids::IdStore;
 use super::keys::KeyStore;
 use super::namespace_keys::{self, NamespaceKeys};
+use super::outcomes::OutcomeStore;
 use super::rows::{hook_id, total_held};
 use super::runs::RunSet;
 use super::unmaterialized::{Unmaterialized, UnmaterializedSet};
@@ -22,7 +23,7 @@ use crate::core::time::Millis;
 /// A cached row of `hooks`.
 pub(super) struct CachedHook {
     pub(super) id: HookId,
-    namespace_key: Arc<str>,
+    pub(super) namespace_key: Arc<str>,
     /// The number of its namespace key (`deliveries.namespace`).
     pub(super) namespace: i64,
     /// Bytes of pending events.
@@ -77,19 +78,20 @@ pub(super) struct WriterCache {
     pub(super) namespace_keys: NamespaceKeys,
     pub(super) keys: KeyStore,
     pub(super) ids: IdStore,
+    pub(super) outcomes: OutcomeStore,
 }
 
 impl WriterCache {
-    pub(super) fn new(keys: KeyStore, ids: IdStore) -> WriterCache {
-        WriterCache { keys, ids, ..WriterCache::default() }
+    pub(super) fn new(keys: KeyStore, ids: IdStore, outcomes: OutcomeStore) -> WriterCache {
+        WriterCache { keys, ids, outcomes, ..WriterCache::default() }
     }
 
-    /// Forgets everything except the configured shares, the idempotency keys and the event ids. Must run after every
-    /// rollback.
+    /// Forgets everything except the configured shares, the idempotency keys, the event ids and the outcomes. Must run
+    /// after every rollback.
     pub(super) fn clear(&mut self) {
-        let (shares, keys, ids) =
-            (self.shares, std::mem::take(&mut self.keys), std::mem::take(&mut self.ids));
-        *self = WriterCache { shares, keys, ids, ..WriterCache::default() };
+        let (keys, ids) = (std::mem::take(&mut self.keys), std::mem::take(&mut self.ids));
+        let outcomes = std::mem::take(&mut self.outcomes);
+        *self = WriterCache { shares: self.shares, keys, ids, outcomes, ..WriterCache::default() };
     }
 
     /// Returns the sets of runs.
@@ -272,8 +274,8 @@ impl WriterCache {
     /// Returns the unmaterialized deliveries. Reads them on first use and adds them to their hooks' backlogs.
     pub(super) fn unmaterialized(&mut self, conn: &Connection) -> rusqlite::Result<&mut UnmaterializedSet> {
         if self.unmaterialized.is_none() {
-            let set = UnmaterializedSet::read(conn)?;
-            let sizes: Vec<_> = set.iter().map(|delivery| (delivery.hook, delivery.size)).collect();
+            let set = UnmaterializedSet::read(conn, self.outcomes.finder(conn))?;
+            let sizes: Vec<_> = set.iter().map(|(_, delivery)| (delivery.hook, delivery.size)).collect();
             self.unmaterialized = Some(set);
             for (hook, size) in sizes {
                 self.add_pending_bytes(conn, hook, size, size)?;
@@ -290,28 +292,30 @@ impl WriterCache {
         delivery: Unmaterialized,
     ) -> rusqlite::Result<()> {
         self.add_pending_bytes(conn, delivery.hook, delivery.size, delivery.size)?;
+        self.outcomes.add_note(seq, delivery);
         self.unmaterialized(conn)?.insert(seq, delivery);
         Ok(())
     }
 
-    /// Removes an unmaterialized delivery. Returns it and the number of its namespace; the caller must insert its row.
+    /// Removes an unmaterialized delivery. Returns it and the number of its namespace; the caller must insert its row or its
+    /// outcome.
     pub(super) fn take_unmaterialized(
         &mut self,
         conn: &Connection,
         seq: DeliverySeq,
     ) -> rusqlite::Result<Option<(Unmaterialized, i64)>> {
         let Some(delivery) = self.unmaterialized(conn)?.remove(seq) else { return Ok(None) };
+        self.outcomes.remove_note(seq);
         let hook = self.add_pending_bytes(conn, delivery.hook, -delivery.size, -delivery.size)?;
         let namespace = hook.namespace;
         Ok(Some((delivery, namespace)))
     }
 
-    /// Returns up to `limit` unmaterialized deliveries of the namespace with this key, oldest first, none after `last`.
+    /// Returns up to `limit` unmaterialized deliveries of the namespace with this key, oldest first.
     pub(super) fn unmaterialized_of_namespace(
         &mut self,
         conn: &Connection,
         key: &str,
-        last: DeliverySeq,
         limit: usize,
     ) -> rusqlite::Result<Vec<DeliverySeq>> {
         self.unmaterialized(conn)?;
@@ -325,7 +329,7 @@ impl WriterCache {
         let is_of_namespace = |delivery: &Unmaterialized| {
             self.hooks.get(&delivery.hook).is_some_and(|hook| *hook.namespace_key == *key)
         };
-        let found = set.up_to(last).filter(|(_, delivery)| is_of_namespace(delivery)).map(|(seq, _)| seq);
+        let found = set.iter().filter(|(_, delivery)| is_of_namespace(delivery)).map(|(seq, _)| seq);
         Ok(found.take(limit).collect())
     }
 

@@ -4,7 +4,6 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use rusqlite::{Connection, OpenFlags};
@@ -22,6 +21,7 @@ use super::keys::KeyStore;
 use super::maintenance;
 use super::materialize;
 use super::migrate;
+use super::outcomes::{OutcomeStore, Snapshot};
 use super::readers::{self, ReaderPool};
 use super::reserve::DiskReserve;
 use super::retention::{SweepLimit, SweepRound};
@@ -33,9 +33,6 @@ use super::wal::{self, WalCheckpointer};
 use super::writer::{ClosureWrite, Operation, ReplySender, Writer};
 use crate::core::time::Millis;
 use crate::metrics::Metrics;
-
-/// How long a read waits for the writer to materialize deliveries.
-const MATERIALIZE_TIMEOUT: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 1000 });
 
 /// The embedded store. Dropping it without `close` has the effect of a crash: acknowledged data stays.
 pub struct SqliteStore {
@@ -113,13 +110,15 @@ impl SqliteStore {
         let ids = IdStore::open(&conn, tuning.ids).map_err(schema::open_error)?;
         shared.set_key_bytes(keys.bytes() + ids.bytes());
         let newest_ids = ids.newest();
+        let outcomes = OutcomeStore::open(&conn, tuning.outcomes, shared.recent.clone());
+        let outcomes = outcomes.map_err(schema::open_error)?;
         let writer = Writer {
             wal: checkpointer,
             conn,
             queue: receiver,
             shared: shared.clone(),
             tuning,
-            cache: WriterCache::new(keys, ids),
+            cache: WriterCache::new(keys, ids, outcomes),
             marked: Millis::default(),
         };
         let thread = std::thread::Builder::new()
@@ -225,83 +224,34 @@ impl SqliteStore {
         self.enqueue(|reply| Operation::Sweep(Box::new(ClosureWrite { run, result: None, reply }))).await
     }
 
-    /// Runs a rare write for one namespace on the writer's thread, after its deliveries were materialized.
-    pub(super) async fn write_namespace<T: Send + 'static>(
-        &self,
-        namespace: &str,
-        run: impl Fn(&Connection, &mut WriterCache) -> rusqlite::Result<T> + Send + 'static,
-    ) -> Result<T, StoreError> {
-        self.materialize_namespace(namespace).await?;
-        let namespace = namespace.to_owned();
-        self.write_unmaterialized(move |conn, cache| {
-            let mut target = None;
-            loop {
-                let (last, has_more) = materialize::materialize_namespace(conn, cache, &namespace, target)?;
-                target = Some(last);
-                if !has_more {
-                    return run(conn, cache);
-                }
-            }
-        })
-        .await
-    }
-
-    /// Runs a user's query of a namespace's deliveries, after they were materialized. Waits for the namespace's turn
-    /// first, so that a namespace with many queries also causes few writes at a time.
-    ///
-    /// If the writer cannot materialize them in time, the query sees the existing rows.
+    /// Runs a user's query of a namespace's deliveries, when it is the namespace's turn.
     pub(super) async fn read_history<T: Send + 'static>(
         &self,
         namespace: &str,
-        read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        read: impl FnOnce(&Connection, &Snapshot) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
         let slot = self.history_readers.acquire(namespace).await?;
-        match tokio::time::timeout(MATERIALIZE_TIMEOUT, self.materialize_namespace(namespace)).await {
-            Ok(Ok(()) | Err(StoreError::Full | StoreError::Busy)) | Err(_) => {
-                self.history_readers.run(slot, read).await
-            }
-            Ok(Err(error)) => Err(error),
-        }
+        let recent = self.shared.recent.clone();
+        self.history_readers.run(slot, move |conn| read(conn, &recent.snapshot())).await
     }
 
-    /// Makes the writer materialize the deliveries of a namespace that were accepted before the call.
-    async fn materialize_namespace(&self, namespace: &str) -> Result<(), StoreError> {
-        let mut target = None;
-        while !self.shared.is_all_materialized() {
-            let namespace = namespace.to_owned();
-            let batch = move |conn: &Connection, cache: &mut WriterCache| {
-                materialize::materialize_namespace(conn, cache, &namespace, target)
-            };
-            let (event, has_more) = self.write_unmaterialized(batch).await?;
-            if !has_more {
-                break;
-            }
-            target = Some(event);
-        }
-        Ok(())
-    }
-
-    /// Runs a read of deliveries on the dispatcher's connections, after they were materialized.
-    ///
-    /// If the writer cannot materialize them in time, because the disk is full or slow, the read runs anyway. Users
-    /// then see the existing rows, and the dispatcher's reads use the notes in `events.handed`.
+    /// Runs a read of deliveries on the dispatcher's connections.
     pub(super) async fn read<T: Send + 'static>(
         &self,
-        read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        read: impl FnOnce(&Connection, &Snapshot) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
         self.read_in(&self.readers, read).await
     }
 
-    /// Runs a read of deliveries in a pool, after they were materialized. See `read`.
+    /// Runs a read of deliveries in a pool.
     pub(super) async fn read_in<T: Send + 'static>(
         &self,
         pool: &Arc<ReaderPool>,
-        read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        read: impl FnOnce(&Connection, &Snapshot) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
-        match tokio::time::timeout(MATERIALIZE_TIMEOUT, self.materialize_all()).await {
-            Ok(Ok(()) | Err(StoreError::Full | StoreError::Busy)) | Err(_) => pool.run(read).await,
-            Ok(Err(error)) => Err(error),
-        }
+        let recent = self.shared.recent.clone();
+        // First the snapshot of what no table lists: see `outcomes::Recent`.
+        pool.run(move |conn| read(conn, &recent.snapshot())).await
     }
 
     /// Makes the writer materialize the deliveries that were accepted before the call.

@@ -6,24 +6,23 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension};
 use uuid::Uuid;
 
 use super::super::{
-    AttemptRecord, DeliveryFilter, DeliveryPage, DeliveryRecord, DeliverySeq, DeliveryState,
-    EventExplanation, EventSeq, PartialCount, StoreError,
+    DeliveryFilter, DeliveryPage, DeliveryRecord, DeliverySeq, DeliveryState, EventExplanation, EventSeq,
+    PartialCount, StoreError,
 };
 use super::event_ids::{self, IdLookup, NewestIds};
+use super::lookup::{self, Located, record_at, with_attempts};
 use super::namespace_keys;
-use super::rows::{duration, event, hook_id, limit};
-use super::schema::{CANCELLED, CANDIDATE, DELIVERED, DROPPED, PENDING};
+use super::outcomes::Snapshot;
+use super::rows::event;
 use super::sequence;
-use super::walk::{self, DeliveryWalk, Direction, Position};
+use super::walk::{self, DeliveryWalk, Direction, Position, deliveries_between};
 use crate::core::event::Event;
 use crate::core::time::Millis;
 
-/// The newest attempts of a delivery that a query reads. Replays can add any number.
-const MAX_ATTEMPTS: i64 = 1000;
 /// The most deliveries of an event that `explain` returns.
 pub(super) const MAX_EXPLAINED: usize = 500;
 /// The time of an explanation as a multiple of a list's.
@@ -66,116 +65,54 @@ impl ReadLimiter {
     }
 }
 
-const RECORD: &str = "
-SELECT d.seq, d.state, d.reason, e.accepted, d.due, e.id, h.uid, h.namespace, h.name, d.id, d.finished_at,
-       d.first_at, d.first_micros, d.first_status
-FROM deliveries d CROSS JOIN hooks h ON h.id = d.hook CROSS JOIN events e ON e.seq = d.event";
-
-fn delivery_state(stored: i64) -> DeliveryState {
-    match stored {
-        PENDING | CANDIDATE => DeliveryState::Pending,
-        DELIVERED => DeliveryState::Delivered,
-        DROPPED => DeliveryState::Dropped,
-        CANCELLED => DeliveryState::Cancelled,
-        _ => DeliveryState::Dead,
-    }
-}
-
-/// Returns the sequence number and the state of a delivery that has a row.
+/// Returns the sequence number and the state of a delivery.
 pub(super) fn state(
     conn: &Connection,
+    recent: &Snapshot,
     namespace: &str,
     id: Uuid,
 ) -> rusqlite::Result<Option<(DeliverySeq, DeliveryState)>> {
-    conn.prepare_cached(
-        "SELECT d.seq, d.state FROM deliveries d CROSS JOIN hooks h ON h.id = d.hook
-         WHERE d.id = ?1 AND h.namespace = ?2",
-    )?
-    .query_row(params![id.as_bytes(), namespace_keys::key(conn, namespace)?], |row| {
-        Ok((row.get(0)?, delivery_state(row.get(1)?)))
-    })
-    .optional()
-}
-
-fn record(row: &Row<'_>) -> rusqlite::Result<DeliveryRecord> {
-    let state = delivery_state(row.get(1)?);
-    let due = Millis(row.get(4)?);
-    let first = match row.get(11)? {
-        Some(at) => Some(AttemptRecord {
-            at: Millis(at),
-            duration: duration(row.get(12)?),
-            status: row.get(13)?,
-            error: None,
-            detail: None,
-        }),
-        None => None,
-    };
-    Ok(DeliveryRecord {
-        seq: row.get(0)?,
-        id: Uuid::from_bytes(row.get(9)?),
-        hook: hook_id(row, 6)?,
-        event_id: row.get(5)?,
-        state,
-        reason: row.get(2)?,
-        accepted: Millis(row.get(3)?),
-        due: (state == DeliveryState::Pending).then_some(due),
-        attempts: first.into_iter().collect(),
-    })
+    let tx = conn.unchecked_transaction()?;
+    let located = lookup::locate(&tx, recent, namespace, id)?;
+    Ok(located.map(|Located { position, state }| (position.seq, state)))
 }
 
 pub(super) fn delivery(
     conn: &Connection,
+    recent: &Snapshot,
     namespace: &str,
     id: Uuid,
 ) -> rusqlite::Result<Option<DeliveryRecord>> {
-    // One snapshot for both statements. Otherwise a sweep in between could hide the attempts of a delivery.
+    // One snapshot for all statements. Otherwise a sweep in between could hide the attempts of a delivery.
     let tx = conn.unchecked_transaction()?;
-    let found = tx
-        .prepare_cached(&format!("{RECORD} WHERE d.id = ?1 AND h.namespace = ?2"))?
-        .query_row(params![id.as_bytes(), namespace_keys::key(&tx, namespace)?], record)
-        .optional()?;
-    found.map(|record| with_attempts(&tx, record)).transpose()
+    let Some(located) = lookup::locate(&tx, recent, namespace, id)? else { return Ok(None) };
+    let record = record_at(&tx, located.position)?;
+    record.map(|(record, _)| with_attempts(&tx, record)).transpose()
 }
 
-pub(super) fn event_of(conn: &Connection, namespace: &str, id: Uuid) -> rusqlite::Result<Option<Arc<Event>>> {
-    conn.prepare_cached(EVENT_OF)?
-        .query_row(params![id.as_bytes(), namespace_keys::key(conn, namespace)?], |row| {
-            event(row).map(Arc::new)
-        })
+pub(super) fn event_of(
+    conn: &Connection,
+    recent: &Snapshot,
+    namespace: &str,
+    id: Uuid,
+) -> rusqlite::Result<Option<Arc<Event>>> {
+    let tx = conn.unchecked_transaction()?;
+    let Some(located) = lookup::locate(&tx, recent, namespace, id)? else { return Ok(None) };
+    tx.prepare_cached(EVENT_OF)?
+        .query_row([sequence::event_seq(located.position.seq)], |row| event(row).map(Arc::new))
         .optional()
 }
 
 // The first five columns are those of EXPLAIN, so that one function reads the event.
 const EVENT_OF: &str = "
-SELECT NULL, NULL, NULL, NULL, NULL, e.id, e.namespace, e.origin, e.source, e.event, e.time, e.attributes, e.data
-FROM deliveries d CROSS JOIN hooks h ON h.id = d.hook CROSS JOIN events e ON e.seq = d.event
-WHERE d.id = ?1 AND h.namespace = ?2";
-
-pub(super) const ATTEMPTS: &str =
-    "SELECT at, micros, status, error, detail FROM attempts WHERE delivery = ?1 ORDER BY n DESC LIMIT ?2";
-
-fn with_attempts(conn: &Connection, mut record: DeliveryRecord) -> rusqlite::Result<DeliveryRecord> {
-    let attempts = conn
-        .prepare_cached(ATTEMPTS)?
-        .query_map([record.seq, MAX_ATTEMPTS], |row| {
-            Ok(AttemptRecord {
-                at: Millis(row.get(0)?),
-                duration: duration(row.get(1)?),
-                status: row.get(2)?,
-                error: row.get(3)?,
-                detail: row.get(4)?,
-            })
-        })?
-        .collect::<rusqlite::Result<Vec<_>>>()?;
-    record.attempts.extend(attempts.into_iter().rev());
-    Ok(record)
-}
+SELECT NULL, NULL, NULL, NULL, NULL, id, namespace, origin, source, event, time, attributes, data
+FROM events WHERE seq = ?1";
 
 /// Returns a page of up to `page_size` deliveries. A page with fewer ends where the budget is used up; its `next` continues
 /// exactly there. The inner error: ids are missing (`event_ids::is_incomplete`).
 pub(super) fn list(
     conn: &Connection,
-    newest: &NewestIds,
+    (newest, recent): (&NewestIds, &Snapshot),
     filter: &DeliveryFilter,
     before: Option<DeliverySeq>,
     page_size: usize,
@@ -185,9 +122,9 @@ pub(super) fn list(
     let lookup = walk::begin_lookup(conn, newest, filter)?;
     let tx = conn.unchecked_transaction()?;
     let mut page = DeliveryPage::default();
-    let mut walk = DeliveryWalk::new(&tx, filter, lookup.as_ref(), Direction::Older, before)?;
+    let mut walk = DeliveryWalk::new(&tx, recent, filter, lookup.as_ref(), Direction::Older, before)?;
     while let Some(position) = walk.next(&tx)? {
-        limiter.take(1);
+        limiter.take(1 + walk.take_examined());
         if let Some((record, _)) = find_matching(&tx, filter, position)? {
             if page.records.len() >= page_size {
                 page.next = page.records.last().map(|last| last.seq);
@@ -212,7 +149,7 @@ pub(super) fn list(
 /// Counts up to `most` finished deliveries below `before`. Ends as a list does. The inner error: ids are missing.
 pub(super) fn count_finished(
     conn: &Connection,
-    newest: &NewestIds,
+    (newest, recent): (&NewestIds, &Snapshot),
     filter: &DeliveryFilter,
     before: Option<DeliverySeq>,
     most: usize,
@@ -221,10 +158,10 @@ pub(super) fn count_finished(
     let mut limiter = ReadLimiter::start(budget);
     let lookup = walk::begin_lookup(conn, newest, filter)?;
     let tx = conn.unchecked_transaction()?;
-    let mut walk = DeliveryWalk::new(&tx, filter, lookup.as_ref(), Direction::Older, before)?;
+    let mut walk = DeliveryWalk::new(&tx, recent, filter, lookup.as_ref(), Direction::Older, before)?;
     let mut counted = PartialCount::default();
     while let Some(position) = walk.next(&tx)? {
-        limiter.take(1);
+        limiter.take(1 + walk.take_examined());
         let found = find_matching(&tx, filter, position)?;
         counted.count += usize::from(found.is_some_and(|(_, finished)| finished.is_some()));
         if counted.count >= most || limiter.is_used_up() {
@@ -242,7 +179,7 @@ pub(super) fn count_finished(
 /// error: nothing was found, and ids are missing (`event_ids::is_incomplete`).
 pub(super) fn explain(
     conn: &Connection,
-    newest: &NewestIds,
+    (newest, recent): (&NewestIds, &Snapshot),
     namespace: &str,
     event_id: &str,
     budget: ReadBudget,
@@ -257,33 +194,27 @@ pub(super) fn explain(
         return Ok(if event_ids::is_incomplete(&tx)? { Err(StoreError::Indexing) } else { Ok(None) });
     };
     let (first, last) = (sequence::first_delivery(seq), sequence::last_delivery(seq));
-    let found = tx
-        .prepare_cached(&format!("{RECORD} WHERE d.seq BETWEEN ?1 AND ?2 ORDER BY d.seq LIMIT ?3"))?
-        .query_map(params![first, last, limit(MAX_EXPLAINED)], record)?
-        .collect::<rusqlite::Result<Vec<_>>>()?;
-    let mut deliveries = Vec::with_capacity(found.len());
-    for record in found {
-        let record = with_attempts(&tx, record)?;
-        limiter.take(1 + record.attempts.len());
-        deliveries.push(record);
+    let found = deliveries_between(&tx, recent, (first, last), Direction::Newer, MAX_EXPLAINED)?;
+    let is_complete = found.len() < MAX_EXPLAINED;
+    let (mut deliveries, count) = (Vec::with_capacity(found.len()), found.len());
+    for position in found {
         if limiter.is_used_up() {
             break;
         }
+        let Some((record, _)) = record_at(&tx, position)? else { continue };
+        let record = with_attempts(&tx, record)?;
+        limiter.take(1 + record.attempts.len());
+        deliveries.push(record);
     }
-    let left_out: i64 = match deliveries.last() {
-        Some(shown) => tx
-            .prepare_cached(
-                "SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE seq > ?1 AND seq <= ?2 LIMIT ?3)",
-            )?
-            .query_row(params![shown.seq, last, limit(MAX_COUNTED)], |row| row.get(0))?,
-        None => 0,
+    let left_out = match deliveries.last() {
+        Some(shown) if !is_complete || deliveries.len() < count => {
+            let rest = (shown.seq.saturating_add(1), last);
+            deliveries_between(&tx, recent, rest, Direction::Newer, MAX_COUNTED)?.len()
+        }
+        _ => 0,
     };
-    Ok(Ok(Some(EventExplanation {
-        event: Arc::new(event),
-        accepted: Millis(accepted),
-        deliveries,
-        left_out: usize::try_from(left_out).unwrap_or(0),
-    })))
+    let (event, accepted) = (Arc::new(event), Millis(accepted));
+    Ok(Ok(Some(EventExplanation { event, accepted, deliveries, left_out })))
 }
 
 /// Finds the newest event with an id in a namespace with this key, and the time of its acceptance.
@@ -315,25 +246,13 @@ pub(super) const EXPLAIN: &str = "
 SELECT e.seq, NULL, NULL, NULL, e.accepted, e.id, e.namespace, e.origin, e.source, e.event, e.time, e.attributes, e.data
 FROM events e WHERE e.seq = ?1 AND e.namespace = ?2 AND e.id = ?3";
 
-// RECORD for one delivery. A constant, because a walk executes it for each position.
-pub(super) const BY_SEQ: &str = "
-SELECT d.seq, d.state, d.reason, e.accepted, d.due, e.id, h.uid, h.namespace, h.name, d.id, d.finished_at,
-       d.first_at, d.first_micros, d.first_status
-FROM deliveries d CROSS JOIN hooks h ON h.id = d.hook CROSS JOIN events e ON e.seq = d.event WHERE d.seq = ?1";
-
 /// Returns the delivery at a position and the time when it finished, if there is one that the filter matches.
 pub(super) fn find_matching(
     conn: &Connection,
     filter: &DeliveryFilter,
     position: Position,
 ) -> rusqlite::Result<Option<(DeliveryRecord, Option<Millis>)>> {
-    if !position.is_delivery {
-        return Ok(None);
-    }
-    let found = conn
-        .prepare_cached(BY_SEQ)?
-        .query_row([position.seq], |row| Ok((record(row)?, row.get::<_, Option<i64>>(10)?.map(Millis))))
-        .optional()?;
+    let found = record_at(conn, position)?;
     Ok(found.filter(|(record, _)| {
         *record.hook.namespace == *filter.namespace
             && filter.hook.as_ref().is_none_or(|name| *record.hook.name == **name)

@@ -8,6 +8,8 @@ use rusqlite::{Connection, OptionalExtension};
 
 use super::cache::WriterCache;
 use super::namespace_keys::{self, NamespaceKeys};
+use super::outcomes::Snapshot;
+use crate::core::fast_map::FastSet;
 use crate::core::time::Millis;
 
 /// Hooks that one statement of `find_unused` examines.
@@ -15,11 +17,12 @@ const EXAMINED: i64 = 5000;
 /// About the most hooks that `find_unused` returns.
 const MAX_FOUND: usize = 20_000;
 
-/// True for a hook `h` without deliveries, gate memory, candidates and a hold. Four index seeks.
+/// True for a hook `h` without deliveries, outcomes in segments, gate memory, candidates and a hold. Five index seeks.
 macro_rules! has_nothing_left {
     () => {
         "h.held_since IS NULL
     AND NOT EXISTS (SELECT 1 FROM deliveries d INDEXED BY deliveries_list WHERE d.hook = h.id)
+    AND NOT EXISTS (SELECT 1 FROM outcome_index o WHERE o.kind = 0 AND o.owner = h.id)
     AND NOT EXISTS (SELECT 1 FROM gates g WHERE g.hook = h.id)
     AND NOT EXISTS (SELECT 1 FROM candidates c WHERE c.hook = h.id)"
     };
@@ -43,6 +46,9 @@ pub(super) fn remove_if_unused(
     let unused: Option<(String, String)> =
         conn.prepare_cached(UNUSED)?.query_row([hook], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
     let Some((uid, namespace_key)) = unused else { return Ok(false) };
+    if cache.outcomes.has_recent(hook) {
+        return Ok(false);
+    }
     cache.remove_hook(hook, &uid);
     conn.prepare_cached("DELETE FROM hooks WHERE id = ?1")?.execute([hook])?;
     if namespace_keys::remove_unused_number(conn, &namespace_key)? {
@@ -52,8 +58,9 @@ pub(super) fn remove_if_unused(
 }
 
 /// Finds hooks without anything, for a caller outside the writer's thread: rows that older programs left, and hooks whose
-/// gate memory or hold ended after their last delivery was removed. A hook may have an unmaterialized delivery.
-pub(super) fn find_unused(conn: &Connection) -> rusqlite::Result<Vec<i64>> {
+/// gate memory or hold ended after their last delivery was removed. A hook may have a delivery that is newer than `recent`.
+pub(super) fn find_unused(conn: &Connection, recent: &Snapshot) -> rusqlite::Result<Vec<i64>> {
+    let used: FastSet<i64> = recent.iter().map(|(_, delivery)| delivery.hook()).collect();
     let (mut unused, mut last) = (Vec::new(), 0);
     let mut examine = conn.prepare_cached(FIND_UNUSED)?;
     // Each part is a snapshot of its own, because a long one would keep the log from restarting.
@@ -63,7 +70,8 @@ pub(super) fn find_unused(conn: &Connection) -> rusqlite::Result<Vec<i64>> {
             .collect::<rusqlite::Result<Vec<(i64, bool)>>>()?;
         let Some((end, _)) = examined.last() else { break };
         last = *end;
-        unused.extend(examined.into_iter().filter_map(|(hook, is_unused)| is_unused.then_some(hook)));
+        let is_unused = |(hook, is_unused)| (is_unused && !used.contains(&hook)).then_some(hook);
+        unused.extend(examined.into_iter().filter_map(is_unused));
     }
     Ok(unused)
 }

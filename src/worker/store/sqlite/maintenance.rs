@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::super::StoreError;
 use super::files::{self, FILE, open_error, with_suffix};
 use super::wal_scan::LogDamage;
-use super::{event_ids, keys, log_file, schema, unmaterialized};
+use super::{event_ids, keys, log_file, outcomes, schema, unmaterialized};
 
 /// The most findings of SQLite's own check that are reported; one broken page causes thousands.
 const MAX_FINDINGS: usize = 20;
@@ -170,6 +170,9 @@ fn inspect(conn: &Connection, report: &mut StoreReport) -> Result<(), CheckError
     if report.version > 7 {
         report.problems.extend(event_ids::find_problems(&tx)?);
     }
+    if outcomes::exists(&tx)? {
+        report.problems.extend(outcomes::find_problems(&tx)?);
+    }
     Ok(())
 }
 
@@ -189,9 +192,15 @@ fn count(conn: &Connection, report: &mut StoreReport) -> rusqlite::Result<()> {
         *report.deliveries.entry(schema::state_name(row.get(0)?)).or_default() +=
             row.get::<_, i64>(1)?.unsigned_abs();
     }
+    if outcomes::exists(conn)? {
+        let delivered = outcomes::count(conn)?;
+        if delivered > 0 {
+            *report.deliveries.entry(schema::state_name(schema::DELIVERED)).or_default() += delivered;
+        }
+    }
     // Since format 5 there are unmaterialized deliveries.
     if report.version > 4 {
-        for delivery in unmaterialized::read(conn)?.values() {
+        for (_, delivery) in unmaterialized::read_snapshot(conn)?.notes() {
             *report.deliveries.entry(schema::state_name(schema::PENDING)).or_default() += 1;
             report.pending_bytes += delivery.size.unsigned_abs();
         }

@@ -2,17 +2,16 @@
 //!
 //! Most deliveries are sent at once and succeed at the first attempt. Inserting a row for each at acceptance, and
 //! changing that row and its index entries after delivery, would cause most of the disk writes. So for a delivery that
-//! is due at once, acceptance only adds a note, a short binary record, to its event's row (`events.handed`). When the
-//! outcome is known, one statement inserts the row, usually as delivered.
+//! is due at once, acceptance only adds a note, a short binary record, to its event's row (`events.handed`). If the first
+//! attempt delivers it, it becomes an outcome (`outcomes`) and never gets a row. Otherwise its row is inserted.
 //!
 //! Invariants:
-//! - Before a read of the delivery tables, the writer materializes all deliveries (`SqliteStore::read`), or those of the
-//!   namespace that is read (`SqliteStore::read_history`). It also does so before every operation except `accept`,
-//!   `settle`, `promote`, `sweep` and steps of bulk replays. If there is no space for rows, the dispatcher's reads use
-//!   the notes.
-//! - Every delivery of an event up to the watermark (`meta.filed`) has a row, so a start searches only the few events
-//!   after it.
-//! - `sweep` removes nothing after the watermark. Otherwise a finished delivery would become pending again.
+//! - The writer materializes all deliveries before rare writes that change pending ones (`SqliteStore::write`). Reads use the
+//!   notes (`outcomes::Recent`) and write nothing.
+//! - Every delivery of an event up to the watermark (`meta.filed`) has a row or an outcome, so a start searches only the few
+//!   events after it.
+//! - `sweep` removes nothing after the watermark. Otherwise a finished delivery would become pending again. A round of sweeps
+//!   materializes old pending deliveries first, so that the watermark advances.
 //! - Event sequence numbers are never reused, because the stored watermark is at or above every removed event.
 
 use rusqlite::{Connection, params};
@@ -20,13 +19,10 @@ use rusqlite::{Connection, params};
 use super::super::{AttemptRecord, DeliverySeq, EventSeq, Settlement};
 use super::cache::WriterCache;
 use super::rows;
-use super::sequence;
 use super::unmaterialized::Unmaterialized;
 
 /// The most deliveries that are materialized in one step, for which ingest waits.
 const BATCH: usize = 1024;
-/// How many events the stored watermark may lag behind.
-const WATERMARK_LAG: EventSeq = 1024;
 
 /// Inserts the row of a pending delivery.
 pub(super) fn materialize_pending(
@@ -46,7 +42,7 @@ pub(super) fn materialize_pending(
     cache.count(conn, *hook, *size)
 }
 
-/// Inserts the row of a delivery that the first attempt delivered.
+/// Inserts the row of a delivery that the first attempt delivered, if it can have no outcome.
 pub(super) fn materialize_delivered(
     conn: &Connection,
     seq: DeliverySeq,
@@ -97,26 +93,6 @@ pub(super) fn materialize_batch(
     Ok((target, unmaterialized.store_watermark(conn, 0)? < target))
 }
 
-/// Materializes one batch of a namespace's deliveries, oldest first, up to the event `target`. None: up to the current
-/// last event.
-///
-/// Returns the target, for the next call, and whether deliveries before it may remain. Leaves other namespaces'
-/// deliveries unmaterialized, so that one namespace's lists cause no writes for another's deliveries.
-pub(super) fn materialize_namespace(
-    conn: &Connection,
-    cache: &mut WriterCache,
-    namespace: &str,
-    target: Option<EventSeq>,
-) -> rusqlite::Result<(EventSeq, bool)> {
-    let target = target.unwrap_or(cache.unmaterialized(conn)?.last_event());
-    let key = cache.namespace_keys.get(conn, namespace)?;
-    let last = sequence::last_delivery(target);
-    let seqs = cache.unmaterialized_of_namespace(conn, &key, last, BATCH)?;
-    let has_more = seqs.len() == BATCH;
-    seqs.into_iter().try_for_each(|seq| materialize_one(conn, cache, seq))?;
-    Ok((target, has_more))
-}
-
 /// Materializes up to `rows` deliveries of the namespace with this key, oldest first. Returns how many.
 pub(super) fn materialize_of_key(
     conn: &Connection,
@@ -125,29 +101,41 @@ pub(super) fn materialize_of_key(
     rows: i64,
 ) -> rusqlite::Result<i64> {
     let limit = usize::try_from(rows).unwrap_or(usize::MAX);
-    let seqs = cache.unmaterialized_of_namespace(conn, key, DeliverySeq::MAX, limit)?;
+    let seqs = cache.unmaterialized_of_namespace(conn, key, limit)?;
     let count = i64::try_from(seqs.len()).unwrap_or(rows);
     seqs.into_iter().try_for_each(|seq| materialize_one(conn, cache, seq))?;
     Ok(count)
 }
 
-/// Materializes the deliveries of an event.
-pub(super) fn materialize_event(
+/// Materializes the oldest deliveries if there are too many, or if an old one keeps the watermark far behind. Must run
+/// before every COMMIT. `watermark_lag`: events by which the stored watermark may lag behind. Returns the stored watermark.
+pub(super) fn enforce_bounds(
     conn: &Connection,
     cache: &mut WriterCache,
-    event: EventSeq,
-) -> rusqlite::Result<()> {
-    let seqs = cache.unmaterialized(conn)?.of_event(event);
-    seqs.into_iter().try_for_each(|seq| materialize_one(conn, cache, seq))
-}
-
-/// Materializes the oldest deliveries if there are too many, or if an old one keeps the watermark far behind. Must run
-/// before every COMMIT.
-pub(super) fn enforce_bounds(conn: &Connection, cache: &mut WriterCache) -> rusqlite::Result<()> {
-    if cache.unmaterialized(conn)?.is_over_bounds() {
+    watermark_lag: EventSeq,
+) -> rusqlite::Result<EventSeq> {
+    if cache.unmaterialized(conn)?.is_over_bounds() || cache.outcomes.is_over_bounds() {
         materialize_oldest(conn, cache, rows::limit(BATCH))?;
     }
-    cache.unmaterialized(conn)?.store_watermark(conn, WATERMARK_LAG).map(drop)
+    cache.unmaterialized(conn)?.store_watermark(conn, watermark_lag)
+}
+
+/// Materializes one batch of deliveries that were due at or before `due`, oldest first. True: there may be more.
+///
+/// Retention removes nothing after the watermark, so a hook that is held or slow must not keep it for long.
+pub(super) fn materialize_due_before(
+    conn: &Connection,
+    cache: &mut WriterCache,
+    due: i64,
+) -> rusqlite::Result<bool> {
+    for _ in 0..BATCH {
+        let Some((seq, _)) = cache.unmaterialized(conn)?.iter().next().filter(|(_, noted)| noted.due <= due)
+        else {
+            return Ok(false);
+        };
+        materialize_one(conn, cache, seq)?;
+    }
+    Ok(true)
 }
 
 /// Advances the watermark as far as possible without materializing anything, and returns it. Callers must not sweep
@@ -169,7 +157,12 @@ pub(super) fn materialize_oldest(
     Ok(())
 }
 
-fn materialize_one(conn: &Connection, cache: &mut WriterCache, seq: DeliverySeq) -> rusqlite::Result<()> {
+/// Materializes a delivery, if it has no row yet.
+pub(super) fn materialize_one(
+    conn: &Connection,
+    cache: &mut WriterCache,
+    seq: DeliverySeq,
+) -> rusqlite::Result<()> {
     match cache.take_unmaterialized(conn, seq)? {
         Some((delivery, namespace)) => materialize_pending(conn, cache, seq, (&delivery, namespace)),
         None => Ok(()),

@@ -11,7 +11,8 @@
 //!
 //! Reading order: `engine` (opening, the queue), `roles` (the traits), `writer` (group commit). Changes of the tables:
 //! `accept`, `transitions`, `materialize`, `gates`, `namespaces`, `ended_events`, `replays`, `retention`, `hook_rows`. Random keys:
-//! `keys` (idempotency) and `event_ids`, both in `runs`. Queries: `reads` for the dispatcher, `history` and `walk` for users. The writer's state: `cache`, `unmaterialized`. The tables:
+//! `keys` (idempotency) and `event_ids`, both in `runs`. Deliveries without rows that are finished: `outcomes`. Queries: `reads` for the
+//! dispatcher, `history`, `walk` and `lookup` for users. The writer's state: `cache`, `unmaterialized`. The tables:
 //! `schema`, `migrate`. The disk: `wal` (checkpoints), `vacuum`, `reserve`. Damage: `wal_scan`, `log_file`,
 //! `maintenance`, `recover`, `salvage`.
 //!
@@ -32,11 +33,13 @@ mod history_readers;
 mod hook_rows;
 mod keys;
 mod log_file;
+mod lookup;
 mod maintenance;
 mod materialize;
 mod migrate;
 mod namespace_keys;
 mod namespaces;
+mod outcomes;
 mod readers;
 mod reads;
 mod recover;

@@ -97,12 +97,19 @@ fn sweep_hook(conn: &Connection, cache: &mut WriterCache, hook: i64, rows: i64) 
         conn.prepare_cached("DELETE FROM deliveries WHERE seq = ?1")?.execute([delivery])?;
     }
     if deliveries.is_empty() {
+        let watermark = materialize::advance_watermark(conn, cache)?;
+        let limit = usize::try_from(rows).unwrap_or(usize::MAX);
+        let removed = cache.outcomes.remove_of_hook(conn, hook, watermark, limit)?;
+        if removed > 0 {
+            return Ok(i64::try_from(removed).unwrap_or(rows));
+        }
         let has_later: bool = conn
             .prepare_cached(
-                "SELECT EXISTS (SELECT 1 FROM deliveries INDEXED BY deliveries_list WHERE hook = ?1)",
+                "SELECT EXISTS (SELECT 1 FROM deliveries INDEXED BY deliveries_list WHERE hook = ?1)
+                     OR EXISTS (SELECT 1 FROM outcome_index WHERE kind = 0 AND owner = ?1)",
             )?
             .query_row([hook], |row| row.get(0))?;
-        if has_later {
+        if has_later || cache.outcomes.has_recent(hook) {
             return advance_further(conn, cache, rows);
         }
         // Drops the cached hook before its row, so that no flush writes a count for a removed hook.

@@ -1,6 +1,7 @@
 //! The dispatcher's queries: due deliveries, the backlog, held hooks, measurements.
 //!
-//! They run on reading connections, never on the writer's thread. Every statement walks an index. A limit or the number
+//! They run on reading connections, never on the writer's thread. Pending deliveries without rows come from a snapshot of
+//! `outcomes::Recent`. Every statement walks an index. A limit or the number
 //! of hooks bounds its cost, independent of the size of the backlog; a test asserts the query plans.
 
 use std::collections::HashMap;
@@ -11,9 +12,10 @@ use rusqlite::{Connection, OptionalExtension, params};
 use uuid::Uuid;
 
 use super::super::{DeliverySeq, DueDeliveries, HookBacklog, HookId, PendingDelivery, ReadLimit, StoreStats};
+use super::outcomes::Snapshot;
 use super::rows::{event, hook_id, total_held};
 use super::sequence;
-use super::unmaterialized::{self, Unmaterialized};
+use super::unmaterialized::Unmaterialized;
 use crate::core::fast_map::FastSet;
 use crate::core::time::Millis;
 /// Reads the due deliveries of a hook.
@@ -22,6 +24,7 @@ use crate::core::time::Millis;
 /// until the limit is reached.
 pub(super) fn due(
     conn: &Connection,
+    recent: &Snapshot,
     uid: &str,
     now: Millis,
     exclude: &FastSet<DeliverySeq>,
@@ -31,10 +34,8 @@ pub(super) fn due(
     // hook.
     let tx = conn.unchecked_transaction()?;
     let Some((hook_row, hook, held)) = hook(&tx, uid, now)? else { return Ok(DueDeliveries::default()) };
-    let mut unmaterialized = unmaterialized::read(&tx)?;
-    unmaterialized.retain(|seq, one| one.hook == hook_row && one.due <= now.0 && !exclude.contains(seq));
     let mut candidates: Vec<(i64, DeliverySeq)> =
-        unmaterialized.iter().map(|(seq, one)| (one.due, *seq)).collect();
+        due_notes(recent, hook_row, now, exclude).map(|(seq, noted)| (noted.due, seq)).collect();
     let mut index = tx.prepare_cached(DUE)?;
     let mut rows = index.query(params![hook_row, now.0])?;
     let mut from_index = 0;
@@ -48,6 +49,8 @@ pub(super) fn due(
         }
     }
     candidates.sort_unstable();
+    // A delivery that got its row after the snapshot of the notes is in both.
+    let mut seen = FastSet::default();
     let mut due = DueDeliveries::default();
     let mut bytes = 0;
     for (_, seq) in candidates {
@@ -55,9 +58,9 @@ pub(super) fn due(
             due.has_more = true;
             break;
         }
-        let pending = match unmaterialized.remove(&seq) {
-            Some(noted) => read_unmaterialized(&tx, seq, &noted, &hook, held)?,
-            None => read_materialized(&tx, seq, &hook, held)?,
+        let pending = read_pending(&tx, seq, recent, &hook, held)?;
+        let Some(pending) = pending.filter(|pending| pending.due <= now && seen.insert(pending.seq)) else {
+            continue;
         };
         let len = pending.event.data.get().len();
         if limit.is_strict && bytes + len > limit.bytes {
@@ -77,6 +80,7 @@ const MAX_EXAMINED: usize = 256;
 /// Reads due deliveries of a hook that were never attempted, newest first.
 pub(super) fn newest_untried(
     conn: &Connection,
+    recent: &Snapshot,
     uid: &str,
     now: Millis,
     exclude: &FastSet<DeliverySeq>,
@@ -84,9 +88,8 @@ pub(super) fn newest_untried(
 ) -> rusqlite::Result<Vec<PendingDelivery>> {
     let tx = conn.unchecked_transaction()?;
     let Some((hook_row, hook, held)) = hook(&tx, uid, now)? else { return Ok(Vec::new()) };
-    let mut unmaterialized = unmaterialized::read(&tx)?;
-    unmaterialized.retain(|seq, one| one.hook == hook_row && one.due <= now.0 && !exclude.contains(seq));
-    let mut candidates: Vec<DeliverySeq> = unmaterialized.keys().rev().take(limit.rows).copied().collect();
+    let notes = due_notes(recent, hook_row, now, exclude).rev().take(limit.rows);
+    let mut candidates: Vec<DeliverySeq> = notes.map(|(seq, _)| seq).collect();
     let mut is_untried = tx.prepare_cached(IS_UNTRIED)?;
     let mut index = tx.prepare_cached(NEWEST)?;
     let mut rows = index.query([hook_row])?;
@@ -106,14 +109,15 @@ pub(super) fn newest_untried(
         }
     }
     candidates.sort_unstable_by(|a, b| b.cmp(a));
+    candidates.dedup();
     let (mut found, mut bytes) = (Vec::new(), 0);
     for seq in candidates {
         if found.len() >= limit.rows || bytes >= limit.bytes {
             break;
         }
-        let pending = match unmaterialized.remove(&seq) {
-            Some(noted) => read_unmaterialized(&tx, seq, &noted, &hook, held)?,
-            None => read_materialized(&tx, seq, &hook, held)?,
+        let pending = read_pending(&tx, seq, recent, &hook, held)?;
+        let Some(pending) = pending.filter(|pending| pending.due <= now && pending.attempts == 0) else {
+            continue;
         };
         bytes += pending.event.data.get().len();
         found.push(pending);
@@ -121,14 +125,45 @@ pub(super) fn newest_untried(
     Ok(found)
 }
 
-/// Reads a delivery that has a row. `held`: how long its hook has been held in total, in milliseconds.
+/// Returns the due deliveries of a hook that have no row, oldest first.
+fn due_notes<'s>(
+    recent: &'s Snapshot,
+    hook: i64,
+    now: Millis,
+    exclude: &'s FastSet<DeliverySeq>,
+) -> impl DoubleEndedIterator<Item = (DeliverySeq, Unmaterialized)> + 's {
+    let notes = recent.notes().iter().copied();
+    notes.filter(move |(seq, noted)| noted.hook == hook && noted.due <= now.0 && !exclude.contains(seq))
+}
+
+/// Reads a pending delivery. Its row replaces its note, which is from an older snapshot. None: it is not pending any more, or
+/// its event is gone. `held`: how long its hook has been held in total, in milliseconds.
+fn read_pending(
+    conn: &Connection,
+    seq: DeliverySeq,
+    recent: &Snapshot,
+    hook: &HookId,
+    held: i64,
+) -> rusqlite::Result<Option<PendingDelivery>> {
+    let Some(noted) = recent.note(seq) else { return read_materialized(conn, seq, hook, held) };
+    let has_row: bool = conn
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM deliveries WHERE seq = ?1)")?
+        .query_row([seq], |row| row.get(0))?;
+    if has_row {
+        return read_materialized(conn, seq, hook, held);
+    }
+    read_unmaterialized(conn, seq, noted, hook, held)
+}
+
+/// Reads a pending delivery that has a row.
 fn read_materialized(
     conn: &Connection,
     seq: DeliverySeq,
     hook: &HookId,
     held: i64,
-) -> rusqlite::Result<PendingDelivery> {
-    conn.prepare_cached(PENDING)?.query_row([seq], |row| {
+) -> rusqlite::Result<Option<PendingDelivery>> {
+    let mut pending = conn.prepare_cached(PENDING)?;
+    let read = pending.query_row([seq], |row| {
         Ok(PendingDelivery {
             seq,
             id: Uuid::from_bytes(row.get(1)?),
@@ -142,7 +177,8 @@ fn read_materialized(
             progress: row.get::<_, Option<Vec<u8>>>(16)?.unwrap_or_default(),
             event: Arc::new(event(row)?),
         })
-    })
+    });
+    read.optional()
 }
 
 /// Reads a delivery that has no row, only a note in its event's row.
@@ -152,8 +188,9 @@ fn read_unmaterialized(
     noted: &Unmaterialized,
     hook: &HookId,
     held: i64,
-) -> rusqlite::Result<PendingDelivery> {
-    conn.prepare_cached(EVENT)?.query_row([sequence::event_seq(seq)], |row| {
+) -> rusqlite::Result<Option<PendingDelivery>> {
+    let mut of_event = conn.prepare_cached(EVENT)?;
+    let read = of_event.query_row([sequence::event_seq(seq)], |row| {
         Ok(PendingDelivery {
             seq,
             id: Uuid::from_bytes(noted.id),
@@ -167,7 +204,8 @@ fn read_unmaterialized(
             progress: Vec::new(),
             event: Arc::new(event(row)?),
         })
-    })
+    });
+    read.optional()
 }
 
 fn held_since(held: i64, before: i64) -> Duration {
@@ -187,7 +225,7 @@ const PENDING: &str = "
 SELECT d.seq, d.id, d.attempts - d.attempts_before, d.due, coalesce(d.began, e.accepted),
        e.id, e.namespace, e.origin, e.source, e.event, e.time, e.attributes, e.data,
        d.suppressed, d.replays, d.held_before, d.progress
-FROM deliveries d CROSS JOIN events e ON e.seq = d.event WHERE d.seq = ?1";
+FROM deliveries d CROSS JOIN events e ON e.seq = d.event WHERE d.seq = ?1 AND d.state = 0";
 
 // The columns have the positions of those in PENDING.
 const EVENT: &str = "
@@ -212,41 +250,93 @@ SELECT min(coalesce(d.began, e.accepted)) FROM (
     FROM hooks h WHERE h.waiting > 0) first
 CROSS JOIN deliveries d ON d.seq = first.seq CROSS JOIN events e ON e.seq = d.event";
 
-pub(super) fn stats(conn: &Connection) -> rusqlite::Result<StoreStats> {
+/// Bytes of the pending events of each hook with some: the row id of the hook, its namespace key, and the bytes.
+const PENDING_BYTES: &str = "SELECT id, namespace, waiting FROM hooks WHERE waiting > 0";
+
+pub(super) fn stats(conn: &Connection, recent: &Snapshot) -> rusqlite::Result<StoreStats> {
     let tx = conn.unchecked_transaction()?;
     let count = |sql: &str| {
         let count = tx.prepare_cached(sql)?.query_row([], |row| row.get::<_, Option<i64>>(0))?;
         Ok::<_, rusqlite::Error>(u64::try_from(count.unwrap_or(0)).unwrap_or(0))
     };
+    let oldest = tx.prepare_cached(OLDEST)?.query_row([], |row| row.get::<_, Option<i64>>(0))?.map(Millis);
+    let (total, largest_hook, largest_namespace) = pending_bytes(&tx, recent)?;
     Ok(StoreStats {
         pending: count("SELECT count(*) FROM deliveries INDEXED BY deliveries_pending WHERE state = 0")?
-            + count("SELECT count(*) FROM candidates")?,
-        pending_bytes: count("SELECT sum(waiting) FROM hooks")?,
-        largest_hook_bytes: count("SELECT max(waiting) FROM hooks")?,
-        largest_namespace_bytes: count(
-            "SELECT max(bytes) FROM (SELECT sum(waiting) AS bytes FROM hooks GROUP BY namespace)",
-        )?,
-        oldest: tx.prepare_cached(OLDEST)?.query_row([], |row| row.get::<_, Option<i64>>(0))?.map(Millis),
+            + count("SELECT count(*) FROM candidates")?
+            + recent.notes().len() as u64,
+        pending_bytes: total,
+        largest_hook_bytes: largest_hook,
+        largest_namespace_bytes: largest_namespace,
+        oldest: oldest.into_iter().chain(oldest_note(&tx, recent, None)?).min(),
         file_bytes: count("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")?,
         key_memory_bytes: 0,
         memory_bytes: 0,
     })
 }
 
-pub(super) fn hook_stats(conn: &Connection, uid: &str) -> rusqlite::Result<StoreStats> {
+/// Returns the bytes of all pending events, and of those of the largest hook and of the largest namespace.
+fn pending_bytes(conn: &Connection, recent: &Snapshot) -> rusqlite::Result<(u64, u64, u64)> {
+    let mut of_hook: HashMap<i64, i64> = HashMap::new();
+    for (_, noted) in recent.notes() {
+        *of_hook.entry(noted.hook).or_default() += noted.size;
+    }
+    let mut of_namespace: HashMap<String, i64> = HashMap::new();
+    let mut count = |namespace: &str, bytes: i64| match of_namespace.get_mut(namespace) {
+        Some(sum) => *sum += bytes,
+        None => drop(of_namespace.insert(namespace.to_owned(), bytes)),
+    };
+    let mut largest_hook = 0;
+    let mut statement = conn.prepare_cached(PENDING_BYTES)?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let bytes = row.get::<_, i64>(2)? + of_hook.remove(&row.get(0)?).unwrap_or(0);
+        largest_hook = largest_hook.max(bytes);
+        count(row.get_ref(1)?.as_str()?, bytes);
+    }
+    // Hooks whose pending deliveries have no rows.
+    let mut namespace = conn.prepare_cached("SELECT namespace FROM hooks WHERE id = ?1")?;
+    for (hook, bytes) in of_hook {
+        let found: Option<String> = namespace.query_row([hook], |row| row.get(0)).optional()?;
+        largest_hook = largest_hook.max(bytes);
+        count(&found.unwrap_or_default(), bytes);
+    }
+    let unsigned = |bytes: i64| u64::try_from(bytes).unwrap_or(0);
+    let total = of_namespace.values().sum();
+    let largest_namespace = of_namespace.into_values().max().unwrap_or(0);
+    Ok((unsigned(total), unsigned(largest_hook), unsigned(largest_namespace)))
+}
+
+/// Returns when the oldest pending delivery without a row was accepted. `hook`: of this hook only.
+fn oldest_note(conn: &Connection, recent: &Snapshot, hook: Option<i64>) -> rusqlite::Result<Option<Millis>> {
+    let oldest = recent.notes().iter().find(|(_, noted)| hook.is_none_or(|hook| noted.hook == hook));
+    let Some((seq, _)) = oldest else { return Ok(None) };
+    conn.prepare_cached("SELECT accepted FROM events WHERE seq = ?1")?
+        .query_row([sequence::event_seq(*seq)], |row| row.get(0).map(Millis))
+        .optional()
+}
+
+pub(super) fn hook_stats(conn: &Connection, recent: &Snapshot, uid: &str) -> rusqlite::Result<StoreStats> {
     let found = conn
         .prepare_cached(HOOK_STATS)?
         .query_row([uid], |row| {
             let count = |at| Ok::<_, rusqlite::Error>(u64::try_from(row.get::<_, i64>(at)?).unwrap_or(0));
-            Ok(StoreStats {
+            let stats = StoreStats {
                 pending: count(0)? + count(1)?,
                 pending_bytes: count(2)?,
                 oldest: row.get::<_, Option<i64>>(3)?.map(Millis),
                 ..StoreStats::default()
-            })
+            };
+            Ok((row.get(4)?, stats))
         })
         .optional()?;
-    Ok(found.unwrap_or_default())
+    let Some((hook, mut stats)) = found else { return Ok(StoreStats::default()) };
+    for (_, noted) in recent.notes().iter().filter(|(_, noted)| noted.hook == hook) {
+        stats.pending += 1;
+        stats.pending_bytes += noted.size.unsigned_abs();
+    }
+    stats.oldest = stats.oldest.into_iter().chain(oldest_note(conn, recent, Some(hook))?).min();
+    Ok(stats)
 }
 
 pub(super) const HOOK_STATS: &str = "
@@ -254,7 +344,8 @@ SELECT (SELECT count(*) FROM deliveries d INDEXED BY deliveries_pending WHERE d.
        (SELECT count(*) FROM candidates c WHERE c.hook = h.id),
        h.waiting,
        (SELECT coalesce(d.began, e.accepted) FROM deliveries d INDEXED BY deliveries_list
-        CROSS JOIN events e ON e.seq = d.event WHERE d.hook = h.id AND d.state = 0 ORDER BY d.seq LIMIT 1)
+        CROSS JOIN events e ON e.seq = d.event WHERE d.hook = h.id AND d.state = 0 ORDER BY d.seq LIMIT 1),
+       h.id
 FROM hooks h WHERE h.uid = ?1";
 
 /// Reads a hook: its row id, its id, and how long it has been held in total, in milliseconds.
@@ -272,18 +363,34 @@ pub(super) fn next_promotion(conn: &Connection) -> rusqlite::Result<Option<Milli
         .map(|due| due.map(Millis))
 }
 
-pub(super) fn next_due(conn: &Connection, uid: &str, after: Millis) -> rusqlite::Result<Option<Millis>> {
-    conn.prepare_cached(NEXT_DUE)?
-        .query_row(params![uid, after.0], |row| row.get::<_, Option<i64>>(0))
-        .map(|due| due.map(Millis))
+pub(super) fn next_due(
+    conn: &Connection,
+    recent: &Snapshot,
+    uid: &str,
+    after: Millis,
+) -> rusqlite::Result<Option<Millis>> {
+    let row = conn
+        .prepare_cached(NEXT_DUE)?
+        .query_row(params![uid, after.0], |row| row.get::<_, Option<i64>>(0))?;
+    // Such a delivery was due when it was accepted, so this matters only after the clock went back.
+    let mut later = recent.notes().iter().filter(|(_, noted)| noted.due > after.0).peekable();
+    let mut noted = None;
+    if later.peek().is_some() {
+        let hook: Option<i64> = conn
+            .prepare_cached("SELECT id FROM hooks WHERE uid = ?1")?
+            .query_row([uid], |row| row.get(0))
+            .optional()?;
+        noted = later.filter(|(_, noted)| Some(noted.hook) == hook).map(|(_, noted)| noted.due).min();
+    }
+    Ok(row.into_iter().chain(noted).min().map(Millis))
 }
 
-pub(super) fn backlog(conn: &Connection) -> rusqlite::Result<Vec<HookBacklog>> {
+pub(super) fn backlog(conn: &Connection, recent: &Snapshot) -> rusqlite::Result<Vec<HookBacklog>> {
     let tx = conn.unchecked_transaction()?;
     let mut earliest: HashMap<i64, i64> = HashMap::new();
-    for delivery in unmaterialized::read(&tx)?.values() {
-        let due = earliest.entry(delivery.hook).or_insert(delivery.due);
-        *due = delivery.due.min(*due);
+    for (_, noted) in recent.notes() {
+        let due = earliest.entry(noted.hook).or_insert(noted.due);
+        *due = noted.due.min(*due);
     }
     let mut statement = tx.prepare_cached(BACKLOG)?;
     let mut rows = statement.query([])?;

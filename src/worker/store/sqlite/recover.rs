@@ -19,6 +19,7 @@ use super::keys;
 use super::log_file;
 use super::maintenance::{StoreReport, check_file, publish};
 use super::namespace_keys;
+use super::outcomes;
 use super::runs::RunKind;
 pub use super::salvage::RecoveredTable;
 use super::salvage::Salvage;
@@ -33,6 +34,8 @@ const NUMBERED_FORMAT: i64 = 6;
 /// The formats that added the runs of idempotency keys and of event ids.
 const KEYED_FORMAT: i64 = 7;
 const IDENTIFIED_FORMAT: i64 = 8;
+/// The format that added outcomes.
+const OUTCOME_FORMAT: i64 = 9;
 
 /// The result of a recovery.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -222,8 +225,13 @@ fn repair_references(target: &Connection) -> rusqlite::Result<u64> {
         )?;
         namespace_keys::number_deliveries(target)?;
     }
+    let has_outcomes = outcomes::exists(target)?;
+    if has_outcomes {
+        outcomes::repair(target)?;
+    }
     // Without their rows in `meta`, the tables show the format.
     let format = match is_numbered {
+        _ if has_outcomes => OUTCOME_FORMAT,
         _ if has_table(target, "id_runs")? => IDENTIFIED_FORMAT,
         _ if has_table(target, "key_runs")? => KEYED_FORMAT,
         true => NUMBERED_FORMAT,
@@ -234,13 +242,20 @@ fn repair_references(target: &Connection) -> rusqlite::Result<u64> {
             target.execute("INSERT OR IGNORE INTO meta (name, value) VALUES (?1, ?2)", (name, value))?;
         }
     }
+    target.execute_batch("CREATE TEMP TABLE outcome_events (event INTEGER PRIMARY KEY)")?;
+    if has_outcomes {
+        let mut insert = target.prepare("INSERT OR IGNORE INTO outcome_events VALUES (?1)")?;
+        outcomes::list_events(target, |event| insert.execute([event]).map(drop))?;
+    }
     // The sweep finds only these.
     target.execute_batch(
         "INSERT OR IGNORE INTO loose (accepted, event, kept_until)
          SELECT accepted, seq, kept_until FROM events
          WHERE (seq <= (SELECT value FROM meta WHERE name = 'filed') OR coalesce(octet_length(handed), 0) = 0)
            AND NOT EXISTS (SELECT 1 FROM deliveries WHERE deliveries.seq BETWEEN events.seq << 20
-                                                                  AND (events.seq << 20) | 0xfffff)",
+                                                                  AND (events.seq << 20) | 0xfffff)
+           AND NOT EXISTS (SELECT 1 FROM outcome_events WHERE event = events.seq);
+         DROP TABLE outcome_events",
     )?;
     Ok(lost_notes)
 }
@@ -283,6 +298,11 @@ fn count_losses(
 ) -> rusqlite::Result<()> {
     let name = &table.table;
     let present: i64 = target.query_row(&format!("SELECT count(*) FROM \"{name}\""), [], |row| row.get(0))?;
+    // The directory is computed from the segments, so it loses nothing.
+    if name == outcomes::DIRECTORY {
+        (table.copied, table.lost) = (present.unsigned_abs(), Some(0));
+        return Ok(());
+    }
     let removed = table.copied.saturating_sub(present.unsigned_abs());
     table.copied = present.unsigned_abs();
     table.lost = table.lost.map(|lost| lost + removed);

@@ -14,6 +14,7 @@ use super::cache::WriterCache;
 use super::event_ids::{self, IdLookup, NewestIds};
 use super::history::{self, ReadBudget, ReadLimiter};
 use super::namespace_keys;
+use super::outcomes::Snapshot;
 use super::rows::{filter, limit};
 use super::transitions;
 use super::walk::{self, DeliveryWalk, Direction};
@@ -63,7 +64,7 @@ struct Unfinished {
 /// Plans the next steps, in batches for the writer. The flag is true if a finished replay has expired.
 pub(super) fn plan(
     conn: &Connection,
-    newest: &NewestIds,
+    (newest, recent): (&NewestIds, &Snapshot),
     now: Millis,
 ) -> rusqlite::Result<(Vec<Vec<ReplayStep>>, bool)> {
     let mut limiter = ReadLimiter::start(EXAMINED);
@@ -103,9 +104,8 @@ pub(super) fn plan(
             continue;
         }
         let sharing = of_namespace.len() * of_namespace.get(&*replay.namespace).copied().unwrap_or(1);
-        let Some(step) = plan_step(&tx, (replay, lookup.as_ref()), now, sharing, &mut limiter)? else {
-            continue;
-        };
+        let parts = (replay, lookup.as_ref());
+        let Some(step) = plan_step((&tx, recent), parts, now, sharing, &mut limiter)? else { continue };
         if batch_size + step.deliveries.len() > BATCH {
             batches.push(Vec::new());
             batch_size = 0;
@@ -127,7 +127,7 @@ pub(super) fn plan(
 
 /// Plans the next step of a replay, which is one of `sharing` equal parts of a call. None: its rate allows none yet.
 fn plan_step(
-    conn: &Connection,
+    (conn, recent): (&Connection, &Snapshot),
     (replay, lookup): (&Unfinished, Option<&IdLookup>),
     now: Millis,
     sharing: usize,
@@ -159,7 +159,7 @@ fn plan_step(
     if allowed == 0 {
         return Ok(None);
     }
-    let mut walk = DeliveryWalk::new(conn, filter, lookup, Direction::Newer, Some(replay.at))?;
+    let mut walk = DeliveryWalk::new(conn, recent, filter, lookup, Direction::Newer, Some(replay.at))?;
     for _ in 0..share(EXAMINED.rows) {
         if step.deliveries.len() >= allowed {
             break;
@@ -169,7 +169,7 @@ fn plan_step(
             break;
         };
         step.to = position.seq;
-        limiter.take(1);
+        limiter.take(1 + walk.take_examined());
         let found = history::find_matching(conn, filter, position)?;
         if found.and_then(|(_, finished)| finished).is_some_and(|at| at.0 <= replay.started) {
             step.deliveries.push(position.seq);
@@ -209,7 +209,12 @@ pub(super) fn execute(
                 .prepare_cached("SELECT hook FROM deliveries WHERE seq = ?1 AND finished_at <= ?2")?
                 .query_row(params![delivery, step.started], |row| row.get(0))
                 .optional()?;
-            let Some(hook) = hook else { continue };
+            let outcome = match hook {
+                Some(_) => None,
+                None => cache.outcomes.find(conn, *delivery)?,
+            };
+            let outcome = outcome.filter(|outcome| outcome.finished_at <= step.started);
+            let Some(hook) = hook.or(outcome.map(|outcome| outcome.hook)) else { continue };
             if transitions::make_pending(conn, cache, *delivery, true, now)? {
                 replayed += 1;
                 hooks.push(cache.hook(conn, hook)?.id.clone());
@@ -229,13 +234,14 @@ pub(super) fn remove_expired(conn: &Connection, now: Millis) -> rusqlite::Result
     conn.prepare_cached("DELETE FROM replays WHERE done_at <= ?1")?.execute([expired]).map(drop)
 }
 
-/// Inserts a new replay, and removes the namespace's oldest finished ones above the limit. None: the namespace has too
+/// Inserts a new replay of deliveries up to `top`, and removes the namespace's oldest finished ones above the limit. None: the namespace has too
 /// many unfinished replays.
 pub(super) fn start(
     conn: &Connection,
     id: Uuid,
     (filter, text): (&DeliveryFilter, &str),
     rate: u32,
+    top: DeliverySeq,
     now: Millis,
 ) -> rusqlite::Result<Option<ReplayJob>> {
     let namespace_key = namespace_keys::key(conn, &filter.namespace)?;
@@ -252,9 +258,9 @@ pub(super) fn start(
     .execute(params![namespace_key, limit(MAX_FINISHED)])?;
     conn.prepare_cached(
         "INSERT INTO replays (id, namespace, filter, rate, started, stepped, at, top, replayed)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?5, 0, (SELECT coalesce(max(seq), 0) FROM deliveries), 0)",
+         VALUES (?1, ?2, ?3, ?4, ?5, ?5, 0, ?6, 0)",
     )?
-    .execute(params![id.as_bytes(), namespace_key, text, rate, now.0])?;
+    .execute(params![id.as_bytes(), namespace_key, text, rate, now.0, top])?;
     Ok(Some(ReplayJob {
         id,
         filter: filter.clone(),

@@ -18,6 +18,7 @@ use super::gates;
 use super::hook_rows;
 use super::materialize;
 use super::namespaces;
+use super::outcomes::{self, NewestOutcomes, Snapshot};
 use super::rows::{EVENT_BYTES, limit};
 use super::schema::{CANCELLED, DEAD, DELIVERED, DROPPED};
 use super::sequence;
@@ -66,7 +67,7 @@ SELECT l.accepted, octet_length(e.data) + ?1 FROM loose l INDEXED BY loose_full 
 WHERE l.bare = 0 ORDER BY l.accepted DESC";
 
 /// Finds the cutoff. In the worst case it walks all stored rows.
-pub(super) fn cutoff(conn: &Connection, retention: Retention) -> rusqlite::Result<Cutoff> {
+pub(super) fn cutoff(conn: &Connection, recent: &Snapshot, retention: Retention) -> rusqlite::Result<Cutoff> {
     let tx = conn.unchecked_transaction()?;
     let pragma = |name| tx.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let all = pragma("page_count")?.saturating_mul(pragma("page_size")?);
@@ -82,25 +83,39 @@ pub(super) fn cutoff(conn: &Connection, retention: Retention) -> rusqlite::Resul
         NewestFirst::new(cancelled.query([CANCELLED])?)?,
         NewestFirst::new(loose.query([i64::try_from(EVENT_BYTES).unwrap_or(0)])?)?,
     ];
+    let mut segments = tx.prepare(NewestOutcomes::SQL)?;
+    let mut outcomes = NewestOutcomes::new(&tx, recent, segments.query([])?)?;
     Ok(Cutoff {
-        history: find_cutoff(&mut history, retention.history_bytes)?,
-        dead: find_cutoff(&mut [NewestFirst::new(dead.query([DEAD])?)?], retention.dead_letter_bytes)?,
+        history: find_cutoff(&mut history, Some(&mut outcomes), retention.history_bytes)?,
+        dead: find_cutoff(&mut [NewestFirst::new(dead.query([DEAD])?)?], None, retention.dead_letter_bytes)?,
     })
 }
 
 /// Walks from the newest row and returns the time of the first row at which the total exceeds `limit` bytes.
-fn find_cutoff(walks: &mut [NewestFirst<'_>], limit: u64) -> rusqlite::Result<i64> {
+fn find_cutoff(
+    walks: &mut [NewestFirst<'_>],
+    mut outcomes: Option<&mut NewestOutcomes<'_>>,
+    limit: u64,
+) -> rusqlite::Result<i64> {
     let mut bytes = 0_u64;
-    while let Some(newest) = walks.iter_mut().filter(|walk| walk.head.is_some()).max_by_key(|walk| walk.head)
-    {
-        let (at, size) = newest.head.unwrap_or_default();
+    loop {
+        let newest = walks.iter_mut().filter(|walk| walk.head.is_some()).max_by_key(|walk| walk.head);
+        let outcome = match &mut outcomes {
+            Some(outcomes) => outcomes.peek(limit.saturating_sub(bytes))?,
+            None => None,
+        };
+        let row = newest.as_ref().and_then(|walk| walk.head);
+        let Some((at, size)) = row.max(outcome) else { return Ok(i64::MIN) };
         bytes = bytes.saturating_add(u64::try_from(size).unwrap_or(0));
         if bytes > limit {
             return Ok(at);
         }
-        newest.advance()?;
+        match (newest, &mut outcomes) {
+            (Some(newest), _) if row >= outcome => newest.advance()?,
+            (_, Some(outcomes)) => outcomes.pop(),
+            (_, None) => {}
+        }
     }
-    Ok(i64::MIN)
 }
 
 /// The rows and bytes that one sweep may remove. The next accept waits for the sweep.
@@ -158,6 +173,8 @@ pub(super) fn sweep(
         hooks.extend(sweep_deliveries(conn, cache, state, cutoffs, watermark, now, &mut budget)?);
     }
     hooks.extend(sweep_deliveries(conn, cache, DEAD, (dead, cutoff.dead), watermark, now, &mut budget)?);
+    let cutoffs = (history, cutoff.history);
+    hooks.extend(outcomes::sweep(conn, cache, cutoffs, watermark, now, &mut budget)?);
     for hook in hooks {
         hook_rows::remove_if_unused(conn, cache, hook)?;
     }
@@ -213,7 +230,7 @@ fn sweep_old_keys(
 }
 
 /// The rows and bytes that a sweep may still remove.
-struct SweepBudget {
+pub(super) struct SweepBudget {
     rows: usize,
     bytes: usize,
     /// None: the time is not bounded.
@@ -223,14 +240,22 @@ struct SweepBudget {
 }
 
 impl SweepBudget {
-    fn take(&mut self, rows: usize, bytes: i64) {
+    pub(super) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(super) fn take(&mut self, rows: usize, bytes: i64) {
         self.has_removed |= rows > 0;
         self.rows = self.rows.saturating_sub(rows);
         self.bytes = self.bytes.saturating_sub(usize::try_from(bytes).unwrap_or(0));
     }
 
     /// Bytes count too: freeing a row reads all its pages, and 500 events of 1 MiB would block the writer for seconds.
-    fn is_used_up(&self) -> bool {
+    pub(super) fn is_used_up(&self) -> bool {
         self.rows == 0
             || self.bytes == 0
             || self.has_removed && self.until.is_some_and(|until| Instant::now() >= until)
@@ -277,7 +302,7 @@ fn sweep_deliveries(
         let has_others: bool = conn
             .prepare_cached("SELECT EXISTS (SELECT 1 FROM deliveries WHERE seq BETWEEN ?1 AND ?2)")?
             .query_row([sequence::first_delivery(event), sequence::last_delivery(event)], |row| row.get(0))?;
-        if has_others {
+        if has_others || !cache.outcomes.of_event(conn, event)?.is_empty() {
             continue;
         }
         conn.prepare_cached(
@@ -353,7 +378,12 @@ fn remove_event_data(
 }
 
 /// Removes an event. Within its idempotency window, removes only its data, so that a duplicate still finds the event.
-fn remove_event(conn: &Connection, accepted: i64, event: EventSeq, remove_row: bool) -> rusqlite::Result<()> {
+pub(super) fn remove_event(
+    conn: &Connection,
+    accepted: i64,
+    event: EventSeq,
+    remove_row: bool,
+) -> rusqlite::Result<()> {
     let (event_sql, loose_sql) = if remove_row {
         ("DELETE FROM events WHERE seq = ?1", "DELETE FROM loose WHERE accepted = ?1 AND event = ?2")
     } else {

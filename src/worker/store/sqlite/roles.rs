@@ -16,11 +16,12 @@ use super::super::{
 };
 use super::cache::WriterCache;
 use super::engine::SqliteStore;
+use super::outcomes::Snapshot;
 use super::retention::SweepRound;
 use super::writer::Operation;
 use super::{
     clock, event_ids, gates, history, hook_rows, namespace_keys, namespaces, reads, replays, retention, rows,
-    schema, transitions, vacuum,
+    schema, sequence, transitions, vacuum,
 };
 use crate::core::event::Event;
 use crate::core::fast_map::FastSet;
@@ -49,7 +50,7 @@ impl DispatchStore for SqliteStore {
         limit: ReadLimit,
     ) -> BoxFuture<'_, Result<DueDeliveries, StoreError>> {
         let uid = hook_uid.to_owned();
-        async move { self.read(move |conn| reads::due(conn, &uid, now, &exclude, limit)).await }.boxed()
+        async move { self.read(move |conn, recent| reads::due(conn, recent, &uid, now, &exclude, limit)).await }.boxed()
     }
 
     fn newest_untried(
@@ -60,13 +61,16 @@ impl DispatchStore for SqliteStore {
         limit: ReadLimit,
     ) -> BoxFuture<'_, Result<Vec<PendingDelivery>, StoreError>> {
         let uid = hook_uid.to_owned();
-        async move { self.read(move |conn| reads::newest_untried(conn, &uid, now, &exclude, limit)).await }
-            .boxed()
+        async move {
+            self.read(move |conn, recent| reads::newest_untried(conn, recent, &uid, now, &exclude, limit))
+                .await
+        }
+        .boxed()
     }
 
     fn next_due(&self, hook_uid: &str, after: Millis) -> BoxFuture<'_, Result<Option<Millis>, StoreError>> {
         let uid = hook_uid.to_owned();
-        async move { self.read(move |conn| reads::next_due(conn, &uid, after)).await }.boxed()
+        async move { self.read(move |conn, recent| reads::next_due(conn, recent, &uid, after)).await }.boxed()
     }
 
     fn backlog(&self) -> BoxFuture<'_, Result<Vec<HookBacklog>, StoreError>> {
@@ -117,7 +121,10 @@ impl HistoryStore for SqliteStore {
         let namespace = namespace.to_owned();
         async move {
             let of_namespace = namespace.clone();
-            self.read_history(&namespace, move |conn| history::delivery(conn, &of_namespace, id)).await
+            self.read_history(&namespace, move |conn, recent| {
+                history::delivery(conn, recent, &of_namespace, id)
+            })
+            .await
         }
         .boxed()
     }
@@ -129,8 +136,9 @@ impl HistoryStore for SqliteStore {
     ) -> BoxFuture<'_, Result<Option<(DeliverySeq, DeliveryState)>, StoreError>> {
         let namespace = namespace.to_owned();
         async move {
-            let read = move |conn: &Connection| history::state(conn, &namespace, id);
-            self.maintenance_readers.run(read).await
+            let read =
+                move |conn: &Connection, recent: &Snapshot| history::state(conn, recent, &namespace, id);
+            self.read_in(&self.maintenance_readers, read).await
         }
         .boxed()
     }
@@ -139,7 +147,10 @@ impl HistoryStore for SqliteStore {
         let namespace = namespace.to_owned();
         async move {
             let of_namespace = namespace.clone();
-            self.read_history(&namespace, move |conn| history::event_of(conn, &of_namespace, id)).await
+            self.read_history(&namespace, move |conn, recent| {
+                history::event_of(conn, recent, &of_namespace, id)
+            })
+            .await
         }
         .boxed()
     }
@@ -153,7 +164,9 @@ impl HistoryStore for SqliteStore {
         let budget = self.history_budget;
         async move {
             let (namespace, newest) = (filter.namespace.clone(), self.newest_ids.clone());
-            let list = move |conn: &Connection| history::list(conn, &newest, &filter, before, limit, budget);
+            let list = move |conn: &Connection, recent: &Snapshot| {
+                history::list(conn, (&newest, recent), &filter, before, limit, budget)
+            };
             self.read_history(&namespace, list).await?
         }
         .boxed()
@@ -167,8 +180,9 @@ impl HistoryStore for SqliteStore {
         let (namespace, id, budget) = (namespace.to_owned(), event_id.to_owned(), self.history_budget);
         async move {
             let (of_namespace, newest) = (namespace.clone(), self.newest_ids.clone());
-            let explain =
-                move |conn: &Connection| history::explain(conn, &newest, &of_namespace, &id, budget);
+            let explain = move |conn: &Connection, recent: &Snapshot| {
+                history::explain(conn, (&newest, recent), &of_namespace, &id, budget)
+            };
             self.read_history(&namespace, explain).await?
         }
         .boxed()
@@ -181,14 +195,8 @@ impl HistoryStore for SqliteStore {
         now: Millis,
     ) -> BoxFuture<'_, Result<Option<HookId>, StoreError>> {
         let namespace = namespace.to_owned();
-        async move {
-            let of_namespace = namespace.clone();
-            let replay = move |conn: &Connection, cache: &mut WriterCache| {
-                transitions::replay(conn, cache, &of_namespace, id, now)
-            };
-            self.write_namespace(&namespace, replay).await
-        }
-        .boxed()
+        self.write_unmaterialized(move |conn, cache| transitions::replay(conn, cache, &namespace, id, now))
+            .boxed()
     }
 
     fn cancel(
@@ -198,14 +206,8 @@ impl HistoryStore for SqliteStore {
         now: Millis,
     ) -> BoxFuture<'_, Result<Option<HookId>, StoreError>> {
         let namespace = namespace.to_owned();
-        async move {
-            let of_namespace = namespace.clone();
-            let cancel = move |conn: &Connection, cache: &mut WriterCache| {
-                transitions::cancel(conn, cache, &of_namespace, id, now)
-            };
-            self.write_namespace(&namespace, cancel).await
-        }
-        .boxed()
+        self.write_unmaterialized(move |conn, cache| transitions::cancel(conn, cache, &namespace, id, now))
+            .boxed()
     }
 
     fn start_replay(
@@ -227,9 +229,9 @@ impl HistoryStore for SqliteStore {
             }
             let text = serde_json::to_string(&filter).map_err(|e| StoreError::Refused(e.to_string()))?;
             let id = Uuid::now_v7();
-            // Without materializing anything: only finished deliveries are replayed, and they have rows.
-            let start = move |conn: &Connection, _: &mut WriterCache| {
-                replays::start(conn, id, (&filter, &text), rate, now)
+            let start = move |conn: &Connection, cache: &mut WriterCache| {
+                let top = sequence::last_delivery(cache.unmaterialized(conn)?.last_event());
+                replays::start(conn, id, (&filter, &text), rate, top, now)
             };
             self.write_unmaterialized(start).await?.ok_or(StoreError::TooManyReplays(replays::MAX_UNFINISHED))
         }
@@ -238,10 +240,9 @@ impl HistoryStore for SqliteStore {
 
     fn step_replays(&self, now: Millis) -> BoxFuture<'_, Result<Vec<HookId>, StoreError>> {
         async move {
-            let (batches, has_expired) = {
-                let newest = self.newest_ids.clone();
-                self.maintenance_readers.run(move |conn| replays::plan(conn, &newest, now)).await?
-            };
+            let newest = self.newest_ids.clone();
+            let plan = move |conn: &Connection, recent: &Snapshot| replays::plan(conn, (&newest, recent), now);
+            let (batches, has_expired) = self.read_in(&self.maintenance_readers, plan).await?;
             if has_expired {
                 self.write_unmaterialized(move |conn, _| replays::remove_expired(conn, now)).await?;
             }
@@ -267,8 +268,8 @@ impl HistoryStore for SqliteStore {
         let budget = self.history_budget;
         async move {
             let (namespace, newest) = (filter.namespace.clone(), self.newest_ids.clone());
-            let count = move |conn: &Connection| {
-                history::count_finished(conn, &newest, &filter, before, limit, budget)
+            let count = move |conn: &Connection, recent: &Snapshot| {
+                history::count_finished(conn, (&newest, recent), &filter, before, limit, budget)
             };
             self.read_history(&namespace, count).await?
         }
@@ -289,7 +290,7 @@ impl HistoryStore for SqliteStore {
         let namespace = namespace.to_owned();
         async move {
             let of_namespace = namespace.clone();
-            self.read_history(&namespace, move |conn| replays::list(conn, &of_namespace)).await
+            self.read_history(&namespace, move |conn, _| replays::list(conn, &of_namespace)).await
         }
         .boxed()
     }
@@ -302,7 +303,7 @@ impl HistoryStore for SqliteStore {
         let namespace = namespace.to_owned();
         async move {
             let of_namespace = namespace.clone();
-            self.read_history(&namespace, move |conn| replays::progress(conn, &of_namespace, id)).await
+            self.read_history(&namespace, move |conn, _| replays::progress(conn, &of_namespace, id)).await
         }
         .boxed()
     }
@@ -317,8 +318,15 @@ impl MaintenanceStore for SqliteStore {
             let mut has_freed = false;
             let cutoff = match std::mem::take(&mut *round) {
                 SweepRound::Begin => {
-                    *self.unused_hooks.lock() = self.maintenance_readers.run(hook_rows::find_unused).await?;
-                    Some(self.maintenance_readers.run(move |conn| retention::cutoff(conn, retention)).await?)
+                    self.materialize_old(now).await?;
+                    *self.unused_hooks.lock() =
+                        self.read_in(&self.maintenance_readers, hook_rows::find_unused).await?;
+                    Some(
+                        self.read_in(&self.maintenance_readers, move |conn, recent| {
+                            retention::cutoff(conn, recent, retention)
+                        })
+                        .await?,
+                    )
                 }
                 SweepRound::Remove(cutoff) => Some(cutoff),
                 SweepRound::Vacuum => {
@@ -377,7 +385,8 @@ impl MaintenanceStore for SqliteStore {
 
     fn hook_stats(&self, uid: &str) -> BoxFuture<'_, Result<StoreStats, StoreError>> {
         let uid = uid.to_owned();
-        self.read_in(&self.maintenance_readers, move |conn| reads::hook_stats(conn, &uid)).boxed()
+        self.read_in(&self.maintenance_readers, move |conn, recent| reads::hook_stats(conn, recent, &uid))
+            .boxed()
     }
 
     fn claim_installation(&self, installation: &str, adopt: bool) -> BoxFuture<'_, Result<(), StoreError>> {

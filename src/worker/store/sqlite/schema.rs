@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension};
 use super::super::StoreError;
 
 /// The format this program writes.
-pub(super) const VERSION: i64 = 8;
+pub(super) const VERSION: i64 = 9;
 /// "HkSt": distinguishes our file from any other SQLite database.
 pub(super) const APPLICATION_ID: i64 = 0x486b_5374;
 
@@ -41,6 +41,7 @@ pub(super) const MIGRATIONS: &[Migration] = &[
     Migration { version: 6, min_reader: 5, sql: V6 },
     Migration { version: 7, min_reader: 7, sql: V7 },
     Migration { version: 8, min_reader: 8, sql: V8 },
+    Migration { version: 9, min_reader: 9, sql: V9 },
 ];
 
 const V1: &str = "
@@ -351,6 +352,39 @@ CREATE TABLE id_runs (
 );
 -- The id of a row is the id of its run << 24 plus its number. Each row ends with a checksum.
 CREATE TABLE id_blocks (id INTEGER PRIMARY KEY, content BLOB NOT NULL);
+";
+
+/// Deliveries that succeed at once have no row (see `outcomes`). An older program would send those again that are after the
+/// watermark, and not show the others, so `min_reader` rises. Rows of older programs stay until they expire.
+const V9: &str = "
+-- Outcomes of one group commit. Read only after meta.segmented. Contents end with a checksum.
+CREATE TABLE outcome_groups (
+    id      INTEGER PRIMARY KEY,
+    last    INTEGER NOT NULL,  -- the last delivery
+    content BLOB NOT NULL
+);
+-- Outcomes in the order of their deliveries. The ranges from first to last do not overlap.
+CREATE TABLE outcome_segments (
+    first    INTEGER PRIMARY KEY,
+    last     INTEGER NOT NULL,
+    outcomes INTEGER NOT NULL,  -- their number
+    oldest   INTEGER NOT NULL,  -- when the first and the last of them finished
+    newest   INTEGER NOT NULL,
+    bytes    INTEGER NOT NULL,  -- of their events
+    content  BLOB NOT NULL
+);
+CREATE INDEX outcome_segments_oldest ON outcome_segments (oldest);
+CREATE INDEX outcome_segments_newest ON outcome_segments (newest, bytes);
+-- The ranges of events in which a hook (kind 0) or a namespace (kind 1) has outcomes in segments.
+CREATE TABLE outcome_index (
+    kind     INTEGER NOT NULL,
+    owner    INTEGER NOT NULL,
+    part     INTEGER NOT NULL,  -- of the sequence: event >> 12
+    outcomes INTEGER NOT NULL,
+    slots    INTEGER NOT NULL,  -- a bit for each 64 events of the part
+    PRIMARY KEY (kind, owner, part)
+) WITHOUT ROWID;
+INSERT INTO meta (name, value) VALUES ('segmented', 0);
 ";
 
 /// How long a connection waits for a lock. Only one thread writes, but a checkpoint takes a lock while it restarts the

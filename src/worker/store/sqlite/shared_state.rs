@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::super::{InFlightAccepts, Shares, StoreError};
+use super::outcomes::Recent;
 use super::reserve::{DiskReserve, ReserveUse};
 use crate::metrics::Metrics;
 
@@ -20,6 +21,8 @@ pub(super) struct SharedState {
     queued_bytes: AtomicUsize,
     all_materialized: AtomicBool,
     key_bytes: AtomicUsize,
+    /// Deliveries that no table lists.
+    pub(super) recent: Arc<Recent>,
     shares: Mutex<Shares>,
     metrics: OnceLock<Arc<Metrics>>,
     reserve: DiskReserve,
@@ -44,6 +47,7 @@ impl SharedState {
             queued_bytes: AtomicUsize::new(0),
             all_materialized: AtomicBool::new(false),
             key_bytes: AtomicUsize::new(0),
+            recent: Arc::default(),
             shares: Mutex::default(),
             metrics: OnceLock::new(),
             is_disk_full: AtomicBool::new(!reserve.is_complete()),

@@ -8,11 +8,31 @@ use super::ended_events;
 use super::engine::SqliteStore;
 use super::event_ids;
 use super::hook_rows;
+use super::materialize;
 use super::retention::{self, Cutoff, SweepLimit};
 use super::vacuum::{self, STEP_PAGES};
 use crate::core::time::Millis;
 
+/// How long a pending delivery has no row at most, in milliseconds, if sweeps run.
+const MAX_NOTE_AGE: i64 = 60_000;
+
 impl SqliteStore {
+    /// Inserts the rows of pending deliveries that have been due for long. Without space, retention waits for them.
+    pub(super) async fn materialize_old(&self, now: Millis) -> Result<(), StoreError> {
+        let due = now.0.saturating_sub(MAX_NOTE_AGE);
+        let batch = move |conn: &Connection, cache: &mut WriterCache| {
+            materialize::materialize_due_before(conn, cache, due)
+        };
+        while !self.shared.is_all_materialized() {
+            match self.write_unmaterialized(batch).await {
+                Ok(true) => {}
+                Ok(false) | Err(StoreError::Full | StoreError::Busy) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
     /// Removes a bounded number of expired rows, and of rows of hooks that have nothing left. True: there are more.
     pub(super) async fn sweep_rows(
         &self,

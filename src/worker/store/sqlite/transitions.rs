@@ -8,11 +8,13 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension, params};
 use uuid::Uuid;
 
+use super::super::ids;
 use super::super::{AttemptRecord, DeliverySeq, HookId, NextStep, Settlement};
 use super::cache::WriterCache;
 use super::gates;
 use super::hook_rows;
 use super::materialize;
+use super::outcomes::Outcome;
 use super::rows;
 use super::schema::{CANCELLED, CANDIDATE, DEAD, DELIVERED, PENDING};
 use crate::core::delivery_reason::DeliveryReason;
@@ -31,10 +33,14 @@ pub(super) fn settle(
 ) -> rusqlite::Result<bool> {
     let seq = settlement.delivery;
     if let Some((noted, namespace)) = cache.take_unmaterialized(conn, seq)? {
-        // The usual case takes one statement.
+        // The usual case writes no row.
         if let Some(attempt @ AttemptRecord { error: None, detail: None, .. }) = &settlement.attempt
             && settlement.next == NextStep::Delivered
         {
+            let outcome = Outcome::new(seq, (&noted, namespace), settlement, attempt);
+            if outcome.is_some_and(|outcome| cache.outcomes.insert(outcome)) {
+                return Ok(false);
+            }
             return materialize::materialize_delivered(conn, seq, (&noted, namespace), settlement, attempt)
                 .map(|()| false);
         }
@@ -143,7 +149,10 @@ pub(super) fn make_pending(
         )?
         .query_row([delivery], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
-    let Some((hook, size)) = finished else { return Ok(false) };
+    let Some((hook, size)) = finished else {
+        let Some(outcome) = cache.outcomes.take(conn, delivery)? else { return Ok(false) };
+        return insert_replayed(conn, cache, &outcome, replayed, now).map(|()| true);
+    };
     let held = cache.hook(conn, hook)?.total_held(now);
     conn.prepare_cached(
         "UPDATE deliveries SET state = ?2, reason = NULL, due = ?3, finished_at = NULL, began = ?3,
@@ -157,6 +166,37 @@ pub(super) fn make_pending(
     Ok(true)
 }
 
+/// Inserts the row of a delivery that was delivered at once and is pending again.
+fn insert_replayed(
+    conn: &Connection,
+    cache: &mut WriterCache,
+    outcome: &Outcome,
+    replayed: bool,
+    now: Millis,
+) -> rusqlite::Result<()> {
+    let held = cache.hook(conn, outcome.hook)?.total_held(now);
+    conn.prepare_cached(
+        "INSERT INTO deliveries (seq, hook, id, state, attempts, due, size, held_before, first_at, first_micros,
+                                 first_status, replays, began, attempts_before, namespace)
+         VALUES (?1, ?2, ?3, ?4, 1, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?5, 1, ?12)",
+    )?
+    .execute(params![
+        outcome.seq,
+        outcome.hook,
+        outcome.id().as_bytes(),
+        PENDING,
+        now.0,
+        outcome.size,
+        held,
+        outcome.first_at,
+        outcome.micros,
+        outcome.status,
+        i64::from(replayed),
+        outcome.namespace,
+    ])?;
+    cache.count(conn, outcome.hook, outcome.size)
+}
+
 /// Finds a delivery in a namespace: its sequence number, its state, and the row id of its hook.
 fn find(
     conn: &Connection,
@@ -164,14 +204,34 @@ fn find(
     namespace: &str,
     id: Uuid,
 ) -> rusqlite::Result<Option<(DeliverySeq, i64, i64)>> {
-    conn.prepare_cached(
-        "SELECT d.seq, d.state, d.hook FROM deliveries d CROSS JOIN hooks h ON h.id = d.hook
-         WHERE d.id = ?1 AND h.namespace = ?2",
-    )?
-    .query_row(params![id.as_bytes(), cache.namespace_keys.get(conn, namespace)?], |row| {
-        Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-    })
-    .optional()
+    let key = cache.namespace_keys.get(conn, namespace)?;
+    let row = conn
+        .prepare_cached(
+            "SELECT d.seq, d.state, d.hook FROM deliveries d CROSS JOIN hooks h ON h.id = d.hook
+             WHERE d.id = ?1 AND h.namespace = ?2",
+        )?
+        .query_row(params![id.as_bytes(), key], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .optional()?;
+    if row.is_some() {
+        return Ok(row);
+    }
+    let found = match ids::numbered(id) {
+        Some(seq) => match cache.outcomes.find(conn, seq)?.filter(|outcome| outcome.id() == id) {
+            Some(outcome) => Some((seq, DELIVERED, outcome.hook)),
+            None => {
+                let noted = cache.unmaterialized(conn)?.get(seq);
+                noted.filter(|noted| noted.id == *id.as_bytes()).map(|noted| (seq, PENDING, noted.hook))
+            }
+        },
+        // An id of an older version.
+        None => {
+            let mut notes = cache.unmaterialized(conn)?.iter();
+            let found = notes.find(|(_, noted)| noted.id == *id.as_bytes());
+            found.map(|(seq, noted)| (seq, PENDING, noted.hook))
+        }
+    };
+    let Some(found) = found else { return Ok(None) };
+    Ok((cache.hook(conn, found.2)?.namespace_key == key).then_some(found))
 }
 
 /// Replays one delivery and returns its hook. None: there is no such delivery.
@@ -197,6 +257,7 @@ pub(super) fn cancel(
 ) -> rusqlite::Result<Option<HookId>> {
     let Some((seq, state, hook)) = find(conn, cache, namespace, id)? else { return Ok(None) };
     if state == PENDING || state == CANDIDATE {
+        materialize::materialize_one(conn, cache, seq)?;
         let size: i64 = conn
             .prepare_cached(
                 "UPDATE deliveries SET state = ?2, reason = NULL, finished_at = ?3, size = -abs(size)

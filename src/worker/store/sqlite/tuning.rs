@@ -8,6 +8,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::history::ReadBudget;
+use super::outcomes::OutcomeLimits;
 use super::retention::SweepLimit;
 use super::runs::RunLimits;
 
@@ -37,6 +38,10 @@ pub(super) struct Tuning {
     pub(super) keys: RunLimits,
     /// Event ids in memory, and how they are written.
     pub(super) ids: RunLimits,
+    /// Outcomes in memory, and how they are merged.
+    pub(super) outcomes: OutcomeLimits,
+    /// Events by which the stored watermark of materialization may lag behind.
+    pub(super) watermark_lag: i64,
     /// Bytes of pages that the writer keeps in memory.
     pub(super) page_cache: u64,
     /// Connections for the dispatcher's reads.
@@ -104,6 +109,8 @@ impl Default for Tuning {
             sweep_limit: SweepLimit { rows: 500, bytes: 4 << 20, time: Duration::from_millis(4) },
             keys: RunLimits::default(),
             ids: RunLimits::default(),
+            outcomes: OutcomeLimits::default(),
+            watermark_lag: 1024,
             page_cache: 64 << 20,
             readers: 4,
             maintenance_readers: 2,

@@ -1,4 +1,4 @@
-//! Deliveries without a row of their own: the encoding of their notes in `events.handed`, and the set of them in
+//! Pending deliveries without a row of their own: the encoding of their notes in `events.handed`, and the set of them in
 //! memory.
 //!
 //! `materialize` explains why they exist and when they get their rows.
@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::super::{DeliverySeq, EventSeq};
+use super::outcomes::{self, Level0, Snapshot};
 use super::rows::EVENT_BYTES;
 use super::sequence;
 
@@ -16,8 +17,8 @@ const MAX_COUNT: usize = 16_384;
 /// The most events that a start has to search for unmaterialized deliveries.
 const MAX_EVENTS: EventSeq = 32_768;
 
-/// A delivery without a row: pending, never attempted, and due when it was accepted.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A pending delivery without a row: never attempted, and due when it was accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Unmaterialized {
     /// The row id of its hook.
     pub(super) hook: i64,
@@ -70,25 +71,33 @@ fn decode_notes(
 pub(super) struct UnmaterializedSet {
     deliveries: BTreeMap<DeliverySeq, Unmaterialized>,
     last_event: EventSeq,
-    /// The stored watermark `meta.filed`: every delivery of an event up to it has a row.
+    /// The stored watermark `meta.filed`: every delivery of an event up to it has a row or an outcome.
     stored_watermark: EventSeq,
 }
 
 impl UnmaterializedSet {
     /// Reads the set from the notes.
-    pub(super) fn read(conn: &Connection) -> rusqlite::Result<UnmaterializedSet> {
+    pub(super) fn read(
+        conn: &Connection,
+        has_outcome: impl Fn(DeliverySeq) -> rusqlite::Result<bool>,
+    ) -> rusqlite::Result<UnmaterializedSet> {
         let stored_watermark = watermark(conn)?;
         let last: Option<EventSeq> =
             conn.prepare_cached("SELECT max(seq) FROM events")?.query_row([], |row| row.get(0))?;
         Ok(UnmaterializedSet {
-            deliveries: read_after(conn, stored_watermark)?,
+            deliveries: read_after(conn, stored_watermark, has_outcome)?,
             last_event: last.unwrap_or(0).max(stored_watermark),
             stored_watermark,
         })
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Unmaterialized> {
-        self.deliveries.values()
+    /// Returns the deliveries, oldest first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (DeliverySeq, &Unmaterialized)> {
+        self.deliveries.iter().map(|(seq, delivery)| (*seq, delivery))
+    }
+
+    pub(super) fn get(&self, seq: DeliverySeq) -> Option<&Unmaterialized> {
+        self.deliveries.get(&seq)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -117,17 +126,12 @@ impl UnmaterializedSet {
         self.deliveries.first_key_value().map(|(seq, _)| *seq)
     }
 
-    /// Returns the deliveries up to `last`, oldest first.
-    pub(super) fn up_to(&self, last: DeliverySeq) -> impl Iterator<Item = (DeliverySeq, &Unmaterialized)> {
-        self.deliveries.range(..=last).map(|(seq, delivery)| (*seq, delivery))
-    }
-
-    pub(super) fn of_event(&self, event: EventSeq) -> Vec<DeliverySeq> {
+    pub(super) fn of_event(&self, event: EventSeq) -> impl Iterator<Item = (DeliverySeq, &Unmaterialized)> {
         let range = sequence::first_delivery(event)..=sequence::last_delivery(event);
-        self.deliveries.range(range).map(|(seq, _)| *seq).collect()
+        self.deliveries.range(range).map(|(seq, delivery)| (*seq, delivery))
     }
 
-    /// Returns the last event up to which every delivery has a row.
+    /// Returns the last event up to which every delivery has a row or an outcome.
     fn watermark(&self) -> EventSeq {
         self.oldest().map_or(self.last_event, |seq| sequence::event_seq(seq) - 1)
     }
@@ -157,15 +161,28 @@ fn watermark(conn: &Connection) -> rusqlite::Result<EventSeq> {
     Ok(watermark.unwrap_or(0))
 }
 
-/// Reads the unmaterialized deliveries from the notes, for a caller outside the writer's thread.
-pub(super) fn read(conn: &Connection) -> rusqlite::Result<BTreeMap<DeliverySeq, Unmaterialized>> {
-    read_after(conn, watermark(conn)?)
+/// Reads the unmaterialized deliveries from the notes.
+pub(super) fn read(
+    conn: &Connection,
+    has_outcome: impl Fn(DeliverySeq) -> rusqlite::Result<bool>,
+) -> rusqlite::Result<BTreeMap<DeliverySeq, Unmaterialized>> {
+    read_after(conn, watermark(conn)?, has_outcome)
+}
+
+/// Reads what no table lists from a store that no writer of this process has open.
+pub(super) fn read_snapshot(conn: &Connection) -> rusqlite::Result<Snapshot> {
+    let level0 = Level0::load(conn)?;
+    let has_segments = outcomes::exists(conn)?;
+    let has_outcome =
+        |seq| Ok(level0.find(seq).is_some() || (has_segments && outcomes::find(conn, seq)?.is_some()));
+    Ok(Snapshot::new(read(conn, has_outcome)?, level0))
 }
 
 /// Reads the unmaterialized deliveries of the events after the watermark.
 fn read_after(
     conn: &Connection,
     watermark: EventSeq,
+    has_outcome: impl Fn(DeliverySeq) -> rusqlite::Result<bool>,
 ) -> rusqlite::Result<BTreeMap<DeliverySeq, Unmaterialized>> {
     let mut events = conn.prepare_cached(
         "SELECT seq, handed, octet_length(data) + coalesce(octet_length(attributes), 0) + ?2 FROM events
@@ -176,7 +193,7 @@ fn read_after(
     let mut found = BTreeMap::new();
     while let Some(row) = rows.next()? {
         for (seq, delivery) in decode_notes(row.get(0)?, row.get_ref(1)?.as_blob()?, row.get(2)?) {
-            if !has_row.query_row([seq], |row| row.get(0))? {
+            if !has_row.query_row([seq], |row| row.get(0))? && !has_outcome(seq)? {
                 found.insert(seq, delivery);
             }
         }
@@ -188,7 +205,7 @@ fn read_after(
 pub(super) fn count_without_hook(conn: &Connection) -> rusqlite::Result<usize> {
     let mut has_hook = conn.prepare("SELECT EXISTS (SELECT 1 FROM hooks WHERE id = ?1)")?;
     let mut count = 0;
-    for delivery in read(conn)?.values() {
+    for (_, delivery) in read_snapshot(conn)?.notes() {
         count += usize::from(!has_hook.query_row([delivery.hook], |row| row.get::<_, bool>(0))?);
     }
     Ok(count)
@@ -198,7 +215,7 @@ pub(super) fn count_without_hook(conn: &Connection) -> rusqlite::Result<usize> {
 /// because it counts each unmaterialized delivery towards its hook. Returns the number of deliveries that this removes.
 pub(super) fn remove_notes_without_hook(conn: &Connection) -> rusqlite::Result<u64> {
     let mut has_hook = conn.prepare("SELECT EXISTS (SELECT 1 FROM hooks WHERE id = ?1)")?;
-    let mut has_row = conn.prepare("SELECT EXISTS (SELECT 1 FROM deliveries WHERE seq = ?1)")?;
+    let pending = read_snapshot(conn)?;
     let mut events = conn.prepare("SELECT seq, handed FROM events WHERE seq > ?1 AND handed IS NOT NULL")?;
     let mut rows = events.query([watermark(conn)?])?;
     let (mut removed, mut changed) = (0, Vec::new());
@@ -208,7 +225,7 @@ pub(super) fn remove_notes_without_hook(conn: &Connection) -> rusqlite::Result<u
         for ((seq, delivery), note) in decode_notes(event, handed, 0).zip(handed.chunks_exact(NOTE_BYTES)) {
             if has_hook.query_row([delivery.hook], |row| row.get(0))? {
                 kept.extend_from_slice(note);
-            } else if !has_row.query_row([seq], |row| row.get(0))? {
+            } else if pending.note(seq).is_some() {
                 removed += 1;
             }
         }

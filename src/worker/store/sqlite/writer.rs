@@ -282,6 +282,7 @@ impl Writer {
         let has_space_for_runs =
             !self.shared.is_disk_full() && !self.shared.lacks_space(bytes + 2 * runs::MAX_SLICE_BYTES);
         self.cache.set_run_work(has_space_for_runs);
+        self.cache.outcomes.set_enabled(has_space_for_runs);
         // Events then need work on runs that succeeds. Otherwise the keys and ids in memory would not be bounded.
         let needs_slice = has_events && self.cache.is_memory_full();
         let lacks_space = has_events && self.shared.lacks_space(bytes) || needs_slice && !has_space_for_runs;
@@ -295,6 +296,7 @@ impl Writer {
         }
         if matches!(results, Err(FailureKind::Full)) {
             self.cache.set_run_work(false);
+            self.cache.outcomes.set_enabled(false);
             (group, results) = self.commit_on_full_disk(group, !lacks_space && !needs_slice);
             if group.is_empty() {
                 return;
@@ -377,6 +379,7 @@ impl Writer {
             // The cached row ids may belong to rows that were rolled back.
             self.cache.clear();
             self.cache.roll_back_runs();
+            self.cache.outcomes.roll_back();
             // SQLite may have rolled back itself, which it does on a full disk.
             if !self.conn.is_autocommit()
                 && let Err(e) = self.conn.execute_batch("ROLLBACK")
@@ -400,7 +403,7 @@ impl Writer {
                 continue;
             }
             self.execute("SAVEPOINT one")?;
-            let savepoint = self.cache.run_savepoint();
+            let savepoint = (self.cache.run_savepoint(), self.cache.outcomes.savepoint());
             match op.run(&self.conn, &mut self.cache, &self.tuning).map_err(|e| FailureKind::of(&e)) {
                 Ok(result) => {
                     // Write the counts now: the rollback of a later operation clears the cache.
@@ -410,7 +413,8 @@ impl Writer {
                 Err(FailureKind::Statement(text)) => {
                     tracing::warn!(reason = %text, "store operation refused");
                     self.cache.clear();
-                    self.cache.roll_back_runs_to(savepoint);
+                    self.cache.roll_back_runs_to(savepoint.0);
+                    self.cache.outcomes.roll_back_to(savepoint.1);
                     self.execute("ROLLBACK TO one")?;
                     results.push(Err(StoreError::Refused(text)));
                 }
@@ -418,8 +422,11 @@ impl Writer {
             }
             self.execute("RELEASE one")?;
         }
-        traced("materialize", || materialize::enforce_bounds(&self.conn, &mut self.cache))
-            .map_err(|e| FailureKind::of(&e))?;
+        let lag = self.tuning.watermark_lag;
+        let enforce = || materialize::enforce_bounds(&self.conn, &mut self.cache, lag);
+        let watermark = traced("materialize", enforce).map_err(|e| FailureKind::of(&e))?;
+        let merge = || self.cache.outcomes.work(&self.conn, watermark);
+        traced("outcomes", merge).map_err(|e| FailureKind::of(&e))?;
         if let Some(now) = now
             && now.0.abs_diff(self.marked.0) >= clock::MARK_INTERVAL
         {
@@ -441,6 +448,7 @@ impl Writer {
         match traced("commit", commit) {
             Ok(_) => {
                 self.cache.commit_runs(last_event);
+                self.cache.outcomes.commit();
                 Ok(results)
             }
             Err(e) => Err(FailureKind::of_commit(&e)),

@@ -44,24 +44,33 @@ async fn a_backlog_is_bounded_by_its_share() {
     assert!(matches!(store.accept(sized("e", "y"), T0).await, Err(StoreError::NamespaceFull)));
     let mut bad = new("bad", &["x"], T0);
     bad.deliveries.push(bad.deliveries[0].clone());
-    let before = stored_pending_bytes(dir.path());
+    let before = store.stats().await.unwrap().pending_bytes;
     let (refused, settled) = futures::join!(
         store.accept(vec![bad], T0),
         store.settle(settled(first.seq, T0, 200, NextStep::Delivered))
     );
     assert!(refused.is_err() && settled.is_ok());
-    assert_eq!(stored_pending_bytes(dir.path()), before - (10_000 + 512));
+    assert_eq!(store.stats().await.unwrap().pending_bytes, before - (10_000 + 512));
     store.accept(sized("e", "y"), T0).await.unwrap();
     // A replayed delivery counts again.
     store.replay("shop", shown.id, T0).await.unwrap();
-    assert_eq!(stored_pending_bytes(dir.path()), before + (10_000 + 512));
+    assert_eq!(store.stats().await.unwrap().pending_bytes, before + (10_000 + 512));
 }
 
 #[tokio::test]
 async fn history_and_dead_letters_are_bounded_by_bytes() {
+    for is_merging in [false, true] {
+        check_bounds_by_bytes(is_merging).await;
+    }
+}
+
+async fn check_bounds_by_bytes(is_merging: bool) {
     let dir = tempfile::tempdir().unwrap();
     let store = open_tuned(dir.path(), |t| {
-        t.sweep_limit = SweepLimit { rows: 7, bytes: 30_000, time: Duration::MAX }
+        t.sweep_limit = SweepLimit { rows: 7, bytes: 30_000, time: Duration::MAX };
+        if is_merging {
+            merge_often(t);
+        }
     });
     let body = format!("\"{}\"", "x".repeat(9_998));
     for n in 0..60_u8 {
@@ -168,8 +177,17 @@ async fn a_full_hook_refuses_events_whose_sender_retries() {
 
 #[tokio::test]
 async fn retention_leaves_no_rows_behind() {
+    for is_merging in [false, true] {
+        check_that_retention_leaves_no_rows(is_merging).await;
+    }
+}
+
+async fn check_that_retention_leaves_no_rows(is_merging: bool) {
     let dir = tempfile::tempdir().unwrap();
     let store = open_tuned(dir.path(), |t| {
+        if is_merging {
+            merge_often(t);
+        }
         t.sweep_limit = SweepLimit { rows: 7, bytes: 200, time: Duration::MAX };
         t.keys.table = 10;
         t.ids.table = 10;
@@ -205,6 +223,10 @@ async fn retention_leaves_no_rows_behind() {
         "key_filters",
         "id_runs",
         "id_blocks",
+        "outcome_groups",
+        "outcome_segments",
+        "outcome_index",
+        "hooks",
     ] {
         let remaining: i64 =
             conn.query_row(&format!("SELECT count(*) FROM {table}"), [], |r| r.get(0)).unwrap();

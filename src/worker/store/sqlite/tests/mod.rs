@@ -10,6 +10,7 @@ mod hook_rows;
 mod keys;
 mod materialize;
 mod migration;
+mod outcomes;
 mod throughput;
 
 use std::os::unix::fs::PermissionsExt;
@@ -25,13 +26,14 @@ use parking_lot::Mutex;
 use rusqlite::{Connection, ffi};
 
 use super::super::conformance::{
-    RETENTION, Subject, T0, TestStore, conformance, delivery, event_with, key, new, seqs_of, settled,
+    RETENTION, Subject, T0, TestStore, conformance, delivery, event_with, ids_of, key, new, seqs_of, settled,
 };
 use super::super::{
     DeliverySeq, DispatchStore, Fate, HistoryStore, MaintenanceStore, NewEvent, NextStep, Retention, Shares,
     StoreError,
 };
 use super::files::FILE;
+use super::outcomes::OutcomeLimits;
 use super::retention::SweepLimit;
 use super::tuning::Tuning;
 use super::{SqliteStore, check, gates, history, migrate, reads, retention, schema, sequence, walk};
@@ -81,6 +83,35 @@ impl Subject for OnDisk {
 }
 
 conformance!(OnDisk);
+
+/// A store that merges outcomes to segments in every group, a few in each.
+struct Merging(tempfile::TempDir);
+
+impl Subject for Merging {
+    type Store = SqliteStore;
+    fn new() -> Self {
+        Merging(tempfile::tempdir().unwrap())
+    }
+    async fn open(&self) -> SqliteStore {
+        open_merging(self.0.path())
+    }
+}
+
+/// Opens a store with small segments.
+fn open_merging(dir: &Path) -> SqliteStore {
+    open_tuned(dir, merge_often)
+}
+
+fn merge_often(tuning: &mut Tuning) {
+    tuning.watermark_lag = 0;
+    tuning.outcomes = OutcomeLimits { slice: 1, max_slice: 4, row_bytes: 150, ..OutcomeLimits::default() };
+}
+
+mod merging {
+    use super::*;
+
+    conformance!(Merging);
+}
 
 fn raw(dir: &Path) -> Connection {
     Connection::open(dir.join(FILE)).unwrap()
@@ -221,6 +252,8 @@ fn query_plans_use_indexes() {
         (reads::HELD, "INDEX hooks_held"),
         (history::EXPLAIN, "SEARCH e USING INTEGER PRIMARY KEY"),
         (retention::FINISHED, "INDEX deliveries_finished (state=? AND finished_at>?)"),
+        (super::outcomes::NewestOutcomes::SQL, "COVERING INDEX outcome_segments_newest"),
+        (super::outcomes::EXPIRED, "INDEX outcome_segments_oldest (oldest<?"),
         ("SELECT min(due) FROM candidates", "COVERING INDEX candidates_due"),
         ("UPDATE gates SET owner = NULL WHERE owner = 1", "INDEX gates_owner (owner=?)"),
     ] {

@@ -148,3 +148,41 @@ async fn store_cost() {
     store.close().await;
     println!("10000 events");
 }
+
+/// Accepts and settles events in groups of one size, so that the bytes written for each do not depend on the machine's speed.
+/// With history at the age limit, so that each round also removes as much as it adds.
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn store_bytes_of_deliveries_at_once() {
+    const GROUP: usize = 32;
+    let dir = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(dir.path()).unwrap();
+    let body = format!("\"{}\"", "x".repeat(1022));
+    let run = async |events: usize, from: Millis| {
+        for n in 0..events / GROUP {
+            let at = from + Duration::from_millis(n as u64);
+            let one = |m: usize| NewEvent {
+                event: event_with(&format!("{}-{n}-{m}", from.0), &body),
+                ..new("", &[&format!("h{}", m % 10)], at)
+            };
+            let accepted = store.accept((0..GROUP).map(one).collect(), at).await.unwrap();
+            let outcomes =
+                seqs_of(&accepted).into_iter().map(|seq| settled(seq, at, 200, NextStep::Delivered));
+            store.settle_many(outcomes.collect()).await.unwrap();
+        }
+    };
+    let written_by = async |events: usize, from: Millis| {
+        let (before, started) = (written_bytes(), Instant::now());
+        run(events, from).await;
+        ((written_bytes() - before) / events as u64, started.elapsed() / u32::try_from(events).unwrap())
+    };
+    run(20_000, T0).await;
+    let (bytes, took) = written_by(20_000, T0 + Duration::from_secs(60)).await;
+    println!("{bytes} bytes written for an accept and its settlement, in {took:?}");
+    let (before, late) = (written_bytes(), T0 + Duration::from_secs(86_400) + Duration::from_secs(30));
+    let started = Instant::now();
+    while store.sweep(RETENTION, late).await.unwrap() {}
+    let (swept, took) = ((written_bytes() - before) / 20_000, started.elapsed() / 20_000);
+    println!("{swept} bytes written to remove one, in {took:?}");
+    store.close().await;
+}
