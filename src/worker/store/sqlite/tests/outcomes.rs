@@ -93,7 +93,7 @@ async fn list_of_a_hook_with_few_deliveries_examines_few_entries() {
     for hook in ["rare", "none"] {
         for direction in [Direction::Older, Direction::Newer] {
             let filter = DeliveryFilter { hook: Some(hook.into()), ..shop() };
-            let mut walk = DeliveryWalk::new(&conn, &recent, &filter, direction, None).unwrap();
+            let mut walk = DeliveryWalk::new(&conn, &recent, &filter, None, direction, None).unwrap();
             let (mut found, mut examined) = (0, 0);
             while let Some(position) = walk.next(&conn).unwrap() {
                 let record = history::find_matching(&conn, &filter, position).unwrap();
