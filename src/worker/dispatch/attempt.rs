@@ -60,6 +60,7 @@ impl AttemptResult {
 /// Makes one attempt, hands its outcome to the settler and reports its end to the dispatcher. If the task panics or is
 /// aborted, the dispatcher learns that too.
 pub async fn run(job: AttemptJob) {
+    let start_delay = Millis::steady().since(job.ticket.started);
     let (uid, accepted, ticket) = (job.pending.hook.uid.clone(), job.pending.accepted, job.ticket);
     let postponed = |why| DispatchCommand::AttemptPostponed { uid: uid.clone(), why, ticket };
     let guard = ReportGuard::new(job.dispatch.clone(), postponed(Postponement::DeliveryOnly));
@@ -84,7 +85,7 @@ pub async fn run(job: AttemptJob) {
     // Send the outcome first, so that a store that cannot keep up slows down dispatching. A closed channel means that the
     // process stops; the next start repeats the delivery.
     outcomes.send(AttemptSettlement { uid: uid.clone(), settlement, accepted, series }).await.ok();
-    guard.report(DispatchCommand::AttemptEnded { uid, signal, evidence, ticket }).await;
+    guard.report(DispatchCommand::AttemptEnded { uid, signal, evidence, ticket, start_delay }).await;
 }
 
 /// Runs the handler if the filter still accepts the event. An error: no attempt was made.
