@@ -17,7 +17,7 @@ use crate::core::gate::GateRequest;
 use crate::core::hook::CompiledHook;
 use crate::core::receiver_breaker::ReceiverEvidence;
 use crate::core::retry::{self, RetryState};
-use crate::core::time::Millis;
+use crate::core::time::{self, Millis};
 use crate::metrics::{HookSeries, Metrics};
 use crate::worker::decide::{Decision, decide_again};
 use crate::worker::handlers::{HandlerOutcome, HandlerRunner, HookVersion, ReceiverPermission};
@@ -101,7 +101,8 @@ async fn make_attempt(
             let permitted = match &state.permission {
                 None => Ok(()),
                 Some(permission) => {
-                    let permitted = obtain_permission(job, state, hook, permission, started).await;
+                    // Boxed, because it is rare and would otherwise add to the size of every attempt.
+                    let permitted = Box::pin(obtain_permission(job, state, hook, permission, started)).await;
                     // It took a token of another rate, or none.
                     if permitted.is_ok() && state.rate() != job.ticket.rate {
                         return Err(Postponement::RateChanged);
@@ -273,7 +274,8 @@ fn settle(
         }
     };
     // A gap that does not count towards ages is like a hold.
-    let (now, gap) = (Millis::now(), Millis::now().since(Millis::for_ages()));
+    let clock = time::read_clock();
+    let (now, gap) = (clock.time, clock.age_lag);
     let state = RetryState {
         accepted: pending.accepted + pending.held + gap,
         attempts: pending.attempts.saturating_add(1),

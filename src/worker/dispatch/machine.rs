@@ -142,11 +142,13 @@ impl DispatchMachine {
     fn handle_command(&mut self, command: DispatchCommand, now: Now) {
         match command {
             DispatchCommand::Accepted { pending, memory } => {
-                let mut hooks: Vec<_> = pending.into_iter().map(|pending| self.enqueue(pending)).collect();
+                for pending in pending {
+                    let uid = self.enqueue(pending);
+                    // Once for each hook, however the deliveries of a batch alternate between hooks.
+                    self.mark(&uid);
+                }
                 // Now the machine counts the events.
                 drop(memory);
-                hooks.dedup();
-                hooks.iter().for_each(|uid| self.dispatch_ready(uid, now));
             }
             DispatchCommand::HookChanged(uid) => self.hook_changed(&uid, now),
             DispatchCommand::BacklogEnded { uid, hook } => self.forget(&uid, hook.as_ref(), now),
