@@ -1,16 +1,21 @@
 //! Sets up logs: text on a terminal, JSON otherwise.
 
+use std::fmt;
 use std::io::IsTerminal;
 use std::str::FromStr;
 
 use clap::{CommandFactory, ValueEnum};
-use tracing::Level;
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
 
 use super::environment::unknown_variables;
 use super::failure::{Failure, OrFail};
 use super::output::has_colour;
 use crate::core::suggest::did_you_mean;
+use crate::net::request_id::current_span;
 
 /// Flags of logging. Logs go to standard error.
 #[derive(clap::Args, Clone, Debug)]
@@ -54,13 +59,41 @@ impl LogArgs {
         let json = self.log_format.map_or(!is_terminal, |format| matches!(format, LogFormat::Json));
         let builder = tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter);
         let installed = if json {
-            builder.json().flatten_event(true).with_current_span(false).try_init()
+            builder
+                .json()
+                .flatten_event(true)
+                .with_current_span(false)
+                .map_event_format(WithRequest)
+                .try_init()
         } else {
-            builder.with_ansi(has_colour(&std::io::stderr())).with_target(false).try_init()
+            let builder = builder.with_ansi(has_colour(&std::io::stderr())).with_target(false);
+            builder.map_event_format(WithRequest).try_init()
         };
         installed.map_err(|e| Failure::new(format!("installing the logger: {e}")))?;
         unknown_variables(&super::Cli::command()).iter().for_each(|warning| tracing::warn!("{warning}"));
         Ok(())
+    }
+}
+
+/// Formats a line within the span of the request that the current task handles.
+struct WithRequest<F>(F);
+
+impl<S, N, F> FormatEvent<S, N> for WithRequest<F>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        match current_span() {
+            Some(span) => span.in_scope(|| self.0.format_event(context, writer, event)),
+            None => self.0.format_event(context, writer, event),
+        }
     }
 }
 

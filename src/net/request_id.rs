@@ -1,6 +1,8 @@
 //! Request ids. Each request has the id of its client or a generated one. It is returned in the response header, in the
 //! body of an error response, and is logged with every line of the request.
 
+use std::future::Future;
+
 use axum::body::Body;
 use axum::response::Response;
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
@@ -13,13 +15,25 @@ use crate::core::time::Millis;
 const HEADER: HeaderName = HeaderName::from_static("x-request-id");
 /// Longer ids are replaced, because they could fill the log.
 const MAX_LENGTH: usize = 128;
+const UUID_LENGTH: usize = uuid::fmt::Hyphenated::LENGTH;
 
 /// The members of an error response. As a response extension, it replaces the body and adds the member `requestId`. The
 /// handler's own body remains for callers that use the router without this server.
 #[derive(Clone)]
 pub struct ErrorBody(pub Map<String, Value>);
 
+tokio::task_local! {
+    static CURRENT: RequestId;
+}
+
+/// Creates the span of the request that the current task handles. For the logger, which creates it for each line: most
+/// requests log nothing, and a span for each of them would cost more than the rest of their routing.
+pub fn current_span() -> Option<Span> {
+    CURRENT.try_with(|id| tracing::error_span!(parent: None, "request", id = id.as_str())).ok()
+}
+
 /// The id of one request.
+#[derive(Clone)]
 pub struct RequestId(HeaderValue);
 
 impl RequestId {
@@ -28,8 +42,10 @@ impl RequestId {
         let theirs = headers.get(HEADER).filter(|value| is_safe(value.as_bytes()));
         RequestId(theirs.cloned().unwrap_or_else(|| {
             // A UUID is always a valid header value; the fallback only avoids a panic.
-            HeaderValue::from_str(&id::generate(Millis::now()).to_string())
-                .unwrap_or(HeaderValue::from_static("none"))
+            HeaderValue::from_str(
+                id::generate(Millis::wall()).hyphenated().encode_lower(&mut [0; UUID_LENGTH]),
+            )
+            .unwrap_or(HeaderValue::from_static("none"))
         }))
     }
 
@@ -37,9 +53,9 @@ impl RequestId {
         self.0.to_str().unwrap_or_default()
     }
 
-    /// Returns the tracing span of the request's log lines.
-    pub fn span(&self) -> Span {
-        tracing::info_span!(parent: None, "request", id = self.as_str())
+    /// Handles the request. What it logs has the id (see [`current_span`]).
+    pub async fn scope<T>(&self, handling: impl Future<Output = T>) -> T {
+        CURRENT.scope(self.clone(), handling).await
     }
 
     /// Adds the id to the response.

@@ -19,7 +19,6 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
-use tracing::Instrument;
 
 use super::connection_state::{ConnectionState, Phase};
 use super::problem::ProblemBody;
@@ -65,8 +64,7 @@ pub async fn serve_connection(
                 }
                 None => {
                     let request = Request::from_parts(parts, body);
-                    let result: Result<Response, Infallible> =
-                        router.call(request).instrument(id.span()).await;
+                    let result: Result<Response, Infallible> = id.scope(router.call(request)).await;
                     result.unwrap_or_else(|never| match never {})
                 }
             };

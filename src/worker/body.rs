@@ -155,7 +155,7 @@ async fn read(
     let all = async {
         let mut stream = body.into_data_stream();
         let mut decoder = coding.decoder();
-        let mut received = 0_usize;
+        let (mut received, mut whole) = (0_usize, None);
         while let Some(chunk) = stream.next().await {
             let chunk = chunk.map_err(|_| BodyError::Broken)?;
             received = received.saturating_add(chunk.len());
@@ -163,6 +163,8 @@ async fn read(
                 return Err(BodyError::TooBig);
             }
             match &mut decoder {
+                // A body that arrives in one piece, as most do, is not copied.
+                None if expected == Some(chunk.len()) && received == chunk.len() => whole = Some(chunk),
                 None => growing.append(&chunk).await?,
                 Some(decoder) => growing.append_decoded(decoder, &chunk).await?,
             }
@@ -171,14 +173,14 @@ async fn read(
         if let Some(decoder) = decoder.as_mut().filter(|_| received > 0) {
             growing.append(&decoder.finish()?).await?;
         }
-        Ok(())
+        Ok(whole)
     };
-    tokio::time::timeout(BODY_TIMEOUT, all).await.unwrap_or(Err(BodyError::Broken))?;
+    let whole = tokio::time::timeout(BODY_TIMEOUT, all).await.unwrap_or(Err(BodyError::Broken))?;
     let GrowingBody { bytes, mut memory, .. } = growing;
     if expected.is_none() {
         memory.shrink_to(request_cost(bytes.len() as u64));
     }
-    Ok(ReadBody { bytes: bytes.freeze(), memory })
+    Ok(ReadBody { bytes: whole.unwrap_or_else(|| bytes.freeze()), memory })
 }
 
 /// A body that is being read, with the memory that is reserved for it.

@@ -3,15 +3,18 @@
 use std::borrow::Cow;
 use std::fmt::Write;
 
+use serde_json::Value;
 use serde_json::value::RawValue;
-use serde_json::{Number, Value};
 
 use super::hops::{HOPS_ATTRIBUTE, hops};
 use super::members::{Duplicates, Members};
 use super::{CONTENT_TYPE_ATTRIBUTE, DataForm, Event};
+use crate::core::json_string::write_json_string;
 
 /// The content type of JSON data without a declared one.
 const JSON: &str = "application/json";
+/// The bytes of a structured CloudEvent besides its data, for most events.
+const RENDERED_ATTRIBUTES: usize = 320;
 
 /// A CloudEvent in binary mode.
 #[derive(Debug, PartialEq)]
@@ -56,28 +59,42 @@ impl Event {
     /// Renders a structured CloudEvent with all attributes of the event and the hop counter increased by one. The data
     /// is sent as it was received: as `data`, as `data_base64`, or not at all.
     pub fn to_cloudevent(&self) -> Vec<u8> {
-        let mut out = serde_json::Map::new();
-        for (name, text) in self.required_attributes() {
-            out.insert(name.into(), Value::String(text.to_owned()));
-        }
+        let mut members: Vec<(&str, AttributeValue<'_>)> = Vec::with_capacity(8 + self.attributes.len());
+        members.extend(self.required_attributes().map(|(name, text)| (name, AttributeValue::Text(text))));
+        members.push((HOPS_ATTRIBUTE, AttributeValue::Number(self.next_hops())));
         // Inline data without a type is JSON.
-        if self.data.form() == DataForm::Inline {
-            out.insert(CONTENT_TYPE_ATTRIBUTE.into(), Value::String(JSON.into()));
+        if self.data.form() == DataForm::Inline && !self.attributes.contains_key(CONTENT_TYPE_ATTRIBUTE) {
+            members.push((CONTENT_TYPE_ATTRIBUTE, AttributeValue::Text(JSON)));
         }
-        out.extend(self.attributes.iter().map(|(name, value)| (name.clone(), value.clone())));
-        out.insert(HOPS_ATTRIBUTE.into(), Value::Number(Number::from(self.next_hops())));
-        let mut text = Value::Object(out).to_string();
+        let others = self.attributes.iter().filter(|(name, _)| *name != HOPS_ATTRIBUTE);
+        members.extend(others.map(|(name, value)| (name.as_str(), AttributeValue::Json(value))));
+        // By name, so that every attempt sends the same bytes.
+        members.sort_unstable_by_key(|(name, _)| *name);
+        let mut text = String::with_capacity(self.data.get().len() + RENDERED_ATTRIBUTES);
+        for (name, value) in members {
+            text.push(if text.is_empty() { '{' } else { ',' });
+            write_text(&mut text, name);
+            text.push(':');
+            match value {
+                AttributeValue::Text(value) => write_text(&mut text, value),
+                // Writing to a String never fails.
+                AttributeValue::Number(value) => drop(write!(text, "{value}")),
+                AttributeValue::Json(Value::String(value)) => write_text(&mut text, value),
+                AttributeValue::Json(value) => drop(write!(text, "{value}")),
+            }
+        }
         let data = match self.data.base64_json(self.has_json_data()) {
             Some(base64) => Some(("data_base64", base64)),
             None if self.data.form() == DataForm::Absent => None,
             None => Some(("data", Cow::Borrowed(self.data.get()))),
         };
         if let Some((name, json)) = data {
-            // Append the data as its original text: parsing it would change numbers.
-            text.pop();
-            // Writing to a String never fails.
-            write!(text, ",\"{name}\":{json}}}").ok();
+            // The data's original text: parsing it would change numbers.
+            for part in [",\"", name, "\":", &json] {
+                text.push_str(part);
+            }
         }
+        text.push('}');
         text.into_bytes()
     }
 
@@ -114,6 +131,18 @@ impl Event {
     fn next_hops(&self) -> u32 {
         hops(&self.attributes).saturating_add(1)
     }
+}
+
+/// The value of a CloudEvents attribute that is rendered.
+enum AttributeValue<'a> {
+    Text(&'a str),
+    Number(u32),
+    Json(&'a Value),
+}
+
+fn write_text(out: &mut String, text: &str) {
+    // Writing to a String never fails.
+    write_json_string(text, |piece| out.write_str(piece)).ok();
 }
 
 fn to_raw(value: &impl serde::Serialize) -> Option<Box<RawValue>> {

@@ -17,7 +17,7 @@ use crate::core::gate::GateRequest;
 use crate::core::hook::CompiledHook;
 use crate::core::receiver_breaker::ReceiverEvidence;
 use crate::core::retry::{self, RetryState};
-use crate::core::time::Millis;
+use crate::core::time::{self, Millis};
 use crate::metrics::{HookSeries, Metrics};
 use crate::worker::decide::{Decision, decide_again};
 use crate::worker::handlers::{HandlerOutcome, HandlerRunner, HookVersion, ReceiverPermission};
@@ -60,6 +60,7 @@ impl AttemptResult {
 /// Makes one attempt, hands its outcome to the settler and reports its end to the dispatcher. If the task panics or is
 /// aborted, the dispatcher learns that too.
 pub async fn run(job: AttemptJob) {
+    let start_delay = Millis::steady().since(job.ticket.started);
     let (uid, accepted, ticket) = (job.pending.hook.uid.clone(), job.pending.accepted, job.ticket);
     let postponed = |why| DispatchCommand::AttemptPostponed { uid: uid.clone(), why, ticket };
     let guard = ReportGuard::new(job.dispatch.clone(), postponed(Postponement::DeliveryOnly));
@@ -84,7 +85,7 @@ pub async fn run(job: AttemptJob) {
     // Send the outcome first, so that a store that cannot keep up slows down dispatching. A closed channel means that the
     // process stops; the next start repeats the delivery.
     outcomes.send(AttemptSettlement { uid: uid.clone(), settlement, accepted, series }).await.ok();
-    guard.report(DispatchCommand::AttemptEnded { uid, signal, evidence, ticket }).await;
+    guard.report(DispatchCommand::AttemptEnded { uid, signal, evidence, ticket, start_delay }).await;
 }
 
 /// Runs the handler if the filter still accepts the event. An error: no attempt was made.
@@ -100,7 +101,8 @@ async fn make_attempt(
             let permitted = match &state.permission {
                 None => Ok(()),
                 Some(permission) => {
-                    let permitted = obtain_permission(job, state, hook, permission, started).await;
+                    // Boxed, because it is rare and would otherwise add to the size of every attempt.
+                    let permitted = Box::pin(obtain_permission(job, state, hook, permission, started)).await;
                     // It took a token of another rate, or none.
                     if permitted.is_ok() && state.rate() != job.ticket.rate {
                         return Err(Postponement::RateChanged);
@@ -272,7 +274,8 @@ fn settle(
         }
     };
     // A gap that does not count towards ages is like a hold.
-    let (now, gap) = (Millis::now(), Millis::now().since(Millis::for_ages()));
+    let clock = time::read_clock();
+    let (now, gap) = (clock.time, clock.age_lag);
     let state = RetryState {
         accepted: pending.accepted + pending.held + gap,
         attempts: pending.attempts.saturating_add(1),

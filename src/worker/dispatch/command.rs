@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
+use super::crowding::CrowdedNamespaces;
 use super::hold::Hold;
 use crate::core::bucket::Rate;
 use crate::core::fair_pool::Grant;
@@ -19,6 +20,7 @@ use crate::worker::store::{DeliverySeq, DueDeliveries, HookId, NextStep, Pending
 #[derive(Clone)]
 pub struct DispatchHandle {
     pub(super) commands: mpsc::Sender<DispatchCommand>,
+    pub(super) crowded: Arc<CrowdedNamespaces>,
 }
 
 #[derive(Debug)]
@@ -40,8 +42,15 @@ pub(super) enum DispatchCommand {
     DeliveryChanged { hook: HookId, seq: DeliverySeq },
     /// A read of the hook's backlog ended: the due deliveries, and when the next one is due.
     Loaded { uid: Arc<str>, serial: u64, result: Result<(DueDeliveries, Option<Millis>), StoreError> },
-    /// An attempt ended: the hook may send its next delivery.
-    AttemptEnded { uid: Arc<str>, signal: ReceiverSignal, evidence: ReceiverEvidence, ticket: AttemptTicket },
+    /// An attempt ended: the hook may send its next delivery. `start_delay`: how late the attempt started, because the
+    /// worker had other work.
+    AttemptEnded {
+        uid: Arc<str>,
+        signal: ReceiverSignal,
+        evidence: ReceiverEvidence,
+        ticket: AttemptTicket,
+        start_delay: Duration,
+    },
     /// No attempt was made, or it ended without an outcome.
     AttemptPostponed { uid: Arc<str>, why: Postponement, ticket: AttemptTicket },
     /// The filter failed on an event: the delivery is evaluated again until it is too old.
@@ -131,6 +140,11 @@ impl DispatchHandle {
         }
     }
 
+    /// Returns the namespaces whose senders wait before their response.
+    pub fn crowded(&self) -> &Arc<CrowdedNamespaces> {
+        &self.crowded
+    }
+
     /// Notifies the dispatcher that a delivery of the hook became due on disk.
     pub async fn notify_due(&self, uid: Arc<str>) {
         self.send(DispatchCommand::NotifyDue(uid)).await;
@@ -204,7 +218,7 @@ mod tests {
 
     fn handle(capacity: usize) -> (DispatchHandle, mpsc::Receiver<DispatchCommand>) {
         let (commands, received) = mpsc::channel(capacity);
-        (DispatchHandle { commands }, received)
+        (DispatchHandle { commands, crowded: Arc::default() }, received)
     }
 
     fn hook_of(command: Option<DispatchCommand>) -> Option<String> {

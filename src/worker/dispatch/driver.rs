@@ -62,7 +62,7 @@ pub struct Dispatcher {
 impl Dispatcher {
     pub fn new(parts: DispatcherParts) -> (Self, DispatchHandle) {
         let (sender, commands) = mpsc::channel(COMMAND_CAPACITY);
-        let handle = DispatchHandle { commands: sender };
+        let handle = DispatchHandle { commands: sender, crowded: Arc::default() };
         let tasks = TaskTracker::new();
         let (outcomes, settlements) = mpsc::channel(COMMAND_CAPACITY);
         tasks.spawn(settler::run(settlements, parts.store.clone(), handle.clone(), parts.metrics.clone()));
@@ -179,6 +179,9 @@ impl Dispatcher {
                 if change == Some(true) {
                     self.metrics.record_breaker_opening();
                 }
+            }
+            Effect::ReportCrowding { namespace, is_crowded } => {
+                self.handle.crowded.set(namespace, is_crowded)
             }
             Effect::RecordProbe(evidence) => self.metrics.record_breaker_probe(evidence),
             Effect::Transfer { from, to } => {

@@ -32,6 +32,8 @@ pub enum Effect {
         change: Option<bool>,
         series: Option<Arc<HookSeries>>,
     },
+    /// The senders of this namespace wait before their response, or no longer.
+    ReportCrowding { namespace: Arc<str>, is_crowded: bool },
     /// Count a probe of an open breaker.
     RecordProbe(ReceiverEvidence),
     /// Transfer the pending deliveries of a deleted hook to the hook that has its name now.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::command::{AttemptTicket, DispatchCommand, ReceiverSignal, SettledDelivery};
+use super::crowding::Crowding;
 use super::effect::Effect;
 use super::health::{evaluate_hold, hold_change};
 use super::hold::GoneMark;
@@ -29,6 +30,7 @@ pub struct DispatchMachine {
     pub(super) queues: FastMap<Arc<str>, HookQueue>,
     pub(super) timers: HookTimers,
     pub(super) memory: DeliveryMemory,
+    pub(super) crowding: Crowding,
     /// Hooks to dispatch after the current batch of commands, each once.
     to_dispatch: Vec<Arc<str>>,
     /// Deleted hooks with pending deliveries, by namespace and name.
@@ -56,6 +58,7 @@ impl DispatchMachine {
             queues: FastMap::default(),
             timers: HookTimers::default(),
             memory: DeliveryMemory::new(memory),
+            crowding: Crowding::default(),
             to_dispatch: Vec::new(),
             orphans: FastMap::default(),
             held: FastSet::default(),
@@ -139,11 +142,13 @@ impl DispatchMachine {
     fn handle_command(&mut self, command: DispatchCommand, now: Now) {
         match command {
             DispatchCommand::Accepted { pending, memory } => {
-                let mut hooks: Vec<_> = pending.into_iter().map(|pending| self.enqueue(pending)).collect();
+                for pending in pending {
+                    let uid = self.enqueue(pending);
+                    // Once for each hook, however the deliveries of a batch alternate between hooks.
+                    self.mark(&uid);
+                }
                 // Now the machine counts the events.
                 drop(memory);
-                hooks.dedup();
-                hooks.iter().for_each(|uid| self.dispatch_ready(uid, now));
             }
             DispatchCommand::HookChanged(uid) => self.hook_changed(&uid, now),
             DispatchCommand::BacklogEnded { uid, hook } => self.forget(&uid, hook.as_ref(), now),
@@ -163,7 +168,8 @@ impl DispatchMachine {
                 self.dispatch_ready(&uid, now);
             }
             DispatchCommand::Loaded { uid, serial, result } => self.on_loaded(&uid, serial, result, now),
-            DispatchCommand::AttemptEnded { uid, signal, evidence, ticket } => {
+            DispatchCommand::AttemptEnded { uid, signal, evidence, ticket, start_delay } => {
+                self.crowding.record_start(start_delay);
                 self.record_evidence(&uid, &ticket, evidence, signal, now);
                 self.end_attempt(&uid, &ticket, now);
             }

@@ -9,11 +9,14 @@
 //! The steps of a delivery: `dispatch_ready` (`sending`) starts an attempt, `attempt` runs the handler and decides the
 //! next step, `settler` commits the outcome, `on_settled` releases the claim.
 //!
+//! While the worker cannot keep up, `crowding` delays the senders whose deliveries fill the memory.
+//!
 //! Slots and memory are divided fairly between namespaces, then between hooks: `memory` counts, `core::fair_pool` divides
 //! what attempts in flight hold, and `reclaim` returns ready deliveries to the disk.
 
 mod attempt;
 mod command;
+mod crowding;
 mod driver;
 mod effect;
 mod health;
@@ -33,6 +36,7 @@ mod time;
 mod timers;
 
 pub use command::DispatchHandle;
+pub use crowding::{CrowdedNamespaces, MAX_SENDER_WAIT};
 pub use driver::{Dispatcher, DispatcherParts};
 pub use memory::ATTEMPT_OVERHEAD;
 

@@ -103,6 +103,8 @@ pub struct HookQueue {
     mean_duration: Option<i64>,
     /// The hook is dispatched after the current batch of commands.
     pub is_marked: bool,
+    /// The senders of its namespace wait (see `crowding`).
+    pub is_crowded: bool,
     /// There may be due deliveries on disk that are not in memory.
     pub has_more_on_disk: bool,
     pub loading: Option<LoadReservation>,
@@ -330,6 +332,11 @@ impl HookQueue {
         duration
     }
 
+    /// Returns the mean duration of the hook's attempts in milliseconds.
+    pub fn mean_duration(&self) -> Option<i64> {
+        self.mean_duration
+    }
+
     /// Returns how long the hook's attempts take: by those that ended, and by the mean age of those in flight.
     pub fn pace(&self, now: Millis) -> Pace {
         let slow = i64::try_from(SLOW_ATTEMPT.as_millis()).unwrap_or(i64::MAX);
@@ -434,6 +441,7 @@ impl HookQueue {
     pub fn is_quiet(&self) -> bool {
         self.ready.is_empty()
             && !self.has_more_on_disk
+            && !self.is_crowded
             && self.rank == ReadyRank::default()
             && self.bucket.is_none()
             && !self.breaker.is_open()
@@ -451,6 +459,7 @@ impl HookQueue {
             && self.bucket.is_none()
             && self.in_flight == 0
             && !self.is_marked
+            && !self.is_crowded
             && self.reported.is_none_or(|(healthy, _)| healthy)
     }
 }

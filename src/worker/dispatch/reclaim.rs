@@ -71,5 +71,9 @@ impl DispatchMachine {
         {
             self.memory.ranking.update(&hook.namespace, &hook.uid, before, rank);
         }
+        // Its deliveries went back to disk, or were sent.
+        if queue.is_crowded && queue.ready.is_empty() {
+            self.update_crowding(uid, true);
+        }
     }
 }

@@ -130,6 +130,7 @@ impl DispatchMachine {
             self.timers.set(at, uid);
         }
         let may_load = self.rank_and_check_load(uid, stopped) && may_load;
+        self.update_crowding(uid, matches!(stopped, Stopped::NotBefore(_)));
         if may_load {
             let may_wait = matches!(stopped, Stopped::NothingReady | Stopped::NeedsUntried);
             self.load(uid, is_next, may_wait, now);

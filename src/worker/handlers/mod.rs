@@ -117,7 +117,8 @@ impl HandlerRunner {
         let (timeout, started) = (timeout(hook), Instant::now());
         match &hook.handler {
             Handler::Log => log::write(hook, pending).await,
-            Handler::Lambda(lambda) => lambda::run(self, hook, lambda, pending, timeout).await,
+            // Boxed, as the other futures that are large or rare: the size of every attempt is that of the largest one.
+            Handler::Lambda(lambda) => Box::pin(lambda::run(self, hook, lambda, pending, timeout)).await,
             Handler::Webhook(_) | Handler::WebhookCustom(_) => {
                 match self.prepare_request(hook, pending).await {
                     Ok(request) => {
@@ -141,7 +142,7 @@ impl HandlerRunner {
                 webhook::prepare_request(self, hook, webhook, pending, timeout(hook)).await
             }
             Handler::WebhookCustom(custom) => {
-                webhook_custom::prepare_request(self, hook, custom, pending, timeout(hook)).await
+                Box::pin(webhook_custom::prepare_request(self, hook, custom, pending, timeout(hook))).await
             }
             Handler::Log | Handler::Lambda(_) => Err(HandlerOutcome::Undeliverable {
                 reason: DeliveryReason::NoTarget,

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT};
+use http::header::{
+    AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, IntoHeaderName, RETRY_AFTER, USER_AGENT,
+};
 use http::{HeaderMap, Method, Request, StatusCode, Uri};
 use http_body_util::Full;
 use secrecy::{ExposeSecret, SecretString};
@@ -30,13 +32,14 @@ use crate::worker::store::PendingDelivery;
 const MAX_RESPONSE: usize = 64 * 1024;
 /// Bytes of the body that are stored as the attempt's detail.
 const MAX_DETAIL: usize = 256;
+const UUID_LENGTH: usize = uuid::fmt::Hyphenated::LENGTH;
 const USER_AGENT_VALUE: &str = concat!("hookstream/", env!("CARGO_PKG_VERSION"));
-const ID_HEADER: &str = "webhook-id";
-const TIMESTAMP_HEADER: &str = "webhook-timestamp";
-const SIGNATURE_HEADER: &str = "webhook-signature";
+const ID_HEADER: HeaderName = HeaderName::from_static("webhook-id");
+const TIMESTAMP_HEADER: HeaderName = HeaderName::from_static("webhook-timestamp");
+const SIGNATURE_HEADER: HeaderName = HeaderName::from_static("webhook-signature");
 /// The number of replays of the delivery.
 const REPLAY_HEADER: &str = "x-hookstream-replay";
-const HOPS_HEADER: &str = "x-hookstream-hops";
+const HOPS_HEADER: HeaderName = HeaderName::from_static("x-hookstream-hops");
 
 /// A request that is ready to be sent. Not `Debug`, because it contains secrets.
 pub struct OutgoingRequest {
@@ -71,12 +74,52 @@ impl OutgoingRequest {
         timeout: Duration,
         secrets: &mut Vec<SecretString>,
     ) -> Result<HttpResponse, HandlerOutcome> {
-        let (http, authorization) = (self.http.clone(), self.authorization.take());
-        let mut message = self.into_request();
-        let Some(Authorization { tokens, request }) = authorization else {
-            let sent = http.send(message, timeout, MAX_RESPONSE).await;
-            return sent.map_err(|error| send_failed(&error, secrets));
-        };
+        let authorization = self.authorization.take();
+        let (http, message) = self.into_request();
+        match authorization {
+            None => {
+                let sent = http.send(message, timeout, MAX_RESPONSE).await;
+                sent.map_err(|error| send_failed(&error, secrets))
+            }
+            // Boxed, because it is rare and would otherwise set the size of every attempt.
+            Some(authorization) => Box::pin(authorization.exchange(&http, message, timeout, secrets)).await,
+        }
+    }
+
+    fn into_request(self) -> (HttpClient, Request<Full<Bytes>>) {
+        let mut request = Request::new(Full::from(self.body));
+        *request.method_mut() = self.method;
+        *request.uri_mut() = self.uri;
+        *request.headers_mut() = self.headers;
+        (self.http, request)
+    }
+
+    /// Sends the request and returns the outcome of the attempt.
+    pub async fn send(mut self, timeout: Duration) -> HandlerOutcome {
+        let mut secrets = std::mem::take(&mut self.secrets);
+        match self.exchange(timeout, &mut secrets).await {
+            Ok(response) => {
+                let is_success = response.status.is_success();
+                let retry_after = retry_after_of(&response.headers);
+                let detail = (!is_success && !response.body.is_empty())
+                    .then(|| redact_and_cut(&String::from_utf8_lossy(&response.body), &secrets));
+                HandlerOutcome::Answered { status: response.status.as_u16(), retry_after, detail }
+            }
+            Err(outcome) => outcome,
+        }
+    }
+}
+
+impl Authorization {
+    /// Sends a request with an access token, and once more with a new one if the receiver rejects it.
+    async fn exchange(
+        self,
+        http: &HttpClient,
+        mut message: Request<Full<Bytes>>,
+        timeout: Duration,
+        secrets: &mut Vec<SecretString>,
+    ) -> Result<HttpResponse, HandlerOutcome> {
+        let Authorization { tokens, request } = self;
         let deadline = Instant::now() + timeout;
         let remaining = || deadline.saturating_duration_since(Instant::now()).max(MIN_TIMEOUT);
         let token = tokio::time::timeout(timeout, tokens.token(request.clone())).await;
@@ -98,29 +141,6 @@ impl OutgoingRequest {
                 sent.map_err(|error| send_failed(&error, secrets))
             }
             Ok(None) | Err(_) => Ok(response),
-        }
-    }
-
-    fn into_request(self) -> Request<Full<Bytes>> {
-        let mut request = Request::new(Full::from(self.body));
-        *request.method_mut() = self.method;
-        *request.uri_mut() = self.uri;
-        *request.headers_mut() = self.headers;
-        request
-    }
-
-    /// Sends the request and returns the outcome of the attempt.
-    pub async fn send(mut self, timeout: Duration) -> HandlerOutcome {
-        let mut secrets = std::mem::take(&mut self.secrets);
-        match self.exchange(timeout, &mut secrets).await {
-            Ok(response) => {
-                let is_success = response.status.is_success();
-                let retry_after = retry_after_of(&response.headers);
-                let detail = (!is_success && !response.body.is_empty())
-                    .then(|| redact_and_cut(&String::from_utf8_lossy(&response.body), &secrets));
-                HandlerOutcome::Answered { status: response.status.as_u16(), retry_after, detail }
-            }
-            Err(outcome) => outcome,
         }
     }
 }
@@ -221,7 +241,7 @@ impl<'a> RequestDraft<'a> {
         let uri = self.target_uri().await?;
         // Set our headers last, so that a header of the spec cannot pass for a signature.
         let pending = self.pending;
-        self.set_own_header(ID_HEADER, &pending.id.to_string());
+        self.set_own_header(ID_HEADER, pending.id.hyphenated().encode_lower(&mut [0; UUID_LENGTH]));
         self.set_own_header(HOPS_HEADER, &hops(&pending.event.attributes).saturating_add(1).to_string());
         for (name, value) in trace::headers(&pending.event.attributes) {
             self.set_own_header(name, value);
@@ -279,7 +299,8 @@ impl<'a> RequestDraft<'a> {
     /// Returns the client with these TLS options.
     async fn http_client(&self, tls: Option<&Tls>) -> Result<HttpClient, HandlerOutcome> {
         let Some(tls) = tls else { return Ok(self.runner.http.clone()) };
-        let options = read_tls_options(&*self.runner.cluster, &self.hook.namespace, tls)
+        // Boxed, because it is rare and would otherwise add to the size of every attempt.
+        let options = Box::pin(read_tls_options(&*self.runner.cluster, &self.hook.namespace, tls))
             .await
             .map_err(missing_secret)?;
         self.runner
@@ -323,26 +344,32 @@ impl<'a> RequestDraft<'a> {
             }
             SignatureScheme::StandardWebhooks => {
                 let seconds = now.0.div_euclid(1000);
-                let id = self.pending.id.to_string();
+                let mut id = [0; UUID_LENGTH];
+                let id = self.pending.id.hyphenated().encode_lower(&mut id);
                 let keys: Result<Vec<_>, _> = secrets.iter().map(|text| SigningKey::parse(text)).collect();
                 let keys = keys.map_err(|error| invalid_secret(&signature.secret_ref, error))?;
                 if keys.iter().any(SigningKey::is_short) {
                     let secret = &signature.secret_ref.name;
                     self.runner.warnings.short_secret(self.hook, secret);
                 }
-                let value = sign::standard_webhooks_signature(&keys, &id, seconds, body);
+                let value = sign::standard_webhooks_signature(&keys, id, seconds, body);
                 self.set_own_header(TIMESTAMP_HEADER, &seconds.to_string());
                 self.set_own_header(SIGNATURE_HEADER, &value);
             }
         }
-        self.secrets.extend(secrets.into_iter().map(SecretString::from));
+        // The usual Secret, of one line, is not copied.
+        let is_one_line = secrets.first().is_some_and(|first| first.len() == secret.expose_secret().len());
+        match is_one_line {
+            true => self.secrets.push(secret),
+            false => self.secrets.extend(secrets.into_iter().map(SecretString::from)),
+        }
         Ok(())
     }
 
     /// Sets a header whose value this program generates. Such a value is always valid.
-    pub fn set_own_header(&mut self, name: &'static str, value: &str) {
+    pub fn set_own_header(&mut self, name: impl IntoHeaderName, value: &str) {
         if let Ok(value) = HeaderValue::from_str(value) {
-            self.headers.insert(HeaderName::from_static(name), value);
+            self.headers.insert(name, value);
         }
     }
 

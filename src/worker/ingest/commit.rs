@@ -13,7 +13,7 @@ use crate::core::delivery_reason::DeliveryReason;
 use crate::core::time::Millis;
 use crate::memory::Reservation;
 use crate::metrics::Metrics;
-use crate::worker::dispatch::DispatchHandle;
+use crate::worker::dispatch::{CrowdedNamespaces, DispatchHandle, MAX_SENDER_WAIT};
 use crate::worker::store::{
     AcceptedEvent, Fate, InFlightAccept, IngestStore, NewEvent, PendingDelivery, StoreError,
 };
@@ -40,6 +40,7 @@ struct CommittedRequest {
 pub struct Committer {
     store: Arc<dyn IngestStore>,
     committed: mpsc::UnboundedSender<CommittedRequest>,
+    crowded: Arc<CrowdedNamespaces>,
 }
 
 impl Committer {
@@ -47,8 +48,14 @@ impl Committer {
     pub fn start(store: Arc<dyn IngestStore>, dispatch: DispatchHandle, metrics: Arc<Metrics>) -> Committer {
         // The store's queue bounds the number of requests in this channel.
         let (committed, requests) = mpsc::unbounded_channel();
+        let crowded = dispatch.crowded().clone();
         tokio::spawn(hand_over(requests, dispatch, metrics));
-        Committer { store, committed }
+        Committer { store, committed, crowded }
+    }
+
+    /// Waits for a bounded time while the worker delivers the events of the namespace slower than it accepts them.
+    pub async fn wait_for_deliveries(&self, namespace: &str) {
+        self.crowded.wait(namespace, MAX_SENDER_WAIT).await;
     }
 
     /// Announces the events of a request that is complete and authorized, so that the store can commit them together with

@@ -40,7 +40,12 @@ pub async fn publish(
 ) -> Response {
     let started = Instant::now();
     let (parts, body) = request.into_parts();
-    let (is_duplicate, response) = match accept(&state, namespace, &parts.headers, body).await {
+    let result = accept(&state, &namespace, &parts.headers, body).await;
+    if result.is_ok() {
+        // The events are stored. This only keeps their sender from overtaking the deliveries.
+        state.committer.wait_for_deliveries(&namespace).await;
+    }
+    let (is_duplicate, response) = match result {
         Ok(PublishOutcome::One(accepted)) => {
             (accepted.duplicate, Json(PublishResponse::of(&accepted)).into_response())
         }
@@ -61,15 +66,15 @@ pub async fn publish(
 
 async fn accept(
     state: &IngestState,
-    namespace: String,
+    namespace: &str,
     headers: &HeaderMap,
     body: Body,
 ) -> Result<PublishOutcome, HttpProblem> {
     // Authorize first, so that bodies of unauthorized clients are not read.
-    let access = Permission::new(&namespace, "create", "events");
+    let access = Permission::new(namespace, "create", "events");
     state.cluster.authorize(token(headers), access).await?;
     // Otherwise a namespace that is created with this name later would have the event in its history.
-    if !state.namespaces.check_before_accept(&namespace).await {
+    if !state.namespaces.check_before_accept(namespace).await {
         return Err(HttpProblem::new(404, "NotFound", "there is no namespace of this name"));
     }
     if state.disk.is_full() {
@@ -82,7 +87,7 @@ async fn accept(
     } else {
         (limits.max_event_bytes, HttpProblem::event_too_big)
     };
-    let owner = namespace.as_str().into();
+    let owner = namespace.into();
     let sender = BodySender::Authorized { memory: state.memory.requests(), namespace: &owner };
     let body = read_body(body, headers, max, sender).await;
     let body = body.map_err(|error| HttpProblem::unreadable_body(&error, || too_big(max)))?;
@@ -109,7 +114,7 @@ async fn accept(
 async fn commit_events(
     state: &IngestState,
     drafts: Vec<EventDraft>,
-    namespace: String,
+    namespace: &str,
     headers: &HeaderMap,
     now: Millis,
     (memory, announced): (Reservation, InFlightAccept),
@@ -126,7 +131,7 @@ async fn commit_events(
             key: hash_parts(&[b"api", namespace.as_bytes(), draft.source.as_bytes(), id.as_bytes()]),
             window: state.limits.dedup_window,
         }));
-        let event = Arc::new(complete_draft(draft, namespace.clone(), Origin::Api, now));
+        let event = Arc::new(complete_draft(draft, namespace.to_owned(), Origin::Api, now));
         let hooks = state.index.matching(&event);
         matched.push((event, hooks));
     }

@@ -61,7 +61,7 @@ fn dispatch_cost() {
             let next = Some(NextStep::Delivered);
             settled.push(SettledDelivery { uid: uid.clone(), seq: pending.seq, next, notify: false });
             let (signal, evidence) = (ReceiverSignal::Healthy, ReceiverEvidence::Healthy);
-            Some(DispatchCommand::AttemptEnded { uid, signal, evidence, ticket })
+            Some(DispatchCommand::AttemptEnded { uid, signal, evidence, ticket, start_delay: Duration::ZERO })
         });
         let ended: Vec<_> = ended.collect();
         sent += ended.len();

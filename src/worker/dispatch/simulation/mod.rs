@@ -2,6 +2,7 @@
 //! checks after each step that no bound is exceeded and no delivery is in flight twice.
 
 mod cost;
+mod crowding;
 mod fairness;
 mod postponed;
 mod random;
@@ -86,6 +87,10 @@ pub struct Simulation {
     health: HashMap<Arc<str>, DeliveryHealth>,
     breakers: HashMap<Arc<str>, BreakerReport>,
     held: HashMap<Arc<str>, HookId>,
+    /// Namespaces whose senders wait.
+    crowded: HashSet<Arc<str>>,
+    /// How late attempts start, as on a worker without CPU to spare.
+    start_delay: Duration,
     events: HashMap<usize, Arc<Event>>,
     generation: i64,
     random: fastrand::Rng,
@@ -126,6 +131,8 @@ impl Simulation {
             health: HashMap::new(),
             breakers: HashMap::new(),
             held: HashMap::new(),
+            crowded: HashSet::new(),
+            start_delay: Duration::ZERO,
             events: HashMap::new(),
             generation: 0,
             random: fastrand::Rng::with_seed(seed),
@@ -263,6 +270,12 @@ impl Simulation {
                 }
                 Effect::ReportHealth(health) => drop(self.health.insert(health.hook.uid.clone(), health)),
                 Effect::ReportBreaker { uid, report, .. } => drop(self.breakers.insert(uid, report)),
+                Effect::ReportCrowding { namespace, is_crowded } => {
+                    match is_crowded {
+                        true => self.crowded.insert(namespace),
+                        false => self.crowded.remove(&namespace),
+                    };
+                }
                 Effect::RecordProbe(_) => {}
                 Effect::Transfer { from, to } => self.schedule(STORE_LATENCY, Later::Transfer { from, to }),
                 Effect::RetryUndecided(hooks) => {
@@ -343,7 +356,13 @@ impl Simulation {
         };
         let evidence = ReceiverEvidence::of(status, failure);
         self.commit(uid.clone(), pending.seq, next);
-        self.command(DispatchCommand::AttemptEnded { uid, signal, evidence, ticket });
+        self.command(DispatchCommand::AttemptEnded {
+            uid,
+            signal,
+            evidence,
+            ticket,
+            start_delay: self.start_delay,
+        });
     }
 
     fn commit(&mut self, uid: Arc<str>, seq: DeliverySeq, next: NextStep) {
@@ -455,6 +474,7 @@ impl Simulation {
     fn restart(&mut self) {
         self.in_flight.clear();
         self.later.clear();
+        self.crowded.clear();
         self.machine = DispatchMachine::new(self.index.clone(), self.grace, self.memory);
         let held = self.held.values().cloned().collect();
         let effects = self.machine.start(held, self.store.backlogs(), self.now());
