@@ -15,6 +15,7 @@ use super::accept::EventRow;
 use super::cache::WriterCache;
 use super::files::{self, DirLock, FILE};
 use super::history::ReadBudget;
+use super::history_excess::HistoryExcess;
 use super::history_readers::HistoryReaders;
 use super::keys::KeyStore;
 use super::maintenance;
@@ -54,6 +55,8 @@ pub struct SqliteStore {
     pub(super) path: PathBuf,
     /// Hooks that the round of sweeps found without anything, and whose rows it has not removed yet.
     pub(super) unused_hooks: Mutex<Vec<i64>>,
+    /// What the round found above its limit.
+    pub(super) history_excess: Mutex<Arc<HistoryExcess>>,
 }
 
 impl SqliteStore {
@@ -125,6 +128,7 @@ impl SqliteStore {
             sweep_limit,
             round: tokio::sync::Mutex::default(),
             unused_hooks: Mutex::default(),
+            history_excess: Mutex::default(),
             path,
         })
     }

@@ -19,14 +19,20 @@
 
 mod accept;
 mod cache;
+mod cancel_many;
 mod clock;
 mod engine;
+mod events_list;
+mod exchanges;
 mod failure;
+mod fair_limit;
 mod fair_queue;
 mod files;
 mod gates;
 mod history;
+mod history_excess;
 mod history_readers;
+mod history_tables;
 mod hook_rows;
 mod keys;
 mod log_file;
@@ -50,6 +56,7 @@ mod shared_state;
 mod sweeps;
 mod transitions;
 mod tuning;
+mod unmatched;
 mod unmaterialized;
 mod vacuum;
 mod wal;

@@ -5,10 +5,12 @@ use uuid::Uuid;
 
 use super::super::{DeliverySeq, EventSeq};
 use super::cache::WriterCache;
+use super::exchanges;
 use super::gates;
 use super::materialize;
 use super::namespace_keys;
 use super::sequence;
+use super::unmatched;
 
 /// Records the present uid of a namespace. True: another namespace had this name before, and its data is detached now.
 pub(super) fn set_uid(
@@ -71,6 +73,7 @@ pub(super) fn sweep(conn: &Connection, cache: &mut WriterCache, rows: i64) -> ru
         .collect::<rusqlite::Result<Vec<(EventSeq, i64)>>>()?;
     for (event, accepted) in &events {
         conn.prepare_cached("DELETE FROM events WHERE seq = ?1")?.execute([event])?;
+        unmatched::forget(conn, *event)?;
         conn.prepare_cached("DELETE FROM loose WHERE accepted = ?1 AND event = ?2")?
             .execute(params![accepted, event])?;
     }
@@ -107,6 +110,7 @@ fn sweep_hook(conn: &Connection, cache: &mut WriterCache, hook: i64, rows: i64) 
         .collect::<rusqlite::Result<Vec<DeliverySeq>>>()?;
     for delivery in &deliveries {
         conn.prepare_cached("DELETE FROM attempts WHERE delivery = ?1")?.execute([delivery])?;
+        exchanges::remove(conn, *delivery)?;
         conn.prepare_cached("DELETE FROM deliveries WHERE seq = ?1")?.execute([delivery])?;
     }
     if deliveries.is_empty() {

@@ -29,6 +29,8 @@ const OLDEST_FORMAT: i64 = 5;
 const NUMBERED_FORMAT: i64 = 6;
 /// The format that added the runs of idempotency keys.
 const KEYED_FORMAT: i64 = 7;
+/// The format that added the tables `unmatched` and `exchanges`.
+const UNMATCHED_FORMAT: i64 = 8;
 
 /// The result of a recovery.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -219,7 +221,15 @@ fn repair_references(target: &Connection) -> rusqlite::Result<u64> {
         namespace_keys::number_deliveries(target)?;
     }
     // Without their rows in `meta`, the tables show the format.
+    let is_unmatched_kept = has_table(target, "unmatched")? && has_table(target, "exchanges")?;
+    if is_unmatched_kept {
+        target.execute_batch(
+            "DELETE FROM unmatched WHERE NOT EXISTS (SELECT 1 FROM events WHERE seq = unmatched.event);
+             DELETE FROM exchanges WHERE NOT EXISTS (SELECT 1 FROM deliveries WHERE seq = delivery)",
+        )?;
+    }
     let format = match is_numbered {
+        _ if is_unmatched_kept => UNMATCHED_FORMAT,
         _ if has_table(target, "key_runs")? => KEYED_FORMAT,
         true => NUMBERED_FORMAT,
         false => OLDEST_FORMAT,

@@ -10,17 +10,18 @@ use uuid::Uuid;
 
 use super::super::{
     AcceptCallback, DeliveryFilter, DeliveryPage, DeliveryRecord, DeliverySeq, DeliveryState, DispatchStore,
-    DueDeliveries, EventExplanation, HistoryStore, HookBacklog, HookId, InFlightAccept, IngestStore,
-    MaintenanceStore, NewEvent, PartialCount, PendingDelivery, ReadLimit, ReplayJob, Retention, Settlement,
-    StoreError, StoreSpace, StoreStats, StoredTimes,
+    DueDeliveries, EventExplanation, EventFilter, EventPage, Exchange, HistoryStore, HookBacklog, HookId,
+    InFlightAccept, IngestStore, MaintenanceStore, NewEvent, PartialCount, PendingDelivery, ReadLimit,
+    ReplayJob, Retention, Settlement, StoreError, StoreSpace, StoreStats, StoredTimes,
 };
 use super::cache::WriterCache;
 use super::engine::SqliteStore;
+use super::history_excess::HistoryExcess;
 use super::retention::SweepRound;
 use super::writer::Operation;
 use super::{
-    clock, gates, history, hook_rows, namespace_keys, namespaces, reads, replays, retention, rows, schema,
-    transitions, vacuum,
+    cancel_many, clock, events_list, exchanges, gates, history, hook_rows, namespace_keys, namespaces, reads,
+    replays, retention, rows, schema, transitions, vacuum,
 };
 use crate::core::event::Event;
 use crate::core::fast_map::FastSet;
@@ -144,6 +145,15 @@ impl HistoryStore for SqliteStore {
         .boxed()
     }
 
+    fn exchange(&self, namespace: &str, id: Uuid) -> BoxFuture<'_, Result<Option<Exchange>, StoreError>> {
+        let namespace = namespace.to_owned();
+        async move {
+            let of_namespace = namespace.clone();
+            self.read_history(&namespace, move |conn| exchanges::find(conn, &of_namespace, id)).await
+        }
+        .boxed()
+    }
+
     fn list(
         &self,
         filter: DeliveryFilter,
@@ -155,6 +165,23 @@ impl HistoryStore for SqliteStore {
             let namespace = filter.namespace.clone();
             self.read_history(&namespace, move |conn| history::list(conn, &filter, before, limit, budget))
                 .await
+        }
+        .boxed()
+    }
+
+    fn events(
+        &self,
+        filter: EventFilter,
+        before: Option<DeliverySeq>,
+        limit: usize,
+        with_data: bool,
+    ) -> BoxFuture<'_, Result<EventPage, StoreError>> {
+        let budget = self.history_budget;
+        async move {
+            let namespace = filter.namespace.clone();
+            let list =
+                move |conn: &Connection| events_list::list(conn, &filter, before, limit, with_data, budget);
+            self.read_history(&namespace, list).await
         }
         .boxed()
     }
@@ -201,6 +228,23 @@ impl HistoryStore for SqliteStore {
             let of_namespace = namespace.clone();
             let cancel = move |conn: &Connection, cache: &mut WriterCache| {
                 transitions::cancel(conn, cache, &of_namespace, id, now)
+            };
+            self.write_namespace(&namespace, cancel).await
+        }
+        .boxed()
+    }
+
+    fn cancel_many(
+        &self,
+        namespace: &str,
+        ids: Vec<Uuid>,
+        now: Millis,
+    ) -> BoxFuture<'_, Result<Vec<(HookId, DeliverySeq)>, StoreError>> {
+        let namespace = namespace.to_owned();
+        async move {
+            let of_namespace = namespace.clone();
+            let cancel = move |conn: &Connection, cache: &mut WriterCache| {
+                cancel_many::cancel_many(conn, cache, &of_namespace, &ids, now)
             };
             self.write_namespace(&namespace, cancel).await
         }
@@ -311,6 +355,8 @@ impl MaintenanceStore for SqliteStore {
             let cutoff = match std::mem::take(&mut *round) {
                 SweepRound::Begin => {
                     *self.unused_hooks.lock() = self.maintenance_readers.run(hook_rows::find_unused).await?;
+                    let excess = move |conn: &Connection| HistoryExcess::find(conn, &retention);
+                    *self.history_excess.lock() = self.maintenance_readers.run(excess).await?.into();
                     Some(self.maintenance_readers.run(move |conn| retention::cutoff(conn, retention)).await?)
                 }
                 SweepRound::Remove(cutoff) => Some(cutoff),

@@ -8,9 +8,10 @@
 use rusqlite::{Connection, OptionalExtension};
 
 use super::super::StoreError;
+use super::history_tables::V8;
 
 /// The format this program writes.
-pub(super) const VERSION: i64 = 7;
+pub(super) const VERSION: i64 = 8;
 /// "HkSt": distinguishes our file from any other SQLite database.
 pub(super) const APPLICATION_ID: i64 = 0x486b_5374;
 
@@ -40,6 +41,7 @@ pub(super) const MIGRATIONS: &[Migration] = &[
     Migration { version: 5, min_reader: 5, sql: V5 },
     Migration { version: 6, min_reader: 5, sql: V6 },
     Migration { version: 7, min_reader: 7, sql: V7 },
+    Migration { version: 8, min_reader: 7, sql: V8 },
 ];
 
 const V1: &str = "

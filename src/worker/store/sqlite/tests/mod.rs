@@ -10,6 +10,7 @@ mod keys;
 mod materialize;
 mod migration;
 mod throughput;
+mod unmatched;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -220,6 +221,11 @@ fn query_plans_use_indexes() {
         (reads::HELD, "INDEX hooks_held"),
         (history::EXPLAIN, "INDEX events_id (namespace=? AND id=?)"),
         (retention::FINISHED, "INDEX deliveries_finished (state=? AND finished_at>?)"),
+        (super::unmatched::OF_NAMESPACE, "COVERING INDEX unmatched_namespace (namespace=? AND event<?)"),
+        (super::unmatched::TABLE.totals, "COVERING INDEX unmatched_namespace"),
+        (super::unmatched::TABLE.newest, "COVERING INDEX unmatched_namespace (namespace=?)"),
+        (super::exchanges::TABLE.totals, "COVERING INDEX exchanges_namespace"),
+        (super::exchanges::TABLE.newest, "COVERING INDEX exchanges_namespace (namespace=?)"),
         ("SELECT min(due) FROM candidates", "COVERING INDEX candidates_due"),
         ("UPDATE gates SET owner = NULL WHERE owner = 1", "INDEX gates_owner (owner=?)"),
     ] {
