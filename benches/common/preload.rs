@@ -16,8 +16,8 @@ use hookstream::core::gate::GateRequest;
 use hookstream::core::time::Millis;
 use hookstream::worker::store::sqlite::{self, SqliteStore};
 use hookstream::worker::store::{
-    AttemptRecord, Dedup, DispatchStore, HookId, IngestStore, MaintenanceStore, NewDelivery, NewEvent,
-    NextStep, Settlement,
+    AttemptRecord, Dedup, DispatchStore, ExchangeChange, HookId, IngestStore, MaintenanceStore, NewDelivery,
+    NewEvent, NextStep, Settlement,
 };
 use serde_json::value::RawValue;
 
@@ -166,6 +166,7 @@ async fn accept_and_settle(store: &SqliteStore, events: Vec<NewEvent>, now: Mill
             }),
             next: NextStep::Delivered,
             progress: None,
+            exchange: ExchangeChange::Nothing,
         })
         .collect();
     if !settlements.is_empty() {

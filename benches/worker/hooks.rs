@@ -20,7 +20,7 @@ use hookstream::net::{Egress, HttpClient};
 use hookstream::ops::Readiness;
 use hookstream::sandbox::{self, Sandbox};
 use hookstream::worker::store::sqlite::SqliteStore;
-use hookstream::worker::store::{Retention, Shares};
+use hookstream::worker::store::{KeepResponses, Retention, Shares};
 use hookstream::worker::{Disk, HandshakeOrigins, Limits, Worker};
 use kube::runtime::watcher::Event;
 use serde_json::json;
@@ -162,9 +162,11 @@ async fn serve(sink: String, hooks: usize, change: bool) {
         },
         handshake: HandshakeOrigins::default(),
         webhook_origin: "bench".to_owned(),
+        keep_responses: KeepResponses::default(),
         retention: Retention {
             history_age: WINDOW_TIME,
             dead_letter_age: Duration::from_secs(86_400),
+            unmatched_age: WINDOW_TIME,
             history_bytes: 1 << 30,
             dead_letter_bytes: 1 << 30,
         },

@@ -16,6 +16,7 @@ pub mod diff;
 pub mod emulate;
 mod environment;
 mod event_data;
+pub mod events;
 mod failure;
 mod flags;
 pub mod import;
@@ -26,9 +27,9 @@ pub mod operator;
 pub mod orphans;
 mod output;
 pub mod ping;
+mod progress;
 pub mod receive;
 pub mod release;
-mod replay_progress;
 pub mod replays;
 mod role_process;
 mod sandbox;
@@ -87,6 +88,8 @@ enum Command {
     Send(send::Args),
     #[command(subcommand)]
     Deliveries(deliveries::DeliveriesCommand),
+    #[command(subcommand)]
+    Events(events::EventsCommand),
     #[command(subcommand)]
     Replays(replays::ReplaysCommand),
     UninstallCheck(uninstall_check::Args),
@@ -164,6 +167,7 @@ pub fn main() -> ExitCode {
         Command::Release(args) => block_on(release::run(args)),
         Command::Send(args) => block_on(send::run(args)),
         Command::Deliveries(command) => block_on(deliveries::run(command)),
+        Command::Events(command) => block_on(events::run(command)),
         Command::Replays(command) => block_on(replays::run(command)),
         Command::UninstallCheck(args) => block_on(uninstall_check::run(args)),
         Command::Store(command) => store::run(command),
@@ -342,8 +346,10 @@ mod tests {
     }
 
     /// Commands whose selection has no variables: a forgotten variable must not choose what is replayed, run or released.
-    const FLAGS_ONLY: [&str; 8] = [
+    const FLAGS_ONLY: [&str; 10] = [
+        "events list",
         "deliveries list",
+        "deliveries cancel",
         "deliveries show",
         "deliveries replay",
         "test",

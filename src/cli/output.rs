@@ -19,6 +19,41 @@ pub enum OutputFormat {
     Yaml,
 }
 
+/// The output formats of commands that list deliveries or events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ListFormat {
+    Table,
+    /// A table with more columns.
+    Wide,
+    /// The ids, one on each line.
+    Name,
+    Json,
+    /// The items as JSON, one on each line.
+    Jsonl,
+    Yaml,
+}
+
+/// The flag `--output` of commands that list deliveries or events.
+#[derive(clap::Args)]
+pub struct ListOutputArgs {
+    /// The output format. Default: table, or HOOKSTREAM_OUTPUT.
+    #[arg(short, long, value_enum, value_name = "FORMAT")]
+    output: Option<ListFormat>,
+    // A flag of its own, because the variable has the formats that every command has.
+    #[arg(long, hide = true, value_enum, default_value_t = OutputFormat::Table, env = "HOOKSTREAM_OUTPUT", help = HELP)]
+    default_output: OutputFormat,
+}
+
+impl ListOutputArgs {
+    pub fn format(&self) -> ListFormat {
+        self.output.unwrap_or(match self.default_output {
+            OutputFormat::Table => ListFormat::Table,
+            OutputFormat::Json => ListFormat::Json,
+            OutputFormat::Yaml => ListFormat::Yaml,
+        })
+    }
+}
+
 /// Returns true if text on this stream may have colours: it is a terminal that can show them, and NO_COLOR
 /// (<https://no-color.org>) is not set.
 pub fn has_colour(stream: &impl IsTerminal) -> bool {
@@ -119,13 +154,14 @@ fn row_lines<const N: usize>(row: &[String; N], widths: &[usize; N]) -> Vec<Stri
         if parts.iter().all(Option::is_none) && !lines.is_empty() {
             return lines;
         }
-        let padded: Vec<String> = parts
-            .iter()
-            .zip(widths)
-            .map(|(part, width)| format!("{:width$}", part.as_deref().unwrap_or("")))
-            .collect();
-        lines.push(padded.join("  ").trim_end().to_owned());
+        lines.push(padded(parts.iter().map(|part| part.as_deref().unwrap_or("")), widths));
     }
+}
+
+/// Joins cells to a line.
+fn padded<C: AsRef<str>>(cells: impl IntoIterator<Item = C>, widths: &[usize]) -> String {
+    let cells = cells.into_iter().zip(widths).map(|(cell, width)| format!("{:width$}", cell.as_ref()));
+    cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
 }
 
 /// Breaks a text into lines of this width, at spaces where possible.
@@ -143,6 +179,62 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
     }
     lines.push(rest.to_owned());
     lines
+}
+
+/// A table that is printed while its rows arrive. The columns keep the widths of the first rows, so later rows align with
+/// them; longer cells continue in further lines.
+pub struct TableStream<const N: usize> {
+    header: [&'static str; N],
+    widths: Option<[usize; N]>,
+}
+
+impl<const N: usize> TableStream<N> {
+    pub fn new(header: [&'static str; N]) -> Self {
+        TableStream { header, widths: None }
+    }
+
+    /// Returns the lines of further rows; of the first ones with the header.
+    pub fn lines(&mut self, rows: &[[String; N]]) -> Vec<String> {
+        self.format(rows, terminal_width())
+    }
+
+    fn format(&mut self, rows: &[[String; N]], limit: Option<usize>) -> Vec<String> {
+        let header = self.header.map(ToOwned::to_owned);
+        let mut lines = Vec::new();
+        let widths = match self.widths {
+            Some(widths) => widths,
+            None if rows.is_empty() => return lines,
+            None => {
+                let mut widths = [0; N];
+                for row in std::iter::once(&header).chain(rows) {
+                    for (width, cell) in widths.iter_mut().zip(row) {
+                        *width = cell.chars().count().max(*width);
+                    }
+                }
+                if let Some(limit) = limit {
+                    narrow(&mut widths, limit.saturating_sub(2 * N.saturating_sub(1)));
+                }
+                lines.extend(row_lines(&header, &widths));
+                *self.widths.insert(widths)
+            }
+        };
+        match limit {
+            Some(_) => lines.extend(rows.iter().flat_map(|row| row_lines(row, &widths))),
+            // In a pipe, each row is one line.
+            None => lines.extend(rows.iter().map(|row| padded(row, &widths))),
+        }
+        lines
+    }
+}
+
+/// Formats a duration for a table: one unit, as `kubectl` does.
+pub fn short_duration(duration: std::time::Duration) -> String {
+    match duration.as_secs() {
+        seconds @ 0..120 => format!("{seconds}s"),
+        seconds @ 120..7200 => format!("{}m", seconds / 60),
+        seconds @ 7200..172_800 => format!("{}h", seconds / 3600),
+        seconds => format!("{}d", seconds / 86_400),
+    }
 }
 
 /// Replaces control characters by spaces, so that text from other systems cannot control a terminal.
@@ -186,6 +278,24 @@ mod tests {
             assert!(lines.iter().all(|line| line.chars().count() <= limit), "{limit}: {lines:#?}");
         }
         assert!(!table(Some(1)).is_empty(), "columns stay readable");
+    }
+
+    #[test]
+    fn a_streamed_table_keeps_its_columns() {
+        let row = |cells: [&str; 2]| cells.map(ToOwned::to_owned);
+        let mut stream = TableStream::new(["HOOK", "ID"]);
+        assert!(stream.format(&[], None).is_empty());
+        assert_eq!(stream.format(&[row(["orders", "1"])], None), ["HOOK    ID", "orders  1"]);
+        let later = [row(["a", "2"]), row(["long-name", "3"])];
+        assert_eq!(stream.format(&later, None), ["a       2", "long-name  3"]);
+        assert_eq!(stream.format(&later, Some(80)), ["a       2", "long-n  3", "ame"]);
+    }
+
+    #[test]
+    fn short_durations_have_one_unit() {
+        for (seconds, text) in [(0, "0s"), (119, "119s"), (120, "2m"), (7200, "2h"), (172_800, "2d")] {
+            assert_eq!(short_duration(std::time::Duration::from_secs(seconds)), text);
+        }
     }
 
     #[test]

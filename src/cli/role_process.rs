@@ -144,6 +144,7 @@ where
                 limits: role.args.limits(),
                 handshake: role.args.handshake(),
                 webhook_origin: role.args.webhook_origin.name.clone(),
+                keep_responses: role.args.keep_responses(),
                 memory,
                 retention: role.args.retention(),
                 disk: role.args.disk(role.data),

@@ -204,6 +204,11 @@ impl WorkerResponse {
         Err(Failure { code, message })
     }
 
+    /// Returns the text of a problem body as one line, prefixed by `: `.
+    pub fn problem_text(&self) -> String {
+        ProblemBody::parse(&self.body).text(self.status)
+    }
+
     /// Deserializes the body.
     pub fn json<'a, T: Deserialize<'a>>(&'a self) -> Result<T, Failure> {
         serde_json::from_slice(&self.body)

@@ -61,12 +61,26 @@ pub fn remedy(url: &Url, status: StatusCode, problem: &ProblemBody, caller: Opti
             let caller = caller.unwrap_or("the token's user");
             format!(": {caller} needs the right to {right} in namespace {namespace}: bind {role} there")
         }
-        StatusCode::NOT_FOUND if problem.is_empty() || detail.starts_with("no such path") => {
-            ": is this the right port of the worker? Events are published at 8080, deliveries are at 8082 (--url)".to_owned()
+        StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED
+            if detail.starts_with("no such path") || status == StatusCode::METHOD_NOT_ALLOWED =>
+        {
+            // Routes that older workers do not have.
+            let is_newer = is_event_list(url) || matches!(parts.as_slice(), [.., "deliveries", "cancel"]);
+            if is_newer {
+                ": the worker is older than this program and has no such route: update it, or give the address of its API port (--url)".to_owned()
+            } else {
+                wrong_port()
+            }
         }
+        StatusCode::NOT_FOUND if problem.is_empty() => wrong_port(),
         StatusCode::NOT_FOUND => wrong_id(&parts, namespace),
         _ => String::new(),
     }
+}
+
+fn wrong_port() -> String {
+    ": is this the right port of the worker? Events are published at 8080, deliveries are at 8082 (--url)"
+        .to_owned()
 }
 
 /// Returns the parts of the worker's path. Behind the API server's proxy, it begins after `proxy`.
@@ -77,22 +91,29 @@ fn segments(url: &Url) -> Vec<&str> {
     all.into_iter().skip(skipped.map_or(0, |at| at + 1)).collect()
 }
 
+/// Returns true for a list of events. One is published without a query.
+fn is_event_list(url: &Url) -> bool {
+    url.query().is_some() && matches!(segments(url).as_slice(), [_, _, _, "events"])
+}
+
 /// Returns the right that a route needs, and a role that has it.
 fn needed_right(url: &Url) -> (&'static str, &'static str) {
     const READER: &str = "the ClusterRole hookstream-deliveries-reader";
     const OPERATOR: &str = "the ClusterRole hookstream-deliveries-operator";
+    const PAYLOAD: &str = "a Role with both, because no ClusterRole of the chart has the second,";
     const TESTER: &str = "the ClusterRole hookstream-hooks-tester";
     match segments(url).as_slice() {
         ["kong", .., "ping"] => ("create eventhooks/ping", TESTER),
         ["kong", ..] => ("list eventhooks", TESTER),
+        _ if is_event_list(url) => match url.query_pairs().any(|(name, _)| name == "payload") {
+            true => ("list deliveries and get deliveries/payload", PAYLOAD),
+            false => ("list deliveries", READER),
+        },
         [_, _, _, "events"] => ("create events", "the ClusterRole hookstream-publisher"),
         [.., "replay"] | [_, _, _, "replays", _] => ("create deliveries/replay", OPERATOR),
         [.., "cancel"] => ("create deliveries/cancel", OPERATOR),
         [.., "deliveries"] => ("list deliveries", READER),
-        _ if url.query() == Some("payload=true") => (
-            "get deliveries and deliveries/payload",
-            "a Role with both, because no ClusterRole of the chart has the second,",
-        ),
+        _ if url.query() == Some("payload=true") => ("get deliveries and deliveries/payload", PAYLOAD),
         _ => ("get deliveries", READER),
     }
 }
@@ -100,10 +121,10 @@ fn needed_right(url: &Url) -> (&'static str, &'static str) {
 /// The id of an event is easily given for that of a delivery, and the other way round.
 fn wrong_id(parts: &[&str], namespace: &str) -> String {
     match parts {
-        [_, _, _, "events", id, "explain"] if Uuid::parse_str(id).is_ok() => {
+        [_, _, _, "events", id, ..] if Uuid::parse_str(id).is_ok() => {
             format!(": if it is the id of a delivery, `hookstream deliveries show -n {namespace} {id}`")
         }
-        [_, _, _, "deliveries", id, ..] if *id != "replay" => {
+        [_, _, _, "deliveries", id, ..] if !matches!(*id, "replay" | "cancel") => {
             format!(": if it is the id of an event, `hookstream deliveries explain -n {namespace} {id}`")
         }
         _ => String::new(),
@@ -129,6 +150,12 @@ mod tests {
         for (path, right, role) in [
             ("v1/namespaces/shop/events", "create events", "hookstream-publisher"),
             ("v1/namespaces/shop/deliveries?limit=5", "list deliveries", "hookstream-deliveries-reader"),
+            ("v1/namespaces/shop/events?limit=5", "list deliveries", "hookstream-deliveries-reader"),
+            (
+                "v1/namespaces/shop/events?payload=true&limit=5",
+                "list deliveries and get deliveries/payload",
+                "a Role with both",
+            ),
             ("v1/namespaces/shop/deliveries/1", "get deliveries", "hookstream-deliveries-reader"),
             (
                 "v1/namespaces/shop/deliveries/1?payload=true",

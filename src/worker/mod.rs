@@ -39,13 +39,14 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+pub use api::openapi_document;
 pub use dispatch::ATTEMPT_OVERHEAD;
 use index::HookIndex;
 pub use ingest::{AllowedOrigin, Disk, HandshakeOrigins, Limits};
 pub use local_access::LocalAccess;
 use namespaces::Namespaces;
 pub use request::TOKEN_HEADER;
-use store::{Retention, Shares, Store, StoreError};
+use store::{KeepResponses, Retention, Shares, Store, StoreError};
 
 use crate::cluster::{Cluster, ObjectChange, View};
 use crate::memory::MemoryBudget;
@@ -71,6 +72,8 @@ pub struct Worker {
     pub handshake: HandshakeOrigins,
     /// The origin that the handshake of deliveries states.
     pub webhook_origin: String,
+    /// Which attempts keep their request and response.
+    pub keep_responses: KeepResponses,
     /// Bounds the payloads in memory.
     pub memory: MemoryBudget,
     pub retention: Retention,
@@ -139,13 +142,9 @@ impl Worker {
         }
 
         let rendered = self.memory.rendered().clone();
-        let runner = Arc::new(handlers::HandlerRunner::new(
-            self.http,
-            self.cluster.clone(),
-            self.sandbox,
-            rendered,
-            self.webhook_origin,
-        ));
+        let (http, cluster) = (self.http, self.cluster.clone());
+        let runner = handlers::HandlerRunner::new(http, cluster, self.sandbox, rendered, self.webhook_origin);
+        let runner = Arc::new(runner.keeping(self.keep_responses));
         let reports = Arc::new(report::ReportQueues::default());
         let (dispatcher, dispatch) = dispatch::Dispatcher::new(dispatch::DispatcherParts {
             store: self.store.clone(),

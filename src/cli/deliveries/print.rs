@@ -8,13 +8,6 @@ use crate::cli::output::{OutputFormat, print_json, print_line, strip_control_cha
 use crate::cli::worker_client::WorkerResponse;
 
 #[derive(Deserialize)]
-struct ListBody {
-    items: Vec<DeliveryBody>,
-    #[serde(rename = "continue")]
-    next: Option<String>,
-}
-
-#[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeliveryBody {
     id: String,
@@ -25,7 +18,11 @@ pub struct DeliveryBody {
     accepted_time: String,
     attempts: Vec<AttemptBody>,
     next_attempt_time: Option<String>,
+    /// Absent in responses of older workers.
+    held: Option<HeldBody>,
     data: Option<Box<RawValue>>,
+    /// Absent without the data, and in responses of older workers.
+    last_exchange: Option<ExchangeBody>,
 }
 
 #[derive(Deserialize)]
@@ -36,6 +33,55 @@ struct AttemptBody {
     duration_ms: u64,
     error: Option<String>,
     detail: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct HeldBody {
+    reason: String,
+    message: String,
+    next_probe_time: Option<String>,
+}
+
+impl HeldBody {
+    fn describe(self) -> String {
+        let probe =
+            self.next_probe_time.map(|at| format!("; the receiver is probed at {at}")).unwrap_or_default();
+        format!("{}: {}{probe}", self.reason, self.message)
+    }
+}
+
+#[derive(Deserialize)]
+struct ExchangeBody {
+    request: RequestBody,
+    response: Option<ResponseBody>,
+}
+
+#[derive(Deserialize)]
+struct RequestBody {
+    method: String,
+    url: String,
+    headers: Vec<HeaderBody>,
+    body: TextBody,
+}
+
+#[derive(Deserialize)]
+struct ResponseBody {
+    status: u16,
+    headers: Vec<HeaderBody>,
+    body: TextBody,
+}
+
+#[derive(Deserialize)]
+struct HeaderBody {
+    name: String,
+    value: String,
+}
+
+#[derive(Deserialize)]
+struct TextBody {
+    text: String,
+    truncated: bool,
 }
 
 #[derive(Deserialize)]
@@ -81,34 +127,6 @@ pub fn print_response(
     Ok(())
 }
 
-pub fn list_table(response: &WorkerResponse) -> Result<Vec<String>, Failure> {
-    let page: ListBody = response.json()?;
-    let header = ["ID", "EVENT", "HOOK", "STATE", "REASON", "ATTEMPTS", "ACCEPTED", "NEXT ATTEMPT"];
-    let rows = page.items.iter().map(|item| {
-        let attempts = item.attempts.len().to_string();
-        [
-            &item.id,
-            &item.event,
-            &item.hook,
-            &item.state,
-            item.reason.as_ref().unwrap_or(&String::new()),
-            &attempts,
-            &item.accepted_time,
-            item.next_attempt_time.as_ref().unwrap_or(&String::new()),
-        ]
-        .map(|cell| strip_control_chars(cell))
-    });
-    let mut lines = table_lines(header, rows);
-    lines.extend(page.next.map(|next| format!("More deliveries: --continue {}", strip_control_chars(&next))));
-    Ok(lines)
-}
-
-/// Returns true for a complete list without deliveries.
-pub fn is_empty_list(response: &WorkerResponse) -> Result<bool, Failure> {
-    let page: ListBody = response.json()?;
-    Ok(page.items.is_empty() && page.next.is_none())
-}
-
 pub fn delivery_table(response: &WorkerResponse) -> Result<Vec<String>, Failure> {
     let found: DeliveryBody = response.json()?;
     let mut lines = field_lines([
@@ -119,6 +137,7 @@ pub fn delivery_table(response: &WorkerResponse) -> Result<Vec<String>, Failure>
         ("Reason", found.reason),
         ("Accepted", Some(found.accepted_time)),
         ("Next attempt", found.next_attempt_time),
+        ("Held", found.held.map(HeldBody::describe)),
         ("Data", found.data.map(|data| data.get().to_owned())),
     ]);
     if found.attempts.is_empty() {
@@ -137,7 +156,41 @@ pub fn delivery_table(response: &WorkerResponse) -> Result<Vec<String>, Failure>
         ]
     });
     lines.extend(table_lines(["ATTEMPT", "TIME", "STATUS", "TOOK", "ERROR", "DETAIL"], rows));
+    if let Some(exchange) = found.last_exchange {
+        lines.extend(exchange_lines(&exchange));
+    }
     Ok(lines)
+}
+
+/// Returns the lines of the last attempt's request and response.
+fn exchange_lines(exchange: &ExchangeBody) -> Vec<String> {
+    let request = &exchange.request;
+    let mut lines = vec![String::new(), "Request of the last attempt:".to_owned()];
+    lines.push(indented(&format!("{} {}", request.method, request.url)));
+    message_lines(&request.headers, &request.body, &mut lines);
+    match &exchange.response {
+        None => lines.extend([String::new(), "There was no response.".to_owned()]),
+        Some(response) => {
+            lines.extend([String::new(), "Response:".to_owned(), indented(&response.status.to_string())]);
+            message_lines(&response.headers, &response.body, &mut lines);
+        }
+    }
+    lines
+}
+
+fn message_lines(headers: &[HeaderBody], body: &TextBody, lines: &mut Vec<String>) {
+    lines.extend(headers.iter().map(|header| indented(&format!("{}: {}", header.name, header.value))));
+    if !body.text.is_empty() {
+        lines.push(String::new());
+        lines.extend(body.text.lines().map(indented));
+    }
+    if body.truncated {
+        lines.push(indented("[the rest was not kept]"));
+    }
+}
+
+fn indented(line: &str) -> String {
+    format!("  {}", strip_control_chars(line))
 }
 
 pub fn explanation_table(response: &WorkerResponse) -> Result<Vec<String>, Failure> {
@@ -207,22 +260,6 @@ mod tests {
     fn item(state: &str, attempts: &serde_json::Value) -> serde_json::Value {
         json!({"id": "01", "event": "order-1\u{1b}[31m", "hook": "h", "state": state, "reason": null,
             "acceptedTime": "T", "attempts": attempts, "nextAttemptTime": null})
-    }
-
-    #[test]
-    fn aligns_a_list() {
-        let page =
-            json!({"items": [item("delivered", &json!([])), item("dead", &json!([]))], "continue": "t"});
-        let lines = list_table(&response(&page)).unwrap();
-        assert_eq!(
-            lines,
-            [
-                "ID  EVENT         HOOK  STATE      REASON  ATTEMPTS  ACCEPTED  NEXT ATTEMPT",
-                "01  order-1 [31m  h     delivered          0         T",
-                "01  order-1 [31m  h     dead               0         T",
-                "More deliveries: --continue t",
-            ]
-        );
     }
 
     #[test]

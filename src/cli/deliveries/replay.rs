@@ -8,12 +8,13 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 use uuid::Uuid;
 
-use super::{SelectionArgs, print_new_state};
+use super::selection::SelectionArgs;
+use super::{DryRun, print_count, print_new_state};
 use crate::cli::failure::{CommandResult, Failure, OrFail};
 use crate::cli::output::{print_line, strip_control_chars};
-use crate::cli::replay_progress::ProgressDisplay;
+use crate::cli::progress::ProgressDisplay;
 use crate::cli::worker_args::WorkerApiArgs;
-use crate::cli::worker_client::WorkerClient;
+use crate::cli::worker_client::{WorkerClient, WorkerResponse};
 
 /// The time between two requests for the progress of a replay.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
@@ -58,14 +59,6 @@ struct Progress {
     error: Option<String>,
 }
 
-/// What a replay would put back.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct DryRun {
-    matching: u64,
-    is_exact: bool,
-}
-
 /// The body of a replay of many deliveries.
 #[derive(Serialize)]
 struct Body {
@@ -86,13 +79,14 @@ pub async fn run(args: ReplayArgs) -> CommandResult {
     let body = serde_json::to_vec(&body).or_fail(|| "writing the request".into())?;
     let url = worker.url(namespace, &["deliveries", "replay"])?;
     if args.dry_run {
-        let DryRun { matching, is_exact } = count(&worker, url, body).await?;
-        let more_than = if is_exact { "" } else { "more than " };
-        let noun = if matching == 1 { "delivery" } else { "deliveries" };
-        print_line(&format!("{more_than}{matching} {noun} would be replayed"));
-        return Ok(ExitCode::SUCCESS);
+        return print_count(&count(&worker, url, body).await?, "replayed");
     }
-    let total = if args.wait { count(&worker, url.clone(), body.clone()).await.ok() } else { None };
+    let total = match args.wait {
+        true => {
+            count(&worker, url.clone(), body.clone()).await.and_then(|counted| counted.json::<DryRun>()).ok()
+        }
+        false => None,
+    };
     let started: Progress = worker.post(url, body).await?.success(2)?.json()?;
     print_line(&format!("replay {} started", started.id));
     if !args.wait {
@@ -108,9 +102,9 @@ pub async fn run(args: ReplayArgs) -> CommandResult {
     }
 }
 
-async fn count(worker: &WorkerClient, mut url: Url, body: Vec<u8>) -> Result<DryRun, Failure> {
+async fn count(worker: &WorkerClient, mut url: Url, body: Vec<u8>) -> Result<WorkerResponse, Failure> {
     url.set_query(Some("dryRun=true"));
-    worker.post(url, body).await?.success(2)?.json()
+    worker.post(url, body).await?.success(2)
 }
 
 /// Shows the progress until the replay ends.
@@ -122,7 +116,7 @@ async fn follow(
 ) -> CommandResult {
     let url = worker.url(namespace, &["replays", &progress.id.to_string()])?;
     let total = total.filter(|total| total.is_exact).map(|total| total.matching);
-    let mut display = ProgressDisplay::new(total);
+    let mut display = ProgressDisplay::new("replayed", total);
     loop {
         display.show(progress.replayed);
         if let Some(error) = progress.error.filter(|_| progress.done) {

@@ -14,7 +14,7 @@ use crate::core::{duration, size};
 use crate::memory::{ItemSizes, Split, default_budget, memory_limit};
 use crate::net::ServerTls;
 use crate::sandbox;
-use crate::worker::store::{Retention, Shares};
+use crate::worker::store::{KeepResponses, Retention, Shares};
 use crate::worker::{self, AllowedOrigin, Disk, HandshakeOrigins, Limits};
 
 /// The worker's flags.
@@ -61,9 +61,17 @@ pub struct WorkerArgs {
     /// How long dead letters are kept.
     #[arg(long, default_value = "168h", value_name = "DURATION", value_parser = duration::parse, env = "HOOKSTREAM_DEAD_LETTER_AGE")]
     dead_letter_age: Duration,
+    /// How long events that no hook matched are kept, at most --history-age. Their size is limited to a quarter of
+    /// --history-bytes, divided between the namespaces.
+    #[arg(long, default_value = "24h", value_name = "DURATION", value_parser = duration::parse, env = "HOOKSTREAM_UNMATCHED_AGE")]
+    unmatched_age: Duration,
     /// The maximum size of kept delivered events, such as 512MiB. The oldest are deleted first.
     #[arg(long, default_value = "1GiB", value_parser = size::parse, value_name = "SIZE", env = "HOOKSTREAM_HISTORY_BYTES")]
     history_bytes: u64,
+    /// Of which deliveries the request and the response of the last attempt are kept, with 4 KiB of each body and without
+    /// secrets. To read them requires permission to get deliveries/payload.
+    #[arg(long, value_enum, default_value_t = KeepFlag::Failed, value_name = "WHICH", env = "HOOKSTREAM_KEEP_RESPONSES")]
+    keep_responses: KeepFlag,
     /// The maximum number of EventHooks with metric series of their own. An EventHook opts in with the annotation
     /// hookstream.dev/metrics: "true". 0: none.
     #[arg(long, default_value_t = 100, value_name = "COUNT", env = "HOOKSTREAM_HOOK_METRICS")]
@@ -190,14 +198,31 @@ impl WorkerArgs {
         Shares { hook_bytes: share(self.hook_share), namespace_bytes: share(self.namespace_share) }
     }
 
+    pub fn keep_responses(&self) -> KeepResponses {
+        match self.keep_responses {
+            KeepFlag::Failed => KeepResponses::Failed,
+            KeepFlag::All => KeepResponses::All,
+            KeepFlag::None => KeepResponses::None,
+        }
+    }
+
     pub fn retention(&self) -> Retention {
         Retention {
             history_age: self.history_age,
             dead_letter_age: self.dead_letter_age,
+            unmatched_age: self.unmatched_age,
             history_bytes: self.history_bytes,
             dead_letter_bytes: self.dead_letter_bytes,
         }
     }
+}
+
+/// Which attempts keep their request and response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum KeepFlag {
+    Failed,
+    All,
+    None,
 }
 
 /// Flags of lambdas and templates.

@@ -8,6 +8,8 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode, Uri};
 use uuid::Uuid;
 
+use super::hold::HoldFinder;
+use super::page::read_page;
 use super::query;
 use super::responses::{DeliveryListResponse, DeliveryResponse, DeliveryStateResponse};
 use super::state::{ApiState, IdPath, RESOURCE, delivery_not_found, store_problem};
@@ -24,14 +26,16 @@ pub async fn list(
     headers: HeaderMap,
 ) -> Result<Json<DeliveryListResponse>, HttpProblem> {
     api.authorize(&headers, Permission::new(&namespace, "list", RESOURCE)).await?;
-    let query = query::parse_list(&namespace, uri.query(), Millis::now())?;
-    let page = api
-        .store
-        .list(query.filter, query.before, query.limit)
-        .await
-        .map_err(|error| store_problem(&error))?;
+    let now = Millis::now();
+    let query = query::parse_list(&namespace, uri.query(), now)?;
+    let page = read_page(&*api.store, query).await.map_err(|error| store_problem(&error))?;
     let next = page.next.map(query::page_token);
-    let items = page.records.into_iter().map(DeliveryResponse::from).collect();
+    let mut holds = HoldFinder::new(&api, now);
+    let response = |record| {
+        let held = holds.find(&record);
+        DeliveryResponse::from(record).with_hold(held)
+    };
+    let items = page.records.into_iter().map(response).collect();
     Ok(Json(DeliveryListResponse { items, next }))
 }
 
@@ -49,10 +53,13 @@ pub async fn show(
     }
     let record = api.store.delivery(&namespace, id).await.map_err(|error| store_problem(&error))?;
     let record: DeliveryRecord = record.ok_or_else(|| delivery_not_found(id))?;
-    let mut delivery = DeliveryResponse::from(record);
+    let held = HoldFinder::new(&api, Millis::now()).find(&record);
+    let mut delivery = DeliveryResponse::from(record).with_hold(held);
     if with_payload {
         let event = api.store.event_of(&namespace, id).await.map_err(|error| store_problem(&error))?;
         delivery.data = Some(event.ok_or_else(|| delivery_not_found(id))?.data.view().to_owned());
+        let exchange = api.store.exchange(&namespace, id).await.map_err(|error| store_problem(&error))?;
+        delivery.last_exchange = Some(exchange);
     }
     Ok(Json(delivery))
 }

@@ -10,8 +10,9 @@ use axum::extract::State;
 use http::{HeaderMap, Uri};
 use kube::ResourceExt;
 
+use super::hold::HoldFinder;
 use super::responses::{DeliveryResponse, ExplainResponse, ExplainedDelivery, UnmatchedHook};
-use super::state::{ApiState, EventPath, RESOURCE, store_problem};
+use super::state::{ApiState, EventPath, RESOURCE, event_not_found, store_problem};
 use super::{query, why};
 use crate::cluster::Permission;
 use crate::core::time::Millis;
@@ -35,10 +36,7 @@ pub async fn explain(
     api.authorize(&headers, Permission::new(&namespace, "get", RESOURCE)).await?;
     query::reject_parameters(uri.query())?;
     let found = api.store.explain(&namespace, &event).await.map_err(|error| store_problem(&error))?;
-    let found = found.ok_or_else(|| {
-        let detail = "no event of this id was accepted in this namespace, or its history has expired";
-        HttpProblem::new(404, "NotFound", detail)
-    })?;
+    let found = found.ok_or_else(event_not_found)?;
     // On a blocking thread: each filter may take some milliseconds.
     let response = move || build_response(&api, &namespace, found, Millis::now());
     let response = tokio::task::spawn_blocking(response).await;
@@ -53,6 +51,7 @@ fn build_response(
 ) -> ExplainResponse {
     let mut response = ExplainResponse::of(&found.event, found.accepted);
     let started = Instant::now();
+    let mut holds = HoldFinder::new(api, now);
     // Compare names and not uids, because another hook of the same name may have adopted the delivery.
     let mut with_delivery: HashSet<Arc<str>> = HashSet::new();
     for record in found.deliveries {
@@ -73,7 +72,8 @@ fn build_response(
         };
         let health = health.with_breaker(api.reports.breakers.get(&record.hook.uid));
         let explanation = why::explain_delivery(&record, &health, undecided.as_deref(), now);
-        let delivery = DeliveryResponse::from(record);
+        let held = holds.find(&record);
+        let delivery = DeliveryResponse::from(record).with_hold(held);
         response.deliveries.push(ExplainedDelivery { delivery, explanation });
     }
     response.deliveries_left_out = found.left_out;

@@ -6,46 +6,43 @@
 //!
 //! Out of scope: the history (`store`), sending (`dispatch`), authorization (`cluster`).
 
+mod cancellations;
 mod deliveries;
+mod event_query;
+mod events;
 mod explain;
+mod hold;
 mod kong;
+mod openapi;
+mod page;
 mod query;
 mod replays;
 mod responses;
+mod route;
+mod routes;
 mod state;
 mod why;
 
 use std::sync::Arc;
 
+use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
-use axum::routing::{get, post};
-use axum::{Json, Router};
 
 use super::local_access::{LocalAccess, protect};
 use super::problem::HttpProblem;
-use crate::core::version::Version;
 use crate::metrics::Metrics;
+pub use routes::openapi_document;
 pub use state::ApiState;
 
 /// Builds the router of the API port. `access` restricts clients without a token.
 pub fn router(state: ApiState, access: Option<&Arc<LocalAccess>>) -> Router {
-    let v1 = |path: &str| format!("/v1/namespaces/{{namespace}}/{path}");
     let metrics = state.metrics.clone();
-    let routes = Router::new()
-        .route(&v1("deliveries"), get(deliveries::list))
-        .route(&v1("deliveries/replay"), post(replays::start))
-        .route(&v1("deliveries/{id}"), get(deliveries::show))
-        .route(&v1("deliveries/{id}/replay"), post(deliveries::replay))
-        .route(&v1("deliveries/{id}/cancel"), post(deliveries::cancel))
-        .route(&v1("replays"), get(replays::list))
-        .route(&v1("replays/{id}"), get(replays::progress))
-        .route(&v1("replays/{id}/cancel"), post(replays::cancel))
-        .route(&v1("events/{event}/explain"), get(explain::explain))
-        .merge(kong::routes())
-        // As at the Kubernetes API server, everybody may read the version.
-        .route("/version", get(|| async { Json(Version::current()) }))
+    let all = routes::routes();
+    let routes = all
+        .into_iter()
+        .fold(Router::new(), |router, route| router.route(route.path, route.handler))
         .fallback(|| async {
             HttpProblem::new(
                 404,

@@ -3,9 +3,11 @@
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use url::form_urlencoded;
 
+use super::page::distinct_states;
 use super::state::MAX_EVENT_ID;
 use crate::core::names::is_object_name;
 use crate::core::time::{Millis, parse_time_or_age};
@@ -23,40 +25,115 @@ const STATES: &str = "pending, delivered, dead, dropped, cancelled";
 /// The query of a list.
 #[derive(Debug, PartialEq)]
 pub struct ListQuery {
+    /// Without a state.
     pub filter: DeliveryFilter,
-    /// Only deliveries below this sequence number.
+    /// Empty: all.
+    pub states: Vec<DeliveryState>,
+    pub page: Page,
+}
+
+/// The part of a list that is requested.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// Only what is below this sequence number.
     pub before: Option<DeliverySeq>,
     pub limit: usize,
+}
+
+impl Default for Page {
+    fn default() -> Self {
+        Page { before: None, limit: DEFAULT_LIMIT }
+    }
+}
+
+/// A parameter of a query: the parser accepts it, and the OpenAPI document describes it.
+#[derive(Debug)]
+pub struct Parameter {
+    pub name: &'static str,
+    pub kind: ParameterKind,
+    pub description: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParameterKind {
+    Text,
+    Number,
+    Flag,
+}
+
+impl Parameter {
+    pub const fn text(name: &'static str, description: &'static str) -> Self {
+        Parameter { name, kind: ParameterKind::Text, description }
+    }
+
+    pub const fn flag(name: &'static str, description: &'static str) -> Self {
+        Parameter { name, kind: ParameterKind::Flag, description }
+    }
+
+    pub const fn number(name: &'static str, description: &'static str) -> Self {
+        Parameter { name, kind: ParameterKind::Number, description }
+    }
+}
+
+pub const SINCE: Parameter = Parameter::text(
+    "since",
+    "Accepted at or after this time (RFC 3339), or within the last duration (1h30m)",
+);
+pub const UNTIL: Parameter =
+    Parameter::text("until", "Accepted before this time, or before this duration ago");
+pub const LIMIT: Parameter = Parameter::number("limit", "The most items, 1 to 500; 50 if it is not given");
+pub const CONTINUE: Parameter = Parameter::text("continue", "The token of the last page");
+
+/// The parameters of a list of deliveries.
+pub const LIST_PARAMETERS: [Parameter; 7] = [
+    Parameter::text("hook", "The name of the hook"),
+    Parameter::text(
+        "state",
+        "One or several of pending, delivered, dead, dropped, cancelled, separated by commas",
+    ),
+    Parameter::text("event", "The event's id"),
+    SINCE,
+    UNTIL,
+    LIMIT,
+    CONTINUE,
+];
+pub const PAYLOAD: [Parameter; 1] =
+    [Parameter::flag("payload", "Return the data too (get deliveries/payload)")];
+pub const DRY_RUN: [Parameter; 1] = [Parameter::flag("dryRun", "Only count, up to 10,000")];
+
+/// Parses a parameter of every list.
+pub fn parse_page_parameter(name: &str, value: &str, page: &mut Page) -> Result<(), HttpProblem> {
+    match name {
+        "limit" => {
+            page.limit =
+                value.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit)).ok_or_else(|| {
+                    invalid_parameter(name, &format!("must be a number from 1 to {MAX_LIMIT}"))
+                })?;
+        }
+        _ => page.before = Some(parse_continue(value)?),
+    }
+    Ok(())
 }
 
 /// Parses the query of a list.
 pub fn parse_list(namespace: &str, query: Option<&str>, now: Millis) -> Result<ListQuery, HttpProblem> {
     let filter = DeliveryFilter { namespace: namespace.to_owned(), ..DeliveryFilter::default() };
-    let mut list = ListQuery { filter, before: None, limit: DEFAULT_LIMIT };
-    let allowed = ["hook", "state", "event", "since", "until", "limit", "continue"];
-    for (name, value) in parse_parameters(query, &allowed)? {
+    let mut list = ListQuery { filter, states: Vec::new(), page: Page::default() };
+    for (name, value) in parse_parameters(query, &LIST_PARAMETERS)? {
         let filter = &mut list.filter;
         match name {
             "hook" => filter.hook = Some(parse_hook_name(value)?),
-            "state" => filter.state = Some(parse_state(&value)?),
+            "state" => {
+                let states = value.split(',').map(parse_state).collect::<Result<_, _>>()?;
+                list.states = distinct_states(states);
+            }
             "event" => filter.event = Some(parse_event_id(value)?),
             "since" | "until" => {
                 let at = parse_time_or_age(&value, now).map_err(|why| invalid_parameter(name, why))?;
                 let bound = if name == "since" { &mut filter.since } else { &mut filter.until };
                 *bound = Some(at);
             }
-            "limit" => {
-                list.limit =
-                    value.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit)).ok_or_else(|| {
-                        invalid_parameter(name, &format!("must be a number from 1 to {MAX_LIMIT}"))
-                    })?;
-            }
-            _ => {
-                list.before = Some(
-                    parse_page_token(&value)
-                        .ok_or_else(|| invalid_parameter(name, "is not a token of this API"))?,
-                )
-            }
+            _ => parse_page_parameter(name, &value, &mut list.page)?,
         }
     }
     Ok(list)
@@ -64,20 +141,24 @@ pub fn parse_list(namespace: &str, query: Option<&str>, now: Millis) -> Result<L
 
 /// Parses the query of one delivery: whether its payload is requested.
 pub fn parse_payload(query: Option<&str>) -> Result<bool, HttpProblem> {
-    parse_flag("payload", query)
+    parse_flag(&PAYLOAD, query)
 }
 
 /// Parses the query of a bulk replay: whether it only counts.
 pub fn parse_dry_run(query: Option<&str>) -> Result<bool, HttpProblem> {
-    parse_flag("dryRun", query)
+    parse_flag(&DRY_RUN, query)
 }
 
 /// Parses a query whose only parameter is a flag.
-fn parse_flag(name: &str, query: Option<&str>) -> Result<bool, HttpProblem> {
-    match parse_parameters(query, &[name])?.first() {
+fn parse_flag(allowed: &[Parameter], query: Option<&str>) -> Result<bool, HttpProblem> {
+    match parse_parameters(query, allowed)?.first() {
         None => Ok(false),
-        Some((name, value)) => value.parse().map_err(|_| invalid_parameter(name, "must be true or false")),
+        Some((name, value)) => parse_flag_value(name, value),
     }
+}
+
+pub fn parse_flag_value(name: &str, value: &str) -> Result<bool, HttpProblem> {
+    value.parse().map_err(|_| invalid_parameter(name, "must be true or false"))
 }
 
 /// Rejects every parameter.
@@ -86,9 +167,9 @@ pub fn reject_parameters(query: Option<&str>) -> Result<(), HttpProblem> {
 }
 
 /// The body of a bulk replay.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct ReplayRequest {
+pub struct ReplayRequest {
     hook: Option<String>,
     state: Option<String>,
     event: Option<String>,
@@ -99,24 +180,15 @@ struct ReplayRequest {
 
 /// Parses the body of a bulk replay: the filter and the deliveries a second.
 pub fn parse_replay(namespace: &str, body: &[u8], now: Millis) -> Result<(DeliveryFilter, u32), HttpProblem> {
-    let request: ReplayRequest = serde_json::from_slice(body).map_err(|e| {
-        HttpProblem::new(
-            400,
-            "BadBody",
-            format!("the body must be a JSON object such as {{\"hook\": \"h\"}}: {e}"),
-        )
-    })?;
-    let at = |name, text: Option<String>| {
-        text.map(|text| parse_time_or_age(&text, now).map_err(|why| invalid_parameter(name, why))).transpose()
-    };
+    let request: ReplayRequest = parse_body(body)?;
     let filter = DeliveryFilter {
         namespace: namespace.to_owned(),
         hook: request.hook.map(parse_hook_name).transpose()?,
         // Replay delivered deliveries only on explicit request. Without a state, the client means dead letters.
         state: Some(request.state.as_deref().map_or(Ok(DeliveryState::Dead), parse_state)?),
         event: request.event.map(parse_event_id).transpose()?,
-        since: at("since", request.since)?,
-        until: at("until", request.until)?,
+        since: parse_time("since", request.since, now)?,
+        until: parse_time("until", request.until, now)?,
     };
     if filter.state == Some(DeliveryState::Pending) {
         return Err(invalid_parameter("state", "must not be pending: pending deliveries are sent anyway"));
@@ -128,9 +200,66 @@ pub fn parse_replay(namespace: &str, body: &[u8], now: Millis) -> Result<(Delive
     Ok((filter, rate))
 }
 
+/// The query of a cancellation in bulk.
+#[derive(Debug, PartialEq)]
+pub struct CancelQuery {
+    pub filter: DeliveryFilter,
+    /// Only deliveries below this sequence number.
+    pub before: Option<DeliverySeq>,
+}
+
+/// The body of a cancellation in bulk.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CancellationRequest {
+    hook: Option<String>,
+    /// Only `pending`, which is the default.
+    state: Option<String>,
+    event: Option<String>,
+    since: Option<String>,
+    until: Option<String>,
+    /// The token of the last response: goes on there.
+    #[serde(rename = "continue")]
+    next: Option<String>,
+}
+
+/// Parses the body of a cancellation in bulk.
+pub fn parse_cancel(namespace: &str, body: &[u8], now: Millis) -> Result<CancelQuery, HttpProblem> {
+    let request: CancellationRequest = parse_body(body)?;
+    if request.state.as_deref().map_or(Ok(DeliveryState::Pending), parse_state)? != DeliveryState::Pending {
+        return Err(invalid_parameter("state", "must be pending: only pending deliveries can be cancelled"));
+    }
+    let filter = DeliveryFilter {
+        namespace: namespace.to_owned(),
+        hook: request.hook.map(parse_hook_name).transpose()?,
+        state: Some(DeliveryState::Pending),
+        event: request.event.map(parse_event_id).transpose()?,
+        since: parse_time("since", request.since, now)?,
+        until: parse_time("until", request.until, now)?,
+    };
+    let before = request.next.as_deref().map(parse_continue).transpose()?;
+    Ok(CancelQuery { filter, before })
+}
+
+fn parse_body<'b, T: Deserialize<'b>>(body: &'b [u8]) -> Result<T, HttpProblem> {
+    serde_json::from_slice(body).map_err(|e| {
+        let detail = format!("the body must be a JSON object such as {{\"hook\": \"h\"}}: {e}");
+        HttpProblem::new(400, "BadBody", detail)
+    })
+}
+
+fn parse_time(name: &str, text: Option<String>, now: Millis) -> Result<Option<Millis>, HttpProblem> {
+    let parse = |text: String| parse_time_or_age(&text, now).map_err(|why| invalid_parameter(name, why));
+    text.map(parse).transpose()
+}
+
 /// Returns the token of the page that starts below this sequence number.
 pub fn page_token(before: DeliverySeq) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(format!("1.{before}"))
+}
+
+fn parse_continue(text: &str) -> Result<DeliverySeq, HttpProblem> {
+    parse_page_token(text).ok_or_else(|| invalid_parameter("continue", "is not a token of this API"))
 }
 
 fn parse_page_token(text: &str) -> Option<DeliverySeq> {
@@ -139,19 +268,21 @@ fn parse_page_token(text: &str) -> Option<DeliverySeq> {
 }
 
 /// Parses the query's parameters. Rejects parameters that are not in `allowed`, and repeated ones.
-fn parse_parameters<'k>(
+pub fn parse_parameters(
     query: Option<&str>,
-    allowed: &[&'k str],
-) -> Result<Vec<(&'k str, String)>, HttpProblem> {
-    let mut found: Vec<(&'k str, String)> = Vec::new();
+    allowed: &[Parameter],
+) -> Result<Vec<(&'static str, String)>, HttpProblem> {
+    let mut found: Vec<(&'static str, String)> = Vec::new();
     for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
-        let Some(allowed_name) = allowed.iter().find(|allowed| **allowed == name) else {
-            let allowed = if allowed.is_empty() { "none".to_owned() } else { allowed.join(", ") };
+        let Some(allowed_name) = allowed.iter().map(|allowed| allowed.name).find(|allowed| *allowed == name)
+        else {
+            let names: Vec<&str> = allowed.iter().map(|allowed| allowed.name).collect();
+            let allowed = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
             let truncated: String = name.chars().take(64).collect();
             let why = format!("unknown parameter {truncated:?} (allowed: {allowed})");
             return Err(HttpProblem::new(400, "BadParameter", why));
         };
-        if found.iter().any(|(name, _)| name == allowed_name) {
+        if found.iter().any(|(name, _)| *name == allowed_name) {
             return Err(invalid_parameter(allowed_name, "is given twice"));
         }
         found.push((allowed_name, value.into_owned()));
@@ -159,7 +290,7 @@ fn parse_parameters<'k>(
     Ok(found)
 }
 
-fn parse_hook_name(name: String) -> Result<String, HttpProblem> {
+pub fn parse_hook_name(name: String) -> Result<String, HttpProblem> {
     if is_object_name(&name) { Ok(name) } else { Err(invalid_parameter("hook", "is not a valid name")) }
 }
 
@@ -176,7 +307,7 @@ fn parse_state(text: &str) -> Result<DeliveryState, HttpProblem> {
     text.parse().map_err(|_| invalid_parameter("state", &format!("must be one of {STATES}")))
 }
 
-fn invalid_parameter(name: &str, why: &str) -> HttpProblem {
+pub fn invalid_parameter(name: &str, why: &str) -> HttpProblem {
     HttpProblem::new(400, "BadParameter", format!("{name} {why}"))
 }
 
@@ -190,22 +321,23 @@ mod tests {
     #[test]
     fn parses_a_list_query() {
         let default = parse_list("n", None, NOW).unwrap();
-        assert_eq!((default.limit, default.before), (50, None));
+        assert_eq!(default.page, Page { before: None, limit: 50 });
         assert_eq!(default.filter, DeliveryFilter { namespace: "n".into(), ..DeliveryFilter::default() });
         let next = page_token(42);
         let query = format!(
-            "hook=a.b-c&state=dead&event=x%2Fy&since=1h&until=2023-11-14T22:13:20Z&limit=500&continue={next}"
+            "hook=a.b-c&state=dead,pending,dead&event=x%2Fy&since=1h&until=2023-11-14T22:13:20Z&limit=500&continue={next}"
         );
         let all = parse_list("n", Some(&query), NOW).unwrap();
         let filter = DeliveryFilter {
             namespace: "n".into(),
             hook: Some("a.b-c".into()),
-            state: Some(DeliveryState::Dead),
+            state: None,
             event: Some("x/y".into()),
             since: Some(Millis(NOW.0 - 3_600_000)),
             until: Some(NOW),
         };
-        assert_eq!(all, ListQuery { filter, before: Some(42), limit: 500 });
+        let states = vec![DeliveryState::Pending, DeliveryState::Dead];
+        assert_eq!(all, ListQuery { filter, states, page: Page { before: Some(42), limit: 500 } });
     }
 
     #[test]
@@ -216,6 +348,7 @@ mod tests {
             ("hook=", "hook is"),
             ("hook=a&hook=b", "hook is given twice"),
             ("state=Dead", "state must be one of pending, delivered"),
+            ("state=dead,", "state must be one of"),
             ("event=", "event must be"),
             ("since=1d", "since must be a time"),
             ("until=x", "until must be a time"),
@@ -269,6 +402,26 @@ mod tests {
         }
     }
 
+    #[test]
+    fn parses_a_bulk_cancellation() {
+        let parsed = parse_cancel("n", b"{}", NOW).unwrap();
+        assert_eq!((parsed.filter.state, parsed.before), (Some(DeliveryState::Pending), None));
+        let body =
+            format!(r#"{{"hook": "h", "state": "pending", "until": "1s", "continue": "{}"}}"#, page_token(7));
+        let parsed = parse_cancel("n", body.as_bytes(), NOW).unwrap();
+        assert_eq!((parsed.filter.hook.as_deref(), parsed.before), (Some("h"), Some(7)));
+        assert_eq!(parsed.filter.until, Some(Millis(NOW.0 - 1000)));
+        for (body, part) in [
+            ("", "JSON object"),
+            (r#"{"rate": 1}"#, "rate"),
+            (r#"{"state": "dead"}"#, "state must be pending"),
+            (r#"{"continue": "7"}"#, "continue is not a token"),
+        ] {
+            let problem = parse_cancel("n", body.as_bytes(), NOW).unwrap_err();
+            assert!(problem.status == 400 && problem.detail.contains(part), "{body}: {}", problem.detail);
+        }
+    }
+
     proptest! {
         #[test]
         fn every_query_is_parsed_or_rejected_with_a_short_problem(
@@ -280,6 +433,7 @@ mod tests {
                 parse_payload(Some(&query)).err(),
                 reject_parameters(Some(&query)).err(),
                 parse_replay("n", &body, NOW).err(),
+                parse_cancel("n", &body, NOW).err(),
                 parse_replay("n", query.as_bytes(), NOW).err(),
             ];
             for problem in problems.into_iter().flatten() {

@@ -12,16 +12,13 @@ use uuid::Uuid;
 
 use super::query;
 use super::responses::{DryRunResponse, ReplayListResponse, ReplayResponse};
-use super::state::{ApiState, IdPath, RESOURCE, store_problem};
+use super::state::{ApiState, IdPath, RESOURCE, read_small_body, store_problem};
 use crate::cluster::Permission;
 use crate::core::time::Millis;
-use crate::worker::body::{BodySender, read_body};
 use crate::worker::problem::HttpProblem;
 use crate::worker::request::ValidPath;
 use crate::worker::store::DeliveryFilter;
 
-/// The largest body in bytes. A body contains only a few names and times.
-const MAX_BODY: usize = 16 * 1024;
 /// The most deliveries that a dry run counts.
 const MAX_COUNTED: usize = 10_000;
 /// The longest time that a dry run counts. Its reads are short and take turns with those of other namespaces.
@@ -36,11 +33,7 @@ pub async fn start(
 ) -> Result<Response, HttpProblem> {
     api.authorize(&headers, replay_access(&namespace)).await?;
     let is_dry_run = query::parse_dry_run(uri.query())?;
-    let too_big = || HttpProblem::new(413, "TooBig", format!("the body has more than {MAX_BODY} bytes"));
-    let owner = namespace.as_str().into();
-    let sender = BodySender::Authorized { memory: api.memory.requests(), namespace: &owner };
-    let body = read_body(body, &headers, MAX_BODY, sender).await;
-    let body = body.map_err(|error| HttpProblem::unreadable_body(&error, too_big))?.bytes;
+    let body = read_small_body(&api, &namespace, &headers, body).await?;
     let now = Millis::now();
     let (filter, rate) = query::parse_replay(&namespace, &body, now)?;
     if is_dry_run {

@@ -1,16 +1,20 @@
 //! The JSON bodies of responses. Members are always present, and null if there is no value.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
+use super::hold::HoldResponse;
 use crate::core::event::Event;
 use crate::core::time::Millis;
 use crate::worker::store;
-use crate::worker::store::{DeliveryRecord, DeliveryState, ReplayJob};
+use crate::worker::store::{DeliveryRecord, DeliveryState, EventOutcome, EventRecord, ReplayJob};
 
 /// A page of deliveries, newest first.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub struct DeliveryListResponse {
     pub items: Vec<DeliveryResponse>,
     /// The token of the next page; null on the last page. A page can have fewer items than requested, or none, and a
@@ -20,10 +24,11 @@ pub struct DeliveryListResponse {
 }
 
 /// A delivery with its history.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DeliveryResponse {
     /// The `webhook-id`.
+    #[schemars(with = "String")]
     id: Uuid,
     /// The event's id.
     event: String,
@@ -32,14 +37,21 @@ pub struct DeliveryResponse {
     reason: Option<String>,
     accepted_time: String,
     attempts: Vec<AttemptResponse>,
+    /// When the next attempt is due. May be in the past while the delivery is held or its hook has no free slot.
     next_attempt_time: Option<String>,
+    /// Why no attempt is made now. Null: the delivery is not held.
+    held: Option<HoldResponse>,
     /// The event's data, if requested.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<serde_json::Value>")]
     pub data: Option<Box<RawValue>>,
+    /// With the data: the request and the response of the last attempt, if the worker keeps them (`--keep-responses`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_exchange: Option<Option<store::Exchange>>,
 }
 
 /// One attempt.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct AttemptResponse {
     time: String,
@@ -47,6 +59,12 @@ struct AttemptResponse {
     duration_ms: u64,
     error: Option<String>,
     detail: Option<String>,
+}
+
+impl DeliveryResponse {
+    pub fn with_hold(self, held: Option<HoldResponse>) -> Self {
+        DeliveryResponse { held, ..self }
+    }
 }
 
 impl From<DeliveryRecord> for DeliveryResponse {
@@ -60,7 +78,9 @@ impl From<DeliveryRecord> for DeliveryResponse {
             accepted_time: record.accepted.rfc3339(),
             attempts: record.attempts.into_iter().map(AttemptResponse::from).collect(),
             next_attempt_time: record.due.map(Millis::rfc3339),
+            held: None,
             data: None,
+            last_exchange: None,
         }
     }
 }
@@ -79,14 +99,25 @@ impl From<store::AttemptRecord> for AttemptResponse {
 
 /// The state of a delivery after a replay or a cancellation. Contains nothing else, because the permission to replay or
 /// cancel does not include the permission to read the history.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub struct DeliveryStateResponse {
+    #[schemars(with = "String")]
     pub id: Uuid,
     pub state: DeliveryState,
 }
 
-/// What a bulk replay would put back.
-#[derive(Serialize)]
+/// The result of one request of a cancellation in bulk.
+#[derive(Serialize, JsonSchema)]
+pub struct CancellationResponse {
+    /// The deliveries that this request cancelled.
+    pub cancelled: usize,
+    /// Pass it in the next request. Null: no matching delivery is left.
+    #[serde(rename = "continue")]
+    pub next: Option<String>,
+}
+
+/// What a bulk replay would put back, or a cancellation in bulk would cancel.
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DryRunResponse {
     pub matching: usize,
@@ -95,15 +126,16 @@ pub struct DryRunResponse {
 }
 
 /// The bulk replays of a namespace, newest first.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub struct ReplayListResponse {
     pub items: Vec<ReplayResponse>,
 }
 
 /// A bulk replay and its progress.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ReplayResponse {
+    #[schemars(with = "String")]
     id: Uuid,
     hook: Option<String>,
     state: Option<DeliveryState>,
@@ -141,8 +173,64 @@ impl From<ReplayJob> for ReplayResponse {
     }
 }
 
+/// A page of events, newest first.
+#[derive(Serialize, JsonSchema)]
+pub struct EventListResponse {
+    pub items: Vec<EventResponse>,
+    /// The token of the next page, as for deliveries.
+    #[serde(rename = "continue")]
+    pub next: Option<String>,
+}
+
+/// An event and the outcome of its deliveries.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EventResponse {
+    id: String,
+    source: String,
+    event: String,
+    /// `api`, `relay/HOOK` or `stream/EVENTSTREAM`.
+    origin: String,
+    time: String,
+    accepted_time: String,
+    outcome: EventOutcome,
+    /// The number of its deliveries in each state; a state without deliveries is left out.
+    deliveries: BTreeMap<&'static str, usize>,
+    /// The hooks of these deliveries.
+    hooks: BTreeSet<String>,
+    /// True if it has more deliveries than are counted: 100 in a list, 500 of a single event.
+    deliveries_left_out: bool,
+    /// The event's data, if requested.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<serde_json::Value>")]
+    data: Option<Box<RawValue>>,
+}
+
+impl EventResponse {
+    pub fn of(record: EventRecord, with_data: bool) -> Self {
+        let EventRecord { event, accepted, outcome, deliveries, has_more } = record;
+        let mut counts = BTreeMap::new();
+        for (_, state) in &deliveries {
+            *counts.entry((*state).into()).or_default() += 1;
+        }
+        EventResponse {
+            id: event.id.clone(),
+            source: event.source.clone(),
+            event: event.event.clone(),
+            origin: event.origin.to_string(),
+            time: event.time.clone(),
+            accepted_time: accepted.rfc3339(),
+            outcome,
+            deliveries: counts,
+            hooks: deliveries.into_iter().map(|(hook, _)| hook.to_string()).collect(),
+            deliveries_left_out: has_more,
+            data: with_data.then(|| event.data.view().to_owned()),
+        }
+    }
+}
+
 /// An event, its deliveries, and the hooks that it did not match.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ExplainResponse {
     id: String,
@@ -161,7 +249,7 @@ pub struct ExplainResponse {
 }
 
 /// A delivery with an explanation of its state.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub struct ExplainedDelivery {
     #[serde(flatten)]
     pub delivery: DeliveryResponse,
@@ -169,7 +257,7 @@ pub struct ExplainedDelivery {
 }
 
 /// A hook without a delivery of the event, and why.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub struct UnmatchedHook {
     pub hook: String,
     pub reason: &'static str,

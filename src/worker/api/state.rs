@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::body::{Body, Bytes};
 use http::HeaderMap;
 use serde::Deserialize;
 use uuid::Uuid;
@@ -10,6 +11,7 @@ use crate::cluster::{Cluster, Permission, View};
 use crate::core::names::is_namespace;
 use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
+use crate::worker::body::{BodySender, read_body};
 use crate::worker::dispatch::DispatchHandle;
 use crate::worker::handlers::HandlerRunner;
 use crate::worker::index::HookIndex;
@@ -23,6 +25,9 @@ use crate::worker::store::{HistoryStore, StoreError};
 pub const RESOURCE: &str = "deliveries";
 /// The longest event id in bytes.
 pub const MAX_EVENT_ID: usize = 512;
+
+/// The largest body in bytes of a request that has only a few names and times.
+const MAX_BODY: usize = 16 * 1024;
 
 /// The dependencies of the routes.
 pub struct ApiState {
@@ -86,7 +91,26 @@ pub fn store_problem(error: &StoreError) -> HttpProblem {
     }
 }
 
+/// Reads the body of a request whose client is authorized.
+pub async fn read_small_body(
+    api: &ApiState,
+    namespace: &str,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Bytes, HttpProblem> {
+    let too_big = || HttpProblem::new(413, "TooBig", format!("the body has more than {MAX_BODY} bytes"));
+    let owner = namespace.into();
+    let sender = BodySender::Authorized { memory: api.memory.requests(), namespace: &owner };
+    let body = read_body(body, headers, MAX_BODY, sender).await;
+    Ok(body.map_err(|error| HttpProblem::unreadable_body(&error, too_big))?.bytes)
+}
+
 pub fn delivery_not_found(id: Uuid) -> HttpProblem {
     let detail = format!("there is no delivery {id} in this namespace, or its history has expired");
+    HttpProblem::new(404, "NotFound", detail)
+}
+
+pub fn event_not_found() -> HttpProblem {
+    let detail = "no event of this id was accepted in this namespace, or its history has expired";
     HttpProblem::new(404, "NotFound", detail)
 }

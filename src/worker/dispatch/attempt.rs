@@ -23,7 +23,9 @@ use crate::worker::decide::{Decision, decide_again};
 use crate::worker::handlers::{HandlerOutcome, HandlerRunner, HookVersion, ReceiverPermission};
 use crate::worker::hooks::HookState;
 use crate::worker::index::HookIndex;
-use crate::worker::store::{AttemptRecord, DeliverySeq, NextStep, PendingDelivery, Settlement};
+use crate::worker::store::{
+    AttemptRecord, DeliverySeq, Exchange, ExchangeChange, NextStep, PendingDelivery, Settlement,
+};
 
 /// The delay before an undecided delivery is evaluated again; a changed spec triggers it earlier.
 const UNDECIDED_RETRY: Duration = Duration::from_secs(60);
@@ -111,13 +113,13 @@ async fn make_attempt(
                 }
             };
             job.metrics.start_attempt();
-            let outcome = match permitted {
+            let (outcome, exchange) = match permitted {
                 Ok(()) => job.runner.run(hook, pending).await,
-                Err(outcome) => outcome,
+                Err(outcome) => (outcome, None),
             };
             job.metrics.record_attempt(outcome.label(), outcome.status(), started.elapsed());
             state.series.iter().for_each(|series| series.record_attempt(outcome.status()));
-            settle(hook, pending, outcome, at, started.elapsed())
+            settle(hook, pending, (outcome, exchange), at, started.elapsed())
         }
         Decision::Skip => {
             Ok(AttemptResult::without_attempt(pending, NextStep::Dead { reason: DeliveryReason::Filtered }))
@@ -187,7 +189,14 @@ async fn reevaluate_filter(
 }
 
 fn settle_without_attempt(delivery: DeliverySeq, next: NextStep) -> Settlement {
-    Settlement { delivery, at: Millis::now(), attempt: None, next, progress: None }
+    Settlement {
+        delivery,
+        at: Millis::now(),
+        attempt: None,
+        next,
+        progress: None,
+        exchange: ExchangeChange::Nothing,
+    }
 }
 
 /// Derives the receiver's health from an attempt. A receiver that answers with a terminal status is healthy.
@@ -239,7 +248,7 @@ fn failure_kind(failure: Option<AttemptFailure>) -> FailureKind {
 fn settle(
     hook: &CompiledHook,
     pending: &PendingDelivery,
-    outcome: HandlerOutcome,
+    (outcome, exchange): (HandlerOutcome, Option<Box<Exchange>>),
     at: Millis,
     duration: Duration,
 ) -> Result<AttemptResult, Postponement> {
@@ -283,10 +292,22 @@ fn settle(
     let next = hook.delivery.retry.decide(&result, state, now, fastrand::f64());
     tracing::debug!(hook = %pending.hook.name, id = %pending.id, status, error, ?next, "attempt ended");
     let attempt = AttemptRecord { at, duration, status, error: error.map(ToOwned::to_owned), detail };
+    let exchange = match exchange {
+        Some(exchange) => ExchangeChange::Replace(exchange),
+        // Only an earlier attempt can have left one.
+        None if pending.attempts > 0 || pending.replays > 0 => ExchangeChange::Remove,
+        None => ExchangeChange::Nothing,
+    };
     let signal = receiver_signal(next, &attempt, failure);
     let evidence = ReceiverEvidence::of(status, failure);
-    let settlement =
-        Settlement { delivery: pending.seq, at: at + duration, attempt: Some(attempt), next, progress };
+    let settlement = Settlement {
+        delivery: pending.seq,
+        at: at + duration,
+        attempt: Some(attempt),
+        next,
+        progress,
+        exchange,
+    };
     Ok(AttemptResult { settlement, signal, evidence })
 }
 

@@ -9,8 +9,8 @@ use crate::core::fast_map::FastSet;
 use crate::core::time::Millis;
 use crate::metrics::Metrics;
 use crate::worker::store::{
-    DeliverySeq, DispatchStore, DueDeliveries, HookId, NextStep, PendingDelivery, ReadLimit, Settlement,
-    StoreError,
+    DeliverySeq, DispatchStore, DueDeliveries, ExchangeChange, HookId, NextStep, PendingDelivery, ReadLimit,
+    Settlement, StoreError,
 };
 
 /// Orphaned deliveries that are ended in one commit.
@@ -101,6 +101,7 @@ pub async fn end_deliveries(store: &dyn DispatchStore, metrics: &Metrics, uid: &
             attempt: None,
             next,
             progress: None,
+            exchange: ExchangeChange::Nothing,
         });
         let Ok(ended) = store.settle_many(dead.collect()).await else { return false };
         ended.iter().for_each(|_| metrics.record_finished("dead", Some(DeliveryReason::HookDeleted)));

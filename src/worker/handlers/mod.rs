@@ -9,6 +9,7 @@
 //! Out of scope: the time of an attempt (`dispatch`), retry decisions (`core::retry`).
 
 mod handshake;
+mod kept_exchange;
 mod lambda;
 mod log;
 mod oauth2;
@@ -38,7 +39,7 @@ use crate::core::template::RenderError;
 use crate::memory::MemoryPool;
 use crate::net::HttpClient;
 use crate::sandbox::{Sandbox, ScriptError, ScriptOwner};
-use crate::worker::store::{HandlerProgress, PendingDelivery};
+use crate::worker::store::{Exchange, HandlerProgress, KeepResponses, PendingDelivery};
 
 /// The outcome of one attempt.
 #[derive(Clone, Debug)]
@@ -98,6 +99,7 @@ pub struct HandlerRunner {
     tokens: Arc<AccessTokens>,
     /// The origin that is stated to receivers of hooks with a handshake.
     webhook_origin: String,
+    keep: KeepResponses,
 }
 
 impl HandlerRunner {
@@ -109,23 +111,43 @@ impl HandlerRunner {
         webhook_origin: String,
     ) -> Self {
         let (warnings, tokens) = (Warnings::default(), Arc::default());
-        HandlerRunner { http, cluster, sandbox, rendered, warnings, tokens, webhook_origin }
+        HandlerRunner {
+            http,
+            cluster,
+            sandbox,
+            rendered,
+            warnings,
+            tokens,
+            webhook_origin,
+            keep: KeepResponses::None,
+        }
     }
 
-    /// Makes one attempt, bounded by the hook's timeout.
-    pub async fn run(&self, hook: &CompiledHook, pending: &PendingDelivery) -> HandlerOutcome {
+    /// Keeps the requests and responses of these attempts. Without it, of none.
+    pub fn keeping(self, keep: KeepResponses) -> Self {
+        HandlerRunner { keep, ..self }
+    }
+
+    /// Makes one attempt, bounded by the hook's timeout. Returns the request and the response too, if they are kept.
+    pub async fn run(
+        &self,
+        hook: &CompiledHook,
+        pending: &PendingDelivery,
+    ) -> (HandlerOutcome, Option<Box<Exchange>>) {
         let (timeout, started) = (timeout(hook), Instant::now());
         match &hook.handler {
-            Handler::Log => log::write(hook, pending).await,
+            Handler::Log => (log::write(hook, pending).await, None),
             // Boxed, as the other futures that are large or rare: the size of every attempt is that of the largest one.
-            Handler::Lambda(lambda) => Box::pin(lambda::run(self, hook, lambda, pending, timeout)).await,
+            Handler::Lambda(lambda) => {
+                (Box::pin(lambda::run(self, hook, lambda, pending, timeout)).await, None)
+            }
             Handler::Webhook(_) | Handler::WebhookCustom(_) => {
                 match self.prepare_request(hook, pending).await {
                     Ok(request) => {
                         let remaining = timeout.saturating_sub(started.elapsed());
-                        request.send(remaining.max(MIN_TIMEOUT)).await
+                        request.send(remaining.max(MIN_TIMEOUT), self.keep).await
                     }
-                    Err(outcome) => outcome,
+                    Err(outcome) => (outcome, None),
                 }
             }
         }

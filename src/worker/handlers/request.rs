@@ -11,6 +11,7 @@ use http::{HeaderMap, Method, Request, StatusCode, Uri};
 use http_body_util::Full;
 use secrecy::{ExposeSecret, SecretString};
 
+use super::kept_exchange::RequestCopy;
 use super::oauth2::{AccessTokens, TokenError, TokenRequest};
 use super::{HandlerOutcome, HandlerRunner, MIN_TIMEOUT};
 use crate::api::{HeaderFrom, SecretKeyRef, SignatureScheme, Tls};
@@ -26,7 +27,7 @@ use crate::core::time::Millis;
 use crate::core::trace;
 use crate::core::webhook_handshake::REQUEST_ORIGIN;
 use crate::net::{HttpClient, HttpResponse, SendError};
-use crate::worker::store::PendingDelivery;
+use crate::worker::store::{Exchange, KeepResponses, PendingDelivery};
 
 /// Bytes of a response's body that are read.
 const MAX_RESPONSE: usize = 64 * 1024;
@@ -94,19 +95,35 @@ impl OutgoingRequest {
         (self.http, request)
     }
 
-    /// Sends the request and returns the outcome of the attempt.
-    pub async fn send(mut self, timeout: Duration) -> HandlerOutcome {
-        let mut secrets = std::mem::take(&mut self.secrets);
-        match self.exchange(timeout, &mut secrets).await {
-            Ok(response) => {
-                let is_success = response.status.is_success();
-                let retry_after = retry_after_of(&response.headers);
-                let detail = (!is_success && !response.body.is_empty())
-                    .then(|| redact_and_cut(&String::from_utf8_lossy(&response.body), &secrets));
-                HandlerOutcome::Answered { status: response.status.as_u16(), retry_after, detail }
-            }
-            Err(outcome) => outcome,
+    /// Returns a copy to show.
+    fn copy(&self) -> RequestCopy {
+        let mut headers = self.headers.clone();
+        if self.authorization.is_some() {
+            headers.insert(AUTHORIZATION, HeaderValue::from_static("Bearer ***"));
         }
+        RequestCopy { method: self.method.clone(), uri: self.uri.clone(), headers, body: self.body.clone() }
+    }
+
+    /// Sends the request and returns the outcome of the attempt. `keep`: whether it returns the request and the response
+    /// too.
+    pub async fn send(
+        mut self,
+        timeout: Duration,
+        keep: KeepResponses,
+    ) -> (HandlerOutcome, Option<Box<Exchange>>) {
+        let mut secrets = std::mem::take(&mut self.secrets);
+        let copy = (keep != KeepResponses::None).then(|| self.copy());
+        let sent = self.exchange(timeout, &mut secrets).await;
+        let is_kept = match &sent {
+            Ok(response) => keep == KeepResponses::All || !response.status.is_success(),
+            // Without an attempt, the exchange of the last one stays.
+            Err(outcome) => {
+                !matches!(outcome, HandlerOutcome::NotReady { .. } | HandlerOutcome::Postponed { .. })
+            }
+        };
+        let copy = copy.filter(|_| is_kept);
+        let exchange = copy.map(|copy| Box::new(copy.render(sent.as_ref().ok(), &secrets)));
+        (outcome_of(sent, &secrets), exchange)
     }
 }
 
@@ -142,6 +159,20 @@ impl Authorization {
             }
             Ok(None) | Err(_) => Ok(response),
         }
+    }
+}
+
+/// Returns the outcome of an attempt whose request was sent.
+fn outcome_of(sent: Result<HttpResponse, HandlerOutcome>, secrets: &[SecretString]) -> HandlerOutcome {
+    match sent {
+        Ok(response) => {
+            let is_success = response.status.is_success();
+            let retry_after = retry_after_of(&response.headers);
+            let detail = (!is_success && !response.body.is_empty())
+                .then(|| redact_and_cut(&String::from_utf8_lossy(&response.body), secrets));
+            HandlerOutcome::Answered { status: response.status.as_u16(), retry_after, detail }
+        }
+        Err(outcome) => outcome,
     }
 }
 

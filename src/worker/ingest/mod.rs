@@ -107,11 +107,14 @@ async fn method_not_allowed() -> HttpProblem {
 struct PublishResponse<'a> {
     id: &'a str,
     deliveries: usize,
+    /// The event was accepted before. Left out if not.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    duplicate: bool,
 }
 
 impl<'a> PublishResponse<'a> {
     fn of(accepted: &'a AcceptedEvent) -> Self {
-        PublishResponse { id: &accepted.event_id, deliveries: accepted.kept() }
+        PublishResponse { id: &accepted.event_id, deliveries: accepted.kept(), duplicate: accepted.duplicate }
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::{AttemptRecord, DeliverySeq, HookId, NextStep};
+use super::{AttemptRecord, DeliverySeq, ExchangeChange, HookId, NextStep};
 use crate::core::event::Event;
 use crate::core::time::Millis;
 
@@ -69,6 +69,7 @@ pub struct Settlement {
     /// If set, replaces the stored progress. The store removes the progress of a delivered delivery, so a replay
     /// repeats all its work.
     pub progress: Option<HandlerProgress>,
+    pub exchange: ExchangeChange,
 }
 
 /// A hook with pending deliveries.

@@ -6,8 +6,8 @@ use futures::future::BoxFuture;
 use uuid::Uuid;
 
 use super::{
-    DeliveryFilter, DeliveryPage, DeliveryRecord, DeliverySeq, DeliveryState, EventExplanation, HookId,
-    PartialCount, ReplayJob, StoreError,
+    DeliveryFilter, DeliveryPage, DeliveryRecord, DeliverySeq, DeliveryState, EventExplanation, EventFilter,
+    EventPage, Exchange, HookId, PartialCount, ReplayJob, StoreError,
 };
 use crate::core::event::Event;
 use crate::core::time::Millis;
@@ -36,6 +36,9 @@ pub trait HistoryStore: Send + Sync + 'static {
     /// Returns the event of a delivery. Takes the delivery's id, because two sources may use the same event id.
     fn event_of(&self, namespace: &str, id: Uuid) -> BoxFuture<'_, Result<Option<Arc<Event>>, StoreError>>;
 
+    /// Returns the kept request and response of a delivery's last attempt.
+    fn exchange(&self, namespace: &str, id: Uuid) -> BoxFuture<'_, Result<Option<Exchange>, StoreError>>;
+
     /// Returns up to `limit` deliveries with their attempts, newest first, starting below `before`.
     ///
     /// A page ends early when the query has examined its maximum of rows or time; `DeliveryPage::next` then continues
@@ -46,6 +49,16 @@ pub trait HistoryStore: Send + Sync + 'static {
         before: Option<DeliverySeq>,
         limit: usize,
     ) -> BoxFuture<'_, Result<DeliveryPage, StoreError>>;
+
+    /// Returns up to `limit` events, newest first, starting below `before`. A page ends early as that of `list` does.
+    /// `with_data`: with their data, whose bytes count as examined too.
+    fn events(
+        &self,
+        filter: EventFilter,
+        before: Option<DeliverySeq>,
+        limit: usize,
+        with_data: bool,
+    ) -> BoxFuture<'_, Result<EventPage, StoreError>>;
 
     /// Returns the newest event with this id and its deliveries, up to a bounded number.
     fn explain(
@@ -75,6 +88,15 @@ pub trait HistoryStore: Send + Sync + 'static {
         id: Uuid,
         now: Millis,
     ) -> BoxFuture<'_, Result<Option<HookId>, StoreError>>;
+
+    /// Cancels those of these deliveries that are pending, as `cancel` does, in one operation. Returns the cancelled ones. The
+    /// caller bounds the number of ids, because accepts wait for the operation.
+    fn cancel_many(
+        &self,
+        namespace: &str,
+        ids: Vec<Uuid>,
+        now: Millis,
+    ) -> BoxFuture<'_, Result<Vec<(HookId, DeliverySeq)>, StoreError>>;
 
     /// Starts a replay of the finished deliveries that match the filter. `step_replays` executes it.
     ///

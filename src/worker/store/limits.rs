@@ -9,9 +9,12 @@ use crate::core::time::Millis;
 pub struct Retention {
     pub history_age: Duration,
     pub dead_letter_age: Duration,
+    /// How long events that no hook matched are kept; `history_age` if that is shorter.
+    pub unmatched_age: Duration,
     /// Bytes of events kept for delivered, dropped and cancelled deliveries, and for events without deliveries.
     /// Retention removes the oldest first. An event counts once for each of its deliveries. Within an event's
-    /// idempotency window, retention removes only its data (`null` remains).
+    /// idempotency window, retention removes only its data (`null` remains). Unmatched events may have a quarter of them,
+    /// divided between the namespaces.
     pub history_bytes: u64,
     /// Bytes of events kept for dead letters, counted the same way.
     pub dead_letter_bytes: u64,

@@ -17,7 +17,9 @@
 mod deliveries;
 mod dispatch_store;
 mod error;
+mod event_history;
 mod events;
+mod exchange;
 mod history;
 mod history_store;
 mod ids;
@@ -34,7 +36,11 @@ pub use crate::core::retry::NextStep;
 pub use deliveries::{DueDeliveries, HandlerProgress, HookBacklog, PendingDelivery, ReadLimit, Settlement};
 pub use dispatch_store::DispatchStore;
 pub use error::StoreError;
+pub use event_history::{EventFilter, EventOutcome, EventPage, EventRecord};
 pub use events::{AcceptCallback, AcceptedDelivery, AcceptedEvent, Dedup, Fate, NewDelivery, NewEvent};
+pub use exchange::{
+    Exchange, ExchangeChange, KeepResponses, KeptBody, KeptHeader, ReceivedResponse, SentRequest,
+};
 pub use history::{
     AttemptRecord, DeliveryFilter, DeliveryPage, DeliveryRecord, DeliveryState, EventExplanation,
     PartialCount, ReplayJob,

@@ -260,7 +260,7 @@ async fn of_flags_and_addresses_are_answered_in_one_line() {
         // Addresses.
         mistake(&to(&ingest), 2, &["no such path: publish events with POST", port_hint]),
         mistake(&to(&ops), 2, &["returned 404 Not Found", port_hint]),
-        mistake(&[&send[..], &[&api]].concat(), 1, &["no such path: list deliveries with GET", port_hint]),
+        mistake(&[&send[..], &[&api]].concat(), 1, &["returned 405 Method Not Allowed", port_hint]),
         mistake(
             &to(&https_api),
             2,

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod commands;
+mod deliveries;
 mod diff;
 mod environment;
 mod import;

@@ -181,7 +181,7 @@ async fn command_line_shows_the_same() {
     let lines: Vec<&str> = table.lines().collect();
     assert_eq!(lines.len(), 6, "{table}");
     let column = lines[0].find("STATE").unwrap();
-    assert!(lines[0].starts_with("ID ") && lines[4][column..].starts_with("dead "), "{table}");
+    assert!(lines[0].starts_with("AGE ") && lines[4][column..].starts_with("dead "), "{table}");
 
     let (code, json) = run(&standalone, &["list", "--state", "dead", "--output", "json"]).await;
     let page: Value = serde_json::from_str(&json).unwrap();
@@ -447,6 +447,11 @@ async fn each_right_allows_its_requests_only() {
         ("GET", "replays"),
         ("POST", &cancel_replay),
         ("POST", &cancel),
+        ("GET", "events"),
+        ("GET", "events?payload=true"),
+        ("GET", "events/e"),
+        ("GET", "events/e?payload=true"),
+        ("POST", "deliveries/cancel"),
     ];
     let request_status = async |token: Option<&str>, namespace: &str, method: &str, path: &str| {
         let url = format!("{}/v1/namespaces/{namespace}/{path}", worker.api);
@@ -459,16 +464,16 @@ async fn each_right_allows_its_requests_only() {
         .0
     };
     for (account, statuses) in [
-        ("lists", &[200, 403, 403, 403, 403, 403, 403, 403, 403, 403]),
-        ("gets", &[403, 404, 403, 200, 403, 403, 403, 403, 403, 403]),
-        ("payload-alone", &[403; 10]),
-        ("payloads", &[403, 404, 404, 200, 403, 403, 403, 403, 403, 403]),
-        ("replays", &[403, 403, 403, 403, 404, 202, 404, 200, 404, 403]),
-        ("cancels", &[403, 403, 403, 403, 403, 403, 403, 403, 403, 404]),
-        ("creates", &[403; 10]),
-        ("publisher", &[403; 10]),
-        ("support", &[200, 404, 403, 200, 403, 403, 403, 403, 403, 403]),
-        ("on-call", &[200, 404, 403, 200, 404, 202, 404, 200, 404, 404]),
+        ("lists", &[200, 403, 403, 403, 403, 403, 403, 403, 403, 403, 200, 403, 403, 403, 403]),
+        ("gets", &[403, 404, 403, 200, 403, 403, 403, 403, 403, 403, 403, 403, 200, 403, 403]),
+        ("payload-alone", &[403; 15]),
+        ("payloads", &[403, 404, 404, 200, 403, 403, 403, 403, 403, 403, 403, 403, 200, 200, 403]),
+        ("replays", &[403, 403, 403, 403, 404, 202, 404, 200, 404, 403, 403, 403, 403, 403, 403]),
+        ("cancels", &[403, 403, 403, 403, 403, 403, 403, 403, 403, 404, 403, 403, 403, 403, 200]),
+        ("creates", &[403; 15]),
+        ("publisher", &[403; 15]),
+        ("support", &[200, 404, 403, 200, 403, 403, 403, 403, 403, 403, 200, 403, 200, 403, 403]),
+        ("on-call", &[200, 404, 403, 200, 404, 202, 404, 200, 404, 404, 200, 403, 200, 403, 200]),
     ] {
         let token = worker.namespace.token(account, &["hookstream"]).await;
         for ((method, path), expected) in requests.iter().zip(statuses) {

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::{HookPath, RESOURCE, shape};
 use crate::cluster::Permission;
+use crate::worker::api::query::Parameter;
 use crate::worker::api::state::ApiState;
 use crate::worker::problem::HttpProblem;
 use crate::worker::request::ValidPath;
@@ -16,6 +17,11 @@ use crate::worker::request::ValidPath;
 /// The default and the maximum size of a page, as in Kong.
 const DEFAULT_PAGE: usize = 100;
 const MAX_PAGE: usize = 1000;
+/// The parameters of a list.
+pub(super) const PARAMETERS: [Parameter; 2] = [
+    Parameter::number("size", "The most hooks, 1 to 1000; 100 if it is not given"),
+    Parameter::text("offset", "The offset of the last page"),
+];
 
 pub async fn list(
     State(api): State<Arc<ApiState>>,

@@ -9,14 +9,15 @@ mod shape;
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::State;
 use axum::routing::{get, post};
-use axum::{Json, Router};
 use http::HeaderMap;
 use kube::Resource;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::route::{ApiRoute, schema};
 use super::state::ApiState;
 use crate::api::EventHook;
 use crate::cluster::{DeserializeGuard, Permission};
@@ -28,20 +29,59 @@ use crate::worker::request::{PathNames, ValidPath};
 /// The RBAC resource of the permissions for these routes.
 const RESOURCE: &str = "eventhooks";
 
-pub fn routes() -> Router<Arc<ApiState>> {
-    let kong = |path: &str| format!("/kong/{{namespace}}/event-hooks{path}");
+/// Kong defines the bodies, so they are any JSON here.
+type JsonBody = serde_json::Map<String, Value>;
+
+macro_rules! kong_path {
+    ($path:literal) => {
+        concat!("/kong/{namespace}/event-hooks", $path)
+    };
+}
+
+pub fn routes() -> Vec<ApiRoute> {
+    const LIST: &str = "list eventhooks";
+    let read =
+        |path, id, summary, handler| ApiRoute::get(path, id, summary, LIST, schema::<JsonBody>, handler);
     // Kong's documentation writes some of the paths with a trailing slash.
-    Router::new()
-        .route(&kong(""), get(list::list))
-        .route(&kong("/"), get(list::list))
-        .route(&kong("/sources"), get(all_sources))
-        .route(&kong("/sources/"), get(all_sources))
-        .route(&kong("/sources/{source}"), get(one_source))
-        .route(&kong("/sources/{source}/"), get(one_source))
-        .route(&kong("/sources/{source}/{event}"), get(one_event))
-        .route(&kong("/{id}"), get(list::show))
-        .route(&kong("/{id}/test"), post(run::test))
-        .route(&kong("/{id}/ping"), get(run::ping))
+    let alias = |path, handler| ApiRoute { is_alias: true, ..read(path, "", "", handler) };
+    vec![
+        read(kong_path!(""), "kongListHooks", "List the hooks as Kong does", get(list::list))
+            .parameters(&list::PARAMETERS),
+        alias(kong_path!("/"), get(list::list)),
+        read(
+            kong_path!("/sources"),
+            "kongListSources",
+            "List the sources and their events",
+            get(all_sources),
+        ),
+        alias(kong_path!("/sources/"), get(all_sources)),
+        read(
+            kong_path!("/sources/{source}"),
+            "kongShowSource",
+            "List the events of a source",
+            get(one_source),
+        ),
+        alias(kong_path!("/sources/{source}/"), get(one_source)),
+        read(kong_path!("/sources/{source}/{event}"), "kongShowEvent", "Describe an event", get(one_event)),
+        read(kong_path!("/{id}"), "kongShowHook", "Show a hook as Kong does", get(list::show)),
+        ApiRoute::post(
+            kong_path!("/{id}/test"),
+            "kongTestHook",
+            "Run a hook once; the body is the event's data",
+            "create eventhooks/test",
+            schema::<JsonBody>,
+            post(run::test),
+        )
+        .request::<JsonBody>(),
+        ApiRoute::get(
+            kong_path!("/{id}/ping"),
+            "kongPingHook",
+            "Send Kong's ping to a webhook",
+            "create eventhooks/ping",
+            schema::<JsonBody>,
+            get(run::ping),
+        ),
+    ]
 }
 
 /// A hook in a request's path.

@@ -50,6 +50,7 @@ pub(super) const LATE: Millis = Millis(T0.0 * 2);
 pub(in super::super) const RETENTION: Retention = Retention {
     history_age: Duration::from_secs(24 * 3600),
     dead_letter_age: Duration::from_secs(48 * 3600),
+    unmatched_age: Duration::from_secs(24 * 3600),
     history_bytes: u64::MAX,
     dead_letter_bytes: u64::MAX,
 };
@@ -111,7 +112,14 @@ pub(in super::super) fn settled(
     next: NextStep,
 ) -> Settlement {
     let attempt = attempt(at, status);
-    Settlement { delivery, at: at + attempt.duration, attempt: Some(attempt), next, progress: None }
+    Settlement {
+        delivery,
+        at: at + attempt.duration,
+        attempt: Some(attempt),
+        next,
+        progress: None,
+        exchange: ExchangeChange::Nothing,
+    }
 }
 
 pub(in super::super) fn seqs_of<'a>(

@@ -247,6 +247,7 @@ async fn run_scenario<S: Subject>(scenario: &str, rules: Rules, steps: &[Step], 
                     attempt: None,
                     next,
                     progress: None,
+                    exchange: ExchangeChange::Nothing,
                 };
                 assert_eq!(store.settle(settled).await.unwrap(), promotes, "{context}");
             }

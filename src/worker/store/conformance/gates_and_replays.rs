@@ -31,7 +31,17 @@ async fn state_of(store: &impl Store, id: Uuid) -> (DeliveryState, Option<String
 
 async fn settle_dead(store: &impl Store, seq: DeliverySeq, reason: DeliveryReason, now: Millis) -> bool {
     let next = NextStep::Dead { reason };
-    store.settle(Settlement { delivery: seq, at: now, attempt: None, next, progress: None }).await.unwrap()
+    store
+        .settle(Settlement {
+            delivery: seq,
+            at: now,
+            attempt: None,
+            next,
+            progress: None,
+            exchange: ExchangeChange::Nothing,
+        })
+        .await
+        .unwrap()
 }
 
 fn pending_since(due: Millis, suppressed: u32) -> Fate {
@@ -449,7 +459,17 @@ pub(in super::super) async fn undecided_deliveries_age_and_are_rescheduled<S: Su
     let store = subject.open().await;
     let (id, delivery, _) = accept_one(&store, GateRequest::default(), T0).await;
     let later = NextStep::Retry { due: T0 + HOUR };
-    store.settle(Settlement { delivery, at: T0, attempt: None, next: later, progress: None }).await.unwrap();
+    store
+        .settle(Settlement {
+            delivery,
+            at: T0,
+            attempt: None,
+            next: later,
+            progress: None,
+            exchange: ExchangeChange::Nothing,
+        })
+        .await
+        .unwrap();
     assert_eq!(state_of(&store, id).await, (DeliveryState::Pending, Some("Undecided".into())));
     assert!(!store.reschedule_undecided("uid-unknown", T0 + MINUTE).await.unwrap());
     assert!(store.due_by("uid-x", T0 + MINUTE, 9).await.unwrap().is_empty());

@@ -185,6 +185,7 @@ pub(in super::super) async fn settlements_and_history<S: Subject>() {
             attempt: None,
             next: NextStep::Dead { reason: DeliveryReason::MaxAge },
             progress: None,
+            exchange: ExchangeChange::Nothing,
         })
         .await
         .unwrap();

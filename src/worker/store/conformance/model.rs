@@ -127,10 +127,18 @@ async fn run_steps<S: Subject>(steps: Vec<(Step, bool)>) {
                         attempt: None,
                         next: NextStep::Retry { due: now + MINUTE },
                         progress: None,
+                        exchange: ExchangeChange::Nothing,
                     },
                     SettleOutcome::DeadOfAge => {
                         let next = NextStep::Dead { reason: DeliveryReason::MaxAge };
-                        Settlement { delivery, at: now, attempt: None, next, progress: None }
+                        Settlement {
+                            delivery,
+                            at: now,
+                            attempt: None,
+                            next,
+                            progress: None,
+                            exchange: ExchangeChange::Nothing,
+                        }
                     }
                 };
                 let promoted = store.settle(settlement.clone()).await.unwrap();

@@ -20,6 +20,7 @@ use super::runs::{Entry, stored_key};
 use super::schema::{CANDIDATE, DEAD, DELIVERED, DROPPED, PENDING};
 use super::sequence;
 use super::transitions::make_pending;
+use super::unmatched;
 use super::unmaterialized::Unmaterialized;
 use crate::core::gate::{GateDecision, GateRequest};
 use crate::core::time::Millis;
@@ -237,6 +238,8 @@ fn accept_one(
         // Retention finds other events through their deliveries, and this one has none.
         conn.prepare_cached("INSERT INTO loose (accepted, event, kept_until) VALUES (?1, ?2, ?3)")?
             .execute(params![now.0, seq, expires.unwrap_or_default().0])?;
+        let namespace_key = cache.namespace_keys.get(conn, &event.namespace)?;
+        unmatched::insert(conn, seq, &namespace_key, event.data.get().len(), now)?;
     }
     Ok(AcceptedEvent {
         seq,

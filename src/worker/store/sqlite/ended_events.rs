@@ -14,6 +14,7 @@ use super::materialize;
 use super::namespace_keys;
 use super::namespaces;
 use super::rows::limit;
+use super::unmatched;
 
 /// Events that one step examines, and its time. Its snapshot keeps the log from restarting.
 const EXAMINED: usize = 50_000;
@@ -113,6 +114,7 @@ pub(super) fn remove(
     }
     for (event, accepted) in &step.events {
         conn.prepare_cached("DELETE FROM events WHERE seq = ?1")?.execute([event])?;
+        unmatched::forget(conn, *event)?;
         conn.prepare_cached("DELETE FROM loose WHERE accepted = ?1 AND event = ?2")?
             .execute(params![accepted, event])?;
     }

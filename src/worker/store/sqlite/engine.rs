@@ -16,6 +16,7 @@ use super::ended_events::EndedScan;
 use super::event_ids::{IdStore, NewestIds};
 use super::files::{self, DirLock, FILE};
 use super::history::ReadBudget;
+use super::history_excess::HistoryExcess;
 use super::history_readers::HistoryReaders;
 use super::keys::KeyStore;
 use super::maintenance;
@@ -59,6 +60,8 @@ pub struct SqliteStore {
     pub(super) ended_scan: Mutex<Option<EndedScan>>,
     /// Ids of events that are in no run yet.
     pub(super) newest_ids: Arc<NewestIds>,
+    /// What the round found above its limit.
+    pub(super) history_excess: Mutex<Arc<HistoryExcess>>,
 }
 
 impl SqliteStore {
@@ -143,6 +146,7 @@ impl SqliteStore {
             page_cache,
             ended_scan: Mutex::default(),
             newest_ids,
+            history_excess: Mutex::default(),
             path,
         })
     }

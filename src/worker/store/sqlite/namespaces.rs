@@ -5,6 +5,7 @@ use uuid::Uuid;
 
 use super::super::DeliverySeq;
 use super::cache::WriterCache;
+use super::exchanges;
 use super::gates;
 use super::materialize;
 use super::sequence;
@@ -94,6 +95,7 @@ fn sweep_hook(conn: &Connection, cache: &mut WriterCache, hook: i64, rows: i64) 
         .collect::<rusqlite::Result<Vec<DeliverySeq>>>()?;
     for delivery in &deliveries {
         conn.prepare_cached("DELETE FROM attempts WHERE delivery = ?1")?.execute([delivery])?;
+        exchanges::remove(conn, *delivery)?;
         conn.prepare_cached("DELETE FROM deliveries WHERE seq = ?1")?.execute([delivery])?;
     }
     if deliveries.is_empty() {

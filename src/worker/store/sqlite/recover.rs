@@ -36,6 +36,8 @@ const KEYED_FORMAT: i64 = 7;
 const IDENTIFIED_FORMAT: i64 = 8;
 /// The format that added outcomes.
 const OUTCOME_FORMAT: i64 = 9;
+/// The format that added the tables `unmatched` and `exchanges`.
+const UNMATCHED_FORMAT: i64 = 10;
 
 /// The result of a recovery.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -230,7 +232,15 @@ fn repair_references(target: &Connection) -> rusqlite::Result<u64> {
         outcomes::repair(target)?;
     }
     // Without their rows in `meta`, the tables show the format.
+    let is_unmatched_kept = has_table(target, "unmatched")? && has_table(target, "exchanges")?;
+    if is_unmatched_kept {
+        target.execute_batch(
+            "DELETE FROM unmatched WHERE NOT EXISTS (SELECT 1 FROM events WHERE seq = unmatched.event);
+             DELETE FROM exchanges WHERE NOT EXISTS (SELECT 1 FROM deliveries WHERE seq = delivery)",
+        )?;
+    }
     let format = match is_numbered {
+        _ if is_unmatched_kept => UNMATCHED_FORMAT,
         _ if has_outcomes => OUTCOME_FORMAT,
         _ if has_table(target, "id_runs")? => IDENTIFIED_FORMAT,
         _ if has_table(target, "key_runs")? => KEYED_FORMAT,

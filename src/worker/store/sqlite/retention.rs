@@ -14,7 +14,10 @@ use rusqlite::{Connection, Rows, params};
 use super::super::{DeliverySeq, EventSeq, Retention};
 use super::cache::WriterCache;
 use super::event_ids::Horizon;
+use super::exchanges;
+use super::fair_limit::Excess;
 use super::gates;
+use super::history_excess::HistoryExcess;
 use super::hook_rows;
 use super::materialize;
 use super::namespaces;
@@ -22,6 +25,7 @@ use super::outcomes::{self, NewestOutcomes, Snapshot};
 use super::rows::{EVENT_BYTES, limit};
 use super::schema::{CANCELLED, DEAD, DELIVERED, DROPPED};
 use super::sequence;
+use super::unmatched::{self, ExpiredEvent};
 use super::walk;
 use crate::core::time::Millis;
 
@@ -153,6 +157,7 @@ pub(super) fn sweep(
     cache: &mut WriterCache,
     retention: Retention,
     cutoff: Cutoff,
+    excess: &HistoryExcess,
     now: Millis,
     sweep_limit: SweepLimit,
 ) -> rusqlite::Result<bool> {
@@ -178,6 +183,10 @@ pub(super) fn sweep(
     for hook in hooks {
         hook_rows::remove_if_unused(conn, cache, hook)?;
     }
+    let unmatched_age = age_cutoff(now, retention.unmatched_age);
+    sweep_unmatched(conn, unmatched_age, &excess.unmatched, watermark, now, &mut budget)?;
+    let (exchanges, bytes) = exchanges::remove_excess(conn, &excess.exchanges, budget.rows)?;
+    budget.take(exchanges, bytes);
     sweep_events(conn, history, watermark, now, &mut budget)?;
     if cutoff.history > history {
         remove_event_data(conn, cutoff.history, now, &mut budget)?;
@@ -295,6 +304,7 @@ fn sweep_deliveries(
         }
         hooks.insert(hook);
         conn.prepare_cached("DELETE FROM attempts WHERE delivery = ?1")?.execute([seq])?;
+        exchanges::remove(conn, seq)?;
         conn.prepare_cached("DELETE FROM deliveries WHERE seq = ?1")?.execute([seq])?;
         // A positive size: an older program settled the delivery without subtracting the size. Subtract it now.
         cache.count(conn, hook, (-size).min(0))?;
@@ -320,6 +330,32 @@ fn sweep_deliveries(
         }
     }
     Ok(hooks)
+}
+
+/// Removes events that no hook matched, by age and above their limit.
+fn sweep_unmatched(
+    conn: &Connection,
+    cutoff: i64,
+    excess: &[Excess],
+    watermark: EventSeq,
+    now: Millis,
+    budget: &mut SweepBudget,
+) -> rusqlite::Result<()> {
+    let mut expired = unmatched::find_aged(conn, cutoff, budget.rows)?;
+    expired.extend(unmatched::find_excess_events(conn, excess, budget.rows)?);
+    for ExpiredEvent { event, accepted, bytes, kept_until } in expired {
+        if budget.is_used_up() {
+            return Ok(());
+        }
+        match kept_until {
+            Some(kept_until) => {
+                remove_event(conn, accepted, event, kept_until <= now.0 && event <= watermark)?;
+                budget.take(1, bytes);
+            }
+            None => unmatched::forget(conn, event)?,
+        }
+    }
+    Ok(())
 }
 
 /// Removes events that no delivery refers to.
@@ -393,6 +429,7 @@ pub(super) fn remove_event(
         )
     };
     conn.prepare_cached(event_sql)?.execute([event])?;
+    unmatched::forget(conn, event)?;
     conn.prepare_cached(loose_sql)?.execute(params![accepted, event])?;
     Ok(())
 }

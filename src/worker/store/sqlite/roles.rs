@@ -10,18 +10,19 @@ use uuid::Uuid;
 
 use super::super::{
     AcceptCallback, DeliveryFilter, DeliveryPage, DeliveryRecord, DeliverySeq, DeliveryState, DispatchStore,
-    DueDeliveries, EventExplanation, HistoryStore, HookBacklog, HookId, InFlightAccept, IngestStore,
-    MaintenanceStore, NewEvent, PartialCount, PendingDelivery, ReadLimit, ReplayJob, Retention, Settlement,
-    StoreError, StoreSpace, StoreStats, StoredTimes,
+    DueDeliveries, EventExplanation, EventFilter, EventPage, Exchange, HistoryStore, HookBacklog, HookId,
+    InFlightAccept, IngestStore, MaintenanceStore, NewEvent, PartialCount, PendingDelivery, ReadLimit,
+    ReplayJob, Retention, Settlement, StoreError, StoreSpace, StoreStats, StoredTimes,
 };
 use super::cache::WriterCache;
 use super::engine::SqliteStore;
+use super::history_excess::HistoryExcess;
 use super::outcomes::Snapshot;
 use super::retention::SweepRound;
 use super::writer::Operation;
 use super::{
-    clock, event_ids, gates, history, hook_rows, namespace_keys, namespaces, reads, replays, retention, rows,
-    schema, sequence, transitions, vacuum,
+    cancel_many, clock, event_ids, events_list, exchanges, gates, history, hook_rows, namespace_keys, namespaces,
+    reads, replays, retention, rows, schema, sequence, transitions, vacuum,
 };
 use crate::core::event::Event;
 use crate::core::fast_map::FastSet;
@@ -155,6 +156,15 @@ impl HistoryStore for SqliteStore {
         .boxed()
     }
 
+    fn exchange(&self, namespace: &str, id: Uuid) -> BoxFuture<'_, Result<Option<Exchange>, StoreError>> {
+        let namespace = namespace.to_owned();
+        async move {
+            let of_namespace = namespace.clone();
+            self.read_history(&namespace, move |conn, _| exchanges::find(conn, &of_namespace, id)).await
+        }
+        .boxed()
+    }
+
     fn list(
         &self,
         filter: DeliveryFilter,
@@ -168,6 +178,25 @@ impl HistoryStore for SqliteStore {
                 history::list(conn, (&newest, recent), &filter, before, limit, budget)
             };
             self.read_history(&namespace, list).await?
+        }
+        .boxed()
+    }
+
+    fn events(
+        &self,
+        filter: EventFilter,
+        before: Option<DeliverySeq>,
+        limit: usize,
+        with_data: bool,
+    ) -> BoxFuture<'_, Result<EventPage, StoreError>> {
+        let budget = self.history_budget;
+        async move {
+            let (namespace, newest) = (filter.namespace.clone(), self.newest_ids.clone());
+            let list = move |conn: &Connection, recent: &Snapshot| {
+                let recents = (&*newest, recent);
+                events_list::list(conn, recents, &filter, before, (limit, with_data), budget)
+            };
+            self.read_history(&namespace, list).await
         }
         .boxed()
     }
@@ -208,6 +237,22 @@ impl HistoryStore for SqliteStore {
         let namespace = namespace.to_owned();
         self.write_unmaterialized(move |conn, cache| transitions::cancel(conn, cache, &namespace, id, now))
             .boxed()
+    }
+
+    fn cancel_many(
+        &self,
+        namespace: &str,
+        ids: Vec<Uuid>,
+        now: Millis,
+    ) -> BoxFuture<'_, Result<Vec<(HookId, DeliverySeq)>, StoreError>> {
+        let namespace = namespace.to_owned();
+        async move {
+            let cancel = move |conn: &Connection, cache: &mut WriterCache| {
+                cancel_many::cancel_many(conn, cache, &namespace, &ids, now)
+            };
+            self.write_unmaterialized(cancel).await
+        }
+        .boxed()
     }
 
     fn start_replay(
@@ -321,6 +366,8 @@ impl MaintenanceStore for SqliteStore {
                     self.materialize_old(now).await?;
                     *self.unused_hooks.lock() =
                         self.read_in(&self.maintenance_readers, hook_rows::find_unused).await?;
+                    let excess = move |conn: &Connection| HistoryExcess::find(conn, &retention);
+                    *self.history_excess.lock() = self.maintenance_readers.run(excess).await?.into();
                     Some(
                         self.read_in(&self.maintenance_readers, move |conn, recent| {
                             retention::cutoff(conn, recent, retention)

@@ -8,9 +8,10 @@
 use rusqlite::{Connection, OptionalExtension};
 
 use super::super::StoreError;
+use super::history_tables::V10;
 
 /// The format this program writes.
-pub(super) const VERSION: i64 = 9;
+pub(super) const VERSION: i64 = 10;
 /// "HkSt": distinguishes our file from any other SQLite database.
 pub(super) const APPLICATION_ID: i64 = 0x486b_5374;
 
@@ -42,6 +43,7 @@ pub(super) const MIGRATIONS: &[Migration] = &[
     Migration { version: 7, min_reader: 7, sql: V7 },
     Migration { version: 8, min_reader: 8, sql: V8 },
     Migration { version: 9, min_reader: 9, sql: V9 },
+    Migration { version: 10, min_reader: 9, sql: V10 },
 ];
 
 const V1: &str = "

@@ -42,7 +42,10 @@ impl SqliteStore {
     ) -> Result<bool, StoreError> {
         let has_more = self
             .sweep_within_limit(|limit| {
-                move |conn: &_, cache: &mut _| retention::sweep(conn, cache, retention, cutoff, now, limit)
+                let excess = self.history_excess.lock().clone();
+                move |conn: &_, cache: &mut _| {
+                    retention::sweep(conn, cache, retention, cutoff, &excess, now, limit)
+                }
             })
             .await?;
         self.remove_unused_hooks().await?;

@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use uuid::Uuid;
 
 use super::super::ids;
-use super::super::{AttemptRecord, DeliverySeq, HookId, NextStep, Settlement};
+use super::super::{AttemptRecord, DeliverySeq, ExchangeChange, HookId, NextStep, Settlement};
 use super::cache::WriterCache;
 use super::gates;
 use super::hook_rows;
@@ -37,7 +37,9 @@ pub(super) fn settle(
         if let Some(attempt @ AttemptRecord { error: None, detail: None, .. }) = &settlement.attempt
             && settlement.next == NextStep::Delivered
         {
-            let outcome = Outcome::new(seq, (&noted, namespace), settlement, attempt);
+            // A kept response refers to a row.
+            let is_plain = !matches!(settlement.exchange, ExchangeChange::Replace(_));
+            let outcome = Outcome::new(seq, (&noted, namespace), settlement, attempt).filter(|_| is_plain);
             if outcome.is_some_and(|outcome| cache.outcomes.insert(outcome)) {
                 return Ok(false);
             }
@@ -198,7 +200,7 @@ fn insert_replayed(
 }
 
 /// Finds a delivery in a namespace: its sequence number, its state, and the row id of its hook.
-fn find(
+pub(super) fn find(
     conn: &Connection,
     cache: &mut WriterCache,
     namespace: &str,

@@ -19,6 +19,7 @@ use super::super::{AcceptCallback, AcceptedEvent, Settlement, StoreError};
 use super::accept::{self, EventRow};
 use super::cache::WriterCache;
 use super::clock;
+use super::exchanges;
 use super::failure::FailureKind;
 use super::materialize;
 use super::reserve::ReserveUse;
@@ -119,8 +120,11 @@ impl Operation {
                     .map(OperationResult::Accepted)
             }
             Operation::Settle { settlements, .. } => {
-                let settled =
-                    settlements.iter().map(|settlement| transitions::settle(conn, cache, settlement));
+                let settled = settlements.iter().map(|settlement| {
+                    let settled = transitions::settle(conn, cache, settlement)?;
+                    exchanges::record(conn, settlement)?;
+                    Ok(settled)
+                });
                 settled.collect::<rusqlite::Result<_>>().map(OperationResult::Settled)
             }
             Operation::Other(write) | Operation::Sweep(write) => {

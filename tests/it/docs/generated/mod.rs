@@ -35,6 +35,12 @@ fn between(text: &str, marker: &str, middle: &str) -> String {
     format!("{}{middle}{}", &text[..start], &text[stop..])
 }
 
+/// The OpenAPI document of the API port.
+#[test]
+fn openapi_document_is_current() {
+    assert_current("docs/openapi.json", hookstream::worker::openapi_document());
+}
+
 #[test]
 fn charts_ship_repository_files() {
     let mut names = Vec::new();

@@ -1,7 +1,7 @@
 //! Damaged files: what is refused, and what is recovered.
 
 use super::super::super::conformance::hook;
-use super::super::super::{DeliveryFilter, NewDelivery};
+use super::super::super::{DeliveryFilter, ExchangeChange, NewDelivery, Settlement};
 use super::super::recover;
 use super::super::runs::RunLimits;
 use super::*;
@@ -213,7 +213,9 @@ async fn an_intact_store_is_recovered_completely() {
     };
     let seqs =
         seqs_of(&store.accept(vec![snoozed("s1"), snoozed("s2"), new("l", &[], T0)], T0).await.unwrap());
-    store.settle(settled(seqs[0], T0, 503, NextStep::Retry { due: T0 })).await.unwrap();
+    let exchange = ExchangeChange::Replace(Box::new(unmatched::exchange("x")));
+    let retry = NextStep::Retry { due: T0 };
+    store.settle(Settlement { exchange, ..settled(seqs[0], T0, 503, retry) }).await.unwrap();
     store.set_held(&hook("held"), true, T0).await.unwrap();
     let shop = DeliveryFilter { namespace: "shop".into(), ..DeliveryFilter::default() };
     store.start_replay(shop, 1, T0).await.unwrap();

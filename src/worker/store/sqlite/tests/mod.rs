@@ -12,6 +12,7 @@ mod materialize;
 mod migration;
 mod outcomes;
 mod throughput;
+mod unmatched;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -254,6 +255,11 @@ fn query_plans_use_indexes() {
         (retention::FINISHED, "INDEX deliveries_finished (state=? AND finished_at>?)"),
         (super::outcomes::NewestOutcomes::SQL, "COVERING INDEX outcome_segments_newest"),
         (super::outcomes::EXPIRED, "INDEX outcome_segments_oldest (oldest<?"),
+        (super::unmatched::OF_NAMESPACE, "COVERING INDEX unmatched_namespace (namespace=? AND event<?)"),
+        (super::unmatched::TABLE.totals, "COVERING INDEX unmatched_namespace"),
+        (super::unmatched::TABLE.newest, "COVERING INDEX unmatched_namespace (namespace=?)"),
+        (super::exchanges::TABLE.totals, "COVERING INDEX exchanges_namespace"),
+        (super::exchanges::TABLE.newest, "COVERING INDEX exchanges_namespace (namespace=?)"),
         ("SELECT min(due) FROM candidates", "COVERING INDEX candidates_due"),
         ("UPDATE gates SET owner = NULL WHERE owner = 1", "INDEX gates_owner (owner=?)"),
     ] {

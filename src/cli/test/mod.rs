@@ -1,5 +1,8 @@
 //! `hookstream test`: runs one hook once on one event, in this process.
 
+mod stored_event;
+mod verdict;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -10,11 +13,11 @@ use secrecy::ExposeSecret;
 use serde_json::value::to_raw_value;
 use serde_json::{Map, Value, json};
 
-use super::event_data::read_event_data;
-use super::failure::{CommandResult, Failure, OrFail};
-use super::flags::{EgressArgs, ScriptArgs, WebhookOriginArgs};
-use super::output::{self, HELP, OutputFormat, print_line};
 use crate::api::SecretKeyRef;
+use crate::cli::event_data::read_event_data;
+use crate::cli::failure::{CommandResult, Failure, OrFail};
+use crate::cli::flags::{EgressArgs, ScriptArgs, WebhookOriginArgs};
+use crate::cli::output::{self, HELP, OutputFormat, print_line, strip_control_chars};
 use crate::cluster::files::OfflineManifests;
 use crate::cluster::{Cluster, Data, ObjectKey};
 use crate::core::event::Event;
@@ -28,6 +31,8 @@ use crate::sandbox::Sandbox;
 use crate::worker::handlers::{
     HandlerOutcome, HandlerRunner, OutgoingRequest, ShownTest, posted_event, shown_data,
 };
+use stored_event::StoredEventArgs;
+use verdict::Verdict;
 
 /// The largest --data, in bytes: the default limit of an event.
 const MAX_DATA_BYTES: u64 = 1 << 20;
@@ -38,10 +43,12 @@ const PLACEHOLDER_SECRET: &str = "placeholder00000";
 
 /// Run one hook on one event's data, and print the result; with --dry-run print the request instead.
 ///
-/// The handler runs in this process, without a worker. Gates and the filter are skipped. Exit code 1: the handler failed, or
-/// the receiver did not answer 2xx.
+/// The handler runs in this process. What the filter and the gates would do is printed before; the state of gates is in the
+/// worker. If the filter does not accept the event, the handler does not run. Exit code 1: that, the handler failed, or the
+/// receiver did not answer 2xx.
 ///
 /// Example: hookstream test -f hook.yaml --data '{"operation":"create"}' --dry-run
+/// Example: hookstream test -f hook.yaml --event-id order-1 --dry-run
 /// Example: hookstream test -f hook.yaml -f secrets.yaml --data @consumer.json --event consumers --output json
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
@@ -53,11 +60,16 @@ pub struct Args {
     #[arg(long, value_name = "NAME")]
     hook: Option<String>,
     /// The event's data: JSON, @FILE, or - (also @-) for standard input.
-    #[arg(long, value_name = "JSON|@FILE", allow_hyphen_values = true)]
-    data: String,
+    #[arg(long, value_name = "JSON|@FILE", allow_hyphen_values = true, required_unless_present = "event_id")]
+    data: Option<String>,
     /// The event's name. Default: the hook's.
     #[arg(long)]
     event: Option<String>,
+    #[command(flatten)]
+    stored: StoredEventArgs,
+    /// Run the handler even if the filter does not accept the event.
+    #[arg(long)]
+    ignore_filter: bool,
     /// Print the request instead of sending it. Lambdas run, because they have no side effects.
     #[arg(long)]
     dry_run: bool,
@@ -72,13 +84,25 @@ pub struct Args {
 }
 
 pub async fn run(args: Args) -> CommandResult {
-    let data = read_event_data(&args.data, MAX_DATA_BYTES)?;
+    // Before the manifests, because standard input can be read once.
+    let data = args.data.as_deref().map(|data| read_event_data(data, MAX_DATA_BYTES)).transpose()?;
     let mut manifests = OfflineManifests::read(args.files.clone()).or_fail(|| "--file".into())?;
     let hook = find_hook(&manifests, args.hook.as_deref())?;
     if args.dry_run {
         add_placeholder_secrets(&mut manifests, &hook).await;
     }
-    let event = posted_event(&hook, args.event.as_deref(), data);
+    let stored = args.stored.read(&hook).await?;
+    let event = match (stored, data) {
+        (Some(event), _) => event,
+        (None, data) => posted_event(&hook, args.event.as_deref(), data.unwrap_or_default()),
+    };
+    let verdict = Verdict::of(&hook, &event);
+    // On standard error, because the result on standard output is the handler's.
+    verdict.lines().iter().for_each(|line| eprintln!("{}", strip_control_chars(line)));
+    if let Some(why) = verdict.refusal().filter(|_| !args.ignore_filter) {
+        let message = format!("{why}: the handler did not run (--ignore-filter runs it)");
+        return Err(Failure { code: 1, message });
+    }
     let http = HttpClient::new(args.egress.build(true, Vec::new()).await?)
         .or_fail(|| "loading the system's certificates".into())?;
     let sandbox = Sandbox::start(args.scripts.options()).await;
@@ -95,15 +119,20 @@ pub async fn run(args: Args) -> CommandResult {
             output::print_json(args.output, &line)?;
             Ok(ExitCode::SUCCESS)
         }
-        _ => send(&sender, &hook, event, &args).await,
+        _ => send(&sender, &hook, event, args.output).await,
     }
 }
 
-async fn send(sender: &HandlerRunner, hook: &CompiledHook, event: Event, args: &Args) -> CommandResult {
+async fn send(
+    sender: &HandlerRunner,
+    hook: &CompiledHook,
+    event: Event,
+    output: OutputFormat,
+) -> CommandResult {
     let data = shown_data(&event).or_fail(|| "--data".into())?;
     let result = sender.test(hook, event).await.map_err(|sent| failure_of(&sent))?;
     let failure = result.failure();
-    match (&hook.handler, args.output) {
+    match (&hook.handler, output) {
         // The handler already printed its own line.
         (Handler::Log, OutputFormat::Table) => {}
         (Handler::Lambda(_), output) => output::print_value(output, &result)?,

@@ -1,4 +1,7 @@
-//! `hookstream send`: publishes one event.
+//! `hookstream send`: publishes one event, or many from a file.
+
+mod lines;
+mod many;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -20,24 +23,45 @@ const MAX_DATA_BYTES: u64 = 64 << 20;
 /// The time between two requests for the deliveries' states.
 const POLL_INTERVAL: Duration = Duration::from_millis(300);
 
-/// Publish an event to a worker.
+/// Publish an event to a worker, or many events from a file.
+///
+/// Says if the event is a duplicate or if no hook matched it. Exit code 1: it was rejected, or with --strict one of these.
 ///
 /// Example: hookstream send -n demo --source crud --event consumers --data '{"operation": "create"}'
+/// Example: hookstream send -n demo --file events.jsonl --rate 100
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Args {
     #[command(flatten)]
     caller: CallerArgs,
-    /// The event's source, for example crud.
-    #[arg(long, env = "HOOKSTREAM_SOURCE")]
-    source: String,
-    /// The event's name, for example consumers.
-    #[arg(long, env = "HOOKSTREAM_EVENT")]
-    event: String,
+    /// The event's source, for example crud. With --file, of lines without one.
+    #[arg(long, env = "HOOKSTREAM_SOURCE", required_unless_present = "file")]
+    source: Option<String>,
+    /// The event's name, for example consumers. With --file, of lines without one.
+    #[arg(long, env = "HOOKSTREAM_EVENT", required_unless_present = "file")]
+    event: Option<String>,
     /// The event's data: JSON, @FILE, or - (also @-) for standard input.
     // Not HOOKSTREAM_DATA, which names the data folder of other commands.
-    #[arg(long, value_name = "JSON|@FILE", env = "HOOKSTREAM_EVENT_DATA", allow_hyphen_values = true)]
-    data: String,
+    #[arg(
+        long,
+        value_name = "JSON|@FILE",
+        env = "HOOKSTREAM_EVENT_DATA",
+        allow_hyphen_values = true,
+        required_unless_present = "file"
+    )]
+    data: Option<String>,
+    /// Send the events of this file, or of standard input (-): one JSON object with id, source, event and data on each line.
+    #[arg(long, value_name = "FILE|-", env = "HOOKSTREAM_EVENT_FILE", conflicts_with_all = ["data", "id", "wait"])]
+    file: Option<String>,
+    /// With --file, the most events a second. Default: no limit.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000), requires = "file", env = "HOOKSTREAM_SEND_RATE")]
+    rate: Option<u32>,
+    /// With --file, the events that are sent at the same time.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u8).range(1..=64), env = "HOOKSTREAM_SEND_CONCURRENCY")]
+    concurrency: u8,
+    /// Exit with 1 if an event was a duplicate or if no hook matched it.
+    #[arg(long, env = "HOOKSTREAM_STRICT_SEND")]
+    strict: bool,
     /// The event's id; a second event with the same id is a duplicate. Default: the worker generates one.
     #[arg(long, env = "HOOKSTREAM_ID")]
     id: Option<String>,
@@ -93,11 +117,18 @@ struct DeliveryItem {
 struct AcceptedEvent {
     id: String,
     deliveries: u64,
+    /// Absent unless true, and in responses of older workers.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    duplicate: bool,
 }
 
 pub async fn run(args: Args) -> CommandResult {
-    let data = read_event_data(&args.data, MAX_DATA_BYTES)?;
-    let event = EventBody { id: args.id.as_deref(), source: &args.source, event: &args.event, data: &data };
+    if let Some(file) = &args.file {
+        return many::run(&args, file).await;
+    }
+    let data = read_event_data(args.data.as_deref().unwrap_or_default(), MAX_DATA_BYTES)?;
+    let [source, event] = [&args.source, &args.event].map(|text| text.as_deref().unwrap_or_default());
+    let event = EventBody { id: args.id.as_deref(), source, event, data: &data };
     let body = serde_json::to_vec(&event).or_fail(|| "writing the event".into())?;
     let worker = args.caller.connect(&args.url, args.service.as_ref()).await?;
     let url = worker.url(&args.caller.namespace, &["events"])?;
@@ -105,6 +136,23 @@ pub async fn run(args: Args) -> CommandResult {
     let response = worker.post(url, body).await?.success(1)?;
     let accepted: AcceptedEvent = response.json()?;
     print(&accepted, args.output)?;
+    let remark = match &accepted {
+        AcceptedEvent { duplicate: true, .. } => Some(format!(
+            "the event {} is a duplicate: nothing was stored",
+            strip_control_chars(&accepted.id)
+        )),
+        AcceptedEvent { deliveries: 0, .. } => {
+            Some(format!("no hook matched the event: see `{}`", explain_command(&args, &accepted)))
+        }
+        _ => None,
+    };
+    match (remark, args.wait) {
+        (Some(message), _) if args.strict => return Err(Failure { code: 1, message }),
+        // To wait reports it too.
+        (Some(message), None) => eprintln!("hookstream: {message}"),
+        (Some(message), Some(_)) if accepted.duplicate => eprintln!("hookstream: {message}"),
+        _ => {}
+    }
     match args.wait {
         None => Ok(ExitCode::SUCCESS),
         Some(timeout) => wait_for_deliveries(&args, &accepted, timeout).await,
@@ -202,9 +250,13 @@ mod tests {
                 service_account: None,
                 token_audience: "hookstream".into(),
             },
-            source: "crud".into(),
-            event: "routes".into(),
-            data: r#"{"a": 1}"#.into(),
+            source: Some("crud".into()),
+            event: Some("routes".into()),
+            data: Some(r#"{"a": 1}"#.into()),
+            file: None,
+            rate: None,
+            concurrency: 8,
+            strict: false,
             id: Some("e1".into()),
             url: url.clone(),
             service: None,
