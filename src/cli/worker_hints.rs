@@ -53,6 +53,13 @@ pub fn remedy(url: &Url, status: StatusCode, problem: &ProblemBody, caller: Opti
             ": give a valid token with --token-file; in a cluster, `kubectl create token SERVICEACCOUNT -n {namespace} \
              --audience hookstream > token` creates one"
         ),
+        StatusCode::FORBIDDEN if parts.as_slice() == ["v1", "status"] => {
+            let caller = caller.unwrap_or("the token's user");
+            format!(
+                ": {caller} needs the right to list deliveries in all namespaces: bind the ClusterRole \
+                 hookstream-deliveries-reader with a ClusterRoleBinding, or ask for one namespace (-n)"
+            )
+        }
         StatusCode::FORBIDDEN if problem.message.is_some() => {
             ": ask for a Role with this right in the namespace".to_owned()
         }
@@ -62,7 +69,9 @@ pub fn remedy(url: &Url, status: StatusCode, problem: &ProblemBody, caller: Opti
             format!(": {caller} needs the right to {right} in namespace {namespace}: bind {role} there")
         }
         StatusCode::NOT_FOUND if problem.is_empty() || detail.starts_with("no such path") => {
-            ": is this the right port of the worker? Events are published at 8080, deliveries are at 8082 (--url)".to_owned()
+            ": is this the right port of the worker? Events are published at 8080, deliveries are at 8082 (--url). A worker that \
+             is older than this program has no such route (hookstream version)"
+                .to_owned()
         }
         StatusCode::NOT_FOUND => wrong_id(&parts, namespace),
         _ => String::new(),
@@ -88,7 +97,7 @@ fn needed_right(url: &Url) -> (&'static str, &'static str) {
         [_, _, _, "events"] => ("create events", "the ClusterRole hookstream-publisher"),
         [.., "replay"] | [_, _, _, "replays", _] => ("create deliveries/replay", OPERATOR),
         [.., "cancel"] => ("create deliveries/cancel", OPERATOR),
-        [.., "deliveries"] => ("list deliveries", READER),
+        [.., "deliveries" | "status"] => ("list deliveries", READER),
         _ if url.query() == Some("payload=true") => (
             "get deliveries and deliveries/payload",
             "a Role with both, because no ClusterRole of the chart has the second,",

@@ -194,6 +194,7 @@ impl Worker {
             reports,
             max_event_bytes: self.limits.max_event_bytes,
             memory: self.memory.clone(),
+            status: api::StatusSources::new(self.store.clone(), disk.clone()),
         };
         let api = api::router(api, local_access.as_ref());
         let (notified, measured) = (dispatch.clone(), index.clone());

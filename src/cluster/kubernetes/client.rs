@@ -176,15 +176,16 @@ impl Kubernetes {
         }
     }
 
-    /// Lists the objects of a kind in these namespaces (empty means all) as untyped JSON.
+    /// Lists the objects of a kind in these namespaces (empty means all) with these labels (empty means any) as untyped JSON.
     pub async fn list_objects(
         &self,
         kind: ResourceKind,
         namespaces: &[String],
+        label_selector: &str,
     ) -> Result<Vec<Value>, ClusterError> {
         let mut objects = Vec::new();
         for api in self.apis(kind, namespaces) {
-            let mut params = ListParams::default().limit(LIST_PAGE);
+            let mut params = ListParams::default().labels(label_selector).limit(LIST_PAGE);
             loop {
                 let page = api.list(&params).await.map_err(to_cluster_error)?;
                 for object in page.items {

@@ -13,6 +13,7 @@ mod query;
 mod replays;
 mod responses;
 mod state;
+mod status;
 mod why;
 
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use super::problem::HttpProblem;
 use crate::core::version::Version;
 use crate::metrics::Metrics;
 pub use state::ApiState;
+pub use status::StatusSources;
 
 /// Builds the router of the API port. `access` restricts clients without a token.
 pub fn router(state: ApiState, access: Option<&Arc<LocalAccess>>) -> Router {
@@ -43,6 +45,8 @@ pub fn router(state: ApiState, access: Option<&Arc<LocalAccess>>) -> Router {
         .route(&v1("replays/{id}"), get(replays::progress))
         .route(&v1("replays/{id}/cancel"), post(replays::cancel))
         .route(&v1("events/{event}/explain"), get(explain::explain))
+        .route(&v1("status"), get(status::of_namespace))
+        .route("/v1/status", get(status::of_all))
         .merge(kong::routes())
         // As at the Kubernetes API server, everybody may read the version.
         .route("/version", get(|| async { Json(Version::current()) }))

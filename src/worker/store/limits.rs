@@ -1,5 +1,6 @@
 //! Limits on disk use (retention and backlog shares), and measurements of it.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::core::time::Millis;
@@ -71,4 +72,12 @@ pub struct StoreStats {
     pub file_bytes: u64,
     /// Bytes of memory for idempotency keys: the newest keys, and the filters of stored ones.
     pub key_memory_bytes: u64,
+}
+
+/// Dead deliveries by the name of their namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeadLetterCounts {
+    pub by_namespace: BTreeMap<String, u64>,
+    /// False if there are more than were counted.
+    pub is_exact: bool,
 }

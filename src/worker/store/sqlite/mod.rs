@@ -20,6 +20,7 @@
 mod accept;
 mod cache;
 mod clock;
+mod dead_letters;
 mod engine;
 mod failure;
 mod fair_queue;

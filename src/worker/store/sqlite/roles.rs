@@ -9,18 +9,18 @@ use rusqlite::Connection;
 use uuid::Uuid;
 
 use super::super::{
-    AcceptCallback, DeliveryFilter, DeliveryPage, DeliveryRecord, DeliverySeq, DeliveryState, DispatchStore,
-    DueDeliveries, EventExplanation, HistoryStore, HookBacklog, HookId, InFlightAccept, IngestStore,
-    MaintenanceStore, NewEvent, PartialCount, PendingDelivery, ReadLimit, ReplayJob, Retention, Settlement,
-    StoreError, StoreSpace, StoreStats, StoredTimes,
+    AcceptCallback, DeadLetterCounts, DeliveryFilter, DeliveryPage, DeliveryRecord, DeliverySeq,
+    DeliveryState, DispatchStore, DueDeliveries, EventExplanation, HistoryStore, HookBacklog, HookId,
+    InFlightAccept, IngestStore, MaintenanceStore, NewEvent, PartialCount, PendingDelivery, ReadLimit,
+    ReplayJob, Retention, Settlement, StoreError, StoreSpace, StoreStats, StoredTimes,
 };
 use super::cache::WriterCache;
 use super::engine::SqliteStore;
 use super::retention::SweepRound;
 use super::writer::Operation;
 use super::{
-    clock, gates, history, hook_rows, namespace_keys, namespaces, reads, replays, retention, rows, schema,
-    transitions, vacuum,
+    clock, dead_letters, gates, history, hook_rows, namespace_keys, namespaces, reads, replays, retention,
+    rows, schema, transitions, vacuum,
 };
 use crate::core::event::Event;
 use crate::core::fast_map::FastSet;
@@ -364,6 +364,14 @@ impl MaintenanceStore for SqliteStore {
     fn hook_stats(&self, uid: &str) -> BoxFuture<'_, Result<StoreStats, StoreError>> {
         let uid = uid.to_owned();
         self.read_in(&self.maintenance_readers, move |conn| reads::hook_stats(conn, &uid)).boxed()
+    }
+
+    fn dead_letters(
+        &self,
+        since: Millis,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<DeadLetterCounts, StoreError>> {
+        self.read_in(&self.maintenance_readers, move |conn| dead_letters::count(conn, since, limit)).boxed()
     }
 
     fn claim_installation(&self, installation: &str, adopt: bool) -> BoxFuture<'_, Result<(), StoreError>> {
