@@ -21,7 +21,9 @@ mod reflector;
 mod secrets;
 mod view;
 
-pub use backend::{AuthorizationError, Cluster, ClusterError, Permission};
+pub use backend::{
+    AuthorizationError, Cluster, ClusterError, DeliveryStatus, EventPublisherRole, Permission,
+};
 pub use data::Data;
 pub use deserialize_guard::{DeserializeGuard, InvalidObject};
 pub use object::{Metadata, ObjectChange, ObjectKey, ResourceKind, WriteTarget};

@@ -4,10 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures::future::{BoxFuture, ready};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde_json::{Map, Value};
 
-use super::backend::{AuthorizationError, Cluster, ClusterError, Permission};
+use super::backend::{AuthorizationError, Cluster, ClusterError, DeliveryStatus, Permission};
 use super::data::Data;
 use super::files::{OfflineManifests, view_of};
 use super::object::{Metadata, ObjectKey, ResourceKind, WriteTarget};
@@ -122,8 +121,7 @@ impl Cluster for ManifestOverlay {
     fn write_delivery_status<'a>(
         &'a self,
         _: &'a WriteTarget,
-        _: Condition,
-        _: Option<String>,
+        _: DeliveryStatus,
     ) -> BoxFuture<'a, Result<(), ClusterError>> {
         read_only()
     }

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures::future::{BoxFuture, ready};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde_json::Value;
 
 use super::definition::DEFAULT_NAMESPACE;
@@ -14,8 +13,8 @@ use super::object_lists::ObjectLists;
 use super::objects::FileObject;
 use crate::api::EventHook;
 use crate::cluster::{
-    AuthorizationError, Cluster, ClusterError, Data, Metadata, ObjectKey, Permission, ResourceKind, View,
-    WriteTarget,
+    AuthorizationError, Cluster, ClusterError, Data, DeliveryStatus, Metadata, ObjectKey, Permission,
+    ResourceKind, View, WriteTarget,
 };
 use crate::core::conditions::ConditionMessage;
 use crate::core::keys::KeyRing;
@@ -90,8 +89,7 @@ impl Cluster for OfflineManifests {
     fn write_delivery_status<'a>(
         &'a self,
         _: &'a WriteTarget,
-        _: Condition,
-        _: Option<String>,
+        _: DeliveryStatus,
     ) -> BoxFuture<'a, Result<(), ClusterError>> {
         read_only()
     }

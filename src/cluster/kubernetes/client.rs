@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{DynamicObject, ListParams, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
@@ -20,8 +19,8 @@ use super::key_ring::{KeyRingCache, KeyRingRights};
 use super::own_writes::OwnWrites;
 use crate::api::{API_VERSION, FINALIZER, bound_status};
 use crate::cluster::{
-    AuthorizationError, Cluster, ClusterError, Data, Metadata, ObjectKey, Permission, ResourceKind,
-    WriteTarget,
+    AuthorizationError, Cluster, ClusterError, Data, DeliveryStatus, EventPublisherRole, Metadata, ObjectKey,
+    Permission, ResourceKind, WriteTarget,
 };
 use crate::core::conditions::ConditionMessage;
 use crate::core::keys::KeyRing;
@@ -279,10 +278,10 @@ impl Cluster for Kubernetes {
     fn write_delivery_status<'a>(
         &'a self,
         target: &'a WriteTarget,
-        condition: Condition,
-        resumed: Option<String>,
+        delivery: DeliveryStatus,
     ) -> BoxFuture<'a, Result<(), ClusterError>> {
-        let mut status = json!({ "conditions": [condition] });
+        let DeliveryStatus { condition, report, resumed } = delivery;
+        let mut status = json!({ "conditions": [condition], "delivery": report });
         // Omit `handled` instead of writing null, because the schema requires an object.
         if let (Some(token), Some(status)) = (resumed, status.as_object_mut()) {
             status.insert("handled".into(), json!({ "resume": token }));
@@ -320,7 +319,16 @@ impl Cluster for Kubernetes {
         warning: bool,
         note: &'a ConditionMessage,
     ) -> BoxFuture<'a, ()> {
-        Box::pin(self.events.publish(target, warning, note))
+        Box::pin(self.events.publish(EventPublisherRole::Controller, target, warning, note))
+    }
+
+    fn publish_delivery_event<'a>(
+        &'a self,
+        target: &'a WriteTarget,
+        warning: bool,
+        note: &'a ConditionMessage,
+    ) -> BoxFuture<'a, ()> {
+        Box::pin(self.events.publish(EventPublisherRole::Worker, target, warning, note))
     }
 
     fn flush_events(&self) -> BoxFuture<'_, ()> {
