@@ -26,10 +26,13 @@ use super::handler::Handler;
     printcolumn = r#"{"name":"Source","type":"string","jsonPath":".spec.source"}"#,
     printcolumn = r#"{"name":"Event","type":"string","jsonPath":".spec.event"}"#,
     printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].status"}"#,
-    printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].reason"}"#,
     printcolumn = r#"{"name":"Delivering","type":"string","jsonPath":".status.conditions[?(@.type=='Delivering')].status"}"#,
+    printcolumn = r#"{"name":"Status","type":"string","jsonPath":".status.delivery.summary"}"#,
+    printcolumn = r#"{"name":"Reason","type":"string","priority":1,"jsonPath":".status.conditions[?(@.type=='Ready')].reason"}"#,
+    printcolumn = r#"{"name":"Host","type":"string","priority":1,"jsonPath":".status.delivery.host"}"#,
     printcolumn = r#"{"name":"Connection","type":"string","priority":1,"jsonPath":".spec.connectionRef.name"}"#,
     printcolumn = r#"{"name":"External ID","type":"string","priority":1,"jsonPath":".status.external.id"}"#,
+    printcolumn = r#"{"name":"By","type":"string","priority":1,"jsonPath":".spec.deliverBy"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase")]
@@ -221,10 +224,42 @@ pub struct EventHookStatus {
     #[serde(default)]
     #[schemars(schema_with = "hashes_schema")]
     pub secret_hashes: Option<BTreeMap<String, String>>,
+    /// The deliveries of the hook, as the worker last reported them. Absent before the first report, and with deliverBy:
+    /// Gateway.
+    pub delivery: Option<Box<DeliveryReport>>,
     /// Annotation commands that were executed.
     pub handled: Option<Handled>,
     /// The last error of the admin API.
     pub last_error: Option<Box<LastError>>,
+}
+
+/// The deliveries of a hook. The worker writes it when the condition Delivering changes, and at most once a minute while it is
+/// False.
+#[skip_serializing_none]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = use_field_description)]
+#[serde(rename_all = "camelCase")]
+pub struct DeliveryReport {
+    /// The state in one line, for example ReceiverFailing: 503 for 12m, 214 pending.
+    #[schemars(length(max = 256))]
+    pub summary: Option<String>,
+    /// The receiver's host. Absent if the URL is in a Secret.
+    #[schemars(length(max = 253))]
+    pub host: Option<String>,
+    /// Since when the condition Delivering is False, RFC 3339.
+    #[schemars(length(max = 64))]
+    pub failing_since: Option<String>,
+    /// The last success before the report, RFC 3339. Absent if the worker has not seen one.
+    #[schemars(length(max = 64))]
+    pub last_success: Option<String>,
+    /// Number of pending deliveries while the condition Delivering is False.
+    pub pending: Option<i64>,
+    /// When the oldest pending delivery was accepted, RFC 3339.
+    #[schemars(length(max = 64))]
+    pub oldest: Option<String>,
+    /// When the circuit breaker sends the next probe, RFC 3339.
+    #[schemars(length(max = 64))]
+    pub next_probe: Option<String>,
 }
 
 /// The relay settings that were last configured at the vendor.

@@ -9,11 +9,12 @@ use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 
 use super::failure::{Failure, OrFail};
+use super::profiles::Profile;
 use crate::cluster::kubernetes::ApiConfig;
 use crate::net::describe_cause;
 
 /// Flags of commands that people run on a cluster.
-#[derive(clap::Args)]
+#[derive(Clone, Default, clap::Args)]
 pub struct KubeconfigArgs {
     /// The kubeconfig file. Default: KUBECONFIG, otherwise the cluster in which this process runs.
     #[arg(long, value_name = "FILE", env = "HOOKSTREAM_KUBECONFIG")]
@@ -24,17 +25,45 @@ pub struct KubeconfigArgs {
 }
 
 impl KubeconfigArgs {
+    /// Returns true if the flags name a cluster.
+    pub fn is_given(&self) -> bool {
+        self.kubeconfig.is_some() || self.context.is_some()
+    }
+
+    /// Returns true if the flags name a context.
+    pub fn names_context(&self) -> bool {
+        self.context.is_some()
+    }
+
+    /// Returns the flags, or the settings of a profile if none is given.
+    pub fn or(&self, profile: &Profile) -> Self {
+        if self.is_given() {
+            return self.clone();
+        }
+        KubeconfigArgs { kubeconfig: profile.kubeconfig.clone(), context: profile.context.clone() }
+    }
+
+    /// Returns the API server of a configuration that `load` returned.
+    pub fn server(&self, config: &Config) -> ApiServer {
+        let context = self.context.clone().or_else(|| self.read().ok()?.current_context);
+        ApiServer::new(config, context)
+    }
+
+    fn read(&self) -> Result<Kubeconfig, KubeconfigError> {
+        match &self.kubeconfig {
+            Some(path) => Kubeconfig::read_from(path),
+            None => Kubeconfig::read(),
+        }
+    }
+
     /// Loads the configuration of the cluster that the flags name.
     pub async fn load(&self) -> Result<Config, Failure> {
         if self.kubeconfig.is_none() && self.context.is_none() {
             return load_config().await;
         }
-        let file = match &self.kubeconfig {
-            Some(path) => Kubeconfig::read_from(path),
-            None => Kubeconfig::read(),
-        };
-        let file =
-            file.map_err(|error| Failure::new(format!("--kubeconfig: {}", describe_kubeconfig(&error))))?;
+        let file = self
+            .read()
+            .map_err(|error| Failure::new(format!("--kubeconfig: {}", describe_kubeconfig(&error))))?;
         if let Some(context) = &self.context {
             let names: Vec<&str> = file.contexts.iter().map(|named| named.name.as_str()).collect();
             if !names.contains(&context.as_str()) {
@@ -100,9 +129,13 @@ pub struct ApiServer(String);
 impl ApiServer {
     /// Returns the API server of a configuration that `load_config` returned.
     pub fn of(config: &Config) -> Self {
+        ApiServer::new(config, Kubeconfig::read().ok().and_then(|file| file.current_context))
+    }
+
+    fn new(config: &Config, context: Option<String>) -> Self {
         let url = config.cluster_url.to_string();
         let url = url.trim_end_matches('/');
-        ApiServer(match Kubeconfig::read().ok().and_then(|file| file.current_context) {
+        ApiServer(match context {
             Some(context) => format!("{url} (context {context})"),
             None => url.to_owned(),
         })
@@ -121,6 +154,12 @@ impl ApiServer {
             kube::Error::Api(status) => format!("{} ({})", status.message, status.code),
             other => format!("the API server {} cannot be reached: {}", self.0, describe_cause(other)),
         }
+    }
+}
+
+impl std::fmt::Display for ApiServer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the cluster {}", self.0)
     }
 }
 

@@ -9,6 +9,7 @@
 //! Out of scope: reconciling (`controller`), delivering (`worker`), and every other rule.
 
 pub mod completion;
+pub mod config;
 pub mod crds;
 mod data_folder;
 pub mod deliveries;
@@ -23,10 +24,13 @@ pub mod import;
 mod kubeconfig;
 mod logging;
 pub mod man;
+mod objects;
 pub mod operator;
 pub mod orphans;
 mod output;
 pub mod ping;
+mod profiles;
+mod program;
 mod progress;
 pub mod receive;
 pub mod release;
@@ -34,10 +38,13 @@ pub mod replays;
 mod role_process;
 mod sandbox;
 pub mod send;
+mod service;
 mod signals;
 pub mod sources;
 pub mod standalone;
+pub mod status;
 pub mod store;
+mod target;
 pub mod test;
 pub mod uninstall_check;
 mod usage;
@@ -50,11 +57,12 @@ mod worker_hints;
 use std::future::Future;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use tokio::runtime::Builder;
 
 use crate::net::runtime::half_the_cores;
 use failure::{CommandResult, Failure, OrFail};
+use program::program_name;
 
 /// Manages Kong event hooks and Auth0 event streams declaratively, and delivers their events durably.
 #[derive(Parser)]
@@ -95,7 +103,13 @@ enum Command {
     UninstallCheck(uninstall_check::Args),
     #[command(subcommand)]
     Store(store::StoreCommand),
+    Status(status::Args),
+    Reconcile(objects::ReconcileArgs),
+    Suspend(objects::SuspendArgs),
+    Resume(objects::ResumeArgs),
     Version(version::Args),
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
     Completion(completion::Args),
     Man(man::Args),
     #[command(hide = true)]
@@ -134,7 +148,8 @@ impl Command {
 pub fn main() -> ExitCode {
     // Install a crypto provider, because reqwest has none. An error means that one is installed already.
     rustls::crypto::ring::default_provider().install_default().ok();
-    let cli = match Cli::try_parse() {
+    let parsed = Cli::command().bin_name(program_name()).try_get_matches();
+    let cli = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => {
             let args: Vec<String> =
@@ -171,6 +186,11 @@ pub fn main() -> ExitCode {
         Command::Replays(command) => block_on(replays::run(command)),
         Command::UninstallCheck(args) => block_on(uninstall_check::run(args)),
         Command::Store(command) => store::run(command),
+        Command::Config(command) => config::run(command),
+        Command::Reconcile(args) => block_on(objects::reconcile(args)),
+        Command::Suspend(args) => block_on(objects::suspend(args)),
+        Command::Resume(args) => block_on(objects::resume(args)),
+        Command::Status(args) => block_on(status::run(args)),
         Command::Version(args) => block_on(version::run(args)),
         Command::Completion(args) => completion::run(&args),
         Command::Man(args) => man::run(&args),
@@ -346,7 +366,12 @@ mod tests {
     }
 
     /// Commands whose selection has no variables: a forgotten variable must not choose what is replayed, run or released.
-    const FLAGS_ONLY: [&str; 10] = [
+    const FLAGS_ONLY: [&str; 15] = [
+        "reconcile",
+        "suspend",
+        "resume",
+        "status",
+        "config set-profile",
         "events list",
         "deliveries list",
         "deliveries cancel",

@@ -229,7 +229,7 @@ impl Installation {
             Installation::Cluster { kubernetes, namespaces } => {
                 let mut all = Vec::new();
                 for kind in kinds {
-                    let objects = kubernetes.list_objects(*kind, namespaces).await;
+                    let objects = kubernetes.list_objects(*kind, namespaces, "").await;
                     let name: &str = kind.into();
                     let objects = objects.or_fail(|| format!("listing objects of kind {name}"))?;
                     all.extend(objects.into_iter().map(|object| (*kind, object)));

@@ -6,6 +6,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Command, Error};
 
 use super::output::strip_control_chars;
+use super::program::program_name;
 
 /// Prints help and version as clap does, and any other error as one line on standard error. Returns the exit code.
 pub fn report(error: &Error, command: &Command, args: &[String]) -> ExitCode {
@@ -48,7 +49,7 @@ fn one_line(error: &Error, command: &Command, args: &[String]) -> String {
 
 /// Returns the subcommand that the arguments name, with its words.
 fn used_command<'c>(command: &'c Command, args: &[String]) -> (String, &'c Command) {
-    let (mut words, mut used) = ("hookstream".to_owned(), command);
+    let (mut words, mut used) = (program_name().to_owned(), command);
     for arg in args.iter().skip(1) {
         let Some(subcommand) = used.find_subcommand(arg) else { break };
         words.push(' ');

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::failure::{CommandResult, Failure};
 use super::output::{self, HELP, OutputFormat, print_line, strip_control_chars};
+use super::target::TargetArgs;
 use super::worker_args::WorkerLocationArgs;
 use crate::core::version::Version;
 
@@ -23,6 +24,8 @@ pub struct Args {
     client: bool,
     #[command(flatten)]
     location: WorkerLocationArgs,
+    #[command(flatten)]
+    target: TargetArgs,
     #[arg(short, long, value_enum, default_value_t = OutputFormat::Table, value_name = "FORMAT", env = "HOOKSTREAM_OUTPUT", help = HELP)]
     output: OutputFormat,
 }
@@ -35,7 +38,7 @@ struct Versions {
 }
 
 pub async fn run(args: Args) -> CommandResult {
-    let server = if args.client { None } else { server_version(&args.location).await.map(Some)? };
+    let server = if args.client { None } else { server_version(&args).await.map(Some)? };
     let server = server.and_then(|result| {
         result
             .map_err(|failure| eprintln!("hookstream: the version of the worker is unknown: {failure}"))
@@ -50,8 +53,8 @@ pub async fn run(args: Args) -> CommandResult {
 }
 
 /// Asks the worker for its version. The outer error is a mistake in the flags.
-async fn server_version(location: &WorkerLocationArgs) -> Result<Result<Version, Failure>, Failure> {
-    let worker = location.connect_without_token().await?;
+async fn server_version(args: &Args) -> Result<Result<Version, Failure>, Failure> {
+    let worker = args.location.connect_without_token(&args.target).await?;
     Ok(async {
         let response = worker.get(worker.version_url()).await?;
         if response.status == StatusCode::NOT_FOUND {

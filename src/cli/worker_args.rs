@@ -1,28 +1,40 @@
 //! Flags that select a worker and a caller. The worker is at a URL, or at a Service that is reached through the API
 //! server with the user's kubeconfig.
 //!
-//! The API server's proxy drops the Authorization header and does not forward the user's identity. The worker therefore
-//! accepts the token in a separate header too. `--service-account` requests a token from the API server: for a
-//! ServiceAccount of the namespace, for the worker's audience, and for ten minutes. The caller then has the permissions
-//! of that ServiceAccount; RBAC decides who may request such a token (`create serviceaccounts/token`).
+//! The API server's proxy drops the Authorization header and does not forward the user's identity: the worker never gets
+//! credentials of the kubeconfig. The worker therefore accepts the token in a separate header too. The token is requested
+//! from the API server: for a ServiceAccount of the namespace, for the worker's audience, and for ten minutes. The caller
+//! then has the permissions of that ServiceAccount; RBAC decides who may request such a token (`create
+//! serviceaccounts/token`).
 
+use std::convert::Infallible;
+use std::fmt;
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::OnceLock;
 
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::ServiceAccount;
+use kube::Api;
 use kube::api::PostParams;
-use kube::{Api, Client};
 use secrecy::SecretString;
 use url::Url;
 
 use super::failure::{Failure, OrFail};
 use super::flags::parse_url;
-use super::kubeconfig::{ApiServer, create_client, load_config};
+use super::profiles::Profile;
+use super::service::ServiceCluster;
+pub use super::service::{ServiceFlag, ServicePort, WorkerPort};
+use super::target::{TargetArgs, WorkerPlace};
 use super::worker_client::WorkerClient;
 
 /// The lifetime of a token: the shortest that the API server grants.
 const TOKEN_SECONDS: i64 = 600;
+/// The ServiceAccount to call as if the worker was found in the cluster and the user names none.
+const DEFAULT_ACCOUNT: &str = "hookstream-cli";
+/// The worker's default of --token-audience.
+const DEFAULT_AUDIENCE: &str = "hookstream";
 
 /// Flags of commands that call the worker's API port.
 #[derive(clap::Args)]
@@ -36,136 +48,186 @@ pub struct WorkerApiArgs {
 /// Flags that locate the worker's API port.
 #[derive(clap::Args)]
 pub struct WorkerLocationArgs {
-    /// The URL of the worker's API port.
-    #[arg(long, default_value = "http://127.0.0.1:8082", value_name = "URL", value_parser = parse_url, env = "HOOKSTREAM_API_URL")]
-    url: Url,
-    /// Reach the worker in the cluster instead, through the API server and your kubeconfig. Requires permission to get and
-    /// create services/proxy. Without a value: the chart's Service.
+    /// The URL of the worker's API port. Default: http://127.0.0.1:8082.
+    #[arg(long, value_name = "URL", value_parser = parse_url, env = "HOOKSTREAM_API_URL")]
+    url: Option<Url>,
+    /// Reach the worker at this Service, through the API server and your kubeconfig. Requires permission to get and create
+    /// services/proxy. Without a value: the chart's Service. With --context, the Service is found by its labels.
     #[arg(long, default_service = "hookstream-system/hookstream-api:api", env = "HOOKSTREAM_API_SERVICE")]
     service: Option<ServicePort>,
 }
 
-/// Flags that identify the caller and the namespace.
-#[derive(clap::Args)]
+/// Flags that identify the caller, the namespace and the cluster.
+#[derive(Clone, Default, clap::Args)]
 pub struct CallerArgs {
-    /// The namespace of the events and hooks.
+    /// The namespace of the events and hooks. Default: that of the profile or of the kubeconfig's context, if one is used.
     // Not HOOKSTREAM_NAMESPACE, the list of namespaces in which a role works.
-    #[arg(short, long, value_name = "NAMESPACE", env = "HOOKSTREAM_EVENT_NAMESPACE")]
-    pub namespace: String,
+    #[arg(
+        short,
+        long,
+        value_name = "NAMESPACE",
+        default_value = "",
+        hide_default_value = true,
+        env = "HOOKSTREAM_EVENT_NAMESPACE"
+    )]
+    pub namespace: NamespaceArg,
     /// A file with the bearer token to send. Default: no token.
     #[arg(long, value_name = "FILE", env = "HOOKSTREAM_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
-    /// With --service, call as this ServiceAccount of the namespace. Requires permission to create serviceaccounts/token.
+    /// In a cluster, call as this ServiceAccount of the namespace. Requires permission to create serviceaccounts/token.
+    /// Default with --context: hookstream-cli.
     #[arg(long, value_name = "NAME", conflicts_with = "token_file", env = "HOOKSTREAM_SERVICE_ACCOUNT")]
     pub service_account: Option<String>,
-    /// The audience that the worker requires (its --token-audience).
-    #[arg(long, default_value = "hookstream", value_name = "AUDIENCE", env = "HOOKSTREAM_TOKEN_AUDIENCE")]
-    pub token_audience: String,
+    /// The audience that the worker requires (its --token-audience). Default: hookstream.
+    #[arg(long, value_name = "AUDIENCE", env = "HOOKSTREAM_TOKEN_AUDIENCE")]
+    pub token_audience: Option<String>,
+    #[command(flatten)]
+    pub target: TargetArgs,
 }
 
-/// Defines flags that name a Service.
-pub trait ServiceFlag {
-    /// Makes the value optional; the flag without a value means `service`.
-    fn default_service(self, service: &'static str) -> Self;
-}
+/// The namespace of a command. Empty until it was given by a flag or `CallerArgs::connect` has found it.
+#[derive(Clone, Debug, Default)]
+pub struct NamespaceArg(OnceLock<String>);
 
-impl ServiceFlag for clap::Arg {
-    fn default_service(self, service: &'static str) -> Self {
-        // A value needs an equals sign, because the word after the flag may be the next argument.
-        self.value_name("NAMESPACE/NAME:PORT")
-            .num_args(0..=1)
-            .require_equals(true)
-            .default_missing_value(service)
+impl FromStr for NamespaceArg {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(text.into())
     }
 }
 
-/// A port of a Service.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServicePort {
-    namespace: String,
-    name: String,
-    port: String,
+impl From<&str> for NamespaceArg {
+    fn from(text: &str) -> Self {
+        NamespaceArg(if text.is_empty() { OnceLock::new() } else { OnceLock::from(text.to_owned()) })
+    }
 }
 
-impl FromStr for ServicePort {
-    type Err = &'static str;
+impl fmt::Display for NamespaceArg {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self)
+    }
+}
 
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let is_name = |text: &str| {
-            !text.is_empty()
-                && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-        };
-        let (namespace, rest) = text.split_once('/').unwrap_or_default();
-        let (service, port) = rest.split_once(':').unwrap_or_default();
-        if ![namespace, service, port].into_iter().all(is_name) {
-            return Err("must be NAMESPACE/NAME:PORT, such as hookstream-system/hookstream-api:api");
-        }
-        Ok(ServicePort { namespace: namespace.into(), name: service.into(), port: port.into() })
+impl Deref for NamespaceArg {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        self.0.get().map_or("", String::as_str)
     }
 }
 
 impl WorkerApiArgs {
     /// Creates a client of the worker.
     pub async fn connect(&self) -> Result<WorkerClient, Failure> {
-        self.caller.connect(&self.location.url, self.location.service.as_ref()).await
+        let worker = self.connect_without_namespace().await?;
+        self.caller.require_namespace()?;
+        Ok(worker)
+    }
+
+    /// Creates a client of the worker for requests that may belong to no namespace.
+    pub async fn connect_without_namespace(&self) -> Result<WorkerClient, Failure> {
+        let WorkerLocationArgs { url, service } = &self.location;
+        self.caller.connect_without_namespace(url.as_ref(), service.as_ref(), WorkerPort::Api).await
     }
 }
 
 impl WorkerLocationArgs {
     /// Creates a client for requests that need no right.
-    pub async fn connect_without_token(&self) -> Result<WorkerClient, Failure> {
-        match &self.service {
-            None => WorkerClient::new(&self.url, None),
-            Some(service) => {
-                let (client, server) = service_client().await?;
-                WorkerClient::proxied(client, server, &service.proxy_path(), None, None)
+    pub async fn connect_without_token(&self, target: &TargetArgs) -> Result<WorkerClient, Failure> {
+        let profile = target.profile()?;
+        let place = target.place(&profile, self.url.as_ref(), self.service.as_ref(), WorkerPort::Api).await?;
+        match place {
+            WorkerPlace::Url(url) => WorkerClient::new(&url, None, target.ca_file(&profile)),
+            WorkerPlace::Service { cluster, service, .. } => {
+                WorkerClient::proxied(cluster.client, cluster.server, &service, None, None)
             }
         }
     }
 }
 
-impl ServicePort {
-    /// Returns the path of the API server that leads to the Service.
-    fn proxy_path(&self) -> String {
-        let ServicePort { namespace, name, port } = self;
-        format!("/api/v1/namespaces/{namespace}/services/{name}:{port}/proxy")
-    }
-}
-
-/// Creates a client of the API server for calls of a Service.
-async fn service_client() -> Result<(Client, ApiServer), Failure> {
-    let mut config = load_config().await?;
-    // Do not retry: a user waits, and a call of a Service without endpoints should fail immediately.
-    config.default_retry = false;
-    let server = ApiServer::of(&config);
-    Ok((create_client(config)?, server))
-}
-
 impl CallerArgs {
-    /// Creates a client of the worker at the Service if one is given, otherwise at the URL.
-    pub async fn connect(&self, url: &Url, service: Option<&ServicePort>) -> Result<WorkerClient, Failure> {
-        let Some(service) = service else {
-            return WorkerClient::new(url, self.token_file.as_ref());
-        };
-        let (client, server) = service_client().await?;
-        let token = match &self.service_account {
-            Some(account) => Some(self.request_token(&client, &server, account).await?),
+    /// Creates a client of the worker's port, and finds the namespace.
+    pub async fn connect(
+        &self,
+        url: Option<&Url>,
+        service: Option<&ServicePort>,
+        port: WorkerPort,
+    ) -> Result<WorkerClient, Failure> {
+        let worker = self.connect_without_namespace(url, service, port).await?;
+        self.require_namespace()?;
+        Ok(worker)
+    }
+
+    async fn connect_without_namespace(
+        &self,
+        url: Option<&Url>,
+        service: Option<&ServicePort>,
+        port: WorkerPort,
+    ) -> Result<WorkerClient, Failure> {
+        let profile = self.target.profile()?;
+        match self.target.place(&profile, url, service, port).await? {
+            WorkerPlace::Url(url) => {
+                self.resolve_namespace(&profile, None);
+                let token_file = self.token_file.as_ref().or(profile.token_file.as_ref());
+                WorkerClient::new(&url, token_file, self.target.ca_file(&profile))
+            }
+            WorkerPlace::Service { cluster, service, is_found } => {
+                self.resolve_namespace(&profile, Some(&cluster.namespace));
+                self.connect_to_service(&profile, *cluster, &service, is_found).await
+            }
+        }
+    }
+
+    async fn connect_to_service(
+        &self,
+        profile: &Profile,
+        cluster: ServiceCluster,
+        service: &ServicePort,
+        is_found: bool,
+    ) -> Result<WorkerClient, Failure> {
+        // A flag takes precedence over either setting of the profile.
+        let (mut token_file, mut account) = (self.token_file.as_ref(), self.service_account.as_deref());
+        if token_file.is_none() && account.is_none() {
+            (token_file, account) = (profile.token_file.as_ref(), profile.service_account.as_deref());
+        }
+        let default_account = (is_found && token_file.is_none()).then_some(DEFAULT_ACCOUNT);
+        let token = match account.or(default_account) {
+            Some(account) => Some(self.request_token(&cluster, profile, account).await?),
             None => None,
         };
-        WorkerClient::proxied(client, server, &service.proxy_path(), token, self.token_file.as_ref())
+        WorkerClient::proxied(cluster.client, cluster.server, service, token, token_file)
+    }
+
+    /// Sets the namespace if no flag gave it: to that of the profile, otherwise to that of the kubeconfig's context.
+    fn resolve_namespace(&self, profile: &Profile, of_context: Option<&str>) {
+        let namespace = profile.namespace.as_deref().or(of_context).filter(|text| !text.is_empty());
+        if let Some(namespace) = namespace.filter(|_| self.namespace.is_empty()) {
+            // Cannot fail: the namespace is empty.
+            self.namespace.0.set(namespace.to_owned()).ok();
+        }
+    }
+
+    fn require_namespace(&self) -> Result<(), Failure> {
+        if self.namespace.is_empty() {
+            let message = "no namespace: give --namespace, or a profile or kubeconfig context that has one";
+            return Err(Failure::new(message));
+        }
+        Ok(())
     }
 
     /// Requests a token of a ServiceAccount for the worker's audience.
     async fn request_token(
         &self,
-        client: &Client,
-        server: &ApiServer,
+        cluster: &ServiceCluster,
+        profile: &Profile,
         account: &str,
     ) -> Result<SecretString, Failure> {
-        let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), &self.namespace);
+        let accounts: Api<ServiceAccount> = Api::namespaced(cluster.client.clone(), &self.namespace);
+        let audience = self.token_audience.clone().or_else(|| profile.token_audience.clone());
         let request = TokenRequest {
             spec: TokenRequestSpec {
-                audiences: vec![self.token_audience.clone()],
+                audiences: vec![audience.unwrap_or_else(|| DEFAULT_AUDIENCE.to_owned())],
                 expiration_seconds: Some(TOKEN_SECONDS),
                 ..TokenRequestSpec::default()
             },
@@ -177,26 +239,12 @@ impl CallerArgs {
             kube::Error::Api(status) if status.code == 404 => {
                 "it does not exist: create it, or name another with --service-account".to_owned()
             }
-            _ => server.describe(&error),
+            _ => cluster.server.describe(&error),
         };
         let response = response.map_err(describe).or_fail(action)?;
         let token = response.status.map(|status| status.token).filter(|token| !token.is_empty());
         token
             .map(SecretString::from)
             .ok_or_else(|| Failure::new(format!("{}: the API server returned none", action())))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn parses_services() {
-        let parsed: ServicePort = "a-b/c:api".parse().unwrap();
-        assert_eq!(parsed, ServicePort { namespace: "a-b".into(), name: "c".into(), port: "api".into() });
-        for text in ["", "a", "a/b", "a:b", "/b:c", "a/:c", "a/b:", "a/../b:c", "a/b:c/d", "A/b:c"] {
-            assert!(text.parse::<ServicePort>().is_err(), "{text}");
-        }
     }
 }

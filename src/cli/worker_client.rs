@@ -2,18 +2,20 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http_body_util::{BodyExt, Limited};
-use reqwest::{Client, Method, RequestBuilder, StatusCode};
+use reqwest::{Certificate, Client, Method, RequestBuilder, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use url::Url;
 
 use super::failure::{Failure, OrFail};
 use super::kubeconfig::ApiServer;
+use super::service::ServicePort;
 use super::worker_hints::{ProblemBody, remedy};
 use crate::net::describe_cause;
 
@@ -24,6 +26,10 @@ const MAX_RESPONSE_BYTES: usize = 64 << 20;
 pub struct WorkerClient {
     transport: Transport,
     base: Url,
+    /// The place of the worker, as messages name it.
+    target: String,
+    /// The target was printed.
+    announced: Once,
     token: Option<SecretString>,
 }
 
@@ -31,7 +37,15 @@ pub struct WorkerClient {
 enum Transport {
     Direct(Client),
     /// Through the API server's proxy; only the path of the base URL is used.
-    Proxied(kube::Client, ApiServer),
+    Proxied(Box<ProxiedRoute>),
+}
+
+/// The route through the API server.
+pub struct ProxiedRoute {
+    pub client: kube::Client,
+    pub server: ApiServer,
+    /// The namespace of the worker's Service.
+    pub namespace: String,
 }
 
 /// The header for a token if a proxy drops Authorization.
@@ -49,19 +63,23 @@ pub struct WorkerResponse {
 
 impl WorkerClient {
     /// Creates a client of the worker at this URL.
-    pub fn new(base: &Url, token_file: Option<&PathBuf>) -> Result<Self, Failure> {
+    ///
+    /// `ca_file`: the certificate authorities that replace the system's.
+    pub fn new(base: &Url, token_file: Option<&PathBuf>, ca_file: Option<&PathBuf>) -> Result<Self, Failure> {
         if !matches!(base.scheme(), "http" | "https") || base.cannot_be_a_base() {
             return Err(Failure::new(format!("{base} is not an http or https URL (--url)")));
         }
         let token = token_file.map(|path| read_token(path)).transpose()?;
-        Ok(WorkerClient { transport: Transport::Direct(create_client(base)?), base: base.clone(), token })
+        let transport = Transport::Direct(create_client(base, ca_file)?);
+        let target = base.as_str().trim_end_matches('/').to_owned();
+        Ok(WorkerClient { transport, base: base.clone(), target, announced: Once::new(), token })
     }
 
-    /// Creates a client of a worker behind the API server's proxy, at this path of the API server.
+    /// Creates a client of a worker behind the API server's proxy.
     pub fn proxied(
         client: kube::Client,
         server: ApiServer,
-        path: &str,
+        service: &ServicePort,
         token: Option<SecretString>,
         token_file: Option<&PathBuf>,
     ) -> Result<Self, Failure> {
@@ -69,8 +87,12 @@ impl WorkerClient {
             Some(token) => Some(token),
             None => token_file.map(|path| read_token(path)).transpose()?,
         };
-        let base = Url::parse(&format!("https://kubernetes{path}")).or_fail(|| path.to_owned())?;
-        Ok(WorkerClient { transport: Transport::Proxied(client, server), base, token })
+        let path = service.proxy_path();
+        let base = Url::parse(&format!("https://kubernetes{path}")).or_fail(|| path)?;
+        let target = format!("Service {service} of {server}");
+        let namespace = service.namespace.clone();
+        let transport = Transport::Proxied(Box::new(ProxiedRoute { client, server, namespace }));
+        Ok(WorkerClient { transport, base, target, announced: Once::new(), token })
     }
 
     /// Returns the user that the token names, if it is a JWT.
@@ -91,11 +113,29 @@ impl WorkerClient {
         self.build_url(&["kong"], namespace, path)
     }
 
+    /// Returns the route through the API server, if the worker is reached through it.
+    pub fn proxied_route(&self) -> Option<&ProxiedRoute> {
+        match &self.transport {
+            Transport::Direct(_) => None,
+            Transport::Proxied(route) => Some(route),
+        }
+    }
+
+    /// Returns the place of the worker, as messages name it.
+    pub fn target(&self) -> &str {
+        &self.target
+    }
+
     /// Returns the URL of the worker's version.
     pub fn version_url(&self) -> Url {
+        self.root_url(&["version"])
+    }
+
+    /// Returns a URL of the API that belongs to no namespace.
+    pub fn root_url(&self, path: &[&str]) -> Url {
         let mut url = self.base.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
-            segments.pop_if_empty().push("version");
+            segments.pop_if_empty().extend(path);
         }
         url
     }
@@ -125,9 +165,13 @@ impl WorkerClient {
         self.call(Method::GET, url, Vec::new()).await
     }
 
-    /// Posts JSON.
+    /// Posts JSON. Prints the target of a successful change once, on standard error: a default or a profile may have chosen it.
     pub async fn post(&self, url: Url, body: Vec<u8>) -> Result<WorkerResponse, Failure> {
-        self.call(Method::POST, url, body).await
+        let response = self.call(Method::POST, url, body).await?;
+        if response.status.is_success() {
+            self.announced.call_once(|| eprintln!("hookstream: target: {}", self.target));
+        }
+        Ok(response)
     }
 
     async fn call(&self, method: Method, url: Url, body: Vec<u8>) -> Result<WorkerResponse, Failure> {
@@ -136,14 +180,13 @@ impl WorkerClient {
                 let request = client.request(method, url.clone());
                 self.call_direct(request.header("content-type", "application/json").body(body), url).await
             }
-            Transport::Proxied(client, server) => self.call_proxied(client, server, method, url, body).await,
+            Transport::Proxied(route) => self.call_proxied(route, method, url, body).await,
         }
     }
 
     async fn call_proxied(
         &self,
-        client: &kube::Client,
-        server: &ApiServer,
+        route: &ProxiedRoute,
         method: Method,
         url: Url,
         body: Vec<u8>,
@@ -158,7 +201,8 @@ impl WorkerClient {
         let request = request.body(kube::client::Body::from(body)).or_fail(|| url.path().to_owned())?;
         let failed =
             |why: String| Failure::new(format!("{} cannot be reached: {why} (--service)", url.path()));
-        let response = client.send(request).await.map_err(|error| failed(server.describe(&error)))?;
+        let response =
+            route.client.send(request).await.map_err(|error| failed(route.server.describe(&error)))?;
         let status = response.status();
         let body = Limited::new(response.into_body(), MAX_RESPONSE_BYTES);
         let body = body.collect().await.map_err(|error| failed(error.to_string()))?.to_bytes().to_vec();
@@ -230,7 +274,7 @@ fn read_token(path: &Path) -> Result<SecretString, Failure> {
     }
 }
 
-fn create_client(url: &Url) -> Result<Client, Failure> {
+fn create_client(url: &Url, ca_file: Option<&PathBuf>) -> Result<Client, Failure> {
     let mut builder = Client::builder()
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
@@ -239,8 +283,20 @@ fn create_client(url: &Url) -> Result<Client, Failure> {
     // Without installed certificate authorities (a bare container) the client would fail to build, even for http.
     if url.scheme() == "http" {
         builder = builder.tls_certs_only([]);
+    } else if let Some(path) = ca_file {
+        builder = builder.tls_certs_only(read_authorities(path)?);
     }
     builder.build().or_fail(|| "creating an HTTP client".into())
+}
+
+/// Reads certificate authorities in PEM format.
+fn read_authorities(path: &Path) -> Result<Vec<Certificate>, Failure> {
+    let action = || format!("--ca-file {}", path.display());
+    let pem = fs::read(path).or_fail(action)?;
+    match Certificate::from_pem_bundle(&pem) {
+        Ok(all) if !all.is_empty() => Ok(all),
+        _ => Err(Failure::new(format!("{} contains no certificate in PEM format", action()))),
+    }
 }
 
 /// Creates the failure of a failed connection: the URL once, with the innermost cause, which is the most specific.
@@ -249,7 +305,7 @@ fn connection_failure(url: &Url, error: &reqwest::Error) -> Failure {
         if error.is_timeout() { "no response within the timeout".into() } else { describe_cause(error) };
     let hint = match () {
         () if why.contains("UnknownIssuer") => {
-            ": set SSL_CERT_FILE to a file with the certificate of its authority (PEM)"
+            ": give a file with the certificate of its authority (PEM) with --ca-file"
         }
         () if url.scheme() == "http" && is_no_http(error) => ": does the port use TLS? Then write https://",
         () => "",
@@ -277,7 +333,7 @@ mod tests {
     fn builds_urls() {
         rustls::crypto::ring::default_provider().install_default().ok();
         let url = |base: &str, namespace: &str, path: &[&str]| {
-            let worker = WorkerClient::new(&base.parse().unwrap(), None)?;
+            let worker = WorkerClient::new(&base.parse().unwrap(), None, None)?;
             worker.url(namespace, path).map(|url| url.to_string())
         };
         assert_eq!(url("http://a:1", "demo", &["events"]).unwrap(), "http://a:1/v1/namespaces/demo/events");

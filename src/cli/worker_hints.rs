@@ -53,6 +53,13 @@ pub fn remedy(url: &Url, status: StatusCode, problem: &ProblemBody, caller: Opti
             ": give a valid token with --token-file; in a cluster, `kubectl create token SERVICEACCOUNT -n {namespace} \
              --audience hookstream > token` creates one"
         ),
+        StatusCode::FORBIDDEN if parts.as_slice() == ["v1", "status"] => {
+            let caller = caller.unwrap_or("the token's user");
+            format!(
+                ": {caller} needs the right to list deliveries in all namespaces: bind the ClusterRole \
+                 hookstream-deliveries-reader with a ClusterRoleBinding, or ask for one namespace (-n)"
+            )
+        }
         StatusCode::FORBIDDEN if problem.message.is_some() => {
             ": ask for a Role with this right in the namespace".to_owned()
         }
@@ -65,7 +72,8 @@ pub fn remedy(url: &Url, status: StatusCode, problem: &ProblemBody, caller: Opti
             if detail.starts_with("no such path") || status == StatusCode::METHOD_NOT_ALLOWED =>
         {
             // Routes that older workers do not have.
-            let is_newer = is_event_list(url) || matches!(parts.as_slice(), [.., "deliveries", "cancel"]);
+            let is_newer = is_event_list(url)
+                || matches!(parts.as_slice(), [.., "deliveries", "cancel"] | [.., "status"]);
             if is_newer {
                 ": the worker is older than this program and has no such route: update it, or give the address of its API port (--url)".to_owned()
             } else {
@@ -112,7 +120,7 @@ fn needed_right(url: &Url) -> (&'static str, &'static str) {
         [_, _, _, "events"] => ("create events", "the ClusterRole hookstream-publisher"),
         [.., "replay"] | [_, _, _, "replays", _] => ("create deliveries/replay", OPERATOR),
         [.., "cancel"] => ("create deliveries/cancel", OPERATOR),
-        [.., "deliveries"] => ("list deliveries", READER),
+        [.., "deliveries" | "status"] => ("list deliveries", READER),
         _ if url.query() == Some("payload=true") => ("get deliveries and deliveries/payload", PAYLOAD),
         _ => ("get deliveries", READER),
     }

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::data::Data;
 use super::object::{Metadata, ObjectKey, WriteTarget};
+use crate::api::DeliveryReport;
 use crate::core::conditions::ConditionMessage;
 use crate::core::keys::KeyRing;
 use crate::leadership::NotLeading;
@@ -59,6 +60,24 @@ pub enum AuthorizationError {
     Unavailable,
 }
 
+/// The worker's part of an EventHook's status.
+#[derive(Clone, Debug)]
+pub struct DeliveryStatus {
+    /// The condition Delivering.
+    pub condition: Condition,
+    pub report: DeliveryReport,
+    /// The acknowledged token of `resume`.
+    pub resumed: Option<String>,
+}
+
+/// The role that publishes an Event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventPublisherRole {
+    /// Publishes only while it leads.
+    Controller,
+    Worker,
+}
+
 /// The operations that the controller and the worker need of a cluster.
 pub trait Cluster: Send + Sync + 'static {
     /// Reads a Secret's data; None if it does not exist or may not be used.
@@ -75,12 +94,11 @@ pub trait Cluster: Send + Sync + 'static {
         status: Value,
     ) -> BoxFuture<'a, Result<(), ClusterError>>;
 
-    /// Writes the worker's part of an EventHook's status: its condition, and the acknowledged token of `resume`.
+    /// Writes the worker's part of an EventHook's status.
     fn write_delivery_status<'a>(
         &'a self,
         target: &'a WriteTarget,
-        condition: Condition,
-        resumed: Option<String>,
+        status: DeliveryStatus,
     ) -> BoxFuture<'a, Result<(), ClusterError>>;
 
     /// Changes metadata if the object is unchanged since it was read. A target without a version is matched by uid alone.
@@ -115,6 +133,17 @@ pub trait Cluster: Send + Sync + 'static {
         warning: bool,
         note: &'a ConditionMessage,
     ) -> BoxFuture<'a, ()>;
+
+    /// Publishes an Event of the worker about an EventHook. Never fails; an Event that cannot be published is logged. Without
+    /// a place for Events there are none: the worker logs each change too.
+    fn publish_delivery_event<'a>(
+        &'a self,
+        _target: &'a WriteTarget,
+        _warning: bool,
+        _note: &'a ConditionMessage,
+    ) -> BoxFuture<'a, ()> {
+        Box::pin(std::future::ready(()))
+    }
 
     /// Waits, for a bounded time, until all queued Events are published.
     fn flush_events(&self) -> BoxFuture<'_, ()> {

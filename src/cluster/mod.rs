@@ -16,14 +16,18 @@ pub mod files;
 mod keys;
 pub mod kubernetes;
 mod object;
+mod overlay;
 mod reflector;
 mod secrets;
 mod view;
 
-pub use backend::{AuthorizationError, Cluster, ClusterError, Permission};
+pub use backend::{
+    AuthorizationError, Cluster, ClusterError, DeliveryStatus, EventPublisherRole, Permission,
+};
 pub use data::Data;
 pub use deserialize_guard::{DeserializeGuard, InvalidObject};
 pub use object::{Metadata, ObjectChange, ObjectKey, ResourceKind, WriteTarget};
+pub use overlay::ManifestOverlay;
 pub use reflector::{ReflectedStore, Reflector, Subscribers};
 pub use secrets::{ReferenceError, read_secret_text, read_tls_options};
 pub use view::View;

@@ -49,7 +49,7 @@ pub use context::{Context, ControllerOptions, Deadlines};
 pub use error::SyncError;
 pub use eventhook::find_differences;
 pub use preview::{ObjectPreview, preview};
-pub use reconcile::{Preview, VendorChange};
+pub use reconcile::{FieldChange, Preview, VendorChange};
 pub use release::delete_all_external;
 
 use crate::cluster::{DeserializeGuard, ObjectChange};

@@ -12,7 +12,7 @@ use super::reconcile::{Preview, Synced};
 use super::{auth0_hook, eventhook, eventstream};
 use crate::admin::AdminError;
 use crate::admin::limit::{Priority, with_priority};
-use crate::cluster::{DeserializeGuard, ObjectKey};
+use crate::cluster::{DeserializeGuard, ObjectKey, ResourceKind};
 
 /// Maximum retries of an object that our own rate limiter postpones.
 const MAX_RETRIES: u32 = 20;
@@ -26,19 +26,22 @@ pub struct ObjectPreview {
     pub result: Result<Preview, SyncError>,
 }
 
-/// Previews the sync of every object. Sorted by kind and name.
-pub async fn preview(context: &Context) -> Vec<ObjectPreview> {
+/// Selects objects by kind and key.
+type Selection<'a> = &'a (dyn Fn(ResourceKind, &ObjectKey) -> bool + Sync);
+
+/// Previews the sync of every object that `is_wanted` selects. Sorted by kind and name.
+pub async fn preview(context: &Context, is_wanted: Selection<'_>) -> Vec<ObjectPreview> {
     let view = &context.view;
     let mut all = Vec::new();
-    preview_kind(&view.hooks, context, &mut all, |object, context| {
+    preview_kind(&view.hooks, context, is_wanted, &mut all, |object, context| {
         Box::pin(eventhook::preview(object, context))
     })
     .await;
-    preview_kind(&view.streams, context, &mut all, |object, context| {
+    preview_kind(&view.streams, context, is_wanted, &mut all, |object, context| {
         Box::pin(eventstream::preview(object, context))
     })
     .await;
-    preview_kind(&view.auth0_hooks, context, &mut all, |object, context| {
+    preview_kind(&view.auth0_hooks, context, is_wanted, &mut all, |object, context| {
         Box::pin(auth0_hook::preview(object, context))
     })
     .await;
@@ -48,12 +51,13 @@ pub async fn preview(context: &Context) -> Vec<ObjectPreview> {
 async fn preview_kind<K: Synced>(
     store: &Store<DeserializeGuard<K>>,
     context: &Context,
+    is_wanted: Selection<'_>,
     all: &mut Vec<ObjectPreview>,
     preview: impl for<'a> Fn(&'a K, &'a Context) -> BoxFuture<'a, Result<Preview, SyncError>>,
 ) {
     let objects: BTreeMap<ObjectKey, _> =
         store.state().into_iter().map(|o| (ObjectKey::of(&*o), o)).collect();
-    for (key, object) in objects {
+    for (key, object) in objects.into_iter().filter(|(key, _)| is_wanted(K::KIND, key)) {
         let result = match &object.0 {
             Err(invalid) => Err(SyncError::InvalidObject(invalid.error.clone())),
             Ok(object) if object.policies().suspend => Ok(Preview::unchanged("suspend: nothing is synced")),

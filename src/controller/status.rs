@@ -299,8 +299,11 @@ pub async fn publish_event<K: Managed>(
     context.cluster.publish_event(&WriteTarget::of(K::KIND, object), warning, note).await;
 }
 
-/// Removes the members that the worker writes: its condition, and the acknowledgement of `resume` if the worker resumes.
+/// Removes the members that the worker writes: its condition, its report, and the acknowledgement of `resume` if the worker resumes.
 fn controller_members(mut status: Value, is_resumed_here: bool) -> Value {
+    if let Some(status) = status.as_object_mut() {
+        status.remove("delivery");
+    }
     if let Some(conditions) = status.get_mut("conditions").and_then(Value::as_array_mut) {
         conditions.retain(|c| c.get("type").and_then(Value::as_str) != Some(DELIVERING));
     }

@@ -63,6 +63,10 @@ impl ObjectReadiness {
             .chain(suspended)
             .map(|(r#type, status)| {
                 let ConditionMessage { reason, message } = self.message();
+                // One sentence once: `kubectl describe` shows all conditions. kstatus reads the message of the one that is
+                // True.
+                let has_message = r#type == "Ready" || (status == "True" && r#type != "Synced");
+                let message = if has_message { message.as_str() } else { "" };
                 let old = before.iter().find(|c| c.type_ == r#type);
                 build_condition(old, r#type, status, (reason, message), generation, now)
             })
@@ -139,7 +143,13 @@ mod tests {
             assert_eq!(got, want);
             let is_suspended = conditions.iter().any(|c| c.type_ == SUSPENDED && c.status == "True");
             assert_eq!(is_suspended, matches!(readiness, ObjectReadiness::Suspended(_)));
-            assert!(conditions.iter().all(|c| c.message == "of this" && c.observed_generation == Some(3)));
+            assert!(conditions.iter().all(|c| c.reason == "Because" && c.observed_generation == Some(3)));
+            // The sentence is in Ready, and where kstatus reads it.
+            for condition in &conditions {
+                let is_read =
+                    condition.type_ == "Ready" || (condition.status == "True" && condition.type_ != "Synced");
+                assert_eq!(condition.message == "of this", is_read, "{condition:?}");
+            }
         }
     }
 

@@ -40,6 +40,18 @@ pub fn parse(text: &str) -> Result<Duration, DurationError> {
     }
 }
 
+/// Returns a duration for people: its largest unit, or the two largest between an hour and a day.
+pub fn short_text(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m", seconds / 60),
+        3600..86_400 if seconds % 3600 < 60 => format!("{}h", seconds / 3600),
+        3600..86_400 => format!("{}h{}m", seconds / 3600, seconds % 3600 / 60),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -83,6 +95,23 @@ mod tests {
         fn sums_all_parts(h in 0u64..=99_999, m in 0u64..=99_999, s in 1u64..=99_999, ms in 0u64..=99_999) {
             let expected = Duration::from_millis(((h * 60 + m) * 60 + s) * 1000 + ms);
             prop_assert_eq!(parse(&format!("{h}h{m}m{s}s{ms}ms")), Ok(expected));
+        }
+    }
+
+    #[test]
+    fn short_texts_have_one_or_two_units() {
+        for (seconds, text) in [
+            (0, "0s"),
+            (59, "59s"),
+            (60, "1m"),
+            (3599, "59m"),
+            (3600, "1h"),
+            (3661, "1h1m"),
+            (86_399, "23h59m"),
+            (86_400, "1d"),
+            (172_799, "1d"),
+        ] {
+            assert_eq!(short_text(Duration::from_secs(seconds)), text);
         }
     }
 }

@@ -108,6 +108,17 @@ pub fn without_mark(text: &str) -> &str {
     }
 }
 
+/// Returns true if two URLs lead to the same relay of the same installation, as far as the URLs show without a key
+/// ring: a proof is not compared, and one URL may have no mark.
+pub fn is_same_relay(one: &str, other: &str) -> bool {
+    let is_same_mark = match (RelayMark::parse(one), RelayMark::parse(other)) {
+        (Some(one), Some(other)) => one.installation == other.installation && one.uid == other.uid,
+        (Some(_), None) | (None, Some(_)) => true,
+        (None, None) => one == other,
+    };
+    is_same_mark && without_mark(one) == without_mark(other)
+}
+
 fn owner<'a>(namespace: &'a str, name: &'a str, uid: &'a str, installation: &'a str) -> Owner<'a> {
     Owner { namespace, name, uid, rotation: installation }
 }
@@ -199,5 +210,25 @@ mod tests {
         assert!(
             !is_installation_id("") && !is_installation_id("a b") && !is_installation_id(&"a".repeat(64))
         );
+    }
+
+    #[test]
+    fn same_relay_is_found_without_the_key_ring() {
+        let relay = "http://i.test:8080/v1/namespaces/shop/relays/orders";
+        let marked = |installation: &str, uid: &str, proof: char| {
+            format!("{relay}?installation={installation}&uid={uid}&proof={}", proof.to_string().repeat(32))
+        };
+        for (one, other, is_same) in [
+            (marked("a", "u", '1'), marked("a", "u", '2'), true),
+            (marked("a", "u", '1'), relay.to_owned(), true),
+            (relay.to_owned(), relay.to_owned(), true),
+            (marked("a", "u", '1'), marked("b", "u", '1'), false),
+            (marked("a", "u", '1'), marked("a", "v", '1'), false),
+            (marked("a", "u", '1'), marked("a", "u", '1').replace("i.test", "j.test"), false),
+            (relay.to_owned(), format!("{relay}2"), false),
+        ] {
+            assert_eq!(is_same_relay(&one, &other), is_same, "{one} {other}");
+            assert_eq!(is_same_relay(&other, &one), is_same, "{one} {other}");
+        }
     }
 }

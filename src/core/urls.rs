@@ -25,6 +25,38 @@ pub fn parse_any_url(text: &str) -> Option<Url> {
     Url::parse(text).ok().filter(|_| is_url(text))
 }
 
+/// Returns a URL without user information, query and fragment. None: the text is no URL, or has none of them.
+pub fn without_secrets(text: &str) -> Option<String> {
+    let mut url = parse_any_url(text).filter(|url| url.has_host())?;
+    let has_secrets = !url.username().is_empty()
+        || url.password().is_some()
+        || url.query().is_some()
+        || url.fragment().is_some();
+    if !has_secrets || url.set_username("").is_err() || url.set_password(None).is_err() {
+        return None;
+    }
+    url.set_fragment(None);
+    if url.query().is_some() {
+        url.set_query(Some("..."));
+    }
+    Some(url.into())
+}
+
+/// Returns a URL without its path too, which may be a secret. None: the text is no URL.
+pub fn without_path(text: &str) -> Option<String> {
+    let mut url = parse_any_url(text).filter(|url| url.has_host())?;
+    if url.path() == "/" && url.query().is_none() && url.fragment().is_none() && url.username().is_empty() {
+        return Some(text.to_owned());
+    }
+    if url.set_username("").is_err() || url.set_password(None).is_err() {
+        return None;
+    }
+    url.set_path("...");
+    url.set_query(None);
+    url.set_fragment(None);
+    Some(url.into())
+}
+
 /// Evaluates CEL's `isURL` as the API server does, which uses `url.ParseRequestURI` of Go 1.26. Older API servers also
 /// accept a host with several colons.
 pub fn is_url(text: &str) -> bool {

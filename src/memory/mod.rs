@@ -58,6 +58,11 @@ impl MemoryBudget {
         }
     }
 
+    /// Returns the bytes of all shares together.
+    pub fn total_bytes(&self) -> u64 {
+        self.split.total()
+    }
+
     /// Bodies of relays whose signature is not checked yet.
     pub fn unverified(&self) -> &Arc<MemoryPool> {
         &self.unverified

@@ -14,8 +14,10 @@ mod background;
 mod body;
 pub mod breaker_reports;
 mod coalescing_queue;
+mod condition_writer;
 mod content_coding;
 mod decide;
+mod delivery_report;
 mod dispatch;
 pub mod handlers;
 mod hooks;
@@ -25,6 +27,7 @@ mod local_access;
 mod namespaces;
 mod problem;
 mod report;
+mod reporter;
 mod request;
 mod series;
 pub mod store;
@@ -156,8 +159,14 @@ impl Worker {
             memory: self.memory.clone(),
         });
         // Each part is boxed. Unboxed, they would all be one value, and the frames that move it overflow a thread's stack.
-        let reporting =
-            report::run(reports.clone(), self.store.clone(), self.cluster.clone(), self.view.clone()).boxed();
+        let reporting = reporter::run(
+            reports.clone(),
+            self.store.clone(),
+            self.cluster.clone(),
+            self.view.clone(),
+            index.clone(),
+        )
+        .boxed();
         let namespaces =
             Arc::new(Namespaces::new(self.cluster.clone(), self.store.clone(), dispatch.clone()));
         let following = background::follow_changes(
@@ -193,6 +202,7 @@ impl Worker {
             reports,
             max_event_bytes: self.limits.max_event_bytes,
             memory: self.memory.clone(),
+            status: api::StatusSources::new(self.store.clone(), disk.clone()),
         };
         let api = api::router(api, local_access.as_ref());
         let (notified, measured) = (dispatch.clone(), index.clone());

@@ -171,7 +171,7 @@ mod tests {
             (&["show", "-n", "x", id, "-o", "jsonl"], false),
             (&["list", "-n", "x", "--since", "1d"], false),
             (&["list", "-n", "x", "--since", "1h", "--state", "dropped"], true),
-            (&["list"], false),
+            (&["list"], true),
         ] {
             let parsed = Cli::try_parse_from(["deliveries"].iter().chain(args));
             assert_eq!(parsed.is_ok(), is_valid, "{args:?}");

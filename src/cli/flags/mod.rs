@@ -9,5 +9,5 @@ mod worker;
 pub use controller::{ControllerArgs, LeaseArgs, SelectionArgs};
 pub use egress::EgressArgs;
 pub use listen::ListenAddress;
-pub use parse::{parse_host, parse_installation_id, parse_url, parse_watch_timeout};
+pub use parse::{parse_host, parse_installation_id, parse_selector, parse_url, parse_watch_timeout};
 pub use worker::{ScriptArgs, ServerTlsArgs, WebhookOriginArgs, WorkerArgs};

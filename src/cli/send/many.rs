@@ -13,6 +13,7 @@ use super::{AcceptedEvent, Args};
 use crate::cli::failure::{CommandResult, Failure};
 use crate::cli::output::{OutputFormat, print_line, print_value, strip_control_chars};
 use crate::cli::progress::ProgressDisplay;
+use crate::cli::worker_args::WorkerPort;
 use crate::cli::worker_client::{WorkerClient, WorkerResponse};
 
 /// The messages about single events. All events are counted.
@@ -36,7 +37,7 @@ struct Totals {
 }
 
 pub async fn run(args: &Args, file: &str) -> CommandResult {
-    let worker = args.caller.connect(&args.url, args.service.as_ref()).await?;
+    let worker = args.caller.connect(args.url.as_ref(), args.service.as_ref(), WorkerPort::Ingest).await?;
     let url = worker.url(&args.caller.namespace, &["events"])?;
     let defaults = LineDefaults { source: args.source.clone(), event: args.event.clone() };
     let lines = read_lines(file, defaults)?;

@@ -14,7 +14,7 @@ use super::event_data::read_event_data;
 use super::failure::{CommandResult, Failure, OrFail};
 use super::flags::parse_url;
 use super::output::{HELP, OutputFormat, print_line, print_value, strip_control_chars};
-use super::worker_args::{CallerArgs, ServiceFlag, ServicePort};
+use super::worker_args::{CallerArgs, ServiceFlag, ServicePort, WorkerPort};
 use crate::core::duration;
 
 /// The largest data that is read, in bytes: more than any worker accepts.
@@ -65,9 +65,9 @@ pub struct Args {
     /// The event's id; a second event with the same id is a duplicate. Default: the worker generates one.
     #[arg(long, env = "HOOKSTREAM_ID")]
     id: Option<String>,
-    /// The URL of the worker's ingest port.
-    #[arg(long, default_value = "http://127.0.0.1:8080", value_name = "URL", value_parser = parse_url, env = "HOOKSTREAM_URL")]
-    url: Url,
+    /// The URL of the worker's ingest port. Default: http://127.0.0.1:8080.
+    #[arg(long, value_name = "URL", value_parser = parse_url, env = "HOOKSTREAM_URL")]
+    url: Option<Url>,
     /// Reach the ingest port in the cluster instead, through the API server and your kubeconfig. Requires permission to create
     /// services/proxy. Without a value: the chart's Service.
     #[arg(
@@ -80,9 +80,9 @@ pub struct Args {
     /// delivery failed or did not finish in time.
     #[arg(long, value_name = "DURATION", value_parser = duration::parse, env = "HOOKSTREAM_WAIT")]
     wait: Option<Duration>,
-    /// The URL of the worker's API port, which --wait polls.
-    #[arg(long, default_value = "http://127.0.0.1:8082", value_name = "URL", value_parser = parse_url, env = "HOOKSTREAM_API_URL")]
-    api_url: Url,
+    /// The URL of the worker's API port, which --wait polls. Default: http://127.0.0.1:8082.
+    #[arg(long, value_name = "URL", value_parser = parse_url, env = "HOOKSTREAM_API_URL")]
+    api_url: Option<Url>,
     /// Reach the API port in the cluster instead, like --service. Requires permission to get services/proxy.
     #[arg(long, default_service = "hookstream-system/hookstream-api:api", env = "HOOKSTREAM_API_SERVICE")]
     api_service: Option<ServicePort>,
@@ -130,7 +130,7 @@ pub async fn run(args: Args) -> CommandResult {
     let [source, event] = [&args.source, &args.event].map(|text| text.as_deref().unwrap_or_default());
     let event = EventBody { id: args.id.as_deref(), source, event, data: &data };
     let body = serde_json::to_vec(&event).or_fail(|| "writing the event".into())?;
-    let worker = args.caller.connect(&args.url, args.service.as_ref()).await?;
+    let worker = args.caller.connect(args.url.as_ref(), args.service.as_ref(), WorkerPort::Ingest).await?;
     let url = worker.url(&args.caller.namespace, &["events"])?;
     // Report a rejected event (4xx) as a finding, with exit code 1.
     let response = worker.post(url, body).await?.success(1)?;
@@ -165,7 +165,7 @@ async fn wait_for_deliveries(args: &Args, accepted: &AcceptedEvent, timeout: Dur
     if accepted.deliveries == 0 {
         return finding(format!("no hook matched the event: see `{}`", explain_command(args, accepted)));
     }
-    let api = args.caller.connect(&args.api_url, args.api_service.as_ref()).await?;
+    let api = args.caller.connect(args.api_url.as_ref(), args.api_service.as_ref(), WorkerPort::Api).await?;
     let mut url = api.url(&args.caller.namespace, &["deliveries"])?;
     url.query_pairs_mut().append_pair("event", &accepted.id).append_pair("limit", "500");
     let started = Instant::now();
@@ -247,8 +247,7 @@ mod tests {
             caller: CallerArgs {
                 namespace: "demo".into(),
                 token_file: Some(token.path().into()),
-                service_account: None,
-                token_audience: "hookstream".into(),
+                ..CallerArgs::default()
             },
             source: Some("crud".into()),
             event: Some("routes".into()),
@@ -258,10 +257,10 @@ mod tests {
             concurrency: 8,
             strict: false,
             id: Some("e1".into()),
-            url: url.clone(),
+            url: Some(url.clone()),
             service: None,
             wait: None,
-            api_url: url.clone(),
+            api_url: Some(url.clone()),
             api_service: None,
             output: OutputFormat::Json,
         };

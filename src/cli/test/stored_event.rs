@@ -8,7 +8,7 @@ use url::Url;
 
 use crate::cli::failure::{Failure, OrFail};
 use crate::cli::flags::parse_url;
-use crate::cli::worker_args::{CallerArgs, ServiceFlag, ServicePort};
+use crate::cli::worker_args::{CallerArgs, ServiceFlag, ServicePort, WorkerPort};
 use crate::core::event::{Event, Origin};
 use crate::core::hook::CompiledHook;
 
@@ -55,12 +55,13 @@ impl StoredEventArgs {
     pub async fn read(self, hook: &CompiledHook) -> Result<Option<Event>, Failure> {
         let Some(id) = self.event_id else { return Ok(None) };
         let caller = CallerArgs {
-            namespace: self.namespace.unwrap_or_else(|| hook.namespace.to_string()),
+            namespace: self.namespace.as_deref().unwrap_or(&hook.namespace).into(),
             token_file: self.token_file,
             service_account: self.service_account,
-            token_audience: self.token_audience,
+            token_audience: Some(self.token_audience),
+            ..CallerArgs::default()
         };
-        let worker = caller.connect(&self.url, self.service.as_ref()).await?;
+        let worker = caller.connect(Some(&self.url), self.service.as_ref(), WorkerPort::Api).await?;
         let mut url = worker.url(&caller.namespace, &["events", &id])?;
         url.set_query(Some("payload=true"));
         let response = worker.get(url).await?.success(2)?;
@@ -68,7 +69,7 @@ impl StoredEventArgs {
         let origin = Origin::try_from(stored.origin).or_fail(|| "reading the worker's response".into())?;
         Ok(Some(Event {
             id: stored.id,
-            namespace: caller.namespace,
+            namespace: caller.namespace.to_string(),
             origin,
             source: stored.source,
             event: stored.event,

@@ -16,7 +16,7 @@ use crate::core::names::{NAMESPACE_RULE, OBJECT_NAME_RULE, is_namespace, is_obje
 use crate::core::schema::SchemaViolation;
 
 /// The namespace of an object without one.
-const DEFAULT_NAMESPACE: &str = "default";
+pub const DEFAULT_NAMESPACE: &str = "default";
 
 /// The kind and name of what a document defines.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -98,12 +98,6 @@ pub struct ParsedFile {
     pub warnings: Vec<FileProblem>,
 }
 
-/// Reads and parses the documents of a file.
-pub fn read_file(path: &Path) -> Result<ParsedFile, ManifestError> {
-    let bytes = read_bytes(path).map_err(|e| ManifestError::new(path, e))?;
-    parse_file(path, &bytes)
-}
-
 /// Reads the bytes of a file. A long file is an error.
 pub fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
     read_limited(fs::File::open(path)?)

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use parking_lot::Mutex;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
@@ -24,8 +23,8 @@ use super::object_lists::{ObjectLists, Reflectors, reflectors};
 use super::objects::{FileObject, object_uid};
 use super::state::{ObjectId, PendingWrite, StateStore};
 use crate::cluster::{
-    AuthorizationError, Cluster, ClusterError, Data, Metadata, ObjectChange, ObjectKey, Permission,
-    ResourceKind, Subscribers, View, WriteTarget,
+    AuthorizationError, Cluster, ClusterError, Data, DeliveryStatus, Metadata, ObjectChange, ObjectKey,
+    Permission, ResourceKind, Subscribers, View, WriteTarget,
 };
 use crate::core::conditions::ConditionMessage;
 use crate::core::keys::KeyRing;
@@ -302,11 +301,10 @@ impl Cluster for FileCluster {
     fn write_delivery_status<'a>(
         &'a self,
         target: &'a WriteTarget,
-        condition: Condition,
-        resumed: Option<String>,
+        status: DeliveryStatus,
     ) -> BoxFuture<'a, Result<(), ClusterError>> {
         Box::pin(self.update(target, move |Inner { manifests, state, .. }| {
-            state.set_delivery_status(target, &condition, resumed, manifests)
+            state.set_delivery_status(target, status, manifests)
         }))
     }
 

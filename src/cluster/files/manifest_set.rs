@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use super::definition::{Content, Definition, ManifestKey, ObjectManifest};
-use super::documents::{ManifestError, read_file};
-use super::file_scanner::{FileChanges, FileScanner};
+use super::documents::{ManifestError, read_documents};
+use super::file_scanner::FileChanges;
 use crate::cluster::{Data, ObjectKey, ResourceKind};
 
 /// The number of consecutive scans without a definition after which it counts as removed. `helm template > file` empties
@@ -27,6 +29,16 @@ pub struct ManifestSet {
     duplicates: HashSet<ManifestKey>,
 }
 
+/// Sets the namespace of an object that has none.
+fn set_default_namespace(document: &mut Value, namespace: &str) {
+    if let Some(metadata) = document.get_mut("metadata").and_then(Value::as_object_mut) {
+        let own = metadata.entry("namespace").or_insert(Value::Null);
+        if own.is_null() || own.as_str() == Some("") {
+            *own = namespace.into();
+        }
+    }
+}
+
 /// A document's file and index.
 type Position = (Arc<Path>, usize);
 
@@ -41,17 +53,26 @@ struct MissingDefinition {
 }
 
 impl ManifestSet {
-    /// Reads files and folders once. A file that cannot be read, or a document of ours that cannot be used, is an error. Objects that a cluster printed (`kubectl get
-    /// -o yaml`) keep their uid, status and finalizers.
-    pub fn read_once(paths: Vec<PathBuf>) -> Result<Self, ManifestError> {
-        let mut manifests = ManifestSet::default();
-        let mut changes = FileScanner::new(paths, true).scan()?;
-        // Read the file again to return its error.
-        changes.unreadable.first().map_or(Ok(()), |path| read_file(path).map(drop))?;
-        if !changes.unusable.is_empty() {
-            return Err(changes.unusable.swap_remove(0));
+    /// Reads files and folders once, and standard input for `-`. A file that cannot be read, or a document of ours that cannot
+    /// be used, is an error. Objects that a cluster printed (`kubectl get -o yaml`) keep their uid, status and finalizers.
+    /// Objects without a namespace get this one.
+    pub fn read_once(paths: &[PathBuf], namespace: &str) -> Result<Self, ManifestError> {
+        let mut changed: Vec<(Arc<Path>, Vec<Arc<Definition>>)> = Vec::new();
+        for document in read_documents(paths)? {
+            let path = document.path.as_path();
+            let mut value = document.content.map_err(|problem| ManifestError::new(path, problem))?;
+            set_default_namespace(&mut value, namespace);
+            let definition = Definition::of_document(&value, Definition::hash_of(&value), true)
+                .map_err(|problem| ManifestError::new(path, problem))?;
+            if changed.last().is_none_or(|(last, _)| **last != *path) {
+                changed.push((path.into(), Vec::new()));
+            }
+            if let (Some((_, definitions)), Some(definition)) = (changed.last_mut(), definition) {
+                definitions.push(Arc::new(definition));
+            }
         }
-        manifests.apply(changes);
+        let mut manifests = ManifestSet::default();
+        manifests.apply(FileChanges { changed, ..FileChanges::default() });
         Ok(manifests)
     }
 
@@ -193,6 +214,7 @@ impl ManifestSet {
 mod tests {
     use std::fs;
 
+    use super::super::file_scanner::FileScanner;
     use super::super::objects::FileObject;
     use super::*;
     use crate::api::EventHook;

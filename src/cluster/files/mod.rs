@@ -24,6 +24,7 @@ mod yaml;
 mod yaml_scalar;
 
 pub use api_version::{Ownership, ownership};
+pub use atomic_file::write_atomically;
 pub use data_objects::check_data_object;
 pub use documents::{Document, ManifestError, read_documents};
 pub use file_cluster::{FileCluster, FileClusterOptions};

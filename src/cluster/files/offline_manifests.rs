@@ -4,17 +4,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures::future::{BoxFuture, ready};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde_json::Value;
 
+use super::definition::DEFAULT_NAMESPACE;
 use super::documents::ManifestError;
 use super::manifest_set::ManifestSet;
 use super::object_lists::ObjectLists;
 use super::objects::FileObject;
 use crate::api::EventHook;
 use crate::cluster::{
-    AuthorizationError, Cluster, ClusterError, Data, Metadata, ObjectKey, Permission, ResourceKind, View,
-    WriteTarget,
+    AuthorizationError, Cluster, ClusterError, Data, DeliveryStatus, Metadata, ObjectKey, Permission,
+    ResourceKind, View, WriteTarget,
 };
 use crate::core::conditions::ConditionMessage;
 use crate::core::keys::KeyRing;
@@ -23,9 +23,20 @@ use crate::core::keys::KeyRing;
 pub struct OfflineManifests(ManifestSet);
 
 impl OfflineManifests {
-    /// Reads files and folders. A file that cannot be read is an error, because a command's user does not read a log.
+    /// Reads files and folders; `-` is standard input. A file that cannot be read is an error, because a command's user does
+    /// not read a log.
     pub fn read(paths: Vec<PathBuf>) -> Result<Self, ManifestError> {
-        ManifestSet::read_once(paths).map(OfflineManifests)
+        Self::read_with_namespace(&paths, DEFAULT_NAMESPACE)
+    }
+
+    /// Reads files and folders as `read` does. Objects without a namespace get this one.
+    pub fn read_with_namespace(paths: &[PathBuf], namespace: &str) -> Result<Self, ManifestError> {
+        ManifestSet::read_once(paths, namespace).map(OfflineManifests)
+    }
+
+    /// Returns every object with its kind and key, as untyped JSON.
+    pub fn objects(&self) -> impl Iterator<Item = (ResourceKind, &ObjectKey, &Value)> {
+        self.0.objects().map(|(kind, key, object)| (kind, key, &object.value))
     }
 
     /// Returns the EventHooks, each with its key, or the reason why it cannot be deserialized.
@@ -78,8 +89,7 @@ impl Cluster for OfflineManifests {
     fn write_delivery_status<'a>(
         &'a self,
         _: &'a WriteTarget,
-        _: Condition,
-        _: Option<String>,
+        _: DeliveryStatus,
     ) -> BoxFuture<'a, Result<(), ClusterError>> {
         read_only()
     }

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -14,7 +13,7 @@ use super::definition::ObjectManifest;
 use super::documents::ManifestError;
 use super::manifest_set::ManifestSet;
 use super::objects::{FileObject, object_uid};
-use crate::cluster::{Metadata, ObjectKey, ResourceKind, WriteTarget};
+use crate::cluster::{DeliveryStatus, Metadata, ObjectKey, ResourceKind, WriteTarget};
 use crate::core::conditions::DELIVERING;
 use crate::core::hook::EventSelector;
 use crate::core::names::{is_namespace, is_object_name};
@@ -169,6 +168,9 @@ impl StateStore {
         if let Some(resume) = saved.status.pointer("/handled/resume").filter(|r| r.is_string()) {
             set_member(&mut status, "handled", "resume", resume.clone());
         }
+        if let (Some(delivery), Some(status)) = (saved.status.get("delivery"), status.as_object_mut()) {
+            status.insert("delivery".into(), delivery.clone());
+        }
         saved.status = status;
         self.prepare_write(&id, manifests)
     }
@@ -177,8 +179,7 @@ impl StateStore {
     pub fn set_delivery_status(
         &mut self,
         target: &WriteTarget,
-        condition: &Condition,
-        resumed: Option<String>,
+        delivery: DeliveryStatus,
         manifests: &ManifestSet,
     ) -> Result<PendingWrite, ManifestError> {
         let id = (target.kind, target.key.clone());
@@ -186,7 +187,11 @@ impl StateStore {
         if !saved.status.is_object() {
             saved.status = json!({});
         }
+        let DeliveryStatus { condition, report, resumed } = delivery;
         set_delivering_condition(&mut saved.status, json!(condition));
+        if let Some(status) = saved.status.as_object_mut() {
+            status.insert("delivery".into(), json!(report));
+        }
         if let Some(resumed) = resumed {
             set_member(&mut saved.status, "handled", "resume", json!(resumed));
         }

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{DynamicObject, ListParams, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
@@ -20,8 +19,8 @@ use super::key_ring::{KeyRingCache, KeyRingRights};
 use super::own_writes::OwnWrites;
 use crate::api::{API_VERSION, FINALIZER, bound_status};
 use crate::cluster::{
-    AuthorizationError, Cluster, ClusterError, Data, Metadata, ObjectKey, Permission, ResourceKind,
-    WriteTarget,
+    AuthorizationError, Cluster, ClusterError, Data, DeliveryStatus, EventPublisherRole, Metadata, ObjectKey,
+    Permission, ResourceKind, WriteTarget,
 };
 use crate::core::conditions::ConditionMessage;
 use crate::core::keys::KeyRing;
@@ -176,15 +175,16 @@ impl Kubernetes {
         }
     }
 
-    /// Lists the objects of a kind in these namespaces (empty means all) as untyped JSON.
+    /// Lists the objects of a kind in these namespaces (empty means all) with these labels (empty means any) as untyped JSON.
     pub async fn list_objects(
         &self,
         kind: ResourceKind,
         namespaces: &[String],
+        label_selector: &str,
     ) -> Result<Vec<Value>, ClusterError> {
         let mut objects = Vec::new();
         for api in self.apis(kind, namespaces) {
-            let mut params = ListParams::default().limit(LIST_PAGE);
+            let mut params = ListParams::default().labels(label_selector).limit(LIST_PAGE);
             loop {
                 let page = api.list(&params).await.map_err(to_cluster_error)?;
                 for object in page.items {
@@ -278,10 +278,10 @@ impl Cluster for Kubernetes {
     fn write_delivery_status<'a>(
         &'a self,
         target: &'a WriteTarget,
-        condition: Condition,
-        resumed: Option<String>,
+        delivery: DeliveryStatus,
     ) -> BoxFuture<'a, Result<(), ClusterError>> {
-        let mut status = json!({ "conditions": [condition] });
+        let DeliveryStatus { condition, report, resumed } = delivery;
+        let mut status = json!({ "conditions": [condition], "delivery": report });
         // Omit `handled` instead of writing null, because the schema requires an object.
         if let (Some(token), Some(status)) = (resumed, status.as_object_mut()) {
             status.insert("handled".into(), json!({ "resume": token }));
@@ -319,7 +319,16 @@ impl Cluster for Kubernetes {
         warning: bool,
         note: &'a ConditionMessage,
     ) -> BoxFuture<'a, ()> {
-        Box::pin(self.events.publish(target, warning, note))
+        Box::pin(self.events.publish(EventPublisherRole::Controller, target, warning, note))
+    }
+
+    fn publish_delivery_event<'a>(
+        &'a self,
+        target: &'a WriteTarget,
+        warning: bool,
+        note: &'a ConditionMessage,
+    ) -> BoxFuture<'a, ()> {
+        Box::pin(self.events.publish(EventPublisherRole::Worker, target, warning, note))
     }
 
     fn flush_events(&self) -> BoxFuture<'_, ()> {

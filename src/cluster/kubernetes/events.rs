@@ -15,7 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::api_server::{hostname, to_cluster_error};
 use crate::api::API_VERSION;
-use crate::cluster::WriteTarget;
+use crate::cluster::{EventPublisherRole, WriteTarget};
 use crate::core::conditions::{ConditionMessage, cut};
 use crate::leadership::Leadership;
 
@@ -39,6 +39,7 @@ pub struct EventPublisher {
 }
 
 struct QueuedEvent {
+    role: EventPublisherRole,
     target: WriteTarget,
     warning: bool,
     note: ConditionMessage,
@@ -70,8 +71,15 @@ impl EventPublisher {
     }
 
     /// Queues an Event. Never fails; an Event that cannot be created is logged.
-    pub async fn publish(&self, target: &WriteTarget, warning: bool, note: &ConditionMessage) {
-        let event = QueuedEvent { target: target.clone(), warning, note: note.clone(), at: Timestamp::now() };
+    pub async fn publish(
+        &self,
+        role: EventPublisherRole,
+        target: &WriteTarget,
+        warning: bool,
+        note: &ConditionMessage,
+    ) {
+        let event =
+            QueuedEvent { role, target: target.clone(), warning, note: note.clone(), at: Timestamp::now() };
         let Some(queue) = self.queue.get() else { return self.create_or_log(&event).await };
         self.unpublished.send_modify(|count| *count += 1);
         if let Err(mpsc::error::SendError(event)) = queue.send(event).await {
@@ -90,7 +98,7 @@ impl EventPublisher {
     }
 
     async fn create_or_log(&self, event: &QueuedEvent) {
-        if !self.leadership.is_leader() {
+        if event.role == EventPublisherRole::Controller && !self.leadership.is_leader() {
             return;
         }
         if let Err(error) = self.create(event).await {
@@ -101,7 +109,11 @@ impl EventPublisher {
     }
 
     async fn create(&self, event: &QueuedEvent) -> Result<(), kube::Error> {
-        let QueuedEvent { target, warning, note, at } = event;
+        let QueuedEvent { role, target, warning, note, at } = event;
+        let (action, controller) = match role {
+            EventPublisherRole::Controller => ("Reconcile", "hookstream.dev/controller"),
+            EventPublisherRole::Worker => ("Deliver", "hookstream.dev/worker"),
+        };
         let kind: &str = target.kind.into();
         let event = Event {
             metadata: ObjectMeta {
@@ -110,7 +122,7 @@ impl EventPublisher {
                 namespace: Some(target.key.namespace.clone()),
                 ..ObjectMeta::default()
             },
-            action: Some("Reconcile".into()),
+            action: Some(action.into()),
             event_time: Some(MicroTime(*at)),
             note: Some(cut(&note.message, MAX_NOTE_BYTES).to_owned()),
             reason: Some(note.reason.to_owned()),
@@ -122,7 +134,7 @@ impl EventPublisher {
                 uid: Some(target.uid.clone()),
                 ..ObjectReference::default()
             }),
-            reporting_controller: Some("hookstream.dev/controller".into()),
+            reporting_controller: Some(controller.into()),
             reporting_instance: Some(cut(&hostname(), 128).to_owned()),
             type_: Some(if *warning { "Warning" } else { "Normal" }.into()),
             ..Event::default()

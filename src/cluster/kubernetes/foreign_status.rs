@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use crate::api::status_schema;
 
 /// The members that the worker writes, too.
-const SHARED_MEMBERS: [&str; 2] = ["conditions", "handled"];
+const SHARED_MEMBERS: [&str; 3] = ["conditions", "delivery", "handled"];
 
 /// Returns a merge patch that removes the members of `stored` that the controller did not send; None if there are none.
 /// Keeps members that this version does not know: a newer version may need them.
@@ -49,6 +49,7 @@ mod tests {
         let stored = json!({"observedGeneration": 1,
             "external": {"id": "i", "connection": "c", "endpoint": "e", "workspace": "w"},
             "conditions": [{"type": "Ready"}, {"type": "Delivering"}], "handled": {"resume": "worker"},
+            "delivery": {"summary": "Delivering"},
             "lastError": {"message": "by hand"}, "ofNewerVersion": 1});
         let patch = json!({"external": {"workspace": null}, "lastError": null});
         assert_eq!(removal_patch("EventHook", &sent, &stored), Some(patch));

@@ -74,6 +74,33 @@ pub enum Action {
     ReportDifference(Comparison, ReadOnlyPolicy),
 }
 
+impl Action {
+    pub fn comparison_mut(&mut self) -> Option<&mut Comparison> {
+        match self {
+            Action::Create => None,
+            Action::Update(comparison)
+            | Action::Adopt(comparison)
+            | Action::TakeOver(comparison)
+            | Action::Keep(comparison)
+            | Action::Observe(comparison)
+            | Action::ReportDifference(comparison, _) => Some(comparison),
+        }
+    }
+
+    /// Returns the comparison with the external object; None if there is none yet.
+    pub fn comparison(&self) -> Option<&Comparison> {
+        match self {
+            Action::Create => None,
+            Action::Update(comparison)
+            | Action::Adopt(comparison)
+            | Action::TakeOver(comparison)
+            | Action::Keep(comparison)
+            | Action::Observe(comparison)
+            | Action::ReportDifference(comparison, _) => Some(comparison),
+        }
+    }
+}
+
 /// The facts on which the decision depends, besides the external object, the desired object and the policies.
 #[derive(Clone, Debug, Default)]
 pub struct DecisionFacts<'a> {

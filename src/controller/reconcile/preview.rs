@@ -2,15 +2,19 @@
 
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use super::claim::ownership_key_ring;
 use super::decide::{Action, Comparison, FormerAddress};
-use super::kind::{DesiredObject, Synced, VendorAccess};
+use super::field_change::FieldChange;
+use super::kind::{DesiredObject, Synced, VendorAccess, value_at};
 use super::run::SyncRun;
 use crate::admin::ExternalClient;
 use crate::cluster::ClusterError;
 use crate::controller::context::Context;
 use crate::controller::error::SyncError;
 use crate::core::keys::{KEY_LENGTH, KeyRing};
+use crate::core::relay_mark::is_same_relay;
 
 /// The change that a sync would make to the external object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, strum::IntoStaticStr)]
@@ -24,7 +28,7 @@ pub enum VendorChange {
     Unchanged,
 }
 
-/// The predicted effect of a sync on one object. Contains paths and no values, because values may be secret.
+/// The predicted effect of a sync on one object. Contains no secret values.
 #[derive(Debug, PartialEq)]
 pub struct Preview {
     pub change: VendorChange,
@@ -32,6 +36,8 @@ pub struct Preview {
     pub id: Option<String>,
     /// The paths that differ.
     pub fields: Vec<String>,
+    /// The values at these paths.
+    pub values: Vec<FieldChange>,
     /// The paths of secrets that cannot be compared here.
     pub unverified: Vec<String>,
     pub note: Option<String>,
@@ -44,6 +50,7 @@ impl Preview {
             change: VendorChange::Unchanged,
             id: None,
             fields: Vec::new(),
+            values: Vec::new(),
             unverified: Vec::new(),
             note: Some(note.to_owned()),
         }
@@ -58,6 +65,7 @@ impl Preview {
                     change: VendorChange::Create,
                     id: expected_id,
                     fields: Vec::new(),
+                    values: Vec::new(),
                     unverified: Vec::new(),
                     note: None,
                 };
@@ -83,7 +91,7 @@ impl Preview {
         let fields = known_differences(&comparison);
         let change = if fields.is_empty() { VendorChange::Unchanged } else { change };
         let Comparison { found, unverified, .. } = comparison;
-        Preview { change, id: Some(found.id), fields, unverified, note }
+        Preview { change, id: Some(found.id), fields, values: Vec::new(), unverified, note }
     }
 }
 
@@ -143,15 +151,32 @@ pub async fn preview<K: Synced>(
         true => Some(PreviewKeys::load(context).await?),
         false => None,
     };
-    let action = run.decide(found, keys.as_ref().and_then(PreviewKeys::real), are_placeholders)?;
+    let mut action = run.decide(found, keys.as_ref().and_then(PreviewKeys::real), are_placeholders)?;
+    // The mark of a relay's URL is derived from the keys too.
+    if let Some(comparison) = action.comparison_mut().filter(|_| are_placeholders) {
+        let Comparison { found, fields, .. } = comparison;
+        fields.retain(|path| {
+            let old = value_at(&found.item, path).and_then(Value::as_str);
+            let new = value_at(&desired.readable, path).and_then(Value::as_str);
+            !old.zip(new).is_some_and(|(old, new)| is_same_relay(old, new))
+        });
+    }
     // Claim it as a sync would, so that a second object that adopts the same external object is reported.
     if let Action::Adopt(comparison) | Action::TakeOver(comparison) = &action {
         run.claim(&comparison.found.id)?;
     }
+    let values = match action.comparison() {
+        Some(comparison) => known_differences(comparison)
+            .into_iter()
+            .map(|path| FieldChange::new(path, &comparison.found.item, desired, object.secret_hashes()))
+            .collect(),
+        None => Vec::new(),
+    };
     let mut preview = Preview::of(action, run.external.map(|external| external.id));
     let note = former_address
         .map(|(former, fate)| format!("{} at the former address {} {fate}", former.id, former.endpoint));
     preview.note = preview.note.or(note);
+    preview.values = values;
     Ok(preview)
 }
 

@@ -21,6 +21,7 @@ mod responses;
 mod route;
 mod routes;
 mod state;
+mod status;
 mod why;
 
 use std::sync::Arc;
@@ -35,6 +36,7 @@ use super::problem::HttpProblem;
 use crate::metrics::Metrics;
 pub use routes::openapi_document;
 pub use state::ApiState;
+pub use status::StatusSources;
 
 /// Builds the router of the API port. `access` restricts clients without a token.
 pub fn router(state: ApiState, access: Option<&Arc<LocalAccess>>) -> Router {

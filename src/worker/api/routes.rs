@@ -17,6 +17,7 @@ use super::responses::{
     EventListResponse, EventResponse, ExplainResponse, ReplayListResponse, ReplayResponse,
 };
 use super::route::{ApiRoute, BodySchema, schema};
+use super::status::{self, StatusResponse};
 use super::{cancellations, deliveries, events, explain, kong, replays};
 use crate::core::version::Version;
 
@@ -138,6 +139,22 @@ pub fn routes() -> Vec<ApiRoute> {
             schema::<ExplainResponse>,
             get(explain::explain),
         ),
+        ApiRoute::get(
+            "/v1/namespaces/{namespace}/status",
+            "showStatus",
+            "Show what is wrong in a namespace: objects, hooks, backlog, dead letters",
+            "list deliveries",
+            schema::<StatusResponse>,
+            get(status::of_namespace),
+        ),
+        ApiRoute::get(
+            "/v1/status",
+            "showStatusOfAll",
+            "Show what is wrong in all namespaces",
+            "list deliveries",
+            schema::<StatusResponse>,
+            get(status::of_all),
+        ),
     ];
     routes.extend(kong::routes());
     // As at the Kubernetes API server, everybody may read these two.
@@ -182,7 +199,7 @@ fn one_of(generator: &mut SchemaGenerator, schemas: &[BodySchema]) -> Schema {
 #[derive(JsonSchema)]
 #[schemars(rename = "Version")]
 #[expect(dead_code, reason = "only its schema is used, because core has no schemas")]
-struct VersionSchema {
+pub(super) struct VersionSchema {
     version: String,
     commit: Option<String>,
     date: Option<String>,

@@ -7,7 +7,8 @@ use http::HeaderMap;
 use serde::Deserialize;
 use uuid::Uuid;
 
-use crate::cluster::{Cluster, Permission, View};
+use super::status::StatusSources;
+use crate::cluster::{AuthorizationError, Cluster, Permission, View};
 use crate::core::names::is_namespace;
 use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
@@ -23,6 +24,8 @@ use crate::worker::store::{HistoryStore, StoreError};
 
 /// The RBAC resource of the permissions for deliveries. It exists only in RBAC rules; the API server does not serve it.
 pub const RESOURCE: &str = "deliveries";
+/// The namespace of a permission for all namespaces: the API server reads an empty one so.
+const ALL_NAMESPACES: &str = "";
 /// The longest event id in bytes.
 pub const MAX_EVENT_ID: usize = 512;
 
@@ -42,6 +45,7 @@ pub struct ApiState {
     pub reports: Arc<ReportQueues>,
     pub max_event_bytes: usize,
     pub memory: MemoryBudget,
+    pub status: StatusSources,
 }
 
 impl ApiState {
@@ -51,6 +55,26 @@ impl ApiState {
         self.cluster.authorize(token(headers), access).await?;
         self.namespaces.check_before_read(access.namespace).await;
         Ok(())
+    }
+}
+
+impl ApiState {
+    /// Authorizes the client for all namespaces.
+    pub async fn authorize_everywhere(
+        &self,
+        headers: &HeaderMap,
+        verb: &'static str,
+        resource: &'static str,
+    ) -> Result<(), HttpProblem> {
+        let everywhere = Permission::new(ALL_NAMESPACES, verb, resource);
+        match self.cluster.authorize(token(headers), everywhere).await {
+            Err(AuthorizationError::Forbidden) => Err(HttpProblem::new(
+                403,
+                AuthorizationError::Forbidden.into(),
+                "the caller lacks this permission for all namespaces",
+            )),
+            other => Ok(other?),
+        }
     }
 }
 

@@ -157,5 +157,7 @@ pub fn health_change(
     }
     // A token that was set when the receiver answered 410 is consumed: only a later one ends the hold.
     let resumed = hook.resume.clone();
-    Some(DeliveryHealth { hook: id, healthy, reason, message, resumed })
+    let last_error = queue.last_error.clone().filter(|_| !healthy && queue.failures > 0);
+    let last_success = queue.last_success;
+    Some(DeliveryHealth { hook: id, healthy, reason, message, last_error, last_success, resumed })
 }

@@ -305,7 +305,7 @@ impl DispatchMachine {
             self.effects.push(Effect::RecordProbe(evidence));
         }
         let Some(queue) = self.queues.get_mut(uid) else { return };
-        record_signal(&self.index, queue, uid, signal);
+        record_signal(&self.index, queue, uid, signal, now);
         match queue.breaker.record(ticket.permit, evidence, now.steady) {
             BreakerChange::None => {}
             BreakerChange::Closed => self.report_breaker(uid, Some(false), now),
@@ -452,7 +452,7 @@ impl DispatchMachine {
 }
 
 /// Updates the reported health after an attempt.
-fn record_signal(index: &HookIndex, queue: &mut HookQueue, uid: &Arc<str>, signal: ReceiverSignal) {
+fn record_signal(index: &HookIndex, queue: &mut HookQueue, uid: &Arc<str>, signal: ReceiverSignal, now: Now) {
     if !matches!(signal, ReceiverSignal::Unknown) {
         queue.missing = None;
         queue.egress_denied = None;
@@ -462,6 +462,7 @@ fn record_signal(index: &HookIndex, queue: &mut HookQueue, uid: &Arc<str>, signa
         ReceiverSignal::Healthy => {
             queue.failures = 0;
             queue.has_delivered = true;
+            queue.last_success = Some(now.wall);
         }
         ReceiverSignal::Failing { error, kind } => {
             queue.failures = queue.failures.saturating_add(1);

@@ -148,6 +148,8 @@ pub struct HookQueue {
     /// The last evaluation of the filter that failed.
     pub undecided: Option<UndecidedFilter>,
     pub last_error: Option<String>,
+    /// When the receiver last accepted or refused a delivery.
+    pub last_success: Option<Millis>,
     /// The receiver accepted or refused at least one delivery.
     pub has_delivered: bool,
     /// The health and reason that were last reported.

@@ -1,5 +1,6 @@
 //! Limits on disk use (retention and backlog shares), and measurements of it.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::core::time::Millis;
@@ -76,4 +77,12 @@ pub struct StoreStats {
     pub key_memory_bytes: u64,
     /// Memory of the store: its keys and ids, and at most this much page cache.
     pub memory_bytes: u64,
+}
+
+/// Dead deliveries by the name of their namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeadLetterCounts {
+    pub by_namespace: BTreeMap<String, u64>,
+    /// False if there are more than were counted.
+    pub is_exact: bool,
 }

@@ -2,7 +2,7 @@
 
 use futures::future::BoxFuture;
 
-use super::{Retention, StoreError, StoreSpace, StoreStats, StoredTimes};
+use super::{DeadLetterCounts, Retention, StoreError, StoreSpace, StoreStats, StoredTimes};
 use crate::core::time::Millis;
 
 /// Keeps the store within its limits and ties it to its installation and namespaces.
@@ -32,6 +32,13 @@ pub trait MaintenanceStore: Send + Sync + 'static {
     /// Measures the backlog of one hook; the other fields stay 0. Costs a few index seeks, so the worker measures only
     /// hooks with their own metrics.
     fn hook_stats(&self, uid: &str) -> BoxFuture<'_, Result<StoreStats, StoreError>>;
+
+    /// Counts the newest deliveries that died at or after `since`, up to `limit`.
+    fn dead_letters(
+        &self,
+        since: Millis,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<DeadLetterCounts, StoreError>>;
 
     /// Binds the store to an installation. Fails with `Foreign` if it belongs to another one, unless `adopt` is set.
     fn claim_installation(&self, installation: &str, adopt: bool) -> BoxFuture<'_, Result<(), StoreError>>;

@@ -272,7 +272,7 @@ async fn of_flags_and_addresses_are_answered_in_one_line() {
             2,
             &[
                 "no trusted authority has signed it",
-                "set SSL_CERT_FILE to a file with the certificate of its authority",
+                "give a file with the certificate of its authority (PEM) with --ca-file",
             ],
         ),
         mistake(&to(&unreachable), 2, &["cannot be reached: Connection refused", "(--url)"]),
@@ -433,9 +433,14 @@ async fn of_flags_and_addresses_are_answered_in_one_line() {
     .await;
 
     // The remedy for a private authority works.
-    let (code, _, error) = run_with(&to(&https), &[("SSL_CERT_FILE", &ca)]).await;
-    assert_eq!(code, 2);
-    assert!(error.contains("returned 404"), "{error}");
+    for (args, envs) in [
+        (to(&https), &[("SSL_CERT_FILE", ca.as_str())][..]),
+        ([&to(&https)[..], &["--ca-file", &ca]].concat(), &[]),
+    ] {
+        let (code, _, error) = run_with(&args, envs).await;
+        assert_eq!(code, 2);
+        assert!(error.contains("returned 404"), "{error}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,15 +1,20 @@
 //! The command line.
 
+mod cluster_worker;
 mod commands;
 mod deliveries;
 mod diff;
+mod diff_cluster;
 mod environment;
 mod import;
 mod manifest_files;
 mod mistakes;
+mod object_requests;
 mod orphans;
+mod profiles;
 mod release;
 mod standalone;
+mod status;
 mod store;
 mod terminal;
 mod usage_errors;

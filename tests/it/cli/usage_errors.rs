@@ -94,7 +94,7 @@ async fn reports_each_error_in_one_line() {
         (
             vec!["deliveries", "list"],
             2,
-            "were not provided: --namespace <NAMESPACE>: see `hookstream deliveries list --help`",
+            "no namespace: give --namespace, or a profile or kubeconfig context that has one",
         ),
         (
             vec!["validat", "x"],

@@ -147,6 +147,44 @@ async fn follows_receiver_and_pause() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn reports_deliveries_in_status_and_events() {
+    let published = PublishedHook::start("report").await;
+    let world = &published.world;
+    published.publish("1").await;
+    let healthy = published.delivering("True", "Delivering").await;
+    let report = &healthy["status"]["delivery"];
+    assert_eq!(
+        (&report["summary"], &report["host"]),
+        (&json!("Delivering"), &json!("127.0.0.1")),
+        "{healthy:#}"
+    );
+    assert!(report["lastSuccess"].is_string() && report["pending"].is_null(), "{report:#}");
+
+    published.set_answer(503);
+    published.publish("2").await;
+    let failing = published.delivering("False", "ReceiverFailing").await;
+    let report = &failing["status"]["delivery"];
+    assert_eq!(report["summary"], "ReceiverFailing: 503 for 0s, 1 pending", "{report:#}");
+    assert!(report["failingSince"].is_string() && report["oldest"].is_string(), "{report:#}");
+    let warning = world.event("h", "ReceiverFailing").await;
+    assert_eq!((&warning["type"], &warning["action"]), (&json!("Warning"), &json!("Deliver")), "{warning:#}");
+    assert_eq!(warning["reportingController"], "hookstream.dev/worker", "{warning:#}");
+
+    // The controller writes its part without the worker's.
+    world.edit(H, json!({"event": "f"})).await;
+    world.ready(H).await;
+    assert_eq!(world.get(H).await.unwrap()["status"]["delivery"], *report);
+    published.set_answer(200);
+    published.delivering("True", "Delivering").await;
+    assert_eq!(world.event("h", "Delivering").await["type"], "Normal");
+
+    let described = world.kubectl(&["describe", H]).await;
+    let sentence = "the worker delivers the events that are published to it";
+    let status = described.split("Events:").next().unwrap();
+    assert_eq!(status.matches(sentence).count(), 1, "{described}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn clears_pause_that_ended_while_stopped() {
     let mut published = PublishedHook::start("stale").await;
     published.world.edit(H, json!({"delivery": {"paused": true}})).await;

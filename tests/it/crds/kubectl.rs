@@ -74,7 +74,9 @@ spec: {connectionRef: {name: auth0}, name: add-claims, triggerId: credentials-ex
     };
     let hook = [condition("Ready", "True", "Synced"), condition("Delivering", "False", "Gone")].join(",");
     let external = r#"{"id":"id-1","connection":"kong","endpoint":"https://kong-admin:8444"}"#;
-    patch("evh/seen", format!(r#"{{"conditions":[{hook}],"external":{external}}}"#)).await;
+    let delivery = r#"{"summary":"Gone for 12m, 3 pending","host":"orders.test"}"#;
+    patch("evh/seen", format!(r#"{{"conditions":[{hook}],"external":{external},"delivery":{delivery}}}"#))
+        .await;
     let connection = condition("Ready", "True", "Connected");
     patch("conn/kong", format!(r#"{{"conditions":[{connection}],"version":"3.14.0.1"}}"#)).await;
 
@@ -93,17 +95,19 @@ spec: {connectionRef: {name: auth0}, name: add-claims, triggerId: credentials-ex
 
     let both = namespace.kubectl(&["get", "evh,conn"]).await.unwrap();
     let words = lines(&both);
-    assert_eq!(words[0], "NAME SOURCE EVENT READY REASON DELIVERING AGE", "{both}");
-    assert!(
-        words[1].starts_with("eventhook.hookstream.dev/seen crud consumers True Synced False "),
-        "{both}"
-    );
+    assert_eq!(words[0], "NAME SOURCE EVENT READY DELIVERING STATUS AGE", "{both}");
+    let row = "eventhook.hookstream.dev/seen crud consumers True False Gone for 12m, 3 pending ";
+    assert!(words[1].starts_with(row), "{both}");
     assert_eq!(words[3], "NAME READY REASON VERSION AGE", "{both}");
     assert!(words[4].starts_with("connection.hookstream.dev/kong True Connected 3.14.0.1 "), "{both}");
 
     let wide = lines(&namespace.kubectl(&["get", "evh", "-o", "wide"]).await.unwrap());
-    assert_eq!(wide[0], "NAME SOURCE EVENT READY REASON DELIVERING CONNECTION EXTERNAL ID AGE");
-    assert!(wide[1].starts_with("seen crud consumers True Synced False kong id-1 "), "{wide:?}");
+    assert_eq!(
+        wide[0],
+        "NAME SOURCE EVENT READY DELIVERING STATUS REASON HOST CONNECTION EXTERNAL ID BY AGE"
+    );
+    let row = "seen crud consumers True False Gone for 12m, 3 pending Synced orders.test kong id-1 ";
+    assert!(wide[1].starts_with(row), "{wide:?}");
     let wide = lines(&namespace.kubectl(&["get", "conn", "-o", "wide"]).await.unwrap());
     assert_eq!(wide[0], "NAME READY REASON VERSION ADMIN URL DOMAIN AGE");
     assert!(wide[1].starts_with("kong True Connected 3.14.0.1 https://kong-admin:8444 "), "{wide:?}");

@@ -164,3 +164,75 @@ fn argo_cd_health_of_statuses() {
         }
     }
 }
+
+/// The statuses that differ by the condition Delivering, and whether the hook is healthy if it counts.
+fn delivering_cases() -> Vec<(Value, bool)> {
+    let status = |delivering: Value| {
+        json!({"observedGeneration": 2, "conditions": [
+            {"type": "Ready", "status": "True", "reason": "Synced", "message": "m"},
+            {"type": "Stalled", "status": "False", "reason": "Synced", "message": ""}, delivering]})
+    };
+    let condition = |status: &str, reason: &str| json!({"type": "Delivering", "status": status, "reason": reason, "message": "why"});
+    vec![
+        (status(json!({"type": "Other", "status": "False", "reason": "x", "message": ""})), true),
+        (status(condition("True", "Delivering")), true),
+        (status(condition("False", "Paused")), true),
+        (status(condition("False", "ReceiverFailing")), false),
+    ]
+}
+
+#[test]
+fn argo_cd_can_count_deliveries() {
+    let text = std::fs::read_to_string(root().join("deploy/gitops/argocd/argocd-cm.yaml")).unwrap();
+    let counting = text.replace("local count_delivering = false", "local count_delivering = true");
+    assert_ne!(text, counting);
+    for (text, counts) in [(text, false), (counting, true)] {
+        let data = serde_saphyr::from_str::<Value>(&text).unwrap()["data"].clone();
+        for (status, is_healthy) in delivering_cases() {
+            let object = json!({"kind": "EventHook", "metadata": {"generation": 2}, "status": status});
+            let (health, message) = health(&data, &object);
+            let expected = if is_healthy || !counts { "Healthy" } else { "Degraded" };
+            assert_eq!(health, expected, "{counts}: {object}");
+            assert!(health == "Healthy" || message == "ReceiverFailing: why", "{message}");
+        }
+    }
+}
+
+/// The expressions of docs/install.md, which Flux evaluates in this order.
+#[test]
+fn flux_can_count_deliveries() {
+    let text = std::fs::read_to_string(root().join("docs/install.md")).unwrap();
+    let snippet = text.split("```yaml\n").find(|part| part.starts_with("healthCheckExprs:")).unwrap();
+    let spec: Value = serde_saphyr::from_str(snippet.split("```").next().unwrap()).unwrap();
+    let expressions = &spec["healthCheckExprs"][0];
+    let evaluate = |name: &str, object: &Value| -> bool {
+        let program = cel::Program::compile(expressions[name].as_str().unwrap()).unwrap();
+        let mut context = cel::Context::default();
+        for variable in ["metadata", "status"] {
+            context.add_variable(variable, &object[variable]).unwrap();
+        }
+        match program.execute(&context).unwrap() {
+            cel::Value::Bool(result) => result,
+            other => panic!("{name}: {other:?}"),
+        }
+    };
+    let health = |object: &Value| {
+        ["inProgress", "failed", "current"].into_iter().find(|name| evaluate(name, object)).unwrap_or("none")
+    };
+    for (status, is_healthy) in delivering_cases() {
+        let object = json!({"metadata": {"generation": 2}, "status": status});
+        assert_eq!(health(&object), if is_healthy { "current" } else { "failed" }, "{object}");
+    }
+    for (status, expected) in [
+        (json!({}), "inProgress"),
+        (json!({"observedGeneration": 1, "conditions": []}), "inProgress"),
+        (json!({"observedGeneration": 2, "conditions": [{"type": "Ready", "status": "False"}]}), "none"),
+        (
+            json!({"observedGeneration": 2, "conditions": [{"type": "Ready", "status": "False"}, {"type": "Stalled", "status": "True"}]}),
+            "failed",
+        ),
+    ] {
+        let object = json!({"metadata": {"generation": 2}, "status": status});
+        assert_eq!(health(&object), expected, "{object}");
+    }
+}

@@ -2,6 +2,7 @@
 //! are current.
 
 mod architecture;
+mod ci;
 mod commands;
 mod conformance;
 mod explained;

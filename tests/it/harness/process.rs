@@ -40,6 +40,8 @@ impl Process {
                 command.env_remove(&name);
             }
         }
+        // Profiles and kubeconfigs of the user must not either.
+        command.env_remove("XDG_CONFIG_HOME");
         command.env("HOME", watchdog::run_dir()).envs(envs.iter().copied());
         command
     }

@@ -40,5 +40,6 @@ mod rendering;
 mod request_ids;
 mod scripts;
 mod slow_peers;
+mod status;
 mod unreadable_objects;
 mod webhook_handshake;

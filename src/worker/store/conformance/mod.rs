@@ -41,7 +41,7 @@ macro_rules! conformance {
             event_data_of_every_form_is_returned
             duplicates_within_the_window duplicates_within_one_call duplicates_at_the_same_time
             events_of_one_call_commit_all_or_none a_refused_operation_fails_alone settlements_and_history
-            settling_a_finished_delivery_changes_nothing next_due_and_backlog a_delivery_belongs_to_its_namespace
+            settling_a_finished_delivery_changes_nothing next_due_and_backlog dead_letters_are_counted_by_namespace a_delivery_belongs_to_its_namespace
             sweep_keeps_pending_and_young_deliveries sweep_is_bounded_and_reports_remaining_rows
             a_key_outlives_its_event_history a_reopened_store_has_all_data close_commits_queued_operations
             a_dropped_accept_commits_all_or_none

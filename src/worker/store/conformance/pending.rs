@@ -137,6 +137,23 @@ pub(in super::super) async fn next_due_and_backlog<S: Subject>() {
     assert_eq!(backlog, want);
 }
 
+pub(in super::super) async fn dead_letters_are_counted_by_namespace<S: Subject>() {
+    let subject = S::new();
+    let store = subject.open().await;
+    let accepted = store.accept(vec![new("a", &["x", "y"], T0), new("b", &["x"], T0)], T0).await.unwrap();
+    let dead = |seq, at| settled(seq, at, 500, NextStep::Dead { reason: DeliveryReason::TerminalStatus });
+    let seqs = seqs_of(&accepted);
+    let settlements = seqs.iter().zip([T0, T0 + HOUR, T0 + HOUR]).map(|(seq, at)| dead(*seq, at)).collect();
+    store.settle_many(settlements).await.unwrap();
+    for (since, limit, count, is_exact) in
+        [(T0, 9, 3, true), (T0 + MINUTE, 9, 2, true), (T0, 2, 2, false), (T0 + HOUR + HOUR, 9, 0, true)]
+    {
+        let counts = store.dead_letters(since, limit).await.unwrap();
+        assert_eq!(counts.by_namespace.get("shop").copied().unwrap_or(0), count, "{since:?} {limit}");
+        assert_eq!(counts.is_exact, is_exact, "{since:?} {limit}");
+    }
+}
+
 /// A process judges its wall clock by the time of the last commit.
 pub(in super::super) async fn the_time_of_the_last_commit_is_stored<S: Subject>() {
     let subject = S::new();

@@ -73,7 +73,9 @@ pub(super) fn list(
         let has_deliveries = matched.skip(event);
         unmatched.skip(event);
         budget.take(1);
-        if let Some(record) = find((conn, recents.1), filter, event, (has_deliveries, with_data), &mut budget)? {
+        if let Some(record) =
+            find((conn, recents.1), filter, event, (has_deliveries, with_data), &mut budget)?
+        {
             if page.records.len() >= page_size {
                 page.next = Some(last_examined);
                 return Ok(page);

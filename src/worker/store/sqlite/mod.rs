@@ -22,6 +22,7 @@ mod accept;
 mod cache;
 mod cancel_many;
 mod clock;
+mod dead_letters;
 mod ended_events;
 mod engine;
 mod event_ids;

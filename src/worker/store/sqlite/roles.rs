@@ -9,10 +9,11 @@ use rusqlite::Connection;
 use uuid::Uuid;
 
 use super::super::{
-    AcceptCallback, DeliveryFilter, DeliveryPage, DeliveryRecord, DeliverySeq, DeliveryState, DispatchStore,
-    DueDeliveries, EventExplanation, EventFilter, EventPage, Exchange, HistoryStore, HookBacklog, HookId,
-    InFlightAccept, IngestStore, MaintenanceStore, NewEvent, PartialCount, PendingDelivery, ReadLimit,
-    ReplayJob, Retention, Settlement, StoreError, StoreSpace, StoreStats, StoredTimes,
+    AcceptCallback, DeadLetterCounts, DeliveryFilter, DeliveryPage, DeliveryRecord, DeliverySeq,
+    DeliveryState, DispatchStore, DueDeliveries, EventExplanation, EventFilter, EventPage, Exchange,
+    HistoryStore, HookBacklog, HookId, InFlightAccept, IngestStore, MaintenanceStore, NewEvent, PartialCount,
+    PendingDelivery, ReadLimit, ReplayJob, Retention, Settlement, StoreError, StoreSpace, StoreStats,
+    StoredTimes,
 };
 use super::cache::WriterCache;
 use super::engine::SqliteStore;
@@ -21,8 +22,8 @@ use super::outcomes::Snapshot;
 use super::retention::SweepRound;
 use super::writer::Operation;
 use super::{
-    cancel_many, clock, event_ids, events_list, exchanges, gates, history, hook_rows, namespace_keys, namespaces,
-    reads, replays, retention, rows, schema, sequence, transitions, vacuum,
+    cancel_many, clock, dead_letters, event_ids, events_list, exchanges, gates, history, hook_rows,
+    namespace_keys, namespaces, reads, replays, retention, rows, schema, sequence, transitions, vacuum,
 };
 use crate::core::event::Event;
 use crate::core::fast_map::FastSet;
@@ -286,7 +287,8 @@ impl HistoryStore for SqliteStore {
     fn step_replays(&self, now: Millis) -> BoxFuture<'_, Result<Vec<HookId>, StoreError>> {
         async move {
             let newest = self.newest_ids.clone();
-            let plan = move |conn: &Connection, recent: &Snapshot| replays::plan(conn, (&newest, recent), now);
+            let plan =
+                move |conn: &Connection, recent: &Snapshot| replays::plan(conn, (&newest, recent), now);
             let (batches, has_expired) = self.read_in(&self.maintenance_readers, plan).await?;
             if has_expired {
                 self.write_unmaterialized(move |conn, _| replays::remove_expired(conn, now)).await?;
@@ -433,6 +435,15 @@ impl MaintenanceStore for SqliteStore {
     fn hook_stats(&self, uid: &str) -> BoxFuture<'_, Result<StoreStats, StoreError>> {
         let uid = uid.to_owned();
         self.read_in(&self.maintenance_readers, move |conn, recent| reads::hook_stats(conn, recent, &uid))
+            .boxed()
+    }
+
+    fn dead_letters(
+        &self,
+        since: Millis,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<DeadLetterCounts, StoreError>> {
+        self.read_in(&self.maintenance_readers, move |conn, _| dead_letters::count(conn, since, limit))
             .boxed()
     }
 

@@ -8,12 +8,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use futures::future::BoxFuture;
 use hookstream::api::{Connection, EventHook, EventStream, Hook};
 use hookstream::cluster::{
-    AuthorizationError, Cluster, ClusterError, Data, DeserializeGuard, Metadata, ObjectChange, ObjectKey,
-    Permission, Reflector, ResourceKind, Subscribers, View, WriteTarget,
+    AuthorizationError, Cluster, ClusterError, Data, DeliveryStatus, DeserializeGuard, Metadata,
+    ObjectChange, ObjectKey, Permission, Reflector, ResourceKind, Subscribers, View, WriteTarget,
 };
 use hookstream::core::conditions::ConditionMessage;
 use hookstream::core::keys::KeyRing;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::runtime::watcher::Event;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -301,8 +300,7 @@ impl Cluster for Tapped {
     fn write_delivery_status<'a>(
         &'a self,
         _: &'a WriteTarget,
-        _: Condition,
-        _: Option<String>,
+        _: DeliveryStatus,
     ) -> BoxFuture<'a, Result<(), ClusterError>> {
         Box::pin(async { Ok(()) })
     }

@@ -39,7 +39,9 @@ async fn listed(store: &SqliteStore, namespace: &str) -> Vec<String> {
 #[tokio::test]
 async fn the_largest_namespace_loses_its_oldest_unmatched_events() {
     let dir = tempfile::tempdir().unwrap();
-    let store = open_tuned(dir.path(), |t| t.sweep_limit = SweepLimit { rows: 7, bytes: 30_000, time: Duration::MAX });
+    let store = open_tuned(dir.path(), |t| {
+        t.sweep_limit = SweepLimit { rows: 7, bytes: 30_000, time: Duration::MAX }
+    });
     accept_unmatched(&store, "quiet", "q", T0).await;
     for n in 0..20 {
         accept_unmatched(&store, "loud", &format!("{n}"), T0).await;

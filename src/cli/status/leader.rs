@@ -1,0 +1,93 @@
+//! Finds the leader of the controllers by the Lease.
+
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::api::ListParams;
+use kube::{Api, ResourceExt};
+use serde::Serialize;
+
+use crate::cli::worker_client::ProxiedRoute;
+use crate::core::time::Millis;
+
+/// The clocks of this machine and of the leader may differ by this time, in milliseconds.
+const LEEWAY: i64 = 30_000;
+
+/// The leader, as far as it can be found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Leader {
+    /// The replica that holds the Lease. Null: none does, or it is unknown.
+    pub holder: Option<String>,
+    /// Why there is none.
+    pub problem: Option<String>,
+    /// True if the user may not read the Lease.
+    pub is_unknown: bool,
+}
+
+impl Leader {
+    /// Returns false if no controller leads.
+    pub fn is_healthy(&self) -> bool {
+        self.holder.is_some() || self.is_unknown
+    }
+
+    fn of(lease: &Lease, now: Millis) -> Leader {
+        let name = lease.name_any();
+        let spec = lease.spec.clone().unwrap_or_default();
+        let Some(holder) = spec.holder_identity.filter(|holder| !holder.is_empty()) else {
+            return Leader::none(format!("no controller holds the Lease {name}"));
+        };
+        let seconds = i64::from(spec.lease_duration_seconds.unwrap_or_default());
+        let expires = spec.renew_time.map(|time| time.0.as_millisecond() + seconds * 1000 + LEEWAY);
+        if expires.is_some_and(|expires| expires < now.0) {
+            return Leader::none(format!("{holder} no longer renews the Lease {name}"));
+        }
+        Leader { holder: Some(holder), problem: None, is_unknown: false }
+    }
+
+    fn none(problem: String) -> Leader {
+        Leader { holder: None, problem: Some(problem), is_unknown: false }
+    }
+}
+
+/// Reads the Lease beside the worker's Service.
+pub async fn find_leader(route: &ProxiedRoute, now: Millis) -> Leader {
+    let leases: Api<Lease> = Api::namespaced(route.client.clone(), &route.namespace);
+    let found = match leases.list(&ListParams::default()).await {
+        Ok(found) => found,
+        Err(error) => {
+            let problem = format!("reading the Lease: {}", route.server.describe(&error));
+            return Leader { is_unknown: true, ..Leader::none(problem) };
+        }
+    };
+    // The operator's own namespace contains its Lease, by default with this name.
+    let ours = found.items.iter().filter(|lease| lease.name_any().contains("hookstream"));
+    let leaders: Vec<Leader> = ours.map(|lease| Leader::of(lease, now)).collect();
+    let unhealthy = leaders.iter().find(|leader| !leader.is_healthy());
+    unhealthy.or(leaders.first()).cloned().unwrap_or_else(|| Leader {
+        is_unknown: true,
+        ..Leader::none(format!("no Lease in namespace {} has hookstream in its name", route.namespace))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn expired_lease_has_no_leader() {
+        let lease = |holder: &str, renewed: &str| -> Lease {
+            serde_json::from_value(serde_json::json!({"metadata": {"name": "hookstream-controller"},
+                "spec": {"holderIdentity": holder, "leaseDurationSeconds": 15, "renewTime": renewed}}))
+            .unwrap()
+        };
+        let now = Millis::parse("2026-11-22T06:43:22Z").unwrap();
+        let current = Leader::of(&lease("a", "2026-11-22T06:43:20.000000Z"), now);
+        assert_eq!(current.holder.as_deref(), Some("a"));
+        for (holder, renewed, problem) in [
+            ("", "2026-11-22T06:43:20.000000Z", "no controller holds the Lease hookstream-controller"),
+            ("a", "2026-11-22T06:40:20.000000Z", "a no longer renews the Lease hookstream-controller"),
+        ] {
+            let leader = Leader::of(&lease(holder, renewed), now);
+            assert_eq!((leader.problem.as_deref(), leader.is_healthy()), (Some(problem), false));
+        }
+    }
+}

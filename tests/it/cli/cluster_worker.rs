@@ -1,0 +1,164 @@
+//! Commands with `--context`: they find the worker in the cluster and call it with a ServiceAccount's token. The API server is
+//! a stand-in, which records the requests.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::response::IntoResponse;
+use http::{HeaderMap, Method, StatusCode, Uri};
+use serde_json::{Value, json};
+
+use super::run_with;
+use crate::harness::watchdog;
+
+/// A request to the API server.
+struct Recorded {
+    line: String,
+    headers: HeaderMap,
+    body: Value,
+}
+
+#[derive(Clone, Default)]
+struct ApiServer {
+    requests: Arc<Mutex<Vec<Recorded>>>,
+    /// The names of the worker's Services; None: the user may not list them.
+    services: Arc<Mutex<Option<Vec<&'static str>>>>,
+}
+
+impl ApiServer {
+    async fn start(&self) -> PathBuf {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = Router::new().fallback(handle).with_state(self.clone());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        let kubeconfig = json!({"apiVersion": "v1", "kind": "Config", "current-context": "other",
+            "clusters": [{"name": "c", "cluster": {"server": format!("http://{address}")}}],
+            "users": [{"name": "u", "user": {"token": "of-the-user"}}],
+            "contexts": [{"name": "prod", "context": {"cluster": "c", "user": "u", "namespace": "shop"}},
+                {"name": "other", "context": {"cluster": "none", "user": "u"}}]});
+        let path = watchdog::unique_path("kubeconfig");
+        std::fs::write(&path, kubeconfig.to_string()).unwrap();
+        path
+    }
+
+    fn lines(&self) -> Vec<String> {
+        self.requests.lock().unwrap().drain(..).map(|request| request.line).collect()
+    }
+}
+
+async fn handle(
+    State(server): State<ApiServer>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> impl IntoResponse {
+    let line = format!("{method} {uri}");
+    let body = serde_json::from_slice(&body).unwrap_or_default();
+    server.requests.lock().unwrap().push(Recorded { line, headers, body });
+    let failure = |code: u16, message: &str| json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "message": message, "reason": ""});
+    let (status, answer) = match uri.path() {
+        "/api/v1/services" => match &*server.services.lock().unwrap() {
+            None => (403, failure(403, "services is forbidden")),
+            Some(names) => {
+                let item = |name: &&str| {
+                    json!({"metadata": {"namespace": "tools", "name": name},
+                    "spec": {"ports": [{"name": "api", "port": 8082}]}})
+                };
+                let items: Vec<Value> = names.iter().map(item).collect();
+                (200, json!({"kind": "ServiceList", "apiVersion": "v1", "metadata": {}, "items": items}))
+            }
+        },
+        path if path.ends_with("/token") => {
+            let status = json!({"token": "of-the-account", "expirationTimestamp": "2030-01-01T00:00:00Z"});
+            (
+                201,
+                json!({"kind": "TokenRequest", "apiVersion": "authentication.k8s.io/v1", "metadata": {},
+                "spec": {"audiences": ["hookstream"]}, "status": status}),
+            )
+        }
+        path if path.ends_with("/deliveries") => (200, json!({"items": [], "continue": null})),
+        _ => (404, failure(404, "not found")),
+    };
+    let content_type = [("content-type", "application/json")];
+    (StatusCode::from_u16(status).unwrap(), content_type, answer.to_string())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn context_finds_worker_and_obtains_token() {
+    let server = ApiServer::default();
+    *server.services.lock().unwrap() = Some(vec!["hooks-api"]);
+    let kubeconfig = server.start().await;
+    let envs = [("KUBECONFIG", kubeconfig.to_str().unwrap())];
+    let list = ["deliveries", "list", "--context", "prod"];
+    let run = async |more: &[&str]| run_with(&[&list[..], more].concat(), &envs).await;
+
+    let (code, out, error) = run(&["-o", "json"]).await;
+    assert_eq!(code, 0, "{out}{error}");
+    {
+        let requests = server.requests.lock().unwrap();
+        let [services, token, call] = &requests[..] else { panic!("{}", requests.len()) };
+        assert!(services.line.starts_with("GET /api/v1/services?"), "{}", services.line);
+        for label in ["app.kubernetes.io%2Fpart-of%3Dhookstream", "app.kubernetes.io%2Fcomponent%3Dapi"] {
+            assert!(services.line.contains(label), "{}", services.line);
+        }
+        assert!(
+            token.line.starts_with("POST /api/v1/namespaces/shop/serviceaccounts/hookstream-cli/token"),
+            "{}",
+            token.line
+        );
+        assert_eq!(token.body["spec"]["audiences"], json!(["hookstream"]));
+        assert_eq!(token.body["spec"]["expirationSeconds"], 600);
+        // The API server drops the Authorization header of the user and forwards the other one.
+        let expected =
+            "GET /api/v1/namespaces/tools/services/hooks-api:api/proxy/v1/namespaces/shop/deliveries";
+        assert!(call.line.starts_with(expected), "{}", call.line);
+        assert_eq!(call.headers["authorization"], "Bearer of-the-user");
+        assert_eq!(call.headers["x-hookstream-token"], "of-the-account");
+    }
+    server.lines();
+
+    let (code, _, error) = run(&["-n", "other", "--service-account", "support"]).await;
+    assert_eq!(code, 0, "{error}");
+    let lines = server.lines();
+    assert!(lines[1].contains("/namespaces/other/serviceaccounts/support/token"), "{lines:?}");
+    let token_file = watchdog::unique_path("token");
+    std::fs::write(&token_file, "of-a-file").unwrap();
+    let (code, _, error) = run(&["--token-file", token_file.to_str().unwrap()]).await;
+    assert_eq!(code, 0, "{error}");
+    assert_eq!(server.requests.lock().unwrap()[1].headers["x-hookstream-token"], "of-a-file");
+    assert_eq!(server.lines().len(), 2, "no token is requested");
+
+    // Without the right to list Services, the chart's default name is used.
+    *server.services.lock().unwrap() = None;
+    run(&[]).await;
+    let lines = server.lines();
+    assert!(
+        lines[2].contains("/namespaces/hookstream-system/services/hookstream-api:api/proxy/"),
+        "{lines:?}"
+    );
+
+    for (services, part) in [
+        (vec![], "is Hookstream installed there? Name the Service with --service"),
+        (
+            vec!["a", "b"],
+            "has several workers: name one with --service=NAMESPACE/NAME:PORT (tools/a:api, tools/b:api)",
+        ),
+    ] {
+        *server.services.lock().unwrap() = Some(services);
+        let (code, _, error) = run(&[]).await;
+        assert!(code == 2 && error.contains(part) && error.contains("(context prod)"), "{error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
+    server.lines();
+
+    // A kubeconfig alone changes nothing.
+    let (code, _, error) = run_with(&["deliveries", "list", "-n", "shop"], &envs).await;
+    assert!(code == 2 && error.contains("http://127.0.0.1:8082"), "{error}");
+    assert!(server.lines().is_empty());
+    let (code, _, error) = run_with(&["deliveries", "list", "--context", "dev"], &envs).await;
+    assert!(code == 2 && error.contains("the kubeconfig has no such context; it has prod, other"), "{error}");
+}
