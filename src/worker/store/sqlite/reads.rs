@@ -212,6 +212,11 @@ SELECT min(coalesce(d.began, e.accepted)) FROM (
     FROM hooks h WHERE h.waiting > 0) first
 CROSS JOIN deliveries d ON d.seq = first.seq CROSS JOIN events e ON e.seq = d.event";
 
+// Bounded: each measurement reads the index entries that it counts.
+const DEAD_LETTERS: &str = "
+SELECT count(*) FROM (SELECT 1 FROM deliveries INDEXED BY deliveries_finished
+                      WHERE state = 2 AND finished_at IS NOT NULL LIMIT 1000000)";
+
 pub(super) fn stats(conn: &Connection) -> rusqlite::Result<StoreStats> {
     let tx = conn.unchecked_transaction()?;
     let count = |sql: &str| {
@@ -227,6 +232,7 @@ pub(super) fn stats(conn: &Connection) -> rusqlite::Result<StoreStats> {
             "SELECT max(bytes) FROM (SELECT sum(waiting) AS bytes FROM hooks GROUP BY namespace)",
         )?,
         oldest: tx.prepare_cached(OLDEST)?.query_row([], |row| row.get::<_, Option<i64>>(0))?.map(Millis),
+        dead_letters: count(DEAD_LETTERS)?,
         file_bytes: count("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")?,
         key_memory_bytes: 0,
     })
