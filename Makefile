@@ -14,7 +14,7 @@ SOAK_SECONDS ?= 600
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS := publish relay stream_auth retry_after webhook_handshake signature headers duration filter url template manifest admin_object sandbox
 
-.PHONY: help build lint words deny test demo controlplane cluster crds charts promtool bench bench-quick soak fuzz check-rust check-tools
+.PHONY: help build lint words deny test demo controlplane cluster dist crds charts promtool bench bench-quick soak fuzz check-rust check-tools
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -43,6 +43,9 @@ test: check-tools controlplane ## run all tests, including those against a real 
 	@if unshare -Urm mount -t tmpfs none /mnt 2>/dev/null; then \
 	  unshare -Urm $(CARGO) test -q $(LOCKED) --lib --test it -- --ignored needs_mount; \
 	else echo "test: ignored needs_mount: this machine allows no user namespaces (unshare -Urm)"; fi
+	@if command -v apt-get >/dev/null && unshare -Ur true 2>/dev/null; then \
+	  $(CARGO) test -q $(LOCKED) --test it -- --ignored needs_debian; \
+	else echo "test: ignored needs_debian: this machine is not Debian or allows no user namespaces"; fi
 	@if ip route get 192.0.2.1 >/dev/null 2>&1; then \
 	  $(CARGO) test -q $(LOCKED) --test it -- --ignored needs_address; \
 	else echo "test: ignored needs_address: this machine has no address other than loopback"; fi
@@ -55,6 +58,9 @@ controlplane: check-tools ## build the control plane of the tests into the user'
 
 cluster: check-tools controlplane ## keep a control plane with the CRDs running until Ctrl-C, for kubectl and a local operator
 	$(CARGO) test -q $(LOCKED) --test it keeps_a_control_plane_running -- --ignored --nocapture
+
+dist: check-rust ## build what a release publishes into target/release-files: archives, image, SBOM, checksums, manifests
+	deploy/dist/dist.sh
 
 crds: check-rust ## regenerate crds/ after a change in src/api
 	$(CARGO) run -q $(LOCKED) -- crds --output crds
@@ -71,6 +77,7 @@ bench: check-tools controlplane ## measure durable events per second on a large 
 	$(CARGO) bench $(LOCKED) --bench worker
 	$(CARGO) bench $(LOCKED) --bench scripts
 	$(CARGO) bench $(LOCKED) --bench controller
+	$(CARGO) bench $(LOCKED) --bench cli
 	$(CARGO) test $(LOCKED) --release --lib -- --ignored --nocapture --test-threads 1 store_million_backlog
 
 bench-quick: check-rust ## print the main ratios on a filled store, in under two minutes after the first run (BENCH_KEYS, BENCH_DELIVERIES)

@@ -1,8 +1,9 @@
 //! The measured processes: how to start them, their addresses, CPU time and memory.
 
 use std::io::{BufRead, BufReader};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use super::CONCURRENCY;
 use super::counters::Usage;
@@ -189,5 +190,11 @@ pub fn start_with_flags(
     command.arg("standalone").arg("--manifests").arg(&manifests).arg("--data").arg(dir.path().join("data"));
     command.args(["--log-level", "error", "--listen", &listen, "--ops-listen", &ops]);
     command.args(["--api-listen", &api.to_string()]).args(flags);
-    (start(command, "ingest listening", PATH, sources, Some(dir)), Ports { ops, api })
+    let child = command.spawn().expect("the process starts");
+    let address = listen.parse().expect("an address");
+    // The port is open once the store is.
+    while TcpStream::connect(address).is_err() {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    (Subject { address, path: PATH, sources, child, _dir: Some(dir) }, Ports { ops, api })
 }

@@ -8,7 +8,8 @@ use kube::Config;
 
 use super::failure::{CommandResult, OrFail};
 use super::flags::{
-    ControllerArgs, EgressArgs, LeaseArgs, ListenAddress, SelectionArgs, WorkerArgs, parse_watch_timeout,
+    ControllerArgs, EgressArgs, LeaseArgs, ListenAddress, OperatorNamespaceArgs, SelectionArgs, WorkerArgs,
+    parse_watch_timeout,
 };
 use super::kubeconfig::{follow_config, load_config};
 use super::logging::LogArgs;
@@ -77,9 +78,8 @@ struct ClusterArgs {
     namespace: Vec<String>,
     #[command(flatten)]
     selection: SelectionArgs,
-    /// The operator's own namespace, which contains the key ring.
-    #[arg(long, default_value = "hookstream-system", value_name = "NAMESPACE", env = "POD_NAMESPACE")]
-    operator_namespace: String,
+    #[command(flatten)]
+    own: OperatorNamespaceArgs,
     /// Use only Secrets with the label hookstream.dev/use: "true".
     #[arg(long, env = "HOOKSTREAM_REQUIRE_SECRET_LABEL")]
     require_secret_label: bool,
@@ -134,7 +134,7 @@ async fn start(
     args.log.install()?;
     let controller = match controller {
         Some((controller, lease)) => {
-            Some((controller, lease.options(&args.operator_namespace, &args.selection)?))
+            Some((controller, lease.options(&args.own.operator_namespace, &args.selection)?))
         }
         None => None,
     };
@@ -148,7 +148,8 @@ async fn start(
     let client = builder.with_layer(&WatchLivenessLayer(watch_liveness.clone())).build();
     let with_worker = worker.is_some();
     let options = KubernetesOptions {
-        namespace: args.operator_namespace,
+        namespace: args.own.operator_namespace,
+        key_ring_secret: args.own.key_ring_secret,
         namespaces: args.namespace,
         label_selector: args.selection.label_selector(),
         require_secret_label: args.require_secret_label,

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::data_folder::open_data_folder;
 use super::failure::{CommandResult, Failure, OrFail};
-use super::flags::{EgressArgs, parse_installation_id};
+use super::flags::{EgressArgs, OperatorNamespaceArgs, parse_installation_id};
 use super::kubeconfig::{KubeconfigArgs, create_client};
 use super::output::{self, HELP, ItemList, OutputFormat, print_line, strip_control_chars};
 use crate::cluster::files::{FileCluster, OfflineManifests, view_of};
@@ -56,9 +56,8 @@ pub struct Args {
     /// A namespace to work in; may be repeated. Default: all.
     #[arg(long, value_delimiter = ',', env = "HOOKSTREAM_NAMESPACE")]
     namespace: Vec<String>,
-    /// The operator's own namespace, which contains the key ring.
-    #[arg(long, default_value = "hookstream-system", value_name = "NAMESPACE", env = "POD_NAMESPACE")]
-    operator_namespace: String,
+    #[command(flatten)]
+    own: OperatorNamespaceArgs,
     /// The id of this installation, as the operator's flag has it. Default: the uid of the operator's namespace, or the id
     /// in the data folder.
     #[arg(long, value_name = "ID", value_parser = parse_installation_id, env = "HOOKSTREAM_INSTALLATION_ID")]
@@ -164,7 +163,7 @@ impl Identity {
         let installation = match &args.installation_id {
             Some(id) => Some(id.clone()),
             None => cluster.installation_mark().await.or_fail(|| {
-                format!("reading the id of the installation (namespace {})", args.operator_namespace)
+                format!("reading the id of the installation (namespace {})", args.own.operator_namespace)
             })?,
         };
         if installation.is_none() {
@@ -190,7 +189,8 @@ async fn open(args: &Args) -> Result<(Installation, Arc<dyn Cluster>), Failure> 
     if args.manifests.is_empty() {
         let client = create_client(args.kubeconfig.load().await?)?;
         let options = KubernetesOptions {
-            namespace: args.operator_namespace.clone(),
+            namespace: args.own.operator_namespace.clone(),
+            key_ring_secret: args.own.key_ring_secret.clone(),
             namespaces: args.namespace.clone(),
             // Objects of every controller class hold their external objects.
             label_selector: String::new(),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use strum::IntoEnumIterator;
 
 use super::failure::{CommandResult, Failure, OrFail};
-use super::flags::{ControllerArgs, EgressArgs, LeaseArgs, SelectionArgs};
+use super::flags::{ControllerArgs, EgressArgs, LeaseArgs, OperatorNamespaceArgs, SelectionArgs};
 use super::kubeconfig::{ApiServer, create_client, follow_config, load_config};
 use super::logging::LogArgs;
 use super::output::print_line;
@@ -44,9 +44,8 @@ pub struct Args {
     namespace: Vec<String>,
     #[command(flatten)]
     selection: SelectionArgs,
-    /// The operator's own namespace, which contains its Lease and its key ring.
-    #[arg(long, default_value = "hookstream-system", value_name = "NAMESPACE", env = "POD_NAMESPACE")]
-    operator_namespace: String,
+    #[command(flatten)]
+    own: OperatorNamespaceArgs,
     #[command(flatten)]
     lease: LeaseArgs,
     #[command(flatten)]
@@ -62,7 +61,7 @@ pub async fn run(args: Args) -> CommandResult {
     if !(1..=3600).contains(&args.hold.as_secs()) {
         return Err(Failure::new("--hold must be between 1s and 1h"));
     }
-    let lease = args.lease.options(&args.operator_namespace, &args.selection)?.by_force();
+    let lease = args.lease.options(&args.own.operator_namespace, &args.selection)?.by_force();
     let (lease_name, wait) = (format!("{}/{}", lease.namespace, lease.name), lease.terms.duration);
     let config = load_config().await?;
     let client = create_client(config.clone())?;
@@ -76,7 +75,8 @@ pub async fn run(args: Args) -> CommandResult {
     let (leadership, election) = LeaderElection::new(follow_config(config), lease);
     let metrics = Arc::new(Metrics::default());
     let options = KubernetesOptions {
-        namespace: args.operator_namespace,
+        namespace: args.own.operator_namespace,
+        key_ring_secret: args.own.key_ring_secret,
         namespaces: args.namespace,
         label_selector: args.selection.label_selector(),
         require_secret_label: false,

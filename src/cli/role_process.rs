@@ -11,7 +11,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::failure::{CommandResult, Failure, OrFail};
 use super::flags::{ListenAddress, WorkerArgs};
-use super::output::print_line;
 use super::signals::stop_signal;
 use crate::cluster::kubernetes::{LeaderElection, LeaseAtExit};
 use crate::cluster::{Cluster, ObjectChange, View};
@@ -258,8 +257,8 @@ async fn run_worker(
     stopping: CancellationToken,
 ) -> Result<(), Failure> {
     let announce = |open: Listening| {
-        print_line(&format!("hookstream: api listening on http://{}", open.api));
-        print_line(&format!("hookstream: ingest listening on http://{}", open.ingest));
+        tracing::info!(address = %open.api, "api listening");
+        tracing::info!(address = %open.ingest, "ingest listening");
     };
     match worker.run(changes, stopping, announce).await {
         Ok(()) => Ok(()),

@@ -23,6 +23,7 @@ mod eventstream;
 mod finalizer;
 mod installation;
 mod key_ring_check;
+mod measure;
 mod named_ids;
 pub mod orphans;
 mod preview;
@@ -66,7 +67,7 @@ pub async fn run(context: Arc<Context>, changes: mpsc::Receiver<ObjectChange>, s
     let (streams, stream_requests) = mpsc::channel(QUEUE_CAPACITY);
     let (auth0_hooks, auth0_hook_requests) = mpsc::channel(QUEUE_CAPACITY);
     let queues = triggers::RequestQueues { hooks, connections, streams, auth0_hooks };
-    let view = context.view.clone();
+    let (view, measured) = (context.view.clone(), context.clone());
     // Boxed: together these futures exceed a thread's stack.
     let hooks = run_kind(context.clone(), view.hooks, hook_requests, |object, context| {
         supervise::supervise(eventhook::reconcile, object, context)
@@ -88,7 +89,7 @@ pub async fn run(context: Arc<Context>, changes: mpsc::Receiver<ObjectChange>, s
     };
     tokio::join!(
         // When the queues close, the appliers finish the running reconciles and end.
-        stop.run_until_cancelled_owned(requests),
+        stop.run_until_cancelled_owned(async { tokio::join!(requests, measure::run(&measured)) }),
         Box::pin(hooks),
         Box::pin(streams),
         Box::pin(auth0_hooks),

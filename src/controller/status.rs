@@ -38,6 +38,7 @@ pub trait Managed:
     type Status: Default + Clone + Serialize + Send;
 
     fn status(&self) -> Option<&Self::Status>;
+    fn conditions(status: &Self::Status) -> &[Condition];
     /// Returns the members of the status that every kind has.
     fn shared(status: &mut Self::Status) -> SharedStatus<'_>;
     /// The smallest spec that can be parsed. For an object that cannot be parsed as a whole, `parse_for_cleanup` adds
@@ -90,6 +91,9 @@ macro_rules! managed {
             type Status = $status;
             fn status(&self) -> Option<&$status> {
                 self.status.as_ref()
+            }
+            fn conditions(status: &$status) -> &[Condition] {
+                &status.conditions
             }
             fn shared(status: &mut $status) -> SharedStatus<'_> {
                 SharedStatus {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use kube::Resource;
 use kube::runtime::controller::Action;
+use tracing::Instrument;
 
 use super::context::Context;
 use super::error::{SyncError, SyncErrorClass};
@@ -17,7 +18,7 @@ use super::status::{self, Managed};
 use super::telemetry::ReconcileTimer;
 use crate::admin::AdminError;
 use crate::admin::limit::{Priority, with_priority};
-use crate::cluster::{ClusterError, DeserializeGuard, WriteTarget};
+use crate::cluster::{ClusterError, DeserializeGuard, ObjectKey, WriteTarget};
 
 /// Requeue delay of an error that a watch event resolves, in case that event is missed.
 const SAFETY_REQUEUE: Duration = Duration::from_secs(600);
@@ -26,8 +27,23 @@ const MIN_REQUEUE: Duration = Duration::from_millis(200);
 /// Requeue delay of an object whose last write the watch has not delivered yet; about the delay of a watch event.
 const STALE_REQUEUE: Duration = Duration::from_millis(50);
 
-/// Runs a reconcile and returns when the next one is due.
+/// Runs a reconcile and returns when the next one is due. Every log line of it names the object.
 pub async fn supervise<K, F>(
+    reconcile: impl FnOnce(Arc<K>, Arc<Context>) -> F,
+    guarded: Arc<DeserializeGuard<K>>,
+    context: Arc<Context>,
+) -> Action
+where
+    K: Managed,
+    F: Future<Output = Result<Duration, SyncError>> + Send,
+{
+    let key = ObjectKey::of(&*guarded);
+    let kind: &'static str = K::KIND.into();
+    let span = tracing::info_span!("reconcile", kind, namespace = key.namespace, name = key.name);
+    supervise_unlogged(reconcile, guarded, context).instrument(span).await
+}
+
+async fn supervise_unlogged<K, F>(
     reconcile: impl FnOnce(Arc<K>, Arc<Context>) -> F,
     guarded: Arc<DeserializeGuard<K>>,
     context: Arc<Context>,

@@ -130,7 +130,7 @@ impl HookMetrics {
             self.refused.inc();
             return None;
         }
-        let label = HookLabel { namespace: namespace.to_string(), hook: name.to_string() };
+        let label = HookLabel { hook_namespace: namespace.to_string(), hook: name.to_string() };
         let finished = |state| self.finished.get_or_create_owned(&HookFinishedLabel::new(&label, state));
         let series = Arc::new(HookSeries {
             attempts: STATUS_CLASSES
@@ -156,7 +156,7 @@ impl HookMetrics {
         if self.series.lock().remove(&(namespace.into(), name.into())).is_none() {
             return;
         }
-        let label = &HookLabel { namespace: namespace.to_owned(), hook: name.to_owned() };
+        let label = &HookLabel { hook_namespace: namespace.to_owned(), hook: name.to_owned() };
         for status in STATUS_CLASSES {
             self.attempts.remove(&HookAttemptLabel::new(label, status));
         }
@@ -242,13 +242,13 @@ mod tests {
         a.set_backlog(3, 99, Duration::from_secs(7));
         let found = lines_with(&metrics, r#"namespace="shop",hook="a""#);
         for want in [
-            r#"hookstream_hook_delivery_attempts_total{namespace="shop",hook="a",status="5xx"} 1"#,
-            r#"hookstream_hook_delivery_attempts_total{namespace="shop",hook="a",status="none"} 1"#,
-            r#"hookstream_hook_deliveries_finished_total{namespace="shop",hook="a",state="dead"} 1"#,
-            r#"hookstream_hook_breaker_open{namespace="shop",hook="a"} 1"#,
-            r#"hookstream_hook_backlog_deliveries{namespace="shop",hook="a"} 3"#,
-            r#"hookstream_hook_backlog_bytes{namespace="shop",hook="a"} 99"#,
-            r#"hookstream_hook_backlog_oldest_age_seconds{namespace="shop",hook="a"} 7.0"#,
+            r#"hookstream_hook_delivery_attempts_total{hook_namespace="shop",hook="a",status="5xx"} 1"#,
+            r#"hookstream_hook_delivery_attempts_total{hook_namespace="shop",hook="a",status="none"} 1"#,
+            r#"hookstream_hook_deliveries_finished_total{hook_namespace="shop",hook="a",state="dead"} 1"#,
+            r#"hookstream_hook_breaker_open{hook_namespace="shop",hook="a"} 1"#,
+            r#"hookstream_hook_backlog_deliveries{hook_namespace="shop",hook="a"} 3"#,
+            r#"hookstream_hook_backlog_bytes{hook_namespace="shop",hook="a"} 99"#,
+            r#"hookstream_hook_backlog_oldest_age_seconds{hook_namespace="shop",hook="a"} 7.0"#,
         ] {
             assert!(found.iter().any(|line| line == want), "{want}: {found:#?}");
         }

@@ -2,6 +2,8 @@
 
 use prometheus_client::encoding::EncodeLabelSet;
 
+use crate::core::version::Version;
+
 /// The value that replaces all values outside of a bounded set.
 pub(super) const OTHER: &str = "other";
 
@@ -74,6 +76,20 @@ pub(super) struct ProbeLabel {
     pub(super) result: &'static str,
 }
 
+/// The version of the program. A part that the build did not know is `unknown`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct BuildLabel {
+    version: String,
+    commit: String,
+}
+
+impl BuildLabel {
+    pub(super) fn of(version: Version) -> Self {
+        let commit = version.commit.unwrap_or("unknown".into());
+        BuildLabel { version: version.version.into_owned(), commit: commit.into_owned() }
+    }
+}
+
 /// A share of the memory budget.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct MemoryLabel {
@@ -99,33 +115,34 @@ pub(super) struct FinishedLabel {
 /// A hook with its own series.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct HookLabel {
-    pub(super) namespace: String,
+    /// Not `namespace`, which Prometheus sets to the namespace of the scraped pod.
+    pub(super) hook_namespace: String,
     pub(super) hook: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct HookAttemptLabel {
-    pub(super) namespace: String,
+    pub(super) hook_namespace: String,
     pub(super) hook: String,
     pub(super) status: &'static str,
 }
 
 impl HookAttemptLabel {
     pub(super) fn new(hook: &HookLabel, status: &'static str) -> Self {
-        HookAttemptLabel { namespace: hook.namespace.clone(), hook: hook.hook.clone(), status }
+        HookAttemptLabel { hook_namespace: hook.hook_namespace.clone(), hook: hook.hook.clone(), status }
     }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct HookFinishedLabel {
-    pub(super) namespace: String,
+    pub(super) hook_namespace: String,
     pub(super) hook: String,
     pub(super) state: &'static str,
 }
 
 impl HookFinishedLabel {
     pub(super) fn new(hook: &HookLabel, state: &'static str) -> Self {
-        HookFinishedLabel { namespace: hook.namespace.clone(), hook: hook.hook.clone(), state }
+        HookFinishedLabel { hook_namespace: hook.hook_namespace.clone(), hook: hook.hook.clone(), state }
     }
 }
 

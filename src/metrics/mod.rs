@@ -1,13 +1,18 @@
 //! Prometheus metrics of the process. Label values come from closed sets (kinds, stable reasons, states) or are bounded
 //! in number. Only hooks with an annotation have their own series (`hooks`).
 
+mod backlog;
+mod dead_letters;
 mod hooks;
 mod labels;
 mod memory;
+mod process;
+mod unhealthy_hooks;
 
 use crate::core::conditions::cut;
 use crate::core::delivery_reason::DeliveryReason;
 use crate::core::receiver_breaker::ReceiverEvidence;
+use crate::core::version::Version;
 use std::collections::HashSet;
 use std::fmt::Debug;
 use std::hash::Hash;
@@ -15,23 +20,29 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use backlog::BacklogMetrics;
+use dead_letters::DeadLetterMetrics;
 use hooks::{FloatGauge, HookMetrics};
 pub use hooks::{HookSeries, METRICS_ANNOTATION};
 use labels::*;
 use memory::to_gauge;
 pub use memory::{MemoryMetrics, MemoryShareMetrics};
+use process::ProcessCollector;
+pub use unhealthy_hooks::UnhealthyHooks;
 
 /// All metrics of the process.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    /// Metrics whose names do not begin with `hookstream_`.
+    process: Registry,
     reconciles: Family<ReconcileLabel, Counter>,
     reconcile_seconds: Family<KindLabel, Histogram>,
     ingested: Family<IngestLabel, Counter>,
@@ -47,7 +58,8 @@ pub struct Metrics {
     breaker_probes: Family<ProbeLabel, Counter>,
     commit_seconds: Histogram,
     commit_group: Histogram,
-    backlog: Backlog,
+    /// The pending deliveries and the store.
+    pub backlog: BacklogMetrics,
     disk_used: FloatGauge,
     ingest_closed: Family<ClosureLabel, Gauge>,
     problems: Family<ProblemLabel, Counter>,
@@ -65,21 +77,15 @@ pub struct Metrics {
     api_requests: Family<ApiRequestLabel, Counter>,
     /// The series of single hooks.
     pub hooks: HookMetrics,
+    /// Dead letters by hook.
+    pub dead_letters: DeadLetterMetrics,
     /// The memory budget.
     pub memory: MemoryMetrics,
+    /// The hooks whose deliveries do not go out.
+    pub unhealthy_hooks: UnhealthyHooks,
+    objects_not_ready: Family<KindLabel, Gauge>,
     /// The hosts with a label value of their own.
     hosts: Mutex<HashSet<String>>,
-}
-
-/// The pending deliveries at the last measurement.
-#[derive(Debug, Default)]
-struct Backlog {
-    deliveries: Gauge,
-    bytes: Gauge,
-    oldest: FloatGauge,
-    shares: Family<ShareLabel, FloatGauge>,
-    store: Gauge,
-    keys: Gauge,
 }
 
 /// Maximum hosts with a label value of their own; further ones share `other`. Users choose the hosts: without the
@@ -187,34 +193,12 @@ impl Default for Metrics {
         );
         let commit_group = Histogram::new(exponential_buckets(1.0, 2.0, 11));
         registry.register("store_commit_operations", "Operations of a group commit", commit_group.clone());
-        let backlog = Backlog::default();
-        registry.register("backlog_deliveries", "Pending deliveries", backlog.deliveries.clone());
-        registry.register_with_unit(
-            "backlog",
-            "Bytes of the events of pending deliveries; an event counts once for each delivery",
-            Unit::Bytes,
-            backlog.bytes.clone(),
-        );
-        registry.register_with_unit(
-            "backlog_oldest_age",
-            "Age of the oldest pending delivery (0: none is pending)",
-            Unit::Seconds,
-            backlog.oldest.clone(),
-        );
-        registry.register_with_unit(
-            "backlog_share_used",
-            "Used fraction of its disk share, for the hook or namespace with the highest fraction",
-            Unit::Ratios,
-            backlog.shares.clone(),
-        );
-        registry.register_with_unit("store", "Size of the store file", Unit::Bytes, backlog.store.clone());
-        let help = "Memory for idempotency keys and event ids";
-        registry.register_with_unit("store_key_memory", help, Unit::Bytes, backlog.keys.clone());
+        let backlog = BacklogMetrics::register(&mut registry);
         let disk_used = FloatGauge::default();
         registry.register_with_unit(
             "disk_used",
             "Used fraction of the store's disk, without the store's free pages",
-            Unit::Ratios,
+            ratio(),
             disk_used.clone(),
         );
         let ingest_closed = Family::<ClosureLabel, Gauge>::default();
@@ -223,6 +207,19 @@ impl Default for Metrics {
             "1 while all events are refused for this reason (DiskLimit, Full), otherwise 0",
             ingest_closed.clone(),
         );
+        let objects_not_ready = Family::<KindLabel, Gauge>::default();
+        registry.register(
+            "objects_not_ready",
+            "Objects whose condition Ready is not True, by kind; measured by controllers",
+            objects_not_ready.clone(),
+        );
+        let unhealthy_hooks = UnhealthyHooks::default();
+        registry.register_collector(Box::new(unhealthy_hooks.clone()));
+        let build = Family::<BuildLabel, Gauge>::default();
+        build.get_or_create(&BuildLabel::of(Version::current())).set(1);
+        registry.register("build_info", "1, with the version and the commit of the program", build);
+        let mut process = Registry::default();
+        process.register_collector(Box::new(ProcessCollector::new()));
         let mut families = FamilyRegistrar(&mut registry);
         Metrics {
             problems: families.counter("reconcile_problems", "Failed reconciles, by kind and reason"),
@@ -255,8 +252,12 @@ impl Default for Metrics {
                 restores
             },
             hooks: HookMetrics::register(&mut registry),
+            dead_letters: DeadLetterMetrics::register(&mut registry),
             memory: MemoryMetrics::register(&mut registry),
             hosts: Mutex::default(),
+            unhealthy_hooks,
+            objects_not_ready,
+            process,
             registry,
             reconciles,
             reconcile_seconds,
@@ -316,6 +317,11 @@ impl Metrics {
     /// Counts a repaired external object.
     pub fn record_drift_repaired(&self, kind: &'static str) {
         self.drift_repaired.get_or_create(&KindLabel { kind }).inc();
+    }
+
+    /// Sets how many objects of a kind are not ready.
+    pub fn set_objects_not_ready(&self, kind: &'static str, count: usize) {
+        self.objects_not_ready.get_or_create(&KindLabel { kind }).set(to_gauge(count as u64));
     }
 
     pub fn set_leader(&self, is_leader: bool) {
@@ -434,24 +440,6 @@ impl Metrics {
         self.commit_group.observe(u32::try_from(operations).map_or(f64::MAX, f64::from));
     }
 
-    /// Sets the number of pending deliveries, their bytes, and the age of the oldest one.
-    pub fn set_backlog(&self, deliveries: u64, bytes: u64, oldest: Duration) {
-        self.backlog.deliveries.set(to_gauge(deliveries));
-        self.backlog.bytes.set(to_gauge(bytes));
-        self.backlog.oldest.set(oldest.as_secs_f64());
-    }
-
-    /// Sets the bytes of the store's file, and of the memory for its idempotency keys and event ids.
-    pub fn set_store_size(&self, file: u64, keys: u64) {
-        self.backlog.store.set(to_gauge(file));
-        self.backlog.keys.set(to_gauge(keys));
-    }
-
-    /// Sets the used fraction of the share of the fullest `hook` or `namespace` (`of`).
-    pub fn set_share_used(&self, of: &'static str, used: f64) {
-        self.backlog.shares.get_or_create(&ShareLabel { of }).set(used);
-    }
-
     /// Sets the used fraction of the store's disk.
     pub fn set_disk_used(&self, used: f64) {
         self.disk_used.set(used);
@@ -466,9 +454,16 @@ impl Metrics {
     pub fn encode(&self) -> String {
         let mut text = String::new();
         // Writing into a String cannot fail.
-        encode(&mut text, &self.registry).ok();
+        encode_registry(&mut text, &self.registry).ok();
+        encode_registry(&mut text, &self.process).ok();
+        encode_eof(&mut text).ok();
         text
     }
+}
+
+/// The unit of fractions. Prometheus names it in the singular.
+fn ratio() -> Unit {
+    Unit::Other("ratio".into())
 }
 
 /// Registers metric families.

@@ -160,14 +160,15 @@ pub async fn measure_backlog(
     loop {
         if let Ok(stats) = store.stats().await {
             let oldest = stats.oldest.map_or(Duration::ZERO, |at| Millis::now().since(at));
-            metrics.set_backlog(stats.pending, stats.pending_bytes, oldest);
-            metrics.set_store_size(stats.file_bytes, stats.key_memory_bytes);
+            metrics.backlog.set_pending(stats.pending, stats.pending_bytes, oldest);
+            metrics.backlog.set_dead_letters(stats.dead_letters);
+            metrics.backlog.set_store_size(stats.file_bytes, stats.key_memory_bytes);
             metrics.memory.share(MemoryShare::Store.into()).set_used(stats.memory_bytes);
             for (scope, used, share) in [
                 ("hook", stats.largest_hook_bytes, shares.hook_bytes),
                 ("namespace", stats.largest_namespace_bytes, shares.namespace_bytes),
             ] {
-                metrics.set_share_used(scope, used as f64 / share.max(1) as f64);
+                metrics.backlog.set_share_used(scope, used as f64 / share.max(1) as f64);
             }
         }
         for ((namespace, name), series) in metrics.hooks.all() {

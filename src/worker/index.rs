@@ -63,6 +63,7 @@ impl HookIndex {
     pub fn remove(&self, key: &ObjectKey) -> Vec<Arc<str>> {
         let old = self.tables.write().remove(key);
         self.series.remove(old.as_deref());
+        old.iter().for_each(|old| self.series.forget_health(&old.id.uid));
         old.map(|old| old.id.uid.clone()).into_iter().collect()
     }
 

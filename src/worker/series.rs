@@ -37,6 +37,11 @@ impl SeriesRegistry {
         series
     }
 
+    /// Ends the report of a deleted hook's health.
+    pub fn forget_health(&self, uid: &str) {
+        self.metrics.unhealthy_hooks.remove(uid);
+    }
+
     /// Removes the series of a hook that is deleted or no longer requests them.
     pub fn remove(&self, old: Option<&HookState>) {
         if let Some(HookState { id, series: Some(_), .. }) = old {

@@ -50,14 +50,17 @@ build helm helm helm.sh/helm/v4/cmd/helm ""
 # Third-party CRDs whose objects the chart can create. The folder name contains the versions; `crds` links to it.
 prometheus=$(version crds github.com/prometheus-operator/prometheus-operator)
 gateway=$(version crds sigs.k8s.io/gateway-api)
-crds="crds-prometheus-operator-$prometheus-gateway-api-$gateway"
+cert_manager=$(version crds github.com/cert-manager/cert-manager)
+crds="crds-prometheus-operator-$prometheus-gateway-api-$gateway-cert-manager-$cert_manager"
 if [ ! -d "$bin/$crds" ]; then
   folder() { (cd "$here/crds" && go mod download "$1" && go list -m -f '{{.Dir}}' "$1"); }
   prometheus_dir=$(folder github.com/prometheus-operator/prometheus-operator)
   gateway_dir=$(folder sigs.k8s.io/gateway-api)
+  cert_manager_dir=$(folder github.com/cert-manager/cert-manager)
   rm -rf "$bin/crds.tmp" && mkdir "$bin/crds.tmp"
-  cp "$prometheus_dir"/example/prometheus-operator-crd/monitoring.coreos.com_{servicemonitors,prometheusrules}.yaml \
-    "$gateway_dir"/config/crd/standard/gateway.networking.k8s.io_httproutes.yaml "$bin/crds.tmp"
+  cp "$prometheus_dir"/example/prometheus-operator-crd/monitoring.coreos.com_{servicemonitors,podmonitors,prometheusrules}.yaml \
+    "$gateway_dir"/config/crd/standard/gateway.networking.k8s.io_httproutes.yaml \
+    "$cert_manager_dir"/deploy/crds/cert-manager.io_certificates.yaml "$bin/crds.tmp"
   chmod -R u+w "$bin/crds.tmp"
   mv "$bin/crds.tmp" "$bin/$crds"
 fi

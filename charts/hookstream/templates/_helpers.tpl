@@ -10,6 +10,11 @@
 {{- end -}}
 {{- end -}}
 
+{{/* The namespace of the objects. */}}
+{{- define "hookstream.namespace" -}}
+{{ default .Release.Namespace .Values.namespaceOverride }}
+{{- end -}}
+
 {{/* The selector labels of pods. They must never change during the life of a release. */}}
 {{- define "hookstream.selector" -}}
 app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
@@ -30,25 +35,22 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- $labels := include "hookstream.labels" .root | fromYaml -}}
 {{- with .component }}{{ $_ := set $labels "app.kubernetes.io/component" . }}{{ end -}}
 {{- $meta := dict "name" .name "labels" (merge $labels (default dict .labels)) -}}
-{{- if ne .namespaced false }}{{ $_ := set $meta "namespace" (default .root.Release.Namespace .namespace) }}{{ end -}}
+{{- if ne .namespaced false }}{{ $_ := set $meta "namespace" (default (include "hookstream.namespace" .root) .namespace) }}{{ end -}}
 {{- with merge (deepCopy (default dict .annotations)) .root.Values.commonAnnotations }}{{ $_ := set $meta "annotations" . }}{{ end -}}
 metadata:
   {{- toYaml $meta | nindent 2 }}
 {{- end -}}
 
 {{- define "hookstream.image" -}}
-{{- if .Values.image.digest -}}
-{{ .Values.image.repository }}@{{ .Values.image.digest }}
-{{- else -}}
-{{ .Values.image.repository }}:{{ default .Chart.AppVersion .Values.image.tag }}
-{{- end -}}
+{{- with .Values.image.registry }}{{ . }}/{{ end }}{{ .Values.image.repository }}
+{{- if .Values.image.digest }}@{{ .Values.image.digest }}{{ else }}:{{ default .Chart.AppVersion .Values.image.tag }}{{ end -}}
 {{- end -}}
 
 {{- define "hookstream.pullSecrets" -}}
 {{- with .Values.imagePullSecrets -}}
 imagePullSecrets:
   {{- range . }}
-  - name: {{ . }}
+  - name: {{ if kindIs "string" . }}{{ . }}{{ else }}{{ .name }}{{ end }}
   {{- end }}
 {{- end -}}
 {{- end -}}
@@ -56,17 +58,27 @@ imagePullSecrets:
 {{/* The ServiceAccount of a role (controller or worker). */}}
 {{- define "hookstream.account" -}}
 {{- $name := include "hookstream.fullname" .root -}}
-{{- if eq .root.Values.mode "combined" }}{{ $name }}{{ else }}{{ $name }}-{{ .role }}{{ end -}}
+{{- if eq .root.Values.mode "combined" -}}
+{{ default $name .root.Values.serviceAccounts.workerName }}
+{{- else -}}
+{{ default (printf "%s-%s" $name .role) (get .root.Values.serviceAccounts (printf "%sName" .role)) }}
+{{- end -}}
+{{- end -}}
+
+{{/* The Secret with the certificate of the ingest and API ports. Empty: plain HTTP. */}}
+{{- define "hookstream.tlsSecret" -}}
+{{- $default := ternary (printf "%s-tls" (include "hookstream.fullname" .)) "" .Values.tls.certificate.enabled -}}
+{{ default $default .Values.tls.secretName }}
 {{- end -}}
 
 {{/* The URL scheme of the ingest and API ports. */}}
 {{- define "hookstream.scheme" -}}
-{{ if .Values.tls.secretName }}https{{ else }}http{{ end }}
+{{ if include "hookstream.tlsSecret" . }}https{{ else }}http{{ end }}
 {{- end -}}
 
 {{/* The URL of the ingest Service in the cluster. */}}
 {{- define "hookstream.ingestUrl" -}}
-{{ include "hookstream.scheme" . }}://{{ include "hookstream.fullname" . }}-ingest.{{ .Release.Namespace }}.svc:{{ .Values.service.ingest.port }}
+{{ include "hookstream.scheme" . }}://{{ include "hookstream.fullname" . }}-ingest.{{ include "hookstream.namespace" . }}.svc:{{ .Values.service.ingest.port }}
 {{- end -}}
 
 {{/* The name of the Lease for leader election. */}}
@@ -74,8 +86,19 @@ imagePullSecrets:
 {{ default (printf "%s-controller" (include "hookstream.fullname" .)) .Values.controller.lease.name }}
 {{- end -}}
 
-{{/* The scheduling fields of a pod. Parameter: the values of a role. */}}
+{{/* The scheduling and network fields of a pod. Parameter: the values of a role. */}}
 {{- define "hookstream.scheduling" -}}
+{{- with .hostAliases }}
+hostAliases:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .dnsPolicy }}
+dnsPolicy: {{ . }}
+{{- end }}
+{{- with .dnsConfig }}
+dnsConfig:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- with .priorityClassName }}
 priorityClassName: {{ . }}
 {{- end }}
@@ -113,6 +136,9 @@ affinity:
 {{- end }}
 {{- if .Values.requireSecretLabel }}
 - --require-secret-label
+{{- end }}
+{{- with .Values.keyRing.existingSecret }}
+- --key-ring-secret={{ . }}
 {{- end }}
 - --watch-timeout={{ .Values.watchTimeout }}
 - --token-audience={{ .Values.tokenAudience }}
@@ -167,7 +193,7 @@ affinity:
 - --data=/var/lib/hookstream
 - --listen=:{{ .Values.ports.ingest }}
 - --api-listen=:{{ .Values.ports.api }}
-{{- if .Values.tls.secretName }}
+{{- if include "hookstream.tlsSecret" . }}
 - --tls-cert=/etc/hookstream/tls/tls.crt
 - --tls-key=/etc/hookstream/tls/tls.key
 {{- end }}
@@ -191,6 +217,7 @@ affinity:
 {{- define "hookstream.podSpec" -}}
 {{- $values := get .root.Values .role -}}
 serviceAccountName: {{ include "hookstream.account" . }}
+automountServiceAccountToken: true
 {{ include "hookstream.pullSecrets" .root }}
 # The environment variables of Services would have the names of the program's flags.
 enableServiceLinks: false
@@ -201,6 +228,10 @@ terminationGracePeriodSeconds: {{ $values.terminationGracePeriodSeconds }}
 {{- with .spread }}
 topologySpreadConstraints:
   {{- . | nindent 2 }}
+{{- end }}
+{{- with $values.extraInitContainers }}
+initContainers:
+  {{- toYaml . | nindent 2 }}
 {{- end }}
 containers:
   - name: hookstream
@@ -224,17 +255,15 @@ containers:
       - {name: {{ $name }}, containerPort: {{ $port }}, protocol: TCP}
       {{- end }}
     # Liveness succeeds at once. Readiness reports what the program waits for: CRDs, objects, the store.
-    startupProbe:
-      httpGet: {path: /livez, port: ops}
-      periodSeconds: 2
-      failureThreshold: 60
-    livenessProbe:
-      httpGet: {path: /livez, port: ops}
-      periodSeconds: 10
-      failureThreshold: 6
-    readinessProbe:
-      httpGet: {path: /readyz, port: ops}
-      periodSeconds: 5
+    {{- $live := dict "path" "/livez" "port" "ops" }}
+    {{- $defaults := dict
+      "startup" (dict "httpGet" $live "periodSeconds" 2 "failureThreshold" 60)
+      "liveness" (dict "httpGet" $live "periodSeconds" 10 "failureThreshold" 6)
+      "readiness" (dict "httpGet" (dict "path" "/readyz" "port" "ops") "periodSeconds" 5) }}
+    {{- range $probe := list "startup" "liveness" "readiness" }}
+    {{ $probe }}Probe:
+      {{- toYaml (merge (deepCopy (default dict (get $values.probes $probe))) (get $defaults $probe)) | nindent 6 }}
+    {{- end }}
     resources:
       {{- toYaml $values.resources | nindent 6 }}
     securityContext:
@@ -250,6 +279,9 @@ containers:
       {{- with $values.extraVolumeMounts }}
       {{- toYaml . | nindent 6 }}
       {{- end }}
+  {{- with $values.extraContainers }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
 volumes:
   - name: tmp
     emptyDir: {sizeLimit: 64Mi}

@@ -80,6 +80,8 @@ impl ClusterArgs {
         let manifests = OfflineManifests::read_with_namespace(paths, &namespace).or_fail(|| "diff".into())?;
         let options = KubernetesOptions {
             namespace: self.operator_namespace.clone(),
+            // The key ring is never read here.
+            key_ring_secret: None,
             namespaces: Vec::new(),
             label_selector: String::new(),
             require_secret_label: false,

@@ -3,11 +3,13 @@
 mod controller;
 mod egress;
 mod listen;
+mod operator_namespace;
 mod parse;
 mod worker;
 
 pub use controller::{ControllerArgs, LeaseArgs, SelectionArgs};
 pub use egress::EgressArgs;
 pub use listen::ListenAddress;
+pub use operator_namespace::OperatorNamespaceArgs;
 pub use parse::{parse_host, parse_installation_id, parse_selector, parse_url, parse_watch_timeout};
 pub use worker::{ScriptArgs, ServerTlsArgs, WebhookOriginArgs, WorkerArgs};

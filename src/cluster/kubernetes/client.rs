@@ -38,6 +38,8 @@ const LIST_PAGE: u32 = 500;
 pub struct KubernetesOptions {
     /// The operator's own namespace, which contains the key ring.
     pub namespace: String,
+    /// A Secret with a key ring that is managed elsewhere. None: the operator's own.
+    pub key_ring_secret: Option<String>,
     /// The namespaces to work in; empty means all.
     pub namespaces: Vec<String>,
     /// Selects the objects of this installation by their labels. All others are ignored: they are never read.
@@ -70,7 +72,11 @@ impl Kubernetes {
         Kubernetes {
             secrets: Arc::new(DataCache::new(client.clone(), options.require_secret_label)),
             config_maps: Arc::new(DataCache::new(client.clone(), false)),
-            key_ring: KeyRingCache::new(client.clone(), options.namespace.clone()),
+            key_ring: KeyRingCache::new(
+                client.clone(),
+                options.namespace.clone(),
+                options.key_ring_secret.clone(),
+            ),
             authorizer: Authorizer::new(
                 ApiReviewer::new(client.clone(), options.token_audience.clone()),
                 options.token_audience.clone(),

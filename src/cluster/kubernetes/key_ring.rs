@@ -1,4 +1,5 @@
-//! Reads, creates, restores and caches the key ring: the Secret `hookstream-keys` in the operator's own namespace.
+//! Reads, creates, restores and caches the key ring: the Secret `hookstream-keys` in the operator's own namespace, or
+//! another one there, which is managed elsewhere and only read.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use crate::cluster::ClusterError;
 use crate::cluster::keys::generate_key;
 use crate::core::keys::KeyRing;
 
-const KEY_RING_SECRET: &str = "hookstream-keys";
+const OWN_SECRET: &str = "hookstream-keys";
 /// How long a read is cached. All replicas use an added key within this time.
 const CACHE_TTL: Duration = Duration::from_secs(15);
 
@@ -25,6 +26,10 @@ const CACHE_TTL: Duration = Duration::from_secs(15);
 pub struct KeyRingCache {
     client: Client,
     namespace: String,
+    /// The name of the Secret.
+    secret: String,
+    /// Another tool creates and changes the Secret. This program only reads it.
+    is_managed_elsewhere: bool,
     deadline: ReadDeadline,
     last: Mutex<LastRead>,
     /// The Secret was deleted and restored, and this was not reported yet.
@@ -64,10 +69,13 @@ impl LastRead {
 }
 
 impl KeyRingCache {
-    pub fn new(client: Client, namespace: String) -> Self {
+    /// `existing` is the name of a Secret that is managed elsewhere.
+    pub fn new(client: Client, namespace: String, existing: Option<String>) -> Self {
         KeyRingCache {
             client,
             namespace,
+            is_managed_elsewhere: existing.is_some(),
+            secret: existing.unwrap_or_else(|| OWN_SECRET.into()),
             deadline: ReadDeadline::default(),
             last: Mutex::default(),
             restored: AtomicBool::new(false),
@@ -108,12 +116,20 @@ impl KeyRingCache {
         in_memory: Option<Arc<KeyRing>>,
     ) -> Result<Arc<KeyRing>, ClusterError> {
         let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
-        let found = api.get_opt(KEY_RING_SECRET).await.map_err(to_cluster_error)?;
+        let found = api.get_opt(&self.secret).await.map_err(to_cluster_error)?;
         let secret = match (found, in_memory) {
             (Some(secret), _) => secret,
             // The API server says definitely that the Secret is gone. Keep the secrets that the vendors have.
             (None, Some(key_ring)) => {
-                let (namespace, secret) = (&*self.namespace, KEY_RING_SECRET);
+                let (namespace, secret) = (&*self.namespace, &*self.secret);
+                if self.is_managed_elsewhere {
+                    tracing::error!(
+                        namespace,
+                        secret,
+                        "the key ring was deleted; it is managed elsewhere and must be restored there"
+                    );
+                    return Ok(key_ring);
+                }
                 if !rights.restore {
                     tracing::error!(
                         namespace,
@@ -128,18 +144,24 @@ impl KeyRingCache {
                 self.restored.store(true, Ordering::Relaxed);
                 restored
             }
+            (None, None) if self.is_managed_elsewhere => {
+                return Err(ClusterError::KeyRing(format!(
+                    "Secret {}/{} does not exist. It is managed elsewhere (--key-ring-secret): create it there, with at least one key of 32 random bytes",
+                    self.namespace, self.secret
+                )));
+            }
             (None, None) if rights.create => create(&api, &new_key_ring()?).await?,
             (None, None) => {
                 return Err(ClusterError::KeyRing(format!(
-                    "Secret {}/{KEY_RING_SECRET} does not exist. The controller creates it unless objects depend on a lost one; then restore it from a backup",
-                    self.namespace
+                    "Secret {}/{} does not exist. The controller creates it unless objects depend on a lost one; then restore it from a backup",
+                    self.namespace, self.secret
                 )));
             }
         };
         let data = secret.data.unwrap_or_default();
         KeyRing::from_data(data.iter().map(|(id, key)| (id.as_str(), key.0.as_slice())))
             .map(Arc::new)
-            .map_err(|e| ClusterError::KeyRing(format!("Secret {}/{KEY_RING_SECRET}: {e}", self.namespace)))
+            .map_err(|e| ClusterError::KeyRing(format!("Secret {}/{}: {e}", self.namespace, self.secret)))
     }
 }
 
@@ -147,7 +169,7 @@ impl KeyRingCache {
 async fn create(api: &Api<Secret>, secret: &Secret) -> Result<Secret, ClusterError> {
     match api.create(&PostParams::default(), secret).await {
         Err(kube::Error::Api(status)) if status.code == 409 => {
-            api.get(KEY_RING_SECRET).await.map_err(to_cluster_error)
+            api.get(OWN_SECRET).await.map_err(to_cluster_error)
         }
         other => other.map_err(to_cluster_error),
     }
@@ -164,7 +186,7 @@ fn new_key_ring() -> Result<Secret, ClusterError> {
 fn key_ring_secret(keys: BTreeMap<String, ByteString>) -> Secret {
     Secret {
         metadata: ObjectMeta {
-            name: Some(KEY_RING_SECRET.into()),
+            name: Some(OWN_SECRET.into()),
             labels: Some(BTreeMap::from([("app.kubernetes.io/managed-by".into(), "hookstream".into())])),
             ..ObjectMeta::default()
         },
@@ -182,6 +204,8 @@ mod tests {
         KeyRingCache {
             client: unresponsive_client(),
             namespace: "n".into(),
+            secret: OWN_SECRET.into(),
+            is_managed_elsewhere: false,
             deadline: short_deadline(),
             last: Mutex::new(last),
             restored: AtomicBool::new(false),

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
 use cel::extractors::This;
-use cel::{Context, Program};
+use cel::{Context, Env, Program};
 use parking_lot::Mutex;
 use regex::Regex;
 use serde_json::Value;
@@ -15,6 +15,8 @@ use crate::core::{duration, urls};
 
 /// Compiled rules and patterns, cached because a folder may contain thousands of objects. The CRDs bound their number.
 static PROGRAMS: LazyLock<Mutex<HashMap<String, Arc<Program>>>> = LazyLock::new(Mutex::default);
+/// The functions of CEL. Declaring them takes as long as dozens of evaluations.
+static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
 static PATTERNS: LazyLock<Mutex<HashMap<String, Regex>>> = LazyLock::new(Mutex::default);
 
 /// Returns the rules of a schema except transition rules.
@@ -96,7 +98,7 @@ pub fn violated(schema: &Value, value: &Value) -> Vec<String> {
 
 fn holds(rule: &str, value: &Value) -> Result<bool, String> {
     let program = compile(rule)?;
-    let mut context = Context::default();
+    let mut context = Context::with_env(ENVIRONMENT.clone());
     context.add_variable_from_value("self", to_cel(value));
     // The Kubernetes extensions to CEL that our rules use. If the crate defines a function with this name, `add_function`
     // fails and the crate's function is used.

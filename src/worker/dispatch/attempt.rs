@@ -278,7 +278,9 @@ fn settle(
             return Err(Postponement::Missing(Hold::new(reason, detail.clone())));
         }
         HandlerOutcome::Postponed { reason, detail } => {
-            tracing::debug!(hook = %pending.hook.name, id = %pending.id, reason, detail, "attempt postponed");
+            let PendingDelivery { hook, id, attempts, .. } = pending;
+            let (namespace, hook) = (&*hook.namespace, &*hook.name);
+            tracing::debug!(namespace, hook, delivery = %id, attempt = attempts + 1, reason, detail, "attempt postponed");
             return Err(Postponement::DeliveryOnly);
         }
     };
@@ -290,7 +292,9 @@ fn settle(
         attempts: pending.attempts.saturating_add(1),
     };
     let next = hook.delivery.retry.decide(&result, state, now, fastrand::f64());
-    tracing::debug!(hook = %pending.hook.name, id = %pending.id, status, error, ?next, "attempt ended");
+    let (namespace, name) = (&*pending.hook.namespace, &*pending.hook.name);
+    let number = state.attempts;
+    tracing::debug!(namespace, hook = name, delivery = %pending.id, attempt = number, status, error, ?next, "attempt ended");
     let attempt = AttemptRecord { at, duration, status, error: error.map(ToOwned::to_owned), detail };
     let exchange = match exchange {
         Some(exchange) => ExchangeChange::Replace(exchange),

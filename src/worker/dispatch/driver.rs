@@ -17,7 +17,7 @@ use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
 use crate::worker::handlers::HandlerRunner;
 use crate::worker::index::HookIndex;
-use crate::worker::report::ReportQueues;
+use crate::worker::report::{DeliveryHealth, ReportQueues};
 use crate::worker::store::{DispatchStore, StoreError};
 
 /// Commands that may be queued for the dispatcher. While the queue is full, ingest waits.
@@ -65,7 +65,8 @@ impl Dispatcher {
         let handle = DispatchHandle { commands: sender, crowded: Arc::default() };
         let tasks = TaskTracker::new();
         let (outcomes, settlements) = mpsc::channel(COMMAND_CAPACITY);
-        tasks.spawn(settler::run(settlements, parts.store.clone(), handle.clone(), parts.metrics.clone()));
+        let counted = (parts.metrics.clone(), parts.index.clone());
+        tasks.spawn(settler::run(settlements, parts.store.clone(), handle.clone(), counted));
         let memory = usize::try_from(parts.memory.dispatcher_bytes()).unwrap_or(usize::MAX);
         let dispatcher = Dispatcher {
             machine: DispatchMachine::new(parts.index.clone(), parts.grace, memory),
@@ -169,7 +170,17 @@ impl Dispatcher {
                 self.tasks.spawn(attempt::expire(uid, expired, series, self.outcomes.clone()));
             }
             Effect::ReportHold(change) => self.reports.holds.push(&change.hook.uid.clone(), change),
-            Effect::ReportHealth(health) => self.reports.health.push(&health.hook.uid.clone(), health),
+            Effect::ReportHealth(health) => {
+                let DeliveryHealth { hook, healthy, reason, .. } = &health;
+                match healthy {
+                    true => self.metrics.unhealthy_hooks.remove(&hook.uid),
+                    false => {
+                        let name = (&hook.namespace, &hook.name);
+                        self.metrics.unhealthy_hooks.insert(&hook.uid, name, reason, Millis::now());
+                    }
+                }
+                self.reports.health.push(&health.hook.uid.clone(), health)
+            }
             Effect::ReportBreaker { uid, report, change, series } => {
                 self.reports.breakers.publish(&uid, report);
                 if let Some(is_open) = change {

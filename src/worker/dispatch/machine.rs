@@ -142,13 +142,18 @@ impl DispatchMachine {
     fn handle_command(&mut self, command: DispatchCommand, now: Now) {
         match command {
             DispatchCommand::Accepted { pending, memory } => {
+                // Each hook once, however the deliveries of a batch alternate between hooks. Not after the other commands,
+                // because dispatching gives back what exceeds the memory.
+                let (mut hooks, mut seen) = (Vec::new(), FastSet::default());
                 for pending in pending {
                     let uid = self.enqueue(pending);
-                    // Once for each hook, however the deliveries of a batch alternate between hooks.
-                    self.mark(&uid);
+                    if seen.insert(uid.clone()) {
+                        hooks.push(uid);
+                    }
                 }
                 // Now the machine counts the events.
                 drop(memory);
+                hooks.iter().for_each(|uid| self.dispatch_ready(uid, now));
             }
             DispatchCommand::HookChanged(uid) => self.hook_changed(&uid, now),
             DispatchCommand::BacklogEnded { uid, hook } => self.forget(&uid, hook.as_ref(), now),

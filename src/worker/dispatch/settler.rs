@@ -13,6 +13,8 @@ use tokio::sync::mpsc;
 use super::command::{DispatchCommand, DispatchHandle, SettledDelivery};
 use crate::core::time::Millis;
 use crate::metrics::{HookSeries, Metrics};
+use crate::worker::hooks::HookState;
+use crate::worker::index::HookIndex;
 use crate::worker::store::{DispatchStore, NextStep, Settlement, StoreError};
 
 /// Outcomes that are committed in one batch.
@@ -35,9 +37,9 @@ pub async fn run(
     mut outcomes: mpsc::Receiver<AttemptSettlement>,
     store: Arc<dyn DispatchStore>,
     dispatch: DispatchHandle,
-    metrics: Arc<Metrics>,
+    (metrics, index): (Arc<Metrics>, Arc<HookIndex>),
 ) {
-    let mut settler = Settler { store, dispatch, metrics, is_full: false, limit: BATCH };
+    let mut settler = Settler { store, dispatch, metrics, index, is_full: false, limit: BATCH };
     let mut uncommitted = Vec::with_capacity(BATCH);
     while outcomes.recv_many(&mut uncommitted, BATCH).await > 0 {
         settler.settle_all(&mut uncommitted).await;
@@ -52,6 +54,8 @@ struct Settler {
     store: Arc<dyn DispatchStore>,
     dispatch: DispatchHandle,
     metrics: Arc<Metrics>,
+    /// Names the hooks of dead letters.
+    index: Arc<HookIndex>,
     /// True while the store cannot record outcomes.
     is_full: bool,
     /// Outcomes in one commit. A store that is nearly full records a few at a time.
@@ -107,6 +111,9 @@ impl Settler {
                 NextStep::Dead { reason } if is_stored => {
                     series.iter().for_each(|series| series.record_dead());
                     self.metrics.record_finished("dead", Some(reason));
+                    if let Some(HookState { id, .. }) = self.index.get(&uid).as_deref() {
+                        self.metrics.dead_letters.record(&id.namespace, &id.name, reason);
+                    }
                 }
                 _ => {}
             }

@@ -94,7 +94,9 @@ pub async fn end_deliveries(store: &dyn DispatchStore, metrics: &Metrics, uid: &
         if due.pending.is_empty() {
             return true;
         }
-        let (at, next) = (Millis::now(), NextStep::Dead { reason: DeliveryReason::HookDeleted });
+        let reason = DeliveryReason::HookDeleted;
+        let (at, next) = (Millis::now(), NextStep::Dead { reason });
+        let hook = due.pending.first().map(|delivery| delivery.hook.clone());
         let dead = due.pending.into_iter().map(|PendingDelivery { seq: delivery, .. }| Settlement {
             delivery,
             at,
@@ -104,7 +106,10 @@ pub async fn end_deliveries(store: &dyn DispatchStore, metrics: &Metrics, uid: &
             exchange: ExchangeChange::Nothing,
         });
         let Ok(ended) = store.settle_many(dead.collect()).await else { return false };
-        ended.iter().for_each(|_| metrics.record_finished("dead", Some(DeliveryReason::HookDeleted)));
+        for _ in ended {
+            metrics.record_finished("dead", Some(reason));
+            hook.iter().for_each(|hook| metrics.dead_letters.record(&hook.namespace, &hook.name, reason));
+        }
     }
     false
 }

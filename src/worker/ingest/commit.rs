@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::core::delivery_reason::DeliveryReason;
+use crate::core::event::Event;
 use crate::core::time::Millis;
 use crate::memory::Reservation;
 use crate::metrics::Metrics;
@@ -142,9 +143,12 @@ fn pending_deliveries(
     })
 }
 
-/// Counts an accepted event, and those of its deliveries that the store dropped or stored as dead letters.
+/// Counts and logs an accepted event, and counts those of its deliveries that the store dropped or stored as dead letters.
 fn count(metrics: &Metrics, event: &NewEvent, accepted: &AcceptedEvent) {
-    if accepted.duplicate {
+    let Event { namespace, id, source, event: name, .. } = &*event.event;
+    let (duplicate, deliveries) = (accepted.duplicate, accepted.deliveries.len());
+    tracing::debug!(namespace, event = id, source, name, duplicate, deliveries, "event accepted");
+    if duplicate {
         return;
     }
     metrics.record_accepted(event.event.origin.kind());
@@ -154,7 +158,9 @@ fn count(metrics: &Metrics, event: &NewEvent, accepted: &AcceptedEvent) {
             // If `decide` did not create the delivery as dead, the store did, because the hook's share of the disk was
             // full.
             Fate::Dead => {
-                metrics.record_finished("dead", Some(delivery.dead.unwrap_or(DeliveryReason::BacklogFull)));
+                let (hook, reason) = (&delivery.hook, delivery.dead.unwrap_or(DeliveryReason::BacklogFull));
+                metrics.record_finished("dead", Some(reason));
+                metrics.dead_letters.record(&hook.namespace, &hook.name, reason);
             }
             Fate::Pending { .. } | Fate::Candidate { .. } | Fate::Ended => {}
         }

@@ -71,6 +71,8 @@ pub struct StoreStats {
     pub largest_namespace_bytes: u64,
     /// When the oldest pending delivery was accepted.
     pub oldest: Option<Millis>,
+    /// Dead letters that are kept, counted up to a million.
+    pub dead_letters: u64,
     /// Bytes of the store's file.
     pub file_bytes: u64,
     /// Bytes of memory for idempotency keys and event ids: the newest ones, and the filters of stored keys.

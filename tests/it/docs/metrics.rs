@@ -5,11 +5,13 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::pages::root;
+use crate::harness::manifests::merged;
 use crate::harness::world::World;
 
 /// Adds the metrics of an expression to `into`.
 fn collect_names(text: &str, into: &mut BTreeSet<String>) {
-    for (at, _) in text.match_indices("hookstream_") {
+    let starts = text.match_indices("hookstream_").chain(text.match_indices("process_"));
+    for (at, _) in starts {
         let name: String =
             text[at..].chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
         into.insert(name);
@@ -36,17 +38,27 @@ async fn every_metric_of_dashboard_and_alerts_exists() {
     assert!(required.len() > 15, "{required:#?}");
 
     let world = World::start("metrics").await;
+    let closed = format!("http://127.0.0.1:{}/", crate::harness::free_port());
+    let failing = world.hook_with(
+        "failing",
+        json!({"handler": {"webhook": {"url": closed}}, "delivery": {"retry": {"maxAttempts": 1}}}),
+    );
     world
         .apply(&[
             world.connection(),
             world.hook("hook"),
             world.hook_with("broken", json!({"connectionRef": {"name": "missing"}})),
+            merged(failing, json!({"metadata": {"annotations": {"hookstream.dev/metrics": "true"}}})),
         ])
         .await;
     world.ready("eventhooks/hook").await;
+    world.ready("eventhooks/failing").await;
     world.not_ready("eventhooks/broken", "ConnectionMissing").await;
-    world.kong.emit("crud", "consumers", json!({"operation": "create"})).await;
-    world.receiver.wait_for(1, crate::harness::DEADLINE).await;
+    // A receiver is reported as failing after three failures in a row.
+    for id in ["1", "2", "3"] {
+        world.kong.emit("crud", "consumers", json!({"operation": "create", "entity": {"id": id}})).await;
+    }
+    world.receiver.wait_for(3, crate::harness::DEADLINE).await;
     crate::harness::eventually(crate::harness::DEADLINE, "every metric", async || {
         let text = world.metrics().await?;
         let is_exported = |name: &String| {
@@ -61,4 +73,26 @@ async fn every_metric_of_dashboard_and_alerts_exists() {
         }
     })
     .await;
+}
+
+/// The link of each alert leads to a section that says what to do.
+#[test]
+fn every_alert_has_a_runbook() {
+    let read = |name: &str| std::fs::read_to_string(root().join(name)).unwrap();
+    let runbooks = read("docs/runbooks.md");
+    let alerts: Value = serde_saphyr::from_str(&read("deploy/observability/alerts.yaml")).unwrap();
+    let mut names = BTreeSet::new();
+    for rule in
+        alerts["groups"].as_array().unwrap().iter().flat_map(|group| group["rules"].as_array().unwrap())
+    {
+        let name = rule["alert"].as_str().unwrap();
+        let (page, anchor) = rule["annotations"]["runbook_url"].as_str().unwrap().split_once('#').unwrap();
+        assert!(
+            page.ends_with("/docs/runbooks.md") && anchor == name.to_lowercase(),
+            "{name}: {page}#{anchor}"
+        );
+        names.insert(name.to_owned());
+    }
+    let sections = runbooks.lines().filter_map(|line| line.strip_prefix("## ")).map(str::to_owned).collect();
+    assert_eq!(names, sections);
 }

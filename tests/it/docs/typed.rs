@@ -128,7 +128,7 @@ impl Workstation {
             args[at] = self.folder.join(&args[at]).display().to_string();
         }
         let process = Process::spawn(&args, &[]);
-        process.wait_for_line(|line| line.contains("listening on "), DEADLINE).await;
+        process.wait_for_line(|line| line.contains("listening"), DEADLINE).await;
         assert!(process.terminate().await.success(), "{command}");
     }
 }

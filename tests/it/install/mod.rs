@@ -3,4 +3,5 @@
 mod charts;
 mod demo;
 mod deploy_files;
+mod dist;
 mod kustomize;

@@ -72,9 +72,12 @@ async fn documented_metrics_exist_without_secrets_or_names() {
         Receiver::start(|request, _| Reply::status(if request.path == "/down" { 503 } else { 200 }));
     let mut snoozed = quick();
     merge(&mut snoozed, json!({"snooze": {"period": "1h"}, "groupBy": ["kind"]}));
+    let mut dies = quick();
+    merge(&mut dies, json!({"delivery": {"retry": {"maxAttempts": 1}}}));
     let manifests = hook("fine-hook", &receiver.url(), quick())
         + &hook("snoozed", &receiver.url(), snoozed)
-        + &hook("down", &format!("{}/down", receiver.url()), quick());
+        + &hook("down", &format!("{}/down", receiver.url()), quick())
+        + &hook("dies", &format!("{}/down", receiver.url()), dies);
     let standalone = Standalone::start(&manifests, &[]).await;
     for id in ["my-id-1", "my-id-2"] {
         standalone.publish_accepted(&event(id)).await;

@@ -250,6 +250,11 @@ SELECT min(coalesce(d.began, e.accepted)) FROM (
     FROM hooks h WHERE h.waiting > 0) first
 CROSS JOIN deliveries d ON d.seq = first.seq CROSS JOIN events e ON e.seq = d.event";
 
+// Bounded: each measurement reads the index entries that it counts.
+const DEAD_LETTERS: &str = "
+SELECT count(*) FROM (SELECT 1 FROM deliveries INDEXED BY deliveries_finished
+                      WHERE state = 2 AND finished_at IS NOT NULL LIMIT 1000000)";
+
 /// Bytes of the pending events of each hook with some: the row id of the hook, its namespace key, and the bytes.
 const PENDING_BYTES: &str = "SELECT id, namespace, waiting FROM hooks WHERE waiting > 0";
 
@@ -269,6 +274,7 @@ pub(super) fn stats(conn: &Connection, recent: &Snapshot) -> rusqlite::Result<St
         largest_hook_bytes: largest_hook,
         largest_namespace_bytes: largest_namespace,
         oldest: oldest.into_iter().chain(oldest_note(&tx, recent, None)?).min(),
+        dead_letters: count(DEAD_LETTERS)?,
         file_bytes: count("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")?,
         key_memory_bytes: 0,
         memory_bytes: 0,

@@ -41,6 +41,21 @@ fn schemas_match_values() {
     }
 }
 
+/// Editors show a schema's descriptions while values are written.
+#[test]
+fn schema_descriptions_are_current() {
+    for chart in ["hookstream", "hookstream-crds"] {
+        let file = format!("charts/{chart}/values.schema.json");
+        let mut schema: Value = serde_json::from_str(&read(&file)).unwrap();
+        for Row { name, text, .. } in rows(chart) {
+            let pointer = format!("/properties/{}", name.replace('.', "/properties/"));
+            let leaf = schema.pointer_mut(&pointer).unwrap_or_else(|| panic!("{file} has no {name}"));
+            leaf["description"] = text.into();
+        }
+        assert_current(&file, &(serde_json::to_string_pretty(&schema).unwrap() + "\n"));
+    }
+}
+
 /// Adds the names of a schema's leaves to `into`.
 fn leaves(schema: &Value, name: &str, into: &mut Vec<String>) {
     let Some(properties) = schema["properties"].as_object() else {

@@ -8,6 +8,13 @@ use crate::harness::helm::{chart, objects, pod_templates, template, template_tex
 use crate::harness::objects::documents;
 use crate::harness::{DEADLINE, Process, control_plane, eventually, tool};
 
+/// A container that the Pod Security Standard `restricted` allows.
+fn restricted(name: &str) -> Value {
+    let security = json!({"allowPrivilegeEscalation": false, "runAsNonRoot": true, "capabilities": {"drop": ["ALL"]},
+        "seccompProfile": {"type": "RuntimeDefault"}});
+    json!({"name": name, "image": "registry.example/other", "securityContext": security})
+}
+
 /// Values that together reach every branch of the templates.
 fn matrix() -> Vec<Value> {
     let peers = json!([{"namespaceSelector": {"matchLabels": {"team": "kong"}}}]);
@@ -45,6 +52,29 @@ fn matrix() -> Vec<Value> {
             "uninstallCheck": false,
         }),
         json!({
+            "namespaceOverride": "elsewhere", "image": {"registry": "registry.example:5000"},
+            "imagePullSecrets": [{"name": "registry"}, "second"],
+            "keyRing": {"existingSecret": "key-ring"},
+            "serviceAccounts": {"controllerName": "sync", "workerName": "deliver", "labels": {"a": "b"}, "automount": true},
+            "controller": {
+                "podDisruptionBudget": {"minAvailable": "50%"}, "strategy": {"type": "Recreate"}, "revisionHistoryLimit": 2,
+                "probes": {"readiness": {"periodSeconds": 9}}, "hostAliases": [{"ip": "10.0.0.1", "hostnames": ["kong"]}],
+                "dnsPolicy": "None", "dnsConfig": {"nameservers": ["10.0.0.2"]},
+                "extraContainers": [restricted("sidecar")], "extraInitContainers": [restricted("init")],
+            },
+            "worker": {
+                "updateStrategy": {"type": "OnDelete"}, "revisionHistoryLimit": 3,
+                "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}],
+                "probes": {"startup": {"failureThreshold": 600}}, "extraContainers": [restricted("sidecar")],
+            },
+            "service": {"ipFamilyPolicy": "PreferDualStack", "ipFamilies": ["IPv4"]},
+            "tls": {"certificate": {"enabled": true, "issuerRef": {"name": "ca", "kind": "ClusterIssuer"}, "dnsNames": ["hooks.example.com"]}},
+            "ingress": {"enabled": true, "host": "a.example.com", "hosts": ["b.example.com"],
+                "tls": [{"hosts": ["a.example.com"], "secretName": "a"}, {"hosts": ["b.example.com"], "secretName": "b"}]},
+            "podMonitor": {"enabled": true, "labels": {"release": "prometheus"}, "endpoint": {"honorLabels": true}},
+        }),
+        json!({"mode": "combined", "serviceAccounts": {"create": false, "workerName": "own"}, "keyRing": {"existingSecret": "key-ring"}}),
+        json!({
             "worker": {"storage": {"size": "1Gi", "className": "fast", "accessMode": "ReadWriteOnce", "annotations": {"a": "b"}}},
             "service": {"ingest": {"type": "LoadBalancer", "port": 80, "annotations": {"a": "b"}, "spec": {"loadBalancerSourceRanges": ["10.0.0.0/8"]}}},
             "ingress": {"enabled": true, "className": "nginx", "host": "hooks.example.com", "tlsSecretName": "tls"},
@@ -78,6 +108,8 @@ async fn foreign_definitions() {
     let crds = [
         "servicemonitors.monitoring.coreos.com",
         "prometheusrules.monitoring.coreos.com",
+        "podmonitors.monitoring.coreos.com",
+        "certificates.cert-manager.io",
         "httproutes.gateway.networking.k8s.io",
     ];
     let wait = ["wait", "--for=condition=Established", "--timeout=30s", "crd"];
@@ -106,6 +138,7 @@ async fn api_server_accepts_rendered_objects() {
     for values in matrix() {
         // The namespaces of this test replace `a` and `b`.
         let text = values.to_string().replace(r#"["a","b"]"#, &json!([a.name, b.name]).to_string());
+        let text = text.replace("elsewhere", &b.name);
         let text = text.replace(r#""namespaces":["a"]"#, &format!(r#""namespaces":["{}"]"#, a.name));
         let values: Value = serde_json::from_str(&text).unwrap();
         let manifest = template_text(control_plane(), &home.name, &values).await.unwrap();
@@ -133,6 +166,8 @@ async fn api_server_accepts_rendered_objects() {
         "PrometheusRule",
         "PodDisruptionBudget",
         "Role",
+        "PodMonitor",
+        "Certificate",
     ] {
         assert!(kinds.contains(kind), "no values render a {kind}");
     }
@@ -206,6 +241,25 @@ async fn each_release_has_its_own_lease() {
     }
 }
 
+/// A key ring that is managed elsewhere needs no right to create Secrets; renamed ServiceAccounts keep their rights.
+#[tokio::test(flavor = "multi_thread")]
+async fn names_of_accounts_and_key_ring_reach_the_roles() {
+    let values = json!({"keyRing": {"existingSecret": "mine"}, "serviceAccounts": {"workerName": "deliver"}});
+    let all = template(control_plane(), "home", &values).await;
+    let named =
+        |kind: &str, name: &str| all.iter().find(|o| o["kind"] == kind && o["metadata"]["name"] == name);
+    assert!(named("Role", "hookstream-keys-create").is_none());
+    assert!(named("RoleBinding", "hookstream-keys-create").is_none());
+    assert_eq!(named("Role", "hookstream-keys-read").unwrap()["rules"][0]["resourceNames"], json!(["mine"]));
+    let subjects = &named("ClusterRoleBinding", "hookstream-worker").unwrap()["subjects"];
+    assert_eq!(*subjects, json!([{"kind": "ServiceAccount", "name": "deliver", "namespace": "home"}]));
+    let worker = &named("StatefulSet", "hookstream-worker").unwrap()["spec"]["template"]["spec"];
+    assert_eq!(worker["serviceAccountName"], "deliver");
+    assert!(worker["containers"][0]["args"].as_array().unwrap().contains(&json!("--key-ring-secret=mine")));
+    assert_eq!(named("ServiceAccount", "deliver").unwrap()["automountServiceAccountToken"], false);
+    assert_eq!(worker["automountServiceAccountToken"], true);
+}
+
 /// The defaults of the chart are those of the program.
 #[tokio::test(flavor = "multi_thread")]
 async fn defaults_match_program() {
@@ -236,6 +290,31 @@ async fn rejects_invalid_values_by_name() {
         (json!({"worker": {"setings": {}}}), "'setings' not allowed"),
         (json!({"worker": {"settings": {"maxEventByte": "1"}}}), "'maxEventByte' not allowed"),
         (json!({"worker": {"settings": {"historyAge": "1 day"}}}), "/worker/settings/historyAge"),
+        (json!({"worker": {"settings": {"historyAge": 24}}}), "worker.settings.historyAge: 24 is a number"),
+        (json!({"worker": {"settings": {"dedupWindow": 0}}}), "worker.settings.dedupWindow: 0 is a number"),
+        (
+            json!({"controller": {"resyncInterval": 10}}),
+            "controller.resyncInterval: the duration 10 has no unit",
+        ),
+        (
+            json!({"controller": {"lease": {"duration": 15}}}),
+            "controller.lease.duration: the duration 15 has no unit",
+        ),
+        (json!({"controller": {"podDisruptionBudget": true}}), "/controller/podDisruptionBudget"),
+        (json!({"tls": {"certificate": {"enabled": true}}}), "needs tls.certificate.issuerRef.name"),
+        (
+            json!({"ingress": {"enabled": true, "tlsSecretName": "a"}}),
+            "ingress.tlsSecretName needs ingress.host",
+        ),
+        (
+            json!({"ingress": {"enabled": true, "host": "a", "tlsSecretName": "a", "tls": [{"secretName": "b"}]}}),
+            "ingress.tls and ingress.tlsSecretName exclude each other",
+        ),
+        (
+            json!({"serviceMonitor": {"enabled": true}, "podMonitor": {"enabled": true}}),
+            "would scrape each pod twice",
+        ),
+        (json!({"controller": {"probes": {"ready": {}}}}), "invalid propertyName 'ready'"),
         (json!({"worker": {"settings": {"memoryBudget": "1GB"}}}), "/worker/settings/memoryBudget"),
         (json!({"mode": "both"}), "'split', 'combined'"),
         (json!({"image": {"digest": "latest"}}), "/image/digest"),

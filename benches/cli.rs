@@ -1,0 +1,117 @@
+//! `cargo bench --bench cli`: how long the command line takes until its first output, and for many manifests. Prints each
+//! figure with its goal, beside the floor of the same run: the time of a process that prints one line.
+//!
+//! Exits 0 unless a command failed.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::io::Read;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// `HOOKSTREAM_BIN` measures another build.
+fn program() -> std::ffi::OsString {
+    std::env::var_os("HOOKSTREAM_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_hookstream").into())
+}
+
+/// Starts a command. Returns the time until its first output and the time until its end.
+fn measure(mut command: Command) -> (Duration, Duration) {
+    let started = Instant::now();
+    let mut child = command.stdout(Stdio::piped()).spawn().expect("the command starts");
+    let mut out = child.stdout.take().expect("its output");
+    let read = out.read(&mut [0; 1]).expect("its output");
+    let first = started.elapsed();
+    assert!(read == 1, "{command:?} printed nothing");
+    out.read_to_end(&mut Vec::new()).expect("its output");
+    let status = child.wait().expect("its end");
+    assert!(status.success(), "{command:?}: {status}");
+    (first, started.elapsed())
+}
+
+/// Measures a command several times, and prints the median, minimum and maximum.
+fn report(
+    name: &str,
+    goal: &str,
+    rounds: usize,
+    command: impl Fn() -> Command,
+    pick: fn((Duration, Duration)) -> Duration,
+) {
+    let mut times: Vec<Duration> = (0..rounds).map(|_| pick(measure(command()))).collect();
+    times.sort();
+    let ms = |time: Duration| format!("{:.1}", time.as_secs_f64() * 1000.0);
+    let (median, first, last) = (times[rounds / 2], times[0], times[rounds - 1]);
+    println!("{name:<44} {:>9} ms ({}-{})  goal {goal}", ms(median), ms(first), ms(last));
+}
+
+fn hookstream(args: &[&str]) -> Command {
+    let mut command = Command::new(program());
+    command.args(args).env("NO_COLOR", "1");
+    command
+}
+
+/// A hook as users write them: with a filter, a signature and a schedule of retries; every tenth with a template.
+fn manifest(number: usize) -> String {
+    let handler = if number.is_multiple_of(10) {
+        "webhookCustom: {url: 'https://hooks.example.com/in', payload: {text: 'order {{ event.data.id }}'}}"
+            .to_owned()
+    } else {
+        "webhook: {url: 'https://hooks.example.com/in', format: CloudEvents, \
+         signature: {scheme: StandardWebhooks, secretRef: {name: keys, key: secret}}}"
+            .to_owned()
+    };
+    format!(
+        "apiVersion: hookstream.dev/v1alpha1\nkind: EventHook\nmetadata:\n  name: hook-{number}\n  namespace: team-{}\nspec:\n  \
+         source: shop\n  event: order.created\n  filter: 'event.data.total > {number} && event.data.country == \"NL\"'\n  \
+         delivery: {{concurrency: 8, retry: {{maxAge: 24h, maxAttempts: 20}}}}\n  handler:\n    {handler}\n",
+        number % 100
+    )
+}
+
+fn write_manifests(folder: &Path, count: usize) {
+    std::fs::create_dir(folder).expect("a folder");
+    let secrets: Vec<String> = (0..100)
+        .map(|team| {
+            format!("apiVersion: v1\nkind: Secret\nmetadata: {{name: keys, namespace: team-{team}}}\nstringData: {{secret: whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=}}\n")
+        })
+        .collect();
+    std::fs::write(folder.join("secrets.yaml"), secrets.join("---\n")).expect("a file");
+    for number in 0..count {
+        std::fs::write(folder.join(format!("hook-{number}.yaml")), manifest(number)).expect("a file");
+    }
+}
+
+fn main() {
+    let dir =
+        tempfile::Builder::new().prefix("bench-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
+    let (one, many) = (dir.path().join("one"), dir.path().join("many"));
+    write_manifests(&one, 1);
+    write_manifests(&many, 10_000);
+    let (one, many) = (one.display().to_string(), many.display().to_string());
+    let echo = || {
+        let mut command = Command::new("/bin/echo");
+        command.arg("a line");
+        command
+    };
+    report("floor: a process that prints one line", "-", 21, echo, |(first, _)| first);
+    report(
+        "version --client: first output",
+        "< 50 ms",
+        21,
+        || hookstream(&["version", "--client"]),
+        |(first, _)| first,
+    );
+    report(
+        "validate of one hook: first output",
+        "< 50 ms",
+        21,
+        || hookstream(&["validate", &one]),
+        |(first, _)| first,
+    );
+    report(
+        "validate of 10,000 hooks: all",
+        "< 2000 ms",
+        5,
+        || hookstream(&["validate", &many]),
+        |(_, all)| all,
+    );
+}
