@@ -74,7 +74,7 @@ pub struct EventHookSpec {
     pub filter: Option<String>,
     /// Restricts the hook to events that were received through this EventStream. Default: events published to the API and
     /// events of all streams.
-    pub from: Option<From>,
+    pub from: Option<Box<From>>,
     /// Dotted paths into data, up to 16. Events with equal values at these paths form a group for snooze and onChange. A
     /// missing path counts as null. Default: for snooze, the source's unique fields or, without any, the whole data; for
     /// onChange, all events of the hook form one group.

@@ -44,8 +44,7 @@ async fn profile_chooses_worker_and_namespace() {
     assert_eq!(serde_json::from_str::<Value>(&out).unwrap()["items"], json!([]));
 
     // A change prints its target; standard output has only the result.
-    let send =
-        ["send", "--source", "crud", "--event", "consumers", "--data", "{}", "--id", "e-1", "-o", "json"];
+    let send = ["send", "--source", "s", "--event", "e", "--data", "{}", "--id", "e-1", "-o", "json"];
     let (code, out, error) = run(&send).await;
     assert_eq!((code, error), (0, format!("hookstream: target: {ingest}\n")), "{out}");
     assert_eq!(serde_json::from_str::<Value>(&out).unwrap()["id"], "e-1");

@@ -4,8 +4,8 @@ use super::*;
 use crate::core::delivery_reason::DeliveryReason;
 use crate::core::event::Event;
 use crate::worker::store::{
-    EventFilter, EventOutcome, Exchange, ExchangeChange, HistoryStore, KeptBody, MaintenanceStore, NewEvent,
-    NextStep, ReceivedResponse, Retention, SentRequest, Settlement,
+    AcceptedDelivery, EventFilter, EventOutcome, Exchange, ExchangeChange, HistoryStore, KeptBody,
+    MaintenanceStore, NewEvent, NextStep, ReceivedResponse, Retention, SentRequest, Settlement,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -130,9 +130,8 @@ pub(super) fn exchange(text: &str) -> Exchange {
 async fn an_exchange_is_that_of_the_last_attempt_and_ends_with_its_delivery() {
     let dir = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(dir.path()).unwrap();
-    let new = new("a", &["x"], T0);
-    let id = new.deliveries[0].id;
-    let seq = seqs_of(&store.accept(vec![new], T0).await.unwrap())[0];
+    let accepted = store.accept(vec![new("a", &["x"], T0)], T0).await.unwrap();
+    let AcceptedDelivery { seq, id, .. } = accepted[0].deliveries[0];
     let retry = NextStep::Retry { due: T0 };
     let attempt = |change, next| Settlement { exchange: change, ..settled(seq, T0, 503, next) };
     let replace = |text| ExchangeChange::Replace(Box::new(exchange(text)));
