@@ -30,7 +30,7 @@ const ENUMS: [(&str, &str, &[&str]); 13] = [
 const METRICS_ONLY: [&str; 4] = ["NotVisibleYet", "Postponed", "Gone", "NotLeading"];
 
 /// Reasons of other enums: of the store and of requests at the ports.
-const OF_REQUESTS: [&str; 14] = [
+const OF_REQUESTS: [&str; 15] = [
     "ContentEncoding",
     "CorruptBody",
     "BadHost",
@@ -42,6 +42,7 @@ const OF_REQUESTS: [&str; 14] = [
     "HookFull",
     "TooManyReads",
     "TooManyReplays",
+    "Indexing",
     "Closed",
     "Refused",
     "Failed",
