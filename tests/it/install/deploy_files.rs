@@ -141,7 +141,7 @@ async fn accounts_have_needed_rights_only() {
         ("get /secrets#hookstream-keys", HOME, true, true),
         ("create /secrets", HOME, true, false),
         ("delete /secrets#hookstream-keys", HOME, false, false),
-        ("create events.k8s.io/events", "other", true, false),
+        ("create events.k8s.io/events", "other", true, true),
         ("create authentication.k8s.io/tokenreviews", "other", false, true),
         ("create authorization.k8s.io/subjectaccessreviews", "other", false, true),
         ("get /pods", "other", false, false),
