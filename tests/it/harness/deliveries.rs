@@ -35,7 +35,8 @@ pub async fn run(standalone: &Standalone, args: &[&str]) -> (i32, String) {
     run_command(standalone, "deliveries", args).await
 }
 
-/// Runs a command of `hookstream` that calls the API port. Returns the exit code and the output.
+/// Runs a command of `hookstream` that calls the API port. Returns the exit code and the output, without the line in which
+/// a change names its target (`cli::profiles` tests that).
 pub async fn run_command(standalone: &Standalone, group: &str, args: &[&str]) -> (i32, String) {
     let address = format!("http://{}", standalone.api);
     let (command, rest) = args.split_first().unwrap();
@@ -43,5 +44,5 @@ pub async fn run_command(standalone: &Standalone, group: &str, args: &[&str]) ->
     let mut command = Process::command(prefix.iter().chain(rest), &[]);
     let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
     let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
-    (output.status.code().unwrap(), text)
+    (output.status.code().unwrap(), text.replace(&format!("hookstream: target: {address}\n"), ""))
 }
