@@ -27,6 +27,8 @@ mod in_flight;
 mod ingest_store;
 mod limits;
 mod maintenance_store;
+pub mod postgres;
+mod sequence;
 pub mod sqlite;
 
 #[cfg(test)]

@@ -58,7 +58,7 @@ mod rows;
 mod runs;
 mod salvage;
 mod schema;
-mod sequence;
+use super::sequence;
 mod shared_state;
 mod stalls;
 mod sweeps;

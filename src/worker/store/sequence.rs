@@ -3,9 +3,9 @@
 //! So the deliveries of an event are one range of row ids, and no index has to connect the two tables. A delivery's
 //! sequence number is known before anything is written.
 
-use super::super::ids::INDEX_BITS;
-pub(super) use super::super::ids::event_seq;
-use super::super::{DeliverySeq, EventSeq};
+use super::ids::INDEX_BITS;
+pub(super) use super::ids::event_seq;
+use super::{DeliverySeq, EventSeq};
 
 /// The most deliveries of one event.
 pub(super) const MAX_DELIVERIES: usize = 1 << INDEX_BITS;

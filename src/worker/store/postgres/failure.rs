@@ -1,0 +1,48 @@
+//! Why an access to the database failed, and what the engine does about it.
+
+use tokio_postgres::error::SqlState;
+
+use super::super::StoreError;
+
+/// Why an access failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DbError {
+    #[error(transparent)]
+    Postgres(#[from] tokio_postgres::Error),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The connection ended during COMMIT: the transaction may be committed or not.
+    #[error("the answer to a COMMIT was lost")]
+    OutcomeUnknown,
+    #[error("the connection was closed")]
+    Closed,
+    #[error("a row cannot be read: {0}")]
+    Unreadable(String),
+}
+
+impl DbError {
+    /// Converts the failure of a COMMIT. Without an answer of the server, its outcome is unknown.
+    pub(super) fn at_commit(self) -> Self {
+        match &self {
+            DbError::Postgres(error) if error.as_db_error().is_none() => DbError::OutcomeUnknown,
+            _ => self,
+        }
+    }
+
+    /// True if the same transaction may succeed when it is repeated at once: it lost a deadlock or a race.
+    pub(super) fn is_conflict(&self) -> bool {
+        matches!(self.code(), Some(&SqlState::T_R_DEADLOCK_DETECTED | &SqlState::T_R_SERIALIZATION_FAILURE))
+    }
+
+    /// True if the values of the statement are at fault, and repeating it fails again.
+    pub(super) fn is_refusal(&self) -> bool {
+        self.code().is_some_and(|code| code.code().starts_with("22") || code.code().starts_with("23"))
+    }
+
+    fn code(&self) -> Option<&SqlState> {
+        match self {
+            DbError::Postgres(error) => error.code(),
+            _ => None,
+        }
+    }
+}

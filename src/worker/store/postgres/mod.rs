@@ -1,0 +1,18 @@
+//! The store in PostgreSQL: many workers share it.
+//!
+//! Any worker accepts events. Every hook belongs to one of 256 shards (`shards`), and the worker that owns the shard sends its
+//! deliveries, so a hook's concurrency, rate, breaker and retries live in one process as with the embedded store.
+//!
+//! A group of operations is one transaction (`writer`). It takes locks in one order, each kind sorted: idempotency keys, gates,
+//! pending deliveries. The backlog is counted in rows of this writer alone. What a group decides is computed in memory from the
+//! locked rows (`gate_plan`), and written with one statement for each table.
+//!
+//! `session` sends statements, `schema` has the tables, `rows` and `text` convert. Statements name every table with its schema,
+//! because a pooler may change the connection between transactions.
+
+mod failure;
+mod rows;
+mod schema;
+mod session;
+mod state;
+mod text;

@@ -1,0 +1,104 @@
+//! The tables and their migrations, in the schema `hookstream` of the database.
+//!
+//! A release first expands the tables (what older programs may ignore, `min_reader` unchanged), and one release later it may
+//! contract them. So the previous and the new version work together during a rollout. Migrations run under an advisory lock:
+//! of several processes that start at once, one migrates and the others wait.
+
+use tokio_postgres::types::Type;
+
+use super::super::StoreError;
+use super::failure::DbError;
+use super::session::Session;
+
+/// The format that this program writes.
+pub(super) const VERSION: i64 = 1;
+
+/// One change of the format, applied in one transaction. Never edit a released one: add another.
+struct Migration {
+    version: i64,
+    /// The oldest program that reads a store after this migration.
+    min_reader: i64,
+    sql: &'static str,
+}
+
+const MIGRATIONS: &[Migration] = &[Migration { version: 1, min_reader: 1, sql: include_str!("tables.sql") }];
+
+/// The key of the advisory lock: "HkSt".
+const LOCK: i64 = 0x486b_5374;
+
+/// The formats of a store. None: the database has no tables of Hookstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Format {
+    pub(super) version: i64,
+    pub(super) min_reader: i64,
+}
+
+/// Reads the format.
+pub(super) async fn format(session: &Session) -> Result<Option<Format>, DbError> {
+    let exists: bool =
+        session.query_one("SELECT to_regclass('hookstream.meta') IS NOT NULL", &[]).await?.try_get(0)?;
+    if !exists {
+        return Ok(None);
+    }
+    let number = async |name: &str| -> Result<i64, DbError> {
+        let row = session
+            .query_opt("SELECT value FROM hookstream.meta WHERE name = $1", &[(&name, Type::TEXT)])
+            .await?;
+        let value: String =
+            row.ok_or_else(|| DbError::Unreadable(format!("meta has no {name}")))?.try_get(0)?;
+        value.parse().map_err(|_| DbError::Unreadable(format!("meta.{name} is not a number")))
+    };
+    Ok(Some(Format { version: number("version").await?, min_reader: number("min_reader").await? }))
+}
+
+/// Fails if this program cannot work on the format.
+pub(super) fn check(format: Option<Format>) -> Result<(), StoreError> {
+    match format {
+        None => Err(StoreError::Open(
+            "the database has no tables of Hookstream: run `hookstream store migrate`, or start without --no-migrate".into(),
+        )),
+        Some(format) if format.min_reader > VERSION => {
+            Err(StoreError::Newer { found: format.version, known: VERSION })
+        }
+        Some(format) if format.version < VERSION => Err(StoreError::Open(format!(
+            "the tables have format {}, and this program needs {VERSION}: run `hookstream store migrate`, or start without --no-migrate",
+            format.version
+        ))),
+        Some(_) => Ok(()),
+    }
+}
+
+/// Creates the tables, or changes them to this program's format. Returns the number of migrations that it applied.
+pub(super) async fn migrate(session: &Session) -> Result<usize, DbError> {
+    let mut applied = 0;
+    loop {
+        let tx = session.begin().await?;
+        tx.execute("SELECT pg_advisory_xact_lock($1)", &[(&LOCK, Type::INT8)]).await?;
+        let format = format(&tx).await?;
+        if let Some(format) = format
+            && format.min_reader > VERSION
+        {
+            tx.rollback().await?;
+            return Err(StoreError::Newer { found: format.version, known: VERSION }.into());
+        }
+        let version = format.map_or(0, |format| format.version);
+        let Some(next) = MIGRATIONS.iter().find(|migration| migration.version > version) else {
+            tx.rollback().await?;
+            return Ok(applied);
+        };
+        if version == 0 {
+            tx.batch("CREATE SCHEMA IF NOT EXISTS hookstream").await?;
+        }
+        tx.batch(next.sql).await?;
+        for (name, value) in [("version", next.version), ("min_reader", next.min_reader)] {
+            tx.execute(
+                "INSERT INTO hookstream.meta (name, value) VALUES ($1, $2)
+                 ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+                &[(&name, Type::TEXT), (&value.to_string(), Type::TEXT)],
+            )
+            .await?;
+        }
+        tx.commit().await?;
+        applied += 1;
+    }
+}
