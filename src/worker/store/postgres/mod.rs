@@ -10,9 +10,34 @@
 //! `session` sends statements, `schema` has the tables, `rows` and `text` convert. Statements name every table with its schema,
 //! because a pooler may change the connection between transactions.
 
+mod accept;
+mod admission;
+mod backlog;
+mod connections;
+mod due;
 mod failure;
+mod fence;
+mod gate_plan;
+mod gates;
+mod hooks;
+mod keeper;
+mod keys;
+mod membership;
+mod new_rows;
+mod notices;
+mod originals;
+mod places;
+mod roles;
 mod rows;
 mod schema;
 mod session;
+mod settle;
+mod shard;
+mod shares;
 mod state;
+mod store;
 mod text;
+mod transitions;
+mod writer;
+
+pub use store::{PostgresSettings, PostgresStore};
