@@ -11,6 +11,7 @@
 //! because a pooler may change the connection between transactions.
 
 mod failure;
+mod places;
 mod rows;
 mod schema;
 mod session;
