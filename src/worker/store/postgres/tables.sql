@@ -8,14 +8,16 @@ CREATE TABLE hookstream.meta (name text PRIMARY KEY, value text NOT NULL);
 CREATE TABLE hookstream.places (
     id    bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     name  text COLLATE "C" NOT NULL,
-    ended boolean NOT NULL DEFAULT false
+    ended boolean NOT NULL DEFAULT false,
+    ended_at timestamptz                             -- by the database's clock
 );
 CREATE INDEX places_ended ON hookstream.places (id) WHERE ended;
 
 CREATE TABLE hookstream.namespaces (
     name  text COLLATE "C" PRIMARY KEY,
     uid   text,
-    place bigint NOT NULL
+    place bigint NOT NULL,
+    is_deleted boolean NOT NULL DEFAULT false        -- its deletion was observed
 );
 
 CREATE TABLE hookstream.hooks (
