@@ -258,7 +258,7 @@ impl PostgresServer {
         self.create_database_from(name, "template0")
     }
 
-    /// Creates a database as a copy of `template`, to which nobody may be connected, and returns its URL.
+    /// Creates a database as a copy of `template`, which must have no sessions, and returns its URL.
     pub fn create_database_from(&self, name: &str, template: &str) -> String {
         // file_copy makes a checkpoint; wal_log does not, and these databases are small.
         let sql = format!("CREATE DATABASE \"{name}\" TEMPLATE \"{template}\" STRATEGY wal_log");
