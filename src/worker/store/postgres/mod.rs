@@ -10,10 +10,25 @@
 //! `session` sends statements, `schema` has the tables, `rows` and `text` convert. Statements name every table with its schema,
 //! because a pooler may change the connection between transactions.
 
+mod backlog;
+mod event_rows;
+mod events_list;
+mod explanation;
 mod failure;
+mod history;
+mod hooks;
+mod locks;
 mod places;
+mod records;
+mod replays;
 mod rows;
 mod schema;
 mod session;
+mod shard;
 mod state;
 mod text;
+mod transitions;
+mod walk;
+
+#[cfg(test)]
+mod tests;

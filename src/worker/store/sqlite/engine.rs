@@ -15,7 +15,7 @@ use super::cache::WriterCache;
 use super::ended_events::EndedScan;
 use super::event_ids::{IdStore, NewestIds};
 use super::files::{self, DirLock, FILE};
-use super::history::ReadBudget;
+use super::super::read_budget::ReadBudget;
 use super::history_excess::HistoryExcess;
 use super::history_readers::HistoryReaders;
 use super::keys::KeyStore;

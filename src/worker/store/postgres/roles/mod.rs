@@ -1,0 +1,4 @@
+//! Implements the roles of a store.
+
+mod history;
+mod maintenance;
