@@ -20,6 +20,7 @@ mod error;
 mod event_history;
 mod events;
 mod exchange;
+mod fair_queue;
 mod history;
 mod history_store;
 mod ids;
@@ -28,6 +29,8 @@ mod ingest_store;
 mod limits;
 mod maintenance_store;
 pub mod postgres;
+mod read_budget;
+mod read_slots;
 mod sequence;
 pub mod sqlite;
 

@@ -15,18 +15,25 @@ mod admission;
 mod backlog;
 mod connections;
 mod due;
+mod event_rows;
+mod events_list;
+mod explanation;
 mod failure;
 mod fence;
 mod gate_plan;
 mod gates;
+mod history;
 mod hooks;
 mod keeper;
 mod keys;
+mod locks;
 mod membership;
 mod new_rows;
 mod notices;
 mod originals;
 mod places;
+mod records;
+mod replays;
 mod roles;
 mod rows;
 mod schema;
@@ -38,6 +45,10 @@ mod state;
 mod store;
 mod text;
 mod transitions;
+mod walk;
 mod writer;
+
+#[cfg(test)]
+mod tests;
 
 pub use store::{PostgresSettings, PostgresStore};

@@ -1,7 +1,7 @@
 //! The store of one process: its connections, writers, lease, and notices.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicUsize};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::super::read_slots::ReadSlots;
 use super::super::{DispatchNotice, Shares, StoreError};
 use super::backlog::BacklogChanges;
 use super::connections::Connections;
@@ -24,6 +25,10 @@ use crate::core::time::Millis;
 
 /// How often an operation that loses deadlocks is repeated.
 const CONFLICTS: usize = 10;
+/// Queries of users that run at the same time.
+const READ_SLOTS: usize = 2;
+/// Queries of users that may wait.
+const MAX_QUEUED_READS: usize = 1000;
 
 /// What a process wants of the store.
 #[derive(Clone, Debug)]
@@ -46,6 +51,8 @@ pub struct PostgresStore {
     pub(super) queued: Arc<AtomicUsize>,
     pub(super) outcomes: Mutex<Option<mpsc::UnboundedSender<QueuedOutcomes>>>,
     pub(super) notices: NoticeReceiver,
+    /// The connections of users' queries.
+    pub(super) read_slots: ReadSlots,
     /// The writer of all other operations.
     direct: AtomicI64,
     writers: Mutex<Vec<JoinHandle<()>>>,
@@ -103,6 +110,7 @@ impl PostgresStore {
             queued,
             outcomes: Mutex::new(Some(outcomes)),
             notices,
+            read_slots: ReadSlots::new(READ_SLOTS, MAX_QUEUED_READS),
             direct: AtomicI64::new(direct),
             writers: Mutex::new(writers),
             membership,
@@ -126,7 +134,7 @@ impl PostgresStore {
     where
         F: for<'t> Fn(&'t Session, &'t mut BacklogChanges) -> BoxFuture<'t, Result<T, DbError>>,
     {
-        let writer = self.direct.load(std::sync::atomic::Ordering::Relaxed);
+        let writer = self.writer_id();
         let mut conflicts = 0;
         loop {
             let session = self.session().await?;
@@ -150,6 +158,11 @@ impl PostgresStore {
         }
     }
 
+    /// Returns the writer of operations that are no group.
+    pub(super) fn writer_id(&self) -> i64 {
+        self.direct.load(Ordering::Relaxed)
+    }
+
     pub(super) async fn next_notice(&self) -> DispatchNotice {
         self.notices.next().await
     }
@@ -159,6 +172,7 @@ impl PostgresStore {
         drop(self.accepts.lock().take());
         drop(self.outcomes.lock().take());
         self.stopping.cancel();
+        self.read_slots.reject_waiting();
         let tasks: Vec<_> = self.writers.lock().drain(..).chain(self.keepers.lock().drain(..)).collect();
         for task in tasks {
             // A task that panicked has ended too.

@@ -89,6 +89,7 @@ CREATE TABLE hookstream.pending (
         autovacuum_vacuum_cost_delay = 0);
 CREATE INDEX pending_due ON hookstream.pending (hook, due, seq) WHERE NOT is_candidate;
 CREATE INDEX pending_newest ON hookstream.pending (hook, seq);
+CREATE INDEX pending_place ON hookstream.pending (place, seq);   -- lists of a namespace; its end
 
 -- Deliveries that were delivered, died, were dropped by a gate or cancelled. `state` as in `state.rs`.
 CREATE TABLE hookstream.finished (
@@ -112,6 +113,9 @@ CREATE TABLE hookstream.finished (
 );
 CREATE INDEX finished_hook ON hookstream.finished (hook, seq);
 CREATE INDEX finished_place ON hookstream.finished (place, seq);
+-- Lists of dead letters, which are few among the delivered.
+CREATE INDEX finished_dead_hook ON hookstream.finished (hook, seq) WHERE state = 2;
+CREATE INDEX finished_dead_place ON hookstream.finished (place, seq) WHERE state = 2;
 CREATE INDEX finished_age ON hookstream.finished (finished_at, seq) WHERE state <> 2;
 CREATE INDEX finished_dead ON hookstream.finished (finished_at, seq) WHERE state = 2;
 

@@ -7,11 +7,12 @@ use std::time::Instant;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::super::read_budget::{ReadBudget, ReadLimiter};
 use super::super::{
     DeliveryFilter, DeliverySeq, DeliveryState, EventFilter, EventOutcome, EventPage, EventRecord, EventSeq,
 };
 use super::event_ids::NewestIds;
-use super::history::{self, ReadBudget, ReadLimiter};
+use super::history;
 use super::lookup;
 use super::namespace_keys;
 use super::outcomes::Snapshot;

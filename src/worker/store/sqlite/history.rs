@@ -4,11 +4,11 @@
 //! neither hold a snapshot for long, which keeps the log from restarting, nor occupy a connection for long.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension, params};
 use uuid::Uuid;
 
+use super::super::read_budget::{ReadBudget, ReadLimiter};
 use super::super::{
     DeliveryFilter, DeliveryPage, DeliveryRecord, DeliverySeq, DeliveryState, EventExplanation, EventSeq,
     PartialCount, StoreError,
@@ -31,39 +31,6 @@ const EXPLAIN_TIME_MULTIPLE: u32 = 10;
 const FOUND_BATCH: usize = 16;
 /// The most deliveries of an event that `explain` counts.
 const MAX_COUNTED: usize = 100_000;
-
-/// Rows that a query examines however long they take, so that a short list is complete even on a busy machine.
-const MIN_EXAMINED: usize = 64;
-
-/// How much one query may examine.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct ReadBudget {
-    /// Deliveries and attempts.
-    pub(super) rows: usize,
-    /// After this time, a query that has examined `MIN_EXAMINED` rows ends.
-    pub(super) time: Duration,
-}
-
-/// What remains of a budget.
-pub(super) struct ReadLimiter {
-    examined: usize,
-    max_rows: usize,
-    until: Instant,
-}
-
-impl ReadLimiter {
-    pub(super) fn start(budget: ReadBudget) -> Self {
-        ReadLimiter { examined: 0, max_rows: budget.rows, until: Instant::now() + budget.time }
-    }
-
-    pub(super) fn take(&mut self, rows: usize) {
-        self.examined = self.examined.saturating_add(rows);
-    }
-
-    pub(super) fn is_used_up(&self) -> bool {
-        self.examined >= self.max_rows || (self.examined >= MIN_EXAMINED && Instant::now() >= self.until)
-    }
-}
 
 /// Returns the sequence number and the state of a delivery.
 pub(super) fn state(

@@ -13,7 +13,7 @@ use rusqlite::{Connection, OpenFlags};
 use tokio::sync::oneshot;
 
 use super::super::StoreError;
-use super::fair_queue::FairQueue;
+use super::super::read_slots::{ReadSlot, ReadSlots};
 use super::readers::{self, connect};
 use super::shared_state::SharedState;
 
@@ -24,11 +24,8 @@ const NICE: i32 = 10;
 /// A query. Keeps its slot until it has run.
 type QueryJob = Box<dyn FnOnce(&Connection) + Send>;
 
-/// Gets a slot, or an error if the query has no place in the queue.
-type SlotSender = oneshot::Sender<Result<ReadSlot, StoreError>>;
-
 pub(super) struct HistoryReaders {
-    queue: Arc<SlotQueue>,
+    slots: ReadSlots,
     /// None: closed.
     jobs: Mutex<Option<mpsc::Sender<QueryJob>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -55,16 +52,14 @@ impl HistoryReaders {
                 .map_err(|e| super::files::open_error(path, &e))?;
             threads.push(thread);
         }
-        let queue = Arc::new(SlotQueue(Mutex::new(FairQueue::new(count, max_queued))));
-        Ok(HistoryReaders { queue, jobs: Mutex::new(Some(jobs)), threads: Mutex::new(threads), shared })
+        let slots = ReadSlots::new(count, max_queued);
+        Ok(HistoryReaders { slots, jobs: Mutex::new(Some(jobs)), threads: Mutex::new(threads), shared })
     }
 
     /// Waits for a slot. Fails if too many queries wait and this namespace has the most of them.
     pub(super) async fn acquire(&self, namespace: &str) -> Result<ReadSlot, StoreError> {
         self.shared.check_usable()?;
-        let (sender, slot) = oneshot::channel();
-        self.queue.push(&namespace.into(), sender);
-        slot.await.unwrap_or(Err(StoreError::Closed))
+        self.slots.acquire(namespace).await
     }
 
     /// Runs a query in a slot.
@@ -94,14 +89,14 @@ impl HistoryReaders {
     /// Returns the number of queries that wait for a slot.
     #[cfg(test)]
     pub(super) fn queued(&self) -> usize {
-        self.queue.0.lock().queued()
+        self.slots.queued()
     }
 
     /// Rejects waiting queries, waits for those in progress, and closes the connections. Blocks for as long as a query may
     /// take.
     pub(super) fn close(&self) {
         drop(self.jobs.lock().take());
-        self.queue.close();
+        self.slots.reject_waiting();
         let threads = std::mem::take(&mut *self.threads.lock());
         threads.into_iter().for_each(|thread| drop(thread.join()));
     }
@@ -125,45 +120,5 @@ fn run(conn: &Connection, jobs: &Mutex<mpsc::Receiver<QueryJob>>) {
         let next = jobs.lock().recv();
         let Ok(job) = next else { return };
         job(conn);
-    }
-}
-
-/// The right to run one query.
-pub(super) struct ReadSlot {
-    queue: Arc<SlotQueue>,
-    namespace: Arc<str>,
-}
-
-impl Drop for ReadSlot {
-    fn drop(&mut self) {
-        self.queue.0.lock().finish(&self.namespace);
-        self.queue.grant();
-    }
-}
-
-struct SlotQueue(Mutex<FairQueue<SlotSender>>);
-
-impl SlotQueue {
-    fn push(self: &Arc<Self>, namespace: &Arc<str>, sender: SlotSender) {
-        let rejected = self.0.lock().push(namespace, sender);
-        if let Some(rejected) = rejected {
-            drop(rejected.send(Err(StoreError::TooManyReads)));
-        }
-        self.grant();
-    }
-
-    /// Grants the free slots.
-    fn grant(self: &Arc<Self>) {
-        loop {
-            // Sends without the lock, because a slot whose receiver was dropped is returned here, which locks the queue again.
-            let next = self.0.lock().start_next();
-            let Some((namespace, sender)) = next else { return };
-            drop(sender.send(Ok(ReadSlot { queue: self.clone(), namespace })));
-        }
-    }
-
-    fn close(&self) {
-        let waiting = self.0.lock().drain();
-        waiting.into_iter().for_each(|sender| drop(sender.send(Err(StoreError::Closed))));
     }
 }

@@ -30,7 +30,6 @@ mod events_list;
 mod exchanges;
 mod failure;
 mod fair_limit;
-mod fair_queue;
 mod files;
 mod gates;
 mod history;

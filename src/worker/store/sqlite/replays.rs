@@ -9,10 +9,11 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
+use super::super::read_budget::{ReadBudget, ReadLimiter};
 use super::super::{DeliveryFilter, DeliverySeq, HookId, ReplayJob};
 use super::cache::WriterCache;
 use super::event_ids::{self, IdLookup, NewestIds};
-use super::history::{self, ReadBudget, ReadLimiter};
+use super::history;
 use super::namespace_keys;
 use super::outcomes::Snapshot;
 use super::rows::{filter, limit};

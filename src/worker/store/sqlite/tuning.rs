@@ -7,7 +7,7 @@ use std::time::Duration;
 #[cfg(test)]
 use parking_lot::Mutex;
 
-use super::history::ReadBudget;
+use super::super::read_budget::ReadBudget;
 use super::outcomes::OutcomeLimits;
 use super::retention::SweepLimit;
 use super::runs::RunLimits;
@@ -116,11 +116,7 @@ impl Default for Tuning {
             maintenance_readers: 2,
             history_readers: 2,
             history_queue: 128,
-            // Tests compare complete lists, on machines of any speed.
-            history_budget: ReadBudget {
-                rows: 10_000,
-                time: Duration::from_millis(if cfg!(test) { 60_000 } else { 100 }),
-            },
+            history_budget: ReadBudget::of_list(),
             #[cfg(test)]
             fault: Arc::default(),
             #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Implements the four roles of a store.
 
+mod changes;
 mod dispatch;
-// mod history;
+mod history;
 mod ingest;
 // mod maintenance;

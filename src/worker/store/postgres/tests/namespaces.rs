@@ -1,0 +1,42 @@
+//! Namespaces that are deleted and created again.
+
+use futures::future::join_all;
+
+use super::*;
+
+#[tokio::test]
+async fn a_namespace_that_is_created_again_has_a_new_place() {
+    let database = Database::new().await;
+    let session = database.session().await;
+    assert_eq!(places::find(&session, "shop").await.unwrap(), None);
+    assert!(!places::set_uid(&session, "shop", None).await.unwrap());
+    assert!(places::names(&session).await.unwrap().is_empty(), "an unknown namespace leaves no row");
+    let first = place(&session, "shop").await;
+    assert!(!places::set_uid(&session, "shop", Some("1")).await.unwrap());
+    assert!(!places::set_uid(&session, "shop", Some("1")).await.unwrap());
+    assert_eq!(place(&session, "shop").await, first);
+    assert!(places::set_uid(&session, "shop", None).await.unwrap());
+    let second = place(&session, "shop").await;
+    assert!(!places::set_uid(&session, "shop", Some("2")).await.unwrap(), "the place has ended already");
+    assert_eq!(place(&session, "shop").await, second);
+    assert!(places::set_uid(&session, "shop", Some("3")).await.unwrap());
+    assert!(first != second && second != place(&session, "shop").await);
+    assert_eq!(database.count("places WHERE ended AND ended_at IS NOT NULL").await, 2);
+    assert_eq!(places::names(&session).await.unwrap(), ["shop"]);
+}
+
+/// Of many workers that see the deletion, one ends the place.
+#[tokio::test]
+async fn workers_insert_and_end_a_namespace_once() {
+    let database = Database::new().await;
+    let sessions = join_all((0..6).map(|_| database.session())).await;
+    let names = ["c", "a", "b"];
+    let found = join_all(sessions.iter().map(|session| places::find_or_insert_many(session, &names))).await;
+    let found: Vec<_> = found.into_iter().map(|places| places.unwrap()).collect();
+    assert!(found.iter().all(|places| *places == found[0] && places.len() == 3));
+    assert_eq!(database.count("places").await, 3, "no place without a namespace");
+    assert!(!places::set_uid(&sessions[0], "a", Some("1")).await.unwrap());
+    let ended = join_all(sessions.iter().map(|session| places::set_uid(session, "a", Some("2")))).await;
+    assert_eq!(ended.into_iter().filter(|ended| *ended.as_ref().unwrap()).count(), 1);
+    assert_eq!(database.count("places").await, 4);
+}

@@ -1,0 +1,127 @@
+//! The plans of lists on a filled store: none scans a table that grows with the events.
+
+use super::super::super::DeliveryFilter;
+use super::super::walk::{self, Direction, Range, Tables, Walk};
+use super::super::{event_rows, events_list, records};
+use super::*;
+
+/// Ten namespaces with 20,000 events each, one delivery of each event.
+const FILL: &str = "
+INSERT INTO hookstream.hooks (uid, place, name, shard)
+SELECT 'uid-' || n, n % 10 + 1, 'hook-' || n / 10, 0 FROM generate_series(0, 199) n;
+INSERT INTO hookstream.events (seq, place, accepted, is_loose, unmatched, id, origin, source, event, time, data)
+SELECT n, n % 10 + 1, 1700000000000 + n, n % 50 = 0, n % 50 = 0, 'id-' || n, 'api', 's', 'e', 't', '{}'
+FROM generate_series(1, 100000) n;
+INSERT INTO hookstream.finished (seq, hook, place, id, state, finished_at, accepted, attempts, attempts_before, suppressed, replays, size)
+SELECT seq << 20, seq % 200 + 1, place, gen_random_uuid(), CASE WHEN seq % 1000 = 1 THEN 2 ELSE 1 END, accepted, accepted, 1, 0, 0, 0, 9
+FROM hookstream.events WHERE seq % 50 > 0 AND seq <= 90000;
+INSERT INTO hookstream.attempts (delivery, n, at, micros) SELECT seq, 1, accepted, 5 FROM hookstream.finished;
+INSERT INTO hookstream.pending (seq, hook, place, id, due, began, accepted, held_before, size)
+SELECT seq << 20, seq % 200 + 1, place, gen_random_uuid(), accepted, accepted, accepted, 0, 9
+FROM hookstream.events WHERE seq % 50 > 0 AND seq > 90000;
+INSERT INTO hookstream.exchanges (delivery, place, bytes, content) SELECT seq, place, 10, '{}' FROM hookstream.finished WHERE state = 2;
+ANALYZE;";
+
+/// Large tables. The others have a row for each hook, namespace or process.
+const LARGE: [&str; 6] = ["events", "pending", "finished", "attempts", "exchanges", "keys"];
+
+async fn filled() -> Database {
+    let database = Database::new().await;
+    let session = database.session().await;
+    for n in 0..10 {
+        place(&session, &format!("ns-{n}")).await;
+    }
+    session.batch(FILL).await.unwrap();
+    database
+}
+
+/// Explains a statement with and without knowledge of its parameters, and returns both plans.
+pub(super) async fn plans(session: &Session, sql: &str, types: &str, values: &str) -> String {
+    let mut plans = String::new();
+    for mode in ["force_generic_plan", "force_custom_plan"] {
+        session
+            .batch(&format!("SET plan_cache_mode = {mode}; PREPARE explained ({types}) AS {sql}"))
+            .await
+            .unwrap();
+        for row in session.query(&format!("EXPLAIN EXECUTE explained ({values})"), &[]).await.unwrap() {
+            plans += row.get(0);
+            plans.push('\n');
+        }
+        session.batch("DEALLOCATE explained").await.unwrap();
+    }
+    plans
+}
+
+pub(super) fn assert_no_scan(plans: &str, what: &str) {
+    for table in LARGE {
+        let scans = plans.lines().any(|line| {
+            line.contains(&format!("Seq Scan on {table} ")) || line.contains(&format!("Seq Scan on {table}_"))
+        });
+        assert!(!scans, "{what} scans {table}:\n{plans}");
+    }
+}
+
+#[tokio::test]
+async fn no_list_scans_a_large_table() {
+    let database = filled().await;
+    let session = database.session().await;
+    let types = "bigint[], bigint, bigint, bigint, bigint, bigint, bigint[], bigint";
+    let values = "'{3}', 94371840000, 0, 0, 9223372036854775807, 9223372036854775807, '{3}', 50";
+    let states =
+        [None, Some(DeliveryState::Pending), Some(DeliveryState::Dead), Some(DeliveryState::Dropped)];
+    for state in states {
+        for (hook, event) in
+            [(None, None), (Some("hook-3"), None), (None, Some("id-7")), (Some("hook-3"), Some("id-7"))]
+        {
+            let filter = DeliveryFilter {
+                namespace: "ns-2".into(),
+                hook: hook.map(Into::into),
+                event: event.map(Into::into),
+                state,
+                ..DeliveryFilter::default()
+            };
+            for (direction, tables) in
+                [(Direction::Older, Tables::Both), (Direction::Newer, Tables::Finished)]
+            {
+                if tables == Tables::Finished && state == Some(DeliveryState::Pending) {
+                    continue;
+                }
+                let range = Range { direction, from: 94_371_840_000, to: 0 };
+                let walk = Walk::begin(&session, &filter, range, tables).await.unwrap().unwrap();
+                for rows in [64, 4096] {
+                    let plans = plans(&session, &walk.sql(rows), types, values).await;
+                    let what = format!("{filter:?} {direction:?} {rows}");
+                    assert_no_scan(&plans, &what);
+                    let index = match (event, hook, state) {
+                        (Some(_), ..) => "_pkey",
+                        (None, Some(_), Some(DeliveryState::Dead)) => "finished_dead_hook",
+                        (None, None, Some(DeliveryState::Dead)) => "finished_dead_place",
+                        (None, Some(_), Some(DeliveryState::Pending)) => "pending_newest",
+                        (None, None, Some(DeliveryState::Pending)) => "pending_place",
+                        (None, Some(_), _) => "finished_hook",
+                        (None, None, _) => "finished_place",
+                    };
+                    assert!(plans.contains(index), "{what} does not use {index}:\n{plans}");
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_part_of_a_page_scans_a_large_table() {
+    let database = filled().await;
+    let session = database.session().await;
+    let deliveries = (1..50).map(|n| (n << 20).to_string()).collect::<Vec<_>>().join(",");
+    let events = (1..50).map(|n| n.to_string()).collect::<Vec<_>>().join(",");
+    for (sql, types, values) in [
+        (records::REFERENCES, "bigint[], bigint[]", format!("'{{{deliveries}}}', '{{{events}}}'")),
+        (records::ATTEMPTS, "bigint[]", format!("'{{{deliveries}}}'")),
+        (walk::OLDER_EVENTS, "bigint, text, bigint", "3, 'id-7', 99999".to_owned()),
+        (event_rows::SUMMARIES, "bigint[], bigint", format!("'{{{events}}}', 3")),
+        (event_rows::SHOWN, "bigint[]", format!("'{{{events}}}'")),
+        (events_list::UNMATCHED, "bigint, bigint, bigint", "3, 99999, 0".to_owned()),
+    ] {
+        assert_no_scan(&plans(&session, sql, types, &values).await, sql);
+    }
+}
