@@ -1,5 +1,6 @@
 //! The dispatch role: reading due deliveries, settling attempts, holding and promoting.
 
+use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use super::{
@@ -82,4 +83,31 @@ pub trait DispatchStore: Send + Sync + 'static {
 
     /// Returns when the next trailing candidate's period ends.
     fn next_promotion(&self) -> BoxFuture<'_, Result<Option<Millis>, StoreError>>;
+
+    /// True if this process sends the hook's deliveries. Cheap: no access to the store.
+    ///
+    /// With several workers, each hook belongs to one of them. The reads of deliveries return none of the other hooks.
+    fn owns(&self, _hook_uid: &str) -> bool {
+        true
+    }
+
+    /// Records that an attempt starts. False: another worker may send the hook's deliveries now, so the attempt must not
+    /// start. Cheap: no access to the store.
+    fn begin_attempt(&self, _hook_uid: &str, _delivery: DeliverySeq) -> bool {
+        true
+    }
+
+    /// Returns the next change that another process made. Never resolves if no other process uses the store. Cancel safe.
+    fn next_notice(&self) -> BoxFuture<'_, DispatchNotice> {
+        std::future::pending().boxed()
+    }
+}
+
+/// A change that another process made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DispatchNotice {
+    /// Hooks of this process with due deliveries.
+    Due(Vec<HookBacklog>),
+    /// `owns` has changed for some hooks.
+    OwnershipChanged,
 }

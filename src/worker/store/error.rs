@@ -21,6 +21,9 @@ pub enum StoreError {
     Indexing,
     #[error("the namespace has {0} unfinished replays, which is the most")]
     TooManyReplays(usize),
+    /// The database is away, or refuses the connection. Nothing was changed.
+    #[error("the store is not available: {0}")]
+    Unavailable(String),
     #[error("the store is stopping")]
     Closed,
     /// Only this operation failed. The store changed nothing, and repeating the operation unchanged fails again.

@@ -39,7 +39,7 @@ mod conformance;
 
 pub use crate::core::retry::NextStep;
 pub use deliveries::{DueDeliveries, HandlerProgress, HookBacklog, PendingDelivery, ReadLimit, Settlement};
-pub use dispatch_store::DispatchStore;
+pub use dispatch_store::{DispatchNotice, DispatchStore};
 pub use error::StoreError;
 pub use event_history::{EventFilter, EventOutcome, EventPage, EventRecord};
 pub use events::{AcceptCallback, AcceptedDelivery, AcceptedEvent, Dedup, Fate, NewDelivery, NewEvent};

@@ -3,7 +3,7 @@
 //! So the deliveries of an event are one range of row ids, and no index has to connect the two tables. A delivery's
 //! sequence number is known before anything is written.
 
-use super::ids::INDEX_BITS;
+pub(super) use super::ids::INDEX_BITS;
 pub(super) use super::ids::event_seq;
 use super::{DeliverySeq, EventSeq};
 

@@ -18,6 +18,7 @@ pub mod metrics;
 mod namespace;
 pub mod objects;
 pub mod own_cluster;
+pub mod postgres;
 mod process;
 mod receiver;
 mod response_gate;

@@ -46,3 +46,20 @@ impl DbError {
         }
     }
 }
+
+/// Returns the error of an operation while the database is away. Nothing was changed.
+pub(super) fn unavailable() -> StoreError {
+    StoreError::Unavailable("the database cannot be reached".into())
+}
+
+impl From<DbError> for StoreError {
+    fn from(error: DbError) -> Self {
+        match error {
+            DbError::Store(error) => error,
+            DbError::OutcomeUnknown | DbError::Closed => unavailable(),
+            DbError::Unreadable(why) => StoreError::Refused(format!("a row cannot be read: {why}")),
+            DbError::Postgres(error) if error.as_db_error().is_none() => unavailable(),
+            DbError::Postgres(error) => StoreError::Unavailable(error.to_string()),
+        }
+    }
+}

@@ -10,25 +10,51 @@
 //! `session` sends statements, `schema` has the tables, `rows` and `text` convert. Statements name every table with its schema,
 //! because a pooler may change the connection between transactions.
 
+mod accept;
+mod admission;
 mod backlog;
+mod connections;
+mod due;
 mod event_rows;
 mod events_list;
 mod explanation;
 mod failure;
+mod fence;
+mod gate_plan;
+mod gates;
 mod history;
 mod hooks;
+mod keeper;
+mod keys;
 mod locks;
+mod measurements;
+mod membership;
+mod new_rows;
+mod notices;
+mod originals;
 mod places;
 mod records;
 mod replays;
+mod roles;
 mod rows;
 mod schema;
 mod session;
+mod settle;
 mod shard;
+mod shares;
 mod state;
+mod store;
 mod text;
 mod transitions;
 mod walk;
+mod writer;
 
+pub use store::{PostgresSettings, PostgresStore};
+
+#[cfg(test)]
+mod history_tests;
+#[cfg(test)]
+#[path = "../../../../tests/it/harness/postgres.rs"]
+mod test_server;
 #[cfg(test)]
 mod tests;

@@ -198,18 +198,21 @@ CREATE TABLE hookstream.replays (
 );
 CREATE INDEX replays_place ON hookstream.replays (place);
 
--- One row for each running process. `groups` counts its committed transactions, by which it learns whether one committed
--- whose answer was lost.
-CREATE TABLE hookstream.writers (
-    id     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    groups bigint NOT NULL DEFAULT 0
-) WITH (fillfactor = 50);
-
+-- One row for each running process. The database's clock ends its lease. An ended lease is never renewed.
 CREATE TABLE hookstream.workers (
-    id          bigint PRIMARY KEY,                  -- of writers
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     name        text NOT NULL,
     lease_until timestamptz NOT NULL
-);
+) WITH (fillfactor = 50);
+
+-- The writers of a process: its queues of accepts and of outcomes, and its other operations. `groups` counts its committed
+-- transactions, by which it learns whether one committed whose answer was lost.
+CREATE TABLE hookstream.writers (
+    id     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    worker bigint NOT NULL,
+    groups bigint NOT NULL DEFAULT 0
+) WITH (fillfactor = 50);
+CREATE INDEX writers_worker ON hookstream.writers (worker);
 
 -- The owner of the hooks whose uid has this hash. Changes only at a transfer; each one raises the epoch.
 CREATE TABLE hookstream.shards (

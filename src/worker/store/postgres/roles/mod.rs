@@ -1,4 +1,6 @@
-//! Implements the roles of a store.
+//! Implements the four roles of a store.
 
+mod dispatch;
 mod history;
+mod ingest;
 mod maintenance;

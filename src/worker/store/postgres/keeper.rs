@@ -1,0 +1,47 @@
+//! Keeps the lease of this process.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use super::connections::Connections;
+use super::failure::DbError;
+use super::membership::{self, Membership};
+
+/// How often the lease is renewed and the shards are divided. Bounds how long a hand-over takes.
+const STEP: Duration = Duration::from_millis(500);
+/// Steps between two removals of ended workers.
+const SWEEP: u32 = 600;
+
+/// Renews the lease until the process stops. Registers again after it ended.
+pub(super) async fn keep_lease(
+    connections: Arc<Connections>,
+    membership: Arc<Membership>,
+    stopping: CancellationToken,
+) {
+    let mut ticks = tokio::time::interval(STEP);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    for number in 0_u32.. {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = stopping.cancelled() => return,
+        }
+        if let Err(error) = step(&connections, &membership, number % SWEEP == SWEEP - 1).await {
+            tracing::warn!(%error, "renewal of the worker's lease failed, retried");
+        }
+    }
+}
+
+async fn step(connections: &Connections, membership: &Membership, sweeps: bool) -> Result<(), DbError> {
+    let session = connections.session().await?;
+    if !membership.step(&session).await? {
+        tracing::warn!("the worker's lease ended, other workers may own its shards: it registers again");
+        membership.register(&session).await?;
+    }
+    if sweeps {
+        membership::sweep(&session).await?;
+    }
+    Ok(())
+}

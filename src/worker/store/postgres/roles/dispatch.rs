@@ -1,0 +1,168 @@
+//! The dispatch role.
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::sync::oneshot;
+
+use super::super::super::{
+    DeliverySeq, DispatchNotice, DispatchStore, DueDeliveries, HookBacklog, HookId, PendingDelivery, ReadLimit,
+    Settlement, StoreError,
+};
+use super::super::store::PostgresStore;
+use super::super::writer::QueuedOutcomes;
+use super::super::{due, hooks, places, transitions};
+use crate::core::fast_map::{FastMap, FastSet};
+use crate::core::time::Millis;
+
+impl DispatchStore for PostgresStore {
+    fn settle_many(&self, settlements: Vec<Settlement>) -> BoxFuture<'_, Result<Vec<bool>, StoreError>> {
+        async move {
+            let (reply, result) = oneshot::channel();
+            let sent = match self.outcomes.lock().as_ref() {
+                Some(outcomes) => outcomes.send(QueuedOutcomes { settlements, reply }).is_ok(),
+                None => false,
+            };
+            if !sent {
+                return Err(StoreError::Closed);
+            }
+            result.await.unwrap_or(Err(StoreError::Closed))
+        }
+        .boxed()
+    }
+
+    fn due(
+        &self,
+        hook_uid: &str,
+        now: Millis,
+        exclude: FastSet<DeliverySeq>,
+        limit: ReadLimit,
+    ) -> BoxFuture<'_, Result<DueDeliveries, StoreError>> {
+        let uid = hook_uid.to_owned();
+        async move {
+            if !self.owns(&uid) {
+                return Ok(DueDeliveries::default());
+            }
+            Ok(due::due(&self.session().await?, &uid, now, &exclude, limit).await?)
+        }
+        .boxed()
+    }
+
+    fn newest_untried(
+        &self,
+        hook_uid: &str,
+        now: Millis,
+        exclude: FastSet<DeliverySeq>,
+        limit: ReadLimit,
+    ) -> BoxFuture<'_, Result<Vec<PendingDelivery>, StoreError>> {
+        let uid = hook_uid.to_owned();
+        async move {
+            if !self.owns(&uid) {
+                return Ok(Vec::new());
+            }
+            Ok(due::newest_untried(&self.session().await?, &uid, now, &exclude, limit).await?)
+        }
+        .boxed()
+    }
+
+    fn next_due(&self, hook_uid: &str, after: Millis) -> BoxFuture<'_, Result<Option<Millis>, StoreError>> {
+        let uid = hook_uid.to_owned();
+        async move {
+            if !self.owns(&uid) {
+                return Ok(None);
+            }
+            Ok(due::next_due(&self.session().await?, &uid, after).await?)
+        }
+        .boxed()
+    }
+
+    fn backlog(&self) -> BoxFuture<'_, Result<Vec<HookBacklog>, StoreError>> {
+        async move { Ok(due::backlog(&self.session().await?, &self.ownership.shards()).await?) }.boxed()
+    }
+
+    fn set_held(&self, hook: &HookId, held: bool, now: Millis) -> BoxFuture<'_, Result<(), StoreError>> {
+        let hook = hook.clone();
+        async move {
+            self.write(|tx, _| {
+                let hook = hook.clone();
+                async move {
+                    let found = hooks::find(tx, &hook.uid).await?;
+                    // A hook that is not held and has no row needs none.
+                    let row = match found {
+                        Some(found) => found.row_id,
+                        None if !held => return Ok(()),
+                        None => {
+                            let places = places::find_or_insert_many(tx, &[&hook.namespace]).await?;
+                            let wanted = FastMap::from_iter([(hook.uid.clone(), &hook)]);
+                            let inserted = hooks::find_or_insert_many(tx, &wanted, &places).await?;
+                            let Some(inserted) = inserted.get(&hook.uid) else { return Ok(()) };
+                            inserted.row_id
+                        }
+                    };
+                    hooks::set_held(tx, row, held, now).await
+                }
+                .boxed()
+            })
+            .await
+        }
+        .boxed()
+    }
+
+    fn held_hooks(&self) -> BoxFuture<'_, Result<Vec<HookId>, StoreError>> {
+        async move { Ok(due::held_hooks(&self.session().await?).await?) }.boxed()
+    }
+
+    fn reschedule_undecided(&self, uid: &str, now: Millis) -> BoxFuture<'_, Result<bool, StoreError>> {
+        let uid = uid.to_owned();
+        async move {
+            self.write(|tx, _| {
+                let uid = uid.clone();
+                async move { transitions::reschedule_undecided(tx, &uid, now).await }.boxed()
+            })
+            .await
+        }
+        .boxed()
+    }
+
+    fn transfer_pending(
+        &self,
+        from: &HookId,
+        to: &HookId,
+        now: Millis,
+    ) -> BoxFuture<'_, Result<bool, StoreError>> {
+        let (from, to) = (from.clone(), to.clone());
+        async move {
+            self.write(|tx, backlog| {
+                let (from, to) = (from.clone(), to.clone());
+                async move {
+                    transitions::transfer_pending(tx, (&from, &to), now, transitions::BATCH, backlog).await
+                }
+                .boxed()
+            })
+            .await
+        }
+        .boxed()
+    }
+
+    fn promote(&self, now: Millis) -> BoxFuture<'_, Result<Vec<HookId>, StoreError>> {
+        async move {
+            self.write(|tx, backlog| transitions::promote(tx, now, transitions::BATCH, backlog).boxed()).await
+        }
+        .boxed()
+    }
+
+    fn next_promotion(&self) -> BoxFuture<'_, Result<Option<Millis>, StoreError>> {
+        async move { Ok(due::next_promotion(&self.session().await?).await?) }.boxed()
+    }
+
+    fn owns(&self, hook_uid: &str) -> bool {
+        self.ownership.owns(hook_uid)
+    }
+
+    fn begin_attempt(&self, hook_uid: &str, delivery: DeliverySeq) -> bool {
+        self.ownership.begin_attempt(hook_uid, delivery, Millis::steady())
+    }
+
+    fn next_notice(&self) -> BoxFuture<'_, DispatchNotice> {
+        PostgresStore::next_notice(self).boxed()
+    }
+}

@@ -1,0 +1,195 @@
+//! The store of one process: its connections, writers, lease, and notices.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicUsize};
+
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::super::read_slots::ReadSlots;
+use super::super::{DispatchNotice, Shares, StoreError};
+use super::backlog::BacklogChanges;
+use super::connections::Connections;
+use super::failure::DbError;
+use super::fence::Fence;
+use super::membership::{Membership, Ownership};
+use super::notices::NoticeReceiver;
+use super::session::Session;
+use super::shares::ShareLimits;
+use super::writer::{self, AcceptWriter, OutcomeWriter, QueuedAccept, QueuedOutcomes, WriterRow};
+use super::{keeper, notices, schema};
+use crate::core::time::Millis;
+
+/// How often an operation that loses deadlocks is repeated.
+const CONFLICTS: usize = 10;
+
+/// Users' queries that run at the same time. A process has eight connections.
+const HISTORY_READERS: usize = 2;
+/// Users' queries that wait.
+const HISTORY_QUEUE: usize = 128;
+
+/// What a process wants of the store.
+#[derive(Clone, Debug)]
+pub struct PostgresSettings {
+    /// The name of this worker, which no other process has at the same time. A process of the same name has ended: its shards
+    /// are taken at once.
+    pub name: String,
+    /// Creates or changes the tables.
+    pub migrate: bool,
+}
+
+/// A store in PostgreSQL, which many processes share.
+pub struct PostgresStore {
+    pub(super) connections: Arc<Connections>,
+    pub(super) ownership: Arc<Ownership>,
+    pub(super) limits: Arc<ShareLimits>,
+    /// None once closing.
+    pub(super) accepts: Mutex<Option<mpsc::UnboundedSender<QueuedAccept>>>,
+    /// Bytes of queued requests.
+    pub(super) queued: Arc<AtomicUsize>,
+    pub(super) outcomes: Mutex<Option<mpsc::UnboundedSender<QueuedOutcomes>>>,
+    pub(super) notices: NoticeReceiver,
+    /// The connections for users' queries.
+    pub(super) read_slots: ReadSlots,
+    /// The writer of all other operations.
+    direct: AtomicI64,
+    writers: Mutex<Vec<JoinHandle<()>>>,
+    membership: Arc<Membership>,
+    stopping: CancellationToken,
+    keepers: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl PostgresStore {
+    /// Connects, checks the tables, registers this process and takes free shards.
+    pub async fn open(url: &str, settings: PostgresSettings) -> Result<Self, StoreError> {
+        let connections = Arc::new(Connections::connect(url)?);
+        let ownership = Arc::new(Ownership::default());
+        let membership = Arc::new(Membership::new(settings.name, ownership.clone()));
+        let session = connections.session().await?;
+        if settings.migrate {
+            schema::migrate(&session).await?;
+        }
+        schema::check(schema::format(&session).await?)?;
+        let worker = membership.register(&session).await?;
+        membership.step(&session).await?;
+        let direct = writer::insert_writer(&session, worker).await?;
+        drop(session);
+
+        let (accepts, queued_accepts) = mpsc::unbounded_channel();
+        let (outcomes, queued_outcomes) = mpsc::unbounded_channel();
+        let (limits, queued) = (Arc::<ShareLimits>::default(), Arc::<AtomicUsize>::default());
+        let stopping = CancellationToken::new();
+        let accept_writer = AcceptWriter {
+            row: WriterRow::insert(connections.clone(), worker).await?,
+            queue: queued_accepts,
+            queued: queued.clone(),
+            limits: limits.clone(),
+            marked: Millis(0),
+        };
+        let outcome_writer = OutcomeWriter {
+            row: WriterRow::insert(connections.clone(), worker).await?,
+            queue: queued_outcomes,
+            fence: Fence::new(ownership.clone()),
+            ownership: ownership.clone(),
+            next: None,
+            stopping: stopping.clone(),
+        };
+        let writers = vec![tokio::spawn(accept_writer.run()), tokio::spawn(outcome_writer.run())];
+        let (sender, notices) = notices::channel();
+        let keepers = vec![
+            tokio::spawn(keeper::keep_lease(connections.clone(), membership.clone(), stopping.clone())),
+            tokio::spawn(notices::poll(connections.clone(), ownership.clone(), sender, stopping.clone())),
+        ];
+        Ok(PostgresStore {
+            connections,
+            ownership,
+            limits,
+            accepts: Mutex::new(Some(accepts)),
+            queued,
+            outcomes: Mutex::new(Some(outcomes)),
+            notices,
+            read_slots: ReadSlots::new(HISTORY_READERS, HISTORY_QUEUE),
+            direct: AtomicI64::new(direct),
+            writers: Mutex::new(writers),
+            membership,
+            stopping,
+            keepers: Mutex::new(keepers),
+        })
+    }
+
+    /// Sets the parts of the disk that backlogs may use.
+    pub fn set_shares(&self, shares: Shares) {
+        self.limits.set(shares);
+    }
+
+    pub(super) async fn session(&self) -> Result<Session, DbError> {
+        self.connections.session().await
+    }
+
+    /// Returns the writer of operations that are not queued.
+    pub(super) fn direct_writer(&self) -> i64 {
+        self.direct.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// Runs an operation in a transaction of its own, and counts what it changed of the backlog. Repeats it if it loses a
+    /// deadlock.
+    pub(super) async fn write<T, F>(&self, operation: F) -> Result<T, StoreError>
+    where
+        F: for<'t> Fn(&'t Session, &'t mut BacklogChanges) -> BoxFuture<'t, Result<T, DbError>>,
+    {
+        let writer = self.direct.load(std::sync::atomic::Ordering::Relaxed);
+        let mut conflicts = 0;
+        loop {
+            let session = self.session().await?;
+            let tx = session.begin().await?;
+            let mut backlog = BacklogChanges::default();
+            let written = match operation(&tx, &mut backlog).await {
+                Ok(result) => backlog.write(&tx, writer).await.map(|()| result),
+                Err(error) => Err(error),
+            };
+            match written {
+                Ok(result) => {
+                    tx.commit().await?;
+                    return Ok(result);
+                }
+                Err(error) if error.is_conflict() && conflicts < CONFLICTS => {
+                    tx.rollback().await?;
+                    conflicts += 1;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    pub(super) async fn next_notice(&self) -> DispatchNotice {
+        self.notices.next().await
+    }
+
+    /// Refuses new operations, commits the queued ones, gives the shards to other workers, and closes.
+    pub(super) async fn shut_down(&self) {
+        drop(self.accepts.lock().take());
+        drop(self.outcomes.lock().take());
+        self.read_slots.reject_waiting();
+        self.stopping.cancel();
+        let tasks: Vec<_> = self.writers.lock().drain(..).chain(self.keepers.lock().drain(..)).collect();
+        for task in tasks {
+            // A task that panicked has ended too.
+            drop(task.await);
+        }
+        if let Ok(session) = self.session().await
+            && let Err(error) = self.membership.leave(&session).await
+        {
+            tracing::warn!(%error, "leave of the worker failed, its lease ends by itself");
+        }
+        self.connections.close();
+    }
+}
+
+impl Drop for PostgresStore {
+    fn drop(&mut self) {
+        self.stopping.cancel();
+    }
+}

@@ -1,0 +1,205 @@
+//! Commits accepted events.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::mpsc;
+use tokio_postgres::types::Type;
+
+use super::super::super::{AcceptCallback, EventSeq, NewEvent, StoreError};
+use super::super::accept::{self, EventRow, Request, Results};
+use super::super::backlog::BacklogChanges;
+use super::super::failure::{DbError, unavailable};
+use super::super::session::Session;
+use super::super::shares::ShareLimits;
+use super::{CONFLICTS, Failure, GROUP_BYTES, GROUP_ROWS, Guard, RETRY, WriterRow, classify};
+use crate::core::time::Millis;
+
+/// A request that waits for its commit.
+pub(in super::super) struct QueuedAccept {
+    pub(in super::super) request: Request,
+    pub(in super::super) bytes: usize,
+    pub(in super::super) done: AcceptCallback,
+}
+
+/// Commits the requests of its queue.
+pub(in super::super) struct AcceptWriter {
+    pub(in super::super) row: WriterRow,
+    pub(in super::super) queue: mpsc::UnboundedReceiver<QueuedAccept>,
+    /// Bytes of the queued requests.
+    pub(in super::super) queued: Arc<AtomicUsize>,
+    pub(in super::super) limits: Arc<ShareLimits>,
+    /// When the time of a commit was stored last.
+    pub(in super::super) marked: Millis,
+}
+
+impl AcceptWriter {
+    /// Runs until the queue is closed and empty.
+    pub(in super::super) async fn run(mut self) {
+        while let Some(first) = self.queue.recv().await {
+            let (mut rows, mut bytes) = (first.request.rows.len(), first.bytes);
+            let mut group = vec![first];
+            while rows < GROUP_ROWS
+                && bytes < GROUP_BYTES
+                && let Ok(next) = self.queue.try_recv()
+            {
+                rows += next.request.rows.len();
+                bytes += next.bytes;
+                group.push(next);
+            }
+            self.queued.fetch_sub(bytes, Ordering::Relaxed);
+            self.commit(group).await;
+        }
+    }
+
+    /// Commits a group and answers its requests.
+    async fn commit(&mut self, group: Vec<QueuedAccept>) {
+        let (mut requests, mut callbacks) = (Vec::with_capacity(group.len()), Vec::with_capacity(group.len()));
+        for QueuedAccept { request, done, .. } in group {
+            requests.push(request);
+            callbacks.push(done);
+        }
+        let results = match self.execute(&mut requests).await {
+            Ok(results) => results,
+            Err(Failure::Refused) if requests.len() > 1 => self.execute_each(&mut requests).await,
+            Err(Failure::Refused) => vec![Err(StoreError::Refused("the database refused a value of the event".into()))],
+            Err(_) => requests.iter().map(|_| Err(unavailable())).collect(),
+        };
+        for ((request, done), result) in requests.into_iter().zip(callbacks).zip(results) {
+            let events: Vec<NewEvent> = match &result {
+                Ok(_) => request.rows.into_iter().map(|row| row.new).collect(),
+                Err(_) => Vec::new(),
+            };
+            done(events, result);
+        }
+    }
+
+    /// Commits each request alone: one of them is refused.
+    async fn execute_each(&mut self, requests: &mut Vec<Request>) -> Results {
+        let mut results = Vec::with_capacity(requests.len());
+        for request in std::mem::take(requests) {
+            let mut alone = vec![request];
+            results.push(match self.execute(&mut alone).await {
+                Ok(mut result) => result.pop().unwrap_or(Err(StoreError::Closed)),
+                Err(Failure::Refused) => Err(StoreError::Refused("the database refused a value of the event".into())),
+                Err(_) => Err(unavailable()),
+            });
+            requests.append(&mut alone);
+        }
+        results
+    }
+
+    /// Executes the group until its outcome is known.
+    async fn execute(&mut self, requests: &mut [Request]) -> Result<Results, Failure> {
+        let mut conflicts = 0;
+        // The results of an execution whose COMMIT was not answered.
+        let mut unknown: Option<Results> = None;
+        loop {
+            let mut results = None;
+            match self.try_execute(requests, &mut results).await {
+                Ok(Guard::Runs) => {
+                    self.row.committed();
+                    return results.ok_or(Failure::Unavailable);
+                }
+                Ok(Guard::HasCommitted) => {
+                    self.row.committed();
+                    return unknown.ok_or(Failure::Unavailable);
+                }
+                Err(error) => {
+                    let failure = classify(&error);
+                    tracing::debug!(%error, ?failure, "group of accepts failed");
+                    match failure {
+                        Failure::Conflict if conflicts < CONFLICTS => conflicts += 1,
+                        Failure::OutcomeUnknown => {
+                            unknown = results.or(unknown);
+                            tokio::time::sleep(RETRY).await;
+                        }
+                        // Until the outcome is known, every failure is repeated.
+                        _ if unknown.is_some() => tokio::time::sleep(RETRY).await,
+                        Failure::Refused => return Err(Failure::Refused),
+                        Failure::Conflict | Failure::Unavailable => return Err(Failure::Unavailable),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Executes the group once. `results` are set before the COMMIT.
+    async fn try_execute(
+        &mut self,
+        requests: &mut [Request],
+        results: &mut Option<Results>,
+    ) -> Result<Guard, DbError> {
+        let session = self.row.connections.clone().session().await?;
+        number_events(&session, requests).await?;
+        let tx = session.begin().await?;
+        if self.row.begin(&tx).await? == Guard::HasCommitted {
+            tx.rollback().await?;
+            return Ok(Guard::HasCommitted);
+        }
+        let mut backlog = BacklogChanges::default();
+        let executed = accept::accept(&tx, requests, &self.limits, &mut backlog).await;
+        let (accepted, backlogs) = match executed {
+            Ok(executed) => executed,
+            Err(error) => {
+                if error.is_conflict() || error.is_refusal() {
+                    tx.rollback().await?;
+                }
+                return Err(error);
+            }
+        };
+        backlog.write(&tx, self.row.id).await?;
+        self.mark_commit(&tx, requests).await?;
+        *results = Some(accepted);
+        tx.commit().await?;
+        self.limits.add(&backlogs);
+        Ok(Guard::Runs)
+    }
+
+    /// Stores the time of the commit, at most once a second: a process that starts judges its clock by it.
+    async fn mark_commit(&mut self, tx: &Session, requests: &[Request]) -> Result<(), DbError> {
+        let Some(now) = requests.iter().map(|request| request.now).max() else { return Ok(()) };
+        if now.0.abs_diff(self.marked.0) < 1000 {
+            return Ok(());
+        }
+        tx.execute(
+            // SKIP LOCKED, because another worker that stores its time at this moment is as good.
+            "INSERT INTO hookstream.meta (name, value)
+             SELECT 'clock', $1 WHERE NOT EXISTS (SELECT 1 FROM hookstream.meta WHERE name = 'clock')
+             ON CONFLICT (name) DO NOTHING",
+            &[(&now.0.to_string(), Type::TEXT)],
+        )
+        .await?;
+        tx.execute(
+            "UPDATE hookstream.meta SET value = $1 WHERE name IN (
+                 SELECT name FROM hookstream.meta WHERE name = 'clock' FOR UPDATE SKIP LOCKED)",
+            &[(&now.0.to_string(), Type::TEXT)],
+        )
+        .await?;
+        self.marked = now;
+        Ok(())
+    }
+}
+
+/// Gives the events their sequence numbers. A repeated group keeps them.
+async fn number_events(session: &Session, requests: &mut [Request]) -> Result<(), DbError> {
+    let mut unnumbered: Vec<&mut EventRow> =
+        requests.iter_mut().flat_map(|request| &mut request.rows).filter(|row| row.seq == 0).collect();
+    if unnumbered.is_empty() {
+        return Ok(());
+    }
+    let count = i64::try_from(unnumbered.len()).unwrap_or(i64::MAX);
+    let rows = session
+        .query(
+            "SELECT nextval('hookstream.event_seq') FROM generate_series(1, $1)",
+            &[(&count, Type::INT8)],
+        )
+        .await?;
+    let mut numbers = rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<EventSeq>, _>>()?;
+    // In the order of acceptance.
+    numbers.sort_unstable();
+    for (row, number) in unnumbered.iter_mut().zip(numbers) {
+        row.seq = number;
+    }
+    Ok(())
+}
