@@ -27,6 +27,7 @@ mod hooks;
 mod keeper;
 mod keys;
 mod locks;
+mod measurements;
 mod membership;
 mod new_rows;
 mod notices;
@@ -48,7 +49,12 @@ mod transitions;
 mod walk;
 mod writer;
 
+pub use store::{PostgresSettings, PostgresStore};
+
+#[cfg(test)]
+mod history_tests;
+#[cfg(test)]
+#[path = "../../../../tests/it/harness/postgres.rs"]
+mod test_server;
 #[cfg(test)]
 mod tests;
-
-pub use store::{PostgresSettings, PostgresStore};

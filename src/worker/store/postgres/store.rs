@@ -25,10 +25,10 @@ use crate::core::time::Millis;
 
 /// How often an operation that loses deadlocks is repeated.
 const CONFLICTS: usize = 10;
-/// Queries of users that run at the same time.
-const READ_SLOTS: usize = 2;
-/// Queries of users that may wait.
-const MAX_QUEUED_READS: usize = 1000;
+/// Users' queries that run at the same time. A process has eight connections.
+const HISTORY_READERS: usize = 2;
+/// Users' queries that wait.
+const HISTORY_QUEUE: usize = 128;
 
 /// What a process wants of the store.
 #[derive(Clone, Debug)]
@@ -51,7 +51,7 @@ pub struct PostgresStore {
     pub(super) queued: Arc<AtomicUsize>,
     pub(super) outcomes: Mutex<Option<mpsc::UnboundedSender<QueuedOutcomes>>>,
     pub(super) notices: NoticeReceiver,
-    /// The connections of users' queries.
+    /// The connections for users' queries.
     pub(super) read_slots: ReadSlots,
     /// The writer of all other operations.
     direct: AtomicI64,
@@ -110,7 +110,7 @@ impl PostgresStore {
             queued,
             outcomes: Mutex::new(Some(outcomes)),
             notices,
-            read_slots: ReadSlots::new(READ_SLOTS, MAX_QUEUED_READS),
+            read_slots: ReadSlots::new(HISTORY_READERS, HISTORY_QUEUE),
             direct: AtomicI64::new(direct),
             writers: Mutex::new(writers),
             membership,
@@ -126,6 +126,11 @@ impl PostgresStore {
 
     pub(super) async fn session(&self) -> Result<Session, DbError> {
         self.connections.session().await
+    }
+
+    /// Returns the writer of operations that are not queued.
+    pub(super) fn direct_writer(&self) -> i64 {
+        self.direct.load(std::sync::atomic::Ordering::Relaxed)
     }
 
     /// Runs an operation in a transaction of its own, and counts what it changed of the backlog. Repeats it if it loses a
@@ -171,8 +176,8 @@ impl PostgresStore {
     pub(super) async fn shut_down(&self) {
         drop(self.accepts.lock().take());
         drop(self.outcomes.lock().take());
-        self.stopping.cancel();
         self.read_slots.reject_waiting();
+        self.stopping.cancel();
         let tasks: Vec<_> = self.writers.lock().drain(..).chain(self.keepers.lock().drain(..)).collect();
         for task in tasks {
             // A task that panicked has ended too.

@@ -1,5 +1,6 @@
 //! The history role.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use futures::FutureExt;
@@ -14,7 +15,7 @@ use super::super::super::{
 use super::super::failure::DbError;
 use super::super::session::Session;
 use super::super::store::PostgresStore;
-use super::super::{events_list, explanation, history, replays};
+use super::super::{events_list, explanation, history, replays, transitions};
 use crate::core::event::Event;
 use crate::core::time::Millis;
 
@@ -121,7 +122,21 @@ impl HistoryStore for PostgresStore {
         now: Millis,
     ) -> BoxFuture<'_, Result<Option<HookId>, StoreError>> {
         let namespace = namespace.to_owned();
-        async move { self.replay_delivery(&namespace, id, now).await }.boxed()
+        async move {
+            self.write(|tx, backlog| {
+                let namespace = namespace.clone();
+                async move {
+                    let found = transitions::find(tx, &namespace, &[id]).await?.pop();
+                    if let Some(finished) = found.as_ref().filter(|found| !found.is_pending) {
+                        transitions::make_pending(tx, &[finished.seq], true, now, backlog).await?;
+                    }
+                    Ok(found.map(|found| found.hook))
+                }
+                .boxed()
+            })
+            .await
+        }
+        .boxed()
     }
 
     fn cancel(
@@ -131,7 +146,21 @@ impl HistoryStore for PostgresStore {
         now: Millis,
     ) -> BoxFuture<'_, Result<Option<HookId>, StoreError>> {
         let namespace = namespace.to_owned();
-        async move { self.cancel_delivery(&namespace, id, now).await }.boxed()
+        async move {
+            self.write(|tx, backlog| {
+                let namespace = namespace.clone();
+                async move {
+                    let found = transitions::find(tx, &namespace, &[id]).await?.pop();
+                    if let Some(pending) = found.as_ref().filter(|found| found.is_pending) {
+                        transitions::cancel(tx, &[pending.seq], now, backlog).await?;
+                    }
+                    Ok(found.map(|found| found.hook))
+                }
+                .boxed()
+            })
+            .await
+        }
+        .boxed()
     }
 
     fn cancel_many(
@@ -141,7 +170,23 @@ impl HistoryStore for PostgresStore {
         now: Millis,
     ) -> BoxFuture<'_, Result<Vec<(HookId, DeliverySeq)>, StoreError>> {
         let namespace = namespace.to_owned();
-        async move { self.cancel_deliveries(&namespace, ids, now).await }.boxed()
+        async move {
+            self.write(|tx, backlog| {
+                let (namespace, ids) = (namespace.clone(), ids.clone());
+                async move {
+                    let found = transitions::find(tx, &namespace, &ids).await?;
+                    let pending: Vec<DeliverySeq> =
+                        found.iter().filter(|found| found.is_pending).map(|found| found.seq).collect();
+                    let cancelled: HashSet<DeliverySeq> =
+                        transitions::cancel(tx, &pending, now, backlog).await?.into_iter().collect();
+                    let named = found.into_iter().filter(|found| cancelled.contains(&found.seq));
+                    Ok(named.map(|found| (found.hook, found.seq)).collect())
+                }
+                .boxed()
+            })
+            .await
+        }
+        .boxed()
     }
 
     fn start_replay(
@@ -154,7 +199,7 @@ impl HistoryStore for PostgresStore {
     }
 
     fn step_replays(&self, now: Millis) -> BoxFuture<'_, Result<Vec<HookId>, StoreError>> {
-        async move { Ok(replays::step(&self.session().await?, self.writer_id(), now).await?) }.boxed()
+        async move { Ok(replays::step(&self.session().await?, self.direct_writer(), now).await?) }.boxed()
     }
 
     fn count_finished(

@@ -4,4 +4,4 @@ mod changes;
 mod dispatch;
 mod history;
 mod ingest;
-// mod maintenance;
+mod maintenance;

@@ -1,8 +1,5 @@
 //! Tests on a real server: history, maintenance and the plans of their statements.
 
-#[path = "../../../../../tests/it/harness/postgres.rs"]
-mod server;
-
 mod events;
 mod lists;
 mod namespaces;
@@ -21,7 +18,7 @@ use super::super::read_budget::ReadBudget;
 use super::super::sequence::delivery_seq;
 use super::super::{DeliverySeq, DeliveryState, EventSeq};
 use super::session::Session;
-use super::{places, schema, state, text};
+use super::{places, schema, state, test_server, text};
 use crate::core::time::Millis;
 
 /// A database with the tables.
@@ -31,7 +28,7 @@ struct Database {
 
 impl Database {
     async fn new() -> Self {
-        let url = server::shared().new_database();
+        let url = test_server::shared().new_database();
         let config = tokio_postgres::Config::from_str(&url).unwrap();
         let pool = Pool::builder(Manager::new(config, NoTls)).max_size(8).build().unwrap();
         let database = Database { pool };
