@@ -56,7 +56,8 @@ impl From<DbError> for StoreError {
     fn from(error: DbError) -> Self {
         match error {
             DbError::Store(error) => error,
-            DbError::OutcomeUnknown | DbError::Closed => unavailable(),
+            DbError::Closed => StoreError::Closed,
+            DbError::OutcomeUnknown => unavailable(),
             DbError::Unreadable(why) => StoreError::Refused(format!("a row cannot be read: {why}")),
             DbError::Postgres(error) if error.as_db_error().is_none() => unavailable(),
             DbError::Postgres(error) => StoreError::Unavailable(error.to_string()),

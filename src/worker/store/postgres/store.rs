@@ -21,7 +21,6 @@ use super::session::Session;
 use super::shares::ShareLimits;
 use super::writer::{self, AcceptWriter, OutcomeWriter, QueuedAccept, QueuedOutcomes, WriterRow};
 use super::{keeper, notices, schema};
-use crate::core::time::Millis;
 
 /// How often an operation that loses deadlocks is repeated.
 const CONFLICTS: usize = 10;
@@ -86,7 +85,6 @@ impl PostgresStore {
             queue: queued_accepts,
             queued: queued.clone(),
             limits: limits.clone(),
-            marked: Millis(0),
         };
         let outcome_writer = OutcomeWriter {
             row: WriterRow::insert(connections.clone(), worker).await?,

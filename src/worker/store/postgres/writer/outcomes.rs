@@ -164,6 +164,9 @@ impl OutcomeWriter {
             }
         }
         backlog.write(&tx, self.row.id).await?;
+        let latest =
+            group.iter().flat_map(|operation| &operation.settlements).map(|settlement| settlement.at).max();
+        self.row.mark_commit(&tx, latest).await?;
         *promoted = Some(all);
         tx.commit().await?;
         Ok(Guard::Runs)
