@@ -21,6 +21,12 @@ pub enum StoreError {
     Indexing,
     #[error("the namespace has {0} unfinished replays, which is the most")]
     TooManyReplays(usize),
+    /// The database cannot be used now. Nothing was changed, and the operation can be repeated later.
+    #[error("the database is not available: {0}")]
+    Unavailable(String),
+    /// The connection was lost during a COMMIT. Internal to an engine, which finds out before it reports a result.
+    #[error("the outcome of a transaction is unknown")]
+    OutcomeUnknown,
     #[error("the store is stopping")]
     Closed,
     /// Only this operation failed. The store changed nothing, and repeating the operation unchanged fails again.

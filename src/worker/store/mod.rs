@@ -27,6 +27,7 @@ mod in_flight;
 mod ingest_store;
 mod limits;
 mod maintenance_store;
+pub mod postgres;
 pub mod sqlite;
 
 #[cfg(test)]
