@@ -323,17 +323,17 @@ async fn survives_killed_sessions_and_restarts_of_the_server() {
     assert_eq!(classify(&error), FailureKind::Disconnected);
     assert!(matches!(failure(&error), StoreError::Unavailable(_)));
     drop(session);
-    database.client().await.unwrap().client().batch_execute("SELECT 1").await.unwrap();
+    let select = async || {
+        let session = database.client().await?;
+        session.client().batch_execute("SELECT 1").await.map_err(|error| failure(&error))
+    };
+    eventually(select).await;
 
     server.stop();
     let error = database.dedicated(None).await.expect_err("a stopped server").to_string();
     assert!(error.contains("check that the server runs there"), "{error}");
     server.restart().unwrap();
-    eventually(async || {
-        let session = database.client().await?;
-        session.client().batch_execute("SELECT 1").await.map_err(|error| failure(&error))
-    })
-    .await;
+    eventually(select).await;
 }
 
 #[tokio::test]
