@@ -13,6 +13,7 @@
 mod accept;
 mod admission;
 mod backlog;
+pub mod connect;
 mod connections;
 mod due;
 mod event_rows;
@@ -49,7 +50,7 @@ mod transitions;
 mod walk;
 mod writer;
 
-pub use store::{PostgresSettings, PostgresStore};
+pub use store::PostgresStore;
 
 #[cfg(test)]
 mod history_tests;

@@ -136,7 +136,7 @@ impl AcceptWriter {
         number_events(&session, requests).await?;
         let tx = session.begin().await?;
         if self.row.begin(&tx).await? == Guard::HasCommitted {
-            tx.rollback().await?;
+            self.row.confirm(tx).await?;
             return Ok(Guard::HasCommitted);
         }
         let mut backlog = BacklogChanges::default();

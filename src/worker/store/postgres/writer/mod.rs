@@ -18,7 +18,7 @@ pub(super) use outcomes::{OutcomeWriter, QueuedOutcomes};
 
 use super::connections::Connections;
 use super::failure::DbError;
-use super::session::Session;
+use super::session::{Session, Transaction};
 use crate::core::time::Millis;
 
 /// Events or outcomes in one transaction. More would make the first ones wait.
@@ -101,6 +101,14 @@ impl WriterRow {
         }
         self.marked = now;
         Ok(())
+    }
+
+    /// Confirms a group that had committed: its wait for a synchronous standby may have been cancelled. A commit that waits for
+    /// the standby covers those before it.
+    async fn confirm(&self, tx: Transaction<'_>) -> Result<(), DbError> {
+        tx.execute("UPDATE hookstream.writers SET groups = groups WHERE id = $1", &[(&self.id, Type::INT8)])
+            .await?;
+        tx.commit().await
     }
 
     fn committed(&mut self) {

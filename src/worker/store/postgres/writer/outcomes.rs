@@ -147,7 +147,7 @@ impl OutcomeWriter {
         let session = self.row.connections.clone().session().await?;
         let tx = session.begin().await?;
         if self.row.begin(&tx).await? == Guard::HasCommitted {
-            tx.rollback().await?;
+            self.row.confirm(tx).await?;
             return Ok(Guard::HasCommitted);
         }
         let mut backlog = BacklogChanges::default();
