@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::run_with;
 use crate::harness::manifests::{event, hook, quick};
+use crate::harness::postgres::pgbouncer::PgBouncer;
 use crate::harness::postgres::shared;
 use crate::harness::standalone::Standalone;
 use crate::harness::{DEADLINE, Receiver, Reply, eventually};
@@ -37,6 +38,27 @@ async fn standalone_keeps_events_in_a_database() {
     let report: Value = serde_json::from_str(&report).expect("JSON");
     assert_eq!((&report["events"], &report["workers"]), (&json!(6), &json!(1)), "{report}");
     assert_eq!(report["problems"], json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn standalone_works_through_pgbouncer() {
+    let receiver = Receiver::start(|_, _| Reply::status(200));
+    let url = shared().new_database();
+    let bouncer = PgBouncer::start(shared(), 3).unwrap_or_else(|error| panic!("{error}"));
+    let url = bouncer.url(url.rsplit('/').next().expect("a name"));
+    let manifests = hook("h", &receiver.url(), quick());
+    let standalone = Standalone::start(&manifests, &["--store-url", &url, UNSAFE]).await;
+    for n in 0..20 {
+        standalone.publish_accepted(&event(&format!("e{n}"))).await;
+    }
+    eventually(DEADLINE, "twenty deliveries", async || match receiver.requests().len() {
+        20 => Ok(()),
+        n => Err(n.to_string()),
+    })
+    .await;
+    let log = standalone.process().log();
+    assert!(log.contains(r#""direct":false"#), "{log}");
+    assert!(!log.contains("prepared statement"), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
