@@ -13,5 +13,5 @@ pub use egress::EgressArgs;
 pub use listen::ListenAddress;
 pub use operator_namespace::OperatorNamespaceArgs;
 pub use parse::{parse_host, parse_installation_id, parse_selector, parse_url, parse_watch_timeout};
-pub use store::{DatabaseArgs, StoreArgs};
+pub use store::DatabaseArgs;
 pub use worker::{ScriptArgs, ServerTlsArgs, WebhookOriginArgs, WorkerArgs};
