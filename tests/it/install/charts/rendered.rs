@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::harness::helm::{chart, objects, pod_templates, template, template_text};
+use crate::harness::helm::{chart, find, objects, pod_templates, template, template_text};
 use crate::harness::objects::documents;
 use crate::harness::{DEADLINE, Process, control_plane, eventually, tool};
 
