@@ -43,6 +43,7 @@ mod session;
 mod settle;
 mod shard;
 mod shares;
+mod signals;
 mod state;
 mod store;
 mod text;
