@@ -111,11 +111,13 @@ pub(super) async fn dead_letters(
 
 /// Reads the time of the last commit and of the newest event.
 pub(super) async fn stored_times(session: &Session) -> Result<StoredTimes, DbError> {
-    let newest = session.query_opt("SELECT accepted FROM hookstream.events ORDER BY seq DESC LIMIT 1", &[]).await?;
+    let newest =
+        session.query_opt("SELECT accepted FROM hookstream.events ORDER BY seq DESC LIMIT 1", &[]).await?;
     let newest_event = newest.map(|row| row.try_get(0).map(Millis)).transpose()?;
     let last_commit = match meta(session, "clock").await? {
         Some(clock) => {
-            let clock = clock.parse().map_err(|_| DbError::Unreadable("meta.clock is not a number".into()))?;
+            let clock =
+                clock.parse().map_err(|_| DbError::Unreadable("meta.clock is not a number".into()))?;
             Some(Millis(clock))
         }
         None => newest_event,

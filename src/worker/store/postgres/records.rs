@@ -68,8 +68,7 @@ pub(super) async fn read(
     if found.is_empty() {
         return Ok(Vec::new());
     }
-    let (references, attempts) =
-        futures::try_join!(references(session, &found), attempts(session, &found))?;
+    let (references, attempts) = futures::try_join!(references(session, &found), attempts(session, &found))?;
     let (mut references, mut attempts) = (references, attempts);
     let records = found.into_iter().filter_map(|delivery| {
         let (event_id, hook) = references.remove(&delivery.seq)?;
@@ -96,9 +95,7 @@ async fn references(
 ) -> Result<HashMap<DeliverySeq, (String, HookId)>, DbError> {
     let seqs: Vec<DeliverySeq> = found.iter().map(|delivery| delivery.seq).collect();
     let hooks: Vec<i64> = found.iter().map(|delivery| delivery.hook).collect();
-    let rows = session
-        .query(REFERENCES, &[(&seqs, Type::INT8_ARRAY), (&hooks, Type::INT8_ARRAY)])
-        .await?;
+    let rows = session.query(REFERENCES, &[(&seqs, Type::INT8_ARRAY), (&hooks, Type::INT8_ARRAY)]).await?;
     let reference = |row: &tokio_postgres::Row| {
         let (seq, event_id): (DeliverySeq, String) = (row.try_get("seq")?, row.try_get("event_id")?);
         Ok((seq, (text::original(event_id), hook_id(row)?)))

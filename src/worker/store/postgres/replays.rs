@@ -64,9 +64,7 @@ pub(super) async fn step(session: &Session, writer: i64, now: Millis) -> Result<
     let mut hooks = BTreeSet::new();
     let mut limiter = ReadLimiter::start(EXAMINED);
     let expired = now.0.saturating_sub(EXPIRY);
-    session
-        .execute("DELETE FROM hookstream.replays WHERE done_at <= $1", &[(&expired, Type::INT8)])
-        .await?;
+    session.execute("DELETE FROM hookstream.replays WHERE done_at <= $1", &[(&expired, Type::INT8)]).await?;
     // Replays that this call does not reach come first in the next one, because their `stepped` is the oldest then.
     let unfinished = session
         .query(

@@ -64,11 +64,13 @@ pub(super) struct FoundDelivery {
 }
 
 /// The columns that `FoundDelivery::read` needs, of a row `t` of pending deliveries.
-pub(super) const PENDING_COLUMNS: &str = "t.seq, t.hook, t.id, 0::smallint AS state, t.reason, t.accepted, t.due,
+pub(super) const PENDING_COLUMNS: &str =
+    "t.seq, t.hook, t.id, 0::smallint AS state, t.reason, t.accepted, t.due,
     t.attempts, t.first_at, t.first_micros, t.first_status, NULL::bigint AS finished_at";
 
 /// The same columns of a row `t` of finished deliveries.
-pub(super) const FINISHED_COLUMNS: &str = "t.seq, t.hook, t.id, t.state, t.reason, t.accepted, NULL::bigint AS due,
+pub(super) const FINISHED_COLUMNS: &str =
+    "t.seq, t.hook, t.id, t.state, t.reason, t.accepted, NULL::bigint AS due,
     t.attempts, t.first_at, t.first_micros, t.first_status, t.finished_at";
 
 impl FoundDelivery {
@@ -287,7 +289,9 @@ impl Walk {
         if has_passed(end) {
             return Ok(None);
         }
-        let Source::Event { place, id, events, part_end } = &mut self.source else { return Ok(Some((0, end))) };
+        let Source::Event { place, id, events, part_end } = &mut self.source else {
+            return Ok(Some((0, end)));
+        };
         if let Some(part_end) = part_end.filter(|part_end| !has_passed(*part_end)) {
             return Ok(Some((0, part_end)));
         }
@@ -348,8 +352,8 @@ impl Walk {
             Direction::Older => ("DESC", "min"),
             Direction::Newer => ("ASC", "max"),
         };
-        let reads_pending = self.tables == Tables::Both
-            && self.state.is_none_or(|state| state == DeliveryState::Pending);
+        let reads_pending =
+            self.tables == Tables::Both && self.state.is_none_or(|state| state == DeliveryState::Pending);
         let reads_finished = self.state != Some(DeliveryState::Pending);
         let mut tables = Vec::new();
         if reads_pending {
@@ -442,8 +446,7 @@ pub(super) async fn events_with_id(
     is_older: bool,
 ) -> Result<Vec<EventSeq>, DbError> {
     let sql = if is_older { OLDER_EVENTS } else { NEWER_EVENTS };
-    let rows =
-        session.query(sql, &[(&place, Type::INT8), (&id, Type::TEXT), (&from, Type::INT8)]).await?;
+    let rows = session.query(sql, &[(&place, Type::INT8), (&id, Type::TEXT), (&from, Type::INT8)]).await?;
     rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
 }
 

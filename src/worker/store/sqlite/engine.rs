@@ -9,13 +9,13 @@ use parking_lot::Mutex;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{mpsc, oneshot};
 
+use super::super::read_budget::ReadBudget;
 use super::super::{AcceptCallback, NewEvent, Shares, StoreError};
 use super::accept::EventRow;
 use super::cache::WriterCache;
 use super::ended_events::EndedScan;
 use super::event_ids::{IdStore, NewestIds};
 use super::files::{self, DirLock, FILE};
-use super::super::read_budget::ReadBudget;
 use super::history_excess::HistoryExcess;
 use super::history_readers::HistoryReaders;
 use super::keys::KeyStore;

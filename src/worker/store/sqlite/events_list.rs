@@ -7,10 +7,10 @@ use std::time::Instant;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::super::read_budget::{ReadBudget, ReadLimiter};
 use super::super::{
     DeliveryFilter, DeliverySeq, DeliveryState, EventFilter, EventOutcome, EventPage, EventRecord, EventSeq,
 };
-use super::super::read_budget::{ReadBudget, ReadLimiter};
 use super::event_ids::NewestIds;
 use super::history;
 use super::lookup;

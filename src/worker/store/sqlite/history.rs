@@ -8,11 +8,11 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension, params};
 use uuid::Uuid;
 
+use super::super::read_budget::{ReadBudget, ReadLimiter};
 use super::super::{
     DeliveryFilter, DeliveryPage, DeliveryRecord, DeliverySeq, DeliveryState, EventExplanation, EventSeq,
     PartialCount, StoreError,
 };
-use super::super::read_budget::{ReadBudget, ReadLimiter};
 use super::event_ids::{self, IdLookup, NewestIds};
 use super::lookup::{self, Located, record_at, with_attempts};
 use super::namespace_keys;

@@ -9,8 +9,8 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
-use super::super::{DeliveryFilter, DeliverySeq, HookId, ReplayJob};
 use super::super::read_budget::{ReadBudget, ReadLimiter};
+use super::super::{DeliveryFilter, DeliverySeq, HookId, ReplayJob};
 use super::cache::WriterCache;
 use super::event_ids::{self, IdLookup, NewestIds};
 use super::history;

@@ -59,7 +59,10 @@ async fn every_filter_finds_the_events_that_match_it() {
     let database = Database::new().await;
     let session = database.session().await;
     let events = filled(&session).await;
-    let (a, middle) = (events.iter().find(|event| event.deliveries.len() == 2).unwrap().deliveries[0].0, Millis(T0.0 + 6_000_000));
+    let (a, middle) = (
+        events.iter().find(|event| event.deliveries.len() == 2).unwrap().deliveries[0].0,
+        Millis(T0.0 + 6_000_000),
+    );
     type Matches<'m> = Box<dyn Fn(&StoredEvent) -> bool + 'm>;
     let in_shop = EventFilter { namespace: "shop".into(), ..EventFilter::default() };
     let with = |change: fn(&mut EventFilter)| {
@@ -77,7 +80,10 @@ async fn every_filter_finds_the_events_that_match_it() {
         (with(|f| f.source = Some("none".into())), Box::new(|_| false)),
         (with(|f| f.origin = Some("relay".into())), Box::new(|_| false)),
         (with(|f| f.event = Some("paid".into())), Box::new(|_| true)),
-        (with(|f| f.hook = Some("a".into())), Box::new(move |e| e.deliveries.iter().any(|(hook, _)| *hook == a))),
+        (
+            with(|f| f.hook = Some("a".into())),
+            Box::new(move |e| e.deliveries.iter().any(|(hook, _)| *hook == a)),
+        ),
         (with(|f| f.hook = Some("unknown".into())), Box::new(|_| false)),
         (with(|f| f.outcome = Some(EventOutcome::Unmatched)), Box::new(|e| e.deliveries.is_empty())),
         (with(|f| f.outcome = Some(EventOutcome::Matched)), Box::new(|e| !e.deliveries.is_empty())),
@@ -94,14 +100,25 @@ async fn every_filter_finds_the_events_that_match_it() {
     ];
     for (filter, matches) in cases {
         let want: Vec<&StoredEvent> = events.iter().filter(|event| matches(event)).collect();
-        for (page, rows) in [((7, false), 10_000), ((1000, true), 10_000), ((30, false), 1), ((1, true), 70)] {
+        for (page, rows) in [((7, false), 10_000), ((1000, true), 10_000), ((30, false), 1), ((1, true), 70)]
+        {
             let found = all(&session, &filter, page, rows).await;
             let ids: Vec<&str> = found.iter().map(|record| record.event.id.as_str()).collect();
-            assert_eq!(ids, want.iter().map(|event| event.id.as_str()).collect::<Vec<_>>(), "{filter:?} {page:?} {rows}");
+            assert_eq!(
+                ids,
+                want.iter().map(|event| event.id.as_str()).collect::<Vec<_>>(),
+                "{filter:?} {page:?} {rows}"
+            );
             for (record, event) in found.iter().zip(&want) {
                 let states = event.deliveries.iter().rev().map(|(_, state)| *state);
-                assert_eq!(record.deliveries.iter().map(|(_, state)| *state).collect::<Vec<_>>(), states.clone().collect::<Vec<_>>());
-                assert_eq!((record.outcome, record.accepted, record.has_more), (EventOutcome::of(states), event.accepted, false));
+                assert_eq!(
+                    record.deliveries.iter().map(|(_, state)| *state).collect::<Vec<_>>(),
+                    states.clone().collect::<Vec<_>>()
+                );
+                assert_eq!(
+                    (record.outcome, record.accepted, record.has_more),
+                    (EventOutcome::of(states), event.accepted, false)
+                );
                 assert_eq!(record.event.data.get(), if page.1 { &*event.data } else { "null" });
             }
         }

@@ -40,7 +40,8 @@ async fn filled(session: &Session) -> Vec<Known> {
             _ => format!("e{n}"),
         };
         if n % 5 == 4 {
-            insert(session, other, &[StoredEvent::new(seq, &id, accepted, &[(foreign, STATES[n % 5])])]).await;
+            insert(session, other, &[StoredEvent::new(seq, &id, accepted, &[(foreign, STATES[n % 5])])])
+                .await;
             continue;
         }
         let count = n % 4;
@@ -101,18 +102,28 @@ async fn every_filter_finds_the_deliveries_that_match_it() {
             let (mut found, mut before) = (Vec::new(), None);
             loop {
                 let page = history::list(&session, &filter, before, page_size, budget(rows)).await.unwrap();
-                assert!(page.records.len() <= page_size && (page.next.is_none() || page.next < before.or(Some(i64::MAX))));
+                assert!(
+                    page.records.len() <= page_size
+                        && (page.next.is_none() || page.next < before.or(Some(i64::MAX)))
+                );
                 found.extend(page.records);
                 before = page.next;
                 if before.is_none() {
                     break;
                 }
             }
-            assert_eq!(found.iter().map(|record| record.seq).collect::<Vec<_>>(), seqs, "{filter:?} {page_size}");
+            assert_eq!(
+                found.iter().map(|record| record.seq).collect::<Vec<_>>(),
+                seqs,
+                "{filter:?} {page_size}"
+            );
             for (record, known) in found.iter().zip(&want) {
                 assert_eq!(record.id, id_of(known.seq));
                 assert_eq!((&*record.hook.name, &*record.hook.namespace), (known.hook, "shop"));
-                assert_eq!((&record.event_id, record.state, record.accepted), (&known.event, known.state, known.accepted));
+                assert_eq!(
+                    (&record.event_id, record.state, record.accepted),
+                    (&known.event, known.state, known.accepted)
+                );
                 assert_eq!(record.due.is_some(), known.state == DeliveryState::Pending);
                 let has_attempt = matches!(known.state, DeliveryState::Delivered | DeliveryState::Dead);
                 assert_eq!(record.attempts.len(), usize::from(has_attempt));
@@ -151,7 +162,8 @@ async fn a_name_of_many_hooks_is_found() {
     for n in 70..80 {
         insert_hook(&session, shop, &n.to_string(), "often").await;
     }
-    let filter = DeliveryFilter { namespace: "shop".into(), hook: Some("often".into()), ..DeliveryFilter::default() };
+    let filter =
+        DeliveryFilter { namespace: "shop".into(), hook: Some("often".into()), ..DeliveryFilter::default() };
     let page = history::list(&session, &filter, None, 100, budget(10_000)).await.unwrap();
     assert_eq!((page.records.len(), page.next), (63, None));
     assert!(page.records.iter().all(|record| &*record.hook.name == "often"));
@@ -164,7 +176,8 @@ async fn one_delivery_is_read_with_its_event_attempts_and_exchange() {
     let shop = place(&session, "shop").await;
     place(&session, "other").await;
     let hook = insert_hook(&session, shop, "1", "a").await;
-    let event = StoredEvent::new(9, "i\0d", T0, &[(hook, DeliveryState::Dead), (hook, DeliveryState::Pending)]);
+    let event =
+        StoredEvent::new(9, "i\0d", T0, &[(hook, DeliveryState::Dead), (hook, DeliveryState::Pending)]);
     insert(&session, shop, std::slice::from_ref(&event)).await;
     let dead = event.delivery(0);
     session
@@ -182,13 +195,18 @@ async fn one_delivery_is_read_with_its_event_attempts_and_exchange() {
     assert_eq!(record.attempts[2].detail.as_deref(), Some("x\0"));
     assert_eq!(history::event_of(&session, "shop", id).await.unwrap().unwrap().data.get(), event.data);
     assert_eq!(history::exchange(&session, "shop", id).await.unwrap().unwrap().request.method, "POST");
-    assert_eq!(history::state(&session, "shop", id_of(event.delivery(1))).await.unwrap(), Some((event.delivery(1), DeliveryState::Pending)));
+    assert_eq!(
+        history::state(&session, "shop", id_of(event.delivery(1))).await.unwrap(),
+        Some((event.delivery(1), DeliveryState::Pending))
+    );
     let explained = explanation::explain(&session, "shop", "i\0d").await.unwrap().unwrap();
     assert_eq!((explained.event.id.as_str(), explained.deliveries.len(), explained.left_out), ("i\0d", 2, 0));
     assert_eq!(explained.deliveries[0], record);
     // The sequence number alone is not enough, and neither is another namespace.
     let forged = webhook_id(dead, 1);
-    for (namespace, id) in [("other", id), ("unknown", id), ("sh\0op", id), ("shop", forged), ("shop", Uuid::now_v7())] {
+    for (namespace, id) in
+        [("other", id), ("unknown", id), ("sh\0op", id), ("shop", forged), ("shop", Uuid::now_v7())]
+    {
         assert_eq!(history::delivery(&session, namespace, id).await.unwrap(), None);
         assert_eq!(history::event_of(&session, namespace, id).await.unwrap(), None);
         assert_eq!(history::exchange(&session, namespace, id).await.unwrap(), None);
@@ -204,7 +222,8 @@ async fn an_explanation_is_bounded_and_counts_the_rest() {
     let shop = place(&session, "shop").await;
     let hook = insert_hook(&session, shop, "1", "a").await;
     let deliveries: Vec<_> = (0..620).map(|n| (hook, STATES[n % 2 * 3])).collect();
-    insert(&session, shop, &[StoredEvent::new(1, "e", T0, &deliveries), StoredEvent::new(2, "f", T0, &[])]).await;
+    insert(&session, shop, &[StoredEvent::new(1, "e", T0, &deliveries), StoredEvent::new(2, "f", T0, &[])])
+        .await;
     let explained = explanation::explain(&session, "shop", "e").await.unwrap().unwrap();
     assert_eq!((explained.deliveries.len(), explained.left_out), (500, 120));
     assert!(explained.deliveries.is_sorted_by_key(|delivery| delivery.seq));

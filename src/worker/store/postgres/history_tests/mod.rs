@@ -80,8 +80,7 @@ async fn place(session: &Session, namespace: &str) -> i64 {
 async fn insert_hook(session: &Session, place: i64, uid: &str, name: &str) -> i64 {
     let sql = "INSERT INTO hookstream.hooks (uid, place, name, shard) VALUES ($1, $2, $3, 0) RETURNING id";
     let name = text::stored(name);
-    let params =
-        [(&uid as _, Type::TEXT), (&place as _, Type::INT8), (&name.as_ref() as _, Type::TEXT)];
+    let params = [(&uid as _, Type::TEXT), (&place as _, Type::INT8), (&name.as_ref() as _, Type::TEXT)];
     session.query_one(sql, &params).await.unwrap().get(0)
 }
 
@@ -129,7 +128,8 @@ async fn insert_delivery(
         (&size as _, Type::INT4),
     ];
     let Some(number) = state::number(state) else {
-        let sql = "INSERT INTO hookstream.pending (seq, hook, place, id, due, began, accepted, held_before, size)
+        let sql =
+            "INSERT INTO hookstream.pending (seq, hook, place, id, due, began, accepted, held_before, size)
                    VALUES ($1, $2, $3, $4, $5, $5, $5, 0, $6)";
         session.execute(sql, &common).await.unwrap();
         return;
@@ -140,11 +140,7 @@ async fn insert_delivery(
         _ => (None, 0),
     };
     let mut params = common.to_vec();
-    params.extend([
-        (&number as _, Type::INT2),
-        (&first as _, Type::INT8),
-        (&attempts as _, Type::INT4),
-    ]);
+    params.extend([(&number as _, Type::INT2), (&first as _, Type::INT8), (&attempts as _, Type::INT4)]);
     let sql = "INSERT INTO hookstream.finished (seq, hook, place, id, state, finished_at, accepted, attempts, attempts_before,
                    suppressed, replays, size, first_at, first_micros, first_status)
                VALUES ($1, $2, $3, $4, $7, $5, $5, $9, 0, 0, 0, $6, $8, 1000, 200)";

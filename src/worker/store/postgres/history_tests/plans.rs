@@ -39,7 +39,10 @@ async fn filled() -> Database {
 pub(super) async fn plans(session: &Session, sql: &str, types: &str, values: &str) -> String {
     let mut plans = String::new();
     for mode in ["force_generic_plan", "force_custom_plan"] {
-        session.batch(&format!("SET plan_cache_mode = {mode}; PREPARE explained ({types}) AS {sql}")).await.unwrap();
+        session
+            .batch(&format!("SET plan_cache_mode = {mode}; PREPARE explained ({types}) AS {sql}"))
+            .await
+            .unwrap();
         for row in session.query(&format!("EXPLAIN EXECUTE explained ({values})"), &[]).await.unwrap() {
             plans += row.get(0);
             plans.push('\n');
@@ -64,9 +67,12 @@ async fn no_list_scans_a_large_table() {
     let session = database.session().await;
     let types = "bigint[], bigint, bigint, bigint, bigint, bigint, bigint[], bigint";
     let values = "'{3}', 94371840000, 0, 0, 9223372036854775807, 9223372036854775807, '{3}', 50";
-    let states = [None, Some(DeliveryState::Pending), Some(DeliveryState::Dead), Some(DeliveryState::Dropped)];
+    let states =
+        [None, Some(DeliveryState::Pending), Some(DeliveryState::Dead), Some(DeliveryState::Dropped)];
     for state in states {
-        for (hook, event) in [(None, None), (Some("hook-3"), None), (None, Some("id-7")), (Some("hook-3"), Some("id-7"))] {
+        for (hook, event) in
+            [(None, None), (Some("hook-3"), None), (None, Some("id-7")), (Some("hook-3"), Some("id-7"))]
+        {
             let filter = DeliveryFilter {
                 namespace: "ns-2".into(),
                 hook: hook.map(Into::into),
@@ -74,7 +80,9 @@ async fn no_list_scans_a_large_table() {
                 state,
                 ..DeliveryFilter::default()
             };
-            for (direction, tables) in [(Direction::Older, Tables::Both), (Direction::Newer, Tables::Finished)] {
+            for (direction, tables) in
+                [(Direction::Older, Tables::Both), (Direction::Newer, Tables::Finished)]
+            {
                 if tables == Tables::Finished && state == Some(DeliveryState::Pending) {
                     continue;
                 }

@@ -109,10 +109,8 @@ impl HistoryStore for PostgresStore {
     ) -> BoxFuture<'_, Result<Option<EventExplanation>, StoreError>> {
         let (namespace, event_id) = (namespace.to_owned(), event_id.to_owned());
         async move {
-            self.query(&namespace, async |session| {
-                explanation::explain(session, &namespace, &event_id).await
-            })
-            .await
+            self.query(&namespace, async |session| explanation::explain(session, &namespace, &event_id).await)
+                .await
         }
         .boxed()
     }
@@ -231,10 +229,8 @@ impl HistoryStore for PostgresStore {
 
     fn replays(&self, namespace: &str) -> BoxFuture<'_, Result<Vec<ReplayJob>, StoreError>> {
         let namespace = namespace.to_owned();
-        async move {
-            self.query(&namespace, async |session| replays::list(session, &namespace).await).await
-        }
-        .boxed()
+        async move { self.query(&namespace, async |session| replays::list(session, &namespace).await).await }
+            .boxed()
     }
 
     fn replay_progress(

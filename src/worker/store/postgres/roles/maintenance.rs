@@ -47,7 +47,8 @@ impl MaintenanceStore for PostgresStore {
 
     fn claim_installation(&self, installation: &str, adopt: bool) -> BoxFuture<'_, Result<(), StoreError>> {
         let own = installation.to_owned();
-        async move { Ok(measurements::claim_installation(&self.session().await?, &own, adopt).await?) }.boxed()
+        async move { Ok(measurements::claim_installation(&self.session().await?, &own, adopt).await?) }
+            .boxed()
     }
 
     fn namespaces(&self) -> BoxFuture<'_, Result<Vec<String>, StoreError>> {

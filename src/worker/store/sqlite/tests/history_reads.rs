@@ -1,10 +1,10 @@
 //! Users' queries: plans, bounds, their own connections, fairness between namespaces.
 
 use super::super::super::conformance::hook;
+use super::super::super::read_budget::ReadBudget;
 use super::super::super::{DeliveryFilter, DeliveryRecord, DeliveryState, HookId, NewDelivery};
 use super::super::event_ids::NewestIds;
 use super::super::{lookup, unmaterialized};
-use super::super::super::read_budget::ReadBudget;
 use super::walk::{DeliveryWalk, Direction};
 use super::*;
 use crate::core::delivery_reason::DeliveryReason;
