@@ -24,7 +24,8 @@ use crate::worker::handlers::{HandlerOutcome, HandlerRunner, HookVersion, Receiv
 use crate::worker::hooks::HookState;
 use crate::worker::index::HookIndex;
 use crate::worker::store::{
-    AttemptRecord, DeliverySeq, Exchange, ExchangeChange, NextStep, PendingDelivery, Settlement,
+    AttemptRecord, DeliverySeq, DispatchStore, Exchange, ExchangeChange, NextStep, PendingDelivery,
+    Settlement,
 };
 
 /// The delay before an undecided delivery is evaluated again; a changed spec triggers it earlier.
@@ -39,6 +40,31 @@ pub struct AttemptJob {
     pub outcomes: mpsc::Sender<AttemptSettlement>,
     pub metrics: Arc<Metrics>,
     pub dispatch: DispatchHandle,
+    pub store: Arc<dyn DispatchStore>,
+}
+
+/// An attempt that the store knows. Tells it if the attempt ends without an outcome, also by a panic.
+struct BegunAttempt {
+    store: Arc<dyn DispatchStore>,
+    delivery: DeliverySeq,
+    has_outcome: bool,
+}
+
+impl BegunAttempt {
+    /// None: another worker may send the hook's deliveries now.
+    fn begin(job: &AttemptJob) -> Option<Self> {
+        let (store, delivery) = (job.store.clone(), job.pending.seq);
+        let begun = store.begin_attempt(&job.pending.hook.uid, delivery);
+        begun.then_some(BegunAttempt { store, delivery, has_outcome: false })
+    }
+}
+
+impl Drop for BegunAttempt {
+    fn drop(&mut self) {
+        if !self.has_outcome {
+            self.store.cancel_attempt(self.delivery);
+        }
+    }
 }
 
 /// The outcome of an attempt, and what it shows about the receiver.
@@ -66,6 +92,9 @@ pub async fn run(job: AttemptJob) {
     let (uid, accepted, ticket) = (job.pending.hook.uid.clone(), job.pending.accepted, job.ticket);
     let postponed = |why| DispatchCommand::AttemptPostponed { uid: uid.clone(), why, ticket };
     let guard = ReportGuard::new(job.dispatch.clone(), postponed(Postponement::DeliveryOnly));
+    let Some(mut begun) = BegunAttempt::begin(&job) else {
+        return guard.report(postponed(Postponement::NotOwned)).await;
+    };
     // Read the hook now, so that edits since the event was accepted apply.
     let state = job.index.get(&uid);
     let result = match state.as_ref().and_then(|state| Some((state, state.hook.as_ref().ok()?))) {
@@ -84,6 +113,7 @@ pub async fn run(job: AttemptJob) {
         }
     };
     let series = state.and_then(|state| state.series.clone());
+    begun.has_outcome = true;
     // Send the outcome first, so that a store that cannot keep up slows down dispatching. A closed channel means that the
     // process stops; the next start repeats the delivery.
     outcomes.send(AttemptSettlement { uid: uid.clone(), settlement, accepted, series }).await.ok();

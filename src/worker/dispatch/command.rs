@@ -13,7 +13,9 @@ use crate::core::fair_pool::Grant;
 use crate::core::receiver_breaker::{AttemptPermit, ReceiverEvidence};
 use crate::core::time::Millis;
 use crate::memory::Reservation;
-use crate::worker::store::{DeliverySeq, DueDeliveries, HookId, NextStep, PendingDelivery, StoreError};
+use crate::worker::store::{
+    DeliverySeq, DueDeliveries, HookBacklog, HookId, NextStep, PendingDelivery, StoreError,
+};
 
 /// Sends commands to the dispatcher. Waits while the command queue is full. Drops commands to a stopped dispatcher,
 /// which loses nothing: the deliveries are on disk.
@@ -55,6 +57,8 @@ pub(super) enum DispatchCommand {
     AttemptPostponed { uid: Arc<str>, why: Postponement, ticket: AttemptTicket },
     /// The filter failed on an event: the delivery is evaluated again until it is too old.
     Undecided { uid: Arc<str>, generation: Option<i64>, why: String },
+    /// Other hooks belong to this process now. `held` and `backlogs`: what the store has of them.
+    OwnershipChanged { held: Vec<HookId>, backlogs: Vec<HookBacklog> },
     /// The store cannot record outcomes (true), or can again. Meanwhile no attempt may start: an attempt whose outcome is
     /// lost in a crash is repeated.
     StoreFull(bool),
@@ -71,6 +75,8 @@ pub enum Postponement {
     HookChanged,
     /// The receiver granted another rate than the one under which the attempt started: it starts again within that rate.
     RateChanged,
+    /// Another worker may send the hook's deliveries now.
+    NotOwned,
     /// Only this delivery waits: the process had no memory for the attempt, or the attempt ended without an outcome.
     DeliveryOnly,
 }

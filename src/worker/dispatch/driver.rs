@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::command::{DispatchCommand, DispatchHandle, ReportGuard};
 use super::effect::Effect;
 use super::machine::DispatchMachine;
+use super::ownership::Owns;
 use super::time::Now;
-use super::{attempt, settler, store_jobs};
+use super::{attempt, ownership, settler, store_jobs};
 use crate::core::time::Millis;
 use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
@@ -68,8 +69,10 @@ impl Dispatcher {
         let counted = (parts.metrics.clone(), parts.index.clone());
         tasks.spawn(settler::run(settlements, parts.store.clone(), handle.clone(), counted));
         let memory = usize::try_from(parts.memory.dispatcher_bytes()).unwrap_or(usize::MAX);
+        let owner = parts.store.clone();
+        let owns: Owns = Arc::new(move |uid| owner.owns(uid));
         let dispatcher = Dispatcher {
-            machine: DispatchMachine::new(parts.index.clone(), parts.grace, memory),
+            machine: DispatchMachine::new(parts.index.clone(), parts.grace, memory).owning(owns),
             memory: parts.memory,
             store: parts.store,
             index: parts.index,
@@ -91,6 +94,8 @@ impl Dispatcher {
         let (held, backlogs) = (self.store.held_hooks().await?, self.store.backlog().await?);
         let effects = self.machine.start(held, backlogs, Now::read());
         self.execute(effects);
+        let following = tokio::spawn(ownership::follow(self.store.clone(), self.handle.clone()));
+        let _following = AbortOnDropHandle::new(following);
         let mut batch = Vec::with_capacity(COMMAND_BATCH);
         loop {
             let next = self.machine.next_wake();
@@ -153,6 +158,7 @@ impl Dispatcher {
                     outcomes: self.outcomes.clone(),
                     metrics: self.metrics.clone(),
                     dispatch: self.handle.clone(),
+                    store: self.store.clone(),
                 }));
             }
             Effect::Load { uid, serial, exclude, limit, untried } => {
@@ -194,6 +200,7 @@ impl Dispatcher {
             Effect::ReportCrowding { namespace, is_crowded } => {
                 self.handle.crowded.set(namespace, is_crowded)
             }
+            Effect::Disown(uid) => self.metrics.unhealthy_hooks.remove(&uid),
             Effect::RecordProbe(evidence) => self.metrics.record_breaker_probe(evidence),
             Effect::Transfer { from, to } => {
                 self.tasks.spawn(store_jobs::transfer(self.store.clone(), self.handle.clone(), from, to));

@@ -40,6 +40,8 @@ pub enum Effect {
     Transfer { from: HookId, to: HookId },
     /// Make the undecided deliveries of these hooks due, then send `NotifyDue`.
     RetryUndecided(Vec<Arc<str>>),
+    /// Another worker sends the hook's deliveries: forget its health here.
+    Disown(Arc<str>),
     /// End every pending delivery of a deleted hook, then send `BacklogEnded`, or `HookChanged` if the store fails.
     EndBacklog { uid: Arc<str>, hook: Option<HookId> },
 }

@@ -10,6 +10,7 @@ use super::effect::Effect;
 use super::health::{evaluate_hold, hold_change};
 use super::hold::GoneMark;
 use super::memory::DeliveryMemory;
+use super::ownership::Owns;
 use super::queue::{AttemptInFlight, HookQueue, UndecidedFilter, memory_size};
 use super::ready_ranking::ReadyRank;
 use super::time::Now;
@@ -48,6 +49,7 @@ pub struct DispatchMachine {
     is_stopping: bool,
     /// The store cannot record outcomes, so no attempt starts.
     is_store_full: bool,
+    pub(super) owns: Owns,
 }
 
 impl DispatchMachine {
@@ -69,6 +71,7 @@ impl DispatchMachine {
             reading: None,
             is_stopping: false,
             is_store_full: false,
+            owns: Arc::new(|_| true),
         }
     }
 
@@ -189,6 +192,10 @@ impl DispatchMachine {
                 self.on_postponed(&uid, &ticket, why, now);
                 self.end_attempt(&uid, &ticket, now);
             }
+            DispatchCommand::OwnershipChanged { held, backlogs } => {
+                let effects = self.change_ownership(held, backlogs, now);
+                self.effects.extend(effects);
+            }
             DispatchCommand::StoreFull(is_full) => {
                 self.is_store_full = is_full;
                 if !is_full {
@@ -218,6 +225,9 @@ impl DispatchMachine {
     /// Takes an accepted delivery into memory, or leaves it on disk if there is no capacity. Returns its hook.
     fn enqueue(&mut self, mut pending: PendingDelivery) -> Arc<str> {
         let uid = pending.hook.uid.clone();
+        if !(self.owns)(&uid) {
+            return uid;
+        }
         let mut queue = self.queues.entry(uid.clone()).or_default();
         queue.hook.get_or_insert_with(|| pending.hook.clone());
         // A blocked hook cannot send it now, so it takes no memory from others.
@@ -382,7 +392,7 @@ impl DispatchMachine {
     }
 
     /// Dispatches the hooks that the current batch of commands marked, and those that wait for what it freed.
-    fn dispatch_marked(&mut self, now: Now) {
+    pub(super) fn dispatch_marked(&mut self, now: Now) {
         loop {
             for uid in std::mem::take(&mut self.to_dispatch) {
                 if let Some(queue) = self.queues.get_mut(&uid) {

@@ -24,6 +24,7 @@ mod hold;
 mod machine;
 mod memory;
 mod orphans;
+mod ownership;
 mod postponed;
 mod queue;
 mod ready_ranking;

@@ -28,11 +28,11 @@ impl DispatchMachine {
             // None: `evaluate_hold` holds a hook that was deleted or became invalid.
             Postponement::HookChanged => None,
             Postponement::Missing(hold) => Some(hold),
-            Postponement::RateChanged => {
+            // Read again at once: the caller dispatches the hook, which gives it up if another worker has it.
+            Postponement::RateChanged | Postponement::NotOwned => {
                 if is_own {
                     queue.release_claim(ticket.seq);
                 }
-                // Read again at once: the caller dispatches the hook.
                 return queue.mark_more_on_disk();
             }
             Postponement::DeliveryOnly if is_own => return self.postpone_delivery(uid, ticket, at, now),

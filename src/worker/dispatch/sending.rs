@@ -72,6 +72,9 @@ impl DispatchMachine {
     }
 
     fn dispatch_hook(&mut self, uid: &Arc<str>, is_next: bool, now: Now) {
+        if !self.is_owned(uid) {
+            return;
+        }
         let state = self.index.get(uid);
         let Some(mut queue) = self.queues.get_mut(uid) else { return };
         if let Some(state) = &state {

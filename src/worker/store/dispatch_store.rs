@@ -97,6 +97,9 @@ pub trait DispatchStore: Send + Sync + 'static {
         true
     }
 
+    /// Records that an attempt ended without an outcome. The outcome of another one ends it when it is settled.
+    fn cancel_attempt(&self, _delivery: DeliverySeq) {}
+
     /// Returns the next change that another process made. Never resolves if no other process uses the store. Cancel safe.
     fn next_notice(&self) -> BoxFuture<'_, DispatchNotice> {
         std::future::pending().boxed()

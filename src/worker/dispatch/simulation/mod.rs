@@ -268,6 +268,7 @@ impl Simulation {
                         false => self.held.remove(&change.hook.uid),
                     };
                 }
+                Effect::Disown(uid) => drop(self.health.remove(&uid)),
                 Effect::ReportHealth(health) => drop(self.health.insert(health.hook.uid.clone(), health)),
                 Effect::ReportBreaker { uid, report, .. } => drop(self.breakers.insert(uid, report)),
                 Effect::ReportCrowding { namespace, is_crowded } => {

@@ -37,8 +37,8 @@ impl EventRow {
             Err(error) => return Err((new, StoreError::Refused(error.to_string()))),
         };
         let count = new.deliveries.len();
-        let has_distinct_ids =
-            count < 2 || new.deliveries.iter().map(|delivery| delivery.id).collect::<HashSet<_>>().len() == count;
+        let has_distinct_ids = count < 2
+            || new.deliveries.iter().map(|delivery| delivery.id).collect::<HashSet<_>>().len() == count;
         if !has_distinct_ids {
             let why = "two deliveries of an event have the same id";
             return Err((new, StoreError::Refused(why.into())));
@@ -100,8 +100,15 @@ pub(super) async fn accept(
     let (of_hooks, of_places) = known.row_ids();
     let backlogs = limits.measure(tx, &of_hooks, &of_places).await?;
 
-    let mut admission =
-        Admission { known: &known, gate_hooks, owned, originals, backlogs, plan: &mut plan, outcome: Outcome::default() };
+    let mut admission = Admission {
+        known: &known,
+        gate_hooks,
+        owned,
+        originals,
+        backlogs,
+        plan: &mut plan,
+        outcome: Outcome::default(),
+    };
     let results = requests.iter().map(|request| admission.admit(request)).collect::<Result<Vec<_>, _>>()?;
     let Admission { outcome, backlogs, .. } = admission;
 

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::super::{
-    AcceptedDelivery, AcceptedEvent, DeliverySeq, EventSeq, Fate, HookId, NewDelivery, StoreError, ids, sequence,
+    AcceptedDelivery, AcceptedEvent, DeliverySeq, EventSeq, Fate, HookId, NewDelivery, StoreError, ids,
+    sequence,
 };
 use super::accept::{EventRow, Request};
 use super::failure::DbError;
@@ -73,7 +74,8 @@ impl Known {
     /// Returns the groups of the gates that the deliveries ask.
     pub(super) fn gate_groups(&self, requests: &[Request]) -> Result<BTreeSet<GateKey>, DbError> {
         let mut groups = BTreeSet::new();
-        let deliveries = requests.iter().flat_map(|request| &request.rows).flat_map(|row| &row.new.deliveries);
+        let deliveries =
+            requests.iter().flat_map(|request| &request.rows).flat_map(|row| &row.new.deliveries);
         for delivery in deliveries.filter(|delivery| delivery.dead.is_none()) {
             if delivery.gate_request != GateRequest::default() {
                 groups.extend(gates::groups(self.hook(&delivery.hook.uid)?.row_id, &delivery.gate_request));
@@ -111,7 +113,10 @@ pub(super) struct Admission<'g> {
 
 impl Admission<'_> {
     /// Decides about one request: all its events or none.
-    pub(super) fn admit(&mut self, request: &Request) -> Result<Result<Vec<AcceptedEvent>, StoreError>, DbError> {
+    pub(super) fn admit(
+        &mut self,
+        request: &Request,
+    ) -> Result<Result<Vec<AcceptedEvent>, StoreError>, DbError> {
         // Promotes nothing, because no result could report the promoted hooks.
         if request.rows.is_empty() {
             return Ok(Ok(Vec::new()));
@@ -146,7 +151,9 @@ impl Admission<'_> {
             }
             for delivery in row.new.deliveries.iter().filter(|delivery| delivery.dead.is_none()) {
                 let hook = self.known.hook(&delivery.hook.uid)?;
-                if row.new.event.origin.redelivers_rejected() && self.backlogs.is_hook_full(hook.row_id, row.size()) {
+                if row.new.event.origin.redelivers_rejected()
+                    && self.backlogs.is_hook_full(hook.row_id, row.size())
+                {
                     return Ok(Some(StoreError::HookFull));
                 }
                 *added.entry(hook.place).or_default() += i64::from(row.size());
@@ -226,7 +233,9 @@ impl Admission<'_> {
     /// Makes a dead letter pending again, if its hook's backlog has space. False for the second duplicate of the group.
     fn revive(&mut self, delivery: &OriginalDelivery, now: Millis) -> bool {
         let (hook, size) = (&delivery.hook, delivery.size);
-        if self.backlogs.is_hook_full(hook.row_id, size) || self.backlogs.is_place_full(hook.place, size.into()) {
+        if self.backlogs.is_hook_full(hook.row_id, size)
+            || self.backlogs.is_place_full(hook.place, size.into())
+        {
             return false;
         }
         let OriginalDelivery { seq, suppressed, .. } = *delivery;

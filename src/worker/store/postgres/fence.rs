@@ -39,7 +39,8 @@ impl Fence {
             .await?;
         let (mut allowed, mut others) = (FastSet::default(), Vec::new());
         for row in &rows {
-            let (seq, owner, epoch): (i64, Option<i64>, i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+            let (seq, owner, epoch): (i64, Option<i64>, i64) =
+                (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
             let is_current = self.ownership.attempt_epoch(seq).is_none_or(|attempted| attempted == epoch);
             if owner == Some(own) && is_current {
                 allowed.insert(seq);

@@ -89,7 +89,9 @@ impl GatePlan {
         let mut due: Vec<_> = self
             .candidates
             .iter()
-            .filter_map(|(key, (candidate, _))| candidate.filter(|c| c.due <= now).map(|c| (c.due, c.delivery, *key)))
+            .filter_map(|(key, (candidate, _))| {
+                candidate.filter(|c| c.due <= now).map(|c| (c.due, c.delivery, *key))
+            })
             .collect();
         due.sort_unstable();
         due.into_iter()

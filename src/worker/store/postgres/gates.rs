@@ -281,11 +281,7 @@ async fn write_moved(
                 "UPDATE hookstream.pending p SET is_candidate = false, due = m.due, suppressed = m.suppressed
                  FROM unnest($1::bigint[], $2::bigint[], $3::int[]) AS m (seq, due, suppressed)
                  WHERE p.seq = m.seq AND p.is_candidate",
-                &[
-                    (&promoted, Type::INT8_ARRAY),
-                    (&due, Type::INT8_ARRAY),
-                    (&suppressed, Type::INT4_ARRAY),
-                ],
+                &[(&promoted, Type::INT8_ARRAY), (&due, Type::INT8_ARRAY), (&suppressed, Type::INT4_ARRAY)],
             )
             .await?;
     }

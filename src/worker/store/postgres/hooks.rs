@@ -43,8 +43,7 @@ impl HookRow {
 }
 
 /// The columns of a hook, of the table `h` and its namespace's row `hp` (`places`).
-pub(super) const HOOK_COLUMNS: &str =
-    "h.id AS hook_row, h.uid AS hook_uid, hp.name AS hook_namespace, h.name AS hook_name, h.place AS hook_place, h.held, h.held_since";
+pub(super) const HOOK_COLUMNS: &str = "h.id AS hook_row, h.uid AS hook_uid, hp.name AS hook_namespace, h.name AS hook_name, h.place AS hook_place, h.held, h.held_since";
 
 /// Reads the identity of a hook from `HOOK_COLUMNS`.
 pub(super) fn hook_id(row: &Row) -> Result<HookId, DbError> {
@@ -91,7 +90,9 @@ pub(super) async fn find_or_insert_many(
     for uid in &uids {
         let Some(hook) = hooks.get(*uid) else { continue };
         let place = places.get(&*hook.namespace);
-        of_places.push(*place.ok_or_else(|| DbError::Unreadable(format!("namespace {} has no row", hook.namespace)))?);
+        of_places.push(
+            *place.ok_or_else(|| DbError::Unreadable(format!("namespace {} has no row", hook.namespace)))?,
+        );
         names.push(&*hook.name);
         shards.push(shard_of(uid));
     }

@@ -64,7 +64,8 @@ pub(super) async fn claim(
     let mut owned = BTreeMap::new();
     for row in &rows {
         let key: &[u8] = row.try_get(0)?;
-        let key = key.try_into().map_err(|_| DbError::Unreadable("an idempotency key has not 32 bytes".into()))?;
+        let key =
+            key.try_into().map_err(|_| DbError::Unreadable("an idempotency key has not 32 bytes".into()))?;
         owned.insert((key, row.try_get(1)?), row.try_get(2)?);
     }
     Ok(owned)

@@ -25,12 +25,14 @@ pub(super) async fn insert_events(session: &Session, events: &[NewEventRow<'_>])
     if events.is_empty() {
         return Ok(());
     }
-    let texts = |read: fn(&Event) -> &str| -> Vec<_> { events.iter().map(|row| stored(read(row.event))).collect() };
+    let texts =
+        |read: fn(&Event) -> &str| -> Vec<_> { events.iter().map(|row| stored(read(row.event))).collect() };
     let seqs: Vec<i64> = events.iter().map(|row| row.seq).collect();
     let places: Vec<i64> = events.iter().map(|row| row.place).collect();
     let accepted: Vec<i64> = events.iter().map(|row| row.accepted.0).collect();
     let unmatched: Vec<bool> = events.iter().map(|row| row.is_unmatched).collect();
-    let origins: Vec<_> = events.iter().map(|row| stored(&row.event.origin.to_string()).into_owned()).collect();
+    let origins: Vec<_> =
+        events.iter().map(|row| stored(&row.event.origin.to_string()).into_owned()).collect();
     let (ids, sources) = (texts(|event| &event.id), texts(|event| &event.source));
     let (names, times) = (texts(|event| &event.event), texts(|event| &event.time));
     let attributes: Vec<Option<&str>> = events.iter().map(|row| row.attributes).collect();

@@ -55,7 +55,9 @@ pub(super) async fn poll(
             change = ownership.next_change() => change,
             () = tokio::time::sleep(pause) => OwnershipChange::default(),
         };
-        if change != OwnershipChange::default() && notices.send(DispatchNotice::OwnershipChanged).await.is_err() {
+        if change != OwnershipChange::default()
+            && notices.send(DispatchNotice::OwnershipChanged).await.is_err()
+        {
             return;
         }
         let started = Instant::now();

@@ -194,7 +194,8 @@ async fn insert_attempts(
     let durations: Vec<i64> = with_rows.iter().map(|(_, attempt, _)| micros(attempt)).collect();
     let statuses: Vec<Option<i32>> =
         with_rows.iter().map(|(_, attempt, _)| attempt.status.map(i32::from)).collect();
-    let errors: Vec<Option<&str>> = with_rows.iter().map(|(_, attempt, _)| attempt.error.as_deref()).collect();
+    let errors: Vec<Option<&str>> =
+        with_rows.iter().map(|(_, attempt, _)| attempt.error.as_deref()).collect();
     let details: Vec<_> =
         with_rows.iter().map(|(_, attempt, _)| attempt.detail.as_deref().map(text::stored)).collect();
     tx.execute(
@@ -228,7 +229,8 @@ async fn record_exchanges(
             ExchangeChange::Nothing => {}
             ExchangeChange::Remove => removed.push(settlement.delivery),
             ExchangeChange::Replace(exchange) => {
-                let content = serde_json::to_vec(exchange).map_err(|error| DbError::Unreadable(error.to_string()))?;
+                let content =
+                    serde_json::to_vec(exchange).map_err(|error| DbError::Unreadable(error.to_string()))?;
                 seqs.push(settlement.delivery);
                 places.push(*place);
                 bytes.push(i32::try_from(content.len() + EXCHANGE_BYTES).unwrap_or(i32::MAX));
@@ -237,7 +239,11 @@ async fn record_exchanges(
         }
     }
     if !removed.is_empty() {
-        tx.execute("DELETE FROM hookstream.exchanges WHERE delivery = ANY($1)", &[(&removed, Type::INT8_ARRAY)]).await?;
+        tx.execute(
+            "DELETE FROM hookstream.exchanges WHERE delivery = ANY($1)",
+            &[(&removed, Type::INT8_ARRAY)],
+        )
+        .await?;
     }
     if seqs.is_empty() {
         return Ok(());

@@ -50,11 +50,7 @@ impl ShareLimits {
         Ok(backlogs)
     }
 
-    async fn measure_places(
-        &self,
-        session: &Session,
-        places: &[i64],
-    ) -> Result<FastMap<i64, i64>, DbError> {
+    async fn measure_places(&self, session: &Session, places: &[i64]) -> Result<FastMap<i64, i64>, DbError> {
         let now = Millis::steady();
         let mut found = FastMap::default();
         let mut stale = Vec::new();

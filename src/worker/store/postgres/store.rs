@@ -1,7 +1,7 @@
 //! The store of one process: its connections, writers, lease, and notices.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicUsize};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
@@ -25,7 +25,6 @@ use crate::core::time::Millis;
 
 /// How often an operation that loses deadlocks is repeated.
 const CONFLICTS: usize = 10;
-
 /// Users' queries that run at the same time. A process has eight connections.
 const HISTORY_READERS: usize = 2;
 /// Users' queries that wait.
@@ -140,7 +139,7 @@ impl PostgresStore {
     where
         F: for<'t> Fn(&'t Session, &'t mut BacklogChanges) -> BoxFuture<'t, Result<T, DbError>>,
     {
-        let writer = self.direct.load(std::sync::atomic::Ordering::Relaxed);
+        let writer = self.writer_id();
         let mut conflicts = 0;
         loop {
             let session = self.session().await?;
@@ -162,6 +161,11 @@ impl PostgresStore {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// Returns the writer of operations that are no group.
+    pub(super) fn writer_id(&self) -> i64 {
+        self.direct.load(Ordering::Relaxed)
     }
 
     pub(super) async fn next_notice(&self) -> DispatchNotice {

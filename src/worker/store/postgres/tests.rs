@@ -1,28 +1,27 @@
 //! The conformance suite on a real server.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use super::super::conformance::*;
 use super::test_server;
 use super::*;
 
-/// A database of its own.
-struct OwnDatabase {
+/// A database with one worker. A store that is opened again is the same worker, so it has its shards at once.
+struct OneWorker {
     url: String,
 }
 
-static DATABASES: AtomicUsize = AtomicUsize::new(0);
-
-impl OwnDatabase {
-    fn create() -> Self {
-        let server = test_server::shared();
-        let name = format!("conformance_{}", DATABASES.fetch_add(1, Ordering::Relaxed));
-        server.create_database(&name);
-        OwnDatabase { url: server.url(&name) }
+impl Subject for OneWorker {
+    type Store = PostgresStore;
+    fn new() -> Self {
+        OneWorker { url: test_server::shared().new_database() }
     }
-
-    async fn open(&self, name: &str) -> PostgresStore {
-        let settings = PostgresSettings { name: name.to_owned(), migrate: true };
-        PostgresStore::open(&self.url, settings).await.unwrap()
+    async fn open(&self) -> PostgresStore {
+        open(&self.url, "worker").await
     }
 }
+
+async fn open(url: &str, name: &str) -> PostgresStore {
+    let settings = PostgresSettings { name: name.to_owned(), migrate: true };
+    PostgresStore::open(url, settings).await.unwrap()
+}
+
+conformance!(OneWorker);

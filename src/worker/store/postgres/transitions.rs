@@ -53,11 +53,15 @@ pub(super) async fn make_pending(
         made.push((seq, hook));
     }
     // A later death must not clear the memory that the earlier delivery set.
-    tx.execute("UPDATE hookstream.gates SET owner = NULL WHERE owner = ANY($1)", &[(&seqs, Type::INT8_ARRAY)]).await?;
+    tx.execute(
+        "UPDATE hookstream.gates SET owner = NULL WHERE owner = ANY($1)",
+        &[(&seqs, Type::INT8_ARRAY)],
+    )
+    .await?;
     let of_rows = hooks::find_rows(tx, &made.iter().map(|(_, hook)| *hook).collect::<Vec<_>>()).await?;
-    let named = made.into_iter().filter_map(|(seq, hook)| {
-        of_rows.get(&hook).map(|hook| MadePending { seq, hook: hook.id.clone() })
-    });
+    let named = made
+        .into_iter()
+        .filter_map(|(seq, hook)| of_rows.get(&hook).map(|hook| MadePending { seq, hook: hook.id.clone() }));
     Ok(named.collect())
 }
 

@@ -76,8 +76,11 @@ impl Membership {
             return Ok(false);
         }
         let (workers, shards) = read_members(session).await?;
-        let kept: FastMap<i16, i64> =
-            shards.iter().filter(|shard| shard.owner == Some(own)).map(|shard| (shard.shard, shard.epoch)).collect();
+        let kept: FastMap<i16, i64> = shards
+            .iter()
+            .filter(|shard| shard.owner == Some(own))
+            .map(|shard| (shard.shard, shard.epoch))
+            .collect();
         self.ownership.keep(&kept);
         // A shard that another worker gave.
         self.ownership.gain(kept);
@@ -104,7 +107,10 @@ impl Membership {
                 &[(&own, Type::INT8), (&shards, Type::INT2_ARRAY)],
             )
             .await?;
-        let taken = rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<Vec<_>, DbError>>()?;
+        let taken = rows
+            .iter()
+            .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
+            .collect::<Result<Vec<_>, DbError>>()?;
         self.ownership.gain(taken);
         Ok(())
     }
@@ -131,7 +137,10 @@ impl Membership {
             give(session, own, &shards, &in_flight).await?;
         }
         session
-            .execute("UPDATE hookstream.workers SET lease_until = '-infinity' WHERE id = $1", &[(&own, Type::INT8)])
+            .execute(
+                "UPDATE hookstream.workers SET lease_until = '-infinity' WHERE id = $1",
+                &[(&own, Type::INT8)],
+            )
             .await
             .map(drop)
     }

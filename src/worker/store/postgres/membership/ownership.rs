@@ -72,7 +72,9 @@ impl Ownership {
     /// Returns the owned shards.
     pub(in super::super) fn shards(&self) -> Vec<i16> {
         let state = self.state.lock();
-        (0..SHARDS).filter(|shard| state.epochs.contains_key(shard) && !state.leaving.contains(shard)).collect()
+        (0..SHARDS)
+            .filter(|shard| state.epochs.contains_key(shard) && !state.leaving.contains(shard))
+            .collect()
     }
 
     /// Records the start of an attempt. False: another worker may own the hook now, so the attempt must not start.

@@ -27,7 +27,9 @@ pub(super) fn plan(own: i64, workers: &[i64], shards: &[ShardRow]) -> ShareChang
         let (shards, workers) = (usize::try_from(SHARDS).unwrap_or(0), workers.len().max(1));
         shards / workers + usize::from(position < shards % workers)
     };
-    let Some(position) = workers.iter().position(|worker| *worker == own) else { return ShareChange::default() };
+    let Some(position) = workers.iter().position(|worker| *worker == own) else {
+        return ShareChange::default();
+    };
     let (owned, wanted) = (count_of(own), target(position));
     if owned < wanted {
         let free = shards.iter().filter(|shard| shard.owner.is_none()).map(|shard| shard.shard);
@@ -40,11 +42,8 @@ pub(super) fn plan(own: i64, workers: &[i64], shards: &[ShardRow]) -> ShareChang
         free.truncate(wanted - owned);
         return ShareChange { take: free, give: Vec::new() };
     }
-    let mut receivers = workers
-        .iter()
-        .enumerate()
-        .filter(|(_, worker)| **worker != own)
-        .flat_map(|(position, worker)| {
+    let mut receivers =
+        workers.iter().enumerate().filter(|(_, worker)| **worker != own).flat_map(|(position, worker)| {
             std::iter::repeat_n(*worker, target(position).saturating_sub(count_of(*worker)))
         });
     // Shards that are free are taken, so nobody gives for them.
@@ -101,8 +100,9 @@ mod tests {
 
     #[test]
     fn an_even_division_moves_nothing() {
-        let shards: Vec<ShardRow> =
-            (0..SHARDS).map(|shard| ShardRow { shard, owner: Some(i64::from(shard % 2)), epoch: 1 }).collect();
+        let shards: Vec<ShardRow> = (0..SHARDS)
+            .map(|shard| ShardRow { shard, owner: Some(i64::from(shard % 2)), epoch: 1 })
+            .collect();
         assert_eq!(plan(0, &[0, 1], &shards), ShareChange::default());
         assert_eq!(plan(7, &[0, 1], &shards), ShareChange::default(), "a worker that is no member");
         let ShareChange { give, .. } = plan(0, &[0, 1, 2], &shards);

@@ -5,8 +5,8 @@ use futures::future::BoxFuture;
 use tokio::sync::oneshot;
 
 use super::super::super::{
-    DeliverySeq, DispatchNotice, DispatchStore, DueDeliveries, HookBacklog, HookId, PendingDelivery, ReadLimit,
-    Settlement, StoreError,
+    DeliverySeq, DispatchNotice, DispatchStore, DueDeliveries, HookBacklog, HookId, PendingDelivery,
+    ReadLimit, Settlement, StoreError,
 };
 use super::super::store::PostgresStore;
 use super::super::writer::QueuedOutcomes;
@@ -160,6 +160,10 @@ impl DispatchStore for PostgresStore {
 
     fn begin_attempt(&self, hook_uid: &str, delivery: DeliverySeq) -> bool {
         self.ownership.begin_attempt(hook_uid, delivery, Millis::steady())
+    }
+
+    fn cancel_attempt(&self, delivery: DeliverySeq) {
+        self.ownership.end_attempts([delivery]);
     }
 
     fn next_notice(&self) -> BoxFuture<'_, DispatchNotice> {

@@ -1,5 +1,6 @@
 //! Implements the four roles of a store.
 
+mod changes;
 mod dispatch;
 mod history;
 mod ingest;

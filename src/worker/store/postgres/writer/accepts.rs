@@ -54,7 +54,8 @@ impl AcceptWriter {
 
     /// Commits a group and answers its requests.
     async fn commit(&mut self, group: Vec<QueuedAccept>) {
-        let (mut requests, mut callbacks) = (Vec::with_capacity(group.len()), Vec::with_capacity(group.len()));
+        let (mut requests, mut callbacks) =
+            (Vec::with_capacity(group.len()), Vec::with_capacity(group.len()));
         for QueuedAccept { request, done, .. } in group {
             requests.push(request);
             callbacks.push(done);
@@ -62,7 +63,9 @@ impl AcceptWriter {
         let results = match self.execute(&mut requests).await {
             Ok(results) => results,
             Err(Failure::Refused) if requests.len() > 1 => self.execute_each(&mut requests).await,
-            Err(Failure::Refused) => vec![Err(StoreError::Refused("the database refused a value of the event".into()))],
+            Err(Failure::Refused) => {
+                vec![Err(StoreError::Refused("the database refused a value of the event".into()))]
+            }
             Err(_) => requests.iter().map(|_| Err(unavailable())).collect(),
         };
         for ((request, done), result) in requests.into_iter().zip(callbacks).zip(results) {
@@ -81,7 +84,9 @@ impl AcceptWriter {
             let mut alone = vec![request];
             results.push(match self.execute(&mut alone).await {
                 Ok(mut result) => result.pop().unwrap_or(Err(StoreError::Closed)),
-                Err(Failure::Refused) => Err(StoreError::Refused("the database refused a value of the event".into())),
+                Err(Failure::Refused) => {
+                    Err(StoreError::Refused("the database refused a value of the event".into()))
+                }
                 Err(_) => Err(unavailable()),
             });
             requests.append(&mut alone);
@@ -190,10 +195,7 @@ async fn number_events(session: &Session, requests: &mut [Request]) -> Result<()
     }
     let count = i64::try_from(unnumbered.len()).unwrap_or(i64::MAX);
     let rows = session
-        .query(
-            "SELECT nextval('hookstream.event_seq') FROM generate_series(1, $1)",
-            &[(&count, Type::INT8)],
-        )
+        .query("SELECT nextval('hookstream.event_seq') FROM generate_series(1, $1)", &[(&count, Type::INT8)])
         .await?;
     let mut numbers = rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<EventSeq>, _>>()?;
     // In the order of acceptance.

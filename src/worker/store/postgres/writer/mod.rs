@@ -84,7 +84,10 @@ impl WriterRow {
 /// Inserts the row of a writer.
 pub(super) async fn insert_writer(session: &Session, worker: i64) -> Result<i64, DbError> {
     let row = session
-        .query_one("INSERT INTO hookstream.writers (worker) VALUES ($1) RETURNING id", &[(&worker, Type::INT8)])
+        .query_one(
+            "INSERT INTO hookstream.writers (worker) VALUES ($1) RETURNING id",
+            &[(&worker, Type::INT8)],
+        )
         .await?;
     Ok(row.try_get(0)?)
 }

@@ -45,7 +45,8 @@ impl OutcomeWriter {
             let mut next = Some(first);
             while let Some(operation) = next.take() {
                 // A delivery occurs once in a statement. A second outcome of it is for the next group.
-                let is_disjoint = operation.settlements.iter().all(|settlement| !seen.contains(&settlement.delivery));
+                let is_disjoint =
+                    operation.settlements.iter().all(|settlement| !seen.contains(&settlement.delivery));
                 if !group.is_empty() && (!is_disjoint || rows >= GROUP_ROWS) {
                     self.next = Some(operation);
                     break;
@@ -75,11 +76,11 @@ impl OutcomeWriter {
                     let alone = vec![operation];
                     match self.execute(&alone).await {
                         Ok(promoted) => self.answer(alone, &promoted),
-                        Err(failure) => fail(alone, &failure),
+                        Err(failure) => self.fail(alone, &failure),
                     }
                 }
             }
-            Err(failure) => fail(group, &failure),
+            Err(failure) => self.fail(group, &failure),
         }
     }
 
@@ -167,14 +168,15 @@ impl OutcomeWriter {
         tx.commit().await?;
         Ok(Guard::Runs)
     }
-}
 
-fn fail(group: Vec<QueuedOutcomes>, failure: &Failure) {
-    for QueuedOutcomes { reply, .. } in group {
-        let error = match failure {
-            Failure::Refused => StoreError::Refused("the database refused a value of the outcome".into()),
-            _ => unavailable(),
-        };
-        drop(reply.send(Err(error)));
+    fn fail(&self, group: Vec<QueuedOutcomes>, failure: &Failure) {
+        for QueuedOutcomes { settlements, reply } in group {
+            self.ownership.end_attempts(settlements.iter().map(|settlement| settlement.delivery));
+            let error = match failure {
+                Failure::Refused => StoreError::Refused("the database refused a value of the outcome".into()),
+                _ => unavailable(),
+            };
+            drop(reply.send(Err(error)));
+        }
     }
 }

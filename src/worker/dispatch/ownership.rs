@@ -1,0 +1,77 @@
+//! The hooks whose deliveries this process sends. With several workers, each hook belongs to one of them.
+
+use std::sync::Arc;
+
+use super::command::{DispatchCommand, DispatchHandle};
+use super::effect::Effect;
+use super::machine::DispatchMachine;
+use super::time::Now;
+use crate::worker::store::{DispatchNotice, DispatchStore, HookBacklog, HookId, StoreError};
+
+/// Returns whether this process sends the deliveries of the hook with this uid.
+pub type Owns = Arc<dyn Fn(&str) -> bool + Send + Sync>;
+
+impl DispatchMachine {
+    /// Sends only the deliveries of these hooks.
+    pub fn owning(mut self, owns: Owns) -> Self {
+        self.owns = owns;
+        self
+    }
+
+    /// Takes over the hooks that this process owns now, and gives up those of other workers.
+    pub fn change_ownership(
+        &mut self,
+        held: Vec<HookId>,
+        backlogs: Vec<HookBacklog>,
+        now: Now,
+    ) -> Vec<Effect> {
+        let mut effects = self.start(held, backlogs, now);
+        let all: Vec<_> = self.queues.keys().cloned().collect();
+        all.iter().for_each(|uid| self.mark(uid));
+        self.dispatch_marked(now);
+        effects.append(&mut self.effects);
+        effects
+    }
+
+    /// True if this process sends the hook's deliveries. Otherwise gives up what it has of them: another worker reads them
+    /// from the store. Attempts in flight end here.
+    pub(super) fn is_owned(&mut self, uid: &Arc<str>) -> bool {
+        if (self.owns)(uid) {
+            return true;
+        }
+        self.unload_all(uid);
+        self.memory.pool.stop_waiting(uid);
+        let Some(queue) = self.queues.get_mut(uid) else { return false };
+        queue.has_more_on_disk = false;
+        // A claim of an outcome that is not committed: the hook may come back before.
+        if queue.in_flight == 0 && queue.claimed.is_empty() {
+            self.drop_queue(uid);
+            self.effects.push(Effect::Disown(uid.clone()));
+        }
+        false
+    }
+}
+
+/// Reports the changes of other workers to the dispatcher. Never ends.
+pub async fn follow(store: Arc<dyn DispatchStore>, handle: DispatchHandle) {
+    loop {
+        match store.next_notice().await {
+            DispatchNotice::Due(backlogs) => {
+                for backlog in backlogs {
+                    handle.notify_hook(backlog.hook).await;
+                }
+            }
+            DispatchNotice::OwnershipChanged => match read(&*store).await {
+                Ok((held, backlogs)) => {
+                    handle.send(DispatchCommand::OwnershipChanged { held, backlogs }).await;
+                }
+                // Later notices of due deliveries follow.
+                Err(error) => tracing::warn!(%error, "read of the hooks of this worker failed"),
+            },
+        }
+    }
+}
+
+async fn read(store: &dyn DispatchStore) -> Result<(Vec<HookId>, Vec<HookBacklog>), StoreError> {
+    Ok((store.held_hooks().await?, store.backlog().await?))
+}
