@@ -13,10 +13,13 @@
 mod accept;
 mod admission;
 mod backlog;
+mod byte_limits;
 mod connections;
 mod due;
+mod ended_places;
 mod event_rows;
 mod events_list;
+mod expired;
 mod explanation;
 mod failure;
 mod fence;
@@ -44,8 +47,10 @@ mod shard;
 mod shares;
 mod state;
 mod store;
+mod sweep;
 mod text;
 mod transitions;
+mod unused_rows;
 mod walk;
 mod writer;
 

@@ -19,6 +19,7 @@ use super::membership::{Membership, Ownership};
 use super::notices::NoticeReceiver;
 use super::session::Session;
 use super::shares::ShareLimits;
+use super::sweep::Sweeps;
 use super::writer::{self, AcceptWriter, OutcomeWriter, QueuedAccept, QueuedOutcomes, WriterRow};
 use super::{keeper, notices, schema};
 use crate::core::time::Millis;
@@ -53,6 +54,7 @@ pub struct PostgresStore {
     pub(super) notices: NoticeReceiver,
     /// The connections for users' queries.
     pub(super) read_slots: ReadSlots,
+    pub(super) sweeps: tokio::sync::Mutex<Sweeps>,
     /// The writer of all other operations.
     direct: AtomicI64,
     writers: Mutex<Vec<JoinHandle<()>>>,
@@ -110,6 +112,7 @@ impl PostgresStore {
             queued,
             outcomes: Mutex::new(Some(outcomes)),
             notices,
+            sweeps: tokio::sync::Mutex::default(),
             read_slots: ReadSlots::new(HISTORY_READERS, HISTORY_QUEUE),
             direct: AtomicI64::new(direct),
             writers: Mutex::new(writers),

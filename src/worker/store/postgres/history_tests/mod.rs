@@ -4,6 +4,7 @@ mod events;
 mod lists;
 mod namespaces;
 mod plans;
+mod sweeps;
 
 use std::str::FromStr;
 
