@@ -81,6 +81,57 @@ impl ServerCertVerifier for ConfiguredAuthorities {
     }
 }
 
+/// Verifies certificates as another verifier does, but accepts them for every name: for `sslmode=verify-ca` of PostgreSQL.
+#[derive(Debug)]
+pub(super) struct AcceptAnyName(ConfiguredAuthorities);
+
+impl AcceptAnyName {
+    pub fn new(verifier: ConfiguredAuthorities) -> Self {
+        AcceptAnyName(verifier)
+    }
+}
+
+impl ServerCertVerifier for AcceptAnyName {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        match self.0.verify_server_cert(certificate, intermediates, name, ocsp, now) {
+            // The name is verified last: the chain is trusted and the certificate is valid now.
+            Err(rustls::Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) => Ok(ServerCertVerified::assertion()),
+            result => result,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
+}
+
 /// Accepts any certificate, for `insecureSkipVerify`. Still verifies handshake signatures, so that the peer must own the
 /// key of its certificate.
 #[derive(Debug)]

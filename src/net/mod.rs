@@ -42,4 +42,4 @@ pub use connect::Egress;
 pub use port_options::{PortOptions, raise_open_files_limit};
 pub use proxy::{Bypass, Proxy};
 pub use serve_tls::{ServerTls, ServerTlsError};
-pub use tls::{TlsError, TlsOptions};
+pub use tls::{TlsError, TlsOptions, VerifiedName, describe_tls_error};

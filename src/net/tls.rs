@@ -8,7 +8,7 @@ use rustls::{AlertDescription, CertificateError, ClientConfig, InvalidMessage};
 use secrecy::{ExposeSecret, SecretSlice};
 use sha2::{Digest, Sha256};
 
-use super::certificate_verifiers::{AcceptAnyCertificate, ConfiguredAuthorities};
+use super::certificate_verifiers::{AcceptAnyCertificate, AcceptAnyName, ConfiguredAuthorities};
 
 /// Deviations from the default: the certificate authorities of the system and no client certificate.
 #[derive(Debug, Default)]
@@ -19,6 +19,15 @@ pub struct TlsOptions {
     pub client: Option<(Vec<u8>, SecretSlice<u8>)>,
     /// Accept any server certificate.
     pub insecure: bool,
+}
+
+/// The name that a server's certificate must be issued for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VerifiedName {
+    /// The host of the connection.
+    Host,
+    /// Any name: only the authorities are verified.
+    Any,
 }
 
 /// Why TLS options cannot be used. The messages never contain the certificates or keys.
@@ -56,6 +65,11 @@ impl TlsOptions {
 
     /// Builds the configuration of a TLS client.
     pub(super) fn config(&self) -> Result<ClientConfig, TlsError> {
+        self.config_for(VerifiedName::Host)
+    }
+
+    /// Builds the configuration of a TLS client, for a protocol whose users may leave the name unverified.
+    pub fn config_for(&self, name: VerifiedName) -> Result<ClientConfig, TlsError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
@@ -67,7 +81,13 @@ impl TlsOptions {
         } else if let Some(ca) = &self.ca {
             let verifier = ConfiguredAuthorities::new(certificates(ca).map_err(TlsError::Ca)?, provider)
                 .map_err(TlsError::Ca)?;
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
+            let builder = builder.dangerous();
+            match name {
+                VerifiedName::Host => builder.with_custom_certificate_verifier(Arc::new(verifier)),
+                VerifiedName::Any => {
+                    builder.with_custom_certificate_verifier(Arc::new(AcceptAnyName::new(verifier)))
+                }
+            }
         } else {
             let verifier = rustls_platform_verifier::Verifier::new(provider)
                 .map_err(|e| TlsError::System(e.to_string()))?;
@@ -113,7 +133,7 @@ fn check_byte_order_mark(text: &[u8]) -> Result<(), String> {
 
 /// Describes a failed handshake. Names P-521 where the two sides share no signature algorithm, because such a server sends
 /// nothing but an alert.
-pub(super) fn describe_tls_error(error: &rustls::Error) -> String {
+pub fn describe_tls_error(error: &rustls::Error) -> String {
     match error {
         rustls::Error::AlertReceived(AlertDescription::HandshakeFailure) => format!(
             "{error}: the two sides share no protocol version, cipher suite or signature algorithm; a key on the curve P-521 \

@@ -57,7 +57,7 @@ pub async fn store_holds(holds: &CoalescingQueue<HoldChange>, store: &dyn Dispat
         let batch = holds.pop(HOLD_BATCH).await;
         let writes = batch.into_iter().map(|(uid, change)| async move {
             match store.set_held(&change.hook, change.held, change.at).await {
-                Err(StoreError::Full | StoreError::Busy) => Some((uid, change)),
+                Err(StoreError::Full | StoreError::Busy | StoreError::Unavailable(_)) => Some((uid, change)),
                 Err(error) => {
                     tracing::warn!(hook = %change.hook.name, %error, "write of a hook's hold failed");
                     None

@@ -77,7 +77,7 @@ impl Settler {
                     self.limit = (self.limit * 2).min(BATCH);
                     Some(notify)
                 }
-                Err(StoreError::Full | StoreError::Busy) => {
+                Err(StoreError::Full | StoreError::Busy | StoreError::Unavailable(_)) => {
                     self.limit = (self.limit / 4).max(1);
                     self.set_full(true).await;
                     tokio::time::sleep(RETRY_DELAY).await;

@@ -21,8 +21,8 @@ pub enum StoreError {
     Indexing,
     #[error("the namespace has {0} unfinished replays, which is the most")]
     TooManyReplays(usize),
-    /// The database is away, or refuses the connection. Nothing was changed.
-    #[error("the store is not available: {0}")]
+    /// The database cannot be used now. Nothing was changed, and the operation can be repeated later.
+    #[error("the database is not available: {0}")]
     Unavailable(String),
     #[error("the store is stopping")]
     Closed,

@@ -66,9 +66,11 @@ async fn size(session: &Session, table: &str) -> Result<u64, DbError> {
 pub(super) const HISTORY: &str = "
 SELECT at FROM (
     SELECT at, sum(bytes) OVER (ORDER BY at DESC ROWS UNBOUNDED PRECEDING) AS total FROM (
-        SELECT finished_at AS at, size AS bytes FROM hookstream.finished WHERE state <> 2
+        (SELECT finished_at AS at, size AS bytes FROM hookstream.finished WHERE state <> 2
+         ORDER BY finished_at DESC, seq DESC)
         UNION ALL
-        SELECT accepted AS at, octet_length(data) + 512 AS bytes FROM hookstream.events WHERE is_loose) r) s
+        (SELECT accepted AS at, octet_length(data) + 512 AS bytes FROM hookstream.events WHERE is_loose
+         ORDER BY accepted DESC, seq DESC)) r) s
 WHERE total > $1 LIMIT 1";
 
 pub(super) const DEAD: &str = "

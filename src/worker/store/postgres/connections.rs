@@ -1,43 +1,30 @@
-//! The connections of a process.
-
-use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod};
-use tokio_postgres::NoTls;
+//! The connections of a process, as the engine uses them.
 
 use super::super::StoreError;
+use super::connect::{Database, PostgresOptions};
 use super::failure::DbError;
 use super::session::Session;
 
-/// Connections of one process: two writers, the lease, and reads.
-const MAX_CONNECTIONS: usize = 8;
-
 pub(super) struct Connections {
-    pool: Pool,
-    prepares: bool,
+    database: Database,
 }
 
 impl Connections {
-    pub(super) fn connect(url: &str) -> Result<Self, StoreError> {
-        let config: tokio_postgres::Config =
-            url.parse().map_err(|error: tokio_postgres::Error| StoreError::Open(error.to_string()))?;
-        let manager =
-            Manager::from_config(config, NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
-        let pool = Pool::builder(manager)
-            .max_size(MAX_CONNECTIONS)
-            .build()
-            .map_err(|error| StoreError::Open(error.to_string()))?;
-        Ok(Connections { pool, prepares: true })
+    pub(super) async fn connect(options: &PostgresOptions) -> Result<Self, StoreError> {
+        Ok(Connections { database: Database::connect(options).await? })
     }
 
-    /// Returns a connection. Waits while all are in use.
+    /// Returns a connection of the pool. Waits while all are in use.
     pub(super) async fn session(&self) -> Result<Session, DbError> {
-        match self.pool.get().await {
-            Ok(client) => Ok(Session::new(client, self.prepares)),
-            Err(deadpool_postgres::PoolError::Backend(error)) => Err(error.into()),
-            Err(_) => Err(DbError::Closed),
-        }
+        Ok(Session::pooled(self.database.client().await?))
+    }
+
+    /// Returns a connection beside the pool, so that no load can delay its owner. A process has at most two.
+    pub(super) async fn dedicated(&self) -> Result<Session, DbError> {
+        Ok(Session::dedicated(self.database.dedicated(None).await?))
     }
 
     pub(super) fn close(&self) {
-        self.pool.close();
+        self.database.close();
     }
 }

@@ -1,8 +1,7 @@
 //! Why an access to the database failed, and what the engine does about it.
 
-use tokio_postgres::error::SqlState;
-
 use super::super::StoreError;
+use super::connect::{self, FailureKind};
 
 /// Why an access failed.
 #[derive(Debug, thiserror::Error)]
@@ -21,27 +20,27 @@ pub(super) enum DbError {
 }
 
 impl DbError {
-    /// Converts the failure of a COMMIT. Without an answer of the server, its outcome is unknown.
+    /// Converts the failure of a COMMIT. If the connection ended, its outcome is unknown.
     pub(super) fn at_commit(self) -> Self {
-        match &self {
-            DbError::Postgres(error) if error.as_db_error().is_none() => DbError::OutcomeUnknown,
+        match self.kind() {
+            Some(FailureKind::Disconnected) => DbError::OutcomeUnknown,
             _ => self,
         }
     }
 
     /// True if the same transaction may succeed when it is repeated at once: it lost a deadlock or a race.
     pub(super) fn is_conflict(&self) -> bool {
-        matches!(self.code(), Some(&SqlState::T_R_DEADLOCK_DETECTED | &SqlState::T_R_SERIALIZATION_FAILURE))
+        self.kind() == Some(FailureKind::Conflict)
     }
 
-    /// True if the values of the statement are at fault, and repeating it fails again.
+    /// True if the statement is at fault, and repeating it fails again.
     pub(super) fn is_refusal(&self) -> bool {
-        self.code().is_some_and(|code| code.code().starts_with("22") || code.code().starts_with("23"))
+        self.kind() == Some(FailureKind::Refused)
     }
 
-    fn code(&self) -> Option<&SqlState> {
+    fn kind(&self) -> Option<FailureKind> {
         match self {
-            DbError::Postgres(error) => error.code(),
+            DbError::Postgres(error) => Some(connect::classify(error)),
             _ => None,
         }
     }
@@ -56,10 +55,10 @@ impl From<DbError> for StoreError {
     fn from(error: DbError) -> Self {
         match error {
             DbError::Store(error) => error,
-            DbError::OutcomeUnknown | DbError::Closed => unavailable(),
+            DbError::Closed => StoreError::Closed,
+            DbError::OutcomeUnknown => unavailable(),
             DbError::Unreadable(why) => StoreError::Refused(format!("a row cannot be read: {why}")),
-            DbError::Postgres(error) if error.as_db_error().is_none() => unavailable(),
-            DbError::Postgres(error) => StoreError::Unavailable(error.to_string()),
+            DbError::Postgres(error) => connect::failure(&error),
         }
     }
 }

@@ -14,6 +14,7 @@ mod accept;
 mod admission;
 mod backlog;
 mod byte_limits;
+pub mod connect;
 mod connections;
 mod due;
 mod ended_places;
@@ -54,7 +55,7 @@ mod unused_rows;
 mod walk;
 mod writer;
 
-pub use store::{PostgresSettings, PostgresStore};
+pub use store::PostgresStore;
 
 #[cfg(test)]
 mod history_tests;

@@ -1,99 +1,70 @@
-//! A connection of the pool, in use.
-//!
-//! Every statement names the types of its parameters. Connected directly, statements are prepared once for each connection.
-//! Behind a pooler that assigns a server connection to each transaction, nothing may outlive a transaction, so each statement
-//! is sent unnamed with its parameters in one message.
-
-use std::sync::atomic::{AtomicBool, Ordering};
+//! A connection in use: `connect::Session` with the engine's errors, and transactions that cannot be forgotten.
 
 use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 
+use super::connect::{self, PooledSession};
 use super::failure::DbError;
 
 /// A parameter of a statement, with its type.
 pub(super) type Param<'a> = (&'a (dyn ToSql + Sync), Type);
 
-/// A connection. One that is dropped within a transaction is closed, because nothing may use it again.
-pub(super) struct Session {
-    client: Option<deadpool_postgres::Client>,
-    /// False behind a pooler.
-    prepares: bool,
-    is_in_transaction: AtomicBool,
+/// A connection. One of the pool that is dropped within a transaction is closed, because nothing may use it again.
+pub(super) enum Session {
+    Pooled(PooledSession),
+    Dedicated(Box<connect::Session>),
 }
 
 impl Session {
-    pub(super) fn new(client: deadpool_postgres::Client, prepares: bool) -> Self {
-        Session { client: Some(client), prepares, is_in_transaction: AtomicBool::new(false) }
+    pub(super) fn pooled(session: PooledSession) -> Self {
+        Session::Pooled(session)
     }
 
-    fn client(&self) -> Result<&deadpool_postgres::Client, DbError> {
-        self.client.as_ref().ok_or(DbError::Closed)
+    pub(super) fn dedicated(session: connect::Session) -> Self {
+        Session::Dedicated(Box::new(session))
+    }
+
+    fn inner(&self) -> &connect::Session {
+        match self {
+            Session::Pooled(session) => session,
+            Session::Dedicated(session) => session,
+        }
     }
 
     pub(super) async fn query(&self, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, DbError> {
-        let client = self.client()?;
-        if !self.prepares {
-            let params: Vec<_> = params.iter().map(|(value, kind)| (*value, kind.clone())).collect();
-            return Ok(client.query_typed(sql, &params).await?);
-        }
-        let types: Vec<_> = params.iter().map(|(_, kind)| kind.clone()).collect();
-        let values: Vec<_> = params.iter().map(|(value, _)| *value).collect();
-        let statement = client.prepare_typed_cached(sql, &types).await?;
-        Ok(client.query(&statement, &values).await?)
+        Ok(self.inner().fetch_all(sql, params).await?)
     }
 
-    /// Returns the first row.
+    /// Returns the row of a statement that has one or none.
     pub(super) async fn query_opt(&self, sql: &str, params: &[Param<'_>]) -> Result<Option<Row>, DbError> {
-        Ok(self.query(sql, params).await?.into_iter().next())
+        Ok(self.inner().fetch_optional(sql, params).await?)
     }
 
     /// Returns the only row of a statement that always has one.
     pub(super) async fn query_one(&self, sql: &str, params: &[Param<'_>]) -> Result<Row, DbError> {
-        self.query_opt(sql, params)
-            .await?
-            .ok_or_else(|| DbError::Unreadable("a statement without rows".into()))
+        Ok(self.inner().fetch_one(sql, params).await?)
     }
 
     /// Returns the number of changed rows.
     pub(super) async fn execute(&self, sql: &str, params: &[Param<'_>]) -> Result<u64, DbError> {
-        let client = self.client()?;
-        if !self.prepares {
-            let params: Vec<_> = params.iter().map(|(value, kind)| (*value, kind.clone())).collect();
-            return Ok(client.execute_typed(sql, &params).await?);
-        }
-        let types: Vec<_> = params.iter().map(|(_, kind)| kind.clone()).collect();
-        let values: Vec<_> = params.iter().map(|(value, _)| *value).collect();
-        let statement = client.prepare_typed_cached(sql, &types).await?;
-        Ok(client.execute(&statement, &values).await?)
+        Ok(self.inner().execute(sql, params).await?)
     }
 
     /// Sends statements without parameters.
     pub(super) async fn batch(&self, sql: &str) -> Result<(), DbError> {
-        Ok(self.client()?.batch_execute(sql).await?)
+        Ok(self.inner().client().batch_execute(sql).await?)
     }
 
     pub(super) async fn begin(&self) -> Result<Transaction<'_>, DbError> {
-        self.is_in_transaction.store(true, Ordering::Relaxed);
-        self.batch("BEGIN").await?;
+        self.inner().begin().await?;
         Ok(Transaction(self))
     }
 
     /// Begins a transaction whose reads see one moment, and that changes nothing.
     pub(super) async fn begin_reading(&self) -> Result<Transaction<'_>, DbError> {
-        self.is_in_transaction.store(true, Ordering::Relaxed);
-        self.batch("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+        self.inner().begin().await?;
+        self.batch("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
         Ok(Transaction(self))
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        if self.is_in_transaction.load(Ordering::Relaxed)
-            && let Some(client) = self.client.take()
-        {
-            drop(deadpool_postgres::Object::take(client));
-        }
     }
 }
 
@@ -109,19 +80,21 @@ impl std::ops::Deref for Transaction<'_> {
 }
 
 impl Transaction<'_> {
-    /// Commits. `DbError::OutcomeUnknown`: the answer was lost.
+    /// Commits. `DbError::OutcomeUnknown`: the answer was lost, or the wait for a synchronous standby was cancelled, so that a
+    /// failover may lose the transaction.
     pub(super) async fn commit(self) -> Result<(), DbError> {
-        let committed = self.0.batch("COMMIT").await;
-        if committed.is_ok() {
-            self.0.is_in_transaction.store(false, Ordering::Relaxed);
+        let session = self.0.inner();
+        // Those of its statements say nothing about the COMMIT.
+        session.take_warnings();
+        session.commit().await.map_err(|error| DbError::from(error).at_commit())?;
+        match session.take_warnings().is_empty() {
+            true => Ok(()),
+            false => Err(DbError::OutcomeUnknown),
         }
-        committed.map_err(DbError::at_commit)
     }
 
     /// Rolls back, so that the session can be used again.
     pub(super) async fn rollback(self) -> Result<(), DbError> {
-        self.0.batch("ROLLBACK").await?;
-        self.0.is_in_transaction.store(false, Ordering::Relaxed);
-        Ok(())
+        Ok(self.0.inner().rollback().await?)
     }
 }

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::read_slots::ReadSlots;
 use super::super::{DispatchNotice, Shares, StoreError};
 use super::backlog::BacklogChanges;
+use super::connect::PostgresOptions;
 use super::connections::Connections;
 use super::failure::DbError;
 use super::fence::Fence;
@@ -22,7 +23,6 @@ use super::shares::ShareLimits;
 use super::sweep::Sweeps;
 use super::writer::{self, AcceptWriter, OutcomeWriter, QueuedAccept, QueuedOutcomes, WriterRow};
 use super::{keeper, notices, schema};
-use crate::core::time::Millis;
 
 /// How often an operation that loses deadlocks is repeated.
 const CONFLICTS: usize = 10;
@@ -30,16 +30,6 @@ const CONFLICTS: usize = 10;
 const HISTORY_READERS: usize = 2;
 /// Users' queries that wait.
 const HISTORY_QUEUE: usize = 128;
-
-/// What a process wants of the store.
-#[derive(Clone, Debug)]
-pub struct PostgresSettings {
-    /// The name of this worker, which no other process has at the same time. A process of the same name has ended: its shards
-    /// are taken at once.
-    pub name: String,
-    /// Creates or changes the tables.
-    pub migrate: bool,
-}
 
 /// A store in PostgreSQL, which many processes share.
 pub struct PostgresStore {
@@ -65,12 +55,23 @@ pub struct PostgresStore {
 
 impl PostgresStore {
     /// Connects, checks the tables, registers this process and takes free shards.
-    pub async fn open(url: &str, settings: PostgresSettings) -> Result<Self, StoreError> {
-        let connections = Arc::new(Connections::connect(url)?);
+    ///
+    /// `name`: no other process has it at the same time. A process of the same name has ended: its shards are taken at once.
+    pub async fn open(options: &PostgresOptions, name: &str) -> Result<Self, StoreError> {
+        let store = Self::open_unkept(options, name).await?;
+        let keeper =
+            keeper::keep_lease(store.connections.clone(), store.membership.clone(), store.stopping.clone());
+        store.keepers.lock().push(tokio::spawn(keeper));
+        Ok(store)
+    }
+
+    /// Opens without renewing the lease.
+    async fn open_unkept(options: &PostgresOptions, name: &str) -> Result<Self, StoreError> {
+        let connections = Arc::new(Connections::connect(options).await?);
         let ownership = Arc::new(Ownership::default());
-        let membership = Arc::new(Membership::new(settings.name, ownership.clone()));
+        let membership = Arc::new(Membership::new(name.to_owned(), ownership.clone()));
         let session = connections.session().await?;
-        if settings.migrate {
+        if options.migrate {
             schema::migrate(&session).await?;
         }
         schema::check(schema::format(&session).await?)?;
@@ -88,7 +89,6 @@ impl PostgresStore {
             queue: queued_accepts,
             queued: queued.clone(),
             limits: limits.clone(),
-            marked: Millis(0),
         };
         let outcome_writer = OutcomeWriter {
             row: WriterRow::insert(connections.clone(), worker).await?,
@@ -100,10 +100,8 @@ impl PostgresStore {
         };
         let writers = vec![tokio::spawn(accept_writer.run()), tokio::spawn(outcome_writer.run())];
         let (sender, notices) = notices::channel();
-        let keepers = vec![
-            tokio::spawn(keeper::keep_lease(connections.clone(), membership.clone(), stopping.clone())),
-            tokio::spawn(notices::poll(connections.clone(), ownership.clone(), sender, stopping.clone())),
-        ];
+        let polling = notices::poll(connections.clone(), ownership.clone(), sender, stopping.clone());
+        let keepers = vec![tokio::spawn(polling)];
         Ok(PostgresStore {
             connections,
             ownership,
@@ -192,6 +190,32 @@ impl PostgresStore {
             tracing::warn!(%error, "leave of the worker failed, its lease ends by itself");
         }
         self.connections.close();
+    }
+}
+
+#[cfg(test)]
+impl PostgresStore {
+    /// Opens a store that renews its lease and divides the shards only when `renew` is called.
+    pub(super) async fn open_still(options: &PostgresOptions, name: &str) -> Result<Self, StoreError> {
+        Self::open_unkept(options, name).await
+    }
+
+    /// Renews the lease and divides the shards, as its task does periodically.
+    pub(super) async fn renew(&self) -> Result<(), StoreError> {
+        let session = self.session().await?;
+        if !self.membership.step(&session).await? {
+            self.membership.register(&session).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes all shards of another worker in an orderly hand-over.
+    pub(super) async fn take_all_from(&self, other: &PostgresStore) {
+        let session = other.session().await.unwrap();
+        let shards: Vec<_> =
+            other.ownership.shards().into_iter().map(|shard| (shard, self.ownership.worker())).collect();
+        other.membership.give(&session, other.ownership.worker(), &shards).await.unwrap();
+        self.renew().await.unwrap();
     }
 }
 

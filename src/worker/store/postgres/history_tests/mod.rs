@@ -6,10 +6,6 @@ mod namespaces;
 mod plans;
 mod sweeps;
 
-use std::str::FromStr;
-
-use deadpool_postgres::{Manager, Pool};
-use tokio_postgres::NoTls;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
@@ -18,27 +14,29 @@ use super::super::ids::{random_bits, webhook_id};
 use super::super::read_budget::ReadBudget;
 use super::super::sequence::delivery_seq;
 use super::super::{DeliverySeq, DeliveryState, EventSeq};
+use super::connect::PostgresOptions;
+use super::connections::Connections;
 use super::session::Session;
 use super::{places, schema, state, test_server, text};
 use crate::core::time::Millis;
 
 /// A database with the tables.
 struct Database {
-    pool: Pool,
+    connections: Connections,
 }
 
 impl Database {
     async fn new() -> Self {
         let url = test_server::shared().new_database();
-        let config = tokio_postgres::Config::from_str(&url).unwrap();
-        let pool = Pool::builder(Manager::new(config, NoTls)).max_size(8).build().unwrap();
-        let database = Database { pool };
+        let mut options: PostgresOptions = url.parse().unwrap();
+        options.allow_unsafe_sync = true;
+        let database = Database { connections: Connections::connect(&options).await.unwrap() };
         schema::migrate(&database.session().await).await.unwrap();
         database
     }
 
     async fn session(&self) -> Session {
-        Session::new(self.pool.get().await.unwrap(), true)
+        self.connections.session().await.unwrap()
     }
 
     async fn count(&self, from: &str) -> i64 {

@@ -117,7 +117,12 @@ impl Membership {
 
     /// Gives shards to other workers, with the list of their deliveries in flight. Until those are settled or the lease of
     /// this process ends, the new owners leave them alone.
-    async fn give(&self, session: &Session, own: i64, shards: &[(i16, i64)]) -> Result<(), DbError> {
+    pub(super) async fn give(
+        &self,
+        session: &Session,
+        own: i64,
+        shards: &[(i16, i64)],
+    ) -> Result<(), DbError> {
         let numbers: Vec<i16> = shards.iter().map(|(shard, _)| *shard).collect();
         let in_flight = self.ownership.begin_leaving(&numbers);
         let given = give(session, own, shards, &in_flight).await;

@@ -39,10 +39,11 @@ impl DispatchStore for PostgresStore {
     ) -> BoxFuture<'_, Result<DueDeliveries, StoreError>> {
         let uid = hook_uid.to_owned();
         async move {
+            let session = self.session().await?;
             if !self.owns(&uid) {
                 return Ok(DueDeliveries::default());
             }
-            Ok(due::due(&self.session().await?, &uid, now, &exclude, limit).await?)
+            Ok(due::due(&session, &uid, now, &exclude, limit).await?)
         }
         .boxed()
     }
@@ -56,10 +57,11 @@ impl DispatchStore for PostgresStore {
     ) -> BoxFuture<'_, Result<Vec<PendingDelivery>, StoreError>> {
         let uid = hook_uid.to_owned();
         async move {
+            let session = self.session().await?;
             if !self.owns(&uid) {
                 return Ok(Vec::new());
             }
-            Ok(due::newest_untried(&self.session().await?, &uid, now, &exclude, limit).await?)
+            Ok(due::newest_untried(&session, &uid, now, &exclude, limit).await?)
         }
         .boxed()
     }
@@ -67,10 +69,11 @@ impl DispatchStore for PostgresStore {
     fn next_due(&self, hook_uid: &str, after: Millis) -> BoxFuture<'_, Result<Option<Millis>, StoreError>> {
         let uid = hook_uid.to_owned();
         async move {
+            let session = self.session().await?;
             if !self.owns(&uid) {
                 return Ok(None);
             }
-            Ok(due::next_due(&self.session().await?, &uid, after).await?)
+            Ok(due::next_due(&session, &uid, after).await?)
         }
         .boxed()
     }

@@ -13,7 +13,6 @@ use super::super::failure::{DbError, unavailable};
 use super::super::session::Session;
 use super::super::shares::ShareLimits;
 use super::{CONFLICTS, Failure, GROUP_BYTES, GROUP_ROWS, Guard, RETRY, WriterRow, classify};
-use crate::core::time::Millis;
 
 /// A request that waits for its commit.
 pub(in super::super) struct QueuedAccept {
@@ -29,8 +28,6 @@ pub(in super::super) struct AcceptWriter {
     /// Bytes of the queued requests.
     pub(in super::super) queued: Arc<AtomicUsize>,
     pub(in super::super) limits: Arc<ShareLimits>,
-    /// When the time of a commit was stored last.
-    pub(in super::super) marked: Millis,
 }
 
 impl AcceptWriter {
@@ -139,7 +136,7 @@ impl AcceptWriter {
         number_events(&session, requests).await?;
         let tx = session.begin().await?;
         if self.row.begin(&tx).await? == Guard::HasCommitted {
-            tx.rollback().await?;
+            self.row.confirm(tx).await?;
             return Ok(Guard::HasCommitted);
         }
         let mut backlog = BacklogChanges::default();
@@ -154,35 +151,12 @@ impl AcceptWriter {
             }
         };
         backlog.write(&tx, self.row.id).await?;
-        self.mark_commit(&tx, requests).await?;
+        let latest = requests.iter().map(|request| request.now).max();
+        self.row.mark_commit(&tx, latest).await?;
         *results = Some(accepted);
         tx.commit().await?;
         self.limits.add(&backlogs);
         Ok(Guard::Runs)
-    }
-
-    /// Stores the time of the commit, at most once a second: a process that starts judges its clock by it.
-    async fn mark_commit(&mut self, tx: &Session, requests: &[Request]) -> Result<(), DbError> {
-        let Some(now) = requests.iter().map(|request| request.now).max() else { return Ok(()) };
-        if now.0.abs_diff(self.marked.0) < 1000 {
-            return Ok(());
-        }
-        tx.execute(
-            // SKIP LOCKED, because another worker that stores its time at this moment is as good.
-            "INSERT INTO hookstream.meta (name, value)
-             SELECT 'clock', $1 WHERE NOT EXISTS (SELECT 1 FROM hookstream.meta WHERE name = 'clock')
-             ON CONFLICT (name) DO NOTHING",
-            &[(&now.0.to_string(), Type::TEXT)],
-        )
-        .await?;
-        tx.execute(
-            "UPDATE hookstream.meta SET value = $1 WHERE name IN (
-                 SELECT name FROM hookstream.meta WHERE name = 'clock' FOR UPDATE SKIP LOCKED)",
-            &[(&now.0.to_string(), Type::TEXT)],
-        )
-        .await?;
-        self.marked = now;
-        Ok(())
     }
 }
 

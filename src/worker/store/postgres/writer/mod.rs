@@ -18,7 +18,8 @@ pub(super) use outcomes::{OutcomeWriter, QueuedOutcomes};
 
 use super::connections::Connections;
 use super::failure::DbError;
-use super::session::Session;
+use super::session::{Session, Transaction};
+use crate::core::time::Millis;
 
 /// Events or outcomes in one transaction. More would make the first ones wait.
 const GROUP_ROWS: usize = 1000;
@@ -36,6 +37,8 @@ pub(super) struct WriterRow {
     id: i64,
     /// The number of its committed groups.
     groups: i64,
+    /// The time of the last commit that it stored.
+    marked: Millis,
 }
 
 /// Whether a group runs, or ran before.
@@ -50,7 +53,7 @@ impl WriterRow {
     pub(super) async fn insert(connections: Arc<Connections>, worker: i64) -> Result<Self, DbError> {
         let session = connections.session().await?;
         let id = insert_writer(&session, worker).await?;
-        Ok(WriterRow { connections, worker, id, groups: 0 })
+        Ok(WriterRow { connections, worker, id, groups: 0, marked: Millis(0) })
     }
 
     /// The first statement of a group: counts it. A row that retention has removed, because this process was suspended for
@@ -74,6 +77,38 @@ impl WriterRow {
         self.id = insert_writer(tx, self.worker).await?;
         self.groups = -1;
         Ok(Guard::Runs)
+    }
+
+    /// Stores the time of the commit, at most once a second: a process that starts judges its clock by it.
+    async fn mark_commit(&mut self, tx: &Session, latest: Option<Millis>) -> Result<(), DbError> {
+        let Some(now) = latest.filter(|now| now.0.abs_diff(self.marked.0) >= 1000) else { return Ok(()) };
+        // SKIP LOCKED, because another writer that stores its time at this moment is as good.
+        let updated = tx
+            .execute(
+                "UPDATE hookstream.meta SET value = $1 WHERE name IN (
+                     SELECT name FROM hookstream.meta WHERE name = 'clock' FOR UPDATE SKIP LOCKED)",
+                &[(&now.0.to_string(), Type::TEXT)],
+            )
+            .await?;
+        if updated == 0 {
+            tx.execute(
+                "INSERT INTO hookstream.meta (name, value)
+                 SELECT 'clock', $1 WHERE NOT EXISTS (SELECT 1 FROM hookstream.meta WHERE name = 'clock')
+                 ON CONFLICT (name) DO NOTHING",
+                &[(&now.0.to_string(), Type::TEXT)],
+            )
+            .await?;
+        }
+        self.marked = now;
+        Ok(())
+    }
+
+    /// Confirms a group that had committed: its wait for a synchronous standby may have been cancelled. A commit that waits for
+    /// the standby covers those before it.
+    async fn confirm(&self, tx: Transaction<'_>) -> Result<(), DbError> {
+        tx.execute("UPDATE hookstream.writers SET groups = groups WHERE id = $1", &[(&self.id, Type::INT8)])
+            .await?;
+        tx.commit().await
     }
 
     fn committed(&mut self) {

@@ -147,7 +147,7 @@ impl OutcomeWriter {
         let session = self.row.connections.clone().session().await?;
         let tx = session.begin().await?;
         if self.row.begin(&tx).await? == Guard::HasCommitted {
-            tx.rollback().await?;
+            self.row.confirm(tx).await?;
             return Ok(Guard::HasCommitted);
         }
         let mut backlog = BacklogChanges::default();
@@ -164,6 +164,9 @@ impl OutcomeWriter {
             }
         }
         backlog.write(&tx, self.row.id).await?;
+        let latest =
+            group.iter().flat_map(|operation| &operation.settlements).map(|settlement| settlement.at).max();
+        self.row.mark_commit(&tx, latest).await?;
         *promoted = Some(all);
         tx.commit().await?;
         Ok(Guard::Runs)

@@ -1,6 +1,12 @@
-//! The conformance suite on a real server.
+//! The conformance suite on a real server, with one worker and with three whose calls alternate, and what only several
+//! workers show.
+
+mod many;
+mod ownership;
 
 use super::super::conformance::*;
+use super::super::*;
+use super::connect::PostgresOptions;
 use super::test_server;
 use super::*;
 
@@ -20,8 +26,11 @@ impl Subject for OneWorker {
 }
 
 async fn open(url: &str, name: &str) -> PostgresStore {
-    let settings = PostgresSettings { name: name.to_owned(), migrate: true };
-    PostgresStore::open(url, settings).await.unwrap()
+    let mut options: PostgresOptions = url.parse().unwrap();
+    // The tests' server does not sync.
+    options.allow_unsafe_sync = true;
+    // Nothing changes the owners in the background.
+    PostgresStore::open_still(&options, name).await.unwrap()
 }
 
 conformance!(OneWorker);

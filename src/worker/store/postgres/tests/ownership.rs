@@ -1,0 +1,226 @@
+//! Leases, hand-overs, and outcomes of former owners.
+
+use futures::FutureExt;
+
+use super::many::Many;
+use super::*;
+use crate::core::fast_map::FastSet;
+
+const LIMIT: ReadLimit = ReadLimit { rows: 10, bytes: usize::MAX, is_strict: false };
+
+async fn workers(count: usize) -> (String, Vec<PostgresStore>) {
+    let url = test_server::shared().new_database();
+    let mut workers = Vec::new();
+    for number in 0..count {
+        workers.push(open(&url, &format!("worker-{number}")).await);
+    }
+    (url, workers)
+}
+
+/// Returns the sequence numbers of the due deliveries of the hook `x`.
+async fn due(store: &PostgresStore) -> Vec<DeliverySeq> {
+    let due = store.due("uid-x", T0, FastSet::default(), LIMIT).await.unwrap();
+    due.pending.iter().map(|pending| pending.seq).collect()
+}
+
+/// Ends the lease of a worker, as the database sees it.
+fn expire(url: &str, worker: &PostgresStore) {
+    let database = url.rsplit('/').next().unwrap();
+    let id = worker.ownership.worker();
+    let sql = format!("UPDATE hookstream.workers SET lease_until = '-infinity' WHERE id = {id}");
+    test_server::shared().sql(database, &sql).unwrap();
+}
+
+#[tokio::test]
+async fn workers_share_the_shards_and_an_ended_lease_gives_them_to_the_others() {
+    let (url, workers) = workers(3).await;
+    let many = async || {
+        for _ in 0..4 {
+            for worker in &workers {
+                worker.renew().await.unwrap();
+            }
+        }
+    };
+    many().await;
+    let counts: Vec<usize> = workers.iter().map(|worker| worker.ownership.shards().len()).collect();
+    assert_eq!(counts.iter().sum::<usize>(), 256);
+    assert!(counts.iter().all(|count| (85..=86).contains(count)), "{counts:?}");
+
+    // Closed in order: its shards are given at once.
+    workers[2].close().await;
+    for worker in &workers[..2] {
+        worker.renew().await.unwrap();
+    }
+    assert_eq!(workers[0].ownership.shards().len() + workers[1].ownership.shards().len(), 256);
+
+    // Not renewed in time: the other takes them, and the former owner registers again without any.
+    expire(&url, &workers[1]);
+    workers[0].renew().await.unwrap();
+    assert_eq!(workers[0].ownership.shards().len(), 256);
+    let before = workers[1].ownership.worker();
+    workers[1].renew().await.unwrap();
+    assert_ne!(workers[1].ownership.worker(), before);
+    assert!(workers[1].ownership.shards().is_empty());
+}
+
+#[tokio::test]
+async fn every_worker_accepts_and_only_the_owner_sends() {
+    let url = test_server::shared().new_database();
+    let many = Many::open(&url).await;
+    for n in 0..6 {
+        many.accept(vec![new(&format!("e{n}"), &["x"], T0)], T0).await.unwrap();
+    }
+    let mut owners = 0;
+    for worker in &many.workers {
+        let seqs = due(worker).await;
+        assert!(seqs.is_empty() || seqs.len() == 6, "{seqs:?}");
+        assert_eq!(worker.owns("uid-x"), !seqs.is_empty());
+        assert_eq!(worker.begin_attempt("uid-x", 1), worker.owns("uid-x"));
+        owners += usize::from(!seqs.is_empty());
+    }
+    assert_eq!(owners, 1);
+}
+
+/// The lease of a paused worker ends, and another one sends its deliveries. What the paused one reports afterwards changes
+/// nothing.
+#[tokio::test]
+async fn a_former_owner_settles_nothing() {
+    let (url, workers) = workers(1).await;
+    let paused = &workers[0];
+    let accepted = paused.accept(vec![new("a", &["x"], T0)], T0).await.unwrap();
+    let (seq, id) = (seqs_of(&accepted)[0], ids_of(&accepted)[0]);
+    assert!(paused.begin_attempt("uid-x", seq));
+    expire(&url, paused);
+    let other = open(&url, "other").await;
+    assert_eq!(due(&other).await, [seq]);
+    paused.settle(settled(seq, T0, 200, NextStep::Delivered)).await.unwrap();
+    let state = async || other.delivery("shop", id).await.unwrap().unwrap().state;
+    assert_eq!(state().await, DeliveryState::Pending);
+    assert!(other.begin_attempt("uid-x", seq));
+    other.settle(settled(seq, T0, 200, NextStep::Delivered)).await.unwrap();
+    assert_eq!(state().await, DeliveryState::Delivered);
+}
+
+/// The shard went to another worker and came back: an outcome of before is from an attempt that the other may have repeated.
+#[tokio::test]
+async fn an_attempt_of_an_older_epoch_settles_nothing() {
+    let (url, workers) = workers(1).await;
+    let store = &workers[0];
+    let accepted = store.accept(vec![new("a", &["x"], T0)], T0).await.unwrap();
+    let (seq, id) = (seqs_of(&accepted)[0], ids_of(&accepted)[0]);
+    assert!(store.begin_attempt("uid-x", seq));
+    expire(&url, store);
+    let other = open(&url, "other").await;
+    other.close().await;
+    store.renew().await.unwrap();
+    store.renew().await.unwrap();
+    assert!(store.owns("uid-x"));
+    store.settle(settled(seq, T0, 200, NextStep::Delivered)).await.unwrap();
+    assert_eq!(store.delivery("shop", id).await.unwrap().unwrap().state, DeliveryState::Pending);
+}
+
+/// A hand-over on request: the new owner leaves what the old one is attempting, until its outcome is recorded.
+#[tokio::test]
+async fn deliveries_in_flight_stay_with_the_old_owner_in_a_hand_over() {
+    let (url, workers) = workers(1).await;
+    let old = &workers[0];
+    let accepted = old.accept(vec![new("a", &["x"], T0), new("b", &["x"], T0)], T0).await.unwrap();
+    let seqs = seqs_of(&accepted);
+    assert!(old.begin_attempt("uid-x", seqs[0]));
+    let other = open(&url, "other").await;
+    other.take_all_from(old).await;
+    assert!(!old.owns("uid-x") && other.owns("uid-x"));
+    assert_eq!(due(&other).await, [seqs[1]], "the first one is in flight");
+    assert!(!old.begin_attempt("uid-x", seqs[1]));
+    old.settle(settled(seqs[0], T0, 503, NextStep::Retry { due: T0 })).await.unwrap();
+    assert_eq!(due(&other).await, seqs, "its outcome counts, and now it is the new owner's");
+    let attempts = other.delivery("shop", ids_of(&accepted)[0]).await.unwrap().unwrap().attempts;
+    assert_eq!(attempts.len(), 1);
+    // Once only: a second outcome is not of the list.
+    old.settle(settled(seqs[0], T0, 200, NextStep::Delivered)).await.unwrap();
+    assert_eq!(due(&other).await, seqs);
+}
+
+/// The old owner dies during a hand-over: what it was attempting is free when its lease ends.
+#[tokio::test]
+async fn deliveries_in_flight_are_free_when_the_old_lease_ends() {
+    let (url, workers) = workers(1).await;
+    let old = &workers[0];
+    let seqs = seqs_of(&old.accept(vec![new("a", &["x"], T0)], T0).await.unwrap());
+    assert!(old.begin_attempt("uid-x", seqs[0]));
+    let other = open(&url, "other").await;
+    other.take_all_from(old).await;
+    assert_eq!(due(&other).await, [0; 0]);
+    expire(&url, old);
+    assert_eq!(due(&other).await, seqs);
+}
+
+/// Two workers accept the same key at the same time: one event.
+#[tokio::test]
+async fn a_key_is_accepted_once_by_all_workers_together() {
+    let url = test_server::shared().new_database();
+    let many = Many::open(&url).await;
+    for round in 0..20_u8 {
+        let calls = (0..6).map(|n| {
+            let dedup = key(round, std::time::Duration::from_secs(3600));
+            many.accept(vec![NewEvent { dedup, ..new(&format!("{round}-{n}"), &["x"], T0) }], T0)
+        });
+        let accepted: Vec<_> = futures::future::join_all(calls)
+            .await
+            .into_iter()
+            .map(|result| result.unwrap().remove(0))
+            .collect();
+        assert_eq!(accepted.iter().filter(|accepted| !accepted.duplicate).count(), 1, "{accepted:?}");
+        assert!(accepted.iter().all(|other| other.seq == accepted[0].seq));
+    }
+}
+
+/// All workers ask one gate at the same time: it decides as if they asked one after the other.
+#[tokio::test]
+async fn a_gate_lets_one_of_all_workers_pass() {
+    use crate::core::gate::{GateRequest, Snooze, SnoozeCheck};
+    let url = test_server::shared().new_database();
+    let many = Many::open(&url).await;
+    let rule = Snooze { period: std::time::Duration::from_secs(60), trailing: true };
+    for round in 0..10_u8 {
+        let calls = (0..9).map(|n| {
+            let mut event = new(&format!("{round}-{n}"), &["x"], T0);
+            event.deliveries[0].gate_request =
+                GateRequest { change: None, snooze: Some(SnoozeCheck { key: [round; 16], rule }) };
+            many.accept(vec![event], T0)
+        });
+        let fates: Vec<Fate> = futures::future::join_all(calls)
+            .await
+            .into_iter()
+            .map(|result| result.unwrap()[0].deliveries[0].fate)
+            .collect();
+        let passed = fates.iter().filter(|fate| matches!(fate, Fate::Pending { .. })).count();
+        assert_eq!(passed, 1, "{fates:?}");
+    }
+    let stats = many.stats().await.unwrap();
+    assert_eq!(stats.pending, 20, "of each group one that passed, and the last candidate");
+}
+
+#[tokio::test]
+async fn changes_of_ownership_are_noticed() {
+    let (url, workers) = workers(1).await;
+    let old = &workers[0];
+    assert_eq!(old.next_notice().await, DispatchNotice::OwnershipChanged, "its first shards");
+    old.accept(vec![new("a", &["x"], T0)], T0).await.unwrap();
+    let other = open(&url, "other").await;
+    other.take_all_from(old).await;
+    loop {
+        // Notices of due deliveries may come before.
+        if old.next_notice().await == DispatchNotice::OwnershipChanged && !old.owns("uid-x") {
+            break;
+        }
+    }
+    loop {
+        if let DispatchNotice::Due(hooks) = other.next_notice().await {
+            assert_eq!(hooks.len(), 1);
+            assert_eq!(&*hooks[0].hook.uid, "uid-x");
+            break;
+        }
+    }
+    assert!(old.failed().now_or_never().is_none());
+}
