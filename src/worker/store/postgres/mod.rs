@@ -13,11 +13,14 @@
 mod accept;
 mod admission;
 mod backlog;
+mod byte_limits;
 pub mod connect;
 mod connections;
 mod due;
+mod ended_places;
 mod event_rows;
 mod events_list;
+mod expired;
 mod explanation;
 mod failure;
 mod fence;
@@ -46,8 +49,10 @@ mod shares;
 mod signals;
 mod state;
 mod store;
+mod sweep;
 mod text;
 mod transitions;
+mod unused_rows;
 mod walk;
 mod writer;
 

@@ -21,6 +21,7 @@ use super::notices::NoticeReceiver;
 use super::session::Session;
 use super::shares::ShareLimits;
 use super::signals::Signals;
+use super::sweep::Sweeps;
 use super::writer::{self, AcceptWriter, OutcomeWriter, QueuedAccept, QueuedOutcomes, WriterRow};
 use super::{keeper, notices, schema};
 
@@ -46,6 +47,7 @@ pub struct PostgresStore {
     pub(super) signals: Arc<Signals>,
     /// The connections for users' queries.
     pub(super) read_slots: ReadSlots,
+    pub(super) sweeps: tokio::sync::Mutex<Sweeps>,
     /// The writer of all other operations.
     direct: AtomicI64,
     writers: Mutex<Vec<JoinHandle<()>>>,
@@ -115,6 +117,7 @@ impl PostgresStore {
             outcomes: Mutex::new(Some(outcomes)),
             notices,
             signals,
+            sweeps: tokio::sync::Mutex::default(),
             read_slots: ReadSlots::new(HISTORY_READERS, HISTORY_QUEUE),
             direct: AtomicI64::new(direct),
             writers: Mutex::new(writers),
