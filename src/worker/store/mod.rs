@@ -21,6 +21,7 @@ mod event_history;
 mod events;
 mod exchange;
 mod fair_queue;
+mod fair_share;
 mod history;
 mod history_store;
 mod ids;

@@ -22,6 +22,7 @@ pub(super) struct HookRow {
     pub(super) place: i64,
     held: i64,
     held_since: Option<i64>,
+    is_retired: bool,
 }
 
 impl HookRow {
@@ -38,12 +39,13 @@ impl HookRow {
             place: row.try_get("hook_place")?,
             held: row.try_get("held")?,
             held_since: row.try_get("held_since")?,
+            is_retired: row.try_get("is_retired")?,
         })
     }
 }
 
 /// The columns of a hook, of the table `h` and its namespace's row `hp` (`places`).
-pub(super) const HOOK_COLUMNS: &str = "h.id AS hook_row, h.uid AS hook_uid, hp.name AS hook_namespace, h.name AS hook_name, h.place AS hook_place, h.held, h.held_since";
+pub(super) const HOOK_COLUMNS: &str = "h.id AS hook_row, h.uid AS hook_uid, hp.name AS hook_namespace, h.name AS hook_name, h.place AS hook_place, h.held, h.held_since, h.retired IS NOT NULL AS is_retired";
 
 /// Reads the identity of a hook from `HOOK_COLUMNS`.
 pub(super) fn hook_id(row: &Row) -> Result<HookId, DbError> {
@@ -79,7 +81,14 @@ pub(super) async fn find_or_insert_many(
     places: &HashMap<String, i64>,
 ) -> Result<FastMap<Arc<str>, HookRow>, DbError> {
     let mut uids: Vec<&str> = hooks.keys().map(|uid| &**uid).collect();
-    let found = find_many(session, &uids).await?;
+    let mut found = find_many(session, &uids).await?;
+    let retired: Vec<i64> = found.values().filter(|hook| hook.is_retired).map(|hook| hook.row_id).collect();
+    if !retired.is_empty() {
+        // The sweep may be removing it, and its delivery would then have no hook. One that is gone is inserted again.
+        let sql = "UPDATE hookstream.hooks SET retired = NULL WHERE id = ANY($1)";
+        session.execute(sql, &[(&retired, Type::INT8_ARRAY)]).await?;
+        found = find_many(session, &uids).await?;
+    }
     uids.retain(|uid| !found.contains_key(*uid));
     if uids.is_empty() {
         return Ok(found);

@@ -63,8 +63,7 @@ struct ReplayStep {
 pub(super) async fn step(session: &Session, writer: i64, now: Millis) -> Result<Vec<HookId>, DbError> {
     let mut hooks = BTreeSet::new();
     let mut limiter = ReadLimiter::start(EXAMINED);
-    let expired = now.0.saturating_sub(EXPIRY);
-    session.execute("DELETE FROM hookstream.replays WHERE done_at <= $1", &[(&expired, Type::INT8)]).await?;
+    remove_expired(session, now).await?;
     // Replays that this call does not reach come first in the next one, because their `stepped` is the oldest then.
     let unfinished = session
         .query(
@@ -92,6 +91,13 @@ pub(super) async fn step(session: &Session, writer: i64, now: Millis) -> Result<
         }
     }
     Ok(hooks.into_iter().collect())
+}
+
+/// Removes finished replays that are no longer visible.
+pub(super) async fn remove_expired(session: &Session, now: Millis) -> Result<(), DbError> {
+    let expired = now.0.saturating_sub(EXPIRY);
+    let sql = "DELETE FROM hookstream.replays WHERE done_at <= $1";
+    session.execute(sql, &[(&expired, Type::INT8)]).await.map(drop)
 }
 
 /// Executes the next step of a replay, which is one of `sharing` equal parts of a call. None: another worker steps.

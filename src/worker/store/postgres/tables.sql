@@ -28,6 +28,7 @@ CREATE TABLE hookstream.hooks (
     shard      smallint NOT NULL,
     held       bigint NOT NULL DEFAULT 0,   -- total time that it was held, in ms
     held_since bigint,                      -- NULL: it is not held
+    retired    timestamptz,                 -- since when it is not used; the sweep removes it after an hour
     UNIQUE (uid)
 );
 CREATE INDEX hooks_name ON hookstream.hooks (place, name);
@@ -116,8 +117,9 @@ CREATE INDEX finished_place ON hookstream.finished (place, seq);
 -- Lists of dead letters, which are few among the delivered.
 CREATE INDEX finished_dead_hook ON hookstream.finished (hook, seq) WHERE state = 2;
 CREATE INDEX finished_dead_place ON hookstream.finished (place, seq) WHERE state = 2;
-CREATE INDEX finished_age ON hookstream.finished (finished_at, seq) WHERE state <> 2;
-CREATE INDEX finished_dead ON hookstream.finished (finished_at, seq) WHERE state = 2;
+-- The sizes are included, because retention sums them without reading the rows.
+CREATE INDEX finished_age ON hookstream.finished (finished_at, seq) INCLUDE (size) WHERE state <> 2;
+CREATE INDEX finished_dead ON hookstream.finished (finished_at, seq) INCLUDE (size) WHERE state = 2;
 
 CREATE TABLE hookstream.attempts (
     delivery bigint NOT NULL,

@@ -4,6 +4,7 @@ mod events;
 mod lists;
 mod namespaces;
 mod plans;
+mod sweeps;
 
 use tokio_postgres::types::Type;
 use uuid::Uuid;

@@ -2,7 +2,9 @@
 
 use super::super::super::DeliveryFilter;
 use super::super::walk::{self, Direction, Range, Tables, Walk};
-use super::super::{event_rows, events_list, records};
+use super::super::{
+    byte_limits, ended_places, event_rows, events_list, expired, measurements, records, unused_rows,
+};
 use super::*;
 
 /// Ten namespaces with 20,000 events each, one delivery of each event.
@@ -19,11 +21,13 @@ INSERT INTO hookstream.attempts (delivery, n, at, micros) SELECT seq, 1, accepte
 INSERT INTO hookstream.pending (seq, hook, place, id, due, began, accepted, held_before, size)
 SELECT seq << 20, seq % 200 + 1, place, gen_random_uuid(), accepted, accepted, accepted, 0, 9
 FROM hookstream.events WHERE seq % 50 > 0 AND seq > 90000;
-INSERT INTO hookstream.exchanges (delivery, place, bytes, content) SELECT seq, place, 10, '{}' FROM hookstream.finished WHERE state = 2;
+INSERT INTO hookstream.exchanges (delivery, place, bytes, content) SELECT seq, place, 10, '{}' FROM hookstream.finished;
+INSERT INTO hookstream.keys SELECT 1, sha256(n::text::bytea), 1700000000000 + n, n FROM generate_series(1, 80000) n;
+INSERT INTO hookstream.gates (hook, kind, key, used) SELECT n % 200 + 1, 1, sha256(n::text::bytea), 1700000000000 + n FROM generate_series(1, 20000) n;
 ANALYZE;";
 
 /// Large tables. The others have a row for each hook, namespace or process.
-const LARGE: [&str; 6] = ["events", "pending", "finished", "attempts", "exchanges", "keys"];
+const LARGE: [&str; 7] = ["events", "pending", "finished", "attempts", "exchanges", "keys", "gates"];
 
 async fn filled() -> Database {
     let database = Database::new().await;
@@ -123,5 +127,43 @@ async fn no_part_of_a_page_scans_a_large_table() {
         (events_list::UNMATCHED, "bigint, bigint, bigint", "3, 99999, 0".to_owned()),
     ] {
         assert_no_scan(&plans(&session, sql, types, &values).await, sql);
+    }
+}
+
+#[tokio::test]
+async fn no_sweep_scans_a_large_table() {
+    let database = filled().await;
+    let session = database.session().await;
+    let events = (1..1000).map(|n| n.to_string()).collect::<Vec<_>>().join(",");
+    let keys = expired::expired_keys(3);
+    let at = "1700000000500";
+    let two = format!("{at}, {at}");
+    let loosened = format!("'{{{events}}}', {at}");
+    for (sql, types, values) in [
+        (expired::FINISHED, "bigint", at),
+        (expired::FINISHED_DEAD, "bigint", at),
+        (expired::LOOSEN, "bigint[], bigint", &loosened),
+        (expired::UNMATCHED, "bigint", at),
+        (expired::LOOSE, "bigint", at),
+        (expired::UNMATCHED_EXCESS, "bigint, bigint", "3, 5000"),
+        (expired::EXCHANGES_EXCESS, "bigint, bigint", "2, 5000"),
+        (&keys, "bigint", at),
+        (expired::UNUSED_GATES, "bigint, bigint", &two),
+        (ended_places::PENDING, "bigint", "3"),
+        (ended_places::FINISHED, "bigint", "3"),
+        (ended_places::EVENTS, "bigint", "3"),
+        (ended_places::EXCHANGES, "bigint", "2"),
+        (unused_rows::EXAMINE, "bigint", "0"),
+        (byte_limits::HISTORY, "bigint", "500"),
+        (byte_limits::DEAD, "bigint", "50"),
+        (byte_limits::UNMATCHED_EXCESS, "bigint, bigint", "3, 5000"),
+        (byte_limits::EXCHANGES_EXCESS, "bigint, bigint", "2, 50"),
+        (measurements::RECENT, "bigint, bigint", "1700000000500, 1000"),
+    ] {
+        let plans = plans(&session, sql, types, values).await;
+        assert_no_scan(&plans, sql);
+        // A sort would read all rows before the first one is used.
+        let sorts = plans.lines().any(|line| line.trim_start_matches([' ', '-', '>']).starts_with("Sort "));
+        assert!(!sorts || !sql.contains("PRECEDING"), "{sql} sorts:\n{plans}");
     }
 }

@@ -1,6 +1,5 @@
 //! The history role.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use futures::FutureExt;
@@ -15,7 +14,7 @@ use super::super::super::{
 use super::super::failure::DbError;
 use super::super::session::Session;
 use super::super::store::PostgresStore;
-use super::super::{events_list, explanation, history, replays, transitions};
+use super::super::{events_list, explanation, history, replays};
 use crate::core::event::Event;
 use crate::core::time::Millis;
 
@@ -122,21 +121,7 @@ impl HistoryStore for PostgresStore {
         now: Millis,
     ) -> BoxFuture<'_, Result<Option<HookId>, StoreError>> {
         let namespace = namespace.to_owned();
-        async move {
-            self.write(|tx, backlog| {
-                let namespace = namespace.clone();
-                async move {
-                    let found = transitions::find(tx, &namespace, &[id]).await?.pop();
-                    if let Some(finished) = found.as_ref().filter(|found| !found.is_pending) {
-                        transitions::make_pending(tx, &[finished.seq], true, now, backlog).await?;
-                    }
-                    Ok(found.map(|found| found.hook))
-                }
-                .boxed()
-            })
-            .await
-        }
-        .boxed()
+        async move { self.replay_delivery(&namespace, id, now).await }.boxed()
     }
 
     fn cancel(
@@ -146,21 +131,7 @@ impl HistoryStore for PostgresStore {
         now: Millis,
     ) -> BoxFuture<'_, Result<Option<HookId>, StoreError>> {
         let namespace = namespace.to_owned();
-        async move {
-            self.write(|tx, backlog| {
-                let namespace = namespace.clone();
-                async move {
-                    let found = transitions::find(tx, &namespace, &[id]).await?.pop();
-                    if let Some(pending) = found.as_ref().filter(|found| found.is_pending) {
-                        transitions::cancel(tx, &[pending.seq], now, backlog).await?;
-                    }
-                    Ok(found.map(|found| found.hook))
-                }
-                .boxed()
-            })
-            .await
-        }
-        .boxed()
+        async move { self.cancel_delivery(&namespace, id, now).await }.boxed()
     }
 
     fn cancel_many(
@@ -170,23 +141,7 @@ impl HistoryStore for PostgresStore {
         now: Millis,
     ) -> BoxFuture<'_, Result<Vec<(HookId, DeliverySeq)>, StoreError>> {
         let namespace = namespace.to_owned();
-        async move {
-            self.write(|tx, backlog| {
-                let (namespace, ids) = (namespace.clone(), ids.clone());
-                async move {
-                    let found = transitions::find(tx, &namespace, &ids).await?;
-                    let pending: Vec<DeliverySeq> =
-                        found.iter().filter(|found| found.is_pending).map(|found| found.seq).collect();
-                    let cancelled: HashSet<DeliverySeq> =
-                        transitions::cancel(tx, &pending, now, backlog).await?.into_iter().collect();
-                    let named = found.into_iter().filter(|found| cancelled.contains(&found.seq));
-                    Ok(named.map(|found| (found.hook, found.seq)).collect())
-                }
-                .boxed()
-            })
-            .await
-        }
-        .boxed()
+        async move { self.cancel_deliveries(&namespace, ids, now).await }.boxed()
     }
 
     fn start_replay(

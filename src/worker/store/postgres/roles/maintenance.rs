@@ -7,12 +7,17 @@ use super::super::super::{
     DeadLetterCounts, MaintenanceStore, Retention, StoreError, StoreSpace, StoreStats, StoredTimes,
 };
 use super::super::store::PostgresStore;
-use super::super::{measurements, places};
+use super::super::{measurements, places, sweep};
 use crate::core::time::Millis;
 
 impl MaintenanceStore for PostgresStore {
-    fn sweep(&self, _retention: Retention, _now: Millis) -> BoxFuture<'_, Result<bool, StoreError>> {
-        async move { Ok(false) }.boxed()
+    fn sweep(&self, retention: Retention, now: Millis) -> BoxFuture<'_, Result<bool, StoreError>> {
+        async move {
+            // Locked until the end: two sweeps of one process would only wait for each other.
+            let mut sweeps = self.sweeps.lock().await;
+            Ok(sweep::sweep(&self.session().await?, &mut sweeps, retention, now).await?)
+        }
+        .boxed()
     }
 
     fn stored_times(&self) -> BoxFuture<'_, Result<StoredTimes, StoreError>> {
