@@ -300,8 +300,9 @@ mod tests {
         assert!(listens > 10 && urls > 10, "{listens} {urls}");
     }
 
-    /// A token's audience is an identifier. clap must not print the proxy's URL, which may contain a password.
-    const FREE_URLS: [&str; 2] = ["audience", "egress-proxy"];
+    /// A token's audience is an identifier. clap must not print the URLs of the proxy and of the database, which may contain a
+    /// password.
+    const FREE_URLS: [&str; 3] = ["audience", "egress-proxy", "store-url"];
 
     /// The values that a variable takes.
     fn values(arg: &Arg) -> String {
@@ -316,7 +317,7 @@ mod tests {
     }
 
     /// Variables of several commands whose descriptions differ, although they mean the same.
-    const DESCRIBED_TWICE: [(&str, &str); 14] = [
+    const DESCRIBED_TWICE: [(&str, &str); 15] = [
         ("HOOKSTREAM_API_LISTEN", "the address of the API port"),
         ("HOOKSTREAM_API_SERVICE", "the Service of the API port"),
         ("HOOKSTREAM_API_URL", "the URL of the API port"),
@@ -328,6 +329,7 @@ mod tests {
         ("HOOKSTREAM_MANIFESTS", "the manifests of standalone"),
         ("HOOKSTREAM_NAMESPACE", "the namespaces of the custom resources"),
         ("HOOKSTREAM_PUBLIC_INGEST_URL", "the ingest port, as Auth0 reaches it"),
+        ("HOOKSTREAM_STORE_URL", "the database with the events"),
         ("HOOKSTREAM_TOKEN_AUDIENCE", "the audience of the ports' tokens"),
         ("HOOKSTREAM_TOKEN_FILE", "the token of the ports"),
         ("POD_NAMESPACE", "the operator's namespace"),

@@ -21,9 +21,11 @@ use crate::metrics::Metrics;
 use crate::net::{Egress, HttpClient, PortOptions, raise_open_files_limit, serve};
 use crate::ops::{self, Liveness, Readiness};
 use crate::sandbox::{Sandbox, SandboxOptions};
+use crate::worker::store::postgres::PostgresStore;
+use crate::worker::store::postgres::connect::PostgresOptions;
 use crate::worker::store::sqlite::SqliteStore;
-use crate::worker::store::{Shares, StoreError};
-use crate::worker::{Listening, LocalAccess, Worker, WorkerError};
+use crate::worker::store::{Shares, Store, StoreError};
+use crate::worker::{Disk, Listening, LocalAccess, Worker, WorkerError};
 
 /// How long a stop waits for running reconciles: as long as one admin API call may take.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
@@ -90,7 +92,7 @@ where
         Some(role) => {
             let opened = readiness.add_gate("the store is open");
             let bytes = memory.as_ref().map_or(0, MemoryBudget::store_bytes);
-            let store = tokio::task::block_in_place(|| open_store(role, bytes, metrics.clone()))?;
+            let store = open_store(role, bytes, metrics.clone()).await?;
             opened.open();
             Some(store)
         }
@@ -126,11 +128,11 @@ where
         metrics.hooks.set_limit(role.args.hook_metrics);
     }
     let worker = match (process.worker, store, ingest_gate, memory) {
-        (Some(role), Some((store, shares)), Some(ingest_gate), Some(memory)) => Some((
+        (Some(role), Some(OpenStore { store, shares, disk }), Some(ingest_gate), Some(memory)) => Some((
             Worker {
                 cluster,
                 view: view.clone(),
-                store: Arc::new(store),
+                store,
                 http,
                 sandbox: Sandbox::start(SandboxOptions {
                     input_memory: memory.scripts().clone(),
@@ -146,7 +148,7 @@ where
                 keep_responses: role.args.keep_responses(),
                 memory,
                 retention: role.args.retention(),
-                disk: role.args.disk(role.data),
+                disk,
                 shares,
                 grace: role.args.hook_grace,
                 accept_new_store: role.args.accept_new_store,
@@ -269,12 +271,45 @@ async fn run_worker(
     }
 }
 
+/// An open store with its limits.
+struct OpenStore {
+    store: Arc<dyn Store>,
+    shares: Shares,
+    disk: Disk,
+}
+
 /// Opens the store with its limits and metrics.
-fn open_store(
-    role: &WorkerRole<'_>,
-    memory: u64,
-    metrics: Arc<Metrics>,
-) -> Result<(SqliteStore, Shares), Failure> {
+async fn open_store(role: &WorkerRole<'_>, memory: u64, metrics: Arc<Metrics>) -> Result<OpenStore, Failure> {
+    match role.args.store.database()? {
+        Some(options) => open_database(role, &options).await,
+        None => tokio::task::block_in_place(|| open_file(role, memory, metrics)),
+    }
+}
+
+async fn open_database(role: &WorkerRole<'_>, options: &PostgresOptions) -> Result<OpenStore, Failure> {
+    let disk = role.args.database_disk();
+    let shares = role.args.shares(role.args.store.store_size);
+    let store = PostgresStore::open(options, &worker_name(role)).await.map_err(|error| Failure {
+        // A restart helps when the database is available again.
+        code: if matches!(error, StoreError::Unavailable(_)) { 3 } else { 2 },
+        message: format!("--store-url: {error}"),
+    })?;
+    store.set_shares(shares);
+    Ok(OpenStore { store: Arc::new(store), shares, disk })
+}
+
+/// Returns a name that no other running worker has: processes of one host listen on different addresses.
+fn worker_name(role: &WorkerRole<'_>) -> String {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let address = role.listen.with_host();
+    match address.ends_with(":0") {
+        // The system chooses a free port.
+        true => format!("{host}/{address}/{}", std::process::id()),
+        false => format!("{host}/{address}"),
+    }
+}
+
+fn open_file(role: &WorkerRole<'_>, memory: u64, metrics: Arc<Metrics>) -> Result<OpenStore, Failure> {
     let flag = || format!("--data {}", role.data.display());
     if !role.data.is_dir() {
         return Err(Failure::new(format!("{} is not a folder: create it, or mount a volume there", flag())));
@@ -284,9 +319,9 @@ fn open_store(
         code: if matches!(error, StoreError::Damaged { .. }) { 3 } else { 2 },
         message: format!("{}: {error}", flag()),
     })?;
-    let size = role.args.disk(role.data).size().or_fail(flag)?;
-    let shares = role.args.shares(size);
+    let disk = role.args.disk(role.data);
+    let shares = role.args.shares(disk.size().or_fail(flag)?);
     store.set_shares(shares);
     store.set_metrics(metrics);
-    Ok((store, shares))
+    Ok(OpenStore { store: Arc::new(store), shares, disk })
 }

@@ -1,13 +1,19 @@
-//! `hookstream store`: checks, copies and recovers the embedded store.
+//! `hookstream store`: checks, copies and recovers the embedded store, and prepares and checks a database.
+
+mod database;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use secrecy::SecretString;
+
+use super::block_on;
 use super::failure::{CommandResult, Failure};
+use super::flags::DatabaseArgs;
 use super::output::{self, OutputFormat, print_line};
 use crate::worker::store::sqlite::{RecoveryReport, STORE_FILE, StoreReport, backup, check, recover};
 
-/// Check the embedded store, copy it while a worker runs, or recover a damaged one.
+/// Check the store; copy the embedded one while a worker runs, or recover it; create the tables of one in PostgreSQL.
 ///
 /// Example: hookstream store check --data /var/lib/hookstream
 #[derive(clap::Subcommand)]
@@ -16,9 +22,10 @@ pub enum StoreCommand {
     Check(CheckArgs),
     Backup(BackupArgs),
     Recover(RecoverArgs),
+    Migrate(database::MigrateArgs),
 }
 
-/// Check the integrity of the whole store without changing it. A worker may run meanwhile.
+/// Check the integrity of the whole store without changing it. Workers may run meanwhile.
 ///
 /// Exit code 1: the store is damaged.
 ///
@@ -29,6 +36,11 @@ pub struct CheckArgs {
     /// The worker's data folder.
     #[arg(long, default_value = "/var/lib/hookstream", value_name = "DIR", env = "HOOKSTREAM_DATA")]
     data: PathBuf,
+    /// Check this PostgreSQL database instead of a data folder.
+    #[arg(long, value_name = "URL", env = "HOOKSTREAM_STORE_URL", hide_env_values = true)]
+    store_url: Option<SecretString>,
+    #[command(flatten)]
+    database: DatabaseArgs,
     #[arg(short, long, value_enum, default_value_t = OutputFormat::Table, value_name = "FORMAT", env = "HOOKSTREAM_OUTPUT", help = output::HELP)]
     output: OutputFormat,
 }
@@ -73,6 +85,10 @@ pub struct RecoverArgs {
 
 pub fn run(command: StoreCommand) -> CommandResult {
     match command {
+        StoreCommand::Migrate(args) => block_on(database::migrate(args)),
+        StoreCommand::Check(CheckArgs { store_url: Some(url), database, output, .. }) => {
+            block_on(database::check(url, database, output))
+        }
         StoreCommand::Check(args) => {
             check_store_exists(&args.data)?;
             let report = check(&args.data).map_err(|e| Failure::new(e.to_string()))?;

@@ -189,8 +189,59 @@ affinity:
 {{- end }}
 {{- end -}}
 
-{{- define "hookstream.workerArgs" -}}
+{{/* Whether workers keep events in a database. Empty: in a file on their volume. */}}
+{{- define "hookstream.usesDatabase" -}}
+{{- with .Values.worker.store.postgresql -}}
+{{- if or .hosts .urlSecret.name }}yes{{ end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The flags of the store, and refusals of values that would have no effect. */}}
+{{- define "hookstream.storeArgs" -}}
+{{- $replicas := .Values.worker.replicas -}}
+{{- with .Values.worker.store.postgresql -}}
+{{- if include "hookstream.usesDatabase" $ }}
+{{- if and .hosts .urlSecret.name }}
+{{- fail "worker.store.postgresql.hosts and worker.store.postgresql.urlSecret exclude each other" }}
+{{- end }}
+{{- if .hosts }}
+{{- $port := .port }}
+{{- $hosts := list }}
+{{- range .hosts }}{{ $hosts = append $hosts (printf "%s:%v" . $port) }}{{ end }}
+{{- $query := "" }}
+{{- with .sslMode }}{{ $query = printf "?sslmode=%s" . }}{{ end }}
+- {{ printf "--store-url=postgres://%s@%s/%s%s" (urlquery .user | replace "+" "%20") (join "," $hosts) (urlquery .database | replace "+" "%20") $query | quote }}
+{{- end }}
+- --store-size={{ .size }}
+{{- if .passwordSecret.name }}
+- --store-password-file=/etc/hookstream/store-password/password
+{{- end }}
+{{- if .caSecret.name }}
+- --store-ca-file=/etc/hookstream/store-ca/ca.crt
+{{- end }}
+{{- if .clientCertificateSecret.name }}
+- --store-certificate-file=/etc/hookstream/store-client/tls.crt
+- --store-key-file=/etc/hookstream/store-client/tls.key
+{{- end }}
+{{- if not .migrate }}
+- --no-migrate
+{{- end }}
+{{- else }}
+{{- if ne (toString $replicas) "1" }}
+{{- fail "worker.replicas must be 1 without worker.store.postgresql: the embedded store is one file on one volume" }}
+{{- end }}
+{{- range $name := list "passwordSecret" "caSecret" "clientCertificateSecret" }}
+{{- if (get $.Values.worker.store.postgresql $name).name }}
+{{- fail (printf "worker.store.postgresql.%s needs worker.store.postgresql.hosts or urlSecret" $name) }}
+{{- end }}
+{{- end }}
 - --data=/var/lib/hookstream
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "hookstream.workerArgs" -}}
+{{ include "hookstream.storeArgs" . | trim }}
 - --listen=:{{ .Values.ports.ingest }}
 - --api-listen=:{{ .Values.ports.api }}
 {{- if include "hookstream.tlsSecret" . }}
@@ -213,7 +264,23 @@ affinity:
 {{- end }}
 {{- end -}}
 
-{{/* The spec of a pod. Parameters: root, role (controller or worker), args (YAML), ports (a dict) and mounts. */}}
+{{/* Topology spread constraints. Parameters: values (of a role) and labels (of its pods). */}}
+{{- define "hookstream.spread" -}}
+{{- if .values.topologySpreadConstraints -}}
+{{ toYaml .values.topologySpreadConstraints }}
+{{- else -}}
+{{- range $key := list "kubernetes.io/hostname" "topology.kubernetes.io/zone" }}
+- maxSkew: 1
+  topologyKey: {{ $key }}
+  whenUnsatisfiable: ScheduleAnyway
+  labelSelector:
+    matchLabels:
+      {{- toYaml $.labels | nindent 6 }}
+{{- end }}
+{{- end -}}
+{{- end -}}
+
+{{/* The spec of a pod. Parameters: root, role (controller or worker), args (YAML), ports (a dict) and mounts; optional: env, spread, volumes, preStopSeconds. */}}
 {{- define "hookstream.podSpec" -}}
 {{- $values := get .root.Values .role -}}
 serviceAccountName: {{ include "hookstream.account" . }}
@@ -247,6 +314,9 @@ containers:
         valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
       - name: POD_NAME
         valueFrom: {fieldRef: {fieldPath: metadata.name}}
+      {{- with .env }}
+      {{- . | nindent 6 }}
+      {{- end }}
       {{- with $values.extraEnv }}
       {{- toYaml . | nindent 6 }}
       {{- end }}
@@ -263,6 +333,9 @@ containers:
     {{- range $probe := list "startup" "liveness" "readiness" }}
     {{ $probe }}Probe:
       {{- toYaml (merge (deepCopy (default dict (get $values.probes $probe))) (get $defaults $probe)) | nindent 6 }}
+    {{- end }}
+    {{- with .preStopSeconds }}
+    lifecycle: {preStop: {sleep: {seconds: {{ . }}}}}
     {{- end }}
     resources:
       {{- toYaml $values.resources | nindent 6 }}

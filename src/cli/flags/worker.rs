@@ -7,6 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::parse::{parse_host, parse_network, parse_percent, parse_window};
+use super::store::StoreArgs;
 use crate::admin;
 use crate::cli::failure::{Failure, OrFail};
 use crate::core::output::MAX_OUTPUT;
@@ -32,7 +33,8 @@ pub struct WorkerArgs {
     /// half is for the page cache, code, objects and connections.
     #[arg(long, value_parser = size::parse, value_name = "SIZE", env = "HOOKSTREAM_MEMORY_BUDGET")]
     memory_budget: Option<u64>,
-    /// The usage of the disk of --data above which events are rejected before they are read. 100%: no limit.
+    /// The usage of the disk of --data above which events are rejected before they are read. 100%: no limit. No effect with
+    /// --store-url.
     #[arg(long, default_value = "90%", value_parser = parse_percent, value_name = "PERCENT", env = "HOOKSTREAM_DISK_LIMIT")]
     disk_limit: u8,
     /// How long deliveries of a deleted hook wait for a new hook of the same name before they become dead letters.
@@ -96,6 +98,8 @@ pub struct WorkerArgs {
     /// Grant the webhook handshake of every origin.
     #[arg(long, env = "HOOKSTREAM_HANDSHAKE_ALLOW_ALL")]
     handshake_allow_all: bool,
+    #[command(flatten)]
+    pub store: StoreArgs,
     #[command(flatten)]
     pub webhook_origin: WebhookOriginArgs,
     #[command(flatten)]
@@ -190,6 +194,11 @@ impl WorkerArgs {
 
     pub fn disk(&self, data: &Path) -> Disk {
         Disk::new(data, self.disk_limit)
+    }
+
+    /// Returns the disk of a store in a database. This process cannot measure it, so it has no limit.
+    pub fn database_disk(&self) -> Disk {
+        Disk::unlimited(self.store.store_size)
     }
 
     /// Returns the limits of pending deliveries on a disk of this size in bytes.

@@ -61,6 +61,16 @@ pub async fn follow(store: Arc<dyn DispatchStore>, handle: DispatchHandle) {
                     handle.notify_hook(backlog.hook).await;
                 }
             }
+            DispatchNotice::DueHooks(uids) => {
+                for uid in uids {
+                    handle.notify_due(uid).await;
+                }
+            }
+            DispatchNotice::Changed(deliveries) => {
+                for (hook, seq) in deliveries {
+                    handle.delivery_changed(hook, seq).await;
+                }
+            }
             DispatchNotice::OwnershipChanged => match read(&*store).await {
                 Ok((held, backlogs)) => {
                     handle.send(DispatchCommand::OwnershipChanged { held, backlogs }).await;

@@ -1,5 +1,7 @@
 //! The dispatch role: reading due deliveries, settling attempts, holding and promoting.
 
+use std::sync::Arc;
+
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
@@ -111,6 +113,10 @@ pub trait DispatchStore: Send + Sync + 'static {
 pub enum DispatchNotice {
     /// Hooks of this process with due deliveries.
     Due(Vec<HookBacklog>),
+    /// The same, by their uids.
+    DueHooks(Vec<Arc<str>>),
+    /// Deliveries of hooks of this process were replayed or cancelled.
+    Changed(Vec<(HookId, DeliverySeq)>),
     /// `owns` has changed for some hooks.
     OwnershipChanged,
 }

@@ -2,6 +2,7 @@
 
 mod cluster_worker;
 mod commands;
+mod database;
 mod deliveries;
 mod diff;
 mod diff_cluster;

@@ -7,6 +7,10 @@
 //! root: with root's rights, `sh` and the server run as the user `postgres` or `nobody`.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+#[path = "pgbouncer.rs"]
+pub mod pgbouncer;
+
+use std::ffi::OsString;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
@@ -98,7 +102,6 @@ pub struct PostgresServerOptions<'a> {
 pub struct PostgresServer {
     dir: PathBuf,
     port: u16,
-    /// None once dropped.
     supervisor: Mutex<Supervisor>,
 }
 
@@ -125,12 +128,6 @@ pub fn bin_dir() -> Result<&'static Path, String> {
     BIN.get_or_init(|| find("postgresql")).as_ref().map(PathBuf::as_path).map_err(Clone::clone)
 }
 
-/// Returns the path of pgbouncer.
-pub fn pgbouncer() -> Result<&'static Path, String> {
-    static PATH: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    PATH.get_or_init(|| find("pgbouncer")).as_ref().map(PathBuf::as_path).map_err(Clone::clone)
-}
-
 fn find(what: &str) -> Result<PathBuf, String> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/postgres/find.sh");
     let output = Command::new(script).arg(what).output().map_err(|e| format!("{script}: {e}"))?;
@@ -145,26 +142,11 @@ impl PostgresServer {
     /// Starts a server and waits until it accepts connections.
     pub fn start(options: PostgresServerOptions<'_>) -> Result<PostgresServer, String> {
         let bin = bin_dir()?;
-        let dir = tempfile::Builder::new()
-            .prefix("hookstream-pg-")
-            .permissions(std::fs::Permissions::from_mode(0o700))
-            .tempdir()
-            .map_err(|e| e.to_string())?;
+        let dir = own_folder()?;
         let data = dir.path().join("data");
         let owner = server_user(dir.path())?;
-        let mut sh = Command::new("sh");
-        sh.args(["-c", SUPERVISOR, "supervisor"]).arg(dir.path());
-        sh.arg(bin.join("postgres")).arg("-D").arg(&data);
-        if let Some((uid, gid)) = owner {
-            chown(dir.path(), Some(uid), Some(gid)).map_err(|e| e.to_string())?;
-            sh.uid(uid).gid(gid);
-        }
-        clean_environment(&mut sh);
-        // In a process group of its own, so that Ctrl-C does not end the server before the tests.
-        sh.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = sh.spawn().map_err(|e| format!("sh: {e}"))?;
-        let (input, output) = (child.stdin.take(), child.stdout.take().expect("its pipe"));
-        let supervisor = Supervisor { child, input, output: BufReader::new(output) };
+        let program = [bin.join("postgres").into_os_string(), "-D".into(), data.clone().into()];
+        let supervisor = Supervisor::start(dir.path(), owner, &program)?;
         // From here on, the supervisor removes the folder.
         let mut server = PostgresServer { dir: dir.keep(), port: 0, supervisor: Mutex::new(supervisor) };
 
@@ -358,12 +340,33 @@ impl Drop for PostgresServer {
             );
         }
         let supervisor = self.supervisor.get_mut().unwrap_or_else(|e| e.into_inner());
-        supervisor.input = None;
-        supervisor.child.wait().ok();
+        supervisor.end();
     }
 }
 
 impl Supervisor {
+    /// Starts the supervisor of a program, which `request("start")` starts. It owns the folder.
+    fn start(dir: &Path, owner: Option<(u32, u32)>, program: &[OsString]) -> Result<Supervisor, String> {
+        let mut sh = Command::new("sh");
+        sh.args(["-c", SUPERVISOR, "supervisor"]).arg(dir).args(program);
+        if let Some((uid, gid)) = owner {
+            chown(dir, Some(uid), Some(gid)).map_err(|e| e.to_string())?;
+            sh.uid(uid).gid(gid);
+        }
+        clean_environment(&mut sh);
+        // In a process group of its own, so that Ctrl-C does not end the server before the tests.
+        sh.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = sh.spawn().map_err(|e| format!("sh: {e}"))?;
+        let (input, output) = (child.stdin.take(), child.stdout.take().expect("its pipe"));
+        Ok(Supervisor { child, input, output: BufReader::new(output) })
+    }
+
+    /// Stops the program, removes its folder, and ends.
+    fn end(&mut self) {
+        self.input = None;
+        self.child.wait().ok();
+    }
+
     fn request(&mut self, line: &str) -> String {
         let input = self.input.as_mut().expect("its pipe");
         input.write_all(format!("{line}\n").as_bytes()).expect("the supervisor of PostgreSQL is gone");
@@ -371,6 +374,12 @@ impl Supervisor {
         self.output.read_line(&mut answer).expect("an answer of the supervisor");
         answer.trim().to_owned()
     }
+}
+
+fn own_folder() -> Result<tempfile::TempDir, String> {
+    let private = std::fs::Permissions::from_mode(0o700);
+    let folder = tempfile::Builder::new().prefix("hookstream-pg-").permissions(private).tempdir();
+    folder.map_err(|e| e.to_string())
 }
 
 /// Settings of the developer, such as PGDATABASE or a locale, must not influence the server.

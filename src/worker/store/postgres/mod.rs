@@ -11,6 +11,7 @@
 //! because a pooler may change the connection between transactions.
 
 mod accept;
+pub mod administration;
 mod admission;
 mod backlog;
 mod byte_limits;
@@ -46,6 +47,7 @@ mod session;
 mod settle;
 mod shard;
 mod shares;
+mod signals;
 mod state;
 mod store;
 mod sweep;

@@ -20,6 +20,7 @@ use super::membership::{Membership, Ownership};
 use super::notices::NoticeReceiver;
 use super::session::Session;
 use super::shares::ShareLimits;
+use super::signals::Signals;
 use super::sweep::Sweeps;
 use super::writer::{self, AcceptWriter, OutcomeWriter, QueuedAccept, QueuedOutcomes, WriterRow};
 use super::{keeper, notices, schema};
@@ -42,6 +43,8 @@ pub struct PostgresStore {
     pub(super) queued: Arc<AtomicUsize>,
     pub(super) outcomes: Mutex<Option<mpsc::UnboundedSender<QueuedOutcomes>>>,
     pub(super) notices: NoticeReceiver,
+    /// Tells other workers.
+    pub(super) signals: Arc<Signals>,
     /// The connections for users' queries.
     pub(super) read_slots: ReadSlots,
     pub(super) sweeps: tokio::sync::Mutex<Sweeps>,
@@ -84,11 +87,13 @@ impl PostgresStore {
         let (outcomes, queued_outcomes) = mpsc::unbounded_channel();
         let (limits, queued) = (Arc::<ShareLimits>::default(), Arc::<AtomicUsize>::default());
         let stopping = CancellationToken::new();
+        let signals = Arc::new(Signals::new(ownership.clone()));
         let accept_writer = AcceptWriter {
             row: WriterRow::insert(connections.clone(), worker).await?,
             queue: queued_accepts,
             queued: queued.clone(),
             limits: limits.clone(),
+            signals: signals.clone(),
         };
         let outcome_writer = OutcomeWriter {
             row: WriterRow::insert(connections.clone(), worker).await?,
@@ -100,8 +105,9 @@ impl PostgresStore {
         };
         let writers = vec![tokio::spawn(accept_writer.run()), tokio::spawn(outcome_writer.run())];
         let (sender, notices) = notices::channel();
-        let polling = notices::poll(connections.clone(), ownership.clone(), sender, stopping.clone());
-        let keepers = vec![tokio::spawn(polling)];
+        let noticing = notices::run(connections.clone(), ownership.clone(), sender, stopping.clone());
+        let signalling = signals.clone().run(connections.clone(), stopping.clone());
+        let keepers = vec![tokio::spawn(noticing), tokio::spawn(signalling)];
         Ok(PostgresStore {
             connections,
             ownership,
@@ -110,6 +116,7 @@ impl PostgresStore {
             queued,
             outcomes: Mutex::new(Some(outcomes)),
             notices,
+            signals,
             sweeps: tokio::sync::Mutex::default(),
             read_slots: ReadSlots::new(HISTORY_READERS, HISTORY_QUEUE),
             direct: AtomicI64::new(direct),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::harness::helm::{chart, objects, pod_templates, template, template_text};
+use crate::harness::helm::{chart, find, objects, pod_templates, template, template_text};
 use crate::harness::objects::documents;
 use crate::harness::{DEADLINE, Process, control_plane, eventually, tool};
 
@@ -96,7 +96,26 @@ fn matrix() -> Vec<Value> {
                 "lambdas": false, "templates": false, "insecureSkipVerify": false},
             "scope": {"namespaces": ["a"]},
         }),
+        database(),
+        json!({
+            "mode": "combined",
+            "worker": {"replicas": null, "store": {"postgresql": {"urlSecret": {"name": "events-app"}, "migrate": false}},
+                "podDisruptionBudget": {"minAvailable": "50%"}, "preStopSeconds": 0},
+            "tls": {"secretName": "hookstream-tls"},
+        }),
     ]
+}
+
+/// Values for three workers on a database with every Secret.
+fn database() -> Value {
+    json!({
+        "worker": {"replicas": 3, "store": {"postgresql": {
+            "hosts": ["one.db", "two.db"], "port": 6432, "user": "events writer", "sslMode": "verify-full",
+            "passwordSecret": {"name": "password"}, "caSecret": {"name": "ca", "key": "root.pem"},
+            "clientCertificateSecret": {"name": "client"}}}},
+        "networkPolicy": {"enabled": true, "egress": [{"to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]}],
+            "databaseTo": [{"podSelector": {"matchLabels": {"app": "postgresql"}}}]},
+    })
 }
 
 /// Applies the CRDs of prometheus-operator and gateway-api and waits until they are served.
@@ -283,9 +302,84 @@ async fn defaults_match_program() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn workers_on_a_database_roll_and_spread() {
+    let objects = template(control_plane(), "home", &database()).await;
+    let worker = find(&objects, "Deployment", "hookstream-worker");
+    assert!(!objects.iter().any(|object| object["kind"] == "StatefulSet"));
+    assert_eq!(worker["spec"]["replicas"], 3);
+    assert_eq!(worker["spec"]["strategy"]["rollingUpdate"], json!({"maxSurge": 1, "maxUnavailable": 0}));
+    let pod = &worker["spec"]["template"]["spec"];
+    assert_eq!(pod["topologySpreadConstraints"].as_array().unwrap().len(), 2);
+    let container = &pod["containers"][0];
+    assert_eq!(container["lifecycle"]["preStop"]["sleep"]["seconds"], 5);
+    let args: Vec<&str> =
+        container["args"].as_array().unwrap().iter().map(|arg| arg.as_str().unwrap()).collect();
+    for arg in [
+        "--store-url=postgres://events%20writer@one.db:6432,two.db:6432/hookstream?sslmode=verify-full",
+        "--store-size=50GiB",
+        "--store-password-file=/etc/hookstream/store-password/password",
+        "--store-ca-file=/etc/hookstream/store-ca/ca.crt",
+        "--store-certificate-file=/etc/hookstream/store-client/tls.crt",
+        "--store-key-file=/etc/hookstream/store-client/tls.key",
+    ] {
+        assert!(args.contains(&arg), "{arg}: {args:?}");
+    }
+    assert!(!args.iter().any(|arg| arg.starts_with("--data")), "{args:?}");
+    // Every file of a flag is one that a volume provides.
+    for (volume, secret, file) in [
+        ("store-password", "password", "password"),
+        ("store-ca", "ca", "ca.crt"),
+        ("store-client", "client", ""),
+    ] {
+        let named =
+            |list: &Value| list.as_array().unwrap().iter().find(|v| v["name"] == volume).unwrap().clone();
+        let mounted = named(&container["volumeMounts"]);
+        assert_eq!(mounted["mountPath"], format!("/etc/hookstream/{volume}"));
+        let volume = named(&pod["volumes"]);
+        assert_eq!(volume["secret"]["secretName"], secret);
+        assert_eq!(volume["secret"]["items"][0]["path"].as_str().unwrap_or_default(), file);
+    }
+    assert_eq!(find(&objects, "PodDisruptionBudget", "hookstream-worker")["spec"]["maxUnavailable"], 1);
+    let egress = &find(&objects, "NetworkPolicy", "hookstream-worker")["spec"]["egress"];
+    assert_eq!(egress[1]["ports"][0]["port"], 6432);
+    assert_eq!(egress[1]["to"][0]["podSelector"]["matchLabels"]["app"], "postgresql");
+    let egress = &find(&objects, "NetworkPolicy", "hookstream-controller")["spec"]["egress"];
+    assert_eq!(egress.as_array().unwrap().len(), 1, "the controller needs no database");
+
+    let values =
+        json!({"worker": {"replicas": null, "store": {"postgresql": {"urlSecret": {"name": "app"}}}}});
+    let objects = template(control_plane(), "home", &values).await;
+    let worker = find(&objects, "Deployment", "hookstream-worker");
+    assert!(worker["spec"].get("replicas").is_none(), "an autoscaler sets them");
+    let url =
+        json!({"name": "HOOKSTREAM_STORE_URL", "valueFrom": {"secretKeyRef": {"name": "app", "key": "uri"}}});
+    let envs = worker["spec"]["template"]["spec"]["containers"][0]["env"].as_array().unwrap();
+    assert!(envs.contains(&url), "{envs:?}");
+    find(&objects, "PodDisruptionBudget", "hookstream-worker");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn rejects_invalid_values_by_name() {
     let table = [
-        (json!({"worker": {"replicas": 2}}), "/worker/replicas"),
+        (json!({"worker": {"replicas": 2}}), "worker.replicas must be 1 without worker.store.postgresql"),
+        (json!({"worker": {"replicas": null}}), "worker.replicas must be 1 without worker.store.postgresql"),
+        (json!({"worker": {"replicas": -1}}), "/worker/replicas"),
+        (
+            json!({"worker": {"store": {"postgresql": {"hosts": ["a"], "urlSecret": {"name": "a"}}}}}),
+            "hosts and worker.store.postgresql.urlSecret exclude each other",
+        ),
+        (
+            json!({"worker": {"store": {"postgresql": {"passwordSecret": {"name": "a"}}}}}),
+            "passwordSecret needs worker.store.postgresql.hosts",
+        ),
+        (
+            json!({"worker": {"store": {"postgresql": {"hosts": ["a:5432"]}}}}),
+            "/worker/store/postgresql/hosts/0",
+        ),
+        (
+            json!({"worker": {"store": {"postgresql": {"sslMode": "yes"}}}}),
+            "/worker/store/postgresql/sslMode",
+        ),
         (json!({"replicas": 2}), "'replicas' not allowed"),
         (json!({"worker": {"setings": {}}}), "'setings' not allowed"),
         (json!({"worker": {"settings": {"maxEventByte": "1"}}}), "'maxEventByte' not allowed"),

@@ -15,7 +15,10 @@ SELECT current_setting('server_version_num')::int AS version_number,
     current_setting('fsync')::bool AS fsync,
     current_setting('synchronous_commit') AS synchronous_commit,
     current_setting('synchronous_standby_names') <> '' AS has_synchronous_standbys,
-    has_database_privilege(current_database(), 'CREATE') AS can_create_schemas";
+    coalesce(
+        has_schema_privilege(to_regnamespace('hookstream'), 'CREATE'),
+        has_database_privilege(current_database(), 'CREATE')
+    ) AS can_migrate";
 
 /// What a server has shown.
 #[derive(Debug)]
@@ -26,7 +29,7 @@ struct Facts {
     fsync: bool,
     synchronous_commit: String,
     has_synchronous_standbys: bool,
-    can_create_schemas: bool,
+    can_migrate: bool,
 }
 
 /// Rejects a server that cannot be a store, and logs once which commits it could lose.
@@ -47,7 +50,7 @@ async fn read(session: &Session) -> Result<Facts, tokio_postgres::Error> {
         fsync: row.try_get("fsync")?,
         synchronous_commit: row.try_get("synchronous_commit")?,
         has_synchronous_standbys: row.try_get("has_synchronous_standbys")?,
-        can_create_schemas: row.try_get("can_create_schemas")?,
+        can_migrate: row.try_get("can_migrate")?,
     })
 }
 
@@ -74,9 +77,9 @@ fn reject(facts: &Facts, options: &PostgresOptions) -> Result<(), String> {
             "{setting} is off: a crash of the server would lose accepted events: set it to on, or allow it with --allow-unsafe-commits"
         ));
     }
-    if options.migrate && !facts.can_create_schemas {
+    if options.migrate && !facts.can_migrate {
         return Err(format!(
-            "the role {user} may not create a schema in the database {database}: GRANT CREATE ON DATABASE \"{database}\" TO \"{user}\", or use --no-migrate and run `hookstream store migrate` as another role",
+            "the role {user} may not create the schema hookstream in the database {database}: GRANT CREATE ON DATABASE \"{database}\" TO \"{user}\", or use --no-migrate and run `hookstream store migrate` as another role",
             user = options.user(),
             database = options.database()
         ));
@@ -119,14 +122,14 @@ mod check_tests {
             fsync: true,
             synchronous_commit: "on".into(),
             has_synchronous_standbys: false,
-            can_create_schemas: true,
+            can_migrate: true,
         };
         let mut options: PostgresOptions = "postgres://u@h/d".parse().unwrap();
         reject(&sound(), &options).unwrap();
         let error = |facts, options: &_| reject(&facts, options).unwrap_err();
         let old = Facts { version_number: 140_011, version: "14.11".into(), ..sound() };
         assert_eq!(error(old, &options), "the server is PostgreSQL 14.11: version 15 or later is needed");
-        let without_rights = || Facts { can_create_schemas: false, ..sound() };
+        let without_rights = || Facts { can_migrate: false, ..sound() };
         assert!(error(without_rights(), &options).contains("GRANT CREATE ON DATABASE \"d\" TO \"u\""));
         options.migrate = false;
         reject(&without_rights(), &options).unwrap();

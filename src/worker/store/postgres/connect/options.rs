@@ -10,11 +10,11 @@ use tokio_postgres::config::{Host, SslMode};
 /// How long one host may take for the connection, TLS and the login.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long data may be unacknowledged before a connection counts as dead. Otherwise a host that vanished would block its
-/// connections for about 15 minutes.
-const USER_TIMEOUT: Duration = Duration::from_secs(20);
+/// connections for about 15 minutes. Shorter than a lease, which must be renewed on another connection meanwhile.
+const USER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How a vanished host is noticed while nothing is sent.
-pub(super) const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
-pub(super) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+pub(super) const KEEPALIVE_IDLE: Duration = Duration::from_secs(5);
+pub(super) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 pub(super) const KEEPALIVE_RETRIES: u32 = 3;
 const DEFAULT_PORT: u16 = 5432;
 

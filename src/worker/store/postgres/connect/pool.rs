@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use deadpool::Runtime;
 use deadpool::managed::{Manager, Metrics, Object, Pool, PoolError, RecycleError, RecycleResult, Timeouts};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_postgres::Notification;
 
@@ -25,7 +26,7 @@ const WAIT: Duration = Duration::from_secs(10);
 /// A database that was checked, with the pool of its connections. Clones share the pool.
 #[derive(Clone, Debug)]
 pub struct Database {
-    options: Arc<PostgresOptions>,
+    sessions: Sessions,
     pool: Pool<Sessions>,
 }
 
@@ -35,24 +36,24 @@ impl Database {
     pub async fn connect(options: &PostgresOptions) -> Result<Database, StoreError> {
         let open = |error: String| StoreError::Open(format!("database {}: {error}", options.description()));
         options.check().map_err(|error| open(error.to_string()))?;
-        let options = Arc::new(options.clone());
+        let sessions = Sessions { options: Arc::new(options.clone()), runtime: Handle::current() };
         let connect = async {
-            let session = hosts::connect(&options, None).await?;
-            check_server(&session, &options).await
+            let session = sessions.open(None).await?;
+            check_server(&session, options).await
         };
         connect.await.map_err(|error| match error {
             ConnectError::Rejected(error) => open(error),
             // The hosts are in the message.
             ConnectError::Unavailable(error) => StoreError::Unavailable(error),
         })?;
-        let pool = Pool::builder(Sessions { options: Arc::clone(&options) })
+        let pool = Pool::builder(sessions.clone())
             .max_size(POOLED_CONNECTIONS)
             // The timeout of a new connection is the options', for each host.
             .timeouts(Timeouts { wait: Some(WAIT), create: None, recycle: None })
             .runtime(Runtime::Tokio1)
             .build()
             .map_err(|error| open(error.to_string()))?;
-        Ok(Database { options, pool })
+        Ok(Database { sessions, pool })
     }
 
     /// Returns a free connection of the pool, or a new one. Waits for up to 10 s while all are in use.
@@ -74,11 +75,11 @@ impl Database {
         &self,
         notifications: Option<mpsc::Sender<Notification>>,
     ) -> Result<Session, StoreError> {
-        hosts::connect(&self.options, notifications).await.map_err(unavailable)
+        self.sessions.open(notifications).await.map_err(unavailable)
     }
 
     pub fn options(&self) -> &PostgresOptions {
-        &self.options
+        &self.sessions.options
     }
 
     /// Closes the free connections; those in use close when they are returned. Later calls of `client` fail.
@@ -121,10 +122,20 @@ impl DerefMut for PooledSession {
     }
 }
 
-/// Opens the pool's connections.
-#[derive(Debug)]
+/// Opens connections.
+#[derive(Clone, Debug)]
 struct Sessions {
     options: Arc<PostgresOptions>,
+    /// Runs all connections. A worker has two runtimes; one that ended would take the connections along that it opened.
+    runtime: Handle,
+}
+
+impl Sessions {
+    async fn open(&self, notifications: Option<mpsc::Sender<Notification>>) -> Result<Session, ConnectError> {
+        let options = Arc::clone(&self.options);
+        let opening = self.runtime.spawn(async move { hosts::connect(&options, notifications).await });
+        opening.await.unwrap_or_else(|_| Err(ConnectError::Unavailable("the process is stopping".into())))
+    }
 }
 
 impl Manager for Sessions {
@@ -132,7 +143,7 @@ impl Manager for Sessions {
     type Error = ConnectError;
 
     async fn create(&self) -> Result<Session, ConnectError> {
-        hosts::connect(&self.options, None).await
+        self.open(None).await
     }
 
     async fn recycle(&self, session: &mut Session, _: &Metrics) -> RecycleResult<ConnectError> {

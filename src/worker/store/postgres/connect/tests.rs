@@ -9,6 +9,7 @@ use tokio_postgres::types::Type;
 
 use super::*;
 use crate::worker::store::StoreError;
+use crate::worker::store::postgres::test_server::pgbouncer::PgBouncer;
 use crate::worker::store::postgres::test_server::{PostgresServer, PostgresServerOptions, shared};
 
 fn install_provider() {
@@ -276,7 +277,8 @@ async fn reports_too_many_connections() {
     server.sql("postgres", &format!("GRANT CREATE ON DATABASE {name} TO few")).unwrap();
     let options = options(&format!("postgres://few@127.0.0.1:{}/{name}", server.port()));
     let database = connect(&options).await;
-    let _first = database.client().await.unwrap();
+    // The server ends the session of the check a moment after the client.
+    let _first = eventually(async || database.client().await).await;
     let error = database.client().await.expect_err("the second connection").to_string();
     assert!(error.contains("too many connections") && error.contains("PgBouncer"), "{error}");
 }
@@ -407,4 +409,26 @@ async fn classifies_errors_of_statements() {
         assert!(text.contains(advice) && text.lines().count() == 1, "{sql}: {text}");
     }
     session.discard();
+}
+
+#[tokio::test]
+async fn works_through_pgbouncer_in_transaction_mode() {
+    let url = shared().new_database();
+    let name = url.rsplit('/').next().unwrap();
+    let bouncer = PgBouncer::start(shared(), 2).unwrap_or_else(|error| panic!("{error}"));
+    shared().sql(name, "CREATE TABLE counted (n int8); INSERT INTO counted VALUES (0)").unwrap();
+    let database = connect(&options(&bouncer.url(name))).await;
+    // Five sessions share two connections to the server, so each transaction may get another one.
+    let count = async || {
+        let session = database.client().await.unwrap();
+        assert!(!session.is_direct());
+        for _ in 0..20 {
+            session.begin().await.unwrap();
+            let sql = "UPDATE counted SET n = n + $1 RETURNING n";
+            session.fetch_one(sql, &[(&1_i64, Type::INT8)]).await.unwrap();
+            session.commit().await.unwrap();
+        }
+    };
+    tokio::join!(count(), count(), count(), count(), count());
+    assert_eq!(shared().sql(name, "SELECT n FROM counted").unwrap(), [["100"]]);
 }

@@ -148,7 +148,11 @@ impl DispatchStore for PostgresStore {
 
     fn promote(&self, now: Millis) -> BoxFuture<'_, Result<Vec<HookId>, StoreError>> {
         async move {
-            self.write(|tx, backlog| transitions::promote(tx, now, transitions::BATCH, backlog).boxed()).await
+            let hooks = self
+                .write(|tx, backlog| transitions::promote(tx, now, transitions::BATCH, backlog).boxed())
+                .await?;
+            hooks.iter().for_each(|hook| self.signals.send(&hook.uid, None));
+            Ok(hooks)
         }
         .boxed()
     }

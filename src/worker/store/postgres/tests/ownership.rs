@@ -224,3 +224,24 @@ async fn changes_of_ownership_are_noticed() {
     }
     assert!(old.failed().now_or_never().is_none());
 }
+
+/// What another worker accepts or cancels reaches the owner of the hook at once, without a poll.
+#[tokio::test]
+async fn the_owner_learns_what_other_workers_did() {
+    let (url, workers) = workers(1).await;
+    let owner = &workers[0];
+    let other = open(&url, "other").await;
+    assert!(owner.owns("uid-x") && !other.owns("uid-x"));
+    // The listener is ready once the first poll has run: a signal of before would be lost, and the poll finds it.
+    let accepted = other.accept(vec![new("a", &["x"], T0)], T0).await.unwrap();
+    let (id, seq) = (ids_of(&accepted)[0], seqs_of(&accepted)[0]);
+    let is_due = |notice: &DispatchNotice| match notice {
+        DispatchNotice::Due(hooks) => hooks.iter().any(|hook| &*hook.hook.uid == "uid-x"),
+        DispatchNotice::DueHooks(uids) => uids.iter().any(|uid| &**uid == "uid-x"),
+        _ => false,
+    };
+    while !is_due(&owner.next_notice().await) {}
+    other.cancel("shop", id, T0).await.unwrap();
+    let changed = DispatchNotice::Changed(vec![(hook("x"), seq)]);
+    while owner.next_notice().await != changed {}
+}

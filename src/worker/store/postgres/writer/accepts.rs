@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::mpsc;
 use tokio_postgres::types::Type;
 
-use super::super::super::{AcceptCallback, EventSeq, NewEvent, StoreError};
+use super::super::super::{AcceptCallback, AcceptedEvent, EventSeq, Fate, NewEvent, StoreError};
 use super::super::accept::{self, EventRow, Request, Results};
 use super::super::backlog::BacklogChanges;
 use super::super::failure::{DbError, unavailable};
 use super::super::session::Session;
 use super::super::shares::ShareLimits;
+use super::super::signals::Signals;
 use super::{CONFLICTS, Failure, GROUP_BYTES, GROUP_ROWS, Guard, RETRY, WriterRow, classify};
 
 /// A request that waits for its commit.
@@ -28,6 +29,8 @@ pub(in super::super) struct AcceptWriter {
     /// Bytes of the queued requests.
     pub(in super::super) queued: Arc<AtomicUsize>,
     pub(in super::super) limits: Arc<ShareLimits>,
+    /// Tells the owners of the hooks.
+    pub(in super::super) signals: Arc<Signals>,
 }
 
 impl AcceptWriter {
@@ -66,11 +69,25 @@ impl AcceptWriter {
             Err(_) => requests.iter().map(|_| Err(unavailable())).collect(),
         };
         for ((request, done), result) in requests.into_iter().zip(callbacks).zip(results) {
+            self.signal(&request, &result);
             let events: Vec<NewEvent> = match &result {
                 Ok(_) => request.rows.into_iter().map(|row| row.new).collect(),
                 Err(_) => Vec::new(),
             };
             done(events, result);
+        }
+    }
+
+    /// Tells the owners of hooks with deliveries that may be sent now.
+    fn signal(&self, request: &Request, result: &Result<Vec<AcceptedEvent>, StoreError>) {
+        for (row, accepted) in request.rows.iter().zip(result.iter().flatten()) {
+            for (delivery, stored) in row.new.deliveries.iter().zip(&accepted.deliveries) {
+                let is_due = matches!(stored.fate, Fate::Pending { due, .. } if due <= request.now);
+                if is_due && !accepted.duplicate {
+                    self.signals.send(&delivery.hook.uid, None);
+                }
+            }
+            accepted.hooks_to_notify.iter().for_each(|hook| self.signals.send(&hook.uid, None));
         }
     }
 

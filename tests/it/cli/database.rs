@@ -1,0 +1,113 @@
+//! A store in PostgreSQL: the flags, `hookstream store migrate` and `check`, and messages for a database that cannot be used.
+
+use serde_json::{Value, json};
+
+use super::run_with;
+use crate::harness::manifests::{event, hook, quick};
+use crate::harness::postgres::pgbouncer::PgBouncer;
+use crate::harness::postgres::shared;
+use crate::harness::standalone::Standalone;
+use crate::harness::{DEADLINE, Receiver, Reply, eventually};
+
+/// The server of the tests does not sync.
+const UNSAFE: &str = "--allow-unsafe-commits";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn standalone_keeps_events_in_a_database() {
+    let receiver = Receiver::start(|_, _| Reply::status(200));
+    let url = shared().new_database();
+    let manifests = hook("h", &receiver.url(), quick());
+    let mut standalone = Standalone::start(&manifests, &["--store-url", &url, UNSAFE]).await;
+    for n in 0..5 {
+        standalone.publish_accepted(&event(&format!("e{n}"))).await;
+    }
+    standalone.restart().await;
+    standalone.publish_accepted(&event("e5")).await;
+    eventually(DEADLINE, "six deliveries", async || {
+        let mut ids: Vec<String> =
+            receiver.requests().iter().map(|r| r.json()["id"].as_str().expect("an id").to_owned()).collect();
+        ids.sort();
+        ids.dedup();
+        if ids.len() == 6 { Ok(()) } else { Err(format!("{ids:?}")) }
+    })
+    .await;
+    assert!(!standalone.data.join("hookstream.db").exists(), "no file of the embedded store");
+    let (code, report, error) =
+        run_with(&["store", "check", "--store-url", &url, UNSAFE, "--output", "json"], &[]).await;
+    assert_eq!((code, error.as_str()), (0, ""), "{report}");
+    let report: Value = serde_json::from_str(&report).expect("JSON");
+    assert_eq!((&report["events"], &report["workers"]), (&json!(6), &json!(1)), "{report}");
+    assert_eq!(report["problems"], json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn standalone_works_through_pgbouncer() {
+    let receiver = Receiver::start(|_, _| Reply::status(200));
+    let url = shared().new_database();
+    let bouncer = PgBouncer::start(shared(), 3).unwrap_or_else(|error| panic!("{error}"));
+    let url = bouncer.url(url.rsplit('/').next().expect("a name"));
+    let manifests = hook("h", &receiver.url(), quick());
+    let standalone = Standalone::start(&manifests, &["--store-url", &url, UNSAFE]).await;
+    for n in 0..20 {
+        standalone.publish_accepted(&event(&format!("e{n}"))).await;
+    }
+    eventually(DEADLINE, "twenty deliveries", async || match receiver.requests().len() {
+        20 => Ok(()),
+        n => Err(n.to_string()),
+    })
+    .await;
+    let log = standalone.process().log();
+    assert!(log.contains(r#""direct":false"#), "{log}");
+    assert!(!log.contains("prepared statement"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn migrates_and_checks_a_database() {
+    let url = shared().new_database();
+    let database = [("HOOKSTREAM_STORE_URL", url.as_str()), ("HOOKSTREAM_ALLOW_UNSAFE_COMMITS", "true")];
+    let (code, _, error) = run_with(&["store", "check"], &database).await;
+    assert_eq!(code, 2);
+    assert!(error.contains("run `hookstream store migrate`"), "{error}");
+    let (code, out, error) = run_with(&["store", "migrate"], &database).await;
+    assert_eq!((code, error.as_str()), (0, ""));
+    assert!(out.contains("applied"), "{out}");
+    let (_, out, _) = run_with(&["store", "migrate"], &database).await;
+    assert!(out.contains("nothing to do"), "{out}");
+    let (code, out, error) = run_with(&["store", "check"], &database).await;
+    assert_eq!((code, error.as_str()), (0, ""));
+    assert!(out.contains("Store:        sound") && out.contains("own 0 of 256 shards"), "{out}");
+
+    let name = url.rsplit('/').next().expect("a name");
+    shared().sql(name, "DELETE FROM hookstream.shards WHERE shard < 3").expect("SQL");
+    let (code, out, error) = run_with(&["store", "check"], &database).await;
+    assert_eq!(code, 1, "{out}");
+    assert!(out.contains("NOT SOUND") && error.contains("3 shards missing"), "{out}{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_what_to_do_about_a_database_that_cannot_be_used() {
+    let url = shared().new_database();
+    let other = url.replace(url.rsplit('/').next().expect("a name"), "missing");
+    let closed = "postgres://app:secret@127.0.0.1:1/store";
+    for (args, code, expected) in [
+        (&["--store-url", "mysql://app:secret@db/store"][..], 2, "postgres://USER@HOST:5432/DATABASE"),
+        (&["--store-url", closed, "--store-key-file", "/key"], 2, "--store-certificate-file"),
+        (&["--store-url", closed, "--store-password-file", "/missing"], 2, "--store-password-file /missing"),
+        (&["--store-ca-file", "/ca"], 2, "no effect without --store-url"),
+        (&["--store-url", &url], 2, "fsync is off"),
+        (&["--store-url", &other, UNSAFE], 2, "create the database, or correct --store-url"),
+        (&["--store-url", &url, UNSAFE, "--no-migrate"], 2, "run `hookstream store migrate`"),
+        // A restart helps when the database is available again.
+        (&["--store-url", closed], 3, "check that the server runs there"),
+    ] {
+        let standalone = Standalone::prepare(&hook("h", "http://127.0.0.1:1", quick()), args);
+        let process = standalone.spawn();
+        let status = process.wait(DEADLINE).await;
+        let log = process.log();
+        let line = log.lines().find(|line| line.starts_with("hookstream: ") || line.starts_with("error: "));
+        let line = line.unwrap_or_else(|| panic!("{args:?}: {log}"));
+        assert!(log.contains(expected), "{args:?}: {log}");
+        assert_eq!(status.code(), Some(code), "{args:?}: {line}");
+        assert!(!log.contains("secret"), "{log}");
+    }
+}
