@@ -29,7 +29,7 @@ async fn a_namespace_that_is_created_again_has_a_new_place() {
 #[tokio::test]
 async fn workers_insert_and_end_a_namespace_once() {
     let database = Database::new().await;
-    let sessions = join_all((0..6).map(|_| database.session())).await;
+    let sessions = join_all((0..4).map(|_| database.session())).await;
     let names = ["c", "a", "b"];
     let found = join_all(sessions.iter().map(|session| places::find_or_insert_many(session, &names))).await;
     let found: Vec<_> = found.into_iter().map(|places| places.unwrap()).collect();
