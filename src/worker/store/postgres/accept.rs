@@ -158,10 +158,12 @@ async fn insert(
     let mut events = Vec::with_capacity(outcome.stored.len());
     for request in requests {
         for row in request.rows.iter().filter(|row| outcome.stored.contains_key(&row.seq)) {
+            let place = known.place(&row.new.event.namespace)?;
             events.push(NewEventRow {
                 seq: row.seq,
-                place: known.place(&row.new.event.namespace)?,
+                place,
                 accepted: request.now,
+                kept_until: row.key(place, request.now).map(|(_, expires)| expires),
                 is_unmatched: row.new.deliveries.is_empty(),
                 event: &row.new.event,
                 attributes: row.attributes.as_deref(),

@@ -7,6 +7,7 @@ use super::failure::DbError;
 use super::session::{Param, Session};
 use super::sweep::ROWS;
 use super::{expired, transitions};
+use crate::core::time::Millis;
 
 /// Places that one sweep examines.
 const PLACES: i64 = 20;
@@ -60,7 +61,8 @@ async fn sweep_place(tx: &Session, place: i64) -> Result<bool, DbError> {
         let gone: Vec<DeliverySeq> =
             rows.iter().map(|row| Ok::<_, DbError>(row.try_get(0)?)).collect::<Result<_, _>>()?;
         removed += u64::try_from(gone.len()).unwrap_or(0);
-        expired::remove_of_deliveries(tx, &gone, i64::MAX).await?;
+        // Its keys have no effect, so no event is kept for them.
+        expired::remove_of_deliveries(tx, &gone, i64::MAX, Millis(i64::MAX)).await?;
         tx.execute("DELETE FROM hookstream.in_flight WHERE delivery = ANY($1)", &[(&gone, Type::INT8_ARRAY)])
             .await?;
     }

@@ -39,13 +39,22 @@ pub(super) async fn sweep(
         has_more |=
             !gone.is_empty() && tx.query_opt(&exists(sql), &[(&expired, Type::INT8)]).await?.is_some();
         // Deliveries that were removed to free bytes require to remove the event too.
-        remove_of_deliveries(tx, &gone, events.max(by_bytes)).await?;
+        remove_of_deliveries(tx, &gone, events.max(by_bytes), now).await?;
     }
     let unmatched = age_cutoff(now, retention.unmatched_age);
-    has_more |= is_full(tx.execute(UNMATCHED, &[(&unmatched, Type::INT8)]).await?, ROWS);
-    has_more |= remove_excess(tx, UNMATCHED_EXCESS, &limits.unmatched).await?;
-    has_more |= remove_excess(tx, EXCHANGES_EXCESS, &limits.exchanges).await?;
-    has_more |= is_full(tx.execute(LOOSE, &[(&events, Type::INT8)]).await?, ROWS);
+    for (sql, accepted_by) in [(UNMATCHED, unmatched), (LOOSE, events)] {
+        let found = removed(&tx.query(sql, &[(&accepted_by, Type::INT8)]).await?)?;
+        has_more |= remove_events(tx, &found, now).await?;
+    }
+    for Excess { place, last } in &limits.unmatched {
+        let params: [Param<'_>; 2] = [(place, Type::INT8), (last, Type::INT8)];
+        has_more |= remove_events(tx, &removed(&tx.query(UNMATCHED_EXCESS, &params).await?)?, now).await?;
+    }
+    for Excess { place, last } in &limits.exchanges {
+        let params: [Param<'_>; 2] = [(place, Type::INT8), (last, Type::INT8)];
+        has_more |= is_full(tx.execute(EXCHANGES_EXCESS, &params).await?, ROWS);
+    }
+    has_more |= is_full(tx.execute(BARE, &[(&now.0, Type::INT8)]).await?, ROWS);
     for partition in 0..KEY_PARTITIONS {
         has_more |= is_full(tx.execute(&expired_keys(partition), &[(&now.0, Type::INT8)]).await?, ROWS);
     }
@@ -99,6 +108,7 @@ pub(super) async fn remove_of_deliveries(
     tx: &Session,
     gone: &[DeliverySeq],
     accepted_by: i64,
+    now: Millis,
 ) -> Result<(), DbError> {
     if gone.is_empty() {
         return Ok(());
@@ -109,10 +119,13 @@ pub(super) async fn remove_of_deliveries(
     let mut events: Vec<EventSeq> = gone.iter().map(|delivery| event_seq(*delivery)).collect();
     events.sort_unstable();
     events.dedup();
-    tx.execute(LOOSEN, &[(&events, Type::INT8_ARRAY), (&accepted_by, Type::INT8)]).await.map(drop)
+    let params: [Param<'_>; 2] = [(&events, Type::INT8_ARRAY), (&accepted_by, Type::INT8)];
+    let loose = removed(&tx.query(LOOSEN, &params).await?)?;
+    remove_events(tx, &loose, now).await.map(drop)
 }
 
-// One seek for each table and event. A delivery that is replayed meanwhile is in one of the tables.
+// One seek for each table and event. A delivery that is replayed meanwhile is in one of the tables. Returns the events to
+// remove, and marks the others.
 pub(super) const LOOSEN: &str = "
 WITH loose AS MATERIALIZED (
     SELECT o.event FROM unnest($1) AS o (event)
@@ -120,39 +133,49 @@ WITH loose AS MATERIALIZED (
            WHERE seq >= o.event << 20 AND seq < (o.event + 1) << 20 ORDER BY seq LIMIT 1) IS NULL
       AND (SELECT 1 FROM hookstream.finished
            WHERE seq >= o.event << 20 AND seq < (o.event + 1) << 20 ORDER BY seq LIMIT 1) IS NULL),
-gone AS (
-    DELETE FROM hookstream.events WHERE seq = ANY(ARRAY(SELECT event FROM loose)) AND accepted <= $2)
-UPDATE hookstream.events SET is_loose = true
-WHERE seq = ANY(ARRAY(SELECT event FROM loose)) AND accepted > $2";
+marked AS (
+    UPDATE hookstream.events SET is_loose = true
+    WHERE seq = ANY(ARRAY(SELECT event FROM loose)) AND accepted > $2)
+SELECT seq FROM hookstream.events WHERE seq = ANY(ARRAY(SELECT event FROM loose)) AND accepted <= $2";
+
+/// Removes events. Within its idempotency window, removes only its data, so that a duplicate still finds the event. True: they
+/// are as many as one statement finds.
+async fn remove_events(tx: &Session, events: &[EventSeq], now: Millis) -> Result<bool, DbError> {
+    if events.is_empty() {
+        return Ok(false);
+    }
+    tx.execute(REMOVE_EVENTS, &[(&events, Type::INT8_ARRAY), (&now.0, Type::INT8)]).await?;
+    Ok(i64::try_from(events.len()).is_ok_and(|found| found >= ROWS))
+}
+
+pub(super) const REMOVE_EVENTS: &str = "
+WITH kept AS (
+    UPDATE hookstream.events
+    SET data = 'null', attributes = NULL, is_bare = true, is_loose = false, unmatched = false
+    WHERE seq = ANY($1) AND kept_until > $2)
+DELETE FROM hookstream.events WHERE seq = ANY($1) AND (kept_until IS NULL OR kept_until <= $2)";
+
+/// Events whose data was removed before, and whose idempotency window is over.
+pub(super) const BARE: &str = "
+DELETE FROM hookstream.events WHERE seq = ANY(ARRAY(
+    SELECT seq FROM hookstream.events WHERE is_bare AND kept_until <= $1 ORDER BY kept_until, seq LIMIT 1000))";
 
 /// Events that no hook matched.
 pub(super) const UNMATCHED: &str = "
-DELETE FROM hookstream.events WHERE seq = ANY(ARRAY(
-    SELECT seq FROM hookstream.events WHERE is_loose AND unmatched AND accepted <= $1
-    ORDER BY accepted, seq LIMIT 1000))";
+SELECT seq FROM hookstream.events WHERE is_loose AND unmatched AND accepted <= $1 ORDER BY accepted, seq LIMIT 1000";
 
 /// Events without deliveries.
 pub(super) const LOOSE: &str = "
-DELETE FROM hookstream.events WHERE seq = ANY(ARRAY(
-    SELECT seq FROM hookstream.events WHERE is_loose AND accepted <= $1 ORDER BY accepted, seq LIMIT 1000))";
+SELECT seq FROM hookstream.events WHERE is_loose AND accepted <= $1 ORDER BY accepted, seq LIMIT 1000";
 
 pub(super) const UNMATCHED_EXCESS: &str = "
-DELETE FROM hookstream.events WHERE seq = ANY(ARRAY(
-    SELECT seq FROM hookstream.events WHERE unmatched AND (place, seq) <= ($1, $2) AND place >= $1
-    ORDER BY place, seq LIMIT 1000))";
+SELECT seq FROM hookstream.events WHERE unmatched AND (place, seq) <= ($1, $2) AND place >= $1
+ORDER BY place, seq LIMIT 1000";
 
 pub(super) const EXCHANGES_EXCESS: &str = "
 DELETE FROM hookstream.exchanges WHERE delivery = ANY(ARRAY(
     SELECT delivery FROM hookstream.exchanges WHERE (place, delivery) <= ($1, $2) AND place >= $1
     ORDER BY place, delivery LIMIT 1000))";
-
-async fn remove_excess(tx: &Session, sql: &str, excess: &[Excess]) -> Result<bool, DbError> {
-    let mut has_more = false;
-    for Excess { place, last } in excess {
-        has_more |= is_full(tx.execute(sql, &[(place, Type::INT8), (last, Type::INT8)]).await?, ROWS);
-    }
-    Ok(has_more)
-}
 
 /// Returns the statement that removes expired keys of a partition. A statement for all could scan each of them. A locked key is
 /// being claimed by a group of accepts.

@@ -15,6 +15,8 @@ pub(super) struct NewEventRow<'r> {
     pub(super) seq: EventSeq,
     pub(super) place: i64,
     pub(super) accepted: Millis,
+    /// When its idempotency key expires.
+    pub(super) kept_until: Option<i64>,
     pub(super) is_unmatched: bool,
     pub(super) event: &'r Event,
     pub(super) attributes: Option<&'r str>,
@@ -30,6 +32,7 @@ pub(super) async fn insert_events(session: &Session, events: &[NewEventRow<'_>])
     let seqs: Vec<i64> = events.iter().map(|row| row.seq).collect();
     let places: Vec<i64> = events.iter().map(|row| row.place).collect();
     let accepted: Vec<i64> = events.iter().map(|row| row.accepted.0).collect();
+    let kept_until: Vec<Option<i64>> = events.iter().map(|row| row.kept_until).collect();
     let unmatched: Vec<bool> = events.iter().map(|row| row.is_unmatched).collect();
     let origins: Vec<_> =
         events.iter().map(|row| stored(&row.event.origin.to_string()).into_owned()).collect();
@@ -40,12 +43,12 @@ pub(super) async fn insert_events(session: &Session, events: &[NewEventRow<'_>])
     session
         .execute(
             "INSERT INTO hookstream.events (seq, place, accepted, is_loose, unmatched, id, origin, source, event, time,
-                 attributes, data)
+                 attributes, data, kept_until)
              SELECT e.seq, e.place, e.accepted, e.unmatched, e.unmatched, e.id, e.origin, e.source, e.event, e.time,
-                 e.attributes, e.data
+                 e.attributes, e.data, e.kept_until
              FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::boolean[], $5::text[], $6::text[], $7::text[],
-                         $8::text[], $9::text[], $10::text[], $11::bytea[])
-                  AS e (seq, place, accepted, unmatched, id, origin, source, event, time, attributes, data)",
+                         $8::text[], $9::text[], $10::text[], $11::bytea[], $12::bigint[])
+                  AS e (seq, place, accepted, unmatched, id, origin, source, event, time, attributes, data, kept_until)",
             &[
                 (&seqs, Type::INT8_ARRAY),
                 (&places, Type::INT8_ARRAY),
@@ -58,6 +61,7 @@ pub(super) async fn insert_events(session: &Session, events: &[NewEventRow<'_>])
                 (&times, Type::TEXT_ARRAY),
                 (&attributes, Type::TEXT_ARRAY),
                 (&data, Type::BYTEA_ARRAY),
+                (&kept_until, Type::INT8_ARRAY),
             ],
         )
         .await

@@ -58,10 +58,13 @@ CREATE TABLE hookstream.events (
     event      text COLLATE "C" NOT NULL,
     time       text COLLATE "C" NOT NULL,
     attributes text COLLATE "C",            -- NULL: none
-    data       bytea NOT NULL
+    data       bytea NOT NULL,
+    kept_until bigint,                      -- the end of its idempotency window; NULL: it has no key
+    is_bare    boolean NOT NULL DEFAULT false   -- retention has removed its data, and a duplicate still finds its id
 );
 CREATE INDEX events_id ON hookstream.events (place, id, seq);
 CREATE INDEX events_loose ON hookstream.events (accepted, seq) WHERE is_loose;
+CREATE INDEX events_bare ON hookstream.events (kept_until, seq) WHERE is_bare;
 CREATE INDEX events_unmatched ON hookstream.events (place, seq) WHERE unmatched;
 
 -- Deliveries that wait for an attempt. Small, so its own settings. `seq` is the event's number, shifted by 20 bits, and the

@@ -148,6 +148,8 @@ async fn no_sweep_scans_a_large_table() {
         (expired::UNMATCHED_EXCESS, "bigint, bigint", "3, 5000"),
         (expired::EXCHANGES_EXCESS, "bigint, bigint", "2, 5000"),
         (&keys, "bigint", at),
+        (expired::REMOVE_EVENTS, "bigint[], bigint", &loosened),
+        (expired::BARE, "bigint", at),
         (expired::UNUSED_GATES, "bigint, bigint", &two),
         (ended_places::PENDING, "bigint", "3"),
         (ended_places::FINISHED, "bigint", "3"),

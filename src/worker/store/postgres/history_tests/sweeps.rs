@@ -7,7 +7,7 @@ use super::super::super::conformance::RETENTION;
 use super::super::byte_limits::{self, ByteLimits, Excess};
 use super::super::locks::{SingleTask, try_lock};
 use super::super::sweep::{Sweeps, sweep};
-use super::super::{hooks, measurements, replays};
+use super::super::{explanation, hooks, measurements, replays};
 use super::*;
 use crate::core::fast_map::FastMap;
 use crate::worker::store::{DeliveryFilter, HookId};
@@ -71,6 +71,25 @@ async fn an_event_outlives_its_dead_letters() {
     sweep_all(&session, retention, T0 + DAY / 2).await;
     assert_eq!((database.count("finished").await, database.count("events WHERE is_loose").await), (0, 1));
     sweep_all(&session, retention, T0 + DAY).await;
+    assert_eq!(database.count("events").await, 0);
+}
+
+/// A duplicate within the window must find the id of the event.
+#[tokio::test]
+async fn an_event_stays_without_its_data_within_its_idempotency_window() {
+    let database = Database::new().await;
+    let session = database.session().await;
+    let shop = place(&session, "shop").await;
+    let hook = insert_hook(&session, shop, "1", "a").await;
+    let delivered = [(hook, DeliveryState::Delivered)];
+    insert(&session, shop, &[StoredEvent::new(1, "e", T0, &delivered), StoredEvent::new(2, "f", T0, &[])]).await;
+    let until = T0 + DAY * 3;
+    session.batch(&format!("UPDATE hookstream.events SET kept_until = {}", until.0)).await.unwrap();
+    sweep_all(&session, RETENTION, Millis(until.0 - 1)).await;
+    assert_eq!((database.count("finished").await, database.count("events WHERE is_bare").await), (0, 2));
+    let explained = explanation::explain(&session, "shop", "e").await.unwrap().unwrap();
+    assert_eq!((explained.event.data.get(), explained.deliveries.len()), ("null", 0));
+    sweep_all(&session, RETENTION, until).await;
     assert_eq!(database.count("events").await, 0);
 }
 
