@@ -301,7 +301,7 @@ mod tests {
     }
 
     /// A token's audience is an identifier. clap must not print the proxy's URL, which may contain a password.
-    const FREE_URLS: [&str; 2] = ["audience", "egress-proxy"];
+    const FREE_URLS: [&str; 3] = ["audience", "egress-proxy", "otlp-endpoint"];
 
     /// The values that a variable takes.
     fn values(arg: &Arg) -> String {

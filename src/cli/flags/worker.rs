@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::TraceArgs;
 use super::parse::{parse_host, parse_network, parse_percent, parse_window};
 use crate::admin;
 use crate::cli::failure::{Failure, OrFail};
@@ -98,6 +99,8 @@ pub struct WorkerArgs {
     handshake_allow_all: bool,
     #[command(flatten)]
     pub webhook_origin: WebhookOriginArgs,
+    #[command(flatten)]
+    pub traces: TraceArgs,
     #[command(flatten)]
     pub tls: ServerTlsArgs,
     #[command(flatten)]
