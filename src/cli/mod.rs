@@ -366,7 +366,7 @@ mod tests {
     }
 
     /// Commands whose selection has no variables: a forgotten variable must not choose what is replayed, run or released.
-    const FLAGS_ONLY: [&str; 15] = [
+    const FLAGS_ONLY: [&str; 16] = [
         "reconcile",
         "suspend",
         "resume",
@@ -377,6 +377,7 @@ mod tests {
         "deliveries cancel",
         "deliveries show",
         "deliveries replay",
+        "replays list",
         "test",
         "orphans",
         "release",

@@ -30,7 +30,7 @@ use crate::memory::MemoryShare;
 use crate::worker::ingest::Disk;
 use crate::worker::problem::HttpProblem;
 use crate::worker::request::ValidPath;
-use crate::worker::store::{DeadLetterCounts, HookId, Store, StoreError, StoreStats};
+use crate::worker::store::{ALL_NAMESPACES, DeadLetterCounts, HookId, Store, StoreError, StoreStats};
 
 /// Entries of each list in a response.
 const MAX_ITEMS: usize = 200;
@@ -204,8 +204,7 @@ pub async fn of_all(
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Json<StatusResponse>, HttpProblem> {
-    // The API server reads a review without a namespace as one for all namespaces.
-    api.authorize_everywhere(&headers, "list", RESOURCE).await?;
+    api.authorize_list(&headers, Permission::new(ALL_NAMESPACES, "list", RESOURCE)).await?;
     query::reject_parameters(uri.query())?;
     status(&api, None).await.map(Json)
 }

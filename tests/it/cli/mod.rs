@@ -1,5 +1,6 @@
 //! The command line.
 
+mod all_namespaces;
 mod cluster_worker;
 mod commands;
 mod deliveries;
