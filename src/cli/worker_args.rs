@@ -128,6 +128,19 @@ impl Deref for NamespaceArg {
 }
 
 impl WorkerApiArgs {
+    /// Connects to the cluster of the worker, and finds the namespace. None: the worker is at a URL.
+    pub async fn cluster(&self) -> Result<Option<ServiceCluster>, Failure> {
+        let WorkerLocationArgs { url, service } = &self.location;
+        let profile = self.caller.target.profile()?;
+        let target = &self.caller.target;
+        let cluster =
+            target.worker_cluster(&profile, url.as_ref(), service.as_ref(), WorkerPort::Api).await?;
+        if let Some(cluster) = &cluster {
+            self.caller.resolve_namespace(&profile, Some(&cluster.namespace));
+        }
+        Ok(cluster)
+    }
+
     /// Creates a client of the worker.
     pub async fn connect(&self) -> Result<WorkerClient, Failure> {
         let worker = self.connect_without_namespace().await?;

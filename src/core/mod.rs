@@ -39,6 +39,7 @@ pub mod relay;
 pub mod relay_mark;
 pub mod retry;
 pub mod schema;
+pub mod shown_readiness;
 pub mod sign;
 pub mod size;
 pub mod stream;
