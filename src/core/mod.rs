@@ -31,6 +31,7 @@ pub mod lease;
 pub mod lua;
 pub mod names;
 pub mod output;
+pub mod parallel;
 pub mod plan;
 pub mod receiver_breaker;
 pub mod redact;
