@@ -74,8 +74,10 @@ fn write_manifests(folder: &Path, count: usize) {
             format!("apiVersion: v1\nkind: Secret\nmetadata: {{name: keys, namespace: team-{team}}}\nstringData: {{secret: whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=}}\n")
         })
         .collect();
-    std::fs::write(folder.join("secrets.yaml"), secrets.join("---\n")).expect("a file");
-    for number in 0..count {
+    // A folder may have 10,000 files.
+    let first = [&secrets[..], &[manifest(0)]].concat().join("---\n");
+    std::fs::write(folder.join("hook-0.yaml"), first).expect("a file");
+    for number in 1..count {
         std::fs::write(folder.join(format!("hook-{number}.yaml")), manifest(number)).expect("a file");
     }
 }

@@ -19,6 +19,7 @@ use hookstream::metrics::Metrics;
 use hookstream::net::{Egress, HttpClient};
 use hookstream::ops::Readiness;
 use hookstream::sandbox::{self, Sandbox};
+use hookstream::traces::Traces;
 use hookstream::worker::store::sqlite::SqliteStore;
 use hookstream::worker::store::{KeepResponses, Retention, Shares};
 use hookstream::worker::{Disk, HandshakeOrigins, Limits, Worker};
@@ -149,6 +150,7 @@ async fn serve(sink: String, hooks: usize, change: bool) {
         http: HttpClient::new(egress).expect("a client"),
         memory,
         metrics,
+        traces: Traces::default(),
         sandbox: Sandbox::start(sandbox).await,
         starting: Readiness::default().add_gate("the ingest port is open"),
         tls: None,

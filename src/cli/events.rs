@@ -10,8 +10,8 @@ use serde_json::value::RawValue;
 use super::deliveries::list::{is_for_people, parse, print_page};
 use super::deliveries::selection::parse_time;
 use super::failure::{CommandResult, Failure};
-use super::output::{ListOutputArgs, short_duration, strip_control_chars, table_lines};
-use super::worker_args::WorkerApiArgs;
+use super::output::{ListFormat, ListOutputArgs, short_duration, strip_control_chars, table_lines};
+use super::worker_args::WorkerListArgs;
 use super::worker_client::WorkerResponse;
 use crate::core::time::Millis;
 
@@ -27,11 +27,12 @@ pub enum EventsCommand {
 /// List accepted events, newest first, with those that no hook matched (kept for the worker's --unmatched-age).
 ///
 /// Example: hookstream events list -n shop --source crud --outcome unmatched --since 1h
+/// Example: hookstream events list -A --text order-1
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct ListArgs {
     #[command(flatten)]
-    api: WorkerApiArgs,
+    scope: WorkerListArgs,
     /// Only events of this source, such as crud.
     #[arg(long)]
     source: Option<String>,
@@ -82,6 +83,9 @@ enum OutcomeFlag {
 #[serde(rename_all = "camelCase")]
 struct EventRow {
     id: String,
+    /// Absent in responses of older workers.
+    #[serde(default)]
+    namespace: String,
     source: String,
     event: String,
     origin: String,
@@ -99,8 +103,7 @@ pub async fn run(command: EventsCommand) -> CommandResult {
 }
 
 async fn list(args: ListArgs) -> CommandResult {
-    let worker = args.api.connect().await?;
-    let namespace = &args.api.caller.namespace;
+    let worker = args.scope.connect().await?;
     let outcome = args.outcome.and_then(|outcome| outcome.to_possible_value());
     let parameters = [
         ("source", args.source),
@@ -114,56 +117,58 @@ async fn list(args: ListArgs) -> CommandResult {
         ("payload", args.payload.then(|| "true".to_owned())),
         ("continue", args.token),
     ];
-    let mut url = worker.url(namespace, &["events"])?;
+    let mut url = args.scope.url(&worker, "events")?;
     url.query_pairs_mut()
         .extend_pairs(parameters.into_iter().filter_map(|(name, value)| Some((name, value?))))
         .append_pair("limit", &args.limit.to_string());
     let response: WorkerResponse = worker.get(url).await?.success(2)?;
     let format = args.output.format();
-    let with_data = args.payload;
-    print_page(&response, format, "events", |items, is_wide| {
-        table(items, is_wide, with_data, Millis::now())
-    })?;
+    let shown = ShownColumns {
+        namespace: args.scope.all_namespaces,
+        wide: format == ListFormat::Wide,
+        data: format == ListFormat::Wide || args.payload,
+    };
+    print_page(&response, format, "events", |items| table(items, shown, Millis::now()))?;
     let page: super::deliveries::list::ListBody<'_> = response.json()?;
     if page.items.is_empty() && page.next.is_none() && is_for_people(format) {
-        eprintln!("hookstream: no matching event in namespace {namespace}");
+        args.scope.report_none("event");
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Returns the lines of a table. `with_data`: with a column for the data.
-fn table(items: &[&RawValue], is_wide: bool, with_data: bool, now: Millis) -> Result<Vec<String>, Failure> {
+/// The columns of a table besides the usual ones.
+#[derive(Clone, Copy)]
+struct ShownColumns {
+    namespace: bool,
+    wide: bool,
+    data: bool,
+}
+
+impl ShownColumns {
+    /// Returns the header and the cells of these columns.
+    fn select<T, const N: usize>(self, namespace: T, usual: [T; N], wide: [T; 3], data: T) -> Vec<T> {
+        let wide = wide.into_iter().filter(|_| self.wide);
+        let namespace = Some(namespace).filter(|_| self.namespace);
+        namespace.into_iter().chain(usual).chain(wide).chain(Some(data).filter(|_| self.data)).collect()
+    }
+}
+
+/// Returns the lines of a table.
+fn table(items: &[&RawValue], shown: ShownColumns, now: Millis) -> Result<Vec<String>, Failure> {
     let rows = items.iter().map(|item| parse(item)).collect::<Result<Vec<EventRow>, _>>()?;
     let cells = |row: &EventRow| {
         let age =
             Millis::parse(&row.accepted_time).map(|at| short_duration(now.since(at))).unwrap_or_default();
         let deliveries: Vec<String> =
             row.deliveries.iter().map(|(state, n)| format!("{n} {state}")).collect();
-        [&age, &row.source, &row.event, &row.outcome, &deliveries.join(", "), &row.id]
-            .map(|cell| strip_control_chars(cell))
+        let (deliveries, hooks) = (deliveries.join(", "), row.hooks.join(","));
+        let usual = [age.as_str(), &row.source, &row.event, &row.outcome, &deliveries, &row.id];
+        let wide = [row.origin.as_str(), &row.accepted_time, &hooks];
+        let data = row.data.as_ref().map_or("", |data| data.get());
+        let cells = shown.select(row.namespace.as_str(), usual, wide, data);
+        cells.into_iter().map(strip_control_chars).collect::<Vec<_>>()
     };
-    let header = ["AGE", "SOURCE", "EVENT", "OUTCOME", "DELIVERIES", "ID"];
-    let data = |row: &EventRow| strip_control_chars(row.data.as_ref().map_or("", |data| data.get()));
-    Ok(match (is_wide, with_data) {
-        (false, false) => table_lines(header, rows.iter().map(cells)),
-        (false, true) => {
-            let [age, source, event, outcome, deliveries, id] = header;
-            let with = |row: &EventRow| {
-                let [age, source, event, outcome, deliveries, id] = cells(row);
-                [age, source, event, outcome, deliveries, id, data(row)]
-            };
-            table_lines([age, source, event, outcome, deliveries, id, "DATA"], rows.iter().map(with))
-        }
-        (true, _) => {
-            let [age, source, event, outcome, deliveries, id] = header;
-            let with = |row: &EventRow| {
-                let [age, source, event, outcome, deliveries, id] = cells(row);
-                let [origin, accepted, hooks] = [&row.origin, &row.accepted_time, &row.hooks.join(",")]
-                    .map(|cell| strip_control_chars(cell));
-                [age, source, event, outcome, deliveries, id, origin, accepted, hooks, data(row)]
-            };
-            let header = [age, source, event, outcome, deliveries, id, "ORIGIN", "ACCEPTED", "HOOKS", "DATA"];
-            table_lines(header, rows.iter().map(with))
-        }
-    })
+    let usual = ["AGE", "SOURCE", "EVENT", "OUTCOME", "DELIVERIES", "ID"];
+    let header = shown.select("NAMESPACE", usual, ["ORIGIN", "ACCEPTED", "HOOKS"], "DATA");
+    Ok(table_lines(header, rows.iter().map(cells)))
 }

@@ -302,7 +302,7 @@ mod tests {
 
     /// A token's audience is an identifier. clap must not print the URLs of the proxy and of the database, which may contain a
     /// password.
-    const FREE_URLS: [&str; 3] = ["audience", "egress-proxy", "store-url"];
+    const FREE_URLS: [&str; 4] = ["audience", "egress-proxy", "otlp-endpoint", "store-url"];
 
     /// The values that a variable takes.
     fn values(arg: &Arg) -> String {
@@ -368,7 +368,7 @@ mod tests {
     }
 
     /// Commands whose selection has no variables: a forgotten variable must not choose what is replayed, run or released.
-    const FLAGS_ONLY: [&str; 15] = [
+    const FLAGS_ONLY: [&str; 16] = [
         "reconcile",
         "suspend",
         "resume",
@@ -379,6 +379,7 @@ mod tests {
         "deliveries cancel",
         "deliveries show",
         "deliveries replay",
+        "replays list",
         "test",
         "orphans",
         "release",

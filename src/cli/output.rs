@@ -109,11 +109,13 @@ const MIN_COLUMN: usize = 10;
 
 /// Returns the lines of a table. Each column is as wide as its longest cell; on a terminal that is narrower, the widest columns
 /// are narrowed, and their cells continue in further lines.
-pub fn table_lines<H: Into<String>, const N: usize>(
-    header: [H; N],
-    rows: impl Iterator<Item = [String; N]>,
+pub fn table_lines<H: Into<String>, R: IntoIterator<Item = String>>(
+    header: impl IntoIterator<Item = H>,
+    rows: impl Iterator<Item = R>,
 ) -> Vec<String> {
-    let rows: Vec<[String; N]> = std::iter::once(header.map(Into::into)).chain(rows).collect();
+    let header: Vec<String> = header.into_iter().map(Into::into).collect();
+    let rows = rows.map(|row| row.into_iter().collect());
+    let rows: Vec<Vec<String>> = std::iter::once(header).chain(rows).collect();
     format_table(&rows, terminal_width())
 }
 
@@ -123,17 +125,26 @@ fn terminal_width() -> Option<usize> {
     Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
 }
 
-fn format_table<const N: usize>(rows: &[[String; N]], limit: Option<usize>) -> Vec<String> {
-    let mut widths = [0; N];
+/// The first row is the header.
+fn format_table(rows: &[Vec<String>], limit: Option<usize>) -> Vec<String> {
+    let widths = column_widths(rows.iter(), limit);
+    rows.iter().flat_map(|row| row_lines(row, &widths)).collect()
+}
+
+/// Returns the width of each column. The first row is the header.
+fn column_widths<'a>(mut rows: impl Iterator<Item = &'a Vec<String>>, limit: Option<usize>) -> Vec<usize> {
+    let width = |cell: &String| cell.chars().count();
+    let mut widths: Vec<usize> = rows.next().into_iter().flatten().map(width).collect();
     for row in rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = cell.chars().count().max(*width);
+        for (widest, cell) in widths.iter_mut().zip(row) {
+            *widest = width(cell).max(*widest);
         }
     }
     if let Some(limit) = limit {
-        narrow(&mut widths, limit.saturating_sub(2 * N.saturating_sub(1)));
+        let gaps = 2 * widths.len().saturating_sub(1);
+        narrow(&mut widths, limit.saturating_sub(gaps));
     }
-    rows.iter().flat_map(|row| row_lines(row, &widths)).collect()
+    widths
 }
 
 /// Narrows the widest columns until all fit together, or until they are as narrow as columns may be.
@@ -145,7 +156,7 @@ fn narrow(widths: &mut [usize], limit: usize) {
 }
 
 /// Returns the lines of one row. Cells that are wider than their column are wrapped.
-fn row_lines<const N: usize>(row: &[String; N], widths: &[usize; N]) -> Vec<String> {
+fn row_lines(row: &[String], widths: &[usize]) -> Vec<String> {
     let mut cells =
         row.iter().zip(widths).map(|(cell, width)| wrap(cell, *width).into_iter()).collect::<Vec<_>>();
     let mut lines = Vec::new();
@@ -183,45 +194,37 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
 
 /// A table that is printed while its rows arrive. The columns keep the widths of the first rows, so later rows align with
 /// them; longer cells continue in further lines.
-pub struct TableStream<const N: usize> {
-    header: [&'static str; N],
-    widths: Option<[usize; N]>,
+pub struct TableStream {
+    header: Vec<String>,
+    widths: Option<Vec<usize>>,
 }
 
-impl<const N: usize> TableStream<N> {
-    pub fn new(header: [&'static str; N]) -> Self {
+impl TableStream {
+    pub fn new(header: Vec<String>) -> Self {
         TableStream { header, widths: None }
     }
 
     /// Returns the lines of further rows; of the first ones with the header.
-    pub fn lines(&mut self, rows: &[[String; N]]) -> Vec<String> {
+    pub fn lines(&mut self, rows: &[Vec<String>]) -> Vec<String> {
         self.format(rows, terminal_width())
     }
 
-    fn format(&mut self, rows: &[[String; N]], limit: Option<usize>) -> Vec<String> {
-        let header = self.header.map(ToOwned::to_owned);
+    fn format(&mut self, rows: &[Vec<String>], limit: Option<usize>) -> Vec<String> {
         let mut lines = Vec::new();
-        let widths = match self.widths {
-            Some(widths) => widths,
-            None if rows.is_empty() => return lines,
-            None => {
-                let mut widths = [0; N];
-                for row in std::iter::once(&header).chain(rows) {
-                    for (width, cell) in widths.iter_mut().zip(row) {
-                        *width = cell.chars().count().max(*width);
-                    }
-                }
-                if let Some(limit) = limit {
-                    narrow(&mut widths, limit.saturating_sub(2 * N.saturating_sub(1)));
-                }
-                lines.extend(row_lines(&header, &widths));
-                *self.widths.insert(widths)
-            }
-        };
+        if rows.is_empty() {
+            return lines;
+        }
+        let is_first = self.widths.is_none();
+        let header = &self.header;
+        let widths =
+            self.widths.get_or_insert_with(|| column_widths(std::iter::once(header).chain(rows), limit));
+        if is_first {
+            lines.extend(row_lines(header, widths));
+        }
         match limit {
-            Some(_) => lines.extend(rows.iter().flat_map(|row| row_lines(row, &widths))),
+            Some(_) => lines.extend(rows.iter().flat_map(|row| row_lines(row, widths))),
             // In a pipe, each row is one line.
-            None => lines.extend(rows.iter().map(|row| padded(row, &widths))),
+            None => lines.extend(rows.iter().map(|row| padded(row, widths))),
         }
         lines
     }
@@ -252,7 +255,7 @@ mod tests {
             ["0123456789abcdef", "dead", "a text of many words"],
             ["1", "", "é"],
         ];
-        format_table(&rows.map(|row| row.map(ToOwned::to_owned)), limit)
+        format_table(&rows.map(|row| row.map(ToOwned::to_owned).to_vec()), limit)
     }
 
     #[test]
@@ -282,8 +285,8 @@ mod tests {
 
     #[test]
     fn a_streamed_table_keeps_its_columns() {
-        let row = |cells: [&str; 2]| cells.map(ToOwned::to_owned);
-        let mut stream = TableStream::new(["HOOK", "ID"]);
+        let row = |cells: [&str; 2]| cells.map(ToOwned::to_owned).to_vec();
+        let mut stream = TableStream::new(row(["HOOK", "ID"]));
         assert!(stream.format(&[], None).is_empty());
         assert_eq!(stream.format(&[row(["orders", "1"])], None), ["HOOK    ID", "orders  1"]);
         let later = [row(["a", "2"]), row(["long-name", "3"])];

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::failure::{CommandResult, Failure};
 use super::output::{HELP, OutputFormat, print_json, print_line, strip_control_chars, table_lines};
-use super::worker_args::WorkerApiArgs;
+use super::worker_args::{WorkerApiArgs, WorkerListArgs};
 use super::worker_client::WorkerResponse;
 
 /// List, show and cancel replays of many deliveries. `deliveries replay` starts one.
@@ -21,14 +21,14 @@ pub enum ReplaysCommand {
     Cancel(CancelArgs),
 }
 
-/// List the replays of a namespace, newest first. Finished ones are shown for a day.
+/// List the replays of a namespace or of all, newest first. Finished ones are shown for a day.
 ///
 /// Example: hookstream replays list -n shop -o json
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct ListArgs {
     #[command(flatten)]
-    api: WorkerApiArgs,
+    scope: WorkerListArgs,
     #[arg(short, long, value_enum, default_value_t = OutputFormat::Table, value_name = "FORMAT", env = "HOOKSTREAM_OUTPUT", help = HELP)]
     output: OutputFormat,
 }
@@ -68,6 +68,9 @@ struct ListBody {
 #[serde(rename_all = "camelCase")]
 struct ReplayBody {
     id: String,
+    /// Absent in responses of older workers.
+    #[serde(default)]
+    namespace: String,
     hook: Option<String>,
     state: Option<String>,
     event: Option<String>,
@@ -114,11 +117,13 @@ pub async fn run(command: ReplaysCommand) -> CommandResult {
 }
 
 async fn list(args: ListArgs) -> CommandResult {
-    let worker = args.api.connect().await?;
-    let url = worker.url(&args.api.caller.namespace, &["replays"])?;
+    let worker = args.scope.connect().await?;
+    let url = args.scope.url(&worker, "replays")?;
     let response = worker.get(url).await?.success(2)?;
     match args.output {
-        OutputFormat::Table => print_table(&response.json::<ListBody>()?.items),
+        OutputFormat::Table => {
+            print_table(&response.json::<ListBody>()?.items, args.scope.all_namespaces);
+        }
         other => print_json(other, response.json()?)?,
     }
     Ok(ExitCode::SUCCESS)
@@ -130,7 +135,7 @@ async fn show(args: ReplayArgs) -> CommandResult {
     let response = worker.get(url).await?.success(2)?;
     let replay: ReplayBody = response.json()?;
     match args.output {
-        OutputFormat::Table => print_table(std::slice::from_ref(&replay)),
+        OutputFormat::Table => print_table(std::slice::from_ref(&replay), false),
         other => print_json(other, response.json()?)?,
     }
     match &replay.error {
@@ -150,17 +155,20 @@ async fn cancel(args: CancelArgs) -> CommandResult {
     Ok(ExitCode::SUCCESS)
 }
 
-fn print_table(replays: &[ReplayBody]) {
+fn print_table(replays: &[ReplayBody], with_namespace: bool) {
+    let skipped = usize::from(!with_namespace);
     let rows = replays.iter().map(|replay| {
-        [
+        let cells = [
+            strip_control_chars(&replay.namespace),
             strip_control_chars(&replay.id),
             replay.progress().to_owned(),
             replay.replayed.to_string(),
             format!("{}/s", replay.rate),
             strip_control_chars(&replay.started_time),
             replay.selection(),
-        ]
+        ];
+        cells.into_iter().skip(skipped)
     });
-    let header = ["ID", "PROGRESS", "REPLAYED", "RATE", "STARTED", "SELECTION"];
-    table_lines(header, rows).iter().for_each(|line| print_line(line));
+    let header = ["NAMESPACE", "ID", "PROGRESS", "REPLAYED", "RATE", "STARTED", "SELECTION"];
+    table_lines(header.into_iter().skip(skipped), rows).iter().for_each(|line| print_line(line));
 }

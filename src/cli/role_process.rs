@@ -21,6 +21,7 @@ use crate::metrics::Metrics;
 use crate::net::{Egress, HttpClient, PortOptions, raise_open_files_limit, serve};
 use crate::ops::{self, Liveness, Readiness};
 use crate::sandbox::{Sandbox, SandboxOptions};
+use crate::traces::Traces;
 use crate::worker::store::postgres::PostgresStore;
 use crate::worker::store::postgres::connect::PostgresOptions;
 use crate::worker::store::sqlite::SqliteStore;
@@ -77,6 +78,7 @@ where
         Some(role) => Some(MemoryBudget::new(role.args.memory()?, &metrics)),
         None => None,
     };
+    let collector = process.worker.as_ref().map(|role| role.args.traces.collector()).transpose()?.flatten();
     let http = HttpClient::new(process.egress).or_fail(|| "loading the system's certificates".into())?;
 
     let ops = process.ops_listen.bind("--ops-listen").await?;
@@ -127,6 +129,13 @@ where
     if let Some(role) = &process.worker {
         metrics.hooks.set_limit(role.args.hook_metrics);
     }
+    let (traces, export) = match collector {
+        Some(collector) => {
+            let (traces, export) = Traces::start(collector, http.clone(), metrics.clone());
+            (traces, Some(export))
+        }
+        None => (Traces::default(), None),
+    };
     let worker = match (process.worker, store, ingest_gate, memory) {
         (Some(role), Some(OpenStore { store, shares, disk }), Some(ingest_gate), Some(memory)) => Some((
             Worker {
@@ -146,6 +155,7 @@ where
                 handshake: role.args.handshake(),
                 webhook_origin: role.args.webhook_origin.name.clone(),
                 keep_responses: role.args.keep_responses(),
+                traces,
                 memory,
                 retention: role.args.retention(),
                 disk,
@@ -164,7 +174,13 @@ where
     };
     let worker = async {
         match worker {
-            Some((worker, changes)) => run_worker(worker, changes, stopping.clone()).await,
+            Some((worker, changes)) => {
+                let result = run_worker(worker, changes, stopping.clone()).await;
+                if let Some(export) = export {
+                    export.finish().await;
+                }
+                result
+            }
             None => Ok(()),
         }
     };

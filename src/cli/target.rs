@@ -82,9 +82,41 @@ impl TargetArgs {
         service: Option<&ServicePort>,
         port: WorkerPort,
     ) -> Result<WorkerPlace, Failure> {
+        if let Some(url) = self.worker_url(profile, url, service, port)? {
+            return Ok(WorkerPlace::Url(url));
+        }
+        let cluster = Box::new(self.cluster.cluster(profile).await?);
         if let Some(service) = service {
-            let cluster = Box::new(self.cluster.cluster(profile).await?);
             return Ok(WorkerPlace::Service { cluster, service: service.clone(), is_found: false });
+        }
+        let service = cluster.find(port).await?;
+        Ok(WorkerPlace::Service { cluster, service, is_found: true })
+    }
+
+    /// Connects to the cluster of the worker. None: the worker is at a URL.
+    pub async fn worker_cluster(
+        &self,
+        profile: &Profile,
+        url: Option<&Url>,
+        service: Option<&ServicePort>,
+        port: WorkerPort,
+    ) -> Result<Option<ServiceCluster>, Failure> {
+        match self.worker_url(profile, url, service, port)? {
+            Some(_) => Ok(None),
+            None => self.cluster.cluster(profile).await.map(Some),
+        }
+    }
+
+    /// Returns the URL of the worker's port. None: it is in a cluster.
+    fn worker_url(
+        &self,
+        profile: &Profile,
+        url: Option<&Url>,
+        service: Option<&ServicePort>,
+        port: WorkerPort,
+    ) -> Result<Option<Url>, Failure> {
+        if service.is_some() {
+            return Ok(None);
         }
         if let Some(url) = url {
             if self.cluster.kubeconfig.names_context() {
@@ -92,19 +124,17 @@ impl TargetArgs {
                     "--url and --context name two workers: give one of them (variables count as flags)";
                 return Err(Failure::new(message));
             }
-            return Ok(WorkerPlace::Url(url.clone()));
+            return Ok(Some(url.clone()));
         }
         if !self.cluster.kubeconfig.is_given() {
             if let Some(url) = profile_url(profile, port)? {
-                return Ok(WorkerPlace::Url(url));
+                return Ok(Some(url));
             }
             if !profile.names_cluster() && !is_kubectl_plugin() {
-                return Ok(WorkerPlace::Url(Url::parse(port.default_url()).or_fail(|| "--url".into())?));
+                return Url::parse(port.default_url()).map(Some).or_fail(|| "--url".into());
             }
         }
-        let cluster = Box::new(self.cluster.cluster(profile).await?);
-        let service = cluster.find(port).await?;
-        Ok(WorkerPlace::Service { cluster, service, is_found: true })
+        Ok(None)
     }
 }
 

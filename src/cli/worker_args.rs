@@ -45,6 +45,16 @@ pub struct WorkerApiArgs {
     location: WorkerLocationArgs,
 }
 
+/// Flags of commands that list: the worker's API port, and one namespace or all.
+#[derive(clap::Args)]
+pub struct WorkerListArgs {
+    #[command(flatten)]
+    pub api: WorkerApiArgs,
+    /// List those of all namespaces. Requires the permission in all of them (a ClusterRoleBinding).
+    #[arg(short = 'A', long)]
+    pub all_namespaces: bool,
+}
+
 /// Flags that locate the worker's API port.
 #[derive(clap::Args)]
 pub struct WorkerLocationArgs {
@@ -118,6 +128,19 @@ impl Deref for NamespaceArg {
 }
 
 impl WorkerApiArgs {
+    /// Connects to the cluster of the worker, and finds the namespace. None: the worker is at a URL.
+    pub async fn cluster(&self) -> Result<Option<ServiceCluster>, Failure> {
+        let WorkerLocationArgs { url, service } = &self.location;
+        let profile = self.caller.target.profile()?;
+        let target = &self.caller.target;
+        let cluster =
+            target.worker_cluster(&profile, url.as_ref(), service.as_ref(), WorkerPort::Api).await?;
+        if let Some(cluster) = &cluster {
+            self.caller.resolve_namespace(&profile, Some(&cluster.namespace));
+        }
+        Ok(cluster)
+    }
+
     /// Creates a client of the worker.
     pub async fn connect(&self) -> Result<WorkerClient, Failure> {
         let worker = self.connect_without_namespace().await?;
@@ -129,6 +152,32 @@ impl WorkerApiArgs {
     pub async fn connect_without_namespace(&self) -> Result<WorkerClient, Failure> {
         let WorkerLocationArgs { url, service } = &self.location;
         self.caller.connect_without_namespace(url.as_ref(), service.as_ref(), WorkerPort::Api).await
+    }
+}
+
+impl WorkerListArgs {
+    /// Creates a client of the worker.
+    pub async fn connect(&self) -> Result<WorkerClient, Failure> {
+        match self.all_namespaces {
+            true => self.api.connect_without_namespace().await,
+            false => self.api.connect().await,
+        }
+    }
+
+    /// Returns the URL of a list.
+    pub fn url(&self, worker: &WorkerClient, list: &str) -> Result<Url, Failure> {
+        match self.all_namespaces {
+            true => Ok(worker.root_url(&["v1", list])),
+            false => worker.url(&self.api.caller.namespace, &[list]),
+        }
+    }
+
+    /// Says on standard error that nothing was found, and where: a misspelt namespace looks like an idle one.
+    pub fn report_none(&self, what: &str) {
+        match self.all_namespaces {
+            true => eprintln!("hookstream: no matching {what} in any namespace"),
+            false => eprintln!("hookstream: no matching {what} in namespace {}", self.api.caller.namespace),
+        }
     }
 }
 

@@ -53,11 +53,12 @@ pub fn remedy(url: &Url, status: StatusCode, problem: &ProblemBody, caller: Opti
             ": give a valid token with --token-file; in a cluster, `kubectl create token SERVICEACCOUNT -n {namespace} \
              --audience hookstream > token` creates one"
         ),
-        StatusCode::FORBIDDEN if parts.as_slice() == ["v1", "status"] => {
+        StatusCode::FORBIDDEN if is_of_all_namespaces(&parts) => {
             let caller = caller.unwrap_or("the token's user");
+            let (right, role) = needed_right(url);
             format!(
-                ": {caller} needs the right to list deliveries in all namespaces: bind the ClusterRole \
-                 hookstream-deliveries-reader with a ClusterRoleBinding, or ask for one namespace (-n)"
+                ": {caller} needs the right to {right} in all namespaces: bind {role} with a ClusterRoleBinding, or ask \
+                 for one namespace (-n)"
             )
         }
         StatusCode::FORBIDDEN if problem.message.is_some() => {
@@ -73,6 +74,7 @@ pub fn remedy(url: &Url, status: StatusCode, problem: &ProblemBody, caller: Opti
         {
             // Routes that older workers do not have.
             let is_newer = is_event_list(url)
+                || is_of_all_namespaces(&parts)
                 || matches!(parts.as_slice(), [.., "deliveries", "cancel"] | [.., "status"]);
             if is_newer {
                 ": the worker is older than this program and has no such route: update it, or give the address of its API port (--url)".to_owned()
@@ -101,7 +103,12 @@ fn segments(url: &Url) -> Vec<&str> {
 
 /// Returns true for a list of events. One is published without a query.
 fn is_event_list(url: &Url) -> bool {
-    url.query().is_some() && matches!(segments(url).as_slice(), [_, _, _, "events"])
+    url.query().is_some() && matches!(segments(url).as_slice(), [_, _, _, "events"] | ["v1", "events"])
+}
+
+/// Returns true for a list, or the status, of all namespaces.
+fn is_of_all_namespaces(parts: &[&str]) -> bool {
+    matches!(parts, ["v1", "deliveries" | "events" | "replays" | "status"])
 }
 
 /// Returns the right that a route needs, and a role that has it.
@@ -118,7 +125,7 @@ fn needed_right(url: &Url) -> (&'static str, &'static str) {
             false => ("list deliveries", READER),
         },
         [_, _, _, "events"] => ("create events", "the ClusterRole hookstream-publisher"),
-        [.., "replay"] | [_, _, _, "replays", _] => ("create deliveries/replay", OPERATOR),
+        [.., "replay" | "replays"] | [_, _, _, "replays", ..] => ("create deliveries/replay", OPERATOR),
         [.., "cancel"] => ("create deliveries/cancel", OPERATOR),
         [.., "deliveries" | "status"] => ("list deliveries", READER),
         _ if url.query() == Some("payload=true") => ("get deliveries and deliveries/payload", PAYLOAD),

@@ -2,13 +2,59 @@
 //! and sends it with every attempt, so that a trace connects sender and receiver.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde_json::Value;
 
-const PARENT: &str = "traceparent";
+/// The name of the header and of the attribute that hold the context of a span.
+pub const PARENT: &str = "traceparent";
 const STATE: &str = "tracestate";
 /// Maximum length of `tracestate` in bytes, from the specification.
 const MAX_STATE: usize = 512;
+/// The flag of a trace that its sender records.
+const SAMPLED: u8 = 1;
+
+/// The context of a span, as `traceparent` states it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TraceParent {
+    pub trace_id: [u8; 16],
+    pub span_id: [u8; 8],
+    pub is_sampled: bool,
+}
+
+impl TraceParent {
+    /// Parses version 00: version, trace id, span id and flags in lower-case hex; neither id may be all zeros.
+    pub fn parse(text: &str) -> Option<TraceParent> {
+        // `hex` accepts capitals, which the specification forbids.
+        if text.bytes().any(|b| b.is_ascii_uppercase()) {
+            return None;
+        }
+        let mut parts = text.split('-');
+        let (version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+        if version != "00" || parts.next().is_some() {
+            return None;
+        }
+        let (mut trace_id, mut span_id, mut flag_bits) = ([0; 16], [0; 8], [0; 1]);
+        hex::decode_to_slice(trace, &mut trace_id).ok()?;
+        hex::decode_to_slice(span, &mut span_id).ok()?;
+        hex::decode_to_slice(flags, &mut flag_bits).ok()?;
+        let [flags] = flag_bits;
+        let is_valid = trace_id != [0; 16] && span_id != [0; 8];
+        is_valid.then_some(TraceParent { trace_id, span_id, is_sampled: flags & SAMPLED != 0 })
+    }
+}
+
+impl fmt::Display for TraceParent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let flags = if self.is_sampled { SAMPLED } else { 0 };
+        write!(f, "00-{}-{}-{flags:02x}", hex::encode(self.trace_id), hex::encode(self.span_id))
+    }
+}
+
+/// Returns the trace context of an event with these attributes, if it has a valid one.
+pub fn parent_of(attributes: &BTreeMap<String, Value>) -> Option<TraceParent> {
+    attributes.get(PARENT).and_then(Value::as_str).and_then(TraceParent::parse)
+}
 
 /// Copies the trace context from a request's headers to an event's attributes, unless the event already has one.
 pub fn inherit_headers<'a>(
@@ -33,19 +79,8 @@ pub fn headers(attributes: &BTreeMap<String, Value>) -> impl Iterator<Item = (&'
     [(PARENT, parent), (STATE, state)].into_iter().filter_map(|(name, value)| Some((name, value?)))
 }
 
-/// Checks for version 00: version, trace id, span id and flags in lower-case hex; neither id may be all zeros.
 fn is_parent(text: &str) -> bool {
-    let parts: Vec<&str> = text.split('-').collect();
-    let hex = |part: &str, length: usize| {
-        part.len() == length && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-    };
-    let is_nonzero = |part: &str| part.bytes().any(|b| b != b'0');
-    match parts.as_slice() {
-        ["00", trace, span, flags] => {
-            hex(trace, 32) && is_nonzero(trace) && hex(span, 16) && is_nonzero(span) && hex(flags, 2)
-        }
-        _ => false,
-    }
+    TraceParent::parse(text).is_some()
 }
 
 fn is_state(text: &str) -> bool {
@@ -78,6 +113,14 @@ mod tests {
     }
 
     #[test]
+    fn parses_and_writes_a_span_context() {
+        let parsed = TraceParent::parse(TRACE).unwrap();
+        assert_eq!((parsed.to_string().as_str(), parsed.is_sampled), (TRACE, true));
+        let unsampled = TraceParent::parse(&TRACE.replace("-01", "-02")).unwrap();
+        assert!(!unsampled.is_sampled && unsampled.to_string().ends_with("-00"), "{unsampled}");
+    }
+
+    #[test]
     fn drops_invalid_trace_context() {
         for text in [
             "",
@@ -86,6 +129,8 @@ mod tests {
             "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
             "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
             "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-1",
+            "00-4bf92f3577b34da6a3ce929d0e0e473x-00f067aa0ba902b7-01",
             "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-x",
         ] {
             assert_eq!(forwarded(text, Some("a=b"), BTreeMap::new()), [], "{text}");

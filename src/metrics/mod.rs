@@ -7,6 +7,7 @@ mod hooks;
 mod labels;
 mod memory;
 mod process;
+mod traces;
 mod unhealthy_hooks;
 
 use crate::core::conditions::cut;
@@ -35,6 +36,8 @@ use labels::*;
 use memory::to_gauge;
 pub use memory::{MemoryMetrics, MemoryShareMetrics};
 use process::ProcessCollector;
+pub use traces::SpanOutcome;
+use traces::TraceMetrics;
 pub use unhealthy_hooks::UnhealthyHooks;
 
 /// All metrics of the process.
@@ -84,6 +87,8 @@ pub struct Metrics {
     /// The hooks whose deliveries do not go out.
     pub unhealthy_hooks: UnhealthyHooks,
     objects_not_ready: Family<KindLabel, Gauge>,
+    /// The export of traces.
+    pub traces: TraceMetrics,
     /// The hosts with a label value of their own.
     hosts: Mutex<HashSet<String>>,
 }
@@ -254,6 +259,7 @@ impl Default for Metrics {
             hooks: HookMetrics::register(&mut registry),
             dead_letters: DeadLetterMetrics::register(&mut registry),
             memory: MemoryMetrics::register(&mut registry),
+            traces: TraceMetrics::register(&mut registry),
             hosts: Mutex::default(),
             unhealthy_hooks,
             objects_not_ready,

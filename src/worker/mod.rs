@@ -58,6 +58,7 @@ use crate::net::runtime::DedicatedRuntime;
 use crate::net::{HttpClient, PortOptions, ServerTls, serve};
 use crate::ops::ReadinessGate;
 use crate::sandbox::Sandbox;
+use crate::traces::Traces;
 
 /// The worker's dependencies and settings.
 pub struct Worker {
@@ -77,6 +78,8 @@ pub struct Worker {
     pub webhook_origin: String,
     /// Which attempts keep their request and response.
     pub keep_responses: KeepResponses,
+    /// Records spans.
+    pub traces: Traces,
     /// Bounds the payloads in memory.
     pub memory: MemoryBudget,
     pub retention: Retention,
@@ -154,6 +157,7 @@ impl Worker {
             index: index.clone(),
             runner: runner.clone(),
             metrics: self.metrics.clone(),
+            traces: self.traces.clone(),
             grace: self.grace,
             reports: reports.clone(),
             memory: self.memory.clone(),
@@ -214,7 +218,7 @@ impl Worker {
             let (store, metrics, stop, ports) =
                 (self.store.clone(), self.metrics.clone(), stop.clone(), ports.clone());
             let (cluster, view, disk, limits) = (self.cluster, self.view, disk.clone(), self.limits);
-            let (memory, handshake) = (self.memory, self.handshake);
+            let (memory, handshake, traces) = (self.memory, self.handshake, self.traces);
             async move {
                 let ingest = ingest::IngestState {
                     cluster,
@@ -222,6 +226,7 @@ impl Worker {
                     committer: ingest::Committer::start(store, dispatch, metrics.clone()),
                     index,
                     metrics,
+                    traces,
                     memory,
                     limits,
                     handshake,

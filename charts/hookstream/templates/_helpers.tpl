@@ -257,6 +257,17 @@ affinity:
 {{- if .Values.worker.handshakeAllowAll }}
 - --handshake-allow-all
 {{- end }}
+{{- with .Values.worker.traces }}
+{{- if .endpoint }}
+- --otlp-endpoint={{ .endpoint }}
+- --otlp-sample-ratio={{ .sampleRatio }}
+{{- if .headersSecret.name }}
+- --otlp-headers-file=/etc/hookstream/otlp/headers
+{{- end }}
+{{- else if .headersSecret.name }}
+{{- fail "worker.traces.headersSecret needs worker.traces.endpoint" }}
+{{- end }}
+{{- end }}
 {{- range $name, $value := .Values.worker.settings }}
 {{- if $value }}
 - --{{ kebabcase $name }}={{ $value }}

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use url::Url;
 
 use super::list::{ListArgs, ListBody, parse};
-use super::row::{DeliveryRow, Fingerprint, HEADER, WIDE_HEADER};
+use super::row::{Columns, DeliveryRow, Fingerprint};
 use crate::cli::failure::{CommandResult, Failure};
 use crate::cli::output::{ListFormat, TableStream, print_line, strip_control_chars};
 use crate::cli::worker_client::WorkerClient;
@@ -32,11 +32,13 @@ pub async fn run(args: ListArgs, format: ListFormat) -> CommandResult {
         }
         ListFormat::Jsonl => Printer::Jsonl,
         ListFormat::Name => Printer::Name,
-        ListFormat::Table => Printer::Table(TableStream::new(HEADER)),
-        ListFormat::Wide => Printer::Wide(TableStream::new(WIDE_HEADER)),
+        ListFormat::Table | ListFormat::Wide => {
+            let columns = Columns::of(args.scope.all_namespaces, format == ListFormat::Wide);
+            Printer::Table(columns, TableStream::new(columns.header()))
+        }
     };
-    let worker = args.api.connect().await?;
-    let mut url = worker.url(&args.api.caller.namespace, &["deliveries"])?;
+    let worker = args.scope.connect().await?;
+    let mut url = args.scope.url(&worker, "deliveries")?;
     url.query_pairs_mut().extend_pairs(args.selection.query_pairs());
     let first = usize::try_from(args.limit).unwrap_or(PAGE);
     tokio::select! {
@@ -120,8 +122,7 @@ impl Window {
 enum Printer {
     Jsonl,
     Name,
-    Table(TableStream<8>),
-    Wide(TableStream<10>),
+    Table(Columns, TableStream),
 }
 
 impl Printer {
@@ -130,11 +131,8 @@ impl Printer {
         let lines = match self {
             Printer::Jsonl => items.iter().map(|item| item.get().to_owned()).collect(),
             Printer::Name => rows.iter().map(|row| strip_control_chars(&row.id)).collect(),
-            Printer::Table(stream) => {
-                stream.lines(&rows.iter().map(|row| row.cells(now)).collect::<Vec<_>>())
-            }
-            Printer::Wide(stream) => {
-                stream.lines(&rows.iter().map(|row| row.wide_cells(now)).collect::<Vec<_>>())
+            Printer::Table(columns, stream) => {
+                stream.lines(&rows.iter().map(|row| columns.cells(row, now)).collect::<Vec<_>>())
             }
         };
         lines.iter().for_each(|line| print_line(line));

@@ -6,25 +6,26 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::follow;
-use super::row::{DeliveryRow, HEADER, WIDE_HEADER};
+use super::row::{Columns, DeliveryRow};
 use super::selection::SelectionArgs;
 use crate::cli::failure::{CommandResult, Failure, OrFail};
 use crate::cli::output::{
     ListFormat, ListOutputArgs, OutputFormat, print_json, print_line, strip_control_chars, table_lines,
 };
-use crate::cli::worker_args::WorkerApiArgs;
+use crate::cli::worker_args::WorkerListArgs;
 use crate::cli::worker_client::WorkerResponse;
 use crate::core::time::Millis;
 
 /// List deliveries, newest first.
 ///
 /// Example: hookstream deliveries list -n shop --hook orders --state pending,dead --since 1h
+/// Example: hookstream deliveries list -A --state dead --since 24h
 /// Example: hookstream deliveries list -n shop --follow
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct ListArgs {
     #[command(flatten)]
-    pub api: WorkerApiArgs,
+    pub scope: WorkerListArgs,
     #[command(flatten)]
     pub selection: SelectionArgs,
     /// The maximum number of deliveries, 1 to 500.
@@ -54,9 +55,8 @@ pub async fn run(args: ListArgs) -> CommandResult {
     if args.follow {
         return follow::run(args, format).await;
     }
-    let worker = args.api.connect().await?;
-    let namespace = &args.api.caller.namespace;
-    let mut url = worker.url(namespace, &["deliveries"])?;
+    let worker = args.scope.connect().await?;
+    let mut url = args.scope.url(&worker, "deliveries")?;
     url.query_pairs_mut()
         .extend_pairs(args.selection.query_pairs())
         .append_pair("limit", &args.limit.to_string());
@@ -64,11 +64,11 @@ pub async fn run(args: ListArgs) -> CommandResult {
         url.query_pairs_mut().append_pair("continue", token);
     }
     let response = worker.get(url).await?.success(2)?;
-    print_page(&response, format, "deliveries", |items, is_wide| table(items, is_wide, Millis::now()))?;
+    let columns = Columns::of(args.scope.all_namespaces, format == ListFormat::Wide);
+    print_page(&response, format, "deliveries", |items| table(items, columns, Millis::now()))?;
     let page: ListBody<'_> = response.json()?;
     if page.items.is_empty() && page.next.is_none() && is_for_people(format) {
-        // Name the namespace, because a misspelt namespace looks like an idle one.
-        eprintln!("hookstream: no matching delivery in namespace {namespace}");
+        args.scope.report_none("delivery");
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -78,12 +78,12 @@ pub fn is_for_people(format: ListFormat) -> bool {
     matches!(format, ListFormat::Table | ListFormat::Wide)
 }
 
-/// Prints a page of a list. `table` gets the items, and whether the table is wide.
+/// Prints a page of a list. `table` gets the items.
 pub fn print_page(
     response: &WorkerResponse,
     format: ListFormat,
     what: &str,
-    table: impl FnOnce(&[&RawValue], bool) -> Result<Vec<String>, Failure>,
+    table: impl FnOnce(&[&RawValue]) -> Result<Vec<String>, Failure>,
 ) -> Result<(), Failure> {
     let page: ListBody<'_> = response.json()?;
     match format {
@@ -96,7 +96,7 @@ pub fn print_page(
             }
         }
         ListFormat::Table | ListFormat::Wide => {
-            table(&page.items, format == ListFormat::Wide)?.iter().for_each(|line| print_line(line));
+            table(&page.items)?.iter().for_each(|line| print_line(line));
             // In a pipe too: a program that reads the table must not take a page for the whole.
             if let Some(next) = &page.next {
                 print_line(&format!("More {what}: --continue {}", strip_control_chars(next)));
@@ -120,10 +120,7 @@ pub fn parse<'a, T: Deserialize<'a>>(item: &'a RawValue) -> Result<T, Failure> {
     serde_json::from_str(item.get()).or_fail(|| "reading the worker's response".into())
 }
 
-fn table(items: &[&RawValue], is_wide: bool, now: Millis) -> Result<Vec<String>, Failure> {
+fn table(items: &[&RawValue], columns: Columns, now: Millis) -> Result<Vec<String>, Failure> {
     let rows = items.iter().map(|item| parse(item)).collect::<Result<Vec<DeliveryRow>, _>>()?;
-    Ok(match is_wide {
-        false => table_lines(HEADER, rows.iter().map(|row| row.cells(now))),
-        true => table_lines(WIDE_HEADER, rows.iter().map(|row| row.wide_cells(now))),
-    })
+    Ok(table_lines(columns.header(), rows.iter().map(|row| columns.cells(row, now))))
 }

@@ -12,6 +12,9 @@ use crate::core::time::Millis;
 #[serde(rename_all = "camelCase")]
 pub struct DeliveryRow {
     pub id: String,
+    /// Absent in responses of older workers.
+    #[serde(default)]
+    namespace: String,
     event: String,
     hook: String,
     state: String,
@@ -41,14 +44,40 @@ struct HeldRow {
 /// State, number of attempts, reason, and reason of the hold.
 pub type Fingerprint = (String, usize, Option<String>, Option<String>);
 
-pub const HEADER: [&str; 8] = ["AGE", "HOOK", "EVENT", "STATE", "WHY", "ATTEMPTS", "NEXT", "ID"];
-pub const WIDE_HEADER: [&str; 10] =
-    ["AGE", "HOOK", "EVENT", "STATE", "WHY", "ATTEMPTS", "NEXT", "ID", "ACCEPTED", "DETAIL"];
+/// All columns: the namespace, the usual ones, and those of a wide table.
+const HEADER: [&str; 11] =
+    ["NAMESPACE", "AGE", "HOOK", "EVENT", "STATE", "WHY", "ATTEMPTS", "NEXT", "ID", "ACCEPTED", "DETAIL"];
+
+/// The columns that a table shows.
+#[derive(Clone, Copy, Debug)]
+pub struct Columns {
+    skipped: usize,
+    shown: usize,
+}
+
+impl Columns {
+    /// `with_namespace`: the list is of all namespaces.
+    pub fn of(with_namespace: bool, is_wide: bool) -> Self {
+        let skipped = usize::from(!with_namespace);
+        let end = if is_wide { HEADER.len() } else { HEADER.len() - 2 };
+        Columns { skipped, shown: end - skipped }
+    }
+
+    pub fn header(self) -> Vec<String> {
+        HEADER.iter().skip(self.skipped).take(self.shown).map(ToString::to_string).collect()
+    }
+
+    pub fn cells(self, row: &DeliveryRow, now: Millis) -> Vec<String> {
+        row.cells(now).into_iter().skip(self.skipped).take(self.shown).collect()
+    }
+}
 
 impl DeliveryRow {
-    pub fn cells(&self, now: Millis) -> [String; 8] {
+    fn cells(&self, now: Millis) -> [String; 11] {
         let age = self.accepted().map(|at| short_duration(now.since(at)));
+        let detail = self.attempts.last().and_then(|last| last.detail.as_deref()).unwrap_or_default();
         [
+            self.namespace.as_str(),
             &age.unwrap_or_default(),
             &self.hook,
             &self.event,
@@ -57,15 +86,10 @@ impl DeliveryRow {
             &self.attempts.len().to_string(),
             &self.next(now),
             &self.id,
+            &self.accepted_time,
+            detail,
         ]
-        .map(|cell| strip_control_chars(cell))
-    }
-
-    pub fn wide_cells(&self, now: Millis) -> [String; 10] {
-        let [age, hook, event, state, why, attempts, next, id] = self.cells(now);
-        let detail = self.attempts.last().and_then(|last| last.detail.as_deref()).unwrap_or_default();
-        let accepted = strip_control_chars(&self.accepted_time);
-        [age, hook, event, state, why, attempts, next, id, accepted, strip_control_chars(detail)]
+        .map(strip_control_chars)
     }
 
     pub fn accepted(&self) -> Option<Millis> {
@@ -132,13 +156,18 @@ mod tests {
 
     const NOW: Millis = Millis(1_700_000_000_000);
 
-    fn cells(more: Value) -> [String; 8] {
-        let mut value = json!({"id": "01", "event": "order-1\u{1b}[31m", "hook": "h", "state": "pending", "reason": null,
+    fn cells(more: Value) -> Vec<String> {
+        let mut value = json!({"id": "01", "namespace": "shop", "event": "order-1\u{1b}[31m", "hook": "h", "state": "pending", "reason": null,
             "acceptedTime": Millis(NOW.0 - 180_000).rfc3339(), "attempts": [], "nextAttemptTime": null});
         for (name, member) in more.as_object().unwrap() {
             value[name] = member.clone();
         }
-        serde_json::from_value::<DeliveryRow>(value).unwrap().cells(NOW)
+        let row = serde_json::from_value::<DeliveryRow>(value).unwrap();
+        let [usual, of_all, wide] = [(false, false), (true, false), (true, true)]
+            .map(|(with_namespace, is_wide)| Columns::of(with_namespace, is_wide));
+        assert_eq!(of_all.cells(&row, NOW), [&["shop".to_owned()], &usual.cells(&row, NOW)[..]].concat());
+        assert_eq!(wide.cells(&row, NOW).len(), wide.header().len());
+        usual.cells(&row, NOW)
     }
 
     #[test]

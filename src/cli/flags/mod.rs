@@ -6,6 +6,7 @@ mod listen;
 mod operator_namespace;
 mod parse;
 mod store;
+mod traces;
 mod worker;
 
 pub use controller::{ControllerArgs, LeaseArgs, SelectionArgs};
@@ -14,4 +15,5 @@ pub use listen::ListenAddress;
 pub use operator_namespace::OperatorNamespaceArgs;
 pub use parse::{parse_host, parse_installation_id, parse_selector, parse_url, parse_watch_timeout};
 pub use store::DatabaseArgs;
+pub use traces::TraceArgs;
 pub use worker::{ScriptArgs, ServerTlsArgs, WebhookOriginArgs, WorkerArgs};

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::TraceArgs;
 use super::parse::{parse_host, parse_network, parse_percent, parse_window};
 use super::store::StoreArgs;
 use crate::admin;
@@ -102,6 +103,8 @@ pub struct WorkerArgs {
     pub store: StoreArgs,
     #[command(flatten)]
     pub webhook_origin: WebhookOriginArgs,
+    #[command(flatten)]
+    pub traces: TraceArgs,
     #[command(flatten)]
     pub tls: ServerTlsArgs,
     #[command(flatten)]

@@ -2,10 +2,10 @@
 
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::ListParams;
-use kube::{Api, ResourceExt};
+use kube::{Api, Client, ResourceExt};
 use serde::Serialize;
 
-use crate::cli::worker_client::ProxiedRoute;
+use crate::cli::kubeconfig::ApiServer;
 use crate::core::time::Millis;
 
 /// The clocks of this machine and of the leader may differ by this time, in milliseconds.
@@ -48,13 +48,22 @@ impl Leader {
     }
 }
 
-/// Reads the Lease beside the worker's Service.
-pub async fn find_leader(route: &ProxiedRoute, now: Millis) -> Leader {
-    let leases: Api<Lease> = Api::namespaced(route.client.clone(), &route.namespace);
+/// Reads the Lease in the operator's namespace, which is that of the worker's Service. None: it is unknown, so the Leases of all
+/// namespaces are read.
+pub async fn find_leader(
+    client: &Client,
+    server: &ApiServer,
+    namespace: Option<&str>,
+    now: Millis,
+) -> Leader {
+    let leases: Api<Lease> = match namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    };
     let found = match leases.list(&ListParams::default()).await {
         Ok(found) => found,
         Err(error) => {
-            let problem = format!("reading the Lease: {}", route.server.describe(&error));
+            let problem = format!("reading the Lease: {}", server.describe(&error));
             return Leader { is_unknown: true, ..Leader::none(problem) };
         }
     };
@@ -64,7 +73,10 @@ pub async fn find_leader(route: &ProxiedRoute, now: Millis) -> Leader {
     let unhealthy = leaders.iter().find(|leader| !leader.is_healthy());
     unhealthy.or(leaders.first()).cloned().unwrap_or_else(|| Leader {
         is_unknown: true,
-        ..Leader::none(format!("no Lease in namespace {} has hookstream in its name", route.namespace))
+        ..Leader::none(match namespace {
+            Some(namespace) => format!("no Lease in namespace {namespace} has hookstream in its name"),
+            None => "no Lease has hookstream in its name".to_owned(),
+        })
     })
 }
 

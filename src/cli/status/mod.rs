@@ -1,5 +1,6 @@
 //! `hookstream status`: the state of an installation on one screen.
 
+mod cluster;
 mod leader;
 mod print;
 
@@ -13,13 +14,15 @@ use serde_json::value::RawValue;
 
 use super::failure::{CommandResult, Failure};
 use super::output::{HELP, OutputFormat, print_json, print_line};
+use super::service::ServiceCluster;
 use super::worker_args::WorkerApiArgs;
 use super::worker_client::WorkerClient;
 use crate::core::duration;
 use crate::core::time::Millis;
 use crate::core::version::Version;
+use cluster::ClusterStatus;
 use leader::{Leader, find_leader};
-use print::{WorkerStatus, status_lines};
+use print::{ObjectLists, WorkerStatus, status_lines, status_lines_without_worker};
 
 /// The time between two requests.
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
@@ -28,7 +31,8 @@ const POLL_INTERVAL: Duration = Duration::from_secs(2);
 /// letters, disk and memory. Exit code 1: something is unwell.
 ///
 /// What a user requested, a suspended object or a paused hook, is shown and is not unwell. In a cluster, --context shows
-/// the leader too. Without a namespace, all namespaces are shown.
+/// the leader too and, if the worker cannot be reached, the state of the objects. Without a namespace, all namespaces are
+/// shown.
 ///
 /// Example: hookstream status -A --wait 2m
 #[derive(clap::Args)]
@@ -57,33 +61,55 @@ struct Report<'a> {
     /// False if the exit code is 1.
     healthy: bool,
     client: Version,
-    target: &'a str,
+    /// Absent if the worker was not found.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target: Option<&'a str>,
     /// Absent if the worker is not reached through a cluster.
     #[serde(skip_serializing_if = "Option::is_none")]
     leader: Option<&'a Leader>,
-    /// The worker's response.
-    worker: &'a RawValue,
+    /// The worker's response. Null: it cannot be reached.
+    worker: Option<&'a RawValue>,
+    /// Why the worker cannot be reached.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    worker_problem: Option<&'a str>,
+    /// The objects of the cluster, if the worker cannot be reached.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cluster: Option<&'a ObjectLists>,
 }
 
 /// The state at one time.
-struct Snapshot {
-    body: Box<RawValue>,
-    worker: WorkerStatus,
-    leader: Option<Leader>,
+enum Snapshot {
+    Worker {
+        body: Box<RawValue>,
+        status: Box<WorkerStatus>,
+        leader: Option<Leader>,
+    },
+    /// The worker cannot be reached; the rest is what the cluster shows.
+    Cluster {
+        problem: String,
+        found: ClusterStatus,
+        leader: Leader,
+    },
 }
 
 impl Snapshot {
     fn is_healthy(&self) -> bool {
-        self.worker.healthy && self.leader.as_ref().is_none_or(Leader::is_healthy)
+        match self {
+            Snapshot::Worker { status, leader, .. } => {
+                status.healthy && leader.as_ref().is_none_or(Leader::is_healthy)
+            }
+            Snapshot::Cluster { .. } => false,
+        }
     }
 }
 
 pub async fn run(args: Args) -> CommandResult {
-    let worker = args.api.connect_without_namespace().await?;
+    let cluster = args.api.cluster().await?;
     let deadline = args.wait.map(|wait| Instant::now() + wait);
+    let mut worker = None;
     loop {
         let is_waiting = deadline.is_some_and(|deadline| Instant::now() < deadline);
-        let snapshot = match read(&args, &worker).await {
+        let snapshot = match read(&args, cluster.as_ref(), &mut worker).await {
             Ok(snapshot) if is_waiting && !snapshot.is_healthy() => None,
             // A worker that starts cannot be reached yet.
             Err(failure) if is_waiting && failure.is_temporary => None,
@@ -91,7 +117,7 @@ pub async fn run(args: Args) -> CommandResult {
             Ok(snapshot) => Some(snapshot),
         };
         if let Some(snapshot) = snapshot {
-            print(&args, &worker, &snapshot)?;
+            print(&args, worker.as_ref(), &snapshot)?;
             if !args.watch {
                 return Ok(ExitCode::from(u8::from(!snapshot.is_healthy())));
             }
@@ -100,20 +126,56 @@ pub async fn run(args: Args) -> CommandResult {
     }
 }
 
-/// A failed read. `is_temporary`: the next one may succeed.
+/// A failed read. `is_temporary`: the worker cannot be reached now, and the next read may succeed.
 struct ReadFailure {
     failure: Failure,
     is_temporary: bool,
 }
 
-async fn read(args: &Args, worker: &WorkerClient) -> Result<Snapshot, ReadFailure> {
+impl Args {
+    /// Returns the namespace to show. None: all.
+    fn namespace(&self) -> Option<&str> {
+        Some(&*self.api.caller.namespace).filter(|name| !self.all_namespaces && !name.is_empty())
+    }
+}
+
+/// Reads the state from the worker. If it cannot be reached, reads what the cluster shows.
+async fn read(
+    args: &Args,
+    cluster: Option<&ServiceCluster>,
+    worker: &mut Option<WorkerClient>,
+) -> Result<Snapshot, ReadFailure> {
+    let failed = match read_worker(args, cluster.is_some(), worker).await {
+        Ok(snapshot) => return Ok(snapshot),
+        Err(failed) => failed,
+    };
+    let Some(cluster) = cluster.filter(|_| failed.is_temporary) else { return Err(failed) };
+    // If the API server cannot be reached either, the first failure says so.
+    let Some(found) = ClusterStatus::read(cluster, args.namespace()).await else { return Err(failed) };
+    let namespace = worker.as_ref().and_then(WorkerClient::proxied_route).map(|route| &*route.namespace);
+    let leader = find_leader(&cluster.client, &cluster.server, namespace, Millis::now()).await;
+    Ok(Snapshot::Cluster { problem: failed.failure.message, found, leader })
+}
+
+/// Reads the state from the worker. Finds it first, if it was not found yet.
+async fn read_worker(
+    args: &Args,
+    is_in_cluster: bool,
+    worker: &mut Option<WorkerClient>,
+) -> Result<Snapshot, ReadFailure> {
     let temporary = |failure| ReadFailure { failure, is_temporary: true };
     let lasting = |failure| ReadFailure { failure, is_temporary: false };
-    let namespace = &args.api.caller.namespace;
-    let url = if args.all_namespaces || namespace.is_empty() {
-        worker.root_url(&["v1", "status"])
-    } else {
-        worker.url(namespace, &["status"]).map_err(lasting)?
+    let worker = match worker {
+        Some(worker) => worker,
+        None => {
+            let found = args.api.connect_without_namespace().await;
+            // In a cluster, the Service may be created later.
+            worker.insert(found.map_err(|failure| ReadFailure { failure, is_temporary: is_in_cluster })?)
+        }
+    };
+    let url = match args.namespace() {
+        None => worker.root_url(&["v1", "status"]),
+        Some(namespace) => worker.url(namespace, &["status"]).map_err(lasting)?,
     };
     let response = worker.get(url).await.map_err(temporary)?;
     let is_temporary = response.status.is_server_error() || response.status == StatusCode::TOO_MANY_REQUESTS;
@@ -121,32 +183,54 @@ async fn read(args: &Args, worker: &WorkerClient) -> Result<Snapshot, ReadFailur
     let body: Box<RawValue> = response.json().map_err(lasting)?;
     let status = response.json().map_err(lasting)?;
     let leader = match worker.proxied_route() {
-        Some(route) => Some(find_leader(route, Millis::now()).await),
+        Some(route) => {
+            Some(find_leader(&route.client, &route.server, Some(&route.namespace), Millis::now()).await)
+        }
         None => None,
     };
-    Ok(Snapshot { body, worker: status, leader })
+    Ok(Snapshot::Worker { body, status: Box::new(status), leader })
 }
 
-fn print(args: &Args, worker: &WorkerClient, snapshot: &Snapshot) -> Result<(), Failure> {
-    let Snapshot { body, worker: status, leader } = snapshot;
+fn print(args: &Args, worker: Option<&WorkerClient>, snapshot: &Snapshot) -> Result<(), Failure> {
+    let target = worker.map(WorkerClient::target);
     if args.output == OutputFormat::Table {
         if args.watch && std::io::stdout().is_terminal() {
             // Clears the screen and moves to its top.
             print_line("\u{1b}[2J\u{1b}[H");
         }
-        let lines =
-            status_lines(status, leader.as_ref(), worker.target(), snapshot.is_healthy(), Millis::now());
+        let now = Millis::now();
+        let lines = match snapshot {
+            Snapshot::Worker { status, leader, .. } => {
+                let target = target.unwrap_or_default();
+                status_lines(status, leader.as_ref(), target, snapshot.is_healthy(), now)
+            }
+            Snapshot::Cluster { problem, found, leader } => {
+                let ClusterStatus { objects, problems } = found;
+                status_lines_without_worker(args.namespace(), problem, leader, (objects, problems), now)
+            }
+        };
         lines.iter().for_each(|line| print_line(line));
         return Ok(());
     }
-    let report = Report {
+    let mut report = Report {
         format_version: 1,
         healthy: snapshot.is_healthy(),
         client: Version::current(),
-        target: worker.target(),
-        leader: leader.as_ref(),
-        worker: body,
+        target,
+        leader: None,
+        worker: None,
+        worker_problem: None,
+        cluster: None,
     };
+    match snapshot {
+        Snapshot::Worker { body, leader, .. } => {
+            (report.worker, report.leader) = (Some(&**body), leader.as_ref());
+        }
+        Snapshot::Cluster { problem, found, leader } => {
+            (report.worker_problem, report.leader) = (Some(problem.as_str()), Some(leader));
+            report.cluster = Some(&found.objects);
+        }
+    }
     let json = serde_json::value::to_raw_value(&report)
         .map_err(|error| Failure::new(format!("writing JSON: {error}")))?;
     print_json(args.output, &json)

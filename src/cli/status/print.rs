@@ -1,6 +1,6 @@
 //! The screen of `hookstream status`.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::leader::Leader;
 use crate::cli::output::{strip_control_chars, table_lines};
@@ -15,43 +15,64 @@ pub struct WorkerStatus {
     version: Version,
     namespace: Option<String>,
     pub healthy: bool,
-    connections: Items<ObjectStatus>,
-    not_ready: Items<ObjectStatus>,
-    not_delivering: Items<HookStatus>,
+    #[serde(flatten)]
+    objects: ObjectLists,
     backlog: Backlog,
     dead_letters: DeadLetters,
     disk: Disk,
     memory: Memory,
 }
 
-#[derive(Deserialize)]
+/// Objects by what they need: in the worker's response, or read from the cluster without the worker.
+#[derive(Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Items<T> {
+pub struct ObjectLists {
+    pub connections: Items<ObjectStatus>,
+    pub not_ready: Items<ObjectStatus>,
+    pub not_delivering: Items<HookStatus>,
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Items<T> {
     items: Vec<T>,
     left_out: usize,
 }
 
-#[derive(Deserialize)]
-struct ObjectStatus {
-    kind: String,
-    namespace: String,
-    name: String,
-    ready: String,
-    reason: String,
-    message: String,
-    since: Option<String>,
+impl<T> Items<T> {
+    /// Leaves out what is more than `max`.
+    pub fn bounded(mut items: Vec<T>, max: usize) -> Self {
+        let left_out = items.len().saturating_sub(max);
+        items.truncate(max);
+        Items { items, left_out }
+    }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
+pub struct ObjectStatus {
+    pub kind: String,
+    pub namespace: String,
+    pub name: String,
+    pub ready: String,
+    pub reason: String,
+    pub message: String,
+    pub since: Option<String>,
+    #[serde(default)]
+    pub expected: bool,
+}
+
+#[derive(Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct HookStatus {
-    namespace: String,
-    name: String,
-    reason: String,
-    message: String,
-    since: String,
-    pending: u64,
-    next_probe_time: Option<String>,
+pub struct HookStatus {
+    pub namespace: String,
+    pub name: String,
+    pub reason: String,
+    pub message: String,
+    pub since: String,
+    pub pending: u64,
+    pub next_probe_time: Option<String>,
+    #[serde(default)]
+    pub expected: bool,
 }
 
 #[derive(Deserialize)]
@@ -91,20 +112,8 @@ pub fn status_lines(
     is_healthy: bool,
     now: Millis,
 ) -> Vec<String> {
-    let scope = status
-        .namespace
-        .as_ref()
-        .map_or_else(|| "all namespaces".to_owned(), |name| format!("namespace {name}"));
-    let mut summary = vec![
-        ["status".to_owned(), format!("{} ({scope})", if is_healthy { "well" } else { "unwell" })],
-        ["client".to_owned(), version_text(&Version::current())],
-        ["worker".to_owned(), format!("{} at {target}", version_text(&status.version))],
-    ];
-    if let Some(leader) = leader {
-        let text = leader.holder.clone().or_else(|| leader.problem.clone()).unwrap_or_default();
-        summary
-            .push(["leader".to_owned(), if leader.is_unknown { format!("unknown: {text}") } else { text }]);
-    }
+    let worker = format!("{} at {target}", version_text(&status.version));
+    let mut summary = summary_rows(status.namespace.as_deref(), is_healthy, worker, leader);
     let more = |exact: bool| if exact { "" } else { "more than " };
     let oldest = status.backlog.oldest_time.as_ref().map(|at| format!(", the oldest for {}", age(at, now)));
     let backlog = format!(
@@ -130,6 +139,47 @@ pub fn status_lines(
             format!("{} of {} MiB", status.memory.used_bytes >> 20, status.memory.budget_bytes >> 20),
         ],
     ]);
+    screen(summary, &status.objects, now)
+}
+
+/// Returns the lines of the screen if the worker cannot be reached. `why`: one line. `problems`: why objects are missing.
+pub fn status_lines_without_worker(
+    namespace: Option<&str>,
+    why: &str,
+    leader: &Leader,
+    (objects, problems): (&ObjectLists, &[String]),
+    now: Millis,
+) -> Vec<String> {
+    let worker = format!("cannot be reached: {why}");
+    let mut summary = summary_rows(namespace, false, worker, Some(leader));
+    summary.extend(problems.iter().map(|problem| ["cluster".to_owned(), problem.clone()]));
+    screen(summary, objects, now)
+}
+
+/// Returns the first rows of the summary.
+fn summary_rows(
+    namespace: Option<&str>,
+    is_healthy: bool,
+    worker: String,
+    leader: Option<&Leader>,
+) -> Vec<[String; 2]> {
+    let scope = namespace.map_or_else(|| "all namespaces".to_owned(), |name| format!("namespace {name}"));
+    let mut summary = vec![
+        ["status".to_owned(), format!("{} ({scope})", if is_healthy { "well" } else { "unwell" })],
+        ["client".to_owned(), version_text(&Version::current())],
+        ["worker".to_owned(), worker],
+    ];
+    if let Some(leader) = leader {
+        let text = leader.holder.clone().or_else(|| leader.problem.clone()).unwrap_or_default();
+        summary
+            .push(["leader".to_owned(), if leader.is_unknown { format!("unknown: {text}") } else { text }]);
+    }
+    summary
+}
+
+/// Returns the summary and the lists.
+fn screen(summary: Vec<[String; 2]>, objects: &ObjectLists, now: Millis) -> Vec<String> {
+    let ObjectLists { connections, not_ready, not_delivering } = objects;
     let mut rows = summary.into_iter().map(|row| row.map(|text| strip_control_chars(&text)));
     let first = rows.next().unwrap_or_default();
     let mut lines = table_lines(first, rows);
@@ -146,16 +196,11 @@ pub fn status_lines(
     section(
         &mut lines,
         ["CONNECTION", ready, since, reason, message],
-        objects(&status.connections),
-        status.connections.left_out,
+        objects(connections),
+        connections.left_out,
     );
-    section(
-        &mut lines,
-        ["NOT READY", ready, since, reason, message],
-        objects(&status.not_ready),
-        status.not_ready.left_out,
-    );
-    let hooks = status.not_delivering.items.iter().map(|hook| {
+    section(&mut lines, ["NOT READY", ready, since, reason, message], objects(not_ready), not_ready.left_out);
+    let hooks = not_delivering.items.iter().map(|hook| {
         let probe = hook.next_probe_time.as_ref().map(|at| until(at, now)).unwrap_or_default();
         [
             format!("{}/{}", hook.namespace, hook.name),
@@ -167,7 +212,7 @@ pub fn status_lines(
         ]
     });
     let head = ["NOT DELIVERING", "SINCE", "PENDING", "NEXT PROBE", "REASON", "MESSAGE"];
-    section(&mut lines, head, hooks.collect(), status.not_delivering.left_out);
+    section(&mut lines, head, hooks.collect(), not_delivering.left_out);
     lines
 }
 

@@ -26,9 +26,14 @@ use templates::check_templates;
 use crate::cluster::files::{
     Document, NOT_RENDERED, Ownership, check_data_object, find_helm_value, ownership, read_documents,
 };
+use crate::core::filter::run_with_parser_stack;
 use crate::core::hook::{self, Handler, InvalidSpec};
+use crate::core::parallel::map_parts;
 use crate::core::schema::Schemas;
 use crate::core::{auth0_hook, stream};
+
+/// The least documents that are worth a thread.
+const MIN_PART: usize = 64;
 
 /// Check manifests without a cluster: schemas, rules, durations, filters, templates, lambdas, names and references.
 ///
@@ -110,54 +115,96 @@ fn print_report(report: &ValidationReport) {
     }
 }
 
+/// The result of checking one document by itself.
+#[derive(Default)]
+struct CheckedDocument {
+    /// Kind, namespace and name of an object that is checked.
+    object: Option<String>,
+    /// True if it must not be defined twice.
+    is_unique: bool,
+    findings: Vec<Finding>,
+}
+
 fn check_documents(documents: &[Document]) -> ValidationReport {
-    let schemas = Schemas::from_crds(&api::crds());
     let mut findings = Vec::new();
     let (mut checked, mut paths_by_object) = (Vec::new(), HashMap::<_, Vec<&Path>>::new());
-    for document in documents {
-        let mut context = FindingContext {
-            file: &document.path,
-            source: Some(&document.source),
-            object: String::new(),
-            findings: &mut findings,
-        };
-        let Some(content) = check_content(document, &mut context) else { continue };
-        let owner = ownership(content);
-        if owner == Ownership::Foreign && !lacks_kind(content) {
-            continue;
-        }
-        let kind = content.get("kind").and_then(Value::as_str).unwrap_or_default();
-        context.object = format!("{kind} {}", key_of(content)).trim_start().to_owned();
-        if matches!(owner, Ownership::Own(_) | Ownership::Mistyped(_)) {
-            checked.push((document.path.display().to_string(), context.object.clone()));
-        }
-        let helm_tag = find_helm_value(document.source.text(), content);
-        match owner {
-            Ownership::Own(_) if helm_tag.is_some() => add_helm(helm_tag.unwrap_or_default(), &mut context),
-            Ownership::Own(kind) => {
-                let earlier = paths_by_object.entry(context.object.clone()).or_default();
-                check_duplicate(earlier, &mut context);
+    for (document, CheckedDocument { object, is_unique, findings: own }) in
+        documents.iter().zip(check_in_parallel(documents))
+    {
+        if let Some(object) = object {
+            checked.push((document.path.display().to_string(), object.clone()));
+            if is_unique {
+                let earlier: &mut Vec<&Path> = paths_by_object.entry(object.clone()).or_default();
+                let source = Some(&document.source);
+                let context =
+                    &mut FindingContext { file: &document.path, source, object, findings: &mut findings };
+                check_duplicate(earlier, context);
                 earlier.push(&document.path);
-                check_object(&schemas, kind, content, &mut context);
-            }
-            Ownership::Data(kind) => {
-                for fault in check_data_object(content, kind) {
-                    context.error(&fault.field, "InvalidSchema", fault.problem);
-                }
-            }
-            Ownership::Mistyped(problem) => context.error("apiVersion", "UnknownKind", problem),
-            Ownership::Namesake(problem) => context.warning("apiVersion", "OtherApplication", problem),
-            Ownership::Foreign => {
-                let problem =
-                    format!("is missing: write apiVersion: {API_VERSION} and kind: EventHook, or another");
-                context.error("kind", "UnknownKind", problem);
             }
         }
+        findings.extend(own);
     }
     check_references(documents, &mut findings);
     findings.sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
     let valid = findings.iter().all(|finding| finding.severity != Severity::Error);
     ValidationReport { valid, objects: checked.len(), findings, checked }
+}
+
+/// Checks each document, on a thread for each core. The results have the order of the documents.
+fn check_in_parallel(documents: &[Document]) -> Vec<CheckedDocument> {
+    let schemas = Schemas::from_crds(&api::crds());
+    let check = |part: &[Document]| -> Vec<CheckedDocument> {
+        part.iter().map(|document| check_document(&schemas, document)).collect()
+    };
+    // The filters' parser needs a large stack, and otherwise a thread for each filter.
+    map_parts(documents, MIN_PART, |part| match run_with_parser_stack(|| check(part)) {
+        Ok(Ok(checked)) => checked,
+        Ok(Err(panic)) => std::panic::resume_unwind(panic),
+        // Without a thread of this stack, each filter gets one, or fails with this reason.
+        Err(_) => check(part),
+    })
+}
+
+/// Checks a document by itself.
+fn check_document(schemas: &Schemas, document: &Document) -> CheckedDocument {
+    let mut checked = CheckedDocument::default();
+    let mut context = FindingContext {
+        file: &document.path,
+        source: Some(&document.source),
+        object: String::new(),
+        findings: &mut checked.findings,
+    };
+    let Some(content) = check_content(document, &mut context) else { return checked };
+    let owner = ownership(content);
+    if owner == Ownership::Foreign && !lacks_kind(content) {
+        return checked;
+    }
+    let kind = content.get("kind").and_then(Value::as_str).unwrap_or_default();
+    context.object = format!("{kind} {}", key_of(content)).trim_start().to_owned();
+    if matches!(owner, Ownership::Own(_) | Ownership::Mistyped(_)) {
+        checked.object = Some(context.object.clone());
+    }
+    let helm_tag = find_helm_value(document.source.text(), content);
+    match owner {
+        Ownership::Own(_) if helm_tag.is_some() => add_helm(helm_tag.unwrap_or_default(), &mut context),
+        Ownership::Own(kind) => {
+            checked.is_unique = true;
+            check_object(schemas, kind, content, &mut context);
+        }
+        Ownership::Data(kind) => {
+            for fault in check_data_object(content, kind) {
+                context.error(&fault.field, "InvalidSchema", fault.problem);
+            }
+        }
+        Ownership::Mistyped(problem) => context.error("apiVersion", "UnknownKind", problem),
+        Ownership::Namesake(problem) => context.warning("apiVersion", "OtherApplication", problem),
+        Ownership::Foreign => {
+            let problem =
+                format!("is missing: write apiVersion: {API_VERSION} and kind: EventHook, or another");
+            context.error("kind", "UnknownKind", problem);
+        }
+    }
+    checked
 }
 
 /// Returns the content of a document if it can be checked, and reports problems of the file.

@@ -15,9 +15,12 @@ use super::helm::{NOT_RENDERED, find_helm_tag};
 use super::json::{JsonDocuments, read_json};
 use super::source::{DocumentPlace, DocumentSource, FileProblem, Position};
 use super::yaml::{YamlDocument, YamlProblem, read_yaml};
+use crate::core::parallel::map_parts;
 
 const MAX_FILE_BYTES: u64 = 16 * 1024 * 1024;
 const MAX_FILES: usize = 10_000;
+/// The least files that are worth a thread.
+const MIN_PART: usize = 64;
 
 /// A problem with a file or folder.
 #[derive(Debug, thiserror::Error)]
@@ -56,9 +59,12 @@ pub fn read_documents(paths: &[PathBuf]) -> Result<Vec<Document>, ManifestError>
             // Also a pipe, such as /dev/fd/63 of a shell's process substitution.
             push_documents(path, read_bytes(path), &mut all);
         } else {
-            for path in list_manifest_files(std::slice::from_ref(path))? {
-                push_documents(&path, read_bytes(&path), &mut all);
-            }
+            let files = list_manifest_files(std::slice::from_ref(path))?;
+            all.extend(map_parts(&files, MIN_PART, |files| {
+                let mut documents = Vec::with_capacity(files.len());
+                files.iter().for_each(|path| push_documents(path, read_bytes(path), &mut documents));
+                documents
+            }));
         }
     }
     Ok(all)

@@ -2,10 +2,9 @@
 //!
 //! Positions are found only for the documents of which something is reported, so reading costs nothing more.
 
-use std::cell::OnceCell;
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use granit_parser::{Event, Parser, ScalarStyle, Span, StrInput};
 
@@ -63,7 +62,7 @@ pub struct DocumentSource {
     text: Arc<str>,
     place: DocumentPlace,
     /// None: the text cannot be parsed.
-    root: OnceCell<Option<Node>>,
+    root: OnceLock<Option<Node>>,
 }
 
 /// A node of the document, with its position.
@@ -89,7 +88,7 @@ struct ScalarSource {
 
 impl DocumentSource {
     pub fn new(text: Arc<str>, place: DocumentPlace) -> Self {
-        DocumentSource { text, place, root: OnceCell::new() }
+        DocumentSource { text, place, root: OnceLock::new() }
     }
 
     /// Returns the text of the document; with the whole list if it is an item of one.

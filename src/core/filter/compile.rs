@@ -1,9 +1,12 @@
 //! Compiles a filter's text to a tree with resolved names.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use cel::Env;
 use cel::common::ast::{CallExpr, EntryExpr, Expr, IdedExpr, LiteralValue, SourceInfo, operators};
 use regex::{Regex, RegexBuilder};
 
+use super::parser_stack::{has_parser_stack, run_with_parser_stack};
 use super::value::CelType;
 use super::{FilterError, truncate};
 
@@ -11,9 +14,6 @@ use super::{FilterError, truncate};
 const MAX_DEPTH: usize = 64;
 /// Maximum depth of what the parser counts as levels: parentheses, lists and arguments.
 const MAX_PARSER_DEPTH: u16 = 48;
-/// Stack size of the parser in bytes. The parser recurses over sums and member chains, which its own limit does not count:
-/// 2,000 links overflow 2 MiB, but fit into 16 MiB even in unoptimised builds. Unused stack costs only address space.
-const PARSER_STACK: usize = 64 * 1024 * 1024;
 /// Maximum size of a compiled regular expression in bytes, which bounds its cost for each byte of text.
 const MAX_REGEX: usize = 64 * 1024;
 
@@ -118,24 +118,25 @@ pub enum MacroKind {
     Filter,
 }
 
-/// Compiles a filter on a separate thread, which ends before this function returns.
+thread_local! {
+    /// Without macro expansion: macros stay calls and become `Node::Macro`.
+    static ENV: Env = Env::default().with_optional_support(false);
+}
+
+/// Compiles a filter: on this thread if it has the parser's stack, otherwise on one that ends before this function returns.
 pub fn compile(text: &str) -> Result<Node, FilterError> {
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new()
-            .name("filter".into())
-            .stack_size(PARSER_STACK)
-            .spawn_scoped(scope, || parse(text))
-            .map_err(|error| FilterError::Unavailable(error.to_string()))?;
-        // A panic of the parser makes the filter invalid, but must not end the process.
-        thread
-            .join()
-            .unwrap_or_else(|_| Err(invalid(text, 0, "the parser crashed on this filter".to_owned())))
-    })
+    let parsed = if has_parser_stack() {
+        // Nothing is shared with the parser that a panic could leave half-changed.
+        catch_unwind(AssertUnwindSafe(|| parse(text)))
+    } else {
+        run_with_parser_stack(|| parse(text)).map_err(|error| FilterError::Unavailable(error.to_string()))?
+    };
+    // A panic of the parser makes the filter invalid, but must not end the process.
+    parsed.unwrap_or_else(|_| Err(invalid(text, 0, "the parser crashed on this filter".to_owned())))
 }
 
 fn parse(text: &str) -> Result<Node, FilterError> {
-    // Without macro expansion: macros stay calls and become `Node::Macro`.
-    let parser = Env::default().with_optional_support(false).parser().max_recursion_depth(MAX_PARSER_DEPTH);
+    let parser = ENV.with(Env::parser).max_recursion_depth(MAX_PARSER_DEPTH);
     let (expression, info) = parser.parse_with_source_info(text).map_err(|errors| {
         let Some(first) = errors.errors.first() else {
             return invalid(text, 0, "is not valid CEL".to_owned());

@@ -7,7 +7,7 @@
 //! Limits:
 //! - the text: 4 KiB;
 //! - its nesting, in the parser and in the tree;
-//! - the parser's stack: it runs on its own thread, because a sum of 2,000 terms overflows 2 MiB;
+//! - the parser's stack: it runs on a thread with a large one, because a sum of 2,000 terms overflows 2 MiB;
 //! - regular expressions: literals only, limited in compiled size, linear time;
 //! - the steps of an evaluation, which also limit its memory: a step creates at most one element or 8 bytes of text.
 //!
@@ -18,6 +18,7 @@
 mod compile;
 mod eval;
 mod operators;
+mod parser_stack;
 mod print;
 mod value;
 
@@ -28,6 +29,7 @@ use std::sync::Arc;
 use super::event::Event;
 use super::event::data::{Data, Object, UnreadableData};
 use compile::Node;
+pub use parser_stack::run_with_parser_stack;
 
 /// Maximum length of a filter's text in bytes.
 pub const MAX_TEXT: usize = 4096;

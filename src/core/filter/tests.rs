@@ -259,6 +259,24 @@ fn rejects_invalid_filters_with_position() {
     assert!(error.to_string().len() < 300, "{error}");
 }
 
+/// A run over many manifests compiles all filters on one thread.
+#[test]
+fn filters_of_one_thread_compile_as_on_threads_of_their_own() {
+    let sum = format!("{}1 == data.n", "1+".repeat(1900));
+    let nested = "(".repeat(4000);
+    let texts = ["data.n == 5", &sum, "data.n = 5", "missing == 1", "data.n ==", &nested];
+    let compile = || texts.map(|text| Filter::compile(text).map(|filter| filter.text().to_owned()));
+    let apart = compile();
+    assert!(apart[0].is_ok() && apart[1..].iter().all(Result::is_err), "{apart:?}");
+    let (thread, together) =
+        run_with_parser_stack(|| (std::thread::current().id(), compile())).unwrap().unwrap();
+    assert_eq!(together, apart);
+    assert_ne!(thread, std::thread::current().id());
+    // A panic of the function reaches the caller, and the thread that called it stays as it was.
+    assert!(run_with_parser_stack(|| panic!("a check that fails")).unwrap().is_err());
+    assert!(!parser_stack::has_parser_stack());
+}
+
 /// The `cel` crate's own evaluator is the reference.
 #[test]
 fn agrees_with_reference_evaluator() {

@@ -14,7 +14,7 @@ use crate::cluster::Permission;
 use crate::core::time::Millis;
 use crate::worker::problem::HttpProblem;
 use crate::worker::request::ValidPath;
-use crate::worker::store::{EventOutcome, EventRecord};
+use crate::worker::store::{ALL_NAMESPACES, EventOutcome, EventRecord};
 
 pub async fn list(
     State(api): State<Arc<ApiState>>,
@@ -22,11 +22,29 @@ pub async fn list(
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Json<EventListResponse>, HttpProblem> {
-    api.authorize(&headers, Permission::new(&namespace, "list", RESOURCE)).await?;
-    let query = parse_events(&namespace, uri.query(), Millis::now())?;
+    list_of(&api, &namespace, &uri, &headers).await
+}
+
+/// Lists the events of all namespaces. Needs the permissions in all of them.
+pub async fn list_all(
+    State(api): State<Arc<ApiState>>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Json<EventListResponse>, HttpProblem> {
+    list_of(&api, ALL_NAMESPACES, &uri, &headers).await
+}
+
+async fn list_of(
+    api: &ApiState,
+    namespace: &str,
+    uri: &Uri,
+    headers: &HeaderMap,
+) -> Result<Json<EventListResponse>, HttpProblem> {
+    api.authorize_list(headers, Permission::new(namespace, "list", RESOURCE)).await?;
+    let query = parse_events(namespace, uri.query(), Millis::now())?;
     if query.with_data {
-        let payload = Permission::new(&namespace, "get", RESOURCE).with_subresource("payload");
-        api.authorize(&headers, payload).await?;
+        let payload = Permission::new(namespace, "get", RESOURCE).with_subresource("payload");
+        api.authorize_list(headers, payload).await?;
     }
     let (page, with_data) = (query.page, query.with_data);
     let found = api.store.events(query.filter, page.before, page.limit, with_data).await;

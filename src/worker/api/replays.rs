@@ -17,7 +17,7 @@ use crate::cluster::Permission;
 use crate::core::time::Millis;
 use crate::worker::problem::HttpProblem;
 use crate::worker::request::ValidPath;
-use crate::worker::store::DeliveryFilter;
+use crate::worker::store::{ALL_NAMESPACES, DeliveryFilter};
 
 /// The most deliveries that a dry run counts.
 const MAX_COUNTED: usize = 10_000;
@@ -68,9 +68,27 @@ pub async fn list(
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Json<ReplayListResponse>, HttpProblem> {
-    api.authorize(&headers, replay_access(&namespace)).await?;
+    list_of(&api, &namespace, &uri, &headers).await
+}
+
+/// Lists the bulk replays of all namespaces. Needs the permission in all of them.
+pub async fn list_all(
+    State(api): State<Arc<ApiState>>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Json<ReplayListResponse>, HttpProblem> {
+    list_of(&api, ALL_NAMESPACES, &uri, &headers).await
+}
+
+async fn list_of(
+    api: &ApiState,
+    namespace: &str,
+    uri: &Uri,
+    headers: &HeaderMap,
+) -> Result<Json<ReplayListResponse>, HttpProblem> {
+    api.authorize_list(headers, replay_access(namespace)).await?;
     query::reject_parameters(uri.query())?;
-    let replays = api.store.replays(&namespace).await.map_err(|error| store_problem(&error))?;
+    let replays = api.store.replays(namespace).await.map_err(|error| store_problem(&error))?;
     Ok(Json(ReplayListResponse { items: replays.into_iter().map(Into::into).collect() }))
 }
 

@@ -30,6 +30,7 @@ pub struct DeliveryResponse {
     /// The `webhook-id`.
     #[schemars(with = "String")]
     id: Uuid,
+    namespace: String,
     /// The event's id.
     event: String,
     hook: String,
@@ -71,6 +72,7 @@ impl From<DeliveryRecord> for DeliveryResponse {
     fn from(record: DeliveryRecord) -> Self {
         DeliveryResponse {
             id: record.id,
+            namespace: record.hook.namespace.to_string(),
             event: record.event_id,
             hook: record.hook.name.to_string(),
             state: record.state,
@@ -125,7 +127,7 @@ pub struct DryRunResponse {
     pub is_exact: bool,
 }
 
-/// The bulk replays of a namespace, newest first.
+/// Bulk replays, newest first.
 #[derive(Serialize, JsonSchema)]
 pub struct ReplayListResponse {
     pub items: Vec<ReplayResponse>,
@@ -137,6 +139,7 @@ pub struct ReplayListResponse {
 pub struct ReplayResponse {
     #[schemars(with = "String")]
     id: Uuid,
+    namespace: String,
     hook: Option<String>,
     state: Option<DeliveryState>,
     event: Option<String>,
@@ -158,6 +161,7 @@ impl From<ReplayJob> for ReplayResponse {
         let filter = replay.filter;
         ReplayResponse {
             id: replay.id,
+            namespace: filter.namespace,
             hook: filter.hook,
             state: filter.state,
             event: filter.event,
@@ -187,6 +191,7 @@ pub struct EventListResponse {
 #[serde(rename_all = "camelCase")]
 pub struct EventResponse {
     id: String,
+    namespace: String,
     source: String,
     event: String,
     /// `api`, `relay/HOOK` or `stream/EVENTSTREAM`.
@@ -215,6 +220,7 @@ impl EventResponse {
         }
         EventResponse {
             id: event.id.clone(),
+            namespace: event.namespace.clone(),
             source: event.source.clone(),
             event: event.event.clone(),
             origin: event.origin.to_string(),

@@ -148,6 +148,32 @@ pub fn routes() -> Vec<ApiRoute> {
             get(status::of_namespace),
         ),
         ApiRoute::get(
+            "/v1/deliveries",
+            "listDeliveriesOfAll",
+            "List the deliveries of all namespaces, newest first",
+            "list deliveries",
+            schema::<DeliveryListResponse>,
+            get(deliveries::list_all),
+        )
+        .parameters(&LIST_PARAMETERS),
+        ApiRoute::get(
+            "/v1/events",
+            "listEventsOfAll",
+            "List the events of all namespaces, newest first; with payload also their data (get deliveries/payload)",
+            "list deliveries",
+            schema::<EventListResponse>,
+            get(events::list_all),
+        )
+        .parameters(&EVENT_PARAMETERS),
+        ApiRoute::get(
+            "/v1/replays",
+            "listReplaysOfAll",
+            "List replays of many deliveries of all namespaces",
+            REPLAY,
+            schema::<ReplayListResponse>,
+            get(replays::list_all),
+        ),
+        ApiRoute::get(
             "/v1/status",
             "showStatusOfAll",
             "Show what is wrong in all namespaces",

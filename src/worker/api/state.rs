@@ -20,12 +20,10 @@ use crate::worker::namespaces::Namespaces;
 use crate::worker::problem::HttpProblem;
 use crate::worker::report::ReportQueues;
 use crate::worker::request::{PathNames, token};
-use crate::worker::store::{HistoryStore, StoreError};
+use crate::worker::store::{ALL_NAMESPACES, HistoryStore, StoreError};
 
 /// The RBAC resource of the permissions for deliveries. It exists only in RBAC rules; the API server does not serve it.
 pub const RESOURCE: &str = "deliveries";
-/// The namespace of a permission for all namespaces: the API server reads an empty one so.
-const ALL_NAMESPACES: &str = "";
 /// The longest event id in bytes.
 pub const MAX_EVENT_ID: usize = 512;
 
@@ -59,15 +57,18 @@ impl ApiState {
 }
 
 impl ApiState {
-    /// Authorizes the client for all namespaces.
-    pub async fn authorize_everywhere(
+    /// Authorizes the client for one namespace or, with `ALL_NAMESPACES`, for all. The uids of all namespaces are not checked:
+    /// that takes a request each, the worker does it every minute, and this client may read every namespace.
+    pub async fn authorize_list(
         &self,
         headers: &HeaderMap,
-        verb: &'static str,
-        resource: &'static str,
+        access: Permission<'_>,
     ) -> Result<(), HttpProblem> {
-        let everywhere = Permission::new(ALL_NAMESPACES, verb, resource);
-        match self.cluster.authorize(token(headers), everywhere).await {
+        if access.namespace != ALL_NAMESPACES {
+            return self.authorize(headers, access).await;
+        }
+        // The API server reads a review without a namespace as one for all namespaces.
+        match self.cluster.authorize(token(headers), access).await {
             Err(AuthorizationError::Forbidden) => Err(HttpProblem::new(
                 403,
                 AuthorizationError::Forbidden.into(),

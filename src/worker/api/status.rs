@@ -23,14 +23,15 @@ use super::routes::VersionSchema;
 use super::state::{ApiState, RESOURCE, store_problem};
 use crate::api::{Connection, EventHook, EventStream, Hook};
 use crate::cluster::{DeserializeGuard, ObjectKey, Permission};
-use crate::core::conditions::{DELIVERING, SUSPENDED};
+use crate::core::conditions::DELIVERING;
+use crate::core::shown_readiness::{ShownReadiness, find_condition};
 use crate::core::time::Millis;
 use crate::core::version::Version;
 use crate::memory::MemoryShare;
 use crate::worker::ingest::Disk;
 use crate::worker::problem::HttpProblem;
 use crate::worker::request::ValidPath;
-use crate::worker::store::{DeadLetterCounts, HookId, Store, StoreError, StoreStats};
+use crate::worker::store::{ALL_NAMESPACES, DeadLetterCounts, HookId, Store, StoreError, StoreStats};
 
 /// Entries of each list in a response.
 const MAX_ITEMS: usize = 200;
@@ -204,8 +205,7 @@ pub async fn of_all(
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Json<StatusResponse>, HttpProblem> {
-    // The API server reads a review without a namespace as one for all namespaces.
-    api.authorize_everywhere(&headers, "list", RESOURCE).await?;
+    api.authorize_list(&headers, Permission::new(ALL_NAMESPACES, "list", RESOURCE)).await?;
     query::reject_parameters(uri.query())?;
     status(&api, None).await.map(Json)
 }
@@ -339,27 +339,12 @@ where
         Err(invalid) => return object("False", "InvalidObject", &invalid.error),
         Ok(found) => found,
     };
-    let Some(ready) = find(found.conditions(), "Ready") else {
-        return object("Unknown", "NotReconciled", "the controller has not reconciled the object yet");
-    };
-    let is_suspended = find(found.conditions(), SUSPENDED).is_some_and(|c| c.status == "True");
-    let is_current = ready.observed_generation == found.meta().generation;
-    let (status, reason, message) = match ready.status.as_str() {
-        "True" if !is_current => {
-            ("Unknown", "NotReconciled", "the controller has not reconciled the present spec yet")
-        }
-        "True" => ("True", &*ready.reason, &*ready.message),
-        _ => ("False", &*ready.reason, &*ready.message),
-    };
+    let shown = ShownReadiness::of(found.conditions(), found.meta().generation);
     ObjectResponse {
-        since: Some(ready.last_transition_time.0.to_string()),
-        expected: is_suspended,
-        ..object(status, reason, message)
+        since: shown.since,
+        expected: shown.expected,
+        ..object(shown.ready, shown.reason, shown.message)
     }
-}
-
-fn find<'a>(conditions: &'a [Condition], kind: &str) -> Option<&'a Condition> {
-    conditions.iter().find(|condition| condition.type_ == kind)
 }
 
 fn collect_not_delivering(
@@ -371,7 +356,8 @@ fn collect_not_delivering(
     for guard in api.view.hooks.state() {
         let Ok(hook) = &guard.0 else { continue };
         let key = ObjectKey::of(hook);
-        let failing = find(hook.conditions(), DELIVERING).filter(|condition| condition.status == "False");
+        let failing =
+            find_condition(hook.conditions(), DELIVERING).filter(|condition| condition.status == "False");
         let Some(condition) = failing.filter(|_| is_shown(&key)) else { continue };
         let uid = hook.metadata.uid.as_deref().unwrap_or_default();
         let backlog = measured.backlogs.get(uid).map(|(_, stats)| *stats).unwrap_or_default();

@@ -19,6 +19,7 @@ use crate::core::receiver_breaker::ReceiverEvidence;
 use crate::core::retry::{self, RetryState};
 use crate::core::time::{self, Millis};
 use crate::metrics::{HookSeries, Metrics};
+use crate::traces::{AttemptNames, AttemptSpan, Traces};
 use crate::worker::decide::{Decision, decide_again};
 use crate::worker::handlers::{HandlerOutcome, HandlerRunner, HookVersion, ReceiverPermission};
 use crate::worker::hooks::HookState;
@@ -39,6 +40,7 @@ pub struct AttemptJob {
     pub runner: Arc<HandlerRunner>,
     pub outcomes: mpsc::Sender<AttemptSettlement>,
     pub metrics: Arc<Metrics>,
+    pub traces: Traces,
     pub dispatch: DispatchHandle,
     pub store: Arc<dyn DispatchStore>,
 }
@@ -130,6 +132,7 @@ async fn make_attempt(
     match reevaluate_filter(state, hook, pending).await {
         Decision::Deliver(_) => {
             let (at, started) = (Millis::now(), Instant::now());
+            let span = begin_span(&job.traces, pending, at);
             let permitted = match &state.permission {
                 None => Ok(()),
                 Some(permission) => {
@@ -144,12 +147,19 @@ async fn make_attempt(
             };
             job.metrics.start_attempt();
             let (outcome, exchange) = match permitted {
-                Ok(()) => job.runner.run(hook, pending).await,
+                Ok(()) => job.runner.run(hook, pending, span.as_deref()).await,
                 Err(outcome) => (outcome, None),
             };
             job.metrics.record_attempt(outcome.label(), outcome.status(), started.elapsed());
             state.series.iter().for_each(|series| series.record_attempt(outcome.status()));
-            settle(hook, pending, (outcome, exchange), at, started.elapsed())
+            let (label, status) = (outcome.label(), outcome.status());
+            let is_delivered = outcome.is_success();
+            let result = settle(hook, pending, (outcome, exchange), at, started.elapsed());
+            // Without an attempt, there is no span.
+            if let Some(span) = span.filter(|_| result.is_ok()) {
+                span.end(status, (!is_delivered).then_some(label));
+            }
+            result
         }
         Decision::Skip => {
             Ok(AttemptResult::without_attempt(pending, NextStep::Dead { reason: DeliveryReason::Filtered }))
@@ -162,6 +172,17 @@ async fn make_attempt(
             Ok(AttemptResult::without_attempt(pending, next))
         }
     }
+}
+
+/// Begins the span of an attempt, unless the event is not recorded.
+fn begin_span(traces: &Traces, pending: &PendingDelivery, now: Millis) -> Option<Box<AttemptSpan>> {
+    let names = AttemptNames {
+        namespace: &pending.hook.namespace,
+        hook: &pending.hook.name,
+        delivery: pending.id,
+        number: pending.attempts.saturating_add(1),
+    };
+    traces.begin_attempt(&pending.event, names, now.since(pending.due))
 }
 
 /// Makes sure that the receiver permits deliveries. An error is the outcome of the attempt.

@@ -16,6 +16,7 @@ use super::{attempt, ownership, settler, store_jobs};
 use crate::core::time::Millis;
 use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
+use crate::traces::Traces;
 use crate::worker::handlers::HandlerRunner;
 use crate::worker::index::HookIndex;
 use crate::worker::report::{DeliveryHealth, ReportQueues};
@@ -36,6 +37,7 @@ pub struct DispatcherParts {
     pub index: Arc<HookIndex>,
     pub runner: Arc<HandlerRunner>,
     pub metrics: Arc<Metrics>,
+    pub traces: Traces,
     /// How long the deliveries of a deleted hook stay pending, in case the hook is recreated.
     pub grace: Duration,
     /// Receives holds and delivery health.
@@ -52,6 +54,7 @@ pub struct Dispatcher {
     index: Arc<HookIndex>,
     runner: Arc<HandlerRunner>,
     metrics: Arc<Metrics>,
+    traces: Traces,
     reports: Arc<ReportQueues>,
     tasks: TaskTracker,
     ends: Arc<Semaphore>,
@@ -78,6 +81,7 @@ impl Dispatcher {
             index: parts.index,
             runner: parts.runner,
             metrics: parts.metrics,
+            traces: parts.traces,
             reports: parts.reports,
             tasks,
             ends: Arc::new(Semaphore::new(CONCURRENT_ENDS)),
@@ -157,6 +161,7 @@ impl Dispatcher {
                     runner: self.runner.clone(),
                     outcomes: self.outcomes.clone(),
                     metrics: self.metrics.clone(),
+                    traces: self.traces.clone(),
                     dispatch: self.handle.clone(),
                     store: self.store.clone(),
                 }));

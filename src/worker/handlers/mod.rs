@@ -39,6 +39,7 @@ use crate::core::template::RenderError;
 use crate::memory::MemoryPool;
 use crate::net::HttpClient;
 use crate::sandbox::{Sandbox, ScriptError, ScriptOwner};
+use crate::traces::AttemptSpan;
 use crate::worker::store::{Exchange, HandlerProgress, KeepResponses, PendingDelivery};
 
 /// The outcome of one attempt.
@@ -69,6 +70,11 @@ impl HandlerOutcome {
             HandlerOutcome::Answered { status, .. } => Some(*status),
             _ => None,
         }
+    }
+
+    /// Returns true if the attempt succeeded.
+    pub fn is_success(&self) -> bool {
+        matches!(self, HandlerOutcome::Answered { status: 200..=299, .. } | HandlerOutcome::Completed)
     }
 
     /// Returns the outcome as a metric label.
@@ -128,11 +134,13 @@ impl HandlerRunner {
         HandlerRunner { keep, ..self }
     }
 
-    /// Makes one attempt, bounded by the hook's timeout. Returns the request and the response too, if they are kept.
+    /// Makes one attempt, bounded by the hook's timeout. Returns the request and the response too, if they are kept. The
+    /// receiver gets the context of `span`, or that of the event.
     pub async fn run(
         &self,
         hook: &CompiledHook,
         pending: &PendingDelivery,
+        span: Option<&AttemptSpan>,
     ) -> (HandlerOutcome, Option<Box<Exchange>>) {
         let (timeout, started) = (timeout(hook), Instant::now());
         match &hook.handler {
@@ -143,7 +151,10 @@ impl HandlerRunner {
             }
             Handler::Webhook(_) | Handler::WebhookCustom(_) => {
                 match self.prepare_request(hook, pending).await {
-                    Ok(request) => {
+                    Ok(mut request) => {
+                        if let Some(span) = span {
+                            request.set_trace_parent(span.context());
+                        }
                         let remaining = timeout.saturating_sub(started.elapsed());
                         request.send(remaining.max(MIN_TIMEOUT), self.keep).await
                     }

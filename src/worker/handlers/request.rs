@@ -24,7 +24,7 @@ use crate::core::hook::{self, Address, CompiledHook, RequestTarget, Signature};
 use crate::core::redact::redact;
 use crate::core::sign::{self, SecretError, SigningKey};
 use crate::core::time::Millis;
-use crate::core::trace;
+use crate::core::trace::{self, TraceParent};
 use crate::core::webhook_handshake::REQUEST_ORIGIN;
 use crate::net::{HttpClient, HttpResponse, SendError};
 use crate::worker::store::{Exchange, KeepResponses, PendingDelivery};
@@ -66,6 +66,13 @@ impl OutgoingRequest {
     pub fn show_authorization(&mut self) {
         if self.authorization.is_some() {
             self.headers.insert(AUTHORIZATION, HeaderValue::from_static("Bearer ***"));
+        }
+    }
+
+    /// Replaces the trace context that the receiver gets.
+    pub fn set_trace_parent(&mut self, parent: TraceParent) {
+        if let Ok(value) = HeaderValue::from_str(&parent.to_string()) {
+            self.headers.insert(trace::PARENT, value);
         }
     }
 

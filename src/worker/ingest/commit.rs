@@ -14,6 +14,7 @@ use crate::core::event::Event;
 use crate::core::time::Millis;
 use crate::memory::Reservation;
 use crate::metrics::Metrics;
+use crate::traces::IngestSpans;
 use crate::worker::dispatch::{CrowdedNamespaces, DispatchHandle, MAX_SENDER_WAIT};
 use crate::worker::store::{
     AcceptedEvent, Fate, InFlightAccept, IngestStore, NewEvent, PendingDelivery, StoreError,
@@ -34,6 +35,7 @@ struct CommittedRequest {
     reply: oneshot::Sender<CommitResult>,
     /// The memory of the events, which is reserved until the dispatcher has them.
     memory: Reservation,
+    spans: IngestSpans,
 }
 
 /// Commits events and hands their deliveries over.
@@ -70,19 +72,22 @@ impl Committer {
     }
 
     /// Commits events, all or none. Cancel safe: once called, the events are committed and handed over even if the future
-    /// is dropped. `memory` stays reserved until then.
+    /// is dropped. `memory` stays reserved until then, when `spans` end too.
     pub async fn commit(
         &self,
         events: Vec<NewEvent>,
         now: Millis,
         memory: Reservation,
         announced: InFlightAccept,
+        mut spans: IngestSpans,
     ) -> CommitResult {
         let (reply, received) = oneshot::channel();
         let committed = self.committed.clone();
+        spans.begin_commit();
         let on_commit = move |events, result| {
+            spans.end_commit();
             // A closed channel means that the process stops; committed deliveries are on disk.
-            committed.send(CommittedRequest { events, now, result, reply, memory }).ok();
+            committed.send(CommittedRequest { events, now, result, reply, memory, spans }).ok();
         };
         self.store.accept_then(events, now, Box::new(on_commit));
         drop(announced);
@@ -99,12 +104,17 @@ async fn hand_over(
     while requests.recv_many(&mut batch, BATCH).await > 0 {
         let (mut pending, mut to_notify) = (Vec::new(), Vec::new());
         let mut reserved = Vec::with_capacity(batch.len());
-        for CommittedRequest { events, now, result, reply, memory } in batch.drain(..) {
+        for CommittedRequest { events, now, result, reply, memory, spans } in batch.drain(..) {
             reserved.push(memory);
             for (event, accepted) in events.into_iter().zip(result.iter().flatten()) {
                 count(&metrics, &event, accepted);
                 pending.extend(pending_deliveries(event, accepted, now));
                 to_notify.extend(accepted.hooks_to_notify.iter().cloned());
+            }
+            // Here and not in the request, whose future ends if the client disconnects.
+            match &result {
+                Ok(accepted) => spans.end(Ok(accepted.iter().map(|one| (one.duplicate, one.kept())))),
+                Err(error) => spans.end(Err::<[_; 0], _>(error.into())),
             }
             // The client may have disconnected.
             drop(reply.send(result));

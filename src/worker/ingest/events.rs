@@ -19,7 +19,7 @@ use crate::core::event::{
     is_batch, parse_request,
 };
 use crate::core::time::Millis;
-use crate::core::trace;
+use crate::core::trace::{self, TraceParent};
 use crate::memory::Reservation;
 use crate::worker::body::{BodySender, read_body};
 use crate::worker::problem::HttpProblem;
@@ -40,7 +40,7 @@ pub async fn publish(
 ) -> Response {
     let started = Instant::now();
     let (parts, body) = request.into_parts();
-    let result = accept(&state, &namespace, &parts.headers, body).await;
+    let result = accept(&state, &namespace, &parts.headers, body, started).await;
     if result.is_ok() {
         // The events are stored. This only keeps their sender from overtaking the deliveries.
         state.committer.wait_for_deliveries(&namespace).await;
@@ -69,6 +69,7 @@ async fn accept(
     namespace: &str,
     headers: &HeaderMap,
     body: Body,
+    started: Instant,
 ) -> Result<PublishOutcome, HttpProblem> {
     // Authorize first, so that bodies of unauthorized clients are not read.
     let access = Permission::new(namespace, "create", "events");
@@ -103,7 +104,7 @@ async fn accept(
     let mut memory = body.into_events_memory();
     reserve_views(&mut memory, length, &drafts)
         .map_err(|error| HttpProblem::unreadable_body(&error, || too_big(max)))?;
-    let all = commit_events(state, drafts, namespace, headers, now, (memory, announced)).await?;
+    let all = commit_events(state, drafts, namespace, headers, (now, started), (memory, announced)).await?;
     match is_batch {
         true => Ok(PublishOutcome::Batch(all)),
         false => Ok(PublishOutcome::One(all.into_iter().next().ok_or(StoreError::Closed)?)),
@@ -116,17 +117,18 @@ async fn commit_events(
     drafts: Vec<EventDraft>,
     namespace: &str,
     headers: &HeaderMap,
-    now: Millis,
+    (now, started): (Millis, Instant),
     (memory, announced): (Reservation, InFlightAccept),
 ) -> Result<Vec<AcceptedEvent>, HttpProblem> {
     if drafts.is_empty() {
         return Ok(Vec::new());
     }
+    let header = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());
     let mut dedups = Vec::with_capacity(drafts.len());
     let mut matched = Vec::with_capacity(drafts.len());
     for mut draft in drafts {
         import_hops(&mut draft, headers)?;
-        trace::inherit_headers(&mut draft.attributes, |name| headers.get(name).and_then(|v| v.to_str().ok()));
+        trace::inherit_headers(&mut draft.attributes, header);
         dedups.push(draft.id.as_ref().map(|id| Dedup {
             key: hash_parts(&[b"api", namespace.as_bytes(), draft.source.as_bytes(), id.as_bytes()]),
             window: state.limits.dedup_window,
@@ -136,10 +138,12 @@ async fn commit_events(
         matched.push((event, hooks));
     }
     let events: Vec<Arc<Event>> = matched.iter().map(|(event, _)| event.clone()).collect();
+    let caller = header(trace::PARENT).and_then(TraceParent::parse);
+    let spans = state.traces.begin_ingest(events.iter().map(|event| &**event), caller, started);
     let deliveries = decide_deliveries(matched, now).await?;
     let new = events.into_iter().zip(dedups).zip(deliveries);
     let new = new.map(|((event, dedup), deliveries)| NewEvent { event, dedup, deliveries }).collect();
-    Ok(state.committer.commit(new, now, memory, announced).await?)
+    Ok(state.committer.commit(new, now, memory, announced, spans).await?)
 }
 
 /// Imports the hop count from the request's header, which is present if a hook delivered the event to this port. Uses

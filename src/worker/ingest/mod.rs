@@ -37,6 +37,7 @@ use crate::core::id;
 use crate::core::time::Millis;
 use crate::memory::{MemoryBudget, Reservation};
 use crate::metrics::Metrics;
+use crate::traces::Traces;
 pub use commit::Committer;
 pub use disk::{Disk, IngestClosure};
 pub use handshake::{AllowedOrigin, HandshakeOrigins};
@@ -62,6 +63,7 @@ pub struct IngestState {
     pub index: Arc<HookIndex>,
     pub committer: Committer,
     pub metrics: Arc<Metrics>,
+    pub traces: Traces,
     pub limits: Limits,
     /// The senders that the handshake of webhooks admits.
     pub handshake: HandshakeOrigins,

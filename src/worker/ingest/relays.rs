@@ -47,7 +47,7 @@ pub async fn relay(
 ) -> Response {
     let started = Instant::now();
     let (parts, body) = request.into_parts();
-    let outcome = accept(&state, &ObjectKey::new(&namespace, &name), &parts.headers, body).await;
+    let outcome = accept(&state, &ObjectKey::new(&namespace, &name), &parts.headers, body, started).await;
     let (label, response) = match outcome {
         RelayOutcome::Accepted(accepted) => {
             let label = if accepted.duplicate { "Duplicate" } else { "Accepted" };
@@ -64,7 +64,13 @@ pub async fn relay(
     response
 }
 
-async fn accept(state: &IngestState, key: &ObjectKey, headers: &HeaderMap, body: Body) -> RelayOutcome {
+async fn accept(
+    state: &IngestState,
+    key: &ObjectKey,
+    headers: &HeaderMap,
+    body: Body,
+    started: Instant,
+) -> RelayOutcome {
     let guarded = match state.view.hook(&key.namespace, &key.name) {
         Some(guarded) => guarded,
         None if state.unknown_hooks.is_certain(key, Instant::now()) => {
@@ -140,6 +146,7 @@ async fn accept(state: &IngestState, key: &ObjectKey, headers: &HeaderMap, body:
     trace::inherit_headers(&mut draft.attributes, |name| headers.get(name).and_then(|v| v.to_str().ok()));
     let origin = Origin::Relay(key.name.clone());
     let event = Arc::new(complete_draft(draft, key.namespace.clone(), origin, now));
+    let spans = state.traces.begin_ingest([&*event], None, started);
     let Ok(deliveries) = decide_deliveries(vec![(event.clone(), vec![hook])], now).await else {
         return RelayOutcome::RetryLater("Closed");
     };
@@ -149,7 +156,7 @@ async fn accept(state: &IngestState, key: &ObjectKey, headers: &HeaderMap, body:
     let deliveries = deliveries.into_iter().flatten();
     let deliveries = deliveries.map(|delivery| NewDelivery { dead, ..delivery }).collect();
     let new = vec![NewEvent { event, dedup, deliveries }];
-    match state.committer.commit(new, now, memory, announced).await {
+    match state.committer.commit(new, now, memory, announced, spans).await {
         Ok(accepted) => {
             let accepted = accepted.into_iter().next();
             accepted.map_or(RelayOutcome::RetryLater("Closed"), RelayOutcome::Accepted)

@@ -33,7 +33,7 @@ pub async fn receive(
     let started = Instant::now();
     let (parts, body) = request.into_parts();
     let (outcome, response) =
-        match accept(&state, &ObjectKey::new(&namespace, &name), &parts.headers, body).await {
+        match accept(&state, &ObjectKey::new(&namespace, &name), &parts.headers, body, started).await {
             Ok(accepted) => {
                 let outcome = if accepted.duplicate { "Duplicate" } else { "Accepted" };
                 (outcome, (StatusCode::ACCEPTED, Json(PublishResponse::of(&accepted))).into_response())
@@ -54,6 +54,7 @@ async fn accept(
     key: &ObjectKey,
     headers: &HeaderMap,
     body: Body,
+    started: Instant,
 ) -> Result<AcceptedEvent, HttpProblem> {
     let guarded = state.view.stream(&key.namespace, &key.name);
     let stream = match guarded.as_ref().map(|guarded| &guarded.0) {
@@ -98,10 +99,11 @@ async fn accept(
     });
     let origin = Origin::Stream(key.name.clone());
     let event = Arc::new(complete_draft(draft, key.namespace.clone(), origin, now));
+    let spans = state.traces.begin_ingest([&*event], None, started);
     let hooks = state.index.matching(&event);
     let deliveries = decide_deliveries(vec![(event.clone(), hooks)], now).await?;
     let new = vec![NewEvent { event, dedup, deliveries: deliveries.into_iter().flatten().collect() }];
-    let accepted = state.committer.commit(new, now, memory, announced).await.map_err(|error| {
+    let accepted = state.committer.commit(new, now, memory, announced, spans).await.map_err(|error| {
         // Never 429: it is a 4xx, after which Auth0 gives up.
         HttpProblem { status: 503, ..HttpProblem::from(error) }
     })?;

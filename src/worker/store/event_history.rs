@@ -9,7 +9,7 @@ use super::{DeliverySeq, DeliveryState};
 use crate::core::event::Event;
 use crate::core::time::Millis;
 
-/// Selects events of one namespace.
+/// Selects events of one namespace, or of `ALL_NAMESPACES`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EventFilter {
     pub namespace: String,

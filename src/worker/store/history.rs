@@ -65,7 +65,15 @@ pub enum DeliveryState {
     Cancelled,
 }
 
-/// Selects deliveries of one namespace. Stored with a replay job (as JSON), so the field names are part of the format.
+/// The namespace of a filter that selects all namespaces. Only lists take it.
+pub const ALL_NAMESPACES: &str = "";
+
+/// Returns true if a filter with this namespace selects objects of that one.
+pub fn selects_namespace(filter: &str, namespace: &str) -> bool {
+    filter == ALL_NAMESPACES || filter == namespace
+}
+
+/// Selects deliveries of one namespace, or of `ALL_NAMESPACES`. Stored with a replay job (as JSON), so the field names are part of the format.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeliveryFilter {
     pub namespace: String,

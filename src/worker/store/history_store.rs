@@ -12,6 +12,9 @@ use super::{
 use crate::core::event::Event;
 use crate::core::time::Millis;
 
+/// The most replays that a list returns.
+pub const MAX_LISTED_REPLAYS: usize = 500;
+
 /// Answers queries of users about deliveries, and executes their replays and cancellations.
 ///
 /// Queries are bounded in rows and time, and divided fairly between namespaces: those of one namespace do not make
@@ -132,7 +135,7 @@ pub trait HistoryStore: Send + Sync + 'static {
         id: Uuid,
         now: Millis,
     ) -> BoxFuture<'_, Result<Option<ReplayJob>, StoreError>>;
-    /// Returns the replays of a namespace, newest first. Their number is bounded (see `start_replay`).
+    /// Returns the replays of a namespace, or of `ALL_NAMESPACES`, newest first, at most `MAX_LISTED_REPLAYS`.
     fn replays(&self, namespace: &str) -> BoxFuture<'_, Result<Vec<ReplayJob>, StoreError>>;
     /// Returns a replay with its progress.
     fn replay_progress(

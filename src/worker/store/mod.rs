@@ -48,10 +48,10 @@ pub use exchange::{
     Exchange, ExchangeChange, KeepResponses, KeptBody, KeptHeader, ReceivedResponse, SentRequest,
 };
 pub use history::{
-    AttemptRecord, DeliveryFilter, DeliveryPage, DeliveryRecord, DeliveryState, EventExplanation,
-    PartialCount, ReplayJob,
+    ALL_NAMESPACES, AttemptRecord, DeliveryFilter, DeliveryPage, DeliveryRecord, DeliveryState,
+    EventExplanation, PartialCount, ReplayJob, selects_namespace,
 };
-pub use history_store::HistoryStore;
+pub use history_store::{HistoryStore, MAX_LISTED_REPLAYS};
 pub use ids::{DeliverySeq, EventSeq, HookId, event_seq};
 pub use in_flight::{InFlightAccept, InFlightAccepts};
 pub use ingest_store::IngestStore;

@@ -1,6 +1,7 @@
 //! Commands with `--context`: they find the worker in the cluster and call it with a ServiceAccount's token. The API server is
 //! a stand-in, which records the requests.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
@@ -15,21 +16,24 @@ use super::run_with;
 use crate::harness::watchdog;
 
 /// A request to the API server.
-struct Recorded {
-    line: String,
+pub struct Recorded {
+    pub line: String,
     headers: HeaderMap,
     body: Value,
 }
 
+/// A stand-in of the API server.
 #[derive(Clone, Default)]
-struct ApiServer {
+pub struct ApiServer {
+    /// The answers to these paths, before all others.
+    pub answers: Arc<Mutex<BTreeMap<String, (u16, Value)>>>,
     requests: Arc<Mutex<Vec<Recorded>>>,
     /// The names of the worker's Services; None: the user may not list them.
-    services: Arc<Mutex<Option<Vec<&'static str>>>>,
+    pub services: Arc<Mutex<Option<Vec<&'static str>>>>,
 }
 
 impl ApiServer {
-    async fn start(&self) -> PathBuf {
+    pub async fn start(&self) -> PathBuf {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let router = Router::new().fallback(handle).with_state(self.clone());
@@ -44,9 +48,14 @@ impl ApiServer {
         path
     }
 
-    fn lines(&self) -> Vec<String> {
+    pub fn lines(&self) -> Vec<String> {
         self.requests.lock().unwrap().drain(..).map(|request| request.line).collect()
     }
+}
+
+/// Returns an error of the API server.
+pub fn failure(code: u16, message: &str) -> Value {
+    json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "message": message, "reason": ""})
 }
 
 async fn handle(
@@ -59,8 +68,9 @@ async fn handle(
     let line = format!("{method} {uri}");
     let body = serde_json::from_slice(&body).unwrap_or_default();
     server.requests.lock().unwrap().push(Recorded { line, headers, body });
-    let failure = |code: u16, message: &str| json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "message": message, "reason": ""});
+    let answer = server.answers.lock().unwrap().get(uri.path()).cloned();
     let (status, answer) = match uri.path() {
+        _ if answer.is_some() => answer.unwrap(),
         "/api/v1/services" => match &*server.services.lock().unwrap() {
             None => (403, failure(403, "services is forbidden")),
             Some(names) => {

@@ -1,5 +1,7 @@
 //! The command line.
 
+mod all_namespaces;
+mod cluster_status;
 mod cluster_worker;
 mod commands;
 mod database;

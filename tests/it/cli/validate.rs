@@ -44,6 +44,33 @@ fn findings(text: &str) -> Vec<String> {
     findings.collect()
 }
 
+/// Many documents are checked by several threads; the report has the order of the files, and finds what one document has in
+/// common with another.
+#[test]
+fn findings_of_many_documents_are_in_order() {
+    const COUNT: usize = 1000;
+    const INVALID: usize = 97;
+    let document = |number: usize| {
+        let filter = if number.is_multiple_of(INVALID) { "data.x = 1" } else { "data.x == 1" };
+        // The last one has the name of the first.
+        let name = number % (COUNT - 1);
+        format!(
+            "{{apiVersion: hookstream.dev/v1alpha1, kind: EventHook, metadata: {{name: h-{name}}}, spec: {{source: s, filter: '{filter}', handler: {{log: {{}}}}}}}}\n"
+        )
+    };
+    let text: Vec<String> = (0..COUNT).map(document).collect();
+    let findings = findings(&text.join("---\n"));
+    // A document has a line, and so has the separator.
+    let line = |number: usize| format!("error {}:", 2 * number + 1);
+    let mut expected: Vec<_> =
+        (0..COUNT).filter(|n| n.is_multiple_of(INVALID)).map(|n| (line(n), "InvalidFilter")).collect();
+    expected.push((line(COUNT - 1), "Duplicate"));
+    assert_eq!(findings.len(), expected.len(), "{findings:#?}");
+    for (finding, (place, reason)) in findings.iter().zip(expected) {
+        assert!(finding.starts_with(&place) && finding.contains(reason), "{place} {reason}: {finding}");
+    }
+}
+
 #[test]
 fn findings_name_line_and_column_of_the_file() {
     let hook = |spec: &str| format!("# a comment\n---\n{HEAD}spec:\n{spec}");

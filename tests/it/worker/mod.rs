@@ -42,5 +42,6 @@ mod request_ids;
 mod scripts;
 mod slow_peers;
 mod status;
+mod traces;
 mod unreadable_objects;
 mod webhook_handshake;

@@ -1,4 +1,4 @@
-//! `GET /v1/status` of a worker in a cluster: each scope needs its own right.
+//! `GET /v1/status` and lists of a worker in a cluster: each scope needs its own right.
 
 use serde_json::{Value, json};
 
@@ -33,6 +33,12 @@ async fn status_of_all_namespaces_needs_a_right_in_all() {
         ("all", own.as_str(), 200),
         ("all", "/v1/status", 200),
         ("one", "/v1/status", 403),
+        ("all", "/v1/deliveries", 200),
+        ("one", "/v1/deliveries", 403),
+        ("all", "/v1/events", 200),
+        ("one", "/v1/events", 403),
+        ("all", "/v1/events?payload=true", 403),
+        ("all", "/v1/replays", 403),
         ("one", "/v1/namespaces/default/status", 403),
         ("reader", own.as_str(), 403),
     ] {

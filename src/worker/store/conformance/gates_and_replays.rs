@@ -482,3 +482,85 @@ pub(in super::super) async fn undecided_deliveries_age_and_are_rescheduled<S: Su
     store.reschedule_undecided("uid-x", T0 + MINUTE).await.unwrap();
     assert!(store.due_by("uid-x", T0 + MINUTE, 9).await.unwrap().is_empty());
 }
+
+/// A list of all namespaces has what the lists of the single ones have, and nothing of a namespace that was recreated.
+pub(in super::super) async fn lists_all_namespaces<S: Subject>() {
+    let subject = S::new();
+    let store = subject.open().await;
+    let of = |namespace: &str, id: &str, hooks: &[&str]| {
+        let in_namespace = |mut delivery: NewDelivery| {
+            let HookId { uid, name, .. } = delivery.hook;
+            delivery.hook =
+                HookId { uid: format!("{namespace}-{id}-{uid}").into(), namespace: namespace.into(), name };
+            delivery
+        };
+        let new = new(id, hooks, T0);
+        let event = Event { namespace: namespace.into(), ..Event::clone(&new.event) };
+        let deliveries = new.deliveries.into_iter().map(in_namespace).collect();
+        NewEvent { event: Arc::new(event), deliveries, ..new }
+    };
+    store.set_namespace_uid("recreated", Some("first")).await.unwrap();
+    store.accept(vec![of("recreated", "old", &["x"]), of("recreated", "old-lost", &[])], T0).await.unwrap();
+    let all = DeliveryFilter { namespace: ALL_NAMESPACES.into(), ..DeliveryFilter::default() };
+    let old = DeliveryFilter { namespace: "recreated".into(), ..all.clone() };
+    store.start_replay(old, 1, T0).await.unwrap();
+    store.set_namespace_uid("recreated", Some("second")).await.unwrap();
+    let events =
+        [("a", "1", &["x", "y"][..]), ("b", "1", &["x"]), ("b", "lost", &[]), ("recreated", "2", &["x"])];
+    for (namespace, id, hooks) in events {
+        let accepted = store.accept(vec![of(namespace, id, hooks)], T0).await.unwrap();
+        if namespace == "b" && !hooks.is_empty() {
+            store.settle(settled(seqs_of(&accepted)[0], T0, 200, NextStep::Delivered)).await.unwrap();
+        }
+    }
+    let deliveries = async |filter: &DeliveryFilter, limit| {
+        let (mut found, mut before) = (Vec::new(), None);
+        loop {
+            let page = store.list(filter.clone(), before, limit).await.unwrap();
+            let named = |record: &DeliveryRecord| format!("{}/{}", record.hook.namespace, record.hook.name);
+            found.extend(page.records.iter().map(named));
+            before = page.next;
+            if before.is_none() {
+                return found;
+            }
+        }
+    };
+    let with = |change: fn(&mut DeliveryFilter)| {
+        let mut filter = all.clone();
+        change(&mut filter);
+        filter
+    };
+    for limit in [1, 2, 50] {
+        assert_eq!(deliveries(&all, limit).await, ["recreated/x", "b/x", "a/y", "a/x"]);
+        let of_hook = with(|filter| filter.hook = Some("x".into()));
+        assert_eq!(deliveries(&of_hook, limit).await, ["recreated/x", "b/x", "a/x"]);
+        let of_event = with(|filter| filter.event = Some("1".into()));
+        assert_eq!(deliveries(&of_event, limit).await, ["b/x", "a/y", "a/x"]);
+        let delivered = with(|filter| filter.state = Some(DeliveryState::Delivered));
+        assert_eq!(deliveries(&delivered, limit).await, ["b/x"]);
+        let mut filter = EventFilter { namespace: ALL_NAMESPACES.into(), ..EventFilter::default() };
+        let events = async |filter: &EventFilter| {
+            let (mut found, mut before) = (Vec::new(), None);
+            loop {
+                let page = store.events(filter.clone(), before, limit, false).await.unwrap();
+                let named = |record: &EventRecord| format!("{}/{}", record.event.namespace, record.event.id);
+                found.extend(page.records.iter().map(named));
+                before = page.next;
+                if before.is_none() {
+                    return found;
+                }
+            }
+        };
+        assert_eq!(events(&filter).await, ["recreated/2", "b/lost", "b/1", "a/1"]);
+        filter.outcome = Some(EventOutcome::Unmatched);
+        assert_eq!(events(&filter).await, ["b/lost"]);
+    }
+    let in_a =
+        store.start_replay(DeliveryFilter { namespace: "a".into(), ..all.clone() }, 1, T0).await.unwrap();
+    let in_b =
+        store.start_replay(DeliveryFilter { namespace: "b".into(), ..all }, 1, T0 + MINUTE).await.unwrap();
+    let replays = store.replays(ALL_NAMESPACES).await.unwrap();
+    let replays: Vec<_> =
+        replays.iter().map(|replay| (replay.filter.namespace.as_str(), replay.id)).collect();
+    assert_eq!(replays, [("b", in_b.id), ("a", in_a.id)]);
+}

@@ -51,7 +51,7 @@ macro_rules! conformance {
             a_cancelled_candidate_is_never_promoted a_delivery_dead_on_arrival_is_stored_and_sets_no_gate_memory
             a_duplicate_revives_deliveries_dead_of_age_or_attempts a_replay_resets_attempts_and_keeps_the_id
             a_replay_job_is_paced_and_survives_a_restart a_replay_is_counted_listed_and_cancelled
-            lists_and_explains
+            lists_and_explains lists_all_namespaces
             deliveries_do_not_age_while_held undecided_deliveries_age_and_are_rescheduled pending_deliveries_are_transferred_to_a_new_hook
             concurrent_requests_are_accepted_and_settled_in_batches a_recreated_namespace_starts_empty
             a_store_of_another_installation_is_refused the_time_of_the_last_commit_is_stored

@@ -9,7 +9,8 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::super::read_budget::{ReadBudget, ReadLimiter};
 use super::super::{
-    DeliveryFilter, DeliverySeq, DeliveryState, EventFilter, EventOutcome, EventPage, EventRecord, EventSeq,
+    ALL_NAMESPACES, DeliveryFilter, DeliverySeq, DeliveryState, EventFilter, EventOutcome, EventPage,
+    EventRecord, EventSeq, selects_namespace,
 };
 use super::event_ids::NewestIds;
 use super::history;
@@ -177,10 +178,34 @@ impl MatchedEvents {
     }
 }
 
+/// The namespaces whose unmatched events are listed.
+enum UnmatchedOf {
+    /// Of the namespace with this key.
+    Namespace(String),
+    All,
+}
+
+impl UnmatchedOf {
+    /// Reads the next events up to `last`, newest first.
+    fn read(&self, conn: &Connection, last: EventSeq) -> rusqlite::Result<VecDeque<EventSeq>> {
+        let batch = limit(BATCH);
+        match self {
+            UnmatchedOf::Namespace(key) => conn
+                .prepare_cached(unmatched::OF_NAMESPACE)?
+                .query_map(params![key, last, batch], |row| row.get(0))?
+                .collect(),
+            UnmatchedOf::All => conn
+                .prepare_cached(unmatched::OF_ALL)?
+                .query_map(params![last, batch], |row| row.get(0))?
+                .collect(),
+        }
+    }
+}
+
 /// The events that no hook matched, newest first.
 struct UnmatchedEvents {
     /// None: they are not listed, or all were read.
-    namespace_key: Option<String>,
+    of: Option<UnmatchedOf>,
     /// The newest event that is not read yet.
     last: EventSeq,
     /// Events below it were accepted before the listed time.
@@ -192,8 +217,11 @@ impl UnmatchedEvents {
     fn new(conn: &Connection, filter: &EventFilter, before: DeliverySeq) -> rusqlite::Result<Self> {
         let is_listed =
             matches!(filter.outcome, None | Some(EventOutcome::Unmatched)) && filter.hook.is_none();
-        let namespace_key =
-            if is_listed { Some(namespace_keys::key(conn, &filter.namespace)?) } else { None };
+        let of = match filter.namespace.as_str() {
+            _ if !is_listed => None,
+            ALL_NAMESPACES => Some(UnmatchedOf::All),
+            name => Some(UnmatchedOf::Namespace(namespace_keys::key(conn, name)?)),
+        };
         let mut last = sequence::event_seq(before.saturating_sub(1));
         if let Some(until) = filter.until {
             last = last.min(unmatched::first_since(conn, until.0.saturating_add(CLOCK_SLACK))?);
@@ -202,19 +230,17 @@ impl UnmatchedEvents {
             Some(since) => unmatched::first_since(conn, since.0.saturating_sub(CLOCK_SLACK))?,
             None => 0,
         };
-        Ok(UnmatchedEvents { namespace_key, last, first, events: VecDeque::new() })
+        Ok(UnmatchedEvents { of, last, first, events: VecDeque::new() })
     }
 
     fn peek(&mut self, conn: &Connection) -> rusqlite::Result<Option<EventSeq>> {
-        if let (true, Some(key)) = (self.events.is_empty(), &self.namespace_key) {
-            let mut statement = conn.prepare_cached(unmatched::OF_NAMESPACE)?;
-            let found = statement.query_map(params![key, self.last, limit(BATCH)], |row| row.get(0))?;
-            self.events = found.collect::<rusqlite::Result<VecDeque<EventSeq>>>()?;
+        if let (true, Some(of)) = (self.events.is_empty(), &self.of) {
+            self.events = of.read(conn, self.last)?;
             let is_complete = self.events.len() < BATCH;
             self.events.retain(|event| *event >= self.first);
             match self.events.back() {
                 Some(last) if !is_complete => self.last = last - 1,
-                _ => self.namespace_key = None,
+                _ => self.of = None,
             }
         }
         Ok(self.events.front().copied())
@@ -259,7 +285,7 @@ fn matches(filter: &EventFilter, event: &Event, accepted: Millis) -> bool {
     let has_text = |text: &String| {
         event.id.contains(text) || (filter.searches_data && event.data.view().get().contains(text))
     };
-    event.namespace == filter.namespace
+    selects_namespace(&filter.namespace, &event.namespace)
         && filter.source.as_ref().is_none_or(|source| event.source == *source)
         && filter.event.as_ref().is_none_or(|name| event.event == *name)
         && filter.origin.as_ref().is_none_or(is_origin)

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::super::read_budget::{ReadBudget, ReadLimiter};
 use super::super::{
     DeliveryFilter, DeliveryPage, DeliveryRecord, DeliverySeq, DeliveryState, EventExplanation, EventSeq,
-    PartialCount, StoreError,
+    PartialCount, StoreError, selects_namespace,
 };
 use super::event_ids::{self, IdLookup, NewestIds};
 use super::lookup::{self, Located, record_at, with_attempts};
@@ -86,10 +86,10 @@ pub(super) fn list(
     budget: ReadBudget,
 ) -> rusqlite::Result<Result<DeliveryPage, StoreError>> {
     let mut limiter = ReadLimiter::start(budget);
-    let lookup = walk::begin_lookup(conn, newest, filter)?;
+    let lookups = walk::begin_lookups(conn, newest, filter)?;
     let tx = conn.unchecked_transaction()?;
     let mut page = DeliveryPage::default();
-    let mut walk = DeliveryWalk::new(&tx, recent, filter, lookup.as_ref(), Direction::Older, before)?;
+    let mut walk = DeliveryWalk::new(&tx, recent, filter, lookups.as_deref(), Direction::Older, before)?;
     while let Some(position) = walk.next(&tx)? {
         limiter.take(1 + walk.take_examined());
         if let Some((record, _)) = find_matching(&tx, filter, position)? {
@@ -107,7 +107,7 @@ pub(super) fn list(
             break;
         }
     }
-    if lookup.is_some() && page.records.is_empty() && page.next.is_none() && event_ids::is_incomplete(&tx)? {
+    if lookups.is_some() && page.records.is_empty() && page.next.is_none() && event_ids::is_incomplete(&tx)? {
         return Ok(Err(StoreError::Indexing));
     }
     Ok(Ok(page))
@@ -123,9 +123,9 @@ pub(super) fn count_finished(
     budget: ReadBudget,
 ) -> rusqlite::Result<Result<PartialCount, StoreError>> {
     let mut limiter = ReadLimiter::start(budget);
-    let lookup = walk::begin_lookup(conn, newest, filter)?;
+    let lookups = walk::begin_lookups(conn, newest, filter)?;
     let tx = conn.unchecked_transaction()?;
-    let mut walk = DeliveryWalk::new(&tx, recent, filter, lookup.as_ref(), Direction::Older, before)?;
+    let mut walk = DeliveryWalk::new(&tx, recent, filter, lookups.as_deref(), Direction::Older, before)?;
     let mut counted = PartialCount::default();
     while let Some(position) = walk.next(&tx)? {
         limiter.take(1 + walk.take_examined());
@@ -136,7 +136,7 @@ pub(super) fn count_finished(
             break;
         }
     }
-    if lookup.is_some() && counted.next.is_none() && event_ids::is_incomplete(&tx)? {
+    if lookups.is_some() && counted.next.is_none() && event_ids::is_incomplete(&tx)? {
         return Ok(Err(StoreError::Indexing));
     }
     Ok(Ok(counted))
@@ -221,7 +221,7 @@ pub(super) fn find_matching(
 ) -> rusqlite::Result<Option<(DeliveryRecord, Option<Millis>)>> {
     let found = record_at(conn, position)?;
     Ok(found.filter(|(record, _)| {
-        *record.hook.namespace == *filter.namespace
+        selects_namespace(&filter.namespace, &record.hook.namespace)
             && filter.hook.as_ref().is_none_or(|name| *record.hook.name == **name)
             && filter.state.is_none_or(|state| record.state == state)
             && filter.event.as_ref().is_none_or(|id| record.event_id == *id)

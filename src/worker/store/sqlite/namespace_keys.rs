@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension};
 
+use super::super::ALL_NAMESPACES;
 use super::event_ids::hash_of_place;
 use super::runs::Key;
 use crate::core::fast_map::FastMap;
@@ -19,6 +20,25 @@ pub(super) fn key(conn: &Connection, name: &str) -> rusqlite::Result<String> {
         .optional()?;
     Ok(key.unwrap_or_else(|| name.to_owned()))
 }
+
+/// A condition: the column `o.place` has the present key of a namespace, not that of a deleted or recreated one.
+macro_rules! is_present {
+    () => {
+        "o.place = (SELECT coalesce(max(n.place), substr(o.place, 1, instr(o.place || '/', '/') - 1)) FROM namespaces n
+                    WHERE n.name = substr(o.place, 1, instr(o.place || '/', '/') - 1))"
+    };
+}
+pub(super) use is_present;
+
+/// Returns the present key of a namespace; for `ALL_NAMESPACES`, those of all namespaces that have hooks with rows.
+pub(super) fn keys(conn: &Connection, name: &str) -> rusqlite::Result<Vec<String>> {
+    if name != ALL_NAMESPACES {
+        return Ok(vec![key(conn, name)?]);
+    }
+    conn.prepare_cached(PRESENT_KEYS)?.query_map([], |row| row.get(0))?.collect()
+}
+
+const PRESENT_KEYS: &str = concat!("SELECT o.place FROM namespace_numbers o WHERE ", is_present!());
 
 /// Returns the name of the namespace that has this key. Namespace names contain no slash.
 pub(super) fn name(key: &str) -> &str {

@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
 use super::super::read_budget::{ReadBudget, ReadLimiter};
-use super::super::{DeliveryFilter, DeliverySeq, HookId, ReplayJob};
+use super::super::{ALL_NAMESPACES, DeliveryFilter, DeliverySeq, HookId, MAX_LISTED_REPLAYS, ReplayJob};
 use super::cache::WriterCache;
 use super::event_ids::{self, IdLookup, NewestIds};
 use super::history;
@@ -89,7 +89,7 @@ pub(super) fn plan(
         })?
         .collect::<rusqlite::Result<Vec<_>>>()?;
     let lookups = unfinished.iter().map(|replay| match &replay.filter {
-        Ok(filter) => walk::begin_lookup(conn, newest, filter),
+        Ok(filter) => walk::begin_lookups(conn, newest, filter),
         Err(_) => Ok(None),
     });
     let lookups = lookups.collect::<rusqlite::Result<Vec<_>>>()?;
@@ -105,7 +105,7 @@ pub(super) fn plan(
             continue;
         }
         let sharing = of_namespace.len() * of_namespace.get(&*replay.namespace).copied().unwrap_or(1);
-        let parts = (replay, lookup.as_ref());
+        let parts = (replay, lookup.as_deref());
         let Some(step) = plan_step((&tx, recent), parts, now, sharing, &mut limiter)? else { continue };
         if batch_size + step.deliveries.len() > BATCH {
             batches.push(Vec::new());
@@ -129,7 +129,7 @@ pub(super) fn plan(
 /// Plans the next step of a replay, which is one of `sharing` equal parts of a call. None: its rate allows none yet.
 fn plan_step(
     (conn, recent): (&Connection, &Snapshot),
-    (replay, lookup): (&Unfinished, Option<&IdLookup>),
+    (replay, lookup): (&Unfinished, Option<&[IdLookup]>),
     now: Millis,
     sharing: usize,
     limiter: &mut ReadLimiter,
@@ -301,12 +301,29 @@ pub(super) fn progress(conn: &Connection, namespace: &str, id: Uuid) -> rusqlite
         .optional()
 }
 
-/// Returns the replays of a namespace, newest first.
+/// Returns the replays of a namespace, or of all, newest first.
 pub(super) fn list(conn: &Connection, namespace: &str) -> rusqlite::Result<Vec<ReplayJob>> {
-    conn.prepare_cached(concat!(select_replay!(), "namespace = ?1 ORDER BY started DESC, id DESC"))?
-        .query_map([namespace_keys::key(conn, namespace)?], |row| job(row, namespace))?
+    let limit = limit(MAX_LISTED_REPLAYS);
+    if namespace == ALL_NAMESPACES {
+        return conn
+            .prepare_cached(LIST_ALL)?
+            .query_map([limit], |row| {
+                let key: String = row.get(7)?;
+                job(row, namespace_keys::name(&key))
+            })?
+            .collect();
+    }
+    conn.prepare_cached(concat!(select_replay!(), "namespace = ?1 ORDER BY started DESC, id DESC LIMIT ?2"))?
+        .query_map(params![namespace_keys::key(conn, namespace)?, limit], |row| job(row, namespace))?
         .collect()
 }
+
+const LIST_ALL: &str = concat!(
+    "SELECT id, filter, rate, started, replayed, done_at, cancelled, o.place
+     FROM (SELECT *, namespace AS place FROM replays) o WHERE ",
+    namespace_keys::is_present!(),
+    " ORDER BY started DESC, id DESC LIMIT ?1"
+);
 
 fn job(row: &Row<'_>, namespace: &str) -> rusqlite::Result<ReplayJob> {
     let (filter, error) = match filter(row, 1)? {

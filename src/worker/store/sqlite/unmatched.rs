@@ -7,6 +7,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::super::EventSeq;
 use super::fair_limit::{Excess, LimitedTable};
+use super::namespace_keys::is_present;
 use super::rows::{EVENT_BYTES, limit};
 use crate::core::time::Millis;
 
@@ -21,6 +22,13 @@ pub(super) const TABLE: LimitedTable = LimitedTable {
 pub(super) const OF_NAMESPACE: &str = "
 SELECT event FROM unmatched INDEXED BY unmatched_namespace
 WHERE namespace = ?1 AND event <= ?2 ORDER BY event DESC LIMIT ?3";
+
+/// Of all namespaces. Ordered by the primary key; those of deleted namespaces are skipped until the sweep removes them.
+pub(super) const OF_ALL: &str = concat!(
+    "SELECT o.event FROM (SELECT event, namespace AS place FROM unmatched) o WHERE o.event <= ?1 AND ",
+    is_present!(),
+    " ORDER BY o.event DESC LIMIT ?2"
+);
 
 /// Returns the bytes that all unmatched events together may have.
 pub(super) fn max_bytes(history_bytes: u64) -> u64 {

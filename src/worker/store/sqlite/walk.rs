@@ -4,6 +4,7 @@
 //! of the store or the number of hooks:
 //!
 //! - of a namespace: one range of `deliveries_namespace` for each state, and its outcomes in segments;
+//! - of all namespaces: the same for each of them, so that this is the only walk whose cost grows with their number;
 //! - of a hook: the same by `deliveries_list`, for each hook that has or had the name;
 //! - of an event id: the events that `event_ids` finds, and of each the range of its deliveries;
 //! - of both: the deliveries that no table lists (`outcomes::Snapshot`).
@@ -11,7 +12,7 @@
 //! Times of the filter are converted to sequence numbers first, because both ascend together. The caller checks the rest
 //! of the filter on each delivery, and bounds the number of positions that it visits.
 
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -248,12 +249,12 @@ pub(super) struct DeliveryWalk<'s> {
 }
 
 impl<'s> DeliveryWalk<'s> {
-    /// Starts after `from` (exclusive), in the walk's direction. `lookup`: see `begin_lookup`.
+    /// Starts after `from` (exclusive), in the walk's direction. `lookups`: see `begin_lookups`.
     pub(super) fn new(
         conn: &Connection,
         recent: &'s Snapshot,
         filter: &DeliveryFilter,
-        lookup: Option<&IdLookup>,
+        lookups: Option<&[IdLookup]>,
         direction: Direction,
         from: Option<DeliverySeq>,
     ) -> rusqlite::Result<Self> {
@@ -273,7 +274,7 @@ impl<'s> DeliveryWalk<'s> {
             last: None,
             examined: 0,
         };
-        let (sources, recent_of) = sources(conn, filter, lookup)?;
+        let (sources, recent_of) = sources(conn, filter, lookups)?;
         let of_snapshot = recent_positions(conn, recent, &recent_of, filter, direction, from)?;
         for source in sources {
             let Batch { positions, examined } = source.read(conn, recent, direction, from)?;
@@ -342,23 +343,24 @@ impl<'s> DeliveryWalk<'s> {
     }
 }
 
-/// Begins to look up the event id of a filter, if it has one. Must run before the snapshot of the walk.
-pub(super) fn begin_lookup(
+/// Begins to look up the event id of a filter, if it has one, in each of its namespaces. Must run before the snapshot of the
+/// walk.
+pub(super) fn begin_lookups(
     conn: &Connection,
     newest: &NewestIds,
     filter: &DeliveryFilter,
-) -> rusqlite::Result<Option<IdLookup>> {
+) -> rusqlite::Result<Option<Vec<IdLookup>>> {
     let Some(id) = &filter.event else { return Ok(None) };
-    let namespace_key = namespace_keys::key(conn, &filter.namespace)?;
-    Ok(Some(IdLookup::begin(newest, &namespace_key, id)))
+    let keys = namespace_keys::keys(conn, &filter.namespace)?;
+    Ok(Some(keys.iter().map(|key| IdLookup::begin(newest, key, id)).collect()))
 }
 
 /// The hooks whose deliveries of the snapshot a walk visits.
 enum RecentOf {
     /// The hooks with these row ids.
     Hooks(Vec<i64>),
-    /// The hooks of the namespace with this key.
-    Namespace(String),
+    /// The hooks of the namespaces with these keys.
+    Namespaces(BTreeSet<String>),
 }
 
 /// Returns the deliveries of the snapshot that a walk visits after `from`.
@@ -374,8 +376,7 @@ fn recent_positions(
         RecentDelivery::Pending(_) => filter.state.is_none_or(|state| state == DeliveryState::Pending),
         RecentDelivery::Delivered(_) => filter.state.is_none_or(|state| state == DeliveryState::Delivered),
     };
-    let mut has_key =
-        conn.prepare_cached("SELECT EXISTS (SELECT 1 FROM hooks WHERE id = ?1 AND namespace = ?2)")?;
+    let mut key_of = conn.prepare_cached("SELECT namespace FROM hooks WHERE id = ?1")?;
     let mut is_owned: FastMap<i64, bool> = FastMap::default();
     let mut positions = Vec::new();
     for (seq, delivery) in recent.iter() {
@@ -386,10 +387,11 @@ fn recent_positions(
         let hook = delivery.hook();
         let is_owned = match of {
             RecentOf::Hooks(hooks) => hooks.contains(&hook),
-            RecentOf::Namespace(key) => match is_owned.get(&hook) {
+            RecentOf::Namespaces(keys) => match is_owned.get(&hook) {
                 Some(known) => *known,
                 None => {
-                    let owned = has_key.query_row(params![hook, key], |row| row.get(0))?;
+                    let key: Option<String> = key_of.query_row([hook], |row| row.get(0)).optional()?;
+                    let owned = key.is_some_and(|key| keys.contains(&key));
                     is_owned.insert(hook, owned);
                     owned
                 }
@@ -410,13 +412,13 @@ fn recent_positions(
 fn sources(
     conn: &Connection,
     filter: &DeliveryFilter,
-    lookup: Option<&IdLookup>,
+    lookups: Option<&[IdLookup]>,
 ) -> rusqlite::Result<(Vec<Source>, RecentOf)> {
-    if let Some(lookup) = lookup {
-        // It reads those of the snapshot too.
-        return Ok((vec![Source::Events(lookup.clone())], RecentOf::Hooks(Vec::new())));
+    if let Some(lookups) = lookups {
+        // They read those of the snapshot too.
+        return Ok((lookups.iter().cloned().map(Source::Events).collect(), RecentOf::Hooks(Vec::new())));
     }
-    let namespace_key = namespace_keys::key(conn, &filter.namespace)?;
+    let keys = namespace_keys::keys(conn, &filter.namespace)?;
     let states: &[i64] = match filter.state {
         None => &STATES,
         Some(DeliveryState::Pending) => &[PENDING, CANDIDATE],
@@ -427,11 +429,7 @@ fn sources(
     };
     let has_outcomes = states.contains(&DELIVERED);
     if let Some(name) = &filter.hook {
-        let limit = i64::try_from(MAX_HOOKS_OF_NAME + 1).unwrap_or(i64::MAX);
-        let hooks = conn
-            .prepare_cached(HOOKS_OF_NAME)?
-            .query_map(params![namespace_key, name, limit], |row| row.get(0))?
-            .collect::<rusqlite::Result<Vec<i64>>>()?;
+        let hooks = hooks_of_name(conn, &keys, name)?;
         if hooks.len() <= MAX_HOOKS_OF_NAME {
             let of_hook = |hook: &i64| {
                 let hook = *hook;
@@ -441,12 +439,27 @@ fn sources(
             return Ok((hooks.iter().flat_map(of_hook).collect(), RecentOf::Hooks(hooks)));
         }
     }
-    let Some(number) = namespace_keys::number(conn, &namespace_key)? else {
-        return Ok((Vec::new(), RecentOf::Hooks(Vec::new())));
-    };
-    let rows = states.iter().map(|state| Source::Namespace { number, state: *state });
-    let sources = rows.chain(has_outcomes.then_some(Source::Segments(Owner::Namespace(number))));
-    Ok((sources.collect(), RecentOf::Namespace(namespace_key)))
+    let mut sources = Vec::new();
+    for key in &keys {
+        let Some(number) = namespace_keys::number(conn, key)? else { continue };
+        sources.extend(states.iter().map(|state| Source::Namespace { number, state: *state }));
+        sources.extend(has_outcomes.then_some(Source::Segments(Owner::Namespace(number))));
+    }
+    Ok((sources, RecentOf::Namespaces(keys.into_iter().collect())))
+}
+
+/// Returns the hooks that have or had a name in these namespaces, at most one more than `MAX_HOOKS_OF_NAME`.
+fn hooks_of_name(conn: &Connection, keys: &[String], name: &str) -> rusqlite::Result<Vec<i64>> {
+    let mut of_name = conn.prepare_cached(HOOKS_OF_NAME)?;
+    let mut hooks = Vec::new();
+    for key in keys {
+        let limit = (MAX_HOOKS_OF_NAME + 1).saturating_sub(hooks.len());
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        for hook in of_name.query_map(params![key, name, limit], |row| row.get(0))? {
+            hooks.push(hook?);
+        }
+    }
+    Ok(hooks)
 }
 
 /// Returns the first possible delivery of an event that was accepted at `at` or later. None: no time was given.

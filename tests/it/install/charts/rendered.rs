@@ -41,6 +41,7 @@ fn matrix() -> Vec<Value> {
                 "extraVolumeMounts": [{"name": "ca", "mountPath": "/ca", "readOnly": true}],
                 "settings": {"diskLimit": "80%", "relayDedupWindow": "0"},
                 "handshakeOrigins": ["shop=eventgrid.azure.net@120", "*=other.example"], "handshakeAllowAll": true,
+                "traces": {"endpoint": "http://otel:4318", "sampleRatio": "0.1", "headersSecret": {"name": "otlp"}},
             },
             "commonLabels": {"team": "platform"}, "commonAnnotations": {"note": "x"},
             "serviceAccounts": {"annotations": {"a": "b"}},
@@ -90,6 +91,7 @@ fn matrix() -> Vec<Value> {
         json!({
             "ingress": {"enabled": true}, "expose": {"vendorsOnly": true, "namespaces": ["a"]},
             "httpRoute": {"enabled": true, "parentRefs": [{"name": "gateway"}]},
+            "worker": {"traces": {"endpoint": "https://otel.example.com/otlp", "networkPolicyTo": peers}},
             "networkPolicy": {"enabled": true, "ingestFrom": peers, "apiFrom": peers, "opsFrom": peers,
                 "egress": [{"to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]}]},
             "admissionPolicy": {"enabled": true, "allowedHosts": ["a.example", "*.b.example"], "allowedAdminHosts": ["kong.svc"],
@@ -235,6 +237,34 @@ async fn every_flag_exists() {
             assert!(output.status.success(), "{name} with {values}: {error}");
         }
     }
+}
+
+/// With egress rules of the user, only the worker may reach the collector too.
+#[tokio::test(flavor = "multi_thread")]
+async fn network_policy_permits_the_collector() {
+    let peers = json!([{"namespaceSelector": {"matchLabels": {"name": "observability"}}}]);
+    let rules = json!([{"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}]);
+    let egress = async |endpoint: &str, to: &Value| {
+        let values = json!({"networkPolicy": {"enabled": true, "egress": rules},
+            "worker": {"traces": {"endpoint": endpoint, "networkPolicyTo": to}}});
+        let all = template(control_plane(), "home", &values).await;
+        ["worker", "controller"]
+            .map(|role| find(&all, "NetworkPolicy", &format!("hookstream-{role}"))["spec"]["egress"].clone())
+    };
+    for (endpoint, port) in [
+        ("http://otel.observability:4318", 4318),
+        ("https://otel.example.com/otlp", 443),
+        ("http://otel", 80),
+    ] {
+        let [worker, controller] = egress(endpoint, &peers).await;
+        let rule = json!({"ports": [{"port": port, "protocol": "TCP"}], "to": peers});
+        assert_eq!(worker, json!([rules[0], rule]), "{endpoint}");
+        assert_eq!(controller, rules, "{endpoint}");
+    }
+    assert_eq!(egress("", &json!([])).await, [rules.clone(), rules.clone()]);
+    let values = json!({"worker": {"traces": {"headersSecret": {"name": "otlp"}}}});
+    let error = template_text(control_plane(), "home", &values).await.unwrap_err();
+    assert!(error.contains("worker.traces.headersSecret needs worker.traces.endpoint"), "{error}");
 }
 
 /// Two releases in one namespace, each for other namespaces, use their own Leases and may not write the other's.

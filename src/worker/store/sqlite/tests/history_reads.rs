@@ -2,9 +2,11 @@
 
 use super::super::super::conformance::hook;
 use super::super::super::read_budget::ReadBudget;
-use super::super::super::{DeliveryFilter, DeliveryRecord, DeliveryState, HookId, NewDelivery};
+use super::super::super::{
+    ALL_NAMESPACES, DeliveryFilter, DeliveryRecord, DeliveryState, HookId, NewDelivery, selects_namespace,
+};
 use super::super::event_ids::NewestIds;
-use super::super::{lookup, unmaterialized};
+use super::super::{lookup, unmatched, unmaterialized};
 use super::walk::{DeliveryWalk, Direction};
 use super::*;
 use crate::core::delivery_reason::DeliveryReason;
@@ -19,7 +21,7 @@ const STATES: [Option<DeliveryState>; 6] = [
 ];
 
 /// Returns a filter for each combination that the API offers. "common" is a name that many hooks had.
-fn every_filter() -> Vec<DeliveryFilter> {
+fn every_filter(namespace: &str) -> Vec<DeliveryFilter> {
     let mut filters = Vec::new();
     for state in STATES {
         for hook in [None, Some("x"), Some("common"), Some("missing")] {
@@ -28,7 +30,7 @@ fn every_filter() -> Vec<DeliveryFilter> {
                     for until in [None, Some(T0 + Duration::from_secs(9 * 3600))] {
                         let (hook, event) = (hook.map(ToOwned::to_owned), event.map(ToOwned::to_owned));
                         filters.push(DeliveryFilter {
-                            namespace: "shop".into(),
+                            namespace: namespace.into(),
                             hook,
                             state,
                             event,
@@ -44,7 +46,8 @@ fn every_filter() -> Vec<DeliveryFilter> {
 }
 
 fn matches(filter: &DeliveryFilter, record: &DeliveryRecord) -> bool {
-    filter.state.is_none_or(|state| state == record.state)
+    selects_namespace(&filter.namespace, &record.hook.namespace)
+        && filter.state.is_none_or(|state| state == record.state)
         && filter.hook.as_ref().is_none_or(|hook| **hook == *record.hook.name)
         && filter.event.as_ref().is_none_or(|event| *event == record.event_id)
         && filter.since.is_none_or(|since| record.accepted >= since)
@@ -81,7 +84,8 @@ async fn fill(store: &SqliteStore) -> usize {
     // Another namespace, whose deliveries no list may visit.
     let elsewhere =
         NewDelivery { hook: HookId { namespace: "other".into(), ..hook("other") }, ..delivery("o", T0) };
-    store.accept(vec![NewEvent { deliveries: vec![elsewhere], ..new("o", &[], T0) }], T0).await.unwrap();
+    let last = T0 + Duration::from_secs(12 * 3600);
+    store.accept(vec![NewEvent { deliveries: vec![elsewhere], ..new("o", &[], last) }], last).await.unwrap();
     let pending = DeliveryFilter {
         namespace: "shop".into(),
         state: Some(DeliveryState::Pending),
@@ -103,10 +107,10 @@ async fn every_filter_is_served_from_an_index() {
     let conn = raw(dir.path());
     let recent = unmaterialized::read_snapshot(&conn).unwrap();
     let mut statements = std::collections::BTreeSet::from([walk::HOOKS_OF_NAME, walk::EVENT_AFTER]);
-    for filter in every_filter() {
+    for filter in every_filter("shop").into_iter().chain(every_filter(ALL_NAMESPACES)) {
         for direction in [Direction::Older, Direction::Newer] {
-            let lookup = walk::begin_lookup(&conn, &NewestIds::default(), &filter).unwrap();
-            let lookup = lookup.as_ref();
+            let lookups = walk::begin_lookups(&conn, &NewestIds::default(), &filter).unwrap();
+            let lookup = lookups.as_deref();
             let walk = DeliveryWalk::new(&conn, &recent, &filter, lookup, direction, None).unwrap();
             let used = walk.statements();
             assert!(!used.is_empty() || filter.hook.as_deref() == Some("missing"), "{filter:?}");
@@ -122,6 +126,7 @@ async fn every_filter_is_served_from_an_index() {
         );
     }
     for (sql, want) in [
+        (unmatched::OF_ALL, "SEARCH unmatched USING INTEGER PRIMARY KEY"),
         (history::EXPLAIN, "SEARCH e USING INTEGER PRIMARY KEY"),
         (lookup::BY_SEQ, "SEARCH d USING INTEGER PRIMARY KEY"),
         (lookup::REFERENCES, "SEARCH e USING INTEGER PRIMARY KEY"),
@@ -141,15 +146,17 @@ async fn a_list_continues_exactly_where_its_budget_ended() {
     let dir = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(dir.path()).unwrap();
     let count = fill(&store).await;
-    let shop = DeliveryFilter { namespace: "shop".into(), ..DeliveryFilter::default() };
-    let all = store.list(shop, None, 1000).await.unwrap().records;
-    assert_eq!(all.len(), count);
+    let of = |name: &str| DeliveryFilter { namespace: name.into(), ..DeliveryFilter::default() };
+    assert_eq!(store.list(of("shop"), None, 1000).await.unwrap().records.len(), count);
+    let all = store.list(of(ALL_NAMESPACES), None, 1000).await.unwrap().records;
+    assert_eq!(all.len(), count + 1, "with the delivery of another namespace");
     assert!(all.is_sorted_by(|newer, older| newer.seq > older.seq));
     store.close().await;
     let conn = raw(dir.path());
     let recent = unmaterialized::read_snapshot(&conn).unwrap();
     let minute = Duration::from_secs(60);
-    for (n, filter) in every_filter().into_iter().enumerate() {
+    let filters = every_filter("shop").into_iter().chain(every_filter(ALL_NAMESPACES));
+    for (n, filter) in filters.enumerate() {
         let want: Vec<_> = all.iter().filter(|record| matches(&filter, record)).cloned().collect();
         let budgets = [
             (17, minute, 500),
