@@ -100,6 +100,7 @@ need_rust = $(call need,$(CARGO),Rust 1.95 or newer: install it from https://rus
 need_cc = $(call need,cc,a C compiler: apt-get install build-essential (Debian$(comma) Ubuntu) or xcode-select --install (macOS))
 need_go = $(call need,go,Go 1.26 or newer$(comma) which builds the control plane of the tests: install it from https://go.dev/dl)
 need_python = $(call need,python3,Python 3 with pip$(comma) which checks signatures with another library: apt-get install python3 python3-pip (Debian$(comma) Ubuntu))
+need_curl = $(call need,curl,curl 7.82 or newer$(comma) which the tests of the documents run: apt-get install curl (Debian$(comma) Ubuntu))
 need_postgres = tests/postgres/find.sh >/dev/null || missing=1
 need_fuzz = $(CARGO) +nightly fuzz --version >/dev/null 2>&1 || { echo "missing: cargo-fuzz: rustup toolchain install nightly, cargo install cargo-fuzz" >&2; missing=1; }
 comma := ,
@@ -108,4 +109,4 @@ check-rust:
 	@missing=; $(need_rust); $(need_cc); [ -z "$$missing" ]
 
 check-tools: ## list missing tools and how to install them
-	@missing=; $(need_rust); $(need_cc); $(need_go); $(need_python); $(need_postgres); [ -z "$$missing" ]
+	@missing=; $(need_rust); $(need_cc); $(need_go); $(need_python); $(need_curl); $(need_postgres); [ -z "$$missing" ]

@@ -34,7 +34,7 @@ async fn list(standalone: &Standalone, more: &[&str]) -> (i32, String, String) {
 }
 
 /// Starts a worker with a delivery that is held, one that waits for its retry, a delivered, a dead and a dropped one.
-async fn start() -> (Receiver, Standalone) {
+pub async fn start() -> (Receiver, Standalone) {
     let receiver = Receiver::start(|request, _| match request.path.as_str() {
         "/dead" => Reply::status(422),
         "/waits" => Reply::status(503).header("retry-after", "3600"),

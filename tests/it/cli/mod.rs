@@ -19,6 +19,7 @@ mod release;
 mod standalone;
 mod status;
 mod store;
+mod tables;
 mod terminal;
 mod usage_errors;
 mod validate;

@@ -1,7 +1,7 @@
 //! The commands in the documents.
 
-use super::pages::{blocks, documents, root};
-use super::typed;
+use super::pages::{RunBy, blocks, commands, documents, root};
+use super::{quickstart, typed};
 use crate::harness::{Process, control_plane};
 
 /// Documents whose unmarked commands run on a cluster: in this file and in `quickstart`.
@@ -9,9 +9,7 @@ const IN_A_CLUSTER: [&str; 2] = ["docs/install.md", "docs/quickstart.md"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn install_commands_apply_kustomization() {
-    let text = std::fs::read_to_string(root().join("docs/install.md")).unwrap();
-    let blocks = blocks(&text).into_iter().filter(|block| !block.marked);
-    let commands: Vec<String> = blocks.flat_map(|block| block.commands).collect();
+    let commands = commands("docs/install.md", RunBy::Document);
     assert_eq!(commands.len(), 2, "{commands:?}");
     for command in commands {
         let args = command.strip_prefix("kubectl ").unwrap().split_whitespace();
@@ -25,10 +23,15 @@ fn every_command_runs_or_is_marked() {
     for (path, text) in documents() {
         let name = path.strip_prefix(root()).unwrap().to_str().unwrap();
         for block in blocks(&text) {
+            let is_run = match block.run_by {
+                RunBy::Document => IN_A_CLUSTER.contains(&name) || typed::DOCUMENTS.contains(&name),
+                RunBy::Quickstart => quickstart::DOCUMENTS.contains(&name),
+                RunBy::None => true,
+            };
             assert!(
-                block.marked || IN_A_CLUSTER.contains(&name) || typed::DOCUMENTS.contains(&name),
-                "{name}: no test runs {:?}: mark its block as ```console not-run",
-                block.commands,
+                is_run,
+                "{name}: no test runs {:?}: mark its block as ```console not-run: REASON",
+                block.commands
             );
             for command in &block.commands {
                 // The program's own arguments, without redirections and comments.

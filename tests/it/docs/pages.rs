@@ -31,16 +31,59 @@ pub fn documents() -> Vec<(PathBuf, String)> {
         .collect()
 }
 
+/// The test that runs a block, by the words after `console`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunBy {
+    /// No words: the test of the document.
+    Document,
+    /// `in-quickstart`: the test of the quickstart runs it in its cluster, before the clean-up.
+    Quickstart,
+    /// `not-run: REASON`: none. The program still parses its own commands.
+    None,
+}
+
+impl RunBy {
+    /// Fails if a block that no test runs gives no reason.
+    fn parse(info: &str) -> RunBy {
+        let words = info.strip_prefix("console").unwrap_or_default().trim();
+        match words.strip_prefix("not-run") {
+            None if words == "in-quickstart" => RunBy::Quickstart,
+            None => {
+                assert!(words.is_empty(), "unknown words after console: {info}");
+                RunBy::Document
+            }
+            Some(reason) => {
+                let reason = reason.strip_prefix(": ").unwrap_or_default();
+                assert!(reason.len() > 10, "say why no test runs the block: {info}");
+                for path in reason.split(' ').filter(|word| word.starts_with("tests/")) {
+                    assert!(root().join(path).exists(), "{info}: {path} does not exist");
+                }
+                RunBy::None
+            }
+        }
+    }
+}
+
 /// A block of console commands.
 pub struct Block {
-    /// True if no test runs it.
-    pub marked: bool,
+    pub run_by: RunBy,
     pub commands: Vec<String>,
+}
+
+/// Returns the commands of a document that this test runs.
+pub fn commands(document: &str, run_by: RunBy) -> Vec<String> {
+    let text = std::fs::read_to_string(root().join(document)).unwrap();
+    blocks(&text)
+        .into_iter()
+        .filter(|block| block.run_by == run_by)
+        .flat_map(|block| block.commands)
+        .collect()
 }
 
 pub fn blocks(text: &str) -> Vec<Block> {
     let (mut blocks, mut open) = (Vec::new(), None::<Block>);
-    for line in text.lines() {
+    // Blocks in lists are indented.
+    for line in text.lines().map(str::trim_start) {
         match (line.strip_prefix("```"), &mut open) {
             (Some(_), Some(_)) => blocks.extend(open.take()),
             (Some(info), None) => {
@@ -48,7 +91,7 @@ pub fn blocks(text: &str) -> Vec<Block> {
                     !matches!(info, "sh" | "bash" | "shell"),
                     "commands belong in console blocks: {text}"
                 );
-                open = Some(Block { marked: info.contains("not-run"), commands: Vec::new() });
+                open = Some(Block { run_by: RunBy::parse(info), commands: Vec::new() });
             }
             (None, Some(block)) => {
                 let is_continued = block.commands.last().is_some_and(|command| command.ends_with('\\'));

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::json;
 
-use super::pages::{blocks, root};
+use super::pages::{RunBy, commands, root};
 use crate::harness::auth0::{CLIENT_ID, CLIENT_SECRET};
 use crate::harness::http::answer;
 use crate::harness::manifests::{hook, merge, quick};
@@ -14,7 +14,8 @@ use crate::harness::standalone::Standalone;
 use crate::harness::{Auth0, DEADLINE, Kong, Process, Receiver, Reply, eventually, free_port, run, watchdog};
 
 /// The documents whose unmarked commands run here.
-pub const DOCUMENTS: [&str; 9] = [
+pub const DOCUMENTS: [&str; 10] = [
+    "docs/api.md",
     "docs/auth0.md",
     "docs/command-line.md",
     "docs/deliveries.md",
@@ -66,7 +67,7 @@ impl Workstation {
         .await;
 
         let folder = watchdog::unique_path("workstation");
-        for name in ["bin", "backup", "manifests"] {
+        for name in ["bin", "backup", "manifests", "hooks", ".local/bin"] {
             std::fs::create_dir_all(folder.join(name)).unwrap();
         }
         std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_hookstream"), folder.join("bin/hookstream")).unwrap();
@@ -82,6 +83,8 @@ impl Workstation {
             ("token", "the-token-of-the-test".to_owned()),
             ("secret", CLIENT_SECRET.to_owned()),
             ("manifests/connection.yaml", connection.to_string()),
+            ("hooks/connection.yaml", connection.to_string()),
+            ("events.jsonl", events_of_a_file()),
         ] {
             std::fs::write(folder.join(name), text).unwrap();
         }
@@ -101,6 +104,8 @@ impl Workstation {
         ]
         .iter()
         .fold(command.to_owned(), |command, (from, to)| command.replace(from, to))
+        // Only of curl: other commands have their addresses in variables.
+        .replace("curl http://127.0.0.1:8080", &format!("curl -sS http://{}", self.standalone.listen))
     }
 
     /// Runs a command. Returns its output, with the exit code at the end.
@@ -122,8 +127,11 @@ impl Workstation {
         args.extend(["--listen".to_owned(), port()]);
         if args[0] == "standalone" {
             args.extend(["--api-listen".to_owned(), port(), "--ops-listen".to_owned(), port()]);
-            let at = args.iter().position(|arg| arg == "--data").unwrap() + 1;
-            args[at] = self.folder.join("data").display().to_string();
+            let data = self.folder.join("data").display().to_string();
+            match args.iter().position(|arg| arg == "--data") {
+                Some(at) => args[at + 1] = data,
+                None => args.extend(["--data".to_owned(), data]),
+            }
             let at = args.iter().position(|arg| arg == "--manifests").unwrap() + 1;
             args[at] = self.folder.join(&args[at]).display().to_string();
         }
@@ -133,9 +141,21 @@ impl Workstation {
     }
 }
 
+/// Returns the file that docs/command-line.md sends: its seventh event has the id of the sixth.
+fn events_of_a_file() -> String {
+    let ids = (1..=6).chain([6, 8]);
+    let event =
+        |id| json!({"id": format!("order-{id}"), "source": "shop", "event": "order.created", "data": {}});
+    ids.map(|id| format!("{}\n", event(id))).collect()
+}
+
 /// Returns texts that a command's output must have, and its allowed exit codes if not 0.
 fn expected(command: &str) -> (&'static [&'static str], &'static [u8]) {
     match command {
+        c if c.starts_with("curl") => (&[r#""deliveries":"#], &[0]),
+        c if c.contains("--file events.jsonl") => {
+            (&["line 7: order-6 is a duplicate: nothing was stored", "8 sent: "], &[0])
+        }
         c if c.contains("explain -n default order-1") => (&["terminalStatuses", "REASON NOT MATCHED"], &[0]),
         c if c.contains("explain -n default h-2") => (&["dropped: snoozed"], &[0]),
         c if c.contains("deliveries list") => (&["TerminalStatus", "Snoozed"], &[0]),
@@ -164,9 +184,7 @@ async fn documented_commands_work_as_written() {
     });
     let workstation = Workstation::new(&receiver).await;
     for document in DOCUMENTS {
-        let text = std::fs::read_to_string(root().join(document)).unwrap();
-        let blocks = blocks(&text).into_iter().filter(|block| !block.marked);
-        let commands: Vec<String> = blocks.flat_map(|block| block.commands).collect();
+        let commands = commands(document, RunBy::Document);
         assert!(!commands.is_empty(), "{document} has no commands: remove it from the list");
         for command in commands {
             if command.starts_with("hookstream emulate") || command.starts_with("hookstream standalone") {
