@@ -31,20 +31,20 @@ pub(super) struct EventRow {
 
 impl EventRow {
     /// Fails for an event that can never be stored.
-    pub(super) fn new(new: NewEvent) -> Result<Self, (NewEvent, StoreError)> {
+    pub(super) fn new(new: NewEvent) -> Result<Self, StoreError> {
         let attributes = match attributes_column(&new.event) {
             Ok(attributes) => attributes,
-            Err(error) => return Err((new, StoreError::Refused(error.to_string()))),
+            Err(error) => return Err(StoreError::Refused(error.to_string())),
         };
         let count = new.deliveries.len();
         let has_distinct_ids = count < 2
             || new.deliveries.iter().map(|delivery| delivery.id).collect::<HashSet<_>>().len() == count;
         if !has_distinct_ids {
             let why = "two deliveries of an event have the same id";
-            return Err((new, StoreError::Refused(why.into())));
+            return Err(StoreError::Refused(why.into()));
         }
         if count > sequence::MAX_DELIVERIES {
-            return Err((new, StoreError::Refused("the event has too many deliveries".into())));
+            return Err(StoreError::Refused("the event has too many deliveries".into()));
         }
         Ok(EventRow { new, attributes, seq: 0 })
     }

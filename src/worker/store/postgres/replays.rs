@@ -146,7 +146,7 @@ async fn step_one(
     )
     .await?;
     tx.commit().await?;
-    Ok(Some(pending.into_iter().map(|pending| pending.hook).collect()))
+    Ok(Some(pending))
 }
 
 /// Plans the next step of a replay. None: its rate allows none yet.

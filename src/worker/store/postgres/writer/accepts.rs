@@ -29,7 +29,7 @@ pub(in super::super) struct AcceptWriter {
     /// Bytes of the queued requests.
     pub(in super::super) queued: Arc<AtomicUsize>,
     pub(in super::super) limits: Arc<ShareLimits>,
-    /// Tells the owners of the hooks.
+    /// Notifies the owners of the hooks.
     pub(in super::super) signals: Arc<Signals>,
 }
 
@@ -78,7 +78,7 @@ impl AcceptWriter {
         }
     }
 
-    /// Tells the owners of hooks with deliveries that may be sent now.
+    /// Notifies the owners of hooks with deliveries that may be sent now.
     fn signal(&self, request: &Request, result: &Result<Vec<AcceptedEvent>, StoreError>) {
         for (row, accepted) in request.rows.iter().zip(result.iter().flatten()) {
             for (delivery, stored) in row.new.deliveries.iter().zip(&accepted.deliveries) {
