@@ -346,7 +346,7 @@ impl Walk {
         Ok(window)
     }
 
-    /// Returns the statement for a window of so many rows.
+    /// Returns the statement for a window of this number of rows.
     pub(super) fn sql(&self, rows: usize) -> String {
         let (order, last) = match self.direction {
             Direction::Older => ("DESC", "min"),
