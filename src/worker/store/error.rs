@@ -45,7 +45,7 @@ pub enum StoreError {
     Damaged { log: String, offset: u64, transactions: u64, readable: String },
     /// The store holds events of another installation; this one would deliver them.
     #[error(
-        "the store belongs to another installation ({found}; this is {own}): give the worker its own volume, or adopt the store permanently with --accept-new-store"
+        "the store belongs to another installation ({found}; this is {own}): give the worker its own volume or database, or adopt the store permanently with --accept-new-store"
     )]
     Foreign { found: String, own: String },
 }

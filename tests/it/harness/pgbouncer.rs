@@ -32,7 +32,7 @@ impl PgBouncer {
             std::fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()))?;
         }
         let program = [program.into_os_string(), conf.into_os_string()];
-        let mut supervisor = Supervisor::start(dir.path(), owner, &program)?;
+        let mut supervisor = Supervisor::start(dir.path(), owner, "TERM", &program)?;
         let dir = dir.keep();
         supervisor.request("start");
         let start = Instant::now();
@@ -56,5 +56,19 @@ impl PgBouncer {
 impl Drop for PgBouncer {
     fn drop(&mut self) {
         self.supervisor.get_mut().unwrap_or_else(|e| e.into_inner()).end();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::shared;
+    use super::*;
+
+    #[test]
+    fn ends_when_dropped() {
+        let bouncer = PgBouncer::start(shared(), 1).unwrap_or_else(|error| panic!("{error}"));
+        let port = bouncer.port;
+        drop(bouncer);
+        assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err());
     }
 }

@@ -45,7 +45,8 @@ const SUPERVISOR: &str = r#"
 trap '' HUP INT QUIT TERM
 cd /
 dir=$1
-shift
+end_signal=$2
+shift 2
 pid=
 is_running() {
   case $(ps -o stat= -p "$pid") in Z* | '') false ;; *) true ;; esac
@@ -74,7 +75,7 @@ while read -r line name; do
   if is_running; then echo "running $pid"; else echo ended; fi
 done
 if is_running; then
-  end_with QUIT
+  end_with "$end_signal"
 else
   # A server that was killed has left its segment of System V shared memory, of which a machine has a bounded number.
   set -- $(sed -n 7p "$dir/data/postmaster.pid")
@@ -146,7 +147,7 @@ impl PostgresServer {
         let data = dir.path().join("data");
         let owner = server_user(dir.path())?;
         let program = [bin.join("postgres").into_os_string(), "-D".into(), data.clone().into()];
-        let supervisor = Supervisor::start(dir.path(), owner, &program)?;
+        let supervisor = Supervisor::start(dir.path(), owner, "QUIT", &program)?;
         // From here on, the supervisor removes the folder.
         let mut server = PostgresServer { dir: dir.keep(), port: 0, supervisor: Mutex::new(supervisor) };
 
@@ -346,9 +347,17 @@ impl Drop for PostgresServer {
 
 impl Supervisor {
     /// Starts the supervisor of a program, which `request("start")` starts. It owns the folder.
-    fn start(dir: &Path, owner: Option<(u32, u32)>, program: &[OsString]) -> Result<Supervisor, String> {
+    ///
+    /// `end_signal` ends the program at once. It must be one that the program handles, because it inherits that the shell
+    /// ignores signals.
+    fn start(
+        dir: &Path,
+        owner: Option<(u32, u32)>,
+        end_signal: &str,
+        program: &[OsString],
+    ) -> Result<Supervisor, String> {
         let mut sh = Command::new("sh");
-        sh.args(["-c", SUPERVISOR, "supervisor"]).arg(dir).args(program);
+        sh.args(["-c", SUPERVISOR, "supervisor"]).arg(dir).arg(end_signal).args(program);
         if let Some((uid, gid)) = owner {
             chown(dir, Some(uid), Some(gid)).map_err(|e| e.to_string())?;
             sh.uid(uid).gid(gid);

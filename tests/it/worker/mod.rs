@@ -29,6 +29,7 @@ mod history_reads;
 mod invalid_events;
 mod kept_responses;
 mod kong_reads;
+mod many_workers;
 mod memory;
 mod metrics;
 mod missing_objects;

@@ -5,6 +5,8 @@ use super::*;
 /// The location of a store. A test can drop the store and open it again.
 pub(in super::super) trait Subject {
     type Store: Store;
+    /// Runs of the model test. Fewer for an engine whose stores take long to open.
+    const MODEL_RUNS: u32 = 64;
     fn new() -> Self;
     fn open(&self) -> impl Future<Output = Self::Store>;
 }

@@ -188,7 +188,12 @@ async fn run_steps<S: Subject>(steps: Vec<(Step, bool)>) {
 
 pub(in super::super) fn model<S: Subject>() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let config = Config { cases: 64, max_shrink_iters: 200, failure_persistence: None, ..Config::default() };
+    let config = Config {
+        cases: S::MODEL_RUNS,
+        max_shrink_iters: 200,
+        failure_persistence: None,
+        ..Config::default()
+    };
     TestRunner::new(config)
         .run(&prop::collection::vec((step(), prop::bool::weighted(0.4)), 1..60), |steps| {
             runtime.block_on(run_steps::<S>(steps));

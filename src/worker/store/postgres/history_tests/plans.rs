@@ -165,7 +165,8 @@ async fn no_sweep_scans_a_large_table() {
         let plans = plans(&session, sql, types, values).await;
         assert_no_scan(&plans, sql);
         // A sort would read all rows before the first one is used.
-        let sorts = plans.lines().any(|line| line.trim_start_matches([' ', '-', '>']).starts_with("Sort  (cost"));
+        let sorts =
+            plans.lines().any(|line| line.trim_start_matches([' ', '-', '>']).starts_with("Sort  (cost"));
         assert!(!sorts || !sql.contains("PRECEDING"), "{sql} sorts:\n{plans}");
     }
 }

@@ -21,6 +21,7 @@ struct ThreeWorkers {
 
 impl Subject for ThreeWorkers {
     type Store = Many;
+    const MODEL_RUNS: u32 = 8;
     fn new() -> Self {
         ThreeWorkers { url: test_server::shared().new_database() }
     }

@@ -17,6 +17,7 @@ struct OneWorker {
 
 impl Subject for OneWorker {
     type Store = PostgresStore;
+    const MODEL_RUNS: u32 = 16;
     fn new() -> Self {
         OneWorker { url: test_server::shared().new_database() }
     }
