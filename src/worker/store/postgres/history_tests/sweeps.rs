@@ -82,7 +82,8 @@ async fn an_event_stays_without_its_data_within_its_idempotency_window() {
     let shop = place(&session, "shop").await;
     let hook = insert_hook(&session, shop, "1", "a").await;
     let delivered = [(hook, DeliveryState::Delivered)];
-    insert(&session, shop, &[StoredEvent::new(1, "e", T0, &delivered), StoredEvent::new(2, "f", T0, &[])]).await;
+    insert(&session, shop, &[StoredEvent::new(1, "e", T0, &delivered), StoredEvent::new(2, "f", T0, &[])])
+        .await;
     let until = T0 + DAY * 3;
     session.batch(&format!("UPDATE hookstream.events SET kept_until = {}", until.0)).await.unwrap();
     sweep_all(&session, RETENTION, Millis(until.0 - 1)).await;
