@@ -346,11 +346,7 @@ impl Walk {
         Ok(window)
     }
 
-<<<<<<< HEAD
-    /// Returns the statement for a window of `rows` rows.
-=======
     /// Returns the statement for a window of this number of rows.
->>>>>>> s17-reads
     pub(super) fn sql(&self, rows: usize) -> String {
         let (order, last) = match self.direction {
             Direction::Older => ("DESC", "min"),
