@@ -8,9 +8,11 @@ use tokio_postgres::types::Type;
 
 use super::super::HookId;
 use super::failure::DbError;
+use super::places::Selection;
 use super::rows::{shared, total_held};
 use super::session::Session;
 use super::shard::shard_of;
+use super::text;
 use crate::core::fast_map::FastMap;
 use crate::core::time::Millis;
 
@@ -120,6 +122,24 @@ pub(super) async fn find_or_insert_many(
         .await?;
     let all: Vec<&str> = hooks.keys().map(|uid| &**uid).collect();
     find_many(session, &all).await
+}
+
+/// Returns the row ids of the hooks that have or had a name.
+pub(super) async fn of_name(session: &Session, places: Selection, name: &str) -> Result<Vec<i64>, DbError> {
+    let name = text::stored(name);
+    let name = (&name.as_ref() as _, Type::TEXT);
+    let rows = match places {
+        Selection::One(place) => {
+            let sql = "SELECT id FROM hookstream.hooks WHERE place = $2 AND name = $1";
+            session.query(sql, &[name, (&place, Type::INT8)]).await?
+        }
+        Selection::All => {
+            let sql = "SELECT h.id FROM hookstream.hooks h JOIN hookstream.namespaces n ON n.place = h.place
+                       WHERE h.name = $1";
+            session.query(sql, &[name]).await?
+        }
+    };
+    rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
 }
 
 /// Finds the hooks with these row ids.
