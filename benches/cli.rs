@@ -4,9 +4,10 @@
 //! Exits 0 unless a command failed.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// `HOOKSTREAM_BIN` measures another build.
@@ -82,6 +83,89 @@ fn write_manifests(folder: &Path, count: usize) {
     }
 }
 
+/// `hookstream emulate kong` with hooks. Ends when it is dropped.
+struct Kong {
+    process: Child,
+    /// `host:port` of the admin API.
+    address: String,
+}
+
+impl Kong {
+    fn with_hooks(count: usize) -> Kong {
+        let mut command = hookstream(&["emulate", "kong", "--listen", "127.0.0.1:0"]);
+        // Both streams, because the line with the address is for people.
+        let mut process = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the emulator");
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().expect("its output")).read_line(&mut line).expect("its address");
+        let address = line.trim().rsplit("http://").next().expect("an address").to_owned();
+        let kong = Kong { process, address };
+        for number in 0..count {
+            let body = r#"{"source":"crud","event":"consumers","handler":"webhook","config":{"url":"https://hooks.example.com/in"}}"#;
+            kong.call(&format!("PUT /event-hooks/{}", hook_id(number)), body);
+        }
+        kong
+    }
+
+    /// Calls the admin API. Returns when the whole answer is read.
+    fn call(&self, line: &str, body: &str) {
+        let mut stream = TcpStream::connect(&self.address).expect("the emulator");
+        write!(
+            stream,
+            "{line} HTTP/1.1\r\nhost: kong\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .expect("a request");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 20"), "{line}: {answer}");
+    }
+}
+
+impl Drop for Kong {
+    fn drop(&mut self) {
+        self.process.kill().ok();
+        self.process.wait().ok();
+    }
+}
+
+fn hook_id(number: usize) -> String {
+    format!("00000000-0000-4000-8000-{number:012}")
+}
+
+/// Writes a Connection to this Kong and hooks that are equal to those of [`Kong::with_hooks`].
+fn write_adopted(file: &Path, kong: &Kong, count: usize) {
+    let head = "apiVersion: hookstream.dev/v1alpha1\nkind:";
+    let connection = format!(
+        "{head} Connection\nmetadata: {{name: kong, namespace: default}}\nspec: {{kong: {{adminUrl: 'http://{}'}}}}\n",
+        kong.address
+    );
+    let hook = |number| {
+        format!(
+            "{head} EventHook\nmetadata: {{name: hook-{number}, namespace: default}}\nspec:\n  source: crud\n  event: consumers\n  \
+             connectionRef: {{name: kong}}\n  deliverBy: Gateway\n  adopt: {{id: {}, mode: Match}}\n  \
+             handler: {{webhook: {{url: 'https://hooks.example.com/in'}}}}\n",
+            hook_id(number)
+        )
+    };
+    let documents: Vec<String> = std::iter::once(connection).chain((0..count).map(hook)).collect();
+    std::fs::write(file, documents.join("---\n")).expect("a file");
+}
+
+/// The hooks that `diff` compares.
+const COMPARED: usize = 1000;
+
+/// Measures `diff` once, which succeeds only if every hook is equal. It reads each hook with a request of its own, so the
+/// floor is the rate limit of `diff`: 10 requests at once, then 10 a second.
+fn compare(dir: &Path) {
+    let kong = Kong::with_hooks(COMPARED);
+    let file = dir.join("adopted.yaml");
+    write_adopted(&file, &kong, COMPARED);
+    let floor = (COMPARED - 10) * 100;
+    println!("{:<44} {floor:>9} ms", "floor: 1,000 requests at the limit of 10/s");
+    let file = file.display().to_string();
+    report("diff of 1,000 hooks: all", "the floor", 1, || hookstream(&["diff", &file]), |(_, all)| all);
+}
+
 fn main() {
     let dir =
         tempfile::Builder::new().prefix("bench-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
@@ -116,4 +200,5 @@ fn main() {
         || hookstream(&["validate", &many]),
         |(_, all)| all,
     );
+    compare(dir.path());
 }
