@@ -82,8 +82,19 @@ pub(super) async fn find_or_insert_many(
     hooks: &FastMap<Arc<str>, &HookId>,
     places: &HashMap<String, i64>,
 ) -> Result<FastMap<Arc<str>, HookRow>, DbError> {
+    let uids: Vec<&str> = hooks.keys().map(|uid| &**uid).collect();
+    let found = find_many(session, &uids).await?;
+    insert_missing(session, hooks, found, places).await
+}
+
+/// Inserts those of these hooks that were not found. Returns all of them. `places`: the present place of each namespace.
+pub(super) async fn insert_missing(
+    session: &Session,
+    hooks: &FastMap<Arc<str>, &HookId>,
+    mut found: FastMap<Arc<str>, HookRow>,
+    places: &HashMap<String, i64>,
+) -> Result<FastMap<Arc<str>, HookRow>, DbError> {
     let mut uids: Vec<&str> = hooks.keys().map(|uid| &**uid).collect();
-    let mut found = find_many(session, &uids).await?;
     let retired: Vec<i64> = found.values().filter(|hook| hook.is_retired).map(|hook| hook.row_id).collect();
     if !retired.is_empty() {
         // The sweep may be removing it, and its delivery would then have no hook. One that is gone is inserted again.
@@ -144,6 +155,9 @@ pub(super) async fn of_name(session: &Session, places: Selection, name: &str) ->
 
 /// Finds the hooks with these row ids.
 pub(super) async fn find_rows(session: &Session, row_ids: &[i64]) -> Result<FastMap<i64, HookRow>, DbError> {
+    if row_ids.is_empty() {
+        return Ok(FastMap::default());
+    }
     let sql = format!(
         "SELECT {HOOK_COLUMNS} FROM hookstream.hooks h JOIN hookstream.places hp ON hp.id = h.place
          WHERE h.id = ANY($1)"
