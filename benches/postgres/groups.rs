@@ -17,20 +17,20 @@ const WINDOW: i64 = 24 * 3_600_000;
 
 const INSERT_KEYS: &str = "
 INSERT INTO hookstream.keys (key, place, expires, event)
-SELECT key, 1, $3, event FROM unnest($1::bytea[], $2::bigint[]) AS k (key, event) ON CONFLICT DO NOTHING";
+SELECT key, 1, $3::bigint, event FROM unnest($1::bytea[], $2::bigint[]) AS k (key, event) ON CONFLICT DO NOTHING";
 const INSERT_EVENTS: &str = "
 INSERT INTO hookstream.events (seq, place, accepted, is_loose, unmatched, id, origin, source, event, time, data, kept_until)
-SELECT seq, 1, $5, false, false, id, 'api', source, 'e', $6, data, $5 + 86400000
+SELECT seq, 1, $5::bigint, false, false, id, 'api', source, 'e', $6::text, data, $5::bigint + 86400000
 FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bytea[]) AS e (seq, id, source, data)";
 const INSERT_PENDING: &str = "
 INSERT INTO hookstream.pending (seq, hook, place, id, due, began, accepted, held_before, size)
-SELECT seq << 20, hook, 1, id, $4, $4, $4, 0, 1500
+SELECT seq << 20, hook, 1, id, $4::bigint, $4::bigint, $4::bigint, 0, 1500
 FROM unnest($1::bigint[], $2::bigint[], $3::uuid[]) AS d (seq, hook, id)";
 const FINISH: &str = "
-WITH gone AS (DELETE FROM hookstream.pending WHERE seq = ANY($1) RETURNING *)
+WITH gone AS (DELETE FROM hookstream.pending WHERE seq = ANY($1::bigint[]) RETURNING *)
 INSERT INTO hookstream.finished (seq, hook, place, id, state, finished_at, accepted, attempts, attempts_before, suppressed,
     replays, size, first_at, first_micros, first_status)
-SELECT seq, hook, place, id, 1, $2, accepted, 1, 0, suppressed, replays, size, $2, 700, 200 FROM gone";
+SELECT seq, hook, place, id, 1, $2::bigint, accepted, 1, 0, suppressed, replays, size, $2::bigint, 700, 200 FROM gone";
 
 #[derive(Deserialize)]
 struct Fields {

@@ -107,8 +107,8 @@ async fn no_list_scans_a_large_table() {
                             "pending_pkey"
                         }
                         (None, None, _) if namespace == ALL_NAMESPACES => "finished_pkey",
-                        (None, Some(_), Some(DeliveryState::Dead)) => "finished_dead_hook",
-                        (None, None, Some(DeliveryState::Dead)) => "finished_dead_place",
+                        // Of few dead letters, the planner may sort those of all namespaces.
+                        (None, _, Some(DeliveryState::Dead)) => "finished_dead_",
                         (None, Some(_), Some(DeliveryState::Pending)) => "pending_newest",
                         (None, None, Some(DeliveryState::Pending)) => "pending_place",
                         (None, Some(_), _) => "finished_hook",
