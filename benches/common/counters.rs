@@ -38,6 +38,15 @@ impl Usage {
     }
 }
 
+impl std::iter::Sum for Usage {
+    fn sum<I: Iterator<Item = Usage>>(usages: I) -> Usage {
+        usages.fold(Usage::default(), |sum, usage| Usage {
+            cpu_us: sum.cpu_us + usage.cpu_us,
+            written: sum.written + usage.written,
+        })
+    }
+}
+
 /// Counts the system calls of a process with `perf stat`, which may count the tracepoint `raw_syscalls:sys_enter` as root.
 pub struct SyscallCounter {
     perf: Child,

@@ -43,8 +43,8 @@ struct Shared {
     refused: AtomicUsize,
 }
 
-/// Sends every event once.
-pub fn send_all(subject: &Subject, load: &Load) -> Sent {
+/// Sends every event once. Connections are divided between the subjects.
+pub fn send_all(subjects: &[&Subject], load: &Load) -> Sent {
     let shared = Arc::new(Shared {
         next: AtomicUsize::new(0),
         due: Semaphore::new(0),
@@ -62,7 +62,7 @@ pub fn send_all(subject: &Subject, load: &Load) -> Sent {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let sent = runtime.block_on(async {
         let mut senders = tokio::task::JoinSet::new();
-        for _ in 0..load.connections {
+        for subject in subjects.iter().cycle().take(load.connections) {
             let (address, path, sources) = (subject.address, subject.path, subject.sources);
             senders.spawn(run_connection(shared.clone(), load.clone(), address, path, sources));
         }

@@ -74,12 +74,17 @@ impl Round {
 
 /// Runs one round at full speed and waits for every event.
 pub fn run_round(subject: &Subject, sink: &Sink, connections: usize, events: usize) -> Round {
-    run(subject, sink, &Load::full(connections, events), |_| true)
+    run(&[subject], sink, &Load::full(connections, events), |_| true)
 }
 
 /// Runs one round and waits for every delivery.
 pub fn run_load(subject: &Subject, sink: &Sink, load: &Load) -> Round {
-    run(subject, sink, load, |_| true)
+    run(&[subject], sink, load, |_| true)
+}
+
+/// Runs one round on several processes that share a store: the connections are divided between them. Usage is their sum.
+pub fn run_load_on(subjects: &[&Subject], sink: &Sink, load: &Load) -> Round {
+    run(subjects, sink, load, |_| true)
 }
 
 /// Runs one round with a pause before each event of a connection. Measures only the events whose number `is_counted`
@@ -92,14 +97,15 @@ pub fn run_paced(
     pause: Duration,
     is_counted: fn(usize) -> bool,
 ) -> Round {
-    run(subject, sink, &Load { pace: Pace::Pause(pause), ..Load::full(connections, events) }, is_counted)
+    run(&[subject], sink, &Load { pace: Pace::Pause(pause), ..Load::full(connections, events) }, is_counted)
 }
 
-fn run(subject: &Subject, sink: &Sink, load: &Load, is_counted: fn(usize) -> bool) -> Round {
+fn run(subjects: &[&Subject], sink: &Sink, load: &Load, is_counted: fn(usize) -> bool) -> Round {
     let counted = (0..load.events).filter(|number| is_counted(*number)).count() * load.hooks;
     sink.expect_fan_out(load.events, load.hooks);
-    let (before, own_before, started) = (subject.usage(), Usage::own(), Instant::now());
-    let sent = generator::send_all(subject, load);
+    let usage = || subjects.iter().map(|subject| subject.usage()).sum::<Usage>();
+    let (before, own_before, started) = (usage(), Usage::own(), Instant::now());
+    let sent = generator::send_all(subjects, load);
     let is_counted_delivery = |index: usize| is_counted(index / load.hooks);
     let mut last = (sink.count(), Instant::now());
     let delivered =
@@ -111,7 +117,7 @@ fn run(subject: &Subject, sink: &Sink, load: &Load, is_counted: fn(usize) -> boo
             last = (count, Instant::now());
         }
     }
-    let used = subject.usage().since(before);
+    let used = usage().since(before);
     let own = Usage::own().since(own_before);
     let arrivals = sink.arrivals();
     let end = arrivals.iter().flatten().max().copied().unwrap_or(started);
@@ -141,7 +147,7 @@ fn run(subject: &Subject, sink: &Sink, load: &Load, is_counted: fn(usize) -> boo
 pub fn run_counted(subject: &Subject, ops: &str, connections: usize, events: usize) -> Option<f64> {
     let before = read_delivered(ops);
     let started = Instant::now();
-    generator::send_all(subject, &Load::full(connections, events));
+    generator::send_all(&[subject], &Load::full(connections, events));
     let mut last = (read_delivered(ops), Instant::now());
     while last.0 < before + events && last.1.elapsed() < LOST_AFTER {
         std::thread::sleep(Duration::from_millis(20));

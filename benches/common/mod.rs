@@ -1,12 +1,14 @@
-//! Shared by the `relay` and `worker` benches: the measured processes, the load generator, the receiver, the stores on
+//! Shared by the `relay`, `worker` and `postgres` benches: the measured processes, the load generator, the receiver, the stores on
 //! which they work, and the figures.
 #![allow(dead_code, reason = "each bench uses a part of it")]
 
 pub mod counters;
 pub mod figures;
+pub mod forwarder;
 pub mod generator;
 pub mod history;
 pub mod hostile;
+pub mod listener;
 pub mod load;
 pub mod plot;
 pub mod preload;

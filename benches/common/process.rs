@@ -27,7 +27,7 @@ pub struct Subject {
     pub sources: usize,
     child: Child,
     /// The folder of its manifests and data, deleted on drop.
-    _dir: Option<tempfile::TempDir>,
+    dir: Option<tempfile::TempDir>,
 }
 
 impl Drop for Subject {
@@ -64,6 +64,19 @@ impl Subject {
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
+
+    /// Returns the folder of its data, of a worker that was started in a folder.
+    pub fn data_folder(&self) -> std::path::PathBuf {
+        self.dir.as_ref().expect("a folder").path().join("data")
+    }
+
+    /// Asks the process to stop and waits for its end.
+    pub fn stop(mut self) {
+        use rustix::process::{Pid, Signal, kill_process};
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a process id");
+        kill_process(pid, Signal::TERM).expect("a signal");
+        self.child.wait().expect("its end");
+    }
 }
 
 /// Reads a field of `/proc/PID/status`, in MiB. None if the process ended.
@@ -85,7 +98,7 @@ pub fn start(
     let mut lines = BufReader::new(child.stdout.take().expect("its output")).lines();
     let line = lines.find_map(|line| line.ok().filter(|line| line.contains(ready_line))).expect("it listens");
     let address = line.rsplit([' ', '/']).next().expect("an address").parse().expect("an address");
-    Subject { address, path, sources, child, _dir: dir }
+    Subject { address, path, sources, child, dir }
 }
 
 /// Starts the bare relay, a second process of this bench.
@@ -190,11 +203,12 @@ pub fn start_with_flags(
     command.arg("standalone").arg("--manifests").arg(&manifests).arg("--data").arg(dir.path().join("data"));
     command.args(["--log-level", "error", "--listen", &listen, "--ops-listen", &ops]);
     command.args(["--api-listen", &api.to_string()]).args(flags);
-    let child = command.spawn().expect("the process starts");
+    let mut child = command.spawn().expect("the process starts");
     let address = listen.parse().expect("an address");
     // The port is open once the store is.
     while TcpStream::connect(address).is_err() {
+        assert!(child.try_wait().expect("its state").is_none(), "the process ended at its start");
         std::thread::sleep(Duration::from_millis(2));
     }
-    (Subject { address, path: PATH, sources, child, _dir: Some(dir) }, Ports { ops, api })
+    (Subject { address, path: PATH, sources, child, dir: Some(dir) }, Ports { ops, api })
 }

@@ -21,6 +21,7 @@ pub struct BacklogMetrics {
     shares: Family<ShareLabel, FloatGauge>,
     store: Gauge,
     keys: Gauge,
+    owned_shards: Gauge,
 }
 
 impl BacklogMetrics {
@@ -51,6 +52,8 @@ impl BacklogMetrics {
             backlog.shares.clone(),
         );
         registry.register_with_unit("store", "Size of the store file", Unit::Bytes, backlog.store.clone());
+        let help = "Shards of hooks, of 256, whose deliveries this worker sends";
+        registry.register("owned_shards", help, backlog.owned_shards.clone());
         let help = "Memory for idempotency keys and event ids";
         registry.register_with_unit("store_key_memory", help, Unit::Bytes, backlog.keys.clone());
         backlog
@@ -72,6 +75,11 @@ impl BacklogMetrics {
     pub fn set_store_size(&self, file: u64, keys: u64) {
         self.store.set(to_gauge(file));
         self.keys.set(to_gauge(keys));
+    }
+
+    /// Sets the number of shards that this worker owns.
+    pub fn set_owned_shards(&self, shards: u64) {
+        self.owned_shards.set(to_gauge(shards));
     }
 
     /// Sets the used fraction of the share of the fullest `hook` or `namespace` (`of`).

@@ -163,6 +163,7 @@ pub async fn measure_backlog(
             metrics.backlog.set_pending(stats.pending, stats.pending_bytes, oldest);
             metrics.backlog.set_dead_letters(stats.dead_letters);
             metrics.backlog.set_store_size(stats.file_bytes, stats.key_memory_bytes);
+            metrics.backlog.set_owned_shards(stats.owned_shards);
             metrics.memory.share(MemoryShare::Store.into()).set_used(stats.memory_bytes);
             for (scope, used, share) in [
                 ("hook", stats.largest_hook_bytes, shares.hook_bytes),

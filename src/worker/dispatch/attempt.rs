@@ -45,7 +45,7 @@ pub struct AttemptJob {
     pub store: Arc<dyn DispatchStore>,
 }
 
-/// An attempt that the store knows. Tells it if the attempt ends without an outcome, also by a panic.
+/// An attempt that the store knows. Reports to it if the attempt ends without an outcome, also by a panic.
 struct BegunAttempt {
     store: Arc<dyn DispatchStore>,
     delivery: DeliverySeq,

@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use crate::core::time::Millis;
 
+/// The shards of hooks that the workers of a store share.
+pub const SHARDS: u16 = 256;
+
 /// How long finished deliveries and their events are kept.
 #[derive(Clone, Copy, Debug)]
 pub struct Retention {
@@ -79,6 +82,8 @@ pub struct StoreStats {
     pub key_memory_bytes: u64,
     /// Memory of the store: its keys and ids, and at most this much page cache.
     pub memory_bytes: u64,
+    /// The shards that this process owns, of `SHARDS`. One worker owns all.
+    pub owned_shards: u64,
 }
 
 /// Dead deliveries by the name of their namespace.

@@ -55,7 +55,7 @@ pub use history_store::{HistoryStore, MAX_LISTED_REPLAYS};
 pub use ids::{DeliverySeq, EventSeq, HookId, event_seq};
 pub use in_flight::{InFlightAccept, InFlightAccepts};
 pub use ingest_store::IngestStore;
-pub use limits::{DeadLetterCounts, Retention, Shares, StoreSpace, StoreStats, StoredTimes};
+pub use limits::{DeadLetterCounts, Retention, SHARDS, Shares, StoreSpace, StoreStats, StoredTimes};
 pub use maintenance_store::MaintenanceStore;
 
 /// All roles of a store. Every type that implements the four roles implements it.

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::harness::http::answer;
-use crate::harness::manifests::{hook, merge, quick};
-use crate::harness::postgres::{PostgresServer, PostgresServerOptions};
+use crate::harness::manifests::{event, hook, merge, quick};
+use crate::harness::postgres::{PostgresServer, PostgresServerOptions, shared};
 use crate::harness::standalone::{EVENTS, Standalone};
 use crate::harness::{DEADLINE, Receiver, Reply, eventually, number, seed};
 
@@ -48,13 +48,10 @@ const FAULTS: [Fault; 4] = [Fault::KillWorker, Fault::KillServer, Fault::PauseWo
 
 /// Three workers with the same manifests, keys and database.
 async fn start_workers(database: &str, manifests: &str) -> Vec<Standalone> {
-    let first = Standalone::start(manifests, &["--store-url", database]).await;
-    let mut workers = vec![first];
+    let args = ["--store-url", database];
+    let mut workers = vec![Standalone::start(manifests, &args).await];
     for _ in 1..WORKERS {
-        let mut worker = Standalone::prepare(manifests, &["--store-url", database]);
-        copy_folder(&workers[0].data, &worker.data);
-        worker.restart().await;
-        workers.push(worker);
+        workers.push(start_on_copy(manifests, &args, &workers[0].data).await);
     }
     workers
 }
@@ -265,4 +262,79 @@ async fn workers_and_the_server_die_and_nothing_is_lost() {
 async fn soak_workers_and_the_server_die_and_nothing_is_lost() {
     let cycles = number("SOAK_CYCLES").and_then(|cycles| usize::try_from(cycles).ok());
     check(cycles.unwrap_or(50), seed()).await;
+}
+
+/// Each worker is replaced by a new one, as a Deployment does: the new one is ready before senders leave the old one, which then
+/// stops. No publish is refused, and everything is delivered once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rolling_restart_refuses_no_event() {
+    let receiver = Receiver::start(|_, _| Reply::status(200));
+    let manifests: String = (0..20).map(|n| hook(&format!("h{n}"), &receiver.url(), quick())).collect();
+    let database = shared().new_database();
+    let args = ["--store-url", &database, "--allow-unsafe-commits"];
+    let first = Standalone::start(&manifests, &args).await;
+    let data = first.data.clone();
+    let mut workers = vec![first, start_on_copy(&manifests, &args, &data).await];
+
+    let urls = Arc::new(Mutex::new(workers.iter().map(|worker| worker.url(EVENTS)).collect::<Vec<_>>()));
+    let stop = Arc::new(AtomicBool::new(false));
+    let durations = Arc::new(Mutex::new(Vec::new()));
+    let mut senders = tokio::task::JoinSet::new();
+    for sender in 0..4 {
+        let (urls, stop, durations) = (urls.clone(), stop.clone(), durations.clone());
+        senders.spawn(async move {
+            let client = reqwest::Client::new();
+            for n in 0.. {
+                if stop.load(Ordering::SeqCst) {
+                    return;
+                }
+                let url = {
+                    let urls = urls.lock().unwrap();
+                    urls[n % urls.len()].clone()
+                };
+                let started = Instant::now();
+                let (status, answer) = answer(client.post(url).json(&event(&format!("{sender}-{n}")))).await;
+                assert_eq!(status, 202, "{answer}");
+                durations.lock().unwrap().push(started.elapsed());
+            }
+        });
+    }
+    let progress = async |more: usize| {
+        let before = durations.lock().unwrap().len();
+        eventually(DEADLINE, "events to be accepted", async || match durations.lock().unwrap().len() {
+            now if now >= before + more => Ok(()),
+            now => Err(format!("{} of {more}", now - before)),
+        })
+        .await;
+    };
+    for number in 0..workers.len() {
+        progress(50).await;
+        let new = start_on_copy(&manifests, &args, &data).await;
+        urls.lock().unwrap()[number] = new.url(EVENTS);
+        // Requests that are on their way to the old one, as those of a load balancer.
+        progress(50).await;
+        let old = std::mem::replace(&mut workers[number], new);
+        old.process().terminate().await;
+    }
+    progress(50).await;
+    stop.store(true, Ordering::SeqCst);
+    while let Some(ended) = senders.join_next().await {
+        ended.expect("a sender");
+    }
+    wait_until_settled(&workers[0]).await;
+    let mut durations = durations.lock().unwrap().clone();
+    durations.sort();
+    println!("{} events, p99 of an accept {:?}", durations.len(), durations[durations.len() * 99 / 100]);
+    let requests = receiver.requests();
+    let ids: BTreeSet<&str> = requests.iter().map(|request| request.header("webhook-id")).collect();
+    assert_eq!(ids.len(), durations.len() * 20, "each hook has each event");
+    assert_eq!(requests.len(), ids.len(), "nothing is sent twice");
+}
+
+/// Starts a further worker with the keys of another one.
+async fn start_on_copy(manifests: &str, args: &[&str], data: &Path) -> Standalone {
+    let mut worker = Standalone::prepare(manifests, args);
+    copy_folder(data, &worker.data);
+    worker.restart().await;
+    worker
 }

@@ -1,9 +1,12 @@
 //! Accepting events: their rows, their deliveries (subject to gates and shares), their idempotency keys.
 //!
 //! A group of requests is accepted in one transaction. It locks the keys, then the gates, and then decides in memory what each
-//! event becomes, in the order of the requests. So it costs a fixed number of statements, however many events it has.
+//! event becomes, in the order of the requests. So it costs a fixed number of statements, however many events it has. Statements
+//! that do not need each other's results are pipelined: a group waits for four answers, and for that of the COMMIT.
 
 use std::collections::{BTreeMap, HashSet};
+
+use futures::{join, try_join};
 
 use super::super::{AcceptedEvent, EventSeq, NewEvent, StoreError, sequence};
 use super::admission::{Admission, Known, Outcome};
@@ -31,20 +34,20 @@ pub(super) struct EventRow {
 
 impl EventRow {
     /// Fails for an event that can never be stored.
-    pub(super) fn new(new: NewEvent) -> Result<Self, (NewEvent, StoreError)> {
+    pub(super) fn new(new: NewEvent) -> Result<Self, StoreError> {
         let attributes = match attributes_column(&new.event) {
             Ok(attributes) => attributes,
-            Err(error) => return Err((new, StoreError::Refused(error.to_string()))),
+            Err(error) => return Err(StoreError::Refused(error.to_string())),
         };
         let count = new.deliveries.len();
         let has_distinct_ids = count < 2
             || new.deliveries.iter().map(|delivery| delivery.id).collect::<HashSet<_>>().len() == count;
         if !has_distinct_ids {
             let why = "two deliveries of an event have the same id";
-            return Err((new, StoreError::Refused(why.into())));
+            return Err(StoreError::Refused(why.into()));
         }
         if count > sequence::MAX_DELIVERIES {
-            return Err((new, StoreError::Refused("the event has too many deliveries".into())));
+            return Err(StoreError::Refused("the event has too many deliveries".into()));
         }
         Ok(EventRow { new, attributes, seq: 0 })
     }
@@ -79,26 +82,30 @@ pub(super) struct Request {
 /// The result of a group: that of each request, in their order. An inner error reports a full share, and nothing was stored.
 pub(super) type Results = Vec<Result<Vec<AcceptedEvent>, StoreError>>;
 
-/// Accepts the requests.
+/// Accepts the requests. Counts their backlog in the rows of `writer`.
 pub(super) async fn accept(
     tx: &Session,
     requests: &[Request],
     limits: &ShareLimits,
-    backlog: &mut BacklogChanges,
+    writer: i64,
 ) -> Result<(Results, Backlogs), DbError> {
     let latest = requests.iter().map(|request| request.now).max().unwrap_or_default();
-    let known = Known::load(tx, requests).await?;
+    let mut backlog = BacklogChanges::default();
+    let (known, due_groups) =
+        try_join!(Known::load(tx, requests), gates::due_groups(tx, latest, PROMOTIONS))?;
     let claims = known.claims(requests)?;
-    let owned = keys::claim(tx, &claims, latest).await?;
+    let (of_hooks, of_places) = known.row_ids();
+    // Not `try_join`: a statement behind a failed one fails too, and only the first error shows a conflict or a refused value.
+    let (owned, backlogs) =
+        join!(keys::claim(tx, &claims, latest), limits.measure(tx, &of_hooks, &of_places));
+    let (owned, backlogs) = (owned?, backlogs?);
     let mut groups = known.gate_groups(requests)?;
-    groups.extend(gates::due_groups(tx, latest, PROMOTIONS).await?);
+    groups.extend(due_groups);
     let mut plan = gates::lock(tx, &groups, latest).await?;
     let owners: Vec<EventSeq> = owned.values().copied().collect();
     let originals = originals::find(tx, &owners).await?;
     let promoted: Vec<i64> = groups.iter().map(|(hook, ..)| *hook).collect();
     let gate_hooks = hooks::find_rows(tx, &promoted).await?;
-    let (of_hooks, of_places) = known.row_ids();
-    let backlogs = limits.measure(tx, &of_hooks, &of_places).await?;
 
     let mut admission = Admission {
         known: &known,
@@ -114,10 +121,10 @@ pub(super) async fn accept(
 
     correct_keys(tx, &claims, &outcome, latest).await?;
     for (now, seqs) in &outcome.revived {
-        transitions::make_pending(tx, seqs, false, *now, backlog).await?;
+        transitions::make_pending(tx, seqs, false, *now, &mut backlog).await?;
     }
-    gates::write(tx, &plan, backlog).await?;
-    insert(tx, requests, &known, &outcome, &plan, backlog).await?;
+    gates::write(tx, &plan, &mut backlog).await?;
+    insert(tx, requests, &known, &outcome, &plan, backlog, writer).await?;
     Ok((results, backlogs))
 }
 
@@ -146,14 +153,15 @@ async fn correct_keys(
     keys::claim(tx, &corrected, now).await.map(drop)
 }
 
-/// Inserts the stored events and their deliveries, each in the state that the whole group left it in.
+/// Inserts the stored events and their deliveries, each in the state that the whole group left it in, and writes the backlog.
 async fn insert(
     tx: &Session,
     requests: &[Request],
     known: &Known,
     outcome: &Outcome,
     plan: &GatePlan,
-    backlog: &mut BacklogChanges,
+    mut backlog: BacklogChanges,
+    writer: i64,
 ) -> Result<(), DbError> {
     let mut events = Vec::with_capacity(outcome.stored.len());
     for request in requests {
@@ -179,8 +187,12 @@ async fn insert(
             backlog.add(row.hook, row.size);
         }
     }
-    new_rows::insert_events(tx, &events).await?;
-    new_rows::insert_deliveries(tx, &deliveries).await
+    let (inserted, delivered, counted) = join!(
+        new_rows::insert_events(tx, &events),
+        new_rows::insert_deliveries(tx, &deliveries),
+        backlog.write(tx, writer),
+    );
+    inserted.and(delivered).and(counted)
 }
 
 fn place(row: &mut NewDeliveryRow, placed: Placed) {

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use futures::try_join;
+
 use super::super::{
     AcceptedDelivery, AcceptedEvent, DeliverySeq, EventSeq, Fate, HookId, NewDelivery, StoreError, ids,
     sequence,
@@ -37,9 +39,14 @@ impl Known {
         let of_events = events().map(|row| row.new.event.namespace.as_str());
         let of_hooks = deliveries().map(|delivery| &*delivery.hook.namespace);
         let names: BTreeSet<&str> = of_events.chain(of_hooks).collect();
-        let places = places::find_or_insert_many(tx, &names.into_iter().collect::<Vec<_>>()).await?;
-        let hooks = deliveries().map(|delivery| (delivery.hook.uid.clone(), &delivery.hook)).collect();
-        let hooks = hooks::find_or_insert_many(tx, &hooks, &places).await?;
+        let names: Vec<&str> = names.into_iter().collect();
+        let wanted: FastMap<Arc<str>, &HookId> =
+            deliveries().map(|delivery| (delivery.hook.uid.clone(), &delivery.hook)).collect();
+        let uids: Vec<&str> = wanted.keys().map(|uid| &**uid).collect();
+        // Pipelined: in almost every group nothing is missing.
+        let (places, found) =
+            try_join!(places::find_or_insert_many(tx, &names), hooks::find_many(tx, &uids))?;
+        let hooks = hooks::insert_missing(tx, &wanted, found, &places).await?;
         Ok(Known { places, hooks })
     }
 

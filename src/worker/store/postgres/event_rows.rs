@@ -7,6 +7,7 @@ use tokio_postgres::types::Type;
 
 use super::super::{DeliveryState, EventSeq};
 use super::failure::DbError;
+use super::places::Selection;
 use super::rows::{self, EVENT_COLUMNS, shared};
 use super::session::Session;
 use super::state;
@@ -30,15 +31,15 @@ pub(super) const SUMMARIES: &str = "
 SELECT e.seq, e.accepted, octet_length(e.data) AS bytes, e.id AS event_id, ns.name AS namespace, e.origin, e.source,
        e.event, e.time, NULL::text AS attributes
 FROM hookstream.events e JOIN hookstream.places ns ON ns.id = e.place
-WHERE e.seq = ANY($1) AND e.place = $2";
+WHERE e.seq = ANY($1) AND CASE WHEN $2 IS NULL THEN NOT ns.ended ELSE e.place = $2 END";
 
-/// Returns the events of a place with these sequence numbers, in any order.
+/// Returns the events of these places with these sequence numbers, in any order.
 pub(super) async fn summaries(
     session: &Session,
-    place: i64,
+    places: Selection,
     seqs: &[EventSeq],
 ) -> Result<Vec<EventSummary>, DbError> {
-    let found = session.query(SUMMARIES, &[(&seqs, Type::INT8_ARRAY), (&place, Type::INT8)]).await?;
+    let found = session.query(SUMMARIES, &[(&seqs, Type::INT8_ARRAY), (&places.place(), Type::INT8)]).await?;
     let summary = |row: &tokio_postgres::Row| {
         Ok(EventSummary {
             seq: row.try_get("seq")?,

@@ -1,4 +1,4 @@
-//! Lists the events of a namespace, newest first: those with deliveries, found through their deliveries, merged with those
+//! Lists the events of a namespace or of all, newest first: those with deliveries, found through their deliveries, merged with those
 //! that no hook matched. So the list needs no index of all events, which every accept would have to write.
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -11,11 +11,12 @@ use super::super::sequence::{event_seq, first_delivery};
 use super::super::{
     DeliveryFilter, DeliverySeq, DeliveryState, EventFilter, EventOutcome, EventPage, EventRecord, EventSeq,
 };
+use super::event_numbers;
 use super::event_rows::{self, EventSummary};
 use super::failure::DbError;
-use super::places;
+use super::places::{self, Selection};
 use super::session::Session;
-use super::walk::{self, Range, Tables, Walk};
+use super::walk::{Range, Tables, Walk};
 
 /// Events that are examined at once.
 const BATCH: usize = 32;
@@ -35,13 +36,13 @@ pub(super) async fn list(
     budget: ReadBudget,
 ) -> Result<EventPage, DbError> {
     let tx = session.begin_reading().await?;
-    let page = match places::find(&tx, &filter.namespace).await? {
-        Some(place) => {
+    let page = match places::select(&tx, &filter.namespace).await? {
+        Some(places) => {
             let before = before.unwrap_or(DeliverySeq::MAX);
             let mut list = EventList {
                 session: &tx,
                 filter,
-                place,
+                places,
                 with_data,
                 limiter: ReadLimiter::start(budget),
                 matched: MatchedEvents::begin(&tx, filter, before).await?,
@@ -61,7 +62,7 @@ type NextEvent = (EventSeq, bool);
 struct EventList<'l> {
     session: &'l Session,
     filter: &'l EventFilter,
-    place: i64,
+    places: Selection,
     with_data: bool,
     limiter: ReadLimiter,
     matched: MatchedEvents,
@@ -111,7 +112,7 @@ impl EventList<'_> {
                 break;
             }
             self.matched.refill(self.session, &mut self.limiter).await?;
-            self.unmatched.refill(self.session, self.place).await?;
+            self.unmatched.refill(self.session, self.places).await?;
             let (matched, unmatched) = (self.matched.events.front(), self.unmatched.events.front());
             let Some(event) = matched.max(unmatched).copied() else { break };
             // Events with deliveries below this position are not known.
@@ -133,7 +134,7 @@ impl EventList<'_> {
         free: usize,
     ) -> Result<HashMap<EventSeq, Examined>, DbError> {
         let seqs: Vec<EventSeq> = batch.iter().map(|(event, _)| *event).collect();
-        let mut summaries = event_rows::summaries(self.session, self.place, &seqs).await?;
+        let mut summaries = event_rows::summaries(self.session, self.places, &seqs).await?;
         summaries.sort_unstable_by_key(|summary| std::cmp::Reverse(summary.seq));
         let mut examined: HashMap<EventSeq, Examined> =
             seqs.iter().map(|event| (*event, Examined { cost: 1, record: None })).collect();
@@ -298,6 +299,10 @@ pub(super) const UNMATCHED: &str = "
 SELECT seq FROM hookstream.events
 WHERE (place, seq) < ($1, $2) AND (place, seq) >= ($1, $3) AND unmatched ORDER BY place DESC, seq DESC LIMIT 64";
 
+// Also of places that have ended, which `event_rows::summaries` leaves out.
+pub(super) const UNMATCHED_OF_ALL: &str = "
+SELECT seq FROM hookstream.events WHERE seq < $1 AND seq >= $2 AND unmatched ORDER BY seq DESC LIMIT 64";
+
 impl UnmatchedEvents {
     async fn begin(session: &Session, filter: &EventFilter, before: DeliverySeq) -> Result<Self, DbError> {
         let is_listed =
@@ -308,11 +313,13 @@ impl UnmatchedEvents {
         let mut before = event_seq(before.saturating_sub(1)).saturating_add(1);
         let mut first = 0;
         if let Some(until) = filter.until {
-            let later = until.0.saturating_add(walk::DISORDER);
-            before = before.min(walk::first_event_since(session, later).await?);
+            let later = until.0.saturating_add(event_numbers::DISORDER);
+            before = before.min(event_numbers::first_event_since(session, later).await?);
         }
         if let Some(since) = filter.since {
-            first = walk::first_event_since(session, since.0.saturating_sub(walk::DISORDER)).await?;
+            first =
+                event_numbers::first_event_since(session, since.0.saturating_sub(event_numbers::DISORDER))
+                    .await?;
         }
         Ok(UnmatchedEvents { before: Some(before), first, events: VecDeque::new() })
     }
@@ -321,10 +328,13 @@ impl UnmatchedEvents {
         self.events.is_empty() && self.before.is_some()
     }
 
-    async fn refill(&mut self, session: &Session, place: i64) -> Result<(), DbError> {
+    async fn refill(&mut self, session: &Session, places: Selection) -> Result<(), DbError> {
         let (true, Some(before)) = (self.events.is_empty(), self.before) else { return Ok(()) };
-        let params = [(&place as _, Type::INT8), (&before as _, Type::INT8), (&self.first as _, Type::INT8)];
-        let rows = session.query(UNMATCHED, &params).await?;
+        let (before, first) = ((&before as _, Type::INT8), (&self.first as _, Type::INT8));
+        let rows = match places {
+            Selection::One(place) => session.query(UNMATCHED, &[(&place, Type::INT8), before, first]).await?,
+            Selection::All => session.query(UNMATCHED_OF_ALL, &[before, first]).await?,
+        };
         for row in &rows {
             self.events.push_back(row.try_get(0)?);
         }

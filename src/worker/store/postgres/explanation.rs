@@ -7,11 +7,12 @@ use tokio_postgres::types::Type;
 use super::super::sequence::{first_delivery, last_delivery};
 use super::super::{DeliverySeq, EventExplanation, EventSeq};
 use super::failure::DbError;
+use super::places::{self, Selection};
 use super::records;
 use super::rows::{self, EVENT_COLUMNS};
 use super::session::Session;
-use super::walk::{self, FINISHED_COLUMNS, FoundDelivery, PENDING_COLUMNS};
-use super::{places, text};
+use super::walk::{FINISHED_COLUMNS, FoundDelivery, PENDING_COLUMNS};
+use super::{event_numbers, text};
 use crate::core::time::Millis;
 
 /// The most attempts of an explanation.
@@ -36,8 +37,9 @@ async fn explain_in(
 ) -> Result<Option<EventExplanation>, DbError> {
     let Some(place) = places::find(tx, namespace).await? else { return Ok(None) };
     let id = text::stored(event_id);
-    let newest = walk::events_with_id(tx, (place, &id), EventSeq::MAX, true).await?.first().copied();
-    let Some(seq) = newest else { return Ok(None) };
+    let of_id = (Selection::One(place), id.as_ref());
+    let newest = event_numbers::events_with_id(tx, of_id, EventSeq::MAX, true).await?;
+    let Some(seq) = newest.first().copied() else { return Ok(None) };
     let sql = format!(
         "SELECT e.accepted, {EVENT_COLUMNS} FROM hookstream.events e
          JOIN hookstream.places ns ON ns.id = e.place WHERE e.seq = $1"

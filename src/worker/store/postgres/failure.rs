@@ -13,8 +13,6 @@ pub(super) enum DbError {
     /// The connection ended during COMMIT: the transaction may be committed or not.
     #[error("the answer to a COMMIT was lost")]
     OutcomeUnknown,
-    #[error("the connection was closed")]
-    Closed,
     #[error("a row cannot be read: {0}")]
     Unreadable(String),
 }
@@ -55,7 +53,6 @@ impl From<DbError> for StoreError {
     fn from(error: DbError) -> Self {
         match error {
             DbError::Store(error) => error,
-            DbError::Closed => StoreError::Closed,
             DbError::OutcomeUnknown => unavailable(),
             DbError::Unreadable(why) => StoreError::Refused(format!("a row cannot be read: {why}")),
             DbError::Postgres(error) => connect::failure(&error),

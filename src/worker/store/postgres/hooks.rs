@@ -8,9 +8,11 @@ use tokio_postgres::types::Type;
 
 use super::super::HookId;
 use super::failure::DbError;
+use super::places::Selection;
 use super::rows::{shared, total_held};
 use super::session::Session;
 use super::shard::shard_of;
+use super::text;
 use crate::core::fast_map::FastMap;
 use crate::core::time::Millis;
 
@@ -80,8 +82,19 @@ pub(super) async fn find_or_insert_many(
     hooks: &FastMap<Arc<str>, &HookId>,
     places: &HashMap<String, i64>,
 ) -> Result<FastMap<Arc<str>, HookRow>, DbError> {
+    let uids: Vec<&str> = hooks.keys().map(|uid| &**uid).collect();
+    let found = find_many(session, &uids).await?;
+    insert_missing(session, hooks, found, places).await
+}
+
+/// Inserts those of these hooks that were not found. Returns all of them. `places`: the present place of each namespace.
+pub(super) async fn insert_missing(
+    session: &Session,
+    hooks: &FastMap<Arc<str>, &HookId>,
+    mut found: FastMap<Arc<str>, HookRow>,
+    places: &HashMap<String, i64>,
+) -> Result<FastMap<Arc<str>, HookRow>, DbError> {
     let mut uids: Vec<&str> = hooks.keys().map(|uid| &**uid).collect();
-    let mut found = find_many(session, &uids).await?;
     let retired: Vec<i64> = found.values().filter(|hook| hook.is_retired).map(|hook| hook.row_id).collect();
     if !retired.is_empty() {
         // The sweep may be removing it, and its delivery would then have no hook. One that is gone is inserted again.
@@ -122,8 +135,29 @@ pub(super) async fn find_or_insert_many(
     find_many(session, &all).await
 }
 
+/// Returns the row ids of the hooks that have or had a name.
+pub(super) async fn of_name(session: &Session, places: Selection, name: &str) -> Result<Vec<i64>, DbError> {
+    let name = text::stored(name);
+    let name = (&name.as_ref() as _, Type::TEXT);
+    let rows = match places {
+        Selection::One(place) => {
+            let sql = "SELECT id FROM hookstream.hooks WHERE place = $2 AND name = $1";
+            session.query(sql, &[name, (&place, Type::INT8)]).await?
+        }
+        Selection::All => {
+            let sql = "SELECT h.id FROM hookstream.hooks h JOIN hookstream.namespaces n ON n.place = h.place
+                       WHERE h.name = $1";
+            session.query(sql, &[name]).await?
+        }
+    };
+    rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+}
+
 /// Finds the hooks with these row ids.
 pub(super) async fn find_rows(session: &Session, row_ids: &[i64]) -> Result<FastMap<i64, HookRow>, DbError> {
+    if row_ids.is_empty() {
+        return Ok(FastMap::default());
+    }
     let sql = format!(
         "SELECT {HOOK_COLUMNS} FROM hookstream.hooks h JOIN hookstream.places hp ON hp.id = h.place
          WHERE h.id = ANY($1)"

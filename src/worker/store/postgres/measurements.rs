@@ -55,6 +55,7 @@ pub(super) async fn stats(session: &Session) -> Result<StoreStats, DbError> {
         file_bytes: number(SIZE).await?,
         key_memory_bytes: 0,
         memory_bytes: 0,
+        owned_shards: 0,
     })
 }
 

@@ -19,6 +19,7 @@ pub mod connect;
 mod connections;
 mod due;
 mod ended_places;
+mod event_numbers;
 mod event_rows;
 mod events_list;
 mod expired;

@@ -1,4 +1,4 @@
-//! Tells the dispatcher what it cannot know: deliveries of own hooks that other workers accepted or changed, and changes of
+//! Notifies the dispatcher of what other processes did: deliveries of own hooks that other workers accepted or changed, and changes of
 //! ownership.
 //!
 //! Signals of other workers come at once (`signals`). A poll behind them is enough alone. It reads the hooks with due
@@ -120,7 +120,7 @@ impl Noticing {
         Some(Listener { _session: session, signals })
     }
 
-    /// Tells the dispatcher what another worker signals about own hooks.
+    /// Notifies the dispatcher of what another worker signals about own hooks.
     async fn forward(&self, payload: &str) -> Result<(), Ended> {
         let (mut due, mut changed) = (Vec::new(), Vec::new());
         for signal in signals::read(payload) {
@@ -149,7 +149,7 @@ impl Noticing {
         self.send(DispatchNotice::Changed(changed.collect())).await
     }
 
-    /// Tells the dispatcher the own hooks with due deliveries. Returns when to do it again.
+    /// Notifies the dispatcher of own hooks with due deliveries. Returns when to do it again.
     async fn poll(&self, listener: &Option<Listener>) -> Result<Duration, Ended> {
         let started = Instant::now();
         match self.due_hooks().await {

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use tokio_postgres::types::Type;
 
+use super::super::ALL_NAMESPACES;
 use super::failure::DbError;
 use super::session::Session;
 use super::text;
@@ -18,6 +19,32 @@ pub(super) async fn find(session: &Session, name: &str) -> Result<Option<i64>, D
         )
         .await?;
     row.map(|row| Ok(row.try_get(0)?)).transpose()
+}
+
+/// The places whose objects a list has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Selection {
+    One(i64),
+    /// The present places of all namespaces.
+    All,
+}
+
+impl Selection {
+    /// Returns the place. None: all.
+    pub(super) fn place(self) -> Option<i64> {
+        match self {
+            Selection::One(place) => Some(place),
+            Selection::All => None,
+        }
+    }
+}
+
+/// Returns the places of a namespace, or of `ALL_NAMESPACES`. None: the store has no data of it.
+pub(super) async fn select(session: &Session, name: &str) -> Result<Option<Selection>, DbError> {
+    match name {
+        ALL_NAMESPACES => Ok(Some(Selection::All)),
+        name => Ok(find(session, name).await?.map(Selection::One)),
+    }
 }
 
 /// Returns the present places of these namespaces. Inserts those that are missing.

@@ -12,7 +12,10 @@ use uuid::Uuid;
 
 use super::super::read_budget::{ReadBudget, ReadLimiter};
 use super::super::sequence::last_delivery;
-use super::super::{DeliveryFilter, DeliverySeq, DeliveryState, HookId, ReplayJob, StoreError};
+use super::super::{
+    ALL_NAMESPACES, DeliveryFilter, DeliverySeq, DeliveryState, HookId, MAX_LISTED_REPLAYS, ReplayJob,
+    StoreError,
+};
 use super::backlog::BacklogChanges;
 use super::failure::DbError;
 use super::locks::{self, SingleTask};
@@ -146,7 +149,7 @@ async fn step_one(
     )
     .await?;
     tx.commit().await?;
-    Ok(Some(pending.into_iter().map(|pending| pending.hook).collect()))
+    Ok(Some(pending))
 }
 
 /// Plans the next step of a replay. None: its rate allows none yet.
@@ -210,6 +213,9 @@ pub(super) async fn start(
     now: Millis,
 ) -> Result<ReplayJob, DbError> {
     let refused = |why: &str| Err(StoreError::Refused(why.into()).into());
+    if filter.namespace == ALL_NAMESPACES {
+        return refused("a replay needs a namespace");
+    }
     if rate == 0 {
         return refused("a replay at a rate of 0 would never end");
     }
@@ -292,7 +298,7 @@ pub(super) async fn cancel(
     progress(session, namespace, id).await
 }
 
-const COLUMNS: &str = "SELECT r.id, r.filter, r.rate, r.started, r.replayed, r.done_at, r.cancelled
+const COLUMNS: &str = "SELECT r.id, r.filter, r.rate, r.started, r.replayed, r.done_at, r.cancelled, n.name
 FROM hookstream.replays r JOIN hookstream.namespaces n ON n.place = r.place";
 
 /// Returns a replay with its progress.
@@ -304,14 +310,20 @@ pub(super) async fn progress(
     let sql = format!("{COLUMNS} WHERE n.name = $1 AND r.id = $2");
     let name = text::stored(namespace);
     let row = session.query_opt(&sql, &[(&name.as_ref(), Type::TEXT), (&id, Type::UUID)]).await?;
-    row.as_ref().map(|row| job(row, namespace)).transpose()
+    row.as_ref().map(job).transpose()
 }
 
-/// Returns the replays of a namespace, newest first.
+/// Returns the replays of a namespace, or of `ALL_NAMESPACES`, newest first, at most `MAX_LISTED_REPLAYS`.
 pub(super) async fn list(session: &Session, namespace: &str) -> Result<Vec<ReplayJob>, DbError> {
-    let sql = format!("{COLUMNS} WHERE n.name = $1 ORDER BY r.started DESC, r.id DESC");
-    let rows = session.query(&sql, &[(&text::stored(namespace).as_ref(), Type::TEXT)]).await?;
-    rows.iter().map(|row| job(row, namespace)).collect()
+    let newest = format!("ORDER BY r.started DESC, r.id DESC LIMIT {MAX_LISTED_REPLAYS}");
+    let rows = match namespace {
+        ALL_NAMESPACES => session.query(&format!("{COLUMNS} {newest}"), &[]).await?,
+        name => {
+            let sql = format!("{COLUMNS} WHERE n.name = $1 {newest}");
+            session.query(&sql, &[(&text::stored(name).as_ref(), Type::TEXT)]).await?
+        }
+    };
+    rows.iter().map(job).collect()
 }
 
 fn unfinished(row: &Row) -> Result<Unfinished, DbError> {
@@ -333,11 +345,12 @@ fn filter(row: &Row) -> Result<Result<DeliveryFilter, String>, DbError> {
     Ok(serde_json::from_str(&stored).map_err(|error| error.to_string()))
 }
 
-fn job(row: &Row, namespace: &str) -> Result<ReplayJob, DbError> {
+fn job(row: &Row) -> Result<ReplayJob, DbError> {
     let (filter, error) = match filter(row)? {
         Ok(filter) => (filter, None),
         Err(error) => {
-            let filter = DeliveryFilter { namespace: namespace.to_owned(), ..DeliveryFilter::default() };
+            let namespace = text::original(row.try_get("name")?);
+            let filter = DeliveryFilter { namespace, ..DeliveryFilter::default() };
             (filter, Some(format!("its stored filter cannot be read: {error}")))
         }
     };

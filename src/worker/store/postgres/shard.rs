@@ -2,8 +2,8 @@
 
 use sha2::{Digest, Sha256};
 
-/// The number of shards. Part of the format: the column `hooks.shard` has its result.
-pub(super) const SHARDS: i16 = 256;
+/// The number of shards. Part of the format: the column `hooks.shard` depends on it.
+pub(super) const SHARDS: i16 = super::super::SHARDS.cast_signed();
 
 /// Returns the shard of a hook.
 pub(super) fn shard_of(hook_uid: &str) -> i16 {

@@ -1,8 +1,8 @@
 //! Signals between workers, by NOTIFY: hooks with new due deliveries, and deliveries that were replayed or cancelled.
 //!
 //! Sent outside the transactions that they report, because NOTIFY takes a lock of the whole database at commit; at most one
-//! each 10 ms. A lost signal delays a delivery until the next poll (`notices`). Behind a pooler nobody listens, and the poll is
-//! all.
+//! each 10 ms. A lost signal delays a delivery until the next poll (`notices`). Behind a pooler no worker listens, and the poll
+//! finds everything.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ const MAX_PAYLOAD: usize = 7900;
 /// Signals that wait. Above it they are dropped, and the poll finds the deliveries.
 const MAX_WAITING: usize = 10_000;
 
-/// What a signal tells about a hook: a delivery is due, or this one was changed. In its text, the uid and the number are
+/// What a signal reports about a hook: a delivery is due, or this one was changed. In its text, the uid and the number are
 /// separated by a space.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Signal {
@@ -46,7 +46,7 @@ impl Signals {
         Signals { ownership, waiting: Mutex::default(), wake: Notify::new() }
     }
 
-    /// Tells the owner of a hook, unless it is this process: its caller tells its own dispatcher.
+    /// Notifies the owner of a hook, unless it is this process, whose caller notifies its own dispatcher.
     pub(super) fn send(&self, hook_uid: &str, changed: Option<DeliverySeq>) {
         if self.ownership.owns(hook_uid) {
             return;
@@ -59,7 +59,7 @@ impl Signals {
         self.wake.notify_one();
     }
 
-    /// Sends what waits, until the process stops.
+    /// Sends the waiting signals, until the process stops.
     pub(super) async fn run(self: Arc<Self>, connections: Arc<Connections>, stopping: CancellationToken) {
         loop {
             tokio::select! {

@@ -43,7 +43,7 @@ pub struct PostgresStore {
     pub(super) queued: Arc<AtomicUsize>,
     pub(super) outcomes: Mutex<Option<mpsc::UnboundedSender<QueuedOutcomes>>>,
     pub(super) notices: NoticeReceiver,
-    /// Tells other workers.
+    /// Notifies other workers.
     pub(super) signals: Arc<Signals>,
     /// The connections for users' queries.
     pub(super) read_slots: ReadSlots,

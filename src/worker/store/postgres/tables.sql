@@ -66,6 +66,8 @@ CREATE INDEX events_id ON hookstream.events (place, id, seq);
 CREATE INDEX events_loose ON hookstream.events (accepted, seq) WHERE is_loose;
 CREATE INDEX events_bare ON hookstream.events (kept_until, seq) WHERE is_bare;
 CREATE INDEX events_unmatched ON hookstream.events (place, seq) WHERE unmatched;
+-- Lists of all namespaces.
+CREATE INDEX events_unmatched_all ON hookstream.events (seq) WHERE unmatched;
 
 -- Deliveries that wait for an attempt. Small, so its own settings. `seq` is the event's number, shifted by 20 bits, and the
 -- number of the delivery in its event.
@@ -120,6 +122,7 @@ CREATE INDEX finished_place ON hookstream.finished (place, seq);
 -- Lists of dead letters, which are few among the delivered.
 CREATE INDEX finished_dead_hook ON hookstream.finished (hook, seq) WHERE state = 2;
 CREATE INDEX finished_dead_place ON hookstream.finished (place, seq) WHERE state = 2;
+CREATE INDEX finished_dead_all ON hookstream.finished (seq) WHERE state = 2;
 -- The sizes are included, because retention sums them without reading the rows.
 CREATE INDEX finished_age ON hookstream.finished (finished_at, seq) INCLUDE (size) WHERE state <> 2;
 CREATE INDEX finished_dead ON hookstream.finished (finished_at, seq) INCLUDE (size) WHERE state = 2;

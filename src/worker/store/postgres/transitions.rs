@@ -16,20 +16,15 @@ use crate::core::time::Millis;
 /// Deliveries that one call changes at most, for which others wait.
 pub(super) const BATCH: i64 = 1000;
 
-/// A delivery that is pending again.
-pub(super) struct MadePending {
-    pub(super) seq: DeliverySeq,
-    pub(super) hook: HookId,
-}
-
-/// Makes finished deliveries pending again, and resets their attempts and their age. Returns those that were finished.
+/// Makes finished deliveries pending again, and resets their attempts and their age. Returns the hook of each that was
+/// finished.
 pub(super) async fn make_pending(
     tx: &Session,
     seqs: &[DeliverySeq],
     replayed: bool,
     now: Millis,
     backlog: &mut BacklogChanges,
-) -> Result<Vec<MadePending>, DbError> {
+) -> Result<Vec<HookId>, DbError> {
     if seqs.is_empty() {
         return Ok(Vec::new());
     }
@@ -46,11 +41,11 @@ pub(super) async fn make_pending(
             &[(&seqs, Type::INT8_ARRAY), (&now.0, Type::INT8), (&i32::from(replayed), Type::INT4)],
         )
         .await?;
-    let mut made = Vec::with_capacity(rows.len());
+    let mut hooks = Vec::with_capacity(rows.len());
     for row in &rows {
-        let (seq, hook, size): (i64, i64, i32) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+        let (hook, size) = (row.try_get(1)?, row.try_get(2)?);
         backlog.add(hook, size);
-        made.push((seq, hook));
+        hooks.push(hook);
     }
     // A later death must not clear the memory that the earlier delivery set.
     tx.execute(
@@ -58,11 +53,8 @@ pub(super) async fn make_pending(
         &[(&seqs, Type::INT8_ARRAY)],
     )
     .await?;
-    let of_rows = hooks::find_rows(tx, &made.iter().map(|(_, hook)| *hook).collect::<Vec<_>>()).await?;
-    let named = made
-        .into_iter()
-        .filter_map(|(seq, hook)| of_rows.get(&hook).map(|hook| MadePending { seq, hook: hook.id.clone() }));
-    Ok(named.collect())
+    let of_rows = hooks::find_rows(tx, &hooks).await?;
+    Ok(hooks.iter().filter_map(|hook| of_rows.get(hook).map(|hook| hook.id.clone())).collect())
 }
 
 /// A delivery that a user names.

@@ -1,8 +1,9 @@
 //! Walks the deliveries that a filter may match, in the order of their sequence numbers.
 //!
-//! A walk reads windows. A window is a bounded number of rows that follow each other in an index: of the namespace, of the hooks
-//! of a name, or of the events with an id. The rest of the filter selects rows of the window. So a filter that rejects most rows
-//! cannot make a statement long, and a walk continues exactly behind the last row that it examined.
+//! A walk reads windows. A window is a bounded number of rows that follow each other in an index: of the namespace, of all
+//! namespaces, of the hooks of a name, or of the events with an id. The rest of the filter selects rows of the window. So a
+//! filter that rejects most rows cannot make a statement long, and a walk continues exactly behind the last row that it
+//! examined.
 //!
 //! Conditions on the columns of an index are comparisons of rows, and the order names both columns. Then only that index has the
 //! order, and the planner cannot walk the primary key in the hope of an early match. The number of rows is part of the text for
@@ -14,22 +15,21 @@ use uuid::Uuid;
 
 use super::super::sequence::{event_seq, first_delivery, last_delivery};
 use super::super::{AttemptRecord, DeliveryFilter, DeliverySeq, DeliveryState, EventSeq};
+use super::event_numbers::{DISORDER, events_with_id, first_event_since};
 use super::failure::DbError;
-use super::places;
+use super::hooks;
+use super::places::{self, Selection};
 use super::rows::{duration, limit, status};
 use super::session::Session;
 use super::{state, text};
 use crate::core::time::Millis;
 
-/// Sequence numbers ascend with the times of acceptance, up to this many milliseconds: the clocks of workers differ, and a
-/// worker takes numbers ahead.
-pub(super) const DISORDER: i64 = 3_600_000;
 /// The numbers of rows of a window.
 const WINDOWS: [usize; 4] = [64, 256, 1024, MAX_WINDOW];
 const MAX_WINDOW: usize = 4096;
 /// Events with the wanted id that are read at once.
 const EVENTS: usize = 256;
-/// A name that more hooks had is searched among all deliveries of the namespace, because a window begins with a seek for each
+/// A name that more hooks had is searched among all deliveries of the namespaces, because a window begins with a seek for each
 /// of them.
 const MAX_HOOKS_OF_NAME: usize = 64;
 
@@ -105,10 +105,12 @@ impl FoundDelivery {
 #[derive(Debug)]
 enum Source {
     Place(i64),
+    /// The deliveries of all places, also of those that have ended.
+    AllPlaces,
     /// The row ids of the hooks with the wanted name.
     Hooks(Vec<i64>),
     Event {
-        place: i64,
+        places: Selection,
         id: String,
         /// The events of the present part, in the order of the walk.
         events: Vec<EventSeq>,
@@ -174,9 +176,9 @@ impl Walk {
         range: Range,
         tables: Tables,
     ) -> Result<Option<Self>, DbError> {
-        let Some(place) = places::find(session, &filter.namespace).await? else { return Ok(None) };
+        let Some(places) = places::select(session, &filter.namespace).await? else { return Ok(None) };
         let mut hooks = match &filter.hook {
-            Some(name) => Some(hooks_of_name(session, place, name).await?),
+            Some(name) => Some(hooks::of_name(session, places, name).await?),
             None => None,
         };
         if hooks.as_ref().is_some_and(Vec::is_empty) {
@@ -185,11 +187,14 @@ impl Walk {
         let source = match &filter.event {
             Some(id) => {
                 let id = text::stored(id).into_owned();
-                Source::Event { place, id, events: Vec::new(), part_end: None }
+                Source::Event { places, id, events: Vec::new(), part_end: None }
             }
             None => match hooks.take_if(|hooks| hooks.len() <= MAX_HOOKS_OF_NAME) {
                 Some(hooks) => Source::Hooks(hooks),
-                None => Source::Place(place),
+                None => match places {
+                    Selection::One(place) => Source::Place(place),
+                    Selection::All => Source::AllPlaces,
+                },
             },
         };
         let Range { direction, from, to } = range;
@@ -289,15 +294,15 @@ impl Walk {
         if has_passed(end) {
             return Ok(None);
         }
-        let Source::Event { place, id, events, part_end } = &mut self.source else {
+        let Source::Event { places, id, events, part_end } = &mut self.source else {
             return Ok(Some((0, end)));
         };
         if let Some(part_end) = part_end.filter(|part_end| !has_passed(*part_end)) {
             return Ok(Some((0, part_end)));
         }
         *events = match direction {
-            Direction::Older => events_with_id(session, (*place, id), event_seq(at - 1), true).await?,
-            Direction::Newer => events_with_id(session, (*place, id), event_seq(at + 1), false).await?,
+            Direction::Older => events_with_id(session, (*places, id), event_seq(at - 1), true).await?,
+            Direction::Newer => events_with_id(session, (*places, id), event_seq(at + 1), false).await?,
         };
         let Some(last) = events.last() else { return Ok(None) };
         let last = match (events.len() < EVENTS, direction) {
@@ -316,6 +321,7 @@ impl Walk {
     ) -> Result<ReadWindow, DbError> {
         let ids = match &self.source {
             Source::Place(place) => std::slice::from_ref(place),
+            Source::AllPlaces => &[],
             Source::Hooks(hooks) => hooks.as_slice(),
             Source::Event { events, .. } => events.as_slice(),
         };
@@ -346,7 +352,7 @@ impl Walk {
         Ok(window)
     }
 
-    /// Returns the statement for a window of so many rows.
+    /// Returns the statement for a window of this number of rows.
     pub(super) fn sql(&self, rows: usize) -> String {
         let (order, last) = match self.direction {
             Direction::Older => ("DESC", "min"),
@@ -370,6 +376,9 @@ impl Walk {
         if self.hooks.is_some() {
             conditions += " AND hook = ANY($7)";
         }
+        if matches!(self.source, Source::AllPlaces) {
+            conditions += " AND place NOT IN (SELECT id FROM hookstream.places WHERE ended)";
+        }
         if let Some(number) = self.state.and_then(state::number) {
             conditions += &format!(" AND state = {number}");
         }
@@ -388,9 +397,17 @@ LEFT JOIN matched m ON true ORDER BY m.seq {order}"
             Direction::Older => ("DESC", "<", ">="),
             Direction::Newer => ("ASC", ">", "<="),
         };
+        // The text of a partial index, so that the planner finds it.
+        let state = if self.state == Some(DeliveryState::Dead) { "AND t.state = 2 " } else { "" };
         let column = match &self.source {
             Source::Place(_) => "place",
             Source::Hooks(_) => "hook",
+            Source::AllPlaces => {
+                return format!(
+                    "(SELECT {columns}, t.place FROM hookstream.{table} t
+        WHERE t.seq {from} $2 AND t.seq {to} $3 {state}ORDER BY t.seq {order} LIMIT {rows})"
+                );
+            }
             Source::Event { .. } => {
                 return format!(
                     "SELECT w.* FROM unnest($1) AS o (event) CROSS JOIN LATERAL (
@@ -400,8 +417,6 @@ LEFT JOIN matched m ON true ORDER BY m.seq {order}"
                 );
             }
         };
-        // The text of a partial index, so that the planner finds it.
-        let state = if self.state == Some(DeliveryState::Dead) { "AND t.state = 2 " } else { "" };
         format!(
             "SELECT w.* FROM unnest($1) AS o (owner) CROSS JOIN LATERAL (
         SELECT {columns} FROM hookstream.{table} t
@@ -417,51 +432,4 @@ struct ReadWindow {
     matched: Vec<FoundDelivery>,
     examined: usize,
     last: Option<DeliverySeq>,
-}
-
-/// Returns the row ids of the hooks that have or had a name.
-async fn hooks_of_name(session: &Session, place: i64, name: &str) -> Result<Vec<i64>, DbError> {
-    let rows = session
-        .query(
-            "SELECT id FROM hookstream.hooks WHERE place = $1 AND name = $2",
-            &[(&place, Type::INT8), (&text::stored(name).as_ref(), Type::TEXT)],
-        )
-        .await?;
-    rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
-}
-
-pub(super) const OLDER_EVENTS: &str = "
-SELECT seq FROM hookstream.events WHERE (place, id, seq) <= ($1, $2, $3) AND (place, id) >= ($1, $2)
-ORDER BY place DESC, id DESC, seq DESC LIMIT 256";
-
-const NEWER_EVENTS: &str = "
-SELECT seq FROM hookstream.events WHERE (place, id, seq) >= ($1, $2, $3) AND (place, id) <= ($1, $2)
-ORDER BY place, id, seq LIMIT 256";
-
-/// Returns the next events with an id, from `from` on: the newest first if `is_older`. `id`: as it is stored.
-pub(super) async fn events_with_id(
-    session: &Session,
-    (place, id): (i64, &str),
-    from: EventSeq,
-    is_older: bool,
-) -> Result<Vec<EventSeq>, DbError> {
-    let sql = if is_older { OLDER_EVENTS } else { NEWER_EVENTS };
-    let rows = session.query(sql, &[(&place, Type::INT8), (&id, Type::TEXT), (&from, Type::INT8)]).await?;
-    rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
-}
-
-/// Returns the first possible event that was accepted at `at` or later, of events whose order deviates from their times by
-/// less than `at` allows for. Bisects the sequence numbers, with an index seek for each step.
-pub(super) async fn first_event_since(session: &Session, at: i64) -> Result<EventSeq, DbError> {
-    let sql = "
-WITH RECURSIVE bisected (low, high) AS (
-    SELECT 0::bigint, coalesce(max(seq), 0) + 1 FROM hookstream.events
-    UNION ALL
-    SELECT CASE WHEN e.accepted < $1 THEN e.seq + 1 ELSE b.low END,
-           CASE WHEN e.accepted < $1 THEN b.high ELSE b.low + (b.high - b.low) / 2 END
-    FROM bisected b LEFT JOIN LATERAL (
-        SELECT seq, accepted FROM hookstream.events WHERE seq >= b.low + (b.high - b.low) / 2 ORDER BY seq LIMIT 1) e ON true
-    WHERE b.low < b.high)
-SELECT low FROM bisected WHERE low >= high";
-    Ok(session.query_one(sql, &[(&at, Type::INT8)]).await?.try_get(0)?)
 }

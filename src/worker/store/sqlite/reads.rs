@@ -11,7 +11,9 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension, params};
 use uuid::Uuid;
 
-use super::super::{DeliverySeq, DueDeliveries, HookBacklog, HookId, PendingDelivery, ReadLimit, StoreStats};
+use super::super::{
+    DeliverySeq, DueDeliveries, HookBacklog, HookId, PendingDelivery, ReadLimit, SHARDS, StoreStats,
+};
 use super::outcomes::Snapshot;
 use super::rows::{event, hook_id, total_held};
 use super::sequence;
@@ -278,6 +280,7 @@ pub(super) fn stats(conn: &Connection, recent: &Snapshot) -> rusqlite::Result<St
         file_bytes: count("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")?,
         key_memory_bytes: 0,
         memory_bytes: 0,
+        owned_shards: SHARDS.into(),
     })
 }
 

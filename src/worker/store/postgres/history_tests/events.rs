@@ -1,6 +1,6 @@
 //! Lists of events, compared with a filter in memory.
 
-use super::super::super::{EventFilter, EventOutcome, EventRecord};
+use super::super::super::{ALL_NAMESPACES, EventFilter, EventOutcome, EventRecord};
 use super::super::events_list;
 use super::*;
 
@@ -122,6 +122,36 @@ async fn every_filter_finds_the_events_that_match_it() {
                 assert_eq!(record.event.data.get(), if page.1 { &*event.data } else { "null" });
             }
         }
+    }
+}
+
+#[tokio::test]
+async fn a_list_of_all_namespaces_merges_them_without_ended_places() {
+    let database = Database::new().await;
+    let session = database.session().await;
+    let in_shop = filled(&session).await;
+    places::set_uid(&session, "other", Some("1")).await.unwrap();
+    let seqs = async |outcome: Option<EventOutcome>, page: usize, rows: usize| -> Vec<i64> {
+        let filter = EventFilter { namespace: ALL_NAMESPACES.into(), outcome, ..EventFilter::default() };
+        let found = all(&session, &filter, (page, false), rows).await;
+        found.iter().map(|record| (record.accepted.0 - T0.0) / 60_000).collect()
+    };
+    let unmatched = Some(EventOutcome::Unmatched);
+    let of_shop = |is_listed: fn(&StoredEvent) -> bool| -> Vec<i64> {
+        in_shop.iter().filter(|event| is_listed(event)).map(|event| event.seq).collect()
+    };
+    for (page, rows) in [(7, 10_000), (1000, 10_000), (30, 1)] {
+        assert_eq!(seqs(None, page, rows).await, (1..=200).rev().collect::<Vec<_>>());
+        let expected: Vec<i64> = (1..=200)
+            .rev()
+            .filter(|seq| seq % 11 == 0 || of_shop(|e| e.deliveries.is_empty()).contains(seq))
+            .collect();
+        assert_eq!(seqs(unmatched, page, rows).await, expected);
+    }
+    assert!(places::set_uid(&session, "other", Some("2")).await.unwrap());
+    for (page, rows) in [(7, 10_000), (1000, 10_000), (30, 1)] {
+        assert_eq!(seqs(None, page, rows).await, of_shop(|_| true));
+        assert_eq!(seqs(unmatched, page, rows).await, of_shop(|e| e.deliveries.is_empty()));
     }
 }
 

@@ -1,6 +1,6 @@
 //! Lists and counts of deliveries, compared with a filter in memory.
 
-use super::super::super::{DeliveryFilter, PartialCount};
+use super::super::super::{ALL_NAMESPACES, DeliveryFilter, PartialCount, selects_namespace};
 use super::super::{explanation, history};
 use super::*;
 
@@ -15,13 +15,14 @@ const STATES: [DeliveryState; 5] = [
 /// A delivery as the filter in memory sees it.
 struct Known {
     seq: DeliverySeq,
+    namespace: &'static str,
     hook: &'static str,
     event: String,
     state: DeliveryState,
     accepted: Millis,
 }
 
-/// Fills two namespaces. Two hooks have the name "a".
+/// Fills two namespaces, and a place that has ended. Four hooks have the name "a".
 async fn filled(session: &Session) -> Vec<Known> {
     let (shop, other) = (place(session, "shop").await, place(session, "other").await);
     let mut hooks = Vec::new();
@@ -29,19 +30,29 @@ async fn filled(session: &Session) -> Vec<Known> {
         hooks.push((insert_hook(session, shop, uid, name).await, name));
     }
     let foreign = insert_hook(session, other, "4", "a").await;
+    places::set_uid(session, "recreated", Some("1")).await.unwrap();
+    let ended = place(session, "recreated").await;
+    let former = insert_hook(session, ended, "5", "a").await;
     let mut known = Vec::new();
     for seq in 1..=150_i64 {
         let n = usize::try_from(seq).unwrap();
         // The times of some events go back, as with workers whose clocks differ.
         let accepted = Millis(T0.0 + n as u64 as i64 * 60_000 - if n % 7 == 0 { 300_000 } else { 0 });
         let id = match n % 10 {
-            0 => "repeated".to_owned(),
+            0 | 4 => "repeated".to_owned(),
             1 => format!("nul\0{n}"),
             _ => format!("e{n}"),
         };
-        if n % 5 == 4 {
-            insert(session, other, &[StoredEvent::new(seq, &id, accepted, &[(foreign, STATES[n % 5])])])
-                .await;
+        let state = STATES[n / 5 % 5];
+        if n % 15 == 4 {
+            insert(session, ended, &[StoredEvent::new(seq, &id, accepted, &[(former, state)])]).await;
+            continue;
+        }
+        if n % 5 == 0 {
+            let event = StoredEvent::new(seq, &id, accepted, &[(foreign, state)]);
+            let (seq, namespace, hook) = (event.delivery(0), "other", "a");
+            known.push(Known { seq, namespace, hook, event: id, state, accepted });
+            insert(session, other, &[event]).await;
             continue;
         }
         let count = n % 4;
@@ -50,15 +61,17 @@ async fn filled(session: &Session) -> Vec<Known> {
         let event = StoredEvent::new(seq, &id, accepted, &stored);
         insert(session, shop, std::slice::from_ref(&event)).await;
         for (index, ((_, hook), state)) in deliveries.into_iter().enumerate() {
-            known.push(Known { seq: event.delivery(index), hook, event: id.clone(), state, accepted });
+            let (seq, namespace) = (event.delivery(index), "shop");
+            known.push(Known { seq, namespace, hook, event: id.clone(), state, accepted });
         }
     }
+    assert!(places::set_uid(session, "recreated", Some("2")).await.unwrap());
     known.reverse();
     known
 }
 
 fn matches(filter: &DeliveryFilter, known: &Known) -> bool {
-    filter.namespace == "shop"
+    selects_namespace(&filter.namespace, known.namespace)
         && filter.hook.as_ref().is_none_or(|name| known.hook == name)
         && filter.state.is_none_or(|state| known.state == state)
         && filter.event.as_ref().is_none_or(|id| known.event == *id)
@@ -86,6 +99,10 @@ fn filters() -> Vec<DeliveryFilter> {
             filters.push(DeliveryFilter { until: Some(middle), ..of_hook });
         }
     }
+    let namespace = || ALL_NAMESPACES.to_owned();
+    let of_all: Vec<_> =
+        filters.iter().map(|filter| DeliveryFilter { namespace: namespace(), ..filter.clone() }).collect();
+    filters.extend(of_all);
     filters
 }
 
@@ -119,7 +136,7 @@ async fn every_filter_finds_the_deliveries_that_match_it() {
             );
             for (record, known) in found.iter().zip(&want) {
                 assert_eq!(record.id, id_of(known.seq));
-                assert_eq!((&*record.hook.name, &*record.hook.namespace), (known.hook, "shop"));
+                assert_eq!((&*record.hook.name, &*record.hook.namespace), (known.hook, known.namespace));
                 assert_eq!(
                     (&record.event_id, record.state, record.accepted),
                     (&known.event, known.state, known.accepted)
@@ -162,11 +179,13 @@ async fn a_name_of_many_hooks_is_found() {
     for n in 70..80 {
         insert_hook(&session, shop, &n.to_string(), "often").await;
     }
-    let filter =
-        DeliveryFilter { namespace: "shop".into(), hook: Some("often".into()), ..DeliveryFilter::default() };
-    let page = history::list(&session, &filter, None, 100, budget(10_000)).await.unwrap();
-    assert_eq!((page.records.len(), page.next), (63, None));
-    assert!(page.records.iter().all(|record| &*record.hook.name == "often"));
+    for namespace in ["shop", ALL_NAMESPACES] {
+        let (namespace, hook) = (namespace.into(), Some("often".into()));
+        let filter = DeliveryFilter { namespace, hook, ..DeliveryFilter::default() };
+        let page = history::list(&session, &filter, None, 100, budget(10_000)).await.unwrap();
+        assert_eq!((page.records.len(), page.next), (63, None));
+        assert!(page.records.iter().all(|record| &*record.hook.name == "often"));
+    }
 }
 
 #[tokio::test]

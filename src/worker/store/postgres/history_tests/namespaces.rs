@@ -2,7 +2,10 @@
 
 use futures::future::join_all;
 
+use super::super::failure::DbError;
+use super::super::replays;
 use super::*;
+use crate::worker::store::{DeliveryFilter, StoreError};
 
 #[tokio::test]
 async fn a_namespace_that_is_created_again_has_a_new_place() {
@@ -39,4 +42,14 @@ async fn workers_insert_and_end_a_namespace_once() {
     let ended = join_all(sessions.iter().map(|session| places::set_uid(session, "a", Some("2")))).await;
     assert_eq!(ended.into_iter().filter(|ended| *ended.as_ref().unwrap()).count(), 1);
     assert_eq!(database.count("places").await, 4);
+}
+
+/// A replay of all namespaces would send deliveries of namespaces in which the user has no rights.
+#[tokio::test]
+async fn a_replay_of_all_namespaces_is_refused() {
+    let database = Database::new().await;
+    let session = database.session().await;
+    let started = replays::start(&session, &DeliveryFilter::default(), 1, T0).await;
+    assert!(matches!(started, Err(DbError::Store(StoreError::Refused(_)))), "{started:?}");
+    assert!(places::names(&session).await.unwrap().is_empty());
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio_postgres::types::Type;
 
-pub(super) use ownership::{Ownership, OwnershipChange};
+pub(super) use ownership::Ownership;
 use share::{ShardRow, ShareChange};
 
 use super::super::DeliverySeq;
@@ -95,7 +95,7 @@ impl Membership {
         Ok(true)
     }
 
-    /// Takes shards that nobody owns. Of two workers that take the same shard, the database lets one have it.
+    /// Takes shards without an owner. Of two workers that take the same shard, the database lets one have it.
     async fn take(&self, session: &Session, own: i64, shards: &[i16]) -> Result<(), DbError> {
         let rows = session
             .query(

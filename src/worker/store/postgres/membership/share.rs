@@ -6,7 +6,7 @@ use super::super::shard::SHARDS;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) struct ShardRow {
     pub(in super::super) shard: i16,
-    /// A worker whose lease lasts. None: nobody, or a worker that is gone.
+    /// A worker whose lease lasts. None: no worker, or one whose lease ended.
     pub(in super::super) owner: Option<i64>,
     pub(in super::super) epoch: i64,
 }
@@ -46,7 +46,7 @@ pub(super) fn plan(own: i64, workers: &[i64], shards: &[ShardRow]) -> ShareChang
         workers.iter().enumerate().filter(|(_, worker)| **worker != own).flat_map(|(position, worker)| {
             std::iter::repeat_n(*worker, target(position).saturating_sub(count_of(*worker)))
         });
-    // Shards that are free are taken, so nobody gives for them.
+    // The other workers take the free shards, so this one does not give for them.
     let free = shards.iter().filter(|shard| shard.owner.is_none()).count();
     let own_shards = shards.iter().filter(|shard| shard.owner == Some(own)).map(|shard| shard.shard);
     let give = own_shards.rev().take(owned - wanted).zip(receivers.by_ref().skip(free)).collect();

@@ -32,7 +32,7 @@ impl PostgresStore {
         Ok(found.map(|named| self.signal_change(named)))
     }
 
-    /// Tells the owner of the hook that a delivery was changed.
+    /// Notifies the owner of the hook that a delivery was changed.
     fn signal_change(&self, Named { seq, hook, .. }: Named) -> HookId {
         self.signals.send(&hook.uid, Some(seq));
         hook

@@ -154,7 +154,12 @@ impl HistoryStore for PostgresStore {
     }
 
     fn step_replays(&self, now: Millis) -> BoxFuture<'_, Result<Vec<HookId>, StoreError>> {
-        async move { Ok(replays::step(&self.session().await?, self.direct_writer(), now).await?) }.boxed()
+        async move {
+            let hooks = replays::step(&self.session().await?, self.direct_writer(), now).await?;
+            hooks.iter().for_each(|hook| self.signals.send(&hook.uid, None));
+            Ok(hooks)
+        }
+        .boxed()
     }
 
     fn count_finished(

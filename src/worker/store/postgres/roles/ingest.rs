@@ -15,7 +15,7 @@ impl IngestStore for PostgresStore {
     fn accept_then(&self, events: Vec<NewEvent>, now: Millis, done: AcceptCallback) {
         let rows = match events.into_iter().map(EventRow::new).collect::<Result<Vec<_>, _>>() {
             Ok(rows) => rows,
-            Err((_, refused)) => return done(Vec::new(), Err(refused)),
+            Err(refused) => return done(Vec::new(), Err(refused)),
         };
         let bytes: usize = rows.iter().map(EventRow::bytes).sum();
         let queued = self.queued.fetch_add(bytes, Ordering::Relaxed);

@@ -34,7 +34,11 @@ impl MaintenanceStore for PostgresStore {
     }
 
     fn stats(&self) -> BoxFuture<'_, Result<StoreStats, StoreError>> {
-        async move { Ok(measurements::stats(&self.session().await?).await?) }.boxed()
+        async move {
+            let owned_shards = self.ownership.shards().len() as u64;
+            Ok(StoreStats { owned_shards, ..measurements::stats(&self.session().await?).await? })
+        }
+        .boxed()
     }
 
     fn hook_stats(&self, uid: &str) -> BoxFuture<'_, Result<StoreStats, StoreError>> {

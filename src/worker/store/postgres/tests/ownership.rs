@@ -45,6 +45,8 @@ async fn workers_share_the_shards_and_an_ended_lease_gives_them_to_the_others() 
     let counts: Vec<usize> = workers.iter().map(|worker| worker.ownership.shards().len()).collect();
     assert_eq!(counts.iter().sum::<usize>(), 256);
     assert!(counts.iter().all(|count| (85..=86).contains(count)), "{counts:?}");
+    let stats = workers[1].stats().await.unwrap();
+    assert_eq!(usize::try_from(stats.owned_shards).unwrap(), counts[1]);
 
     // Closed in order: its shards are given at once.
     workers[2].close().await;

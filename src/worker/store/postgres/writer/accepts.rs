@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use futures::try_join;
 use tokio::sync::mpsc;
 use tokio_postgres::types::Type;
 
 use super::super::super::{AcceptCallback, AcceptedEvent, EventSeq, Fate, NewEvent, StoreError};
 use super::super::accept::{self, EventRow, Request, Results};
-use super::super::backlog::BacklogChanges;
 use super::super::failure::{DbError, unavailable};
 use super::super::session::Session;
 use super::super::shares::ShareLimits;
@@ -29,7 +29,7 @@ pub(in super::super) struct AcceptWriter {
     /// Bytes of the queued requests.
     pub(in super::super) queued: Arc<AtomicUsize>,
     pub(in super::super) limits: Arc<ShareLimits>,
-    /// Tells the owners of the hooks.
+    /// Notifies the owners of the hooks.
     pub(in super::super) signals: Arc<Signals>,
 }
 
@@ -78,7 +78,7 @@ impl AcceptWriter {
         }
     }
 
-    /// Tells the owners of hooks with deliveries that may be sent now.
+    /// Notifies the owners of hooks with deliveries that may be sent now.
     fn signal(&self, request: &Request, result: &Result<Vec<AcceptedEvent>, StoreError>) {
         for (row, accepted) in request.rows.iter().zip(result.iter().flatten()) {
             for (delivery, stored) in row.new.deliveries.iter().zip(&accepted.deliveries) {
@@ -150,14 +150,14 @@ impl AcceptWriter {
         results: &mut Option<Results>,
     ) -> Result<Guard, DbError> {
         let session = self.row.connections.clone().session().await?;
-        number_events(&session, requests).await?;
-        let tx = session.begin().await?;
-        if self.row.begin(&tx).await? == Guard::HasCommitted {
+        // Pipelined. Sequences take no part in transactions, so their numbers may come before or after the BEGIN.
+        let (tx, (), guard) =
+            try_join!(session.begin(), number_events(&session, requests), self.row.begin(&session))?;
+        if guard == Guard::HasCommitted {
             self.row.confirm(tx).await?;
             return Ok(Guard::HasCommitted);
         }
-        let mut backlog = BacklogChanges::default();
-        let executed = accept::accept(&tx, requests, &self.limits, &mut backlog).await;
+        let executed = accept::accept(&tx, requests, &self.limits, self.row.id).await;
         let (accepted, backlogs) = match executed {
             Ok(executed) => executed,
             Err(error) => {
@@ -167,7 +167,6 @@ impl AcceptWriter {
                 return Err(error);
             }
         };
-        backlog.write(&tx, self.row.id).await?;
         let latest = requests.iter().map(|request| request.now).max();
         self.row.mark_commit(&tx, latest).await?;
         *results = Some(accepted);

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use futures::try_join;
 use tokio::sync::{mpsc, oneshot};
 
 use super::super::super::{DeliverySeq, Settlement, StoreError};
@@ -145,8 +146,8 @@ impl OutcomeWriter {
             }
         }
         let session = self.row.connections.clone().session().await?;
-        let tx = session.begin().await?;
-        if self.row.begin(&tx).await? == Guard::HasCommitted {
+        let (tx, guard) = try_join!(session.begin(), self.row.begin(&session))?;
+        if guard == Guard::HasCommitted {
             self.row.confirm(tx).await?;
             return Ok(Guard::HasCommitted);
         }
