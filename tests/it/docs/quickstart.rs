@@ -110,7 +110,10 @@ fn with_local_values(command: &str) -> String {
         (" --context prod", " --token-file token"),
         (" --service-account support", ""),
         ("EVENT-ID", "refund-1 --token-file token"),
-        ("kubectl hookstream", "kubectl hookstream --url $HOOKSTREAM_API_URL --token-file token"),
+        (
+            "kubectl hookstream status",
+            "kubectl hookstream status --url $HOOKSTREAM_API_URL --token-file token",
+        ),
         ("evh/NAME", "-n shop evh/orders"),
         ("annotate eventhook orders", "annotate -n shop eventhook orders"),
     ]
