@@ -14,13 +14,12 @@ use crate::harness::{ControlPlane, DEADLINE, Process, eventually, free_port, run
 const HOME: &str = "hookstream-system";
 
 /// The documents with commands that run in the quickstart's cluster. Keys are rotated and charts upgraded last.
-pub const DOCUMENTS: [&str; 6] = [
+pub const DOCUMENTS: [&str; 5] = [
     "docs/command-line.md",
     "docs/troubleshooting.md",
     "docs/deliveries.md",
     "docs/sync.md",
     "docs/metrics.md",
-    "docs/operations.md",
 ];
 
 #[tokio::test(flavor = "multi_thread")]
