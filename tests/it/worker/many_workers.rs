@@ -274,7 +274,7 @@ async fn a_rolling_restart_refuses_no_event() {
     let args = ["--store-url", &database, "--allow-unsafe-commits"];
     let first = Standalone::start(&manifests, &args).await;
     let data = first.data.clone();
-    let mut workers = vec![first, start_on_copy(&manifests, &args, &data).await];
+    let mut workers = [first, start_on_copy(&manifests, &args, &data).await];
 
     let urls = Arc::new(Mutex::new(workers.iter().map(|worker| worker.url(EVENTS)).collect::<Vec<_>>()));
     let stop = Arc::new(AtomicBool::new(false));
@@ -307,13 +307,13 @@ async fn a_rolling_restart_refuses_no_event() {
         })
         .await;
     };
-    for number in 0..workers.len() {
+    for (number, worker) in workers.iter_mut().enumerate() {
         progress(50).await;
         let new = start_on_copy(&manifests, &args, &data).await;
         urls.lock().unwrap()[number] = new.url(EVENTS);
         // Requests that are on their way to the old one, as those of a load balancer.
         progress(50).await;
-        let old = std::mem::replace(&mut workers[number], new);
+        let old = std::mem::replace(worker, new);
         old.process().terminate().await;
     }
     progress(50).await;
