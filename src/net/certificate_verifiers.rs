@@ -9,17 +9,28 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
+/// The name that a server's certificate must be issued for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VerifiedName {
+    /// The host of the connection.
+    Host,
+    /// Any name: only the authorities are verified.
+    Any,
+}
+
 /// Verifies certificates of servers against configured authorities. Also accepts a certificate that is itself configured
 /// and marked as an authority: `openssl req -x509` makes such a certificate, and other clients accept it.
 #[derive(Debug)]
 pub(super) struct ConfiguredAuthorities {
     verifier: Arc<WebPkiServerVerifier>,
     certificates: Vec<CertificateDer<'static>>,
+    name: VerifiedName,
 }
 
 impl ConfiguredAuthorities {
     pub fn new(
         certificates: Vec<CertificateDer<'static>>,
+        name: VerifiedName,
         provider: Arc<CryptoProvider>,
     ) -> Result<Self, String> {
         let mut roots = RootCertStore::empty();
@@ -29,7 +40,7 @@ impl ConfiguredAuthorities {
         let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
             .build()
             .map_err(|e| e.to_string())?;
-        Ok(ConfiguredAuthorities { verifier, certificates })
+        Ok(ConfiguredAuthorities { verifier, certificates, name })
     }
 }
 
@@ -38,6 +49,16 @@ impl ConfiguredAuthorities {
 fn is_authority_as_server(error: &rustls::Error) -> bool {
     let rustls::Error::InvalidCertificate(CertificateError::Other(other)) = error else { return false };
     other.0.downcast_ref::<webpki::Error>() == Some(&webpki::Error::CaUsedAsEndEntity)
+}
+
+/// Returns true if the certificate is issued for another name.
+fn is_wrong_name(error: &rustls::Error) -> bool {
+    matches!(
+        error,
+        rustls::Error::InvalidCertificate(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. }
+        )
+    )
 }
 
 impl ServerCertVerifier for ConfiguredAuthorities {
@@ -49,9 +70,16 @@ impl ServerCertVerifier for ConfiguredAuthorities {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        match self.verifier.verify_server_cert(certificate, intermediates, name, ocsp, now) {
+        let verified = match self.verifier.verify_server_cert(certificate, intermediates, name, ocsp, now) {
             Err(error) if is_authority_as_server(&error) && self.certificates.contains(certificate) => {
-                verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
+                verify_server_name(&ParsedCertificate::try_from(certificate)?, name)
+                    .map(|()| ServerCertVerified::assertion())
+            }
+            result => result,
+        };
+        match verified {
+            // The name is verified last: the chain is trusted and the certificate is valid now.
+            Err(error) if self.name == VerifiedName::Any && is_wrong_name(&error) => {
                 Ok(ServerCertVerified::assertion())
             }
             result => result,
@@ -78,57 +106,6 @@ impl ServerCertVerifier for ConfiguredAuthorities {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.verifier.supported_verify_schemes()
-    }
-}
-
-/// Verifies certificates as another verifier does, but accepts them for every name: for `sslmode=verify-ca` of PostgreSQL.
-#[derive(Debug)]
-pub(super) struct AcceptAnyName(ConfiguredAuthorities);
-
-impl AcceptAnyName {
-    pub fn new(verifier: ConfiguredAuthorities) -> Self {
-        AcceptAnyName(verifier)
-    }
-}
-
-impl ServerCertVerifier for AcceptAnyName {
-    fn verify_server_cert(
-        &self,
-        certificate: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        name: &ServerName<'_>,
-        ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        match self.0.verify_server_cert(certificate, intermediates, name, ocsp, now) {
-            // The name is verified last: the chain is trusted and the certificate is valid now.
-            Err(rustls::Error::InvalidCertificate(
-                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) => Ok(ServerCertVerified::assertion()),
-            result => result,
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.verify_tls12_signature(message, certificate, signed)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.verify_tls13_signature(message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
     }
 }
 

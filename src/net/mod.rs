@@ -37,9 +37,10 @@ mod timed_stream;
 mod tls;
 mod tls_client;
 
+pub use certificate_verifiers::VerifiedName;
 pub use client::{HttpClient, HttpResponse, SendError, describe_cause};
 pub use connect::Egress;
 pub use port_options::{PortOptions, raise_open_files_limit};
 pub use proxy::{Bypass, Proxy};
 pub use serve_tls::{ServerTls, ServerTlsError};
-pub use tls::{TlsError, TlsOptions, VerifiedName, describe_tls_error};
+pub use tls::{TlsError, TlsOptions, describe_tls_error};

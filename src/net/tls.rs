@@ -8,7 +8,7 @@ use rustls::{AlertDescription, CertificateError, ClientConfig, InvalidMessage};
 use secrecy::{ExposeSecret, SecretSlice};
 use sha2::{Digest, Sha256};
 
-use super::certificate_verifiers::{AcceptAnyCertificate, AcceptAnyName, ConfiguredAuthorities};
+use super::certificate_verifiers::{AcceptAnyCertificate, ConfiguredAuthorities, VerifiedName};
 
 /// Deviations from the default: the certificate authorities of the system and no client certificate.
 #[derive(Debug, Default)]
@@ -19,15 +19,6 @@ pub struct TlsOptions {
     pub client: Option<(Vec<u8>, SecretSlice<u8>)>,
     /// Accept any server certificate.
     pub insecure: bool,
-}
-
-/// The name that a server's certificate must be issued for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum VerifiedName {
-    /// The host of the connection.
-    Host,
-    /// Any name: only the authorities are verified.
-    Any,
 }
 
 /// Why TLS options cannot be used. The messages never contain the certificates or keys.
@@ -79,15 +70,9 @@ impl TlsOptions {
                 .dangerous()
                 .with_custom_certificate_verifier(Arc::new(AcceptAnyCertificate::new(provider)))
         } else if let Some(ca) = &self.ca {
-            let verifier = ConfiguredAuthorities::new(certificates(ca).map_err(TlsError::Ca)?, provider)
-                .map_err(TlsError::Ca)?;
-            let builder = builder.dangerous();
-            match name {
-                VerifiedName::Host => builder.with_custom_certificate_verifier(Arc::new(verifier)),
-                VerifiedName::Any => {
-                    builder.with_custom_certificate_verifier(Arc::new(AcceptAnyName::new(verifier)))
-                }
-            }
+            let certificates = certificates(ca).map_err(TlsError::Ca)?;
+            let verifier = ConfiguredAuthorities::new(certificates, name, provider).map_err(TlsError::Ca)?;
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
         } else {
             let verifier = rustls_platform_verifier::Verifier::new(provider)
                 .map_err(|e| TlsError::System(e.to_string()))?;
