@@ -11,6 +11,9 @@ use crate::core::event::Event;
 use crate::core::gate::GateRequest;
 use crate::core::time::Millis;
 
+/// A duplicate of an event revives dead letters with these reasons, because their receiver may be available again.
+pub(super) const REVIVED: [DeliveryReason; 2] = [DeliveryReason::MaxAge, DeliveryReason::MaxAttempts];
+
 /// An event to accept, with everything that commits with it.
 #[derive(Clone, Debug)]
 pub struct NewEvent {

@@ -14,6 +14,7 @@
 //! Out of scope: matching hooks and filters (`index`, `decide`), retry times (`core::retry`), the order of sending
 //! (`dispatch`).
 
+mod columns;
 mod deliveries;
 mod dispatch_store;
 mod error;

@@ -15,7 +15,7 @@ use super::gate_plan::{GateKey, GatePlan, Placed};
 use super::hooks::{self, HookRow};
 use super::keys::{Claim, StoredKey};
 use super::new_rows::NewDeliveryRow;
-use super::originals::{Original, OriginalDelivery, OriginalState};
+use super::originals::{Original, OriginalDelivery};
 use super::session::Session;
 use super::shares::Backlogs;
 use super::state::{DEAD, DROPPED};
@@ -224,10 +224,10 @@ impl Admission<'_> {
         let found = original.map(|original| original.deliveries.clone()).unwrap_or_default();
         let (mut deliveries, mut hooks_to_notify) = (Vec::with_capacity(found.len()), Vec::new());
         for delivery in &found {
-            let mut fate = self.present_fate(delivery.seq, delivery.fate());
+            let mut fate = self.present_fate(delivery.seq, delivery.fate);
             // Only of hooks that the duplicate matches. Other hooks are deleted or no longer match.
             let is_matched = row.new.deliveries.iter().any(|new| new.hook.uid == delivery.hook.id.uid);
-            if delivery.is_revivable() && is_matched && self.revive(delivery, now) {
+            if delivery.is_revivable && is_matched && self.revive(delivery, now) {
                 fate = Fate::Pending { due: now, suppressed: delivery.suppressed };
                 hooks_to_notify.push(delivery.hook.id.clone());
             }
@@ -249,7 +249,7 @@ impl Admission<'_> {
         // Later duplicates of the group find it pending.
         for original in self.originals.values_mut() {
             for other in original.deliveries.iter_mut().filter(|other| other.seq == seq) {
-                other.state = OriginalState::Pending { due: now, suppressed };
+                (other.fate, other.is_revivable) = (Fate::Pending { due: now, suppressed }, false);
             }
         }
         self.backlogs.add(delivery.hook.row_id, delivery.hook.place, size);

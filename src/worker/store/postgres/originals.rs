@@ -4,6 +4,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
+use super::super::events::REVIVED;
 use super::super::{DeliverySeq, EventSeq, Fate, sequence};
 use super::failure::DbError;
 use super::hooks::{HOOK_COLUMNS, HookRow};
@@ -11,12 +12,8 @@ use super::rows;
 use super::session::Session;
 use super::state::{DEAD, DROPPED};
 use super::text::original;
-use crate::core::delivery_reason::DeliveryReason;
 use crate::core::fast_map::FastMap;
 use crate::core::time::Millis;
-
-/// A duplicate of the event revives dead letters with these reasons, because their receiver may be available again.
-const REVIVED: [DeliveryReason; 2] = [DeliveryReason::MaxAge, DeliveryReason::MaxAttempts];
 
 /// An event that was accepted before.
 #[derive(Clone, Debug, Default)]
@@ -32,34 +29,11 @@ pub(super) struct OriginalDelivery {
     pub(super) seq: DeliverySeq,
     pub(super) id: Uuid,
     pub(super) hook: HookRow,
-    pub(super) state: OriginalState,
+    pub(super) fate: Fate,
+    /// It died because its receiver was unavailable.
+    pub(super) is_revivable: bool,
     pub(super) suppressed: u32,
     pub(super) size: i32,
-}
-
-#[derive(Clone, Copy, Debug)]
-pub(super) enum OriginalState {
-    Pending { due: Millis, suppressed: u32 },
-    Candidate { due: Millis },
-    Dropped,
-    Dead { is_revivable: bool },
-    Ended,
-}
-
-impl OriginalDelivery {
-    pub(super) fn fate(&self) -> Fate {
-        match self.state {
-            OriginalState::Pending { due, suppressed } => Fate::Pending { due, suppressed },
-            OriginalState::Candidate { due } => Fate::Candidate { due },
-            OriginalState::Dropped => Fate::Dropped,
-            OriginalState::Dead { .. } => Fate::Dead,
-            OriginalState::Ended => Fate::Ended,
-        }
-    }
-
-    pub(super) fn is_revivable(&self) -> bool {
-        matches!(self.state, OriginalState::Dead { is_revivable: true })
-    }
 }
 
 /// Finds the events and their deliveries.
@@ -104,21 +78,22 @@ pub(super) async fn find(
 fn read(row: &Row) -> Result<OriginalDelivery, DbError> {
     let (due, suppressed) = (Millis(row.try_get("due")?), rows::count(row.try_get("suppressed")?));
     let reason: Option<&str> = row.try_get("reason")?;
-    let state = match row.try_get::<_, Option<i16>>("state")? {
-        None if row.try_get("is_candidate")? => OriginalState::Candidate { due },
-        None => OriginalState::Pending { due, suppressed },
-        Some(DROPPED) => OriginalState::Dropped,
-        Some(DEAD) => {
-            let reason = reason.and_then(|reason| reason.parse().ok());
-            OriginalState::Dead { is_revivable: reason.is_some_and(|reason| REVIVED.contains(&reason)) }
-        }
-        Some(_) => OriginalState::Ended,
+    let state: Option<i16> = row.try_get("state")?;
+    let fate = match state {
+        None if row.try_get("is_candidate")? => Fate::Candidate { due },
+        None => Fate::Pending { due, suppressed },
+        Some(DROPPED) => Fate::Dropped,
+        Some(DEAD) => Fate::Dead,
+        Some(_) => Fate::Ended,
     };
+    let reason = reason.and_then(|reason| reason.parse().ok());
+    let is_revivable = fate == Fate::Dead && reason.is_some_and(|reason| REVIVED.contains(&reason));
     Ok(OriginalDelivery {
         seq: row.try_get("seq")?,
         id: row.try_get("id")?,
         hook: HookRow::read(row)?,
-        state,
+        fate,
+        is_revivable,
         suppressed,
         size: row.try_get("size")?,
     })

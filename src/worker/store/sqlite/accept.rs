@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension, params};
 use uuid::Uuid;
 
+use super::super::events::REVIVED;
 use super::super::ids;
 use super::super::{
     AcceptedDelivery, AcceptedEvent, Dedup, DeliverySeq, EventSeq, Fate, HookId, NewDelivery, NewEvent,
@@ -25,8 +26,6 @@ use super::unmaterialized::Unmaterialized;
 use crate::core::gate::{GateDecision, GateRequest};
 use crate::core::time::Millis;
 
-/// A duplicate of the event revives dead letters with these reasons, because their receiver may be available again.
-const REVIVED: [DeliveryReason; 2] = [DeliveryReason::MaxAge, DeliveryReason::MaxAttempts];
 /// An event prepared for its row, outside the writer's thread.
 pub(super) struct EventRow {
     pub(super) new: NewEvent,
