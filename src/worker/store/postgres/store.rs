@@ -1,7 +1,7 @@
 //! The store of one process: its connections, writers, lease, and notices.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
@@ -49,11 +49,10 @@ pub struct PostgresStore {
     pub(super) read_slots: ReadSlots,
     pub(super) sweeps: tokio::sync::Mutex<Sweeps>,
     /// The writer of all other operations.
-    direct: AtomicI64,
-    writers: Mutex<Vec<JoinHandle<()>>>,
+    pub(super) direct_writer: i64,
     membership: Arc<Membership>,
     stopping: CancellationToken,
-    keepers: Mutex<Vec<JoinHandle<()>>>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl PostgresStore {
@@ -64,7 +63,7 @@ impl PostgresStore {
         let store = Self::open_unkept(options, name).await?;
         let keeper =
             keeper::keep_lease(store.connections.clone(), store.membership.clone(), store.stopping.clone());
-        store.keepers.lock().push(tokio::spawn(keeper));
+        store.tasks.lock().push(tokio::spawn(keeper));
         Ok(store)
     }
 
@@ -80,7 +79,7 @@ impl PostgresStore {
         schema::check(schema::format(&session).await?)?;
         let worker = membership.register(&session).await?;
         membership.step(&session).await?;
-        let direct = writer::insert_writer(&session, worker).await?;
+        let direct_writer = writer::insert_writer(&session, worker).await?;
         drop(session);
 
         let (accepts, queued_accepts) = mpsc::unbounded_channel();
@@ -103,11 +102,15 @@ impl PostgresStore {
             next: None,
             stopping: stopping.clone(),
         };
-        let writers = vec![tokio::spawn(accept_writer.run()), tokio::spawn(outcome_writer.run())];
         let (sender, notices) = notices::channel();
         let noticing = notices::run(connections.clone(), ownership.clone(), sender, stopping.clone());
         let signalling = signals.clone().run(connections.clone(), stopping.clone());
-        let keepers = vec![tokio::spawn(noticing), tokio::spawn(signalling)];
+        let tasks = vec![
+            tokio::spawn(accept_writer.run()),
+            tokio::spawn(outcome_writer.run()),
+            tokio::spawn(noticing),
+            tokio::spawn(signalling),
+        ];
         Ok(PostgresStore {
             connections,
             ownership,
@@ -119,11 +122,10 @@ impl PostgresStore {
             signals,
             sweeps: tokio::sync::Mutex::default(),
             read_slots: ReadSlots::new(HISTORY_READERS, HISTORY_QUEUE),
-            direct: AtomicI64::new(direct),
-            writers: Mutex::new(writers),
+            direct_writer,
             membership,
             stopping,
-            keepers: Mutex::new(keepers),
+            tasks: Mutex::new(tasks),
         })
     }
 
@@ -136,25 +138,19 @@ impl PostgresStore {
         self.connections.session().await
     }
 
-    /// Returns the writer of operations that are not queued.
-    pub(super) fn direct_writer(&self) -> i64 {
-        self.direct.load(std::sync::atomic::Ordering::Relaxed)
-    }
-
     /// Runs an operation in a transaction of its own, and counts what it changed of the backlog. Repeats it if it loses a
     /// deadlock.
     pub(super) async fn write<T, F>(&self, operation: F) -> Result<T, StoreError>
     where
         F: for<'t> Fn(&'t Session, &'t mut BacklogChanges) -> BoxFuture<'t, Result<T, DbError>>,
     {
-        let writer = self.writer_id();
         let mut conflicts = 0;
         loop {
             let session = self.session().await?;
             let tx = session.begin().await?;
             let mut backlog = BacklogChanges::default();
             let written = match operation(&tx, &mut backlog).await {
-                Ok(result) => backlog.write(&tx, writer).await.map(|()| result),
+                Ok(result) => backlog.write(&tx, self.direct_writer).await.map(|()| result),
                 Err(error) => Err(error),
             };
             match written {
@@ -171,11 +167,6 @@ impl PostgresStore {
         }
     }
 
-    /// Returns the writer of operations that are no group.
-    pub(super) fn writer_id(&self) -> i64 {
-        self.direct.load(Ordering::Relaxed)
-    }
-
     pub(super) async fn next_notice(&self) -> DispatchNotice {
         self.notices.next().await
     }
@@ -186,7 +177,7 @@ impl PostgresStore {
         drop(self.outcomes.lock().take());
         self.read_slots.reject_waiting();
         self.stopping.cancel();
-        let tasks: Vec<_> = self.writers.lock().drain(..).chain(self.keepers.lock().drain(..)).collect();
+        let tasks = std::mem::take(&mut *self.tasks.lock());
         for task in tasks {
             // A task that panicked has ended too.
             drop(task.await);

@@ -55,7 +55,13 @@ impl Membership {
                 &[(&self.name, Type::TEXT), (&LEASE.as_secs_f64(), Type::FLOAT8)],
             )
             .await?;
-        let worker = row.try_get(0)?;
+        let worker: i64 = row.try_get(0)?;
+        // The writers go on. Those of a worker that has ended are removed, with what they count.
+        tx.execute(
+            "UPDATE hookstream.writers SET worker = $2 WHERE worker = $1",
+            &[(&self.ownership.worker(), Type::INT8), (&worker, Type::INT8)],
+        )
+        .await?;
         tx.commit().await?;
         self.ownership.register(worker, sent + (LEASE - MARGIN));
         Ok(worker)

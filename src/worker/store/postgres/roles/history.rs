@@ -155,7 +155,7 @@ impl HistoryStore for PostgresStore {
 
     fn step_replays(&self, now: Millis) -> BoxFuture<'_, Result<Vec<HookId>, StoreError>> {
         async move {
-            let hooks = replays::step(&self.session().await?, self.direct_writer(), now).await?;
+            let hooks = replays::step(&self.session().await?, self.direct_writer, now).await?;
             hooks.iter().for_each(|hook| self.signals.send(&hook.uid, None));
             Ok(hooks)
         }

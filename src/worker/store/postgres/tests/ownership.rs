@@ -61,7 +61,12 @@ async fn workers_share_the_shards_and_an_ended_lease_gives_them_to_the_others() 
     assert_eq!(workers[0].ownership.shards().len(), 256);
     let before = workers[1].ownership.worker();
     workers[1].renew().await.unwrap();
-    assert_ne!(workers[1].ownership.worker(), before);
+    let registered = workers[1].ownership.worker();
+    assert_ne!(registered, before);
+    let database = url.rsplit('/').next().unwrap();
+    let writers = format!("SELECT count(*) FROM hookstream.writers WHERE worker = {registered}");
+    let writers = test_server::shared().sql(database, &writers).unwrap();
+    assert_eq!(writers, [["3"]], "its writers are not those of a worker that has ended");
     assert!(workers[1].ownership.shards().is_empty());
 }
 
