@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::queue::{CHUNK_ROWS, OVERHEAD, data_len};
 use super::ready_ranking::ReadyRanking;
 use super::shared_events::SharedEvents;
-use crate::core::fair_pool::FairPool;
+use crate::core::fair_pool::{FairPool, Grant};
 use crate::core::fast_map::FastMap;
 use crate::core::output::COUNTED_OUTPUT;
 use crate::worker::store::{DeliverySeq, PendingDelivery};
@@ -90,6 +90,11 @@ impl DeliveryMemory {
     pub fn attempt_amount(&self, len: usize) -> u64 {
         let bytes = (2 * len + ATTEMPT_OVERHEAD) as u64;
         bytes.max(self.slot_bytes)
+    }
+
+    /// Returns whether the capacity is enough for an attempt with this length of data.
+    pub fn is_covered(&self, grant: Grant, len: usize) -> bool {
+        grant.amount >= self.attempt_amount(len).min(self.pool.largest())
     }
 
     /// Adds bytes that no ready delivery uses.

@@ -192,6 +192,17 @@ impl HookQueue {
         untried.max_by_key(|(_, pending)| pending.seq).map_or(0, |(position, _)| position)
     }
 
+    /// Returns the bytes of data of the next attempt's delivery. While the breaker is open: of the larger one of the two
+    /// that it may choose. None: nothing is ready.
+    pub fn next_data_len(&self) -> Option<usize> {
+        let first = data_len(self.ready.front()?);
+        if !self.breaker.is_open() {
+            return Some(first);
+        }
+        let probe = self.ready.get(self.next_position(Some(ProbeTarget::NewestUntried)));
+        Some(first.max(probe.map_or(0, data_len)))
+    }
+
     /// Returns the last ready delivery to the disk.
     pub fn unload_last(&mut self) -> Option<PendingDelivery> {
         let pending = self.take(self.ready.len().checked_sub(1)?)?;

@@ -183,8 +183,10 @@ impl DispatchMachine {
             if queue.needs_untried && queue.has_more_on_disk {
                 return Stopped::NeedsUntried;
             }
-            let Some(first) = queue.ready.front() else { return Stopped::NothingReady };
-            let amount = self.memory.attempt_amount(data_len(first));
+            let (Some(first), Some(len)) = (queue.ready.front(), queue.next_data_len()) else {
+                return Stopped::NothingReady;
+            };
+            let amount = self.memory.attempt_amount(len);
             let (namespace, pace) = (&first.hook.namespace, queue.pace(now.steady));
             let Some(grant) = self.memory.pool.request(namespace, uid, amount, pace) else {
                 self.memory.pool.wait(namespace, uid, amount, pace);
@@ -214,7 +216,7 @@ impl DispatchMachine {
             return Err(Stopped::NothingReady);
         };
         let len = data_len(&pending);
-        // A probe may be of another size than the first delivery.
+        // The breaker chose the smaller one of two deliveries, or the one that was read is smaller than expected.
         let amount = self.memory.attempt_amount(len);
         self.memory.pool.shrink(uid, &mut grant, amount);
         self.serial += 1;
@@ -366,7 +368,8 @@ impl DispatchMachine {
                 let hold = evaluate_hold(Some(state), queue);
                 !is_halted
                     && !is_blocked(hold.as_ref(), queue, now.steady)
-                    && !queue.ready.is_empty()
+                    // Another delivery, larger than the one that was read, may be sent first.
+                    && queue.next_data_len().is_some_and(|len| self.memory.is_covered(grant, len))
                     && queue.in_flight < hook.delivery.concurrency
                     && queue.not_before(state.rate(), now.steady).is_none()
             }

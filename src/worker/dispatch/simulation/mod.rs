@@ -306,6 +306,8 @@ impl Simulation {
         let uid = pending.hook.uid.clone();
         let twice = self.in_flight.insert(pending.seq, uid.clone());
         assert!(twice.is_none(), "{} is in flight twice", pending.seq);
+        let is_covered = self.machine.memory.is_covered(ticket.grant, ticket.data_len);
+        assert!(is_covered, "{} has less capacity than it needs", pending.seq);
         assert!(self.store.is_pending_or_cancelled(pending.seq), "{} is sent after its end", pending.seq);
         *self.attempts.entry(uid.clone()).or_default() += 1;
         let state = self.index.get(&uid).unwrap();

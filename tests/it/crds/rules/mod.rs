@@ -6,6 +6,7 @@
 mod connections;
 mod coverage;
 mod hooks;
+mod layout;
 mod manifests;
 mod scripts;
 mod shared;
@@ -26,6 +27,7 @@ use kube::{Client, Resource, ResourceExt};
 use serde_json::Value;
 
 use crate::harness::{Process, control_plane, watchdog};
+use layout::Layout;
 use table::{Expect, Row, Table};
 
 fn all_rows() -> Vec<Row> {
@@ -69,9 +71,7 @@ async fn file_validation_agrees_with_table() {
         let rejection: Rejection = faults.into_iter().map(|fault| (fault.field, fault.problem)).collect();
         let answer = if rejection.is_empty() { Ok(Value::Null) } else { Err(rejection) };
         failures.extend(verdict(&row.expect, answer).err().map(|error| format!("{}: {error}", row.name)));
-        let mut manifest = row.manifest.clone();
-        manifest["metadata"]["name"] = format!("row-{number}").into();
-        std::fs::write(manifests.join(format!("{number}.yaml")), manifest.to_string()).unwrap();
+        std::fs::write(manifests.join(format!("{number}.yaml")), layout(row, number).text).unwrap();
     }
     failures.extend(validate_differences(&rows, &manifests).await);
     let options = FileClusterOptions { manifests: vec![manifests], data, prune: false, token: None };
@@ -98,18 +98,29 @@ async fn file_validation_agrees_with_table() {
     assert!(failures.is_empty(), "{} rows failed:\n{}", failures.len(), failures.join("\n"));
 }
 
+/// Returns the file of a row. Its object has a name of its own.
+fn layout(row: &Row, number: usize) -> Layout {
+    let mut manifest = row.manifest.clone();
+    manifest["metadata"]["name"] = format!("row-{number}").into();
+    Layout::of(&manifest)
+}
+
 /// Accepted URLs to which no request can be sent. The API server's rules cannot tell, so the controller reports `InvalidSpec`.
 const UNUSABLE_URLS: [&str; 3] = [":99999/", "[fe80::1%25en0]", "1.2.3.4.5"];
 
-/// Runs `hookstream validate` on the files of all rows. Returns the rows on which it differs from the table.
+/// Runs `hookstream validate` on the files of all rows. Returns the rows on which it differs from the table, or reports the
+/// field at another place of the file.
 async fn validate_differences(rows: &[Row], folder: &Path) -> Vec<String> {
     let mut command = Process::command(["validate", folder.to_str().unwrap(), "-o", "json"], &[]);
     let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     let mut errors: BTreeMap<String, Rejection> = BTreeMap::new();
+    let mut places: BTreeMap<(String, String), (u64, u64)> = BTreeMap::new();
     for finding in report["findings"].as_array().unwrap() {
         let text = |name: &str| finding[name].as_str().unwrap().to_owned();
         if text("severity") == "error" {
+            let place = ["line", "column"].map(|name| finding[name].as_u64().unwrap());
+            places.insert((text("file"), text("field")), place.into());
             errors.entry(text("file")).or_default().push((text("field"), text("message")));
         }
     }
@@ -122,7 +133,16 @@ async fn validate_differences(rows: &[Row], folder: &Path) -> Vec<String> {
             true => Err("accepted, but no request can be sent".to_owned()),
             false => verdict(&row.expect, answer),
         };
-        verdict.err().map(|error| format!("{}: by validate: {error}", row.name))
+        let wrong_place = || {
+            let Expect::Refuse { field, .. } = &row.expect else { return None };
+            let reported = places.get(&(file.clone(), field.clone()));
+            let (line, column) = layout(row, number).place(field);
+            let place = (line as u64, column as u64);
+            (reported != Some(&place))
+                .then(|| format!("{field} is at {place:?}, but reported at {reported:?}"))
+        };
+        let error = verdict.err().or_else(wrong_place)?;
+        Some(format!("{}: by validate: {error}", row.name))
     };
     rows.iter().enumerate().filter_map(difference).collect()
 }
