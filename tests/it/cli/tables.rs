@@ -1,8 +1,6 @@
-//! The tables for people, compared as a whole with the files in `tables/`: columns, their order and their alignment. Ids,
+//! The tables for people, compared as a whole with the snapshots in `tables/`: columns, their order and their alignment. Ids,
 //! times, durations and addresses differ in each run and are replaced by ones of the same width.
-//! `HOOKSTREAM_WRITE=1 cargo test --test it cli::tables` writes the files.
-
-use std::path::Path;
+//! `INSTA_UPDATE=always cargo test --test it cli::tables` writes them.
 
 use super::deliveries;
 use super::run;
@@ -49,15 +47,9 @@ fn stable(text: &str) -> String {
 }
 
 fn assert_table(name: &str, text: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/it/cli/tables/{name}.txt"));
-    let text = stable(text);
-    if std::env::var_os("HOOKSTREAM_WRITE").is_some() {
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(&path, text).unwrap();
-        return;
-    }
-    let expected = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    assert!(text == expected, "{name} is\n{text}\nand {} has\n{expected}", path.display());
+    insta::with_settings!({ snapshot_path => "tables", prepend_module_to_snapshot => false, omit_expression => true }, {
+        insta::assert_snapshot!(name, stable(text));
+    });
 }
 
 #[tokio::test(flavor = "multi_thread")]
