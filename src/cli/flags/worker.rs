@@ -99,6 +99,9 @@ pub struct WorkerArgs {
     /// Grant the webhook handshake of every origin.
     #[arg(long, env = "HOOKSTREAM_HANDSHAKE_ALLOW_ALL")]
     handshake_allow_all: bool,
+    /// Do not serve the web console at /console/ of the API port.
+    #[arg(long, env = "HOOKSTREAM_NO_CONSOLE")]
+    no_console: bool,
     #[command(flatten)]
     pub store: StoreArgs,
     #[command(flatten)]
@@ -157,6 +160,11 @@ impl WorkerArgs {
 
     pub fn handshake(&self) -> HandshakeOrigins {
         HandshakeOrigins { allow_all: self.handshake_allow_all, allowed: self.handshake_origins.clone() }
+    }
+
+    /// Returns true if the API port serves the web console.
+    pub fn serves_console(&self) -> bool {
+        !self.no_console
     }
 
     /// Divides the memory budget into its shares.
