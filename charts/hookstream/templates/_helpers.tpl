@@ -258,7 +258,7 @@ affinity:
 - --handshake-allow-all
 {{- end }}
 {{- if not .Values.worker.console.enabled }}
-- --no-console
+- --console=false
 {{- end }}
 {{- with .Values.worker.traces }}
 {{- if .endpoint }}

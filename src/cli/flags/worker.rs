@@ -82,6 +82,9 @@ pub struct WorkerArgs {
     /// The maximum size of kept dead letters. The oldest are deleted first.
     #[arg(long, default_value = "1GiB", value_parser = size::parse, value_name = "SIZE", env = "HOOKSTREAM_DEAD_LETTER_BYTES")]
     dead_letter_bytes: u64,
+    /// Serve the web console at /console/ of the API port.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL", env = "HOOKSTREAM_CONSOLE")]
+    pub console: bool,
     /// Networks or addresses of load balancers and proxies in front of both ports. While a port is almost full, it limits the
     /// connections of each other address. Loopback addresses need not be listed.
     #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = parse_network, env = "HOOKSTREAM_TRUSTED_PROXIES")]
@@ -99,9 +102,6 @@ pub struct WorkerArgs {
     /// Grant the webhook handshake of every origin.
     #[arg(long, env = "HOOKSTREAM_HANDSHAKE_ALLOW_ALL")]
     handshake_allow_all: bool,
-    /// Do not serve the web console at /console/ of the API port.
-    #[arg(long, env = "HOOKSTREAM_NO_CONSOLE")]
-    no_console: bool,
     #[command(flatten)]
     pub store: StoreArgs,
     #[command(flatten)]
@@ -160,11 +160,6 @@ impl WorkerArgs {
 
     pub fn handshake(&self) -> HandshakeOrigins {
         HandshakeOrigins { allow_all: self.handshake_allow_all, allowed: self.handshake_origins.clone() }
-    }
-
-    /// Returns true if the API port serves the web console.
-    pub fn serves_console(&self) -> bool {
-        !self.no_console
     }
 
     /// Divides the memory budget into its shares.

@@ -1,0 +1,4 @@
+//! `hookstream console`. The pages are tested in a browser: tests/browser.
+
+mod cluster_proxy;
+mod proxy;
