@@ -1,0 +1,63 @@
+//! A file for each page: its handler and its view.
+
+mod bulk;
+mod changes;
+mod deliveries;
+mod delivery;
+mod event;
+mod events;
+mod search;
+mod verdict;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::response::Response;
+use axum::routing::{MethodRouter, get, post};
+
+use super::Console;
+use super::problem::Problem;
+use super::request::PageRequest;
+
+/// Builds the routes of all pages.
+pub fn routes() -> Router<Arc<Console>> {
+    let router = Router::new()
+        .route("/console/", get(not_built))
+        .route("/console/namespaces/{namespace}", get(not_built))
+        .route("/console/go", get(search::go))
+        .route("/console/{*rest}", get(not_found));
+    // Pages of one namespace and of all.
+    let of_scopes: [(&str, MethodRouter<Arc<Console>>); 5] = [
+        ("events", get(events::show)),
+        ("deliveries", get(deliveries::show)),
+        ("deliveries/selected", post(bulk::selected)),
+        ("deliveries/selected/confirm", post(bulk::change_selected)),
+        ("search", get(search::search)),
+    ];
+    let router = of_scopes.into_iter().fold(router, |router, (path, handler)| {
+        router
+            .route(&format!("/console/{path}"), handler.clone())
+            .route(&format!("/console/namespaces/{{namespace}}/{path}"), handler)
+    });
+    // Pages of one namespace.
+    let of_namespace: [(&str, MethodRouter<Arc<Console>>); 7] = [
+        ("events/{event}", get(event::show)),
+        ("deliveries/{id}", get(delivery::show)),
+        ("deliveries/{id}/replay", post(changes::replay)),
+        ("deliveries/{id}/cancel", post(changes::cancel)),
+        ("deliveries/matching", get(bulk::matching)),
+        ("deliveries/matching/replay", post(bulk::replay_matching)),
+        ("deliveries/matching/cancel", post(bulk::cancel_matching)),
+    ];
+    of_namespace.into_iter().fold(router, |router, (path, handler)| {
+        router.route(&format!("/console/namespaces/{{namespace}}/{path}"), handler)
+    })
+}
+
+async fn not_found(request: PageRequest) -> Response {
+    request.respond(Err(Problem::not_found("the console has no such page")))
+}
+
+async fn not_built(request: PageRequest) -> Response {
+    request.respond(Err(Problem::not_found("the console has no such page")))
+}
