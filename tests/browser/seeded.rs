@@ -9,7 +9,8 @@ use crate::harness::standalone::Standalone;
 use crate::harness::{DEADLINE, Receiver, Reply, eventually};
 
 /// Changes the title of the page if it is not escaped.
-pub const HOSTILE: &str = "<script>document.title='pwned'</script><img src=x onerror=\"document.title='pwned'\">";
+pub const HOSTILE: &str =
+    "<script>document.title='pwned'</script><img src=x onerror=\"document.title='pwned'\">";
 
 /// The order that did not arrive at `warehouse`.
 pub const ORDER: &str = "order-4711";
@@ -46,7 +47,9 @@ impl Seeded {
         .concat();
         let standalone = Standalone::start(&manifests, &[&["--keep-responses", "all"], args].concat()).await;
         let seeded = Seeded { standalone, good, bad };
-        seeded.publish(ORDER, "order.created", json!({"order": 4711, "total": 129.9, "customer": "Ada"})).await;
+        seeded
+            .publish(ORDER, "order.created", json!({"order": 4711, "total": 129.9, "customer": "Ada"}))
+            .await;
         for order in 4712..4715 {
             let data = json!({"order": order, "total": 90.5});
             seeded.publish(&format!("order-{order}"), "order.created", data).await;
@@ -62,7 +65,9 @@ impl Seeded {
 
     /// Publishes an event of the source `shop`.
     pub async fn publish(&self, id: &str, event: &str, data: Value) {
-        self.standalone.publish_accepted(&json!({"id": id, "source": "shop", "event": event, "data": data})).await;
+        self.standalone
+            .publish_accepted(&json!({"id": id, "source": "shop", "event": event, "data": data}))
+            .await;
     }
 
     /// Returns the address of a page.

@@ -2,20 +2,15 @@
 
 use http::header::{
     ACCEPT, ACCEPT_LANGUAGE, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, COOKIE, HeaderName, IF_MODIFIED_SINCE,
-    IF_NONE_MATCH, LOCATION, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, USER_AGENT,
+    IF_NONE_MATCH, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, USER_AGENT,
 };
 use http::{HeaderMap, HeaderValue};
 
 use super::gate::cookies;
+use crate::console::proxied::restore;
 
 /// The prefix of the worker's own cookies.
 const WORKER_COOKIE: &str = "hookstream-console";
-/// Tells the worker that the proxy performs the changes of objects. Its value is the key of their forms.
-pub const PROXY_HEADER: HeaderName = HeaderName::from_static("hookstream-console-proxy");
-/// The location of a redirect, because the API server rewrites the standard header.
-const LOCATION_HEADER: HeaderName = HeaderName::from_static("hookstream-console-location");
-/// The type of pages behind the API server, which parses and rewrites `text/html`.
-const PAGE_TYPE: &str = "application/vnd.hookstream.console-page";
 
 /// Headers of the browser that the worker gets. Everything else stays here: the browser's credentials, and what the proxy has
 /// checked (Origin).
@@ -73,12 +68,7 @@ pub fn to_browser(headers: &mut HeaderMap) {
     for name in OF_CONNECTION {
         headers.remove(name);
     }
-    if let Some(location) = headers.remove(LOCATION_HEADER) {
-        headers.insert(LOCATION, location);
-    }
-    if headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(PAGE_TYPE.as_bytes())) {
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
-    }
+    restore(headers);
     let cookies: Vec<HeaderValue> = headers
         .get_all(SET_COOKIE)
         .iter()
@@ -160,7 +150,7 @@ mod tests {
     #[test]
     fn browser_gets_pages_and_redirects_as_the_worker_sent_them() {
         let mut headers = map(&[
-            ("content-type", PAGE_TYPE),
+            ("content-type", "application/vnd.hookstream.console-page"),
             ("location", "/api/v1/namespaces/a/services/b:api/proxy/console/hooks"),
             ("hookstream-console-location", "/console/hooks?id=a%2Fb"),
             ("transfer-encoding", "chunked"),

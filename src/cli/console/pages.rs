@@ -8,9 +8,21 @@ use http::header::{
 };
 use http::{HeaderValue, StatusCode};
 
+use crate::console::STYLE;
+
 /// No script, no frames, nothing from elsewhere; the style sheet is the console's.
 const POLICY: &str =
     "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+
+/// The path of the style sheet. The worker's own may be that of another version.
+pub const STYLE_PATH: &str = "/console/-/style.css";
+
+/// Returns the style sheet.
+pub fn style_sheet() -> Response {
+    let mut response = protect(STYLE.into_response());
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/css; charset=utf-8"));
+    response
+}
 
 /// Returns the text with the characters escaped that have a meaning in HTML.
 pub fn escape(text: &str) -> String {
@@ -34,7 +46,7 @@ pub fn page(status: StatusCode, title: &str, content: &str) -> Response {
     let body = format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title} - Hookstream</title>\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
-         <link rel=\"stylesheet\" href=\"/console/assets/console.css\"></head>\
+         <link rel=\"stylesheet\" href=\"{STYLE_PATH}\"></head>\
          <body><main id=\"main\"><h1>{title}</h1>\n{content}\n</main></body></html>\n"
     );
     let mut response = (status, body).into_response();

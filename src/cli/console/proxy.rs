@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use super::actions::{ACTION_PATH, ConsoleActions, MAX_FORM_BYTES};
 use super::gate::{BrowserGate, GateRejection, LINK_PATH};
 use super::headers::{is_forwarded, request_headers, to_browser};
-use super::pages::{message, see_other};
+use super::pages::{STYLE_PATH, message, see_other, style_sheet};
 use super::upstream::{ConsoleUpstream, UpstreamRequest};
 
 /// The largest forwarded body in bytes: an event to test with, and its form.
@@ -46,6 +46,10 @@ impl ConsoleProxy {
         self.gate.check_site(method, uri, request.headers()).map_err(rejection)?;
         if uri.path() == LINK_PATH && method == Method::GET {
             return self.open_link(&request).map_err(rejection);
+        }
+        // The pages of rejected requests have a style too.
+        if uri.path() == STYLE_PATH {
+            return Ok(style_sheet());
         }
         self.gate.check_session(request.headers()).map_err(rejection)?;
         if matches!(uri.path(), "/" | "/console") {

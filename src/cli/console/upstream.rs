@@ -15,13 +15,13 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use url::Url;
 
-use super::headers::PROXY_HEADER;
 use super::tokens::TokenSource;
 use crate::cli::failure::{Failure, OrFail};
 use crate::cli::kubeconfig::ApiServer;
 use crate::cli::output::strip_control_chars;
 use crate::cli::worker_args::{CallerToken, WorkerRoute};
 use crate::cli::worker_client::{TOKEN_HEADER, build_client, connection_failure};
+use crate::console::proxied::PROXY_HEADER;
 
 /// How long a response may pause. The worker's event streams send a line more often.
 const READ_TIMEOUT: Duration = Duration::from_secs(90);
