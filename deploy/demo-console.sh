@@ -80,16 +80,16 @@ publish() {
 # deliveries QUERY: the deliveries of the shop as JSON.
 deliveries() { http -f "http://127.0.0.1:$api_port/v1/namespaces/shop/deliveries?$1" 2>/dev/null; }
 has_dead_letter() { deliveries "state=dead" | grep -q '"hook": *"warehouse"'; }
-has_events_of() { http -f "http://127.0.0.1:$api_port/v1/namespaces/$1/events?source=$2" 2>/dev/null | grep -q '"id"'; }
+has_delivery() { http -f "http://127.0.0.1:$api_port/v1/namespaces/$1/deliveries?hook=$2" 2>/dev/null | grep -q '"id"'; }
 # emit PORT BODY: makes an emulator emit an event to a subscriber.
 emit() { http -f -o /dev/null "http://127.0.0.1:$1/__emulator/events" --data "$2" 2>>"$tmp/emit.log"; }
 emit_consumer() {
   emit "$kong_port" '{"source": "crud", "event": "consumers", "data": {"operation": "create", "entity": {"username": "ada"}}}' &&
-    has_events_of gateway crud
+    has_delivery gateway consumers
 }
 emit_user() {
   emit "$auth0_port" '{"type": "user.created", "data": {"object": {"user_id": "auth0|1", "email": "ada@example.com"}}}' &&
-    has_events_of shop auth0
+    has_delivery shop welcome-mail
 }
 
 command -v curl >/dev/null || fail "curl is missing: apt-get install curl"

@@ -128,10 +128,6 @@ impl Browser {
         self.driver.current_url().await.unwrap().to_string()
     }
 
-    pub async fn title(&self) -> String {
-        self.driver.title().await.unwrap()
-    }
-
     pub async fn source(&self) -> String {
         self.driver.source().await.unwrap()
     }
@@ -167,8 +163,12 @@ impl Browser {
         .await;
     }
 
+    /// Clicks an element. Finds it again if a live update has replaced it meanwhile.
     pub async fn click(&self, css: &str) {
-        self.find(css).await.click().await.unwrap_or_else(|error| panic!("{css}: {error}"));
+        eventually(DEADLINE, &format!("a click on {css}"), async || {
+            self.find(css).await.click().await.map_err(|error| error.to_string())
+        })
+        .await;
     }
 
     /// Fills a field.
@@ -186,6 +186,12 @@ impl Browser {
     /// Runs a script in the page and returns its value.
     pub async fn run(&self, script: &str) -> Value {
         let result = self.driver.execute(script, Vec::new()).await;
+        result.unwrap_or_else(|error| panic!("{script}: {error}")).json().clone()
+    }
+
+    /// Runs a script in the page that ends by calling its last argument, and returns that value.
+    pub async fn run_async(&self, script: &str) -> Value {
+        let result = self.driver.execute_async(script, Vec::new()).await;
         result.unwrap_or_else(|error| panic!("{script}: {error}")).json().clone()
     }
 

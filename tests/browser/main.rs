@@ -9,6 +9,9 @@
 #[path = "../it/harness/mod.rs"]
 mod harness;
 
+mod access;
+mod actions;
+mod appearance;
 mod driver;
 mod harness_check;
 mod seeded;

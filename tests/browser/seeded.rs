@@ -1,9 +1,12 @@
 //! A worker with hooks that are healthy, failing, filtered and paused, with events, dead letters, and texts that would run as
 //! script if a page did not escape them.
 
+use std::path::Path;
+
+use http::HeaderMap;
 use serde_json::{Value, json};
 
-use crate::harness::http::answer;
+use crate::harness::http::{self as requests, answer};
 use crate::harness::manifests::{hook, manifest, merged};
 use crate::harness::standalone::Standalone;
 use crate::harness::{DEADLINE, Receiver, Reply, eventually};
@@ -19,13 +22,28 @@ pub const ORDER: &str = "order-4711";
 pub struct Seeded {
     pub standalone: Standalone,
     /// Answers 200.
-    pub good: Receiver,
+    _good: Receiver,
     /// Answers 422 with a hostile body.
     pub bad: Receiver,
 }
 
 impl Seeded {
-    pub async fn start(args: &[&str]) -> Seeded {
+    pub async fn start() -> Seeded {
+        Seeded::start_as(&[], requests::client()).await
+    }
+
+    /// Starts a worker that requires the token of this file.
+    pub async fn start_with_token(file: &Path) -> Seeded {
+        let mut headers = HeaderMap::new();
+        let token = std::fs::read_to_string(file).unwrap();
+        rustls::crypto::ring::default_provider().install_default().ok();
+        headers.insert("authorization", format!("Bearer {token}").parse().unwrap());
+        let client = reqwest::Client::builder().no_proxy().timeout(DEADLINE).default_headers(headers);
+        Seeded::start_as(&["--token-file", file.to_str().unwrap()], client.build().unwrap()).await
+    }
+
+    /// `client`: sends the requests that seed.
+    async fn start_as(args: &[&str], client: reqwest::Client) -> Seeded {
         let good = Receiver::start(|_, _| Reply::status(200).body("{\"ok\": true}"));
         let bad = Receiver::start(|_, _| {
             let reply = Reply::status(422).header("content-type", "text/html").header("x-hostile", HOSTILE);
@@ -45,8 +63,10 @@ impl Seeded {
             manifest("hookstream.dev/v1alpha1", "Connection", "kong", json!({"spec": {"kong": {"adminUrl": "http://127.0.0.1:1"}}})),
         ]
         .concat();
-        let standalone = Standalone::start(&manifests, &[&["--keep-responses", "all"], args].concat()).await;
-        let seeded = Seeded { standalone, good, bad };
+        let mut standalone =
+            Standalone::start(&manifests, &[&["--keep-responses", "all"], args].concat()).await;
+        standalone.client = client;
+        let seeded = Seeded { standalone, _good: good, bad };
         seeded
             .publish(ORDER, "order.created", json!({"order": 4711, "total": 129.9, "customer": "Ada"}))
             .await;

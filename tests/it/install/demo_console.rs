@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::harness::Process;
 use crate::harness::http::{answer, client};
-use crate::harness::{DEADLINE, Process};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn demo_has_an_order_that_did_not_arrive() {
