@@ -20,6 +20,7 @@ mod decide;
 mod delivery_report;
 mod dispatch;
 pub mod handlers;
+mod health_timeline;
 mod hooks;
 mod index;
 mod ingest;
